@@ -1,0 +1,137 @@
+//! The trait that everything with sectors implements.
+
+use futures::future::LocalBoxFuture;
+
+use crate::{Buffer, Epoch, Instance, IoError, Lba, OwnerId, SectorRange};
+
+/// The future of an operation. Dropping it doesn't undo the operation: a write may still happen.
+pub type IoFuture<'a, T> = LocalBoxFuture<'a, Result<Completion<T>, IoError>>;
+
+/// What a device answered, with the instance that answered it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Completion<T> {
+    /// The instance that did the work.
+    pub instance: Instance,
+    /// The answer.
+    pub value: T,
+}
+
+impl<T> Completion<T> {
+    /// `value`, answered by `instance`.
+    pub fn new(instance: Instance, value: T) -> Completion<T> {
+        Completion { instance, value }
+    }
+}
+
+/// When a write may be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// At once; durable only after a completed flush of the same instance.
+    Volatile,
+    /// When it is on stable storage (FUA).
+    Durable,
+}
+
+/// How much a device's word is worth (design section 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DurabilityClass {
+    /// A device that may acknowledge from a volatile cache and ignore flush.
+    Unknown,
+    /// The operator states that it acknowledges only what is stable.
+    Declared,
+    /// Our own session or a local medium: promises hold in full.
+    Durable,
+}
+
+/// Size and habits of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Sectors of 512 bytes.
+    pub sectors: u64,
+    /// Smallest write that causes no read-modify-write inside the medium, in bytes.
+    pub physical_block_bytes: u32,
+    /// Largest transfer that one operation may carry, in bytes; a multiple of 4 KiB. Callers split.
+    pub max_transfer_bytes: u32,
+    /// Whether writes are refused.
+    pub read_only: bool,
+    /// What its acknowledgements are worth.
+    pub class: DurabilityClass,
+}
+
+/// Who claims a medium, and under which epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The claimer's epoch; not [`Epoch::OBSERVER`].
+    pub epoch: Epoch,
+    /// The claimer.
+    pub owner: OwnerId,
+    /// Claim a medium even if it carries something that isn't etherpool's (`--force-disk`), or an
+    /// ownership that can't be read any more.
+    pub force: bool,
+}
+
+/// Who holds a medium, as its server has it on record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holder {
+    /// Highest epoch ever accepted; [`Epoch::OBSERVER`] when nobody has claimed the medium yet.
+    pub epoch: Epoch,
+    /// Who brought that epoch.
+    pub owner: OwnerId,
+}
+
+/// A hint that something about a device changed. Hints may be lost or late; completions and their
+/// instances are what counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceEvent {
+    /// It answers again, or for the first time, under this instance.
+    Back(Instance),
+    /// It does not answer.
+    Lost,
+    /// Its size changed.
+    Resized,
+}
+
+/// A device with sectors.
+///
+/// Operations may be issued concurrently. Overlapping operations are executed in the order in which
+/// they were issued (the order of the calls, not of the first polls: an implementation queues the
+/// operation before it returns the future). A buffer belongs to its operation until that completes.
+///
+/// Ranges and buffers are whole sectors, at most [`Geometry::max_transfer_bytes`] long; what lies
+/// beyond the end is [`IoError::OutOfRange`], never a panic.
+pub trait BlockDevice {
+    /// Size and habits, as last known.
+    fn geometry(&self) -> Geometry;
+
+    /// Reads `range`.
+    fn read(&self, range: SectorRange) -> IoFuture<'static, Buffer>;
+
+    /// Writes `data` from `start` on.
+    fn write(&self, start: Lba, data: Buffer, durability: Durability) -> IoFuture<'static, ()>;
+
+    /// Makes durable all writes that `instance` answered before this call. Fails with
+    /// [`IoError::Restarted`] when another instance answers, and with [`IoError::FlushFailed`] for
+    /// every later call once a write-back failed.
+    fn flush(&self, instance: Instance) -> IoFuture<'static, ()>;
+
+    /// Tells that the contents of `range` don't matter any more. What is read afterwards is
+    /// undefined until written.
+    fn discard(&self, range: SectorRange) -> IoFuture<'static, ()>;
+
+    /// Makes `range` read as zeros.
+    fn write_zeroes(&self, range: SectorRange, durability: Durability) -> IoFuture<'static, ()>;
+
+    /// Claims the medium: its server records the epoch on the medium before it answers, has
+    /// completed and flushed all that it accepted before, and refuses lower epochs from then on.
+    /// Every later operation of this device carries the epoch, also after a reconnection.
+    ///
+    /// A device without that ability answers [`IoError::Unsupported`].
+    fn claim(&self, claim: Claim) -> IoFuture<'static, Holder>;
+
+    /// Asks the server whether the claimed epoch still is the highest: success means that it was at
+    /// a moment between call and answer. The lease is renewed by this.
+    fn renew(&self) -> IoFuture<'static, Holder>;
+
+    /// The next hint; pending for ever on a device that never has one. One listener at a time.
+    fn next_event(&self) -> LocalBoxFuture<'static, DeviceEvent>;
+}

@@ -1,0 +1,85 @@
+//! Why an operation on a device failed, cut by what a caller can do about it.
+
+use crate::{Epoch, Instance, SectorRange};
+
+/// A failed operation. Each kind calls for another reaction, which is why there are no more kinds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IoError {
+    /// The medium can't give or take these sectors; others are fine. Another copy may serve.
+    #[error("medium error at {0}")]
+    Medium(SectorRange),
+    /// The medium has no room (a sparse file's file system is full). Nothing was promised.
+    #[error("no space left under {0}")]
+    NoSpace(SectorRange),
+    /// The range isn't on the device: the caller's mistake or a device that shrank.
+    #[error("{0} is beyond the end of the device")]
+    OutOfRange(SectorRange),
+    /// The device takes no writes.
+    #[error("the device is read-only")]
+    ReadOnly,
+    /// The server or medium began anew: what it answered under the earlier instance without a
+    /// completed flush may be gone. Do it again under the present instance.
+    #[error("the device restarted (now instance {:#x})", .now.0)]
+    Restarted {
+        /// The present instance.
+        now: Instance,
+    },
+    /// A write-back failed under this instance; every flush of it fails until the medium is
+    /// reopened. Never retried in hope of a better answer.
+    #[error("a flush failed; the medium must be reopened")]
+    FlushFailed,
+    /// The device doesn't answer. The operation may or may not have happened.
+    #[error("the device does not answer")]
+    Lost,
+    /// Somebody with a higher epoch owns the medium. Nothing under the caller's epoch happens there
+    /// any more.
+    #[error("fenced: the device has accepted {highest}")]
+    Fenced {
+        /// The highest epoch that the device has accepted.
+        highest: Epoch,
+    },
+    /// The server refuses for a reason of its own (an access list, a foreign content under a claim,
+    /// an unreadable target field). Repeating doesn't help.
+    #[error("refused by the device: {0}")]
+    Refused(RefusalReason),
+    /// The device has no such operation.
+    #[error("not supported by the device")]
+    Unsupported,
+}
+
+pub use refusal::RefusalReason;
+
+mod refusal {
+    use std::fmt;
+
+    /// Why a server refuses.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum RefusalReason {
+        /// The medium carries something that isn't etherpool's; a claim would overwrite it.
+        ForeignContent,
+        /// All copies of the target's field are unreadable: closed until `disk reset-epoch`.
+        FieldUnreadable,
+        /// The sectors belong to the target itself.
+        ProtectedRange,
+        /// The client is on no list that may do this.
+        AccessDenied,
+        /// An observer's session asked for more than reading.
+        ObserverOnly,
+    }
+
+    impl fmt::Display for RefusalReason {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(match self {
+                RefusalReason::ForeignContent => {
+                    "the disk carries data that is not etherpool's; name it with --force-disk to overwrite it"
+                }
+                RefusalReason::FieldUnreadable => {
+                    "the disk's ownership field is unreadable; see `etherpool disk reset-epoch`"
+                }
+                RefusalReason::ProtectedRange => "these sectors belong to the target",
+                RefusalReason::AccessDenied => "access denied by the target's configuration",
+                RefusalReason::ObserverOnly => "this session may only read",
+            })
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! What every layer of etherpool agrees on: a **block device**, the buffers that travel to and from
+//! it, and the units that addresses are counted in.
+//!
+//! Everything that has sectors is a [`BlockDevice`]: a file, a remote disk, a volume, a simulated
+//! disk. A capability is written once against this trait instead of once per combination.
+//!
+//! This crate is pure: it names no socket, file, thread or clock.
+
+mod buffer;
+mod checksum;
+mod device;
+mod error;
+mod ids;
+mod memory;
+mod time;
+mod units;
+
+pub use buffer::{Buffer, BufferMut};
+pub use checksum::{Crc32c, crc32c};
+pub use device::{
+    BlockDevice, Claim, Completion, DeviceEvent, Durability, DurabilityClass, Geometry, Holder,
+    IoFuture,
+};
+pub use error::{IoError, RefusalReason};
+pub use ids::{Epoch, Instance, OwnerId};
+pub use memory::MemoryDevice;
+pub use time::Instant;
+pub use units::{
+    BLOCK_BYTES, BLOCK_SECTORS, Lba, SECTOR_BYTES, SectorRange, bytes_to_sectors_ceil,
+};

@@ -1,0 +1,327 @@
+//! Tasks, timers and the seeded generator.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use block::Instant;
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+use rand::rngs::SmallRng;
+use rand::{Rng, RngCore, SeedableRng};
+
+/// In which order ready tasks run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// First woken, first run.
+    Fifo,
+    /// By the seed: every interleaving that wakers permit can happen.
+    Seeded,
+}
+
+/// A single-threaded executor that is told the time.
+pub struct Executor {
+    shared: Rc<Shared>,
+    order: Order,
+}
+
+/// What tasks are given: time, randomness, and the right to spawn. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Rc<Shared>,
+}
+
+struct Shared {
+    now: Cell<Instant>,
+    tasks: RefCell<BTreeMap<u64, LocalBoxFuture<'static, ()>>>,
+    next_task: Cell<u64>,
+    ready: Arc<ReadyQueue>,
+    timers: RefCell<BTreeMap<(Instant, u64), Waker>>,
+    next_timer: Cell<u64>,
+    random: RefCell<SmallRng>,
+}
+
+/// Woken tasks; the only part that other threads may touch, through wakers.
+struct ReadyQueue {
+    queue: Mutex<VecDeque<u64>>,
+    on_wake: Box<dyn Fn() + Send + Sync>,
+}
+
+struct TaskWaker {
+    task: u64,
+    ready: Arc<ReadyQueue>,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.ready.push(self.task);
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.ready.push(self.task);
+    }
+}
+
+impl ReadyQueue {
+    fn push(&self, task: u64) {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).push_back(task);
+        (self.on_wake)();
+    }
+}
+
+impl Executor {
+    /// An executor whose clock stands at `now`. `on_wake` is called at each wake-up, from any
+    /// thread, so that a sleeping reactor can be roused.
+    pub fn new(
+        now: Instant,
+        seed: u64,
+        order: Order,
+        on_wake: impl Fn() + Send + Sync + 'static,
+    ) -> Executor {
+        let shared = Shared {
+            now: Cell::new(now),
+            tasks: RefCell::default(),
+            next_task: Cell::new(0),
+            ready: Arc::new(ReadyQueue { queue: Mutex::default(), on_wake: Box::new(on_wake) }),
+            timers: RefCell::default(),
+            next_timer: Cell::new(0),
+            random: RefCell::new(SmallRng::seed_from_u64(seed)),
+        };
+        Executor { shared: Rc::new(shared), order }
+    }
+
+    /// What tasks are given.
+    pub fn handle(&self) -> Handle {
+        Handle { shared: Rc::clone(&self.shared) }
+    }
+
+    /// Tells the time; wakes the timers that are due. Time never goes back.
+    pub fn set_now(&self, now: Instant) {
+        self.shared.now.set(self.shared.now.get().max(now));
+        let now = self.shared.now.get();
+        loop {
+            let due = {
+                let mut timers = self.shared.timers.borrow_mut();
+                match timers.first_entry() {
+                    Some(first) if first.key().0 <= now => first.remove(),
+                    _ => return,
+                }
+            };
+            due.wake();
+        }
+    }
+
+    /// When the earliest timer is due; `None` while no task waits for time.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.shared.timers.borrow().first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// Whether a task could run now.
+    pub fn has_ready(&self) -> bool {
+        !self.shared.ready.queue.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Runs one ready task until it waits; false when none was ready.
+    pub fn run_one(&self) -> bool {
+        let Some(task) = self.take_ready() else { return false };
+        // Out of the table while it runs, so that it may spawn and be woken meanwhile.
+        let Some(mut future) = self.shared.tasks.borrow_mut().remove(&task) else { return true };
+        let waker = Waker::from(Arc::new(TaskWaker { task, ready: Arc::clone(&self.shared.ready) }));
+        if future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+            self.shared.tasks.borrow_mut().insert(task, future);
+        }
+        true
+    }
+
+    /// Runs ready tasks until all wait, at most `limit` steps; returns the steps taken.
+    pub fn run_ready(&self, limit: usize) -> usize {
+        (0..limit).take_while(|_| self.run_one()).count()
+    }
+
+    /// Drops every task, as the death of the process does. Timers go with them.
+    pub fn clear(&self) {
+        // A task's drop may spawn or wake: go on until nothing is left.
+        loop {
+            let tasks = std::mem::take(&mut *self.shared.tasks.borrow_mut());
+            if tasks.is_empty() {
+                break;
+            }
+            drop(tasks);
+        }
+        let timers = std::mem::take(&mut *self.shared.timers.borrow_mut());
+        drop(timers);
+        self.shared.ready.queue.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn take_ready(&self) -> Option<u64> {
+        let mut queue = self.shared.ready.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.order {
+            Order::Fifo => queue.pop_front(),
+            Order::Seeded if queue.len() > 1 => {
+                let index = self.shared.random.borrow_mut().random_range(0..queue.len());
+                queue.remove(index)
+            }
+            Order::Seeded => queue.pop_front(),
+        }
+    }
+}
+
+impl Handle {
+    /// The present.
+    pub fn now(&self) -> Instant {
+        self.shared.now.get()
+    }
+
+    /// Runs `future` beside its caller, to its end.
+    pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+        let task = self.shared.next_task.get();
+        self.shared.next_task.set(task + 1);
+        self.shared.tasks.borrow_mut().insert(task, future.boxed_local());
+        self.shared.ready.push(task);
+    }
+
+    /// Completes at `deadline`; at once when that is past.
+    pub fn sleep_until(&self, deadline: Instant) -> Sleep {
+        Sleep { shared: Rc::clone(&self.shared), deadline, key: None }
+    }
+
+    /// Completes after `duration`.
+    pub fn sleep(&self, duration: Duration) -> Sleep {
+        self.sleep_until(self.now() + duration)
+    }
+
+    /// Lets other ready tasks run first.
+    pub fn yield_now(&self) -> impl Future<Output = ()> + 'static {
+        let mut yielded = false;
+        std::future::poll_fn(move |context| {
+            if yielded {
+                return Poll::Ready(());
+            }
+            yielded = true;
+            context.waker().wake_by_ref();
+            Poll::Pending
+        })
+    }
+
+    /// A random number from the executor's generator. Not for secrets.
+    pub fn random_u64(&self) -> u64 {
+        self.shared.random.borrow_mut().next_u64()
+    }
+
+    /// A random number below `bound`; zero for a bound of zero.
+    pub fn random_below(&self, bound: u64) -> u64 {
+        if bound == 0 { 0 } else { self.shared.random.borrow_mut().random_range(0..bound) }
+    }
+
+    /// Sixteen random bytes, for identities.
+    pub fn random_bytes16(&self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        self.shared.random.borrow_mut().fill_bytes(&mut bytes);
+        bytes
+    }
+}
+
+/// Waits for a point in time. Dropping it takes its timer back.
+pub struct Sleep {
+    shared: Rc<Shared>,
+    deadline: Instant,
+    key: Option<(Instant, u64)>,
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if self.shared.now.get() >= self.deadline {
+            return Poll::Ready(());
+        }
+        let key = match self.key {
+            Some(key) => key,
+            None => {
+                let number = self.shared.next_timer.get();
+                self.shared.next_timer.set(number + 1);
+                (self.deadline, number)
+            }
+        };
+        self.key = Some(key);
+        self.shared.timers.borrow_mut().insert(key, context.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            let waker = self.shared.timers.borrow_mut().remove(&key);
+            drop(waker);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn executor(order: Order, seed: u64) -> Executor {
+        Executor::new(Instant::default(), seed, order, || {})
+    }
+
+    fn order_of(order: Order, seed: u64) -> Vec<u32> {
+        let executor = executor(order, seed);
+        let handle = executor.handle();
+        let seen = Rc::new(RefCell::new(Vec::new()));
+        for i in 0..6 {
+            let (handle, seen) = (handle.clone(), Rc::clone(&seen));
+            handle.clone().spawn(async move {
+                handle.sleep(Duration::from_millis(u64::from(i % 2))).await;
+                seen.borrow_mut().push(i);
+            });
+        }
+        while executor.run_ready(100) > 0 || executor.next_deadline().is_some() {
+            if let Some(at) = executor.next_deadline() {
+                executor.set_now(at);
+            }
+        }
+        seen.take()
+    }
+
+    #[test]
+    fn fifo_keeps_order_and_seeds_replay() {
+        assert_eq!(order_of(Order::Fifo, 1), [0, 2, 4, 1, 3, 5]);
+        assert_eq!(order_of(Order::Seeded, 7), order_of(Order::Seeded, 7));
+        assert!((0..20).any(|seed| order_of(Order::Seeded, seed) != order_of(Order::Seeded, 7)));
+    }
+
+    #[test]
+    fn a_dropped_sleep_leaves_no_timer() {
+        let executor = executor(Order::Fifo, 0);
+        let handle = executor.handle();
+        executor.handle().spawn(async move {
+            let mut sleep = Box::pin(handle.sleep(Duration::from_secs(1)));
+            let polled = futures::poll!(sleep.as_mut());
+            assert!(polled.is_pending());
+        });
+        executor.run_ready(10);
+        assert_eq!(executor.next_deadline(), None);
+    }
+
+    #[test]
+    fn clear_drops_tasks() {
+        let executor = executor(Order::Fifo, 0);
+        let alive = Rc::new(());
+        let held = Rc::clone(&alive);
+        executor.handle().spawn(async move {
+            std::future::pending::<()>().await;
+            drop(held);
+        });
+        executor.run_ready(10);
+        assert_eq!(Rc::strong_count(&alive), 2);
+        executor.clear();
+        assert_eq!(Rc::strong_count(&alive), 1);
+    }
+}
