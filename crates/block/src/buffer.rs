@@ -110,9 +110,7 @@ impl Buffer {
             match Arc::try_unwrap(self.pages) {
                 Ok(pages) => return BufferMut { pages, len_bytes },
                 Err(pages) => {
-                    return BufferMut::copy_of(
-                        &Buffer { pages, start: self.start, end: self.end },
-                    );
+                    return BufferMut::copy_of(&Buffer { pages, start: self.start, end: self.end });
                 }
             }
         }

@@ -12,6 +12,7 @@ mod device;
 mod error;
 mod ids;
 mod memory;
+pub mod probe;
 mod time;
 mod units;
 

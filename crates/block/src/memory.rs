@@ -63,8 +63,7 @@ impl BlockDevice for MemoryDevice {
     fn write(&self, start: Lba, data: Buffer, _: Durability) -> IoFuture<'static, ()> {
         let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
         Self::done(
-            self.window(range)
-                .map(|window| self.bytes.borrow_mut()[window].copy_from_slice(&data)),
+            self.window(range).map(|window| self.bytes.borrow_mut()[window].copy_from_slice(&data)),
         )
     }
 
