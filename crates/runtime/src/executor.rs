@@ -38,12 +38,19 @@ pub struct Handle {
 
 struct Shared {
     now: Cell<Instant>,
-    tasks: RefCell<BTreeMap<u64, LocalBoxFuture<'static, ()>>>,
+    tasks: RefCell<BTreeMap<u64, Task>>,
     next_task: Cell<u64>,
     ready: Arc<ReadyQueue>,
     timers: RefCell<BTreeMap<(Instant, u64), Waker>>,
     next_timer: Cell<u64>,
     random: RefCell<SmallRng>,
+}
+
+/// A spawned future with its one waker: the same at every poll, so that `will_wake` recognises it
+/// and a [`crate::Notify`] holds one entry per waiting task however often that task is polled.
+struct Task {
+    future: LocalBoxFuture<'static, ()>,
+    waker: Waker,
 }
 
 /// Woken tasks; the only part that other threads may touch, through wakers.
@@ -130,10 +137,10 @@ impl Executor {
     pub fn run_one(&self) -> bool {
         let Some(task) = self.take_ready() else { return false };
         // Out of the table while it runs, so that it may spawn and be woken meanwhile.
-        let Some(mut future) = self.shared.tasks.borrow_mut().remove(&task) else { return true };
-        let waker = Waker::from(Arc::new(TaskWaker { task, ready: Arc::clone(&self.shared.ready) }));
-        if future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
-            self.shared.tasks.borrow_mut().insert(task, future);
+        let Some(mut running) = self.shared.tasks.borrow_mut().remove(&task) else { return true };
+        let mut context = Context::from_waker(&running.waker);
+        if running.future.as_mut().poll(&mut context).is_pending() {
+            self.shared.tasks.borrow_mut().insert(task, running);
         }
         true
     }
@@ -181,7 +188,10 @@ impl Handle {
     pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
         let task = self.shared.next_task.get();
         self.shared.next_task.set(task + 1);
-        self.shared.tasks.borrow_mut().insert(task, future.boxed_local());
+        let ready = Arc::clone(&self.shared.ready);
+        let waker = Waker::from(Arc::new(TaskWaker { task, ready }));
+        let future = future.boxed_local();
+        self.shared.tasks.borrow_mut().insert(task, Task { future, waker });
         self.shared.ready.push(task);
     }
 
@@ -308,6 +318,32 @@ mod tests {
         });
         executor.run_ready(10);
         assert_eq!(executor.next_deadline(), None);
+    }
+
+    /// A task that is polled again and again beside a notification that never comes used to leave
+    /// one waker there per poll: memory that only grew. One waker per task prevents it.
+    #[test]
+    fn a_tasks_waker_stays_the_same() {
+        let executor = executor(Order::Fifo, 0);
+        let handle = executor.handle();
+        let same = Rc::new(RefCell::new(Vec::new()));
+        let seen = Rc::clone(&same);
+        executor.handle().spawn(async move {
+            let mut first: Option<Waker> = None;
+            for _ in 0..3 {
+                std::future::poll_fn(|context| {
+                    if let Some(first) = &first {
+                        seen.borrow_mut().push(first.will_wake(context.waker()));
+                    }
+                    first = Some(context.waker().clone());
+                    Poll::Ready(())
+                })
+                .await;
+                handle.yield_now().await;
+            }
+        });
+        executor.run_ready(10);
+        assert_eq!(*same.borrow(), [true, true]);
     }
 
     #[test]
