@@ -17,7 +17,7 @@ mod time;
 mod units;
 
 pub use buffer::{Buffer, BufferMut};
-pub use checksum::{Crc32c, crc32c};
+pub use checksum::{Crc32c, crc32c, crc64_nvme};
 pub use device::{
     BlockDevice, Claim, Completion, DeviceEvent, Durability, DurabilityClass, Geometry, Holder,
     IoFuture,
