@@ -1,0 +1,17 @@
+//! Whole clusters in one thread, on virtual time, from one seed.
+//!
+//! The simulator runs the production code of `aoe` and `pool` on the production executor and
+//! replaces only what lies below: disks, cables and clocks. A run is its seed: the same seed yields
+//! the same run, event by event. [`oracle`] knows which contents each sector may have, [`scenarios`]
+//! break things in every way that the rules of docs/engine.md answer, and random runs break them in
+//! the ways that nobody thought of.
+
+pub mod disk;
+pub mod medium;
+pub mod network;
+pub mod oracle;
+pub mod pattern;
+pub mod random;
+pub mod story;
+pub mod workload;
+pub mod world;

@@ -1,0 +1,439 @@
+//! The Ethernet segment: a switch, a cable to each station, and what goes wrong on them.
+//!
+//! A station keeps its address over restarts of the process behind it, so a frame that was held up
+//! for minutes reaches whoever has the address by then.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use aoe::driver::{Frame, Port};
+use aoe::wire::MacAddr;
+use block::{Instant, crc32c};
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+use rand::Rng;
+use rand::rngs::SmallRng;
+use runtime::Notify;
+
+use crate::random::fork;
+use crate::story::Story;
+use crate::world::{Timeline, World};
+
+/// Bytes that Ethernet adds to its payload.
+const ETHERNET_HEADER_BYTES: usize = 14;
+/// Shortest frame.
+const FRAME_BYTES_MIN: usize = 60;
+/// Frames that wait in a station for its process; more are dropped, as a socket does.
+const RECEIVE_QUEUE_MAX: usize = 4096;
+/// Longest queue in front of a cable, in time; what comes then is dropped, as a switch does.
+const SEND_QUEUE_MAX: Duration = Duration::from_millis(20);
+/// Frames handed over in one go.
+const BATCH_MAX: usize = 64;
+
+/// How a cable treats frames, in each direction.
+#[derive(Clone, Copy, Debug)]
+pub struct Quality {
+    /// Least time on the way.
+    pub delay: Duration,
+    /// Most that is added by chance; more than the distance of two frames reorders them.
+    pub jitter: Duration,
+    /// Bytes per second.
+    pub bytes_per_second: u64,
+    /// Chance of losing a frame.
+    pub loss: f64,
+    /// Chance of doubling a frame.
+    pub duplication: f64,
+    /// Chance of changing a byte.
+    pub corruption: f64,
+    /// Chance of holding a frame up for up to [`Quality::hold_up`].
+    pub stragglers: f64,
+    /// How long a straggler takes at most.
+    pub hold_up: Duration,
+}
+
+impl Quality {
+    /// A gigabit cable in good order.
+    pub const GOOD: Quality = Quality {
+        delay: Duration::from_micros(30),
+        jitter: Duration::from_micros(20),
+        bytes_per_second: 125_000_000,
+        loss: 0.0,
+        duplication: 0.0,
+        corruption: 0.0,
+        stragglers: 0.0,
+        hold_up: Duration::from_secs(180),
+    };
+
+    /// A cable that does everything wrong, each at a low rate.
+    pub const BAD: Quality = Quality {
+        jitter: Duration::from_millis(2),
+        loss: 0.01,
+        duplication: 0.01,
+        corruption: 0.004,
+        stragglers: 0.002,
+        ..Quality::GOOD
+    };
+}
+
+/// The switch.
+pub struct Network {
+    timeline: Rc<Timeline>,
+    story: Rc<Story>,
+    stations: RefCell<BTreeMap<MacAddr, Rc<Station>>>,
+    random: RefCell<SmallRng>,
+    counters: Cell<NetworkCounters>,
+}
+
+/// What became of frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NetworkCounters {
+    /// Arrived.
+    pub delivered: u64,
+    /// Lost on a cable or because a cable was cut.
+    pub lost: u64,
+    /// Dropped by a full queue.
+    pub overflowed: u64,
+    /// Arrived twice.
+    pub duplicated: u64,
+    /// Arrived with a changed byte.
+    pub corrupted: u64,
+    /// Held up.
+    pub held_up: u64,
+}
+
+/// One end of a cable: what a machine's interface is.
+pub struct Station {
+    name: String,
+    mac: MacAddr,
+    mtu_bytes: Cell<usize>,
+    quality: Cell<Quality>,
+    /// Frames from this station don't get through.
+    cut_out: Cell<bool>,
+    /// Frames to this station don't get through.
+    cut_in: Cell<bool>,
+    busy_out: Cell<Instant>,
+    busy_in: Cell<Instant>,
+    queue: RefCell<VecDeque<Rc<Vec<u8>>>>,
+    arrived: Notify,
+}
+
+impl Network {
+    /// A switch without cables.
+    pub fn new(world: &World) -> Rc<Network> {
+        Rc::new(Network {
+            timeline: Rc::clone(world.timeline()),
+            story: Rc::clone(world.story()),
+            stations: RefCell::default(),
+            random: RefCell::new(fork(world.seed(), "network")),
+            counters: Cell::default(),
+        })
+    }
+
+    /// Plugs a machine in.
+    pub fn plug(&self, name: &str, mtu_bytes: usize) -> Rc<Station> {
+        let number = self.stations.borrow().len() as u8;
+        let station = Rc::new(Station {
+            name: name.to_string(),
+            mac: MacAddr([0x02, 0, 0, 0, 0, number + 1]),
+            mtu_bytes: Cell::new(mtu_bytes),
+            quality: Cell::new(Quality::GOOD),
+            cut_out: Cell::new(false),
+            cut_in: Cell::new(false),
+            busy_out: Cell::default(),
+            busy_in: Cell::default(),
+            queue: RefCell::default(),
+            arrived: Notify::new(),
+        });
+        self.stations.borrow_mut().insert(station.mac, Rc::clone(&station));
+        station
+    }
+
+    /// What became of frames so far.
+    pub fn counters(&self) -> NetworkCounters {
+        self.counters.get()
+    }
+
+    /// A port for a process on the machine at `station`. The frames that its predecessor left in
+    /// the queue are gone with it.
+    pub fn open(self: &Rc<Self>, station: &Rc<Station>) -> Rc<SimPort> {
+        station.queue.borrow_mut().clear();
+        Rc::new(SimPort { network: Rc::clone(self), station: Rc::clone(station) })
+    }
+
+    /// Puts `bytes` on the wire as if `from` had sent them: for forged and replayed frames.
+    pub fn inject(self: &Rc<Self>, from: &Rc<Station>, bytes: Vec<u8>) {
+        let Some(destination) = bytes.first_chunk::<6>().copied().map(MacAddr) else { return };
+        let bytes = Rc::new(bytes);
+        let receivers: Vec<Rc<Station>> = match destination {
+            MacAddr::BROADCAST => {
+                let stations = self.stations.borrow();
+                stations.values().filter(|station| station.mac != from.mac).cloned().collect()
+            }
+            mac => self.stations.borrow().get(&mac).cloned().into_iter().collect(),
+        };
+        for to in receivers {
+            self.carry(from, &to, &bytes);
+        }
+    }
+
+    fn carry(self: &Rc<Self>, from: &Rc<Station>, to: &Rc<Station>, bytes: &Rc<Vec<u8>>) {
+        let mtu = from.mtu_bytes.get().min(to.mtu_bytes.get());
+        let (sender, receiver) = (from.quality.get(), to.quality.get());
+        let lost = from.cut_out.get()
+            || to.cut_in.get()
+            || bytes.len() > mtu + ETHERNET_HEADER_BYTES
+            || self.chance(sender.loss)
+            || self.chance(receiver.loss);
+        if lost {
+            self.count(|counters| counters.lost += 1);
+            return;
+        }
+        let copies = 1 + u32::from(self.chance(sender.duplication + receiver.duplication));
+        self.count(|counters| counters.duplicated += u64::from(copies - 1));
+        let sent = self.queue_for(&from.busy_out, bytes.len(), sender);
+        let Some(sent) = sent else { return };
+        for copy in 0..copies {
+            let mut way = sender.delay + receiver.delay;
+            way += self.up_to(sender.jitter + receiver.jitter);
+            if copy > 0 {
+                way += self.up_to(Duration::from_millis(50));
+            }
+            for quality in [sender, receiver] {
+                if self.chance(quality.stragglers) {
+                    self.count(|counters| counters.held_up += 1);
+                    way += self.up_to(quality.hold_up);
+                }
+            }
+            let bytes = if self.chance(sender.corruption + receiver.corruption) {
+                self.corrupted(bytes)
+            } else {
+                Rc::clone(bytes)
+            };
+            let (network, to) = (Rc::clone(self), Rc::clone(to));
+            self.timeline.schedule(sent + way, move || network.arrive(&to, bytes));
+        }
+    }
+
+    /// When the last bit has left a cable's queue; `None` when the queue is full.
+    fn queue_for(&self, busy: &Cell<Instant>, bytes: usize, quality: Quality) -> Option<Instant> {
+        let start = busy.get().max(self.timeline.now());
+        if start.since(self.timeline.now()) > SEND_QUEUE_MAX {
+            self.count(|counters| counters.overflowed += 1);
+            return None;
+        }
+        let nanos = bytes as u64 * 1_000_000_000 / quality.bytes_per_second.max(1);
+        busy.set(start + Duration::from_nanos(nanos));
+        Some(busy.get())
+    }
+
+    fn arrive(&self, to: &Station, bytes: Rc<Vec<u8>>) {
+        let mut queue = to.queue.borrow_mut();
+        // A cable that was cut meanwhile swallows what is on it.
+        if to.cut_in.get() {
+            self.count(|counters| counters.lost += 1);
+            return;
+        }
+        if queue.len() >= RECEIVE_QUEUE_MAX {
+            self.count(|counters| counters.overflowed += 1);
+            return;
+        }
+        if self.queue_for(&to.busy_in, bytes.len(), to.quality.get()).is_none() {
+            return;
+        }
+        self.count(|counters| counters.delivered += 1);
+        let digest = u64::from(crc32c(&bytes[..bytes.len().min(128)]));
+        self.story.mix(digest << 32 ^ self.timeline.now().as_nanos());
+        queue.push_back(bytes);
+        drop(queue);
+        to.arrived.notify_all();
+    }
+
+    fn corrupted(&self, bytes: &Rc<Vec<u8>>) -> Rc<Vec<u8>> {
+        self.count(|counters| counters.corrupted += 1);
+        let mut random = self.random.borrow_mut();
+        let mut bytes = (**bytes).clone();
+        let at = random.random_range(0..bytes.len());
+        bytes[at] ^= random.random_range(1..=255u8);
+        Rc::new(bytes)
+    }
+
+    fn chance(&self, probability: f64) -> bool {
+        probability > 0.0 && self.random.borrow_mut().random_bool(probability.min(1.0))
+    }
+
+    fn up_to(&self, most: Duration) -> Duration {
+        let nanos = most.as_nanos() as u64;
+        Duration::from_nanos(self.random.borrow_mut().random_range(0..=nanos))
+    }
+
+    fn count(&self, change: impl FnOnce(&mut NetworkCounters)) {
+        let mut counters = self.counters.get();
+        change(&mut counters);
+        self.counters.set(counters);
+    }
+}
+
+impl Station {
+    /// Its address.
+    pub fn mac(&self) -> MacAddr {
+        self.mac
+    }
+
+    /// How its cable treats frames from now on.
+    pub fn set_quality(&self, quality: Quality) {
+        self.quality.set(quality);
+    }
+
+    /// How its cable treats frames.
+    pub fn quality(&self) -> Quality {
+        self.quality.get()
+    }
+
+    /// Cuts or joins the two directions of its cable.
+    pub fn set_cut(&self, outgoing: bool, incoming: bool) {
+        self.cut_out.set(outgoing);
+        self.cut_in.set(incoming);
+    }
+
+    /// Largest payload from now on.
+    pub fn set_mtu_bytes(&self, mtu_bytes: usize) {
+        self.mtu_bytes.set(mtu_bytes);
+    }
+
+    /// What arrived and wasn't taken is gone, as with the power.
+    pub fn clear(&self) {
+        self.queue.borrow_mut().clear();
+    }
+}
+
+/// A process's socket on its machine's [`Station`].
+pub struct SimPort {
+    network: Rc<Network>,
+    station: Rc<Station>,
+}
+
+impl Port for SimPort {
+    fn name(&self) -> String {
+        self.station.name.clone()
+    }
+
+    fn mac(&self) -> MacAddr {
+        self.station.mac
+    }
+
+    fn mtu_bytes(&self) -> usize {
+        self.station.mtu_bytes.get()
+    }
+
+    fn transmit(&self, frames: &mut Vec<Frame>) {
+        for frame in frames.drain(..) {
+            let mut bytes = Vec::with_capacity(frame.len_bytes().max(FRAME_BYTES_MIN));
+            bytes.extend_from_slice(&frame.head);
+            bytes.extend_from_slice(&frame.payload);
+            bytes.resize(bytes.len().max(FRAME_BYTES_MIN), 0);
+            self.network.inject(&self.station, bytes);
+        }
+    }
+
+    fn readable(&self) -> LocalBoxFuture<'static, ()> {
+        let station = Rc::clone(&self.station);
+        async move {
+            loop {
+                let arrived = station.arrived.notified();
+                if !station.queue.borrow().is_empty() {
+                    return;
+                }
+                arrived.await;
+            }
+        }
+        .boxed_local()
+    }
+
+    fn receive(&self, sink: &mut dyn FnMut(&[u8])) -> usize {
+        let mut count = 0;
+        while count < BATCH_MAX {
+            let Some(bytes) = self.station.queue.borrow_mut().pop_front() else { break };
+            sink(&bytes);
+            count += 1;
+        }
+        count
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use block::Buffer;
+
+    fn frame(to: MacAddr, from: MacAddr, number: u8, payload_bytes: usize) -> Frame {
+        let mut head = arrayvec::ArrayVec::new();
+        head.try_extend_from_slice(&to.0).unwrap();
+        head.try_extend_from_slice(&from.0).unwrap();
+        head.try_extend_from_slice(&[0x88, 0xa2, number]).unwrap();
+        Frame { head, payload: Buffer::zeroed(payload_bytes) }
+    }
+
+    /// Sends `count` frames over a pair of cables of `quality`; returns the numbers that arrived.
+    fn sent(quality: Quality, count: u8, payload_bytes: usize, seed: u64) -> Vec<u8> {
+        let world = World::new(seed, false);
+        let network = Network::new(&world);
+        let (a, b) = (network.plug("a", 1500), network.plug("b", 1500));
+        b.set_quality(quality);
+        let (from, to) = (network.open(&a), network.open(&b));
+        let director = world.director();
+        world
+            .run(Duration::from_secs(3600), async move {
+                for number in 0..count {
+                    from.transmit(&mut vec![frame(b.mac(), a.mac(), number, payload_bytes)]);
+                    director.sleep(Duration::from_millis(1)).await;
+                }
+                director.sleep(Duration::from_secs(600)).await;
+                let mut seen = Vec::new();
+                while to.receive(&mut |bytes| seen.push(bytes[14])) > 0 {}
+                seen
+            })
+            .unwrap()
+    }
+
+    #[test]
+    fn a_good_cable_delivers_all_in_order_and_mtu_counts() {
+        let all: Vec<u8> = (0..50).collect();
+        assert_eq!(sent(Quality::GOOD, 50, 1485, 1), all);
+        assert!(sent(Quality::GOOD, 50, 1500, 1).is_empty());
+    }
+
+    #[test]
+    fn a_bad_cable_loses_doubles_and_reorders() {
+        let quality = Quality { loss: 0.1, duplication: 0.1, stragglers: 0.1, ..Quality::GOOD };
+        let seen = sent(quality, 200, 0, 1);
+        assert!(seen.len() > 150);
+        assert!(!seen.is_sorted());
+        assert!((0..200).any(|number| !seen.contains(&number)));
+        let mut unique = seen.clone();
+        unique.sort_unstable();
+        unique.dedup();
+        assert!(unique.len() < seen.len());
+        assert_eq!(seen, sent(quality, 200, 0, 1));
+    }
+
+    #[test]
+    fn a_queue_is_bounded() {
+        let world = World::new(3, false);
+        let network = Network::new(&world);
+        let (a, b) = (network.plug("a", 9000), network.plug("b", 9000));
+        let (from, director) = (network.open(&a), world.director());
+        let counters = Rc::clone(&network);
+        world
+            .run(Duration::from_secs(10), async move {
+                let mut frames = (0..20_000).map(|_| frame(b.mac(), a.mac(), 0, 0)).collect();
+                from.transmit(&mut frames);
+                director.sleep(Duration::from_secs(1)).await;
+                assert_eq!(b.queue.borrow().len(), RECEIVE_QUEUE_MAX);
+            })
+            .unwrap();
+        assert!(counters.counters().overflowed > 0);
+    }
+}

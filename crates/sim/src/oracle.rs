@@ -1,0 +1,452 @@
+//! Knows for each sector of a volume which contents a read may return.
+//!
+//! The rules, for one sector:
+//! - Operations take effect in the order of their calls, so a read returns the newest operation that
+//!   was called before it, or an older one only if every newer one was never acknowledged.
+//! - An acknowledged operation buries all older ones.
+//! - What a read returned stays: neither something older nor a newer operation that this read
+//!   should have seen may be returned later. Not after a crash either.
+//! - A block isn't torn: if any of an operation's sectors in a block took effect, all did.
+//! - After a discard, zeros and what was there before are allowed, in any order, until written.
+//!
+//! It doesn't know processes: an operation whose process died is one that was never acknowledged. So
+//! a deposed owner that answers reads or acknowledges writes is caught by the same rules.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::rc::Rc;
+
+use block::{BLOCK_SECTORS, Buffer, Instant, SectorRange};
+
+use crate::pattern::{self, Content};
+
+/// The number of an operation in the order of calls, from 1.
+pub type OperationNumber = u64;
+
+/// What a client asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Write [`pattern::fill`].
+    Write,
+    /// Write zeros.
+    Zero,
+    /// Tell that contents don't matter.
+    Discard,
+}
+
+/// Contents that can't be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// For people: where, what is allowed, what was seen.
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+/// The contents that one volume may have.
+pub struct Oracle {
+    name: String,
+    volume: u64,
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    operations: Vec<Operation>,
+    /// By sector, oldest first; a sector that isn't here was never touched.
+    candidates: BTreeMap<u64, Vec<Candidate>>,
+}
+
+struct Operation {
+    change: Change,
+    range: SectorRange,
+    called: Instant,
+    acknowledged: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Candidate {
+    operation: OperationNumber,
+    change: Change,
+}
+
+/// Before any operation, everything is zero.
+const UNTOUCHED: Candidate = Candidate { operation: 0, change: Change::Zero };
+
+/// A read between call and answer.
+pub struct ReadTicket {
+    range: SectorRange,
+    called_before: OperationNumber,
+    candidates: Vec<Vec<Candidate>>,
+}
+
+impl Oracle {
+    /// A volume that was never written. `volume` is the number that its contents carry.
+    pub fn new(name: &str, volume: u64) -> Rc<Oracle> {
+        Rc::new(Oracle { name: name.to_string(), volume, state: RefCell::default() })
+    }
+
+    /// The volume's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A change is about to be called for. Returns its number and, for a write, the data.
+    pub fn begin(
+        &self,
+        change: Change,
+        range: SectorRange,
+        now: Instant,
+    ) -> (OperationNumber, Buffer) {
+        let mut state = self.state.borrow_mut();
+        state.operations.push(Operation { change, range, called: now, acknowledged: None });
+        let operation = state.operations.len() as OperationNumber;
+        for sector in affected(change, range) {
+            let candidates = state.candidates.entry(sector).or_insert_with(|| vec![UNTOUCHED]);
+            candidates.push(Candidate { operation, change });
+        }
+        drop(state);
+        let data = match change {
+            Change::Write => pattern::fill(self.volume, operation, range),
+            Change::Zero | Change::Discard => Buffer::empty(),
+        };
+        (operation, data)
+    }
+
+    /// A change was acknowledged. (One that failed may have happened or not: say nothing.)
+    pub fn acknowledge(&self, operation: OperationNumber, now: Instant) -> Result<(), Violation> {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        let info = &mut state.operations[operation as usize - 1];
+        info.acknowledged = Some(now);
+        for sector in affected(info.change, info.range) {
+            let candidates = state.candidates.entry(sector).or_default();
+            if info.change == Change::Discard {
+                continue;
+            }
+            let known = candidates.iter().position(|known| known.operation == operation);
+            let buried = candidates.last().is_some_and(|last| last.operation > operation)
+                && candidates.first().is_some_and(|first| first.operation > operation);
+            match known {
+                Some(index) => drop(candidates.drain(..index)),
+                None if buried => {}
+                None => {
+                    let what = format!(
+                        "{}: sector {sector}: {} is acknowledged, but a read that was called later \
+                         has returned older contents",
+                        self.name,
+                        describe(&state.operations, operation),
+                    );
+                    return Err(Violation { what });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A read is about to be called for.
+    pub fn begin_read(&self, range: SectorRange) -> ReadTicket {
+        let state = self.state.borrow();
+        let candidates = (range.start.0..range.end().0)
+            .map(|sector| state.candidates.get(&sector).cloned().unwrap_or_else(|| vec![UNTOUCHED]))
+            .collect();
+        ReadTicket { range, called_before: state.operations.len() as u64 + 1, candidates }
+    }
+
+    /// A read was answered with `data`.
+    pub fn check_read(&self, ticket: ReadTicket, data: &[u8]) -> Result<(), Violation> {
+        if data.len() as u64 != ticket.range.len_bytes() {
+            let what = format!("{}: {} bytes for {}", self.name, data.len(), ticket.range);
+            return Err(Violation { what });
+        }
+        let mut state = self.state.borrow_mut();
+        let mut seen = Vec::with_capacity(ticket.candidates.len());
+        for ((sector, bytes), candidates) in
+            pattern::sectors(ticket.range.start, data).zip(&ticket.candidates)
+        {
+            let allowed = allowed(&state.operations, candidates);
+            let content = pattern::recognise(bytes);
+            let matching: Vec<Candidate> = allowed
+                .iter()
+                .copied()
+                .filter(|candidate| self.is_content_of(content, sector, *candidate))
+                .collect();
+            if matching.is_empty() {
+                return Err(self.wrong_content(&state, sector, allowed, content));
+            }
+            seen.push((sector, matching));
+        }
+        self.check_blocks(&state, &seen)?;
+        for (sector, matching) in seen {
+            state.pin(sector, &matching, ticket.called_before);
+        }
+        Ok(())
+    }
+
+    /// How many changes were called for.
+    pub fn operations(&self) -> u64 {
+        self.state.borrow().operations.len() as u64
+    }
+
+    /// The sectors in which an acknowledged write is the newest content: what must be readable.
+    pub fn written_sectors(&self) -> Vec<u64> {
+        let state = self.state.borrow();
+        let written = state.candidates.iter().filter(|(_, candidates)| {
+            candidates.iter().all(|candidate| candidate.change == Change::Write)
+        });
+        written.map(|(sector, _)| *sector).collect()
+    }
+
+    fn is_content_of(&self, content: Content, at: u64, candidate: Candidate) -> bool {
+        match (content, candidate.change) {
+            (Content::Written { volume, operation, sector }, Change::Write) => {
+                volume == self.volume && sector == at && operation == candidate.operation
+            }
+            (Content::Zero, Change::Zero | Change::Discard) => true,
+            _ => false,
+        }
+    }
+
+    /// No operation shows in some of its sectors of a block and is missing in others.
+    fn check_blocks(&self, state: &State, seen: &[(u64, Vec<Candidate>)]) -> Result<(), Violation> {
+        let same_block = |a: &(u64, Vec<Candidate>), b: &(u64, Vec<Candidate>)| {
+            a.0 / BLOCK_SECTORS == b.0 / BLOCK_SECTORS
+        };
+        for block in seen.chunk_by(same_block) {
+            let shown = block.iter().filter_map(|(_, matching)| match matching[..] {
+                [only] if only.change == Change::Write => Some(only.operation),
+                _ => None,
+            });
+            for operation in shown.collect::<std::collections::BTreeSet<_>>() {
+                let range = state.operations[operation as usize - 1].range;
+                let torn = block.iter().find(|(sector, matching)| {
+                    (range.start.0..range.end().0).contains(sector)
+                        && matching.iter().all(|candidate| candidate.operation < operation)
+                });
+                if let Some((sector, matching)) = torn {
+                    let what = format!(
+                        "{}: torn block: {} shows in a neighbour of sector {sector}, which has {}",
+                        self.name,
+                        describe(&state.operations, operation),
+                        describe_all(&state.operations, matching),
+                    );
+                    return Err(Violation { what });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn wrong_content(
+        &self,
+        state: &State,
+        sector: u64,
+        allowed: &[Candidate],
+        content: Content,
+    ) -> Violation {
+        let got = match content {
+            Content::Zero => "zeros".to_string(),
+            Content::Garbage { begins } => format!("garbage ({begins:#018x}...)"),
+            Content::Written { volume, operation, sector: at } if volume == self.volume => {
+                let place =
+                    if at == sector { String::new() } else { format!(" (sector {at} of it)") };
+                format!("{}{place}", describe(&state.operations, operation))
+            }
+            Content::Written { volume, .. } => format!("data of another volume ({volume:#x})"),
+        };
+        let allowed = describe_all(&state.operations, allowed);
+        let what = format!("{}: sector {sector}: allowed: {allowed}; read: {got}", self.name);
+        Violation { what }
+    }
+}
+
+impl State {
+    /// A read called before operation `called_before` returned one of `matching`.
+    fn pin(&mut self, sector: u64, matching: &[Candidate], called_before: OperationNumber) {
+        let Some(candidates) = self.candidates.get_mut(&sector) else { return };
+        let discarded = candidates.iter().any(|candidate| candidate.change == Change::Discard);
+        let (Some(oldest), Some(newest)) = (matching.first(), matching.last()) else { return };
+        if discarded {
+            return;
+        }
+        candidates.retain(|candidate| {
+            let too_old = candidate.operation < oldest.operation;
+            let missed =
+                candidate.operation > newest.operation && candidate.operation < called_before;
+            !too_old && !missed
+        });
+    }
+}
+
+/// Of the candidates at the time of a read's call, those that nothing acknowledged since buries.
+fn allowed<'a>(operations: &[Operation], candidates: &'a [Candidate]) -> &'a [Candidate] {
+    let buries = |candidate: &Candidate| {
+        candidate.change != Change::Discard
+            && candidate.operation > 0
+            && operations[candidate.operation as usize - 1].acknowledged.is_some()
+    };
+    &candidates[candidates.iter().rposition(buries).unwrap_or(0)..]
+}
+
+/// Discards concern whole blocks only; parts of blocks stay as they are.
+fn affected(change: Change, range: SectorRange) -> std::ops::Range<u64> {
+    match change {
+        Change::Write | Change::Zero => range.start.0..range.end().0,
+        Change::Discard => {
+            let start = range.start.0.next_multiple_of(BLOCK_SECTORS);
+            start..(range.end().0 / BLOCK_SECTORS * BLOCK_SECTORS).max(start)
+        }
+    }
+}
+
+fn describe(operations: &[Operation], operation: OperationNumber) -> String {
+    let info = match operation.checked_sub(1).and_then(|index| operations.get(index as usize)) {
+        Some(info) => info,
+        None if operation == 0 => return "never written".to_string(),
+        None => return format!("operation {operation}, which doesn't exist"),
+    };
+    let seconds = |at: Instant| at.as_nanos() as f64 / 1e9;
+    let end = match info.acknowledged {
+        Some(at) => format!("acknowledged {:.6}", seconds(at)),
+        None => "not acknowledged".to_string(),
+    };
+    let (change, range, called) = (info.change, info.range, seconds(info.called));
+    format!("#{operation} ({change:?} {range}, called {called:.6}, {end})")
+}
+
+fn describe_all(operations: &[Operation], candidates: &[Candidate]) -> String {
+    let all: Vec<String> =
+        candidates.iter().map(|candidate| describe(operations, candidate.operation)).collect();
+    all.join(" or ")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use block::Lba;
+
+    fn range(start: u64, count: u64) -> SectorRange {
+        SectorRange::new(Lba(start), count)
+    }
+
+    fn now() -> Instant {
+        Instant::default()
+    }
+
+    fn write(oracle: &Oracle, at: SectorRange, acknowledged: bool) -> Buffer {
+        let (operation, data) = oracle.begin(Change::Write, at, now());
+        if acknowledged {
+            oracle.acknowledge(operation, now()).unwrap();
+        }
+        data
+    }
+
+    fn read(oracle: &Oracle, at: SectorRange, data: &[u8]) -> Result<(), Violation> {
+        oracle.check_read(oracle.begin_read(at), data)
+    }
+
+    #[test]
+    fn an_acknowledged_write_must_be_there() {
+        let oracle = Oracle::new("v", 1);
+        let first = write(&oracle, range(0, 8), true);
+        let second = write(&oracle, range(0, 8), true);
+        assert!(read(&oracle, range(0, 8), &second).is_ok());
+        assert!(read(&oracle, range(0, 8), &first).is_err());
+        assert!(read(&oracle, range(0, 8), &[0; 4096]).is_err());
+        assert!(read(&oracle, range(8, 8), &[0; 4096]).is_ok());
+        assert!(read(&oracle, range(8, 8), &second).is_err(), "right data at the wrong place");
+    }
+
+    #[test]
+    fn an_unacknowledged_write_may_be_there_but_doesnt_flip() {
+        for shows in [true, false] {
+            let oracle = Oracle::new("v", 1);
+            let old = write(&oracle, range(0, 8), true);
+            let new = write(&oracle, range(0, 8), false);
+            let (seen, other) = if shows { (&new, &old) } else { (&old, &new) };
+            assert!(read(&oracle, range(0, 8), seen).is_ok());
+            assert!(read(&oracle, range(0, 8), other).is_err());
+            assert!(read(&oracle, range(0, 8), seen).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_read_called_before_a_write_returns_what_was() {
+        let oracle = Oracle::new("v", 1);
+        let old = write(&oracle, range(0, 8), true);
+        let ticket = oracle.begin_read(range(0, 8));
+        let new = write(&oracle, range(0, 8), true);
+        assert!(oracle.check_read(ticket, &old).is_ok());
+        assert!(read(&oracle, range(0, 8), &new).is_ok());
+        let ticket = oracle.begin_read(range(0, 8));
+        let newest = write(&oracle, range(0, 8), true);
+        assert!(oracle.check_read(ticket, &newest).is_err(), "a read from the future");
+    }
+
+    #[test]
+    fn an_acknowledgement_after_an_older_read_is_a_lie() {
+        let oracle = Oracle::new("v", 1);
+        let old = write(&oracle, range(0, 8), true);
+        let (operation, _) = oracle.begin(Change::Write, range(0, 8), now());
+        assert!(read(&oracle, range(0, 8), &old).is_ok());
+        assert!(oracle.acknowledge(operation, now()).is_err());
+    }
+
+    #[test]
+    fn a_late_acknowledgement_under_a_newer_write_is_none() {
+        let oracle = Oracle::new("v", 1);
+        let (late, _) = oracle.begin(Change::Write, range(0, 8), now());
+        let new = write(&oracle, range(0, 8), true);
+        assert!(oracle.acknowledge(late, now()).is_ok());
+        assert!(read(&oracle, range(0, 8), &new).is_ok());
+    }
+
+    #[test]
+    fn a_block_is_old_or_new() {
+        let oracle = Oracle::new("v", 1);
+        let old = write(&oracle, range(0, 16), true);
+        let new = write(&oracle, range(2, 12), false);
+        // The first block took the write, the second didn't: allowed.
+        let mut mixed = old.to_vec();
+        mixed[1024..4096].copy_from_slice(&new[..3072]);
+        assert!(read(&oracle, range(0, 16), &mixed).is_ok());
+        let oracle = Oracle::new("v", 1);
+        let old = write(&oracle, range(0, 16), true);
+        let new = write(&oracle, range(2, 12), false);
+        let mut torn = old.to_vec();
+        torn[1024..2048].copy_from_slice(&new[..1024]);
+        assert!(read(&oracle, range(0, 16), &torn).is_err());
+    }
+
+    #[test]
+    fn after_a_discard_old_and_zero_are_both_allowed_until_written() {
+        let oracle = Oracle::new("v", 1);
+        let old = write(&oracle, range(0, 8), true);
+        let (discard, _) = oracle.begin(Change::Discard, range(0, 8), now());
+        oracle.acknowledge(discard, now()).unwrap();
+        assert!(read(&oracle, range(0, 8), &[0; 4096]).is_ok());
+        assert!(read(&oracle, range(0, 8), &old).is_ok());
+        let new = write(&oracle, range(0, 8), true);
+        assert!(read(&oracle, range(0, 8), &old).is_err());
+        assert!(read(&oracle, range(0, 8), &new).is_ok());
+        let (discard, _) = oracle.begin(Change::Discard, range(1, 7), now());
+        oracle.acknowledge(discard, now()).unwrap();
+        assert!(read(&oracle, range(0, 8), &[0; 4096]).is_err(), "no whole block was discarded");
+    }
+
+    #[test]
+    fn zeroes_are_a_write() {
+        let oracle = Oracle::new("v", 1);
+        let old = write(&oracle, range(0, 8), true);
+        let (zeroes, _) = oracle.begin(Change::Zero, range(0, 8), now());
+        oracle.acknowledge(zeroes, now()).unwrap();
+        assert!(read(&oracle, range(0, 8), &old).is_err());
+        assert!(read(&oracle, range(0, 8), &[0; 4096]).is_ok());
+    }
+}

@@ -1,0 +1,422 @@
+//! Clients: concurrent reads, writes, zeroes, discards and flushes of random sizes that overlap a
+//! lot, each told to the oracle before its call and after its answer.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use block::{
+    BlockDevice, Buffer, Durability, Instance, Instant, IoError, Lba, SECTOR_BYTES, SectorRange,
+};
+use rand::Rng;
+use rand::rngs::SmallRng;
+use runtime::Notify;
+
+use crate::oracle::{Change, Oracle, Violation};
+use crate::random::fork;
+use crate::story::Story;
+use crate::world::{Killed, Process, Timeline, World};
+
+/// What clients do.
+#[derive(Clone, Copy, Debug)]
+pub struct Mix {
+    /// Operations in flight at a time.
+    pub depth: u32,
+    /// Of a hundred operations, how many are writes.
+    pub writes: u32,
+    /// Of a hundred operations, how many are write-zeroes.
+    pub zeroes: u32,
+    /// Of a hundred operations, how many are discards.
+    pub discards: u32,
+    /// Of a hundred operations, how many are flushes; the rest are reads.
+    pub flushes: u32,
+    /// Longest operation, in sectors.
+    pub sectors_max: u64,
+    /// Operations stay below this sector, so that they overlap; `u64::MAX` is the whole volume.
+    pub span_sectors: u64,
+    /// Longest time that a client thinks between two operations.
+    pub think: Duration,
+}
+
+impl Default for Mix {
+    fn default() -> Mix {
+        Mix {
+            depth: 4,
+            writes: 55,
+            zeroes: 4,
+            discards: 3,
+            flushes: 4,
+            sectors_max: 128,
+            span_sectors: u64::MAX,
+            think: Duration::from_millis(8),
+        }
+    }
+}
+
+/// The first thing that went wrong, if any.
+#[derive(Default)]
+pub struct Verdict {
+    failure: RefCell<Option<String>>,
+    changed: Notify,
+}
+
+impl Verdict {
+    /// Nothing has gone wrong.
+    pub fn new() -> Rc<Verdict> {
+        Rc::new(Verdict::default())
+    }
+
+    /// Something went wrong; the first one counts.
+    pub fn fail(&self, what: String) {
+        self.failure.borrow_mut().get_or_insert(what);
+        self.changed.notify_all();
+    }
+
+    /// What went wrong.
+    pub fn failure(&self) -> Option<String> {
+        self.failure.borrow().clone()
+    }
+
+    /// Completes when something goes wrong.
+    pub async fn failed(&self) -> String {
+        loop {
+            let changed = self.changed.notified();
+            if let Some(failure) = self.failure() {
+                return failure;
+            }
+            changed.await;
+        }
+    }
+}
+
+/// What the clients of one volume have seen. It outlives the processes that they run in.
+pub struct Record {
+    oracle: Rc<Oracle>,
+    verdict: Rc<Verdict>,
+    timeline: Rc<Timeline>,
+    story: Rc<Story>,
+    /// Answers of each kind.
+    answers: Cell<u64>,
+    errors: RefCell<BTreeMap<String, u64>>,
+    waiting: RefCell<BTreeMap<u64, Instant>>,
+    next_wait: Cell<u64>,
+    longest_wait: Cell<Duration>,
+    /// Ranges whose reads may fail because a scenario destroyed all copies.
+    unreadable: RefCell<Vec<SectorRange>>,
+    medium_errors: RefCell<Vec<SectorRange>>,
+}
+
+impl Record {
+    /// Nothing seen yet.
+    pub fn new(world: &World, oracle: Rc<Oracle>, verdict: Rc<Verdict>) -> Rc<Record> {
+        Rc::new(Record {
+            oracle,
+            verdict,
+            timeline: Rc::clone(world.timeline()),
+            story: Rc::clone(world.story()),
+            answers: Cell::new(0),
+            errors: RefCell::default(),
+            waiting: RefCell::default(),
+            next_wait: Cell::new(0),
+            longest_wait: Cell::default(),
+            unreadable: RefCell::default(),
+            medium_errors: RefCell::default(),
+        })
+    }
+
+    /// What may be read.
+    pub fn oracle(&self) -> &Rc<Oracle> {
+        &self.oracle
+    }
+
+    /// Successful answers so far.
+    pub fn answers(&self) -> u64 {
+        self.answers.get()
+    }
+
+    /// Failed answers so far, by error.
+    pub fn errors(&self) -> BTreeMap<String, u64> {
+        self.errors.borrow().clone()
+    }
+
+    /// The longest that an operation took or has been taking since [`Record::forget_waits`].
+    pub fn longest_wait(&self) -> Duration {
+        let now = self.timeline.now();
+        let open = self.waiting.borrow().values().map(|since| now.since(*since)).max();
+        self.longest_wait.get().max(open.unwrap_or_default())
+    }
+
+    /// Measures waits anew; what waits now counts from now.
+    pub fn forget_waits(&self) {
+        self.longest_wait.set(Duration::ZERO);
+        let now = self.timeline.now();
+        self.waiting.borrow_mut().values_mut().for_each(|since| *since = now);
+    }
+
+    /// Reads of `range` may fail with a medium error from now on.
+    pub fn expect_unreadable(&self, range: SectorRange) {
+        self.unreadable.borrow_mut().push(range);
+    }
+
+    /// The reads that failed with a medium error, as the errors named them.
+    pub fn medium_errors(&self) -> Vec<SectorRange> {
+        self.medium_errors.borrow().clone()
+    }
+
+    fn begin_wait(&self) -> u64 {
+        let wait = self.next_wait.get();
+        self.next_wait.set(wait + 1);
+        self.waiting.borrow_mut().insert(wait, self.timeline.now());
+        wait
+    }
+
+    fn end_wait(&self, wait: u64) {
+        if let Some(since) = self.waiting.borrow_mut().remove(&wait) {
+            let took = self.timeline.now().since(since);
+            self.longest_wait.set(self.longest_wait.get().max(took));
+        }
+    }
+
+    fn check(&self, result: Result<(), Violation>) {
+        if let Err(violation) = result {
+            self.story.tell("oracle", &violation.what);
+            self.verdict.fail(violation.what);
+        }
+    }
+
+    fn failed(&self, what: &str, range: SectorRange, error: IoError) {
+        let kind = match error {
+            IoError::Medium(_) => "medium".to_string(),
+            IoError::Fenced { .. } => "fenced".to_string(),
+            IoError::Restarted { .. } => "restarted".to_string(),
+            other => other.to_string(),
+        };
+        let count = {
+            let mut errors = self.errors.borrow_mut();
+            let count = errors.entry(kind).or_insert(0);
+            *count += 1;
+            *count
+        };
+        if count <= 3 {
+            self.story
+                .tell("client", &format!("{}: {what} of {range}: {error}", self.oracle.name()));
+        }
+        match error {
+            IoError::Medium(bad) => {
+                self.medium_errors.borrow_mut().push(bad);
+                let expected = self.unreadable.borrow().iter().any(|lost| lost.overlaps(range));
+                if !expected {
+                    let name = self.oracle.name();
+                    self.verdict.fail(format!("{name}: {what} of {range} failed: {error}"));
+                }
+            }
+            IoError::OutOfRange(_)
+            | IoError::Restarted { .. }
+            | IoError::FlushFailed
+            | IoError::Unsupported
+            | IoError::NoSpace(_)
+            | IoError::ReadOnly => {
+                let name = self.oracle.name();
+                self.verdict
+                    .fail(format!("{name}: {what} of {range} must not fail like this: {error}"));
+            }
+            // The pool is lost to this owner, or the disk to this initiator: no promise is broken.
+            IoError::Lost | IoError::Fenced { .. } | IoError::Refused(_) => {}
+        }
+    }
+}
+
+/// A device under an oracle's eyes: what clients call.
+#[derive(Clone)]
+pub struct Watched {
+    device: Rc<dyn BlockDevice>,
+    record: Rc<Record>,
+    instance: Rc<Cell<Instance>>,
+    /// Whether a write counts as acknowledged only after a flush: a bare disk, not a volume.
+    durability: Durability,
+}
+
+impl Watched {
+    /// `device`, checked against `record`'s oracle. Writes are asked to be durable by themselves.
+    pub fn new(device: Rc<dyn BlockDevice>, record: Rc<Record>) -> Watched {
+        let instance = Rc::new(Cell::new(Instance::default()));
+        Watched { device, record, instance, durability: Durability::Durable }
+    }
+
+    /// Reads and checks.
+    pub async fn read(&self, range: SectorRange) -> Result<Buffer, IoError> {
+        let ticket = self.record.oracle.begin_read(range);
+        let wait = self.record.begin_wait();
+        let result = self.device.read(range).await;
+        self.record.end_wait(wait);
+        match result {
+            Ok(read) => {
+                self.answered(read.instance);
+                self.record.check(self.record.oracle.check_read(ticket, &read.value));
+                Ok(read.value)
+            }
+            Err(error) => {
+                self.record.failed("read", range, error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Changes `range`.
+    pub async fn change(&self, change: Change, range: SectorRange) -> Result<(), IoError> {
+        let now = self.record.timeline.now();
+        let (operation, data) = self.record.oracle.begin(change, range, now);
+        let wait = self.record.begin_wait();
+        let result = match change {
+            Change::Write => self.device.write(range.start, data, self.durability),
+            Change::Zero => self.device.write_zeroes(range, self.durability),
+            Change::Discard => self.device.discard(range),
+        };
+        let result = result.await;
+        self.record.end_wait(wait);
+        match result {
+            Ok(done) => {
+                self.answered(done.instance);
+                let now = self.record.timeline.now();
+                self.record.check(self.record.oracle.acknowledge(operation, now));
+                Ok(())
+            }
+            Err(error) => {
+                self.record.failed(&format!("{change:?} #{operation}"), range, error);
+                Err(error)
+            }
+        }
+    }
+
+    /// A flush of the instance that answered last.
+    pub async fn flush(&self) -> Result<(), IoError> {
+        let wait = self.record.begin_wait();
+        let result = self.device.flush(self.instance.get()).await;
+        self.record.end_wait(wait);
+        match result {
+            Ok(done) => self.answered(done.instance),
+            // The client hasn't learned of the new instance yet; its writes were durable anyway.
+            Err(IoError::Restarted { now }) => self.instance.set(now),
+            Err(error) => {
+                self.record.failed("flush", SectorRange::default(), error);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads everything and checks it, in pieces.
+    pub async fn read_all(&self) -> Result<(), IoError> {
+        let sectors = self.device.geometry().sectors;
+        let piece = (u64::from(self.device.geometry().max_transfer_bytes) / SECTOR_BYTES as u64)
+            .clamp(8, 256);
+        let mut start = 0;
+        while start < sectors {
+            let count = piece.min(sectors - start);
+            self.read(SectorRange::new(Lba(start), count)).await?;
+            start += count;
+        }
+        Ok(())
+    }
+
+    fn answered(&self, instance: Instance) {
+        self.instance.set(instance);
+        self.record.answers.set(self.record.answers.get() + 1);
+    }
+}
+
+/// Running clients of one volume in one process.
+pub struct Clients {
+    stop: Rc<Cell<bool>>,
+    running: Rc<Cell<u32>>,
+    stopped: Rc<Notify>,
+    process: Rc<Process>,
+}
+
+impl Clients {
+    /// Starts `mix.depth` clients of `device` in `process`. `label` names their generators.
+    pub fn start(
+        world: &World,
+        process: &Rc<Process>,
+        watched: &Watched,
+        mix: Mix,
+        label: &str,
+    ) -> Clients {
+        let clients = Clients {
+            stop: Rc::default(),
+            running: Rc::default(),
+            stopped: Rc::default(),
+            process: Rc::clone(process),
+        };
+        let Some(handle) = process.handle() else { return clients };
+        for number in 0..mix.depth {
+            let (watched, handle_inside) = (watched.clone(), handle.clone());
+            let (stop, running) = (Rc::clone(&clients.stop), Rc::clone(&clients.running));
+            let stopped = Rc::clone(&clients.stopped);
+            let begun = watched.record.next_wait.get();
+            let mut random = fork(world.seed(), &format!("{label}/{number}/{begun}"));
+            running.set(running.get() + 1);
+            handle.spawn(async move {
+                while !stop.get() {
+                    let think = random.random_range(0..=mix.think.as_nanos() as u64);
+                    handle_inside.sleep(Duration::from_nanos(think)).await;
+                    if one_operation(&watched, &mix, &mut random).await.is_err() {
+                        handle_inside.sleep(Duration::from_millis(100)).await;
+                    }
+                }
+                running.set(running.get() - 1);
+                stopped.notify_all();
+            });
+        }
+        clients
+    }
+
+    /// Asks the clients to stop and waits until their operations are answered.
+    pub async fn stop(self) -> Result<(), Killed> {
+        self.stop.set(true);
+        loop {
+            let stopped = self.stopped.notified();
+            if !self.process.is_alive() {
+                return Err(Killed);
+            }
+            if self.running.get() == 0 {
+                return Ok(());
+            }
+            stopped.await;
+        }
+    }
+}
+
+async fn one_operation(watched: &Watched, mix: &Mix, random: &mut SmallRng) -> Result<(), IoError> {
+    let sectors = watched.device.geometry().sectors.min(mix.span_sectors);
+    let range = random_range(sectors, mix.sectors_max, random);
+    if range.count == 0 {
+        return Ok(());
+    }
+    let dice = random.random_range(0..100);
+    let writes = mix.writes;
+    let zeroes = writes + mix.zeroes;
+    let discards = zeroes + mix.discards;
+    match dice {
+        _ if dice < writes => watched.change(Change::Write, range).await,
+        _ if dice < zeroes => watched.change(Change::Zero, range).await,
+        _ if dice < discards => watched.change(Change::Discard, range).await,
+        _ if dice < discards + mix.flushes => watched.flush().await,
+        _ => watched.read(range).await.map(drop),
+    }
+}
+
+/// Mostly whole blocks, sometimes single sectors, now and then something long.
+fn random_range(sectors: u64, sectors_max: u64, random: &mut SmallRng) -> SectorRange {
+    if sectors == 0 {
+        return SectorRange::default();
+    }
+    let most = sectors_max.min(sectors);
+    let (start, count) = match random.random_range(0..10) {
+        0..6 => (random.random_range(0..sectors) / 8 * 8, 8 * random.random_range(1..=4)),
+        6..9 => (random.random_range(0..sectors), random.random_range(1..=24)),
+        _ => (random.random_range(0..sectors) / 8 * 8, random.random_range(1..=most)),
+    };
+    SectorRange::new(Lba(start), count.min(most).min(sectors - start))
+}
