@@ -1,1 +1,11 @@
-//! Placeholder head, replaced by the crate's own.
+//! What production runs on: the reactor that turns the executor's crank, disks through io_uring,
+//! frames through packet and Unix sockets, and what Linux knows about links, disks and processes.
+//!
+//! This is the only crate with `unsafe`. It implements the traits of the pure crates
+//! ([`block::BlockDevice`], [`aoe::driver::Port`]) and holds no protocol and no policy.
+
+pub mod reactor;
+mod sys;
+
+pub use reactor::{Reactor, ReactorHandle};
+pub use sys::{boot_time, random_bytes, random_u64};

@@ -1,0 +1,179 @@
+//! The io_uring itself: set-up with what the kernel offers, a submission queue that never refuses,
+//! waiting with a deadline. It knows nothing of tasks.
+#![allow(unsafe_code)] // entries for the kernel carry raw pointers; `push` passes the duty on
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use io_uring::squeue::Entry;
+use io_uring::{IoUring, types};
+
+use crate::sys;
+
+/// Sizes to try: on kernels before 5.12 the ring counts against RLIMIT_MEMLOCK.
+const ENTRIES: [u32; 3] = [256, 64, 16];
+/// Completions that fit before the kernel has to keep a list, per submission entry.
+const COMPLETIONS_PER_ENTRY: u32 = 8;
+/// How long to wait at most while the kernel refuses submissions for lack of memory.
+const REFUSED_WAIT: Duration = Duration::from_millis(1);
+
+pub(super) struct Ring {
+    ring: IoUring,
+    /// Entries that found the submission queue full.
+    backlog: VecDeque<Entry>,
+}
+
+impl Ring {
+    pub(super) fn open() -> io::Result<Ring> {
+        let mut refusal = io::Error::from(io::ErrorKind::Unsupported);
+        for entries in ENTRIES {
+            for flags in [Flags::Deferred, Flags::Cooperative, Flags::Plain] {
+                match flags.build(entries) {
+                    Ok(ring) => return Ok(Ring { ring, backlog: VecDeque::new() }),
+                    Err(error) => refusal = error,
+                }
+            }
+        }
+        Err(io::Error::new(
+            refusal.kind(),
+            format!(
+                "io_uring is not available ({refusal}); it needs Linux 5.10 or later and \
+                 kernel.io_uring_disabled=0"
+            ),
+        ))
+    }
+
+    /// Queues an entry for the next submission.
+    ///
+    /// # Safety
+    /// What the entry points to stays valid and unmoved until its completion is reaped.
+    pub(super) unsafe fn push(&mut self, entry: Entry) {
+        self.backlog.push_back(entry);
+        self.fill();
+    }
+
+    fn fill(&mut self) {
+        let mut queue = self.ring.submission();
+        while let Some(entry) = self.backlog.front() {
+            // SAFETY: `push` demands validity until completion.
+            if unsafe { queue.push(entry) }.is_err() {
+                return;
+            }
+            self.backlog.pop_front();
+        }
+    }
+
+    /// Whether something can be reaped, or would be after one call into the kernel. Costs no
+    /// system call.
+    pub(super) fn has_news(&mut self) -> bool {
+        if !self.ring.completion().is_empty() {
+            return true;
+        }
+        let queue = self.ring.submission();
+        queue.taskrun() || queue.cq_overflow()
+    }
+
+    /// Whether entries wait to be submitted.
+    fn has_entries(&mut self) -> bool {
+        !self.backlog.is_empty() || !self.ring.submission().is_empty()
+    }
+
+    /// Hands queued entries to the kernel and lets it post what is finished.
+    pub(super) fn submit(&mut self) -> io::Result<()> {
+        loop {
+            self.fill();
+            let queue = self.ring.submission();
+            if queue.is_empty() && !queue.taskrun() && !queue.cq_overflow() {
+                return Ok(());
+            }
+            drop(queue);
+            tolerate(self.ring.submit())?;
+            // A full queue that the kernel didn't take is tried again after completions are reaped.
+            if self.backlog.is_empty() || self.ring.submission().is_full() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Submits, then waits for a completion, at most for `limit`.
+    pub(super) fn wait(&mut self, limit: Option<Duration>) -> io::Result<()> {
+        self.submit()?;
+        let limit = if self.has_entries() {
+            Some(limit.unwrap_or(REFUSED_WAIT).min(REFUSED_WAIT))
+        } else {
+            limit
+        };
+        if !self.ring.completion().is_empty() {
+            return Ok(());
+        }
+        let Some(limit) = limit else {
+            return tolerate(self.ring.submit_and_wait(1));
+        };
+        if self.ring.params().is_feature_ext_arg() {
+            let limit = types::Timespec::from(limit);
+            let arguments = types::SubmitArgs::new().timespec(&limit);
+            return tolerate(self.ring.submitter().submit_with_args(1, &arguments));
+        }
+        self.poll_descriptor(limit)
+    }
+
+    /// Before Linux 5.11 waiting takes no deadline, but the ring's descriptor can be polled.
+    fn poll_descriptor(&self, limit: Duration) -> io::Result<()> {
+        let mut poll = libc::pollfd { fd: self.ring.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let limit = libc::timespec {
+            tv_sec: libc::time_t::try_from(limit.as_secs()).unwrap_or(libc::time_t::MAX),
+            tv_nsec: limit.subsec_nanos().into(),
+        };
+        // SAFETY: one pollfd and one timespec, both alive until the call returns; no signal mask.
+        let polled = sys::check(unsafe { libc::ppoll(&mut poll, 1, &limit, std::ptr::null()) });
+        tolerate(polled.map(|_| 0))
+    }
+
+    /// Takes finished operations (user data and result), at most `into`'s free capacity.
+    pub(super) fn reap(&mut self, into: &mut Vec<(u64, i32)>) {
+        let room = into.capacity() - into.len();
+        into.extend(
+            self.ring.completion().take(room).map(|entry| (entry.user_data(), entry.result())),
+        );
+    }
+}
+
+/// Refusals that pass: interrupted, timed out, out of memory for requests, completions to reap.
+fn tolerate(result: io::Result<usize>) -> io::Result<()> {
+    match result {
+        Ok(_) => Ok(()),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EINTR | libc::ETIME | libc::EAGAIN | libc::EBUSY | libc::ENOMEM) => Ok(()),
+            _ => Err(error),
+        },
+    }
+}
+
+/// From the cheapest way of completion to what every kernel has.
+#[derive(Clone, Copy)]
+enum Flags {
+    /// Linux 6.1: completions are posted when we ask, by our own thread.
+    Deferred,
+    /// Linux 5.19: no interrupt for a completion.
+    Cooperative,
+    Plain,
+}
+
+impl Flags {
+    fn build(self, entries: u32) -> io::Result<IoUring> {
+        let mut builder = IoUring::builder();
+        builder.dontfork().setup_clamp().setup_cqsize(entries * COMPLETIONS_PER_ENTRY);
+        match self {
+            Flags::Deferred => {
+                builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
+            }
+            Flags::Cooperative => {
+                builder.setup_coop_taskrun().setup_taskrun_flag();
+            }
+            Flags::Plain => {}
+        }
+        builder.build(entries)
+    }
+}

@@ -1,0 +1,103 @@
+//! The seam to libc: turns the return codes of system calls into results, and wraps the few calls
+//! that several modules need. Everything here is one system call and its error.
+#![allow(unsafe_code)] // system calls without a safe wrapper; each block gives its reason
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use block::Instant;
+
+/// The error that a negative return code announces.
+pub(crate) fn check(code: libc::c_int) -> io::Result<libc::c_int> {
+    if code < 0 { Err(io::Error::last_os_error()) } else { Ok(code) }
+}
+
+/// The same for calls that return a length.
+pub(crate) fn check_len(code: isize) -> io::Result<usize> {
+    usize::try_from(code).map_err(|_| io::Error::last_os_error())
+}
+
+/// Takes a descriptor that a system call has just returned.
+pub(crate) fn check_fd(code: libc::c_int) -> io::Result<OwnedFd> {
+    let fd: RawFd = check(code)?;
+    // SAFETY: the callers pass what open, socket, eventfd and their like returned: a new descriptor
+    // that nobody else knows yet.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Whether `error` is the given error number.
+pub(crate) fn is_errno(error: &io::Error, errno: libc::c_int) -> bool {
+    error.raw_os_error() == Some(errno)
+}
+
+/// Nanoseconds since the machine started, sleep included.
+pub fn boot_time() -> Instant {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    let nanos = u64::try_from(now.tv_nsec).unwrap_or(0);
+    Instant::from_nanos(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
+}
+
+/// Random bytes from the kernel, good for secrets and identities.
+pub fn random_bytes<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    let mut filled = 0;
+    while filled < N {
+        // SAFETY: pointer and length describe the unfilled rest of `bytes`.
+        let got = check_len(unsafe {
+            libc::getrandom(bytes[filled..].as_mut_ptr().cast(), N - filled, 0)
+        });
+        match got {
+            Ok(len) => filled += len,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(bytes)
+}
+
+/// A random number from the kernel.
+pub fn random_u64() -> io::Result<u64> {
+    random_bytes().map(u64::from_ne_bytes)
+}
+
+/// A new event counter that blocks nobody.
+pub(crate) fn event_fd() -> io::Result<OwnedFd> {
+    // SAFETY: no memory is involved.
+    check_fd(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })
+}
+
+/// Sets a socket option whose value is an `int`.
+pub(crate) fn set_option(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    // SAFETY: the kernel reads four bytes from `value`, which lives until the call returns.
+    check(unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    })
+    .map(drop)
+}
+
+/// Makes the buffers of a socket as large as allowed: beyond the system's limit with the right to,
+/// else up to it. A refusal only costs throughput, so it isn't an error.
+pub(crate) fn enlarge_buffers(fd: BorrowedFd<'_>, receive_bytes: i32, send_bytes: i32) {
+    for (force, ordinary, bytes) in [
+        (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, receive_bytes),
+        (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, send_bytes),
+    ] {
+        if set_option(fd, libc::SOL_SOCKET, force, bytes).is_err()
+            && let Err(error) = set_option(fd, libc::SOL_SOCKET, ordinary, bytes)
+        {
+            tracing::debug!(%error, bytes, "socket buffer stays small");
+        }
+    }
+}
