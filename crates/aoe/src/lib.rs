@@ -2,4 +2,5 @@
 //! ends. State machines without I/O, and the drivers that connect them to ports and devices.
 
 pub mod driver;
+pub mod initiator;
 pub mod wire;

@@ -1,0 +1,27 @@
+//! The client's side: disks reached by sessions, disks reached by plain AoE, and their discovery.
+//!
+//! State machines without I/O: frames and time come in through `handle_*`, wishes through plain
+//! verbs, and `poll_*` hands out what is to be done. The driver (`driver::initiator`) connects them
+//! to ports and makes [`block::BlockDevice`]s of them.
+
+pub mod client;
+pub mod session;
+pub mod statistics;
+
+mod flight;
+mod link;
+mod opening;
+mod operations;
+mod outlet;
+mod paths;
+mod window;
+
+#[cfg(test)]
+mod testing;
+
+pub use client::{Client, Random};
+pub use operations::{Answer, Operation, OperationId, Outcome};
+pub use outlet::Transmit;
+pub use paths::{LocalPort, PathId, PortId};
+pub use session::{Session, SessionOptions};
+pub use statistics::Statistics;

@@ -1,0 +1,505 @@
+//! A disk's operations between the call and its answer: in which order they may be sent, how they
+//! are cut into pieces that fit a frame, and how the answers become one again.
+//!
+//! A target runs commands in order of arrival, but frames are lost and repeated. So an operation
+//! that overlaps one still unanswered, of which either writes, is held back until that is answered:
+//! then no loss can turn their order around. A claim waits for all before it and holds back all
+//! after it, so no operation runs under another epoch than the one at its call.
+//!
+//! Both kinds of client, session and plain, use this table. It knows nothing of frames.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use block::{
+    BLOCK_SECTORS, Buffer, BufferMut, Claim, Completion, Durability, Holder, Instance, IoError,
+    Lba, SECTOR_BYTES, SectorRange,
+};
+
+/// What a caller wants of a disk.
+#[derive(Clone, Debug)]
+pub enum Operation {
+    /// Read sectors.
+    Read(SectorRange),
+    /// Write `data` from `start` on.
+    Write {
+        /// First sector.
+        start: Lba,
+        /// Whole sectors.
+        data: Buffer,
+        /// When it may be answered.
+        durability: Durability,
+    },
+    /// Make durable what this instance answered.
+    Flush(Instance),
+    /// Forget the contents of sectors.
+    Discard(SectorRange),
+    /// Make sectors zero.
+    WriteZeroes(SectorRange, Durability),
+    /// Take the disk under an epoch.
+    Claim(Claim),
+    /// Ask who holds the disk.
+    Renew,
+}
+
+/// What came of an operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It is done, and there is nothing to say.
+    Done,
+    /// The sectors that were read.
+    Data(Buffer),
+    /// Who holds the disk.
+    Holder(Holder),
+}
+
+/// The end of an operation.
+pub type Outcome = Result<Completion<Answer>, IoError>;
+
+/// Names an operation between call and outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OperationId(pub u64);
+
+/// A part of an operation that one request carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
+    pub operation: OperationId,
+    /// Empty for operations without sectors.
+    pub range: SectorRange,
+}
+
+/// How many sectors one request may carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PieceLimits {
+    /// With data in the frame, one way or the other.
+    pub data_sectors: u64,
+    /// Without data (discard, write zeroes).
+    pub bare_sectors: u64,
+}
+
+/// What a target said to a piece.
+pub(crate) enum PieceAnswer<'a> {
+    Done,
+    Data(&'a [u8]),
+    Holder(Holder),
+}
+
+impl Operation {
+    /// The sectors concerned; empty when it isn't about sectors.
+    pub fn range(&self) -> SectorRange {
+        match self {
+            Operation::Read(range)
+            | Operation::Discard(range)
+            | Operation::WriteZeroes(range, _) => *range,
+            Operation::Write { start, data, .. } => {
+                SectorRange::new(*start, (data.len() / SECTOR_BYTES) as u64)
+            }
+            Operation::Flush(_) | Operation::Claim(_) | Operation::Renew => SectorRange::default(),
+        }
+    }
+
+    /// Whether it is about sectors at all.
+    pub(crate) fn has_range(&self) -> bool {
+        !matches!(self, Operation::Flush(_) | Operation::Claim(_) | Operation::Renew)
+    }
+
+    /// Whether it leaves the sectors as they are, so that it may simply run again.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        matches!(self, Operation::Read(_) | Operation::Renew)
+    }
+
+    fn changes_sectors(&self) -> bool {
+        self.has_range() && !matches!(self, Operation::Read(_))
+    }
+
+    /// Renewals first: a lease must not run out behind a queue of writes.
+    fn rank(&self) -> u8 {
+        u8::from(!matches!(self, Operation::Renew))
+    }
+}
+
+struct Entry {
+    operation: Operation,
+    /// Earlier operations that must be answered first.
+    blockers: usize,
+    /// Later operations that wait for this one.
+    waiters: Vec<OperationId>,
+    unsent: VecDeque<SectorRange>,
+    outstanding: usize,
+    was_sent: bool,
+    data: Option<BufferMut>,
+    holder: Option<Holder>,
+    failure: Option<IoError>,
+}
+
+/// All operations of a disk that have no outcome yet, and the outcomes not yet fetched.
+#[derive(Default)]
+pub(crate) struct Operations {
+    next_id: u64,
+    entries: BTreeMap<OperationId, Entry>,
+    /// Where the entries with sectors start, to find overlaps.
+    starts: BTreeSet<(Lba, OperationId)>,
+    /// No present entry is longer: how far before a range an overlapping one may start.
+    longest_sectors: u64,
+    /// Not blocked and with something left to send, in order of sending.
+    ready: BTreeSet<(u8, OperationId)>,
+    /// The newest claim without an outcome.
+    barrier: Option<OperationId>,
+    outcomes: VecDeque<(OperationId, Outcome)>,
+}
+
+impl Operations {
+    /// Queues an operation behind all that it overlaps.
+    pub fn submit(&mut self, operation: Operation) -> OperationId {
+        let id = self.take_id();
+        let blocking = self.blockers_of(&operation);
+        for blocker in &blocking {
+            if let Some(entry) = self.entries.get_mut(blocker) {
+                entry.waiters.push(id);
+            }
+        }
+        let range = operation.range();
+        if operation.has_range() {
+            self.starts.insert((range.start, id));
+            self.longest_sectors = self.longest_sectors.max(range.count);
+        }
+        if matches!(operation, Operation::Claim(_)) {
+            self.barrier = Some(id);
+        }
+        if blocking.is_empty() {
+            self.ready.insert((operation.rank(), id));
+        }
+        let entry = Entry {
+            operation,
+            blockers: blocking.len(),
+            waiters: Vec::new(),
+            unsent: VecDeque::from([range]),
+            outstanding: 0,
+            was_sent: false,
+            data: None,
+            holder: None,
+            failure: None,
+        };
+        self.entries.insert(id, entry);
+        id
+    }
+
+    /// An operation whose outcome is known at the call.
+    pub fn submit_settled(&mut self, outcome: Outcome) -> OperationId {
+        let id = self.take_id();
+        self.outcomes.push_back((id, outcome));
+        id
+    }
+
+    /// The next piece to send. The caller sends it until it is answered, put back or failed.
+    pub fn take_piece(&mut self, limits: PieceLimits) -> Option<Piece> {
+        let &(rank, id) = self.ready.first()?;
+        let Some(entry) = self.entries.get_mut(&id) else {
+            self.ready.remove(&(rank, id));
+            return None;
+        };
+        let rest = entry.unsent.pop_front()?;
+        let limit = match entry.operation {
+            Operation::Discard(_) | Operation::WriteZeroes(..) => limits.bare_sectors,
+            _ => limits.data_sectors,
+        };
+        let count = first_piece_sectors(rest, limit);
+        if count < rest.count {
+            entry
+                .unsent
+                .push_front(SectorRange::new(Lba(rest.start.0 + count), rest.count - count));
+        }
+        entry.outstanding += 1;
+        entry.was_sent = true;
+        if entry.unsent.is_empty() {
+            self.ready.remove(&(rank, id));
+        }
+        Some(Piece { operation: id, range: SectorRange::new(rest.start, count) })
+    }
+
+    /// Takes a piece back that was never answered, to be sent again (maybe cut otherwise).
+    pub fn put_back(&mut self, piece: Piece) {
+        let Some(entry) = self.entries.get_mut(&piece.operation) else { return };
+        entry.outstanding -= 1;
+        if entry.failure.is_some() {
+            self.settle_if_done(piece.operation, Instance::default());
+            return;
+        }
+        entry.unsent.push_front(piece.range);
+        let key = (entry.operation.rank(), piece.operation);
+        self.ready.insert(key);
+    }
+
+    /// A piece was answered by `instance`. An operation with a failed piece ends when no piece of it
+    /// is on its way any more: until then something overlapping must not be sent.
+    pub fn answer(
+        &mut self,
+        piece: Piece,
+        instance: Instance,
+        answer: Result<PieceAnswer<'_>, IoError>,
+    ) {
+        let Some(entry) = self.entries.get_mut(&piece.operation) else { return };
+        entry.outstanding -= 1;
+        match answer {
+            Ok(PieceAnswer::Done) => {}
+            Ok(PieceAnswer::Holder(holder)) => entry.holder = Some(holder),
+            Ok(PieceAnswer::Data(bytes)) => entry.take_data(piece.range, bytes),
+            Err(error) => {
+                entry.failure.get_or_insert(error);
+                entry.unsent.clear();
+                let key = (entry.operation.rank(), piece.operation);
+                self.ready.remove(&key);
+            }
+        }
+        self.settle_if_done(piece.operation, instance);
+    }
+
+    /// The server began anew: what it may have forgotten fails with `error`, what only looks begins
+    /// again, what was never sent stays. No piece is on its way any more.
+    pub fn restart(&mut self, error: IoError) {
+        let sent: Vec<OperationId> =
+            self.entries.iter().filter(|(_, entry)| entry.was_sent).map(|(id, _)| *id).collect();
+        for id in sent {
+            let Some(entry) = self.entries.get_mut(&id) else { continue };
+            if entry.operation.is_repeatable() && entry.failure.is_none() {
+                entry.unsent = VecDeque::from([entry.operation.range()]);
+                entry.outstanding = 0;
+                entry.data = None;
+                let key = (entry.operation.rank(), id);
+                self.ready.insert(key);
+            } else {
+                let error = entry.failure.unwrap_or(error);
+                self.settle(id, Err(error));
+            }
+        }
+    }
+
+    /// Ends all with `error`. No piece is on its way any more.
+    pub fn fail_all(&mut self, error: IoError) {
+        while let Some((&id, _)) = self.entries.first_key_value() {
+            self.settle(id, Err(error));
+        }
+    }
+
+    /// The next outcome, in order of completion.
+    pub fn poll_outcome(&mut self) -> Option<(OperationId, Outcome)> {
+        self.outcomes.pop_front()
+    }
+
+    /// The operation, while it has no outcome.
+    pub fn get(&self, id: OperationId) -> Option<&Operation> {
+        self.entries.get(&id).map(|entry| &entry.operation)
+    }
+
+    /// Whether every operation has an outcome.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    fn take_id(&mut self) -> OperationId {
+        let id = OperationId(self.next_id);
+        self.next_id += 1;
+        id
+    }
+
+    fn blockers_of(&self, operation: &Operation) -> Vec<OperationId> {
+        if matches!(operation, Operation::Claim(_)) {
+            return self.entries.keys().copied().collect();
+        }
+        let mut blocking: Vec<OperationId> = self.barrier.into_iter().collect();
+        if operation.has_range() {
+            let range = operation.range();
+            let from = Lba(range.start.0.saturating_sub(self.longest_sectors));
+            let candidates =
+                self.starts.range((from, OperationId(0))..(range.end(), OperationId(0)));
+            for (_, id) in candidates {
+                let conflicts = self.entries.get(id).is_some_and(|entry| {
+                    entry.operation.range().overlaps(range)
+                        && (entry.operation.changes_sectors() || operation.changes_sectors())
+                });
+                // Older than a pending claim means that the claim waits for it already.
+                if conflicts && self.barrier.is_none_or(|barrier| *id > barrier) {
+                    blocking.push(*id);
+                }
+            }
+        }
+        blocking
+    }
+
+    fn settle_if_done(&mut self, id: OperationId, instance: Instance) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        if entry.outstanding > 0 {
+            return;
+        }
+        if let Some(error) = entry.failure {
+            self.settle(id, Err(error));
+        } else if entry.unsent.is_empty() {
+            let answer = entry.take_answer();
+            self.settle(id, Ok(Completion::new(instance, answer)));
+        }
+    }
+
+    fn settle(&mut self, id: OperationId, outcome: Outcome) {
+        let Some(entry) = self.entries.remove(&id) else { return };
+        self.starts.remove(&(entry.operation.range().start, id));
+        self.ready.remove(&(entry.operation.rank(), id));
+        if self.barrier == Some(id) {
+            self.barrier = None;
+        }
+        if self.entries.is_empty() {
+            self.longest_sectors = 0;
+        }
+        for waiter in entry.waiters {
+            let Some(waiting) = self.entries.get_mut(&waiter) else { continue };
+            waiting.blockers -= 1;
+            if waiting.blockers == 0 {
+                self.ready.insert((waiting.operation.rank(), waiter));
+            }
+        }
+        self.outcomes.push_back((id, outcome));
+    }
+}
+
+impl Entry {
+    fn take_data(&mut self, range: SectorRange, bytes: &[u8]) {
+        let whole = self.operation.range();
+        let data = self.data.get_or_insert_with(|| BufferMut::zeroed(whole.len_bytes() as usize));
+        let offset = (range.start.0 - whole.start.0) as usize * SECTOR_BYTES;
+        data[offset..offset + bytes.len()].copy_from_slice(bytes);
+    }
+
+    fn take_answer(&mut self) -> Answer {
+        match self.operation {
+            Operation::Read(_) => {
+                Answer::Data(self.data.take().map_or_else(Buffer::empty, BufferMut::freeze))
+            }
+            Operation::Claim(_) | Operation::Renew => {
+                Answer::Holder(self.holder.take().unwrap_or_default())
+            }
+            _ => Answer::Done,
+        }
+    }
+}
+
+/// Sectors of the first piece of `range` when a request carries at most `limit`: whole blocks where
+/// a block fits, so that no piece makes the target read, modify and write.
+fn first_piece_sectors(range: SectorRange, limit: u64) -> u64 {
+    let limit = limit.max(1);
+    if limit < BLOCK_SECTORS {
+        return range.count.min(limit);
+    }
+    let whole_blocks = limit - limit % BLOCK_SECTORS;
+    range.count.min(whole_blocks - range.start.0 % BLOCK_SECTORS)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use block::{Epoch, OwnerId};
+
+    const LIMITS: PieceLimits = PieceLimits { data_sectors: 17, bare_sectors: 2048 };
+    const INSTANCE: Instance = Instance(9);
+
+    fn range(start: u64, count: u64) -> SectorRange {
+        SectorRange::new(Lba(start), count)
+    }
+
+    fn write(start: u64, count: u64) -> Operation {
+        Operation::Write {
+            start: Lba(start),
+            data: Buffer::zeroed(count as usize * SECTOR_BYTES),
+            durability: Durability::Volatile,
+        }
+    }
+
+    fn pieces(operations: &mut Operations) -> Vec<Piece> {
+        std::iter::from_fn(|| operations.take_piece(LIMITS)).collect()
+    }
+
+    fn done(operations: &mut Operations, piece: Piece) {
+        operations.answer(piece, INSTANCE, Ok(PieceAnswer::Done));
+    }
+
+    #[test]
+    fn pieces_are_whole_blocks() {
+        assert_eq!(first_piece_sectors(range(0, 100), 17), 16);
+        assert_eq!(first_piece_sectors(range(3, 100), 17), 13);
+        assert_eq!(first_piece_sectors(range(3, 2), 17), 2);
+        assert_eq!(first_piece_sectors(range(3, 100), 2), 2);
+        assert_eq!(first_piece_sectors(range(7, 100), 8), 1);
+        assert_eq!(first_piece_sectors(range(0, 1), 0), 1);
+    }
+
+    #[test]
+    fn overlapping_operations_wait_and_readers_share() {
+        let mut operations = Operations::default();
+        let first = operations.submit(write(0, 16));
+        let overlapping = operations.submit(Operation::Read(range(15, 1)));
+        let second_reader = operations.submit(Operation::Read(range(15, 2)));
+        let beside = operations.submit(write(16, 16));
+        let sent = pieces(&mut operations);
+        let ids: Vec<_> = sent.iter().map(|piece| piece.operation).collect();
+        assert_eq!(ids, [first]);
+        done(&mut operations, sent[0]);
+        let ids: Vec<_> = pieces(&mut operations).iter().map(|piece| piece.operation).collect();
+        assert_eq!(ids, [overlapping, second_reader]);
+        assert!(operations.get(beside).is_some());
+        operations.answer(
+            Piece { operation: second_reader, range: range(15, 2) },
+            INSTANCE,
+            Ok(PieceAnswer::Data(&[5; 1024])),
+        );
+        assert_eq!(pieces(&mut operations)[0].operation, beside);
+    }
+
+    #[test]
+    fn a_claim_is_a_barrier() {
+        let mut operations = Operations::default();
+        let before = operations.submit(write(0, 1));
+        let claim = Claim { epoch: Epoch(3), owner: OwnerId::NONE, force: false };
+        let claim = operations.submit(Operation::Claim(claim));
+        let after = operations.submit(write(100, 1));
+        let renewal = operations.submit(Operation::Renew);
+        for expected in [vec![before], vec![claim], vec![renewal, after]] {
+            let sent = pieces(&mut operations);
+            let ids: Vec<_> = sent.iter().map(|piece| piece.operation).collect();
+            assert_eq!(ids, expected);
+            sent.into_iter().for_each(|piece| done(&mut operations, piece));
+        }
+        assert!(operations.is_empty());
+    }
+
+    #[test]
+    fn a_failed_operation_ends_with_its_last_piece() {
+        let mut operations = Operations::default();
+        let id = operations.submit(write(0, 32));
+        let sent = pieces(&mut operations);
+        assert_eq!(sent.len(), 2);
+        operations.answer(sent[0], INSTANCE, Err(IoError::ReadOnly));
+        assert_eq!(operations.poll_outcome(), None);
+        done(&mut operations, sent[1]);
+        assert_eq!(operations.poll_outcome(), Some((id, Err(IoError::ReadOnly))));
+    }
+
+    #[test]
+    fn a_restart_fails_what_was_sent_and_repeats_reads_in_full() {
+        let mut operations = Operations::default();
+        let sent_write = operations.submit(write(0, 16));
+        let read = operations.submit(Operation::Read(range(64, 32)));
+        let sent = pieces(&mut operations);
+        operations.answer(sent[1], Instance(1), Ok(PieceAnswer::Data(&[1; 8192])));
+        let unsent_write = operations.submit(write(8, 1));
+        let restarted = IoError::Restarted { now: Instance(2) };
+        operations.restart(restarted);
+        assert_eq!(operations.poll_outcome(), Some((sent_write, Err(restarted))));
+        let again = pieces(&mut operations);
+        let ids: Vec<_> = again.iter().map(|piece| piece.operation).collect();
+        assert_eq!(ids, [read, read, unsent_write]);
+        for piece in &again[..2] {
+            operations.answer(*piece, Instance(2), Ok(PieceAnswer::Data(&[2; 8192])));
+        }
+        let (_, outcome) = operations.poll_outcome().unwrap();
+        let expected = Answer::Data(Buffer::copy_of(&[2; 16384]));
+        assert_eq!(outcome, Ok(Completion::new(Instance(2), expected)));
+    }
+}
