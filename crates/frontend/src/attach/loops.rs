@@ -1,0 +1,152 @@
+//! Loop devices: which are ours, how they are set up and cleared.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use block::{SECTOR_BYTES, crc32c};
+
+use super::{AttachError, Places};
+use crate::VolumeName;
+use crate::fuse::FILE_NAME;
+
+/// Others look for free loop devices too; this many defeats in a row are no accident.
+const TRIES_MAX: usize = 64;
+/// Begins the name that our loop devices remember.
+const MARK: &str = "etherpool";
+
+/// Puts a free loop device on `file`; returns its number.
+pub(super) fn set_up(file: &Path, name: &str, read_only: bool) -> Result<u32, AttachError> {
+    let backing = File::options()
+        .read(true)
+        .write(!read_only)
+        .open(file)
+        .map_err(|error| AttachError::system(format!("opening {}", file.display()), error))?;
+    let control = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/loop-control")
+        .map_err(|error| AttachError::system("opening /dev/loop-control", error))?;
+    let setup = os::ioctl::LoopSetup {
+        backing: backing.as_fd(),
+        block_bytes: SECTOR_BYTES as u32,
+        read_only,
+        name,
+    };
+    for _ in 0..TRIES_MAX {
+        let number = os::ioctl::loop_get_free(control.as_fd())
+            .map_err(|error| AttachError::system("asking for a free loop device", error))?;
+        // A loop device that is set up through a descriptor for reading becomes read-only.
+        let path = device_path(number);
+        let device =
+            File::options().read(true).write(!read_only).open(&path).map_err(|error| {
+                AttachError::system(format!("opening {}", path.display()), error)
+            })?;
+        match os::ioctl::loop_configure(device.as_fd(), &setup) {
+            Ok(()) => return Ok(number),
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
+            Err(error) => {
+                let what = format!("setting up {}", device_path(number).display());
+                return Err(AttachError::system(what, error));
+            }
+        }
+    }
+    Err(AttachError::NoFreeLoop)
+}
+
+/// The loop devices on the volume's file: by its path, or by what they remember when the mount
+/// under the path is gone.
+pub(super) fn find(places: &Places, name: &VolumeName) -> Result<Vec<u32>, AttachError> {
+    let file = places
+        .directory(name)
+        .map_err(|error| AttachError::system("finding the directory", error))?
+        .join(FILE_NAME);
+    let remembered = remembered_name(places, name);
+    let ours = |number: &u32| {
+        backing_file(*number).is_some_and(|path| path == file)
+            || remembered_by(*number).is_some_and(|own| own == remembered)
+    };
+    Ok(bound()?.into_iter().filter(ours).collect())
+}
+
+/// Numbers of all loop devices that have a file.
+pub(super) fn bound() -> Result<Vec<u32>, AttachError> {
+    let failed = |error| AttachError::system("reading /sys/block", error);
+    let mut numbers = Vec::new();
+    for entry in std::fs::read_dir("/sys/block").map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix("loop")?.parse().ok());
+        numbers.extend(number.filter(|number| in_use(*number)));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Whether the device has a file.
+pub(super) fn in_use(number: u32) -> bool {
+    Path::new(&format!("/sys/block/loop{number}/loop")).exists()
+}
+
+/// The path of the device's file as it was when it was opened; only its last part when the mount
+/// that it was reached through is gone.
+pub(super) fn backing_file(number: u32) -> Option<PathBuf> {
+    use std::os::unix::ffi::OsStringExt;
+    let mut path = std::fs::read(format!("/sys/block/loop{number}/loop/backing_file")).ok()?;
+    if path.last() == Some(&b'\n') {
+        path.pop();
+    }
+    Some(PathBuf::from(std::ffi::OsString::from_vec(path)))
+}
+
+pub(super) fn has_direct_io(number: u32) -> bool {
+    std::fs::read_to_string(format!("/sys/block/loop{number}/loop/dio"))
+        .is_ok_and(|value| value.trim() == "1")
+}
+
+/// What our loop device for the volume remembers: a mark, which directory it belongs to, and as
+/// much of the volume's name as fits.
+pub(super) fn remembered_name(places: &Places, name: &VolumeName) -> String {
+    let run = places.real_run().unwrap_or_else(|_| places.run.clone());
+    let whose = crc32c(format!("{}/{name}", run.display()).as_bytes());
+    let mut text = format!("{MARK}:{whose:08x}:{name}");
+    // All ASCII, see `VolumeName`.
+    text.truncate(os::ioctl::LOOP_NAME_MAX);
+    text
+}
+
+/// The volume whose loop device this is, if it remembers one of `places` in full.
+pub(super) fn remembered_volume(number: u32, places: &Places) -> Option<VolumeName> {
+    let text = remembered_by(number)?;
+    let name: VolumeName = text.strip_prefix(MARK)?.splitn(3, ':').nth(2)?.parse().ok()?;
+    (remembered_name(places, &name) == text).then_some(name)
+}
+
+/// Takes the file away; a device that has none is fine.
+pub(super) fn clear(number: u32) -> Result<(), AttachError> {
+    match os::ioctl::loop_clear(open(number)?.as_fd()) {
+        Err(error) if error.raw_os_error() != Some(libc::ENXIO) => {
+            Err(AttachError::system(format!("clearing {}", device_path(number).display()), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn set_capacity(number: u32) -> Result<(), AttachError> {
+    os::ioctl::loop_set_capacity(open(number)?.as_fd()).map_err(|error| {
+        AttachError::system(format!("resizing {}", device_path(number).display()), error)
+    })
+}
+
+pub(super) fn device_path(number: u32) -> PathBuf {
+    PathBuf::from(format!("/dev/loop{number}"))
+}
+
+fn remembered_by(number: u32) -> Option<String> {
+    os::ioctl::loop_name(open(number).ok()?.as_fd()).ok()
+}
+
+fn open(number: u32) -> Result<File, AttachError> {
+    let path = device_path(number);
+    File::open(&path)
+        .map_err(|error| AttachError::system(format!("opening {}", path.display()), error))
+}

@@ -1,0 +1,218 @@
+//! Making, growing and checking a file system with its own tools.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+use rustix::thread::CapabilitySet;
+use tokio::process::Command;
+
+use block::{
+    BLOCK_BYTES, BlockDevice, Buffer, BufferMut, Claim, Completion, DeviceEvent, Durability,
+    DurabilityClass, Geometry, Holder, Instance, IoError, IoFuture, Lba, SECTOR_BYTES, SectorRange,
+};
+
+use super::mount::is_mounted_anywhere;
+use super::tool::{failure, run, run_well};
+use super::{FilesystemError, Kind, blocking};
+
+/// Tools write through the volume, which may be degraded and slow; but not for ever.
+const TOOL_LIMIT: Duration = Duration::from_secs(3600);
+/// Share of the space that only root may fill, in percent: the tool's own five are a lot of a large
+/// volume.
+const RESERVED_PERCENT: &str = "1";
+
+/// How a file system is made.
+#[derive(Clone, Debug)]
+pub struct MkfsOptions {
+    /// Which one.
+    pub kind: Kind,
+    /// Its label, at most 16 bytes count.
+    pub label: Option<String>,
+    /// Overwrite what is recognised on the device.
+    pub force: bool,
+}
+
+/// Makes a file system on `device`. `progress` gets what the tool says, piece by piece.
+///
+/// Blocks are 4 KiB, the engine's own; a loop device can't tell. Inode tables are left to the
+/// kernel (lazily, by write-zeroes), the journal is zeroed at once, so that nothing old is ever
+/// replayed.
+pub async fn mkfs(
+    device: PathBuf,
+    options: MkfsOptions,
+    progress: impl FnMut(&str),
+) -> Result<(), FilesystemError> {
+    if !options.force {
+        let looked_at = device.clone();
+        let found = blocking(move || recognise(&looked_at)).await?;
+        if let Some(found) = found {
+            return Err(FilesystemError::NotBlank { device, found });
+        }
+    }
+    match options.kind {
+        Kind::Ext4 => {
+            let mut command = Command::new("mke2fs");
+            command.args(["-t", "ext4", "-b", "4096", "-m", RESERVED_PERCENT]);
+            // Once: don't ask. It still refuses a device that is mounted.
+            command.args(["-F", "-E", "lazy_itable_init=1,lazy_journal_init=0"]);
+            if let Some(label) = &options.label {
+                command.arg("-L").arg(label);
+            }
+            command.arg("--").arg(&device);
+            run_well("mke2fs", &mut command, TOOL_LIMIT, progress).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Grows the file system on `device` to the device's size: under its users when it is mounted (the
+/// kernel wants CAP_SYS_RESOURCE for that), else after a check.
+pub async fn grow(
+    device: PathBuf,
+    kind: Kind,
+    progress: impl FnMut(&str),
+) -> Result<(), FilesystemError> {
+    let looked_at = device.clone();
+    let mounted = blocking(move || is_mounted_anywhere(&looked_at)).await?;
+    match kind {
+        Kind::Ext4 => {
+            if mounted && !has_resource_capability() {
+                return Err(FilesystemError::MissingCapability {
+                    what: "growing a mounted ext4",
+                    capability: "CAP_SYS_RESOURCE",
+                });
+            }
+            if !mounted {
+                repair(&device).await?;
+            }
+            let mut command = Command::new("resize2fs");
+            command.args(["-p", "--"]).arg(&device);
+            run_well("resize2fs", &mut command, TOOL_LIMIT, progress).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether this process may grow a mounted file system. Containers often lack the right.
+pub fn can_grow_mounted() -> bool {
+    has_resource_capability()
+}
+
+fn has_resource_capability() -> bool {
+    let effective = rustix::thread::capabilities(None).map(|sets| sets.effective);
+    effective.is_ok_and(|set| set.contains(CapabilitySet::SYS_RESOURCE))
+}
+
+/// What resizing offline demands first. Exit code 1 is "repaired".
+async fn repair(device: &Path) -> Result<(), FilesystemError> {
+    let mut command = Command::new("e2fsck");
+    command.args(["-f", "-p", "--"]).arg(device);
+    let outcome = run("e2fsck", &mut command, TOOL_LIMIT, |_| {}).await?;
+    match outcome.code {
+        Some(0 | 1) => Ok(()),
+        _ => Err(failure("e2fsck", outcome)),
+    }
+}
+
+/// Checks the unmounted file system on `device` without writing. An error says what is wrong.
+pub async fn check(device: PathBuf, kind: Kind) -> Result<(), FilesystemError> {
+    match kind {
+        Kind::Ext4 => {
+            let mut command = Command::new("e2fsck");
+            command.args(["-f", "-n", "--"]).arg(&device);
+            let outcome = run("e2fsck", &mut command, TOOL_LIMIT, |_| {}).await?;
+            if outcome.code != Some(0) {
+                return Err(failure("e2fsck", outcome));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn recognise(device: &Path) -> Result<Option<String>, FilesystemError> {
+    let failed = |error| FilesystemError::system(format!("reading {}", device.display()), error);
+    let mut file = File::open(device).map_err(failed)?;
+    let sectors = file.seek(SeekFrom::End(0)).map_err(failed)? / SECTOR_BYTES as u64;
+    let reader = Reader { file, sectors };
+    let found = block::probe::probe(&reader).now_or_never();
+    match found {
+        Some(Ok(signatures)) if signatures.is_empty() => Ok(None),
+        Some(Ok(signatures)) => {
+            let names: Vec<String> = signatures.iter().map(ToString::to_string).collect();
+            Ok(Some(names.join(", ")))
+        }
+        Some(Err(error)) => Err(failed(std::io::Error::other(error))),
+        // The reader below answers at once.
+        None => Err(failed(std::io::Error::other("no answer"))),
+    }
+}
+
+/// A device for the recogniser: reads at once, and nothing else.
+struct Reader {
+    file: File,
+    sectors: u64,
+}
+
+impl Reader {
+    fn refuse<T: 'static>() -> IoFuture<'static, T> {
+        futures::future::ready(Err(IoError::ReadOnly)).boxed_local()
+    }
+}
+
+impl BlockDevice for Reader {
+    fn geometry(&self) -> Geometry {
+        Geometry {
+            sectors: self.sectors,
+            physical_block_bytes: BLOCK_BYTES as u32,
+            max_transfer_bytes: 1 << 20,
+            read_only: true,
+            class: DurabilityClass::Unknown,
+        }
+    }
+
+    fn read(&self, range: SectorRange) -> IoFuture<'static, Buffer> {
+        if !range.fits(self.sectors) {
+            return futures::future::ready(Err(IoError::OutOfRange(range))).boxed_local();
+        }
+        let mut data = BufferMut::zeroed(range.len_bytes() as usize);
+        let result = self.file.read_exact_at(&mut data, range.start.byte_offset());
+        let answer = match result {
+            Ok(()) => Ok(Completion::new(Instance(1), data.freeze())),
+            Err(_) => Err(IoError::Medium(range)),
+        };
+        futures::future::ready(answer).boxed_local()
+    }
+
+    fn write(&self, _: Lba, _: Buffer, _: Durability) -> IoFuture<'static, ()> {
+        Reader::refuse()
+    }
+
+    fn flush(&self, _: Instance) -> IoFuture<'static, ()> {
+        Reader::refuse()
+    }
+
+    fn discard(&self, _: SectorRange) -> IoFuture<'static, ()> {
+        Reader::refuse()
+    }
+
+    fn write_zeroes(&self, _: SectorRange, _: Durability) -> IoFuture<'static, ()> {
+        Reader::refuse()
+    }
+
+    fn claim(&self, _: Claim) -> IoFuture<'static, Holder> {
+        futures::future::ready(Err(IoError::Unsupported)).boxed_local()
+    }
+
+    fn renew(&self) -> IoFuture<'static, Holder> {
+        futures::future::ready(Err(IoError::Unsupported)).boxed_local()
+    }
+
+    fn next_event(&self) -> LocalBoxFuture<'static, DeviceEvent> {
+        futures::future::pending().boxed_local()
+    }
+}

@@ -1,0 +1,141 @@
+//! File systems on a volume's block device: made, mounted, grown, shut down and checked with the
+//! system's own tools.
+//!
+//! Runs in the services' process on tokio. What may wait for the volume runs on tokio's blocking
+//! threads.
+
+mod holders;
+mod make;
+mod mount;
+mod tool;
+
+use std::io;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+pub use holders::{Holder, holders};
+pub use make::{MkfsOptions, can_grow_mounted, check, grow, mkfs};
+pub use mount::{Mounted, is_mounted, mount, shutdown, unmount};
+
+/// The kinds of file systems that volumes carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// ext4.
+    Ext4,
+}
+
+impl Kind {
+    /// What the kernel calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Ext4 => "ext4",
+        }
+    }
+}
+
+impl FromStr for Kind {
+    type Err = UnknownKind;
+
+    fn from_str(text: &str) -> Result<Kind, UnknownKind> {
+        match text {
+            "ext4" => Ok(Kind::Ext4),
+            _ => Err(UnknownKind(text.to_owned())),
+        }
+    }
+}
+
+/// No file system that volumes carry.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown file system {0:?}; ext4 is known")]
+pub struct UnknownKind(pub String);
+
+/// Why an operation on a file system failed.
+#[derive(Debug, thiserror::Error)]
+pub enum FilesystemError {
+    /// The device carries something.
+    #[error("{device} already carries {found}; use --force to overwrite it")]
+    NotBlank {
+        /// The device.
+        device: PathBuf,
+        /// What was recognised.
+        found: String,
+    },
+    /// A mount is in the way.
+    #[error("{target} has {source_name} mounted already; unmount it first")]
+    OtherMount {
+        /// The mount point.
+        target: PathBuf,
+        /// What is mounted there.
+        source_name: String,
+    },
+    /// Nothing is mounted there.
+    #[error("nothing is mounted at {0}")]
+    NotMounted(PathBuf),
+    /// Somebody has files open.
+    #[error("{target} is in use by {}", holders::describe(.holders))]
+    Busy {
+        /// The mount point.
+        target: PathBuf,
+        /// Who.
+        holders: Vec<Holder>,
+    },
+    /// A tool isn't installed.
+    #[error(
+        "{0} is not installed or not executable; install the package that has it (e2fsprogs for ext4)"
+    )]
+    NoTool(&'static str),
+    /// A tool failed.
+    #[error("{tool} failed ({status}): {output}")]
+    Tool {
+        /// Its name.
+        tool: &'static str,
+        /// How it ended.
+        status: String,
+        /// The end of what it said.
+        output: String,
+    },
+    /// A tool didn't end in time and was killed.
+    #[error("{tool} did not finish within {limit_secs} s: {output}")]
+    Timeout {
+        /// Its name.
+        tool: &'static str,
+        /// How long it had.
+        limit_secs: u64,
+        /// The end of what it said.
+        output: String,
+    },
+    /// The process may not do it.
+    #[error("{what} needs {capability}, which this process doesn't have; unmount it and try again")]
+    MissingCapability {
+        /// What was wanted.
+        what: &'static str,
+        /// The capability.
+        capability: &'static str,
+    },
+    /// The system refused.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// Its answer.
+        source: io::Error,
+    },
+}
+
+impl FilesystemError {
+    fn system(what: impl Into<String>, source: impl Into<io::Error>) -> FilesystemError {
+        FilesystemError::System { what: what.into(), source: source.into() }
+    }
+}
+
+/// Runs what blocks where blocking is allowed.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, FilesystemError> + Send + 'static,
+) -> Result<T, FilesystemError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => {
+            Err(FilesystemError::system("running in the background", io::Error::other(error)))
+        }
+    }
+}

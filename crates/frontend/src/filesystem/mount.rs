@@ -1,0 +1,191 @@
+//! Mounting and its undoing.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use super::holders::{Holder, holders};
+use super::{FilesystemError, Kind, blocking};
+use crate::kernel;
+
+/// What a call of [`mount`] found or did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mounted {
+    /// It was not mounted and is now.
+    Now,
+    /// It was mounted there already.
+    Before,
+}
+
+/// Mounts `device` at `target`, which is made if need be; the kernel replays the journal first.
+/// `options` are as in fstab: `noatime,nodev,discard`. Programs and devices on the file system have
+/// no power here unless `suid`, `dev` are among them.
+pub async fn mount(
+    device: PathBuf,
+    target: PathBuf,
+    kind: Kind,
+    options: String,
+) -> Result<Mounted, FilesystemError> {
+    blocking(move || mount_now(&device, &target, kind, &options)).await
+}
+
+fn mount_now(
+    device: &Path,
+    target: &Path,
+    kind: Kind,
+    options: &str,
+) -> Result<Mounted, FilesystemError> {
+    let failed = |error| FilesystemError::system(format!("creating {}", target.display()), error);
+    let expected = device_number(device)?;
+    // A mount point whose file system is dead answers nothing: look at the table first.
+    if let Some(entry) = mount_entry(target)? {
+        if entry.device == expected && entry.kind == kind.name() {
+            return Ok(Mounted::Before);
+        }
+        let (target, source_name) = (entry.target, entry.source);
+        return Err(FilesystemError::OtherMount { target, source_name });
+    }
+    std::fs::create_dir_all(target).map_err(failed)?;
+    let (flags, data) = parse_options(options);
+    let data = std::ffi::CString::new(data)
+        .map_err(|error| FilesystemError::system("mount options", io::Error::other(error)))?;
+    rustix::mount::mount(device, target, kind.name(), flags, data.as_c_str()).map_err(|error| {
+        let what = format!("mounting {} at {}", device.display(), target.display());
+        FilesystemError::system(what, error)
+    })?;
+    match mount_entry(target)? {
+        Some(entry) if entry.device == expected && entry.kind == kind.name() => Ok(Mounted::Now),
+        _ => Err(FilesystemError::NotMounted(target.to_owned())),
+    }
+}
+
+/// Whether `device` is what is mounted at `target`.
+pub fn is_mounted(device: &Path, target: &Path) -> Result<bool, FilesystemError> {
+    let expected = device_number(device)?;
+    Ok(mount_entry(target)?.is_some_and(|entry| entry.device == expected))
+}
+
+/// Whether `device` is mounted at all, as far as this process can see.
+pub(super) fn is_mounted_anywhere(device: &Path) -> Result<bool, FilesystemError> {
+    let expected = device_number(device)?;
+    let mounts = kernel::mounts()
+        .map_err(|error| FilesystemError::system("reading the mount table", error))?;
+    Ok(mounts.iter().any(|entry| entry.device == expected))
+}
+
+/// Unmounts `target`, which writes everything back. Refused with the names of those who hold files
+/// there.
+pub async fn unmount(target: PathBuf) -> Result<(), FilesystemError> {
+    blocking(move || match rustix::mount::unmount(&real(&target), UnmountFlags::NOFOLLOW) {
+        Ok(()) => Ok(()),
+        Err(Errno::INVAL | Errno::NOENT) => Err(FilesystemError::NotMounted(target)),
+        Err(Errno::BUSY) => {
+            let holders = holders(&real(&target));
+            Err(FilesystemError::Busy { target, holders })
+        }
+        Err(error) => {
+            Err(FilesystemError::system(format!("unmounting {}", target.display()), error))
+        }
+    })
+    .await
+}
+
+/// Takes a file system away whose device is lost or no longer ours: from now on it refuses
+/// everything and writes nothing, and its mount point is free. Returns who still holds files of it;
+/// they get errors, and the device is free when they let go. Nothing mounted is fine.
+pub async fn shutdown(target: PathBuf) -> Result<Vec<Holder>, FilesystemError> {
+    blocking(move || {
+        let mut remaining = Vec::new();
+        while let Some(entry) = mount_entry(&target)? {
+            let target = entry.target;
+            // Opening the root of a mounted file system needs no I/O. It fails on one that has
+            // stopped by itself, which is as good.
+            if let Ok(root) = File::open(&target)
+                && let Err(error) = os::ioctl::shutdown_filesystem(root.as_fd())
+            {
+                tracing::warn!(target = %target.display(), %error, "the file system can't be shut down");
+            }
+            match rustix::mount::unmount(&target, UnmountFlags::NOFOLLOW) {
+                Ok(()) | Err(Errno::INVAL) => {}
+                Err(Errno::BUSY) => {
+                    remaining.extend(holders(&target));
+                    let how = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+                    rustix::mount::unmount(&target, how).map_err(|error| failed(&target, error))?;
+                }
+                Err(error) => return Err(failed(&target, error)),
+            }
+        }
+        Ok(remaining)
+    })
+    .await
+}
+
+fn failed(target: &Path, error: Errno) -> FilesystemError {
+    FilesystemError::system(format!("unmounting {}", target.display()), error)
+}
+
+fn mount_entry(target: &Path) -> Result<Option<kernel::MountEntry>, FilesystemError> {
+    kernel::mount_at(&real(target))
+        .map_err(|error| FilesystemError::system("reading the mount table", error))
+}
+
+/// The path as the kernel writes it. The last part is not looked at: it may be dead.
+fn real(target: &Path) -> PathBuf {
+    match (target.parent().and_then(|parent| parent.canonicalize().ok()), target.file_name()) {
+        (Some(parent), Some(name)) => parent.join(name),
+        _ => target.to_owned(),
+    }
+}
+
+/// Major and minor number of a block device.
+pub(crate) fn device_number(device: &Path) -> Result<(u32, u32), FilesystemError> {
+    let metadata = std::fs::metadata(device)
+        .map_err(|error| FilesystemError::system(format!("{}", device.display()), error))?;
+    let number = metadata.rdev();
+    Ok((rustix::fs::major(number), rustix::fs::minor(number)))
+}
+
+/// What of `options` is the kernel's own, and what the file system's.
+fn parse_options(options: &str) -> (MountFlags, String) {
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+    let mut data = Vec::new();
+    for option in options.split(',').map(str::trim).filter(|option| !option.is_empty()) {
+        match option {
+            "defaults" | "rw" | "auto" | "noauto" | "_netdev" => {}
+            "ro" => flags |= MountFlags::RDONLY,
+            "nosuid" => flags |= MountFlags::NOSUID,
+            "suid" => flags &= !MountFlags::NOSUID,
+            "nodev" => flags |= MountFlags::NODEV,
+            "dev" => flags &= !MountFlags::NODEV,
+            "noexec" => flags |= MountFlags::NOEXEC,
+            "exec" => flags &= !MountFlags::NOEXEC,
+            "sync" => flags |= MountFlags::SYNCHRONOUS,
+            "dirsync" => flags |= MountFlags::DIRSYNC,
+            "noatime" => flags |= MountFlags::NOATIME,
+            "nodiratime" => flags |= MountFlags::NODIRATIME,
+            "relatime" => flags |= MountFlags::RELATIME,
+            "strictatime" => flags |= MountFlags::STRICTATIME,
+            "lazytime" => flags |= MountFlags::LAZYTIME,
+            other => data.push(other),
+        }
+    }
+    (flags, data.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_sorted_to_those_who_know_them() {
+        let (flags, data) = parse_options("rw, noatime,data=ordered,dev,errors=remount-ro");
+        assert_eq!(flags, MountFlags::NOSUID | MountFlags::NOATIME);
+        assert_eq!(data, "data=ordered,errors=remount-ro");
+        assert_eq!(parse_options("").0, MountFlags::NOSUID | MountFlags::NODEV);
+    }
+}

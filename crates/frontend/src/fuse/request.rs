@@ -1,0 +1,172 @@
+//! What the kernel wants done to the volume, and the way back.
+
+use std::rc::Rc;
+
+use futures::future::{FutureExt, LocalBoxFuture, try_join_all};
+
+use block::{
+    BlockDevice, Buffer, BufferMut, Durability, IoError, IoFuture, Lba, SECTOR_BYTES, SectorRange,
+};
+
+use super::server::Pending;
+
+/// An operation on the volume. All of it lies within the size that the file had when it arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VolumeRequest {
+    /// Answer with the contents of these sectors.
+    Read(SectorRange),
+    /// Write and make durable.
+    Write {
+        /// First sector.
+        start: Lba,
+        /// Whole sectors.
+        data: Buffer,
+    },
+    /// Answer when all that was answered before is durable.
+    Flush,
+    /// The range reads as zeros from now on, exactly, down to single sectors.
+    Zero {
+        /// The sectors.
+        range: SectorRange,
+        /// Their space isn't needed any more. The kernel sends its discards *and* those of its
+        /// write-zeroes that may unmap in this form, so a plain discard, whose contents are
+        /// undefined afterwards, is no legal way to do it.
+        unmap: bool,
+    },
+}
+
+/// The sectors that were read, or an empty buffer for all else.
+pub type Answer = Result<Buffer, IoError>;
+
+/// The right to answer one request, from any thread. Dropped without an answer, it answers with an
+/// I/O error: nobody waits for ever for an engine that is gone.
+#[derive(Debug)]
+pub struct Reply(Option<Pending>);
+
+impl Reply {
+    pub(super) fn new(pending: Pending) -> Reply {
+        Reply(Some(pending))
+    }
+
+    /// Gives the answer to the kernel.
+    pub fn answer(mut self, answer: Answer) {
+        if let Some(pending) = self.0.take() {
+            pending.finish(answer);
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if let Some(pending) = self.0.take() {
+            pending.finish(Err(IoError::Lost));
+        }
+    }
+}
+
+/// Zeroing is cut into this many operations at a time.
+const ZERO_WINDOW: usize = 16;
+
+/// Does `request` on `device`, which acknowledges durable writes: a flush is a barrier without I/O
+/// then. What is longer than the device takes is split. All operations but the later parts of a
+/// long zeroing are queued before this returns.
+pub fn perform(
+    device: &Rc<dyn BlockDevice>,
+    request: VolumeRequest,
+) -> LocalBoxFuture<'static, Answer> {
+    let part_bytes = device.geometry().max_transfer_bytes.max(SECTOR_BYTES as u32) as usize;
+    let part_sectors = (part_bytes / SECTOR_BYTES) as u64;
+    match request {
+        VolumeRequest::Read(range) => {
+            let parts: Vec<IoFuture<'static, Buffer>> =
+                split(range, part_sectors).map(|part| device.read(part)).collect();
+            async move { joined(range, try_join_all(parts).await?.into_iter().map(|part| part.value)) }
+                .boxed_local()
+        }
+        VolumeRequest::Write { start, data } => {
+            let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
+            let offset_of = |at: Lba| (at.byte_offset() - start.byte_offset()) as usize;
+            let parts: Vec<IoFuture<'static, ()>> = split(range, part_sectors)
+                .map(|part| {
+                    let data = data.slice(offset_of(part.start), offset_of(part.end()));
+                    device.write(part.start, data, Durability::Durable)
+                })
+                .collect();
+            async move { try_join_all(parts).await.map(|_| Buffer::empty()) }.boxed_local()
+        }
+        VolumeRequest::Flush => futures::future::ready(Ok(Buffer::empty())).boxed_local(),
+        VolumeRequest::Zero { range, unmap: _ } => {
+            let mut parts = split(range, part_sectors);
+            let device = Rc::clone(device);
+            let zero = move |part| device.write_zeroes(part, Durability::Durable);
+            let mut window: Vec<IoFuture<'static, ()>> =
+                parts.by_ref().take(ZERO_WINDOW).map(&zero).collect();
+            async move {
+                while !window.is_empty() {
+                    try_join_all(window).await?;
+                    window = parts.by_ref().take(ZERO_WINDOW).map(&zero).collect();
+                }
+                Ok(Buffer::empty())
+            }
+            .boxed_local()
+        }
+    }
+}
+
+fn split(range: SectorRange, part_sectors: u64) -> impl Iterator<Item = SectorRange> + 'static {
+    let end = range.end().0;
+    let mut at = range.start.0;
+    std::iter::from_fn(move || {
+        let count = part_sectors.min(end.checked_sub(at)?);
+        let part = SectorRange::new(Lba(at), count);
+        at += count;
+        (count > 0).then_some(part)
+    })
+}
+
+fn joined(range: SectorRange, mut parts: impl ExactSizeIterator<Item = Buffer>) -> Answer {
+    if parts.len() == 1 {
+        return Ok(parts.next().unwrap_or_else(Buffer::empty));
+    }
+    let mut whole = BufferMut::zeroed(range.len_bytes() as usize);
+    let mut rest = &mut whole[..];
+    for part in parts {
+        let Some((target, after)) = rest.split_at_mut_checked(part.len()) else { break };
+        target.copy_from_slice(&part);
+        rest = after;
+    }
+    Ok(whole.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use block::MemoryDevice;
+
+    fn done(device: &Rc<dyn BlockDevice>, request: VolumeRequest) -> Answer {
+        perform(device, request).now_or_never().unwrap()
+    }
+
+    /// Three times the largest transfer (1 MiB) and an odd sector.
+    #[test]
+    fn long_operations_are_split_and_put_together() {
+        let device: Rc<dyn BlockDevice> = Rc::new(MemoryDevice::new(8192));
+        let bytes: Vec<u8> = (0..6145 * SECTOR_BYTES).map(|i| (i / 511) as u8).collect();
+        let range = SectorRange::new(Lba(7), 6145);
+        let write = VolumeRequest::Write { start: Lba(7), data: Buffer::copy_of(&bytes) };
+        assert_eq!(done(&device, write), Ok(Buffer::empty()));
+        assert!(*done(&device, VolumeRequest::Read(range)).unwrap() == *bytes);
+        let zeroed = SectorRange::new(Lba(9), 6000);
+        done(&device, VolumeRequest::Zero { range: zeroed, unmap: true }).unwrap();
+        let now = done(&device, VolumeRequest::Read(range)).unwrap();
+        assert!(now[..1024] == bytes[..1024] && now[6002 * 512..] == bytes[6002 * 512..]);
+        assert!(now[1024..6002 * 512].iter().all(|byte| *byte == 0));
+        assert_eq!(done(&device, VolumeRequest::Flush), Ok(Buffer::empty()));
+        let outside = SectorRange::new(Lba(8000), 4000);
+        assert_eq!(
+            done(&device, VolumeRequest::Read(outside)),
+            Err(IoError::OutOfRange(SectorRange::new(Lba(8000), 2048)))
+        );
+    }
+}

@@ -1,0 +1,92 @@
+//! What the kernel says about mounts.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+/// A line of `/proc/self/mountinfo`, as far as it is of use here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MountEntry {
+    /// Major and minor number of the device.
+    pub device: (u32, u32),
+    /// The part of the file system that is mounted; `/` for all of it.
+    pub root: PathBuf,
+    pub target: PathBuf,
+    pub options: String,
+    pub kind: String,
+    pub source: String,
+}
+
+/// All mounts in sight, in order of mounting.
+pub(crate) fn mounts() -> io::Result<Vec<MountEntry>> {
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    Ok(table.split(|byte| *byte == b'\n').filter_map(parse).collect())
+}
+
+/// The mount at `target` that is on top, if something is mounted exactly there.
+pub(crate) fn mount_at(target: &Path) -> io::Result<Option<MountEntry>> {
+    Ok(mounts()?.into_iter().rev().find(|entry| entry.target == target))
+}
+
+fn parse(line: &[u8]) -> Option<MountEntry> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let device = std::str::from_utf8(fields.by_ref().nth(2)?).ok()?;
+    let (major, minor) = device.split_once(':')?;
+    let root = PathBuf::from(unescape(fields.next()?));
+    let target = PathBuf::from(unescape(fields.next()?));
+    let options = String::from_utf8_lossy(fields.next()?).into_owned();
+    let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
+    let kind = String::from_utf8_lossy(rest.next()?).into_owned();
+    let source = unescape(rest.next()?).to_string_lossy().into_owned();
+    let device = (major.parse().ok()?, minor.parse().ok()?);
+    Some(MountEntry { device, root, target, options, kind, source })
+}
+
+/// Blanks, tabs, line feeds and backslashes are written as three octal digits.
+fn unescape(field: &[u8]) -> OsString {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, after)) = rest.split_first() {
+        let octal = after
+            .get(..3)
+            .filter(|_| *first == b'\\')
+            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        match octal {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[3..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    OsString::from_vec(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_the_mount_table() {
+        let line = br"36 35 98:0 /mnt1 /mnt\0402 rw,noatime master:1 - ext4 /dev/ro\134ot rw";
+        let entry = parse(line);
+        assert_eq!(
+            entry,
+            Some(MountEntry {
+                device: (98, 0),
+                root: "/mnt1".into(),
+                target: "/mnt 2".into(),
+                options: "rw,noatime".into(),
+                kind: "ext4".into(),
+                source: r"/dev/ro\ot".into(),
+            })
+        );
+        for bad in ["", "36 35 98:0 /", "36 35 98 / / rw - ext4 a", "1 2 3:4 / /x rw"] {
+            assert_eq!(parse(bad.as_bytes()), None, "{bad}");
+        }
+    }
+}

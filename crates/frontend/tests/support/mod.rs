@@ -1,0 +1,251 @@
+//! A volume in memory behind FUSE and a loop device, for the tests that need a real kernel.
+
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use block::{Buffer, IoError, SectorRange};
+use frontend::VolumeName;
+use frontend::attach::{self, Detach, Places};
+use frontend::fuse::{Options, Reply, VolumeFile, VolumeRequest};
+
+/// Whether this machine lets us; says so loudly when not.
+pub fn possible(test: &str) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    let missing = if !root {
+        "root"
+    } else if std::fs::File::options().read(true).write(true).open("/dev/fuse").is_err() {
+        "/dev/fuse"
+    } else if std::fs::File::options().read(true).write(true).open("/dev/loop-control").is_err() {
+        "/dev/loop-control"
+    } else {
+        return true;
+    };
+    shout(&format!("{test}: needs {missing}, which is not here"));
+    false
+}
+
+/// Tells what was skipped, past the capture of the test harness.
+pub fn shout(what: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {what}");
+}
+
+/// What the volume saw and is told to do.
+#[derive(Default)]
+pub struct Control {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default, Clone, Copy, Debug)]
+pub struct State {
+    pub reads: u64,
+    pub writes: u64,
+    pub flushes: u64,
+    pub zeroed_sectors: u64,
+    /// Flushes are not answered while set.
+    pub hold_flushes: bool,
+    /// Flushes that wait.
+    pub held: u64,
+}
+
+impl Control {
+    pub fn get(&self) -> State {
+        *self.state.lock().unwrap()
+    }
+
+    pub fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock().unwrap());
+        self.changed.notify_all();
+    }
+
+    /// Waits until the state is so; fails after a long time.
+    pub fn wait_for(&self, what: &str, condition: impl Fn(&State) -> bool) {
+        let state = self.state.lock().unwrap();
+        let waited = self
+            .changed
+            .wait_timeout_while(state, Duration::from_secs(60), |state| !condition(state))
+            .unwrap();
+        assert!(!waited.1.timed_out(), "waited in vain for {what}");
+    }
+}
+
+enum Message {
+    Request(VolumeRequest, Reply),
+    Resize(usize),
+    Die,
+}
+
+/// A volume, attached. Dropping it takes everything away.
+pub struct TestVolume {
+    pub root: tempfile::TempDir,
+    pub places: Places,
+    pub name: VolumeName,
+    pub device: PathBuf,
+    pub control: Arc<Control>,
+    engine: Sender<Message>,
+    thread: Option<JoinHandle<()>>,
+    pub file: Option<VolumeFile>,
+}
+
+impl TestVolume {
+    pub fn new(sectors: usize) -> TestVolume {
+        let root = tempfile::tempdir().unwrap();
+        let places = Places { run: root.path().join("run"), links: root.path().join("dev") };
+        let name: VolumeName = "pool/vol".parse().unwrap();
+        let control = Arc::new(Control::default());
+        let (engine, requests) = channel();
+        let seen = Arc::clone(&control);
+        let thread = std::thread::spawn(move || serve(requests, vec![0; sectors * 512], &seen));
+        let fuse = attach::mount(&places, &name).unwrap();
+        let to_engine = engine.clone();
+        let options = Options {
+            sectors: sectors as u64,
+            read_only: false,
+            on_thread_start: || {},
+            on_end: Box::new(|| {}),
+        };
+        let file = VolumeFile::serve(fuse, options, move |request, reply| {
+            // A dead engine drops the message and with it the reply.
+            let _ = to_engine.send(Message::Request(request, reply));
+        })
+        .unwrap();
+        let device = attach::attach(&places, &name, false).unwrap();
+        TestVolume {
+            root,
+            places,
+            name,
+            device,
+            control,
+            engine,
+            thread: Some(thread),
+            file: Some(file),
+        }
+    }
+
+    pub fn resize(&self, sectors: usize) {
+        self.engine.send(Message::Resize(sectors)).unwrap();
+        self.file.as_ref().unwrap().set_sectors(sectors as u64);
+        assert_eq!(attach::resize(&self.places, &self.name).unwrap(), sectors as u64 * 512);
+    }
+
+    /// The engine's thread ends with everything that it has in hand.
+    pub fn kill_engine(&mut self) {
+        let _ = self.engine.send(Message::Die);
+        self.thread.take().unwrap().join().unwrap();
+    }
+
+    pub fn mount_point(&self) -> PathBuf {
+        self.root.path().join("mnt")
+    }
+
+    pub fn detach(&mut self, how: Detach) {
+        attach::detach(&self.places, &self.name, how).unwrap();
+        assert_eq!(attach::list(&self.places).unwrap(), []);
+        self.file = None;
+    }
+}
+
+impl Drop for TestVolume {
+    fn drop(&mut self) {
+        // Only what a failed test left: errors would hide its own.
+        let target = self.mount_point().canonicalize().unwrap_or_else(|_| self.mount_point());
+        let how = rustix::mount::UnmountFlags::DETACH;
+        while rustix::mount::unmount(&target, how).is_ok() {}
+        self.control.change(|state| state.hold_flushes = false);
+        self.file = None;
+        let _ = attach::detach(&self.places, &self.name, Detach::Abort);
+        let _ = self.engine.send(Message::Die);
+    }
+}
+
+fn serve(requests: Receiver<Message>, mut bytes: Vec<u8>, control: &Control) {
+    let mut held: Vec<Reply> = Vec::new();
+    loop {
+        let message = match requests.recv_timeout(Duration::from_millis(20)) {
+            Ok(message) => Some(message),
+            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => None,
+            Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return,
+        };
+        match message {
+            Some(Message::Request(VolumeRequest::Flush, reply)) => {
+                control.change(|state| state.flushes += 1);
+                held.push(reply);
+            }
+            Some(Message::Request(request, reply)) => {
+                reply.answer(execute(request, &mut bytes, control));
+            }
+            Some(Message::Resize(sectors)) => bytes.resize(sectors * 512, 0),
+            Some(Message::Die) => return,
+            None => {}
+        }
+        let hold = control.get().hold_flushes;
+        if !hold {
+            held.drain(..).for_each(|reply| reply.answer(Ok(Buffer::empty())));
+        }
+        let waiting = held.len() as u64;
+        if control.get().held != waiting {
+            control.change(|state| state.held = waiting);
+        }
+    }
+}
+
+fn execute(request: VolumeRequest, bytes: &mut [u8], control: &Control) -> Result<Buffer, IoError> {
+    let window = |range: SectorRange| {
+        let start = range.start.byte_offset() as usize;
+        start..start + range.len_bytes() as usize
+    };
+    match request {
+        VolumeRequest::Read(range) => {
+            control.change(|state| state.reads += 1);
+            bytes.get(window(range)).map(Buffer::copy_of).ok_or(IoError::OutOfRange(range))
+        }
+        VolumeRequest::Write { start, data } => {
+            control.change(|state| state.writes += 1);
+            assert!(data.is_aligned_to(4096));
+            let range = SectorRange::new(start, data.len() as u64 / 512);
+            let target = bytes.get_mut(window(range)).ok_or(IoError::OutOfRange(range))?;
+            target.copy_from_slice(&data);
+            Ok(Buffer::empty())
+        }
+        VolumeRequest::Zero { range, .. } => {
+            control.change(|state| state.zeroed_sectors += range.count);
+            bytes.get_mut(window(range)).ok_or(IoError::OutOfRange(range))?.fill(0);
+            Ok(Buffer::empty())
+        }
+        VolumeRequest::Flush => Ok(Buffer::empty()),
+    }
+}
+
+/// Looks until it is so; for what the kernel doesn't tell.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(60), "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The contents of a file that was just written, not from the cache of whoever wrote it.
+pub fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed | 1;
+    (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as u8
+        })
+        .collect()
+}
+
+pub fn mounted_below(directory: &Path) -> bool {
+    let directory = directory.canonicalize().unwrap();
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    table.contains(directory.to_str().unwrap())
+}
