@@ -240,6 +240,16 @@ impl Disk {
         self.gone.set(gone);
     }
 
+    /// Faults that lie in wait are taken back, and it answers in time. Damage stays.
+    pub fn heal(&self) {
+        self.latency.set(Latency::FAST);
+        self.stuck_until.set(Instant::default());
+        self.failing_flushes.set(0);
+        self.write_faults.borrow_mut().clear();
+        self.lies.set(false);
+        self.gone.set(false);
+    }
+
     /// The device grows.
     pub fn grow(&self, size_bytes: u64) {
         self.sectors.set(self.sectors.get().max(size_bytes / SECTOR_BYTES as u64));
@@ -323,6 +333,7 @@ impl SimDisk {
             if disk.power_cycle.get() != cycle {
                 return;
             }
+            disk.story.mix(disk.timeline.now().as_nanos() ^ disk.next_write.get() << 40);
             let result = outcome(&disk).map(|value| Completion::new(instance, value));
             // A dead process doesn't listen any more; the disk did the work all the same.
             let _ = sender.send(result);

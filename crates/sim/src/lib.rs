@@ -12,6 +12,8 @@ pub mod network;
 pub mod oracle;
 pub mod pattern;
 pub mod random;
+pub mod runner;
+pub mod scenarios;
 pub mod story;
 pub mod workload;
 pub mod world;

@@ -52,6 +52,8 @@ impl fmt::Display for Violation {
 pub struct Oracle {
     name: String,
     volume: u64,
+    /// Whether a block is written as a whole or not at all: true of volumes, not of disks.
+    whole_blocks: bool,
     state: RefCell<State>,
 }
 
@@ -88,7 +90,17 @@ pub struct ReadTicket {
 impl Oracle {
     /// A volume that was never written. `volume` is the number that its contents carry.
     pub fn new(name: &str, volume: u64) -> Rc<Oracle> {
-        Rc::new(Oracle { name: name.to_string(), volume, state: RefCell::default() })
+        Oracle::of(name, volume, true)
+    }
+
+    /// A disk that was never written: a write that isn't acknowledged may tear anywhere.
+    pub fn of_disk(name: &str, volume: u64) -> Rc<Oracle> {
+        Oracle::of(name, volume, false)
+    }
+
+    fn of(name: &str, volume: u64, whole_blocks: bool) -> Rc<Oracle> {
+        let name = name.to_string();
+        Rc::new(Oracle { name, volume, whole_blocks, state: RefCell::default() })
     }
 
     /// The volume's name.
@@ -106,7 +118,7 @@ impl Oracle {
         let mut state = self.state.borrow_mut();
         state.operations.push(Operation { change, range, called: now, acknowledged: None });
         let operation = state.operations.len() as OperationNumber;
-        for sector in affected(change, range) {
+        for sector in self.affected(change, range) {
             let candidates = state.candidates.entry(sector).or_insert_with(|| vec![UNTOUCHED]);
             candidates.push(Candidate { operation, change });
         }
@@ -124,7 +136,7 @@ impl Oracle {
         let state = &mut *state;
         let info = &mut state.operations[operation as usize - 1];
         info.acknowledged = Some(now);
-        for sector in affected(info.change, info.range) {
+        for sector in self.affected(info.change, info.range) {
             let candidates = state.candidates.entry(sector).or_default();
             if info.change == Change::Discard {
                 continue;
@@ -181,7 +193,9 @@ impl Oracle {
             }
             seen.push((sector, matching));
         }
-        self.check_blocks(&state, &seen)?;
+        if self.whole_blocks {
+            self.check_blocks(&state, &seen)?;
+        }
         for (sector, matching) in seen {
             state.pin(sector, &matching, ticket.called_before);
         }
@@ -200,6 +214,15 @@ impl Oracle {
             candidates.iter().all(|candidate| candidate.change == Change::Write)
         });
         written.map(|(sector, _)| *sector).collect()
+    }
+
+    /// A volume discards whole blocks only; parts of blocks stay as they are.
+    fn affected(&self, change: Change, range: SectorRange) -> std::ops::Range<u64> {
+        if change != Change::Discard || !self.whole_blocks {
+            return range.start.0..range.end().0;
+        }
+        let start = range.start.0.next_multiple_of(BLOCK_SECTORS);
+        start..(range.end().0 / BLOCK_SECTORS * BLOCK_SECTORS).max(start)
     }
 
     fn is_content_of(&self, content: Content, at: u64, candidate: Candidate) -> bool {
@@ -291,17 +314,6 @@ fn allowed<'a>(operations: &[Operation], candidates: &'a [Candidate]) -> &'a [Ca
             && operations[candidate.operation as usize - 1].acknowledged.is_some()
     };
     &candidates[candidates.iter().rposition(buries).unwrap_or(0)..]
-}
-
-/// Discards concern whole blocks only; parts of blocks stay as they are.
-fn affected(change: Change, range: SectorRange) -> std::ops::Range<u64> {
-    match change {
-        Change::Write | Change::Zero => range.start.0..range.end().0,
-        Change::Discard => {
-            let start = range.start.0.next_multiple_of(BLOCK_SECTORS);
-            start..(range.end().0 / BLOCK_SECTORS * BLOCK_SECTORS).max(start)
-        }
-    }
 }
 
 fn describe(operations: &[Operation], operation: OperationNumber) -> String {

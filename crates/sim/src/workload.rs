@@ -173,6 +173,7 @@ impl Record {
 
     fn end_wait(&self, wait: u64) {
         if let Some(since) = self.waiting.borrow_mut().remove(&wait) {
+            self.story.mix(self.timeline.now().as_nanos() ^ wait << 40);
             let took = self.timeline.now().since(since);
             self.longest_wait.set(self.longest_wait.get().max(took));
         }
@@ -419,4 +420,60 @@ fn random_range(sectors: u64, sectors_max: u64, random: &mut SmallRng) -> Sector
         _ => (random.random_range(0..sectors) / 8 * 8, random.random_range(1..=most)),
     };
     SectorRange::new(Lba(start), count.min(most).min(sectors - start))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::disk::Disk;
+    use crate::medium::Survival;
+    use crate::world::Clock;
+
+    /// Clients on a bare disk whose power is cut a few times. Returns the failure, if any, the
+    /// number of answers, and the hash of the trace.
+    fn bare_disk(seed: u64, lies: bool) -> (Option<String>, u64, u64) {
+        let world = World::new(seed, false);
+        let disk = Disk::new(&world, "d", 1 << 20);
+        disk.set_lying(lies);
+        let verdict = Verdict::new();
+        let oracle = Oracle::of_disk("d", 7);
+        let record = Record::new(&world, oracle, Rc::clone(&verdict));
+        let (director, seen, world_inside) =
+            (world.director(), Rc::clone(&record), Rc::clone(&world));
+        world
+            .run(Duration::from_secs(60), async move {
+                for _ in 0..5 {
+                    let process = world_inside.start_process("user", Clock::default());
+                    let watched = Watched::new(disk.open(), Rc::clone(&seen));
+                    let mix = Mix { think: Duration::from_millis(1), ..Mix::default() };
+                    let clients = Clients::start(&world_inside, &process, &watched, mix, "d");
+                    director.sleep(Duration::from_millis(200)).await;
+                    process.kill();
+                    drop(clients);
+                    disk.cut_power(Survival::Arbitrary);
+                }
+                let process = world_inside.start_process("user", Clock::default());
+                let watched = Watched::new(disk.open(), seen);
+                process.run(async move { watched.read_all().await }).await.unwrap().unwrap();
+            })
+            .unwrap();
+        (verdict.failure(), record.answers(), world.story().hash())
+    }
+
+    #[test]
+    fn a_good_disk_passes_and_a_liar_is_caught() {
+        for seed in 0..10 {
+            let (failure, answers, _) = bare_disk(seed, false);
+            assert_eq!(failure, None, "seed {seed}");
+            assert!(answers > 200, "{answers}");
+        }
+        assert!((0..10).any(|seed| bare_disk(seed, true).0.is_some()));
+    }
+
+    #[test]
+    fn a_seed_replays_exactly() {
+        assert_eq!(bare_disk(3, false), bare_disk(3, false));
+        assert_ne!(bare_disk(3, false).2, bare_disk(4, false).2);
+    }
 }
