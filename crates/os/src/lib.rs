@@ -4,9 +4,12 @@
 //! This is the only crate with `unsafe`. It implements the traits of the pure crates
 //! ([`block::BlockDevice`], [`aoe::driver::Port`]) and holds no protocol and no policy.
 
+pub mod disks;
+pub mod file;
 pub mod ioctl;
 pub mod reactor;
 mod sys;
 
+pub use file::{DurableMode, FileDevice, FileOptions, OpenError};
 pub use reactor::{Reactor, ReactorHandle};
 pub use sys::{boot_time, random_bytes, random_u64};

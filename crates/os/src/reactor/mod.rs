@@ -29,6 +29,7 @@ use io_uring::{opcode, types};
 use runtime::{Executor, Handle, Order, Semaphore};
 
 pub use mailbox::{MailSender, Mailbox, SendError, mailbox};
+pub(crate) use requests::Part;
 pub use watch::FdWatch;
 
 use crate::sys::{self, boot_time};

@@ -1,0 +1,283 @@
+//! A regular file or a block device as a [`BlockDevice`], through io_uring.
+//!
+//! Promises: exclusive use, overlapping operations in the order of their calls, no acknowledgement
+//! of a durable write before stable storage has it, and no flush that succeeds after one failed.
+//! Claims are another layer's: `aoe::medium` keeps epochs on the medium.
+
+mod errors;
+mod open;
+mod operations;
+mod order;
+mod sync;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use block::{
+    BlockDevice, Buffer, Claim, Completion, DeviceEvent, Durability, DurabilityClass, Geometry,
+    Holder, Instance, IoError, IoFuture, Lba, SECTOR_BYTES, SectorRange,
+};
+use futures::FutureExt;
+use futures::channel::oneshot;
+use futures::future::LocalBoxFuture;
+use runtime::Notify;
+
+pub use open::{DurableMode, FileOptions, OpenError};
+
+use crate::reactor::ReactorHandle;
+use operations::Operation;
+use order::OrderQueue;
+use sync::SyncGroup;
+
+/// Largest transfer of one operation.
+const TRANSFER_MAX_BYTES: u32 = 1 << 20;
+/// Hints that wait for a listener; more would say nothing new.
+const EVENTS_MAX: usize = 8;
+
+/// A file or block device.
+pub struct FileDevice {
+    shared: Rc<Shared>,
+}
+
+struct Shared {
+    path: PathBuf,
+    handle: ReactorHandle,
+    fd: Rc<OwnedFd>,
+    /// The same descriptor with the standard library's methods.
+    file: File,
+    is_block_device: bool,
+    direct: bool,
+    alignment_bytes: u32,
+    durable: DurableMode,
+    geometry: Cell<Geometry>,
+    instance: Instance,
+    order: Rc<OrderQueue>,
+    syncs: Rc<SyncGroup>,
+    /// Whether the file system once refused to zero or punch a range.
+    can_zero: Cell<bool>,
+    events: RefCell<VecDeque<DeviceEvent>>,
+    event: Rc<Notify>,
+}
+
+impl FileDevice {
+    /// Opens `path` exclusively, under a new instance. Opening may block for a moment.
+    pub fn open(
+        handle: &ReactorHandle,
+        path: &Path,
+        options: FileOptions,
+    ) -> Result<FileDevice, OpenError> {
+        let system = |error| OpenError::System { path: path.to_owned(), error };
+        let medium = open::open(path, options)?;
+        let size_bytes = open::size_bytes(&medium.file, medium.is_block_device).map_err(system)?;
+        let instance = Instance(crate::sys::random_u64().map_err(system)?.max(1));
+        let fd: Rc<OwnedFd> = Rc::new(medium.file.as_fd().try_clone_to_owned().map_err(system)?);
+        let name = path.display().to_string();
+        let shared = Shared {
+            path: path.to_owned(),
+            handle: handle.clone(),
+            syncs: SyncGroup::new(handle.clone(), Rc::clone(&fd), name),
+            fd,
+            is_block_device: medium.is_block_device,
+            direct: medium.direct,
+            alignment_bytes: medium.alignment_bytes,
+            durable: options.durable,
+            geometry: Cell::new(Geometry {
+                sectors: size_bytes / SECTOR_BYTES as u64,
+                physical_block_bytes: medium.physical_block_bytes,
+                max_transfer_bytes: TRANSFER_MAX_BYTES,
+                read_only: medium.read_only,
+                class: DurabilityClass::Durable,
+            }),
+            file: medium.file,
+            instance,
+            order: OrderQueue::new(options.depth_max.max(1)),
+            can_zero: Cell::new(true),
+            events: RefCell::default(),
+            event: Rc::default(),
+        };
+        Ok(FileDevice { shared: Rc::new(shared) })
+    }
+
+    /// What was opened.
+    pub fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// The instance that this opening began.
+    pub fn instance(&self) -> Instance {
+        self.shared.instance
+    }
+
+    /// Whether requests go past the page cache.
+    pub fn is_direct(&self) -> bool {
+        self.shared.direct
+    }
+
+    /// Looks at the size again; true when it changed, which is also told as an event.
+    pub fn refresh(&self) -> io::Result<bool> {
+        self.shared.refresh()
+    }
+
+    /// Queues `operation` now and runs it in a task of its own, so that it goes on when its future
+    /// is dropped.
+    fn run<T: 'static>(
+        &self,
+        range: SectorRange,
+        operation: Operation,
+        finish: impl FnOnce(Buffer) -> T + 'static,
+    ) -> IoFuture<'static, T> {
+        if let Err(error) = self.shared.validate(range, &operation) {
+            return refuse(error);
+        }
+        let shared = Rc::clone(&self.shared);
+        let writes = !matches!(operation, Operation::Read);
+        let ticket = self.shared.order.enter(shared.widened(range), writes);
+        let (sender, receiver) = oneshot::channel();
+        self.shared.handle.runtime().spawn(async move {
+            ticket.turn().await;
+            let result = shared.perform(range, operation).await;
+            if result == Err(IoError::Lost) {
+                shared.announce(DeviceEvent::Lost);
+            }
+            drop(ticket);
+            // Whoever asked may have gone away.
+            let _ = sender.send(result);
+        });
+        let instance = self.shared.instance;
+        async move {
+            let value = receiver.await.unwrap_or(Err(IoError::Lost))?;
+            Ok(Completion::new(instance, finish(value)))
+        }
+        .boxed_local()
+    }
+}
+
+fn refuse<T: 'static>(error: IoError) -> IoFuture<'static, T> {
+    futures::future::ready(Err(error)).boxed_local()
+}
+
+impl Shared {
+    fn validate(&self, range: SectorRange, operation: &Operation) -> Result<(), IoError> {
+        let geometry = self.geometry.get();
+        if !matches!(operation, Operation::Read) && geometry.read_only {
+            return Err(IoError::ReadOnly);
+        }
+        let fits = || range.fits(self.geometry.get().sectors);
+        // A file that grew is noticed when somebody needs it.
+        let on_device = fits() || (matches!(self.refresh(), Ok(true)) && fits());
+        if !on_device {
+            return Err(IoError::OutOfRange(range));
+        }
+        let transfers = matches!(operation, Operation::Read | Operation::Write { .. });
+        if transfers && range.len_bytes() > u64::from(geometry.max_transfer_bytes) {
+            return Err(IoError::Unsupported);
+        }
+        if let Operation::Write { data, .. } = operation
+            && data.len() as u64 != range.len_bytes()
+        {
+            return Err(IoError::Unsupported);
+        }
+        Ok(())
+    }
+
+    /// The range that an operation touches on a medium whose blocks are larger than a sector.
+    fn widened(&self, range: SectorRange) -> SectorRange {
+        let unit = (u64::from(self.alignment_bytes) / SECTOR_BYTES as u64).max(1);
+        let start = range.start.0 / unit * unit;
+        let end = range.end().0.div_ceil(unit).saturating_mul(unit);
+        SectorRange::new(Lba(start), end.saturating_sub(start))
+    }
+
+    fn refresh(&self) -> io::Result<bool> {
+        let bytes = open::size_bytes(&self.file, self.is_block_device)?;
+        let mut geometry = self.geometry.get();
+        let sectors = bytes / SECTOR_BYTES as u64;
+        let changed = sectors != geometry.sectors;
+        if changed {
+            geometry.sectors = sectors;
+            self.geometry.set(geometry);
+            self.announce(DeviceEvent::Resized);
+        }
+        Ok(changed)
+    }
+
+    fn announce(&self, event: DeviceEvent) {
+        let mut events = self.events.borrow_mut();
+        if events.back() != Some(&event) && events.len() < EVENTS_MAX {
+            events.push_back(event);
+            self.event.notify_all();
+        }
+    }
+}
+
+impl BlockDevice for FileDevice {
+    fn geometry(&self) -> Geometry {
+        self.shared.geometry.get()
+    }
+
+    fn read(&self, range: SectorRange) -> IoFuture<'static, Buffer> {
+        self.run(range, Operation::Read, |data| data)
+    }
+
+    fn write(&self, start: Lba, data: Buffer, durability: Durability) -> IoFuture<'static, ()> {
+        let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
+        self.run(range, Operation::Write { data, durability }, drop)
+    }
+
+    fn flush(&self, instance: Instance) -> IoFuture<'static, ()> {
+        if instance != self.shared.instance {
+            return refuse(IoError::Restarted { now: self.shared.instance });
+        }
+        // The sync must begin after this call and not later than a successor's, so it is asked for
+        // now; writes answered before have left the queue.
+        let syncs = Rc::clone(&self.shared.syncs);
+        let mut sync = async move { syncs.sync().await }.boxed_local();
+        let first = (&mut sync).now_or_never();
+        async move {
+            match first {
+                Some(result) => result?,
+                None => sync.await?,
+            }
+            Ok(Completion::new(instance, ()))
+        }
+        .boxed_local()
+    }
+
+    fn discard(&self, range: SectorRange) -> IoFuture<'static, ()> {
+        self.run(range, Operation::Discard, drop)
+    }
+
+    fn write_zeroes(&self, range: SectorRange, durability: Durability) -> IoFuture<'static, ()> {
+        self.run(range, Operation::Zero { durability }, drop)
+    }
+
+    fn claim(&self, _: Claim) -> IoFuture<'static, Holder> {
+        refuse(IoError::Unsupported)
+    }
+
+    fn renew(&self) -> IoFuture<'static, Holder> {
+        refuse(IoError::Unsupported)
+    }
+
+    fn next_event(&self) -> LocalBoxFuture<'static, DeviceEvent> {
+        let shared = Rc::clone(&self.shared);
+        async move {
+            loop {
+                let changed = shared.event.notified();
+                if let Some(event) = shared.events.borrow_mut().pop_front() {
+                    return event;
+                }
+                changed.await;
+            }
+        }
+        .boxed_local()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,248 @@
+//! What one operation on a file consists of: alignment, short transfers, fallbacks. Runs when the
+//! order queue has let it.
+
+use std::io;
+use std::rc::Rc;
+
+use block::{Buffer, BufferMut, Durability, IoError, Lba, SECTOR_BYTES, SectorRange};
+
+use super::Shared;
+use super::errors::translate;
+use super::open::{self, DurableMode};
+use crate::reactor::Part;
+
+/// Bytes of zeros written at once where the file system can't zero a range itself.
+const ZERO_CHUNK_BYTES: u64 = 1 << 20;
+
+pub(super) enum Operation {
+    Read,
+    Write { data: Buffer, durability: Durability },
+    Discard,
+    Zero { durability: Durability },
+}
+
+impl Shared {
+    /// Performs `operation`; reads return the data, others nothing.
+    pub(super) async fn perform(
+        &self,
+        range: SectorRange,
+        operation: Operation,
+    ) -> Result<Buffer, IoError> {
+        if range.count == 0 {
+            return Ok(Buffer::empty());
+        }
+        match operation {
+            Operation::Read => self.read_range(range).await,
+            Operation::Write { data, durability } => {
+                self.write_range(range, data, durability).await?;
+                Ok(Buffer::empty())
+            }
+            Operation::Discard => {
+                self.discard_range(range).await?;
+                Ok(Buffer::empty())
+            }
+            Operation::Zero { durability } => {
+                self.zero_range(range).await?;
+                if durability == Durability::Durable {
+                    self.syncs.sync().await?;
+                }
+                Ok(Buffer::empty())
+            }
+        }
+    }
+
+    async fn read_range(&self, range: SectorRange) -> Result<Buffer, IoError> {
+        let wide = self.widened(range);
+        let data = self.read_aligned(wide, range).await?;
+        let skip = ((range.start.0 - wide.start.0) as usize) * SECTOR_BYTES;
+        Ok(data.slice(skip, skip + range.len_bytes() as usize))
+    }
+
+    /// Reads `wide`; `asked` is what errors are about.
+    async fn read_aligned(&self, wide: SectorRange, asked: SectorRange) -> Result<Buffer, IoError> {
+        let offset_bytes = wide.start.byte_offset();
+        let mut buffer = BufferMut::zeroed(wide.len_bytes() as usize);
+        let mut done = 0;
+        while done < buffer.len() {
+            let part = Part { start: done, offset_bytes: offset_bytes + done as u64 };
+            let (result, (back, _)) = self.handle.read_at(Rc::clone(&self.fd), buffer, part).await;
+            buffer = back;
+            match result {
+                Ok(0) => {
+                    // The end came earlier than the size said: the file shrank.
+                    let sectors_done = (done / SECTOR_BYTES) as u64;
+                    if wide.start.0 + sectors_done >= asked.end().0 {
+                        break;
+                    }
+                    if let Err(error) = self.refresh() {
+                        return Err(translate(&error, asked));
+                    }
+                    return Err(IoError::OutOfRange(asked));
+                }
+                Ok(len) => {
+                    let reached = wide.start.byte_offset() + (done + len as usize) as u64;
+                    if reached >= asked.end().byte_offset() {
+                        break;
+                    }
+                    // Direct I/O goes on at an aligned place only.
+                    done = self.aligned_progress(done, len as usize, buffer.len());
+                }
+                Err(error) if is_interruption(&error) => {}
+                Err(error) => return Err(translate(&error, asked)),
+            }
+        }
+        Ok(buffer.freeze())
+    }
+
+    async fn write_range(
+        &self,
+        range: SectorRange,
+        data: Buffer,
+        durability: Durability,
+    ) -> Result<(), IoError> {
+        if durability == Durability::Durable && self.syncs.has_failed() {
+            return Err(IoError::FlushFailed);
+        }
+        let per_write = durability == Durability::Durable && self.durable == DurableMode::PerWrite;
+        let (wide, data) = self.fit_to_blocks(range, data).await?;
+        let flags = if per_write { libc::RWF_DSYNC } else { 0 };
+        self.write_aligned(wide, data, flags, range).await?;
+        if durability == Durability::Durable && !per_write {
+            self.syncs.sync().await?;
+        }
+        Ok(())
+    }
+
+    /// Data as the medium takes it: at an aligned address, and filled up with what lies around it
+    /// when the medium's blocks are larger than the range. The order queue keeps neighbours out.
+    async fn fit_to_blocks(
+        &self,
+        range: SectorRange,
+        data: Buffer,
+    ) -> Result<(SectorRange, Buffer), IoError> {
+        let wide = self.widened(range);
+        if wide != range {
+            let mut around = self.read_aligned(wide, range).await?.into_mut();
+            let skip = ((range.start.0 - wide.start.0) as usize) * SECTOR_BYTES;
+            around[skip..skip + data.len()].copy_from_slice(&data);
+            return Ok((wide, around.freeze()));
+        }
+        if data.is_aligned_to(self.alignment_bytes as usize) {
+            return Ok((range, data));
+        }
+        Ok((range, Buffer::copy_of(&data)))
+    }
+
+    async fn write_aligned(
+        &self,
+        wide: SectorRange,
+        mut data: Buffer,
+        flags: i32,
+        asked: SectorRange,
+    ) -> Result<(), IoError> {
+        let offset_bytes = wide.start.byte_offset();
+        let mut done = 0;
+        while done < data.len() {
+            let part = Part { start: done, offset_bytes: offset_bytes + done as u64 };
+            let (result, (back, _)) =
+                self.handle.write_at(Rc::clone(&self.fd), data, part, flags).await;
+            data = back;
+            match result {
+                // A write that makes no progress has met the end of the store.
+                Ok(0) => return Err(IoError::NoSpace(asked)),
+                Ok(len) => done = self.aligned_progress(done, len as usize, data.len()),
+                Err(error) if is_interruption(&error) => {}
+                Err(error) => {
+                    if flags & libc::RWF_DSYNC != 0
+                        && !matches!(translate(&error, asked), IoError::NoSpace(_))
+                    {
+                        // Whether the data or the cache flush behind it failed can't be told.
+                        self.syncs.fail(&error);
+                    }
+                    return Err(translate(&error, asked));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Where to go on after `len` more bytes: at `total`, or at a block's start.
+    fn aligned_progress(&self, done: usize, len: usize, total: usize) -> usize {
+        let reached = (done + len).min(total);
+        if reached == total {
+            return total;
+        }
+        let unit = (self.alignment_bytes as usize).max(1);
+        let aligned = reached / unit * unit;
+        // Without a whole block of progress the rest is tried from the unaligned place, whose
+        // refusal is an error then instead of an endless loop.
+        if aligned > done { aligned } else { reached }
+    }
+
+    /// A discard is a hint: a medium that can't leaves everything as it is.
+    async fn discard_range(&self, range: SectorRange) -> Result<(), IoError> {
+        let result = if self.is_block_device {
+            let fd = self.fd.try_clone().map_err(|error| translate(&error, range))?;
+            let (start, len) = (range.start.byte_offset(), range.len_bytes());
+            self.handle
+                .blocking(move || {
+                    use std::os::fd::AsFd;
+                    open::discard_blocking(fd.as_fd(), start, len)
+                })
+                .await
+                .and_then(|result| result)
+        } else {
+            self.fallocate(libc::FALLOC_FL_PUNCH_HOLE, range).await
+        };
+        match result {
+            Err(error) if !is_refusal(&error) => Err(translate(&error, range)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn zero_range(&self, range: SectorRange) -> Result<(), IoError> {
+        if self.can_zero.get() && self.widened(range) == range {
+            match self.fallocate(libc::FALLOC_FL_ZERO_RANGE, range).await {
+                Ok(()) => return Ok(()),
+                Err(error) if is_refusal(&error) => self.can_zero.set(false),
+                Err(error) => return Err(translate(&error, range)),
+            }
+        }
+        let mut start = range.start;
+        while start < range.end() {
+            let sectors = (range.end().0 - start.0).min(ZERO_CHUNK_BYTES / SECTOR_BYTES as u64);
+            let part = SectorRange::new(start, sectors);
+            let zeros = Buffer::zeroed(part.len_bytes() as usize);
+            self.write_range(part, zeros, Durability::Volatile).await?;
+            start = Lba(start.0 + sectors);
+        }
+        Ok(())
+    }
+
+    async fn fallocate(&self, mode: i32, range: SectorRange) -> io::Result<()> {
+        loop {
+            let request = self.handle.allocate(
+                Rc::clone(&self.fd),
+                mode | libc::FALLOC_FL_KEEP_SIZE,
+                range.start.byte_offset(),
+                range.len_bytes(),
+            );
+            match request.await.0 {
+                Ok(_) => return Ok(()),
+                Err(error) if is_interruption(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+fn is_interruption(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN))
+}
+
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL | libc::ENOTTY)
+    )
+}

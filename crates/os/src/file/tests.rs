@@ -1,0 +1,233 @@
+#![allow(clippy::unwrap_used)]
+
+use std::fs::OpenOptions;
+use std::future::Future;
+use std::os::unix::fs::FileExt;
+
+use futures::future::join_all;
+
+use super::*;
+use crate::Reactor;
+
+const MEBIBYTE: u64 = 1 << 20;
+
+struct Fixture {
+    reactor: Reactor,
+    handle: ReactorHandle,
+    dir: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn new() -> Fixture {
+        let (reactor, handle) = Reactor::new().unwrap();
+        // Not /tmp, which may be a tmpfs without direct I/O.
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        Fixture { reactor, handle, dir }
+    }
+
+    fn file(&self, len_bytes: u64) -> PathBuf {
+        let path = self.dir.path().join("disk");
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&path)
+            .unwrap()
+            .set_len(len_bytes)
+            .unwrap();
+        path
+    }
+
+    fn device(&self, len_bytes: u64, options: FileOptions) -> Rc<FileDevice> {
+        Rc::new(FileDevice::open(&self.handle, &self.file(len_bytes), options).unwrap())
+    }
+
+    fn run<F: Future + 'static>(&mut self, future: F) -> F::Output
+    where
+        F::Output: 'static,
+    {
+        self.reactor.run_until(future).unwrap()
+    }
+}
+
+fn all_options() -> Vec<FileOptions> {
+    let mut all = Vec::new();
+    for direct in [true, false] {
+        for durable in [DurableMode::PerWrite, DurableMode::Grouped] {
+            all.push(FileOptions { direct, durable, ..FileOptions::default() });
+        }
+    }
+    all
+}
+
+fn pattern(seed: u8, len: usize) -> Buffer {
+    Buffer::copy_of(&(0..len).map(|i| seed.wrapping_add((i / 512 + i) as u8)).collect::<Vec<_>>())
+}
+
+#[test]
+fn what_is_written_is_read_in_every_mode() {
+    for options in all_options() {
+        let mut fixture = Fixture::new();
+        let device = fixture.device(4 * MEBIBYTE, options);
+        fixture.run(async move {
+            let data = pattern(3, 1 << 20);
+            device.write(Lba(8), data.clone(), Durability::Durable).await.unwrap();
+            let done = device.read(SectorRange::new(Lba(8), 2048)).await.unwrap();
+            assert_eq!(done.instance, device.instance());
+            assert!(done.value == data);
+            // A slice that isn't aligned in memory, over a single sector.
+            let odd = Buffer::copy_of(&[7; 1024]).slice(100, 612);
+            device.write(Lba(9), odd, Durability::Volatile).await.unwrap();
+            device.flush(device.instance()).await.unwrap();
+            let around = device.read(SectorRange::new(Lba(8), 3)).await.unwrap().value;
+            assert!(around[..512] == data[..512] && around[1024..] == data[1024..1536]);
+            assert!(around[512..1024].iter().all(|byte| *byte == 7));
+        });
+    }
+}
+
+#[test]
+fn zeroes_and_discards() {
+    for direct in [true, false] {
+        let mut fixture = Fixture::new();
+        let options = FileOptions { direct, ..FileOptions::default() };
+        let device = fixture.device(4 * MEBIBYTE, options);
+        fixture.run(async move {
+            device.write(Lba(0), pattern(1, 1 << 20), Durability::Volatile).await.unwrap();
+            let range = SectorRange::new(Lba(3), 1000);
+            device.write_zeroes(range, Durability::Durable).await.unwrap();
+            let all = device.read(SectorRange::new(Lba(0), 2048)).await.unwrap().value;
+            assert!(all[3 * 512..1003 * 512].iter().all(|byte| *byte == 0));
+            assert_eq!(all[..3 * 512], pattern(1, 1 << 20)[..3 * 512]);
+            assert_eq!(all[1003 * 512..], pattern(1, 1 << 20)[1003 * 512..]);
+            device.discard(SectorRange::new(Lba(0), 2048)).await.unwrap();
+            // The fallback of file systems that can't zero.
+            device.shared.can_zero.set(false);
+            device.write(Lba(0), pattern(1, 1 << 20), Durability::Volatile).await.unwrap();
+            device
+                .write_zeroes(SectorRange::new(Lba(1), 6000), Durability::Volatile)
+                .await
+                .unwrap();
+            let all = device.read(SectorRange::new(Lba(0), 2048)).await.unwrap().value;
+            assert!(all[512..].iter().all(|byte| *byte == 0) && all[..512] == pattern(1, 512)[..]);
+        });
+    }
+}
+
+#[test]
+fn overlapping_operations_follow_their_calls_even_when_dropped() {
+    let mut fixture = Fixture::new();
+    let device = fixture.device(MEBIBYTE, FileOptions::default());
+    fixture.run(async move {
+        for round in 0..20u8 {
+            let mut reads = Vec::new();
+            for step in 0..40u8 {
+                let seed = round.wrapping_mul(41).wrapping_add(step);
+                // Dropped at once: it happens all the same, and in its place.
+                drop(device.write(Lba(8), Buffer::copy_of(&[seed; 8192]), Durability::Volatile));
+                reads.push((seed, device.read(SectorRange::new(Lba(16), 4))));
+            }
+            let (seeds, reads): (Vec<u8>, Vec<_>) = reads.into_iter().unzip();
+            for (seed, read) in seeds.into_iter().zip(join_all(reads).await) {
+                assert!(read.unwrap().value.iter().all(|byte| *byte == seed));
+            }
+        }
+    });
+}
+
+#[test]
+fn grouped_durable_writes_share_their_syncs() {
+    let mut fixture = Fixture::new();
+    let options = FileOptions { durable: DurableMode::Grouped, ..FileOptions::default() };
+    let device = fixture.device(MEBIBYTE, options);
+    fixture.run(async move {
+        let data = pattern(9, 4096);
+        let writes = (0..64).map(|i| device.write(Lba(i * 8), data.clone(), Durability::Durable));
+        for result in join_all(writes.collect::<Vec<_>>()).await {
+            result.unwrap();
+        }
+        let syncs = device.shared.syncs.started();
+        assert!((1..64).contains(&syncs), "{syncs} syncs for 64 writes");
+    });
+}
+
+#[test]
+fn a_failed_flush_is_never_forgotten() {
+    let mut fixture = Fixture::new();
+    let device = fixture.device(MEBIBYTE, FileOptions::default());
+    fixture.run(async move {
+        let instance = device.instance();
+        let other = Instance(instance.0 ^ 1);
+        assert_eq!(device.flush(other).await, Err(IoError::Restarted { now: instance }));
+        device.flush(instance).await.unwrap();
+        device.shared.syncs.fail(&io::Error::from_raw_os_error(libc::EIO));
+        for _ in 0..3 {
+            assert_eq!(device.flush(instance).await, Err(IoError::FlushFailed));
+        }
+        let durable = device.write(Lba(0), pattern(0, 512), Durability::Durable);
+        assert_eq!(durable.await, Err(IoError::FlushFailed));
+        device.read(SectorRange::new(Lba(0), 1)).await.unwrap();
+    });
+}
+
+#[test]
+fn wrong_ranges_are_refused_and_sizes_noticed() {
+    let mut fixture = Fixture::new();
+    let device = fixture.device(MEBIBYTE, FileOptions::default());
+    let file = OpenOptions::new().write(true).open(device.path()).unwrap();
+    fixture.run(async move {
+        for range in [
+            SectorRange::new(Lba(2048), 1),
+            SectorRange::new(Lba(2047), 2),
+            SectorRange::new(Lba(u64::MAX), 2),
+        ] {
+            assert_eq!(device.read(range).await, Err(IoError::OutOfRange(range)));
+            assert_eq!(device.discard(range).await, Err(IoError::OutOfRange(range)));
+        }
+        let odd = Buffer::copy_of(&[0; 700]);
+        assert_eq!(
+            device.write(Lba(0), odd, Durability::Volatile).await,
+            Err(IoError::Unsupported)
+        );
+        assert!(!device.refresh().unwrap());
+        file.set_len(2 * MEBIBYTE).unwrap();
+        file.write_all_at(&[5; 512], 2048 * 512).unwrap();
+        let grown = device.read(SectorRange::new(Lba(2048), 1)).await.unwrap().value;
+        assert_eq!(grown[..], [5; 512]);
+        assert_eq!(device.next_event().await, DeviceEvent::Resized);
+        assert_eq!(device.geometry().sectors, 4096);
+        file.set_len(MEBIBYTE).unwrap();
+        let range = SectorRange::new(Lba(2048), 8);
+        assert_eq!(device.read(range).await, Err(IoError::OutOfRange(range)));
+        assert_eq!(device.geometry().sectors, 2048);
+    });
+}
+
+#[test]
+fn a_second_opening_is_refused_with_the_holder_named() {
+    let fixture = Fixture::new();
+    let device = fixture.device(MEBIBYTE, FileOptions::default());
+    let error = FileDevice::open(&fixture.handle, device.path(), FileOptions::default());
+    let Err(error) = error else { panic!("opened twice") };
+    assert!(matches!(error, OpenError::InUse { .. }), "{error}");
+    let message = error.to_string();
+    assert!(message.contains(&std::process::id().to_string()), "{message}");
+    let path = device.path().to_owned();
+    drop(device);
+    FileDevice::open(&fixture.handle, &path, FileOptions::default()).unwrap();
+}
+
+#[test]
+fn read_only_devices_and_directories_are_refused_what_they_cannot() {
+    let mut fixture = Fixture::new();
+    let options = FileOptions { read_only: true, ..FileOptions::default() };
+    let device = fixture.device(MEBIBYTE, options);
+    assert!(device.geometry().read_only);
+    let directory = FileDevice::open(&fixture.handle, fixture.dir.path(), options);
+    assert!(matches!(directory, Err(OpenError::NotADisk(_))));
+    fixture.run(async move {
+        let data = pattern(0, 512);
+        assert_eq!(device.write(Lba(0), data, Durability::Durable).await, Err(IoError::ReadOnly));
+        device.read(SectorRange::new(Lba(0), 1)).await.unwrap();
+    });
+}
