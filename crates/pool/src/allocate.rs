@@ -1,0 +1,370 @@
+//! Where new groups and log segments go.
+//!
+//! Members of a group lie in different failure domains, chosen by most free space first, in runs of up
+//! to 16 groups on one set of disks; the sets rotate as free space levels out. Near the end runs get
+//! shorter, never longer than leaves the best possible use of what remains: with domains of 1, 2 and
+//! 3 GiB every extent that two copies on different domains can use is used.
+//!
+//! Of each domain some extents are kept for the volumes' logs, so that a full pool can still write,
+//! also while a domain is missing. Nothing is planned on disks that the caller doesn't name as usable.
+//!
+//! Planning changes nothing: it yields records that the caller commits.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use block::BLOCK_BYTES;
+use uuid::Uuid;
+
+use crate::format::{BirthId, DiskNumber, VolumeId};
+use crate::metadata::{
+    DiskState, ExtentRange, ExtentSet, GroupRun, Layout, Member, Metadata, RunKey,
+    SegmentCopyPlace, WIDTH_MAX,
+};
+
+/// Groups in a run, at most.
+const RUN_GROUPS_MAX: u32 = 16;
+/// Extents in a log segment.
+pub const SEGMENT_EXTENTS: u32 = 2;
+/// Live segments of a log: at most, and at least where there is any room.
+const SEGMENTS: std::ops::RangeInclusive<u32> = 3..=8;
+/// A log may have one live segment for so many extents of the smallest domain.
+const EXTENTS_PER_SEGMENT: u32 = 48;
+/// Most disks that a striped volume's set goes over.
+const RAID0_WIDTH_MAX: u16 = 16;
+
+const _: () = assert!(RAID0_WIDTH_MAX <= WIDTH_MAX);
+
+/// Not enough space for what was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no space: {available_bytes} bytes are available")]
+pub struct NoSpace {
+    /// What such a request could have, in bytes of volume.
+    pub available_bytes: u64,
+}
+
+/// The disks that new space may be taken from: in sight and not out.
+pub type Usable = BTreeSet<DiskNumber>;
+
+/// Groups in a set of a new volume: one for mirrors, one per disk for striped volumes.
+pub fn stripe_width(metadata: &Metadata, usable: &Usable, layout: Layout) -> u16 {
+    match layout {
+        Layout::Mirror(_) => 1,
+        Layout::Raid0 => {
+            let disks = Space::new(metadata, usable).disks.len();
+            u16::try_from(disks).unwrap_or(RAID0_WIDTH_MAX).clamp(1, RAID0_WIDTH_MAX)
+        }
+    }
+}
+
+/// Live segments that a volume's log may have at a time, on these disks.
+pub fn segments_per_log(metadata: &Metadata, usable: &Usable) -> u32 {
+    let mut domains: BTreeMap<Uuid, u32> = BTreeMap::new();
+    for disk in metadata.disks().values().filter(|disk| usable.contains(&disk.number)) {
+        *domains.entry(metadata.domain_of(disk)).or_default() += disk.extents;
+    }
+    let smallest = domains.values().min().copied().unwrap_or(0);
+    (smallest / EXTENTS_PER_SEGMENT).clamp(*SEGMENTS.start(), *SEGMENTS.end())
+}
+
+/// Bytes that a new volume of this layout could have (`volume` is `None`), or that an existing one
+/// could grow by.
+pub fn usable_bytes(
+    metadata: &Metadata,
+    usable: &Usable,
+    layout: Layout,
+    volume: Option<VolumeId>,
+) -> u64 {
+    let width = volume
+        .and_then(|id| metadata.volumes().get(&id))
+        .map_or_else(|| stripe_width(metadata, usable, layout), |volume| volume.width);
+    let mut space = Space::new(metadata, usable);
+    space.reserve_for_logs(metadata, volume.is_none());
+    let sets = space.sets_left(layout, width);
+    let set_bytes = u64::from(width) * u64::from(metadata.shape().rows()) * BLOCK_BYTES as u64;
+    sets.saturating_mul(set_bytes)
+}
+
+/// Plans the groups by which an existing volume must grow so that it covers `bytes`; none when it
+/// does already. Births count up from the metadata's next.
+pub fn plan_groups(
+    metadata: &Metadata,
+    usable: &Usable,
+    id: VolumeId,
+    bytes: u64,
+) -> Result<Vec<GroupRun>, NoSpace> {
+    let available_bytes = || {
+        let volume = metadata.volumes().get(&id);
+        volume.map_or(0, |volume| usable_bytes(metadata, usable, volume.layout, Some(id)))
+    };
+    let no_space = || NoSpace { available_bytes: available_bytes() };
+    let volume = metadata.volumes().get(&id).ok_or_else(no_space)?;
+    let stripes = volume.stripes(metadata.shape()).ok_or_else(no_space)?;
+    let wanted = stripes.sets_for(bytes.div_ceil(BLOCK_BYTES as u64));
+    let have = volume.whole_sets();
+    if wanted <= have {
+        return Ok(Vec::new());
+    }
+    let mut space = Space::new(metadata, usable);
+    space.reserve_for_logs(metadata, false);
+    if space.sets_left(volume.layout, volume.width) < wanted - have {
+        return Err(no_space());
+    }
+    let mut plan = Plan { space, runs: Vec::new(), birth: metadata.counters().birth };
+    let mut next = have;
+    while next < wanted {
+        let most = u32::try_from(wanted - next).unwrap_or(u32::MAX).min(RUN_GROUPS_MAX);
+        let taken = match volume.layout {
+            Layout::Mirror(copies) if volume.width == 1 => plan.mirror_run(copies, next, most),
+            layout => plan.striped_set(layout.copies(), volume.width, next, most),
+        };
+        next += u64::from(taken.ok_or_else(no_space)?);
+    }
+    Ok(plan.runs)
+}
+
+/// Plans the copies of a log segment: `copies` on disks of different failure domains, fewer when there
+/// are fewer domains with room. At least one, or no space.
+///
+/// The extents that are kept for logs serve for this; a volume may have [`segments_per_log`].
+pub fn plan_segment(
+    metadata: &Metadata,
+    usable: &Usable,
+    copies: u8,
+) -> Result<Vec<SegmentCopyPlace>, NoSpace> {
+    let mut space = Space::new(metadata, usable);
+    let mut places = Vec::new();
+    let mut taken_domains = BTreeSet::new();
+    while places.len() < usize::from(copies) {
+        let Some(disk) =
+            space.most_free(SEGMENT_EXTENTS, |domain| !taken_domains.contains(&domain))
+        else {
+            break;
+        };
+        taken_domains.insert(space.domain_of(disk));
+        let Some(extents) = space.take_last(disk, SEGMENT_EXTENTS) else { break };
+        places.push(SegmentCopyPlace { disk, extents });
+    }
+    if places.is_empty() { Err(NoSpace { available_bytes: 0 }) } else { Ok(places) }
+}
+
+/// A disk's free extents, and where it stands.
+#[derive(Clone, Debug)]
+struct FreeDisk {
+    domain: Uuid,
+    free: ExtentSet,
+}
+
+/// Free space, to try things out on.
+#[derive(Clone, Debug)]
+struct Space {
+    disks: BTreeMap<DiskNumber, FreeDisk>,
+}
+
+impl Space {
+    fn new(metadata: &Metadata, usable: &Usable) -> Space {
+        let disks = metadata
+            .disks()
+            .values()
+            .filter(|disk| disk.state == DiskState::Active && usable.contains(&disk.number));
+        let disks = disks.map(|disk| {
+            let domain = metadata.domain_of(disk);
+            let free = FreeDisk { domain, free: disk.free.clone() };
+            (disk.number, free)
+        });
+        Space { disks: disks.collect() }
+    }
+
+    /// Takes out what the logs may still need: in each domain as many segments as a volume may have,
+    /// for each volume, less those that it has there.
+    fn reserve_for_logs(&mut self, metadata: &Metadata, for_new_volume: bool) {
+        let usable = self.disks.keys().copied().collect();
+        let per_log = segments_per_log(metadata, &usable);
+        let volumes = metadata.volumes().len() as u32 + u32::from(for_new_volume);
+        let domains: BTreeSet<Uuid> = self.disks.values().map(|disk| disk.domain).collect();
+        for domain in domains {
+            let mut live = 0_u32;
+            for volume in metadata.volumes().values() {
+                let segments = volume.log.segments.values();
+                let places = segments.flat_map(|segment| segment.copies.iter());
+                let here = places.filter(|place| {
+                    self.disks.get(&place.disk).is_some_and(|disk| disk.domain == domain)
+                });
+                live += (here.count() as u32).min(per_log);
+            }
+            for _ in live..per_log.saturating_mul(volumes) {
+                let Some(disk) = self.most_free(SEGMENT_EXTENTS, |other| other == domain) else {
+                    break;
+                };
+                self.take_last(disk, SEGMENT_EXTENTS);
+            }
+        }
+    }
+
+    /// The disk with the most free extents, `run` of them consecutive, in an acceptable domain. The
+    /// domain with the most free space comes first; the lower number wins where all is equal.
+    fn most_free(&self, run: u32, accept: impl Fn(Uuid) -> bool) -> Option<DiskNumber> {
+        let domains = self.domains();
+        let candidates = self
+            .disks
+            .iter()
+            .filter(|(_, disk)| accept(disk.domain) && disk.free.first_fit(run).is_some());
+        let best = candidates.max_by_key(|(number, disk)| {
+            let domain_free = domains.get(&disk.domain).copied().unwrap_or(0);
+            (domain_free, disk.free.len(), std::cmp::Reverse(**number))
+        });
+        best.map(|(number, _)| *number)
+    }
+
+    fn domain_of(&self, disk: DiskNumber) -> Uuid {
+        self.disks.get(&disk).map_or(Uuid::nil(), |disk| disk.domain)
+    }
+
+    /// Groups grow from the front of a disk ...
+    fn take_first(&mut self, disk: DiskNumber, count: u32) -> Option<ExtentRange> {
+        let free = &mut self.disks.get_mut(&disk)?.free;
+        let extents = free.first_fit(count)?;
+        free.remove(extents).then_some(extents)
+    }
+
+    /// ... and segments, which come and go, from its end, so that they don't break up runs.
+    fn take_last(&mut self, disk: DiskNumber, count: u32) -> Option<ExtentRange> {
+        let free = &mut self.disks.get_mut(&disk)?.free;
+        let extents = free.last_fit(count)?;
+        free.remove(extents).then_some(extents)
+    }
+
+    /// Free extents by domain.
+    fn domains(&self) -> BTreeMap<Uuid, u64> {
+        let mut domains = BTreeMap::new();
+        for disk in self.disks.values() {
+            *domains.entry(disk.domain).or_default() += u64::from(disk.free.len());
+        }
+        domains
+    }
+
+    /// Groups of so many copies that still fit.
+    fn groups_left(&self, copies: u8) -> u64 {
+        most_groups(&self.domains(), copies)
+    }
+
+    fn sets_left(&self, layout: Layout, width: u16) -> u64 {
+        self.groups_left(layout.copies()) / u64::from(width.max(1))
+    }
+}
+
+/// The most groups with each copy in another domain: the highest T for which the domains hold T × copies
+/// extents when none may give more than T.
+fn most_groups(domains: &BTreeMap<Uuid, u64>, copies: u8) -> u64 {
+    let copies = u64::from(copies.max(1));
+    let total: u64 = domains.values().sum();
+    let (mut low, mut high) = (0, total / copies);
+    while low < high {
+        let groups = high - (high - low) / 2;
+        let held: u64 = domains.values().map(|free| (*free).min(groups)).sum();
+        if held >= groups * copies { low = groups } else { high = groups - 1 }
+    }
+    low
+}
+
+/// Runs under construction.
+struct Plan {
+    space: Space,
+    runs: Vec<GroupRun>,
+    birth: BirthId,
+}
+
+impl Plan {
+    /// One run of a mirror, of at most `most` groups: as long as it can be without spoiling the best
+    /// use of the rest. Yields its length.
+    fn mirror_run(&mut self, copies: u8, first_set: u64, most: u32) -> Option<u32> {
+        let best = self.space.groups_left(copies);
+        let mut len = most;
+        while len > 0 {
+            if let Some((members, space)) = self.try_members(copies, len, &BTreeSet::new())
+                && (space.groups_left(copies) + u64::from(len) >= best || len == 1)
+            {
+                self.space = space;
+                self.push(0, first_set, len, members);
+                return Some(len);
+            }
+            len /= 2;
+        }
+        None
+    }
+
+    /// Runs for all lanes of consecutive sets, each lane on other disks where possible.
+    fn striped_set(&mut self, copies: u8, width: u16, first_set: u64, most: u32) -> Option<u32> {
+        let mut len = most;
+        while len > 0 {
+            if let Some(lanes) = self.try_lanes(copies, width, len) {
+                for (lane, members) in lanes.into_iter().enumerate() {
+                    self.push(lane as u16, first_set, len, members);
+                }
+                return Some(len);
+            }
+            len /= 2;
+        }
+        None
+    }
+
+    fn try_lanes(&mut self, copies: u8, width: u16, len: u32) -> Option<Vec<Vec<Member>>> {
+        let before = self.space.clone();
+        let wanted = u64::from(width) * u64::from(len);
+        let best = before.groups_left(copies);
+        let mut lanes = Vec::new();
+        let mut used = BTreeSet::new();
+        for _ in 0..width {
+            let found = self
+                .try_members(copies, len, &used)
+                .or_else(|| self.try_members(copies, len, &BTreeSet::new()));
+            let Some((members, space)) = found else {
+                self.space = before;
+                return None;
+            };
+            used.extend(members.iter().map(|member| member.disk));
+            self.space = space;
+            lanes.push(members);
+        }
+        if self.space.groups_left(copies) + wanted < best && len > 1 {
+            self.space = before;
+            return None;
+        }
+        Some(lanes)
+    }
+
+    /// Members for a run of `len` groups in as many domains as there are copies, and the space that
+    /// would be left.
+    fn try_members(
+        &self,
+        copies: u8,
+        len: u32,
+        avoid: &BTreeSet<DiskNumber>,
+    ) -> Option<(Vec<Member>, Space)> {
+        let mut space = self.space.clone();
+        space.disks.retain(|number, _| !avoid.contains(number));
+        let mut members = Vec::new();
+        let mut domains = BTreeSet::new();
+        for _ in 0..copies {
+            let disk = space.most_free(len, |domain| !domains.contains(&domain))?;
+            domains.insert(space.domain_of(disk));
+            let extents = space.take_first(disk, len)?;
+            members.push(Member { disk, first: extents.first });
+        }
+        for number in avoid {
+            if let Some(disk) = self.space.disks.get(number) {
+                space.disks.insert(*number, disk.clone());
+            }
+        }
+        Some((members, space))
+    }
+
+    fn push(&mut self, lane: u16, first_set: u64, count: u32, members: Vec<Member>) {
+        let key = RunKey { lane, first_set };
+        self.runs.push(GroupRun { key, count, birth: self.birth, members, initialised: 0 });
+        self.birth = self.birth.plus(u64::from(count));
+    }
+}
+
+#[cfg(test)]
+#[path = "allocate_tests.rs"]
+mod tests;

@@ -1,0 +1,186 @@
+//! Reading and writing sequences of variable length: metadata records and checkpoints.
+//!
+//! Numbers are LEB128, because most of them are small and there are many. The reader never reads
+//! past the end, never reserves more than the bytes that are there could fill, and refuses
+//! everything that the writer wouldn't have written.
+
+use uuid::Uuid;
+
+/// The bytes aren't what the writer would have written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("malformed at byte {at}")]
+pub struct Malformed {
+    /// Where reading stopped.
+    pub at: usize,
+}
+
+/// Collects encoded bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Writer(Vec<u8>);
+
+impl Writer {
+    pub(crate) fn new() -> Writer {
+        Writer::default()
+    }
+
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
+    pub(crate) fn byte(&mut self, value: u8) -> &mut Writer {
+        self.0.push(value);
+        self
+    }
+
+    pub(crate) fn number(&mut self, mut value: u64) -> &mut Writer {
+        while value >= 0x80 {
+            self.0.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.byte(value as u8)
+    }
+
+    /// Eight bytes as they are, for masks, whose high bits are as likely as the low ones.
+    pub(crate) fn fixed64(&mut self, value: u64) -> &mut Writer {
+        self.0.extend_from_slice(&value.to_le_bytes());
+        self
+    }
+
+    pub(crate) fn uuid(&mut self, value: Uuid) -> &mut Writer {
+        self.0.extend_from_slice(value.as_bytes());
+        self
+    }
+
+    pub(crate) fn text(&mut self, value: &str) -> &mut Writer {
+        self.number(value.len() as u64);
+        self.0.extend_from_slice(value.as_bytes());
+        self
+    }
+}
+
+/// Takes encoded bytes apart.
+#[derive(Debug)]
+pub(crate) struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Reader<'a> {
+        Reader { bytes, at: 0 }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.at >= self.bytes.len()
+    }
+
+    /// The error for what was read last.
+    pub(crate) fn malformed(&self) -> Malformed {
+        Malformed { at: self.at }
+    }
+
+    pub(crate) fn take(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
+        let end = self.at.checked_add(len).ok_or(self.malformed())?;
+        let taken = self.bytes.get(self.at..end).ok_or(self.malformed())?;
+        self.at = end;
+        Ok(taken)
+    }
+
+    /// Everything that wasn't read yet.
+    pub(crate) fn rest(&mut self) -> &'a [u8] {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        self.at = self.bytes.len();
+        rest
+    }
+
+    pub(crate) fn byte(&mut self) -> Result<u8, Malformed> {
+        Ok(self.take(1)?[0])
+    }
+
+    pub(crate) fn flag(&mut self) -> Result<bool, Malformed> {
+        match self.byte()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(self.malformed()),
+        }
+    }
+
+    pub(crate) fn number(&mut self) -> Result<u64, Malformed> {
+        let mut value = 0_u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            let part = u64::from(byte & 0x7f);
+            if shift == 63 && part > 1 {
+                return Err(self.malformed());
+            }
+            value |= part << shift;
+            if byte & 0x80 == 0 {
+                // A trailing zero group would be a second encoding of the same number.
+                return if byte == 0 && shift > 0 { Err(self.malformed()) } else { Ok(value) };
+            }
+        }
+        Err(self.malformed())
+    }
+
+    pub(crate) fn number32(&mut self) -> Result<u32, Malformed> {
+        let value = self.number()?;
+        u32::try_from(value).map_err(|_| self.malformed())
+    }
+
+    pub(crate) fn number16(&mut self) -> Result<u16, Malformed> {
+        let value = self.number()?;
+        u16::try_from(value).map_err(|_| self.malformed())
+    }
+
+    pub(crate) fn fixed64(&mut self) -> Result<u64, Malformed> {
+        let bytes = self.take(8)?;
+        Ok(bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+    }
+
+    pub(crate) fn uuid(&mut self) -> Result<Uuid, Malformed> {
+        let bytes = self.take(16)?;
+        Uuid::from_slice(bytes).map_err(|_| self.malformed())
+    }
+
+    pub(crate) fn text(&mut self) -> Result<String, Malformed> {
+        let len = self.number()?;
+        let len = usize::try_from(len).map_err(|_| self.malformed())?;
+        let bytes = self.take(len)?;
+        String::from_utf8(bytes.to_vec()).map_err(|_| self.malformed())
+    }
+
+    /// A count of items of at least one byte each, so never more than there are bytes left.
+    pub(crate) fn count(&mut self) -> Result<usize, Malformed> {
+        let count = self.number()?;
+        let left = self.bytes.len() - self.at;
+        usize::try_from(count).ok().filter(|count| *count <= left).ok_or(self.malformed())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_one_encoding() {
+        for value in [0, 1, 127, 128, 300, u64::from(u32::MAX), u64::MAX - 1, u64::MAX] {
+            let mut writer = Writer::new();
+            writer.number(value);
+            let bytes = writer.into_bytes();
+            assert_eq!(Reader::new(&bytes).number(), Ok(value));
+        }
+        assert!(Reader::new(&[0x80, 0x00]).number().is_err());
+        assert!(Reader::new(&[0xff; 11]).number().is_err());
+        assert!(Reader::new(&[0x80]).number().is_err());
+    }
+
+    #[test]
+    fn lengths_beyond_the_end_are_refused() {
+        let mut writer = Writer::new();
+        writer.number(u64::MAX).byte(b'x');
+        let bytes = writer.into_bytes();
+        assert!(Reader::new(&bytes).text().is_err());
+        assert!(Reader::new(&bytes).count().is_err());
+    }
+}

@@ -1,0 +1,169 @@
+//! The confirm block: up to which release this disk holds everything that was meant for it.
+//!
+//! | off | size | field |
+//! |---|---|---|
+//! | 0 | 8 | magic "epCONFRM" |
+//! | 8 | 4 | CRC32C of the block, this field as zeros |
+//! | 12 | 4 | zero |
+//! | 16 | 16 | pool |
+//! | 32 | 16 | disk |
+//! | 48 | 8 | sequence; the block lies in slot (sequence mod 2) |
+//! | 56 | 8 | release number |
+//! | 64 | 4032 | zero |
+//!
+//! Protects against: a disk that was rolled back as a whole (a snapshot, a cloned image, a cache that
+//! forgot): its number is below the one in the metadata, so nothing on it is trusted. Two slots: a
+//! torn write leaves the former one.
+
+use block::{BLOCK_BYTES, Buffer, BufferMut};
+
+use super::field::{Field, crc_without};
+use super::{DiskId, PoolId, ReleaseNumber};
+
+const MAGIC_BYTES: &[u8; 8] = b"epCONFRM";
+
+const MAGIC: Field = Field::first(8);
+const CRC: Field = MAGIC.then(4);
+const ZERO: Field = CRC.then(4);
+const POOL: Field = ZERO.then(16);
+const DISK: Field = POOL.then(16);
+const SEQUENCE: Field = DISK.then(8);
+const RELEASE: Field = SEQUENCE.then(8);
+const REST: Field = RELEASE.then(CONFIRM_BYTES - RELEASE.end());
+
+/// Bytes in a slot.
+pub const CONFIRM_BYTES: usize = BLOCK_BYTES;
+
+const _: () = assert!(REST.end() == CONFIRM_BYTES);
+
+/// A confirm block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Confirm {
+    /// The disk's pool.
+    pub pool: PoolId,
+    /// The disk.
+    pub disk: DiskId,
+    /// How new it is; decides the slot.
+    pub sequence: u64,
+    /// All that was released up to this number and was meant for this disk is on it.
+    pub release: ReleaseNumber,
+}
+
+impl Confirm {
+    /// The slot that it lies in.
+    pub fn slot(&self) -> usize {
+        (self.sequence % 2) as usize
+    }
+
+    /// Its bytes.
+    pub fn encode(&self) -> Buffer {
+        let mut block = BufferMut::zeroed(CONFIRM_BYTES);
+        MAGIC.of_mut(&mut block).copy_from_slice(MAGIC_BYTES);
+        POOL.put_uuid(&mut block, self.pool.0);
+        DISK.put_uuid(&mut block, self.disk.0);
+        SEQUENCE.put_number(&mut block, self.sequence);
+        RELEASE.put_number(&mut block, self.release.0);
+        let crc = crc_without(&block, CRC);
+        CRC.put_number(&mut block, u64::from(crc));
+        block.freeze()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Confirm> {
+        let sound = bytes.len() == CONFIRM_BYTES
+            && MAGIC.of(bytes) == MAGIC_BYTES
+            && CRC.number32(bytes) == crc_without(bytes, CRC)
+            && ZERO.number(bytes) == 0
+            && REST.of(bytes).iter().all(|byte| *byte == 0);
+        sound.then(|| Confirm {
+            pool: PoolId(POOL.uuid(bytes)),
+            disk: DiskId(DISK.uuid(bytes)),
+            sequence: SEQUENCE.number(bytes),
+            release: ReleaseNumber(RELEASE.number(bytes)),
+        })
+    }
+}
+
+/// What the two slots hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConfirmSlots {
+    /// The newest valid one.
+    pub newest: Option<Confirm>,
+    /// The sequence to write next: it goes to the slot that doesn't hold the newest.
+    pub next_sequence: u64,
+}
+
+/// Selects the newest valid confirm block of a disk. `None` is a slot that couldn't be read.
+pub fn select_confirm(pool: PoolId, disk: DiskId, slots: [Option<&[u8]>; 2]) -> ConfirmSlots {
+    let mut newest: Option<Confirm> = None;
+    for (slot, bytes) in slots.into_iter().enumerate() {
+        let found = bytes.and_then(Confirm::decode).filter(|confirm| {
+            confirm.pool == pool && confirm.disk == disk && confirm.slot() == slot
+        });
+        if found.map(|confirm| confirm.sequence) >= newest.map(|confirm| confirm.sequence) {
+            newest = found.or(newest);
+        }
+    }
+    let next_sequence = newest.map_or(1, |confirm| confirm.sequence.saturating_add(1));
+    ConfirmSlots { newest, next_sequence }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    const POOL_ID: PoolId = PoolId(Uuid::from_u128(0x11));
+    const DISK_ID: DiskId = DiskId(Uuid::from_u128(0x22));
+
+    fn confirm(sequence: u64, release: u64) -> Confirm {
+        Confirm { pool: POOL_ID, disk: DISK_ID, sequence, release: ReleaseNumber(release) }
+    }
+
+    #[test]
+    fn the_newer_slot_wins_and_the_older_one_is_written_next() {
+        let (old, new) = (confirm(4, 70).encode(), confirm(5, 71).encode());
+        let slots = select_confirm(POOL_ID, DISK_ID, [Some(&old), Some(&new)]);
+        assert_eq!(slots, ConfirmSlots { newest: Some(confirm(5, 71)), next_sequence: 6 });
+        let newer = confirm(6, 72).encode();
+        let slots = select_confirm(POOL_ID, DISK_ID, [Some(&newer), Some(&new)]);
+        assert_eq!(slots.newest, Some(confirm(6, 72)));
+        let slots = select_confirm(POOL_ID, DISK_ID, [Some(&[0; 4096]), None]);
+        assert_eq!(slots, ConfirmSlots { newest: None, next_sequence: 1 });
+    }
+
+    #[test]
+    fn every_damaged_byte_is_noticed() {
+        let (old, new) = (confirm(4, 70).encode(), confirm(5, 71).encode());
+        for at in 0..new.len() {
+            let mut damaged = new.to_vec();
+            damaged[at] ^= 1;
+            let slots = select_confirm(POOL_ID, DISK_ID, [Some(&old), Some(&damaged)]);
+            assert_eq!(slots.newest, Some(confirm(4, 70)), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn another_place_is_refused() {
+        let bytes = confirm(5, 71).encode();
+        let none = ConfirmSlots { newest: None, next_sequence: 1 };
+        assert_eq!(select_confirm(POOL_ID, DISK_ID, [Some(&bytes), None]), none);
+        let other = DiskId(Uuid::from_u128(0x23));
+        assert_eq!(select_confirm(POOL_ID, other, [None, Some(&bytes)]), none);
+        let other = PoolId(Uuid::from_u128(0x12));
+        assert_eq!(select_confirm(other, DISK_ID, [None, Some(&bytes)]), none);
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let bytes = confirm(5, 0x47).encode();
+        let mut expected = b"epCONFRM".to_vec();
+        expected.extend_from_slice(&CRC.number32(&bytes).to_le_bytes());
+        expected.extend_from_slice(&[0; 4]);
+        expected.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x11]);
+        expected.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x22]);
+        expected.extend_from_slice(&[5, 0, 0, 0, 0, 0, 0, 0, 0x47, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(&bytes[..64], &expected[..]);
+    }
+}

@@ -1,0 +1,101 @@
+//! Identities and numbers that disks carry. Each is its own type, because a disk's number given where
+//! an extent's is meant destroys data without a word.
+
+use std::fmt;
+
+/// Makes a newtype over a plain number.
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident($inner:ty), $word:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub $inner);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($word, " {}"), self.0)
+            }
+        }
+    };
+}
+
+/// Makes a newtype over a UUID.
+macro_rules! identity {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub uuid::Uuid);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+identity!(
+    /// A pool, for ever.
+    PoolId
+);
+identity!(
+    /// A disk as a member of a pool: made anew when it is labelled.
+    DiskId
+);
+number!(
+    /// Index of a disk within its pool; never reused.
+    DiskNumber(u32), "disk"
+);
+number!(
+    /// A volume within its pool; never reused.
+    VolumeId(u32), "volume"
+);
+number!(
+    /// Counts, pool-wide, the births of groups and log segments; never reused, so that an old log
+    /// record or checksum can't be taken for one of what now lies in the same place.
+    BirthId(u64), "birth"
+);
+number!(
+    /// A segment within its log; never reused.
+    SegmentNumber(u64), "segment"
+);
+number!(
+    /// A record within a log: a volume's or the metadata's. Starts at 1; 0 is "before the first".
+    RecordNumber(u64), "record"
+);
+number!(
+    /// Counts configurations (vote records) of a pool.
+    ConfigNumber(u64), "configuration"
+);
+number!(
+    /// Counts, pool-wide, the releases of log space. Each disk that took part confirms it.
+    ReleaseNumber(u64), "release"
+);
+number!(
+    /// An extent on its disk.
+    ExtentNumber(u32), "extent"
+);
+number!(
+    /// A row (a 4 KiB block of each member) within its group.
+    Row(u32), "row"
+);
+
+impl BirthId {
+    /// The birth of the `index`th of a run whose first has this one; saturates.
+    pub fn plus(self, index: u64) -> BirthId {
+        BirthId(self.0.saturating_add(index))
+    }
+}
+
+impl RecordNumber {
+    /// The next number; saturates.
+    pub fn next(self) -> RecordNumber {
+        RecordNumber(self.0.saturating_add(1))
+    }
+}
+
+impl ConfigNumber {
+    /// The next number; saturates.
+    pub fn next(self) -> ConfigNumber {
+        ConfigNumber(self.0.saturating_add(1))
+    }
+}

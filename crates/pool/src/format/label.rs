@@ -1,0 +1,416 @@
+//! The label: whose disk this is, and where everything on it is.
+//!
+//! | off | size | field |
+//! |---|---|---|
+//! | 0 | 8 | magic "epLABEL\0" |
+//! | 8 | 4 | CRC32C of the label, this field as zeros |
+//! | 12 | 1 | slot, 0 to 3 |
+//! | 13 | 1 | failure domain: 1 node, 2 disk |
+//! | 14 | 2 | format version: 0 |
+//! | 16 | 8 | compatible features: who doesn't know one ignores it |
+//! | 24 | 8 | read-only-compatible features: who doesn't know one only reads |
+//! | 32 | 8 | incompatible features: who doesn't know one refuses |
+//! | 40 | 8 | sequence |
+//! | 48 | 16 | pool |
+//! | 64 | 16 | disk |
+//! | 80 | 4 | disk number |
+//! | 84 | 4 | number of vote disks |
+//! | 88 | 8 | labelled size in bytes |
+//! | 96 | 8 | extent size in bytes |
+//! | 104 | 8 | metadata area: offset in bytes |
+//! | 112 | 8 | metadata area: length in bytes; 0 for none |
+//! | 120 | 8 | extents: offset in bytes |
+//! | 128 | 16 | machine that the disk was labelled on |
+//! | 144 | 16 | owner that made the pool |
+//! | 160 | 80 | ids of the vote disks, 16 each |
+//! | 240 | 64 | pool's name, UTF-8, zero padded |
+//! | 304 | 64 | machine's name, UTF-8, zero padded |
+//! | 368 | 3728 | zero |
+//!
+//! Magic, CRC, slot and version keep their places in all versions, so that a newer format is told
+//! from damage.
+//!
+//! Protects against: a disk of another pool, a disk that shrank, a newer format, damage to either end
+//! of the disk, and a torn update: sequence n goes to the slots n mod 2 at both ends, and the newest
+//! label of which **two** valid copies exist counts. A lone copy is an update that wasn't completed,
+//! or an older label that surfaced.
+
+use block::{BLOCK_BYTES, Buffer, BufferMut, OwnerId};
+use uuid::Uuid;
+
+use super::field::{Field, crc_without};
+use super::{DiskGeometry, DiskId, DiskNumber, PoolId};
+
+const MAGIC_BYTES: &[u8; 8] = b"epLABEL\0";
+const VERSION_NOW: u64 = 0;
+
+const MAGIC: Field = Field::first(8);
+const CRC: Field = MAGIC.then(4);
+const SLOT: Field = CRC.then(1);
+const DOMAIN: Field = SLOT.then(1);
+const VERSION: Field = DOMAIN.then(2);
+const COMPATIBLE: Field = VERSION.then(8);
+const READ_ONLY: Field = COMPATIBLE.then(8);
+const INCOMPATIBLE: Field = READ_ONLY.then(8);
+const SEQUENCE: Field = INCOMPATIBLE.then(8);
+const POOL: Field = SEQUENCE.then(16);
+const DISK: Field = POOL.then(16);
+const NUMBER: Field = DISK.then(4);
+const VOTE_COUNT: Field = NUMBER.then(4);
+const LABELLED: Field = VOTE_COUNT.then(8);
+const EXTENT: Field = LABELLED.then(8);
+const METADATA_OFFSET: Field = EXTENT.then(8);
+const METADATA_LENGTH: Field = METADATA_OFFSET.then(8);
+const EXTENTS_OFFSET: Field = METADATA_LENGTH.then(8);
+const NODE: Field = EXTENTS_OFFSET.then(16);
+const BIRTH_OWNER: Field = NODE.then(16);
+const VOTES: Field = BIRTH_OWNER.then(16 * VOTE_DISKS_MAX);
+const POOL_NAME: Field = VOTES.then(NAME_BYTES_MAX);
+const NODE_NAME: Field = POOL_NAME.then(NAME_BYTES_MAX);
+const REST: Field = NODE_NAME.then(LABEL_BYTES - NODE_NAME.end());
+
+/// Bytes in a slot.
+pub const LABEL_BYTES: usize = BLOCK_BYTES;
+/// Longest name of a pool or machine, in bytes of UTF-8.
+pub const NAME_BYTES_MAX: usize = 64;
+/// Disks that hold a vote and a metadata copy, at most.
+pub const VOTE_DISKS_MAX: usize = 5;
+
+const _: () = assert!(REST.end() == LABEL_BYTES);
+const _: () = assert!(NODE_NAME.end() == 368);
+
+/// What members of a group must not share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FailureDomain {
+    /// The machine.
+    Node,
+    /// The disk.
+    Disk,
+}
+
+/// What a format has beyond its version, by how much one must know of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// Ignored by who doesn't know them.
+    pub compatible: u64,
+    /// Who doesn't know one may read but not write.
+    pub read_only: u64,
+    /// Who doesn't know one stays away.
+    pub incompatible: u64,
+}
+
+impl Features {
+    /// What this code knows.
+    pub const KNOWN: Features = Features { compatible: 0, read_only: 0, incompatible: 0 };
+    /// Names of bits that are given out, so that older code can say what it lacks.
+    const INCOMPATIBLE_NAMES: [&'static str; 4] =
+        ["parity groups", "thin volumes", "several logs per volume", "witnesses"];
+
+    /// The names of incompatible features that this code doesn't know.
+    fn unknown_names(self) -> Vec<String> {
+        let unknown = self.incompatible & !Self::KNOWN.incompatible;
+        (0..64_usize)
+            .filter(|bit| unknown & 1 << bit != 0)
+            .map(|bit| match Self::INCOMPATIBLE_NAMES.get(bit) {
+                Some(name) => (*name).to_string(),
+                None => format!("feature {bit}"),
+            })
+            .collect()
+    }
+}
+
+/// A label.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// What the pool's format has beyond its version.
+    pub features: Features,
+    /// The pool.
+    pub pool: PoolId,
+    /// Its name.
+    pub pool_name: String,
+    /// The disk.
+    pub disk: DiskId,
+    /// Its index in the pool.
+    pub number: DiskNumber,
+    /// Where things are.
+    pub geometry: DiskGeometry,
+    /// What members of the pool's groups must not share.
+    pub failure_domain: FailureDomain,
+    /// The machine that it was labelled on.
+    pub node: Uuid,
+    /// That machine's name.
+    pub node_name: String,
+    /// Who made the pool. (Who owns it now is in the votes.)
+    pub birth_owner: OwnerId,
+    /// The disks that hold a vote and a metadata copy, at most [`VOTE_DISKS_MAX`].
+    pub vote_disks: Vec<DiskId>,
+}
+
+impl Label {
+    /// The bytes for a slot, 0 to 3. A sequence n goes to the slots n mod 2 and 2 + n mod 2. Names
+    /// and vote disks beyond the maximum are cut: who makes a pool has refused them.
+    pub fn encode(&self, sequence: u64, slot: usize) -> Buffer {
+        let mut label = BufferMut::zeroed(LABEL_BYTES);
+        MAGIC.of_mut(&mut label).copy_from_slice(MAGIC_BYTES);
+        SLOT.put_number(&mut label, slot as u64);
+        let domain = match self.failure_domain {
+            FailureDomain::Node => 1,
+            FailureDomain::Disk => 2,
+        };
+        DOMAIN.put_number(&mut label, domain);
+        VERSION.put_number(&mut label, VERSION_NOW);
+        COMPATIBLE.put_number(&mut label, self.features.compatible);
+        READ_ONLY.put_number(&mut label, self.features.read_only);
+        INCOMPATIBLE.put_number(&mut label, self.features.incompatible);
+        SEQUENCE.put_number(&mut label, sequence);
+        POOL.put_uuid(&mut label, self.pool.0);
+        DISK.put_uuid(&mut label, self.disk.0);
+        NUMBER.put_number(&mut label, u64::from(self.number.0));
+        VOTE_COUNT.put_number(&mut label, self.vote_disks.len().min(VOTE_DISKS_MAX) as u64);
+        LABELLED.put_number(&mut label, self.geometry.labelled_bytes());
+        EXTENT.put_number(&mut label, self.geometry.extent_bytes());
+        METADATA_OFFSET.put_number(&mut label, self.geometry.metadata_offset());
+        METADATA_LENGTH.put_number(&mut label, self.geometry.metadata_bytes());
+        EXTENTS_OFFSET.put_number(&mut label, self.geometry.extents_offset());
+        NODE.put_uuid(&mut label, self.node);
+        BIRTH_OWNER.put_uuid(&mut label, self.birth_owner.0);
+        let votes = VOTES.of_mut(&mut label).chunks_exact_mut(16);
+        for (field, disk) in votes.zip(&self.vote_disks) {
+            field.copy_from_slice(disk.0.as_bytes());
+        }
+        POOL_NAME.put_text(&mut label, &self.pool_name);
+        NODE_NAME.put_text(&mut label, &self.node_name);
+        let crc = crc_without(&label, CRC);
+        CRC.put_number(&mut label, u64::from(crc));
+        label.freeze()
+    }
+
+    /// The slots that a sequence goes to.
+    pub fn slots_of(sequence: u64) -> [usize; 2] {
+        let parity = (sequence % 2) as usize;
+        [parity, 2 + parity]
+    }
+
+    /// Whether this disk holds a vote and a metadata copy.
+    pub fn holds_vote(&self) -> bool {
+        self.vote_disks.contains(&self.disk)
+    }
+}
+
+/// Which of the four slots aren't sound labels though this is a labelled disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LabelFaults {
+    /// By slot.
+    pub damaged: [bool; 4],
+}
+
+/// The label that counts on a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SelectedLabel {
+    /// The label.
+    pub label: Label,
+    /// Its sequence.
+    pub sequence: u64,
+    /// The sequence for the next update: above the highest ever seen, and never in the slots of the
+    /// label that counts.
+    pub next_sequence: u64,
+    /// Slots that hold something else than a sound label.
+    pub faults: LabelFaults,
+}
+
+/// What a disk's label slots say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LabelState {
+    /// All slots could be read and none has ever held a label.
+    Blank,
+    /// A disk of a pool. (Whether it is one's own pool is the caller's to compare.)
+    Labelled(Box<SelectedLabel>),
+    /// It can't be used as it is.
+    Refused(LabelError),
+}
+
+/// Why a labelled disk can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LabelError {
+    /// No label has two sound copies.
+    #[error("the label is damaged (slots {})", slots(.faults))]
+    Damaged {
+        /// Which slots.
+        faults: LabelFaults,
+        /// The pool and disk that a lone sound copy names.
+        named: Option<(PoolId, DiskId)>,
+    },
+    /// The device is smaller than its label says.
+    #[error("the disk is truncated: labelled {labelled_bytes} bytes, it has {device_bytes}")]
+    Truncated {
+        /// The pool that the label names.
+        pool: PoolId,
+        /// The disk that the label names.
+        disk: DiskId,
+        /// Its size by the label.
+        labelled_bytes: u64,
+        /// Its size.
+        device_bytes: u64,
+    },
+    /// Made by a newer etherpool.
+    #[error("format version {version} is newer than this etherpool knows (0)")]
+    NewerVersion {
+        /// Its version.
+        version: u16,
+    },
+    /// Uses what this etherpool doesn't know.
+    #[error("the pool uses what this etherpool does not know: {}", .names.join(", "))]
+    UnknownFeatures {
+        /// Their names.
+        names: Vec<String>,
+    },
+}
+
+fn slots(faults: &LabelFaults) -> String {
+    let numbers = (0..4).filter(|slot| faults.damaged[*slot]).map(|slot| slot.to_string());
+    numbers.collect::<Vec<_>>().join(", ")
+}
+
+/// The labelled size that the slots at the beginning tell, for finding those at the end: what a sound
+/// label says, else the device's size in whole blocks.
+pub fn end_of_labelled(front: [Option<&[u8]>; 2], device_bytes: u64) -> u64 {
+    let sizes = front.into_iter().enumerate().filter_map(|(slot, bytes)| {
+        let Slot::Sound(label, sequence) = Slot::read(bytes?, slot) else { return None };
+        Some((sequence, label.geometry.labelled_bytes()))
+    });
+    let newest = sizes.max_by_key(|(sequence, _)| *sequence);
+    newest.map_or(DiskGeometry::labelled_bytes_of(device_bytes), |(_, bytes)| bytes)
+}
+
+/// Judges the four slots of a disk; `None` is a slot that couldn't be read or isn't on the device.
+pub fn select_label(slots: [Option<&[u8]>; 4], device_bytes: u64) -> LabelState {
+    let mut sound: Vec<(u64, Label)> = Vec::new();
+    let mut faults = LabelFaults::default();
+    let mut labelled = false;
+    let mut newer = None;
+    for (slot, bytes) in slots.into_iter().enumerate() {
+        let read = bytes.map_or(Slot::Unreadable, |bytes| Slot::read(bytes, slot));
+        faults.damaged[slot] = !matches!(read, Slot::Sound(..));
+        match read {
+            Slot::Blank => {}
+            // What can't be read may be a label: such a disk isn't free to take.
+            Slot::Damaged | Slot::Unreadable => labelled = true,
+            Slot::Newer(error) => newer = Some(error),
+            Slot::Sound(label, sequence) => sound.push((sequence, label)),
+        }
+    }
+    if let Some(error) = newer {
+        return LabelState::Refused(error);
+    }
+    if sound.is_empty() && !labelled {
+        return LabelState::Blank;
+    }
+    sound.sort_by_key(|(sequence, _)| std::cmp::Reverse(*sequence));
+    let highest = sound.first().map_or(0, |(sequence, _)| *sequence);
+    let truncated = sound.iter().find(|(_, label)| label.geometry.labelled_bytes() > device_bytes);
+    if let Some((_, label)) = truncated {
+        return LabelState::Refused(LabelError::Truncated {
+            pool: label.pool,
+            disk: label.disk,
+            labelled_bytes: label.geometry.labelled_bytes(),
+            device_bytes,
+        });
+    }
+    let pair = sound.windows(2).find(|pair| pair[0] == pair[1]);
+    let Some([(sequence, label), _]) = pair else {
+        let named = sound.first().map(|(_, label)| (label.pool, label.disk));
+        return LabelState::Refused(LabelError::Damaged { faults, named });
+    };
+    let mut next_sequence = highest.saturating_add(1);
+    if next_sequence % 2 == sequence % 2 {
+        // A lone newer copy exists. Its slots are the ones to write; the label that counts stays.
+        next_sequence = next_sequence.saturating_add(1);
+    }
+    let label = label.clone();
+    LabelState::Labelled(Box::new(SelectedLabel {
+        label,
+        sequence: *sequence,
+        next_sequence,
+        faults,
+    }))
+}
+
+/// What one slot holds.
+enum Slot {
+    Unreadable,
+    Blank,
+    Damaged,
+    Newer(LabelError),
+    Sound(Label, u64),
+}
+
+impl Slot {
+    fn read(bytes: &[u8], slot: usize) -> Slot {
+        if bytes.len() != LABEL_BYTES || MAGIC.of(bytes) != MAGIC_BYTES {
+            return Slot::Blank;
+        }
+        if CRC.number32(bytes) != crc_without(bytes, CRC) || SLOT.number(bytes) != slot as u64 {
+            return Slot::Damaged;
+        }
+        if VERSION.number(bytes) != VERSION_NOW {
+            let version = VERSION.number(bytes) as u16;
+            return Slot::Newer(LabelError::NewerVersion { version });
+        }
+        let features = Features {
+            compatible: COMPATIBLE.number(bytes),
+            read_only: READ_ONLY.number(bytes),
+            incompatible: INCOMPATIBLE.number(bytes),
+        };
+        let names = features.unknown_names();
+        if !names.is_empty() {
+            return Slot::Newer(LabelError::UnknownFeatures { names });
+        }
+        match Self::body(bytes, features) {
+            Some((label, sequence)) if sequence % 2 == slot as u64 % 2 => {
+                Slot::Sound(label, sequence)
+            }
+            _ => Slot::Damaged,
+        }
+    }
+
+    fn body(bytes: &[u8], features: Features) -> Option<(Label, u64)> {
+        let failure_domain = match DOMAIN.number(bytes) {
+            1 => FailureDomain::Node,
+            2 => FailureDomain::Disk,
+            _ => return None,
+        };
+        let geometry = DiskGeometry::new(
+            LABELLED.number(bytes),
+            METADATA_LENGTH.number(bytes),
+            EXTENT.number(bytes),
+        )
+        .ok()?;
+        let votes = VOTE_COUNT.number(bytes) as usize;
+        if geometry.metadata_offset() != METADATA_OFFSET.number(bytes)
+            || geometry.extents_offset() != EXTENTS_OFFSET.number(bytes)
+            || votes > VOTE_DISKS_MAX
+        {
+            return None;
+        }
+        let vote_disks = VOTES.of(bytes).chunks_exact(16).take(votes);
+        let vote_disks = vote_disks.filter_map(|id| Uuid::from_slice(id).ok()).map(DiskId);
+        let label = Label {
+            features,
+            pool: PoolId(POOL.uuid(bytes)),
+            pool_name: POOL_NAME.text(bytes)?,
+            disk: DiskId(DISK.uuid(bytes)),
+            number: DiskNumber(NUMBER.number32(bytes)),
+            geometry,
+            failure_domain,
+            node: NODE.uuid(bytes),
+            node_name: NODE_NAME.text(bytes)?,
+            birth_owner: OwnerId(BIRTH_OWNER.uuid(bytes)),
+            vote_disks: vote_disks.collect(),
+        };
+        Some((label, SEQUENCE.number(bytes)))
+    }
+}
+
+#[cfg(test)]
+#[path = "label_tests.rs"]
+mod tests;

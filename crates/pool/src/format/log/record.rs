@@ -1,0 +1,359 @@
+//! Log records and the batches that they are written in.
+//!
+//! A record is a header of whole sectors and, for DATA, its rows:
+//!
+//! | off | size | field |
+//! |---|---|---|
+//! | 0 | 4 | magic "epLR" |
+//! | 4 | 4 | CRC32C of the header (all its sectors), this field as zeros |
+//! | 8 | 1 | kind: 1 DATA, 2 ZERO, 3 INTENT, 4 MARK |
+//! | 9 | 1 | flags: 0x01 the zeros are a discard |
+//! | 10 | 2 | sectors of the header |
+//! | 12 | 4 | CRC field of the record with the previous number; 0 before the first |
+//! | 16 | 8 | birth id of the segment |
+//! | 24 | 8 | epoch |
+//! | 32 | 8 | number |
+//! | 40 | 8 | birth id of the group (MARK: value) |
+//! | 48 | 4 | first row (MARK: code) |
+//! | 52 | 4 | number of rows |
+//! | 56 | 8 | zero |
+//! | 64 | 4 each | DATA, INTENT: CRC32C of each row, seeded as in checksum blocks |
+//! | … | | zero to the end of the sector |
+//!
+//! Records lie end to end; a batch of them is padded with zeros to 4 KiB, so that a batch never shares
+//! a block of the disk with one that was acknowledged, and begins with a record where the padding ends.
+//!
+//! Protects against: torn batches (CRCs over everything), bytes of an earlier segment or owner (birth
+//! id, epoch), gaps and two histories (consecutive numbers, each with its predecessor's CRC), and
+//! replaying into space that was given to another group (group birth id instead of a place).
+
+use block::{BLOCK_BYTES, Buffer, BufferMut, Epoch, SECTOR_BYTES};
+
+use crate::format::field::{Field, crc_without};
+use crate::format::{BirthId, RecordNumber, Role, Row, row_checksum};
+
+const MAGIC_BYTES: &[u8; 4] = b"epLR";
+const KIND_DATA: u64 = 1;
+const KIND_ZERO: u64 = 2;
+const KIND_INTENT: u64 = 3;
+const KIND_MARK: u64 = 4;
+const FLAG_DISCARD: u64 = 0x01;
+
+const MAGIC: Field = Field::first(4);
+const CRC: Field = MAGIC.then(4);
+const KIND: Field = CRC.then(1);
+const FLAGS: Field = KIND.then(1);
+const SECTORS: Field = FLAGS.then(2);
+const PREVIOUS: Field = SECTORS.then(4);
+const SEGMENT: Field = PREVIOUS.then(8);
+const EPOCH: Field = SEGMENT.then(8);
+const NUMBER: Field = EPOCH.then(8);
+const GROUP: Field = NUMBER.then(8);
+const FIRST_ROW: Field = GROUP.then(4);
+const ROW_COUNT: Field = FIRST_ROW.then(4);
+const ZERO: Field = ROW_COUNT.then(8);
+const FIXED_BYTES: usize = ZERO.end();
+
+const _: () = assert!(FIXED_BYTES == 64);
+
+/// Rows that a record can name, at most: those of the largest extent.
+pub const RECORD_ROWS_MAX: u32 = 1 << 18;
+
+const _: () = assert!(
+    (FIXED_BYTES + 4 * RECORD_ROWS_MAX as usize).div_ceil(SECTOR_BYTES) <= u16::MAX as usize
+);
+
+/// Rows of a group, named by birth and never by place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowRange {
+    /// The group.
+    pub group: BirthId,
+    /// The first row.
+    pub first: Row,
+    /// How many.
+    pub count: u32,
+}
+
+/// A note in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// What kind of note.
+    pub code: u32,
+    /// What it says.
+    pub value: u64,
+}
+
+/// What a record says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecordBody {
+    /// These rows now hold this.
+    Data {
+        /// The rows.
+        rows: RowRange,
+        /// A checksum per row.
+        checksums: Vec<u32>,
+        /// Their contents: 4 KiB per row.
+        payload: Buffer,
+    },
+    /// These rows now are zeros.
+    Zero {
+        /// The rows.
+        rows: RowRange,
+        /// Whether they may go back to unwritten.
+        discard: bool,
+    },
+    /// These rows are about to be written in place with contents of these checksums.
+    Intent {
+        /// The rows.
+        rows: RowRange,
+        /// A checksum per row.
+        checksums: Vec<u32>,
+    },
+    /// A note.
+    Mark(Mark),
+}
+
+impl RecordBody {
+    /// A DATA record for consecutive rows of a mirror, with its checksums computed.
+    ///
+    /// # Panics
+    /// When the payload isn't 1 to [`RECORD_ROWS_MAX`] whole blocks: the caller's arithmetic is wrong.
+    pub fn data(group: BirthId, first: Row, payload: Buffer) -> RecordBody {
+        let count = payload.len() / BLOCK_BYTES;
+        assert!(
+            payload.len().is_multiple_of(BLOCK_BYTES)
+                && (1..=RECORD_ROWS_MAX as usize).contains(&count),
+            "a record of {} bytes",
+            payload.len()
+        );
+        let blocks = payload.chunks_exact(BLOCK_BYTES).zip(first.0..);
+        let checksums = blocks
+            .map(|(block, row)| row_checksum(group, Row(row), Role::Data(0), block))
+            .collect();
+        RecordBody::Data {
+            rows: RowRange { group, first, count: count as u32 },
+            checksums,
+            payload,
+        }
+    }
+
+    /// The rows that it is about.
+    pub fn rows(&self) -> Option<RowRange> {
+        match self {
+            RecordBody::Data { rows, .. }
+            | RecordBody::Zero { rows, .. }
+            | RecordBody::Intent { rows, .. } => Some(*rows),
+            RecordBody::Mark(_) => None,
+        }
+    }
+
+    /// Bytes that it takes in a segment, without the padding of its batch.
+    pub fn encoded_len(&self) -> usize {
+        self.header_len() + self.payload().map_or(0, |payload| payload.len())
+    }
+
+    fn header_len(&self) -> usize {
+        header_len_for(self.checksums().len())
+    }
+
+    fn checksums(&self) -> &[u32] {
+        match self {
+            RecordBody::Data { checksums, .. } | RecordBody::Intent { checksums, .. } => checksums,
+            RecordBody::Zero { .. } | RecordBody::Mark(_) => &[],
+        }
+    }
+
+    fn payload(&self) -> Option<&Buffer> {
+        match self {
+            RecordBody::Data { payload, .. } => Some(payload),
+            _ => None,
+        }
+    }
+}
+
+fn header_len_for(checksums: usize) -> usize {
+    (FIXED_BYTES + 4 * checksums).next_multiple_of(SECTOR_BYTES)
+}
+
+/// A record of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its number.
+    pub number: RecordNumber,
+    /// Its header's CRC, which the next record repeats.
+    pub crc: u32,
+    /// What it says.
+    pub body: RecordBody,
+}
+
+/// Where a log continues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogTail {
+    /// The segment that takes the next record.
+    pub segment: BirthId,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The next record's number.
+    pub next: RecordNumber,
+    /// CRC of the last record; 0 before the first.
+    pub previous_crc: u32,
+}
+
+/// A batch ready to be written.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Its bytes, padded to 4 KiB.
+    pub bytes: Buffer,
+    /// Its records' numbers, first and last.
+    pub numbers: (RecordNumber, RecordNumber),
+    /// Where the log continues after it.
+    pub tail: LogTail,
+}
+
+/// Bytes of a batch of records of these lengths ([`RecordBody::encoded_len`]).
+pub(crate) fn batch_len(bodies: &[RecordBody]) -> usize {
+    bodies.iter().map(RecordBody::encoded_len).sum::<usize>().next_multiple_of(BLOCK_BYTES)
+}
+
+/// Lays records end to end into one buffer, numbers and chains them.
+///
+/// # Panics
+/// When there are no records, or a DATA record's checksums, rows and payload don't go together.
+pub fn encode_batch(tail: LogTail, bodies: &[RecordBody]) -> Batch {
+    assert!(!bodies.is_empty(), "a batch without records");
+    let mut bytes = BufferMut::zeroed(batch_len(bodies));
+    let mut after = tail;
+    let mut at = 0;
+    for body in bodies {
+        let header_len = body.header_len();
+        let header = &mut bytes[at..at + header_len];
+        after.previous_crc = encode_header(header, after, body);
+        after.next = after.next.next();
+        at += header_len;
+        if let Some(payload) = body.payload() {
+            bytes[at..at + payload.len()].copy_from_slice(payload);
+            at += payload.len();
+        }
+    }
+    let last = RecordNumber(after.next.0 - 1);
+    Batch { bytes: bytes.freeze(), numbers: (tail.next, last), tail: after }
+}
+
+fn encode_header(header: &mut [u8], tail: LogTail, body: &RecordBody) -> u32 {
+    let (kind, flags) = match body {
+        RecordBody::Data { .. } => (KIND_DATA, 0),
+        RecordBody::Zero { discard, .. } => (KIND_ZERO, if *discard { FLAG_DISCARD } else { 0 }),
+        RecordBody::Intent { .. } => (KIND_INTENT, 0),
+        RecordBody::Mark(_) => (KIND_MARK, 0),
+    };
+    let (group, first, count) = match (body, body.rows()) {
+        (RecordBody::Mark(mark), _) => (mark.value, mark.code, 0),
+        (_, Some(rows)) => (rows.group.0, rows.first.0, rows.count),
+        (_, None) => (0, 0, 0),
+    };
+    let checksums = body.checksums();
+    if matches!(kind, KIND_DATA | KIND_INTENT) {
+        assert_eq!(checksums.len(), count as usize, "checksums of a record");
+    }
+    if let Some(payload) = body.payload() {
+        assert_eq!(payload.len(), count as usize * BLOCK_BYTES, "payload of a record");
+    }
+    assert!(
+        kind == KIND_MARK || (1..=RECORD_ROWS_MAX).contains(&count),
+        "{count} rows in a record"
+    );
+    MAGIC.of_mut(header).copy_from_slice(MAGIC_BYTES);
+    KIND.put_number(header, kind);
+    FLAGS.put_number(header, flags);
+    SECTORS.put_number(header, (header.len() / SECTOR_BYTES) as u64);
+    PREVIOUS.put_number(header, u64::from(tail.previous_crc));
+    SEGMENT.put_number(header, tail.segment.0);
+    EPOCH.put_number(header, tail.epoch.0);
+    NUMBER.put_number(header, tail.next.0);
+    GROUP.put_number(header, group);
+    FIRST_ROW.put_number(header, u64::from(first));
+    ROW_COUNT.put_number(header, u64::from(count));
+    for (bytes, checksum) in header[FIXED_BYTES..].chunks_exact_mut(4).zip(checksums) {
+        bytes.copy_from_slice(&checksum.to_le_bytes());
+    }
+    let crc = crc_without(header, CRC);
+    CRC.put_number(header, u64::from(crc));
+    crc
+}
+
+/// A sound record header: the payload isn't judged yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct CheckedHeader {
+    pub(super) crc: u32,
+    pub(super) previous_crc: u32,
+    pub(super) len: usize,
+    pub(super) kind: CheckedKind,
+}
+
+/// What a sound header announces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum CheckedKind {
+    /// Rows with these checksums follow.
+    Data(RowRange, Vec<u32>),
+    /// Nothing follows.
+    Whole(RecordBody),
+}
+
+/// The header at the beginning of `bytes`, if it is that of record `number` of this segment.
+pub(super) fn check_header(
+    bytes: &[u8],
+    segment: BirthId,
+    epoch: Epoch,
+    number: RecordNumber,
+) -> Option<CheckedHeader> {
+    let len = SECTORS.number(bytes) as usize * SECTOR_BYTES;
+    let header = bytes.get(..len.max(SECTOR_BYTES))?;
+    if len == 0
+        || MAGIC.of(header) != MAGIC_BYTES
+        || SEGMENT.number(header) != segment.0
+        || EPOCH.number(header) != epoch.0
+        || NUMBER.number(header) != number.0
+        || CRC.number32(header) != crc_without(header, CRC)
+        || ZERO.number(header) != 0
+    {
+        return None;
+    }
+    let count = ROW_COUNT.number32(header);
+    let rows = RowRange {
+        group: BirthId(GROUP.number(header)),
+        first: Row(FIRST_ROW.number32(header)),
+        count,
+    };
+    let sane_rows =
+        (1..=RECORD_ROWS_MAX).contains(&count) && rows.first.0.checked_add(count).is_some();
+    let flags = FLAGS.number(header);
+    let kind = KIND.number(header);
+    let has_checksums = matches!(kind, KIND_DATA | KIND_INTENT);
+    let expected_len = header_len_for(if has_checksums { count as usize } else { 0 });
+    let known_flags = if kind == KIND_ZERO { FLAG_DISCARD } else { 0 };
+    if len != expected_len || flags & !known_flags != 0 || (kind != KIND_MARK && !sane_rows) {
+        return None;
+    }
+    let checksums = || {
+        let entries = header[FIXED_BYTES..].chunks_exact(4).take(count as usize);
+        entries.map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])).collect()
+    };
+    let kind = match kind {
+        KIND_DATA => CheckedKind::Data(rows, checksums()),
+        KIND_INTENT => CheckedKind::Whole(RecordBody::Intent { rows, checksums: checksums() }),
+        KIND_ZERO => {
+            let discard = flags & FLAG_DISCARD != 0;
+            CheckedKind::Whole(RecordBody::Zero { rows, discard })
+        }
+        KIND_MARK if count == 0 => {
+            CheckedKind::Whole(RecordBody::Mark(Mark { code: rows.first.0, value: rows.group.0 }))
+        }
+        _ => return None,
+    };
+    let crc = CRC.number32(header);
+    Some(CheckedHeader { crc, previous_crc: PREVIOUS.number32(header), len, kind })
+}
+
+#[cfg(test)]
+#[path = "record_tests.rs"]
+mod tests;

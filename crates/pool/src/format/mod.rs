@@ -1,0 +1,41 @@
+//! What a pool disk carries, one file per structure. The byte map, the rule of validity and what each
+//! structure protects against stand in the doc of its module; `docs/format.md` shows where they are.
+//!
+//! All numbers are little-endian. Bytes from a disk become a value only through a check of magic,
+//! CRC and identity, because a disk may hold anything: an older pool's bytes, another disk's, a torn
+//! or misdirected write, or what somebody put there on purpose. Nothing here panics on such bytes.
+
+mod bytes;
+mod checksum;
+mod confirm;
+pub(crate) mod field;
+mod geometry;
+mod ids;
+mod label;
+mod log;
+mod vote;
+
+pub(crate) use bytes::{Malformed, Reader, Writer};
+pub use checksum::{
+    CHECKSUM_ENTRIES, ChecksumBlock, ChecksumFault, ExtentShape, Role, UncheckedChecksumBlock,
+    row_checksum,
+};
+pub use confirm::{CONFIRM_BYTES, Confirm, ConfirmSlots, select_confirm};
+pub use geometry::{DiskGeometry, GeometryError, MIB, choose_extent_bytes};
+pub use ids::{
+    BirthId, ConfigNumber, DiskId, DiskNumber, ExtentNumber, PoolId, RecordNumber, ReleaseNumber,
+    Row, SegmentNumber, VolumeId,
+};
+pub use label::{
+    FailureDomain, Features, LABEL_BYTES, Label, LabelError, LabelFaults, LabelState,
+    NAME_BYTES_MAX, SelectedLabel, VOTE_DISKS_MAX, end_of_labelled, select_label,
+};
+pub use log::{
+    Batch, Conflict, LogTail, Mark, MergedSegment, RECORD_ROWS_MAX, Record, RecordBody, RowRange,
+    SEGMENT_HEADER_BYTES, SegmentFault, SegmentHeader, UncheckedSegmentHeader, encode_batch,
+    merge_segment,
+};
+pub use vote::{
+    Configuration, CopySet, OUT_DISKS_MAX, OutDisk, TooManyOut, VOTE_BYTES, VotePlace, VoteSlots,
+    Witness, select_vote,
+};

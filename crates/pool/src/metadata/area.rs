@@ -1,0 +1,388 @@
+//! The metadata area of a vote disk: checkpoint 0, log 0, checkpoint 1, log 1, a quarter each.
+//!
+//! A checkpoint holds the whole metadata; the log behind it the transactions since. When the log is
+//! full, a checkpoint of the next generation goes to the **other** slot and its log starts empty; the
+//! former checkpoint and its whole log stay until then, so a torn write loses nothing. Entries are
+//! committed to a log only until its successor is begun.
+//!
+//! Checkpoint header (4 KiB; the payload follows, padded to 4 KiB):
+//!
+//! | off | size | field |
+//! |---|---|---|
+//! | 0 | 8 | magic "epCHECKP" |
+//! | 8 | 4 | CRC32C of the header, this field as zeros |
+//! | 12 | 4 | slot, 0 or 1 |
+//! | 16 | 16 | pool |
+//! | 32 | 8 | generation |
+//! | 40 | 8 | epoch |
+//! | 48 | 8 | number of the last record that it contains |
+//! | 56 | 8 | bytes of the payload |
+//! | 64 | 4 | CRC32C of the payload |
+//! | 68 | 4028 | zero |
+//!
+//! The payload: extent bytes, failure domain and name of the pool, then records (`codec`).
+//!
+//! Log entry, each at a 4 KiB boundary and padded to one:
+//!
+//! | off | size | field |
+//! |---|---|---|
+//! | 0 | 8 | magic "epMETLOG" |
+//! | 8 | 4 | CRC32C of header and payload, this field as zeros |
+//! | 12 | 4 | CRC of the entry before; of the checkpoint's payload for the first |
+//! | 16 | 16 | pool |
+//! | 32 | 8 | generation |
+//! | 40 | 8 | epoch |
+//! | 48 | 8 | number |
+//! | 56 | 4 | bytes of the payload |
+//! | 60 | 4 | zero |
+//! | 64 | | payload: records (`codec`) |
+//!
+//! Protects against: torn checkpoints and entries (CRCs; the other slot), entries of an earlier
+//! generation or owner in the same place (generation, epoch, chain), two histories (chain), another
+//! pool's area, and a log without its checkpoint (see `recover`).
+
+use block::{BLOCK_BYTES, Buffer, BufferMut, Epoch, crc32c};
+
+use super::{MetaRecord, Metadata, PoolIdentity, encode_records};
+use crate::format::field::{Field, crc_without};
+use crate::format::{
+    DiskGeometry, FailureDomain, MIB, Malformed, PoolId, Reader, RecordNumber, Writer,
+};
+
+const CHECKPOINT_MAGIC: &[u8; 8] = b"epCHECKP";
+const MAGIC: Field = Field::first(8);
+const CRC: Field = MAGIC.then(4);
+const SLOT: Field = CRC.then(4);
+const POOL: Field = SLOT.then(16);
+const GENERATION: Field = POOL.then(8);
+const EPOCH: Field = GENERATION.then(8);
+const NUMBER: Field = EPOCH.then(8);
+const LENGTH: Field = NUMBER.then(8);
+const PAYLOAD_CRC: Field = LENGTH.then(4);
+const REST: Field = PAYLOAD_CRC.then(BLOCK_BYTES - PAYLOAD_CRC.end());
+
+const _: () = assert!(REST.end() == BLOCK_BYTES);
+
+const ENTRY_MAGIC: &[u8; 8] = b"epMETLOG";
+const ENTRY_PREVIOUS: Field = CRC.then(4);
+const ENTRY_POOL: Field = ENTRY_PREVIOUS.then(16);
+const ENTRY_GENERATION: Field = ENTRY_POOL.then(8);
+const ENTRY_EPOCH: Field = ENTRY_GENERATION.then(8);
+const ENTRY_NUMBER: Field = ENTRY_EPOCH.then(8);
+const ENTRY_LENGTH: Field = ENTRY_NUMBER.then(4);
+const ENTRY_ZERO: Field = ENTRY_LENGTH.then(4);
+const ENTRY_HEADER_BYTES: usize = ENTRY_ZERO.end();
+
+const _: () = assert!(ENTRY_HEADER_BYTES == 64);
+
+/// Smallest quarter of an area.
+const QUARTER_BYTES_MIN: u64 = 2 * MIB;
+/// Largest quarter of an area: what a supervisor must be able to hold in memory several times.
+const QUARTER_BYTES_MAX: u64 = 256 * MIB;
+/// Bytes of metadata for an extent in the worst case: a run of one group with two members, and
+/// misses of both.
+const EXTENT_METADATA_BYTES: u64 = 64;
+/// The pool may grow to so many times its first size.
+const GROWTH: u64 = 4;
+
+/// Length of the metadata areas of a pool that starts with `pool_bytes` on all disks together.
+pub fn area_bytes_for(pool_bytes: u64, extent_bytes: u64) -> u64 {
+    let extents = pool_bytes / extent_bytes.max(1);
+    let quarter = extents.saturating_mul(EXTENT_METADATA_BYTES).saturating_mul(GROWTH);
+    4 * quarter.clamp(QUARTER_BYTES_MIN, QUARTER_BYTES_MAX).next_multiple_of(MIB)
+}
+
+/// Where things are in an area.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AreaLayout {
+    quarter_bytes: u64,
+}
+
+impl AreaLayout {
+    /// The layout of an area of so many bytes; `None` when that is too short or not whole blocks.
+    pub fn new(area_bytes: u64) -> Option<AreaLayout> {
+        let quarter_bytes = area_bytes / 4;
+        (area_bytes.is_multiple_of(4 * BLOCK_BYTES as u64)
+            && (2 * BLOCK_BYTES as u64..=QUARTER_BYTES_MAX).contains(&quarter_bytes))
+        .then_some(AreaLayout { quarter_bytes })
+    }
+
+    /// The layout of a disk's area; `None` when it has none.
+    pub fn of(geometry: &DiskGeometry) -> Option<AreaLayout> {
+        AreaLayout::new(geometry.metadata_bytes())
+    }
+
+    /// Length of the area.
+    pub fn area_bytes(&self) -> u64 {
+        4 * self.quarter_bytes
+    }
+
+    /// Byte offset, within the area, of a checkpoint slot (0 or 1).
+    pub fn checkpoint_offset(&self, slot: usize) -> u64 {
+        (slot as u64 % 2) * 2 * self.quarter_bytes
+    }
+
+    /// Byte offset, within the area, of the log of a checkpoint slot.
+    pub fn log_offset(&self, slot: usize) -> u64 {
+        self.checkpoint_offset(slot) + self.quarter_bytes
+    }
+
+    /// Bytes of a checkpoint slot, header included.
+    pub fn checkpoint_bytes(&self) -> u64 {
+        self.quarter_bytes
+    }
+
+    /// Bytes of a log.
+    pub fn log_bytes(&self) -> u64 {
+        self.quarter_bytes
+    }
+}
+
+/// Where the next entry goes: the same on all current copies, but for the slot that each uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AreaPosition {
+    /// The pool.
+    pub pool: PoolId,
+    /// Generation of the checkpoint that this log follows.
+    pub generation: u64,
+    /// The epoch of checkpoint and log.
+    pub epoch: Epoch,
+    /// The last committed record.
+    pub number: RecordNumber,
+    /// CRC that the next entry names.
+    pub chain: u32,
+    /// Byte offset within the log of the next entry.
+    pub log_at: u64,
+}
+
+/// Why something can't be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LogFull {
+    /// The log is full: write a checkpoint of the next generation, then the entry.
+    #[error("the metadata log is full; a checkpoint is due")]
+    CheckpointDue,
+    /// The metadata, or a single transaction, is larger than the area was made for.
+    #[error("the metadata ({needed_bytes} bytes) exceeds the area that the pool was made with")]
+    AreaTooSmall {
+        /// What it would take.
+        needed_bytes: u64,
+    },
+}
+
+/// A checkpoint ready to be written.
+#[derive(Clone, Debug)]
+pub struct EncodedCheckpoint {
+    /// Header and payload, padded to 4 KiB.
+    pub bytes: Buffer,
+    /// Byte offset within the area.
+    pub at: u64,
+    /// Where the log continues once this is durable.
+    pub after: AreaPosition,
+}
+
+/// A log entry ready to be written.
+#[derive(Clone, Debug)]
+pub struct EncodedEntry {
+    /// The entry, padded to 4 KiB.
+    pub bytes: Buffer,
+    /// Byte offset within the **log** of the copy's slot.
+    pub log_at: u64,
+    /// Where the log continues once this is durable.
+    pub after: AreaPosition,
+}
+
+/// What a checkpoint stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckpointStamp {
+    /// Above all generations seen.
+    pub generation: u64,
+    /// The owner's epoch.
+    pub epoch: Epoch,
+    /// The last record that the metadata contains.
+    pub number: RecordNumber,
+}
+
+/// The bytes of a checkpoint for a copy that uses `slot` for it. (A copy's slot is the one that
+/// doesn't hold its newest sound checkpoint.)
+pub fn encode_checkpoint(
+    layout: &AreaLayout,
+    metadata: &Metadata,
+    stamp: CheckpointStamp,
+    slot: usize,
+) -> Result<EncodedCheckpoint, LogFull> {
+    let payload = encode_payload(metadata);
+    let len = (BLOCK_BYTES + payload.len()).next_multiple_of(BLOCK_BYTES);
+    if len as u64 > layout.checkpoint_bytes() {
+        return Err(LogFull::AreaTooSmall { needed_bytes: len as u64 });
+    }
+    let mut bytes = BufferMut::zeroed(len);
+    bytes[BLOCK_BYTES..BLOCK_BYTES + payload.len()].copy_from_slice(&payload);
+    let payload_crc = crc32c(&payload);
+    let header = &mut bytes[..BLOCK_BYTES];
+    MAGIC.of_mut(header).copy_from_slice(CHECKPOINT_MAGIC);
+    SLOT.put_number(header, slot as u64 % 2);
+    POOL.put_uuid(header, metadata.pool().id.0);
+    GENERATION.put_number(header, stamp.generation);
+    EPOCH.put_number(header, stamp.epoch.0);
+    NUMBER.put_number(header, stamp.number.0);
+    LENGTH.put_number(header, payload.len() as u64);
+    PAYLOAD_CRC.put_number(header, u64::from(payload_crc));
+    let crc = crc_without(header, CRC);
+    CRC.put_number(header, u64::from(crc));
+    let after = AreaPosition {
+        pool: metadata.pool().id,
+        generation: stamp.generation,
+        epoch: stamp.epoch,
+        number: stamp.number,
+        chain: payload_crc,
+        log_at: 0,
+    };
+    Ok(EncodedCheckpoint { bytes: bytes.freeze(), at: layout.checkpoint_offset(slot), after })
+}
+
+/// The bytes of the next log entry: one transaction.
+pub fn encode_entry(
+    layout: &AreaLayout,
+    position: &AreaPosition,
+    records: &[MetaRecord],
+) -> Result<EncodedEntry, LogFull> {
+    let payload = encode_records(records);
+    let used = ENTRY_HEADER_BYTES + payload.len();
+    let len = used.next_multiple_of(BLOCK_BYTES);
+    if len as u64 > layout.log_bytes() {
+        return Err(LogFull::AreaTooSmall { needed_bytes: len as u64 });
+    }
+    if position.log_at.saturating_add(len as u64) > layout.log_bytes() {
+        return Err(LogFull::CheckpointDue);
+    }
+    let mut bytes = BufferMut::zeroed(len);
+    let number = position.number.next();
+    MAGIC.of_mut(&mut bytes).copy_from_slice(ENTRY_MAGIC);
+    ENTRY_PREVIOUS.put_number(&mut bytes, u64::from(position.chain));
+    ENTRY_POOL.put_uuid(&mut bytes, position.pool.0);
+    ENTRY_GENERATION.put_number(&mut bytes, position.generation);
+    ENTRY_EPOCH.put_number(&mut bytes, position.epoch.0);
+    ENTRY_NUMBER.put_number(&mut bytes, number.0);
+    ENTRY_LENGTH.put_number(&mut bytes, payload.len() as u64);
+    bytes[ENTRY_HEADER_BYTES..used].copy_from_slice(&payload);
+    let crc = crc_without(&bytes[..used], CRC);
+    CRC.put_number(&mut bytes, u64::from(crc));
+    let log_at = position.log_at;
+    let after = AreaPosition { number, chain: crc, log_at: log_at + len as u64, ..*position };
+    Ok(EncodedEntry { bytes: bytes.freeze(), log_at, after })
+}
+
+fn encode_payload(metadata: &Metadata) -> Vec<u8> {
+    let pool = metadata.pool();
+    let mut writer = Writer::new();
+    writer.number(pool.extent_bytes);
+    writer.byte(match pool.failure_domain {
+        FailureDomain::Node => 1,
+        FailureDomain::Disk => 2,
+    });
+    writer.text(&pool.name);
+    let mut payload = writer.into_bytes();
+    payload.extend_from_slice(&encode_records(&metadata.snapshot()));
+    payload
+}
+
+/// Takes a sound payload apart: the pool's identity and the records' bytes.
+pub(super) fn split_payload(
+    pool: PoolId,
+    payload: &[u8],
+) -> Result<(PoolIdentity, &[u8]), Malformed> {
+    let mut reader = Reader::new(payload);
+    let extent_bytes = reader.number()?;
+    let failure_domain = match reader.byte()? {
+        1 => FailureDomain::Node,
+        2 => FailureDomain::Disk,
+        _ => return Err(reader.malformed()),
+    };
+    let name = reader.text()?;
+    let records = reader.rest();
+    Ok((PoolIdentity { id: pool, name, extent_bytes, failure_domain }, records))
+}
+
+/// What a checkpoint slot holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CheckpointSlot<'a> {
+    /// Never one of this kind.
+    Empty,
+    /// Damaged, torn, or of another place.
+    Damaged,
+    /// A sound one.
+    Sound {
+        /// What it stands for.
+        stamp: CheckpointStamp,
+        /// CRC of its payload.
+        crc: u32,
+        /// Its payload.
+        payload: &'a [u8],
+    },
+}
+
+/// Judges a checkpoint slot.
+pub(super) fn check_checkpoint(bytes: &[u8], pool: PoolId, slot: usize) -> CheckpointSlot<'_> {
+    let Some((header, rest)) = bytes.split_at_checked(BLOCK_BYTES) else {
+        return CheckpointSlot::Empty;
+    };
+    if MAGIC.of(header) != CHECKPOINT_MAGIC {
+        return CheckpointSlot::Empty;
+    }
+    if CRC.number32(header) != crc_without(header, CRC)
+        || SLOT.number(header) != slot as u64
+        || POOL.uuid(header) != pool.0
+    {
+        return CheckpointSlot::Damaged;
+    }
+    let crc = PAYLOAD_CRC.number32(header);
+    let len = usize::try_from(LENGTH.number(header)).unwrap_or(usize::MAX);
+    let Some(payload) = rest.get(..len).filter(|payload| crc32c(payload) == crc) else {
+        return CheckpointSlot::Damaged;
+    };
+    let stamp = CheckpointStamp {
+        generation: GENERATION.number(header),
+        epoch: Epoch(EPOCH.number(header)),
+        number: RecordNumber(NUMBER.number(header)),
+    };
+    CheckpointSlot::Sound { stamp, crc, payload }
+}
+
+/// A sound log entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CheckedEntry<'a> {
+    pub(super) generation: u64,
+    pub(super) epoch: Epoch,
+    pub(super) number: RecordNumber,
+    pub(super) previous: u32,
+    pub(super) crc: u32,
+    pub(super) payload: &'a [u8],
+    /// Bytes that it takes in the log.
+    pub(super) len: usize,
+}
+
+/// The entry at the beginning of `bytes`, if there is a sound one of this pool.
+pub(super) fn check_entry(bytes: &[u8], pool: PoolId) -> Option<CheckedEntry<'_>> {
+    let header = bytes.get(..ENTRY_HEADER_BYTES)?;
+    if MAGIC.of(header) != ENTRY_MAGIC || ENTRY_POOL.uuid(header) != pool.0 {
+        return None;
+    }
+    let used = ENTRY_HEADER_BYTES + ENTRY_LENGTH.number32(header) as usize;
+    let entry = bytes.get(..used)?;
+    if CRC.number32(entry) != crc_without(entry, CRC) || ENTRY_ZERO.number(entry) != 0 {
+        return None;
+    }
+    Some(CheckedEntry {
+        generation: ENTRY_GENERATION.number(entry),
+        epoch: Epoch(ENTRY_EPOCH.number(entry)),
+        number: RecordNumber(ENTRY_NUMBER.number(entry)),
+        previous: ENTRY_PREVIOUS.number32(entry),
+        crc: CRC.number32(entry),
+        payload: entry.get(ENTRY_HEADER_BYTES..)?,
+        len: used.next_multiple_of(BLOCK_BYTES),
+    })
+}
+
+#[cfg(test)]
+#[path = "area_tests.rs"]
+mod tests;

@@ -1,0 +1,349 @@
+//! Records as bytes: a tag, then the fields in the order of their declaration.
+//!
+//! Tags are never given another meaning. Decoding accepts exactly what encoding yields; whether a
+//! record makes sense is for [`Metadata::apply`](super::Metadata::apply) to judge.
+
+use block::Epoch;
+
+use super::{
+    Counters, DiskState, ExtentRange, GroupRun, Layout, Member, MetaRecord, MissChange, RunKey,
+    Segment, SegmentCopyPlace, SegmentState,
+};
+use crate::format::{
+    BirthId, DiskId, DiskNumber, ExtentNumber, Malformed, Reader, RecordNumber, ReleaseNumber,
+    SegmentNumber, VolumeId, Writer,
+};
+
+const DISK_ADDED: u8 = 1;
+const DISK_MOVED: u8 = 2;
+const DISK_STATE_CHANGED: u8 = 3;
+const VOLUME_CREATED: u8 = 4;
+const VOLUME_RESIZED: u8 = 5;
+const VOLUME_RENAMED: u8 = 6;
+const VOLUME_REMOVED: u8 = 7;
+const PROPERTY_SET: u8 = 8;
+const RUN_ADDED: u8 = 9;
+const RUN_INITIALISED: u8 = 10;
+const SEGMENT_OPENED: u8 = 11;
+const SEGMENT_CLOSED: u8 = 12;
+const SEGMENT_FREED: u8 = 13;
+const SEGMENT_COPY_DROPPED: u8 = 14;
+const MISSES_SET: u8 = 15;
+const MISSES_CLEARED: u8 = 16;
+const RELEASED: u8 = 17;
+const CUT: u8 = 18;
+const PENDING_FREED: u8 = 19;
+const POOL_RENAMED: u8 = 20;
+const DISK_RESTORED: u8 = 21;
+const LOG_RESTORED: u8 = 22;
+const COUNTERS_RESTORED: u8 = 23;
+
+/// Records, one after the other.
+pub fn encode_records(records: &[MetaRecord]) -> Vec<u8> {
+    let mut writer = Writer::new();
+    for record in records {
+        put_record(&mut writer, record);
+    }
+    writer.into_bytes()
+}
+
+/// Takes apart what [`encode_records`] made.
+pub fn decode_records(bytes: &[u8]) -> Result<Vec<MetaRecord>, Malformed> {
+    let mut reader = Reader::new(bytes);
+    let mut records = Vec::new();
+    while !reader.is_empty() {
+        records.push(take_record(&mut reader)?);
+    }
+    Ok(records)
+}
+
+fn put_record(w: &mut Writer, record: &MetaRecord) {
+    match record {
+        MetaRecord::DiskAdded { number, id, node, node_name, bytes, metadata_bytes } => {
+            w.byte(DISK_ADDED).number(number.0.into()).uuid(id.0).uuid(*node).text(node_name);
+            w.number(*bytes).number(*metadata_bytes);
+        }
+        MetaRecord::DiskMoved { number, node, node_name } => {
+            w.byte(DISK_MOVED).number(number.0.into()).uuid(*node).text(node_name);
+        }
+        MetaRecord::DiskStateChanged { number, state } => {
+            let state = match state {
+                DiskState::Active => 0,
+                DiskState::Draining => 1,
+                DiskState::Gone => 2,
+            };
+            w.byte(DISK_STATE_CHANGED).number(number.0.into()).byte(state);
+        }
+        MetaRecord::VolumeCreated { id, name, layout, width } => {
+            // No mirror has zero copies: that is how a striped volume is told.
+            let layout = match layout {
+                Layout::Raid0 => 0,
+                Layout::Mirror(copies) => *copies,
+            };
+            w.byte(VOLUME_CREATED).number(id.0.into()).text(name).byte(layout);
+            w.number((*width).into());
+        }
+        MetaRecord::VolumeResized { id, bytes } => {
+            w.byte(VOLUME_RESIZED).number(id.0.into()).number(*bytes);
+        }
+        MetaRecord::VolumeRenamed { id, name } => {
+            w.byte(VOLUME_RENAMED).number(id.0.into()).text(name);
+        }
+        MetaRecord::VolumeRemoved { id } => {
+            w.byte(VOLUME_REMOVED).number(id.0.into());
+        }
+        MetaRecord::PropertySet { id, key, value } => {
+            w.byte(PROPERTY_SET).number(id.0.into()).text(key).byte(value.is_some().into());
+            if let Some(value) = value {
+                w.text(value);
+            }
+        }
+        MetaRecord::RunAdded { volume, run } => {
+            w.byte(RUN_ADDED).number(volume.0.into());
+            put_run(w, run);
+        }
+        MetaRecord::RunInitialised { volume, key, count } => {
+            w.byte(RUN_INITIALISED).number(volume.0.into());
+            w.number(key.lane.into()).number(key.first_set).number((*count).into());
+        }
+        MetaRecord::SegmentOpened { volume, segment } => {
+            w.byte(SEGMENT_OPENED).number(volume.0.into());
+            put_segment(w, segment);
+        }
+        MetaRecord::SegmentClosed { volume, number } => {
+            w.byte(SEGMENT_CLOSED).number(volume.0.into()).number(number.0);
+        }
+        MetaRecord::SegmentFreed { volume, number } => {
+            w.byte(SEGMENT_FREED).number(volume.0.into()).number(number.0);
+        }
+        MetaRecord::SegmentCopyDropped { volume, number, disk } => {
+            w.byte(SEGMENT_COPY_DROPPED).number(volume.0.into()).number(number.0);
+            w.number(disk.0.into());
+        }
+        MetaRecord::MissesSet(changes) => {
+            w.byte(MISSES_SET);
+            put_misses(w, changes);
+        }
+        MetaRecord::MissesCleared(changes) => {
+            w.byte(MISSES_CLEARED);
+            put_misses(w, changes);
+        }
+        MetaRecord::Released { volume, log, release, touched, misses } => {
+            w.byte(RELEASED).number(volume.0.into()).number(log.0).number(release.0);
+            w.number(touched.len() as u64);
+            for disk in touched {
+                w.number(disk.0.into());
+            }
+            put_misses(w, misses);
+        }
+        MetaRecord::Cut { volume, epoch, cut } => {
+            w.byte(CUT).number(volume.0.into()).number(epoch.0).number(cut.0);
+        }
+        MetaRecord::PendingFreed { disk, extents } => {
+            w.byte(PENDING_FREED).number(disk.0.into());
+            put_extents(w, *extents);
+        }
+        MetaRecord::PoolRenamed { name } => {
+            w.byte(POOL_RENAMED).text(name);
+        }
+        MetaRecord::DiskRestored { number, expected_release, pending } => {
+            w.byte(DISK_RESTORED).number(number.0.into()).number(expected_release.0);
+            w.number(pending.len() as u64);
+            for extents in pending {
+                put_extents(w, *extents);
+            }
+        }
+        MetaRecord::LogRestored { volume, next_segment, released, cut } => {
+            w.byte(LOG_RESTORED).number(volume.0.into()).number(next_segment.0);
+            w.number(released.0).byte(cut.is_some().into());
+            if let Some((epoch, cut)) = cut {
+                w.number(epoch.0).number(cut.0);
+            }
+        }
+        MetaRecord::CountersRestored(counters) => {
+            w.byte(COUNTERS_RESTORED).number(counters.birth.0).number(counters.volume.0.into());
+            w.number(counters.disk.0.into()).number(counters.release.0);
+        }
+    }
+}
+
+fn take_record(r: &mut Reader<'_>) -> Result<MetaRecord, Malformed> {
+    Ok(match r.byte()? {
+        DISK_ADDED => MetaRecord::DiskAdded {
+            number: disk(r)?,
+            id: DiskId(r.uuid()?),
+            node: r.uuid()?,
+            node_name: r.text()?,
+            bytes: r.number()?,
+            metadata_bytes: r.number()?,
+        },
+        DISK_MOVED => {
+            MetaRecord::DiskMoved { number: disk(r)?, node: r.uuid()?, node_name: r.text()? }
+        }
+        DISK_STATE_CHANGED => {
+            let number = disk(r)?;
+            let state = match r.byte()? {
+                0 => DiskState::Active,
+                1 => DiskState::Draining,
+                2 => DiskState::Gone,
+                _ => return Err(r.malformed()),
+            };
+            MetaRecord::DiskStateChanged { number, state }
+        }
+        VOLUME_CREATED => MetaRecord::VolumeCreated {
+            id: volume(r)?,
+            name: r.text()?,
+            layout: match r.byte()? {
+                0 => Layout::Raid0,
+                copies => Layout::Mirror(copies),
+            },
+            width: r.number16()?,
+        },
+        VOLUME_RESIZED => MetaRecord::VolumeResized { id: volume(r)?, bytes: r.number()? },
+        VOLUME_RENAMED => MetaRecord::VolumeRenamed { id: volume(r)?, name: r.text()? },
+        VOLUME_REMOVED => MetaRecord::VolumeRemoved { id: volume(r)? },
+        PROPERTY_SET => {
+            let (id, key) = (volume(r)?, r.text()?);
+            let value = if r.flag()? { Some(r.text()?) } else { None };
+            MetaRecord::PropertySet { id, key, value }
+        }
+        RUN_ADDED => MetaRecord::RunAdded { volume: volume(r)?, run: take_run(r)? },
+        RUN_INITIALISED => MetaRecord::RunInitialised {
+            volume: volume(r)?,
+            key: take_key(r)?,
+            count: r.number32()?,
+        },
+        SEGMENT_OPENED => {
+            MetaRecord::SegmentOpened { volume: volume(r)?, segment: take_segment(r)? }
+        }
+        SEGMENT_CLOSED => MetaRecord::SegmentClosed { volume: volume(r)?, number: segment(r)? },
+        SEGMENT_FREED => MetaRecord::SegmentFreed { volume: volume(r)?, number: segment(r)? },
+        SEGMENT_COPY_DROPPED => MetaRecord::SegmentCopyDropped {
+            volume: volume(r)?,
+            number: segment(r)?,
+            disk: disk(r)?,
+        },
+        MISSES_SET => MetaRecord::MissesSet(take_misses(r)?),
+        MISSES_CLEARED => MetaRecord::MissesCleared(take_misses(r)?),
+        RELEASED => MetaRecord::Released {
+            volume: volume(r)?,
+            log: RecordNumber(r.number()?),
+            release: ReleaseNumber(r.number()?),
+            touched: take_list(r, disk)?,
+            misses: take_misses(r)?,
+        },
+        CUT => MetaRecord::Cut {
+            volume: volume(r)?,
+            epoch: Epoch(r.number()?),
+            cut: RecordNumber(r.number()?),
+        },
+        PENDING_FREED => MetaRecord::PendingFreed { disk: disk(r)?, extents: take_extents(r)? },
+        POOL_RENAMED => MetaRecord::PoolRenamed { name: r.text()? },
+        DISK_RESTORED => MetaRecord::DiskRestored {
+            number: disk(r)?,
+            expected_release: ReleaseNumber(r.number()?),
+            pending: take_list(r, take_extents)?,
+        },
+        LOG_RESTORED => {
+            let (volume, next_segment) = (volume(r)?, segment(r)?);
+            let released = RecordNumber(r.number()?);
+            let cut = if r.flag()? {
+                Some((Epoch(r.number()?), RecordNumber(r.number()?)))
+            } else {
+                None
+            };
+            MetaRecord::LogRestored { volume, next_segment, released, cut }
+        }
+        COUNTERS_RESTORED => MetaRecord::CountersRestored(Counters {
+            birth: BirthId(r.number()?),
+            volume: volume(r)?,
+            disk: disk(r)?,
+            release: ReleaseNumber(r.number()?),
+        }),
+        _ => return Err(r.malformed()),
+    })
+}
+
+fn disk(r: &mut Reader<'_>) -> Result<DiskNumber, Malformed> {
+    r.number32().map(DiskNumber)
+}
+
+fn volume(r: &mut Reader<'_>) -> Result<VolumeId, Malformed> {
+    r.number32().map(VolumeId)
+}
+
+fn segment(r: &mut Reader<'_>) -> Result<SegmentNumber, Malformed> {
+    r.number().map(SegmentNumber)
+}
+
+fn take_list<T>(
+    r: &mut Reader<'_>,
+    item: impl Fn(&mut Reader<'_>) -> Result<T, Malformed>,
+) -> Result<Vec<T>, Malformed> {
+    let count = r.count()?;
+    (0..count).map(|_| item(r)).collect()
+}
+
+fn put_extents(w: &mut Writer, extents: ExtentRange) {
+    w.number(extents.first.0.into()).number(extents.count.into());
+}
+
+fn take_extents(r: &mut Reader<'_>) -> Result<ExtentRange, Malformed> {
+    Ok(ExtentRange::new(ExtentNumber(r.number32()?), r.number32()?))
+}
+
+fn take_key(r: &mut Reader<'_>) -> Result<RunKey, Malformed> {
+    Ok(RunKey { lane: r.number16()?, first_set: r.number()? })
+}
+
+fn put_run(w: &mut Writer, run: &GroupRun) {
+    w.number(run.key.lane.into()).number(run.key.first_set).number(run.count.into());
+    w.number(run.birth.0).number(run.initialised.into()).number(run.members.len() as u64);
+    for member in &run.members {
+        w.number(member.disk.0.into()).number(member.first.0.into());
+    }
+}
+
+fn take_run(r: &mut Reader<'_>) -> Result<GroupRun, Malformed> {
+    let (key, count, birth) = (take_key(r)?, r.number32()?, BirthId(r.number()?));
+    let initialised = r.number32()?;
+    let members =
+        take_list(r, |r| Ok(Member { disk: disk(r)?, first: ExtentNumber(r.number32()?) }))?;
+    Ok(GroupRun { key, count, birth, members, initialised })
+}
+
+fn put_segment(w: &mut Writer, segment: &Segment) {
+    w.number(segment.number.0).number(segment.epoch.0).number(segment.birth.0);
+    w.byte((segment.state == SegmentState::Closed).into()).number(segment.first_record.0);
+    w.number(segment.copies.len() as u64);
+    for copy in &segment.copies {
+        w.number(copy.disk.0.into());
+        put_extents(w, copy.extents);
+    }
+}
+
+fn take_segment(r: &mut Reader<'_>) -> Result<Segment, Malformed> {
+    let (number, epoch, birth) = (segment(r)?, Epoch(r.number()?), BirthId(r.number()?));
+    let state = if r.flag()? { SegmentState::Closed } else { SegmentState::Open };
+    let first_record = RecordNumber(r.number()?);
+    let copies =
+        take_list(r, |r| Ok(SegmentCopyPlace { disk: disk(r)?, extents: take_extents(r)? }))?;
+    Ok(Segment { number, epoch, birth, copies, state, first_record })
+}
+
+fn put_misses(w: &mut Writer, changes: &[MissChange]) {
+    w.number(changes.len() as u64);
+    for change in changes {
+        w.number(change.group.0).byte(change.member).fixed64(change.mask);
+    }
+}
+
+fn take_misses(r: &mut Reader<'_>) -> Result<Vec<MissChange>, Malformed> {
+    take_list(r, |r| {
+        Ok(MissChange { group: BirthId(r.number()?), member: r.byte()?, mask: r.fixed64()? })
+    })
+}
+
+#[cfg(test)]
+#[path = "codec_tests.rs"]
+mod tests;

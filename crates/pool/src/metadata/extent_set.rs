@@ -1,0 +1,193 @@
+//! A set of extents of one disk, as intervals: few, because space is taken in runs.
+
+use std::collections::BTreeMap;
+
+use crate::format::ExtentNumber;
+
+/// Consecutive extents of one disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ExtentRange {
+    /// The first.
+    pub first: ExtentNumber,
+    /// How many.
+    pub count: u32,
+}
+
+impl ExtentRange {
+    /// `count` extents from `first`.
+    pub fn new(first: ExtentNumber, count: u32) -> ExtentRange {
+        ExtentRange { first, count }
+    }
+
+    /// One past the last; `None` where the numbers end.
+    fn end(self) -> Option<u32> {
+        self.first.0.checked_add(self.count)
+    }
+}
+
+/// Extents, as disjoint intervals that never touch each other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExtentSet {
+    /// First extent of an interval to one past its last.
+    intervals: BTreeMap<u32, u32>,
+    len: u32,
+}
+
+impl ExtentSet {
+    /// The extents 0 to `count`.
+    pub fn full(count: u32) -> ExtentSet {
+        let intervals = (count > 0).then_some((0, count)).into_iter().collect();
+        ExtentSet { intervals, len: count }
+    }
+
+    /// Adds a range; `false`, and nothing is changed, when any of it is in already.
+    pub fn insert(&mut self, range: ExtentRange) -> bool {
+        let Some(end) = range.end().filter(|end| *end > range.first.0) else { return false };
+        let mut start = range.first.0;
+        let mut joined_end = end;
+        if let Some((before, before_end)) = self.intervals.range(..=start).next_back() {
+            if *before_end > start {
+                return false;
+            }
+            if *before_end == start {
+                start = *before;
+            }
+        }
+        if let Some((after, after_end)) = self.intervals.range(range.first.0..).next() {
+            if *after < end {
+                return false;
+            }
+            if *after == end {
+                joined_end = *after_end;
+            }
+        }
+        if joined_end > end {
+            self.intervals.remove(&end);
+        }
+        self.intervals.insert(start, joined_end);
+        self.len += range.count;
+        true
+    }
+
+    /// Takes a range out; `false`, and nothing is changed, unless all of it is in.
+    pub fn remove(&mut self, range: ExtentRange) -> bool {
+        if !self.contains(range) {
+            return false;
+        }
+        let (start, end) = (range.first.0, range.first.0 + range.count);
+        let Some((&before, &before_end)) = self.intervals.range(..=start).next_back() else {
+            return false;
+        };
+        self.intervals.remove(&before);
+        if before < start {
+            self.intervals.insert(before, start);
+        }
+        if end < before_end {
+            self.intervals.insert(end, before_end);
+        }
+        self.len -= range.count;
+        true
+    }
+
+    /// Whether all of a (non-empty) range is in.
+    pub fn contains(&self, range: ExtentRange) -> bool {
+        let Some(end) = range.end().filter(|end| *end > range.first.0) else { return false };
+        let before = self.intervals.range(..=range.first.0).next_back();
+        before.is_some_and(|(_, before_end)| *before_end >= end)
+    }
+
+    /// Number of extents.
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The first place where `count` consecutive extents are in.
+    pub fn first_fit(&self, count: u32) -> Option<ExtentRange> {
+        self.ranges().find(|range| range.count >= count).map(|range| ExtentRange { count, ..range })
+    }
+
+    /// The last place where `count` consecutive extents are in.
+    pub fn last_fit(&self, count: u32) -> Option<ExtentRange> {
+        let (_, end) = self.intervals.iter().rev().find(|(start, end)| *end - *start >= count)?;
+        Some(ExtentRange::new(ExtentNumber(end - count), count))
+    }
+
+    /// The intervals, ascending.
+    pub fn ranges(&self) -> impl DoubleEndedIterator<Item = ExtentRange> + '_ {
+        self.intervals
+            .iter()
+            .map(|(start, end)| ExtentRange::new(ExtentNumber(*start), end - start))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn range(first: u32, count: u32) -> ExtentRange {
+        ExtentRange::new(ExtentNumber(first), count)
+    }
+
+    proptest! {
+        /// The naive twin is a set of numbers.
+        #[test]
+        fn behaves_like_a_set(steps in prop::collection::vec((any::<bool>(), 0_u32..40, 0_u32..6), 0..80)) {
+            let mut set = ExtentSet::default();
+            let mut twin = BTreeSet::new();
+            for (insert, first, count) in steps {
+                let numbers: Vec<u32> = (first..first + count).collect();
+                if insert {
+                    let fits = count > 0 && numbers.iter().all(|number| !twin.contains(number));
+                    prop_assert_eq!(set.insert(range(first, count)), fits);
+                    if fits {
+                        twin.extend(numbers);
+                    }
+                } else {
+                    let fits = count > 0 && numbers.iter().all(|number| twin.contains(number));
+                    prop_assert_eq!(set.remove(range(first, count)), fits);
+                    if fits {
+                        twin.retain(|number| !numbers.contains(number));
+                    }
+                }
+                prop_assert_eq!(set.len() as usize, twin.len());
+                let listed: Vec<u32> = set
+                    .ranges()
+                    .flat_map(|range| range.first.0..range.first.0 + range.count)
+                    .collect();
+                prop_assert_eq!(listed, twin.iter().copied().collect::<Vec<_>>());
+                let gaps = set.ranges().zip(set.ranges().skip(1));
+                for (left, right) in gaps {
+                    prop_assert!(left.first.0 + left.count < right.first.0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn fits_are_found_from_either_end() {
+        let mut set = ExtentSet::full(20);
+        assert!(set.remove(range(2, 1)) && set.remove(range(17, 1)));
+        assert_eq!(set.first_fit(2), Some(range(0, 2)));
+        assert_eq!(set.first_fit(3), Some(range(3, 3)));
+        assert_eq!(set.last_fit(2), Some(range(18, 2)));
+        assert_eq!(set.last_fit(3), Some(range(14, 3)));
+        assert_eq!(set.first_fit(15), None);
+    }
+
+    #[test]
+    fn ranges_at_the_end_of_numbers_are_refused() {
+        let mut set = ExtentSet::full(u32::MAX);
+        assert!(!set.contains(range(u32::MAX, 2)));
+        assert!(!set.insert(range(u32::MAX - 1, 5)));
+        assert!(!set.remove(range(u32::MAX - 1, 5)));
+    }
+}

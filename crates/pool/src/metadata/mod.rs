@@ -1,0 +1,30 @@
+//! What a pool knows about itself: its disks, volumes, maps, log segments and misses.
+//!
+//! [`Metadata`] is held in memory and changes only by [`MetaRecord`]s, which are validated before
+//! they change anything: what is read from a disk may be damaged or hostile, and a map that gives
+//! one extent to two owners destroys data. On disk it is a checkpoint plus a log of records, in an
+//! area of up to five disks ([`area`](AreaLayout)).
+
+mod apply;
+mod area;
+mod codec;
+mod extent_set;
+mod record;
+mod recover;
+mod snapshot;
+mod state;
+
+pub use apply::Inconsistent;
+pub use apply::{COPIES_MAX, WIDTH_MAX};
+pub use area::{
+    AreaLayout, AreaPosition, CheckpointStamp, EncodedCheckpoint, EncodedEntry, LogFull,
+    area_bytes_for, encode_checkpoint, encode_entry,
+};
+pub use codec::{decode_records, encode_records};
+pub use extent_set::{ExtentRange, ExtentSet};
+pub use record::{MetaRecord, MissChange};
+pub use recover::{AreaFault, ChooseError, Recovered, choose_copy, recover_copy};
+pub use state::{
+    Counters, Disk, DiskState, Group, GroupRun, Layout, Member, Metadata, Misses, PoolIdentity,
+    RunKey, Segment, SegmentCopyPlace, SegmentState, Volume, VolumeLog,
+};

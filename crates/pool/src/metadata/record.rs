@@ -1,0 +1,202 @@
+//! The changes that metadata can undergo. Several make one transaction, committed as one log entry.
+
+use block::Epoch;
+use uuid::Uuid;
+
+use super::{Counters, DiskState, ExtentRange, GroupRun, Layout, RunKey, Segment};
+use crate::format::{
+    BirthId, DiskId, DiskNumber, RecordNumber, ReleaseNumber, SegmentNumber, VolumeId,
+};
+
+/// Bits to set or clear in what a member misses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MissChange {
+    /// The group.
+    pub group: BirthId,
+    /// The member's index in it.
+    pub member: u8,
+    /// A bit per region.
+    pub mask: u64,
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MetaRecord {
+    /// A disk joins, all of it free.
+    DiskAdded {
+        /// Its number: the next one.
+        number: DiskNumber,
+        /// Its identity.
+        id: DiskId,
+        /// Its machine.
+        node: Uuid,
+        /// Its machine's name.
+        node_name: String,
+        /// Its labelled size.
+        bytes: u64,
+        /// Length of its metadata area.
+        metadata_bytes: u64,
+    },
+    /// A disk was seen on another machine, or its machine has another name.
+    DiskMoved {
+        /// Which.
+        number: DiskNumber,
+        /// Its machine.
+        node: Uuid,
+        /// Its machine's name.
+        node_name: String,
+    },
+    /// A disk takes new allocations from now on, or none, or is gone (only when it holds nothing).
+    DiskStateChanged {
+        /// Which.
+        number: DiskNumber,
+        /// What it is now.
+        state: DiskState,
+    },
+    /// A volume comes into being, without size or groups.
+    VolumeCreated {
+        /// Its number: the next one.
+        id: VolumeId,
+        /// Its name.
+        name: String,
+        /// How its data is kept.
+        layout: Layout,
+        /// Groups in a set.
+        width: u16,
+    },
+    /// A volume's size changes; its groups must cover the new one.
+    VolumeResized {
+        /// Which.
+        id: VolumeId,
+        /// Its size.
+        bytes: u64,
+    },
+    /// A volume gets another name.
+    VolumeRenamed {
+        /// Which.
+        id: VolumeId,
+        /// Its name.
+        name: String,
+    },
+    /// A volume ends: its groups and segments become pending frees.
+    VolumeRemoved {
+        /// Which.
+        id: VolumeId,
+    },
+    /// A property is set, or taken away.
+    PropertySet {
+        /// Whose.
+        id: VolumeId,
+        /// Which.
+        key: String,
+        /// Its value.
+        value: Option<String>,
+    },
+    /// Groups are added to a volume's map; they take their extents.
+    RunAdded {
+        /// Whose.
+        volume: VolumeId,
+        /// The groups. Births are new.
+        run: GroupRun,
+    },
+    /// The checksum blocks of a run's groups, from the first on, are durable.
+    RunInitialised {
+        /// Whose.
+        volume: VolumeId,
+        /// Which run.
+        key: RunKey,
+        /// How many of its groups now; never fewer than before.
+        count: u32,
+    },
+    /// A log gets a segment; its copies take their extents.
+    SegmentOpened {
+        /// Whose log.
+        volume: VolumeId,
+        /// The segment. Its birth is new.
+        segment: Segment,
+    },
+    /// A segment takes no more records.
+    SegmentClosed {
+        /// Whose log.
+        volume: VolumeId,
+        /// Which.
+        number: SegmentNumber,
+    },
+    /// A segment whose records are all released or cut ends; its extents are free.
+    SegmentFreed {
+        /// Whose log.
+        volume: VolumeId,
+        /// Which.
+        number: SegmentNumber,
+    },
+    /// A copy of a segment is not current any more; its extents are free. Never the last one.
+    SegmentCopyDropped {
+        /// Whose log.
+        volume: VolumeId,
+        /// Which.
+        number: SegmentNumber,
+        /// The copy's disk.
+        disk: DiskNumber,
+    },
+    /// Members miss something from now on.
+    MissesSet(Vec<MissChange>),
+    /// Members have caught up with something.
+    MissesCleared(Vec<MissChange>),
+    /// A fold is done: everything up to `log` is in place, on `touched` disks confirmed under
+    /// `release`, elsewhere missed.
+    Released {
+        /// Whose log.
+        volume: VolumeId,
+        /// The last record that is in place.
+        log: RecordNumber,
+        /// The release's number: the next one, or higher.
+        release: ReleaseNumber,
+        /// The disks that wrote it into their confirm blocks.
+        touched: Vec<DiskNumber>,
+        /// What wasn't reached.
+        misses: Vec<MissChange>,
+    },
+    /// A takeover has decided where a log ends.
+    Cut {
+        /// Whose log.
+        volume: VolumeId,
+        /// The epoch that decided.
+        epoch: Epoch,
+        /// The last record that counts.
+        cut: RecordNumber,
+    },
+    /// Extents that were pending are free.
+    PendingFreed {
+        /// On which disk.
+        disk: DiskNumber,
+        /// Which.
+        extents: ExtentRange,
+    },
+    /// The pool gets another name.
+    PoolRenamed {
+        /// Its name.
+        name: String,
+    },
+    /// Checkpoints only: what a disk's history left behind.
+    DiskRestored {
+        /// Which.
+        number: DiskNumber,
+        /// What its confirm block must hold at least.
+        expected_release: ReleaseNumber,
+        /// Its pending extents.
+        pending: Vec<ExtentRange>,
+    },
+    /// Checkpoints only: what a log's history left behind.
+    LogRestored {
+        /// Whose.
+        volume: VolumeId,
+        /// The next segment's number.
+        next_segment: SegmentNumber,
+        /// The last released record.
+        released: RecordNumber,
+        /// The last cut.
+        cut: Option<(Epoch, RecordNumber)>,
+    },
+    /// Checkpoints only: the counters, none lower than they are.
+    CountersRestored(Counters),
+}

@@ -1,0 +1,389 @@
+//! The metadata in memory, and the questions that the engine asks of it.
+
+use std::collections::BTreeMap;
+
+use block::Epoch;
+use uuid::Uuid;
+
+use super::{ExtentRange, ExtentSet};
+use crate::format::{
+    BirthId, DiskId, DiskNumber, ExtentNumber, ExtentShape, FailureDomain, PoolId, RecordNumber,
+    ReleaseNumber, SegmentNumber, VolumeId,
+};
+use crate::layout::StripeLayout;
+
+/// What never changes about a pool (but its name).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolIdentity {
+    /// The pool.
+    pub id: PoolId,
+    /// Its name.
+    pub name: String,
+    /// Bytes per extent, checked to be a shape that exists.
+    pub extent_bytes: u64,
+    /// What members of a group must not share.
+    pub failure_domain: FailureDomain,
+}
+
+/// Whether a disk takes new allocations. (Whether it answers, or is out, is the configuration's.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DiskState {
+    /// In use.
+    Active,
+    /// Keeps what it has and gets nothing new.
+    Draining,
+    /// Holds nothing any more and never comes back; its number stays taken.
+    Gone,
+}
+
+/// A disk of the pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// Its index in the pool.
+    pub number: DiskNumber,
+    /// Its identity, as in its label.
+    pub id: DiskId,
+    /// The machine that it was last seen on: the failure domain `node`.
+    pub node: Uuid,
+    /// That machine's name, for people.
+    pub node_name: String,
+    /// Its labelled size.
+    pub bytes: u64,
+    /// Length of its metadata area; zero for none.
+    pub metadata_bytes: u64,
+    /// Number of its extents.
+    pub extents: u32,
+    /// Whether it takes new allocations.
+    pub state: DiskState,
+    /// What nobody owns.
+    pub free: ExtentSet,
+    /// What has lost its owner but may still be under an operation that names it.
+    pub pending: ExtentSet,
+    /// The release number that its confirm block must hold at least.
+    pub expected_release: ReleaseNumber,
+}
+
+/// How a volume's data is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Layout {
+    /// Striped, one copy.
+    Raid0,
+    /// So many copies in different failure domains.
+    Mirror(u8),
+}
+
+impl Layout {
+    /// Members of a group.
+    pub fn copies(self) -> u8 {
+        match self {
+            Layout::Raid0 => 1,
+            Layout::Mirror(copies) => copies,
+        }
+    }
+}
+
+/// Where one member of a run lies: consecutive extents of a disk, one per group of the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Member {
+    /// The disk.
+    pub disk: DiskNumber,
+    /// The extent of the run's first group.
+    pub first: ExtentNumber,
+}
+
+/// Place of a run in its volume: the order of the map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RunKey {
+    /// The lane of all its groups.
+    pub lane: u16,
+    /// The set of its first group.
+    pub first_set: u64,
+}
+
+/// Consecutive groups of one lane on one set of disks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupRun {
+    /// Where in the volume.
+    pub key: RunKey,
+    /// How many groups, in consecutive sets.
+    pub count: u32,
+    /// Birth of the first group; the others follow.
+    pub birth: BirthId,
+    /// Where its members lie.
+    pub members: Vec<Member>,
+    /// How many groups, from the first on, have durable checksum blocks.
+    pub initialised: u32,
+}
+
+/// One group, as a view into its run.
+#[derive(Clone, Copy, Debug)]
+pub struct Group<'a> {
+    /// The volume that it belongs to.
+    pub volume: VolumeId,
+    /// Its run.
+    pub run: &'a GroupRun,
+    /// Its index in the run.
+    pub index: u32,
+}
+
+impl<'a> Group<'a> {
+    /// Its birth id.
+    pub fn birth(&self) -> BirthId {
+        self.run.birth.plus(u64::from(self.index))
+    }
+
+    /// The set that it belongs to.
+    pub fn set(&self) -> u64 {
+        self.run.key.first_set + u64::from(self.index)
+    }
+
+    /// Its lane.
+    pub fn lane(&self) -> u16 {
+        self.run.key.lane
+    }
+
+    /// Whether its checksum blocks are durable: then a row without a valid entry is an error.
+    pub fn is_initialised(&self) -> bool {
+        self.index < self.run.initialised
+    }
+
+    /// Its members' extents, in order of the member index.
+    pub fn members(&self) -> impl ExactSizeIterator<Item = (DiskNumber, ExtentNumber)> + 'a {
+        let index = self.index;
+        self.run
+            .members
+            .iter()
+            .map(move |member| (member.disk, ExtentNumber(member.first.0.saturating_add(index))))
+    }
+}
+
+/// Whether a segment still takes records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SegmentState {
+    /// Records are appended.
+    Open,
+    /// To be folded and freed.
+    Closed,
+}
+
+/// A copy of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SegmentCopyPlace {
+    /// The disk.
+    pub disk: DiskNumber,
+    /// Its extents there.
+    pub extents: ExtentRange,
+}
+
+/// A live log segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Its number in the log.
+    pub number: SegmentNumber,
+    /// The epoch of all its records.
+    pub epoch: Epoch,
+    /// Its birth id.
+    pub birth: BirthId,
+    /// The copies that are current: each has everything that was acknowledged.
+    pub copies: Vec<SegmentCopyPlace>,
+    /// Whether it still takes records.
+    pub state: SegmentState,
+    /// Number of its first record.
+    pub first_record: RecordNumber,
+}
+
+/// A volume's log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VolumeLog {
+    /// The live segments.
+    pub segments: BTreeMap<SegmentNumber, Segment>,
+    /// The number of the next segment.
+    pub next_segment: SegmentNumber,
+    /// Everything up to this record is in place on all members that are in, or in misses.
+    pub released: RecordNumber,
+    /// The last record that the last takeover adopted, and its epoch: what an older epoch holds
+    /// beyond it is void.
+    pub cut: Option<(Epoch, RecordNumber)>,
+}
+
+/// A volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// Its number.
+    pub id: VolumeId,
+    /// Its name, unique in the pool.
+    pub name: String,
+    /// How its data is kept.
+    pub layout: Layout,
+    /// Groups in a set.
+    pub width: u16,
+    /// Its size; the groups cover at least that.
+    pub bytes: u64,
+    /// Its map.
+    pub runs: BTreeMap<RunKey, GroupRun>,
+    /// Its log.
+    pub log: VolumeLog,
+    /// What services remember about it (mount, exports, …).
+    pub properties: BTreeMap<String, String>,
+}
+
+/// What members miss: for a group's birth and a member's index a bit per 64th of the extent.
+pub type Misses = BTreeMap<(BirthId, u8), u64>;
+
+/// The numbers that will be given next; none is ever given twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counters {
+    /// For groups and segments.
+    pub birth: BirthId,
+    /// For volumes.
+    pub volume: VolumeId,
+    /// For disks.
+    pub disk: DiskNumber,
+    /// For releases.
+    pub release: ReleaseNumber,
+}
+
+impl Default for Counters {
+    /// Zero is nobody's number, so that zeroed bytes never name anything.
+    fn default() -> Counters {
+        Counters {
+            birth: BirthId(1),
+            volume: VolumeId(1),
+            disk: DiskNumber(0),
+            release: ReleaseNumber(1),
+        }
+    }
+}
+
+/// All that a pool knows about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    pub(super) pool: PoolIdentity,
+    pub(super) shape: ExtentShape,
+    pub(super) disks: BTreeMap<DiskNumber, Disk>,
+    pub(super) volumes: BTreeMap<VolumeId, Volume>,
+    pub(super) misses: Misses,
+    pub(super) next: Counters,
+    /// First birth of each run to its place.
+    pub(super) births: BTreeMap<BirthId, (VolumeId, RunKey)>,
+}
+
+impl Metadata {
+    /// A pool without disks; `None` when the extent size is none that exists.
+    pub fn new(pool: PoolIdentity) -> Option<Metadata> {
+        let shape = ExtentShape::new(pool.extent_bytes)?;
+        Some(Metadata {
+            pool,
+            shape,
+            disks: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            misses: Misses::new(),
+            next: Counters::default(),
+            births: BTreeMap::new(),
+        })
+    }
+
+    /// What the pool is.
+    pub fn pool(&self) -> &PoolIdentity {
+        &self.pool
+    }
+
+    /// How a member's extent is divided.
+    pub fn shape(&self) -> ExtentShape {
+        self.shape
+    }
+
+    /// The disks.
+    pub fn disks(&self) -> &BTreeMap<DiskNumber, Disk> {
+        &self.disks
+    }
+
+    /// A disk by its identity.
+    pub fn disk_by_id(&self, id: DiskId) -> Option<&Disk> {
+        self.disks.values().find(|disk| disk.id == id)
+    }
+
+    /// The volumes.
+    pub fn volumes(&self) -> &BTreeMap<VolumeId, Volume> {
+        &self.volumes
+    }
+
+    /// A volume by its name.
+    pub fn volume_by_name(&self, name: &str) -> Option<&Volume> {
+        self.volumes.values().find(|volume| volume.name == name)
+    }
+
+    /// What members miss.
+    pub fn misses(&self) -> &Misses {
+        &self.misses
+    }
+
+    /// What one member of a group misses: a bit per region.
+    pub fn missed(&self, group: BirthId, member: u8) -> u64 {
+        self.misses.get(&(group, member)).copied().unwrap_or(0)
+    }
+
+    /// The numbers that will be given next.
+    pub fn counters(&self) -> Counters {
+        self.next
+    }
+
+    /// The group with this birth id; `None` when its space was given back.
+    pub fn group_by_birth(&self, birth: BirthId) -> Option<Group<'_>> {
+        let (first, (volume, key)) = self.births.range(..=birth).next_back()?;
+        let run = self.volumes.get(volume)?.runs.get(key)?;
+        let index = u32::try_from(birth.0 - first.0).ok().filter(|index| *index < run.count)?;
+        Some(Group { volume: *volume, run, index })
+    }
+
+    /// The failure domain of a disk.
+    pub fn domain_of(&self, disk: &Disk) -> Uuid {
+        match self.pool.failure_domain {
+            FailureDomain::Node => disk.node,
+            FailureDomain::Disk => disk.id.0,
+        }
+    }
+}
+
+impl Volume {
+    /// How its blocks go over its groups.
+    pub fn stripes(&self, shape: ExtentShape) -> Option<StripeLayout> {
+        StripeLayout::new(self.width, shape.rows())
+    }
+
+    /// The group at a place of the map.
+    pub fn group(&self, set: u64, lane: u16) -> Option<Group<'_>> {
+        let key = RunKey { lane, first_set: set };
+        let (found, run) = self.runs.range(..=key).next_back()?;
+        let index = set.checked_sub(found.first_set).filter(|_| found.lane == lane)?;
+        let index = u32::try_from(index).ok().filter(|index| *index < run.count)?;
+        Some(Group { volume: self.id, run, index })
+    }
+
+    /// All groups, lane by lane.
+    pub fn groups(&self) -> impl Iterator<Item = Group<'_>> {
+        let volume = self.id;
+        self.runs
+            .values()
+            .flat_map(move |run| (0..run.count).map(move |index| Group { volume, run, index }))
+    }
+
+    /// The sets that are complete from the first on in every lane.
+    pub fn whole_sets(&self) -> u64 {
+        (0..self.width).map(|lane| self.sets_in_lane(lane)).min().unwrap_or(0)
+    }
+
+    /// The end of the unbroken row of sets in one lane.
+    pub fn sets_in_lane(&self, lane: u16) -> u64 {
+        let first = RunKey { lane, first_set: 0 };
+        let last = RunKey { lane, first_set: u64::MAX };
+        let mut end = 0;
+        for (key, run) in self.runs.range(first..=last) {
+            if key.first_set != end {
+                break;
+            }
+            end += u64::from(run.count);
+        }
+        end
+    }
+}
