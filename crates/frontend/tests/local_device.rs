@@ -90,7 +90,7 @@ async fn a_file_system_keeps_its_files_over_remounts_trim_and_growth() {
     check_files("after a trim");
 
     let space = || {
-        let stat = rustix::fs::statvfs(&volume.mount_point()).unwrap();
+        let stat = rustix::fs::statvfs(volume.mount_point()).unwrap();
         stat.f_blocks * stat.f_frsize
     };
     let small = space();

@@ -15,6 +15,7 @@ use std::str::FromStr;
 
 pub use holders::{Holder, holders};
 pub use make::{MkfsOptions, can_grow_mounted, check, grow, mkfs};
+pub(crate) use mount::device_number;
 pub use mount::{Mounted, is_mounted, mount, shutdown, unmount};
 
 /// The kinds of file systems that volumes carry.

@@ -81,7 +81,7 @@ pub(super) fn is_mounted_anywhere(device: &Path) -> Result<bool, FilesystemError
 /// Unmounts `target`, which writes everything back. Refused with the names of those who hold files
 /// there.
 pub async fn unmount(target: PathBuf) -> Result<(), FilesystemError> {
-    blocking(move || match rustix::mount::unmount(&real(&target), UnmountFlags::NOFOLLOW) {
+    blocking(move || match rustix::mount::unmount(real(&target), UnmountFlags::NOFOLLOW) {
         Ok(()) => Ok(()),
         Err(Errno::INVAL | Errno::NOENT) => Err(FilesystemError::NotMounted(target)),
         Err(Errno::BUSY) => {

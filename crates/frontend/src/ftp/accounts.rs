@@ -1,0 +1,299 @@
+//! Who may log in. Users stand in a file, one per line:
+//!
+//! ```text
+//! # name:argon2-hash[:home]
+//! alice:$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHRzYWx0$...:projects/alice
+//! ```
+//!
+//! The hash is what [`hash_password`] gives; home is a directory of the volume that the user can't
+//! leave, all of it by default. These users may write. `anonymous` and `ftp` need no password and
+//! only read. The file is read at each login, so changes count at once.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Read;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
+use argon2::{Argon2, password_hash};
+use async_trait::async_trait;
+use tokio::sync::Semaphore;
+use unftp_core::auth::{
+    AuthenticationError, Authenticator, Credentials, Principal, UserDetail, UserDetailError,
+    UserDetailProvider,
+};
+
+/// A file longer than this is no list of users.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// A password longer than this isn't hashed.
+const PASSWORD_BYTES_MAX: usize = 1024;
+/// Wrong passwords that an address may try within [`FAILURE_WINDOW`].
+const FAILURES_MAX: u32 = 10;
+const FAILURE_WINDOW: Duration = Duration::from_secs(600);
+/// Addresses that are remembered for their failures.
+const FAILURE_ADDRESSES_MAX: usize = 4096;
+
+/// Why the file of users is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum UsersFileError {
+    /// It can't be read.
+    #[error("{path}: {source}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A line isn't `name:argon2-hash[:home]`.
+    #[error("{path}, line {line}: expected name:argon2-hash[:home] with a relative home")]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// Counted from one.
+        line: usize,
+    },
+    /// The password can't be hashed.
+    #[error("the password can't be hashed: {0}")]
+    Hash(password_hash::Error),
+}
+
+/// The hash of `password` for the file of users.
+pub fn hash_password(password: &str) -> Result<String, UsersFileError> {
+    let mut salt = [0; 16];
+    let random = Path::new("/dev/urandom");
+    std::fs::File::open(random)
+        .and_then(|mut file| file.read_exact(&mut salt))
+        .map_err(|source| UsersFileError::Unreadable { path: random.to_owned(), source })?;
+    let salt = SaltString::encode_b64(&salt).map_err(UsersFileError::Hash)?;
+    let hash = Argon2::default().hash_password(password.as_bytes(), &salt);
+    Ok(hash.map_err(UsersFileError::Hash)?.to_string())
+}
+
+/// Somebody who has logged in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FtpUser {
+    pub(super) name: String,
+    pub(super) may_write: bool,
+    /// Relative to the volume's root; empty for all of it.
+    pub(super) home: PathBuf,
+}
+
+impl fmt::Display for FtpUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl UserDetail for FtpUser {}
+
+/// The users, shared by all sessions.
+#[derive(Debug)]
+pub(super) struct Accounts {
+    users_file: Option<PathBuf>,
+    anonymous: bool,
+    /// One hash at a time: each takes 19 MiB and much of a core.
+    hashing: Semaphore,
+    failures: Mutex<BTreeMap<IpAddr, (u32, Instant)>>,
+}
+
+struct Entry {
+    user: FtpUser,
+    hash: String,
+}
+
+impl Accounts {
+    pub(super) fn new(users_file: Option<PathBuf>, anonymous: bool) -> Accounts {
+        let failures = Mutex::default();
+        Accounts { users_file, anonymous, hashing: Semaphore::new(1), failures }
+    }
+
+    /// Reads the file for the sake of its errors.
+    pub(super) fn check(&self) -> Result<(), UsersFileError> {
+        self.entries().map(|_| ())
+    }
+
+    fn entries(&self) -> Result<Vec<Entry>, UsersFileError> {
+        let Some(path) = &self.users_file else { return Ok(Vec::new()) };
+        let mut text = String::new();
+        std::fs::File::open(path)
+            .and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text))
+            .map_err(|source| UsersFileError::Unreadable { path: path.clone(), source })?;
+        let lines = text.lines().map(str::trim).enumerate();
+        lines
+            .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+            .map(|(index, line)| {
+                let bad = || UsersFileError::Line { path: path.clone(), line: index + 1 };
+                parse_line(line).ok_or_else(bad)
+            })
+            .collect()
+    }
+
+    fn find(&self, name: &str) -> Option<Entry> {
+        match self.entries() {
+            Ok(entries) => entries.into_iter().find(|entry| entry.user.name == name),
+            Err(error) => {
+                tracing::error!(parent: None, %error, "nobody can log in to FTP");
+                None
+            }
+        }
+    }
+
+    fn anonymous(&self, name: &str) -> Option<FtpUser> {
+        let is = self.anonymous && (name == "anonymous" || name == "ftp");
+        is.then(|| FtpUser { name: name.to_owned(), may_write: false, home: PathBuf::new() })
+    }
+
+    async fn log_in(self: &Arc<Self>, name: &str, password: &str, peer: IpAddr) -> bool {
+        if self.anonymous(name).is_some() {
+            return true;
+        }
+        if self.is_locked(peer) || password.len() > PASSWORD_BYTES_MAX {
+            return false;
+        }
+        let Ok(_permit) = self.hashing.acquire().await else { return false };
+        let (accounts, name) = (Arc::clone(self), name.to_owned());
+        let password = password.to_owned();
+        let verified = tokio::task::spawn_blocking(move || {
+            let entry = accounts.find(&name);
+            // An unknown name takes as long as a wrong password.
+            let hash = entry.as_ref().map_or(UNKNOWN_USERS_HASH, |entry| entry.hash.as_str());
+            let matches = PasswordHash::new(hash).is_ok_and(|hash| {
+                Argon2::default().verify_password(password.as_bytes(), &hash).is_ok()
+            });
+            matches && entry.is_some()
+        });
+        let verified = verified.await.unwrap_or(false);
+        self.count(peer, verified);
+        verified
+    }
+
+    fn is_locked(&self, peer: IpAddr) -> bool {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures
+            .get(&peer)
+            .is_some_and(|(count, last)| *count >= FAILURES_MAX && last.elapsed() < FAILURE_WINDOW)
+    }
+
+    fn count(&self, peer: IpAddr, verified: bool) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if verified {
+            failures.remove(&peer);
+            return;
+        }
+        failures.retain(|_, (_, last)| last.elapsed() < FAILURE_WINDOW);
+        if failures.len() >= FAILURE_ADDRESSES_MAX && !failures.contains_key(&peer) {
+            failures.pop_first();
+        }
+        let entry = failures.entry(peer).or_insert((0, Instant::now()));
+        *entry = (entry.0.saturating_add(1), Instant::now());
+    }
+}
+
+/// The hash of a random password that nobody knows.
+const UNKNOWN_USERS_HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$b2Zub2JvZHlhdGFsbA$\
+                                  3yrYzEo4aLBOcWxWzn2YLkyyOxUQPFy1Q2pmVPbqHwA";
+
+fn parse_line(line: &str) -> Option<Entry> {
+    let mut fields = line.splitn(3, ':');
+    let (name, hash) = (fields.next()?, fields.next()?);
+    let home = PathBuf::from(fields.next().unwrap_or_default());
+    let named = !name.is_empty() && name != "anonymous" && name != "ftp";
+    let plain =
+        |part| matches!(part, std::path::Component::Normal(_) | std::path::Component::CurDir);
+    if !named || !home.components().all(plain) || PasswordHash::new(hash).is_err() {
+        return None;
+    }
+    let user = FtpUser { name: name.to_owned(), may_write: true, home };
+    Some(Entry { user, hash: hash.to_owned() })
+}
+
+/// The accounts as one session sees them: the library knows the relay's address only.
+#[derive(Clone, Debug)]
+pub(super) struct SessionAccounts {
+    pub(super) accounts: Arc<Accounts>,
+    pub(super) peer: IpAddr,
+}
+
+#[async_trait]
+impl Authenticator for SessionAccounts {
+    async fn authenticate(
+        &self,
+        username: &str,
+        creds: &Credentials,
+    ) -> Result<Principal, AuthenticationError> {
+        let password = creds.password.as_deref().unwrap_or_default();
+        if self.accounts.log_in(username, password, self.peer).await {
+            return Ok(Principal { username: username.to_owned() });
+        }
+        tracing::warn!(parent: None, peer = %self.peer, user = username, "FTP login refused");
+        Err(AuthenticationError::BadPassword)
+    }
+}
+
+#[async_trait]
+impl UserDetailProvider for SessionAccounts {
+    type User = FtpUser;
+
+    async fn provide_user_detail(&self, principal: &Principal) -> Result<FtpUser, UserDetailError> {
+        let name = principal.username.clone();
+        if let Some(user) = self.accounts.anonymous(&name) {
+            return Ok(user);
+        }
+        let accounts = Arc::clone(&self.accounts);
+        let wanted = name.clone();
+        let found =
+            tokio::task::spawn_blocking(move || accounts.find(&wanted)).await.ok().flatten();
+        found.map(|entry| entry.user).ok_or(UserDetailError::UserNotFound { username: name })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn passwords_decide_and_failures_lock_an_address() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let hash = hash_password("secret").unwrap();
+        std::fs::write(file.path(), format!("# users\n\nalice:{hash}:in/here\n")).unwrap();
+        let accounts = Arc::new(Accounts::new(Some(file.path().to_owned()), true));
+        accounts.check().unwrap();
+        let peer = IpAddr::from([192, 0, 2, 1]);
+        assert!(accounts.log_in("alice", "secret", peer).await);
+        assert!(!accounts.log_in("alice", "Secret", peer).await);
+        assert!(!accounts.log_in("bob", "secret", peer).await);
+        assert!(accounts.log_in("anonymous", "whatever", peer).await);
+        let user = accounts.find("alice").unwrap().user;
+        assert_eq!((user.home, user.may_write), (PathBuf::from("in/here"), true));
+        assert!(!accounts.anonymous("ftp").unwrap().may_write);
+        for _ in 0..FAILURES_MAX {
+            accounts.count(peer, false);
+        }
+        assert!(!accounts.log_in("alice", "secret", peer).await);
+        assert!(accounts.log_in("alice", "secret", IpAddr::from([192, 0, 2, 2])).await);
+    }
+
+    #[test]
+    fn lines_that_say_something_else_are_named() {
+        assert!(PasswordHash::new(UNKNOWN_USERS_HASH).is_ok());
+        let hash = UNKNOWN_USERS_HASH;
+        for bad in [
+            "alice",
+            "alice:plain",
+            ":hash",
+            &format!("ftp:{hash}"),
+            &format!("a:{hash}:../x"),
+            &format!("a:{hash}:/x"),
+        ] {
+            assert!(parse_line(bad).is_none(), "{bad}");
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), format!("a:{hash}\nb:{hash}:x/../..\n")).unwrap();
+        let accounts = Accounts::new(Some(file.path().to_owned()), true);
+        assert!(matches!(accounts.check(), Err(UsersFileError::Line { line: 2, .. })));
+    }
+}
