@@ -115,7 +115,7 @@ pub fn plan_groups(
         let most = u32::try_from(wanted - next).unwrap_or(u32::MAX).min(RUN_GROUPS_MAX);
         let taken = match volume.layout {
             Layout::Mirror(copies) if volume.width == 1 => plan.mirror_run(copies, next, most),
-            layout => plan.striped_set(layout.copies(), volume.width, next, most),
+            layout => plan.striped_sets(layout.copies(), volume.width, next, most),
         };
         next += u64::from(taken.ok_or_else(no_space)?);
     }
@@ -135,12 +135,10 @@ pub fn plan_segment(
     let mut places = Vec::new();
     let mut taken_domains = BTreeSet::new();
     while places.len() < usize::from(copies) {
-        let Some(disk) =
-            space.most_free(SEGMENT_EXTENTS, |domain| !taken_domains.contains(&domain))
-        else {
-            break;
-        };
-        taken_domains.insert(space.domain_of(disk));
+        let found =
+            space.most_free(SEGMENT_EXTENTS, |_, disk| !taken_domains.contains(&disk.domain));
+        let Some(disk) = found else { break };
+        taken_domains.extend(space.domain_of(disk));
         let Some(extents) = space.take_last(disk, SEGMENT_EXTENTS) else { break };
         places.push(SegmentCopyPlace { disk, extents });
     }
@@ -192,7 +190,8 @@ impl Space {
                 live += (here.count() as u32).min(per_log);
             }
             for _ in live..per_log.saturating_mul(volumes) {
-                let Some(disk) = self.most_free(SEGMENT_EXTENTS, |other| other == domain) else {
+                let Some(disk) = self.most_free(SEGMENT_EXTENTS, |_, disk| disk.domain == domain)
+                else {
                     break;
                 };
                 self.take_last(disk, SEGMENT_EXTENTS);
@@ -200,14 +199,18 @@ impl Space {
         }
     }
 
-    /// The disk with the most free extents, `run` of them consecutive, in an acceptable domain. The
+    /// The disk with the most free extents, `run` of them consecutive, among the acceptable ones. The
     /// domain with the most free space comes first; the lower number wins where all is equal.
-    fn most_free(&self, run: u32, accept: impl Fn(Uuid) -> bool) -> Option<DiskNumber> {
+    fn most_free(
+        &self,
+        run: u32,
+        accept: impl Fn(DiskNumber, &FreeDisk) -> bool,
+    ) -> Option<DiskNumber> {
         let domains = self.domains();
         let candidates = self
             .disks
             .iter()
-            .filter(|(_, disk)| accept(disk.domain) && disk.free.first_fit(run).is_some());
+            .filter(|(number, disk)| accept(**number, disk) && disk.free.first_fit(run).is_some());
         let best = candidates.max_by_key(|(number, disk)| {
             let domain_free = domains.get(&disk.domain).copied().unwrap_or(0);
             (domain_free, disk.free.len(), std::cmp::Reverse(**number))
@@ -215,8 +218,8 @@ impl Space {
         best.map(|(number, _)| *number)
     }
 
-    fn domain_of(&self, disk: DiskNumber) -> Uuid {
-        self.disks.get(&disk).map_or(Uuid::nil(), |disk| disk.domain)
+    fn domain_of(&self, disk: DiskNumber) -> Option<Uuid> {
+        self.disks.get(&disk).map(|disk| disk.domain)
     }
 
     /// Groups grow from the front of a disk ...
@@ -231,6 +234,12 @@ impl Space {
         let free = &mut self.disks.get_mut(&disk)?.free;
         let extents = free.last_fit(count)?;
         free.remove(extents).then_some(extents)
+    }
+
+    fn give_back(&mut self, disk: DiskNumber, extents: ExtentRange) {
+        if let Some(disk) = self.disks.get_mut(&disk) {
+            disk.free.insert(extents);
+        }
     }
 
     /// Free extents by domain.
@@ -278,84 +287,84 @@ impl Plan {
     /// use of the rest. Yields its length.
     fn mirror_run(&mut self, copies: u8, first_set: u64, most: u32) -> Option<u32> {
         let best = self.space.groups_left(copies);
-        let mut len = most;
-        while len > 0 {
-            if let Some((members, space)) = self.try_members(copies, len, &BTreeSet::new())
-                && (space.groups_left(copies) + u64::from(len) >= best || len == 1)
-            {
-                self.space = space;
+        for len in halvings(most) {
+            let Some(members) = self.take_members(copies, len, &BTreeSet::new()) else { continue };
+            if len == 1 || self.space.groups_left(copies) + u64::from(len) >= best {
                 self.push(0, first_set, len, members);
                 return Some(len);
             }
-            len /= 2;
+            self.give_back(&members, len);
         }
         None
     }
 
     /// Runs for all lanes of consecutive sets, each lane on other disks where possible.
-    fn striped_set(&mut self, copies: u8, width: u16, first_set: u64, most: u32) -> Option<u32> {
-        let mut len = most;
-        while len > 0 {
-            if let Some(lanes) = self.try_lanes(copies, width, len) {
+    fn striped_sets(&mut self, copies: u8, width: u16, first_set: u64, most: u32) -> Option<u32> {
+        let best = self.space.groups_left(copies);
+        for len in halvings(most) {
+            let Some(lanes) = self.take_lanes(copies, width, len) else { continue };
+            let taken = u64::from(width) * u64::from(len);
+            if len == 1 || self.space.groups_left(copies) + taken >= best {
                 for (lane, members) in lanes.into_iter().enumerate() {
                     self.push(lane as u16, first_set, len, members);
                 }
                 return Some(len);
             }
-            len /= 2;
+            for members in lanes {
+                self.give_back(&members, len);
+            }
         }
         None
     }
 
-    fn try_lanes(&mut self, copies: u8, width: u16, len: u32) -> Option<Vec<Vec<Member>>> {
-        let before = self.space.clone();
-        let wanted = u64::from(width) * u64::from(len);
-        let best = before.groups_left(copies);
-        let mut lanes = Vec::new();
+    /// Members for a run in each lane, or nothing taken.
+    fn take_lanes(&mut self, copies: u8, width: u16, len: u32) -> Option<Vec<Vec<Member>>> {
+        let mut lanes: Vec<Vec<Member>> = Vec::new();
         let mut used = BTreeSet::new();
         for _ in 0..width {
             let found = self
-                .try_members(copies, len, &used)
-                .or_else(|| self.try_members(copies, len, &BTreeSet::new()));
-            let Some((members, space)) = found else {
-                self.space = before;
+                .take_members(copies, len, &used)
+                .or_else(|| self.take_members(copies, len, &BTreeSet::new()));
+            let Some(members) = found else {
+                for members in lanes {
+                    self.give_back(&members, len);
+                }
                 return None;
             };
             used.extend(members.iter().map(|member| member.disk));
-            self.space = space;
             lanes.push(members);
-        }
-        if self.space.groups_left(copies) + wanted < best && len > 1 {
-            self.space = before;
-            return None;
         }
         Some(lanes)
     }
 
-    /// Members for a run of `len` groups in as many domains as there are copies, and the space that
-    /// would be left.
-    fn try_members(
-        &self,
+    /// Members for a run of `len` groups in as many domains as there are copies, or nothing taken.
+    fn take_members(
+        &mut self,
         copies: u8,
         len: u32,
         avoid: &BTreeSet<DiskNumber>,
-    ) -> Option<(Vec<Member>, Space)> {
-        let mut space = self.space.clone();
-        space.disks.retain(|number, _| !avoid.contains(number));
+    ) -> Option<Vec<Member>> {
         let mut members = Vec::new();
         let mut domains = BTreeSet::new();
         for _ in 0..copies {
-            let disk = space.most_free(len, |domain| !domains.contains(&domain))?;
-            domains.insert(space.domain_of(disk));
-            let extents = space.take_first(disk, len)?;
+            let found = self.space.most_free(len, |number, disk| {
+                !domains.contains(&disk.domain) && !avoid.contains(&number)
+            });
+            let taken = found.and_then(|disk| Some((disk, self.space.take_first(disk, len)?)));
+            let Some((disk, extents)) = taken else {
+                self.give_back(&members, len);
+                return None;
+            };
+            domains.extend(self.space.domain_of(disk));
             members.push(Member { disk, first: extents.first });
         }
-        for number in avoid {
-            if let Some(disk) = self.space.disks.get(number) {
-                space.disks.insert(*number, disk.clone());
-            }
+        Some(members)
+    }
+
+    fn give_back(&mut self, members: &[Member], len: u32) {
+        for member in members {
+            self.space.give_back(member.disk, ExtentRange::new(member.first, len));
         }
-        Some((members, space))
     }
 
     fn push(&mut self, lane: u16, first_set: u64, count: u32, members: Vec<Member>) {
@@ -363,6 +372,13 @@ impl Plan {
         self.runs.push(GroupRun { key, count, birth: self.birth, members, initialised: 0 });
         self.birth = self.birth.plus(u64::from(count));
     }
+}
+
+/// `most`, then half of that, down to 1.
+fn halvings(most: u32) -> impl Iterator<Item = u32> {
+    std::iter::successors(Some(most).filter(|len| *len > 0), |len| {
+        Some(len / 2).filter(|len| *len > 0)
+    })
 }
 
 #[cfg(test)]

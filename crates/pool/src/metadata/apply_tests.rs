@@ -1,1 +1,406 @@
+#![allow(clippy::unwrap_used)]
 
+use block::Epoch;
+use proptest::prelude::*;
+
+use super::*;
+use crate::format::{FailureDomain, MIB};
+use crate::metadata::testing::{disk_added, empty_pool, history, pool_of, run, segment};
+use crate::metadata::{Counters, Member, SegmentCopyPlace, encode_records};
+
+fn after_history() -> Metadata {
+    let mut metadata = empty_pool(FailureDomain::Node);
+    for record in history() {
+        metadata.apply(&record).unwrap_or_else(|error| panic!("{record:?}: {error}"));
+    }
+    metadata
+}
+
+/// A pool of three disks with one volume of 16 groups on disks 0 and 1.
+fn small() -> Metadata {
+    let mut metadata = pool_of(FailureDomain::Node, &[(0, 512), (1, 512), (2, 512)]);
+    let volume = VolumeId(1);
+    metadata
+        .apply_all(&[
+            MetaRecord::VolumeCreated {
+                id: volume,
+                name: "v".into(),
+                layout: Layout::Mirror(2),
+                width: 1,
+            },
+            MetaRecord::RunAdded { volume, run: run(0, 16, 1, &[(0, 0), (1, 4)]) },
+        ])
+        .unwrap();
+    metadata
+}
+
+/// Applies a record that must be refused, and shows that nothing changed.
+fn refused(metadata: &Metadata, record: MetaRecord) -> Inconsistent {
+    let mut changed = metadata.clone();
+    let error = changed.apply(&record).unwrap_err();
+    assert_eq!(changed, *metadata, "{record:?} changed something");
+    error
+}
+
+/// Each extent of each disk is free, pending or owned once.
+fn assert_every_extent_has_one_owner(metadata: &Metadata) {
+    let mut sets: std::collections::BTreeMap<DiskNumber, ExtentSet> = Default::default();
+    for disk in metadata.disks().values() {
+        let mut set = disk.free.clone();
+        for extents in disk.pending.ranges() {
+            assert!(set.insert(extents), "{extents:?} of {} is pending and free", disk.number);
+        }
+        sets.insert(disk.number, set);
+    }
+    for volume in metadata.volumes().values() {
+        for (disk, extents) in owned_by(volume) {
+            assert!(sets.get_mut(&disk).unwrap().insert(extents), "{extents:?} of {disk} twice");
+        }
+    }
+    for disk in metadata.disks().values().filter(|disk| disk.state != DiskState::Gone) {
+        assert_eq!(sets[&disk.number], ExtentSet::full(disk.extents), "{}", disk.number);
+    }
+}
+
+#[test]
+fn every_kind_of_record_applies_and_a_snapshot_restores_all_of_it() {
+    let mut metadata = empty_pool(FailureDomain::Node);
+    for record in history() {
+        metadata.apply(&record).unwrap_or_else(|error| panic!("{record:?}: {error}"));
+        assert_every_extent_has_one_owner(&metadata);
+        let restored = Metadata::restore(metadata.pool().clone(), &metadata.snapshot());
+        assert_eq!(restored.as_ref(), Ok(&metadata), "after {record:?}");
+    }
+    let volume = &metadata.volumes()[&VolumeId(1)];
+    assert_eq!(volume.name, "subspace");
+    assert_eq!(volume.properties.keys().collect::<Vec<_>>(), ["mount"]);
+    assert_eq!(metadata.missed(BirthId(2), 0), 0xc0);
+    assert_eq!(metadata.missed(BirthId(18), 1), 1);
+    assert_eq!(metadata.missed(BirthId(19), 1), 0);
+    assert_eq!(metadata.pool().name, "pond");
+}
+
+#[test]
+fn groups_are_found_by_birth_and_by_place() {
+    let metadata = after_history();
+    let volume = &metadata.volumes()[&VolumeId(1)];
+    for group in volume.groups() {
+        let by_birth = metadata.group_by_birth(group.birth()).unwrap();
+        assert_eq!((by_birth.run, by_birth.index), (group.run, group.index));
+        let by_place = volume.group(group.set(), group.lane()).unwrap();
+        assert_eq!((by_place.run, by_place.index), (group.run, group.index));
+    }
+    assert_eq!(volume.groups().count(), 20);
+    let group = metadata.group_by_birth(BirthId(20)).unwrap();
+    let members: Vec<_> = group.members().map(|(disk, extent)| (disk.0, extent.0)).collect();
+    assert_eq!(members, [(1, 18), (2, 2)]);
+    assert!(metadata.group_by_birth(BirthId(8)).unwrap().is_initialised());
+    assert!(!metadata.group_by_birth(BirthId(9)).unwrap().is_initialised());
+    for absent in [0, 17, 22, 23, 24, 499, u64::MAX] {
+        assert!(metadata.group_by_birth(BirthId(absent)).is_none(), "{absent}");
+    }
+    assert!(volume.group(20, 0).is_none() && volume.group(0, 1).is_none());
+}
+
+#[test]
+fn extents_have_one_owner() {
+    let metadata = small();
+    let volume = VolumeId(1);
+    let add = |run: GroupRun| refused(&metadata, MetaRecord::RunAdded { volume, run });
+    let disk = DiskNumber;
+    assert_eq!(add(run(16, 4, 17, &[(2, 0), (1, 19)])), Inconsistent::NotFree(disk(1)));
+    assert_eq!(add(run(16, 4, 17, &[(2, 0), (1, 2)])), Inconsistent::NotFree(disk(1)));
+    assert_eq!(add(run(16, 4, 17, &[(2, 0), (1, u32::MAX)])), Inconsistent::NotFree(disk(1)));
+    assert_eq!(add(run(16, 4, 17, &[(2, 0), (2, 9)])), Inconsistent::BadShape);
+    assert_eq!(add(run(16, 4, 17, &[(2, 0), (7, 9)])), Inconsistent::UnknownDisk(disk(7)));
+    let open = |segment| refused(&metadata, MetaRecord::SegmentOpened { volume, segment });
+    assert_eq!(open(segment(1, 17, 1, &[(2, 0), (0, 15)])), Inconsistent::NotFree(disk(0)));
+    assert_eq!(open(segment(1, 17, 1, &[])), Inconsistent::BadShape);
+}
+
+#[test]
+fn births_and_numbers_are_given_once() {
+    let metadata = small();
+    let volume = VolumeId(1);
+    for birth in [0, 1, 16] {
+        let run = run(16, 4, birth, &[(2, 0), (1, 30)]);
+        let error = refused(&metadata, MetaRecord::RunAdded { volume, run });
+        assert_eq!(error, Inconsistent::NumberReused);
+    }
+    let overflowing = run(16, 4, u64::MAX - 2, &[(2, 0), (1, 30)]);
+    let error = refused(&metadata, MetaRecord::RunAdded { volume, run: overflowing });
+    assert_eq!(error, Inconsistent::BadShape);
+    let again = disk_added(2, 2, 512 * MIB, 0);
+    assert_eq!(refused(&metadata, again), Inconsistent::NumberReused);
+    let mut metadata = metadata;
+    metadata.apply(&MetaRecord::VolumeRemoved { id: volume }).unwrap();
+    let (name, layout) = ("v".to_string(), Layout::Raid0);
+    let again = MetaRecord::VolumeCreated { id: volume, name, layout, width: 1 };
+    assert_eq!(refused(&metadata, again), Inconsistent::NumberReused);
+    let lower = Counters { birth: BirthId(3), ..metadata.counters() };
+    let error = refused(&metadata, MetaRecord::CountersRestored(lower));
+    assert_eq!(error, Inconsistent::Backwards);
+}
+
+#[test]
+fn groups_of_a_volume_do_not_overlap() {
+    let metadata = small();
+    let volume = VolumeId(1);
+    for first_set in [0, 15, 8] {
+        let run = run(first_set, 4, 17, &[(2, 0), (1, 30)]);
+        let error = refused(&metadata, MetaRecord::RunAdded { volume, run });
+        assert_eq!(error, Inconsistent::Overlap(volume));
+    }
+    let mut lane = run(16, 4, 17, &[(2, 0), (1, 30)]);
+    lane.key.lane = 1;
+    let error = refused(&metadata, MetaRecord::RunAdded { volume, run: lane });
+    assert_eq!(error, Inconsistent::BadShape);
+}
+
+#[test]
+fn a_size_is_covered_by_groups_without_a_hole() {
+    let mut metadata = small();
+    let volume = VolumeId(1);
+    let resize = |sets: u64| MetaRecord::VolumeResized { id: volume, bytes: sets * 1020 * 4096 };
+    metadata.apply(&resize(16)).unwrap();
+    assert_eq!(refused(&metadata, resize(17)), Inconsistent::NotCovered(volume));
+    let beyond_a_hole = run(17, 4, 17, &[(2, 0), (1, 30)]);
+    metadata.apply(&MetaRecord::RunAdded { volume, run: beyond_a_hole }).unwrap();
+    assert_eq!(refused(&metadata, resize(17)), Inconsistent::NotCovered(volume));
+    metadata
+        .apply(&MetaRecord::RunAdded { volume, run: run(16, 1, 21, &[(2, 10), (1, 40)]) })
+        .unwrap();
+    metadata.apply(&resize(21)).unwrap();
+    let odd = MetaRecord::VolumeResized { id: volume, bytes: 5000 };
+    assert_eq!(refused(&metadata, odd), Inconsistent::NotCovered(volume));
+}
+
+#[test]
+fn every_region_keeps_a_member_that_has_it() {
+    let mut metadata = small();
+    let miss = |member, mask| MissChange { group: BirthId(3), member, mask };
+    metadata.apply(&MetaRecord::MissesSet(vec![miss(0, 0b11)])).unwrap();
+    let no_right_member = Inconsistent::NoRightMember(BirthId(3));
+    let error = refused(&metadata, MetaRecord::MissesSet(vec![miss(1, 0b10)]));
+    assert_eq!(error, no_right_member);
+    let error = refused(&metadata, MetaRecord::MissesSet(vec![miss(1, 0b1000), miss(0, 0b1000)]));
+    assert_eq!(error, no_right_member);
+    let released = MetaRecord::Released {
+        volume: VolumeId(1),
+        log: RecordNumber(4),
+        release: ReleaseNumber(1),
+        touched: vec![DiskNumber(0)],
+        misses: vec![miss(1, 0b1)],
+    };
+    assert_eq!(refused(&metadata, released), no_right_member);
+    metadata.apply(&MetaRecord::MissesSet(vec![miss(1, 0b100)])).unwrap();
+    let unknown = MissChange { group: BirthId(17), member: 0, mask: 1 };
+    let error = refused(&metadata, MetaRecord::MissesSet(vec![unknown]));
+    assert_eq!(error, Inconsistent::UnknownGroup(BirthId(17)));
+    let error = refused(&metadata, MetaRecord::MissesCleared(vec![miss(2, 1)]));
+    assert_eq!(error, Inconsistent::UnknownGroup(BirthId(3)));
+}
+
+#[test]
+fn a_segment_keeps_its_last_copy_and_unreleased_records() {
+    let mut metadata = small();
+    let volume = VolumeId(1);
+    metadata
+        .apply_all(&[
+            MetaRecord::SegmentOpened { volume, segment: segment(1, 17, 1, &[(0, 60), (2, 60)]) },
+            MetaRecord::SegmentOpened { volume, segment: segment(2, 18, 9, &[(0, 62), (2, 62)]) },
+            MetaRecord::SegmentCopyDropped {
+                volume,
+                number: SegmentNumber(1),
+                disk: DiskNumber(0),
+            },
+        ])
+        .unwrap();
+    let number = SegmentNumber(1);
+    let still_needed = Inconsistent::StillNeeded(volume, number);
+    let last = MetaRecord::SegmentCopyDropped { volume, number, disk: DiskNumber(2) };
+    assert_eq!(refused(&metadata, last), still_needed);
+    let freed = MetaRecord::SegmentFreed { volume, number };
+    assert_eq!(refused(&metadata, freed.clone()), still_needed);
+    let released = |log| MetaRecord::Released {
+        volume,
+        log: RecordNumber(log),
+        release: ReleaseNumber(log),
+        touched: vec![],
+        misses: vec![],
+    };
+    metadata.apply(&released(7)).unwrap();
+    assert_eq!(refused(&metadata, freed.clone()), still_needed);
+    metadata.apply(&released(8)).unwrap();
+    metadata.apply(&freed).unwrap();
+    assert_eq!(refused(&metadata, released(7)), Inconsistent::NumberReused);
+    let lower = segment(3, 19, 8, &[(0, 64)]);
+    let error = refused(&metadata, MetaRecord::SegmentOpened { volume, segment: lower });
+    assert_eq!(error, Inconsistent::Backwards);
+    assert_every_extent_has_one_owner(&metadata);
+}
+
+#[test]
+fn a_removed_volume_leaves_pending_extents_and_no_trace() {
+    let mut metadata = small();
+    let volume = VolumeId(1);
+    let miss = MissChange { group: BirthId(16), member: 0, mask: 1 };
+    metadata.apply(&MetaRecord::MissesSet(vec![miss])).unwrap();
+    metadata
+        .apply(&MetaRecord::SegmentOpened { volume, segment: segment(1, 17, 1, &[(0, 60)]) })
+        .unwrap();
+    metadata.apply(&MetaRecord::VolumeRemoved { id: volume }).unwrap();
+    assert!(metadata.misses().is_empty());
+    assert!(metadata.group_by_birth(BirthId(3)).is_none());
+    let disk = &metadata.disks()[&DiskNumber(0)];
+    assert_eq!(disk.pending.len(), 18);
+    assert_every_extent_has_one_owner(&metadata);
+    let free = |first, count| MetaRecord::PendingFreed {
+        disk: DiskNumber(0),
+        extents: ExtentRange::new(ExtentNumber(first), count),
+    };
+    let error = refused(&metadata, free(0, 17));
+    assert_eq!(error, Inconsistent::NotPending(DiskNumber(0)));
+    metadata.apply_all(&[free(0, 16), free(60, 2)]).unwrap();
+    let gone = MetaRecord::DiskStateChanged { number: DiskNumber(1), state: DiskState::Gone };
+    assert_eq!(refused(&metadata, gone), Inconsistent::StillInUse(DiskNumber(1)));
+}
+
+#[test]
+fn a_cut_is_decided_once_per_epoch() {
+    let mut metadata = small();
+    let cut = |epoch, cut| MetaRecord::Cut {
+        volume: VolumeId(1),
+        epoch: Epoch(epoch),
+        cut: RecordNumber(cut),
+    };
+    metadata.apply(&cut(3, 10)).unwrap();
+    assert_eq!(refused(&metadata, cut(3, 11)), Inconsistent::Backwards);
+    assert_eq!(refused(&metadata, cut(2, 11)), Inconsistent::Backwards);
+    metadata.apply(&cut(4, 10)).unwrap();
+}
+
+fn any_record() -> impl Strategy<Value = MetaRecord> {
+    let disk = (0_u32..5).prop_map(DiskNumber);
+    let volume = (1_u32..4).prop_map(VolumeId);
+    let extents = (0_u32..30, 1_u32..4)
+        .prop_map(|(first, count)| ExtentRange::new(ExtentNumber(first), count));
+    let members = prop::collection::vec((0_u32..5, 0_u32..30), 1..3);
+    let changes = prop::collection::vec(
+        (1_u64..30, 0_u8..3, any::<u64>()).prop_map(|(group, member, mask)| MissChange {
+            group: BirthId(group),
+            member,
+            mask: mask & 0xff,
+        }),
+        0..3,
+    );
+    prop_oneof![
+        (0_u32..6, 0_u32..3).prop_map(|(number, node)| disk_added(number, node, 128 * MIB, 0)),
+        (disk.clone(), 0..3).prop_map(|(number, state)| {
+            let state = [DiskState::Active, DiskState::Draining, DiskState::Gone][state as usize];
+            MetaRecord::DiskStateChanged { number, state }
+        }),
+        (volume.clone(), "[ab]", 0_u8..3, 0_u16..3).prop_map(|(id, name, copies, width)| {
+            let layout = if copies == 0 { Layout::Raid0 } else { Layout::Mirror(copies) };
+            MetaRecord::VolumeCreated { id, name, layout, width }
+        }),
+        volume.clone().prop_map(|id| MetaRecord::VolumeRemoved { id }),
+        (volume.clone(), 0_u64..9)
+            .prop_map(|(id, sets)| MetaRecord::VolumeResized { id, bytes: sets * 1020 * 4096 }),
+        (volume.clone(), 0_u16..2, 0_u64..9, 0_u32..4, 1_u64..30, members.clone()).prop_map(
+            |(volume, lane, set, count, birth, members)| {
+                let mut run = run(set, count, birth, &members);
+                run.key.lane = lane;
+                MetaRecord::RunAdded { volume, run }
+            }
+        ),
+        (volume.clone(), 1_u64..6, 1_u64..30, 0_u64..9, members).prop_map(
+            |(volume, number, birth, first, copies)| MetaRecord::SegmentOpened {
+                volume,
+                segment: segment(number, birth, first, &copies),
+            }
+        ),
+        (volume.clone(), 1_u64..6).prop_map(|(volume, number)| MetaRecord::SegmentFreed {
+            volume,
+            number: SegmentNumber(number),
+        }),
+        (volume.clone(), 1_u64..6, disk.clone()).prop_map(|(volume, number, disk)| {
+            MetaRecord::SegmentCopyDropped { volume, number: SegmentNumber(number), disk }
+        }),
+        changes.clone().prop_map(MetaRecord::MissesSet),
+        changes.clone().prop_map(MetaRecord::MissesCleared),
+        (volume, 0_u64..9, 0_u64..9, changes).prop_map(|(volume, log, release, misses)| {
+            MetaRecord::Released {
+                volume,
+                log: RecordNumber(log),
+                release: ReleaseNumber(release),
+                touched: vec![DiskNumber(0)],
+                misses,
+            }
+        }),
+        (disk.clone(), extents.clone())
+            .prop_map(|(disk, extents)| MetaRecord::PendingFreed { disk, extents }),
+        (disk, 0_u64..4, extents).prop_map(|(number, release, extents)| {
+            MetaRecord::DiskRestored {
+                number,
+                expected_release: ReleaseNumber(release),
+                pending: vec![extents],
+            }
+        }),
+    ]
+}
+
+proptest! {
+    /// Whatever comes: a refused record changes nothing, each extent has one owner, each region a
+    /// member that has it, and a snapshot restores everything.
+    #[test]
+    fn no_history_breaks_an_invariant(records in prop::collection::vec(any_record(), 0..120)) {
+        let mut metadata = pool_of(FailureDomain::Node, &[(0, 128), (1, 128)]);
+        for record in records {
+            let before = metadata.clone();
+            if metadata.apply(&record).is_err() {
+                prop_assert_eq!(&metadata, &before);
+            }
+        }
+        assert_every_extent_has_one_owner(&metadata);
+        for ((group, _), mask) in metadata.misses() {
+            prop_assert_ne!(*mask, 0);
+            let members = metadata.group_by_birth(*group).unwrap().run.members.len();
+            let nobody = (0..members as u8)
+                .fold(u64::MAX, |all, member| all & metadata.missed(*group, member));
+            prop_assert_eq!(nobody, 0);
+        }
+        let restored = Metadata::restore(metadata.pool().clone(), &metadata.snapshot());
+        prop_assert_eq!(restored.as_ref(), Ok(&metadata));
+        prop_assert!(encode_records(&metadata.snapshot()).len() < 20_000);
+    }
+}
+
+#[test]
+fn shapes_that_do_not_fit_are_refused() {
+    let metadata = small();
+    let create = |layout, width| {
+        let (id, name) = (VolumeId(2), "w".to_string());
+        refused(&metadata, MetaRecord::VolumeCreated { id, name, layout, width })
+    };
+    assert_eq!(create(Layout::Mirror(0), 1), Inconsistent::BadShape);
+    assert_eq!(create(Layout::Mirror(COPIES_MAX + 1), 1), Inconsistent::BadShape);
+    assert_eq!(create(Layout::Raid0, 0), Inconsistent::BadShape);
+    assert_eq!(create(Layout::Raid0, WIDTH_MAX + 1), Inconsistent::BadShape);
+    let mut short = run(16, 4, 17, &[(2, 0)]);
+    let volume = VolumeId(1);
+    let add = |run| refused(&metadata, MetaRecord::RunAdded { volume, run });
+    assert_eq!(add(short.clone()), Inconsistent::BadShape);
+    short.members.push(Member { disk: DiskNumber(1), first: ExtentNumber(40) });
+    short.count = 0;
+    assert_eq!(add(short), Inconsistent::BadShape);
+    let mut uneven = segment(1, 17, 1, &[(0, 60), (2, 60)]);
+    uneven.copies[1] =
+        SegmentCopyPlace { disk: DiskNumber(2), extents: ExtentRange::new(ExtentNumber(60), 3) };
+    let error = refused(&metadata, MetaRecord::SegmentOpened { volume, segment: uneven });
+    assert_eq!(error, Inconsistent::BadShape);
+    let long = MetaRecord::PoolRenamed { name: "x".repeat(65) };
+    assert_eq!(refused(&metadata, long), Inconsistent::BadName);
+    let tiny = disk_added(3, 3, MIB, 0);
+    assert_eq!(refused(&metadata, tiny), Inconsistent::BadGeometry(DiskNumber(3)));
+}

@@ -1,1 +1,376 @@
+#![allow(clippy::unwrap_used)]
 
+use proptest::prelude::*;
+
+use super::*;
+use crate::format::FailureDomain;
+use crate::metadata::testing::{POOL, empty_pool, history};
+use crate::metadata::{AreaFault, ChooseError, Recovered, choose_copy, recover_copy};
+
+const SECTOR: usize = 512;
+
+/// One copy of an area, written as an engine would.
+#[derive(Clone)]
+struct Copy {
+    layout: AreaLayout,
+    bytes: Vec<u8>,
+    slot: usize,
+    position: AreaPosition,
+    metadata: Metadata,
+}
+
+/// A write of whole sectors.
+struct Write {
+    at: usize,
+    bytes: Buffer,
+}
+
+impl Copy {
+    /// An area that holds an empty pool's first checkpoint.
+    fn new(quarter_blocks: u64) -> Copy {
+        let layout = AreaLayout::new(4 * quarter_blocks * BLOCK_BYTES as u64).unwrap();
+        let metadata = empty_pool(FailureDomain::Node);
+        let stamp = CheckpointStamp { generation: 1, epoch: Epoch(1), number: RecordNumber(0) };
+        let first = encode_checkpoint(&layout, &metadata, stamp, 0).unwrap();
+        let mut bytes = vec![0; layout.area_bytes() as usize];
+        bytes[..first.bytes.len()].copy_from_slice(&first.bytes);
+        Copy { layout, bytes, slot: 0, position: first.after, metadata }
+    }
+
+    /// The write that commits a transaction; this copy knows it, its bytes don't have it yet.
+    fn commit(&mut self, records: &[MetaRecord]) -> Result<Write, LogFull> {
+        let entry = encode_entry(&self.layout, &self.position, records)?;
+        self.metadata.apply_all(records).unwrap();
+        self.position = entry.after;
+        let at = (self.layout.log_offset(self.slot) + entry.log_at) as usize;
+        Ok(Write { at, bytes: entry.bytes })
+    }
+
+    /// The write of the next generation.
+    fn checkpoint(&mut self, epoch: u64) -> Write {
+        let stamp = CheckpointStamp {
+            generation: self.position.generation + 1,
+            epoch: Epoch(epoch),
+            number: self.position.number,
+        };
+        self.slot = 1 - self.slot;
+        let encoded = encode_checkpoint(&self.layout, &self.metadata, stamp, self.slot).unwrap();
+        self.position = encoded.after;
+        Write { at: encoded.at as usize, bytes: encoded.bytes }
+    }
+
+    fn store(&mut self, write: &Write) {
+        self.bytes[write.at..write.at + write.bytes.len()].copy_from_slice(&write.bytes);
+    }
+
+    fn recover(&self) -> Result<Recovered, AreaFault> {
+        recover_copy(POOL, &self.layout, &self.bytes)
+    }
+
+    fn recovered(&self) -> Recovered {
+        self.recover().unwrap()
+    }
+
+    fn apply(&mut self, records: &[MetaRecord]) {
+        let write = match self.commit(records) {
+            Ok(write) => write,
+            Err(LogFull::CheckpointDue) => {
+                let checkpoint = self.checkpoint(1);
+                self.store(&checkpoint);
+                self.commit(records).unwrap()
+            }
+            Err(error) => panic!("{error}"),
+        };
+        self.store(&write);
+    }
+
+    fn assert_recovers(&self) {
+        let found = self.recovered();
+        assert_eq!(found.metadata, self.metadata);
+        assert_eq!(found.position, self.position);
+        assert_eq!(found.slot, self.slot);
+    }
+}
+
+#[test]
+fn what_was_committed_is_recovered_over_many_generations() {
+    let mut copy = Copy::new(4);
+    copy.assert_recovers();
+    for record in history() {
+        copy.apply(&[record]);
+        copy.assert_recovers();
+    }
+    for round in 0..40 {
+        let name = format!("pond-{round}");
+        copy.apply(&[MetaRecord::PoolRenamed { name }]);
+        copy.assert_recovers();
+    }
+    assert!(copy.position.generation > 10);
+}
+
+/// Every subset of sectors of a short write and every prefix of a long one leaves old or new.
+fn assert_torn_is_old_or_new(old: &Copy, new: &Copy, write: &Write) {
+    let sectors = write.bytes.len() / SECTOR;
+    let masks: Vec<u64> = if sectors <= 8 {
+        (0..1 << sectors).collect()
+    } else {
+        (0..=sectors.min(63)).map(|prefix| (1 << prefix) - 1).collect()
+    };
+    for mask in masks {
+        let mut torn = old.clone();
+        for sector in (0..sectors.min(64)).filter(|sector| mask & 1 << sector != 0) {
+            let range = sector * SECTOR..(sector + 1) * SECTOR;
+            torn.bytes[write.at + range.start..write.at + range.end]
+                .copy_from_slice(&write.bytes[range]);
+        }
+        let found = torn.recovered();
+        let whole = torn.bytes == new.bytes;
+        assert!(
+            found.metadata == old.metadata && found.position.number == old.position.number
+                || found.metadata == new.metadata && found.position.number == new.position.number,
+            "mask {mask:b}"
+        );
+        assert!(!whole || found.position == new.position);
+    }
+}
+
+#[test]
+fn every_torn_write_recovers_to_old_or_new() {
+    let mut copy = Copy::new(4);
+    for record in history() {
+        for round in 0..2 {
+            let old = copy.clone();
+            let write = if round == 0 {
+                match copy.commit(std::slice::from_ref(&record)) {
+                    Ok(write) => write,
+                    Err(_) => continue,
+                }
+            } else {
+                copy.checkpoint(1)
+            };
+            let mut new = copy.clone();
+            new.store(&write);
+            assert_torn_is_old_or_new(&old, &new, &write);
+            copy = new;
+        }
+    }
+}
+
+proptest! {
+    /// Crashes at any write with any sectors of it done, and recovery from each, over and over.
+    #[test]
+    fn torn_writes_in_any_order_lose_nothing(
+        steps in prop::collection::vec((0_u8..4, any::<u64>(), 1_usize..200), 1..60),
+    ) {
+        let mut copy = Copy::new(3);
+        for (kind, mask, length) in steps {
+            let old = copy.clone();
+            let name = "n".repeat(length.min(64));
+            let renamed = [MetaRecord::PoolRenamed { name }];
+            let write = match kind {
+                0 => copy.checkpoint(copy.position.epoch.0),
+                _ => match copy.commit(&renamed) {
+                    Ok(write) => write,
+                    Err(_) => copy.checkpoint(copy.position.epoch.0),
+                },
+            };
+            if kind == 3 {
+                // A crash: what the mask says arrives. The next owner adopts what it finds and
+                // writes a checkpoint under its own epoch.
+                let (new, epoch) = (copy.clone(), copy.position.epoch.0 + 1);
+                let mut torn = old.clone();
+                for sector in (0..write.bytes.len() / SECTOR).filter(|s| mask >> (s % 64) & 1 != 0) {
+                    let range = sector * SECTOR..(sector + 1) * SECTOR;
+                    torn.bytes[write.at + range.start..write.at + range.end]
+                        .copy_from_slice(&write.bytes[range]);
+                }
+                let found = torn.recovered();
+                prop_assert!(found.metadata == old.metadata || found.metadata == new.metadata);
+                torn.metadata = found.metadata;
+                torn.position = found.position;
+                torn.position.generation = found.highest_generation;
+                torn.slot = found.slot;
+                let checkpoint = torn.checkpoint(epoch);
+                torn.store(&checkpoint);
+                copy = torn;
+            } else {
+                copy.store(&write);
+            }
+            copy.assert_recovers();
+        }
+    }
+}
+
+#[test]
+fn every_damaged_byte_is_noticed() {
+    let mut copy = Copy::new(2);
+    copy.apply(&history()[..1]);
+    let before = copy.recovered();
+    let entry_at = copy.layout.log_offset(0) as usize;
+    let write = copy.commit(&history()[1..2]).unwrap();
+    copy.store(&write);
+    for at in entry_at + BLOCK_BYTES..entry_at + 2 * BLOCK_BYTES {
+        let mut damaged = copy.clone();
+        damaged.bytes[at] ^= 8;
+        let found = damaged.recovered();
+        let used = encode_records(&history()[1..2]).len() + ENTRY_HEADER_BYTES;
+        if at < entry_at + BLOCK_BYTES + used {
+            assert_eq!(found.metadata, before.metadata, "byte {at}");
+        } else {
+            assert_eq!(found.metadata, copy.metadata, "byte {at} of the padding");
+        }
+    }
+    let payload = encode_payload(&empty_pool(FailureDomain::Node)).len();
+    for at in 0..BLOCK_BYTES + payload {
+        let mut damaged = copy.clone();
+        damaged.bytes[at] ^= 8;
+        assert!(damaged.recover().is_err(), "byte {at}");
+    }
+}
+
+#[test]
+fn a_damaged_checkpoint_that_was_in_use_is_not_replaced_by_an_older_one() {
+    let mut copy = Copy::new(2);
+    copy.apply(&history()[..1]);
+    let checkpoint = copy.checkpoint(1);
+    copy.store(&checkpoint);
+    let mut torn = copy.clone();
+    torn.bytes[checkpoint.at + 5000] ^= 1;
+    torn.bytes[checkpoint.at + 20] ^= 1;
+    assert_eq!(torn.recovered().metadata, copy.metadata);
+    copy.apply(&history()[1..2]);
+    let mut damaged = copy.clone();
+    damaged.bytes[checkpoint.at + 20] ^= 1;
+    assert_eq!(damaged.recover().unwrap_err(), AreaFault::NewestDamaged { generation: 2 });
+}
+
+#[test]
+fn blank_and_foreign_areas_are_named() {
+    let copy = Copy::new(2);
+    let mut blank = copy.clone();
+    blank.bytes.fill(0);
+    assert_eq!(blank.recover().unwrap_err(), AreaFault::Empty);
+    let other = PoolId(uuid::Uuid::from_u128(5));
+    let found = recover_copy(other, &copy.layout, &copy.bytes);
+    assert_eq!(found.unwrap_err(), AreaFault::Damaged);
+    let found = recover_copy(POOL, &copy.layout, &copy.bytes[..100]);
+    assert_eq!(found.unwrap_err(), AreaFault::Empty);
+}
+
+#[test]
+fn sound_bytes_without_sense_are_refused() {
+    let mut copy = Copy::new(2);
+    // A log entry whose record doesn't fit: disk 0 of nothing is moved.
+    let moved = MetaRecord::DiskMoved {
+        number: crate::format::DiskNumber(0),
+        node: uuid::Uuid::nil(),
+        node_name: String::new(),
+    };
+    let entry = encode_entry(&copy.layout, &copy.position, &[moved]).unwrap();
+    let at = copy.layout.log_offset(0) as usize;
+    copy.bytes[at..at + BLOCK_BYTES].copy_from_slice(&entry.bytes);
+    assert!(matches!(copy.recover().unwrap_err(), AreaFault::Inconsistent { .. }));
+    let tag = at + ENTRY_HEADER_BYTES;
+    copy.bytes[tag] = 200;
+    let used = encode_records(&[]).len() + ENTRY_HEADER_BYTES + 1;
+    let entry = &mut copy.bytes[at..at + used];
+    ENTRY_LENGTH.put_number(entry, 1);
+    let crc = crc_without(entry, CRC);
+    CRC.put_number(entry, u64::from(crc));
+    assert!(matches!(copy.recover().unwrap_err(), AreaFault::Malformed { .. }));
+}
+
+#[test]
+fn the_longest_tail_of_the_newest_owner_is_chosen() {
+    let mut a = Copy::new(4);
+    a.apply(&history()[..1]);
+    let mut b = a.clone();
+    b.apply(&history()[1..2]);
+    assert_eq!(choose_copy(&[a.recovered(), b.recovered()]), Ok(1));
+    // Another owner adopted the shorter one: what the longer one has beyond is void.
+    let takeover = a.checkpoint(2);
+    a.store(&takeover);
+    assert_eq!(choose_copy(&[b.recovered(), a.recovered()]), Ok(1));
+    assert_eq!(choose_copy(&[]), Err(ChooseError::None));
+}
+
+#[test]
+fn a_copy_with_the_next_checkpoint_agrees_with_one_without() {
+    let mut a = Copy::new(4);
+    a.apply(&history()[..1]);
+    let b = a.clone();
+    let checkpoint = a.checkpoint(1);
+    a.store(&checkpoint);
+    assert_eq!(choose_copy(&[b.recovered(), a.recovered()]), Ok(1));
+    let mut b = b;
+    b.apply(&history()[1..2]);
+    let contradiction = ChooseError::Contradiction { first: 1, second: 0, number: RecordNumber(2) };
+    assert_eq!(choose_copy(&[b.recovered(), a.recovered()]), Err(contradiction));
+}
+
+#[test]
+fn two_histories_are_refused() {
+    let mut a = Copy::new(4);
+    a.apply(&history()[..1]);
+    let mut b = a.clone();
+    a.apply(&[MetaRecord::PoolRenamed { name: "a".into() }]);
+    b.apply(&[MetaRecord::PoolRenamed { name: "b".into() }]);
+    b.apply(&[MetaRecord::PoolRenamed { name: "c".into() }]);
+    let contradiction = ChooseError::Contradiction { first: 1, second: 0, number: RecordNumber(2) };
+    assert_eq!(choose_copy(&[a.recovered(), b.recovered()]), Err(contradiction));
+}
+
+#[test]
+fn what_is_too_large_for_the_area_is_an_error() {
+    let mut copy = Copy::new(2);
+    let long = |count: usize| vec![MetaRecord::PoolRenamed { name: "n".repeat(60) }; count];
+    assert!(matches!(copy.commit(&long(300)), Err(LogFull::AreaTooSmall { .. })));
+    assert!(copy.commit(&long(100)).is_ok());
+    assert_eq!(copy.commit(&long(1)).err(), Some(LogFull::CheckpointDue));
+}
+
+#[test]
+fn areas_grow_with_the_pool_within_bounds() {
+    assert_eq!(area_bytes_for(6 << 30, 4 * MIB), 8 * MIB);
+    assert_eq!(area_bytes_for(1 << 40, 4 * MIB), 4 * 64 * MIB);
+    assert_eq!(area_bytes_for(u64::MAX, 4 * MIB), 1 << 30);
+    for bytes in [8 * MIB, 256 * MIB, 1 << 30] {
+        assert_eq!(AreaLayout::new(bytes).unwrap().area_bytes(), bytes);
+    }
+    for bad in [0, 4096, 16384, 8 * MIB + 4096, u64::MAX] {
+        assert!(AreaLayout::new(bad).is_none(), "{bad}");
+    }
+    let layout = AreaLayout::new(8 * MIB).unwrap();
+    let offsets = [0, 1].map(|slot| (layout.checkpoint_offset(slot), layout.log_offset(slot)));
+    assert_eq!(offsets, [(0, 2 * MIB), (4 * MIB, 6 * MIB)]);
+}
+
+#[test]
+fn golden_bytes() {
+    let mut copy = Copy::new(2);
+    let write = copy.commit(&[MetaRecord::PoolRenamed { name: "p".into() }]).unwrap();
+    let header = &copy.bytes[..BLOCK_BYTES];
+    assert_eq!(&header[..8], b"epCHECKP");
+    assert_eq!(&header[12..16], &[0, 0, 0, 0]);
+    assert_eq!(&header[30..64], &{
+        let mut expected = [0; 34];
+        expected[0] = 0x09;
+        expected[2] = 1;
+        expected[10] = 1;
+        expected[26] = header[56];
+        expected
+    });
+    assert_eq!(&copy.bytes[4096..4109], b"\x80\x80\x80\x02\x01\x07cluster");
+    let entry = &write.bytes;
+    assert_eq!(&entry[..8], b"epMETLOG");
+    assert_eq!(entry[12..16], header[64..68]);
+    assert_eq!(&entry[32..67], &{
+        let mut expected = [0; 35];
+        expected[0] = 1;
+        expected[8] = 1;
+        expected[16] = 1;
+        expected[24] = 3;
+        expected[32..].copy_from_slice(&[20, 1, b'p']);
+        expected
+    });
+}

@@ -1,1 +1,63 @@
+#![allow(clippy::unwrap_used)]
 
+use proptest::prelude::*;
+
+use super::*;
+use crate::metadata::testing::history;
+
+#[test]
+fn every_kind_of_record_round_trips() {
+    let records = history();
+    let bytes = encode_records(&records);
+    assert_eq!(decode_records(&bytes), Ok(records.clone()));
+    for record in records {
+        let bytes = encode_records(std::slice::from_ref(&record));
+        assert_eq!(decode_records(&bytes), Ok(vec![record.clone()]));
+        for end in 1..bytes.len() {
+            assert!(decode_records(&bytes[..end]).is_err(), "{record:?} cut at {end}");
+        }
+    }
+}
+
+#[test]
+fn golden_bytes() {
+    let released = MetaRecord::Released {
+        volume: VolumeId(1),
+        log: RecordNumber(300),
+        release: ReleaseNumber(7),
+        touched: vec![DiskNumber(2)],
+        misses: vec![MissChange { group: BirthId(9), member: 1, mask: 0x0102_0304_0506_0708 }],
+    };
+    let resized = MetaRecord::VolumeResized { id: VolumeId(1), bytes: 4096 };
+    assert_eq!(
+        encode_records(&[released, resized]),
+        [17, 1, 0xac, 2, 7, 1, 2, 1, 9, 1, 8, 7, 6, 5, 4, 3, 2, 1, 5, 1, 0x80, 0x20]
+    );
+}
+
+#[test]
+fn unknown_tags_and_states_are_malformed() {
+    for bytes in [&[0_u8][..], &[99], &[255], &[3, 0, 3], &[8, 1, 0, 2]] {
+        assert!(decode_records(bytes).is_err(), "{bytes:?}");
+    }
+}
+
+proptest! {
+    /// What decodes is what would be encoded: there is one encoding of everything.
+    #[test]
+    fn hostile_bytes_neither_panic_nor_have_a_second_meaning(
+        bytes in prop::collection::vec(any::<u8>(), 0..200),
+        at in any::<prop::sample::Index>(),
+        flip in 1_u8..,
+    ) {
+        if let Ok(records) = decode_records(&bytes) {
+            prop_assert_eq!(encode_records(&records), bytes);
+        }
+        let mut sound = encode_records(&history());
+        let at = at.index(sound.len());
+        sound[at] ^= flip;
+        if let Ok(records) = decode_records(&sound) {
+            prop_assert_eq!(encode_records(&records), sound);
+        }
+    }
+}

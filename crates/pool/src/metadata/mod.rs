@@ -13,6 +13,9 @@ mod record;
 mod recover;
 mod snapshot;
 mod state;
+#[cfg(test)]
+#[allow(clippy::expect_used)]
+pub(crate) mod testing;
 
 pub use apply::Inconsistent;
 pub use apply::{COPIES_MAX, WIDTH_MAX};

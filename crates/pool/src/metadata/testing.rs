@@ -1,0 +1,150 @@
+//! Pools to test with: small ones by hand, and any number of steps of a random one.
+
+use block::Epoch;
+use uuid::Uuid;
+
+use super::*;
+use crate::format::{
+    BirthId, DiskId, DiskNumber, ExtentNumber, FailureDomain, MIB, PoolId, RecordNumber,
+    ReleaseNumber, SegmentNumber, VolumeId,
+};
+
+/// The pool of all tests here.
+pub(crate) const POOL: PoolId = PoolId(Uuid::from_u128(0x900));
+
+/// An empty pool with extents of 4 MiB.
+pub(crate) fn empty_pool(failure_domain: FailureDomain) -> Metadata {
+    let identity =
+        PoolIdentity { id: POOL, name: "cluster".into(), extent_bytes: 4 * MIB, failure_domain };
+    Metadata::new(identity).expect("4 MiB is an extent size")
+}
+
+/// The record that adds a disk on a machine.
+pub(crate) fn disk_added(number: u32, node: u32, bytes: u64, metadata_bytes: u64) -> MetaRecord {
+    MetaRecord::DiskAdded {
+        number: DiskNumber(number),
+        id: DiskId(Uuid::from_u128(0x100 + u128::from(number))),
+        node: Uuid::from_u128(0x200 + u128::from(node)),
+        node_name: format!("node-{node}"),
+        bytes,
+        metadata_bytes,
+    }
+}
+
+/// A pool of disks given as (machine, MiB), each with a metadata area of 8 MiB.
+pub(crate) fn pool_of(failure_domain: FailureDomain, disks: &[(u32, u64)]) -> Metadata {
+    let mut metadata = empty_pool(failure_domain);
+    for (number, (node, mib)) in disks.iter().enumerate() {
+        let record = disk_added(number as u32, *node, mib * MIB, 8 * MIB);
+        metadata.apply(&record).expect("a new disk");
+    }
+    metadata
+}
+
+/// A run of a mirror in lane 0.
+pub(crate) fn run(first_set: u64, count: u32, birth: u64, members: &[(u32, u32)]) -> GroupRun {
+    let members = members
+        .iter()
+        .map(|(disk, first)| Member { disk: DiskNumber(*disk), first: ExtentNumber(*first) });
+    GroupRun {
+        key: RunKey { lane: 0, first_set },
+        count,
+        birth: BirthId(birth),
+        members: members.collect(),
+        initialised: 0,
+    }
+}
+
+/// A segment of two extents per copy.
+pub(crate) fn segment(number: u64, birth: u64, first: u64, copies: &[(u32, u32)]) -> Segment {
+    let copies = copies.iter().map(|(disk, first)| SegmentCopyPlace {
+        disk: DiskNumber(*disk),
+        extents: ExtentRange::new(ExtentNumber(*first), 2),
+    });
+    Segment {
+        number: SegmentNumber(number),
+        epoch: Epoch(1),
+        birth: BirthId(birth),
+        copies: copies.collect(),
+        state: SegmentState::Open,
+        first_record: RecordNumber(first),
+    }
+}
+
+/// Every kind of record, in an order in which all apply to a pool without disks.
+pub(crate) fn history() -> Vec<MetaRecord> {
+    let volume = VolumeId(1);
+    let miss = |group, member, mask| MissChange { group: BirthId(group), member, mask };
+    vec![
+        disk_added(0, 0, 1 << 30, 8 * MIB),
+        disk_added(1, 1, 1 << 30, 8 * MIB),
+        disk_added(2, 2, 1 << 30, 0),
+        disk_added(3, 3, 1 << 30, 0),
+        MetaRecord::VolumeCreated {
+            id: volume,
+            name: "hyperspace".into(),
+            layout: Layout::Mirror(2),
+            width: 1,
+        },
+        MetaRecord::RunAdded { volume, run: run(0, 16, 1, &[(0, 0), (1, 0)]) },
+        MetaRecord::SegmentOpened { volume, segment: segment(1, 17, 1, &[(0, 100), (2, 100)]) },
+        MetaRecord::RunAdded { volume, run: run(16, 4, 18, &[(1, 16), (2, 0)]) },
+        MetaRecord::VolumeResized { id: volume, bytes: 20 * 1020 * 4096 },
+        MetaRecord::PropertySet { id: volume, key: "mount".into(), value: Some("/srv".into()) },
+        MetaRecord::PropertySet { id: volume, key: "ftp".into(), value: Some("on".into()) },
+        MetaRecord::PropertySet { id: volume, key: "ftp".into(), value: None },
+        MetaRecord::RunInitialised { volume, key: RunKey { lane: 0, first_set: 0 }, count: 8 },
+        MetaRecord::MissesSet(vec![miss(2, 0, 0xf0), miss(2, 1, 0x0f), miss(19, 1, u64::MAX)]),
+        MetaRecord::SegmentClosed { volume, number: SegmentNumber(1) },
+        MetaRecord::SegmentOpened { volume, segment: segment(2, 22, 40, &[(0, 102), (2, 102)]) },
+        MetaRecord::SegmentCopyDropped { volume, number: SegmentNumber(1), disk: DiskNumber(2) },
+        MetaRecord::Released {
+            volume,
+            log: RecordNumber(39),
+            release: ReleaseNumber(1),
+            touched: vec![DiskNumber(0), DiskNumber(1)],
+            misses: vec![miss(18, 1, 1)],
+        },
+        MetaRecord::SegmentFreed { volume, number: SegmentNumber(1) },
+        MetaRecord::MissesCleared(vec![miss(19, 1, u64::MAX), miss(2, 0, 0x30)]),
+        MetaRecord::Cut { volume, epoch: Epoch(3), cut: RecordNumber(44) },
+        MetaRecord::VolumeRenamed { id: volume, name: "subspace".into() },
+        MetaRecord::VolumeCreated {
+            id: VolumeId(2),
+            name: "scratch".into(),
+            layout: Layout::Raid0,
+            width: 2,
+        },
+        MetaRecord::RunAdded { volume: VolumeId(2), run: run(0, 3, 23, &[(2, 50)]) },
+        MetaRecord::VolumeRemoved { id: VolumeId(2) },
+        MetaRecord::PendingFreed {
+            disk: DiskNumber(2),
+            extents: ExtentRange::new(ExtentNumber(51), 1),
+        },
+        MetaRecord::DiskMoved {
+            number: DiskNumber(1),
+            node: Uuid::from_u128(0x300),
+            node_name: "cellar".into(),
+        },
+        MetaRecord::DiskStateChanged { number: DiskNumber(1), state: DiskState::Draining },
+        MetaRecord::DiskStateChanged { number: DiskNumber(3), state: DiskState::Gone },
+        MetaRecord::PoolRenamed { name: "pond".into() },
+        MetaRecord::DiskRestored {
+            number: DiskNumber(0),
+            expected_release: ReleaseNumber(2),
+            pending: vec![ExtentRange::new(ExtentNumber(60), 5)],
+        },
+        MetaRecord::LogRestored {
+            volume,
+            next_segment: SegmentNumber(9),
+            released: RecordNumber(44),
+            cut: Some((Epoch(3), RecordNumber(44))),
+        },
+        MetaRecord::CountersRestored(Counters {
+            birth: BirthId(500),
+            volume: VolumeId(7),
+            disk: DiskNumber(9),
+            release: ReleaseNumber(70),
+        }),
+    ]
+}
