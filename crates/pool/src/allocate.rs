@@ -59,7 +59,8 @@ pub fn stripe_width(metadata: &Metadata, usable: &Usable, layout: Layout) -> u16
 /// Live segments that a volume's log may have at a time, on these disks.
 pub fn segments_per_log(metadata: &Metadata, usable: &Usable) -> u32 {
     let mut domains: BTreeMap<Uuid, u32> = BTreeMap::new();
-    for disk in metadata.disks().values().filter(|disk| usable.contains(&disk.number)) {
+    let disks = metadata.disks().values().filter(|disk| disk.state != DiskState::Gone);
+    for disk in disks.filter(|disk| usable.contains(&disk.number)) {
         *domains.entry(metadata.domain_of(disk)).or_default() += disk.extents;
     }
     let smallest = domains.values().min().copied().unwrap_or(0);
@@ -175,8 +176,9 @@ impl Space {
     /// Takes out what the logs may still need: in each domain as many segments as a volume may have,
     /// for each volume, less those that it has there.
     fn reserve_for_logs(&mut self, metadata: &Metadata, for_new_volume: bool) {
-        let usable = self.disks.keys().copied().collect();
-        let per_log = segments_per_log(metadata, &usable);
+        // What is kept doesn't depend on which disks are out just now: what is full stays full.
+        let all = metadata.disks().keys().copied().collect();
+        let per_log = segments_per_log(metadata, &all);
         let volumes = metadata.volumes().len() as u32 + u32::from(for_new_volume);
         let domains: BTreeSet<Uuid> = self.disks.values().map(|disk| disk.domain).collect();
         for domain in domains {

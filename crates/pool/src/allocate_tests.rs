@@ -92,7 +92,7 @@ fn disks_of_1_2_and_3_gib_are_used_to_95_percent() {
         for disk in 0..disks.len() as u32 {
             let mut degraded = metadata.clone();
             let usable = without(&degraded, disk);
-            for _ in 0..segments_per_log(&degraded, &usable).min(3) {
+            for _ in 0..segments_per_log(&metadata, &all(&metadata)) {
                 open_segment(&mut degraded, &usable, volume, 2);
             }
         }

@@ -106,6 +106,11 @@ impl Features {
     const INCOMPATIBLE_NAMES: [&'static str; 4] =
         ["parity groups", "thin volumes", "several logs per volume", "witnesses"];
 
+    /// Whether who knows no more than this code may only read.
+    pub fn forbid_writing(self) -> bool {
+        self.read_only & !Self::KNOWN.read_only != 0
+    }
+
     /// The names of incompatible features that this code doesn't know.
     fn unknown_names(self) -> Vec<String> {
         let unknown = self.incompatible & !Self::KNOWN.incompatible;

@@ -4,9 +4,11 @@ use block::Epoch;
 use proptest::prelude::*;
 
 use super::*;
-use crate::format::{FailureDomain, MIB};
+use crate::format::{FailureDomain, MIB, RecordNumber, ReleaseNumber};
 use crate::metadata::testing::{disk_added, empty_pool, history, pool_of, run, segment};
-use crate::metadata::{Counters, Member, SegmentCopyPlace, encode_records};
+use crate::metadata::{
+    ExtentSet, GroupRun, Layout, Member, MissChange, SegmentCopyPlace, encode_records,
+};
 
 fn after_history() -> Metadata {
     let mut metadata = empty_pool(FailureDomain::Node);

@@ -1,0 +1,153 @@
+//! Records about volumes and their maps.
+
+use super::{COPIES_MAX, Inconsistent, WIDTH_MAX, check_name, owned_by};
+use crate::format::{BirthId, SegmentNumber, VolumeId};
+use crate::metadata::{GroupRun, Layout, Metadata, RunKey, Volume, VolumeLog};
+
+/// Longest key of a property.
+const KEY_BYTES_MAX: usize = 128;
+/// Longest value of a property.
+const VALUE_BYTES_MAX: usize = 64 << 10;
+
+impl Metadata {
+    pub(super) fn create_volume(
+        &mut self,
+        id: VolumeId,
+        name: &str,
+        layout: Layout,
+        width: u16,
+    ) -> Result<(), Inconsistent> {
+        check_name(name, false)?;
+        if self.volume_by_name(name).is_some() {
+            return Err(Inconsistent::BadName);
+        }
+        if id < self.next.volume {
+            return Err(Inconsistent::NumberReused);
+        }
+        let copies_fit = (1..=COPIES_MAX).contains(&layout.copies());
+        if !copies_fit || !(1..=WIDTH_MAX).contains(&width) {
+            return Err(Inconsistent::BadShape);
+        }
+        self.next.volume = VolumeId(id.0.checked_add(1).ok_or(Inconsistent::NumberReused)?);
+        let log = VolumeLog { next_segment: SegmentNumber(1), ..VolumeLog::default() };
+        let volume = Volume {
+            id,
+            name: name.to_string(),
+            layout,
+            width,
+            bytes: 0,
+            runs: Default::default(),
+            log,
+            properties: Default::default(),
+        };
+        self.volumes.insert(id, volume);
+        Ok(())
+    }
+
+    pub(super) fn resize_volume(&mut self, id: VolumeId, bytes: u64) -> Result<(), Inconsistent> {
+        let shape = self.shape;
+        let volume = self.volume_mut(id)?;
+        let blocks = bytes / block::BLOCK_BYTES as u64;
+        let stripes = volume.stripes(shape).ok_or(Inconsistent::BadShape)?;
+        if !bytes.is_multiple_of(block::BLOCK_BYTES as u64)
+            || stripes.sets_for(blocks) > volume.whole_sets()
+        {
+            return Err(Inconsistent::NotCovered(id));
+        }
+        volume.bytes = bytes;
+        Ok(())
+    }
+
+    pub(super) fn rename_volume(&mut self, id: VolumeId, name: &str) -> Result<(), Inconsistent> {
+        check_name(name, false)?;
+        if self.volume_by_name(name).is_some_and(|volume| volume.id != id) {
+            return Err(Inconsistent::BadName);
+        }
+        self.volume_mut(id)?.name = name.to_string();
+        Ok(())
+    }
+
+    pub(super) fn remove_volume(&mut self, id: VolumeId) -> Result<(), Inconsistent> {
+        let volume = self.volumes.remove(&id).ok_or(Inconsistent::UnknownVolume(id))?;
+        for run in volume.runs.values() {
+            self.births.remove(&run.birth);
+            let first = (run.birth, 0);
+            let last = (run.birth.plus(u64::from(run.count - 1)), u8::MAX);
+            let gone: Vec<_> = self.misses.range(first..=last).map(|(key, _)| *key).collect();
+            for key in gone {
+                self.misses.remove(&key);
+            }
+        }
+        for (disk, extents) in owned_by(&volume) {
+            if let Some(disk) = self.disks.get_mut(&disk) {
+                disk.pending.insert(extents);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_property(
+        &mut self,
+        id: VolumeId,
+        key: &str,
+        value: &Option<String>,
+    ) -> Result<(), Inconsistent> {
+        let too_long = value.as_ref().is_some_and(|value| value.len() > VALUE_BYTES_MAX);
+        if key.is_empty() || key.len() > KEY_BYTES_MAX || too_long {
+            return Err(Inconsistent::BadName);
+        }
+        let properties = &mut self.volume_mut(id)?.properties;
+        match value {
+            Some(value) => properties.insert(key.to_string(), value.clone()),
+            None => properties.remove(key),
+        };
+        Ok(())
+    }
+
+    pub(super) fn add_run(&mut self, id: VolumeId, run: &GroupRun) -> Result<(), Inconsistent> {
+        let volume = self.volumes.get(&id).ok_or(Inconsistent::UnknownVolume(id))?;
+        let next_birth = run.birth.0.checked_add(u64::from(run.count));
+        let end_set = run.key.first_set.checked_add(u64::from(run.count));
+        let (Some(next_birth), Some(end_set)) = (next_birth, end_set) else {
+            return Err(Inconsistent::BadShape);
+        };
+        if run.count == 0
+            || run.key.lane >= volume.width
+            || run.initialised > run.count
+            || run.members.len() != usize::from(volume.layout.copies())
+        {
+            return Err(Inconsistent::BadShape);
+        }
+        if run.birth < self.next.birth {
+            return Err(Inconsistent::NumberReused);
+        }
+        let last = RunKey { lane: run.key.lane, first_set: end_set - 1 };
+        let before = volume.runs.range(..=last).next_back();
+        if before.is_some_and(|(key, before)| {
+            key.lane == run.key.lane && key.first_set + u64::from(before.count) > run.key.first_set
+        }) {
+            return Err(Inconsistent::Overlap(id));
+        }
+        let places = run.members.iter().map(|member| (member.disk, member.first, run.count));
+        self.take(places)?;
+        self.next.birth = BirthId(next_birth);
+        self.births.insert(run.birth, (id, run.key));
+        self.volume_mut(id)?.runs.insert(run.key, run.clone());
+        Ok(())
+    }
+
+    pub(super) fn initialise_run(
+        &mut self,
+        id: VolumeId,
+        key: RunKey,
+        count: u32,
+    ) -> Result<(), Inconsistent> {
+        let unknown = Inconsistent::UnknownRun(id, key);
+        let run = self.volume_mut(id)?.runs.get_mut(&key).ok_or(unknown)?;
+        if count < run.initialised || count > run.count {
+            return Err(Inconsistent::Backwards);
+        }
+        run.initialised = count;
+        Ok(())
+    }
+}
