@@ -7,6 +7,8 @@
 pub mod disks;
 pub mod file;
 pub mod ioctl;
+pub mod net;
+pub mod process;
 pub mod reactor;
 mod sys;
 

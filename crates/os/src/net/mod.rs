@@ -1,0 +1,12 @@
+//! The network as Linux has it: namespaces, links, and ports for frames.
+
+mod batch;
+mod filter;
+mod link;
+pub mod netlink;
+pub mod netns;
+mod packet;
+mod unix;
+
+pub use packet::{InterfaceSpec, PacketPort, PacketPortError, PortCounters, Role};
+pub use unix::{UNIX_MTU_BYTES, UnixPort, UnixPortListener};

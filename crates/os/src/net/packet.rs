@@ -1,0 +1,362 @@
+//! Frames through a packet socket (AF_PACKET), bound to one interface.
+//!
+//! Plain recvmmsg and sendmmsg: rings save little and cost a slot for as long as a disk write takes.
+//! The interface may go down, vanish, change its MTU or address, and come back under another index:
+//! the port follows, told by rtnetlink, and is silent meanwhile.
+#![allow(unsafe_code)] // socket, bind and socket options with C structures
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use aoe::driver::{Frame, Port};
+use aoe::wire::MacAddr;
+use futures::FutureExt;
+use futures::future::{AbortHandle, LocalBoxFuture, abortable};
+
+use super::batch::{self, BATCH, ReceiveBatch};
+use super::link::{self, LinkState};
+use super::netlink::LinkWatch;
+use super::{filter, netns};
+use crate::reactor::{FdWatch, ReactorHandle};
+use crate::sys;
+
+/// ATA over Ethernet.
+pub(super) const ETHERTYPE_AOE: u16 = 0x88a2;
+/// Room for bursts while a task runs: 3000 jumbo frames.
+const RECEIVE_BUFFER_BYTES: i32 = 32 << 20;
+const SEND_BUFFER_BYTES: i32 = 8 << 20;
+/// Ethernet header, a VLAN tag, and some.
+const FRAME_EXTRA_BYTES: usize = 64;
+/// MTU assumed while there is no interface.
+const MTU_DEFAULT_BYTES: usize = 1500;
+/// The largest that is believed (`lo` says 65536).
+const MTU_MAX_BYTES: usize = 65_536;
+
+/// What a port is for; the kernel drops the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A target's: frames without the response flag.
+    Requests,
+    /// An initiator's: frames with it.
+    Replies,
+}
+
+/// Which interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InterfaceSpec {
+    /// Its name: `eth0`.
+    pub name: String,
+    /// Its network namespace: a name below `/run/netns` or a path; `None` for the process's own.
+    pub netns: Option<String>,
+}
+
+impl std::fmt::Display for InterfaceSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.netns {
+            Some(netns) => write!(f, "{} in {netns}", self.name),
+            None => f.write_str(&self.name),
+        }
+    }
+}
+
+/// A port can't be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("can't open a packet socket on {interface}: {error}")]
+pub struct PacketPortError {
+    /// Where.
+    pub interface: InterfaceSpec,
+    /// Why not.
+    pub error: io::Error,
+}
+
+/// What happened to frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortCounters {
+    /// Frames handed to the kernel.
+    pub sent: u64,
+    /// Frames handed out.
+    pub received: u64,
+    /// Not sent: full queue, interface down, too long.
+    pub send_dropped: u64,
+    /// Dropped by the kernel because we were slow.
+    pub receive_dropped: u64,
+    /// Longer than the MTU allows.
+    pub oversized: u64,
+}
+
+/// A port on an interface.
+pub struct PacketPort {
+    inner: Rc<Inner>,
+    link_task: AbortHandle,
+}
+
+struct Inner {
+    interface: InterfaceSpec,
+    watch: FdWatch,
+    link: Cell<Option<LinkState>>,
+    /// Index to which the socket is bound.
+    bound: Cell<i32>,
+    room: RefCell<ReceiveBatch>,
+    counters: Cell<PortCounters>,
+}
+
+impl PacketPort {
+    /// Opens a port. An interface that isn't there (yet) is no error: the port is down until it
+    /// appears. Needs CAP_NET_RAW, and CAP_SYS_ADMIN for another namespace.
+    pub fn open(
+        handle: &ReactorHandle,
+        interface: InterfaceSpec,
+        role: Role,
+    ) -> Result<PacketPort, PacketPortError> {
+        let opened = netns::run_in(interface.netns.as_deref(), || {
+            Ok((open_socket(role)?, LinkWatch::open_socket()?))
+        });
+        let (socket, link_socket) = match opened {
+            Ok(sockets) => sockets,
+            Err(error) => return Err(PacketPortError { interface, error }),
+        };
+        let inner = Rc::new(Inner {
+            interface,
+            watch: handle.watch(socket),
+            link: Cell::new(None),
+            bound: Cell::new(0),
+            room: RefCell::new(ReceiveBatch::new(MTU_DEFAULT_BYTES + FRAME_EXTRA_BYTES)),
+            counters: Cell::default(),
+        });
+        inner.follow_link();
+        if inner.link.get().is_none() {
+            tracing::warn!(interface = %inner.interface, "no such interface; waiting for it");
+        }
+        let links = LinkWatch::new(handle, link_socket);
+        let followed = Rc::clone(&inner);
+        let (task, link_task) = abortable(async move {
+            loop {
+                links.changed().await;
+                followed.follow_link();
+            }
+        });
+        handle.runtime().spawn(task.map(drop));
+        Ok(PacketPort { inner, link_task })
+    }
+
+    /// Whether the interface is there and up.
+    pub fn is_up(&self) -> bool {
+        self.inner.link.get().is_some_and(|link| link.up)
+    }
+
+    /// What happened to frames so far.
+    pub fn counters(&self) -> PortCounters {
+        self.inner.count_kernel_drops();
+        self.inner.counters.get()
+    }
+}
+
+impl Drop for PacketPort {
+    fn drop(&mut self) {
+        self.link_task.abort();
+    }
+}
+
+impl Port for PacketPort {
+    fn name(&self) -> String {
+        self.inner.interface.name.clone()
+    }
+
+    fn mac(&self) -> MacAddr {
+        self.inner.link.get().map(|link| link.mac).unwrap_or_default()
+    }
+
+    fn mtu_bytes(&self) -> usize {
+        self.inner.link.get().map_or(MTU_DEFAULT_BYTES, |link| link.mtu_bytes)
+    }
+
+    fn transmit(&self, frames: &mut Vec<Frame>) {
+        let sent = self.inner.transmit(frames);
+        self.inner.count(|counters| {
+            counters.sent += sent as u64;
+            counters.send_dropped += (frames.len() - sent) as u64;
+        });
+        frames.clear();
+    }
+
+    fn readable(&self) -> LocalBoxFuture<'static, ()> {
+        self.inner.watch.readable().boxed_local()
+    }
+
+    fn receive(&self, sink: &mut dyn FnMut(&[u8])) -> usize {
+        self.inner.receive(sink)
+    }
+}
+
+impl Inner {
+    /// Looks at the interface again, and binds to it when it is another one by the same name.
+    fn follow_link(&self) {
+        let found = link::query(self.watch.fd(), &self.interface.name).ok().map(|mut link| {
+            link.mtu_bytes = link.mtu_bytes.min(MTU_MAX_BYTES);
+            link
+        });
+        if found == self.link.get() {
+            return;
+        }
+        let Some(link) = found else {
+            tracing::warn!(interface = %self.interface, "the interface is gone");
+            self.link.set(None);
+            // When it comes back it gets another index, or the same: bind in any case.
+            self.bound.set(0);
+            return;
+        };
+        if self.bound.get() != link.index {
+            if let Err(error) = bind(self.watch.fd(), link.index) {
+                tracing::warn!(interface = %self.interface, %error, "can't bind to the interface");
+                return;
+            }
+            self.bound.set(link.index);
+        }
+        let frame_bytes = link.mtu_bytes + FRAME_EXTRA_BYTES;
+        if let Ok(mut room) = self.room.try_borrow_mut()
+            && room.frame_bytes() < frame_bytes
+        {
+            *room = ReceiveBatch::new(frame_bytes);
+        }
+        self.link.set(Some(link));
+        tracing::info!(
+            interface = %self.interface, mac = %link.mac, mtu = link.mtu_bytes, up = link.up,
+            "the interface changed"
+        );
+    }
+
+    /// Returns how many of `frames` the kernel took.
+    fn transmit(&self, frames: &[Frame]) -> usize {
+        let (mut next, mut sent) = (0, 0);
+        while next < frames.len() {
+            let end = frames.len().min(next + BATCH);
+            match batch::send(self.watch.fd(), &frames[next..end]) {
+                Ok(0) => break,
+                Ok(count) => {
+                    next += count;
+                    sent += count;
+                }
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EINTR) => {}
+                    // This one is too long; the next may not be.
+                    Some(libc::EMSGSIZE | libc::EINVAL) => next += 1,
+                    // A full queue (EAGAIN, ENOBUFS) or an interface that is down or gone: what
+                    // remains is lost as on a wire, and sent again by those who care.
+                    _ => break,
+                },
+            }
+        }
+        sent
+    }
+
+    fn receive(&self, sink: &mut dyn FnMut(&[u8])) -> usize {
+        let Ok(mut room) = self.room.try_borrow_mut() else { return 0 };
+        let mut handed_out = 0;
+        loop {
+            match room.receive(self.watch.fd(), &mut |frame| {
+                handed_out += 1;
+                sink(frame);
+            }) {
+                // All of the batch was oversized: there may be more behind it.
+                Ok(received) if received.taken > 0 && handed_out == 0 => {
+                    self.count(|counters| counters.oversized += received.truncated as u64);
+                }
+                Ok(received) => {
+                    self.count(|counters| {
+                        counters.oversized += received.truncated as u64;
+                        counters.received += handed_out as u64;
+                    });
+                    return handed_out;
+                }
+                // A pending error (ENETDOWN when the interface goes down) is told once; frames
+                // may wait behind it.
+                Err(error)
+                    if matches!(
+                        error.raw_os_error(),
+                        Some(libc::EINTR | libc::ENETDOWN | libc::ENOBUFS)
+                    ) => {}
+                Err(_) => return handed_out,
+            }
+        }
+    }
+
+    fn count(&self, change: impl FnOnce(&mut PortCounters)) {
+        let mut counters = self.counters.get();
+        change(&mut counters);
+        self.counters.set(counters);
+    }
+
+    /// The kernel forgets its count when it is asked.
+    fn count_kernel_drops(&self) {
+        let mut statistics = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+        let mut len = size_of::<libc::tpacket_stats>() as libc::socklen_t;
+        // SAFETY: the kernel writes at most `len` bytes to `statistics`.
+        let asked = sys::check(unsafe {
+            libc::getsockopt(
+                self.watch.fd().as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_STATISTICS,
+                (&raw mut statistics).cast(),
+                &raw mut len,
+            )
+        });
+        if asked.is_ok() {
+            self.count(|counters| counters.receive_dropped += u64::from(statistics.tp_drops));
+        }
+    }
+}
+
+/// A socket that hears nothing before it is bound.
+fn open_socket(role: Role) -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: no memory is involved.
+    let socket = sys::check_fd(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
+    let fd = socket.as_fd();
+    attach_filter(fd, role)?;
+    for option in [libc::PACKET_IGNORE_OUTGOING, libc::PACKET_QDISC_BYPASS] {
+        // Refused by older kernels: the filter drops outgoing frames too, and a queue only delays.
+        let _ = sys::set_option(fd, libc::SOL_PACKET, option, 1);
+    }
+    sys::enlarge_buffers(fd, RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES);
+    Ok(socket)
+}
+
+fn attach_filter(fd: BorrowedFd<'_>, role: Role) -> io::Result<()> {
+    let mut program = filter::program(role);
+    let filter =
+        libc::sock_fprog { len: program.len() as libc::c_ushort, filter: program.as_mut_ptr() };
+    // SAFETY: the kernel copies the program, which outlives the call.
+    sys::check(unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    })
+    .map(drop)
+}
+
+fn bind(fd: BorrowedFd<'_>, index: i32) -> io::Result<()> {
+    // SAFETY: a link-layer address of zeros is valid.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as libc::c_ushort;
+    address.sll_protocol = ETHERTYPE_AOE.to_be();
+    address.sll_ifindex = index;
+    // SAFETY: pointer and length describe `address`.
+    sys::check(unsafe {
+        libc::bind(
+            fd.as_raw_fd(),
+            (&raw const address).cast(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
+    })
+    .map(drop)
+}
+
+#[cfg(test)]
+#[path = "packet_tests.rs"]
+mod tests;

@@ -1,0 +1,200 @@
+#![allow(clippy::unwrap_used)]
+
+use std::process::Command;
+use std::time::Duration;
+
+use arrayvec::ArrayVec;
+use block::Buffer;
+use runtime::timeout;
+
+use super::*;
+use crate::Reactor;
+
+/// Two namespaces with a veth between them; gone with its drop.
+struct Wire {
+    names: [String; 2],
+}
+
+fn ip(arguments: &str) -> bool {
+    Command::new("ip")
+        .args(arguments.split(' '))
+        .stderr(std::process::Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+impl Wire {
+    fn new(test: &str) -> Option<Wire> {
+        let names = ["a", "b"].map(|end| format!("os-{test}-{end}-{}", std::process::id()));
+        let wire = Wire { names };
+        if !wire.names.iter().all(|name| ip(&format!("netns add {name}"))) {
+            eprintln!("SKIPPED: can't make network namespaces (needs root and iproute2)");
+            return None;
+        }
+        wire.plug(9000);
+        Some(wire)
+    }
+
+    fn plug(&self, mtu: u32) {
+        let [a, b] = &self.names;
+        assert!(ip(&format!("-n {a} link add v0 type veth peer name v0 netns {b}")));
+        for name in [a, b] {
+            assert!(ip(&format!("-n {name} link set v0 mtu {mtu} up")));
+        }
+    }
+
+    fn port(&self, handle: &ReactorHandle, end: usize, role: Role) -> PacketPort {
+        let interface =
+            InterfaceSpec { name: "v0".to_owned(), netns: Some(self.names[end].clone()) };
+        PacketPort::open(handle, interface, role).unwrap()
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        for name in &self.names {
+            ip(&format!("netns del {name}"));
+        }
+    }
+}
+
+fn frame(from: &PacketPort, to: MacAddr, flags: u8, payload_bytes: usize) -> Frame {
+    let mut head = ArrayVec::new();
+    head.extend(to.0);
+    head.extend(from.mac().0);
+    head.extend([0x88, 0xa2, 0x10 | flags, 0]);
+    head.extend([0; 20]);
+    Frame { head, payload: Buffer::copy_of(&vec![0x5a; payload_bytes]) }
+}
+
+/// Sends until it arrives: the link takes a moment to come up.
+async fn exchange(
+    handle: &ReactorHandle,
+    from: &PacketPort,
+    to: &PacketPort,
+    flags: u8,
+    payload_bytes: usize,
+) -> Vec<u8> {
+    let mut seen = Vec::new();
+    loop {
+        from.transmit(&mut vec![frame(from, to.mac(), flags, payload_bytes)]);
+        let waited = timeout(handle.runtime(), Duration::from_millis(50), to.readable()).await;
+        while to.receive(&mut |frame| seen = frame.to_vec()) > 0 {}
+        if waited.is_ok() && !seen.is_empty() {
+            return seen;
+        }
+    }
+}
+
+fn run(test: &str, scenario: impl AsyncFnOnce(ReactorHandle, Rc<Wire>) + 'static) {
+    let Some(wire) = Wire::new(test).map(Rc::new) else { return };
+    let (mut reactor, handle) = Reactor::new().unwrap();
+    let limited = async move {
+        let runtime = handle.runtime().clone();
+        timeout(&runtime, Duration::from_secs(30), scenario(handle, wire)).await
+    };
+    reactor.run_until(limited).unwrap().unwrap();
+}
+
+#[test]
+fn frames_cross_a_wire_and_each_role_hears_its_own() {
+    run("roles", async |handle, wire| {
+        let initiator = wire.port(&handle, 0, Role::Replies);
+        let target = wire.port(&handle, 1, Role::Requests);
+        let deaf = wire.port(&handle, 1, Role::Replies);
+        assert_eq!(initiator.mtu_bytes(), 9000);
+        assert!(initiator.mac() != target.mac() && target.mac() != MacAddr::default());
+        let small = exchange(&handle, &initiator, &target, 0, 0).await;
+        assert_eq!(small.len(), 60, "padded");
+        let large = exchange(&handle, &initiator, &target, 0, 8192).await;
+        assert_eq!((large.len(), large[36], large[8227]), (8228, 0x5a, 0x5a));
+        let reply = exchange(&handle, &target, &initiator, 0x08, 512).await;
+        assert_eq!(reply[14], 0x18);
+        // A request to the initiator, and all that target heard, were not for these two.
+        target.transmit(&mut vec![frame(&target, initiator.mac(), 0, 0)]);
+        target.transmit(&mut vec![frame(&target, MacAddr([2, 9, 9, 9, 9, 9]), 0x08, 0)]);
+        let marker = exchange(&handle, &target, &initiator, 0x08, 100).await;
+        assert_eq!(marker.len(), 136, "only the marker was heard");
+        assert_eq!(deaf.receive(&mut |_| {}), 0);
+        assert_eq!(initiator.counters().receive_dropped, 0);
+    });
+}
+
+#[test]
+fn too_long_frames_are_dropped_alone() {
+    run("long", async |handle, wire| {
+        let a = wire.port(&handle, 0, Role::Requests);
+        let b = wire.port(&handle, 1, Role::Requests);
+        exchange(&handle, &a, &b, 0, 0).await;
+        let before = a.counters();
+        let mut frames: Vec<Frame> =
+            [100, 20_000, 200].iter().map(|len| frame(&a, b.mac(), 0, *len)).collect();
+        a.transmit(&mut frames);
+        let mut seen = Vec::new();
+        while seen.len() < 2 {
+            b.readable().await;
+            while b.receive(&mut |frame| seen.push(frame.len())) > 0 {}
+        }
+        assert_eq!(seen, [136, 236]);
+        assert_eq!(a.counters().send_dropped - before.send_dropped, 1);
+    });
+}
+
+#[test]
+fn a_port_follows_its_interface_through_everything() {
+    run("links", async |handle, wire| {
+        let a = wire.port(&handle, 0, Role::Requests);
+        let b = wire.port(&handle, 1, Role::Requests);
+        exchange(&handle, &a, &b, 0, 0).await;
+        let [name, _] = &wire.names;
+        assert!(ip(&format!("-n {name} link set v0 mtu 1400")));
+        assert!(ip(&format!("-n {name} link set v0 address 02:00:00:00:00:77")));
+        let watch = LinkWatch::open(&handle, Some(name)).unwrap();
+        while a.mtu_bytes() != 1400 || a.mac() != MacAddr([2, 0, 0, 0, 0, 0x77]) {
+            handle.runtime().yield_now().await;
+        }
+        assert!(ip(&format!("-n {name} link set v0 down")));
+        watch.changed().await;
+        while a.is_up() {
+            handle.runtime().yield_now().await;
+        }
+        a.transmit(&mut vec![frame(&a, b.mac(), 0, 0)]);
+        assert_eq!(a.receive(&mut |_| {}), 0);
+        assert!(a.counters().send_dropped > 0);
+        assert!(ip(&format!("-n {name} link set v0 up")));
+        exchange(&handle, &a, &b, 0, 100).await;
+        // Unplugged altogether, then another card under the same name.
+        assert!(ip(&format!("-n {name} link del v0")));
+        while a.is_up() || b.is_up() {
+            a.receive(&mut |_| {});
+            handle.runtime().yield_now().await;
+        }
+        a.transmit(&mut vec![frame(&a, b.mac(), 0, 0)]);
+        wire.plug(4000);
+        while !a.is_up() || !b.is_up() || a.mtu_bytes() != 4000 {
+            handle.runtime().yield_now().await;
+        }
+        assert_eq!(exchange(&handle, &a, &b, 0, 3000).await.len(), 3036);
+        assert_eq!(exchange(&handle, &b, &a, 0, 3000).await.len(), 3036);
+    });
+}
+
+#[test]
+fn an_absent_interface_is_waited_for_and_an_absent_namespace_is_an_error() {
+    run("absent", async |handle, wire| {
+        let interface =
+            InterfaceSpec { name: "later0".to_owned(), netns: Some(wire.names[0].clone()) };
+        let port = PacketPort::open(&handle, interface, Role::Requests).unwrap();
+        assert!(!port.is_up());
+        assert!(ip(&format!("-n {} link add later0 type veth peer name later1", wire.names[0])));
+        while port.mac() == MacAddr::default() {
+            handle.runtime().yield_now().await;
+        }
+        let nowhere = InterfaceSpec { name: "v0".to_owned(), netns: Some("os-no-such".to_owned()) };
+        let error = PacketPort::open(&handle, nowhere, Role::Requests).err().unwrap();
+        assert!(error.to_string().contains("os-no-such"), "{error}");
+        let links = crate::net::netlink::links(Some(&wire.names[0])).unwrap();
+        let v0 = links.iter().find(|link| link.name == "v0").unwrap();
+        assert!(v0.up && v0.mtu_bytes == 9000 && v0.mac.is_some(), "{v0:?}");
+    });
+}

@@ -1,0 +1,117 @@
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use arrayvec::ArrayVec;
+use block::Buffer;
+use runtime::timeout;
+
+use super::*;
+use crate::Reactor;
+
+fn frame(first: u8, payload_bytes: usize) -> Frame {
+    let mut head = ArrayVec::new();
+    head.extend([first; 36]);
+    Frame { head, payload: Buffer::copy_of(&vec![first; payload_bytes]) }
+}
+
+async fn next_frames(port: &UnixPort) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    loop {
+        while port.receive(&mut |frame| frames.push(frame.to_vec())) > 0 {}
+        if !frames.is_empty() {
+            return frames;
+        }
+        port.readable().await;
+    }
+}
+
+async fn connected(port: &UnixPort) {
+    while !port.is_connected() {
+        port.readable().await;
+    }
+}
+
+#[test]
+fn frames_cross_padded_and_whole_and_the_client_comes_back() {
+    let (mut reactor, handle) = Reactor::new().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node");
+    let runtime = handle.runtime().clone();
+    let scenario = async move {
+        let client = UnixPort::connect(&handle, &path);
+        let mut lost = vec![frame(1, 0)];
+        client.transmit(&mut lost);
+        assert!(lost.is_empty());
+        assert_eq!(client.dropped(), 1);
+        for _ in 0..3 {
+            let listener = UnixPortListener::bind(&handle, &path).unwrap();
+            let server = listener.accept().await;
+            connected(&client).await;
+            let sizes = [0, 512, UNIX_MTU_BYTES - 22];
+            let mut frames: Vec<Frame> = sizes.iter().map(|size| frame(2, *size)).collect();
+            client.transmit(&mut frames);
+            let mut seen = Vec::new();
+            while seen.len() < 3 {
+                seen.extend(next_frames(&server).await.iter().map(Vec::len));
+            }
+            assert_eq!(seen, [60, 548, UNIX_MTU_BYTES + 14]);
+            server.transmit(&mut vec![frame(3, 100)]);
+            assert_eq!(next_frames(&client).await[0][..136], [3; 136]);
+            drop(server);
+            // The client notices when it looks.
+            while client.is_connected() {
+                client.receive(&mut |_| {});
+                if client.is_connected() {
+                    client.readable().await;
+                }
+            }
+        }
+    };
+    let limited = async move { timeout(&runtime, Duration::from_secs(20), scenario).await };
+    reactor.run_until(limited).unwrap().unwrap();
+}
+
+#[test]
+fn a_peer_that_reads_nothing_costs_frames_only() {
+    let (mut reactor, handle) = Reactor::new().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node");
+    reactor
+        .run_until(async move {
+            let listener = UnixPortListener::bind(&handle, &path).unwrap();
+            let client = UnixPort::connect(&handle, &path);
+            let server = listener.accept().await;
+            connected(&client).await;
+            assert!(UnixPortListener::bind(&handle, &path).is_err(), "somebody listens there");
+            for _ in 0..100 {
+                let mut frames: Vec<Frame> = (0..64).map(|i| frame(i, 8192)).collect();
+                client.transmit(&mut frames);
+            }
+            assert!(client.dropped() > 0 && client.is_connected());
+            let kept = next_frames(&server).await.len() as u64;
+            assert_eq!(kept + client.dropped(), 6400);
+            // A client that goes away is noticed after its last frame.
+            client.transmit(&mut vec![frame(9, 0)]);
+            drop(client);
+            assert_eq!(next_frames(&server).await[0][0], 9);
+            while server.is_connected() {
+                server.readable().await;
+                server.receive(&mut |_| {});
+            }
+            server.closed().await;
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_dead_process_leaves_a_socket_that_is_replaced() {
+    let (_reactor, handle) = Reactor::new().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node");
+    let dead = seqpacket().unwrap();
+    rustix::net::bind(&dead, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+    drop(dead);
+    assert!(path.exists());
+    UnixPortListener::bind(&handle, &path).unwrap();
+}

@@ -1,0 +1,371 @@
+//! What a daemon asks of the system for itself: memory that stays, a parent's death as its own,
+//! signals as futures, locks against a second of its kind, and who it is.
+#![allow(unsafe_code)] // prctl, signalfd and messages with descriptors
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::mm::{MlockAllFlags, mlockall};
+
+use crate::reactor::{FdWatch, ReactorHandle};
+use crate::sys;
+
+/// `PR_SET_IO_FLUSHER` of <linux/prctl.h> (5.6).
+const PR_SET_IO_FLUSHER: libc::c_int = 57;
+
+/// Keeps all present and future memory resident. Who serves write-back must not wait for paging.
+pub fn lock_memory() -> io::Result<()> {
+    Ok(mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE)?)
+}
+
+/// Tells the kernel that this process serves write-back, so that its allocations never wait for
+/// write-back. Needs CAP_SYS_RESOURCE. Holds for the calling thread and those it makes later.
+pub fn set_io_flusher() -> io::Result<()> {
+    // SAFETY: no memory is involved.
+    sys::check(unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) }).map(drop)
+}
+
+/// Lets this process get `signal` when the thread that made it ends; false when its parent (whose
+/// id the caller noted before) is gone already, in which case no signal comes.
+pub fn die_with_parent(signal: Signal, parent: u32) -> io::Result<bool> {
+    // SAFETY: no memory is involved.
+    sys::check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal.number(), 0, 0, 0) })?;
+    Ok(std::os::unix::process::parent_id() == parent)
+}
+
+/// A number that is new with each start of the machine.
+pub fn boot_id() -> io::Result<uuid::Uuid> {
+    read_uuid(Path::new("/proc/sys/kernel/random/boot_id"))
+}
+
+/// The lasting identity of this machine: systemd's where there is one, else made once and kept at
+/// `stored`.
+pub fn machine_id(stored: &Path) -> io::Result<uuid::Uuid> {
+    if let Ok(id) = read_uuid(Path::new("/etc/machine-id")) {
+        return Ok(id);
+    }
+    match read_uuid(stored) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let id = uuid::Builder::from_random_bytes(sys::random_bytes()?).into_uuid();
+            write_durably(stored, format!("{id}\n").as_bytes())?;
+            Ok(id)
+        }
+        // A damaged file isn't replaced: the disks of this machine know it by the former number.
+        read => read,
+    }
+}
+
+/// The name of this machine.
+pub fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Replaces the file at `path` as a whole, and makes it last.
+pub fn write_durably(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let parent = path.parent().unwrap_or(Path::new("."));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let made = parent.join(format!(".{name}.{}", std::process::id()));
+    let mut file = File::create(&made)?;
+    file.write_all(contents)?;
+    file.sync_all()?;
+    fs::rename(&made, path)?;
+    File::open(parent)?.sync_all()
+}
+
+fn read_uuid(path: &Path) -> io::Result<uuid::Uuid> {
+    let text = fs::read_to_string(path)?;
+    let id = uuid::Uuid::try_parse(text.trim());
+    id.ok().filter(|id| !id.is_nil()).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("{} holds no id", path.display()))
+    })
+}
+
+/// Tells systemd, if it started this process and wants to know, how things stand. `state` is as of
+/// sd_notify(3): `READY=1`, `STATUS=…`, `STOPPING=1`.
+pub fn notify_manager(state: &str) -> io::Result<()> {
+    let Some(address) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
+    notify_at(&address, state)
+}
+
+fn notify_at(address: &std::ffi::OsStr, state: &str) -> io::Result<()> {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    let address = match address.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        _ => SocketAddr::from_pathname(address)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    // A manager that doesn't read must not stop the daemon.
+    socket.set_nonblocking(true)?;
+    socket.send_to_addr(state.as_bytes(), &address).map(drop)
+}
+
+/// The signals that a daemon acts on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// Stop.
+    Terminate,
+    /// Stop, from the keyboard.
+    Interrupt,
+    /// Read the configuration again.
+    HangUp,
+    /// A child ended.
+    Child,
+    /// At once, without a word. Can't be waited for.
+    Kill,
+}
+
+impl Signal {
+    fn number(self) -> libc::c_int {
+        match self {
+            Signal::Terminate => libc::SIGTERM,
+            Signal::Interrupt => libc::SIGINT,
+            Signal::HangUp => libc::SIGHUP,
+            Signal::Child => libc::SIGCHLD,
+            Signal::Kill => libc::SIGKILL,
+        }
+    }
+
+    fn from_number(number: u32) -> Option<Signal> {
+        [Signal::Terminate, Signal::Interrupt, Signal::HangUp, Signal::Child]
+            .into_iter()
+            .find(|signal| signal.number().unsigned_abs() == number)
+    }
+}
+
+/// Signals as a queue.
+pub struct Signals {
+    watch: FdWatch,
+}
+
+/// Takes `wanted` out of the way of their default actions. Call it before other threads start:
+/// they inherit the mask.
+pub fn signals(handle: &ReactorHandle, wanted: &[Signal]) -> io::Result<Signals> {
+    // SAFETY: a signal set of zeros is emptied properly by the next call; all calls get pointers to
+    // sets that outlive them.
+    let socket = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        for signal in wanted {
+            libc::sigaddset(&mut set, signal.number());
+        }
+        let refusal = libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+        if refusal != 0 {
+            return Err(io::Error::from_raw_os_error(refusal));
+        }
+        sys::check_fd(libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))?
+    };
+    Ok(Signals { watch: handle.watch(socket) })
+}
+
+impl Signals {
+    /// The next signal. Several of a kind may arrive as one.
+    pub async fn next(&self) -> Signal {
+        let mut info = [0; size_of::<libc::signalfd_siginfo>()];
+        loop {
+            // The signal's number is the first field.
+            if let Ok(len) = rustix::io::read(self.watch.fd(), &mut info)
+                && len == info.len()
+                && let Some(signal) =
+                    info.first_chunk().and_then(|n| Signal::from_number(u32::from_ne_bytes(*n)))
+            {
+                return signal;
+            }
+            self.watch.readable().await;
+        }
+    }
+}
+
+/// A lock that this process holds until it ends or drops it. A name per thing that only one process
+/// may serve (a pool's UUID).
+#[derive(Debug)]
+pub struct ProcessLock {
+    _file: File,
+}
+
+/// A lock isn't to be had.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another process has it.
+    #[error("{path} is held by process {pid}")]
+    Held {
+        /// The lock's file.
+        path: PathBuf,
+        /// Who; 0 when it didn't say.
+        pid: u32,
+    },
+    /// The system refuses.
+    #[error("can't lock {path}: {error}")]
+    System {
+        /// The lock's file.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+}
+
+impl ProcessLock {
+    /// Takes the lock `directory/name.lock`. The file stays behind: removing it would let two
+    /// processes lock two files of one name.
+    pub fn acquire(directory: &Path, name: &str) -> Result<ProcessLock, LockError> {
+        let path = directory.join(format!("{name}.lock"));
+        let system = |error| LockError::System { path: path.clone(), error };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o644)
+            .open(&path)
+            .map_err(system)?;
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut text = String::new();
+                // Only for the message.
+                let _ = (&file).take(16).read_to_string(&mut text);
+                return Err(LockError::Held { pid: text.trim().parse().unwrap_or(0), path });
+            }
+            Err(error) => return Err(system(error.into())),
+        }
+        let write = |file: &mut File| {
+            file.set_len(0)?;
+            file.rewind()?;
+            writeln!(file, "{}", std::process::id())
+        };
+        write(&mut file).map_err(system)?;
+        Ok(ProcessLock { _file: file })
+    }
+}
+
+/// Descriptors that one message may carry.
+const FDS_MAX: usize = 4;
+
+/// Sends `bytes` (at least one) and descriptors through a Unix socket. Returns the bytes sent.
+pub fn send_fds(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    if bytes.is_empty() || fds.len() > FDS_MAX {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let sent = rustix::io::retry_on_intr(|| {
+        sendmsg(socket, &[io::IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)
+    })?;
+    Ok(sent)
+}
+
+/// Receives bytes and the descriptors that came with them; zero bytes are the end. More
+/// descriptors than a message of ours carries are closed by the kernel.
+pub fn receive_fds(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = rustix::io::retry_on_intr(|| {
+        let part = &mut [io::IoSliceMut::new(bytes)];
+        recvmsg(socket, part, &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+    })?;
+    let mut fds = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(passed) = message {
+            fds.extend(passed);
+        }
+    }
+    Ok((received.bytes, fds))
+}
+
+/// A connected pair of Unix sockets that keep message boundaries, for a child's control channel.
+pub fn control_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    Ok(pair)
+}
+
+/// Lets `fd` survive an exec, for a child that is to inherit it.
+pub fn keep_across_exec(fd: &OwnedFd) -> io::Result<()> {
+    // SAFETY: no memory is involved.
+    sys::check(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_SETFD, 0) }).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::Reactor;
+
+    #[test]
+    fn signals_arrive_as_values() {
+        let (mut reactor, handle) = Reactor::new().unwrap();
+        let signals = signals(&handle, &[Signal::HangUp, Signal::Terminate]).unwrap();
+        // To this thread only: the others of the test's process don't block it.
+        for signal in [Signal::HangUp, Signal::Terminate] {
+            // SAFETY: the thread is this one.
+            assert_eq!(unsafe { libc::pthread_kill(libc::pthread_self(), signal.number()) }, 0);
+        }
+        let seen = reactor.run_until(async move { [signals.next().await, signals.next().await] });
+        // The kernel hands out the lowest number first.
+        assert_eq!(seen.unwrap(), [Signal::HangUp, Signal::Terminate]);
+    }
+
+    #[test]
+    fn a_lock_has_one_holder_and_names_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = ProcessLock::acquire(dir.path(), "pool").unwrap();
+        match ProcessLock::acquire(dir.path(), "pool") {
+            Err(LockError::Held { pid, .. }) => assert_eq!(pid, std::process::id()),
+            other => panic!("{other:?}"),
+        }
+        ProcessLock::acquire(dir.path(), "other").unwrap();
+        drop(lock);
+        ProcessLock::acquire(dir.path(), "pool").unwrap();
+    }
+
+    #[test]
+    fn descriptors_travel() {
+        let (here, there) = control_pair().unwrap();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"through").unwrap();
+        assert_eq!(send_fds(here.as_fd(), b"hello", &[file.as_fd()]).unwrap(), 5);
+        let mut bytes = [0; 16];
+        let (len, mut fds) = receive_fds(there.as_fd(), &mut bytes).unwrap();
+        assert_eq!((&bytes[..len], fds.len()), (&b"hello"[..], 1));
+        let mut received = File::from(fds.remove(0));
+        received.rewind().unwrap();
+        let mut text = String::new();
+        received.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "through");
+        drop(here);
+        assert_eq!(receive_fds(there.as_fd(), &mut bytes).unwrap().0, 0);
+    }
+
+    #[test]
+    fn identities_last() {
+        assert_eq!(boot_id().unwrap(), boot_id().unwrap());
+        assert!(!hostname().is_empty());
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("id");
+        assert_eq!(machine_id(&path).unwrap(), machine_id(&path).unwrap());
+        write_durably(&path, b"no id").unwrap();
+        assert!(read_uuid(&path).is_err());
+        write_durably(&path, b"3d1219c7c4c5404aaa1f6d2a48adfda4\n").unwrap();
+        assert!(read_uuid(&path).is_ok());
+    }
+
+    #[test]
+    fn the_manager_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        notify_at(path.as_os_str(), "READY=1").unwrap();
+        let mut bytes = [0; 32];
+        let len = manager.recv(&mut bytes).unwrap();
+        assert_eq!(&bytes[..len], b"READY=1");
+    }
+}
