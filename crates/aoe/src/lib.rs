@@ -3,4 +3,6 @@
 
 pub mod driver;
 pub mod initiator;
+pub mod medium;
+pub mod target;
 pub mod wire;

@@ -104,7 +104,9 @@ impl fmt::Display for ExportInfo {
 
 /// Cut at a character's border, so that no half of one goes out.
 fn put_text(field: &mut [u8], text: &str) {
-    let len = text.floor_char_boundary(field.len());
+    let fits = |len: &usize| *len <= field.len();
+    let ends = text.char_indices().map(|(start, c)| start + c.len_utf8());
+    let len = ends.take_while(fits).last().unwrap_or(0);
     field[..len].copy_from_slice(&text.as_bytes()[..len]);
 }
 

@@ -1,0 +1,380 @@
+//! Drives a [`Target`]: frames from ports in, requests to devices out, answers back, all on one
+//! runtime handle. Exports and ports come and go while it runs.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
+
+use block::{
+    BlockDevice, Completion, Durability, Geometry, Instance, IoError, IoFuture, Lba, SECTOR_BYTES,
+    SectorRange,
+};
+use futures::FutureExt;
+use futures::future::{Either, select};
+use runtime::{Handle, Notify};
+
+use super::{Frame, Port};
+use crate::medium::{Medium, Ownership};
+use crate::target::{
+    AddExportError, DeviceState, ExportId, ExportOptions, ExportStatus, IoOperation, IoRequest,
+    IoResult, IoValue, NodeIdentity, PortId, Target, TargetStats,
+};
+
+/// What is exported.
+#[derive(Clone)]
+pub enum ExportDevice {
+    /// A disk that can be owned.
+    Medium(Rc<Medium>),
+    /// Any other device, a volume for example: plain clients only, nobody claims it.
+    Device(Rc<dyn BlockDevice>),
+}
+
+impl ExportDevice {
+    fn device(&self) -> &dyn BlockDevice {
+        match self {
+            ExportDevice::Medium(medium) => &**medium,
+            ExportDevice::Device(device) => &**device,
+        }
+    }
+
+    async fn state(&self) -> DeviceState {
+        let (instance, ownership) = match self {
+            ExportDevice::Medium(medium) => (medium.instance(), medium.ownership()),
+            ExportDevice::Device(device) => {
+                // A flush for an instance that isn't names the one that is.
+                let instance = match device.flush(Instance::default()).await {
+                    Err(IoError::Restarted { now }) => now,
+                    Ok(completion) => completion.instance,
+                    Err(_) => Instance::default(),
+                };
+                (instance, Ownership::Unclaimed { labelled: false })
+            }
+        };
+        DeviceState { geometry: self.device().geometry(), instance, ownership }
+    }
+}
+
+/// A running target. Cheap to clone.
+#[derive(Clone)]
+pub struct TargetDriver {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    handle: Handle,
+    target: RefCell<Target>,
+    ports: RefCell<BTreeMap<PortId, PortEntry>>,
+    exports: RefCell<BTreeMap<ExportId, Rc<ExportEntry>>>,
+    next_port: Cell<u32>,
+    /// Wakes the task that takes away what the target has to say.
+    work: Notify,
+    timer_armed: Cell<bool>,
+}
+
+struct PortEntry {
+    port: Rc<dyn Port>,
+    stop: Rc<Stop>,
+    /// Frames for it, kept for their memory.
+    batch: Vec<Frame>,
+}
+
+struct ExportEntry {
+    device: ExportDevice,
+    stop: Rc<Stop>,
+    in_flight: Cell<u64>,
+    idle: Notify,
+}
+
+/// Tells a task to end.
+#[derive(Default)]
+struct Stop {
+    stopped: Cell<bool>,
+    notify: Notify,
+}
+
+impl Stop {
+    fn stop(&self) {
+        self.stopped.set(true);
+        self.notify.notify_all();
+    }
+
+    /// The future's output, unless it is time to stop.
+    async fn unless_stopped<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        let stopped = self.notify.notified();
+        if self.stopped.get() {
+            return None;
+        }
+        match select(pin!(stopped), pin!(future)).await {
+            Either::Left(_) => None,
+            Either::Right((output, _)) => Some(output),
+        }
+    }
+}
+
+impl TargetDriver {
+    /// Starts a target without exports and ports.
+    pub fn new(handle: Handle, node: NodeIdentity) -> TargetDriver {
+        let target = Target::new(node, handle.random_u64());
+        let inner = Rc::new(Inner {
+            handle: handle.clone(),
+            target: RefCell::new(target),
+            ports: RefCell::default(),
+            exports: RefCell::default(),
+            next_port: Cell::new(0),
+            work: Notify::new(),
+            timer_armed: Cell::new(false),
+        });
+        let driver = TargetDriver { inner: Rc::clone(&inner) };
+        handle.spawn(async move {
+            loop {
+                let work = inner.work.notified();
+                inner.drain();
+                work.await;
+            }
+        });
+        driver
+    }
+
+    /// Adds an interface; exports are announced on it.
+    pub fn add_port(&self, port: Rc<dyn Port>) -> PortId {
+        let inner = Rc::clone(&self.inner);
+        let id = PortId(inner.next_port.get());
+        inner.next_port.set(id.0 + 1);
+        let stop = Rc::new(Stop::default());
+        let entry = PortEntry { port: Rc::clone(&port), stop: Rc::clone(&stop), batch: Vec::new() };
+        inner.ports.borrow_mut().insert(id, entry);
+        inner.target.borrow_mut().set_port(id, port.name(), port.mac(), port.mtu_bytes());
+        inner.work.notify_all();
+        self.inner.handle.spawn(async move { inner.serve_port(id, port, stop).await });
+        id
+    }
+
+    /// Takes an interface away.
+    pub fn remove_port(&self, id: PortId) {
+        self.inner.target.borrow_mut().remove_port(id);
+        let entry = self.inner.ports.borrow_mut().remove(&id);
+        if let Some(entry) = entry {
+            entry.stop.stop();
+        }
+    }
+
+    /// Exports a device, and announces it.
+    pub async fn add_export(
+        &self,
+        device: ExportDevice,
+        options: ExportOptions,
+    ) -> Result<ExportId, AddExportError> {
+        let state = device.state().await;
+        let inner = Rc::clone(&self.inner);
+        let id = inner.target.borrow_mut().add_export(options, state)?;
+        let entry = Rc::new(ExportEntry {
+            device,
+            stop: Rc::default(),
+            in_flight: Cell::new(0),
+            idle: Notify::new(),
+        });
+        inner.exports.borrow_mut().insert(id, Rc::clone(&entry));
+        inner.work.notify_all();
+        self.inner.handle.spawn(async move { inner.watch_device(id, entry).await });
+        Ok(id)
+    }
+
+    /// Takes an export away; complete when its device has nothing to do for it any more.
+    pub async fn remove_export(&self, id: ExportId) {
+        self.inner.target.borrow_mut().remove_export(id);
+        let entry = self.inner.exports.borrow_mut().remove(&id);
+        let Some(entry) = entry else { return };
+        entry.stop.stop();
+        loop {
+            let idle = entry.idle.notified();
+            if entry.in_flight.get() == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    /// Takes note of a change behind an export: its size, or that its medium was reopened.
+    pub async fn refresh(&self, id: ExportId) {
+        self.inner.refresh(id).await;
+    }
+
+    /// Announces an export again.
+    pub fn announce(&self, id: ExportId) {
+        self.inner.target.borrow_mut().announce(id);
+        self.inner.work.notify_all();
+    }
+
+    /// How all exports are doing, in order of their addresses.
+    pub fn exports(&self) -> Vec<ExportStatus> {
+        self.inner.target.borrow().exports()
+    }
+
+    /// Names of all ports.
+    pub fn ports(&self) -> Vec<(PortId, String)> {
+        self.inner.ports.borrow().iter().map(|(id, entry)| (*id, entry.port.name())).collect()
+    }
+
+    /// Counters about frames that belong to no export.
+    pub fn stats(&self) -> TargetStats {
+        self.inner.target.borrow().stats()
+    }
+}
+
+impl Inner {
+    async fn serve_port(self: Rc<Inner>, id: PortId, port: Rc<dyn Port>, stop: Rc<Stop>) {
+        let mut seen = (port.mac(), port.mtu_bytes());
+        while !stop.stopped.get() {
+            let present = (port.mac(), port.mtu_bytes());
+            if present != seen {
+                seen = present;
+                self.target.borrow_mut().set_port(id, port.name(), present.0, present.1);
+            }
+            let received = port.receive(&mut |frame| {
+                self.target.borrow_mut().handle_frame(self.handle.now(), id, frame);
+            });
+            self.drain();
+            if received > 0 {
+                self.handle.yield_now().await;
+            } else if stop.unless_stopped(port.readable()).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    async fn watch_device(self: Rc<Inner>, id: ExportId, entry: Rc<ExportEntry>) {
+        while entry.stop.unless_stopped(entry.device.device().next_event()).await.is_some() {
+            self.refresh(id).await;
+        }
+    }
+
+    async fn refresh(&self, id: ExportId) {
+        let entry = self.exports.borrow().get(&id).cloned();
+        let Some(entry) = entry else { return };
+        let state = entry.device.state().await;
+        self.target.borrow_mut().set_device(id, state);
+        self.work.notify_all();
+    }
+
+    /// Takes away what the target has to say, until it has no more.
+    fn drain(self: &Rc<Inner>) {
+        loop {
+            let request = self.target.borrow_mut().poll_io();
+            let Some(request) = request else { break };
+            self.start(request);
+        }
+        let mut ports = self.ports.borrow_mut();
+        loop {
+            let frame = self.target.borrow_mut().poll_transmit();
+            let Some((id, frame)) = frame else { break };
+            if let Some(entry) = ports.get_mut(&id) {
+                entry.batch.push(frame);
+            }
+        }
+        for entry in ports.values_mut().filter(|entry| !entry.batch.is_empty()) {
+            entry.port.transmit(&mut entry.batch);
+            entry.batch.clear();
+        }
+        drop(ports);
+        self.arm_timer();
+    }
+
+    fn start(self: &Rc<Inner>, request: IoRequest) {
+        let id = request.id;
+        let entry = self.exports.borrow().get(&id.export).cloned();
+        let Some(entry) = entry else { return };
+        entry.in_flight.set(entry.in_flight.get() + 1);
+        // The device is called now, not when the task first runs: the order of calls counts.
+        let answer = perform(&entry.device, request.operation);
+        let inner = Rc::clone(self);
+        self.handle.spawn(async move {
+            let result = answer.await;
+            inner.target.borrow_mut().handle_io_done(inner.handle.now(), id, result);
+            inner.work.notify_all();
+            entry.in_flight.set(entry.in_flight.get() - 1);
+            if entry.in_flight.get() == 0 {
+                entry.idle.notify_all();
+            }
+        });
+    }
+
+    fn arm_timer(self: &Rc<Inner>) {
+        if self.timer_armed.get() {
+            return;
+        }
+        let Some(deadline) = self.target.borrow().poll_timeout() else { return };
+        self.timer_armed.set(true);
+        let inner = Rc::clone(self);
+        self.handle.spawn(async move {
+            inner.handle.sleep_until(deadline).await;
+            inner.target.borrow_mut().handle_timeout(inner.handle.now());
+            inner.timer_armed.set(false);
+            inner.work.notify_all();
+        });
+    }
+}
+
+/// Calls the device, at once.
+fn perform(
+    device: &ExportDevice,
+    operation: IoOperation,
+) -> futures::future::LocalBoxFuture<'static, IoResult> {
+    let on = device.device();
+    match operation {
+        IoOperation::Read(range) => valued(on.read(range), IoValue::Data),
+        IoOperation::Write { start, data, durability } => {
+            valued(on.write(start, data, durability), |()| IoValue::Done)
+        }
+        IoOperation::Flush(instance) => valued(on.flush(instance), |()| IoValue::Done),
+        IoOperation::Claim(claim) => valued(on.claim(claim), IoValue::Holder),
+        IoOperation::Discard(range) => in_parts(device.clone(), range, None),
+        IoOperation::WriteZeroes { range, durability } => {
+            in_parts(device.clone(), range, Some(durability))
+        }
+    }
+}
+
+fn valued<T: 'static>(
+    answer: IoFuture<'static, T>,
+    value: impl FnOnce(T) -> IoValue + 'static,
+) -> futures::future::LocalBoxFuture<'static, IoResult> {
+    answer
+        .map(|result| result.map(|done| Completion::new(done.instance, value(done.value))))
+        .boxed_local()
+}
+
+/// Discards, or writes zeros: a message can name more than a device takes at once.
+fn in_parts(
+    device: ExportDevice,
+    range: SectorRange,
+    zeroes: Option<Durability>,
+) -> futures::future::LocalBoxFuture<'static, IoResult> {
+    let step = part_sectors(&device.device().geometry());
+    let part_at = move |start: u64| SectorRange::new(Lba(start), step.min(range.end().0 - start));
+    let call = move |device: &ExportDevice, part: SectorRange| match zeroes {
+        None => device.device().discard(part),
+        Some(durability) => device.device().write_zeroes(part, durability),
+    };
+    let first = call(&device, part_at(range.start.0));
+    async move {
+        let mut done = first.await?;
+        let mut at = range.start.0.saturating_add(step);
+        while at < range.end().0 {
+            let next = call(&device, part_at(at)).await?;
+            if next.instance != done.instance {
+                // The parts before may be gone with the instance that took them.
+                return Err(IoError::Restarted { now: next.instance });
+            }
+            done = next;
+            at = at.saturating_add(step);
+        }
+        Ok(Completion::new(done.instance, IoValue::Done))
+    }
+    .boxed_local()
+}
+
+fn part_sectors(geometry: &Geometry) -> u64 {
+    (u64::from(geometry.max_transfer_bytes) / SECTOR_BYTES as u64).max(1)
+}

@@ -1,0 +1,407 @@
+//! A medium with an owner: a [`BlockDevice`] over any other that keeps, on the disk itself, the
+//! highest epoch that it has accepted and who brought it.
+//!
+//! Without that, a supervisor that was deposed while a node was off could write to the node's disks
+//! again when it comes back. A diskless node keeps nothing else, so the disk must remember. The
+//! field's byte map is in `medium/field.rs`.
+//!
+//! Comparing the epoch of each request is the session target's job ([`crate::target`]); a medium
+//! tells it the [`Ownership`]. What a medium refuses by itself are changes to the field's slots, and
+//! claims of disks that carry what isn't etherpool's.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use block::probe::{Signature, probe};
+use block::{
+    BlockDevice, Buffer, Claim, Completion, DeviceEvent, Durability, Epoch, Geometry, Holder,
+    Instance, IoError, IoFuture, Lba, RefusalReason, SECTOR_BYTES, SectorRange, crc64_nvme,
+};
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+use runtime::Handle;
+
+mod field;
+mod gate;
+
+use field::{Field, SLOTS, Slot, labelled_sectors, slot_range, slots_of};
+use gate::Gate;
+
+/// Whose a medium is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ownership {
+    /// Nobody has claimed it.
+    Unclaimed {
+        /// It carries an etherpool label all the same: plain clients may not touch it.
+        labelled: bool,
+    },
+    /// Claimed.
+    Held(Holder),
+    /// It was claimed, but by whom can't be read any more: closed until a forced claim.
+    Unreadable,
+}
+
+impl Ownership {
+    /// The highest accepted epoch and its owner, as far as known.
+    pub fn holder(self) -> Holder {
+        match self {
+            Ownership::Held(holder) => holder,
+            Ownership::Unclaimed { .. } | Ownership::Unreadable => Holder::default(),
+        }
+    }
+
+    /// Whether plain AoE clients may do more than ask what it is.
+    pub fn is_open_to_plain_clients(self) -> bool {
+        self == Ownership::Unclaimed { labelled: false }
+    }
+}
+
+/// A device with an owner.
+pub struct Medium {
+    shared: Rc<Shared>,
+}
+
+struct Shared {
+    handle: Handle,
+    gate: Rc<Gate>,
+    device: RefCell<Rc<dyn BlockDevice>>,
+    ownership: Cell<Ownership>,
+    /// The highest sequence number seen in any slot.
+    sequence: Cell<u64>,
+    labelled_sectors: Cell<u64>,
+    /// Makes the instances of this opening differ from those of all others.
+    opening: Cell<u64>,
+    /// The device's instance, as last heard.
+    device_instance: Cell<Instance>,
+    /// A flush failed under the present instance.
+    flush_failed: Cell<Option<Instance>>,
+}
+
+impl Medium {
+    /// Takes a device and reads whose it is.
+    ///
+    /// # Errors
+    /// When the device answers nothing at all. Unreadable fields aren't an error but
+    /// [`Ownership::Unreadable`].
+    pub async fn open(device: Rc<dyn BlockDevice>, handle: Handle) -> Result<Medium, IoError> {
+        let shared = Rc::new(Shared {
+            gate: Gate::new(handle.clone()),
+            handle,
+            device: RefCell::new(Rc::clone(&device)),
+            ownership: Cell::new(Ownership::Unclaimed { labelled: false }),
+            sequence: Cell::new(0),
+            labelled_sectors: Cell::new(0),
+            opening: Cell::new(0),
+            device_instance: Cell::default(),
+            flush_failed: Cell::new(None),
+        });
+        shared.load(device).await?;
+        Ok(Medium { shared })
+    }
+
+    /// Takes the device anew (its file was reopened after a failed flush, or replaced) once all
+    /// earlier operations have completed: a new instance, ownership read again.
+    pub async fn reopen(&self, device: Rc<dyn BlockDevice>) -> Result<(), IoError> {
+        let shared = Rc::clone(&self.shared);
+        let done = self.shared.gate.barrier(async move { shared.load(device).await });
+        done.await.unwrap_or(Err(IoError::Lost))
+    }
+
+    /// Whose it is.
+    pub fn ownership(&self) -> Ownership {
+        self.shared.ownership.get()
+    }
+
+    /// The highest accepted epoch and its owner.
+    pub fn holder(&self) -> Holder {
+        self.ownership().holder()
+    }
+
+    /// The instance that answers at present.
+    pub fn instance(&self) -> Instance {
+        self.shared.instance()
+    }
+}
+
+impl Shared {
+    fn device(&self) -> Rc<dyn BlockDevice> {
+        Rc::clone(&self.device.borrow())
+    }
+
+    fn instance(&self) -> Instance {
+        self.instance_of(self.device_instance.get())
+    }
+
+    /// Our instance while the device is in its own: another whenever either of us began anew.
+    fn instance_of(&self, device: Instance) -> Instance {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&self.opening.get().to_be_bytes());
+        bytes[8..].copy_from_slice(&device.0.to_be_bytes());
+        Instance(crc64_nvme(&bytes).max(1))
+    }
+
+    /// Puts our instance in the place of the device's.
+    fn translate<T>(
+        &self,
+        result: Result<Completion<T>, IoError>,
+    ) -> Result<Completion<T>, IoError> {
+        match result {
+            Ok(completion) => {
+                self.device_instance.set(completion.instance);
+                Ok(Completion::new(self.instance(), completion.value))
+            }
+            Err(IoError::Restarted { now }) => {
+                self.device_instance.set(now);
+                Err(IoError::Restarted { now: self.instance() })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn load(&self, device: Rc<dyn BlockDevice>) -> Result<(), IoError> {
+        self.opening.set(self.handle.random_u64());
+        self.device.replace(Rc::clone(&device));
+        self.flush_failed.set(None);
+        // A flush for an instance that isn't tells which one is, without touching the medium.
+        match device.flush(Instance::default()).await {
+            Ok(completion) => self.device_instance.set(completion.instance),
+            Err(IoError::Restarted { now }) => self.device_instance.set(now),
+            Err(IoError::Lost) => return Err(IoError::Lost),
+            Err(_) => {}
+        }
+        let sectors = device.geometry().sectors;
+        let Some(labelled) = labelled_sectors(sectors) else {
+            self.labelled_sectors.set(0);
+            self.ownership.set(Ownership::Unclaimed { labelled: false });
+            return Ok(());
+        };
+        let mut slots = Vec::new();
+        for slot in 0..2 {
+            slots.push(read_slot(&*device, slot, labelled).await?);
+        }
+        // The head knows where the tail was when the disk was claimed; it may have grown since.
+        let tail_of = |slot: &Slot| match slot {
+            Slot::Valid(field) if field.labelled_sectors <= sectors => Some(field.labelled_sectors),
+            _ => None,
+        };
+        let labelled = slots.iter().find_map(tail_of).unwrap_or(labelled);
+        for slot in 2..SLOTS {
+            slots.push(read_slot(&*device, slot, labelled).await?);
+        }
+        self.judge(&device, slots, labelled).await
+    }
+
+    async fn judge(
+        &self,
+        device: &Rc<dyn BlockDevice>,
+        slots: Vec<Slot>,
+        labelled_sectors: u64,
+    ) -> Result<(), IoError> {
+        let damaged = slots.contains(&Slot::Damaged);
+        let nonzero = slots.iter().any(|slot| *slot != Slot::Zero);
+        let newest = slots
+            .into_iter()
+            .filter_map(|slot| if let Slot::Valid(field) = slot { Some(field) } else { None })
+            .max_by_key(|field| field.sequence);
+        if let Some(field) = newest {
+            self.sequence.set(field.sequence);
+            self.labelled_sectors.set(field.labelled_sectors);
+            self.ownership.set(Ownership::Held(field.holder));
+            return Ok(());
+        }
+        self.sequence.set(0);
+        self.labelled_sectors.set(labelled_sectors);
+        let labelled = match probe(&**device).await {
+            Ok(found) => found.contains(&Signature::Etherpool),
+            // What can't be read might be a label.
+            Err(IoError::Lost) => return Err(IoError::Lost),
+            Err(_) => true,
+        };
+        self.ownership.set(if damaged || labelled && nonzero {
+            Ownership::Unreadable
+        } else {
+            Ownership::Unclaimed { labelled }
+        });
+        Ok(())
+    }
+
+    /// Whether the target keeps something of its own in `range`.
+    fn is_protected(&self, range: SectorRange) -> bool {
+        !self.ownership.get().is_open_to_plain_clients()
+            && (0..SLOTS).any(|slot| slot_range(slot, self.labelled_sectors.get()).overlaps(range))
+    }
+
+    /// Whether a change of `range` is to be refused, looked at when its turn has come.
+    fn refusal(&self, range: SectorRange) -> Option<IoError> {
+        if self.ownership.get() == Ownership::Unreadable {
+            return Some(IoError::Refused(RefusalReason::FieldUnreadable));
+        }
+        self.is_protected(range).then_some(IoError::Refused(RefusalReason::ProtectedRange))
+    }
+
+    async fn claim(&self, claim: Claim) -> Result<Completion<Holder>, IoError> {
+        if claim.epoch == Epoch::OBSERVER {
+            return Err(IoError::Refused(RefusalReason::ObserverOnly));
+        }
+        let device = self.device();
+        let claimed = Holder { epoch: claim.epoch, owner: claim.owner };
+        match self.ownership.get() {
+            Ownership::Held(holder) if holder == claimed => {
+                return Ok(Completion::new(self.instance(), holder));
+            }
+            Ownership::Held(holder) if claim.epoch <= holder.epoch => {
+                return Err(IoError::Fenced { highest: holder.epoch });
+            }
+            Ownership::Held(_) => {}
+            Ownership::Unreadable if !claim.force => {
+                return Err(IoError::Refused(RefusalReason::FieldUnreadable));
+            }
+            Ownership::Unclaimed { .. } if !claim.force => {
+                let found = probe(&*device).await?;
+                if found.iter().any(|signature| *signature != Signature::Etherpool) {
+                    return Err(IoError::Refused(RefusalReason::ForeignContent));
+                }
+            }
+            Ownership::Unreadable | Ownership::Unclaimed { .. } => {}
+        }
+        if device.geometry().read_only {
+            return Err(IoError::ReadOnly);
+        }
+        self.record(&device, claimed).await?;
+        Ok(Completion::new(self.instance(), claimed))
+    }
+
+    /// Everything before is durable first, so that a new owner's reads can't be overtaken by what
+    /// was promised to the old one; then the field, durable before anybody hears of it.
+    async fn record(&self, device: &Rc<dyn BlockDevice>, holder: Holder) -> Result<(), IoError> {
+        let labelled_sectors = match self.ownership.get() {
+            Ownership::Held(_) => self.labelled_sectors.get(),
+            _ => labelled_sectors(device.geometry().sectors).ok_or(IoError::Unsupported)?,
+        };
+        self.flush(device).await?;
+        let sequence = self.sequence.get() + 1;
+        // Taken even if writing fails half-way: a number is never used for two contents.
+        self.sequence.set(sequence);
+        let field = Field { sequence, labelled_sectors, holder, reserved: Vec::new() };
+        for slot in slots_of(sequence) {
+            let start = slot_range(slot, labelled_sectors).start;
+            let data = Buffer::copy_of(&field.emit(slot));
+            self.translate(device.write(start, data, Durability::Durable).await)?;
+        }
+        self.flush(device).await?;
+        self.labelled_sectors.set(labelled_sectors);
+        self.ownership.set(Ownership::Held(holder));
+        Ok(())
+    }
+
+    async fn flush(&self, device: &Rc<dyn BlockDevice>) -> Result<(), IoError> {
+        let flushed = self.translate(device.flush(self.device_instance.get()).await);
+        self.note_flush(flushed.map(|_| ()))
+    }
+
+    /// A failed flush stays failed for its instance, whatever it failed of.
+    fn note_flush(&self, result: Result<(), IoError>) -> Result<(), IoError> {
+        if matches!(result, Err(IoError::FlushFailed | IoError::Medium(_) | IoError::NoSpace(_))) {
+            self.flush_failed.set(Some(self.instance()));
+        }
+        if self.flush_failed.get() == Some(self.instance()) {
+            return Err(IoError::FlushFailed);
+        }
+        result
+    }
+}
+
+/// An unreadable slot counts as damaged; a device that isn't there is an error.
+async fn read_slot(
+    device: &dyn BlockDevice,
+    slot: u32,
+    labelled_sectors: u64,
+) -> Result<Slot, IoError> {
+    match device.read(slot_range(slot, labelled_sectors)).await {
+        Ok(read) => Ok(Slot::parse(&read.value, slot)),
+        Err(IoError::Lost) => Err(IoError::Lost),
+        Err(_) => Ok(Slot::Damaged),
+    }
+}
+
+impl Medium {
+    fn change(
+        &self,
+        range: SectorRange,
+        operation: impl FnOnce(&dyn BlockDevice) -> IoFuture<'static, ()> + 'static,
+    ) -> IoFuture<'static, ()> {
+        let shared = Rc::clone(&self.shared);
+        let started = self.shared.gate.pass(move || match shared.refusal(range) {
+            Some(error) => futures::future::ready(Err(error)).boxed_local(),
+            None => operation(&*shared.device()),
+        });
+        let shared = Rc::clone(&self.shared);
+        started.map(move |result| shared.translate(result)).boxed_local()
+    }
+}
+
+impl BlockDevice for Medium {
+    fn geometry(&self) -> Geometry {
+        self.shared.device().geometry()
+    }
+
+    fn read(&self, range: SectorRange) -> IoFuture<'static, Buffer> {
+        let shared = Rc::clone(&self.shared);
+        let started = self.shared.gate.pass(move || shared.device().read(range));
+        let shared = Rc::clone(&self.shared);
+        started.map(move |result| shared.translate(result)).boxed_local()
+    }
+
+    fn write(&self, start: Lba, data: Buffer, durability: Durability) -> IoFuture<'static, ()> {
+        let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
+        self.change(range, move |device| device.write(start, data, durability))
+    }
+
+    fn flush(&self, instance: Instance) -> IoFuture<'static, ()> {
+        let shared = Rc::clone(&self.shared);
+        let started = self.shared.gate.pass(move || {
+            if instance != shared.instance() {
+                let now = shared.device_instance.get();
+                return futures::future::ready(Err(IoError::Restarted { now })).boxed_local();
+            }
+            shared.device().flush(shared.device_instance.get())
+        });
+        let shared = Rc::clone(&self.shared);
+        async move {
+            let flushed = shared.translate(started.await);
+            shared.note_flush(flushed.as_ref().map(|_| ()).map_err(|error| *error))?;
+            flushed
+        }
+        .boxed_local()
+    }
+
+    fn discard(&self, range: SectorRange) -> IoFuture<'static, ()> {
+        self.change(range, move |device| device.discard(range))
+    }
+
+    fn write_zeroes(&self, range: SectorRange, durability: Durability) -> IoFuture<'static, ()> {
+        self.change(range, move |device| device.write_zeroes(range, durability))
+    }
+
+    fn claim(&self, claim: Claim) -> IoFuture<'static, Holder> {
+        let shared = Rc::clone(&self.shared);
+        let done = self.shared.gate.barrier(async move { shared.claim(claim).await });
+        async move { done.await.unwrap_or(Err(IoError::Lost)) }.boxed_local()
+    }
+
+    fn renew(&self) -> IoFuture<'static, Holder> {
+        let result = match self.ownership() {
+            Ownership::Unreadable => Err(IoError::Refused(RefusalReason::FieldUnreadable)),
+            ownership => Ok(Completion::new(self.instance(), ownership.holder())),
+        };
+        futures::future::ready(result).boxed_local()
+    }
+
+    fn next_event(&self) -> LocalBoxFuture<'static, DeviceEvent> {
+        self.shared.device().next_event()
+    }
+}
+
+#[cfg(test)]
+#[path = "medium/tests.rs"]
+mod tests;

@@ -1,0 +1,303 @@
+//! Commands within a session: who may do what, and at most once.
+
+use block::{Buffer, Claim, Durability, Epoch, IoError, OwnerId, RefusalReason, SECTOR_BYTES};
+
+use super::export::{Export, PortState};
+use super::io::{IoOperation, IoResult, IoValue, Start, Work};
+use super::queue::Access;
+use super::session::{Cached, Slot, is_present, no_session, reply};
+use super::stats::Drop;
+use super::{PortId, Shared};
+use crate::medium::Ownership;
+use crate::wire::{HolderPayload, Operation, SessionReply, SessionRequest, Status};
+
+/// A session's command that waits for its turn or for the device.
+pub(super) struct SessionWork {
+    port: PortId,
+    request: SessionRequest,
+    data: Buffer,
+    /// CLAIM: for whom.
+    owner: OwnerId,
+}
+
+/// What to do with a command that may run.
+enum Verdict {
+    /// It is answered with who holds the medium.
+    Holder,
+    /// It takes its place in the queue.
+    Queue(Access),
+}
+
+pub(super) fn handle(
+    export: &mut Export,
+    shared: &mut Shared,
+    port: &PortState,
+    request: SessionRequest,
+    payload: &[u8],
+) {
+    let now = shared.now;
+    let present = is_present(export, request.instance);
+    let Some(session) = export.sessions.get_mut(request.session).filter(|_| present) else {
+        return no_session(export, shared, port, &request);
+    };
+    if !session.admit(&request, now) {
+        return answer(export, shared, port, &request, Status::OutsideWindow, 0, Buffer::empty());
+    }
+    if request.operation == Operation::Close {
+        answer(export, shared, port, &request, Status::Ok, 0, Buffer::empty());
+        return export.sessions.close(request.session);
+    }
+    if request.operation.is_once() {
+        match session.slot(request.sequence) {
+            Some(Slot::Running(operation)) if *operation == request.operation => {
+                return export.stats.dropped(Drop::Repeated);
+            }
+            Some(Slot::Done(cached)) if cached.operation == request.operation => {
+                let cached = *cached;
+                export.stats.replayed += 1;
+                let Cached { status, detail, holder, .. } = cached;
+                let payload = holder.map_or_else(Buffer::empty, HolderPayload::emit);
+                return answer(export, shared, port, &request, status, detail, payload);
+            }
+            // One number, two commands: the client contradicts itself.
+            Some(_) => return export.stats.dropped(Drop::Malformed),
+            None => {}
+        }
+    }
+    let owner = match request.operation {
+        Operation::Claim => HolderPayload::parse_claim(payload).unwrap_or_default(),
+        _ => OwnerId::NONE,
+    };
+    match judge(export, export.session_sectors_max(port), &request, owner) {
+        Ok(Verdict::Queue(access)) => {
+            enqueue(export, port, request, payload, owner, access);
+        }
+        Ok(Verdict::Holder) => {
+            let payload = HolderPayload::emit(export.device.ownership.holder());
+            export.stats.others += 1;
+            conclude(export, shared, port, &request, Status::Ok, 0, payload);
+        }
+        Err(error) => {
+            export.stats.failed(error);
+            let (status, detail) = Status::of(error);
+            conclude(export, shared, port, &request, status, detail, Buffer::empty());
+        }
+    }
+}
+
+fn enqueue(
+    export: &mut Export,
+    port: &PortState,
+    request: SessionRequest,
+    payload: &[u8],
+    owner: OwnerId,
+    access: Access,
+) {
+    let is_write = request.operation == Operation::Write;
+    let bytes = match request.operation {
+        Operation::Read | Operation::Write => u64::from(request.sectors) * SECTOR_BYTES as u64,
+        _ => 0,
+    };
+    if !export.queue.has_room(bytes) {
+        return export.stats.dropped(Drop::QueueFull);
+    }
+    let Some(session) = export.sessions.get_mut(request.session) else { return };
+    session.begin(request.sequence, request.operation);
+    let data = if is_write { Buffer::copy_of(payload) } else { Buffer::empty() };
+    let work = SessionWork { port: port.id, request, data, owner };
+    export.queue.push(access, bytes, Work::Session(work));
+}
+
+/// Whether and how a command may run; asked at arrival and again when its turn has come, because a
+/// claim may have come between.
+fn judge(
+    export: &Export,
+    sectors_max: u32,
+    request: &SessionRequest,
+    owner: OwnerId,
+) -> Result<Verdict, IoError> {
+    check_epoch(export.device.ownership, request, owner)?;
+    let range = request.range();
+    let geometry = &export.device.geometry;
+    match request.operation {
+        Operation::Read | Operation::Write if request.sectors > sectors_max => {
+            return Err(IoError::OutOfRange(range));
+        }
+        Operation::Read | Operation::Write | Operation::Discard | Operation::WriteZeroes
+            if request.sectors == 0 || !range.fits(geometry.sectors) =>
+        {
+            return Err(IoError::OutOfRange(range));
+        }
+        _ => {}
+    }
+    let changes = request.operation.is_once() && request.operation != Operation::Flush;
+    let held = export.device.ownership.holder();
+    let is_known = held.epoch == request.epoch && held.owner == owner;
+    if changes && export.is_read_only() && !(request.operation == Operation::Claim && is_known) {
+        return Err(IoError::ReadOnly);
+    }
+    match request.operation {
+        Operation::Read => Ok(Verdict::Queue(Access::Read(range))),
+        Operation::Write | Operation::Discard | Operation::WriteZeroes => {
+            Ok(Verdict::Queue(Access::Write(range)))
+        }
+        Operation::Flush => Ok(Verdict::Queue(Access::Free)),
+        Operation::Claim if is_known => Ok(Verdict::Holder),
+        Operation::Claim => Ok(Verdict::Queue(Access::Barrier)),
+        Operation::Status => Ok(Verdict::Holder),
+        Operation::Hello | Operation::Open | Operation::Close | Operation::Unknown(_) => {
+            Err(IoError::Unsupported)
+        }
+    }
+}
+
+/// Rule 3: only the holder of the accepted epoch, and observers who look, get through; only CLAIM
+/// raises it.
+fn check_epoch(
+    ownership: Ownership,
+    request: &SessionRequest,
+    owner: OwnerId,
+) -> Result<(), IoError> {
+    let looks = matches!(request.operation, Operation::Read | Operation::Status);
+    if matches!(request.operation, Operation::Unknown(_)) {
+        return Err(IoError::Unsupported);
+    }
+    if request.epoch == Epoch::OBSERVER {
+        let refused = IoError::Refused(RefusalReason::ObserverOnly);
+        return if looks { Ok(()) } else { Err(refused) };
+    }
+    let is_claim = request.operation == Operation::Claim;
+    if ownership == Ownership::Unreadable {
+        let refused = IoError::Refused(RefusalReason::FieldUnreadable);
+        return if is_claim && request.force { Ok(()) } else { Err(refused) };
+    }
+    let holder = ownership.holder();
+    let allowed = match is_claim {
+        true => {
+            request.epoch > holder.epoch || request.epoch == holder.epoch && owner == holder.owner
+        }
+        false => request.epoch == holder.epoch,
+    };
+    if allowed { Ok(()) } else { Err(IoError::Fenced { highest: holder.epoch }) }
+}
+
+/// A command's turn has come.
+pub(super) fn start(export: &mut Export, shared: &mut Shared, work: &mut SessionWork) -> Start {
+    let request = work.request;
+    if !is_present(export, request.instance) {
+        if let Some(port) = shared.ports.get(&work.port).cloned() {
+            no_session(export, shared, &port, &request);
+        }
+        return Start::Answered;
+    }
+    // What fits into a message was judged at arrival.
+    match judge(export, u32::MAX, &request, work.owner) {
+        Ok(Verdict::Queue(_)) => {}
+        Ok(Verdict::Holder) => {
+            let held = IoValue::Holder(export.device.ownership.holder());
+            let done = Ok(block::Completion::new(export.device.instance, held));
+            finish(export, shared, work, done);
+            return Start::Answered;
+        }
+        Err(error) => {
+            finish(export, shared, work, Err(error));
+            return Start::Answered;
+        }
+    }
+    let durability = if request.durable { Durability::Durable } else { Durability::Volatile };
+    Start::Io(match request.operation {
+        Operation::Read => IoOperation::Read(request.range()),
+        Operation::Write => IoOperation::Write {
+            start: request.lba,
+            data: std::mem::replace(&mut work.data, Buffer::empty()),
+            durability,
+        },
+        Operation::Discard => IoOperation::Discard(request.range()),
+        Operation::WriteZeroes => IoOperation::WriteZeroes { range: request.range(), durability },
+        Operation::Claim => IoOperation::Claim(Claim {
+            epoch: request.epoch,
+            owner: work.owner,
+            force: request.force,
+        }),
+        _ => IoOperation::Flush(request.instance),
+    })
+}
+
+/// The device has answered.
+pub(super) fn finish(
+    export: &mut Export,
+    shared: &mut Shared,
+    work: &SessionWork,
+    result: IoResult,
+) {
+    let request = &work.request;
+    let range = request.range();
+    let (status, detail, payload) = match result.map(|completion| completion.value) {
+        Ok(IoValue::Data(data)) if data.len() as u64 == range.len_bytes() => {
+            export.stats.reads += 1;
+            export.stats.read_bytes += range.len_bytes();
+            (Status::Ok, 0, data)
+        }
+        Ok(IoValue::Data(_)) => failure(export, IoError::Medium(range)),
+        Ok(IoValue::Holder(holder)) => {
+            export.stats.others += 1;
+            (Status::Ok, 0, HolderPayload::emit(holder))
+        }
+        Ok(IoValue::Done) => {
+            match request.operation {
+                Operation::Write => {
+                    export.stats.writes += 1;
+                    export.stats.written_bytes += range.len_bytes();
+                }
+                Operation::Flush => export.stats.flushes += 1,
+                _ => export.stats.others += 1,
+            }
+            (Status::Ok, 0, Buffer::empty())
+        }
+        Err(error) => failure(export, error),
+    };
+    let Some(session) = export.sessions.get_mut(request.session) else { return };
+    let holder = HolderPayload::parse(&payload).ok();
+    let cached = Cached { operation: request.operation, status, detail, holder };
+    session.end(request.sequence, cached);
+    if let Some(port) = shared.ports.get(&work.port).cloned() {
+        answer(export, shared, &port, request, status, detail, payload);
+    }
+}
+
+fn failure(export: &mut Export, error: IoError) -> (Status, u64, Buffer) {
+    export.stats.failed(error);
+    let (status, detail) = Status::of(error);
+    (status, detail, Buffer::empty())
+}
+
+/// Answers a command that never was in the queue, and remembers the answer.
+fn conclude(
+    export: &mut Export,
+    shared: &mut Shared,
+    port: &PortState,
+    request: &SessionRequest,
+    status: Status,
+    detail: u64,
+    payload: Buffer,
+) {
+    let holder = HolderPayload::parse(&payload).ok();
+    let cached = Cached { operation: request.operation, status, detail, holder };
+    if let Some(session) = export.sessions.get_mut(request.session) {
+        session.remember(request.sequence, cached);
+    }
+    answer(export, shared, port, request, status, detail, payload);
+}
+
+fn answer(
+    export: &mut Export,
+    shared: &mut Shared,
+    port: &PortState,
+    request: &SessionRequest,
+    status: Status,
+    detail: u64,
+    payload: Buffer,
+) {
+    let reply = SessionReply { detail, ..reply(export, shared, port, request, status) };
+    shared.send(port.id, reply.emit(payload));
+}

@@ -1,0 +1,201 @@
+//! What the target knows of one export.
+
+use std::collections::BTreeSet;
+
+use block::{Geometry, Instance, SECTOR_BYTES};
+
+use super::access::Lists;
+use super::io::Work;
+use super::queue::{Queue, QueueLimits};
+use super::session::Sessions;
+use super::stats::ExportStats;
+use super::{ExportId, PortId};
+use crate::medium::Ownership;
+use crate::wire::{ShelfSlot, WINDOW_MAX, ata_sectors_max, session_sectors_max};
+
+/// Commands that an export takes before it drops: the windows of a few busy sessions.
+const QUEUE_ENTRIES_MAX: usize = 2 * WINDOW_MAX as usize;
+/// Bytes that the commands of an export may hold or ask for.
+const QUEUE_BYTES_MAX: u64 = 16 << 20;
+/// What plain clients get at once by default: whole 4 KiB blocks, and no more fragments than Linux
+/// can put into a frame.
+const PLAIN_SECTORS_DEFAULT: u8 = 16;
+/// The fewest buffers to advertise: with one, Linux never comes up.
+const BUFFER_COUNT_MIN: u16 = 4;
+
+/// How requests that are refused for who asks (a reservation) are answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnRefusal {
+    /// By an ATA error: Linux turns it into an I/O error at once.
+    #[default]
+    AtaError,
+    /// By an AoE error, as the protocol has it; Linux retries for three minutes.
+    AoeError,
+    /// Not at all. WinAoE takes any error as success.
+    Silent,
+}
+
+/// On which ports an export answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// On all.
+    #[default]
+    AllPorts,
+    /// On those of these names.
+    Ports(BTreeSet<String>),
+}
+
+/// How an export behaves.
+#[derive(Clone, Debug)]
+pub struct ExportOptions {
+    /// Its address; no wildcards.
+    pub address: ShelfSlot,
+    /// Its name, for people.
+    pub name: String,
+    /// Serial number in IDENTIFY, at most 20 bytes.
+    pub serial: String,
+    /// Refuse writes.
+    pub read_only: bool,
+    /// Answer plain writes before they are on stable storage, and say so in IDENTIFY.
+    pub write_cache: bool,
+    /// Most sectors per command to advertise to plain clients; `None` for what suits the port.
+    pub sectors_max: Option<u8>,
+    /// Messages to advertise that we queue.
+    pub buffer_count: u16,
+    /// Announce at start and at changes.
+    pub announce: bool,
+    /// The configuration string.
+    pub config_string: Vec<u8>,
+    /// Whether clients may change mask list and reservation by the protocol.
+    pub lists_editable: bool,
+    /// How refusals are told.
+    pub on_refusal: OnRefusal,
+    /// Where it answers.
+    pub reach: Reach,
+}
+
+impl ExportOptions {
+    /// The defaults for an export at `address`.
+    pub fn new(address: ShelfSlot, name: impl Into<String>) -> ExportOptions {
+        ExportOptions {
+            address,
+            name: name.into(),
+            serial: format!("{}.{}", address.shelf, address.slot),
+            read_only: false,
+            write_cache: false,
+            sectors_max: None,
+            buffer_count: 64,
+            announce: true,
+            config_string: Vec::new(),
+            lists_editable: true,
+            on_refusal: OnRefusal::default(),
+            reach: Reach::default(),
+        }
+    }
+}
+
+/// The device behind an export as its driver sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceState {
+    /// Size and habits.
+    pub geometry: Geometry,
+    /// The instance that answers at present.
+    pub instance: Instance,
+    /// Whose it is.
+    pub ownership: Ownership,
+}
+
+/// An interface as the state machine sees it.
+#[derive(Clone, Debug)]
+pub(super) struct PortState {
+    pub id: PortId,
+    pub name: String,
+    pub mac: crate::wire::MacAddr,
+    pub mtu_bytes: usize,
+}
+
+pub(super) struct Export {
+    pub id: ExportId,
+    pub options: ExportOptions,
+    pub device: DeviceState,
+    pub config_string: Vec<u8>,
+    pub lists: Lists,
+    pub queue: Queue<Work>,
+    pub sessions: Sessions,
+    pub stats: ExportStats,
+    /// Plain writes were answered from a cache since the last flush.
+    pub plain_unflushed: bool,
+    /// Such writes may be gone with an instance: the next plain flush says so.
+    pub plain_lost: bool,
+}
+
+impl Export {
+    pub(super) fn new(id: ExportId, options: ExportOptions, device: DeviceState) -> Export {
+        let limits = QueueLimits { entries_max: QUEUE_ENTRIES_MAX, bytes_max: QUEUE_BYTES_MAX };
+        let config_string = options.config_string.clone();
+        Export {
+            id,
+            options,
+            device,
+            config_string,
+            lists: Lists::default(),
+            queue: Queue::new(limits),
+            sessions: Sessions::default(),
+            stats: ExportStats::default(),
+            plain_unflushed: false,
+            plain_lost: false,
+        }
+    }
+
+    pub(super) fn address(&self) -> ShelfSlot {
+        self.options.address
+    }
+
+    pub(super) fn answers_on(&self, port: &PortState) -> bool {
+        match &self.options.reach {
+            Reach::AllPorts => true,
+            Reach::Ports(names) => names.contains(&port.name),
+        }
+    }
+
+    pub(super) fn is_read_only(&self) -> bool {
+        self.options.read_only || self.device.geometry.read_only
+    }
+
+    pub(super) fn buffer_count(&self) -> u16 {
+        self.options.buffer_count.max(BUFFER_COUNT_MIN)
+    }
+
+    fn transfer_sectors_max(&self) -> u32 {
+        self.device.geometry.max_transfer_bytes / SECTOR_BYTES as u32
+    }
+
+    /// Most sectors that a plain command may have on this port.
+    pub(super) fn plain_sectors_max(&self, port: &PortState) -> u8 {
+        let transfer = u8::try_from(self.transfer_sectors_max()).unwrap_or(u8::MAX);
+        ata_sectors_max(port.mtu_bytes).min(transfer)
+    }
+
+    /// Most sectors per plain command to advertise on this port: whole blocks where they fit, so
+    /// that no client makes the disk read in order to write.
+    pub(super) fn plain_sectors_advertised(&self, port: &PortState) -> u8 {
+        let possible = self.plain_sectors_max(port);
+        let wanted = self.options.sectors_max.unwrap_or(PLAIN_SECTORS_DEFAULT).max(1);
+        let sectors = possible.min(wanted);
+        if sectors >= 8 && self.options.sectors_max.is_none() { sectors & !7 } else { sectors }
+    }
+
+    /// Most sectors that a session's READ or WRITE may have on this port.
+    pub(super) fn session_sectors_max(&self, port: &PortState) -> u32 {
+        session_sectors_max(port.mtu_bytes).min(self.transfer_sectors_max())
+    }
+
+    /// Another instance answers now: no session outlives that.
+    pub(super) fn set_instance(&mut self, instance: Instance) {
+        if self.device.instance != instance {
+            self.device.instance = instance;
+            self.sessions.end_all();
+            self.plain_lost |= std::mem::take(&mut self.plain_unflushed);
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What the target asks of the devices behind its exports, and for whom.
+
+use block::{Buffer, Claim, Completion, Durability, Holder, Instance, IoError, Lba, SectorRange};
+
+use super::plain::PlainWork;
+use super::queue::Ticket;
+use super::session::{OpenWork, SessionWork};
+use super::{ExportId, PortId};
+use crate::driver::Frame;
+use std::collections::VecDeque;
+
+/// The number of a request to a device, for its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct IoId {
+    /// Whose device.
+    pub export: ExportId,
+    pub(super) ticket: Ticket,
+}
+
+/// A request to the device of an export.
+#[derive(Clone, Debug)]
+pub struct IoRequest {
+    /// To be given back with the answer.
+    pub id: IoId,
+    /// What to do.
+    pub operation: IoOperation,
+}
+
+/// What to do. Requests that are out at the same time don't overlap.
+#[derive(Clone, Debug)]
+pub enum IoOperation {
+    /// Read sectors.
+    Read(SectorRange),
+    /// Write sectors.
+    Write {
+        /// First sector.
+        start: Lba,
+        /// The sectors' contents.
+        data: Buffer,
+        /// When to answer.
+        durability: Durability,
+    },
+    /// Flush what this instance answered.
+    Flush(Instance),
+    /// Forget the contents of sectors.
+    Discard(SectorRange),
+    /// Make sectors read as zeros.
+    WriteZeroes {
+        /// Which.
+        range: SectorRange,
+        /// When to answer.
+        durability: Durability,
+    },
+    /// Record an owner.
+    Claim(Claim),
+}
+
+/// What a device answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IoValue {
+    /// Done.
+    Done,
+    /// The sectors that were read.
+    Data(Buffer),
+    /// The owner that was recorded.
+    Holder(Holder),
+}
+
+/// The answer of a device.
+pub type IoResult = Result<Completion<IoValue>, IoError>;
+
+/// A command in the queue of an export.
+pub(super) enum Work {
+    Plain(PlainWork),
+    Session(SessionWork),
+    Open(OpenWork),
+    /// In the place of a command while it is being started.
+    Started,
+}
+
+/// What becomes of a command whose turn has come.
+pub(super) enum Start {
+    /// The device is asked.
+    Io(IoOperation),
+    /// It has been answered without the device.
+    Answered,
+}
+
+/// Frames that may wait to be taken away. A batch of requests is answered by fewer.
+const TRANSMIT_MAX: usize = 16 * 1024;
+
+/// What the state machine has for its driver.
+#[derive(Default)]
+pub(super) struct Outbox {
+    frames: VecDeque<(PortId, Frame)>,
+    requests: VecDeque<IoRequest>,
+}
+
+impl Outbox {
+    /// False when there is no room.
+    pub(super) fn send(&mut self, port: PortId, frame: Frame) -> bool {
+        let has_room = self.frames.len() < TRANSMIT_MAX;
+        if has_room {
+            self.frames.push_back((port, frame));
+        }
+        has_room
+    }
+
+    pub(super) fn request(&mut self, request: IoRequest) {
+        self.requests.push_back(request);
+    }
+
+    pub(super) fn poll_frame(&mut self) -> Option<(PortId, Frame)> {
+        self.frames.pop_front()
+    }
+
+    pub(super) fn poll_request(&mut self) -> Option<IoRequest> {
+        self.requests.pop_front()
+    }
+}

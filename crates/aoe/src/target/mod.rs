@@ -1,0 +1,402 @@
+//! The target: answers for many exports on many ports, without doing any I/O itself.
+//!
+//! Its driver feeds it what arrived and takes away what it has to say:
+//!
+//! - `handle_frame`, `handle_io_done`, `handle_timeout`: something happened, at `now`;
+//! - `poll_io`, `poll_transmit`, `poll_timeout`: drain the first two after each of the above (one
+//!   answer may let several commands run), then sleep until the third;
+//! - `add_*`, `remove_*`, `set_*`, `announce`: the administrator's commands.
+//!
+//! Commands of an export run in the order of their arrival where they overlap, whoever sent them
+//! ([`queue`]). What a plain client and what a session may do is decided in [`plain`] and
+//! [`command`]; sessions are opened and remembered in [`session`].
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use block::{Holder, Instant, IoError};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use crate::driver::Frame;
+use crate::medium::Ownership;
+use crate::wire::{AoeError, AtaReply, Command, Header, MacAddr, ShelfSlot};
+
+mod access;
+mod command;
+mod discover;
+mod export;
+mod io;
+mod plain;
+mod queue;
+mod session;
+mod stats;
+
+pub use export::{DeviceState, ExportOptions, OnRefusal, Reach};
+pub use io::{IoId, IoOperation, IoRequest, IoResult, IoValue};
+pub use queue::Ticket;
+pub use stats::{Drop, ExportStats, TargetStats};
+
+use export::{Export, PortState};
+use io::{Outbox, Start, Work};
+
+/// What plain clients hear as firmware version.
+const FIRMWARE_VERSION: u16 = 1;
+const FIRMWARE_TEXT: &str = "0.1";
+
+/// An interface, as its driver numbers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortId(pub u32);
+
+/// An export; never the same number twice in a target's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ExportId(pub(crate) u64);
+
+/// The machine that the target runs on.
+#[derive(Clone, Debug)]
+pub struct NodeIdentity {
+    /// Its lasting identity.
+    pub id: uuid::Uuid,
+    /// Its name, for people.
+    pub name: String,
+}
+
+/// Why an export can't be added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddExportError {
+    /// Something else is exported there.
+    #[error("{0} is exported already")]
+    AddressInUse(ShelfSlot),
+    /// A wildcard is no address.
+    #[error("{0} is not an address of an export")]
+    InvalidAddress(ShelfSlot),
+}
+
+/// What is to be known about an export from outside.
+#[derive(Clone, Debug)]
+pub struct ExportStatus {
+    /// Its number.
+    pub id: ExportId,
+    /// How it was set up.
+    pub options: ExportOptions,
+    /// Its device.
+    pub device: DeviceState,
+    /// The configuration string as it is now.
+    pub config_string: Vec<u8>,
+    /// Open sessions.
+    pub sessions: usize,
+    /// Commands in the queue.
+    pub queued: usize,
+    /// Bytes that those hold or ask for.
+    pub queued_bytes: u64,
+    /// Counters.
+    pub stats: ExportStats,
+}
+
+/// The state machine.
+pub struct Target {
+    shared: Shared,
+    exports: BTreeMap<ExportId, Export>,
+    addresses: BTreeMap<ShelfSlot, ExportId>,
+    next_export: u64,
+}
+
+/// What all exports share.
+struct Shared {
+    node: NodeIdentity,
+    now: Instant,
+    ports: BTreeMap<PortId, Rc<PortState>>,
+    random: SmallRng,
+    out: Outbox,
+    stats: TargetStats,
+    /// Openings may be pending somewhere; spares looking for them.
+    has_pending: bool,
+}
+
+impl Shared {
+    fn send(&mut self, port: PortId, frame: Frame) {
+        if !self.out.send(port, frame) {
+            self.stats.transmit_full += 1;
+        }
+    }
+
+    /// Tells a plain client that its request makes no sense. The answer ends behind the header that
+    /// its command has, with all else zero: nothing of the request is sent back.
+    fn refuse(&mut self, export: &mut Export, port: &PortState, asked: &Header, error: AoeError) {
+        export.stats.refused += 1;
+        let answer = asked.answer(port.mac, export.address());
+        let header = Header { error: Some(error), ..answer };
+        let frame = AtaReply { header, flags: 0, error: 0, count: 0, status: 0, lba_raw: 0 };
+        self.send(port.id, frame.emit(block::Buffer::empty()));
+    }
+}
+
+impl Target {
+    /// A target without exports and ports. Nonces follow from `seed`.
+    pub fn new(node: NodeIdentity, seed: u64) -> Target {
+        let shared = Shared {
+            node,
+            now: Instant::default(),
+            ports: BTreeMap::new(),
+            random: SmallRng::seed_from_u64(seed),
+            out: Outbox::default(),
+            stats: TargetStats::default(),
+            has_pending: false,
+        };
+        Target { shared, exports: BTreeMap::new(), addresses: BTreeMap::new(), next_export: 0 }
+    }
+
+    /// A frame has arrived.
+    pub fn handle_frame(&mut self, now: Instant, port: PortId, frame: &[u8]) {
+        self.shared.now = now;
+        self.shared.stats.frames += 1;
+        let is_group = |mac: MacAddr| mac.0[0] & 1 != 0;
+        let header = match Header::parse(frame) {
+            Ok(header) if !is_group(header.source) => header,
+            // An answer to a group would ask others to answer.
+            _ => return self.shared.stats.malformed += 1,
+        };
+        if header.response {
+            return;
+        }
+        let Some(port) = self.shared.ports.get(&port).cloned() else { return };
+        if header.address.is_concrete() {
+            let id = self.addresses.get(&header.address).copied();
+            let reached = id.is_some_and(|id| self.handle_request(id, &port, &header, frame));
+            if !reached {
+                self.shared.stats.not_ours += 1;
+            }
+            return;
+        }
+        // A session has one end: nobody opens it with whoever is there.
+        if header.command == Command::Session {
+            return self.shared.stats.not_ours += 1;
+        }
+        let matching = self.addresses.iter().filter(|(own, _)| header.address.matches(**own));
+        let matching: Vec<ExportId> = matching.map(|(_, id)| *id).collect();
+        for id in matching {
+            self.handle_request(id, &port, &header, frame);
+        }
+    }
+
+    /// A device has answered.
+    pub fn handle_io_done(&mut self, now: Instant, id: IoId, result: IoResult) {
+        self.shared.now = now;
+        let Some(export) = self.exports.get_mut(&id.export) else { return };
+        let Some(work) = export.queue.finish(id.ticket) else { return };
+        match &result {
+            Ok(completion) => {
+                export.set_instance(completion.instance);
+                if let IoValue::Holder(holder) = completion.value {
+                    export.device.ownership = Ownership::Held(holder);
+                }
+            }
+            Err(IoError::Restarted { now }) => export.set_instance(*now),
+            Err(_) => {}
+        }
+        match work {
+            Work::Plain(work) => plain::finish(export, &mut self.shared, &work, result),
+            Work::Session(work) => command::finish(export, &mut self.shared, &work, result),
+            Work::Open(work) => session::finish_open(export, &mut self.shared, &work, result),
+            Work::Started => {}
+        }
+        pump(export, &mut self.shared);
+    }
+
+    /// The time that `poll_timeout` named has come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.shared.now = now;
+        for export in self.exports.values_mut() {
+            export.sessions.expire(now);
+        }
+        self.shared.has_pending =
+            self.exports.values().any(|export| export.sessions.next_expiry().is_some());
+    }
+
+    /// The next frame to send, and where.
+    pub fn poll_transmit(&mut self) -> Option<(PortId, Frame)> {
+        self.shared.out.poll_frame()
+    }
+
+    /// The next request to a device.
+    pub fn poll_io(&mut self) -> Option<IoRequest> {
+        self.shared.out.poll_request()
+    }
+
+    /// When to call `handle_timeout`.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if !self.shared.has_pending {
+            return None;
+        }
+        self.exports.values().filter_map(|export| export.sessions.next_expiry()).min()
+    }
+
+    /// Adds an export, and announces it.
+    pub fn add_export(
+        &mut self,
+        options: ExportOptions,
+        device: DeviceState,
+    ) -> Result<ExportId, AddExportError> {
+        let address = options.address;
+        if !address.is_concrete() {
+            return Err(AddExportError::InvalidAddress(address));
+        }
+        if self.addresses.contains_key(&address) {
+            return Err(AddExportError::AddressInUse(address));
+        }
+        let id = ExportId(self.next_export);
+        self.next_export += 1;
+        self.addresses.insert(address, id);
+        self.exports.insert(id, Export::new(id, options, device));
+        self.announce(id);
+        Ok(id)
+    }
+
+    /// Takes an export away. Answers of its device are ignored from now on, its sessions get none.
+    pub fn remove_export(&mut self, id: ExportId) -> bool {
+        let Some(export) = self.exports.remove(&id) else { return false };
+        self.addresses.remove(&export.address());
+        true
+    }
+
+    /// Adds an interface, or takes note of its present address and MTU; exports are announced there.
+    pub fn set_port(&mut self, id: PortId, name: String, mac: MacAddr, mtu_bytes: usize) {
+        let port = Rc::new(PortState { id, name, mac, mtu_bytes });
+        self.shared.ports.insert(id, Rc::clone(&port));
+        for export in self.exports.values().filter(|export| export.options.announce) {
+            if export.answers_on(&port) {
+                discover::announce(export, &mut self.shared, &port);
+            }
+        }
+    }
+
+    /// Takes an interface away.
+    pub fn remove_port(&mut self, id: PortId) {
+        self.shared.ports.remove(&id);
+    }
+
+    /// Takes note of how the device behind an export is now: grown, reopened, claimed otherwise.
+    /// A change of size is announced.
+    pub fn set_device(&mut self, id: ExportId, device: DeviceState) {
+        let Some(export) = self.exports.get_mut(&id) else { return };
+        let resized = export.device.geometry.sectors != device.geometry.sectors;
+        export.set_instance(device.instance);
+        export.device = device;
+        if resized {
+            self.announce(id);
+        }
+    }
+
+    /// Announces an export on all its ports, if it is one to be announced.
+    pub fn announce(&mut self, id: ExportId) {
+        let Some(export) = self.exports.get(&id).filter(|export| export.options.announce) else {
+            return;
+        };
+        let ports: Vec<Rc<PortState>> = self.shared.ports.values().cloned().collect();
+        for port in ports.iter().filter(|port| export.answers_on(port)) {
+            discover::announce(export, &mut self.shared, port);
+        }
+    }
+
+    /// How an export is doing.
+    pub fn export_status(&self, id: ExportId) -> Option<ExportStatus> {
+        self.exports.get(&id).map(|export| ExportStatus {
+            id,
+            options: export.options.clone(),
+            device: export.device,
+            config_string: export.config_string.clone(),
+            sessions: export.sessions.len(),
+            queued: export.queue.len(),
+            queued_bytes: export.queue.bytes(),
+            stats: export.stats,
+        })
+    }
+
+    /// All exports, in order of their addresses.
+    pub fn exports(&self) -> Vec<ExportStatus> {
+        self.addresses.values().filter_map(|id| self.export_status(*id)).collect()
+    }
+
+    /// Which export has an address.
+    pub fn export_at(&self, address: ShelfSlot) -> Option<ExportId> {
+        self.addresses.get(&address).copied()
+    }
+
+    /// Who holds the device of an export.
+    pub fn holder(&self, id: ExportId) -> Option<Holder> {
+        self.exports.get(&id).map(|export| export.device.ownership.holder())
+    }
+
+    /// Counters about frames that belong to no export.
+    pub fn stats(&self) -> TargetStats {
+        self.shared.stats
+    }
+
+    /// A request for an export; false if it doesn't answer on that port.
+    fn handle_request(
+        &mut self,
+        id: ExportId,
+        port: &PortState,
+        header: &Header,
+        frame: &[u8],
+    ) -> bool {
+        let Some(export) = self.exports.get_mut(&id) else { return false };
+        let shared = &mut self.shared;
+        if !export.answers_on(port) {
+            return false;
+        }
+        if header.command == Command::Session {
+            session::handle(export, shared, port, frame);
+            pump(export, shared);
+            return true;
+        }
+        let open = export.device.ownership.is_open_to_plain_clients();
+        if open && !export.lists.is_heard(header.source) {
+            export.stats.dropped(Drop::Denied);
+            return true;
+        }
+        match header.command {
+            _ if !header.is_our_version() => {
+                shared.refuse(export, port, header, AoeError::UnsupportedVersion);
+            }
+            Command::Ata => plain::handle(export, shared, port, frame),
+            Command::Config => discover::config(export, shared, port, frame),
+            Command::Mask => discover::mask(export, shared, port, frame),
+            Command::Reserve => discover::reserve(export, shared, port, frame),
+            Command::Session | Command::Unknown(_) => {
+                shared.refuse(export, port, header, AoeError::UnrecognisedCommand);
+            }
+        }
+        pump(export, shared);
+        true
+    }
+}
+
+/// Starts every command whose turn has come.
+fn pump(export: &mut Export, shared: &mut Shared) {
+    while let Some((ticket, work)) = export.queue.poll_ready() {
+        // Taken out while it starts: what is decided about it looks at the whole export.
+        let mut work = std::mem::replace(work, Work::Started);
+        let start = match &mut work {
+            Work::Plain(work) => plain::start(export, shared, work),
+            Work::Session(work) => command::start(export, shared, work),
+            Work::Open(work) => session::start_open(export, shared, work),
+            Work::Started => Start::Answered,
+        };
+        match start {
+            Start::Io(operation) => {
+                export.queue.put_back(ticket, work);
+                let id = IoId { export: export.id, ticket };
+                shared.out.request(IoRequest { id, operation });
+            }
+            Start::Answered => {
+                export.queue.finish(ticket);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod slow_device;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,271 @@
+//! The driver on the seeded executor, with a slow disk that keeps no order of its own.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use block::{BlockDevice, Claim, Epoch, Lba, SectorRange};
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+use proptest::prelude::*;
+use runtime::{Executor, Notify, Order};
+
+use super::*;
+use crate::driver::{ExportDevice, Port, TargetDriver};
+use crate::medium::Medium;
+use crate::target::slow_device::{Effect, SlowDevice, block_on, run};
+
+/// A port whose other end is the test.
+#[derive(Default)]
+struct TestPort {
+    arrived: RefCell<VecDeque<Vec<u8>>>,
+    arrival: Rc<Notify>,
+    sent: RefCell<Vec<Vec<u8>>>,
+}
+
+impl TestPort {
+    fn deliver(&self, frame: &Frame) {
+        let bytes = [frame.head.as_slice(), &frame.payload].concat();
+        self.arrived.borrow_mut().push_back(bytes);
+        self.arrival.notify_all();
+    }
+
+    fn take(&self) -> Vec<Vec<u8>> {
+        self.sent.take()
+    }
+}
+
+impl Port for TestPort {
+    fn name(&self) -> String {
+        "test".into()
+    }
+
+    fn mac(&self) -> MacAddr {
+        SERVER
+    }
+
+    fn mtu_bytes(&self) -> usize {
+        9000
+    }
+
+    fn transmit(&self, frames: &mut Vec<Frame>) {
+        let flat = |frame: Frame| [frame.head.as_slice(), &frame.payload].concat();
+        self.sent.borrow_mut().extend(frames.drain(..).map(flat));
+    }
+
+    fn readable(&self) -> LocalBoxFuture<'static, ()> {
+        if !self.arrived.borrow().is_empty() {
+            return futures::future::ready(()).boxed_local();
+        }
+        let arrival = Rc::clone(&self.arrival);
+        async move { arrival.notified().await }.boxed_local()
+    }
+
+    fn receive(&self, sink: &mut dyn FnMut(&[u8])) -> usize {
+        let mut count = 0;
+        while count < 4 {
+            let Some(frame) = self.arrived.borrow_mut().pop_front() else { break };
+            sink(&frame);
+            count += 1;
+        }
+        count
+    }
+}
+
+struct World {
+    executor: Executor,
+    port: Rc<TestPort>,
+    disk: SlowDevice,
+    driver: TargetDriver,
+    export: ExportId,
+}
+
+fn world(seed: u64, sectors: u64, as_medium: bool) -> World {
+    let executor = Executor::new(Instant::default(), seed, Order::Seeded, || {});
+    let handle = executor.handle();
+    let disk = SlowDevice::new(handle.clone(), sectors, 20);
+    let node = NodeIdentity { id: uuid::Uuid::from_bytes([9; 16]), name: "node".into() };
+    let driver = TargetDriver::new(handle.clone(), node);
+    let port = Rc::new(TestPort::default());
+    driver.add_port(port.clone());
+    let (adder, raw) = (driver.clone(), disk.clone());
+    let export = block_on(&executor, async move {
+        let device = if as_medium {
+            ExportDevice::Medium(Rc::new(Medium::open(Rc::new(raw), handle).await.unwrap()))
+        } else {
+            ExportDevice::Device(Rc::new(raw))
+        };
+        adder.add_export(device, ExportOptions::new(ADDRESS, "disk")).await.unwrap()
+    });
+    port.take();
+    disk.effects.borrow_mut().clear();
+    World { executor, port, disk, driver, export: export.unwrap() }
+}
+
+fn ata(client: u8, command: AtaCommand, range: SectorRange, tag: u32) -> AtaRequest {
+    let source = MacAddr([2, 0, 0, 0, 1, client]);
+    let header = Header::request(SERVER, source, ADDRESS, Command::Ata, tag);
+    AtaRequest::new(header, command, range.start, range.count as u8)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    /// Every read returns what a disk that does one thing after the other would, and that is what
+    /// is on the disk in the end.
+    #[test]
+    fn overlapping_commands_of_all_clients_run_in_order_of_arrival(
+        seed in any::<u64>(),
+        commands in prop::collection::vec((any::<bool>(), 0u64..30, 1u64..8, 0u8..4), 1..120),
+    ) {
+        let world = world(seed, 40, false);
+        let mut model = vec![0u8; 40 * 512];
+        let mut expected: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
+        for (tag, (is_write, start, count, client)) in (1u32..).zip(commands) {
+            let range = SectorRange::new(Lba(start), count);
+            let window = start as usize * 512..(start + count) as usize * 512;
+            let frame = if is_write {
+                let data = vec![tag as u8; window.len()];
+                model[window].copy_from_slice(&data);
+                expected.insert(tag, Vec::new());
+                ata(client, AtaCommand::WRITE_EXT, range, tag).emit(Buffer::copy_of(&data))
+            } else {
+                expected.insert(tag, model[window].to_vec());
+                ata(client, AtaCommand::READ_EXT, range, tag).emit(Buffer::empty())
+            };
+            world.port.deliver(&frame);
+            if seed % 3 == 0 {
+                world.executor.run_ready(5);
+            }
+        }
+        run(&world.executor);
+        let mut answered = BTreeMap::new();
+        for bytes in world.port.take() {
+            let (reply, data) = AtaReply::parse(&bytes).unwrap();
+            prop_assert!(!reply.is_failure());
+            prop_assert!(answered.insert(reply.header.tag, data.to_vec()).is_none());
+        }
+        prop_assert!(answered == expected);
+        prop_assert!(*world.disk.bytes.borrow() == model);
+    }
+}
+
+#[test]
+fn commands_that_do_not_overlap_run_together() {
+    let world = world(3, 1000, false);
+    let started = world.executor.handle().now();
+    for i in 0..50 {
+        let range = SectorRange::new(Lba(i * 8), 8);
+        let frame = ata(1, AtaCommand::WRITE_EXT, range, 1 + i as u32);
+        world.port.deliver(&frame.emit(Buffer::zeroed(4096)));
+    }
+    run(&world.executor);
+    assert_eq!(world.port.take().len(), 50);
+    assert!(world.executor.handle().now().since(started) <= Duration::from_millis(20));
+}
+
+/// A session all the way through: opened, claimed on the medium, written, and the disk remembers.
+#[test]
+fn a_session_on_a_medium() {
+    let world = world(5, 8192, true);
+    let mut sequence = 0;
+    let ask = |request: SessionRequest, payload: Buffer| {
+        world.port.deliver(&request.emit(payload));
+        // Long enough for the disk, not for the timers.
+        let until = world.executor.handle().now() + Duration::from_millis(500);
+        loop {
+            while world.executor.run_ready(1000) > 0 {}
+            match world.executor.next_deadline() {
+                Some(at) if at <= until => world.executor.set_now(at),
+                _ => break,
+            }
+        }
+        let mut sent = world.port.take();
+        assert_eq!(sent.len(), 1);
+        let bytes = sent.remove(0);
+        let (reply, payload) = SessionReply::parse(&bytes).unwrap();
+        (reply, payload.to_vec())
+    };
+    let opening = OpenPayload {
+        client: Nonce([1; 16]),
+        target: Nonce::default(),
+        incarnation: Incarnation([2; 16]),
+    };
+    let hello = SessionRequest::new(header(Command::Session), Operation::Hello);
+    let (hello, payload) = ask(hello, OpenPayload::emit_hello(opening.client, opening.incarnation));
+    let target = OpenPayload::parse_hello_reply(&payload).unwrap();
+    let opening = OpenPayload { target, ..opening };
+    let base = SessionRequest {
+        session: hello.session,
+        instance: hello.instance,
+        ..SessionRequest::new(header(Command::Session), Operation::Open)
+    };
+    let (reply, payload) = ask(base, opening.emit());
+    assert_eq!(reply.status, Status::Ok);
+    assert_eq!(ExportInfo::parse(&payload).unwrap().sectors, 8192);
+    let mut next = |operation, lba, sectors| {
+        sequence += 1;
+        let lba = Lba(lba);
+        SessionRequest { operation, sequence, epoch: Epoch(7), lba, sectors, ..base }
+    };
+    let owner = owner(3);
+    let (reply, _) = ask(next(Operation::Claim, 0, 0), HolderPayload::emit_claim(owner));
+    assert_eq!((reply.status, reply.epoch), (Status::Ok, Epoch(7)));
+    let data = Buffer::copy_of(&[0xab; 1024]);
+    assert_eq!(ask(next(Operation::Write, 100, 2), data).0.status, Status::Ok);
+    let field = next(Operation::Write, 16, 1);
+    let (reply, _) = ask(field, Buffer::zeroed(512));
+    assert_eq!((reply.status, reply.detail), (Status::Refused, 3));
+    assert_eq!(ask(next(Operation::Flush, 0, 0), Buffer::empty()).0.status, Status::Ok);
+    assert_eq!(ask(next(Operation::Read, 100, 2), Buffer::empty()).1, vec![0xab; 1024]);
+    assert_eq!(ask(next(Operation::Discard, 100, 5000), Buffer::empty()).0.status, Status::Ok);
+    let discards = world
+        .disk
+        .effects
+        .borrow()
+        .iter()
+        .filter_map(|e| if let Effect::Discard(range) = e { Some(range.count) } else { None })
+        .collect::<Vec<_>>();
+    assert_eq!(discards, [2048, 2048, 904], "in parts that the device takes");
+
+    let handle = world.executor.handle();
+    let disk = Rc::new(world.disk.clone());
+    let reopened = block_on(&world.executor, Medium::open(disk, handle)).unwrap().unwrap();
+    assert_eq!(reopened.holder(), Holder { epoch: Epoch(7), owner });
+    let higher = Claim { epoch: Epoch(8), owner, force: false };
+    assert!(
+        block_on(&world.executor, async move { reopened.claim(higher).await.is_ok() }).unwrap()
+    );
+}
+
+#[test]
+fn a_removed_export_is_let_go_when_its_disk_is_idle() {
+    let world = world(9, 1000, false);
+    let range = SectorRange::new(Lba(0), 8);
+    world.port.deliver(&ata(1, AtaCommand::WRITE_EXT, range, 1).emit(Buffer::copy_of(&[7; 4096])));
+    while world.driver.exports()[0].queued == 0 {
+        world.executor.run_ready(1);
+    }
+    let (driver, export) = (world.driver.clone(), world.export);
+    let disk = Rc::clone(&world.disk.bytes);
+    let written = block_on(&world.executor, async move {
+        driver.remove_export(export).await;
+        disk.borrow()[0]
+    });
+    assert_eq!(written, Some(7), "not before the write that it had taken");
+    assert!(world.driver.exports().is_empty());
+    assert!(world.port.take().is_empty(), "nobody is told by what isn't there");
+}
+
+#[test]
+fn a_removed_port_is_silent() {
+    let world = world(9, 1000, false);
+    let ports = world.driver.ports();
+    assert_eq!(ports[0].1, "test");
+    world.driver.remove_port(ports[0].0);
+    run(&world.executor);
+    let range = SectorRange::new(Lba(0), 1);
+    world.port.deliver(&ata(1, AtaCommand::READ_EXT, range, 1).emit(Buffer::empty()));
+    run(&world.executor);
+    assert!(world.port.take().is_empty());
+}
