@@ -236,11 +236,11 @@ impl Inner {
                 self.target.borrow_mut().handle_frame(self.handle.now(), id, frame);
             });
             self.drain();
-            if received > 0 {
-                self.handle.yield_now().await;
-            } else if stop.unless_stopped(port.readable()).await.is_none() {
+            if received == 0 && stop.unless_stopped(port.readable()).await.is_none() {
                 return;
             }
+            // Also after waiting: a port that is always readable must not starve the others.
+            self.handle.yield_now().await;
         }
     }
 

@@ -2,6 +2,7 @@
 
 use block::{Epoch, Lba};
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 
 use super::*;
 
@@ -137,5 +138,82 @@ proptest! {
             bench.frame(&frame);
             bench.silence();
         }
+    }
+}
+
+/// A client that is right about the checksum and nothing else.
+fn session_request() -> impl Strategy<Value = SessionRequest> {
+    let operation = prop_oneof![
+        4 => Just(Operation::Write),
+        1 => Just(Operation::Read),
+        1 => Just(Operation::Flush),
+        1 => Just(Operation::Discard),
+        1 => Just(Operation::WriteZeroes),
+        1 => Just(Operation::Status),
+        1 => Just(Operation::Unknown(0x33)),
+    ];
+    let numbers = (0u64..12, prop_oneof![9 => 0u64..3, 1 => 0u64..2000], 0u64..1004, 0u32..4);
+    let epoch = prop_oneof![1 => Just(0u64), 1 => Just(4), 6 => Just(5), 1 => Just(6)];
+    let right = prop_oneof![7 => Just((0u64, 77u64)), 1 => Just((1, 77)), 1 => Just((0, 76))];
+    (operation, numbers, epoch, right).prop_map(
+        |(operation, numbers, epoch, (session, instance))| {
+            let (sequence, floor, lba, sectors) = numbers;
+            SessionRequest {
+                session: SessionId(session),
+                instance: Instance(instance),
+                epoch: Epoch(epoch),
+                sequence,
+                floor,
+                lba: Lba(lba),
+                sectors,
+                ..SessionRequest::new(header(Command::Session), operation)
+            }
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Against the rules in one line each: what a session's commands do to the disk.
+    #[test]
+    fn a_sessions_commands_run_once_and_only_where_they_may(
+        requests in prop::collection::vec(session_request(), 1..80),
+    ) {
+        let mut bench = Bench::new(held(5, 1), |_| ());
+        let session = super::session::connect(&mut bench, 1);
+        let mut expected = bench.disk.clone();
+        let (mut floor, mut seen) = (0, BTreeSet::new());
+        for (nth, request) in (1u8..).zip(requests) {
+            let known = request.session == SessionId(0) && request.instance == Instance(77);
+            let request = SessionRequest {
+                session: SessionId(session.0 ^ request.session.0),
+                ..request
+            };
+            let is_write = request.operation == Operation::Write;
+            let payload = if is_write { request.sectors as usize * 512 } else { 0 };
+            bench.send(&request.emit(Buffer::copy_of(&vec![nth; payload])));
+            bench.serve();
+            // None for a number that it had with another meaning.
+            prop_assert!(bench.sent.len() <= 1);
+            bench.sent.clear();
+            if !known {
+                continue;
+            }
+            floor = request.floor.max(floor);
+            let in_window = (floor..floor + WINDOW_MAX).contains(&request.sequence);
+            let fits = request.sectors > 0 && request.range().fits(SECTORS);
+            let once = request.operation.is_once();
+            if !in_window || once && !seen.insert(request.sequence) {
+                continue;
+            }
+            if request.epoch == Epoch(5) && fits && once && request.operation != Operation::Flush {
+                let start = request.lba.byte_offset() as usize;
+                let end = start + request.sectors as usize * 512;
+                expected[start..end].fill(if is_write { nth } else { 0 });
+            }
+            prop_assert!(bench.disk == expected);
+        }
+        prop_assert!(bench.disk == expected);
     }
 }

@@ -46,7 +46,7 @@ fn send_open(bench: &mut Bench, opening: &OpenPayload, session: SessionId) {
     bench.send(&open.emit(opening.emit()));
 }
 
-fn connect(bench: &mut Bench, n: u8) -> SessionId {
+pub(super) fn connect(bench: &mut Bench, n: u8) -> SessionId {
     let (opening, session) = hello(bench, opening(n));
     send_open(bench, &opening, session);
     bench.serve();
