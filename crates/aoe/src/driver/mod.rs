@@ -1,7 +1,11 @@
 //! Connects the state machines to ports, devices and the runtime. No state machine lives here.
 
+mod initiator;
+mod initiator_disk;
 mod port;
 mod target;
 
+pub use initiator::{Disk, DiskEvent, Initiator, InitiatorOptions, PlainDisk, SessionDisk};
+pub use initiator_disk::RemoteDisk;
 pub use port::{Frame, HEAD_BYTES_MAX, Port};
 pub use target::{ExportDevice, TargetDriver};

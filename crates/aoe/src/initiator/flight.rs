@@ -162,6 +162,11 @@ impl<T> Flight<T> {
         self.requests.get(&number)
     }
 
+    /// The same, to change what it carries.
+    pub fn get_mut(&mut self, number: u64) -> Option<&mut Flying<T>> {
+        self.requests.get_mut(&number)
+    }
+
     /// The lowest unanswered number.
     pub fn lowest(&self) -> Option<u64> {
         self.requests.first_key_value().map(|(number, _)| *number)

@@ -5,6 +5,8 @@
 //! to ports and makes [`block::BlockDevice`]s of them.
 
 pub mod client;
+pub mod discovery;
+pub mod plain;
 pub mod session;
 pub mod statistics;
 
@@ -14,14 +16,20 @@ mod opening;
 mod operations;
 mod outlet;
 mod paths;
+mod probe;
 mod window;
 
 #[cfg(test)]
 mod testing;
 
 pub use client::{Client, Random};
+pub use discovery::{
+    Discovery, DiscoveryEvent, DiscoveryStatistics, TARGETS_MAX, TargetConfig, TargetInfo,
+};
 pub use operations::{Answer, Operation, OperationId, Outcome};
 pub use outlet::Transmit;
 pub use paths::{LocalPort, PathId, PortId};
+pub use plain::{Plain, PlainOptions};
+pub use probe::TargetKind;
 pub use session::{Session, SessionOptions};
 pub use statistics::Statistics;

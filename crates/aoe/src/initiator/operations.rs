@@ -126,6 +126,10 @@ struct Entry {
     unsent: VecDeque<SectorRange>,
     outstanding: usize,
     was_sent: bool,
+    /// Answered pieces of which copies may still arrive at the target.
+    held: usize,
+    /// Its outcome is out; it stays for what is held.
+    is_told: bool,
     data: Option<BufferMut>,
     holder: Option<Holder>,
     failure: Option<IoError>,
@@ -175,6 +179,8 @@ impl Operations {
             unsent: VecDeque::from([range]),
             outstanding: 0,
             was_sent: false,
+            held: 0,
+            is_told: false,
             data: None,
             holder: None,
             failure: None,
@@ -253,6 +259,27 @@ impl Operations {
         self.settle_if_done(piece.operation, instance);
     }
 
+    /// Like [`Operations::answer`], but copies of the request may still be executed: the operation
+    /// gets its outcome, and what overlaps it goes on waiting until [`Operations::release`].
+    pub fn answer_and_hold(
+        &mut self,
+        piece: Piece,
+        instance: Instance,
+        answer: Result<PieceAnswer<'_>, IoError>,
+    ) {
+        if let Some(entry) = self.entries.get_mut(&piece.operation) {
+            entry.held += 1;
+        }
+        self.answer(piece, instance, answer);
+    }
+
+    /// No copy of a held piece can be executed any more.
+    pub fn release(&mut self, piece: Piece) {
+        let Some(entry) = self.entries.get_mut(&piece.operation) else { return };
+        entry.held = entry.held.saturating_sub(1);
+        self.settle_if_done(piece.operation, Instance::default());
+    }
+
     /// The server began anew: what it may have forgotten fails with `error`, what only looks begins
     /// again, what was never sent stays. No piece is on its way any more.
     pub fn restart(&mut self, error: IoError) {
@@ -327,18 +354,30 @@ impl Operations {
 
     fn settle_if_done(&mut self, id: OperationId, instance: Instance) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        if entry.outstanding > 0 {
+        if entry.outstanding > 0 || !(entry.failure.is_some() || entry.unsent.is_empty()) {
             return;
         }
-        if let Some(error) = entry.failure {
-            self.settle(id, Err(error));
-        } else if entry.unsent.is_empty() {
-            let answer = entry.take_answer();
-            self.settle(id, Ok(Completion::new(instance, answer)));
+        if !entry.is_told {
+            entry.is_told = true;
+            let outcome = match entry.failure {
+                Some(error) => Err(error),
+                None => Ok(Completion::new(instance, entry.take_answer())),
+            };
+            self.outcomes.push_back((id, outcome));
+        }
+        if entry.held == 0 {
+            self.remove(id);
         }
     }
 
     fn settle(&mut self, id: OperationId, outcome: Outcome) {
+        if self.entries.get(&id).is_some_and(|entry| !entry.is_told) {
+            self.outcomes.push_back((id, outcome));
+        }
+        self.remove(id);
+    }
+
+    fn remove(&mut self, id: OperationId) {
         let Some(entry) = self.entries.remove(&id) else { return };
         self.starts.remove(&(entry.operation.range().start, id));
         self.ready.remove(&(entry.operation.rank(), id));
@@ -355,7 +394,6 @@ impl Operations {
                 self.ready.insert((waiting.operation.rank(), waiter));
             }
         }
-        self.outcomes.push_back((id, outcome));
     }
 }
 
@@ -479,6 +517,20 @@ mod tests {
         assert_eq!(operations.poll_outcome(), None);
         done(&mut operations, sent[1]);
         assert_eq!(operations.poll_outcome(), Some((id, Err(IoError::ReadOnly))));
+    }
+
+    #[test]
+    fn what_is_held_is_told_and_goes_on_blocking() {
+        let mut operations = Operations::default();
+        let first = operations.submit(write(0, 8));
+        let second = operations.submit(write(4, 8));
+        let sent = pieces(&mut operations);
+        operations.answer_and_hold(sent[0], INSTANCE, Ok(PieceAnswer::Done));
+        assert_eq!(operations.poll_outcome().map(|(id, _)| id), Some(first));
+        assert!(pieces(&mut operations).is_empty());
+        operations.release(sent[0]);
+        assert_eq!(operations.poll_outcome(), None);
+        assert_eq!(pieces(&mut operations)[0].operation, second);
     }
 
     #[test]

@@ -116,9 +116,9 @@ impl Paths {
         Some((path.id, *self.ports.get(&path.id.port)?))
     }
 
-    /// Our side of a path.
+    /// Our side of a path, known or not.
     pub fn port_of(&self, id: PathId) -> Option<LocalPort> {
-        self.contains(id).then(|| self.ports.get(&id.port).copied()).flatten()
+        self.ports.get(&id.port).copied()
     }
 
     /// Makes a path the one to send on.

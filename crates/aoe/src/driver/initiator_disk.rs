@@ -1,0 +1,325 @@
+//! A remote disk as a [`BlockDevice`]: connects a client's state machine to the ports and to the
+//! tasks that wait for operations.
+//!
+//! One task per disk lets out what the state machine has to say and wakes it at its deadlines. It
+//! holds the disk weakly: when the last user lets go, the session is closed and the task ends.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::pin::pin;
+use std::rc::{Rc, Weak};
+
+use block::{
+    BlockDevice, Buffer, Claim, Completion, DeviceEvent, Durability, Geometry, Holder, Instance,
+    IoError, IoFuture, Lba, SectorRange,
+};
+use futures::FutureExt;
+use futures::channel::oneshot;
+use futures::future::{LocalBoxFuture, select};
+use runtime::{Handle, Notify};
+
+use super::{Frame, Port};
+use crate::initiator::{
+    Answer, Client, LocalPort, Operation, OperationId, Outcome, PathId, PortId, Statistics,
+    Transmit,
+};
+use crate::wire::ShelfSlot;
+
+/// Hints that nobody fetched; older ones are dropped, which hints may be.
+const EVENTS_MAX: usize = 16;
+
+/// The ports in use, shared by discovery and all disks.
+#[derive(Default)]
+pub(super) struct PortTable {
+    ports: RefCell<BTreeMap<PortId, Rc<dyn Port>>>,
+    /// Frames on their way to each port; kept for their memory.
+    scratch: RefCell<BTreeMap<PortId, Vec<Frame>>>,
+    number: Cell<u32>,
+}
+
+impl PortTable {
+    pub fn add(&self, port: Rc<dyn Port>) -> PortId {
+        let id = PortId(self.number.get());
+        self.number.set(id.0 + 1);
+        self.ports.borrow_mut().insert(id, port);
+        id
+    }
+
+    pub fn remove(&self, id: PortId) {
+        self.ports.borrow_mut().remove(&id);
+        self.scratch.borrow_mut().remove(&id);
+    }
+
+    /// All ports as they are now.
+    pub fn local_ports(&self) -> Vec<LocalPort> {
+        let ports = self.ports.borrow();
+        let describe = |(id, port): (&PortId, &Rc<dyn Port>)| LocalPort {
+            id: *id,
+            mac: port.mac(),
+            mtu_bytes: port.mtu_bytes(),
+        };
+        ports.iter().map(describe).collect()
+    }
+
+    pub fn name(&self, id: PortId) -> Option<String> {
+        self.ports.borrow().get(&id).map(|port| port.name())
+    }
+
+    /// Sends everything that `poll` yields, in one batch per port.
+    pub fn transmit(&self, mut poll: impl FnMut() -> Option<Transmit>) {
+        let mut scratch = self.scratch.borrow_mut();
+        while let Some(Transmit { port, frame }) = poll() {
+            scratch.entry(port).or_default().push(frame);
+        }
+        for (id, frames) in scratch.iter_mut().filter(|(_, frames)| !frames.is_empty()) {
+            match self.ports.borrow().get(id) {
+                Some(port) => port.transmit(frames),
+                None => frames.clear(),
+            }
+        }
+    }
+}
+
+/// A queue of hints with one listener.
+pub(super) struct HintQueue<T> {
+    queue: RefCell<VecDeque<T>>,
+    changed: Notify,
+    limit: usize,
+}
+
+impl<T: 'static> HintQueue<T> {
+    pub fn new(limit: usize) -> Rc<HintQueue<T>> {
+        Rc::new(HintQueue { queue: RefCell::default(), changed: Notify::new(), limit })
+    }
+
+    pub fn push(&self, hint: T) {
+        let mut queue = self.queue.borrow_mut();
+        if queue.len() >= self.limit {
+            queue.pop_front();
+        }
+        queue.push_back(hint);
+        drop(queue);
+        self.changed.notify_all();
+    }
+
+    pub fn next(self: &Rc<Self>) -> LocalBoxFuture<'static, T> {
+        let this = Rc::clone(self);
+        async move {
+            loop {
+                let changed = this.changed.notified();
+                let hint = this.queue.borrow_mut().pop_front();
+                if let Some(hint) = hint {
+                    return hint;
+                }
+                changed.await;
+            }
+        }
+        .boxed_local()
+    }
+}
+
+/// Called with each hint, besides the disk's own listener.
+pub(super) type HintHook = Box<dyn Fn(DeviceEvent)>;
+
+/// A disk behind a client's state machine.
+pub struct RemoteDisk<C: Client> {
+    address: ShelfSlot,
+    handle: Handle,
+    ports: Rc<PortTable>,
+    client: RefCell<C>,
+    waiting: RefCell<BTreeMap<OperationId, oneshot::Sender<Outcome>>>,
+    hints: Rc<HintQueue<DeviceEvent>>,
+    hook: HintHook,
+    wake: Rc<Notify>,
+}
+
+impl<C: Client + 'static> RemoteDisk<C> {
+    /// A disk and the task that drives it.
+    pub(super) fn new(
+        address: ShelfSlot,
+        handle: Handle,
+        ports: Rc<PortTable>,
+        client: C,
+        hook: HintHook,
+    ) -> Rc<RemoteDisk<C>> {
+        let disk = Rc::new(RemoteDisk {
+            address,
+            handle: handle.clone(),
+            ports,
+            client: RefCell::new(client),
+            waiting: RefCell::default(),
+            hints: HintQueue::new(EVENTS_MAX),
+            hook,
+            wake: Rc::new(Notify::new()),
+        });
+        for port in disk.ports.local_ports() {
+            disk.set_port(port);
+        }
+        handle.spawn(drive(Rc::downgrade(&disk), Rc::clone(&disk.wake), handle.clone()));
+        disk
+    }
+
+    /// The disk's address.
+    pub fn address(&self) -> ShelfSlot {
+        self.address
+    }
+
+    /// What was counted.
+    pub fn statistics(&self) -> Statistics {
+        self.client.borrow().statistics()
+    }
+
+    /// The ways to the disk.
+    pub fn paths(&self) -> Vec<PathId> {
+        self.client.borrow().paths()
+    }
+
+    pub(super) fn look<T>(&self, look: impl FnOnce(&C) -> T) -> T {
+        look(&self.client.borrow())
+    }
+
+    pub(super) fn set_port(&self, port: LocalPort) {
+        self.act(|client, now| client.set_port(now, port));
+    }
+
+    pub(super) fn remove_port(&self, port: PortId) {
+        self.act(|client, now| client.remove_port(now, port));
+    }
+
+    pub(super) fn add_path(&self, path: PathId) {
+        self.act(|client, now| client.add_path(now, path));
+    }
+
+    pub(super) fn handle_frame(&self, port: PortId, frame: &[u8]) {
+        self.act(|client, now| client.handle_frame(now, port, frame));
+    }
+
+    fn act<T>(&self, act: impl FnOnce(&mut C, block::Instant) -> T) -> T {
+        let result = act(&mut self.client.borrow_mut(), self.handle.now());
+        self.wake.notify_all();
+        result
+    }
+
+    fn submit(&self, operation: Operation) -> oneshot::Receiver<Outcome> {
+        let (sender, receiver) = oneshot::channel();
+        let id = self.act(|client, now| client.submit(now, operation));
+        self.waiting.borrow_mut().insert(id, sender);
+        receiver
+    }
+
+    /// One turn of the disk's task; returns when the next is due without a cause.
+    fn turn(&self) -> Option<block::Instant> {
+        let now = self.handle.now();
+        let mut client = self.client.borrow_mut();
+        if client.poll_timeout().is_some_and(|at| at <= now) {
+            client.handle_timeout(now);
+        }
+        self.ports.transmit(|| client.poll_transmit());
+        while let Some((id, outcome)) = client.poll_outcome() {
+            if let Some(sender) = self.waiting.borrow_mut().remove(&id) {
+                // Nobody waits any more when the future was dropped.
+                let _ = sender.send(outcome);
+            }
+        }
+        while let Some(event) = client.poll_event() {
+            (self.hook)(event);
+            self.hints.push(event);
+        }
+        client.poll_timeout()
+    }
+}
+
+impl<C: Client> Drop for RemoteDisk<C> {
+    fn drop(&mut self) {
+        let client = self.client.get_mut();
+        client.close(self.handle.now());
+        self.ports.transmit(|| client.poll_transmit());
+        self.wake.notify_all();
+    }
+}
+
+async fn drive<C: Client + 'static>(disk: Weak<RemoteDisk<C>>, wake: Rc<Notify>, handle: Handle) {
+    loop {
+        let woken = wake.notified();
+        let deadline = match disk.upgrade() {
+            Some(disk) => disk.turn(),
+            None => return,
+        };
+        match deadline {
+            Some(deadline) => {
+                select(pin!(woken), pin!(handle.sleep_until(deadline))).await;
+            }
+            None => woken.await,
+        }
+    }
+}
+
+fn answer<T: 'static>(
+    receiver: oneshot::Receiver<Outcome>,
+    convert: impl FnOnce(Answer) -> Option<T> + 'static,
+) -> IoFuture<'static, T> {
+    async move {
+        // A disk that was dropped answers nobody any more.
+        let completion = receiver.await.unwrap_or(Err(IoError::Lost))?;
+        let instance = completion.instance;
+        let value = convert(completion.value).ok_or(IoError::Unsupported)?;
+        Ok(Completion::new(instance, value))
+    }
+    .boxed_local()
+}
+
+fn done(answer: Answer) -> Option<()> {
+    matches!(answer, Answer::Done).then_some(())
+}
+
+fn data(answer: Answer) -> Option<Buffer> {
+    match answer {
+        Answer::Data(data) => Some(data),
+        _ => None,
+    }
+}
+
+fn holder(answer: Answer) -> Option<Holder> {
+    match answer {
+        Answer::Holder(holder) => Some(holder),
+        _ => None,
+    }
+}
+
+impl<C: Client + 'static> BlockDevice for RemoteDisk<C> {
+    fn geometry(&self) -> Geometry {
+        self.client.borrow().geometry()
+    }
+
+    fn read(&self, range: SectorRange) -> IoFuture<'static, Buffer> {
+        answer(self.submit(Operation::Read(range)), data)
+    }
+
+    fn write(&self, start: Lba, data: Buffer, durability: Durability) -> IoFuture<'static, ()> {
+        answer(self.submit(Operation::Write { start, data, durability }), done)
+    }
+
+    fn flush(&self, instance: Instance) -> IoFuture<'static, ()> {
+        answer(self.submit(Operation::Flush(instance)), done)
+    }
+
+    fn discard(&self, range: SectorRange) -> IoFuture<'static, ()> {
+        answer(self.submit(Operation::Discard(range)), done)
+    }
+
+    fn write_zeroes(&self, range: SectorRange, durability: Durability) -> IoFuture<'static, ()> {
+        answer(self.submit(Operation::WriteZeroes(range, durability)), done)
+    }
+
+    fn claim(&self, claim: Claim) -> IoFuture<'static, Holder> {
+        answer(self.submit(Operation::Claim(claim)), holder)
+    }
+
+    fn renew(&self) -> IoFuture<'static, Holder> {
+        answer(self.submit(Operation::Renew), holder)
+    }
+
+    fn next_event(&self) -> LocalBoxFuture<'static, DeviceEvent> {
+        self.hints.next()
+    }
+}
