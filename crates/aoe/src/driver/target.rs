@@ -328,7 +328,13 @@ fn perform(
             valued(on.write(start, data, durability), |()| IoValue::Done)
         }
         IoOperation::Flush(instance) => valued(on.flush(instance), |()| IoValue::Done),
-        IoOperation::Claim(claim) => valued(on.claim(claim), IoValue::Holder),
+        IoOperation::Claim(claim) => match device {
+            ExportDevice::Medium(medium) => valued(medium.claim(claim), IoValue::Holder),
+            // What its device might do with a claim is between its owner and the device.
+            ExportDevice::Device(_) => {
+                futures::future::ready(Err(IoError::Unsupported)).boxed_local()
+            }
+        },
         IoOperation::Discard(range) => in_parts(device.clone(), range, None),
         IoOperation::WriteZeroes { range, durability } => {
             in_parts(device.clone(), range, Some(durability))

@@ -239,6 +239,42 @@ fn a_session_on_a_medium() {
 }
 
 #[test]
+fn a_volume_is_nobodys_to_claim() {
+    let executor = Executor::new(Instant::default(), 1, Order::Seeded, || {});
+    let node = NodeIdentity { id: uuid::Uuid::nil(), name: String::new() };
+    let driver = TargetDriver::new(executor.handle(), node);
+    let port = Rc::new(TestPort::default());
+    driver.add_port(port.clone());
+    // This one would accept.
+    let device = ExportDevice::Device(Rc::new(block::MemoryDevice::new(100)));
+    let (adder, options) = (driver.clone(), ExportOptions::new(ADDRESS, "volume"));
+    block_on(&executor, async move { adder.add_export(device, options).await.unwrap() }).unwrap();
+    port.take();
+    let ask = |request: SessionRequest, payload: Buffer| {
+        port.deliver(&request.emit(payload));
+        while executor.run_ready(1000) > 0 {}
+        let bytes = port.take().remove(0);
+        let (reply, payload) = SessionReply::parse(&bytes).unwrap();
+        (reply, payload.to_vec())
+    };
+    let (client, incarnation) = (Nonce([1; 16]), Incarnation([2; 16]));
+    let hello = SessionRequest::new(header(Command::Session), Operation::Hello);
+    let (hello, payload) = ask(hello, OpenPayload::emit_hello(client, incarnation));
+    let target = OpenPayload::parse_hello_reply(&payload).unwrap();
+    let request = SessionRequest {
+        session: hello.session,
+        instance: hello.instance,
+        ..SessionRequest::new(header(Command::Session), Operation::Open)
+    };
+    let (opened, _) = ask(request, OpenPayload { client, target, incarnation }.emit());
+    assert_eq!(opened.status, Status::Ok);
+    let claim =
+        SessionRequest { operation: Operation::Claim, sequence: 1, epoch: Epoch(1), ..request };
+    let (claimed, _) = ask(claim, HolderPayload::emit_claim(owner(1)));
+    assert_eq!((claimed.status, claimed.epoch), (Status::Unsupported, Epoch(0)));
+}
+
+#[test]
 fn a_removed_export_is_let_go_when_its_disk_is_idle() {
     let world = world(9, 1000, false);
     let range = SectorRange::new(Lba(0), 8);
