@@ -313,6 +313,8 @@ pub(crate) struct Pair<C, S> {
     pub faults: Faults,
     /// Ports whose wire is cut.
     pub cut: BTreeSet<PortId>,
+    /// The next frame to the server takes so much longer.
+    pub delay_next: Duration,
     pub random: Random,
     arrivals: BTreeMap<(Instant, u64), Arrival>,
     arrival_number: u64,
@@ -331,6 +333,7 @@ impl<C: Client, S: Server> Pair<C, S> {
             server,
             faults: Faults::NONE,
             cut: BTreeSet::new(),
+            delay_next: Duration::ZERO,
             random: Random(seed),
             arrivals: BTreeMap::new(),
             arrival_number: 0,
@@ -435,7 +438,10 @@ impl<C: Client, S: Server> Pair<C, S> {
                 bytes[at] ^= 1 << self.random.below(8);
             }
             let jitter = self.random.below(self.faults.jitter.as_nanos() as u64 + 1);
-            let at = self.wire_free[direction] + LATENCY + Duration::from_nanos(jitter);
+            let mut at = self.wire_free[direction] + LATENCY + Duration::from_nanos(jitter);
+            if direction == 0 {
+                at = at + std::mem::take(&mut self.delay_next);
+            }
             self.arrival_number += 1;
             let arrival = match direction {
                 0 => Arrival::AtServer(port, bytes),
