@@ -8,7 +8,6 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 const LOOP_CLR_FD: libc::c_ulong = 0x4C01;
-const LOOP_GET_STATUS64: libc::c_ulong = 0x4C05;
 const LOOP_SET_CAPACITY: libc::c_ulong = 0x4C07;
 const LOOP_CONFIGURE: libc::c_ulong = 0x4C0A;
 const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4C82;
@@ -77,7 +76,7 @@ pub struct LoopSetup<'a> {
     pub block_bytes: u32,
     /// Whether writes are refused.
     pub read_only: bool,
-    /// Remembered by the kernel beside the path; cut at [`LOOP_NAME_MAX`] bytes.
+    /// For people who look with `losetup`; cut at [`LOOP_NAME_MAX`] bytes.
     pub name: &'a str,
 }
 
@@ -104,15 +103,6 @@ pub fn loop_configure(device: BorrowedFd<'_>, setup: &LoopSetup<'_>) -> io::Resu
     // SAFETY: the kernel reads one `loop_config`, whose layout is asserted above.
     checked(unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &raw const config) })?;
     Ok(())
-}
-
-/// The name given at [`loop_configure`]. `ENXIO`: the device is free.
-pub fn loop_name(device: BorrowedFd<'_>) -> io::Result<String> {
-    let mut info = EMPTY;
-    // SAFETY: the kernel writes one `loop_info64`, whose layout is asserted above.
-    checked(unsafe { libc::ioctl(device.as_raw_fd(), LOOP_GET_STATUS64, &raw mut info) })?;
-    let len = info.file_name.iter().position(|byte| *byte == 0).unwrap_or(LOOP_NAME_MAX);
-    Ok(String::from_utf8_lossy(&info.file_name[..len]).into_owned())
 }
 
 /// Makes the device look at its file's size again.
@@ -151,11 +141,7 @@ mod tests {
     #[test]
     fn files_that_are_no_loop_devices_are_refused() {
         let Ok(file) = std::fs::File::open("/dev/null") else { return };
-        for error in [
-            loop_name(file.as_fd()).err(),
-            loop_set_capacity(file.as_fd()).err(),
-            loop_clear(file.as_fd()).err(),
-        ] {
+        for error in [loop_set_capacity(file.as_fd()).err(), loop_clear(file.as_fd()).err()] {
             assert_eq!(error.and_then(|error| error.raw_os_error()), Some(libc::ENOTTY));
         }
     }

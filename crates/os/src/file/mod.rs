@@ -3,6 +3,20 @@
 //! Promises: exclusive use, overlapping operations in the order of their calls, no acknowledgement
 //! of a durable write before stable storage has it, and no flush that succeeds after one failed.
 //! Claims are another layer's: `aoe::medium` keeps epochs on the medium.
+//!
+//! Durable writes of 4 KiB at random, direct, on a file on ext4 over a virtio disk whose flush is
+//! cheap (2 s per run, best of three, two cores with foreign load; single runs at depth 1 vary
+//! between 270/s and 10,000/s with that load, so only ratios of CPU time are worth much):
+//!
+//! | file | depth | [`DurableMode::PerWrite`] | [`DurableMode::Grouped`] |
+//! |---|---|---|---|
+//! | written before | 1 | 10.0 k/s, 18 us CPU each | 9.5 k/s, 68 us |
+//! | written before | 32 | 32.7 k/s, 9 us | 28.5 k/s, 15 us |
+//! | sparse | 1 | 0.3 k/s, 53 us | 0.4 k/s, 117 us |
+//! | sparse | 32 | 13.3 k/s, 21 us | 5.4 k/s, 52 us |
+//!
+//! So each on its own is the default. Grouping is for media whose flush is expensive and that have
+//! no FUA, where a flush per write would queue up; that was not measured.
 
 mod errors;
 mod open;

@@ -46,7 +46,7 @@ impl Default for FileOptions {
         FileOptions {
             direct: true,
             read_only: false,
-            durable: DurableMode::Grouped,
+            durable: DurableMode::PerWrite,
             depth_max: 128,
         }
     }
