@@ -228,3 +228,64 @@ fn a_successor_finds_and_removes_what_a_predecessor_left() {
     volume.control.change(|state| state.hold_flushes = false);
     volume.file = None;
 }
+
+/// A bug in the engine's handler must not leave the kernel waiting.
+#[test]
+fn a_handler_that_panics_ends_the_service() {
+    if !possible("a_handler_that_panics_ends_the_service") {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let places = attach::Places { run: root.path().join("run"), links: root.path().join("dev") };
+    let name: frontend::VolumeName = "pool/vol".parse().unwrap();
+    let fuse = attach::mount(&places, &name).unwrap();
+    let (ended, wait) = std::sync::mpsc::channel();
+    let options = frontend::fuse::Options {
+        sectors: 2048,
+        read_only: true,
+        on_thread_start: || {},
+        on_end: Box::new(move || ended.send(()).unwrap()),
+    };
+    let served = frontend::fuse::VolumeFile::serve(fuse, options, |request, _reply| {
+        panic!("told to, at {request:?}")
+    })
+    .unwrap();
+    let path = attach::list(&places).unwrap()[0].directory.clone().unwrap().join("volume");
+    let file = File::open(&path).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), 1 << 20);
+    assert!(file.read_at(&mut [0; 512], 0).is_err());
+    wait.recv().unwrap();
+    assert!(!served.is_served() && file.read_at(&mut [0; 512], 0).is_err());
+    drop(file);
+    attach::detach(&places, &name, Detach::Abort).unwrap();
+    assert!(!mounted_below(root.path()));
+}
+
+/// Not a test of speed: prints what fio sees, for whoever asks (`--ignored --nocapture`).
+#[test]
+#[ignore = "a measurement"]
+fn speed() {
+    if !possible("speed") {
+        return;
+    }
+    let mut volume = TestVolume::new(256 * MIB_SECTORS);
+    for (rw, bs, depth) in [
+        ("randread", "4k", "1"),
+        ("randread", "4k", "32"),
+        ("randwrite", "4k", "32"),
+        ("write", "1M", "4"),
+        ("read", "1M", "4"),
+    ] {
+        let device = volume.device.to_str().unwrap().to_owned();
+        let fio = Command::new("fio")
+            .args(["--name=x", "--direct=1", "--ioengine=libaio", "--runtime=2", "--time_based"])
+            .args([format!("--filename={device}"), format!("--rw={rw}"), format!("--bs={bs}")])
+            .args([format!("--iodepth={depth}")])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&fio.stdout);
+        let line = text.lines().find(|line| line.contains("IOPS=")).unwrap_or(&text);
+        println!("{rw} {bs} depth {depth}: {}", line.trim());
+    }
+    volume.detach(Detach::Clean);
+}

@@ -38,7 +38,7 @@ pub fn list(places: &Places) -> Result<Vec<Attached>, AttachError> {
             let directory = file.strip_prefix(&run).ok()?.to_str()?.strip_suffix(FILE_NAME)?;
             directory.strip_suffix('/')?.parse().ok()
         });
-        if let Some(name) = by_path.or_else(|| loops::remembered_volume(number, places)) {
+        if let Some(name) = by_path {
             found.entry(name).or_default().1 = Some(loops::device_path(number));
         }
     }

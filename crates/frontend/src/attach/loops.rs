@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use block::{SECTOR_BYTES, crc32c};
+use block::SECTOR_BYTES;
 
 use super::{AttachError, Places};
 use crate::VolumeName;
@@ -12,8 +12,6 @@ use crate::fuse::FILE_NAME;
 
 /// Others look for free loop devices too; this many defeats in a row are no accident.
 const TRIES_MAX: usize = 64;
-/// Begins the name that our loop devices remember.
-const MARK: &str = "etherpool";
 
 /// Puts a free loop device on `file`; returns its number.
 pub(super) fn set_up(file: &Path, name: &str, read_only: bool) -> Result<u32, AttachError> {
@@ -54,18 +52,14 @@ pub(super) fn set_up(file: &Path, name: &str, read_only: bool) -> Result<u32, At
     Err(AttachError::NoFreeLoop)
 }
 
-/// The loop devices on the volume's file: by its path, or by what they remember when the mount
-/// under the path is gone.
+/// The loop devices on the volume's file, told by its path alone: the kernel's other ways to ask
+/// (`LOOP_GET_STATUS64`) look at the file, and hang when the engine behind it does.
 pub(super) fn find(places: &Places, name: &VolumeName) -> Result<Vec<u32>, AttachError> {
     let file = places
         .directory(name)
         .map_err(|error| AttachError::system("finding the directory", error))?
         .join(FILE_NAME);
-    let remembered = remembered_name(places, name);
-    let ours = |number: &u32| {
-        backing_file(*number).is_some_and(|path| path == file)
-            || remembered_by(*number).is_some_and(|own| own == remembered)
-    };
+    let ours = |number: &u32| backing_file(*number).is_some_and(|path| path == file);
     Ok(bound()?.into_iter().filter(ours).collect())
 }
 
@@ -103,24 +97,6 @@ pub(super) fn has_direct_io(number: u32) -> bool {
         .is_ok_and(|value| value.trim() == "1")
 }
 
-/// What our loop device for the volume remembers: a mark, which directory it belongs to, and as
-/// much of the volume's name as fits.
-pub(super) fn remembered_name(places: &Places, name: &VolumeName) -> String {
-    let run = places.real_run().unwrap_or_else(|_| places.run.clone());
-    let whose = crc32c(format!("{}/{name}", run.display()).as_bytes());
-    let mut text = format!("{MARK}:{whose:08x}:{name}");
-    // All ASCII, see `VolumeName`.
-    text.truncate(os::ioctl::LOOP_NAME_MAX);
-    text
-}
-
-/// The volume whose loop device this is, if it remembers one of `places` in full.
-pub(super) fn remembered_volume(number: u32, places: &Places) -> Option<VolumeName> {
-    let text = remembered_by(number)?;
-    let name: VolumeName = text.strip_prefix(MARK)?.splitn(3, ':').nth(2)?.parse().ok()?;
-    (remembered_name(places, &name) == text).then_some(name)
-}
-
 /// Takes the file away; a device that has none is fine.
 pub(super) fn clear(number: u32) -> Result<(), AttachError> {
     match os::ioctl::loop_clear(open(number)?.as_fd()) {
@@ -139,10 +115,6 @@ pub(super) fn set_capacity(number: u32) -> Result<(), AttachError> {
 
 pub(super) fn device_path(number: u32) -> PathBuf {
     PathBuf::from(format!("/dev/loop{number}"))
-}
-
-fn remembered_by(number: u32) -> Option<String> {
-    os::ioctl::loop_name(open(number).ok()?.as_fd()).ok()
 }
 
 fn open(number: u32) -> Result<File, AttachError> {

@@ -153,7 +153,7 @@ pub fn attach(places: &Places, name: &VolumeName, read_only: bool) -> Result<Pat
     let file = directory.join(FILE_NAME);
     let number = match loops::find(places, name)?.first() {
         Some(number) => *number,
-        None => loops::set_up(&file, &loops::remembered_name(places, name), read_only)?,
+        None => loops::set_up(&file, &name.to_string(), read_only)?,
     };
     let device = loops::device_path(number);
     if !loops::has_direct_io(number) {

@@ -80,9 +80,9 @@ impl VolumeFile {
         let (on_thread_start, on_end) = (options.on_thread_start, options.on_end);
         let thread =
             std::thread::Builder::new().name("volume-file".to_owned()).spawn(move || {
+                let _ending = Ending { shared: Arc::clone(&server.shared), on_end: Some(on_end) };
                 on_thread_start();
                 server.run();
-                on_end();
             })?;
         Ok(VolumeFile { shared, thread: Some(thread) })
     }
@@ -106,6 +106,22 @@ impl Drop for VolumeFile {
         {
             // A panic of the handler ends the service like everything else does.
             let _ = thread.join();
+        }
+    }
+}
+
+/// What the end of the serving thread brings, also when a handler panics: a descriptor that nobody
+/// reads would let the kernel wait for ever.
+struct Ending {
+    shared: Arc<Shared>,
+    on_end: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.shared.stop();
+        if let Some(on_end) = self.on_end.take() {
+            on_end();
         }
     }
 }
@@ -262,7 +278,6 @@ impl<H: FnMut(VolumeRequest, Reply)> Server<H> {
                 }
             }
         }
-        self.shared.stop();
     }
 
     fn handle(&mut self, fuse: &OwnedFd, received: usize) {
