@@ -7,6 +7,7 @@
 //! the ways that nobody thought of.
 
 pub mod disk;
+pub mod drivers;
 pub mod medium;
 pub mod network;
 pub mod oracle;
@@ -14,6 +15,7 @@ pub mod pattern;
 pub mod random;
 pub mod runner;
 pub mod scenarios;
+pub mod section;
 pub mod story;
 pub mod workload;
 pub mod world;

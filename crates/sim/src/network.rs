@@ -281,6 +281,11 @@ impl Station {
         self.mac
     }
 
+    /// Largest payload.
+    pub fn mtu_bytes(&self) -> usize {
+        self.mtu_bytes.get()
+    }
+
     /// How its cable treats frames from now on.
     pub fn set_quality(&self, quality: Quality) {
         self.quality.set(quality);

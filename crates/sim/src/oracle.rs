@@ -103,6 +103,11 @@ impl Oracle {
         Rc::new(Oracle { name, volume, whole_blocks, state: RefCell::default() })
     }
 
+    /// Whether this is a bare disk: its restarts and failed flushes are its client's to handle.
+    pub fn is_disk(&self) -> bool {
+        !self.whole_blocks
+    }
+
     /// The volume's name.
     pub fn name(&self) -> &str {
         &self.name

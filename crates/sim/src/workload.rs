@@ -212,6 +212,7 @@ impl Record {
                     self.verdict.fail(format!("{name}: {what} of {range} failed: {error}"));
                 }
             }
+            IoError::Restarted { .. } | IoError::FlushFailed if self.oracle.is_disk() => {}
             IoError::OutOfRange(_)
             | IoError::Restarted { .. }
             | IoError::FlushFailed

@@ -1,0 +1,316 @@
+//! One disk behind a target, one client behind an initiator, and the rules of docs/session.md: at
+//! most once, in order, fenced, under the right instance, whatever the network does.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use block::{BlockDevice, Claim, Epoch, IoError, Lba, OwnerId, SectorRange};
+use futures::FutureExt;
+use rand::Rng;
+use rand::rngs::SmallRng;
+use uuid::Uuid;
+
+use super::scenario;
+use crate::disk::Disk;
+use crate::drivers::{self, NodeFacts};
+use crate::medium::Survival;
+use crate::network::{Network, Quality, Station};
+use crate::oracle::Oracle;
+use crate::random::fork;
+use crate::runner::{Failure, Scenario, Stage};
+use crate::section::Section;
+use crate::workload::{Clients, Mix, Record, Watched};
+use crate::world::{Clock, Process};
+
+/// Longest that it may take from the last repair until an operation succeeds.
+const RECOVERY_MAX: Duration = Duration::from_secs(10);
+
+pub const SCENARIOS: &[Scenario] = &[
+    scenario(
+        "session-bad-network",
+        "a disk over cables that lose, double, reorder, damage and hold up frames",
+        600,
+        |stage| bad_network(stage).boxed_local(),
+    ),
+    scenario(
+        "session-restarts",
+        "the target restarts or loses power under load, again and again",
+        600,
+        |stage| restarts(stage).boxed_local(),
+    ),
+    scenario(
+        "session-takeover",
+        "clients are deposed one after the other while their frames are still on the way",
+        900,
+        |stage| takeover(stage).boxed_local(),
+    ),
+    scenario(
+        "session-cut",
+        "the cable is cut for short and long times, in one or both directions",
+        600,
+        |stage| cut(stage).boxed_local(),
+    ),
+];
+
+/// A target with a disk, and machines for clients.
+struct Pair {
+    stage: Stage,
+    network: Rc<Network>,
+    disk: Rc<Disk>,
+    target: Rc<Station>,
+    target_process: RefCell<Option<Rc<Process>>>,
+    record: Rc<Record>,
+    random: RefCell<SmallRng>,
+    epoch: std::cell::Cell<u64>,
+}
+
+/// A client with the disk claimed.
+struct Client {
+    station: Rc<Station>,
+    process: Rc<Process>,
+    watched: Watched,
+}
+
+impl Pair {
+    fn new(stage: &Stage) -> Rc<Pair> {
+        let world = &stage.world;
+        let network = Network::new(world);
+        let mut random = fork(world.seed(), "pair");
+        let mtu_bytes = if random.random_bool(0.7) { 9000 } else { 1500 };
+        let disk = Disk::new(world, "disk", 6 << 20);
+        let record = Record::new(world, Oracle::of_disk("disk", 1), Rc::clone(&stage.verdict));
+        let pair = Rc::new(Pair {
+            stage: stage.clone(),
+            target: network.plug("target", mtu_bytes),
+            network,
+            disk,
+            target_process: RefCell::default(),
+            record,
+            random: RefCell::new(random),
+            epoch: std::cell::Cell::new(0),
+        });
+        pair.start_target();
+        pair
+    }
+
+    fn start_target(&self) {
+        let process = self.stage.world.start_process("target", Clock::default());
+        let port = self.network.open(&self.target);
+        let disks = [Rc::clone(&self.disk)];
+        let facts = NodeFacts { machine: Uuid::from_u128(1), name: "target", shelf: 1 };
+        drivers::serve(&process, port, facts, &disks);
+        *self.target_process.borrow_mut() = Some(process);
+    }
+
+    fn kill_target(&self) {
+        let process = self.target_process.borrow_mut().take();
+        process.iter().for_each(|process| process.kill());
+    }
+
+    /// A new client machine that claims the disk with the next epoch.
+    async fn client(&self) -> Result<Client, Failure> {
+        let epoch = self.epoch.get() + 1;
+        self.epoch.set(epoch);
+        let name = format!("client-{epoch}");
+        let station = self.network.plug(&name, self.target.mtu_bytes());
+        let process = self.stage.world.start_process(&name, Clock::default());
+        let port = self.network.open(&station);
+        let handle = process.handle().ok_or_else(|| Failure("dead".to_string()))?;
+        let (sender, receiver) = futures::channel::oneshot::channel();
+        let sender = RefCell::new(Some(sender));
+        drivers::look_for_disks(&handle, port, move |disk| {
+            if let Some(sender) = sender.borrow_mut().take() {
+                // The client may have been given up.
+                let _ = sender.send(disk.device());
+            }
+        });
+        let connected = process.run(async move {
+            let device = receiver.await.map_err(|_| IoError::Lost)?;
+            let claim = Claim {
+                epoch: Epoch(epoch),
+                owner: OwnerId(Uuid::from_u128(u128::from(epoch))),
+                force: false,
+            };
+            loop {
+                match device.claim(claim).await {
+                    Ok(_) => return Ok(device),
+                    Err(IoError::Lost | IoError::Restarted { .. }) => {
+                        handle.sleep(Duration::from_millis(100)).await;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        });
+        let limit = Duration::from_secs(60);
+        let device: Rc<dyn BlockDevice> =
+            match runtime::timeout(&self.stage.world.director(), limit, connected).await {
+                Ok(Ok(Ok(device))) => device,
+                Ok(Ok(Err(error))) => return Err(Failure(format!("{name} can't claim: {error}"))),
+                _ => return Err(Failure(format!("{name} doesn't get its claim within {limit:?}"))),
+            };
+        // The target keeps the first and last blocks of a claimed disk to itself.
+        let inner = Section::new(device, SectorRange::new(Lba(4096), 4096));
+        Ok(Client { station, process, watched: Watched::new(inner, Rc::clone(&self.record)) })
+    }
+
+    fn load(&self, client: &Client, mix: Mix) -> Clients {
+        let label = client.process.name().to_string();
+        Clients::start(&self.stage.world, &client.process, &client.watched, mix, &label)
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        self.stage.world.director().sleep(duration).await;
+    }
+
+    fn between(&self, least_ms: u64, most_ms: u64) -> Duration {
+        Duration::from_millis(self.random.borrow_mut().random_range(least_ms..=most_ms))
+    }
+
+    fn below(&self, bound: u32) -> u32 {
+        self.random.borrow_mut().random_range(0..bound)
+    }
+
+    /// After all repairs: operations succeed within a bound, clients come to rest, all is right.
+    async fn converge(&self, client: &Client, clients: Clients) -> Result<(), Failure> {
+        self.target.set_quality(Quality::GOOD);
+        self.target.set_cut(false, false);
+        client.station.set_quality(Quality::GOOD);
+        client.station.set_cut(false, false);
+        if self.target_process.borrow().is_none() {
+            self.start_target();
+        }
+        let answers = self.record.answers();
+        let director = self.stage.world.director();
+        let begin = director.now();
+        while self.record.answers() < answers + 5 {
+            if director.now().since(begin) > RECOVERY_MAX {
+                return Err(Failure(format!("no answers {RECOVERY_MAX:?} after the last repair")));
+            }
+            director.sleep(Duration::from_millis(20)).await;
+        }
+        let stopped = runtime::timeout(&director, RECOVERY_MAX, clients.stop()).await;
+        if !matches!(stopped, Ok(Ok(()))) {
+            return Err(Failure("an operation hangs".to_string()));
+        }
+        let watched = client.watched.clone();
+        let read = client.process.run(async move { watched.read_all().await }).await;
+        match read {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Failure(format!("the disk can't be read: {error}"))),
+            Err(_) => Err(Failure("the client died".to_string())),
+        }
+    }
+}
+
+fn busy() -> Mix {
+    Mix { depth: 6, sectors_max: 96, think: Duration::from_millis(30), ..Mix::default() }
+}
+
+async fn bad_network(stage: Stage) -> Result<(), Failure> {
+    let pair = Pair::new(&stage);
+    let client = pair.client().await?;
+    let clients = pair.load(&client, Mix { think: Duration::from_millis(60), ..busy() });
+    for _ in 0..4 {
+        let quality = Quality {
+            loss: 0.03 * f64::from(pair.below(3)),
+            duplication: 0.02 * f64::from(pair.below(3)),
+            corruption: 0.01 * f64::from(pair.below(3)),
+            stragglers: 0.01 * f64::from(pair.below(3)),
+            jitter: Duration::from_micros(u64::from(pair.below(5000))),
+            ..Quality::GOOD
+        };
+        pair.target.set_quality(quality);
+        pair.sleep(pair.between(1000, 6000)).await;
+    }
+    pair.converge(&client, clients).await
+}
+
+async fn restarts(stage: Stage) -> Result<(), Failure> {
+    let pair = Pair::new(&stage);
+    let client = pair.client().await?;
+    let clients = pair.load(&client, busy());
+    pair.target.set_quality(Quality { stragglers: 0.01, duplication: 0.01, ..Quality::GOOD });
+    for _ in 0..8 {
+        pair.sleep(pair.between(10, 1500)).await;
+        pair.kill_target();
+        if pair.below(2) == 0 {
+            pair.target.clear();
+            pair.disk.cut_power(Survival::Arbitrary);
+        }
+        pair.sleep(pair.between(0, 2500)).await;
+        pair.start_target();
+    }
+    pair.converge(&client, clients).await
+}
+
+async fn takeover(stage: Stage) -> Result<(), Failure> {
+    let pair = Pair::new(&stage);
+    let mut client = pair.client().await?;
+    let mut clients = pair.load(&client, busy());
+    let mut deposed = Vec::new();
+    for _ in 0..5 {
+        let quality = Quality { stragglers: 0.05, duplication: 0.05, ..Quality::GOOD };
+        client.station.set_quality(quality);
+        pair.sleep(pair.between(100, 4000)).await;
+        match pair.below(3) {
+            0 => client.process.pause(),
+            1 => client.station.set_cut(true, true),
+            // It lives on and knows nothing.
+            _ => {}
+        }
+        let next = pair.client().await?;
+        let next_clients = pair.load(&next, busy());
+        pair.sleep(pair.between(1, 500)).await;
+        client.process.resume();
+        client.station.set_cut(false, false);
+        deposed.push((
+            std::mem::replace(&mut client, next),
+            std::mem::replace(&mut clients, next_clients),
+        ));
+        if pair.below(3) == 0 {
+            pair.kill_target();
+            pair.sleep(pair.between(0, 500)).await;
+            pair.start_target();
+        }
+    }
+    pair.sleep(pair.between(100, 3000)).await;
+    if pair.below(2) == 0 {
+        // The latest of the late frames arrive within this time.
+        let stopped = runtime::timeout(&stage.world.director(), RECOVERY_MAX, clients.stop()).await;
+        if !matches!(stopped, Ok(Ok(()))) {
+            return Err(Failure("an operation hangs".to_string()));
+        }
+        pair.sleep(Duration::from_secs(200)).await;
+        clients = pair.load(&client, busy());
+    }
+    for (old, _) in &deposed {
+        old.process.kill();
+    }
+    pair.converge(&client, clients).await
+}
+
+async fn cut(stage: Stage) -> Result<(), Failure> {
+    let pair = Pair::new(&stage);
+    let client = pair.client().await?;
+    let clients = pair.load(&client, busy());
+    for _ in 0..8 {
+        pair.sleep(pair.between(10, 2000)).await;
+        match pair.below(4) {
+            0 => pair.target.set_cut(true, false),
+            1 => pair.target.set_cut(false, true),
+            2 => {
+                let process = pair.target_process.borrow().clone();
+                if let Some(process) = process {
+                    process.pause();
+                    pair.sleep(pair.between(1, 5000)).await;
+                    process.resume();
+                }
+            }
+            _ => pair.target.set_cut(true, true),
+        }
+        pair.sleep(pair.between(1, 6000)).await;
+        pair.target.set_cut(false, false);
+    }
+    pair.converge(&client, clients).await
+}
