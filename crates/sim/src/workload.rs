@@ -13,7 +13,7 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 use runtime::Notify;
 
-use crate::oracle::{Change, Oracle, Violation};
+use crate::oracle::{Change, OperationNumber, Oracle, Violation};
 use crate::random::fork;
 use crate::story::Story;
 use crate::world::{Killed, Process, Timeline, World};
@@ -306,6 +306,49 @@ impl Watched {
             }
         }
         Ok(())
+    }
+
+    /// Writes without asking for durability: acknowledged only by
+    /// [`Watched::flush_and_acknowledge`].
+    pub async fn write_volatile(
+        &self,
+        range: SectorRange,
+    ) -> Result<(OperationNumber, Instance), IoError> {
+        let now = self.record.timeline.now();
+        let (operation, data) = self.record.oracle.begin(Change::Write, range, now);
+        let result = self.device.write(range.start, data, Durability::Volatile).await;
+        match result {
+            Ok(done) => {
+                self.answered(done.instance);
+                Ok((operation, done.instance))
+            }
+            Err(error) => {
+                self.record.failed(&format!("write #{operation}"), range, error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Flushes `instance`; if that succeeds, all of `operations` are acknowledged.
+    pub async fn flush_and_acknowledge(
+        &self,
+        instance: Instance,
+        operations: Vec<OperationNumber>,
+    ) -> Result<(), IoError> {
+        let result = self.device.flush(instance).await;
+        match result {
+            Ok(_) => {
+                let now = self.record.timeline.now();
+                for operation in operations {
+                    self.record.check(self.record.oracle.acknowledge(operation, now));
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.record.failed("flush", SectorRange::default(), error);
+                Err(error)
+            }
+        }
     }
 
     /// Reads everything and checks it, in pieces.

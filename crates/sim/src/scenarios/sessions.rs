@@ -1,14 +1,16 @@
 //! One disk behind a target, one client behind an initiator, and the rules of docs/session.md: at
 //! most once, in order, fenced, under the right instance, whatever the network does.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BlockDevice, Claim, Epoch, IoError, Lba, OwnerId, SectorRange};
+use block::{BlockDevice, Claim, Epoch, Instance, IoError, Lba, OwnerId, SectorRange};
 use futures::FutureExt;
 use rand::Rng;
 use rand::rngs::SmallRng;
+use runtime::Handle;
 use uuid::Uuid;
 
 use super::scenario;
@@ -16,7 +18,7 @@ use crate::disk::Disk;
 use crate::drivers::{self, NodeFacts};
 use crate::medium::Survival;
 use crate::network::{Network, Quality, Station};
-use crate::oracle::Oracle;
+use crate::oracle::{OperationNumber, Oracle};
 use crate::random::fork;
 use crate::runner::{Failure, Scenario, Stage};
 use crate::section::Section;
@@ -51,6 +53,12 @@ pub const SCENARIOS: &[Scenario] = &[
         600,
         |stage| cut(stage).boxed_local(),
     ),
+    scenario(
+        "session-flush",
+        "volatile writes and flushes through restarts, power cuts, failed flushes and lost answers",
+        600,
+        |stage| flushes(stage).boxed_local(),
+    ),
 ];
 
 /// A target with a disk, and machines for clients.
@@ -62,7 +70,7 @@ struct Pair {
     target_process: RefCell<Option<Rc<Process>>>,
     record: Rc<Record>,
     random: RefCell<SmallRng>,
-    epoch: std::cell::Cell<u64>,
+    epoch: Cell<u64>,
 }
 
 /// A client with the disk claimed.
@@ -88,7 +96,7 @@ impl Pair {
             target_process: RefCell::default(),
             record,
             random: RefCell::new(random),
-            epoch: std::cell::Cell::new(0),
+            epoch: Cell::new(0),
         });
         pair.start_target();
         pair
@@ -204,17 +212,25 @@ impl Pair {
 }
 
 fn busy() -> Mix {
-    Mix { depth: 6, sectors_max: 96, think: Duration::from_millis(30), ..Mix::default() }
+    Mix {
+        depth: 6,
+        sectors_max: 96,
+        span_sectors: 512,
+        think: Duration::from_millis(30),
+        ..Mix::default()
+    }
 }
 
 async fn bad_network(stage: Stage) -> Result<(), Failure> {
     let pair = Pair::new(&stage);
     let client = pair.client().await?;
-    let clients = pair.load(&client, Mix { think: Duration::from_millis(60), ..busy() });
+    // A small span: only what overlaps can be undone by a late copy of a frame.
+    let mix = Mix { think: Duration::from_millis(60), span_sectors: 128, ..busy() };
+    let clients = pair.load(&client, mix);
     for _ in 0..4 {
         let quality = Quality {
             loss: 0.03 * f64::from(pair.below(3)),
-            duplication: 0.02 * f64::from(pair.below(3)),
+            duplication: 0.06 * f64::from(pair.below(3)),
             corruption: 0.01 * f64::from(pair.below(3)),
             stragglers: 0.01 * f64::from(pair.below(3)),
             jitter: Duration::from_micros(u64::from(pair.below(5000))),
@@ -312,5 +328,75 @@ async fn cut(stage: Stage) -> Result<(), Failure> {
         pair.sleep(pair.between(1, 6000)).await;
         pair.target.set_cut(false, false);
     }
+    pair.converge(&client, clients).await
+}
+
+/// Writes a few runs, then flushes the instance that answered them: only if that succeeds were they
+/// promised. What another instance answered has to be written again.
+async fn write_and_flush(
+    watched: Watched,
+    handle: Handle,
+    mut random: SmallRng,
+    stop: Rc<Cell<bool>>,
+) {
+    while !stop.get() {
+        handle.sleep(Duration::from_millis(random.random_range(0..20))).await;
+        let mut by_instance: BTreeMap<Instance, Vec<OperationNumber>> = BTreeMap::new();
+        for _ in 0..random.random_range(1..6) {
+            let start = random.random_range(0..4000);
+            let range = SectorRange::new(Lba(start), random.random_range(1..=40));
+            if let Ok((operation, instance)) = watched.write_volatile(range).await {
+                by_instance.entry(instance).or_default().push(operation);
+            }
+        }
+        for (instance, operations) in by_instance {
+            // A failure promises nothing.
+            let _ = watched.flush_and_acknowledge(instance, operations).await;
+        }
+    }
+}
+
+async fn flushes(stage: Stage) -> Result<(), Failure> {
+    let pair = Pair::new(&stage);
+    let client = pair.client().await?;
+    let stop = Rc::new(Cell::new(false));
+    let mut writers = Vec::new();
+    for number in 0..3 {
+        let random = fork(stage.world.seed(), &format!("writer-{number}"));
+        let handle = client.process.handle().ok_or_else(|| Failure("dead".to_string()))?;
+        let writer = write_and_flush(client.watched.clone(), handle, random, Rc::clone(&stop));
+        writers.push(client.process.run(writer));
+    }
+    pair.target.set_quality(Quality { loss: 0.005, duplication: 0.005, ..Quality::GOOD });
+    for _ in 0..8 {
+        pair.sleep(pair.between(10, 1200)).await;
+        match pair.below(3) {
+            0 => {
+                pair.disk.fail_flushes(1);
+                pair.target.set_cut(pair.below(2) == 0, false);
+                pair.sleep(pair.between(1, 700)).await;
+                pair.target.set_cut(false, false);
+                pair.sleep(pair.between(1, 700)).await;
+                pair.kill_target();
+            }
+            1 => pair.kill_target(),
+            _ => {
+                pair.kill_target();
+                pair.target.clear();
+                pair.disk.cut_power(Survival::Arbitrary);
+            }
+        }
+        pair.sleep(pair.between(0, 2000)).await;
+        pair.disk.heal();
+        pair.start_target();
+    }
+    stop.set(true);
+    for writer in writers {
+        let stopped = runtime::timeout(&stage.world.director(), RECOVERY_MAX, writer).await;
+        if !matches!(stopped, Ok(Ok(()))) {
+            return Err(Failure("an operation hangs".to_string()));
+        }
+    }
+    let clients = pair.load(&client, busy());
     pair.converge(&client, clients).await
 }
