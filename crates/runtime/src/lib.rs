@@ -11,5 +11,5 @@ mod notify;
 mod timeout;
 
 pub use executor::{Executor, Handle, Order};
-pub use notify::{Notify, Permit, Semaphore};
+pub use notify::{Notified, Notify, Permit, Semaphore};
 pub use timeout::{Elapsed, timeout};

@@ -3,15 +3,26 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 /// Wakes everyone who waits. A waiter takes a [`Notify::notified`] future before it looks at the
 /// condition, so that no change between look and wait is missed.
 #[derive(Default)]
 pub struct Notify {
     generation: Cell<u64>,
-    waiters: RefCell<Vec<Waker>>,
+    next_waiter: Cell<u64>,
+    /// In order of the numbers, which is that of the first polls.
+    waiters: RefCell<Vec<(u64, Waker)>>,
+}
+
+/// Waits for a [`Notify`]. Dropping it takes its waker back.
+pub struct Notified<'a> {
+    notify: &'a Notify,
+    seen: u64,
+    /// Its number among the waiters, once it has been polled.
+    waiter: Option<u64>,
 }
 
 impl Notify {
@@ -23,23 +34,56 @@ impl Notify {
     /// Wakes all who hold a `notified` future from before this call.
     pub fn notify_all(&self) {
         self.generation.set(self.generation.get() + 1);
-        let waiters = std::mem::take(&mut *self.waiters.borrow_mut());
-        waiters.into_iter().for_each(Waker::wake);
+        let mut waiters = std::mem::take(&mut *self.waiters.borrow_mut());
+        waiters.drain(..).for_each(|(_, waker)| waker.wake());
+        // Kept for its memory, unless somebody waits already.
+        let mut present = self.waiters.borrow_mut();
+        if present.is_empty() {
+            *present = waiters;
+        }
     }
 
     /// Completes at the first `notify_all` after this call (not after the first poll).
-    pub fn notified(&self) -> impl Future<Output = ()> + '_ {
-        let seen = self.generation.get();
-        std::future::poll_fn(move |context| {
-            if self.generation.get() != seen {
-                return Poll::Ready(());
+    pub fn notified(&self) -> Notified<'_> {
+        Notified { notify: self, seen: self.generation.get(), waiter: None }
+    }
+
+    fn find(waiters: &[(u64, Waker)], waiter: u64) -> Option<usize> {
+        waiters.binary_search_by_key(&waiter, |(number, _)| *number).ok()
+    }
+}
+
+impl Future for Notified<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let notify = self.notify;
+        if notify.generation.get() != self.seen {
+            return Poll::Ready(());
+        }
+        let mut waiters = notify.waiters.borrow_mut();
+        match self.waiter.and_then(|waiter| Notify::find(&waiters, waiter)) {
+            Some(index) => waiters[index].1.clone_from(context.waker()),
+            None => {
+                let waiter = notify.next_waiter.get();
+                notify.next_waiter.set(waiter + 1);
+                waiters.push((waiter, context.waker().clone()));
+                self.waiter = Some(waiter);
             }
-            let mut waiters = self.waiters.borrow_mut();
-            if !waiters.iter().any(|waiter| waiter.will_wake(context.waker())) {
-                waiters.push(context.waker().clone());
-            }
-            Poll::Pending
-        })
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Notified<'_> {
+    fn drop(&mut self) {
+        let Some(waiter) = self.waiter else { return };
+        let waker = {
+            let mut waiters = self.notify.waiters.borrow_mut();
+            Notify::find(&waiters, waiter).map(|index| waiters.remove(index))
+        };
+        // Outside of the borrow: it may be the last thing that keeps a task.
+        drop(waker);
     }
 }
 
@@ -137,6 +181,9 @@ mod tests {
     use super::*;
     use crate::{Executor, Order};
     use block::Instant;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::task::Wake;
 
     #[test]
     fn semaphore_serves_in_order_of_arrival() {
@@ -178,5 +225,52 @@ mod tests {
         let polled = notified.as_mut().poll(&mut std::task::Context::from_waker(&waker));
         assert!(polled.is_ready());
         assert!(!executor.has_ready());
+    }
+
+    /// Who gives up waiting (a limit of time passed, another future was faster) used to leave a waker
+    /// until the next notification, which may never come: memory that only grew.
+    #[test]
+    fn a_dropped_waiter_leaves_nothing() {
+        let notify = Notify::new();
+        let waker = futures::task::noop_waker();
+        let mut context = std::task::Context::from_waker(&waker);
+        let mut kept = Box::pin(notify.notified());
+        assert!(kept.as_mut().poll(&mut context).is_pending());
+        for _ in 0..100 {
+            let mut dropped = Box::pin(notify.notified());
+            assert!(dropped.as_mut().poll(&mut context).is_pending());
+            assert!(dropped.as_mut().poll(&mut context).is_pending(), "polled twice, one entry");
+            assert_eq!(notify.waiters.borrow().len(), 2);
+        }
+        assert_eq!(notify.waiters.borrow().len(), 1);
+        notify.notify_all();
+        // A waiter of the next round isn't taken away by one of the last.
+        let mut next = Box::pin(notify.notified());
+        assert!(next.as_mut().poll(&mut context).is_pending());
+        assert!(kept.as_mut().poll(&mut context).is_ready());
+        drop(kept);
+        assert_eq!(notify.waiters.borrow().len(), 1);
+    }
+
+    struct Count(AtomicU32);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_notification_reaches_a_waiter_that_moved_to_another_task() {
+        let notify = Notify::new();
+        let counts = [(); 2].map(|()| Arc::new(Count(AtomicU32::new(0))));
+        let mut notified = Box::pin(notify.notified());
+        for count in &counts {
+            let waker = Waker::from(Arc::clone(count));
+            let mut context = std::task::Context::from_waker(&waker);
+            assert!(notified.as_mut().poll(&mut context).is_pending());
+        }
+        notify.notify_all();
+        assert_eq!(counts.map(|count| count.0.load(Ordering::Relaxed)), [0, 1]);
     }
 }

@@ -361,13 +361,15 @@ impl Discovery {
         }
         // Silent ones first, then those who wait unasked, but never for somebody unasked.
         let silent = self.silent.first().map(|(_, key)| *key);
+        // The set of those who wait is looked at only for somebody who was asked: announcements cost
+        // a stranger nothing and must cost us little.
         let unasked = || {
             let mut waiting = self.waiting.iter().rev().take_while(|(is_unasked, ..)| *is_unasked);
             let is_stranger =
                 |key: &Key| self.entries.get(key).is_some_and(|entry| entry.info.kind.is_none());
-            waiting.find(|(_, _, key)| was_asked && is_stranger(key)).map(|(_, _, key)| *key)
+            waiting.find(|(_, _, key)| is_stranger(key)).map(|(_, _, key)| *key)
         };
-        let victim = silent.or_else(unasked);
+        let victim = silent.or_else(|| was_asked.then(unasked).flatten());
         self.evict(victim)
     }
 
