@@ -1,1 +1,16 @@
-//! Placeholder head, replaced by the crate's own.
+//! What people and processes say to each other: configuration files, the types of the HTTP API and
+//! of the engine's control channel, the settings that a pool remembers for its services, and the
+//! decisions about mounting that follow from them.
+//!
+//! It decides and parses; it opens nothing. Files and sockets belong to the binary, so that all of
+//! this can be tested without root, a pool or a network.
+
+pub mod api;
+pub mod channel;
+pub mod config;
+pub mod exit;
+pub mod keeper;
+pub mod names;
+pub mod node;
+pub mod settings;
+pub mod size;

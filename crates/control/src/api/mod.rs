@@ -1,0 +1,19 @@
+//! The HTTP API of the supervisor: what is sent and answered.
+//!
+//! One route per operation under `/v1` on a Unix socket. A request that takes long answers with JSON
+//! lines ([`StreamLine`]): progress, then exactly one result or error. Everything else answers with
+//! one JSON document; an error is always an [`ApiError`].
+
+mod error;
+mod request;
+mod status;
+
+pub use error::{ApiError, ErrorCode};
+pub use request::{
+    CreatePool, CreateVolume, ExportVolume, ExtendPool, ExtendVolume, FailureDomain, ImportPool,
+    LayoutSpec, MakeFs, MountVolume, ResetEpoch, ServeFtp, UnexportVolume, VerifyVolume,
+};
+pub use status::{
+    ImportResult, InterfaceState, PoolReportExt, ProcessState, SeenTarget, ServiceState, Status,
+    StreamLine, VolumeServices,
+};

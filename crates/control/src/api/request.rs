@@ -1,0 +1,274 @@
+//! Bodies of requests. Names of pools and volumes are in the path.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::names::ShelfSlot;
+use crate::settings::{FsType, MacText};
+use crate::size::SizeSpec;
+
+/// What may fail as one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureDomain {
+    /// A machine with all its disks.
+    #[default]
+    Node,
+    /// A disk.
+    Disk,
+}
+
+impl FromStr for FailureDomain {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<FailureDomain, String> {
+        match text {
+            "node" => Ok(FailureDomain::Node),
+            "disk" => Ok(FailureDomain::Disk),
+            other => Err(format!("'{other}' is not a failure domain: use node or disk")),
+        }
+    }
+}
+
+impl fmt::Display for FailureDomain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            FailureDomain::Node => "node",
+            FailureDomain::Disk => "disk",
+        })
+    }
+}
+
+/// How a volume survives faults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum LayoutSpec {
+    /// One copy.
+    Raid0,
+    /// That many copies, 2 to [`LayoutSpec::COPIES_MAX`].
+    Mirror(u8),
+}
+
+impl LayoutSpec {
+    /// Most copies.
+    pub const COPIES_MAX: u8 = 4;
+}
+
+impl FromStr for LayoutSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<LayoutSpec, String> {
+        if text == "raid0" {
+            return Ok(LayoutSpec::Raid0);
+        }
+        let copies = match text {
+            "mirror" => Some(2),
+            other => other.strip_prefix("mirror:").and_then(|copies| copies.parse().ok()),
+        };
+        match copies {
+            Some(copies) if (2..=LayoutSpec::COPIES_MAX).contains(&copies) => {
+                Ok(LayoutSpec::Mirror(copies))
+            }
+            _ => Err(format!(
+                "'{text}' is not a layout: use raid0, or mirror:N with 2 to {} copies",
+                LayoutSpec::COPIES_MAX
+            )),
+        }
+    }
+}
+
+impl TryFrom<String> for LayoutSpec {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<LayoutSpec, String> {
+        text.parse()
+    }
+}
+
+impl From<LayoutSpec> for String {
+    fn from(layout: LayoutSpec) -> String {
+        layout.to_string()
+    }
+}
+
+impl fmt::Display for LayoutSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LayoutSpec::Raid0 => f.write_str("raid0"),
+            LayoutSpec::Mirror(copies) => write!(f, "mirror:{copies}"),
+        }
+    }
+}
+
+/// `POST /v1/pools`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreatePool {
+    /// Its name.
+    pub name: String,
+    /// Its disks.
+    pub disks: Vec<ShelfSlot>,
+    /// What its volumes' copies are kept apart by.
+    #[serde(default)]
+    pub failure_domain: FailureDomain,
+    /// Those of the disks that may be overwritten although they carry something.
+    #[serde(default)]
+    pub force_disks: Vec<ShelfSlot>,
+    /// Bytes in an extent; chosen by the pool's size without it.
+    #[serde(default)]
+    pub extent_bytes: Option<u64>,
+}
+
+/// `POST /v1/pools/POOL/extend`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExtendPool {
+    /// Disks to add.
+    pub disks: Vec<ShelfSlot>,
+    /// Those of them that may be overwritten although they carry something.
+    #[serde(default)]
+    pub force_disks: Vec<ShelfSlot>,
+}
+
+/// `POST /v1/pools/POOL/import`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImportPool {
+    /// Seconds to wait for disks that aren't in sight, once the pool could be opened without them;
+    /// the engine decides without it.
+    pub grace_secs: Option<u64>,
+}
+
+/// `POST /v1/pools/POOL/volumes`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateVolume {
+    /// Its name.
+    pub name: String,
+    /// Its size.
+    pub size: SizeSpec,
+    /// Its redundancy.
+    pub layout: LayoutSpec,
+}
+
+/// `POST /v1/pools/POOL/volumes/VOL/extend`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExtendVolume {
+    /// The new size, or the share of the free space to add.
+    pub size: SizeSpec,
+    /// Also grow the file system.
+    #[serde(default)]
+    pub resizefs: bool,
+}
+
+/// `POST /v1/pools/POOL/volumes/VOL/verify`; streamed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VerifyVolume {
+    /// One copy only, counted from 0.
+    pub copy: Option<u8>,
+}
+
+/// `POST /v1/pools/POOL/volumes/VOL/mkfs`; streamed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MakeFs {
+    /// The file system.
+    pub fstype: FsType,
+    /// Overwrite what is recognised on the volume.
+    pub force: bool,
+}
+
+/// `POST /v1/pools/POOL/volumes/VOL/mount`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MountVolume {
+    /// Where.
+    pub path: PathBuf,
+    /// The file system on the volume.
+    #[serde(default)]
+    pub fstype: FsType,
+    /// Mount options.
+    #[serde(default)]
+    pub options: Vec<String>,
+}
+
+/// `POST /v1/pools/POOL/volumes/VOL/ftp`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServeFtp {
+    /// Where to listen; the configuration decides without it.
+    pub listen: Option<SocketAddr>,
+}
+
+/// `POST /v1/pools/POOL/volumes/VOL/export`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExportVolume {
+    /// Address of the export.
+    pub address: ShelfSlot,
+    /// Interfaces to answer on.
+    pub interfaces: Vec<String>,
+    /// Clients to answer; all when empty.
+    #[serde(default)]
+    pub allow: Vec<MacText>,
+    /// Refuse writes.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// `POST /v1/pools/POOL/volumes/VOL/unexport`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UnexportVolume {
+    /// The export to end; all of the volume's without it.
+    pub address: Option<ShelfSlot>,
+}
+
+/// `POST /v1/disks/DISK/reset-epoch`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResetEpoch {
+    /// The same disk again: it says that the name in the path isn't a slip.
+    pub force_disk: ShelfSlot,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn layouts() {
+        assert_eq!("raid0".parse(), Ok(LayoutSpec::Raid0));
+        assert_eq!("mirror:3".parse(), Ok(LayoutSpec::Mirror(3)));
+        assert_eq!("mirror".parse(), Ok(LayoutSpec::Mirror(2)));
+        for wrong in ["mirror:1", "mirror:9", "mirror:", "raid1", "", "mirror:256"] {
+            assert!(wrong.parse::<LayoutSpec>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn bodies_are_read_as_documented_and_misspelt_fields_are_refused() {
+        let create: CreatePool =
+            serde_json::from_str(r#"{"name":"p","disks":["e1.0","e2.0"]}"#).unwrap();
+        assert_eq!(create.failure_domain, FailureDomain::Node);
+        assert_eq!(create.disks[1], ShelfSlot { shelf: 2, slot: 0 });
+        let volume: CreateVolume =
+            serde_json::from_str(r#"{"name":"v","size":"100%FREE","layout":"mirror:2"}"#).unwrap();
+        assert_eq!(volume.size, SizeSpec::PercentFree(100));
+        assert_eq!(serde_json::from_str::<MakeFs>("{}").unwrap(), MakeFs::default());
+        for wrong in [
+            r#"{"name":"p","disk":["e1.0"]}"#,
+            r#"{"name":"p","disks":["1.0"]}"#,
+            r#"{"name":"p","disks":[],"failure_domain":"rack"}"#,
+        ] {
+            assert!(serde_json::from_str::<CreatePool>(wrong).is_err(), "{wrong}");
+        }
+    }
+}

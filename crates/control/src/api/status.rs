@@ -1,0 +1,204 @@
+//! What the supervisor tells about itself. What it tells about pools is the engine's own report.
+
+use std::path::PathBuf;
+
+use pool::{PoolReport, PoolState, Progress};
+use serde::{Deserialize, Serialize};
+
+use super::ApiError;
+use crate::names::{ShelfSlot, VolumeName};
+
+/// `GET /v1/status`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the program.
+    pub version: String,
+    /// Host name of the supervisor.
+    pub host: String,
+    /// Its identity as an owner of pools.
+    pub owner: String,
+    /// Process id of the supervisor.
+    pub supervisor_pid: u32,
+    /// The engine's process; none while it is being restarted.
+    pub engine: Option<ProcessState>,
+    /// The services' process, which answers this.
+    pub services_pid: u32,
+    /// How often the engine was replaced since the services began.
+    pub engine_restarts: u64,
+    /// All pools in sight.
+    pub pools: Vec<PoolReport>,
+    /// Devices, mounts, FTP and exports of volumes that have or want any.
+    pub services: Vec<VolumeServices>,
+    /// What a user must know about that is nobody's failure yet.
+    pub warnings: Vec<String>,
+}
+
+/// The engine's process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessState {
+    /// Process id.
+    pub pid: u32,
+    /// Tells it from its predecessors.
+    pub generation: u64,
+    /// Whether its memory is locked.
+    pub memory_locked: bool,
+    /// Whether the kernel knows that it serves a block device (PR_SET_IO_FLUSHER).
+    pub io_flusher: bool,
+    /// Log lines dropped because whoever reads them was too slow.
+    pub log_lines_dropped: u64,
+    /// The interfaces it listens on.
+    pub interfaces: Vec<InterfaceState>,
+    /// What is wrong with it.
+    pub warnings: Vec<String>,
+}
+
+/// An interface of the engine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceState {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub mac: String,
+    /// Its MTU; 0 while it isn't there.
+    pub mtu_bytes: u64,
+    /// Why it isn't used, if so.
+    pub trouble: Option<String>,
+}
+
+/// A target that answered discovery.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenTarget {
+    /// Its address.
+    pub address: ShelfSlot,
+    /// The interface on which it was heard.
+    pub interface: String,
+    /// Its MAC.
+    pub mac: String,
+    /// Its size, when it told.
+    pub size_bytes: Option<u64>,
+    /// Whether it speaks etherpool's sequenced session; others are plain AoE.
+    pub session: bool,
+    /// The machine's name, when it told.
+    pub node: Option<String>,
+    /// The export's name (its path on the machine), when it told.
+    pub name: Option<String>,
+    /// The owner on record, when there is one.
+    pub owner: Option<String>,
+    /// What is wrong: answers no more, another answers for the same address.
+    pub trouble: Option<String>,
+}
+
+/// What a report means for those who serve.
+pub trait PoolReportExt {
+    /// Whether the pool may be served: open, with its lease.
+    fn is_serving(&self) -> bool;
+
+    /// Whether that volume of it may be served.
+    fn serves(&self, name: &VolumeName) -> bool;
+}
+
+impl PoolReportExt for PoolReport {
+    fn is_serving(&self) -> bool {
+        self.lease_ok && matches!(self.state, PoolState::Online | PoolState::Degraded)
+    }
+
+    fn serves(&self, name: &VolumeName) -> bool {
+        self.name == name.pool
+            && self.is_serving()
+            && self
+                .volumes
+                .iter()
+                .any(|volume| volume.name == name.volume && volume.suspended.is_none())
+    }
+}
+
+/// Where a service of a volume stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServiceState {
+    /// Not wanted.
+    #[default]
+    Off,
+    /// Wanted, not there yet.
+    Waiting,
+    /// There.
+    On,
+}
+
+/// What is made of a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeServices {
+    /// The volume.
+    pub volume: VolumeName,
+    /// Its block device.
+    pub device: Option<PathBuf>,
+    /// The mount.
+    pub mount: ServiceState,
+    /// Where it is or should be mounted.
+    pub mount_path: Option<PathBuf>,
+    /// FTP.
+    pub ftp: ServiceState,
+    /// Where FTP listens or should.
+    pub ftp_listen: Option<std::net::SocketAddr>,
+    /// AoE addresses that it is exported at.
+    pub exports: Vec<ShelfSlot>,
+    /// What went wrong last, and is tried again.
+    pub trouble: Option<String>,
+    /// Processes that keep a file system busy which is to be unmounted.
+    pub busy_processes: Vec<String>,
+}
+
+impl VolumeServices {
+    /// Of a volume that is only exported.
+    pub fn exported(volume: VolumeName, exports: Vec<ShelfSlot>) -> VolumeServices {
+        VolumeServices {
+            volume,
+            device: None,
+            mount: ServiceState::Off,
+            mount_path: None,
+            ftp: ServiceState::Off,
+            ftp_listen: None,
+            exports,
+            trouble: None,
+            busy_processes: Vec::new(),
+        }
+    }
+}
+
+/// The outcome for one pool of `pool import --all`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportResult {
+    /// The pool.
+    pub pool: String,
+    /// Set when it was imported.
+    pub report: Option<PoolReport>,
+    /// Set when it wasn't.
+    pub error: Option<ApiError>,
+}
+
+/// A line of a streamed answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StreamLine<T> {
+    /// It goes on.
+    Progress(Progress),
+    /// The last line: done.
+    Result(T),
+    /// The last line: failed.
+    Error(ApiError),
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn stream_lines_are_told_apart_by_their_key() {
+        let progress = StreamLine::<u32>::Progress(Progress { done_bytes: 1, total_bytes: 2 });
+        let text = serde_json::to_string(&progress).unwrap();
+        assert_eq!(text, r#"{"progress":{"done_bytes":1,"total_bytes":2}}"#);
+        assert_eq!(serde_json::from_str::<StreamLine<u32>>(&text).unwrap(), progress);
+        assert_eq!(serde_json::to_string(&StreamLine::Result(7)).unwrap(), r#"{"result":7}"#);
+    }
+}

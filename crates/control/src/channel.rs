@@ -1,0 +1,286 @@
+//! The control channel between services and engine: JSON lines on a Unix socket.
+//!
+//! Requests carry ids, many are in flight, answers come in any order. A request may be followed by
+//! progress lines with its id before its one result or error. Events come in between. The descriptor
+//! that [`EngineRequest::AttachVolume`] speaks of travels with the first byte of its line.
+
+use pool::{PoolEvent, Progress};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::api::{ApiError, CreatePool, CreateVolume, ExtendPool, ImportPool};
+use crate::names::{ShelfSlot, VolumeName};
+use crate::settings::ExportSetting;
+use crate::size::SizeSpec;
+
+/// Longest line that either end accepts; a longer one ends the connection. A report of thousands of
+/// disks fits.
+pub const LINE_BYTES_MAX: usize = 16 << 20;
+
+/// Most requests that one connection may have in flight; more are answered with `busy`.
+pub const REQUESTS_IN_FLIGHT_MAX: usize = 256;
+
+/// A request to the engine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case")]
+pub enum EngineRequest {
+    /// Answered with [`crate::api::ProcessState`].
+    Process,
+    /// Answered with the targets in sight.
+    Discover,
+    /// Answered with the devices in sight.
+    Disks,
+    /// Answered with all pools.
+    Pools,
+    /// Answered with the pool.
+    CreatePool(CreatePool),
+    /// Answered with the pool.
+    ExtendPool {
+        /// The pool.
+        pool: String,
+        /// The disks.
+        request: ExtendPool,
+    },
+    /// Answered with the pool.
+    ImportPool {
+        /// Name or id.
+        pool: String,
+        /// How.
+        request: ImportPool,
+    },
+    /// Answered with a list of [`crate::api::ImportResult`].
+    ImportAll,
+    /// Answered with null.
+    ReleasePool {
+        /// The pool.
+        pool: String,
+    },
+    /// Answered with the volume.
+    CreateVolume {
+        /// The pool.
+        pool: String,
+        /// The volume.
+        request: CreateVolume,
+    },
+    /// Answered with the volume.
+    ExtendVolume {
+        /// The volume.
+        volume: VolumeName,
+        /// New size or share of the free space to add.
+        size: SizeSpec,
+    },
+    /// Answered with null.
+    RemoveVolume {
+        /// The volume.
+        volume: VolumeName,
+    },
+    /// Answered with progress, then the report.
+    VerifyVolume {
+        /// The volume.
+        volume: VolumeName,
+        /// One copy only.
+        copy: Option<u8>,
+    },
+    /// Answered with null.
+    SetProperty {
+        /// The volume.
+        volume: VolumeName,
+        /// The property.
+        key: String,
+        /// Its value; removed when none.
+        value: Option<String>,
+    },
+    /// Serve the volume through the FUSE descriptor that comes with the line; answered with null
+    /// once it is being served.
+    AttachVolume {
+        /// The volume.
+        volume: VolumeName,
+    },
+    /// Answered with the volumes that are served through FUSE, a list of [`VolumeName`].
+    AttachedVolumes,
+    /// Whether the pool's lease runs; answered with a boolean.
+    Lease {
+        /// The pool.
+        pool: String,
+    },
+    /// Whether an export could be made: its interfaces are there; answered with null.
+    CheckExport {
+        /// The export.
+        export: ExportSetting,
+    },
+    /// Forget an ownership that a disk can't read any more; answered with null.
+    ResetEpoch {
+        /// The disk.
+        disk: ShelfSlot,
+    },
+    /// Release all leases cleanly and stop. Answered with null when it is done.
+    Shutdown,
+}
+
+/// A line to the engine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestLine {
+    /// Chosen by the asker; unique among its requests in flight.
+    pub id: u64,
+    /// The request.
+    pub request: EngineRequest,
+}
+
+/// A line from the engine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReplyLine {
+    /// A request goes on.
+    Progress {
+        /// The request.
+        id: u64,
+        /// How far.
+        progress: Progress,
+    },
+    /// A request is done.
+    Result {
+        /// The request.
+        id: u64,
+        /// The answer.
+        value: Value,
+    },
+    /// A request failed.
+    Error {
+        /// The request.
+        id: u64,
+        /// Why.
+        error: ApiError,
+    },
+    /// Something happened.
+    Event(PoolEvent),
+    /// Events were lost because the reader was too slow: look at the reports.
+    EventsLost,
+}
+
+/// Cuts a stream of bytes into lines, in bounded memory.
+#[derive(Debug, Default)]
+pub struct LineReader {
+    buffer: Vec<u8>,
+    scanned: usize,
+}
+
+/// The peer sent a line longer than [`LINE_BYTES_MAX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a line longer than {LINE_BYTES_MAX} bytes")]
+pub struct LineTooLong;
+
+impl LineReader {
+    /// Takes what was received.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole line, without its end.
+    pub fn next_line(&mut self) -> Result<Option<Vec<u8>>, LineTooLong> {
+        match self.buffer[self.scanned..].iter().position(|byte| *byte == b'\n') {
+            Some(at) => {
+                let rest = self.buffer.split_off(self.scanned + at + 1);
+                let mut line = std::mem::replace(&mut self.buffer, rest);
+                line.pop();
+                self.scanned = 0;
+                Ok(Some(line))
+            }
+            None if self.buffer.len() > LINE_BYTES_MAX => Err(LineTooLong),
+            None => {
+                self.scanned = self.buffer.len();
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// A value as a line, with its end.
+pub fn to_line<T: Serialize>(value: &T) -> Vec<u8> {
+    // Only plain data is sent; an unserialisable value would be a defect, shown as an empty line
+    // that the other end answers with an error.
+    let mut line = serde_json::to_vec(value).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::api::ErrorCode;
+
+    #[test]
+    fn lines_are_cut_wherever_the_bytes_were() {
+        let text = b"{\"a\":1}\n\nlast\npartial";
+        for chunk in 1..text.len() {
+            let mut reader = LineReader::default();
+            let mut lines = Vec::new();
+            for bytes in text.chunks(chunk) {
+                reader.push(bytes);
+                while let Some(line) = reader.next_line().unwrap() {
+                    lines.push(String::from_utf8(line).unwrap());
+                }
+            }
+            assert_eq!(lines, ["{\"a\":1}", "", "last"], "chunks of {chunk}");
+        }
+    }
+
+    #[test]
+    fn an_endless_line_is_refused() {
+        let mut reader = LineReader::default();
+        reader.push(&vec![b'x'; LINE_BYTES_MAX + 1]);
+        assert_eq!(reader.next_line(), Err(LineTooLong));
+    }
+
+    #[test]
+    fn every_request_survives_its_line() {
+        let volume = VolumeName::new("p", "v");
+        let requests = [
+            EngineRequest::Process,
+            EngineRequest::CreatePool(
+                serde_json::from_str(r#"{"name":"p","disks":["e1.0"]}"#).unwrap(),
+            ),
+            EngineRequest::ImportPool {
+                pool: "p".into(),
+                request: ImportPool { grace_secs: Some(5) },
+            },
+            EngineRequest::ExtendVolume {
+                volume: volume.clone(),
+                size: SizeSpec::PercentFree(100),
+            },
+            EngineRequest::VerifyVolume { volume: volume.clone(), copy: Some(1) },
+            EngineRequest::SetProperty {
+                volume: volume.clone(),
+                key: "mount".into(),
+                value: Some("{\"path\":\"/srv/a\nb\"}".into()),
+            },
+            EngineRequest::AttachVolume { volume },
+            EngineRequest::Shutdown,
+        ];
+        for (id, request) in requests.into_iter().enumerate() {
+            let line = RequestLine { id: id as u64, request };
+            let bytes = to_line(&line);
+            assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), 1);
+            assert_eq!(serde_json::from_slice::<RequestLine>(&bytes).unwrap(), line);
+        }
+    }
+
+    #[test]
+    fn every_reply_survives_its_line() {
+        let replies = [
+            ReplyLine::Progress { id: 1, progress: Progress { done_bytes: 1, total_bytes: 9 } },
+            ReplyLine::Result { id: 2, value: Value::Null },
+            ReplyLine::Error { id: 3, error: ApiError::new(ErrorCode::Busy, "busy") },
+            ReplyLine::Event(PoolEvent::DiskOut {
+                pool: "p".into(),
+                disk: "e1.0".into(),
+                why: "no answer".into(),
+            }),
+            ReplyLine::EventsLost,
+        ];
+        for reply in replies {
+            let bytes = to_line(&reply);
+            assert_eq!(serde_json::from_slice::<ReplyLine>(&bytes).unwrap(), reply);
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! `supervisor.toml`. Without a file all defaults hold; with one, an unknown field or a value that
+//! can't be meant is an error with line and column, because a misspelt `anonymous = false` that is
+//! silently ignored opens a server to everybody.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// The supervisor's configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct SupervisorConfig {
+    /// Ethernet interfaces on which disks are looked for and exports answer.
+    pub interfaces: Vec<InterfaceConfig>,
+    /// What must survive a reboot: the supervisor's identity.
+    #[serde(alias = "state_dir")]
+    pub state_dir: PathBuf,
+    /// Sockets, pid file, mount points of devices.
+    #[serde(alias = "run_dir")]
+    pub run_dir: PathBuf,
+    /// Where links POOL/VOLUME to the block devices are made.
+    #[serde(alias = "device_dir")]
+    pub device_dir: PathBuf,
+    /// The API's socket; `api.sock` in `run_dir` without it.
+    #[serde(alias = "api_socket")]
+    pub api_socket: Option<PathBuf>,
+    /// The socket of this machine's node process, for its own disks.
+    #[serde(alias = "node_socket")]
+    pub node_socket: Option<PathBuf>,
+    /// FTP for served volumes.
+    pub ftp: FtpConfig,
+    /// Mounts.
+    pub mount: MountConfig,
+    /// Logging.
+    pub log: LogConfig,
+}
+
+/// An Ethernet interface, perhaps in another network namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InterfaceConfig {
+    /// Name as in `ip link`.
+    pub name: String,
+    /// Network namespace: a name under /run/netns or a path.
+    #[serde(default)]
+    pub netns: Option<String>,
+}
+
+impl InterfaceConfig {
+    /// Path of the namespace, if one is named.
+    pub fn netns_path(&self) -> Option<PathBuf> {
+        let netns = self.netns.as_deref()?;
+        Some(if netns.contains('/') { netns.into() } else { Path::new("/run/netns").join(netns) })
+    }
+}
+
+/// How FTP is served.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct FtpConfig {
+    /// Address of the control connection.
+    pub listen: SocketAddr,
+    /// File of users with argon2 hashes (`etherpool user hash`); nobody may write without it.
+    #[serde(alias = "users_file")]
+    pub users_file: Option<PathBuf>,
+    /// Whether anonymous clients may read.
+    pub anonymous: bool,
+    /// Ports of passive data connections, both ends included.
+    #[serde(alias = "passive_ports")]
+    pub passive_ports: PortRange,
+}
+
+/// A range of ports, `[first, last]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "[u16; 2]")]
+pub struct PortRange {
+    /// First port.
+    pub first: u16,
+    /// Last port, not below the first.
+    pub last: u16,
+}
+
+impl TryFrom<[u16; 2]> for PortRange {
+    type Error = &'static str;
+
+    fn try_from([first, last]: [u16; 2]) -> Result<PortRange, &'static str> {
+        if first == 0 {
+            Err("port 0 can't be listened on")
+        } else if last < first {
+            Err("the last port is below the first")
+        } else {
+            Ok(PortRange { first, last })
+        }
+    }
+}
+
+/// How volumes are mounted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MountConfig {
+    /// Options added to every mount.
+    pub options: Vec<String>,
+}
+
+/// What is logged.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// A level or a filter (`info`, `pool=debug,info`).
+    pub level: String,
+}
+
+impl Default for SupervisorConfig {
+    fn default() -> SupervisorConfig {
+        SupervisorConfig {
+            interfaces: Vec::new(),
+            state_dir: "/var/lib/etherpool".into(),
+            run_dir: "/run/etherpool".into(),
+            device_dir: "/dev/etherpool".into(),
+            api_socket: None,
+            node_socket: None,
+            ftp: FtpConfig::default(),
+            mount: MountConfig::default(),
+            log: LogConfig::default(),
+        }
+    }
+}
+
+impl Default for FtpConfig {
+    fn default() -> FtpConfig {
+        FtpConfig {
+            listen: SocketAddr::from(([127, 0, 0, 1], 2121)),
+            users_file: None,
+            anonymous: true,
+            passive_ports: PortRange { first: 49152, last: 49407 },
+        }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> LogConfig {
+        LogConfig { level: "info".into() }
+    }
+}
+
+/// Where and why a configuration can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}, column {column}: {reason}")]
+pub struct ConfigError {
+    /// Line, counted from 1.
+    pub line: usize,
+    /// Column, counted from 1.
+    pub column: usize,
+    /// What is wrong there.
+    pub reason: String,
+}
+
+/// Parses any of our TOML files; shared with the node's configuration.
+pub fn parse_toml<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, ConfigError> {
+    toml::from_str(text).map_err(|error| {
+        let offset = error.span().map_or(0, |span| span.start);
+        let (line, column) = line_and_column(text, offset);
+        ConfigError { line, column, reason: error.message().trim().replace('\n', "; ") }
+    })
+}
+
+fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
+    let mut offset = offset.min(text.len());
+    while !text.is_char_boundary(offset) {
+        offset -= 1;
+    }
+    let before = &text[..offset];
+    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}
+
+impl SupervisorConfig {
+    /// Parses and checks the text of a configuration file.
+    pub fn parse(text: &str) -> Result<SupervisorConfig, ConfigError> {
+        let config: SupervisorConfig = parse_toml(text)?;
+        if let Err((needle, reason)) = config.check() {
+            // The place of a value that is wrong by itself is where it is written.
+            let (line, column) = line_and_column(text, text.find(&needle).unwrap_or(0));
+            return Err(ConfigError { line, column, reason });
+        }
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), (String, String)> {
+        for (index, interface) in self.interfaces.iter().enumerate() {
+            let name = &interface.name;
+            // The kernel's own rule for names (IFNAMSIZ 16 with its zero).
+            if name.is_empty()
+                || name.len() > 15
+                || name.contains(|c: char| c == '/' || c.is_whitespace())
+            {
+                return Err((name.clone(), format!("'{name}' is not the name of an interface")));
+            }
+            if self.interfaces[..index].contains(interface) {
+                return Err((name.clone(), format!("interface '{name}' is named twice")));
+            }
+        }
+        for path in [Some(&self.state_dir), Some(&self.run_dir), Some(&self.device_dir)]
+            .into_iter()
+            .chain([
+                self.api_socket.as_ref(),
+                self.node_socket.as_ref(),
+                self.ftp.users_file.as_ref(),
+            ])
+            .flatten()
+        {
+            if !path.is_absolute() {
+                let text = path.display().to_string();
+                return Err((text.clone(), format!("'{text}' must be an absolute path")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The API's socket.
+    pub fn api_socket(&self) -> PathBuf {
+        self.api_socket.clone().unwrap_or_else(|| self.run_dir.join("api.sock"))
+    }
+
+    /// The engine's control channel.
+    pub fn engine_socket(&self) -> PathBuf {
+        self.run_dir.join("engine.sock")
+    }
+
+    /// The local node's frame socket, also if nobody listens there.
+    pub fn node_socket(&self) -> PathBuf {
+        self.node_socket.clone().unwrap_or_else(|| self.run_dir.join("node.sock"))
+    }
+
+    /// The supervisor's pid file.
+    pub fn pid_file(&self) -> PathBuf {
+        self.run_dir.join("supervisor.pid")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn an_empty_file_is_all_defaults() {
+        let config = SupervisorConfig::parse("").unwrap();
+        assert_eq!(config, SupervisorConfig::default());
+        assert_eq!(config.api_socket(), Path::new("/run/etherpool/api.sock"));
+        assert_eq!(config.node_socket(), Path::new("/run/etherpool/node.sock"));
+    }
+
+    #[test]
+    fn a_full_file_is_read_as_written() {
+        let config = SupervisorConfig::parse(
+            r#"
+            interfaces = [{ name = "eth0" }, { name = "eth1", netns = "storage" }]
+            state_dir = "/srv/state"
+            run-dir = "/run/x"
+            api_socket = "/run/x/a.sock"
+            node_socket = "/run/n.sock"
+            [ftp]
+            listen = "0.0.0.0:21"
+            users_file = "/etc/etherpool/users"
+            anonymous = false
+            passive_ports = [50000, 50010]
+            [mount]
+            options = ["noatime"]
+            [log]
+            level = "debug"
+            "#,
+        )
+        .unwrap();
+        assert_eq!(config.interfaces[0].netns_path(), None);
+        assert_eq!(config.interfaces[1].netns_path().unwrap(), Path::new("/run/netns/storage"));
+        assert_eq!(config.ftp.passive_ports, PortRange { first: 50000, last: 50010 });
+        assert!(!config.ftp.anonymous);
+        assert_eq!(config.engine_socket(), Path::new("/run/x/engine.sock"));
+        assert_eq!(config.log.level, "debug");
+    }
+
+    #[test]
+    fn errors_name_line_column_and_reason() {
+        let cases = [
+            ("state_dir = 3\n", (1, 13), "invalid type"),
+            ("\n\nanonymus = true\n", (3, 1), "unknown field `anonymus`"),
+            ("[ftp]\nanonymus = true\n", (2, 1), "unknown field `anonymus`"),
+            ("[ftp]\nlisten = \"nowhere\"\n", (2, 10), "invalid socket address"),
+            ("[ftp]\npassive_ports = [9, 3]\n", (2, 17), "the last port is below the first"),
+            ("[ftp]\npassive_ports = [0, 3]\n", (2, 17), "port 0"),
+            ("interfaces = [{ name = \"\" }]\n", (1, 1), "not the name of an interface"),
+            ("interfaces = [{ name = \"eth0\", ns = \"x\" }]\n", (1, 32), "unknown field `ns`"),
+            ("interfaces = [{ name = \"eth0\" }, { name = \"eth0\" }]\n", (1, 25), "named twice"),
+            ("run_dir = \"here\"\n", (1, 12), "must be an absolute path"),
+            ("state_dir = \"/a\nx = 1", (1, 16), ""),
+        ];
+        for (text, (line, column), reason) in cases {
+            let error = SupervisorConfig::parse(text).unwrap_err();
+            assert_eq!((error.line, error.column), (line, column), "{text}: {error}");
+            assert!(error.reason.contains(reason), "{text}: {error}");
+            assert!(!error.reason.contains('\n'), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn columns_count_characters_even_inside_one() {
+        assert_eq!(line_and_column("ä\nöx", 5), (2, 2));
+        assert_eq!(line_and_column("ä\nöx", 4), (2, 1));
+        assert_eq!(line_and_column("ä", 99), (1, 2));
+    }
+}

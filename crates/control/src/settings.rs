@@ -1,0 +1,327 @@
+//! What a pool remembers for its services: properties of a volume, as JSON texts.
+//!
+//! They travel with the disks, so a new supervisor reads settings that another one wrote, perhaps
+//! of a later version: unknown fields are kept out of the way, not refused, and a setting that
+//! can't be read stops this one service with a message instead of the pool.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Component, Path, PathBuf};
+
+use aoe::wire::MacAddr;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::names::ShelfSlot;
+
+/// Property under which [`MountSetting`] is kept.
+pub const MOUNT_KEY: &str = "mount";
+/// Property under which [`FtpSetting`] is kept.
+pub const FTP_KEY: &str = "ftp";
+/// Property under which the list of [`ExportSetting`] is kept.
+pub const EXPORTS_KEY: &str = "exports";
+
+/// Most exports that one volume may have.
+pub const EXPORTS_MAX: usize = 8;
+
+/// A file system that can be made, mounted and grown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FsType {
+    /// ext4.
+    #[default]
+    Ext4,
+}
+
+impl FsType {
+    /// The name that mount and mkfs use.
+    pub fn name(self) -> &'static str {
+        match self {
+            FsType::Ext4 => "ext4",
+        }
+    }
+}
+
+impl std::fmt::Display for FsType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl std::str::FromStr for FsType {
+    type Err = SettingError;
+
+    fn from_str(text: &str) -> Result<FsType, SettingError> {
+        match text {
+            "ext4" => Ok(FsType::Ext4),
+            other => Err(SettingError::UnknownFsType(other.into())),
+        }
+    }
+}
+
+/// Where a volume is mounted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountSetting {
+    /// Absolute path of the mount point.
+    pub path: PathBuf,
+    /// Its file system.
+    #[serde(default)]
+    pub fstype: FsType,
+    /// Mount options.
+    #[serde(default)]
+    pub options: Vec<String>,
+}
+
+/// That a volume's mount is served by FTP.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FtpSetting {
+    /// Where to listen; the supervisor's configuration decides without it.
+    #[serde(default)]
+    pub listen: Option<SocketAddr>,
+}
+
+/// An AoE export of a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportSetting {
+    /// Its address.
+    pub address: ShelfSlot,
+    /// The interfaces it answers on.
+    pub interfaces: Vec<String>,
+    /// The clients it answers; all when empty.
+    #[serde(default)]
+    pub allow: Vec<MacText>,
+    /// Whether writes are refused.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// An Ethernet address in JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct MacText(pub MacAddr);
+
+impl TryFrom<String> for MacText {
+    type Error = aoe::wire::InvalidMacAddr;
+
+    fn try_from(text: String) -> Result<MacText, Self::Error> {
+        text.parse().map(MacText)
+    }
+}
+
+impl From<MacText> for String {
+    fn from(mac: MacText) -> String {
+        mac.0.to_string()
+    }
+}
+
+/// Why a setting isn't one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettingError {
+    /// No such file system here.
+    #[error("file system '{0}' is not known here: use ext4")]
+    UnknownFsType(String),
+    /// A mount point that could mean several places, or hide the system.
+    #[error("mount point {path}: {reason}")]
+    MountPoint {
+        /// What was given.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// An option that could undo what etherpool relies on.
+    #[error("mount option '{0}' is not allowed: {1}")]
+    MountOption(String, &'static str),
+    /// An export on no interface.
+    #[error("export {0} names no interface; give one with -i")]
+    NoInterface(ShelfSlot),
+    /// More exports than a volume may have.
+    #[error("a volume has at most {EXPORTS_MAX} exports")]
+    TooManyExports,
+    /// The property holds something else.
+    #[error("property '{key}' can't be read ({reason}); set it anew or remove it")]
+    Unreadable {
+        /// The property.
+        key: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl MountSetting {
+    /// Checks what a request or a foreign pool brought: the mount point must be absolute, plain and
+    /// not a directory that the system runs from, the options must be words.
+    pub fn validate(&self) -> Result<(), SettingError> {
+        let wrong = |reason| SettingError::MountPoint { path: self.path.clone(), reason };
+        if !self.path.is_absolute() {
+            return Err(wrong("must be an absolute path"));
+        }
+        if self.path.as_os_str().len() > 1024 {
+            return Err(wrong("is too long"));
+        }
+        let plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
+        if !self.path.components().all(plain) || self.path.to_str().is_none() {
+            return Err(wrong("must not contain '..' or bytes that are not UTF-8"));
+        }
+        const SYSTEM: [&str; 15] = [
+            "/", "/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/root", "/run",
+            "/sbin", "/sys", "/tmp", "/usr", "/var",
+        ];
+        let below = |tree: &str| self.path.starts_with(tree);
+        if SYSTEM.iter().any(|dir| self.path == Path::new(dir))
+            || ["/proc", "/sys", "/dev"].into_iter().any(below)
+        {
+            return Err(wrong(
+                "belongs to the system; use a directory of its own, such as /srv/NAME",
+            ));
+        }
+        for option in &self.options {
+            let word =
+                |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '=' | '.' | ':');
+            if option.is_empty() || option.len() > 128 || !option.chars().all(word) {
+                return Err(SettingError::MountOption(option.clone(), "it is not a plain word"));
+            }
+            // Both make a file system acknowledge what isn't durable.
+            if matches!(option.as_str(), "nobarrier" | "barrier=0") {
+                return Err(SettingError::MountOption(
+                    option.clone(),
+                    "acknowledged writes could be lost",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ExportSetting {
+    /// Checks what a request brought.
+    pub fn validate(&self) -> Result<(), SettingError> {
+        if self.interfaces.is_empty() {
+            Err(SettingError::NoInterface(self.address))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// The settings of one volume, read from its properties.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VolumeSettings {
+    /// Where it is mounted.
+    pub mount: Option<MountSetting>,
+    /// Whether the mount is served.
+    pub ftp: Option<FtpSetting>,
+    /// Where it is exported.
+    pub exports: Vec<ExportSetting>,
+    /// Properties that couldn't be read, for status.
+    pub unreadable: Vec<SettingError>,
+}
+
+impl VolumeSettings {
+    /// Reads the settings. What can't be read is left out and reported.
+    pub fn from_properties(properties: &BTreeMap<String, String>) -> VolumeSettings {
+        let mut unreadable = Vec::new();
+        let mount = read::<MountSetting>(properties, MOUNT_KEY, &mut unreadable);
+        let mount = mount.filter(|mount| keep(mount.validate(), &mut unreadable));
+        let ftp = read(properties, FTP_KEY, &mut unreadable);
+        let mut exports: Vec<ExportSetting> =
+            read(properties, EXPORTS_KEY, &mut unreadable).unwrap_or_default();
+        if exports.len() > EXPORTS_MAX {
+            exports.truncate(EXPORTS_MAX);
+            unreadable.push(SettingError::TooManyExports);
+        }
+        exports.retain(|export| keep(export.validate(), &mut unreadable));
+        VolumeSettings { mount, ftp, exports, unreadable }
+    }
+}
+
+/// The text that a setting is kept as.
+pub fn property_text<T: Serialize>(setting: &T) -> String {
+    // Settings are plain structs of texts and numbers; their serialisation has no failing case.
+    serde_json::to_string(setting).unwrap_or_default()
+}
+
+fn read<T: DeserializeOwned>(
+    properties: &BTreeMap<String, String>,
+    key: &str,
+    unreadable: &mut Vec<SettingError>,
+) -> Option<T> {
+    match serde_json::from_str(properties.get(key)?) {
+        Ok(setting) => Some(setting),
+        Err(error) => {
+            unreadable
+                .push(SettingError::Unreadable { key: key.into(), reason: error.to_string() });
+            None
+        }
+    }
+}
+
+fn keep(valid: Result<(), SettingError>, unreadable: &mut Vec<SettingError>) -> bool {
+    match valid {
+        Ok(()) => true,
+        Err(error) => {
+            unreadable.push(error);
+            false
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn mount(path: &str, options: &[&str]) -> MountSetting {
+        let options = options.iter().map(|option| (*option).into()).collect();
+        MountSetting { path: path.into(), fstype: FsType::Ext4, options }
+    }
+
+    #[test]
+    fn mount_points_that_hide_the_system_are_refused() {
+        for good in ["/srv/x", "/mnt", "/var/lib/x", "/tmp/x", "/home/x", "/run/x"] {
+            assert_eq!(mount(good, &["noatime", "commit=5"]).validate(), Ok(()), "{good}");
+        }
+        for bad in ["/", "/usr", "/proc/x", "/sys", "/dev/shm", "srv", "", "/srv/../etc"] {
+            assert!(mount(bad, &[]).validate().is_err(), "{bad}");
+        }
+        for bad in ["", "a,b", "nobarrier", "x y", "a\nb"] {
+            assert!(mount("/srv/x", &[bad]).validate().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn settings_survive_the_way_through_properties() {
+        let setting = mount("/srv/x", &["noatime"]);
+        let export = ExportSetting {
+            address: ShelfSlot { shelf: 7, slot: 1 },
+            interfaces: vec!["eth0".into()],
+            allow: vec![MacText(MacAddr([2, 0, 0, 0, 0, 9]))],
+            read_only: true,
+        };
+        let ftp = FtpSetting { listen: Some("127.0.0.1:2121".parse().unwrap()) };
+        let properties = BTreeMap::from([
+            (MOUNT_KEY.to_string(), property_text(&setting)),
+            (FTP_KEY.to_string(), property_text(&ftp)),
+            (EXPORTS_KEY.to_string(), property_text(&[&export])),
+        ]);
+        let read = VolumeSettings::from_properties(&properties);
+        assert_eq!(read.mount, Some(setting));
+        assert_eq!(read.ftp, Some(ftp));
+        assert_eq!(read.exports, [export]);
+        assert!(read.unreadable.is_empty());
+    }
+
+    #[test]
+    fn an_unreadable_setting_stops_only_itself() {
+        let properties = BTreeMap::from([
+            (MOUNT_KEY.to_string(), "{\"path\": \"/usr\"}".to_string()),
+            (FTP_KEY.to_string(), "{\"later\": 1}".to_string()),
+            (EXPORTS_KEY.to_string(), "no json".to_string()),
+            ("other".to_string(), "untouched".to_string()),
+        ]);
+        let read = VolumeSettings::from_properties(&properties);
+        assert_eq!(read.mount, None);
+        assert_eq!(read.ftp, Some(FtpSetting::default()));
+        assert_eq!(read.unreadable.len(), 2);
+        assert!(read.unreadable[1].to_string().contains("property 'exports' can't be read"));
+    }
+}

@@ -1,0 +1,21 @@
+//! Arguments that several commands have in common.
+
+use clap::Args;
+use control::names::check_name;
+
+/// How a command that destroys something is confirmed.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct Confirmation {
+    /// Do it without asking
+    #[arg(long, short = 'y')]
+    pub yes: bool,
+
+    /// Only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// The name of a pool or volume, checked.
+pub fn parse_name(text: &str) -> Result<String, control::names::NameError> {
+    check_name(text).map(|()| text.to_owned())
+}

@@ -1,0 +1,77 @@
+//! Asking before something is destroyed. Says exactly what; on no terminal it refuses unless told
+//! `--yes`, so that a script never hangs on a question and never destroys by accident.
+
+use std::io::{BufRead, IsTerminal, Write};
+
+use super::Failure;
+use super::args::Confirmation;
+
+/// Whether to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proceed {
+    /// Do it.
+    Yes,
+    /// It was only to be shown.
+    No,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Decision {
+    Go,
+    ShowOnly,
+    Ask,
+    Refuse,
+}
+
+fn decide(confirmation: Confirmation, interactive: bool) -> Decision {
+    match (confirmation.dry_run, confirmation.yes, interactive) {
+        (true, _, _) => Decision::ShowOnly,
+        (false, true, _) => Decision::Go,
+        (false, false, true) => Decision::Ask,
+        (false, false, false) => Decision::Refuse,
+    }
+}
+
+/// Shows `what` (whole lines) and gets a word for it.
+pub fn confirm(what: &str, confirmation: Confirmation) -> Result<Proceed, Failure> {
+    let interactive = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+    match decide(confirmation, interactive) {
+        Decision::Go => Ok(Proceed::Yes),
+        Decision::ShowOnly => {
+            println!("{what}Nothing was done (--dry-run).");
+            Ok(Proceed::No)
+        }
+        Decision::Refuse => Err(Failure::refused(
+            format!("not confirmed, and there is no terminal to ask on:\n{}", what.trim_end()),
+            "look at it, then give --yes",
+        )),
+        Decision::Ask => {
+            eprint!("{what}Go on? Type yes: ");
+            let _ = std::io::stderr().flush();
+            let mut answer = String::new();
+            std::io::stdin().lock().read_line(&mut answer).map_err(anyhow::Error::from)?;
+            if answer.trim() == "yes" {
+                Ok(Proceed::Yes)
+            } else {
+                Err(Failure::refused("not confirmed; nothing was done", "type yes, or give --yes"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_destroyed_unasked() {
+        let given = |yes, dry_run| Confirmation { yes, dry_run };
+        for interactive in [false, true] {
+            assert_eq!(decide(given(true, false), interactive), Decision::Go);
+            assert_eq!(decide(given(true, true), interactive), Decision::ShowOnly);
+            assert_eq!(decide(given(false, true), interactive), Decision::ShowOnly);
+        }
+        assert_eq!(decide(given(false, false), true), Decision::Ask);
+        assert_eq!(decide(given(false, false), false), Decision::Refuse);
+    }
+}

@@ -1,0 +1,179 @@
+//! `etherpool disk`: disks in sight, and the one thing that can be wrong with one alone.
+
+use std::path::Path;
+
+use clap::{Args, Subcommand};
+use control::api::ResetEpoch;
+use control::exit::Exit;
+use control::names::{DiskArgument, ShelfSlot};
+use pool::DiskReport;
+
+use super::args::Confirmation;
+use super::confirm::{Proceed, confirm};
+use super::output::{self, print_json};
+use super::{Context, Failure};
+
+/// Disks in sight.
+#[derive(Debug, Subcommand)]
+pub enum DiskCommand {
+    /// List the disks in sight: whose they are, and what is on them
+    List,
+    /// Open a disk whose record of its owner can't be read any more
+    ResetEpoch(ResetEpochArgs),
+}
+
+/// Arguments of `disk reset-epoch`.
+#[derive(Debug, Args)]
+pub struct ResetEpochArgs {
+    /// The disk (eSHELF.SLOT, or its path on this machine)
+    disk: DiskArgument,
+
+    /// The same disk again
+    #[arg(long, value_name = "DISK", required = true)]
+    force_disk: DiskArgument,
+
+    #[command(flatten)]
+    confirmation: Confirmation,
+}
+
+/// Runs it.
+pub async fn run(context: &Context, command: DiskCommand) -> Result<Exit, Failure> {
+    match command {
+        DiskCommand::List => {
+            let disks: Vec<DiskReport> = context.client.get("/v1/disks").await?;
+            if context.json {
+                print_json(&disks)?;
+            } else {
+                output::print(&output::disks(&disks))?;
+            }
+            Ok(Exit::Ok)
+        }
+        DiskCommand::ResetEpoch(args) => reset_epoch(context, args).await,
+    }
+}
+
+async fn reset_epoch(context: &Context, args: ResetEpochArgs) -> Result<Exit, Failure> {
+    let disks = context.client.get::<Vec<DiskReport>>("/v1/disks").await?;
+    let disk = resolve(&disks, &args.disk)?;
+    let force_disk = resolve(&disks, &args.force_disk)?;
+    if disk != force_disk {
+        return Err(Failure::refused(
+            format!("{disk} is to be reset, but --force-disk names {force_disk}"),
+            "name the same disk twice",
+        ));
+    }
+    let what = format!(
+        "The record of who owns {disk} would be made anew. A supervisor that owned it before and \
+         is still running\nsomewhere could write to it again until the pool's present owner claims \
+         it.\n"
+    );
+    if confirm(&what, args.confirmation)? == Proceed::Yes {
+        let path = format!("/v1/disks/{disk}/reset-epoch");
+        let () = context.client.post(&path, &ResetEpoch { force_disk }).await?;
+        if context.json {
+            print_json(&())?;
+        } else {
+            output::print(&format!("{disk} is open again\n"))?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+/// The addresses of disks that were named as arguments.
+pub fn resolve_all(
+    disks: &[DiskReport],
+    arguments: &[DiskArgument],
+) -> Result<Vec<ShelfSlot>, Failure> {
+    let mut resolved: Vec<ShelfSlot> = Vec::with_capacity(arguments.len());
+    for argument in arguments {
+        let address = resolve(disks, argument)?;
+        if resolved.contains(&address) {
+            return Err(Failure::usage(format!("disk {address} is named twice")));
+        }
+        resolved.push(address);
+    }
+    Ok(resolved)
+}
+
+/// The address of a disk that was named as an argument.
+pub fn resolve(disks: &[DiskReport], argument: &DiskArgument) -> Result<ShelfSlot, Failure> {
+    let path = match argument {
+        DiskArgument::Address(address) => return Ok(*address),
+        DiskArgument::Path(path) => path,
+    };
+    let real = path.canonicalize().map_err(|error| {
+        Failure::not_found(
+            format!("{}: {error}", path.display()),
+            "name a disk of this machine, or eSHELF.SLOT from `etherpool disk list`",
+        )
+    })?;
+    let host = os::process::hostname();
+    let mut found = disks.iter().filter(|disk| {
+        disk.node == host
+            && [path, &real].iter().any(|path| **path == *Path::new(&disk.device_name))
+    });
+    match (found.next(), found.next()) {
+        (Some(disk), None) => disk.name.parse().map_err(|_| {
+            Failure::usage(format!("{} has no AoE address: {}", path.display(), disk.name))
+        }),
+        (Some(one), Some(other)) => Err(Failure::usage(format!(
+            "{} is exported twice, as {} and {}; name one of these",
+            path.display(),
+            one.name,
+            other.name
+        ))),
+        (None, _) => Err(Failure::not_found(
+            format!("{} is not exported by this machine ({host})", path.display()),
+            "export it by `etherpool node` on this machine; the supervisor reaches local disks through it too",
+        )),
+    }
+}
+
+/// What is on a disk that is about to be labelled, for people.
+pub fn describe(disks: &[DiskReport], address: ShelfSlot) -> Result<String, Failure> {
+    let name = address.to_string();
+    let Some(disk) = disks.iter().find(|disk| disk.name == name) else {
+        return Err(Failure::not_found(
+            format!("disk {name} is not in sight"),
+            "see `etherpool disk list`; check that its node runs and is on the same segment",
+        ));
+    };
+    let size = control::size::Human(disk.size_bytes);
+    let content = match &disk.pool {
+        Some(pool) => format!("{}, of pool {pool}", disk.content),
+        None => disk.content.clone(),
+    };
+    Ok(format!("  {name}  {size}  {} on {}: {content}", disk.device_name, disk.node))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::cli::output::samples;
+
+    #[test]
+    fn paths_are_found_only_on_this_machine() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().canonicalize().unwrap().join("disk");
+        std::fs::write(&file, "").unwrap();
+        let mut disk = samples::disk("e1.0");
+        disk.device_name = file.display().to_string();
+        disk.node = "elsewhere".into();
+        let argument = DiskArgument::Path(file.clone());
+        let failure = resolve(&[disk.clone()], &argument).unwrap_err();
+        assert_eq!(failure.exit, Exit::NotFound);
+
+        disk.node = os::process::hostname();
+        assert_eq!(resolve(&[disk.clone()], &argument).unwrap().to_string(), "e1.0");
+        let twin = DiskReport { name: "e1.1".into(), ..disk.clone() };
+        let failure = resolve(&[disk, twin], &argument).unwrap_err();
+        assert!(failure.message.contains("e1.0 and e1.1"));
+    }
+
+    #[test]
+    fn a_disk_named_twice_is_a_slip() {
+        let arguments = ["e1.0".parse().unwrap(), "e1.0".parse().unwrap()];
+        assert!(resolve_all(&[], &arguments).is_err());
+    }
+}

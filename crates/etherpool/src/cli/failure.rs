@@ -1,0 +1,102 @@
+//! How a command fails: an exit code for scripts, a sentence for people, and what to do.
+
+use control::api::{ApiError, ErrorCode};
+use control::exit::Exit;
+
+/// A failed command.
+#[derive(Debug)]
+pub struct Failure {
+    /// What the process ends with.
+    pub exit: Exit,
+    /// The kind, as in the API.
+    pub code: ErrorCode,
+    /// What failed, on what.
+    pub message: String,
+    /// What to do.
+    pub remedy: Option<String>,
+}
+
+impl Failure {
+    /// The arguments are wrong.
+    pub fn usage(message: impl Into<String>) -> Failure {
+        ApiError::new(ErrorCode::Invalid, message).into()
+    }
+
+    /// Refused until confirmed.
+    pub fn refused(message: impl Into<String>, remedy: impl Into<String>) -> Failure {
+        ApiError::new(ErrorCode::Refused, message).remedy(remedy).into()
+    }
+
+    /// What was named doesn't exist.
+    pub fn not_found(message: impl Into<String>, remedy: impl Into<String>) -> Failure {
+        ApiError::new(ErrorCode::NotFound, message).remedy(remedy).into()
+    }
+
+    /// Tells it on standard error.
+    pub fn print(&self, json: bool) {
+        eprintln!("{}", self.text(json));
+    }
+
+    fn text(&self, json: bool) -> String {
+        if json {
+            let error = ApiError {
+                code: self.code,
+                message: self.message.clone(),
+                remedy: self.remedy.clone(),
+            };
+            return serde_json::to_string(&error).unwrap_or_else(|_| self.message.clone());
+        }
+        match &self.remedy {
+            Some(remedy) => format!("etherpool: {}\n  to do: {remedy}", self.message),
+            None => format!("etherpool: {}", self.message),
+        }
+    }
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Failure {
+        let exit = error.code.exit();
+        Failure { exit, code: error.code, message: error.message, remedy: error.remedy }
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Failure {
+        match error.downcast::<ApiError>() {
+            Ok(error) => error.into(),
+            Err(error) => Failure {
+                exit: Exit::Failure,
+                code: ErrorCode::Internal,
+                message: format!("{error:#}"),
+                remedy: None,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_say_what_to_do_and_carry_their_code() {
+        let failure = Failure::refused("3 disks would be overwritten", "confirm with --yes");
+        assert_eq!(failure.exit, Exit::Refused);
+        assert_eq!(
+            failure.text(false),
+            "etherpool: 3 disks would be overwritten\n  to do: confirm with --yes"
+        );
+        assert_eq!(
+            failure.text(true),
+            r#"{"code":"refused","message":"3 disks would be overwritten","remedy":"confirm with --yes"}"#
+        );
+    }
+
+    #[test]
+    fn an_api_error_keeps_its_code_through_anyhow() {
+        let error = anyhow::Error::from(ApiError::new(ErrorCode::NotFound, "no such pool"));
+        assert_eq!(Failure::from(error).exit, Exit::NotFound);
+        let error = anyhow::anyhow!("inner").context("outer");
+        assert_eq!(Failure::from(error).message, "outer: inner");
+    }
+}

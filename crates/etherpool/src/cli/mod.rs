@@ -1,0 +1,236 @@
+//! The command line: its grammar, and the way from a parsed command to an exit code.
+//!
+//! Commands talk to the supervisor's API and hold no state. Each family of commands has a file of
+//! its own with its arguments and what it does; what is printed comes from `output`.
+
+mod aoe;
+mod args;
+mod confirm;
+mod disk;
+mod docs;
+mod failure;
+mod output;
+mod pool;
+mod progress;
+mod status;
+mod user;
+mod volume;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use control::exit::{Exit, exit_code_table};
+
+pub use failure::Failure;
+
+use crate::client::ApiClient;
+use crate::{engine, lab, node, services, supervisor};
+
+/// Pools of network disks.
+#[derive(Debug, Parser)]
+#[command(name = "etherpool", version, max_term_width = 100, subcommand_required = true)]
+pub struct Cli {
+    /// Socket of the supervisor's API
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "ETHERPOOL_SOCKET",
+        default_value = "/run/etherpool/api.sock"
+    )]
+    socket: PathBuf,
+
+    /// Print JSON instead of tables
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Look at the AoE segment
+    #[command(subcommand)]
+    Aoe(aoe::AoeCommand),
+    /// Disks in sight
+    #[command(subcommand)]
+    Disk(disk::DiskCommand),
+    /// Pools
+    #[command(subcommand)]
+    Pool(pool::PoolCommand),
+    /// Volumes
+    #[command(subcommand)]
+    Volume(volume::VolumeCommand),
+    /// State of the supervisor, its pools, mounts and servers
+    Status(status::StatusArgs),
+    /// Own pools, mount and serve their volumes
+    Supervisor(supervisor::SupervisorArgs),
+    /// Export this machine's disks
+    Node(node::NodeArgs),
+    /// A whole cluster on this machine, to try things
+    Lab(lab::LabArgs),
+    /// Entries of the FTP users file
+    #[command(subcommand)]
+    User(user::UserCommand),
+    /// Completions for a shell, on standard output
+    Completion(docs::CompletionArgs),
+    /// Manual pages, one on standard output or all in a directory
+    Man(docs::ManArgs),
+    /// The supervisor's engine process
+    #[command(hide = true)]
+    Engine(engine::EngineArgs),
+    /// The supervisor's services process
+    #[command(hide = true)]
+    Services(services::ServicesArgs),
+}
+
+/// What a command needs besides its arguments.
+pub struct Context {
+    /// The supervisor's API.
+    pub client: ApiClient,
+    /// Whether JSON is asked for.
+    pub json: bool,
+}
+
+/// The grammar, for completions and the manual.
+pub fn grammar() -> clap::Command {
+    Cli::command().after_help(exit_code_table())
+}
+
+/// The program.
+pub fn main() -> ExitCode {
+    let cli = match grammar()
+        .try_get_matches()
+        .and_then(|matches| <Cli as clap::FromArgMatches>::from_arg_matches(&matches))
+    {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing can be done about a standard error that is gone.
+            let _ = error.print();
+            let usage = error.use_stderr();
+            return ExitCode::from(if usage { Exit::Usage.code() } else { Exit::Ok.code() });
+        }
+    };
+    let json = cli.json;
+    match run(cli) {
+        Ok(code) => code,
+        Err(failure) => {
+            failure.print(json);
+            ExitCode::from(failure.exit.code())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let exit = match cli.command {
+        Command::Supervisor(args) => return Ok(supervisor::run(args)?),
+        Command::Engine(args) => return Ok(engine::run(args)?),
+        Command::Services(args) => return Ok(services::run(args)?),
+        Command::Node(args) => return Ok(node::run(args)?),
+        Command::Lab(args) => return Ok(lab::run(args)?),
+        Command::Completion(args) => docs::completion(args)?,
+        Command::Man(args) => docs::man(args)?,
+        Command::User(command) => user::run(command)?,
+        command => {
+            let context = Context { client: ApiClient::new(cli.socket), json: cli.json };
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(anyhow::Error::from)?;
+            runtime.block_on(ask_supervisor(&context, command))?
+        }
+    };
+    Ok(ExitCode::from(exit.code()))
+}
+
+async fn ask_supervisor(context: &Context, command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Aoe(command) => aoe::run(context, command).await,
+        Command::Disk(command) => disk::run(context, command).await,
+        Command::Pool(command) => pool::run(context, command).await,
+        Command::Volume(command) => volume::run(context, command).await,
+        Command::Status(args) => status::run(context, args).await,
+        _ => Err(Failure::usage("this command does not use the supervisor")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_grammar_is_sound() {
+        grammar().debug_assert();
+    }
+
+    #[test]
+    fn commands_of_the_manual_are_understood() {
+        for line in [
+            "etherpool aoe discover",
+            "etherpool aoe discover -i eth0 --json",
+            "etherpool disk list --json",
+            "etherpool disk reset-epoch e1.0 --force-disk e1.0 --yes",
+            "etherpool pool create cluster e1.0 e1.1 /dev/sdb --failure-domain disk --yes",
+            "etherpool pool create cluster e1.0 --force-disk e1.0 --dry-run",
+            "etherpool pool extend cluster e4.0",
+            "etherpool pool list",
+            "etherpool pool show cluster",
+            "etherpool pool import cluster --yes",
+            "etherpool pool import --all",
+            "etherpool pool release cluster",
+            "etherpool volume create cluster/v --size 10G --layout mirror:2",
+            "etherpool volume create cluster/v --size 100%FREE --layout raid0",
+            "etherpool volume extend cluster/v --size 20G --resizefs",
+            "etherpool volume list",
+            "etherpool volume show cluster/v",
+            "etherpool volume remove cluster/v --yes",
+            "etherpool volume verify cluster/v --copy 1",
+            "etherpool volume mkfs cluster/v --yes",
+            "etherpool volume mount cluster/v /srv/v --option noatime",
+            "etherpool volume unmount cluster/v",
+            "etherpool volume serve ftp cluster/v --listen 127.0.0.1:2122",
+            "etherpool volume serve ftp cluster/v --stop",
+            "etherpool volume export cluster/v aoe:e7.1 -i eth0 --allow 02:00:00:00:00:01 --read-only",
+            "etherpool volume unexport cluster/v",
+            "etherpool status --json",
+            "etherpool --socket /x/y status",
+            "etherpool completion bash",
+            "etherpool man",
+            "etherpool user hash joe",
+            "etherpool supervisor --config /etc/etherpool/supervisor.toml",
+        ] {
+            if let Err(error) = parse(line) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_arguments_are_refused_with_the_reason() {
+        for (line, reason) in [
+            ("etherpool pool create p", "required"),
+            ("etherpool pool create bad/name e1.0", "is not a name"),
+            ("etherpool pool create p sdb", "not an AoE address"),
+            ("etherpool pool import", "required"),
+            ("etherpool pool import p --all", "cannot be used with"),
+            ("etherpool volume create p/v --layout raid0", "--size"),
+            ("etherpool volume create v --size 1G --layout raid0", "want POOL/VOLUME"),
+            ("etherpool volume create p/v --size 1X --layout raid0", "unknown unit"),
+            ("etherpool volume create p/v --size 1G --layout raid5", "not a layout"),
+            ("etherpool volume export p/v e7.1 -i eth0", "aoe:eSHELF.SLOT"),
+            ("etherpool volume export p/v aoe:e7.1", "--interface"),
+            ("etherpool volume serve ftp p/v --listen 5", "socket address"),
+            ("etherpool volume mkfs p/v --type ntfs", "not known here"),
+        ] {
+            let error = parse(line).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.contains(reason), "{line}: {error}");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Pools.
+
+use control::api::ImportResult;
+use control::size::Human;
+use pool::{PoolReport, PoolState};
+
+use super::disks::disk_state;
+use super::volumes::volume_rows;
+use super::{facts, lines, table};
+
+/// `pool list`.
+pub fn pools(pools: &[PoolReport]) -> String {
+    if pools.is_empty() {
+        return "No pool is in sight; make one with `etherpool pool create NAME DISK...`\n".into();
+    }
+    let mut table = table(&["POOL", "STATE", "SIZE", "FREE", "DISKS", "VOLUMES", "SURVIVES"]);
+    for pool in pools {
+        table.add_row([
+            pool.name.clone(),
+            pool_state(&pool.state),
+            Human(pool.capacity_bytes).to_string(),
+            Human(pool.free_bytes).to_string(),
+            pool.disks.len().to_string(),
+            pool.volumes.len().to_string(),
+            survives(pool),
+        ]);
+    }
+    lines(&table)
+}
+
+/// `pool show`.
+pub fn pool(report: &PoolReport) -> String {
+    let mut text = facts(&[
+        ("pool", report.name.clone()),
+        ("id", report.id.clone()),
+        ("state", pool_state(&report.state)),
+        ("owner", format!("{} (epoch {})", report.owner, report.epoch)),
+        ("space", format!("{}, {} free", Human(report.capacity_bytes), Human(report.free_bytes))),
+        ("survives", survives(report)),
+        (
+            "votes",
+            format!(
+                "{} of {} in reach{}",
+                report.votes.in_sight,
+                report.votes.total,
+                if report.lease_ok { "" } else { ", no lease" }
+            ),
+        ),
+    ]);
+    let mut disks =
+        table(&["DISK", "NODE", "SIZE", "FREE", "STATE", "MISSED", "CHECKSUM ERRORS", "VOTE"]);
+    for disk in &report.disks {
+        disks.add_row([
+            disk.name.clone(),
+            disk.node.clone(),
+            Human(disk.size_bytes).to_string(),
+            Human(disk.free_bytes).to_string(),
+            disk_state(&disk.state),
+            Human(disk.missed_bytes).to_string(),
+            disk.checksum_errors.to_string(),
+            if disk.holds_vote { "yes" } else { "-" }.into(),
+        ]);
+    }
+    text.push('\n');
+    text.push_str(&lines(&disks));
+    if !report.volumes.is_empty() {
+        text.push('\n');
+        text.push_str(&volume_rows(
+            report.volumes.iter().map(|volume| (volume.name.clone(), volume)),
+        ));
+    }
+    text
+}
+
+/// `pool import --all`.
+pub fn imports(results: &[ImportResult]) -> String {
+    if results.is_empty() {
+        return "No pool to import is in sight\n".into();
+    }
+    let mut text = String::new();
+    for result in results {
+        match (&result.report, &result.error) {
+            (_, Some(error)) => text.push_str(&format!("{}: not imported: {error}\n", result.pool)),
+            (Some(report), None) => {
+                text.push_str(&format!(
+                    "{}: imported, {}\n",
+                    result.pool,
+                    pool_state(&report.state)
+                ));
+            }
+            (None, None) => text.push_str(&format!("{}: imported\n", result.pool)),
+        }
+    }
+    text
+}
+
+/// A pool's state in words.
+pub fn pool_state(state: &PoolState) -> String {
+    match state {
+        PoolState::Online => "online".into(),
+        PoolState::Degraded => "degraded".into(),
+        PoolState::Suspended { reason } => format!("suspended: {reason}"),
+        PoolState::Foreign { owner, epoch } => {
+            format!("owned by {owner} (epoch {epoch}); take it with `pool import`")
+        }
+        PoolState::Fenced => "fenced: another supervisor took it over".into(),
+        PoolState::Incomplete { missing } => format!("incomplete: {missing}"),
+        PoolState::Opening => "opening".into(),
+        PoolState::Released => "released; open it with `pool import`".into(),
+    }
+}
+
+/// How many failures a pool survives, where that can be said.
+pub fn survives(report: &PoolReport) -> String {
+    match report.state {
+        PoolState::Online | PoolState::Degraded => match report.survives {
+            0 => "no failure".into(),
+            1 => "1 failure".into(),
+            more => format!("{more} failures"),
+        },
+        _ => "-".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples;
+    use super::*;
+    use control::api::{ApiError, ErrorCode};
+
+    #[test]
+    fn pools_as_people_see_them() {
+        let mut degraded = samples::pool();
+        degraded.name = "old".into();
+        degraded.state = PoolState::Degraded;
+        degraded.survives = 0;
+        let text = pools(&[samples::pool(), degraded]);
+        let expected = "\
+POOL     STATE     SIZE      FREE      DISKS  VOLUMES  SURVIVES
+cluster  online    3.00 GiB  1.00 GiB  1      1        1 failure
+old      degraded  3.00 GiB  1.00 GiB  1      1        no failure
+";
+        assert_eq!(text, expected, "\n{text}");
+    }
+
+    #[test]
+    fn a_pool_with_all_its_parts() {
+        let text = pool(&samples::pool());
+        let expected = "\
+pool      cluster
+id        11111111-1111-1111-1111-111111111111
+state     online
+owner     host (epoch 3)
+space     3.00 GiB, 1.00 GiB free
+survives  1 failure
+votes     3 of 3 in reach
+
+DISK  NODE  SIZE      FREE     STATE   MISSED  CHECKSUM ERRORS  VOTE
+e1.0  n1    1.00 GiB  512 MiB  usable  0 B     0                yes
+
+VOLUME  SIZE      LAYOUT    STATE   TO CATCH UP  USED AS
+v       1.00 GiB  mirror:2  usable  0 B          mount /srv/v
+";
+        assert_eq!(text, expected, "\n{text}");
+    }
+
+    #[test]
+    fn imports_tell_each_outcome() {
+        let error = ApiError::new(ErrorCode::NoQuorum, "1 of 3 votes").remedy("bring back e2.0");
+        let results = [
+            ImportResult { pool: "a".into(), report: Some(samples::pool()), error: None },
+            ImportResult { pool: "b".into(), report: None, error: Some(error) },
+        ];
+        assert_eq!(
+            imports(&results),
+            "a: imported, online\nb: not imported: 1 of 3 votes (bring back e2.0)\n"
+        );
+    }
+}

@@ -1,0 +1,101 @@
+//! The supervisor at a glance.
+
+use control::api::{ServiceState, Status};
+
+use super::{facts, lines, or_dash, table};
+
+/// `status`.
+pub fn status(status: &Status) -> String {
+    let engine = match &status.engine {
+        Some(engine) => format!("running (process {})", engine.pid),
+        None => "not running; it is restarted".into(),
+    };
+    let interfaces: Vec<String> = status
+        .engine
+        .iter()
+        .flat_map(|engine| &engine.interfaces)
+        .map(|interface| match &interface.trouble {
+            Some(trouble) => format!("{} ({trouble})", interface.name),
+            None => format!("{} (mtu {})", interface.name, interface.mtu_bytes),
+        })
+        .collect();
+    let mut text = facts(&[
+        (
+            "supervisor",
+            format!(
+                "{} (process {}, version {})",
+                status.host, status.supervisor_pid, status.version
+            ),
+        ),
+        ("owner id", status.owner.clone()),
+        ("engine", engine),
+        ("interfaces", interfaces.join(", ")),
+    ]);
+    text.push('\n');
+    text.push_str(&super::pools(&status.pools));
+    if !status.services.is_empty() {
+        let mut services = table(&["VOLUME", "DEVICE", "MOUNT", "FTP", "EXPORTS", "REMARK"]);
+        for service in &status.services {
+            let exports: Vec<String> =
+                service.exports.iter().map(|address| format!("aoe:{address}")).collect();
+            let mut remark = service.trouble.clone().unwrap_or_default();
+            if !service.busy_processes.is_empty() {
+                remark.push_str(&format!(" [held by {}]", service.busy_processes.join(", ")));
+            }
+            services.add_row([
+                service.volume.to_string(),
+                or_dash(service.device.as_ref().and_then(|path| path.to_str())),
+                of_service(&service.mount, service.mount_path.as_ref().map(|path| path.display())),
+                of_service(&service.ftp, service.ftp_listen),
+                or_dash(Some(&exports.join(","))),
+                remark,
+            ]);
+        }
+        text.push('\n');
+        text.push_str(&lines(&services));
+    }
+    let engine_warnings = status.engine.iter().flat_map(|engine| &engine.warnings);
+    for warning in status.warnings.iter().chain(engine_warnings) {
+        text.push_str(&format!("\nwarning: {warning}"));
+    }
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text
+}
+
+fn of_service(state: &ServiceState, place: Option<impl std::fmt::Display>) -> String {
+    match (state, place) {
+        (ServiceState::Off, _) | (_, None) => "-".into(),
+        (ServiceState::Waiting, Some(place)) => format!("waiting for {place}"),
+        (ServiceState::On, Some(place)) => place.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples;
+    use super::*;
+
+    #[test]
+    fn all_at_a_glance() {
+        let mut all = samples::status();
+        all.warnings.push("no users file: nobody can write by FTP".into());
+        let text = status(&all);
+        let expected = "\
+supervisor  host (process 10, version 0.1.0)
+owner id    22222222-2222-2222-2222-222222222222
+engine      running (process 11)
+interfaces  eth0 (mtu 9000)
+
+POOL     STATE   SIZE      FREE      DISKS  VOLUMES  SURVIVES
+cluster  online  3.00 GiB  1.00 GiB  1      1        1 failure
+
+VOLUME     DEVICE      MOUNT   FTP             EXPORTS   REMARK
+cluster/v  /dev/loop0  /srv/v  127.0.0.1:2121  aoe:e7.1
+
+warning: no users file: nobody can write by FTP
+";
+        assert_eq!(text, expected, "\n{text}");
+    }
+}

@@ -1,0 +1,168 @@
+//! Volumes.
+
+use std::collections::BTreeMap;
+
+use control::settings::VolumeSettings;
+use control::size::Human;
+use pool::{VerifyReport, VolumeReport};
+use serde::{Deserialize, Serialize};
+
+use super::{facts, lines, table};
+
+/// A volume with the name of its pool, as `volume list --json` prints it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedVolume {
+    /// Its pool.
+    pub pool: String,
+    /// The volume.
+    #[serde(flatten)]
+    pub report: VolumeReport,
+}
+
+/// `volume list`.
+pub fn volumes(volumes: &[NamedVolume]) -> String {
+    if volumes.is_empty() {
+        return "No volume; make one with `etherpool volume create POOL/VOLUME --size SIZE --layout LAYOUT`\n".into();
+    }
+    volume_rows(
+        volumes
+            .iter()
+            .map(|named| (format!("{}/{}", named.pool, named.report.name), &named.report)),
+    )
+}
+
+/// A table of volumes.
+pub fn volume_rows<'a>(volumes: impl Iterator<Item = (String, &'a VolumeReport)>) -> String {
+    let mut table = table(&["VOLUME", "SIZE", "LAYOUT", "STATE", "TO CATCH UP", "USED AS"]);
+    for (name, volume) in volumes {
+        table.add_row([
+            name,
+            Human(volume.size_bytes).to_string(),
+            volume.layout.clone(),
+            state(volume),
+            Human(volume.missed_bytes).to_string(),
+            uses(&volume.properties),
+        ]);
+    }
+    lines(&table)
+}
+
+/// `volume show`.
+pub fn volume(named: &NamedVolume) -> String {
+    let report = &named.report;
+    let settings = VolumeSettings::from_properties(&report.properties);
+    let unreadable: Vec<String> = settings.unreadable.iter().map(ToString::to_string).collect();
+    facts(&[
+        ("volume", format!("{}/{}", named.pool, report.name)),
+        ("id", report.id.clone()),
+        ("size", format!("{} ({} bytes)", Human(report.size_bytes), report.size_bytes)),
+        ("layout", report.layout.clone()),
+        ("state", state(report)),
+        ("to catch up", Human(report.missed_bytes).to_string()),
+        ("caught up", Human(report.caught_up_bytes).to_string()),
+        ("repaired", format!("{} blocks", report.repaired_blocks)),
+        ("log", Human(report.log_bytes).to_string()),
+        (
+            "last opening",
+            format!("settled {} records, {} blocks", report.settled.records, report.settled.blocks),
+        ),
+        ("used as", uses(&report.properties)),
+        ("unreadable", unreadable.join("; ")),
+    ])
+}
+
+fn state(volume: &VolumeReport) -> String {
+    match (&volume.suspended, volume.degraded) {
+        (Some(reason), _) => format!("suspended: {reason}"),
+        (None, true) => "degraded".into(),
+        (None, false) => "usable".into(),
+    }
+}
+
+/// What a volume is used as, by its settings.
+pub fn uses(properties: &BTreeMap<String, String>) -> String {
+    let settings = VolumeSettings::from_properties(properties);
+    let mut uses = Vec::new();
+    if let Some(mount) = &settings.mount {
+        uses.push(format!("mount {}", mount.path.display()));
+    }
+    if settings.ftp.is_some() {
+        uses.push("ftp".into());
+    }
+    for export in &settings.exports {
+        let kind = if export.read_only { " read-only" } else { "" };
+        uses.push(format!("aoe:{}{kind} on {}", export.address, export.interfaces.join(",")));
+    }
+    uses.join(", ")
+}
+
+/// `volume verify`.
+pub fn verification(report: &VerifyReport) -> String {
+    let mut text = format!(
+        "{} blocks read and right, {} never written, {} missed by a copy that is catching up\n",
+        report.blocks.saturating_sub(report.bad.len() as u64 + report.more_bad),
+        report.unwritten,
+        report.missed
+    );
+    for bad in &report.bad {
+        text.push_str(&format!(
+            "BAD: at {} of the volume: disk {} at {} {}\n",
+            bad.volume_offset_bytes,
+            bad.disk,
+            bad.disk_offset_bytes,
+            if bad.unreadable { "can't be read" } else { "does not match its checksum" }
+        ));
+    }
+    if report.more_bad > 0 {
+        text.push_str(&format!("BAD: {} more blocks\n", report.more_bad));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples;
+    use super::*;
+    use pool::BadBlock;
+
+    #[test]
+    fn a_volume_with_its_uses() {
+        let named = NamedVolume { pool: "cluster".into(), report: samples::volume() };
+        let text = volumes(std::slice::from_ref(&named));
+        let expected = "\
+VOLUME     SIZE      LAYOUT    STATE   TO CATCH UP  USED AS
+cluster/v  1.00 GiB  mirror:2  usable  0 B          mount /srv/v
+";
+        assert_eq!(text, expected, "\n{text}");
+        let text = volume(&named);
+        assert!(text.contains("size          1.00 GiB (1073741824 bytes)\n"), "\n{text}");
+        assert!(text.contains("last opening  settled 2 records, 9 blocks\n"), "\n{text}");
+    }
+
+    #[test]
+    fn the_json_of_a_list_is_flat() {
+        let named = NamedVolume { pool: "cluster".into(), report: samples::volume() };
+        let value = serde_json::to_value(&named).unwrap_or_default();
+        assert_eq!(value["pool"], "cluster");
+        assert_eq!(value["name"], "v");
+        assert_eq!(value["size_bytes"], 1 << 30);
+    }
+
+    #[test]
+    fn verification_names_bad_blocks() {
+        let bad = BadBlock {
+            volume_offset_bytes: 4096,
+            disk: "e1.0".into(),
+            disk_offset_bytes: 8192,
+            unreadable: false,
+        };
+        let report =
+            VerifyReport { blocks: 10, unwritten: 3, missed: 0, bad: vec![bad], more_bad: 1 };
+        assert_eq!(
+            verification(&report),
+            "8 blocks read and right, 3 never written, 0 missed by a copy that is catching up\n\
+             BAD: at 4096 of the volume: disk e1.0 at 8192 does not match its checksum\n\
+             BAD: 1 more blocks\n"
+        );
+    }
+}

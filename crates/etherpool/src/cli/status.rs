@@ -1,0 +1,67 @@
+//! `etherpool status`: everything at a glance; its exit code says whether all is well.
+
+use clap::Args;
+use control::api::{ServiceState, Status};
+use control::exit::Exit;
+
+use super::output::{self, print_json};
+use super::pool::health;
+use super::{Context, Failure};
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {}
+
+/// Runs it.
+pub async fn run(context: &Context, _args: StatusArgs) -> Result<Exit, Failure> {
+    let status: Status = context.client.get("/v1/status").await?;
+    if context.json {
+        print_json(&status)?;
+    } else {
+        output::print(&output::status(&status))?;
+    }
+    Ok(exit_of(&status))
+}
+
+fn exit_of(status: &Status) -> Exit {
+    let waiting = |service: &control::api::VolumeServices| {
+        [&service.mount, &service.ftp].contains(&&ServiceState::Waiting)
+            || service.trouble.is_some()
+    };
+    // Pools of others are in sight, not in trouble.
+    let ours = status.pools.iter().filter(|report| {
+        !matches!(report.state, pool::PoolState::Foreign { .. } | pool::PoolState::Released)
+    });
+    let healthy = status.engine.is_some()
+        && ours.map(health).all(|exit| exit == Exit::Ok)
+        && !status.services.iter().any(waiting);
+    if healthy { Exit::Ok } else { Exit::Degraded }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::output::samples;
+
+    #[test]
+    fn the_exit_code_says_whether_all_is_well() {
+        let well = samples::status();
+        assert_eq!(exit_of(&well), Exit::Ok);
+
+        let mut status = well.clone();
+        status.engine = None;
+        assert_eq!(exit_of(&status), Exit::Degraded);
+
+        let mut status = well.clone();
+        status.pools[0].state = pool::PoolState::Degraded;
+        assert_eq!(exit_of(&status), Exit::Degraded);
+
+        let mut status = well.clone();
+        status.pools[0].state = pool::PoolState::Foreign { owner: "other".into(), epoch: 3 };
+        assert_eq!(exit_of(&status), Exit::Ok);
+
+        let mut status = well;
+        status.services[0].ftp = ServiceState::Waiting;
+        assert_eq!(exit_of(&status), Exit::Degraded);
+    }
+}

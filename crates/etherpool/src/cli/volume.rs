@@ -1,0 +1,365 @@
+//! `etherpool volume`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Subcommand};
+use control::api::{
+    CreateVolume, ExportVolume, ExtendVolume, LayoutSpec, MakeFs, MountVolume, ServeFtp,
+    UnexportVolume, VerifyVolume,
+};
+use control::exit::Exit;
+use control::names::{ExportTarget, VolumeName};
+use control::settings::{FsType, MacText};
+use control::size::{Human, SizeSpec};
+use pool::{PoolReport, VerifyReport, VolumeReport};
+
+use super::args::Confirmation;
+use super::confirm::{Proceed, confirm};
+use super::output::{self, NamedVolume, print_json};
+use super::pool::done;
+use super::progress::ProgressDisplay;
+use super::{Context, Failure};
+
+/// Volumes.
+#[derive(Debug, Subcommand)]
+pub enum VolumeCommand {
+    /// Make a volume
+    Create {
+        /// Its name
+        #[arg(value_name = "POOL/VOLUME")]
+        volume: VolumeName,
+        /// Its size: 10G, or 100%FREE for a share of the free space
+        #[arg(long)]
+        size: SizeSpec,
+        /// Its redundancy: raid0, or mirror:N
+        #[arg(long)]
+        layout: LayoutSpec,
+    },
+    /// Make a volume larger while it is used
+    Extend {
+        /// The volume
+        #[arg(value_name = "POOL/VOLUME")]
+        volume: VolumeName,
+        /// Its new size, or the share of the free space to add
+        #[arg(long)]
+        size: SizeSpec,
+        /// Grow its file system too
+        #[arg(long)]
+        resizefs: bool,
+    },
+    /// List the volumes of all pools
+    List,
+    /// Show a volume
+    Show {
+        /// The volume
+        #[arg(value_name = "POOL/VOLUME")]
+        volume: VolumeName,
+    },
+    /// Remove a volume and its data
+    Remove(DestroyArgs),
+    /// Read every block and compare it with its checksum
+    Verify {
+        /// The volume
+        #[arg(value_name = "POOL/VOLUME")]
+        volume: VolumeName,
+        /// One copy only, counted from 0
+        #[arg(long, value_name = "N")]
+        copy: Option<u8>,
+    },
+    /// Make a file system on a volume; what it holds is lost
+    Mkfs(MkfsArgs),
+    /// Mount a volume; remembered in the pool
+    Mount(MountArgs),
+    /// Unmount a volume, and forget the mount
+    Unmount {
+        /// The volume
+        #[arg(value_name = "POOL/VOLUME")]
+        volume: VolumeName,
+    },
+    /// Serve a mounted volume by FTP; remembered in the pool
+    Serve(ServeArgs),
+    /// Offer a volume as an AoE disk; remembered in the pool
+    Export(ExportArgs),
+    /// End AoE exports of a volume
+    Unexport {
+        /// The volume
+        #[arg(value_name = "POOL/VOLUME")]
+        volume: VolumeName,
+        /// This export only (aoe:eSHELF.SLOT)
+        target: Option<ExportTarget>,
+    },
+}
+
+/// Arguments of commands that destroy a volume's data.
+#[derive(Debug, Args)]
+pub struct DestroyArgs {
+    /// The volume
+    #[arg(value_name = "POOL/VOLUME")]
+    volume: VolumeName,
+
+    #[command(flatten)]
+    confirmation: Confirmation,
+}
+
+/// Arguments of `volume mkfs`.
+#[derive(Debug, Args)]
+pub struct MkfsArgs {
+    #[command(flatten)]
+    target: DestroyArgs,
+
+    /// The file system
+    #[arg(long = "type", short = 't', default_value_t = FsType::Ext4, value_name = "TYPE")]
+    fstype: FsType,
+
+    /// Also over a file system that is there
+    #[arg(long)]
+    force: bool,
+}
+
+/// Arguments of `volume mount`.
+#[derive(Debug, Args)]
+pub struct MountArgs {
+    /// The volume
+    #[arg(value_name = "POOL/VOLUME")]
+    volume: VolumeName,
+
+    /// Where
+    path: PathBuf,
+
+    /// The file system
+    #[arg(long = "type", short = 't', default_value_t = FsType::Ext4, value_name = "TYPE")]
+    fstype: FsType,
+
+    /// A mount option (repeat for more)
+    #[arg(long = "option", short = 'o', value_delimiter = ',')]
+    options: Vec<String>,
+}
+
+/// `ftp` or a volume: both orders are understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum ServeWord {
+    Ftp,
+    Volume(VolumeName),
+}
+
+impl FromStr for ServeWord {
+    type Err = control::names::NameError;
+
+    fn from_str(text: &str) -> Result<ServeWord, Self::Err> {
+        if text == "ftp" { Ok(ServeWord::Ftp) } else { text.parse().map(ServeWord::Volume) }
+    }
+}
+
+/// Arguments of `volume serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// The volume, and how: POOL/VOLUME ftp
+    #[arg(num_args = 2, required = true, value_names = ["POOL/VOLUME", "ftp"])]
+    words: Vec<ServeWord>,
+
+    /// Address to listen on (default: the supervisor's configuration)
+    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "stop")]
+    listen: Option<SocketAddr>,
+
+    /// Stop serving
+    #[arg(long)]
+    stop: bool,
+}
+
+/// Arguments of `volume export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The volume
+    #[arg(value_name = "POOL/VOLUME")]
+    volume: VolumeName,
+
+    /// aoe:eSHELF.SLOT
+    target: ExportTarget,
+
+    /// Interface to answer on (repeat for more)
+    #[arg(long, short, required = true)]
+    interface: Vec<String>,
+
+    /// Answer only this client (repeat for more)
+    #[arg(long, value_name = "MAC", value_parser = parse_mac)]
+    allow: Vec<MacText>,
+
+    /// Refuse writes
+    #[arg(long)]
+    read_only: bool,
+}
+
+fn parse_mac(text: &str) -> Result<MacText, aoe::wire::InvalidMacAddr> {
+    MacText::try_from(text.to_owned())
+}
+
+/// Runs it.
+pub async fn run(context: &Context, command: VolumeCommand) -> Result<Exit, Failure> {
+    match command {
+        VolumeCommand::Create { volume, size, layout } => {
+            let request = CreateVolume { name: volume.volume.clone(), size, layout };
+            let path = format!("/v1/pools/{}/volumes", volume.pool);
+            let report: VolumeReport = context.client.post(&path, &request).await?;
+            show(context, &volume, &report)
+        }
+        VolumeCommand::Extend { volume, size, resizefs } => {
+            let path = format!("{}/extend", path_of(&volume));
+            let report: VolumeReport =
+                streamed(context, "growing", &path, &ExtendVolume { size, resizefs }).await?;
+            show(context, &volume, &report)
+        }
+        VolumeCommand::List => list(context).await,
+        VolumeCommand::Show { volume } => {
+            let report: VolumeReport = context.client.get(&path_of(&volume)).await?;
+            show(context, &volume, &report)?;
+            let healthy = !report.degraded && report.suspended.is_none();
+            Ok(if healthy { Exit::Ok } else { Exit::Degraded })
+        }
+        VolumeCommand::Remove(args) => remove(context, args).await,
+        VolumeCommand::Verify { volume, copy } => verify(context, &volume, copy).await,
+        VolumeCommand::Mkfs(args) => mkfs(context, args).await,
+        VolumeCommand::Mount(args) => mount(context, args).await,
+        VolumeCommand::Unmount { volume } => {
+            let () = context.client.post(&format!("{}/unmount", path_of(&volume)), &()).await?;
+            done(context, &format!("{volume} is unmounted\n"))
+        }
+        VolumeCommand::Serve(args) => serve(context, args).await,
+        VolumeCommand::Export(args) => export(context, args).await,
+        VolumeCommand::Unexport { volume, target } => {
+            let request = UnexportVolume { address: target.map(|target| target.0) };
+            let path = format!("{}/unexport", path_of(&volume));
+            let () = context.client.post(&path, &request).await?;
+            done(context, &format!("{volume} is not exported any more\n"))
+        }
+    }
+}
+
+fn path_of(volume: &VolumeName) -> String {
+    format!("/v1/pools/{}/volumes/{}", volume.pool, volume.volume)
+}
+
+async fn streamed<T: serde::de::DeserializeOwned>(
+    context: &Context,
+    title: &'static str,
+    path: &str,
+    request: &impl serde::Serialize,
+) -> Result<T, Failure> {
+    let mut display = ProgressDisplay::new(title, context.json);
+    context.client.stream(path, request, |progress| display.update(progress)).await
+}
+
+fn show(context: &Context, volume: &VolumeName, report: &VolumeReport) -> Result<Exit, Failure> {
+    let named = NamedVolume { pool: volume.pool.clone(), report: report.clone() };
+    if context.json {
+        print_json(&named)?;
+    } else {
+        output::print(&output::volume(&named))?;
+    }
+    Ok(Exit::Ok)
+}
+
+async fn list(context: &Context) -> Result<Exit, Failure> {
+    let pools: Vec<PoolReport> = context.client.get("/v1/pools").await?;
+    let volumes: Vec<NamedVolume> = pools
+        .into_iter()
+        .flat_map(|pool| {
+            let name = pool.name;
+            pool.volumes.into_iter().map(move |report| NamedVolume { pool: name.clone(), report })
+        })
+        .collect();
+    if context.json {
+        print_json(&volumes)?;
+    } else {
+        output::print(&output::volumes(&volumes))?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// What a volume is, for the question before it is destroyed.
+async fn description(context: &Context, volume: &VolumeName) -> Result<String, Failure> {
+    let report: VolumeReport = context.client.get(&path_of(volume)).await?;
+    let uses = output::uses(&report.properties);
+    let uses = if uses.is_empty() { String::new() } else { format!(", {uses}") };
+    Ok(format!("{volume} ({}, {}{uses})", Human(report.size_bytes), report.layout))
+}
+
+async fn remove(context: &Context, args: DestroyArgs) -> Result<Exit, Failure> {
+    let volume = args.volume;
+    let what = format!(
+        "Volume {} and everything on it would be removed.\n",
+        description(context, &volume).await?
+    );
+    if confirm(&what, args.confirmation)? == Proceed::No {
+        return Ok(Exit::Ok);
+    }
+    let () = context.client.delete(&path_of(&volume)).await?;
+    done(context, &format!("{volume} is removed\n"))
+}
+
+async fn mkfs(context: &Context, args: MkfsArgs) -> Result<Exit, Failure> {
+    let volume = args.target.volume;
+    let what = format!(
+        "A new {} would be made on {}; everything on it would be lost.\n",
+        args.fstype,
+        description(context, &volume).await?
+    );
+    if confirm(&what, args.target.confirmation)? == Proceed::No {
+        return Ok(Exit::Ok);
+    }
+    let request = MakeFs { fstype: args.fstype, force: args.force };
+    let path = format!("{}/mkfs", path_of(&volume));
+    let () = streamed(context, "making the file system", &path, &request).await?;
+    done(context, &format!("{} made on {volume}\n", args.fstype))
+}
+
+async fn verify(context: &Context, volume: &VolumeName, copy: Option<u8>) -> Result<Exit, Failure> {
+    let path = format!("{}/verify", path_of(volume));
+    let report: VerifyReport =
+        streamed(context, "verifying", &path, &VerifyVolume { copy }).await?;
+    if context.json {
+        print_json(&report)?;
+    } else {
+        output::print(&output::verification(&report))?;
+    }
+    Ok(if report.bad.is_empty() && report.more_bad == 0 { Exit::Ok } else { Exit::Degraded })
+}
+
+async fn mount(context: &Context, args: MountArgs) -> Result<Exit, Failure> {
+    let path = std::path::absolute(&args.path).map_err(anyhow::Error::from)?;
+    let request = MountVolume { path: path.clone(), fstype: args.fstype, options: args.options };
+    let () = context.client.post(&format!("{}/mount", path_of(&args.volume)), &request).await?;
+    done(context, &format!("{} is mounted at {}\n", args.volume, path.display()))
+}
+
+async fn serve(context: &Context, args: ServeArgs) -> Result<Exit, Failure> {
+    let volume = match &args.words[..] {
+        [ServeWord::Volume(volume), ServeWord::Ftp]
+        | [ServeWord::Ftp, ServeWord::Volume(volume)] => volume,
+        _ => return Err(Failure::usage("want a volume and how to serve it: POOL/VOLUME ftp")),
+    };
+    let path = format!("{}/ftp", path_of(volume));
+    if args.stop {
+        let () = context.client.delete(&path).await?;
+        return done(context, &format!("{volume} is not served by FTP any more\n"));
+    }
+    let listen: SocketAddr = context.client.post(&path, &ServeFtp { listen: args.listen }).await?;
+    if context.json {
+        print_json(&serde_json::json!({ "ftp": listen }))?;
+        return Ok(Exit::Ok);
+    }
+    done(context, &format!("{volume} is served at ftp://{listen}/\n"))
+}
+
+async fn export(context: &Context, args: ExportArgs) -> Result<Exit, Failure> {
+    let request = ExportVolume {
+        address: args.target.0,
+        interfaces: args.interface,
+        allow: args.allow,
+        read_only: args.read_only,
+    };
+    let path = format!("{}/export", path_of(&args.volume));
+    let () = context.client.post(&path, &request).await?;
+    done(context, &format!("{} is exported as {}\n", args.volume, args.target.0))
+}

@@ -1,0 +1,54 @@
+//! What keeps the engine from waiting for memory that only it can free: everything it has stays in
+//! memory, and the kernel knows that it must not be made to write back first. Missing rights are a
+//! warning in status, not a failure: a test machine is allowed to be less safe.
+
+use os::process::{lock_memory, set_io_flusher};
+
+/// What worked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hardening {
+    /// Memory is locked.
+    pub memory_locked: bool,
+    /// PR_SET_IO_FLUSHER is set on the main thread, and on each thread as it begins.
+    pub io_flusher: bool,
+    /// What didn't work, and what that means.
+    pub warnings: Vec<String>,
+}
+
+/// Locks memory and marks this thread. Called before other threads begin: they inherit the mark.
+pub fn apply() -> Hardening {
+    let mut warnings = Vec::new();
+    let memory_locked = match lock_memory() {
+        Ok(()) => true,
+        Err(error) => {
+            warnings.push(format!(
+                "the engine's memory is not locked ({error}): under memory pressure local mounts can hang; give it CAP_IPC_LOCK"
+            ));
+            false
+        }
+    };
+    let io_flusher = match set_io_flusher() {
+        Ok(()) => true,
+        Err(error) => {
+            warnings.push(format!(
+                "PR_SET_IO_FLUSHER is not set ({error}): under memory pressure local mounts can hang; give the engine CAP_SYS_RESOURCE"
+            ));
+            false
+        }
+    };
+    Hardening { memory_locked, io_flusher, warnings }
+}
+
+impl Hardening {
+    /// Says what is missing, once there is a log.
+    pub fn tell(&self) {
+        for warning in &self.warnings {
+            tracing::warn!("{warning}");
+        }
+    }
+}
+
+/// For threads that don't descend from the main one's marks. Its failure was told at the start.
+pub fn on_thread_start() {
+    let _ = set_io_flusher();
+}

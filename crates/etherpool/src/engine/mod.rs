@@ -1,0 +1,212 @@
+//! `etherpool engine`: pools and volumes, in a process that never waits for anybody who might wait
+//! for it: its memory is locked, the kernel knows that it serves block devices, and its only I/O is
+//! frames, FUSE and the control channel.
+
+mod channel;
+mod exports;
+mod hardening;
+mod network;
+mod requests;
+mod volumes;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::Context;
+use block::OwnerId;
+use clap::Args;
+use control::api::{PoolReportExt as _, SeenTarget};
+use control::channel::ReplyLine;
+use control::config::{InterfaceConfig, SupervisorConfig};
+use os::process::{Signal, Signals, signals};
+use os::reactor::Mailbox;
+use os::{Reactor, ReactorHandle};
+use pool::{Engine, EngineConfig, Limits, PoolEvent};
+
+#[cfg(test)]
+pub use channel::receive_with_descriptors;
+
+use crate::supervisor::{die_with_parent, load_config};
+use channel::{Channel, Incoming};
+use exports::Exports;
+use hardening::Hardening;
+use network::Network;
+use volumes::Volumes;
+
+/// Arguments of the hidden `engine`.
+#[derive(Clone, Debug, Args)]
+pub struct EngineArgs {
+    /// The supervisor's configuration
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// The supervisor's identity
+    #[arg(long)]
+    owner: uuid::Uuid,
+    /// The supervisor's name
+    #[arg(long)]
+    host: String,
+}
+
+/// How often what is served is compared with what may be, when no event says so.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The parts of the process.
+pub struct Process {
+    handle: ReactorHandle,
+    engine: Rc<Engine>,
+    network: Network,
+    volumes: Rc<Volumes>,
+    exports: Exports,
+    hardening: Hardening,
+    generation: u64,
+    stopping: runtime::Notify,
+}
+
+/// The process.
+pub fn run(args: EngineArgs) -> anyhow::Result<ExitCode> {
+    die_with_parent()?;
+    let config = load_config(args.config.as_deref())?;
+    let (mut reactor, handle) = Reactor::new().context("io_uring")?;
+    // Before the first thread: all of them inherit that the signal isn't theirs, and the marks.
+    let told = signals(&handle, &[Signal::Terminate]).context("signals")?;
+    let hardening = hardening::apply();
+    crate::logging::start(&config.log.level);
+    hardening.tell();
+    let generation = os::random_u64().context("random numbers")?.max(1);
+    let (channel, requests) = Channel::listen(&config.engine_socket(), hardening::on_thread_start)?;
+    let outcome = reactor.run_until(async move {
+        let process = Process::start(handle, &config, &args, hardening, generation)?;
+        process.serve(channel, requests, told).await
+    });
+    outcome.context("the engine's event loop")??;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Process {
+    fn start(
+        handle: ReactorHandle,
+        config: &SupervisorConfig,
+        args: &EngineArgs,
+        hardening: Hardening,
+        generation: u64,
+    ) -> anyhow::Result<Rc<Process>> {
+        let owner = EngineConfig {
+            owner: OwnerId(args.owner),
+            owner_name: args.host.clone(),
+            limits: Limits::default(),
+        };
+        let engine = Engine::new(handle.runtime().clone(), owner);
+        let network = Network::open(&handle, &config.interfaces, &config.node_socket())?;
+        let volumes = Volumes::new(handle.clone());
+        let exports = Exports::new(&handle, &config.interfaces, args.owner, &args.host);
+        Ok(Rc::new(Process {
+            handle,
+            engine,
+            network,
+            volumes,
+            exports,
+            hardening,
+            generation,
+            stopping: runtime::Notify::new(),
+        }))
+    }
+
+    async fn serve(
+        self: Rc<Self>,
+        channel: Channel,
+        requests: Mailbox<Incoming>,
+        signals: Signals,
+    ) -> anyhow::Result<()> {
+        let runtime = self.handle.runtime().clone();
+        tracing::info!(generation = self.generation, "engine begins");
+        runtime.spawn(Rc::clone(&self).feed_disks());
+        runtime.spawn(Rc::clone(&self).keep_ports());
+        runtime.spawn(Rc::clone(&self).tell_events(channel));
+        runtime.spawn(Rc::clone(&self).keep_served());
+        runtime.spawn(requests::answer_all(Rc::clone(&self), requests));
+        let stopping = self.stopping.notified();
+        let told = std::pin::pin!(signals.next());
+        let asked = std::pin::pin!(stopping);
+        futures::future::select(told, asked).await;
+        tracing::info!("engine stops");
+        self.exports.stop().await;
+        self.volumes.drop_all();
+        self.engine.shutdown().await;
+        tracing::info!("all leases are released");
+        Ok(())
+    }
+
+    /// Hands every disk that appears to the engine.
+    async fn feed_disks(self: Rc<Self>) {
+        loop {
+            self.network.feed(&self.engine);
+            let event = std::pin::pin!(self.network.next_disk_event());
+            let pause = std::pin::pin!(self.handle.runtime().sleep(LOOK_INTERVAL * 5));
+            futures::future::select(event, pause).await;
+        }
+    }
+
+    /// Opens interfaces that couldn't be opened before.
+    async fn keep_ports(self: Rc<Self>) {
+        loop {
+            self.network.open_missing(&self.handle);
+            self.handle.runtime().sleep(LOOK_INTERVAL * 2).await;
+        }
+    }
+
+    /// Passes events on, into the log and to whoever listens.
+    async fn tell_events(self: Rc<Self>, channel: Channel) {
+        loop {
+            let event = self.engine.next_event().await;
+            log_event(&event);
+            if matches!(event, PoolEvent::PoolState { .. } | PoolEvent::VolumeSuspended { .. }) {
+                self.look_at_served().await;
+            }
+            channel.tell_all(&ReplyLine::Event(event));
+        }
+    }
+
+    async fn keep_served(self: Rc<Self>) {
+        loop {
+            self.look_at_served().await;
+            self.handle.runtime().sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    /// Ends what may not be served any more, and exports what is to be exported.
+    pub async fn look_at_served(&self) {
+        let pools = self.engine.reports();
+        self.volumes.keep_only(|name| pools.iter().any(|pool| pool.serves(name)));
+        self.exports.follow(&pools, &self.engine).await;
+    }
+}
+
+fn log_event(event: &PoolEvent) {
+    let text = serde_json::to_string(event).unwrap_or_default();
+    match event {
+        PoolEvent::Unrepairable { .. } | PoolEvent::RolledBack { .. } => {
+            tracing::error!(event = text);
+        }
+        PoolEvent::DiskOut { .. }
+        | PoolEvent::DiskRefused { .. }
+        | PoolEvent::Repaired { .. }
+        | PoolEvent::StructureRepaired { .. }
+        | PoolEvent::VolumeSuspended { .. } => tracing::warn!(event = text),
+        _ => tracing::info!(event = text),
+    }
+}
+
+/// Discovery by own frames, for `aoe discover -i`, without engine and supervisor.
+pub fn discover_alone(interface: &str, wait: Duration) -> anyhow::Result<Vec<SeenTarget>> {
+    let (mut reactor, handle) = Reactor::new().context("io_uring")?;
+    let interface = InterfaceConfig { name: interface.to_owned(), netns: None };
+    reactor
+        .run_until(async move {
+            let network = Network::listen(&handle, &interface)?;
+            handle.runtime().sleep(wait).await;
+            Ok(network.targets())
+        })
+        .context("discovery")?
+}

@@ -1,0 +1,232 @@
+//! The engine's way to disks: an initiator on the configured interfaces and on the socket of this
+//! machine's own node process.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::rc::Rc;
+
+use anyhow::Context;
+use aoe::driver::{Disk, DiskEvent, Initiator, InitiatorOptions, Port};
+use aoe::initiator::TargetKind;
+use aoe::initiator::discovery::TargetInfo;
+use aoe::wire::{Incarnation, ShelfSlot};
+use block::{BlockDevice, OwnerId, SECTOR_BYTES};
+use control::api::{InterfaceState, SeenTarget};
+use control::config::InterfaceConfig;
+use futures::future::LocalBoxFuture;
+use os::ReactorHandle;
+use os::net::{InterfaceSpec, PacketPort, Role, UnixPort};
+use pool::{DiskFacts, Engine};
+
+/// Ports and the disks behind them.
+pub struct Network {
+    initiator: Initiator,
+    interfaces: RefCell<Vec<Interface>>,
+    /// What the engine was given, to notice another disk under a known address.
+    given: RefCell<BTreeMap<ShelfSlot, Rc<dyn BlockDevice>>>,
+}
+
+struct Interface {
+    config: InterfaceConfig,
+    port: Result<Rc<PacketPort>, String>,
+}
+
+/// The interface in the `os` crate's words.
+pub fn spec_of(interface: &InterfaceConfig) -> InterfaceSpec {
+    InterfaceSpec { name: interface.name.clone(), netns: interface.netns.clone() }
+}
+
+/// The address in the API's words.
+pub fn api_address(address: ShelfSlot) -> control::names::ShelfSlot {
+    control::names::ShelfSlot { shelf: address.shelf, slot: address.slot }
+}
+
+impl Network {
+    /// On these interfaces, and on the node's socket whenever somebody listens there.
+    pub fn open(
+        handle: &ReactorHandle,
+        interfaces: &[InterfaceConfig],
+        node_socket: &Path,
+    ) -> anyhow::Result<Network> {
+        let network = Network::new(handle, interfaces, true)?;
+        network.initiator.add_port(Rc::new(UnixPort::connect(handle, node_socket)));
+        network.open_missing(handle);
+        Ok(network)
+    }
+
+    /// Only to look: disks are listed, none is opened.
+    pub fn listen(handle: &ReactorHandle, interface: &InterfaceConfig) -> anyhow::Result<Network> {
+        let network = Network::new(handle, std::slice::from_ref(interface), false)?;
+        network.open_missing(handle);
+        let states = network.interfaces();
+        if let Some(trouble) = states.into_iter().find_map(|state| state.trouble) {
+            anyhow::bail!("{trouble}");
+        }
+        Ok(network)
+    }
+
+    fn new(
+        handle: &ReactorHandle,
+        interfaces: &[InterfaceConfig],
+        connect: bool,
+    ) -> anyhow::Result<Network> {
+        let incarnation = Incarnation(os::random_bytes().context("random numbers")?);
+        let options = InitiatorOptions { connect, ..InitiatorOptions::new(incarnation) };
+        let interfaces = interfaces
+            .iter()
+            .map(|config| Interface { config: config.clone(), port: Err("not opened yet".into()) })
+            .collect();
+        Ok(Network {
+            initiator: Initiator::new(handle.runtime().clone(), options),
+            interfaces: RefCell::new(interfaces),
+            given: RefCell::default(),
+        })
+    }
+
+    /// Opens the interfaces that couldn't be opened so far: a namespace may appear late.
+    pub fn open_missing(&self, handle: &ReactorHandle) {
+        for interface in self.interfaces.borrow_mut().iter_mut() {
+            let Err(before) = &interface.port else { continue };
+            match PacketPort::open(handle, spec_of(&interface.config), Role::Replies) {
+                Ok(port) => {
+                    let port = Rc::new(port);
+                    self.initiator.add_port(Rc::clone(&port) as Rc<dyn Port>);
+                    interface.port = Ok(port);
+                }
+                Err(error) => {
+                    let trouble = error.to_string();
+                    if trouble != *before {
+                        tracing::error!("{trouble}; tried again until it works");
+                    }
+                    interface.port = Err(trouble);
+                }
+            }
+        }
+    }
+
+    /// Gives the engine every session disk that it doesn't have yet. Disks that go away stay: they
+    /// say so themselves, and answer again when they are back.
+    pub fn feed(&self, engine: &Engine) {
+        let targets = self.initiator.targets();
+        for disk in self.initiator.disks() {
+            let Disk::Session(_) = &disk else { continue };
+            let (address, device) = (disk.address(), disk.device());
+            let known = self.given.borrow().get(&address).cloned();
+            if known.as_ref().is_some_and(|known| is_same(known, &device)) {
+                continue;
+            }
+            let Some(facts) = facts_of(address, &targets) else { continue };
+            if known.is_some() {
+                engine.remove_device(&facts.name);
+            }
+            tracing::info!(disk = facts.name, node = facts.node_name, "in sight");
+            self.given.borrow_mut().insert(address, Rc::clone(&device));
+            engine.add_device(facts, device);
+        }
+    }
+
+    /// The next change among the disks.
+    pub fn next_disk_event(&self) -> LocalBoxFuture<'static, DiskEvent> {
+        self.initiator.next_disk_event()
+    }
+
+    /// The device of a disk that the engine has.
+    pub fn device(&self, address: control::names::ShelfSlot) -> Option<Rc<dyn BlockDevice>> {
+        let address = ShelfSlot { shelf: address.shelf, slot: address.slot };
+        self.given.borrow().get(&address).cloned()
+    }
+
+    /// Has everybody asked again.
+    pub fn ask(&self) {
+        self.initiator.ask();
+    }
+
+    /// All targets that answered discovery.
+    pub fn targets(&self) -> Vec<SeenTarget> {
+        let name_of = |info: &TargetInfo| {
+            self.initiator.port_name(info.path.port).unwrap_or_else(|| "-".into())
+        };
+        self.initiator.targets().iter().map(|info| seen(info, name_of(info))).collect()
+    }
+
+    /// The interfaces, for status.
+    pub fn interfaces(&self) -> Vec<InterfaceState> {
+        let interfaces = self.interfaces.borrow();
+        interfaces
+            .iter()
+            .map(|interface| match &interface.port {
+                Ok(port) => InterfaceState {
+                    name: interface.config.name.clone(),
+                    mac: port.mac().to_string(),
+                    mtu_bytes: port.mtu_bytes() as u64,
+                    trouble: (!port.is_up()).then(|| "down or not there".to_owned()),
+                },
+                Err(trouble) => InterfaceState {
+                    name: interface.config.name.clone(),
+                    mac: String::new(),
+                    mtu_bytes: 0,
+                    trouble: Some(trouble.clone()),
+                },
+            })
+            .collect()
+    }
+}
+
+/// Whether both are the same object, whatever their types' tables.
+fn is_same(one: &Rc<dyn BlockDevice>, other: &Rc<dyn BlockDevice>) -> bool {
+    std::ptr::addr_eq(Rc::as_ptr(one), Rc::as_ptr(other))
+}
+
+fn facts_of(address: ShelfSlot, targets: &[TargetInfo]) -> Option<DiskFacts> {
+    targets.iter().filter(|info| info.address == address && !info.is_conflict).find_map(|info| {
+        let Some(TargetKind::Session(export)) = &info.kind else { return None };
+        Some(DiskFacts {
+            name: address.to_string(),
+            node: export.node_id,
+            node_name: export.node_name.clone(),
+            device_name: export.export_name.clone(),
+        })
+    })
+}
+
+fn seen(info: &TargetInfo, interface: String) -> SeenTarget {
+    let plain = SeenTarget {
+        address: api_address(info.address),
+        interface,
+        mac: info.path.target.to_string(),
+        size_bytes: None,
+        session: false,
+        node: None,
+        name: None,
+        owner: None,
+        trouble: info
+            .is_conflict
+            .then(|| "another target has this address; this one is not used".to_owned()),
+    };
+    match &info.kind {
+        Some(TargetKind::Session(export)) => {
+            let owner = export.holder.owner;
+            SeenTarget {
+                size_bytes: export.sectors.checked_mul(SECTOR_BYTES as u64),
+                session: true,
+                node: Some(export.node_name.clone()),
+                name: Some(export.export_name.clone()),
+                owner: (owner != OwnerId::NONE).then(|| owner.to_string()),
+                ..plain
+            }
+        }
+        Some(TargetKind::Plain(identify)) => SeenTarget {
+            size_bytes: identify.sectors.checked_mul(SECTOR_BYTES as u64),
+            name: Some(identify.model.trim().to_owned()),
+            ..plain
+        },
+        Some(TargetKind::Refused(error)) => {
+            SeenTarget { session: true, trouble: Some(format!("refuses: {error}")), ..plain }
+        }
+        None => SeenTarget {
+            trouble: plain.trouble.or(Some("does not answer what it is".into())),
+            ..plain
+        },
+    }
+}

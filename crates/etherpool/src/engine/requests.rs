@@ -1,0 +1,209 @@
+//! Requests of the control channel: one arm each, one task each, so that a long one holds nobody up.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use block::{Claim, Epoch, IoError, OwnerId};
+use control::api::{
+    ApiError, ErrorCode, FailureDomain, ImportResult, LayoutSpec, PoolReportExt as _, ProcessState,
+};
+use control::channel::{EngineRequest, ReplyLine};
+use control::names::{ShelfSlot, VolumeName};
+use control::size::SizeSpec;
+use os::reactor::Mailbox;
+use pool::{CreatePool, ImportOptions, Layout, VolumeSize};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::Process;
+use super::channel::{Incoming, Peer};
+
+/// Answers until the engine stops.
+pub async fn answer_all(process: Rc<Process>, mut requests: Mailbox<Incoming>) {
+    while let Some(Incoming { line, descriptor, peer }) = requests.receive().await {
+        let process = Rc::clone(&process);
+        let runtime = process.handle.runtime().clone();
+        runtime.spawn(async move {
+            let id = line.id;
+            let work = Work { process: &process, id, peer: &peer };
+            let reply = match work.perform(line.request, descriptor).await {
+                Ok(value) => ReplyLine::Result { id, value },
+                Err(error) => ReplyLine::Error { id, error },
+            };
+            peer.finish(&reply);
+        });
+    }
+}
+
+struct Work<'a> {
+    process: &'a Process,
+    id: u64,
+    peer: &'a Arc<Peer>,
+}
+
+fn value(of: impl Serialize) -> Result<Value, ApiError> {
+    serde_json::to_value(of).map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))
+}
+
+impl Work<'_> {
+    async fn perform(
+        &self,
+        request: EngineRequest,
+        descriptor: Option<OwnedFd>,
+    ) -> Result<Value, ApiError> {
+        let process = self.process;
+        let engine = &process.engine;
+        match request {
+            EngineRequest::Process => value(self.state()),
+            EngineRequest::Discover => {
+                process.network.ask();
+                value(process.network.targets())
+            }
+            EngineRequest::Disks => value(engine.disks().await),
+            EngineRequest::Pools => value(engine.reports()),
+            EngineRequest::CreatePool(request) => {
+                value(engine.create_pool(pool_of(request)).await?)
+            }
+            EngineRequest::ExtendPool { pool, request } => {
+                let (disks, force) = (names(&request.disks), names(&request.force_disks));
+                value(engine.extend_pool(&pool, &disks, &force).await?)
+            }
+            EngineRequest::ImportPool { pool, request } => {
+                let grace = request.grace_secs.map(std::time::Duration::from_secs);
+                let options = ImportOptions { grace };
+                value(engine.import_pool(&pool, options).await?)
+            }
+            EngineRequest::ImportAll => value(self.import_all().await),
+            EngineRequest::ReleasePool { pool } => value(engine.release_pool(&pool).await?),
+            EngineRequest::CreateVolume { pool, request } => {
+                let (size, layout) = (size_of(request.size), layout_of(request.layout));
+                value(engine.create_volume(&pool, &request.name, size, layout).await?)
+            }
+            EngineRequest::ExtendVolume { volume, size } => {
+                let size = size_of(size);
+                let report = engine.extend_volume(&volume.pool, &volume.volume, size).await?;
+                process.volumes.refresh(&volume);
+                value(report)
+            }
+            EngineRequest::RemoveVolume { volume } => {
+                value(engine.remove_volume(&volume.pool, &volume.volume).await?)
+            }
+            EngineRequest::VerifyVolume { volume, copy } => self.verify(&volume, copy).await,
+            EngineRequest::SetProperty { volume, key, value: property } => {
+                engine.set_property(&volume.pool, &volume.volume, &key, property).await?;
+                process.look_at_served().await;
+                Ok(Value::Null)
+            }
+            EngineRequest::AttachVolume { volume } => self.attach(&volume, descriptor),
+            EngineRequest::AttachedVolumes => value(process.volumes.names()),
+            EngineRequest::Lease { pool } => {
+                let runs = |report: &pool::PoolReport| report.name == pool && report.is_serving();
+                value(engine.reports().iter().any(runs))
+            }
+            EngineRequest::CheckExport { export } => value(process.exports.check(&export)?),
+            EngineRequest::ResetEpoch { disk } => self.reset_epoch(disk).await,
+            EngineRequest::Shutdown => {
+                process.stopping.notify_all();
+                Ok(Value::Null)
+            }
+        }
+    }
+
+    fn state(&self) -> ProcessState {
+        let process = self.process;
+        let dropped = crate::logging::dropped_lines();
+        ProcessState {
+            pid: std::process::id(),
+            generation: process.generation,
+            memory_locked: process.hardening.memory_locked,
+            io_flusher: process.hardening.io_flusher,
+            log_lines_dropped: dropped,
+            interfaces: process.network.interfaces(),
+            warnings: process.hardening.warnings.clone(),
+        }
+    }
+
+    async fn import_all(&self) -> Vec<ImportResult> {
+        let outcomes = self.process.engine.import_all().await;
+        outcomes
+            .into_iter()
+            .map(|(pool, outcome)| match outcome {
+                Ok(report) => ImportResult { pool, report: Some(report), error: None },
+                Err(error) => ImportResult { pool, report: None, error: Some(error.into()) },
+            })
+            .collect()
+    }
+
+    async fn verify(&self, volume: &VolumeName, copy: Option<u8>) -> Result<Value, ApiError> {
+        let id = self.id;
+        let tell = |progress| self.peer.tell(&ReplyLine::Progress { id, progress });
+        let engine = &self.process.engine;
+        value(engine.verify_volume(&volume.pool, &volume.volume, copy, &tell).await?)
+    }
+
+    fn attach(&self, volume: &VolumeName, descriptor: Option<OwnedFd>) -> Result<Value, ApiError> {
+        let descriptor = descriptor.ok_or_else(|| {
+            ApiError::new(ErrorCode::Invalid, "no descriptor came with the request to attach")
+        })?;
+        let serving = self.process.engine.reports().iter().any(|pool| pool.serves(volume));
+        if !serving {
+            return Err(ApiError::new(ErrorCode::Suspended, format!("{volume} is not served now"))
+                .remedy("see `etherpool pool show`"));
+        }
+        let device = self.process.engine.open_volume(&volume.pool, &volume.volume)?;
+        self.process.volumes.attach(volume, device, descriptor)?;
+        Ok(Value::Null)
+    }
+
+    /// Claims a disk whose record of its owner can't be read, with the lowest epoch there is: the
+    /// pool that it belongs to raises it at once.
+    async fn reset_epoch(&self, disk: ShelfSlot) -> Result<Value, ApiError> {
+        let device = self.process.network.device(disk).ok_or_else(|| {
+            ApiError::new(ErrorCode::NotFound, format!("disk {disk} is not in sight"))
+                .remedy("see `etherpool disk list`")
+        })?;
+        let claim = Claim { epoch: Epoch::OBSERVER.next(), owner: OwnerId::NONE, force: true };
+        match device.claim(claim).await {
+            Ok(_) => Ok(Value::Null),
+            Err(IoError::Fenced { highest }) => Err(ApiError::new(
+                ErrorCode::Invalid,
+                format!("disk {disk} has a readable owner ({highest}): there is nothing to reset"),
+            )),
+            Err(error) => {
+                Err(ApiError::new(ErrorCode::Io, format!("disk {disk} can't be reset: {error}")))
+            }
+        }
+    }
+}
+
+fn names(disks: &[ShelfSlot]) -> Vec<String> {
+    disks.iter().map(ToString::to_string).collect()
+}
+
+fn pool_of(request: control::api::CreatePool) -> CreatePool {
+    CreatePool {
+        disks: names(&request.disks),
+        force_disks: names(&request.force_disks),
+        failure_domain: match request.failure_domain {
+            FailureDomain::Node => pool::FailureDomain::Node,
+            FailureDomain::Disk => pool::FailureDomain::Disk,
+        },
+        extent_bytes: request.extent_bytes,
+        name: request.name,
+    }
+}
+
+fn size_of(size: SizeSpec) -> VolumeSize {
+    match size {
+        SizeSpec::Bytes(bytes) => VolumeSize::Bytes(bytes),
+        SizeSpec::PercentFree(percent) => VolumeSize::PercentFree(percent),
+    }
+}
+
+fn layout_of(layout: LayoutSpec) -> Layout {
+    match layout {
+        LayoutSpec::Raid0 => Layout::Raid0,
+        LayoutSpec::Mirror(copies) => Layout::Mirror(copies),
+    }
+}

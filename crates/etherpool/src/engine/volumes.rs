@@ -1,0 +1,144 @@
+//! Volumes served to this machine's kernel through FUSE descriptors that services hand over.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use block::{BlockDevice, IoError};
+use control::api::{ApiError, ErrorCode};
+use control::names::VolumeName;
+use frontend::fuse::{Options, Reply, VolumeFile, VolumeRequest, perform};
+use os::ReactorHandle;
+use os::reactor::{MailSender, Mailbox, SendError, mailbox};
+
+use super::hardening::on_thread_start;
+
+/// Requests on their way from the serving thread; more than the server lets in at once.
+const REQUESTS_MAX: usize = 256;
+/// Ends of servers that wait to be noticed.
+const ENDS_MAX: usize = 1024;
+
+/// All volumes that are served.
+pub struct Volumes {
+    handle: ReactorHandle,
+    served: RefCell<BTreeMap<VolumeName, Served>>,
+    ends: MailSender<(VolumeName, u64)>,
+    next_number: Cell<u64>,
+}
+
+struct Served {
+    file: VolumeFile,
+    device: Rc<dyn BlockDevice>,
+    number: u64,
+}
+
+impl Volumes {
+    /// None yet.
+    pub fn new(handle: ReactorHandle) -> Rc<Volumes> {
+        let (ends, ended) = mailbox(ENDS_MAX);
+        let runtime = handle.runtime().clone();
+        let volumes = Rc::new(Volumes {
+            handle,
+            served: RefCell::default(),
+            ends,
+            next_number: Cell::new(0),
+        });
+        runtime.spawn(notice_ends(Rc::clone(&volumes), ended));
+        volumes
+    }
+
+    /// Serves a volume through a descriptor, instead of one that served it before.
+    pub fn attach(
+        &self,
+        name: &VolumeName,
+        device: Rc<dyn BlockDevice>,
+        fuse: OwnedFd,
+    ) -> Result<(), ApiError> {
+        self.drop_one(name);
+        let number = self.next_number.get();
+        self.next_number.set(number + 1);
+        let (requests, receiver) = mailbox(REQUESTS_MAX);
+        let (ends, ended) = (self.ends.clone(), (name.clone(), number));
+        let options = Options {
+            sectors: device.geometry().sectors,
+            read_only: device.geometry().read_only,
+            on_thread_start,
+            // A full mailbox only delays the tidying: a new attachment replaces the old one.
+            on_end: Box::new(move || drop(ends.send(ended))),
+        };
+        let hand_on = move |request: VolumeRequest, reply: Reply| {
+            if let Err(SendError::Full((_, reply)) | SendError::Closed((_, reply))) =
+                requests.send((request, reply))
+            {
+                reply.answer(Err(IoError::Lost));
+            }
+        };
+        let file = VolumeFile::serve(fuse, options, hand_on).map_err(|error| {
+            ApiError::new(ErrorCode::Io, format!("{name} can't be served to the kernel: {error}"))
+        })?;
+        self.handle.runtime().spawn(perform_all(self.handle.clone(), Rc::clone(&device), receiver));
+        self.served.borrow_mut().insert(name.clone(), Served { file, device, number });
+        Ok(())
+    }
+
+    /// The volumes that are served.
+    pub fn names(&self) -> Vec<VolumeName> {
+        let served = self.served.borrow();
+        served
+            .iter()
+            .filter(|(_, one)| one.file.is_served())
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// Shows a volume's present size.
+    pub fn refresh(&self, name: &VolumeName) {
+        if let Some(one) = self.served.borrow().get(name) {
+            one.file.set_sectors(one.device.geometry().sectors);
+        }
+    }
+
+    /// Ends all others: their requests fail.
+    pub fn keep_only(&self, mut keep: impl FnMut(&VolumeName) -> bool) {
+        let gone: Vec<VolumeName> =
+            self.served.borrow().keys().filter(|name| !keep(name)).cloned().collect();
+        for name in gone {
+            tracing::warn!(volume = %name, "its local device is aborted: the volume can't be served now");
+            self.drop_one(&name);
+        }
+    }
+
+    /// Ends all.
+    pub fn drop_all(&self) {
+        let all = std::mem::take(&mut *self.served.borrow_mut());
+        drop(all);
+    }
+
+    fn drop_one(&self, name: &VolumeName) {
+        // Out of the table first: the drop waits for the serving thread.
+        let one = self.served.borrow_mut().remove(name);
+        drop(one);
+    }
+}
+
+async fn perform_all(
+    handle: ReactorHandle,
+    device: Rc<dyn BlockDevice>,
+    mut requests: Mailbox<(VolumeRequest, Reply)>,
+) {
+    while let Some((request, reply)) = requests.receive().await {
+        // Queued on the device here, in order; only the answer is waited for elsewhere.
+        let answer = perform(&device, request);
+        handle.runtime().spawn(async move { reply.answer(answer.await) });
+    }
+}
+
+async fn notice_ends(volumes: Rc<Volumes>, mut ended: Mailbox<(VolumeName, u64)>) {
+    while let Some((name, number)) = ended.receive().await {
+        let is_present = volumes.served.borrow().get(&name).is_some_and(|one| one.number == number);
+        if is_present {
+            volumes.drop_one(&name);
+        }
+    }
+}

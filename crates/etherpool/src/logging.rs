@@ -1,0 +1,161 @@
+//! Logs, to standard error.
+//!
+//! The engine must never wait for whoever reads its log (a full pipe to a service that waits for
+//! the engine would be a circle), so lines go through a bounded queue to a thread that writes them;
+//! what doesn't fit is dropped and counted. Under systemd the journal has the time already.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Environment variable that overrides the configured level.
+const LEVEL_VARIABLE: &str = "ETHERPOOL_LOG";
+/// Lines that wait for being written.
+const QUEUE_LINES_MAX: usize = 1024;
+
+static DROPPED: OnceLock<Arc<AtomicU64>> = OnceLock::new();
+
+/// Begins logging. `level` is a level or filter; a wrong one is replaced by `info` and said so.
+pub fn start(level: &str) {
+    let wanted = std::env::var(LEVEL_VARIABLE).unwrap_or_else(|_| level.to_owned());
+    let filter = EnvFilter::try_new(&wanted);
+    let wrong = filter.is_err();
+    let Ok(queue) = LineQueue::start(io::stderr()) else { return };
+    let _ = DROPPED.set(Arc::clone(&queue.dropped));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new("info")))
+        .with_writer(queue)
+        .with_ansi(io::stderr().is_terminal());
+    // A second call (tests) keeps the first log.
+    let _ = if std::env::var_os("JOURNAL_STREAM").is_some() {
+        builder.without_time().try_init()
+    } else {
+        builder.try_init()
+    };
+    if wrong {
+        tracing::warn!(level = wanted, "not a log level; logging at info");
+    }
+}
+
+/// How many lines were dropped because nobody took them in time.
+pub fn dropped_lines() -> u64 {
+    DROPPED.get().map_or(0, |dropped| dropped.load(Ordering::Relaxed))
+}
+
+/// A queue of lines to a writing thread.
+#[derive(Clone)]
+struct LineQueue {
+    sender: SyncSender<Vec<u8>>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// Collects one event; queued when dropped.
+struct Line<'a> {
+    queue: &'a LineQueue,
+    bytes: Vec<u8>,
+}
+
+impl LineQueue {
+    fn start(mut output: impl Write + Send + 'static) -> io::Result<LineQueue> {
+        let (sender, receiver) = sync_channel::<Vec<u8>>(QUEUE_LINES_MAX);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let seen = Arc::clone(&dropped);
+        std::thread::Builder::new().name("log".into()).stack_size(128 << 10).spawn(move || {
+            let mut told = 0;
+            for line in receiver {
+                // A closed standard error leaves nothing to do.
+                let _ = output.write_all(&line);
+                let now = seen.load(Ordering::Relaxed);
+                if now > told {
+                    let _ = writeln!(output, "{} log lines were dropped", now - told);
+                    told = now;
+                }
+            }
+        })?;
+        Ok(LineQueue { sender, dropped })
+    }
+}
+
+impl<'a> MakeWriter<'a> for LineQueue {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Line<'a> {
+        Line { queue: self, bytes: Vec::new() }
+    }
+}
+
+impl Write for Line<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        if !self.bytes.is_empty()
+            && self.queue.sender.try_send(std::mem::take(&mut self.bytes)).is_err()
+        {
+            self.queue.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::sync::Mutex;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    /// An output that takes a line only when it gets a permit.
+    struct Slow {
+        permits: Receiver<()>,
+        written: Arc<Mutex<Vec<u8>>>,
+        done: Sender<()>,
+    }
+
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.permits.recv().is_err() {
+                let _ = self.done.send(());
+                return Ok(bytes.len());
+            }
+            self.written.lock().unwrap().extend_from_slice(bytes);
+            let _ = self.done.send(());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_stuck_reader_costs_lines_but_no_waiting() {
+        let (permit, permits) = channel();
+        let (done, finished) = channel();
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let queue =
+            LineQueue::start(Slow { permits, written: Arc::clone(&written), done }).unwrap();
+        let count = QUEUE_LINES_MAX + 50;
+        for number in 0..count {
+            writeln!(queue.make_writer(), "line {number}").unwrap();
+        }
+        // One line may already be with the writer; the rest of the surplus is dropped.
+        let dropped = queue.dropped.load(Ordering::Relaxed);
+        assert!((49..=50).contains(&dropped), "{dropped}");
+        permit.send(()).unwrap();
+        finished.recv().unwrap();
+        assert_eq!(*written.lock().unwrap(), b"line 0\n");
+        drop(permit);
+    }
+}

@@ -1,0 +1,389 @@
+//! Routes of the HTTP API: one per operation, each a line or two. The work is in `operations` and
+//! the engine.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use control::api::{
+    ApiError, CreatePool, CreateVolume, ErrorCode, ExportVolume, ExtendPool, ExtendVolume,
+    ImportPool, ImportResult, MakeFs, MountVolume, ResetEpoch, SeenTarget, ServeFtp, Status,
+    StreamLine, UnexportVolume, VerifyVolume,
+};
+use control::channel::{EngineRequest, to_line};
+use control::names::{ShelfSlot, VolumeName, check_name};
+use control::settings::VolumeSettings;
+use pool::{DiskReport, PoolReport, Progress, VerifyReport, VolumeReport};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+
+use super::Services;
+use super::engine_client::News;
+
+type App = State<Arc<Services>>;
+type Answer<T> = Result<Json<T>, Refusal>;
+
+/// All routes.
+pub fn router(services: Arc<Services>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/events", get(events))
+        .route("/v1/discover", get(discover))
+        .route("/v1/disks", get(disks))
+        .route("/v1/disks/{disk}/reset-epoch", post(reset_epoch))
+        .route("/v1/pools", get(pools).post(create_pool))
+        .route("/v1/import-all", post(import_all))
+        .route("/v1/pools/{pool}", get(pool))
+        .route("/v1/pools/{pool}/extend", post(extend_pool))
+        .route("/v1/pools/{pool}/import", post(import_pool))
+        .route("/v1/pools/{pool}/release", post(release_pool))
+        .route("/v1/pools/{pool}/volumes", post(create_volume))
+        .route("/v1/pools/{pool}/volumes/{volume}", get(volume).delete(remove_volume))
+        .route("/v1/pools/{pool}/volumes/{volume}/extend", post(extend_volume))
+        .route("/v1/pools/{pool}/volumes/{volume}/verify", post(verify_volume))
+        .route("/v1/pools/{pool}/volumes/{volume}/mkfs", post(make_fs))
+        .route("/v1/pools/{pool}/volumes/{volume}/mount", post(mount))
+        .route("/v1/pools/{pool}/volumes/{volume}/unmount", post(unmount))
+        .route("/v1/pools/{pool}/volumes/{volume}/ftp", post(serve_ftp).delete(stop_ftp))
+        .route("/v1/pools/{pool}/volumes/{volume}/export", post(export))
+        .route("/v1/pools/{pool}/volumes/{volume}/unexport", post(unexport))
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_route)
+        .with_state(services)
+}
+
+/// A JSON document.
+struct Json<T>(T);
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        match serde_json::to_vec(&self.0) {
+            Ok(bytes) => {
+                ([("content-type", "application/json")], Body::from(bytes)).into_response()
+            }
+            Err(error) => {
+                Refusal(ApiError::new(ErrorCode::Internal, error.to_string())).into_response()
+            }
+        }
+    }
+}
+
+/// An error as an answer.
+struct Refusal(ApiError);
+
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Refusal {
+        Refusal(error)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.code.http_status())
+            .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = serde_json::to_vec(&self.0).unwrap_or_default();
+        (status, [("content-type", "application/json")], Body::from(body)).into_response()
+    }
+}
+
+async fn no_route(uri: Uri) -> Refusal {
+    ApiError::new(ErrorCode::NotFound, format!("the API has no such operation: {}", uri.path()))
+        .remedy("use the same version of command and supervisor")
+        .into()
+}
+
+/// A request's body. An empty one counts as `{}`, so that `curl -X POST` does for plain operations.
+fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
+    let text: &[u8] = if body.is_empty() { b"{}" } else { body };
+    serde_json::from_slice(text)
+        .map_err(|error| ApiError::new(ErrorCode::Invalid, format!("the request: {error}")).into())
+}
+
+fn pool_name(pool: &str) -> Result<(), Refusal> {
+    check_name(pool).map_err(|error| ApiError::new(ErrorCode::Invalid, error.to_string()).into())
+}
+
+fn volume_name((pool, volume): (String, String)) -> Result<VolumeName, Refusal> {
+    format!("{pool}/{volume}").parse().map_err(|error: control::names::NameError| {
+        ApiError::new(ErrorCode::Invalid, error.to_string()).into()
+    })
+}
+
+impl Services {
+    async fn ask<T: DeserializeOwned>(&self, request: EngineRequest) -> Answer<T> {
+        let answer = self.engine.call(request).await;
+        self.look_now();
+        Ok(Json(answer?))
+    }
+}
+
+async fn status(State(services): App) -> Json<Status> {
+    let engine = services.engine.call(EngineRequest::Process).await.ok();
+    let pools = match services.fresh_pools().await {
+        Ok(pools) => pools,
+        Err(_) => services.pools.borrow().clone(),
+    };
+    let mut report = services.keeper.report();
+    let mut warnings = Vec::new();
+    for pool in &pools {
+        for volume in &pool.volumes {
+            let name = VolumeName::new(&pool.name, &volume.name);
+            let settings = VolumeSettings::from_properties(&volume.properties);
+            warnings.extend(settings.unreadable.iter().map(|error| format!("{name}: {error}")));
+            if settings.exports.is_empty() {
+                continue;
+            }
+            let addresses = settings.exports.iter().map(|export| export.address).collect();
+            match report.iter_mut().find(|entry| entry.volume == name) {
+                Some(entry) => entry.exports = addresses,
+                None => report.push(control::api::VolumeServices::exported(name, addresses)),
+            }
+        }
+    }
+    report.sort_by(|a, b| a.volume.cmp(&b.volume));
+    if services.config.interfaces.is_empty() {
+        warnings.push("no interface is configured: no disk of another machine is in sight".into());
+    }
+    let served = report.iter().any(|entry| entry.ftp_listen.is_some());
+    if served && services.config.ftp.users_file.is_none() {
+        warnings.push("no ftp users-file is configured: nobody can write by FTP".into());
+    }
+    Json(Status {
+        version: env!("CARGO_PKG_VERSION").into(),
+        host: services.host.clone(),
+        owner: services.owner.to_string(),
+        supervisor_pid: rustix::process::getppid()
+            .map_or(0, |pid| pid.as_raw_nonzero().get() as u32),
+        engine,
+        services_pid: std::process::id(),
+        engine_restarts: services.engines_seen.load(Ordering::Relaxed).saturating_sub(1),
+        pools,
+        services: report,
+        warnings,
+    })
+}
+
+async fn discover(State(services): App) -> Answer<Vec<SeenTarget>> {
+    services.ask(EngineRequest::Discover).await
+}
+
+async fn disks(State(services): App) -> Answer<Vec<DiskReport>> {
+    services.ask(EngineRequest::Disks).await
+}
+
+async fn reset_epoch(State(services): App, Path(disk): Path<ShelfSlot>, body: Bytes) -> Answer<()> {
+    let request: ResetEpoch = read(&body)?;
+    if request.force_disk != disk {
+        return Err(ApiError::new(
+            ErrorCode::Refused,
+            format!("{disk} is to be reset, but force_disk names {}", request.force_disk),
+        )
+        .into());
+    }
+    services.ask(EngineRequest::ResetEpoch { disk }).await
+}
+
+async fn pools(State(services): App) -> Answer<Vec<PoolReport>> {
+    services.ask(EngineRequest::Pools).await
+}
+
+async fn pool(State(services): App, Path(name): Path<String>) -> Answer<PoolReport> {
+    let pools = services.fresh_pools().await?;
+    let found = pools.into_iter().find(|pool| pool.name == name || pool.id == name);
+    found.map(Json).ok_or_else(|| {
+        ApiError::new(ErrorCode::NotFound, format!("pool {name} is not in sight"))
+            .remedy("see `etherpool pool list`")
+            .into()
+    })
+}
+
+async fn create_pool(State(services): App, body: Bytes) -> Answer<PoolReport> {
+    let request: CreatePool = read(&body)?;
+    pool_name(&request.name)?;
+    services.ask(EngineRequest::CreatePool(request)).await
+}
+
+async fn extend_pool(
+    State(services): App,
+    Path(pool): Path<String>,
+    body: Bytes,
+) -> Answer<PoolReport> {
+    let request: ExtendPool = read(&body)?;
+    services.ask(EngineRequest::ExtendPool { pool, request }).await
+}
+
+async fn import_pool(
+    State(services): App,
+    Path(pool): Path<String>,
+    body: Bytes,
+) -> Answer<PoolReport> {
+    let request: ImportPool = read(&body)?;
+    services.ask(EngineRequest::ImportPool { pool, request }).await
+}
+
+async fn import_all(State(services): App) -> Answer<Vec<ImportResult>> {
+    services.ask(EngineRequest::ImportAll).await
+}
+
+async fn release_pool(State(services): App, Path(pool): Path<String>) -> Answer<()> {
+    services.release_pool(pool).await.map(Json).map_err(Refusal)
+}
+
+async fn create_volume(
+    State(services): App,
+    Path(pool): Path<String>,
+    body: Bytes,
+) -> Answer<VolumeReport> {
+    let request: CreateVolume = read(&body)?;
+    pool_name(&request.name)?;
+    services.ask(EngineRequest::CreateVolume { pool, request }).await
+}
+
+async fn volume(State(services): App, Path(name): Path<(String, String)>) -> Answer<VolumeReport> {
+    let name = volume_name(name)?;
+    let pools = services.fresh_pools().await?;
+    let found = pools
+        .into_iter()
+        .find(|pool| pool.name == name.pool)
+        .and_then(|pool| pool.volumes.into_iter().find(|volume| volume.name == name.volume));
+    found.map(Json).ok_or_else(|| {
+        ApiError::new(ErrorCode::NotFound, format!("there is no volume {name}"))
+            .remedy("see `etherpool volume list`")
+            .into()
+    })
+}
+
+async fn remove_volume(State(services): App, Path(name): Path<(String, String)>) -> Answer<()> {
+    Ok(Json(services.remove_volume(&volume_name(name)?).await?))
+}
+
+async fn extend_volume(
+    State(services): App,
+    Path(name): Path<(String, String)>,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    let (name, request) = (volume_name(name)?, read::<ExtendVolume>(&body)?);
+    Ok(streamed(|progress| async move { services.extend_volume(&name, request, progress).await }))
+}
+
+async fn verify_volume(
+    State(services): App,
+    Path(name): Path<(String, String)>,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    let (volume, request) = (volume_name(name)?, read::<VerifyVolume>(&body)?);
+    Ok(streamed(|progress| async move {
+        let request = EngineRequest::VerifyVolume { volume, copy: request.copy };
+        services.engine.call_with_progress::<VerifyReport>(request, progress).await
+    }))
+}
+
+async fn make_fs(
+    State(services): App,
+    Path(name): Path<(String, String)>,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    let (name, request) = (volume_name(name)?, read::<MakeFs>(&body)?);
+    Ok(streamed(|progress| async move { services.make_fs(&name, request, progress).await }))
+}
+
+async fn mount(
+    State(services): App,
+    Path(name): Path<(String, String)>,
+    body: Bytes,
+) -> Answer<()> {
+    let request: MountVolume = read(&body)?;
+    Ok(Json(services.mount(&volume_name(name)?, request).await?))
+}
+
+async fn unmount(State(services): App, Path(name): Path<(String, String)>) -> Answer<()> {
+    Ok(Json(services.unmount(&volume_name(name)?).await?))
+}
+
+async fn serve_ftp(
+    State(services): App,
+    Path(name): Path<(String, String)>,
+    body: Bytes,
+) -> Answer<std::net::SocketAddr> {
+    let request: ServeFtp = read(&body)?;
+    Ok(Json(services.serve_ftp(&volume_name(name)?, request).await?))
+}
+
+async fn stop_ftp(State(services): App, Path(name): Path<(String, String)>) -> Answer<()> {
+    Ok(Json(services.stop_ftp(&volume_name(name)?).await?))
+}
+
+async fn export(
+    State(services): App,
+    Path(name): Path<(String, String)>,
+    body: Bytes,
+) -> Answer<()> {
+    let request: ExportVolume = read(&body)?;
+    Ok(Json(services.export(&volume_name(name)?, request).await?))
+}
+
+async fn unexport(
+    State(services): App,
+    Path(name): Path<(String, String)>,
+    body: Bytes,
+) -> Answer<()> {
+    let request: UnexportVolume = read(&body)?;
+    Ok(Json(services.unexport(&volume_name(name)?, request).await?))
+}
+
+/// Answers with JSON lines: progress while `work` runs, then its outcome. The work goes on when
+/// whoever asked goes away: half a file system is worse than one that nobody waits for.
+fn streamed<T, F>(work: impl FnOnce(mpsc::UnboundedSender<Progress>) -> F) -> Response
+where
+    T: Serialize + Send + 'static,
+    F: Future<Output = Result<T, ApiError>> + Send + 'static,
+{
+    let (progress, news) = mpsc::unbounded_channel();
+    let work = tokio::spawn(work(progress));
+    let lines = futures::stream::unfold(Some((news, work)), |state| {
+        Box::pin(async move {
+            let (mut news, work) = state?;
+            if let Some(mut latest) = news.recv().await {
+                // Only the newest counts for a reader that is behind.
+                while let Ok(newer) = news.try_recv() {
+                    latest = newer;
+                }
+                let line = to_line(&StreamLine::<T>::Progress(latest));
+                return Some((Ok::<_, std::io::Error>(line), Some((news, work))));
+            }
+            let last = match work.await {
+                Ok(Ok(value)) => StreamLine::Result(value),
+                Ok(Err(error)) => StreamLine::Error(error),
+                Err(error) => {
+                    StreamLine::Error(ApiError::new(ErrorCode::Internal, error.to_string()))
+                }
+            };
+            Some((Ok(to_line(&last)), None))
+        }) as Pin<Box<dyn Future<Output = _> + Send>>
+    });
+    ([("content-type", "application/x-ndjson")], Body::from_stream(lines)).into_response()
+}
+
+/// Everything that happens, as JSON lines, until the listener goes.
+async fn events(State(services): App) -> Response {
+    let news = services.engine.news();
+    let lines = futures::stream::unfold(news, |mut news| async move {
+        let line = match news.recv().await {
+            Ok(News::Event(event)) => to_line(&event),
+            Ok(News::Lost) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {
+                to_line(&serde_json::json!({ "event": "lost" }))
+            }
+            Err(tokio::sync::broadcast::error::RecvError::Closed) => return None,
+        };
+        Some((Ok::<_, std::io::Error>(line), news))
+    });
+    ([("content-type", "application/x-ndjson")], Body::from_stream(lines)).into_response()
+}

@@ -1,0 +1,98 @@
+//! FTP servers of mounts, by the configuration, and the lease that they ask for.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use control::api::{ApiError, ErrorCode};
+use control::channel::EngineRequest;
+use control::config::FtpConfig;
+use control::keeper::EngineGeneration;
+use control::names::VolumeName;
+use frontend::ftp::{FtpError, FtpServer, Lease};
+use futures::FutureExt;
+
+use super::engine_client::EngineClient;
+
+/// How long the engine may take to say whether the lease runs; later is no.
+const LEASE_LIMIT: Duration = Duration::from_secs(2);
+
+/// A running server.
+pub type FtpHandle = FtpServer;
+
+/// Starts and stops servers.
+pub struct FtpServers {
+    config: FtpConfig,
+    engine: EngineClient,
+}
+
+impl FtpServers {
+    /// By this configuration.
+    pub fn new(config: FtpConfig, engine: EngineClient) -> FtpServers {
+        FtpServers { config, engine }
+    }
+
+    /// Where servers listen that are not told otherwise.
+    pub fn default_address(&self) -> SocketAddr {
+        self.config.listen
+    }
+
+    /// Serves `root`, on which `device` must be mounted.
+    pub async fn start(
+        &self,
+        volume: &VolumeName,
+        device: &Path,
+        root: &Path,
+        listen: SocketAddr,
+    ) -> Result<FtpHandle, ApiError> {
+        let ports = self.config.passive_ports;
+        let config = frontend::ftp::FtpConfig {
+            listen,
+            passive_ports: ports.first..=ports.last,
+            users_file: self.config.users_file.clone(),
+            anonymous: self.config.anonymous,
+            lease: self.lease_of(volume),
+            ..frontend::ftp::FtpConfig::new(root.to_owned(), device.to_owned())
+        };
+        FtpServer::start(config).await.map_err(error_of)
+    }
+
+    /// Ends a server.
+    pub async fn stop(&self, server: FtpHandle) {
+        server.stop().await;
+    }
+
+    /// The volume may be served as long as the engine that it was attached to says that the pool's
+    /// lease runs. An engine that can't be asked, or another one, can't vouch for it.
+    fn lease_of(&self, volume: &VolumeName) -> Lease {
+        let (engine, pool) = (self.engine.clone(), volume.pool.clone());
+        let begun_under: Option<EngineGeneration> = engine.generation();
+        Arc::new(move || {
+            let (engine, pool) = (engine.clone(), pool.clone());
+            async move {
+                let asked = engine.call::<bool>(EngineRequest::Lease { pool });
+                let answer = tokio::time::timeout(LEASE_LIMIT, asked).await;
+                matches!(answer, Ok(Ok(true))) && engine.generation() == begun_under
+            }
+            .boxed()
+        })
+    }
+}
+
+fn error_of(error: FtpError) -> ApiError {
+    let code = match &error {
+        FtpError::NotMounted { .. } => ErrorCode::NotFound,
+        FtpError::Users(_) | FtpError::NoPorts => ErrorCode::Invalid,
+        FtpError::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => {
+            ErrorCode::Busy
+        }
+        FtpError::Listen { .. } | FtpError::Filesystem(_) => ErrorCode::Io,
+    };
+    let told = ApiError::new(code, format!("FTP: {error}"));
+    match error {
+        FtpError::Users(_) => told.remedy("correct the users-file of the configuration's [ftp]"),
+        FtpError::Listen { .. } => told.remedy("choose another address with --listen"),
+        _ => told,
+    }
+}

@@ -1,0 +1,230 @@
+//! `etherpool services`: the API, and what is made of volumes for people: devices, mounts, FTP.
+//!
+//! It may wait for the kernel's write-back, which waits for the engine; the engine never waits for
+//! it.
+
+mod api;
+mod engine_client;
+mod ftp;
+mod keeper;
+mod operations;
+mod platform;
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use control::channel::EngineRequest;
+use control::config::SupervisorConfig;
+use control::names::VolumeName;
+use pool::{PoolReport, PoolState};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
+
+use crate::supervisor::{die_with_parent, load_config};
+use engine_client::EngineClient;
+use keeper::Keeper;
+use platform::Linux;
+
+/// Arguments of the hidden `services`.
+#[derive(Clone, Debug, Args)]
+pub struct ServicesArgs {
+    /// The supervisor's configuration
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// The supervisor's identity
+    #[arg(long)]
+    owner: uuid::Uuid,
+    /// The supervisor's name
+    #[arg(long)]
+    host: String,
+}
+
+/// How often the reports are looked at when no event says so.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// How long the first engine may take to be there before leftovers are taken for dead.
+const ENGINE_START_LIMIT: Duration = Duration::from_secs(5);
+/// How long disks have to come in sight before "there is no pool" is believed.
+const SIGHT_LIMIT: Duration = Duration::from_secs(10);
+/// Threads for API, FTP and mounts.
+const WORKERS: usize = 2;
+
+/// What the parts of the process share.
+pub struct Services {
+    config: SupervisorConfig,
+    owner: uuid::Uuid,
+    host: String,
+    engine: EngineClient,
+    keeper: Arc<Keeper<Linux>>,
+    pools: watch::Sender<Vec<PoolReport>>,
+    look: Notify,
+    engines_seen: std::sync::atomic::AtomicU64,
+}
+
+/// The process.
+pub fn run(args: ServicesArgs) -> anyhow::Result<ExitCode> {
+    die_with_parent()?;
+    let config = load_config(args.config.as_deref())?;
+    crate::logging::start(&config.log.level);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .context("the services' event loop")?;
+    let result = runtime.block_on(serve(config, args));
+    // A call that hangs in the kernel (a dead mount) must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+async fn serve(config: SupervisorConfig, args: ServicesArgs) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("signals")?;
+    let engine = EngineClient::start(config.engine_socket());
+    let keeper = Keeper::new(Linux::new(&config, engine.clone()));
+    let services = Arc::new(Services {
+        owner: args.owner,
+        host: args.host,
+        engine,
+        keeper,
+        pools: watch::Sender::new(Vec::new()),
+        look: Notify::new(),
+        engines_seen: 0.into(),
+        config,
+    });
+    let listener = listen(&services.config.api_socket())?;
+    let router = api::router(Arc::clone(&services));
+    let api = tokio::spawn(async move { axum::serve(listener, router).await });
+    let follow = tokio::spawn(follow(Arc::clone(&services)));
+    let ready = tokio::spawn(tell_ready(Arc::clone(&services)));
+    let outcome = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        ended = api => Err(anyhow::anyhow!("the API ended: {ended:?}")),
+        ended = follow_ended(&follow) => Err(anyhow::anyhow!("the keeper ended: {ended:?}")),
+    };
+    tracing::info!("services stop");
+    ready.abort();
+    follow.abort();
+    // It may be in the middle of telling new wishes: wait until it is gone.
+    let _ = follow.await;
+    services.keeper.stop().await;
+    let _ = std::fs::remove_file(services.config.api_socket());
+    outcome
+}
+
+/// Pending until the task is over; it never is by itself.
+async fn follow_ended(task: &tokio::task::JoinHandle<()>) -> bool {
+    while !task.is_finished() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    true
+}
+
+/// The API's socket: for root, and made anew when a predecessor left one.
+fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
+    use std::os::unix::fs::FileTypeExt;
+    if let Some(parent) = socket.parent() {
+        std::fs::create_dir_all(parent)
+            .with_context(|| format!("{} can't be made", parent.display()))?;
+    }
+    match std::fs::symlink_metadata(socket) {
+        Ok(metadata) if metadata.file_type().is_socket() => std::fs::remove_file(socket)
+            .with_context(|| format!("{} can't be removed", socket.display()))?,
+        Ok(_) => anyhow::bail!("{} exists and is not a socket", socket.display()),
+        Err(_) => {}
+    }
+    let listener = UnixListener::bind(socket)
+        .with_context(|| format!("{} can't be listened on", socket.display()))?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("{} can't be made private", socket.display()))?;
+    Ok(listener)
+}
+
+impl Services {
+    /// Has the reports looked at now.
+    pub fn look_now(&self) {
+        self.look.notify_one();
+    }
+
+    /// The pools by their engine's present word.
+    pub async fn fresh_pools(&self) -> Result<Vec<PoolReport>, control::api::ApiError> {
+        self.engine.call(EngineRequest::Pools).await
+    }
+}
+
+/// Follows engine and pools, and tells the keeper what is wanted.
+async fn follow(services: Arc<Services>) {
+    let mut process = services.engine.process();
+    let mut news = services.engine.news();
+    adopt(&services, &mut process).await;
+    let mut seen = None;
+    loop {
+        let generation = services.engine.generation();
+        let pools = match generation {
+            Some(_) => services.fresh_pools().await,
+            None => Ok(Vec::new()),
+        };
+        match pools {
+            // An engine that was replaced in between gave a report for which nobody stands.
+            Ok(pools) if services.engine.generation() == generation => {
+                if generation.is_some() && generation != seen {
+                    seen = generation;
+                    services.engines_seen.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                }
+                services.keeper.want(generation, &pools);
+                services.pools.send_replace(pools);
+            }
+            Ok(_) => continue,
+            Err(error) => {
+                tracing::debug!(%error, "no reports");
+                services.keeper.want(None, &[]);
+            }
+        }
+        tokio::select! {
+            _ = process.changed() => {}
+            _ = news.recv() => {}
+            () = services.look.notified() => {}
+            () = tokio::time::sleep(LOOK_INTERVAL) => {}
+        }
+        // One look covers all that has happened by now.
+        news = services.engine.news();
+    }
+}
+
+async fn adopt(
+    services: &Services,
+    process: &mut watch::Receiver<Option<control::api::ProcessState>>,
+) {
+    let there = async { process.wait_for(Option::is_some).await.is_ok() };
+    let alive = tokio::time::timeout(ENGINE_START_LIMIT, there).await.unwrap_or(false);
+    let generation = services.engine.generation().filter(|_| alive);
+    let served: BTreeSet<VolumeName> =
+        services.engine.call(EngineRequest::AttachedVolumes).await.unwrap_or_default();
+    let pools = services.fresh_pools().await.unwrap_or_default();
+    services.keeper.adopt(generation, &served, &pools).await;
+}
+
+/// Tells the supervisor when all pools that it owns are served, or it is known that there are none.
+async fn tell_ready(services: Arc<Services>) {
+    let mut pools = services.pools.subscribe();
+    let begun = tokio::time::Instant::now();
+    loop {
+        let seen = pools.borrow_and_update().clone();
+        let opening = |report: &PoolReport| {
+            matches!(report.state, PoolState::Opening | PoolState::Incomplete { .. })
+        };
+        let connected = services.engine.generation().is_some();
+        let long_enough = begun.elapsed() >= SIGHT_LIMIT;
+        let open = !seen.is_empty() && !seen.iter().any(opening);
+        if connected && (open || long_enough) && services.keeper.is_settled() {
+            println!("{}", crate::supervisor::READY_LINE);
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}

@@ -1,0 +1,163 @@
+//! The supervisor's loop: two children, signals, readiness.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use control::config::SupervisorConfig;
+use sd_notify::NotifyState;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::ChildStdout;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
+
+use super::Identity;
+use super::child::{Backoff, Program, Running};
+
+/// Services may have to wait for the kernel to write a file system back.
+const SERVICES_STOP_LIMIT: Duration = Duration::from_secs(90);
+/// The engine folds its logs and releases its leases.
+const ENGINE_STOP_LIMIT: Duration = Duration::from_secs(60);
+/// What services print once all that can be served is.
+pub const READY_LINE: &str = "ready";
+
+/// A child that is kept running.
+struct Kept {
+    program: Program,
+    running: Option<Running>,
+    backoff: Backoff,
+    start_at: Instant,
+}
+
+impl Kept {
+    fn new(program: Program) -> Kept {
+        Kept { program, running: None, backoff: Backoff::default(), start_at: Instant::now() }
+    }
+
+    /// Waits until something is to be done about the child.
+    async fn due(&mut self) -> std::io::Result<Option<std::process::ExitStatus>> {
+        match &mut self.running {
+            Some(running) => running.child.wait().await.map(Some),
+            None => {
+                tokio::time::sleep_until(self.start_at).await;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Does it: starts the child, or takes note of its end.
+    fn handle(&mut self, ended: std::io::Result<Option<std::process::ExitStatus>>) {
+        if let Some(running) = self.running.take() {
+            let pause = self.backoff.ended(running.begun.elapsed());
+            let how = match ended {
+                Ok(Some(status)) => status.to_string(),
+                Ok(None) => "unknown".into(),
+                Err(error) => error.to_string(),
+            };
+            tracing::error!(
+                process = self.program.name,
+                how,
+                "ended by itself; it is started again in {} ms",
+                pause.as_millis()
+            );
+            self.start_at = Instant::now() + pause;
+            return;
+        }
+        match self.program.start() {
+            Ok(running) => self.running = Some(running),
+            Err(error) => {
+                let pause = self.backoff.ended(Duration::ZERO);
+                tracing::error!(process = self.program.name, "{error:#}");
+                self.start_at = Instant::now() + pause;
+            }
+        }
+    }
+
+    async fn stop(&mut self, limit: Duration) {
+        if let Some(running) = self.running.take() {
+            running.stop(self.program.name, limit).await;
+        }
+    }
+}
+
+/// Runs until told to stop.
+pub async fn run(
+    config: SupervisorConfig,
+    config_file: Option<PathBuf>,
+    identity: Identity,
+) -> anyhow::Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate()).context("signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("signals")?;
+    let mut hangup = signal(SignalKind::hangup()).context("signals")?;
+    tracing::info!(
+        owner = %identity.owner,
+        host = identity.host,
+        interfaces = config.interfaces.len(),
+        "supervisor begins"
+    );
+    let mut arguments = vec!["--owner".into(), identity.owner.to_string().into()];
+    arguments.extend(["--host".into(), identity.host.into()]);
+    if let Some(file) = config_file {
+        let file = std::path::absolute(file).context("the configuration file's path")?;
+        arguments.extend(["--config".into(), file.into()]);
+    }
+    let mut engine = Kept::new(Program::new("engine", arguments.clone())?);
+    let mut services = Kept::new(Program::new("services", arguments)?);
+    let mut news = None;
+    let mut ready = false;
+    loop {
+        tokio::select! {
+            biased;
+            () = stop_signal(&mut terminate, &mut interrupt) => break,
+            _ = hangup.recv() => tracing::info!("the configuration is read at the start only; restart to change it"),
+            ended = engine.due() => engine.handle(ended),
+            ended = services.due() => {
+                services.handle(ended);
+                news = lines_of(&mut services);
+            }
+            line = next_line(&mut news) => {
+                if line == READY_LINE && !ready {
+                    ready = true;
+                    tracing::info!("ready");
+                    notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
+                }
+            }
+        }
+    }
+    tracing::info!("stopping");
+    notify(&[NotifyState::Stopping]);
+    // Whoever serves ends before what it serves from.
+    services.stop(SERVICES_STOP_LIMIT).await;
+    engine.stop(ENGINE_STOP_LIMIT).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn stop_signal(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+fn lines_of(kept: &mut Kept) -> Option<Lines<BufReader<ChildStdout>>> {
+    let output = kept.running.as_mut()?.child.stdout.take()?;
+    Some(BufReader::new(output).lines())
+}
+
+/// The next line that the services print; pending for ever when there is none to come.
+async fn next_line(news: &mut Option<Lines<BufReader<ChildStdout>>>) -> String {
+    if let Some(lines) = news {
+        match lines.next_line().await {
+            Ok(Some(line)) => return line,
+            Ok(None) | Err(_) => *news = None,
+        }
+    }
+    std::future::pending().await
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "systemd was not told");
+    }
+}
