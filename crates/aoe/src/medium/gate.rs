@@ -67,11 +67,12 @@ impl Gate {
         let gate = Rc::clone(self);
         let start = move || {
             gate.closed.set(true);
-            let closed = Closed(Rc::clone(&gate));
+            let mut closed = Closed { gate: Rc::clone(&gate), is_done: false };
             gate.handle.spawn(async move {
-                closed.0.wait_until_drained().await;
+                closed.gate.wait_until_drained().await;
                 let _unheard = send.send(work.await);
-                closed.0.open();
+                closed.is_done = true;
+                closed.gate.open();
             });
         };
         if self.closed.get() {
@@ -117,12 +118,16 @@ impl Gate {
 
 /// A barrier at work. When it goes away with its task, before it was done, the process is dying:
 /// what waits is dropped, so that nothing keeps the device.
-struct Closed(Rc<Gate>);
+struct Closed {
+    gate: Rc<Gate>,
+    /// The gate may be closed again by now, but by the next barrier.
+    is_done: bool,
+}
 
 impl Drop for Closed {
     fn drop(&mut self) {
-        if self.0.closed.get() {
-            let waiting = std::mem::take(&mut *self.0.waiting.borrow_mut());
+        if !self.is_done {
+            let waiting = std::mem::take(&mut *self.gate.waiting.borrow_mut());
             drop(waiting);
         }
     }

@@ -226,6 +226,27 @@ fn a_claim_waits_for_everything_before_it() {
     }
 }
 
+/// The end of the first of two claims used to throw away what waited behind the second: it was
+/// answered as lost, on a disk that was fine.
+#[test]
+fn what_waits_behind_two_claims_is_done() {
+    let bench = Bench::new(|_| ());
+    let claims = [1, 2].map(|epoch| bench.medium.claim(claim(epoch, 1)));
+    let data = Buffer::copy_of(&[7; 512]);
+    let write = bench.medium.write(Lba(3000), data, Durability::Volatile);
+    let third = bench.medium.claim(claim(3, 1));
+    let read = bench.medium.read(SectorRange::new(Lba(3000), 1));
+    let all = async move {
+        for (epoch, claimed) in [1, 2].into_iter().zip(claims) {
+            assert_eq!(claimed.await.unwrap().value.epoch, Epoch(epoch));
+        }
+        write.await.unwrap();
+        assert_eq!(third.await.unwrap().value.epoch, Epoch(3));
+        read.await.unwrap().value
+    };
+    assert_eq!(block_on(&bench.executor, all).unwrap(), Buffer::copy_of(&[7; 512]));
+}
+
 #[test]
 fn a_failed_flush_stays_failed_until_reopened() {
     let bench = Bench::new(|_| ());
