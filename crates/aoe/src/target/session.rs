@@ -280,9 +280,12 @@ fn establish(export: &mut Export, shared: &Shared, id: SessionId, incarnation: I
     export.sessions.open.insert(id, Session::new(incarnation, shared.now));
 }
 
-/// All commands before an opening have completed: now the medium.
+/// All commands before an opening have completed: now the medium. Not for an opening that a newer one
+/// has made void: the openings of a client that waited for a disk that hung would each cost a flush,
+/// and while those last the client gives up on the newest too.
 pub(super) fn start_open(export: &mut Export, shared: &mut Shared, work: &OpenWork) -> Start {
-    if work.request.instance != export.device.instance {
+    let is_wanted = export.sessions.opening.contains_key(&work.request.session);
+    if work.request.instance != export.device.instance || !is_wanted {
         if let Some(port) = shared.ports.get(&work.port).cloned() {
             no_session(export, shared, &port, &work.request);
         }

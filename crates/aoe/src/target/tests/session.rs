@@ -472,6 +472,30 @@ fn a_new_session_ends_the_former_after_its_commands() {
     assert_eq!(status(&mut bench, write(bystander, 1, 13), &[1; 512]), Status::Ok);
 }
 
+/// A client that waits for a disk that hangs opens again and again. When the disk comes back, only
+/// the last of these openings is worth a flush.
+#[test]
+fn openings_that_were_given_up_cost_no_flush() {
+    let mut bench = Bench::new(held(5, 1), |_| ());
+    let former = connect(&mut bench, 1);
+    send(&mut bench, write(former, 1, 10), &[1; 512]);
+    let running = bench.io.pop_front().unwrap();
+    let mut last = former;
+    for nonce in 1..=5 {
+        let payload = OpenPayload { client: Nonce([nonce; 16]), ..opening(1) };
+        let (payload, session) = hello(&mut bench, payload);
+        send_open(&mut bench, &payload, session);
+        last = session;
+    }
+    bench.silence();
+    bench.complete(running.id, Ok(IoValue::Done));
+    assert_eq!(bench.io.len(), 1, "one flush, for the last");
+    bench.sent.clear();
+    bench.serve();
+    let (reply, _) = received(&mut bench);
+    assert_eq!((reply.status, reply.session), (Status::Ok, last));
+}
+
 #[test]
 fn a_session_isnt_opened_over_a_failed_flush() {
     let mut bench = Bench::new(held(5, 1), |_| ());
