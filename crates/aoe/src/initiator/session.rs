@@ -102,6 +102,10 @@ pub struct Session {
     fruitless: u32,
     /// Since when something is wanted without a pause.
     wanting_since: Option<Instant>,
+    /// When we had a turn last.
+    turned: Instant,
+    /// When we were ourselves stopped until, last: silence from before says nothing about the target.
+    resumed: Instant,
 }
 
 impl Session {
@@ -125,6 +129,8 @@ impl Session {
             heard: None,
             fruitless: 0,
             wanting_since: None,
+            turned: now,
+            resumed: now,
         }
     }
 
@@ -336,11 +342,12 @@ impl Session {
 
     /// When the target counts as lost if nothing is heard.
     fn lost_deadline(&self) -> Option<Instant> {
-        let since = self.wanting_since?;
+        let since = self.wanting_since?.max(self.resumed);
         let silence = self.heard.map_or(since, |heard| heard.max(since)) + self.options.lost_after;
         Some(match &self.state {
             State::Opening(opening) => {
-                silence.min(opening.started() + self.options.lost_after * OPENING_PATIENCE)
+                let started = opening.started().max(self.resumed);
+                silence.min(started + self.options.lost_after * OPENING_PATIENCE)
             }
             _ => silence,
         })
@@ -361,11 +368,12 @@ impl Session {
 
     fn stuck_deadline(&self) -> Option<Instant> {
         let State::Open(link) = &self.state else { return None };
-        link.oldest().map(|oldest| oldest + self.options.stuck_after)
+        link.oldest().map(|oldest| oldest.max(self.resumed) + self.options.stuck_after)
     }
 
     /// Does what is due and sends what may be sent.
     fn advance(&mut self, now: Instant) {
+        self.note_pause(now);
         self.note_wanting(now);
         let is_due = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= now);
         if is_due(self.lost_deadline()) || is_due(self.stuck_deadline()) {
@@ -401,6 +409,18 @@ impl Session {
             }
         }
         self.note_wanting(now);
+    }
+
+    /// A process that was stopped (by a debugger, a hypervisor, a machine in trouble) finds all its
+    /// timers due and the answers still unread. It would take every disk at once for lost.
+    fn note_pause(&mut self, now: Instant) {
+        let long = self.options.lost_after / 4;
+        let is_late = self.poll_timeout().is_some_and(|due| now > due + long);
+        // A timer that is late although we had turns is no sign of a pause.
+        if is_late && now > self.turned + long {
+            self.resumed = now;
+        }
+        self.turned = now;
     }
 
     fn note_wanting(&mut self, now: Instant) {

@@ -431,3 +431,24 @@ fn closing_tells_the_target_and_ends_everything() {
     assert_eq!(pair.server.sessions(), 0);
     assert_eq!(pair.client.poll_timeout(), None);
 }
+
+/// All timers are due when a stopped process goes on, and the answers lie unread in the socket.
+/// Taking the disk for lost then would put every disk of a pool out at once.
+#[test]
+fn a_pause_of_our_own_is_no_loss() {
+    for pause in [SECOND, 60 * SECOND] {
+        let mut pair = claimed(1, 9000);
+        let answered = pair.submit(read(0, 8));
+        pair.now = pair.now + pause;
+        pair.client.handle_timeout(pair.now);
+        pair.outcome(answered, SECOND).unwrap();
+        assert!(!pair.events.contains(&DeviceEvent::Lost));
+
+        // It is no excuse for a target that is silent afterwards.
+        pair.cut.insert(PortId(1));
+        let silent = pair.submit(read(0, 8));
+        pair.now = pair.now + pause;
+        pair.client.handle_timeout(pair.now);
+        assert_eq!(pair.outcome(silent, 2 * SECOND), Err(IoError::Lost));
+    }
+}
