@@ -103,7 +103,13 @@ impl Shared {
         if durability == Durability::Durable && self.syncs.has_failed() {
             return Err(IoError::FlushFailed);
         }
-        let per_write = durability == Durability::Durable && self.durable == DurableMode::PerWrite;
+        // Through the page cache RWF_DSYNC would also report, and thereby use up, a failed write-back
+        // of writes that were answered before: no space can mean "this write" (nothing was
+        // promised) or "an earlier one" (a promise is broken). Write and sync apart, each failure has
+        // one meaning.
+        let per_write = durability == Durability::Durable
+            && self.durable == DurableMode::PerWrite
+            && self.direct;
         let (wide, data) = self.fit_to_blocks(range, data).await?;
         let flags = if per_write { libc::RWF_DSYNC } else { 0 };
         self.write_aligned(wide, data, flags, range).await?;
@@ -122,7 +128,12 @@ impl Shared {
     ) -> Result<(SectorRange, Buffer), IoError> {
         let wide = self.widened(range);
         if wide != range {
-            let mut around = self.read_aligned(wide, range).await?.into_mut();
+            // All that exists of it must be read: what a short read leaves out would be written back
+            // as zeros.
+            let end = wide.end().0.min(self.geometry.get().sectors.max(range.end().0));
+            let existing = SectorRange::new(wide.start, end - wide.start.0);
+            let around = self.read_aligned(wide, existing).await;
+            let mut around = around.map_err(|error| about(error, range))?.into_mut();
             let skip = ((range.start.0 - wide.start.0) as usize) * SECTOR_BYTES;
             around[skip..skip + data.len()].copy_from_slice(&data);
             return Ok((wide, around.freeze()));
@@ -233,6 +244,15 @@ impl Shared {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+/// The same failure, told of the range that was asked for.
+fn about(error: IoError, range: SectorRange) -> IoError {
+    match error {
+        IoError::Medium(_) => IoError::Medium(range),
+        IoError::OutOfRange(_) => IoError::OutOfRange(range),
+        other => other,
     }
 }
 

@@ -151,6 +151,23 @@ fn grouped_durable_writes_share_their_syncs() {
     });
 }
 
+/// Through the page cache a durable write must not be the one that hears of (and so hides) a failed
+/// write-back of earlier writes: it is written, then covered by a sync of which failures stick.
+#[test]
+fn durable_writes_through_the_page_cache_are_synced_apart() {
+    for direct in [true, false] {
+        let mut fixture = Fixture::new();
+        let options = FileOptions { direct, ..FileOptions::default() };
+        let device = fixture.device(MEBIBYTE, options);
+        assert_eq!(options.durable, DurableMode::PerWrite);
+        fixture.run(async move {
+            device.write(Lba(0), pattern(1, 4096), Durability::Durable).await.unwrap();
+            let syncs = u64::from(!device.is_direct());
+            assert_eq!(device.shared.syncs.started(), syncs);
+        });
+    }
+}
+
 #[test]
 fn a_failed_flush_is_never_forgotten() {
     let mut fixture = Fixture::new();
