@@ -63,7 +63,7 @@ pub fn parse_bytes(text: &str) -> Result<u64, SizeError> {
         let digits: u128 = fraction.parse().map_err(|_| SizeError::NotANumber(text.into()))?;
         let scale = 10u128.pow(u32::try_from(fraction.len()).map_err(|_| too_large())?);
         let part = digits * u128::from(multiplier);
-        if part % scale != 0 {
+        if !part.is_multiple_of(scale) {
             return Err(SizeError::NotWhole(text.into()));
         }
         bytes += part / scale;

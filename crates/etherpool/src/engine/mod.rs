@@ -156,11 +156,10 @@ impl Process {
         }
     }
 
-    /// Passes events on, into the log and to whoever listens.
+    /// Passes events on to whoever listens. The log has them from the pool itself.
     async fn tell_events(self: Rc<Self>, channel: Channel) {
         loop {
             let event = self.engine.next_event().await;
-            log_event(&event);
             if matches!(event, PoolEvent::PoolState { .. } | PoolEvent::VolumeSuspended { .. }) {
                 self.look_at_served().await;
             }
@@ -180,21 +179,6 @@ impl Process {
         let pools = self.engine.reports();
         self.volumes.keep_only(|name| pools.iter().any(|pool| pool.serves(name)));
         self.exports.follow(&pools, &self.engine).await;
-    }
-}
-
-fn log_event(event: &PoolEvent) {
-    let text = serde_json::to_string(event).unwrap_or_default();
-    match event {
-        PoolEvent::Unrepairable { .. } | PoolEvent::RolledBack { .. } => {
-            tracing::error!(event = text);
-        }
-        PoolEvent::DiskOut { .. }
-        | PoolEvent::DiskRefused { .. }
-        | PoolEvent::Repaired { .. }
-        | PoolEvent::StructureRepaired { .. }
-        | PoolEvent::VolumeSuspended { .. } => tracing::warn!(event = text),
-        _ => tracing::info!(event = text),
     }
 }
 

@@ -244,7 +244,7 @@ async fn create_volume(
 ) -> Answer<VolumeReport> {
     let request: CreateVolume = read(&body)?;
     pool_name(&request.name)?;
-    services.ask(EngineRequest::CreateVolume { pool, request }).await
+    Ok(Json(services.create_volume(pool, request).await?))
 }
 
 async fn volume(State(services): App, Path(name): Path<(String, String)>) -> Answer<VolumeReport> {

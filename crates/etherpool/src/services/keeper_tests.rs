@@ -109,8 +109,8 @@ fn pool_report() -> PoolReport {
 
 async fn wait(keeper: &Keeper<Fake>, good: impl Fn(&Shown) -> bool) -> Shown {
     let kept = keeper.volume(&VolumeName::new("p", "v"));
-    let shown = kept.watch().wait_for(|shown| good(shown)).await.unwrap().clone();
-    shown
+    let mut shown = kept.watch();
+    shown.wait_for(|shown| good(shown)).await.unwrap().clone()
 }
 
 fn is_up(shown: &Shown, generation: u64) -> bool {

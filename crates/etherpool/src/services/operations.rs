@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use control::api::{
-    ApiError, ErrorCode, ExportVolume, ExtendVolume, MakeFs, MountVolume, ServeFtp, UnexportVolume,
+    ApiError, CreateVolume, ErrorCode, ExportVolume, ExtendVolume, MakeFs, MountVolume,
+    PoolReportExt as _, ServeFtp, UnexportVolume,
 };
 use control::channel::EngineRequest;
 use control::names::VolumeName;
@@ -25,6 +26,11 @@ use super::platform::{Platform, filesystem_trouble, kind_of};
 
 /// How long a mount or unmount may take before the command says that it goes on by itself.
 const KEEPER_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a volume that was just made, or whose pool is being opened, may take to be served.
+const SERVING_LIMIT: Duration = Duration::from_secs(15);
+/// How often it is looked at meanwhile.
+const SERVING_LOOK: Duration = Duration::from_millis(50);
 
 impl From<SettingErrorText> for ApiError {
     fn from(error: SettingErrorText) -> ApiError {
@@ -130,6 +136,41 @@ impl Services {
         released
     }
 
+    /// Makes a volume; done when it can be used.
+    pub async fn create_volume(
+        &self,
+        pool: String,
+        request: CreateVolume,
+    ) -> Result<VolumeReport, ApiError> {
+        let name = VolumeName::new(&pool, &request.name);
+        let made: VolumeReport =
+            self.engine.call(EngineRequest::CreateVolume { pool, request }).await?;
+        self.look_now();
+        // Its log is being laid out; a pool that loses its quorum now serves it later.
+        Ok(self.serving(&name).await.unwrap_or(made))
+    }
+
+    /// Waits, for a moment, until a volume is served.
+    async fn serving(&self, name: &VolumeName) -> Result<VolumeReport, ApiError> {
+        let end = tokio::time::Instant::now() + SERVING_LIMIT;
+        loop {
+            let pools = self.fresh_pools().await?;
+            let (pool, volume) = find(&pools, name)?;
+            if pool.serves(name) {
+                return Ok(volume.clone());
+            }
+            if tokio::time::Instant::now() >= end {
+                let why = volume.suspended.clone().unwrap_or_else(|| "its pool is not open".into());
+                return Err(ApiError::new(
+                    ErrorCode::Suspended,
+                    format!("{name} is not served now: {why}"),
+                )
+                .remedy(format!("see `etherpool pool show {}`", name.pool)));
+            }
+            tokio::time::sleep(SERVING_LOOK).await;
+        }
+    }
+
     /// Makes a file system.
     pub async fn make_fs(
         &self,
@@ -152,6 +193,7 @@ impl Services {
             )
             .remedy(format!("end the export first: etherpool volume unexport {name}")));
         }
+        self.serving(name).await?;
         let volume = self.keeper.volume(name);
         let state = volume.pause().await;
         if state.actual().attached.is_some() || state.device().is_some() {
