@@ -1,0 +1,69 @@
+# Uses AoE disks by the kernel's own driver while what exports them dies and comes back.
+# VM_DISKS: disks with the payload that the driver must find for each, e0.1:1024,e0.2:8704.
+disks=$(echo "$VM_DISKS" | tr , ' ')
+modprobe aoe || fail "no aoe driver"
+until_true [ -c /dev/etherd/discover ]
+
+is_up() {
+    echo >/dev/etherd/discover
+    sleep 0.2
+    [ "$(cat "/sys/block/etherd!$1/state")" = up ] && [ -b "/dev/etherd/$1" ]
+}
+
+for disk in $disks; do
+    name=${disk%%:*} payload=${disk##*:}
+    until_true is_up "$name"
+    found=$(cat "/sys/block/etherd!$name/payload")
+    mark UP "$name $(cat "/sys/block/etherd!$name/size") sectors, payload $found"
+    [ "$found" = "$payload" ] || fail "$name has payload $found, not $payload"
+done
+
+number=0
+for disk in $disks; do
+    number=$((number + 1)) name=${disk%%:*}
+    device=/dev/etherd/$name
+    mkdir -p "/mnt/$number"
+    must mkfs.ext4 -q -F "$device"
+    must mount -t ext4 "$device" "/mnt/$number"
+    for file in 1 2 3 4; do
+        must dd if=/dev/urandom of="/mnt/$number/file$file" bs=1M count=$file 2>/dev/null
+    done
+    (cd "/mnt/$number" && sha256sum file*) >"/tmp/sums$number"
+    must umount "/mnt/$number"
+    drop_caches
+    must mount -t ext4 "$device" "/mnt/$number"
+    (cd "/mnt/$number" && sha256sum -c -s "/tmp/sums$number") || fail "$name: files differ after a remount"
+    mark FILES "$name"
+    writer_start $number "/mnt/$number/writer" 1024
+done
+
+# Each round: the test outside breaks something and repairs it while writes go on.
+wait_for_writes() {
+    for disk in $disks; do
+        name=${disk%%:*}
+        until_true wrote_more "etherd!$name" "$(writes_of "etherd!$name")" 50
+    done
+}
+for round in $(echo "$VM_ROUNDS" | tr , ' '); do
+    wait_for_writes
+    mark WRITING "$round"
+    hear "$round"
+    wait_for_writes
+    mark WROTE "$round"
+done
+
+number=0
+for disk in $disks; do
+    number=$((number + 1)) name=${disk%%:*}
+    device=/dev/etherd/$name
+    writer_do $number stop
+    must umount "/mnt/$number"
+    drop_caches
+    e2fsck -fn "$device" >/tmp/fsck 2>&1 || { cat /tmp/fsck; fail "$name: e2fsck complains"; }
+    must mount -t ext4 "$device" "/mnt/$number"
+    writer_do $number verify
+    mark VERIFIED "$name: $(grep verified "/tmp/writer$number.out")"
+    (cd "/mnt/$number" && sha256sum -c -s "/tmp/sums$number") || fail "$name: files differ"
+    must umount "/mnt/$number"
+    no_io_errors "etherd.$name"
+done

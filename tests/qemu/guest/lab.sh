@@ -1,0 +1,58 @@
+# A whole lab inside of this machine, whose kernel lets a mounted file system grow.
+for module in ext4 loop fuse veth bridge tun; do modprobe $module || fail "no module $module"; done
+lab=/var/lib/etherpool/lab
+files=$lab/hyperspace
+mkdir -p $lab
+must mkfs.ext4 -q -F /dev/vda
+must mount -t ext4 /dev/vda $lab
+export ETHERPOOL_SOCKET=$lab/supervisor/run/api.sock
+
+logs() {
+    for log in $lab/log/*.log; do
+        echo "--- $log"
+        tail -n 40 "$log"
+    done
+}
+# Fails with the lab's logs on the console.
+check() { "$@" || { logs; fail "failed: $*"; }; }
+
+check etherpool lab up --nodes 3 --disks 1 --size 192M
+mark UP "$(etherpool lab status | tr '\n' ';')"
+device=$(awk -v at=$files '$2 == at { print $1 }' /proc/mounts)
+[ -b "$device" ] || fail "nothing is mounted at $files"
+blocks() { stat -f -c %b $files; }
+before=$(blocks)
+
+for file in 1 2 3 4; do check dd if=/dev/urandom of=$files/file$file bs=1M count=$file 2>/dev/null; done
+(cd $files && sha256sum file*) >/tmp/sums
+writer_start 1 $files/writer 1024
+until_true wrote_more "${device#/dev/}" "$(writes_of "${device#/dev/}")" 50
+mark WRITING "$before blocks"
+
+check etherpool lab add-node
+mark ADDED
+check etherpool pool extend cluster e4.0
+check etherpool volume extend cluster/hyperspace --size 100%FREE --resizefs
+after=$(blocks)
+mark GROWN "from $before to $after blocks"
+# A fourth disk of the same size is worth a third more; the file system's own tables take a share.
+[ "$after" -gt $((before * 5 / 4)) ] || { logs; fail "$before blocks before, $after after"; }
+grep -q "^$device $files ext4 rw" /proc/mounts || fail "not mounted any more"
+
+until_true wrote_more "${device#/dev/}" "$(writes_of "${device#/dev/}")" 50
+# More than fitted before.
+check dd if=/dev/urandom of=$files/more bs=1M count=$(((after - before) / 256 / 2)) 2>/dev/null
+(cd $files && sha256sum more) >>/tmp/sums
+mark FILLED "$(df -h $files | tail -1)"
+writer_do 1 stop
+drop_caches
+writer_do 1 verify
+mark VERIFIED "$(grep verified /tmp/writer1.out)"
+(cd $files && sha256sum -c -s /tmp/sums) || { logs; fail "files differ"; }
+check etherpool volume verify cluster/hyperspace
+exec 4>&-
+check etherpool volume unmount cluster/hyperspace
+check etherpool volume check cluster/hyperspace
+no_io_errors 'dev loop|fuse'
+check etherpool lab down --wipe
+[ -z "$(ip netns)" ] || fail "namespaces are left: $(ip netns)"

@@ -1,0 +1,202 @@
+//! Stock Debian kernels in emulated machines: as clients of disks and volumes by their own AoE driver,
+//! and as the ground on which a whole lab stands, where a kernel outside may forbid what it needs.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use blackbox::{Lab, LabOptions, VOLUME, etherpool, require_root, wait_until};
+
+#[path = "../qemu/vm.rs"]
+mod vm;
+
+use vm::{Nic, Switch, Vm, VmOptions, require_qemu};
+
+/// Emulation is slow enough alone.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Holds the others off, and says how long the test took.
+struct Turn {
+    _turn: MutexGuard<'static, ()>,
+    what: &'static str,
+    start: Instant,
+}
+
+fn begin(what: &'static str) -> Turn {
+    require_root();
+    require_qemu();
+    let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    Turn { _turn: turn, what, start: Instant::now() }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        println!("{}: {:.1} s", self.what, self.start.elapsed().as_secs_f64());
+    }
+}
+
+fn writer() -> PathBuf {
+    env!("CARGO_BIN_EXE_verified-writer").into()
+}
+
+/// An `etherpool node` in a namespace; killed when it is dropped.
+struct Node {
+    process: Child,
+    log: PathBuf,
+}
+
+impl Node {
+    fn start(netns: &Switch, config: &Path) -> Node {
+        let log = config.with_file_name("node.log");
+        let file = std::fs::File::options().create(true).append(true).open(&log).unwrap();
+        let process = Command::new("ip")
+            .args(["netns", "exec", netns.netns()])
+            .args(["setpriv", "--pdeathsig", "KILL"])
+            .arg(etherpool().get_program())
+            .args(["node", "--config"])
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .spawn()
+            .expect("ip is installed (iproute2)");
+        Node { process, log }
+    }
+
+    /// SIGKILL: no goodbye.
+    fn kill(mut self) {
+        assert_eq!(self.process.try_wait().unwrap(), None, "the node ended by itself");
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if std::thread::panicking() {
+            eprintln!("--- log of the node\n{}", std::fs::read_to_string(&self.log).unwrap());
+        }
+    }
+}
+
+/// A Linux client, by Ethernet frames of both usual sizes, of a node that is killed under it.
+#[test]
+fn a_stock_client_uses_an_exported_disk() {
+    let _turn = begin("a stock client uses an exported disk");
+    let name = format!("epvm{}", std::process::id());
+    let switch = Switch::new(&format!("{name}-sw"));
+    let machine = Switch::new(&format!("{name}-node"));
+    let dir = tempfile::Builder::new().prefix("etherpool-node").tempdir().unwrap();
+    let mut config = format!(
+        "name = \"node\"\nshelf = 0\nstate-dir = {:?}\nrun-dir = {:?}\n",
+        dir.path().join("state"),
+        dir.path().join("run"),
+    );
+    for (slot, interface, mtu) in [(1, "eth0", 1500), (2, "eth1", 9000)] {
+        switch.bridge(&format!("br{slot}"), mtu);
+        switch.cable(&format!("br{slot}"), &machine, interface, mtu);
+        let disk = dir.path().join(format!("disk{slot}"));
+        std::fs::File::create(&disk).unwrap().set_len(96 << 20).unwrap();
+        config += &format!(
+            "\n[[export]]\naddress = \"e0.{slot}\"\npath = {disk:?}\ninterfaces = [{interface:?}]\n"
+        );
+    }
+    let file = dir.path().join("node.toml");
+    std::fs::write(&file, config).unwrap();
+
+    let node = Node::start(&machine, &file);
+    let mut client = Vm::start(&VmOptions {
+        name: "client",
+        netns: switch.netns(),
+        nics: &[Nic { bridge: "br1", mtu: 1500 }, Nic { bridge: "br2", mtu: 9000 }],
+        script: "client.sh",
+        programs: &[writer()],
+        variables: &[("VM_DISKS", "e0.1:1024,e0.2:8704"), ("VM_ROUNDS", "restarted")],
+        memory_mb: 512,
+        disk_mb: None,
+        limit: Duration::from_secs(150),
+    });
+    client.wait_for("WRITING");
+    node.kill();
+    std::thread::sleep(Duration::from_secs(5));
+    let _node = Node::start(&machine, &file);
+    client.tell("restarted");
+    client.finish();
+}
+
+/// A Linux client of a volume, while one of the machines that hold the volume dies and comes back.
+#[test]
+fn a_stock_client_uses_an_exported_volume() {
+    let _turn = begin("a stock client uses an exported volume");
+    let lab = Lab::up(&LabOptions { size: "256M", disks: 1, bare: true, ..LabOptions::default() });
+    wait_until("the disks are visible", || {
+        let disks = lab.json(&["disk", "list"]).to_string();
+        ["e1.0", "e2.0", "e3.0"].iter().all(|disk| disks.contains(disk))
+    });
+    lab.cli(&["pool", "create", "cluster", "e1.0", "e2.0", "e3.0", "--yes"]);
+    lab.cli(&["volume", "create", VOLUME, "--size", "128M", "--layout", "mirror:2"]);
+    lab.cli(&["volume", "export", VOLUME, "aoe:e100.0", "--interface", "sup0"]);
+
+    let mut client = Vm::start(&VmOptions {
+        name: "client",
+        netns: &switch_of(&lab),
+        nics: &[Nic { bridge: "br0", mtu: 9000 }],
+        script: "client.sh",
+        programs: &[writer()],
+        variables: &[("VM_DISKS", "e100.0:8704"), ("VM_ROUNDS", "degraded,clean")],
+        memory_mb: 512,
+        disk_mb: None,
+        limit: Duration::from_secs(150),
+    });
+    client.wait_for("WRITING");
+    lab.lab(&["kill", "n2"]);
+    wait_until("the pool says that it is degraded", || lab.pool_state() == "degraded");
+    client.tell("degraded");
+    // It has written more before it says so.
+    client.wait_for("WROTE");
+    lab.lab(&["start", "n2"]);
+    lab.wait_clean();
+    client.wait_for("WRITING");
+    client.tell("clean");
+    client.finish();
+    for copy in ["0", "1"] {
+        lab.cli(&["volume", "verify", VOLUME, "--copy", copy]);
+    }
+}
+
+/// Main job, 5, with the file system mounted all the time: growing a mounted ext4 needs a capability
+/// that containers lack, so the whole lab runs in a machine of its own.
+#[test]
+fn a_file_system_grows_while_mounted() {
+    let _turn = begin("a file system grows while it is mounted");
+    let name = format!("epvm{}-sw", std::process::id());
+    let switch = Switch::new(&name);
+    let mut machine = Vm::start(&VmOptions {
+        name: "lab",
+        netns: switch.netns(),
+        nics: &[],
+        script: "lab.sh",
+        programs: &[etherpool().get_program().into(), writer()],
+        variables: &[],
+        memory_mb: 2048,
+        disk_mb: Some(2048),
+        limit: Duration::from_secs(170),
+    });
+    machine.wait_for("WRITING");
+    let start = Instant::now();
+    machine.wait_for("GROWN");
+    println!("a machine more, and a larger file system: {:.1} s", start.elapsed().as_secs_f64());
+    machine.finish();
+}
+
+/// The namespace with the lab's bridge; its supervisor has an interface in it.
+fn switch_of(lab: &Lab) -> String {
+    let config = std::fs::read_to_string(lab.dir().join("supervisor/supervisor.toml")).unwrap();
+    let line =
+        config.lines().find_map(|line| line.strip_prefix("netns = \"")).expect("a namespace");
+    line.trim_end_matches('"').to_owned()
+}
