@@ -1,0 +1,10 @@
+//! What a node exports: its configuration file, and the etherpopulate.conf of the system that
+//! etherpool replaces.
+
+mod config;
+mod etherpopulate;
+mod status;
+
+pub use config::{ExportConfig, IoMode, NodeConfig, NodeConfigError};
+pub use etherpopulate::{Etherpopulate, EtherpopulateError, parse_etherpopulate};
+pub use status::{ExportStatus, NodeReply, NodeRequest, NodeStatus, NotExported};

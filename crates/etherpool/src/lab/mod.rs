@@ -1,0 +1,116 @@
+//! `etherpool lab`: a whole cluster on one machine, made of the real parts. Each node is a network
+//! namespace with a virtual Ethernet cable into a bridge and an `etherpool node` process with sparse
+//! files for disks; the supervisor has its packet sockets in a namespace of the lab and FTP and API
+//! on the host's loopback. People try etherpool with it, and the black-box tests drive it.
+//!
+//! The lab only calls what people call on real machines: `ip`, and etherpool's own commands.
+
+mod cleanup;
+mod command;
+mod down;
+mod fault;
+mod network;
+mod place;
+mod process;
+mod status;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use place::Place;
+
+/// Try etherpool: a whole cluster on this machine, in network namespaces.
+#[derive(Args, Debug)]
+pub struct LabArgs {
+    /// Where the lab keeps its disks, sockets and logs; a second lab needs another place.
+    #[arg(
+        long,
+        global = true,
+        env = "ETHERPOOL_LAB_DIR",
+        default_value = "/var/lib/etherpool/lab"
+    )]
+    dir: std::path::PathBuf,
+    #[command(subcommand)]
+    command: LabCommand,
+}
+
+#[derive(Subcommand, Debug)]
+enum LabCommand {
+    /// Start the cluster; harmless when it runs already: what died is started again.
+    Up(up::UpArgs),
+    /// Show what runs, what is mounted and served.
+    Status {
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Kill a node's process or the supervisor with SIGKILL, without goodbye.
+    Kill {
+        /// `n1`, `n2`, ... or `supervisor`, `engine`, `services`.
+        who: String,
+    },
+    /// Start a killed node or supervisor again.
+    Start {
+        /// `n1`, `n2`, ... or `supervisor`.
+        who: String,
+    },
+    /// Stop a node's process with SIGSTOP, as a machine that hangs.
+    Pause {
+        /// `n1`, `n2`, ...
+        node: String,
+    },
+    /// Let a paused node go on.
+    Resume {
+        /// `n1`, `n2`, ...
+        node: String,
+    },
+    /// Pull a node's network cable.
+    Cut {
+        /// `n1`, `n2`, ...
+        node: String,
+    },
+    /// Plug a node's network cable in again.
+    Join {
+        /// `n1`, `n2`, ...
+        node: String,
+    },
+    /// Add a machine with disks; `pool extend` then takes them.
+    AddNode {
+        /// Size of each of its disks; as the first node's by default.
+        #[arg(long)]
+        size: Option<String>,
+        /// Number of its disks; as the first node's by default.
+        #[arg(long)]
+        disks: Option<u8>,
+    },
+    /// Stop everything and leave nothing behind but the disks.
+    Down {
+        /// Delete the disks too.
+        #[arg(long)]
+        wipe: bool,
+    },
+}
+
+/// Runs one lab command.
+pub fn run(args: LabArgs) -> anyhow::Result<ExitCode> {
+    if !rustix::process::geteuid().is_root() {
+        anyhow::bail!("the lab makes network namespaces and mounts: run it as root (sudo)");
+    }
+    let place = Place::new(&args.dir)?;
+    let _lock = place.lock()?;
+    match args.command {
+        LabCommand::Up(up) => up::up(&place, &up)?,
+        LabCommand::Status { json } => return status::status(&place, json),
+        LabCommand::Kill { who } => fault::kill(&place, &who)?,
+        LabCommand::Start { who } => fault::start(&place, &who)?,
+        LabCommand::Pause { node } => fault::pause(&place, &node)?,
+        LabCommand::Resume { node } => fault::resume(&place, &node)?,
+        LabCommand::Cut { node } => fault::cut(&place, &node)?,
+        LabCommand::Join { node } => fault::join(&place, &node)?,
+        LabCommand::AddNode { size, disks } => up::add_node(&place, size.as_deref(), disks)?,
+        LabCommand::Down { wipe } => down::down(&place, wipe)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,114 @@
+//! Which disks a node offers without being told to: whole, real, unused, and blank or etherpool's.
+//! Everything else is listed with the reason and left alone (design, promise 5).
+
+use block::BlockDevice;
+use block::probe::{Signature, probe};
+use os::disks::Disk;
+
+/// Whether a disk may be offered automatically.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// It may.
+    Export,
+    /// Nobody needs to hear of it: not asked for.
+    Skip,
+    /// It may not, and people should know why.
+    Refuse(String),
+}
+
+/// Judges a disk by what Linux knows about it; its contents are another question.
+pub fn judge_use(disk: &Disk, scan: &[String]) -> Choice {
+    let named = scan.iter().any(|pattern| matches(pattern, &disk.name));
+    if !named && (!scan.is_empty() || !disk.hardware) {
+        return Choice::Skip;
+    }
+    if let Some(usage) = &disk.usage {
+        return Choice::Refuse(format!("in use: {usage}"));
+    }
+    if !disk.partitions.is_empty() {
+        return Choice::Refuse(format!("has partitions ({})", disk.partitions.join(", ")));
+    }
+    if disk.read_only {
+        return Choice::Refuse("read-only".to_owned());
+    }
+    if disk.sectors == 0 {
+        return Choice::Skip;
+    }
+    Choice::Export
+}
+
+/// Judges a disk by what is on it.
+pub async fn judge_contents(device: &dyn BlockDevice) -> Choice {
+    let found = match probe(device).await {
+        Ok(found) => found,
+        Err(error) => return Choice::Refuse(format!("can't be read: {error}")),
+    };
+    if found.iter().all(|signature| *signature == Signature::Etherpool) {
+        return Choice::Export;
+    }
+    let names: Vec<_> = found.iter().map(ToString::to_string).collect();
+    Choice::Refuse(format!(
+        "carries {}; name it in node.toml to export it all the same",
+        names.join(" and ")
+    ))
+}
+
+/// What a disk is remembered by: names that stay when the kernel finds disks in another order.
+pub fn identity_of(disk: &Disk) -> String {
+    disk.wwn
+        .clone()
+        .or_else(|| disk.serial.clone())
+        .unwrap_or_else(|| disk.path.display().to_string())
+}
+
+/// `*` stands for any run of characters.
+pub fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == name,
+        Some((head, tail)) => name.strip_prefix(head).is_some_and(|rest| {
+            (0..=rest.len()).any(|at| rest.is_char_boundary(at) && matches(tail, &rest[at..]))
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use os::disks::Usage;
+
+    fn disk(name: &str) -> Disk {
+        Disk {
+            name: name.to_owned(),
+            path: format!("/dev/{name}").into(),
+            sectors: 1000,
+            read_only: false,
+            rotational: false,
+            hardware: true,
+            model: None,
+            serial: None,
+            wwn: None,
+            links: Vec::new(),
+            partitions: Vec::new(),
+            usage: None,
+        }
+    }
+
+    #[test]
+    fn only_what_nobody_uses() {
+        assert_eq!(judge_use(&disk("sda"), &[]), Choice::Export);
+        let mounted = Disk { usage: Some(Usage::Mounted("/".into())), ..disk("sda") };
+        assert!(matches!(judge_use(&mounted, &[]), Choice::Refuse(_)));
+        let parted = Disk { partitions: vec!["sda1".into()], ..disk("sda") };
+        assert!(matches!(judge_use(&parted, &[]), Choice::Refuse(_)));
+        let array = Disk { hardware: false, ..disk("md0") };
+        assert_eq!(judge_use(&array, &[]), Choice::Skip);
+        assert_eq!(judge_use(&array, &["md*".into()]), Choice::Export);
+        assert_eq!(judge_use(&disk("sda"), &["sd[ab]".into(), "nvme*n1".into()]), Choice::Skip);
+    }
+
+    #[test]
+    fn patterns() {
+        assert!(matches("sd*", "sda") && matches("*", "") && matches("nvme*n1", "nvme0n1"));
+        assert!(!matches("sd*", "vda") && !matches("sda", "sdaa") && !matches("n*1", "n12"));
+    }
+}

@@ -1,0 +1,259 @@
+//! A lab of the test's own.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The pool and volume that `lab up` makes.
+pub const VOLUME: &str = "cluster/hyperspace";
+
+static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
+
+/// What differs from `lab up`'s defaults.
+pub struct LabOptions {
+    /// Machines.
+    pub nodes: u16,
+    /// Disks of each.
+    pub disks: u8,
+    /// Size of each disk, or of each node's disks.
+    pub size: &'static str,
+    /// Largest Ethernet payload.
+    pub mtu: u32,
+    /// No pool.
+    pub bare: bool,
+}
+
+impl Default for LabOptions {
+    fn default() -> LabOptions {
+        LabOptions { nodes: 3, disks: 2, size: "1G", mtu: 9000, bare: false }
+    }
+}
+
+/// A running lab; everything of it is removed when it is dropped.
+pub struct Lab {
+    dir: TempDir,
+    ftp_port: u16,
+}
+
+/// Says loudly why a black-box test can't run here, instead of passing quietly.
+pub fn require_root() {
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "black-box tests make network namespaces, mounts and loop devices: run them as root (sudo make test)"
+    );
+}
+
+impl Lab {
+    /// `lab up` with these options.
+    pub fn up(options: &LabOptions) -> Lab {
+        require_root();
+        // Tests of one run follow each other; a port may linger in TIME_WAIT.
+        let offset = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
+        let ftp_port = 22000 + (std::process::id() as u16 % 500) * 16 + offset % 16;
+        let dir = tempfile::Builder::new()
+            .prefix("etherpool-lab")
+            .tempdir()
+            .expect("temporary directory");
+        let lab = Lab { dir, ftp_port };
+        let (nodes, disks, mtu, port) = (
+            options.nodes.to_string(),
+            options.disks.to_string(),
+            options.mtu.to_string(),
+            ftp_port.to_string(),
+        );
+        let mut args = vec![
+            "up",
+            "--nodes",
+            &nodes,
+            "--disks",
+            &disks,
+            "--size",
+            options.size,
+            "--mtu",
+            &mtu,
+            "--ftp-port",
+            &port,
+        ];
+        if options.bare {
+            args.push("--bare");
+        }
+        lab.lab(&args);
+        lab
+    }
+
+    /// `etherpool lab ARGS`; fails the test if the command fails.
+    pub fn lab(&self, args: &[&str]) -> String {
+        success(args, self.lab_output(args))
+    }
+
+    /// `etherpool lab ARGS`, however it ends.
+    pub fn lab_output(&self, args: &[&str]) -> Output {
+        let mut command = etherpool();
+        command.arg("lab").arg("--dir").arg(self.dir.path()).args(args);
+        run(command)
+    }
+
+    /// `etherpool ARGS` against the lab's supervisor; fails the test if the command fails.
+    pub fn cli(&self, args: &[&str]) -> String {
+        success(args, self.cli_output(args))
+    }
+
+    /// `etherpool ARGS`, however it ends.
+    pub fn cli_output(&self, args: &[&str]) -> Output {
+        let mut command = etherpool();
+        command.arg("--socket").arg(self.dir.path().join("supervisor/run/api.sock")).args(args);
+        run(command)
+    }
+
+    /// The answer of a `--json` command.
+    pub fn json(&self, args: &[&str]) -> Value {
+        let mut args = args.to_vec();
+        args.push("--json");
+        let text = self.cli(&args);
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?}: {error}: {text}"))
+    }
+
+    /// `lab status --json`.
+    pub fn status(&self) -> Value {
+        serde_json::from_str(&self.lab(&["status", "--json"])).expect("lab status is JSON")
+    }
+
+    /// The pool's report.
+    pub fn pool(&self) -> Value {
+        self.find("pool", "pools", "cluster")
+    }
+
+    /// The volume's report.
+    pub fn volume(&self) -> Value {
+        self.find("volume", "volumes", "hyperspace")
+    }
+
+    fn find(&self, what: &str, list: &str, name: &str) -> Value {
+        let answer = self.json(&[what, "list"]);
+        let items = answer
+            .as_array()
+            .cloned()
+            .or_else(|| answer[list].as_array().cloned())
+            .unwrap_or_default();
+        items
+            .into_iter()
+            .find(|item| item["name"] == name)
+            .unwrap_or_else(|| panic!("no {what} {name} in {answer}"))
+    }
+
+    /// The name of the pool's state; `unreachable` while there is no answer.
+    pub fn pool_state(&self) -> String {
+        let output = self.cli_output(&["pool", "list", "--json"]);
+        let Ok(answer) = serde_json::from_slice::<Value>(&output.stdout) else {
+            return "unreachable".into();
+        };
+        let items =
+            answer.as_array().or_else(|| answer["pools"].as_array()).cloned().unwrap_or_default();
+        items
+            .iter()
+            .find(|item| item["name"] == "cluster")
+            .map_or("absent".into(), |item| state_name(&item["state"]))
+    }
+
+    /// Waits until every copy of everything is right again.
+    pub fn wait_clean(&self) {
+        crate::wait_until("the pool is clean again", || {
+            self.pool_state() == "online" && self.volume()["missed_bytes"] == 0
+        });
+    }
+
+    /// Waits until the file system is mounted and FTP greets.
+    pub fn wait_served(&self) {
+        crate::wait_until("the file system is served", || {
+            let status = self.status();
+            status["mount"].is_string() && status["ftp"].is_string()
+        });
+    }
+
+    /// Where the volume is mounted.
+    pub fn mount(&self) -> PathBuf {
+        self.dir.path().join("hyperspace")
+    }
+
+    /// The lab's directory.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The file under a disk.
+    pub fn disk_file(&self, node: &str, disk: usize) -> PathBuf {
+        self.dir.path().join("disks").join(format!("{node}d{disk}.img"))
+    }
+
+    /// Port of the FTP server on 127.0.0.1.
+    pub fn ftp_port(&self) -> u16 {
+        self.ftp_port
+    }
+
+    /// The log of a node or the supervisor so far.
+    pub fn log(&self, who: &str) -> String {
+        std::fs::read_to_string(self.dir.path().join("log").join(format!("{who}.log")))
+            .unwrap_or_default()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for who in ["supervisor", "n1", "n2", "n3"] {
+                let log = self.log(who);
+                let tail: Vec<_> = log.lines().rev().take(40).collect();
+                eprintln!("--- log of {who}");
+                tail.iter().rev().for_each(|line| eprintln!("{line}"));
+            }
+        }
+        let output = self.lab_output(&["down", "--wipe"]);
+        if !output.status.success() {
+            let message = format!("lab down: {}", String::from_utf8_lossy(&output.stderr));
+            assert!(std::thread::panicking(), "{message}");
+            eprintln!("{message}");
+        }
+    }
+}
+
+/// The name of a state that may carry details.
+fn state_name(state: &Value) -> String {
+    match state {
+        Value::String(name) => name.clone(),
+        Value::Object(fields) => fields
+            .get("is")
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+            .or_else(|| fields.keys().next().cloned())
+            .unwrap_or_default(),
+        other => other.to_string(),
+    }
+}
+
+/// The program under test.
+pub fn etherpool() -> Command {
+    let program = std::env::var_os("ETHERPOOL_BIN").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/etherpool"),
+        PathBuf::from,
+    );
+    assert!(program.exists(), "no program at {}: `make build` first", program.display());
+    Command::new(program)
+}
+
+fn run(mut command: Command) -> Output {
+    command.stdin(Stdio::null()).output().expect("the program can be run")
+}
+
+fn success(args: &[&str], output: Output) -> String {
+    assert!(
+        output.status.success(),
+        "etherpool {args:?} ended with {}:\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}

@@ -1,0 +1,30 @@
+//! Black-box tests: the real program, real frames in network namespaces, real files for disks. This
+//! library is what the tests under `tests/` are written with.
+//!
+//! A test asserts what happens and prints how long it took; no test depends on time. Each test has a
+//! lab of its own, which is removed also after failure.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod lab;
+mod load;
+mod tree;
+
+pub use lab::{Lab, LabOptions, VOLUME, etherpool, require_root};
+pub use load::{Load, LoadReport};
+pub use tree::Tree;
+
+use std::time::{Duration, Instant};
+
+/// Waits until `done` says so; fails the test with `what` when it doesn't come true within a limit
+/// that is far above what it takes anywhere, and only there to end a test that hangs.
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) -> Duration {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < Duration::from_secs(180), "waited 180 s for {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let took = start.elapsed();
+    println!("{what}: after {:.2} s", took.as_secs_f64());
+    took
+}
