@@ -5,6 +5,21 @@
 //! does the work, as async code over `block::BlockDevice`s; it names no file, socket or clock.
 
 pub mod allocate;
+pub mod engine;
 pub mod format;
 pub mod layout;
 pub mod metadata;
+
+mod error;
+mod report;
+
+pub use engine::{
+    CreatePool, DiskFacts, Engine, EngineConfig, ImportOptions, Limits, VolumeSize,
+};
+pub use error::PoolError;
+pub use format::FailureDomain;
+pub use metadata::Layout;
+pub use report::{
+    BadBlock, DiskReport, DiskState, PoolDisk, PoolEvent, PoolReport, PoolState, Progress, Settled,
+    VerifyReport, VolumeReport, VotesReport,
+};

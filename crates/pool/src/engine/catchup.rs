@@ -1,0 +1,223 @@
+//! Catching up: what a usable member missed is copied to it from members that have it, region by
+//! region, checksum blocks first, under the group's lock, verified and flushed; only then are the
+//! bits cleared. Groups whose last right copy is at stake come first.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use block::{BLOCK_BYTES, BLOCK_SECTORS, Lba};
+
+use super::disk_work::{DiskWork, Touched};
+use super::io::read_run;
+use super::lease::Ended;
+use super::open_pool::OpenPool;
+use super::pool::{GroupPlace, Pool};
+use super::volume::Volume;
+use crate::format::{BirthId, DiskNumber, ExtentShape, Role, Row, row_checksum};
+use crate::metadata::{MetaRecord, MissChange};
+use crate::report::PoolEvent;
+
+/// What was copied to a member.
+struct Copied {
+    /// Regions that it has now.
+    mask: u64,
+    bytes: u64,
+}
+
+impl Pool {
+    /// Tells catching up that there may be work.
+    pub(crate) fn catch_up_soon(&self) {
+        if !self.meta.borrow().misses().is_empty() {
+            self.catching_up.set(true);
+            self.changed.notify_all();
+        }
+    }
+
+    /// The groups of which usable members miss something.
+    fn groups_behind(&self) -> BTreeSet<BirthId> {
+        let meta = self.meta.borrow();
+        let behind = meta.misses().keys().filter(|(birth, member)| {
+            let group = meta.group_by_birth(*birth);
+            let place = group.and_then(|group| group.members().nth(usize::from(*member)));
+            place.is_some_and(|(disk, _)| self.member(disk).is_some_and(|m| m.is_usable()))
+        });
+        behind.map(|(birth, _)| *birth).collect()
+    }
+}
+
+impl OpenPool {
+    /// Catches up whenever a usable member misses something.
+    pub(crate) async fn run_catch_up(self: Rc<Self>) {
+        loop {
+            let changed = self.pool.changed.notified();
+            let behind = self.pool.groups_behind();
+            let mut progress = false;
+            for birth in behind {
+                match self.catch_up_group(birth).await {
+                    Ok(copied) => progress |= copied,
+                    Err(_) => return,
+                }
+            }
+            self.tell_caught_up();
+            if !progress {
+                if self.pool.unless_over(changed).await.is_err() {
+                    return;
+                }
+                // What couldn't be copied just now isn't tried again at every small change.
+                let rest = self.pool.runtime.sleep(self.pool.limits.retry);
+                if self.pool.unless_over(rest).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn catch_up_group(self: &Rc<Self>, birth: BirthId) -> Result<bool, Ended> {
+        let volume = {
+            let meta = self.pool.meta.borrow();
+            meta.group_by_birth(birth).and_then(|group| self.volume(group.volume))
+        };
+        let Some(volume) = volume else { return Ok(false) };
+        self.pool.unless_over(volume.catch_up_group(birth)).await?
+    }
+
+    fn tell_caught_up(&self) {
+        for member in self.pool.members() {
+            let copied = member.caught_up_bytes.get();
+            let behind = member.is_behind.get();
+            if behind && member.is_usable() && self.pool.missed_bytes(member.number) == 0 {
+                member.is_behind.set(false);
+                member.rolled_back.set(false);
+                member.caught_up_bytes.set(0);
+                self.pool.events.tell(PoolEvent::CaughtUp {
+                    pool: self.pool.name.clone(),
+                    disk: member.display_name(),
+                    copied_bytes: copied,
+                });
+            }
+        }
+    }
+}
+
+impl Volume {
+    /// Copies what usable members of one group miss; tells whether any bit was cleared.
+    async fn catch_up_group(self: &Rc<Self>, birth: BirthId) -> Result<bool, Ended> {
+        let _lock = self.pool.group_lock(birth).acquire(1).await;
+        let Some(group) = self.pool.group_by_birth(birth) else { return Ok(false) };
+        let mut cleared = Vec::new();
+        for index in 0..group.members.len() {
+            let missed = self.pool.meta.borrow().missed(birth, index as u8);
+            if missed == 0 || self.pool.extent_of(&group, index).is_none() {
+                continue;
+            }
+            let Some(copied) = self.copy_regions(&group, index, missed).await? else { continue };
+            if copied.mask != 0 {
+                self.caught_up_bytes.set(self.caught_up_bytes.get() + copied.bytes);
+                if let Some(member) = self.pool.member(group.members[index].0) {
+                    member.caught_up_bytes.set(member.caught_up_bytes.get() + copied.bytes);
+                }
+                cleared.push(MissChange { group: birth, member: index as u8, mask: copied.mask });
+            }
+        }
+        if cleared.is_empty() {
+            return Ok(false);
+        }
+        let _meta = self.pool.meta_lock.acquire(1).await;
+        self.pool.commit_locked(&[MetaRecord::MissesCleared(cleared)]).await?;
+        Ok(true)
+    }
+
+    /// Copies regions to one member; `None` when the member failed.
+    async fn copy_regions(
+        self: &Rc<Self>,
+        group: &GroupPlace,
+        target: usize,
+        missed: u64,
+    ) -> Result<Option<Copied>, Ended> {
+        let shape = self.pool.shape();
+        let Some((member, device, start)) = self.pool.extent_of(group, target) else {
+            return Ok(None);
+        };
+        let mut work = DiskWork::new(Rc::clone(&member), device);
+        let mut copied = Copied { mask: missed, bytes: 0 };
+        for index in 0..shape.checksum_blocks() {
+            let (first, count) = shape.rows_of_block(index);
+            let regions = shape.checksum_regions(index);
+            let rows = super::read::region_mask(&self.pool, first, count);
+            if missed & (regions | rows) == 0 {
+                continue;
+            }
+            let Ok(loaded) = self.checksums.load(&self.pool, group, index).await else {
+                copied.mask &= !(regions | rows);
+                continue;
+            };
+            if missed & regions != 0 {
+                let mut older = (*loaded.block).clone();
+                older.sequence = older.sequence.checked_sub(1).unwrap_or(1);
+                for block in [&*loaded.block, &older] {
+                    let sector = Lba(start.0 + shape.checksum_sector(index, block.slot()));
+                    let touched =
+                        Touched { group: group.birth, member: target as u8, mask: regions };
+                    work.write(sector, block.encode(), touched);
+                    copied.bytes += BLOCK_BYTES as u64;
+                }
+            }
+            for region in (0..ExtentShape::REGIONS).filter(|region| missed & 1 << region != 0) {
+                let (from, rows) = shape.rows_of_region(region);
+                for row in (from.0..from.0 + rows).map(Row) {
+                    let (block, entry) = shape.entry_of(row);
+                    let crc = if block == index { loaded.block.get(entry) } else { None };
+                    let Some(crc) = crc else { continue };
+                    match self.right_copy(group, row, target, crc).await {
+                        Some(data) => {
+                            let sector = Lba(start.0 + shape.row_sector(row));
+                            let mask = 1 << region;
+                            let touched =
+                                Touched { group: group.birth, member: target as u8, mask };
+                            copied.bytes += data.len() as u64;
+                            work.write(sector, data, touched);
+                        }
+                        None => copied.mask &= !(1 << region),
+                    }
+                }
+            }
+        }
+        let disk = member.number;
+        let works: BTreeMap<DiskNumber, DiskWork> = BTreeMap::from([(disk, work)]);
+        let mut results = self.pool.run_works(works, None).await;
+        let Some(result) = results.remove(&disk) else { return Ok(None) };
+        if let Some(error) = result.failed {
+            self.pool.exclude(&BTreeMap::from([(disk, error)]), true).await?;
+            return Ok(None);
+        }
+        copied.mask &= !result.missed.iter().fold(0, |mask, missed| mask | missed.mask);
+        Ok(Some(copied))
+    }
+
+    /// A right copy of a row from any member but `target` that has it.
+    async fn right_copy(
+        &self,
+        group: &GroupPlace,
+        row: Row,
+        target: usize,
+        crc: u32,
+    ) -> Option<block::Buffer> {
+        let shape = self.pool.shape();
+        let region = 1 << shape.region_of_row(row);
+        for source in (0..group.members.len()).filter(|source| *source != target) {
+            if !self.pool.has_all(group.birth, source, region) {
+                continue;
+            }
+            let Some((_, device, start)) = self.pool.extent_of(group, source) else { continue };
+            let sector = Lba(start.0 + shape.row_sector(row));
+            let reading = read_run(&*device, sector, BLOCK_SECTORS);
+            let Ok(data) = self.pool.within(self.pool.limits.exclusion, reading).await else {
+                continue;
+            };
+            if row_checksum(group.birth, row, Role::Data(0), &data) == crc {
+                return Some(data);
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,297 @@
+//! Making a pool, and adding disks to one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use block::{Epoch, SECTOR_BYTES};
+use futures::future::join_all;
+use uuid::Uuid;
+
+use super::format_disk::{Candidate, Known};
+use super::io::write_durably;
+use super::member::Member;
+use super::open_pool::OpenPool;
+use super::{CreatePool, EngineConfig};
+use crate::error::PoolError;
+use crate::format::{
+    ConfigNumber, Configuration, CopySet, DiskGeometry, DiskId, DiskNumber, Features, Label,
+    NAME_BYTES_MAX, PoolId, RecordNumber, VOTE_DISKS_MAX, choose_extent_bytes,
+};
+use crate::metadata::{
+    AreaLayout, CheckpointStamp, MetaRecord, Metadata, PoolIdentity, area_bytes_for,
+    encode_checkpoint,
+};
+
+/// A pool that is being made.
+pub(crate) struct Creation<'a> {
+    pub(crate) config: &'a EngineConfig,
+    pub(crate) runtime: &'a runtime::Handle,
+    pub(crate) request: &'a CreatePool,
+    pub(crate) candidates: Vec<Candidate>,
+}
+
+impl Creation<'_> {
+    /// Makes the pool on its disks; it isn't open then. The disks have been checked.
+    pub(crate) async fn run(&self) -> Result<PoolId, PoolError> {
+        let total: u64 = self.candidates.iter().map(Candidate::size_bytes).sum();
+        let extent_bytes = self.request.extent_bytes.unwrap_or_else(|| choose_extent_bytes(total));
+        let identity = PoolIdentity {
+            id: PoolId(self.random_id()),
+            name: self.request.name.clone(),
+            extent_bytes,
+            failure_domain: self.request.failure_domain,
+        };
+        let mut metadata = Metadata::new(identity.clone()).ok_or_else(|| {
+            PoolError::invalid(
+                format!("extents of {extent_bytes} bytes do not exist"),
+                "use a power of two from 64 KiB to 1 GiB",
+            )
+        })?;
+        let voters = self.choose_voters();
+        let area_bytes = area_bytes_for(total, extent_bytes);
+        let labels = self.labels(&identity, &voters, area_bytes)?;
+        for label in &labels {
+            let added = MetaRecord::DiskAdded {
+                number: label.number,
+                id: label.disk,
+                node: label.node,
+                node_name: label.node_name.clone(),
+                bytes: label.geometry.labelled_bytes(),
+                metadata_bytes: label.geometry.metadata_bytes(),
+            };
+            metadata.apply(&added).map_err(|error| {
+                PoolError::invalid(error.to_string(), "report this: it should not happen")
+            })?;
+        }
+        let epoch = self.free_epoch().await;
+        for result in join_all(self.candidates.iter().map(|c| c.claim(self.config, epoch))).await {
+            result?;
+        }
+        self.write_all(&labels, &metadata, epoch).await?;
+        Ok(identity.id)
+    }
+
+    fn random_id(&self) -> Uuid {
+        uuid::Builder::from_random_bytes(self.runtime.random_bytes16()).into_uuid()
+    }
+
+    /// One vote per machine, up to five; the largest disk of each.
+    fn choose_voters(&self) -> Vec<usize> {
+        let mut by_node: BTreeMap<Uuid, usize> = BTreeMap::new();
+        let mut order: Vec<Uuid> = Vec::new();
+        for (index, candidate) in self.candidates.iter().enumerate() {
+            let best = by_node.entry(candidate.node).or_insert_with(|| {
+                order.push(candidate.node);
+                index
+            });
+            if candidate.size_bytes() > self.candidates[*best].size_bytes() {
+                *best = index;
+            }
+        }
+        let chosen = order.iter().filter_map(|node| by_node.get(node)).copied();
+        chosen.take(VOTE_DISKS_MAX).collect()
+    }
+
+    fn labels(
+        &self,
+        identity: &PoolIdentity,
+        voters: &[usize],
+        area_bytes: u64,
+    ) -> Result<Vec<Label>, PoolError> {
+        let ids: Vec<DiskId> = self.candidates.iter().map(|_| DiskId(self.random_id())).collect();
+        let vote_disks: Vec<DiskId> = voters.iter().map(|index| ids[*index]).collect();
+        let labels = self.candidates.iter().enumerate().map(|(index, candidate)| {
+            let metadata_bytes = if voters.contains(&index) { area_bytes } else { 0 };
+            Ok(Label {
+                features: Features::default(),
+                pool: identity.id,
+                pool_name: identity.name.clone(),
+                disk: ids[index],
+                number: DiskNumber(index as u32),
+                geometry: candidate.geometry(metadata_bytes, identity.extent_bytes)?,
+                failure_domain: identity.failure_domain,
+                node: candidate.node,
+                node_name: cut_name(&candidate.node_name),
+                birth_owner: self.config.owner,
+                vote_disks: vote_disks.clone(),
+            })
+        });
+        labels.collect()
+    }
+
+    /// An epoch above all that the disks have accepted.
+    async fn free_epoch(&self) -> Epoch {
+        let holders = join_all(self.candidates.iter().map(|c| c.device.renew())).await;
+        let highest = holders.into_iter().flatten().map(|holder| holder.value.epoch).max();
+        highest.unwrap_or_default().next()
+    }
+
+    async fn write_all(
+        &self,
+        labels: &[Label],
+        metadata: &Metadata,
+        epoch: Epoch,
+    ) -> Result<(), PoolError> {
+        let votes = labels.first().map_or(0, |label| label.vote_disks.len());
+        let config = Configuration {
+            epoch,
+            number: ConfigNumber(1),
+            owner: self.config.owner,
+            owner_name: self.config.owner_name.clone(),
+            // Nobody serves it yet, so nobody need wait.
+            released: true,
+            copies: CopySet::first(votes),
+            out: Vec::new(),
+        };
+        let disks = || self.candidates.iter().zip(labels);
+        let prepared = disks().map(|(candidate, label)| async {
+            let io = |error| PoolError::io("writing to it", &candidate.name, error);
+            candidate.prepare(label).await.map_err(io)?;
+            if !label.holds_vote() {
+                return Ok(());
+            }
+            let layout = AreaLayout::of(&label.geometry);
+            let stamp = CheckpointStamp { generation: 1, epoch, number: RecordNumber(0) };
+            let checkpoint = layout.and_then(|l| encode_checkpoint(&l, metadata, stamp, 0).ok());
+            let place = super::config::vote_place(label.pool, label.disk);
+            let (Some(checkpoint), Ok(vote)) = (checkpoint, config.encode(&place, 0)) else {
+                return Err(PoolError::invalid(
+                    "the pool's metadata does not fit its area",
+                    "start with fewer or larger disks",
+                ));
+            };
+            let start = label.geometry.metadata_start().0 + checkpoint.at / SECTOR_BYTES as u64;
+            let write = write_durably(&*candidate.device, block::Lba(start), checkpoint.bytes);
+            write.await.map_err(io)?;
+            let slot = DiskGeometry::vote_slots()[0];
+            write_durably(&*candidate.device, slot, vote).await.map_err(io)?;
+            Ok(())
+        });
+        join_all(prepared).await.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
+        let labelled = join_all(disks().map(|(c, label)| c.write_label(label))).await;
+        labelled.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
+        let checked = join_all(disks().map(|(c, label)| c.check_label(label))).await;
+        checked.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
+        Ok(())
+    }
+}
+
+/// Whether a pool or volume may have this name.
+pub(crate) fn check_name(what: &str, name: &str) -> Result<(), PoolError> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    let starts = name.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
+    if !starts || name.len() > NAME_BYTES_MAX || !name.chars().all(fine) {
+        return Err(PoolError::invalid(
+            format!("`{name}` is no name for a {what}"),
+            "use up to 64 letters, digits, `_`, `-` and `.`, beginning with a letter or digit",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether each disk is named once.
+pub(crate) fn check_once(disks: &[String]) -> Result<(), PoolError> {
+    let mut seen = BTreeSet::new();
+    match disks.iter().find(|disk| !seen.insert(*disk)) {
+        Some(disk) => Err(PoolError::refused(disk, "it is named twice", "name each disk once")),
+        None if disks.is_empty() => {
+            Err(PoolError::invalid("no disk is named", "name the disks to use"))
+        }
+        None => Ok(()),
+    }
+}
+
+fn cut_name(name: &str) -> String {
+    let mut len = name.len().min(NAME_BYTES_MAX);
+    while !name.is_char_boundary(len) {
+        len -= 1;
+    }
+    name[..len].to_string()
+}
+
+impl OpenPool {
+    /// Adds disks: labelled, then committed, then taken in.
+    pub(crate) async fn extend(
+        self: &Rc<Self>,
+        config: &EngineConfig,
+        candidates: Vec<Candidate>,
+    ) -> Result<(), PoolError> {
+        for candidate in &candidates {
+            candidate
+                .check(|pool, disk| {
+                    let known = self.pool.meta.borrow().disk_by_id(disk).is_some();
+                    match pool == self.pool.id {
+                        true if known => Known::Member,
+                        true => Known::Unfinished,
+                        false => Known::Not,
+                    }
+                })
+                .await?;
+            candidate.geometry(0, self.pool.shape().extent_bytes())?;
+        }
+        for candidate in candidates {
+            self.add_disk(config, candidate).await?;
+        }
+        Ok(())
+    }
+
+    async fn add_disk(
+        self: &Rc<Self>,
+        config: &EngineConfig,
+        candidate: Candidate,
+    ) -> Result<(), PoolError> {
+        let geometry = candidate.geometry(0, self.pool.shape().extent_bytes())?;
+        candidate.claim(config, self.pool.epoch).await?;
+        let random = self.pool.runtime.random_bytes16();
+        let disk = DiskId(uuid::Builder::from_random_bytes(random).into_uuid());
+        let (number, pool) = {
+            let meta = self.pool.meta.borrow();
+            (meta.counters().disk, meta.pool().clone())
+        };
+        let label = Label {
+            features: Features::default(),
+            pool: pool.id,
+            pool_name: pool.name,
+            disk,
+            number,
+            geometry,
+            failure_domain: pool.failure_domain,
+            node: candidate.node,
+            node_name: cut_name(&candidate.node_name),
+            birth_owner: self.pool.owner,
+            vote_disks: self.pool.vote_disks.clone(),
+        };
+        let prepared = candidate.prepare(&label).await;
+        prepared.map_err(|error| PoolError::io("writing to it", &candidate.name, error))?;
+        candidate.write_label(&label).await?;
+        candidate.check_label(&label).await?;
+        let added = MetaRecord::DiskAdded {
+            number,
+            id: disk,
+            node: label.node,
+            node_name: label.node_name.clone(),
+            bytes: geometry.labelled_bytes(),
+            metadata_bytes: 0,
+        };
+        self.administer(move |_| Ok((vec![added], ()))).await?;
+        let member = Member::new(number, disk, geometry);
+        self.pool.members.borrow_mut().insert(number, Rc::clone(&member));
+        self.attach(&member, &candidate.name, Rc::clone(&candidate.device));
+        let usable = async {
+            while !member.is_usable() {
+                self.pool.wait_for_change().await?;
+            }
+            Ok(())
+        };
+        let limit = self.pool.limits.administer;
+        match runtime::timeout(&self.pool.runtime, limit, usable).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(ended)) => Err(self.over(ended)),
+            Err(_) => Err(PoolError::refused(
+                &candidate.name,
+                "it was added and does not answer now",
+                "it is taken in once it answers",
+            )),
+        }
+    }
+}

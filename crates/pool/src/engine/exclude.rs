@@ -1,0 +1,128 @@
+//! Putting disks out: before anything is acknowledged without a disk, a majority of votes says that
+//! the pool does without it. When the majority itself is out of reach this is no failure of disks but
+//! of the way to them: everything waits, and nothing is recorded.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use block::{IoError, SectorRange};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+
+use super::config::put_out;
+use super::lease::Ended;
+use super::member::{Member, Standing};
+use super::pool::Pool;
+use crate::format::{DiskGeometry, DiskNumber};
+use crate::report::PoolEvent;
+
+impl Pool {
+    /// Puts disks out that failed, unless they answer again before a majority of votes does
+    /// (`resolved` disks aren't asked any more). Returns when each is out or answers.
+    pub(crate) async fn exclude(
+        self: &Rc<Self>,
+        failed: &BTreeMap<DiskNumber, IoError>,
+        resolved: bool,
+    ) -> Result<(), Ended> {
+        for (disk, error) in failed {
+            let Some(member) = self.member(*disk) else { continue };
+            if let (IoError::FlushFailed, Some(instance)) = (error, member.seen_instance.get()) {
+                member.failed_instance.set(Some(instance));
+            }
+        }
+        loop {
+            let mut out = BTreeSet::new();
+            for (disk, error) in failed {
+                let gone = !self.is_out(*disk) && !self.is_fine(*disk, *error, resolved).await;
+                if gone {
+                    out.insert(*disk);
+                }
+            }
+            if out.is_empty() {
+                return Ok(());
+            }
+            if self.majority_answers(&out).await {
+                return self.put_out(out, failed).await;
+            }
+            self.wait_for_change().await?;
+        }
+    }
+
+    async fn put_out(
+        self: &Rc<Self>,
+        out: BTreeSet<DiskNumber>,
+        failed: &BTreeMap<DiskNumber, IoError>,
+    ) -> Result<(), Ended> {
+        let record = self.area.borrow().last_record();
+        let pool = Rc::clone(self);
+        let index = |disk| pool.member(disk).and_then(|member| pool.vote_index(member.id));
+        let before: BTreeSet<DiskNumber> =
+            out.iter().copied().filter(|disk| self.is_out(*disk)).collect();
+        self.change_configuration(|config| put_out(config, &out, index, record)).await?;
+        for disk in out.difference(&before) {
+            let Some(member) = self.member(*disk) else { continue };
+            if member.is_usable() {
+                member.set_standing(Standing::Out);
+            }
+            let why = failed.get(disk).map_or_else(|| "missing".into(), ToString::to_string);
+            self.events.tell(PoolEvent::DiskOut {
+                pool: self.name.clone(),
+                disk: member.display_name(),
+                why,
+            });
+        }
+        self.changed.notify_all();
+        // A disk that answers in spite of it is taken in again.
+        for disk in out {
+            if let Some(member) = self.member(disk) {
+                self.readmit_soon(&member);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a disk that failed an operation answers now, so that the operation may be repeated.
+    async fn is_fine(&self, disk: DiskNumber, error: IoError, resolved: bool) -> bool {
+        let Some(member) = self.member(disk) else { return false };
+        if resolved || matches!(error, IoError::FlushFailed) || !member.is_usable() {
+            return false;
+        }
+        // A member that hung for the whole exclusion time gets no second chance; one that said
+        // `Lost` may have come back since.
+        let probe = self.within(self.limits.probe, probe(&member));
+        probe.await.is_ok()
+    }
+
+    /// Whether a majority of votes answers at this moment with our epoch, without the suspects.
+    async fn majority_answers(self: &Rc<Self>, suspects: &BTreeSet<DiskNumber>) -> bool {
+        let voters = self.voters_in_sight();
+        let rounds = voters.into_iter().filter(|member| !suspects.contains(&member.number));
+        let mut asked: FuturesUnordered<_> = rounds
+            .filter_map(|member| member.device())
+            .map(|device| async move { device.renew().await })
+            .collect();
+        let mut ours = 0;
+        let limit = self.runtime.sleep(self.limits.exclusion);
+        let mut limit = std::pin::pin!(limit);
+        while ours < self.votes.majority() {
+            match futures::future::select(asked.next(), limit.as_mut()).await {
+                futures::future::Either::Left((Some(Ok(answer)), _)) => {
+                    ours += usize::from(answer.value.epoch == self.epoch);
+                }
+                futures::future::Either::Left((Some(Err(_)), _)) => {}
+                _ => {
+                    self.lease_round();
+                    return false;
+                }
+            }
+        }
+        true
+    }
+}
+
+/// Reads something small.
+async fn probe(member: &Rc<Member>) -> Result<(), IoError> {
+    let device = member.device().ok_or(IoError::Lost)?;
+    let [slot, _] = DiskGeometry::confirm_slots();
+    device.read(SectorRange::new(slot, block::BLOCK_SECTORS)).await.map(|_| ())
+}

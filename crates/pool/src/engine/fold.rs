@@ -1,0 +1,399 @@
+//! Folding: what the log holds goes into place, with its checksums, on every usable member; the others
+//! get misses. Only when all of that is durable and confirmed is the log's space released.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use block::{BLOCK_BYTES, Buffer, IoError, Lba};
+use futures::{FutureExt, StreamExt};
+use runtime::Permit;
+
+use super::disk_work::{DiskWork, Touched, WorkResult};
+use super::lease::Ended;
+use super::pending::{BlockData, PendingBlock, gather};
+use super::pool::GroupPlace;
+use super::volume::Volume;
+use crate::format::{BirthId, ChecksumBlock, DiskNumber, RecordNumber, ReleaseNumber, Row};
+use crate::layout::VolumeBlock;
+use crate::metadata::{MetaRecord, MissChange, SegmentState};
+
+/// Rows written by one transfer, at most.
+const RUN_ROWS: usize = 256;
+/// Checksum blocks loaded at once.
+const LOADS: usize = 32;
+
+/// What a fold does to one group.
+struct GroupFold {
+    group: GroupPlace,
+    rows: BTreeMap<Row, Option<BlockData>>,
+    blocks: Vec<ChecksumBlock>,
+    _lock: Permit,
+}
+
+impl Volume {
+    /// Folds when the log fills, when it was idle, or when a segment has lost a copy.
+    pub(crate) async fn run_fold(self: Rc<Self>) {
+        loop {
+            let told = self.log.folding.notified();
+            if self.is_gone() {
+                return;
+            }
+            let work = self.fold_due();
+            let outcome = match work {
+                FoldDue::Now(last) => self.fold(last).await,
+                FoldDue::At(when) => {
+                    let timer = self.pool.runtime.sleep_until(when);
+                    let mut told = std::pin::pin!(told);
+                    let wait = futures::future::select(told.as_mut(), timer);
+                    self.pool.unless_over(wait).await.map(|_| ())
+                }
+                FoldDue::Never => self.pool.unless_over(told).await,
+            };
+            if outcome.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn fold_due(&self) -> FoldDue {
+        let state = self.log.state.borrow();
+        let meta = self.pool.meta.borrow();
+        let Some(volume) = meta.volumes().get(&self.id) else { return FoldDue::Never };
+        let segments = &volume.log.segments;
+        let closed = segments.values().any(|segment| segment.state == SegmentState::Closed);
+        let unfolded = state.durable > volume.log.released;
+        if !closed && !unfolded {
+            // All is in place, and the open segment still holds room that somebody waits for.
+            let stuck = self.credit.is_wanted()
+                && self.credit.used_bytes() > 0
+                && self.log.writing.available() > 0;
+            return if stuck { FoldDue::Now(state.durable) } else { FoldDue::Never };
+        }
+        let half = self.credit.used_bytes() > self.credit.capacity_bytes() / 2
+            || segments.len() as u32 > self.log_shape.segments_max / 2;
+        let pressed = self.credit.is_wanted() || self.log.urgent.get();
+        if half || pressed {
+            let first_open = segments.values().find(|segment| segment.state == SegmentState::Open);
+            // The open segment is left alone while folding the closed ones gives room.
+            let last = first_open
+                .filter(|_| closed)
+                .map_or(state.durable, |open| RecordNumber(open.first_record.0.saturating_sub(1)));
+            return FoldDue::Now(last);
+        }
+        let idle_at = self.log.appended_at.get() + self.pool.limits.fold_idle;
+        if idle_at <= self.pool.runtime.now() {
+            FoldDue::Now(state.durable)
+        } else {
+            FoldDue::At(idle_at)
+        }
+    }
+
+    /// Brings everything up to `last` into place and releases it. Waits, without recording anything,
+    /// while some region would be right on no member.
+    pub(crate) async fn fold(self: &Rc<Self>, last: RecordNumber) -> Result<(), Ended> {
+        self.fold_and_free(last, false).await
+    }
+
+    /// The same for all that a log holds while nothing is appended: frees every segment.
+    pub(crate) async fn fold_all(self: &Rc<Self>, last: RecordNumber) -> Result<(), Ended> {
+        self.fold_and_free(last, true).await
+    }
+
+    async fn fold_and_free(self: &Rc<Self>, last: RecordNumber, all: bool) -> Result<(), Ended> {
+        let _one_at_a_time = self.folding.acquire(1).await;
+        self.log.urgent.set(false);
+        let due = self.pending.borrow().up_to(last);
+        let mut folds = self.lock_groups(due).await;
+        self.initialise_for(&folds.iter().map(|f| f.group.clone()).collect::<Vec<_>>()).await?;
+        self.pool.unless_over(self.load_checksums(&mut folds)).await??;
+        loop {
+            self.wait_for_right_members(&folds).await?;
+            let release_lock = self.pool.release_lock.acquire(1).await;
+            let release = self.pool.meta.borrow().counters().release;
+            let results = self.write_folds(&folds, release).await;
+            let touched = touched_disks(&results);
+            let misses = self.misses_of(&folds, &results);
+            let failed = failures(&results);
+            if !failed.is_empty() {
+                drop(release_lock);
+                self.pool.exclude(&failed, true).await?;
+                continue;
+            }
+            if self.release(last, all, release, touched, misses).await? {
+                drop(release_lock);
+                break;
+            }
+            drop(release_lock);
+            self.pool.wait_for_change().await?;
+        }
+        for fold in folds {
+            fold.blocks.into_iter().for_each(|block| self.checksums.replace(block));
+        }
+        self.pending.borrow_mut().release(last);
+        self.pool.changed.notify_all();
+        self.log.folding.notify_all();
+        self.pool.catch_up_soon();
+        Ok(())
+    }
+
+    async fn lock_groups(self: &Rc<Self>, due: Vec<(u64, PendingBlock)>) -> Vec<GroupFold> {
+        let mut groups: BTreeMap<BirthId, (GroupPlace, BTreeMap<Row, Option<BlockData>>)> =
+            BTreeMap::new();
+        let mut last: Option<GroupPlace> = None;
+        for (block, pending) in due {
+            let piece = self.stripes.locate(VolumeBlock(block));
+            let same = last.as_ref().filter(|g| (g.set, g.lane) == (piece.at.set, piece.at.lane));
+            let group = match same {
+                Some(group) => Some(group.clone()),
+                None => self.pool.group_at(self.id, piece.at),
+            };
+            // A block whose group is gone belongs to a volume that is being removed.
+            let Some(group) = group else { continue };
+            let entry =
+                groups.entry(group.birth).or_insert_with(|| (group.clone(), BTreeMap::new()));
+            entry.1.insert(piece.at.row, pending.data);
+            last = Some(group);
+        }
+        let mut folds = Vec::with_capacity(groups.len());
+        for (birth, (group, rows)) in groups {
+            // Ascending by birth; nobody else holds more than one.
+            let lock = self.pool.group_lock(birth).acquire(1).await;
+            folds.push(GroupFold { group, rows, blocks: Vec::new(), _lock: lock });
+        }
+        folds
+    }
+
+    /// Loads the checksum blocks that the rows need and makes the next ones of them.
+    async fn load_checksums(self: &Rc<Self>, folds: &mut [GroupFold]) -> Result<(), Ended> {
+        let loads = folds.iter_mut().map(|fold| self.load_for(fold));
+        let mut loads = futures::stream::iter(loads).buffer_unordered(LOADS);
+        while let Some(loaded) = loads.next().await {
+            loaded?;
+        }
+        Ok(())
+    }
+
+    async fn load_for(self: &Rc<Self>, fold: &mut GroupFold) -> Result<(), Ended> {
+        let shape = self.pool.shape();
+        let mut blocks: BTreeMap<u32, ChecksumBlock> = BTreeMap::new();
+        for (row, data) in &fold.rows {
+            let (index, entry) = shape.entry_of(*row);
+            if let std::collections::btree_map::Entry::Vacant(vacant) = blocks.entry(index) {
+                let mut block = self.level_checksums(&fold.group, index).await?;
+                block.sequence += 1;
+                vacant.insert(block);
+            }
+            if let Some(block) = blocks.get_mut(&index) {
+                block.set(entry, data.as_ref().map(|data| data.crc));
+            }
+        }
+        fold.blocks = blocks.into_values().collect();
+        Ok(())
+    }
+
+    /// Waits until each region that will be written has a usable member that is right there.
+    async fn wait_for_right_members(&self, folds: &[GroupFold]) -> Result<(), Ended> {
+        loop {
+            let fine = folds.iter().all(|fold| {
+                let touched = self.touched_mask(fold);
+                let mut covered = 0;
+                for index in 0..fold.group.members.len() {
+                    if self.pool.extent_of(&fold.group, index).is_some() {
+                        let missed = self.pool.meta.borrow().missed(fold.group.birth, index as u8);
+                        covered |= touched & !missed;
+                    }
+                }
+                covered == touched
+            });
+            if fine {
+                return Ok(());
+            }
+            self.pool.wait_for_change().await?;
+        }
+    }
+
+    fn touched_mask(&self, fold: &GroupFold) -> u64 {
+        let shape = self.pool.shape();
+        let sums = fold.blocks.iter().fold(0, |mask, b| mask | shape.checksum_regions(b.index));
+        let rows = fold.rows.iter().filter(|(_, data)| data.is_some());
+        rows.fold(sums, |mask, (row, _)| mask | 1 << shape.region_of_row(*row))
+    }
+
+    /// Writes all of it on all usable members, each confirmed and flushed.
+    async fn write_folds(
+        self: &Rc<Self>,
+        folds: &[GroupFold],
+        release: ReleaseNumber,
+    ) -> BTreeMap<DiskNumber, WorkResult> {
+        let mut works: BTreeMap<DiskNumber, DiskWork> = BTreeMap::new();
+        for fold in folds {
+            let runs = row_runs(&fold.rows);
+            for index in 0..fold.group.members.len() {
+                let Some((member, device, start)) = self.pool.extent_of(&fold.group, index) else {
+                    continue;
+                };
+                let work = works
+                    .entry(member.number)
+                    .or_insert_with(|| DiskWork::new(Rc::clone(&member), device));
+                self.add_writes(work, fold, &runs, index, start);
+            }
+        }
+        self.pool.run_works(works, Some(release)).await
+    }
+
+    fn add_writes(
+        &self,
+        work: &mut DiskWork,
+        fold: &GroupFold,
+        runs: &[(Row, Buffer)],
+        member: usize,
+        start: Lba,
+    ) {
+        let shape = self.pool.shape();
+        let touched = |mask| Touched { group: fold.group.birth, member: member as u8, mask };
+        for (first, data) in runs {
+            let count = (data.len() / BLOCK_BYTES) as u32;
+            let mask = super::read::region_mask(&self.pool, *first, count);
+            let sector = Lba(start.0 + shape.row_sector(*first));
+            work.write(sector, data.clone(), touched(mask));
+        }
+        for block in &fold.blocks {
+            let sector = Lba(start.0 + shape.checksum_sector(block.index, block.slot()));
+            work.write(sector, block.encode(), touched(shape.checksum_regions(block.index)));
+        }
+    }
+
+    /// What the members that weren't reached miss from now on.
+    fn misses_of(
+        &self,
+        folds: &[GroupFold],
+        results: &BTreeMap<DiskNumber, WorkResult>,
+    ) -> Vec<MissChange> {
+        let mut misses: BTreeMap<(BirthId, u8), u64> = BTreeMap::new();
+        for fold in folds {
+            let mask = self.touched_mask(fold);
+            for (index, (disk, _)) in fold.group.members.iter().enumerate() {
+                if !results.contains_key(disk) {
+                    *misses.entry((fold.group.birth, index as u8)).or_default() |= mask;
+                }
+            }
+        }
+        for missed in results.values().flat_map(|result| &result.missed) {
+            *misses.entry((missed.group, missed.member)).or_default() |= missed.mask;
+        }
+        let changes = misses.into_iter().filter(|(_, mask)| *mask != 0);
+        changes.map(|((group, member), mask)| MissChange { group, member, mask }).collect()
+    }
+
+    /// Commits the release and frees segments; false when the misses can't be recorded because
+    /// nobody would be right.
+    async fn release(
+        self: &Rc<Self>,
+        last: RecordNumber,
+        all: bool,
+        release: ReleaseNumber,
+        touched: BTreeSet<DiskNumber>,
+        misses: Vec<MissChange>,
+    ) -> Result<bool, Ended> {
+        // With nothing in flight and nothing newer, the open segment may go too, which gives room
+        // back that a writer waits for.
+        // Never waited for: whoever holds it may wait for the room that this fold gives.
+        let writing = if all || self.credit.is_wanted() {
+            self.log.writing.acquire(1).now_or_never()
+        } else {
+            None
+        };
+        let whole = writing.is_some() && self.log.state.borrow().durable <= last;
+        let lock = self.pool.meta_lock.acquire(1).await;
+        let mut records = vec![MetaRecord::Released {
+            volume: self.id,
+            log: last.max(self.released()),
+            release,
+            touched: touched.into_iter().collect(),
+            misses,
+        }];
+        let freed = self.freeable(last, whole);
+        records.extend(
+            freed
+                .iter()
+                .map(|number| MetaRecord::SegmentFreed { volume: self.id, number: *number }),
+        );
+        match self.pool.try_commit_locked(&records).await {
+            Ok(()) => {}
+            Err(super::commit::CommitError::Inconsistent(
+                crate::metadata::Inconsistent::NoRightMember(_),
+            )) => return Ok(false),
+            Err(super::commit::CommitError::Ended(ended)) => return Err(ended),
+            Err(error) => {
+                tracing::error!(volume = %self.name, ?error, "a fold could not be committed");
+                self.pool.lease.end(Ended::Closed);
+                return Err(Ended::Closed);
+            }
+        }
+        drop(lock);
+        let mut state = self.log.state.borrow_mut();
+        if whole {
+            state.current = None;
+        }
+        let charges: u64 = freed.iter().filter_map(|number| state.charges.remove(number)).sum();
+        drop(state);
+        self.credit.give_back(charges);
+        Ok(true)
+    }
+
+    /// The last released record.
+    pub(crate) fn released(&self) -> RecordNumber {
+        let meta = self.pool.meta.borrow();
+        meta.volumes().get(&self.id).map_or(RecordNumber(0), |volume| volume.log.released)
+    }
+
+    /// The segments that hold nothing beyond `last`, oldest first.
+    fn freeable(&self, last: RecordNumber, whole: bool) -> Vec<crate::format::SegmentNumber> {
+        let meta = self.pool.meta.borrow();
+        let Some(volume) = meta.volumes().get(&self.id) else { return Vec::new() };
+        let released = last.max(volume.log.released);
+        let segments: Vec<_> = volume.log.segments.values().collect();
+        let mut freeable = Vec::new();
+        for (index, segment) in segments.iter().enumerate() {
+            let covered = match segments.get(index + 1) {
+                Some(next) => next.first_record <= released.next(),
+                None => whole,
+            };
+            if !covered {
+                break;
+            }
+            freeable.push(segment.number);
+        }
+        freeable
+    }
+}
+
+enum FoldDue {
+    Now(RecordNumber),
+    At(block::Instant),
+    Never,
+}
+
+/// Rows with data as runs that are written by one transfer each.
+fn row_runs(rows: &BTreeMap<Row, Option<BlockData>>) -> Vec<(Row, Buffer)> {
+    let mut runs: Vec<(Row, Vec<&BlockData>)> = Vec::new();
+    for (row, data) in rows {
+        let Some(data) = data else { continue };
+        match runs.last_mut() {
+            Some((first, run)) if first.0 + run.len() as u32 == row.0 && run.len() < RUN_ROWS => {
+                run.push(data);
+            }
+            _ => runs.push((*row, vec![data])),
+        }
+    }
+    runs.into_iter().map(|(first, run)| (first, gather(&run))).collect()
+}
+
+fn touched_disks(results: &BTreeMap<DiskNumber, WorkResult>) -> BTreeSet<DiskNumber> {
+    results.keys().copied().collect()
+}
+
+fn failures(results: &BTreeMap<DiskNumber, WorkResult>) -> BTreeMap<DiskNumber, IoError> {
+    let failed = results.iter().filter_map(|(disk, result)| Some((*disk, result.failed?)));
+    failed.collect()
+}

@@ -1,0 +1,134 @@
+//! Initialising groups: before a group's first fold its checksum blocks say "unwritten", durably, in
+//! both slots on every usable member. Done for some groups ahead, so that a sequential writer seldom
+//! waits for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use block::Lba;
+
+use super::disk_work::{DiskWork, Touched};
+use super::lease::Ended;
+use super::pool::GroupPlace;
+use super::volume::Volume;
+use crate::format::{BirthId, ChecksumBlock};
+use crate::metadata::{MetaRecord, MissChange, RunKey};
+
+/// Groups that are initialised beyond those that are needed.
+const AHEAD: u32 = 8;
+
+impl Volume {
+    /// Initialises these groups where they aren't. Folding is the only caller, so nobody else
+    /// initialises the same groups at the same time.
+    pub(crate) async fn initialise_for(
+        self: &Rc<Self>,
+        groups: &[GroupPlace],
+    ) -> Result<(), Ended> {
+        let mut needed: BTreeMap<RunKey, u32> = BTreeMap::new();
+        for group in groups.iter().filter(|group| !group.initialised) {
+            let count = needed.entry(group.key).or_default();
+            *count = (*count).max(group.index + 1);
+        }
+        for (key, count) in needed {
+            self.initialise_run(key, count).await?;
+        }
+        Ok(())
+    }
+
+    async fn initialise_run(self: &Rc<Self>, key: RunKey, needed: u32) -> Result<(), Ended> {
+        loop {
+            let Some((groups, count)) = self.uninitialised(key, needed) else { return Ok(()) };
+            let mut works = BTreeMap::new();
+            let mut alone: BTreeSet<BirthId> = groups.iter().map(|group| group.birth).collect();
+            for group in &groups {
+                for index in 0..group.members.len() {
+                    let Some((member, device, start)) = self.pool.extent_of(group, index) else {
+                        continue;
+                    };
+                    alone.remove(&group.birth);
+                    let work = works
+                        .entry(member.number)
+                        .or_insert_with(|| DiskWork::new(Rc::clone(&member), device));
+                    self.add_unwritten(work, group, index, start);
+                }
+            }
+            if !alone.is_empty() {
+                self.pool.wait_for_change().await?;
+                continue;
+            }
+            let results = self.pool.unless_over(self.pool.run_works(works, None)).await?;
+            let failed: BTreeMap<_, _> =
+                results.iter().filter_map(|(disk, r)| Some((*disk, r.failed?))).collect();
+            if !failed.is_empty() {
+                self.pool.exclude(&failed, true).await?;
+                continue;
+            }
+            let mut misses: BTreeMap<(BirthId, u8), u64> = BTreeMap::new();
+            for group in &groups {
+                for (index, (disk, _)) in group.members.iter().enumerate() {
+                    if !results.contains_key(disk) {
+                        misses.insert((group.birth, index as u8), self.checksum_mask());
+                    }
+                }
+            }
+            for missed in results.values().flat_map(|result| &result.missed) {
+                *misses.entry((missed.group, missed.member)).or_default() |= missed.mask;
+            }
+            let _lock = self.pool.meta_lock.acquire(1).await;
+            let misses = misses.into_iter();
+            let misses = misses.map(|((group, member), mask)| MissChange { group, member, mask });
+            let records = [
+                MetaRecord::MissesSet(misses.collect()),
+                MetaRecord::RunInitialised { volume: self.id, key, count },
+            ];
+            match self.pool.try_commit_locked(&records).await {
+                Ok(()) => return Ok(()),
+                Err(super::commit::CommitError::Ended(ended)) => return Err(ended),
+                // No member could take the blocks, or the volume is gone: try again, or find out.
+                Err(error) => tracing::warn!(volume = %self.name, ?error, "initialising"),
+            }
+            drop(_lock);
+            self.pool.wait_for_change().await?;
+        }
+    }
+
+    /// The groups of a run from the first uninitialised one to those needed and some more, and how
+    /// many of the run will then be initialised.
+    fn uninitialised(&self, key: RunKey, needed: u32) -> Option<(Vec<GroupPlace>, u32)> {
+        let (first, count) = {
+            let meta = self.pool.meta.borrow();
+            let run = meta.volumes().get(&self.id)?.runs.get(&key)?;
+            let count = needed.saturating_add(AHEAD).min(run.count);
+            (run.initialised, count)
+        };
+        if first >= needed {
+            return None;
+        }
+        let at = |index: u32| crate::layout::RowAddress {
+            set: key.first_set + u64::from(index),
+            lane: key.lane,
+            row: crate::format::Row(0),
+        };
+        let groups = (first..count).filter_map(|index| self.pool.group_at(self.id, at(index)));
+        Some((groups.collect(), count))
+    }
+
+    fn add_unwritten(&self, work: &mut DiskWork, group: &GroupPlace, member: usize, start: Lba) {
+        let shape = self.pool.shape();
+        for index in 0..shape.checksum_blocks() {
+            let mask = shape.checksum_regions(index);
+            for sequence in 0..2 {
+                let block = ChecksumBlock::unwritten(group.birth, index, sequence);
+                let sector = Lba(start.0 + shape.checksum_sector(index, block.slot()));
+                let touched = Touched { group: group.birth, member: member as u8, mask };
+                work.write(sector, block.encode(), touched);
+            }
+        }
+    }
+
+    /// The regions that hold checksum blocks.
+    pub(crate) fn checksum_mask(&self) -> u64 {
+        let shape = self.pool.shape();
+        (0..shape.checksum_blocks()).fold(0, |mask, index| mask | shape.checksum_regions(index))
+    }
+}

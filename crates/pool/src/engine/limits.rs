@@ -1,0 +1,58 @@
+//! Every limit of the engine, with its reason.
+
+use std::time::Duration;
+
+use super::lease::{LEASE, RENEW_EVERY};
+
+/// Times and sizes. The defaults are what production uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// A foreground write that takes longer than this puts its disk out. Longer than a busy hard
+    /// disk ever takes for one write; short enough that people don't notice a dead machine.
+    pub exclusion: Duration,
+    /// A read that takes longer than this is asked of another member too.
+    pub hedge: Duration,
+    /// A background write or flush that takes longer than this puts its disk out. Many are queued at
+    /// once, so each may take longer than a foreground write.
+    pub background: Duration,
+    /// How long a waiting operation waits at most before it looks again: hints may be lost.
+    pub retry: Duration,
+    /// How long a disk that failed an operation has to show that it is back.
+    pub probe: Duration,
+    /// How long claiming and checking a disk may take: its server completes and flushes first.
+    pub claim: Duration,
+    /// How often a disk that should be taken in and doesn't answer is tried.
+    pub rejoin: Duration,
+    /// A log that was idle for so long is folded.
+    pub fold_idle: Duration,
+    /// How long a pool that could be opened waits for the disks that aren't in sight yet.
+    pub grace: Duration,
+    /// How long closing a pool waits for folding and for the votes.
+    pub close: Duration,
+    /// How long an administrator's command waits for the pool.
+    pub administer: Duration,
+    /// Checksum blocks (4 KiB, each for 4 MiB of volume) kept in memory per volume.
+    pub checksum_blocks: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            exclusion: Duration::from_millis(1500),
+            hedge: Duration::from_millis(300),
+            background: Duration::from_secs(6),
+            retry: Duration::from_millis(200),
+            probe: Duration::from_millis(200),
+            claim: Duration::from_secs(10),
+            rejoin: Duration::from_millis(500),
+            fold_idle: Duration::from_secs(1),
+            grace: Duration::from_secs(2),
+            close: Duration::from_secs(20),
+            administer: Duration::from_secs(30),
+            checksum_blocks: 4096,
+        }
+    }
+}
+
+/// Putting a disk out must be quicker than losing the lease to the wait for it.
+const _: () = assert!(LEASE.as_millis() > RENEW_EVERY.as_millis() + 1500 + 200);

@@ -1,0 +1,140 @@
+//! A disk of an open pool: its device, and whether it takes part.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use block::{BlockDevice, Instance};
+use runtime::Semaphore;
+
+use crate::format::{DiskGeometry, DiskId, DiskNumber};
+
+/// Whether a disk takes part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// No device in sight, or one that doesn't answer, or one that is being checked.
+    Away,
+    /// Takes part in everything.
+    Usable,
+    /// The configuration does without it.
+    Out,
+    /// In sight and not used, with the reason.
+    Refused(String),
+}
+
+/// A disk of an open pool.
+pub(crate) struct Member {
+    /// Its index in the pool.
+    pub(crate) number: DiskNumber,
+    /// Its identity.
+    pub(crate) id: DiskId,
+    /// Where things are on it.
+    pub(crate) geometry: DiskGeometry,
+    /// The name under which it is or was in sight.
+    pub(crate) name: RefCell<String>,
+    device: RefCell<Option<Rc<dyn BlockDevice>>>,
+    standing: RefCell<Standing>,
+    /// Counts the devices and restarts it was seen with, so that a check that is overtaken by a
+    /// newer one gives up.
+    pub(crate) appearance: Cell<u64>,
+    /// Its medium has accepted our epoch.
+    pub(crate) claimed: Cell<bool>,
+    /// The hint of its driver: it answers.
+    pub(crate) answers: Cell<bool>,
+    /// The instance whose flush failed: not used again before another one.
+    pub(crate) failed_instance: Cell<Option<Instance>>,
+    /// The instance that took the last volatile writes.
+    pub(crate) seen_instance: Cell<Option<Instance>>,
+    /// The sequence of its next confirm block.
+    pub(crate) confirm_sequence: Cell<u64>,
+    /// Blocks that didn't match, or couldn't be read.
+    pub(crate) checksum_errors: Cell<u64>,
+    /// Whether it came back with older contents and hasn't caught up yet.
+    pub(crate) rolled_back: Cell<bool>,
+    /// It is being taken in.
+    pub(crate) joining: Cell<bool>,
+    /// It misses something, and will say so when it doesn't any more.
+    pub(crate) is_behind: Cell<bool>,
+    /// Bytes being read from it, to spread reads over mirrors.
+    pub(crate) reading_bytes: Cell<u64>,
+    /// One confirm block at a time: two slots are written in turn.
+    pub(crate) confirming: Rc<Semaphore>,
+    /// Bytes copied to it since it came back.
+    pub(crate) caught_up_bytes: Cell<u64>,
+}
+
+impl Member {
+    pub(crate) fn new(number: DiskNumber, id: DiskId, geometry: DiskGeometry) -> Rc<Member> {
+        Rc::new(Member {
+            number,
+            id,
+            geometry,
+            name: RefCell::new(format!("{number}")),
+            device: RefCell::new(None),
+            standing: RefCell::new(Standing::Away),
+            appearance: Cell::new(0),
+            claimed: Cell::new(false),
+            answers: Cell::new(false),
+            failed_instance: Cell::new(None),
+            seen_instance: Cell::new(None),
+            confirm_sequence: Cell::new(1),
+            checksum_errors: Cell::new(0),
+            rolled_back: Cell::new(false),
+            joining: Cell::new(false),
+            is_behind: Cell::new(false),
+            reading_bytes: Cell::new(0),
+            confirming: Semaphore::new(1),
+            caught_up_bytes: Cell::new(0),
+        })
+    }
+
+    /// The device, if one is in sight.
+    pub(crate) fn device(&self) -> Option<Rc<dyn BlockDevice>> {
+        self.device.borrow().clone()
+    }
+
+    /// The device, if the disk takes part.
+    pub(crate) fn usable_device(&self) -> Option<Rc<dyn BlockDevice>> {
+        if self.is_usable() { self.device() } else { None }
+    }
+
+    /// Whether it takes part.
+    pub(crate) fn is_usable(&self) -> bool {
+        *self.standing.borrow() == Standing::Usable
+    }
+
+    /// Where it stands.
+    pub(crate) fn standing(&self) -> Standing {
+        self.standing.borrow().clone()
+    }
+
+    pub(crate) fn set_standing(&self, standing: Standing) {
+        *self.standing.borrow_mut() = standing;
+    }
+
+    /// A device came in sight under `name`.
+    pub(crate) fn attach(&self, name: &str, device: Rc<dyn BlockDevice>) {
+        *self.name.borrow_mut() = name.to_owned();
+        *self.device.borrow_mut() = Some(device);
+        self.claimed.set(false);
+        self.answers.set(true);
+        self.appear();
+    }
+
+    /// The device went out of sight.
+    pub(crate) fn detach(&self) {
+        *self.device.borrow_mut() = None;
+        self.claimed.set(false);
+        self.answers.set(false);
+        self.appear();
+    }
+
+    /// A new appearance; returns its number.
+    pub(crate) fn appear(&self) -> u64 {
+        self.appearance.set(self.appearance.get() + 1);
+        self.appearance.get()
+    }
+
+    pub(crate) fn display_name(&self) -> String {
+        self.name.borrow().clone()
+    }
+}

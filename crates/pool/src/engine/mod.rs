@@ -1,0 +1,279 @@
+//! The engine: pools of disks, and volumes on them, kept true.
+//!
+//! [`Engine`] is what the outside holds: it is told which devices are in sight, opens by itself every
+//! pool that names its owner, and offers volumes as block devices. The rules that it keeps stand in
+//! `docs/engine.md`; each operation has a file of its own:
+//!
+//! - **which pools there are**: `observe` (what is on a disk), `slot` (when a pool is opened), `open`
+//!   (takeover), `create` and `format_disk`;
+//! - **who takes part**: `config` (votes), `commit` (metadata), `lease`, `exclude`, `readmit`;
+//! - **data**: `volume` (requests), `range_lock` and `credit` (their order), `log` and `segment`,
+//!   `pending`, `fold` with `init` and `disk_work`, `read`, `checksums`, `replay`;
+//! - **upkeep**: `repair`, `catchup`, `verify`; and `status` and `events` for people.
+//!
+//! It is single-threaded: state is in cells, and no borrow lives across an await.
+
+mod catchup;
+mod checksums;
+mod commit;
+mod config;
+mod create;
+mod credit;
+mod disk_work;
+mod events;
+mod exclude;
+mod fold;
+mod format_disk;
+mod init;
+mod io;
+mod lease;
+mod limits;
+mod log;
+mod member;
+mod observe;
+mod open;
+mod open_pool;
+mod pending;
+mod pool;
+mod range_lock;
+mod read;
+mod readmit;
+mod repair;
+mod replay;
+mod segment;
+mod slot;
+mod status;
+mod verify;
+mod volume;
+mod volumes;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use block::{BlockDevice, OwnerId};
+use runtime::Handle;
+
+pub use limits::Limits;
+
+use crate::error::PoolError;
+use crate::format::FailureDomain;
+use crate::metadata::Layout;
+use crate::report::{DiskReport, PoolEvent, PoolReport, Progress, VerifyReport, VolumeReport};
+use slot::Inner;
+use volume::VolumeDevice;
+
+/// Who an engine works for, and its limits.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// The lasting identity of the supervisor.
+    pub owner: OwnerId,
+    /// Its name, for people.
+    pub owner_name: String,
+    /// Times and sizes.
+    pub limits: Limits,
+}
+
+/// What the outside knows about a device. Names mean nothing to the engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskFacts {
+    /// The name that it is addressed by (`e1.0`).
+    pub name: String,
+    /// The machine that exports it: the failure domain `node`.
+    pub node: uuid::Uuid,
+    /// That machine's name.
+    pub node_name: String,
+    /// Its path on that machine.
+    pub device_name: String,
+}
+
+/// A pool to be made.
+#[derive(Clone, Debug)]
+pub struct CreatePool {
+    /// Its name.
+    pub name: String,
+    /// Names of the devices.
+    pub disks: Vec<String>,
+    /// What copies must not share.
+    pub failure_domain: FailureDomain,
+    /// Devices that may be overwritten whatever they carry.
+    pub force_disks: Vec<String>,
+    /// Bytes per extent; chosen by size when not given.
+    pub extent_bytes: Option<u64>,
+}
+
+/// How to import a pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ImportOptions {
+    /// How long to wait for disks that aren't in sight, once the pool could be opened without them.
+    pub grace: Option<Duration>,
+}
+
+/// A size as people give it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VolumeSize {
+    /// So many bytes, rounded up to 4 KiB; when growing, the new size.
+    Bytes(u64),
+    /// So much of the free space; when growing, in addition.
+    PercentFree(u8),
+}
+
+/// The engine.
+pub struct Engine {
+    inner: Rc<Inner>,
+}
+
+impl Engine {
+    /// An engine without devices. It spawns its tasks on `runtime`.
+    pub fn new(runtime: Handle, config: EngineConfig) -> Rc<Engine> {
+        Rc::new(Engine { inner: Inner::new(runtime, config) })
+    }
+
+    /// A device came in sight. Known names are replaced.
+    pub fn add_device(&self, facts: DiskFacts, device: Rc<dyn BlockDevice>) {
+        self.inner.add_device(facts, device);
+    }
+
+    /// A device went out of sight.
+    pub fn remove_device(&self, name: &str) {
+        self.inner.remove_device(name);
+    }
+
+    /// Every device in sight.
+    pub async fn disks(&self) -> Vec<DiskReport> {
+        self.inner.disk_reports()
+    }
+
+    /// Makes a pool and opens it.
+    pub async fn create_pool(&self, request: CreatePool) -> Result<PoolReport, PoolError> {
+        self.inner.create_pool(request).await
+    }
+
+    /// Adds disks to a pool.
+    pub async fn extend_pool(
+        &self,
+        pool: &str,
+        disks: &[String],
+        force_disks: &[String],
+    ) -> Result<PoolReport, PoolError> {
+        let open = self.inner.open_pool(pool)?;
+        create::check_once(disks)?;
+        let candidates = self.inner.candidates(disks, force_disks)?;
+        open.extend(&self.inner.config, candidates).await?;
+        self.inner.observe_again(disks);
+        Ok(open.report())
+    }
+
+    /// Takes a pool over, whoever owned it, and opens it.
+    pub async fn import_pool(
+        &self,
+        name_or_id: &str,
+        options: ImportOptions,
+    ) -> Result<PoolReport, PoolError> {
+        self.inner.import_pool(name_or_id, options).await
+    }
+
+    /// Imports every pool in sight that isn't open.
+    pub async fn import_all(&self) -> Vec<(String, Result<PoolReport, PoolError>)> {
+        let mut results = Vec::new();
+        for (id, name) in self.inner.closed_pools() {
+            let result = self.inner.import_pool(&id, ImportOptions::default()).await;
+            results.push((name, result));
+        }
+        results
+    }
+
+    /// Gives a pool up: everything in place, closed, and nobody's.
+    pub async fn release_pool(&self, pool: &str) -> Result<(), PoolError> {
+        self.inner.release_pool(pool).await
+    }
+
+    /// Closes all pools in good order; they stay ours.
+    pub async fn shutdown(&self) {
+        self.inner.shutdown().await;
+    }
+
+    /// Makes a volume.
+    pub async fn create_volume(
+        &self,
+        pool: &str,
+        volume: &str,
+        size: VolumeSize,
+        layout: Layout,
+    ) -> Result<VolumeReport, PoolError> {
+        let open = self.inner.open_pool(pool)?;
+        let made = open.create_volume(volume, size, layout).await?;
+        open.report_of(&made).ok_or_else(|| PoolError::no_volume(pool, volume))
+    }
+
+    /// Grows a volume.
+    pub async fn extend_volume(
+        &self,
+        pool: &str,
+        volume: &str,
+        size: VolumeSize,
+    ) -> Result<VolumeReport, PoolError> {
+        let open = self.inner.open_pool(pool)?;
+        let grown = open.extend_volume(volume, size).await?;
+        open.report_of(&grown).ok_or_else(|| PoolError::no_volume(pool, volume))
+    }
+
+    /// Removes a volume. Requests under way fail.
+    pub async fn remove_volume(&self, pool: &str, volume: &str) -> Result<(), PoolError> {
+        self.inner.open_pool(pool)?.remove_volume(volume).await
+    }
+
+    /// A volume as a block device; several front ends may hold one each.
+    pub fn open_volume(&self, pool: &str, volume: &str) -> Result<Rc<dyn BlockDevice>, PoolError> {
+        let volume = self.inner.open_pool(pool)?.volume_by_name(volume)?;
+        Ok(Rc::new(VolumeDevice::new(volume)))
+    }
+
+    /// Reads every written block of one copy, or of all, and compares it with its checksum.
+    pub async fn verify_volume(
+        &self,
+        pool: &str,
+        volume: &str,
+        copy: Option<u8>,
+        progress: &dyn Fn(Progress),
+    ) -> Result<VerifyReport, PoolError> {
+        let open = self.inner.open_pool(pool)?;
+        let volume = open.volume_by_name(volume)?;
+        let copies = {
+            let meta = open.pool.meta.borrow();
+            meta.volumes().get(&volume.id).map_or(0, |volume| volume.layout.copies())
+        };
+        if copy.is_some_and(|copy| copy >= copies) {
+            return Err(PoolError::invalid(
+                format!("there are {copies} copies, counted from 0"),
+                "name one of them",
+            ));
+        }
+        volume.verify(copy, progress).await.map_err(|ended| open.over(ended))
+    }
+
+    /// Remembers something about a volume in the pool; `None` forgets it.
+    pub async fn set_property(
+        &self,
+        pool: &str,
+        volume: &str,
+        key: &str,
+        value: Option<String>,
+    ) -> Result<(), PoolError> {
+        self.inner.open_pool(pool)?.set_property(volume, key, value).await
+    }
+
+    /// Every pool in sight, open or not, with what keeps it from being open.
+    pub fn reports(&self) -> Vec<PoolReport> {
+        self.inner.pool_reports()
+    }
+
+    /// The next event.
+    pub async fn next_event(&self) -> PoolEvent {
+        self.inner.events.next().await
+    }
+}

@@ -1,0 +1,100 @@
+//! Looking at a disk without touching it: what its labels and vote record say, or what else is on it.
+
+use block::{BlockDevice, Buffer, IoError, Lba, SectorRange, probe::Signature};
+use futures::future::join_all;
+
+use super::config::vote_place;
+use crate::format::{
+    Configuration, DiskGeometry, LabelError, LabelState, SelectedLabel, end_of_labelled,
+    select_label, select_vote,
+};
+
+/// What is on a disk.
+#[derive(Clone, Debug)]
+pub(crate) enum Content {
+    /// Not looked at yet.
+    Unread,
+    /// Nothing.
+    Blank,
+    /// Something that isn't etherpool's.
+    Foreign(Vec<Signature>),
+    /// A disk of a pool, with its vote if it has one.
+    Labelled { label: Box<SelectedLabel>, vote: Option<Configuration> },
+    /// A disk of a pool that can't be used as it is.
+    Refused(LabelError),
+    /// It can't be read.
+    Unreadable(IoError),
+}
+
+/// Reads what is on a device; with `recognise`, also what isn't etherpool's.
+pub(crate) async fn read_content(
+    device: &dyn BlockDevice,
+    recognise: bool,
+) -> Result<Content, IoError> {
+    Ok(match read_label(device).await? {
+        LabelState::Labelled(label) => {
+            let vote = if label.label.holds_vote() {
+                let place = vote_place(label.label.pool, label.label.disk);
+                let slots = read_slots(device, DiskGeometry::vote_slots(), 32).await?;
+                select_vote(&place, [slots[0].as_deref(), slots[1].as_deref()]).newest
+            } else {
+                None
+            };
+            Content::Labelled { label, vote }
+        }
+        LabelState::Refused(error) => Content::Refused(error),
+        LabelState::Blank if recognise => {
+            let found = block::probe::probe(device).await?;
+            if found.is_empty() { Content::Blank } else { Content::Foreign(found) }
+        }
+        LabelState::Blank => Content::Blank,
+    })
+}
+
+/// Reads and judges the four label slots. A slot that can't be read counts as missing; a device that
+/// doesn't answer is an error.
+pub(crate) async fn read_label(device: &dyn BlockDevice) -> Result<LabelState, IoError> {
+    let device_bytes = device.geometry().sectors.saturating_mul(block::SECTOR_BYTES as u64);
+    let [first, second, ..] = DiskGeometry::label_slots(device_bytes);
+    let front = read_slots(device, [first, second], 8).await?;
+    let front_bytes = [front[0].as_deref(), front[1].as_deref()];
+    let labelled_bytes = end_of_labelled(front_bytes, device_bytes);
+    let [.., third, fourth] = DiskGeometry::label_slots(labelled_bytes);
+    let back = read_slots(device, [third, fourth], 8).await?;
+    let slots = [front_bytes[0], front_bytes[1], back[0].as_deref(), back[1].as_deref()];
+    Ok(select_label(slots, device_bytes))
+}
+
+/// Reads two slots of `sectors` each; `None` for one that is damaged or beyond the end.
+pub(crate) async fn read_slots(
+    device: &dyn BlockDevice,
+    slots: [Lba; 2],
+    sectors: u64,
+) -> Result<[Option<Buffer>; 2], IoError> {
+    let reads = slots.map(|slot| device.read(SectorRange::new(slot, sectors)));
+    let mut found = [None, None];
+    for (slot, answer) in found.iter_mut().zip(join_all(reads).await) {
+        *slot = match answer {
+            Ok(answer) => Some(answer.value),
+            Err(IoError::Medium(_) | IoError::OutOfRange(_)) => None,
+            Err(error) => return Err(error),
+        };
+    }
+    Ok(found)
+}
+
+/// What is wrong with a label and what to do about it.
+pub(crate) fn explain(error: &LabelError) -> String {
+    let remedy = match error {
+        LabelError::Damaged { .. } => {
+            "the pool goes on without it; wipe it and add it anew with pool extend"
+        }
+        LabelError::Truncated { .. } => {
+            "give the device its former size back, or wipe it and add it anew"
+        }
+        LabelError::NewerVersion { .. } | LabelError::UnknownFeatures { .. } => {
+            "update etherpool on this machine"
+        }
+    };
+    format!("{error}; {remedy}")
+}

@@ -1,0 +1,437 @@
+//! Opening a pool: claim it under a new epoch, adopt the metadata, decide who takes part, and settle
+//! the logs. A crash at any step leaves a pool that opens the same way again.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use block::{BlockDevice, Claim, Epoch, Instant, IoError};
+use futures::future::join_all;
+use runtime::{Handle, Notify, Semaphore};
+
+use super::commit::{Area, CommitError};
+use super::config::{Votes, put_out};
+use super::events::Events;
+use super::io::read_run;
+use super::lease::{Ended, Lease, TAKEOVER_WAIT};
+use super::member::{Member, Standing};
+use super::open_pool::OpenPool;
+use super::pool::Pool;
+use super::readmit::NotFit;
+use super::{EngineConfig, Limits};
+use crate::error::PoolError;
+use crate::format::{
+    Configuration, CopySet, DiskGeometry, DiskId, DiskNumber, Label, PoolId, RecordNumber,
+};
+use crate::metadata::{AreaLayout, Metadata, Recovered, choose_copy, recover_copy};
+
+/// A labelled disk in sight.
+#[derive(Clone)]
+pub(crate) struct SeenDisk {
+    pub(crate) name: String,
+    pub(crate) device: Rc<dyn BlockDevice>,
+    pub(crate) label: Label,
+    pub(crate) vote: Option<Configuration>,
+}
+
+/// What is needed to open a pool.
+pub(crate) struct OpenRequest {
+    pub(crate) runtime: Handle,
+    pub(crate) config: EngineConfig,
+    pub(crate) events: Rc<Events>,
+    pub(crate) id: PoolId,
+    pub(crate) name: String,
+    pub(crate) disks: Vec<SeenDisk>,
+    /// Somebody asked for it: the pool is taken from whoever has it.
+    pub(crate) import: bool,
+}
+
+/// What the votes in sight say.
+#[derive(Clone, Debug)]
+pub(crate) struct Quorum {
+    pub(crate) vote_disks: Vec<DiskId>,
+    pub(crate) in_sight: usize,
+    pub(crate) newest: Option<Configuration>,
+    /// Whether a metadata copy that the newest configuration names is in sight.
+    pub(crate) has_metadata: bool,
+}
+
+impl Quorum {
+    /// What the votes of these disks say together.
+    pub(crate) fn of(disks: &[SeenDisk]) -> Quorum {
+        let vote_disks = disks.first().map(|disk| disk.label.vote_disks.clone());
+        let vote_disks = vote_disks.unwrap_or_default();
+        let votes: Vec<_> = disks.iter().filter_map(|disk| disk.vote.as_ref()).collect();
+        let newest = votes.iter().max_by_key(|vote| vote.rank()).map(|vote| (*vote).clone());
+        let in_sight: BTreeSet<DiskId> =
+            disks.iter().filter(|d| d.vote.is_some()).map(|disk| disk.label.disk).collect();
+        let has_metadata = newest.as_ref().is_some_and(|newest| {
+            let current = newest.copies.iter().filter_map(|index| vote_disks.get(index));
+            current.into_iter().any(|disk| in_sight.contains(disk))
+        });
+        Quorum { vote_disks, in_sight: in_sight.len(), newest, has_metadata }
+    }
+
+    /// How many votes make a majority.
+    pub(crate) fn majority(&self) -> usize {
+        self.vote_disks.len() / 2 + 1
+    }
+
+    /// Whether the pool can be opened from what is in sight.
+    pub(crate) fn suffices(&self) -> bool {
+        !self.vote_disks.is_empty() && self.in_sight >= self.majority() && self.has_metadata
+    }
+}
+
+/// A disk that has accepted our epoch.
+struct Claimed {
+    disk: SeenDisk,
+}
+
+impl OpenRequest {
+    /// Opens the pool.
+    pub(crate) async fn open(self) -> Result<Rc<OpenPool>, PoolError> {
+        let quorum = Quorum::of(&self.disks);
+        let before = quorum.newest.clone().filter(|_| quorum.suffices());
+        let before = before.ok_or_else(|| self.no_quorum(&quorum))?;
+        let (epoch, claimed) = self.claim_all(&quorum, &before).await?;
+        let claimed_at = self.runtime.now();
+        // The votes may have changed until the claim; from now on only we change them.
+        let before = self.reread_votes(&claimed, &before).await;
+        let (metadata, area) = self.adopt(&quorum, &before, &claimed).await?;
+        let config = Configuration {
+            epoch,
+            number: before.number,
+            owner: self.config.owner,
+            owner_name: self.config.owner_name.clone(),
+            released: false,
+            copies: before.copies,
+            out: before.out.clone(),
+        };
+        let pool = self.build(epoch, config, metadata, area, &quorum);
+        let pool = OpenPool::new(pool);
+        let ready = self.make_ready(&pool, &claimed, &before, claimed_at).await;
+        match ready {
+            Ok(()) => Ok(pool),
+            Err(ended) => {
+                pool.pool.lease.end(Ended::Closed);
+                Err(pool.over(ended))
+            }
+        }
+    }
+
+    /// The pool's disks as a metadata copy in sight has them; a hint, read without a claim.
+    pub(crate) async fn known_disks(&self) -> Option<BTreeSet<DiskId>> {
+        let quorum = Quorum::of(&self.disks);
+        let copies = quorum.newest.as_ref()?.copies;
+        let current = copies.iter().filter_map(|index| quorum.vote_disks.get(index));
+        let current: BTreeSet<&DiskId> = current.collect();
+        let disk = self.disks.iter().find(|disk| current.contains(&disk.label.disk))?;
+        let (recovered, _) = self.read_area(disk).await.ok()?;
+        Some(recovered.metadata.disks().values().map(|disk| disk.id).collect())
+    }
+
+    pub(crate) fn no_quorum(&self, quorum: &Quorum) -> PoolError {
+        let present: BTreeSet<DiskId> = self.disks.iter().map(|disk| disk.label.disk).collect();
+        let missing = quorum.vote_disks.iter().filter(|disk| !present.contains(disk));
+        PoolError::NoQuorum {
+            pool: self.name.clone(),
+            why: format!(
+                "{} of {} votes are in sight, {} are needed, with a current copy of its metadata",
+                quorum.in_sight,
+                quorum.vote_disks.len(),
+                quorum.majority()
+            ),
+            missing: missing.map(|disk| format!("disk {disk}")).collect(),
+        }
+    }
+
+    /// Claims every disk in sight under an epoch above all that were ever accepted, vote disks
+    /// first.
+    async fn claim_all(
+        &self,
+        quorum: &Quorum,
+        before: &Configuration,
+    ) -> Result<(Epoch, Vec<Claimed>), PoolError> {
+        let mut highest = self.disks.iter().filter_map(|disk| Some(disk.vote.as_ref()?.epoch));
+        let mut epoch = highest.by_ref().max().unwrap_or(before.epoch).next();
+        let is_voter = |disk: &&SeenDisk| quorum.vote_disks.contains(&disk.label.disk);
+        let holders = self.disks.iter().map(|disk| self.within(disk.device.renew()));
+        let mut others = 0;
+        for (disk, holder) in self.disks.iter().zip(join_all(holders).await) {
+            let Ok(holder) = holder else { continue };
+            epoch = epoch.max(holder.value.epoch.next());
+            let theirs = holder.value.owner != self.config.owner
+                && holder.value.epoch > before.epoch
+                && is_voter(&disk);
+            others += usize::from(theirs);
+        }
+        if !self.import && others >= quorum.majority() {
+            return Err(self.not_ours());
+        }
+        for _ in 0..CLAIM_ATTEMPTS {
+            let voters: Vec<_> = self.disks.iter().filter(is_voter).collect();
+            let (claimed, fenced) = self.claim_some(epoch, voters).await;
+            if let Some(fenced) = fenced {
+                // Somebody claims it at this moment. Only who was asked to outbids.
+                if !self.import {
+                    return Err(self.not_ours());
+                }
+                epoch = fenced.next();
+                continue;
+            }
+            if claimed.len() < quorum.majority() {
+                return Err(self.no_quorum(&Quorum { in_sight: claimed.len(), ..quorum.clone() }));
+            }
+            let others = self.disks.iter().filter(|disk| !is_voter(disk)).collect();
+            // A data disk with a higher epoch was claimed by somebody who didn't get the votes.
+            let (others, fenced) = self.claim_some(epoch, others).await;
+            if let Some(fenced) = fenced {
+                epoch = fenced.next();
+                continue;
+            }
+            return Ok((epoch, claimed.into_iter().chain(others).collect()));
+        }
+        Err(self.not_ours())
+    }
+
+    fn not_ours(&self) -> PoolError {
+        PoolError::NotOwner {
+            pool: self.name.clone(),
+            owner: "another supervisor that has claimed it".into(),
+            remedy: "make sure that only one supervisor uses it, then import it".into(),
+        }
+    }
+
+    async fn claim_some(
+        &self,
+        epoch: Epoch,
+        disks: Vec<&SeenDisk>,
+    ) -> (Vec<Claimed>, Option<Epoch>) {
+        let claim = Claim { epoch, owner: self.config.owner, force: false };
+        let claims = disks.iter().map(|disk| self.within(disk.device.claim(claim)));
+        let answers = join_all(claims).await;
+        let (mut claimed, mut fenced) = (Vec::new(), None);
+        for (disk, answer) in disks.into_iter().zip(answers) {
+            match answer {
+                Ok(_) => claimed.push(Claimed { disk: disk.clone() }),
+                Err(IoError::Fenced { highest }) => fenced = fenced.max(Some(highest)),
+                Err(error) => {
+                    tracing::warn!(pool = %self.name, disk = %disk.name, %error, "not claimed");
+                }
+            }
+        }
+        (claimed, fenced)
+    }
+
+    async fn reread_votes(&self, claimed: &[Claimed], before: &Configuration) -> Configuration {
+        let reads = claimed.iter().map(|claimed| async {
+            let content = super::observe::read_content(&*claimed.disk.device, false);
+            match self.within(content).await {
+                Ok(super::observe::Content::Labelled { vote, .. }) => vote,
+                _ => None,
+            }
+        });
+        let votes = join_all(reads).await.into_iter().flatten();
+        votes.chain([before.clone()]).max_by_key(Configuration::rank).unwrap_or(before.clone())
+    }
+
+    /// Reads the metadata copies that are current and in sight; the longest valid tail counts.
+    async fn adopt(
+        &self,
+        quorum: &Quorum,
+        before: &Configuration,
+        claimed: &[Claimed],
+    ) -> Result<(Metadata, Area), PoolError> {
+        let current: BTreeSet<DiskId> = before
+            .copies
+            .iter()
+            .filter_map(|index| quorum.vote_disks.get(index))
+            .copied()
+            .collect();
+        let holders: Vec<_> =
+            claimed.iter().filter(|c| current.contains(&c.disk.label.disk)).collect();
+        let reads = holders.iter().map(|claimed| self.read_area(&claimed.disk));
+        let mut copies: Vec<Recovered> = Vec::new();
+        let (mut layout, mut faults) = (None, Vec::new());
+        // The next checkpoint goes to the slot that doesn't hold a copy's newest.
+        let mut slots: BTreeMap<DiskId, usize> = BTreeMap::new();
+        for (holder, found) in holders.iter().zip(join_all(reads).await) {
+            match found {
+                Ok((recovered, found)) => {
+                    slots.insert(holder.disk.label.disk, recovered.slot);
+                    copies.push(recovered);
+                    layout = Some(found);
+                }
+                Err(why) => faults.push(format!("{}: {why}", holder.disk.name)),
+            }
+        }
+        let unusable = |why: String| PoolError::NoQuorum {
+            pool: self.name.clone(),
+            why,
+            missing: current.iter().map(|disk| format!("disk {disk}")).collect(),
+        };
+        let best = choose_copy(&copies).map_err(|error| {
+            unusable(format!("no usable copy of its metadata: {error} {}", faults.join("; ")))
+        })?;
+        let highest = copies.iter().map(|copy| copy.highest_generation).max().unwrap_or(0);
+        let layout = layout.ok_or_else(|| unusable("no metadata area".into()))?;
+        let mut chosen = copies.swap_remove(best);
+        chosen.position.generation = highest;
+        Ok((chosen.metadata, Area::new(layout, chosen.position, slots)))
+    }
+
+    async fn read_area(&self, disk: &SeenDisk) -> Result<(Recovered, AreaLayout), String> {
+        let geometry = disk.label.geometry;
+        let layout = AreaLayout::of(&geometry).ok_or("it has no metadata area")?;
+        let sectors = layout.area_bytes() / block::SECTOR_BYTES as u64;
+        let reading = read_run(&*disk.device, geometry.metadata_start(), sectors);
+        let area = self.within(reading).await.map_err(|error| error.to_string())?;
+        let recovered = recover_copy(self.id, &layout, &area).map_err(|error| error.to_string())?;
+        Ok((recovered, layout))
+    }
+
+    fn build(
+        &self,
+        epoch: Epoch,
+        config: Configuration,
+        metadata: Metadata,
+        area: Area,
+        quorum: &Quorum,
+    ) -> Rc<Pool> {
+        let members = metadata.disks().values().filter_map(|disk| {
+            let extent = metadata.shape().extent_bytes();
+            let geometry = DiskGeometry::new(disk.bytes, disk.metadata_bytes, extent).ok()?;
+            Some((disk.number, Member::new(disk.number, disk.id, geometry)))
+        });
+        let members: BTreeMap<DiskNumber, Rc<Member>> = members.collect();
+        for (number, member) in &members {
+            if let Some(disk) = metadata.disks().get(number) {
+                *member.name.borrow_mut() = format!("{} of {}", number, disk.node_name);
+            }
+        }
+        for seen in &self.disks {
+            if let Some(member) = members.values().find(|m| m.id == seen.label.disk) {
+                member.attach(&seen.name, Rc::clone(&seen.device));
+            }
+        }
+        Rc::new(Pool {
+            runtime: self.runtime.clone(),
+            limits: self.config.limits.clone(),
+            events: Rc::clone(&self.events),
+            id: self.id,
+            name: metadata.pool().name.clone(),
+            owner: self.config.owner,
+            owner_name: self.config.owner_name.clone(),
+            epoch,
+            vote_disks: quorum.vote_disks.clone(),
+            members: RefCell::new(members),
+            meta: RefCell::new(metadata),
+            meta_lock: Semaphore::new(1),
+            area: RefCell::new(area),
+            config: RefCell::new(config.clone()),
+            config_lock: Semaphore::new(1),
+            votes: Votes::new(&quorum.vote_disks, config),
+            lease: Lease::new(),
+            changed: Notify::new(),
+            release_lock: Semaphore::new(1),
+            group_locks: RefCell::default(),
+            catching_up: Cell::new(false),
+        })
+    }
+
+    async fn make_ready(
+        &self,
+        open: &Rc<OpenPool>,
+        claimed: &[Claimed],
+        before: &Configuration,
+        claimed_at: Instant,
+    ) -> Result<(), Ended> {
+        let pool = &open.pool;
+        let mut fit: Vec<(Rc<Member>, bool)> = Vec::new();
+        for claimed in claimed {
+            let Some(member) = pool.member_by_id(claimed.disk.label.disk) else { continue };
+            match pool.claim_and_check(&member, &*claimed.disk.device).await {
+                Ok(rolled_back) => fit.push((member, rolled_back)),
+                Err(NotFit::Refused(why)) => pool.refuse(&member, why),
+                Err(NotFit::Lost) => {}
+            }
+        }
+        pool.runtime.spawn(Rc::clone(pool).run_lease());
+        self.put_missing_out(pool, &fit).await?;
+        let lock = pool.meta_lock.acquire(1).await;
+        match pool.write_checkpoint(None).await {
+            Ok(()) => {}
+            Err(CommitError::Ended(ended)) => return Err(ended),
+            Err(error) => {
+                tracing::error!(pool = %pool.name, ?error, "checkpoint");
+                return Err(Ended::Closed);
+            }
+        }
+        drop(lock);
+        for (member, _) in fit.iter().filter(|(m, back)| !back && !pool.is_out(m.number)) {
+            pool.set_standing(member, Standing::Usable);
+        }
+        for (member, rolled_back) in &fit {
+            pool.join(member, *rolled_back).await?;
+        }
+        pool.free_pending().await?;
+        let ours = before.owner == self.config.owner;
+        if !before.released && !ours {
+            // The former owner may answer reads until its lease has run out.
+            let wait = pool.runtime.sleep_until(claimed_at + TAKEOVER_WAIT);
+            pool.unless_over(wait).await?;
+        }
+        pool.lease.wait(&pool.runtime).await
+    }
+
+    /// The first configuration under the new epoch: what is missing is out, and metadata copies that
+    /// aren't in sight aren't current.
+    async fn put_missing_out(
+        &self,
+        pool: &Rc<Pool>,
+        fit: &[(Rc<Member>, bool)],
+    ) -> Result<(), Ended> {
+        let present: BTreeSet<DiskNumber> = fit.iter().map(|(member, _)| member.number).collect();
+        let missing: BTreeSet<DiskNumber> =
+            pool.members().iter().map(|m| m.number).filter(|n| !present.contains(n)).collect();
+        let newly: Vec<DiskNumber> =
+            missing.iter().filter(|disk| !pool.is_out(**disk)).copied().collect();
+        let index = |disk| pool.member(disk).and_then(|member| pool.vote_index(member.id));
+        let stale: CopySet = fit
+            .iter()
+            .filter(|(_, rolled_back)| *rolled_back)
+            .filter_map(|(member, _)| pool.vote_index(member.id))
+            .fold(CopySet::default(), CopySet::with);
+        let record: RecordNumber = pool.area.borrow().last_record();
+        pool.change_configuration(|config| {
+            put_out(config, &missing, index, record);
+            let trusted = stale.iter().fold(config.copies, CopySet::without);
+            if !trusted.is_empty() {
+                config.copies = trusted;
+            }
+            true
+        })
+        .await?;
+        for disk in newly {
+            pool.events.tell(crate::report::PoolEvent::DiskOut {
+                pool: pool.name.clone(),
+                disk: pool.disk_name(disk),
+                why: "it was not in sight when the pool was opened".into(),
+            });
+        }
+        Ok(())
+    }
+
+    async fn within<T>(
+        &self,
+        work: impl Future<Output = Result<T, IoError>>,
+    ) -> Result<T, IoError> {
+        let limits: &Limits = &self.config.limits;
+        let done = runtime::timeout(&self.runtime, limits.claim, work).await;
+        done.unwrap_or(Err(IoError::Lost))
+    }
+}
+
+/// Two who claim at once outbid each other this often before one gives up.
+const CLAIM_ATTEMPTS: usize = 4;

@@ -1,0 +1,184 @@
+//! An open pool with its volumes, and the tasks that run as long as it is open.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use block::{BlockDevice, DeviceEvent};
+use futures::channel::oneshot;
+use futures::future::join_all;
+
+use super::lease::Ended;
+use super::member::{Member, Standing};
+use super::pool::Pool;
+use super::volume::{Serving, Volume};
+use crate::error::PoolError;
+use crate::format::VolumeId;
+use crate::metadata::{MetaRecord, Metadata};
+
+/// An open pool.
+pub(crate) struct OpenPool {
+    pub(crate) pool: Rc<Pool>,
+    pub(crate) volumes: RefCell<BTreeMap<VolumeId, Rc<Volume>>>,
+}
+
+impl OpenPool {
+    pub(crate) fn new(pool: Rc<Pool>) -> Rc<OpenPool> {
+        Rc::new(OpenPool { pool, volumes: RefCell::default() })
+    }
+
+    /// Starts what runs beside requests, and opens the volumes.
+    pub(crate) fn start(self: &Rc<Self>) {
+        self.pool.runtime.spawn(Rc::clone(self).run_catch_up());
+        let ids: Vec<VolumeId> = self.pool.meta.borrow().volumes().keys().copied().collect();
+        for id in ids {
+            self.open_volume(id);
+        }
+        self.pool.catch_up_soon();
+    }
+
+    /// Opens a volume of the metadata.
+    pub(crate) fn open_volume(self: &Rc<Self>, id: VolumeId) {
+        if let Some(volume) = Volume::new(&self.pool, id) {
+            self.volumes.borrow_mut().insert(id, Rc::clone(&volume));
+            self.pool.runtime.spawn(volume.open());
+        }
+    }
+
+    pub(crate) fn volume(&self, id: VolumeId) -> Option<Rc<Volume>> {
+        self.volumes.borrow().get(&id).cloned()
+    }
+
+    pub(crate) fn volume_by_name(&self, name: &str) -> Result<Rc<Volume>, PoolError> {
+        let volumes = self.volumes.borrow();
+        let found = volumes.values().find(|volume| volume.name == name).cloned();
+        found.ok_or_else(|| PoolError::no_volume(&self.pool.name, name))
+    }
+
+    /// A device of one of the pool's disks came in sight.
+    pub(crate) fn attach(
+        self: &Rc<Self>,
+        member: &Rc<Member>,
+        name: &str,
+        device: Rc<dyn BlockDevice>,
+    ) {
+        member.attach(name, device);
+        if member.is_usable() {
+            member.set_standing(Standing::Away);
+        }
+        self.pool.changed.notify_all();
+        self.pool.readmit_soon(member);
+    }
+
+    /// What a disk's driver hints at.
+    pub(crate) fn hint(self: &Rc<Self>, member: &Rc<Member>, event: DeviceEvent) {
+        match event {
+            DeviceEvent::Lost => member.answers.set(false),
+            DeviceEvent::Back(_) => {
+                member.answers.set(true);
+                member.appear();
+                self.pool.readmit_soon(member);
+            }
+            DeviceEvent::Resized => {}
+        }
+        self.pool.changed.notify_all();
+    }
+
+    /// Brings everything into place and stops; with `give_up`, nobody owns the pool afterwards.
+    /// Volumes that can't be folded now keep their log.
+    pub(crate) async fn close(self: &Rc<Self>, give_up: bool) -> Result<(), Ended> {
+        let volumes: Vec<_> = self.volumes.borrow().values().cloned().collect();
+        let mut folded = Vec::new();
+        for volume in volumes.into_iter().filter(|v| v.serving() == Serving::Yes) {
+            let (done, receiver) = oneshot::channel();
+            folded.push(receiver);
+            // Beside us, not within a limit of time: a commit mustn't be left half done.
+            self.pool.runtime.spawn(async move {
+                let durable = volume.log.state.borrow().durable;
+                let _ = done.send(volume.fold(durable).await);
+            });
+        }
+        let limit = self.pool.limits.close;
+        let _ = runtime::timeout(&self.pool.runtime, limit, join_all(folded)).await;
+        // From here on nothing is answered, so nobody need wait for our lease.
+        self.pool.lease.stop();
+        let released = self.pool.change_configuration(|config| {
+            config.released = true;
+            if give_up {
+                config.owner = block::OwnerId::NONE;
+                config.owner_name.clear();
+            }
+            true
+        });
+        let released = runtime::timeout(&self.pool.runtime, limit, released).await;
+        self.pool.lease.end(Ended::Closed);
+        self.pool.changed.notify_all();
+        released.unwrap_or(Err(Ended::Closed))
+    }
+
+    /// Commits what an administrator asked for: `plan` makes the records of the metadata as it is.
+    pub(crate) async fn administer<T: 'static>(
+        self: &Rc<Self>,
+        plan: impl FnOnce(&Metadata) -> Result<(Vec<MetaRecord>, T), PoolError> + 'static,
+    ) -> Result<T, PoolError> {
+        let (done, receiver) = oneshot::channel();
+        let this = Rc::clone(self);
+        // A task of its own: a caller that gives up mustn't leave a transaction half written.
+        self.pool.runtime.spawn(async move {
+            let _ = done.send(this.administer_now(plan).await);
+        });
+        let limit = self.pool.limits.administer;
+        match self.pool.unless_over(runtime::timeout(&self.pool.runtime, limit, receiver)).await {
+            Ok(Ok(Ok(result))) => result,
+            Ok(Ok(Err(_))) => Err(self.over(Ended::Closed)),
+            Ok(Err(_)) => Err(PoolError::Suspended {
+                name: self.pool.name.clone(),
+                reason: "the majority of its votes or its metadata copies do not answer; it is \
+                         not known whether the change was made"
+                    .into(),
+            }),
+            Err(ended) => Err(self.over(ended)),
+        }
+    }
+
+    async fn administer_now<T>(
+        self: &Rc<Self>,
+        plan: impl FnOnce(&Metadata) -> Result<(Vec<MetaRecord>, T), PoolError>,
+    ) -> Result<T, PoolError> {
+        let _lock = self.pool.meta_lock.acquire(1).await;
+        let (records, value) = plan(&self.pool.meta.borrow())?;
+        if !records.is_empty() {
+            let committed = self.pool.try_commit_locked(&records).await;
+            committed.map_err(|error| self.explain(error))?;
+        }
+        Ok(value)
+    }
+
+    fn explain(&self, error: super::commit::CommitError) -> PoolError {
+        use super::commit::CommitError;
+        match error {
+            CommitError::Ended(ended) => self.over(ended),
+            CommitError::Inconsistent(fault) => {
+                PoolError::invalid(fault.to_string(), "nothing was changed")
+            }
+            CommitError::TooLarge => PoolError::invalid(
+                "the pool's metadata would exceed its area",
+                "fewer volumes or disks fit; make a new pool for more",
+            ),
+        }
+    }
+
+    pub(crate) fn over(&self, ended: Ended) -> PoolError {
+        match ended {
+            Ended::Fenced => PoolError::NotOwner {
+                pool: self.pool.name.clone(),
+                owner: "another supervisor".into(),
+                remedy: "it was taken over; import it to take it back".into(),
+            },
+            Ended::Closed => PoolError::Suspended {
+                name: self.pool.name.clone(),
+                reason: "it was closed".into(),
+            },
+        }
+    }
+}

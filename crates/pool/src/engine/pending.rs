@@ -1,0 +1,172 @@
+//! What is acknowledged and not in place yet: per block its newest durable record. Reads look here
+//! first; folding takes from here. The log's size bounds it.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use block::{BLOCK_BYTES, Buffer};
+
+use crate::format::RecordNumber;
+
+/// What a block shall hold.
+#[derive(Clone, Debug)]
+pub(crate) struct PendingBlock {
+    /// The record that says so.
+    pub(crate) number: RecordNumber,
+    /// Its contents; `None` for zeros.
+    pub(crate) data: Option<BlockData>,
+}
+
+/// A block within the payload of its record; neighbours share the buffer, so that folding can write
+/// them as one run without a copy.
+#[derive(Clone, Debug)]
+pub(crate) struct BlockData {
+    payload: Buffer,
+    index: usize,
+    /// Checksum of the contents in their place.
+    pub(crate) crc: u32,
+}
+
+impl BlockData {
+    /// The contents.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.payload[self.index * BLOCK_BYTES..(self.index + 1) * BLOCK_BYTES]
+    }
+
+    /// The contents, sharing the payload's memory.
+    pub(crate) fn buffer(&self) -> Buffer {
+        self.payload.slice(self.index * BLOCK_BYTES, (self.index + 1) * BLOCK_BYTES)
+    }
+
+    /// Whether `next` lies right behind this block in memory.
+    fn is_followed_by(&self, next: &BlockData) -> bool {
+        next.index == self.index + 1 && self.payload.as_ptr() == next.payload.as_ptr()
+    }
+
+    /// `count` blocks from this one on, which the caller knows to follow each other.
+    fn run(&self, count: usize) -> Buffer {
+        self.payload.slice(self.index * BLOCK_BYTES, (self.index + count) * BLOCK_BYTES)
+    }
+}
+
+/// The pending blocks of a volume.
+#[derive(Default)]
+pub(crate) struct Pending {
+    blocks: BTreeMap<u64, PendingBlock>,
+}
+
+impl Pending {
+    /// A durable record says what `blocks` hold. Older records of the same blocks are forgotten:
+    /// they need not reach their place any more.
+    pub(crate) fn put(
+        &mut self,
+        first: u64,
+        count: u64,
+        number: RecordNumber,
+        payload: Option<(&Buffer, &[u32])>,
+    ) {
+        for index in 0..count {
+            let data = payload.and_then(|(payload, crcs)| {
+                let crc = *crcs.get(index as usize)?;
+                Some(BlockData { payload: payload.clone(), index: index as usize, crc })
+            });
+            let newer = PendingBlock { number, data };
+            match self.blocks.entry(first + index) {
+                std::collections::btree_map::Entry::Vacant(entry) => {
+                    entry.insert(newer);
+                }
+                std::collections::btree_map::Entry::Occupied(mut entry) => {
+                    if entry.get().number < number {
+                        entry.insert(newer);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The pending contents of one block.
+    pub(crate) fn get(&self, block: u64) -> Option<&PendingBlock> {
+        self.blocks.get(&block)
+    }
+
+    /// The pending blocks of a range.
+    pub(crate) fn range(
+        &self,
+        blocks: Range<u64>,
+    ) -> impl Iterator<Item = (u64, &PendingBlock)> + '_ {
+        self.blocks.range(blocks).map(|(block, pending)| (*block, pending))
+    }
+
+    /// What the records up to `last` still have to bring into place.
+    pub(crate) fn up_to(&self, last: RecordNumber) -> Vec<(u64, PendingBlock)> {
+        let due = self.blocks.iter().filter(|(_, pending)| pending.number <= last);
+        due.map(|(block, pending)| (*block, pending.clone())).collect()
+    }
+
+    /// Forgets what the records up to `last` said: it is in place.
+    pub(crate) fn release(&mut self, last: RecordNumber) {
+        self.blocks.retain(|_, pending| pending.number > last);
+    }
+
+    /// Whether nothing is pending.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
+
+    /// Bytes that aren't in place.
+    pub(crate) fn bytes(&self) -> u64 {
+        (self.blocks.len() * BLOCK_BYTES) as u64
+    }
+
+    /// Number of blocks.
+    pub(crate) fn len(&self) -> usize {
+        self.blocks.len()
+    }
+}
+
+/// Blocks that follow each other, as one buffer: shared where they lie together in memory, else
+/// copied.
+pub(crate) fn gather(blocks: &[&BlockData]) -> Buffer {
+    let Some(first) = blocks.first() else { return Buffer::empty() };
+    if blocks.windows(2).all(|pair| pair[0].is_followed_by(pair[1])) {
+        return first.run(blocks.len());
+    }
+    let mut joined = block::BufferMut::zeroed(blocks.len() * BLOCK_BYTES);
+    for (window, block) in joined.chunks_exact_mut(BLOCK_BYTES).zip(blocks) {
+        window.copy_from_slice(block.bytes());
+    }
+    joined.freeze()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_record_wins_and_release_keeps_what_is_newer() {
+        let payload = Buffer::copy_of(&[[1; BLOCK_BYTES], [2; BLOCK_BYTES]].concat());
+        let mut pending = Pending::default();
+        pending.put(10, 2, RecordNumber(5), Some((&payload, &[7, 8])));
+        pending.put(11, 1, RecordNumber(6), None);
+        pending.put(11, 1, RecordNumber(4), Some((&payload, &[7])));
+        assert!(pending.get(11).unwrap().data.is_none());
+        assert_eq!(pending.up_to(RecordNumber(5)).len(), 1);
+        pending.release(RecordNumber(5));
+        assert!(pending.get(10).is_none());
+        assert_eq!(pending.len(), 1);
+    }
+
+    #[test]
+    fn neighbours_are_gathered_without_a_copy() {
+        let payload = Buffer::copy_of(&[[1; BLOCK_BYTES], [2; BLOCK_BYTES]].concat());
+        let mut pending = Pending::default();
+        pending.put(0, 2, RecordNumber(1), Some((&payload, &[7, 8])));
+        let first = pending.get(0).unwrap().data.clone().unwrap();
+        let second = pending.get(1).unwrap().data.clone().unwrap();
+        let run = gather(&[&first, &second]);
+        assert_eq!(run.as_ptr(), payload.as_ptr());
+        let turned = gather(&[&second, &first]);
+        assert_eq!((turned[0], turned[BLOCK_BYTES]), (2, 1));
+    }
+}

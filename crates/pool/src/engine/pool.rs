@@ -1,0 +1,195 @@
+//! What the operations of an open pool share: its members, metadata, configuration and lease. The
+//! operations themselves are each in a file of their own.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use block::{BlockDevice, Epoch, IoError, Lba, OwnerId};
+use futures::future::{Either, select};
+use runtime::{Handle, Notify, Semaphore};
+
+use super::Limits;
+use super::commit::Area;
+use super::config::Votes;
+use super::events::Events;
+use super::lease::{Ended, Lease};
+use super::member::{Member, Standing};
+use crate::format::{
+    BirthId, Configuration, DiskId, DiskNumber, ExtentNumber, ExtentShape, PoolId, VolumeId,
+};
+use crate::layout::RowAddress;
+use crate::metadata::{Group, Metadata, RunKey};
+
+/// An open pool.
+pub(crate) struct Pool {
+    pub(crate) runtime: Handle,
+    pub(crate) limits: Limits,
+    pub(crate) events: Rc<Events>,
+    pub(crate) id: PoolId,
+    pub(crate) name: String,
+    pub(crate) owner: OwnerId,
+    pub(crate) owner_name: String,
+    /// The epoch under which we own it.
+    pub(crate) epoch: Epoch,
+    /// The disks that vote, in the order of the label's list.
+    pub(crate) vote_disks: Vec<DiskId>,
+    pub(crate) members: RefCell<BTreeMap<DiskNumber, Rc<Member>>>,
+    /// Changed only by [`Pool::commit`].
+    pub(crate) meta: RefCell<Metadata>,
+    /// Held over each metadata transaction. Taken before `config_lock`, never after.
+    pub(crate) meta_lock: Rc<Semaphore>,
+    pub(crate) area: RefCell<Area>,
+    /// The newest configuration that a majority has.
+    pub(crate) config: RefCell<Configuration>,
+    /// Held over each change of the configuration.
+    pub(crate) config_lock: Rc<Semaphore>,
+    pub(crate) votes: Votes,
+    pub(crate) lease: Lease,
+    /// Something changed that a waiting operation may have waited for: a member's standing, the
+    /// configuration, misses, space.
+    pub(crate) changed: Notify,
+    /// Held from choosing a release number to its commit, because they only go up.
+    pub(crate) release_lock: Rc<Semaphore>,
+    pub(crate) group_locks: RefCell<BTreeMap<BirthId, Rc<Semaphore>>>,
+    /// Catching up is running.
+    pub(crate) catching_up: Cell<bool>,
+}
+
+/// A group as it is mapped now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GroupPlace {
+    pub(crate) volume: VolumeId,
+    pub(crate) key: RunKey,
+    /// Index in its run.
+    pub(crate) index: u32,
+    pub(crate) set: u64,
+    pub(crate) lane: u16,
+    pub(crate) birth: BirthId,
+    pub(crate) members: Vec<(DiskNumber, ExtentNumber)>,
+    pub(crate) initialised: bool,
+}
+
+impl GroupPlace {
+    fn of(group: Group<'_>) -> GroupPlace {
+        GroupPlace {
+            volume: group.volume,
+            key: group.run.key,
+            index: group.index,
+            set: group.set(),
+            lane: group.lane(),
+            birth: group.birth(),
+            members: group.members().collect(),
+            initialised: group.is_initialised(),
+        }
+    }
+}
+
+impl Pool {
+    /// A member by its number.
+    pub(crate) fn member(&self, number: DiskNumber) -> Option<Rc<Member>> {
+        self.members.borrow().get(&number).cloned()
+    }
+
+    /// All members, by number.
+    pub(crate) fn members(&self) -> Vec<Rc<Member>> {
+        self.members.borrow().values().cloned().collect()
+    }
+
+    /// A disk's name for people.
+    pub(crate) fn disk_name(&self, number: DiskNumber) -> String {
+        self.member(number).map_or_else(|| number.to_string(), |member| member.display_name())
+    }
+
+    /// How members' extents are divided.
+    pub(crate) fn shape(&self) -> ExtentShape {
+        self.meta.borrow().shape()
+    }
+
+    /// The group that a row address of a volume lies in.
+    pub(crate) fn group_at(&self, volume: VolumeId, at: RowAddress) -> Option<GroupPlace> {
+        let meta = self.meta.borrow();
+        meta.volumes().get(&volume)?.group(at.set, at.lane).map(GroupPlace::of)
+    }
+
+    /// The group with this birth id, if it still exists.
+    pub(crate) fn group_by_birth(&self, birth: BirthId) -> Option<GroupPlace> {
+        self.meta.borrow().group_by_birth(birth).map(GroupPlace::of)
+    }
+
+    /// Whether the member at `index` of a group has everything of the regions in `mask`.
+    pub(crate) fn has_all(&self, birth: BirthId, index: usize, mask: u64) -> bool {
+        self.meta.borrow().missed(birth, index as u8) & mask == 0
+    }
+
+    /// The first sector of a group's extent on its member at `index`, if that disk takes part.
+    pub(crate) fn extent_of(
+        &self,
+        group: &GroupPlace,
+        index: usize,
+    ) -> Option<(Rc<Member>, Rc<dyn BlockDevice>, Lba)> {
+        let (disk, extent) = *group.members.get(index)?;
+        let member = self.member(disk)?;
+        let device = member.usable_device()?;
+        let start = member.geometry.extent_start(extent)?;
+        Some((member, device, start))
+    }
+
+    /// The lock under which a group's blocks and checksums change place: folding, repair, catching
+    /// up and verification take it.
+    pub(crate) fn group_lock(&self, birth: BirthId) -> Rc<Semaphore> {
+        let mut locks = self.group_locks.borrow_mut();
+        if locks.len() > GROUP_LOCKS_KEPT {
+            locks.retain(|_, lock| Rc::strong_count(lock) > 1 || lock.available() == 0);
+        }
+        Rc::clone(locks.entry(birth).or_insert_with(|| Semaphore::new(1)))
+    }
+
+    /// Waits until something changed, or a moment passed (a hint may have been lost). Fails when the
+    /// pool is over.
+    pub(crate) async fn wait_for_change(&self) -> Result<(), Ended> {
+        let changed = self.changed.notified();
+        if let Some(ended) = self.lease.ended() {
+            return Err(ended);
+        }
+        let timer = self.runtime.sleep(self.limits.retry);
+        select(std::pin::pin!(changed), timer).await;
+        self.lease.ended().map_or(Ok(()), Err)
+    }
+
+    /// Runs `work` unless the pool ends first.
+    pub(crate) async fn unless_over<T>(&self, work: impl Future<Output = T>) -> Result<T, Ended> {
+        match select(std::pin::pin!(self.lease.over()), std::pin::pin!(work)).await {
+            Either::Left((ended, _)) => Err(ended),
+            Either::Right((value, _)) => Ok(value),
+        }
+    }
+
+    /// `work` on a device, given up after `limit` as if the device didn't answer. The operation
+    /// itself goes on: a write may still happen, so the caller puts the disk out.
+    pub(crate) async fn within<T>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = Result<T, IoError>>,
+    ) -> Result<T, IoError> {
+        runtime::timeout(&self.runtime, limit, work).await.unwrap_or(Err(IoError::Lost))
+    }
+
+    /// Sets a member's standing and tells those who wait.
+    pub(crate) fn set_standing(&self, member: &Member, standing: Standing) {
+        member.set_standing(standing);
+        self.changed.notify_all();
+    }
+}
+
+/// Idle group locks kept before they are swept.
+const GROUP_LOCKS_KEPT: usize = 1024;
+
+/// The error that requests get when a pool is over.
+pub(crate) fn ended_error(pool: &Pool, ended: Ended) -> IoError {
+    match ended {
+        Ended::Fenced => IoError::Fenced { highest: pool.epoch.next() },
+        Ended::Closed => IoError::Lost,
+    }
+}

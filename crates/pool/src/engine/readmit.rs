@@ -1,0 +1,340 @@
+//! Taking a disk in: claimed, checked to be the disk that it was, what it missed made known, its log
+//! copies dropped, and only then part of the configuration again.
+
+use std::rc::Rc;
+
+use block::{BlockDevice, Claim, Instance, IoError};
+
+use super::commit::CommitError;
+use super::lease::Ended;
+use super::member::{Member, Standing};
+use super::observe::{self, Content};
+use super::pool::Pool;
+use super::segment::current_copies;
+use crate::format::{
+    BirthId, ConfirmSlots, DiskNumber, SelectedLabel, select_confirm, select_vote,
+};
+use crate::metadata::{Inconsistent, MetaRecord, MissChange};
+use crate::report::PoolEvent;
+
+/// Why a disk isn't taken in.
+pub(crate) enum NotFit {
+    /// Try again later.
+    Lost,
+    /// Not before somebody has done something.
+    Refused(String),
+}
+
+impl Pool {
+    /// Takes a disk in, in the background; it is tried until it succeeds, is refused, or goes away.
+    pub(crate) fn readmit_soon(self: &Rc<Self>, member: &Rc<Member>) {
+        if member.joining.replace(true) {
+            member.appear();
+            return;
+        }
+        let (pool, member) = (Rc::clone(self), Rc::clone(member));
+        self.runtime.spawn(async move {
+            // The pool's end ends it.
+            let _ = pool.unless_over(pool.readmit(&member)).await;
+            member.joining.set(false);
+        });
+    }
+
+    async fn readmit(self: &Rc<Self>, member: &Rc<Member>) {
+        loop {
+            let appearance = member.appearance.get();
+            let Some(device) = member.device() else { return };
+            match self.claim_and_check(member, &*device).await {
+                Ok(rolled_back) => {
+                    if self.join(member, rolled_back).await.is_err() {
+                        return;
+                    }
+                    if appearance == member.appearance.get() {
+                        return;
+                    }
+                }
+                Err(NotFit::Refused(why)) => {
+                    self.refuse(member, why);
+                    if appearance == member.appearance.get() {
+                        return;
+                    }
+                }
+                Err(NotFit::Lost) => self.runtime.sleep(self.limits.rejoin).await,
+            }
+        }
+    }
+
+    pub(crate) fn refuse(&self, member: &Member, why: String) {
+        if member.standing() != Standing::Refused(why.clone()) {
+            self.events.tell(PoolEvent::DiskRefused {
+                pool: Some(self.name.clone()),
+                disk: member.display_name(),
+                why: why.clone(),
+            });
+        }
+        self.set_standing(member, Standing::Refused(why));
+    }
+
+    /// Claims a disk under our epoch and checks that it is the disk that the metadata means; tells
+    /// whether it came back with older contents than it had confirmed.
+    pub(crate) async fn claim_and_check(
+        &self,
+        member: &Rc<Member>,
+        device: &dyn BlockDevice,
+    ) -> Result<bool, NotFit> {
+        let claim = Claim { epoch: self.epoch, owner: self.owner, force: false };
+        let claimed = self.within(self.limits.claim, device.claim(claim)).await;
+        let instance = claimed.map_err(not_fit)?.instance;
+        if member.failed_instance.get() == Some(instance) {
+            return Err(NotFit::Lost);
+        }
+        let label = self.check_label(member, device).await?;
+        self.mend_label(member, device, &label).await;
+        let slots = observe::read_slots(device, crate::format::DiskGeometry::confirm_slots(), 8);
+        let slots = self.within(self.limits.claim, slots).await.map_err(not_fit)?;
+        let confirm =
+            select_confirm(self.id, member.id, [slots[0].as_deref(), slots[1].as_deref()]);
+        if label.holds_vote() {
+            self.refresh_vote(member, device).await?;
+        }
+        let rolled_back = self.is_rolled_back(member.number, &confirm);
+        member.confirm_sequence.set(confirm.next_sequence);
+        if rolled_back {
+            member.rolled_back.set(true);
+            if member.is_usable() {
+                member.set_standing(Standing::Away);
+            }
+            self.events.tell(PoolEvent::RolledBack {
+                pool: self.name.clone(),
+                disk: member.display_name(),
+            });
+        }
+        self.accept(member, instance);
+        Ok(rolled_back)
+    }
+
+    fn accept(&self, member: &Member, instance: Instance) {
+        member.claimed.set(true);
+        member.answers.set(true);
+        member.seen_instance.set(Some(instance));
+        self.changed.notify_all();
+    }
+
+    fn is_rolled_back(&self, disk: DiskNumber, confirm: &ConfirmSlots) -> bool {
+        let meta = self.meta.borrow();
+        let expected = meta.disks().get(&disk).map(|disk| disk.expected_release);
+        let has = confirm.newest.map(|confirm| confirm.release);
+        expected.is_some_and(|expected| has.unwrap_or_default() < expected)
+    }
+
+    async fn check_label(
+        &self,
+        member: &Member,
+        device: &dyn BlockDevice,
+    ) -> Result<crate::format::Label, NotFit> {
+        let content = self.within(self.limits.claim, observe::read_content(device, false)).await;
+        match content.map_err(not_fit)? {
+            Content::Labelled { label, .. }
+                if label.label.pool == self.id && label.label.disk == member.id =>
+            {
+                Ok(label.label.clone())
+            }
+            Content::Labelled { label, .. } => Err(NotFit::Refused(format!(
+                "it now carries the label of pool {} ({}); remove it or put the right disk there",
+                label.label.pool_name, label.label.pool
+            ))),
+            Content::Refused(error) => Err(NotFit::Refused(observe::explain(&error))),
+            Content::Blank | Content::Foreign(_) => Err(NotFit::Refused(
+                "its label is gone: it was wiped or replaced; add it anew with pool extend".into(),
+            )),
+            Content::Unread | Content::Unreadable(_) => Err(NotFit::Lost),
+        }
+    }
+
+    /// Writes damaged label slots anew from the sound ones.
+    async fn mend_label(
+        &self,
+        member: &Member,
+        device: &dyn BlockDevice,
+        label: &crate::format::Label,
+    ) {
+        let state = observe::read_label(device).await;
+        let Ok(crate::format::LabelState::Labelled(selected)) = state else { return };
+        let SelectedLabel { faults, next_sequence, .. } = *selected;
+        if !faults.damaged.contains(&true) {
+            return;
+        }
+        let slots = crate::format::DiskGeometry::label_slots(label.geometry.labelled_bytes());
+        // The slots that don't hold the label that counts first, so that it stays until they do.
+        for sequence in [next_sequence, next_sequence + 1] {
+            for slot in crate::format::Label::slots_of(sequence) {
+                let write =
+                    super::io::write_durably(device, slots[slot], label.encode(sequence, slot));
+                if self.within(self.limits.background, write).await.is_err() {
+                    return;
+                }
+            }
+        }
+        let damaged = (0..4).find(|slot| faults.damaged[*slot]).unwrap_or(0);
+        self.events.tell(PoolEvent::StructureRepaired {
+            pool: self.name.clone(),
+            disk: member.display_name(),
+            what: "label".into(),
+            disk_offset_bytes: slots[damaged].byte_offset(),
+        });
+    }
+
+    async fn refresh_vote(&self, member: &Member, device: &dyn BlockDevice) -> Result<(), NotFit> {
+        let slots = observe::read_slots(device, crate::format::DiskGeometry::vote_slots(), 32);
+        let slots = self.within(self.limits.claim, slots).await.map_err(not_fit)?;
+        let place = super::config::vote_place(self.id, member.id);
+        let vote = select_vote(&place, [slots[0].as_deref(), slots[1].as_deref()]);
+        self.votes.set_next_slot(member.id, vote.next_slot);
+        Ok(())
+    }
+
+    /// Makes a claimed and checked disk part of everything.
+    pub(crate) async fn join(
+        self: &Rc<Self>,
+        member: &Rc<Member>,
+        rolled_back: bool,
+    ) -> Result<(), Ended> {
+        let lock = self.meta_lock.acquire(1).await;
+        let was_out = self.is_out(member.number);
+        if rolled_back {
+            let missed = MetaRecord::MissesSet(self.everything_on(member.number));
+            match self.try_commit_locked(&[missed]).await {
+                Ok(()) => {}
+                Err(CommitError::Ended(ended)) => return Err(ended),
+                Err(CommitError::Inconsistent(Inconsistent::NoRightMember(_))) => {
+                    let why = "it has older contents than it had confirmed, and other copies \
+                               lack what it should have; bring back its newest state or the \
+                               other disks first";
+                    self.refuse(member, why.into());
+                    return Ok(());
+                }
+                Err(error) => {
+                    self.refuse(member, format!("what it misses can't be recorded: {error:?}"));
+                    return Ok(());
+                }
+            }
+        }
+        let dropped = self.stale_log_copies(member.number, rolled_back);
+        if !dropped.is_empty() {
+            self.commit_locked(&dropped).await?;
+        }
+        let vote = self.vote_index(member.id);
+        if let Some(index) = vote {
+            let current = self.config.borrow().copies.contains(index);
+            if !current || !self.has_metadata(member.id) {
+                match self.write_checkpoint(Some(member)).await {
+                    Ok(()) => {}
+                    Err(CommitError::Ended(ended)) => return Err(ended),
+                    Err(error) => tracing::error!(pool = %self.name, ?error, "checkpoint"),
+                }
+            }
+        }
+        let has_metadata = self.has_metadata(member.id);
+        self.change_configuration(|config| {
+            let copies = match vote {
+                Some(index) if has_metadata => config.copies.with(index),
+                _ => config.copies,
+            };
+            let changes = config.is_out(member.number) || copies != config.copies;
+            config.out.retain(|out| out.disk != member.number);
+            config.copies = copies;
+            changes
+        })
+        .await?;
+        self.set_standing(member, Standing::Usable);
+        drop(lock);
+        let missed_bytes = self.missed_bytes(member.number);
+        if missed_bytes > 0 {
+            member.is_behind.set(true);
+        }
+        if was_out || rolled_back {
+            self.events.tell(PoolEvent::DiskIn {
+                pool: self.name.clone(),
+                disk: member.display_name(),
+                missed_bytes,
+            });
+        }
+        self.catch_up_soon();
+        self.push_votes();
+        Ok(())
+    }
+
+    /// All that a disk ever had, as misses.
+    fn everything_on(&self, disk: DiskNumber) -> Vec<MissChange> {
+        let meta = self.meta.borrow();
+        let groups = meta.volumes().values().flat_map(|volume| volume.groups());
+        let mut misses = Vec::new();
+        for group in groups.filter(|group| group.is_initialised()) {
+            let index = group.members().position(|(member, _)| member == disk);
+            if let Some(index) = index {
+                let (birth, member) = (group.birth(), index as u8);
+                misses.push(MissChange { group: birth, member, mask: u64::MAX });
+            }
+        }
+        misses
+    }
+
+    /// The live log copies on a disk that don't hold everything that was acknowledged.
+    fn stale_log_copies(&self, disk: DiskNumber, rolled_back: bool) -> Vec<MetaRecord> {
+        let meta = self.meta.borrow();
+        let config = self.config.borrow();
+        let mut dropped = Vec::new();
+        for volume in meta.volumes().values() {
+            for segment in volume.log.segments.values() {
+                if !segment.copies.iter().any(|copy| copy.disk == disk) {
+                    continue;
+                }
+                let current = current_copies(segment, &config);
+                let is_current = current.iter().any(|copy| copy.disk == disk);
+                let others = current.iter().any(|copy| copy.disk != disk);
+                if others && (!is_current || rolled_back) {
+                    let (volume, number) = (volume.id, segment.number);
+                    dropped.push(MetaRecord::SegmentCopyDropped { volume, number, disk });
+                }
+            }
+        }
+        dropped
+    }
+
+    /// Bytes that a disk still has to catch up: regions missed, times their size.
+    pub(crate) fn missed_bytes(&self, disk: DiskNumber) -> u64 {
+        let meta = self.meta.borrow();
+        let region = meta.shape().extent_bytes() / u64::from(crate::format::ExtentShape::REGIONS);
+        let mut bytes = 0;
+        for ((birth, index), mask) in meta.misses() {
+            if self.disk_of(&meta, *birth, *index) == Some(disk) {
+                bytes += u64::from(mask.count_ones()) * region;
+            }
+        }
+        bytes
+    }
+
+    fn disk_of(
+        &self,
+        meta: &crate::metadata::Metadata,
+        birth: BirthId,
+        index: u8,
+    ) -> Option<DiskNumber> {
+        let group = meta.group_by_birth(birth)?;
+        group.members().nth(usize::from(index)).map(|(disk, _)| disk)
+    }
+}
+
+fn not_fit(error: IoError) -> NotFit {
+    match error {
+        IoError::Refused(reason) => NotFit::Refused(format!("its target refuses: {reason}")),
+        IoError::Fenced { highest } => {
+            NotFit::Refused(format!("another owner has claimed it ({highest})"))
+        }
+        IoError::ReadOnly => NotFit::Refused("it is read-only; export it writable".into()),
+        IoError::Unsupported => {
+            NotFit::Refused("its target cannot keep an owner; export it with etherpool node".into())
+        }
+        _ => NotFit::Lost,
+    }
+}

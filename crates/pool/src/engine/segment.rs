@@ -1,0 +1,153 @@
+//! Log segments in the metadata: opening the next one, dropping a copy, and how much of a pool a log
+//! may take.
+
+use std::rc::Rc;
+
+use block::{BLOCK_BYTES, SECTOR_BYTES};
+
+use super::lease::Ended;
+use super::pool::Pool;
+use super::volume::Volume;
+use crate::allocate::{SEGMENT_EXTENTS, Usable, plan_segment, segments_per_log};
+use crate::format::{DiskNumber, SEGMENT_HEADER_BYTES, SegmentNumber, VolumeId};
+use crate::metadata::{MetaRecord, Metadata, Segment, SegmentCopyPlace, SegmentState};
+
+/// How a volume's log is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LogShape {
+    /// Live segments, at most.
+    pub(crate) segments_max: u32,
+    /// Bytes of a segment's copy.
+    pub(crate) segment_bytes: u64,
+    /// Rows of a record, at most.
+    pub(crate) record_rows: u32,
+}
+
+/// Records of more rows are cut, so that a batch fits into one transfer of most devices.
+const RECORD_ROWS: u64 = 128;
+/// The largest record takes at most this part of a segment, so that little is left unused.
+const RECORD_PART: u64 = 8;
+
+impl LogShape {
+    /// The shape of logs in this pool.
+    pub(crate) fn of(meta: &Metadata) -> LogShape {
+        let all = meta.disks().keys().copied().collect();
+        let segment_bytes = u64::from(SEGMENT_EXTENTS) * meta.shape().extent_bytes();
+        let rows = segment_bytes / BLOCK_BYTES as u64 / RECORD_PART;
+        LogShape {
+            segments_max: segments_per_log(meta, &all),
+            segment_bytes,
+            record_rows: rows.clamp(1, RECORD_ROWS) as u32,
+        }
+    }
+
+    /// Bytes of records that writers may have in the log. One segment, an eighth of a usual log, is
+    /// kept for folding, and of each of the others what a switch may leave unused.
+    pub(crate) fn credit_bytes(self) -> u64 {
+        let block = BLOCK_BYTES as u64;
+        let unused = SEGMENT_HEADER_BYTES as u64 + self.record_bytes_max() + block;
+        u64::from(self.segments_max - 1) * (self.segment_bytes.saturating_sub(unused))
+    }
+
+    fn record_bytes_max(self) -> u64 {
+        u64::from(self.record_rows) * (BLOCK_BYTES as u64 + 4) + SECTOR_BYTES as u64
+    }
+}
+
+impl Volume {
+    /// Closes the open segment and opens the next one; waits for room.
+    pub(crate) async fn switch_segment(self: &Rc<Self>) -> Result<Segment, Ended> {
+        loop {
+            let lock = self.pool.meta_lock.acquire(1).await;
+            let planned = self.plan_segment();
+            if let Some((records, segment)) = planned {
+                self.pool.commit_locked(&records).await?;
+                drop(lock);
+                self.log.folding.notify_all();
+                return Ok(segment);
+            }
+            drop(lock);
+            // Folding gives room back; a disk that returns or is added may have some.
+            self.log.urgent.set(true);
+            self.log.folding.notify_all();
+            self.pool.wait_for_change().await?;
+        }
+    }
+
+    fn plan_segment(&self) -> Option<(Vec<MetaRecord>, Segment)> {
+        let meta = self.pool.meta.borrow();
+        let volume = meta.volumes().get(&self.id)?;
+        let log = &volume.log;
+        if log.segments.len() as u32 >= self.log_shape.segments_max {
+            return None;
+        }
+        let usable = self.pool.usable_disks();
+        let copies = plan_segment(&meta, &usable, volume.layout.copies()).ok()?;
+        let segment = Segment {
+            number: log.next_segment,
+            epoch: self.pool.epoch,
+            birth: meta.counters().birth,
+            copies,
+            state: SegmentState::Open,
+            first_record: self.log.state.borrow().next,
+        };
+        let open = log.segments.values().filter(|live| live.state == SegmentState::Open);
+        let mut records: Vec<MetaRecord> = open
+            .map(|live| MetaRecord::SegmentClosed { volume: self.id, number: live.number })
+            .collect();
+        records.push(MetaRecord::SegmentOpened { volume: self.id, segment: segment.clone() });
+        Some((records, segment))
+    }
+}
+
+impl Pool {
+    /// The disks that new space may be taken from.
+    pub(crate) fn usable_disks(&self) -> Usable {
+        let members = self.members.borrow();
+        let usable = members.values().filter(|m| m.is_usable() && !self.is_out(m.number));
+        usable.map(|member| member.number).collect()
+    }
+
+    /// Takes a copy off a live segment's list, if another current one remains; tells whether.
+    pub(crate) async fn drop_copy(
+        self: &Rc<Self>,
+        volume: VolumeId,
+        number: SegmentNumber,
+        disk: DiskNumber,
+    ) -> Result<bool, Ended> {
+        let _lock = self.meta_lock.acquire(1).await;
+        let others = {
+            let meta = self.meta.borrow();
+            let live = meta.volumes().get(&volume).and_then(|v| v.log.segments.get(&number));
+            let Some(live) = live else { return Ok(true) };
+            if !live.copies.iter().any(|copy| copy.disk == disk) {
+                return Ok(true);
+            }
+            live.copies.iter().any(|copy| copy.disk != disk && !self.is_out(copy.disk))
+        };
+        if others {
+            let record = MetaRecord::SegmentCopyDropped { volume, number, disk };
+            self.commit_locked(&[record]).await?;
+        }
+        Ok(others)
+    }
+}
+
+/// The copies of a segment that hold everything that was acknowledged: those on disks that aren't
+/// out, or, when all are out, those that were put out last. (Nothing was acknowledged without them:
+/// an acknowledgement needs a copy that is in.)
+pub(crate) fn current_copies(
+    segment: &Segment,
+    config: &crate::format::Configuration,
+) -> Vec<SegmentCopyPlace> {
+    let since = |copy: &SegmentCopyPlace| {
+        config.out.iter().find(|out| out.disk == copy.disk).map(|out| out.since)
+    };
+    let inside: Vec<_> =
+        segment.copies.iter().filter(|copy| since(copy).is_none()).copied().collect();
+    if !inside.is_empty() {
+        return inside;
+    }
+    let last = segment.copies.iter().filter_map(since).max();
+    segment.copies.iter().filter(|copy| since(copy) == last).copied().collect()
+}

@@ -1,0 +1,199 @@
+//! Reports on open pools.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use uuid::Uuid;
+
+use super::lease::Ended;
+use super::member::{Member, Standing};
+use super::open_pool::OpenPool;
+use super::segment::current_copies;
+use super::volume::{Serving, Volume};
+use crate::format::{BirthId, DiskNumber, ExtentShape};
+use crate::metadata::{Layout, Metadata, Volume as VolumeMeta};
+use crate::report::{DiskState, PoolDisk, PoolReport, PoolState, VolumeReport, VotesReport};
+
+impl OpenPool {
+    /// The pool as it stands.
+    pub(crate) fn report(&self) -> PoolReport {
+        let pool = &self.pool;
+        let meta = pool.meta.borrow();
+        let extent_bytes = meta.shape().extent_bytes();
+        let disks: Vec<PoolDisk> = pool.members().iter().map(|m| self.disk(&meta, m)).collect();
+        let volumes: Vec<VolumeReport> =
+            self.volumes.borrow().values().filter_map(|v| self.volume_report(&meta, v)).collect();
+        let extents: u64 = meta.disks().values().map(|disk| u64::from(disk.extents)).sum();
+        let in_sight = pool.voters_in_sight().iter().filter(|m| m.answers.get()).count();
+        let votes = VotesReport { total: pool.votes.total() as u32, in_sight: in_sight as u32 };
+        let lease_ok = pool.lease.holds(pool.runtime.now());
+        let spare_votes = in_sight.saturating_sub(pool.votes.majority()) as u32;
+        let survives = self.survives(&meta).min(spare_votes);
+        PoolReport {
+            name: pool.name.clone(),
+            id: pool.id.to_string(),
+            state: self.state(&disks, &volumes, lease_ok),
+            owner: pool.owner_name.clone(),
+            epoch: pool.epoch.0,
+            capacity_bytes: extents * extent_bytes,
+            free_bytes: disks.iter().map(|disk| disk.free_bytes).sum(),
+            survives,
+            disks,
+            votes,
+            lease_ok,
+            volumes,
+        }
+    }
+
+    fn state(&self, disks: &[PoolDisk], volumes: &[VolumeReport], lease_ok: bool) -> PoolState {
+        match self.pool.lease.ended() {
+            Some(Ended::Fenced) => return PoolState::Fenced,
+            Some(Ended::Closed) => return PoolState::Released,
+            None => {}
+        }
+        if !lease_ok {
+            let reason = "a majority of its votes does not answer; bring disks back".into();
+            return PoolState::Suspended { reason };
+        }
+        let suspended = volumes
+            .iter()
+            .find_map(|v| v.suspended.as_ref().map(|why| format!("volume {}: {why}", v.name)));
+        if let Some(reason) = suspended {
+            return PoolState::Suspended { reason };
+        }
+        let whole = disks.iter().all(|disk| disk.state == DiskState::Usable)
+            && volumes.iter().all(|volume| !volume.degraded);
+        if whole { PoolState::Online } else { PoolState::Degraded }
+    }
+
+    fn disk(&self, meta: &Metadata, member: &Rc<Member>) -> PoolDisk {
+        let disk = meta.disks().get(&member.number);
+        let state = match member.standing() {
+            Standing::Refused(why) => DiskState::Refused { why },
+            _ if member.device().is_none() || !member.answers.get() => DiskState::Missing,
+            _ if member.rolled_back.get() => DiskState::RolledBack,
+            Standing::Usable => DiskState::Usable,
+            Standing::Out | Standing::Away => DiskState::Out,
+        };
+        let extent_bytes = meta.shape().extent_bytes();
+        PoolDisk {
+            name: member.display_name(),
+            id: member.id.to_string(),
+            node: disk.map_or_else(String::new, |disk| disk.node_name.clone()),
+            size_bytes: member.geometry.labelled_bytes(),
+            free_bytes: disk.map_or(0, |disk| u64::from(disk.free.len()) * extent_bytes),
+            state,
+            missed_bytes: self.pool.missed_bytes(member.number),
+            checksum_errors: member.checksum_errors.get(),
+            holds_vote: self.pool.vote_index(member.id).is_some(),
+        }
+    }
+
+    /// A volume as it stands.
+    pub(crate) fn report_of(&self, volume: &Rc<Volume>) -> Option<VolumeReport> {
+        self.volume_report(&self.pool.meta.borrow(), volume)
+    }
+
+    fn volume_report(&self, meta: &Metadata, volume: &Rc<Volume>) -> Option<VolumeReport> {
+        let known = meta.volumes().get(&volume.id)?;
+        let region = meta.shape().extent_bytes() / u64::from(ExtentShape::REGIONS);
+        let missed: u64 = misses_of(meta, known).map(|(_, m)| u64::from(m.count_ones())).sum();
+        let layout = match known.layout {
+            Layout::Raid0 => "raid0".to_string(),
+            Layout::Mirror(copies) => format!("mirror:{copies}"),
+        };
+        let suspended = match volume.serving() {
+            Serving::Yes | Serving::Gone => self.blocked(meta, known),
+            Serving::Opening => Some("its log is being settled".into()),
+            Serving::Suspended(reason) => Some(reason),
+        };
+        let copies = u32::from(known.layout.copies());
+        Some(VolumeReport {
+            name: known.name.clone(),
+            id: known.id.0.to_string(),
+            layout,
+            size_bytes: known.bytes,
+            properties: known.properties.clone(),
+            degraded: self.volume_copies(meta, known) < copies,
+            missed_bytes: missed * region,
+            caught_up_bytes: volume.caught_up_bytes.get(),
+            repaired_blocks: volume.repaired_blocks.get(),
+            read_bytes: volume.read_bytes.get(),
+            written_bytes: volume.written_bytes.get(),
+            log_bytes: volume.pending.borrow().bytes(),
+            suspended,
+            settled: volume.settled.get(),
+        })
+    }
+
+    /// Why some of a volume's requests wait, though it serves.
+    fn blocked(&self, meta: &Metadata, volume: &VolumeMeta) -> Option<String> {
+        (self.volume_copies(meta, volume) == 0).then(|| {
+            let away = volume.runs.values().flat_map(|run| run.members.iter());
+            let away: BTreeSet<DiskNumber> =
+                away.map(|member| member.disk).filter(|disk| !self.is_there(*disk)).collect();
+            let names: Vec<_> = away.into_iter().map(|disk| self.pool.disk_name(disk)).collect();
+            format!("no copy of some of it is in sight; bring back {}", names.join(", "))
+        })
+    }
+
+    fn is_there(&self, disk: DiskNumber) -> bool {
+        self.pool.member(disk).is_some_and(|m| m.is_usable() && m.answers.get())
+    }
+
+    /// The least number of complete copies that any part of a volume has now.
+    fn volume_copies(&self, meta: &Metadata, volume: &VolumeMeta) -> u32 {
+        let mut least = u32::from(volume.layout.copies());
+        for run in volume.runs.values() {
+            let there = run.members.iter().filter(|member| self.is_there(member.disk));
+            least = least.min(there.count() as u32);
+        }
+        let mut behind: BTreeMap<BirthId, BTreeSet<u8>> = BTreeMap::new();
+        for ((birth, member), _) in misses_of(meta, volume) {
+            behind.entry(birth).or_default().insert(member);
+        }
+        for (birth, behind) in behind {
+            let Some(group) = meta.group_by_birth(birth) else { continue };
+            let whole = group.members().enumerate().filter(|(index, (disk, _))| {
+                self.is_there(*disk) && !behind.contains(&(*index as u8))
+            });
+            // Two members that are each behind the other still make one copy together.
+            least = least.min((whole.count() as u32).max(least.min(1)));
+        }
+        let config = self.pool.config.borrow();
+        for segment in volume.log.segments.values() {
+            let current = current_copies(segment, &config);
+            let there = current.iter().filter(|copy| self.is_there(copy.disk));
+            let released = volume.log.released >= segment.first_record;
+            if !released {
+                least = least.min(there.count() as u32);
+            }
+        }
+        least
+    }
+
+    /// How many more machines (or disks) may fail before some volume loses its last copy.
+    fn survives(&self, meta: &Metadata) -> u32 {
+        let volumes = meta.volumes().values();
+        let copies = volumes.map(|volume| self.volume_copies(meta, volume).saturating_sub(1));
+        // Without volumes only the disks' number counts.
+        let domains: BTreeSet<Uuid> = meta
+            .disks()
+            .values()
+            .filter(|disk| self.is_there(disk.number))
+            .map(|disk| meta.domain_of(disk))
+            .collect();
+        copies.min().unwrap_or((domains.len() as u32).saturating_sub(1))
+    }
+}
+
+fn misses_of<'a>(
+    meta: &'a Metadata,
+    volume: &'a VolumeMeta,
+) -> impl Iterator<Item = ((BirthId, u8), u64)> + 'a {
+    volume.runs.values().flat_map(move |run| {
+        let first = (run.birth, 0);
+        let last = (run.birth.plus(u64::from(run.count.saturating_sub(1))), u8::MAX);
+        meta.misses().range(first..=last).map(|(key, mask)| (*key, *mask))
+    })
+}

@@ -1,0 +1,473 @@
+//! Disks that crash and a bench that drives an engine over them in virtual time, for the tests of
+//! this crate. A disk has a live and a durable image: a crash keeps an arbitrary subset of the
+//! sectors that were written and not flushed.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use block::{
+    BlockDevice, Buffer, Claim, Completion, DeviceEvent, Durability, DurabilityClass, Epoch,
+    Geometry, Holder, Instance, Instant, IoError, IoFuture, Lba, OwnerId, SECTOR_BYTES,
+    SectorRange,
+};
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+use runtime::{Executor, Handle, Notify, Order};
+use uuid::Uuid;
+
+use super::{DiskFacts, Engine, EngineConfig, Limits};
+
+/// How a disk answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Well,
+    /// Answers `Lost` at once.
+    Lost,
+    /// Answers nothing until it is well again; then what hung answers `Lost`, undone.
+    Hanging,
+}
+
+/// A disk that outlives engines and its own crashes.
+pub(crate) struct TestDisk {
+    pub(crate) name: String,
+    pub(crate) node: u8,
+    live: RefCell<Vec<u8>>,
+    durable: RefCell<Vec<u8>>,
+    dirty: RefCell<BTreeSet<u64>>,
+    instance: Cell<u64>,
+    holder: Cell<Holder>,
+    pub(crate) mode: Cell<Mode>,
+    mode_changed: Notify,
+    /// Reads that begin in one of these sectors fail.
+    pub(crate) bad_sectors: RefCell<BTreeSet<u64>>,
+    pub(crate) flush_fails: Cell<bool>,
+    pub(crate) latency: Cell<Duration>,
+    pub(crate) bytes_written: Cell<u64>,
+    pub(crate) writes: Cell<u64>,
+}
+
+/// One engine's way to a disk.
+pub(crate) struct TestDevice {
+    disk: Rc<TestDisk>,
+    runtime: Handle,
+    epoch: Cell<Epoch>,
+    events: Rc<RefCell<VecDeque<DeviceEvent>>>,
+    event: Rc<Notify>,
+}
+
+impl TestDisk {
+    pub(crate) fn new(name: &str, node: u8, bytes: usize) -> Rc<TestDisk> {
+        Rc::new(TestDisk {
+            name: name.into(),
+            node,
+            live: RefCell::new(vec![0; bytes]),
+            durable: RefCell::new(vec![0; bytes]),
+            dirty: RefCell::default(),
+            instance: Cell::new(1),
+            holder: Cell::default(),
+            mode: Cell::new(Mode::Well),
+            mode_changed: Notify::new(),
+            bad_sectors: RefCell::default(),
+            flush_fails: Cell::new(false),
+            latency: Cell::new(Duration::from_micros(100)),
+            bytes_written: Cell::new(0),
+            writes: Cell::new(0),
+        })
+    }
+
+    /// Power cut: keeps a random subset of what wasn't flushed, and begins anew.
+    pub(crate) fn crash(&self, random: &Handle) {
+        let mut live = self.live.borrow_mut();
+        let mut durable = self.durable.borrow_mut();
+        for sector in std::mem::take(&mut *self.dirty.borrow_mut()) {
+            let window = sector as usize * SECTOR_BYTES..(sector as usize + 1) * SECTOR_BYTES;
+            if random.random_below(2) == 0 {
+                durable[window.clone()].copy_from_slice(&live[window]);
+            } else {
+                live[window.clone()].copy_from_slice(&durable[window]);
+            }
+        }
+        self.instance.set(self.instance.get() + 1);
+        self.flush_fails.set(false);
+    }
+
+    pub(crate) fn set_mode(&self, mode: Mode) {
+        self.mode.set(mode);
+        self.mode_changed.notify_all();
+    }
+
+    /// Changes what is on the medium, behind everybody's back.
+    pub(crate) fn damage(&self, offset: usize, change: impl Fn(&mut u8)) {
+        change(&mut self.live.borrow_mut()[offset]);
+        change(&mut self.durable.borrow_mut()[offset]);
+    }
+
+    pub(crate) fn image(&self) -> Vec<u8> {
+        self.live.borrow().clone()
+    }
+
+    pub(crate) fn set_image(&self, image: &[u8]) {
+        self.live.borrow_mut().copy_from_slice(image);
+        self.durable.borrow_mut().copy_from_slice(image);
+        self.dirty.borrow_mut().clear();
+        self.instance.set(self.instance.get() + 1);
+    }
+
+    fn settle(&self, range: SectorRange) {
+        let live = self.live.borrow();
+        let mut durable = self.durable.borrow_mut();
+        let mut dirty = self.dirty.borrow_mut();
+        for sector in range.start.0..range.end().0 {
+            if dirty.remove(&sector) {
+                let window = sector as usize * SECTOR_BYTES..(sector as usize + 1) * SECTOR_BYTES;
+                durable[window.clone()].copy_from_slice(&live[window]);
+            }
+        }
+    }
+
+    fn put(&self, range: SectorRange, data: Option<&[u8]>) {
+        let start = range.start.byte_offset() as usize;
+        let window = start..start + range.len_bytes() as usize;
+        match data {
+            Some(data) => self.live.borrow_mut()[window].copy_from_slice(data),
+            None => self.live.borrow_mut()[window].fill(0),
+        }
+        self.dirty.borrow_mut().extend(range.start.0..range.end().0);
+        self.bytes_written.set(self.bytes_written.get() + range.len_bytes());
+        self.writes.set(self.writes.get() + 1);
+    }
+}
+
+impl TestDevice {
+    fn answer<T: 'static>(
+        &self,
+        instance: u64,
+        result: Result<T, IoError>,
+    ) -> IoFuture<'static, T> {
+        let (runtime, latency) = (self.runtime.clone(), self.disk.latency.get());
+        async move {
+            runtime.sleep(latency).await;
+            result.map(|value| Completion::new(Instance(instance), value))
+        }
+        .boxed_local()
+    }
+
+    /// The answer of a disk that isn't well, or of a deposed session.
+    fn obstacle<T: 'static>(&self, writes: bool) -> Option<IoFuture<'static, T>> {
+        let disk = Rc::clone(&self.disk);
+        match disk.mode.get() {
+            Mode::Lost => return Some(self.answer(0, Err(IoError::Lost))),
+            Mode::Hanging => {
+                return Some(
+                    async move {
+                        while disk.mode.get() == Mode::Hanging {
+                            disk.mode_changed.notified().await;
+                        }
+                        Err(IoError::Lost)
+                    }
+                    .boxed_local(),
+                );
+            }
+            Mode::Well => {}
+        }
+        let highest = disk.holder.get().epoch;
+        let observes = self.epoch.get() == Epoch::OBSERVER && !writes;
+        if !observes && self.epoch.get() < highest {
+            return Some(self.answer(0, Err(IoError::Fenced { highest })));
+        }
+        None
+    }
+
+    fn change(
+        &self,
+        range: SectorRange,
+        data: Option<&[u8]>,
+        durability: Durability,
+    ) -> IoFuture<'static, ()> {
+        if let Some(obstacle) = self.obstacle(true) {
+            return obstacle;
+        }
+        if !range.fits(self.geometry().sectors) {
+            return self.answer(self.disk.instance.get(), Err(IoError::OutOfRange(range)));
+        }
+        self.disk.put(range, data);
+        let (disk, runtime) = (Rc::clone(&self.disk), self.runtime.clone());
+        let instance = disk.instance.get();
+        async move {
+            runtime.sleep(disk.latency.get()).await;
+            if disk.mode.get() != Mode::Well {
+                return Err(IoError::Lost);
+            }
+            if disk.instance.get() != instance {
+                return Err(IoError::Restarted { now: Instance(disk.instance.get()) });
+            }
+            if durability == Durability::Durable {
+                disk.settle(range);
+            }
+            Ok(Completion::new(Instance(instance), ()))
+        }
+        .boxed_local()
+    }
+}
+
+impl BlockDevice for TestDevice {
+    fn geometry(&self) -> Geometry {
+        Geometry {
+            sectors: (self.disk.live.borrow().len() / SECTOR_BYTES) as u64,
+            physical_block_bytes: 4096,
+            max_transfer_bytes: 1 << 20,
+            read_only: false,
+            class: DurabilityClass::Durable,
+        }
+    }
+
+    fn read(&self, range: SectorRange) -> IoFuture<'static, Buffer> {
+        if let Some(obstacle) = self.obstacle(false) {
+            return obstacle;
+        }
+        let instance = self.disk.instance.get();
+        if !range.fits(self.geometry().sectors) {
+            return self.answer(instance, Err(IoError::OutOfRange(range)));
+        }
+        assert!(range.len_bytes() <= 1 << 20, "a transfer larger than the device takes");
+        let bad = self.disk.bad_sectors.borrow();
+        if let Some(sector) = bad.range(range.start.0..range.end().0).next() {
+            let sector = SectorRange::new(Lba(*sector), 1);
+            return self.answer(instance, Err(IoError::Medium(sector)));
+        }
+        let start = range.start.byte_offset() as usize;
+        let live = self.disk.live.borrow();
+        let data = Buffer::copy_of(&live[start..start + range.len_bytes() as usize]);
+        self.answer(instance, Ok(data))
+    }
+
+    fn write(&self, start: Lba, data: Buffer, durability: Durability) -> IoFuture<'static, ()> {
+        assert!(data.len() <= 1 << 20, "a transfer larger than the device takes");
+        let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
+        self.disk
+            .bad_sectors
+            .borrow_mut()
+            .retain(|sector| !range.overlaps(SectorRange::new(Lba(*sector), 1)));
+        self.change(range, Some(&data), durability)
+    }
+
+    fn flush(&self, instance: Instance) -> IoFuture<'static, ()> {
+        if let Some(obstacle) = self.obstacle(true) {
+            return obstacle;
+        }
+        let (disk, runtime) = (Rc::clone(&self.disk), self.runtime.clone());
+        let covered = disk.dirty.borrow().clone();
+        async move {
+            runtime.sleep(disk.latency.get()).await;
+            let now = Instance(disk.instance.get());
+            if now != instance {
+                return Err(IoError::Restarted { now });
+            }
+            if disk.flush_fails.get() {
+                return Err(IoError::FlushFailed);
+            }
+            for sector in covered {
+                disk.settle(SectorRange::new(Lba(sector), 1));
+            }
+            Ok(Completion::new(now, ()))
+        }
+        .boxed_local()
+    }
+
+    fn discard(&self, range: SectorRange) -> IoFuture<'static, ()> {
+        self.write_zeroes(range, Durability::Volatile)
+    }
+
+    fn write_zeroes(&self, range: SectorRange, durability: Durability) -> IoFuture<'static, ()> {
+        self.change(range, None, durability)
+    }
+
+    fn claim(&self, claim: Claim) -> IoFuture<'static, Holder> {
+        if self.disk.mode.get() != Mode::Well {
+            if let Some(obstacle) = self.obstacle(false) {
+                return obstacle;
+            }
+        }
+        let holder = self.disk.holder.get();
+        let refused = claim.epoch < holder.epoch
+            || (claim.epoch == holder.epoch && claim.owner != holder.owner);
+        let instance = self.disk.instance.get();
+        if refused {
+            return self.answer(instance, Err(IoError::Fenced { highest: holder.epoch }));
+        }
+        let holder = Holder { epoch: claim.epoch, owner: claim.owner };
+        self.disk.holder.set(holder);
+        self.epoch.set(claim.epoch);
+        self.answer(instance, Ok(holder))
+    }
+
+    fn renew(&self) -> IoFuture<'static, Holder> {
+        if let Some(obstacle) = self.obstacle(false) {
+            return obstacle;
+        }
+        self.answer(self.disk.instance.get(), Ok(self.disk.holder.get()))
+    }
+
+    fn next_event(&self) -> LocalBoxFuture<'static, DeviceEvent> {
+        let (events, event) = (Rc::clone(&self.events), Rc::clone(&self.event));
+        async move {
+            loop {
+                let arrived = event.notified();
+                let next = events.borrow_mut().pop_front();
+                if let Some(next) = next {
+                    return next;
+                }
+                arrived.await;
+            }
+        }
+        .boxed_local()
+    }
+}
+
+/// A machine with an engine, disks within its reach, and virtual time.
+pub(crate) struct Bench {
+    pub(crate) executor: Executor,
+    pub(crate) disks: Vec<Rc<TestDisk>>,
+    pub(crate) engine: Rc<Engine>,
+    pub(crate) devices: RefCell<Vec<Rc<TestDevice>>>,
+    pub(crate) owner: u128,
+    pub(crate) seed: u64,
+    pub(crate) limits: Limits,
+}
+
+impl Bench {
+    /// One disk of `mib` MiB on each of `nodes` nodes, all in sight.
+    pub(crate) fn new(seed: u64, nodes: u8, mib: usize) -> Bench {
+        let disks =
+            (0..nodes).map(|n| TestDisk::new(&format!("e{n}.0"), n, mib << 20)).collect::<Vec<_>>();
+        Bench::with(seed, disks, Instant::from_nanos(1_000_000_000), 1)
+    }
+
+    /// An engine of `owner` over `disks`, at time `now`.
+    pub(crate) fn with(seed: u64, disks: Vec<Rc<TestDisk>>, now: Instant, owner: u128) -> Bench {
+        let bench = Bench::alone(seed, disks, now, owner);
+        for disk in &bench.disks {
+            bench.attach(disk);
+        }
+        bench
+    }
+
+    /// The same without any disk in sight yet.
+    pub(crate) fn alone(seed: u64, disks: Vec<Rc<TestDisk>>, now: Instant, owner: u128) -> Bench {
+        let executor = Executor::new(now, seed, Order::Seeded, || {});
+        let limits = Limits::default();
+        let engine = Engine::new(executor.handle(), Bench::config(owner, limits.clone()));
+        let devices = RefCell::default();
+        Bench { executor, disks, engine, devices, owner, seed, limits }
+    }
+
+    fn config(owner: u128, limits: Limits) -> EngineConfig {
+        EngineConfig {
+            owner: OwnerId(Uuid::from_u128(owner)),
+            owner_name: format!("supervisor-{owner}"),
+            limits,
+        }
+    }
+
+    /// Brings `disk` in sight.
+    pub(crate) fn attach(&self, disk: &Rc<TestDisk>) {
+        let device = Rc::new(TestDevice {
+            disk: Rc::clone(disk),
+            runtime: self.executor.handle(),
+            epoch: Cell::new(Epoch::OBSERVER),
+            events: Rc::default(),
+            event: Rc::default(),
+        });
+        self.devices.borrow_mut().push(Rc::clone(&device));
+        let facts = DiskFacts {
+            name: disk.name.clone(),
+            node: Uuid::from_u128(1000 + u128::from(disk.node)),
+            node_name: format!("node-{}", disk.node),
+            device_name: format!("/dev/{}", disk.name),
+        };
+        self.engine.add_device(facts, device);
+    }
+
+    /// Changes how a disk answers, with the hints that a driver gives.
+    pub(crate) fn set_mode(&self, disk: usize, mode: Mode) {
+        let disk = &self.disks[disk];
+        disk.set_mode(mode);
+        let hint = match mode {
+            Mode::Well => DeviceEvent::Back(Instance(disk.instance.get())),
+            Mode::Lost => DeviceEvent::Lost,
+            Mode::Hanging => return,
+        };
+        for device in self.devices.borrow().iter().filter(|d| Rc::ptr_eq(&d.disk, disk)) {
+            device.events.borrow_mut().push_back(hint);
+            device.event.notify_all();
+        }
+    }
+
+    /// Runs `future` to its end, for at most an hour of virtual time.
+    pub(crate) fn run<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> T {
+        self.run_for(Duration::from_secs(3600), future).expect("it never ends")
+    }
+
+    /// Runs `future` for at most `limit`.
+    pub(crate) fn run_for<T: 'static>(
+        &self,
+        limit: Duration,
+        future: impl Future<Output = T> + 'static,
+    ) -> Option<T> {
+        let result = Rc::new(RefCell::new(None));
+        let slot = Rc::clone(&result);
+        self.executor.handle().spawn(async move {
+            let value = future.await;
+            *slot.borrow_mut() = Some(value);
+        });
+        let end = self.executor.handle().now() + limit;
+        loop {
+            let mut steps = 0;
+            while self.executor.run_one() {
+                steps += 1;
+                assert!(steps < 200_000, "spinning without progress of time");
+                if result.borrow().is_some() {
+                    return result.take();
+                }
+            }
+            match self.executor.next_deadline() {
+                Some(at) if at <= end => self.executor.set_now(at),
+                _ => {
+                    self.executor.set_now(end);
+                    self.executor.run_ready(1_000_000);
+                    return result.take();
+                }
+            }
+        }
+    }
+
+    /// Lets time pass.
+    pub(crate) fn pass(&self, time: Duration) {
+        self.run_for(time, std::future::pending::<()>());
+    }
+
+    /// The engine's process dies; the disks live on. What comes next is a new engine.
+    pub(crate) fn crash_engine(self) -> Bench {
+        let now = self.executor.handle().now();
+        self.executor.clear();
+        let Bench { disks, owner, seed, engine, .. } = self;
+        drop(engine);
+        Bench::with(seed + 1, disks, now, owner)
+    }
+
+    /// Everything loses power at once.
+    pub(crate) fn power_cut(self) -> Bench {
+        let now = self.executor.handle().now();
+        self.executor.clear();
+        for disk in &self.disks {
+            disk.crash(&self.executor.handle());
+            disk.mode.set(Mode::Well);
+        }
+        let Bench { disks, owner, seed, engine, .. } = self;
+        drop(engine);
+        Bench::with(seed + 1, disks, now, owner)
+    }
+}

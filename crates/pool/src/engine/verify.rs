@@ -1,0 +1,182 @@
+//! Verification: every written block of one copy, or of all, is read and compared with its stored
+//! checksum. Nothing is repaired here; reading is what repairs.
+
+use std::rc::Rc;
+
+use block::{BLOCK_BYTES, BLOCK_SECTORS, IoError, Lba};
+
+use super::checksums::LoadError;
+use super::io::read_run;
+use super::lease::Ended;
+use super::pool::GroupPlace;
+use super::volume::Volume;
+use crate::format::{ChecksumBlock, Role, Row, row_checksum};
+use crate::report::{BadBlock, Progress, VerifyReport};
+
+/// Bad blocks that a report lists.
+const BAD_LISTED_MAX: usize = 100;
+/// Rows read at once.
+const RUN_ROWS: u32 = 128;
+
+impl Volume {
+    /// Verifies one copy, or all.
+    pub(crate) async fn verify(
+        self: &Rc<Self>,
+        copy: Option<u8>,
+        progress: &dyn Fn(Progress),
+    ) -> Result<VerifyReport, Ended> {
+        self.settle_for_verify().await?;
+        let places: Vec<GroupPlace> = {
+            let meta = self.pool.meta.borrow();
+            let volume = meta.volumes().get(&self.id);
+            let births: Vec<_> =
+                volume.into_iter().flat_map(|v| v.groups().map(|group| group.birth())).collect();
+            drop(meta);
+            births.into_iter().filter_map(|birth| self.pool.group_by_birth(birth)).collect()
+        };
+        let group_bytes = u64::from(self.pool.shape().rows()) * BLOCK_BYTES as u64;
+        let total_bytes = places.len() as u64 * group_bytes;
+        let mut report = VerifyReport::default();
+        for (index, place) in places.iter().enumerate() {
+            progress(Progress { done_bytes: index as u64 * group_bytes, total_bytes });
+            self.pool.unless_over(self.verify_group(place, copy, &mut report)).await??;
+        }
+        progress(Progress { done_bytes: total_bytes, total_bytes });
+        Ok(report)
+    }
+
+    /// Brings what the log holds into place, so that it is verified there.
+    async fn settle_for_verify(self: &Rc<Self>) -> Result<(), Ended> {
+        let durable = self.log.state.borrow().durable;
+        if self.pending.borrow().is_empty() {
+            return Ok(());
+        }
+        let (done, receiver) = futures::channel::oneshot::channel();
+        let volume = Rc::clone(self);
+        // A task of its own: a caller that goes away mustn't leave a commit half done.
+        self.pool.runtime.spawn(async move {
+            let _ = done.send(volume.fold(durable).await);
+        });
+        self.pool.unless_over(receiver).await?.unwrap_or(Err(Ended::Closed))
+    }
+
+    async fn verify_group(
+        self: &Rc<Self>,
+        place: &GroupPlace,
+        copy: Option<u8>,
+        report: &mut VerifyReport,
+    ) -> Result<(), Ended> {
+        let _lock = self.pool.group_lock(place.birth).acquire(1).await;
+        let Some(place) = self.pool.group_by_birth(place.birth) else { return Ok(()) };
+        let shape = self.pool.shape();
+        if !place.initialised {
+            report.unwritten += u64::from(shape.rows());
+            return Ok(());
+        }
+        for index in 0..shape.checksum_blocks() {
+            let block = loop {
+                match self.checksums.reload(&self.pool, &place, index).await {
+                    Ok(loaded) => break Some(loaded.block),
+                    Err(LoadError::Unreachable) => self.pool.wait_for_change().await?,
+                    Err(LoadError::Damaged) => break None,
+                }
+            };
+            let (first, count) = shape.rows_of_block(index);
+            let Some(block) = block else {
+                for row in (first.0..first.0 + count).map(Row) {
+                    self.report_bad(&place, row, 0, true, report);
+                }
+                continue;
+            };
+            for member in 0..place.members.len() {
+                if copy.is_none_or(|copy| usize::from(copy) == member) {
+                    self.verify_rows(&place, &block, (first, count), member, report).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn verify_rows(
+        &self,
+        place: &GroupPlace,
+        block: &ChecksumBlock,
+        (first, count): (Row, u32),
+        member: usize,
+        report: &mut VerifyReport,
+    ) {
+        let shape = self.pool.shape();
+        let mut next = 0;
+        while next < count {
+            let rows = RUN_ROWS.min(count - next);
+            let from = Row(first.0 + next);
+            let written = (0..rows).any(|row| block.get((next + row) as usize).is_some());
+            let data =
+                if written { self.read_member(place, from, rows, member).await } else { None };
+            for index in 0..rows {
+                let row = Row(from.0 + index);
+                let Some(crc) = block.get((next + index) as usize) else {
+                    report.unwritten += 1;
+                    continue;
+                };
+                if !self.pool.has_all(place.birth, member, 1 << shape.region_of_row(row)) {
+                    report.missed += 1;
+                    continue;
+                }
+                report.blocks += 1;
+                let at = index as usize * BLOCK_BYTES;
+                let bytes = match &data {
+                    Some(Ok(data)) => Ok(data.slice(at, at + BLOCK_BYTES)),
+                    // Only the bad ones of a run that can't be read are to be named.
+                    _ => match self.read_member(place, row, 1, member).await {
+                        Some(answer) => answer,
+                        None => Err(IoError::Lost),
+                    },
+                };
+                match bytes {
+                    Ok(bytes) if row_checksum(place.birth, row, Role::Data(0), &bytes) == crc => {}
+                    Ok(_) => self.report_bad(place, row, member, false, report),
+                    Err(_) => self.report_bad(place, row, member, true, report),
+                }
+            }
+            next += rows;
+        }
+    }
+
+    async fn read_member(
+        &self,
+        place: &GroupPlace,
+        first: Row,
+        rows: u32,
+        member: usize,
+    ) -> Option<Result<block::Buffer, IoError>> {
+        let (_, device, start) = self.pool.extent_of(place, member)?;
+        let sector = Lba(start.0 + self.pool.shape().row_sector(first));
+        let reading = read_run(&*device, sector, u64::from(rows) * BLOCK_SECTORS);
+        Some(self.pool.within(self.pool.limits.background, reading).await)
+    }
+
+    fn report_bad(
+        &self,
+        place: &GroupPlace,
+        row: Row,
+        member: usize,
+        unreadable: bool,
+        report: &mut VerifyReport,
+    ) {
+        if report.bad.len() >= BAD_LISTED_MAX {
+            report.more_bad += 1;
+            return;
+        }
+        let Some((number, extent)) = place.members.get(member).copied() else { return };
+        let disk = self.pool.member(number);
+        let start = disk.as_ref().and_then(|disk| disk.geometry.extent_start(extent));
+        let sector = start.map_or(0, |start| start.0) + self.pool.shape().row_sector(row);
+        report.bad.push(BadBlock {
+            volume_offset_bytes: self.block_of(place, row).unwrap_or(0) * BLOCK_BYTES as u64,
+            disk: self.pool.disk_name(number),
+            disk_offset_bytes: Lba(sector).byte_offset(),
+            unreadable,
+        });
+    }
+}

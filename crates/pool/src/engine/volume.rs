@@ -1,0 +1,551 @@
+//! A volume of an open pool, and the block device that front ends see of it.
+//!
+//! A request takes its place in line, and a write its turn for log room, when it is **called**; the
+//! rest runs in a task of its own, so that dropping the future doesn't leave a write half done with
+//! its range unlocked.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::rc::Rc;
+
+use block::{
+    BLOCK_BYTES, BLOCK_SECTORS, BlockDevice, Buffer, BufferMut, Claim, Completion, DeviceEvent,
+    Durability, DurabilityClass, Geometry, Holder, Instance, IoError, IoFuture, Lba, SECTOR_BYTES,
+    SectorRange,
+};
+use futures::channel::oneshot;
+use futures::future::{LocalBoxFuture, join_all};
+use futures::{FutureExt, TryFutureExt};
+use runtime::{Notify, Semaphore};
+
+use super::checksums::Checksums;
+use super::credit::{Credit, Turn};
+use super::log::{Append, Log};
+use super::pending::Pending;
+use super::pool::{Pool, ended_error};
+use super::range_lock::{Place, RangeLock};
+use super::segment::LogShape;
+use crate::format::{BirthId, RecordBody, Row, RowRange, VolumeId};
+use crate::layout::{StripeLayout, VolumeBlock};
+use crate::report::{PoolEvent, Settled};
+
+/// Largest transfer of a volume.
+const TRANSFER_BYTES_MAX: u32 = 1 << 20;
+/// Blocks that one record of zeros may cover: what it costs in memory is charged to the log's room.
+const ZERO_BLOCKS_MAX: u64 = 16 << 10;
+/// Log room charged per block of a record of zeros, for the memory that it takes until folded.
+const ZERO_CHARGE_BYTES: u64 = 128;
+
+/// Whether a volume serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Serving {
+    /// Its log is being settled.
+    Opening,
+    /// It waits for something.
+    Suspended(String),
+    /// It serves.
+    Yes,
+    /// It was removed.
+    Gone,
+}
+
+/// A volume of an open pool.
+pub(crate) struct Volume {
+    pub(crate) pool: Rc<Pool>,
+    pub(crate) id: VolumeId,
+    pub(crate) name: String,
+    pub(crate) stripes: StripeLayout,
+    pub(crate) log_shape: LogShape,
+    pub(crate) line: Rc<RangeLock>,
+    pub(crate) credit: Rc<Credit>,
+    pub(crate) pending: RefCell<Pending>,
+    pub(crate) log: Log,
+    pub(crate) checksums: Checksums,
+    /// One fold at a time.
+    pub(crate) folding: Rc<Semaphore>,
+    pub(crate) size_bytes: Cell<u64>,
+    serving: RefCell<Serving>,
+    pub(crate) changed: Notify,
+    pub(crate) repairing: RefCell<BTreeSet<(BirthId, Row, usize)>>,
+    pub(crate) repaired_blocks: Cell<u64>,
+    pub(crate) caught_up_bytes: Cell<u64>,
+    pub(crate) settled: Cell<Settled>,
+    /// Bytes that readers and writers asked for.
+    pub(crate) read_bytes: Cell<u64>,
+    pub(crate) written_bytes: Cell<u64>,
+}
+
+impl Volume {
+    /// The volume with this id of an open pool's metadata; it doesn't serve yet.
+    pub(crate) fn new(pool: &Rc<Pool>, id: VolumeId) -> Option<Rc<Volume>> {
+        let meta = pool.meta.borrow();
+        let volume = meta.volumes().get(&id)?;
+        let log_shape = LogShape::of(&meta);
+        Some(Rc::new(Volume {
+            pool: Rc::clone(pool),
+            id,
+            name: volume.name.clone(),
+            stripes: volume.stripes(meta.shape())?,
+            log_shape,
+            line: Rc::default(),
+            credit: Credit::new(log_shape.credit_bytes()),
+            pending: RefCell::default(),
+            log: Log::new(),
+            checksums: Checksums::new(pool.limits.checksum_blocks),
+            folding: Semaphore::new(1),
+            size_bytes: Cell::new(volume.bytes),
+            serving: RefCell::new(Serving::Opening),
+            changed: Notify::new(),
+            repairing: RefCell::default(),
+            repaired_blocks: Cell::new(0),
+            caught_up_bytes: Cell::new(0),
+            settled: Cell::default(),
+            read_bytes: Cell::new(0),
+            written_bytes: Cell::new(0),
+        }))
+    }
+
+    pub(crate) fn serving(&self) -> Serving {
+        self.serving.borrow().clone()
+    }
+
+    /// Changes whether it serves, and tells.
+    pub(crate) fn set_serving(&self, serving: Serving) {
+        if *self.serving.borrow() == serving {
+            return;
+        }
+        let (pool, volume) = (self.pool.name.clone(), self.name.clone());
+        match &serving {
+            Serving::Yes => {
+                let settled = self.settled.get();
+                self.pool.events.tell(PoolEvent::VolumeServing { pool, volume, settled });
+            }
+            Serving::Suspended(reason) => {
+                let reason = reason.clone();
+                self.pool.events.tell(PoolEvent::VolumeSuspended { pool, volume, reason });
+            }
+            Serving::Opening | Serving::Gone => {}
+        }
+        *self.serving.borrow_mut() = serving;
+        self.changed.notify_all();
+    }
+
+    /// Ends the volume's tasks.
+    pub(crate) fn stop(&self) {
+        self.log.wake_all();
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        *self.serving.borrow() == Serving::Gone
+    }
+
+    /// Waits until the volume serves.
+    pub(crate) async fn wait_serving(&self) -> Result<(), IoError> {
+        loop {
+            let changed = self.changed.notified();
+            match &*self.serving.borrow() {
+                Serving::Yes => return Ok(()),
+                Serving::Gone => return Err(IoError::Lost),
+                Serving::Opening | Serving::Suspended(_) => {}
+            }
+            let waited = self.pool.unless_over(changed).await;
+            waited.map_err(|ended| ended_error(&self.pool, ended))?;
+        }
+    }
+
+    /// The right to answer: waits for the lease.
+    async fn may_answer(&self) -> Result<(), IoError> {
+        if self.pool.lease.holds(self.pool.runtime.now()) {
+            return Ok(());
+        }
+        let lease = self.pool.lease.wait(&self.pool.runtime).await;
+        lease.map_err(|ended| ended_error(&self.pool, ended))
+    }
+
+    async fn read(
+        self: Rc<Self>,
+        range: SectorRange,
+        blocks: Range<u64>,
+        place: Place,
+    ) -> Result<Buffer, IoError> {
+        self.wait_serving().await?;
+        place.granted().await;
+        let reading = self.read_blocks(blocks.start, blocks.end - blocks.start);
+        let data = self.pool.unless_over(reading).await;
+        let data = data.map_err(|ended| ended_error(&self.pool, ended))??;
+        self.may_answer().await?;
+        self.read_bytes.set(self.read_bytes.get() + range.len_bytes());
+        let skip = (range.start.0 - blocks.start * BLOCK_SECTORS) as usize * SECTOR_BYTES;
+        Ok(data.slice(skip, skip + range.len_bytes() as usize))
+    }
+
+    /// Writes `data` (zeros without data), of which the places are already in line.
+    async fn write(
+        self: Rc<Self>,
+        range: SectorRange,
+        data: Change,
+        place: Place,
+        turn: Turn,
+    ) -> Result<(), IoError> {
+        let room = self.pool.unless_over(turn.take()).await;
+        let room = room.map_err(|ended| ended_error(&self.pool, ended))?;
+        let mut room = Room { volume: &self, bytes: room };
+        self.wait_serving().await?;
+        place.granted().await;
+        let bodies = self.bodies_for(range, data).await?;
+        let appended = self.append(bodies, &mut room);
+        for done in join_all(appended).await {
+            // A sender that was dropped is a log that ended without an answer.
+            done.unwrap_or(Err(IoError::Lost))?;
+        }
+        self.written_bytes.set(self.written_bytes.get() + range.len_bytes());
+        self.may_answer().await
+    }
+
+    /// The records for a change of `range`; edges that aren't whole blocks are read first.
+    async fn bodies_for(
+        self: &Rc<Self>,
+        range: SectorRange,
+        data: Change,
+    ) -> Result<Vec<(u64, RecordBody)>, IoError> {
+        let blocks = block_range(range);
+        let whole = range.start.0.is_multiple_of(BLOCK_SECTORS)
+            && range.count.is_multiple_of(BLOCK_SECTORS);
+        let mut bodies = Vec::new();
+        match data {
+            Change::Data(data) if whole => self.data_bodies(blocks.start, &data, &mut bodies)?,
+            Change::Data(data) => {
+                let merged = self.merge_edges(range, |window, offset| {
+                    window.copy_from_slice(&data[offset..offset + window.len()]);
+                });
+                self.data_bodies(blocks.start, &merged.await?, &mut bodies)?;
+            }
+            Change::Zero { discard } => {
+                let inner = whole_blocks(range);
+                for edge in [
+                    SectorRange::new(range.start, inner.start.0.min(range.end().0) - range.start.0),
+                    SectorRange::new(
+                        inner.end().max(range.start),
+                        range.end().0.saturating_sub(inner.end().max(range.start).0),
+                    ),
+                ] {
+                    if edge.count > 0 && !discard {
+                        let merged = self.merge_edges(edge, |window, _| window.fill(0)).await?;
+                        self.data_bodies(block_range(edge).start, &merged, &mut bodies)?;
+                    }
+                }
+                self.zero_bodies(inner, discard, &mut bodies)?;
+            }
+        }
+        Ok(bodies)
+    }
+
+    /// The blocks that `range` lies in, as they are, with its own part changed by `change` (given the
+    /// window to change and its offset in the range).
+    async fn merge_edges(
+        self: &Rc<Self>,
+        range: SectorRange,
+        change: impl FnOnce(&mut [u8], usize),
+    ) -> Result<Buffer, IoError> {
+        let blocks = block_range(range);
+        let reading = self.read_blocks(blocks.start, blocks.end - blocks.start);
+        let before = self.pool.unless_over(reading).await;
+        let before = before.map_err(|ended| ended_error(&self.pool, ended))??;
+        let mut merged: BufferMut = before.into_mut();
+        let skip = (range.start.0 - blocks.start * BLOCK_SECTORS) as usize * SECTOR_BYTES;
+        change(&mut merged[skip..skip + range.len_bytes() as usize], 0);
+        Ok(merged.freeze())
+    }
+
+    fn data_bodies(
+        &self,
+        first: u64,
+        data: &Buffer,
+        bodies: &mut Vec<(u64, RecordBody)>,
+    ) -> Result<(), IoError> {
+        let count = (data.len() / BLOCK_BYTES) as u64;
+        for piece in self.stripes.pieces(VolumeBlock(first), count) {
+            let birth = self.birth_at(piece.at)?;
+            let mut done = 0;
+            while done < piece.count {
+                let rows = (piece.count - done).min(self.log_shape.record_rows);
+                let block = piece.block.0 + u64::from(done);
+                let start = (block - first) as usize * BLOCK_BYTES;
+                let payload = data.slice(start, start + rows as usize * BLOCK_BYTES);
+                let row = Row(piece.at.row.0 + done);
+                bodies.push((block, RecordBody::data(birth, row, payload)));
+                done += rows;
+            }
+        }
+        Ok(())
+    }
+
+    fn zero_bodies(
+        &self,
+        range: SectorRange,
+        discard: bool,
+        bodies: &mut Vec<(u64, RecordBody)>,
+    ) -> Result<(), IoError> {
+        let first = range.start.0 / BLOCK_SECTORS;
+        for piece in self.stripes.pieces(VolumeBlock(first), range.count / BLOCK_SECTORS) {
+            let block = piece.block.0;
+            let count = u64::from(piece.count);
+            let group = self.pool.group_at(self.id, piece.at).ok_or(out_of_range(block, count))?;
+            let nothing_there = !group.initialised
+                && self.pending.borrow().range(block..block + count).next().is_none();
+            if !nothing_there {
+                let rows = RowRange { group: group.birth, first: piece.at.row, count: piece.count };
+                bodies.push((block, RecordBody::Zero { rows, discard }));
+            }
+        }
+        Ok(())
+    }
+
+    fn birth_at(&self, at: crate::layout::RowAddress) -> Result<BirthId, IoError> {
+        let group = self.pool.group_at(self.id, at);
+        Ok(group.ok_or(IoError::OutOfRange(SectorRange::default()))?.birth)
+    }
+
+    /// Queues records, which take over the room that was taken for them.
+    fn append(
+        &self,
+        bodies: Vec<(u64, RecordBody)>,
+        room: &mut Room<'_>,
+    ) -> Vec<oneshot::Receiver<Result<(), IoError>>> {
+        let last = bodies.len().saturating_sub(1);
+        let mut receivers = Vec::with_capacity(bodies.len());
+        for (index, (block, body)) in bodies.into_iter().enumerate() {
+            let share = charge_of(&body).min(room.bytes);
+            let charge_bytes = if index == last { room.bytes } else { share };
+            room.bytes -= charge_bytes;
+            let (done, receiver) = oneshot::channel();
+            self.log.append(Append { body, block, charge_bytes, done });
+            receivers.push(receiver);
+        }
+        receivers
+    }
+}
+
+/// What a write brings.
+enum Change {
+    Data(Buffer),
+    Zero { discard: bool },
+}
+
+/// Log room that was taken and not given to a record yet.
+struct Room<'a> {
+    volume: &'a Volume,
+    bytes: u64,
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.volume.credit.give_back(self.bytes);
+        }
+    }
+}
+
+/// Room that a record takes: as if it were alone in its batch.
+fn charge_of(body: &RecordBody) -> u64 {
+    let zeros = match body {
+        RecordBody::Zero { rows, .. } => u64::from(rows.count) * ZERO_CHARGE_BYTES,
+        _ => 0,
+    };
+    (body.encoded_len() as u64).next_multiple_of(BLOCK_BYTES as u64) + zeros
+}
+
+/// The blocks that sectors lie in.
+fn block_range(range: SectorRange) -> Range<u64> {
+    range.start.0 / BLOCK_SECTORS..range.end().0.div_ceil(BLOCK_SECTORS)
+}
+
+/// The whole blocks within sectors.
+fn whole_blocks(range: SectorRange) -> SectorRange {
+    let start = range.start.0.next_multiple_of(BLOCK_SECTORS);
+    let end = range.end().0 / BLOCK_SECTORS * BLOCK_SECTORS;
+    SectorRange::new(Lba(start), end.saturating_sub(start))
+}
+
+fn out_of_range(block: u64, count: u64) -> IoError {
+    IoError::OutOfRange(super::read::sectors_of(block, count))
+}
+
+/// What a front end holds of a volume.
+pub(crate) struct VolumeDevice {
+    volume: Rc<Volume>,
+    seen_bytes: Rc<Cell<u64>>,
+}
+
+impl VolumeDevice {
+    pub(crate) fn new(volume: Rc<Volume>) -> VolumeDevice {
+        let seen_bytes = Rc::new(Cell::new(volume.size_bytes.get()));
+        VolumeDevice { volume, seen_bytes }
+    }
+
+    fn instance(&self) -> Instance {
+        Instance(self.volume.pool.epoch.0)
+    }
+
+    /// Runs a request beside its caller.
+    fn spawn<T: 'static>(
+        &self,
+        work: impl Future<Output = Result<T, IoError>> + 'static,
+    ) -> IoFuture<'static, T> {
+        let (done, receiver) = oneshot::channel();
+        self.volume.pool.runtime.spawn(async move {
+            // The caller may have gone away; the work is done all the same.
+            let _ = done.send(work.await);
+        });
+        let instance = self.instance();
+        receiver
+            .unwrap_or_else(|_| Err(IoError::Lost))
+            .map(move |result| result.map(|value| Completion::new(instance, value)))
+            .boxed_local()
+    }
+
+    fn fail<T: 'static>(&self, error: IoError) -> IoFuture<'static, T> {
+        futures::future::ready(Err(error)).boxed_local()
+    }
+
+    fn fits(&self, range: SectorRange) -> bool {
+        range.fits(self.volume.size_bytes.get() / SECTOR_BYTES as u64)
+    }
+
+    fn change(
+        &self,
+        range: SectorRange,
+        change: Change,
+    ) -> LocalBoxFuture<'static, Result<(), IoError>> {
+        let volume = Rc::clone(&self.volume);
+        let blocks = block_range(range);
+        let count = blocks.end - blocks.start;
+        let room = match change {
+            // Headers: a record for each stripe unit at worst, padded.
+            Change::Data(_) => {
+                let records = volume.stripes.pieces(VolumeBlock(blocks.start), count);
+                let records: u64 = records
+                    .map(|piece| u64::from(piece.count.div_ceil(volume.log_shape.record_rows)))
+                    .sum();
+                (count + records) * BLOCK_BYTES as u64
+            }
+            Change::Zero { .. } => {
+                let pieces = volume.stripes.pieces(VolumeBlock(blocks.start), count).count() as u64;
+                (pieces + 4) * BLOCK_BYTES as u64 + count * ZERO_CHARGE_BYTES
+            }
+        };
+        let place = volume.line.enter(blocks, true);
+        let turn = volume.credit.line_up(room);
+        volume.log.folding.notify_all();
+        self.spawn(volume.write(range, change, place, turn)).map_ok(|done| done.value).boxed_local()
+    }
+
+    /// Zeros of any length go as several changes, each with its own place and turn.
+    fn zero(&self, range: SectorRange, discard: bool) -> IoFuture<'static, ()> {
+        if !self.fits(range) {
+            return self.fail(IoError::OutOfRange(range));
+        }
+        let most = ZERO_BLOCKS_MAX * BLOCK_SECTORS;
+        let mut changes = Vec::new();
+        let mut at = range.start.0;
+        while at < range.end().0 {
+            let end = ((at / most + 1) * most).min(range.end().0);
+            let part = SectorRange::new(Lba(at), end - at);
+            changes.push(self.change(part, Change::Zero { discard }));
+            at = end;
+        }
+        let instance = self.instance();
+        async move {
+            for change in join_all(changes).await {
+                change?;
+            }
+            Ok(Completion::new(instance, ()))
+        }
+        .boxed_local()
+    }
+}
+
+impl BlockDevice for VolumeDevice {
+    fn geometry(&self) -> Geometry {
+        Geometry {
+            sectors: self.volume.size_bytes.get() / SECTOR_BYTES as u64,
+            physical_block_bytes: BLOCK_BYTES as u32,
+            max_transfer_bytes: TRANSFER_BYTES_MAX,
+            read_only: false,
+            class: DurabilityClass::Durable,
+        }
+    }
+
+    fn read(&self, range: SectorRange) -> IoFuture<'static, Buffer> {
+        if !self.fits(range) || range.len_bytes() > u64::from(TRANSFER_BYTES_MAX) {
+            return self.fail(IoError::OutOfRange(range));
+        }
+        let volume = Rc::clone(&self.volume);
+        let blocks = block_range(range);
+        let place = volume.line.enter(blocks.clone(), false);
+        self.spawn(volume.read(range, blocks, place))
+    }
+
+    fn write(&self, start: Lba, data: Buffer, _: Durability) -> IoFuture<'static, ()> {
+        let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
+        let whole = data.len().is_multiple_of(SECTOR_BYTES);
+        if !whole || !self.fits(range) || data.len() > TRANSFER_BYTES_MAX as usize {
+            return self.fail(IoError::OutOfRange(range));
+        }
+        if data.is_empty() {
+            return self.spawn(async { Ok(()) });
+        }
+        let instance = self.instance();
+        let change = self.change(range, Change::Data(data));
+        change.map_ok(move |()| Completion::new(instance, ())).boxed_local()
+    }
+
+    /// Everything that was answered is durable: only a barrier, without I/O.
+    fn flush(&self, instance: Instance) -> IoFuture<'static, ()> {
+        let now = self.instance();
+        if instance != now {
+            return self.fail(IoError::Restarted { now });
+        }
+        let volume = Rc::clone(&self.volume);
+        self.spawn(async move {
+            volume.wait_serving().await?;
+            volume.may_answer().await
+        })
+    }
+
+    fn discard(&self, range: SectorRange) -> IoFuture<'static, ()> {
+        self.zero(range, true)
+    }
+
+    fn write_zeroes(&self, range: SectorRange, _: Durability) -> IoFuture<'static, ()> {
+        self.zero(range, false)
+    }
+
+    fn claim(&self, _: Claim) -> IoFuture<'static, Holder> {
+        self.fail(IoError::Unsupported)
+    }
+
+    fn renew(&self) -> IoFuture<'static, Holder> {
+        self.fail(IoError::Unsupported)
+    }
+
+    fn next_event(&self) -> LocalBoxFuture<'static, DeviceEvent> {
+        let (volume, seen) = (Rc::clone(&self.volume), Rc::clone(&self.seen_bytes));
+        async move {
+            loop {
+                let changed = volume.changed.notified();
+                if volume.size_bytes.get() != seen.replace(volume.size_bytes.get()) {
+                    return DeviceEvent::Resized;
+                }
+                if volume.is_gone() || volume.pool.lease.ended().is_some() {
+                    return futures::future::pending().await;
+                }
+                if volume.pool.unless_over(changed).await.is_err() {
+                    return DeviceEvent::Lost;
+                }
+            }
+        }
+        .boxed_local()
+    }
+}

@@ -1,0 +1,206 @@
+//! Making, growing and removing volumes, and what services remember of them.
+
+use std::rc::Rc;
+
+use block::BLOCK_BYTES;
+
+use super::VolumeSize;
+use super::create::check_name;
+use super::open_pool::OpenPool;
+use super::pool::Pool;
+use super::volume::{Serving, Volume};
+use crate::allocate::{NoSpace, Usable, plan_groups, stripe_width, usable_bytes};
+use crate::error::PoolError;
+use crate::format::VolumeId;
+use crate::metadata::{COPIES_MAX, Layout, MetaRecord, Metadata};
+
+impl OpenPool {
+    /// Makes a volume and opens it.
+    pub(crate) async fn create_volume(
+        self: &Rc<Self>,
+        name: &str,
+        size: VolumeSize,
+        layout: Layout,
+    ) -> Result<Rc<Volume>, PoolError> {
+        check_name("volume", name)?;
+        if layout == Layout::Mirror(1) || layout.copies() == 0 || layout.copies() > COPIES_MAX {
+            return Err(PoolError::invalid(
+                format!("a mirror of {} copies does not exist", layout.copies()),
+                format!("use raid0 or mirror:2 to mirror:{COPIES_MAX}"),
+            ));
+        }
+        let (pool, name) = (self.pool.name.clone(), name.to_string());
+        let usable = self.pool.usable_disks();
+        let id = self
+            .administer(move |meta| plan_volume(meta, &usable, &pool, name, size, layout))
+            .await?;
+        self.open_volume(id);
+        let volume = self.volume(id);
+        let volume = volume.ok_or_else(|| PoolError::no_volume(&self.pool.name, "new"))?;
+        // It exists now, whether it serves at once or later.
+        let serving = volume.wait_serving();
+        let _ = runtime::timeout(&self.pool.runtime, self.pool.limits.administer, serving).await;
+        Ok(volume)
+    }
+
+    /// Grows a volume, while it is in use.
+    pub(crate) async fn extend_volume(
+        self: &Rc<Self>,
+        name: &str,
+        size: VolumeSize,
+    ) -> Result<Rc<Volume>, PoolError> {
+        let volume = self.volume_by_name(name)?;
+        let (id, usable) = (volume.id, self.pool.usable_disks());
+        let bytes = self.administer(move |meta| plan_growth(meta, &usable, id, size)).await?;
+        volume.size_bytes.set(bytes);
+        volume.changed.notify_all();
+        Ok(volume)
+    }
+
+    /// Removes a volume and gives its space back.
+    pub(crate) async fn remove_volume(self: &Rc<Self>, name: &str) -> Result<(), PoolError> {
+        let volume = self.volume_by_name(name)?;
+        volume.set_serving(Serving::Gone);
+        volume.stop();
+        let over = |ended| self.over(ended);
+        // What is under way on its extents ends before they get another owner.
+        let (folding, writing) = (volume.folding.acquire(1), volume.log.writing.acquire(1));
+        let both = futures::future::join(folding, writing);
+        let _quiet = self.pool.unless_over(both).await.map_err(over)?;
+        let id = volume.id;
+        let removed = self.administer(move |_| Ok((vec![MetaRecord::VolumeRemoved { id }], ())));
+        if let Err(error) = removed.await {
+            // Its log has all that was acknowledged.
+            self.open_volume(id);
+            return Err(error);
+        }
+        self.volumes.borrow_mut().remove(&id);
+        let locks: Vec<_> = self.pool.group_locks.borrow().values().cloned().collect();
+        for lock in locks {
+            drop(self.pool.unless_over(lock.acquire(1)).await.map_err(over)?);
+        }
+        self.pool.free_pending().await.map_err(over)
+    }
+
+    /// Remembers something about a volume, or forgets it.
+    pub(crate) async fn set_property(
+        self: &Rc<Self>,
+        name: &str,
+        key: &str,
+        value: Option<String>,
+    ) -> Result<(), PoolError> {
+        let id = self.volume_by_name(name)?.id;
+        let record = MetaRecord::PropertySet { id, key: key.to_string(), value };
+        self.administer(move |_| Ok((vec![record], ()))).await
+    }
+}
+
+impl Pool {
+    /// Frees extents that lost their owner. Nothing is under way on them any more.
+    pub(crate) async fn free_pending(self: &Rc<Self>) -> Result<(), super::lease::Ended> {
+        let _lock = self.meta_lock.acquire(1).await;
+        let records: Vec<MetaRecord> = {
+            let meta = self.meta.borrow();
+            let disks = meta.disks().values();
+            let pending = disks.flat_map(|disk| {
+                let number = disk.number;
+                disk.pending.ranges().map(move |extents| (number, extents))
+            });
+            pending.map(|(disk, extents)| MetaRecord::PendingFreed { disk, extents }).collect()
+        };
+        if records.is_empty() { Ok(()) } else { self.commit_locked(&records).await }
+    }
+}
+
+fn no_space(needed_bytes: u64, free_bytes: u64) -> PoolError {
+    PoolError::NoSpace {
+        needed_bytes,
+        free_bytes,
+        remedy: "add disks with pool extend, or ask for less; copies need machines (or disks) of \
+                 their own with room"
+            .into(),
+    }
+}
+
+fn round_up(bytes: u64) -> Result<u64, PoolError> {
+    bytes
+        .checked_next_multiple_of(BLOCK_BYTES as u64)
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| PoolError::invalid(format!("a size of {bytes} bytes"), "give a size"))
+}
+
+fn percent_of(percent: u8, free: u64) -> Result<u64, PoolError> {
+    if percent == 0 || percent > 100 {
+        return Err(PoolError::invalid(format!("{percent}% of the free space"), "use 1 to 100"));
+    }
+    let bytes = (u128::from(free) * u128::from(percent) / 100) as u64;
+    Ok(bytes - bytes % BLOCK_BYTES as u64)
+}
+
+fn plan_volume(
+    meta: &Metadata,
+    usable: &Usable,
+    pool: &str,
+    name: String,
+    size: VolumeSize,
+    layout: Layout,
+) -> Result<(Vec<MetaRecord>, VolumeId), PoolError> {
+    if meta.volume_by_name(&name).is_some() {
+        let name = format!("{pool}/{name}");
+        return Err(PoolError::Exists { what: "volume".into(), name });
+    }
+    let free = usable_bytes(meta, usable, layout, None);
+    let bytes = match size {
+        VolumeSize::Bytes(bytes) => round_up(bytes)?,
+        VolumeSize::PercentFree(percent) => percent_of(percent, free)?,
+    };
+    if bytes == 0 || bytes > free {
+        return Err(no_space(bytes, free));
+    }
+    let id = meta.counters().volume;
+    let width = stripe_width(meta, usable, layout);
+    let mut records = vec![MetaRecord::VolumeCreated { id, name, layout, width }];
+    let with_volume = meta.with(&records);
+    let with_volume = with_volume.map_err(|e| PoolError::invalid(e.to_string(), "report this"))?;
+    let runs = plan_groups(&with_volume, usable, id, bytes);
+    let runs = runs.map_err(|NoSpace { available_bytes }| no_space(bytes, available_bytes))?;
+    records.extend(runs.into_iter().map(|run| MetaRecord::RunAdded { volume: id, run }));
+    records.push(MetaRecord::VolumeResized { id, bytes });
+    Ok((records, id))
+}
+
+fn plan_growth(
+    meta: &Metadata,
+    usable: &Usable,
+    id: VolumeId,
+    size: VolumeSize,
+) -> Result<(Vec<MetaRecord>, u64), PoolError> {
+    let gone = || PoolError::invalid("the volume was removed", "see `etherpool volume list`");
+    let volume = meta.volumes().get(&id).ok_or_else(gone)?;
+    let free = usable_bytes(meta, usable, volume.layout, Some(id));
+    let bytes = match size {
+        VolumeSize::Bytes(bytes) => round_up(bytes)?,
+        VolumeSize::PercentFree(percent) => {
+            // What the last set of groups has beyond the volume's end is free as well.
+            let stripes = volume.stripes(meta.shape()).ok_or_else(gone)?;
+            let covered = volume.whole_sets() * stripes.set_blocks() * BLOCK_BYTES as u64;
+            let slack = covered.saturating_sub(volume.bytes);
+            volume.bytes + percent_of(percent, free + slack)?
+        }
+    };
+    if bytes < volume.bytes {
+        return Err(PoolError::invalid(
+            format!("the volume has {} bytes already, {bytes} is less", volume.bytes),
+            "volumes only grow; make a smaller one and copy",
+        ));
+    }
+    let runs = plan_groups(meta, usable, id, bytes);
+    let runs = runs
+        .map_err(|NoSpace { available_bytes }| no_space(bytes - volume.bytes, available_bytes))?;
+    let mut records: Vec<MetaRecord> =
+        runs.into_iter().map(|run| MetaRecord::RunAdded { volume: id, run }).collect();
+    if bytes != volume.bytes {
+        records.push(MetaRecord::VolumeResized { id, bytes });
+    }
+    Ok((records, bytes))
+}

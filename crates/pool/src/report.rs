@@ -1,0 +1,336 @@
+//! What the engine tells about disks, pools and volumes: for status, logs and notification. Plain
+//! values, serialisable; bytes are integers, states are kebab-case.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// A device in sight.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskReport {
+    /// The name it is addressed by (`e1.0`).
+    pub name: String,
+    /// The machine that exports it.
+    pub node: String,
+    /// Its path on that machine.
+    pub device_name: String,
+    /// Size as the device tells it.
+    pub size_bytes: u64,
+    /// What is on it: `blank`, `etherpool`, or what was recognised.
+    pub content: String,
+    /// The pool whose label it carries.
+    pub pool: Option<String>,
+    /// The pool's owner as far as it can be told.
+    pub owner: Option<String>,
+    /// What it is good for.
+    pub state: DiskState,
+}
+
+/// Where a disk stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "kebab-case")]
+pub enum DiskState {
+    /// Carries nothing; free to be used.
+    Free,
+    /// Carries something that isn't etherpool's.
+    InUse,
+    /// A member of a pool in sight that isn't open here.
+    Seen,
+    /// A member that takes part in everything.
+    Usable,
+    /// A member that the pool does without; it is caught up once it is back.
+    Out,
+    /// A member that is known and not in sight.
+    Missing,
+    /// A member that came back with older contents than it had confirmed: caught up in everything.
+    RolledBack,
+    /// Not used.
+    Refused {
+        /// What is wrong and what to do.
+        why: String,
+    },
+}
+
+/// The state of a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "kebab-case")]
+pub enum PoolState {
+    /// Everything is there.
+    Online,
+    /// Serving with less redundancy than its layouts ask for.
+    Degraded,
+    /// Requests wait.
+    Suspended {
+        /// For what.
+        reason: String,
+    },
+    /// Owned by another supervisor; opened only by import.
+    Foreign {
+        /// Who owns it.
+        owner: String,
+        /// The epoch in which it does.
+        epoch: u64,
+    },
+    /// Taken over by another supervisor while open here; closed.
+    Fenced,
+    /// Ours, but too little of it is in sight to open it.
+    Incomplete {
+        /// What is missing and what to do.
+        missing: String,
+    },
+    /// Being opened.
+    Opening,
+    /// Released by us; opened again by import.
+    Released,
+}
+
+/// A pool and all that belongs to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolReport {
+    /// Its name.
+    pub name: String,
+    /// Its identity.
+    pub id: String,
+    /// Its state.
+    pub state: PoolState,
+    /// Its owner.
+    pub owner: String,
+    /// The epoch under which it is owned.
+    pub epoch: u64,
+    /// Space of its disks for extents.
+    pub capacity_bytes: u64,
+    /// Of that, not allocated.
+    pub free_bytes: u64,
+    /// How many more failures of nodes (or disks, by the pool's failure domain) all volumes and the
+    /// votes survive now.
+    pub survives: u32,
+    /// Its disks.
+    pub disks: Vec<PoolDisk>,
+    /// Its votes.
+    pub votes: VotesReport,
+    /// Whether the lease runs.
+    pub lease_ok: bool,
+    /// Its volumes.
+    pub volumes: Vec<VolumeReport>,
+}
+
+/// A pool's disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolDisk {
+    /// The name under which it is or was in sight.
+    pub name: String,
+    /// Its identity in the pool.
+    pub id: String,
+    /// Its machine.
+    pub node: String,
+    /// The size in its label.
+    pub size_bytes: u64,
+    /// Space not allocated.
+    pub free_bytes: u64,
+    /// Where it stands.
+    pub state: DiskState,
+    /// What it still has to catch up.
+    pub missed_bytes: u64,
+    /// Blocks that didn't match their checksum, since the pool was opened here.
+    pub checksum_errors: u64,
+    /// Whether it holds a vote.
+    pub holds_vote: bool,
+}
+
+/// How the votes stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VotesReport {
+    /// Votes of the pool.
+    pub total: u32,
+    /// Of these, in reach.
+    pub in_sight: u32,
+}
+
+/// A volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeReport {
+    /// Its name.
+    pub name: String,
+    /// Its identity.
+    pub id: String,
+    /// Its layout (`raid0`, `mirror:2`).
+    pub layout: String,
+    /// Its size.
+    pub size_bytes: u64,
+    /// What services remember of it: mounts, exports.
+    pub properties: BTreeMap<String, String>,
+    /// Whether it has less redundancy than its layout asks for.
+    pub degraded: bool,
+    /// Bytes that some copy still has to catch up.
+    pub missed_bytes: u64,
+    /// Bytes that clients read, since the pool was opened here.
+    pub read_bytes: u64,
+    /// Bytes that clients wrote (and were answered), since the pool was opened here.
+    pub written_bytes: u64,
+    /// Bytes copied in catching up, since the pool was opened here.
+    pub caught_up_bytes: u64,
+    /// Blocks repaired, since the pool was opened here.
+    pub repaired_blocks: u64,
+    /// Bytes in its log that aren't in place yet.
+    pub log_bytes: u64,
+    /// Why its requests wait, when they do.
+    pub suspended: Option<String>,
+    /// What the last opening found in the log.
+    pub settled: Settled,
+}
+
+/// What an opening settled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settled {
+    /// Log records adopted.
+    pub records: u64,
+    /// Blocks that they named.
+    pub blocks: u64,
+}
+
+/// How far a long operation is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Bytes done.
+    pub done_bytes: u64,
+    /// Bytes in all.
+    pub total_bytes: u64,
+}
+
+/// What verification found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyReport {
+    /// Blocks read and compared with their checksum, over all copies asked for.
+    pub blocks: u64,
+    /// Blocks that were never written; they read as zeros without a copy.
+    pub unwritten: u64,
+    /// Blocks that a copy is known to have missed and was not asked for.
+    pub missed: u64,
+    /// Blocks that didn't match or couldn't be read.
+    pub bad: Vec<BadBlock>,
+    /// Bad blocks beyond those listed.
+    pub more_bad: u64,
+}
+
+/// A block that failed verification.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BadBlock {
+    /// Byte offset in the volume.
+    pub volume_offset_bytes: u64,
+    /// The disk.
+    pub disk: String,
+    /// Byte offset on that disk.
+    pub disk_offset_bytes: u64,
+    /// Whether the disk couldn't read it, rather than having read something else.
+    pub unreadable: bool,
+}
+
+/// Something that a person may want to know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum PoolEvent {
+    /// A pool's state changed.
+    PoolState {
+        /// The pool.
+        pool: String,
+        /// Its new state.
+        state: PoolState,
+    },
+    /// A disk was put out: the pool goes on without it.
+    DiskOut {
+        /// The pool.
+        pool: String,
+        /// The disk.
+        disk: String,
+        /// What it did.
+        why: String,
+    },
+    /// A disk takes part again.
+    DiskIn {
+        /// The pool.
+        pool: String,
+        /// The disk.
+        disk: String,
+        /// What it has to catch up.
+        missed_bytes: u64,
+    },
+    /// A disk that was away has everything again.
+    CaughtUp {
+        /// The pool.
+        pool: String,
+        /// The disk.
+        disk: String,
+        /// Bytes that were copied to it.
+        copied_bytes: u64,
+    },
+    /// A disk isn't used.
+    DiskRefused {
+        /// The pool, when the label tells it.
+        pool: Option<String>,
+        /// The disk.
+        disk: String,
+        /// What is wrong and what to do.
+        why: String,
+    },
+    /// A disk came back with older contents than it had confirmed.
+    RolledBack {
+        /// The pool.
+        pool: String,
+        /// The disk.
+        disk: String,
+    },
+    /// A block that didn't match its checksum, or couldn't be read, was written anew from another
+    /// copy.
+    Repaired {
+        /// The pool.
+        pool: String,
+        /// The volume.
+        volume: String,
+        /// The disk.
+        disk: String,
+        /// Byte offset on that disk.
+        disk_offset_bytes: u64,
+    },
+    /// A label, checksum block or other structure was written anew from a good copy.
+    StructureRepaired {
+        /// The pool.
+        pool: String,
+        /// The disk.
+        disk: String,
+        /// What it was.
+        what: String,
+        /// Byte offset on that disk.
+        disk_offset_bytes: u64,
+    },
+    /// No copy of these bytes is right.
+    Unrepairable {
+        /// The pool.
+        pool: String,
+        /// The volume.
+        volume: String,
+        /// Byte offset in the volume.
+        offset_bytes: u64,
+        /// Length.
+        length_bytes: u64,
+        /// The disks that were tried.
+        disks: Vec<String>,
+    },
+    /// A volume's requests wait.
+    VolumeSuspended {
+        /// The pool.
+        pool: String,
+        /// The volume.
+        volume: String,
+        /// For what.
+        reason: String,
+    },
+    /// A volume serves.
+    VolumeServing {
+        /// The pool.
+        pool: String,
+        /// The volume.
+        volume: String,
+        /// What its log held.
+        settled: Settled,
+    },
+}
