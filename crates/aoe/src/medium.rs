@@ -279,7 +279,9 @@ impl Shared {
             _ => labelled_sectors(device.geometry().sectors).ok_or(IoError::Unsupported)?,
         };
         self.flush(device).await?;
-        let sequence = self.sequence.get() + 1;
+        // Nobody counts that far: the number is somebody's forgery, and none is above it.
+        let unreadable = IoError::Refused(RefusalReason::FieldUnreadable);
+        let sequence = self.sequence.get().checked_add(1).ok_or(unreadable)?;
         // Taken even if writing fails half-way: a number is never used for two contents.
         self.sequence.set(sequence);
         let field = Field { sequence, labelled_sectors, holder, reserved: Vec::new() };

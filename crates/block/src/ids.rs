@@ -17,9 +17,10 @@ impl Epoch {
     /// The epoch of one who only looks.
     pub const OBSERVER: Epoch = Epoch(0);
 
-    /// The next higher epoch.
+    /// The next higher epoch. There is none above the last, which only a forger can bring: whoever
+    /// claims under it again is fenced by its owner.
     pub fn next(self) -> Epoch {
-        Epoch(self.0 + 1)
+        Epoch(self.0.saturating_add(1))
     }
 }
 

@@ -105,6 +105,23 @@ fn the_newest_valid_copy_counts_and_none_is_closed() {
     assert_eq!(bench.medium.holder(), Holder { epoch: Epoch(1), owner: owner(3) });
 }
 
+/// Whoever can write to a disk can put any number there; it must not panic a node, nor begin again
+/// below the numbers that count.
+#[test]
+fn a_forged_last_sequence_number_is_refused() {
+    let forged = Field {
+        sequence: u64::MAX,
+        labelled_sectors: SECTORS,
+        holder: Holder { epoch: Epoch(5), owner: owner(1) },
+        reserved: Vec::new(),
+    };
+    let bench = Bench::new(|bytes| bytes[12288..16384].copy_from_slice(&forged.emit(1)));
+    assert_eq!(bench.medium.holder().epoch, Epoch(5));
+    let refused = Err(IoError::Refused(RefusalReason::FieldUnreadable));
+    assert_eq!(bench.claim(claim(6, 1)), refused);
+    assert_eq!(bench.medium.holder().epoch, Epoch(5));
+}
+
 #[test]
 fn sectors_that_cannot_be_read_are_not_blank() {
     let mut bench = Bench::new(|_| ());
