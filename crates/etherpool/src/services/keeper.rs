@@ -18,7 +18,7 @@ use control::settings::{FtpSetting, MountSetting, VolumeSettings};
 use pool::{PoolReport, VolumeReport};
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, watch};
 
-use super::platform::{Platform, Trouble};
+use super::platform::{Holding, Platform, Trouble};
 
 /// Pause after a step that failed.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
@@ -59,6 +59,8 @@ pub struct Shown {
     pub device: Option<PathBuf>,
     /// The last failure, until something works.
     pub trouble: Option<Trouble>,
+    /// Who held files of a file system that was shut down, when it was.
+    pub lingering: Vec<Holding>,
     /// How many steps failed, so that a new failure is told from an old one.
     pub failures: u64,
 }
@@ -93,26 +95,30 @@ impl<P: Platform> Keeper<P> {
                 return;
             }
         };
+        let mut wishes = self.wishes(generation, pools);
         for left in leftovers {
             let alive =
                 generation.filter(|_| served.contains(&left.volume) && left.device.is_some());
             tracing::info!(volume = %left.volume, alive = alive.is_some(), "left by an earlier process");
-            let setting = setting_of(pools, &left.volume);
+            let wish = wishes.remove(&left.volume).unwrap_or_default();
             // The options of a mount aren't read back: the setting's own are taken for them.
-            let mount = left.mounted_at.map(|path| match setting {
-                Some(setting) if setting.path == path => setting,
+            let mount = left.mounted_at.map(|path| match &wish.mount {
+                Some(setting) if setting.path == path => setting.clone(),
                 _ => MountSetting { path, fstype: Default::default(), options: Vec::new() },
             });
             let actual = Actual { attached: Some(alive.unwrap_or(DEAD)), mount, ftp: None };
-            self.volumes().insert(
-                left.volume.clone(),
-                Kept::begin(&self.platform, left.volume, actual, left.device),
-            );
+            let kept =
+                Kept::begin(&self.platform, left.volume.clone(), wish, (actual, left.device));
+            self.volumes().insert(left.volume, kept);
         }
     }
 
-    /// Takes the pools' word for what should be. `generation` is the engine that gave it.
-    pub fn want(&self, generation: Option<EngineGeneration>, pools: &[PoolReport]) {
+    /// What the pools want, by the word of this engine.
+    fn wishes(
+        &self,
+        generation: Option<EngineGeneration>,
+        pools: &[PoolReport],
+    ) -> BTreeMap<VolumeName, Wanted> {
         let mut wishes: BTreeMap<VolumeName, Wanted> = BTreeMap::new();
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for pool in pools {
@@ -125,6 +131,12 @@ impl<P: Platform> Keeper<P> {
                 wishes.insert(name, wish);
             }
         }
+        wishes
+    }
+
+    /// Takes the pools' word for what should be. `generation` is the engine that gave it.
+    pub fn want(&self, generation: Option<EngineGeneration>, pools: &[PoolReport]) {
+        let mut wishes = self.wishes(generation, pools);
         let mut volumes = self.volumes();
         for (name, kept) in volumes.iter() {
             let wish = wishes.remove(name).unwrap_or_default();
@@ -136,8 +148,7 @@ impl<P: Platform> Keeper<P> {
         }
         for (name, wish) in wishes {
             if wish.mount.is_some() {
-                let kept = Kept::begin(&self.platform, name.clone(), Actual::default(), None);
-                kept.wanted.send_replace(wish);
+                let kept = Kept::begin(&self.platform, name.clone(), wish, Default::default());
                 volumes.insert(name, kept);
             }
         }
@@ -201,7 +212,8 @@ impl<P: Platform> Keeper<P> {
     /// The volume's keeper; made when there is none.
     pub fn volume(&self, name: &VolumeName) -> Arc<Kept<P>> {
         let mut volumes = self.volumes();
-        let begin = || Kept::begin(&self.platform, name.clone(), Actual::default(), None);
+        let begin =
+            || Kept::begin(&self.platform, name.clone(), Wanted::default(), Default::default());
         Arc::clone(volumes.entry(name.clone()).or_insert_with(begin))
     }
 
@@ -249,23 +261,18 @@ fn wanted(
     }
 }
 
-fn setting_of(pools: &[PoolReport], name: &VolumeName) -> Option<MountSetting> {
-    let pool = pools.iter().find(|pool| pool.name == name.pool)?;
-    let volume = pool.volumes.iter().find(|volume| volume.name == name.volume)?;
-    VolumeSettings::from_properties(&volume.properties).mount
-}
-
 impl<P: Platform> Kept<P> {
     fn begin(
         platform: &Arc<P>,
         name: VolumeName,
-        actual: Actual,
-        device: Option<PathBuf>,
+        wish: Wanted,
+        was: (Actual, Option<PathBuf>),
     ) -> Arc<Kept<P>> {
+        let (actual, device) = was;
         let shown = Shown { actual: actual.clone(), device: device.clone(), ..Shown::default() };
         let kept = Arc::new(Kept {
             name,
-            wanted: watch::Sender::new(Wanted::default()),
+            wanted: watch::Sender::new(wish),
             shown: watch::Sender::new(shown),
             state: AsyncMutex::new(State { actual, device, ftp: None }),
         });
@@ -333,6 +340,10 @@ impl<P: Platform> Kept<P> {
                     if !holders.is_empty() {
                         tracing::warn!(volume = %self.name, ?holders, "files of the lost file system are still held");
                     }
+                    self.shown.send_modify(|shown| {
+                        shown.lingering.retain(|holding| platform.is_running(holding.pid));
+                        shown.lingering.extend(holders);
+                    });
                 }
             }
             Step::Unmount => {
@@ -381,7 +392,13 @@ impl<P: Platform> Kept<P> {
             ftp: state(wanted.ftp.is_some(), shown.actual.ftp.is_some()),
             ftp_listen: ftp.map(|ftp| platform.ftp_address(ftp)),
             exports: Vec::new(),
-            busy_processes: shown.trouble.iter().flat_map(|t| t.holders.clone()).collect(),
+            busy_processes: shown
+                .lingering
+                .into_iter()
+                .filter(|holding| platform.is_running(holding.pid))
+                .map(|holding| holding.text)
+                .chain(shown.trouble.iter().flat_map(|trouble| trouble.holders.clone()))
+                .collect(),
             trouble: shown.trouble.map(|trouble| trouble.error.to_string()),
         })
     }

@@ -44,8 +44,13 @@ impl Platform for Fake {
         self.act("unmount")
     }
 
-    async fn shut_down(&self, _: &Path) -> Result<Vec<String>, Trouble> {
-        self.act("shut-down").map(|()| Vec::new())
+    async fn shut_down(&self, _: &Path) -> Result<Vec<Holding>, Trouble> {
+        let holding = |pid| Holding { pid, text: format!("process {pid}") };
+        self.act("shut-down").map(|()| vec![holding(1), holding(2)])
+    }
+
+    fn is_running(&self, pid: u32) -> bool {
+        pid == 2
     }
 
     async fn start_ftp(
@@ -138,6 +143,8 @@ async fn a_new_engine_means_everything_anew_without_a_command() {
     keeper.want(Some(EngineGeneration(2)), &[pool_report()]);
     wait(&keeper, |shown| is_up(shown, 2)).await;
     assert_eq!(log(&keeper), UP);
+    // Who still holds files of the old file system is named; who has ended isn't.
+    assert_eq!(keeper.report()[0].busy_processes, ["process 2"]);
 }
 
 #[tokio::test]
@@ -199,6 +206,8 @@ async fn what_a_dead_predecessor_left_is_gone_on_with_only_if_its_engine_lives()
         let served = if alive { BTreeSet::from([name.clone()]) } else { BTreeSet::new() };
         let generation = Some(EngineGeneration(1));
         keeper.adopt(generation, &served, &[pool_report()]).await;
+        // The volume's task runs before the first word of the engine that follows.
+        tokio::task::yield_now().await;
         keeper.want(generation, &[pool_report()]);
         wait(&keeper, |shown| is_up(shown, 1)).await;
         let expected: &[&str] = if alive {

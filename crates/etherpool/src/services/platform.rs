@@ -28,6 +28,15 @@ pub struct Leftover {
     pub mounted_at: Option<PathBuf>,
 }
 
+/// A process that holds files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// The process.
+    pub pid: u32,
+    /// Its name and one of the files, for people.
+    pub text: String,
+}
+
 /// Why a step wasn't done, and who is in the way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
@@ -69,7 +78,10 @@ pub trait Platform: Send + Sync + 'static {
     fn unmount(&self, path: &Path) -> impl Future<Output = Result<(), Trouble>> + Send;
 
     /// Takes a file system away whose device is gone; returns who still holds files of it.
-    fn shut_down(&self, path: &Path) -> impl Future<Output = Result<Vec<String>, Trouble>> + Send;
+    fn shut_down(&self, path: &Path) -> impl Future<Output = Result<Vec<Holding>, Trouble>> + Send;
+
+    /// Whether a process still runs.
+    fn is_running(&self, pid: u32) -> bool;
 
     /// Serves a mount.
     fn start_ftp(
@@ -178,9 +190,16 @@ impl Platform for Linux {
         }
     }
 
-    async fn shut_down(&self, path: &Path) -> Result<Vec<String>, Trouble> {
+    async fn shut_down(&self, path: &Path) -> Result<Vec<Holding>, Trouble> {
         let holders = filesystem::shutdown(path.to_owned()).await.map_err(filesystem_trouble)?;
-        Ok(holders.iter().map(ToString::to_string).collect())
+        Ok(holders
+            .iter()
+            .map(|holder| Holding { pid: holder.pid, text: holder.to_string() })
+            .collect())
+    }
+
+    fn is_running(&self, pid: u32) -> bool {
+        Path::new(&format!("/proc/{pid}")).exists()
     }
 
     async fn start_ftp(
