@@ -33,7 +33,7 @@ pub fn list(places: &Places) -> Result<Vec<Attached>, AttachError> {
             found.entry(name).or_default().0 = Some(entry.target);
         }
     }
-    for number in loops::bound()? {
+    for number in loops::bound()?.into_iter().filter(|number| !loops::is_leaving(*number)) {
         let by_path = loops::backing_file(number).and_then(|file| {
             let directory = file.strip_prefix(&run).ok()?.to_str()?.strip_suffix(FILE_NAME)?;
             directory.strip_suffix('/')?.parse().ok()

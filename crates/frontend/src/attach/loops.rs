@@ -53,13 +53,16 @@ pub(super) fn set_up(file: &Path, name: &str, read_only: bool) -> Result<u32, At
 }
 
 /// The loop devices on the volume's file, told by its path alone: the kernel's other ways to ask
-/// (`LOOP_GET_STATUS64`) look at the file, and hang when the engine behind it does.
+/// (`LOOP_GET_STATUS64`) look at the file, and hang when the engine behind it does. Devices that are
+/// leaving don't count: nothing can be done about them, and nothing need be.
 pub(super) fn find(places: &Places, name: &VolumeName) -> Result<Vec<u32>, AttachError> {
     let file = places
         .directory(name)
         .map_err(|error| AttachError::system("finding the directory", error))?
         .join(FILE_NAME);
-    let ours = |number: &u32| backing_file(*number).is_some_and(|path| path == file);
+    let ours = |number: &u32| {
+        backing_file(*number).is_some_and(|path| path == file) && !is_leaving(*number)
+    };
     Ok(bound()?.into_iter().filter(ours).collect())
 }
 
@@ -79,6 +82,12 @@ pub(super) fn bound() -> Result<Vec<u32>, AttachError> {
 /// Whether the device has a file.
 pub(super) fn in_use(number: u32) -> bool {
     Path::new(&format!("/sys/block/loop{number}/loop")).exists()
+}
+
+/// Whether the device was cleared while somebody had it open: it is free when they let go.
+pub(super) fn is_leaving(number: u32) -> bool {
+    std::fs::read_to_string(format!("/sys/block/loop{number}/loop/autoclear"))
+        .is_ok_and(|value| value.trim() == "1")
 }
 
 /// The path of the device's file as it was when it was opened; only its last part when the mount

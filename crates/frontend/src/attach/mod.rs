@@ -198,7 +198,10 @@ pub fn detach(places: &Places, name: &VolumeName, how: Detach) -> Result<(), Att
         loops::clear(*number)?;
     }
     for number in loops {
-        if !wait_until(RELEASE_LIMIT, || !loops::in_use(number)) {
+        // Whoever holds files of a dead file system keeps its device, but not the volume: the
+        // file behind is gone already, and the next attachment takes another device.
+        let gone = || !loops::in_use(number) || (how == Detach::Abort && loops::is_leaving(number));
+        if !wait_until(RELEASE_LIMIT, gone) {
             return Err(AttachError::Busy { path: loops::device_path(number) });
         }
     }
