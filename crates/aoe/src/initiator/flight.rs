@@ -56,6 +56,8 @@ pub(crate) struct Answered<T> {
     pub what: T,
     /// An earlier copy was answered, so the later ones were sent in vain: nothing had been lost.
     pub was_spurious: bool,
+    /// The last copy was answered and no earlier one: those had been lost.
+    pub was_lost: bool,
 }
 
 /// All unanswered requests of a session, by number.
@@ -125,13 +127,19 @@ impl<T> Flight<T> {
         self.forget(number, &request);
         let matching = request.recent.iter().position(|sent| sent.tag == tag);
         let was_spurious = matching.is_some_and(|index| index + 1 < request.recent.len());
+        let was_lost = matching.is_some() && !was_spurious && request.tries > 1;
         let kind = &mut self.kinds[request.kind as usize];
         if let Some(index) = matching {
             let sent = request.recent[index].at;
             kind.round_trip.measure(now.since(sent));
             kind.answered = kind.answered.max(Some(sent));
         }
-        Some(Answered { what: request.what, was_spurious })
+        if was_spurious {
+            kind.round_trip.was_spurious();
+        } else if was_lost {
+            kind.round_trip.was_lost();
+        }
+        Some(Answered { what: request.what, was_spurious, was_lost })
     }
 
     /// The requests that count as lost now, oldest number first.

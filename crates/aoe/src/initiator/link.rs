@@ -279,6 +279,11 @@ impl Link {
             return Verdict::Late;
         };
         statistics.spurious_retransmissions += u64::from(answered.was_spurious);
+        if answered.was_spurious {
+            self.window.restore();
+        } else if answered.was_lost {
+            self.window.confirm();
+        }
         self.window.grow();
         let is_own = |number: Option<u64>| number == Some(reply.sequence);
         self.probe = self.probe.filter(|_| !is_own(self.probe));

@@ -304,6 +304,11 @@ impl Plain {
         let tries = flying.tries;
         let Some(answered) = self.flight.answered(number, tag, now) else { return };
         self.desk.statistics.spurious_retransmissions += u64::from(answered.was_spurious);
+        if answered.was_spurious {
+            self.window.restore();
+        } else if answered.was_lost {
+            self.window.confirm();
+        }
         self.window.grow();
         let mut request = answered.what;
         request.copies.retain(|copy| *copy != tag);

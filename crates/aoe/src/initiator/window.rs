@@ -20,7 +20,13 @@ pub(crate) struct RoundTrip {
     smoothed: Option<Duration>,
     deviation: Duration,
     least: Option<Duration>,
+    /// How much more patient than usual to be, learnt from what was sent again in vain: a disk
+    /// answers in its own order, and a busy machine now and then late.
+    slack: u32,
 }
+
+/// So many usual patiences are waited for in addition, at most.
+const SLACK_MAX: u32 = 16;
 
 impl RoundTrip {
     /// Takes a measurement in.
@@ -38,6 +44,16 @@ impl RoundTrip {
         }
     }
 
+    /// A request was sent again although nothing was lost.
+    pub fn was_spurious(&mut self) {
+        self.slack = (self.slack * 2).clamp(1, SLACK_MAX);
+    }
+
+    /// A request was really lost: waiting longer for it was of no use.
+    pub fn was_lost(&mut self) {
+        self.slack = self.slack.saturating_sub(1);
+    }
+
     /// The usual round trip; `None` before the first.
     pub fn smoothed(&self) -> Option<Duration> {
         self.smoothed
@@ -51,7 +67,8 @@ impl RoundTrip {
             (None, Some(opening)) => (opening * 3).max(RTO_INITIAL),
             (None, None) => RTO_INITIAL,
         };
-        let doubled = base.max(RTO_MIN) * (1 << tries.saturating_sub(1).min(8));
+        let least = RTO_MIN * (1 + self.slack / 4);
+        let doubled = base.max(least) * (1 << tries.saturating_sub(1).min(8));
         doubled.min(RTO_MAX.max(base * 2))
     }
 
@@ -59,7 +76,7 @@ impl RoundTrip {
     pub fn overtaken_timeout(&self, tries: u32) -> Option<Duration> {
         let smoothed = self.smoothed?;
         let patience = smoothed + (self.deviation * 2).max(smoothed / 4);
-        Some(patience * (1 << tries.saturating_sub(1).min(8)))
+        Some(patience * (1 + self.slack) * (1 << tries.saturating_sub(1).min(8)))
     }
 
     /// How many of `size` unanswered requests don't stand in queues on the way, judging by how much
@@ -84,6 +101,8 @@ pub(crate) struct Window {
     limit: u32,
     threshold: u32,
     credit: u32,
+    /// Size and threshold before the steps down of which no loss has been proven yet.
+    before: Option<(u32, u32)>,
 }
 
 /// Where a window starts.
@@ -97,7 +116,7 @@ impl Window {
     /// A window that never grows above `limit`.
     pub fn new(limit: u32) -> Window {
         let limit = limit.max(1);
-        Window { size: SIZE_INITIAL.min(limit), limit, threshold: limit, credit: 0 }
+        Window { size: SIZE_INITIAL.min(limit), limit, threshold: limit, credit: 0, before: None }
     }
 
     /// How many requests may be unanswered.
@@ -123,6 +142,7 @@ impl Window {
 
     /// A request was lost. Called at most once per round trip.
     pub fn shrink(&mut self, round_trip: &RoundTrip) {
+        self.before.get_or_insert((self.size, self.threshold));
         let smaller = round_trip.without_queue(self.size);
         let bounded = smaller.clamp(self.size / 2, self.size - self.size / 16);
         self.size = bounded.max(SIZE_MIN).min(self.limit);
@@ -132,9 +152,22 @@ impl Window {
 
     /// The same request was lost again and again: something is wrong on the way.
     pub fn collapse(&mut self) {
+        self.before.get_or_insert((self.size, self.threshold));
         self.threshold = (self.size / 2).max(SIZE_MIN).min(self.limit);
         self.size = SIZE_MIN.min(self.limit);
         self.credit = 0;
+    }
+
+    /// What was sent again had not been lost: the steps down were a mistake.
+    pub fn restore(&mut self) {
+        let Some((size, threshold)) = self.before.take() else { return };
+        self.size = self.size.max(size);
+        self.threshold = self.threshold.max(threshold);
+    }
+
+    /// What was sent again had been lost: the steps down were right.
+    pub fn confirm(&mut self) {
+        self.before = None;
     }
 }
 
@@ -166,6 +199,32 @@ mod tests {
             round_trip.timeout(1, None) > Duration::from_secs(2),
             "a slow disk is not a lost one"
         );
+    }
+
+    /// On a busy machine a tenth of the requests were sent again in vain, each time on account of the
+    /// window, which then stood at a twentieth of its size.
+    #[test]
+    fn mistaken_losses_teach_patience_and_cost_no_window() {
+        let mut round_trip = RoundTrip::default();
+        (0..50).for_each(|_| round_trip.measure(Duration::from_micros(100)));
+        let (usual, timeout) = (round_trip.overtaken_timeout(1), round_trip.timeout(1, None));
+        (0..10).for_each(|_| round_trip.was_spurious());
+        let patient = round_trip.overtaken_timeout(1);
+        assert_eq!(patient, usual.map(|usual| usual * (1 + SLACK_MAX)));
+        assert_eq!(round_trip.timeout(1, None), timeout * (1 + SLACK_MAX / 4));
+        (0..SLACK_MAX).for_each(|_| round_trip.was_lost());
+        assert_eq!(round_trip.overtaken_timeout(1), usual);
+
+        let mut window = Window::new(64);
+        (0..100).for_each(|_| window.grow());
+        window.shrink(&round_trip);
+        window.collapse();
+        window.restore();
+        assert_eq!(window.size(), 64);
+        window.shrink(&round_trip);
+        window.confirm();
+        window.restore();
+        assert!(window.size() < 64, "a proven loss isn't taken back");
     }
 
     #[test]

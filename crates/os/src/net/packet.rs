@@ -99,6 +99,8 @@ struct Inner {
     /// Index to which the socket is bound.
     bound: Cell<i32>,
     room: RefCell<ReceiveBatch>,
+    /// The last batch emptied the socket: waiting comes next, not another system call.
+    drained: Cell<bool>,
     counters: Cell<PortCounters>,
 }
 
@@ -123,6 +125,7 @@ impl PacketPort {
             link: Cell::new(None),
             bound: Cell::new(0),
             room: RefCell::new(ReceiveBatch::new(MTU_DEFAULT_BYTES + FRAME_EXTRA_BYTES)),
+            drained: Cell::new(false),
             counters: Cell::default(),
         });
         inner.follow_link();
@@ -252,6 +255,9 @@ impl Inner {
     }
 
     fn receive(&self, sink: &mut dyn FnMut(&[u8])) -> usize {
+        if self.drained.take() {
+            return 0;
+        }
         let Ok(mut room) = self.room.try_borrow_mut() else { return 0 };
         let mut handed_out = 0;
         loop {
@@ -268,6 +274,7 @@ impl Inner {
                         counters.oversized += received.truncated as u64;
                         counters.received += handed_out as u64;
                     });
+                    self.drained.set(handed_out > 0 && received.taken < BATCH);
                     return handed_out;
                 }
                 // A pending error (ENETDOWN when the interface goes down) is told once; frames

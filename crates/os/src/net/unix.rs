@@ -54,6 +54,8 @@ struct Inner {
     listener: RefCell<Option<Waker>>,
     mourner: RefCell<Option<Waker>>,
     room: RefCell<ReceiveBatch>,
+    /// The last batch emptied the socket: waiting comes next, not another system call.
+    drained: Cell<bool>,
     dropped: Cell<u64>,
 }
 
@@ -146,6 +148,7 @@ impl Inner {
             listener: RefCell::new(None),
             mourner: RefCell::new(None),
             room: RefCell::new(ReceiveBatch::new(FRAME_BYTES)),
+            drained: Cell::new(false),
             dropped: Cell::new(0),
         })
     }
@@ -205,6 +208,9 @@ impl Inner {
 
     fn receive(&self, sink: &mut dyn FnMut(&[u8])) -> usize {
         let Some(watch) = self.watch.borrow().clone() else { return 0 };
+        if self.drained.take() {
+            return 0;
+        }
         let Ok(mut room) = self.room.try_borrow_mut() else { return 0 };
         let mut handed_out = 0;
         loop {
@@ -215,7 +221,10 @@ impl Inner {
             match received {
                 // No frame is empty: this is the end of the connection.
                 Ok(received) if received.empty > 0 => break,
-                Ok(_) if handed_out > 0 => return handed_out,
+                Ok(received) if handed_out > 0 => {
+                    self.drained.set(received.taken < BATCH);
+                    return handed_out;
+                }
                 Ok(received) if received.taken > 0 => {}
                 Ok(_) => return 0,
                 Err(error) if sys::is_errno(&error, libc::EINTR) => {}
