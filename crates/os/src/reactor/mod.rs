@@ -144,24 +144,29 @@ impl Reactor {
         loop {
             self.executor.set_now(boot_time());
             self.executor.run_ready(STEPS_PER_TURN);
-            self.with_ring(Ring::submit)?;
             if let Some(value) = output.take() {
+                self.with_ring(Ring::submit)?;
                 return Ok(value);
             }
-            if self.reap() == 0 && !self.executor.has_ready() {
+            if self.executor.has_ready() {
+                self.with_ring(Ring::submit)?;
+            } else {
+                // Whoever waits next submits by the same call.
                 self.idle()?;
-                self.reap();
             }
+            self.reap();
         }
     }
 
+    /// Submits, then waits until there is something to do.
     fn idle(&mut self) -> io::Result<()> {
         let now = boot_time();
         let limit = self.executor.next_deadline().map(|deadline| deadline.since(now));
         if limit.is_some_and(|limit| limit.is_zero()) {
-            return Ok(());
+            return self.with_ring(Ring::submit);
         }
         if self.spin.is_worth_it() {
+            self.with_ring(Ring::submit)?;
             let found = self.spin_for(limit.unwrap_or(SPIN_LIMIT).min(SPIN_LIMIT))?;
             self.spin.spun(found);
             if found {
@@ -171,7 +176,7 @@ impl Reactor {
         self.rouser.sleeping.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         let waited = if self.executor.has_ready() {
-            Ok(())
+            self.with_ring(Ring::submit)
         } else {
             let limit = self.executor.next_deadline().map(|at| at.since(boot_time()));
             let begun = boot_time();

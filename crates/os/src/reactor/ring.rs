@@ -97,8 +97,20 @@ impl Ring {
         }
     }
 
-    /// Submits, then waits for a completion, at most for `limit`.
+    /// Submits, then waits for a completion, at most for `limit`: by one system call where the kernel
+    /// takes all entries.
     pub(super) fn wait(&mut self, limit: Option<Duration>) -> io::Result<()> {
+        self.fill();
+        if !self.ring.completion().is_empty() {
+            return self.submit();
+        }
+        if self.backlog.is_empty() && self.has_entries() && self.can_wait(limit) {
+            self.enter(limit)?;
+            // What the kernel refused is tried again below; it hasn't waited then.
+            if !self.has_entries() {
+                return Ok(());
+            }
+        }
         self.submit()?;
         let limit = if self.has_entries() {
             Some(limit.unwrap_or(REFUSED_WAIT).min(REFUSED_WAIT))
@@ -108,15 +120,24 @@ impl Ring {
         if !self.ring.completion().is_empty() {
             return Ok(());
         }
+        match limit {
+            Some(limit) if !self.can_wait(Some(limit)) => self.poll_descriptor(limit),
+            limit => self.enter(limit),
+        }
+    }
+
+    /// Whether the kernel knows how to wait so.
+    fn can_wait(&self, limit: Option<Duration>) -> bool {
+        limit.is_none() || self.ring.params().is_feature_ext_arg()
+    }
+
+    fn enter(&mut self, limit: Option<Duration>) -> io::Result<()> {
         let Some(limit) = limit else {
             return tolerate(self.ring.submit_and_wait(1));
         };
-        if self.ring.params().is_feature_ext_arg() {
-            let limit = types::Timespec::from(limit);
-            let arguments = types::SubmitArgs::new().timespec(&limit);
-            return tolerate(self.ring.submitter().submit_with_args(1, &arguments));
-        }
-        self.poll_descriptor(limit)
+        let limit = types::Timespec::from(limit);
+        let arguments = types::SubmitArgs::new().timespec(&limit);
+        tolerate(self.ring.submitter().submit_with_args(1, &arguments))
     }
 
     /// Before Linux 5.11 waiting takes no deadline, but the ring's descriptor can be polled.
