@@ -90,21 +90,34 @@ pub struct SeenTarget {
 
 /// What a report means for those who serve.
 pub trait PoolReportExt {
-    /// Whether the pool may be served: open, with its lease.
-    fn is_serving(&self) -> bool;
+    /// Whether the pool may go on being served: open, with its lease. Requests may have to wait.
+    fn may_stay(&self) -> bool;
 
-    /// Whether that volume of it may be served.
+    /// Whether that volume of it may go on being served.
+    fn keeps(&self, name: &VolumeName) -> bool;
+
+    /// Whether that volume answers now, so that a service on it may begin.
     fn serves(&self, name: &VolumeName) -> bool;
 }
 
 impl PoolReportExt for PoolReport {
-    fn is_serving(&self) -> bool {
-        self.lease_ok && matches!(self.state, PoolState::Online | PoolState::Degraded)
+    fn may_stay(&self) -> bool {
+        let open = matches!(
+            self.state,
+            PoolState::Online | PoolState::Degraded | PoolState::Suspended { .. }
+        );
+        open && self.lease_ok
+    }
+
+    fn keeps(&self, name: &VolumeName) -> bool {
+        self.name == name.pool
+            && self.may_stay()
+            && self.volumes.iter().any(|volume| volume.name == name.volume)
     }
 
     fn serves(&self, name: &VolumeName) -> bool {
-        self.name == name.pool
-            && self.is_serving()
+        self.keeps(name)
+            && matches!(self.state, PoolState::Online | PoolState::Degraded)
             && self
                 .volumes
                 .iter()

@@ -95,7 +95,13 @@ impl Exports {
         for (key, setting) in wanted {
             if self.running.borrow().contains_key(&key) {
                 self.refresh(&key, engine).await;
-            } else if let Err(error) = self.begin(&key, setting, engine).await {
+                continue;
+            }
+            // A volume that doesn't answer would hold this up.
+            if !pools.iter().any(|pool| pool.serves(&key.0)) {
+                continue;
+            }
+            if let Err(error) = self.begin(&key, setting, engine).await {
                 tracing::warn!(volume = %key.0, address = %key.1, %error, "not exported; tried again");
             }
         }
@@ -198,7 +204,7 @@ fn wanted(pools: &[PoolReport]) -> BTreeMap<(VolumeName, ShelfSlot), ExportSetti
     for pool in pools {
         for volume in &pool.volumes {
             let name = VolumeName::new(&pool.name, &volume.name);
-            if !pool.serves(&name) {
+            if !pool.keeps(&name) {
                 continue;
             }
             for setting in VolumeSettings::from_properties(&volume.properties).exports {

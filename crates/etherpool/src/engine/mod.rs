@@ -177,7 +177,7 @@ impl Process {
     /// Ends what may not be served any more, and exports what is to be exported.
     pub async fn look_at_served(&self) {
         let pools = self.engine.reports();
-        self.volumes.keep_only(|name| pools.iter().any(|pool| pool.serves(name)));
+        self.volumes.keep_only(|name| pools.iter().any(|pool| pool.keeps(name)));
         self.exports.follow(&pools, &self.engine).await;
     }
 }

@@ -98,7 +98,7 @@ impl Work<'_> {
             EngineRequest::AttachVolume { volume } => self.attach(&volume, descriptor),
             EngineRequest::AttachedVolumes => value(process.volumes.names()),
             EngineRequest::Lease { pool } => {
-                let runs = |report: &pool::PoolReport| report.name == pool && report.is_serving();
+                let runs = |report: &pool::PoolReport| report.name == pool && report.may_stay();
                 value(engine.reports().iter().any(runs))
             }
             EngineRequest::CheckExport { export } => value(process.exports.check(&export)?),

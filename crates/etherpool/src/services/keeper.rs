@@ -124,7 +124,7 @@ impl<P: Platform> Keeper<P> {
         for pool in pools {
             for volume in &pool.volumes {
                 let name = VolumeName::new(&pool.name, &volume.name);
-                let mut wish = wanted(generation, pool, volume);
+                let mut wish = self.wanted(generation, pool, volume);
                 if held.contains(&pool.name) {
                     (wish.mount, wish.ftp) = (None, None);
                 }
@@ -132,6 +132,25 @@ impl<P: Platform> Keeper<P> {
             }
         }
         wishes
+    }
+
+    /// What a pool wants for one of its volumes. A device begins when the volume answers, and stays
+    /// as long as the lease runs: a short wait for disks costs nobody their open files.
+    fn wanted(
+        &self,
+        generation: Option<EngineGeneration>,
+        pool: &PoolReport,
+        volume: &VolumeReport,
+    ) -> Wanted {
+        let name = VolumeName::new(&pool.name, &volume.name);
+        let attached = self.volumes().get(&name).and_then(|kept| kept.attached());
+        let stays = attached.is_some() && attached == generation && pool.keeps(&name);
+        let settings = VolumeSettings::from_properties(&volume.properties);
+        Wanted {
+            served_by: generation.filter(|_| stays || pool.serves(&name)),
+            ftp: settings.ftp.filter(|_| settings.mount.is_some()),
+            mount: settings.mount,
+        }
     }
 
     /// Takes the pools' word for what should be. `generation` is the engine that gave it.
@@ -154,8 +173,11 @@ impl<P: Platform> Keeper<P> {
         }
         // A volume that neither has nor wants anything needs no keeper.
         volumes.retain(|_, kept| {
+            let shown = kept.shown.borrow();
+            let is_held = || shown.lingering.iter().any(|one| self.platform.is_running(one.pid));
             let needed = kept.wanted.borrow().mount.is_some()
-                || kept.shown.borrow().actual != Actual::default();
+                || shown.actual != Actual::default()
+                || is_held();
             // Another holder than this map is an operation or a step under way.
             needed || Arc::strong_count(kept) > 1
         });
@@ -246,21 +268,6 @@ impl<P: Platform> Keeper<P> {
     }
 }
 
-/// What a pool wants for one of its volumes.
-fn wanted(
-    generation: Option<EngineGeneration>,
-    pool: &PoolReport,
-    volume: &VolumeReport,
-) -> Wanted {
-    let serving = pool.is_serving() && volume.suspended.is_none();
-    let settings = VolumeSettings::from_properties(&volume.properties);
-    Wanted {
-        served_by: generation.filter(|_| serving),
-        ftp: settings.ftp.filter(|_| settings.mount.is_some()),
-        mount: settings.mount,
-    }
-}
-
 impl<P: Platform> Kept<P> {
     fn begin(
         platform: &Arc<P>,
@@ -280,6 +287,11 @@ impl<P: Platform> Kept<P> {
         let changes = kept.wanted.subscribe();
         tokio::spawn(keep(Arc::clone(platform), Arc::downgrade(&kept), changes));
         kept
+    }
+
+    /// The engine under which there is a device.
+    fn attached(&self) -> Option<EngineGeneration> {
+        self.shown.borrow().actual.attached
     }
 
     /// What is, as it changes.

@@ -165,6 +165,30 @@ async fn a_pool_without_its_lease_is_taken_down_and_comes_back() {
     }
 }
 
+#[tokio::test]
+async fn a_wait_for_disks_within_the_lease_costs_nobody_their_files() {
+    let suspended = || {
+        let mut report = pool_report();
+        report.state = PoolState::Suspended { reason: "votes".into() };
+        report.volumes[0].suspended = Some("votes".into());
+        report
+    };
+    // It doesn't begin so,
+    let keeper = Keeper::new(Fake::default());
+    keeper.want(Some(EngineGeneration(1)), &[suspended()]);
+    tokio::task::yield_now().await;
+    assert!(log(&keeper).is_empty());
+    // but it stays, until the lease is over.
+    keeper.want(Some(EngineGeneration(1)), &[pool_report()]);
+    wait(&keeper, |shown| is_up(shown, 1)).await;
+    log(&keeper);
+    keeper.want(Some(EngineGeneration(1)), &[suspended()]);
+    tokio::task::yield_now().await;
+    assert!(log(&keeper).is_empty());
+    keeper.want(Some(EngineGeneration(1)), &[PoolReport { lease_ok: false, ..suspended() }]);
+    wait(&keeper, |shown| shown.actual == Actual::default()).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_step_that_fails_is_shown_and_tried_again() {
     let keeper = Keeper::new(Fake::default());
