@@ -24,8 +24,6 @@ use crate::format::{
 };
 use crate::metadata::{Segment, SegmentCopyPlace};
 
-/// A batch takes no further record beyond this.
-const BATCH_BYTES: usize = 1 << 20;
 /// A record on its way into the log.
 pub(crate) struct Append {
     pub(crate) body: RecordBody,
@@ -113,13 +111,13 @@ impl Log {
         self.folding.notify_all();
     }
 
-    fn take_batch(&self) -> Vec<Append> {
+    fn take_batch(&self, bytes_max: usize) -> Vec<Append> {
         let mut queue = self.queue.borrow_mut();
         let mut bytes = 0;
         let mut batch = Vec::new();
         while let Some(next) = queue.front() {
             bytes += next.body.encoded_len();
-            if bytes > BATCH_BYTES && !batch.is_empty() {
+            if bytes > bytes_max && !batch.is_empty() {
                 break;
             }
             batch.extend(queue.pop_front());
@@ -136,7 +134,7 @@ impl Volume {
             if self.is_gone() {
                 break;
             }
-            let batch = self.log.take_batch();
+            let batch = self.log.take_batch(self.log_shape.batch_bytes());
             if batch.is_empty() {
                 if self.pool.unless_over(arrived).await.is_err() {
                     break;
@@ -150,7 +148,7 @@ impl Volume {
         }
         let ended = self.pool.lease.ended().unwrap_or(Ended::Closed);
         loop {
-            let batch = self.log.take_batch();
+            let batch = self.log.take_batch(self.log_shape.batch_bytes());
             if batch.is_empty() {
                 break;
             }

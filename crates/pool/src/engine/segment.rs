@@ -28,6 +28,11 @@ const RECORD_ROWS: u64 = 128;
 /// The largest record takes at most this part of a segment, so that little is left unused.
 const RECORD_PART: u64 = 8;
 
+/// A batch is no larger than one transfer of most devices ...
+const BATCH_BYTES: u64 = 1 << 20;
+/// ... and no larger than this part of a segment.
+const BATCH_PART: u64 = 4;
+
 impl LogShape {
     /// The shape of logs in this pool.
     pub(crate) fn of(meta: &Metadata) -> LogShape {
@@ -47,6 +52,11 @@ impl LogShape {
         let block = BLOCK_BYTES as u64;
         let unused = SEGMENT_HEADER_BYTES as u64 + self.record_bytes_max() + block;
         u64::from(self.segments_max - 1) * (self.segment_bytes.saturating_sub(unused))
+    }
+
+    /// A batch takes no further record beyond this.
+    pub(crate) fn batch_bytes(self) -> usize {
+        (self.segment_bytes / BATCH_PART).min(BATCH_BYTES) as usize
     }
 
     fn record_bytes_max(self) -> u64 {

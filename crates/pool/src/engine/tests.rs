@@ -155,7 +155,6 @@ fn a_crash_of_everything_loses_nothing_acknowledged() {
 }
 
 #[test]
-#[ignore = "being looked at"]
 fn a_lost_disk_is_put_out_and_catches_up_what_it_missed() {
     let (bench, volume) = Bench::mirrored(3);
     bench.write(&volume, 0, pattern(0, 256, 1)).unwrap();
