@@ -15,12 +15,15 @@ use futures::stream::FuturesUnordered;
 use super::checksums::LoadError;
 use super::pool::{GroupPlace, Pool, ended_error};
 use super::volume::Volume;
-use crate::format::{Role, Row, row_checksum};
+use crate::format::{ChecksumBlock, Role, Row, row_checksum};
 use crate::layout::VolumeBlock;
 use crate::report::PoolEvent;
 
 /// Rows read from one member at once before the next run goes to another one.
 const SPREAD_ROWS: u32 = 64;
+
+/// Reads after which the members change their turns.
+const READS_PER_TURN: u32 = 16;
 
 /// Rows of a group that shall be read from disk, with what they should be.
 struct DiskRun {
@@ -107,10 +110,19 @@ impl Volume {
             return Err(IoError::OutOfRange(sectors_of(block, u64::from(count))));
         };
         if known < count && group.initialised {
-            for (index, source) in sources.iter_mut().enumerate().filter(|(_, s)| s.is_none()) {
-                let row = Row(at.row.0 + index as u32);
-                let crc = self.crc_of(&group, row, block + index as u64).await?;
-                *source = Some(crc.map_or(Source::Zero, Source::Disk));
+            let mut sums: Option<(u32, Rc<ChecksumBlock>)> = None;
+            for (offset, source) in sources.iter_mut().enumerate().filter(|(_, s)| s.is_none()) {
+                let row = Row(at.row.0 + offset as u32);
+                let (index, entry) = self.pool.shape().entry_of(row);
+                let known = sums.take().filter(|(loaded, _)| *loaded == index);
+                let (_, block) = match known {
+                    Some(known) => sums.insert(known),
+                    None => {
+                        let block = block + offset as u64;
+                        sums.insert((index, self.checksums_of(&group, index, block).await?))
+                    }
+                };
+                *source = Some(block.get(entry).map_or(Source::Zero, Source::Disk));
             }
         }
         let sources: Vec<_> =
@@ -119,21 +131,20 @@ impl Volume {
         Ok((!zeros).then_some((group, sources)))
     }
 
-    /// What a row's checksum should be; `None` for a row that was never written.
-    async fn crc_of(
+    /// A checksum block of a group; `block` is the volume's block that it is wanted for.
+    async fn checksums_of(
         self: &Rc<Self>,
         group: &GroupPlace,
-        row: Row,
+        index: u32,
         block: u64,
-    ) -> Result<Option<u32>, IoError> {
-        let (index, entry) = self.pool.shape().entry_of(row);
+    ) -> Result<Rc<ChecksumBlock>, IoError> {
         loop {
             match self.checksums.load(&self.pool, group, index).await {
                 Ok(loaded) => {
                     if !loaded.lagging.is_empty() {
                         self.mend_checksums_soon(group.birth, index);
                     }
-                    return Ok(loaded.block.get(entry));
+                    return Ok(loaded.block);
                 }
                 Err(LoadError::Damaged) => {
                     self.tell_unrepairable(group, block, 1);
@@ -283,7 +294,9 @@ impl Volume {
             .filter(|member| only.is_none_or(|only| only == *member))
             .filter(|member| self.pool.has_all(group.birth, *member, mask))
             .collect();
-        let turn = (first.0 / SPREAD_ROWS) as usize + group.index as usize;
+        // Now and then the other way round, so that each copy is looked at in the long run.
+        let reads = self.reads.replace(self.reads.get().wrapping_add(1));
+        let turn = (first.0 / SPREAD_ROWS + group.index + reads / READS_PER_TURN) as usize;
         let members = group.members.len();
         candidates.sort_by_key(|index| {
             let (disk, _) = group.members[*index];

@@ -204,3 +204,480 @@ fn an_engine_that_dies_is_followed_by_one_that_settles() {
     assert_eq!(bench.read(&volume, 7, 100).unwrap(), pattern(7, 100, 1));
     assert_eq!(bench.report().volumes[0].settled.blocks, 100);
 }
+
+/// Where block 0 of the volume lies: found by its contents.
+fn places_of(bench: &Bench, contents: &[u8]) -> Vec<(usize, usize)> {
+    let mut places = Vec::new();
+    for (index, disk) in bench.disks.iter().enumerate() {
+        let image = disk.image();
+        for offset in (0..image.len()).step_by(BLOCK_BYTES) {
+            if image[offset..offset + BLOCK_BYTES] == *contents {
+                places.push((index, offset));
+            }
+        }
+    }
+    places
+}
+
+#[test]
+fn a_flipped_bit_is_repaired_and_named() {
+    let (bench, volume) = Bench::mirrored(5);
+    bench.write(&volume, 0, pattern(0, 8, 1)).unwrap();
+    bench.pass(Duration::from_secs(3));
+    let bad = places_of(&bench, &pattern(3, 1, 1));
+    // The two copies in place; log segments hold records at other alignments, or are freed.
+    for (disk, offset) in &bad {
+        bench.disks[*disk].damage(offset + 100, |byte| *byte ^= 4);
+        assert_eq!(bench.read(&volume, 0, 8).unwrap(), pattern(0, 8, 1));
+        for _ in 0..40 {
+            bench.read(&volume, 3, 1).unwrap();
+        }
+        bench.pass(Duration::from_secs(1));
+    }
+    assert_eq!(bench.verify(None).bad, []);
+    let repaired: Vec<_> = bench
+        .events()
+        .into_iter()
+        .filter_map(|event| match event {
+            PoolEvent::Repaired { disk, disk_offset_bytes, .. } => Some((disk, disk_offset_bytes)),
+            _ => None,
+        })
+        .collect();
+    assert!(!repaired.is_empty());
+    for (disk, offset) in repaired {
+        let place = bad.iter().find(|(index, _)| bench.disks[*index].name == disk);
+        assert!(place.is_some_and(|_| bad.iter().any(|(_, at)| *at as u64 == offset)));
+    }
+}
+
+#[test]
+fn both_copies_gone_is_an_error_of_exactly_that_block() {
+    let (bench, volume) = Bench::mirrored(6);
+    bench.write(&volume, 0, pattern(0, 8, 1)).unwrap();
+    bench.pass(Duration::from_secs(3));
+    for (disk, offset) in places_of(&bench, &pattern(3, 1, 1)) {
+        bench.disks[disk].damage(offset, |byte| *byte ^= 1);
+    }
+    let range = SectorRange::new(Lba(24), 8);
+    assert_eq!(bench.read(&volume, 0, 8), Err(IoError::Medium(range)));
+    assert_eq!(bench.read(&volume, 0, 3).unwrap(), pattern(0, 3, 1));
+    assert_eq!(bench.read(&volume, 4, 4).unwrap(), pattern(4, 4, 1));
+    assert!(bench.events().iter().any(|event| matches!(
+        event,
+        PoolEvent::Unrepairable { offset_bytes: 12288, length_bytes: 4096, disks, .. } if disks.len() == 2
+    )));
+    // Writing makes it whole again.
+    bench.write(&volume, 3, pattern(3, 1, 2)).unwrap();
+    bench.pass(Duration::from_secs(3));
+    assert_eq!(bench.read(&volume, 3, 1).unwrap(), pattern(3, 1, 2));
+}
+
+#[test]
+fn a_disk_rolled_back_as_a_whole_is_not_trusted() {
+    for disk in 0..3 {
+        let (bench, volume) = Bench::mirrored(30 + disk as u64);
+        bench.write(&volume, 0, pattern(0, 128, 1)).unwrap();
+        bench.pass(Duration::from_secs(3));
+        let old = bench.disks[disk].image();
+        bench.write(&volume, 0, pattern(0, 128, 2)).unwrap();
+        bench.pass(Duration::from_secs(3));
+        bench.write(&volume, 64, pattern(64, 128, 3)).unwrap();
+        let bench = bench.power_cut();
+        // The cut came first: the image goes back while nothing runs.
+        bench.executor.clear();
+        bench.disks[disk].set_image(&old);
+        let bench = bench.power_cut();
+        let volume = bench.reopened();
+        assert_eq!(bench.read(&volume, 0, 64).unwrap(), pattern(0, 64, 2), "disk {disk}");
+        assert_eq!(bench.read(&volume, 64, 128).unwrap(), pattern(64, 128, 3), "disk {disk}");
+        bench.until(|report| report.state == PoolState::Online);
+        let report = bench.verify(None);
+        assert_eq!((report.bad, report.missed), (vec![], 0), "disk {disk}");
+        let rolled = bench.events().into_iter().any(|e| matches!(e, PoolEvent::RolledBack { .. }));
+        // The third disk had logs only, which have no number to fall below.
+        assert_eq!(rolled, disk < 2, "disk {disk}");
+    }
+}
+
+#[test]
+fn devices_may_arrive_in_any_order() {
+    for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2], [2, 0, 1]] {
+        let (bench, volume) = Bench::mirrored(40);
+        bench.write(&volume, 0, pattern(0, 64, 1)).unwrap();
+        let now = bench.executor.handle().now();
+        bench.executor.clear();
+        let bench = Bench::alone(41, bench.disks.clone(), now, 1);
+        for disk in order {
+            bench.attach(&bench.disks[disk]);
+            bench.pass(Duration::from_millis(700));
+        }
+        let volume = bench.reopened();
+        assert_eq!(bench.read(&volume, 0, 64).unwrap(), pattern(0, 64, 1));
+        bench.until(|report| report.state == PoolState::Online);
+    }
+}
+
+#[test]
+fn a_pool_opens_without_one_disk_and_takes_it_in_later() {
+    for away in 0..3 {
+        let (bench, volume) = Bench::mirrored(50 + away as u64);
+        bench.write(&volume, 0, pattern(0, 256, 1)).unwrap();
+        let now = bench.executor.handle().now();
+        bench.executor.clear();
+        let bench = Bench::alone(51, bench.disks.clone(), now, 1);
+        for disk in (0..3).filter(|disk| *disk != away) {
+            bench.attach(&bench.disks[disk]);
+        }
+        let volume = bench.reopened();
+        assert_eq!(bench.report().state, PoolState::Degraded);
+        assert_eq!(bench.read(&volume, 0, 256).unwrap(), pattern(0, 256, 1));
+        bench.write(&volume, 100, pattern(100, 64, 2)).unwrap();
+        bench.pass(Duration::from_secs(3));
+        bench.attach(&bench.disks[away]);
+        bench.until(|report| report.state == PoolState::Online);
+        assert_eq!(bench.read(&volume, 100, 64).unwrap(), pattern(100, 64, 2));
+        let report = bench.verify(None);
+        assert_eq!((report.bad, report.missed), (vec![], 0));
+    }
+}
+
+#[test]
+fn a_majority_out_of_reach_suspends_and_nothing_is_recorded() {
+    let (bench, volume) = Bench::mirrored(60);
+    bench.write(&volume, 0, pattern(0, 64, 1)).unwrap();
+    bench.events();
+    for disk in 0..3 {
+        bench.set_mode(disk, Mode::Lost);
+    }
+    let waiting = volume.write(Lba(8), pattern(1, 1, 2), Durability::Durable);
+    assert!(bench.run_for(Duration::from_secs(30), waiting).is_none(), "answered without a quorum");
+    assert!(matches!(bench.report().state, PoolState::Suspended { .. }));
+    for disk in [2, 0, 1] {
+        bench.set_mode(disk, Mode::Well);
+        bench.pass(Duration::from_millis(50));
+    }
+    bench.until(|report| report.state == PoolState::Online);
+    assert_eq!(bench.read(&volume, 1, 1).unwrap(), pattern(1, 1, 2));
+}
+
+#[test]
+fn a_pool_of_another_owner_is_opened_only_by_import_and_deposes_the_former() {
+    let (first, volume) = Bench::mirrored(70);
+    first.write(&volume, 0, pattern(0, 64, 1)).unwrap();
+    let second = Bench::with(71, first.disks.clone(), first.executor.handle().now(), 2);
+    second.pass(Duration::from_secs(10));
+    assert!(matches!(second.report().state, PoolState::Foreign { .. }));
+    assert!(second.engine.open_volume("pool", "v").is_err());
+    first.pass(Duration::from_secs(10));
+    assert_eq!(first.report().state, PoolState::Online);
+
+    let engine = Rc::clone(&second.engine);
+    let before = second.executor.handle().now();
+    second
+        .run(async move { engine.import_pool("pool", super::ImportOptions::default()).await })
+        .unwrap();
+    let waited = second.executor.handle().now().since(before);
+    assert!(waited >= Duration::from_secs(7), "served after {waited:?}, the lease may still run");
+    let taken = second.reopened();
+    assert_eq!(second.read(&taken, 0, 64).unwrap(), pattern(0, 64, 1));
+    second.write(&taken, 0, pattern(0, 64, 2)).unwrap();
+
+    assert!(matches!(first.write(&volume, 0, pattern(0, 1, 3)), Err(IoError::Fenced { .. })));
+    assert!(matches!(first.read(&volume, 0, 1), Err(IoError::Fenced { .. })));
+    first.pass(Duration::from_secs(5));
+    assert_eq!(first.report().state, PoolState::Fenced);
+    assert_eq!(second.read(&taken, 0, 64).unwrap(), pattern(0, 64, 2));
+
+    // Switched on again, the former owner leaves it alone.
+    let again = first.crash_engine();
+    again.pass(Duration::from_secs(20));
+    assert!(matches!(again.report().state, PoolState::Foreign { .. }));
+    second.pass(Duration::from_secs(5));
+    assert_eq!(second.report().state, PoolState::Online);
+}
+
+#[test]
+fn a_released_pool_is_imported_without_waiting() {
+    let (first, volume) = Bench::mirrored(80);
+    first.write(&volume, 0, pattern(0, 64, 1)).unwrap();
+    let engine = Rc::clone(&first.engine);
+    first.run(async move { engine.release_pool("pool").await }).unwrap();
+    assert!(first.read(&volume, 0, 1).is_err());
+    let again = first.crash_engine();
+    again.pass(Duration::from_secs(10));
+    assert_eq!(again.report().state, PoolState::Released);
+    let engine = Rc::clone(&again.engine);
+    let before = again.executor.handle().now();
+    again
+        .run(async move { engine.import_pool("pool", super::ImportOptions::default()).await })
+        .unwrap();
+    assert!(again.executor.handle().now().since(before) < Duration::from_secs(4));
+    let volume = again.reopened();
+    assert_eq!(again.read(&volume, 0, 64).unwrap(), pattern(0, 64, 1));
+}
+
+#[test]
+fn a_pool_that_was_shut_down_opens_by_itself() {
+    let (bench, volume) = Bench::mirrored(81);
+    bench.write(&volume, 0, pattern(0, 64, 1)).unwrap();
+    let engine = Rc::clone(&bench.engine);
+    bench.run(async move { engine.shutdown().await });
+    let bench = bench.crash_engine();
+    let volume = bench.reopened();
+    assert_eq!(bench.report().volumes[0].settled.blocks, 0);
+    assert_eq!(bench.read(&volume, 0, 64).unwrap(), pattern(0, 64, 1));
+}
+
+#[test]
+fn discarded_and_zeroed_blocks_read_as_zeros() {
+    let (bench, volume) = Bench::mirrored(90);
+    bench.write(&volume, 0, pattern(0, 64, 1)).unwrap();
+    bench.pass(Duration::from_secs(3));
+    let discard = volume.discard(SectorRange::new(Lba(8 * 8 + 3), 8 * 8));
+    bench.run(discard).unwrap();
+    let zero = volume.write_zeroes(SectorRange::new(Lba(30 * 8 + 3), 16), Durability::Durable);
+    bench.run(zero).unwrap();
+    let mut expected = pattern(0, 64, 1).into_mut();
+    expected[9 * BLOCK_BYTES..16 * BLOCK_BYTES].fill(0);
+    let zeroed = (30 * 8 + 3) * 512;
+    expected[zeroed..zeroed + 16 * 512].fill(0);
+    let expected = expected.freeze();
+    assert_eq!(bench.read(&volume, 0, 64).unwrap(), expected);
+    bench.pass(Duration::from_secs(3));
+    assert_eq!(bench.read(&volume, 0, 64).unwrap(), expected);
+    let bench = bench.power_cut();
+    let volume = bench.reopened();
+    assert_eq!(bench.read(&volume, 0, 64).unwrap(), expected);
+}
+
+#[test]
+fn parts_of_blocks_are_merged() {
+    let (bench, volume) = Bench::mirrored(91);
+    bench.write(&volume, 0, pattern(0, 4, 1)).unwrap();
+    let data = Buffer::copy_of(&[0xee; 512 * 11]);
+    bench.run(volume.write(Lba(5), data, Durability::Durable)).unwrap();
+    let mut expected = pattern(0, 4, 1).into_mut();
+    expected[5 * 512..16 * 512].fill(0xee);
+    assert_eq!(bench.read(&volume, 0, 4).unwrap(), expected.freeze());
+    let odd = bench.run(volume.read(SectorRange::new(Lba(4), 3))).unwrap().value;
+    assert_eq!((odd.len(), odd[512]), (1536, 0xee));
+    let beyond = volume.read(SectorRange::new(Lba(8 * MIB / 512 - 1), 2));
+    assert!(matches!(bench.run(beyond), Err(IoError::OutOfRange(_))));
+}
+
+#[test]
+fn a_failed_flush_puts_the_disk_out_until_it_is_reopened() {
+    let (bench, volume) = Bench::mirrored(92);
+    bench.write(&volume, 0, pattern(0, 64, 1)).unwrap();
+    bench.disks[0].flush_fails.set(true);
+    bench.disks[1].flush_fails.set(false);
+    bench.pass(Duration::from_secs(5));
+    let report = bench.report();
+    if report.disks.iter().all(|disk| disk.state == crate::report::DiskState::Usable) {
+        // The volume's first groups don't lie there.
+        return;
+    }
+    bench.pass(Duration::from_secs(20));
+    assert_eq!(bench.report().state, PoolState::Degraded, "taken in without being reopened");
+    bench.disks[0].crash(&bench.executor.handle());
+    bench.set_mode(0, Mode::Well);
+    bench.until(|report| report.state == PoolState::Online);
+    assert_eq!(bench.verify(None).bad, []);
+}
+
+#[test]
+fn damaged_labels_are_mended_or_refused_by_name() {
+    let (bench, volume) = Bench::mirrored(93);
+    bench.write(&volume, 0, pattern(0, 64, 1)).unwrap();
+    let now = bench.executor.handle().now();
+    bench.executor.clear();
+    bench.disks[0].damage(20, |byte| *byte ^= 1);
+    for slot in [0, 4096] {
+        bench.disks[1].damage(slot + 20, |byte| *byte ^= 1);
+    }
+    let bench = Bench::with(94, bench.disks.clone(), now, 1);
+    let volume = bench.reopened();
+    assert_eq!(bench.read(&volume, 0, 64).unwrap(), pattern(0, 64, 1));
+    let events = bench.events();
+    assert!(events.iter().any(|event| matches!(
+        event,
+        PoolEvent::StructureRepaired { disk, what, .. } if disk == "e0.0" && what == "label"
+    )));
+    assert!(events.iter().any(|event| matches!(
+        event,
+        PoolEvent::DiskRefused { disk, why, .. } if disk == "e1.0" && why.contains("damaged")
+    )));
+}
+
+#[test]
+fn pools_grow_and_volumes_come_and_go() {
+    let bench = Bench::new(95, 4, 48);
+    let request = CreatePool {
+        name: "pool".into(),
+        disks: (0..3).map(|n| format!("e{n}.0")).collect(),
+        failure_domain: FailureDomain::Node,
+        force_disks: Vec::new(),
+        extent_bytes: Some(256 << 10),
+    };
+    let engine = Rc::clone(&bench.engine);
+    bench.run(async move { engine.create_pool(request).await }).unwrap();
+    let volume = bench.create_volume(8, Layout::Mirror(2));
+    bench.write(&volume, 0, pattern(0, 64, 1)).unwrap();
+    let before = bench.report().capacity_bytes;
+    let engine = Rc::clone(&bench.engine);
+    bench.run(async move { engine.extend_pool("pool", &["e3.0".into()], &[]).await }).unwrap();
+    assert!(bench.report().capacity_bytes > before);
+    let engine = Rc::clone(&bench.engine);
+    let grown = bench
+        .run(async move { engine.extend_volume("pool", "v", VolumeSize::PercentFree(100)).await })
+        .unwrap();
+    assert!(grown.size_bytes > 40 * MIB, "{}", grown.size_bytes);
+    let last = grown.size_bytes / BLOCK_BYTES as u64 - 8;
+    bench.write(&volume, last, pattern(last, 8, 3)).unwrap();
+    bench.pass(Duration::from_secs(3));
+    assert_eq!(bench.read(&volume, last, 8).unwrap(), pattern(last, 8, 3));
+    let bench = bench.crash_engine();
+    let volume = bench.reopened();
+    assert_eq!(bench.read(&volume, last, 8).unwrap(), pattern(last, 8, 3));
+    let engine = Rc::clone(&bench.engine);
+    bench
+        .run(async move { engine.set_property("pool", "v", "mount", Some("/m".into())).await })
+        .unwrap();
+    assert_eq!(bench.report().volumes[0].properties["mount"], "/m");
+    let engine = Rc::clone(&bench.engine);
+    bench.run(async move { engine.remove_volume("pool", "v").await }).unwrap();
+    assert!(bench.read(&volume, 0, 1).is_err());
+    let report = bench.report();
+    assert_eq!(report.free_bytes, report.capacity_bytes);
+    let volume = bench.create_volume(4, Layout::Raid0);
+    assert_eq!(bench.read(&volume, 0, 128).unwrap(), Buffer::zeroed(128 * BLOCK_BYTES));
+    bench.write(&volume, 3, pattern(3, 100, 4)).unwrap();
+    bench.pass(Duration::from_secs(3));
+    assert_eq!(bench.read(&volume, 3, 100).unwrap(), pattern(3, 100, 4));
+}
+
+#[test]
+fn disks_that_carry_something_are_refused_unless_forced() {
+    let bench = Bench::new(96, 3, 48);
+    bench.disks[1].damage(0x438, |byte| *byte = 0x53);
+    bench.disks[1].damage(0x439, |byte| *byte = 0xef);
+    let request = |force: &[&str]| CreatePool {
+        name: "pool".into(),
+        disks: (0..3).map(|n| format!("e{n}.0")).collect(),
+        failure_domain: FailureDomain::Node,
+        force_disks: force.iter().map(ToString::to_string).collect(),
+        extent_bytes: Some(256 << 10),
+    };
+    let (engine, refused) = (Rc::clone(&bench.engine), request(&[]));
+    let error = bench.run(async move { engine.create_pool(refused).await }).unwrap_err();
+    assert!(error.to_string().contains("e1.0") && error.to_string().contains("ext"), "{error}");
+    let untouched = bench.disks.iter().all(|disk| disk.writes.get() == 0);
+    assert!(untouched, "a refusal must leave every disk as it was");
+    let (engine, forced) = (Rc::clone(&bench.engine), request(&["e1.0"]));
+    bench.run(async move { engine.create_pool(forced).await }).unwrap();
+}
+
+/// A bounded storm: writes, folds, lost and hanging disks (one at a time), power cuts, engine
+/// deaths. Whatever was acknowledged is there; what wasn't is old or new.
+#[test]
+fn random_faults_lose_nothing() {
+    for seed in 0..12 {
+        storm(1000 + seed);
+    }
+}
+
+fn storm(seed: u64) {
+    const BLOCKS: u64 = 96;
+    let (mut bench, mut volume) = Bench::mirrored(seed);
+    // Per block: the versions that it may have, the acknowledged one first.
+    let mut allowed: Vec<Vec<u64>> = vec![vec![0]; BLOCKS as usize];
+    let contents = |block: u64, version: u64| match version {
+        0 => Buffer::zeroed(BLOCK_BYTES),
+        version => pattern(block, 1, version),
+    };
+    let mut version = 0;
+    let mut sick: Option<usize> = None;
+    for step in 0..120 {
+        let random = bench.executor.handle();
+        match random.random_below(20) {
+            0..=9 => {
+                version += 1;
+                let first = random.random_below(BLOCKS);
+                let count = (1 + random.random_below(8)).min(BLOCKS - first);
+                let blocks: Vec<u8> = (first..first + count)
+                    .flat_map(|block| contents(block, version).to_vec())
+                    .collect();
+                let write =
+                    volume.write(Lba(first * 8), Buffer::copy_of(&blocks), Durability::Durable);
+                let limit = Duration::from_millis(random.random_below(4000));
+                let answer = bench.run_for(limit, write);
+                for block in first..first + count {
+                    let versions = &mut allowed[block as usize];
+                    match answer {
+                        Some(Ok(_)) => *versions = vec![version],
+                        _ => versions.push(version),
+                    }
+                }
+            }
+            10..=13 => {
+                let block = random.random_below(BLOCKS);
+                let read = volume.read(SectorRange::new(Lba(block * 8), 8));
+                if let Some(read) = bench.run_for(Duration::from_secs(20), read) {
+                    let read =
+                        read.unwrap_or_else(|e| panic!("seed {seed} step {step}: {e}")).value;
+                    let found = allowed[block as usize]
+                        .iter()
+                        .find(|version| read == contents(block, **version))
+                        .copied();
+                    assert!(found.is_some(), "seed {seed} step {step}: block {block} is wrong");
+                } else {
+                    panic!("seed {seed} step {step}: a read hangs; {:#?}", bench.report());
+                }
+            }
+            14 | 15 => bench.pass(Duration::from_millis(random.random_below(3000))),
+            16 => match sick.take() {
+                Some(disk) => {
+                    bench.set_mode(disk, Mode::Well);
+                    bench.until(|report| report.state == PoolState::Online);
+                }
+                None => {
+                    let disk = random.random_below(3) as usize;
+                    let mode = if random.random_below(2) == 0 { Mode::Lost } else { Mode::Hanging };
+                    bench.set_mode(disk, mode);
+                    sick = Some(disk);
+                }
+            },
+            17 => {
+                // One disk crashes alone; only while all others are well.
+                if sick.is_none() {
+                    let disk = random.random_below(3) as usize;
+                    bench.disks[disk].crash(&random);
+                    bench.set_mode(disk, Mode::Well);
+                }
+            }
+            18 => {
+                bench = bench.crash_engine();
+                if let Some(disk) = sick.take() {
+                    bench.set_mode(disk, Mode::Well);
+                }
+                volume = bench.reopened();
+            }
+            _ => {
+                sick = None;
+                bench = bench.power_cut();
+                volume = bench.reopened();
+            }
+        }
+    }
+    if let Some(disk) = sick {
+        bench.set_mode(disk, Mode::Well);
+    }
+    bench.until(|report| report.state == PoolState::Online);
+    for block in 0..BLOCKS {
+        let read = bench.read(&volume, block, 1).unwrap();
+        let right = allowed[block as usize].iter().any(|v| read == contents(block, *v));
+        assert!(right, "seed {seed}: block {block} is wrong at the end");
+    }
+    let report = bench.verify(None);
+    assert_eq!((report.bad, report.missed), (vec![], 0), "seed {seed}");
+}

@@ -1,5 +1,5 @@
 //! Verification: every written block of one copy, or of all, is read and compared with its stored
-//! checksum. Nothing is repaired here; reading is what repairs.
+//! checksum. What is bad is reported and then repaired from another copy, as if it had been read.
 
 use std::rc::Rc;
 
@@ -98,7 +98,7 @@ impl Volume {
     }
 
     async fn verify_rows(
-        &self,
+        self: &Rc<Self>,
         place: &GroupPlace,
         block: &ChecksumBlock,
         (first, count): (Row, u32),
@@ -157,13 +157,14 @@ impl Volume {
     }
 
     fn report_bad(
-        &self,
+        self: &Rc<Self>,
         place: &GroupPlace,
         row: Row,
         member: usize,
         unreadable: bool,
         report: &mut VerifyReport,
     ) {
+        self.repair_soon(place.birth, row, member);
         if report.bad.len() >= BAD_LISTED_MAX {
             report.more_bad += 1;
             return;
