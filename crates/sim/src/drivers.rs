@@ -1,12 +1,16 @@
 //! What a node process and an engine process start: the production drivers, connected to simulated
 //! disks and ports as the binary connects them to real ones.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use aoe::driver::{Disk as FoundDisk, ExportDevice, Initiator, InitiatorOptions, TargetDriver};
+use aoe::driver::{ExportDevice, Initiator, InitiatorOptions, TargetDriver};
+use aoe::initiator::TargetKind;
 use aoe::medium::Medium;
 use aoe::target::{ExportOptions, NodeIdentity};
-use aoe::wire::{Incarnation, ShelfSlot};
+use aoe::wire::{ExportInfo, Incarnation, ShelfSlot};
+use block::BlockDevice;
+use pool::engine::{DiskFacts, Engine};
 use runtime::Handle;
 use uuid::Uuid;
 
@@ -47,21 +51,59 @@ pub fn serve(process: &Process, port: Rc<SimPort>, facts: NodeFacts<'_>, disks: 
     }
 }
 
-/// A client process: calls `found` for each disk that answers for the first time, for as long as the
-/// process lives.
-pub fn look_for_disks(handle: &Handle, port: Rc<SimPort>, found: impl Fn(&FoundDisk) + 'static) {
+/// A disk that a client process found.
+pub struct Found {
+    /// Its address.
+    pub address: ShelfSlot,
+    /// What its target told about it, if it speaks our session.
+    pub export: Option<ExportInfo>,
+    /// The disk.
+    pub device: Rc<dyn BlockDevice>,
+}
+
+/// A client process: calls `found` for each disk that answers for the first time, and for each other
+/// disk that takes its address, for as long as the process lives.
+pub fn look_for_disks(handle: &Handle, port: Rc<SimPort>, found: impl Fn(Found) + 'static) {
     let options = InitiatorOptions::new(Incarnation(handle.random_bytes16()));
     let initiator = Initiator::new(handle.clone(), options);
     initiator.add_port(port);
     handle.spawn(async move {
-        let mut told = std::collections::BTreeSet::new();
+        let mut known: BTreeMap<ShelfSlot, Rc<dyn BlockDevice>> = BTreeMap::new();
         loop {
             for disk in initiator.disks() {
-                if told.insert(disk.address()) {
-                    found(&disk);
+                let (address, device) = (disk.address(), disk.device());
+                let same = known.get(&address).is_some_and(|known| Rc::ptr_eq(known, &device));
+                if !same {
+                    known.insert(address, Rc::clone(&device));
+                    found(Found { address, export: export_of(&initiator, address), device });
                 }
             }
             initiator.next_disk_event().await;
         }
+    });
+}
+
+fn export_of(initiator: &Initiator, address: ShelfSlot) -> Option<ExportInfo> {
+    initiator.targets().into_iter().filter(|target| target.address == address).find_map(|target| {
+        match target.kind {
+            Some(TargetKind::Session(export)) => Some(export),
+            _ => None,
+        }
+    })
+}
+
+/// An engine process: every disk in sight is shown to the engine.
+pub fn attach(handle: &Handle, port: Rc<SimPort>, engine: &Rc<Engine>) {
+    let engine = Rc::clone(engine);
+    look_for_disks(handle, port, move |found| {
+        let Some(export) = found.export else { return };
+        let facts = DiskFacts {
+            name: found.address.to_string(),
+            node: export.node_id,
+            node_name: export.node_name,
+            device_name: export.export_name,
+        };
+        engine.remove_device(&facts.name);
+        engine.add_device(facts, found.device);
     });
 }

@@ -6,6 +6,7 @@
 //! break things in every way that the rules of docs/engine.md answer, and random runs break them in
 //! the ways that nobody thought of.
 
+pub mod cluster;
 pub mod disk;
 pub mod drivers;
 pub mod medium;

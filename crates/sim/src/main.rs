@@ -68,7 +68,7 @@ fn plan(seed: u64, only: Option<Scenario>) -> Vec<Scenario> {
         return vec![scenario];
     }
     let named = scenarios::named();
-    let mut plan: Vec<Scenario> = Vec::new();
+    let mut plan = vec![scenarios::random()];
     if !named.is_empty() {
         plan.push(named[(seed % named.len() as u64) as usize]);
     }

@@ -47,9 +47,9 @@ impl Default for Mix {
             zeroes: 4,
             discards: 3,
             flushes: 4,
-            sectors_max: 128,
+            sectors_max: 64,
             span_sectors: u64::MAX,
-            think: Duration::from_millis(8),
+            think: Duration::from_millis(40),
         }
     }
 }

@@ -1,6 +1,14 @@
 //! The named courses of events, one file per group, and the random one.
 
+mod common;
+mod damage;
+mod flushes;
+mod frames;
+mod nodes;
+mod owners;
+mod random;
 mod sessions;
+mod space;
 
 use std::time::Duration;
 
@@ -8,12 +16,28 @@ use crate::runner::{Body, Scenario};
 
 /// All scenarios.
 pub fn all() -> Vec<Scenario> {
-    named()
+    let mut all = named();
+    all.push(random());
+    all
 }
 
 /// The named scenarios, which rotate in by seed.
 pub fn named() -> Vec<Scenario> {
-    [sessions::SCENARIOS].concat()
+    [
+        sessions::SCENARIOS,
+        nodes::SCENARIOS,
+        owners::SCENARIOS,
+        damage::SCENARIOS,
+        flushes::SCENARIOS,
+        frames::SCENARIOS,
+        space::SCENARIOS,
+    ]
+    .concat()
+}
+
+/// The run whose topology, faults and workload all follow from the seed.
+pub fn random() -> Scenario {
+    random::SCENARIO
 }
 
 /// The scenario of this name.

@@ -130,7 +130,7 @@ impl Pair {
         drivers::look_for_disks(&handle, port, move |disk| {
             if let Some(sender) = sender.borrow_mut().take() {
                 // The client may have been given up.
-                let _ = sender.send(disk.device());
+                let _ = sender.send(disk.device);
             }
         });
         let connected = process.run(async move {

@@ -1,0 +1,454 @@
+//! A whole cluster: nodes with disks and the production target, supervisors with the production
+//! initiator and pool engine, one switch. What an administrator or bad luck does to it is a method.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use block::OwnerId;
+use pool::engine::{Engine, EngineConfig, Limits};
+use pool::{DiskState, PoolReport, PoolState};
+use rand::Rng;
+use rand::rngs::SmallRng;
+use runtime::Handle;
+use uuid::Uuid;
+
+use crate::disk::Disk;
+use crate::drivers::{self, NodeFacts};
+use crate::medium::Survival;
+use crate::network::{Network, Quality, Station};
+use crate::random::{fork, fork_seed};
+use crate::runner::{Failure, Stage};
+use crate::world::{Clock, Killed, Process, World};
+
+/// What to build.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// For each node the sizes of its disks in bytes.
+    pub nodes: Vec<Vec<u64>>,
+    /// How many supervisors there are; they don't run until started.
+    pub supervisors: usize,
+    /// Largest Ethernet payload.
+    pub mtu_bytes: usize,
+    /// Whether the machines' clocks drift, within what the lease tolerates.
+    pub drift: bool,
+}
+
+impl Plan {
+    /// `nodes` nodes with one disk of `mib` MiB each, one supervisor, jumbo frames.
+    pub fn simple(nodes: usize, mib: u64) -> Plan {
+        Plan { nodes: vec![vec![mib << 20]; nodes], supervisors: 1, mtu_bytes: 9000, drift: true }
+    }
+}
+
+/// A machine with disks.
+pub struct Node {
+    name: String,
+    shelf: u16,
+    machine: Uuid,
+    station: Rc<Station>,
+    disks: RefCell<Vec<Rc<Disk>>>,
+    clock: Cell<Clock>,
+    process: RefCell<Option<Rc<Process>>>,
+}
+
+/// A machine that owns pools.
+pub struct Supervisor {
+    name: String,
+    owner: OwnerId,
+    station: Rc<Station>,
+    clock: Clock,
+    process: RefCell<Option<Rc<Process>>>,
+    engine: RefCell<Option<Rc<Engine>>>,
+}
+
+/// All of it.
+pub struct Cluster {
+    stage: Stage,
+    network: Rc<Network>,
+    nodes: RefCell<Vec<Rc<Node>>>,
+    supervisors: Vec<Rc<Supervisor>>,
+    plan: Plan,
+    random: RefCell<SmallRng>,
+}
+
+impl Node {
+    /// Its name in stories.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its disks.
+    pub fn disks(&self) -> Vec<Rc<Disk>> {
+        self.disks.borrow().clone()
+    }
+
+    /// Its cable.
+    pub fn station(&self) -> &Rc<Station> {
+        &self.station
+    }
+
+    /// The running process, if it runs.
+    pub fn process(&self) -> Option<Rc<Process>> {
+        self.process.borrow().clone()
+    }
+}
+
+impl Supervisor {
+    /// Its cable.
+    pub fn station(&self) -> &Rc<Station> {
+        &self.station
+    }
+
+    /// Its lasting identity.
+    pub fn owner(&self) -> OwnerId {
+        self.owner
+    }
+
+    /// The running process, if it runs.
+    pub fn process(&self) -> Option<Rc<Process>> {
+        self.process.borrow().clone()
+    }
+
+    /// The running engine, if it runs.
+    pub fn engine(&self) -> Option<Rc<Engine>> {
+        self.engine.borrow().clone()
+    }
+
+    /// What its engine says of `pool`.
+    pub fn report(&self, pool: &str) -> Option<PoolReport> {
+        self.engine()?.reports().into_iter().find(|report| report.name == pool)
+    }
+
+    /// Runs `work` with the engine, inside its process.
+    pub async fn with<T: 'static, F: Future<Output = T> + 'static>(
+        &self,
+        work: impl FnOnce(Rc<Engine>) -> F,
+    ) -> Result<T, Killed> {
+        let (Some(process), Some(engine)) = (self.process(), self.engine()) else {
+            return Err(Killed);
+        };
+        process.run(work(engine)).await
+    }
+}
+
+impl Cluster {
+    /// Builds the machines; none of them runs yet.
+    pub fn build(stage: &Stage, plan: Plan) -> Rc<Cluster> {
+        let world = &stage.world;
+        let network = Network::new(world);
+        let mut random = fork(world.seed(), "cluster");
+        let mut clock = || {
+            let drift_ppm = if plan.drift { random.random_range(-4_900..=4_900) } else { 0 };
+            Clock { drift_ppm, ..Clock::default() }
+        };
+        let supervisors = (0..plan.supervisors)
+            .map(|number| {
+                let name = format!("super-{number}");
+                Rc::new(Supervisor {
+                    owner: OwnerId(identity(world, &format!("{name}/owner"))),
+                    station: network.plug(&name, plan.mtu_bytes),
+                    clock: clock(),
+                    process: RefCell::default(),
+                    engine: RefCell::default(),
+                    name,
+                })
+            })
+            .collect();
+        let nodes = plan.nodes.iter().enumerate().map(|(number, sizes)| {
+            new_node(world, &network, number, sizes, plan.mtu_bytes, clock())
+        });
+        let nodes = nodes.collect();
+        Rc::new(Cluster {
+            stage: stage.clone(),
+            network,
+            nodes: RefCell::new(nodes),
+            supervisors,
+            random: RefCell::new(fork(world.seed(), "luck")),
+            plan,
+        })
+    }
+
+    /// Builds the machines and starts all of them but the supervisors after the first.
+    pub fn start(stage: &Stage, plan: Plan) -> Rc<Cluster> {
+        let cluster = Cluster::build(stage, plan);
+        for number in 0..cluster.node_count() {
+            cluster.start_node(number);
+        }
+        cluster.start_supervisor(0);
+        cluster
+    }
+
+    /// Time, processes, story.
+    pub fn world(&self) -> &Rc<World> {
+        &self.stage.world
+    }
+
+    /// World, verdict.
+    pub fn stage(&self) -> &Stage {
+        &self.stage
+    }
+
+    /// The switch.
+    pub fn network(&self) -> &Rc<Network> {
+        &self.network
+    }
+
+    /// How many nodes there are.
+    pub fn node_count(&self) -> usize {
+        self.nodes.borrow().len()
+    }
+
+    /// A node.
+    pub fn node(&self, number: usize) -> Rc<Node> {
+        Rc::clone(&self.nodes.borrow()[number])
+    }
+
+    /// A supervisor.
+    pub fn supervisor(&self, number: usize) -> &Rc<Supervisor> {
+        &self.supervisors[number]
+    }
+
+    /// How many supervisors there are.
+    pub fn supervisor_count(&self) -> usize {
+        self.supervisors.len()
+    }
+
+    /// All disks with the names under which engines see them.
+    pub fn disks(&self) -> Vec<(String, Rc<Disk>)> {
+        let nodes = self.nodes.borrow();
+        let all = nodes.iter().flat_map(|node| {
+            let disks = node.disks().into_iter().enumerate();
+            disks.map(|(slot, disk)| (format!("e{}.{slot}", node.shelf), disk)).collect::<Vec<_>>()
+        });
+        all.collect()
+    }
+
+    /// Virtual time passes.
+    pub async fn sleep(&self, duration: Duration) {
+        self.director().sleep(duration).await;
+    }
+
+    /// The director's handle.
+    pub fn director(&self) -> Handle {
+        self.world().director()
+    }
+
+    /// A significant event for the story.
+    pub fn tell(&self, text: &str) {
+        self.world().story().tell("director", text);
+    }
+
+    /// A draw of the scenario's own luck.
+    pub fn luck<T>(&self, draw: impl FnOnce(&mut SmallRng) -> T) -> T {
+        draw(&mut self.random.borrow_mut())
+    }
+
+    /// One more machine with disks of `sizes`, running.
+    pub fn add_node(&self, sizes: &[u64]) -> usize {
+        let number = self.node_count();
+        let node = new_node(
+            self.world(),
+            &self.network,
+            number,
+            sizes,
+            self.plan.mtu_bytes,
+            Clock::default(),
+        );
+        self.nodes.borrow_mut().push(node);
+        self.start_node(number);
+        number
+    }
+
+    /// Starts a node's process. Does nothing while it runs.
+    pub fn start_node(&self, number: usize) {
+        let node = self.node(number);
+        if node.process.borrow().is_some() {
+            return;
+        }
+        let process = self.world().start_process(&node.name, node.clock.get());
+        let devices = node.disks();
+        let port = self.network.open(&node.station);
+        let facts = NodeFacts { machine: node.machine, name: &node.name, shelf: node.shelf };
+        drivers::serve(&process, port, facts, &devices);
+        *node.process.borrow_mut() = Some(process);
+    }
+
+    /// SIGKILL of a node's process. Its disks finish what they were given.
+    pub fn kill_node(&self, number: usize) {
+        let node = self.node(number);
+        let process = node.process.borrow_mut().take();
+        if let Some(process) = process {
+            process.kill();
+        }
+    }
+
+    /// A node's machine loses power.
+    pub fn cut_node_power(&self, number: usize, survival: Survival) {
+        self.kill_node(number);
+        let node = self.node(number);
+        node.station.clear();
+        for disk in node.disks() {
+            disk.cut_power(survival);
+        }
+        // The boot clock begins anew.
+        let clock = node.clock.get();
+        node.clock.set(Clock { booted: self.world().timeline().now(), ..clock });
+    }
+
+    /// Cuts a node's cable, or joins it.
+    pub fn cut_link(&self, number: usize, cut: bool) {
+        let node = self.node(number);
+        self.world().story().tell(&node.name, if cut { "link cut" } else { "link joined" });
+        node.station.set_cut(cut, cut);
+    }
+
+    /// Starts a supervisor. Does nothing while it runs.
+    pub fn start_supervisor(&self, number: usize) {
+        let supervisor = &self.supervisors[number];
+        if supervisor.process.borrow().is_some() {
+            return;
+        }
+        let process = self.world().start_process(&supervisor.name, supervisor.clock);
+        let Some(handle) = process.handle() else { return };
+        let config = EngineConfig {
+            owner: supervisor.owner,
+            owner_name: supervisor.name.clone(),
+            limits: Limits::default(),
+        };
+        let engine = Engine::new(handle.clone(), config);
+        let port = self.network.open(&supervisor.station);
+        drivers::attach(&handle, port, &engine);
+        follow_events(&process, &engine, self.world(), &supervisor.name);
+        *supervisor.engine.borrow_mut() = Some(engine);
+        *supervisor.process.borrow_mut() = Some(process);
+    }
+
+    /// SIGKILL of a supervisor.
+    pub fn kill_supervisor(&self, number: usize) {
+        let supervisor = &self.supervisors[number];
+        let (process, engine) =
+            (supervisor.process.borrow_mut().take(), supervisor.engine.borrow_mut().take());
+        if let Some(process) = process {
+            process.kill();
+        }
+        drop(engine);
+    }
+
+    /// The power goes everywhere.
+    pub fn cut_all_power(&self) {
+        self.tell("power cut of everything");
+        for number in 0..self.supervisors.len() {
+            self.kill_supervisor(number);
+        }
+        for number in 0..self.node_count() {
+            let survival = self.any_survival();
+            self.cut_node_power(number, survival);
+        }
+    }
+
+    /// What a power cut leaves, by luck.
+    pub fn any_survival(&self) -> Survival {
+        self.luck(|random| match random.random_range(0..4) {
+            0 => Survival::None,
+            1 => Survival::All,
+            _ => Survival::Arbitrary,
+        })
+    }
+
+    /// Everything that was broken from outside works again: power, links, processes, disks' answers.
+    pub fn heal(&self) {
+        self.tell("all is repaired");
+        for number in 0..self.node_count() {
+            let node = self.node(number);
+            node.station.set_cut(false, false);
+            node.station.set_quality(Quality::GOOD);
+            for disk in node.disks() {
+                disk.heal();
+            }
+            if let Some(process) = node.process() {
+                process.resume();
+            }
+            self.start_node(number);
+        }
+        for supervisor in &self.supervisors {
+            supervisor.station.set_cut(false, false);
+            supervisor.station.set_quality(Quality::GOOD);
+            if let Some(process) = supervisor.process() {
+                process.resume();
+            }
+        }
+    }
+
+    /// Waits until `condition` holds, at most for `limit`.
+    pub async fn wait_for(
+        &self,
+        what: &str,
+        limit: Duration,
+        condition: impl Fn() -> bool,
+    ) -> Result<Duration, Failure> {
+        let begin = self.world().timeline().now();
+        let step = Duration::from_millis(20);
+        loop {
+            let waited = self.world().timeline().now().since(begin);
+            if condition() {
+                return Ok(waited);
+            }
+            if waited > limit {
+                return Err(Failure(format!("not within {limit:?}: {what}")));
+            }
+            self.sleep(step).await;
+        }
+    }
+}
+
+/// Whether everything is there and nobody is behind.
+pub fn is_clean(report: &PoolReport) -> bool {
+    report.state == PoolState::Online
+        && report.disks.iter().all(|disk| disk.state == DiskState::Usable && disk.missed_bytes == 0)
+        && report.volumes.iter().all(|volume| {
+            !volume.degraded && volume.missed_bytes == 0 && volume.suspended.is_none()
+        })
+}
+
+fn new_node(
+    world: &World,
+    network: &Network,
+    number: usize,
+    sizes: &[u64],
+    mtu_bytes: usize,
+    clock: Clock,
+) -> Rc<Node> {
+    let name = format!("node-{}", number + 1);
+    let disks = sizes
+        .iter()
+        .enumerate()
+        .map(|(slot, size)| Disk::new(world, &format!("{name}.{slot}"), *size))
+        .collect();
+    Rc::new(Node {
+        machine: identity(world, &name),
+        shelf: number as u16 + 1,
+        station: network.plug(&name, mtu_bytes),
+        disks: RefCell::new(disks),
+        clock: Cell::new(clock),
+        process: RefCell::default(),
+        name,
+    })
+}
+
+fn identity(world: &World, name: &str) -> Uuid {
+    let high = u128::from(fork_seed(world.seed(), name));
+    Uuid::from_u128(high << 64 | u128::from(fork_seed(!world.seed(), name)))
+}
+
+/// What the engine says is part of the story.
+fn follow_events(process: &Process, engine: &Rc<Engine>, world: &World, name: &str) {
+    let Some(handle) = process.handle() else { return };
+    let (engine, story, name) = (Rc::clone(engine), Rc::clone(world.story()), name.to_string());
+    handle.spawn(async move {
+        loop {
+            let event = engine.next_event().await;
+            story.tell(&name, &format!("{event:?}"));
+        }
+    });
+}

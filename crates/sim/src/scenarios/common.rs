@@ -1,0 +1,361 @@
+//! What most scenarios need: a cluster with a pool and volumes under load, and the final judgement
+//! that everything converged and is right.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use pool::engine::{CreatePool, VolumeSize};
+use pool::metadata::Layout;
+use pool::{DiskState, PoolReport, VolumeReport};
+use rand::Rng;
+
+use crate::cluster::{Cluster, Plan, is_clean};
+use crate::oracle::Oracle;
+use crate::random::fork_seed;
+use crate::runner::{Failure, Stage};
+use crate::workload::{Clients, Mix, Record, Watched};
+
+/// The one pool of a scenario.
+pub const POOL: &str = "p";
+/// The volume of scenarios that need only one.
+pub const VOLUME: &str = "v";
+/// Small extents make small disks behave like large ones.
+pub const EXTENT_BYTES: u64 = 256 << 10;
+/// Longest that a takeover or a restart may take until volumes serve: lease, margin, replay.
+pub const OPENING_MAX: Duration = Duration::from_secs(25);
+/// Longest that it may take until all is clean once nothing is broken any more.
+pub const CONVERGENCE_MAX: Duration = Duration::from_secs(90);
+
+/// A cluster with a pool under load.
+pub struct Rig {
+    /// The machines.
+    pub cluster: Rc<Cluster>,
+    records: RefCell<BTreeMap<String, Rc<Record>>>,
+    clients: RefCell<Vec<Clients>>,
+    /// The supervisor that should own the pool.
+    active: std::cell::Cell<usize>,
+}
+
+impl Rig {
+    /// Builds and starts a cluster, makes a pool of all its disks and `volumes` in it.
+    pub async fn start(
+        stage: &Stage,
+        plan: Plan,
+        volumes: &[(&str, u64, Layout)],
+    ) -> Result<Rc<Rig>, Failure> {
+        let rig = Rig::on(Cluster::start(stage, plan));
+        let names = rig.cluster.disks().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        rig.create_pool(names).await?;
+        for (name, size_bytes, layout) in volumes {
+            rig.create_volume(name, *size_bytes, *layout).await?;
+        }
+        Ok(rig)
+    }
+
+    /// A pool on three nodes with one mirrored volume of 4 MiB.
+    pub async fn mirror(stage: &Stage) -> Result<Rc<Rig>, Failure> {
+        Rig::start(stage, Plan::simple(3, 32), &[(VOLUME, 4 << 20, Layout::Mirror(2))]).await
+    }
+
+    /// Without a pool yet.
+    pub fn on(cluster: Rc<Cluster>) -> Rc<Rig> {
+        Rc::new(Rig {
+            cluster,
+            records: RefCell::default(),
+            clients: RefCell::default(),
+            active: std::cell::Cell::new(0),
+        })
+    }
+
+    /// Makes the pool, as soon as its disks are in sight.
+    pub async fn create_pool(&self, disks: Vec<String>) -> Result<(), Failure> {
+        self.create_pool_of(disks, Some(EXTENT_BYTES)).await
+    }
+
+    /// Makes the pool with extents of another size, or of the engine's choice.
+    pub async fn create_pool_of(
+        &self,
+        disks: Vec<String>,
+        extent_bytes: Option<u64>,
+    ) -> Result<(), Failure> {
+        self.see_disks(disks.len()).await?;
+        let request = CreatePool {
+            name: POOL.to_string(),
+            disks,
+            failure_domain: pool::format::FailureDomain::Node,
+            force_disks: Vec::new(),
+            extent_bytes,
+        };
+        let created = self.with(|engine| async move { engine.create_pool(request).await }).await?;
+        self.cluster.tell(&format!("pool of {} bytes", created.capacity_bytes));
+        Ok(())
+    }
+
+    /// Waits until so many disks are in sight.
+    pub async fn see_disks(&self, count: usize) -> Result<(), Failure> {
+        for _ in 0..500 {
+            let seen = self
+                .with(|engine| async move { Ok::<_, String>(engine.disks().await.len()) })
+                .await?;
+            if seen >= count {
+                return Ok(());
+            }
+            self.cluster.sleep(Duration::from_millis(20)).await;
+        }
+        Err(Failure(format!("{count} disks are not in sight within 10 s")))
+    }
+
+    /// Makes a volume with an oracle of its own.
+    pub async fn create_volume(
+        &self,
+        name: &str,
+        size_bytes: u64,
+        layout: Layout,
+    ) -> Result<VolumeReport, Failure> {
+        let owned = name.to_string();
+        let report = self
+            .with(|engine| async move {
+                engine.create_volume(POOL, &owned, VolumeSize::Bytes(size_bytes), layout).await
+            })
+            .await?;
+        let number = fork_seed(self.cluster.world().seed(), &report.id);
+        let oracle = Oracle::new(name, number);
+        let record =
+            Record::new(self.cluster.world(), oracle, Rc::clone(&self.cluster.stage().verdict));
+        self.records.borrow_mut().insert(name.to_string(), record);
+        Ok(report)
+    }
+
+    /// Removes a volume and its oracle.
+    pub async fn remove_volume(&self, name: &str) -> Result<(), Failure> {
+        let owned = name.to_string();
+        self.with(|engine| async move { engine.remove_volume(POOL, &owned).await }).await?;
+        self.records.borrow_mut().remove(name);
+        Ok(())
+    }
+
+    /// Runs `work` with the active supervisor's engine.
+    pub async fn with<T: 'static, E: std::fmt::Display + 'static, F>(
+        &self,
+        work: impl FnOnce(Rc<pool::engine::Engine>) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, E>> + 'static,
+    {
+        let supervisor = Rc::clone(self.cluster.supervisor(self.active.get()));
+        match supervisor.with(work).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(Failure(error.to_string())),
+            Err(_) => Err(Failure("the supervisor died".to_string())),
+        }
+    }
+
+    /// The supervisor that should own the pool.
+    pub fn active(&self) -> usize {
+        self.active.get()
+    }
+
+    /// Another supervisor should own the pool from now on.
+    pub fn set_active(&self, number: usize) {
+        self.active.set(number);
+    }
+
+    /// What the active supervisor says.
+    pub fn report(&self) -> Option<PoolReport> {
+        self.cluster.supervisor(self.active.get()).report(POOL)
+    }
+
+    /// What the active supervisor says of a volume.
+    pub fn volume_report(&self, name: &str) -> Option<VolumeReport> {
+        self.report()?.volumes.into_iter().find(|volume| volume.name == name)
+    }
+
+    /// What clients of a volume have seen.
+    pub fn record(&self, name: &str) -> Rc<Record> {
+        Rc::clone(&self.records.borrow()[name])
+    }
+
+    /// All volumes by name.
+    pub fn volumes(&self) -> Vec<String> {
+        self.records.borrow().keys().cloned().collect()
+    }
+
+    /// A volume, as soon as the active supervisor serves it.
+    pub async fn open(&self, name: &str) -> Result<Watched, Failure> {
+        self.open_within(name, OPENING_MAX).await
+    }
+
+    /// A volume, as soon as the active supervisor serves it, within `limit`.
+    pub async fn open_within(&self, name: &str, limit: Duration) -> Result<Watched, Failure> {
+        let supervisor = Rc::clone(self.cluster.supervisor(self.active.get()));
+        let opened = RefCell::new(None);
+        self.cluster
+            .wait_for(&format!("volume {name} is served"), limit, || {
+                let Some(engine) = supervisor.engine() else { return false };
+                let device = engine.open_volume(POOL, name).ok();
+                *opened.borrow_mut() = device;
+                opened.borrow().is_some()
+            })
+            .await?;
+        match opened.into_inner() {
+            Some(device) => Ok(Watched::new(device, self.record(name))),
+            None => Err(Failure(format!("volume {name} is not served"))),
+        }
+    }
+
+    /// Runs `work` on a volume inside the active supervisor's process.
+    pub async fn on_volume<T: 'static, F: Future<Output = T> + 'static>(
+        &self,
+        name: &str,
+        work: impl FnOnce(Watched) -> F,
+    ) -> Result<T, Failure> {
+        let watched = self.open(name).await?;
+        let process = self.cluster.supervisor(self.active.get()).process();
+        let process = process.ok_or_else(|| Failure("the supervisor is dead".to_string()))?;
+        process.run(work(watched)).await.map_err(|_| Failure("the supervisor died".to_string()))
+    }
+
+    /// Starts clients on every volume as soon as it is served.
+    pub async fn load(&self, mix: Mix) -> Result<(), Failure> {
+        for name in self.volumes() {
+            let watched = self.open(&name).await?;
+            let Some(process) = self.cluster.supervisor(self.active.get()).process() else {
+                return Err(Failure("the supervisor is dead".to_string()));
+            };
+            let clients = Clients::start(self.cluster.world(), &process, &watched, mix, &name);
+            self.clients.borrow_mut().push(clients);
+        }
+        Ok(())
+    }
+
+    /// Lets the load run for `duration`.
+    pub async fn run_for(&self, duration: Duration) {
+        self.cluster.sleep(duration).await;
+    }
+
+    /// Stops the clients and waits for their last answers, at most for `limit`.
+    pub async fn quiet(&self, limit: Duration) -> Result<(), Failure> {
+        for clients in self.clients.take() {
+            let stopped = clients.stop();
+            if runtime::timeout(&self.cluster.director(), limit, stopped).await.is_err() {
+                return Err(Failure(format!("an operation hangs for {limit:?}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets the clients of a supervisor that died.
+    pub fn forget_clients(&self) {
+        self.clients.borrow_mut().clear();
+    }
+
+    /// The active supervisor dies and starts again after `pause`.
+    pub async fn restart_supervisor(&self, pause: Duration) {
+        self.cluster.kill_supervisor(self.active.get());
+        self.forget_clients();
+        self.cluster.sleep(pause).await;
+        self.cluster.start_supervisor(self.active.get());
+    }
+
+    /// Waits until everything is there and nobody is behind.
+    pub async fn wait_clean(&self, limit: Duration) -> Result<Duration, Failure> {
+        let waited = self
+            .cluster
+            .wait_for("everything is clean", limit, || self.report().is_some_and(|r| is_clean(&r)))
+            .await;
+        waited
+            .map_err(|failure| Failure(format!("{}\nlast report: {:#?}", failure.0, self.report())))
+    }
+
+    /// Waits until nothing is left in a volume's log.
+    pub async fn in_place(&self, name: &str) -> Result<(), Failure> {
+        let folded = || self.volume_report(name).is_some_and(|volume| volume.log_bytes == 0);
+        self.cluster.wait_for("the log is folded", Duration::from_secs(20), folded).await.map(drop)
+    }
+
+    /// Waits until the pool knows that the disks of a node are out.
+    pub async fn wait_out(&self, node: usize, limit: Duration) -> Result<Duration, Failure> {
+        let prefix = format!("e{}.", node + 1);
+        self.cluster
+            .wait_for(&format!("node {} is out", node + 1), limit, || {
+                self.report().is_some_and(|report| {
+                    report
+                        .disks
+                        .iter()
+                        .filter(|disk| disk.name.starts_with(&prefix))
+                        .all(|disk| disk.state != DiskState::Usable)
+                })
+            })
+            .await
+    }
+
+    /// The judgement: once nothing is broken any more, all becomes clean within a bound, every
+    /// sector reads as the oracle allows, and every copy verifies by itself.
+    pub async fn converge(&self) -> Result<(), Failure> {
+        self.cluster.heal();
+        self.cluster.start_supervisor(self.active.get());
+        self.quiet(CONVERGENCE_MAX).await?;
+        self.wait_clean(CONVERGENCE_MAX).await?;
+        self.verify_all().await
+    }
+
+    /// Every sector reads as the oracle allows, and every copy of every volume verifies by itself.
+    pub async fn verify_all(&self) -> Result<(), Failure> {
+        for name in self.volumes() {
+            let read = self.on_volume(&name, |watched| async move { watched.read_all().await });
+            let expected_errors = !self.record(&name).medium_errors().is_empty();
+            match read.await? {
+                Ok(()) => {}
+                Err(_) if expected_errors => {}
+                Err(error) => return Err(Failure(format!("{name} can't be read: {error}"))),
+            }
+            let copies = self.copies_of(&name)?;
+            for copy in 0..copies {
+                self.verify_copy(&name, copy).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every written block of one copy matches its checksum.
+    pub async fn verify_copy(&self, name: &str, copy: u8) -> Result<(), Failure> {
+        let volume = name.to_string();
+        let report =
+            self.with(|engine| async move {
+                engine.verify_volume(POOL, &volume, Some(copy), &|_| ()).await
+            })
+            .await?;
+        if report.bad.is_empty() && report.missed == 0 {
+            return Ok(());
+        }
+        Err(Failure(format!("copy {copy} of {name} doesn't verify: {report:?}")))
+    }
+
+    fn copies_of(&self, name: &str) -> Result<u8, Failure> {
+        let report =
+            self.volume_report(name).ok_or_else(|| Failure(format!("{name} is not reported")))?;
+        match report.layout.strip_prefix("mirror:") {
+            Some(copies) => copies.parse().map_err(|_| Failure(report.layout.clone())),
+            None => Ok(1),
+        }
+    }
+
+    /// A duration between `least` and `most`, by luck.
+    pub fn between(&self, least_ms: u64, most_ms: u64) -> Duration {
+        Duration::from_micros(
+            self.cluster.luck(|random| random.random_range(least_ms * 1000..=most_ms * 1000)),
+        )
+    }
+
+    /// A number below `bound`, by luck.
+    pub fn below(&self, bound: usize) -> usize {
+        self.cluster.luck(|random| random.random_range(0..bound.max(1)))
+    }
+}
+
+/// A failed expectation, unless it holds.
+pub fn expect(holds: bool, what: impl FnOnce() -> String) -> Result<(), Failure> {
+    if holds { Ok(()) } else { Err(Failure(what())) }
+}

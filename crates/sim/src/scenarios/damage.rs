@@ -1,0 +1,386 @@
+//! Disks whose contents are wrong: rot, lost and misdirected writes, rollbacks, swaps, broken labels.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use block::{BLOCK_BYTES, BLOCK_SECTORS, Lba, SECTOR_BYTES, SectorRange};
+use futures::FutureExt;
+use pool::PoolState;
+use rand::Rng;
+
+use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, expect};
+use super::scenario;
+use crate::disk::{Disk, WriteFault};
+use crate::oracle::Change;
+use crate::pattern::{self, Content};
+use crate::runner::{Failure, Scenario, Stage};
+use crate::workload::{Mix, Watched};
+
+pub const SCENARIOS: &[Scenario] = &[
+    scenario(
+        "bit-rot",
+        "blocks of one node's disk rot: reads are right, the bad copies are repaired and counted",
+        300,
+        |stage| bit_rot(stage).boxed_local(),
+    ),
+    scenario(
+        "both-copies-lost",
+        "both copies of a block rot: an error for exactly that block, everything else is readable",
+        300,
+        |stage| both_copies_lost(stage).boxed_local(),
+    ),
+    scenario(
+        "unreadable-sectors",
+        "sectors of one disk can't be read: the other copy serves, and they are written anew",
+        300,
+        |stage| unreadable_sectors(stage).boxed_local(),
+    ),
+    scenario(
+        "lost-write",
+        "a disk answers writes that it never does: reads are right all the same",
+        300,
+        |stage| async move { spoiled_writes(stage, false).await }.boxed_local(),
+    ),
+    scenario(
+        "misdirected-write",
+        "a disk writes to a wrong place: reads of both places are right all the same",
+        300,
+        |stage| async move { spoiled_writes(stage, true).await }.boxed_local(),
+    ),
+    scenario(
+        "rolled-back-disk",
+        "a disk comes back as it was a while ago: recognised as behind, and caught up",
+        300,
+        |stage| rolled_back(stage).boxed_local(),
+    ),
+    scenario(
+        "broken-labels",
+        "some or all labels of a disk are damaged: used, or refused by name; the pool opens",
+        300,
+        |stage| broken_labels(stage).boxed_local(),
+    ),
+    scenario(
+        "rot-anywhere",
+        "bytes anywhere on one disk rot while everything is off: nothing wrong is ever read",
+        300,
+        |stage| rot_anywhere(stage).boxed_local(),
+    ),
+    scenario(
+        "swapped-disks",
+        "two disks change places between nodes while everything is off",
+        300,
+        |stage| swapped_disks(stage).boxed_local(),
+    ),
+    scenario(
+        "late-log-copy",
+        "a log copy returns with a tail that was never acknowledged: the tail is void",
+        400,
+        |stage| late_log_copy(stage).boxed_local(),
+    ),
+];
+
+/// Where on `disk` client data of this volume sector lies, in place or in old log segments.
+fn places_of(disk: &Disk, volume_sector: u64) -> Vec<u64> {
+    let places = (0..disk.sectors()).filter(|sector| {
+        let bytes = disk.peek(SectorRange::new(Lba(*sector), 1));
+        matches!(pattern::recognise(&bytes), Content::Written { sector, .. } if sector == volume_sector)
+    });
+    places.collect()
+}
+
+/// Writes whole blocks all over the volume, and waits until they are in place.
+async fn written_and_in_place(rig: &Rig) -> Result<(), Failure> {
+    rig.on_volume(VOLUME, |watched| async move {
+        for piece in 0..40 {
+            watched.change(Change::Write, SectorRange::new(Lba(piece * 200 / 8 * 8), 64)).await?;
+        }
+        Ok::<(), block::IoError>(())
+    })
+    .await??;
+    rig.in_place(VOLUME).await
+}
+
+/// Stops everything in an orderly way and starts it again: whatever was cached is gone.
+async fn off_and_on(rig: &Rig, meanwhile: impl FnOnce()) -> Result<(), Failure> {
+    rig.quiet(CONVERGENCE_MAX).await?;
+    rig.cluster.cut_all_power();
+    meanwhile();
+    (0..rig.cluster.node_count()).for_each(|number| rig.cluster.start_node(number));
+    rig.cluster.start_supervisor(rig.active());
+    rig.open(VOLUME).await.map(drop)
+}
+
+fn victim(rig: &Rig) -> (usize, Rc<Disk>) {
+    let number = rig.below(rig.cluster.node_count());
+    (number, rig.cluster.node(number).disks()[0].clone())
+}
+
+async fn bit_rot(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    written_and_in_place(&rig).await?;
+    let (_, disk) = victim(&rig);
+    let sectors = rig.record(VOLUME).oracle().written_sectors();
+    let mut rotten = 0;
+    off_and_on(&rig, || {
+        for _ in 0..12 {
+            let sector = sectors[rig.below(sectors.len())];
+            for place in places_of(&disk, sector) {
+                let offset = place * SECTOR_BYTES as u64 + rig.below(SECTOR_BYTES) as u64;
+                disk.flip_byte(offset, 1 << rig.below(8));
+                rotten += 1;
+            }
+        }
+    })
+    .await?;
+    rig.load(Mix { writes: 10, zeroes: 0, discards: 0, ..Mix::default() }).await?;
+    rig.run_for(Duration::from_secs(1)).await;
+    rig.quiet(CONVERGENCE_MAX).await?;
+    read_by_every_copy(&rig).await?;
+    let repaired = rig.volume_report(VOLUME).map_or(0, |volume| volume.repaired_blocks);
+    // Rot in segments that were released is never seen.
+    rig.cluster.tell(&format!("{rotten} sectors rotted, {repaired} blocks repaired"));
+    rig.converge().await
+}
+
+/// Reads everything once with each node away, so that every copy is looked at, and waits until all
+/// is well in between. What only the missing node has right can't be read meanwhile: it waits in the
+/// oracle's list of errors, so this is for damage that has been repaired or can be.
+async fn read_by_every_copy(rig: &Rig) -> Result<(), Failure> {
+    let volume = VOLUME.to_string();
+    let report = rig
+        .with(|engine| async move { engine.verify_volume(POOL, &volume, None, &|_| ()).await })
+        .await?;
+    for bad in report.bad {
+        let start = Lba(bad.volume_offset_bytes / SECTOR_BYTES as u64);
+        let range = SectorRange::new(start, BLOCK_SECTORS);
+        rig.on_volume(VOLUME, move |watched| async move {
+            // Reading looks at one copy; writing the same place anew settles all of them.
+            watched.read(range).await?;
+            watched.change(Change::Write, range).await
+        })
+        .await??;
+    }
+    rig.in_place(VOLUME).await
+}
+
+async fn both_copies_lost(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    written_and_in_place(&rig).await?;
+    let sectors = rig.record(VOLUME).oracle().written_sectors();
+    let lost = sectors[rig.below(sectors.len())] / BLOCK_SECTORS * BLOCK_SECTORS;
+    let range = SectorRange::new(Lba(lost), BLOCK_SECTORS);
+    off_and_on(&rig, || {
+        for (_, disk) in rig.cluster.disks() {
+            for place in places_of(&disk, lost) {
+                disk.flip_byte(place * SECTOR_BYTES as u64 + 100, 4);
+            }
+        }
+    })
+    .await?;
+    rig.record(VOLUME).expect_unreadable(range);
+    let (of_it, around) = rig
+        .on_volume(VOLUME, move |watched| async move {
+            let of_it = watched.read(range).await;
+            let mut around = Vec::new();
+            for start in (0..lost + 256).step_by(8).filter(|start| *start != lost) {
+                around.push(watched.read(SectorRange::new(Lba(start), BLOCK_SECTORS)).await);
+            }
+            (of_it, around)
+        })
+        .await?;
+    expect(matches!(of_it, Err(block::IoError::Medium(_))), || {
+        format!("both copies of {range} are lost and a read says {of_it:?}")
+    })?;
+    expect(around.iter().all(Result::is_ok), || "neighbours can't be read".to_string())?;
+    for named in rig.record(VOLUME).medium_errors() {
+        let inside = named.start >= range.start && named.end() <= range.end();
+        expect(inside, || format!("the error names {named}, lost is {range}"))?;
+    }
+    rig.load(Mix::default()).await?;
+    rig.run_for(Duration::from_millis(500)).await;
+    rig.quiet(CONVERGENCE_MAX).await?;
+    // Whoever writes it anew can read it again.
+    rig.on_volume(VOLUME, move |watched| async move {
+        watched.change(Change::Write, range).await?;
+        watched.read(range).await
+    })
+    .await??;
+    rig.converge().await
+}
+
+async fn unreadable_sectors(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    written_and_in_place(&rig).await?;
+    let (_, disk) = victim(&rig);
+    let sectors = rig.record(VOLUME).oracle().written_sectors();
+    off_and_on(&rig, || {
+        for _ in 0..8 {
+            let sector = sectors[rig.below(sectors.len())];
+            for place in places_of(&disk, sector) {
+                disk.set_bad(SectorRange::new(Lba(place), 1));
+            }
+        }
+    })
+    .await?;
+    rig.load(Mix::default()).await?;
+    rig.run_for(Duration::from_secs(1)).await;
+    rig.quiet(CONVERGENCE_MAX).await?;
+    read_by_every_copy(&rig).await?;
+    rig.converge().await
+}
+
+async fn spoiled_writes(stage: Stage, misdirected: bool) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    let (_, disk) = victim(&rig);
+    rig.load(Mix::default()).await?;
+    for _ in 0..4 {
+        rig.run_for(rig.between(50, 600)).await;
+        let by = (1 + rig.below(400) as i64) * if rig.below(2) == 0 { 8 } else { -8 };
+        disk.spoil_next_write(if misdirected {
+            WriteFault::Misdirected(by)
+        } else {
+            WriteFault::Lost
+        });
+    }
+    rig.run_for(rig.between(500, 2500)).await;
+    rig.quiet(CONVERGENCE_MAX).await?;
+    disk.heal();
+    if rig.below(2) == 0 {
+        off_and_on(&rig, || ()).await?;
+    }
+    rig.wait_clean(CONVERGENCE_MAX).await?;
+    rig.on_volume(VOLUME, |watched: Watched| async move { watched.read_all().await }).await??;
+    read_by_every_copy(&rig).await?;
+    rig.converge().await
+}
+
+async fn rolled_back(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    rig.load(Mix::default()).await?;
+    rig.run_for(rig.between(500, 3000)).await;
+    let (number, disk) = victim(&rig);
+    let image = disk.snapshot();
+    rig.run_for(rig.between(1500, 4000)).await;
+    let way = rig.below(3);
+    match way {
+        // The node restarts quickly with the old disk.
+        0 => {
+            rig.cluster.kill_node(number);
+            disk.roll_back(image);
+            rig.cluster.start_node(number);
+        }
+        // It is away long enough to be put out.
+        1 => {
+            rig.cluster.kill_node(number);
+            rig.run_for(rig.between(2000, 6000)).await;
+            disk.roll_back(image);
+            rig.cluster.start_node(number);
+        }
+        // Everything was off.
+        _ => {
+            rig.forget_clients();
+            rig.cluster.cut_all_power();
+            disk.roll_back(image);
+            (0..3).for_each(|number| rig.cluster.start_node(number));
+            rig.cluster.start_supervisor(0);
+            rig.load(Mix::default()).await?;
+        }
+    }
+    rig.run_for(rig.between(500, 3000)).await;
+    rig.converge().await
+}
+
+async fn broken_labels(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    rig.load(Mix::default()).await?;
+    rig.run_for(rig.between(500, 1500)).await;
+    let (number, disk) = victim(&rig);
+    let end = disk.sectors() * SECTOR_BYTES as u64 - (1 << 20);
+    let slots = [0, BLOCK_BYTES as u64, end, end + BLOCK_BYTES as u64];
+    let all = rig.below(3) == 0;
+    let spared = rig.below(slots.len());
+    off_and_on(&rig, || {
+        for (index, slot) in slots.iter().enumerate() {
+            if all || index != spared {
+                (0..20).for_each(|at| disk.flip_byte(slot + 13 * at, 0x55));
+            }
+        }
+    })
+    .await?;
+    rig.load(Mix::default()).await?;
+    rig.run_for(rig.between(500, 1500)).await;
+    rig.quiet(CONVERGENCE_MAX).await?;
+    rig.on_volume(VOLUME, |watched| async move { watched.read_all().await }).await??;
+    let state = rig.report().map(|report| report.state);
+    rig.cluster.tell(&format!("node {} with broken labels (all: {all}): {state:?}", number + 1));
+    match state {
+        Some(PoolState::Online) => rig.converge().await,
+        // Nobody repairs a disk that can't be recognised; the rest serves.
+        Some(PoolState::Degraded) => Ok(()),
+        other => Err(Failure(format!("the pool should serve without one disk: {other:?}"))),
+    }
+}
+
+async fn rot_anywhere(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    rig.load(Mix::default()).await?;
+    rig.run_for(rig.between(500, 2500)).await;
+    let (_, disk) = victim(&rig);
+    let bytes = disk.sectors() * SECTOR_BYTES as u64;
+    off_and_on(&rig, || {
+        for _ in 0..40 {
+            // Half of it where structures are: at the beginning.
+            let end = if rig.below(2) == 0 { bytes } else { 4 << 20 };
+            let offset = rig.cluster.luck(|random| random.random_range(0..end));
+            disk.flip_byte(offset, 1 << rig.below(8));
+        }
+    })
+    .await?;
+    rig.load(Mix::default()).await?;
+    rig.run_for(rig.between(500, 1500)).await;
+    rig.quiet(CONVERGENCE_MAX).await?;
+    rig.on_volume(VOLUME, |watched| async move { watched.read_all().await })
+        .await?
+        .map_err(Failure::from)
+}
+
+async fn swapped_disks(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    rig.load(Mix::default()).await?;
+    rig.run_for(rig.between(500, 2500)).await;
+    let disks = rig.cluster.disks();
+    off_and_on(&rig, || disks[0].1.swap(&disks[1 + rig.below(2)].1)).await?;
+    rig.load(Mix::default()).await?;
+    rig.run_for(rig.between(500, 1500)).await;
+    rig.converge().await
+}
+
+/// The supervisor dies while a batch is on its way and only one node gets it. It starts again
+/// without that node, goes on, and then the node returns with its longer log.
+async fn late_log_copy(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    let mix = Mix { depth: 8, think: Duration::from_millis(4), ..Mix::default() };
+    rig.load(mix).await?;
+    rig.run_for(rig.between(300, 1500)).await;
+    let keeper = rig.below(3);
+    for number in (0..3).filter(|number| *number != keeper) {
+        rig.cluster.cut_link(number, true);
+    }
+    rig.run_for(Duration::from_micros(rig.below(3000) as u64)).await;
+    rig.cluster.kill_supervisor(0);
+    rig.forget_clients();
+    rig.cluster.cut_link(keeper, true);
+    for number in (0..3).filter(|number| *number != keeper) {
+        rig.cluster.cut_link(number, false);
+    }
+    rig.cluster.start_supervisor(0);
+    // With the log's other copies on the nodes that are there, the volume serves; else it waits.
+    if rig.load(mix).await.is_ok() {
+        rig.run_for(rig.between(100, 3000)).await;
+    }
+    rig.cluster.cut_link(keeper, false);
+    if rig.below(2) == 0 {
+        rig.restart_supervisor(rig.between(1, 500)).await;
+    }
+    rig.converge().await
+}

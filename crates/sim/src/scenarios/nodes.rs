@@ -1,0 +1,272 @@
+//! Nodes that die, vanish or stop, and what they have to catch up when they return.
+
+use std::time::Duration;
+
+use futures::FutureExt;
+use pool::metadata::Layout;
+use pool::{DiskState, PoolState};
+
+use super::common::{CONVERGENCE_MAX, EXTENT_BYTES, Rig, VOLUME, expect};
+use super::scenario;
+use crate::cluster::Plan;
+use crate::oracle::Change;
+use crate::runner::{Failure, Scenario, Stage};
+use crate::workload::Mix;
+use block::{Lba, SectorRange};
+
+/// Longest pause of clients when a node goes away.
+const PAUSE_MAX: Duration = Duration::from_secs(3);
+/// Regions that an extent's misses are counted in.
+const REGIONS_PER_EXTENT: u64 = 64;
+
+pub const SCENARIOS: &[Scenario] = &[
+    scenario(
+        "node-killed",
+        "a node dies under load: a pause under 3 s, and it catches up only what it missed",
+        300,
+        |stage| async move { goes_away(stage, Way::Killed).await }.boxed_local(),
+    ),
+    scenario("link-cut", "a node's cable is cut for 30 s under load: the same", 300, |stage| {
+        async move { goes_away(stage, Way::Cut).await }.boxed_local()
+    }),
+    scenario(
+        "node-stopped",
+        "a node's process is stopped and continued under load: the same",
+        300,
+        |stage| async move { goes_away(stage, Way::Stopped).await }.boxed_local(),
+    ),
+    scenario(
+        "half-cut",
+        "a node hears but isn't heard, or is heard but doesn't hear: the same",
+        300,
+        |stage| async move { goes_away(stage, Way::HalfCut).await }.boxed_local(),
+    ),
+    scenario(
+        "stuck-disk",
+        "a disk answers nothing for 20 s: the pool goes on without it and takes it back",
+        300,
+        |stage| async move { goes_away(stage, Way::Stuck).await }.boxed_local(),
+    ),
+    scenario(
+        "unplugged-disk",
+        "a disk vanishes from a node that lives on: the pool goes on without it and takes it back",
+        300,
+        |stage| async move { goes_away(stage, Way::Unplugged).await }.boxed_local(),
+    ),
+    scenario(
+        "both-behind",
+        "two nodes in turn miss writes, so that each is behind the other: nothing is lost",
+        300,
+        |stage| both_behind(stage).boxed_local(),
+    ),
+    scenario(
+        "catch-up-interrupted",
+        "catching up is interrupted by the node's death, again and again: it ends all the same",
+        400,
+        |stage| catch_up_interrupted(stage).boxed_local(),
+    ),
+    scenario(
+        "source-dies-in-catch-up",
+        "while one node catches up from another, that one dies: I/O waits or goes on, nothing is lost",
+        400,
+        |stage| source_dies(stage).boxed_local(),
+    ),
+    scenario(
+        "mass-disappearance",
+        "quorum is lost at once: I/O waits, nothing is recorded against the missing, all continues",
+        400,
+        |stage| mass_disappearance(stage).boxed_local(),
+    ),
+    scenario(
+        "rolling-restarts",
+        "each node in turn restarts quickly under load: nobody is put out for longer than needed",
+        300,
+        |stage| rolling_restarts(stage).boxed_local(),
+    ),
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Killed,
+    Cut,
+    Stopped,
+    HalfCut,
+    Stuck,
+    Unplugged,
+}
+
+async fn goes_away(stage: Stage, way: Way) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    rig.load(Mix::default()).await?;
+    rig.run_for(rig.between(300, 1500)).await;
+    let victim = rig.below(3);
+    let node = rig.cluster.node(victim);
+    let disk = rig.cluster.node(victim).disks()[0].clone();
+    rig.record(VOLUME).forget_waits();
+    match way {
+        Way::Killed => rig.cluster.kill_node(victim),
+        Way::Cut => rig.cluster.cut_link(victim, true),
+        Way::Stopped => node.process().iter().for_each(|process| process.pause()),
+        Way::HalfCut => {
+            let out = rig.below(2) == 0;
+            node.station().set_cut(out, !out);
+        }
+        Way::Stuck => disk.stick_for(Duration::from_secs(20)),
+        Way::Unplugged => disk.set_gone(true),
+    }
+    rig.run_for(Duration::from_secs(10)).await;
+    let pause = rig.record(VOLUME).longest_wait();
+    expect(pause < PAUSE_MAX, || format!("clients waited {pause:?}"))?;
+    expect(rig.report().is_some_and(|r| r.state == PoolState::Degraded), || {
+        format!("the pool should be degraded: {:?}", rig.report().map(|r| r.state))
+    })?;
+    let written_before = rig.volume_report(VOLUME).map_or(0, |volume| volume.caught_up_bytes);
+    rig.run_for(rig.between(1000, 20_000)).await;
+    match way {
+        Way::Killed => rig.cluster.start_node(victim),
+        Way::Cut => rig.cluster.cut_link(victim, false),
+        Way::Stopped => node.process().iter().for_each(|process| process.resume()),
+        Way::HalfCut => node.station().set_cut(false, false),
+        Way::Stuck => {}
+        Way::Unplugged => disk.set_gone(false),
+    }
+    rig.run_for(Duration::from_secs(5)).await;
+    let pause = rig.record(VOLUME).longest_wait();
+    expect(pause < PAUSE_MAX, || format!("clients waited {pause:?} around the return"))?;
+    rig.converge().await?;
+    // The volume may have been written everywhere: what was caught up is at most all its regions.
+    let volume = rig.volume_report(VOLUME).ok_or_else(|| Failure("no volume".into()))?;
+    let copied = volume.caught_up_bytes - written_before;
+    let most = volume.size_bytes.next_multiple_of(EXTENT_BYTES) + 2 * EXTENT_BYTES;
+    expect(copied <= most, || format!("{copied} bytes were copied, at most {most} were missed"))
+}
+
+/// A node misses writes to few distinct regions; what is copied is bounded by those.
+async fn rolling_restarts(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    rig.load(Mix::default()).await?;
+    for number in 0..3 {
+        rig.run_for(rig.between(200, 1000)).await;
+        rig.cluster.kill_node(number);
+        rig.run_for(rig.between(1, 800)).await;
+        rig.cluster.start_node(number);
+        rig.wait_clean(CONVERGENCE_MAX).await?;
+        let pause = rig.record(VOLUME).longest_wait();
+        expect(pause < PAUSE_MAX, || format!("clients waited {pause:?}"))?;
+    }
+    rig.quiet(CONVERGENCE_MAX).await?;
+    rig.in_place(VOLUME).await?;
+    let before = rig.volume_report(VOLUME).map_or(0, |volume| volume.caught_up_bytes);
+    rig.cluster.kill_node(0);
+    rig.wait_out(0, Duration::from_secs(10)).await?;
+    let places = 5;
+    let region_bytes = EXTENT_BYTES / REGIONS_PER_EXTENT;
+    for place in 0..places {
+        // Twice the same region: it is copied once.
+        for block in [0, 0, 1] {
+            let at = (place * 7 * EXTENT_BYTES / 10 + block * 4096) / 512 / 8 * 8;
+            let range = SectorRange::new(Lba(at), 8);
+            let write = |watched: crate::workload::Watched| async move {
+                watched.change(Change::Write, range).await
+            };
+            rig.on_volume(VOLUME, write).await??;
+        }
+    }
+    rig.run_for(Duration::from_secs(5)).await;
+    rig.cluster.start_node(0);
+    rig.converge().await?;
+    let copied = rig.volume_report(VOLUME).map_or(0, |volume| volume.caught_up_bytes) - before;
+    // Two regions each, and those of their checksum blocks, two slots.
+    let most = places * (2 + 2) * region_bytes;
+    expect(copied <= most, || {
+        format!("{copied} bytes were copied for {places} distinct places, at most {most} allowed")
+    })
+}
+
+async fn both_behind(stage: Stage) -> Result<(), Failure> {
+    let rig =
+        Rig::start(&stage, Plan::simple(4, 32), &[(VOLUME, 6 << 20, Layout::Mirror(2))]).await?;
+    rig.load(Mix::default()).await?;
+    let (first, second) = (rig.below(4), rig.below(3));
+    let second = (first + 1 + second) % 4;
+    for _ in 0..3 {
+        rig.run_for(rig.between(200, 1500)).await;
+        rig.cluster.kill_node(first);
+        rig.run_for(rig.between(2000, 5000)).await;
+        rig.cluster.start_node(first);
+        // Not waiting for it to catch up: the other one goes away while it is behind.
+        rig.run_for(rig.between(10, 2500)).await;
+        rig.cluster.kill_node(second);
+        rig.run_for(rig.between(2000, 5000)).await;
+        rig.cluster.start_node(second);
+    }
+    rig.converge().await
+}
+
+async fn catch_up_interrupted(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    rig.load(Mix { think: Duration::from_millis(15), ..Mix::default() }).await?;
+    let victim = rig.below(3);
+    rig.run_for(rig.between(200, 500)).await;
+    for _ in 0..4 {
+        rig.cluster.kill_node(victim);
+        rig.run_for(rig.between(1600, 4000)).await;
+        rig.cluster.start_node(victim);
+        rig.run_for(rig.between(50, 1200)).await;
+    }
+    if rig.below(2) == 0 {
+        rig.restart_supervisor(rig.between(1, 2000)).await;
+    }
+    rig.converge().await
+}
+
+async fn source_dies(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    rig.load(Mix::default()).await?;
+    rig.run_for(rig.between(300, 800)).await;
+    let first = rig.below(3);
+    rig.cluster.kill_node(first);
+    rig.run_for(rig.between(3000, 8000)).await;
+    rig.cluster.start_node(first);
+    rig.run_for(rig.between(1, 600)).await;
+    let source = (first + 1 + rig.below(2)) % 3;
+    rig.cluster.kill_node(source);
+    rig.run_for(rig.between(2000, 15_000)).await;
+    rig.cluster.start_node(source);
+    rig.converge().await
+}
+
+async fn mass_disappearance(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    rig.load(Mix::default()).await?;
+    rig.run_for(rig.between(300, 1500)).await;
+    let survivor = rig.below(4);
+    rig.cluster.tell("a switch dies");
+    for number in (0..3).filter(|number| *number != survivor) {
+        rig.cluster.cut_link(number, true);
+    }
+    rig.run_for(Duration::from_secs(12)).await;
+    let waited = rig.record(VOLUME).longest_wait();
+    expect(waited > Duration::from_secs(5), || {
+        format!("clients went on without a quorum (longest wait {waited:?})")
+    })?;
+    if let Some(report) = rig.report() {
+        expect(!report.lease_ok, || "a lease without a quorum".to_string())?;
+        let out = report.disks.iter().filter(|disk| matches!(disk.state, DiskState::Out)).count();
+        // One node may have been put out while the other still answered; never all that vanished.
+        expect(out <= 1, || format!("{out} disks were put out without a quorum: {report:#?}"))?;
+    }
+    rig.run_for(rig.between(1, 30_000)).await;
+    for number in [2, 0, 1] {
+        rig.cluster.cut_link(number, false);
+        rig.run_for(rig.between(1, 1500)).await;
+    }
+    rig.record(VOLUME).forget_waits();
+    let answers = rig.record(VOLUME).answers();
+    rig.cluster
+        .wait_for("clients go on", Duration::from_secs(20), || {
+            rig.record(VOLUME).answers() > answers + 10
+        })
+        .await?;
+    rig.converge().await
+}

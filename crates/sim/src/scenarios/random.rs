@@ -1,0 +1,249 @@
+//! The random run: topology, workload and faults follow from the seed.
+//!
+//! Processes, machines, cables and power may fail in any number: then I/O waits, and nothing may be
+//! lost. Contents are damaged on one disk of the run only, the *victim*, and only while everything
+//! is clean, nobody else is lost before all is clean again: that is what two copies cover.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use pool::engine::VolumeSize;
+use pool::metadata::Layout;
+use rand::Rng;
+
+use super::common::{CONVERGENCE_MAX, POOL, Rig};
+use crate::cluster::{Plan, is_clean};
+use crate::disk::{Disk, Latency};
+use crate::network::Quality;
+use crate::runner::{Failure, Scenario, Stage};
+use crate::workload::Mix;
+
+pub const SCENARIO: Scenario = Scenario {
+    name: "random",
+    about: "topology, workload and faults by luck",
+    limit: Duration::from_secs(900),
+    body: |stage| run(stage).boxed_local(),
+};
+
+/// Longest wait of an administrator's command while things break.
+const COMMAND_MAX: Duration = Duration::from_secs(20);
+
+async fn run(stage: Stage) -> Result<(), Failure> {
+    let rig = build(&stage).await?;
+    let faults = 2 + rig.below(7);
+    let mix = random_mix(&rig);
+    rig.load(mix).await?;
+    for _ in 0..faults {
+        rig.run_for(rig.between(10, 1200)).await;
+        one_fault(&rig, mix).await?;
+        if rig.below(3) == 0 {
+            one_command(&rig).await?;
+        }
+    }
+    rig.run_for(rig.between(10, 1500)).await;
+    rig.converge().await?;
+    if has_mirrors_only(&rig) && rig.below(2) == 0 {
+        damage(&rig, mix).await?;
+    }
+    Ok(())
+}
+
+async fn build(stage: &Stage) -> Result<Rc<Rig>, Failure> {
+    let mut luck = crate::random::fork(stage.world.seed(), "topology");
+    let nodes = luck.random_range(2..=5);
+    let plan = Plan {
+        nodes: (0..nodes)
+            .map(|_| {
+                let disks = if luck.random_bool(0.7) { 1 } else { luck.random_range(2..=3) };
+                (0..disks).map(|_| luck.random_range(12..=40) << 20).collect()
+            })
+            .collect(),
+        supervisors: 1,
+        mtu_bytes: if luck.random_bool(0.8) { 9000 } else { 1500 },
+        drift: true,
+    };
+    let count = luck.random_range(1..=2);
+    let names = ["a", "b"];
+    let volumes: Vec<(&str, u64, Layout)> = names[..count]
+        .iter()
+        .map(|name| {
+            let layout = match luck.random_range(0..10) {
+                0 => Layout::Raid0,
+                1..=3 if nodes >= 3 => Layout::Mirror(3),
+                _ => Layout::Mirror(2),
+            };
+            (*name, luck.random_range(4..=40) * (64 << 10), layout)
+        })
+        .collect();
+    Rig::start(stage, plan, &volumes).await
+}
+
+fn random_mix(rig: &Rig) -> Mix {
+    Mix {
+        depth: 1 + rig.below(6) as u32,
+        writes: 30 + rig.below(50) as u32,
+        sectors_max: 8 << rig.below(7),
+        span_sectors: if rig.below(2) == 0 { u64::MAX } else { 256 << rig.below(4) },
+        think: rig.between(2, 40),
+        ..Mix::default()
+    }
+}
+
+async fn one_fault(rig: &Rc<Rig>, mix: Mix) -> Result<(), Failure> {
+    let number = rig.below(rig.cluster.node_count());
+    let node = rig.cluster.node(number);
+    let disks = node.disks();
+    let disk: &Rc<Disk> = &disks[rig.below(disks.len())];
+    let back = later(rig);
+    match rig.below(12) {
+        0 | 1 => {
+            rig.cluster.kill_node(number);
+            again(rig, back, move |rig| rig.cluster.start_node(number));
+        }
+        2 => {
+            let survival = rig.cluster.any_survival();
+            rig.cluster.cut_node_power(number, survival);
+            again(rig, back, move |rig| rig.cluster.start_node(number));
+        }
+        3 => {
+            if let Some(process) = node.process() {
+                process.pause();
+                again(rig, back, move |_| process.resume());
+            }
+        }
+        4 => {
+            rig.cluster.cut_link(number, true);
+            again(rig, back, move |rig| rig.cluster.cut_link(number, false));
+        }
+        5 => {
+            let out = rig.below(2) == 0;
+            rig.cluster.tell(&format!("half of the cable of {} is cut", node.name()));
+            node.station().set_cut(out, !out);
+            again(rig, back, move |_| node.station().set_cut(false, false));
+        }
+        6 => {
+            rig.cluster.tell(&format!("the cable of {} is bad", node.name()));
+            node.station().set_quality(Quality::BAD);
+            again(rig, back, move |_| node.station().set_quality(Quality::GOOD));
+        }
+        7 => {
+            let disk = Rc::clone(disk);
+            disk.set_latency(Latency::SLOW);
+            rig.cluster.tell(&format!("{} is slow", disk.name()));
+            again(rig, back, move |_| disk.set_latency(Latency::FAST));
+        }
+        8 => disk.stick_for(rig.between(10, 6000)),
+        9 | 10 => {
+            rig.restart_supervisor(rig.between(1, 3000)).await;
+            load_when_served(rig, mix);
+        }
+        _ => {
+            rig.cluster.cut_all_power();
+            rig.forget_clients();
+            for number in 0..rig.cluster.node_count() {
+                let (start, rig_then) = (rig.between(1, 4000), Rc::clone(rig));
+                again(&rig_then, start, move |rig| rig.cluster.start_node(number));
+            }
+            rig.run_for(rig.between(1, 3000)).await;
+            rig.cluster.start_supervisor(0);
+            load_when_served(rig, mix);
+        }
+    }
+    Ok(())
+}
+
+/// How long something stays broken: mostly shorter than it takes to be put out, or much longer.
+fn later(rig: &Rig) -> Duration {
+    match rig.below(3) {
+        0 => rig.between(1, 1000),
+        1 => rig.between(1000, 4000),
+        _ => rig.between(4000, 15_000),
+    }
+}
+
+/// Does `repair` after `delay`, beside everything else.
+fn again(rig: &Rc<Rig>, delay: Duration, repair: impl FnOnce(&Rig) + 'static) {
+    let rig = Rc::clone(rig);
+    rig.cluster.director().spawn({
+        let rig = Rc::clone(&rig);
+        async move {
+            rig.cluster.sleep(delay).await;
+            repair(&rig);
+        }
+    });
+}
+
+/// Starts clients as soon as volumes are served, beside everything else; if that takes too long
+/// because too much is broken, there are none.
+fn load_when_served(rig: &Rc<Rig>, mix: Mix) {
+    let rig = Rc::clone(rig);
+    rig.cluster.director().spawn({
+        let rig = Rc::clone(&rig);
+        async move {
+            // Whether it must have been served by now is for the final judgement to say.
+            let _ = rig.load(mix).await;
+        }
+    });
+}
+
+/// What administrators do, whatever is broken: it may be refused, but neither hang nor harm.
+async fn one_command(rig: &Rig) -> Result<(), Failure> {
+    let names = rig.volumes();
+    let name = names[rig.below(names.len())].clone();
+    let Some(report) = rig.volume_report(&name) else { return Ok(()) };
+    let supervisor = Rc::clone(rig.cluster.supervisor(rig.active()));
+    let size = report.size_bytes + (64 << 10) * (1 + rig.below(6) as u64);
+    rig.cluster.tell(&format!("volume {name} shall have {size} bytes"));
+    let asked = supervisor.with(|engine| async move {
+        engine.extend_volume(POOL, &name, VolumeSize::Bytes(size)).await.map(drop)
+    });
+    match runtime::timeout(&rig.cluster.director(), COMMAND_MAX, asked).await {
+        Ok(Ok(Err(refused))) => rig.cluster.tell(&format!("refused: {refused}")),
+        Ok(_) => {}
+        Err(_) => rig.cluster.tell("no answer yet"),
+    }
+    Ok(())
+}
+
+fn has_mirrors_only(rig: &Rig) -> bool {
+    rig.report().is_some_and(|report| {
+        is_clean(&report) && report.volumes.iter().all(|volume| volume.layout != "raid0")
+    })
+}
+
+/// Damages the victim while all is clean; nothing else breaks but processes and power.
+async fn damage(rig: &Rc<Rig>, mix: Mix) -> Result<(), Failure> {
+    let disks = rig.cluster.disks();
+    let victim = Rc::clone(&disks[rig.below(disks.len())].1);
+    let image = victim.snapshot();
+    rig.load(mix).await?;
+    rig.run_for(rig.between(200, 1500)).await;
+    rig.quiet(CONVERGENCE_MAX).await?;
+    rig.wait_clean(CONVERGENCE_MAX).await?;
+    let off = rig.below(2) == 0;
+    if off {
+        rig.cluster.cut_all_power();
+    }
+    if rig.below(3) == 0 && off {
+        victim.roll_back(image);
+    } else {
+        let bytes = victim.sectors() * block::SECTOR_BYTES as u64;
+        for _ in 0..1 + rig.below(60) {
+            let end = if rig.below(3) == 0 { 2 << 20 } else { bytes };
+            let at = rig.cluster.luck(|random| random.random_range(0..end));
+            victim.flip_byte(at, 1 << rig.below(8));
+        }
+    }
+    for number in 0..rig.cluster.node_count() {
+        rig.cluster.start_node(number);
+    }
+    rig.cluster.start_supervisor(0);
+    rig.load(mix).await?;
+    rig.run_for(rig.between(500, 2000)).await;
+    rig.quiet(CONVERGENCE_MAX).await?;
+    for name in rig.volumes() {
+        rig.on_volume(&name, |watched| async move { watched.read_all().await }).await??;
+    }
+    Ok(())
+}
