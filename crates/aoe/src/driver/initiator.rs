@@ -447,13 +447,22 @@ async fn discover(inner: Weak<Inner>, wake: Rc<Notify>, handle: Handle) {
 }
 
 async fn listen(inner: Weak<Inner>, id: PortId, port: Rc<dyn Port>, hub: Rc<Hub>, handle: Handle) {
+    let mut seen = (port.mac(), port.mtu_bytes());
     loop {
         let stopped = hub.stop.notified();
         if hub.is_stopped.get() {
             return;
         }
         let received = match inner.upgrade() {
-            Some(inner) => port.receive(&mut |frame| inner.handle_frame(id, frame)),
+            Some(inner) => {
+                let present = (port.mac(), port.mtu_bytes());
+                if std::mem::replace(&mut seen, present) != present {
+                    // Another card, or another MTU: whoever was reached the old way is asked now.
+                    inner.tell_ports();
+                    inner.wake.notify_all();
+                }
+                port.receive(&mut |frame| inner.handle_frame(id, frame))
+            }
             None => return,
         };
         if received == 0 {

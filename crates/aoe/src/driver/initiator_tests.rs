@@ -28,7 +28,7 @@ struct Segment {
 struct SegmentPort {
     segment: Weak<Segment>,
     handle: Handle,
-    mac: MacAddr,
+    mac: Cell<MacAddr>,
     mtu_bytes: usize,
     is_down: Cell<bool>,
     inbox: RefCell<VecDeque<Vec<u8>>>,
@@ -40,7 +40,7 @@ impl Segment {
         let port = Rc::new(SegmentPort {
             segment: Rc::downgrade(self),
             handle: handle.clone(),
-            mac: MacAddr([2, 0, 0, 0, 0, number]),
+            mac: Cell::new(MacAddr([2, 0, 0, 0, 0, number])),
             mtu_bytes,
             is_down: Cell::new(false),
             inbox: RefCell::default(),
@@ -53,11 +53,11 @@ impl Segment {
 
 impl Port for SegmentPort {
     fn name(&self) -> String {
-        self.mac.to_string()
+        self.mac.get().to_string()
     }
 
     fn mac(&self) -> MacAddr {
-        self.mac
+        self.mac.get()
     }
 
     fn mtu_bytes(&self) -> usize {
@@ -77,7 +77,7 @@ impl Port for SegmentPort {
             let destination = MacAddr(*bytes.first_chunk().unwrap());
             for port in segment.ports.borrow().iter() {
                 if port.mac == self.mac
-                    || destination != MacAddr::BROADCAST && destination != port.mac
+                    || destination != MacAddr::BROADCAST && destination != port.mac.get()
                 {
                     continue;
                 }
@@ -232,6 +232,25 @@ fn disk() -> Rc<MemoryDevice> {
 
 fn bytes(sectors: u64, value: u8) -> Buffer {
     Buffer::copy_of(&vec![value; sectors as usize * 512])
+}
+
+/// A card that is unplugged and comes back as another one used to be noticed with the next query,
+/// up to ten seconds later: long after its disks were lost.
+#[test]
+fn another_card_under_a_port_is_noticed_at_once() {
+    let world = world(3, 9000);
+    let node = world.node(1, 10, disk(), true);
+    world.run(5 * SECOND, world.initiator.next_disk_event());
+    let remote = world.session_disk();
+    world.run(SECOND, remote.claim(CLAIM)).unwrap();
+    world.wait(21 * SECOND);
+    for (port, number) in [(&world.client_port, 20), (&node.port, 21)] {
+        port.mac.set(MacAddr([2, 0, 0, 0, 0, number]));
+        port.arrived.notify_all();
+        let read = remote.read(SectorRange::new(Lba(START), 8));
+        world.run(SECOND, read).unwrap();
+    }
+    assert_eq!(remote.statistics().losses, 0);
 }
 
 #[test]

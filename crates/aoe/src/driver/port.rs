@@ -43,7 +43,8 @@ pub trait Port {
     /// Sends and empties `frames`. What doesn't fit into the send queue is dropped and counted.
     fn transmit(&self, frames: &mut Vec<Frame>);
 
-    /// Completes when frames may be waiting. One listener at a time.
+    /// Completes when frames may be waiting, or address or MTU may have changed. One listener at a
+    /// time.
     fn readable(&self) -> LocalBoxFuture<'static, ()>;
 
     /// Hands all waiting frames to `sink`, a bounded batch at a time; returns how many. When it

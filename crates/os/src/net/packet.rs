@@ -8,12 +8,14 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::pin::pin;
 use std::rc::Rc;
 
 use aoe::driver::{Frame, Port};
 use aoe::wire::MacAddr;
 use futures::FutureExt;
-use futures::future::{AbortHandle, LocalBoxFuture, abortable};
+use futures::future::{AbortHandle, LocalBoxFuture, abortable, select};
+use runtime::Notify;
 
 use super::batch::{self, BATCH, ReceiveBatch};
 use super::link::{self, LinkState};
@@ -102,6 +104,8 @@ struct Inner {
     /// The last batch emptied the socket: waiting comes next, not another system call.
     drained: Cell<bool>,
     counters: Cell<PortCounters>,
+    /// The interface is another, or has another address or MTU.
+    changed: Notify,
 }
 
 impl PacketPort {
@@ -127,6 +131,7 @@ impl PacketPort {
             room: RefCell::new(ReceiveBatch::new(MTU_DEFAULT_BYTES + FRAME_EXTRA_BYTES)),
             drained: Cell::new(false),
             counters: Cell::default(),
+            changed: Notify::new(),
         });
         inner.follow_link();
         if inner.link.get().is_none() {
@@ -185,7 +190,11 @@ impl Port for PacketPort {
     }
 
     fn readable(&self) -> LocalBoxFuture<'static, ()> {
-        self.inner.watch.readable().boxed_local()
+        let inner = Rc::clone(&self.inner);
+        async move {
+            select(pin!(inner.changed.notified()), pin!(inner.watch.readable())).await;
+        }
+        .boxed_local()
     }
 
     fn receive(&self, sink: &mut dyn FnMut(&[u8])) -> usize {
@@ -206,6 +215,7 @@ impl Inner {
         let Some(link) = found else {
             tracing::warn!(interface = %self.interface, "the interface is gone");
             self.link.set(None);
+            self.changed.notify_all();
             // When it comes back it gets another index, or the same: bind in any case.
             self.bound.set(0);
             return;
@@ -224,6 +234,7 @@ impl Inner {
             *room = ReceiveBatch::new(frame_bytes);
         }
         self.link.set(Some(link));
+        self.changed.notify_all();
         tracing::info!(
             interface = %self.interface, mac = %link.mac, mtu = link.mtu_bytes, up = link.up,
             "the interface changed"
