@@ -31,7 +31,8 @@ const DEAD: EngineGeneration = EngineGeneration(0);
 pub struct Keeper<P: Platform> {
     platform: Arc<P>,
     volumes: Mutex<BTreeMap<VolumeName, Arc<Kept<P>>>>,
-    /// Pools whose services are down for a release; their settings stay.
+    /// Pools, and volumes as `POOL/VOLUME`, whose services are down for an operation; their
+    /// settings stay.
     held: Mutex<BTreeSet<String>>,
 }
 
@@ -125,7 +126,7 @@ impl<P: Platform> Keeper<P> {
             for volume in &pool.volumes {
                 let name = VolumeName::new(&pool.name, &volume.name);
                 let mut wish = self.wanted(generation, pool, volume);
-                if held.contains(&pool.name) {
+                if held.contains(&pool.name) || held.contains(&name.to_string()) {
                     (wish.mount, wish.ftp) = (None, None);
                 }
                 wishes.insert(name, wish);
@@ -188,15 +189,15 @@ impl<P: Platform> Keeper<P> {
         self.take_down(|_| true).await;
     }
 
-    /// Takes everything of a pool down and keeps it so, until [`Keeper::let_go`].
-    pub async fn hold(&self, pool: &str) -> Vec<Trouble> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(pool.to_owned());
-        self.take_down(|name| name.pool == pool).await
+    /// Takes everything of a pool or volume down and keeps it so, until [`Keeper::let_go`].
+    pub async fn hold(&self, what: &str) -> Vec<Trouble> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(what.to_owned());
+        self.take_down(|name| name.pool == what || name.to_string() == what).await
     }
 
-    /// Keeps a pool again, by the next [`Keeper::want`].
-    pub fn let_go(&self, pool: &str) {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(pool);
+    /// Keeps it again, by the next [`Keeper::want`].
+    pub fn let_go(&self, what: &str) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(what);
     }
 
     async fn take_down(&self, which: impl Fn(&VolumeName) -> bool) -> Vec<Trouble> {

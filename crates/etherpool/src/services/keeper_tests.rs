@@ -207,6 +207,22 @@ async fn a_step_that_fails_is_shown_and_tried_again() {
 }
 
 #[tokio::test]
+async fn what_is_held_stays_down_whatever_the_pool_says() {
+    let keeper = Keeper::new(Fake::default());
+    for what in ["p", "p/v"] {
+        keeper.want(Some(EngineGeneration(1)), &[pool_report()]);
+        wait(&keeper, |shown| is_up(shown, 1)).await;
+        log(&keeper);
+        assert!(keeper.hold(what).await.is_empty());
+        assert_eq!(log(&keeper), ["stop-ftp", "unmount", "detach"]);
+        keeper.want(Some(EngineGeneration(1)), &[pool_report()]);
+        tokio::task::yield_now().await;
+        assert!(log(&keeper).is_empty());
+        keeper.let_go(what);
+    }
+}
+
+#[tokio::test]
 async fn the_end_of_the_process_is_orderly() {
     let keeper = Keeper::new(Fake::default());
     keeper.want(Some(EngineGeneration(1)), &[pool_report()]);

@@ -13,9 +13,10 @@ use control::api::{
 use control::channel::EngineRequest;
 use control::names::VolumeName;
 use control::settings::{
-    EXPORTS_KEY, EXPORTS_MAX, ExportSetting, FTP_KEY, FtpSetting, MOUNT_KEY, MountSetting,
+    EXPORTS_KEY, EXPORTS_MAX, ExportSetting, FTP_KEY, FsType, FtpSetting, MOUNT_KEY, MountSetting,
     SettingError, VolumeSettings, property_text,
 };
+use control::size::SizeSpec;
 use frontend::filesystem;
 use pool::{PoolReport, Progress, VolumeReport};
 use tokio::sync::mpsc::UnboundedSender;
@@ -234,48 +235,105 @@ impl Services {
         request: ExtendVolume,
         progress: UnboundedSender<Progress>,
     ) -> Result<VolumeReport, ApiError> {
+        let report = self.grow_volume(name, &request).await?;
         let settings = self.settings(name).await?;
-        if request.resizefs && settings.mount.is_none() {
-            return Err(ApiError::new(
-                ErrorCode::Invalid,
-                format!("{name} is not mounted: its file system can't be grown along"),
-            )
-            .remedy("mount it, or leave --resizefs away"));
+        if !request.resizefs {
+            let volume = self.keeper.volume(name);
+            let state = volume.pause().await;
+            if state.device().is_some() {
+                self.keeper.platform().grow_device(name).await.map_err(|trouble| trouble.error)?;
+            }
+            return Ok(report);
+        }
+        let grown = match &settings.mount {
+            Some(_) if filesystem::can_grow_mounted() => self.grow_mounted(name, &progress).await,
+            Some(_) => self.grow_between_mounts(name, &progress).await,
+            None => self.grow_unmounted(name, &progress).await,
+        };
+        grown.map_err(|error| match error.remedy {
+            Some(_) => error,
+            None => error.remedy(format!(
+                "the volume has its new size, the file system has not; try again: \
+                 etherpool volume extend {name} --size {} --resizefs",
+                report.size_bytes
+            )),
+        })?;
+        Ok(report)
+    }
+
+    /// Grows the volume itself; one that has the size already is left as it is, so that growing a
+    /// file system can be tried again.
+    async fn grow_volume(
+        &self,
+        name: &VolumeName,
+        request: &ExtendVolume,
+    ) -> Result<VolumeReport, ApiError> {
+        let pools = self.fresh_pools().await?;
+        let (_, volume) = find(&pools, name)?;
+        if request.resizefs && request.size == SizeSpec::Bytes(volume.size_bytes) {
+            return Ok(volume.clone());
         }
         let grow = EngineRequest::ExtendVolume { volume: name.clone(), size: request.size };
-        let report: VolumeReport = self.engine.call(grow).await?;
+        self.engine.call(grow).await
+    }
+
+    async fn grow_mounted(
+        &self,
+        name: &VolumeName,
+        progress: &UnboundedSender<Progress>,
+    ) -> Result<(), ApiError> {
         let volume = self.keeper.volume(name);
         let state = volume.pause().await;
         let Some(device) = state.device().cloned() else {
-            return if request.resizefs {
-                Err(ApiError::new(
-                    ErrorCode::Unavailable,
-                    format!("{name} has grown, but is not mounted now"),
-                )
-                .remedy("run the command again with the same size once it is mounted"))
-            } else {
-                Ok(report)
-            };
+            return Err(ApiError::new(
+                ErrorCode::Unavailable,
+                format!("{name} has grown, but is not mounted now"),
+            ));
         };
         self.keeper.platform().grow_device(name).await.map_err(|trouble| trouble.error)?;
-        if let Some(mount) = settings.mount.filter(|_| request.resizefs) {
-            let mut reader = ToolProgress::default();
-            filesystem::grow(device, kind_of(mount.fstype), |text| {
-                if let Some(news) = reader.read(text) {
-                    let _ = progress.send(news);
-                }
-            })
-            .await
-            .map_err(|error| {
-                filesystem_trouble(error).error.remedy(format!(
-                    "the volume has its new size, the file system has not; try again: \
-                     etherpool volume extend {name} --size {} --resizefs",
-                    report.size_bytes
-                ))
-            })?;
+        grow_fs(device, progress).await
+    }
+
+    /// Without the right to grow a mounted file system: unmounts it for the moment that it takes.
+    async fn grow_between_mounts(
+        &self,
+        name: &VolumeName,
+        progress: &UnboundedSender<Progress>,
+    ) -> Result<(), ApiError> {
+        tracing::warn!(volume = %name, "CAP_SYS_RESOURCE is missing: the file system is unmounted to be grown");
+        let held = name.to_string();
+        let troubles = self.keeper.hold(&held).await;
+        let grown = match troubles.into_iter().next() {
+            Some(trouble) => Err(trouble.error.remedy(
+                "growing while mounted needs CAP_SYS_RESOURCE; end what uses the mount, or give the \
+                 supervisor that capability, then try again",
+            )),
+            None => self.grow_unmounted(name, progress).await,
+        };
+        let failures = self.failures(name);
+        self.keeper.let_go(&held);
+        self.look_now();
+        let back = self.kept(name, failures, |shown| shown.actual.mount.is_some()).await;
+        grown.and(back)
+    }
+
+    async fn grow_unmounted(
+        &self,
+        name: &VolumeName,
+        progress: &UnboundedSender<Progress>,
+    ) -> Result<(), ApiError> {
+        self.serving(name).await?;
+        let volume = self.keeper.volume(name);
+        let state = volume.pause().await;
+        if state.device().is_some() {
+            return Err(ApiError::new(ErrorCode::Busy, format!("{name} is still being detached")));
         }
+        let platform = self.keeper.platform();
+        let device = platform.attach(name).await.map_err(|trouble| trouble.error)?;
+        let grown = grow_fs(device, progress).await;
+        let detached = platform.detach(name, false).await.map_err(|trouble| trouble.error);
         drop(state);
-        Ok(report)
+        grown.and(detached)
     }
 
     /// Removes a volume that nobody uses.
@@ -305,7 +363,18 @@ impl Services {
         valid(setting.validate())?;
         let pools = self.fresh_pools().await?;
         let (_, volume) = find(&pools, name)?;
-        let former = VolumeSettings::from_properties(&volume.properties).mount;
+        let settings = VolumeSettings::from_properties(&volume.properties);
+        if let Some(export) = settings.exports.iter().find(|export| !export.read_only) {
+            return Err(ApiError::new(
+                ErrorCode::Busy,
+                format!(
+                    "{name} is exported as aoe:{}; a second writer would destroy its file system",
+                    export.address
+                ),
+            )
+            .remedy(format!("end the export first: etherpool volume unexport {name}")));
+        }
+        let former = settings.mount;
         if former.as_ref() == Some(&setting) {
             return Ok(());
         }
@@ -453,6 +522,21 @@ impl Services {
         let value = if exports.is_empty() { None } else { Some(property_text(&exports)) };
         self.set(name, EXPORTS_KEY, value).await
     }
+}
+
+/// Grows the file system on a device to its size; ext4 is the one there is.
+async fn grow_fs(
+    device: std::path::PathBuf,
+    progress: &UnboundedSender<Progress>,
+) -> Result<(), ApiError> {
+    let mut reader = ToolProgress::default();
+    filesystem::grow(device, kind_of(FsType::default()), |text| {
+        if let Some(news) = reader.read(text) {
+            let _ = progress.send(news);
+        }
+    })
+    .await
+    .map_err(|error| filesystem_trouble(error).error)
 }
 
 fn other_volumes<'a>(
