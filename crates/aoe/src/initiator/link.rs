@@ -22,8 +22,12 @@ use crate::wire::{
 
 /// Sectors of one discard or write-zeroes: as much as one operation of a device may concern.
 const BARE_SECTORS: u64 = 2048;
-/// Numbers that stay free for the probe that asks a busy target whether it lives.
-const PROBE_RESERVE: u64 = 2;
+/// Numbers that stay free for probes and renewals. While one request is stuck the floor stands, and
+/// each of them uses a number up: four probes a second and some renewals, for as long as a request may
+/// be stuck.
+const NUMBERS_RESERVE: u64 = 192;
+/// So many requests may be on their way beyond the window, if they are urgent.
+const URGENT_MAX: usize = 8;
 /// After so many transmissions of a request the window starts from small.
 const TRIES_COLLAPSE: u32 = 4;
 /// After so many transmissions of a large frame it is asked whether large frames pass at all.
@@ -196,12 +200,18 @@ impl Link {
         let Desk { operations, outlet, statistics } = desk;
         let sectors = outlet.paths.data_sectors(SESSION_HEADER_BYTES).min(self.message_sectors);
         let limits = PieceLimits { data_sectors: sectors, bare_sectors: BARE_SECTORS };
-        let reserve = PROBE_RESERVE.min(self.numbers / 2);
-        while self.reclaim.is_none()
-            && self.flight.len() < self.window.size()
-            && self.next_number < self.floor() + self.numbers - reserve
-            && outlet.paths.active().is_some()
-        {
+        let reserve = NUMBERS_RESERVE.min(self.numbers / 2);
+        while self.reclaim.is_none() && outlet.paths.active().is_some() {
+            // A lease must not run out because a disk is slow: its target answers renewals at once.
+            let (in_flight_max, reserve) = match operations.is_next_urgent() {
+                true => (self.window.size() + URGENT_MAX, 1.min(reserve)),
+                false => (self.window.size(), reserve),
+            };
+            if self.flight.len() >= in_flight_max
+                || self.next_number >= self.floor() + self.numbers - reserve
+            {
+                return;
+            }
             let Some(piece) = operations.take_piece(limits) else { return };
             let Some(operation) = operations.get(piece.operation) else { return };
             match self.request_of(piece, operation, epoch) {

@@ -196,6 +196,11 @@ impl Operations {
         id
     }
 
+    /// Whether what [`Operations::take_piece`] gives next shall not wait for a window.
+    pub fn is_next_urgent(&self) -> bool {
+        self.ready.first().is_some_and(|(rank, _)| *rank == 0)
+    }
+
     /// The next piece to send. The caller sends it until it is answered, put back or failed.
     pub fn take_piece(&mut self, limits: PieceLimits) -> Option<Piece> {
         let &(rank, id) = self.ready.first()?;

@@ -452,3 +452,42 @@ fn a_pause_of_our_own_is_no_loss() {
         assert_eq!(pair.outcome(silent, 2 * SECOND), Err(IoError::Lost));
     }
 }
+
+/// A renewal used to wait for its place in a window full of writes to a slow disk, while the lease ran
+/// out; and once a stuck request had used up all numbers, nothing could be asked any more.
+#[test]
+fn a_renewal_waits_for_no_window() {
+    let mut pair = claimed(1, 9000);
+    let frames = |pair: &mut SessionPair| -> Vec<Vec<u8>> {
+        std::iter::from_fn(|| pair.client.poll_transmit())
+            .map(|sent| [sent.frame.head.as_slice(), &sent.frame.payload].concat())
+            .collect()
+    };
+    for lba in 0..400 {
+        pair.client.submit(pair.now, write(lba * 8, pattern(8, lba)));
+    }
+    assert!(frames(&mut pair).len() < 400, "the window is full");
+    let mut renewals = 0;
+    for _ in 0..2 * 8 {
+        pair.client.submit(pair.now, Operation::Renew);
+        renewals += frames(&mut pair).len();
+    }
+    assert_eq!(renewals, 8, "at once, and bounded");
+}
+
+/// One request that is never answered holds the floor while a thousand others are: the target must
+/// still be asked, or it would be taken for lost.
+#[test]
+fn a_stuck_request_leaves_numbers_to_ask_the_target() {
+    let mut pair = claimed(1, 9000);
+    pair.server.stuck = Some(Lba(4000));
+    let stuck = pair.submit(read(4000, 8));
+    let others: Vec<_> = (0..2000).map(|n| pair.submit(read(n % 400 * 8, 8))).collect();
+    pair.run_for(20 * SECOND);
+    assert!(!pair.client.is_lost() && !pair.outcomes.contains_key(&stuck));
+    let answered = others.iter().filter(|id| pair.outcomes.contains_key(id)).count();
+    assert!(answered > 250, "{answered} got past it");
+    let renewal = pair.submit(Operation::Renew);
+    pair.outcome(renewal, SECOND / 100).unwrap();
+    assert_eq!(pair.outcome(stuck, 20 * SECOND), Err(IoError::Lost));
+}

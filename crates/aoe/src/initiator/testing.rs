@@ -71,6 +71,8 @@ pub(crate) struct ScriptedTarget {
     pub frame_bytes_max: usize,
     /// Answers like this to every READ and WRITE.
     pub failing: Option<(Status, u64)>,
+    /// Never answers what begins here.
+    pub stuck: Option<Lba>,
     pub writes_executed: u64,
     pub openings: u64,
 }
@@ -99,6 +101,7 @@ impl ScriptedTarget {
             is_silent: false,
             frame_bytes_max: usize::MAX,
             failing: None,
+            stuck: None,
             writes_executed: 0,
             openings: 0,
         }
@@ -121,7 +124,7 @@ impl ScriptedTarget {
             return None;
         }
         let (request, payload) = SessionRequest::parse(bytes).ok()?;
-        if request.header.address != ADDRESS {
+        if request.header.address != ADDRESS || self.stuck == Some(request.lba) {
             return None;
         }
         let (reply, payload) = self.answer(now, &request, payload)?;

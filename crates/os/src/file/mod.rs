@@ -39,7 +39,7 @@ use block::{
 use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::future::LocalBoxFuture;
-use runtime::Notify;
+use runtime::{Notify, Semaphore};
 
 pub use open::{DurableMode, FileOptions, OpenError};
 
@@ -72,6 +72,8 @@ struct Shared {
     instance: Instance,
     order: Rc<OrderQueue>,
     syncs: Rc<SyncGroup>,
+    /// The right to discard on a block device, which blocks a thread.
+    discards: Rc<Semaphore>,
     /// Whether the file system once refused to zero or punch a range.
     can_zero: Cell<bool>,
     events: RefCell<VecDeque<DeviceEvent>>,
@@ -110,6 +112,7 @@ impl FileDevice {
             file: medium.file,
             instance,
             order: OrderQueue::new(options.depth_max.max(1)),
+            discards: Semaphore::new(1),
             can_zero: Cell::new(true),
             events: RefCell::default(),
             event: Rc::default(),

@@ -193,6 +193,8 @@ impl Shared {
     /// A discard is a hint: a medium that can't leaves everything as it is.
     async fn discard_range(&self, range: SectorRange) -> Result<(), IoError> {
         let result = if self.is_block_device {
+            // One at a time: a disk that hangs must not take all threads from the others.
+            let _turn = self.discards.acquire(1).await;
             let fd = self.fd.try_clone().map_err(|error| translate(&error, range))?;
             let (start, len) = (range.start.byte_offset(), range.len_bytes());
             self.handle
