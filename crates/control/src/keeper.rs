@@ -16,6 +16,8 @@ pub struct EngineGeneration(pub u64);
 pub struct Wanted {
     /// The engine that serves the volume now; none while it is suspended, fenced or not in sight.
     pub served_by: Option<EngineGeneration>,
+    /// Whether it should have a block device also without a mount.
+    pub device: bool,
     /// Where it should be mounted.
     pub mount: Option<MountSetting>,
     /// Whether the mount should be served.
@@ -73,14 +75,18 @@ pub fn next_step(wanted: &Wanted, actual: &Actual) -> Option<Step> {
     if device_dead {
         return Some(Step::Abort);
     }
-    if actual.attached.is_some() && wanted.mount.is_none() {
+    let device_wanted = wanted.device || wanted.mount.is_some();
+    if actual.attached.is_some() && !device_wanted {
         return Some(Step::Detach);
     }
-    if wanted.served_by.is_none() || wanted.mount.is_none() {
+    if wanted.served_by.is_none() || !device_wanted {
         return None;
     }
     if actual.attached.is_none() {
         return Some(Step::Attach);
+    }
+    if wanted.mount.is_none() {
+        return None;
     }
     if actual.mount.is_none() {
         return Some(Step::Mount);
@@ -124,6 +130,7 @@ mod tests {
     fn served(generation: u64) -> Wanted {
         Wanted {
             served_by: Some(EngineGeneration(generation)),
+            device: false,
             mount: mount("/srv/a"),
             ftp: Some(FtpSetting::default()),
         }
@@ -159,6 +166,14 @@ mod tests {
     }
 
     #[test]
+    fn a_device_alone_stays_when_the_mount_goes() {
+        let bare = Wanted { device: true, mount: None, ftp: None, ..served(1) };
+        assert_eq!(steps(&bare, Actual::default()).0, [Step::Attach]);
+        let (_, up) = steps(&served(1), Actual::default());
+        assert_eq!(steps(&bare, up).0, [Step::StopFtp, Step::Unmount]);
+    }
+
+    #[test]
     fn moving_a_mount_keeps_the_device() {
         let (_, up) = steps(&served(1), Actual::default());
         let (all, _) = steps(&Wanted { mount: mount("/srv/b"), ..served(1) }, up);
@@ -178,11 +193,14 @@ mod tests {
         for generation in generations {
             for mount in &mounts {
                 for ftp in &ftps {
-                    wishes.push(Wanted {
-                        served_by: generation,
-                        mount: mount.clone(),
-                        ftp: ftp.clone(),
-                    });
+                    for device in [false, true] {
+                        wishes.push(Wanted {
+                            served_by: generation,
+                            device,
+                            mount: mount.clone(),
+                            ftp: ftp.clone(),
+                        });
+                    }
                     states.push(Actual {
                         attached: generation,
                         mount: mount.clone(),
@@ -223,6 +241,7 @@ mod tests {
         let up = wanted.served_by.is_some() && wanted.mount.is_some();
         assert_eq!(actual.mount, if up { wanted.mount.clone() } else { None });
         assert_eq!(actual.ftp, if up { wanted.ftp.clone() } else { None });
-        assert_eq!(actual.attached, if up { wanted.served_by } else { None });
+        let device_up = up || (wanted.device && wanted.served_by.is_some());
+        assert_eq!(actual.attached, if device_up { wanted.served_by } else { None });
     }
 }

@@ -16,6 +16,8 @@ use crate::names::ShelfSlot;
 
 /// Property under which [`MountSetting`] is kept.
 pub const MOUNT_KEY: &str = "mount";
+/// Property that says, by being `true`, that a volume has a block device also without a mount.
+pub const DEVICE_KEY: &str = "device";
 /// Property under which [`FtpSetting`] is kept.
 pub const FTP_KEY: &str = "ftp";
 /// Property under which the list of [`ExportSetting`] is kept.
@@ -206,6 +208,8 @@ impl ExportSetting {
 /// The settings of one volume, read from its properties.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VolumeSettings {
+    /// Whether it has a block device also without a mount.
+    pub device: bool,
     /// Where it is mounted.
     pub mount: Option<MountSetting>,
     /// Whether the mount is served.
@@ -220,6 +224,7 @@ impl VolumeSettings {
     /// Reads the settings. What can't be read is left out and reported.
     pub fn from_properties(properties: &BTreeMap<String, String>) -> VolumeSettings {
         let mut unreadable = Vec::new();
+        let device = read(properties, DEVICE_KEY, &mut unreadable).unwrap_or(false);
         let mount = read::<MountSetting>(properties, MOUNT_KEY, &mut unreadable);
         let mount = mount.filter(|mount| keep(mount.validate(), &mut unreadable));
         let ftp = read(properties, FTP_KEY, &mut unreadable);
@@ -230,7 +235,7 @@ impl VolumeSettings {
             unreadable.push(SettingError::TooManyExports);
         }
         exports.retain(|export| keep(export.validate(), &mut unreadable));
-        VolumeSettings { mount, ftp, exports, unreadable }
+        VolumeSettings { device, mount, ftp, exports, unreadable }
     }
 }
 

@@ -8,6 +8,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -17,7 +18,10 @@ const LEVEL_VARIABLE: &str = "ETHERPOOL_LOG";
 /// Lines that wait for being written.
 const QUEUE_LINES_MAX: usize = 1024;
 
-static DROPPED: OnceLock<Arc<AtomicU64>> = OnceLock::new();
+/// How long the end of a process waits for its last lines.
+const FINISH_LIMIT: Duration = Duration::from_millis(500);
+
+static QUEUE: OnceLock<LineQueue> = OnceLock::new();
 
 /// Begins logging. `level` is a level or filter; a wrong one is replaced by `info` and said so.
 pub fn start(level: &str) {
@@ -25,7 +29,7 @@ pub fn start(level: &str) {
     let filter = EnvFilter::try_new(&wanted);
     let wrong = filter.is_err();
     let Ok(queue) = LineQueue::start(io::stderr()) else { return };
-    let _ = DROPPED.set(Arc::clone(&queue.dropped));
+    let _ = QUEUE.set(queue.clone());
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new("info")))
         .with_writer(queue)
@@ -43,14 +47,27 @@ pub fn start(level: &str) {
 
 /// How many lines were dropped because nobody took them in time.
 pub fn dropped_lines() -> u64 {
-    DROPPED.get().map_or(0, |dropped| dropped.load(Ordering::Relaxed))
+    QUEUE.get().map_or(0, |queue| queue.dropped.load(Ordering::Relaxed))
+}
+
+/// Waits, for a moment, until what was logged is written: before the process ends.
+pub fn finish() {
+    if let Some(queue) = QUEUE.get() {
+        queue.finish();
+    }
 }
 
 /// A queue of lines to a writing thread.
 #[derive(Clone)]
 struct LineQueue {
-    sender: SyncSender<Vec<u8>>,
+    sender: SyncSender<Message>,
     dropped: Arc<AtomicU64>,
+}
+
+enum Message {
+    Line(Vec<u8>),
+    /// Answered when all lines before it are written.
+    Finish(SyncSender<()>),
 }
 
 /// Collects one event; queued when dropped.
@@ -61,12 +78,20 @@ struct Line<'a> {
 
 impl LineQueue {
     fn start(mut output: impl Write + Send + 'static) -> io::Result<LineQueue> {
-        let (sender, receiver) = sync_channel::<Vec<u8>>(QUEUE_LINES_MAX);
+        let (sender, receiver) = sync_channel::<Message>(QUEUE_LINES_MAX);
         let dropped = Arc::new(AtomicU64::new(0));
         let seen = Arc::clone(&dropped);
         std::thread::Builder::new().name("log".into()).stack_size(128 << 10).spawn(move || {
             let mut told = 0;
-            for line in receiver {
+            for message in receiver {
+                let line = match message {
+                    Message::Line(line) => line,
+                    Message::Finish(done) => {
+                        // Whoever asked may have lost patience.
+                        let _ = done.try_send(());
+                        continue;
+                    }
+                };
                 // A closed standard error leaves nothing to do.
                 let _ = output.write_all(&line);
                 let now = seen.load(Ordering::Relaxed);
@@ -77,6 +102,13 @@ impl LineQueue {
             }
         })?;
         Ok(LineQueue { sender, dropped })
+    }
+
+    fn finish(&self) {
+        let (done, finished) = sync_channel(1);
+        if self.sender.try_send(Message::Finish(done)).is_ok() {
+            let _ = finished.recv_timeout(FINISH_LIMIT);
+        }
     }
 }
 
@@ -102,7 +134,7 @@ impl Write for Line<'_> {
 impl Drop for Line<'_> {
     fn drop(&mut self) {
         if !self.bytes.is_empty()
-            && self.queue.sender.try_send(std::mem::take(&mut self.bytes)).is_err()
+            && self.queue.sender.try_send(Message::Line(std::mem::take(&mut self.bytes))).is_err()
         {
             self.queue.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -137,6 +169,19 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn the_end_waits_for_the_last_line() {
+        let (permit, permits) = channel();
+        let (done, _finished) = channel();
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let queue =
+            LineQueue::start(Slow { permits, written: Arc::clone(&written), done }).unwrap();
+        writeln!(queue.make_writer(), "last words").unwrap();
+        permit.send(()).unwrap();
+        queue.finish();
+        assert_eq!(*written.lock().unwrap(), b"last words\n");
     }
 
     #[test]

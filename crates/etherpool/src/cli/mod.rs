@@ -114,7 +114,9 @@ pub fn main() -> ExitCode {
         }
     };
     let json = cli.json;
-    match run(cli) {
+    let outcome = run(cli);
+    crate::logging::finish();
+    match outcome {
         Ok(code) => code,
         Err(failure) => {
             failure.print(json);
@@ -195,6 +197,10 @@ mod tests {
             "etherpool volume mkfs cluster/v --yes",
             "etherpool volume mount cluster/v /srv/v --option noatime",
             "etherpool volume unmount cluster/v",
+            "etherpool volume check cluster/v",
+            "etherpool volume attach cluster/v",
+            "etherpool volume detach cluster/v",
+            "etherpool volume serve cluster/v ftp",
             "etherpool volume serve ftp cluster/v --listen 127.0.0.1:2122",
             "etherpool volume serve ftp cluster/v --stop",
             "etherpool volume export cluster/v aoe:e7.1 -i eth0 --allow 02:00:00:00:00:01 --read-only",

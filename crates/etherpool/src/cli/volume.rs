@@ -70,6 +70,24 @@ pub enum VolumeCommand {
     },
     /// Make a file system on a volume; what it holds is lost
     Mkfs(MkfsArgs),
+    /// Check the file system of a volume that is not mounted; changes nothing
+    Check {
+        /// The volume
+        #[arg(value_name = "POOL/VOLUME")]
+        volume: VolumeName,
+    },
+    /// Give a volume a block device on this machine, also without a mount; remembered in the pool
+    Attach {
+        /// The volume
+        #[arg(value_name = "POOL/VOLUME")]
+        volume: VolumeName,
+    },
+    /// Take the block device of `attach` away
+    Detach {
+        /// The volume
+        #[arg(value_name = "POOL/VOLUME")]
+        volume: VolumeName,
+    },
     /// Mount a volume; remembered in the pool
     Mount(MountArgs),
     /// Unmount a volume, and forget the mount
@@ -220,6 +238,23 @@ pub async fn run(context: &Context, command: VolumeCommand) -> Result<Exit, Fail
         VolumeCommand::Remove(args) => remove(context, args).await,
         VolumeCommand::Verify { volume, copy } => verify(context, &volume, copy).await,
         VolumeCommand::Mkfs(args) => mkfs(context, args).await,
+        VolumeCommand::Check { volume } => {
+            let () = context.client.post(&format!("{}/check", path_of(&volume)), &()).await?;
+            done(context, &format!("the file system of {volume} is in order\n"))
+        }
+        VolumeCommand::Attach { volume } => {
+            let path = format!("{}/attach", path_of(&volume));
+            let device: PathBuf = context.client.post(&path, &()).await?;
+            if context.json {
+                print_json(&serde_json::json!({ "device": device }))?;
+                return Ok(Exit::Ok);
+            }
+            done(context, &format!("{volume} is {}\n", device.display()))
+        }
+        VolumeCommand::Detach { volume } => {
+            let () = context.client.post(&format!("{}/detach", path_of(&volume)), &()).await?;
+            done(context, &format!("{volume} is detached\n"))
+        }
         VolumeCommand::Mount(args) => mount(context, args).await,
         VolumeCommand::Unmount { volume } => {
             let () = context.client.post(&format!("{}/unmount", path_of(&volume)), &()).await?;

@@ -50,6 +50,9 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/v1/pools/{pool}/volumes/{volume}/extend", post(extend_volume))
         .route("/v1/pools/{pool}/volumes/{volume}/verify", post(verify_volume))
         .route("/v1/pools/{pool}/volumes/{volume}/mkfs", post(make_fs))
+        .route("/v1/pools/{pool}/volumes/{volume}/check", post(check_fs))
+        .route("/v1/pools/{pool}/volumes/{volume}/attach", post(attach))
+        .route("/v1/pools/{pool}/volumes/{volume}/detach", post(detach))
         .route("/v1/pools/{pool}/volumes/{volume}/mount", post(mount))
         .route("/v1/pools/{pool}/volumes/{volume}/unmount", post(unmount))
         .route("/v1/pools/{pool}/volumes/{volume}/ftp", post(serve_ftp).delete(stop_ftp))
@@ -293,6 +296,21 @@ async fn make_fs(
 ) -> Result<Response, Refusal> {
     let (name, request) = (volume_name(name)?, read::<MakeFs>(&body)?);
     Ok(streamed(|progress| async move { services.make_fs(&name, request, progress).await }))
+}
+
+async fn check_fs(State(services): App, Path(name): Path<(String, String)>) -> Answer<()> {
+    Ok(Json(services.check_fs(&volume_name(name)?).await?))
+}
+
+async fn attach(
+    State(services): App,
+    Path(name): Path<(String, String)>,
+) -> Answer<std::path::PathBuf> {
+    Ok(Json(services.attach(&volume_name(name)?).await?))
+}
+
+async fn detach(State(services): App, Path(name): Path<(String, String)>) -> Answer<()> {
+    Ok(Json(services.detach(&volume_name(name)?).await?))
 }
 
 async fn mount(

@@ -127,7 +127,7 @@ impl<P: Platform> Keeper<P> {
                 let name = VolumeName::new(&pool.name, &volume.name);
                 let mut wish = self.wanted(generation, pool, volume);
                 if held.contains(&pool.name) || held.contains(&name.to_string()) {
-                    (wish.mount, wish.ftp) = (None, None);
+                    (wish.device, wish.mount, wish.ftp) = (false, None, None);
                 }
                 wishes.insert(name, wish);
             }
@@ -150,6 +150,7 @@ impl<P: Platform> Keeper<P> {
         Wanted {
             served_by: generation.filter(|_| stays || pool.serves(&name)),
             ftp: settings.ftp.filter(|_| settings.mount.is_some()),
+            device: settings.device,
             mount: settings.mount,
         }
     }
@@ -167,7 +168,7 @@ impl<P: Platform> Keeper<P> {
             });
         }
         for (name, wish) in wishes {
-            if wish.mount.is_some() {
+            if wish.device || wish.mount.is_some() {
                 let kept = Kept::begin(&self.platform, name.clone(), wish, Default::default());
                 volumes.insert(name, kept);
             }
@@ -177,6 +178,7 @@ impl<P: Platform> Keeper<P> {
             let shown = kept.shown.borrow();
             let is_held = || shown.lingering.iter().any(|one| self.platform.is_running(one.pid));
             let needed = kept.wanted.borrow().mount.is_some()
+                || kept.wanted.borrow().device
                 || shown.actual != Actual::default()
                 || is_held();
             // Another holder than this map is an operation or a step under way.
@@ -212,8 +214,7 @@ impl<P: Platform> Keeper<P> {
         let mut troubles = Vec::new();
         for kept in &all {
             kept.wanted.send_modify(|wanted| {
-                wanted.mount = None;
-                wanted.ftp = None;
+                (wanted.device, wanted.mount, wanted.ftp) = (false, None, None);
             });
         }
         for kept in all {
@@ -387,7 +388,8 @@ impl<P: Platform> Kept<P> {
 
     fn report(&self, platform: &P) -> Option<VolumeServices> {
         let (wanted, shown) = (self.wanted.borrow().clone(), self.shown.borrow().clone());
-        if wanted.mount.is_none() && shown.actual == Actual::default() {
+        let idle = !wanted.device && wanted.mount.is_none();
+        if idle && shown.actual == Actual::default() && shown.lingering.is_empty() {
             return None;
         }
         let mount = wanted.mount.as_ref().or(shown.actual.mount.as_ref());

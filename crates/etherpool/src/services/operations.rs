@@ -4,6 +4,7 @@
 //! the former setting is put back, so that a mistake isn't tried for ever.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use control::api::{
@@ -13,8 +14,8 @@ use control::api::{
 use control::channel::EngineRequest;
 use control::names::VolumeName;
 use control::settings::{
-    EXPORTS_KEY, EXPORTS_MAX, ExportSetting, FTP_KEY, FsType, FtpSetting, MOUNT_KEY, MountSetting,
-    SettingError, VolumeSettings, property_text,
+    DEVICE_KEY, EXPORTS_KEY, EXPORTS_MAX, ExportSetting, FTP_KEY, FsType, FtpSetting, MOUNT_KEY,
+    MountSetting, SettingError, VolumeSettings, property_text,
 };
 use control::size::SizeSpec;
 use frontend::filesystem;
@@ -194,38 +195,98 @@ impl Services {
             )
             .remedy(format!("end the export first: etherpool volume unexport {name}")));
         }
-        self.serving(name).await?;
-        let volume = self.keeper.volume(name);
-        let state = volume.pause().await;
-        if state.actual().attached.is_some() || state.device().is_some() {
-            return Err(ApiError::new(ErrorCode::Busy, format!("{name} is still being detached"))
-                .remedy("see `etherpool status`, then try again"));
-        }
-        let platform = self.keeper.platform();
-        let device = platform.attach(name).await.map_err(|trouble| trouble.error)?;
         let options = filesystem::MkfsOptions {
             kind: kind_of(request.fstype),
             label: Some(name.volume.chars().take(16).collect()),
             force: request.force,
         };
-        let mut reader = ToolProgress::default();
-        let made = filesystem::mkfs(device, options, |text| {
-            if let Some(news) = reader.read(text) {
-                // Whoever asked may have gone; the file system is made all the same.
-                let _ = progress.send(news);
-            }
-        })
-        .await
-        .map_err(|error| filesystem_trouble(error).error);
-        let detached = platform.detach(name, false).await.map_err(|trouble| trouble.error);
-        drop(state);
-        made.map_err(|error| match error.code {
+        let made = self.on_bare_device(name, async |device| {
+            let mut reader = ToolProgress::default();
+            filesystem::mkfs(device, options, |text| {
+                if let Some(news) = reader.read(text) {
+                    // Whoever asked may have gone; the file system is made all the same.
+                    let _ = progress.send(news);
+                }
+            })
+            .await
+            .map_err(|error| filesystem_trouble(error).error)
+        });
+        made.await.map_err(|error| match error.code {
             ErrorCode::Refused => {
                 error.remedy("look at what it carries; overwrite it with --force")
             }
             _ => error,
         })
-        .and(detached)
+    }
+
+    /// Checks the file system of a volume that isn't mounted, without changing anything.
+    pub async fn check_fs(&self, name: &VolumeName) -> Result<(), ApiError> {
+        if let Some(mount) = self.settings(name).await?.mount {
+            return Err(ApiError::new(
+                ErrorCode::Busy,
+                format!("{name} is mounted at {}", mount.path.display()),
+            )
+            .remedy(format!("unmount it first: etherpool volume unmount {name}")));
+        }
+        let checked = self.on_bare_device(name, async |device| {
+            filesystem::check(device, kind_of(FsType::default()))
+                .await
+                .map_err(|error| filesystem_trouble(error).error)
+        });
+        checked.await
+    }
+
+    /// Makes a block device, now and from now on; returns its path.
+    pub async fn attach(&self, name: &VolumeName) -> Result<PathBuf, ApiError> {
+        let failures = self.failures(name);
+        self.set(name, DEVICE_KEY, Some(property_text(&true))).await?;
+        let done = self.kept(name, failures, |shown| shown.device.is_some()).await;
+        if let Err(error) = done {
+            if error.code != ErrorCode::Unavailable {
+                self.set(name, DEVICE_KEY, None).await?;
+            }
+            return Err(error);
+        }
+        Ok(self.config.device_dir.join(&name.pool).join(&name.volume))
+    }
+
+    /// Ends a block device that was made by [`Services::attach`].
+    pub async fn detach(&self, name: &VolumeName) -> Result<(), ApiError> {
+        let settings = self.settings(name).await?;
+        if !settings.device {
+            return Err(ApiError::new(ErrorCode::NotFound, format!("{name} is not attached")));
+        }
+        let failures = self.failures(name);
+        self.set(name, DEVICE_KEY, None).await?;
+        if settings.mount.is_some() {
+            return Ok(());
+        }
+        self.kept(name, failures, |shown| shown.actual.attached.is_none()).await
+    }
+
+    /// Does something on the block device of a volume that isn't mounted, which is made for the
+    /// purpose if there is none.
+    async fn on_bare_device<T>(
+        &self,
+        name: &VolumeName,
+        work: impl AsyncFnOnce(PathBuf) -> Result<T, ApiError>,
+    ) -> Result<T, ApiError> {
+        self.serving(name).await?;
+        let volume = self.keeper.volume(name);
+        let state = volume.pause().await;
+        if state.actual().mount.is_some() {
+            return Err(ApiError::new(ErrorCode::Busy, format!("{name} is still being unmounted"))
+                .remedy("see `etherpool status`, then try again"));
+        }
+        if let Some(device) = state.device().cloned() {
+            return work(device).await;
+        }
+        let platform = self.keeper.platform();
+        let device = platform.attach(name).await.map_err(|trouble| trouble.error)?;
+        let done = work(device).await;
+        let detached = platform.detach(name, false).await.map_err(|trouble| trouble.error);
+        drop(state);
+        done.and_then(|value| detached.map(|()| value))
     }
 
     /// Grows a volume, and its file system when asked.
@@ -322,18 +383,12 @@ impl Services {
         name: &VolumeName,
         progress: &UnboundedSender<Progress>,
     ) -> Result<(), ApiError> {
-        self.serving(name).await?;
-        let volume = self.keeper.volume(name);
-        let state = volume.pause().await;
-        if state.device().is_some() {
-            return Err(ApiError::new(ErrorCode::Busy, format!("{name} is still being detached")));
-        }
-        let platform = self.keeper.platform();
-        let device = platform.attach(name).await.map_err(|trouble| trouble.error)?;
-        let grown = grow_fs(device, progress).await;
-        let detached = platform.detach(name, false).await.map_err(|trouble| trouble.error);
-        drop(state);
-        grown.and(detached)
+        self.on_bare_device(name, async |device| {
+            // A device that was there before has the former size.
+            self.keeper.platform().grow_device(name).await.map_err(|trouble| trouble.error)?;
+            grow_fs(device, progress).await
+        })
+        .await
     }
 
     /// Removes a volume that nobody uses.
@@ -342,6 +397,10 @@ impl Services {
         if settings.mount.is_some() {
             return Err(ApiError::new(ErrorCode::Busy, format!("{name} is mounted"))
                 .remedy(format!("unmount it first: etherpool volume unmount {name}")));
+        }
+        if settings.device {
+            return Err(ApiError::new(ErrorCode::Busy, format!("{name} is attached"))
+                .remedy(format!("detach it first: etherpool volume detach {name}")));
         }
         if !settings.exports.is_empty() {
             return Err(ApiError::new(ErrorCode::Busy, format!("{name} is exported"))
@@ -525,10 +584,7 @@ impl Services {
 }
 
 /// Grows the file system on a device to its size; ext4 is the one there is.
-async fn grow_fs(
-    device: std::path::PathBuf,
-    progress: &UnboundedSender<Progress>,
-) -> Result<(), ApiError> {
+async fn grow_fs(device: PathBuf, progress: &UnboundedSender<Progress>) -> Result<(), ApiError> {
     let mut reader = ToolProgress::default();
     filesystem::grow(device, kind_of(FsType::default()), |text| {
         if let Some(news) = reader.read(text) {

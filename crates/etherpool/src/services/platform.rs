@@ -165,8 +165,20 @@ impl Platform for Linux {
 
     async fn detach(&self, volume: &VolumeName, abort: bool) -> Result<(), Trouble> {
         let (places, name) = (self.places.clone(), Linux::name(volume)?);
-        let how = if abort { Detach::Abort } else { Detach::Clean };
-        blocking(move || attach::detach(&places, &name, how).map_err(attach_trouble)).await
+        if abort {
+            let detach = move || attach::detach(&places, &name, Detach::Abort);
+            return blocking(move || detach().map_err(attach_trouble)).await;
+        }
+        blocking(move || match attach::detach(&places, &name, Detach::Clean) {
+            // Another mount namespace (a container, `ip netns exec`) has a copy of a mount that is
+            // over here. What was written there through it has been synchronised at the unmount.
+            Err(AttachError::Busy { path }) if !is_open(&path) => {
+                tracing::warn!(volume = %name, device = %path.display(), "still mounted in another namespace; taken away from there");
+                attach::detach(&places, &name, Detach::Abort).map_err(attach_trouble)
+            }
+            result => result.map_err(attach_trouble),
+        })
+        .await
     }
 
     async fn mount(&self, device: &Path, setting: &MountSetting) -> Result<(), Trouble> {
@@ -184,6 +196,16 @@ impl Platform for Linux {
     }
 
     async fn unmount(&self, path: &Path) -> Result<(), Trouble> {
+        let root = path.to_owned();
+        blocking(move || {
+            // The last unmount writes everything back; this may not be the last, see `detach`.
+            let synced = std::fs::File::open(&root).and_then(|root| Ok(rustix::fs::syncfs(root)?));
+            if let Err(error) = synced {
+                tracing::warn!(path = %root.display(), %error, "can't be synchronised");
+            }
+            Ok(())
+        })
+        .await?;
         match filesystem::unmount(path.to_owned()).await {
             Ok(()) | Err(FilesystemError::NotMounted(_)) => Ok(()),
             Err(error) => Err(filesystem_trouble(error)),
@@ -242,6 +264,20 @@ impl Platform for Linux {
         })
         .await
     }
+}
+
+/// Whether some process has the device itself open.
+fn is_open(device: &Path) -> bool {
+    let Ok(processes) = std::fs::read_dir("/proc") else { return true };
+    let descriptors = processes.filter_map(|process| {
+        let process = process.ok()?;
+        process.file_name().to_str()?.parse::<u32>().ok()?;
+        std::fs::read_dir(process.path().join("fd")).ok()
+    });
+    descriptors
+        .flatten()
+        .filter_map(|descriptor| std::fs::read_link(descriptor.ok()?.path()).ok())
+        .any(|target| target == device)
 }
 
 /// Where `device` is mounted, by the kernel's table.

@@ -83,6 +83,9 @@ fn state(volume: &VolumeReport) -> String {
 pub fn uses(properties: &BTreeMap<String, String>) -> String {
     let settings = VolumeSettings::from_properties(properties);
     let mut uses = Vec::new();
+    if settings.device {
+        uses.push("device".into());
+    }
     if let Some(mount) = &settings.mount {
         uses.push(format!("mount {}", mount.path.display()));
     }
