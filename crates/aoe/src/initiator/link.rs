@@ -161,9 +161,9 @@ impl Link {
         self.flight.next_deadline()
     }
 
-    /// Whether the target is being asked if it lives.
-    pub fn is_probing(&self) -> bool {
-        self.probe.is_some()
+    /// Whether the target can be asked if it lives: it isn't being asked, and a number is free.
+    pub fn can_probe(&self) -> bool {
+        self.probe.is_none() && self.next_number < self.floor() + self.numbers
     }
 
     /// Present window and usual round trip of reads and writes, for people.
@@ -188,7 +188,7 @@ impl Link {
 
     /// Asks whether the target lives. As an observer: that is never fenced.
     pub fn probe(&mut self, now: Instant, outlet: &mut Outlet) {
-        if self.probe.is_none() && self.next_number < self.floor() + self.numbers {
+        if self.can_probe() {
             self.probe = Some(self.next_number);
             let request = Request::new(Verb::Status, self.clock);
             self.send(now, request, outlet);

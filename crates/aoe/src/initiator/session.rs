@@ -356,7 +356,7 @@ impl Session {
     /// When to ask the target whether it lives.
     fn probe_deadline(&self) -> Option<Instant> {
         let State::Open(link) = &self.state else { return None };
-        if link.is_probing() {
+        if !link.can_probe() {
             return None;
         }
         let heard = self.heard.unwrap_or_default();
@@ -524,6 +524,8 @@ impl Client for Session {
     fn poll_timeout(&self) -> Option<Instant> {
         let (opening, link) = match &self.state {
             State::Opening(opening) => (Some(opening.deadline()), None),
+            // Without a path nothing can be repeated: whoever brings one gives us a turn.
+            State::Open(_) if self.desk.outlet.paths.active().is_none() => (None, None),
             State::Open(link) => (None, link.deadline()),
             State::Closed => (None, None),
         };

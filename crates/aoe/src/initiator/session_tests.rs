@@ -491,3 +491,21 @@ fn a_stuck_request_leaves_numbers_to_ask_the_target() {
     pair.outcome(renewal, SECOND / 100).unwrap();
     assert_eq!(pair.outcome(stuck, 20 * SECOND), Err(IoError::Lost));
 }
+
+/// What is due but can't be done must not be waited for in a loop (the wire of these tests refuses
+/// timers that stay due): no path to repeat on, no number to ask under.
+#[test]
+fn what_cannot_be_done_does_not_spin() {
+    let mut pair = claimed(1, 9000);
+    let id = pair.submit(read(0, 8));
+    pair.client.remove_port(pair.now, PortId(1));
+    assert_eq!(pair.outcome(id, 2 * SECOND), Err(IoError::Lost));
+
+    let mut pair = self::pair(2, 9000);
+    pair.server.info.window = 1;
+    let id = pair.submit(read(0, 8));
+    pair.outcome(id, SECOND).unwrap();
+    pair.server.stuck = Some(Lba(16));
+    let id = pair.submit(read(16, 8));
+    assert_eq!(pair.outcome(id, 2 * SECOND), Err(IoError::Lost));
+}
