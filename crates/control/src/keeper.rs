@@ -85,9 +85,7 @@ pub fn next_step(wanted: &Wanted, actual: &Actual) -> Option<Step> {
     if actual.attached.is_none() {
         return Some(Step::Attach);
     }
-    if wanted.mount.is_none() {
-        return None;
-    }
+    wanted.mount.as_ref()?;
     if actual.mount.is_none() {
         return Some(Step::Mount);
     }

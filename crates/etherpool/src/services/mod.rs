@@ -5,6 +5,7 @@
 
 mod api;
 mod engine_client;
+mod filesystems;
 mod ftp;
 mod keeper;
 mod operations;

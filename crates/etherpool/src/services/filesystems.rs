@@ -1,0 +1,271 @@
+//! File systems on volumes: made, checked and grown, with the tools' progress.
+
+use std::path::PathBuf;
+
+use control::api::{ApiError, ErrorCode, ExtendVolume, MakeFs};
+use control::channel::EngineRequest;
+use control::names::VolumeName;
+use control::settings::FsType;
+use control::size::SizeSpec;
+use frontend::filesystem;
+use pool::{Progress, VolumeReport};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::Services;
+use super::operations::find;
+use super::platform::{Platform, filesystem_trouble, kind_of};
+
+impl Services {
+    /// Makes a file system.
+    pub async fn make_fs(
+        &self,
+        name: &VolumeName,
+        request: MakeFs,
+        progress: UnboundedSender<Progress>,
+    ) -> Result<(), ApiError> {
+        let settings = self.settings(name).await?;
+        if let Some(mount) = &settings.mount {
+            return Err(ApiError::new(
+                ErrorCode::Busy,
+                format!("{name} is mounted at {}", mount.path.display()),
+            )
+            .remedy(format!("unmount it first: etherpool volume unmount {name}")));
+        }
+        if let Some(export) = settings.exports.first() {
+            return Err(ApiError::new(
+                ErrorCode::Busy,
+                format!("{name} is exported as aoe:{}: its client may be using it", export.address),
+            )
+            .remedy(format!("end the export first: etherpool volume unexport {name}")));
+        }
+        let options = filesystem::MkfsOptions {
+            kind: kind_of(request.fstype),
+            label: Some(name.volume.chars().take(16).collect()),
+            force: request.force,
+        };
+        let made = self.on_bare_device(name, async |device| {
+            let mut reader = ToolProgress::default();
+            filesystem::mkfs(device, options, |text| {
+                if let Some(news) = reader.read(text) {
+                    // Whoever asked may have gone; the file system is made all the same.
+                    let _ = progress.send(news);
+                }
+            })
+            .await
+            .map_err(|error| filesystem_trouble(error).error)
+        });
+        made.await.map_err(|error| match error.code {
+            ErrorCode::Refused => {
+                error.remedy("look at what it carries; overwrite it with --force")
+            }
+            _ => error,
+        })
+    }
+
+    /// Checks the file system of a volume that isn't mounted, without changing anything.
+    pub async fn check_fs(&self, name: &VolumeName) -> Result<(), ApiError> {
+        if let Some(mount) = self.settings(name).await?.mount {
+            return Err(ApiError::new(
+                ErrorCode::Busy,
+                format!("{name} is mounted at {}", mount.path.display()),
+            )
+            .remedy(format!("unmount it first: etherpool volume unmount {name}")));
+        }
+        let checked = self.on_bare_device(name, async |device| {
+            filesystem::check(device, kind_of(FsType::default()))
+                .await
+                .map_err(|error| filesystem_trouble(error).error)
+        });
+        checked.await
+    }
+
+    /// Grows a volume, and its file system when asked.
+    pub async fn extend_volume(
+        &self,
+        name: &VolumeName,
+        request: ExtendVolume,
+        progress: UnboundedSender<Progress>,
+    ) -> Result<VolumeReport, ApiError> {
+        let report = self.grow_volume(name, &request).await?;
+        let settings = self.settings(name).await?;
+        if !request.resizefs {
+            let volume = self.keeper.volume(name);
+            let state = volume.pause().await;
+            if state.device().is_some() {
+                self.keeper.platform().grow_device(name).await.map_err(|trouble| trouble.error)?;
+            }
+            return Ok(report);
+        }
+        let grown = match &settings.mount {
+            Some(_) if filesystem::can_grow_mounted() => self.grow_mounted(name, &progress).await,
+            Some(_) => self.grow_between_mounts(name, &progress).await,
+            None => self.grow_unmounted(name, &progress).await,
+        };
+        grown.map_err(|error| match error.remedy {
+            Some(_) => error,
+            None => error.remedy(format!(
+                "the volume has its new size, the file system has not; try again: \
+                 etherpool volume extend {name} --size {} --resizefs",
+                report.size_bytes
+            )),
+        })?;
+        Ok(report)
+    }
+
+    /// Grows the volume itself; one that has the size already is left as it is, so that growing a
+    /// file system can be tried again.
+    async fn grow_volume(
+        &self,
+        name: &VolumeName,
+        request: &ExtendVolume,
+    ) -> Result<VolumeReport, ApiError> {
+        let pools = self.fresh_pools().await?;
+        let (_, volume) = find(&pools, name)?;
+        if request.resizefs && request.size == SizeSpec::Bytes(volume.size_bytes) {
+            return Ok(volume.clone());
+        }
+        let grow = EngineRequest::ExtendVolume { volume: name.clone(), size: request.size };
+        self.engine.call(grow).await
+    }
+
+    async fn grow_mounted(
+        &self,
+        name: &VolumeName,
+        progress: &UnboundedSender<Progress>,
+    ) -> Result<(), ApiError> {
+        let volume = self.keeper.volume(name);
+        let state = volume.pause().await;
+        let Some(device) = state.device().cloned() else {
+            return Err(ApiError::new(
+                ErrorCode::Unavailable,
+                format!("{name} has grown, but is not mounted now"),
+            ));
+        };
+        self.keeper.platform().grow_device(name).await.map_err(|trouble| trouble.error)?;
+        grow_fs(device, progress).await
+    }
+
+    /// Without the right to grow a mounted file system: unmounts it for the moment that it takes.
+    async fn grow_between_mounts(
+        &self,
+        name: &VolumeName,
+        progress: &UnboundedSender<Progress>,
+    ) -> Result<(), ApiError> {
+        tracing::warn!(volume = %name, "CAP_SYS_RESOURCE is missing: the file system is unmounted to be grown");
+        let held = name.to_string();
+        let troubles = self.keeper.hold(&held).await;
+        let grown = match troubles.into_iter().next() {
+            Some(trouble) => Err(trouble.error.remedy(
+                "growing while mounted needs CAP_SYS_RESOURCE; end what uses the mount, or give the \
+                 supervisor that capability, then try again",
+            )),
+            None => self.grow_unmounted(name, progress).await,
+        };
+        let failures = self.failures(name);
+        self.keeper.let_go(&held);
+        self.look_now();
+        let back = self.kept(name, failures, |shown| shown.actual.mount.is_some()).await;
+        grown.and(back)
+    }
+
+    async fn grow_unmounted(
+        &self,
+        name: &VolumeName,
+        progress: &UnboundedSender<Progress>,
+    ) -> Result<(), ApiError> {
+        self.on_bare_device(name, async |device| {
+            // A device that was there before has the former size.
+            self.keeper.platform().grow_device(name).await.map_err(|trouble| trouble.error)?;
+            grow_fs(device, progress).await
+        })
+        .await
+    }
+
+    /// Does something on the block device of a volume that isn't mounted, which is made for the
+    /// purpose if there is none.
+    async fn on_bare_device<T>(
+        &self,
+        name: &VolumeName,
+        work: impl AsyncFnOnce(PathBuf) -> Result<T, ApiError>,
+    ) -> Result<T, ApiError> {
+        self.serving(name).await?;
+        let volume = self.keeper.volume(name);
+        let state = volume.pause().await;
+        if state.actual().mount.is_some() {
+            return Err(ApiError::new(ErrorCode::Busy, format!("{name} is still being unmounted"))
+                .remedy("see `etherpool status`, then try again"));
+        }
+        if let Some(device) = state.device().cloned() {
+            return work(device).await;
+        }
+        let platform = self.keeper.platform();
+        let device = platform.attach(name).await.map_err(|trouble| trouble.error)?;
+        let done = work(device).await;
+        let detached = platform.detach(name, false).await.map_err(|trouble| trouble.error);
+        drop(state);
+        done.and_then(|value| detached.map(|()| value))
+    }
+}
+
+/// Grows the file system on a device to its size; ext4 is the one there is.
+async fn grow_fs(device: PathBuf, progress: &UnboundedSender<Progress>) -> Result<(), ApiError> {
+    let mut reader = ToolProgress::default();
+    filesystem::grow(device, kind_of(FsType::default()), |text| {
+        if let Some(news) = reader.read(text) {
+            let _ = progress.send(news);
+        }
+    })
+    .await
+    .map_err(|error| filesystem_trouble(error).error)
+}
+
+/// Reads `12/345` out of what mkfs and resize tools say about their progress.
+#[derive(Default)]
+struct ToolProgress {
+    tail: String,
+}
+
+impl ToolProgress {
+    fn read(&mut self, text: &str) -> Option<Progress> {
+        self.tail.push_str(text);
+        let found = self.tail.rmatch_indices('/').find_map(|(at, _)| {
+            let before = self.tail[..at].trim_end();
+            let start = before.rfind(|c: char| !c.is_ascii_digit()).map_or(0, |at| at + 1);
+            let after = self.tail[at + 1..].trim_start();
+            let end = after.find(|c: char| !c.is_ascii_digit())?;
+            let done_bytes = before[start..].parse().ok()?;
+            let total_bytes: u64 = after[..end].parse().ok()?;
+            (done_bytes <= total_bytes && total_bytes > 0)
+                .then_some(Progress { done_bytes, total_bytes })
+        });
+        // Only the end can be half of a number.
+        let mut keep = self.tail.len().saturating_sub(64);
+        while !self.tail.is_char_boundary(keep) {
+            keep += 1;
+        }
+        self.tail.drain(..keep);
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tools_progress_is_read_from_any_pieces() {
+        let mut reader = ToolProgress::default();
+        let mut seen = Vec::new();
+        let said = "Writing inode tables:  0/16\u{8}\u{8} 7/16\u{8}\u{8}16/16 done\n";
+        for piece in said.as_bytes().chunks(3) {
+            let piece = String::from_utf8_lossy(piece);
+            if let Some(news) = reader.read(&piece) {
+                seen.push((news.done_bytes, news.total_bytes));
+            }
+        }
+        seen.dedup();
+        assert_eq!(seen.last(), Some(&(16, 16)));
+        assert!(seen.contains(&(7, 16)), "{seen:?}");
+        assert!(ToolProgress::default().read("see /usr/share and 5/x ").is_none());
+    }
+}
