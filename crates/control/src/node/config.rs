@@ -65,7 +65,8 @@ impl ExportConfig {
     /// The address as numbers.
     pub fn shelf_slot(&self) -> Result<ShelfSlot, NodeConfigError> {
         match self.address.parse::<ShelfSlot>() {
-            Ok(address) if address.shelf != 0xffff && address.slot != 0xff => Ok(address),
+            // The protocol's own reader also takes wildcards, and numbers without the letter.
+            Ok(address) if address.is_concrete() && self.address.starts_with('e') => Ok(address),
             _ => Err(NodeConfigError::Address(self.address.clone())),
         }
     }
