@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use block::{BLOCK_BYTES, BLOCK_SECTORS, Lba};
+use block::{BLOCK_BYTES, BLOCK_SECTORS, Buffer, BufferMut, Lba};
 
 use super::disk_work::{DiskWork, Touched};
 use super::io::read_run;
@@ -163,17 +163,19 @@ impl Volume {
                 }
             }
             for region in (0..ExtentShape::REGIONS).filter(|region| missed & 1 << region != 0) {
-                let (from, rows) = shape.rows_of_region(region);
-                for row in (from.0..from.0 + rows).map(Row) {
-                    let (block, entry) = shape.entry_of(row);
-                    let crc = if block == index { loaded.block.get(entry) } else { None };
-                    let Some(crc) = crc else { continue };
-                    match self.right_copy(group, row, target, crc).await {
+                let (from, count) = shape.rows_of_region(region);
+                let rows: Vec<(Row, u32)> = (from.0..from.0 + count)
+                    .filter(|row| shape.entry_of(Row(*row)).0 == index)
+                    .filter_map(|row| {
+                        Some((Row(row), loaded.block.get(shape.entry_of(Row(row)).1)?))
+                    })
+                    .collect();
+                let touched =
+                    Touched { group: group.birth, member: target as u8, mask: 1 << region };
+                for run in rows.chunk_by(|one, next| one.0.0 + 1 == next.0.0) {
+                    match self.right_rows(group, run, target).await {
                         Some(data) => {
-                            let sector = Lba(start.0 + shape.row_sector(row));
-                            let mask = 1 << region;
-                            let touched =
-                                Touched { group: group.birth, member: target as u8, mask };
+                            let sector = Lba(start.0 + shape.row_sector(run[0].0));
                             copied.bytes += data.len() as u64;
                             work.write(sector, data, touched);
                         }
@@ -194,30 +196,46 @@ impl Volume {
         Ok(Some(copied))
     }
 
-    /// A right copy of a row from any member but `target` that has it.
-    async fn right_copy(
+    /// Consecutive rows of a region as they should be, from any members but `target` that have
+    /// them.
+    async fn right_rows(
         &self,
         group: &GroupPlace,
-        row: Row,
+        rows: &[(Row, u32)],
         target: usize,
-        crc: u32,
-    ) -> Option<block::Buffer> {
+    ) -> Option<Buffer> {
         let shape = self.pool.shape();
-        let region = 1 << shape.region_of_row(row);
-        for source in (0..group.members.len()).filter(|source| *source != target) {
-            if !self.pool.has_all(group.birth, source, region) {
-                continue;
-            }
-            let Some((_, device, start)) = self.pool.extent_of(group, source) else { continue };
-            let sector = Lba(start.0 + shape.row_sector(row));
-            let reading = read_run(&*device, sector, BLOCK_SECTORS);
+        let first = rows.first()?.0;
+        let region = 1 << shape.region_of_row(first);
+        let sources = (0..group.members.len()).filter(|source| *source != target);
+        let sources: Vec<usize> =
+            sources.filter(|source| self.pool.has_all(group.birth, *source, region)).collect();
+        for source in &sources {
+            let Some((_, device, start)) = self.pool.extent_of(group, *source) else { continue };
+            let sector = Lba(start.0 + shape.row_sector(first));
+            let reading = read_run(&*device, sector, rows.len() as u64 * BLOCK_SECTORS);
             let Ok(data) = self.pool.within(self.pool.limits.exclusion, reading).await else {
                 continue;
             };
-            if row_checksum(group.birth, row, Role::Data(0), &data) == crc {
+            let mut blocks = data.chunks_exact(BLOCK_BYTES).zip(rows);
+            if blocks.all(|(block, (row, crc))| {
+                row_checksum(group.birth, *row, Role::Data(0), block) == *crc
+            }) {
                 return Some(data);
             }
         }
-        None
+        // No member has all of them right: each from whoever has it.
+        let mut joined = BufferMut::zeroed(rows.len() * BLOCK_BYTES);
+        for (window, (row, crc)) in joined.chunks_exact_mut(BLOCK_BYTES).zip(rows) {
+            let mut right = None;
+            for source in &sources {
+                right = self.read_checked(group, *row, *source, *crc).await;
+                if right.is_some() {
+                    break;
+                }
+            }
+            window.copy_from_slice(&right?);
+        }
+        Some(joined.freeze())
     }
 }

@@ -103,14 +103,6 @@ impl Checksums {
         self.keep(key.0, key.1, loaded);
     }
 
-    /// Forgets a block: the next use reads it again.
-    pub(crate) fn forget(&self, group: BirthId, index: u32) {
-        self.generation.set(self.generation.get() + 1);
-        if let Some((age, _)) = self.cache.borrow_mut().remove(&(group, index)) {
-            self.by_age.borrow_mut().remove(&age);
-        }
-    }
-
     fn cached(&self, group: BirthId, index: u32) -> Option<Loaded> {
         let mut cache = self.cache.borrow_mut();
         let (age, loaded) = cache.get_mut(&(group, index))?;

@@ -286,10 +286,10 @@ impl BlockDevice for TestDevice {
     }
 
     fn claim(&self, claim: Claim) -> IoFuture<'static, Holder> {
-        if self.disk.mode.get() != Mode::Well {
-            if let Some(obstacle) = self.obstacle(false) {
-                return obstacle;
-            }
+        if self.disk.mode.get() != Mode::Well
+            && let Some(obstacle) = self.obstacle(false)
+        {
+            return obstacle;
         }
         let holder = self.disk.holder.get();
         let refused = claim.epoch < holder.epoch
@@ -335,7 +335,6 @@ pub(crate) struct Bench {
     pub(crate) devices: RefCell<Vec<Rc<TestDevice>>>,
     pub(crate) owner: u128,
     pub(crate) seed: u64,
-    pub(crate) limits: Limits,
 }
 
 impl Bench {
@@ -359,9 +358,9 @@ impl Bench {
     pub(crate) fn alone(seed: u64, disks: Vec<Rc<TestDisk>>, now: Instant, owner: u128) -> Bench {
         let executor = Executor::new(now, seed, Order::Seeded, || {});
         let limits = Limits::default();
-        let engine = Engine::new(executor.handle(), Bench::config(owner, limits.clone()));
+        let engine = Engine::new(executor.handle(), Bench::config(owner, limits));
         let devices = RefCell::default();
-        Bench { executor, disks, engine, devices, owner, seed, limits }
+        Bench { executor, disks, engine, devices, owner, seed }
     }
 
     fn config(owner: u128, limits: Limits) -> EngineConfig {

@@ -577,107 +577,179 @@ fn disks_that_carry_something_are_refused_unless_forced() {
     bench.run(async move { engine.create_pool(forced).await }).unwrap();
 }
 
-/// A bounded storm: writes, folds, lost and hanging disks (one at a time), power cuts, engine
-/// deaths. Whatever was acknowledged is there; what wasn't is old or new.
+/// Bounded storms: several writers and readers at once, folds, lost and hanging disks, crashes of
+/// single disks (one sick at a time), power cuts, engine deaths. Whatever was acknowledged is there;
+/// what wasn't is old or new.
 #[test]
 fn random_faults_lose_nothing() {
-    for seed in 0..12 {
-        storm(1000 + seed);
+    let from_environment =
+        |name: &str| std::env::var(name).ok().and_then(|value| value.parse().ok());
+    let start: u64 = from_environment("STORM_START").unwrap_or(1000);
+    let seeds: u64 = from_environment("STORM_SEEDS").unwrap_or(12);
+    for seed in start..start + seeds {
+        Storm::new(seed).run();
     }
 }
 
-fn storm(seed: u64) {
-    const BLOCKS: u64 = 96;
-    let (mut bench, mut volume) = Bench::mirrored(seed);
-    // Per block: the versions that it may have, the acknowledged one first.
-    let mut allowed: Vec<Vec<u64>> = vec![vec![0]; BLOCKS as usize];
-    let contents = |block: u64, version: u64| match version {
+struct Storm {
+    seed: u64,
+    bench: Bench,
+    volume: Rc<dyn BlockDevice>,
+    /// Per block: the versions that it may have.
+    allowed: Vec<Vec<u64>>,
+    version: u64,
+    sick: Option<usize>,
+}
+
+const STORM_BLOCKS: u64 = 400;
+
+fn contents(block: u64, version: u64) -> Buffer {
+    match version {
         0 => Buffer::zeroed(BLOCK_BYTES),
+        version if version.is_multiple_of(7) => Buffer::zeroed(BLOCK_BYTES),
         version => pattern(block, 1, version),
-    };
-    let mut version = 0;
-    let mut sick: Option<usize> = None;
-    for step in 0..120 {
-        let random = bench.executor.handle();
-        match random.random_below(20) {
-            0..=9 => {
-                version += 1;
-                let first = random.random_below(BLOCKS);
-                let count = (1 + random.random_below(8)).min(BLOCKS - first);
-                let blocks: Vec<u8> = (first..first + count)
-                    .flat_map(|block| contents(block, version).to_vec())
-                    .collect();
-                let write =
-                    volume.write(Lba(first * 8), Buffer::copy_of(&blocks), Durability::Durable);
-                let limit = Duration::from_millis(random.random_below(4000));
-                let answer = bench.run_for(limit, write);
-                for block in first..first + count {
-                    let versions = &mut allowed[block as usize];
-                    match answer {
-                        Some(Ok(_)) => *versions = vec![version],
-                        _ => versions.push(version),
+    }
+}
+
+impl Storm {
+    fn new(seed: u64) -> Storm {
+        let (bench, volume) = Bench::mirrored(seed);
+        let allowed = vec![vec![0]; STORM_BLOCKS as usize];
+        Storm { seed, bench, volume, allowed, version: 0, sick: None }
+    }
+
+    fn run(mut self) {
+        for step in 0..100 {
+            let random = self.bench.executor.handle();
+            match random.random_below(20) {
+                0..=9 => self.writes(),
+                10..=13 => self.reads(step),
+                14 | 15 => self.bench.pass(Duration::from_millis(random.random_below(3000))),
+                16 => self.sicken_or_heal(),
+                17 if self.sick.is_none() => {
+                    let disk = random.random_below(3) as usize;
+                    self.bench.disks[disk].crash(&random);
+                    self.bench.set_mode(disk, Mode::Well);
+                }
+                18 => {
+                    let bench = self.bench.crash_engine();
+                    if let Some(disk) = self.sick.take() {
+                        bench.set_mode(disk, Mode::Well);
                     }
+                    self.volume = bench.reopened();
+                    self.bench = bench;
                 }
+                19 => {
+                    self.sick = None;
+                    self.bench = self.bench.power_cut();
+                    self.volume = self.bench.reopened();
+                }
+                _ => {}
             }
-            10..=13 => {
-                let block = random.random_below(BLOCKS);
-                let read = volume.read(SectorRange::new(Lba(block * 8), 8));
-                if let Some(read) = bench.run_for(Duration::from_secs(20), read) {
-                    let read =
-                        read.unwrap_or_else(|e| panic!("seed {seed} step {step}: {e}")).value;
-                    let found = allowed[block as usize]
-                        .iter()
-                        .find(|version| read == contents(block, **version))
-                        .copied();
-                    assert!(found.is_some(), "seed {seed} step {step}: block {block} is wrong");
-                } else {
-                    panic!("seed {seed} step {step}: a read hangs; {:#?}", bench.report());
-                }
+        }
+        if let Some(disk) = self.sick.take() {
+            self.bench.set_mode(disk, Mode::Well);
+        }
+        self.bench.until(|report| report.state == PoolState::Online);
+        for block in 0..STORM_BLOCKS {
+            let read = self.bench.read(&self.volume, block, 1).unwrap();
+            self.check(block, &read, 1000);
+        }
+        // What hung until just now may still put its disk out once, which then catches up.
+        self.bench.verify(None);
+        self.bench.pass(Duration::from_secs(3));
+        self.bench.until(|report| report.state == PoolState::Online);
+        let report = self.bench.verify(None);
+        assert_eq!((report.bad, report.missed), (vec![], 0), "seed {}", self.seed);
+    }
+
+    /// Some writes at once, waited for as long as chance says. Blocks of several of them may end up
+    /// with any of the versions; overlapping ones run in the order of their calls.
+    fn writes(&mut self) {
+        let random = self.bench.executor.handle();
+        let mut started = Vec::new();
+        for _ in 0..1 + random.random_below(6) {
+            self.version += 1;
+            let version = self.version;
+            let first = random.random_below(STORM_BLOCKS);
+            let count = (1 + random.random_below(40)).min(STORM_BLOCKS - first);
+            let blocks: Vec<u8> = (first..first + count)
+                .flat_map(|block| contents(block, version).to_vec())
+                .collect();
+            let range = SectorRange::new(Lba(first * 8), count * 8);
+            let write = if version.is_multiple_of(7) {
+                self.volume.write_zeroes(range, Durability::Durable)
+            } else {
+                self.volume.write(range.start, Buffer::copy_of(&blocks), Durability::Durable)
+            };
+            started.push((first, count, version, write));
+        }
+        let limit = Duration::from_millis(random.random_below(4000));
+        let answers = Rc::new(std::cell::RefCell::new(Vec::new()));
+        let mut pending = Vec::new();
+        for (first, count, version, write) in started {
+            let answers = Rc::clone(&answers);
+            pending.push((first, count, version));
+            self.bench.executor.handle().spawn(async move {
+                let answer = write.await;
+                answers.borrow_mut().push((version, answer.is_ok()));
+            });
+        }
+        let (all, count) = (Rc::clone(&answers), pending.len());
+        let runtime = self.bench.executor.handle();
+        self.bench.run_for(limit, async move {
+            while all.borrow().len() < count {
+                runtime.sleep(Duration::from_micros(50)).await;
             }
-            14 | 15 => bench.pass(Duration::from_millis(random.random_below(3000))),
-            16 => match sick.take() {
-                Some(disk) => {
-                    bench.set_mode(disk, Mode::Well);
-                    bench.until(|report| report.state == PoolState::Online);
+        });
+        for (first, count, version) in pending {
+            let done = answers.borrow().contains(&(version, true));
+            for block in first..first + count {
+                let versions = &mut self.allowed[block as usize];
+                if done {
+                    versions.clear();
                 }
-                None => {
-                    let disk = random.random_below(3) as usize;
-                    let mode = if random.random_below(2) == 0 { Mode::Lost } else { Mode::Hanging };
-                    bench.set_mode(disk, mode);
-                    sick = Some(disk);
-                }
-            },
-            17 => {
-                // One disk crashes alone; only while all others are well.
-                if sick.is_none() {
-                    let disk = random.random_below(3) as usize;
-                    bench.disks[disk].crash(&random);
-                    bench.set_mode(disk, Mode::Well);
-                }
-            }
-            18 => {
-                bench = bench.crash_engine();
-                if let Some(disk) = sick.take() {
-                    bench.set_mode(disk, Mode::Well);
-                }
-                volume = bench.reopened();
-            }
-            _ => {
-                sick = None;
-                bench = bench.power_cut();
-                volume = bench.reopened();
+                versions.push(version);
             }
         }
     }
-    if let Some(disk) = sick {
-        bench.set_mode(disk, Mode::Well);
+
+    fn reads(&mut self, step: u64) {
+        let random = self.bench.executor.handle();
+        let first = random.random_below(STORM_BLOCKS);
+        let count = (1 + random.random_below(100)).min(STORM_BLOCKS - first);
+        let read = self.volume.read(SectorRange::new(Lba(first * 8), count * 8));
+        let read = self.bench.run_for(Duration::from_secs(20), read);
+        let Some(read) = read else {
+            panic!("seed {} step {step}: a read hangs; {:#?}", self.seed, self.bench.report());
+        };
+        let read = read.unwrap_or_else(|error| panic!("seed {} step {step}: {error}", self.seed));
+        for (index, bytes) in read.value.chunks_exact(BLOCK_BYTES).enumerate() {
+            self.check(first + index as u64, bytes, step);
+        }
     }
-    bench.until(|report| report.state == PoolState::Online);
-    for block in 0..BLOCKS {
-        let read = bench.read(&volume, block, 1).unwrap();
-        let right = allowed[block as usize].iter().any(|v| read == contents(block, *v));
-        assert!(right, "seed {seed}: block {block} is wrong at the end");
+
+    fn check(&self, block: u64, found: &[u8], step: u64) {
+        let allowed = &self.allowed[block as usize];
+        let right = allowed.iter().any(|version| found == &contents(block, *version)[..]);
+        let version = u64::from_le_bytes(found[8..16].try_into().unwrap());
+        let seed = self.seed;
+        assert!(right, "seed {seed} step {step}: block {block} has {version}, not {allowed:?}");
     }
-    let report = bench.verify(None);
-    assert_eq!((report.bad, report.missed), (vec![], 0), "seed {seed}");
+
+    fn sicken_or_heal(&mut self) {
+        match self.sick.take() {
+            Some(disk) => {
+                self.bench.set_mode(disk, Mode::Well);
+                self.bench.until(|report| report.state == PoolState::Online);
+            }
+            None => {
+                let random = self.bench.executor.handle();
+                let disk = random.random_below(3) as usize;
+                let lost = random.random_below(2) == 0;
+                self.bench.set_mode(disk, if lost { Mode::Lost } else { Mode::Hanging });
+                self.sick = Some(disk);
+            }
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! | off | size | field |
 //! |---|---|---|
-//! | 0 | 8 | magic "epLABEL\0" |
+//! | 0 | 8 | magic "EPLABEL\0", by which `block::probe` knows it too |
 //! | 8 | 4 | CRC32C of the label, this field as zeros |
 //! | 12 | 1 | slot, 0 to 3 |
 //! | 13 | 1 | failure domain: 1 node, 2 disk |
@@ -41,7 +41,7 @@ use uuid::Uuid;
 use super::field::{Field, crc_without};
 use super::{DiskGeometry, DiskId, DiskNumber, PoolId};
 
-const MAGIC_BYTES: &[u8; 8] = b"epLABEL\0";
+const MAGIC_BYTES: &[u8; 8] = &block::probe::LABEL_MAGIC;
 const VERSION_NOW: u64 = 0;
 
 const MAGIC: Field = Field::first(8);

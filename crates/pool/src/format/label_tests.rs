@@ -181,7 +181,7 @@ fn impossible_geometry_is_damage() {
 #[test]
 fn golden_bytes() {
     let bytes = label().encode(8, 2);
-    assert_eq!(&bytes[..8], b"epLABEL\0");
+    assert_eq!(&bytes[..8], b"EPLABEL\0");
     assert_eq!(&bytes[12..16], &[2, 1, 0, 0]);
     assert_eq!(&bytes[40..48], &[8, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!((bytes[63], bytes[79], bytes[80], bytes[84]), (0x11, 0x22, 3, 2));
