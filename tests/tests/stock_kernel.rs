@@ -147,7 +147,11 @@ fn a_stock_client_uses_an_exported_volume() {
         nics: &[Nic { bridge: "br0", mtu: 9000 }],
         script: "client.sh",
         programs: &[writer()],
-        variables: &[("VM_DISKS", "e100.0:8192"), ("VM_ROUNDS", "degraded,clean")],
+        variables: &[
+            ("VM_DISKS", "e100.0:8192"),
+            ("VM_ROUNDS", "degraded,clean"),
+            ("VM_REFUSED", "e1.0,e3.0"),
+        ],
         memory_mb: 512,
         disk_mb: None,
         limit: Duration::from_secs(150),

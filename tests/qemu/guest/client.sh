@@ -1,5 +1,7 @@
 # Uses AoE disks by the kernel's own driver while what exports them dies and comes back.
-# VM_DISKS: disks with the payload that the driver must find for each, e0.1:1024,e0.2:8704.
+# VM_DISKS: disks with the payload that the driver must find for each, e0.1:1024,e0.2:8192.
+# VM_ROUNDS: words that the test outside says when it has broken or repaired something.
+# VM_REFUSED: disks that have an owner; they are seen, but neither read nor written.
 disks=$(echo "$VM_DISKS" | tr , ' ')
 modprobe aoe || fail "no aoe driver"
 until_true [ -c /dev/etherd/discover ]
@@ -16,6 +18,13 @@ for disk in $disks; do
     found=$(cat "/sys/block/etherd!$name/payload")
     mark UP "$name $(cat "/sys/block/etherd!$name/size") sectors, payload $found"
     [ "$found" = "$payload" ] || fail "$name has payload $found, not $payload"
+done
+
+for name in $(echo "$VM_REFUSED" | tr , ' '); do
+    until_true is_up "$name"
+    dd if=/dev/etherd/$name of=/dev/null bs=4096 count=1 2>/dev/null && fail "$name was read"
+    dd if=/dev/zero of=/dev/etherd/$name bs=4096 count=1 conv=notrunc,fsync 2>/dev/null && fail "$name was written"
+    mark REFUSED "$name"
 done
 
 number=0
@@ -37,13 +46,13 @@ for disk in $disks; do
     writer_start $number "/mnt/$number/writer" 1024
 done
 
-# Each round: the test outside breaks something and repairs it while writes go on.
 wait_for_writes() {
     for disk in $disks; do
         name=${disk%%:*}
         until_true wrote_more "etherd!$name" "$(writes_of "etherd!$name")" 50
     done
 }
+# Each round: writes go on, the test outside does something, writes go on.
 for round in $(echo "$VM_ROUNDS" | tr , ' '); do
     wait_for_writes
     mark WRITING "$round"
