@@ -41,6 +41,7 @@ mod readmit;
 mod repair;
 mod replay;
 mod segment;
+mod sight;
 mod slot;
 mod status;
 mod verify;

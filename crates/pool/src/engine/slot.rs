@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BlockDevice, DeviceEvent, IoError, OwnerId};
+use block::{BlockDevice, DeviceEvent, IoError};
 use futures::future::{Either, join_all, select};
 use runtime::{Handle, Notify};
 
@@ -20,44 +20,42 @@ use super::open_pool::OpenPool;
 use super::{CreatePool, DiskFacts, EngineConfig, ImportOptions};
 use crate::error::PoolError;
 use crate::format::{DiskId, PoolId};
-use crate::report::{
-    DiskReport, DiskState, PoolDisk, PoolEvent, PoolReport, PoolState, VotesReport,
-};
+use crate::report::{PoolEvent, PoolReport, PoolState};
 
 /// The engine's inside, shared by its tasks.
 pub(crate) struct Inner {
     pub(crate) runtime: Handle,
     pub(crate) config: EngineConfig,
     pub(crate) events: Rc<Events>,
-    devices: RefCell<BTreeMap<String, Rc<Device>>>,
-    slots: RefCell<BTreeMap<PoolId, Rc<Slot>>>,
+    pub(super) devices: RefCell<BTreeMap<String, Rc<Device>>>,
+    pub(super) slots: RefCell<BTreeMap<PoolId, Rc<Slot>>>,
     /// A device was looked at, or a pool changed its state.
     changed: Notify,
     closing: Cell<bool>,
 }
 
 /// A device in sight.
-struct Device {
-    facts: DiskFacts,
-    device: Rc<dyn BlockDevice>,
-    content: RefCell<Content>,
+pub(super) struct Device {
+    pub(super) facts: DiskFacts,
+    pub(super) device: Rc<dyn BlockDevice>,
+    pub(super) content: RefCell<Content>,
     gone: Cell<bool>,
     /// It went, or shall be looked at again.
     poked: Notify,
 }
 
 /// A pool in sight.
-struct Slot {
-    id: PoolId,
-    name: RefCell<String>,
-    state: RefCell<SlotState>,
+pub(super) struct Slot {
+    pub(super) id: PoolId,
+    pub(super) name: RefCell<String>,
+    pub(super) state: RefCell<SlotState>,
     /// An import was asked for: how long to wait for missing disks.
     import: Cell<Option<Duration>>,
-    error: RefCell<Option<PoolError>>,
+    pub(super) error: RefCell<Option<PoolError>>,
 }
 
 #[derive(Clone)]
-enum SlotState {
+pub(super) enum SlotState {
     Closed,
     Opening,
     Open(Rc<OpenPool>),
@@ -267,7 +265,7 @@ impl Inner {
 
     /// The disks of a pool in sight. Of two devices with one identity neither can be told to be the
     /// right one; the first by name is taken, and the checks of opening judge it.
-    fn seen_disks(&self, pool: PoolId) -> Vec<SeenDisk> {
+    pub(super) fn seen_disks(&self, pool: PoolId) -> Vec<SeenDisk> {
         let mut seen: BTreeMap<DiskId, SeenDisk> = BTreeMap::new();
         for device in self.devices.borrow().values() {
             let content = device.content.borrow();
@@ -284,7 +282,7 @@ impl Inner {
         seen.into_values().collect()
     }
 
-    fn request(&self, slot: &Slot) -> OpenRequest {
+    pub(super) fn request(&self, slot: &Slot) -> OpenRequest {
         OpenRequest {
             runtime: self.runtime.clone(),
             config: self.config.clone(),
@@ -548,107 +546,5 @@ impl Inner {
                 let _ = open.close(false).await;
             }
         }
-    }
-
-    pub(crate) fn disk_reports(&self) -> Vec<DiskReport> {
-        self.devices.borrow().values().map(|device| self.disk_report(device)).collect()
-    }
-
-    fn disk_report(&self, device: &Rc<Device>) -> DiskReport {
-        let (content, pool, state) = match &*device.content.borrow() {
-            Content::Unread => ("not looked at yet".into(), None, DiskState::Seen),
-            Content::Blank => ("blank".to_string(), None, DiskState::Free),
-            Content::Foreign(found) => {
-                let found: Vec<_> = found.iter().map(ToString::to_string).collect();
-                (found.join(", "), None, DiskState::InUse)
-            }
-            Content::Labelled { label, .. } => {
-                ("etherpool".to_string(), Some(label.label.clone()), DiskState::Seen)
-            }
-            Content::Refused(error) => {
-                ("etherpool".into(), None, DiskState::Refused { why: explain(error) })
-            }
-            Content::Unreadable(error) => {
-                ("unreadable".into(), None, DiskState::Refused { why: error.to_string() })
-            }
-        };
-        let slot = pool.as_ref().and_then(|label| self.slots.borrow().get(&label.pool).cloned());
-        let report = slot.and_then(|slot| self.report_slot(&slot));
-        let disk = pool.as_ref().map(|label| label.disk.to_string());
-        let in_pool = report
-            .as_ref()
-            .and_then(|report| report.disks.iter().find(|known| Some(&known.id) == disk.as_ref()));
-        DiskReport {
-            name: device.facts.name.clone(),
-            node: device.facts.node_name.clone(),
-            device_name: device.facts.device_name.clone(),
-            size_bytes: device.device.geometry().sectors.saturating_mul(512),
-            content,
-            pool: pool.map(|label| label.pool_name),
-            owner: report.as_ref().map(|report| report.owner.clone()),
-            state: in_pool.map_or(state, |known| known.state.clone()),
-        }
-    }
-
-    pub(crate) fn pool_reports(&self) -> Vec<PoolReport> {
-        let slots: Vec<Rc<Slot>> = self.slots.borrow().values().cloned().collect();
-        slots.iter().filter_map(|slot| self.report_slot(slot)).collect()
-    }
-
-    fn report_slot(&self, slot: &Slot) -> Option<PoolReport> {
-        let state = slot.state.borrow().clone();
-        if let SlotState::Open(open) = &state {
-            return Some(open.report());
-        }
-        let disks = self.seen_disks(slot.id);
-        let quorum = Quorum::of(&disks);
-        let newest = quorum.newest.as_ref();
-        let owner = newest.map_or(OwnerId::NONE, |newest| newest.owner);
-        let epoch = newest.map_or(0, |newest| newest.epoch.0);
-        let state = match state {
-            SlotState::Opening => PoolState::Opening,
-            SlotState::Ended(Ended::Fenced) => PoolState::Fenced,
-            SlotState::Ended(Ended::Closed) => PoolState::Released,
-            _ if !quorum.suffices() => {
-                PoolState::Incomplete { missing: self.request(slot).no_quorum(&quorum).to_string() }
-            }
-            _ if owner == OwnerId::NONE => PoolState::Released,
-            _ if owner != self.config.owner => PoolState::Foreign {
-                owner: newest.map_or_else(String::new, |newest| newest.owner_name.clone()),
-                epoch,
-            },
-            _ => match &*slot.error.borrow() {
-                Some(error) => PoolState::Suspended { reason: error.to_string() },
-                None => PoolState::Opening,
-            },
-        };
-        let pool_disk = |disk: &SeenDisk| PoolDisk {
-            name: disk.name.clone(),
-            id: disk.label.disk.to_string(),
-            node: disk.label.node_name.clone(),
-            size_bytes: disk.label.geometry.labelled_bytes(),
-            free_bytes: 0,
-            state: DiskState::Seen,
-            missed_bytes: 0,
-            checksum_errors: 0,
-            holds_vote: disk.label.holds_vote(),
-        };
-        Some(PoolReport {
-            name: slot.name.borrow().clone(),
-            id: slot.id.to_string(),
-            state,
-            owner: newest.map_or_else(String::new, |newest| newest.owner_name.clone()),
-            epoch,
-            capacity_bytes: 0,
-            free_bytes: 0,
-            survives: 0,
-            disks: disks.iter().map(pool_disk).collect(),
-            votes: VotesReport {
-                total: quorum.vote_disks.len() as u32,
-                in_sight: quorum.in_sight as u32,
-            },
-            lease_ok: false,
-            volumes: Vec::new(),
-        })
     }
 }

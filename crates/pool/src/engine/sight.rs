@@ -1,0 +1,115 @@
+//! Reports on what is in sight: devices, and pools whether open or not.
+
+use std::rc::Rc;
+
+use block::OwnerId;
+
+use super::lease::Ended;
+use super::observe::{Content, explain};
+use super::open::{Quorum, SeenDisk};
+use super::slot::{Device, Inner, Slot, SlotState};
+use crate::report::{DiskReport, DiskState, PoolDisk, PoolReport, PoolState, VotesReport};
+
+impl Inner {
+    pub(crate) fn disk_reports(&self) -> Vec<DiskReport> {
+        self.devices.borrow().values().map(|device| self.disk_report(device)).collect()
+    }
+
+    fn disk_report(&self, device: &Rc<Device>) -> DiskReport {
+        let (content, pool, state) = match &*device.content.borrow() {
+            Content::Unread => ("not looked at yet".into(), None, DiskState::Seen),
+            Content::Blank => ("blank".to_string(), None, DiskState::Free),
+            Content::Foreign(found) => {
+                let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+                (found.join(", "), None, DiskState::InUse)
+            }
+            Content::Labelled { label, .. } => {
+                ("etherpool".to_string(), Some(label.label.clone()), DiskState::Seen)
+            }
+            Content::Refused(error) => {
+                ("etherpool".into(), None, DiskState::Refused { why: explain(error) })
+            }
+            Content::Unreadable(error) => {
+                ("unreadable".into(), None, DiskState::Refused { why: error.to_string() })
+            }
+        };
+        let slot = pool.as_ref().and_then(|label| self.slots.borrow().get(&label.pool).cloned());
+        let report = slot.and_then(|slot| self.report_slot(&slot));
+        let disk = pool.as_ref().map(|label| label.disk.to_string());
+        let in_pool = report
+            .as_ref()
+            .and_then(|report| report.disks.iter().find(|known| Some(&known.id) == disk.as_ref()));
+        DiskReport {
+            name: device.facts.name.clone(),
+            node: device.facts.node_name.clone(),
+            device_name: device.facts.device_name.clone(),
+            size_bytes: device.device.geometry().sectors.saturating_mul(512),
+            content,
+            pool: pool.map(|label| label.pool_name),
+            owner: report.as_ref().map(|report| report.owner.clone()),
+            state: in_pool.map_or(state, |known| known.state.clone()),
+        }
+    }
+
+    pub(crate) fn pool_reports(&self) -> Vec<PoolReport> {
+        let slots: Vec<Rc<Slot>> = self.slots.borrow().values().cloned().collect();
+        slots.iter().filter_map(|slot| self.report_slot(slot)).collect()
+    }
+
+    pub(super) fn report_slot(&self, slot: &Slot) -> Option<PoolReport> {
+        let state = slot.state.borrow().clone();
+        if let SlotState::Open(open) = &state {
+            return Some(open.report());
+        }
+        let disks = self.seen_disks(slot.id);
+        let quorum = Quorum::of(&disks);
+        let newest = quorum.newest.as_ref();
+        let owner = newest.map_or(OwnerId::NONE, |newest| newest.owner);
+        let epoch = newest.map_or(0, |newest| newest.epoch.0);
+        let state = match state {
+            SlotState::Opening => PoolState::Opening,
+            SlotState::Ended(Ended::Fenced) => PoolState::Fenced,
+            SlotState::Ended(Ended::Closed) => PoolState::Released,
+            _ if !quorum.suffices() => {
+                PoolState::Incomplete { missing: self.request(slot).no_quorum(&quorum).to_string() }
+            }
+            _ if owner == OwnerId::NONE => PoolState::Released,
+            _ if owner != self.config.owner => PoolState::Foreign {
+                owner: newest.map_or_else(String::new, |newest| newest.owner_name.clone()),
+                epoch,
+            },
+            _ => match &*slot.error.borrow() {
+                Some(error) => PoolState::Suspended { reason: error.to_string() },
+                None => PoolState::Opening,
+            },
+        };
+        let pool_disk = |disk: &SeenDisk| PoolDisk {
+            name: disk.name.clone(),
+            id: disk.label.disk.to_string(),
+            node: disk.label.node_name.clone(),
+            size_bytes: disk.label.geometry.labelled_bytes(),
+            free_bytes: 0,
+            state: DiskState::Seen,
+            missed_bytes: 0,
+            checksum_errors: 0,
+            holds_vote: disk.label.holds_vote(),
+        };
+        Some(PoolReport {
+            name: slot.name.borrow().clone(),
+            id: slot.id.to_string(),
+            state,
+            owner: newest.map_or_else(String::new, |newest| newest.owner_name.clone()),
+            epoch,
+            capacity_bytes: 0,
+            free_bytes: 0,
+            survives: 0,
+            disks: disks.iter().map(pool_disk).collect(),
+            votes: VotesReport {
+                total: quorum.vote_disks.len() as u32,
+                in_sight: quorum.in_sight as u32,
+            },
+            lease_ok: false,
+            volumes: Vec::new(),
+        })
+    }
+}
