@@ -13,9 +13,7 @@ pub mod metadata;
 mod error;
 mod report;
 
-pub use engine::{
-    CreatePool, DiskFacts, Engine, EngineConfig, ImportOptions, Limits, VolumeSize,
-};
+pub use engine::{CreatePool, DiskFacts, Engine, EngineConfig, ImportOptions, Limits, VolumeSize};
 pub use error::PoolError;
 pub use format::FailureDomain;
 pub use metadata::Layout;
