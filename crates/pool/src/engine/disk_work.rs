@@ -4,14 +4,15 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use block::{BlockDevice, Buffer, Durability, Instance, IoError, Lba};
+use block::{BLOCK_SECTORS, BlockDevice, Buffer, Durability, Instance, IoError, Lba, SectorRange};
 use futures::StreamExt;
-use futures::future::join_all;
+use futures::future::{Either, join_all, select};
 
 use super::io::{RESTARTS_MAX, write_run};
 use super::member::Member;
+use super::observe::read_slots;
 use super::pool::Pool;
-use crate::format::{BirthId, Confirm, DiskGeometry, DiskNumber, ReleaseNumber};
+use crate::format::{BirthId, Confirm, DiskGeometry, DiskNumber, ReleaseNumber, select_confirm};
 
 /// Writes to one disk that are under way at once.
 const WRITES: usize = 16;
@@ -64,7 +65,28 @@ impl Pool {
         join_all(runs).await.into_iter().collect()
     }
 
+    /// Ends with the work, or when others have put the disk out meanwhile: whoever waits for this
+    /// work has no reason to wait for a disk that doesn't count any more.
     async fn run_work(&self, work: &DiskWork, release: Option<ReleaseNumber>) -> WorkResult {
+        let done = std::pin::pin!(self.repeat_work(work, release));
+        let out = std::pin::pin!(self.until_out(work.member.number));
+        match select(done, out).await {
+            Either::Left((result, _)) => result,
+            Either::Right(_) => WorkResult { failed: Some(IoError::Lost), missed: Vec::new() },
+        }
+    }
+
+    async fn until_out(&self, disk: DiskNumber) {
+        loop {
+            let changed = self.changed.notified();
+            if self.is_out(disk) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    async fn repeat_work(&self, work: &DiskWork, release: Option<ReleaseNumber>) -> WorkResult {
         let _confirming = work.member.confirming.acquire(1).await;
         for _ in 0..RESTARTS_MAX {
             match self.try_work(work, release).await {
@@ -83,6 +105,9 @@ impl Pool {
     ) -> Result<Vec<Touched>, IoError> {
         let limit = self.limits.background;
         let mut taken_by: Option<Instance> = None;
+        if release.is_some() {
+            taken_by = Some(self.within(limit, self.checked_now(work)).await?);
+        }
         let mut missed = Vec::new();
         let confirm = release.map(|release| self.confirm_write(work, release));
         let writes =
@@ -118,6 +143,33 @@ impl Pool {
             work.member.confirm_sequence.set(work.member.confirm_sequence.get() + 1);
         }
         Ok(missed)
+    }
+
+    /// The instance that answers now, which has all that the disk ever confirmed. A disk that began
+    /// anew with older contents must not get a newer confirmed number before somebody has looked at
+    /// the old one: it would pass for a disk that has everything.
+    async fn checked_now(&self, work: &DiskWork) -> Result<Instance, IoError> {
+        let member = &work.member;
+        let slots = DiskGeometry::confirm_slots();
+        let seen = work.device.read(SectorRange::new(slots[0], BLOCK_SECTORS)).await;
+        let instance = match seen {
+            Ok(seen) => seen.instance,
+            // Writing the slot anew makes it readable; the other one says what was confirmed.
+            Err(IoError::Medium(_)) => {
+                work.device.read(SectorRange::new(slots[1], BLOCK_SECTORS)).await?.instance
+            }
+            Err(error) => return Err(error),
+        };
+        if member.checked_instance.get() == Some(instance) {
+            return Ok(instance);
+        }
+        let found = read_slots(&*work.device, slots, BLOCK_SECTORS).await?;
+        let confirm =
+            select_confirm(self.id, member.id, [found[0].as_deref(), found[1].as_deref()]);
+        if self.is_rolled_back(member.number, &confirm) {
+            return Err(IoError::Lost);
+        }
+        Ok(instance)
     }
 
     fn confirm_write(&self, work: &DiskWork, release: ReleaseNumber) -> (Lba, Buffer) {

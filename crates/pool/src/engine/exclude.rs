@@ -30,6 +30,7 @@ impl Pool {
                 member.failed_instance.set(Some(instance));
             }
         }
+        let mut resolved = resolved;
         loop {
             let mut out = BTreeSet::new();
             for (disk, error) in failed {
@@ -45,6 +46,8 @@ impl Pool {
                 return self.put_out(out, failed).await;
             }
             self.wait_for_change().await?;
+            // Without it there is no majority; if it answers by now, it needn't be put out.
+            resolved = false;
         }
     }
 
@@ -84,7 +87,9 @@ impl Pool {
     /// Whether a disk that failed an operation answers now, so that the operation may be repeated.
     async fn is_fine(&self, disk: DiskNumber, error: IoError, resolved: bool) -> bool {
         let Some(member) = self.member(disk) else { return false };
-        if resolved || matches!(error, IoError::FlushFailed) || !member.is_usable() {
+        let is_failed_instance = member.failed_instance.get() == member.seen_instance.get();
+        let unflushed = matches!(error, IoError::FlushFailed) && is_failed_instance;
+        if resolved || unflushed || !member.is_usable() {
             return false;
         }
         // A member that hung for the whole exclusion time gets no second chance; one that said

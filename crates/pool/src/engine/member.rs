@@ -50,6 +50,8 @@ pub(crate) struct Member {
     pub(crate) checksum_errors: Cell<u64>,
     /// Whether it came back with older contents and hasn't caught up yet.
     pub(crate) rolled_back: Cell<bool>,
+    /// The instance whose confirmed number was looked at when the disk was taken in.
+    pub(crate) checked_instance: Cell<Option<Instance>>,
     /// It is being taken in.
     pub(crate) joining: Cell<bool>,
     /// It misses something, and will say so when it doesn't any more.
@@ -79,6 +81,7 @@ impl Member {
             confirm_sequence: Cell::new(1),
             checksum_errors: Cell::new(0),
             rolled_back: Cell::new(false),
+            checked_instance: Cell::new(None),
             joining: Cell::new(false),
             is_behind: Cell::new(false),
             reading_bytes: Cell::new(0),

@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::time::Duration;
 
 use block::{BlockDevice, Claim, Epoch, Instant, IoError};
 use futures::future::join_all;
@@ -110,7 +111,10 @@ impl OpenRequest {
         };
         let pool = self.build(epoch, config, metadata, area, &quorum);
         let pool = OpenPool::new(pool);
-        let ready = self.make_ready(&pool, &claimed, &before, claimed_at).await;
+        let readying = self.make_ready(&pool, &claimed, &before, claimed_at);
+        // Nobody takes back a disk that is lost while it is being claimed: begin again instead.
+        let ready = runtime::timeout(&self.runtime, READY_MAX, readying).await;
+        let ready = ready.unwrap_or(Err(Ended::Closed));
         match ready {
             Ok(()) => Ok(pool),
             Err(ended) => {
@@ -435,3 +439,5 @@ impl OpenRequest {
 
 /// Two who claim at once outbid each other this often before one gives up.
 const CLAIM_ATTEMPTS: usize = 4;
+/// How long it may take to get a majority's word on the new owner, its wait for the lease included.
+const READY_MAX: Duration = TAKEOVER_WAIT.saturating_add(Duration::from_secs(15));

@@ -117,10 +117,11 @@ impl Pool {
         member.claimed.set(true);
         member.answers.set(true);
         member.seen_instance.set(Some(instance));
+        member.checked_instance.set(Some(instance));
         self.changed.notify_all();
     }
 
-    fn is_rolled_back(&self, disk: DiskNumber, confirm: &ConfirmSlots) -> bool {
+    pub(crate) fn is_rolled_back(&self, disk: DiskNumber, confirm: &ConfirmSlots) -> bool {
         let meta = self.meta.borrow();
         let expected = meta.disks().get(&disk).map(|disk| disk.expected_release);
         let has = confirm.newest.map(|confirm| confirm.release);
