@@ -417,6 +417,11 @@ impl Clients {
         clients
     }
 
+    /// Whether their process lives.
+    pub fn is_alive(&self) -> bool {
+        self.process.is_alive()
+    }
+
     /// Asks the clients to stop and waits until their operations are answered.
     pub async fn stop(self) -> Result<(), Killed> {
         self.stop.set(true);

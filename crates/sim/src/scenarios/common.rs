@@ -27,6 +27,8 @@ pub const EXTENT_BYTES: u64 = 256 << 10;
 pub const OPENING_MAX: Duration = Duration::from_secs(25);
 /// Longest that it may take until all is clean once nothing is broken any more.
 pub const CONVERGENCE_MAX: Duration = Duration::from_secs(90);
+/// Longest that a command, or a look at a whole volume, may take.
+const COMMAND_MAX: Duration = Duration::from_secs(100);
 
 /// A cluster with a pool under load.
 pub struct Rig {
@@ -145,10 +147,15 @@ impl Rig {
         F: Future<Output = Result<T, E>> + 'static,
     {
         let supervisor = Rc::clone(self.cluster.supervisor(self.active.get()));
-        match supervisor.with(work).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(Failure(error.to_string())),
-            Err(_) => Err(Failure("the supervisor died".to_string())),
+        let asked = supervisor.with(work);
+        match runtime::timeout(&self.cluster.director(), COMMAND_MAX, asked).await {
+            Ok(Ok(Ok(value))) => Ok(value),
+            Ok(Ok(Err(error))) => Err(Failure(error.to_string())),
+            Ok(Err(_)) => Err(Failure("the supervisor died".to_string())),
+            Err(_) => {
+                let report = self.report();
+                Err(Failure(format!("a command hangs for {COMMAND_MAX:?}; {report:#?}")))
+            }
         }
     }
 
@@ -214,7 +221,14 @@ impl Rig {
         let watched = self.open(name).await?;
         let process = self.cluster.supervisor(self.active.get()).process();
         let process = process.ok_or_else(|| Failure("the supervisor is dead".to_string()))?;
-        process.run(work(watched)).await.map_err(|_| Failure("the supervisor died".to_string()))
+        let done = process.run(work(watched));
+        match runtime::timeout(&self.cluster.director(), COMMAND_MAX, done).await {
+            Ok(result) => result.map_err(|_| Failure("the supervisor died".to_string())),
+            Err(_) => {
+                let report = self.report();
+                Err(Failure(format!("operations hang for {COMMAND_MAX:?}; {report:#?}")))
+            }
+        }
     }
 
     /// Starts clients on every volume as soon as it is served.
@@ -240,7 +254,8 @@ impl Rig {
         for clients in self.clients.take() {
             let stopped = clients.stop();
             if runtime::timeout(&self.cluster.director(), limit, stopped).await.is_err() {
-                return Err(Failure(format!("an operation hangs for {limit:?}")));
+                let report = self.report();
+                return Err(Failure(format!("an operation hangs for {limit:?}; {report:#?}")));
             }
         }
         Ok(())

@@ -111,17 +111,18 @@ async fn goes_away(stage: Stage, way: Way) -> Result<(), Failure> {
             let out = rig.below(2) == 0;
             node.station().set_cut(out, !out);
         }
-        Way::Stuck => disk.stick_for(Duration::from_secs(20)),
+        Way::Stuck => disk.stick_for(Duration::from_secs(12)),
         Way::Unplugged => disk.set_gone(true),
     }
-    rig.run_for(Duration::from_secs(10)).await;
+    rig.run_for(Duration::from_secs(6)).await;
     let pause = rig.record(VOLUME).longest_wait();
     expect(pause < PAUSE_MAX, || format!("clients waited {pause:?}"))?;
     expect(rig.report().is_some_and(|r| r.state == PoolState::Degraded), || {
         format!("the pool should be degraded: {:?}", rig.report().map(|r| r.state))
     })?;
     let written_before = rig.volume_report(VOLUME).map_or(0, |volume| volume.caught_up_bytes);
-    rig.run_for(rig.between(1000, 20_000)).await;
+    let away = if way == Way::Cut { Duration::from_secs(24) } else { rig.between(10, 10_000) };
+    rig.run_for(away).await;
     match way {
         Way::Killed => rig.cluster.start_node(victim),
         Way::Cut => rig.cluster.cut_link(victim, false),
@@ -130,7 +131,7 @@ async fn goes_away(stage: Stage, way: Way) -> Result<(), Failure> {
         Way::Stuck => {}
         Way::Unplugged => disk.set_gone(false),
     }
-    rig.run_for(Duration::from_secs(5)).await;
+    rig.run_for(Duration::from_secs(3)).await;
     let pause = rig.record(VOLUME).longest_wait();
     expect(pause < PAUSE_MAX, || format!("clients waited {pause:?} around the return"))?;
     rig.converge().await?;
