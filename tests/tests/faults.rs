@@ -179,7 +179,7 @@ fn the_pool_grows_under_load() {
     let_it_write(&lab);
     let before = lab.volume();
     lab.lab(&["add-node"]);
-    lab.cli(&["pool", "extend", "cluster", "e4.0"]);
+    lab.cli(&["pool", "extend", "cluster", "e4.0", "--yes"]);
     lab.cli(&["volume", "extend", "cluster/hyperspace", "--size", "100%FREE", "--resizefs"]);
     let after = lab.volume();
     println!("{} -> {} bytes", before["size_bytes"], after["size_bytes"]);

@@ -87,6 +87,7 @@ fn the_lab_starts_twice_and_leaves_nothing() {
     let after = lab.status();
     assert_eq!(before["supervisor"]["pid"], after["supervisor"]["pid"]);
     std::fs::write(lab.mount().join("kept"), "kept").unwrap();
+    rustix::fs::syncfs(std::fs::File::open(lab.mount()).unwrap()).unwrap();
     lab.lab(&["kill", "n2"]);
     lab.lab(&["up"]);
     assert_eq!(lab.status()["nodes"][1]["state"], "running");
@@ -115,7 +116,7 @@ fn the_lab_starts_twice_and_leaves_nothing() {
 
 fn lftp(lab: &Lab, user: &str, command: &str) {
     let script = format!(
-        "set net:max-retries 1; set cmd:fail-exit yes; set ftp:sync-mode no; open -u {user} ftp://127.0.0.1:{}; {command}",
+        "set net:max-retries 1; set cmd:fail-exit yes; open -u {user} ftp://127.0.0.1:{}; {command}",
         lab.ftp_port()
     );
     let output = Command::new("lftp").arg("-c").arg(script).output().expect("lftp is installed");

@@ -22,10 +22,12 @@ pub fn start(place: &Place, who: &str, netns: Option<&str>, args: &[&str]) -> an
     }
     let log = File::options().create(true).append(true).open(&log_file)?;
     let program = own_program()?;
-    // setsid(1) and ip(8) replace themselves by what they are to run: the pid stays.
+    // setsid(1) and nsenter(1) replace themselves by what they are to run: the pid stays.
     let mut command = Command::new("setsid");
     if let Some(netns) = netns {
-        command.args(["ip", "netns", "exec", netns]);
+        // Not `ip netns exec`: that makes a mount namespace too, whose copies of our mounts keep
+        // file systems alive after they were unmounted here.
+        command.args(["nsenter", &format!("--net=/run/netns/{netns}"), "--"]);
     }
     command.arg(program).args(args);
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
