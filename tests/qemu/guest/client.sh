@@ -80,7 +80,6 @@ wait_for_writes() {
 # Each round: writes go on, the test outside does something, writes go on.
 for round in $(echo "$VM_ROUNDS" | tr , ' '); do
     wait_for_writes
-    mark DEBUG "$(cat /sys/kernel/debug/aoe/* | tr "\n" ";") $(outstanding e0.1) $(cat /sys/block/etherd*/inflight | tr "\n" ";")"
     mark WRITING "$round"
     hear "$round"
     wait_for_writes
