@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+const NETNS_PREFIX: &str = "epvm";
+
 /// A network namespace with bridges in it; removed when it is dropped.
 pub struct Switch {
     netns: String,
@@ -65,11 +67,12 @@ struct Machine {
 }
 
 impl Switch {
-    /// Makes a namespace of that name.
+    /// Makes a namespace, whose name says which process made it.
     pub fn new(name: &str) -> Switch {
-        ip(&["netns", "add", name]);
-        let switch = Switch { netns: name.to_owned() };
-        ip(&["-n", name, "link", "set", "lo", "up"]);
+        let netns = format!("{NETNS_PREFIX}{}-{name}", std::process::id());
+        ip(&["netns", "add", &netns]);
+        let switch = Switch { netns };
+        ip(&["-n", &switch.netns, "link", "set", "lo", "up"]);
         switch
     }
 
@@ -102,6 +105,20 @@ impl Switch {
 impl Drop for Switch {
     fn drop(&mut self) {
         let _ = Command::new("ip").args(["netns", "del", &self.netns]).status();
+    }
+}
+
+/// Removes the namespaces of tests that were killed.
+pub fn sweep() {
+    for entry in std::fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let maker = name.strip_prefix(NETNS_PREFIX).and_then(|rest| rest.split_once('-'));
+        if let Some((pid, _)) = maker
+            && pid.parse::<u32>().is_ok()
+            && !Path::new("/proc").join(pid).exists()
+        {
+            let _ = Command::new("ip").args(["netns", "del", &name]).status();
+        }
     }
 }
 

@@ -28,6 +28,7 @@ fn begin(what: &'static str) -> Turn {
     require_root();
     require_qemu();
     let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    vm::sweep();
     Turn { _turn: turn, what, start: Instant::now() }
 }
 
@@ -99,9 +100,7 @@ fn a_stock_client_uses_an_exported_disk() {
 }
 
 fn use_disks() -> Result<(), DriverHung> {
-    let name = format!("epvm{}", std::process::id());
-    let switch = Switch::new(&format!("{name}-sw"));
-    let machine = Switch::new(&format!("{name}-node"));
+    let (switch, machine) = (Switch::new("sw"), Switch::new("node"));
     let dir = tempfile::Builder::new().prefix("etherpool-node").tempdir().unwrap();
     let mut config = format!(
         "name = \"node\"\nshelf = 0\nstate-dir = {:?}\nrun-dir = {:?}\n",
@@ -194,8 +193,7 @@ fn use_volume() -> Result<(), DriverHung> {
 #[test]
 fn a_file_system_grows_while_mounted() {
     let _turn = begin("a file system grows while it is mounted");
-    let name = format!("epvm{}-sw", std::process::id());
-    let switch = Switch::new(&name);
+    let switch = Switch::new("sw");
     let mut machine = Vm::start(&VmOptions {
         name: "lab",
         netns: switch.netns(),
