@@ -6,7 +6,7 @@ SIM_SEEDS ?= 500
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ETHERPOOL := $(TARGET)/release/etherpool
 
-.PHONY: help lab build test check unit sim blackbox bench setup deny clean
+.PHONY: help lab build test check unit sim blackbox bench setup setup-qemu deny clean
 
 help:
 	@echo "make lab       build, start a cluster on this machine, say what to do next"
@@ -17,13 +17,17 @@ help:
 setup:
 	scripts/setup
 
+# Stock kernels as clients.
+setup-qemu:
+	scripts/setup-qemu
+
 build:
 	$(CARGO) build --release --locked -p etherpool
 
 lab: setup build
 	$(ETHERPOOL) lab up
 
-test: setup check unit sim blackbox
+test: setup setup-qemu check unit sim blackbox
 
 # Formatting and lints: no warning passes.
 check:

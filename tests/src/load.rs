@@ -8,7 +8,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ const BLOCK: usize = 4096;
 /// A load in the background.
 pub struct Load {
     stop: Arc<AtomicBool>,
+    promises: Arc<AtomicU64>,
     thread: JoinHandle<LoadReport>,
 }
 
@@ -42,9 +43,19 @@ impl Load {
     /// Starts to overwrite a file of `blocks` blocks.
     pub fn start(file: &Path, blocks: u64, seed: u64) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
-        let (path, stopped) = (file.to_owned(), Arc::clone(&stop));
-        let thread = std::thread::spawn(move || write_until(&path, blocks, seed, &stopped));
-        Load { stop, thread }
+        let promises = Arc::new(AtomicU64::new(0));
+        let (path, stopped, counted) = (file.to_owned(), Arc::clone(&stop), Arc::clone(&promises));
+        let thread =
+            std::thread::spawn(move || write_until(&path, blocks, seed, &stopped, &counted));
+        Load { stop, promises, thread }
+    }
+
+    /// Waits until more of its writes were promised than now, if it doesn't fail.
+    pub fn wait_for_promises(&self) {
+        let seen = self.promises.load(Ordering::Relaxed);
+        crate::wait_until("writes are promised", || {
+            self.promises.load(Ordering::Relaxed) > seen + 50 || self.thread.is_finished()
+        });
     }
 
     /// Ends it and tells what was written.
@@ -57,6 +68,7 @@ impl Load {
 impl LoadReport {
     /// Reads everything back past the page cache of the file and checks each block.
     pub fn verify(&self) {
+        assert!(self.writes > 0, "nothing was promised: the test shows nothing");
         let file =
             File::open(&self.file).unwrap_or_else(|e| panic!("open {}: {e}", self.file.display()));
         rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("fadvise");
@@ -86,7 +98,13 @@ impl LoadReport {
     }
 }
 
-fn write_until(path: &Path, blocks: u64, seed: u64, stop: &AtomicBool) -> LoadReport {
+fn write_until(
+    path: &Path,
+    blocks: u64,
+    seed: u64,
+    stop: &AtomicBool,
+    promises: &AtomicU64,
+) -> LoadReport {
     let mut report = LoadReport {
         file: path.to_owned(),
         written: vec![0; blocks as usize],
@@ -95,8 +113,8 @@ fn write_until(path: &Path, blocks: u64, seed: u64, stop: &AtomicBool) -> LoadRe
         writes: 0,
         error: None,
     };
-    if let Err(error) =
-        fill(path, &mut report).and_then(|file| overwrite(&file, seed, stop, &mut report))
+    if let Err(error) = fill(path, &mut report)
+        .and_then(|file| overwrite(&file, seed, (stop, promises), &mut report))
     {
         report.error = Some(error);
     }
@@ -117,7 +135,7 @@ fn fill(path: &Path, report: &mut LoadReport) -> std::io::Result<File> {
 fn overwrite(
     file: &File,
     seed: u64,
-    stop: &AtomicBool,
+    (stop, promises): (&AtomicBool, &AtomicU64),
     report: &mut LoadReport,
 ) -> std::io::Result<()> {
     let mut random = SmallRng::seed_from_u64(seed);
@@ -135,6 +153,7 @@ fn overwrite(
         for index in touched {
             report.promised[index] = report.written[index];
             report.writes += 1;
+            promises.fetch_add(1, Ordering::Relaxed);
         }
         report.longest = report.longest.max(start.elapsed());
     }

@@ -54,7 +54,7 @@ fn a_flipped_byte_is_found_repaired_and_named() {
     let log = lab.log("supervisor");
     let disk = format!("e{}.0", &hits[0].0[1..]);
     assert!(
-        log.lines().any(|line| line.contains("repair") && line.contains(&disk)),
+        log.lines().any(|line| line.contains("repaired a block") && line.contains(&disk)),
         "a log line names the disk {disk}"
     );
     for copy in ["0", "1"] {

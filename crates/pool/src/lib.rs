@@ -11,6 +11,7 @@ pub mod layout;
 pub mod metadata;
 
 mod error;
+mod message;
 mod report;
 
 pub use engine::{CreatePool, DiskFacts, Engine, EngineConfig, ImportOptions, Limits, VolumeSize};

@@ -40,6 +40,7 @@ fn gather(place: &Place) -> anyhow::Result<Value> {
     let nodes: Vec<_> = plan.nodes.iter().map(|node| node_status(place, node)).collect();
     Ok(json!({
         "dir": place.dir(),
+        "netns": place.switch_netns(),
         "mount": mount(place),
         "ftp": ftp(&plan),
         "api": place.api_socket(),

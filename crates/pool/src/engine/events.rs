@@ -25,9 +25,9 @@ impl Events {
             | PoolEvent::RolledBack { .. }
             | PoolEvent::Repaired { .. }
             | PoolEvent::StructureRepaired { .. }
-            | PoolEvent::VolumeSuspended { .. } => tracing::warn!(?event),
-            PoolEvent::Unrepairable { .. } => tracing::error!(?event),
-            _ => tracing::info!(?event),
+            | PoolEvent::VolumeSuspended { .. } => tracing::warn!("{event}"),
+            PoolEvent::Unrepairable { .. } => tracing::error!("{event}"),
+            _ => tracing::info!("{event}"),
         }
         let mut queue = self.queue.borrow_mut();
         if queue.len() >= EVENTS_MAX {

@@ -1,0 +1,76 @@
+//! Events and states as sentences for people, as they stand in the log.
+
+use std::fmt;
+
+use crate::report::{PoolEvent, PoolState};
+
+impl fmt::Display for PoolState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PoolState::Online => f.write_str("online"),
+            PoolState::Degraded => f.write_str("degraded"),
+            PoolState::Suspended { reason } => write!(f, "suspended: {reason}"),
+            PoolState::Foreign { owner, epoch } => write!(f, "owned by {owner} (epoch {epoch})"),
+            PoolState::Fenced => f.write_str("taken over by another supervisor"),
+            PoolState::Incomplete { missing } => write!(f, "incomplete: {missing}"),
+            PoolState::Opening => f.write_str("being opened"),
+            PoolState::Released => f.write_str("released"),
+        }
+    }
+}
+
+impl fmt::Display for PoolEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PoolEvent::PoolState { pool, state } => write!(f, "pool {pool} is {state}"),
+            PoolEvent::DiskOut { pool, disk, why } => {
+                write!(f, "pool {pool} goes on without disk {disk}: {why}")
+            }
+            PoolEvent::DiskIn { pool, disk, missed_bytes } => {
+                write!(
+                    f,
+                    "pool {pool} takes disk {disk} in again, {missed_bytes} bytes to catch up"
+                )
+            }
+            PoolEvent::CaughtUp { pool, disk, copied_bytes } => {
+                write!(
+                    f,
+                    "pool {pool}: disk {disk} has everything again, {copied_bytes} bytes copied"
+                )
+            }
+            PoolEvent::DiskRefused { pool, disk, why } => match pool {
+                Some(pool) => write!(f, "pool {pool} does not use disk {disk}: {why}"),
+                None => write!(f, "disk {disk} is not used: {why}"),
+            },
+            PoolEvent::RolledBack { pool, disk } => {
+                write!(
+                    f,
+                    "pool {pool}: disk {disk} came back with older contents than it had; all of it is caught up"
+                )
+            }
+            PoolEvent::Repaired { pool, volume, disk, disk_offset_bytes } => write!(
+                f,
+                "volume {pool}/{volume}: repaired a block on disk {disk} at byte {disk_offset_bytes}"
+            ),
+            PoolEvent::StructureRepaired { pool, disk, what, disk_offset_bytes } => {
+                write!(
+                    f,
+                    "pool {pool}: repaired a {what} on disk {disk} at byte {disk_offset_bytes}"
+                )
+            }
+            PoolEvent::Unrepairable { pool, volume, offset_bytes, length_bytes, disks } => write!(
+                f,
+                "volume {pool}/{volume}: {length_bytes} bytes at byte {offset_bytes} are lost: no right copy on disks {}",
+                disks.join(", ")
+            ),
+            PoolEvent::VolumeSuspended { pool, volume, reason } => {
+                write!(f, "volume {pool}/{volume} waits: {reason}")
+            }
+            PoolEvent::VolumeServing { pool, volume, settled } => write!(
+                f,
+                "volume {pool}/{volume} serves; {} log records were settled, {} blocks compared",
+                settled.records, settled.blocks
+            ),
+        }
+    }
+}
