@@ -5,6 +5,7 @@ mod client;
 mod engine;
 mod lab;
 mod logging;
+mod measure;
 mod node;
 mod services;
 mod supervisor;

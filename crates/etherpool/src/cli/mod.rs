@@ -25,7 +25,7 @@ use control::exit::{Exit, exit_code_table};
 pub use failure::Failure;
 
 use crate::client::ApiClient;
-use crate::{engine, lab, node, services, supervisor};
+use crate::{engine, lab, measure, node, services, supervisor};
 
 /// Pools of network disks.
 #[derive(Debug, Parser)]
@@ -84,6 +84,9 @@ enum Command {
     /// The supervisor's services process
     #[command(hide = true)]
     Services(services::ServicesArgs),
+    /// Aids of the benchmark
+    #[command(hide = true, subcommand)]
+    Measure(measure::MeasureCommand),
 }
 
 /// What a command needs besides its arguments.
@@ -132,6 +135,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Services(args) => return Ok(services::run(args)?),
         Command::Node(args) => return Ok(node::run(args)?),
         Command::Lab(args) => return Ok(lab::run(args)?),
+        Command::Measure(command) => return Ok(measure::run(command)?),
         Command::Completion(args) => docs::completion(args)?,
         Command::Man(args) => docs::man(args)?,
         Command::User(command) => user::run(command)?,

@@ -1,0 +1,210 @@
+//! `etherpool measure`: a network disk as a block device without a pool. The benchmark compares a
+//! volume with it: what sessions and the way to the kernel cost alone, and what the pool adds.
+
+use std::path::PathBuf;
+use std::pin::pin;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use aoe::driver::{Disk, Initiator, InitiatorOptions};
+use aoe::wire::{Incarnation, ShelfSlot};
+use block::{BlockDevice, Claim, Epoch, IoError, OwnerId};
+use clap::{Args, Subcommand};
+use frontend::VolumeName;
+use frontend::attach::{self, Detach, Places};
+use frontend::fuse::{Options, Reply, VolumeFile, VolumeRequest, perform};
+use futures::channel::oneshot;
+use futures::future::select;
+use os::net::{InterfaceSpec, PacketPort, Role};
+use os::process::{Signal, lock_memory, set_io_flusher, signals};
+use os::reactor::{Mailbox, SendError, mailbox};
+use os::{Reactor, ReactorHandle};
+
+/// Requests on their way from the serving thread; more than the server lets in at once.
+const REQUESTS_MAX: usize = 256;
+/// How long a disk may take to be found: several of discovery's rounds.
+const FIND_LIMIT: Duration = Duration::from_secs(15);
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Aids of the benchmark.
+#[derive(Debug, Subcommand)]
+pub enum MeasureCommand {
+    /// Make a disk that nobody owns a block device here, until SIGTERM; its contents are lost
+    Attach(AttachArgs),
+}
+
+/// Arguments of `measure attach`.
+#[derive(Debug, Args)]
+pub struct AttachArgs {
+    /// The interface, in this namespace or another: IF or IF@NETNS
+    #[arg(long, short, value_name = "IF[@NETNS]", value_parser = parse_interface)]
+    interface: InterfaceSpec,
+    /// Holds the mount point and a link to the device
+    #[arg(long)]
+    dir: PathBuf,
+    /// The disk: eSHELF.SLOT
+    disk: control::names::ShelfSlot,
+}
+
+fn parse_interface(text: &str) -> Result<InterfaceSpec, String> {
+    let (name, netns) = match text.split_once('@') {
+        Some((name, netns)) => (name, Some(netns)),
+        None => (text, None),
+    };
+    if name.is_empty() || netns.is_some_and(str::is_empty) {
+        return Err("want IF or IF@NETNS".to_owned());
+    }
+    Ok(InterfaceSpec { name: name.to_owned(), netns: netns.map(str::to_owned) })
+}
+
+/// Runs it.
+pub fn run(command: MeasureCommand) -> anyhow::Result<ExitCode> {
+    let MeasureCommand::Attach(args) = command;
+    let (mut reactor, handle) = Reactor::new().context("io_uring")?;
+    let told = signals(&handle, &[Signal::Terminate, Signal::Interrupt]).context("signals")?;
+    // As the engine does it, because it would cost the same there; here its failure harms nobody.
+    let _ = (lock_memory(), set_io_flusher());
+    crate::logging::start("warn");
+    let outcome = reactor.run_until(async move {
+        let served = serve(&handle, args).await?;
+        println!("{}", served.block_device.display());
+        let (mut ended, place) = (served.ended, served.place);
+        select(pin!(told.next()), pin!(ended.receive())).await;
+        clear(served.file, place).await
+    });
+    outcome.context("the event loop")??;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where the device is, for the kernel and for people.
+type Place = (Places, VolumeName);
+
+struct Served {
+    block_device: PathBuf,
+    file: VolumeFile,
+    place: Place,
+    ended: Mailbox<()>,
+}
+
+async fn serve(handle: &ReactorHandle, args: AttachArgs) -> anyhow::Result<Served> {
+    let incarnation = Incarnation(os::random_bytes().context("random numbers")?);
+    let initiator = Initiator::new(handle.runtime().clone(), InitiatorOptions::new(incarnation));
+    let port = PacketPort::open(handle, args.interface, Role::Replies)?;
+    initiator.add_port(Rc::new(port));
+    let address = ShelfSlot { shelf: args.disk.shelf, slot: args.disk.slot };
+    let device = find(handle, &initiator, address).await?;
+    claim(&device, address).await?;
+
+    let name = VolumeName::new("measure", &address.to_string())?;
+    let place = (Places { run: args.dir.join("run"), links: args.dir.join("dev") }, name);
+    let (places, name) = place.clone();
+    let fuse = blocking(move || attach::mount(&places, &name)).await??;
+    let (requests, receiver) = mailbox(REQUESTS_MAX);
+    let (ends, ended) = mailbox(1);
+    let options = Options {
+        sectors: device.geometry().sectors,
+        read_only: device.geometry().read_only,
+        on_thread_start: || drop(set_io_flusher()),
+        on_end: Box::new(move || drop(ends.send(()))),
+    };
+    let hand_on = move |request: VolumeRequest, reply: Reply| {
+        if let Err(SendError::Full((_, reply)) | SendError::Closed((_, reply))) =
+            requests.send((request, reply))
+        {
+            reply.answer(Err(IoError::Lost));
+        }
+    };
+    let file = VolumeFile::serve(fuse, options, hand_on).context("serving the device")?;
+    handle.runtime().spawn(perform_all(handle.clone(), device, initiator, receiver));
+    let (places, name) = place.clone();
+    match blocking(move || attach::attach(&places, &name, false)).await? {
+        Ok(block_device) => Ok(Served { block_device, file, place, ended }),
+        Err(error) => {
+            clear(file, place).await?;
+            Err(error.into())
+        }
+    }
+}
+
+async fn find(
+    handle: &ReactorHandle,
+    initiator: &Initiator,
+    address: ShelfSlot,
+) -> anyhow::Result<Rc<dyn BlockDevice>> {
+    let deadline = handle.runtime().now() + FIND_LIMIT;
+    while handle.runtime().now() < deadline {
+        match initiator.disk(address) {
+            Some(disk @ Disk::Session(_)) if disk.is_known() => return Ok(disk.device()),
+            Some(Disk::Plain(_)) => bail!("{address} speaks plain AoE only; want one of ours"),
+            _ => handle.runtime().sleep(LOOK_INTERVAL).await,
+        }
+    }
+    bail!("no disk {address} answered within {} s", FIND_LIMIT.as_secs())
+}
+
+/// Only the owner may write, and only what is blank and nobody's gets an owner here.
+async fn claim(device: &Rc<dyn BlockDevice>, address: ShelfSlot) -> anyhow::Result<()> {
+    let id = os::random_bytes::<16>().context("random numbers")?;
+    let owner = OwnerId(uuid::Builder::from_random_bytes(id).into_uuid());
+    let claim = Claim { epoch: Epoch::OBSERVER.next(), owner, force: false };
+    match device.claim(claim).await {
+        Ok(_) => Ok(()),
+        Err(IoError::Fenced { .. }) => bail!("{address} belongs to somebody"),
+        Err(error) => bail!("{address} can't be claimed: {error}"),
+    }
+}
+
+/// Keeps the initiator, without which the disk would see no frames.
+async fn perform_all(
+    handle: ReactorHandle,
+    device: Rc<dyn BlockDevice>,
+    _initiator: Initiator,
+    mut requests: Mailbox<(VolumeRequest, Reply)>,
+) {
+    while let Some((request, reply)) = requests.receive().await {
+        let answer = perform(&device, request);
+        handle.runtime().spawn(async move { reply.answer(answer.await) });
+    }
+}
+
+/// In order while the file is still served; by force when somebody holds the device.
+async fn clear(file: VolumeFile, (places, name): Place) -> anyhow::Result<()> {
+    let (clean_places, clean_name) = (places.clone(), name.clone());
+    let clean = blocking(move || attach::detach(&clean_places, &clean_name, Detach::Clean)).await?;
+    drop(file);
+    if clean.is_err() {
+        blocking(move || attach::detach(&places, &name, Detach::Abort)).await??;
+    }
+    Ok(())
+}
+
+/// Runs what waits for the kernel, which may wait for this reactor, on a thread of its own.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> anyhow::Result<T> {
+    let (sender, receiver) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("blocking".to_owned())
+        .spawn(move || drop(sender.send(work())))
+        .context("a thread")?;
+    receiver.await.context("a call to the system was lost")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interfaces_with_and_without_a_namespace() {
+        let spec = |name: &str, netns: Option<&str>| {
+            Ok(InterfaceSpec { name: name.to_owned(), netns: netns.map(str::to_owned) })
+        };
+        assert_eq!(parse_interface("eth0"), spec("eth0", None));
+        assert_eq!(parse_interface("eth0@lab-sw"), spec("eth0", Some("lab-sw")));
+        for wrong in ["", "@", "eth0@", "@lab"] {
+            assert!(parse_interface(wrong).is_err(), "{wrong}");
+        }
+    }
+}
