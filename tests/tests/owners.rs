@@ -102,7 +102,8 @@ fn a_deposed_supervisor_can_do_nothing_any_more() {
         matches!(lab.pool_state().as_str(), "fenced" | "foreign")
     });
     // It can't write, and says why.
-    let output = lab.cli_output(&["volume", "create", "cluster/x", "--size", "16M", "--layout", "mirror:2"]);
+    let output =
+        lab.cli_output(&["volume", "create", "cluster/x", "--size", "16M", "--layout", "mirror:2"]);
     assert!(!output.status.success());
     println!("{}", String::from_utf8_lossy(&output.stderr));
     wait_until("the former owner serves nothing", || lab.status()["ftp"].is_null());

@@ -221,7 +221,7 @@ fn ensure_volume(place: &Place, plan: &LabPlan) -> anyhow::Result<()> {
     // After a restart the pool is opened by itself, as soon as enough disks are in sight.
     wait("the pool to be open", PATIENCE, || {
         let pools = etherpool_json(place, ["pool", "list", "--json"])?;
-        let state = entry(&pools, "pools", POOL).and_then(|pool| state_of(pool));
+        let state = entry(&pools, "pools", POOL).and_then(state_of);
         Ok(matches!(state.as_deref(), Some("online" | "degraded")))
     })?;
     let volumes = etherpool_json(place, ["volume", "list", "--json"])?;

@@ -93,7 +93,8 @@ impl Exporter {
                 .iter()
                 .any(|named| named == &export.config && named.shelf_slot().ok() == Some(*address));
             let found = export.config.address.is_empty();
-            if !same && !(found && automatic) {
+            let wanted = same || (found && automatic);
+            if !wanted {
                 export.end();
             }
         }
@@ -157,7 +158,10 @@ impl Exporter {
                 .collect(),
             not_exported: not_exported
                 .iter()
-                .map(|(path, why)| NotExported { path: path.display().to_string(), why: why.clone() })
+                .map(|(path, why)| NotExported {
+                    path: path.display().to_string(),
+                    why: why.clone(),
+                })
                 .collect(),
         }
     }
@@ -267,7 +271,8 @@ impl Exporter {
         let shelf = self.shelf;
         let taken = |slot: u8| {
             let address = ShelfSlot::new(shelf, slot);
-            let named = self.config.borrow().export.iter().any(|e| e.shelf_slot().ok() == Some(address));
+            let named =
+                self.config.borrow().export.iter().any(|e| e.shelf_slot().ok() == Some(address));
             named || self.exports.borrow().contains_key(&address)
         };
         let slot = self.identity.borrow_mut().slot(key, taken).context("no address for it")?;
@@ -331,12 +336,10 @@ impl Export {
         };
         let file = Rc::new(FileDevice::open(&node.handle, &path, options)?);
         let opened = identity_on_system(&path);
-        let medium = Medium::open(
-            Rc::clone(&file) as Rc<dyn BlockDevice>,
-            node.handle.runtime().clone(),
-        )
-        .await
-        .context("cannot read whose disk it is")?;
+        let medium =
+            Medium::open(Rc::clone(&file) as Rc<dyn BlockDevice>, node.handle.runtime().clone())
+                .await
+                .context("cannot read whose disk it is")?;
         let id = node
             .driver
             .add_export(ExportDevice::Medium(Rc::new(medium)), self.options(node, &path))

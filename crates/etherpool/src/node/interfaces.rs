@@ -49,7 +49,8 @@ impl Ports {
     fn open_new(&self) -> anyhow::Result<()> {
         for link in links(None)? {
             let usable = link.mac.is_some() && !link.loopback;
-            let named = self.wanted.iter().any(|pattern| super::choose::matches(pattern, &link.name));
+            let named =
+                self.wanted.iter().any(|pattern| super::choose::matches(pattern, &link.name));
             let wanted = if self.wanted.is_empty() { usable } else { named };
             if !wanted || self.open.borrow().contains_key(&link.name) {
                 continue;

@@ -54,10 +54,8 @@ pub fn run(args: NodeArgs) -> anyhow::Result<ExitCode> {
     }
     let (reactor, handle) = Reactor::new().context("cannot set up io_uring")?;
     // Before any other thread: threads inherit which signals are taken here.
-    let signals = os::process::signals(
-        &handle,
-        &[Signal::Terminate, Signal::Interrupt, Signal::HangUp],
-    )?;
+    let signals =
+        os::process::signals(&handle, &[Signal::Terminate, Signal::Interrupt, Signal::HangUp])?;
     crate::logging::start("info");
     protect_process();
     for command in &config.before_start {
@@ -188,9 +186,10 @@ fn serve(
 /// What the engine of this machine or of another writes back through us must never wait for memory
 /// that only that write-back frees.
 fn protect_process() {
-    for (what, result) in
-        [("lock memory", os::process::lock_memory()), ("become an I/O flusher", os::process::set_io_flusher())]
-    {
+    for (what, result) in [
+        ("lock memory", os::process::lock_memory()),
+        ("become an I/O flusher", os::process::set_io_flusher()),
+    ] {
         if let Err(error) = result {
             tracing::warn!("cannot {what}: {error}; under memory pressure this node may stall");
         }
