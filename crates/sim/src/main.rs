@@ -1,12 +1,18 @@
 //! `sim`: runs seeds, names the first that fails and tells its story.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use clap::Parser;
 use sim::runner::{self, Outcome, Scenario};
 use sim::scenarios;
 use sim::story::Listener;
+
+/// Stack of a thread that runs seeds.
+const STACK_BYTES: usize = 16 << 20;
 
 /// Simulates whole clusters on virtual time. A run is its seed.
 #[derive(Parser)]
@@ -91,33 +97,67 @@ fn one_seed(seed: u64, only: Option<Scenario>, verbose: bool) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Runs of a sweep that went wrong, by seed and place in the seed's plan.
+type Failures = BTreeMap<(u64, usize), (Scenario, Outcome)>;
+
+/// Each run has a thread to itself; the order in which threads take seeds changes nothing in a run.
 fn sweep(arguments: &Arguments, only: Option<Scenario>) -> ExitCode {
     let count = arguments.seeds.unwrap_or(20);
+    let end = arguments.start.saturating_add(count);
     let begin = Instant::now();
-    let mut simulated = Duration::ZERO;
-    let mut failed = 0;
-    for seed in arguments.start..arguments.start.saturating_add(count) {
-        for scenario in plan(seed, only) {
-            let outcome = runner::run(&scenario, seed, arguments.verbose);
-            simulated += outcome.virtual_time;
-            let Some(failure) = &outcome.failure else { continue };
-            failed += 1;
-            if arguments.keep_going {
-                let first = failure.lines().next().unwrap_or_default();
-                println!("seed {seed}, {}: {first}", scenario.name);
-                continue;
+    let next = AtomicU64::new(arguments.start);
+    let simulated_ms = AtomicU64::new(0);
+    let failures: Mutex<Failures> = Mutex::default();
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            let failed = !failures.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+            if seed >= end || failed && !arguments.keep_going {
+                return;
             }
-            tell(&scenario, seed, failure, &outcome);
-            return ExitCode::FAILURE;
+            for (place, scenario) in plan(seed, only).into_iter().enumerate() {
+                let outcome = runner::run(&scenario, seed, arguments.verbose);
+                let ms = outcome.virtual_time.as_millis() as u64;
+                simulated_ms.fetch_add(ms, Ordering::Relaxed);
+                if let Some(failure) = &outcome.failure {
+                    if arguments.keep_going {
+                        let first = failure.lines().next().unwrap_or_default();
+                        println!("seed {seed}, {}: {first}", scenario.name);
+                    }
+                    let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
+                    failures.insert((seed, place), (scenario, outcome));
+                }
+            }
         }
+    };
+    let threads = match arguments.verbose {
+        true => 1,
+        false => std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            let started =
+                std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work);
+            if let Err(error) = started {
+                eprintln!("a thread can't be started: {error}");
+            }
+        }
+    });
+    let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let (Some(((seed, _), (scenario, outcome))), false) =
+        (failures.first_key_value(), arguments.keep_going)
+    {
+        tell(scenario, *seed, outcome.failure.as_deref().unwrap_or_default(), outcome);
+        return ExitCode::FAILURE;
     }
     let took = begin.elapsed().as_secs_f64().max(1e-9);
     println!(
-        "{count} seeds, {failed} failures; {:.0} s of virtual time in {took:.1} s ({:.0} seeds per minute)",
-        simulated.as_secs_f64(),
+        "{count} seeds, {} failures; {:.0} s of virtual time in {took:.1} s ({:.0} seeds per minute)",
+        failures.len(),
+        simulated_ms.into_inner() as f64 / 1000.0,
         count as f64 * 60.0 / took,
     );
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn tell(scenario: &Scenario, seed: u64, failure: &str, outcome: &Outcome) {

@@ -359,7 +359,7 @@ async fn swapped_disks(stage: Stage) -> Result<(), Failure> {
 /// without that node, goes on, and then the node returns with its longer log.
 async fn late_log_copy(stage: Stage) -> Result<(), Failure> {
     let rig = Rig::mirror(&stage).await?;
-    let mix = Mix { depth: 8, think: Duration::from_millis(4), ..Mix::default() };
+    let mix = Mix { depth: 8, think: Duration::from_millis(20), ..Mix::default() };
     rig.load(mix).await?;
     rig.run_for(rig.between(300, 1500)).await;
     let keeper = rig.below(3);

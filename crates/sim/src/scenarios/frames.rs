@@ -44,7 +44,7 @@ fn set_all(rig: &Rig, quality: Quality) {
 
 async fn bad_cables(stage: Stage) -> Result<(), Failure> {
     let rig = Rig::mirror(&stage).await?;
-    rig.load(Mix { think: Duration::from_millis(20), ..Mix::default() }).await?;
+    rig.load(Mix { think: Duration::from_millis(60), ..Mix::default() }).await?;
     set_all(&rig, Quality { stragglers: 0.0, ..Quality::BAD });
     let before = rig.record(VOLUME).answers();
     rig.run_for(Duration::from_secs(15)).await;
@@ -79,7 +79,7 @@ async fn small_frames(stage: Stage) -> Result<(), Failure> {
     let plan = Plan { mtu_bytes: 1500, ..Plan::simple(3, 32) };
     let rig = Rig::start(&stage, plan, &[(VOLUME, 4 << 20, Layout::Mirror(2))]).await?;
     set_all(&rig, Quality { loss: 0.005, ..Quality::GOOD });
-    rig.load(Mix { think: Duration::from_millis(20), ..Mix::default() }).await?;
+    rig.load(Mix { think: Duration::from_millis(60), ..Mix::default() }).await?;
     rig.run_for(rig.between(1000, 3000)).await;
     rig.restart_supervisor(rig.between(1, 500)).await;
     rig.load(Mix::default()).await?;

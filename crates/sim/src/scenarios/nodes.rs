@@ -78,6 +78,12 @@ pub const SCENARIOS: &[Scenario] = &[
         |stage| mass_disappearance(stage).boxed_local(),
     ),
     scenario(
+        "two-votes",
+        "of two nodes one or the other fails for a while: I/O waits and goes on, nothing is stuck",
+        400,
+        |stage| two_votes(stage).boxed_local(),
+    ),
+    scenario(
         "rolling-restarts",
         "each node in turn restarts quickly under load: nobody is put out for longer than needed",
         300,
@@ -269,5 +275,25 @@ async fn mass_disappearance(stage: Stage) -> Result<(), Failure> {
             rig.record(VOLUME).answers() > answers + 10
         })
         .await?;
+    rig.converge().await
+}
+
+/// Without a majority nobody can be put out: a disk that failed must count as fine once it answers.
+async fn two_votes(stage: Stage) -> Result<(), Failure> {
+    let rig =
+        Rig::start(&stage, Plan::simple(2, 24), &[(VOLUME, 1 << 20, Layout::Mirror(2))]).await?;
+    rig.load(Mix::default()).await?;
+    for _ in 0..4 {
+        rig.run_for(rig.between(50, 1500)).await;
+        let victim = rig.below(2);
+        match rig.below(3) {
+            0 => rig.cluster.kill_node(victim),
+            1 => rig.cluster.cut_link(victim, true),
+            _ => rig.cluster.node(victim).disks()[0].stick_for(rig.between(10, 5000)),
+        }
+        rig.run_for(rig.between(10, 5000)).await;
+        rig.cluster.cut_link(victim, false);
+        rig.cluster.start_node(victim);
+    }
     rig.converge().await
 }

@@ -27,6 +27,12 @@ pub const SCENARIOS: &[Scenario] = &[
         |stage| killed_while_opening(stage).boxed_local(),
     ),
     scenario(
+        "vanish-while-opening",
+        "all nodes vanish while the pool is being opened, and come back: it opens",
+        400,
+        |stage| vanish_while_opening(stage).boxed_local(),
+    ),
+    scenario(
         "cold-start",
         "everything loses power under load and comes back in any order",
         400,
@@ -96,6 +102,22 @@ async fn killed_while_opening(stage: Stage) -> Result<(), Failure> {
     }
     rig.load(Mix::default()).await?;
     rig.run_for(Duration::from_millis(500)).await;
+    rig.converge().await
+}
+
+/// Nobody takes disks back into a pool that isn't open yet: the opening must begin again.
+async fn vanish_while_opening(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    rig.load(Mix::default()).await?;
+    rig.run_for(rig.between(200, 1500)).await;
+    for _ in 0..3 {
+        rig.restart_supervisor(Duration::from_millis(5)).await;
+        rig.run_for(rig.between(1, 700)).await;
+        (0..3).for_each(|number| rig.cluster.kill_node(number));
+        rig.run_for(rig.between(1, 3000)).await;
+        (0..3).for_each(|number| rig.cluster.start_node(number));
+        rig.run_for(rig.between(1, 1500)).await;
+    }
     rig.converge().await
 }
 
@@ -186,7 +208,7 @@ async fn deposed(stage: Stage) -> Result<(), Failure> {
         &[(VOLUME, 4 << 20, Layout::Mirror(2))],
     )
     .await?;
-    let mix = Mix { think: Duration::from_millis(15), ..Mix::default() };
+    let mix = Mix { think: Duration::from_millis(40), ..Mix::default() };
     rig.load(mix).await?;
     rig.run_for(rig.between(300, 1500)).await;
     let first = rig.cluster.supervisor(0).process();

@@ -95,11 +95,11 @@ async fn build(stage: &Stage) -> Result<Rc<Rig>, Failure> {
 
 fn random_mix(rig: &Rig) -> Mix {
     Mix {
-        depth: 1 + rig.below(6) as u32,
+        depth: 1 + rig.below(5) as u32,
         writes: 30 + rig.below(50) as u32,
-        sectors_max: 8 << rig.below(7),
+        sectors_max: 8 << rig.below(6),
         span_sectors: if rig.below(2) == 0 { u64::MAX } else { 256 << rig.below(4) },
-        think: rig.between(2, 40),
+        think: rig.between(15, 90),
         ..Mix::default()
     }
 }
