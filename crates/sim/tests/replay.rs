@@ -26,8 +26,14 @@ fn a_seed_replays_exactly() {
 ///   ever.
 #[test]
 fn what_failed_once() {
-    let seeds =
-        [("stuck-disk", 0), ("rolled-back-disk", 4), ("two-votes", 1), ("vanish-while-opening", 1)];
+    let seeds = [
+        ("stuck-disk", 0),
+        ("stuck-disk", 254),
+        ("random", 480),
+        ("rolled-back-disk", 4),
+        ("two-votes", 1),
+        ("vanish-while-opening", 1),
+    ];
     for (name, seed) in seeds {
         assert_eq!(run(name, seed).failure, None, "{name} {seed}");
     }

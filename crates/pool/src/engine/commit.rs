@@ -188,18 +188,27 @@ impl Pool {
                     writes.push(async move { (target.member.number, write_target(&target).await) });
                 }
             }
+            let was_out: BTreeSet<DiskNumber> =
+                failed.keys().copied().filter(|disk| self.is_out(*disk)).collect();
             let mut timer = std::pin::pin!(self.runtime.sleep(self.limits.exclusion));
-            while let Either::Left((Some((disk, answer)), _)) =
-                select(writes.next(), timer.as_mut()).await
-            {
-                match answer {
-                    Ok(()) => {
+            loop {
+                let changed = std::pin::pin!(self.changed.notified());
+                // Whoever else waited for the same disk may have had it put out meanwhile.
+                let put_out = |disk: &DiskNumber| self.is_out(*disk) && !was_out.contains(disk);
+                if !failed.is_empty() && failed.keys().all(put_out) {
+                    break;
+                }
+                let step = select(writes.next(), select(timer.as_mut(), changed)).await;
+                match step {
+                    Either::Left((Some((disk, Ok(()))), _)) => {
                         failed.remove(&disk);
                         done.insert(disk);
                     }
-                    Err(error) => {
+                    Either::Left((Some((disk, Err(error))), _)) => {
                         failed.insert(disk, error);
                     }
+                    Either::Right((Either::Right(_), _)) => {}
+                    Either::Left((None, _)) | Either::Right((Either::Left(_), _)) => break,
                 }
             }
             let current = self.metadata_members();

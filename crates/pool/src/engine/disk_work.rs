@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use block::{BLOCK_SECTORS, BlockDevice, Buffer, Durability, Instance, IoError, Lba, SectorRange};
 use futures::StreamExt;
@@ -73,6 +74,22 @@ impl Pool {
         match select(done, out).await {
             Either::Left((result, _)) => result,
             Either::Right(_) => WorkResult { failed: Some(IoError::Lost), missed: Vec::new() },
+        }
+    }
+
+    /// Work on one disk, at most for `limit`; over at once when the disk is put out, since whoever
+    /// waits for the work (perhaps with a lock held) must not wait for a disk that doesn't count.
+    pub(crate) async fn within_while_in<T>(
+        &self,
+        disk: DiskNumber,
+        limit: Duration,
+        work: impl Future<Output = Result<T, IoError>>,
+    ) -> Result<T, IoError> {
+        let done = std::pin::pin!(self.within(limit, work));
+        let out = std::pin::pin!(self.until_out(disk));
+        match select(done, out).await {
+            Either::Left((result, _)) => result,
+            Either::Right(_) => Err(IoError::Lost),
         }
     }
 

@@ -347,7 +347,12 @@ impl Volume {
         let mut writes: FuturesUnordered<_> = writes.collect();
         let mut timer = std::pin::pin!(self.pool.runtime.sleep(self.pool.limits.exclusion));
         loop {
-            match select(writes.next(), timer.as_mut()).await {
+            let changed = std::pin::pin!(self.pool.changed.notified());
+            // Whoever else waited for the same disk may have had it put out meanwhile.
+            if !failed.is_empty() && failed.keys().all(|disk| self.pool.is_out(*disk)) {
+                return failed;
+            }
+            match select(writes.next(), select(timer.as_mut(), changed)).await {
                 Either::Left((Some((disk, Ok(()))), _)) => {
                     failed.remove(&disk);
                     done.insert(disk);
@@ -355,7 +360,8 @@ impl Volume {
                 Either::Left((Some((disk, Err(error))), _)) => {
                     failed.insert(disk, error);
                 }
-                Either::Left((None, _)) | Either::Right(_) => return failed,
+                Either::Right((Either::Right(_), _)) => {}
+                Either::Left((None, _)) | Either::Right((Either::Left(_), _)) => return failed,
             }
         }
     }

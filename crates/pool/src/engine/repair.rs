@@ -58,7 +58,8 @@ impl Volume {
             }
             let Some(right) = self.read_checked(&group, row, other, crc).await else { continue };
             let write = write_durably(&*device, sector, right);
-            let written = self.pool.within(self.pool.limits.background, write).await;
+            let limit = self.pool.limits.background;
+            let written = self.pool.within_while_in(member.number, limit, write).await;
             if written.is_ok() && self.read_checked(&group, row, bad, crc).await.is_some() {
                 self.repaired_blocks.set(self.repaired_blocks.get() + 1);
                 self.pool.events.tell(PoolEvent::Repaired {
@@ -152,7 +153,8 @@ impl Volume {
         // The newest first: the other slot may hold the only sound one until it is durable.
         for (sector, bytes) in sectors {
             let write = write_durably(&*device, sector, bytes);
-            if self.pool.within(self.pool.limits.background, write).await.is_err() {
+            let limit = self.pool.limits.background;
+            if self.pool.within_while_in(disk.number, limit, write).await.is_err() {
                 return false;
             }
         }
