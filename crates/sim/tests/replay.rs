@@ -29,6 +29,7 @@ fn what_failed_once() {
     let seeds = [
         ("stuck-disk", 0),
         ("stuck-disk", 254),
+        ("random", 58),
         ("random", 480),
         ("rolled-back-disk", 4),
         ("two-votes", 1),

@@ -156,7 +156,7 @@ async fn read_block(pool: &Pool, group: &GroupPlace, index: u32) -> Result<Loade
     let mut newest: Option<ChecksumBlock> = None;
     let mut sequences: BTreeMap<usize, u64> = BTreeMap::new();
     let mut sound: BTreeMap<usize, u32> = BTreeMap::new();
-    let (mut pending, mut damaged) = (holders.len() * 2, 0);
+    let (mut pending, mut damaged, mut silent) = (holders.len() * 2, 0, 0);
     let patience = pool.runtime.sleep(pool.limits.hedge);
     let mut patience = std::pin::pin!(patience);
     let mut impatient = false;
@@ -169,7 +169,7 @@ async fn read_block(pool: &Pool, group: &GroupPlace, index: u32) -> Result<Loade
                 Either::Left((read, _)) => read,
                 Either::Right(((), _)) => {
                     impatient = true;
-                    if newest.is_some() {
+                    if is_complete(&sound) {
                         break;
                     }
                     continue;
@@ -191,11 +191,16 @@ async fn read_block(pool: &Pool, group: &GroupPlace, index: u32) -> Result<Loade
                 Err(_) => damaged += 1,
             },
             Err(IoError::Medium(_) | IoError::OutOfRange(_)) => damaged += 1,
-            Err(_) => {}
+            Err(_) => silent += 1,
         }
-        if impatient && newest.is_some() {
+        if impatient && is_complete(&sound) {
             break;
         }
+    }
+    // A lone slot may be the older one, in which what was written since is still unwritten: to
+    // believe it would turn data into zeros.
+    if !is_complete(&sound) && (pending > 0 || silent > 0) {
+        return Err(LoadError::Unreachable);
     }
     let Some(newest) = newest else {
         let all_damaged = !holders.is_empty() && damaged == holders.len() * 2;
@@ -208,4 +213,9 @@ async fn read_block(pool: &Pool, group: &GroupPlace, index: u32) -> Result<Loade
     };
     let lagging = holders.into_iter().filter(lags).collect();
     Ok(Loaded { block: Rc::new(newest), lagging })
+}
+
+/// Whether some holder has shown both of its slots, and so its newest.
+fn is_complete(sound: &BTreeMap<usize, u32>) -> bool {
+    sound.values().any(|slots| *slots == 2)
 }
