@@ -351,9 +351,9 @@ impl Rig {
 
     async fn try_verify_copy(&self, name: &str, copy: u8) -> Result<VerifyReport, Failure> {
         let volume = name.to_string();
-        self.with(|engine| async move {
-            engine.verify_volume(POOL, &volume, Some(copy), &|_| ()).await
-        })
+        self.with(
+            |engine| async move { engine.verify_volume(POOL, &volume, Some(copy), &|_| ()).await },
+        )
         .await
     }
 
