@@ -69,12 +69,9 @@ impl Pool {
     /// Ends with the work, or when others have put the disk out meanwhile: whoever waits for this
     /// work has no reason to wait for a disk that doesn't count any more.
     async fn run_work(&self, work: &DiskWork, release: Option<ReleaseNumber>) -> WorkResult {
-        let done = std::pin::pin!(self.repeat_work(work, release));
-        let out = std::pin::pin!(self.until_out(work.member.number));
-        match select(done, out).await {
-            Either::Left((result, _)) => result,
-            Either::Right(_) => WorkResult { failed: Some(IoError::Lost), missed: Vec::new() },
-        }
+        let done = self.while_in(work.member.number, self.repeat_work(work, release));
+        let lost = WorkResult { failed: Some(IoError::Lost), missed: Vec::new() };
+        done.await.unwrap_or(lost)
     }
 
     /// Work on one disk, at most for `limit`; over at once when the disk is put out, since whoever
@@ -85,11 +82,14 @@ impl Pool {
         limit: Duration,
         work: impl Future<Output = Result<T, IoError>>,
     ) -> Result<T, IoError> {
-        let done = std::pin::pin!(self.within(limit, work));
-        let out = std::pin::pin!(self.until_out(disk));
-        match select(done, out).await {
-            Either::Left((result, _)) => result,
-            Either::Right(_) => Err(IoError::Lost),
+        self.while_in(disk, self.within(limit, work)).await.unwrap_or(Err(IoError::Lost))
+    }
+
+    /// Work on one disk; `None` as soon as the disk is out.
+    async fn while_in<T>(&self, disk: DiskNumber, work: impl Future<Output = T>) -> Option<T> {
+        match select(std::pin::pin!(work), std::pin::pin!(self.until_out(disk))).await {
+            Either::Left((result, _)) => Some(result),
+            Either::Right(_) => None,
         }
     }
 
