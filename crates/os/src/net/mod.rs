@@ -6,7 +6,9 @@ mod link;
 pub mod netlink;
 pub mod netns;
 mod packet;
+mod raw;
 mod unix;
 
 pub use packet::{InterfaceSpec, PacketPort, PacketPortError, PortCounters, Role};
+pub use raw::FrameSocket;
 pub use unix::{UNIX_MTU_BYTES, UnixPort, UnixPortListener};

@@ -30,7 +30,7 @@ pub(super) const ETHERTYPE_AOE: u16 = 0x88a2;
 const RECEIVE_BUFFER_BYTES: i32 = 32 << 20;
 const SEND_BUFFER_BYTES: i32 = 8 << 20;
 /// Ethernet header, a VLAN tag, and some.
-const FRAME_EXTRA_BYTES: usize = 64;
+pub(super) const FRAME_EXTRA_BYTES: usize = 64;
 /// MTU assumed while there is no interface.
 const MTU_DEFAULT_BYTES: usize = 1500;
 /// The largest that is believed (`lo` says 65536).
@@ -117,7 +117,7 @@ impl PacketPort {
         role: Role,
     ) -> Result<PacketPort, PacketPortError> {
         let opened = netns::run_in(interface.netns.as_deref(), || {
-            Ok((open_socket(role)?, LinkWatch::open_socket()?))
+            Ok((open_socket(Some(role))?, LinkWatch::open_socket()?))
         });
         let (socket, link_socket) = match opened {
             Ok(sockets) => sockets,
@@ -326,13 +326,15 @@ impl Inner {
     }
 }
 
-/// A socket that hears nothing before it is bound.
-fn open_socket(role: Role) -> io::Result<OwnedFd> {
+/// A socket that hears nothing before it is bound, and then what `role` is for, or everything.
+pub(super) fn open_socket(role: Option<Role>) -> io::Result<OwnedFd> {
     let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: no memory is involved.
     let socket = sys::check_fd(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
     let fd = socket.as_fd();
-    attach_filter(fd, role)?;
+    if let Some(role) = role {
+        attach_filter(fd, role)?;
+    }
     for option in [libc::PACKET_IGNORE_OUTGOING, libc::PACKET_QDISC_BYPASS] {
         // Refused by older kernels: the filter drops outgoing frames too, and a queue only delays.
         let _ = sys::set_option(fd, libc::SOL_PACKET, option, 1);
@@ -358,7 +360,7 @@ fn attach_filter(fd: BorrowedFd<'_>, role: Role) -> io::Result<()> {
     .map(drop)
 }
 
-fn bind(fd: BorrowedFd<'_>, index: i32) -> io::Result<()> {
+pub(super) fn bind(fd: BorrowedFd<'_>, index: i32) -> io::Result<()> {
     // SAFETY: a link-layer address of zeros is valid.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     address.sll_family = libc::AF_PACKET as libc::c_ushort;
