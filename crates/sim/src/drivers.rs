@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use aoe::driver::{ExportDevice, Initiator, InitiatorOptions, TargetDriver};
+use aoe::driver::{ExportDevice, ExportSetup, Initiator, InitiatorOptions, TargetDriver};
 use aoe::initiator::TargetKind;
 use aoe::medium::Medium;
 use aoe::target::{ExportOptions, NodeIdentity};
@@ -45,7 +45,8 @@ pub fn serve(process: &Process, port: Rc<SimPort>, facts: NodeFacts<'_>, disks: 
         handle.spawn(async move {
             // A disk that answers nothing isn't exported; the node is started anew to retry.
             let Ok(medium) = Medium::open(device, handle_inside).await else { return };
-            let exported = driver.add_export(ExportDevice::Medium(Rc::new(medium)), options).await;
+            let device = ExportDevice::Medium(Rc::new(medium));
+            let exported = driver.add_export(ExportSetup::new(device, options)).await;
             debug_assert!(exported.is_ok());
         });
     }

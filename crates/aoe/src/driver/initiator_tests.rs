@@ -9,7 +9,7 @@ use block::{
 use futures::FutureExt;
 use runtime::{Executor, Order};
 
-use super::super::{ExportDevice, Frame, TargetDriver};
+use super::super::{ExportDevice, ExportSetup, Frame, TargetDriver};
 use super::*;
 use crate::medium::Medium;
 use crate::target::{ExportOptions, NodeIdentity};
@@ -202,7 +202,10 @@ impl World {
                 true => ExportDevice::Medium(Rc::new(Medium::open(device, handle).await.unwrap())),
                 false => ExportDevice::Device(device),
             };
-            adding.add_export(device, ExportOptions::new(ADDRESS, "disk")).await.unwrap();
+            adding
+                .add_export(ExportSetup::new(device, ExportOptions::new(ADDRESS, "disk")))
+                .await
+                .unwrap();
         });
         Node { port, driver }
     }

@@ -40,6 +40,11 @@ pub trait Port {
     /// Largest Ethernet payload in bytes (what `ip link` calls mtu), as it is now.
     fn mtu_bytes(&self) -> usize;
 
+    /// Whether it leads to programs of this machine only, which no list of clients shuts out.
+    fn is_trusted(&self) -> bool {
+        false
+    }
+
     /// Sends and empties `frames`. What doesn't fit into the send queue is dropped and counted.
     fn transmit(&self, frames: &mut Vec<Frame>);
 

@@ -15,12 +15,13 @@ use futures::FutureExt;
 use futures::future::{Either, select};
 use runtime::{Handle, Notify};
 
-use super::{Frame, Port};
+use super::{AtaPassThrough, ExportSetup, Frame, Memory, Port};
 use crate::medium::{Medium, Ownership};
 use crate::target::{
-    AddExportError, DeviceState, ExportId, ExportOptions, ExportStatus, IoOperation, IoRequest,
-    IoResult, IoValue, NodeIdentity, PortId, Target, TargetStats,
+    Abilities, AddExportError, DeviceState, ExportId, ExportOptions, ExportStatus, IoOperation,
+    IoRequest, IoResult, IoValue, NodeIdentity, PortId, SetOptionsError, Target, TargetStats,
 };
+use crate::wire::ShelfSlot;
 
 /// What is exported.
 #[derive(Clone)]
@@ -82,6 +83,9 @@ struct PortEntry {
 
 struct ExportEntry {
     device: ExportDevice,
+    address: ShelfSlot,
+    memory: Option<Rc<dyn Memory>>,
+    ata: Option<Rc<dyn AtaPassThrough>>,
     stop: Rc<Stop>,
     in_flight: Cell<u64>,
     idle: Notify,
@@ -145,6 +149,9 @@ impl TargetDriver {
         let stop = Rc::new(Stop::default());
         let entry = PortEntry { port: Rc::clone(&port), stop: Rc::clone(&stop), batch: Vec::new() };
         inner.ports.borrow_mut().insert(id, entry);
+        if port.is_trusted() {
+            inner.target.borrow_mut().trust_port(id);
+        }
         inner.target.borrow_mut().set_port(id, port.name(), port.mac(), port.mtu_bytes());
         inner.work.notify_all();
         self.inner.handle.spawn(async move { inner.serve_port(id, port, stop).await });
@@ -161,16 +168,18 @@ impl TargetDriver {
     }
 
     /// Exports a device, and announces it.
-    pub async fn add_export(
-        &self,
-        device: ExportDevice,
-        options: ExportOptions,
-    ) -> Result<ExportId, AddExportError> {
+    pub async fn add_export(&self, setup: ExportSetup) -> Result<ExportId, AddExportError> {
+        let ExportSetup { device, options, memory, ata } = setup;
         let state = device.state().await;
         let inner = Rc::clone(&self.inner);
-        let id = inner.target.borrow_mut().add_export(options, state)?;
+        let address = options.address;
+        let abilities = Abilities { remembers: memory.is_some(), smart: ata.is_some() };
+        let id = inner.target.borrow_mut().add_export(options, state, abilities)?;
         let entry = Rc::new(ExportEntry {
             device,
+            address,
+            memory,
+            ata,
             stop: Rc::default(),
             in_flight: Cell::new(0),
             idle: Notify::new(),
@@ -179,6 +188,14 @@ impl TargetDriver {
         inner.work.notify_all();
         self.inner.handle.spawn(async move { inner.watch_device(id, entry).await });
         Ok(id)
+    }
+
+    /// Changes how a running export behaves; no request is lost. Its address and what clients left
+    /// with it stay.
+    pub fn set_options(&self, id: ExportId, options: ExportOptions) -> Result<(), SetOptionsError> {
+        let done = self.inner.target.borrow_mut().set_options(id, options);
+        self.inner.work.notify_all();
+        done
     }
 
     /// Takes an export away; complete when its device has nothing to do for it any more.
@@ -287,7 +304,7 @@ impl Inner {
         let Some(entry) = entry else { return };
         entry.in_flight.set(entry.in_flight.get() + 1);
         // The device is called now, not when the task first runs: the order of calls counts.
-        let answer = perform(&entry.device, request.operation);
+        let answer = perform(&entry, request.operation);
         let inner = Rc::clone(self);
         self.handle.spawn(async move {
             let result = answer.await;
@@ -318,9 +335,10 @@ impl Inner {
 
 /// Calls the device, at once.
 fn perform(
-    device: &ExportDevice,
+    entry: &ExportEntry,
     operation: IoOperation,
 ) -> futures::future::LocalBoxFuture<'static, IoResult> {
+    let device = &entry.device;
     let on = device.device();
     match operation {
         IoOperation::Read(range) => valued(on.read(range), IoValue::Data),
@@ -335,6 +353,14 @@ fn perform(
                 futures::future::ready(Err(IoError::Unsupported)).boxed_local()
             }
         },
+        IoOperation::Smart(command) => match &entry.ata {
+            Some(ata) => beside(ata.smart(command), IoValue::Smart),
+            None => futures::future::ready(Err(IoError::Unsupported)).boxed_local(),
+        },
+        IoOperation::Remember(state) => match &entry.memory {
+            Some(memory) => beside(memory.store(entry.address, state), |()| IoValue::Done),
+            None => futures::future::ready(Err(IoError::Unsupported)).boxed_local(),
+        },
         IoOperation::Discard(range) => in_parts(device.clone(), range, None),
         IoOperation::WriteZeroes { range, durability } => {
             in_parts(device.clone(), range, Some(durability))
@@ -348,6 +374,16 @@ fn valued<T: 'static>(
 ) -> futures::future::LocalBoxFuture<'static, IoResult> {
     answer
         .map(|result| result.map(|done| Completion::new(done.instance, value(done.value))))
+        .boxed_local()
+}
+
+/// An answer that doesn't come from the device, so no instance belongs to it.
+fn beside<T: 'static>(
+    answer: futures::future::LocalBoxFuture<'static, Result<T, IoError>>,
+    value: impl FnOnce(T) -> IoValue + 'static,
+) -> futures::future::LocalBoxFuture<'static, IoResult> {
+    answer
+        .map(|result| result.map(|done| Completion::new(Instance::default(), value(done))))
         .boxed_local()
 }
 

@@ -4,6 +4,7 @@ use block::{Buffer, Claim, Durability, Epoch, IoError, OwnerId, RefusalReason, S
 
 use super::export::{Export, PortState};
 use super::io::{IoOperation, IoResult, IoValue, Start, Work};
+use super::policy::AccessOperation;
 use super::queue::Access;
 use super::session::{Cached, Slot, is_present, no_session, reply};
 use super::stats::Drop;
@@ -68,7 +69,9 @@ pub(super) fn handle(
         Operation::Claim => HolderPayload::parse_claim(payload).unwrap_or_default(),
         _ => OwnerId::NONE,
     };
-    match judge(export, export.session_sectors_max(port), &request, owner) {
+    let judged = permit(export, port, &request)
+        .and_then(|()| judge(export, export.session_sectors_max(port), &request, owner));
+    match judged {
         Ok(Verdict::Queue(access)) => {
             enqueue(export, port, request, payload, owner, access);
         }
@@ -106,6 +109,21 @@ fn enqueue(
     let data = if is_write { Buffer::copy_of(payload) } else { Buffer::empty() };
     let work = SessionWork { port: port.id, request, data, owner };
     export.queue.push(access, bytes, Work::Session(work));
+}
+
+/// Whether the client is one of those who may: by the administrator's rules, and by the reservation
+/// of a disk that has no owner yet.
+fn permit(export: &Export, port: &PortState, request: &SessionRequest) -> Result<(), IoError> {
+    let client = request.header.source;
+    let changes = request.operation.is_once() && request.operation != Operation::Flush;
+    let open = export.device.ownership.is_open_to_plain_clients() && !port.trusted;
+    let reserved = open && !export.remembered.may_use(client);
+    let looks = matches!(request.operation, Operation::Status | Operation::Unknown(_));
+    let denied = changes && !export.permits(port, AccessOperation::Write, client);
+    match denied || reserved && !looks {
+        true => Err(IoError::Refused(RefusalReason::AccessDenied)),
+        false => Ok(()),
+    }
 }
 
 /// Whether and how a command may run; asked at arrival and again when its turn has come, because a
@@ -243,7 +261,7 @@ pub(super) fn finish(
             export.stats.others += 1;
             (Status::Ok, 0, HolderPayload::emit(holder))
         }
-        Ok(IoValue::Done) => {
+        Ok(IoValue::Done | IoValue::Smart(_)) => {
             match request.operation {
                 Operation::Write => {
                     export.stats.writes += 1;

@@ -1,8 +1,12 @@
 //! Commands 1 to 3 of plain AoE: discovery and configuration string, mask list, reservation; and
-//! the announcements that a target makes unasked.
+//! the announcements that a target makes unasked. What changes the state is executed in [`change`].
+
+use std::collections::BTreeSet;
 
 use super::Shared;
+use super::change::{self, Change};
 use super::export::{Export, PortState};
+use super::policy::AccessOperation;
 use super::stats::Drop;
 use crate::wire::{
     AoeError, Command, ConfigCommand, ConfigMessage, Directive, DirectiveCommand, Header, MacAddr,
@@ -14,44 +18,89 @@ fn mask_entries_max(mtu_bytes: usize) -> usize {
     mtu_bytes.saturating_sub(28) / 8
 }
 
+/// Whether a request looks for exports instead of naming one. A config query to all stations is a
+/// search too (iPXE knows the address, but not the machine), an ATA command to them isn't: its
+/// sender is past that.
+pub(super) fn is_search(header: &Header) -> bool {
+    let to_all = header.destination.is_group() && header.command == Command::Config;
+    to_all || !header.address.is_concrete()
+}
+
 pub(super) fn config(export: &mut Export, shared: &mut Shared, port: &PortState, frame: &[u8]) {
     let (request, string) = match ConfigMessage::parse(frame) {
         Ok(parsed) => parsed,
         Err(_) => return export.stats.dropped(Drop::Malformed),
     };
-    let mut error = None;
+    let client = request.header.source;
+    let needed = match request.command {
+        // Who may search is told of the export, if not of its string.
+        ConfigCommand::Read if is_search(&request.header) => AccessOperation::Discover,
+        ConfigCommand::Set | ConfigCommand::ForceSet => AccessOperation::ConfigSet,
+        _ => AccessOperation::ConfigRead,
+    };
+    if !export.permits(port, needed, client) {
+        return export.stats.dropped(Drop::Denied);
+    }
+    let present = &export.remembered.config_string;
     match request.command {
         ConfigCommand::Read => {}
-        ConfigCommand::Test if string == export.config_string => {}
-        ConfigCommand::TestPrefix if export.config_string.starts_with(string) => {}
+        ConfigCommand::Test if string == present => {}
+        ConfigCommand::TestPrefix if present.starts_with(string) => {}
         ConfigCommand::Test | ConfigCommand::TestPrefix => return,
-        ConfigCommand::Set
-            if !export.config_string.is_empty() && string != export.config_string =>
-        {
-            error = Some(AoeError::ConfigStringPresent);
+        command @ (ConfigCommand::Set | ConfigCommand::ForceSet) => {
+            let change = Change::Config { command, string: string.to_vec() };
+            return change::enqueue(export, port, &request.header, change);
         }
-        ConfigCommand::Set | ConfigCommand::ForceSet => export.config_string = string.to_vec(),
         ConfigCommand::Unknown(_) => {
             return shared.refuse(export, port, &request.header, AoeError::BadArgument);
         }
     }
-    export.stats.others += 1;
-    let answer = request.header.answer(port.mac, export.address());
-    let header = Header { error, ..answer };
-    shared.send(port.id, describe(export, port, header, request.command));
+    tell_config(export, shared, port, &request.header, None, request.command);
 }
 
-/// Tells all, or those on the mask list, that the export is there.
+pub(super) fn tell_config(
+    export: &mut Export,
+    shared: &mut Shared,
+    port: &PortState,
+    asked: &Header,
+    error: Option<AoeError>,
+    command: ConfigCommand,
+) {
+    export.stats.others += 1;
+    let readable = export.permits(port, AccessOperation::ConfigRead, asked.source)
+        || export.permits(port, AccessOperation::ConfigSet, asked.source);
+    let header = Header { error, ..asked.answer(port.mac, export.address()) };
+    shared.send(port.id, describe(export, port, header, command, readable));
+}
+
+/// Tells all who may know that the export is there.
 pub(super) fn announce(export: &Export, shared: &mut Shared, port: &PortState) {
     let asked = Header::request(port.mac, MacAddr::BROADCAST, export.address(), Command::Config, 0);
-    let listeners = match export.lists.mask() {
-        [] => &[MacAddr::BROADCAST][..],
-        mask => mask,
-    };
-    for listener in listeners {
-        let header = Header { destination: *listener, ..asked.answer(port.mac, export.address()) };
-        shared.send(port.id, describe(export, port, header, ConfigCommand::Read));
+    let policy = &export.options.access;
+    for listener in listeners(export, port) {
+        let readable = match listener {
+            MacAddr::BROADCAST => port.trusted || policy.allows_all(AccessOperation::ConfigRead),
+            mac => export.permits(port, AccessOperation::ConfigRead, mac),
+        };
+        let header = Header { destination: listener, ..asked.answer(port.mac, export.address()) };
+        shared.send(port.id, describe(export, port, header, ConfigCommand::Read, readable));
     }
+}
+
+/// Everybody, where everybody may know; else those who are named. A broadcast reaches the denied
+/// too, so who isn't named then finds the export at its next query.
+fn listeners(export: &Export, port: &PortState) -> BTreeSet<MacAddr> {
+    let discover = AccessOperation::Discover;
+    let policy = &export.options.access;
+    let may = |mac: &MacAddr| port.trusted || policy.allows(discover, *mac);
+    let mask = &export.remembered.mask;
+    if !mask.is_empty() {
+        return mask.iter().copied().filter(may).collect();
+    }
+    if port.trusted || policy.allows_all(discover) {
+        return BTreeSet::from([MacAddr::BROADCAST]);
+    }
+    policy.accepted(discover).map(Iterator::collect).unwrap_or_default()
 }
 
 fn describe(
@@ -59,6 +108,7 @@ fn describe(
     port: &PortState,
     header: Header,
     command: ConfigCommand,
+    readable: bool,
 ) -> crate::driver::Frame {
     let message = ConfigMessage {
         header,
@@ -67,7 +117,7 @@ fn describe(
         sectors_max: export.plain_sectors_advertised(port),
         command,
     };
-    message.emit(&export.config_string)
+    message.emit(if readable { &export.remembered.config_string } else { &[] })
 }
 
 /// Whether a client may change the lists: they don't exist for what belongs to a pool.
@@ -75,37 +125,61 @@ fn has_lists(export: &Export) -> bool {
     export.device.ownership.is_open_to_plain_clients()
 }
 
+/// Whether a client may ask for the lists. Who may edit them may look at them.
+fn may_look(export: &Export, port: &PortState, client: MacAddr) -> bool {
+    export.permits(port, AccessOperation::ConfigRead, client)
+        || matches!(&export.options.list_editors, super::ListEditors::Only(macs) if macs.contains(&client))
+}
+
 pub(super) fn mask(export: &mut Export, shared: &mut Shared, port: &PortState, frame: &[u8]) {
     let request = match MaskMessage::parse(frame) {
         Ok(request) => request,
         Err(error) => return malformed(export, shared, port, frame, error),
     };
+    let client = request.header.source;
+    if !may_look(export, port, client) {
+        return export.stats.dropped(Drop::Denied);
+    }
     let refuse = match request.command {
         _ if !has_lists(export) => Some(AoeError::UnrecognisedCommand),
         MaskCommand::Unknown(_) => Some(AoeError::BadArgument),
-        MaskCommand::Edit if !export.options.lists_editable => Some(AoeError::BadArgument),
+        MaskCommand::Edit if !export.options.list_editors.allows(client) => {
+            Some(AoeError::BadArgument)
+        }
         MaskCommand::Read | MaskCommand::Edit => None,
     };
     if let Some(error) = refuse {
         return shared.refuse(export, port, &request.header, error);
     }
+    let command = request.command;
+    if command == MaskCommand::Edit {
+        let change = Change::Mask { command, directives: request.directives };
+        return change::enqueue(export, port, &request.header, change);
+    }
+    tell_mask(export, shared, port, &request.header, command, Ok(()));
+}
+
+pub(super) fn tell_mask(
+    export: &mut Export,
+    shared: &mut Shared,
+    port: &PortState,
+    asked: &Header,
+    command: MaskCommand,
+    edited: Result<(), (u8, MaskError)>,
+) {
     export.stats.others += 1;
-    let edited = match request.command {
-        MaskCommand::Edit => export.lists.edit_mask(&request.directives),
-        _ => Ok(()),
-    };
-    let header = request.header.answer(port.mac, export.address());
+    let header = asked.answer(port.mac, export.address());
     let entries = mask_entries_max(port.mtu_bytes);
     let (count, error, directives) = match edited {
         Ok(()) => {
-            let list = export.lists.mask().iter().take(entries);
+            let list = export.remembered.mask.iter().take(entries);
             let list: Vec<Directive> =
                 list.map(|mac| Directive { command: DirectiveCommand::None, mac: *mac }).collect();
             (u8::try_from(list.len()).unwrap_or(u8::MAX), MaskError::None, list)
         }
         Err((index, error)) => (index, error, Vec::new()),
     };
-    let reply = MaskMessage { header, command: request.command, error, count, directives };
+    let reply = MaskMessage { header, command, error, count, directives };
     shared.send(port.id, reply.emit());
 }
 
@@ -115,27 +189,37 @@ pub(super) fn reserve(export: &mut Export, shared: &mut Shared, port: &PortState
         Err(error) => return malformed(export, shared, port, frame, error),
     };
     let client = request.header.source;
+    if !may_look(export, port, client) {
+        return export.stats.dropped(Drop::Denied);
+    }
     let is_read = request.command == ReserveCommand::Read;
     let refuse = match request.command {
         _ if !has_lists(export) => Some(AoeError::UnrecognisedCommand),
         ReserveCommand::Unknown(_) => Some(AoeError::BadArgument),
-        _ if !is_read && !export.options.lists_editable => Some(AoeError::BadArgument),
-        ReserveCommand::Read => None,
-        ReserveCommand::Set => {
-            (!export.lists.reserve(client, &request.macs, false)).then_some(AoeError::Reserved)
-        }
-        ReserveCommand::ForceSet => {
-            export.lists.reserve(client, &request.macs, true);
-            None
-        }
+        _ if !is_read && !export.options.list_editors.allows(client) => Some(AoeError::BadArgument),
+        ReserveCommand::Read | ReserveCommand::Set | ReserveCommand::ForceSet => None,
     };
     if let Some(error) = refuse {
         return shared.refuse(export, port, &request.header, error);
     }
+    let command = request.command;
+    if !is_read {
+        let change = Change::Reserve { command, macs: request.macs };
+        return change::enqueue(export, port, &request.header, change);
+    }
+    tell_reservation(export, shared, port, &request.header, command);
+}
+
+pub(super) fn tell_reservation(
+    export: &mut Export,
+    shared: &mut Shared,
+    port: &PortState,
+    asked: &Header,
+    command: ReserveCommand,
+) {
     export.stats.others += 1;
-    let header = request.header.answer(port.mac, export.address());
-    let macs = export.lists.reserved().to_vec();
-    let reply = ReserveMessage { header, command: request.command, macs };
+    let header = asked.answer(port.mac, export.address());
+    let reply = ReserveMessage { header, command, macs: export.remembered.reserved.clone() };
     shared.send(port.id, reply.emit());
 }
 

@@ -4,14 +4,17 @@ use std::collections::BTreeSet;
 
 use block::{Geometry, Instance, SECTOR_BYTES};
 
-use super::access::Lists;
 use super::io::Work;
+use super::policy::{AccessOperation, AccessPolicy, ListEditors};
+use super::probe::Probe;
 use super::queue::{Queue, QueueLimits};
+use super::rate::RateLimits;
+use super::remembered::Remembered;
 use super::session::Sessions;
 use super::stats::ExportStats;
 use super::{ExportId, PortId};
 use crate::medium::Ownership;
-use crate::wire::{ShelfSlot, WINDOW_MAX, ata_sectors_max, session_sectors_max};
+use crate::wire::{MacAddr, ShelfSlot, WINDOW_MAX, ata_sectors_max, session_sectors_max};
 
 /// Commands that an export takes before it drops: the windows of a few busy sessions.
 const QUEUE_ENTRIES_MAX: usize = 2 * WINDOW_MAX as usize;
@@ -56,18 +59,30 @@ pub struct ExportOptions {
     pub serial: String,
     /// Refuse writes.
     pub read_only: bool,
-    /// Answer plain writes before they are on stable storage, and say so in IDENTIFY.
+    /// Answer plain writes before they are on stable storage, and say so in IDENTIFY. What an
+    /// export begins with, if clients may switch it.
     pub write_cache: bool,
+    /// Whether clients may switch the write cache by SET FEATURES, until the export ends.
+    pub write_cache_switchable: bool,
     /// Most sectors per command to advertise to plain clients; `None` for what suits the port.
     pub sectors_max: Option<u8>,
     /// Messages to advertise that we queue.
     pub buffer_count: u16,
     /// Announce at start and at changes.
     pub announce: bool,
-    /// The configuration string.
-    pub config_string: Vec<u8>,
-    /// Whether clients may change mask list and reservation by the protocol.
-    pub lists_editable: bool,
+    /// What clients left with it in its last run. Looked at when the export is added, and never
+    /// again: from then on clients change it.
+    pub remembered: Remembered,
+    /// Who may do what.
+    pub access: AccessPolicy,
+    /// Who may change mask list and reservation by the protocol.
+    pub list_editors: ListEditors,
+    /// How much it may do in a second.
+    pub limits: RateLimits,
+    /// Report every request to the log of requests.
+    pub trace: bool,
+    /// Whether to look for others at its address before it answers.
+    pub probe: Probe,
     /// How refusals are told.
     pub on_refusal: OnRefusal,
     /// Where it answers.
@@ -83,15 +98,30 @@ impl ExportOptions {
             serial: format!("{}.{}", address.shelf, address.slot),
             read_only: false,
             write_cache: false,
+            write_cache_switchable: false,
             sectors_max: None,
             buffer_count: 64,
             announce: true,
-            config_string: Vec::new(),
-            lists_editable: true,
+            remembered: Remembered::default(),
+            access: AccessPolicy::default(),
+            list_editors: ListEditors::default(),
+            limits: RateLimits::default(),
+            trace: false,
+            probe: Probe::default(),
             on_refusal: OnRefusal::default(),
             reach: Reach::default(),
         }
     }
+}
+
+/// What an export's driver can do for it beside reading and writing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Abilities {
+    /// Keep what clients change on stable storage ([`super::IoOperation::Remember`]); otherwise it
+    /// is kept in memory.
+    pub remembers: bool,
+    /// Ask the disk for its health ([`super::IoOperation::Smart`]).
+    pub smart: bool,
 }
 
 /// The device behind an export as its driver sees it.
@@ -110,16 +140,26 @@ pub struct DeviceState {
 pub(super) struct PortState {
     pub id: PortId,
     pub name: String,
-    pub mac: crate::wire::MacAddr,
+    pub mac: MacAddr,
     pub mtu_bytes: usize,
+    /// It leads to programs of this machine only: no list of clients applies.
+    pub trusted: bool,
 }
 
 pub(super) struct Export {
     pub id: ExportId,
     pub options: ExportOptions,
     pub device: DeviceState,
-    pub config_string: Vec<u8>,
-    pub lists: Lists,
+    pub abilities: Abilities,
+    pub remembered: Remembered,
+    /// Changes of that in the queue.
+    pub changes: usize,
+    /// Whether plain writes are answered early, at present.
+    pub write_cache: bool,
+    /// Whether SMART is switched on, as far as clients have switched it.
+    pub smart_enabled: bool,
+    /// A write-back failed under this instance: every flush fails until the device is reopened.
+    pub flush_failed: bool,
     pub queue: Queue<Work>,
     pub sessions: Sessions,
     pub stats: ExportStats,
@@ -130,15 +170,25 @@ pub(super) struct Export {
 }
 
 impl Export {
-    pub(super) fn new(id: ExportId, options: ExportOptions, device: DeviceState) -> Export {
+    pub(super) fn new(
+        id: ExportId,
+        mut options: ExportOptions,
+        device: DeviceState,
+        abilities: Abilities,
+    ) -> Export {
         let limits = QueueLimits { entries_max: QUEUE_ENTRIES_MAX, bytes_max: QUEUE_BYTES_MAX };
-        let config_string = options.config_string.clone();
+        let remembered = std::mem::take(&mut options.remembered).bounded();
+        let write_cache = options.write_cache;
         Export {
             id,
             options,
             device,
-            config_string,
-            lists: Lists::default(),
+            abilities,
+            remembered,
+            changes: 0,
+            write_cache,
+            smart_enabled: true,
+            flush_failed: false,
             queue: Queue::new(limits),
             sessions: Sessions::default(),
             stats: ExportStats::default(),
@@ -156,6 +206,16 @@ impl Export {
             Reach::AllPorts => true,
             Reach::Ports(names) => names.contains(&port.name),
         }
+    }
+
+    /// Whether a client may, by the administrator's rules.
+    pub(super) fn permits(
+        &self,
+        port: &PortState,
+        operation: AccessOperation,
+        client: MacAddr,
+    ) -> bool {
+        port.trusted || self.options.access.allows(operation, client)
     }
 
     pub(super) fn is_read_only(&self) -> bool {
@@ -195,6 +255,7 @@ impl Export {
         if self.device.instance != instance {
             self.device.instance = instance;
             self.sessions.end_all();
+            self.flush_failed = false;
             self.plain_lost |= std::mem::take(&mut self.plain_unflushed);
         }
     }

@@ -2,9 +2,12 @@
 
 use block::{Buffer, Claim, Completion, Durability, Holder, Instance, IoError, Lba, SectorRange};
 
+use super::change::ChangeWork;
 use super::plain::PlainWork;
 use super::queue::Ticket;
+use super::remembered::Remembered;
 use super::session::{OpenWork, SessionWork};
+use super::smart::{SmartCommand, SmartReply};
 use super::{ExportId, PortId};
 use crate::driver::Frame;
 use std::collections::VecDeque;
@@ -53,6 +56,11 @@ pub enum IoOperation {
     },
     /// Record an owner.
     Claim(Claim),
+    /// Ask the disk itself. The answer's instance means nothing.
+    Smart(SmartCommand),
+    /// Put on stable storage what clients left with the export. Not the device's business; the
+    /// answer's instance means nothing.
+    Remember(Remembered),
 }
 
 /// What a device answered.
@@ -64,6 +72,8 @@ pub enum IoValue {
     Data(Buffer),
     /// The owner that was recorded.
     Holder(Holder),
+    /// What the disk itself said.
+    Smart(SmartReply),
 }
 
 /// The answer of a device.
@@ -74,8 +84,22 @@ pub(super) enum Work {
     Plain(PlainWork),
     Session(SessionWork),
     Open(OpenWork),
+    Change(ChangeWork),
+    /// A flush that nobody asked for: the write cache was switched off by the administrator.
+    Settle,
     /// In the place of a command while it is being started.
     Started,
+}
+
+impl Work {
+    /// Whether its answers come from the device that the export's instance and fate depend on.
+    pub(super) fn is_of_device(&self) -> bool {
+        match self {
+            Work::Plain(work) => !work.is_smart(),
+            Work::Change(_) => false,
+            Work::Session(_) | Work::Open(_) | Work::Settle | Work::Started => true,
+        }
+    }
 }
 
 /// What becomes of a command whose turn has come.

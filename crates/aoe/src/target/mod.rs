@@ -11,7 +11,7 @@
 //! ([`queue`]). What a plain client and what a session may do is decided in [`plain`] and
 //! [`command`]; sessions are opened and remembered in [`session`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use block::{Holder, Instant, IoError};
@@ -22,19 +22,30 @@ use crate::driver::Frame;
 use crate::medium::Ownership;
 use crate::wire::{AoeError, AtaReply, Command, Header, MacAddr, ShelfSlot};
 
-mod access;
+mod change;
 mod command;
 mod discover;
 mod export;
+mod features;
 mod io;
 mod plain;
+mod policy;
+mod probe;
 mod queue;
+mod rate;
+mod remembered;
 mod session;
+mod smart;
 mod stats;
 
-pub use export::{DeviceState, ExportOptions, OnRefusal, Reach};
+pub use export::{Abilities, DeviceState, ExportOptions, OnRefusal, Reach};
 pub use io::{IoId, IoOperation, IoRequest, IoResult, IoValue};
+pub use policy::{Access, AccessOperation, AccessPolicy, AccessRule, ListEditors};
+pub use probe::Probe;
 pub use queue::Ticket;
+pub use rate::{Rate, RateLimits};
+pub use remembered::Remembered;
+pub use smart::{SmartCommand, SmartFeature, SmartReply};
 pub use stats::{Drop, ExportStats, TargetStats};
 
 use export::{Export, PortState};
@@ -72,6 +83,17 @@ pub enum AddExportError {
     InvalidAddress(ShelfSlot),
 }
 
+/// Why the settings of an export can't be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SetOptionsError {
+    /// It isn't there any more.
+    #[error("there is no such export")]
+    NoSuchExport,
+    /// Another address is another export: its clients would get answers from somebody else.
+    #[error("the address of an export can't be changed")]
+    OtherAddress,
+}
+
 /// What is to be known about an export from outside.
 #[derive(Clone, Debug)]
 pub struct ExportStatus {
@@ -81,8 +103,10 @@ pub struct ExportStatus {
     pub options: ExportOptions,
     /// Its device.
     pub device: DeviceState,
-    /// The configuration string as it is now.
-    pub config_string: Vec<u8>,
+    /// What clients left with it, as it is now.
+    pub remembered: Remembered,
+    /// Whether plain writes are answered early, at present.
+    pub write_cache: bool,
     /// Open sessions.
     pub sessions: usize,
     /// Commands in the queue.
@@ -106,6 +130,8 @@ struct Shared {
     node: NodeIdentity,
     now: Instant,
     ports: BTreeMap<PortId, Rc<PortState>>,
+    /// Those that lead to programs of this machine.
+    trusted: BTreeSet<PortId>,
     random: SmallRng,
     out: Outbox,
     stats: TargetStats,
@@ -138,6 +164,7 @@ impl Target {
             node,
             now: Instant::default(),
             ports: BTreeMap::new(),
+            trusted: BTreeSet::new(),
             random: SmallRng::seed_from_u64(seed),
             out: Outbox::default(),
             stats: TargetStats::default(),
@@ -150,9 +177,8 @@ impl Target {
     pub fn handle_frame(&mut self, now: Instant, port: PortId, frame: &[u8]) {
         self.shared.now = now;
         self.shared.stats.frames += 1;
-        let is_group = |mac: MacAddr| mac.0[0] & 1 != 0;
         let header = match Header::parse(frame) {
-            Ok(header) if !is_group(header.source) => header,
+            Ok(header) if !header.source.is_group() => header,
             // An answer to a group would ask others to answer.
             _ => return self.shared.stats.malformed += 1,
         };
@@ -183,8 +209,9 @@ impl Target {
     pub fn handle_io_done(&mut self, now: Instant, id: IoId, result: IoResult) {
         self.shared.now = now;
         let Some(export) = self.exports.get_mut(&id.export) else { return };
-        let Some(work) = export.queue.finish(id.ticket) else { return };
+        let Some(mut work) = export.queue.finish(id.ticket) else { return };
         match &result {
+            _ if !work.is_of_device() => {}
             Ok(completion) => {
                 export.set_instance(completion.instance);
                 if let IoValue::Holder(holder) = completion.value {
@@ -192,12 +219,15 @@ impl Target {
                 }
             }
             Err(IoError::Restarted { now }) => export.set_instance(*now),
+            Err(IoError::FlushFailed) => export.flush_failed = true,
             Err(_) => {}
         }
-        match work {
-            Work::Plain(work) => plain::finish(export, &mut self.shared, &work, result),
-            Work::Session(work) => command::finish(export, &mut self.shared, &work, result),
-            Work::Open(work) => session::finish_open(export, &mut self.shared, &work, result),
+        match &mut work {
+            Work::Plain(work) => plain::finish(export, &mut self.shared, work, result),
+            Work::Session(work) => command::finish(export, &mut self.shared, work, result),
+            Work::Open(work) => session::finish_open(export, &mut self.shared, work, result),
+            Work::Change(work) => change::finish(export, &mut self.shared, work, result),
+            Work::Settle => plain::finish_settle(export, result),
             Work::Started => {}
         }
         pump(export, &mut self.shared);
@@ -236,6 +266,7 @@ impl Target {
         &mut self,
         options: ExportOptions,
         device: DeviceState,
+        abilities: Abilities,
     ) -> Result<ExportId, AddExportError> {
         let address = options.address;
         if !address.is_concrete() {
@@ -247,7 +278,7 @@ impl Target {
         let id = ExportId(self.next_export);
         self.next_export += 1;
         self.addresses.insert(address, id);
-        self.exports.insert(id, Export::new(id, options, device));
+        self.exports.insert(id, Export::new(id, options, device, abilities));
         self.announce(id);
         Ok(id)
     }
@@ -259,9 +290,49 @@ impl Target {
         true
     }
 
+    /// Changes how a running export behaves; nothing that waits is lost. The address stays, and so
+    /// does what clients left with it.
+    pub fn set_options(
+        &mut self,
+        id: ExportId,
+        options: ExportOptions,
+    ) -> Result<(), SetOptionsError> {
+        let export = self.exports.get_mut(&id).ok_or(SetOptionsError::NoSuchExport)?;
+        if options.address != export.address() {
+            return Err(SetOptionsError::OtherAddress);
+        }
+        let told = |options: &ExportOptions| {
+            let options = options.clone();
+            (options.buffer_count, options.sectors_max, options.reach, options.announce)
+        };
+        let is_news =
+            told(&options) != told(&export.options) || options.access != export.options.access;
+        if options.write_cache != export.options.write_cache {
+            export.write_cache = options.write_cache;
+            if !export.write_cache {
+                export.queue.push(queue::Access::Barrier, 0, Work::Settle);
+            }
+        }
+        export.options = options;
+        pump(export, &mut self.shared);
+        if is_news {
+            self.announce(id);
+        }
+        Ok(())
+    }
+
+    /// What arrives at this port comes from programs of this machine: no list of clients applies.
+    pub fn trust_port(&mut self, id: PortId) {
+        self.shared.trusted.insert(id);
+        if let Some(port) = self.shared.ports.get_mut(&id) {
+            *port = Rc::new(PortState { trusted: true, ..PortState::clone(port) });
+        }
+    }
+
     /// Adds an interface, or takes note of its present address and MTU; exports are announced there.
     pub fn set_port(&mut self, id: PortId, name: String, mac: MacAddr, mtu_bytes: usize) {
-        let port = Rc::new(PortState { id, name, mac, mtu_bytes });
+        let trusted = self.shared.trusted.contains(&id);
+        let port = Rc::new(PortState { id, name, mac, mtu_bytes, trusted });
         self.shared.ports.insert(id, Rc::clone(&port));
         for export in self.exports.values().filter(|export| export.options.announce) {
             if export.answers_on(&port) {
@@ -273,6 +344,7 @@ impl Target {
     /// Takes an interface away.
     pub fn remove_port(&mut self, id: PortId) {
         self.shared.ports.remove(&id);
+        self.shared.trusted.remove(&id);
     }
 
     /// Takes note of how the device behind an export is now: grown, reopened, claimed otherwise.
@@ -304,7 +376,8 @@ impl Target {
             id,
             options: export.options.clone(),
             device: export.device,
-            config_string: export.config_string.clone(),
+            remembered: export.remembered.clone(),
+            write_cache: export.write_cache,
             sessions: export.sessions.len(),
             queued: export.queue.len(),
             queued_bytes: export.queue.bytes(),
@@ -350,8 +423,7 @@ impl Target {
             pump(export, shared);
             return true;
         }
-        let open = export.device.ownership.is_open_to_plain_clients();
-        if open && !export.lists.is_heard(header.source) {
+        if !is_heard(export, port, header) {
             export.stats.dropped(Drop::Denied);
             return true;
         }
@@ -372,6 +444,21 @@ impl Target {
     }
 }
 
+/// Whether a plain request is looked at. To who may do nothing the export isn't there; only refusals
+/// of reads and writes are told to those who know its address, so that they needn't wait.
+fn is_heard(export: &Export, port: &PortState, header: &Header) -> bool {
+    let client = header.source;
+    let listed =
+        !export.device.ownership.is_open_to_plain_clients() || export.remembered.is_heard(client);
+    let known = port.trusted
+        || match header.command {
+            Command::Ata if header.is_our_version() => true,
+            _ => export.options.access.knows(client),
+        };
+    let search = discover::is_search(header);
+    listed && known && (!search || export.permits(port, AccessOperation::Discover, client))
+}
+
 /// Starts every command whose turn has come.
 fn pump(export: &mut Export, shared: &mut Shared) {
     while let Some((ticket, work)) = export.queue.poll_ready() {
@@ -381,6 +468,8 @@ fn pump(export: &mut Export, shared: &mut Shared) {
             Work::Plain(work) => plain::start(export, shared, work),
             Work::Session(work) => command::start(export, shared, work),
             Work::Open(work) => session::start_open(export, shared, work),
+            Work::Change(work) => change::start(export, shared, work),
+            Work::Settle => plain::start_settle(export),
             Work::Started => Start::Answered,
         };
         match start {

@@ -1,9 +1,11 @@
 //! Plain AoE: ATA commands of clients that know nothing of sessions.
 
-use block::{Buffer, Durability, IoError, SECTOR_BYTES, SectorRange};
+use block::{Buffer, Durability, IoError, SectorRange};
 
 use super::export::{Export, OnRefusal, PortState};
+use super::features::{self, Switch};
 use super::io::{IoOperation, IoResult, IoValue, Start, Work};
+use super::policy::AccessOperation;
 use super::queue::Access;
 use super::stats::Drop;
 use super::{FIRMWARE_TEXT, PortId, Shared};
@@ -14,6 +16,15 @@ pub(super) struct PlainWork {
     port: PortId,
     request: AtaRequest,
     data: Buffer,
+    /// A write that may be answered before it is on stable storage.
+    volatile: bool,
+}
+
+impl PlainWork {
+    /// Whether it is for the disk itself.
+    pub(super) fn is_smart(&self) -> bool {
+        self.request.command == AtaCommand::SMART
+    }
 }
 
 /// What to do with a command, decided once at the door.
@@ -22,6 +33,8 @@ enum Verdict {
     Refuse(AoeError),
     Silence,
     Queue(Access),
+    /// The disk itself is asked, with this to be written.
+    Ask(Buffer),
 }
 
 pub(super) fn handle(export: &mut Export, shared: &mut Shared, port: &PortState, frame: &[u8]) {
@@ -38,7 +51,19 @@ pub(super) fn handle(export: &mut Export, shared: &mut Shared, port: &PortState,
         }
         Verdict::Refuse(error) => shared.refuse(export, port, &request.header, error),
         Verdict::Silence => export.stats.dropped(Drop::Denied),
-        Verdict::Queue(access) => enqueue(export, port, request, data, access),
+        Verdict::Queue(access) => {
+            let bytes = match access {
+                Access::Read(range) | Access::Write(range) => range.len_bytes(),
+                _ => 0,
+            };
+            let data = match access {
+                Access::Write(_) => data.get(..bytes as usize),
+                _ => None,
+            };
+            let data = data.map_or_else(Buffer::empty, Buffer::copy_of);
+            enqueue(export, port, request, data, bytes, access);
+        }
+        Verdict::Ask(data) => enqueue(export, port, request, data, 0, Access::Free),
     }
 }
 
@@ -46,20 +71,15 @@ fn enqueue(
     export: &mut Export,
     port: &PortState,
     request: AtaRequest,
-    data: &[u8],
+    data: Buffer,
+    bytes: u64,
     access: Access,
 ) {
-    let len = usize::from(request.count) * SECTOR_BYTES;
-    let bytes = if access == Access::Free { 0 } else { len as u64 };
     if !export.queue.has_room(bytes) {
         export.stats.dropped(Drop::QueueFull);
         return;
     }
-    let data = match access {
-        Access::Write(_) => data.get(..len).map_or_else(Buffer::empty, Buffer::copy_of),
-        _ => Buffer::empty(),
-    };
-    let work = PlainWork { port: port.id, request, data };
+    let work = PlainWork { port: port.id, request, data, volatile: false };
     export.queue.push(access, bytes, Work::Plain(work));
 }
 
@@ -67,6 +87,16 @@ fn judge(export: &mut Export, port: &PortState, request: &AtaRequest, data: &[u8
     let header = request.header.answer(port.mac, export.address());
     let reply = AtaReply::to(request, header);
     let aborted = Verdict::Answer(reply.failed(AtaReply::ERROR_ABORTED), Buffer::empty());
+    let needed = match request.command {
+        AtaCommand::WRITE | AtaCommand::WRITE_EXT => AccessOperation::Write,
+        _ if features::is_change(request) => AccessOperation::Write,
+        _ => AccessOperation::Read,
+    };
+    if !export.permits(port, needed, request.header.source) {
+        // An error told to a search would be taken for a disk.
+        let named = request.header.address.is_concrete();
+        return if named { refusal(export, aborted) } else { Verdict::Silence };
+    }
     if request.command == AtaCommand::IDENTIFY {
         return match request.count {
             1 => Verdict::Answer(reply, Buffer::copy_of(&identify(export).build())),
@@ -77,13 +107,8 @@ fn judge(export: &mut Export, port: &PortState, request: &AtaRequest, data: &[u8
         export.stats.refused += 1;
         return aborted;
     }
-    if !export.lists.may_use(request.header.source) {
-        export.stats.refused += 1;
-        return match export.options.on_refusal {
-            OnRefusal::AtaError => aborted,
-            OnRefusal::AoeError => Verdict::Refuse(AoeError::Reserved),
-            OnRefusal::Silent => Verdict::Silence,
-        };
+    if !export.remembered.may_use(request.header.source) {
+        return refusal(export, aborted);
     }
     let range = SectorRange::new(request.lba(), u64::from(request.count));
     let is_write = match request.command {
@@ -95,9 +120,19 @@ fn judge(export: &mut Export, port: &PortState, request: &AtaRequest, data: &[u8
         AtaCommand::CHECK_POWER_MODE => {
             return Verdict::Answer(AtaReply { count: 0xff, ..reply }, Buffer::empty());
         }
+        AtaCommand::SET_FEATURES => match features::switch(export, request) {
+            Switch::AfterFlush => return Verdict::Queue(Access::Barrier),
+            Switch::Done => return Verdict::Answer(reply, Buffer::empty()),
+            Switch::Refused => return unsupported(export, aborted),
+        },
+        AtaCommand::SMART => {
+            return match features::smart(export, port, request, data) {
+                Some(command) => Verdict::Ask(command.data),
+                None => unsupported(export, aborted),
+            };
+        }
         _ => {
-            export.stats.refused += 1;
-            return aborted;
+            return unsupported(export, aborted);
         }
     };
     if request.count > export.plain_sectors_max(port)
@@ -117,6 +152,23 @@ fn judge(export: &mut Export, port: &PortState, request: &AtaRequest, data: &[u8
     Verdict::Queue(if is_write { Access::Write(range) } else { Access::Read(range) })
 }
 
+fn unsupported(export: &mut Export, aborted: Verdict) -> Verdict {
+    export.stats.refused += 1;
+    aborted
+}
+
+/// How a client hears that it isn't one of those who may.
+fn refusal(export: &mut Export, aborted: Verdict) -> Verdict {
+    match export.options.on_refusal {
+        OnRefusal::AtaError => {
+            export.stats.refused += 1;
+            aborted
+        }
+        OnRefusal::AoeError => Verdict::Refuse(AoeError::Reserved),
+        OnRefusal::Silent => Verdict::Silence,
+    }
+}
+
 fn failure(export: &mut Export, reply: AtaReply, error: IoError, is_write: bool) -> Verdict {
     export.stats.failed(error);
     Verdict::Answer(failed(reply, error, is_write), Buffer::empty())
@@ -134,21 +186,31 @@ pub(super) fn start(export: &mut Export, shared: &mut Shared, work: &mut PlainWo
     let range = SectorRange::new(request.lba(), u64::from(request.count));
     Start::Io(match request.command {
         AtaCommand::READ | AtaCommand::READ_EXT => IoOperation::Read(range),
-        AtaCommand::WRITE | AtaCommand::WRITE_EXT => IoOperation::Write {
-            start: range.start,
-            data: std::mem::replace(&mut work.data, Buffer::empty()),
-            durability: if export.options.write_cache {
-                Durability::Volatile
-            } else {
-                Durability::Durable
-            },
-        },
+        AtaCommand::WRITE | AtaCommand::WRITE_EXT => {
+            work.volatile = export.write_cache;
+            let durability = if work.volatile { Durability::Volatile } else { Durability::Durable };
+            let data = std::mem::replace(&mut work.data, Buffer::empty());
+            IoOperation::Write { start: range.start, data, durability }
+        }
+        AtaCommand::SMART => {
+            return features::start_smart(
+                request,
+                std::mem::replace(&mut work.data, Buffer::empty()),
+            );
+        }
+        _ if export.flush_failed => {
+            finish(export, shared, work, Err(IoError::FlushFailed));
+            return Start::Answered;
+        }
         _ if std::mem::take(&mut export.plain_lost) => {
             let lost = Err(IoError::Restarted { now: export.device.instance });
             finish(export, shared, work, lost);
             return Start::Answered;
         }
         _ => {
+            if request.command == AtaCommand::SET_FEATURES {
+                export.write_cache = false;
+            }
             export.plain_unflushed = false;
             IoOperation::Flush(export.device.instance)
         }
@@ -169,27 +231,55 @@ pub(super) fn finish(export: &mut Export, shared: &mut Shared, work: &PlainWork,
             export.stats.read_bytes += range.len_bytes();
             (reply, data)
         }
-        Ok(_) if is_read => {
-            let short = IoError::Medium(range);
-            export.stats.failed(short);
-            (failed(reply, short, false), Buffer::empty())
-        }
+        Ok(_) if is_read => told(export, reply, IoError::Medium(range), false),
         Ok(_) if is_write => {
             export.stats.writes += 1;
             export.stats.written_bytes += range.len_bytes();
-            export.plain_unflushed |= export.options.write_cache;
+            export.plain_unflushed |= work.volatile;
             (reply, Buffer::empty())
         }
+        Ok(IoValue::Smart(said)) => match features::finish_smart(export, request, reply, said) {
+            Ok(answer) => answer,
+            Err(error) => told(export, reply, error, false),
+        },
         Ok(_) => {
             export.stats.flushes += 1;
             (reply, Buffer::empty())
         }
         Err(error) => {
-            export.stats.failed(error);
-            (failed(reply, error, is_write), Buffer::empty())
+            // What the flush was to make durable still isn't.
+            export.plain_unflushed |= !is_read && !is_write && !work.is_smart();
+            told(export, reply, error, is_write)
         }
     };
     shared.send(port.id, reply.emit(data));
+}
+
+fn told(
+    export: &mut Export,
+    reply: AtaReply,
+    error: IoError,
+    is_write: bool,
+) -> (AtaReply, Buffer) {
+    export.stats.failed(error);
+    (failed(reply, error, is_write), Buffer::empty())
+}
+
+/// The flush after the administrator has switched the write cache off.
+pub(super) fn start_settle(export: &mut Export) -> Start {
+    if !export.plain_unflushed {
+        return Start::Answered;
+    }
+    export.plain_unflushed = false;
+    Start::Io(IoOperation::Flush(export.device.instance))
+}
+
+/// The end of that flush. Nobody asked for it: a failure is told at the next flush.
+pub(super) fn finish_settle(export: &mut Export, result: IoResult) {
+    if let Err(error) = result {
+        export.stats.failed(error);
+        export.plain_unflushed = true;
+    }
 }
 
 /// How a failure is told in ATA's registers: each so that Linux fails this request and no other.
@@ -222,7 +312,8 @@ fn identify(export: &Export) -> Identify {
         model: "etherpool".to_owned(),
         lba48: true,
         flush: true,
-        write_cache: export.options.write_cache,
+        write_cache: export.write_cache,
+        smart: export.abilities.smart.then_some(export.smart_enabled),
         physical_block_bytes: export.device.geometry.physical_block_bytes,
     }
 }

@@ -17,6 +17,8 @@ pub(super) enum Access {
     Write(SectorRange),
     /// Nothing that has an order among commands (a flush covers what was answered before).
     Free,
+    /// What clients leave with the export.
+    Lists,
     /// Everything.
     Barrier,
 }
@@ -24,7 +26,7 @@ pub(super) enum Access {
 impl Access {
     fn conflicts(self, other: Access) -> bool {
         match (self, other) {
-            (Access::Barrier, _) | (_, Access::Barrier) => true,
+            (Access::Barrier, _) | (_, Access::Barrier) | (Access::Lists, Access::Lists) => true,
             (Access::Write(a), Access::Write(b) | Access::Read(b))
             | (Access::Read(a), Access::Write(b)) => a.overlaps(b),
             _ => false,
@@ -145,6 +147,7 @@ mod tests {
             4 => range.clone().prop_map(Access::Read),
             4 => range.prop_map(Access::Write),
             1 => Just(Access::Free),
+            1 => Just(Access::Lists),
             1 => Just(Access::Barrier),
         ]
     }

@@ -10,6 +10,7 @@ use rand::RngCore;
 use super::command;
 use super::export::{Export, PortState};
 use super::io::{IoOperation, IoResult, Start, Work};
+use super::policy::AccessOperation;
 use super::queue::Access;
 use super::stats::Drop;
 use super::{PortId, Shared};
@@ -206,6 +207,12 @@ pub(super) fn handle(export: &mut Export, shared: &mut Shared, port: &PortState,
         export.stats.dropped(Drop::Malformed);
         return;
     };
+    let client = request.header.source;
+    let listed = export.device.ownership.is_open_to_plain_clients() && !port.trusted;
+    let heard = !listed || export.remembered.is_heard(client);
+    if !heard || !export.permits(port, AccessOperation::Read, client) {
+        return export.stats.dropped(Drop::Denied);
+    }
     match request.operation {
         Operation::Hello => hello(export, shared, port, &request, payload),
         Operation::Open => open(export, shared, port, &request, payload),

@@ -44,6 +44,8 @@ pub struct ExportStats {
     pub errors_out_of_range: u64,
     /// Failures: a flush that failed.
     pub errors_flush: u64,
+    /// Failures: a change by a client that couldn't be put on stable storage.
+    pub errors_remember: u64,
     /// Failures: device gone or restarted.
     pub errors_lost: u64,
     /// Refusals: a deposed owner.

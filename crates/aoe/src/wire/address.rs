@@ -10,6 +10,11 @@ pub struct MacAddr(pub [u8; 6]);
 impl MacAddr {
     /// All stations of the segment.
     pub const BROADCAST: MacAddr = MacAddr([0xff; 6]);
+
+    /// Whether it means several stations.
+    pub fn is_group(self) -> bool {
+        self.0[0] & 1 != 0
+    }
 }
 
 impl fmt::Display for MacAddr {

@@ -23,6 +23,7 @@ const HARDWARE_RESET_WORD: usize = 93;
 const SECTORS48_WORD: usize = 100;
 const SECTOR_SIZE_WORD: usize = 106;
 
+const BIT_SMART: u16 = 1 << 0;
 const BIT_WRITE_CACHE: u16 = 1 << 5;
 const BIT_LBA48: u16 = 1 << 10;
 const BIT_FLUSH: u16 = 1 << 12;
@@ -49,6 +50,8 @@ pub struct Identify {
     pub flush: bool,
     /// Whether writes are answered before they are on stable storage.
     pub write_cache: bool,
+    /// Whether SMART commands are understood, and if so, whether SMART is switched on.
+    pub smart: Option<bool>,
     /// Physical block size in bytes: 512 times a power of two; others are told as 512.
     pub physical_block_bytes: u32,
 }
@@ -66,8 +69,10 @@ impl Identify {
         let sectors28 = self.sectors.min(SECTORS28_MAX);
         words[SECTORS28_WORD] = sectors28 as u16;
         words[SECTORS28_WORD + 1] = (sectors28 >> 16) as u16;
-        words[SUPPORTED1_WORD] = BIT_WRITE_CACHE;
-        words[ENABLED1_WORD] = if self.write_cache { BIT_WRITE_CACHE } else { 0 };
+        let smart = |is: bool| if is { BIT_SMART } else { 0 };
+        words[SUPPORTED1_WORD] = BIT_WRITE_CACHE | smart(self.smart.is_some());
+        words[ENABLED1_WORD] =
+            smart(self.smart == Some(true)) | if self.write_cache { BIT_WRITE_CACHE } else { 0 };
         let commands = if self.lba48 { BIT_LBA48 } else { 0 }
             | if self.flush { BIT_FLUSH | BIT_FLUSH_EXT } else { 0 };
         words[SUPPORTED2_WORD] = VALID | commands;
@@ -108,6 +113,8 @@ impl Identify {
             lba48,
             flush: commands & (BIT_FLUSH | BIT_FLUSH_EXT) != 0,
             write_cache: words[ENABLED1_WORD] & BIT_WRITE_CACHE != 0,
+            smart: (words[SUPPORTED1_WORD] & BIT_SMART != 0)
+                .then_some(words[ENABLED1_WORD] & BIT_SMART != 0),
             physical_block_bytes: physical_block_bytes(words[SECTOR_SIZE_WORD]),
         })
     }
@@ -169,6 +176,7 @@ mod tests {
             lba48: true,
             flush: true,
             write_cache: false,
+            smart: None,
             physical_block_bytes: 4096,
         }
     }
@@ -193,6 +201,8 @@ mod tests {
         for change in [
             |_: &mut Identify| (),
             |identify: &mut Identify| identify.write_cache = true,
+            |identify: &mut Identify| identify.smart = Some(false),
+            |identify: &mut Identify| identify.smart = Some(true),
             |identify: &mut Identify| identify.flush = false,
             |identify: &mut Identify| identify.physical_block_bytes = 512,
             |identify: &mut Identify| (identify.lba48, identify.sectors) = (false, 77),

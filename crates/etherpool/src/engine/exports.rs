@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use aoe::driver::{ExportDevice, Frame, Port, TargetDriver};
-use aoe::target::{ExportId, ExportOptions, NodeIdentity, Reach};
+use aoe::driver::{ExportDevice, ExportSetup, Frame, Port, TargetDriver};
+use aoe::target::{ExportId, ExportOptions, ListEditors, NodeIdentity, Reach};
 use aoe::wire::{Command, Header, MacAddr, ShelfSlot};
 use control::api::{ApiError, ErrorCode, PoolReportExt as _};
 use control::config::InterfaceConfig;
@@ -136,13 +136,17 @@ impl Exports {
             serial: format!("{address}"),
             read_only: setting.read_only,
             // The allow list is the administrator's: clients may not edit it by the protocol.
-            lists_editable: setting.allow.is_empty(),
+            list_editors: if setting.allow.is_empty() {
+                ListEditors::All
+            } else {
+                ListEditors::Nobody
+            },
             reach: Reach::Ports(setting.interfaces.iter().cloned().collect()),
             ..ExportOptions::new(*address, name.to_string())
         };
         let id = self
             .driver
-            .add_export(ExportDevice::Device(device), options)
+            .add_export(ExportSetup::new(ExportDevice::Device(device), options))
             .await
             .map_err(|error| ApiError::new(ErrorCode::Exists, error.to_string()))?;
         tracing::info!(volume = %name, %address, "exported");

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context;
-use aoe::driver::ExportDevice;
+use aoe::driver::{ExportDevice, ExportSetup};
 use aoe::medium::Medium;
 use aoe::target::{ExportOptions, Reach};
 use aoe::wire::ShelfSlot;
@@ -340,10 +340,9 @@ impl Export {
             Medium::open(Rc::clone(&file) as Rc<dyn BlockDevice>, node.handle.runtime().clone())
                 .await
                 .context("cannot read whose disk it is")?;
-        let id = node
-            .driver
-            .add_export(ExportDevice::Medium(Rc::new(medium)), self.options(node, &path))
-            .await?;
+        let device = ExportDevice::Medium(Rc::new(medium));
+        let id =
+            node.driver.add_export(ExportSetup::new(device, self.options(node, &path))).await?;
         self.device.replace(path.clone());
         *self.state.borrow_mut() = "online".to_owned();
         self.size_bytes.set(file.geometry().sectors.saturating_mul(block::SECTOR_BYTES as u64));

@@ -104,6 +104,10 @@ impl Port for UnixPort {
         self.inner.mac
     }
 
+    fn is_trusted(&self) -> bool {
+        true
+    }
+
     fn mtu_bytes(&self) -> usize {
         UNIX_MTU_BYTES
     }

@@ -102,7 +102,7 @@ proptest! {
     fn the_disk_changes_exactly_as_the_bytes_say(
         frames in prop::collection::vec(mutated(), 1..40),
     ) {
-        let mut bench = Bench::new(OPEN, |options| options.lists_editable = false);
+        let mut bench = Bench::new(OPEN, |options| options.list_editors = ListEditors::Nobody);
         let mut expected = bench.disk.clone();
         for frame in frames {
             if let Some(window) = may_write(&frame, false) {

@@ -51,24 +51,38 @@ pub(super) struct Bench {
     pub export: ExportId,
     pub io: VecDeque<IoRequest>,
     pub sent: VecDeque<Vec<u8>>,
+    /// What was put on stable storage.
+    pub stored: Vec<Remembered>,
+    /// What the disk itself says to SMART commands.
+    pub smart: Option<SmartReply>,
     pub disk: Vec<u8>,
     pub instance: Instance,
 }
 
 impl Bench {
     pub(super) fn new(ownership: Ownership, change: impl FnOnce(&mut ExportOptions)) -> Bench {
+        Bench::with(Abilities::default(), ownership, change)
+    }
+
+    pub(super) fn with(
+        abilities: Abilities,
+        ownership: Ownership,
+        change: impl FnOnce(&mut ExportOptions),
+    ) -> Bench {
         let node = NodeIdentity { id: uuid::Uuid::from_bytes([9; 16]), name: "node-194".into() };
         let mut target = Target::new(node, 1);
         target.set_port(PORT, "eth0".into(), SERVER, 9000);
         let mut options = ExportOptions::new(ADDRESS, "disk");
         change(&mut options);
-        let export = target.add_export(options, device(ownership)).unwrap();
+        let export = target.add_export(options, device(ownership), abilities).unwrap();
         let mut bench = Bench {
             target,
             now: Instant::from_nanos(1_000_000_000),
             export,
             io: VecDeque::new(),
             sent: VecDeque::new(),
+            stored: Vec::new(),
+            smart: None,
             disk: vec![0; SECTORS as usize * 512],
             instance: Instance(77),
         };
@@ -110,6 +124,11 @@ impl Bench {
                 start..start + range.len_bytes() as usize
             };
             let value = match request.operation {
+                IoOperation::Remember(state) => {
+                    self.stored.push(state);
+                    IoValue::Done
+                }
+                IoOperation::Smart(_) => IoValue::Smart(self.smart.clone().unwrap()),
                 IoOperation::Read(range) => {
                     IoValue::Data(Buffer::copy_of(&self.disk[window(range)]))
                 }

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use runtime::{Executor, Notify, Order};
 
 use super::*;
-use crate::driver::{ExportDevice, Port, TargetDriver};
+use crate::driver::{ExportDevice, ExportSetup, Port, TargetDriver};
 use crate::medium::Medium;
 use crate::target::slow_device::{Effect, SlowDevice, block_on, run};
 
@@ -95,7 +95,8 @@ fn world(seed: u64, sectors: u64, as_medium: bool) -> World {
         } else {
             ExportDevice::Device(Rc::new(raw))
         };
-        adder.add_export(device, ExportOptions::new(ADDRESS, "disk")).await.unwrap()
+        let options = ExportOptions::new(ADDRESS, "disk");
+        adder.add_export(ExportSetup::new(device, options)).await.unwrap()
     });
     port.take();
     disk.effects.borrow_mut().clear();
@@ -248,7 +249,10 @@ fn a_volume_is_nobodys_to_claim() {
     // This one would accept.
     let device = ExportDevice::Device(Rc::new(block::MemoryDevice::new(100)));
     let (adder, options) = (driver.clone(), ExportOptions::new(ADDRESS, "volume"));
-    block_on(&executor, async move { adder.add_export(device, options).await.unwrap() }).unwrap();
+    block_on(&executor, async move {
+        adder.add_export(ExportSetup::new(device, options)).await.unwrap()
+    })
+    .unwrap();
     port.take();
     let ask = |request: SessionRequest, payload: Buffer| {
         port.deliver(&request.emit(payload));

@@ -33,9 +33,9 @@ fn the_start_is_announced() {
     let node = NodeIdentity { id: uuid::Uuid::nil(), name: String::new() };
     let mut target = Target::new(node, 1);
     target.set_port(PORT, "eth0".into(), SERVER, 1500);
-    let options =
-        ExportOptions { config_string: b"abc".to_vec(), ..ExportOptions::new(ADDRESS, "disk") };
-    let id = target.add_export(options, device(OPEN)).unwrap();
+    let remembered = Remembered { config_string: b"abc".to_vec(), ..Remembered::default() };
+    let options = ExportOptions { remembered, ..ExportOptions::new(ADDRESS, "disk") };
+    let id = target.add_export(options, device(OPEN), Abilities::default()).unwrap();
     let mut announced = || {
         let (port, frame) = target.poll_transmit().unwrap();
         assert_eq!(port, PORT);
@@ -131,7 +131,8 @@ fn config_string_commands() {
         (Unknown(15), "", "abc", Some(Some(AoeError::BadArgument)), "abc"),
     ];
     for (command, string, before, answer, after) in cases {
-        let mut bench = Bench::new(OPEN, |o| o.config_string = before.as_bytes().to_vec());
+        let mut bench =
+            Bench::new(OPEN, |o| o.remembered.config_string = before.as_bytes().to_vec());
         bench.send(
             &ConfigMessage::request(header(Command::Config), command).emit(string.as_bytes()),
         );
@@ -146,7 +147,7 @@ fn config_string_commands() {
                 }
             }
         }
-        let now = bench.target.export_status(bench.export).unwrap().config_string;
+        let now = bench.target.export_status(bench.export).unwrap().remembered.config_string;
         assert_eq!(now, after.as_bytes());
     }
 }
@@ -578,9 +579,17 @@ fn the_queue_is_bounded_and_what_exceeds_it_is_counted() {
 #[test]
 fn exports_come_and_go() {
     let mut bench = Bench::new(OPEN, |_| ());
-    let taken = bench.target.add_export(ExportOptions::new(ADDRESS, "x"), device(OPEN));
+    let taken = bench.target.add_export(
+        ExportOptions::new(ADDRESS, "x"),
+        device(OPEN),
+        Abilities::default(),
+    );
     assert_eq!(taken, Err(AddExportError::AddressInUse(ADDRESS)));
-    let any = bench.target.add_export(ExportOptions::new(ShelfSlot::ANY, "x"), device(OPEN));
+    let any = bench.target.add_export(
+        ExportOptions::new(ShelfSlot::ANY, "x"),
+        device(OPEN),
+        Abilities::default(),
+    );
     assert_eq!(any, Err(AddExportError::InvalidAddress(ShelfSlot::ANY)));
     bench.send(&ata(AtaCommand::READ_EXT, 0, 1).emit(Buffer::empty()));
     let asked = bench.io.pop_front().unwrap();
@@ -590,7 +599,10 @@ fn exports_come_and_go() {
     bench.send(&ata(AtaCommand::READ_EXT, 0, 1).emit(Buffer::empty()));
     bench.silence();
     assert_eq!(bench.target.stats().not_ours, 1);
-    let again = bench.target.add_export(ExportOptions::new(ADDRESS, "y"), device(OPEN)).unwrap();
+    let again = bench
+        .target
+        .add_export(ExportOptions::new(ADDRESS, "y"), device(OPEN), Abilities::default())
+        .unwrap();
     assert_ne!(again, bench.export);
 }
 

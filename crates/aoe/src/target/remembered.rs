@@ -1,16 +1,32 @@
-//! Who may ask an export: the lists that the protocol itself has. They are in memory; an export
-//! that belongs to a pool ignores them, because by the protocol anyone could lock out its owner.
+//! What clients leave with an export by the protocol: configuration string, mask list, reservation.
+//! An export that belongs to a pool ignores the lists, because by the protocol anyone could lock out
+//! its owner.
 
-use crate::wire::{DIRECTIVES_MAX, Directive, DirectiveCommand, MacAddr, MaskError, RESERVED_MAX};
+use crate::wire::{
+    CONFIG_STRING_BYTES_MAX, DIRECTIVES_MAX, Directive, DirectiveCommand, MacAddr, MaskError,
+    RESERVED_MAX,
+};
 
-/// The mask list and the reservation.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Lists {
-    mask: Vec<MacAddr>,
-    reserved: Vec<MacAddr>,
+/// What an export remembers from one run to the next.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remembered {
+    /// The configuration string, at most 1024 bytes.
+    pub config_string: Vec<u8>,
+    /// Whom it answers at all, at most 255; everybody if empty.
+    pub mask: Vec<MacAddr>,
+    /// For whom it is reserved, at most 255; for everybody if empty.
+    pub reserved: Vec<MacAddr>,
 }
 
-impl Lists {
+impl Remembered {
+    /// The same within the protocol's bounds: it comes from a file.
+    pub(super) fn bounded(mut self) -> Remembered {
+        self.config_string.truncate(CONFIG_STRING_BYTES_MAX);
+        self.mask.truncate(DIRECTIVES_MAX);
+        self.reserved.truncate(RESERVED_MAX);
+        self
+    }
+
     /// Whether a client is answered at all.
     pub(super) fn is_heard(&self, client: MacAddr) -> bool {
         self.mask.is_empty() || self.mask.contains(&client)
@@ -19,14 +35,6 @@ impl Lists {
     /// Whether the export isn't reserved for others.
     pub(super) fn may_use(&self, client: MacAddr) -> bool {
         self.reserved.is_empty() || self.reserved.contains(&client)
-    }
-
-    pub(super) fn mask(&self) -> &[MacAddr] {
-        &self.mask
-    }
-
-    pub(super) fn reserved(&self) -> &[MacAddr] {
-        &self.reserved
     }
 
     /// Executes directives in order; on failure the index of the one that failed. Those before it

@@ -1,0 +1,147 @@
+//! Changes of what an export remembers. They are answered when they are on stable storage, where the
+//! export has any for this; until then the former state counts. Changes of one export run one after
+//! the other, in order of their arrival.
+
+use super::discover;
+use super::export::{Export, PortState};
+use super::io::{IoOperation, IoResult, Start, Work};
+use super::queue::Access;
+use super::remembered::Remembered;
+use super::stats::Drop;
+use super::{PortId, Shared};
+use crate::wire::{
+    AoeError, ConfigCommand, Directive, Header, MacAddr, MaskCommand, MaskError, ReserveCommand,
+};
+
+/// Changes of an export that may wait: each costs a write to stable storage, and clients repeat.
+const CHANGES_MAX: usize = 32;
+
+/// A change as a client asks for it.
+pub(super) enum Change {
+    /// The configuration string.
+    Config { command: ConfigCommand, string: Vec<u8> },
+    /// The mask list.
+    Mask { command: MaskCommand, directives: Vec<Directive> },
+    /// The reservation.
+    Reserve { command: ReserveCommand, macs: Vec<MacAddr> },
+}
+
+/// A change that waits for its turn or for the storage.
+pub(super) struct ChangeWork {
+    port: PortId,
+    header: Header,
+    change: Change,
+    /// What it makes of the state, and how it is answered, once its turn has come.
+    decided: Option<(Remembered, Outcome)>,
+}
+
+/// What the client hears.
+#[derive(Clone, Copy)]
+enum Outcome {
+    Done,
+    /// The index of the mask directive that failed.
+    MaskFailed(u8, MaskError),
+    /// An AoE error.
+    Refused(AoeError),
+}
+
+/// Takes a change in.
+pub(super) fn enqueue(export: &mut Export, port: &PortState, header: &Header, change: Change) {
+    if export.changes >= CHANGES_MAX || !export.queue.has_room(0) {
+        return export.stats.dropped(Drop::QueueFull);
+    }
+    export.changes += 1;
+    let work = ChangeWork { port: port.id, header: *header, change, decided: None };
+    export.queue.push(Access::Lists, 0, Work::Change(work));
+}
+
+/// A change's turn has come: all earlier ones are in force.
+pub(super) fn start(export: &mut Export, shared: &mut Shared, work: &mut ChangeWork) -> Start {
+    let (next, outcome) = decide(&export.remembered, work.header.source, &work.change);
+    // A repetition of what is in force costs no write.
+    if next != export.remembered && export.abilities.remembers {
+        work.decided = Some((next.clone(), outcome));
+        return Start::Io(IoOperation::Remember(next));
+    }
+    conclude(export, shared, work, next, outcome);
+    Start::Answered
+}
+
+/// The storage has answered.
+pub(super) fn finish(
+    export: &mut Export,
+    shared: &mut Shared,
+    work: &mut ChangeWork,
+    result: IoResult,
+) {
+    let Some((next, outcome)) = work.decided.take() else { return };
+    match result {
+        Ok(_) => conclude(export, shared, work, next, outcome),
+        Err(_) => {
+            export.stats.errors_remember += 1;
+            let former = export.remembered.clone();
+            conclude(export, shared, work, former, Outcome::Refused(AoeError::DeviceUnavailable));
+        }
+    }
+}
+
+fn decide(now: &Remembered, client: MacAddr, change: &Change) -> (Remembered, Outcome) {
+    let mut next = now.clone();
+    let outcome = match change {
+        Change::Config { command: ConfigCommand::Set, string }
+            if !now.config_string.is_empty() && *string != now.config_string =>
+        {
+            Outcome::Refused(AoeError::ConfigStringPresent)
+        }
+        Change::Config { string, .. } => {
+            next.config_string.clone_from(string);
+            Outcome::Done
+        }
+        Change::Mask { directives, .. } => match next.edit_mask(directives) {
+            Ok(()) => Outcome::Done,
+            Err((index, error)) => Outcome::MaskFailed(index, error),
+        },
+        Change::Reserve { command, macs } => {
+            let force = *command == ReserveCommand::ForceSet;
+            match next.reserve(client, macs, force) {
+                true => Outcome::Done,
+                false => Outcome::Refused(AoeError::Reserved),
+            }
+        }
+    };
+    (next, outcome)
+}
+
+/// The state is in force, and the client hears of it.
+fn conclude(
+    export: &mut Export,
+    shared: &mut Shared,
+    work: &ChangeWork,
+    next: Remembered,
+    outcome: Outcome,
+) {
+    export.remembered = next;
+    export.changes = export.changes.saturating_sub(1);
+    let Some(port) = shared.ports.get(&work.port).cloned() else { return };
+    let header = &work.header;
+    match (&work.change, outcome) {
+        // The one error that comes with the string that is there.
+        (Change::Config { command, .. }, Outcome::Refused(AoeError::ConfigStringPresent)) => {
+            let error = Some(AoeError::ConfigStringPresent);
+            discover::tell_config(export, shared, &port, header, error, *command);
+        }
+        (_, Outcome::Refused(error)) => shared.refuse(export, &port, header, error),
+        (Change::Config { command, .. }, _) => {
+            discover::tell_config(export, shared, &port, header, None, *command);
+        }
+        (Change::Mask { command, .. }, Outcome::MaskFailed(index, error)) => {
+            discover::tell_mask(export, shared, &port, header, *command, Err((index, error)));
+        }
+        (Change::Mask { command, .. }, Outcome::Done) => {
+            discover::tell_mask(export, shared, &port, header, *command, Ok(()));
+        }
+        (Change::Reserve { command, .. }, _) => {
+            discover::tell_reservation(export, shared, &port, header, *command);
+        }
+    }
+}

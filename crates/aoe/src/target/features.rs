@@ -1,0 +1,94 @@
+//! ATA commands that change or ask for something beside the sectors: SET FEATURES and SMART.
+
+use block::{Buffer, IoError};
+
+use super::export::{Export, PortState};
+use super::io::{IoOperation, Start};
+use super::smart::{SmartCommand, SmartFeature, SmartReply};
+use crate::wire::{AtaReply, AtaRequest};
+
+/// SET FEATURES: switch the write cache on.
+pub(super) const CACHE_ON: u8 = 0x02;
+/// SET FEATURES: switch it off.
+pub(super) const CACHE_OFF: u8 = 0x82;
+
+/// What becomes of SET FEATURES.
+pub(super) enum Switch {
+    /// The export doesn't do that.
+    Refused,
+    /// Done.
+    Done,
+    /// Once all that was answered from the cache is on stable storage.
+    AfterFlush,
+}
+
+/// Decides about SET FEATURES at the door.
+pub(super) fn switch(export: &mut Export, request: &AtaRequest) -> Switch {
+    if !export.options.write_cache_switchable || export.is_read_only() {
+        return Switch::Refused;
+    }
+    match request.feature {
+        CACHE_ON => {
+            export.write_cache = true;
+            Switch::Done
+        }
+        CACHE_OFF => Switch::AfterFlush,
+        _ => Switch::Refused,
+    }
+}
+
+/// Whether a request changes the disk's settings or contents without being a WRITE.
+pub(super) fn is_change(request: &AtaRequest) -> bool {
+    use crate::wire::AtaCommand;
+    match request.command {
+        AtaCommand::SET_FEATURES => true,
+        AtaCommand::SMART => SmartFeature::of(request.feature).is_some_and(SmartFeature::is_write),
+        _ => false,
+    }
+}
+
+/// The SMART command of a request, if it gets through to the disk.
+pub(super) fn smart(
+    export: &Export,
+    port: &PortState,
+    request: &AtaRequest,
+    data: &[u8],
+) -> Option<SmartCommand> {
+    let command = SmartCommand::of(request, data, export.plain_sectors_max(port))?;
+    let refused = !export.abilities.smart || command.feature.is_write() && export.is_read_only();
+    (!refused).then_some(command)
+}
+
+/// A SMART command's turn has come. What it may do was decided at the door.
+pub(super) fn start_smart(request: &AtaRequest, data: Buffer) -> Start {
+    match SmartCommand::of(request, &data, u8::MAX) {
+        Some(command) => Start::Io(IoOperation::Smart(SmartCommand { data, ..command })),
+        None => Start::Answered,
+    }
+}
+
+/// The answer to a SMART command that the disk has heard.
+pub(super) fn finish_smart(
+    export: &mut Export,
+    request: &AtaRequest,
+    reply: AtaReply,
+    said: SmartReply,
+) -> Result<(AtaReply, Buffer), IoError> {
+    let failed = said.is_failure();
+    let feature = SmartFeature::of(request.feature);
+    let expected = feature.map_or(0, |feature| feature.reply_bytes(request.count));
+    if !failed && said.data.len() != expected {
+        return Err(IoError::Unsupported);
+    }
+    match feature {
+        Some(SmartFeature::Enable) if !failed => export.smart_enabled = true,
+        Some(SmartFeature::Disable) if !failed => export.smart_enabled = false,
+        _ => {}
+    }
+    export.stats.others += 1;
+    let [low, middle, high] = said.lba.map(u64::from);
+    let lba_raw = reply.lba_raw & !0xff_ffff | high << 16 | middle << 8 | low;
+    let SmartReply { status, error, count, .. } = said;
+    let data = if failed { Buffer::empty() } else { said.data };
+    Ok((AtaReply { status, error, count, lba_raw, ..reply }, data))
+}
