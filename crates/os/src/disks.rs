@@ -88,6 +88,49 @@ pub fn usage_of(path: &Path) -> Option<Usage> {
     usage(&places, &fs::canonicalize(own).ok()?)
 }
 
+/// A whole disk behind a block device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WholeDisk {
+    /// The kernel's name: `sda`.
+    pub name: String,
+    /// Where to open it.
+    pub path: PathBuf,
+    /// Its directory in `/sys`.
+    pub directory: PathBuf,
+    /// Whether the device asked about is a partition of it.
+    pub is_partition: bool,
+    /// Whether SCSI's drivers call it an ATA disk, or hand out its ATA page.
+    pub may_be_ata: bool,
+}
+
+/// The disk that a block device is, or is a partition of; `None` for anything else.
+pub fn whole_disk_of(path: &Path) -> io::Result<Option<WholeDisk>> {
+    let data = fs::metadata(path)?;
+    if data.mode() & libc::S_IFMT != libc::S_IFBLK {
+        return Ok(None);
+    }
+    whole_disk_in(&Places::default(), &device_number(&data))
+}
+
+fn whole_disk_in(places: &Places, number: &str) -> io::Result<Option<WholeDisk>> {
+    let own = fs::canonicalize(places.sys.join("dev/block").join(number))?;
+    let is_partition = own.join("partition").exists();
+    let parent = if is_partition { own.parent() } else { Some(own.as_path()) };
+    let Some(directory) = parent.filter(|directory| directory.join("size").exists()) else {
+        return Ok(None);
+    };
+    let Some(name) = directory.file_name().and_then(|name| name.to_str()) else { return Ok(None) };
+    let vendor = read_text(&directory.join("device/vendor"));
+    let may_be_ata = vendor.as_deref() == Some("ATA") || directory.join("device/vpd_pg89").exists();
+    Ok(Some(WholeDisk {
+        name: name.to_owned(),
+        path: places.dev.join(name.replace('!', "/")),
+        directory: directory.to_owned(),
+        is_partition,
+        may_be_ata,
+    }))
+}
+
 /// The device or file that a user means: a path, or `UUID=`, `PARTUUID=`, `LABEL=` or `ID=` and a
 /// name below `/dev/disk/by-…`.
 pub fn resolve(name: &str) -> io::Result<PathBuf> {
@@ -314,6 +357,31 @@ mod tests {
         assert!(disks[1].is_free(), "{:?}", disks[1]);
         assert_eq!(disks[1].model.as_deref(), Some("ACME"));
         assert_eq!(disks[1].links, [places.dev.join("disk/by-uuid/AB-CD")]);
+    }
+
+    #[test]
+    fn partitions_lead_to_their_disk() {
+        let (_dir, places) = machine();
+        put(&places.sys, "block/sda/device/vendor", "ATA     \n");
+        put(&places.sys, "block/sdb/device/vendor", "SEAGATE \n");
+        put(&places.sys, "block/sdc/device/vendor", "JMicron \n");
+        put(&places.sys, "block/sdc/device/vpd_pg89", "");
+        fs::create_dir_all(places.sys.join("dev/block")).unwrap();
+        let numbers =
+            [("8:97", "sda"), ("8:1", "sda/sda1"), ("8:98", "sdb"), ("8:99", "sdc"), ("1:1", "..")];
+        for (number, place) in numbers {
+            let link = places.sys.join("dev/block").join(number);
+            std::os::unix::fs::symlink(format!("../../block/{place}"), link).unwrap();
+        }
+        let of = |number| whole_disk_in(&places, number).unwrap();
+        let disk = of("8:97").unwrap();
+        assert_eq!((disk.name.as_str(), disk.is_partition), ("sda", false));
+        assert_eq!(disk.path, places.dev.join("sda"));
+        assert_eq!(of("8:1"), Some(WholeDisk { is_partition: true, ..disk.clone() }));
+        assert!(disk.may_be_ata && of("8:99").unwrap().may_be_ata);
+        assert!(!of("8:98").unwrap().may_be_ata);
+        assert_eq!(of("1:1"), None);
+        assert!(whole_disk_in(&places, "9:9").is_err());
     }
 
     #[test]

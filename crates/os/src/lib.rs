@@ -4,6 +4,7 @@
 //! This is the only crate with `unsafe`. It implements the traits of the pure crates
 //! ([`block::BlockDevice`], [`aoe::driver::Port`]) and holds no protocol and no policy.
 
+pub mod ata;
 pub mod disks;
 pub mod file;
 pub mod ioctl;
