@@ -6,12 +6,12 @@ SIM_SEEDS ?= 500
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ETHERPOOL := $(TARGET)/release/etherpool
 
-.PHONY: help lab build test check unit sim blackbox bench setup setup-qemu deny clean
+.PHONY: help lab build test check unit sim blackbox bench bench-target setup setup-qemu deny clean
 
 help:
 	@echo "make lab       build, start a cluster on this machine, say what to do next"
 	@echo "make test      everything that must hold, quick checks first"
-	@echo "make bench     measure, side by side with plain files and bare AoE disks"
+	@echo "make bench     measure, side by side with plain files and bare AoE disks; the target with vblade"
 	@echo "make build     the program: $(ETHERPOOL)"
 
 setup:
@@ -48,6 +48,12 @@ blackbox: build
 
 bench: setup build
 	scripts/bench $(abspath $(ETHERPOOL))
+	$(MAKE) bench-target
+
+# The target against vblade, an echo of frames, and fio.
+bench-target: setup build
+	$(CARGO) build --release --locked -p blackbox --bins
+	scripts/bench-target $(abspath $(ETHERPOOL))
 
 deny:
 	$(CARGO) deny check

@@ -10,6 +10,7 @@ use os::net::InterfaceSpec;
 
 /// Keeps so many requests under way against one AoE export, and measures.
 #[derive(Parser)]
+#[command(args_override_self = true)]
 struct Args {
     /// Network namespace of the interface.
     #[arg(long)]
