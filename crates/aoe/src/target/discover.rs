@@ -67,8 +67,9 @@ pub(super) fn tell_config(
     command: ConfigCommand,
 ) {
     export.stats.others += 1;
-    let readable = export.permits(port, AccessOperation::ConfigRead, asked.source)
-        || export.permits(port, AccessOperation::ConfigSet, asked.source);
+    // Who may set the string learns by that what it is.
+    let readable = matches!(command, ConfigCommand::Set | ConfigCommand::ForceSet)
+        || export.permits(port, AccessOperation::ConfigRead, asked.source);
     let header = Header { error, ..asked.answer(port.mac, export.address()) };
     shared.send(port.id, describe(export, port, header, command, readable));
 }

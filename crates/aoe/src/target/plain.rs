@@ -39,7 +39,8 @@ enum Verdict {
 
 pub(super) fn handle(export: &mut Export, shared: &mut Shared, port: &PortState, frame: &[u8]) {
     let Ok((request, data)) = AtaRequest::parse(frame) else {
-        if let Ok(header) = Header::parse(frame) {
+        let known = |header: &Header| port.trusted || export.options.access.knows(header.source);
+        if let Some(header) = Header::parse(frame).ok().filter(known) {
             shared.refuse(export, port, &header, AoeError::BadArgument);
         }
         return;

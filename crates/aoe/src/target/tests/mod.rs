@@ -1,6 +1,9 @@
 //! Scripts against the target: frames in, frames and device requests out, no I/O.
 #![allow(clippy::unwrap_used)]
 
+mod access;
+mod change;
+mod features;
 mod hostile;
 mod order;
 mod plain;
