@@ -8,7 +8,9 @@
 pub mod api;
 pub mod channel;
 pub mod config;
+pub mod duration;
 pub mod exit;
+pub mod glob;
 pub mod keeper;
 pub mod names;
 pub mod node;

@@ -9,6 +9,10 @@ use std::path::{Path, PathBuf};
 
 use block::SECTOR_BYTES;
 
+mod drives;
+
+pub use drives::{DriveSeen, drives};
+
 /// A block device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {

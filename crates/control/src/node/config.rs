@@ -3,10 +3,13 @@
 //! Naming a disk here is the override for *exporting* a disk that isn't blank; it never is one for
 //! labelling it.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use aoe::wire::ShelfSlot;
 use serde::{Deserialize, Serialize};
+
+use super::drive::{DriveConfig, DriveError};
 
 /// What `etherpool node --config FILE` reads. Every field has a default; an empty file means: all
 /// unused whole disks that are blank or carry an etherpool label, on all Ethernet interfaces.
@@ -35,6 +38,10 @@ pub struct NodeConfig {
     pub before_start: Vec<String>,
     /// Shell commands to run after the last export is gone.
     pub after_stop: Vec<String>,
+    /// Where Prometheus may ask for metrics, `127.0.0.1:9100`; nowhere by default.
+    pub metrics: Option<SocketAddr>,
+    /// Settings of this machine's drives.
+    pub drive: Vec<DriveConfig>,
     /// Disks, partitions, arrays or files to export.
     pub export: Vec<ExportConfig>,
 }
@@ -102,6 +109,9 @@ pub enum NodeConfigError {
     /// Two exports under one address.
     #[error("{0} is given to two exports; initiators would take them for two paths to one disk")]
     DuplicateAddress(String),
+    /// A `[[drive]]` that makes no sense.
+    #[error(transparent)]
+    Drive(#[from] DriveError),
 }
 
 impl NodeConfig {
@@ -120,6 +130,9 @@ impl NodeConfig {
 
     /// Whether every address is one and no two are the same.
     pub fn check(&self) -> Result<(), NodeConfigError> {
+        for drive in &self.drive {
+            drive.check()?;
+        }
         let mut seen = std::collections::BTreeSet::new();
         for export in &self.export {
             if !seen.insert(export.shelf_slot()?) {

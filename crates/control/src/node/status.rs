@@ -44,6 +44,9 @@ pub struct NodeStatus {
     pub exports: Vec<ExportStatus>,
     /// Disks that were looked at and aren't exported, with the reason.
     pub not_exported: Vec<NotExported>,
+    /// Drives that have settings.
+    #[serde(default)]
+    pub drives: Vec<DriveStatus>,
 }
 
 /// An export.
@@ -59,6 +62,15 @@ pub struct ExportStatus {
     pub size_bytes: u64,
     /// `online`, or why not.
     pub state: String,
+}
+
+/// A drive with settings of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DriveStatus {
+    /// The drive.
+    pub path: String,
+    /// The settings that it or the system refused, each with the reason. All others are applied.
+    pub refused: Vec<String>,
 }
 
 /// A disk that isn't exported.

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context;
-use aoe::driver::{ExportDevice, ExportSetup};
+use aoe::driver::{AtaPassThrough, ExportDevice, ExportSetup};
 use aoe::medium::Medium;
 use aoe::target::{ExportOptions, Reach};
 use aoe::wire::ShelfSlot;
@@ -84,6 +84,7 @@ impl Exporter {
     /// Takes a new configuration: exports that it names otherwise are ended and begun anew, those
     /// that it no longer names are ended, all others go on untouched.
     pub fn reload(self: &Rc<Self>, config: &NodeConfig) {
+        self.node.drives.reload(&config.drive);
         *self.config.borrow_mut() = config.clone();
         self.judged.borrow_mut().clear();
         let automatic = config.is_automatic();
@@ -122,6 +123,7 @@ impl Exporter {
     /// Ends all exports; complete when their media are closed.
     pub async fn stop(&self) {
         self.stopping.set(true);
+        self.node.drives.stop();
         let exports: Vec<_> = self.exports.borrow().values().cloned().collect();
         for export in &exports {
             export.end();
@@ -163,6 +165,7 @@ impl Exporter {
                     why: why.clone(),
                 })
                 .collect(),
+            drives: self.node.drives.status(),
         }
     }
 
@@ -341,8 +344,12 @@ impl Export {
                 .await
                 .context("cannot read whose disk it is")?;
         let device = ExportDevice::Medium(Rc::new(medium));
-        let id =
-            node.driver.add_export(ExportSetup::new(device, self.options(node, &path))).await?;
+        let setup = ExportSetup {
+            // Only for disks that it makes sense for; others say so to whoever asks.
+            ata: node.ata.open(&path).ok().map(|disk| Rc::new(disk) as Rc<dyn AtaPassThrough>),
+            ..ExportSetup::new(device, self.options(node, &path))
+        };
+        let id = node.driver.add_export(setup).await?;
         self.device.replace(path.clone());
         *self.state.borrow_mut() = "online".to_owned();
         self.size_bytes.set(file.geometry().sectors.saturating_mul(block::SECTOR_BYTES as u64));

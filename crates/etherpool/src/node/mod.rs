@@ -3,6 +3,7 @@
 //! only, and is exported again when it is back.
 
 mod choose;
+mod drives;
 mod export;
 mod identity;
 mod interfaces;
@@ -17,9 +18,11 @@ use aoe::driver::TargetDriver;
 use aoe::target::NodeIdentity;
 use clap::Args;
 use control::node::{NodeConfig, parse_etherpopulate};
+use os::ata::AtaDisks;
 use os::process::{Signal, Signals};
 use os::{Reactor, ReactorHandle};
 
+use drives::Drives;
 use export::Exporter;
 use identity::Identity;
 
@@ -121,6 +124,10 @@ pub struct Node {
     pub name: String,
     pub node_id: uuid::Uuid,
     pub run_dir: PathBuf,
+    /// The disks themselves, behind what is exported.
+    pub ata: Rc<AtaDisks>,
+    /// Their settings.
+    pub drives: Rc<Drives>,
 }
 
 fn serve(
@@ -150,7 +157,10 @@ fn serve(
         handle.runtime().clone(),
         NodeIdentity { id: node_id, name: name.clone() },
     );
-    let node = Rc::new(Node { handle: handle.clone(), driver, name, node_id, run_dir });
+    let ata = Rc::new(AtaDisks::new(&handle));
+    let drives = Drives::start(&handle, &ata, &config.drive);
+    let node =
+        Rc::new(Node { handle: handle.clone(), driver, name, node_id, run_dir, ata, drives });
 
     let mut interfaces = interfaces::follow(&node, config)?;
     let _frames = local::listen_frames(&node)?;

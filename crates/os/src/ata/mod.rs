@@ -13,6 +13,7 @@
 
 mod command;
 mod identify;
+mod pass_through;
 mod sense;
 pub mod settings;
 mod sg;
