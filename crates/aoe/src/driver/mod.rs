@@ -5,9 +5,11 @@ mod initiator_disk;
 mod port;
 mod setup;
 mod target;
+mod trace;
 
 pub use initiator::{Disk, DiskEvent, Initiator, InitiatorOptions, PlainDisk, SessionDisk};
 pub use initiator_disk::RemoteDisk;
 pub use port::{Frame, HEAD_BYTES_MAX, Port};
 pub use setup::{AtaPassThrough, ExportSetup, Memory};
 pub use target::{ExportDevice, TargetDriver};
+pub use trace::TraceStream;

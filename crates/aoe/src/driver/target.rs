@@ -15,11 +15,13 @@ use futures::FutureExt;
 use futures::future::{Either, select};
 use runtime::{Handle, Notify};
 
+use super::trace::{Listeners, TraceStream};
 use super::{AtaPassThrough, ExportSetup, Frame, Memory, Port};
 use crate::medium::{Medium, Ownership};
 use crate::target::{
-    Abilities, AddExportError, DeviceState, ExportId, ExportOptions, ExportStatus, IoOperation,
-    IoRequest, IoResult, IoValue, NodeIdentity, PortId, SetOptionsError, Target, TargetStats,
+    Abilities, AddExportError, ClientStatus, DeviceState, ExportId, ExportOptions, ExportStatus,
+    IoOperation, IoRequest, IoResult, IoValue, NodeIdentity, PortId, SetOptionsError, Target,
+    TargetStats,
 };
 use crate::wire::ShelfSlot;
 
@@ -69,6 +71,7 @@ struct Inner {
     ports: RefCell<BTreeMap<PortId, PortEntry>>,
     exports: RefCell<BTreeMap<ExportId, Rc<ExportEntry>>>,
     next_port: Cell<u32>,
+    listeners: RefCell<Listeners>,
     /// Wakes the task that takes away what the target has to say.
     work: Notify,
     timer_armed: Cell<bool>,
@@ -127,6 +130,7 @@ impl TargetDriver {
             ports: RefCell::default(),
             exports: RefCell::default(),
             next_port: Cell::new(0),
+            listeners: RefCell::default(),
             work: Notify::new(),
             timer_armed: Cell::new(false),
         });
@@ -229,6 +233,17 @@ impl TargetDriver {
         self.inner.target.borrow().exports()
     }
 
+    /// The clients of an export.
+    pub fn clients(&self, id: ExportId) -> Vec<ClientStatus> {
+        self.inner.target.borrow().clients(id)
+    }
+
+    /// Listens to the log of requests, of one export or of all, for as long as the stream is kept.
+    pub fn subscribe_trace(&self, export: Option<ExportId>) -> TraceStream {
+        self.inner.target.borrow_mut().set_tracing(true);
+        self.inner.listeners.borrow_mut().add(export)
+    }
+
     /// Names of all ports.
     pub fn ports(&self) -> Vec<(PortId, String)> {
         self.inner.ports.borrow().iter().map(|(id, entry)| (*id, entry.port.name())).collect()
@@ -295,7 +310,24 @@ impl Inner {
             entry.batch.clear();
         }
         drop(ports);
+        self.hand_out_trace();
         self.arm_timer();
+    }
+
+    fn hand_out_trace(&self) {
+        let mut target = self.target.borrow_mut();
+        let Some(mut next) = target.poll_trace() else { return };
+        let mut listeners = self.listeners.borrow_mut();
+        target.set_tracing(listeners.any());
+        loop {
+            let (record, lost) = next;
+            listeners.hand_out(record, lost);
+            if record.wanted {
+                tracing::info!(target: "requests", lost, "{record}");
+            }
+            let Some(another) = target.poll_trace() else { return };
+            next = another;
+        }
     }
 
     fn start(self: &Rc<Inner>, request: IoRequest) {

@@ -5,9 +5,11 @@
 use super::discover;
 use super::export::{Export, PortState};
 use super::io::{IoOperation, IoResult, Start, Work};
+use super::meter::Origin;
 use super::queue::Access;
 use super::remembered::Remembered;
 use super::stats::Drop;
+use super::trace::Traced;
 use super::{PortId, Shared};
 use crate::wire::{
     AoeError, ConfigCommand, Directive, Header, MacAddr, MaskCommand, MaskError, ReserveCommand,
@@ -29,6 +31,7 @@ pub(super) enum Change {
 /// A change that waits for its turn or for the storage.
 pub(super) struct ChangeWork {
     port: PortId,
+    pub origin: Origin,
     header: Header,
     change: Change,
     /// What it makes of the state, and how it is answered, once its turn has come.
@@ -46,13 +49,20 @@ enum Outcome {
 }
 
 /// Takes a change in.
-pub(super) fn enqueue(export: &mut Export, port: &PortState, header: &Header, change: Change) {
+pub(super) fn enqueue(
+    export: &mut Export,
+    shared: &mut Shared,
+    port: &PortState,
+    header: &Header,
+    change: Change,
+) {
     if export.changes >= CHANGES_MAX || !export.queue.has_room(0) {
-        return export.stats.dropped(Drop::QueueFull);
+        return shared.drop(export, Traced::other(port.id, header), Drop::QueueFull);
     }
     export.changes += 1;
-    let work = ChangeWork { port: port.id, header: *header, change, decided: None };
-    export.queue.push(Access::Lists, 0, Work::Change(work));
+    let origin = export.meter.origin(shared.now);
+    let work = ChangeWork { port: port.id, origin, header: *header, change, decided: None };
+    export.enqueue(Access::Lists, 0, Work::Change(work));
 }
 
 /// A change's turn has come: all earlier ones are in force.
@@ -78,7 +88,7 @@ pub(super) fn finish(
     match result {
         Ok(_) => conclude(export, shared, work, next, outcome),
         Err(_) => {
-            export.stats.errors_remember += 1;
+            export.meter.count(|stats| stats.errors_remember += 1);
             let former = export.remembered.clone();
             conclude(export, shared, work, former, Outcome::Refused(AoeError::DeviceUnavailable));
         }

@@ -4,10 +4,12 @@ use block::{Buffer, Claim, Durability, Epoch, IoError, OwnerId, RefusalReason, S
 
 use super::export::{Export, PortState};
 use super::io::{IoOperation, IoResult, IoValue, Start, Work};
+use super::meter::Origin;
 use super::policy::AccessOperation;
 use super::queue::Access;
 use super::session::{Cached, Slot, is_present, no_session, reply};
-use super::stats::Drop;
+use super::stats::{Drop, Moved};
+use super::trace::{Traced, TracedStatus};
 use super::{PortId, Shared};
 use crate::medium::Ownership;
 use crate::wire::{HolderPayload, Operation, SessionReply, SessionRequest, Status};
@@ -15,6 +17,7 @@ use crate::wire::{HolderPayload, Operation, SessionReply, SessionRequest, Status
 /// A session's command that waits for its turn or for the device.
 pub(super) struct SessionWork {
     port: PortId,
+    pub origin: Origin,
     request: SessionRequest,
     data: Buffer,
     /// CLAIM: for whom.
@@ -51,17 +54,18 @@ pub(super) fn handle(
     if request.operation.is_once() {
         match session.slot(request.sequence) {
             Some(Slot::Running(operation)) if *operation == request.operation => {
-                return export.stats.dropped(Drop::Repeated);
+                let traced = Traced::session(port.id, &request);
+                return shared.drop(export, traced, Drop::Repeated);
             }
             Some(Slot::Done(cached)) if cached.operation == request.operation => {
                 let cached = *cached;
-                export.stats.replayed += 1;
+                export.meter.count(|stats| stats.replayed += 1);
                 let Cached { status, detail, holder, .. } = cached;
                 let payload = holder.map_or_else(Buffer::empty, HolderPayload::emit);
                 return answer(export, shared, port, &request, status, detail, payload);
             }
             // One number, two commands: the client contradicts itself.
-            Some(_) => return export.stats.dropped(Drop::Malformed),
+            Some(_) => return export.meter.dropped(Drop::Malformed),
             None => {}
         }
     }
@@ -73,15 +77,15 @@ pub(super) fn handle(
         .and_then(|()| judge(export, export.session_sectors_max(port), &request, owner));
     match judged {
         Ok(Verdict::Queue(access)) => {
-            enqueue(export, port, request, payload, owner, access);
+            enqueue(export, shared, port, request, payload, owner, access);
         }
         Ok(Verdict::Holder) => {
             let payload = HolderPayload::emit(export.device.ownership.holder());
-            export.stats.others += 1;
+            export.meter.count(|stats| stats.others += 1);
             conclude(export, shared, port, &request, Status::Ok, 0, payload);
         }
         Err(error) => {
-            export.stats.failed(error);
+            export.meter.failed(error);
             let (status, detail) = Status::of(error);
             conclude(export, shared, port, &request, status, detail, Buffer::empty());
         }
@@ -90,6 +94,7 @@ pub(super) fn handle(
 
 fn enqueue(
     export: &mut Export,
+    shared: &mut Shared,
     port: &PortState,
     request: SessionRequest,
     payload: &[u8],
@@ -102,13 +107,14 @@ fn enqueue(
         _ => 0,
     };
     if !export.queue.has_room(bytes) {
-        return export.stats.dropped(Drop::QueueFull);
+        return shared.drop(export, Traced::session(port.id, &request), Drop::QueueFull);
     }
     let Some(session) = export.sessions.get_mut(request.session) else { return };
     session.begin(request.sequence, request.operation);
     let data = if is_write { Buffer::copy_of(payload) } else { Buffer::empty() };
-    let work = SessionWork { port: port.id, request, data, owner };
-    export.queue.push(access, bytes, Work::Session(work));
+    let origin = export.meter.origin(shared.now);
+    let work = SessionWork { port: port.id, origin, request, data, owner };
+    export.enqueue(access, bytes, Work::Session(work));
 }
 
 /// Whether the client is one of those who may: by the administrator's rules, and by the reservation
@@ -252,23 +258,21 @@ pub(super) fn finish(
     let range = request.range();
     let (status, detail, payload) = match result.map(|completion| completion.value) {
         Ok(IoValue::Data(data)) if data.len() as u64 == range.len_bytes() => {
-            export.stats.reads += 1;
-            export.stats.read_bytes += range.len_bytes();
+            export.meter.moved(Moved::Read, range.len_bytes(), shared.now);
             (Status::Ok, 0, data)
         }
         Ok(IoValue::Data(_)) => failure(export, IoError::Medium(range)),
         Ok(IoValue::Holder(holder)) => {
-            export.stats.others += 1;
+            export.meter.count(|stats| stats.others += 1);
             (Status::Ok, 0, HolderPayload::emit(holder))
         }
         Ok(IoValue::Done | IoValue::Smart(_)) => {
             match request.operation {
                 Operation::Write => {
-                    export.stats.writes += 1;
-                    export.stats.written_bytes += range.len_bytes();
+                    export.meter.moved(Moved::Write, range.len_bytes(), shared.now);
                 }
-                Operation::Flush => export.stats.flushes += 1,
-                _ => export.stats.others += 1,
+                Operation::Flush => export.meter.moved(Moved::Flush, 0, shared.now),
+                _ => export.meter.count(|stats| stats.others += 1),
             }
             (Status::Ok, 0, Buffer::empty())
         }
@@ -284,7 +288,7 @@ pub(super) fn finish(
 }
 
 fn failure(export: &mut Export, error: IoError) -> (Status, u64, Buffer) {
-    export.stats.failed(error);
+    export.meter.failed(error);
     let (status, detail) = Status::of(error);
     (status, detail, Buffer::empty())
 }
@@ -316,6 +320,8 @@ fn answer(
     detail: u64,
     payload: Buffer,
 ) {
+    let traced = Traced::session(port.id, request);
+    shared.trace.note(shared.now, export, traced, TracedStatus::Session(status));
     let reply = SessionReply { detail, ..reply(export, shared, port, request, status) };
     shared.send(port.id, reply.emit(payload));
 }

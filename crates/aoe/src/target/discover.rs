@@ -8,6 +8,7 @@ use super::change::{self, Change};
 use super::export::{Export, PortState};
 use super::policy::AccessOperation;
 use super::stats::Drop;
+use super::trace::{Traced, TracedStatus};
 use crate::wire::{
     AoeError, Command, ConfigCommand, ConfigMessage, Directive, DirectiveCommand, Header, MacAddr,
     MaskCommand, MaskError, MaskMessage, ParseError, ReserveCommand, ReserveMessage,
@@ -29,7 +30,7 @@ pub(super) fn is_search(header: &Header) -> bool {
 pub(super) fn config(export: &mut Export, shared: &mut Shared, port: &PortState, frame: &[u8]) {
     let (request, string) = match ConfigMessage::parse(frame) {
         Ok(parsed) => parsed,
-        Err(_) => return export.stats.dropped(Drop::Malformed),
+        Err(_) => return export.meter.dropped(Drop::Malformed),
     };
     let client = request.header.source;
     let needed = match request.command {
@@ -39,7 +40,7 @@ pub(super) fn config(export: &mut Export, shared: &mut Shared, port: &PortState,
         _ => AccessOperation::ConfigRead,
     };
     if !export.permits(port, needed, client) {
-        return export.stats.dropped(Drop::Denied);
+        return shared.drop(export, Traced::other(port.id, &request.header), Drop::Denied);
     }
     let present = &export.remembered.config_string;
     match request.command {
@@ -49,7 +50,7 @@ pub(super) fn config(export: &mut Export, shared: &mut Shared, port: &PortState,
         ConfigCommand::Test | ConfigCommand::TestPrefix => return,
         command @ (ConfigCommand::Set | ConfigCommand::ForceSet) => {
             let change = Change::Config { command, string: string.to_vec() };
-            return change::enqueue(export, port, &request.header, change);
+            return change::enqueue(export, shared, port, &request.header, change);
         }
         ConfigCommand::Unknown(_) => {
             return shared.refuse(export, port, &request.header, AoeError::BadArgument);
@@ -66,7 +67,9 @@ pub(super) fn tell_config(
     error: Option<AoeError>,
     command: ConfigCommand,
 ) {
-    export.stats.others += 1;
+    export.meter.count(|stats| stats.others += 1);
+    let status = error.map_or(TracedStatus::Done, TracedStatus::Aoe);
+    shared.trace.note(shared.now, export, Traced::other(port.id, asked), status);
     // Who may set the string learns by that what it is.
     let readable = matches!(command, ConfigCommand::Set | ConfigCommand::ForceSet)
         || export.permits(port, AccessOperation::ConfigRead, asked.source);
@@ -139,7 +142,7 @@ pub(super) fn mask(export: &mut Export, shared: &mut Shared, port: &PortState, f
     };
     let client = request.header.source;
     if !may_look(export, port, client) {
-        return export.stats.dropped(Drop::Denied);
+        return shared.drop(export, Traced::other(port.id, &request.header), Drop::Denied);
     }
     let refuse = match request.command {
         _ if !has_lists(export) => Some(AoeError::UnrecognisedCommand),
@@ -155,7 +158,7 @@ pub(super) fn mask(export: &mut Export, shared: &mut Shared, port: &PortState, f
     let command = request.command;
     if command == MaskCommand::Edit {
         let change = Change::Mask { command, directives: request.directives };
-        return change::enqueue(export, port, &request.header, change);
+        return change::enqueue(export, shared, port, &request.header, change);
     }
     tell_mask(export, shared, port, &request.header, command, Ok(()));
 }
@@ -168,7 +171,8 @@ pub(super) fn tell_mask(
     command: MaskCommand,
     edited: Result<(), (u8, MaskError)>,
 ) {
-    export.stats.others += 1;
+    export.meter.count(|stats| stats.others += 1);
+    shared.trace.note(shared.now, export, Traced::other(port.id, asked), TracedStatus::Done);
     let header = asked.answer(port.mac, export.address());
     let entries = mask_entries_max(port.mtu_bytes);
     let (count, error, directives) = match edited {
@@ -191,7 +195,7 @@ pub(super) fn reserve(export: &mut Export, shared: &mut Shared, port: &PortState
     };
     let client = request.header.source;
     if !may_look(export, port, client) {
-        return export.stats.dropped(Drop::Denied);
+        return shared.drop(export, Traced::other(port.id, &request.header), Drop::Denied);
     }
     let is_read = request.command == ReserveCommand::Read;
     let refuse = match request.command {
@@ -206,7 +210,7 @@ pub(super) fn reserve(export: &mut Export, shared: &mut Shared, port: &PortState
     let command = request.command;
     if !is_read {
         let change = Change::Reserve { command, macs: request.macs };
-        return change::enqueue(export, port, &request.header, change);
+        return change::enqueue(export, shared, port, &request.header, change);
     }
     tell_reservation(export, shared, port, &request.header, command);
 }
@@ -218,7 +222,8 @@ pub(super) fn tell_reservation(
     asked: &Header,
     command: ReserveCommand,
 ) {
-    export.stats.others += 1;
+    export.meter.count(|stats| stats.others += 1);
+    shared.trace.note(shared.now, export, Traced::other(port.id, asked), TracedStatus::Done);
     let header = asked.answer(port.mac, export.address());
     let reply = ReserveMessage { header, command, macs: export.remembered.reserved.clone() };
     shared.send(port.id, reply.emit());
@@ -233,6 +238,6 @@ fn malformed(
 ) {
     match Header::parse(frame) {
         Ok(header) => shared.refuse(export, port, &header, AoeError::BadArgument),
-        Err(_) => export.stats.dropped(Drop::Malformed),
+        Err(_) => export.meter.dropped(Drop::Malformed),
     }
 }

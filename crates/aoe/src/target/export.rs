@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use block::{Geometry, Instance, SECTOR_BYTES};
 
 use super::io::Work;
+use super::meter::Meter;
 use super::policy::{AccessOperation, AccessPolicy, ListEditors};
 use super::probe::Probe;
 use super::queue::{Queue, QueueLimits};
 use super::rate::RateLimits;
 use super::remembered::Remembered;
 use super::session::Sessions;
-use super::stats::ExportStats;
 use super::{ExportId, PortId};
 use crate::medium::Ownership;
 use crate::wire::{MacAddr, ShelfSlot, WINDOW_MAX, ata_sectors_max, session_sectors_max};
@@ -162,7 +162,7 @@ pub(super) struct Export {
     pub flush_failed: bool,
     pub queue: Queue<Work>,
     pub sessions: Sessions,
-    pub stats: ExportStats,
+    pub meter: Meter,
     /// Plain writes were answered from a cache since the last flush.
     pub plain_unflushed: bool,
     /// Such writes may be gone with an instance: the next plain flush says so.
@@ -191,7 +191,7 @@ impl Export {
             flush_failed: false,
             queue: Queue::new(limits),
             sessions: Sessions::default(),
-            stats: ExportStats::default(),
+            meter: Meter::default(),
             plain_unflushed: false,
             plain_lost: false,
         }
@@ -199,6 +199,12 @@ impl Export {
 
     pub(super) fn address(&self) -> ShelfSlot {
         self.options.address
+    }
+
+    /// Appends a command to the queue. Ask whether it has room first.
+    pub(super) fn enqueue(&mut self, access: super::queue::Access, bytes: u64, work: Work) {
+        self.queue.push(access, bytes, work);
+        self.meter.queued_max = self.meter.queued_max.max(self.queue.len());
     }
 
     pub(super) fn answers_on(&self, port: &PortState) -> bool {

@@ -85,7 +85,7 @@ pub(super) fn finish_smart(
         Some(SmartFeature::Disable) if !failed => export.smart_enabled = false,
         _ => {}
     }
-    export.stats.others += 1;
+    export.meter.count(|stats| stats.others += 1);
     let [low, middle, high] = said.lba.map(u64::from);
     let lba_raw = reply.lba_raw & !0xff_ffff | high << 16 | middle << 8 | low;
     let SmartReply { status, error, count, .. } = said;

@@ -3,6 +3,7 @@
 use block::{Buffer, Claim, Completion, Durability, Holder, Instance, IoError, Lba, SectorRange};
 
 use super::change::ChangeWork;
+use super::meter::Origin;
 use super::plain::PlainWork;
 use super::queue::Ticket;
 use super::remembered::Remembered;
@@ -92,6 +93,17 @@ pub(super) enum Work {
 }
 
 impl Work {
+    /// Who asked for it.
+    pub(super) fn origin(&self) -> Option<Origin> {
+        match self {
+            Work::Plain(work) => Some(work.origin),
+            Work::Session(work) => Some(work.origin),
+            Work::Open(work) => Some(work.origin),
+            Work::Change(work) => Some(work.origin),
+            Work::Settle | Work::Started => None,
+        }
+    }
+
     /// Whether its answers come from the device that the export's instance and fate depend on.
     pub(super) fn is_of_device(&self) -> bool {
         match self {

@@ -28,6 +28,7 @@ mod discover;
 mod export;
 mod features;
 mod io;
+mod meter;
 mod plain;
 mod policy;
 mod probe;
@@ -37,19 +38,23 @@ mod remembered;
 mod session;
 mod smart;
 mod stats;
+mod trace;
 
 pub use export::{Abilities, DeviceState, ExportOptions, OnRefusal, Reach};
 pub use io::{IoId, IoOperation, IoRequest, IoResult, IoValue};
+pub use meter::ClientStatus;
 pub use policy::{Access, AccessOperation, AccessPolicy, AccessRule, ListEditors};
 pub use probe::Probe;
 pub use queue::Ticket;
 pub use rate::{Rate, RateLimits};
 pub use remembered::Remembered;
 pub use smart::{SmartCommand, SmartFeature, SmartReply};
-pub use stats::{Drop, ExportStats, TargetStats};
+pub use stats::{Drop, ExportStats, HISTOGRAM_BUCKETS, Histogram, Latencies, TargetStats};
+pub use trace::{TraceRecord, TracedCommand, TracedStatus};
 
 use export::{Export, PortState};
 use io::{Outbox, Start, Work};
+use trace::{Trace, Traced};
 
 /// What plain clients hear as firmware version.
 const FIRMWARE_VERSION: u16 = 1;
@@ -113,8 +118,12 @@ pub struct ExportStatus {
     pub queued: usize,
     /// Bytes that those hold or ask for.
     pub queued_bytes: u64,
+    /// Commands that were in the queue at once, at most.
+    pub queued_max: usize,
     /// Counters.
     pub stats: ExportStats,
+    /// How long commands took.
+    pub latencies: Latencies,
 }
 
 /// The state machine.
@@ -135,6 +144,7 @@ struct Shared {
     random: SmallRng,
     out: Outbox,
     stats: TargetStats,
+    trace: Trace,
     /// Openings may be pending somewhere; spares looking for them.
     has_pending: bool,
 }
@@ -146,10 +156,18 @@ impl Shared {
         }
     }
 
+    /// A request gets no answer.
+    fn drop(&mut self, export: &mut Export, what: Traced, why: Drop) {
+        export.meter.dropped(why);
+        self.trace.note(self.now, export, what, TracedStatus::Dropped(why));
+    }
+
     /// Tells a plain client that its request makes no sense. The answer ends behind the header that
     /// its command has, with all else zero: nothing of the request is sent back.
     fn refuse(&mut self, export: &mut Export, port: &PortState, asked: &Header, error: AoeError) {
-        export.stats.refused += 1;
+        export.meter.count(|stats| stats.refused += 1);
+        let traced = Traced::other(port.id, asked);
+        self.trace.note(self.now, export, traced, TracedStatus::Aoe(error));
         let answer = asked.answer(port.mac, export.address());
         let header = Header { error: Some(error), ..answer };
         let frame = AtaReply { header, flags: 0, error: 0, count: 0, status: 0, lba_raw: 0 };
@@ -168,6 +186,7 @@ impl Target {
             random: SmallRng::seed_from_u64(seed),
             out: Outbox::default(),
             stats: TargetStats::default(),
+            trace: Trace::default(),
             has_pending: false,
         };
         Target { shared, exports: BTreeMap::new(), addresses: BTreeMap::new(), next_export: 0 }
@@ -221,6 +240,9 @@ impl Target {
             Err(IoError::Restarted { now }) => export.set_instance(*now),
             Err(IoError::FlushFailed) => export.flush_failed = true,
             Err(_) => {}
+        }
+        if let Some(origin) = work.origin() {
+            export.meter.resumes(origin);
         }
         match &mut work {
             Work::Plain(work) => plain::finish(export, &mut self.shared, work, result),
@@ -381,8 +403,26 @@ impl Target {
             sessions: export.sessions.len(),
             queued: export.queue.len(),
             queued_bytes: export.queue.bytes(),
-            stats: export.stats,
+            queued_max: export.meter.queued_max,
+            stats: export.meter.total,
+            latencies: export.meter.latencies,
         })
+    }
+
+    /// The clients of an export.
+    pub fn clients(&self, id: ExportId) -> Vec<ClientStatus> {
+        self.exports.get(&id).map(|export| export.meter.clients()).unwrap_or_default()
+    }
+
+    /// Whether all requests are to be recorded, also those of exports that don't ask for it.
+    pub fn set_tracing(&mut self, on: bool) {
+        self.shared.trace.subscribed = on;
+    }
+
+    /// The next record of a request, and how many were lost before it.
+    pub fn poll_trace(&mut self) -> Option<(TraceRecord, u64)> {
+        let record = self.shared.trace.poll()?;
+        Some((record, self.shared.trace.take_lost()))
     }
 
     /// All exports, in order of their addresses.
@@ -418,13 +458,14 @@ impl Target {
         if !export.answers_on(port) {
             return false;
         }
+        export.meter.arrives(header.source, shared.now);
         if header.command == Command::Session {
             session::handle(export, shared, port, frame);
             pump(export, shared);
             return true;
         }
         if !is_heard(export, port, header) {
-            export.stats.dropped(Drop::Denied);
+            shared.drop(export, Traced::other(port.id, header), Drop::Denied);
             return true;
         }
         match header.command {
@@ -464,6 +505,9 @@ fn pump(export: &mut Export, shared: &mut Shared) {
     while let Some((ticket, work)) = export.queue.poll_ready() {
         // Taken out while it starts: what is decided about it looks at the whole export.
         let mut work = std::mem::replace(work, Work::Started);
+        if let Some(origin) = work.origin() {
+            export.meter.resumes(origin);
+        }
         let start = match &mut work {
             Work::Plain(work) => plain::start(export, shared, work),
             Work::Session(work) => command::start(export, shared, work),

@@ -5,15 +5,18 @@ use block::{Buffer, Durability, IoError, SectorRange};
 use super::export::{Export, OnRefusal, PortState};
 use super::features::{self, Switch};
 use super::io::{IoOperation, IoResult, IoValue, Start, Work};
+use super::meter::Origin;
 use super::policy::AccessOperation;
 use super::queue::Access;
-use super::stats::Drop;
+use super::stats::{Drop, Moved};
+use super::trace::{Traced, TracedStatus};
 use super::{FIRMWARE_TEXT, PortId, Shared};
 use crate::wire::{AoeError, AtaCommand, AtaReply, AtaRequest, Header, Identify};
 
 /// An ATA command that waits for its turn or for the device.
 pub(super) struct PlainWork {
     port: PortId,
+    pub origin: Origin,
     request: AtaRequest,
     data: Buffer,
     /// A write that may be answered before it is on stable storage.
@@ -47,11 +50,11 @@ pub(super) fn handle(export: &mut Export, shared: &mut Shared, port: &PortState,
     };
     match judge(export, port, &request, data) {
         Verdict::Answer(reply, data) => {
-            export.stats.others += 1;
-            shared.send(port.id, reply.emit(data));
+            export.meter.count(|stats| stats.others += 1);
+            answer(export, shared, port.id, &request, reply, data);
         }
         Verdict::Refuse(error) => shared.refuse(export, port, &request.header, error),
-        Verdict::Silence => export.stats.dropped(Drop::Denied),
+        Verdict::Silence => shared.drop(export, Traced::ata(port.id, &request), Drop::Denied),
         Verdict::Queue(access) => {
             let bytes = match access {
                 Access::Read(range) | Access::Write(range) => range.len_bytes(),
@@ -62,14 +65,15 @@ pub(super) fn handle(export: &mut Export, shared: &mut Shared, port: &PortState,
                 _ => None,
             };
             let data = data.map_or_else(Buffer::empty, Buffer::copy_of);
-            enqueue(export, port, request, data, bytes, access);
+            enqueue(export, shared, port, request, data, bytes, access);
         }
-        Verdict::Ask(data) => enqueue(export, port, request, data, 0, Access::Free),
+        Verdict::Ask(data) => enqueue(export, shared, port, request, data, 0, Access::Free),
     }
 }
 
 fn enqueue(
     export: &mut Export,
+    shared: &mut Shared,
     port: &PortState,
     request: AtaRequest,
     data: Buffer,
@@ -77,11 +81,11 @@ fn enqueue(
     access: Access,
 ) {
     if !export.queue.has_room(bytes) {
-        export.stats.dropped(Drop::QueueFull);
-        return;
+        return shared.drop(export, Traced::ata(port.id, &request), Drop::QueueFull);
     }
-    let work = PlainWork { port: port.id, request, data, volatile: false };
-    export.queue.push(access, bytes, Work::Plain(work));
+    let origin = export.meter.origin(shared.now);
+    let work = PlainWork { port: port.id, origin, request, data, volatile: false };
+    export.enqueue(access, bytes, Work::Plain(work));
 }
 
 fn judge(export: &mut Export, port: &PortState, request: &AtaRequest, data: &[u8]) -> Verdict {
@@ -105,7 +109,7 @@ fn judge(export: &mut Export, port: &PortState, request: &AtaRequest, data: &[u8
         };
     }
     if !export.device.ownership.is_open_to_plain_clients() {
-        export.stats.refused += 1;
+        export.meter.count(|stats| stats.refused += 1);
         return aborted;
     }
     if !export.remembered.may_use(request.header.source) {
@@ -154,7 +158,7 @@ fn judge(export: &mut Export, port: &PortState, request: &AtaRequest, data: &[u8
 }
 
 fn unsupported(export: &mut Export, aborted: Verdict) -> Verdict {
-    export.stats.refused += 1;
+    export.meter.count(|stats| stats.refused += 1);
     aborted
 }
 
@@ -162,7 +166,7 @@ fn unsupported(export: &mut Export, aborted: Verdict) -> Verdict {
 fn refusal(export: &mut Export, aborted: Verdict) -> Verdict {
     match export.options.on_refusal {
         OnRefusal::AtaError => {
-            export.stats.refused += 1;
+            export.meter.count(|stats| stats.refused += 1);
             aborted
         }
         OnRefusal::AoeError => Verdict::Refuse(AoeError::Reserved),
@@ -171,7 +175,7 @@ fn refusal(export: &mut Export, aborted: Verdict) -> Verdict {
 }
 
 fn failure(export: &mut Export, reply: AtaReply, error: IoError, is_write: bool) -> Verdict {
-    export.stats.failed(error);
+    export.meter.failed(error);
     Verdict::Answer(failed(reply, error, is_write), Buffer::empty())
 }
 
@@ -228,14 +232,12 @@ pub(super) fn finish(export: &mut Export, shared: &mut Shared, work: &PlainWork,
     let is_write = matches!(request.command, AtaCommand::WRITE | AtaCommand::WRITE_EXT);
     let (reply, data) = match result.map(|completion| completion.value) {
         Ok(IoValue::Data(data)) if is_read && data.len() as u64 == range.len_bytes() => {
-            export.stats.reads += 1;
-            export.stats.read_bytes += range.len_bytes();
+            export.meter.moved(Moved::Read, range.len_bytes(), shared.now);
             (reply, data)
         }
         Ok(_) if is_read => told(export, reply, IoError::Medium(range), false),
         Ok(_) if is_write => {
-            export.stats.writes += 1;
-            export.stats.written_bytes += range.len_bytes();
+            export.meter.moved(Moved::Write, range.len_bytes(), shared.now);
             export.plain_unflushed |= work.volatile;
             (reply, Buffer::empty())
         }
@@ -244,7 +246,7 @@ pub(super) fn finish(export: &mut Export, shared: &mut Shared, work: &PlainWork,
             Err(error) => told(export, reply, error, false),
         },
         Ok(_) => {
-            export.stats.flushes += 1;
+            export.meter.moved(Moved::Flush, 0, shared.now);
             (reply, Buffer::empty())
         }
         Err(error) => {
@@ -253,7 +255,20 @@ pub(super) fn finish(export: &mut Export, shared: &mut Shared, work: &PlainWork,
             told(export, reply, error, is_write)
         }
     };
-    shared.send(port.id, reply.emit(data));
+    answer(export, shared, port.id, request, reply, data);
+}
+
+fn answer(
+    export: &mut Export,
+    shared: &mut Shared,
+    port: PortId,
+    request: &AtaRequest,
+    reply: AtaReply,
+    data: Buffer,
+) {
+    let status = TracedStatus::ata(&reply);
+    shared.trace.note(shared.now, export, Traced::ata(port, request), status);
+    shared.send(port, reply.emit(data));
 }
 
 fn told(
@@ -262,7 +277,7 @@ fn told(
     error: IoError,
     is_write: bool,
 ) -> (AtaReply, Buffer) {
-    export.stats.failed(error);
+    export.meter.failed(error);
     (failed(reply, error, is_write), Buffer::empty())
 }
 
@@ -278,7 +293,7 @@ pub(super) fn start_settle(export: &mut Export) -> Start {
 /// The end of that flush. Nobody asked for it: a failure is told at the next flush.
 pub(super) fn finish_settle(export: &mut Export, result: IoResult) {
     if let Err(error) = result {
-        export.stats.failed(error);
+        export.meter.failed(error);
         export.plain_unflushed = true;
     }
 }

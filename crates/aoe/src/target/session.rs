@@ -10,6 +10,7 @@ use rand::RngCore;
 use super::command;
 use super::export::{Export, PortState};
 use super::io::{IoOperation, IoResult, Start, Work};
+use super::meter::Origin;
 use super::policy::AccessOperation;
 use super::queue::Access;
 use super::stats::Drop;
@@ -79,6 +80,7 @@ pub(super) struct Cached {
 /// An opening that waits for the end of the commands before it.
 pub(super) struct OpenWork {
     port: PortId,
+    pub origin: Origin,
     request: SessionRequest,
 }
 
@@ -204,14 +206,14 @@ impl Session {
 /// A message of command 0xF0 has arrived.
 pub(super) fn handle(export: &mut Export, shared: &mut Shared, port: &PortState, frame: &[u8]) {
     let Ok((request, payload)) = SessionRequest::parse(frame) else {
-        export.stats.dropped(Drop::Malformed);
+        export.meter.dropped(Drop::Malformed);
         return;
     };
     let client = request.header.source;
     let listed = export.device.ownership.is_open_to_plain_clients() && !port.trusted;
     let heard = !listed || export.remembered.is_heard(client);
     if !heard || !export.permits(port, AccessOperation::Read, client) {
-        return export.stats.dropped(Drop::Denied);
+        return export.meter.dropped(Drop::Denied);
     }
     match request.operation {
         Operation::Hello => hello(export, shared, port, &request, payload),
@@ -249,7 +251,7 @@ fn open(
     let id = request.session;
     if request.instance == export.device.instance {
         if export.sessions.opening.contains_key(&id) {
-            return export.stats.dropped(Drop::Repeated);
+            return export.meter.dropped(Drop::Repeated);
         }
         if export.sessions.open.contains_key(&id) {
             // The answer got lost, or this is a replay: it changes nothing either way.
@@ -264,18 +266,19 @@ fn open(
         return no_session(export, shared, port, request);
     }
     if !export.queue.has_room(0) {
-        return export.stats.dropped(Drop::QueueFull);
+        return export.meter.dropped(Drop::QueueFull);
     }
     let had_former = export.sessions.end_former(opening.incarnation);
     if !export.sessions.make_room() {
-        return export.stats.dropped(Drop::SessionLimit);
+        return export.meter.dropped(Drop::SessionLimit);
     }
     export.sessions.pending.retain(|pending| pending.opening != opening);
     // Commands of this client's earlier sessions may be in the queue even if those have ended.
     if had_former || export.queue.len() > 0 {
         export.sessions.opening.insert(id, opening.incarnation);
-        let work = OpenWork { port: port.id, request: *request };
-        export.queue.push(Access::Barrier, 0, Work::Open(work));
+        let origin = export.meter.origin(shared.now);
+        let work = OpenWork { port: port.id, origin, request: *request };
+        export.enqueue(Access::Barrier, 0, Work::Open(work));
         return;
     }
     establish(export, shared, id, opening.incarnation);
@@ -283,7 +286,7 @@ fn open(
 }
 
 fn establish(export: &mut Export, shared: &Shared, id: SessionId, incarnation: Incarnation) {
-    export.stats.sessions_opened += 1;
+    export.meter.count(|stats| stats.sessions_opened += 1);
     export.sessions.open.insert(id, Session::new(incarnation, shared.now));
 }
 
@@ -319,7 +322,7 @@ pub(super) fn finish_open(
             welcome(export, shared, &port, request);
         }
         Err(error) => {
-            export.stats.failed(error);
+            export.meter.failed(error);
             let (status, detail) = Status::of(error);
             let answer = SessionReply { detail, ..reply(export, shared, &port, request, status) };
             shared.send(port.id, answer.emit(Buffer::empty()));

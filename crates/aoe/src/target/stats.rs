@@ -1,5 +1,7 @@
 //! What is counted, so that people see what happens to their exports.
 
+use std::time::Duration;
+
 use block::IoError;
 
 /// Why a frame got no answer.
@@ -17,7 +19,7 @@ pub enum Drop {
     SessionLimit,
 }
 
-/// Counters of an export, from its start on.
+/// Counters of an export from its start on, or one client's share of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExportStats {
     /// READ commands executed.
@@ -64,7 +66,69 @@ pub struct ExportStats {
     pub dropped_session_limit: u64,
 }
 
+/// What moves sectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moved {
+    Read,
+    Write,
+    Flush,
+}
+
 impl ExportStats {
+    /// Requests that got an answer.
+    pub fn answered(&self) -> u64 {
+        let failed = self.errors_medium
+            + self.errors_no_space
+            + self.errors_out_of_range
+            + self.errors_flush
+            + self.errors_remember
+            + self.errors_lost;
+        let done = self.reads + self.writes + self.flushes + self.others + self.replayed;
+        done + failed + self.fenced + self.refused
+    }
+
+    pub(super) fn moved(&mut self, what: Moved, bytes: u64) {
+        match what {
+            Moved::Read => {
+                self.reads += 1;
+                self.read_bytes += bytes;
+            }
+            Moved::Write => {
+                self.writes += 1;
+                self.written_bytes += bytes;
+            }
+            Moved::Flush => self.flushes += 1,
+        }
+    }
+
+    pub(super) fn has_moved(&self) -> bool {
+        self.reads + self.writes > 0
+    }
+
+    pub(super) fn add(&mut self, other: &ExportStats) {
+        self.reads += other.reads;
+        self.writes += other.writes;
+        self.flushes += other.flushes;
+        self.others += other.others;
+        self.read_bytes += other.read_bytes;
+        self.written_bytes += other.written_bytes;
+        self.replayed += other.replayed;
+        self.sessions_opened += other.sessions_opened;
+        self.errors_medium += other.errors_medium;
+        self.errors_no_space += other.errors_no_space;
+        self.errors_out_of_range += other.errors_out_of_range;
+        self.errors_flush += other.errors_flush;
+        self.errors_remember += other.errors_remember;
+        self.errors_lost += other.errors_lost;
+        self.fenced += other.fenced;
+        self.refused += other.refused;
+        self.dropped_queue_full += other.dropped_queue_full;
+        self.dropped_malformed += other.dropped_malformed;
+        self.dropped_denied += other.dropped_denied;
+        self.dropped_repeated += other.dropped_repeated;
+        self.dropped_session_limit += other.dropped_session_limit;
+    }
+
     pub(super) fn dropped(&mut self, why: Drop) {
         let counter = match why {
             Drop::QueueFull => &mut self.dropped_queue_full,
@@ -90,6 +154,86 @@ impl ExportStats {
     }
 }
 
+/// How many buckets a histogram has: the last begins at 134 s.
+pub const HISTOGRAM_BUCKETS: usize = 28;
+
+/// How long something took: bucket `n` counts what took less than `2^n` microseconds and isn't in a
+/// bucket before it; the last counts all else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Histogram {
+    buckets: [u64; HISTOGRAM_BUCKETS],
+    sum_us: u64,
+}
+
+impl Histogram {
+    /// What the buckets count.
+    pub fn buckets(&self) -> &[u64; HISTOGRAM_BUCKETS] {
+        &self.buckets
+    }
+
+    /// The end of a bucket; `None` for the last, which has none.
+    pub fn bound(bucket: usize) -> Option<Duration> {
+        (bucket + 1 < HISTOGRAM_BUCKETS).then(|| Duration::from_micros(1 << bucket))
+    }
+
+    /// How many were noted.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// How long all took together.
+    pub fn sum(&self) -> Duration {
+        Duration::from_micros(self.sum_us)
+    }
+
+    /// The end of the bucket below which this share of all lies, `None` if that is the last or there
+    /// is nothing.
+    pub fn quantile(&self, share: f64) -> Option<Duration> {
+        let wanted = (self.count() as f64 * share).ceil().max(1.0) as u64;
+        let mut seen = 0;
+        let bucket = self.buckets.iter().position(|count| {
+            seen += count;
+            seen >= wanted
+        });
+        bucket.and_then(Histogram::bound)
+    }
+
+    pub(super) fn note(&mut self, took: Duration) {
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let bucket = (u64::BITS - us.leading_zeros()) as usize;
+        self.buckets[bucket.min(HISTOGRAM_BUCKETS - 1)] += 1;
+        self.sum_us = self.sum_us.saturating_add(us);
+    }
+
+    pub(super) fn add(&mut self, other: &Histogram) {
+        for (own, more) in self.buckets.iter_mut().zip(other.buckets) {
+            *own += more;
+        }
+        self.sum_us = self.sum_us.saturating_add(other.sum_us);
+    }
+}
+
+/// How long an export's commands took, from the arrival of their frames to their answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Latencies {
+    /// Reads.
+    pub read: Histogram,
+    /// Writes.
+    pub write: Histogram,
+    /// Flushes.
+    pub flush: Histogram,
+}
+
+impl Latencies {
+    pub(super) fn of_mut(&mut self, what: Moved) -> &mut Histogram {
+        match what {
+            Moved::Read => &mut self.read,
+            Moved::Write => &mut self.write,
+            Moved::Flush => &mut self.flush,
+        }
+    }
+}
+
 /// Counters of a target, about frames that belong to no export.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TargetStats {
@@ -101,4 +245,36 @@ pub struct TargetStats {
     pub not_ours: u64,
     /// Replies that found no room on their way out.
     pub transmit_full: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_double() {
+        let mut histogram = Histogram::default();
+        for (us, bucket) in [(0, 0), (1, 1), (2, 2), (3, 2), (4, 3), (1023, 10), (1024, 11)] {
+            let before = histogram.buckets()[bucket];
+            histogram.note(Duration::from_micros(us));
+            assert_eq!(histogram.buckets()[bucket], before + 1, "{us}");
+            assert!(Histogram::bound(bucket).is_some_and(|end| Duration::from_micros(us) < end));
+        }
+        histogram.note(Duration::MAX);
+        assert_eq!(histogram.buckets()[HISTOGRAM_BUCKETS - 1], 1);
+        assert_eq!(Histogram::bound(HISTOGRAM_BUCKETS - 1), None);
+        assert_eq!(histogram.count(), 8);
+    }
+
+    #[test]
+    fn quantiles_are_the_ends_of_buckets() {
+        let mut histogram = Histogram::default();
+        assert_eq!(histogram.quantile(0.5), None);
+        for us in [10, 10, 10, 1000] {
+            histogram.note(Duration::from_micros(us));
+        }
+        assert_eq!(histogram.quantile(0.5), Some(Duration::from_micros(16)));
+        assert_eq!(histogram.quantile(0.99), Some(Duration::from_micros(1024)));
+        assert_eq!(histogram.sum(), Duration::from_micros(1030));
+    }
 }

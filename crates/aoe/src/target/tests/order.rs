@@ -309,3 +309,24 @@ fn a_removed_port_is_silent() {
     run(&world.executor);
     assert!(world.port.take().is_empty());
 }
+
+#[test]
+fn who_listens_hears_of_requests() {
+    let world = world(9, 1000, false);
+    let stream = world.driver.subscribe_trace(Some(world.export));
+    let elsewhere = world.driver.subscribe_trace(Some(ExportId(77)));
+    let range = SectorRange::new(Lba(3), 2);
+    for tag in 0..3 {
+        world.port.deliver(&ata(1, AtaCommand::READ_EXT, range, tag).emit(Buffer::empty()));
+    }
+    let record = block_on(&world.executor, async move { stream.next().await }).unwrap();
+    assert_eq!((record.lba, record.count, record.export), (Lba(3), 2, world.export));
+    assert!(elsewhere.next().now_or_never().is_none());
+    assert_eq!(elsewhere.take_lost(), 0);
+    drop(elsewhere);
+    world.port.deliver(&ata(1, AtaCommand::READ_EXT, range, 9).emit(Buffer::empty()));
+    run(&world.executor);
+    // Nobody listens any more: the records of a whole queue would be in the way.
+    let late = world.driver.subscribe_trace(None);
+    assert!(late.next().now_or_never().is_none());
+}
