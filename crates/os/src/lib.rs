@@ -8,6 +8,7 @@ pub mod ata;
 pub mod disks;
 pub mod file;
 pub mod ioctl;
+pub mod manager;
 pub mod net;
 pub mod process;
 pub mod reactor;

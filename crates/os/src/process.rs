@@ -83,27 +83,6 @@ fn read_uuid(path: &Path) -> io::Result<uuid::Uuid> {
     })
 }
 
-/// Tells systemd, if it started this process and wants to know, how things stand. `state` is as of
-/// sd_notify(3): `READY=1`, `STATUS=…`, `STOPPING=1`.
-pub fn notify_manager(state: &str) -> io::Result<()> {
-    let Some(address) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
-    notify_at(&address, state)
-}
-
-fn notify_at(address: &std::ffi::OsStr, state: &str) -> io::Result<()> {
-    use std::os::linux::net::SocketAddrExt;
-    use std::os::unix::ffi::OsStrExt;
-    use std::os::unix::net::{SocketAddr, UnixDatagram};
-    let address = match address.as_bytes() {
-        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
-        _ => SocketAddr::from_pathname(address)?,
-    };
-    let socket = UnixDatagram::unbound()?;
-    // A manager that doesn't read must not stop the daemon.
-    socket.set_nonblocking(true)?;
-    socket.send_to_addr(state.as_bytes(), &address).map(drop)
-}
-
 /// The signals that a daemon acts on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
@@ -356,16 +335,5 @@ mod tests {
         assert!(read_uuid(&path).is_err());
         write_durably(&path, b"3d1219c7c4c5404aaa1f6d2a48adfda4\n").unwrap();
         assert!(read_uuid(&path).is_ok());
-    }
-
-    #[test]
-    fn the_manager_is_told() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("notify");
-        let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
-        notify_at(path.as_os_str(), "READY=1").unwrap();
-        let mut bytes = [0; 32];
-        let len = manager.recv(&mut bytes).unwrap();
-        assert_eq!(&bytes[..len], b"READY=1");
     }
 }

@@ -49,6 +49,27 @@ pub struct NodeStatus {
     pub drives: Vec<DriveStatus>,
 }
 
+impl NodeStatus {
+    /// All in a line: how many exports run, and what is wrong with the first that doesn't.
+    pub fn summary(&self) -> String {
+        let (online, not): (Vec<_>, Vec<_>) =
+            self.exports.iter().partition(|export| export.state == ONLINE);
+        let plural = if online.len() == 1 { "" } else { "s" };
+        let mut text = format!("{} export{plural} online", online.len());
+        if let Some(first) = not.first() {
+            text.push_str(&format!("; {} not: {} {}", not.len(), first.address, first.state));
+        }
+        let refused: usize = self.drives.iter().map(|drive| drive.refused.len()).sum();
+        if refused > 0 {
+            text.push_str(&format!("; {refused} drive settings refused"));
+        }
+        text
+    }
+}
+
+/// The state of an export that is served.
+pub const ONLINE: &str = "online";
+
 /// An export.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExportStatus {
@@ -80,4 +101,30 @@ pub struct NotExported {
     pub path: String,
     /// Why, and what to do to have it exported.
     pub why: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_what_runs_and_what_not() {
+        let export = |address: &str, state: &str| ExportStatus {
+            address: address.to_owned(),
+            path: "/d".to_owned(),
+            device: "/d".to_owned(),
+            size_bytes: 0,
+            state: state.to_owned(),
+        };
+        let mut status = NodeStatus::default();
+        assert_eq!(status.summary(), "0 exports online");
+        status.exports = vec![export("e1.0", ONLINE)];
+        assert_eq!(status.summary(), "1 export online");
+        status.exports.extend([export("e1.1", ONLINE), export("e1.2", "no such file")]);
+        status.drives = vec![DriveStatus { path: "/d".into(), refused: vec!["x: y".into()] }];
+        assert_eq!(
+            status.summary(),
+            "2 exports online; 1 not: e1.2 no such file; 1 drive settings refused"
+        );
+    }
 }

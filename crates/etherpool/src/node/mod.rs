@@ -19,6 +19,7 @@ use aoe::target::NodeIdentity;
 use clap::Args;
 use control::node::{NodeConfig, parse_etherpopulate};
 use os::ata::AtaDisks;
+use os::manager::Manager;
 use os::process::{Signal, Signals};
 use os::{Reactor, ReactorHandle};
 
@@ -46,6 +47,8 @@ pub struct NodeArgs {
 /// Where a node keeps its memory and its sockets by default.
 const STATE_DIR: &str = "/var/lib/etherpool";
 const RUN_DIR: &str = "/run/etherpool";
+/// How old what the service manager shows may be.
+const STATUS_EVERY: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Runs until it is told to stop.
 pub fn run(args: NodeArgs) -> anyhow::Result<ExitCode> {
@@ -168,25 +171,34 @@ fn serve(
     let _control = local::listen_control(&node, &source, &exporter)?;
     tracing::info!(name = node.name, id = %node.node_id, shelf, "node runs");
 
-    let _ = os::process::notify_manager("READY=1");
+    let manager = Manager::from_environment();
+    manager.keep_watchdog(&handle);
+    let told = Rc::clone(&exporter);
+    manager.keep_status(&handle, STATUS_EVERY, move || told.status().summary());
+    manager.ready();
     let stopped = reactor.run_until(async move {
         loop {
             match signals.next().await {
-                Signal::HangUp => match source.read() {
-                    Ok(config) => {
-                        exporter.reload(&config);
-                        match interfaces::follow(&node, &config) {
-                            Ok(followed) => interfaces = followed,
-                            Err(error) => tracing::error!("interfaces: {error:#}"),
+                Signal::HangUp => {
+                    manager.reloading();
+                    match source.read() {
+                        Ok(config) => {
+                            exporter.reload(&config);
+                            match interfaces::follow(&node, &config) {
+                                Ok(followed) => interfaces = followed,
+                                Err(error) => tracing::error!("interfaces: {error:#}"),
+                            }
                         }
+                        Err(error) => tracing::error!("configuration not taken: {error:#}"),
                     }
-                    Err(error) => tracing::error!("configuration not taken: {error:#}"),
-                },
+                    manager.ready();
+                }
                 Signal::Terminate | Signal::Interrupt => break,
                 _ => {}
             }
         }
         tracing::info!("node stops");
+        manager.stopping();
         exporter.stop().await;
         drop(interfaces);
     });

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use control::config::SupervisorConfig;
-use sd_notify::NotifyState;
+use os::manager::Manager;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::ChildStdout;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -104,13 +104,17 @@ pub async fn run(
     }
     let mut engine = Kept::new(Program::new("engine", arguments.clone())?);
     let mut services = Kept::new(Program::new("services", arguments)?);
+    let manager = Manager::from_environment();
+    manager.status("starting the engine and what it serves");
     let mut news = None;
     let mut ready = false;
+    let mut alive_at = Instant::now();
     loop {
         tokio::select! {
             biased;
             () = stop_signal(&mut terminate, &mut interrupt) => break,
             _ = hangup.recv() => tracing::info!("the configuration is read at the start only; restart to change it"),
+            () = next_turn(manager.watchdog(), &mut alive_at) => manager.alive(),
             ended = engine.due() => engine.handle(ended),
             ended = services.due() => {
                 services.handle(ended);
@@ -120,13 +124,14 @@ pub async fn run(
                 if line == READY_LINE && !ready {
                     ready = true;
                     tracing::info!("ready");
-                    notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
+                    manager.ready();
+                    manager.status("serving");
                 }
             }
         }
     }
     tracing::info!("stopping");
-    notify(&[NotifyState::Stopping]);
+    manager.stopping();
     // Whoever serves ends before what it serves from.
     services.stop(SERVICES_STOP_LIMIT).await;
     engine.stop(ENGINE_STOP_LIMIT).await;
@@ -156,8 +161,9 @@ async fn next_line(news: &mut Option<Lines<BufReader<ChildStdout>>>) -> String {
     std::future::pending().await
 }
 
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "systemd was not told");
-    }
+/// Completes when the service manager is to hear again that this loop turns; never without one.
+async fn next_turn(period: Option<Duration>, at: &mut Instant) {
+    let Some(period) = period else { return std::future::pending().await };
+    tokio::time::sleep_until(*at).await;
+    *at = Instant::now() + period;
 }
