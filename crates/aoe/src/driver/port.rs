@@ -5,6 +5,7 @@ use arrayvec::ArrayVec;
 use block::Buffer;
 use futures::future::LocalBoxFuture;
 
+use crate::target::PortId;
 use crate::wire::MacAddr;
 
 /// Room for Ethernet, AoE and session header (96 bytes) with some to spare.
@@ -26,6 +27,36 @@ impl Frame {
     }
 }
 
+/// What happened to frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortCounters {
+    /// Frames handed to the kernel.
+    pub sent: u64,
+    /// Frames handed out.
+    pub received: u64,
+    /// Not sent: full queue, interface down, too long.
+    pub send_dropped: u64,
+    /// Dropped by the kernel because we were slow.
+    pub receive_dropped: u64,
+    /// Longer than the MTU allows.
+    pub oversized: u64,
+}
+
+/// How a port is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortStatus {
+    /// Its number.
+    pub id: PortId,
+    /// Its name.
+    pub name: String,
+    /// The address that frames leave with.
+    pub mac: MacAddr,
+    /// Largest Ethernet payload.
+    pub mtu_bytes: usize,
+    /// What happened to frames so far.
+    pub counters: PortCounters,
+}
+
 /// An interface to an Ethernet segment, or something that behaves like one.
 ///
 /// It may lose, double and reorder frames, as Ethernet does. It may also come and go: a port that is
@@ -43,6 +74,11 @@ pub trait Port {
     /// Whether it leads to programs of this machine only, which no list of clients shuts out.
     fn is_trusted(&self) -> bool {
         false
+    }
+
+    /// What happened to frames so far.
+    fn counters(&self) -> PortCounters {
+        PortCounters::default()
     }
 
     /// Sends and empties `frames`. What doesn't fit into the send queue is dropped and counted.

@@ -16,7 +16,7 @@ use futures::future::{Either, select};
 use runtime::{Handle, Notify};
 
 use super::trace::{Listeners, TraceStream};
-use super::{AtaPassThrough, ExportSetup, Frame, Memory, Port};
+use super::{AtaPassThrough, ExportSetup, Frame, Memory, Port, PortStatus};
 use crate::medium::{Medium, Ownership};
 use crate::target::{
     Abilities, AddExportError, ClientStatus, DeviceState, ExportId, ExportOptions, ExportStatus,
@@ -247,6 +247,19 @@ impl TargetDriver {
     /// Names of all ports.
     pub fn ports(&self) -> Vec<(PortId, String)> {
         self.inner.ports.borrow().iter().map(|(id, entry)| (*id, entry.port.name())).collect()
+    }
+
+    /// How all ports are doing.
+    pub fn port_status(&self) -> Vec<PortStatus> {
+        let ports = self.inner.ports.borrow();
+        let status = |(id, entry): (&PortId, &PortEntry)| PortStatus {
+            id: *id,
+            name: entry.port.name(),
+            mac: entry.port.mac(),
+            mtu_bytes: entry.port.mtu_bytes(),
+            counters: entry.port.counters(),
+        };
+        ports.iter().map(status).collect()
     }
 
     /// Counters about frames that belong to no export.

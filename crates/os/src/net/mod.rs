@@ -9,6 +9,6 @@ mod packet;
 mod raw;
 mod unix;
 
-pub use packet::{InterfaceSpec, PacketPort, PacketPortError, PortCounters, Role};
+pub use packet::{InterfaceSpec, PacketPort, PacketPortError, Role};
 pub use raw::FrameSocket;
 pub use unix::{UNIX_MTU_BYTES, UnixPort, UnixPortListener};

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::pin;
 use std::rc::Rc;
 
-use aoe::driver::{Frame, Port};
+use aoe::driver::{Frame, Port, PortCounters};
 use aoe::wire::MacAddr;
 use futures::FutureExt;
 use futures::future::{AbortHandle, LocalBoxFuture, abortable, select};
@@ -71,21 +71,6 @@ pub struct PacketPortError {
     pub interface: InterfaceSpec,
     /// Why not.
     pub error: io::Error,
-}
-
-/// What happened to frames.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PortCounters {
-    /// Frames handed to the kernel.
-    pub sent: u64,
-    /// Frames handed out.
-    pub received: u64,
-    /// Not sent: full queue, interface down, too long.
-    pub send_dropped: u64,
-    /// Dropped by the kernel because we were slow.
-    pub receive_dropped: u64,
-    /// Longer than the MTU allows.
-    pub oversized: u64,
 }
 
 /// A port on an interface.
@@ -153,12 +138,6 @@ impl PacketPort {
     pub fn is_up(&self) -> bool {
         self.inner.link.get().is_some_and(|link| link.up)
     }
-
-    /// What happened to frames so far.
-    pub fn counters(&self) -> PortCounters {
-        self.inner.count_kernel_drops();
-        self.inner.counters.get()
-    }
 }
 
 impl Drop for PacketPort {
@@ -178,6 +157,11 @@ impl Port for PacketPort {
 
     fn mtu_bytes(&self) -> usize {
         self.inner.link.get().map_or(MTU_DEFAULT_BYTES, |link| link.mtu_bytes)
+    }
+
+    fn counters(&self) -> PortCounters {
+        self.inner.count_kernel_drops();
+        self.inner.counters.get()
     }
 
     fn transmit(&self, frames: &mut Vec<Frame>) {

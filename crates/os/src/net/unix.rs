@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use aoe::driver::{Frame, Port};
+use aoe::driver::{Frame, Port, PortCounters};
 use aoe::wire::MacAddr;
 use futures::FutureExt;
 use futures::future::{AbortHandle, LocalBoxFuture, abortable};
@@ -110,6 +110,10 @@ impl Port for UnixPort {
 
     fn mtu_bytes(&self) -> usize {
         UNIX_MTU_BYTES
+    }
+
+    fn counters(&self) -> PortCounters {
+        PortCounters { send_dropped: self.inner.dropped.get(), ..PortCounters::default() }
     }
 
     fn transmit(&self, frames: &mut Vec<Frame>) {
