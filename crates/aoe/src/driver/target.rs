@@ -2,7 +2,7 @@
 //! runtime handle. Exports and ports come and go while it runs.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
@@ -21,7 +21,7 @@ use crate::medium::{Medium, Ownership};
 use crate::target::{
     Abilities, AddExportError, ClientStatus, DeviceState, ExportId, ExportOptions, ExportStatus,
     IoOperation, IoRequest, IoResult, IoValue, NodeIdentity, PortId, SetOptionsError, Target,
-    TargetStats,
+    TargetEvent, TargetStats,
 };
 use crate::wire::ShelfSlot;
 
@@ -59,6 +59,9 @@ impl ExportDevice {
     }
 }
 
+/// Events that wait for somebody to listen; the oldest go first.
+const EVENTS_MAX: usize = 64;
+
 /// A running target. Cheap to clone.
 #[derive(Clone)]
 pub struct TargetDriver {
@@ -72,6 +75,8 @@ struct Inner {
     exports: RefCell<BTreeMap<ExportId, Rc<ExportEntry>>>,
     next_port: Cell<u32>,
     listeners: RefCell<Listeners>,
+    events: RefCell<VecDeque<TargetEvent>>,
+    event: Notify,
     /// Wakes the task that takes away what the target has to say.
     work: Notify,
     timer_armed: Cell<bool>,
@@ -131,6 +136,8 @@ impl TargetDriver {
             exports: RefCell::default(),
             next_port: Cell::new(0),
             listeners: RefCell::default(),
+            events: RefCell::default(),
+            event: Notify::new(),
             work: Notify::new(),
             timer_armed: Cell::new(false),
         });
@@ -244,6 +251,17 @@ impl TargetDriver {
         self.inner.listeners.borrow_mut().add(export)
     }
 
+    /// The next thing that the target tells unasked. One listener at a time.
+    pub async fn next_event(&self) -> TargetEvent {
+        loop {
+            let arrival = self.inner.event.notified();
+            if let Some(event) = self.inner.events.borrow_mut().pop_front() {
+                return event;
+            }
+            arrival.await;
+        }
+    }
+
     /// Names of all ports.
     pub fn ports(&self) -> Vec<(PortId, String)> {
         self.inner.ports.borrow().iter().map(|(id, entry)| (*id, entry.port.name())).collect()
@@ -324,7 +342,29 @@ impl Inner {
         }
         drop(ports);
         self.hand_out_trace();
+        self.hand_out_events();
         self.arm_timer();
+    }
+
+    fn hand_out_events(&self) {
+        while let Some(event) = self.target.borrow_mut().poll_event() {
+            if let TargetEvent::AddressConflict { export, mac, .. } = event {
+                let address = self.exports.borrow().get(&export).map(|entry| entry.address);
+                let address = address.unwrap_or_default();
+                tracing::warn!(%address, %mac, "another target answers for an address of ours");
+            }
+            self.keep_event(event);
+        }
+    }
+
+    fn keep_event(&self, event: TargetEvent) {
+        let mut events = self.events.borrow_mut();
+        if events.len() >= EVENTS_MAX {
+            events.pop_front();
+        }
+        events.push_back(event);
+        drop(events);
+        self.event.notify_all();
     }
 
     fn hand_out_trace(&self) {

@@ -7,7 +7,7 @@ use block::{Geometry, Instance, SECTOR_BYTES};
 use super::io::Work;
 use super::meter::Meter;
 use super::policy::{AccessOperation, AccessPolicy, ListEditors};
-use super::probe::Probe;
+use super::probe::{Probe, Prober};
 use super::queue::{Queue, QueueLimits};
 use super::rate::RateLimits;
 use super::remembered::Remembered;
@@ -163,6 +163,7 @@ pub(super) struct Export {
     pub queue: Queue<Work>,
     pub sessions: Sessions,
     pub meter: Meter,
+    pub prober: Prober,
     /// Plain writes were answered from a cache since the last flush.
     pub plain_unflushed: bool,
     /// Such writes may be gone with an instance: the next plain flush says so.
@@ -192,6 +193,7 @@ impl Export {
             queue: Queue::new(limits),
             sessions: Sessions::default(),
             meter: Meter::default(),
+            prober: Prober::default(),
             plain_unflushed: false,
             plain_lost: false,
         }

@@ -11,7 +11,7 @@
 //! ([`queue`]). What a plain client and what a session may do is decided in [`plain`] and
 //! [`command`]; sessions are opened and remembered in [`session`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use block::{Holder, Instant, IoError};
@@ -44,7 +44,7 @@ pub use export::{Abilities, DeviceState, ExportOptions, OnRefusal, Reach};
 pub use io::{IoId, IoOperation, IoRequest, IoResult, IoValue};
 pub use meter::ClientStatus;
 pub use policy::{Access, AccessOperation, AccessPolicy, AccessRule, ListEditors};
-pub use probe::Probe;
+pub use probe::{ExportState, Probe, TargetEvent};
 pub use queue::Ticket;
 pub use rate::{Rate, RateLimits};
 pub use remembered::Remembered;
@@ -106,6 +106,8 @@ pub struct ExportStatus {
     pub id: ExportId,
     /// How it was set up.
     pub options: ExportOptions,
+    /// Whether it answers.
+    pub state: ExportState,
     /// Its device.
     pub device: DeviceState,
     /// What clients left with it, as it is now.
@@ -145,6 +147,9 @@ struct Shared {
     out: Outbox,
     stats: TargetStats,
     trace: Trace,
+    events: VecDeque<TargetEvent>,
+    /// Exports that look for others at their addresses.
+    probing: BTreeSet<ExportId>,
     /// Openings may be pending somewhere; spares looking for them.
     has_pending: bool,
 }
@@ -154,6 +159,22 @@ impl Shared {
         if !self.out.send(port, frame) {
             self.stats.transmit_full += 1;
         }
+    }
+
+    /// Something is to be told that nobody asked for; the oldest goes when nobody listens.
+    fn event(&mut self, event: TargetEvent) {
+        if self.events.len() >= probe::EVENTS_MAX {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+
+    /// Takes note of whether an export waits for the time of its next query.
+    fn follow(&mut self, export: &Export) {
+        match export.prober.deadline() {
+            Some(_) => self.probing.insert(export.id),
+            None => self.probing.remove(&export.id),
+        };
     }
 
     /// A request gets no answer.
@@ -187,6 +208,8 @@ impl Target {
             out: Outbox::default(),
             stats: TargetStats::default(),
             trace: Trace::default(),
+            events: VecDeque::new(),
+            probing: BTreeSet::new(),
             has_pending: false,
         };
         Target { shared, exports: BTreeMap::new(), addresses: BTreeMap::new(), next_export: 0 }
@@ -201,10 +224,10 @@ impl Target {
             // An answer to a group would ask others to answer.
             _ => return self.shared.stats.malformed += 1,
         };
-        if header.response {
-            return;
-        }
         let Some(port) = self.shared.ports.get(&port).cloned() else { return };
+        if header.response {
+            return self.handle_response(&port, &header);
+        }
         if header.address.is_concrete() {
             let id = self.addresses.get(&header.address).copied();
             let reached = id.is_some_and(|id| self.handle_request(id, &port, &header, frame));
@@ -263,6 +286,13 @@ impl Target {
         }
         self.shared.has_pending =
             self.exports.values().any(|export| export.sessions.next_expiry().is_some());
+        for id in self.shared.probing.clone() {
+            let Some(export) = self.exports.get_mut(&id) else { continue };
+            if probe::step(export, &mut self.shared) {
+                probe::announce(export, &mut self.shared);
+            }
+            self.shared.follow(export);
+        }
     }
 
     /// The next frame to send, and where.
@@ -277,13 +307,16 @@ impl Target {
 
     /// When to call `handle_timeout`.
     pub fn poll_timeout(&self) -> Option<Instant> {
+        let probing = self.shared.probing.iter().filter_map(|id| self.exports.get(id));
+        let query = probing.filter_map(|export| export.prober.deadline()).min();
         if !self.shared.has_pending {
-            return None;
+            return query;
         }
-        self.exports.values().filter_map(|export| export.sessions.next_expiry()).min()
+        let expiry = self.exports.values().filter_map(|export| export.sessions.next_expiry()).min();
+        query.into_iter().chain(expiry).min()
     }
 
-    /// Adds an export, and announces it.
+    /// Adds an export, and announces it; after it has looked for others, if it defends its address.
     pub fn add_export(
         &mut self,
         options: ExportOptions,
@@ -300,8 +333,12 @@ impl Target {
         let id = ExportId(self.next_export);
         self.next_export += 1;
         self.addresses.insert(address, id);
-        self.exports.insert(id, Export::new(id, options, device, abilities));
-        self.announce(id);
+        let probe = options.probe;
+        let mut export = Export::new(id, options, device, abilities);
+        export.prober.begin(probe, self.shared.now);
+        self.shared.follow(&export);
+        probe::announce(&export, &mut self.shared);
+        self.exports.insert(id, export);
         Ok(id)
     }
 
@@ -309,6 +346,7 @@ impl Target {
     pub fn remove_export(&mut self, id: ExportId) -> bool {
         let Some(export) = self.exports.remove(&id) else { return false };
         self.addresses.remove(&export.address());
+        self.shared.probing.remove(&id);
         true
     }
 
@@ -327,14 +365,17 @@ impl Target {
             let options = options.clone();
             (options.buffer_count, options.sectors_max, options.reach, options.announce)
         };
-        let is_news =
-            told(&options) != told(&export.options) || options.access != export.options.access;
+        let is_news = told(&options) != told(&export.options)
+            || options.access != export.options.access
+            || export.prober.is_silent();
         if options.write_cache != export.options.write_cache {
             export.write_cache = options.write_cache;
             if !export.write_cache {
                 export.queue.push(queue::Access::Barrier, 0, Work::Settle);
             }
         }
+        export.prober.set(options.probe, self.shared.now);
+        self.shared.follow(export);
         export.options = options;
         pump(export, &mut self.shared);
         if is_news {
@@ -355,9 +396,13 @@ impl Target {
     pub fn set_port(&mut self, id: PortId, name: String, mac: MacAddr, mtu_bytes: usize) {
         let trusted = self.shared.trusted.contains(&id);
         let port = Rc::new(PortState { id, name, mac, mtu_bytes, trusted });
-        self.shared.ports.insert(id, Rc::clone(&port));
-        for export in self.exports.values().filter(|export| export.options.announce) {
-            if export.answers_on(&port) {
+        let is_new = self.shared.ports.insert(id, Rc::clone(&port)).is_none();
+        for export in self.exports.values_mut().filter(|export| export.answers_on(&port)) {
+            if is_new && !trusted {
+                probe::port_came(export, self.shared.now);
+                self.shared.follow(export);
+            }
+            if export.options.announce && !export.prober.is_silent() {
                 discover::announce(export, &mut self.shared, &port);
             }
         }
@@ -383,12 +428,8 @@ impl Target {
 
     /// Announces an export on all its ports, if it is one to be announced.
     pub fn announce(&mut self, id: ExportId) {
-        let Some(export) = self.exports.get(&id).filter(|export| export.options.announce) else {
-            return;
-        };
-        let ports: Vec<Rc<PortState>> = self.shared.ports.values().cloned().collect();
-        for port in ports.iter().filter(|port| export.answers_on(port)) {
-            discover::announce(export, &mut self.shared, port);
+        if let Some(export) = self.exports.get(&id) {
+            probe::announce(export, &mut self.shared);
         }
     }
 
@@ -397,6 +438,7 @@ impl Target {
         self.exports.get(&id).map(|export| ExportStatus {
             id,
             options: export.options.clone(),
+            state: export.prober.state(),
             device: export.device,
             remembered: export.remembered.clone(),
             write_cache: export.write_cache,
@@ -417,6 +459,11 @@ impl Target {
     /// Whether all requests are to be recorded, also those of exports that don't ask for it.
     pub fn set_tracing(&mut self, on: bool) {
         self.shared.trace.subscribed = on;
+    }
+
+    /// The next thing to be told that nobody asked for.
+    pub fn poll_event(&mut self) -> Option<TargetEvent> {
+        self.shared.events.pop_front()
     }
 
     /// The next record of a request, and how many were lost before it.
@@ -445,6 +492,21 @@ impl Target {
         self.shared.stats
     }
 
+    /// What a target says; if it isn't us, and about an address of ours, then there are two.
+    fn handle_response(&mut self, port: &PortState, header: &Header) {
+        let is_target = matches!(header.command, Command::Config | Command::Ata);
+        let ours = self.shared.ports.values().any(|port| port.mac == header.source);
+        if !is_target || ours || port.trusted {
+            return;
+        }
+        let id = self.addresses.get(&header.address);
+        let Some(export) = id.and_then(|id| self.exports.get_mut(id)) else { return };
+        if export.answers_on(port) {
+            probe::foreign_answer(export, &mut self.shared, port, header.source);
+            self.shared.follow(export);
+        }
+    }
+
     /// A request for an export; false if it doesn't answer on that port.
     fn handle_request(
         &mut self,
@@ -456,6 +518,11 @@ impl Target {
         let Some(export) = self.exports.get_mut(&id) else { return false };
         let shared = &mut self.shared;
         if !export.answers_on(port) {
+            return false;
+        }
+        if export.prober.is_silent() && !port.trusted {
+            probe::rival_query(export, shared, port, header, frame);
+            shared.follow(export);
             return false;
         }
         export.meter.arrives(header.source, shared.now);

@@ -54,6 +54,8 @@ pub struct ExportStats {
     pub fenced: u64,
     /// Refusals: read-only, protected, reserved, not supported.
     pub refused: u64,
+    /// Answers that others gave for the export's address.
+    pub foreign_answers: u64,
     /// Frames dropped because the queue was full.
     pub dropped_queue_full: u64,
     /// Frames dropped because something in them is wrong.
@@ -122,6 +124,7 @@ impl ExportStats {
         self.errors_lost += other.errors_lost;
         self.fenced += other.fenced;
         self.refused += other.refused;
+        self.foreign_answers += other.foreign_answers;
         self.dropped_queue_full += other.dropped_queue_full;
         self.dropped_malformed += other.dropped_malformed;
         self.dropped_denied += other.dropped_denied;

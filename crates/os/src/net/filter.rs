@@ -1,5 +1,5 @@
 //! The classic BPF program of a packet port. The kernel drops what the port isn't for before it
-//! costs a copy: replies on a port for requests and the other way round, frames for others, and our
+//! costs a copy: most replies on a port for requests and the other way round, frames for others, and our
 //! own frames on kernels that can't ignore outgoing ones.
 
 use super::packet::Role;
@@ -15,6 +15,8 @@ const PACKET_TYPE: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE) as u32;
 const ETHERTYPE_AT: u32 = 12;
 const FLAGS_AT: u32 = 14;
 const FLAG_RESPONSE: u32 = 0x08;
+const COMMAND_AT: u32 = 19;
+const COMMAND_CONFIG: u32 = 1;
 const ACCEPT: u32 = u32::MAX;
 
 fn instruction(code: u16, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
@@ -22,20 +24,98 @@ fn instruction(code: u16, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
 }
 
 /// The program for `role`. A load beyond the end of a short frame drops it.
-pub(super) fn program(role: Role) -> [libc::sock_filter; 8] {
-    let (jump_set, jump_clear) = match role {
-        Role::Requests => (1, 0),
-        Role::Replies => (0, 1),
+///
+/// A port for requests also gets answers to config queries: one for an address of ours means that
+/// somebody else has it too.
+pub(super) fn program(role: Role) -> [libc::sock_filter; 10] {
+    // Where to go on when the response flag is set, and when it isn't: to the command, to the end
+    // that takes the frame, or to the one that drops it.
+    let (if_response, if_request) = match role {
+        Role::Requests => (0, 2),
+        Role::Replies => (2, 3),
     };
     [
         instruction(LOAD_BYTE, PACKET_TYPE, 0, 0),
         // For us, to all, to a group; not for others (3) and not from us (4).
-        instruction(IF_GREATER, libc::PACKET_MULTICAST as u32, 5, 0),
+        instruction(IF_GREATER, libc::PACKET_MULTICAST as u32, 7, 0),
         instruction(LOAD_HALF, ETHERTYPE_AT, 0, 0),
-        instruction(IF_EQUAL, super::packet::ETHERTYPE_AOE.into(), 0, 3),
+        instruction(IF_EQUAL, super::packet::ETHERTYPE_AOE.into(), 0, 5),
         instruction(LOAD_BYTE, FLAGS_AT, 0, 0),
-        instruction(IF_SET, FLAG_RESPONSE, jump_set, jump_clear),
+        instruction(IF_SET, FLAG_RESPONSE, if_response, if_request),
+        instruction(LOAD_BYTE, COMMAND_AT, 0, 0),
+        instruction(IF_EQUAL, COMMAND_CONFIG, 0, 1),
         instruction(RETURN, ACCEPT, 0, 0),
         instruction(RETURN, 0, 0, 0),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs a program as the kernel does, as far as ours go.
+    fn accepts(role: Role, packet_type: u32, frame: &[u8]) -> bool {
+        let program = program(role);
+        let (mut at, mut accumulator) = (0, 0);
+        loop {
+            let libc::sock_filter { code, jt, jf, k } = program[at];
+            at += 1;
+            let load = |len: usize| {
+                let bytes = frame.get(k as usize..k as usize + len)?;
+                Some(bytes.iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte)))
+            };
+            let jump = match code {
+                LOAD_BYTE if k == PACKET_TYPE => {
+                    accumulator = packet_type;
+                    continue;
+                }
+                LOAD_BYTE | LOAD_HALF => {
+                    let Some(value) = load(if code == LOAD_HALF { 2 } else { 1 }) else {
+                        return false;
+                    };
+                    accumulator = value;
+                    continue;
+                }
+                IF_EQUAL => accumulator == k,
+                IF_GREATER => accumulator > k,
+                IF_SET => accumulator & k != 0,
+                RETURN => return k != 0,
+                other => panic!("unknown instruction {other:#x}"),
+            };
+            at += usize::from(if jump { jt } else { jf });
+        }
+    }
+
+    #[test]
+    fn each_role_gets_its_frames() {
+        let frame = |ethertype: u16, flags: u8, command: u8| {
+            let mut frame = [0; 32];
+            frame[12..14].copy_from_slice(&ethertype.to_be_bytes());
+            frame[14] = flags;
+            frame[19] = command;
+            frame
+        };
+        // Ethertype, flags, command; whether a port for requests and one for replies take it.
+        for (ethertype, flags, command, requests, replies) in [
+            (0x88a2, 0x10, 0, true, false),
+            (0x88a2, 0x10, 1, true, false),
+            (0x88a2, 0x13, 0xf0, true, false),
+            (0x88a2, 0x18, 0, false, true),
+            (0x88a2, 0x18, 1, true, true),
+            (0x88a2, 0x1c, 1, true, true),
+            (0x88a2, 0x18, 2, false, true),
+            (0x88a2, 0x18, 0xf0, false, true),
+            (0x0800, 0x10, 0, false, false),
+            (0x0800, 0x18, 1, false, false),
+        ] {
+            let frame = frame(ethertype, flags, command);
+            for (packet_type, heard) in [(0, true), (1, true), (2, true), (3, false), (4, false)] {
+                let took =
+                    [Role::Requests, Role::Replies].map(|role| accepts(role, packet_type, &frame));
+                assert_eq!(took, [requests && heard, replies && heard], "{frame:x?} {packet_type}");
+            }
+            assert!(!accepts(Role::Requests, 0, &frame[..14]));
+            assert!(!accepts(Role::Replies, 0, &frame[..13]));
+        }
+    }
 }

@@ -8,6 +8,7 @@ mod hostile;
 mod meter;
 mod order;
 mod plain;
+mod probe;
 mod session;
 
 use std::collections::VecDeque;

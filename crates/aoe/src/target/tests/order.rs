@@ -330,3 +330,16 @@ fn who_listens_hears_of_requests() {
     let late = world.driver.subscribe_trace(None);
     assert!(late.next().now_or_never().is_none());
 }
+
+#[test]
+fn a_foreign_target_is_told_of() {
+    let world = world(9, 1000, false);
+    let source = MacAddr([2, 0, 0, 0, 9, 9]);
+    let header = Header { response: true, source, ..header(Command::Config) };
+    world.port.deliver(&ConfigMessage::request(header, ConfigCommand::Read).emit(b""));
+    let driver = world.driver.clone();
+    let event = block_on(&world.executor, async move { driver.next_event().await });
+    let port = world.driver.ports()[0].0;
+    let expected = TargetEvent::AddressConflict { export: world.export, port, mac: source };
+    assert_eq!(event, Some(expected));
+}
