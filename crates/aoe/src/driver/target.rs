@@ -8,8 +8,8 @@ use std::pin::pin;
 use std::rc::Rc;
 
 use block::{
-    BlockDevice, Completion, Durability, Geometry, Instance, IoError, IoFuture, Lba, SECTOR_BYTES,
-    SectorRange,
+    BlockDevice, Completion, Durability, Geometry, Instance, Instant, IoError, IoFuture, Lba,
+    SECTOR_BYTES, SectorRange,
 };
 use futures::FutureExt;
 use futures::future::{Either, select};
@@ -79,7 +79,8 @@ struct Inner {
     event: Notify,
     /// Wakes the task that takes away what the target has to say.
     work: Notify,
-    timer_armed: Cell<bool>,
+    /// When a timer will next look at the target.
+    timer: Cell<Option<Instant>>,
 }
 
 struct PortEntry {
@@ -139,7 +140,7 @@ impl TargetDriver {
             events: RefCell::default(),
             event: Notify::new(),
             work: Notify::new(),
-            timer_armed: Cell::new(false),
+            timer: Cell::new(None),
         });
         let driver = TargetDriver { inner: Rc::clone(&inner) };
         handle.spawn(async move {
@@ -403,16 +404,19 @@ impl Inner {
     }
 
     fn arm_timer(self: &Rc<Inner>) {
-        if self.timer_armed.get() {
+        let Some(deadline) = self.target.borrow().poll_timeout() else { return };
+        // One that comes later than needed is joined by another; looking once too often is harmless.
+        if self.timer.get().is_some_and(|armed| armed <= deadline) {
             return;
         }
-        let Some(deadline) = self.target.borrow().poll_timeout() else { return };
-        self.timer_armed.set(true);
+        self.timer.set(Some(deadline));
         let inner = Rc::clone(self);
         self.handle.spawn(async move {
             inner.handle.sleep_until(deadline).await;
+            if inner.timer.get() == Some(deadline) {
+                inner.timer.set(None);
+            }
             inner.target.borrow_mut().handle_timeout(inner.handle.now());
-            inner.timer_armed.set(false);
             inner.work.notify_all();
         });
     }

@@ -24,6 +24,17 @@ pub(super) struct SessionWork {
     owner: OwnerId,
 }
 
+impl SessionWork {
+    /// Bytes that count for its client's rate.
+    pub(super) fn cost(&self) -> Option<u64> {
+        match self.request.operation {
+            Operation::Claim => None,
+            Operation::Read | Operation::Write => Some(self.request.range().len_bytes()),
+            _ => Some(0),
+        }
+    }
+}
+
 /// What to do with a command that may run.
 enum Verdict {
     /// It is answered with who holds the medium.

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use block::{Geometry, Instance, SECTOR_BYTES};
+use block::{Geometry, Instance, Instant, SECTOR_BYTES};
 
 use super::io::Work;
 use super::meter::Meter;
 use super::policy::{AccessOperation, AccessPolicy, ListEditors};
 use super::probe::{Probe, Prober};
-use super::queue::{Queue, QueueLimits};
-use super::rate::RateLimits;
+use super::queue::{Queue, QueueLimits, Ticket};
+use super::rate::{RateLimits, Throttle};
 use super::remembered::Remembered;
 use super::session::Sessions;
 use super::{ExportId, PortId};
@@ -164,6 +164,7 @@ pub(super) struct Export {
     pub sessions: Sessions,
     pub meter: Meter,
     pub prober: Prober,
+    pub throttle: Throttle,
     /// Plain writes were answered from a cache since the last flush.
     pub plain_unflushed: bool,
     /// Such writes may be gone with an instance: the next plain flush says so.
@@ -180,6 +181,7 @@ impl Export {
         let limits = QueueLimits { entries_max: QUEUE_ENTRIES_MAX, bytes_max: QUEUE_BYTES_MAX };
         let remembered = std::mem::take(&mut options.remembered).bounded();
         let write_cache = options.write_cache;
+        let throttle = Throttle::new(options.limits);
         Export {
             id,
             options,
@@ -194,6 +196,7 @@ impl Export {
             sessions: Sessions::default(),
             meter: Meter::default(),
             prober: Prober::default(),
+            throttle,
             plain_unflushed: false,
             plain_lost: false,
         }
@@ -207,6 +210,21 @@ impl Export {
     pub(super) fn enqueue(&mut self, access: super::queue::Access, bytes: u64, work: Work) {
         self.queue.push(access, bytes, work);
         self.meter.queued_max = self.meter.queued_max.max(self.queue.len());
+    }
+
+    /// The next command that may start, as far as order and rates go.
+    pub(super) fn next_turn(&mut self, now: Instant) -> Option<Ticket> {
+        while let Some((ticket, work)) = self.queue.poll_ready() {
+            let cost = work.cost().filter(|_| !self.throttle.is_off());
+            let Some((client, bytes)) = cost else { return Some(ticket) };
+            self.throttle.line_up(now, client, ticket, bytes);
+        }
+        self.throttle.poll(now)
+    }
+
+    /// When something is to happen here though nothing arrives.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.prober.deadline().into_iter().chain(self.throttle.deadline()).min()
     }
 
     pub(super) fn answers_on(&self, port: &PortState) -> bool {

@@ -11,6 +11,7 @@ use super::session::{OpenWork, SessionWork};
 use super::smart::{SmartCommand, SmartReply};
 use super::{ExportId, PortId};
 use crate::driver::Frame;
+use crate::wire::MacAddr;
 use std::collections::VecDeque;
 
 /// The number of a request to a device, for its answer.
@@ -101,6 +102,15 @@ impl Work {
             Work::Open(work) => Some(work.origin),
             Work::Change(work) => Some(work.origin),
             Work::Settle | Work::Started => None,
+        }
+    }
+
+    /// Whose rate it counts for, and its bytes. What holds up everybody isn't held up itself.
+    pub(super) fn cost(&self) -> Option<(MacAddr, u64)> {
+        match self {
+            Work::Plain(work) => work.cost().map(|bytes| (work.origin.client.mac, bytes)),
+            Work::Session(work) => work.cost().map(|bytes| (work.origin.client.mac, bytes)),
+            Work::Open(_) | Work::Change(_) | Work::Settle | Work::Started => None,
         }
     }
 

@@ -38,6 +38,7 @@ mod remembered;
 mod session;
 mod smart;
 mod stats;
+mod status;
 mod trace;
 
 pub use export::{Abilities, DeviceState, ExportOptions, OnRefusal, Reach};
@@ -50,6 +51,7 @@ pub use rate::{Rate, RateLimits};
 pub use remembered::Remembered;
 pub use smart::{SmartCommand, SmartFeature, SmartReply};
 pub use stats::{Drop, ExportStats, HISTOGRAM_BUCKETS, Histogram, Latencies, TargetStats};
+pub use status::{AddExportError, ExportStatus, SetOptionsError};
 pub use trace::{TraceRecord, TracedCommand, TracedStatus};
 
 use export::{Export, PortState};
@@ -77,57 +79,6 @@ pub struct NodeIdentity {
     pub name: String,
 }
 
-/// Why an export can't be added.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AddExportError {
-    /// Something else is exported there.
-    #[error("{0} is exported already")]
-    AddressInUse(ShelfSlot),
-    /// A wildcard is no address.
-    #[error("{0} is not an address of an export")]
-    InvalidAddress(ShelfSlot),
-}
-
-/// Why the settings of an export can't be changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SetOptionsError {
-    /// It isn't there any more.
-    #[error("there is no such export")]
-    NoSuchExport,
-    /// Another address is another export: its clients would get answers from somebody else.
-    #[error("the address of an export can't be changed")]
-    OtherAddress,
-}
-
-/// What is to be known about an export from outside.
-#[derive(Clone, Debug)]
-pub struct ExportStatus {
-    /// Its number.
-    pub id: ExportId,
-    /// How it was set up.
-    pub options: ExportOptions,
-    /// Whether it answers.
-    pub state: ExportState,
-    /// Its device.
-    pub device: DeviceState,
-    /// What clients left with it, as it is now.
-    pub remembered: Remembered,
-    /// Whether plain writes are answered early, at present.
-    pub write_cache: bool,
-    /// Open sessions.
-    pub sessions: usize,
-    /// Commands in the queue.
-    pub queued: usize,
-    /// Bytes that those hold or ask for.
-    pub queued_bytes: u64,
-    /// Commands that were in the queue at once, at most.
-    pub queued_max: usize,
-    /// Counters.
-    pub stats: ExportStats,
-    /// How long commands took.
-    pub latencies: Latencies,
-}
-
 /// The state machine.
 pub struct Target {
     shared: Shared,
@@ -148,8 +99,8 @@ struct Shared {
     stats: TargetStats,
     trace: Trace,
     events: VecDeque<TargetEvent>,
-    /// Exports that look for others at their addresses.
-    probing: BTreeSet<ExportId>,
+    /// Exports where something is to happen at a time of its own.
+    waiting: BTreeSet<ExportId>,
     /// Openings may be pending somewhere; spares looking for them.
     has_pending: bool,
 }
@@ -169,11 +120,11 @@ impl Shared {
         self.events.push_back(event);
     }
 
-    /// Takes note of whether an export waits for the time of its next query.
+    /// Takes note of whether an export waits for a time.
     fn follow(&mut self, export: &Export) {
-        match export.prober.deadline() {
-            Some(_) => self.probing.insert(export.id),
-            None => self.probing.remove(&export.id),
+        match export.deadline() {
+            Some(_) => self.waiting.insert(export.id),
+            None => self.waiting.remove(&export.id),
         };
     }
 
@@ -209,7 +160,7 @@ impl Target {
             stats: TargetStats::default(),
             trace: Trace::default(),
             events: VecDeque::new(),
-            probing: BTreeSet::new(),
+            waiting: BTreeSet::new(),
             has_pending: false,
         };
         Target { shared, exports: BTreeMap::new(), addresses: BTreeMap::new(), next_export: 0 }
@@ -286,11 +237,12 @@ impl Target {
         }
         self.shared.has_pending =
             self.exports.values().any(|export| export.sessions.next_expiry().is_some());
-        for id in self.shared.probing.clone() {
+        for id in self.shared.waiting.clone() {
             let Some(export) = self.exports.get_mut(&id) else { continue };
             if probe::step(export, &mut self.shared) {
                 probe::announce(export, &mut self.shared);
             }
+            pump(export, &mut self.shared);
             self.shared.follow(export);
         }
     }
@@ -307,13 +259,13 @@ impl Target {
 
     /// When to call `handle_timeout`.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let probing = self.shared.probing.iter().filter_map(|id| self.exports.get(id));
-        let query = probing.filter_map(|export| export.prober.deadline()).min();
+        let waiting = self.shared.waiting.iter().filter_map(|id| self.exports.get(id));
+        let soonest = waiting.filter_map(Export::deadline).min();
         if !self.shared.has_pending {
-            return query;
+            return soonest;
         }
         let expiry = self.exports.values().filter_map(|export| export.sessions.next_expiry()).min();
-        query.into_iter().chain(expiry).min()
+        soonest.into_iter().chain(expiry).min()
     }
 
     /// Adds an export, and announces it; after it has looked for others, if it defends its address.
@@ -346,7 +298,7 @@ impl Target {
     pub fn remove_export(&mut self, id: ExportId) -> bool {
         let Some(export) = self.exports.remove(&id) else { return false };
         self.addresses.remove(&export.address());
-        self.shared.probing.remove(&id);
+        self.shared.waiting.remove(&id);
         true
     }
 
@@ -375,9 +327,10 @@ impl Target {
             }
         }
         export.prober.set(options.probe, self.shared.now);
-        self.shared.follow(export);
+        export.throttle.set(options.limits);
         export.options = options;
         pump(export, &mut self.shared);
+        self.shared.follow(export);
         if is_news {
             self.announce(id);
         }
@@ -569,7 +522,8 @@ fn is_heard(export: &Export, port: &PortState, header: &Header) -> bool {
 
 /// Starts every command whose turn has come.
 fn pump(export: &mut Export, shared: &mut Shared) {
-    while let Some((ticket, work)) = export.queue.poll_ready() {
+    while let Some(ticket) = export.next_turn(shared.now) {
+        let Some(work) = export.queue.get_mut(ticket) else { continue };
         // Taken out while it starts: what is decided about it looks at the whole export.
         let mut work = std::mem::replace(work, Work::Started);
         if let Some(origin) = work.origin() {
@@ -593,6 +547,9 @@ fn pump(export: &mut Export, shared: &mut Shared) {
                 export.queue.finish(ticket);
             }
         }
+    }
+    if export.throttle.deadline().is_some() {
+        shared.follow(export);
     }
 }
 

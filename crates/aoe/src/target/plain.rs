@@ -1,6 +1,6 @@
 //! Plain AoE: ATA commands of clients that know nothing of sessions.
 
-use block::{Buffer, Durability, IoError, SectorRange};
+use block::{Buffer, Durability, IoError, SECTOR_BYTES, SectorRange};
 
 use super::export::{Export, OnRefusal, PortState};
 use super::features::{self, Switch};
@@ -24,6 +24,15 @@ pub(super) struct PlainWork {
 }
 
 impl PlainWork {
+    /// Bytes that count for its client's rate.
+    pub(super) fn cost(&self) -> Option<u64> {
+        match self.request.command {
+            AtaCommand::SET_FEATURES => None,
+            AtaCommand::FLUSH_CACHE | AtaCommand::FLUSH_CACHE_EXT | AtaCommand::SMART => Some(0),
+            _ => Some(u64::from(self.request.count) * SECTOR_BYTES as u64),
+        }
+    }
+
     /// Whether it is for the disk itself.
     pub(super) fn is_smart(&self) -> bool {
         self.request.command == AtaCommand::SMART

@@ -100,6 +100,11 @@ impl<T> Queue<T> {
         self.entries.get_mut(&ticket).map(|entry| (ticket, &mut entry.work))
     }
 
+    /// The command of a ticket.
+    pub(super) fn get_mut(&mut self, ticket: Ticket) -> Option<&mut T> {
+        self.entries.get_mut(&ticket).map(|entry| &mut entry.work)
+    }
+
     /// Replaces the command of a ticket.
     pub(super) fn put_back(&mut self, ticket: Ticket, work: T) {
         if let Some(entry) = self.entries.get_mut(&ticket) {

@@ -9,6 +9,7 @@ mod meter;
 mod order;
 mod plain;
 mod probe;
+mod rate;
 mod session;
 
 use std::collections::VecDeque;

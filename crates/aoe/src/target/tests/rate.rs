@@ -1,0 +1,109 @@
+//! Limits by export and client, on the test's own time.
+
+use block::Lba;
+
+use super::*;
+
+fn read(source: MacAddr, lba: u64, count: u8) -> Frame {
+    let header = Header::request(SERVER, source, ADDRESS, Command::Ata, lba as u32);
+    AtaRequest::new(header, AtaCommand::READ_EXT, Lba(lba), count).emit(Buffer::empty())
+}
+
+fn per_second(requests: u64) -> Rate {
+    Rate { requests_per_second: Some(requests), bytes_per_second: None }
+}
+
+/// Answers that arrive in so many milliseconds, by client.
+fn answers(bench: &mut Bench, ms: u64) -> [usize; 2] {
+    let until = bench.now + Duration::from_millis(ms);
+    loop {
+        bench.serve();
+        match bench.target.poll_timeout() {
+            Some(at) if at <= until => {
+                assert!(at > bench.now, "no progress");
+                bench.now = at;
+                bench.target.handle_timeout(at);
+                bench.collect();
+            }
+            _ => break,
+        }
+    }
+    bench.now = until;
+    let sent: Vec<_> = bench.sent.drain(..).collect();
+    [CLIENT, OTHER].map(|mac| sent.iter().filter(|frame| frame[..6] == mac.0).count())
+}
+
+#[test]
+fn commands_wait_and_none_is_lost() {
+    let mut bench = Bench::new(OPEN, |options| options.limits.client = per_second(100));
+    for lba in 0..300 {
+        bench.send(&read(CLIENT, lba, 1));
+    }
+    let [first, _] = answers(&mut bench, 1000);
+    assert!((100..=106).contains(&first), "{first}");
+    bench.send(&read(OTHER, 500, 1));
+    let [second, other] = answers(&mut bench, 1000);
+    assert!((99..=101).contains(&second) && other == 1, "{second} {other}");
+    let [rest, _] = answers(&mut bench, 10_000);
+    assert_eq!(first + second + rest, 300);
+    assert_eq!((bench.target.poll_timeout(), bench.stats().dropped_queue_full), (None, 0));
+}
+
+#[test]
+fn who_doesnt_overlap_isnt_held_up() {
+    let mut bench = Bench::new(OPEN, |options| options.limits.client = per_second(10));
+    for lba in 0..50 {
+        bench.send(&read(CLIENT, lba, 1));
+    }
+    answers(&mut bench, 0);
+    bench.send(&read(OTHER, 900, 1));
+    assert_eq!(answers(&mut bench, 0), [0, 1]);
+}
+
+#[test]
+fn bytes_of_an_export_are_shared() {
+    let bytes = Some(100 * 4096);
+    let mut bench = Bench::new(OPEN, |options| options.limits.export.bytes_per_second = bytes);
+    for _ in 0..300 {
+        bench.send(&read(CLIENT, 0, 8));
+        bench.send(&read(OTHER, 8, 8));
+    }
+    let [one, two] = answers(&mut bench, 2000);
+    assert!((199..=207).contains(&(one + two)) && one.abs_diff(two) <= 1, "{one} {two}");
+}
+
+#[test]
+fn limits_change_while_commands_wait() {
+    let mut bench = Bench::new(OPEN, |options| options.limits.client = per_second(1));
+    for lba in 0..50 {
+        bench.send(&read(CLIENT, lba, 1));
+    }
+    assert!(answers(&mut bench, 500)[0] <= 2);
+    bench.target.set_options(bench.export, ExportOptions::new(ADDRESS, "disk")).unwrap();
+    bench.collect();
+    assert!(answers(&mut bench, 0)[0] >= 48);
+    assert_eq!(bench.target.poll_timeout(), None);
+}
+
+/// What holds up everybody isn't held up itself, and identification is free.
+#[test]
+fn barriers_and_questions_pass() {
+    let mut bench = Bench::with(Abilities { remembers: true, smart: false }, OPEN, |options| {
+        options.limits.client = per_second(1);
+        options.write_cache_switchable = true;
+    });
+    bench.send(&read(CLIENT, 0, 1));
+    answers(&mut bench, 0);
+    let plain = |command, feature| {
+        let request = AtaRequest::new(header(Command::Ata), command, Lba(0), 1);
+        AtaRequest { feature, ..request }.emit(Buffer::empty())
+    };
+    for frame in [
+        plain(AtaCommand::IDENTIFY, 0),
+        plain(AtaCommand::SET_FEATURES, 0x82),
+        ConfigMessage::request(header(Command::Config), ConfigCommand::Set).emit(b"x"),
+    ] {
+        bench.send(&frame);
+        assert_eq!(answers(&mut bench, 0), [1, 0]);
+    }
+}
