@@ -3,10 +3,11 @@
 
 CARGO ?= cargo
 SIM_SEEDS ?= 500
+HOSTILE_SCRIPTS ?= 150000
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ETHERPOOL := $(TARGET)/release/etherpool
 
-.PHONY: help lab build test check unit sim blackbox bench bench-target setup setup-qemu deny clean
+.PHONY: help lab build test check unit hostile sim blackbox bench bench-target setup setup-qemu deny clean
 
 help:
 	@echo "make lab       build, start a cluster on this machine, say what to do next"
@@ -27,7 +28,7 @@ build:
 lab: setup build
 	$(ETHERPOOL) lab up
 
-test: setup setup-qemu check unit sim blackbox
+test: setup setup-qemu check unit hostile sim blackbox
 
 # Formatting and lints: no warning passes.
 check:
@@ -37,6 +38,11 @@ check:
 
 unit:
 	$(CARGO) test --locked --workspace --exclude blackbox
+
+# Frames that mean harm, some millions of them, against an independent reader of the protocol.
+# `scripts/fuzz` looks for them guided by coverage.
+hostile:
+	HOSTILE_SCRIPTS=$(HOSTILE_SCRIPTS) $(CARGO) test --release --locked -p aoe --test hostile
 
 # The simulator: each scenario, then random runs; a failing seed is printed and replays exactly.
 sim:

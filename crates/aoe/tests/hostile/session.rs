@@ -1,0 +1,148 @@
+//! Sessions from docs/session.md once more: a client that makes valid messages, and the marks by which
+//! a message counts.
+
+use crate::corpus::{CLIENTS, header};
+use crate::script::Choices;
+
+pub const HEADER_BYTES: usize = 96;
+/// The export that belongs to a pool.
+pub const SHELF: u16 = 4;
+pub const SLOT: u8 = 1;
+/// Its owner's epoch.
+pub const EPOCH: u64 = 5;
+
+pub const WRITE: u8 = 0x11;
+pub const DISCARD: u8 = 0x13;
+pub const ZEROES: u8 = 0x14;
+const OPERATIONS: [u8; 9] = [WRITE, WRITE, WRITE, 0x10, 0x12, DISCARD, ZEROES, 0x16, 0x15];
+
+/// CRC32C, bit by bit.
+fn crc32c(parts: &[&[u8]]) -> u32 {
+    let mut crc = !0u32;
+    for byte in parts.iter().flat_map(|part| part.iter()) {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = crc >> 1 ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 };
+        }
+    }
+    !crc
+}
+
+pub fn be64(frame: &[u8], at: usize) -> u64 {
+    frame
+        .get(at..at + 8)
+        .and_then(|bytes| bytes.first_chunk())
+        .map_or(0, |b| u64::from_be_bytes(*b))
+}
+
+pub fn be32(frame: &[u8], at: usize) -> u32 {
+    frame
+        .get(at..at + 4)
+        .and_then(|bytes| bytes.first_chunk())
+        .map_or(0, |b| u32::from_be_bytes(*b))
+}
+
+/// The checksum that a message must carry; HELLO's doesn't know the session yet.
+fn checksum_of(frame: &[u8]) -> Option<u32> {
+    let end = HEADER_BYTES + be32(frame, 84) as usize;
+    let message = frame.get(..end)?;
+    let id = if message[25] == 0x01 { [0; 8] } else { message[32..40].try_into().ok()? };
+    Some(crc32c(&[&id, &message[..28], &[0; 4], &message[32..]]))
+}
+
+/// Gives a message the checksum that fits what it says.
+pub fn seal(frame: &mut [u8]) {
+    if let Some(crc) = checksum_of(frame) {
+        frame[28..32].copy_from_slice(&crc.to_be_bytes());
+    }
+}
+
+/// Whether a frame is a session's message that counts, as far as its bytes tell.
+pub fn is_sound(frame: &[u8]) -> bool {
+    frame.len() >= HEADER_BYTES
+        && frame[19] == 0xf0
+        && checksum_of(frame).is_some_and(|crc| be32(frame, 28) == crc)
+}
+
+/// The owner's client.
+pub struct Owner {
+    id: u64,
+    instance: u64,
+    sequence: u64,
+    /// A number for each new incarnation.
+    incarnation: u8,
+    opening: Vec<u8>,
+}
+
+impl Owner {
+    pub fn new() -> Owner {
+        Owner { id: 0, instance: 0, sequence: 1, incarnation: 0, opening: Vec::new() }
+    }
+
+    /// The next message: an opening first, then commands.
+    pub fn message(&mut self, choices: &mut Choices<'_>) -> Vec<u8> {
+        if !self.opening.is_empty() {
+            let payload = std::mem::take(&mut self.opening);
+            return self.frame(0x02, 0, 0, &payload, 0);
+        }
+        if self.id == 0 || choices.often(8) {
+            self.incarnation += 1;
+            let (id, sequence) = (std::mem::take(&mut self.id), 0);
+            let payload = [[0x0c; 16], [self.incarnation; 16]].concat();
+            let hello = self.frame(0x01, 0, 0, &payload, sequence);
+            self.id = id;
+            return hello;
+        }
+        let operation = choices.pick(&OPERATIONS);
+        let (lba, sectors) = (u64::from(choices.byte() % 34), u32::from(choices.byte() % 4));
+        let repeated = choices.often(40);
+        if !repeated {
+            self.sequence += 1;
+        }
+        let payload = match operation {
+            WRITE => vec![choices.byte(); sectors as usize * 512],
+            0x15 => vec![7; 16],
+            _ => Vec::new(),
+        };
+        self.frame(operation, lba, sectors, &payload, self.sequence)
+    }
+
+    fn frame(
+        &self,
+        operation: u8,
+        lba: u64,
+        sectors: u32,
+        payload: &[u8],
+        sequence: u64,
+    ) -> Vec<u8> {
+        let mut frame = header(CLIENTS[0], SHELF, SLOT, 0xf0, sequence as u32);
+        frame.extend([1, operation, 0, 0, 0, 0, 0, 0]);
+        let opening = matches!(operation, 0x01 | 0x02);
+        let epoch = if opening { 0 } else { EPOCH };
+        let floor = if opening { 0 } else { sequence.saturating_sub(100) };
+        for number in [self.id, self.instance, epoch, sequence, floor, lba] {
+            frame.extend(number.to_be_bytes());
+        }
+        frame.extend(sectors.to_be_bytes());
+        frame.extend((payload.len() as u32).to_be_bytes());
+        frame.extend([0; 8]);
+        frame.extend(payload);
+        seal(&mut frame);
+        frame
+    }
+
+    /// Takes note of an answer: that to HELLO has what OPEN must repeat.
+    pub fn hear(&mut self, reply: &[u8]) {
+        if reply.len() >= HEADER_BYTES + 16 && reply[25] == 0x01 && reply[27] == 0 {
+            self.id = be64(reply, 32);
+            self.instance = be64(reply, 40);
+            self.sequence = 1;
+            let target = &reply[HEADER_BYTES..HEADER_BYTES + 16];
+            self.opening = [&[0x0c; 16], target, &[self.incarnation; 16]].concat();
+        }
+        // no-session: begin anew.
+        if reply.len() >= HEADER_BYTES && reply[27] == 8 {
+            self.id = 0;
+        }
+    }
+}
