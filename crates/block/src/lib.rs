@@ -15,6 +15,7 @@ mod memory;
 pub mod probe;
 mod time;
 mod units;
+mod window;
 
 pub use buffer::{Buffer, BufferMut};
 pub use checksum::{Crc32c, crc32c, crc64_nvme};
@@ -29,3 +30,4 @@ pub use time::Instant;
 pub use units::{
     BLOCK_BYTES, BLOCK_SECTORS, Lba, SECTOR_BYTES, SectorRange, bytes_to_sectors_ceil,
 };
+pub use window::Window;

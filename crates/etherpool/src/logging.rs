@@ -22,26 +22,47 @@ const QUEUE_LINES_MAX: usize = 1024;
 const FINISH_LIMIT: Duration = Duration::from_millis(500);
 
 static QUEUE: OnceLock<LineQueue> = OnceLock::new();
+static SYSLOG: OnceLock<Syslog> = OnceLock::new();
 
 /// Begins logging. `level` is a level or filter; a wrong one is replaced by `info` and said so.
 pub fn start(level: &str) {
     let wanted = std::env::var(LEVEL_VARIABLE).unwrap_or_else(|_| level.to_owned());
     let filter = EnvFilter::try_new(&wanted);
     let wrong = filter.is_err();
-    let Ok(queue) = LineQueue::start(io::stderr()) else { return };
+    let syslog = SYSLOG.get();
+    let started = match syslog {
+        Some(syslog) => LineQueue::start(syslog.clone()),
+        None => LineQueue::start(io::stderr()),
+    };
+    let Ok(queue) = started else { return };
     let _ = QUEUE.set(queue.clone());
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new("info")))
         .with_writer(queue)
-        .with_ansi(io::stderr().is_terminal());
+        .with_ansi(syslog.is_none() && io::stderr().is_terminal());
     // A second call (tests) keeps the first log.
-    let _ = if std::env::var_os("JOURNAL_STREAM").is_some() {
+    let _ = if syslog.is_some() || std::env::var_os("JOURNAL_STREAM").is_some() {
         builder.without_time().try_init()
     } else {
         builder.try_init()
     };
     if wrong {
         tracing::warn!(level = wanted, "not a log level; logging at info");
+    }
+}
+
+/// Sends all that is logged and said from now on to syslog, under a name: for daemons without a
+/// standard error.
+pub fn to_syslog(name: &'static str) {
+    // A second call keeps the first name.
+    let _ = SYSLOG.set(Syslog { name });
+}
+
+/// Says something that isn't for the log's form: to standard error, or syslog.
+pub fn say(line: &str) {
+    match SYSLOG.get() {
+        Some(syslog) => syslog.send(line.as_bytes()),
+        None => eprintln!("{line}"),
     }
 }
 
@@ -54,6 +75,43 @@ pub fn dropped_lines() -> u64 {
 pub fn finish() {
     if let Some(queue) = QUEUE.get() {
         queue.finish();
+    }
+}
+
+/// The system's log, a line per message, as logger(1) sends them.
+#[derive(Clone)]
+struct Syslog {
+    name: &'static str,
+}
+
+impl Syslog {
+    /// Connects for each line: the log's daemon may have been restarted, and lines are rare.
+    fn send(&self, line: &[u8]) {
+        self.send_to(std::path::Path::new("/dev/log"), line);
+    }
+
+    fn send_to(&self, path: &std::path::Path, line: &[u8]) {
+        // user.notice, logger's default.
+        let mut message = format!("<13>{}[{}]: ", self.name, std::process::id()).into_bytes();
+        message.extend_from_slice(line.trim_ascii_end());
+        let sent = std::os::unix::net::UnixDatagram::unbound().and_then(|socket| {
+            // A log that isn't read must not stop the daemon.
+            socket.set_nonblocking(true)?;
+            socket.send_to(&message, path)
+        });
+        // A machine without a log has nobody who would read it.
+        drop(sent);
+    }
+}
+
+impl Write for Syslog {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.send(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -169,6 +227,18 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn syslog_gets_lines_with_name_and_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let log = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        Syslog { name: "vbladed" }.send_to(&path, b"hello\n");
+        let mut bytes = [0; 64];
+        let len = log.recv(&mut bytes).unwrap();
+        let expected = format!("<13>vbladed[{}]: hello", std::process::id());
+        assert_eq!(&bytes[..len], expected.as_bytes());
     }
 
     #[test]

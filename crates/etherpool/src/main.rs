@@ -9,9 +9,10 @@ mod measure;
 mod node;
 mod services;
 mod supervisor;
+mod target;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    cli::main()
+    target::called_as_vblade().unwrap_or_else(cli::main)
 }

@@ -1,18 +1,22 @@
-//! `node.toml`.
+//! `node.toml` and `target.toml`: one form for the node agent and for `etherpool target`.
 //!
 //! Naming a disk here is the override for *exporting* a disk that isn't blank; it never is one for
 //! labelling it.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use aoe::wire::ShelfSlot;
 use serde::{Deserialize, Serialize};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, Deserializer};
 
-use super::drive::{DriveConfig, DriveError};
+use super::drive::DriveConfig;
+use super::plan::{ExportPlan, PlanError, plan};
+use super::settings::{ExportSettings, Groups, Sectors};
 
-/// What `etherpool node --config FILE` reads. Every field has a default; an empty file means: all
-/// unused whole disks that are blank or carry an etherpool label, on all Ethernet interfaces.
+/// What `--config FILE` holds. Every field has a default; for a node an empty file means: all unused
+/// whole disks that are blank or carry an etherpool label, on all Ethernet interfaces.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct NodeConfig {
@@ -23,13 +27,13 @@ pub struct NodeConfig {
     pub node_id: Option<uuid::Uuid>,
     /// Shelf of automatic exports; by default a number that is chosen once and stored.
     pub shelf: Option<u16>,
-    /// Where the stored shelf and slots are kept.
+    /// Where is kept what must survive a restart.
     pub state_dir: Option<PathBuf>,
     /// Where the sockets for programs of this machine are.
     pub run_dir: Option<PathBuf>,
-    /// Interfaces to export on; all Ethernet interfaces by default.
-    pub interfaces: Vec<String>,
-    /// Whether to look for disks by itself; by default only if no export is named.
+    /// Whether engines of this machine reach the exports by a socket; by default for a node only.
+    pub frame_socket: Option<bool>,
+    /// Whether to look for disks by itself; by default only for a node without any named export.
     pub automatic: Option<bool>,
     /// Kernel names of the disks to look at, with `*`: `["sd*", "nvme*"]`. All whole disks by
     /// default; loop devices only where they are named here.
@@ -42,76 +46,85 @@ pub struct NodeConfig {
     pub metrics: Option<SocketAddr>,
     /// Settings of this machine's drives.
     pub drive: Vec<DriveConfig>,
+    /// Named lists of MAC addresses, for access lists.
+    pub groups: Groups,
+    /// What holds for every export that doesn't say otherwise; at the top level of the file.
+    #[serde(skip)]
+    pub defaults: ExportSettings,
     /// Disks, partitions, arrays or files to export.
+    #[serde(skip)]
     pub export: Vec<ExportConfig>,
 }
 
+/// The keys of [`NodeConfig`] itself; all others at the top level are defaults for exports.
+const OWN_KEYS: &[&str] = &[
+    "name",
+    "node-id",
+    "shelf",
+    "state-dir",
+    "run-dir",
+    "frame-socket",
+    "automatic",
+    "scan",
+    "before-start",
+    "after-stop",
+    "metrics",
+    "drive",
+    "groups",
+];
+
 /// One `[[export]]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ExportConfig {
     /// AoE address, `e194.0`.
     pub address: String,
     /// Path of a block device or file, or `UUID=...` of a file system or partition.
     pub path: String,
-    /// Interfaces of this export; the node's by default.
+    /// Name of a symbolic link to the path, below `exports` in the run directory.
     #[serde(default)]
-    pub interfaces: Vec<String>,
-    /// Refuse writes.
+    pub name: Option<String>,
+    /// Where on the disk the export begins.
     #[serde(default)]
-    pub read_only: bool,
-    /// How to reach the medium.
+    pub offset: Sectors,
+    /// How long it is; up to the disk's end by default.
     #[serde(default)]
-    pub io: IoMode,
-    /// Acknowledge writes of plain AoE clients before they are on stable storage.
+    pub length: Option<Sectors>,
+    /// Serial number in IDENTIFY; shelf, slot and machine by default.
     #[serde(default)]
-    pub write_cache: bool,
+    pub serial: Option<String>,
+    /// All other settings.
+    #[serde(skip)]
+    pub settings: ExportSettings,
+    /// Where it stands in its file, for messages.
+    #[serde(skip)]
+    pub line: Option<usize>,
 }
 
-impl ExportConfig {
-    /// The address as numbers.
-    pub fn shelf_slot(&self) -> Result<ShelfSlot, NodeConfigError> {
-        match self.address.parse::<ShelfSlot>() {
-            // The protocol's own reader also takes wildcards, and numbers without the letter.
-            Ok(address) if address.is_concrete() && self.address.starts_with('e') => Ok(address),
-            _ => Err(NodeConfigError::Address(self.address.clone())),
-        }
-    }
-}
-
-/// How a medium is reached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum IoMode {
-    /// Past the page cache.
-    #[default]
-    Direct,
-    /// Through the page cache.
-    Buffered,
-}
+/// The keys of [`ExportConfig`] itself.
+const OWN_EXPORT_KEYS: &[&str] = &["address", "path", "name", "offset", "length", "serial"];
 
 /// What is wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeConfigError {
-    /// Not TOML, or not of this form; the message has line and column.
-    #[error("{file}: {source}", file = .file.display())]
-    Toml {
+    /// Not TOML, or not of this form.
+    #[error("{}: line {line}: {what}", .file.display())]
+    Form {
         /// The file.
         file: PathBuf,
-        /// Where and what.
-        source: Box<toml::de::Error>,
+        /// Counted from one.
+        line: usize,
+        /// What, with the place.
+        what: String,
     },
-    /// An address that no export can have.
-    #[error(
-        "{0:?} is not an address of an export (want for example e194.0; shelf 65535 and slot 255 mean all)"
-    )]
-    Address(String),
-    /// Two exports under one address.
-    #[error("{0} is given to two exports; initiators would take them for two paths to one disk")]
-    DuplicateAddress(String),
-    /// A `[[drive]]` that makes no sense.
-    #[error(transparent)]
-    Drive(#[from] DriveError),
+    /// The exports don't go together.
+    #[error("{}: {source}", .file.display())]
+    Plan {
+        /// The file.
+        file: PathBuf,
+        /// What doesn't.
+        source: PlanError,
+    },
 }
 
 impl NodeConfig {
@@ -120,66 +133,149 @@ impl NodeConfig {
     /// # Errors
     /// Says what is wrong and where; a configuration is taken whole or not at all.
     pub fn parse(text: &str, file: &Path) -> Result<NodeConfig, NodeConfigError> {
-        let config: NodeConfig = toml::from_str(text).map_err(|source| NodeConfigError::Toml {
+        let config = read(text).map_err(|wrong| NodeConfigError::Form {
             file: file.to_owned(),
-            source: Box::new(source),
+            line: wrong.span.map_or(1, |span| line_of(text, &span)),
+            what: wrong.what,
         })?;
-        config.check()?;
+        let checked = config.plans();
+        checked.map_err(|source| NodeConfigError::Plan { file: file.to_owned(), source })?;
         Ok(config)
     }
 
-    /// Whether every address is one and no two are the same.
-    pub fn check(&self) -> Result<(), NodeConfigError> {
-        for drive in &self.drive {
-            drive.check()?;
-        }
-        let mut seen = std::collections::BTreeSet::new();
-        for export in &self.export {
-            if !seen.insert(export.shelf_slot()?) {
-                return Err(NodeConfigError::DuplicateAddress(export.address.clone()));
-            }
-        }
-        Ok(())
+    /// The exports that are named, with all their settings.
+    ///
+    /// # Errors
+    /// When one isn't possible, or they don't go together.
+    pub fn plans(&self) -> Result<Vec<ExportPlan>, PlanError> {
+        plan(&self.export, &self.defaults, &self.groups)
     }
+}
 
-    /// Whether the node looks for disks by itself.
-    pub fn is_automatic(&self) -> bool {
-        self.automatic.unwrap_or(self.export.is_empty())
+/// What is wrong, and where in the text.
+struct Wrong {
+    span: Option<Range<usize>>,
+    what: String,
+}
+
+impl From<toml::de::Error> for Wrong {
+    fn from(error: toml::de::Error) -> Wrong {
+        Wrong { span: error.span(), what: error.message().to_owned() }
     }
+}
+
+fn read(text: &str) -> Result<NodeConfig, Wrong> {
+    let whole = DeTable::parse(text)?;
+    let span = whole.span();
+    let mut whole = whole.into_inner();
+    let exports = whole.remove("export");
+    let drives: Vec<Range<usize>> = match whole.get("drive").map(Spanned::get_ref) {
+        Some(DeValue::Array(drives)) => drives.iter().map(Spanned::span).collect(),
+        _ => Vec::new(),
+    };
+    let (own, defaults) = split(whole, OWN_KEYS);
+    let mut config: NodeConfig = build(own, span.clone())?;
+    for (drive, span) in config.drive.iter().zip(drives) {
+        drive.check().map_err(|error| Wrong { span: Some(span), what: error.to_string() })?;
+    }
+    config.defaults = build(defaults, span)?;
+    let Some(exports) = exports else { return Ok(config) };
+    let span = exports.span();
+    let DeValue::Array(exports) = exports.into_inner() else {
+        let what = "exports are written [[export]], with two brackets".to_owned();
+        return Err(Wrong { span: Some(span), what });
+    };
+    for export in exports {
+        let span = export.span();
+        let DeValue::Table(export) = export.into_inner() else {
+            return Err(Wrong { span: Some(span), what: "an export is a table".to_owned() });
+        };
+        let (own, settings) = split(export, OWN_EXPORT_KEYS);
+        // First what may be misspelt: that key is named, not the one that is missing for it.
+        let settings = build(settings, span.clone())?;
+        let mut export: ExportConfig = build(own, span.clone())?;
+        export.settings = settings;
+        export.line = Some(line_of(text, &span));
+        config.export.push(export);
+    }
+    Ok(config)
+}
+
+/// The entries with one of these keys, and all others.
+fn split<'i>(table: DeTable<'i>, keys: &[&str]) -> (DeTable<'i>, DeTable<'i>) {
+    let (mut own, mut rest) = (DeTable::new(), DeTable::new());
+    for (key, value) in table {
+        let side = if keys.contains(&&**key.get_ref()) { &mut own } else { &mut rest };
+        side.insert(key, value);
+    }
+    (own, rest)
+}
+
+fn build<'i, T: Deserialize<'i>>(table: DeTable<'i>, span: Range<usize>) -> Result<T, Wrong> {
+    Ok(T::deserialize(Deserializer::from(Spanned::new(span, table)))?)
+}
+
+/// The line, counted from one, on which a place of a text is.
+fn line_of(text: &str, span: &Range<usize>) -> usize {
+    let before = text.as_bytes().get(..span.start).unwrap_or_default();
+    1 + before.iter().filter(|byte| **byte == b'\n').count()
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::node::settings::{IoMode, WriteCache};
 
     fn parse(text: &str) -> Result<NodeConfig, NodeConfigError> {
         NodeConfig::parse(text, Path::new("node.toml"))
     }
 
     #[test]
-    fn an_empty_file_means_automatic() {
-        assert!(parse("").unwrap().is_automatic());
-    }
-
-    #[test]
-    fn named_exports_turn_the_search_off() {
-        let config = parse("[[export]]\naddress = 'e7.1'\npath = '/dev/sdb'\n").unwrap();
-        assert!(!config.is_automatic());
-        assert_eq!(config.export[0].shelf_slot().unwrap().to_string(), "e7.1");
-        assert_eq!(config.export[0].io, IoMode::Direct);
+    fn all_keys_are_known() {
+        let text = "name = 'n'\nnode-id = '00000000-0000-0000-0000-000000000001'\nshelf = 3\n\
+            state-dir = '/s'\nrun-dir = '/r'\nframe-socket = true\nautomatic = true\n\
+            scan = ['sd*']\nbefore-start = ['a']\nafter-stop = ['b']\n\
+            metrics = '127.0.0.1:9100'\ninterfaces = ['eth*']\nio = 'buffered'\n\
+            [[drive]]\nmatch = 'x'\nread-ahead = true\n\
+            [groups]\nweb = ['02:00:00:00:00:01']\n\
+            [access]\nread.accept = ['web']\n\
+            [[export]]\naddress = 'e1.0'\npath = '/x'\nname = 'x'\noffset = '63s'\n\
+            length = '1M'\nserial = 'abc'\nwrite-cache = 'on'\naccess.write.deny = ['web']\n";
+        let config = parse(text).unwrap();
+        let own = toml::Table::try_from(&config).unwrap();
+        assert_eq!(own.keys().collect::<Vec<_>>().len(), OWN_KEYS.len(), "{own:?}");
+        assert!(OWN_KEYS.iter().all(|key| own.contains_key(*key)), "{own:?}");
+        let own = toml::Table::try_from(&config.export[0]).unwrap();
+        assert!(own.len() == OWN_EXPORT_KEYS.len(), "{own:?}");
+        assert!(OWN_EXPORT_KEYS.iter().all(|key| own.contains_key(*key)), "{own:?}");
+        assert_eq!(config.defaults.io, Some(IoMode::Buffered));
+        assert_eq!(config.export[0].settings.write_cache, Some(WriteCache::On));
+        assert_eq!(config.export[0].line, Some(21));
     }
 
     #[test]
     fn mistakes_are_named_with_their_line() {
-        let error = parse("shelf = 3\n\n[[export]]\naddress = 'e1.0'\npaht = 'x'\n").unwrap_err();
-        assert!(error.to_string().contains("line 5"), "{error}");
-        assert!(error.to_string().contains("paht"), "{error}");
-        for bad in ["e65535.0", "e1.255", "1.2", "e1", "e70000.1"] {
-            let text = format!("[[export]]\naddress = '{bad}'\npath = 'x'\n");
-            assert!(matches!(parse(&text), Err(NodeConfigError::Address(_))), "{bad}");
+        for (text, line, word) in [
+            ("shelf = 3\n\n[[export]]\naddress = 'e1.0'\npaht = 'x'\n", 5, "paht"),
+            ("shelf = 3\nbufers = 4\n", 2, "bufers"),
+            ("\n[[export]]\npath = 'x'\n", 2, "address"),
+            ("shelf = 3\nserial = 'x'\n", 2, "serial"),
+            ("shelf = 3\n\nexport = 5\n", 3, "[[export]]"),
+            ("[[export]]\naddress = 'e1.0'\npath = 'x'\nwrite-cache = 'maybe'\n", 4, "maybe"),
+            ("[[export]]\naddress = 'e1.0'\npath = 'x'\noffset = '100'\n", 4, "sectors"),
+            ("shelf = 3\n[[export]\n", 2, "]"),
+            ("shelf = 3\n[[drive]]\nmatch = 'x'\n", 2, "no settings"),
+            ("[[export]]\naddress = 'e1'\npath = 'x'\n", 1, "'e1'"),
+            (
+                "[[export]]\naddress='e1.0'\npath='a'\n\n[[export]]\naddress='e1.0'\npath='b'\n",
+                5,
+                "twice",
+            ),
+        ] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("node.toml: line {line}:")), "{text}: {error}");
+            assert!(error.contains(word), "{text}: {error}");
         }
-        let twice = "[[export]]\naddress='e1.0'\npath='a'\n[[export]]\naddress='e1.0'\npath='b'\n";
-        assert!(matches!(parse(twice), Err(NodeConfigError::DuplicateAddress(_))));
     }
 }

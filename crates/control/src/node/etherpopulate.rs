@@ -13,7 +13,6 @@
 use std::path::PathBuf;
 
 use super::{ExportConfig, NodeConfig};
-use crate::node::IoMode;
 
 /// All machines of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -113,14 +112,8 @@ fn parse_line(line: &str, all: &mut Etherpopulate) -> Result<(), String> {
             if config.export.iter().any(|export| export.address == address) {
                 return Err(format!("{address} is exported twice"));
             }
-            config.export.push(ExportConfig {
-                address,
-                path: path.to_owned(),
-                interfaces: Vec::new(),
-                read_only: false,
-                io: IoMode::Direct,
-                write_cache: false,
-            });
+            let path = path.to_owned();
+            config.export.push(ExportConfig { address, path, ..ExportConfig::default() });
             Ok(())
         }
         _ => Err("want NODE start exec CMD, NODE start ataoe DEVICE SLOT, or NODE stop exec CMD"
@@ -175,7 +168,8 @@ mod tests {
         assert_eq!(addresses, [("e194.0", "/dev/md0"), ("e194.1", "/dev/sdc")]);
         assert_eq!(all.node("node-7").unwrap().export[0].address, "e7.0");
         assert!(all.node("node-8").is_none());
-        assert!(node.check().is_ok() && !node.is_automatic());
+        assert_eq!(node.plans().unwrap().len(), 2);
+        assert_eq!(node.automatic, Some(false));
     }
 
     #[test]

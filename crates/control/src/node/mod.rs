@@ -1,12 +1,21 @@
-//! What a node exports: its configuration file, and the etherpopulate.conf of the system that
-//! etherpool replaces.
+//! What a node or target exports: its configuration file, the plans that follow from it, and the
+//! etherpopulate.conf of the system that etherpool replaces.
 
+mod access;
 mod config;
 mod drive;
 mod etherpopulate;
+mod plan;
+mod settings;
 mod status;
 
-pub use config::{ExportConfig, IoMode, NodeConfig, NodeConfigError};
+pub use access::GroupError;
+pub use config::{ExportConfig, NodeConfig, NodeConfigError};
 pub use drive::{DriveConfig, DriveError, DriveNames};
 pub use etherpopulate::{Etherpopulate, EtherpopulateError, parse_etherpopulate};
+pub use plan::{ExportPlan, MediumPlan, PlanError, PlanProblem, Window, plan_found, share};
+pub use settings::{
+    AccessList, AccessLists, AddressProbe, DamagedState, Editors, ExportSettings, Groups, IoMode,
+    Limit, Policy, Refusal, Sectors, SectorsError, UnknownWord, WriteCache,
+};
 pub use status::{DriveStatus, ExportStatus, NodeReply, NodeRequest, NodeStatus, NotExported};

@@ -25,7 +25,7 @@ use control::exit::{Exit, exit_code_table};
 pub use failure::Failure;
 
 use crate::client::ApiClient;
-use crate::{engine, lab, measure, node, services, supervisor};
+use crate::{engine, lab, measure, node, services, supervisor, target};
 
 /// Pools of network disks.
 #[derive(Debug, Parser)]
@@ -69,6 +69,14 @@ enum Command {
     Supervisor(supervisor::SupervisorArgs),
     /// Export this machine's disks
     Node(node::NodeArgs),
+    /// Export files and disks by AoE
+    Target(Box<target::TargetArgs>),
+    /// Export a file by AoE, with vblade's arguments
+    #[command(disable_help_flag = true)]
+    Vblade(target::VbladeArgs),
+    /// The same in the background, with messages to syslog
+    #[command(disable_help_flag = true)]
+    Vbladed(target::VbladeArgs),
     /// A whole cluster on this machine, to try things
     Lab(lab::LabArgs),
     /// Entries of the FTP users file
@@ -134,6 +142,9 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Engine(args) => return Ok(engine::run(args)?),
         Command::Services(args) => return Ok(services::run(args)?),
         Command::Node(args) => return Ok(node::run(args)?),
+        Command::Target(args) => return Ok(target::run(*args)?),
+        Command::Vblade(args) => return Ok(target::run_vblade(&args, false)),
+        Command::Vbladed(args) => return Ok(target::run_vblade(&args, true)),
         Command::Lab(args) => return Ok(lab::run(args)?),
         Command::Measure(command) => return Ok(measure::run(command)?),
         Command::Completion(args) => docs::completion(args)?,
@@ -213,6 +224,11 @@ mod tests {
             "etherpool --socket /x/y status",
             "etherpool completion bash",
             "etherpool man",
+            "etherpool target e1.1=/dev/sdb -i eth0 -i eth1 --io direct --write-cache off",
+            "etherpool target e1.1=UUID=AB-CD e1.2=/f=x -i v* --read-only --length 63s",
+            "etherpool target --config /etc/etherpool/target.toml --check",
+            "etherpool vblade -b 16 -m 020000000001 -dsr 1 2 eth0 /f",
+            "etherpool vbladed 1 2 eth0 /f -s",
             "etherpool user hash joe",
             "etherpool supervisor --config /etc/etherpool/supervisor.toml",
         ] {
@@ -237,6 +253,10 @@ mod tests {
             ("etherpool volume export p/v e7.1 -i eth0", "aoe:eSHELF.SLOT"),
             ("etherpool volume export p/v aoe:e7.1", "--interface"),
             ("etherpool volume serve ftp p/v --listen 5", "socket address"),
+            ("etherpool target /dev/sdb", "e7.0=/dev/sdb"),
+            ("etherpool target e1.1=/f --write-cache maybe", "switchable"),
+            ("etherpool target e1.1=/f --offset 100", "sectors"),
+            ("etherpool target e1.1=/f --accept erase=x", "config-set"),
             ("etherpool volume mkfs p/v --type ntfs", "not known here"),
         ] {
             let error = parse(line).err().map(|error| error.to_string()).unwrap_or_default();

@@ -1,306 +1,87 @@
-//! Keeps each export alive on its own: opens the medium when it is there, exports it, notices that
-//! it grew or went, and tries again. Nothing here waits for anything of another export.
+//! One export's life: opens the medium when it is there, exports it, notices that it grew, changed
+//! or went, and tries again. Nothing here waits for anything of another export.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context;
-use aoe::driver::{AtaPassThrough, ExportDevice, ExportSetup};
+use aoe::driver::{AtaPassThrough, ExportDevice, ExportSetup, Memory};
 use aoe::medium::Medium;
-use aoe::target::{ExportOptions, Reach};
+use aoe::target::{Access, AccessPolicy, ExportId, ExportOptions, ListEditors, Reach, Remembered};
 use aoe::wire::ShelfSlot;
-use block::BlockDevice;
-use control::node::{ExportConfig, ExportStatus, IoMode, NodeConfig, NodeStatus, NotExported};
-use os::disks::Disk;
-use os::{FileDevice, FileOptions};
+use block::SECTOR_BYTES;
+use control::node::{ExportPlan, ExportStatus};
 use runtime::Notify;
 
-use super::Node;
-use super::choose::{Choice, identity_of, judge_contents, judge_use};
-use super::identity::Identity;
+use super::choose::matches;
+use super::memory::{ExportMemory, Found, configured};
+use super::open_disks::{DiskUse, find};
+use super::server::Node;
 
 /// How often disks are looked for, and looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+pub const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// All exports of the node.
-pub struct Exporter {
-    node: Rc<Node>,
-    identity: RefCell<Identity>,
-    shelf: u16,
-    config: RefCell<NodeConfig>,
-    exports: RefCell<BTreeMap<ShelfSlot, Rc<Export>>>,
-    not_exported: RefCell<BTreeMap<PathBuf, String>>,
-    /// What was found on disks, so that each is opened for that once and its user isn't disturbed.
-    judged: RefCell<BTreeMap<PathBuf, (SystemIdentity, Choice)>>,
-    stopping: Cell<bool>,
-}
-
-/// One export and its task.
-struct Export {
-    config: ExportConfig,
-    address: ShelfSlot,
+/// An export and how it is.
+pub struct Export {
+    /// Its address.
+    pub address: ShelfSlot,
+    /// Whether the disk was found rather than named.
+    pub found: bool,
+    plan: RefCell<ExportPlan>,
+    /// Plan or interfaces changed since they were last told to the target.
+    changed: Cell<bool>,
     state: RefCell<String>,
     device: RefCell<PathBuf>,
     size_bytes: Cell<u64>,
+    running: Cell<Option<ExportId>>,
     stop: Cell<bool>,
     wake: Notify,
     ended: Cell<bool>,
 }
 
-impl Exporter {
-    /// Starts to export what the configuration names, and to look for more if it says so.
-    pub fn start(
-        node: &Rc<Node>,
-        identity: Identity,
-        shelf: u16,
-        config: &NodeConfig,
-    ) -> Rc<Exporter> {
-        let exporter = Rc::new(Exporter {
-            node: Rc::clone(node),
-            identity: RefCell::new(identity),
-            shelf,
-            config: RefCell::new(config.clone()),
-            exports: RefCell::default(),
-            not_exported: RefCell::default(),
-            judged: RefCell::default(),
-            stopping: Cell::new(false),
-        });
-        exporter.start_named();
-        let looking = Rc::clone(&exporter);
-        node.handle.runtime().spawn(async move {
-            while !looking.stopping.get() {
-                if looking.config.borrow().is_automatic() {
-                    looking.look_for_disks().await;
-                }
-                looking.node.handle.runtime().sleep(LOOK_EVERY).await;
-            }
-        });
-        exporter
-    }
-
-    /// Takes a new configuration: exports that it names otherwise are ended and begun anew, those
-    /// that it no longer names are ended, all others go on untouched.
-    pub fn reload(self: &Rc<Self>, config: &NodeConfig) {
-        self.node.drives.reload(&config.drive);
-        *self.config.borrow_mut() = config.clone();
-        self.judged.borrow_mut().clear();
-        let automatic = config.is_automatic();
-        for (address, export) in self.exports.borrow().iter() {
-            let same = config
-                .export
-                .iter()
-                .any(|named| named == &export.config && named.shelf_slot().ok() == Some(*address));
-            let found = export.config.address.is_empty();
-            let wanted = same || (found && automatic);
-            if !wanted {
-                export.end();
-            }
-        }
-        self.start_named();
-    }
-
-    /// Exports a disk on request until the node stops; only what the automatic search would take.
-    pub async fn export_path(self: &Rc<Self>, path: &str) -> anyhow::Result<()> {
-        let device = os::disks::resolve(path)?;
-        if self.exports.borrow().values().any(|export| *export.device.borrow() == device) {
-            return Ok(());
-        }
-        if let Some(usage) = os::disks::usage_of(&device) {
-            anyhow::bail!("{path} is in use by {usage}");
-        }
-        match self.judge(&device).await {
-            Choice::Export => {}
-            Choice::Skip => anyhow::bail!("{path} has no size"),
-            Choice::Refuse(why) => anyhow::bail!("{path} {why}"),
-        }
-        let key = device.display().to_string();
-        self.start_found(&key, &device)
-    }
-
-    /// Ends all exports; complete when their media are closed.
-    pub async fn stop(&self) {
-        self.stopping.set(true);
-        self.node.drives.stop();
-        let exports: Vec<_> = self.exports.borrow().values().cloned().collect();
-        for export in &exports {
-            export.end();
-        }
-        for export in exports {
-            while !export.ended.get() {
-                let woken = export.wake.notified();
-                if export.ended.get() {
-                    break;
-                }
-                woken.await;
-            }
-        }
-    }
-
-    /// For `node-control.sock`.
-    pub fn status(&self) -> NodeStatus {
-        let exports = self.exports.borrow();
-        let not_exported = self.not_exported.borrow();
-        NodeStatus {
-            name: self.node.name.clone(),
-            node_id: self.node.node_id.to_string(),
-            frame_socket: super::local::frame_socket(&self.node.run_dir).display().to_string(),
-            interfaces: self.node.driver.ports().into_iter().map(|(_, name)| name).collect(),
-            exports: exports
-                .values()
-                .map(|export| ExportStatus {
-                    address: export.address.to_string(),
-                    path: export.config.path.clone(),
-                    device: export.device.borrow().display().to_string(),
-                    size_bytes: export.size_bytes.get(),
-                    state: export.state.borrow().clone(),
-                })
-                .collect(),
-            not_exported: not_exported
-                .iter()
-                .map(|(path, why)| NotExported {
-                    path: path.display().to_string(),
-                    why: why.clone(),
-                })
-                .collect(),
-            drives: self.node.drives.status(),
-        }
-    }
-
-    fn start_named(self: &Rc<Self>) {
-        let named = self.config.borrow().export.clone();
-        for config in named {
-            let Ok(address) = config.shelf_slot() else { continue };
-            self.start_export(address, config);
-        }
-    }
-
-    fn start_export(self: &Rc<Self>, address: ShelfSlot, config: ExportConfig) {
-        if let Some(running) = self.exports.borrow().get(&address)
-            && !running.stop.get()
-        {
-            return;
-        }
-        let predecessor = self.exports.borrow_mut().remove(&address);
-        let export = Rc::new(Export {
-            config,
-            address,
-            state: RefCell::new("starting".to_owned()),
-            device: RefCell::default(),
-            size_bytes: Cell::new(0),
-            stop: Cell::new(false),
-            wake: Notify::new(),
-            ended: Cell::new(false),
-        });
-        self.exports.borrow_mut().insert(address, Rc::clone(&export));
-        let (node, exporter) = (Rc::clone(&self.node), Rc::clone(self));
-        self.node.handle.runtime().spawn(async move {
-            // One address, one medium at a time: the former lets go of its disk first.
-            if let Some(former) = predecessor {
-                former.wait_ended().await;
-            }
-            export.run(&node).await;
-            export.ended.set(true);
-            export.wake.notify_all();
-            let mut exports = exporter.exports.borrow_mut();
-            if exports.get(&address).is_some_and(|present| Rc::ptr_eq(present, &export)) {
-                exports.remove(&address);
-            }
-        });
-    }
-
-    async fn look_for_disks(self: &Rc<Self>) {
-        let disks = match self.node.handle.blocking(os::disks::list).await {
-            Ok(Ok(disks)) => disks,
-            Ok(Err(error)) | Err(error) => {
-                tracing::warn!(%error, "cannot list this machine's disks");
-                return;
-            }
-        };
-        let scan = self.config.borrow().scan.clone();
-        let ours: BTreeSet<_> =
-            self.exports.borrow().values().map(|export| export.device.borrow().clone()).collect();
-        let mut refused = BTreeMap::new();
-        for disk in disks.iter().filter(|disk| !ours.contains(&disk.path)) {
-            let mut choice = judge_use(disk, &scan);
-            if choice == Choice::Export {
-                choice = self.judge_once(&disk.path).await;
-            }
-            if choice == Choice::Export
-                && let Err(error) = self.start_disk(disk)
-            {
-                choice = Choice::Refuse(format!("{error:#}"));
-            }
-            if let Choice::Refuse(why) = choice {
-                refused.insert(disk.path.clone(), why);
-            }
-        }
-        for (path, why) in &refused {
-            if self.not_exported.borrow().get(path) != Some(why) {
-                tracing::info!(disk = %path.display(), "not exported: {why}");
-            }
-        }
-        *self.not_exported.borrow_mut() = refused;
-    }
-
-    async fn judge_once(&self, path: &Path) -> Choice {
-        let identity = identity_on_system(path);
-        if let Some((judged, choice)) = self.judged.borrow().get(path)
-            && *judged == identity
-        {
-            return choice.clone();
-        }
-        let choice = self.judge(path).await;
-        self.judged.borrow_mut().insert(path.to_owned(), (identity, choice.clone()));
-        choice
-    }
-
-    /// Looks at what is on a disk, without the right to write.
-    async fn judge(&self, path: &Path) -> Choice {
-        let options = FileOptions { read_only: true, ..FileOptions::default() };
-        match FileDevice::open(&self.node.handle, path, options) {
-            Ok(device) => judge_contents(&device).await,
-            Err(error) => Choice::Refuse(error.to_string()),
-        }
-    }
-
-    fn start_disk(self: &Rc<Self>, disk: &Disk) -> anyhow::Result<()> {
-        self.start_found(&identity_of(disk), &disk.path)
-    }
-
-    fn start_found(self: &Rc<Self>, key: &str, path: &Path) -> anyhow::Result<()> {
-        let shelf = self.shelf;
-        let taken = |slot: u8| {
-            let address = ShelfSlot::new(shelf, slot);
-            let named =
-                self.config.borrow().export.iter().any(|e| e.shelf_slot().ok() == Some(address));
-            named || self.exports.borrow().contains_key(&address)
-        };
-        let slot = self.identity.borrow_mut().slot(key, taken).context("no address for it")?;
-        let config = ExportConfig {
-            // Found, not named: see `reload`.
-            address: String::new(),
-            path: path.display().to_string(),
-            interfaces: Vec::new(),
-            read_only: false,
-            io: IoMode::Direct,
-            write_cache: false,
-        };
-        self.start_export(ShelfSlot::new(shelf, slot), config);
-        Ok(())
-    }
+/// A medium that is being exported.
+struct Served {
+    id: ExportId,
+    disk: DiskUse,
+    /// The memory that couldn't be read, and closes the export.
+    damaged: Option<ExportMemory>,
+    _link: Option<Link>,
 }
 
 impl Export {
+    /// An export that isn't running yet.
+    pub fn new(plan: ExportPlan, found: bool) -> Export {
+        Export {
+            address: plan.address,
+            found,
+            plan: RefCell::new(plan),
+            changed: Cell::new(false),
+            state: RefCell::new("starting".to_owned()),
+            device: RefCell::default(),
+            size_bytes: Cell::new(0),
+            running: Cell::new(None),
+            stop: Cell::new(false),
+            wake: Notify::new(),
+            ended: Cell::new(false),
+        }
+    }
+
     /// Ends it soon.
-    fn end(&self) {
+    pub fn end(&self) {
         self.stop.set(true);
         self.wake.notify_all();
     }
 
-    async fn wait_ended(&self) {
+    /// Whether it is to end.
+    pub fn is_ending(&self) -> bool {
+        self.stop.get()
+    }
+
+    /// Complete when its medium is closed.
+    pub async fn wait_ended(&self) {
         loop {
             let woken = self.wake.notified();
             if self.ended.get() {
@@ -310,105 +91,255 @@ impl Export {
         }
     }
 
-    async fn run(&self, node: &Node) {
+    /// Takes another plan, if the export can go on under it.
+    pub fn take_plan(&self, plan: &ExportPlan) -> bool {
+        let mut present = self.plan.borrow_mut();
+        let stays = present.medium == plan.medium
+            && present.config_string == plan.config_string
+            && present.link == plan.link
+            && present.remember == plan.remember;
+        if stays && *present != *plan {
+            present.clone_from(plan);
+            self.changed.set(true);
+            self.wake.notify_all();
+        }
+        stays
+    }
+
+    /// The interfaces are others: patterns may mean others too.
+    pub fn ports_changed(&self) {
+        if !self.plan.borrow().interfaces.is_empty() {
+            self.changed.set(true);
+            self.wake.notify_all();
+        }
+    }
+
+    /// What it exports, once it is open.
+    pub fn device(&self) -> PathBuf {
+        self.device.borrow().clone()
+    }
+
+    /// For the control socket.
+    pub fn status(&self) -> ExportStatus {
+        ExportStatus {
+            address: self.address.to_string(),
+            path: self.plan.borrow().medium.path.clone(),
+            device: self.device.borrow().display().to_string(),
+            size_bytes: self.size_bytes.get(),
+            state: self.state.borrow().clone(),
+        }
+    }
+
+    /// Exports until it is told to end.
+    pub async fn run(&self, node: &Node) {
         let mut said = String::new();
         while !self.stop.get() {
-            if let Err(error) = self.serve_once(node).await {
-                let why = format!("{error:#}");
-                // Once per reason: a missing disk may be missing for days.
-                if why != said {
-                    tracing::warn!(export = %self.address, path = self.config.path, "not exported: {why}");
-                    said.clone_from(&why);
+            match self.serve_once(node).await {
+                Ok(()) => said.clear(),
+                Err(error) => {
+                    self.complain(&mut said, &error);
+                    self.pause(node).await;
                 }
-                *self.state.borrow_mut() = why;
-                self.size_bytes.set(0);
-            } else {
-                said.clear();
             }
-            self.pause(node).await;
         }
+        self.ended.set(true);
+        self.wake.notify_all();
+    }
+
+    fn complain(&self, said: &mut String, error: &anyhow::Error) {
+        let why = format!("{error:#}");
+        // Once per reason: a missing disk may be missing for days.
+        if why != *said {
+            let path = &self.plan.borrow().medium.path;
+            tracing::warn!(export = %self.address, path, "not exported: {why}");
+            said.clone_from(&why);
+        }
+        self.size_bytes.set(0);
+        self.state.replace(why);
     }
 
     /// Opens, exports, and watches until the medium is gone or the export is to end.
     async fn serve_once(&self, node: &Node) -> anyhow::Result<()> {
-        let path = os::disks::resolve(&self.config.path)?;
-        let options = FileOptions {
-            direct: self.config.io == IoMode::Direct,
-            read_only: self.config.read_only,
-            ..FileOptions::default()
-        };
-        let file = Rc::new(FileDevice::open(&node.handle, &path, options)?);
-        let opened = identity_on_system(&path);
-        let medium =
-            Medium::open(Rc::clone(&file) as Rc<dyn BlockDevice>, node.handle.runtime().clone())
-                .await
-                .context("cannot read whose disk it is")?;
+        let served = self.open(node).await?;
+        let mut outcome = Ok(true);
+        while matches!(outcome, Ok(true)) && !self.stop.get() {
+            if self.changed.replace(false) {
+                let options = self.options(node, &served.disk, served.damaged.is_some());
+                node.driver.set_options(served.id, options)?;
+            }
+            self.pause(node).await;
+            outcome = self.look(node, &served).await;
+        }
+        self.running.set(None);
+        node.driver.remove_export(served.id).await;
+        self.device.take();
+        outcome.map(drop)
+    }
+
+    async fn open(&self, node: &Node) -> anyhow::Result<Served> {
+        let plan = self.plan.borrow().clone();
+        let disk = node.disks.open(&node.handle, &plan).await?;
+        let medium = Medium::open(disk.device(&plan), node.handle.runtime().clone())
+            .await
+            .context("cannot read whose disk it is")?;
+        let memory = node
+            .state_dir
+            .as_ref()
+            .filter(|_| plan.remember)
+            .map(|directory| ExportMemory::new(&node.handle, directory, &plan));
+        let mut damaged = None;
+        let mut remembered = configured(&plan);
+        let mut kept = None;
+        if let Some(memory) = memory {
+            match memory.load(&plan).await {
+                Found::Known(known) => {
+                    remembered = known;
+                    kept = Some(Rc::new(memory) as Rc<dyn Memory>);
+                }
+                Found::Damaged(why) => {
+                    let why = format!(
+                        "closed to all clients: {} is damaged ({why}), and may have held a mask list or reservation; repair it, remove it, or set damaged-state = \"discard\"",
+                        memory.file().display()
+                    );
+                    tracing::error!(export = %self.address, "{why}");
+                    self.state.replace(why);
+                    damaged = Some(memory);
+                }
+            }
+        }
+        self.changed.set(false);
+        let mut options = self.options(node, &disk, damaged.is_some());
+        options.remembered = remembered;
         let device = ExportDevice::Medium(Rc::new(medium));
         let setup = ExportSetup {
-            // Only for disks that it makes sense for; others say so to whoever asks.
-            ata: node.ata.open(&path).ok().map(|disk| Rc::new(disk) as Rc<dyn AtaPassThrough>),
-            ..ExportSetup::new(device, self.options(node, &path))
+            memory: kept,
+            ata: self.health(node, &plan, disk.path()),
+            ..ExportSetup::new(device, options)
         };
         let id = node.driver.add_export(setup).await?;
-        self.device.replace(path.clone());
-        *self.state.borrow_mut() = "online".to_owned();
-        self.size_bytes.set(file.geometry().sectors.saturating_mul(block::SECTOR_BYTES as u64));
-        tracing::info!(export = %self.address, path = %path.display(), bytes = self.size_bytes.get(), "exported");
-
-        let mut gone = None;
-        while gone.is_none() && !self.stop.get() {
-            self.pause(node).await;
-            match file.refresh() {
-                Ok(true) => {
-                    let bytes = file.geometry().sectors.saturating_mul(block::SECTOR_BYTES as u64);
-                    tracing::info!(export = %self.address, bytes, "the size changed");
-                    self.size_bytes.set(bytes);
-                    node.driver.refresh(id).await;
-                }
-                Ok(false) => {}
-                Err(error) => gone = Some(anyhow::Error::from(error).context("the disk is gone")),
-            }
-            // A disk that was pulled and plugged in again is another device under the same name.
-            if gone.is_none() && identity_on_system(&path) != opened {
-                gone = Some(anyhow::anyhow!("another device has taken its place"));
-            }
+        self.running.set(Some(id));
+        self.device.replace(disk.path().to_owned());
+        if damaged.is_none() {
+            self.state.replace("online".to_owned());
         }
-        node.driver.remove_export(id).await;
-        self.device.take();
-        gone.map_or(Ok(()), Err)
+        let bytes = self.measure(&disk, &plan);
+        tracing::info!(export = %self.address, path = %disk.path().display(), bytes, "exported");
+        let link = plan.link.as_deref().zip(node.run_dir.as_deref());
+        let link = link.and_then(|(name, run_dir)| Link::make(run_dir, name, disk.path()));
+        Ok(Served { id, disk, damaged, _link: link })
     }
 
-    fn options(&self, node: &Node, path: &Path) -> ExportOptions {
-        let reach = if self.config.interfaces.is_empty() {
-            Reach::AllPorts
-        } else {
-            let mut names: BTreeSet<String> = self.config.interfaces.iter().cloned().collect();
-            // This machine's own engine always reaches its disks.
-            names.insert(super::local::frame_socket(&node.run_dir).display().to_string());
-            Reach::Ports(names)
-        };
-        ExportOptions {
-            read_only: self.config.read_only,
-            write_cache: self.config.write_cache,
-            reach,
-            ..ExportOptions::new(self.address, path.display().to_string())
+    /// The way to the disk's health: only for whole disks that have it.
+    fn health(
+        &self,
+        node: &Node,
+        plan: &ExportPlan,
+        path: &Path,
+    ) -> Option<Rc<dyn AtaPassThrough>> {
+        if !plan.medium.window.is_whole() {
+            return None;
+        }
+        node.ata.open(path).ok().map(|disk| Rc::new(disk) as Rc<dyn AtaPassThrough>)
+    }
+
+    /// Looks whether the medium is what it was; false if it is to be opened anew.
+    async fn look(&self, node: &Node, served: &Served) -> anyhow::Result<bool> {
+        let plan = self.plan.borrow().clone();
+        if served.disk.file().refresh().context("the disk is gone")? {
+            node.driver.refresh(served.id).await;
+        }
+        let former = self.size_bytes.get();
+        let bytes = self.measure(&served.disk, &plan);
+        if bytes != former {
+            tracing::info!(export = %self.address, bytes, "the size changed");
+            node.driver.refresh(served.id).await;
+        }
+        // A disk that was pulled and plugged in again is another device under the same name.
+        let name = plan.medium.path.clone();
+        match node.handle.blocking(move || find(&name)).await? {
+            Err(error) => return Err(error.context("the disk is gone")),
+            Ok((_, identity)) if identity != served.disk.identity() => {
+                anyhow::bail!("another device has taken its place");
+            }
+            Ok(_) => {}
+        }
+        match &served.damaged {
+            Some(memory) => Ok(matches!(memory.load(&plan).await, Found::Damaged(_))),
+            None => Ok(true),
         }
     }
 
-    /// Until the next look, or until it is to end.
+    fn measure(&self, disk: &DiskUse, plan: &ExportPlan) -> u64 {
+        let sectors = disk.device(plan).geometry().sectors;
+        let bytes = sectors.saturating_mul(SECTOR_BYTES as u64);
+        self.size_bytes.set(bytes);
+        bytes
+    }
+
+    fn options(&self, node: &Node, disk: &DiskUse, closed: bool) -> ExportOptions {
+        let plan = self.plan.borrow();
+        let name = disk.path().display().to_string();
+        let serial = format!("{}.{}:{}", self.address.shelf, self.address.slot, node.name);
+        let reach = reach(node, &plan.interfaces);
+        let mut options = plan.options(&name, reach, Remembered::default(), &serial);
+        if closed {
+            options.access = AccessPolicy { default: Access::Reject, ..AccessPolicy::default() };
+            options.list_editors = ListEditors::Nobody;
+            options.announce = false;
+        }
+        options
+    }
+
+    /// Until the next look, or until something is to be done.
     async fn pause(&self, node: &Node) {
         let woken = self.wake.notified();
-        if !self.stop.get() {
+        if !self.stop.get() && !self.changed.get() {
             let _ = runtime::timeout(node.handle.runtime(), LOOK_EVERY, woken).await;
         }
     }
 }
 
-/// Device number and inode: what tells one device or file from another under the same name.
-type SystemIdentity = Option<(u64, u64, u64)>;
+/// On which of the present ports an export with these patterns answers.
+fn reach(node: &Node, interfaces: &[String]) -> Reach {
+    if interfaces.is_empty() {
+        return Reach::AllPorts;
+    }
+    let ports = node.driver.ports().into_iter().map(|(_, name)| name);
+    let mut names: BTreeSet<String> =
+        ports.filter(|name| interfaces.iter().any(|pattern| matches(pattern, name))).collect();
+    // This machine's own engine always reaches its disks.
+    if let Some(run_dir) = &node.run_dir {
+        names.insert(super::local::frame_socket(run_dir).display().to_string());
+    }
+    Reach::Ports(names)
+}
 
-fn identity_on_system(path: &Path) -> SystemIdentity {
-    use std::os::unix::fs::MetadataExt;
-    let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.dev(), metadata.ino(), metadata.rdev()))
+/// A symbolic link to an exported path, for people and scripts; gone with the export.
+struct Link(PathBuf);
+
+impl Link {
+    fn make(run_dir: &Path, name: &str, path: &Path) -> Option<Link> {
+        let directory = run_dir.join("exports");
+        let link = directory.join(name);
+        let made = std::fs::create_dir_all(&directory).and_then(|()| {
+            // What an earlier run left; nothing but a link is ever taken away.
+            if link.symlink_metadata().is_ok_and(|found| found.is_symlink()) {
+                std::fs::remove_file(&link)?;
+            }
+            std::os::unix::fs::symlink(path, &link)
+        });
+        match made {
+            Ok(()) => Some(Link(link)),
+            Err(error) => {
+                tracing::warn!("{} can't be made: {error}", link.display());
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }

@@ -1,17 +1,19 @@
-//! On which interfaces a node answers: those that the configuration names, as they come and go.
+//! On which interfaces exports are answered for: those that the configuration names, as they come
+//! and go. A port that is still wanted after a reload isn't touched, so that no frame in it is lost.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use aoe::target::PortId;
-use control::node::NodeConfig;
 use futures::FutureExt;
 use futures::future::{AbortHandle, abortable};
 use os::net::netlink::{LinkWatch, links};
 use os::net::{InterfaceSpec, PacketPort, Role};
 
-use super::Node;
+use super::choose::matches;
+use super::server::Node;
+use super::source::Wanted;
 
 /// Ports on interfaces; closed when dropped.
 pub struct Interfaces {
@@ -21,54 +23,123 @@ pub struct Interfaces {
 
 struct Ports {
     node: Rc<Node>,
-    wanted: Vec<String>,
-    open: RefCell<BTreeMap<String, PortId>>,
+    wanted: RefCell<Patterns>,
+    open: RefCell<BTreeMap<String, (PortId, Rc<PacketPort>)>>,
 }
 
-/// Opens a port on each wanted interface, and on those that appear later.
-pub fn follow(node: &Rc<Node>, config: &NodeConfig) -> anyhow::Result<Interfaces> {
-    let mut wanted = config.interfaces.clone();
-    wanted.extend(config.export.iter().flat_map(|export| export.interfaces.iter().cloned()));
-    let ports = Rc::new(Ports { node: Rc::clone(node), wanted, open: RefCell::default() });
-    let watch = LinkWatch::open(&node.handle, None)?;
-    ports.open_new()?;
-    let followed = Rc::clone(&ports);
-    let (task, watch_task) = abortable(async move {
-        loop {
-            watch.changed().await;
-            if let Err(error) = followed.open_new() {
-                tracing::warn!("interfaces: {error:#}");
+/// Which interfaces are wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Patterns {
+    /// All real ones, because an export answers everywhere.
+    all: bool,
+    named: BTreeSet<String>,
+}
+
+impl Patterns {
+    fn of(wanted: &Wanted) -> Patterns {
+        let default = wanted.config.defaults.interfaces.clone().unwrap_or_default();
+        let anywhere = |list: &[String]| list.is_empty();
+        let plans = &wanted.plans;
+        let all = (wanted.automatic || plans.is_empty()) && anywhere(&default)
+            || plans.iter().any(|plan| anywhere(&plan.interfaces));
+        let named = plans.iter().flat_map(|plan| plan.interfaces.iter().cloned());
+        Patterns { all, named: named.chain(default).collect() }
+    }
+
+    fn want(&self, name: &str, usable: bool) -> bool {
+        self.all && usable || self.named.iter().any(|pattern| matches(pattern, name))
+    }
+}
+
+impl Interfaces {
+    /// Opens a port on each wanted interface, and on those that appear later.
+    pub fn follow(node: &Rc<Node>, wanted: &Wanted) -> anyhow::Result<Interfaces> {
+        let patterns = Patterns::of(wanted);
+        let ports = Ports {
+            node: Rc::clone(node),
+            wanted: RefCell::new(patterns),
+            open: RefCell::default(),
+        };
+        let ports = Rc::new(ports);
+        let watch = LinkWatch::open(&node.handle, None)?;
+        ports.adjust()?;
+        ports.tell_missing();
+        let followed = Rc::clone(&ports);
+        let (task, watch_task) = abortable(async move {
+            loop {
+                watch.changed().await;
+                if let Err(error) = followed.adjust() {
+                    tracing::warn!("interfaces: {error:#}");
+                }
             }
-        }
-    });
-    node.handle.runtime().spawn(task.map(drop));
-    Ok(Interfaces { ports, watch: watch_task })
+        });
+        node.handle.runtime().spawn(task.map(drop));
+        Ok(Interfaces { ports, watch: watch_task })
+    }
+
+    /// Takes a new configuration.
+    pub fn reload(&self, wanted: &Wanted) -> anyhow::Result<()> {
+        self.ports.wanted.replace(Patterns::of(wanted));
+        self.ports.adjust()?;
+        self.ports.tell_missing();
+        Ok(())
+    }
 }
 
 impl Ports {
-    fn open_new(&self) -> anyhow::Result<()> {
-        for link in links(None)? {
-            let usable = link.mac.is_some() && !link.loopback;
-            let named =
-                self.wanted.iter().any(|pattern| super::choose::matches(pattern, &link.name));
-            let wanted = if self.wanted.is_empty() { usable } else { named };
-            if !wanted || self.open.borrow().contains_key(&link.name) {
+    /// Opens what is wanted and there, closes what isn't wanted any more. What is only gone stays
+    /// open, for its return.
+    fn adjust(&self) -> anyhow::Result<()> {
+        let links = links(None)?;
+        let wanted = self.wanted.borrow();
+        let usable = |name: &str| {
+            links.iter().any(|link| link.name == name && link.mac.is_some() && !link.loopback)
+        };
+        let mut changed = false;
+        let mut open = self.open.borrow_mut();
+        open.retain(|name, (id, _)| {
+            let there = links.iter().any(|link| link.name == *name);
+            let stays = wanted.want(name, usable(name) || !there);
+            if !stays {
+                tracing::info!(interface = name, "not exporting here any more");
+                self.node.driver.remove_port(*id);
+                changed = true;
+            }
+            stays
+        });
+        for link in &links {
+            if !wanted.want(&link.name, usable(&link.name)) || open.contains_key(&link.name) {
                 continue;
             }
             let interface = InterfaceSpec { name: link.name.clone(), netns: None };
-            let port = PacketPort::open(&self.node.handle, interface, Role::Requests)?;
-            let id = self.node.driver.add_port(Rc::new(port));
+            let port = Rc::new(PacketPort::open(&self.node.handle, interface, Role::Requests)?);
+            let id = self.node.driver.add_port(Rc::clone(&port) as Rc<dyn aoe::driver::Port>);
             tracing::info!(interface = link.name, mtu = link.mtu_bytes, "exporting here");
-            self.open.borrow_mut().insert(link.name, id);
+            open.insert(link.name.clone(), (id, port));
+            changed = true;
+        }
+        drop(open);
+        if changed {
+            self.node.ports_changed.notify_all();
         }
         Ok(())
+    }
+
+    /// A misspelt interface looks like one that isn't there yet: said once.
+    fn tell_missing(&self) {
+        let open = self.open.borrow();
+        for pattern in &self.wanted.borrow().named {
+            if !open.keys().any(|name| matches(pattern, name)) {
+                tracing::warn!(interface = pattern, "no such interface now; waiting for it");
+            }
+        }
     }
 }
 
 impl Drop for Interfaces {
     fn drop(&mut self) {
         self.watch.abort();
-        for id in std::mem::take(&mut *self.ports.open.borrow_mut()).into_values() {
+        for (id, _) in std::mem::take(&mut *self.ports.open.borrow_mut()).into_values() {
             self.ports.node.driver.remove_port(id);
         }
     }

@@ -17,14 +17,15 @@ use futures::future::{AbortHandle, abortable};
 use os::net::UnixPortListener;
 use os::reactor::{MailSender, mailbox};
 
-use super::export::Exporter;
-use super::{Node, Source};
+use super::server::{Node, Service};
 
 /// A question is short.
 const LINE_BYTES_MAX: u64 = 64 * 1024;
 /// Programs of this machine that may ask at once.
 const ASKERS_MAX: usize = 16;
 const ASKER_PATIENCE: Duration = Duration::from_secs(30);
+/// The process locks its memory, stacks included.
+const STACK_BYTES: usize = 256 * 1024;
 
 /// Where an engine of this machine sends its frames.
 pub fn frame_socket(run_dir: &Path) -> PathBuf {
@@ -47,7 +48,8 @@ impl Drop for Listening {
 
 /// Takes engines' connections as ports of the target.
 pub fn listen_frames(node: &Rc<Node>) -> anyhow::Result<Listening> {
-    let path = frame_socket(&node.run_dir);
+    let run_dir = node.run_dir.as_ref().context("no run directory for sockets")?;
+    let path = frame_socket(run_dir);
     let listener = UnixPortListener::bind(&node.handle, &path)
         .with_context(|| format!("cannot listen at {}", path.display()))?;
     let listening = Rc::clone(node);
@@ -72,12 +74,9 @@ type Letter = (NodeRequest, SyncSender<NodeReply>);
 
 /// Answers questions. Reading and writing is done by threads, so that an asker that hangs holds up
 /// nobody.
-pub fn listen_control(
-    node: &Rc<Node>,
-    source: &Rc<Source>,
-    exporter: &Rc<Exporter>,
-) -> anyhow::Result<Listening> {
-    let path = control_socket(&node.run_dir);
+pub fn listen_control(service: &Rc<Service>) -> anyhow::Result<Listening> {
+    let run_dir = service.node().run_dir.as_ref().context("no run directory for sockets")?;
+    let path = control_socket(run_dir);
     // The node's lock is held: whatever is there was left behind.
     let _ = std::fs::remove_file(&path);
     let listener = UnixListener::bind(&path)
@@ -85,26 +84,27 @@ pub fn listen_control(
     let (sender, mut letters) = mailbox::<Letter>(ASKERS_MAX);
     std::thread::Builder::new()
         .name("node-control".to_owned())
+        .stack_size(STACK_BYTES)
         .spawn(move || take_askers(&listener, &sender))?;
-    let (exporter, source) = (Rc::clone(exporter), Rc::clone(source));
+    let answering = Rc::clone(service);
     let (task, handle) = abortable(async move {
         while let Some((request, reply)) = letters.receive().await {
             // An asker that went away takes its answer with it.
-            let _ = reply.try_send(answer(&exporter, &source, request).await);
+            let _ = reply.try_send(answer(&answering, request).await);
         }
     });
-    node.handle.runtime().spawn(task.map(drop));
+    service.node().handle.runtime().spawn(task.map(drop));
     Ok(Listening(handle))
 }
 
-async fn answer(exporter: &Rc<Exporter>, source: &Source, request: NodeRequest) -> NodeReply {
+async fn answer(service: &Service, request: NodeRequest) -> NodeReply {
     let done = match request {
         NodeRequest::Status => Ok(()),
-        NodeRequest::Export { path } => exporter.export_path(&path).await,
-        NodeRequest::Reload => source.read().map(|config| exporter.reload(&config)),
+        NodeRequest::Export { path } => service.exporter.export_path(&path).await,
+        NodeRequest::Reload => service.reload().await,
     };
     match done {
-        Ok(()) => NodeReply::Status(exporter.status()),
+        Ok(()) => NodeReply::Status(service.exporter.status()),
         Err(error) => NodeReply::Error(format!("{error:#}")),
     }
 }
@@ -116,13 +116,17 @@ fn take_askers(listener: &UnixListener, sender: &MailSender<Letter>) {
             askers.fetch_sub(1, Ordering::SeqCst);
             continue;
         }
-        let (sender, askers) = (sender.clone(), Arc::clone(&askers));
-        std::thread::spawn(move || {
+        let (sender, counter) = (sender.clone(), Arc::clone(&askers));
+        let asker = std::thread::Builder::new().name("node-asker".to_owned());
+        let started = asker.stack_size(STACK_BYTES).spawn(move || {
             if let Err(error) = serve_asker(&stream, &sender) {
                 tracing::debug!(%error, "a program of this machine asked in vain");
             }
-            askers.fetch_sub(1, Ordering::SeqCst);
+            counter.fetch_sub(1, Ordering::SeqCst);
         });
+        if started.is_err() {
+            askers.fetch_sub(1, Ordering::SeqCst);
+        }
     }
 }
 

@@ -81,14 +81,34 @@ struct Shared {
 }
 
 impl FileDevice {
-    /// Opens `path` exclusively, under a new instance. Opening may block for a moment.
+    /// Opens `path` under a new instance. Opening may block, with a dead disk for good.
     pub fn open(
         handle: &ReactorHandle,
         path: &Path,
         options: FileOptions,
     ) -> Result<FileDevice, OpenError> {
+        FileDevice::take(handle, path, options, open::open(path, options)?)
+    }
+
+    /// The same on another thread, so that a disk that hangs holds up nobody but the caller.
+    pub async fn open_apart(
+        handle: &ReactorHandle,
+        path: &Path,
+        options: FileOptions,
+    ) -> Result<FileDevice, OpenError> {
+        let named = path.to_owned();
+        let opened = handle.blocking(move || open::open(&named, options)).await;
         let system = |error| OpenError::System { path: path.to_owned(), error };
-        let medium = open::open(path, options)?;
+        FileDevice::take(handle, path, options, opened.map_err(system)??)
+    }
+
+    fn take(
+        handle: &ReactorHandle,
+        path: &Path,
+        options: FileOptions,
+        medium: open::Medium,
+    ) -> Result<FileDevice, OpenError> {
+        let system = |error| OpenError::System { path: path.to_owned(), error };
         let size_bytes = open::size_bytes(&medium.file, medium.is_block_device).map_err(system)?;
         let instance = Instance(crate::sys::random_u64().map_err(system)?.max(1));
         let fd: Rc<OwnedFd> = Rc::new(medium.file.as_fd().try_clone_to_owned().map_err(system)?);

@@ -26,6 +26,9 @@ pub struct FileOptions {
     pub direct: bool,
     /// Without the right to write.
     pub read_only: bool,
+    /// Refuse to share it with any other program, and keep others out as far as they ask. The
+    /// default; without it two programs may destroy each other's data.
+    pub exclusive: bool,
     /// How durable writes are made so.
     pub durable: DurableMode,
     /// Requests in the kernel's hands at once.
@@ -46,6 +49,7 @@ impl Default for FileOptions {
         FileOptions {
             direct: true,
             read_only: false,
+            exclusive: true,
             durable: DurableMode::PerWrite,
             depth_max: 128,
         }
@@ -95,10 +99,10 @@ pub(super) fn open(path: &Path, options: FileOptions) -> Result<Medium, OpenErro
         return Err(OpenError::NotADisk(path.to_owned()));
     }
     let is_block_device = kind.is_block_device();
-    let exclusive = if is_block_device { libc::O_EXCL } else { 0 };
+    let exclusive = if is_block_device && options.exclusive { libc::O_EXCL } else { 0 };
     let (file, direct) =
         open_direct_if_possible(path, options, exclusive).map_err(|error| in_use(path, error))?;
-    if !is_block_device {
+    if !is_block_device && options.exclusive {
         lock(path, &file)?;
     }
     let fd = file.as_fd();

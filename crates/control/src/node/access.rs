@@ -1,0 +1,153 @@
+//! Access lists: from MAC addresses and names of groups to sets of MAC addresses.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aoe::target::{Access, AccessOperation, AccessPolicy, AccessRule, ListEditors};
+use aoe::wire::MacAddr;
+
+use super::settings::{AccessList, AccessLists, Editors, Groups, Policy};
+
+/// A list that can't be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GroupError {
+    /// Neither a MAC address nor a group.
+    #[error("'{0}' is neither a MAC address (02:00:00:00:00:01) nor a group in [groups]")]
+    Unknown(String),
+    /// A group that contains itself.
+    #[error("group '{0}' contains itself")]
+    Circle(String),
+    /// A group whose name would be read as an address.
+    #[error("group '{0}' has the form of a MAC address")]
+    Name(String),
+    /// A list without anybody: it could mean nobody or everybody.
+    #[error(
+        "an accept list is empty; leave it out to accept all, or say default-access = \"reject\""
+    )]
+    Empty,
+}
+
+/// Looks groups up.
+pub struct Resolver<'a> {
+    groups: &'a Groups,
+}
+
+impl<'a> Resolver<'a> {
+    /// For these groups.
+    pub fn new(groups: &'a Groups) -> Resolver<'a> {
+        Resolver { groups }
+    }
+
+    /// Whether all groups make sense.
+    pub fn check(&self) -> Result<(), GroupError> {
+        for (name, members) in self.groups {
+            if name.parse::<MacAddr>().is_ok() {
+                return Err(GroupError::Name(name.clone()));
+            }
+            self.macs(members)?;
+        }
+        Ok(())
+    }
+
+    /// Who may do what.
+    pub fn access(&self, default: Policy, lists: &AccessLists) -> Result<AccessPolicy, GroupError> {
+        let named = [
+            (AccessOperation::Discover, &lists.discover),
+            (AccessOperation::ConfigRead, &lists.config_read),
+            (AccessOperation::ConfigSet, &lists.config_set),
+            (AccessOperation::Read, &lists.read),
+            (AccessOperation::Write, &lists.write),
+        ];
+        let mut rules = BTreeMap::new();
+        for (operation, list) in named {
+            if let Some(list) = list {
+                rules.insert(operation, self.rule(list)?);
+            }
+        }
+        let default = match default {
+            Policy::Accept => Access::Accept,
+            Policy::Reject => Access::Reject,
+        };
+        Ok(AccessPolicy { default, rules })
+    }
+
+    /// Who may change the protocol's lists.
+    pub fn editors(&self, editors: &Editors) -> Result<ListEditors, GroupError> {
+        Ok(match editors {
+            Editors::All => ListEditors::All,
+            Editors::Nobody => ListEditors::Nobody,
+            Editors::Only(list) => ListEditors::Only(self.macs(list)?),
+        })
+    }
+
+    fn rule(&self, list: &AccessList) -> Result<AccessRule, GroupError> {
+        let rule = AccessRule { accept: self.macs(&list.accept)?, deny: self.macs(&list.deny)? };
+        // A group that was emptied must not open an export to all.
+        if rule.accept.is_empty() && !list.accept.is_empty() {
+            return Err(GroupError::Empty);
+        }
+        Ok(rule)
+    }
+
+    fn macs(&self, list: &[String]) -> Result<BTreeSet<MacAddr>, GroupError> {
+        let mut macs = BTreeSet::new();
+        self.collect(list, &mut Vec::new(), &mut macs)?;
+        Ok(macs)
+    }
+
+    /// `within` are the groups that are being looked up, so that a circle is found.
+    fn collect<'l>(
+        &'l self,
+        list: &'l [String],
+        within: &mut Vec<&'l str>,
+        macs: &mut BTreeSet<MacAddr>,
+    ) -> Result<(), GroupError> {
+        for one in list {
+            if let Ok(mac) = one.parse::<MacAddr>() {
+                macs.insert(mac);
+                continue;
+            }
+            let Some(members) = self.groups.get(one) else {
+                return Err(GroupError::Unknown(one.clone()));
+            };
+            if within.contains(&one.as_str()) {
+                return Err(GroupError::Circle(one.clone()));
+            }
+            within.push(one);
+            self.collect(members, within, macs)?;
+            within.pop();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn groups(text: &str) -> Groups {
+        toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn groups_are_resolved_and_mistakes_named() {
+        let groups =
+            groups("web = ['02:00:00:00:00:01', 'more']\nmore = ['02:00:00:00:00:02']\nnone = []");
+        let resolver = Resolver::new(&groups);
+        resolver.check().unwrap();
+        let list = |text: &str| vec![text.to_owned()];
+        assert_eq!(resolver.macs(&list("web")).unwrap().len(), 2);
+        assert_eq!(resolver.macs(&list("2:0:0:0:0:1")).unwrap().len(), 1);
+        assert_eq!(resolver.macs(&list("wbe")), Err(GroupError::Unknown("wbe".into())));
+        let emptied = AccessList { accept: list("none"), deny: Vec::new() };
+        assert_eq!(resolver.rule(&emptied), Err(GroupError::Empty));
+    }
+
+    #[test]
+    fn a_group_in_itself_is_found() {
+        let groups = groups("a = ['b']\nb = ['a']");
+        assert!(matches!(Resolver::new(&groups).check(), Err(GroupError::Circle(_))));
+        let groups = super::Groups::from([("02:00:00:00:00:01".to_owned(), Vec::new())]);
+        assert!(matches!(Resolver::new(&groups).check(), Err(GroupError::Name(_))));
+    }
+}

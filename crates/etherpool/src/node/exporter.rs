@@ -1,0 +1,270 @@
+//! All exports of a process: those that are named, and those of disks that are found; started,
+//! changed and ended as the configuration and the disks say.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use anyhow::Context;
+use aoe::wire::ShelfSlot;
+use control::node::{ExportPlan, NodeStatus, NotExported, plan_found};
+use os::disks::Disk;
+use os::{FileDevice, FileOptions};
+
+use super::choose::{Choice, identity_of, judge_contents, judge_use};
+use super::export::{Export, LOOK_EVERY};
+use super::identity::Identity;
+use super::open_disks::{SystemIdentity, identity_on_system};
+use super::server::Node;
+use super::source::Wanted;
+
+/// All exports.
+pub struct Exporter {
+    node: Rc<Node>,
+    /// Addresses of disks that are found; without it none are looked for.
+    automatic: Option<RefCell<Automatic>>,
+    wanted: RefCell<Wanted>,
+    exports: RefCell<BTreeMap<ShelfSlot, Rc<Export>>>,
+    not_exported: RefCell<BTreeMap<PathBuf, String>>,
+    /// What was found on disks, so that each is opened for that once and its user isn't disturbed.
+    judged: RefCell<BTreeMap<PathBuf, (SystemIdentity, Choice)>>,
+    stopping: Cell<bool>,
+}
+
+/// Where found disks get their addresses.
+pub struct Automatic {
+    /// The memory of slots.
+    pub identity: Identity,
+    /// The shelf of all of them.
+    pub shelf: u16,
+}
+
+impl Exporter {
+    /// Starts to export what the configuration names, and to look for more if it says so.
+    pub fn start(node: &Rc<Node>, automatic: Option<Automatic>, wanted: Wanted) -> Rc<Exporter> {
+        let exporter = Rc::new(Exporter {
+            node: Rc::clone(node),
+            automatic: automatic.map(RefCell::new),
+            wanted: RefCell::new(wanted),
+            exports: RefCell::default(),
+            not_exported: RefCell::default(),
+            judged: RefCell::default(),
+            stopping: Cell::new(false),
+        });
+        exporter.start_named();
+        if exporter.automatic.is_some() {
+            let looking = Rc::clone(&exporter);
+            node.handle.runtime().spawn(async move {
+                while !looking.stopping.get() {
+                    if looking.wanted.borrow().automatic {
+                        looking.look_for_disks().await;
+                    }
+                    looking.node.handle.runtime().sleep(LOOK_EVERY).await;
+                }
+            });
+        }
+        let following = Rc::clone(&exporter);
+        node.handle.runtime().spawn(async move {
+            while !following.stopping.get() {
+                let changed = following.node.ports_changed.notified();
+                changed.await;
+                following.exports.borrow().values().for_each(|export| export.ports_changed());
+            }
+        });
+        exporter
+    }
+
+    /// Takes a new configuration: exports that it no longer names are ended, those that it names
+    /// with other settings go on with these, or are begun anew where that can't be; all others go on
+    /// untouched.
+    pub fn reload(self: &Rc<Self>, wanted: Wanted) {
+        self.node.drives.reload(&wanted.config.drive);
+        self.judged.borrow_mut().clear();
+        let plans: BTreeMap<ShelfSlot, &ExportPlan> =
+            wanted.plans.iter().map(|plan| (plan.address, plan)).collect();
+        for (address, export) in self.exports.borrow().iter() {
+            let stays = match plans.get(address) {
+                Some(plan) => !export.found && export.take_plan(plan),
+                None => export.found && wanted.automatic,
+            };
+            if !stays {
+                export.end();
+            }
+        }
+        self.wanted.replace(wanted);
+        self.start_named();
+    }
+
+    /// Exports a disk on request until the node stops; only what the automatic search would take.
+    pub async fn export_path(self: &Rc<Self>, path: &str) -> anyhow::Result<()> {
+        let name = path.to_owned();
+        let looked = self.node.handle.blocking(move || -> anyhow::Result<_> {
+            let device = os::disks::resolve(&name)?;
+            let usage = os::disks::usage_of(&device);
+            Ok((device, usage))
+        });
+        let (device, usage) = looked.await??;
+        if self.exports.borrow().values().any(|export| export.device() == device) {
+            return Ok(());
+        }
+        if let Some(usage) = usage {
+            anyhow::bail!("{path} is in use by {usage}");
+        }
+        match self.judge(&device).await {
+            Choice::Export => {}
+            Choice::Skip => anyhow::bail!("{path} has no size"),
+            Choice::Refuse(why) => anyhow::bail!("{path} {why}"),
+        }
+        let key = device.display().to_string();
+        self.start_found(&key, &device)
+    }
+
+    /// Ends all exports; complete when their media are closed.
+    pub async fn stop(&self) {
+        self.stopping.set(true);
+        self.node.drives.stop();
+        let exports: Vec<_> = self.exports.borrow().values().cloned().collect();
+        for export in &exports {
+            export.end();
+        }
+        for export in exports {
+            export.wait_ended().await;
+        }
+    }
+
+    /// For the control socket.
+    pub fn status(&self) -> NodeStatus {
+        let exports = self.exports.borrow();
+        let not_exported = self.not_exported.borrow();
+        NodeStatus {
+            name: self.node.name.clone(),
+            node_id: self.node.node_id.to_string(),
+            frame_socket: self.node.frame_socket(),
+            interfaces: self.node.driver.ports().into_iter().map(|(_, name)| name).collect(),
+            exports: exports.values().map(|export| export.status()).collect(),
+            not_exported: not_exported
+                .iter()
+                .map(|(path, why)| NotExported {
+                    path: path.display().to_string(),
+                    why: why.clone(),
+                })
+                .collect(),
+            drives: self.node.drives.status(),
+        }
+    }
+
+    fn start_named(self: &Rc<Self>) {
+        let named = self.wanted.borrow().plans.clone();
+        for plan in named {
+            self.start_export(plan, false);
+        }
+    }
+
+    fn start_export(self: &Rc<Self>, plan: ExportPlan, found: bool) {
+        let address = plan.address;
+        if let Some(running) = self.exports.borrow().get(&address)
+            && !running.is_ending()
+        {
+            return;
+        }
+        let predecessor = self.exports.borrow_mut().remove(&address);
+        let export = Rc::new(Export::new(plan, found));
+        self.exports.borrow_mut().insert(address, Rc::clone(&export));
+        let (node, exporter) = (Rc::clone(&self.node), Rc::clone(self));
+        self.node.handle.runtime().spawn(async move {
+            // One address, one medium at a time: the former lets go of its disk first.
+            if let Some(former) = predecessor {
+                former.wait_ended().await;
+            }
+            export.run(&node).await;
+            let mut exports = exporter.exports.borrow_mut();
+            if exports.get(&address).is_some_and(|present| Rc::ptr_eq(present, &export)) {
+                exports.remove(&address);
+            }
+        });
+    }
+
+    async fn look_for_disks(self: &Rc<Self>) {
+        let disks = match self.node.handle.blocking(os::disks::list).await {
+            Ok(Ok(disks)) => disks,
+            Ok(Err(error)) | Err(error) => {
+                tracing::warn!(%error, "cannot list this machine's disks");
+                return;
+            }
+        };
+        let scan = self.wanted.borrow().config.scan.clone();
+        let ours: BTreeSet<_> =
+            self.exports.borrow().values().map(|export| export.device()).collect();
+        let mut refused = BTreeMap::new();
+        for disk in disks.iter().filter(|disk| !ours.contains(&disk.path)) {
+            let mut choice = judge_use(disk, &scan);
+            if choice == Choice::Export {
+                choice = self.judge_once(&disk.path).await;
+            }
+            if choice == Choice::Export
+                && let Err(error) = self.start_disk(disk)
+            {
+                choice = Choice::Refuse(format!("{error:#}"));
+            }
+            if let Choice::Refuse(why) = choice {
+                refused.insert(disk.path.clone(), why);
+            }
+        }
+        for (path, why) in &refused {
+            if self.not_exported.borrow().get(path) != Some(why) {
+                tracing::info!(disk = %path.display(), "not exported: {why}");
+            }
+        }
+        *self.not_exported.borrow_mut() = refused;
+    }
+
+    async fn judge_once(&self, path: &Path) -> Choice {
+        let name = path.to_owned();
+        let looked = self.node.handle.blocking(move || identity_on_system(&name)).await;
+        let identity = match looked {
+            Ok(Ok(identity)) => identity,
+            Ok(Err(error)) | Err(error) => return Choice::Refuse(error.to_string()),
+        };
+        if let Some((judged, choice)) = self.judged.borrow().get(path)
+            && *judged == identity
+        {
+            return choice.clone();
+        }
+        let choice = self.judge(path).await;
+        self.judged.borrow_mut().insert(path.to_owned(), (identity, choice.clone()));
+        choice
+    }
+
+    /// Looks at what is on a disk, without the right to write.
+    async fn judge(&self, path: &Path) -> Choice {
+        let options = FileOptions { read_only: true, ..FileOptions::default() };
+        match FileDevice::open_apart(&self.node.handle, path, options).await {
+            Ok(device) => judge_contents(&device).await,
+            Err(error) => Choice::Refuse(error.to_string()),
+        }
+    }
+
+    fn start_disk(self: &Rc<Self>, disk: &Disk) -> anyhow::Result<()> {
+        self.start_found(&identity_of(disk), &disk.path)
+    }
+
+    fn start_found(self: &Rc<Self>, key: &str, path: &Path) -> anyhow::Result<()> {
+        let automatic = self.automatic.as_ref().context("this target exports named disks only")?;
+        let shelf = automatic.borrow().shelf;
+        let taken = |slot: u8| {
+            let address = ShelfSlot::new(shelf, slot);
+            let named = self.wanted.borrow().plans.iter().any(|plan| plan.address == address);
+            named || self.exports.borrow().contains_key(&address)
+        };
+        let slot = automatic.borrow_mut().identity.slot(key, taken).context("no address for it")?;
+        let address = ShelfSlot::new(shelf, slot);
+        let plan = {
+            let wanted = self.wanted.borrow();
+            let path = path.display().to_string();
+            plan_found(address, &path, &wanted.config.defaults, &wanted.config.groups)?
+        };
+        self.start_export(plan, true);
+        Ok(())
+    }
+}

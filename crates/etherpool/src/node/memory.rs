@@ -1,0 +1,256 @@
+//! What clients leave with an export by the protocol (configuration string, mask list, reservation)
+//! in a file, so that it survives a restart. Whoever reserved an export must be able to rely on it:
+//! a change is on stable storage before it is answered, and a file that can't be read closes its
+//! export instead of opening it to all.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aoe::driver::Memory;
+use aoe::target::Remembered;
+use aoe::wire::{MacAddr, ShelfSlot};
+use block::{IoError, Lba, SectorRange};
+use control::node::{DamagedState, ExportPlan};
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+use os::ReactorHandle;
+use serde::{Deserialize, Serialize};
+
+/// The form of the file.
+const VERSION: u32 = 1;
+/// Larger than any valid file.
+const FILE_BYTES_MAX: u64 = 64 << 10;
+
+/// The memory of one export.
+pub struct ExportMemory {
+    handle: ReactorHandle,
+    file: PathBuf,
+    /// The configuration string as configured: another one later goes before the remembered.
+    configured: String,
+}
+
+/// What was found at the start of an export.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It is known what clients left with it.
+    Known(Remembered),
+    /// It isn't, and why.
+    Damaged(String),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Stored {
+    version: u32,
+    /// The configured string from which `config_string` came to be.
+    configured: String,
+    /// Bytes in hexadecimal digits.
+    config_string: String,
+    mask: Vec<String>,
+    reserved: Vec<String>,
+}
+
+impl ExportMemory {
+    /// The memory of a plan's export, below the state directory.
+    pub fn new(handle: &ReactorHandle, state_dir: &Path, plan: &ExportPlan) -> ExportMemory {
+        let file = state_dir.join("exports").join(format!("{}.json", plan.address));
+        ExportMemory { handle: handle.clone(), file, configured: plan.config_string.clone() }
+    }
+
+    /// What clients left with the export.
+    pub async fn load(&self, plan: &ExportPlan) -> Found {
+        let (file, plan) = (self.file.clone(), plan.clone());
+        match self.handle.blocking(move || load(&file, &plan)).await {
+            Ok(found) => found,
+            Err(error) => Found::Damaged(error.to_string()),
+        }
+    }
+
+    /// Where it is kept.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+}
+
+impl Memory for ExportMemory {
+    fn store(
+        &self,
+        address: ShelfSlot,
+        state: Remembered,
+    ) -> LocalBoxFuture<'static, Result<(), IoError>> {
+        let (handle, file, configured) =
+            (self.handle.clone(), self.file.clone(), self.configured.clone());
+        async move {
+            let shown = file.clone();
+            let stored = handle.blocking(move || store(&file, configured, &state)).await;
+            match stored.and_then(|stored| stored) {
+                Ok(()) => Ok(()),
+                Err(error) => {
+                    tracing::error!(
+                        export = %address,
+                        "what a client set is refused, because {} can't be written: {error}",
+                        shown.display()
+                    );
+                    Err(IoError::Medium(SectorRange::new(Lba(0), 0)))
+                }
+            }
+        }
+        .boxed_local()
+    }
+}
+
+/// What an export without a memory begins with.
+pub fn configured(plan: &ExportPlan) -> Remembered {
+    Remembered {
+        config_string: plan.config_string.clone().into_bytes(),
+        mask: plan.mask.clone(),
+        reserved: Vec::new(),
+    }
+}
+
+fn load(file: &Path, plan: &ExportPlan) -> Found {
+    let why = match read(file) {
+        Ok(None) => return Found::Known(configured(plan)),
+        Ok(Some((stored_for, mut remembered))) => {
+            if stored_for != plan.config_string {
+                remembered.config_string = plan.config_string.clone().into_bytes();
+            }
+            return Found::Known(remembered);
+        }
+        Err(why) => why,
+    };
+    if plan.damaged_state == DamagedState::Closed {
+        return Found::Damaged(why);
+    }
+    let kept = file.with_extension("damaged");
+    tracing::warn!(
+        export = %plan.address,
+        "{} is damaged ({why}); kept as {}, and the export begins with empty lists",
+        file.display(),
+        kept.display()
+    );
+    match std::fs::rename(file, &kept) {
+        Ok(()) => Found::Known(configured(plan)),
+        Err(error) => Found::Damaged(format!("{why}; it can't be renamed: {error}")),
+    }
+}
+
+/// The configured string for which the state was stored, and the state; `None` without a file.
+fn read(file: &Path) -> Result<Option<(String, Remembered)>, String> {
+    use std::io::Read;
+    let opened = match std::fs::File::open(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(|error| error.to_string())?,
+    };
+    let mut text = String::new();
+    opened.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(|error| error.to_string())?;
+    let stored: Stored = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    if stored.version != VERSION {
+        return Err(format!("version {} is not known here", stored.version));
+    }
+    let macs = |list: &[String]| -> Result<Vec<MacAddr>, String> {
+        list.iter()
+            .map(|mac| mac.parse().map_err(|_| format!("{mac:?} is not a MAC address")))
+            .collect()
+    };
+    let remembered = Remembered {
+        config_string: from_hex(&stored.config_string)
+            .ok_or("the configuration string is not in hexadecimal digits")?,
+        mask: macs(&stored.mask)?,
+        reserved: macs(&stored.reserved)?,
+    };
+    Ok(Some((stored.configured, remembered)))
+}
+
+fn store(file: &Path, configured: String, state: &Remembered) -> io::Result<()> {
+    let macs = |list: &[MacAddr]| list.iter().map(ToString::to_string).collect();
+    let stored = Stored {
+        version: VERSION,
+        configured,
+        config_string: to_hex(&state.config_string),
+        mask: macs(&state.mask),
+        reserved: macs(&state.reserved),
+    };
+    let mut text = serde_json::to_vec_pretty(&stored)?;
+    text.push(b'\n');
+    if let Some(directory) = file.parent()
+        && !directory.exists()
+    {
+        std::fs::create_dir_all(directory)?;
+        // The directory itself must survive a power cut too.
+        if let Some(above) = directory.parent() {
+            std::fs::File::open(above)?.sync_all()?;
+        }
+    }
+    os::process::write_durably(file, &text)
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    if !text.len().is_multiple_of(2) || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use control::node::NodeConfig;
+
+    fn plan(settings: &str) -> ExportPlan {
+        let text = format!("[[export]]\naddress='e1.1'\npath='/d'\n{settings}\n");
+        NodeConfig::parse(&text, Path::new("t")).unwrap().plans().unwrap().remove(0)
+    }
+
+    fn left() -> Remembered {
+        Remembered {
+            config_string: vec![0, 0xff, b'x'],
+            mask: vec![MacAddr([2, 0, 0, 0, 0, 1])],
+            reserved: vec![MacAddr([2, 0, 0, 0, 0, 2]), MacAddr([2, 0, 0, 0, 0, 3])],
+        }
+    }
+
+    #[test]
+    fn what_clients_left_is_found_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("exports/e1.1.json");
+        let plan = plan("config-string='first'");
+        assert_eq!(load(&file, &plan), Found::Known(configured(&plan)));
+        store(&file, plan.config_string.clone(), &left()).unwrap();
+        assert_eq!(load(&file, &plan), Found::Known(left()));
+        // Nothing of the writing stays behind.
+        assert_eq!(std::fs::read_dir(dir.path().join("exports")).unwrap().count(), 1);
+        // The administrator has changed the string since; the lists stay.
+        let other = self::plan("config-string='second'");
+        let expected = Remembered { config_string: b"second".to_vec(), ..left() };
+        assert_eq!(load(&file, &other), Found::Known(expected));
+    }
+
+    #[test]
+    fn a_damaged_file_closes_its_export() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("e1.1.json");
+        store(&file, String::new(), &left()).unwrap();
+        let good = std::fs::read_to_string(&file).unwrap();
+        for bad in [
+            String::new(),
+            good[..good.len() / 2].to_owned(),
+            good.replace("02:00:00:00:00:01", "02:00:00:00:00"),
+            good.replace("\"version\": 1", "\"version\": 2"),
+            good.replace("00ff78", "00ff7"),
+            good.replace("mask", "musk"),
+        ] {
+            std::fs::write(&file, &bad).unwrap();
+            assert!(matches!(load(&file, &plan("")), Found::Damaged(_)), "{bad}");
+            assert!(file.exists());
+        }
+        let discarding = plan("damaged-state='discard'");
+        assert_eq!(load(&file, &discarding), Found::Known(configured(&discarding)));
+        assert!(!file.exists() && dir.path().join("e1.1.damaged").exists());
+    }
+}

@@ -1,0 +1,228 @@
+//! Open files, one per disk, shared by all exports of parts of it: a disk is opened exclusively, and
+//! must not be kept from its own other parts.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::{Rc, Weak};
+
+use anyhow::{Context, bail};
+use aoe::wire::ShelfSlot;
+use block::{BlockDevice, Window};
+use control::node::{ExportPlan, IoMode, MediumPlan, share};
+use os::{FileDevice, FileOptions, ReactorHandle};
+use runtime::Semaphore;
+
+/// Device number and inode: what tells one device or file from another under the same name.
+pub type SystemIdentity = (u64, u64, u64);
+
+/// All open disks of a process.
+#[derive(Default)]
+pub struct OpenDisks {
+    slots: RefCell<BTreeMap<SystemIdentity, Rc<Slot>>>,
+}
+
+/// Where a disk is opened, by one export at a time: the others wait and share.
+struct Slot {
+    turn: Rc<Semaphore>,
+    disk: RefCell<Weak<OpenDisk>>,
+}
+
+/// An open disk.
+struct OpenDisk {
+    file: Rc<FileDevice>,
+    path: PathBuf,
+    identity: SystemIdentity,
+    medium: MediumPlan,
+    users: RefCell<BTreeMap<ShelfSlot, ExportPlan>>,
+}
+
+/// An export's use of an open disk; the last one closes it.
+pub struct DiskUse {
+    disk: Rc<OpenDisk>,
+    address: ShelfSlot,
+}
+
+impl OpenDisks {
+    /// Opens the disk of a plan, or shares it with those who have it open.
+    ///
+    /// # Errors
+    /// When it isn't there, in use, too small, or when another export has the same sectors.
+    pub async fn open(&self, handle: &ReactorHandle, plan: &ExportPlan) -> anyhow::Result<DiskUse> {
+        let wanted = plan.medium.path.clone();
+        let (path, identity) = handle.blocking(move || find(&wanted)).await??;
+        let slot = self.slot(identity);
+        let _turn = slot.turn.acquire(1).await;
+        let present = slot.disk.borrow().upgrade();
+        let disk = match present {
+            Some(disk) => disk,
+            None => {
+                let options = FileOptions {
+                    direct: plan.medium.io == IoMode::Direct,
+                    read_only: !plan.medium.writable,
+                    exclusive: plan.medium.exclusive,
+                    ..FileOptions::default()
+                };
+                let file = Rc::new(FileDevice::open_apart(handle, &path, options).await?);
+                let medium = plan.medium.clone();
+                let disk =
+                    Rc::new(OpenDisk { file, path, identity, medium, users: RefCell::default() });
+                slot.disk.replace(Rc::downgrade(&disk));
+                disk
+            }
+        };
+        disk.take(plan)
+    }
+
+    fn slot(&self, identity: SystemIdentity) -> Rc<Slot> {
+        let mut slots = self.slots.borrow_mut();
+        // Somebody who waits for its turn holds its slot.
+        slots.retain(|_, slot| slot.disk.borrow().strong_count() > 0 || Rc::strong_count(slot) > 1);
+        let made = || Slot { turn: Semaphore::new(1), disk: RefCell::default() };
+        Rc::clone(slots.entry(identity).or_insert_with(|| Rc::new(made())))
+    }
+}
+
+impl OpenDisk {
+    fn take(self: Rc<Self>, plan: &ExportPlan) -> anyhow::Result<DiskUse> {
+        for other in self.users.borrow().values() {
+            share(other, plan)?;
+        }
+        if plan.medium.writable && !self.medium.writable {
+            bail!("{} is open without the right to write, for other exports", self.path.display());
+        }
+        let sectors = self.file.geometry().sectors;
+        let window = plan.medium.window;
+        let needed = window.start.0.saturating_add(window.sectors.unwrap_or(1));
+        if !window.is_whole() && needed > sectors {
+            bail!(
+                "{} has {sectors} sectors, the export wants those up to {needed}",
+                self.path.display()
+            );
+        }
+        self.users.borrow_mut().insert(plan.address, plan.clone());
+        Ok(DiskUse { disk: self, address: plan.address })
+    }
+}
+
+impl DiskUse {
+    /// The export's part of the disk.
+    pub fn device(&self, plan: &ExportPlan) -> Rc<dyn BlockDevice> {
+        let file = Rc::clone(&self.disk.file) as Rc<dyn BlockDevice>;
+        let window = plan.medium.window;
+        if window.is_whole() {
+            return file;
+        }
+        Rc::new(Window::new(file, window.start, window.sectors))
+    }
+
+    /// The whole disk.
+    pub fn file(&self) -> &Rc<FileDevice> {
+        &self.disk.file
+    }
+
+    /// Its path, without symbolic links.
+    pub fn path(&self) -> &Path {
+        &self.disk.path
+    }
+
+    /// Which device or file was opened.
+    pub fn identity(&self) -> SystemIdentity {
+        self.disk.identity
+    }
+}
+
+impl Drop for DiskUse {
+    fn drop(&mut self) {
+        self.disk.users.borrow_mut().remove(&self.address);
+    }
+}
+
+/// Where the disk is that a name means, and which it is. Blocks.
+pub fn find(name: &str) -> anyhow::Result<(PathBuf, SystemIdentity)> {
+    let path = os::disks::resolve(name)?;
+    let identity = identity_on_system(&path)
+        .with_context(|| format!("{} can't be looked at", path.display()))?;
+    Ok((path, identity))
+}
+
+/// Which device or file is at a path now. Blocks.
+pub fn identity_on_system(path: &Path) -> std::io::Result<SystemIdentity> {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let metadata = std::fs::metadata(path)?;
+    // Two nodes of one device are one disk.
+    if metadata.file_type().is_block_device() {
+        return Ok((0, 0, metadata.rdev()));
+    }
+    Ok((metadata.dev(), metadata.ino(), 0))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use control::node::NodeConfig;
+    use os::Reactor;
+
+    fn plans(dir: &Path, exports: &[(&str, &str)]) -> Vec<ExportPlan> {
+        let mut text = String::new();
+        for (number, (file, settings)) in exports.iter().enumerate() {
+            let path = dir.join(file);
+            text.push_str(&format!(
+                "[[export]]\naddress='e1.{number}'\npath={path:?}\nio='buffered'\n{settings}\n"
+            ));
+        }
+        NodeConfig::parse(&text, dir).unwrap().plans().unwrap()
+    }
+
+    #[test]
+    fn parts_share_one_file_and_others_are_kept_out() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("disk"), vec![0; 4096]).unwrap();
+        std::fs::hard_link(dir.path().join("disk"), dir.path().join("same")).unwrap();
+        let plans = plans(
+            dir.path(),
+            &[("disk", "length='4s'"), ("disk", "offset='4s'"), ("same", "offset='7s'")],
+        );
+        let (mut reactor, handle) = Reactor::new().unwrap();
+        let path = dir.path().join("disk");
+        reactor
+            .run_until(async move {
+                let disks = OpenDisks::default();
+                let one = disks.open(&handle, &plans[0]).await.unwrap();
+                let other = disks.open(&handle, &plans[1]).await.unwrap();
+                assert!(Rc::ptr_eq(one.file(), other.file()));
+                assert_eq!(one.device(&plans[0]).geometry().sectors, 4);
+                assert_eq!(other.device(&plans[1]).geometry().sectors, 4);
+                // The same disk by another name, and sectors that another export has.
+                let error = disks.open(&handle, &plans[2]).await.err().unwrap().to_string();
+                assert!(error.contains("in common"), "{error}");
+                assert!(FileDevice::open(&handle, &path, FileOptions::default()).is_err());
+                drop(other);
+                let third = disks.open(&handle, &plans[2]).await.unwrap();
+                assert_eq!(third.device(&plans[2]).geometry().sectors, 1);
+                drop((one, third));
+                FileDevice::open(&handle, &path, FileOptions::default()).unwrap();
+            })
+            .unwrap();
+    }
+
+    #[test]
+    fn a_window_beyond_the_end_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("disk"), vec![0; 4096]).unwrap();
+        let plans = plans(
+            dir.path(),
+            &[("disk", "offset='9s'"), ("disk", "length='9s'\nread-only=true"), ("none", "")],
+        );
+        let (mut reactor, handle) = Reactor::new().unwrap();
+        reactor
+            .run_until(async move {
+                let disks = OpenDisks::default();
+                for plan in &plans {
+                    assert!(disks.open(&handle, plan).await.is_err());
+                }
+            })
+            .unwrap();
+    }
+}

@@ -1,0 +1,289 @@
+//! The process that exports: `etherpool node`, `etherpool target` and vblade's replacement are this
+//! one server with more or less around it.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use aoe::driver::TargetDriver;
+use aoe::target::NodeIdentity;
+use os::ata::AtaDisks;
+use os::manager::Manager;
+use os::process::{LockError, ProcessLock, Signal, Signals};
+use os::{Reactor, ReactorHandle};
+use runtime::Notify;
+
+use super::drives::Drives;
+use super::exporter::{Automatic, Exporter};
+use super::identity::Identity;
+use super::interfaces::Interfaces;
+use super::local;
+use super::open_disks::OpenDisks;
+use super::source::{Source, Wanted};
+
+/// How long the end waits for requests that a disk has.
+const FINISH_LIMIT: Duration = Duration::from_secs(10);
+/// How long a successor waits for its predecessor.
+const REPLACE_LIMIT: Duration = Duration::from_secs(30);
+/// How old what the service manager shows may be.
+const STATUS_EVERY: Duration = Duration::from_secs(2);
+
+/// How to run.
+pub struct Spec {
+    /// Where the configuration comes from.
+    pub source: Source,
+    /// Take the place of a process that runs already.
+    pub replace: bool,
+    /// What to log, unless the environment says otherwise.
+    pub log_level: &'static str,
+}
+
+/// The parts of a running server that its tasks share.
+pub struct Node {
+    /// The reactor's.
+    pub handle: ReactorHandle,
+    /// The target.
+    pub driver: TargetDriver,
+    /// The machine's name.
+    pub name: String,
+    /// The machine's identity.
+    pub node_id: uuid::Uuid,
+    /// Where the sockets are, if there are any.
+    pub run_dir: Option<PathBuf>,
+    /// Where is kept what survives a restart, if anything is.
+    pub state_dir: Option<PathBuf>,
+    /// The open disks.
+    pub disks: OpenDisks,
+    /// The disks themselves, behind what is exported.
+    pub ata: Rc<AtaDisks>,
+    /// Their settings.
+    pub drives: Rc<Drives>,
+    /// A port came or went.
+    pub ports_changed: Notify,
+}
+
+impl Node {
+    /// The path of the socket for frames; empty without one.
+    pub fn frame_socket(&self) -> String {
+        let path = self.run_dir.as_ref().map(|run_dir| local::frame_socket(run_dir));
+        path.map(|path| path.display().to_string()).unwrap_or_default()
+    }
+}
+
+/// Says what a configuration would do.
+pub fn check(source: &Source) -> anyhow::Result<ExitCode> {
+    println!("{}", describe(&source.read()?));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs until it is told to stop.
+pub fn run(spec: Spec) -> anyhow::Result<ExitCode> {
+    let wanted = spec.source.read()?;
+    let (reactor, handle) = Reactor::new().context("cannot set up io_uring")?;
+    // Before any other thread: threads inherit which signals are taken here.
+    let mut signals = vec![Signal::Terminate, Signal::Interrupt];
+    if !matches!(spec.source, Source::Fixed(_)) {
+        signals.push(Signal::HangUp);
+    }
+    let signals = os::process::signals(&handle, &signals)?;
+    crate::logging::start(spec.log_level);
+    protect_process();
+    for command in &wanted.config.before_start {
+        shell(command).with_context(|| format!("before-start command `{command}`"))?;
+    }
+    let after_stop = wanted.config.after_stop.clone();
+    let result = serve(spec, wanted, reactor, signals, handle);
+    for command in &after_stop {
+        if let Err(error) = shell(command) {
+            tracing::error!("after-stop command `{command}`: {error:#}");
+        }
+    }
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+fn serve(
+    spec: Spec,
+    wanted: Wanted,
+    mut reactor: Reactor,
+    signals: Signals,
+    handle: ReactorHandle,
+) -> anyhow::Result<()> {
+    let _lock = lock(&spec, &wanted)?;
+    let (node, automatic) = prepare(&wanted, &handle)?;
+    let interfaces = Interfaces::follow(&node, &wanted)?;
+    let _frames = match wanted.frame_socket {
+        true => Some(local::listen_frames(&node)?),
+        false => None,
+    };
+    let has_sockets = node.run_dir.is_some();
+    let exporter = Exporter::start(&node, automatic, wanted);
+    let service =
+        Rc::new(Service { node: Rc::clone(&node), source: spec.source, exporter, interfaces });
+    let _control = match has_sockets {
+        true => Some(local::listen_control(&service)?),
+        false => None,
+    };
+    tracing::info!(name = node.name, id = %node.node_id, "running");
+
+    let manager = Manager::from_environment();
+    manager.keep_watchdog(&handle);
+    let told = Rc::clone(&service);
+    manager.keep_status(&handle, STATUS_EVERY, move || told.exporter.status().summary());
+    manager.ready();
+    let stopped = reactor.run_until(async move {
+        loop {
+            match signals.next().await {
+                Signal::HangUp => {
+                    manager.reloading();
+                    if let Err(error) = service.reload().await {
+                        tracing::error!("configuration not taken: {error:#}");
+                    }
+                    manager.ready();
+                }
+                Signal::Terminate | Signal::Interrupt => break,
+                _ => {}
+            }
+        }
+        tracing::info!("stopping");
+        manager.stopping();
+        let runtime = service.node.handle.runtime();
+        if runtime::timeout(runtime, FINISH_LIMIT, service.exporter.stop()).await.is_err() {
+            tracing::warn!("some disks don't answer; their requests are left to them");
+        }
+    });
+    stopped.context("the reactor failed")
+}
+
+/// What answers the administrator.
+pub struct Service {
+    node: Rc<Node>,
+    source: Source,
+    /// All exports.
+    pub exporter: Rc<Exporter>,
+    interfaces: Interfaces,
+}
+
+impl Service {
+    /// The running server.
+    pub fn node(&self) -> &Rc<Node> {
+        &self.node
+    }
+
+    /// Reads the configuration again, and takes it whole or not at all.
+    pub async fn reload(&self) -> anyhow::Result<()> {
+        let source = self.source.clone();
+        let wanted = self.node.handle.blocking(move || source.read()).await??;
+        for (what, now, then) in [
+            ("run-dir", &self.node.run_dir, &wanted.run_dir),
+            ("state-dir", &self.node.state_dir, &wanted.state_dir),
+        ] {
+            if now != then {
+                tracing::warn!("a new {what} takes effect at the next start");
+            }
+        }
+        self.interfaces.reload(&wanted)?;
+        self.exporter.reload(wanted);
+        tracing::info!("configuration read again");
+        Ok(())
+    }
+}
+
+/// Sees to it that nobody else serves from the same directories.
+fn lock(spec: &Spec, wanted: &Wanted) -> anyhow::Result<Option<ProcessLock>> {
+    let Some(run_dir) = &wanted.run_dir else { return Ok(None) };
+    let role = spec.source.role();
+    std::fs::create_dir_all(run_dir)
+        .with_context(|| format!("cannot make the run directory {}", run_dir.display()))?;
+    let taken = match ProcessLock::acquire(run_dir, role) {
+        Err(LockError::Held { pid, .. }) if spec.replace && pid != 0 => {
+            tracing::info!(pid, "taking the place of the {role} that runs");
+            os::process::terminate(pid).with_context(|| format!("cannot stop process {pid}"))?;
+            let begun = std::time::Instant::now();
+            loop {
+                match ProcessLock::acquire(run_dir, role) {
+                    Err(LockError::Held { .. }) if begun.elapsed() < REPLACE_LIMIT => {
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                    taken => break taken,
+                }
+            }
+        }
+        taken => taken,
+    };
+    taken.map(Some).with_context(|| {
+        format!("another {role} runs with this run directory; stop it, take its place with --replace, or choose another --run-dir")
+    })
+}
+
+fn prepare(
+    wanted: &Wanted,
+    handle: &ReactorHandle,
+) -> anyhow::Result<(Rc<Node>, Option<Automatic>)> {
+    let config = &wanted.config;
+    if let Some(state_dir) = &wanted.state_dir {
+        std::fs::create_dir_all(state_dir)
+            .with_context(|| format!("cannot make the state directory {}", state_dir.display()))?;
+    }
+    let node_id = match (config.node_id, &wanted.state_dir) {
+        (Some(id), _) => id,
+        (None, Some(state_dir)) => os::process::machine_id(&state_dir.join("machine-id"))
+            .context("cannot tell this machine's identity")?,
+        // Nobody relies on it: there are no sessions without a state directory that matter.
+        (None, None) => uuid::Builder::from_random_bytes(os::random_bytes()?).into_uuid(),
+    };
+    let automatic = match &wanted.state_dir {
+        Some(state_dir) if wanted.automatic || config.export.is_empty() => {
+            let mut identity = Identity::load(state_dir)?;
+            let shelf = identity.shelf(config.shelf, node_id)?;
+            Some(Automatic { identity, shelf })
+        }
+        _ => None,
+    };
+    let name = config.name.clone().unwrap_or_else(os::process::hostname);
+    let identity = NodeIdentity { id: node_id, name: name.clone() };
+    let ata = Rc::new(AtaDisks::new(handle));
+    let node = Node {
+        drives: Drives::start(handle, &ata, &config.drive),
+        ata,
+        handle: handle.clone(),
+        driver: TargetDriver::new(handle.runtime().clone(), identity),
+        name,
+        node_id,
+        run_dir: wanted.run_dir.clone(),
+        state_dir: wanted.state_dir.clone(),
+        disks: OpenDisks::default(),
+        ports_changed: Notify::new(),
+    };
+    Ok((Rc::new(node), automatic))
+}
+
+/// What the engine of this machine or of another writes back through us must never wait for memory
+/// that only that write-back frees.
+fn protect_process() {
+    for (what, result) in [
+        ("lock memory", os::process::lock_memory()),
+        ("become an I/O flusher", os::process::set_io_flusher()),
+    ] {
+        if let Err(error) = result {
+            tracing::warn!("cannot {what}: {error}; under memory pressure this process may stall");
+        }
+    }
+}
+
+fn describe(wanted: &Wanted) -> String {
+    let mut lines = Vec::new();
+    if wanted.automatic {
+        lines.push("all unused whole disks that are blank or carry an etherpool label".to_owned());
+    }
+    lines.extend(
+        wanted.plans.iter().map(|plan| format!("{} is {}", plan.address, plan.medium.path)),
+    );
+    lines.join("\n")
+}
+
+fn shell(command: &str) -> anyhow::Result<()> {
+    let status = Command::new("/bin/sh").arg("-c").arg(command).status()?;
+    if status.success() { Ok(()) } else { bail!("ended with {status}") }
+}

@@ -1,0 +1,261 @@
+//! Where the configuration comes from: a file, an etherpopulate.conf, a command line, or several of
+//! them; read again on reload.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use aoe::wire::ShelfSlot;
+use control::node::{
+    ExportConfig, ExportPlan, ExportSettings, NodeConfig, parse_etherpopulate, share,
+};
+
+use super::open_disks::{SystemIdentity, find};
+
+/// Where a node keeps its memory and its sockets by default.
+const STATE_DIR: &str = "/var/lib/etherpool";
+const RUN_DIR: &str = "/run/etherpool";
+/// How long disks are looked at before the configuration is taken without.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// `etherpool node`.
+    Node {
+        /// `--config`.
+        config: Option<PathBuf>,
+        /// `--etherpopulate`, and the machine's name in it.
+        etherpopulate: Option<(PathBuf, String)>,
+    },
+    /// `etherpool target`.
+    Target(Box<TargetSource>),
+    /// One export that never changes, without anything that others see of it but its frames.
+    Fixed(Box<ExportPlan>),
+}
+
+/// The command line of `etherpool target`.
+#[derive(Clone, Debug, Default)]
+pub struct TargetSource {
+    /// `--config`.
+    pub config: Option<PathBuf>,
+    /// Addresses and paths.
+    pub exports: Vec<ExportConfig>,
+    /// For the exports of the command line; without any, for those of the file that don't say
+    /// otherwise.
+    pub settings: ExportSettings,
+    /// `--run-dir`.
+    pub run_dir: Option<PathBuf>,
+    /// `--state-dir`.
+    pub state_dir: Option<PathBuf>,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// All of the configuration.
+    pub config: NodeConfig,
+    /// The exports that it names.
+    pub plans: Vec<ExportPlan>,
+    /// Whether disks are looked for.
+    pub automatic: bool,
+    /// Whether engines of this machine have a socket.
+    pub frame_socket: bool,
+    /// Where the sockets are, if there are any.
+    pub run_dir: Option<PathBuf>,
+    /// Where is kept what survives a restart, if anything is.
+    pub state_dir: Option<PathBuf>,
+}
+
+impl Source {
+    /// What the lock is called that only one such process on a machine has.
+    pub fn role(&self) -> &'static str {
+        match self {
+            Source::Node { .. } => "node",
+            Source::Target(_) | Source::Fixed(_) => "target",
+        }
+    }
+
+    /// Reads and checks all of it; refuses it as a whole if a part is wrong. Blocks.
+    pub fn read(&self) -> anyhow::Result<Wanted> {
+        let wanted = match self {
+            Source::Node { config, etherpopulate } => {
+                let config = read_node(config.as_deref(), etherpopulate.as_ref())?;
+                Wanted {
+                    plans: config.plans()?,
+                    automatic: config.automatic.unwrap_or(config.export.is_empty()),
+                    frame_socket: config.frame_socket.unwrap_or(true),
+                    run_dir: Some(config.run_dir.clone().unwrap_or_else(|| RUN_DIR.into())),
+                    state_dir: Some(config.state_dir.clone().unwrap_or_else(|| STATE_DIR.into())),
+                    config,
+                }
+            }
+            Source::Target(target) => target.read()?,
+            Source::Fixed(plan) => Wanted {
+                config: NodeConfig::default(),
+                plans: vec![(**plan).clone()],
+                automatic: false,
+                frame_socket: false,
+                run_dir: None,
+                state_dir: None,
+            },
+        };
+        refuse_same_disk(&wanted)?;
+        Ok(wanted)
+    }
+}
+
+impl TargetSource {
+    fn read(&self) -> anyhow::Result<Wanted> {
+        let mut config = match &self.config {
+            Some(file) => NodeConfig::parse(&read_file(file)?, file)?,
+            None => NodeConfig::default(),
+        };
+        if self.exports.is_empty() {
+            config.defaults = self.settings.clone().or(&config.defaults);
+        }
+        for export in &self.exports {
+            let settings = self.settings.clone();
+            config.export.push(ExportConfig { settings, ..export.clone() });
+        }
+        let plans = config.plans()?;
+        let automatic = config.automatic.unwrap_or(false);
+        if plans.is_empty() && !automatic {
+            bail!(
+                "nothing to export: name exports (e1.1=/dev/sdb), or a configuration that does (--config)"
+            );
+        }
+        let run_dir = self.run_dir.clone().or_else(|| config.run_dir.clone());
+        let state_dir = self.state_dir.clone().or_else(|| config.state_dir.clone());
+        Ok(Wanted {
+            automatic,
+            frame_socket: config.frame_socket.unwrap_or(false),
+            run_dir: Some(run_dir.unwrap_or_else(|| self.default_run_dir(&plans))),
+            state_dir: Some(state_dir.unwrap_or_else(|| STATE_DIR.into())),
+            config,
+            plans,
+        })
+    }
+
+    /// One-off targets of one machine are told apart by their first address, so that each finds its
+    /// own place again.
+    fn default_run_dir(&self, plans: &[ExportPlan]) -> PathBuf {
+        let run_dir = Path::new(RUN_DIR);
+        match (&self.config, plans.first()) {
+            (None, Some(first)) => run_dir.join(format!("target-{}", first.address)),
+            _ => run_dir.join("target"),
+        }
+    }
+}
+
+fn read_node(
+    config: Option<&Path>,
+    etherpopulate: Option<&(PathBuf, String)>,
+) -> anyhow::Result<NodeConfig> {
+    if let Some((file, name)) = etherpopulate {
+        let all = parse_etherpopulate(&read_file(file)?, file)?;
+        return match all.node(name) {
+            Some(config) => Ok(config.clone()),
+            None => {
+                let names: Vec<_> = all.names().collect();
+                bail!(
+                    "{} has no lines for this machine ({name}), only for {}; say which it is with --name",
+                    file.display(),
+                    names.join(", ")
+                )
+            }
+        };
+    }
+    match config {
+        Some(file) => Ok(NodeConfig::parse(&read_file(file)?, file)?),
+        None => Ok(NodeConfig::default()),
+    }
+}
+
+fn read_file(file: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
+}
+
+/// Refuses two exports whose paths are two names of one disk, where they can't be side by side. What
+/// isn't there, or doesn't answer in time, is looked at again when it is opened.
+fn refuse_same_disk(wanted: &Wanted) -> anyhow::Result<()> {
+    let (sender, receiver) = sync_channel(1);
+    let paths: Vec<(ShelfSlot, String)> =
+        wanted.plans.iter().map(|plan| (plan.address, plan.medium.path.clone())).collect();
+    std::thread::Builder::new().name("look".to_owned()).stack_size(128 << 10).spawn(move || {
+        let found = paths
+            .into_iter()
+            .map(|(address, path)| (address, find(&path).ok().map(|(_, identity)| identity)));
+        // Whoever asked may have lost patience.
+        let _ = sender.send(found.collect::<Vec<_>>());
+    })?;
+    let Ok(found) = receiver.recv_timeout(LOOK_LIMIT) else { return Ok(()) };
+    let identity = |plan: &ExportPlan| -> Option<SystemIdentity> {
+        found.iter().find(|(address, _)| *address == plan.address).and_then(|(_, found)| *found)
+    };
+    for (index, plan) in wanted.plans.iter().enumerate() {
+        let Some(own) = identity(plan) else { continue };
+        for other in wanted.plans.iter().take(index) {
+            if identity(other) == Some(own)
+                && let Err(problem) = share(other, plan)
+            {
+                let of_plan = |export: &&ExportConfig| export.address == plan.address.to_string();
+                match wanted.config.export.iter().find(of_plan).and_then(|export| export.line) {
+                    Some(line) => bail!("line {line}: {problem}"),
+                    None => bail!("{problem}"),
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use control::node::IoMode;
+
+    fn target(exports: &[(&str, &Path)], settings: ExportSettings) -> TargetSource {
+        let exports = exports.iter().map(|(address, path)| ExportConfig {
+            address: (*address).to_owned(),
+            path: path.display().to_string(),
+            ..ExportConfig::default()
+        });
+        TargetSource { exports: exports.collect(), settings, ..TargetSource::default() }
+    }
+
+    #[test]
+    fn options_are_for_the_exports_of_the_command() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("target.toml");
+        std::fs::write(&file, "[[export]]\naddress='e2.0'\npath='/f'\n").unwrap();
+        let buffered = ExportSettings { io: Some(IoMode::Buffered), ..ExportSettings::default() };
+        let mut source = target(&[("e1.0", Path::new("/c"))], buffered);
+        source.config = Some(file);
+        let modes = |source: &TargetSource| {
+            let wanted = Source::Target(Box::new(source.clone())).read().unwrap();
+            wanted.plans.iter().map(|plan| plan.medium.io).collect::<Vec<_>>()
+        };
+        assert_eq!(modes(&source), [IoMode::Direct, IoMode::Buffered]);
+        source.exports.clear();
+        assert_eq!(modes(&source), [IoMode::Buffered]);
+        assert!(Source::Target(Box::default()).read().is_err());
+    }
+
+    #[test]
+    fn one_disk_under_two_names_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (disk, link) = (dir.path().join("disk"), dir.path().join("link"));
+        std::fs::write(&disk, [0; 512]).unwrap();
+        std::os::unix::fs::symlink(&disk, &link).unwrap();
+        let exports: &[(&str, &Path)] = &[("e1.0", &disk), ("e1.1", &link)];
+        let error = Source::Target(Box::new(target(exports, ExportSettings::default())))
+            .read()
+            .unwrap_err();
+        assert!(error.to_string().contains("in common"), "{error:#}");
+        let read_only = ExportSettings { read_only: Some(true), ..ExportSettings::default() };
+        Source::Target(Box::new(target(exports, read_only))).read().unwrap();
+    }
+}
