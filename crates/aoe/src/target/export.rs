@@ -282,6 +282,7 @@ impl Export {
             self.device.instance = instance;
             self.sessions.end_all();
             self.flush_failed = false;
+            self.meter.forget_writes();
             self.plain_lost |= std::mem::take(&mut self.plain_unflushed);
         }
     }

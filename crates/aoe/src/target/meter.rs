@@ -9,11 +9,14 @@ use std::collections::BTreeMap;
 
 use block::{Instant, IoError};
 
+use super::recent::Recent;
 use super::stats::{Drop, ExportStats, Histogram, Latencies, Moved};
 use crate::wire::MacAddr;
 
 /// Clients per export that are told apart.
 const CLIENTS_MAX: usize = 256;
+/// Clients per export whose writes are remembered.
+const RECENT_MAX: usize = 64;
 
 /// Where a client is kept, for the life of a command. What took its place since is told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +50,7 @@ struct Client {
     last_seen: Instant,
     stats: ExportStats,
     latency: Histogram,
+    recent: Option<Box<Recent>>,
 }
 
 /// See the module.
@@ -78,7 +82,7 @@ impl Default for Meter {
 impl Client {
     fn new(mac: MacAddr, now: Instant) -> Client {
         let (stats, latency) = Default::default();
-        Client { mac, last_seen: now, stats, latency }
+        Client { mac, last_seen: now, stats, latency, recent: None }
     }
 
     fn status(&self, mac: Option<MacAddr>) -> ClientStatus {
@@ -145,6 +149,37 @@ impl Meter {
             Some(client) => client.latency.note(took),
             None => self.others.latency.note(took),
         }
+    }
+
+    /// The last writes of a client, if any are remembered.
+    pub(super) fn recent(&mut self, slot: ClientSlot) -> Option<&mut Recent> {
+        self.client(slot)?.recent.as_deref_mut()
+    }
+
+    /// The last writes of a client that writes.
+    pub(super) fn recent_of_writer(&mut self, slot: ClientSlot) -> Option<&mut Recent> {
+        if self.client(slot)?.recent.is_none() {
+            self.make_room_for_writer();
+        }
+        Some(self.client(slot)?.recent.get_or_insert_default())
+    }
+
+    fn make_room_for_writer(&mut self) {
+        let writers = || self.clients.iter().filter(|client| client.recent.is_some());
+        if writers().count() < RECENT_MAX {
+            return;
+        }
+        let last_used =
+            |client: &&mut Client| client.recent.as_ref().map(|recent| recent.last_used);
+        let writers = self.clients.iter_mut().filter(|client| client.recent.is_some());
+        if let Some(client) = writers.min_by_key(last_used) {
+            client.recent = None;
+        }
+    }
+
+    /// Whatever was written may be gone: nothing counts as done any more.
+    pub(super) fn forget_writes(&mut self) {
+        self.clients.iter_mut().for_each(|client| client.recent = None);
     }
 
     /// All clients that are told apart, by address, and then the sum of the others if there were any.
@@ -216,6 +251,26 @@ mod tests {
         let mut sum = one;
         sum.add(&two);
         assert_eq!(sum, meter.total);
+    }
+
+    #[test]
+    fn writers_are_bounded() {
+        let mut meter = Meter::default();
+        let mut slots = Vec::new();
+        for n in 0..200 {
+            meter.arrives(mac(n), at(u64::from(n)));
+            let slot = meter.origin(at(0)).client;
+            assert!(meter.recent(slot).is_none());
+            meter.recent_of_writer(slot).unwrap().last_used = at(u64::from(n));
+            slots.push(slot);
+        }
+        let kept = |meter: &mut Meter, slots: &[ClientSlot]| {
+            slots.iter().filter(|slot| meter.recent(**slot).is_some()).count()
+        };
+        assert_eq!(kept(&mut meter, &slots), RECENT_MAX);
+        assert_eq!(kept(&mut meter, &slots[200 - RECENT_MAX..]), RECENT_MAX, "the latest");
+        meter.forget_writes();
+        assert_eq!(kept(&mut meter, &slots), 0);
     }
 
     #[test]

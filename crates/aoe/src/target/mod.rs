@@ -34,6 +34,7 @@ mod policy;
 mod probe;
 mod queue;
 mod rate;
+mod recent;
 mod remembered;
 mod session;
 mod smart;

@@ -8,10 +8,11 @@ use super::io::{IoOperation, IoResult, IoValue, Start, Work};
 use super::meter::Origin;
 use super::policy::AccessOperation;
 use super::queue::Access;
+use super::recent::{Print, Verdict as Repeated};
 use super::stats::{Drop, Moved};
 use super::trace::{Traced, TracedStatus};
 use super::{FIRMWARE_TEXT, PortId, Shared};
-use crate::wire::{AoeError, AtaCommand, AtaReply, AtaRequest, Header, Identify};
+use crate::wire::{AoeError, AtaCommand, AtaReply, AtaRequest, Header, Identify, MacAddr};
 
 /// An ATA command that waits for its turn or for the device.
 pub(super) struct PlainWork {
@@ -57,7 +58,11 @@ pub(super) fn handle(export: &mut Export, shared: &mut Shared, port: &PortState,
         }
         return;
     };
-    match judge(export, port, &request, data) {
+    let verdict = judge(export, port, &request, data);
+    if !matches!(verdict, Verdict::Queue(Access::Write(_))) {
+        note_tag(export, shared, &request);
+    }
+    match verdict {
         Verdict::Answer(reply, data) => {
             export.meter.count(|stats| stats.others += 1);
             answer(export, shared, port.id, &request, reply, data);
@@ -80,6 +85,17 @@ pub(super) fn handle(export: &mut Export, shared: &mut Shared, port: &PortState,
     }
 }
 
+/// A command that writes no sectors tells something about its client's tags too.
+fn note_tag(export: &mut Export, shared: &Shared, request: &AtaRequest) {
+    let client = export.meter.origin(shared.now).client;
+    let Some(recent) = export.meter.recent(client) else { return };
+    match request.command {
+        // Asked by one that begins.
+        AtaCommand::IDENTIFY => recent.forget(),
+        _ => recent.other(request.header.tag),
+    }
+}
+
 fn enqueue(
     export: &mut Export,
     shared: &mut Shared,
@@ -93,6 +109,22 @@ fn enqueue(
         return shared.drop(export, Traced::ata(port.id, &request), Drop::QueueFull);
     }
     let origin = export.meter.origin(shared.now);
+    if let Access::Write(range) = access {
+        let print = Print { tag: request.header.tag, range, crc: block::crc32c(&data) };
+        let recent = export.meter.recent_of_writer(origin.client);
+        match recent.map_or(Repeated::New, |recent| recent.write(print, shared.now)) {
+            Repeated::New => {}
+            Repeated::Waits => {
+                return shared.drop(export, Traced::ata(port.id, &request), Drop::Repeated);
+            }
+            Repeated::Done => {
+                export.meter.count(|stats| stats.replayed += 1);
+                let header = request.header.answer(port.mac, export.address());
+                let reply = AtaReply::to(&request, header);
+                return answer(export, shared, port.id, &request, reply, Buffer::empty());
+            }
+        }
+    }
     let work = PlainWork { port: port.id, origin, request, data, volatile: false };
     export.enqueue(access, bytes, Work::Plain(work));
 }
@@ -234,11 +266,16 @@ pub(super) fn start(export: &mut Export, shared: &mut Shared, work: &mut PlainWo
 /// The device has answered.
 pub(super) fn finish(export: &mut Export, shared: &mut Shared, work: &PlainWork, result: IoResult) {
     let request = &work.request;
-    let Some(port) = shared.ports.get(&work.port).cloned() else { return };
-    let reply = AtaReply::to(request, request.header.answer(port.mac, export.address()));
+    // What was done counts also if the port is gone and nobody hears of it.
+    let port = shared.ports.get(&work.port).cloned();
+    let mac = port.as_ref().map_or_else(MacAddr::default, |port| port.mac);
+    let reply = AtaReply::to(request, request.header.answer(mac, export.address()));
     let range = SectorRange::new(request.lba(), u64::from(request.count));
     let is_read = matches!(request.command, AtaCommand::READ | AtaCommand::READ_EXT);
     let is_write = matches!(request.command, AtaCommand::WRITE | AtaCommand::WRITE_EXT);
+    if is_write && let Some(recent) = export.meter.recent(work.origin.client) {
+        recent.finished(request.header.tag, result.is_ok());
+    }
     let (reply, data) = match result.map(|completion| completion.value) {
         Ok(IoValue::Data(data)) if is_read && data.len() as u64 == range.len_bytes() => {
             export.meter.moved(Moved::Read, range.len_bytes(), shared.now);
@@ -264,7 +301,9 @@ pub(super) fn finish(export: &mut Export, shared: &mut Shared, work: &PlainWork,
             told(export, reply, error, is_write)
         }
     };
-    answer(export, shared, port.id, request, reply, data);
+    if let Some(port) = port {
+        answer(export, shared, port.id, request, reply, data);
+    }
 }
 
 fn answer(

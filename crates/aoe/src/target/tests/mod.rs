@@ -10,6 +10,7 @@ mod order;
 mod plain;
 mod probe;
 mod rate;
+mod recent;
 mod session;
 
 use std::collections::VecDeque;

@@ -1,0 +1,214 @@
+//! Late duplicates of plain writes. A frame that the network kept, and hands over again when the
+//! sectors have long been written anew, would undo the newer write: plain AoE has no sequence numbers.
+//!
+//! Each client's last writes are remembered by tag. A frame that repeats one of them in everything
+//! isn't executed again: while the first waits it is dropped, afterwards it is answered as done. But
+//! nothing in the protocol makes tags unique, and a client that uses few of them over and over may
+//! mean such a frame as a new write. So it takes as many different tags in a row as a client may have
+//! commands on their way before its repetitions count as duplicates, a tag that comes back with
+//! another command or other data takes that back, and nothing counts that was before the client
+//! began anew (asked what the disk is), or is older than a frame can be.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use block::{Instant, SectorRange};
+
+/// Writes that are remembered of a client.
+const WRITES_MAX: usize = 256;
+/// Different tags in a row that make them trusted: more than there are places on the way, by which
+/// a client may number its commands.
+const PROOF: u32 = 64;
+/// How late a duplicate may be. A client that restarts and counts from the same number again takes
+/// longer.
+const AGE_MAX: Duration = Duration::from_secs(10);
+
+/// What a write is known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Print {
+    pub tag: u32,
+    pub range: SectorRange,
+    pub crc: u32,
+}
+
+/// Whether a write is to be executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It is.
+    New,
+    /// It is being executed.
+    Waits,
+    /// It has been.
+    Done,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    range: SectorRange,
+    crc: u32,
+    done: bool,
+    arrived: Instant,
+}
+
+/// A client's last writes.
+#[derive(Default)]
+pub(super) struct Recent {
+    /// Apart from the rest, because every command looks through them.
+    tags: VecDeque<u32>,
+    entries: VecDeque<Entry>,
+    /// Different tags in a row.
+    distinct: u32,
+    pub last_used: Instant,
+}
+
+impl Recent {
+    /// A write has arrived; a new one is remembered.
+    pub(super) fn write(&mut self, print: Print, now: Instant) -> Verdict {
+        self.last_used = now;
+        let known = self.find(print.tag).map(|index| self.entries[index]);
+        match known {
+            None => self.distinct = self.distinct.saturating_add(1),
+            Some(known) => {
+                let same = known.range == print.range && known.crc == print.crc;
+                let young = now.since(known.arrived) < AGE_MAX;
+                if same && young && self.distinct >= PROOF {
+                    return if known.done { Verdict::Done } else { Verdict::Waits };
+                }
+                // Its tags come back: who knows what it means by them.
+                self.forget();
+            }
+        }
+        if self.tags.len() >= WRITES_MAX {
+            self.tags.pop_front();
+            self.entries.pop_front();
+        }
+        let Print { tag, range, crc } = print;
+        self.tags.push_back(tag);
+        self.entries.push_back(Entry { range, crc, done: false, arrived: now });
+        Verdict::New
+    }
+
+    /// Another command has arrived: its tag must not be that of a write.
+    pub(super) fn other(&mut self, tag: u32) {
+        if self.find(tag).is_some() {
+            self.forget();
+        }
+    }
+
+    /// A write has been executed; one that failed may come again.
+    pub(super) fn finished(&mut self, tag: u32, succeeded: bool) {
+        let Some(index) = self.find(tag) else { return };
+        if succeeded {
+            self.entries[index].done = true;
+        } else {
+            self.tags.remove(index);
+            self.entries.remove(index);
+        }
+    }
+
+    /// Nothing is known of the client's tags any more.
+    pub(super) fn forget(&mut self) {
+        self.tags.clear();
+        self.entries.clear();
+        self.distinct = 0;
+    }
+
+    /// From the latest on: its answer or its duplicate is what comes first.
+    fn find(&self, tag: u32) -> Option<usize> {
+        let (front, back) = self.tags.as_slices();
+        let in_back = back.iter().rposition(|known| *known == tag);
+        in_back
+            .map(|index| index + front.len())
+            .or_else(|| front.iter().rposition(|known| *known == tag))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use block::Lba;
+
+    fn print(tag: u32, lba: u64, crc: u32) -> Print {
+        Print { tag, range: SectorRange::new(Lba(lba), 2), crc }
+    }
+
+    fn at(ms: u64) -> Instant {
+        Instant::from_nanos(ms * 1_000_000)
+    }
+
+    /// One whose tags are known to be unique.
+    fn proven() -> Recent {
+        let mut recent = Recent::default();
+        for n in 0..PROOF {
+            assert_eq!(recent.write(print(1000 + n, 0, n), at(0)), Verdict::New);
+            recent.finished(1000 + n, true);
+        }
+        recent
+    }
+
+    #[test]
+    fn a_repetition_is_known() {
+        let mut recent = proven();
+        assert_eq!(recent.write(print(1, 5, 7), at(0)), Verdict::New);
+        assert_eq!(recent.write(print(1, 5, 7), at(1)), Verdict::Waits);
+        recent.finished(1, true);
+        assert_eq!(recent.write(print(1, 5, 7), at(1)), Verdict::Done);
+        assert_eq!(recent.write(print(1, 5, 7), at(9_999)), Verdict::Done);
+        assert_eq!(recent.write(print(1, 5, 7), at(10_000)), Verdict::New, "no frame is that old");
+    }
+
+    #[test]
+    fn what_failed_may_come_again() {
+        let mut recent = proven();
+        recent.write(print(1, 5, 7), at(0));
+        recent.finished(1, false);
+        assert_eq!(recent.write(print(1, 5, 7), at(1)), Verdict::New);
+    }
+
+    #[test]
+    fn whose_tags_come_back_is_never_held_to_repeat() {
+        for another in [print(1, 6, 7), print(1, 5, 8)] {
+            let mut recent = proven();
+            recent.write(print(1, 5, 7), at(0));
+            recent.finished(1, true);
+            assert_eq!(recent.write(another, at(0)), Verdict::New);
+            recent.finished(1, true);
+            assert_eq!(recent.write(another, at(0)), Verdict::New);
+            assert_eq!(recent.write(print(1, 5, 7), at(0)), Verdict::New);
+        }
+        let mut recent = proven();
+        recent.write(print(1, 5, 7), at(0));
+        recent.other(2);
+        assert_eq!(recent.write(print(1, 5, 7), at(0)), Verdict::Waits);
+        recent.other(1);
+        assert_eq!(recent.write(print(1, 5, 7), at(0)), Verdict::New);
+        let mut recent = proven();
+        recent.write(print(1, 5, 7), at(0));
+        recent.forget();
+        assert_eq!(recent.write(print(1, 5, 7), at(0)), Verdict::New);
+    }
+
+    /// Numbers of places on the way instead of tags, and the same two writes in turn for ever.
+    #[test]
+    fn few_tags_in_turn_prove_nothing() {
+        for tags in [1, 2, 3, 63] {
+            let mut recent = Recent::default();
+            for round in 0..1000 {
+                let tag = round % tags;
+                assert_eq!(recent.write(print(tag, 5, tag), at(0)), Verdict::New);
+                recent.finished(tag, true);
+            }
+        }
+    }
+
+    #[test]
+    fn bounded() {
+        let mut recent = proven();
+        for tag in 0..10_000 {
+            recent.write(print(tag, 5, tag), at(0));
+        }
+        assert_eq!((recent.tags.len(), recent.entries.len()), (WRITES_MAX, WRITES_MAX));
+        assert_eq!(recent.write(print(9_999, 5, 9_999), at(0)), Verdict::Waits);
+        assert_eq!(recent.write(print(9_743, 5, 9_743), at(0)), Verdict::New, "long gone");
+    }
+}
