@@ -11,6 +11,7 @@ mod plain;
 mod probe;
 mod rate;
 mod recent;
+mod rules;
 mod session;
 
 use std::collections::VecDeque;
