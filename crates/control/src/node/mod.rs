@@ -6,6 +6,7 @@ mod config;
 mod drive;
 mod etherpopulate;
 mod plan;
+mod report;
 mod settings;
 mod status;
 
@@ -14,8 +15,14 @@ pub use config::{ExportConfig, NodeConfig, NodeConfigError};
 pub use drive::{DriveConfig, DriveError, DriveNames};
 pub use etherpopulate::{Etherpopulate, EtherpopulateError, parse_etherpopulate};
 pub use plan::{ExportPlan, MediumPlan, PlanError, PlanProblem, Window, plan_found, share};
+pub use report::{
+    CLIENTS_SHOWN_MAX, ClientReport, Counters, ExportReport, Latency, PortReport, TargetReport,
+    TraceLine, TraceNews, metrics,
+};
 pub use settings::{
     AccessList, AccessLists, AddressProbe, DamagedState, Editors, ExportSettings, Groups, IoMode,
     Limit, Policy, Refusal, Sectors, SectorsError, UnknownWord, WriteCache,
 };
-pub use status::{DriveStatus, ExportStatus, NodeReply, NodeRequest, NodeStatus, NotExported};
+pub use status::{
+    DriveStatus, ExportStatus, NodeReply, NodeRequest, NodeStatus, NotExported, ONLINE,
+};

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::report::{TargetReport, TraceNews};
+
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "kebab-case")]
@@ -15,6 +17,19 @@ pub enum NodeRequest {
         /// Path of a block device or file.
         path: String,
     },
+    /// Answered with [`TargetReport`].
+    Stats {
+        /// Addresses of the exports to tell about; all without any.
+        #[serde(default)]
+        exports: Vec<String>,
+    },
+    /// The log of requests from now on: one [`TraceNews`] a line until the asker goes. Nothing else
+    /// can be asked on this connection any more.
+    Trace {
+        /// Addresses of the exports to tell about; all without any.
+        #[serde(default)]
+        exports: Vec<String>,
+    },
     /// Read configuration and disks anew. Answered with [`NodeStatus`].
     Reload,
 }
@@ -25,6 +40,10 @@ pub enum NodeRequest {
 pub enum NodeReply {
     /// It is done.
     Status(NodeStatus),
+    /// The counters.
+    Stats(TargetReport),
+    /// The log of requests follows, a line each.
+    Trace(TraceNews),
     /// It isn't: what failed, on what, what to do.
     Error(String),
 }

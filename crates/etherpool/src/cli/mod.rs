@@ -13,16 +13,19 @@ mod output;
 mod pool;
 mod progress;
 mod status;
+mod target_ask;
+mod target_client;
 mod user;
 mod volume;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use control::exit::{Exit, exit_code_table};
 
 pub use failure::Failure;
+pub use target_ask::TargetAsk;
 
 use crate::client::ApiClient;
 use crate::{engine, lab, measure, node, services, supervisor, target};
@@ -112,11 +115,8 @@ pub fn grammar() -> clap::Command {
 
 /// The program.
 pub fn main() -> ExitCode {
-    let cli = match grammar()
-        .try_get_matches()
-        .and_then(|matches| <Cli as clap::FromArgMatches>::from_arg_matches(&matches))
-    {
-        Ok(cli) => cli,
+    let (cli, socket) = match grammar().try_get_matches().and_then(|matches| understand(&matches)) {
+        Ok(understood) => understood,
         Err(error) => {
             // Nothing can be done about a standard error that is gone.
             let _ = error.print();
@@ -125,7 +125,7 @@ pub fn main() -> ExitCode {
         }
     };
     let json = cli.json;
-    let outcome = run(cli);
+    let outcome = run(cli, socket.as_deref());
     crate::logging::finish();
     match outcome {
         Ok(code) => code,
@@ -136,13 +136,25 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<ExitCode, Failure> {
+/// The command, and the socket if the command line itself names it: the environment and the default
+/// mean a supervisor's, never a target's.
+fn understand(matches: &clap::ArgMatches) -> Result<(Cli, Option<PathBuf>), clap::Error> {
+    let cli = <Cli as clap::FromArgMatches>::from_arg_matches(matches)?;
+    let named = matches.value_source("socket") == Some(clap::parser::ValueSource::CommandLine);
+    let socket = named.then(|| cli.socket.clone());
+    Ok((cli, socket))
+}
+
+fn run(cli: Cli, socket: Option<&Path>) -> Result<ExitCode, Failure> {
     let exit = match cli.command {
         Command::Supervisor(args) => return Ok(supervisor::run(args)?),
         Command::Engine(args) => return Ok(engine::run(args)?),
         Command::Services(args) => return Ok(services::run(args)?),
         Command::Node(args) => return Ok(node::run(args)?),
-        Command::Target(args) => return Ok(target::run(*args)?),
+        Command::Target(mut args) => match args.ask.take() {
+            Some(ask) => target_ask::run(ask, socket, cli.json)?,
+            None => return Ok(target::run(*args)?),
+        },
         Command::Vblade(args) => return Ok(target::run_vblade(&args, false)),
         Command::Vbladed(args) => return Ok(target::run_vblade(&args, true)),
         Command::Lab(args) => return Ok(lab::run(args)?),
@@ -239,6 +251,26 @@ mod tests {
     }
 
     #[test]
+    fn a_target_is_asked_where_the_command_line_says() {
+        let understood = |line: &str| {
+            let matches = grammar().try_get_matches_from(line.split_whitespace()).unwrap();
+            understand(&matches).unwrap()
+        };
+        for line in [
+            "etherpool target status --socket /x",
+            "etherpool --socket /x target stats e1.0 --json",
+            "etherpool target trace e1.0 e1.1 --count 5 --socket /x",
+        ] {
+            let (cli, socket) = understood(line);
+            assert_eq!(socket.as_deref(), Some(Path::new("/x")), "{line}");
+            assert!(matches!(cli.command, Command::Target(args) if args.ask.is_some()), "{line}");
+        }
+        assert_eq!(understood("etherpool target status").1, None);
+        let (cli, _) = understood("etherpool target e1.1=/status -i eth0");
+        assert!(matches!(cli.command, Command::Target(args) if args.ask.is_none()));
+    }
+
+    #[test]
     fn wrong_arguments_are_refused_with_the_reason() {
         for (line, reason) in [
             ("etherpool pool create p", "required"),
@@ -257,6 +289,8 @@ mod tests {
             ("etherpool target e1.1=/f --write-cache maybe", "switchable"),
             ("etherpool target e1.1=/f --offset 100", "sectors"),
             ("etherpool target e1.1=/f --accept erase=x", "config-set"),
+            ("etherpool target trace --count 0", "0 is not in"),
+            ("etherpool target e1.1=/x status", "want an address and a path"),
             ("etherpool volume mkfs p/v --type ntfs", "not known here"),
         ] {
             let error = parse(line).err().map(|error| error.to_string()).unwrap_or_default();

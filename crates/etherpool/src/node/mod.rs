@@ -11,6 +11,8 @@ mod identity;
 mod interfaces;
 mod local;
 mod memory;
+mod metrics;
+mod observe;
 mod open_disks;
 mod server;
 mod source;

@@ -1,6 +1,7 @@
 //! The process that exports: `etherpool node`, `etherpool target` and vblade's replacement are this
 //! one server with more or less around it.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::rc::Rc;
@@ -20,6 +21,7 @@ use super::exporter::{Automatic, Exporter};
 use super::identity::Identity;
 use super::interfaces::Interfaces;
 use super::local;
+use super::metrics::Metrics;
 use super::open_disks::OpenDisks;
 use super::source::{Source, Wanted};
 
@@ -117,14 +119,22 @@ fn serve(
         true => Some(local::listen_frames(&node)?),
         false => None,
     };
-    let has_sockets = node.run_dir.is_some();
+    let metrics_at = wanted.config.metrics;
     let exporter = Exporter::start(&node, automatic, wanted);
-    let service =
-        Rc::new(Service { node: Rc::clone(&node), source: spec.source, exporter, interfaces });
-    let _control = match has_sockets {
-        true => Some(local::listen_control(&service)?),
-        false => None,
-    };
+    let service = Rc::new(Service {
+        node: Rc::clone(&node),
+        source: spec.source,
+        exporter,
+        interfaces,
+        metrics: RefCell::default(),
+    });
+    let (desk, _answering) = local::open_desk(&service);
+    if let Some(run_dir) = &node.run_dir {
+        local::listen_control(run_dir, desk.clone())?;
+    }
+    let mut metrics = Metrics::new(desk);
+    metrics.follow(metrics_at);
+    service.metrics.replace(Some(metrics));
     tracing::info!(name = node.name, id = %node.node_id, "running");
 
     let manager = Manager::from_environment();
@@ -163,6 +173,8 @@ pub struct Service {
     /// All exports.
     pub exporter: Rc<Exporter>,
     interfaces: Interfaces,
+    /// Once there is somebody to ask for them.
+    metrics: RefCell<Option<Metrics>>,
 }
 
 impl Service {
@@ -184,6 +196,9 @@ impl Service {
             }
         }
         self.interfaces.reload(&wanted)?;
+        if let Some(metrics) = self.metrics.borrow_mut().as_mut() {
+            metrics.follow(wanted.config.metrics);
+        }
         self.exporter.reload(wanted);
         tracing::info!("configuration read again");
         Ok(())

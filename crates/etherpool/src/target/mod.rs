@@ -11,14 +11,18 @@ use std::process::ExitCode;
 use clap::Args;
 use control::node::ExportConfig;
 
+use crate::cli::TargetAsk;
 use crate::node::{Source, Spec, TargetSource, check, run_server};
 
 pub use vblade::{VbladeArgs, called_as_vblade, run as run_vblade};
 
 /// Arguments of `target`.
 #[derive(Args, Debug)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub struct TargetArgs {
+    /// Asks a target that runs, instead of being one.
+    #[command(subcommand)]
+    pub ask: Option<TargetAsk>,
     /// What to export: an AoE address, and a file, block device, `UUID=…`, `PARTUUID=…`, `LABEL=…`
     /// or `ID=…`
     #[arg(value_name = "eSHELF.SLOT=PATH", value_parser = parse_export)]
@@ -50,6 +54,8 @@ Examples:
   An image for two machines and nobody else, read-only:
     etherpool target e7.1=/srv/boot.img -i 'eth*' --read-only \\
       --allow 02:00:00:00:00:01,02:00:00:00:00:02
+  What runs here, and how it is doing:
+    etherpool target status; etherpool target stats e7.0; etherpool target trace e7.0
   Many, from a file, and what that would do:
     etherpool target --config /etc/etherpool/target.toml --check
 

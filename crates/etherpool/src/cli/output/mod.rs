@@ -2,6 +2,7 @@
 //! the reports, so that they are tested as text.
 
 mod disks;
+mod exports;
 mod pools;
 mod status;
 mod volumes;
@@ -16,6 +17,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 pub use disks::{disks, targets};
+pub use exports::{target_stats, target_status};
 pub use pools::{imports, pool, pools};
 pub use status::status;
 pub use volumes::{NamedVolume, uses, verification, volume, volumes};

@@ -1,0 +1,203 @@
+//! The targets of this machine: where they listen for questions, and asking them.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use control::api::{ApiError, ErrorCode};
+use control::exit::Exit;
+use control::node::{NodeReply, NodeRequest, TraceNews};
+
+use super::Failure;
+
+/// Where nodes and targets have their run directories by default.
+const RUN_DIR: &str = "/run/etherpool";
+const SOCKET: &str = "node-control.sock";
+/// A target answers at once or never.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// 200 exports with all clients that are told apart.
+const ANSWER_BYTES_MAX: u64 = 256 << 20;
+
+/// A target that takes questions.
+pub struct TargetClient {
+    /// Where.
+    pub socket: PathBuf,
+    reader: BufReader<UnixStream>,
+}
+
+/// The target at `socket` (or in that run directory), or all that run with default directories.
+pub fn targets(socket: Option<&Path>) -> Result<Vec<TargetClient>, Failure> {
+    if let Some(socket) = socket {
+        let path = if socket.is_dir() { socket.join(SOCKET) } else { socket.to_owned() };
+        return TargetClient::connect(&path).map(|client| vec![client]).map_err(|error| {
+            let denied = error.kind() == std::io::ErrorKind::PermissionDenied;
+            not_running(
+                format!("no target answers on {} ({error})", path.display()),
+                if denied {
+                    "run the command as root"
+                } else {
+                    "name the run directory of a target or node that runs with --socket"
+                },
+            )
+        });
+    }
+    find(Path::new(RUN_DIR))
+}
+
+fn find(run_dir: &Path) -> Result<Vec<TargetClient>, Failure> {
+    let mut found = Vec::new();
+    let mut refused = None;
+    for path in candidates(run_dir) {
+        match TargetClient::connect(&path) {
+            Ok(client) => found.push(client),
+            // What a killed process left behind.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
+            Err(error) => refused = Some((path, error)),
+        }
+    }
+    match refused {
+        _ if !found.is_empty() => Ok(found),
+        Some((path, error)) => Err(not_running(
+            format!("the target at {} can't be asked ({error})", path.display()),
+            "run the command as root",
+        )),
+        None => Err(not_running(
+            format!("no target or node runs with a run directory below {}", run_dir.display()),
+            "start one (`etherpool target`, `etherpool node`), or name its run directory with --socket",
+        )),
+    }
+}
+
+/// The node's socket and those of targets, in order.
+fn candidates(run_dir: &Path) -> Vec<PathBuf> {
+    let mut paths = vec![run_dir.join(SOCKET)];
+    if let Ok(entries) = std::fs::read_dir(run_dir) {
+        let own =
+            |entry: &std::fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b"target");
+        paths.extend(entries.flatten().filter(own).map(|entry| entry.path().join(SOCKET)));
+    }
+    paths.retain(|path| path.exists());
+    paths.sort();
+    paths
+}
+
+fn not_running(message: String, remedy: &str) -> Failure {
+    let remedy = Some(remedy.to_owned());
+    Failure { exit: Exit::NotRunning, code: ErrorCode::Unavailable, message, remedy }
+}
+
+impl TargetClient {
+    fn connect(path: &Path) -> std::io::Result<TargetClient> {
+        let stream = UnixStream::connect(path)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(TargetClient { socket: path.to_owned(), reader: BufReader::new(stream) })
+    }
+
+    /// Asks, and waits for the answer. A refusal is a failure.
+    pub fn ask(&mut self, request: &NodeRequest) -> Result<NodeReply, Failure> {
+        self.send(request)?;
+        match self.receive()? {
+            Some(NodeReply::Error(why)) => Err(ApiError::new(ErrorCode::Internal, why).into()),
+            Some(reply) => Ok(reply),
+            None => Err(self.broken("it closed the connection")),
+        }
+    }
+
+    /// Listens to the log of requests: the next news, `None` when the target is gone.
+    pub fn next_news(&mut self) -> Result<Option<TraceNews>, Failure> {
+        match self.receive()? {
+            Some(NodeReply::Trace(news)) => Ok(Some(news)),
+            Some(NodeReply::Error(why)) => Err(ApiError::new(ErrorCode::Internal, why).into()),
+            Some(_) => Err(self.broken("it answers something else")),
+            None => Ok(None),
+        }
+    }
+
+    /// Waits for the next line for as long as it takes.
+    pub fn be_patient(&self) -> Result<(), Failure> {
+        let set = self.reader.get_ref().set_read_timeout(None);
+        set.map_err(|error| self.broken(&error.to_string()))
+    }
+
+    fn send(&mut self, request: &NodeRequest) -> Result<(), Failure> {
+        let mut text = serde_json::to_vec(request).map_err(anyhow::Error::from)?;
+        text.push(b'\n');
+        let sent = self.reader.get_mut().write_all(&text);
+        sent.map_err(|error| self.broken(&error.to_string()))
+    }
+
+    fn receive(&mut self) -> Result<Option<NodeReply>, Failure> {
+        let mut line = Vec::new();
+        let read = self.reader.by_ref().take(ANSWER_BYTES_MAX).read_until(b'\n', &mut line);
+        read.map_err(|error| self.broken(&error.to_string()))?;
+        if line.is_empty() {
+            return Ok(None);
+        }
+        let reply = serde_json::from_slice(&line);
+        reply.map(Some).map_err(|error| self.broken(&error.to_string()))
+    }
+
+    /// An answer that makes no sense.
+    pub fn broken(&self, why: &str) -> Failure {
+        let what =
+            format!("the answer of the target at {} is broken: {why}", self.socket.display());
+        ApiError::new(ErrorCode::Internal, what)
+            .remedy("check that the target runs the same version as this command")
+            .into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn running_targets_are_found_and_dead_sockets_passed_by() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name).join(SOCKET);
+        let failure = find(dir.path()).err().unwrap();
+        assert_eq!(failure.exit, Exit::NotRunning);
+        for name in ["target", "target-e1.0", "other"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        drop(UnixListener::bind(at("target")).unwrap());
+        let _other = UnixListener::bind(at("other")).unwrap();
+        assert_eq!(find(dir.path()).err().unwrap().exit, Exit::NotRunning);
+        let _live = UnixListener::bind(at("target-e1.0")).unwrap();
+        let found = find(dir.path()).unwrap();
+        assert_eq!(found.iter().map(|c| c.socket.clone()).collect::<Vec<_>>(), [at("target-e1.0")]);
+        let _node = UnixListener::bind(dir.path().join(SOCKET)).unwrap();
+        assert_eq!(find(dir.path()).unwrap().len(), 2);
+        // A run directory is as good as the socket in it.
+        let named = targets(Some(&dir.path().join("target-e1.0"))).unwrap();
+        assert_eq!(named[0].socket, at("target-e1.0"));
+        let missing = targets(Some(&dir.path().join("none"))).err().unwrap();
+        assert!(missing.exit == Exit::NotRunning && missing.message.contains("none"));
+    }
+
+    #[test]
+    fn refusals_and_nonsense_are_failures() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(SOCKET);
+        let listener = UnixListener::bind(&path).unwrap();
+        let server = std::thread::spawn(move || {
+            for answer in ["{\"error\":\"not now\"}\n", "what?\n", ""] {
+                let (stream, _) = listener.accept().unwrap();
+                let mut line = String::new();
+                BufReader::new(&stream).read_line(&mut line).unwrap();
+                assert_eq!(line, "{\"op\":\"status\"}\n");
+                (&stream).write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        for expected in ["not now", "broken", "closed"] {
+            let mut client = targets(Some(&path)).unwrap().remove(0);
+            let failure = client.ask(&NodeRequest::Status).unwrap_err();
+            assert!(failure.message.contains(expected), "{}", failure.message);
+        }
+        server.join().unwrap();
+    }
+}
