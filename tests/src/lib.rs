@@ -9,10 +9,12 @@
 pub mod frames;
 mod lab;
 mod load;
+mod target;
 mod tree;
 
 pub use lab::{Lab, LabOptions, VOLUME, etherpool, require_root};
 pub use load::{Load, LoadReport};
+pub use target::{Target, Wire, export_of, pause};
 pub use tree::Tree;
 
 use std::time::{Duration, Instant};

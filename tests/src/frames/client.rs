@@ -1,5 +1,6 @@
 //! One question, one answer.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -13,6 +14,7 @@ use super::bytes::{
 
 const RETRY: Duration = Duration::from_millis(100);
 const TRIES: u32 = 50;
+static NEXT_TAG: AtomicU32 = AtomicU32::new(1);
 
 /// A client of one export.
 pub struct Client {
@@ -20,7 +22,6 @@ pub struct Client {
     mac: MacAddr,
     address: ShelfSlot,
     target: MacAddr,
-    next_tag: u32,
 }
 
 /// What a target said of itself.
@@ -41,9 +42,36 @@ impl Client {
     pub fn connect(interface: &InterfaceSpec, address: ShelfSlot) -> anyhow::Result<Client> {
         let socket = FrameSocket::open(interface, Some(Role::Replies))?;
         let mac = socket.mac();
-        let mut client = Client { socket, mac, address, target: BROADCAST, next_tag: 1 };
+        let mut client = Client { socket, mac, address, target: BROADCAST };
         client.target = client.discover()?.mac;
         Ok(client)
+    }
+
+    /// Whether the export at `address` answers a broadcast query at once.
+    pub fn probe(interface: &InterfaceSpec, address: ShelfSlot) -> bool {
+        let Ok(socket) = FrameSocket::open(interface, Some(Role::Replies)) else { return false };
+        let mac = socket.mac();
+        let mut client = Client { socket, mac, address, target: BROADCAST };
+        let tag = client.tag();
+        let request = config_request(header(BROADCAST, mac, address, 1, tag));
+        client.ask(&request, 3).is_ok_and(|answer| answer.is_some())
+    }
+
+    /// The client's own address.
+    pub fn mac(&self) -> MacAddr {
+        self.mac
+    }
+
+    /// Acts under another address: everything on the cable is heard.
+    pub fn set_mac(&mut self, interface: &InterfaceSpec, mac: MacAddr) -> anyhow::Result<()> {
+        self.socket = FrameSocket::open(interface, None)?;
+        self.mac = mac;
+        Ok(())
+    }
+
+    /// The export's address.
+    pub fn address(&self) -> ShelfSlot {
+        self.address
     }
 
     /// The target's address.
@@ -142,6 +170,7 @@ impl Client {
                 let mut answer = None;
                 self.socket.receive(&mut |frame| {
                     let ours = bytes::tag_of(frame) == Some(tag)
+                        && frame[12..14] == [0x88, 0xa2]
                         && frame[14] & RESPONSE_FLAG != 0
                         && frame[..6] == self.mac.0;
                     if ours && answer.is_none() {
@@ -156,10 +185,9 @@ impl Client {
         Ok(None)
     }
 
-    /// A number that no request of this client had.
-    pub fn tag(&mut self) -> u32 {
-        self.next_tag += 1;
+    /// A number that no request of this process had: all its clients share an address.
+    pub fn tag(&self) -> u32 {
         // Far from the tags of loads from the same address, and bit 31 clear as of the kernel's.
-        0x4000_0000 | self.next_tag
+        0x4000_0000 | NEXT_TAG.fetch_add(1, Ordering::Relaxed) & 0x3fff_ffff
     }
 }

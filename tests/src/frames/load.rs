@@ -241,13 +241,19 @@ impl<'a> Run<'a> {
         let now = std::cell::Cell::new(None::<Instant>);
         let (slots, blocks, times) = (&mut self.slots, &mut self.blocks, &mut self.times);
         let (report, options) = (&mut self.report, self.options);
+        let [high, low] = options.address.shelf.to_be_bytes();
+        let address = [high, low, options.address.slot];
         let taken = self.socket.receive(&mut |reply| {
             let now = now.get().unwrap_or_else(|| {
                 let read = Instant::now();
                 now.set(Some(read));
                 read
             });
-            let tag = bytes::tag_of(reply).unwrap_or(0);
+            // Others may load another export from the same address.
+            let (Some(tag), true) = (bytes::tag_of(reply), reply.get(16..19) == Some(&address[..]))
+            else {
+                return;
+            };
             let index = tag as usize & (DEPTH_MAX - 1);
             let Some(slot) = slots.get_mut(index) else { return lost += 1 };
             if slot.idle || tag_for(slot.uses, index) != tag {
