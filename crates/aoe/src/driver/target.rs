@@ -225,6 +225,24 @@ impl TargetDriver {
         }
     }
 
+    /// Takes no more frames, and completes when the devices have done all that was begun and its
+    /// answers are sent: before the end of a process. What waits still is the clients' to repeat.
+    pub async fn finish(&self) {
+        for entry in self.inner.ports.borrow().values() {
+            entry.stop.stop();
+        }
+        loop {
+            // An answer may have let another command begin.
+            self.inner.drain();
+            let entries: Vec<_> = self.inner.exports.borrow().values().cloned().collect();
+            let Some(busy) = entries.iter().find(|entry| entry.in_flight.get() > 0) else { return };
+            let idle = busy.idle.notified();
+            if busy.in_flight.get() > 0 {
+                idle.await;
+            }
+        }
+    }
+
     /// Takes note of a change behind an export: its size, or that its medium was reopened.
     pub async fn refresh(&self, id: ExportId) {
         self.inner.refresh(id).await;

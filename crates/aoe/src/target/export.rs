@@ -68,6 +68,8 @@ pub struct ExportOptions {
     pub sectors_max: Option<u8>,
     /// Messages to advertise that we queue.
     pub buffer_count: u16,
+    /// Commands that wait or run before more are dropped.
+    pub queue_length: usize,
     /// Announce at start and at changes.
     pub announce: bool,
     /// What clients left with it in its last run. Looked at when the export is added, and never
@@ -101,6 +103,7 @@ impl ExportOptions {
             write_cache_switchable: false,
             sectors_max: None,
             buffer_count: 64,
+            queue_length: QUEUE_ENTRIES_MAX,
             announce: true,
             remembered: Remembered::default(),
             access: AccessPolicy::default(),
@@ -112,6 +115,11 @@ impl ExportOptions {
             reach: Reach::default(),
         }
     }
+}
+
+/// The bounds of a queue of this length; one command must fit into any.
+pub(super) fn queue_limits(queue_length: usize) -> QueueLimits {
+    QueueLimits { entries_max: queue_length.max(1), bytes_max: QUEUE_BYTES_MAX }
 }
 
 /// What an export's driver can do for it beside reading and writing.
@@ -178,7 +186,7 @@ impl Export {
         device: DeviceState,
         abilities: Abilities,
     ) -> Export {
-        let limits = QueueLimits { entries_max: QUEUE_ENTRIES_MAX, bytes_max: QUEUE_BYTES_MAX };
+        let limits = queue_limits(options.queue_length);
         let remembered = std::mem::take(&mut options.remembered).bounded();
         let write_cache = options.write_cache;
         let throttle = Throttle::new(options.limits);

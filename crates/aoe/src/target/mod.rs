@@ -329,6 +329,7 @@ impl Target {
         }
         export.prober.set(options.probe, self.shared.now);
         export.throttle.set(options.limits);
+        export.queue.set_limits(export::queue_limits(options.queue_length));
         export.options = options;
         pump(export, &mut self.shared);
         self.shared.follow(export);

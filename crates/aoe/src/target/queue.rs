@@ -68,6 +68,11 @@ impl<T> Queue<T> {
         Queue { limits, entries: BTreeMap::new(), ready: VecDeque::new(), next: 0, bytes: 0 }
     }
 
+    /// Other limits from now on; what waits already stays.
+    pub(super) fn set_limits(&mut self, limits: QueueLimits) {
+        self.limits = limits;
+    }
+
     /// Whether a command that holds `bytes` would be taken.
     pub(super) fn has_room(&self, bytes: u64) -> bool {
         self.entries.len() < self.limits.entries_max

@@ -107,6 +107,10 @@ impl ExportPlan {
         options.write_cache_switchable = self.write_cache == WriteCache::Switchable;
         options.sectors_max = self.sectors;
         options.buffer_count = self.buffers.unwrap_or(options.buffer_count);
+        options.queue_length = self
+            .queue_length
+            .and_then(|length| usize::try_from(length).ok())
+            .unwrap_or(options.queue_length);
         options.announce = self.announce;
         options.remembered = remembered;
         options.access = self.access.clone();

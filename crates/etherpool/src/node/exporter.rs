@@ -96,6 +96,11 @@ impl Exporter {
         self.start_named();
     }
 
+    /// Whether it could look for disks if it is told to.
+    pub fn can_look(&self) -> bool {
+        self.automatic.is_some()
+    }
+
     /// Exports a disk on request until the node stops; only what the automatic search would take.
     pub async fn export_path(self: &Rc<Self>, path: &str) -> anyhow::Result<()> {
         let name = path.to_owned();

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-/// Shelves that are chosen by ourselves start here, above what people give by hand.
+/// Shelves that follow from nothing but the machine start here, above what people give by hand and
+/// what follows from addresses.
 const FIRST_CHOSEN_SHELF: u16 = 0x400;
 /// Linux refuses shelf 4095 ("dip switches"), and 65535 means all.
 const CHOSEN_SHELVES: u16 = 0xfff - FIRST_CHOSEN_SHELF;
@@ -43,14 +44,22 @@ impl Identity {
         Ok(Identity { file, stored })
     }
 
-    /// The shelf of automatic exports: the configured one, or one that follows from the machine's
-    /// identity, remembered.
-    pub fn shelf(&mut self, configured: Option<u16>, node_id: uuid::Uuid) -> anyhow::Result<u16> {
-        if let Some(shelf) = configured.or(self.stored.shelf) {
-            return Ok(shelf);
-        }
-        let spread = block::crc32c(node_id.as_bytes()) % u32::from(CHOSEN_SHELVES);
-        let shelf = FIRST_CHOSEN_SHELF + u16::try_from(spread).unwrap_or_default();
+    /// The shelf of automatic exports, if it is configured or was chosen before.
+    pub fn known_shelf(&self, configured: Option<u16>) -> Option<u16> {
+        configured.or(self.stored.shelf)
+    }
+
+    /// Chooses the shelf for good: the preferred one, or one that follows from the machine's
+    /// identity.
+    pub fn choose_shelf(
+        &mut self,
+        preferred: Option<u16>,
+        node_id: uuid::Uuid,
+    ) -> anyhow::Result<u16> {
+        let shelf = preferred.unwrap_or_else(|| {
+            let spread = block::crc32c(node_id.as_bytes()) % u32::from(CHOSEN_SHELVES);
+            FIRST_CHOSEN_SHELF + u16::try_from(spread).unwrap_or_default()
+        });
         self.stored.shelf = Some(shelf);
         self.store()?;
         Ok(shelf)
@@ -90,14 +99,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut identity = Identity::load(dir.path()).unwrap();
         let id = uuid::Uuid::from_bytes([7; 16]);
-        let shelf = identity.shelf(None, id).unwrap();
+        assert_eq!(identity.known_shelf(None), None);
+        let shelf = identity.choose_shelf(None, id).unwrap();
         assert_eq!(identity.slot("wwn-a", |_| false).unwrap(), 0);
         assert_eq!(identity.slot("wwn-b", |slot| slot == 1).unwrap(), 2);
         let mut again = Identity::load(dir.path()).unwrap();
-        assert_eq!(again.shelf(None, uuid::Uuid::nil()).unwrap(), shelf);
+        assert_eq!(again.known_shelf(None), Some(shelf));
         assert_eq!(again.slot("wwn-b", |_| false).unwrap(), 2);
         assert_eq!(again.slot("wwn-c", |_| false).unwrap(), 1);
-        assert_eq!(again.shelf(Some(9), id).unwrap(), 9);
+        assert_eq!(again.known_shelf(Some(9)), Some(9));
+        assert_eq!(again.choose_shelf(Some(17), id).unwrap(), 17);
         assert!((FIRST_CHOSEN_SHELF..0xfff).contains(&shelf));
     }
 

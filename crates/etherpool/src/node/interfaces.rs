@@ -8,7 +8,7 @@ use std::rc::Rc;
 use aoe::target::PortId;
 use futures::FutureExt;
 use futures::future::{AbortHandle, abortable};
-use os::net::netlink::{LinkWatch, links};
+use os::net::netlink::{Link, LinkWatch, links};
 use os::net::{InterfaceSpec, PacketPort, Role};
 
 use super::choose::matches;
@@ -29,14 +29,15 @@ struct Ports {
 
 /// Which interfaces are wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Patterns {
+pub struct Patterns {
     /// All real ones, because an export answers everywhere.
     all: bool,
     named: BTreeSet<String>,
 }
 
 impl Patterns {
-    fn of(wanted: &Wanted) -> Patterns {
+    /// Those of a configuration.
+    pub fn of(wanted: &Wanted) -> Patterns {
         let default = wanted.config.defaults.interfaces.clone().unwrap_or_default();
         let anywhere = |list: &[String]| list.is_empty();
         let plans = &wanted.plans;
@@ -44,6 +45,11 @@ impl Patterns {
             || plans.iter().any(|plan| anywhere(&plan.interfaces));
         let named = plans.iter().flat_map(|plan| plan.interfaces.iter().cloned());
         Patterns { all, named: named.chain(default).collect() }
+    }
+
+    /// Whether a link that is there is one of them.
+    pub fn want_link(&self, link: &Link) -> bool {
+        self.want(&link.name, link.mac.is_some() && !link.loopback)
     }
 
     fn want(&self, name: &str, usable: bool) -> bool {
@@ -92,14 +98,14 @@ impl Ports {
     fn adjust(&self) -> anyhow::Result<()> {
         let links = links(None)?;
         let wanted = self.wanted.borrow();
-        let usable = |name: &str| {
-            links.iter().any(|link| link.name == name && link.mac.is_some() && !link.loopback)
-        };
         let mut changed = false;
         let mut open = self.open.borrow_mut();
         open.retain(|name, (id, _)| {
-            let there = links.iter().any(|link| link.name == *name);
-            let stays = wanted.want(name, usable(name) || !there);
+            let there = links.iter().find(|link| link.name == *name);
+            let stays = match there {
+                Some(link) => wanted.want_link(link),
+                None => wanted.want(name, true),
+            };
             if !stays {
                 tracing::info!(interface = name, "not exporting here any more");
                 self.node.driver.remove_port(*id);
@@ -108,7 +114,7 @@ impl Ports {
             stays
         });
         for link in &links {
-            if !wanted.want(&link.name, usable(&link.name)) || open.contains_key(&link.name) {
+            if !wanted.want_link(link) || open.contains_key(&link.name) {
                 continue;
             }
             let interface = InterfaceSpec { name: link.name.clone(), netns: None };

@@ -15,6 +15,7 @@ mod metrics;
 mod observe;
 mod open_disks;
 mod server;
+mod shelf;
 mod source;
 
 use std::path::PathBuf;

@@ -19,7 +19,7 @@ use runtime::Notify;
 use super::drives::Drives;
 use super::exporter::{Automatic, Exporter};
 use super::identity::Identity;
-use super::interfaces::Interfaces;
+use super::interfaces::{Interfaces, Patterns};
 use super::local;
 use super::metrics::Metrics;
 use super::open_disks::OpenDisks;
@@ -113,7 +113,8 @@ fn serve(
     handle: ReactorHandle,
 ) -> anyhow::Result<()> {
     let _lock = lock(&spec, &wanted)?;
-    let (node, automatic) = prepare(&wanted, &handle)?;
+    let node = prepare(&wanted, &handle)?;
+    let automatic = find_shelf(&spec.source, &node, &wanted, &mut reactor)?;
     let interfaces = Interfaces::follow(&node, &wanted)?;
     let _frames = match wanted.frame_socket {
         true => Some(local::listen_frames(&node)?),
@@ -159,7 +160,11 @@ fn serve(
         tracing::info!("stopping");
         manager.stopping();
         let runtime = service.node.handle.runtime();
-        if runtime::timeout(runtime, FINISH_LIMIT, service.exporter.stop()).await.is_err() {
+        let finished = async {
+            service.node.driver.finish().await;
+            service.exporter.stop().await;
+        };
+        if runtime::timeout(runtime, FINISH_LIMIT, finished).await.is_err() {
             tracing::warn!("some disks don't answer; their requests are left to them");
         }
     });
@@ -194,6 +199,9 @@ impl Service {
             if now != then {
                 tracing::warn!("a new {what} takes effect at the next start");
             }
+        }
+        if wanted.automatic && !self.exporter.can_look() {
+            tracing::warn!("disks are looked for from the next start on");
         }
         self.interfaces.reload(&wanted)?;
         if let Some(metrics) = self.metrics.borrow_mut().as_mut() {
@@ -232,10 +240,7 @@ fn lock(spec: &Spec, wanted: &Wanted) -> anyhow::Result<Option<ProcessLock>> {
     })
 }
 
-fn prepare(
-    wanted: &Wanted,
-    handle: &ReactorHandle,
-) -> anyhow::Result<(Rc<Node>, Option<Automatic>)> {
+fn prepare(wanted: &Wanted, handle: &ReactorHandle) -> anyhow::Result<Rc<Node>> {
     let config = &wanted.config;
     if let Some(state_dir) = &wanted.state_dir {
         std::fs::create_dir_all(state_dir)
@@ -247,14 +252,6 @@ fn prepare(
             .context("cannot tell this machine's identity")?,
         // Nobody relies on it: there are no sessions without a state directory that matter.
         (None, None) => uuid::Builder::from_random_bytes(os::random_bytes()?).into_uuid(),
-    };
-    let automatic = match &wanted.state_dir {
-        Some(state_dir) if wanted.automatic || config.export.is_empty() => {
-            let mut identity = Identity::load(state_dir)?;
-            let shelf = identity.shelf(config.shelf, node_id)?;
-            Some(Automatic { identity, shelf })
-        }
-        _ => None,
     };
     let name = config.name.clone().unwrap_or_else(os::process::hostname);
     let identity = NodeIdentity { id: node_id, name: name.clone() };
@@ -271,7 +268,33 @@ fn prepare(
         disks: OpenDisks::default(),
         ports_changed: Notify::new(),
     };
-    Ok((Rc::new(node), automatic))
+    Ok(Rc::new(node))
+}
+
+/// Where disks get their addresses that are found, or exported on request: a node only, unless a
+/// target looks for disks too.
+fn find_shelf(
+    source: &Source,
+    node: &Node,
+    wanted: &Wanted,
+    reactor: &mut Reactor,
+) -> anyhow::Result<Option<Automatic>> {
+    let needed = wanted.automatic || matches!(source, Source::Node { .. });
+    let Some(state_dir) = node.state_dir.as_ref().filter(|_| needed) else { return Ok(None) };
+    let mut identity = Identity::load(state_dir)?;
+    let shelf = match identity.known_shelf(wanted.config.shelf) {
+        Some(shelf) => shelf,
+        None => {
+            let (handle, patterns) = (node.handle.clone(), Patterns::of(wanted));
+            let asked = async move {
+                super::shelf::from_address(&handle, |link| patterns.want_link(link)).await
+            };
+            let preferred = reactor.run_until(asked).context("the reactor failed")?;
+            identity.choose_shelf(preferred, node.node_id)?
+        }
+    };
+    tracing::info!(shelf, "disks that are found are on this shelf");
+    Ok(Some(Automatic { identity, shelf }))
 }
 
 /// What the engine of this machine or of another writes back through us must never wait for memory

@@ -343,3 +343,49 @@ fn a_foreign_target_is_told_of() {
     let expected = TargetEvent::AddressConflict { export: world.export, port, mac: source };
     assert_eq!(event, Some(expected));
 }
+
+#[test]
+fn what_was_begun_is_answered_before_the_end() {
+    let world = world(11, 1000, false);
+    let write = |tag: u32| {
+        // All in one place, so that each waits for the one before.
+        let range = SectorRange::new(Lba(0), 8);
+        ata(1, AtaCommand::WRITE_EXT, range, tag).emit(Buffer::copy_of(&[tag as u8; 4096]))
+    };
+    (1..=3).for_each(|tag| world.port.deliver(&write(tag)));
+    while world.driver.exports()[0].queued < 3 {
+        world.executor.run_ready(1);
+    }
+    let (driver, disk) = (world.driver.clone(), Rc::clone(&world.disk.bytes));
+    let written = block_on(&world.executor, async move {
+        driver.finish().await;
+        disk.borrow()[0]
+    });
+    assert_eq!(written, Some(3));
+    assert_eq!(world.port.take().len(), 3, "every client has its answer");
+    world.port.deliver(&write(4));
+    run(&world.executor);
+    assert!(world.port.take().is_empty(), "and what comes later is the successor's");
+    assert_eq!(world.disk.bytes.borrow()[0], 3);
+}
+
+#[test]
+fn a_queue_takes_as_much_as_it_was_told() {
+    let world = world(12, 1000, false);
+    let options =
+        |queue_length: usize| ExportOptions { queue_length, ..ExportOptions::new(ADDRESS, "disk") };
+    let flood = |count: u32| {
+        for tag in 0..count {
+            let range = SectorRange::new(Lba(0), 1);
+            world.port.deliver(&ata(1, AtaCommand::READ_EXT, range, tag).emit(Buffer::empty()));
+        }
+        run(&world.executor);
+        world.port.take().len()
+    };
+    assert_eq!(flood(8), 8);
+    world.driver.set_options(world.export, options(1)).unwrap();
+    let answered = flood(8);
+    assert!((1..8).contains(&answered), "{answered}");
+    world.driver.set_options(world.export, options(8)).unwrap();
+    assert_eq!(flood(8), 8);
+}
