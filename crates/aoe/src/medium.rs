@@ -354,6 +354,14 @@ impl BlockDevice for Medium {
         started.map(move |result| shared.translate(result)).boxed_local()
     }
 
+    fn read_at_once(&self, range: SectorRange) -> Option<Completion<Buffer>> {
+        if self.shared.gate.is_closed() {
+            return None;
+        }
+        let read = self.shared.device.borrow().read_at_once(range)?;
+        self.shared.translate(Ok(read)).ok()
+    }
+
     fn write(&self, start: Lba, data: Buffer, durability: Durability) -> IoFuture<'static, ()> {
         let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
         self.change(range, move |device| device.write(start, data, durability))

@@ -4,6 +4,7 @@
 //! memory starts on a 4 KiB boundary, so direct I/O takes it as it is. An operation owns its buffer
 //! until it completes, whoever drops the future meanwhile.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -17,30 +18,95 @@ use crate::BLOCK_BYTES;
 #[repr(C, align(4096))]
 struct Page([u8; BLOCK_BYTES]);
 
+/// Largest memory that is kept for the next buffer: what a frame needs. Aligned allocation costs
+/// more than the copy of a sector.
+const KEPT_PAGES_MAX: usize = 4;
+/// Kept of each size.
+const KEPT_COUNT_MAX: usize = 128;
+
+thread_local! {
+    static KEPT: RefCell<[Vec<Vec<Page>>; KEPT_PAGES_MAX]> = const {
+        RefCell::new([const { Vec::new() }; KEPT_PAGES_MAX])
+    };
+}
+
+/// Memory that returns to its thread's store when nobody needs it any more.
+#[derive(Default)]
+struct Memory(Vec<Page>);
+
+impl Memory {
+    /// `count` pages that were kept, with what was in them.
+    fn kept(count: usize) -> Option<Memory> {
+        let class = count.checked_sub(1)?;
+        let taken = KEPT.try_with(|kept| kept.try_borrow_mut().ok()?.get_mut(class)?.pop());
+        taken.ok().flatten().map(Memory)
+    }
+
+    fn zeroed(count: usize) -> Memory {
+        Memory(
+            Page::new_vec_zeroed(count).unwrap_or_else(|_| {
+                std::alloc::handle_alloc_error(std::alloc::Layout::new::<Page>())
+            }),
+        )
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let Some(class) = self.0.len().checked_sub(1).filter(|class| *class < KEPT_PAGES_MAX)
+        else {
+            return;
+        };
+        let pages = std::mem::take(&mut self.0);
+        // At the end of a thread there is no store any more.
+        let _ = KEPT.try_with(|kept| {
+            if let Ok(mut kept) = kept.try_borrow_mut()
+                && kept[class].len() < KEPT_COUNT_MAX
+            {
+                kept[class].push(pages);
+            }
+        });
+    }
+}
+
 /// Writable memory with one owner. [`BufferMut::freeze`] makes it a [`Buffer`].
 pub struct BufferMut {
-    pages: Vec<Page>,
+    memory: Memory,
     len_bytes: usize,
 }
 
 impl BufferMut {
     /// `len_bytes` zero bytes, aligned to 4 KiB.
     pub fn zeroed(len_bytes: usize) -> BufferMut {
-        let pages = Page::new_vec_zeroed(len_bytes.div_ceil(BLOCK_BYTES))
-            .unwrap_or_else(|_| std::alloc::handle_alloc_error(std::alloc::Layout::new::<Page>()));
-        BufferMut { pages, len_bytes }
+        let count = len_bytes.div_ceil(BLOCK_BYTES);
+        match Memory::kept(count) {
+            Some(memory) => {
+                let mut buffer = BufferMut { memory, len_bytes };
+                buffer.fill(0);
+                buffer
+            }
+            None => BufferMut { memory: Memory::zeroed(count), len_bytes },
+        }
+    }
+
+    /// `len_bytes` bytes, aligned to 4 KiB, in which anything may stand that a former buffer held:
+    /// for those who overwrite all of it before anybody else sees it.
+    pub fn for_overwriting(len_bytes: usize) -> BufferMut {
+        let count = len_bytes.div_ceil(BLOCK_BYTES);
+        let memory = Memory::kept(count).unwrap_or_else(|| Memory::zeroed(count));
+        BufferMut { memory, len_bytes }
     }
 
     /// A copy of `bytes`.
     pub fn copy_of(bytes: &[u8]) -> BufferMut {
-        let mut buffer = BufferMut::zeroed(bytes.len());
+        let mut buffer = BufferMut::for_overwriting(bytes.len());
         buffer.copy_from_slice(bytes);
         buffer
     }
 
     /// Gives up the right to write in exchange for the right to share.
     pub fn freeze(self) -> Buffer {
-        Buffer { end: self.len_bytes, pages: Arc::new(self.pages), start: 0 }
+        Buffer { end: self.len_bytes, memory: Some(Arc::new(self.memory)), start: 0 }
     }
 }
 
@@ -48,13 +114,13 @@ impl Deref for BufferMut {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.pages.as_slice().as_bytes()[..self.len_bytes]
+        &self.memory.0.as_slice().as_bytes()[..self.len_bytes]
     }
 }
 
 impl DerefMut for BufferMut {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.pages.as_mut_slice().as_mut_bytes()[..self.len_bytes]
+        &mut self.memory.0.as_mut_slice().as_mut_bytes()[..self.len_bytes]
     }
 }
 
@@ -67,7 +133,8 @@ impl fmt::Debug for BufferMut {
 /// Read-only bytes that several may hold; cloning and slicing copy nothing.
 #[derive(Clone)]
 pub struct Buffer {
-    pages: Arc<Vec<Page>>,
+    /// None for no bytes, which is what most replies carry.
+    memory: Option<Arc<Memory>>,
     start: usize,
     end: usize,
 }
@@ -75,7 +142,7 @@ pub struct Buffer {
 impl Buffer {
     /// No bytes.
     pub fn empty() -> Buffer {
-        Buffer { pages: Arc::new(Vec::new()), start: 0, end: 0 }
+        Buffer { memory: None, start: 0, end: 0 }
     }
 
     /// `len_bytes` zero bytes.
@@ -94,7 +161,7 @@ impl Buffer {
     /// When `start > end` or `end` is beyond this buffer: the caller's arithmetic is wrong.
     pub fn slice(&self, start: usize, end: usize) -> Buffer {
         assert!(start <= end && end <= self.len(), "slice {start}..{end} of {}", self.len());
-        Buffer { pages: Arc::clone(&self.pages), start: self.start + start, end: self.start + end }
+        Buffer { memory: self.memory.clone(), start: self.start + start, end: self.start + end }
     }
 
     /// Whether the bytes start at a multiple of `alignment_bytes` in memory.
@@ -104,17 +171,13 @@ impl Buffer {
 
     /// The bytes as writable memory: without a copy when nobody else holds them and they are the
     /// whole allocation, else copied.
-    pub fn into_mut(self) -> BufferMut {
-        if self.start == 0 {
-            let len_bytes = self.end;
-            match Arc::try_unwrap(self.pages) {
-                Ok(pages) => return BufferMut { pages, len_bytes },
-                Err(pages) => {
-                    return BufferMut::copy_of(&Buffer { pages, start: self.start, end: self.end });
-                }
-            }
+    pub fn into_mut(mut self) -> BufferMut {
+        match self.memory.take().map(Arc::try_unwrap) {
+            None => BufferMut::zeroed(0),
+            Some(Ok(memory)) if self.start == 0 => BufferMut { memory, len_bytes: self.end },
+            Some(Ok(memory)) => BufferMut::copy_of(&memory.0.as_bytes()[self.start..self.end]),
+            Some(Err(memory)) => BufferMut::copy_of(&memory.0.as_bytes()[self.start..self.end]),
         }
-        BufferMut::copy_of(&self)
     }
 }
 
@@ -122,7 +185,10 @@ impl Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.pages.as_slice().as_bytes()[self.start..self.end]
+        match &self.memory {
+            Some(memory) => &memory.0.as_slice().as_bytes()[self.start..self.end],
+            None => &[],
+        }
     }
 }
 
@@ -156,5 +222,16 @@ mod tests {
         assert_eq!(part.slice(512, 1024).len(), 512);
         assert_eq!(whole.clone().into_mut().len(), 10_000);
         assert_eq!(part.into_mut()[0], 7);
+    }
+
+    #[test]
+    fn memory_that_is_used_again_is_as_new() {
+        for len in [1, 512, 4096, 8192, 16_384, 20_000] {
+            BufferMut::copy_of(&vec![0xff; len]).freeze().slice(0, len / 2);
+            assert!(Buffer::zeroed(len).iter().all(|byte| *byte == 0), "{len}");
+            drop(Buffer::copy_of(&vec![0xee; len]));
+            assert_eq!(BufferMut::for_overwriting(len).len(), len);
+            assert_eq!(Buffer::copy_of(&vec![3; len])[..], vec![3; len]);
+        }
     }
 }

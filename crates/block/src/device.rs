@@ -106,6 +106,13 @@ pub trait BlockDevice {
     /// Reads `range`.
     fn read(&self, range: SectorRange) -> IoFuture<'static, Buffer>;
 
+    /// Reads `range` if the answer is at hand: without waiting, and in order with the operations
+    /// issued before. `None` tells nothing about the range.
+    fn read_at_once(&self, range: SectorRange) -> Option<Completion<Buffer>> {
+        let _ = range;
+        None
+    }
+
     /// Writes `data` from `start` on.
     fn write(&self, start: Lba, data: Buffer, durability: Durability) -> IoFuture<'static, ()>;
 

@@ -30,6 +30,18 @@ pub(crate) fn is_errno(error: &io::Error, errno: libc::c_int) -> bool {
     error.raw_os_error() == Some(errno)
 }
 
+/// Reads what the page cache has, without waiting for the medium; returns how much that was.
+pub(crate) fn read_cached(
+    fd: BorrowedFd<'_>,
+    into: &mut [u8],
+    offset_bytes: u64,
+) -> io::Result<usize> {
+    let part = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
+    let offset = libc::off_t::try_from(offset_bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: one part, which describes `into`; both outlive the call.
+    check_len(unsafe { libc::preadv2(fd.as_raw_fd(), &part, 1, offset, libc::RWF_NOWAIT) })
+}
+
 /// Nanoseconds since the machine started, sleep included.
 pub fn boot_time() -> Instant {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
@@ -90,14 +102,35 @@ pub(crate) fn set_option(
 /// Makes the buffers of a socket as large as allowed: beyond the system's limit with the right to,
 /// else up to it. A refusal only costs throughput, so it isn't an error.
 pub(crate) fn enlarge_buffers(fd: BorrowedFd<'_>, receive_bytes: i32, send_bytes: i32) {
-    for (force, ordinary, bytes) in [
-        (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, receive_bytes),
-        (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, send_bytes),
-    ] {
-        if set_option(fd, libc::SOL_SOCKET, force, bytes).is_err()
-            && let Err(error) = set_option(fd, libc::SOL_SOCKET, ordinary, bytes)
-        {
-            tracing::debug!(%error, bytes, "socket buffer stays small");
-        }
+    enlarge(fd, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, receive_bytes);
+    enlarge_send_buffer(fd, send_bytes);
+}
+
+/// The same for a socket that doesn't receive through its buffer.
+pub(crate) fn enlarge_send_buffer(fd: BorrowedFd<'_>, bytes: i32) {
+    enlarge(fd, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, bytes);
+}
+
+fn enlarge(fd: BorrowedFd<'_>, force: libc::c_int, ordinary: libc::c_int, bytes: i32) {
+    if set_option(fd, libc::SOL_SOCKET, force, bytes).is_err()
+        && let Err(error) = set_option(fd, libc::SOL_SOCKET, ordinary, bytes)
+    {
+        tracing::debug!(%error, bytes, "socket buffer stays small");
     }
+}
+
+/// Takes the pending error of a socket, which is told once.
+pub(crate) fn clear_error(fd: BorrowedFd<'_>) {
+    let mut error: libc::c_int = 0;
+    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `error`. Nothing to take is as good.
+    unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ERROR,
+            (&raw mut error).cast(),
+            &raw mut len,
+        )
+    };
 }

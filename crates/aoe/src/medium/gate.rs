@@ -34,6 +34,11 @@ impl Gate {
         })
     }
 
+    /// Whether operations wait here.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
     /// Starts an operation now, or when the barrier before it is gone. `start` is called in the
     /// order of the calls of this function.
     pub(super) fn pass<T: 'static>(

@@ -261,6 +261,11 @@ impl BlockDevice for FileDevice {
         self.run(range, Operation::Read, |data| data)
     }
 
+    fn read_at_once(&self, range: SectorRange) -> Option<Completion<Buffer>> {
+        let data = self.shared.read_cached(range)?;
+        Some(Completion::new(self.shared.instance, data))
+    }
+
     fn write(&self, start: Lba, data: Buffer, durability: Durability) -> IoFuture<'static, ()> {
         let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
         self.run(range, Operation::Write { data, durability }, drop)

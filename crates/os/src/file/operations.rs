@@ -2,6 +2,7 @@
 //! order queue has let it.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 
 use block::{Buffer, BufferMut, Durability, IoError, Lba, SECTOR_BYTES, SectorRange};
@@ -49,6 +50,18 @@ impl Shared {
                 Ok(Buffer::empty())
             }
         }
+    }
+
+    /// What the page cache has of `range`, if it has all of it and nothing earlier is to come first.
+    pub(super) fn read_cached(&self, range: SectorRange) -> Option<Buffer> {
+        if self.direct || !range.fits(self.geometry.get().sectors) || self.order.holds_up(range) {
+            return None;
+        }
+        let mut buffer = BufferMut::for_overwriting(range.len_bytes() as usize);
+        let offset_bytes = range.start.byte_offset();
+        let read = crate::sys::read_cached(self.fd.as_fd(), &mut buffer, offset_bytes);
+        // Part of it may be all that is cached, or all that there is.
+        matches!(read, Ok(len) if len == buffer.len()).then(|| buffer.freeze())
     }
 
     async fn read_range(&self, range: SectorRange) -> Result<Buffer, IoError> {
@@ -198,10 +211,7 @@ impl Shared {
             let fd = self.fd.try_clone().map_err(|error| translate(&error, range))?;
             let (start, len) = (range.start.byte_offset(), range.len_bytes());
             self.handle
-                .blocking(move || {
-                    use std::os::fd::AsFd;
-                    open::discard_blocking(fd.as_fd(), start, len)
-                })
+                .blocking(move || open::discard_blocking(fd.as_fd(), start, len))
                 .await
                 .and_then(|result| result)
         } else {

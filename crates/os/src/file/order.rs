@@ -52,6 +52,11 @@ impl OrderQueue {
         Rc::new(OrderQueue { state: RefCell::new(state) })
     }
 
+    /// Whether a read of `range` would have to wait for its turn.
+    pub(super) fn holds_up(&self, range: SectorRange) -> bool {
+        self.state.borrow().entries.values().any(|entry| entry.conflicts(range, false))
+    }
+
     /// Takes the next place. Reads may overlap each other.
     pub(super) fn enter(self: &Rc<Self>, range: SectorRange, writes: bool) -> Ticket {
         let mut state = self.state.borrow_mut();

@@ -38,10 +38,6 @@ impl ReceiveBatch {
         ReceiveBatch { memory: vec![0; frame_bytes * BATCH], frame_bytes }
     }
 
-    pub(super) fn frame_bytes(&self) -> usize {
-        self.frame_bytes
-    }
-
     /// Takes what waits on `fd`, at most a batch, without blocking.
     pub(super) fn receive(
         &mut self,

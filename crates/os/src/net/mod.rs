@@ -7,6 +7,7 @@ pub mod netlink;
 pub mod netns;
 mod packet;
 mod raw;
+mod receive_ring;
 mod unix;
 
 pub use packet::{InterfaceSpec, PacketPort, PacketPortError, Role};

@@ -1,6 +1,7 @@
 //! Frames through a packet socket (AF_PACKET), bound to one interface.
 //!
-//! Plain recvmmsg and sendmmsg: rings save little and cost a slot for as long as a disk write takes.
+//! Frames come through a ring ([`super::receive_ring`]) and leave by sendmmsg, for which a ring
+//! gains nothing.
 //! The interface may go down, vanish, change its MTU or address, and come back under another index:
 //! the port follows, told by rtnetlink, and is silent meanwhile.
 #![allow(unsafe_code)] // socket, bind and socket options with C structures
@@ -17,17 +18,16 @@ use futures::FutureExt;
 use futures::future::{AbortHandle, LocalBoxFuture, abortable, select};
 use runtime::Notify;
 
-use super::batch::{self, BATCH, ReceiveBatch};
+use super::batch::{self, BATCH};
 use super::link::{self, LinkState};
 use super::netlink::LinkWatch;
+use super::receive_ring::{ReceiveRing, Taken};
 use super::{filter, netns};
-use crate::reactor::{FdWatch, ReactorHandle};
+use crate::reactor::{Glance, GlanceWatch, ReactorHandle};
 use crate::sys;
 
 /// ATA over Ethernet.
 pub(super) const ETHERTYPE_AOE: u16 = 0x88a2;
-/// Room for bursts while a task runs: 3000 jumbo frames.
-const RECEIVE_BUFFER_BYTES: i32 = 32 << 20;
 const SEND_BUFFER_BYTES: i32 = 8 << 20;
 /// Ethernet header, a VLAN tag, and some.
 pub(super) const FRAME_EXTRA_BYTES: usize = 64;
@@ -81,16 +81,23 @@ pub struct PacketPort {
 
 struct Inner {
     interface: InterfaceSpec,
-    watch: FdWatch,
+    watch: GlanceWatch,
     link: Cell<Option<LinkState>>,
     /// Index to which the socket is bound.
     bound: Cell<i32>,
-    room: RefCell<ReceiveBatch>,
-    /// The last batch emptied the socket: waiting comes next, not another system call.
-    drained: Cell<bool>,
+    room: Rc<Room>,
     counters: Cell<PortCounters>,
     /// The interface is another, or has another address or MTU.
     changed: Notify,
+}
+
+/// The receive ring; none while a larger one could not be had.
+struct Room(RefCell<Option<ReceiveRing>>);
+
+impl Glance for Room {
+    fn is_ready(&self) -> bool {
+        self.0.try_borrow().is_ok_and(|ring| ring.as_ref().is_some_and(ReceiveRing::has_frame))
+    }
 }
 
 impl PacketPort {
@@ -104,17 +111,21 @@ impl PacketPort {
         let opened = netns::run_in(interface.netns.as_deref(), || {
             Ok((open_socket(Some(role))?, LinkWatch::open_socket()?))
         });
-        let (socket, link_socket) = match opened {
-            Ok(sockets) => sockets,
+        let opened = opened.and_then(|(socket, links)| {
+            let frame_bytes = MTU_DEFAULT_BYTES + FRAME_EXTRA_BYTES;
+            Ok((ReceiveRing::open(socket.as_fd(), frame_bytes)?, socket, links))
+        });
+        let (ring, socket, link_socket) = match opened {
+            Ok(opened) => opened,
             Err(error) => return Err(PacketPortError { interface, error }),
         };
+        let room = Rc::new(Room(RefCell::new(Some(ring))));
         let inner = Rc::new(Inner {
             interface,
-            watch: handle.watch(socket),
+            watch: handle.watch_glance(Rc::new(socket), Rc::clone(&room) as Rc<dyn Glance>),
             link: Cell::new(None),
             bound: Cell::new(0),
-            room: RefCell::new(ReceiveBatch::new(MTU_DEFAULT_BYTES + FRAME_EXTRA_BYTES)),
-            drained: Cell::new(false),
+            room,
             counters: Cell::default(),
             changed: Notify::new(),
         });
@@ -177,6 +188,11 @@ impl Port for PacketPort {
         let inner = Rc::clone(&self.inner);
         async move {
             select(pin!(inner.changed.notified()), pin!(inner.watch.readable())).await;
+            // A pending error (ENETDOWN when the interface goes down) would make the socket ready
+            // for ever.
+            if !inner.room.is_ready() {
+                sys::clear_error(inner.watch.fd());
+            }
         }
         .boxed_local()
     }
@@ -211,18 +227,30 @@ impl Inner {
             }
             self.bound.set(link.index);
         }
-        let frame_bytes = link.mtu_bytes + FRAME_EXTRA_BYTES;
-        if let Ok(mut room) = self.room.try_borrow_mut()
-            && room.frame_bytes() < frame_bytes
-        {
-            *room = ReceiveBatch::new(frame_bytes);
-        }
+        self.make_room(link.mtu_bytes + FRAME_EXTRA_BYTES);
         self.link.set(Some(link));
         self.changed.notify_all();
         tracing::info!(
             interface = %self.interface, mac = %link.mac, mtu = link.mtu_bytes, up = link.up,
             "the interface changed"
         );
+    }
+
+    /// A larger ring when frames may be longer now. What waits in the old one is lost, as on a wire.
+    fn make_room(&self, frame_bytes: usize) {
+        let Ok(mut room) = self.room.0.try_borrow_mut() else { return };
+        if room.as_ref().is_some_and(|ring| ring.frame_bytes() >= frame_bytes) {
+            return;
+        }
+        let fd = self.watch.fd();
+        let closed = room.take().map_or(Ok(()), |ring| ring.close(fd));
+        match closed.and_then(|()| ReceiveRing::open(fd, frame_bytes)) {
+            Ok(ring) => *room = Some(ring),
+            Err(error) => tracing::error!(
+                interface = %self.interface, %error,
+                "no memory to receive frames; nothing is heard here"
+            ),
+        }
     }
 
     /// Returns how many of `frames` the kernel took.
@@ -250,38 +278,22 @@ impl Inner {
     }
 
     fn receive(&self, sink: &mut dyn FnMut(&[u8])) -> usize {
-        if self.drained.take() {
-            return 0;
-        }
-        let Ok(mut room) = self.room.try_borrow_mut() else { return 0 };
-        let mut handed_out = 0;
-        loop {
-            match room.receive(self.watch.fd(), &mut |frame| {
-                handed_out += 1;
-                sink(frame);
-            }) {
-                // All of the batch was oversized: there may be more behind it.
-                Ok(received) if received.taken > 0 && handed_out == 0 => {
-                    self.count(|counters| counters.oversized += received.truncated as u64);
-                }
-                Ok(received) => {
-                    self.count(|counters| {
-                        counters.oversized += received.truncated as u64;
-                        counters.received += handed_out as u64;
-                    });
-                    self.drained.set(handed_out > 0 && received.taken < BATCH);
-                    return handed_out;
-                }
-                // A pending error (ENETDOWN when the interface goes down) is told once; frames
-                // may wait behind it.
-                Err(error)
-                    if matches!(
-                        error.raw_os_error(),
-                        Some(libc::EINTR | libc::ENETDOWN | libc::ENOBUFS)
-                    ) => {}
-                Err(_) => return handed_out,
+        let Ok(mut room) = self.room.0.try_borrow_mut() else { return 0 };
+        let Some(ring) = room.as_mut() else { return 0 };
+        let (mut handed_out, mut oversized) = (0, 0);
+        while handed_out < BATCH {
+            match ring.take(sink) {
+                Taken::Frame => handed_out += 1,
+                Taken::Truncated => oversized += 1,
+                Taken::Tagged => {}
+                Taken::Nothing => break,
             }
         }
+        self.count(|counters| {
+            counters.received += handed_out as u64;
+            counters.oversized += oversized;
+        });
+        handed_out
     }
 
     fn count(&self, change: impl FnOnce(&mut PortCounters)) {
@@ -323,7 +335,7 @@ pub(super) fn open_socket(role: Option<Role>) -> io::Result<OwnedFd> {
         // Refused by older kernels: the filter drops outgoing frames too, and a queue only delays.
         let _ = sys::set_option(fd, libc::SOL_PACKET, option, 1);
     }
-    sys::enlarge_buffers(fd, RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES);
+    sys::enlarge_send_buffer(fd, SEND_BUFFER_BYTES);
     Ok(socket)
 }
 

@@ -121,6 +121,36 @@ fn frames_cross_a_wire_and_each_role_hears_its_own() {
 }
 
 #[test]
+fn nothing_is_lost_or_mixed_up_when_the_ring_wraps() {
+    run("wraps", async |handle, wire| {
+        let a = wire.port(&handle, 0, Role::Requests);
+        let b = wire.port(&handle, 1, Role::Requests);
+        exchange(&handle, &a, &b, 0, 0).await;
+        // More than any ring has slots.
+        for round in 0..400u32 {
+            let mut frames: Vec<Frame> = (0..BATCH as u32)
+                .map(|index| {
+                    let mut frame = frame(&a, b.mac(), 0, 30 + index as usize);
+                    frame.head[20..24].copy_from_slice(&(round * 1000 + index).to_be_bytes());
+                    frame
+                })
+                .collect();
+            a.transmit(&mut frames);
+            let mut expected = 0..BATCH as u32;
+            while !expected.is_empty() {
+                b.readable().await;
+                b.receive(&mut |frame| {
+                    let index = expected.next().unwrap();
+                    assert_eq!(frame.len(), 66 + index as usize);
+                    assert_eq!(frame[20..24], (round * 1000 + index).to_be_bytes());
+                });
+            }
+        }
+        assert_eq!(b.counters().receive_dropped, 0);
+    });
+}
+
+#[test]
 fn too_long_frames_are_dropped_alone() {
     run("long", async |handle, wire| {
         let a = wire.port(&handle, 0, Role::Requests);

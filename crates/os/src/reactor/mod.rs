@@ -8,6 +8,7 @@
 #![allow(unsafe_code)] // requests to the kernel carry raw pointers; see `ReactorHandle::submit`
 
 mod blocking;
+mod glance;
 mod mailbox;
 mod ops;
 mod requests;
@@ -28,6 +29,7 @@ use io_uring::squeue::Entry;
 use io_uring::{opcode, types};
 use runtime::{Executor, Handle, Order, Semaphore};
 
+pub(crate) use glance::{Glance, GlanceWatch};
 pub use mailbox::{MailSender, Mailbox, SendError, mailbox};
 pub(crate) use requests::Part;
 pub use watch::FdWatch;
@@ -70,6 +72,8 @@ pub struct ReactorHandle {
 struct Shared {
     ring: RefCell<Option<Ring>>,
     ops: RefCell<OpTable>,
+    /// What is looked at each turn.
+    sources: RefCell<Vec<Rc<glance::Source>>>,
     closed: Cell<bool>,
 }
 
@@ -109,6 +113,7 @@ impl Reactor {
         let shared = Rc::new(Shared {
             ring: RefCell::new(Some(Ring::open()?)),
             ops: RefCell::default(),
+            sources: RefCell::default(),
             closed: Cell::new(false),
         });
         let handle = ReactorHandle {
@@ -143,6 +148,7 @@ impl Reactor {
         });
         loop {
             self.executor.set_now(boot_time());
+            self.shared.look();
             self.executor.run_ready(STEPS_PER_TURN);
             if let Some(value) = output.take() {
                 self.with_ring(Ring::submit)?;
@@ -173,6 +179,10 @@ impl Reactor {
                 return Ok(());
             }
         }
+        if self.shared.look() {
+            return self.with_ring(Ring::submit);
+        }
+        self.shared.arm();
         self.rouser.sleeping.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         let waited = if self.executor.has_ready() {
@@ -192,7 +202,7 @@ impl Reactor {
         let begun = boot_time();
         loop {
             let news = self.with_ring(|ring| Ok(ring.has_news()))?;
-            if news || self.executor.has_ready() {
+            if self.shared.look() || news || self.executor.has_ready() {
                 self.with_ring(Ring::submit)?;
                 return Ok(true);
             }
@@ -294,6 +304,25 @@ impl Shared {
         }
     }
 
+    /// Wakes those whose sources have something to see; true if there was one.
+    fn look(&self) -> bool {
+        self.sources.borrow().iter().fold(false, |seen, source| source.look() | seen)
+    }
+
+    /// Asks the kernel to tell when a source is ready: only worth its price before a sleep.
+    fn arm(&self) {
+        for source in self.sources.borrow().iter() {
+            let Some(fd) = source.to_arm() else { continue };
+            let entry = opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), libc::POLLIN as u32);
+            let completion: Rc<dyn ops::Complete> = Rc::clone(source) as Rc<dyn ops::Complete>;
+            let key = self.ops.borrow_mut().insert(completion, true);
+            source.armed(key);
+            // SAFETY: the entry points to no memory; the descriptor is kept open by the source,
+            // and the source by the table, until the completion is reaped.
+            unsafe { self.push(entry.build().user_data(key)) };
+        }
+    }
+
     fn cancel(&self, key: u64) {
         let entry = opcode::AsyncCancel::new(key).build().user_data(KEY_CANCEL);
         // SAFETY: the entry points to no memory.
@@ -315,6 +344,11 @@ impl ReactorHandle {
     /// Watches a descriptor for readability.
     pub fn watch(&self, fd: impl Into<Rc<OwnedFd>>) -> FdWatch {
         FdWatch::new(self.clone(), fd.into())
+    }
+
+    /// Watches a descriptor whose readiness shows in memory.
+    pub(crate) fn watch_glance(&self, fd: Rc<OwnedFd>, glance: Rc<dyn Glance>) -> GlanceWatch {
+        GlanceWatch::new(self.clone(), fd, glance)
     }
 
     /// Hands `entry` to the kernel with the next turn. `resources` is kept until the completion is
