@@ -8,8 +8,8 @@ use std::pin::pin;
 use std::rc::Rc;
 
 use block::{
-    BlockDevice, Completion, Durability, Geometry, Instance, Instant, IoError, IoFuture, Lba,
-    SECTOR_BYTES, SectorRange,
+    BlockDevice, Buffer, Completion, Durability, Geometry, Instance, Instant, IoError, IoFuture,
+    Lba, SECTOR_BYTES, SectorRange,
 };
 use futures::FutureExt;
 use futures::future::{Either, select};
@@ -19,9 +19,9 @@ use super::trace::{Listeners, TraceStream};
 use super::{AtaPassThrough, ExportSetup, Frame, Memory, Port, PortStatus};
 use crate::medium::{Medium, Ownership};
 use crate::target::{
-    Abilities, AddExportError, ClientStatus, DeviceState, ExportId, ExportOptions, ExportStatus,
-    IoOperation, IoRequest, IoResult, IoValue, NodeIdentity, PortId, SetOptionsError, Target,
-    TargetEvent, TargetStats,
+    Abilities, AddExportError, AtHand, ClientStatus, DeviceState, ExportId, ExportOptions,
+    ExportStatus, IoOperation, IoRequest, IoResult, IoValue, NodeIdentity, PortId, SetOptionsError,
+    Target, TargetEvent, TargetStats,
 };
 use crate::wire::ShelfSlot;
 
@@ -61,6 +61,12 @@ impl ExportDevice {
 
 /// Events that wait for somebody to listen; the oldest go first.
 const EVENTS_MAX: usize = 64;
+
+impl AtHand for ExportDevice {
+    fn read(&self, range: SectorRange) -> Option<Completion<Buffer>> {
+        self.device().read_at_once(range)
+    }
+}
 
 /// A running target. Cheap to clone.
 #[derive(Clone)]
@@ -187,6 +193,7 @@ impl TargetDriver {
         let address = options.address;
         let abilities = Abilities { remembers: memory.is_some(), smart: ata.is_some() };
         let id = inner.target.borrow_mut().add_export(options, state, abilities)?;
+        inner.target.borrow_mut().set_at_hand(id, Rc::new(device.clone()));
         let entry = Rc::new(ExportEntry {
             device,
             address,

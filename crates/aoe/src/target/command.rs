@@ -4,6 +4,7 @@ use block::{Buffer, Claim, Durability, Epoch, IoError, OwnerId, RefusalReason, S
 
 use super::export::{Export, PortState};
 use super::io::{IoOperation, IoResult, IoValue, Start, Work};
+use super::merge::Kind;
 use super::meter::Origin;
 use super::policy::AccessOperation;
 use super::queue::Access;
@@ -31,6 +32,15 @@ impl SessionWork {
             Operation::Claim => None,
             Operation::Read | Operation::Write => Some(self.request.range().len_bytes()),
             _ => Some(0),
+        }
+    }
+
+    /// Whether it is nothing but sectors that are moved, and which way.
+    pub(super) fn transfers(&self) -> Option<Kind> {
+        match self.request.operation {
+            Operation::Read => Some(Kind::Read),
+            Operation::Write => Some(Kind::Write),
+            _ => None,
         }
     }
 }
@@ -244,7 +254,8 @@ pub(super) fn start(export: &mut Export, shared: &mut Shared, work: &mut Session
         Operation::Read => IoOperation::Read(request.range()),
         Operation::Write => IoOperation::Write {
             start: request.lba,
-            data: std::mem::replace(&mut work.data, Buffer::empty()),
+            // Kept: when writing together with others fails, it is written once more alone.
+            data: work.data.clone(),
             durability,
         },
         Operation::Discard => IoOperation::Discard(request.range()),

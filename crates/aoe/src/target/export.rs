@@ -1,13 +1,16 @@
 //! What the target knows of one export.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use block::{Geometry, Instance, Instant, SECTOR_BYTES};
 
-use super::io::Work;
+use super::io::{AtHand, Work};
+use super::merge::Merger;
 use super::meter::Meter;
 use super::policy::{AccessOperation, AccessPolicy, ListEditors};
 use super::probe::{Probe, Prober};
+use super::pump::Flight;
 use super::queue::{Queue, QueueLimits, Ticket};
 use super::rate::{RateLimits, Throttle};
 use super::remembered::Remembered;
@@ -169,6 +172,13 @@ pub(super) struct Export {
     /// A write-back failed under this instance: every flush fails until the device is reopened.
     pub flush_failed: bool,
     pub queue: Queue<Work>,
+    /// Where reads are answered from that need no waiting.
+    pub at_hand: Option<Rc<dyn AtHand>>,
+    /// Transfers that wait to be joined, and those with the device.
+    pub merger: Merger,
+    pub flights: BTreeMap<Ticket, Flight>,
+    /// On the list of those where commands may start.
+    pub stirred: bool,
     pub sessions: Sessions,
     pub meter: Meter,
     pub prober: Prober,
@@ -201,6 +211,10 @@ impl Export {
             smart_enabled: true,
             flush_failed: false,
             queue: Queue::new(limits),
+            at_hand: None,
+            merger: Merger::default(),
+            flights: BTreeMap::new(),
+            stirred: false,
             sessions: Sessions::default(),
             meter: Meter::default(),
             prober: Prober::default(),
@@ -232,7 +246,8 @@ impl Export {
 
     /// When something is to happen here though nothing arrives.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.prober.deadline().into_iter().chain(self.throttle.deadline()).min()
+        let deadlines = [self.prober.deadline(), self.throttle.deadline(), self.merger.deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     pub(super) fn answers_on(&self, port: &PortState) -> bool {

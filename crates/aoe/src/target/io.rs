@@ -3,6 +3,7 @@
 use block::{Buffer, Claim, Completion, Durability, Holder, Instance, IoError, Lba, SectorRange};
 
 use super::change::ChangeWork;
+use super::merge::Kind;
 use super::meter::Origin;
 use super::plain::PlainWork;
 use super::queue::Ticket;
@@ -78,6 +79,12 @@ pub enum IoValue {
     Smart(SmartReply),
 }
 
+/// Where reads are answered from that need no waiting: a page cache.
+pub trait AtHand {
+    /// The sectors, if they are at hand. `None` tells nothing about them.
+    fn read(&self, range: SectorRange) -> Option<Completion<Buffer>>;
+}
+
 /// The answer of a device.
 pub type IoResult = Result<Completion<IoValue>, IoError>;
 
@@ -111,6 +118,15 @@ impl Work {
             Work::Plain(work) => work.cost().map(|bytes| (work.origin.client.mac, bytes)),
             Work::Session(work) => work.cost().map(|bytes| (work.origin.client.mac, bytes)),
             Work::Open(_) | Work::Change(_) | Work::Settle | Work::Started => None,
+        }
+    }
+
+    /// Whether it is nothing but sectors that are moved, and which way.
+    pub(super) fn transfers(&self) -> Option<Kind> {
+        match self {
+            Work::Plain(work) => work.transfers(),
+            Work::Session(work) => work.transfers(),
+            _ => None,
         }
     }
 

@@ -14,12 +14,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
-use block::{Holder, Instant, IoError};
+use block::{Holder, Instant};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use crate::driver::Frame;
-use crate::medium::Ownership;
 use crate::wire::{AoeError, AtaReply, Command, Header, MacAddr, ShelfSlot};
 
 mod change;
@@ -28,10 +27,12 @@ mod discover;
 mod export;
 mod features;
 mod io;
+mod merge;
 mod meter;
 mod plain;
 mod policy;
 mod probe;
+mod pump;
 mod queue;
 mod rate;
 mod recent;
@@ -43,7 +44,7 @@ mod status;
 mod trace;
 
 pub use export::{Abilities, DeviceState, ExportOptions, OnRefusal, Reach};
-pub use io::{IoId, IoOperation, IoRequest, IoResult, IoValue};
+pub use io::{AtHand, IoId, IoOperation, IoRequest, IoResult, IoValue};
 pub use meter::ClientStatus;
 pub use policy::{Access, AccessOperation, AccessPolicy, AccessRule, ListEditors};
 pub use probe::{ExportState, Probe, TargetEvent};
@@ -56,7 +57,7 @@ pub use status::{AddExportError, ExportStatus, SetOptionsError};
 pub use trace::{TraceRecord, TracedCommand, TracedStatus};
 
 use export::{Export, PortState};
-use io::{Outbox, Start, Work};
+use io::{Outbox, Work};
 use trace::{Trace, Traced};
 
 /// What plain clients hear as firmware version.
@@ -104,9 +105,18 @@ struct Shared {
     waiting: BTreeSet<ExportId>,
     /// Openings may be pending somewhere; spares looking for them.
     has_pending: bool,
+    /// Exports where commands arrived or ended since [`pump`] was last called for them.
+    stirred: Vec<ExportId>,
 }
 
 impl Shared {
+    /// Something arrived or ended there: commands may start.
+    fn stir(&mut self, export: &mut Export) {
+        if !std::mem::replace(&mut export.stirred, true) {
+            self.stirred.push(export.id);
+        }
+    }
+
     fn send(&mut self, port: PortId, frame: Frame) {
         if !self.out.send(port, frame) {
             self.stats.transmit_full += 1;
@@ -163,6 +173,7 @@ impl Target {
             events: VecDeque::new(),
             waiting: BTreeSet::new(),
             has_pending: false,
+            stirred: Vec::new(),
         };
         Target { shared, exports: BTreeMap::new(), addresses: BTreeMap::new(), next_export: 0 }
     }
@@ -203,31 +214,8 @@ impl Target {
     pub fn handle_io_done(&mut self, now: Instant, id: IoId, result: IoResult) {
         self.shared.now = now;
         let Some(export) = self.exports.get_mut(&id.export) else { return };
-        let Some(mut work) = export.queue.finish(id.ticket) else { return };
-        match &result {
-            _ if !work.is_of_device() => {}
-            Ok(completion) => {
-                export.set_instance(completion.instance);
-                if let IoValue::Holder(holder) = completion.value {
-                    export.device.ownership = Ownership::Held(holder);
-                }
-            }
-            Err(IoError::Restarted { now }) => export.set_instance(*now),
-            Err(IoError::FlushFailed) => export.flush_failed = true,
-            Err(_) => {}
-        }
-        if let Some(origin) = work.origin() {
-            export.meter.resumes(origin);
-        }
-        match &mut work {
-            Work::Plain(work) => plain::finish(export, &mut self.shared, work, result),
-            Work::Session(work) => command::finish(export, &mut self.shared, work, result),
-            Work::Open(work) => session::finish_open(export, &mut self.shared, work, result),
-            Work::Change(work) => change::finish(export, &mut self.shared, work, result),
-            Work::Settle => plain::finish_settle(export, result),
-            Work::Started => {}
-        }
-        pump(export, &mut self.shared);
+        pump::finish(export, &mut self.shared, id.ticket, result);
+        self.shared.stir(export);
     }
 
     /// The time that `poll_timeout` named has come.
@@ -243,18 +231,20 @@ impl Target {
             if probe::step(export, &mut self.shared) {
                 probe::announce(export, &mut self.shared);
             }
-            pump(export, &mut self.shared);
+            self.shared.stir(export);
             self.shared.follow(export);
         }
     }
 
     /// The next frame to send, and where.
     pub fn poll_transmit(&mut self) -> Option<(PortId, Frame)> {
+        self.settle();
         self.shared.out.poll_frame()
     }
 
     /// The next request to a device.
     pub fn poll_io(&mut self) -> Option<IoRequest> {
+        self.settle();
         self.shared.out.poll_request()
     }
 
@@ -331,7 +321,7 @@ impl Target {
         export.throttle.set(options.limits);
         export.queue.set_limits(export::queue_limits(options.queue_length));
         export.options = options;
-        pump(export, &mut self.shared);
+        self.shared.stir(export);
         self.shared.follow(export);
         if is_news {
             self.announce(id);
@@ -462,6 +452,23 @@ impl Target {
         }
     }
 
+    /// Reads of this export that need no waiting are answered from here.
+    pub fn set_at_hand(&mut self, id: ExportId, at_hand: Rc<dyn AtHand>) {
+        if let Some(export) = self.exports.get_mut(&id) {
+            export.at_hand = Some(at_hand);
+        }
+    }
+
+    /// Starts what may start: once for all that has arrived together, so that neighbours meet.
+    fn settle(&mut self) {
+        while let Some(id) = self.shared.stirred.pop() {
+            if let Some(export) = self.exports.get_mut(&id) {
+                export.stirred = false;
+                pump::pump(export, &mut self.shared);
+            }
+        }
+    }
+
     /// A request for an export; false if it doesn't answer on that port.
     fn handle_request(
         &mut self,
@@ -483,7 +490,7 @@ impl Target {
         export.meter.arrives(header.source, shared.now);
         if header.command == Command::Session {
             session::handle(export, shared, port, frame);
-            pump(export, shared);
+            shared.stir(export);
             return true;
         }
         if !is_heard(export, port, header) {
@@ -502,7 +509,7 @@ impl Target {
                 shared.refuse(export, port, header, AoeError::UnrecognisedCommand);
             }
         }
-        pump(export, shared);
+        shared.stir(export);
         true
     }
 }
@@ -520,39 +527,6 @@ fn is_heard(export: &Export, port: &PortState, header: &Header) -> bool {
         };
     let search = discover::is_search(header);
     listed && known && (!search || export.permits(port, AccessOperation::Discover, client))
-}
-
-/// Starts every command whose turn has come.
-fn pump(export: &mut Export, shared: &mut Shared) {
-    while let Some(ticket) = export.next_turn(shared.now) {
-        let Some(work) = export.queue.get_mut(ticket) else { continue };
-        // Taken out while it starts: what is decided about it looks at the whole export.
-        let mut work = std::mem::replace(work, Work::Started);
-        if let Some(origin) = work.origin() {
-            export.meter.resumes(origin);
-        }
-        let start = match &mut work {
-            Work::Plain(work) => plain::start(export, shared, work),
-            Work::Session(work) => command::start(export, shared, work),
-            Work::Open(work) => session::start_open(export, shared, work),
-            Work::Change(work) => change::start(export, shared, work),
-            Work::Settle => plain::start_settle(export),
-            Work::Started => Start::Answered,
-        };
-        match start {
-            Start::Io(operation) => {
-                export.queue.put_back(ticket, work);
-                let id = IoId { export: export.id, ticket };
-                shared.out.request(IoRequest { id, operation });
-            }
-            Start::Answered => {
-                export.queue.finish(ticket);
-            }
-        }
-    }
-    if export.throttle.deadline().is_some() {
-        shared.follow(export);
-    }
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! Plain AoE: ATA commands of clients that know nothing of sessions.
 
-use block::{Buffer, Durability, IoError, SECTOR_BYTES, SectorRange};
+use block::{Buffer, Completion, Durability, IoError, SECTOR_BYTES, SectorRange};
 
 use super::export::{Export, OnRefusal, PortState};
 use super::features::{self, Switch};
 use super::io::{IoOperation, IoResult, IoValue, Start, Work};
+use super::merge::Kind;
 use super::meter::Origin;
 use super::policy::AccessOperation;
 use super::queue::Access;
@@ -31,6 +32,15 @@ impl PlainWork {
             AtaCommand::SET_FEATURES => None,
             AtaCommand::FLUSH_CACHE | AtaCommand::FLUSH_CACHE_EXT | AtaCommand::SMART => Some(0),
             _ => Some(u64::from(self.request.count) * SECTOR_BYTES as u64),
+        }
+    }
+
+    /// Whether it is nothing but sectors that are moved, and which way.
+    pub(super) fn transfers(&self) -> Option<Kind> {
+        match self.request.command {
+            AtaCommand::READ | AtaCommand::READ_EXT => Some(Kind::Read),
+            AtaCommand::WRITE | AtaCommand::WRITE_EXT => Some(Kind::Write),
+            _ => None,
         }
     }
 
@@ -81,7 +91,9 @@ pub(super) fn handle(export: &mut Export, shared: &mut Shared, port: &PortState,
             let data = data.map_or_else(Buffer::empty, Buffer::copy_of);
             enqueue(export, shared, port, request, data, bytes, access);
         }
-        Verdict::Ask(data) => enqueue(export, shared, port, request, data, 0, Access::Free),
+        Verdict::Ask(data) => {
+            enqueue(export, shared, port, request, data, 0, Access::Free);
+        }
     }
 }
 
@@ -94,6 +106,17 @@ fn note_tag(export: &mut Export, shared: &Shared, request: &AtaRequest) {
         AtaCommand::IDENTIFY => recent.forget(),
         _ => recent.other(request.header.tag),
     }
+}
+
+/// What a read asks for, if it is at hand and no earlier command must come first.
+fn at_hand(export: &Export, access: Access) -> Option<Completion<IoValue>> {
+    let Access::Read(range) = access else { return None };
+    let cache = export.at_hand.as_ref()?;
+    if !export.throttle.is_off() || export.queue.holds_up(access) {
+        return None;
+    }
+    let read = cache.read(range).filter(|read| read.instance == export.device.instance)?;
+    Some(Completion::new(read.instance, IoValue::Data(read.value)))
 }
 
 fn enqueue(
@@ -126,6 +149,9 @@ fn enqueue(
         }
     }
     let work = PlainWork { port: port.id, origin, request, data, volatile: false };
+    if let Some(read) = at_hand(export, access) {
+        return finish(export, shared, &work, Ok(read));
+    }
     export.enqueue(access, bytes, Work::Plain(work));
 }
 
@@ -235,7 +261,8 @@ pub(super) fn start(export: &mut Export, shared: &mut Shared, work: &mut PlainWo
         AtaCommand::WRITE | AtaCommand::WRITE_EXT => {
             work.volatile = export.write_cache;
             let durability = if work.volatile { Durability::Volatile } else { Durability::Durable };
-            let data = std::mem::replace(&mut work.data, Buffer::empty());
+            // Kept: when writing together with others fails, it is written once more alone.
+            let data = work.data.clone();
             IoOperation::Write { start: range.start, data, durability }
         }
         AtaCommand::SMART => {

@@ -48,6 +48,8 @@ pub(super) struct QueueLimits {
 pub(super) struct Queue<T> {
     limits: QueueLimits,
     entries: BTreeMap<Ticket, Entry<T>>,
+    /// What each entry touches, close together: every arriving command is compared with all.
+    accesses: Vec<(Ticket, Access)>,
     ready: VecDeque<Ticket>,
     next: u64,
     bytes: u64,
@@ -65,7 +67,14 @@ struct Entry<T> {
 
 impl<T> Queue<T> {
     pub(super) fn new(limits: QueueLimits) -> Queue<T> {
-        Queue { limits, entries: BTreeMap::new(), ready: VecDeque::new(), next: 0, bytes: 0 }
+        Queue {
+            limits,
+            entries: BTreeMap::new(),
+            accesses: Vec::new(),
+            ready: VecDeque::new(),
+            next: 0,
+            bytes: 0,
+        }
     }
 
     /// Other limits from now on; what waits already stays.
@@ -79,17 +88,24 @@ impl<T> Queue<T> {
             && self.bytes.saturating_add(bytes) <= self.limits.bytes_max
     }
 
+    /// Whether a command would have to wait for others.
+    pub(super) fn holds_up(&self, access: Access) -> bool {
+        self.accesses.iter().any(|(_, earlier)| earlier.conflicts(access))
+    }
+
     /// Appends a command. Call [`Queue::has_room`] first.
     pub(super) fn push(&mut self, access: Access, bytes: u64, work: T) -> Ticket {
         let ticket = Ticket(self.next);
         self.next += 1;
         let mut blockers = 0;
-        for earlier in self.entries.values_mut() {
-            if earlier.access.conflicts(access) {
+        for (earlier, _) in self.accesses.iter().filter(|(_, other)| other.conflicts(access)) {
+            if let Some(earlier) = self.entries.get_mut(earlier) {
                 earlier.dependents.push(ticket);
                 blockers += 1;
             }
         }
+        // What touches nothing conflicts with barriers only, but those must see it.
+        self.accesses.push((ticket, access));
         if blockers == 0 {
             self.ready.push_back(ticket);
         }
@@ -100,27 +116,28 @@ impl<T> Queue<T> {
     }
 
     /// The next command that may run. It counts as running until [`Queue::finish`].
-    pub(super) fn poll_ready(&mut self) -> Option<(Ticket, &mut T)> {
+    pub(super) fn poll_ready(&mut self) -> Option<(Ticket, &T)> {
         let ticket = self.ready.pop_front()?;
-        self.entries.get_mut(&ticket).map(|entry| (ticket, &mut entry.work))
+        self.entries.get(&ticket).map(|entry| (ticket, &entry.work))
     }
 
-    /// The command of a ticket.
+    /// A command and what it touches.
+    pub(super) fn get(&self, ticket: Ticket) -> Option<(Access, &T)> {
+        self.entries.get(&ticket).map(|entry| (entry.access, &entry.work))
+    }
+
+    /// The command of a ticket, until it is finished.
     pub(super) fn get_mut(&mut self, ticket: Ticket) -> Option<&mut T> {
         self.entries.get_mut(&ticket).map(|entry| &mut entry.work)
-    }
-
-    /// Replaces the command of a ticket.
-    pub(super) fn put_back(&mut self, ticket: Ticket, work: T) {
-        if let Some(entry) = self.entries.get_mut(&ticket) {
-            entry.work = work;
-        }
     }
 
     /// A command is done: it leaves, and what waited for nothing else may run.
     pub(super) fn finish(&mut self, ticket: Ticket) -> Option<T> {
         let done = self.entries.remove(&ticket)?;
         self.bytes -= done.bytes;
+        if let Some(index) = self.accesses.iter().position(|(other, _)| *other == ticket) {
+            self.accesses.swap_remove(index);
+        }
         for dependent in done.dependents {
             let Some(entry) = self.entries.get_mut(&dependent) else { continue };
             entry.blockers -= 1;

@@ -17,9 +17,10 @@ mod session;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use block::{Buffer, Completion, DurabilityClass, Geometry, Instance, OwnerId};
+use block::{Buffer, Completion, DurabilityClass, Geometry, Instance, IoError, OwnerId};
 
 use super::*;
+use crate::medium::Ownership;
 use crate::wire::*;
 
 pub(super) const SERVER: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
@@ -42,7 +43,7 @@ pub(super) fn device(ownership: Ownership) -> DeviceState {
     DeviceState {
         geometry: Geometry {
             sectors: SECTORS,
-            physical_block_bytes: 4096,
+            physical_block_bytes: 512,
             max_transfer_bytes: 1 << 20,
             read_only: false,
             class: DurabilityClass::Durable,
