@@ -73,6 +73,12 @@ pub fn random_u64() -> io::Result<u64> {
     random_bytes().map(u64::from_ne_bytes)
 }
 
+/// Processors of this machine that run, whoever may use them.
+pub(crate) fn online_cores() -> usize {
+    // SAFETY: no memory is involved.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }).unwrap_or(1)
+}
+
 /// A new event counter that blocks nobody.
 pub(crate) fn event_fd() -> io::Result<OwnedFd> {
     // SAFETY: no memory is involved.

@@ -23,8 +23,9 @@ mod open;
 mod operations;
 mod order;
 mod sync;
+mod writer;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
@@ -47,6 +48,7 @@ use crate::reactor::ReactorHandle;
 use operations::Operation;
 use order::OrderQueue;
 use sync::SyncGroup;
+use writer::Writer;
 
 /// Largest transfer of one operation.
 const TRANSFER_MAX_BYTES: u32 = 1 << 20;
@@ -66,6 +68,8 @@ struct Shared {
     file: File,
     is_block_device: bool,
     direct: bool,
+    /// For writes through the page cache; started by the first.
+    writer: OnceCell<Writer>,
     alignment_bytes: u32,
     durable: DurableMode,
     geometry: Cell<Geometry>,
@@ -120,6 +124,7 @@ impl FileDevice {
             fd,
             is_block_device: medium.is_block_device,
             direct: medium.direct,
+            writer: OnceCell::new(),
             alignment_bytes: medium.alignment_bytes,
             durable: options.durable,
             geometry: Cell::new(Geometry {

@@ -10,6 +10,7 @@ use block::{Buffer, BufferMut, Durability, IoError, Lba, SECTOR_BYTES, SectorRan
 use super::Shared;
 use super::errors::translate;
 use super::open::{self, DurableMode};
+use super::writer::Writer;
 use crate::reactor::Part;
 
 /// Bytes of zeros written at once where the file system can't zero a range itself.
@@ -168,8 +169,7 @@ impl Shared {
         let mut done = 0;
         while done < data.len() {
             let part = Part { start: done, offset_bytes: offset_bytes + done as u64 };
-            let (result, (back, _)) =
-                self.handle.write_at(Rc::clone(&self.fd), data, part, flags).await;
+            let (result, back) = self.write_once(data, part, flags).await;
             data = back;
             match result {
                 // A write that makes no progress has met the end of the store.
@@ -188,6 +188,26 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    async fn write_once(&self, data: Buffer, part: Part, flags: i32) -> (io::Result<u32>, Buffer) {
+        if self.direct {
+            let written = self.handle.write_at(Rc::clone(&self.fd), data, part, flags).await;
+            return (written.0, written.1.0);
+        }
+        match self.writer() {
+            Ok(writer) => writer.write_at(data, part).await,
+            Err(error) => (Err(error), data),
+        }
+    }
+
+    fn writer(&self) -> io::Result<&Writer> {
+        if self.writer.get().is_none() {
+            let started = Writer::start(&self.handle, self.fd.try_clone()?)?;
+            // Nothing has come between: the first stays.
+            let _ = self.writer.set(started);
+        }
+        self.writer.get().ok_or_else(|| io::ErrorKind::Other.into())
     }
 
     /// Where to go on after `len` more bytes: at `total`, or at a block's start.

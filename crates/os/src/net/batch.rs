@@ -86,9 +86,28 @@ pub(super) fn send(fd: BorrowedFd<'_>, frames: &[Frame]) -> io::Result<usize> {
     let count = frames.len().min(BATCH);
     for ((part, message), frame) in parts.iter_mut().zip(&mut messages).zip(frames) {
         let padding = FRAME_MIN_BYTES.saturating_sub(frame.len_bytes());
-        *part = [bytes_of(&frame.head), bytes_of(&frame.payload), bytes_of(&PADDING[..padding])];
+        let (data, rest) = (bytes_of(&frame.payload), bytes_of(&PADDING[..padding]));
+        // Each part costs; few frames have all three.
+        let count = match (frame.payload.is_empty(), padding) {
+            (false, 0) => {
+                *part = [bytes_of(&frame.head), data, rest];
+                2
+            }
+            (true, 0) => {
+                *part = [bytes_of(&frame.head), data, rest];
+                1
+            }
+            (true, _) => {
+                *part = [bytes_of(&frame.head), rest, data];
+                2
+            }
+            (false, _) => {
+                *part = [bytes_of(&frame.head), data, rest];
+                3
+            }
+        };
         message.msg_hdr.msg_iov = part.as_mut_ptr();
-        message.msg_hdr.msg_iovlen = 3;
+        message.msg_hdr.msg_iovlen = count;
     }
     // SAFETY: `count` headers, each with three parts that describe memory of `frames` or of the
     // padding; sending only reads it, and all of it outlives the call.

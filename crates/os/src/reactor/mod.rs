@@ -74,7 +74,20 @@ struct Shared {
     ops: RefCell<OpTable>,
     /// What is looked at each turn.
     sources: RefCell<Vec<Rc<glance::Source>>>,
+    /// Requests that other threads of this process work on.
+    elsewhere: Cell<usize>,
     closed: Cell<bool>,
+}
+
+/// Work of another thread of this process that the reactor waits for, until this is dropped.
+pub(crate) struct Elsewhere {
+    shared: Rc<Shared>,
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        self.shared.elsewhere.update(|count| count - 1);
+    }
 }
 
 /// Rouses the reactor's thread if, and only if, it sleeps.
@@ -114,6 +127,7 @@ impl Reactor {
             ring: RefCell::new(Some(Ring::open()?)),
             ops: RefCell::default(),
             sources: RefCell::default(),
+            elsewhere: Cell::new(0),
             closed: Cell::new(false),
         });
         let handle = ReactorHandle {
@@ -127,7 +141,7 @@ impl Reactor {
         Ok((reactor, handle))
     }
 
-    /// Whether waiting may begin with a short spin (the default with more than one core).
+    /// Whether waiting may begin with a short spin (the default where there is more than one core).
     pub fn allow_spin(&mut self, allowed: bool) {
         self.spin.allow(allowed);
     }
@@ -171,7 +185,7 @@ impl Reactor {
         if limit.is_some_and(|limit| limit.is_zero()) {
             return self.with_ring(Ring::submit);
         }
-        if self.spin.is_worth_it() {
+        if self.spin.is_worth_it(self.shared.elsewhere.get() > 0) {
             self.with_ring(Ring::submit)?;
             let found = self.spin_for(limit.unwrap_or(SPIN_LIMIT).min(SPIN_LIMIT))?;
             self.spin.spun(found);
@@ -334,6 +348,12 @@ impl ReactorHandle {
     /// Time, randomness and spawning.
     pub fn runtime(&self) -> &Handle {
         &self.runtime
+    }
+
+    /// Tells that another thread of this process works for a task.
+    pub(crate) fn work_elsewhere(&self) -> Elsewhere {
+        self.shared.elsewhere.update(|count| count + 1);
+        Elsewhere { shared: Rc::clone(&self.shared) }
     }
 
     /// Whether the reactor is gone; nothing completes any more.

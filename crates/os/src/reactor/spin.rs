@@ -14,21 +14,26 @@ const CREDIT_MAX: u8 = 8;
 pub(super) struct Spin {
     credit: u8,
     allowed: bool,
+    /// This process has more than one core to run on.
+    several_cores: bool,
 }
 
 impl Spin {
     pub(super) fn new() -> Spin {
-        // On one core whoever is waited for can't run while we spin.
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Spin { credit: 0, allowed: cores > 1 }
+        // On a machine with one core whoever is waited for can't run while we spin; where only this
+        // process is confined to one, that holds for its own threads.
+        let ours = std::thread::available_parallelism().map_or(1, usize::from);
+        let online = crate::sys::online_cores();
+        Spin { credit: 0, allowed: online > 1, several_cores: ours > 1 }
     }
 
     pub(super) fn allow(&mut self, allowed: bool) {
         self.allowed = allowed;
     }
 
-    pub(super) fn is_worth_it(&self) -> bool {
-        self.allowed && self.credit > 0
+    /// `ours` tells that threads of this process are waited for.
+    pub(super) fn is_worth_it(&self, ours: bool) -> bool {
+        self.allowed && self.credit > 0 && (self.several_cores || !ours)
     }
 
     pub(super) fn spun(&mut self, found: bool) {
@@ -50,17 +55,17 @@ mod tests {
     fn spinning_is_earned_and_lost() {
         let mut spin = Spin::new();
         spin.allow(true);
-        assert!(!spin.is_worth_it());
+        assert!(!spin.is_worth_it(false));
         spin.slept(Duration::from_millis(5));
-        assert!(!spin.is_worth_it(), "an idle process must not spin");
+        assert!(!spin.is_worth_it(false), "an idle process must not spin");
         spin.slept(Duration::from_micros(10));
-        assert!(spin.is_worth_it());
+        assert!(spin.is_worth_it(false));
         for _ in 0..CREDIT_MAX {
             spin.spun(false);
         }
-        assert!(!spin.is_worth_it());
+        assert!(!spin.is_worth_it(false));
         spin.slept(Duration::from_micros(10));
         spin.allow(false);
-        assert!(!spin.is_worth_it());
+        assert!(!spin.is_worth_it(false));
     }
 }
