@@ -6,14 +6,19 @@
 //! answered together, so that two changes of threads serve many writes.
 #![allow(unsafe_code)] // pwrite of shared memory
 
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
 
 use block::Buffer;
-use futures::channel::oneshot;
+use futures::task::AtomicWaker;
 
-use crate::reactor::{Elsewhere, Part, ReactorHandle};
+use crate::reactor::{Part, ReactorHandle};
 use crate::sys;
 
 /// Enough for system calls; the process locks its memory.
@@ -26,55 +31,102 @@ type Written = (io::Result<u32>, Buffer);
 
 /// The thread, as long as this lives.
 pub(super) struct Writer {
-    shared: Arc<Shared>,
     handle: ReactorHandle,
+    shared: Arc<Shared>,
+    waiting: Rc<RefCell<BTreeMap<u64, Waiting>>>,
+    next_number: Cell<u64>,
+    /// The thread will be told at the end of this turn.
+    telling: Rc<Cell<bool>>,
+}
+
+/// Whoever waits for a write.
+#[derive(Default)]
+struct Waiting {
+    written: Option<Written>,
+    waker: Option<Waker>,
 }
 
 struct Shared {
     fd: OwnedFd,
     state: Mutex<State>,
     wake: Condvar,
+    /// Of the task that hands out the answers.
+    answered: AtomicWaker,
 }
 
 #[derive(Default)]
 struct State {
     jobs: Vec<Job>,
+    answers: Vec<(u64, Written)>,
     sleeping: bool,
     stopped: bool,
 }
 
 struct Job {
+    number: u64,
     data: Buffer,
     part: Part,
-    done: oneshot::Sender<Written>,
 }
 
 impl Writer {
     /// Starts a thread that writes to `fd`.
     pub(super) fn start(handle: &ReactorHandle, fd: OwnedFd) -> io::Result<Writer> {
-        let shared = Arc::new(Shared { fd, state: Mutex::default(), wake: Condvar::new() });
+        let shared = Arc::new(Shared {
+            fd,
+            state: Mutex::default(),
+            wake: Condvar::new(),
+            answered: AtomicWaker::new(),
+        });
         let writing = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("writer".to_owned())
             .stack_size(STACK_BYTES)
             .spawn(move || writing.run())?;
-        Ok(Writer { shared, handle: handle.clone() })
+        let waiting = Rc::default();
+        handle.runtime().spawn(hand_out(Arc::clone(&shared), Rc::clone(&waiting)));
+        Ok(Writer {
+            handle: handle.clone(),
+            shared,
+            waiting,
+            next_number: Cell::new(0),
+            telling: Rc::default(),
+        })
     }
 
     /// Writes `data` from `part.start` to its end, or less.
     pub(super) async fn write_at(&self, data: Buffer, part: Part) -> Written {
-        let (done, written) = oneshot::channel();
-        let kept = data.clone();
-        let _elsewhere: Elsewhere = self.handle.work_elsewhere();
-        {
-            let mut state = self.shared.lock();
-            state.jobs.push(Job { data, part, done });
-            if std::mem::take(&mut state.sleeping) {
-                self.shared.wake.notify_one();
+        let number = self.next_number.replace(self.next_number.get() + 1);
+        let _elsewhere = self.handle.work_elsewhere();
+        self.waiting.borrow_mut().insert(number, Waiting::default());
+        self.shared.lock().jobs.push(Job { number, data, part });
+        self.tell_at_end_of_turn();
+        poll_fn(|context| {
+            let mut waiting = self.waiting.borrow_mut();
+            if let Some(entry) = waiting.get_mut(&number)
+                && entry.written.is_none()
+            {
+                entry.waker = Some(context.waker().clone());
+                return Poll::Pending;
             }
+            let written = waiting.remove(&number).and_then(|entry| entry.written);
+            let nothing = || (Err(io::Error::from_raw_os_error(libc::EIO)), Buffer::empty());
+            Poll::Ready(written.unwrap_or_else(nothing))
+        })
+        .await
+    }
+
+    /// Once for all writes of a turn: each wake-up would change threads.
+    fn tell_at_end_of_turn(&self) {
+        if self.telling.replace(true) {
+            return;
         }
-        // Its end without an answer can only be a panic over there.
-        written.await.unwrap_or_else(|_| (Err(io::Error::from_raw_os_error(libc::EIO)), kept))
+        let (shared, telling) = (Arc::clone(&self.shared), Rc::clone(&self.telling));
+        self.handle.at_end_of_turn(move || {
+            telling.set(false);
+            if std::mem::take(&mut shared.lock().sleeping) {
+                shared.wake.notify_one();
+            }
+        });
     }
 }
 
@@ -83,7 +135,30 @@ impl Drop for Writer {
         // It ends when it has written what it was given; nobody waits, for a medium may hang.
         self.shared.lock().stopped = true;
         self.shared.wake.notify_one();
+        self.shared.answered.wake();
     }
+}
+
+/// Gives answers to those who wait for them, until the writer is gone.
+async fn hand_out(shared: Arc<Shared>, waiting: Rc<RefCell<BTreeMap<u64, Waiting>>>) {
+    poll_fn(|context| {
+        shared.answered.register(context.waker());
+        let (answers, stopped) = {
+            let mut state = shared.lock();
+            (std::mem::take(&mut state.answers), state.stopped)
+        };
+        let mut waiting = waiting.borrow_mut();
+        for (number, written) in answers {
+            if let Some(entry) = waiting.get_mut(&number) {
+                entry.written = Some(written);
+                if let Some(waker) = entry.waker.take() {
+                    waker.wake();
+                }
+            }
+        }
+        if stopped { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
 
 impl Shared {
@@ -92,18 +167,22 @@ impl Shared {
     }
 
     fn run(&self) {
-        let mut answers = Vec::with_capacity(TOGETHER_MAX);
         while let Some(jobs) = self.next_jobs() {
-            let mut jobs = jobs.into_iter().peekable();
-            while let Some(Job { data, part, done }) = jobs.next() {
-                answers.push((done, (self.write(&data, part), data)));
-                if answers.len() == TOGETHER_MAX || jobs.peek().is_none() {
-                    for (done, written) in answers.drain(..) {
-                        // Whoever asked may have gone away.
-                        let _ = done.send(written);
-                    }
+            let mut answers = Vec::with_capacity(jobs.len());
+            for Job { number, data, part } in jobs {
+                answers.push((number, (self.write(&data, part), data)));
+                if answers.len() == TOGETHER_MAX {
+                    self.answer(&mut answers);
                 }
             }
+            self.answer(&mut answers);
+        }
+    }
+
+    fn answer(&self, answers: &mut Vec<(u64, Written)>) {
+        if !answers.is_empty() {
+            self.lock().answers.append(answers);
+            self.answered.wake();
         }
     }
 

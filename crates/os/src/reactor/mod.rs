@@ -76,6 +76,8 @@ struct Shared {
     sources: RefCell<Vec<Rc<glance::Source>>>,
     /// Requests that other threads of this process work on.
     elsewhere: Cell<usize>,
+    /// What is done when the tasks of this turn have run.
+    turn_end: RefCell<Vec<Box<dyn FnOnce()>>>,
     closed: Cell<bool>,
 }
 
@@ -128,6 +130,7 @@ impl Reactor {
             ops: RefCell::default(),
             sources: RefCell::default(),
             elsewhere: Cell::new(0),
+            turn_end: RefCell::default(),
             closed: Cell::new(false),
         });
         let handle = ReactorHandle {
@@ -164,6 +167,7 @@ impl Reactor {
             self.executor.set_now(boot_time());
             self.shared.look();
             self.executor.run_ready(STEPS_PER_TURN);
+            self.shared.end_turn();
             if let Some(value) = output.take() {
                 self.with_ring(Ring::submit)?;
                 return Ok(value);
@@ -318,6 +322,11 @@ impl Shared {
         }
     }
 
+    fn end_turn(&self) {
+        let calls = std::mem::take(&mut *self.turn_end.borrow_mut());
+        calls.into_iter().for_each(|call| call());
+    }
+
     /// Wakes those whose sources have something to see; true if there was one.
     fn look(&self) -> bool {
         self.sources.borrow().iter().fold(false, |seen, source| source.look() | seen)
@@ -348,6 +357,12 @@ impl ReactorHandle {
     /// Time, randomness and spawning.
     pub fn runtime(&self) -> &Handle {
         &self.runtime
+    }
+
+    /// Calls `call` when the tasks that can run have run, or some of them: once for all that they ask
+    /// of another thread.
+    pub(crate) fn at_end_of_turn(&self, call: impl FnOnce() + 'static) {
+        self.shared.turn_end.borrow_mut().push(Box::new(call));
     }
 
     /// Tells that another thread of this process works for a task.
