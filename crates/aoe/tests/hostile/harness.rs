@@ -280,8 +280,20 @@ impl World {
     }
 
     fn drain(&mut self) {
-        while !self.waiting.is_empty() {
-            self.complete(0);
+        loop {
+            while !self.waiting.is_empty() {
+                self.complete(0);
+            }
+            // A write may wait a moment for the rest of its block.
+            let soon = Instant::from_nanos(self.now + 1_000_000);
+            match self.target.poll_timeout() {
+                Some(at) if at <= soon => {
+                    self.now += 1_000_000;
+                    self.target.handle_timeout(soon);
+                    self.collect();
+                }
+                _ => return,
+            }
         }
     }
 
@@ -354,31 +366,42 @@ impl World {
         }
     }
 
-    /// A change of the owned disk must be what one sound message asked for, and each number of a
-    /// session counts once.
+    /// A change of the owned disk must be what sound messages asked for, one or several neighbours,
+    /// and each number of a session counts once.
     fn take_sound(&mut self, id: ExportId, operation: u8, range: SectorRange, data: &[u8]) {
         let index = self.ids.iter().position(|known| *known == id).unwrap();
         if !self.witness.exports[index].owned {
             return;
         }
-        self.tally.session_writes += 1;
-        let asked = self.unused.iter().position(|frame| {
-            frame[25] == operation
-                && session::be64(frame, 72) == range.start.0
-                && u64::from(session::be32(frame, 80)) == range.count
-                && frame[session::HEADER_BYTES..].starts_with(data)
-        });
-        let asked = asked.unwrap_or_else(|| panic!("nobody asked for {operation:#x} {range:?}"));
-        let (session, number) =
-            (session::be64(&self.unused[asked], 32), session::be64(&self.unused[asked], 56));
-        self.unused.retain(|frame| {
-            frame[25] != operation
-                || session::be64(frame, 32) != session
-                || session::be64(frame, 56) != number
-        });
+        let (mut at, mut rest) = (range.start.0, data);
+        while at < range.end().0 {
+            let left = range.end().0 - at;
+            let count = |frame: &[u8]| u64::from(session::be32(frame, 80));
+            let asked = self.unused.iter().position(|frame| {
+                let fits =
+                    count(frame) == left || operation == session::WRITE && count(frame) < left;
+                let bytes = rest.len().min(count(frame) as usize * SECTOR);
+                frame[25] == operation
+                    && session::be64(frame, 72) == at
+                    && (fits && count(frame) > 0)
+                    && frame[session::HEADER_BYTES..].starts_with(&rest[..bytes])
+            });
+            let asked = asked.unwrap_or_else(|| {
+                panic!("nobody asked for {operation:#x} at {at} within {range:?}")
+            });
+            self.tally.session_writes += 1;
+            let frame = self.unused.swap_remove(asked);
+            at += count(&frame);
+            rest = &rest[rest.len().min(count(&frame) as usize * SECTOR)..];
+            let (session, number) = (session::be64(&frame, 32), session::be64(&frame, 56));
+            self.unused.retain(|other| {
+                other[25] != operation
+                    || session::be64(other, 32) != session
+                    || session::be64(other, 56) != number
+            });
+        }
     }
 }
-
 fn window(range: SectorRange) -> std::ops::Range<usize> {
     let start = range.start.byte_offset() as usize;
     start..start + range.len_bytes() as usize
