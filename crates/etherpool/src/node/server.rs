@@ -91,7 +91,7 @@ pub fn run(spec: Spec) -> anyhow::Result<ExitCode> {
     }
     let signals = os::process::signals(&handle, &signals)?;
     crate::logging::start(spec.log_level);
-    protect_process();
+    protect_process(&spec.source);
     for command in &wanted.config.before_start {
         shell(command).with_context(|| format!("before-start command `{command}`"))?;
     }
@@ -299,12 +299,15 @@ fn find_shelf(
 
 /// What the engine of this machine or of another writes back through us must never wait for memory
 /// that only that write-back frees.
-fn protect_process() {
+fn protect_process(source: &Source) {
     for (what, result) in [
         ("lock memory", os::process::lock_memory()),
         ("become an I/O flusher", os::process::set_io_flusher()),
     ] {
-        if let Err(error) = result {
+        // vblade's users expect vblade's words, and no others.
+        if let Err(error) = result
+            && !matches!(source, Source::Fixed(_))
+        {
             tracing::warn!("cannot {what}: {error}; under memory pressure this process may stall");
         }
     }
