@@ -165,6 +165,8 @@ pub(super) struct Export {
     pub remembered: Remembered,
     /// Changes of that in the queue.
     pub changes: usize,
+    /// Questions to the disk itself in the queue.
+    pub questions: usize,
     /// Whether plain writes are answered early, at present.
     pub write_cache: bool,
     /// Whether SMART is switched on, as far as clients have switched it.
@@ -207,6 +209,7 @@ impl Export {
             abilities,
             remembered,
             changes: 0,
+            questions: 0,
             write_cache,
             smart_enabled: true,
             flush_failed: false,
@@ -237,7 +240,7 @@ impl Export {
     /// The next command that may start, as far as order and rates go.
     pub(super) fn next_turn(&mut self, now: Instant) -> Option<Ticket> {
         while let Some((ticket, work)) = self.queue.poll_ready() {
-            let cost = work.cost().filter(|_| !self.throttle.is_off());
+            let cost = if self.throttle.is_off() { None } else { work.cost() };
             let Some((client, bytes)) = cost else { return Some(ticket) };
             self.throttle.line_up(now, client, ticket, bytes);
         }

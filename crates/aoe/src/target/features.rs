@@ -3,7 +3,7 @@
 use block::{Buffer, IoError};
 
 use super::export::{Export, PortState};
-use super::io::{IoOperation, Start};
+use super::io::IoOperation;
 use super::smart::{SmartCommand, SmartFeature, SmartReply};
 use crate::wire::{AtaReply, AtaRequest};
 
@@ -60,11 +60,9 @@ pub(super) fn smart(
 }
 
 /// A SMART command's turn has come. What it may do was decided at the door.
-pub(super) fn start_smart(request: &AtaRequest, data: Buffer) -> Start {
-    match SmartCommand::of(request, &data, u8::MAX) {
-        Some(command) => Start::Io(IoOperation::Smart(SmartCommand { data, ..command })),
-        None => Start::Answered,
-    }
+pub(super) fn start_smart(request: &AtaRequest, data: Buffer) -> Option<IoOperation> {
+    let command = SmartCommand::of(request, &data, u8::MAX)?;
+    Some(IoOperation::Smart(SmartCommand { data, ..command }))
 }
 
 /// The answer to a SMART command that the disk has heard.

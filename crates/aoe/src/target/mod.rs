@@ -320,6 +320,10 @@ impl Target {
         export.prober.set(options.probe, self.shared.now);
         export.throttle.set(options.limits);
         export.queue.set_limits(export::queue_limits(options.queue_length));
+        if options.reach != export.options.reach && !export.prober.is_silent() {
+            // Where nobody has been asked.
+            export.prober.set(options.probe, self.shared.now);
+        }
         export.options = options;
         self.shared.stir(export);
         self.shared.follow(export);
@@ -494,7 +498,7 @@ impl Target {
             return true;
         }
         if !is_heard(export, port, header) {
-            shared.drop(export, Traced::other(port.id, header), Drop::Denied);
+            shared.drop(export, Traced::read(port.id, header, frame), Drop::Denied);
             return true;
         }
         match header.command {

@@ -50,6 +50,9 @@ impl PlainWork {
     }
 }
 
+/// Questions to the disk itself that may wait: each may take a disk seconds, and clients repeat.
+const QUESTIONS_MAX: usize = 8;
+
 /// What to do with a command, decided once at the door.
 enum Verdict {
     Answer(AtaReply, Buffer),
@@ -91,9 +94,10 @@ pub(super) fn handle(export: &mut Export, shared: &mut Shared, port: &PortState,
             let data = data.map_or_else(Buffer::empty, Buffer::copy_of);
             enqueue(export, shared, port, request, data, bytes, access);
         }
-        Verdict::Ask(data) => {
-            enqueue(export, shared, port, request, data, 0, Access::Free);
+        Verdict::Ask(_) if export.questions >= QUESTIONS_MAX => {
+            shared.drop(export, Traced::ata(port.id, &request), Drop::QueueFull);
         }
+        Verdict::Ask(data) => enqueue(export, shared, port, request, data, 0, Access::Free),
     }
 }
 
@@ -148,6 +152,7 @@ fn enqueue(
             }
         }
     }
+    export.questions += usize::from(request.command == AtaCommand::SMART);
     let work = PlainWork { port: port.id, origin, request, data, volatile: false };
     if let Some(read) = at_hand(export, access) {
         return finish(export, shared, &work, Ok(read));
@@ -266,10 +271,14 @@ pub(super) fn start(export: &mut Export, shared: &mut Shared, work: &mut PlainWo
             IoOperation::Write { start: range.start, data, durability }
         }
         AtaCommand::SMART => {
-            return features::start_smart(
-                request,
-                std::mem::replace(&mut work.data, Buffer::empty()),
-            );
+            let data = std::mem::replace(&mut work.data, Buffer::empty());
+            match features::start_smart(request, data) {
+                Some(operation) => operation,
+                None => {
+                    finish(export, shared, work, Err(IoError::Unsupported));
+                    return Start::Answered;
+                }
+            }
         }
         _ if export.flush_failed => {
             finish(export, shared, work, Err(IoError::FlushFailed));
@@ -293,6 +302,7 @@ pub(super) fn start(export: &mut Export, shared: &mut Shared, work: &mut PlainWo
 /// The device has answered.
 pub(super) fn finish(export: &mut Export, shared: &mut Shared, work: &PlainWork, result: IoResult) {
     let request = &work.request;
+    export.questions -= usize::from(work.is_smart()).min(export.questions);
     // What was done counts also if the port is gone and nobody hears of it.
     let port = shared.ports.get(&work.port).cloned();
     let mac = port.as_ref().map_or_else(MacAddr::default, |port| port.mac);

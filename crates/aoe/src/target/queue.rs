@@ -1,5 +1,6 @@
 //! The order in which an export's commands run: as they arrived where they overlap, at once where
-//! they don't. A barrier waits for all earlier commands and holds back all later ones.
+//! they don't. A barrier waits for all earlier commands and holds back all later ones, but for those that
+//! aren't about the device.
 //!
 //! Both the number of commands and the bytes that they hold are bounded; what doesn't fit isn't
 //! taken, and its client asks again.
@@ -17,7 +18,7 @@ pub(super) enum Access {
     Write(SectorRange),
     /// Nothing that has an order among commands (a flush covers what was answered before).
     Free,
-    /// What clients leave with the export.
+    /// What clients leave with the export: nothing else waits for it, nor it for anything else.
     Lists,
     /// Everything.
     Barrier,
@@ -26,7 +27,9 @@ pub(super) enum Access {
 impl Access {
     fn conflicts(self, other: Access) -> bool {
         match (self, other) {
-            (Access::Barrier, _) | (_, Access::Barrier) | (Access::Lists, Access::Lists) => true,
+            (Access::Lists, Access::Lists) => true,
+            (Access::Lists, _) | (_, Access::Lists) => false,
+            (Access::Barrier, _) | (_, Access::Barrier) => true,
             (Access::Write(a), Access::Write(b) | Access::Read(b))
             | (Access::Read(a), Access::Write(b)) => a.overlaps(b),
             _ => false,

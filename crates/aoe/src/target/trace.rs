@@ -125,6 +125,14 @@ impl Traced {
         Traced { port, tag: request.header.tag, command, lba, count }
     }
 
+    /// Of a frame that nobody has looked into.
+    pub(super) fn read(port: PortId, header: &Header, frame: &[u8]) -> Traced {
+        match AtaRequest::parse(frame) {
+            Ok((request, _)) => Traced::ata(port, &request),
+            Err(_) => Traced::other(port, header),
+        }
+    }
+
     pub(super) fn other(port: PortId, header: &Header) -> Traced {
         let command = TracedCommand::Other(header.command);
         Traced { port, tag: header.tag, command, lba: Lba(0), count: 0 }

@@ -163,3 +163,20 @@ fn what_is_handed_back_is_bounded() {
         (1024, 255, 255)
     );
 }
+
+/// A state directory that hangs must not keep an owner from its disk.
+#[test]
+fn nothing_waits_for_the_storage() {
+    let mut bench = Bench::with(REMEMBERS, OPEN, |options| options.write_cache_switchable = true);
+    bench.send(&set(b"new"));
+    let hangs = bench.io.pop_front().unwrap();
+    let request = AtaRequest::new(header(Command::Ata), AtaCommand::SET_FEATURES, block::Lba(0), 0);
+    bench.send(&AtaRequest { feature: 0x82, ..request }.emit(Buffer::empty()));
+    bench.send(&edit(&[(DirectiveCommand::Add, CLIENT)]));
+    assert_eq!(bench.io.len(), 1, "the flush, and not the next change");
+    bench.serve();
+    assert_eq!(bench.reply()[19], 0);
+    bench.complete(hangs.id, Ok(IoValue::Done));
+    bench.serve();
+    assert_eq!(bench.sent.len(), 2);
+}

@@ -217,6 +217,19 @@ fn smart_changes_nothing_for_those_who_only_read() {
 }
 
 #[test]
+fn questions_to_a_slow_disk_are_bounded() {
+    let mut bench = Bench::with(SMART, OPEN, |_| ());
+    for _ in 0..100 {
+        bench.send(&smart(0xd0, 1).emit(Buffer::empty()));
+    }
+    assert_eq!((bench.io.len(), bench.stats().dropped_queue_full), (8, 92));
+    bench.smart = Some(said(512));
+    bench.serve();
+    assert_eq!(bench.sent.drain(..).len(), 8);
+    assert!(!ask(&mut bench, smart(0xd0, 1), &[]).0.is_failure());
+}
+
+#[test]
 fn what_a_disk_says_is_not_trusted_either() {
     let mut bench = Bench::with(SMART, OPEN, |_| ());
     bench.smart = Some(said(100));

@@ -72,7 +72,7 @@ fn requests_are_traced_where_it_is_wanted() {
             [
                 "e194.3 02:00:00:00:00:02 tag 0x00000099 READ EXT 5+2 done 70 us",
                 "e194.3 02:00:00:00:00:02 tag 0x00000099 READ EXT 1000+2 status 0x41 error 0x10 0 us",
-                "e194.3 02:00:00:00:00:03 tag 0x00000099 Ata dropped: Denied 0 us",
+                "e194.3 02:00:00:00:00:03 tag 0x00000099 READ EXT 5+2 dropped: Denied 0 us",
                 "e194.3 02:00:00:00:00:02 tag 0x00001234 Config done 0 us",
             ]
         );

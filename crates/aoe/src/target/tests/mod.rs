@@ -8,6 +8,7 @@ mod hostile;
 mod meter;
 mod order;
 mod plain;
+mod power;
 mod probe;
 mod rate;
 mod recent;

@@ -389,3 +389,82 @@ fn a_queue_takes_as_much_as_it_was_told() {
     world.driver.set_options(world.export, options(8)).unwrap();
     assert_eq!(flood(8), 8);
 }
+
+/// What clients set goes to the memory, SMART to the disk, and each to its own.
+#[test]
+fn what_an_export_leans_on_is_asked() {
+    #[derive(Default)]
+    struct Beside {
+        stored: RefCell<Vec<(ShelfSlot, Remembered)>>,
+        full: std::cell::Cell<bool>,
+    }
+    impl crate::driver::Memory for Rc<Beside> {
+        fn store(
+            &self,
+            address: ShelfSlot,
+            state: Remembered,
+        ) -> LocalBoxFuture<'static, Result<(), IoError>> {
+            let full = self.full.get();
+            if !full {
+                self.stored.borrow_mut().push((address, state));
+            }
+            futures::future::ready(if full { Err(IoError::Lost) } else { Ok(()) }).boxed_local()
+        }
+    }
+    impl crate::driver::AtaPassThrough for Rc<Beside> {
+        fn smart(
+            &self,
+            command: SmartCommand,
+        ) -> LocalBoxFuture<'static, Result<SmartReply, IoError>> {
+            let data = Buffer::zeroed(command.reply_bytes());
+            let said = SmartReply { status: 0x50, error: 0, count: 0, lba: [0, 0x4f, 0xc2], data };
+            futures::future::ready(Ok(said)).boxed_local()
+        }
+    }
+
+    let world = world(9, 1000, false);
+    let beside = Rc::new(Beside::default());
+    let address = ShelfSlot::new(5, 5);
+    let device = Rc::new(block::MemoryDevice::new(100));
+    let setup = ExportSetup {
+        memory: Some(Rc::new(Rc::clone(&beside))),
+        ata: Some(Rc::new(Rc::clone(&beside))),
+        ..ExportSetup::new(ExportDevice::Device(device), ExportOptions::new(address, "x"))
+    };
+    let adder = world.driver.clone();
+    let id = block_on(&world.executor, async move { adder.add_export(setup).await.unwrap() });
+    let ask = |frame: &Frame| {
+        world.port.take();
+        world.port.deliver(frame);
+        run(&world.executor);
+        world.port.take().remove(0)
+    };
+    let set = |string: &[u8]| {
+        let header = Header { address, ..header(Command::Config) };
+        ConfigMessage::request(header, ConfigCommand::ForceSet).emit(string)
+    };
+    assert_eq!(Header::parse(&ask(&set(b"one"))).unwrap().error, None);
+    beside.full.set(true);
+    let refused = Header::parse(&ask(&set(b"two"))).unwrap().error;
+    assert_eq!(refused, Some(AoeError::DeviceUnavailable));
+    let one = Remembered { config_string: b"one".to_vec(), ..Remembered::default() };
+    assert_eq!(*beside.stored.borrow(), [(address, one.clone())]);
+    assert!(world.driver.exports().iter().any(|export| export.remembered == one));
+
+    let header = Header { address, ..header(Command::Ata) };
+    let smart = AtaRequest {
+        feature: 0xd0,
+        lba_raw: 0xc2_4f00,
+        ..AtaRequest::new(header, AtaCommand::SMART, Lba(0), 1)
+    };
+    let answer = ask(&smart.emit(Buffer::empty()));
+    let (reply, data) = AtaReply::parse(&answer).unwrap();
+    assert_eq!((reply.status, data.len()), (0x50, 512));
+
+    let options = ExportOptions { read_only: true, ..ExportOptions::new(address, "x") };
+    assert_eq!(world.driver.set_options(id.unwrap(), options), Ok(()));
+    let write = AtaRequest::new(header, AtaCommand::WRITE_EXT, Lba(0), 1);
+    let answer = ask(&write.emit(Buffer::zeroed(512)));
+    assert!(AtaReply::parse(&answer).unwrap().0.is_failure());
+    assert_eq!(world.driver.clients(id.unwrap()).len(), 1);
+}
