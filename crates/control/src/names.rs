@@ -149,6 +149,21 @@ impl FromStr for ExportTarget {
     }
 }
 
+/// Where a volume is to be exported to: `aoe:e7.1`, or `aoe` for an address that is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExportWish(pub Option<ShelfSlot>);
+
+impl FromStr for ExportWish {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<ExportWish, NameError> {
+        match text {
+            "aoe" => Ok(ExportWish(None)),
+            _ => text.parse().map(|ExportTarget(address)| ExportWish(Some(address))),
+        }
+    }
+}
+
 /// A disk as an argument: an address, or a path on this machine that its node process exports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DiskArgument {
@@ -195,6 +210,10 @@ mod tests {
         }
         assert_eq!("aoe:e7.1".parse(), Ok(ExportTarget(ShelfSlot { shelf: 7, slot: 1 })));
         assert!("e7.1".parse::<ExportTarget>().is_err());
+        assert_eq!("aoe".parse(), Ok(ExportWish(None)));
+        let wish = ExportWish(Some(ShelfSlot { shelf: 7, slot: 1 }));
+        assert_eq!("aoe:e7.1".parse(), Ok(wish));
+        assert!("aoe:".parse::<ExportWish>().is_err());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 
+use aoe::target::Remembered;
 use aoe::wire::MacAddr;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,9 @@ pub const DEVICE_KEY: &str = "device";
 pub const FTP_KEY: &str = "ftp";
 /// Property under which the list of [`ExportSetting`] is kept.
 pub const EXPORTS_KEY: &str = "exports";
+
+/// Beginning of the property under which [`ExportState`] is kept; the address follows.
+const EXPORT_STATE_PREFIX: &str = "export-state.";
 
 /// Most exports that one volume may have.
 pub const EXPORTS_MAX: usize = 8;
@@ -87,7 +91,7 @@ pub struct FtpSetting {
 pub struct ExportSetting {
     /// Its address.
     pub address: ShelfSlot,
-    /// The interfaces it answers on.
+    /// The interfaces it answers on; all of the supervisor's configuration when empty.
     pub interfaces: Vec<String>,
     /// The clients it answers; all when empty.
     #[serde(default)]
@@ -95,6 +99,63 @@ pub struct ExportSetting {
     /// Whether writes are refused.
     #[serde(default)]
     pub read_only: bool,
+}
+
+/// What clients left with an export by the protocol: it survives a restart of the supervisor, and
+/// moves with the pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportState {
+    /// The configuration string, in hexadecimal digits: it is bytes.
+    #[serde(default)]
+    pub config_string: String,
+    /// The mask list.
+    #[serde(default)]
+    pub mask: Vec<MacText>,
+    /// The reservation.
+    #[serde(default)]
+    pub reserved: Vec<MacText>,
+}
+
+impl ExportState {
+    /// The property under which the state of the export at `address` is kept.
+    pub fn key(address: ShelfSlot) -> String {
+        format!("{EXPORT_STATE_PREFIX}{address}")
+    }
+
+    /// Reads it from a volume's properties; nothing if there is nothing.
+    pub fn read(
+        properties: &BTreeMap<String, String>,
+        address: ShelfSlot,
+    ) -> Result<Remembered, SettingError> {
+        let key = ExportState::key(address);
+        let Some(text) = properties.get(&key) else { return Ok(Remembered::default()) };
+        let wrong = |reason| SettingError::Unreadable { key: key.clone(), reason };
+        let state: ExportState =
+            serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
+        let config_string = bytes_of(&state.config_string)
+            .ok_or_else(|| wrong("the configuration string is not hexadecimal".to_owned()))?;
+        let macs = |list: &[MacText]| list.iter().map(|mac| mac.0).collect();
+        let (mask, reserved) = (macs(&state.mask), macs(&state.reserved));
+        Ok(Remembered { config_string, mask, reserved })
+    }
+}
+
+impl From<&Remembered> for ExportState {
+    fn from(state: &Remembered) -> ExportState {
+        let texts = |macs: &[MacAddr]| macs.iter().copied().map(MacText).collect();
+        ExportState {
+            config_string: state.config_string.iter().map(|byte| format!("{byte:02x}")).collect(),
+            mask: texts(&state.mask),
+            reserved: texts(&state.reserved),
+        }
+    }
+}
+
+fn bytes_of(hex: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u8>> =
+        hex.chars().map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();
+    let (pairs, rest) = digits.as_deref()?.as_chunks::<2>();
+    rest.is_empty().then(|| pairs.iter().map(|[high, low]| high << 4 | low).collect())
 }
 
 /// An Ethernet address in JSON.
@@ -133,9 +194,6 @@ pub enum SettingError {
     /// An option that could undo what etherpool relies on.
     #[error("mount option '{0}' is not allowed: {1}")]
     MountOption(String, &'static str),
-    /// An export on no interface.
-    #[error("export {0} names no interface; give one with -i")]
-    NoInterface(ShelfSlot),
     /// More exports than a volume may have.
     #[error("a volume has at most {EXPORTS_MAX} exports")]
     TooManyExports,
@@ -194,17 +252,6 @@ impl MountSetting {
     }
 }
 
-impl ExportSetting {
-    /// Checks what a request brought.
-    pub fn validate(&self) -> Result<(), SettingError> {
-        if self.interfaces.is_empty() {
-            Err(SettingError::NoInterface(self.address))
-        } else {
-            Ok(())
-        }
-    }
-}
-
 /// The settings of one volume, read from its properties.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VolumeSettings {
@@ -234,7 +281,6 @@ impl VolumeSettings {
             exports.truncate(EXPORTS_MAX);
             unreadable.push(SettingError::TooManyExports);
         }
-        exports.retain(|export| keep(export.validate(), &mut unreadable));
         VolumeSettings { device, mount, ftp, exports, unreadable }
     }
 }
@@ -313,6 +359,25 @@ mod tests {
         assert_eq!(read.ftp, Some(ftp));
         assert_eq!(read.exports, [export]);
         assert!(read.unreadable.is_empty());
+    }
+
+    #[test]
+    fn what_clients_left_survives_the_way_through_properties() {
+        let address = ShelfSlot { shelf: 7, slot: 1 };
+        let left = Remembered {
+            config_string: vec![0, 0xff, b'a'],
+            mask: vec![MacAddr([2, 0, 0, 0, 0, 1])],
+            reserved: vec![MacAddr([2, 0, 0, 0, 0, 2]); 255],
+        };
+        let text = property_text(&ExportState::from(&left));
+        let mut properties = BTreeMap::from([(ExportState::key(address), text)]);
+        assert_eq!(ExportState::read(&properties, address), Ok(left));
+        let other = ShelfSlot { shelf: 7, slot: 2 };
+        assert_eq!(ExportState::read(&properties, other), Ok(Remembered::default()));
+        for wrong in ["no json", r#"{"config_string":"0"}"#, r#"{"config_string":"é0"}"#] {
+            properties.insert(ExportState::key(address), wrong.to_owned());
+            assert!(ExportState::read(&properties, address).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -206,13 +206,15 @@ pub struct ServeFtp {
     pub listen: Option<SocketAddr>,
 }
 
-/// `POST /v1/pools/POOL/volumes/VOL/export`.
+/// `POST /v1/pools/POOL/volumes/VOL/export`; answered with the address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExportVolume {
-    /// Address of the export.
-    pub address: ShelfSlot,
-    /// Interfaces to answer on.
+    /// Address of the export; one that is free without it.
+    #[serde(default)]
+    pub address: Option<ShelfSlot>,
+    /// Interfaces to answer on; all of the supervisor's configuration when empty.
+    #[serde(default)]
     pub interfaces: Vec<String>,
     /// Clients to answer; all when empty.
     #[serde(default)]

@@ -10,7 +10,7 @@ use control::api::{
     UnexportVolume, VerifyVolume,
 };
 use control::exit::Exit;
-use control::names::{ExportTarget, VolumeName};
+use control::names::{ExportTarget, ExportWish, ShelfSlot, VolumeName};
 use control::settings::{FsType, MacText};
 use control::size::{Human, SizeSpec};
 use pool::{PoolReport, VerifyReport, VolumeReport};
@@ -193,14 +193,14 @@ pub struct ExportArgs {
     #[arg(value_name = "POOL/VOLUME")]
     volume: VolumeName,
 
-    /// aoe:eSHELF.SLOT
-    target: ExportTarget,
+    /// aoe:eSHELF.SLOT, or aoe for an address that is free
+    target: ExportWish,
 
-    /// Interface to answer on (repeat for more)
-    #[arg(long, short, required = true)]
+    /// Interface to answer on (repeat for more); all of the supervisor's by default
+    #[arg(long, short)]
     interface: Vec<String>,
 
-    /// Answer only this client (repeat for more)
+    /// Answer only this client (repeat for more); to all others the volume isn't there
     #[arg(long, value_name = "MAC", value_parser = parse_mac)]
     allow: Vec<MacText>,
 
@@ -395,6 +395,10 @@ async fn export(context: &Context, args: ExportArgs) -> Result<Exit, Failure> {
         read_only: args.read_only,
     };
     let path = format!("{}/export", path_of(&args.volume));
-    let () = context.client.post(&path, &request).await?;
-    done(context, &format!("{} is exported as {}\n", args.volume, args.target.0))
+    let address: ShelfSlot = context.client.post(&path, &request).await?;
+    if context.json {
+        print_json(&serde_json::json!({ "address": address }))?;
+        return Ok(Exit::Ok);
+    }
+    done(context, &format!("{} is exported as {address}\n", args.volume))
 }

@@ -5,22 +5,24 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use aoe::driver::{ExportDevice, ExportSetup, Frame, Port, TargetDriver};
-use aoe::target::{ExportId, ExportOptions, ListEditors, NodeIdentity, Reach};
-use aoe::wire::{Command, Header, MacAddr, ShelfSlot};
+use aoe::driver::{ExportDevice, ExportSetup, Memory, TargetDriver};
+use aoe::target::{
+    Access, AccessOperation, AccessPolicy, AccessRule, ExportId, ExportOptions, ListEditors,
+    NodeIdentity, OnRefusal, Probe, Reach, Remembered, TargetEvent,
+};
+use aoe::wire::{MacAddr, ShelfSlot};
+use block::IoError;
 use control::api::{ApiError, ErrorCode, PoolReportExt as _};
 use control::config::InterfaceConfig;
 use control::names::VolumeName;
-use control::settings::{ExportSetting, VolumeSettings};
+use control::settings::{ExportSetting, ExportState, VolumeSettings, property_text};
+use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use os::ReactorHandle;
 use os::net::{PacketPort, Role};
 use pool::{Engine, PoolReport};
 
-use super::network::spec_of;
-
-/// Whom each export answers; an export that isn't named answers all.
-type AllowLists = Rc<RefCell<BTreeMap<ShelfSlot, BTreeSet<MacAddr>>>>;
+use super::network::{api_address, spec_of};
 
 /// The running exports.
 pub struct Exports {
@@ -29,7 +31,6 @@ pub struct Exports {
     configured: Vec<InterfaceConfig>,
     ports: RefCell<BTreeMap<String, Rc<PacketPort>>>,
     running: RefCell<BTreeMap<(VolumeName, ShelfSlot), Running>>,
-    allowed: AllowLists,
     /// One change at a time: adding and removing wait for the device.
     changing: Rc<runtime::Semaphore>,
 }
@@ -49,21 +50,26 @@ impl Exports {
         host: &str,
     ) -> Exports {
         let node = NodeIdentity { id, name: host.to_owned() };
+        let driver = TargetDriver::new(handle.runtime().clone(), node);
+        handle.runtime().spawn(tell_conflicts(driver.clone()));
         Exports {
             handle: handle.clone(),
-            driver: TargetDriver::new(handle.runtime().clone(), node),
+            driver,
             configured: configured.to_vec(),
             ports: RefCell::default(),
             running: RefCell::default(),
-            allowed: Rc::default(),
             changing: runtime::Semaphore::new(1),
         }
     }
 
     /// Whether an export could be made here.
     pub fn check(&self, setting: &ExportSetting) -> Result<(), ApiError> {
-        setting.validate().map_err(|error| ApiError::new(ErrorCode::Invalid, error.to_string()))?;
-        for interface in &setting.interfaces {
+        let interfaces = self.interfaces_of(setting);
+        if interfaces.is_empty() {
+            return Err(ApiError::new(ErrorCode::Invalid, "there is no interface to export on")
+                .remedy("name one with -i, or in the supervisor's configuration"));
+        }
+        for interface in &interfaces {
             let port = self.port(interface)?;
             if !port.is_up() {
                 return Err(ApiError::new(
@@ -77,31 +83,26 @@ impl Exports {
     }
 
     /// Makes what is exported be what the pools say.
-    pub async fn follow(&self, pools: &[PoolReport], engine: &Engine) {
+    pub async fn follow(&self, pools: &[PoolReport], engine: &Rc<Engine>) {
         let _turn = self.changing.acquire(1).await;
         let wanted = wanted(pools);
         let ended: Vec<_> = {
             let running = self.running.borrow();
-            let stays = |key, one: &Running| wanted.get(key) == Some(&one.setting);
-            running
-                .iter()
-                .filter(|(key, one)| !stays(*key, one))
-                .map(|(key, _)| key.clone())
-                .collect()
+            running.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect()
         };
         for key in ended {
             self.end(&key).await;
         }
-        for (key, setting) in wanted {
+        for (key, wish) in wanted {
             if self.running.borrow().contains_key(&key) {
-                self.refresh(&key, engine).await;
+                self.refresh(&key, &wish, engine).await;
                 continue;
             }
             // A volume that doesn't answer would hold this up.
             if !pools.iter().any(|pool| pool.serves(&key.0)) {
                 continue;
             }
-            if let Err(error) = self.begin(&key, setting, engine).await {
+            if let Err(error) = self.begin(&key, wish, engine).await {
                 tracing::warn!(volume = %key.0, address = %key.1, %error, "not exported; tried again");
             }
         }
@@ -119,34 +120,33 @@ impl Exports {
     async fn begin(
         &self,
         key: &(VolumeName, ShelfSlot),
-        setting: ExportSetting,
-        engine: &Engine,
+        wish: Wish,
+        engine: &Rc<Engine>,
     ) -> Result<(), ApiError> {
         let (name, address) = key;
-        for interface in &setting.interfaces {
+        let Wish { setting, remembered } = wish;
+        // A list that can't be read may have locked somebody out: closed rather than open to all.
+        let remembered = remembered.map_err(|why| {
+            ApiError::new(ErrorCode::Invalid, why)
+                .remedy(format!("volume unexport {name}, and export it again"))
+        })?;
+        let interfaces = self.interfaces_of(&setting);
+        for interface in &interfaces {
             self.port(interface)?;
         }
         let device = engine.open_volume(&name.pool, &name.volume)?;
         let sectors = device.geometry().sectors;
-        if !setting.allow.is_empty() {
-            let macs = setting.allow.iter().map(|mac| mac.0).collect();
-            self.allowed.borrow_mut().insert(*address, macs);
-        }
-        let options = ExportOptions {
-            serial: format!("{address}"),
-            read_only: setting.read_only,
-            // The allow list is the administrator's: clients may not edit it by the protocol.
-            list_editors: if setting.allow.is_empty() {
-                ListEditors::All
-            } else {
-                ListEditors::Nobody
-            },
-            reach: Reach::Ports(setting.interfaces.iter().cloned().collect()),
-            ..ExportOptions::new(*address, name.to_string())
+        let memory = PoolMemory { engine: Rc::clone(engine), name: name.clone() };
+        let setup = ExportSetup {
+            memory: Some(Rc::new(memory)),
+            ..ExportSetup::new(
+                ExportDevice::Device(device),
+                options(name, &setting, &interfaces, remembered),
+            )
         };
         let id = self
             .driver
-            .add_export(ExportSetup::new(ExportDevice::Device(device), options))
+            .add_export(setup)
             .await
             .map_err(|error| ApiError::new(ErrorCode::Exists, error.to_string()))?;
         tracing::info!(volume = %name, %address, "exported");
@@ -158,22 +158,44 @@ impl Exports {
         let Some(one) = self.running.borrow_mut().remove(key) else { return };
         tracing::info!(volume = %key.0, address = %key.1, "not exported any more");
         self.driver.remove_export(one.id).await;
-        self.allowed.borrow_mut().remove(&key.1);
     }
 
-    /// Announces a volume that has grown.
-    async fn refresh(&self, key: &(VolumeName, ShelfSlot), engine: &Engine) {
+    /// Takes other settings without losing a request, and announces a volume that has grown.
+    async fn refresh(&self, key: &(VolumeName, ShelfSlot), wish: &Wish, engine: &Engine) {
         let Ok(device) = engine.open_volume(&key.0.pool, &key.0.volume) else { return };
         let sectors = device.geometry().sectors;
-        let id = {
-            let mut running = self.running.borrow_mut();
-            let Some(one) = running.get_mut(key).filter(|one| one.sectors != sectors) else {
-                return;
-            };
-            one.sectors = sectors;
-            one.id
+        let (id, changed, grown) = {
+            let running = self.running.borrow();
+            let Some(one) = running.get(key) else { return };
+            (one.id, one.setting != wish.setting, one.sectors != sectors)
         };
-        self.driver.refresh(id).await;
+        if changed {
+            let interfaces = self.interfaces_of(&wish.setting);
+            if let Err(error) = interfaces.iter().try_for_each(|name| self.port(name).map(drop)) {
+                return tracing::warn!(volume = %key.0, address = %key.1, %error, "the export stays as it was; tried again");
+            }
+            // What clients left is in the running export; this is only for its beginning.
+            let options = options(&key.0, &wish.setting, &interfaces, Remembered::default());
+            if let Err(error) = self.driver.set_options(id, options) {
+                return tracing::error!(volume = %key.0, address = %key.1, %error, "the export stays as it was");
+            }
+            tracing::info!(volume = %key.0, address = %key.1, "the export's settings changed");
+        }
+        if let Some(one) = self.running.borrow_mut().get_mut(key) {
+            one.setting = wish.setting.clone();
+            one.sectors = sectors;
+        }
+        if grown {
+            self.driver.refresh(id).await;
+        }
+    }
+
+    /// Where an export answers.
+    fn interfaces_of(&self, setting: &ExportSetting) -> Vec<String> {
+        if setting.interfaces.is_empty() {
+            return self.configured.iter().map(|interface| interface.name.clone()).collect();
+        }
+        setting.interfaces.clone()
     }
 
     /// The port on an interface, opened at its first use.
@@ -194,16 +216,20 @@ impl Exports {
             },
         )?;
         let port = Rc::new(port);
-        self.driver.add_port(Rc::new(GuardedPort {
-            port: Rc::clone(&port),
-            allowed: Rc::clone(&self.allowed),
-        }));
+        self.driver.add_port(Rc::clone(&port) as Rc<dyn aoe::driver::Port>);
         self.ports.borrow_mut().insert(name.to_owned(), Rc::clone(&port));
         Ok(port)
     }
 }
 
-fn wanted(pools: &[PoolReport]) -> BTreeMap<(VolumeName, ShelfSlot), ExportSetting> {
+/// An export as its pool has it.
+struct Wish {
+    setting: ExportSetting,
+    /// What clients left with it, or why that can't be read.
+    remembered: Result<Remembered, String>,
+}
+
+fn wanted(pools: &[PoolReport]) -> BTreeMap<(VolumeName, ShelfSlot), Wish> {
     let mut wanted = BTreeMap::new();
     for pool in pools {
         for volume in &pool.volumes {
@@ -213,92 +239,88 @@ fn wanted(pools: &[PoolReport]) -> BTreeMap<(VolumeName, ShelfSlot), ExportSetti
             }
             for setting in VolumeSettings::from_properties(&volume.properties).exports {
                 let address = ShelfSlot::new(setting.address.shelf, setting.address.slot);
-                wanted.insert((name.clone(), address), setting);
+                let remembered = ExportState::read(&volume.properties, setting.address)
+                    .map_err(|error| error.to_string());
+                wanted.insert((name.clone(), address), Wish { setting, remembered });
             }
         }
     }
     wanted
 }
 
-/// A port that hears only whom the exports' allow lists name.
-struct GuardedPort {
-    port: Rc<PacketPort>,
-    allowed: AllowLists,
+/// How an export behaves. With an allow list it is there for those clients only: nothing that others
+/// send is answered, searches included, and nothing tells them of it. That list is the
+/// administrator's, so clients can't lock out each other by the protocol's own lists either.
+fn options(
+    name: &VolumeName,
+    setting: &ExportSetting,
+    interfaces: &[String],
+    remembered: Remembered,
+) -> ExportOptions {
+    let address = ShelfSlot::new(setting.address.shelf, setting.address.slot);
+    let allowed: BTreeSet<MacAddr> = setting.allow.iter().map(|mac| mac.0).collect();
+    let mut options = ExportOptions {
+        serial: format!("{address}"),
+        read_only: setting.read_only,
+        reach: Reach::Ports(interfaces.iter().cloned().collect()),
+        remembered,
+        probe: Probe::Report,
+        ..ExportOptions::new(address, name.to_string())
+    };
+    if !allowed.is_empty() {
+        let rule = AccessRule { accept: allowed, deny: BTreeSet::new() };
+        let rules = AccessOperation::ALL.map(|operation| (operation, rule.clone()));
+        options.access = AccessPolicy { default: Access::Reject, rules: rules.into() };
+        options.list_editors = ListEditors::Nobody;
+        options.on_refusal = OnRefusal::Silent;
+        // To ask all stations whether somebody else has the address would tell them of it. Others who
+        // answer for it are heard all the same.
+        options.probe = Probe::Off;
+    }
+    options
 }
 
-impl Port for GuardedPort {
-    fn name(&self) -> String {
-        self.port.name()
-    }
+/// What clients leave with an export is kept in the pool, beside its settings: it comes back with the
+/// supervisor, and moves with the pool.
+struct PoolMemory {
+    engine: Rc<Engine>,
+    name: VolumeName,
+}
 
-    fn mac(&self) -> MacAddr {
-        self.port.mac()
-    }
-
-    fn mtu_bytes(&self) -> usize {
-        self.port.mtu_bytes()
-    }
-
-    fn transmit(&self, frames: &mut Vec<Frame>) {
-        self.port.transmit(frames);
-    }
-
-    fn readable(&self) -> LocalBoxFuture<'static, ()> {
-        self.port.readable()
-    }
-
-    fn receive(&self, sink: &mut dyn FnMut(&[u8])) -> usize {
-        let allowed = self.allowed.borrow();
-        self.port.receive(&mut |frame| {
-            if is_heard(frame, &allowed) {
-                sink(frame);
-            }
-        })
+impl Memory for PoolMemory {
+    fn store(
+        &self,
+        address: ShelfSlot,
+        state: Remembered,
+    ) -> LocalBoxFuture<'static, Result<(), IoError>> {
+        let (engine, name) = (Rc::clone(&self.engine), self.name.clone());
+        async move {
+            let key = ExportState::key(api_address(address));
+            let empty = state == Remembered::default();
+            let text = (!empty).then(|| property_text(&ExportState::from(&state)));
+            let stored = engine.set_property(&name.pool, &name.volume, &key, text).await;
+            stored.map_err(|error| {
+                tracing::warn!(volume = %name, %address, "a client's change is not kept: {error}");
+                IoError::Lost
+            })
+        }
+        .boxed_local()
     }
 }
 
-/// Whether a frame may reach the target. A query to all addresses passes: it learns of exports, but
-/// any command to a guarded one needs its client on the list.
-fn is_heard(frame: &[u8], allowed: &BTreeMap<ShelfSlot, BTreeSet<MacAddr>>) -> bool {
-    if allowed.is_empty() {
-        return true;
+/// Says it when others answer for an address of ours: their clients may write to both.
+async fn tell_conflicts(driver: TargetDriver) {
+    loop {
+        let TargetEvent::AddressConflict { export, mac, .. } = driver.next_event().await else {
+            continue;
+        };
+        let all = driver.exports();
+        if let Some(export) = all.iter().find(|status| status.id == export) {
+            let (address, volume) = (export.options.address, &export.options.name);
+            tracing::error!(%address, volume, %mac, "another machine answers for this export's address; clients take both for one disk");
+        }
     }
-    let Ok(header) = Header::parse(frame) else { return false };
-    let is_query = header.command == Command::Config && !header.address.is_concrete();
-    is_query
-        || allowed
-            .iter()
-            .filter(|(address, _)| header.address.matches(**address))
-            .all(|(_, clients)| clients.contains(&header.source))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn frame(source: u8, shelf: u16, slot: u8, command: u8) -> Vec<u8> {
-        let mut frame = vec![0xff; 6];
-        frame.extend([2, 0, 0, 0, 0, source, 0x88, 0xa2, 0x10, 0]);
-        frame.extend(shelf.to_be_bytes());
-        frame.extend([slot, command, 0, 0, 0, 1]);
-        frame.resize(60, 0);
-        frame
-    }
-
-    #[test]
-    fn only_listed_clients_reach_a_guarded_export() {
-        let mac = |last| MacAddr([2, 0, 0, 0, 0, last]);
-        let guarded = BTreeMap::from([(ShelfSlot::new(7, 1), BTreeSet::from([mac(1)]))]);
-        // ATA and Config commands, from the listed and from another client.
-        for command in [0, 1] {
-            assert!(is_heard(&frame(1, 7, 1, command), &guarded));
-            assert!(!is_heard(&frame(2, 7, 1, command), &guarded));
-            assert!(is_heard(&frame(2, 7, 2, command), &guarded));
-        }
-        // To all addresses: a query passes, a command doesn't.
-        assert!(is_heard(&frame(2, 0xffff, 0xff, 1), &guarded));
-        assert!(!is_heard(&frame(2, 0xffff, 0xff, 0), &guarded));
-        assert!(!is_heard(&[0; 10], &guarded));
-        assert!(is_heard(&frame(2, 7, 1, 0), &BTreeMap::new()));
-    }
-}
+mod tests;

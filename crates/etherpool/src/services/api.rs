@@ -343,7 +343,7 @@ async fn export(
     State(services): App,
     Path(name): Path<(String, String)>,
     body: Bytes,
-) -> Answer<()> {
+) -> Answer<ShelfSlot> {
     let request: ExportVolume = read(&body)?;
     Ok(Json(services.export(&volume_name(name)?, request).await?))
 }

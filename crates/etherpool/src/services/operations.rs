@@ -3,19 +3,20 @@
 //! What is to last is written into the pool first and done by the keeper; when the keeper can't,
 //! the former setting is put back, so that a mistake isn't tried for ever.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use control::api::{
-    ApiError, CreateVolume, ErrorCode, ExportVolume, MountVolume, PoolReportExt as _, ServeFtp,
-    UnexportVolume,
+    ApiError, CreateVolume, ErrorCode, ExportVolume, MountVolume, PoolReportExt as _, SeenTarget,
+    ServeFtp, UnexportVolume,
 };
 use control::channel::EngineRequest;
-use control::names::VolumeName;
+use control::names::{ShelfSlot, VolumeName};
 use control::settings::{
-    DEVICE_KEY, EXPORTS_KEY, EXPORTS_MAX, ExportSetting, FTP_KEY, FtpSetting, MOUNT_KEY,
-    MountSetting, SettingError, VolumeSettings, property_text,
+    DEVICE_KEY, EXPORTS_KEY, EXPORTS_MAX, ExportSetting, ExportState, FTP_KEY, FtpSetting,
+    MOUNT_KEY, MountSetting, SettingError, VolumeSettings, property_text,
 };
 use pool::{PoolReport, VolumeReport};
 
@@ -331,17 +332,26 @@ impl Services {
     }
 
     /// Exports by AoE, now and from now on. The engine does it when it sees the property.
-    pub async fn export(&self, name: &VolumeName, request: ExportVolume) -> Result<(), ApiError> {
+    pub async fn export(
+        &self,
+        name: &VolumeName,
+        request: ExportVolume,
+    ) -> Result<ShelfSlot, ApiError> {
+        let pools = self.fresh_pools().await?;
+        let (_, volume) = find(&pools, name)?;
+        let settings = VolumeSettings::from_properties(&volume.properties);
+        let address = match (request.address, settings.exports.as_slice()) {
+            (Some(address), _) => address,
+            // The one that there is, with other settings.
+            (None, [only]) => only.address,
+            (None, _) => self.free_address(&pools).await?,
+        };
         let setting = ExportSetting {
-            address: request.address,
+            address,
             interfaces: request.interfaces,
             allow: request.allow,
             read_only: request.read_only,
         };
-        valid(setting.validate())?;
-        let pools = self.fresh_pools().await?;
-        let (_, volume) = find(&pools, name)?;
-        let settings = VolumeSettings::from_properties(&volume.properties);
         if settings.mount.is_some() && !setting.read_only {
             return Err(ApiError::new(
                 ErrorCode::Busy,
@@ -356,8 +366,9 @@ impl Services {
             )
             .remedy("choose another address"));
         }
+        let is_new = settings.exports.iter().all(|export| export.address != address);
         let mut exports = settings.exports;
-        exports.retain(|export| export.address != setting.address);
+        exports.retain(|export| export.address != address);
         if exports.len() >= EXPORTS_MAX {
             return Err(ApiError::new(
                 ErrorCode::Invalid,
@@ -367,7 +378,25 @@ impl Services {
         let check = EngineRequest::CheckExport { export: setting.clone() };
         let () = self.engine.call(check).await?;
         exports.push(setting);
-        self.set(name, EXPORTS_KEY, Some(property_text(&exports))).await
+        let state = ExportState::key(address);
+        if is_new && volume.properties.contains_key(&state) {
+            // Left by an export that ended in the same moment as a client changed it.
+            self.set(name, &state, None).await?;
+        }
+        self.set(name, EXPORTS_KEY, Some(property_text(&exports))).await?;
+        Ok(address)
+    }
+
+    /// An address that no volume has and nobody in sight answers for.
+    async fn free_address(&self, pools: &[PoolReport]) -> Result<ShelfSlot, ApiError> {
+        let seen: Vec<SeenTarget> = self.engine.call(EngineRequest::Discover).await?;
+        let volumes = pools.iter().flat_map(|pool| &pool.volumes);
+        let own = volumes.flat_map(|v| VolumeSettings::from_properties(&v.properties).exports);
+        let taken = own.map(|export| export.address).chain(seen.iter().map(|seen| seen.address));
+        choose_address(self.owner, &taken.collect()).ok_or_else(|| {
+            ApiError::new(ErrorCode::Exists, "all addresses of the supervisor's shelf are taken")
+                .remedy("name one: aoe:eSHELF.SLOT")
+        })
     }
 
     /// Ends exports, now and from now on.
@@ -376,10 +405,11 @@ impl Services {
         name: &VolumeName,
         request: UnexportVolume,
     ) -> Result<(), ApiError> {
-        let mut exports = self.settings(name).await?.exports;
-        let before = exports.len();
-        exports.retain(|export| request.address.is_some_and(|address| address != export.address));
-        if exports.len() == before {
+        let all = self.settings(name).await?.exports;
+        let (exports, ended): (Vec<_>, Vec<_>) = all
+            .into_iter()
+            .partition(|export| request.address.is_some_and(|address| address != export.address));
+        if ended.is_empty() {
             let what = match request.address {
                 Some(address) => format!("{name} is not exported as aoe:{address}"),
                 None => format!("{name} is not exported"),
@@ -387,8 +417,27 @@ impl Services {
             return Err(ApiError::new(ErrorCode::NotFound, what));
         }
         let value = if exports.is_empty() { None } else { Some(property_text(&exports)) };
-        self.set(name, EXPORTS_KEY, value).await
+        self.set(name, EXPORTS_KEY, value).await?;
+        // What clients left with it goes with it: under another export of the address it would lock
+        // out somebody else.
+        for export in ended {
+            self.set(name, &ExportState::key(export.address), None).await?;
+        }
+        Ok(())
     }
+}
+
+/// Shelves that are chosen by ourselves start here, above what people give by hand.
+const FIRST_CHOSEN_SHELF: u16 = 0x400;
+/// Linux refuses shelf 4095 ("dip switches"), and 65535 means all.
+const CHOSEN_SHELVES: u16 = 0xfff - FIRST_CHOSEN_SHELF;
+
+/// The lowest free address of the shelf that follows from the owner's identity: another supervisor
+/// has most likely another. The address is kept with the export, whoever has the pool then.
+fn choose_address(owner: uuid::Uuid, taken: &BTreeSet<ShelfSlot>) -> Option<ShelfSlot> {
+    let spread = block::crc32c(owner.as_bytes()) % u32::from(CHOSEN_SHELVES);
+    let shelf = FIRST_CHOSEN_SHELF + u16::try_from(spread).unwrap_or_default();
+    (0..255).map(|slot| ShelfSlot { shelf, slot }).find(|address| !taken.contains(address))
 }
 
 fn other_volumes<'a>(
@@ -424,4 +473,26 @@ fn user_of_address(
     other_volumes(pools, name)
         .find(|(_, other)| other.exports.iter().any(|export| export.address == setting.address))
         .map(|(name, _)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_chosen_on_one_shelf_and_never_twice() {
+        let owner = uuid::Uuid::from_u128(7);
+        let mut taken = BTreeSet::new();
+        while let Some(address) = choose_address(owner, &taken) {
+            assert!((FIRST_CHOSEN_SHELF..0xfff).contains(&address.shelf) && address.slot < 255);
+            assert!(taken.insert(address), "{address} twice");
+        }
+        assert_eq!(taken.len(), 255);
+        let shelves: BTreeSet<_> = taken.iter().map(|address| address.shelf).collect();
+        assert_eq!(shelves.len(), 1);
+        assert_ne!(
+            choose_address(uuid::Uuid::from_u128(8), &BTreeSet::new()).map(|a| a.shelf),
+            shelves.first().copied()
+        );
+    }
 }

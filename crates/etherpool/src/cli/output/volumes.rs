@@ -94,7 +94,11 @@ pub fn uses(properties: &BTreeMap<String, String>) -> String {
     }
     for export in &settings.exports {
         let kind = if export.read_only { " read-only" } else { "" };
-        uses.push(format!("aoe:{}{kind} on {}", export.address, export.interfaces.join(",")));
+        let on = match export.interfaces.as_slice() {
+            [] => String::new(),
+            interfaces => format!(" on {}", interfaces.join(",")),
+        };
+        uses.push(format!("aoe:{}{kind}{on}", export.address));
     }
     uses.join(", ")
 }

@@ -1,0 +1,150 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use aoe::target::{Abilities, DeviceState, PortId, Target};
+use block::{DurabilityClass, Geometry, Instant};
+use control::settings::MacText;
+
+const ALLOWED: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+const STRANGER: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+const OWN: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xaa]);
+const BROADCAST: MacAddr = MacAddr([0xff; 6]);
+
+fn setting(allow: &[MacAddr]) -> ExportSetting {
+    ExportSetting {
+        address: control::names::ShelfSlot { shelf: 7, slot: 1 },
+        interfaces: Vec::new(),
+        allow: allow.iter().copied().map(MacText).collect(),
+        read_only: false,
+    }
+}
+
+/// A target with one export of these settings, that has said what it says by itself.
+fn target(allow: &[MacAddr]) -> (Target, Vec<Vec<u8>>) {
+    let identity = NodeIdentity { id: uuid::Uuid::from_u128(1), name: "host".into() };
+    let mut target = Target::new(identity, 1);
+    let name = VolumeName::new("pool", "volume");
+    let options = options(&name, &setting(allow), &["eth0".to_owned()], Remembered::default());
+    let device = DeviceState {
+        geometry: Geometry {
+            sectors: 1000,
+            physical_block_bytes: 4096,
+            max_transfer_bytes: 1 << 20,
+            read_only: false,
+            class: DurabilityClass::Durable,
+        },
+        instance: block::Instance::default(),
+        ownership: aoe::medium::Ownership::Unclaimed { labelled: false },
+    };
+    target.set_port(PortId(0), "eth0".into(), OWN, 9000);
+    target
+        .add_export(options, device, Abilities { remembers: true, ..Abilities::default() })
+        .unwrap();
+    let said = frames(&mut target);
+    (target, said)
+}
+
+/// What the target sends. Requests to its device are left unanswered, and are told too: a frame that
+/// makes the device work shows itself by the time that this takes.
+fn frames(target: &mut Target) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    while let Some((_, frame)) = target.poll_transmit() {
+        let mut bytes = frame.head.to_vec();
+        bytes.extend_from_slice(&frame.payload);
+        frames.push(bytes);
+    }
+    while target.poll_io().is_some() {
+        frames.push(Vec::new());
+    }
+    frames
+}
+
+/// Every command there is, to every form of the address, to the target's own address and to all
+/// stations, as short, full and overlong frames, of our version and of others, with all flags that a
+/// request can have, and with the arguments that decide what a command does.
+fn all_frames(source: MacAddr) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    let addresses = [(7u16, 1u8), (0xffff, 1), (7, 0xff), (0xffff, 0xff)];
+    for destination in [OWN, BROADCAST] {
+        for (shelf, slot) in addresses {
+            for command in [0u8, 1, 2, 3, 4, 0xf0, 0xff] {
+                for flags in [0x10u8, 0x13, 0x20, 0x00] {
+                    for argument in arguments(command) {
+                        for len in [24usize, 32, 36, 60, 36 + 512, 1500] {
+                            let mut frame = destination.0.to_vec();
+                            frame.extend(source.0);
+                            frame.extend([0x88, 0xa2, flags, 0]);
+                            frame.extend(shelf.to_be_bytes());
+                            frame.extend([slot, command, 0, 0, 0, 9]);
+                            frame.extend(&argument);
+                            frame.resize(len, 0);
+                            frames.push(frame);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    frames
+}
+
+fn arguments(command: u8) -> Vec<Vec<u8>> {
+    match command {
+        // Flags, feature, count, command, address.
+        0 => [0x20u8, 0x24, 0x30, 0x34, 0xec, 0xe7, 0xea, 0xe5, 0xef, 0xb0, 0x00]
+            .into_iter()
+            .flat_map(|ata| {
+                [0x00u8, 0x40]
+                    .into_iter()
+                    .map(move |flags| vec![flags, 0x02, 1, ata, 0, 0, 0, 0xa0, 0, 0, 0, 0])
+            })
+            .collect(),
+        // Read, test, test of a prefix, set, force.
+        1 => (0u8..=5).map(|what| vec![0, 0, 0, 0, 0, 0x10 | what, 0, 0]).collect(),
+        // Read, edit: add the sender.
+        2 => vec![vec![0, 0, 0, 0], [vec![0, 1, 0, 1, 0, 1], STRANGER.0.to_vec()].concat()],
+        // Read, set, force set.
+        3 => (0u8..=2).map(|what| [vec![what, 1], STRANGER.0.to_vec()].concat()).collect(),
+        _ => vec![vec![0; 16]],
+    }
+}
+
+#[test]
+fn a_stranger_learns_nothing_by_any_frame() {
+    let (mut target, announced) = target(&[ALLOWED]);
+    let to = |frame: &Vec<u8>| MacAddr(frame[..6].try_into().unwrap());
+    assert!(announced.iter().all(|frame| to(frame) == ALLOWED), "{announced:02x?}");
+    let mut sent = 0;
+    for (at, frame) in all_frames(STRANGER).into_iter().enumerate() {
+        target.handle_frame(Instant::from_nanos(at as u64 * 1_000_000), PortId(0), &frame);
+        let answers = frames(&mut target);
+        assert!(answers.is_empty(), "{frame:02x?}\n{answers:02x?}");
+        sent += 1;
+    }
+    assert!(sent > 2000);
+    let stats = target.exports()[0].stats;
+    assert_eq!((stats.reads, stats.writes, stats.others, stats.refused), (0, 0, 0, 0));
+    assert_eq!(target.exports()[0].remembered, Remembered::default());
+}
+
+#[test]
+fn the_clients_on_the_list_are_served() {
+    for allow in [&[ALLOWED][..], &[]] {
+        let (mut target, announced) = target(allow);
+        assert!(!announced.is_empty());
+        let answered = all_frames(ALLOWED).into_iter().filter(|frame| {
+            target.handle_frame(Instant::default(), PortId(0), frame);
+            !frames(&mut target).is_empty()
+        });
+        assert!(answered.count() > 100);
+    }
+}
+
+#[test]
+fn clients_on_the_list_cannot_lock_out_each_other() {
+    let name = VolumeName::new("pool", "volume");
+    let guarded = options(&name, &setting(&[ALLOWED]), &[], Remembered::default());
+    assert!(!guarded.list_editors.allows(ALLOWED));
+    let open = options(&name, &setting(&[]), &[], Remembered::default());
+    assert!(open.list_editors.allows(ALLOWED) && open.access.allows_all(AccessOperation::Write));
+}
