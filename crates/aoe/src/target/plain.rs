@@ -311,7 +311,7 @@ pub(super) fn finish(export: &mut Export, shared: &mut Shared, work: &PlainWork,
     let is_read = matches!(request.command, AtaCommand::READ | AtaCommand::READ_EXT);
     let is_write = matches!(request.command, AtaCommand::WRITE | AtaCommand::WRITE_EXT);
     if is_write && let Some(recent) = export.meter.recent(work.origin.client) {
-        recent.finished(request.header.tag, result.is_ok());
+        recent.finished(request.header.tag, work.origin.arrived, result.is_ok());
     }
     let (reply, data) = match result.map(|completion| completion.value) {
         Ok(IoValue::Data(data)) if is_read && data.len() as u64 == range.len_bytes() => {

@@ -9,7 +9,6 @@
 //! another command or other data takes that back, and nothing counts that was before the client
 //! began anew (asked what the disk is), or is older than a frame can be.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use block::{Instant, SectorRange};
@@ -46,16 +45,26 @@ pub(super) enum Verdict {
 struct Entry {
     range: SectorRange,
     crc: u32,
-    done: bool,
+    state: State,
     arrived: Instant,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Waits,
+    Done,
+    /// It failed, and may come again.
+    Void,
 }
 
 /// A client's last writes.
 #[derive(Default)]
 pub(super) struct Recent {
-    /// Apart from the rest, because every command looks through them.
-    tags: VecDeque<u32>,
-    entries: VecDeque<Entry>,
+    /// Apart from the rest, because every command looks through all of them. None is there twice.
+    tags: Vec<u32>,
+    entries: Vec<Entry>,
+    /// Where the next one goes, once there are as many as there may be.
+    oldest: usize,
     /// Different tags in a row.
     distinct: u32,
     pub last_used: Instant,
@@ -65,26 +74,26 @@ impl Recent {
     /// A write has arrived; a new one is remembered.
     pub(super) fn write(&mut self, print: Print, now: Instant) -> Verdict {
         self.last_used = now;
-        let known = self.find(print.tag).map(|index| self.entries[index]);
-        match known {
-            None => self.distinct = self.distinct.saturating_add(1),
-            Some(known) => {
-                let same = known.range == print.range && known.crc == print.crc;
-                let young = now.since(known.arrived) < AGE_MAX;
-                if same && young && self.distinct >= PROOF {
-                    return if known.done { Verdict::Done } else { Verdict::Waits };
-                }
+        let Print { tag, range, crc } = print;
+        let mut entry = Entry { range, crc, state: State::Waits, arrived: now };
+        let Some(index) = self.find(tag) else {
+            self.distinct = self.distinct.saturating_add(1);
+            self.remember(tag, entry);
+            return Verdict::New;
+        };
+        let known = &mut self.entries[index];
+        let same = known.range == range && known.crc == crc;
+        let young = now.since(known.arrived) < AGE_MAX;
+        match known.state {
+            State::Void if same => std::mem::swap(known, &mut entry),
+            State::Waits if same && young && self.distinct >= PROOF => return Verdict::Waits,
+            State::Done if same && young && self.distinct >= PROOF => return Verdict::Done,
+            _ => {
                 // Its tags come back: who knows what it means by them.
                 self.forget();
+                self.remember(tag, entry);
             }
         }
-        if self.tags.len() >= WRITES_MAX {
-            self.tags.pop_front();
-            self.entries.pop_front();
-        }
-        let Print { tag, range, crc } = print;
-        self.tags.push_back(tag);
-        self.entries.push_back(Entry { range, crc, done: false, arrived: now });
         Verdict::New
     }
 
@@ -96,13 +105,11 @@ impl Recent {
     }
 
     /// A write has been executed; one that failed may come again.
-    pub(super) fn finished(&mut self, tag: u32, succeeded: bool) {
-        let Some(index) = self.find(tag) else { return };
-        if succeeded {
-            self.entries[index].done = true;
-        } else {
-            self.tags.remove(index);
-            self.entries.remove(index);
+    pub(super) fn finished(&mut self, tag: u32, arrived: Instant, succeeded: bool) {
+        let known = self.find(tag).map(|index| &mut self.entries[index]);
+        // Of the same tag there may have been another, forgotten since.
+        if let Some(known) = known.filter(|known| known.arrived == arrived) {
+            known.state = if succeeded { State::Done } else { State::Void };
         }
     }
 
@@ -110,16 +117,29 @@ impl Recent {
     pub(super) fn forget(&mut self) {
         self.tags.clear();
         self.entries.clear();
+        self.oldest = 0;
         self.distinct = 0;
     }
 
-    /// From the latest on: its answer or its duplicate is what comes first.
+    fn remember(&mut self, tag: u32, entry: Entry) {
+        if self.tags.len() < WRITES_MAX {
+            self.tags.push(tag);
+            self.entries.push(entry);
+            return;
+        }
+        self.tags[self.oldest] = tag;
+        self.entries[self.oldest] = entry;
+        self.oldest = (self.oldest + 1) % WRITES_MAX;
+    }
+
     fn find(&self, tag: u32) -> Option<usize> {
-        let (front, back) = self.tags.as_slices();
-        let in_back = back.iter().rposition(|known| *known == tag);
-        in_back
-            .map(|index| index + front.len())
-            .or_else(|| front.iter().rposition(|known| *known == tag))
+        // Without a way out of the inner loop, it becomes a few comparisons of many tags at once.
+        const TOGETHER: usize = 32;
+        let hit = |tags: &[u32]| tags.iter().fold(false, |hit, known| hit | (*known == tag));
+        let chunk = self.tags.chunks(TOGETHER).position(hit)?;
+        let first = chunk * TOGETHER;
+        let within = self.tags[first..].iter().position(|known| *known == tag)?;
+        Some(first + within)
     }
 }
 
@@ -141,7 +161,7 @@ mod tests {
         let mut recent = Recent::default();
         for n in 0..PROOF {
             assert_eq!(recent.write(print(1000 + n, 0, n), at(0)), Verdict::New);
-            recent.finished(1000 + n, true);
+            recent.finished(1000 + n, at(0), true);
         }
         recent
     }
@@ -151,17 +171,30 @@ mod tests {
         let mut recent = proven();
         assert_eq!(recent.write(print(1, 5, 7), at(0)), Verdict::New);
         assert_eq!(recent.write(print(1, 5, 7), at(1)), Verdict::Waits);
-        recent.finished(1, true);
+        recent.finished(1, at(0), true);
         assert_eq!(recent.write(print(1, 5, 7), at(1)), Verdict::Done);
         assert_eq!(recent.write(print(1, 5, 7), at(9_999)), Verdict::Done);
         assert_eq!(recent.write(print(1, 5, 7), at(10_000)), Verdict::New, "no frame is that old");
     }
 
     #[test]
+    fn an_answer_is_for_its_own_write() {
+        let mut recent = proven();
+        recent.write(print(1, 5, 7), at(0));
+        recent.other(1);
+        recent.write(print(1, 5, 8), at(1));
+        for n in 0..PROOF {
+            recent.write(print(2000 + n, 0, n), at(1));
+        }
+        recent.finished(1, at(0), true);
+        assert_eq!(recent.write(print(1, 5, 8), at(1)), Verdict::Waits);
+    }
+
+    #[test]
     fn what_failed_may_come_again() {
         let mut recent = proven();
         recent.write(print(1, 5, 7), at(0));
-        recent.finished(1, false);
+        recent.finished(1, at(0), false);
         assert_eq!(recent.write(print(1, 5, 7), at(1)), Verdict::New);
     }
 
@@ -170,9 +203,9 @@ mod tests {
         for another in [print(1, 6, 7), print(1, 5, 8)] {
             let mut recent = proven();
             recent.write(print(1, 5, 7), at(0));
-            recent.finished(1, true);
+            recent.finished(1, at(0), true);
             assert_eq!(recent.write(another, at(0)), Verdict::New);
-            recent.finished(1, true);
+            recent.finished(1, at(0), true);
             assert_eq!(recent.write(another, at(0)), Verdict::New);
             assert_eq!(recent.write(print(1, 5, 7), at(0)), Verdict::New);
         }
@@ -196,7 +229,7 @@ mod tests {
             for round in 0..1000 {
                 let tag = round % tags;
                 assert_eq!(recent.write(print(tag, 5, tag), at(0)), Verdict::New);
-                recent.finished(tag, true);
+                recent.finished(tag, at(0), true);
             }
         }
     }
