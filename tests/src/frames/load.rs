@@ -23,6 +23,8 @@ const RETRY: Duration = Duration::from_millis(200);
 /// Requests under way: what the low bits of a tag can number.
 const DEPTH_MAX: usize = 1 << SLOT_BITS;
 const SLOT_BITS: u32 = 9;
+/// Bit 31 stays clear, as of the kernel's tags; bit 30 is of single questions.
+const TAG_MASK: u32 = 0x3fff_ffff;
 /// Empty looks for answers between two looks at the clock.
 const LOOKS: u32 = 64;
 /// How long the last answers are waited for.
@@ -115,7 +117,8 @@ struct Slot {
     last_sent: Instant,
     block: usize,
     write: bool,
-    retried: bool,
+    /// How often it was sent again.
+    repeated: u32,
     idle: bool,
 }
 
@@ -138,10 +141,12 @@ struct Run<'a> {
 /// What is known of a block that is verified.
 #[derive(Clone, Copy, Default)]
 struct Block {
+    /// What was written last.
     version: u32,
+    /// The first write to it that was sent twice, if one was: the late one may come after any later
+    /// write, so from then on each version since may be what is read.
+    doubled: Option<u32>,
     busy: bool,
-    /// A write to it was sent twice: the late one may come after any later write.
-    unsure: bool,
 }
 
 impl<'a> Run<'a> {
@@ -176,7 +181,7 @@ impl<'a> Run<'a> {
             last_sent: Instant::now(),
             block: 0,
             write: false,
-            retried: false,
+            repeated: 0,
             idle: true,
         };
         let known = if options.kind == Kind::Verify { blocks } else { 0 };
@@ -256,7 +261,9 @@ impl<'a> Run<'a> {
             };
             let index = tag as usize & (DEPTH_MAX - 1);
             let Some(slot) = slots.get_mut(index) else { return lost += 1 };
-            if slot.idle || tag_for(slot.uses, index) != tag {
+            // An answer to an earlier asking of the same request is one too.
+            let age = (tag_for(slot.uses, index).wrapping_sub(tag) & TAG_MASK) >> SLOT_BITS;
+            if slot.idle || age > slot.repeated {
                 return lost += 1;
             }
             slot.idle = true;
@@ -271,7 +278,9 @@ impl<'a> Run<'a> {
             }
             if let Some(block) = blocks.get_mut(slot.block) {
                 block.busy = false;
-                block.unsure |= slot.write && slot.retried;
+                if slot.write && slot.repeated > 0 {
+                    block.doubled.get_or_insert(block.version);
+                }
             }
             answered.push(index);
         })?;
@@ -292,7 +301,7 @@ impl<'a> Run<'a> {
         let slot = &mut self.slots[index];
         slot.block = block;
         slot.write = write;
-        slot.retried = false;
+        slot.repeated = 0;
         slot.idle = false;
         slot.frame[24] = if write { 0x41 } else { 0x40 };
         slot.frame[27] = if write { WRITE_EXT } else { READ_EXT };
@@ -325,10 +334,9 @@ impl<'a> Run<'a> {
             };
             match (self.options.kind, self.blocks.get(block)) {
                 (Kind::Verify, Some(known)) if known.busy => {}
-                // Nobody can say what is in it: only written, and never believed again.
+                // Before the first write nobody can say what is in it.
                 (Kind::Verify, Some(known)) => {
-                    let unknown = known.version == 0 || known.unsure;
-                    return (block, unknown || self.random.random());
+                    return (block, known.version == 0 || self.random.random());
                 }
                 (kind, _) => return (block, kind == Kind::Write),
             }
@@ -346,7 +354,7 @@ impl<'a> Run<'a> {
             let tag = tag_for(slot.uses, index);
             slot.frame[20..24].copy_from_slice(&tag.to_be_bytes());
             slot.last_sent = now;
-            if !slot.retried {
+            if slot.repeated == 0 {
                 slot.sent = now;
             }
         }
@@ -364,12 +372,14 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Asks again where no answer came: with a new tag, the old answer isn't waited for any more.
+    /// Asks again where no answer came, with a new tag, each time after twice as long a while: who
+    /// asks too often adds to what keeps the answer from coming.
     fn resend(&mut self, now: Instant) {
         for (index, slot) in self.slots.iter_mut().enumerate() {
-            let late = now.saturating_duration_since(slot.last_sent) >= RETRY;
+            let patience = RETRY * (1 << slot.repeated.min(3));
+            let late = now.saturating_duration_since(slot.last_sent) >= patience;
             if !slot.idle && late && !self.unsent.contains(&index) {
-                slot.retried = true;
+                slot.repeated += 1;
                 self.report.retried += 1;
                 self.unsent.push(index);
             }
@@ -402,20 +412,22 @@ impl<'a> Run<'a> {
 
 /// Compares what was read.
 fn judge(options: &LoadOptions, report: &mut Report, slot: &Slot, known: &Block, data: &[u8]) {
-    if slot.write || known.unsure {
+    if slot.write {
         return;
     }
     report.verified += 1;
     let sectors = (options.bytes / SECTOR_BYTES) as u64;
     let lba = options.offset_bytes / SECTOR_BYTES as u64 + slot.block as u64 * sectors;
     let data = &data[..options.bytes];
-    if let Some(wrong) = pattern::check(data, lba, known.version.into(), options.seed) {
+    let (last, first) = (u64::from(known.version), known.doubled.unwrap_or(known.version).into());
+    // Which of the possible ones it says it is; all of it must be that one.
+    let version = pattern::version_of(data).clamp(first, last);
+    if let Some(wrong) = pattern::check(data, lba, version, options.seed) {
         report.corrupt += 1;
         report.first_corrupt.get_or_insert(wrong);
     }
 }
 
-/// Bit 31 stays clear, as of the kernel's tags; bit 30 is of single questions.
 fn tag_for(uses: u32, slot: usize) -> u32 {
-    (uses << SLOT_BITS | slot as u32) & 0x3fff_ffff
+    (uses << SLOT_BITS | slot as u32) & TAG_MASK
 }

@@ -23,6 +23,11 @@ pub(super) fn fill(data: &mut [u8], lba: u64, version: u64, seed: u64) {
     }
 }
 
+/// Which version `data` says it is.
+pub(super) fn version_of(data: &[u8]) -> u64 {
+    data.get(8..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
 /// What is wrong with `data`, if anything is.
 pub(super) fn check(data: &[u8], lba: u64, version: u64, seed: u64) -> Option<String> {
     let mut expected = vec![0; data.len()];

@@ -86,7 +86,7 @@ impl Owner {
             return self.frame(0x02, 0, 0, &payload, 0);
         }
         if self.id == 0 || choices.often(8) {
-            self.incarnation += 1;
+            self.incarnation = self.incarnation.wrapping_add(1);
             let (id, sequence) = (std::mem::take(&mut self.id), 0);
             let payload = [[0x0c; 16], [self.incarnation; 16]].concat();
             let hello = self.frame(0x01, 0, 0, &payload, sequence);
