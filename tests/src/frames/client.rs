@@ -47,6 +47,20 @@ impl Client {
         Ok(client)
     }
 
+    /// The same from another address than the interface's, and not as patiently.
+    pub fn connect_as(
+        interface: &InterfaceSpec,
+        mac: MacAddr,
+        address: ShelfSlot,
+    ) -> anyhow::Result<Client> {
+        let socket = FrameSocket::open(interface, None)?;
+        let mut client = Client { socket, mac, address, target: BROADCAST };
+        let request = config_request(header(BROADCAST, mac, address, 1, client.tag()));
+        let answer = client.ask(&request, 3)?.with_context(|| format!("no {address}"))?;
+        client.target = MacAddr(*answer[6..].first_chunk().context("a short answer")?);
+        Ok(client)
+    }
+
     /// Whether the export at `address` answers a broadcast query at once.
     pub fn probe(interface: &InterfaceSpec, address: ShelfSlot) -> bool {
         let Ok(socket) = FrameSocket::open(interface, Some(Role::Replies)) else { return false };

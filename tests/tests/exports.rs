@@ -1,0 +1,120 @@
+//! Volumes as AoE disks: there for whom they are exported, for nobody else, and as their clients left
+//! them after a crash.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use std::process::Command;
+
+use aoe::wire::{MacAddr, ShelfSlot};
+use blackbox::frames::{BROADCAST, Client, ata_request, config_request, header};
+use blackbox::{Lab, LabOptions, wait_until};
+use os::net::InterfaceSpec;
+
+const VOLUME: &str = "cluster/two";
+const CONFIG: u8 = 1;
+const READ_EXT: u8 = 0x24;
+const IDENTIFY: u8 = 0xec;
+
+/// A machine's cable to the lab's switch.
+fn plug_in(lab: &Lab) -> InterfaceSpec {
+    let netns = lab.status()["netns"].as_str().unwrap().to_owned();
+    for line in [
+        "link add cl0 mtu 9000 type veth peer name pcl0 mtu 9000",
+        "link set pcl0 master br0 up",
+        "link set cl0 up",
+    ] {
+        let status = Command::new("ip").args(["-n", &netns]).args(line.split(' ')).status();
+        assert!(status.unwrap().success(), "ip {line}");
+    }
+    InterfaceSpec { name: "cl0".into(), netns: Some(netns) }
+}
+
+/// Tries all that a machine without rights might: searches and questions by name, to all stations
+/// and to the supervisor itself.
+fn learns_anything(client: &mut Client, supervisor: MacAddr, address: ShelfSlot) -> bool {
+    let addresses = [
+        address,
+        ShelfSlot::new(0xffff, address.slot),
+        ShelfSlot::new(address.shelf, 0xff),
+        ShelfSlot::new(0xffff, 0xff),
+    ];
+    let own = client.mac();
+    let mut answered = |request: Vec<u8>| match client.ask(&request, 2).unwrap() {
+        // Nodes of the lab answer searches, as they should.
+        Some(answer) => answer[6..12] == supervisor.0,
+        None => false,
+    };
+    [supervisor, BROADCAST].into_iter().any(|to| {
+        addresses.iter().enumerate().any(|(at, to_address)| {
+            let tag = |n: usize| 0x2000_0000 + (at * 16 + n) as u32 + u32::from(to.0[0]) * 256;
+            answered(config_request(header(to, own, *to_address, CONFIG, tag(0))))
+                || answered(ata_request(header(to, own, *to_address, 0, tag(1)), READ_EXT, 1, 0))
+                || answered(ata_request(header(to, own, *to_address, 0, tag(2)), IDENTIFY, 1, 0))
+        })
+    })
+}
+
+#[test]
+fn a_volume_is_there_for_its_clients_and_as_they_left_it() {
+    let lab = Lab::up(&LabOptions {
+        nodes: 2,
+        disks: 1,
+        size: "512M",
+        bare: true,
+        ..LabOptions::default()
+    });
+    wait_until("the disks are in sight", || {
+        lab.json(&["disk", "list"]).as_array().unwrap().len() == 2
+    });
+    lab.cli(&["pool", "create", "cluster", "e1.0", "e2.0", "--yes"]);
+    lab.cli(&["volume", "create", VOLUME, "--size", "16M", "--layout", "mirror:2"]);
+    let cable = plug_in(&lab);
+    let friend = MacAddr([2, 0xfe, 0, 0, 0, 1]);
+    let stranger = MacAddr([2, 0xfe, 0, 0, 0, 2]);
+
+    // Address and interface are the supervisor's choice.
+    let export = |mac: MacAddr| {
+        let answer = lab.json(&["volume", "export", VOLUME, "aoe", "--allow", &mac.to_string()]);
+        answer["address"].as_str().unwrap().parse::<ShelfSlot>().unwrap()
+    };
+    let address = export(friend);
+    println!("exported as {address}");
+    let connect = |mac: MacAddr| {
+        let mut found = None;
+        wait_until("the volume answers its client", || {
+            found = Client::connect_as(&cable, mac, address).ok();
+            found.is_some()
+        });
+        found.unwrap()
+    };
+    let mut client = connect(friend);
+    let supervisor = client.target();
+    client.write(7, &[0x5a; 4096]).unwrap();
+    assert_eq!(client.read(7, 8).unwrap(), [0x5a; 4096]);
+    client.set_mac(&cable, stranger).unwrap();
+    assert!(!learns_anything(&mut client, supervisor, address), "a stranger was answered");
+    client.set_mac(&cable, friend).unwrap();
+    assert!(learns_anything(&mut client, supervisor, address), "the test asks nothing");
+
+    // What the client sets is in the pool when it hears so.
+    let string = b"database of the accounts";
+    let len = (string.len() as u16).to_be_bytes();
+    let mut request = header(supervisor, friend, address, CONFIG, client.tag());
+    request.extend([&[0, 0, 0, 0, 0, 0x14], &len[..], string].concat());
+    client.ask(&request, 10).unwrap().expect("an answer");
+    lab.lab(&["kill", "supervisor"]);
+    lab.lab(&["start", "supervisor"]);
+    let mut client = connect(friend);
+    assert_eq!(client.discover().unwrap().config, string);
+    assert_eq!(client.read(7, 8).unwrap(), [0x5a; 4096]);
+
+    // For another client, at the same address; then for nobody.
+    assert_eq!(export(stranger), address);
+    let mut other = connect(stranger);
+    assert_eq!(other.read(7, 8).unwrap(), [0x5a; 4096]);
+    assert!(Client::connect_as(&cable, friend, address).is_err());
+    lab.cli(&["volume", "unexport", VOLUME]);
+    wait_until("nobody is answered", || Client::connect_as(&cable, stranger, address).is_err());
+    // What was left with it has gone with it.
+    assert_eq!(export(friend), address);
+    assert_eq!(connect(friend).discover().unwrap().config, b"");
+}
