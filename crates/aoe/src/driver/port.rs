@@ -81,10 +81,16 @@ pub trait Port {
         PortCounters::default()
     }
 
+    /// Whether frames have somewhere to go: the interface is there, and has a link. What depends on
+    /// answers waits for it.
+    fn is_up(&self) -> bool {
+        true
+    }
+
     /// Sends and empties `frames`. What doesn't fit into the send queue is dropped and counted.
     fn transmit(&self, frames: &mut Vec<Frame>);
 
-    /// Completes when frames may be waiting, or address or MTU may have changed. One listener at a
+    /// Completes when frames may be waiting, or address, MTU or link may have changed. One listener at a
     /// time.
     fn readable(&self) -> LocalBoxFuture<'static, ()>;
 

@@ -170,7 +170,7 @@ impl TargetDriver {
         if port.is_trusted() {
             inner.target.borrow_mut().trust_port(id);
         }
-        inner.target.borrow_mut().set_port(id, port.name(), port.mac(), port.mtu_bytes());
+        inner.look_at_port(id, &*port);
         inner.work.notify_all();
         self.inner.handle.spawn(async move { inner.serve_port(id, port, stop).await });
         id
@@ -313,13 +313,20 @@ impl TargetDriver {
 }
 
 impl Inner {
+    fn look_at_port(&self, id: PortId, port: &dyn Port) {
+        let mut target = self.target.borrow_mut();
+        target.set_link(id, port.is_up());
+        target.set_port(id, port.name(), port.mac(), port.mtu_bytes());
+    }
+
     async fn serve_port(self: Rc<Inner>, id: PortId, port: Rc<dyn Port>, stop: Rc<Stop>) {
-        let mut seen = (port.mac(), port.mtu_bytes());
+        let look = |port: &dyn Port| (port.mac(), port.mtu_bytes(), port.is_up());
+        let mut seen = look(&*port);
         while !stop.stopped.get() {
-            let present = (port.mac(), port.mtu_bytes());
+            let present = look(&*port);
             if present != seen {
                 seen = present;
-                self.target.borrow_mut().set_port(id, port.name(), present.0, present.1);
+                self.look_at_port(id, &*port);
             }
             let received = port.receive(&mut |frame| {
                 self.target.borrow_mut().handle_frame(self.handle.now(), id, frame);

@@ -155,6 +155,8 @@ pub(super) struct PortState {
     pub mtu_bytes: usize,
     /// It leads to programs of this machine only: no list of clients applies.
     pub trusted: bool,
+    /// Frames have somewhere to go.
+    pub up: bool,
 }
 
 pub(super) struct Export {

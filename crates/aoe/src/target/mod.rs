@@ -96,6 +96,8 @@ struct Shared {
     ports: BTreeMap<PortId, Rc<PortState>>,
     /// Those that lead to programs of this machine.
     trusted: BTreeSet<PortId>,
+    /// Those without a link.
+    down: BTreeSet<PortId>,
     random: SmallRng,
     out: Outbox,
     stats: TargetStats,
@@ -166,6 +168,7 @@ impl Target {
             now: Instant::default(),
             ports: BTreeMap::new(),
             trusted: BTreeSet::new(),
+            down: BTreeSet::new(),
             random: SmallRng::seed_from_u64(seed),
             out: Outbox::default(),
             stats: TargetStats::default(),
@@ -341,13 +344,27 @@ impl Target {
         }
     }
 
-    /// Adds an interface, or takes note of its present address and MTU; exports are announced there.
+    /// Whether a port has a link from the next [`Target::set_port`] on, which is to follow.
+    pub fn set_link(&mut self, id: PortId, up: bool) {
+        match up {
+            true => self.shared.down.remove(&id),
+            false => self.shared.down.insert(id),
+        };
+    }
+
+    /// Adds an interface, or takes note of its present address and MTU; exports are announced there
+    /// if it has a link.
     pub fn set_port(&mut self, id: PortId, name: String, mac: MacAddr, mtu_bytes: usize) {
         let trusted = self.shared.trusted.contains(&id);
-        let port = Rc::new(PortState { id, name, mac, mtu_bytes, trusted });
-        let is_new = self.shared.ports.insert(id, Rc::clone(&port)).is_none();
+        let up = !self.shared.down.contains(&id);
+        let port = Rc::new(PortState { id, name, mac, mtu_bytes, trusted, up });
+        let former = self.shared.ports.insert(id, Rc::clone(&port));
+        if !up {
+            return;
+        }
+        let is_news = former.is_none_or(|former| !former.up);
         for export in self.exports.values_mut().filter(|export| export.answers_on(&port)) {
-            if is_new && !trusted {
+            if is_news && !trusted {
                 probe::port_came(export, self.shared.now);
                 self.shared.follow(export);
             }
@@ -361,6 +378,7 @@ impl Target {
     pub fn remove_port(&mut self, id: PortId) {
         self.shared.ports.remove(&id);
         self.shared.trusted.remove(&id);
+        self.shared.down.remove(&id);
     }
 
     /// Takes note of how the device behind an export is now: grown, reopened, claimed otherwise.

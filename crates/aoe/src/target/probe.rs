@@ -7,6 +7,7 @@
 //! two that ask at the same time the one with the lower Ethernet address goes on; they know each
 //! other's queries by a mark in fields that targets ignore.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use block::Instant;
@@ -22,7 +23,7 @@ const QUERY_INTERVAL: Duration = Duration::from_millis(100);
 const RETRY: Duration = Duration::from_secs(5);
 /// How often one foreign target is reported for one export.
 const REPORT_INTERVAL: Duration = Duration::from_secs(60);
-/// Foreign targets per export that reports are remembered of.
+/// Foreign targets per export that are told apart, and reported in a minute at most.
 const FOREIGN_MAX: usize = 16;
 /// Events that wait to be fetched.
 pub(super) const EVENTS_MAX: usize = 64;
@@ -47,7 +48,7 @@ pub enum ExportState {
     /// It does.
     #[default]
     Up,
-    /// Not yet: it asks whether its address is free, or waits for a port to ask on.
+    /// Not yet: it asks whether its address is free, or waits for a port with a link to ask on.
     Probing,
     /// Somebody else answers for its address.
     Conflict {
@@ -137,6 +138,10 @@ impl Prober {
             }
             self.reported.remove(index);
         } else if self.reported.len() >= FOREIGN_MAX {
+            // The first is the one that was reported longest ago.
+            if self.reported.first().is_some_and(|(_, at)| now.since(*at) < REPORT_INTERVAL) {
+                return false;
+            }
             self.reported.remove(0);
         }
         self.reported.push((mac, now));
@@ -150,7 +155,8 @@ pub(super) fn step(export: &mut Export, shared: &mut Shared) -> bool {
         return false;
     }
     let ports: Vec<_> = shared.ports.values().cloned().collect();
-    let mut ports = ports.iter().filter(|port| !port.trusted && export.answers_on(port)).peekable();
+    let is_asked = |port: &&Rc<PortState>| port.up && !port.trusted && export.answers_on(port);
+    let mut ports = ports.iter().filter(is_asked).peekable();
     if ports.peek().is_none() && export.prober.silent {
         // The next port begins anew.
         export.prober.sent = 0;
@@ -236,7 +242,7 @@ pub(super) fn announce(export: &Export, shared: &mut Shared) {
         return;
     }
     let ports: Vec<_> = shared.ports.values().cloned().collect();
-    for port in ports.iter().filter(|port| export.answers_on(port)) {
+    for port in ports.iter().filter(|port| port.up && export.answers_on(port)) {
         discover::announce(export, shared, port);
     }
 }

@@ -15,6 +15,8 @@ pub(super) struct LinkState {
     pub(super) mtu_bytes: usize,
     pub(super) mac: MacAddr,
     pub(super) up: bool,
+    /// It has a link too.
+    pub(super) running: bool,
 }
 
 /// The interface `name` in the namespace of `socket`.
@@ -41,6 +43,7 @@ pub(super) fn query(socket: BorrowedFd<'_>, name: &str) -> io::Result<LinkState>
         mtu_bytes: usize::try_from(mtu).unwrap_or(0),
         mac: MacAddr(mac),
         up: flags & libc::IFF_UP != 0,
+        running: flags & libc::IFF_UP != 0 && flags & libc::IFF_RUNNING != 0,
     })
 }
 

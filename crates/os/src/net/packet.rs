@@ -162,6 +162,10 @@ impl Port for PacketPort {
         self.inner.interface.name.clone()
     }
 
+    fn is_up(&self) -> bool {
+        self.inner.link.get().is_some_and(|link| link.running)
+    }
+
     fn mac(&self) -> MacAddr {
         self.inner.link.get().map(|link| link.mac).unwrap_or_default()
     }
@@ -231,7 +235,7 @@ impl Inner {
         self.link.set(Some(link));
         self.changed.notify_all();
         tracing::info!(
-            interface = %self.interface, mac = %link.mac, mtu = link.mtu_bytes, up = link.up,
+            interface = %self.interface, mac = %link.mac, mtu = link.mtu_bytes, up = link.up, link = link.running,
             "the interface changed"
         );
     }

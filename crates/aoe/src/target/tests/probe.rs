@@ -195,6 +195,28 @@ fn without_a_port_nobody_has_been_asked() {
     assert_eq!(pass_ms(&mut bench, 1000), ["query", "query", "query"]);
 }
 
+/// A machine that boots has its interfaces before their links.
+#[test]
+fn without_a_link_nobody_has_been_asked() {
+    let mut bench = bench(Probe::Defend);
+    let link = |bench: &mut Bench, up| {
+        bench.target.set_link(PORT, up);
+        bench.target.set_port(PORT, "eth0".into(), SERVER, 9000);
+        bench.collect();
+        said(bench)
+    };
+    assert!(link(&mut bench, false).is_empty());
+    assert_eq!(pass_ms(&mut bench, 10_000), [] as [&str; 0]);
+    assert_eq!(state(&bench), ExportState::Probing);
+    assert!(link(&mut bench, true).is_empty());
+    assert_eq!(pass_ms(&mut bench, 301), ["query", "query", "query", "announcement"]);
+    assert!(link(&mut bench, false).is_empty());
+    bench.target.announce(bench.export);
+    assert!(said(&mut bench).is_empty());
+    assert_eq!(link(&mut bench, true), ["announcement"], "clients may have given up meanwhile");
+    assert_eq!(pass_ms(&mut bench, 301), ["query", "query", "query"]);
+}
+
 #[test]
 fn settings_end_the_waiting() {
     let mut bench = bench(Probe::Defend);
@@ -216,6 +238,14 @@ fn events_and_foreign_targets_are_bounded() {
         let [a, b] = i.to_be_bytes();
         bench.send(&config(MacAddr([2, 1, 0, 0, a, b]), true, 0));
     }
-    assert_eq!(events(&mut bench).len(), 64);
+    assert_eq!(events(&mut bench).len(), 16);
     bench.silence();
+    for last in 0..200 {
+        let options = ExportOptions::new(ShelfSlot::new(9, last), "another");
+        bench.target.add_export(options, device(OPEN), Abilities::default()).unwrap();
+        let header = Header { response: true, source: RIVAL, ..header(Command::Config) };
+        let header = Header { address: ShelfSlot::new(9, last), ..header };
+        bench.send(&ConfigMessage::request(header, ConfigCommand::Read).emit(b""));
+    }
+    assert_eq!(events(&mut bench).len(), 64);
 }
