@@ -14,6 +14,6 @@ pub mod process;
 pub mod reactor;
 mod sys;
 
-pub use file::{DurableMode, FileDevice, FileOptions, OpenError};
+pub use file::{DurableMode, FileDevice, FileOptions, FileReference, OpenError};
 pub use reactor::{Reactor, ReactorHandle};
 pub use sys::{boot_time, random_bytes, random_u64};

@@ -18,7 +18,7 @@ use runtime::Notify;
 
 use super::choose::matches;
 use super::memory::{ExportMemory, Found, configured};
-use super::open_disks::{DiskUse, find};
+use super::open_disks::DiskUse;
 use super::server::Node;
 
 /// How often disks are looked for, and looked at.
@@ -165,7 +165,10 @@ impl Export {
         while matches!(outcome, Ok(true)) && !self.stop.get() {
             if self.changed.replace(false) {
                 let options = self.options(node, &served.disk, served.damaged.is_some());
-                node.driver.set_options(served.id, options)?;
+                if let Err(error) = node.driver.set_options(served.id, options) {
+                    outcome = Err(error.into());
+                    break;
+                }
             }
             self.pause(node).await;
             outcome = self.look(node, &served).await;
@@ -173,12 +176,13 @@ impl Export {
         self.running.set(None);
         node.driver.remove_export(served.id).await;
         self.device.take();
+        node.disks.close(served.disk).await;
         outcome.map(drop)
     }
 
     async fn open(&self, node: &Node) -> anyhow::Result<Served> {
         let plan = self.plan.borrow().clone();
-        let disk = node.disks.open(&node.handle, &plan).await?;
+        let disk = node.disks.open(&plan).await?;
         let medium = Medium::open(disk.device(&plan), node.handle.runtime().clone())
             .await
             .context("cannot read whose disk it is")?;
@@ -213,7 +217,7 @@ impl Export {
         let device = ExportDevice::Medium(Rc::new(medium));
         let setup = ExportSetup {
             memory: kept,
-            ata: self.health(node, &plan, disk.path()),
+            ata: self.health(node, &plan, disk.path()).await,
             ..ExportSetup::new(device, options)
         };
         let id = node.driver.add_export(setup).await?;
@@ -230,7 +234,7 @@ impl Export {
     }
 
     /// The way to the disk's health: only for whole disks that have it.
-    fn health(
+    async fn health(
         &self,
         node: &Node,
         plan: &ExportPlan,
@@ -239,29 +243,21 @@ impl Export {
         if !plan.medium.window.is_whole() {
             return None;
         }
-        node.ata.open(path).ok().map(|disk| Rc::new(disk) as Rc<dyn AtaPassThrough>)
+        node.ata.open_apart(path).await.ok().map(|disk| Rc::new(disk) as Rc<dyn AtaPassThrough>)
     }
 
     /// Looks whether the medium is what it was; false if it is to be opened anew.
     async fn look(&self, node: &Node, served: &Served) -> anyhow::Result<bool> {
         let plan = self.plan.borrow().clone();
-        if served.disk.file().refresh().context("the disk is gone")? {
+        if node.disks.look(&plan, &served.disk).await? {
             node.driver.refresh(served.id).await;
         }
         let former = self.size_bytes.get();
         let bytes = self.measure(&served.disk, &plan);
         if bytes != former {
             tracing::info!(export = %self.address, bytes, "the size changed");
+            // A part of a disk hears of it here only.
             node.driver.refresh(served.id).await;
-        }
-        // A disk that was pulled and plugged in again is another device under the same name.
-        let name = plan.medium.path.clone();
-        match node.handle.blocking(move || find(&name)).await? {
-            Err(error) => return Err(error.context("the disk is gone")),
-            Ok((_, identity)) if identity != served.disk.identity() => {
-                anyhow::bail!("another device has taken its place");
-            }
-            Ok(_) => {}
         }
         match &served.damaged {
             Some(memory) => Ok(matches!(memory.load(&plan).await, Found::Damaged(_))),
@@ -290,11 +286,16 @@ impl Export {
         options
     }
 
-    /// Until the next look, or until something is to be done.
+    /// Until the next look, or until something is to be done. All exports look at the same time:
+    /// one thread can do that for all.
     async fn pause(&self, node: &Node) {
+        let runtime = node.handle.runtime();
+        let period = LOOK_EVERY.as_nanos();
+        let since = u128::from(runtime.now().as_nanos()) % period;
+        let rest = u64::try_from(period - since).map_or(LOOK_EVERY, Duration::from_nanos);
         let woken = self.wake.notified();
         if !self.stop.get() && !self.changed.get() {
-            let _ = runtime::timeout(node.handle.runtime(), LOOK_EVERY, woken).await;
+            let _ = runtime::timeout(runtime, rest, woken).await;
         }
     }
 }

@@ -273,3 +273,122 @@ impl Exporter {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::node::server::prepare;
+    use crate::node::source::{Source, TargetSource};
+    use aoe::target::ExportId;
+    use os::Reactor;
+
+    /// A directory with disks, and a configuration in it.
+    struct Place {
+        dir: tempfile::TempDir,
+    }
+
+    impl Place {
+        fn new() -> Place {
+            let dir = tempfile::tempdir().unwrap();
+            for disk in ["a", "b", "c"] {
+                std::fs::write(dir.path().join(disk), vec![0; 8192]).unwrap();
+            }
+            Place { dir }
+        }
+
+        /// Exports with these addresses, disks and settings.
+        fn wanted(&self, exports: &[(&str, &str, &str)]) -> Wanted {
+            let mut text = "io = 'buffered'\n".to_owned();
+            for (address, disk, settings) in exports {
+                let path = self.dir.path().join(disk);
+                text.push_str(&format!(
+                    "[[export]]\naddress = '{address}'\npath = {path:?}\n{settings}\n"
+                ));
+            }
+            let file = self.dir.path().join("target.toml");
+            std::fs::write(&file, text).unwrap();
+            let source = TargetSource {
+                config: Some(file),
+                run_dir: Some(self.dir.path().join("run")),
+                state_dir: Some(self.dir.path().join("state")),
+                ..TargetSource::default()
+            };
+            Source::Target(Box::new(source)).read().unwrap()
+        }
+    }
+
+    /// Addresses, numbers and advertised buffers of what the target exports.
+    fn exported(node: &Node) -> Vec<(String, ExportId, u16)> {
+        let exports = node.driver.exports();
+        exports
+            .into_iter()
+            .map(|one| (one.options.address.to_string(), one.id, one.options.buffer_count))
+            .collect()
+    }
+
+    /// Lets everything go on until the target exports this.
+    async fn until(node: &Node, expected: impl Fn(&[(String, ExportId, u16)]) -> bool) {
+        while !expected(&exported(node)) {
+            node.handle.runtime().yield_now().await;
+        }
+    }
+
+    fn id_of(node: &Node, address: &str) -> ExportId {
+        exported(node).into_iter().find(|(known, _, _)| known == address).unwrap().1
+    }
+
+    #[test]
+    fn a_reload_touches_only_what_changed() {
+        let place = Place::new();
+        let (mut reactor, handle) = Reactor::new().unwrap();
+        let first = place.wanted(&[("e1.0", "a", ""), ("e1.1", "b", "length = '8s'")]);
+        let node = prepare(&first, &handle).unwrap();
+        reactor
+            .run_until(async move {
+                let exporter = Exporter::start(&node, None, first);
+                until(&node, |exports| exports.len() == 2).await;
+                let ids = [id_of(&node, "e1.0"), id_of(&node, "e1.1")];
+
+                // Another setting, another export, and one that stays as it is.
+                exporter.reload(place.wanted(&[
+                    ("e1.0", "a", ""),
+                    ("e1.1", "b", "length = '8s'\nbuffers = 9"),
+                    ("e1.2", "b", "offset = '8s'"),
+                ]));
+                until(&node, |exports| exports.len() == 3 && exports[1].2 == 9).await;
+                assert_eq!([id_of(&node, "e1.0"), id_of(&node, "e1.1")], ids);
+
+                // Another disk under the same address, and one export less.
+                exporter.reload(place.wanted(&[("e1.0", "c", ""), ("e1.2", "b", "offset = '8s'")]));
+                until(&node, |exports| exports.len() == 2 && exports[0].1 != ids[0]).await;
+                let addresses: Vec<String> =
+                    exported(&node).into_iter().map(|(address, _, _)| address).collect();
+                assert_eq!(addresses, ["e1.0", "e1.2"]);
+                exporter.stop().await;
+                assert!(exported(&node).is_empty());
+            })
+            .unwrap();
+    }
+
+    #[test]
+    fn a_disk_that_appears_later_is_exported_then() {
+        let place = Place::new();
+        let (mut reactor, handle) = Reactor::new().unwrap();
+        let missing = place.dir.path().join("d");
+        let wanted = place.wanted(&[("e1.0", "a", ""), ("e1.1", "d", "name = 'late'")]);
+        let node = prepare(&wanted, &handle).unwrap();
+        reactor
+            .run_until(async move {
+                let exporter = Exporter::start(&node, None, wanted);
+                until(&node, |exports| exports.len() == 1).await;
+                std::fs::write(&missing, vec![0; 8192]).unwrap();
+                until(&node, |exports| exports.len() == 2).await;
+                let link = place.dir.path().join("run/exports/late");
+                assert_eq!(std::fs::read_link(&link).unwrap(), missing.canonicalize().unwrap());
+                exporter.stop().await;
+                assert!(link.symlink_metadata().is_err());
+            })
+            .unwrap();
+    }
+}

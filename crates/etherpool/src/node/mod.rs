@@ -10,6 +10,7 @@ mod exporter;
 mod identity;
 mod interfaces;
 mod local;
+mod looker;
 mod memory;
 mod metrics;
 mod observe;

@@ -5,20 +5,24 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use aoe::wire::ShelfSlot;
 use block::{BlockDevice, Window};
 use control::node::{ExportPlan, IoMode, MediumPlan, share};
-use os::{FileDevice, FileOptions, ReactorHandle};
+use os::{FileDevice, FileOptions, FileReference, ReactorHandle};
 use runtime::Semaphore;
+
+use super::looker::{Looker, Seen};
 
 /// Device number and inode: what tells one device or file from another under the same name.
 pub type SystemIdentity = (u64, u64, u64);
 
 /// All open disks of a process.
-#[derive(Default)]
 pub struct OpenDisks {
+    handle: ReactorHandle,
+    looker: Rc<Looker>,
     slots: RefCell<BTreeMap<SystemIdentity, Rc<Slot>>>,
 }
 
@@ -31,6 +35,7 @@ struct Slot {
 /// An open disk.
 struct OpenDisk {
     file: Rc<FileDevice>,
+    reference: Arc<FileReference>,
     path: PathBuf,
     identity: SystemIdentity,
     medium: MediumPlan,
@@ -44,13 +49,18 @@ pub struct DiskUse {
 }
 
 impl OpenDisks {
+    /// None yet.
+    pub fn new(handle: &ReactorHandle) -> OpenDisks {
+        let looker = Looker::new(handle);
+        OpenDisks { handle: handle.clone(), looker, slots: RefCell::default() }
+    }
+
     /// Opens the disk of a plan, or shares it with those who have it open.
     ///
     /// # Errors
     /// When it isn't there, in use, too small, or when another export has the same sectors.
-    pub async fn open(&self, handle: &ReactorHandle, plan: &ExportPlan) -> anyhow::Result<DiskUse> {
-        let wanted = plan.medium.path.clone();
-        let (path, identity) = handle.blocking(move || find(&wanted)).await??;
+    pub async fn open(&self, plan: &ExportPlan) -> anyhow::Result<DiskUse> {
+        let Seen { path, identity, .. } = self.looker.look(&plan.medium.path, None).await?;
         let slot = self.slot(identity);
         let _turn = slot.turn.acquire(1).await;
         let present = slot.disk.borrow().upgrade();
@@ -63,15 +73,48 @@ impl OpenDisks {
                     exclusive: plan.medium.exclusive,
                     ..FileOptions::default()
                 };
-                let file = Rc::new(FileDevice::open_apart(handle, &path, options).await?);
-                let medium = plan.medium.clone();
-                let disk =
-                    Rc::new(OpenDisk { file, path, identity, medium, users: RefCell::default() });
+                let file = Rc::new(FileDevice::open_apart(&self.handle, &path, options).await?);
+                let disk = Rc::new(OpenDisk {
+                    reference: Arc::new(file.reference()?),
+                    file,
+                    path,
+                    identity,
+                    medium: plan.medium.clone(),
+                    users: RefCell::default(),
+                });
                 slot.disk.replace(Rc::downgrade(&disk));
                 disk
             }
         };
         disk.take(plan)
+    }
+
+    /// Looks whether the disk still is what the plan means, and how large it is; true if its size
+    /// changed.
+    ///
+    /// # Errors
+    /// When it is gone, or another has taken its place.
+    pub async fn look(&self, plan: &ExportPlan, used: &DiskUse) -> anyhow::Result<bool> {
+        let disk = &used.disk;
+        let looked = self.looker.look(&plan.medium.path, Some(Arc::clone(&disk.reference))).await;
+        let seen = looked.context("the disk is gone")?;
+        // A disk that was pulled and plugged in again is another device under the same name.
+        if seen.identity != disk.identity {
+            bail!("another device has taken its place");
+        }
+        Ok(seen.size_bytes.is_some_and(|bytes| disk.file.note_size(bytes)))
+    }
+
+    /// Ends a use; the last one closes the disk, on another thread: that may take until what is in
+    /// the page cache is written back.
+    pub async fn close(&self, used: DiskUse) {
+        let last = (Rc::strong_count(&used.disk) == 1).then(|| Arc::clone(&used.disk.reference));
+        drop(used);
+        if last.is_some()
+            && let Err(error) = self.handle.blocking(move || drop(last)).await
+        {
+            tracing::warn!(%error, "a disk was closed in a hurry");
+        }
     }
 
     fn slot(&self, identity: SystemIdentity) -> Rc<Slot> {
@@ -117,18 +160,14 @@ impl DiskUse {
     }
 
     /// The whole disk.
-    pub fn file(&self) -> &Rc<FileDevice> {
+    #[cfg(test)]
+    fn file(&self) -> &Rc<FileDevice> {
         &self.disk.file
     }
 
     /// Its path, without symbolic links.
     pub fn path(&self) -> &Path {
         &self.disk.path
-    }
-
-    /// Which device or file was opened.
-    pub fn identity(&self) -> SystemIdentity {
-        self.disk.identity
     }
 }
 
@@ -188,18 +227,18 @@ mod tests {
         let path = dir.path().join("disk");
         reactor
             .run_until(async move {
-                let disks = OpenDisks::default();
-                let one = disks.open(&handle, &plans[0]).await.unwrap();
-                let other = disks.open(&handle, &plans[1]).await.unwrap();
+                let disks = OpenDisks::new(&handle);
+                let one = disks.open(&plans[0]).await.unwrap();
+                let other = disks.open(&plans[1]).await.unwrap();
                 assert!(Rc::ptr_eq(one.file(), other.file()));
                 assert_eq!(one.device(&plans[0]).geometry().sectors, 4);
                 assert_eq!(other.device(&plans[1]).geometry().sectors, 4);
                 // The same disk by another name, and sectors that another export has.
-                let error = disks.open(&handle, &plans[2]).await.err().unwrap().to_string();
+                let error = disks.open(&plans[2]).await.err().unwrap().to_string();
                 assert!(error.contains("in common"), "{error}");
                 assert!(FileDevice::open(&handle, &path, FileOptions::default()).is_err());
                 drop(other);
-                let third = disks.open(&handle, &plans[2]).await.unwrap();
+                let third = disks.open(&plans[2]).await.unwrap();
                 assert_eq!(third.device(&plans[2]).geometry().sectors, 1);
                 drop((one, third));
                 FileDevice::open(&handle, &path, FileOptions::default()).unwrap();
@@ -218,9 +257,9 @@ mod tests {
         let (mut reactor, handle) = Reactor::new().unwrap();
         reactor
             .run_until(async move {
-                let disks = OpenDisks::default();
+                let disks = OpenDisks::new(&handle);
                 for plan in &plans {
-                    assert!(disks.open(&handle, plan).await.is_err());
+                    assert!(disks.open(plan).await.is_err());
                 }
             })
             .unwrap();

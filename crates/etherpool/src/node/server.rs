@@ -240,7 +240,8 @@ fn lock(spec: &Spec, wanted: &Wanted) -> anyhow::Result<Option<ProcessLock>> {
     })
 }
 
-fn prepare(wanted: &Wanted, handle: &ReactorHandle) -> anyhow::Result<Rc<Node>> {
+/// The server's parts, without ports and exports.
+pub(super) fn prepare(wanted: &Wanted, handle: &ReactorHandle) -> anyhow::Result<Rc<Node>> {
     let config = &wanted.config;
     if let Some(state_dir) = &wanted.state_dir {
         std::fs::create_dir_all(state_dir)
@@ -265,7 +266,7 @@ fn prepare(wanted: &Wanted, handle: &ReactorHandle) -> anyhow::Result<Rc<Node>> 
         node_id,
         run_dir: wanted.run_dir.clone(),
         state_dir: wanted.state_dir.clone(),
-        disks: OpenDisks::default(),
+        disks: OpenDisks::new(handle),
         ports_changed: Notify::new(),
     };
     Ok(Rc::new(node))

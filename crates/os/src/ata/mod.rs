@@ -103,18 +103,17 @@ impl AtaDisks {
 
     /// The disk at `path`, or the one that the partition at `path` is of. Nothing is sent to it.
     pub fn open(&self, path: &Path) -> Result<AtaDisk, AtaError> {
-        let whole = match disks::whole_disk_of(path) {
-            Ok(Some(whole)) if whole.may_be_ata => whole,
-            Ok(_) => return Err(AtaError::NotAta),
-            Err(error) => return Err(AtaError::System(error)),
-        };
-        // Without waiting for a medium, and without the right to write: what is sent is decided
-        // here, and closing a disk that was opened for writing makes udev look at it again.
-        let file = fs::OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open(&whole.path)
-            .map_err(of_system)?;
+        self.take(open_whole(path)?)
+    }
+
+    /// The same on another thread: opening a disk waits while its driver tries to revive it.
+    pub async fn open_apart(&self, path: &Path) -> Result<AtaDisk, AtaError> {
+        let path = path.to_owned();
+        let opened = self.handle.blocking(move || open_whole(&path)).await;
+        self.take(opened.map_err(AtaError::System)??)
+    }
+
+    fn take(&self, (file, whole): (File, WholeDisk)) -> Result<AtaDisk, AtaError> {
         let number = file.metadata().map_err(of_system)?.rdev();
         Ok(AtaDisk { file: Arc::new(file), turn: self.turn_of(number), whole })
     }
@@ -125,6 +124,22 @@ impl AtaDisks {
         let mut turns = self.turns.borrow_mut();
         turns.entry(number).or_insert_with(|| Turn::new(&self.handle)).clone()
     }
+}
+
+fn open_whole(path: &Path) -> Result<(File, WholeDisk), AtaError> {
+    let whole = match disks::whole_disk_of(path) {
+        Ok(Some(whole)) if whole.may_be_ata => whole,
+        Ok(_) => return Err(AtaError::NotAta),
+        Err(error) => return Err(AtaError::System(error)),
+    };
+    // Without waiting for a medium, and without the right to write: what is sent is decided
+    // here, and closing a disk that was opened for writing makes udev look at it again.
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(&whole.path)
+        .map_err(of_system)?;
+    Ok((file, whole))
 }
 
 impl AtaDisk {

@@ -22,6 +22,7 @@ mod errors;
 mod open;
 mod operations;
 mod order;
+mod reference;
 mod sync;
 mod writer;
 
@@ -43,6 +44,7 @@ use futures::future::LocalBoxFuture;
 use runtime::{Notify, Semaphore};
 
 pub use open::{DurableMode, FileOptions, OpenError};
+pub use reference::FileReference;
 
 use crate::reactor::ReactorHandle;
 use operations::Operation;
@@ -160,6 +162,17 @@ impl FileDevice {
         self.shared.direct
     }
 
+    /// Another hold on the open file, for calls that may hang with the disk.
+    pub fn reference(&self) -> io::Result<FileReference> {
+        Ok(FileReference::new(self.shared.file.try_clone()?, self.shared.is_block_device))
+    }
+
+    /// Takes note of a size that was looked at elsewhere; true when it changed, which is also told as
+    /// an event.
+    pub fn note_size(&self, bytes: u64) -> bool {
+        self.shared.note_size(bytes)
+    }
+
     /// Looks at the size again; true when it changed, which is also told as an event.
     pub fn refresh(&self) -> io::Result<bool> {
         self.shared.refresh()
@@ -236,7 +249,10 @@ impl Shared {
     }
 
     fn refresh(&self) -> io::Result<bool> {
-        let bytes = open::size_bytes(&self.file, self.is_block_device)?;
+        Ok(self.note_size(open::size_bytes(&self.file, self.is_block_device)?))
+    }
+
+    fn note_size(&self, bytes: u64) -> bool {
         let mut geometry = self.geometry.get();
         let sectors = bytes / SECTOR_BYTES as u64;
         let changed = sectors != geometry.sectors;
@@ -245,7 +261,7 @@ impl Shared {
             self.geometry.set(geometry);
             self.announce(DeviceEvent::Resized);
         }
-        Ok(changed)
+        changed
     }
 
     fn announce(&self, event: DeviceEvent) {
