@@ -15,7 +15,8 @@ use std::rc::Rc;
 use block::probe::{Signature, probe};
 use block::{
     BlockDevice, Buffer, Claim, Completion, DeviceEvent, Durability, Epoch, Geometry, Holder,
-    Instance, IoError, IoFuture, Lba, RefusalReason, SECTOR_BYTES, SectorRange, crc64_nvme,
+    Instance, IoError, IoFuture, Lba, RefusalReason, SECTOR_BYTES, SectorRange, Transfer,
+    TransferDone, crc64_nvme,
 };
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
@@ -360,6 +361,29 @@ impl BlockDevice for Medium {
         }
         let read = self.shared.device.borrow().read_at_once(range)?;
         self.shared.translate(Ok(read)).ok()
+    }
+
+    fn begins(&self, transfer: &Transfer) -> bool {
+        !self.shared.gate.is_closed() && self.shared.device.borrow().begins(transfer)
+    }
+
+    fn begin(&self, transfer: Transfer, done: TransferDone) {
+        let refusal = match &transfer {
+            Transfer::Read(_) => None,
+            Transfer::Write { start, data, .. } => {
+                let range = SectorRange::new(*start, (data.len() / SECTOR_BYTES) as u64);
+                self.shared.refusal(range)
+            }
+        };
+        if let Some(error) = refusal {
+            return done(Err(error));
+        }
+        let (passing, shared) = (self.shared.gate.enter(), Rc::clone(&self.shared));
+        let translated = move |result| {
+            drop(passing);
+            done(shared.translate(result));
+        };
+        self.shared.device().begin(transfer, Box::new(translated));
     }
 
     fn write(&self, start: Lba, data: Buffer, durability: Durability) -> IoFuture<'static, ()> {

@@ -58,6 +58,25 @@ pub struct Geometry {
     pub class: DurabilityClass,
 }
 
+/// Sectors to be moved.
+#[derive(Clone, Debug)]
+pub enum Transfer {
+    /// From the device.
+    Read(SectorRange),
+    /// To the device.
+    Write {
+        /// First sector.
+        start: Lba,
+        /// Whole sectors.
+        data: Buffer,
+        /// When to answer.
+        durability: Durability,
+    },
+}
+
+/// Told what became of a transfer: the data of a read, no bytes for a write.
+pub type TransferDone = Box<dyn FnOnce(Result<Completion<Buffer>, IoError>)>;
+
 /// Who claims a medium, and under which epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
@@ -111,6 +130,20 @@ pub trait BlockDevice {
     fn read_at_once(&self, range: SectorRange) -> Option<Completion<Buffer>> {
         let _ = range;
         None
+    }
+
+    /// Whether [`BlockDevice::begin`] takes this transfer now; else it goes the ordinary way.
+    fn begins(&self, transfer: &Transfer) -> bool {
+        let _ = transfer;
+        false
+    }
+
+    /// Begins a transfer that [`BlockDevice::begins`] has just agreed to. As [`BlockDevice::read`] and
+    /// [`BlockDevice::write`], but its end is told by a call, perhaps before this returns: for those
+    /// who have many under way, since a future and its task cost more than the transfer.
+    fn begin(&self, transfer: Transfer, done: TransferDone) {
+        drop(transfer);
+        done(Err(IoError::Unsupported));
     }
 
     /// Writes `data` from `start` on.

@@ -21,7 +21,7 @@ pub use buffer::{Buffer, BufferMut};
 pub use checksum::{Crc32c, crc32c, crc64_nvme};
 pub use device::{
     BlockDevice, Claim, Completion, DeviceEvent, Durability, DurabilityClass, Geometry, Holder,
-    IoFuture,
+    IoFuture, Transfer, TransferDone,
 };
 pub use error::{IoError, RefusalReason};
 pub use ids::{Epoch, Instance, OwnerId};

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use block::{
     BlockDevice, Buffer, Completion, Durability, Geometry, Instance, Instant, IoError, IoFuture,
-    Lba, SECTOR_BYTES, SectorRange,
+    Lba, SECTOR_BYTES, SectorRange, Transfer,
 };
 use futures::FutureExt;
 use futures::future::{Either, select};
@@ -20,8 +20,8 @@ use super::{AtaPassThrough, ExportSetup, Frame, Memory, Port, PortStatus};
 use crate::medium::{Medium, Ownership};
 use crate::target::{
     Abilities, AddExportError, AtHand, ClientStatus, DeviceState, ExportId, ExportOptions,
-    ExportStatus, IoOperation, IoRequest, IoResult, IoValue, NodeIdentity, PortId, SetOptionsError,
-    Target, TargetEvent, TargetStats,
+    ExportStatus, IoId, IoOperation, IoRequest, IoResult, IoValue, NodeIdentity, PortId,
+    SetOptionsError, Target, TargetEvent, TargetStats,
 };
 use crate::wire::ShelfSlot;
 
@@ -421,18 +421,34 @@ impl Inner {
         let entry = self.exports.borrow().get(&id.export).cloned();
         let Some(entry) = entry else { return };
         entry.in_flight.set(entry.in_flight.get() + 1);
-        // The device is called now, not when the task first runs: the order of calls counts.
-        let answer = perform(&entry, request.operation);
         let inner = Rc::clone(self);
+        let operation = match as_transfer(&entry, request.operation) {
+            Ok((transfer, value)) => {
+                let device = entry.device.clone();
+                let done = move |result: Result<Completion<Buffer>, IoError>| {
+                    let result =
+                        result.map(|done| Completion::new(done.instance, value(done.value)));
+                    inner.finish(&entry, id, result);
+                };
+                return device.device().begin(transfer, Box::new(done));
+            }
+            Err(operation) => operation,
+        };
+        // The device is called now, not when the task first runs: the order of calls counts.
+        let answer = perform(&entry, operation);
         self.handle.spawn(async move {
             let result = answer.await;
-            inner.target.borrow_mut().handle_io_done(inner.handle.now(), id, result);
-            inner.work.notify_all();
-            entry.in_flight.set(entry.in_flight.get() - 1);
-            if entry.in_flight.get() == 0 {
-                entry.idle.notify_all();
-            }
+            inner.finish(&entry, id, result);
         });
+    }
+
+    fn finish(&self, entry: &ExportEntry, id: IoId, result: IoResult) {
+        self.target.borrow_mut().handle_io_done(self.handle.now(), id, result);
+        self.work.notify_all();
+        entry.in_flight.set(entry.in_flight.get() - 1);
+        if entry.in_flight.get() == 0 {
+            entry.idle.notify_all();
+        }
     }
 
     fn arm_timer(self: &Rc<Inner>) {
@@ -452,6 +468,26 @@ impl Inner {
             inner.work.notify_all();
         });
     }
+}
+
+/// What the data of a finished transfer becomes.
+type Value = fn(Buffer) -> IoValue;
+
+/// An operation as a transfer that the device begins at once, with what its data becomes; or the
+/// operation back.
+fn as_transfer(
+    entry: &ExportEntry,
+    operation: IoOperation,
+) -> Result<(Transfer, Value), IoOperation> {
+    let (transfer, value): (Transfer, Value) = match &operation {
+        IoOperation::Read(range) => (Transfer::Read(*range), IoValue::Data),
+        IoOperation::Write { start, data, durability } => {
+            let data = data.clone();
+            (Transfer::Write { start: *start, data, durability: *durability }, |_| IoValue::Done)
+        }
+        _ => return Err(operation),
+    };
+    if entry.device.device().begins(&transfer) { Ok((transfer, value)) } else { Err(operation) }
 }
 
 /// Calls the device, at once.

@@ -39,6 +39,12 @@ impl Gate {
         self.closed.get()
     }
 
+    /// An operation passes an open gate, and counts as running until this is dropped.
+    pub(super) fn enter(self: &Rc<Gate>) -> Passing {
+        self.running.set(self.running.get() + 1);
+        Passing(Rc::clone(self))
+    }
+
     /// Starts an operation now, or when the barrier before it is gone. `start` is called in the
     /// order of the calls of this function.
     pub(super) fn pass<T: 'static>(
@@ -118,6 +124,15 @@ impl Gate {
         if self.running.get() == 0 {
             self.drained.notify_all();
         }
+    }
+}
+
+/// An operation that runs.
+pub(super) struct Passing(Rc<Gate>);
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        self.0.finished();
     }
 }
 

@@ -18,6 +18,7 @@
 //! So each on its own is the default. Grouping is for media whose flush is expensive and that have
 //! no FUA, where a flush per write would queue up; that was not measured.
 
+mod calls;
 mod errors;
 mod open;
 mod operations;
@@ -36,7 +37,7 @@ use std::rc::Rc;
 
 use block::{
     BlockDevice, Buffer, Claim, Completion, DeviceEvent, Durability, DurabilityClass, Geometry,
-    Holder, Instance, IoError, IoFuture, Lba, SECTOR_BYTES, SectorRange,
+    Holder, Instance, IoError, IoFuture, Lba, SECTOR_BYTES, SectorRange, Transfer, TransferDone,
 };
 use futures::FutureExt;
 use futures::channel::oneshot;
@@ -195,10 +196,7 @@ impl FileDevice {
         let (sender, receiver) = oneshot::channel();
         self.shared.handle.runtime().spawn(async move {
             ticket.turn().await;
-            let result = shared.perform(range, operation).await;
-            if result == Err(IoError::Lost) {
-                shared.announce(DeviceEvent::Lost);
-            }
+            let result = shared.carry_out(range, operation).await;
             drop(ticket);
             // Whoever asked may have gone away.
             let _ = sender.send(result);
@@ -217,6 +215,15 @@ fn refuse<T: 'static>(error: IoError) -> IoFuture<'static, T> {
 }
 
 impl Shared {
+    /// Performs an operation whose turn has come, and tells when the medium turns out to be gone.
+    async fn carry_out(&self, range: SectorRange, operation: Operation) -> Result<Buffer, IoError> {
+        let result = self.perform(range, operation).await;
+        if result == Err(IoError::Lost) {
+            self.announce(DeviceEvent::Lost);
+        }
+        result
+    }
+
     fn validate(&self, range: SectorRange, operation: &Operation) -> Result<(), IoError> {
         let geometry = self.geometry.get();
         if !matches!(operation, Operation::Read) && geometry.read_only {
@@ -285,6 +292,14 @@ impl BlockDevice for FileDevice {
     fn read_at_once(&self, range: SectorRange) -> Option<Completion<Buffer>> {
         let data = self.shared.read_cached(range)?;
         Some(Completion::new(self.shared.instance, data))
+    }
+
+    fn begins(&self, transfer: &Transfer) -> bool {
+        self.shared.begins(transfer)
+    }
+
+    fn begin(&self, transfer: Transfer, done: TransferDone) {
+        calls::begin(&self.shared, transfer, done);
     }
 
     fn write(&self, start: Lba, data: Buffer, durability: Durability) -> IoFuture<'static, ()> {

@@ -55,7 +55,10 @@ impl Shared {
 
     /// What the page cache has of `range`, if it has all of it and nothing earlier is to come first.
     pub(super) fn read_cached(&self, range: SectorRange) -> Option<Buffer> {
-        if self.direct || !range.fits(self.geometry.get().sectors) || self.order.holds_up(range) {
+        if self.direct
+            || !range.fits(self.geometry.get().sectors)
+            || self.order.holds_up(range, false)
+        {
             return None;
         }
         let mut buffer = BufferMut::for_overwriting(range.len_bytes() as usize);
@@ -176,18 +179,25 @@ impl Shared {
                 Ok(0) => return Err(IoError::NoSpace(asked)),
                 Ok(len) => done = self.aligned_progress(done, len as usize, data.len()),
                 Err(error) if is_interruption(&error) => {}
-                Err(error) => {
-                    if flags & libc::RWF_DSYNC != 0
-                        && !matches!(translate(&error, asked), IoError::NoSpace(_))
-                    {
-                        // Whether the data or the cache flush behind it failed can't be told.
-                        self.syncs.fail(&error);
-                    }
-                    return Err(translate(&error, asked));
-                }
+                Err(error) => return Err(self.write_failed(&error, flags, asked)),
             }
         }
         Ok(())
+    }
+
+    /// What a failed write means.
+    pub(super) fn write_failed(
+        &self,
+        error: &io::Error,
+        flags: i32,
+        asked: SectorRange,
+    ) -> IoError {
+        let meaning = translate(error, asked);
+        if flags & libc::RWF_DSYNC != 0 && !matches!(meaning, IoError::NoSpace(_)) {
+            // Whether the data or the cache flush behind it failed can't be told.
+            self.syncs.fail(error);
+        }
+        meaning
     }
 
     async fn write_once(&self, data: Buffer, part: Part, flags: i32) -> (io::Result<u32>, Buffer) {
@@ -201,7 +211,7 @@ impl Shared {
         }
     }
 
-    fn writer(&self) -> io::Result<&Writer> {
+    pub(super) fn writer(&self) -> io::Result<&Writer> {
         if self.writer.get().is_none() {
             let started = Writer::start(&self.handle, self.fd.try_clone()?)?;
             // Nothing has come between: the first stays.
@@ -288,7 +298,7 @@ fn about(error: IoError, range: SectorRange) -> IoError {
     }
 }
 
-fn is_interruption(error: &io::Error) -> bool {
+pub(super) fn is_interruption(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN))
 }
 

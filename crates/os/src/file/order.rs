@@ -52,9 +52,11 @@ impl OrderQueue {
         Rc::new(OrderQueue { state: RefCell::new(state) })
     }
 
-    /// Whether a read of `range` would have to wait for its turn.
-    pub(super) fn holds_up(&self, range: SectorRange) -> bool {
-        self.state.borrow().entries.values().any(|entry| entry.conflicts(range, false))
+    /// Whether an operation would have to wait for its turn.
+    pub(super) fn holds_up(&self, range: SectorRange, writes: bool) -> bool {
+        let state = self.state.borrow();
+        state.running >= state.running_max
+            || state.entries.values().any(|entry| entry.conflicts(range, writes))
     }
 
     /// Takes the next place. Reads may overlap each other.

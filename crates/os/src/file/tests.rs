@@ -64,6 +64,83 @@ fn pattern(seed: u8, len: usize) -> Buffer {
     Buffer::copy_of(&(0..len).map(|i| seed.wrapping_add((i / 512 + i) as u8)).collect::<Vec<_>>())
 }
 
+/// A transfer's end as a future, for tests.
+fn told(
+    device: &FileDevice,
+    transfer: Transfer,
+) -> impl Future<Output = Result<Completion<Buffer>, IoError>> + use<> {
+    assert!(device.begins(&transfer), "{transfer:?}");
+    let (sender, receiver) = oneshot::channel();
+    device.begin(transfer, Box::new(move |result| drop(sender.send(result))));
+    async move { receiver.await.unwrap() }
+}
+
+#[test]
+fn transfers_told_by_a_call_are_in_order_with_all_others() {
+    for options in all_options() {
+        let mut fixture = Fixture::new();
+        let device = fixture.device(MEBIBYTE, options);
+        fixture.run(async move {
+            let range = SectorRange::new(Lba(16), 16);
+            let write = |seed, durability| {
+                let data = pattern(seed, 8192);
+                Transfer::Write { start: range.start, data, durability }
+            };
+            let first = told(&device, write(1, Durability::Volatile));
+            assert!(!device.begins(&Transfer::Read(range)), "behind a write of the same sectors");
+            assert!(!device.begins(&write(2, Durability::Volatile)));
+            let second = device.write(range.start, pattern(2, 8192), Durability::Durable);
+            let read = device.read(range);
+            assert_eq!(first.await.unwrap(), Completion::new(device.instance(), Buffer::empty()));
+            second.await.unwrap();
+            assert!(read.await.unwrap().value == pattern(2, 8192));
+            assert!(told(&device, Transfer::Read(range)).await.unwrap().value == pattern(2, 8192));
+            // Shared syncs, and what the medium wouldn't take as it is, go the ordinary way.
+            let alone = options.direct && options.durable == DurableMode::PerWrite;
+            assert_eq!(device.begins(&write(3, Durability::Durable)), alone);
+            let beyond = SectorRange::new(Lba(2040), 16);
+            assert!(!device.begins(&Transfer::Read(beyond)));
+        });
+    }
+}
+
+#[test]
+fn a_failure_told_by_a_call_is_the_requests_own() {
+    for direct in [true, false] {
+        let mut fixture = Fixture::new();
+        let device = fixture.device(MEBIBYTE, FileOptions { direct, ..FileOptions::default() });
+        let path = device.path().to_owned();
+        fixture.run(async move {
+            let range = SectorRange::new(Lba(1024), 8);
+            let file = OpenOptions::new().write(true).open(path).unwrap();
+            // The file shrinks unseen: the read comes back short.
+            file.set_len(1024 * 512).unwrap();
+            let short = told(&device, Transfer::Read(range)).await;
+            assert_eq!(short, Err(IoError::OutOfRange(range)));
+            let before = SectorRange::new(Lba(1016), 8);
+            assert!(told(&device, Transfer::Read(before)).await.is_ok());
+        });
+    }
+}
+
+#[test]
+fn what_is_cached_is_read_at_once_and_never_out_of_order() {
+    let mut fixture = Fixture::new();
+    let device = fixture.device(MEBIBYTE, FileOptions { direct: false, ..FileOptions::default() });
+    fixture.run(async move {
+        let range = SectorRange::new(Lba(0), 16);
+        device.write(range.start, pattern(1, 8192), Durability::Volatile).await.unwrap();
+        assert!(device.read_at_once(range).unwrap().value == pattern(1, 8192));
+        let writing = device.write(Lba(15), pattern(2, 512), Durability::Volatile);
+        assert!(device.read_at_once(range).is_none(), "a write is under way");
+        writing.await.unwrap();
+        assert_eq!(device.read_at_once(range).unwrap().value[15 * 512..], pattern(2, 512)[..]);
+        assert!(device.read_at_once(SectorRange::new(Lba(2040), 16)).is_none());
+    });
+    let direct = fixture.device(MEBIBYTE, FileOptions::default());
+    assert!(!direct.is_direct() || direct.read_at_once(SectorRange::new(Lba(0), 1)).is_none());
+}
+
 #[test]
 fn what_is_written_is_read_in_every_mode() {
     for options in all_options() {

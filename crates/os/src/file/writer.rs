@@ -13,9 +13,10 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::task::{Poll, Waker};
+use std::task::Poll;
 
 use block::Buffer;
+use futures::channel::oneshot;
 use futures::task::AtomicWaker;
 
 use crate::reactor::{Part, ReactorHandle};
@@ -33,18 +34,14 @@ type Written = (io::Result<u32>, Buffer);
 pub(super) struct Writer {
     handle: ReactorHandle,
     shared: Arc<Shared>,
-    waiting: Rc<RefCell<BTreeMap<u64, Waiting>>>,
+    waiting: Rc<RefCell<BTreeMap<u64, Done>>>,
     next_number: Cell<u64>,
     /// The thread will be told at the end of this turn.
     telling: Rc<Cell<bool>>,
 }
 
-/// Whoever waits for a write.
-#[derive(Default)]
-struct Waiting {
-    written: Option<Written>,
-    waker: Option<Waker>,
-}
+/// Called with what a write came to.
+type Done = Box<dyn FnOnce(Written)>;
 
 struct Shared {
     fd: OwnedFd,
@@ -95,24 +92,24 @@ impl Writer {
 
     /// Writes `data` from `part.start` to its end, or less.
     pub(super) async fn write_at(&self, data: Buffer, part: Part) -> Written {
+        let (sender, written) = oneshot::channel();
+        // Whoever asked may have gone away.
+        self.begin(data, part, move |written| drop(sender.send(written)));
+        let nothing = || (Err(io::Error::from_raw_os_error(libc::ECANCELED)), Buffer::empty());
+        written.await.unwrap_or_else(|_| nothing())
+    }
+
+    /// The same, told by a call.
+    pub(super) fn begin(&self, data: Buffer, part: Part, done: impl FnOnce(Written) + 'static) {
         let number = self.next_number.replace(self.next_number.get() + 1);
-        let _elsewhere = self.handle.work_elsewhere();
-        self.waiting.borrow_mut().insert(number, Waiting::default());
+        let elsewhere = self.handle.work_elsewhere();
+        let done = move |written| {
+            drop(elsewhere);
+            done(written);
+        };
+        self.waiting.borrow_mut().insert(number, Box::new(done));
         self.shared.lock().jobs.push(Job { number, data, part });
         self.tell_at_end_of_turn();
-        poll_fn(|context| {
-            let mut waiting = self.waiting.borrow_mut();
-            if let Some(entry) = waiting.get_mut(&number)
-                && entry.written.is_none()
-            {
-                entry.waker = Some(context.waker().clone());
-                return Poll::Pending;
-            }
-            let written = waiting.remove(&number).and_then(|entry| entry.written);
-            let nothing = || (Err(io::Error::from_raw_os_error(libc::EIO)), Buffer::empty());
-            Poll::Ready(written.unwrap_or_else(nothing))
-        })
-        .await
     }
 
     /// Once for all writes of a turn: each wake-up would change threads.
@@ -140,20 +137,17 @@ impl Drop for Writer {
 }
 
 /// Gives answers to those who wait for them, until the writer is gone.
-async fn hand_out(shared: Arc<Shared>, waiting: Rc<RefCell<BTreeMap<u64, Waiting>>>) {
+async fn hand_out(shared: Arc<Shared>, waiting: Rc<RefCell<BTreeMap<u64, Done>>>) {
     poll_fn(|context| {
         shared.answered.register(context.waker());
         let (answers, stopped) = {
             let mut state = shared.lock();
             (std::mem::take(&mut state.answers), state.stopped)
         };
-        let mut waiting = waiting.borrow_mut();
         for (number, written) in answers {
-            if let Some(entry) = waiting.get_mut(&number) {
-                entry.written = Some(written);
-                if let Some(waker) = entry.waker.take() {
-                    waker.wake();
-                }
+            let done = waiting.borrow_mut().remove(&number);
+            if let Some(done) = done {
+                done(written);
             }
         }
         if stopped { Poll::Ready(()) } else { Poll::Pending }

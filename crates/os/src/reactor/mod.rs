@@ -177,6 +177,7 @@ impl Reactor {
             } else {
                 // Whoever waits next submits by the same call.
                 self.idle()?;
+                self.executor.set_now(boot_time());
             }
             self.reap();
         }
@@ -384,6 +385,28 @@ impl ReactorHandle {
     /// Watches a descriptor whose readiness shows in memory.
     pub(crate) fn watch_glance(&self, fd: Rc<OwnedFd>, glance: Rc<dyn Glance>) -> GlanceWatch {
         GlanceWatch::new(self.clone(), fd, glance)
+    }
+
+    /// Hands `entry` to the kernel with the next turn; `done` is called with what it returned and with
+    /// `resources`, which are kept until then. At the end of the reactor nothing may be called any
+    /// more.
+    ///
+    /// # Safety
+    /// As for [`ReactorHandle::submit`].
+    unsafe fn submit_call<T: 'static>(
+        &self,
+        entry: Entry,
+        resources: T,
+        done: impl FnOnce(io::Result<u32>, T) + 'static,
+    ) {
+        if self.is_closed() {
+            return done(Err(io::Error::from_raw_os_error(libc::ECANCELED)), resources);
+        }
+        let op: Rc<dyn ops::Complete> = Rc::new(ops::CallOp::new(resources, done));
+        let key = self.shared.ops.borrow_mut().insert(op, false);
+        // SAFETY: the table holds the operation, and with it `resources`, until the completion is
+        // reaped.
+        unsafe { self.shared.push(entry.user_data(key)) };
     }
 
     /// Hands `entry` to the kernel with the next turn. `resources` is kept until the completion is

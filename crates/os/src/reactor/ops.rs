@@ -37,6 +37,30 @@ impl<T> OpState<T> {
     }
 }
 
+/// An operation whose end is told by a call instead of a future.
+pub(super) struct CallOp<T, F> {
+    parts: Cell<Option<(T, F)>>,
+}
+
+impl<T, F: FnOnce(io::Result<u32>, T)> CallOp<T, F> {
+    pub(super) fn new(resources: T, done: F) -> CallOp<T, F> {
+        CallOp { parts: Cell::new(Some((resources, done))) }
+    }
+}
+
+impl<T, F: FnOnce(io::Result<u32>, T)> Complete for CallOp<T, F> {
+    fn complete(&self, result: i32) {
+        if let Some((resources, done)) = self.parts.take() {
+            done(outcome(result), resources);
+        }
+    }
+}
+
+/// What the kernel says by one number.
+fn outcome(result: i32) -> io::Result<u32> {
+    u32::try_from(result).map_err(|_| io::Error::from_raw_os_error(result.saturating_neg()))
+}
+
 pub(super) trait Complete {
     fn complete(&self, result: i32);
 }
@@ -57,9 +81,7 @@ impl<T> Future for Op<T> {
         if let Some(result) = self.state.result.get()
             && let Some(resources) = self.state.resources.take()
         {
-            let result = u32::try_from(result)
-                .map_err(|_| io::Error::from_raw_os_error(result.saturating_neg()));
-            return Poll::Ready((result, resources));
+            return Poll::Ready((outcome(result), resources));
         }
         *self.state.waker.borrow_mut() = Some(context.waker().clone());
         Poll::Pending

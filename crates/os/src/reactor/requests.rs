@@ -1,6 +1,7 @@
 //! The requests to the kernel that this crate makes. Each owns what it points to.
 #![allow(unsafe_code)] // builds entries with raw pointers into buffers that the request owns
 
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 
@@ -66,6 +67,42 @@ impl ReactorHandle {
         // SAFETY: the pointer is into the shared heap memory of `data`, of which the resources hold
         // a share; nobody may write to it meanwhile.
         unsafe { self.submit(entry, (data, fd), false) }
+    }
+
+    /// Reads into all of `buffer`, from `offset_bytes` on.
+    pub(crate) fn read_call(
+        &self,
+        fd: Fd,
+        mut buffer: BufferMut,
+        offset_bytes: u64,
+        done: impl FnOnce(io::Result<u32>, BufferMut) + 'static,
+    ) {
+        let len = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
+        let entry =
+            opcode::Read::new(raw(&fd), buffer.as_mut_ptr(), len).offset(offset_bytes).build();
+        // SAFETY: the pointer is into the heap memory of `buffer`, which the resources own alone.
+        unsafe {
+            self.submit_call(entry, (buffer, fd), |result, (buffer, _)| done(result, buffer))
+        };
+    }
+
+    /// Writes all of `data`, with `RWF_*` flags.
+    pub(crate) fn write_call(
+        &self,
+        fd: Fd,
+        data: Buffer,
+        offset_bytes: u64,
+        flags: i32,
+        done: impl FnOnce(io::Result<u32>, Buffer) + 'static,
+    ) {
+        let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        let entry = opcode::Write::new(raw(&fd), data.as_ptr(), len)
+            .offset(offset_bytes)
+            .rw_flags(flags)
+            .build();
+        // SAFETY: the pointer is into the shared heap memory of `data`, of which the resources hold
+        // a share; nobody may write to it meanwhile.
+        unsafe { self.submit_call(entry, (data, fd), |result, (data, _)| done(result, data)) };
     }
 
     /// Makes durable what was written.

@@ -1,0 +1,146 @@
+//! Transfers whose end is told by a call: the common ones, which need nothing but one request to the
+//! kernel. A short or interrupted transfer is done once more in the ordinary way, in the same place
+//! of the order.
+
+use std::io;
+use std::rc::Rc;
+
+use block::{
+    Buffer, BufferMut, Completion, DeviceEvent, Durability, IoError, SECTOR_BYTES, SectorRange,
+    Transfer, TransferDone,
+};
+
+use super::Shared;
+use super::errors::translate;
+use super::open::DurableMode;
+use super::operations::{Operation, is_interruption};
+use super::order::Ticket;
+use crate::reactor::Part;
+
+impl Shared {
+    /// Whether a transfer is one request to the kernel, and may go there now.
+    pub(super) fn begins(&self, transfer: &Transfer) -> bool {
+        let range = range_of(transfer);
+        let geometry = self.geometry.get();
+        let writes = matches!(transfer, Transfer::Write { .. });
+        let simple = match transfer {
+            Transfer::Read(_) => true,
+            Transfer::Write { data, durability, .. } => {
+                // A sync that others share ends in its own time.
+                let alone = *durability == Durability::Volatile
+                    || self.direct && self.durable == DurableMode::PerWrite;
+                alone
+                    && !geometry.read_only
+                    && !self.syncs.has_failed()
+                    && data.is_aligned_to(self.alignment_bytes as usize)
+                    && data.len() as u64 == range.len_bytes()
+            }
+        };
+        simple
+            && range.count > 0
+            && range.fits(geometry.sectors)
+            && range.len_bytes() <= u64::from(geometry.max_transfer_bytes)
+            && self.widened(range) == range
+            && !self.order.holds_up(range, writes)
+            && (self.direct || !writes || self.writer().is_ok())
+    }
+}
+
+impl Shared {
+    fn flags(&self, durability: Durability) -> i32 {
+        let durable = durability == Durability::Durable && self.direct;
+        if durable { libc::RWF_DSYNC } else { 0 }
+    }
+}
+
+/// Begins a transfer that [`Shared::begins`] agreed to.
+pub(super) fn begin(shared: &Rc<Shared>, transfer: Transfer, done: TransferDone) {
+    let range = range_of(&transfer);
+    let offset_bytes = range.start.byte_offset();
+    let (fd, handle) = (Rc::clone(&shared.fd), shared.handle.clone());
+    let under_way = |writes| UnderWay {
+        shared: Rc::clone(shared),
+        ticket: shared.order.enter(range, writes),
+        range,
+        done,
+    };
+    match transfer {
+        Transfer::Read(_) => {
+            let under_way = under_way(false);
+            let buffer = BufferMut::for_overwriting(range.len_bytes() as usize);
+            handle.read_call(fd, buffer, offset_bytes, move |result, buffer| {
+                under_way.end(result, buffer.freeze(), None);
+            });
+        }
+        Transfer::Write { data, durability, .. } => {
+            let under_way = under_way(true);
+            let told = move |result, data: Buffer| {
+                under_way.end(result, Buffer::empty(), Some((data, durability)));
+            };
+            if shared.direct {
+                let flags = shared.flags(durability);
+                return handle.write_call(fd, data, offset_bytes, flags, told);
+            }
+            match shared.writer() {
+                Ok(writer) => {
+                    let part = Part { start: 0, offset_bytes };
+                    writer.begin(data, part, move |(result, data)| told(result, data));
+                }
+                Err(error) => told(Err(error), data),
+            }
+        }
+    }
+}
+
+fn range_of(transfer: &Transfer) -> SectorRange {
+    match transfer {
+        Transfer::Read(range) => *range,
+        Transfer::Write { start, data, .. } => {
+            SectorRange::new(*start, (data.len() / SECTOR_BYTES) as u64)
+        }
+    }
+}
+
+/// A transfer between its begin and its end.
+struct UnderWay {
+    shared: Rc<Shared>,
+    ticket: Ticket,
+    range: SectorRange,
+    done: TransferDone,
+}
+
+impl UnderWay {
+    fn end(self, result: io::Result<u32>, value: Buffer, written: Option<(Buffer, Durability)>) {
+        let UnderWay { shared, ticket, range, done } = self;
+        let instance = shared.instance;
+        if matches!(result, Ok(len) if u64::from(len) == range.len_bytes()) {
+            drop(ticket);
+            return done(Ok(Completion::new(instance, value)));
+        }
+        if let Err(error) = &result
+            && !is_interruption(error)
+        {
+            drop(ticket);
+            let error = match &written {
+                None => translate(error, range),
+                Some((_, durability)) => {
+                    shared.write_failed(error, shared.flags(*durability), range)
+                }
+            };
+            if error == IoError::Lost {
+                shared.announce(DeviceEvent::Lost);
+            }
+            return done(Err(error));
+        }
+        let operation = match written {
+            None => Operation::Read,
+            Some((data, durability)) => Operation::Write { data, durability },
+        };
+        let again = Rc::clone(&shared);
+        shared.handle.runtime().spawn(async move {
+            let result = again.carry_out(range, operation).await;
+            drop(ticket);
+            done(result.map(|value| Completion::new(instance, value)));
+        });
+    }
+}
