@@ -370,10 +370,7 @@ impl BlockDevice for Medium {
     fn begin(&self, transfer: Transfer, done: TransferDone) {
         let refusal = match &transfer {
             Transfer::Read(_) => None,
-            Transfer::Write { start, data, .. } => {
-                let range = SectorRange::new(*start, (data.len() / SECTOR_BYTES) as u64);
-                self.shared.refusal(range)
-            }
+            Transfer::Write { .. } => self.shared.refusal(transfer.range()),
         };
         if let Some(error) = refusal {
             return done(Err(error));

@@ -2,7 +2,7 @@
 
 use futures::future::LocalBoxFuture;
 
-use crate::{Buffer, Epoch, Instance, IoError, Lba, OwnerId, SectorRange};
+use crate::{Buffer, Epoch, Instance, IoError, Lba, OwnerId, SECTOR_BYTES, SectorRange};
 
 /// The future of an operation. Dropping it doesn't undo the operation: a write may still happen.
 pub type IoFuture<'a, T> = LocalBoxFuture<'a, Result<Completion<T>, IoError>>;
@@ -72,6 +72,18 @@ pub enum Transfer {
         /// When to answer.
         durability: Durability,
     },
+}
+
+impl Transfer {
+    /// Which sectors.
+    pub fn range(&self) -> SectorRange {
+        match self {
+            Transfer::Read(range) => *range,
+            Transfer::Write { start, data, .. } => {
+                SectorRange::new(*start, (data.len() / SECTOR_BYTES) as u64)
+            }
+        }
+    }
 }
 
 /// Told what became of a transfer: the data of a read, no bytes for a write.

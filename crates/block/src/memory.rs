@@ -9,7 +9,7 @@ use futures::future::LocalBoxFuture;
 
 use crate::{
     BlockDevice, Buffer, Claim, Completion, DeviceEvent, Durability, DurabilityClass, Geometry,
-    Holder, Instance, IoError, IoFuture, Lba, SECTOR_BYTES, SectorRange,
+    Holder, Instance, IoError, IoFuture, Lba, SECTOR_BYTES, SectorRange, Transfer, TransferDone,
 };
 
 /// Sectors in memory.
@@ -58,6 +58,26 @@ impl BlockDevice for MemoryDevice {
 
     fn read(&self, range: SectorRange) -> IoFuture<'static, Buffer> {
         Self::done(self.window(range).map(|window| Buffer::copy_of(&self.bytes.borrow()[window])))
+    }
+
+    fn read_at_once(&self, range: SectorRange) -> Option<Completion<Buffer>> {
+        let window = self.window(range).ok()?;
+        Some(Completion::new(INSTANCE, Buffer::copy_of(&self.bytes.borrow()[window])))
+    }
+
+    fn begins(&self, transfer: &Transfer) -> bool {
+        self.window(transfer.range()).is_ok()
+    }
+
+    fn begin(&self, transfer: Transfer, done: TransferDone) {
+        let result = self.window(transfer.range()).map(|window| match transfer {
+            Transfer::Read(_) => Buffer::copy_of(&self.bytes.borrow()[window]),
+            Transfer::Write { data, .. } => {
+                self.bytes.borrow_mut()[window].copy_from_slice(&data);
+                Buffer::empty()
+            }
+        });
+        done(result.map(|value| Completion::new(INSTANCE, value)));
     }
 
     fn write(&self, start: Lba, data: Buffer, _: Durability) -> IoFuture<'static, ()> {

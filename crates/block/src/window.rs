@@ -9,8 +9,8 @@ use futures::FutureExt;
 use futures::future::{LocalBoxFuture, pending};
 
 use crate::{
-    BlockDevice, Buffer, Claim, DeviceEvent, Durability, Geometry, Holder, Instance, IoError,
-    IoFuture, Lba, SECTOR_BYTES, SectorRange,
+    BlockDevice, Buffer, Claim, Completion, DeviceEvent, Durability, Geometry, Holder, Instance,
+    IoError, IoFuture, Lba, SECTOR_BYTES, SectorRange, Transfer, TransferDone,
 };
 
 /// Sectors of a device from a place on: a number of them, or as far as the device goes.
@@ -39,6 +39,17 @@ impl Window {
         }
         // Can't wrap: it fits, and the window does.
         Ok(SectorRange::new(Lba(self.start.0.saturating_add(range.start.0)), range.count))
+    }
+
+    /// A transfer in the device's own count.
+    fn moved(&self, transfer: Transfer) -> Result<Transfer, IoError> {
+        let inner = self.inner(transfer.range())?;
+        Ok(match transfer {
+            Transfer::Read(_) => Transfer::Read(inner),
+            Transfer::Write { data, durability, .. } => {
+                Transfer::Write { start: inner.start, data, durability }
+            }
+        })
     }
 
     fn within<T: 'static>(
@@ -73,11 +84,36 @@ fn outer(error: IoError, start: Lba) -> IoError {
 
 impl BlockDevice for Window {
     fn geometry(&self) -> Geometry {
-        Geometry { sectors: self.sectors(), ..self.device.geometry() }
+        let geometry = self.device.geometry();
+        let block_bytes = u64::from(geometry.physical_block_bytes);
+        // Blocks that don't begin where the window does are none that anybody could keep to.
+        let aligned = block_bytes > 0 && self.start.byte_offset().is_multiple_of(block_bytes);
+        let physical_block_bytes =
+            if aligned { geometry.physical_block_bytes } else { SECTOR_BYTES as u32 };
+        Geometry { sectors: self.sectors(), physical_block_bytes, ..geometry }
     }
 
     fn read(&self, range: SectorRange) -> IoFuture<'static, Buffer> {
         self.within(range, |inner| self.device.read(inner))
+    }
+
+    fn read_at_once(&self, range: SectorRange) -> Option<Completion<Buffer>> {
+        self.device.read_at_once(self.inner(range).ok()?)
+    }
+
+    fn begins(&self, transfer: &Transfer) -> bool {
+        self.moved(transfer.clone()).is_ok_and(|inner| self.device.begins(&inner))
+    }
+
+    fn begin(&self, transfer: Transfer, done: TransferDone) {
+        let start = self.start;
+        match self.moved(transfer) {
+            Err(error) => done(Err(error)),
+            Ok(inner) => self.device.begin(
+                inner,
+                Box::new(move |result| done(result.map_err(|error| outer(error, start)))),
+            ),
+        }
     }
 
     fn write(&self, start: Lba, data: Buffer, durability: Durability) -> IoFuture<'static, ()> {
@@ -146,6 +182,30 @@ mod tests {
         }
         let read = block_on(window.read(SectorRange::new(Lba(3), 1))).unwrap().value;
         assert_eq!(read[511], 7);
+    }
+
+    #[test]
+    fn transfers_told_by_a_call_are_moved_too() {
+        let disk = disk();
+        let window = Window::new(Rc::clone(&disk) as Rc<dyn BlockDevice>, Lba(10), Some(20));
+        let begin = |transfer: Transfer| {
+            assert!(window.begins(&transfer));
+            let answer = Rc::new(std::cell::Cell::new(None));
+            let place = Rc::clone(&answer);
+            window.begin(transfer, Box::new(move |result| place.set(Some(result))));
+            answer.take().unwrap()
+        };
+        let data = Buffer::copy_of(&[7; SECTOR_BYTES]);
+        let durability = Durability::Durable;
+        begin(Transfer::Write { start: Lba(3), data: data.clone(), durability }).unwrap();
+        let range = SectorRange::new(Lba(3), 1);
+        assert!(begin(Transfer::Read(range)).unwrap().value == data);
+        assert!(window.read_at_once(range).unwrap().value == data);
+        let whole = block_on(disk.read(SectorRange::new(Lba(13), 1))).unwrap().value;
+        assert!(whole == data);
+        let beyond = SectorRange::new(Lba(20), 1);
+        assert!(!window.begins(&Transfer::Read(beyond)) && window.read_at_once(beyond).is_none());
+        assert_eq!(window.geometry().physical_block_bytes, SECTOR_BYTES as u32);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use block::{
     BlockDevice, Buffer, Claim, Completion, DeviceEvent, Durability, DurabilityClass, Geometry,
-    Holder, Instance, IoError, IoFuture, Lba, SECTOR_BYTES, SectorRange,
+    Holder, Instance, IoError, IoFuture, Lba, SECTOR_BYTES, SectorRange, Transfer, TransferDone,
 };
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
@@ -30,6 +30,9 @@ pub(crate) struct SlowDevice {
     pub fail_flush: Rc<Cell<bool>>,
     pub unreadable: Rc<Cell<Option<SectorRange>>>,
     pub delay_ms: u64,
+    /// Everything takes this long, one after the other, instead of a random while.
+    pub each: Option<Duration>,
+    pub turn: Rc<Cell<block::Instant>>,
     pub handle: Handle,
 }
 
@@ -42,6 +45,8 @@ impl SlowDevice {
             fail_flush: Rc::default(),
             unreadable: Rc::default(),
             delay_ms,
+            each: None,
+            turn: Rc::default(),
             handle,
         }
     }
@@ -53,9 +58,18 @@ impl SlowDevice {
         let device = self.clone();
         let (send, receive) = futures::channel::oneshot::channel();
         // On its own, as a real disk does: also when nobody waits for it.
+        let until = match self.each {
+            None => {
+                let delay = self.handle.random_below(self.delay_ms + 1);
+                self.handle.now() + Duration::from_millis(delay)
+            }
+            Some(each) => {
+                self.turn.set(self.turn.get().max(self.handle.now()) + each);
+                self.turn.get()
+            }
+        };
         self.handle.spawn(async move {
-            let delay = device.handle.random_below(device.delay_ms + 1);
-            device.handle.sleep(Duration::from_millis(delay)).await;
+            device.handle.sleep_until(until).await;
             let instance = Instance(device.instance.get());
             let _ = send.send(effect(&device).map(|value| Completion::new(instance, value)));
         });
@@ -95,6 +109,22 @@ impl BlockDevice for SlowDevice {
             device.note(Effect::Read(range));
             Ok(Buffer::copy_of(&device.bytes.borrow()[window]))
         })
+    }
+
+    /// Now one way, now the other: who calls must be right with both.
+    fn begins(&self, _: &Transfer) -> bool {
+        self.handle.random_below(2) == 0
+    }
+
+    fn begin(&self, transfer: Transfer, done: TransferDone) {
+        let answer = match transfer {
+            Transfer::Read(range) => self.read(range),
+            Transfer::Write { start, data, durability } => self
+                .write(start, data, durability)
+                .map(|result| result.map(|done| Completion::new(done.instance, Buffer::empty())))
+                .boxed_local(),
+        };
+        self.handle.spawn(answer.map(done));
     }
 
     fn write(&self, start: Lba, data: Buffer, durability: Durability) -> IoFuture<'static, ()> {

@@ -6,8 +6,8 @@ use std::io;
 use std::rc::Rc;
 
 use block::{
-    Buffer, BufferMut, Completion, DeviceEvent, Durability, IoError, SECTOR_BYTES, SectorRange,
-    Transfer, TransferDone,
+    Buffer, BufferMut, Completion, DeviceEvent, Durability, IoError, SectorRange, Transfer,
+    TransferDone,
 };
 
 use super::Shared;
@@ -20,7 +20,7 @@ use crate::reactor::Part;
 impl Shared {
     /// Whether a transfer is one request to the kernel, and may go there now.
     pub(super) fn begins(&self, transfer: &Transfer) -> bool {
-        let range = range_of(transfer);
+        let range = transfer.range();
         let geometry = self.geometry.get();
         let writes = matches!(transfer, Transfer::Write { .. });
         let simple = match transfer {
@@ -55,7 +55,7 @@ impl Shared {
 
 /// Begins a transfer that [`Shared::begins`] agreed to.
 pub(super) fn begin(shared: &Rc<Shared>, transfer: Transfer, done: TransferDone) {
-    let range = range_of(&transfer);
+    let range = transfer.range();
     let offset_bytes = range.start.byte_offset();
     let (fd, handle) = (Rc::clone(&shared.fd), shared.handle.clone());
     let under_way = |writes| UnderWay {
@@ -88,15 +88,6 @@ pub(super) fn begin(shared: &Rc<Shared>, transfer: Transfer, done: TransferDone)
                 }
                 Err(error) => told(Err(error), data),
             }
-        }
-    }
-}
-
-fn range_of(transfer: &Transfer) -> SectorRange {
-    match transfer {
-        Transfer::Read(range) => *range,
-        Transfer::Write { start, data, .. } => {
-            SectorRange::new(*start, (data.len() / SECTOR_BYTES) as u64)
         }
     }
 }

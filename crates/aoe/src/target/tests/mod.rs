@@ -5,6 +5,7 @@ mod access;
 mod change;
 mod features;
 mod hostile;
+mod merging;
 mod meter;
 mod order;
 mod plain;

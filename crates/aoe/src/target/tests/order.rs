@@ -17,20 +17,20 @@ use crate::target::slow_device::{Effect, SlowDevice, block_on, run};
 
 /// A port whose other end is the test.
 #[derive(Default)]
-struct TestPort {
+pub(super) struct TestPort {
     arrived: RefCell<VecDeque<Vec<u8>>>,
     arrival: Rc<Notify>,
     sent: RefCell<Vec<Vec<u8>>>,
 }
 
 impl TestPort {
-    fn deliver(&self, frame: &Frame) {
+    pub(super) fn deliver(&self, frame: &Frame) {
         let bytes = [frame.head.as_slice(), &frame.payload].concat();
         self.arrived.borrow_mut().push_back(bytes);
         self.arrival.notify_all();
     }
 
-    fn take(&self) -> Vec<Vec<u8>> {
+    pub(super) fn take(&self) -> Vec<Vec<u8>> {
         self.sent.take()
     }
 }
@@ -72,18 +72,28 @@ impl Port for TestPort {
     }
 }
 
-struct World {
-    executor: Executor,
-    port: Rc<TestPort>,
-    disk: SlowDevice,
-    driver: TargetDriver,
+pub(super) struct World {
+    pub(super) executor: Executor,
+    pub(super) port: Rc<TestPort>,
+    pub(super) disk: SlowDevice,
+    pub(super) driver: TargetDriver,
     export: ExportId,
 }
 
 fn world(seed: u64, sectors: u64, as_medium: bool) -> World {
+    world_with(seed, sectors, as_medium, None)
+}
+
+/// `each` is how long the disk takes for everything, one after the other; a random while by default.
+pub(super) fn world_with(
+    seed: u64,
+    sectors: u64,
+    as_medium: bool,
+    each: Option<Duration>,
+) -> World {
     let executor = Executor::new(Instant::default(), seed, Order::Seeded, || {});
     let handle = executor.handle();
-    let disk = SlowDevice::new(handle.clone(), sectors, 20);
+    let disk = SlowDevice { each, ..SlowDevice::new(handle.clone(), sectors, 20) };
     let node = NodeIdentity { id: uuid::Uuid::from_bytes([9; 16]), name: "node".into() };
     let driver = TargetDriver::new(handle.clone(), node);
     let port = Rc::new(TestPort::default());
@@ -103,7 +113,7 @@ fn world(seed: u64, sectors: u64, as_medium: bool) -> World {
     World { executor, port, disk, driver, export: export.unwrap() }
 }
 
-fn ata(client: u8, command: AtaCommand, range: SectorRange, tag: u32) -> AtaRequest {
+pub(super) fn ata(client: u8, command: AtaCommand, range: SectorRange, tag: u32) -> AtaRequest {
     let source = MacAddr([2, 0, 0, 0, 1, client]);
     let header = Header::request(SERVER, source, ADDRESS, Command::Ata, tag);
     AtaRequest::new(header, command, range.start, range.count as u8)
@@ -156,7 +166,7 @@ fn commands_that_do_not_overlap_run_together() {
     let world = world(3, 1000, false);
     let started = world.executor.handle().now();
     for i in 0..50 {
-        let range = SectorRange::new(Lba(i * 8), 8);
+        let range = SectorRange::new(Lba(i * 16), 8);
         let frame = ata(1, AtaCommand::WRITE_EXT, range, 1 + i as u32);
         world.port.deliver(&frame.emit(Buffer::zeroed(4096)));
     }
