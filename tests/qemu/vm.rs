@@ -147,6 +147,11 @@ pub fn require_qemu() {
 impl Vm {
     /// Packs and boots it.
     pub fn start(options: &VmOptions) -> Vm {
+        Vm::start_with(options, &[])
+    }
+
+    /// The same, with more words for QEMU.
+    pub fn start_with(options: &VmOptions, more: &[String]) -> Vm {
         let started = Instant::now();
         let end = started + options.limit;
         let dir = tempfile::Builder::new().prefix("etherpool-vm").tempdir().expect("tempdir");
@@ -157,6 +162,7 @@ impl Vm {
             machine.plug_in(number, nic);
         }
         let mut command = machine.qemu(options);
+        command.args(more);
         machine.qemu = Some(command.spawn().expect("QEMU can be started"));
         let lines = BufReader::new(machine.connect(end));
         Vm { machine, lines, started, end }
