@@ -9,11 +9,13 @@
 pub mod frames;
 mod lab;
 mod load;
+mod loop_disk;
 mod target;
 mod tree;
 
 pub use lab::{Lab, LabOptions, VOLUME, etherpool, require_root};
 pub use load::{Load, LoadReport};
+pub use loop_disk::{DiskCounts, LoopDisk};
 pub use target::{Target, Wire, export_of, pause};
 pub use tree::Tree;
 

@@ -7,7 +7,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use blackbox::{Lab, LabOptions, VOLUME, etherpool, require_root, wait_until};
+use blackbox::frames::{Client, header};
+use blackbox::{Lab, LabOptions, LoopDisk, VOLUME, etherpool, require_root, wait_until};
+
+use os::net::InterfaceSpec;
 
 #[path = "../qemu/vm.rs"]
 mod vm;
@@ -58,13 +61,18 @@ struct Node {
 
 impl Node {
     fn start(netns: &Switch, config: &Path) -> Node {
+        Node::start_as("node", netns, config)
+    }
+
+    /// `etherpool node` or `etherpool target`.
+    fn start_as(command: &str, netns: &Switch, config: &Path) -> Node {
         let log = config.with_file_name("node.log");
         let file = std::fs::File::options().create(true).append(true).open(&log).unwrap();
         let process = Command::new("ip")
             .args(["netns", "exec", netns.netns()])
             .args(["setpriv", "--pdeathsig", "KILL"])
             .arg(etherpool().get_program())
-            .args(["node", "--config"])
+            .args([command, "--config"])
             .arg(config)
             .stdin(Stdio::null())
             .stdout(file.try_clone().unwrap())
@@ -137,6 +145,108 @@ fn use_disks() -> Result<(), DriverHung> {
     let _node = Node::start(&machine, &file);
     client.tell("restarted");
     client.finish()
+}
+
+/// A Linux client of the target: at both usual sizes of frames, over the target's death, with a disk that
+/// grows, one that is read-only, and one that is reserved for somebody else.
+#[test]
+fn a_stock_client_uses_a_target() {
+    let _turn = begin("a stock client uses a target");
+    twice_if_driver_hangs(use_target);
+}
+
+fn use_target() -> Result<(), DriverHung> {
+    let (switch, machine) = (Switch::new("sw"), Switch::new("target"));
+    let dir = tempfile::Builder::new().prefix("etherpool-target").tempdir_in("/var/tmp").unwrap();
+    let mut config = format!(
+        "name = \"target\"\nstate-dir = {:?}\nrun-dir = {:?}\n",
+        dir.path().join("state"),
+        dir.path().join("run"),
+    );
+    let disk = |slot: u8| dir.path().join(format!("disk{slot}"));
+    for (slot, mtu) in [(1u8, 1500), (2, 9000)] {
+        switch.bridge(&format!("br{slot}"), mtu);
+        switch.cable(&format!("br{slot}"), &machine, &format!("eth{}", slot - 1), mtu);
+    }
+    for (slot, interface, more) in
+        [(1, "eth0", ""), (2, "eth1", ""), (3, "eth0", "read-only = true"), (4, "eth1", "")]
+    {
+        std::fs::File::create(disk(slot)).unwrap().set_len(96 << 20).unwrap();
+        config += &format!(
+            "\n[[export]]\naddress = \"e0.{slot}\"\npath = {:?}\ninterfaces = [{interface:?}]\n{more}\n",
+            disk(slot)
+        );
+    }
+    std::fs::File::create(disk(5)).unwrap().set_len(96 << 20).unwrap();
+    let counted = LoopDisk::attach(&disk(5));
+    if let Some(counted) = &counted {
+        config += &format!(
+            "\n[[export]]\naddress = \"e0.5\"\npath = {:?}\ninterfaces = [\"eth0\"]\n",
+            counted.device()
+        );
+    }
+    let file = dir.path().join("target.toml");
+    std::fs::write(&file, config).unwrap();
+
+    let target = Node::start_as("target", &machine, &file);
+    let mut client = Vm::start(&VmOptions {
+        name: "client",
+        netns: switch.netns(),
+        nics: &[Nic { bridge: "br1", mtu: 1500 }, Nic { bridge: "br2", mtu: 9000 }],
+        script: "client.sh",
+        programs: &[writer()],
+        variables: &[
+            ("VM_DISKS", "e0.1:1024,e0.2:8192"),
+            ("VM_ROUNDS", "restarted"),
+            ("VM_GROWN", "e0.1,e0.2"),
+            ("VM_READ_ONLY", "e0.3"),
+            ("VM_RESERVED", "e0.4"),
+            ("VM_SEQUENTIAL", if counted.is_some() { "e0.5" } else { "" }),
+        ],
+        memory_mb: 512,
+        disk_mb: None,
+        limit: Duration::from_secs(240),
+    });
+    client.wait_for("WRITING")?;
+    target.kill();
+    std::thread::sleep(Duration::from_secs(5));
+    let _target = Node::start_as("target", &machine, &file);
+    client.tell("restarted");
+    client.wait_for("GROW")?;
+    for slot in [1, 2] {
+        let file = std::fs::File::options().write(true).open(disk(slot)).unwrap();
+        file.set_len(128 << 20).unwrap();
+    }
+    client.wait_for("RESERVE")?;
+    let interface = InterfaceSpec { name: "br2".into(), netns: Some(switch.netns().to_owned()) };
+    reserve(&interface, &[2, 0, 0, 0, 0, 9]);
+    client.tell("reserved");
+    client.wait_for("RELEASE")?;
+    reserve(&interface, &[]);
+    client.tell("released");
+    if let Some(disk) = &counted {
+        client.wait_for("COUNT")?;
+        let before = disk.counts();
+        client.tell("counting");
+        client.wait_for("COUNTED")?;
+        let after = disk.counts();
+        let (reads, writes) = (after.reads - before.reads, after.writes - before.writes);
+        println!(
+            "1 MiB in frames of 1 KiB (1024 of them): {writes} writes and {reads} reads of the disk"
+        );
+        assert_eq!(reads, 0, "an aligned write made the disk read");
+        assert!(writes <= 1024 / 8, "frames weren't joined");
+    }
+    client.finish()
+}
+
+/// Reserves `e0.4` by force, for one client or (without any) for nobody.
+fn reserve(interface: &InterfaceSpec, mac: &[u8]) {
+    let mut other = Client::connect(interface, "e0.4".parse().unwrap()).unwrap();
+    let head = header(other.target(), other.mac(), other.address(), 3, other.tag());
+    let request = [&head[..], &[2, u8::from(!mac.is_empty())], mac].concat();
+    let reply = other.ask(&request, 20).unwrap().expect("an answer");
+    assert_eq!(reply[14] & 0x04, 0, "AoE error {}", reply[15]);
 }
 
 /// A Linux client of a volume, while one of the machines that hold the volume dies and comes back.

@@ -2,8 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -12,7 +11,7 @@ use aoe::wire::MacAddr;
 use blackbox::frames::{
     self, BROADCAST, Client, Kind, LoadOptions, Order, Report, ata_request, config_request, header,
 };
-use blackbox::{Target, export_of, pause, wait_until};
+use blackbox::{LoopDisk, Target, export_of, pause, wait_until};
 
 const MIB: u64 = 1 << 20;
 
@@ -231,14 +230,10 @@ fn a_device_that_fails_fails_alone() {
 #[test]
 fn a_disk_that_is_pulled_out_fails_alone_and_comes_back() {
     let target = Target::new(9000);
-    let Some(mut disk) = LoopDisk::attach(target.file("disk", 8 * MIB).to_str().unwrap()) else {
-        println!("SKIPPED: no loop devices here");
-        return;
-    };
+    let Some(mut disk) = LoopDisk::attach(&target.file("disk", 8 * MIB)) else { return };
     let mut target = target;
-    target.configure(
-        &(target.export("e1.0", 16 * MIB, "") + &export_of("e1.1", disk.device.as_ref(), "")),
-    );
+    target
+        .configure(&(target.export("e1.0", 16 * MIB, "") + &export_of("e1.1", disk.device(), "")));
     target.run();
     let mut client = target.client("e1.1");
     client.write(5, &[9; 512]).unwrap();
@@ -252,54 +247,6 @@ fn a_disk_that_is_pulled_out_fails_alone_and_comes_back() {
     wait_until("it is back", || client.read(5, 1).is_ok_and(|data| data == [9; 512]));
     assert_eq!(load.finish().retried, 0, "the others were disturbed");
     drop(target);
-    disk.detach();
-}
-
-/// A loop device, whose file can be made empty under it.
-struct LoopDisk {
-    device: String,
-    file: String,
-    kept: Vec<u8>,
-}
-
-impl LoopDisk {
-    fn attach(file: &str) -> Option<LoopDisk> {
-        let output =
-            Command::new("losetup").args(["--find", "--show", file]).stderr(Stdio::null()).output();
-        let output = output.ok().filter(|output| output.status.success())?;
-        let device = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        Some(LoopDisk { device, file: file.to_owned(), kept: Vec::new() })
-    }
-
-    fn shrink_to_nothing(&mut self) {
-        self.kept = std::fs::read(&self.file).unwrap();
-        File::options().write(true).open(&self.file).unwrap().set_len(0).unwrap();
-        self.look_again();
-    }
-
-    fn restore(&self) {
-        let file = File::options().write(true).open(&self.file).unwrap();
-        file.write_all_at(&self.kept, 0).unwrap();
-        self.look_again();
-    }
-
-    /// Lets the kernel see the file's size.
-    fn look_again(&self) {
-        let status = Command::new("losetup").args(["--set-capacity", &self.device]).status();
-        assert!(status.unwrap().success(), "losetup --set-capacity");
-    }
-
-    fn detach(&self) {
-        let _ = Command::new("losetup").args(["-d", &self.device]).status();
-    }
-}
-
-impl Drop for LoopDisk {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.detach();
-        }
-    }
 }
 
 #[test]

@@ -6,6 +6,8 @@ disks=$(echo "$VM_DISKS" | tr , ' ')
 modprobe aoe || fail "no aoe driver"
 until_true [ -c /dev/etherd/discover ]
 
+has_sectors() { [ "$(cat "/sys/block/etherd!$1/size")" = "$2" ]; }
+
 is_up() {
     echo >/dev/etherd/discover
     sleep 0.2
@@ -100,4 +102,61 @@ for disk in $disks; do
     (cd "/mnt/$number" && sha256sum -c -s "/tmp/sums$number") || fail "$name: files differ"
     must umount "/mnt/$number"
     no_io_errors "etherd.$name"
+done
+
+# What must end with an error, and soon: a client that hangs is worse off. dd's own time is told.
+must_fail_soon() {
+    what=$1
+    shift
+    begun=$(now)
+    if timeout 30 "$@" 2>/tmp/error; then fail "$what: it was done"; fi
+    took=$(echo "$begun $(now)" | awk '{ printf "%.1f", $2 - $1 }')
+    grep -q "Input/output error" /tmp/error || fail "$what: after $took s: $(cat /tmp/error)"
+    mark FAILED "$what after $took s"
+}
+
+# VM_GROWN: disks that grow to 128 MiB once the test outside hears of it. They are closed now; the driver
+# looks at their size when the target announces it.
+if [ "$VM_GROWN" ]; then
+    mark GROW
+    for name in $(echo "$VM_GROWN" | tr , ' '); do
+        until_true has_sectors "$name" 262144
+        must dd if=/dev/urandom of=/tmp/end bs=1M count=1 2>/dev/null
+        must dd if=/tmp/end of="/dev/etherd/$name" bs=1M seek=127 oflag=direct 2>/dev/null
+        dd if="/dev/etherd/$name" bs=1M skip=127 iflag=direct 2>/dev/null | cmp - /tmp/end || fail "$name: the new end differs"
+        mark GROWN "$name"
+    done
+fi
+
+# VM_READ_ONLY: they are read; a write fails, and fails alone.
+for name in $(echo "$VM_READ_ONLY" | tr , ' '); do
+    until_true is_up "$name"
+    must dd if="/dev/etherd/$name" of=/dev/null bs=64k count=4 iflag=direct 2>/dev/null
+    must_fail_soon "write to $name" dd if=/dev/zero of="/dev/etherd/$name" bs=4096 count=1 oflag=direct conv=notrunc
+    must dd if="/dev/etherd/$name" of=/dev/null bs=64k count=4 iflag=direct 2>/dev/null
+done
+
+# VM_RESERVED: the test outside reserves them for another client, and then for nobody.
+for name in $(echo "$VM_RESERVED" | tr , ' '); do
+    until_true is_up "$name"
+    must dd if="/dev/etherd/$name" of=/dev/null bs=4096 count=1 iflag=direct 2>/dev/null
+    mark RESERVE "$name"
+    hear reserved
+    must_fail_soon "read from $name" dd if="/dev/etherd/$name" of=/dev/null bs=4096 count=1 iflag=direct
+    must_fail_soon "write to $name" dd if=/dev/zero of="/dev/etherd/$name" bs=4096 count=1 oflag=direct conv=notrunc
+    mark RELEASE "$name"
+    hear released
+    must dd if="/dev/etherd/$name" of=/dev/null bs=4096 count=1 iflag=direct 2>/dev/null
+    must dd if=/dev/zero of="/dev/etherd/$name" bs=4096 count=1 oflag=direct conv=notrunc 2>/dev/null
+done
+
+# VM_SEQUENTIAL: a disk that 1 MiB is written to in one go, while the test outside counts.
+for name in $(echo "$VM_SEQUENTIAL" | tr , ' '); do
+    until_true is_up "$name"
+    # Round-trip times are known after some requests; before, one lost frame would take 16 seconds.
+    must dd if="/dev/etherd/$name" of=/dev/null bs=64k count=64 iflag=direct 2>/dev/null
+    mark COUNT "$name"
+    hear counting
+    must dd if=/dev/zero of="/dev/etherd/$name" bs=1M count=1 oflag=direct conv=notrunc 2>/dev/null
+    mark COUNTED "$name"
 done
