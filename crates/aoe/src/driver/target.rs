@@ -238,16 +238,17 @@ impl TargetDriver {
         for entry in self.inner.ports.borrow().values() {
             entry.stop.stop();
         }
-        loop {
-            // An answer may have let another command begin.
-            self.inner.drain();
-            let entries: Vec<_> = self.inner.exports.borrow().values().cloned().collect();
-            let Some(busy) = entries.iter().find(|entry| entry.in_flight.get() > 0) else { return };
-            let idle = busy.idle.notified();
-            if busy.in_flight.get() > 0 {
-                idle.await;
-            }
-        }
+        let entries: Vec<_> = self.inner.exports.borrow().values().cloned().collect();
+        self.inner.settle(&entries).await;
+    }
+
+    /// Takes an export away as its clients would have it: it hears nothing more, answers what it has
+    /// begun, and goes.
+    pub async fn retire_export(&self, id: ExportId) {
+        self.inner.target.borrow_mut().close_export(id);
+        let entry = self.inner.exports.borrow().get(&id).cloned();
+        self.inner.settle(entry.as_slice()).await;
+        self.remove_export(id).await;
     }
 
     /// Takes note of a change behind an export: its size, or that its medium was reopened.
@@ -337,6 +338,19 @@ impl Inner {
             }
             // Also after waiting: a port that is always readable must not starve the others.
             self.handle.yield_now().await;
+        }
+    }
+
+    /// Completes when these exports' devices have nothing to do and all answers are sent.
+    async fn settle(self: &Rc<Inner>, entries: &[Rc<ExportEntry>]) {
+        loop {
+            // An answer may have let another command begin.
+            self.drain();
+            let Some(busy) = entries.iter().find(|entry| entry.in_flight.get() > 0) else { return };
+            let idle = busy.idle.notified();
+            if busy.in_flight.get() > 0 {
+                idle.await;
+            }
         }
     }
 

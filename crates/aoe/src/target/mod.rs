@@ -288,6 +288,13 @@ impl Target {
         Ok(id)
     }
 
+    /// Lets an export hear nothing more; what it has begun is answered.
+    pub fn close_export(&mut self, id: ExportId) {
+        if let Some(export) = self.exports.get_mut(&id) {
+            export.options.reach = Reach::Ports(std::collections::BTreeSet::new());
+        }
+    }
+
     /// Takes an export away. Answers of its device are ignored from now on, its sessions get none.
     pub fn remove_export(&mut self, id: ExportId) -> bool {
         let Some(export) = self.exports.remove(&id) else { return false };

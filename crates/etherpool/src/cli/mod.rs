@@ -240,6 +240,7 @@ mod tests {
             "etherpool target e1.1=/dev/sdb -i eth0 -i eth1 --io direct --write-cache off",
             "etherpool target e1.1=UUID=AB-CD e1.2=/f=x -i v* --read-only --length 63s",
             "etherpool target --config /etc/etherpool/target.toml --check",
+            "etherpool target reload --socket /run/etherpool/target",
             "etherpool vblade -b 16 -m 020000000001 -dsr 1 2 eth0 /f",
             "etherpool vbladed 1 2 eth0 /f -s",
             "etherpool user hash joe",

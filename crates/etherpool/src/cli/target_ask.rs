@@ -21,6 +21,8 @@ pub enum TargetAsk {
     Stats(TargetAskArgs),
     /// Requests as they are answered, until interrupted
     Trace(TraceArgs),
+    /// Read the configuration again; what is wrong in it is said, and then nothing changes
+    Reload,
 }
 
 /// Arguments of `target status` and `target stats`.
@@ -65,7 +67,15 @@ pub fn run(ask: TargetAsk, socket: Option<&Path>, json: bool) -> Result<Exit, Fa
         TargetAsk::Status(args) => status(args, socket, json),
         TargetAsk::Stats(args) => stats(args, socket, json),
         TargetAsk::Trace(args) => trace(args, socket, json),
+        TargetAsk::Reload => reload(socket),
     }
+}
+
+/// One target, because a file is meant for one.
+fn reload(socket: Option<&Path>) -> Result<Exit, Failure> {
+    let mut client = pick(targets(socket)?, &[])?;
+    client.ask(&NodeRequest::Reload)?;
+    Ok(Exit::Ok)
 }
 
 fn status(args: TargetAskArgs, socket: Option<&Path>, json: bool) -> Result<Exit, Failure> {

@@ -174,7 +174,12 @@ impl Export {
             outcome = self.look(node, &served).await;
         }
         self.running.set(None);
-        node.driver.remove_export(served.id).await;
+        if outcome.is_ok() {
+            node.driver.retire_export(served.id).await;
+        } else {
+            // Its disk is gone: nobody waits for that.
+            node.driver.remove_export(served.id).await;
+        }
         self.device.take();
         node.disks.close(served.disk).await;
         outcome.map(drop)

@@ -380,6 +380,28 @@ fn what_was_begun_is_answered_before_the_end() {
 }
 
 #[test]
+fn an_export_that_is_retired_answers_what_it_has_begun() {
+    let world = world(13, 1000, false);
+    let write = |tag: u32| {
+        let range = SectorRange::new(Lba(0), 8);
+        ata(1, AtaCommand::WRITE_EXT, range, tag).emit(Buffer::copy_of(&[tag as u8; 4096]))
+    };
+    (1..=3).for_each(|tag| world.port.deliver(&write(tag)));
+    while world.driver.exports()[0].queued < 3 {
+        world.executor.run_ready(1);
+    }
+    let (driver, export) = (world.driver.clone(), world.export);
+    let mut retiring = async move { driver.retire_export(export).await }.boxed_local();
+    assert!((&mut retiring).now_or_never().is_none());
+    (4..=6).for_each(|tag| world.port.deliver(&write(tag)));
+    block_on(&world.executor, retiring).unwrap();
+    run(&world.executor);
+    assert!(world.driver.exports().is_empty());
+    assert_eq!(world.port.take().len(), 3, "those that were begun, and no later ones");
+    assert_eq!(world.disk.bytes.borrow()[0], 3);
+}
+
+#[test]
 fn a_queue_takes_as_much_as_it_was_told() {
     let world = world(12, 1000, false);
     let options =
