@@ -395,10 +395,17 @@ impl Inner {
 
     fn hand_out_events(&self) {
         while let Some(event) = self.target.borrow_mut().poll_event() {
-            if let TargetEvent::AddressConflict { export, mac, .. } = event {
-                let address = self.exports.borrow().get(&export).map(|entry| entry.address);
-                let address = address.unwrap_or_default();
-                tracing::warn!(%address, %mac, "another target answers for an address of ours");
+            let address_of = |export: ExportId| {
+                self.exports.borrow().get(&export).map(|entry| entry.address).unwrap_or_default()
+            };
+            match event {
+                TargetEvent::AddressConflict { export, mac, .. } => {
+                    let address = address_of(export);
+                    tracing::warn!(%address, %mac, "another target answers for an address of ours");
+                }
+                TargetEvent::AddressFree { export } => {
+                    tracing::info!(address = %address_of(export), "nobody else has the address");
+                }
             }
             self.keep_event(event);
         }
