@@ -56,7 +56,7 @@ pub(super) fn enqueue(
     header: &Header,
     change: Change,
 ) {
-    if export.changes >= CHANGES_MAX || !export.queue.has_room(0) {
+    if export.changes >= CHANGES_MAX || !export.has_room(0, shared.now) {
         return shared.drop(export, Traced::other(port.id, header), Drop::QueueFull);
     }
     export.changes += 1;

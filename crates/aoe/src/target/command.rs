@@ -127,7 +127,7 @@ fn enqueue(
         Operation::Read | Operation::Write => u64::from(request.sectors) * SECTOR_BYTES as u64,
         _ => 0,
     };
-    if !export.queue.has_room(bytes) {
+    if !export.has_room(bytes, shared.now) {
         return shared.drop(export, Traced::session(port.id, &request), Drop::QueueFull);
     }
     let Some(session) = export.sessions.get_mut(request.session) else { return };

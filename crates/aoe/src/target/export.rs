@@ -233,9 +233,17 @@ impl Export {
         self.options.address
     }
 
+    /// Whether a command of the present client would be taken. One that takes too much of a full queue
+    /// leaves the rest to others: else whoever floods an export would have it for himself.
+    pub(super) fn has_room(&mut self, bytes: u64, now: Instant) -> bool {
+        self.queue.has_room(bytes)
+            && !(self.queue.is_crowded() && self.meter.is_greedy(self.queue.share(), now))
+    }
+
     /// Appends a command to the queue. Ask whether it has room first.
     pub(super) fn enqueue(&mut self, access: super::queue::Access, bytes: u64, work: Work) {
         self.queue.push(access, bytes, work);
+        self.meter.enters();
         self.meter.queued_max = self.meter.queued_max.max(self.queue.len());
     }
 

@@ -6,6 +6,7 @@
 //! did stays in the sum of the others.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use block::{Instant, IoError};
 
@@ -17,6 +18,8 @@ use crate::wire::MacAddr;
 const CLIENTS_MAX: usize = 256;
 /// Clients per export whose writes are remembered.
 const RECENT_MAX: usize = 64;
+/// For how long after its last frame a client has a claim to room in the queue.
+const COMPANY: Duration = Duration::from_secs(1);
 
 /// Where a client is kept, for the life of a command. What took its place since is told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +54,8 @@ struct Client {
     stats: ExportStats,
     latency: Histogram,
     recent: Option<Box<Recent>>,
+    /// Commands in the queue.
+    held: usize,
 }
 
 /// See the module.
@@ -82,7 +87,7 @@ impl Default for Meter {
 impl Client {
     fn new(mac: MacAddr, now: Instant) -> Client {
         let (stats, latency) = Default::default();
-        Client { mac, last_seen: now, stats, latency, recent: None }
+        Client { mac, last_seen: now, stats, latency, recent: None, held: 0 }
     }
 
     fn status(&self, mac: Option<MacAddr>) -> ClientStatus {
@@ -151,6 +156,31 @@ impl Meter {
         }
     }
 
+    /// A command of the present client enters the queue.
+    pub(super) fn enters(&mut self) {
+        let current = self.current;
+        if let Some(client) = current.and_then(|origin| self.client(origin.client)) {
+            client.held += 1;
+        }
+    }
+
+    /// It leaves the queue.
+    pub(super) fn leaves(&mut self, origin: Origin) {
+        if let Some(client) = self.client(origin.client) {
+            client.held = client.held.saturating_sub(1);
+        }
+    }
+
+    /// Whether the present client has this many commands in the queue, and isn't alone.
+    pub(super) fn is_greedy(&mut self, share: usize, now: Instant) -> bool {
+        let Some(current) = self.current else { return false };
+        if self.client(current.client).is_none_or(|client| client.held < share) {
+            return false;
+        }
+        let others = self.clients.iter().filter(|client| client.mac != current.client.mac);
+        others.into_iter().any(|client| now.since(client.last_seen) < COMPANY)
+    }
+
     /// The last writes of a client, if any are remembered.
     pub(super) fn recent(&mut self, slot: ClientSlot) -> Option<&mut Recent> {
         self.client(slot)?.recent.as_deref_mut()
@@ -217,7 +247,6 @@ impl Meter {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn mac(n: u16) -> MacAddr {
         let [a, b] = n.to_be_bytes();

@@ -132,7 +132,7 @@ fn enqueue(
     bytes: u64,
     access: Access,
 ) {
-    if !export.queue.has_room(bytes) {
+    if !export.has_room(bytes, shared.now) {
         return shared.drop(export, Traced::ata(port.id, &request), Drop::QueueFull);
     }
     let origin = export.meter.origin(shared.now);

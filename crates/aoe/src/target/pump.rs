@@ -159,7 +159,8 @@ fn part_of(result: &IoResult, whole: SectorRange, part: SectorRange) -> IoResult
 fn start(export: &mut Export, shared: &mut Shared, ticket: Ticket) -> Option<IoOperation> {
     // Taken out while it starts: what is decided about it looks at the whole export.
     let mut work = std::mem::replace(export.queue.get_mut(ticket)?, Work::Started);
-    if let Some(origin) = work.origin() {
+    let origin = work.origin();
+    if let Some(origin) = origin {
         export.meter.resumes(origin);
     }
     let start = match &mut work {
@@ -177,6 +178,9 @@ fn start(export: &mut Export, shared: &mut Shared, ticket: Ticket) -> Option<IoO
         }
         Start::Answered => {
             export.queue.finish(ticket);
+            if let Some(origin) = origin {
+                export.meter.leaves(origin);
+            }
             None
         }
     }
@@ -203,6 +207,7 @@ fn finish_command(export: &mut Export, shared: &mut Shared, ticket: Ticket, resu
     }
     if let Some(origin) = work.origin() {
         export.meter.resumes(origin);
+        export.meter.leaves(origin);
     }
     match &mut work {
         Work::Plain(work) => plain::finish(export, shared, work, result),

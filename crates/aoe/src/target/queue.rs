@@ -91,6 +91,17 @@ impl<T> Queue<T> {
             && self.bytes.saturating_add(bytes) <= self.limits.bytes_max
     }
 
+    /// Whether so much waits that one client's part of it is looked at.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.entries.len() >= self.limits.entries_max / 4 * 3
+            || self.bytes >= self.limits.bytes_max / 4 * 3
+    }
+
+    /// As many commands as one of several clients may have in a crowded queue.
+    pub(super) fn share(&self) -> usize {
+        (self.limits.entries_max / 4).max(1)
+    }
+
     /// Whether a command would have to wait for others.
     pub(super) fn holds_up(&self, access: Access) -> bool {
         self.accesses.iter().any(|(_, earlier)| earlier.conflicts(access))

@@ -265,7 +265,7 @@ fn open(
     {
         return no_session(export, shared, port, request);
     }
-    if !export.queue.has_room(0) {
+    if !export.has_room(0, shared.now) {
         return export.meter.dropped(Drop::QueueFull);
     }
     let had_former = export.sessions.end_former(opening.incarnation);

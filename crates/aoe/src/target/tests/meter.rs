@@ -94,3 +94,43 @@ fn records_that_nobody_fetches_are_counted_and_gone() {
     }
     assert_eq!(rest, 4095);
 }
+
+/// Whoever sends more than a disk can do would have the queue for himself.
+#[test]
+fn a_flood_leaves_room_for_others() {
+    let mut bench = Bench::new(OPEN, |_| ());
+    let read = |source, n: u64| ata(source, AtaCommand::READ_EXT, n % SECTORS, 1);
+    for n in 0..5000 {
+        bench.send(&read(CLIENT, n));
+    }
+    assert_eq!(status(&bench).queued, 2048, "alone it may have all");
+    bench.send(&read(OTHER, 0));
+    assert_eq!(bench.stats().dropped_queue_full, 5000 - 2048 + 1);
+    // What is done now is for the other, who is there.
+    for _ in 0..3 {
+        // Neighbours go to the disk together: each answer is one for many.
+        let waiting = status(&bench).queued;
+        while status(&bench).queued > waiting - 100 {
+            let asked = bench.io.pop_front().unwrap();
+            let IoOperation::Read(range) = asked.operation else { panic!("{asked:?}") };
+            let data = Buffer::zeroed(range.len_bytes() as usize);
+            bench.complete(asked.id, Ok(IoValue::Data(data)));
+        }
+        let before = bench.target.clients(bench.export)[1].stats.dropped_queue_full;
+        for n in 0..1000 {
+            bench.send(&read(CLIENT, n));
+        }
+        bench.send(&read(OTHER, 1));
+        let after = bench.target.clients(bench.export)[1].stats.dropped_queue_full;
+        assert_eq!(before, after);
+    }
+    assert!(status(&bench).queued <= 2048 / 4 * 3 + 3);
+    bench.serve();
+    assert_eq!(status(&bench).queued, 0);
+    // The other is gone: it may have all again.
+    bench.now = bench.now + Duration::from_secs(2);
+    for n in 0..5000 {
+        bench.send(&read(CLIENT, n));
+    }
+    assert_eq!(status(&bench).queued, 2048);
+}
