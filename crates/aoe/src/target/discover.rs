@@ -91,8 +91,8 @@ pub(super) fn announce(export: &Export, shared: &mut Shared, port: &PortState) {
     }
 }
 
-/// Everybody, where everybody may know; else those who are named. A broadcast reaches the denied
-/// too, so who isn't named then finds the export at its next query.
+/// Everybody, where everybody may know; else those who are named. Where only some are denied, whom a
+/// broadcast would reach too, those who have been here; others find the export at their next query.
 fn listeners(export: &Export, port: &PortState) -> BTreeSet<MacAddr> {
     let discover = AccessOperation::Discover;
     let policy = &export.options.access;
@@ -104,7 +104,10 @@ fn listeners(export: &Export, port: &PortState) -> BTreeSet<MacAddr> {
     if port.trusted || policy.allows_all(discover) {
         return BTreeSet::from([MacAddr::BROADCAST]);
     }
-    policy.accepted(discover).map(Iterator::collect).unwrap_or_default()
+    match policy.accepted(discover) {
+        Some(accepted) => accepted.collect(),
+        None => export.meter.known().filter(may).collect(),
+    }
 }
 
 fn describe(

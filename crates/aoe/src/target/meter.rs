@@ -212,6 +212,11 @@ impl Meter {
         self.clients.iter_mut().for_each(|client| client.recent = None);
     }
 
+    /// Who has been here.
+    pub(super) fn known(&self) -> impl Iterator<Item = MacAddr> {
+        self.index.keys().copied()
+    }
+
     /// All clients that are told apart, by address, and then the sum of the others if there were any.
     pub(super) fn clients(&self) -> Vec<ClientStatus> {
         let known = self.index.values().filter_map(|index| self.clients.get(usize::from(*index)));

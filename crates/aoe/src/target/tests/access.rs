@@ -205,6 +205,19 @@ fn announcements_reach_only_those_who_may_know() {
 }
 
 #[test]
+fn where_some_are_denied_the_others_are_told_who_have_been_here() {
+    let mut bench = Bench::new(OPEN, |options| {
+        options.access = policy(AccessOperation::Discover, &[], &[OTHER]);
+    });
+    for source in BOTH {
+        ask(&mut bench, &plain(source, AtaCommand::READ_EXT, 1));
+    }
+    bench.target.announce(bench.export);
+    bench.collect();
+    assert_eq!(bench.reply()[..6], CLIENT.0);
+}
+
+#[test]
 fn who_may_search_but_not_read_the_string_doesnt_get_it() {
     let mut bench = Bench::new(OPEN, |options| {
         options.remembered.config_string = b"secret".to_vec();
