@@ -12,12 +12,14 @@ mod load;
 mod loop_disk;
 mod target;
 mod tree;
+mod verifier;
 
 pub use lab::{Lab, LabOptions, VOLUME, etherpool, require_root};
 pub use load::{Load, LoadReport};
 pub use loop_disk::{DiskCounts, LoopDisk};
 pub use target::{Target, Wire, export_of, pause};
 pub use tree::Tree;
+pub use verifier::Verifier;
 
 use std::time::{Duration, Instant};
 

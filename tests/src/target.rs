@@ -30,12 +30,7 @@ impl Wire {
         let [client, target] = &wire.names;
         ip(&format!("netns add {client}"));
         ip(&format!("netns add {target}"));
-        ip(&format!(
-            "-n {client} link add v0 mtu {mtu} type veth peer name v0 mtu {mtu} netns {target}"
-        ));
-        for name in &wire.names {
-            ip(&format!("-n {name} link set v0 up"));
-        }
+        wire.lay("v0", mtu);
         wire
     }
 
@@ -47,6 +42,37 @@ impl Wire {
     /// The target's end.
     pub fn target(&self) -> InterfaceSpec {
         InterfaceSpec { name: "v0".to_owned(), netns: Some(self.names[1].clone()) }
+    }
+
+    /// `ip` in the target's namespace.
+    pub fn ip(&self, words: &str) {
+        ip(&format!("-n {} {words}", self.names[1]));
+    }
+
+    /// Cuts the cable: no interface at either end.
+    pub fn unplug(&self) {
+        self.ip("link del v0");
+    }
+
+    /// Lays it again.
+    pub fn plug_in(&self, mtu: u32) {
+        self.lay("v0", mtu);
+    }
+
+    /// Lays another, with this name at both ends.
+    pub fn lay(&self, name: &str, mtu: u32) {
+        let [client, target] = &self.names;
+        ip(&format!(
+            "-n {client} link add {name} mtu {mtu} type veth peer name {name} mtu {mtu} netns {target}"
+        ));
+        for netns in [client, target] {
+            ip(&format!("-n {netns} link set {name} up"));
+        }
+    }
+
+    /// The client's end of a further cable.
+    pub fn client_on(&self, name: &str) -> InterfaceSpec {
+        InterfaceSpec { name: name.to_owned(), netns: Some(self.names[0].clone()) }
     }
 
     /// A command in the client's namespace.
@@ -138,12 +164,23 @@ impl Target {
 
     /// Starts the process.
     pub fn run(&mut self) {
+        self.run_with(&[]);
+    }
+
+    fn run_with(&mut self, options: &[&str]) {
         assert!(self.process.is_none(), "it runs");
         let log = File::options().create(true).append(true).open(self.path("log")).expect("log");
         let mut command = self.wire.target_command(Path::new(etherpool().get_program()));
-        command.args(["target", "--config"]).arg(self.path("target.toml"));
+        command.args(["target", "--config"]).arg(self.path("target.toml")).args(options);
         command.stdout(log.try_clone().expect("a descriptor")).stderr(log);
         self.process = Some(command.spawn().expect("the target"));
+    }
+
+    /// Starts another process in its place, while this one runs; returns the former.
+    pub fn take_over(&mut self) -> Child {
+        let former = self.process.take().expect("it runs");
+        self.run_with(&["--replace"]);
+        former
     }
 
     /// Its process.

@@ -3,65 +3,13 @@
 
 use std::fs::File;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use aoe::wire::MacAddr;
-use blackbox::frames::{
-    self, BROADCAST, Client, Kind, LoadOptions, Order, Report, ata_request, config_request, header,
-};
-use blackbox::{LoopDisk, Target, export_of, pause, wait_until};
+use blackbox::frames::{self, BROADCAST, Client, ata_request, config_request, header};
+use blackbox::{LoopDisk, Target, Verifier, export_of, pause, wait_until};
 
 const MIB: u64 = 1 << 20;
-
-/// A load that verifies what it reads, until it is told to stop.
-struct Verifier {
-    stop: Arc<AtomicBool>,
-    thread: std::thread::JoinHandle<Report>,
-}
-
-impl Verifier {
-    fn start(target: &Target, address: &str, seed: u64) -> Verifier {
-        let stop = Arc::new(AtomicBool::new(false));
-        let options = LoadOptions {
-            interface: target.wire().client(),
-            address: address.parse().unwrap(),
-            kind: Kind::Verify,
-            bytes: 4096,
-            order: Order::Random,
-            offset_bytes: 0,
-            range_bytes: 4 * MIB,
-            depth: 16,
-            measured: Duration::from_secs(120),
-            warm_up: Duration::ZERO,
-            pid: None,
-            seed,
-            sleep: true,
-            stop: Some(Arc::clone(&stop)),
-        };
-        let thread = std::thread::spawn(move || frames::run(&options).unwrap());
-        Verifier { stop, thread }
-    }
-
-    /// Ends it; all it read was right, and nothing failed.
-    fn finish(self) -> Report {
-        self.stop.store(true, Ordering::Relaxed);
-        let report = self.thread.join().unwrap();
-        assert_eq!(report.first_error, None);
-        assert_eq!(report.first_corrupt, None);
-        assert!(report.verified > 100, "nothing was verified: the test shows nothing");
-        println!(
-            "{} requests, {} verified, p99 {:.0} us, the longest {:.1} ms, {} sent again",
-            report.requests,
-            report.verified,
-            report.p99_us,
-            report.max_us / 1e3,
-            report.retried
-        );
-        report
-    }
-}
 
 /// ATA status and error registers of the answer to a command.
 fn registers(client: &mut Client, ata: u8, sectors: u8, lba: u64, data: &[u8]) -> (u8, u8) {
@@ -92,7 +40,7 @@ fn set_config(client: &mut Client, string: &[u8]) {
 fn no_acknowledged_write_is_lost_when_the_target_is_killed_under_load() {
     let mut target = Target::start(9000, |t| t.export("e1.0", 16 * MIB, ""));
     target.client("e1.0");
-    let load = Verifier::start(&target, "e1.0", 1);
+    let load = Verifier::with_patience(&target, "e1.0", 1, frames::RETRY);
     for _ in 0..5 {
         pause(700);
         target.kill();

@@ -78,6 +78,7 @@ fn a_flood_of_frames_harms_nobody() {
         pid: None,
         seed: 5,
         sleep: true,
+        retry: frames::RETRY,
         stop: Some(Arc::clone(&stop)),
     };
     let valid = std::thread::spawn(move || frames::run(&load).unwrap());

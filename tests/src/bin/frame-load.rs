@@ -101,6 +101,7 @@ fn main() -> anyhow::Result<()> {
         pid: args.pid,
         seed: args.seed,
         sleep: args.sleep,
+        retry: frames::RETRY,
         stop: None,
     };
     let report = frames::run(&options)?;

@@ -19,7 +19,8 @@ use super::cpu::CpuTime;
 use super::pattern;
 use super::report::Report;
 
-const RETRY: Duration = Duration::from_millis(200);
+/// After how long a request counts as lost, usually.
+pub const RETRY: Duration = Duration::from_millis(200);
 /// Requests under way: what the low bits of a tag can number.
 const DEPTH_MAX: usize = 1 << SLOT_BITS;
 const SLOT_BITS: u32 = 9;
@@ -28,7 +29,7 @@ const TAG_MASK: u32 = 0x3fff_ffff;
 /// Empty looks for answers between two looks at the clock.
 const LOOKS: u32 = 64;
 /// How long the last answers are waited for.
-const DRAIN: Duration = Duration::from_secs(5);
+const DRAIN: Duration = Duration::from_secs(30);
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +80,8 @@ pub struct LoadOptions {
     pub seed: u64,
     /// Sleeps while there are no answers: for loads beside which others need the processor.
     pub sleep: bool,
+    /// After how long a request counts as lost and is sent again.
+    pub retry: Duration,
     /// Ends it early.
     pub stop: Option<Arc<AtomicBool>>,
 }
@@ -375,8 +378,9 @@ impl<'a> Run<'a> {
     /// Asks again where no answer came, with a new tag, each time after twice as long a while: who
     /// asks too often adds to what keeps the answer from coming.
     fn resend(&mut self, now: Instant) {
+        let patience = self.options.retry;
         for (index, slot) in self.slots.iter_mut().enumerate() {
-            let patience = RETRY * (1 << slot.repeated.min(3));
+            let patience = patience * (1 << slot.repeated.min(3));
             let late = now.saturating_duration_since(slot.last_sent) >= patience;
             if !slot.idle && late && !self.unsent.contains(&index) {
                 slot.repeated += 1;

@@ -17,5 +17,5 @@ pub use bytes::{
 };
 pub use client::{Client, Discovered};
 pub use cpu::CpuTime;
-pub use load::{Kind, LoadOptions, Order, pin_to, run};
+pub use load::{Kind, LoadOptions, Order, RETRY, pin_to, run};
 pub use report::Report;
