@@ -98,7 +98,7 @@ fn listeners(export: &Export, port: &PortState) -> BTreeSet<MacAddr> {
     let policy = &export.options.access;
     let may = |mac: &MacAddr| port.trusted || policy.allows(discover, *mac);
     let mask = &export.remembered.mask;
-    if !mask.is_empty() {
+    if has_lists(export) && !mask.is_empty() {
         return mask.iter().copied().filter(may).collect();
     }
     if port.trusted || policy.allows_all(discover) {

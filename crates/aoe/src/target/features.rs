@@ -4,6 +4,7 @@ use block::{Buffer, IoError};
 
 use super::export::{Export, PortState};
 use super::io::IoOperation;
+use super::queue::Access;
 use super::smart::{SmartCommand, SmartFeature, SmartReply};
 use crate::wire::{AtaReply, AtaRequest};
 
@@ -12,28 +13,14 @@ pub(super) const CACHE_ON: u8 = 0x02;
 /// SET FEATURES: switch it off.
 pub(super) const CACHE_OFF: u8 = 0x82;
 
-/// What becomes of SET FEATURES.
-pub(super) enum Switch {
-    /// The export doesn't do that.
-    Refused,
-    /// Done.
-    Done,
-    /// Once all that was answered from the cache is on stable storage.
-    AfterFlush,
-}
-
-/// Decides about SET FEATURES at the door.
-pub(super) fn switch(export: &mut Export, request: &AtaRequest) -> Switch {
-    if !export.options.write_cache_switchable || export.is_read_only() {
-        return Switch::Refused;
-    }
+/// What SET FEATURES has to wait for, if the export does it at all: switching on for nothing but a
+/// switch before it; switching off for all that may be answered from the cache.
+pub(super) fn switch(export: &Export, request: &AtaRequest) -> Option<Access> {
+    let switchable = export.options.write_cache_switchable && !export.is_read_only();
     match request.feature {
-        CACHE_ON => {
-            export.write_cache = true;
-            Switch::Done
-        }
-        CACHE_OFF => Switch::AfterFlush,
-        _ => Switch::Refused,
+        CACHE_ON if switchable => Some(Access::Free),
+        CACHE_OFF if switchable => Some(Access::Barrier),
+        _ => None,
     }
 }
 

@@ -3,7 +3,7 @@
 use block::{Buffer, Completion, Durability, IoError, SECTOR_BYTES, SectorRange};
 
 use super::export::{Export, OnRefusal, PortState};
-use super::features::{self, Switch};
+use super::features;
 use super::io::{IoOperation, IoResult, IoValue, Start, Work};
 use super::merge::Kind;
 use super::meter::Origin;
@@ -197,11 +197,12 @@ fn judge(export: &mut Export, port: &PortState, request: &AtaRequest, data: &[u8
         AtaCommand::CHECK_POWER_MODE => {
             return Verdict::Answer(AtaReply { count: 0xff, ..reply }, Buffer::empty());
         }
-        AtaCommand::SET_FEATURES => match features::switch(export, request) {
-            Switch::AfterFlush => return Verdict::Queue(Access::Barrier),
-            Switch::Done => return Verdict::Answer(reply, Buffer::empty()),
-            Switch::Refused => return unsupported(export, aborted),
-        },
+        AtaCommand::SET_FEATURES => {
+            return match features::switch(export, request) {
+                Some(access) => Verdict::Queue(access),
+                None => unsupported(export, aborted),
+            };
+        }
         AtaCommand::SMART => {
             return match features::smart(export, port, request, data) {
                 Some(command) => Verdict::Ask(command.data),
@@ -279,6 +280,16 @@ pub(super) fn start(export: &mut Export, shared: &mut Shared, work: &mut PlainWo
                     return Start::Answered;
                 }
             }
+        }
+        AtaCommand::SET_FEATURES if request.feature == features::CACHE_ON => {
+            export.write_cache = true;
+            export.meter.count(|stats| stats.others += 1);
+            if let Some(port) = shared.ports.get(&work.port).cloned() {
+                let header = request.header.answer(port.mac, export.address());
+                let reply = AtaReply::to(request, header);
+                answer(export, shared, port.id, request, reply, Buffer::empty());
+            }
+            return Start::Answered;
         }
         _ if export.flush_failed => {
             finish(export, shared, work, Err(IoError::FlushFailed));

@@ -204,6 +204,17 @@ fn announcements_reach_only_those_who_may_know() {
     }
 }
 
+/// Else whoever edited the list of a disk before it was taken into a pool would hide it from its owner.
+#[test]
+fn an_owner_hears_of_its_disk_whatever_the_mask() {
+    for (ownership, told) in [(OPEN, CLIENT), (held(5, 1), MacAddr::BROADCAST)] {
+        let mut bench = Bench::new(ownership, |options| options.remembered.mask = vec![CLIENT]);
+        bench.target.announce(bench.export);
+        bench.collect();
+        assert_eq!(bench.reply()[..6], told.0);
+    }
+}
+
 #[test]
 fn where_some_are_denied_the_others_are_told_who_have_been_here() {
     let mut bench = Bench::new(OPEN, |options| {

@@ -66,6 +66,23 @@ fn the_write_cache_is_switched() {
     }
 }
 
+/// Off, and on again at once: the last word counts, though off takes a while.
+#[test]
+fn switches_take_their_turns() {
+    let mut bench = Bench::new(OPEN, |options| {
+        options.write_cache = true;
+        options.write_cache_switchable = true;
+    });
+    let early = write(&mut bench);
+    for feature in [0x82, 0x02, 0x82, 0x02] {
+        bench.send(&ata(AtaCommand::SET_FEATURES, feature, 0).emit(Buffer::empty()));
+    }
+    bench.complete(early.id, Ok(IoValue::Done));
+    bench.serve();
+    assert_eq!(bench.sent.drain(..).len(), 5);
+    assert!(identify(&mut bench).write_cache);
+}
+
 #[test]
 fn who_may_not_switch_is_refused() {
     let deny = |operation| AccessPolicy {
