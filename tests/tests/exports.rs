@@ -95,6 +95,20 @@ fn a_volume_is_there_for_its_clients_and_as_they_left_it() {
     client.set_mac(&cable, friend).unwrap();
     assert!(learns_anything(&mut client, supervisor, address), "the test asks nothing");
 
+    // The supervisor is asked about its exports as any target.
+    let run_dir = lab.dir().join("supervisor/run/target-volumes");
+    let asked = |what: &str| {
+        lab.json(&["target", what, "--socket", run_dir.to_str().unwrap()])[0]["exports"][0].clone()
+    };
+    assert_eq!(
+        (&asked("status")["path"], &asked("status")["state"]),
+        (&VOLUME.into(), &"online".into())
+    );
+    let stats = asked("stats");
+    assert!(stats["requests"]["write"].as_u64().unwrap() >= 1, "{stats}");
+    let denied = stats["dropped"]["denied"].as_u64().unwrap();
+    assert!(denied > 0, "{stats}");
+
     // What the client sets is in the pool when it hears so.
     let string = b"database of the accounts";
     let len = (string.len() as u16).to_be_bytes();

@@ -28,6 +28,8 @@ pub struct SupervisorConfig {
     /// The socket of this machine's node process, for its own disks.
     #[serde(alias = "node_socket")]
     pub node_socket: Option<PathBuf>,
+    /// Where Prometheus may ask for metrics of exported volumes, `127.0.0.1:9101`; nowhere by default.
+    pub metrics: Option<SocketAddr>,
     /// FTP for served volumes.
     pub ftp: FtpConfig,
     /// Mounts.
@@ -120,6 +122,7 @@ impl Default for SupervisorConfig {
             device_dir: "/dev/etherpool".into(),
             api_socket: None,
             node_socket: None,
+            metrics: None,
             ftp: FtpConfig::default(),
             mount: MountConfig::default(),
             log: LogConfig::default(),

@@ -2,6 +2,7 @@
 
 mod cli;
 mod client;
+mod desk;
 mod engine;
 mod lab;
 mod logging;

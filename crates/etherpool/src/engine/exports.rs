@@ -8,13 +8,14 @@ use std::rc::Rc;
 use aoe::driver::{ExportDevice, ExportSetup, Memory, TargetDriver};
 use aoe::target::{
     Access, AccessOperation, AccessPolicy, AccessRule, ExportId, ExportOptions, ListEditors,
-    NodeIdentity, OnRefusal, Probe, Reach, Remembered, TargetEvent,
+    NodeIdentity, OnRefusal, Probe, Reach, Remembered,
 };
 use aoe::wire::{MacAddr, ShelfSlot};
 use block::IoError;
 use control::api::{ApiError, ErrorCode, PoolReportExt as _};
 use control::config::InterfaceConfig;
 use control::names::VolumeName;
+use control::node::{ExportStatus, NodeStatus, ONLINE};
 use control::settings::{ExportSetting, ExportState, VolumeSettings, property_text};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
@@ -23,9 +24,11 @@ use os::net::{PacketPort, Role};
 use pool::{Engine, PoolReport};
 
 use super::network::{api_address, spec_of};
+use crate::desk::{Attendant, Change};
 
 /// The running exports.
 pub struct Exports {
+    host: String,
     handle: ReactorHandle,
     driver: TargetDriver,
     configured: Vec<InterfaceConfig>,
@@ -51,8 +54,8 @@ impl Exports {
     ) -> Exports {
         let node = NodeIdentity { id, name: host.to_owned() };
         let driver = TargetDriver::new(handle.runtime().clone(), node);
-        handle.runtime().spawn(tell_conflicts(driver.clone()));
         Exports {
+            host: host.to_owned(),
             handle: handle.clone(),
             driver,
             configured: configured.to_vec(),
@@ -222,6 +225,44 @@ impl Exports {
     }
 }
 
+/// The supervisor's exports answer questions like any target's.
+impl Attendant for Exports {
+    fn handle(&self) -> &ReactorHandle {
+        &self.handle
+    }
+
+    fn driver(&self) -> &TargetDriver {
+        &self.driver
+    }
+
+    fn name(&self) -> String {
+        self.host.clone()
+    }
+
+    fn status(&self) -> NodeStatus {
+        let status = |((name, address), one): (&(VolumeName, ShelfSlot), &Running)| ExportStatus {
+            address: address.to_string(),
+            path: name.to_string(),
+            device: name.to_string(),
+            size_bytes: one.sectors.saturating_mul(block::SECTOR_BYTES as u64),
+            state: ONLINE.to_owned(),
+        };
+        NodeStatus {
+            name: self.host.clone(),
+            interfaces: self.driver.ports().into_iter().map(|(_, name)| name).collect(),
+            exports: self.running.borrow().iter().map(status).collect(),
+            ..NodeStatus::default()
+        }
+    }
+
+    fn change(self: Rc<Self>, _change: Change) -> LocalBoxFuture<'static, anyhow::Result<()>> {
+        let refusal = anyhow::anyhow!(
+            "volumes are exported by `etherpool volume export`, and their settings are in the pool"
+        );
+        futures::future::ready(Err(refusal)).boxed_local()
+    }
+}
+
 /// An export as its pool has it.
 struct Wish {
     setting: ExportSetting,
@@ -305,20 +346,6 @@ impl Memory for PoolMemory {
             })
         }
         .boxed_local()
-    }
-}
-
-/// Says it when others answer for an address of ours: their clients may write to both.
-async fn tell_conflicts(driver: TargetDriver) {
-    loop {
-        let TargetEvent::AddressConflict { export, mac, .. } = driver.next_event().await else {
-            continue;
-        };
-        let all = driver.exports();
-        if let Some(export) = all.iter().find(|status| status.id == export) {
-            let (address, volume) = (export.options.address, &export.options.name);
-            tracing::error!(%address, volume, %mac, "another machine answers for this export's address; clients take both for one disk");
-        }
     }
 }
 

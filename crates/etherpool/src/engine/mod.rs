@@ -28,6 +28,7 @@ use pool::{Engine, EngineConfig, Limits, PoolEvent};
 #[cfg(test)]
 pub use channel::receive_with_descriptors;
 
+use crate::desk::{Answering, Attendant, Desk, Metrics};
 use crate::supervisor::{die_with_parent, load_config};
 use channel::{Channel, Incoming};
 use exports::Exports;
@@ -49,6 +50,9 @@ pub struct EngineArgs {
     host: String,
 }
 
+/// Below the run directory: where exported volumes are asked about; `etherpool target` looks there.
+const TARGET_DIR: &str = "target-volumes";
+
 /// How often what is served is compared with what may be, when no event says so.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -58,7 +62,7 @@ pub struct Process {
     engine: Rc<Engine>,
     network: Network,
     volumes: Rc<Volumes>,
-    exports: Exports,
+    exports: Rc<Exports>,
     hardening: Hardening,
     generation: u64,
     stopping: runtime::Notify,
@@ -78,6 +82,7 @@ pub fn run(args: EngineArgs) -> anyhow::Result<ExitCode> {
     let (channel, requests) = Channel::listen(&config.engine_socket(), hardening::on_thread_start)?;
     let outcome = reactor.run_until(async move {
         let process = Process::start(handle, &config, &args, hardening, generation)?;
+        let _desk = process.open_desk(&config);
         process.serve(channel, requests, told).await
     });
     outcome.context("the engine's event loop")??;
@@ -100,7 +105,7 @@ impl Process {
         let engine = Engine::new(handle.runtime().clone(), owner);
         let network = Network::open(&handle, &config.interfaces, &config.node_socket())?;
         let volumes = Volumes::new(handle.clone());
-        let exports = Exports::new(&handle, &config.interfaces, args.owner, &args.host);
+        let exports = Rc::new(Exports::new(&handle, &config.interfaces, args.owner, &args.host));
         Ok(Rc::new(Process {
             handle,
             engine,
@@ -111,6 +116,21 @@ impl Process {
             generation,
             stopping: runtime::Notify::new(),
         }))
+    }
+
+    /// Lets programs ask how exported volumes are doing, as they ask any target. Pools and volumes
+    /// don't depend on it: what doesn't work is logged.
+    fn open_desk(&self, config: &SupervisorConfig) -> (Answering, Metrics) {
+        let attendant = Rc::clone(&self.exports) as Rc<dyn Attendant>;
+        let (desk, answering) = Desk::open(attendant);
+        let run_dir = config.run_dir.join(TARGET_DIR);
+        let made = std::fs::create_dir_all(&run_dir).map_err(anyhow::Error::from);
+        if let Err(error) = made.and_then(|()| desk.listen(&run_dir)) {
+            tracing::error!("exports can't be asked how they are: {error:#}");
+        }
+        let mut metrics = Metrics::new(desk);
+        metrics.follow(config.metrics);
+        (answering, metrics)
     }
 
     async fn serve(

@@ -12,8 +12,6 @@ mod interfaces;
 mod local;
 mod looker;
 mod memory;
-mod metrics;
-mod observe;
 mod open_disks;
 mod server;
 mod shelf;

@@ -10,6 +10,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use aoe::driver::TargetDriver;
 use aoe::target::NodeIdentity;
+use control::node::NodeStatus;
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
 use os::ata::AtaDisks;
 use os::manager::Manager;
 use os::process::{LockError, ProcessLock, Signal, Signals};
@@ -21,9 +24,9 @@ use super::exporter::{Automatic, Exporter};
 use super::identity::Identity;
 use super::interfaces::{Interfaces, Patterns};
 use super::local;
-use super::metrics::Metrics;
 use super::open_disks::OpenDisks;
 use super::source::{Source, Wanted};
+use crate::desk::{Attendant, Change, Desk, Metrics, status_of};
 
 /// How long the end waits for requests that a disk has.
 const FINISH_LIMIT: Duration = Duration::from_secs(10);
@@ -129,9 +132,9 @@ fn serve(
         interfaces,
         metrics: RefCell::default(),
     });
-    let (desk, _answering) = local::open_desk(&service);
+    let (desk, _answering) = Desk::open(Rc::clone(&service) as Rc<dyn Attendant>);
     if let Some(run_dir) = &node.run_dir {
-        local::listen_control(run_dir, desk.clone())?;
+        desk.listen(run_dir)?;
     }
     let mut metrics = Metrics::new(desk);
     metrics.follow(metrics_at);
@@ -141,7 +144,7 @@ fn serve(
     let manager = Manager::from_environment();
     manager.keep_watchdog(&handle);
     let told = Rc::clone(&service);
-    manager.keep_status(&handle, STATUS_EVERY, move || told.exporter.status().summary());
+    manager.keep_status(&handle, STATUS_EVERY, move || status_of(&*told).summary());
     manager.ready();
     let stopped = reactor.run_until(async move {
         loop {
@@ -183,11 +186,6 @@ pub struct Service {
 }
 
 impl Service {
-    /// The running server.
-    pub fn node(&self) -> &Rc<Node> {
-        &self.node
-    }
-
     /// Reads the configuration again, and takes it whole or not at all.
     pub async fn reload(&self) -> anyhow::Result<()> {
         let source = self.source.clone();
@@ -210,6 +208,34 @@ impl Service {
         self.exporter.reload(wanted);
         tracing::info!("configuration read again");
         Ok(())
+    }
+}
+
+impl Attendant for Service {
+    fn handle(&self) -> &ReactorHandle {
+        &self.node.handle
+    }
+
+    fn driver(&self) -> &TargetDriver {
+        &self.node.driver
+    }
+
+    fn name(&self) -> String {
+        self.node.name.clone()
+    }
+
+    fn status(&self) -> NodeStatus {
+        self.exporter.status()
+    }
+
+    fn change(self: Rc<Self>, change: Change) -> LocalBoxFuture<'static, anyhow::Result<()>> {
+        async move {
+            match change {
+                Change::Export { path } => self.exporter.export_path(&path).await,
+                Change::Reload => self.reload().await,
+            }
+        }
+        .boxed_local()
     }
 }
 

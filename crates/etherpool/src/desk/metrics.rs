@@ -13,7 +13,7 @@ use anyhow::Context;
 use control::node::{NodeReply, NodeRequest};
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::local::Desk;
+use super::Desk;
 
 /// Who may ask at once; others are turned away.
 const ASKERS_MAX: usize = 4;

@@ -1,0 +1,240 @@
+//! Where programs of this machine ask a target how it is and have it changed: the control socket, and
+//! what answers there. Nodes, targets and the engine's exports of volumes have one each.
+//!
+//! Sockets are read and written by threads; what is asked travels to the reactor and its answer back.
+//! So who asks slowly, nonsense, or about a disk that hangs, holds up nobody.
+
+mod conflicts;
+mod metrics;
+mod observe;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use anyhow::Context;
+use aoe::driver::TargetDriver;
+use control::node::{NodeReply, NodeRequest, NodeStatus};
+use futures::FutureExt;
+use futures::future::{AbortHandle, LocalBoxFuture, abortable};
+use os::ReactorHandle;
+use os::reactor::{MailSender, mailbox};
+use runtime::Semaphore;
+
+pub use metrics::Metrics;
+
+use observe::{Listen, Listeners};
+
+/// A question is short.
+const LINE_BYTES_MAX: u64 = 64 * 1024;
+/// Programs of this machine that may ask at once.
+const ASKERS_MAX: usize = 16;
+/// Questions that may wait: one of each asker, and those for metrics.
+const LETTERS_MAX: usize = 32;
+const ASKER_PATIENCE: Duration = Duration::from_secs(30);
+/// The process locks its memory, stacks included.
+const STACK_BYTES: usize = 256 * 1024;
+
+/// Where programs ask [`NodeRequest`]s.
+pub fn control_socket(run_dir: &Path) -> PathBuf {
+    run_dir.join("node-control.sock")
+}
+
+/// Who has a target, and answers for it.
+pub trait Attendant {
+    /// The reactor's.
+    fn handle(&self) -> &ReactorHandle;
+
+    /// The target.
+    fn driver(&self) -> &TargetDriver;
+
+    /// What it is called.
+    fn name(&self) -> String;
+
+    /// How it is, but for what only the target's driver knows.
+    fn status(&self) -> NodeStatus;
+
+    /// Changes something. One at a time.
+    fn change(self: Rc<Self>, change: Change) -> LocalBoxFuture<'static, anyhow::Result<()>>;
+}
+
+/// What can be changed by asking.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Export a disk, until the end.
+    Export {
+        /// Its path.
+        path: String,
+    },
+    /// Read the configuration anew.
+    Reload,
+}
+
+/// How a target is, with what its driver knows.
+pub fn status_of(attendant: &dyn Attendant) -> NodeStatus {
+    let mut status = attendant.status();
+    conflicts::mark(&mut status, &attendant.driver().exports());
+    status
+}
+
+/// The end of answering, when it is dropped.
+pub struct Answering(AbortHandle);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A question on its way to the reactor.
+enum Letter {
+    /// And where its answer goes.
+    Ask(NodeRequest, SyncSender<NodeReply>),
+    /// Somebody wants to hear of requests.
+    Listen(Listen),
+}
+
+/// Where questions are put. For any thread.
+#[derive(Clone)]
+pub struct Desk(MailSender<Letter>);
+
+impl Desk {
+    /// Answers what is put here from now on, and tells the log of others at the target's addresses.
+    pub fn open(attendant: Rc<dyn Attendant>) -> (Desk, Answering) {
+        let (sender, mut letters) = mailbox::<Letter>(LETTERS_MAX);
+        let runtime = attendant.handle().runtime().clone();
+        let telling = conflicts::tell(attendant.driver().clone());
+        let answering = async move {
+            let listeners = Listeners::default();
+            let changing = Semaphore::new(1);
+            while let Some(letter) = letters.receive().await {
+                let (handle, driver) = (attendant.handle(), attendant.driver());
+                match letter {
+                    Letter::Listen(listen) => listeners.admit(handle, driver, listen),
+                    // Each by itself: who asks how things are doesn't wait for a disk that is looked
+                    // at for somebody else. Each has an asker, so they are few.
+                    Letter::Ask(request, reply) => {
+                        let (attendant, changing) = (Rc::clone(&attendant), Rc::clone(&changing));
+                        handle.runtime().spawn(async move {
+                            // An asker that went away takes its answer with it.
+                            let _ = reply.try_send(answer(attendant, &changing, request).await);
+                        });
+                    }
+                }
+            }
+        };
+        let (task, handle) = abortable(async move { futures::join!(answering, telling) });
+        runtime.spawn(task.map(drop));
+        (Desk(sender), Answering(handle))
+    }
+
+    /// Takes programs' questions at the control socket in `run_dir`.
+    pub fn listen(&self, run_dir: &Path) -> anyhow::Result<()> {
+        let path = control_socket(run_dir);
+        // The lock on the directory is held: whatever is there was left behind.
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path)
+            .with_context(|| format!("cannot listen at {}", path.display()))?;
+        let desk = self.clone();
+        std::thread::Builder::new()
+            .name("node-control".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(move || take_askers(&listener, &desk))?;
+        Ok(())
+    }
+
+    /// Asks, and waits for the answer.
+    fn ask(&self, request: NodeRequest) -> NodeReply {
+        let (answer, answered) = std::sync::mpsc::sync_channel(1);
+        match self.0.send(Letter::Ask(request, answer)) {
+            Err(_) => NodeReply::Error("the node is busy or stopping".to_owned()),
+            Ok(()) => answered
+                .recv_timeout(ASKER_PATIENCE)
+                .unwrap_or_else(|_| NodeReply::Error("no answer from the node".to_owned())),
+        }
+    }
+
+    fn hear(&self, listen: Listen) -> bool {
+        self.0.send(Letter::Listen(listen)).is_ok()
+    }
+}
+
+async fn answer(
+    attendant: Rc<dyn Attendant>,
+    changing: &Rc<Semaphore>,
+    request: NodeRequest,
+) -> NodeReply {
+    let change = match request {
+        NodeRequest::Status => return NodeReply::Status(status_of(&*attendant)),
+        NodeRequest::Stats { exports } => {
+            let (handle, driver) = (attendant.handle(), attendant.driver());
+            let mut report = observe::report(handle, driver, &attendant.name()).await;
+            return match report.keep(&exports).first() {
+                None => NodeReply::Stats(report),
+                Some(address) => NodeReply::Error(format!("{address} is not exported here")),
+            };
+        }
+        // Those who listen don't come here.
+        NodeRequest::Trace { .. } => {
+            return NodeReply::Error("the log needs a connection of its own".to_owned());
+        }
+        NodeRequest::Export { path } => Change::Export { path },
+        NodeRequest::Reload => Change::Reload,
+    };
+    let _turn = changing.acquire(1).await;
+    match Rc::clone(&attendant).change(change).await {
+        Ok(()) => NodeReply::Status(status_of(&*attendant)),
+        Err(error) => NodeReply::Error(format!("{error:#}")),
+    }
+}
+
+fn take_askers(listener: &UnixListener, desk: &Desk) {
+    let askers = Arc::new(AtomicUsize::new(0));
+    for stream in listener.incoming().flatten() {
+        if askers.fetch_add(1, Ordering::SeqCst) >= ASKERS_MAX {
+            askers.fetch_sub(1, Ordering::SeqCst);
+            continue;
+        }
+        let (desk, counter) = (desk.clone(), Arc::clone(&askers));
+        let asker = std::thread::Builder::new().name("node-asker".to_owned());
+        let started = asker.stack_size(STACK_BYTES).spawn(move || {
+            if let Err(error) = serve_asker(&stream, &desk) {
+                tracing::debug!(%error, "a program of this machine asked in vain");
+            }
+            counter.fetch_sub(1, Ordering::SeqCst);
+        });
+        if started.is_err() {
+            askers.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+fn serve_asker(stream: &UnixStream, desk: &Desk) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(ASKER_PATIENCE))?;
+    stream.set_write_timeout(Some(ASKER_PATIENCE))?;
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    while reader.by_ref().take(LINE_BYTES_MAX).read_line(&mut line)? > 0 {
+        let reply = match serde_json::from_str::<NodeRequest>(&line) {
+            Err(error) => NodeReply::Error(format!("not a request: {error}")),
+            Ok(NodeRequest::Trace { exports }) => {
+                let (listen, listening) = observe::listener(exports);
+                if desk.hear(listen) {
+                    return listening.serve(stream, ASKER_PATIENCE);
+                }
+                NodeReply::Error("the node is busy or stopping".to_owned())
+            }
+            Ok(request) => desk.ask(request),
+        };
+        let mut text = serde_json::to_vec(&reply)?;
+        text.push(b'\n');
+        (&mut &*stream).write_all(&text)?;
+        line.clear();
+    }
+    Ok(())
+}
