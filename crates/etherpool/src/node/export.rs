@@ -24,12 +24,23 @@ use super::server::Node;
 /// How often disks are looked for, and looked at.
 pub const LOOK_EVERY: Duration = Duration::from_secs(2);
 
+/// Why something is exported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The configuration names it.
+    Named,
+    /// It was found.
+    Found,
+    /// A program of this machine asked for it, until the process ends.
+    Requested,
+}
+
 /// An export and how it is.
 pub struct Export {
     /// Its address.
     pub address: ShelfSlot,
-    /// Whether the disk was found rather than named.
-    pub found: bool,
+    /// Why it is there.
+    pub origin: Origin,
     plan: RefCell<ExportPlan>,
     /// Plan or interfaces changed since they were last told to the target.
     changed: Cell<bool>,
@@ -53,10 +64,10 @@ struct Served {
 
 impl Export {
     /// An export that isn't running yet.
-    pub fn new(plan: ExportPlan, found: bool) -> Export {
+    pub fn new(plan: ExportPlan, origin: Origin) -> Export {
         Export {
             address: plan.address,
-            found,
+            origin,
             plan: RefCell::new(plan),
             changed: Cell::new(false),
             state: RefCell::new("starting".to_owned()),
@@ -104,6 +115,11 @@ impl Export {
             self.wake.notify_all();
         }
         stays
+    }
+
+    /// What was exported, as it was configured or found.
+    pub fn path(&self) -> String {
+        self.plan.borrow().medium.path.clone()
     }
 
     /// The interfaces are others: patterns may mean others too.
@@ -188,19 +204,39 @@ impl Export {
     async fn open(&self, node: &Node) -> anyhow::Result<Served> {
         let plan = self.plan.borrow().clone();
         let disk = node.disks.open(&plan).await?;
-        let medium = Medium::open(disk.device(&plan), node.handle.runtime().clone())
+        match self.begin(node, &plan, &disk).await {
+            Ok((id, damaged)) => {
+                let link = plan.link.as_deref().zip(node.run_dir.as_deref());
+                let link = link.and_then(|(name, run_dir)| Link::make(run_dir, name, disk.path()));
+                Ok(Served { id, disk, damaged, _link: link })
+            }
+            Err(error) => {
+                node.disks.close(disk).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Exports an open disk, closed to clients if its memory is damaged.
+    async fn begin(
+        &self,
+        node: &Node,
+        plan: &ExportPlan,
+        disk: &DiskUse,
+    ) -> anyhow::Result<(ExportId, Option<ExportMemory>)> {
+        let medium = Medium::open(disk.device(plan), node.handle.runtime().clone())
             .await
             .context("cannot read whose disk it is")?;
         let memory = node
             .state_dir
             .as_ref()
             .filter(|_| plan.remember)
-            .map(|directory| ExportMemory::new(&node.handle, directory, &plan));
+            .map(|directory| ExportMemory::new(&node.handle, directory, plan));
         let mut damaged = None;
-        let mut remembered = configured(&plan);
+        let mut remembered = configured(plan);
         let mut kept = None;
         if let Some(memory) = memory {
-            match memory.load(&plan).await {
+            match memory.load(plan).await {
                 Found::Known(known) => {
                     remembered = known;
                     kept = Some(Rc::new(memory) as Rc<dyn Memory>);
@@ -217,12 +253,12 @@ impl Export {
             }
         }
         self.changed.set(false);
-        let mut options = self.options(node, &disk, damaged.is_some());
+        let mut options = self.options(node, disk, damaged.is_some());
         options.remembered = remembered;
         let device = ExportDevice::Medium(Rc::new(medium));
         let setup = ExportSetup {
             memory: kept,
-            ata: self.health(node, &plan, disk.path()).await,
+            ata: self.health(node, plan, disk.path()).await,
             ..ExportSetup::new(device, options)
         };
         let id = node.driver.add_export(setup).await?;
@@ -231,11 +267,9 @@ impl Export {
         if damaged.is_none() {
             self.state.replace("online".to_owned());
         }
-        let bytes = self.measure(&disk, &plan);
+        let bytes = self.measure(disk, plan);
         tracing::info!(export = %self.address, path = %disk.path().display(), bytes, "exported");
-        let link = plan.link.as_deref().zip(node.run_dir.as_deref());
-        let link = link.and_then(|(name, run_dir)| Link::make(run_dir, name, disk.path()));
-        Ok(Served { id, disk, damaged, _link: link })
+        Ok((id, damaged))
     }
 
     /// The way to the disk's health: only for whole disks that have it.
@@ -314,8 +348,8 @@ fn reach(node: &Node, interfaces: &[String]) -> Reach {
     let mut names: BTreeSet<String> =
         ports.filter(|name| interfaces.iter().any(|pattern| matches(pattern, name))).collect();
     // This machine's own engine always reaches its disks.
-    if let Some(run_dir) = &node.run_dir {
-        names.insert(super::local::frame_socket(run_dir).display().to_string());
+    if node.has_frame_socket {
+        names.insert(node.frame_socket());
     }
     Reach::Ports(names)
 }

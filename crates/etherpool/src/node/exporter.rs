@@ -13,7 +13,7 @@ use os::disks::Disk;
 use os::{FileDevice, FileOptions};
 
 use super::choose::{Choice, identity_of, judge_contents, judge_use};
-use super::export::{Export, LOOK_EVERY};
+use super::export::{Export, LOOK_EVERY, Origin};
 use super::identity::Identity;
 use super::open_disks::{SystemIdentity, identity_on_system};
 use super::server::Node;
@@ -83,16 +83,27 @@ impl Exporter {
         self.judged.borrow_mut().clear();
         let plans: BTreeMap<ShelfSlot, &ExportPlan> =
             wanted.plans.iter().map(|plan| (plan.address, plan)).collect();
+        let mut anew = Vec::new();
         for (address, export) in self.exports.borrow().iter() {
-            let stays = match plans.get(address) {
-                Some(plan) => !export.found && export.take_plan(plan),
-                None => export.found && wanted.automatic,
+            let found = |export: &Export| {
+                let (defaults, groups) = (&wanted.config.defaults, &wanted.config.groups);
+                plan_found(*address, &export.path(), defaults, groups).ok()
             };
-            if !stays {
+            let plan = match (plans.get(address), export.origin) {
+                (Some(plan), Origin::Named) => Some((*plan).clone()),
+                (None, Origin::Found) if wanted.automatic => found(export),
+                (None, Origin::Requested) => found(export),
+                _ => None,
+            };
+            if !plan.as_ref().is_some_and(|plan| export.take_plan(plan)) {
                 export.end();
+                anew.extend(plan.map(|plan| (plan, export.origin)));
             }
         }
         self.wanted.replace(wanted);
+        for (plan, origin) in anew {
+            self.start_export(plan, origin);
+        }
         self.start_named();
     }
 
@@ -122,7 +133,7 @@ impl Exporter {
             Choice::Refuse(why) => anyhow::bail!("{path} {why}"),
         }
         let key = device.display().to_string();
-        self.start_found(&key, &device)
+        self.start_found(&key, &device, Origin::Requested)
     }
 
     /// Ends all exports; complete when their media are closed.
@@ -162,11 +173,11 @@ impl Exporter {
     fn start_named(self: &Rc<Self>) {
         let named = self.wanted.borrow().plans.clone();
         for plan in named {
-            self.start_export(plan, false);
+            self.start_export(plan, Origin::Named);
         }
     }
 
-    fn start_export(self: &Rc<Self>, plan: ExportPlan, found: bool) {
+    fn start_export(self: &Rc<Self>, plan: ExportPlan, origin: Origin) {
         let address = plan.address;
         if let Some(running) = self.exports.borrow().get(&address)
             && !running.is_ending()
@@ -174,7 +185,7 @@ impl Exporter {
             return;
         }
         let predecessor = self.exports.borrow_mut().remove(&address);
-        let export = Rc::new(Export::new(plan, found));
+        let export = Rc::new(Export::new(plan, origin));
         self.exports.borrow_mut().insert(address, Rc::clone(&export));
         let (node, exporter) = (Rc::clone(&self.node), Rc::clone(self));
         self.node.handle.runtime().spawn(async move {
@@ -251,10 +262,10 @@ impl Exporter {
     }
 
     fn start_disk(self: &Rc<Self>, disk: &Disk) -> anyhow::Result<()> {
-        self.start_found(&identity_of(disk), &disk.path)
+        self.start_found(&identity_of(disk), &disk.path, Origin::Found)
     }
 
-    fn start_found(self: &Rc<Self>, key: &str, path: &Path) -> anyhow::Result<()> {
+    fn start_found(self: &Rc<Self>, key: &str, path: &Path, origin: Origin) -> anyhow::Result<()> {
         let automatic = self.automatic.as_ref().context("this target exports named disks only")?;
         let shelf = automatic.borrow().shelf;
         let taken = |slot: u8| {
@@ -269,7 +280,7 @@ impl Exporter {
             let path = path.display().to_string();
             plan_found(address, &path, &wanted.config.defaults, &wanted.config.groups)?
         };
-        self.start_export(plan, true);
+        self.start_export(plan, origin);
         Ok(())
     }
 }

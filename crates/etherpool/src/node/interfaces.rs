@@ -98,7 +98,7 @@ impl Ports {
     fn adjust(&self) -> anyhow::Result<()> {
         let links = links(None)?;
         let wanted = self.wanted.borrow();
-        let mut changed = false;
+        let (mut changed, mut failed) = (false, Ok(()));
         let mut open = self.open.borrow_mut();
         open.retain(|name, (id, _)| {
             let there = links.iter().find(|link| link.name == *name);
@@ -118,7 +118,14 @@ impl Ports {
                 continue;
             }
             let interface = InterfaceSpec { name: link.name.clone(), netns: None };
-            let port = Rc::new(PacketPort::open(&self.node.handle, interface, Role::Requests)?);
+            let port = match PacketPort::open(&self.node.handle, interface, Role::Requests) {
+                Ok(port) => Rc::new(port),
+                Err(error) => {
+                    // The others are none the worse for it.
+                    failed = Err(error);
+                    continue;
+                }
+            };
             let id = self.node.driver.add_port(Rc::clone(&port) as Rc<dyn aoe::driver::Port>);
             tracing::info!(interface = link.name, mtu = link.mtu_bytes, "exporting here");
             open.insert(link.name.clone(), (id, port));
@@ -128,7 +135,7 @@ impl Ports {
         if changed {
             self.node.ports_changed.notify_all();
         }
-        Ok(())
+        Ok(failed?)
     }
 
     /// A misspelt interface looks like one that isn't there yet: said once.

@@ -17,7 +17,7 @@ use os::ata::AtaDisks;
 use os::manager::Manager;
 use os::process::{LockError, ProcessLock, Signal, Signals};
 use os::{Reactor, ReactorHandle};
-use runtime::Notify;
+use runtime::{Notify, Semaphore};
 
 use super::drives::Drives;
 use super::exporter::{Automatic, Exporter};
@@ -29,9 +29,12 @@ use super::source::{Source, Wanted};
 use crate::desk::{Attendant, Change, Desk, Metrics, status_of};
 
 /// How long the end waits for requests that a disk has.
-const FINISH_LIMIT: Duration = Duration::from_secs(10);
-/// How long a successor waits for its predecessor.
-const REPLACE_LIMIT: Duration = Duration::from_secs(30);
+const FINISH_LIMIT: Duration = Duration::from_secs(5);
+/// How long a successor waits for its predecessor, whose last commands may take a while.
+const REPLACE_LIMIT: Duration = Duration::from_secs(60);
+/// What the lock in the run directory is called. One name for nodes and targets: they would take
+/// each other's sockets.
+const LOCK: &str = "node";
 /// How old what the service manager shows may be.
 const STATUS_EVERY: Duration = Duration::from_secs(2);
 
@@ -57,6 +60,8 @@ pub struct Node {
     pub node_id: uuid::Uuid,
     /// Where the sockets are, if there are any.
     pub run_dir: Option<PathBuf>,
+    /// Whether engines of this machine have a socket there.
+    pub has_frame_socket: bool,
     /// Where is kept what survives a restart, if anything is.
     pub state_dir: Option<PathBuf>,
     /// The open disks.
@@ -72,7 +77,8 @@ pub struct Node {
 impl Node {
     /// The path of the socket for frames; empty without one.
     pub fn frame_socket(&self) -> String {
-        let path = self.run_dir.as_ref().map(|run_dir| local::frame_socket(run_dir));
+        let run_dir = self.run_dir.as_ref().filter(|_| self.has_frame_socket);
+        let path = run_dir.map(|run_dir| local::frame_socket(run_dir));
         path.map(|path| path.display().to_string()).unwrap_or_default()
     }
 }
@@ -95,27 +101,39 @@ pub fn run(spec: Spec) -> anyhow::Result<ExitCode> {
     let signals = os::process::signals(&handle, &signals)?;
     crate::logging::start(spec.log_level);
     protect_process(&spec.source);
+    // Before the commands: a predecessor that is replaced runs its own after its exports.
+    let lock = lock(&spec, &wanted)?;
     for command in &wanted.config.before_start {
         shell(command).with_context(|| format!("before-start command `{command}`"))?;
     }
     let after_stop = wanted.config.after_stop.clone();
-    let result = serve(spec, wanted, reactor, signals, handle);
+    // The end waits for dead disks. A successor needn't, unless commands come after it.
+    let (early, late) = if after_stop.is_empty() { (lock, None) } else { (None, lock) };
+    let result = serve(spec, wanted, reactor, Signalled { signals, handle, lock: early });
     for command in &after_stop {
         if let Err(error) = shell(command) {
             tracing::error!("after-stop command `{command}`: {error:#}");
         }
     }
+    drop(late);
     result.map(|()| ExitCode::SUCCESS)
+}
+
+/// What a process has before it serves.
+struct Signalled {
+    signals: Signals,
+    handle: ReactorHandle,
+    /// Given back as soon as nothing is exported any more.
+    lock: Option<ProcessLock>,
 }
 
 fn serve(
     spec: Spec,
     wanted: Wanted,
     mut reactor: Reactor,
-    signals: Signals,
-    handle: ReactorHandle,
+    process: Signalled,
 ) -> anyhow::Result<()> {
-    let _lock = lock(&spec, &wanted)?;
+    let Signalled { signals, handle, lock } = process;
     let node = prepare(&wanted, &handle)?;
     let automatic = find_shelf(&spec.source, &node, &wanted, &mut reactor)?;
     let interfaces = Interfaces::follow(&node, &wanted)?;
@@ -131,6 +149,7 @@ fn serve(
         exporter,
         interfaces,
         metrics: RefCell::default(),
+        reloading: Semaphore::new(1),
     });
     let (desk, _answering) = Desk::open(Rc::clone(&service) as Rc<dyn Attendant>);
     if let Some(run_dir) = &node.run_dir {
@@ -171,6 +190,7 @@ fn serve(
             tracing::warn!("some disks don't answer; their requests are left to them");
         }
     });
+    drop(lock);
     stopped.context("the reactor failed")
 }
 
@@ -183,11 +203,14 @@ pub struct Service {
     interfaces: Interfaces,
     /// Once there is somebody to ask for them.
     metrics: RefCell<Option<Metrics>>,
+    /// One reload at a time: the last one that was asked for counts.
+    reloading: Rc<Semaphore>,
 }
 
 impl Service {
     /// Reads the configuration again, and takes it whole or not at all.
     pub async fn reload(&self) -> anyhow::Result<()> {
+        let _turn = self.reloading.acquire(1).await;
         let source = self.source.clone();
         let wanted = self.node.handle.blocking(move || source.read()).await??;
         for (what, now, then) in [
@@ -245,13 +268,13 @@ fn lock(spec: &Spec, wanted: &Wanted) -> anyhow::Result<Option<ProcessLock>> {
     let role = spec.source.role();
     std::fs::create_dir_all(run_dir)
         .with_context(|| format!("cannot make the run directory {}", run_dir.display()))?;
-    let taken = match ProcessLock::acquire(run_dir, role) {
+    let taken = match ProcessLock::acquire(run_dir, LOCK) {
         Err(LockError::Held { pid, .. }) if spec.replace && pid != 0 => {
             tracing::info!(pid, "taking the place of the {role} that runs");
             os::process::terminate(pid).with_context(|| format!("cannot stop process {pid}"))?;
             let begun = std::time::Instant::now();
             loop {
-                match ProcessLock::acquire(run_dir, role) {
+                match ProcessLock::acquire(run_dir, LOCK) {
                     Err(LockError::Held { .. }) if begun.elapsed() < REPLACE_LIMIT => {
                         std::thread::sleep(Duration::from_millis(5));
                     }
@@ -291,6 +314,7 @@ pub(super) fn prepare(wanted: &Wanted, handle: &ReactorHandle) -> anyhow::Result
         name,
         node_id,
         run_dir: wanted.run_dir.clone(),
+        has_frame_socket: wanted.frame_socket,
         state_dir: wanted.state_dir.clone(),
         disks: OpenDisks::new(handle),
         ports_changed: Notify::new(),
