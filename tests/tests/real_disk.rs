@@ -2,6 +2,7 @@
 //! ones have (SCT, standby timers) is refused by it, and that is told.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use aoe::wire::ShelfSlot;
@@ -28,6 +29,16 @@ fn smart(client: &mut Client, feature: u8, count: u8, low: u8, data: &[u8]) -> (
     assert_eq!(reply[14] & 0x04, 0, "an AoE error");
     let registers = [reply[27], reply[25], reply[26], reply[28], reply[29], reply[30]];
     (registers, reply[36..].to_vec())
+}
+
+/// `aoeping -S`, as it is.
+fn aoeping(outside: &Switch, command: &str) -> Output {
+    Command::new("ip")
+        .args(["netns", "exec", outside.netns(), "aoeping", "-s", "60", "-S", command])
+        .args(["1", "0", "eth0"])
+        .stdin(Stdio::null())
+        .output()
+        .expect("aoeping is installed (aoetools)")
 }
 
 fn sum(sector: &[u8]) -> u8 {
@@ -93,6 +104,20 @@ fn a_disk_is_set_up_and_asked_for_its_health() {
     let refused = smart(&mut client, 0xd5, 1, 0x99, &[]).0;
     assert_eq!((refused[0] & 0x01, refused[1] & 0x04), (0x01, 0x04), "ABRT of the disk");
     assert_eq!(smart(&mut client, 0xd4, 0, 1, &[]).0[0] & 0x21, 0);
+    // What administrators have.
+    for (command, works) in [
+        ("read_data", true),
+        ("return_status", true),
+        ("read_log:6", true),
+        ("read_log:153", false),
+        ("disable", true),
+        ("read_data", false),
+        ("enable", true),
+        ("read_data", true),
+    ] {
+        let output = aoeping(&outside, command);
+        assert_eq!(output.status.success(), works, "aoeping -S {command}: {output:?}");
+    }
     // What could overwrite the disk doesn't get there.
     let refused = smart(&mut client, 0xd6, 1, 0xe0, &[0; 512]).0;
     assert_eq!((refused[0] & 0x01, refused[1] & 0x04), (0x01, 0x04));

@@ -364,6 +364,10 @@ fn answer(
 ) {
     let status = TracedStatus::ata(&reply);
     shared.trace.note(shared.now, export, Traced::ata(port, request), status);
+    // Without a sector of data, aoeping takes any answer to SMART for none, refusals included.
+    let bare_smart =
+        request.command == AtaCommand::SMART && export.abilities.smart && data.is_empty();
+    let data = if bare_smart { Buffer::zeroed(SECTOR_BYTES) } else { data };
     shared.send(port, reply.emit(data));
 }
 
