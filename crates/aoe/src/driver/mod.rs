@@ -2,6 +2,7 @@
 
 mod initiator;
 mod initiator_disk;
+mod perform;
 mod port;
 mod setup;
 mod target;

@@ -7,16 +7,13 @@ use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
 
-use block::{
-    BlockDevice, Buffer, Completion, Durability, Geometry, Instance, Instant, IoError, IoFuture,
-    Lba, SECTOR_BYTES, SectorRange, Transfer,
-};
-use futures::FutureExt;
+use block::{BlockDevice, Buffer, Completion, Instance, Instant, IoError, SectorRange, Transfer};
 use futures::future::{Either, select};
 use runtime::{Handle, Notify};
 
+use super::perform::{Beside, perform};
 use super::trace::{Listeners, TraceStream};
-use super::{AtaPassThrough, ExportSetup, Frame, Memory, Port, PortStatus};
+use super::{ExportSetup, Frame, Port, PortStatus};
 use crate::medium::{Medium, Ownership};
 use crate::target::{
     Abilities, AddExportError, AtHand, ClientStatus, DeviceState, ExportId, ExportOptions,
@@ -35,7 +32,7 @@ pub enum ExportDevice {
 }
 
 impl ExportDevice {
-    fn device(&self) -> &dyn BlockDevice {
+    pub(super) fn device(&self) -> &dyn BlockDevice {
         match self {
             ExportDevice::Medium(medium) => &**medium,
             ExportDevice::Device(device) => &**device,
@@ -99,8 +96,7 @@ struct PortEntry {
 struct ExportEntry {
     device: ExportDevice,
     address: ShelfSlot,
-    memory: Option<Rc<dyn Memory>>,
-    ata: Option<Rc<dyn AtaPassThrough>>,
+    beside: Beside,
     stop: Rc<Stop>,
     in_flight: Cell<u64>,
     idle: Notify,
@@ -197,8 +193,7 @@ impl TargetDriver {
         let entry = Rc::new(ExportEntry {
             device,
             address,
-            memory,
-            ata,
+            beside: Beside { address, memory, ata },
             stop: Rc::default(),
             in_flight: Cell::new(0),
             idle: Notify::new(),
@@ -456,7 +451,7 @@ impl Inner {
             Err(operation) => operation,
         };
         // The device is called now, not when the task first runs: the order of calls counts.
-        let answer = perform(&entry, operation);
+        let answer = perform(&entry.device, &entry.beside, operation);
         self.handle.spawn(async move {
             let result = answer.await;
             inner.finish(&entry, id, result);
@@ -509,92 +504,4 @@ fn as_transfer(
         _ => return Err(operation),
     };
     if entry.device.device().begins(&transfer) { Ok((transfer, value)) } else { Err(operation) }
-}
-
-/// Calls the device, at once.
-fn perform(
-    entry: &ExportEntry,
-    operation: IoOperation,
-) -> futures::future::LocalBoxFuture<'static, IoResult> {
-    let device = &entry.device;
-    let on = device.device();
-    match operation {
-        IoOperation::Read(range) => valued(on.read(range), IoValue::Data),
-        IoOperation::Write { start, data, durability } => {
-            valued(on.write(start, data, durability), |()| IoValue::Done)
-        }
-        IoOperation::Flush(instance) => valued(on.flush(instance), |()| IoValue::Done),
-        IoOperation::Claim(claim) => match device {
-            ExportDevice::Medium(medium) => valued(medium.claim(claim), IoValue::Holder),
-            // What its device might do with a claim is between its owner and the device.
-            ExportDevice::Device(_) => {
-                futures::future::ready(Err(IoError::Unsupported)).boxed_local()
-            }
-        },
-        IoOperation::Smart(command) => match &entry.ata {
-            Some(ata) => beside(ata.smart(command), IoValue::Smart),
-            None => futures::future::ready(Err(IoError::Unsupported)).boxed_local(),
-        },
-        IoOperation::Remember(state) => match &entry.memory {
-            Some(memory) => beside(memory.store(entry.address, state), |()| IoValue::Done),
-            None => futures::future::ready(Err(IoError::Unsupported)).boxed_local(),
-        },
-        IoOperation::Discard(range) => in_parts(device.clone(), range, None),
-        IoOperation::WriteZeroes { range, durability } => {
-            in_parts(device.clone(), range, Some(durability))
-        }
-    }
-}
-
-fn valued<T: 'static>(
-    answer: IoFuture<'static, T>,
-    value: impl FnOnce(T) -> IoValue + 'static,
-) -> futures::future::LocalBoxFuture<'static, IoResult> {
-    answer
-        .map(|result| result.map(|done| Completion::new(done.instance, value(done.value))))
-        .boxed_local()
-}
-
-/// An answer that doesn't come from the device, so no instance belongs to it.
-fn beside<T: 'static>(
-    answer: futures::future::LocalBoxFuture<'static, Result<T, IoError>>,
-    value: impl FnOnce(T) -> IoValue + 'static,
-) -> futures::future::LocalBoxFuture<'static, IoResult> {
-    answer
-        .map(|result| result.map(|done| Completion::new(Instance::default(), value(done))))
-        .boxed_local()
-}
-
-/// Discards, or writes zeros: a message can name more than a device takes at once.
-fn in_parts(
-    device: ExportDevice,
-    range: SectorRange,
-    zeroes: Option<Durability>,
-) -> futures::future::LocalBoxFuture<'static, IoResult> {
-    let step = part_sectors(&device.device().geometry());
-    let part_at = move |start: u64| SectorRange::new(Lba(start), step.min(range.end().0 - start));
-    let call = move |device: &ExportDevice, part: SectorRange| match zeroes {
-        None => device.device().discard(part),
-        Some(durability) => device.device().write_zeroes(part, durability),
-    };
-    let first = call(&device, part_at(range.start.0));
-    async move {
-        let mut done = first.await?;
-        let mut at = range.start.0.saturating_add(step);
-        while at < range.end().0 {
-            let next = call(&device, part_at(at)).await?;
-            if next.instance != done.instance {
-                // The parts before may be gone with the instance that took them.
-                return Err(IoError::Restarted { now: next.instance });
-            }
-            done = next;
-            at = at.saturating_add(step);
-        }
-        Ok(Completion::new(done.instance, IoValue::Done))
-    }
-    .boxed_local()
-}
-
-fn part_sectors(geometry: &Geometry) -> u64 {
-    (u64::from(geometry.max_transfer_bytes) / SECTOR_BYTES as u64).max(1)
 }

@@ -136,21 +136,10 @@ fn enqueue(
         return shared.drop(export, Traced::ata(port.id, &request), Drop::QueueFull);
     }
     let origin = export.meter.origin(shared.now);
-    if let Access::Write(range) = access {
-        let print = Print { tag: request.header.tag, range, crc: block::crc32c(&data) };
-        let recent = export.meter.recent_of_writer(origin.client);
-        match recent.map_or(Repeated::New, |recent| recent.write(print, shared.now)) {
-            Repeated::New => {}
-            Repeated::Waits => {
-                return shared.drop(export, Traced::ata(port.id, &request), Drop::Repeated);
-            }
-            Repeated::Done => {
-                export.meter.count(|stats| stats.replayed += 1);
-                let header = request.header.answer(port.mac, export.address());
-                let reply = AtaReply::to(&request, header);
-                return answer(export, shared, port.id, &request, reply, Buffer::empty());
-            }
-        }
+    if let Access::Write(range) = access
+        && is_repeated(export, shared, port, &request, range, &data)
+    {
+        return;
     }
     export.questions += usize::from(request.command == AtaCommand::SMART);
     let work = PlainWork { port: port.id, origin, request, data, volatile: false };
@@ -158,6 +147,30 @@ fn enqueue(
         return finish(export, shared, &work, Ok(read));
     }
     export.enqueue(access, bytes, Work::Plain(work));
+}
+
+/// Whether a write is a late duplicate of another. Then it has got what it gets.
+fn is_repeated(
+    export: &mut Export,
+    shared: &mut Shared,
+    port: &PortState,
+    request: &AtaRequest,
+    range: SectorRange,
+    data: &[u8],
+) -> bool {
+    let client = export.meter.origin(shared.now).client;
+    let print = Print { tag: request.header.tag, range, crc: block::crc32c(data) };
+    let Some(recent) = export.meter.recent_of_writer(client) else { return false };
+    match recent.write(print, shared.now) {
+        Repeated::New => return false,
+        Repeated::Waits => shared.drop(export, Traced::ata(port.id, request), Drop::Repeated),
+        Repeated::Done => {
+            export.meter.count(|stats| stats.replayed += 1);
+            let reply = AtaReply::to(request, request.header.answer(port.mac, export.address()));
+            answer(export, shared, port.id, request, reply, Buffer::empty());
+        }
+    }
+    true
 }
 
 fn judge(export: &mut Export, port: &PortState, request: &AtaRequest, data: &[u8]) -> Verdict {
@@ -187,34 +200,41 @@ fn judge(export: &mut Export, port: &PortState, request: &AtaRequest, data: &[u8
     if !export.remembered.may_use(request.header.source) {
         return refusal(export, aborted);
     }
-    let range = SectorRange::new(request.lba(), u64::from(request.count));
-    let is_write = match request.command {
-        AtaCommand::READ | AtaCommand::READ_EXT => false,
-        AtaCommand::WRITE | AtaCommand::WRITE_EXT => true,
-        AtaCommand::FLUSH_CACHE | AtaCommand::FLUSH_CACHE_EXT => {
-            return Verdict::Queue(Access::Free);
+    match request.command {
+        AtaCommand::READ | AtaCommand::READ_EXT => {
+            judge_transfer(export, port, request, reply, None)
         }
+        AtaCommand::WRITE | AtaCommand::WRITE_EXT => {
+            judge_transfer(export, port, request, reply, Some(data))
+        }
+        AtaCommand::FLUSH_CACHE | AtaCommand::FLUSH_CACHE_EXT => Verdict::Queue(Access::Free),
         AtaCommand::CHECK_POWER_MODE => {
-            return Verdict::Answer(AtaReply { count: 0xff, ..reply }, Buffer::empty());
+            Verdict::Answer(AtaReply { count: 0xff, ..reply }, Buffer::empty())
         }
-        AtaCommand::SET_FEATURES => {
-            return match features::switch(export, request) {
-                Some(access) => Verdict::Queue(access),
-                None => unsupported(export, aborted),
-            };
-        }
-        AtaCommand::SMART => {
-            return match features::smart(export, port, request, data) {
-                Some(command) => Verdict::Ask(command.data),
-                None => unsupported(export, aborted),
-            };
-        }
-        _ => {
-            return unsupported(export, aborted);
-        }
-    };
+        AtaCommand::SET_FEATURES => match features::switch(export, request) {
+            Some(access) => Verdict::Queue(access),
+            None => unsupported(export, aborted),
+        },
+        AtaCommand::SMART => match features::smart(export, port, request, data) {
+            Some(command) => Verdict::Ask(command.data),
+            None => unsupported(export, aborted),
+        },
+        _ => unsupported(export, aborted),
+    }
+}
+
+/// Of reads, and of writes with the data that came with them.
+fn judge_transfer(
+    export: &mut Export,
+    port: &PortState,
+    request: &AtaRequest,
+    reply: AtaReply,
+    data: Option<&[u8]>,
+) -> Verdict {
+    let range = SectorRange::new(request.lba(), u64::from(request.count));
+    let is_write = data.is_some();
     if request.count > export.plain_sectors_max(port)
-        || is_write && (data.len() as u64) < range.len_bytes()
+        || data.is_some_and(|data| (data.len() as u64) < range.len_bytes())
     {
         return Verdict::Refuse(AoeError::BadArgument);
     }
