@@ -214,6 +214,10 @@ impl Export {
         reply.extend(&asked.frame[28..34]);
         reply.extend([0, 0]);
         reply.extend(data);
+        // aoeping wants a sector from every SMART command.
+        if asked.frame[27] == 0xb0 && self.smart && data.is_empty() {
+            reply.extend([0; SECTOR]);
+        }
         reply
     }
 
