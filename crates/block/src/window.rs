@@ -85,9 +85,9 @@ fn outer(error: IoError, start: Lba) -> IoError {
 impl BlockDevice for Window {
     fn geometry(&self) -> Geometry {
         let geometry = self.device.geometry();
-        let block_bytes = u64::from(geometry.physical_block_bytes);
+        let block_sectors = u64::from(geometry.physical_block_bytes) / SECTOR_BYTES as u64;
         // Blocks that don't begin where the window does are none that anybody could keep to.
-        let aligned = block_bytes > 0 && self.start.byte_offset().is_multiple_of(block_bytes);
+        let aligned = block_sectors > 0 && self.start.0.is_multiple_of(block_sectors);
         let physical_block_bytes =
             if aligned { geometry.physical_block_bytes } else { SECTOR_BYTES as u32 };
         Geometry { sectors: self.sectors(), physical_block_bytes, ..geometry }

@@ -17,8 +17,8 @@ use super::{ExportSetup, Frame, Port, PortStatus};
 use crate::medium::{Medium, Ownership};
 use crate::target::{
     Abilities, AddExportError, AtHand, ClientStatus, DeviceState, ExportId, ExportOptions,
-    ExportStatus, IoId, IoOperation, IoRequest, IoResult, IoValue, NodeIdentity, PortId,
-    SetOptionsError, Target, TargetEvent, TargetStats,
+    ExportState, ExportStatus, IoId, IoOperation, IoRequest, IoResult, IoValue, NodeIdentity,
+    PortId, SetOptionsError, Target, TargetEvent, TargetStats,
 };
 use crate::wire::ShelfSlot;
 
@@ -260,6 +260,11 @@ impl TargetDriver {
     /// How all exports are doing, in order of their addresses.
     pub fn exports(&self) -> Vec<ExportStatus> {
         self.inner.target.borrow().exports()
+    }
+
+    /// Whether an export answers.
+    pub fn export_state(&self, id: ExportId) -> Option<ExportState> {
+        self.inner.target.borrow().export_state(id)
     }
 
     /// The clients of an export.

@@ -407,6 +407,11 @@ impl Target {
         }
     }
 
+    /// Whether an export answers.
+    pub fn export_state(&self, id: ExportId) -> Option<ExportState> {
+        self.exports.get(&id).map(|export| export.prober.state())
+    }
+
     /// How an export is doing.
     pub fn export_status(&self, id: ExportId) -> Option<ExportStatus> {
         self.exports.get(&id).map(|export| ExportStatus {

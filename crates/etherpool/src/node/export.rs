@@ -8,9 +8,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context;
-use aoe::driver::{AtaPassThrough, ExportDevice, ExportSetup, Memory};
+use aoe::driver::{AtaPassThrough, ExportDevice, ExportSetup, Memory, TargetDriver};
 use aoe::medium::Medium;
-use aoe::target::{Access, AccessPolicy, ExportId, ExportOptions, ListEditors, Reach, Remembered};
+use aoe::target::{
+    Access, AccessPolicy, ExportId, ExportOptions, ExportState, ListEditors, Reach, Remembered,
+};
 use aoe::wire::ShelfSlot;
 use block::SECTOR_BYTES;
 use control::node::{ExportPlan, ExportStatus};
@@ -136,13 +138,21 @@ impl Export {
     }
 
     /// For the control socket.
-    pub fn status(&self) -> ExportStatus {
+    pub fn status(&self, driver: &TargetDriver) -> ExportStatus {
+        let answers = self.running.get().and_then(|id| driver.export_state(id));
+        let state = match answers {
+            Some(ExportState::Conflict { mac }) => {
+                format!("silent: {mac} answers for this address")
+            }
+            Some(ExportState::Probing) => "asking whether the address is free".to_owned(),
+            Some(ExportState::Up) | None => self.state.borrow().clone(),
+        };
         ExportStatus {
             address: self.address.to_string(),
             path: self.plan.borrow().medium.path.clone(),
             device: self.device.borrow().display().to_string(),
             size_bytes: self.size_bytes.get(),
-            state: self.state.borrow().clone(),
+            state,
         }
     }
 

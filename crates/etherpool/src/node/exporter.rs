@@ -158,7 +158,7 @@ impl Exporter {
             node_id: self.node.node_id.to_string(),
             frame_socket: self.node.frame_socket(),
             interfaces: self.node.driver.ports().into_iter().map(|(_, name)| name).collect(),
-            exports: exports.values().map(|export| export.status()).collect(),
+            exports: exports.values().map(|export| export.status(&self.node.driver)).collect(),
             not_exported: not_exported
                 .iter()
                 .map(|(path, why)| NotExported {
