@@ -39,6 +39,9 @@ use crate::ReactorHandle;
 use crate::disks::{self, WholeDisk};
 use turn::{Turn, TurnError};
 
+/// Enough for system calls; the process locks its memory.
+const STACK_BYTES: usize = 128 * 1024;
+
 /// How long a command may take, the wait for those before it included.
 pub const COMMAND_LIMIT: Duration = Duration::from_secs(10);
 
@@ -91,9 +94,37 @@ pub struct AtaDisks {
 /// A disk that may understand ATA. Cheap to clone.
 #[derive(Clone)]
 pub struct AtaDisk {
-    file: Arc<File>,
+    way: Arc<dyn Way>,
     turn: Turn,
     whole: WholeDisk,
+}
+
+/// How commands reach a disk: the system's way, or a test's.
+trait Way: Send + Sync {
+    fn send(&self, command: &AtaCommand, limit: Duration) -> io::Result<ScsiAnswer>;
+}
+
+/// A disk's descriptor.
+struct OpenDisk(Option<File>);
+
+impl Way for OpenDisk {
+    fn send(&self, command: &AtaCommand, limit: Duration) -> io::Result<ScsiAnswer> {
+        match &self.0 {
+            Some(file) => sg::pass_through(file.as_fd(), command, limit),
+            None => Err(io::Error::from_raw_os_error(libc::ENODEV)),
+        }
+    }
+}
+
+impl Drop for OpenDisk {
+    /// On a thread: closing waits for a driver that tries to revive its disk.
+    fn drop(&mut self) {
+        let file = self.0.take();
+        let closing = std::thread::Builder::new().name("disk-close".to_owned());
+        if let Err(error) = closing.stack_size(STACK_BYTES).spawn(move || drop(file)) {
+            tracing::debug!(%error, "a disk was closed without a thread");
+        }
+    }
 }
 
 impl AtaDisks {
@@ -116,7 +147,8 @@ impl AtaDisks {
 
     fn take(&self, (file, whole): (File, WholeDisk)) -> Result<AtaDisk, AtaError> {
         let number = file.metadata().map_err(of_system)?.rdev();
-        Ok(AtaDisk { file: Arc::new(file), turn: self.turn_of(number), whole })
+        let way = Arc::new(OpenDisk(Some(file)));
+        Ok(AtaDisk { way, turn: self.turn_of(number), whole })
     }
 
     /// The turn at a disk, the same for all who ask while the process lives: a disk that hangs keeps
@@ -155,7 +187,7 @@ impl AtaDisk {
         command: AtaCommand,
     ) -> impl Future<Output = Result<AtaAnswer, AtaError>> + 'static {
         let allowed = !self.whole.is_partition || command.is_harmless();
-        let (file, turn) = (Arc::clone(&self.file), self.turn.clone());
+        let (way, turn) = (Arc::clone(&self.way), self.turn.clone());
         async move {
             if !allowed {
                 return Err(AtaError::Partition);
@@ -164,7 +196,7 @@ impl AtaDisk {
                 Transfer::In { sectors } => usize::from(*sectors) * SECTOR_BYTES,
                 Transfer::None | Transfer::Out(_) => 0,
             };
-            let call = move || sg::pass_through(file.as_fd(), &command, COMMAND_LIMIT);
+            let call = move || way.send(&command, COMMAND_LIMIT);
             let answer = turn.run(COMMAND_LIMIT, call).await?.map_err(of_system)?;
             interpret(answer, wanted)
         }

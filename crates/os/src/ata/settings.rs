@@ -149,7 +149,7 @@ impl Drive {
         }
         let number = fs::metadata(&whole.path).map_err(super::of_system)?;
         let turn = disks.turn_of(std::os::unix::fs::MetadataExt::rdev(&number));
-        let ata = match disks.open(path) {
+        let ata = match disks.open_apart(path).await {
             Ok(disk) => match disk.identify().await {
                 Ok(identify) => Some((disk, identify)),
                 Err(AtaError::NotAta) => None,
@@ -352,107 +352,5 @@ impl CacheFiles {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn the_standby_timer_has_its_steps() {
-        for (seconds, timer) in [
-            (0, Some(0)),
-            (1, Some(1)),
-            (5, Some(1)),
-            (6, Some(2)),
-            (600, Some(120)),
-            (1200, Some(240)),
-            (1201, Some(252)),
-            (1260, Some(252)),
-            (1261, Some(241)),
-            (1800, Some(241)),
-            (1801, Some(242)),
-            (3600, Some(242)),
-            (19_800, Some(251)),
-            (19_801, None),
-            (u64::MAX, None),
-        ] {
-            let found = StandbyTimer::at_least(Duration::from_secs(seconds));
-            assert_eq!(found.map(StandbyTimer::raw), timer, "{seconds} s");
-        }
-        let little = StandbyTimer::at_least(Duration::from_millis(5001));
-        assert_eq!(little.map(StandbyTimer::raw), Some(2));
-    }
-
-    #[test]
-    fn error_recovery_counts_in_tenths() {
-        for (millis, tenths) in
-            [(0, Some(0)), (1, Some(1)), (7000, Some(70)), (6_553_500, Some(65_535))]
-        {
-            let found = RecoveryLimit::at_least(Duration::from_millis(millis));
-            assert_eq!(found.map(RecoveryLimit::raw), tenths);
-        }
-        assert_eq!(RecoveryLimit::at_least(Duration::from_millis(6_553_501)), None);
-    }
-
-    /// A disk's directory in `/sys`, of files that just keep what is written.
-    fn sys(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        for (name, text) in files {
-            let path = dir.path().join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
-        dir
-    }
-
-    #[test]
-    fn the_kernels_switch_is_used_where_there_is_one() {
-        let name = "device/scsi_disk/0:0:0:0/cache_type";
-        let dir = sys(&[(name, "write back\n")]);
-        let files = CacheFiles::of(dir.path());
-        files.set_cache_type(true).unwrap();
-        assert_eq!(fs::read_to_string(dir.path().join(name)).unwrap(), "write back\n", "untouched");
-        files.set_cache_type(false).unwrap();
-        assert_eq!(fs::read_to_string(dir.path().join(name)).unwrap(), "write through");
-        assert!(CacheFiles::of(sys(&[]).path()).set_cache_type(true).is_err());
-    }
-
-    #[test]
-    fn the_kernel_must_know_of_a_cache() {
-        let dir = sys(&[("queue/write_cache", "write through\n"), ("device/rescan", "")]);
-        let files = CacheFiles::of(dir.path());
-        assert!(files.kernel_learns(true).is_err());
-        files.kernel_learns(false).unwrap();
-        assert_eq!(fs::read_to_string(dir.path().join("device/rescan")).unwrap(), "1");
-    }
-
-    #[test]
-    fn a_cache_that_stays_is_not_called_gone() {
-        let dir = sys(&[("queue/write_cache", "write back\n")]);
-        let files = CacheFiles::of(dir.path());
-        assert!(files.set_queue_view(false).is_err());
-        assert!(files.set_queue_view(true).is_ok());
-        assert_eq!(
-            fs::read_to_string(dir.path().join("queue/write_cache")).unwrap(),
-            "write back\n"
-        );
-        let through = sys(&[("queue/write_cache", "write through\n")]);
-        let files = CacheFiles::of(through.path());
-        assert!(files.set_queue_view(false).is_ok());
-        assert!(files.set_queue_view(true).is_ok());
-        let text = fs::read_to_string(through.path().join("queue/write_cache")).unwrap();
-        assert_eq!(text, "write back");
-    }
-
-    #[test]
-    fn what_is_no_disk_is_refused_with_the_reason() {
-        let (mut reactor, handle) = crate::Reactor::new().unwrap();
-        let disks = AtaDisks::new(&handle);
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let path = file.path().to_owned();
-        let settings = DriveSettings { write_cache: Some(true), ..DriveSettings::default() };
-        let refusals =
-            reactor.run_until(async move { apply(&disks, &path, &settings).await }).unwrap();
-        assert_eq!(refusals.len(), 1);
-        assert_eq!(refusals[0].setting, "match");
-    }
-}
+#[path = "settings_tests.rs"]
+mod tests;
