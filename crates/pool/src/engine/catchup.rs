@@ -147,7 +147,7 @@ impl Volume {
             if missed & (regions | rows) == 0 {
                 continue;
             }
-            let Ok(loaded) = self.checksums.load(&self.pool, group, index).await else {
+            let Ok(loaded) = self.checksum_block(group, index).await else {
                 copied.mask &= !(regions | rows);
                 continue;
             };

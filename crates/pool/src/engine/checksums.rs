@@ -16,6 +16,7 @@ use futures::future::{Either, select};
 use futures::stream::FuturesUnordered;
 
 use super::pool::{GroupPlace, Pool};
+use super::repair::POISON;
 use crate::format::{BirthId, ChecksumBlock, UncheckedChecksumBlock};
 
 /// Why a checksum block isn't there.
@@ -35,6 +36,25 @@ pub(crate) struct Loaded {
     pub(crate) lagging: Rc<[usize]>,
 }
 
+impl Loaded {
+    /// What an older slot is worth when the newer is damaged and nobody else has it: nothing. Rows
+    /// that were first written since are unwritten there, and rows that were zeroed since still have
+    /// their former checksum, which their place still matches.
+    fn distrusted(mut self, pool: &Pool) -> Loaded {
+        let mut block = (*self.block).clone();
+        tracing::error!(
+            group = %block.group, index = block.index,
+            "the newest checksums of these rows are damaged, and no other disk in sight has them"
+        );
+        let (_, rows) = pool.shape().rows_of_block(block.index);
+        (0..rows as usize).for_each(|entry| block.set(entry, Some(POISON)));
+        self.block = Rc::new(block);
+        // Nobody is made equal to this: whoever comes back may have the right one.
+        self.lagging = Rc::new([]);
+        self
+    }
+}
+
 /// The cache of one volume.
 pub(crate) struct Checksums {
     cache: RefCell<BTreeMap<(BirthId, u32), (u64, Loaded)>>,
@@ -43,6 +63,13 @@ pub(crate) struct Checksums {
     /// Counts changes by folding: what was being read meanwhile may be older, and isn't kept.
     generation: Cell<u64>,
     blocks_max: usize,
+}
+
+/// Whether the block that was read is the newest that was written.
+enum Newest {
+    Known,
+    /// No holder has two sound slots: it may be the older one.
+    Damaged,
 }
 
 struct SlotRead {
@@ -62,22 +89,20 @@ impl Checksums {
         }
     }
 
-    /// The block at `index` of a group's extent.
+    /// The block at `index` of a group's extent. `interrupted` tells whether a fold of it may have
+    /// been cut short by the end of an earlier engine: then a damaged slot is that fold's, and the
+    /// log still has all that it was to add.
     pub(crate) async fn load(
         &self,
         pool: &Pool,
         group: &GroupPlace,
         index: u32,
+        interrupted: impl Fn() -> bool,
     ) -> Result<Loaded, LoadError> {
         if let Some(found) = self.cached(group.birth, index) {
             return Ok(found);
         }
-        let generation = self.generation.get();
-        let loaded = read_block(pool, group, index).await?;
-        if generation == self.generation.get() {
-            self.keep(group.birth, index, loaded.clone());
-        }
-        Ok(loaded)
+        self.reload(pool, group, index, interrupted).await
     }
 
     /// The block as the members have it now, past the cache.
@@ -86,9 +111,15 @@ impl Checksums {
         pool: &Pool,
         group: &GroupPlace,
         index: u32,
+        interrupted: impl Fn() -> bool,
     ) -> Result<Loaded, LoadError> {
         let generation = self.generation.get();
-        let loaded = read_block(pool, group, index).await?;
+        let loaded = match read_block(pool, group, index).await? {
+            (loaded, Newest::Known) => loaded,
+            (loaded, Newest::Damaged) if interrupted() => loaded,
+            // Not kept: a disk that comes back may have it.
+            (loaded, Newest::Damaged) => return Ok(loaded.distrusted(pool)),
+        };
         if generation == self.generation.get() {
             self.keep(group.birth, index, loaded.clone());
         }
@@ -133,7 +164,11 @@ impl Checksums {
     }
 }
 
-async fn read_block(pool: &Pool, group: &GroupPlace, index: u32) -> Result<Loaded, LoadError> {
+async fn read_block(
+    pool: &Pool,
+    group: &GroupPlace,
+    index: u32,
+) -> Result<(Loaded, Newest), LoadError> {
     let shape = pool.shape();
     let mask = shape.checksum_regions(index);
     let mut reads = FuturesUnordered::new();
@@ -212,7 +247,8 @@ async fn read_block(pool: &Pool, group: &GroupPlace, index: u32) -> Result<Loade
             || sequences.get(member).is_some_and(|sequence| *sequence < newest.sequence)
     };
     let lagging = holders.into_iter().filter(lags).collect();
-    Ok(Loaded { block: Rc::new(newest), lagging })
+    let known = if is_complete(&sound) { Newest::Known } else { Newest::Damaged };
+    Ok((Loaded { block: Rc::new(newest), lagging }, known))
 }
 
 /// Whether some holder has shown both of its slots, and so its newest.

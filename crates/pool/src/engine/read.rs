@@ -139,7 +139,7 @@ impl Volume {
         block: u64,
     ) -> Result<Rc<ChecksumBlock>, IoError> {
         loop {
-            match self.checksums.load(&self.pool, group, index).await {
+            match self.checksum_block(group, index).await {
                 Ok(loaded) => {
                     if !loaded.lagging.is_empty() {
                         self.mend_checksums_soon(group.birth, index);

@@ -16,7 +16,7 @@ use crate::report::PoolEvent;
 /// Repairs that wait or run at once; more are dropped, and found again by the next read.
 const REPAIRS_MAX: usize = 64;
 /// What takes the place of checksums of which every copy was lost: reads of those rows fail by name.
-const POISON: u32 = 0xdead_0bad;
+pub(super) const POISON: u32 = 0xdead_0bad;
 /// Above every sequence in use, for a block whose sequence was lost with it.
 const SEQUENCE_AFTER_LOSS: u64 = 1 << 48;
 
@@ -42,7 +42,7 @@ impl Volume {
         let Some(group) = self.pool.group_by_birth(birth) else { return };
         let shape = self.pool.shape();
         let (index, entry) = shape.entry_of(row);
-        let loaded = self.checksums.load(&self.pool, &group, index).await;
+        let loaded = self.checksum_block(&group, index).await;
         let Some(crc) = loaded.ok().and_then(|loaded| loaded.block.get(entry)) else { return };
         let Some((member, device, start)) = self.pool.extent_of(&group, bad) else { return };
         let sector = Lba(start.0 + shape.row_sector(row));
@@ -118,7 +118,7 @@ impl Volume {
         index: u32,
     ) -> Result<ChecksumBlock, Ended> {
         loop {
-            match self.checksums.load(&self.pool, group, index).await {
+            match self.checksum_block(group, index).await {
                 Ok(loaded) if loaded.lagging.is_empty() => return Ok((*loaded.block).clone()),
                 Ok(loaded) => {
                     for member in loaded.lagging.iter() {

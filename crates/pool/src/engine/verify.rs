@@ -75,7 +75,7 @@ impl Volume {
         }
         for index in 0..shape.checksum_blocks() {
             let block = loop {
-                match self.checksums.reload(&self.pool, &place, index).await {
+                match self.checksum_block_anew(&place, index).await {
                     Ok(loaded) => break Some(loaded.block),
                     Err(LoadError::Unreachable) => self.pool.wait_for_change().await?,
                     Err(LoadError::Damaged) => break None,

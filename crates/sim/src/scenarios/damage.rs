@@ -1,5 +1,6 @@
 //! Disks whose contents are wrong: rot, lost and misdirected writes, rollbacks, swaps, broken labels.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -64,6 +65,12 @@ pub const SCENARIOS: &[Scenario] = &[
         "bytes anywhere on one disk rot while everything is off: nothing wrong is ever read",
         300,
         |stage| rot_anywhere(stage).boxed_local(),
+    ),
+    scenario(
+        "newest-checksums-lost",
+        "a node is away and the newest checksums on another are rotten: errors, nothing wrong",
+        300,
+        |stage| newest_checksums_lost(stage).boxed_local(),
     ),
     scenario(
         "swapped-disks",
@@ -342,6 +349,60 @@ async fn rot_anywhere(stage: Stage) -> Result<(), Failure> {
     rig.on_volume(VOLUME, |watched| async move { watched.read_all().await })
         .await?
         .map_err(Failure::from)
+}
+
+/// Each checksum block has two slots; what was first written since the older one is unwritten in it.
+async fn newest_checksums_lost(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    written_and_in_place(&rig).await?;
+    rig.load(Mix::default()).await?;
+    rig.run_for(rig.between(300, 1500)).await;
+    rig.quiet(CONVERGENCE_MAX).await?;
+    rig.in_place(VOLUME).await?;
+    let away = rig.below(3);
+    rig.cluster.cut_all_power();
+    let rotten = (away + 1 + rig.below(2)) % 3;
+    for disk in rig.cluster.node(rotten).disks() {
+        for place in newest_checksum_slots(&disk) {
+            disk.flip_byte(place * SECTOR_BYTES as u64 + 1000, 4);
+        }
+    }
+    (0..3).filter(|number| *number != away).for_each(|number| rig.cluster.start_node(number));
+    rig.cluster.start_supervisor(rig.active());
+    let sectors = rig.record(VOLUME).oracle().written_sectors();
+    let end = sectors.last().map_or(0, |last| last + 1).next_multiple_of(BLOCK_SECTORS);
+    rig.record(VOLUME).expect_unreadable(SectorRange::new(Lba(0), end));
+    let failed = rig
+        .on_volume(VOLUME, move |watched| async move {
+            let mut failed = 0;
+            for start in (0..end).step_by(BLOCK_SECTORS as usize) {
+                // What is read is compared with what was written.
+                let read = watched.read(SectorRange::new(Lba(start), BLOCK_SECTORS)).await;
+                failed += u64::from(read.is_err());
+            }
+            failed
+        })
+        .await?;
+    rig.cluster.tell(&format!("{failed} blocks can't be read without the node that is away"));
+    rig.cluster.start_node(away);
+    rig.wait_clean(CONVERGENCE_MAX).await?;
+    rig.on_volume(VOLUME, |watched| async move { watched.read_all().await })
+        .await?
+        .map_err(|error| Failure(format!("with all nodes back a read says {error:?}")))
+}
+
+/// First sectors of the slots with the highest sequence number of each checksum block on a disk.
+fn newest_checksum_slots(disk: &Disk) -> Vec<u64> {
+    let mut newest: BTreeMap<(u64, u32), (u64, u64)> = BTreeMap::new();
+    for sector in (0..disk.sectors()).step_by(BLOCK_SECTORS as usize) {
+        let bytes = disk.peek(SectorRange::new(Lba(sector), BLOCK_SECTORS));
+        let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap_or_default());
+        if bytes[..4] == *b"epCS" {
+            let slot = newest.entry((word(8), word(16) as u32)).or_default();
+            *slot = (*slot).max((word(24), sector));
+        }
+    }
+    newest.into_values().map(|(_, sector)| sector).collect()
 }
 
 async fn swapped_disks(stage: Stage) -> Result<(), Failure> {
