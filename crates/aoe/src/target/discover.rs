@@ -135,7 +135,7 @@ fn has_lists(export: &Export) -> bool {
 /// Whether a client may ask for the lists. Who may edit them may look at them.
 fn may_look(export: &Export, port: &PortState, client: MacAddr) -> bool {
     export.permits(port, AccessOperation::ConfigRead, client)
-        || matches!(&export.options.list_editors, super::ListEditors::Only(macs) if macs.contains(&client))
+        || export.options.list_editors.names(client)
 }
 
 pub(super) fn mask(export: &mut Export, shared: &mut Shared, port: &PortState, frame: &[u8]) {

@@ -557,6 +557,7 @@ fn is_heard(export: &Export, port: &PortState, header: &Header) -> bool {
     let known = port.trusted
         || match header.command {
             Command::Ata if header.is_our_version() => true,
+            Command::Mask | Command::Reserve if export.options.list_editors.names(client) => true,
             _ => export.options.access.knows(client),
         };
     let search = discover::is_search(header);

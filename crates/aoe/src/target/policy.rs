@@ -110,6 +110,11 @@ impl ListEditors {
             ListEditors::Only(editors) => editors.contains(&client),
         }
     }
+
+    /// Whether a client is named as one who may.
+    pub(super) fn names(&self, client: MacAddr) -> bool {
+        matches!(self, ListEditors::Only(_)) && self.allows(client)
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use proptest::prelude::*;
+
 use super::session::connect;
 use super::*;
 
@@ -350,4 +352,103 @@ fn settings_change_while_requests_wait() {
     assert_eq!(set(&mut bench, moved), Err(SetOptionsError::OtherAddress));
     bench.target.remove_export(bench.export);
     assert_eq!(set(&mut bench, |_| ()), Err(SetOptionsError::NoSuchExport));
+}
+
+/// The rules in one line each, from the bytes alone: what is heard, and what is refused aloud.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Silence,
+    Refused,
+    Heard,
+}
+
+fn foretold(frame: &[u8], may: impl Fn(AccessOperation) -> bool, is_editor: bool) -> Fate {
+    use AccessOperation as A;
+    let wild = frame[16..18] == [0xff, 0xff] || frame[18] == 0xff;
+    let search = wild || frame[19] == 1 && frame[0] & 1 != 0;
+    if search && !may(A::Discover) {
+        return Fate::Silence;
+    }
+    let (needed, aloud) = match (frame[19], frame[29] & 0x0f, frame[27], frame[25]) {
+        (1, 0, _, _) if search => return Fate::Heard,
+        (1, 3 | 4, _, _) => (A::ConfigSet, false),
+        (1, _, _, _) => (A::ConfigRead, false),
+        (2 | 3, _, _, _) if is_editor => return Fate::Heard,
+        (2 | 3, _, _, _) => (A::ConfigRead, false),
+        (0, _, 0x30 | 0x34 | 0xef, _) => (A::Write, !wild),
+        (0, _, 0xb0, 0xd4 | 0xd6 | 0xd8 | 0xd9) => (A::Write, !wild),
+        _ => (A::Read, !wild),
+    };
+    match (may(needed), aloud) {
+        (true, _) => Fate::Heard,
+        (false, true) => Fate::Refused,
+        (false, false) => Fate::Silence,
+    }
+}
+
+fn lists() -> impl Strategy<Value = AccessPolicy> {
+    let some = || prop::collection::btree_set(prop::sample::select(BOTH.to_vec()), 0..3);
+    let rule = (some(), some()).prop_map(|(accept, deny)| AccessRule { accept, deny });
+    let operation = prop::sample::select(AccessOperation::ALL.to_vec());
+    let rules = prop::collection::btree_map(operation, rule, 0..5);
+    (any::<bool>(), rules).prop_map(|(accept, rules)| {
+        let default = if accept { Access::Accept } else { Access::Reject };
+        AccessPolicy { default, rules }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn as_foretold(
+        access in lists(),
+        editors in prop::option::of(prop::sample::select(BOTH.to_vec())),
+        client in prop::sample::select(BOTH.to_vec()),
+        address in prop::sample::select(vec![(194u16, 3u8), (0xffff, 3), (194, 0xff), (0xffff, 0xff)]),
+        to_all in any::<bool>(),
+    ) {
+        let list_editors = match editors {
+            Some(editor) => ListEditors::Only(BTreeSet::from([editor])),
+            None => ListEditors::All,
+        };
+        for mut frame in rules::requests() {
+            frame.resize(frame.len().max(60), 0);
+            frame[..6].copy_from_slice(&if to_all { MacAddr::BROADCAST } else { SERVER }.0);
+            frame[6..12].copy_from_slice(&client.0);
+            frame[16..18].copy_from_slice(&address.0.to_be_bytes());
+            frame[18] = address.1;
+            let mut bench = Bench::with(Abilities { remembers: true, smart: true }, OPEN, |options| {
+                options.access = access.clone();
+                options.list_editors = list_editors.clone();
+                options.remembered.config_string = b"abc".to_vec();
+                options.write_cache_switchable = true;
+            });
+            bench.disk.fill(0x11);
+            bench.frame(&frame);
+            bench.serve();
+            let answer = bench.sent.pop_front();
+            let denied = |set: &BTreeSet<MacAddr>| set.contains(&client);
+            let may = |operation| match access.rules.get(&operation) {
+                None => access.default == Access::Accept,
+                Some(rule) => {
+                    let listed = rule.accept.contains(&client);
+                    let open = rule.accept.is_empty() && access.default == Access::Accept;
+                    !denied(&rule.deny) && (listed || open)
+                }
+            };
+            let fate = foretold(&frame, may, editors == Some(client));
+            match fate {
+                Fate::Silence => prop_assert!(answer.is_none(), "{:x?}", frame),
+                Fate::Heard => prop_assert!(answer.is_some(), "{:x?}", frame),
+                Fate::Refused => {
+                    let bytes = answer.unwrap();
+                    prop_assert_eq!((bytes[14], bytes[27], bytes[25]), (0x18, 0x41, 4));
+                    prop_assert!(bytes[36..].iter().all(|byte| *byte == 0), "nothing of the disk");
+                }
+            }
+            let untouched = bench.disk.iter().all(|byte| *byte == 0x11) && bench.stored.is_empty();
+            prop_assert!(fate == Fate::Heard || untouched);
+        }
+    }
 }

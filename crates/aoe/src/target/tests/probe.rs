@@ -195,6 +195,18 @@ fn without_a_port_nobody_has_been_asked() {
     assert_eq!(pass_ms(&mut bench, 1000), ["query", "query", "query"]);
 }
 
+#[test]
+fn this_machines_own_programs_dont_wait() {
+    let mut bench = bench(Probe::Defend);
+    pass_ms(&mut bench, 50);
+    bench.send(&config(RIVAL, true, 0));
+    bench.send(&config(CLIENT, false, 0));
+    bench.silence();
+    bench.target.trust_port(PORT);
+    bench.send(&config(CLIENT, false, 0));
+    assert_eq!(said(&mut bench), ["answer"]);
+}
+
 /// A machine that boots has its interfaces before their links.
 #[test]
 fn without_a_link_nobody_has_been_asked() {

@@ -31,7 +31,7 @@ fn reserve(command: ReserveCommand, macs: &[MacAddr]) -> Vec<u8> {
 }
 
 /// Every kind of request that there is, exact to the byte.
-fn requests() -> Vec<Vec<u8>> {
+pub(super) fn requests() -> Vec<Vec<u8>> {
     let add = Directive { command: DirectiveCommand::Add, mac: CLIENT };
     vec![
         config(ConfigCommand::Read, b""),
