@@ -1,6 +1,6 @@
 //! A target with five exports on disks in memory, and beside it the witness.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use aoe::medium::Ownership;
 use aoe::target::{
@@ -83,6 +83,20 @@ pub fn run(bytes: &[u8]) -> Tally {
     world.tally
 }
 
+/// Delivers the frames that are in `bytes`, each behind its length.
+pub fn run_frames(bytes: &[u8]) {
+    let mut world = World::new();
+    let mut rest = bytes;
+    while let [high, low, frames @ ..] = rest {
+        let len = usize::from(u16::from_be_bytes([*high, *low])).min(frames.len());
+        let (frame, next) = frames.split_at(len);
+        world.deliver(frame);
+        world.settle("after a frame");
+        rest = next;
+    }
+    world.check_disks("at the end");
+}
+
 /// The target and what it should be.
 pub struct World {
     target: Target,
@@ -97,6 +111,8 @@ pub struct World {
     sound: Vec<Vec<u8>>,
     /// Those that may still take effect: each number of a session does once.
     unused: Vec<Vec<u8>>,
+    /// Numbers that took effect.
+    used: BTreeSet<(u64, u64)>,
     now: u64,
     pub tally: Tally,
 }
@@ -201,6 +217,7 @@ impl World {
             session_seen: Vec::new(),
             sound: Vec::new(),
             unused: Vec::new(),
+            used: BTreeSet::new(),
             now: 1,
             tally: Tally::default(),
         }
@@ -218,7 +235,9 @@ impl World {
         if self.witness.is_session(frame) {
             if session::is_sound(frame) {
                 self.sound.push(frame.to_vec());
-                self.unused.push(frame.to_vec());
+                if !self.used.contains(&number_of(frame)) {
+                    self.unused.push(frame.to_vec());
+                }
             }
         } else {
             self.expected.extend(self.witness.handle(frame));
@@ -373,35 +392,56 @@ impl World {
         if !self.witness.exports[index].owned {
             return;
         }
-        let (mut at, mut rest) = (range.start.0, data);
-        while at < range.end().0 {
-            let left = range.end().0 - at;
-            let count = |frame: &[u8]| u64::from(session::be32(frame, 80));
-            let asked = self.unused.iter().position(|frame| {
-                let fits =
-                    count(frame) == left || operation == session::WRITE && count(frame) < left;
-                let bytes = rest.len().min(count(frame) as usize * SECTOR);
-                frame[25] == operation
-                    && session::be64(frame, 72) == at
-                    && (fits && count(frame) > 0)
-                    && frame[session::HEADER_BYTES..].starts_with(&rest[..bytes])
-            });
-            let asked = asked.unwrap_or_else(|| {
-                panic!("nobody asked for {operation:#x} at {at} within {range:?}")
-            });
-            self.tally.session_writes += 1;
-            let frame = self.unused.swap_remove(asked);
-            at += count(&frame);
-            rest = &rest[rest.len().min(count(&frame) as usize * SECTOR)..];
-            let (session, number) = (session::be64(&frame, 32), session::be64(&frame, 56));
-            self.unused.retain(|other| {
-                other[25] != operation
-                    || session::be64(other, 32) != session
-                    || session::be64(other, 56) != number
-            });
+        let mut taken = Vec::new();
+        let found = self.find_sound(operation, range.start.0, range.end().0, data, &mut taken);
+        assert!(found, "nobody asked for {operation:#x} {range:?}");
+        self.tally.session_writes += taken.len() as u64;
+        self.used.extend(taken.iter().map(|index| number_of(&self.unused[*index])));
+        let used = &self.used;
+        self.unused.retain(|frame| !used.contains(&number_of(frame)));
+    }
+
+    /// Looks for messages that make up one operation on the device; several may say the same.
+    fn find_sound(
+        &self,
+        operation: u8,
+        at: u64,
+        end: u64,
+        data: &[u8],
+        taken: &mut Vec<usize>,
+    ) -> bool {
+        if at == end {
+            return true;
         }
+        for (index, frame) in self.unused.iter().enumerate() {
+            let count = u64::from(session::be32(frame, 80));
+            let joins = operation == session::WRITE && (1..=end - at).contains(&count);
+            let fits = frame[25] == operation
+                && session::be64(frame, 72) == at
+                && (joins || count == end - at);
+            let number = number_of(frame);
+            if !fits || taken.iter().any(|other| number_of(&self.unused[*other]) == number) {
+                continue;
+            }
+            let (own, rest) = data.split_at(data.len().min(count as usize * SECTOR));
+            if !frame[session::HEADER_BYTES..].starts_with(own) {
+                continue;
+            }
+            taken.push(index);
+            if self.find_sound(operation, at + count, end, rest, taken) {
+                return true;
+            }
+            taken.pop();
+        }
+        false
     }
 }
+
+/// Session and number of a message.
+fn number_of(frame: &[u8]) -> (u64, u64) {
+    (session::be64(frame, 32), session::be64(frame, 56))
+}
+
 fn window(range: SectorRange) -> std::ops::Range<usize> {
     let start = range.start.byte_offset() as usize;
     start..start + range.len_bytes() as usize

@@ -62,3 +62,17 @@ fn known_killers_are_answered_as_the_protocol_says() {
         world.check_disks(&name);
     }
 }
+
+/// What fuzzing has found, and where it begins.
+#[test]
+fn what_fuzzing_found_stays_found() {
+    let seeds = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds");
+    let files = |target: &str| {
+        let files = std::fs::read_dir(seeds.join(target)).unwrap();
+        files.map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect::<Vec<_>>()
+    };
+    let (sequences, frames) = (files("sequence"), files("frame"));
+    assert!(!sequences.is_empty() && frames.len() > 10);
+    sequences.iter().for_each(|bytes| drop(harness::run(bytes)));
+    frames.iter().for_each(|bytes| harness::run_frames(bytes));
+}
