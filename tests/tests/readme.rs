@@ -54,6 +54,14 @@ fn the_lab_of_the_readme() {
     run(&format!("etherpool lab up\n{}", script("lab")), &[]);
 }
 
+/// Exports of disks that aren't here: what the commands mean is checked.
+#[test]
+fn the_exports_of_the_readme() {
+    for command in script("target").lines() {
+        run(&format!("{command} --check"), &[]);
+    }
+}
+
 /// The commands for real machines, on machines of a lab whose disks have the page's addresses.
 #[test]
 fn the_real_machines_of_the_readme() {
