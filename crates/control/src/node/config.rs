@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use aoe::wire::ShelfSlot;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
@@ -173,8 +174,12 @@ fn read(text: &str) -> Result<NodeConfig, Wrong> {
         Some(DeValue::Array(drives)) => drives.iter().map(Spanned::span).collect(),
         _ => Vec::new(),
     };
+    let shelf_at = whole.get("shelf").map(Spanned::span);
     let (own, defaults) = split(whole, OWN_KEYS);
     let mut config: NodeConfig = build(own, span.clone())?;
+    if config.shelf == Some(ShelfSlot::ANY_SHELF) {
+        return Err(Wrong { span: shelf_at, what: "shelf 65535 means all shelves".to_owned() });
+    }
     for (drive, span) in config.drive.iter().zip(drives) {
         drive.check().map_err(|error| Wrong { span: Some(span), what: error.to_string() })?;
     }
@@ -261,6 +266,7 @@ mod tests {
             ("shelf = 3\nbufers = 4\n", 2, "bufers"),
             ("\n[[export]]\npath = 'x'\n", 2, "address"),
             ("shelf = 3\nserial = 'x'\n", 2, "serial"),
+            ("\nshelf = 65535\n", 2, "all shelves"),
             ("shelf = 3\n\nexport = 5\n", 3, "[[export]]"),
             ("[[export]]\naddress = 'e1.0'\npath = 'x'\nwrite-cache = 'maybe'\n", 4, "maybe"),
             ("[[export]]\naddress = 'e1.0'\npath = 'x'\noffset = '100'\n", 4, "sectors"),

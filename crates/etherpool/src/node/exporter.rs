@@ -19,6 +19,9 @@ use super::open_disks::{SystemIdentity, identity_on_system};
 use super::server::Node;
 use super::source::Wanted;
 
+/// It takes this shelf for one whose switches are not set.
+const LINUX_REFUSES: u16 = 0xfff;
+
 /// All exports.
 pub struct Exporter {
     node: Rc<Node>,
@@ -183,6 +186,9 @@ impl Exporter {
             && !running.is_ending()
         {
             return;
+        }
+        if address.shelf == LINUX_REFUSES {
+            tracing::warn!(export = %address, "Linux takes no disks from shelf 4095");
         }
         let predecessor = self.exports.borrow_mut().remove(&address);
         let export = Rc::new(Export::new(plan, origin));
