@@ -29,7 +29,7 @@ use pool::{Engine, EngineConfig, Limits, PoolEvent};
 pub use channel::receive_with_descriptors;
 
 use crate::desk::{Answering, Attendant, Desk, Metrics};
-use crate::supervisor::{die_with_parent, load_config};
+use crate::supervisor::{ENGINE_SAYS_EVERY, die_with_parent, load_config};
 use channel::{Channel, Incoming};
 use exports::Exports;
 use hardening::Hardening;
@@ -145,6 +145,7 @@ impl Process {
         runtime.spawn(Rc::clone(&self).keep_ports());
         runtime.spawn(Rc::clone(&self).tell_events(channel));
         runtime.spawn(Rc::clone(&self).keep_served());
+        runtime.spawn(say_that_it_turns(runtime.clone()));
         runtime.spawn(requests::answer_all(Rc::clone(&self), requests));
         let stopping = self.stopping.notified();
         let told = std::pin::pin!(signals.next());
@@ -199,6 +200,20 @@ impl Process {
         let pools = self.engine.reports();
         self.volumes.keep_only(|name| pools.iter().any(|pool| pool.keeps(name)));
         self.exports.follow(&pools, &self.engine).await;
+    }
+}
+
+/// Tells the supervisor from the event loop itself that this turns. Without waiting: a supervisor that
+/// doesn't read must not hold up the loop.
+async fn say_that_it_turns(runtime: runtime::Handle) {
+    let stdout = std::io::stdout();
+    if let Err(error) = rustix::io::ioctl_fionbio(&stdout, true) {
+        return tracing::warn!(%error, "the supervisor can't be told that the engine's loop turns");
+    }
+    loop {
+        // One line more or less: what finds no room says nothing new.
+        let _ = rustix::io::write(&stdout, b"alive\n");
+        runtime.sleep(ENGINE_SAYS_EVERY).await;
     }
 }
 

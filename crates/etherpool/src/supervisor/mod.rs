@@ -19,7 +19,7 @@ use control::config::SupervisorConfig;
 
 pub use child::die_with_parent;
 pub use identity::Identity;
-pub use run::READY_LINE;
+pub use run::{ENGINE_SAYS_EVERY, READY_LINE};
 
 /// Arguments of `supervisor`.
 #[derive(Clone, Debug, Args)]

@@ -19,6 +19,10 @@ use super::child::{Backoff, Program, Running};
 const SERVICES_STOP_LIMIT: Duration = Duration::from_secs(90);
 /// The engine folds its logs and releases its leases.
 const ENGINE_STOP_LIMIT: Duration = Duration::from_secs(60);
+/// How often the engine's loop says that it turns, by a line.
+pub const ENGINE_SAYS_EVERY: Duration = Duration::from_secs(5);
+/// How long it may be silent. A machine that is short of everything has its pauses.
+const ENGINE_SILENCE_MAX: Duration = Duration::from_secs(20);
 /// What services print once all that can be served is.
 pub const READY_LINE: &str = "ready";
 
@@ -107,6 +111,8 @@ pub async fn run(
     let manager = Manager::from_environment();
     manager.status("starting the engine and what it serves");
     let mut news = None;
+    let mut engine_news = None;
+    let mut heard_at = Instant::now();
     let mut ready = false;
     let mut alive_at = Instant::now();
     loop {
@@ -114,8 +120,20 @@ pub async fn run(
             biased;
             () = stop_signal(&mut terminate, &mut interrupt) => break,
             _ = hangup.recv() => tracing::info!("the configuration is read at the start only; restart to change it"),
-            () = next_turn(manager.watchdog(), &mut alive_at) => manager.alive(),
-            ended = engine.due() => engine.handle(ended),
+            () = next_turn(manager.watchdog(), &mut alive_at) => {
+                let silent = engine.running.as_ref().map(|_| heard_at.elapsed());
+                if is_well(silent) {
+                    manager.alive();
+                } else {
+                    tracing::error!("the engine's loop does not turn; the service manager isn't told that all is well");
+                }
+            }
+            ended = engine.due() => {
+                engine.handle(ended);
+                engine_news = lines_of(&mut engine);
+                heard_at = Instant::now();
+            }
+            _ = next_line(&mut engine_news) => heard_at = Instant::now(),
             ended = services.due() => {
                 services.handle(ended);
                 news = lines_of(&mut services);
@@ -161,9 +179,27 @@ async fn next_line(news: &mut Option<Lines<BufReader<ChildStdout>>>) -> String {
     std::future::pending().await
 }
 
+/// Whether the service manager may hear that all is well: the engine has said within the limit that
+/// its loop turns, or doesn't run just now and is about to be started again.
+fn is_well(engine_silent: Option<Duration>) -> bool {
+    engine_silent.is_none_or(|silent| silent <= ENGINE_SILENCE_MAX)
+}
+
 /// Completes when the service manager is to hear again that this loop turns; never without one.
 async fn next_turn(period: Option<Duration>, at: &mut Instant) {
     let Some(period) = period else { return std::future::pending().await };
     tokio::time::sleep_until(*at).await;
     *at = Instant::now() + period;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_that_hangs_is_not_called_well() {
+        assert!(is_well(None), "it is being started again");
+        assert!(is_well(Some(ENGINE_SAYS_EVERY * 2)));
+        assert!(!is_well(Some(ENGINE_SILENCE_MAX + ENGINE_SAYS_EVERY)));
+    }
 }
