@@ -19,6 +19,9 @@ use super::packet::{self, InterfaceSpec, PacketPortError, Role};
 use super::{link, netns};
 use crate::sys;
 
+/// Room for the frames of a few hundred answers, each of which counts as more than it is.
+const BUFFER_BYTES: i32 = 16 << 20;
+
 /// Frames, by hand.
 pub struct FrameSocket {
     socket: OwnedFd,
@@ -39,6 +42,8 @@ impl FrameSocket {
             let socket = packet::open_socket(role)?;
             let link = link::query(socket.as_fd(), &interface.name)?;
             packet::bind(socket.as_fd(), link.index)?;
+            // No ring as ports have it: what arrives while its owner doesn't run waits here.
+            sys::enlarge_buffers(socket.as_fd(), BUFFER_BYTES, BUFFER_BYTES);
             Ok((socket, link))
         });
         let (socket, link) = opened.map_err(failed)?;
