@@ -7,6 +7,9 @@ use aoe::wire::MacAddr;
 
 use super::settings::{AccessList, AccessLists, Editors, Groups, Policy};
 
+/// Groups within groups: deeper than anybody needs, and not deep enough to overflow a stack.
+const DEPTH_MAX: usize = 64;
+
 /// A list that can't be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GroupError {
@@ -16,6 +19,9 @@ pub enum GroupError {
     /// A group that contains itself.
     #[error("group '{0}' contains itself")]
     Circle(String),
+    /// Groups of groups of groups.
+    #[error("group '{0}' is in a group in a group, more than 64 deep")]
+    Deep(String),
     /// A group whose name would be read as an address.
     #[error("group '{0}' has the form of a MAC address")]
     Name(String),
@@ -90,15 +96,14 @@ impl<'a> Resolver<'a> {
 
     fn macs(&self, list: &[String]) -> Result<BTreeSet<MacAddr>, GroupError> {
         let mut macs = BTreeSet::new();
-        self.collect(list, &mut Vec::new(), &mut macs)?;
+        self.collect(list, &mut Walk::default(), &mut macs)?;
         Ok(macs)
     }
 
-    /// `within` are the groups that are being looked up, so that a circle is found.
     fn collect<'l>(
         &'l self,
         list: &'l [String],
-        within: &mut Vec<&'l str>,
+        walk: &mut Walk<'l>,
         macs: &mut BTreeSet<MacAddr>,
     ) -> Result<(), GroupError> {
         for one in list {
@@ -109,15 +114,32 @@ impl<'a> Resolver<'a> {
             let Some(members) = self.groups.get(one) else {
                 return Err(GroupError::Unknown(one.clone()));
             };
-            if within.contains(&one.as_str()) {
+            if walk.within.contains(&one.as_str()) {
                 return Err(GroupError::Circle(one.clone()));
             }
-            within.push(one);
-            self.collect(members, within, macs)?;
-            within.pop();
+            if walk.done.contains(one.as_str()) {
+                continue;
+            }
+            if walk.within.len() >= DEPTH_MAX {
+                return Err(GroupError::Deep(one.clone()));
+            }
+            walk.within.push(one);
+            self.collect(members, walk, macs)?;
+            walk.within.pop();
+            walk.done.insert(one);
         }
         Ok(())
     }
+}
+
+/// The way through groups of groups.
+#[derive(Default)]
+struct Walk<'l> {
+    /// Those that are being looked up, so that a circle is found.
+    within: Vec<&'l str>,
+    /// Those that are looked up, so that none is twice: many groups of two others would take for
+    /// ever.
+    done: BTreeSet<&'l str>,
 }
 
 #[cfg(test)]
@@ -141,6 +163,21 @@ mod tests {
         assert_eq!(resolver.macs(&list("wbe")), Err(GroupError::Unknown("wbe".into())));
         let emptied = AccessList { accept: list("none"), deny: Vec::new() };
         assert_eq!(resolver.rule(&emptied), Err(GroupError::Empty));
+    }
+
+    #[test]
+    fn groups_of_groups_take_no_longer_than_there_are_groups() {
+        let mut groups = Groups::from([("g60".to_owned(), vec!["02:00:00:00:00:01".to_owned()])]);
+        for depth in 0..60 {
+            groups.insert(format!("g{depth}"), vec![format!("g{}", depth + 1); 2]);
+        }
+        let resolver = Resolver::new(&groups);
+        assert_eq!(resolver.macs(&["g0".to_owned()]).unwrap().len(), 1);
+        for depth in 60..70 {
+            groups.insert(format!("g{depth}"), vec![format!("g{}", depth + 1)]);
+        }
+        let deep = Resolver::new(&groups).macs(&["g0".to_owned()]);
+        assert!(matches!(deep, Err(GroupError::Deep(_))), "{deep:?}");
     }
 
     #[test]

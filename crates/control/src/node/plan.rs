@@ -132,6 +132,28 @@ impl ExportPlan {
     }
 }
 
+/// In a line, for people who check a configuration.
+impl fmt::Display for ExportPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is {}", self.address, self.medium.path)?;
+        let window = self.medium.window;
+        match window.sectors {
+            Some(sectors) => write!(f, ", sectors {}+{sectors}", window.start.0)?,
+            None if !window.is_whole() => write!(f, " from sector {} on", window.start.0)?,
+            None => {}
+        }
+        write!(f, "; {}, ", self.medium.io)?;
+        match self.read_only {
+            true => f.write_str("read-only")?,
+            false => write!(f, "write cache {}", self.write_cache)?,
+        }
+        match &self.interfaces[..] {
+            [] => f.write_str("; on all interfaces"),
+            interfaces => write!(f, "; on {}", interfaces.join(", ")),
+        }
+    }
+}
+
 fn rate(limit: Limit) -> Rate {
     Rate {
         requests_per_second: limit.requests_per_second,
@@ -511,6 +533,22 @@ mod tests {
             let text = format!("[[export]]\naddress='{address}'\npath='x'\n");
             assert!(plans(&text).unwrap_err().contains("address"), "{address}");
         }
+    }
+
+    #[test]
+    fn a_plan_reads_as_a_line() {
+        let plans = two(
+            "length='1M'\nread-only=true\ninterfaces=['a', 'b*']",
+            "offset='1M'\nwrite-cache='on'",
+        );
+        let lines: Vec<String> = plans.unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(
+            lines,
+            [
+                "e1.0 is /d, sectors 0+2048; direct, read-only; on a, b*",
+                "e1.1 is /d from sector 2048 on; direct, write cache on; on all interfaces"
+            ]
+        );
     }
 
     #[test]

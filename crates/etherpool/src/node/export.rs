@@ -53,6 +53,8 @@ pub struct Export {
     stop: Cell<bool>,
     wake: Notify,
     ended: Cell<bool>,
+    /// Opening it has succeeded or failed at least once.
+    tried: Cell<bool>,
 }
 
 /// A medium that is being exported.
@@ -79,6 +81,7 @@ impl Export {
             stop: Cell::new(false),
             wake: Notify::new(),
             ended: Cell::new(false),
+            tried: Cell::new(false),
         }
     }
 
@@ -95,12 +98,27 @@ impl Export {
 
     /// Complete when its medium is closed.
     pub async fn wait_ended(&self) {
+        self.wait_for(&self.ended).await;
+    }
+
+    /// Complete when it is served, or has failed to be.
+    pub async fn wait_tried(&self) {
+        self.wait_for(&self.tried).await;
+    }
+
+    async fn wait_for(&self, flag: &Cell<bool>) {
         loop {
             let woken = self.wake.notified();
-            if self.ended.get() {
+            if flag.get() {
                 return;
             }
             woken.await;
+        }
+    }
+
+    fn note_tried(&self) {
+        if !self.tried.replace(true) {
+            self.wake.notify_all();
         }
     }
 
@@ -168,6 +186,7 @@ impl Export {
                 }
             }
         }
+        self.tried.set(true);
         self.ended.set(true);
         self.wake.notify_all();
     }
@@ -186,7 +205,9 @@ impl Export {
 
     /// Opens, exports, and watches until the medium is gone or the export is to end.
     async fn serve_once(&self, node: &Node) -> anyhow::Result<()> {
-        let served = self.open(node).await?;
+        let served = self.open(node).await;
+        self.note_tried();
+        let served = served?;
         let mut outcome = Ok(true);
         while matches!(outcome, Ok(true)) && !self.stop.get() {
             if self.changed.replace(false) {

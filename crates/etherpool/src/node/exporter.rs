@@ -139,6 +139,14 @@ impl Exporter {
         self.start_found(&key, &device, Origin::Requested)
     }
 
+    /// Completes when each export that there is now is served, or has failed to be.
+    pub async fn all_tried(&self) {
+        let exports: Vec<_> = self.exports.borrow().values().cloned().collect();
+        for export in exports {
+            export.wait_tried().await;
+        }
+    }
+
     /// Ends all exports; complete when their media are closed.
     pub async fn stop(&self) {
         self.stopping.set(true);
@@ -398,7 +406,8 @@ mod tests {
         reactor
             .run_until(async move {
                 let exporter = Exporter::start(&node, None, wanted);
-                until(&node, |exports| exports.len() == 1).await;
+                exporter.all_tried().await;
+                assert_eq!(exported(&node).len(), 1);
                 std::fs::write(&missing, vec![0; 8192]).unwrap();
                 until(&node, |exports| exports.len() == 2).await;
                 let link = place.dir.path().join("run/exports/late");

@@ -30,6 +30,8 @@ use crate::desk::{Attendant, Change, Desk, Metrics, status_of};
 
 /// How long the end waits for requests that a disk has.
 const FINISH_LIMIT: Duration = Duration::from_secs(5);
+/// How long the start waits for disks to be opened.
+const READY_LIMIT: Duration = Duration::from_secs(2);
 /// How long a successor waits for its predecessor, whose last commands may take a while.
 const REPLACE_LIMIT: Duration = Duration::from_secs(60);
 /// What the lock in the run directory is called. One name for nodes and targets: they would take
@@ -164,8 +166,12 @@ fn serve(
     manager.keep_watchdog(&handle);
     let told = Rc::clone(&service);
     manager.keep_status(&handle, STATUS_EVERY, move || status_of(&*told).summary());
-    manager.ready();
     let stopped = reactor.run_until(async move {
+        // Who waits for this process waits for its exports, but not for those whose disks are missing
+        // or hang.
+        let runtime = service.node.handle.runtime();
+        let _ = runtime::timeout(runtime, READY_LIMIT, service.exporter.all_tried()).await;
+        manager.ready();
         loop {
             match signals.next().await {
                 Signal::HangUp => {
@@ -212,7 +218,7 @@ impl Service {
     pub async fn reload(&self) -> anyhow::Result<()> {
         let _turn = self.reloading.acquire(1).await;
         let source = self.source.clone();
-        let wanted = self.node.handle.blocking(move || source.read()).await??;
+        let wanted = self.node.handle.blocking(move || source.read_apart()).await??;
         for (what, now, then) in [
             ("run-dir", &self.node.run_dir, &wanted.run_dir),
             ("state-dir", &self.node.state_dir, &wanted.state_dir),
@@ -224,11 +230,13 @@ impl Service {
         if wanted.automatic && !self.exporter.can_look() {
             tracing::warn!("disks are looked for from the next start on");
         }
-        self.interfaces.reload(&wanted)?;
         if let Some(metrics) = self.metrics.borrow_mut().as_mut() {
             metrics.follow(wanted.config.metrics);
         }
-        self.exporter.reload(wanted);
+        // The exports first: a new one must know whom it answers before it hears anybody, and what
+        // fails at an interface must not leave the exports as they were.
+        self.exporter.reload(wanted.clone());
+        self.interfaces.reload(&wanted).context("interfaces")?;
         tracing::info!("configuration read again");
         Ok(())
     }
@@ -369,9 +377,7 @@ fn describe(wanted: &Wanted) -> String {
     if wanted.automatic {
         lines.push("all unused whole disks that are blank or carry an etherpool label".to_owned());
     }
-    lines.extend(
-        wanted.plans.iter().map(|plan| format!("{} is {}", plan.address, plan.medium.path)),
-    );
+    lines.extend(wanted.plans.iter().map(ToString::to_string));
     lines.join("\n")
 }
 

@@ -16,6 +16,8 @@ use super::open_disks::{SystemIdentity, find};
 /// Where a node keeps its memory and its sockets by default.
 const STATE_DIR: &str = "/var/lib/etherpool";
 const RUN_DIR: &str = "/run/etherpool";
+/// Parsers recurse; a whole default stack would be locked into memory for it.
+const READ_STACK_BYTES: usize = 1 << 20;
 /// How long disks are looked at before the configuration is taken without.
 const LOOK_LIMIT: Duration = Duration::from_secs(2);
 
@@ -75,6 +77,16 @@ impl Source {
             Source::Node { .. } => "node",
             Source::Target(_) | Source::Fixed(_) => "target",
         }
+    }
+
+    /// The same on a thread with room for whatever a file may hold: for reading it again.
+    pub fn read_apart(&self) -> anyhow::Result<Wanted> {
+        let source = self.clone();
+        let reading = std::thread::Builder::new()
+            .name("read".to_owned())
+            .stack_size(READ_STACK_BYTES)
+            .spawn(move || source.read())?;
+        reading.join().unwrap_or_else(|_| bail!("reading the configuration failed"))
     }
 
     /// Reads and checks all of it; refuses it as a whole if a part is wrong. Blocks.
