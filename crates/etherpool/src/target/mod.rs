@@ -30,8 +30,6 @@ pub struct TargetArgs {
     /// Exports and settings from a file; read again on SIGHUP
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    #[command(flatten)]
-    settings: settings::SettingsArgs,
     /// Where the control socket is [default: /run/etherpool/target, or target-ADDRESS without
     /// --config]
     #[arg(long, value_name = "DIR")]
@@ -45,6 +43,9 @@ pub struct TargetArgs {
     /// Take the place of the target that runs with the same run directory: it ends, this one goes on
     #[arg(long)]
     replace: bool,
+    // Last: its heading holds for all that follows.
+    #[command(flatten)]
+    settings: settings::SettingsArgs,
 }
 
 const EXAMPLES: &str = "\
