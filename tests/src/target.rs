@@ -1,6 +1,8 @@
 //! A target of the test's own: `etherpool target` behind a cable, with files for disks.
 
 use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -242,6 +244,16 @@ impl Target {
         find().expect("it was there")
     }
 
+    /// A line to its control socket; the line that it answers.
+    pub fn ask(&self, line: &str) -> std::io::Result<String> {
+        let mut socket = UnixStream::connect(self.path("run/node-control.sock"))?;
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+        writeln!(socket, "{line}")?;
+        let mut answer = String::new();
+        BufReader::new(socket).read_line(&mut answer)?;
+        Ok(answer)
+    }
+
     /// Memory in use, KiB.
     pub fn memory_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
@@ -258,6 +270,7 @@ impl Drop for Target {
             let log = self.log();
             let lines: Vec<_> = log.lines().collect();
             lines.iter().skip(lines.len().saturating_sub(60)).for_each(|line| eprintln!("{line}"));
+            eprintln!("--- what it counted\n{}", self.ask(r#"{"op":"stats"}"#).unwrap_or_default());
         }
         if let Some(mut process) = self.process.take() {
             let _ = process.kill();

@@ -39,6 +39,7 @@ impl Verifier {
             sleep: true,
             retry,
             stop: Some(Arc::clone(&stop)),
+            verified_min: 200,
         };
         let thread = std::thread::spawn(move || frames::run(&options).unwrap());
         Verifier { stop, thread }

@@ -80,6 +80,7 @@ fn a_flood_of_frames_harms_nobody() {
         sleep: true,
         retry: frames::RETRY,
         stop: Some(Arc::clone(&stop)),
+        verified_min: 0,
     };
     let valid = std::thread::spawn(move || frames::run(&load).unwrap());
     let mut flood = Flood::new(FrameSocket::open(&target.wire().client(), None).unwrap());

@@ -103,6 +103,7 @@ fn main() -> anyhow::Result<()> {
         sleep: args.sleep,
         retry: frames::RETRY,
         stop: None,
+        verified_min: 0,
     };
     let report = frames::run(&options)?;
     println!("{}", serde_json::to_string(&report)?);

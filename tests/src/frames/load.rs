@@ -84,6 +84,8 @@ pub struct LoadOptions {
     pub retry: Duration,
     /// Ends it early.
     pub stop: Option<Arc<AtomicBool>>,
+    /// But not before so many reads were compared.
+    pub verified_min: u64,
 }
 
 /// Binds the calling thread to a processor.
@@ -214,7 +216,8 @@ impl<'a> Run<'a> {
     }
 
     fn is_stopped(&self) -> bool {
-        self.options.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed))
+        self.report.verified >= self.options.verified_min
+            && self.options.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed))
     }
 
     /// Keeps the requests going for a while.
