@@ -235,7 +235,9 @@ fn use_target() -> Result<(), DriverHung> {
             "1 MiB in frames of 1 KiB (1024 of them): {writes} writes and {reads} reads of the disk"
         );
         assert_eq!(reads, 0, "an aligned write made the disk read");
-        assert!(writes <= 1024 / 8, "frames weren't joined");
+        // How many wait beside each other depends on disk and machine; whole blocks of 4 KiB must come
+        // together on any.
+        assert!(writes <= 1024 / 4, "frames weren't joined");
     }
     client.finish()
 }
