@@ -74,6 +74,8 @@ struct Shared {
     opening: Cell<u64>,
     /// The device's instance, as last heard.
     device_instance: Cell<Instance>,
+    /// The last answer of [`Shared::instance_of`], and to what: it is asked at every operation.
+    translated: Cell<((u64, Instance), Instance)>,
     /// A flush failed under the present instance.
     flush_failed: Cell<Option<Instance>>,
 }
@@ -94,6 +96,7 @@ impl Medium {
             labelled_sectors: Cell::new(0),
             opening: Cell::new(0),
             device_instance: Cell::default(),
+            translated: Cell::default(),
             flush_failed: Cell::new(None),
         });
         shared.load(device).await?;
@@ -135,10 +138,17 @@ impl Shared {
 
     /// Our instance while the device is in its own: another whenever either of us began anew.
     fn instance_of(&self, device: Instance) -> Instance {
+        let asked = (self.opening.get(), device);
+        let (known, answer) = self.translated.get();
+        if known == asked && answer != Instance::default() {
+            return answer;
+        }
         let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&self.opening.get().to_be_bytes());
+        bytes[..8].copy_from_slice(&asked.0.to_be_bytes());
         bytes[8..].copy_from_slice(&device.0.to_be_bytes());
-        Instance(crc64_nvme(&bytes).max(1))
+        let answer = Instance(crc64_nvme(&bytes).max(1));
+        self.translated.set((asked, answer));
+        answer
     }
 
     /// Puts our instance in the place of the device's.
