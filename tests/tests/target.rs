@@ -199,11 +199,11 @@ fn a_disk_that_is_pulled_out_fails_alone_and_comes_back() {
 
 #[test]
 fn a_full_file_system_fails_single_requests() {
-    let target = Target::new(9000);
+    let mut target = Target::new(9000);
     let small = target.path("small");
     std::fs::create_dir(&small).unwrap();
-    let mounted = Mount::tmpfs(&small, 4);
-    let mut target = target;
+    // Gone before the directory that it is in.
+    let _mounted = Mount::tmpfs(&small, 4);
     let sparse = small.join("sparse");
     File::create(&sparse).unwrap().set_len(64 * MIB).unwrap();
     let more = "io = \"buffered\"";
@@ -229,8 +229,7 @@ fn a_full_file_system_fails_single_requests() {
     let lines = target.log().lines().filter(|line| line.contains("space")).count();
     assert!(lines < 20, "it complained {lines} times");
     assert_eq!(load.finish().retried, 0, "the others were disturbed");
-    drop(target);
-    drop(mounted);
+    target.stop();
 }
 
 /// A mount that ends with the test.
