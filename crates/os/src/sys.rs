@@ -30,16 +30,17 @@ pub(crate) fn is_errno(error: &io::Error, errno: libc::c_int) -> bool {
     error.raw_os_error() == Some(errno)
 }
 
-/// Reads what the page cache has, without waiting for the medium; returns how much that was.
-pub(crate) fn read_cached(
+/// Reads with `RWF_*` flags; returns how much that was.
+pub(crate) fn read_with(
     fd: BorrowedFd<'_>,
     into: &mut [u8],
     offset_bytes: u64,
+    flags: libc::c_int,
 ) -> io::Result<usize> {
     let part = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
     let offset = libc::off_t::try_from(offset_bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: one part, which describes `into`; both outlive the call.
-    check_len(unsafe { libc::preadv2(fd.as_raw_fd(), &part, 1, offset, libc::RWF_NOWAIT) })
+    check_len(unsafe { libc::preadv2(fd.as_raw_fd(), &part, 1, offset, flags) })
 }
 
 /// Nanoseconds since the machine started, sleep included.

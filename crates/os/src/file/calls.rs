@@ -3,6 +3,7 @@
 //! of the order.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 
 use block::{
@@ -15,6 +16,7 @@ use super::errors::translate;
 use super::open::DurableMode;
 use super::operations::{Operation, is_interruption};
 use super::order::Ticket;
+use super::writer::write_here;
 use crate::reactor::Part;
 
 impl Shared {
@@ -42,7 +44,7 @@ impl Shared {
             && range.len_bytes() <= u64::from(geometry.max_transfer_bytes)
             && self.widened(range) == range
             && !self.order.holds_up(range, writes)
-            && (self.direct || !writes || self.writer().is_ok())
+            && (self.direct || self.in_memory || !writes || self.writer().is_ok())
     }
 }
 
@@ -81,9 +83,12 @@ pub(super) fn begin(shared: &Rc<Shared>, transfer: Transfer, done: TransferDone)
                 let flags = shared.flags(durability);
                 return handle.write_call(fd, data, offset_bytes, flags, told);
             }
+            let part = Part { start: 0, offset_bytes };
+            if shared.in_memory {
+                return told(write_here(shared.fd.as_fd(), &data, part), data);
+            }
             match shared.writer() {
                 Ok(writer) => {
-                    let part = Part { start: 0, offset_bytes };
                     writer.begin(data, part, move |(result, data)| told(result, data));
                 }
                 Err(error) => told(Err(error), data),

@@ -71,6 +71,8 @@ struct Shared {
     file: File,
     is_block_device: bool,
     direct: bool,
+    /// Nothing below it can hang: read and written where we are.
+    in_memory: bool,
     /// For writes through the page cache; started by the first.
     writer: OnceCell<Writer>,
     alignment_bytes: u32,
@@ -127,6 +129,7 @@ impl FileDevice {
             fd,
             is_block_device: medium.is_block_device,
             direct: medium.direct,
+            in_memory: medium.in_memory && !medium.direct,
             writer: OnceCell::new(),
             alignment_bytes: medium.alignment_bytes,
             durable: options.durable,

@@ -90,6 +90,8 @@ pub(super) struct Medium {
     pub(super) alignment_bytes: u32,
     pub(super) physical_block_bytes: u32,
     pub(super) read_only: bool,
+    /// A file system without a disk below it: nothing there can hang.
+    pub(super) in_memory: bool,
 }
 
 pub(super) fn open(path: &Path, options: FileOptions) -> Result<Medium, OpenError> {
@@ -115,12 +117,13 @@ pub(super) fn open(path: &Path, options: FileOptions) -> Result<Medium, OpenErro
         (alignment, 4096, false)
     };
     Ok(Medium {
-        file,
         is_block_device,
         direct,
         alignment_bytes: if direct { alignment_bytes.max(SECTOR_BYTES as u32) } else { 1 },
         physical_block_bytes,
         read_only: options.read_only || device_read_only,
+        in_memory: !is_block_device && is_in_memory(&file),
+        file,
     })
 }
 
@@ -197,6 +200,12 @@ fn probe_alignment(file: &File) -> io::Result<u32> {
         }
     }
     Ok(4096)
+}
+
+fn is_in_memory(file: &File) -> bool {
+    /// TMPFS_MAGIC of <linux/magic.h>.
+    const TMPFS: u64 = 0x0102_1994;
+    rustix::fs::fstatfs(file).is_ok_and(|found| found.f_type as u64 == TMPFS)
 }
 
 /// The present size in bytes.

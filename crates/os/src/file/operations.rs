@@ -10,7 +10,7 @@ use block::{Buffer, BufferMut, Durability, IoError, Lba, SECTOR_BYTES, SectorRan
 use super::Shared;
 use super::errors::translate;
 use super::open::{self, DurableMode};
-use super::writer::Writer;
+use super::writer::{self, Writer};
 use crate::reactor::Part;
 
 /// Bytes of zeros written at once where the file system can't zero a range itself.
@@ -63,7 +63,8 @@ impl Shared {
         }
         let mut buffer = BufferMut::for_overwriting(range.len_bytes() as usize);
         let offset_bytes = range.start.byte_offset();
-        let read = crate::sys::read_cached(self.fd.as_fd(), &mut buffer, offset_bytes);
+        let flags = if self.in_memory { 0 } else { libc::RWF_NOWAIT };
+        let read = crate::sys::read_with(self.fd.as_fd(), &mut buffer, offset_bytes, flags);
         // Part of it may be all that is cached, or all that there is.
         matches!(read, Ok(len) if len == buffer.len()).then(|| buffer.freeze())
     }
@@ -204,6 +205,9 @@ impl Shared {
         if self.direct {
             let written = self.handle.write_at(Rc::clone(&self.fd), data, part, flags).await;
             return (written.0, written.1.0);
+        }
+        if self.in_memory {
+            return (writer::write_here(self.fd.as_fd(), &data, part), data);
         }
         match self.writer() {
             Ok(writer) => writer.write_at(data, part).await,

@@ -142,6 +142,30 @@ fn what_is_cached_is_read_at_once_and_never_out_of_order() {
 }
 
 #[test]
+fn a_file_system_in_memory_is_read_and_written_at_once() {
+    let (mut reactor, handle) = Reactor::new().unwrap();
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = dir.path().join("disk");
+    OpenOptions::new().write(true).create_new(true).open(&path).unwrap().set_len(MEBIBYTE).unwrap();
+    let options = FileOptions { direct: false, ..FileOptions::default() };
+    let device = FileDevice::open(&handle, &path, options).unwrap();
+    let data = pattern(5, 8192);
+    let write =
+        Transfer::Write { start: Lba(8), data: data.clone(), durability: Durability::Volatile };
+    let written = told(&device, write).now_or_never();
+    assert!(written.unwrap().is_ok(), "nobody had to turn a crank");
+    assert!(device.read_at_once(SectorRange::new(Lba(8), 16)).unwrap().value == data);
+    assert!(device.read_at_once(SectorRange::new(Lba(2040), 16)).is_none());
+    let device = Rc::new(device);
+    let read = Rc::clone(&device);
+    let again = reactor.run_until(async move {
+        read.write(Lba(9), pattern(6, 512), Durability::Durable).await.unwrap();
+        read.read(SectorRange::new(Lba(9), 1)).await.unwrap().value
+    });
+    assert!(again.unwrap() == pattern(6, 512));
+}
+
+#[test]
 fn what_is_written_is_read_in_every_mode() {
     for options in all_options() {
         let mut fixture = Fixture::new();

@@ -10,7 +10,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
@@ -164,7 +164,8 @@ impl Shared {
         while let Some(jobs) = self.next_jobs() {
             let mut answers = Vec::with_capacity(jobs.len());
             for Job { number, data, part } in jobs {
-                answers.push((number, (self.write(&data, part), data)));
+                let written = write_here(self.fd.as_fd(), &data, part);
+                answers.push((number, (written, data)));
                 if answers.len() == TOGETHER_MAX {
                     self.answer(&mut answers);
                 }
@@ -193,15 +194,16 @@ impl Shared {
         state.sleeping = false;
         Some(std::mem::take(&mut state.jobs))
     }
+}
 
-    fn write(&self, data: &Buffer, part: Part) -> io::Result<u32> {
-        let source = &data[part.start..];
-        let offset =
-            libc::off_t::try_from(part.offset_bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
-        // SAFETY: pointer and length describe `source`, which the call only reads.
-        let written = sys::check_len(unsafe {
-            libc::pwrite(self.fd.as_raw_fd(), source.as_ptr().cast(), source.len(), offset)
-        })?;
-        Ok(u32::try_from(written).unwrap_or(u32::MAX))
-    }
+/// Writes `data` from `part.start` to its end, or less, and waits for it.
+pub(super) fn write_here(fd: BorrowedFd<'_>, data: &Buffer, part: Part) -> io::Result<u32> {
+    let source = &data[part.start..];
+    let offset =
+        libc::off_t::try_from(part.offset_bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: pointer and length describe `source`, which the call only reads.
+    let written = sys::check_len(unsafe {
+        libc::pwrite(fd.as_raw_fd(), source.as_ptr().cast(), source.len(), offset)
+    })?;
+    Ok(u32::try_from(written).unwrap_or(u32::MAX))
 }

@@ -1,5 +1,7 @@
 //! Waiting for something that can be seen in memory (the next slot of a receive ring): a look each
-//! turn costs a load, and only before the reactor sleeps is the kernel asked to rouse it.
+//! turn costs a load, and only for as long as the reactor sleeps is the kernel asked to rouse it. A poll
+//! request that stayed would cost a call into the kernel for each frame, only to find that the frame
+//! has been dealt with.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -26,8 +28,8 @@ pub(super) struct Source {
     fd: Rc<OwnedFd>,
     glance: Rc<dyn Glance>,
     waker: RefCell<Option<Waker>>,
-    /// Key of the poll request with the kernel.
-    armed: Cell<Option<u64>>,
+    /// The poll request with the kernel.
+    armed: RefCell<Option<(u64, Rc<Armed>)>>,
     /// The kernel said that the descriptor is ready, has an error or was hung up.
     roused: Cell<bool>,
 }
@@ -42,7 +44,7 @@ impl GlanceWatch {
             fd,
             glance,
             waker: RefCell::new(None),
-            armed: Cell::new(None),
+            armed: RefCell::new(None),
             roused: Cell::new(false),
         });
         handle.shared.sources.borrow_mut().push(Rc::clone(&source));
@@ -73,7 +75,7 @@ impl Drop for GlanceWatch {
     fn drop(&mut self) {
         self.source.waker.take();
         self.handle.shared.sources.borrow_mut().retain(|other| !Rc::ptr_eq(other, &self.source));
-        if let Some(key) = self.source.armed.get() {
+        if let Some(key) = self.source.disarm() {
             self.handle.shared.cancel(key);
         }
     }
@@ -89,22 +91,46 @@ impl Source {
         seen
     }
 
-    /// The descriptor to poll, if somebody listens and the kernel hasn't been asked yet.
-    pub(super) fn to_arm(&self) -> Option<Rc<OwnedFd>> {
-        let wanted = self.waker.borrow().is_some() && self.armed.get().is_none();
-        wanted.then(|| Rc::clone(&self.fd))
+    /// A poll request to be made, and of what, if somebody listens and there is none yet.
+    pub(super) fn to_arm(self: &Rc<Self>) -> Option<Rc<Armed>> {
+        let wanted = self.waker.borrow().is_some() && self.armed.borrow().is_none();
+        let armed = || Armed { source: Rc::clone(self), current: Cell::new(true) };
+        wanted.then(|| Rc::new(armed()))
     }
 
-    pub(super) fn armed(&self, key: u64) {
-        self.armed.set(Some(key));
+    /// The request has been made, under this key.
+    pub(super) fn armed(&self, key: u64, request: Rc<Armed>) {
+        self.armed.replace(Some((key, request)));
+    }
+
+    /// The request isn't wanted any more; its key, to be taken back.
+    pub(super) fn disarm(&self) -> Option<u64> {
+        let (key, request) = self.armed.take()?;
+        request.current.set(false);
+        Some(key)
     }
 }
 
-impl Complete for Source {
+/// A poll request. Its end may come after the next one has been made.
+pub(super) struct Armed {
+    source: Rc<Source>,
+    current: Cell<bool>,
+}
+
+impl Armed {
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.source.fd.as_fd()
+    }
+}
+
+impl Complete for Armed {
     fn complete(&self, _: i32) {
-        self.armed.set(None);
-        self.roused.set(true);
-        if let Some(waker) = self.waker.take() {
+        if !self.current.replace(false) {
+            return;
+        }
+        self.source.armed.take();
+        self.source.roused.set(true);
+        if let Some(waker) = self.source.waker.take() {
             waker.wake();
         }
     }

@@ -45,8 +45,10 @@ const KEY_ROUSE: u64 = u64::MAX;
 const KEY_CANCEL: u64 = u64::MAX - 1;
 /// Steps of tasks between two looks at the kernel: bounds how long a completion waits.
 const STEPS_PER_TURN: usize = 64;
-/// Completions taken at once.
-const REAP_BATCH: usize = 256;
+/// Completions taken at once: few, so that the first answers are on their way while the rest is
+/// handled. With 256 a disk at depth 32 idled while half a window was answered: 43,000 reads a second
+/// instead of 70,000.
+const REAP_BATCH: usize = 8;
 /// How long the end waits for the kernel to finish what it was asked.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(30);
 /// Calls that block (ioctls that discard, set-up in other namespaces) running at once.
@@ -211,6 +213,9 @@ impl Reactor {
             let begun = boot_time();
             let waited = self.with_ring(|ring| ring.wait(limit));
             self.spin.slept(boot_time().since(begun));
+            // What has completed is reaped first: the rest is taken back.
+            self.reap();
+            self.shared.disarm();
             waited
         };
         self.rouser.sleeping.store(false, Ordering::SeqCst);
@@ -333,17 +338,27 @@ impl Shared {
         self.sources.borrow().iter().fold(false, |seen, source| source.look() | seen)
     }
 
-    /// Asks the kernel to tell when a source is ready: only worth its price before a sleep.
+    /// Asks the kernel to tell when a source is ready, for a sleep.
     fn arm(&self) {
         for source in self.sources.borrow().iter() {
-            let Some(fd) = source.to_arm() else { continue };
-            let entry = opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), libc::POLLIN as u32);
-            let completion: Rc<dyn ops::Complete> = Rc::clone(source) as Rc<dyn ops::Complete>;
+            let Some(request) = source.to_arm() else { continue };
+            let fd = types::Fd(request.fd().as_raw_fd());
+            let entry = opcode::PollAdd::new(fd, libc::POLLIN as u32);
+            let completion: Rc<dyn ops::Complete> = Rc::clone(&request) as Rc<dyn ops::Complete>;
             let key = self.ops.borrow_mut().insert(completion, true);
-            source.armed(key);
-            // SAFETY: the entry points to no memory; the descriptor is kept open by the source,
-            // and the source by the table, until the completion is reaped.
+            source.armed(key, request);
+            // SAFETY: the entry points to no memory; the table keeps the request until its
+            // completion is reaped, and with it the source, which keeps the descriptor open.
             unsafe { self.push(entry.build().user_data(key)) };
+        }
+    }
+
+    /// Takes those requests back, with the next submission.
+    fn disarm(&self) {
+        for source in self.sources.borrow().iter() {
+            if let Some(key) = source.disarm() {
+                self.cancel(key);
+            }
         }
     }
 

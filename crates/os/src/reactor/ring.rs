@@ -16,6 +16,8 @@ use crate::sys;
 const ENTRIES: [u32; 3] = [256, 64, 16];
 /// Completions that fit before the kernel has to keep a list, per submission entry.
 const COMPLETIONS_PER_ENTRY: u32 = 8;
+/// IORING_ENTER_GETEVENTS of <linux/io_uring.h>.
+const ENTER_GETEVENTS: u32 = 1;
 /// How long to wait at most while the kernel refuses submissions for lack of memory.
 const REFUSED_WAIT: Duration = Duration::from_millis(1);
 
@@ -85,16 +87,25 @@ impl Ring {
         loop {
             self.fill();
             let queue = self.ring.submission();
-            if queue.is_empty() && !queue.taskrun() && !queue.cq_overflow() {
+            let (entries, finished) = (queue.len(), queue.taskrun() || queue.cq_overflow());
+            drop(queue);
+            if entries == 0 && !finished {
                 return Ok(());
             }
-            drop(queue);
-            tolerate(self.ring.submit())?;
+            tolerate(self.enter_now(entries))?;
             // A full queue that the kernel didn't take is tried again after completions are reaped.
             if self.backlog.is_empty() || self.ring.submission().is_full() {
                 return Ok(());
             }
         }
+    }
+
+    /// Submits without waiting. A plain submission leaves what is finished where it is: without
+    /// GETEVENTS the kernel posts nothing.
+    fn enter_now(&self, entries: usize) -> io::Result<usize> {
+        let entries = u32::try_from(entries).unwrap_or(u32::MAX);
+        // SAFETY: no argument, and the entries are those that `push` answers for.
+        unsafe { self.ring.submitter().enter::<libc::sigset_t>(entries, 0, ENTER_GETEVENTS, None) }
     }
 
     /// Submits, then waits for a completion, at most for `limit`: by one system call where the kernel
@@ -196,5 +207,34 @@ impl Flags {
             Flags::Plain => {}
         }
         builder.build(entries)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use io_uring::opcode;
+
+    /// What looking for news finds must be gone after dealing with it, or looking becomes a loop.
+    #[test]
+    fn a_submission_posts_what_is_finished() {
+        let mut ring = Ring::open().unwrap();
+        let event = sys::event_fd().unwrap();
+        let poll = opcode::PollAdd::new(types::Fd(event.as_raw_fd()), libc::POLLIN as u32);
+        // SAFETY: no memory; `event` outlives the ring's use.
+        unsafe { ring.push(poll.build().user_data(7)) };
+        ring.submit().unwrap();
+        assert!(!ring.has_news());
+        rustix::io::write(&event, &1u64.to_ne_bytes()).unwrap();
+        while !ring.has_news() {
+            std::hint::spin_loop();
+        }
+        ring.submit().unwrap();
+        let mut reaped = Vec::with_capacity(4);
+        ring.reap(&mut reaped);
+        assert_eq!(reaped.len(), 1);
+        assert_eq!(reaped[0].0, 7);
+        assert!(!ring.has_news());
     }
 }
