@@ -82,8 +82,9 @@ struct Inner {
     event: Notify,
     /// Wakes the task that takes away what the target has to say.
     work: Notify,
-    /// When a timer will next look at the target.
+    /// When the timer's task will look at the target.
     timer: Cell<Option<Instant>>,
+    timer_set: Notify,
 }
 
 struct PortEntry {
@@ -143,8 +144,10 @@ impl TargetDriver {
             event: Notify::new(),
             work: Notify::new(),
             timer: Cell::new(None),
+            timer_set: Notify::new(),
         });
         let driver = TargetDriver { inner: Rc::clone(&inner) };
+        handle.spawn(Rc::clone(&inner).run_timer());
         handle.spawn(async move {
             loop {
                 let work = inner.work.notified();
@@ -472,22 +475,29 @@ impl Inner {
         }
     }
 
-    fn arm_timer(self: &Rc<Inner>) {
-        let Some(deadline) = self.target.borrow().poll_timeout() else { return };
-        // One that comes later than needed is joined by another; looking once too often is harmless.
-        if self.timer.get().is_some_and(|armed| armed <= deadline) {
-            return;
+    /// Tells the timer's task when the target wants to be looked at.
+    fn arm_timer(&self) {
+        let deadline = self.target.borrow().poll_timeout();
+        if self.timer.replace(deadline) != deadline {
+            self.timer_set.notify_all();
         }
-        self.timer.set(Some(deadline));
-        let inner = Rc::clone(self);
-        self.handle.spawn(async move {
-            inner.handle.sleep_until(deadline).await;
-            if inner.timer.get() == Some(deadline) {
-                inner.timer.set(None);
+    }
+
+    /// One task for all times: one for each would outlive what it was to wait for.
+    async fn run_timer(self: Rc<Inner>) {
+        loop {
+            let set = self.timer_set.notified();
+            let Some(deadline) = self.timer.get() else {
+                set.await;
+                continue;
+            };
+            let sleep = self.handle.sleep_until(deadline);
+            if let Either::Right(_) = select(pin!(set), pin!(sleep)).await {
+                self.timer.set(None);
+                self.target.borrow_mut().handle_timeout(self.handle.now());
+                self.work.notify_all();
             }
-            inner.target.borrow_mut().handle_timeout(inner.handle.now());
-            inner.work.notify_all();
-        });
+        }
     }
 }
 

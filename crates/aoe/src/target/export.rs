@@ -254,7 +254,8 @@ impl Export {
             let Some((client, bytes)) = cost else { return Some(ticket) };
             self.throttle.line_up(now, client, ticket, bytes);
         }
-        self.throttle.poll(now)
+        let hurry = !self.throttle.is_off() && self.queue.has_barrier();
+        self.throttle.poll(now, hurry)
     }
 
     /// When something is to happen here though nothing arrives.

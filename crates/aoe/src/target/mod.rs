@@ -321,7 +321,10 @@ impl Target {
         let is_news = told(&options) != told(&export.options)
             || options.access != export.options.access
             || export.prober.is_silent();
-        if options.write_cache != export.options.write_cache {
+        // What a client has switched stays, as long as clients may and the setting is the same.
+        let stays =
+            options.write_cache_switchable && options.write_cache == export.options.write_cache;
+        if !stays && export.write_cache != options.write_cache {
             export.write_cache = options.write_cache;
             if !export.write_cache {
                 export.queue.push(queue::Access::Barrier, 0, Work::Settle);

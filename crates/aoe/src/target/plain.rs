@@ -281,6 +281,11 @@ pub(super) fn start(export: &mut Export, shared: &mut Shared, work: &mut PlainWo
         finish(export, shared, work, refused);
         return Start::Answered;
     }
+    // And so may a reservation: who was shut out has no turn any more.
+    if !export.remembered.may_use(request.header.source) {
+        refuse_late(export, shared, work);
+        return Start::Answered;
+    }
     let range = SectorRange::new(request.lba(), u64::from(request.count));
     Start::Io(match request.command {
         AtaCommand::READ | AtaCommand::READ_EXT => IoOperation::Read(range),
@@ -328,6 +333,24 @@ pub(super) fn start(export: &mut Export, shared: &mut Shared, work: &mut PlainWo
             IoOperation::Flush(export.device.instance)
         }
     })
+}
+
+/// As [`refusal`], for a command that was taken before its client was shut out.
+fn refuse_late(export: &mut Export, shared: &mut Shared, work: &mut PlainWork) {
+    match export.options.on_refusal {
+        OnRefusal::AtaError => {
+            let refused = Err(IoError::Refused(block::RefusalReason::AccessDenied));
+            finish(export, shared, work, refused);
+        }
+        OnRefusal::AoeError => {
+            if let Some(port) = shared.ports.get(&work.port).cloned() {
+                shared.refuse(export, &port, &work.request.header, AoeError::Reserved);
+            }
+        }
+        OnRefusal::Silent => {
+            shared.drop(export, Traced::ata(work.port, &work.request), Drop::Denied);
+        }
+    }
 }
 
 /// The device has answered.

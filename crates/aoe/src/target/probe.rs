@@ -184,7 +184,8 @@ pub(super) fn step(export: &mut Export, shared: &mut Shared) -> bool {
 /// A port has come, on which nobody has been asked.
 pub(super) fn port_came(export: &mut Export, now: Instant) {
     let prober = &mut export.prober;
-    if export.options.probe != Probe::Off && prober.next.is_none() {
+    let asking = prober.silent && prober.is_asking();
+    if export.options.probe != Probe::Off && (prober.next.is_none() || asking) {
         prober.sent = 0;
         prober.next = Some(now);
     }

@@ -46,9 +46,9 @@ pub(super) fn finish(export: &mut Export, shared: &mut Shared, ticket: Ticket, r
     export.merger.finished(flight.kind, ticket, flight.range);
     match result {
         // Whose sectors it is about is found out by asking for each alone.
-        Err(IoError::Medium(_) | IoError::NoSpace(_) | IoError::OutOfRange(_))
-            if flight.commands.len() > 1 =>
-        {
+        Err(
+            IoError::Medium(_) | IoError::NoSpace(_) | IoError::OutOfRange(_) | IoError::Refused(_),
+        ) if flight.commands.len() > 1 => {
             for command in flight.commands {
                 start_joined(export, shared, flight.kind, vec![command]);
             }

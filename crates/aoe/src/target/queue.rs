@@ -102,6 +102,11 @@ impl<T> Queue<T> {
         (self.limits.entries_max / 4).max(1)
     }
 
+    /// Whether something waits for all that came before.
+    pub(super) fn has_barrier(&self) -> bool {
+        self.accesses.iter().any(|(_, access)| *access == Access::Barrier)
+    }
+
     /// Whether a command would have to wait for others.
     pub(super) fn holds_up(&self, access: Access) -> bool {
         self.accesses.iter().any(|(_, earlier)| earlier.conflicts(access))

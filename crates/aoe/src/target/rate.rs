@@ -138,13 +138,13 @@ impl Throttle {
     }
 
     /// The next command that may go on.
-    pub(super) fn poll(&mut self, now: Instant) -> Option<Ticket> {
+    pub(super) fn poll(&mut self, now: Instant, hurry: bool) -> Option<Ticket> {
         self.deadline = None;
         if self.turns.is_empty() {
             return None;
         }
         let export_ready = self.export.ready_at();
-        if export_ready > now {
+        if export_ready > now && !hurry {
             self.deadline = Some(export_ready);
             return None;
         }
@@ -152,7 +152,7 @@ impl Throttle {
             let client = self.turns.pop_front()?;
             let Some(line) = self.lines.get_mut(&client) else { continue };
             let ready = line.bucket.ready_at();
-            if ready > now {
+            if ready > now && !hurry {
                 self.turns.push_back(client);
                 self.deadline = Some(self.deadline.map_or(ready, |earlier| earlier.min(ready)));
                 continue;
@@ -193,7 +193,7 @@ mod tests {
     fn drain(throttle: &mut Throttle, now: &mut Instant, until: Instant) -> Vec<(Instant, u64)> {
         let mut through = Vec::new();
         loop {
-            while let Some(ticket) = throttle.poll(*now) {
+            while let Some(ticket) = throttle.poll(*now, false) {
                 through.push((*now, ticket.0));
             }
             match throttle.deadline() {
@@ -244,7 +244,7 @@ mod tests {
         let mut now = ms(0);
         drain(&mut throttle, &mut now, ms(500));
         throttle.line_up(now, mac(2), Ticket(1000), 512);
-        assert_eq!(throttle.poll(now), Some(Ticket(1000)));
+        assert_eq!(throttle.poll(now, false), Some(Ticket(1000)));
     }
 
     #[test]
@@ -269,7 +269,7 @@ mod tests {
         let mut throttle = Throttle::new(limits);
         for n in 0..5000u16 {
             throttle.line_up(ms(u64::from(n)), mac(n), Ticket(u64::from(n)), 0);
-            assert_eq!(throttle.poll(ms(u64::from(n))), Some(Ticket(u64::from(n))));
+            assert_eq!(throttle.poll(ms(u64::from(n)), false), Some(Ticket(u64::from(n))));
         }
         assert!(throttle.lines.len() <= LINES_MAX);
         for n in 0..10 {

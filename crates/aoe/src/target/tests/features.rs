@@ -266,3 +266,15 @@ fn what_a_disk_says_is_not_trusted_either() {
     let status = bench.target.export_status(bench.export).unwrap();
     assert_eq!(status.device.instance, Instance(77));
 }
+
+/// ATTACK 1: a client has switched the cache on; the administrator forbids that by a reload.
+#[test]
+fn a_cache_that_is_forbidden_later_is_off() {
+    let mut bench = Bench::new(OPEN, |options| options.write_cache_switchable = true);
+    assert!(!ask(&mut bench, ata(AtaCommand::SET_FEATURES, 0x02, 0), &[]).0.is_failure());
+    bench.target.set_options(bench.export, ExportOptions::new(ADDRESS, "disk")).unwrap();
+    bench.collect();
+    bench.serve();
+    bench.sent.clear();
+    assert!(!is_volatile(&write(&mut bench)), "write-cache = off, but answered early");
+}

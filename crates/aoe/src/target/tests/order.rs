@@ -507,3 +507,38 @@ fn what_an_export_leans_on_is_asked() {
     assert!(AtaReply::parse(&answer).unwrap().0.is_failure());
     assert_eq!(world.driver.clients(id.unwrap()).len(), 1);
 }
+
+/// ATTACK 3: each short timer that ends leaves another task for the long one.
+#[test]
+fn timers_dont_pile_up() {
+    let world = world_with(1, 100_000, true, Some(Duration::from_micros(10)));
+    let settle = || while world.executor.run_ready(1000) > 0 {};
+    settle();
+    let begun = world.executor.handle().now();
+    let hello = Header::request(SERVER, CLIENT, ADDRESS, Command::Session, 1);
+    let hello = SessionRequest::new(hello, Operation::Hello);
+    world.port.deliver(&hello.emit(OpenPayload::emit_hello(Nonce([1; 16]), Incarnation([1; 16]))));
+    settle();
+    for cycle in 0..4000u32 {
+        let range = SectorRange::new(Lba(u64::from(cycle)), 1);
+        let frame = ata(1, AtaCommand::WRITE_EXT, range, cycle).emit(Buffer::zeroed(512));
+        world.port.deliver(&frame);
+        settle();
+        for _ in 0..3 {
+            let Some(next) = world.executor.next_deadline() else { break };
+            if next.since(world.executor.handle().now()) > Duration::from_millis(1) {
+                break;
+            }
+            world.executor.set_now(next);
+            settle();
+        }
+    }
+    world.port.take();
+    let took = world.executor.handle().now().since(begun);
+    world.executor.set_now(begun + Duration::from_secs(11));
+    let mut steps = 0;
+    while world.executor.run_one() {
+        steps += 1;
+    }
+    assert!(steps < 50, "{steps} steps for one timer, after {took:?}");
+}

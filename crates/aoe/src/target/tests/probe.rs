@@ -261,3 +261,16 @@ fn events_and_foreign_targets_are_bounded() {
     }
     assert_eq!(events(&mut bench).len(), 64);
 }
+
+/// ATTACK 6: a port that comes while others are being asked is asked on too.
+#[test]
+fn a_port_that_comes_meanwhile_is_asked_on() {
+    let mut bench = bench(Probe::Defend);
+    pass_ms(&mut bench, 250);
+    bench.target.set_port(PortId(2), "eth1".into(), SERVER, 9000);
+    let told = pass_ms(&mut bench, 60);
+    assert!(
+        !told.contains(&"announcement"),
+        "announced on a port where nobody was asked: {told:?}"
+    );
+}

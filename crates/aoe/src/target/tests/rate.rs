@@ -107,3 +107,41 @@ fn barriers_and_questions_pass() {
         assert_eq!(answers(&mut bench, 0), [1, 0]);
     }
 }
+
+/// ATTACK 2: one barrier behind a limited client's line stops everybody.
+#[test]
+fn a_barrier_behind_a_limited_client_holds_up_nobody() {
+    let mut bench = Bench::new(OPEN, |options| {
+        options.limits.client = per_second(10);
+        options.write_cache_switchable = true;
+    });
+    for lba in 0..400 {
+        bench.send(&read(CLIENT, lba, 1));
+    }
+    answers(&mut bench, 0);
+    let header = Header::request(SERVER, OTHER, ADDRESS, Command::Ata, 7);
+    let off = AtaRequest::new(header, AtaCommand::SET_FEATURES, Lba(0), 0);
+    bench.send(&AtaRequest { feature: 0x82, ..off }.emit(Buffer::empty()));
+    bench.send(&read(OTHER, 900, 1));
+    let [_, other] = answers(&mut bench, 5000);
+    assert_eq!(other, 2, "of the other client's commands, after five seconds");
+}
+
+/// ATTACK 4: who has been told that the export is reserved for him is alone from then on.
+#[test]
+fn nothing_of_others_runs_after_a_reservation_is_answered() {
+    let mut bench = Bench::new(OPEN, |options| options.limits.client = per_second(10));
+    for lba in 0..20 {
+        let header = Header::request(SERVER, OTHER, ADDRESS, Command::Ata, lba as u32);
+        let write = AtaRequest::new(header, AtaCommand::WRITE_EXT, Lba(lba), 1);
+        bench.send(&write.emit(Buffer::copy_of(&[7; 512])));
+    }
+    answers(&mut bench, 0);
+    let header = Header::request(SERVER, CLIENT, ADDRESS, Command::Reserve, 9);
+    let set = ReserveMessage { header, command: ReserveCommand::Set, macs: vec![CLIENT] };
+    bench.send(&set.emit());
+    assert_eq!(answers(&mut bench, 0), [1, 0], "it is told so");
+    let before = bench.disk.clone();
+    answers(&mut bench, 5000);
+    assert!(bench.disk == before, "another's write after the answer");
+}

@@ -632,3 +632,29 @@ fn a_full_queue_drops_and_the_repetition_runs() {
     bench.sent.clear();
     assert_eq!(status(&mut bench, of(Operation::Flush, sessions[3], 1000, 5), &[]), Status::Ok);
 }
+
+/// ATTACK 5: a refusal of one write is its own, though its neighbour went to the disk with it.
+#[test]
+fn a_refusal_stays_its_own() {
+    let mut bench = Bench::new(held(5, 1), |_| ());
+    let session = connect(&mut bench, 1);
+    for (sequence, lba) in [(1, 10), (2, 11)] {
+        let frame = write(session, sequence, lba).emit(Buffer::copy_of(&[1; 512]));
+        let bytes = [frame.head.as_slice(), &frame.payload].concat();
+        bench.target.handle_frame(bench.now, PORT, &bytes);
+    }
+    bench.collect();
+    // As a medium does: sectors from 11 on are its own.
+    while let Some(request) = bench.io.pop_front() {
+        let IoOperation::Write { start, data, .. } = &request.operation else { panic!() };
+        let range = block::SectorRange::new(*start, data.len() as u64 / 512);
+        let result = match range.overlaps(block::SectorRange::new(Lba(11), 1)) {
+            true => Err(IoError::Refused(RefusalReason::ProtectedRange)),
+            false => Ok(IoValue::Done),
+        };
+        bench.complete(request.id, result);
+    }
+    let statuses: Vec<Status> =
+        bench.sent.iter().map(|bytes| SessionReply::parse(bytes).unwrap().0.status).collect();
+    assert_eq!(statuses, [Status::Ok, Status::Refused]);
+}
