@@ -119,12 +119,12 @@ pub enum NodeConfigError {
         what: String,
     },
     /// The exports don't go together.
-    #[error("{}: {source}", .file.display())]
+    #[error("{}: {plan}", .file.display())]
     Plan {
         /// The file.
         file: PathBuf,
         /// What doesn't.
-        source: PlanError,
+        plan: PlanError,
     },
 }
 
@@ -140,7 +140,7 @@ impl NodeConfig {
             what: wrong.what,
         })?;
         let checked = config.plans();
-        checked.map_err(|source| NodeConfigError::Plan { file: file.to_owned(), source })?;
+        checked.map_err(|plan| NodeConfigError::Plan { file: file.to_owned(), plan })?;
         Ok(config)
     }
 

@@ -267,7 +267,7 @@ fn what_a_disk_says_is_not_trusted_either() {
     assert_eq!(status.device.instance, Instance(77));
 }
 
-/// ATTACK 1: a client has switched the cache on; the administrator forbids that by a reload.
+/// a client has switched the cache on; the administrator forbids that by a reload.
 #[test]
 fn a_cache_that_is_forbidden_later_is_off() {
     let mut bench = Bench::new(OPEN, |options| options.write_cache_switchable = true);

@@ -508,7 +508,7 @@ fn what_an_export_leans_on_is_asked() {
     assert_eq!(world.driver.clients(id.unwrap()).len(), 1);
 }
 
-/// ATTACK 3: each short timer that ends leaves another task for the long one.
+/// Each short timer that ends leaves another task for the long one.
 #[test]
 fn timers_dont_pile_up() {
     let world = world_with(1, 100_000, true, Some(Duration::from_micros(10)));

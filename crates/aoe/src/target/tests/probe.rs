@@ -262,7 +262,7 @@ fn events_and_foreign_targets_are_bounded() {
     assert_eq!(events(&mut bench).len(), 64);
 }
 
-/// ATTACK 6: a port that comes while others are being asked is asked on too.
+/// a port that comes while others are being asked is asked on too.
 #[test]
 fn a_port_that_comes_meanwhile_is_asked_on() {
     let mut bench = bench(Probe::Defend);

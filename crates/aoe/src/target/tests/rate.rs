@@ -108,7 +108,7 @@ fn barriers_and_questions_pass() {
     }
 }
 
-/// ATTACK 2: one barrier behind a limited client's line stops everybody.
+/// one barrier behind a limited client's line stops everybody.
 #[test]
 fn a_barrier_behind_a_limited_client_holds_up_nobody() {
     let mut bench = Bench::new(OPEN, |options| {
@@ -127,7 +127,7 @@ fn a_barrier_behind_a_limited_client_holds_up_nobody() {
     assert_eq!(other, 2, "of the other client's commands, after five seconds");
 }
 
-/// ATTACK 4: who has been told that the export is reserved for him is alone from then on.
+/// who has been told that the export is reserved for him is alone from then on.
 #[test]
 fn nothing_of_others_runs_after_a_reservation_is_answered() {
     let mut bench = Bench::new(OPEN, |options| options.limits.client = per_second(10));

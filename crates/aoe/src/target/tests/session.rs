@@ -633,7 +633,7 @@ fn a_full_queue_drops_and_the_repetition_runs() {
     assert_eq!(status(&mut bench, of(Operation::Flush, sessions[3], 1000, 5), &[]), Status::Ok);
 }
 
-/// ATTACK 5: a refusal of one write is its own, though its neighbour went to the disk with it.
+/// a refusal of one write is its own, though its neighbour went to the disk with it.
 #[test]
 fn a_refusal_stays_its_own() {
     let mut bench = Bench::new(held(5, 1), |_| ());
