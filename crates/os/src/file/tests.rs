@@ -137,7 +137,8 @@ fn what_is_cached_is_read_at_once_and_never_out_of_order() {
         assert_eq!(device.read_at_once(range).unwrap().value[15 * 512..], pattern(2, 512)[..]);
         assert!(device.read_at_once(SectorRange::new(Lba(2040), 16)).is_none());
     });
-    let direct = fixture.device(MEBIBYTE, FileOptions::default());
+    let direct = Fixture::new();
+    let direct = direct.device(MEBIBYTE, FileOptions::default());
     assert!(!direct.is_direct() || direct.read_at_once(SectorRange::new(Lba(0), 1)).is_none());
 }
 

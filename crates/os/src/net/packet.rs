@@ -335,10 +335,9 @@ pub(super) fn open_socket(role: Option<Role>) -> io::Result<OwnedFd> {
     if let Some(role) = role {
         attach_filter(fd, role)?;
     }
-    for option in [libc::PACKET_IGNORE_OUTGOING, libc::PACKET_QDISC_BYPASS] {
-        // Refused by older kernels: the filter drops outgoing frames too, and a queue only delays.
-        let _ = sys::set_option(fd, libc::SOL_PACKET, option, 1);
-    }
+    // Refused by older kernels: the filter drops outgoing frames too. The interface's queue is not
+    // bypassed: it holds what the card can't take at once, where a bypass loses it.
+    let _ = sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1);
     sys::enlarge_send_buffer(fd, SEND_BUFFER_BYTES);
     Ok(socket)
 }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// Tags in a row until a client's are trusted, and one more.
-const PROOF: u32 = 65;
+const PROOF: u32 = 258;
 
 fn write(source: MacAddr, tag: u32, lba: u64, fill: u8) -> Frame {
     let header = Header::request(SERVER, source, ADDRESS, Command::Ata, tag);
