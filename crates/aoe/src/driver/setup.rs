@@ -37,11 +37,14 @@ pub struct ExportSetup {
     pub memory: Option<Rc<dyn Memory>>,
     /// The disk itself, where there is one: clients may ask for its health.
     pub ata: Option<Rc<dyn AtaPassThrough>>,
+    /// Writes that a former export of the disk had answered early may be gone: see
+    /// [`super::TargetDriver::owes_flush`].
+    pub lost: bool,
 }
 
 impl ExportSetup {
     /// A device without memory and health.
     pub fn new(device: ExportDevice, options: ExportOptions) -> ExportSetup {
-        ExportSetup { device, options, memory: None, ata: None }
+        ExportSetup { device, options, memory: None, ata: None, lost: false }
     }
 }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use block::{BlockDevice, Buffer, Completion, Instance, Instant, IoError, SectorRange, Transfer};
 use futures::future::{Either, select};
@@ -56,6 +57,8 @@ impl ExportDevice {
     }
 }
 
+/// Between two lines of a log about failures of one disk.
+const FAILURES_APART: Duration = Duration::from_secs(60);
 /// Events that wait for somebody to listen; the oldest go first.
 const EVENTS_MAX: usize = 64;
 
@@ -101,6 +104,23 @@ struct ExportEntry {
     stop: Rc<Stop>,
     in_flight: Cell<u64>,
     idle: Notify,
+    /// When a failure was last told to people.
+    failure_told: Cell<Option<Instant>>,
+}
+
+impl ExportEntry {
+    /// Failures come in crowds: one is told, the rest is counted.
+    fn tell_failure(&self, now: Instant, error: &IoError) {
+        let told = self.failure_told.get();
+        if told.is_some_and(|at| now.since(at) < FAILURES_APART) {
+            return;
+        }
+        self.failure_told.set(Some(now));
+        tracing::error!(
+            export = %self.address, %error,
+            "the disk fails a request; more within a minute are counted only"
+        );
+    }
 }
 
 /// Tells a task to end.
@@ -186,13 +206,16 @@ impl TargetDriver {
 
     /// Exports a device, and announces it.
     pub async fn add_export(&self, setup: ExportSetup) -> Result<ExportId, AddExportError> {
-        let ExportSetup { device, options, memory, ata } = setup;
+        let ExportSetup { device, options, memory, ata, lost } = setup;
         let state = device.state().await;
         let inner = Rc::clone(&self.inner);
         let address = options.address;
         let abilities = Abilities { remembers: memory.is_some(), smart: ata.is_some() };
         let id = inner.target.borrow_mut().add_export(options, state, abilities)?;
         inner.target.borrow_mut().set_at_hand(id, Rc::new(device.clone()));
+        if lost {
+            inner.target.borrow_mut().note_lost(id);
+        }
         let entry = Rc::new(ExportEntry {
             device,
             address,
@@ -200,6 +223,7 @@ impl TargetDriver {
             stop: Rc::default(),
             in_flight: Cell::new(0),
             idle: Notify::new(),
+            failure_told: Cell::new(None),
         });
         inner.exports.borrow_mut().insert(id, Rc::clone(&entry));
         inner.work.notify_all();
@@ -213,6 +237,12 @@ impl TargetDriver {
         let done = self.inner.target.borrow_mut().set_options(id, options);
         self.inner.work.notify_all();
         done
+    }
+
+    /// Whether writes were answered before they were on stable storage, and not flushed since. If the
+    /// disk vanishes then, its next export has to tell.
+    pub fn owes_flush(&self, id: ExportId) -> bool {
+        self.inner.target.borrow().owes_flush(id)
     }
 
     /// Takes an export away; complete when its device has nothing to do for it any more.
@@ -398,18 +428,6 @@ impl Inner {
 
     fn hand_out_events(&self) {
         while let Some(event) = self.target.borrow_mut().poll_event() {
-            let address_of = |export: ExportId| {
-                self.exports.borrow().get(&export).map(|entry| entry.address).unwrap_or_default()
-            };
-            match event {
-                TargetEvent::AddressConflict { export, mac, .. } => {
-                    let address = address_of(export);
-                    tracing::warn!(%address, %mac, "another target answers for an address of ours");
-                }
-                TargetEvent::AddressFree { export } => {
-                    tracing::info!(address = %address_of(export), "nobody else has the address");
-                }
-            }
             self.keep_event(event);
         }
     }
@@ -467,6 +485,15 @@ impl Inner {
     }
 
     fn finish(&self, entry: &ExportEntry, id: IoId, result: IoResult) {
+        if let Err(
+            error @ (IoError::Medium(_)
+            | IoError::NoSpace(_)
+            | IoError::FlushFailed
+            | IoError::Lost),
+        ) = &result
+        {
+            entry.tell_failure(self.handle.now(), error);
+        }
         self.target.borrow_mut().handle_io_done(self.handle.now(), id, result);
         self.work.notify_all();
         entry.in_flight.set(entry.in_flight.get() - 1);

@@ -19,6 +19,11 @@ fn mask_entries_max(mtu_bytes: usize) -> usize {
     mtu_bytes.saturating_sub(28) / 8
 }
 
+/// The same behind a reservation.
+fn reserve_entries_max(mtu_bytes: usize) -> usize {
+    mtu_bytes.saturating_sub(26) / 6
+}
+
 /// Whether a request looks for exports instead of naming one. A config query to all stations is a
 /// search too (iPXE knows the address, but not the machine), an ATA command to them isn't: its
 /// sender is past that.
@@ -228,7 +233,10 @@ pub(super) fn tell_reservation(
     export.meter.count(|stats| stats.others += 1);
     shared.trace.note(shared.now, export, Traced::other(port.id, asked), TracedStatus::Done);
     let header = asked.answer(port.mac, export.address());
-    let reply = ReserveMessage { header, command, macs: export.remembered.reserved.clone() };
+    // A list that was set on a port with larger frames is told as far as it fits.
+    let macs = &export.remembered.reserved;
+    let macs = macs.iter().take(reserve_entries_max(port.mtu_bytes)).copied().collect();
+    let reply = ReserveMessage { header, command, macs };
     shared.send(port.id, reply.emit());
 }
 

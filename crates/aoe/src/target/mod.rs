@@ -303,6 +303,18 @@ impl Target {
         true
     }
 
+    /// Whether clients were answered before it was on stable storage, and none has flushed since.
+    pub fn owes_flush(&self, id: ExportId) -> bool {
+        self.exports.get(&id).is_some_and(|export| export.plain_unflushed || export.plain_lost)
+    }
+
+    /// What a former export of the same disk owed may be gone with it: the next flush says so.
+    pub fn note_lost(&mut self, id: ExportId) {
+        if let Some(export) = self.exports.get_mut(&id) {
+            export.plain_lost = true;
+        }
+    }
+
     /// Changes how a running export behaves; nothing that waits is lost. The address stays, and so
     /// does what clients left with it.
     pub fn set_options(

@@ -337,6 +337,9 @@ pub(super) fn start(export: &mut Export, shared: &mut Shared, work: &mut PlainWo
 
 /// As [`refusal`], for a command that was taken before its client was shut out.
 fn refuse_late(export: &mut Export, shared: &mut Shared, work: &mut PlainWork) {
+    if export.options.on_refusal != OnRefusal::AtaError {
+        ended(export, work, false);
+    }
     match export.options.on_refusal {
         OnRefusal::AtaError => {
             let refused = Err(IoError::Refused(block::RefusalReason::AccessDenied));
@@ -353,10 +356,20 @@ fn refuse_late(export: &mut Export, shared: &mut Shared, work: &mut PlainWork) {
     }
 }
 
+/// A command is no longer counted among those that wait.
+fn ended(export: &mut Export, work: &PlainWork, succeeded: bool) {
+    export.questions -= usize::from(work.is_smart()).min(export.questions);
+    if work.transfers() == Some(Kind::Write)
+        && let Some(recent) = export.meter.recent(work.origin.client)
+    {
+        recent.finished(work.request.header.tag, work.origin.arrived, succeeded);
+    }
+}
+
 /// The device has answered.
 pub(super) fn finish(export: &mut Export, shared: &mut Shared, work: &PlainWork, result: IoResult) {
+    ended(export, work, result.is_ok());
     let request = &work.request;
-    export.questions -= usize::from(work.is_smart()).min(export.questions);
     // What was done counts also if the port is gone and nobody hears of it.
     let port = shared.ports.get(&work.port).cloned();
     let mac = port.as_ref().map_or_else(MacAddr::default, |port| port.mac);
@@ -364,9 +377,6 @@ pub(super) fn finish(export: &mut Export, shared: &mut Shared, work: &PlainWork,
     let range = SectorRange::new(request.lba(), u64::from(request.count));
     let is_read = matches!(request.command, AtaCommand::READ | AtaCommand::READ_EXT);
     let is_write = matches!(request.command, AtaCommand::WRITE | AtaCommand::WRITE_EXT);
-    if is_write && let Some(recent) = export.meter.recent(work.origin.client) {
-        recent.finished(request.header.tag, work.origin.arrived, result.is_ok());
-    }
     let (reply, data) = match result.map(|completion| completion.value) {
         Ok(IoValue::Data(data)) if is_read && data.len() as u64 == range.len_bytes() => {
             export.meter.moved(Moved::Read, range.len_bytes(), shared.now);

@@ -50,6 +50,8 @@ pub struct Export {
     device: RefCell<PathBuf>,
     size_bytes: Cell<u64>,
     running: Cell<Option<ExportId>>,
+    /// The disk vanished with writes that were answered before they were on stable storage.
+    lost: Cell<bool>,
     stop: Cell<bool>,
     wake: Notify,
     ended: Cell<bool>,
@@ -78,6 +80,7 @@ impl Export {
             device: RefCell::default(),
             size_bytes: Cell::new(0),
             running: Cell::new(None),
+            lost: Cell::new(false),
             stop: Cell::new(false),
             wake: Notify::new(),
             ended: Cell::new(false),
@@ -224,7 +227,8 @@ impl Export {
         if outcome.is_ok() {
             node.driver.retire_export(served.id).await;
         } else {
-            // Its disk is gone: nobody waits for that.
+            // Its disk is gone, perhaps with writes that were answered early: nobody waits for that.
+            self.lost.set(node.driver.owes_flush(served.id));
             node.driver.remove_export(served.id).await;
         }
         self.device.take();
@@ -290,9 +294,11 @@ impl Export {
         let setup = ExportSetup {
             memory: kept,
             ata: self.health(node, plan, disk.path()).await,
+            lost: self.lost.get(),
             ..ExportSetup::new(device, options)
         };
         let id = node.driver.add_export(setup).await?;
+        self.lost.set(false);
         self.running.set(Some(id));
         self.device.replace(disk.path().to_owned());
         if damaged.is_none() {

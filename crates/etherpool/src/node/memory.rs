@@ -3,8 +3,10 @@
 //! a change is on stable storage before it is answered, and a file that can't be read closes its
 //! export instead of opening it to all.
 
+use std::cell::Cell;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use aoe::driver::Memory;
 use aoe::target::Remembered;
@@ -27,6 +29,8 @@ pub struct ExportMemory {
     file: PathBuf,
     /// The configuration string as configured: another one later goes before the remembered.
     configured: String,
+    /// The last change could not be kept, and people know.
+    failing: Rc<Cell<bool>>,
 }
 
 /// What was found at the start of an export.
@@ -54,7 +58,12 @@ impl ExportMemory {
     /// The memory of a plan's export, below the state directory.
     pub fn new(handle: &ReactorHandle, state_dir: &Path, plan: &ExportPlan) -> ExportMemory {
         let file = state_dir.join("exports").join(format!("{}.json", plan.address));
-        ExportMemory { handle: handle.clone(), file, configured: plan.config_string.clone() }
+        ExportMemory {
+            handle: handle.clone(),
+            file,
+            configured: plan.config_string.clone(),
+            failing: Rc::default(),
+        }
     }
 
     /// What clients left with the export.
@@ -80,17 +89,24 @@ impl Memory for ExportMemory {
     ) -> LocalBoxFuture<'static, Result<(), IoError>> {
         let (handle, file, configured) =
             (self.handle.clone(), self.file.clone(), self.configured.clone());
+        let failing = Rc::clone(&self.failing);
         async move {
             let shown = file.clone();
             let stored = handle.blocking(move || store(&file, configured, &state)).await;
             match stored.and_then(|stored| stored) {
-                Ok(()) => Ok(()),
+                Ok(()) => {
+                    failing.set(false);
+                    Ok(())
+                }
                 Err(error) => {
-                    tracing::error!(
-                        export = %address,
-                        "what a client set is refused, because {} can't be written: {error}",
-                        shown.display()
-                    );
+                    // Once: clients may ask as often as they like.
+                    if !failing.replace(true) {
+                        tracing::error!(
+                            export = %address,
+                            "what clients set is refused, because {} can't be written: {error}",
+                            shown.display()
+                        );
+                    }
                     Err(IoError::Medium(SectorRange::new(Lba(0), 0)))
                 }
             }

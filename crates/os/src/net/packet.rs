@@ -28,6 +28,8 @@ use crate::sys;
 
 /// ATA over Ethernet.
 pub(super) const ETHERTYPE_AOE: u16 = 0x88a2;
+/// For local experiments (IEEE 802): the filter lets nothing of it through.
+const ETHERTYPE_UNUSED: u16 = 0x88b5;
 const SEND_BUFFER_BYTES: i32 = 8 << 20;
 /// Ethernet header, a VLAN tag, and some.
 pub(super) const FRAME_EXTRA_BYTES: usize = 64;
@@ -220,8 +222,12 @@ impl Inner {
             tracing::warn!(interface = %self.interface, "the interface is gone");
             self.link.set(None);
             self.changed.notify_all();
-            // When it comes back it gets another index, or the same: bind in any case.
+            // When it comes back it gets another index, or the same: bind in any case. It may also have
+            // been renamed: then it is somebody else's, and this socket must not hear it any more.
             self.bound.set(0);
+            if let Err(error) = bind_to(self.watch.fd(), 0, ETHERTYPE_UNUSED) {
+                tracing::warn!(interface = %self.interface, %error, "can't let go of the interface");
+            }
             return;
         };
         if self.bound.get() != link.index {
@@ -360,10 +366,14 @@ fn attach_filter(fd: BorrowedFd<'_>, role: Role) -> io::Result<()> {
 }
 
 pub(super) fn bind(fd: BorrowedFd<'_>, index: i32) -> io::Result<()> {
+    bind_to(fd, index, ETHERTYPE_AOE)
+}
+
+fn bind_to(fd: BorrowedFd<'_>, index: i32, ethertype: u16) -> io::Result<()> {
     // SAFETY: a link-layer address of zeros is valid.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     address.sll_family = libc::AF_PACKET as libc::c_ushort;
-    address.sll_protocol = ETHERTYPE_AOE.to_be();
+    address.sll_protocol = ethertype.to_be();
     address.sll_ifindex = index;
     // SAFETY: pointer and length describe `address`.
     sys::check(unsafe {

@@ -210,6 +210,37 @@ fn a_port_follows_its_interface_through_everything() {
 }
 
 #[test]
+fn an_interface_of_another_name_is_not_heard() {
+    run("rename", async |handle, wire| {
+        let a = wire.port(&handle, 0, Role::Requests);
+        let b = wire.port(&handle, 1, Role::Requests);
+        exchange(&handle, &a, &b, 0, 0).await;
+        let name = &wire.names[1];
+        let interface = InterfaceSpec { name: "v9".to_owned(), netns: Some(name.clone()) };
+        let other = PacketPort::open(&handle, interface, Role::Requests).unwrap();
+        assert!(ip(&format!("-n {name} link set v0 down")));
+        assert!(ip(&format!("-n {name} link set v0 name v9")));
+        assert!(ip(&format!("-n {name} link set v9 up")));
+        while b.is_up() || !other.is_up() {
+            handle.runtime().yield_now().await;
+        }
+        let from = other.mac();
+        while exchange(&handle, &a, &other, 0, 10).await.len() != 60 {}
+        assert_eq!(b.receive(&mut |_| {}), 0, "the former port hears nothing");
+        b.transmit(&mut vec![frame(&b, from, 0, 0)]);
+        assert!(b.counters().send_dropped > 0, "and says nothing");
+        assert!(ip(&format!("-n {name} link set v9 down")));
+        assert!(ip(&format!("-n {name} link set v9 name v0")));
+        assert!(ip(&format!("-n {name} link set v0 up")));
+        while !b.is_up() || other.is_up() {
+            handle.runtime().yield_now().await;
+        }
+        exchange(&handle, &a, &b, 0, 100).await;
+        assert_eq!(other.receive(&mut |_| {}), 0);
+    });
+}
+
+#[test]
 fn an_absent_interface_is_waited_for_and_an_absent_namespace_is_an_error() {
     run("absent", async |handle, wire| {
         let interface =

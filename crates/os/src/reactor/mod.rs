@@ -213,6 +213,9 @@ impl Reactor {
             let begun = boot_time();
             let waited = self.with_ring(|ring| ring.wait(limit));
             self.spin.slept(boot_time().since(begun));
+            // Before anybody is told: whoever is woken needn't rouse us, and the time has gone on.
+            self.rouser.sleeping.store(false, Ordering::SeqCst);
+            self.executor.set_now(boot_time());
             // What has completed is reaped first: the rest is taken back.
             self.reap();
             self.shared.disarm();

@@ -148,3 +148,30 @@ fn cpu_nanos() -> i64 {
     let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     used.tv_sec * 1_000_000_000 + used.tv_nsec
 }
+
+/// Who is called at the end of a request finds the time as it is, not as it was before the
+/// reactor slept.
+#[test]
+fn a_call_at_the_end_of_a_request_sees_the_present() {
+    use std::io::Write;
+    let (mut reactor, handle) = Reactor::new().unwrap();
+    let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let writer = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(100));
+        theirs.write_all(&[1; 8]).unwrap();
+    });
+    let late = reactor
+        .run_until(async move {
+            let (sender, receiver) = futures::channel::oneshot::channel();
+            let runtime = handle.runtime().clone();
+            let fd = Rc::new(OwnedFd::from(ours));
+            handle.read_call(fd, block::BufferMut::zeroed(8), 0, move |result, _| {
+                assert_eq!(result.unwrap(), 8);
+                let _ = sender.send(boot_time().since(runtime.now()));
+            });
+            receiver.await.unwrap()
+        })
+        .unwrap();
+    writer.join().unwrap();
+    assert!(late < Duration::from_millis(20), "the clock stood {late:?} behind");
+}

@@ -367,6 +367,23 @@ fn a_cache_lost_with_its_instance_is_told_at_the_next_flush() {
 }
 
 #[test]
+fn what_a_former_export_owed_is_told_by_the_next() {
+    let mut bench = Bench::new(OPEN, |options| options.write_cache = true);
+    assert!(!bench.target.owes_flush(bench.export));
+    ask(&mut bench, ata(AtaCommand::WRITE_EXT, 0, 1), &[1; 512]);
+    assert!(bench.target.owes_flush(bench.export));
+    ask(&mut bench, ata(AtaCommand::FLUSH_CACHE, 0, 0), &[]);
+    assert!(!bench.target.owes_flush(bench.export));
+    bench.target.note_lost(bench.export);
+    assert!(bench.target.owes_flush(bench.export), "until somebody has heard");
+    let (reply, _) = ask(&mut bench, ata(AtaCommand::FLUSH_CACHE, 0, 0), &[]);
+    assert_eq!(registers(reply), ABORTED);
+    let (reply, _) = ask(&mut bench, ata(AtaCommand::FLUSH_CACHE, 0, 0), &[]);
+    assert_eq!(registers(reply), OK);
+    assert!(!bench.target.owes_flush(bench.export));
+}
+
+#[test]
 fn failures_of_the_disk_are_ata_errors() {
     let range = SectorRange::new(Lba(4), 8);
     let bad = SectorRange::new(Lba(6), 2);

@@ -145,3 +145,57 @@ fn nothing_of_others_runs_after_a_reservation_is_answered() {
     answers(&mut bench, 5000);
     assert!(bench.disk == before, "another's write after the answer");
 }
+
+/// A question to the disk that is refused late, silently, is no question any more.
+#[test]
+fn questions_refused_late_are_forgotten() {
+    let smart = Abilities { smart: true, ..Abilities::default() };
+    let mut bench = Bench::with(smart, OPEN, |options| {
+        options.limits.client = per_second(10);
+        options.on_refusal = OnRefusal::Silent;
+    });
+    for lba in 0..10 {
+        bench.send(&read(OTHER, lba, 1));
+    }
+    for tag in 0..8 {
+        let header = Header::request(SERVER, OTHER, ADDRESS, Command::Ata, 100 + tag);
+        let ask = AtaRequest::new(header, AtaCommand::SMART, Lba(0), 1);
+        bench.send(&AtaRequest { feature: 0xda, lba_raw: 0xc2_4f00, ..ask }.emit(Buffer::empty()));
+    }
+    for macs in [vec![CLIENT], vec![]] {
+        let header = Header::request(SERVER, CLIENT, ADDRESS, Command::Reserve, 9);
+        bench.send(&ReserveMessage { header, command: ReserveCommand::Set, macs }.emit());
+        answers(&mut bench, 20_000);
+    }
+    let said = SmartReply { status: 0x50, error: 0, count: 0, lba: [0; 3], data: Buffer::empty() };
+    bench.smart = Some(said);
+    let header = Header::request(SERVER, CLIENT, ADDRESS, Command::Ata, 7);
+    let ask = AtaRequest::new(header, AtaCommand::SMART, Lba(0), 1);
+    bench.send(&AtaRequest { feature: 0xda, lba_raw: 0xc2_4f00, ..ask }.emit(Buffer::empty()));
+    assert_eq!(answers(&mut bench, 1000), [1, 0], "dropped {}", bench.stats().dropped_queue_full);
+}
+
+/// A write that was refused late may come again with its tag.
+#[test]
+fn a_write_refused_late_may_come_again() {
+    let mut bench = Bench::new(OPEN, |options| {
+        options.limits.client = per_second(100);
+        options.on_refusal = OnRefusal::Silent;
+    });
+    let write = |tag: u32| {
+        let header = Header::request(SERVER, OTHER, ADDRESS, Command::Ata, tag);
+        let write = AtaRequest::new(header, AtaCommand::WRITE_EXT, Lba(u64::from(tag)), 1);
+        write.emit(Buffer::copy_of(&[7; 512]))
+    };
+    for tag in 0..100 {
+        bench.send(&write(tag));
+    }
+    for macs in [vec![CLIENT], vec![]] {
+        let header = Header::request(SERVER, CLIENT, ADDRESS, Command::Reserve, 9);
+        bench.send(&ReserveMessage { header, command: ReserveCommand::Set, macs }.emit());
+        answers(&mut bench, 2000);
+    }
+    assert_eq!(bench.disk[99 * 512], 0, "not written");
+    bench.send(&write(99));
+    assert_eq!(answers(&mut bench, 1000), [0, 1], "it is free again, and the write is repeated");
+}
