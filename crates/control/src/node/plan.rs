@@ -223,6 +223,12 @@ pub enum PlanProblem {
     /// Two links of one name.
     #[error("two exports are named '{0}'")]
     DuplicateLink(String),
+    /// Two exports that say the same serial number.
+    #[error("two exports have the serial '{0}'; clients may take both for one disk")]
+    DuplicateSerial(String),
+    /// An interface without a name.
+    #[error("an interface has an empty name; without any, all Ethernet interfaces are meant")]
+    NoInterface,
     /// A serial number that doesn't fit.
     #[error("serial '{0}' is not 1 to 20 characters of ASCII")]
     Serial(String),
@@ -321,6 +327,11 @@ fn compatible(former: &ExportPlan, plan: &ExportPlan) -> Result<(), PlanProblem>
         && former.link.as_ref() == Some(link)
     {
         return Err(PlanProblem::DuplicateLink(link.clone()));
+    }
+    if let Some(serial) = &plan.serial
+        && former.serial.as_ref() == Some(serial)
+    {
+        return Err(PlanProblem::DuplicateSerial(serial.clone()));
     }
     if former.medium.path != plan.medium.path {
         return Ok(());
@@ -435,6 +446,9 @@ fn check_texts(config: &ExportConfig, settings: &ExportSettings) -> Result<(), P
             return Err(PlanProblem::Serial(serial.clone()));
         }
     }
+    if settings.interfaces.iter().flatten().any(String::is_empty) {
+        return Err(PlanProblem::NoInterface);
+    }
     match settings.config_string.as_ref().map(String::len) {
         Some(len) if len > CONFIG_STRING_BYTES_MAX => Err(PlanProblem::ConfigString(len)),
         _ => Ok(()),
@@ -504,6 +518,8 @@ mod tests {
         let plans = two("read-only=true", "read-only=true").unwrap();
         assert!(plans.iter().all(|plan| !plan.medium.writable));
         assert!(two("length='1M'\nio='buffered'", "offset='1M'").unwrap_err().contains("io"));
+        let same = two("length='1M'\nserial='S'", "offset='1M'\nserial='S'");
+        assert!(same.unwrap_err().contains("serial"));
     }
 
     #[test]
@@ -515,6 +531,7 @@ mod tests {
             ("name='..'", ".."),
             ("serial='123456789012345678901'", "20 characters"),
             ("serial=''", "20 characters"),
+            ("interfaces=['']", "empty name"),
             ("buffers=3", "buffers"),
             ("queue-length=0", "queue-length"),
             ("sectors=0", "sectors"),
