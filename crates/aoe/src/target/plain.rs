@@ -375,8 +375,8 @@ pub(super) fn finish(export: &mut Export, shared: &mut Shared, work: &PlainWork,
     let mac = port.as_ref().map_or_else(MacAddr::default, |port| port.mac);
     let reply = AtaReply::to(request, request.header.answer(mac, export.address()));
     let range = SectorRange::new(request.lba(), u64::from(request.count));
-    let is_read = matches!(request.command, AtaCommand::READ | AtaCommand::READ_EXT);
-    let is_write = matches!(request.command, AtaCommand::WRITE | AtaCommand::WRITE_EXT);
+    let moves = work.transfers();
+    let (is_read, is_write) = (moves == Some(Kind::Read), moves == Some(Kind::Write));
     let (reply, data) = match result.map(|completion| completion.value) {
         Ok(IoValue::Data(data)) if is_read && data.len() as u64 == range.len_bytes() => {
             export.meter.moved(Moved::Read, range.len_bytes(), shared.now);

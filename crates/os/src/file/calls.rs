@@ -13,7 +13,6 @@ use block::{
 
 use super::Shared;
 use super::errors::translate;
-use super::open::DurableMode;
 use super::operations::{Operation, is_interruption};
 use super::order::Ticket;
 use super::writer::write_here;
@@ -29,8 +28,8 @@ impl Shared {
             Transfer::Read(_) => true,
             Transfer::Write { data, durability, .. } => {
                 // A sync that others share ends in its own time.
-                let alone = *durability == Durability::Volatile
-                    || self.direct && self.durable == DurableMode::PerWrite;
+                let alone =
+                    *durability == Durability::Volatile || self.is_synced_alone(*durability);
                 alone
                     && !geometry.read_only
                     && !self.syncs.has_failed()
@@ -45,13 +44,6 @@ impl Shared {
             && self.widened(range) == range
             && !self.order.holds_up(range, writes)
             && (self.direct || self.in_memory || !writes || self.writer().is_ok())
-    }
-}
-
-impl Shared {
-    fn flags(&self, durability: Durability) -> i32 {
-        let durable = durability == Durability::Durable && self.direct;
-        if durable { libc::RWF_DSYNC } else { 0 }
     }
 }
 
@@ -80,7 +72,7 @@ pub(super) fn begin(shared: &Rc<Shared>, transfer: Transfer, done: TransferDone)
                 under_way.end(result, Buffer::empty(), Some((data, durability)));
             };
             if shared.direct {
-                let flags = shared.flags(durability);
+                let flags = shared.write_flags(durability);
                 return handle.write_call(fd, data, offset_bytes, flags, told);
             }
             let part = Part { start: 0, offset_bytes };
@@ -120,7 +112,7 @@ impl UnderWay {
             let error = match &written {
                 None => translate(error, range),
                 Some((_, durability)) => {
-                    shared.write_failed(error, shared.flags(*durability), range)
+                    shared.write_failed(error, shared.write_flags(*durability), range)
                 }
             };
             if error == IoError::Lost {

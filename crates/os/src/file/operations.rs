@@ -112,6 +112,21 @@ impl Shared {
         Ok(buffer.freeze())
     }
 
+    /// Whether a write is made durable by its own request, not by a sync that others share.
+    ///
+    /// Through the page cache RWF_DSYNC would also report, and thereby use up, a failed write-back
+    /// of writes that were answered before: no space can mean "this write" (nothing was
+    /// promised) or "an earlier one" (a promise is broken). Write and sync apart, each failure has
+    /// one meaning.
+    pub(super) fn is_synced_alone(&self, durability: Durability) -> bool {
+        durability == Durability::Durable && self.durable == DurableMode::PerWrite && self.direct
+    }
+
+    /// The `RWF_*` flags of a write.
+    pub(super) fn write_flags(&self, durability: Durability) -> i32 {
+        if self.is_synced_alone(durability) { libc::RWF_DSYNC } else { 0 }
+    }
+
     async fn write_range(
         &self,
         range: SectorRange,
@@ -121,17 +136,10 @@ impl Shared {
         if durability == Durability::Durable && self.syncs.has_failed() {
             return Err(IoError::FlushFailed);
         }
-        // Through the page cache RWF_DSYNC would also report, and thereby use up, a failed write-back
-        // of writes that were answered before: no space can mean "this write" (nothing was
-        // promised) or "an earlier one" (a promise is broken). Write and sync apart, each failure has
-        // one meaning.
-        let per_write = durability == Durability::Durable
-            && self.durable == DurableMode::PerWrite
-            && self.direct;
+        let alone = self.is_synced_alone(durability);
         let (wide, data) = self.fit_to_blocks(range, data).await?;
-        let flags = if per_write { libc::RWF_DSYNC } else { 0 };
-        self.write_aligned(wide, data, flags, range).await?;
-        if durability == Durability::Durable && !per_write {
+        self.write_aligned(wide, data, self.write_flags(durability), range).await?;
+        if durability == Durability::Durable && !alone {
             self.syncs.sync().await?;
         }
         Ok(())

@@ -86,26 +86,13 @@ pub(super) fn send(fd: BorrowedFd<'_>, frames: &[Frame]) -> io::Result<usize> {
     let count = frames.len().min(BATCH);
     for ((part, message), frame) in parts.iter_mut().zip(&mut messages).zip(frames) {
         let padding = FRAME_MIN_BYTES.saturating_sub(frame.len_bytes());
-        let (data, rest) = (bytes_of(&frame.payload), bytes_of(&PADDING[..padding]));
         // Each part costs; few frames have all three.
-        let count = match (frame.payload.is_empty(), padding) {
-            (false, 0) => {
-                *part = [bytes_of(&frame.head), data, rest];
-                2
-            }
-            (true, 0) => {
-                *part = [bytes_of(&frame.head), data, rest];
-                1
-            }
-            (true, _) => {
-                *part = [bytes_of(&frame.head), rest, data];
-                2
-            }
-            (false, _) => {
-                *part = [bytes_of(&frame.head), data, rest];
-                3
-            }
-        };
+        let all = [frame.head.as_slice(), &frame.payload, &PADDING[..padding]];
+        let mut count = 0;
+        for bytes in all.into_iter().filter(|bytes| !bytes.is_empty()) {
+            part[count] = bytes_of(bytes);
+            count += 1;
+        }
         message.msg_hdr.msg_iov = part.as_mut_ptr();
         message.msg_hdr.msg_iovlen = count;
     }

@@ -179,9 +179,12 @@ impl Reactor {
             } else {
                 // Whoever waits next submits by the same call.
                 self.idle()?;
+                // Who is called at the end of a request finds the time as it is after the sleep.
                 self.executor.set_now(boot_time());
             }
             self.reap();
+            // What a sleep was armed with and has completed is reaped: the rest is taken back.
+            self.shared.disarm();
         }
     }
 
@@ -213,12 +216,6 @@ impl Reactor {
             let begun = boot_time();
             let waited = self.with_ring(|ring| ring.wait(limit));
             self.spin.slept(boot_time().since(begun));
-            // Before anybody is told: whoever is woken needn't rouse us, and the time has gone on.
-            self.rouser.sleeping.store(false, Ordering::SeqCst);
-            self.executor.set_now(boot_time());
-            // What has completed is reaped first: the rest is taken back.
-            self.reap();
-            self.shared.disarm();
             waited
         };
         self.rouser.sleeping.store(false, Ordering::SeqCst);
