@@ -2,6 +2,7 @@
 //! blocking thread, and is durable before it is answered.
 
 use std::fmt::Debug;
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -41,6 +42,13 @@ impl Root {
     }
 }
 
+/// A file that a transfer has open. It holds the root as long: `close` must not seem done, and the
+/// volume be unmounted, while one is still open. The order of the fields is the order of the drops.
+struct OpenFile {
+    file: File,
+    _root: Arc<OwnedFd>,
+}
+
 /// Where a session's next transfer starts. The relay sets it when it sees the commands.
 #[derive(Debug, Default)]
 pub(super) struct Restart {
@@ -69,6 +77,23 @@ impl Backend {
         let root = self.root.get()?;
         let home = user.home.clone();
         blocking(move || Beneath::new(&root, &home).and_then(|beneath| work(&beneath))).await
+    }
+
+    /// Opens a file beneath the user's home, with its position at `start`.
+    async fn open(
+        &self,
+        user: &FtpUser,
+        start: u64,
+        open: impl FnOnce(&Beneath) -> io::Result<File> + Send + 'static,
+    ) -> Result<OpenFile> {
+        let root = self.root.get()?;
+        let home = user.home.clone();
+        blocking(move || {
+            let mut file = Beneath::new(&root, &home).and_then(|beneath| open(&beneath))?;
+            file.seek(SeekFrom::Start(start))?;
+            Ok(OpenFile { file, _root: root })
+        })
+        .await
     }
 
     async fn change(
@@ -191,21 +216,16 @@ impl StorageBackend<FtpUser> for Backend {
         let start = self.start_of_transfer(start_pos);
         let path = path.as_ref().to_owned();
         let opened = path.clone();
-        let mut file = self.run(user, move |beneath| beneath.read(&opened)).await?;
+        let mut open = self.open(user, start, move |beneath| beneath.read(&opened)).await?;
         let mut buffer = vec![0; PIECE_BYTES];
         let mut sent = 0;
-        blocking({
-            let mut file = file.try_clone()?;
-            move || file.seek(SeekFrom::Start(start))
-        })
-        .await?;
         loop {
             // A server that stops lets no transfer run on.
-            let _serving = self.root.get()?;
+            self.root.get()?;
             let count;
-            (file, buffer, count) = blocking(move || {
-                let count = file.read(&mut buffer)?;
-                Ok((file, buffer, count))
+            (open, buffer, count) = blocking(move || {
+                let count = open.file.read(&mut buffer)?;
+                Ok((open, buffer, count))
             })
             .await?;
             if count == 0 {
@@ -219,21 +239,15 @@ impl StorageBackend<FtpUser> for Backend {
         Ok(sent)
     }
 
+    /// Never asked for: downloads go through [`Backend::get_into`], and checksums, the library's other
+    /// use of it, are off. A reader given away would keep the mount busy behind our back.
     async fn get<P: AsRef<Path> + Send + Debug>(
         &self,
-        user: &FtpUser,
-        path: P,
-        start_pos: u64,
+        _: &FtpUser,
+        _: P,
+        _: u64,
     ) -> Result<Box<dyn AsyncRead + Send + Sync + Unpin>> {
-        let path = path.as_ref().to_owned();
-        let file = self
-            .run(user, move |beneath| {
-                let mut file = beneath.read(&path)?;
-                file.seek(SeekFrom::Start(start_pos))?;
-                Ok(file)
-            })
-            .await?;
-        Ok(Box::new(tokio::fs::File::from_std(file)))
+        Err(ErrorKind::CommandNotImplemented.into())
     }
 
     async fn put<P: AsRef<Path> + Send + Debug, R: AsyncRead + Send + Sync + Unpin + 'static>(
@@ -249,22 +263,16 @@ impl StorageBackend<FtpUser> for Backend {
         }
         let path = path.as_ref().to_owned();
         let opened = path.clone();
-        let mut file = self
-            .run(user, move |beneath| {
-                let mut file = beneath.write(&opened, start)?;
-                file.seek(SeekFrom::Start(start))?;
-                Ok(file)
-            })
-            .await?;
+        let mut open = self.open(user, start, move |beneath| beneath.write(&opened, start)).await?;
         let mut buffer = vec![0; PIECE_BYTES];
         let mut received = 0;
         loop {
-            let _serving = self.root.get()?;
+            self.root.get()?;
             let (count, end) = fill(&mut input, &mut buffer, self.idle).await;
             // What came before an error is kept, for the client to resume from.
-            (file, buffer) = blocking(move || {
-                file.write_all(&buffer[..count])?;
-                Ok((file, buffer))
+            (open, buffer) = blocking(move || {
+                open.file.write_all(&buffer[..count])?;
+                Ok((open, buffer))
             })
             .await?;
             received += count as u64;
@@ -279,7 +287,7 @@ impl StorageBackend<FtpUser> for Backend {
         }
         let synced = path.clone();
         self.run(user, move |beneath| {
-            file.sync_all()?;
+            open.file.sync_all()?;
             beneath.sync_parent(&synced)
         })
         .await?;
