@@ -18,6 +18,11 @@ const ENTRIES: [u32; 3] = [256, 64, 16];
 const COMPLETIONS_PER_ENTRY: u32 = 8;
 /// IORING_ENTER_GETEVENTS of <linux/io_uring.h>.
 const ENTER_GETEVENTS: u32 = 1;
+/// Entries that are handed over as soon as there are so many: an idle disk begins while further
+/// requests are being handled. The kernel sorts and holds back (plugs) what comes by more than two; with
+/// a window of 32 reads handed over at the end of the turn the disk began 150 us later, 57,000 reads a
+/// second instead of 66,000.
+const ENTRIES_EARLY: usize = 2;
 /// How long to wait at most while the kernel refuses submissions for lack of memory.
 const REFUSED_WAIT: Duration = Duration::from_millis(1);
 
@@ -54,6 +59,11 @@ impl Ring {
     pub(super) unsafe fn push(&mut self, entry: Entry) {
         self.backlog.push_back(entry);
         self.fill();
+        let waiting = self.ring.submission().len();
+        // What is refused now is tried again, and told, at the end of the turn.
+        if waiting >= ENTRIES_EARLY && self.enter_now(waiting).is_ok() {
+            self.fill();
+        }
     }
 
     fn fill(&mut self) {
