@@ -1,6 +1,11 @@
 //! The least that an AoE target can do: takes each frame through the same port as the target, and
 //! sends one of the right size back. What the target's processor time is above this one's is the
-//! price of being a target.
+//! price of being a target. With a file, each request is one call to read or write it: what is above
+//! that is the price of doing it with any care.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 use aoe::driver::{Frame, Port};
 use aoe::wire::ShelfSlot;
@@ -25,6 +30,9 @@ struct Args {
     /// Size of the disk that isn't there, in bytes.
     #[arg(long, default_value_t = 1 << 30)]
     size: u64,
+    /// Read and write this file, of that size.
+    #[arg(long)]
+    file: Option<PathBuf>,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -32,7 +40,9 @@ fn main() -> anyhow::Result<()> {
     let (mut reactor, handle) = Reactor::new()?;
     let interface = InterfaceSpec { name: args.interface, netns: args.netns };
     let port = PacketPort::open(&handle, interface, Role::Requests)?;
-    let echo = Echo::new(args.address, args.size, &port);
+    let open = |path| File::options().read(true).write(true).open(path);
+    let file = args.file.map(open).transpose()?;
+    let echo = Echo::new(args.address, args.size, file, &port);
     let runtime = handle.runtime().clone();
     reactor.run_until(async move {
         let mut replies = Vec::new();
@@ -53,14 +63,15 @@ struct Echo {
     address: ShelfSlot,
     mac: [u8; 6],
     sectors_max: u8,
-    /// What every read gets.
+    file: Option<File>,
+    /// What every read gets without a file.
     data: Buffer,
     identify: Buffer,
     nothing: Buffer,
 }
 
 impl Echo {
-    fn new(address: ShelfSlot, size: u64, port: &PacketPort) -> Echo {
+    fn new(address: ShelfSlot, size: u64, file: Option<File>, port: &PacketPort) -> Echo {
         let mut identify = BufferMut::zeroed(512);
         identify[200..208].copy_from_slice(&(size / 512).to_le_bytes());
         let sectors_max = (port.mtu_bytes().saturating_sub(36) / 512).min(255) as u8;
@@ -68,6 +79,7 @@ impl Echo {
             address,
             mac: port.mac().0,
             sectors_max,
+            file,
             data: Buffer::copy_of(&vec![0x5a; usize::from(sectors_max) * 512]),
             identify: identify.freeze(),
             nothing: Buffer::empty(),
@@ -98,12 +110,22 @@ impl Echo {
             0 if request.len() >= 36 => {
                 put(&[request[24], 0, 0, 0x40])?;
                 put(&request[28..36])?;
-                match request[27] {
-                    0x24 => {
-                        let sectors = request[26].min(self.sectors_max);
-                        self.data.slice(0, usize::from(sectors) * 512)
+                let mut lba = [0; 8];
+                lba[..6].copy_from_slice(&request[28..34]);
+                let offset = u64::from_le_bytes(lba) * 512;
+                let len = usize::from(request[26].min(self.sectors_max)) * 512;
+                match (request[27], &self.file) {
+                    (0x24, None) => self.data.slice(0, len),
+                    (0x24, Some(file)) => {
+                        let mut data = BufferMut::for_overwriting(len);
+                        file.read_exact_at(&mut data, offset).ok()?;
+                        data.freeze()
                     }
-                    0xec => self.identify.clone(),
+                    (0x34, Some(file)) => {
+                        file.write_all_at(request.get(36..36 + len)?, offset).ok()?;
+                        self.nothing.clone()
+                    }
+                    (0xec, _) => self.identify.clone(),
                     _ => self.nothing.clone(),
                 }
             }
