@@ -373,6 +373,15 @@ impl BlockDevice for Medium {
         self.shared.translate(Ok(read)).ok()
     }
 
+    fn write_at_once(&self, start: Lba, data: &[u8]) -> Option<Completion<()>> {
+        let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
+        if self.shared.gate.is_closed() || self.shared.refusal(range).is_some() {
+            return None;
+        }
+        let written = self.shared.device.borrow().write_at_once(start, data)?;
+        self.shared.translate(Ok(written)).ok()
+    }
+
     fn begins(&self, transfer: &Transfer) -> bool {
         !self.shared.gate.is_closed() && self.shared.device.borrow().begins(transfer)
     }

@@ -144,6 +144,14 @@ pub trait BlockDevice {
         None
     }
 
+    /// Writes `data` from `start` on, volatile, if that needs no waiting, and in order with the
+    /// operations issued before. `None` tells nothing: to be written the ordinary way then, also where
+    /// part of it has been written or has failed.
+    fn write_at_once(&self, start: Lba, data: &[u8]) -> Option<Completion<()>> {
+        let _ = (start, data);
+        None
+    }
+
     /// Whether [`BlockDevice::begin`] takes this transfer now; else it goes the ordinary way.
     fn begins(&self, transfer: &Transfer) -> bool {
         let _ = transfer;

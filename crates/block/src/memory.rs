@@ -65,6 +65,13 @@ impl BlockDevice for MemoryDevice {
         Some(Completion::new(INSTANCE, Buffer::copy_of(&self.bytes.borrow()[window])))
     }
 
+    fn write_at_once(&self, start: Lba, data: &[u8]) -> Option<Completion<()>> {
+        let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
+        let window = self.window(range).ok()?;
+        self.bytes.borrow_mut().get_mut(window)?.copy_from_slice(data);
+        Some(Completion::new(INSTANCE, ()))
+    }
+
     fn begins(&self, transfer: &Transfer) -> bool {
         self.window(transfer.range()).is_ok()
     }

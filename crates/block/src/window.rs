@@ -101,6 +101,11 @@ impl BlockDevice for Window {
         self.device.read_at_once(self.inner(range).ok()?)
     }
 
+    fn write_at_once(&self, start: Lba, data: &[u8]) -> Option<Completion<()>> {
+        let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
+        self.device.write_at_once(self.inner(range).ok()?.start, data)
+    }
+
     fn begins(&self, transfer: &Transfer) -> bool {
         self.moved(transfer.clone()).is_ok_and(|inner| self.device.begins(&inner))
     }

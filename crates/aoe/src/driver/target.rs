@@ -8,7 +8,9 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BlockDevice, Buffer, Completion, Instance, Instant, IoError, SectorRange, Transfer};
+use block::{
+    BlockDevice, Buffer, Completion, Instance, Instant, IoError, Lba, SectorRange, Transfer,
+};
 use futures::future::{Either, select};
 use runtime::{Handle, Notify};
 
@@ -65,6 +67,10 @@ const EVENTS_MAX: usize = 64;
 impl AtHand for ExportDevice {
     fn read(&self, range: SectorRange) -> Option<Completion<Buffer>> {
         self.device().read_at_once(range)
+    }
+
+    fn write(&self, start: Lba, data: &[u8]) -> Option<Completion<()>> {
+        self.device().write_at_once(start, data)
     }
 }
 

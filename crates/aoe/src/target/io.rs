@@ -79,10 +79,13 @@ pub enum IoValue {
     Smart(SmartReply),
 }
 
-/// Where reads are answered from that need no waiting: a page cache.
+/// What can be done without waiting: a page cache.
 pub trait AtHand {
     /// The sectors, if they are at hand. `None` tells nothing about them.
     fn read(&self, range: SectorRange) -> Option<Completion<Buffer>>;
+
+    /// Writes sectors, volatile. `None` tells nothing about them: the device is to be asked.
+    fn write(&self, start: Lba, data: &[u8]) -> Option<Completion<()>>;
 }
 
 /// The answer of a device.

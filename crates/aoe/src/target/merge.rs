@@ -97,6 +97,26 @@ impl Habits {
 }
 
 impl Merger {
+    /// Whether a write would find no neighbours here and not wait for any, so that it may as well be
+    /// done by other means. Takes note of it as if it had come.
+    pub(super) fn passes(&mut self, range: SectorRange, habits: Habits) -> bool {
+        let lane = &self.writes;
+        if lane.ends.contains_key(&range.start)
+            || lane.waiting.contains_key(&range.end())
+            || lane.flying.contains_key(&range.start)
+        {
+            return false;
+        }
+        if habits.is_block_border(range.start) && habits.is_block_border(range.end()) {
+            return true;
+        }
+        if self.vain < VAIN_MAX || self.incomplete_end == Some(range.start) {
+            return false;
+        }
+        self.incomplete_end = Some(range.end());
+        true
+    }
+
     /// Takes a command that may run; it comes out by [`Merger::poll_ready`], perhaps with others.
     /// False for a read that overlaps another one here: that goes alone, at once.
     pub(super) fn offer(

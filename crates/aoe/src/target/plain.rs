@@ -5,7 +5,7 @@ use block::{Buffer, Completion, Durability, IoError, SECTOR_BYTES, SectorRange};
 use super::export::{Export, OnRefusal, PortState};
 use super::features;
 use super::io::{IoOperation, IoResult, IoValue, Start, Work};
-use super::merge::Kind;
+use super::merge::{Habits, Kind};
 use super::meter::Origin;
 use super::policy::AccessOperation;
 use super::queue::Access;
@@ -83,21 +83,16 @@ pub(super) fn handle(export: &mut Export, shared: &mut Shared, port: &PortState,
         Verdict::Refuse(error) => shared.refuse(export, port, &request.header, error),
         Verdict::Silence => shared.drop(export, Traced::ata(port.id, &request), Drop::Denied),
         Verdict::Queue(access) => {
-            let bytes = match access {
-                Access::Read(range) | Access::Write(range) => range.len_bytes(),
-                _ => 0,
-            };
             let data = match access {
-                Access::Write(_) => data.get(..bytes as usize),
-                _ => None,
+                Access::Write(range) => data.get(..range.len_bytes() as usize).unwrap_or_default(),
+                _ => &[],
             };
-            let data = data.map_or_else(Buffer::empty, Buffer::copy_of);
-            enqueue(export, shared, port, request, data, bytes, access);
+            enqueue(export, shared, port, request, data, access);
         }
         Verdict::Ask(_) if export.questions >= QUESTIONS_MAX => {
             shared.drop(export, Traced::ata(port.id, &request), Drop::QueueFull);
         }
-        Verdict::Ask(data) => enqueue(export, shared, port, request, data, 0, Access::Free),
+        Verdict::Ask(data) => enqueue(export, shared, port, request, &data, Access::Free),
     }
 }
 
@@ -112,15 +107,29 @@ fn note_tag(export: &mut Export, shared: &Shared, request: &AtaRequest) {
     }
 }
 
-/// What a read asks for, if it is at hand and no earlier command must come first.
-fn at_hand(export: &Export, access: Access) -> Option<Completion<IoValue>> {
-    let Access::Read(range) = access else { return None };
-    let cache = export.at_hand.as_ref()?;
+/// Does what needs no waiting, if no earlier command must come first: reads what is at hand, writes what
+/// may be volatile.
+fn do_at_once(export: &mut Export, access: Access, data: &[u8]) -> Option<Completion<IoValue>> {
+    let at_hand = export.at_hand.as_ref()?;
     if !export.throttle.is_off() || export.queue.holds_up(access) {
         return None;
     }
-    let read = cache.read(range).filter(|read| read.instance == export.device.instance)?;
-    Some(Completion::new(read.instance, IoValue::Data(read.value)))
+    match access {
+        Access::Read(range) => {
+            let read =
+                at_hand.read(range).filter(|read| read.instance == export.device.instance)?;
+            Some(Completion::new(read.instance, IoValue::Data(read.value)))
+        }
+        Access::Write(range) if export.write_cache => {
+            if !export.merger.passes(range, Habits::of(&export.device.geometry)) {
+                return None;
+            }
+            let written = at_hand.write(range.start, data)?;
+            export.set_instance(written.instance);
+            Some(Completion::new(written.instance, IoValue::Done))
+        }
+        _ => None,
+    }
 }
 
 fn enqueue(
@@ -128,23 +137,31 @@ fn enqueue(
     shared: &mut Shared,
     port: &PortState,
     request: AtaRequest,
-    data: Buffer,
-    bytes: u64,
+    data: &[u8],
     access: Access,
 ) {
+    let bytes = match access {
+        Access::Read(range) | Access::Write(range) => range.len_bytes(),
+        _ => 0,
+    };
     if !export.has_room(bytes, shared.now) {
         return shared.drop(export, Traced::ata(port.id, &request), Drop::QueueFull);
     }
     let origin = export.meter.origin(shared.now);
     if let Access::Write(range) = access
-        && is_repeated(export, shared, port, &request, range, &data)
+        && is_repeated(export, shared, port, &request, range, data)
     {
         return;
     }
     export.questions += usize::from(request.command == AtaCommand::SMART);
-    let work = PlainWork { port: port.id, origin, request, data, volatile: false };
-    if let Some(read) = at_hand(export, access) {
-        return finish(export, shared, &work, Ok(read));
+    let mut work =
+        PlainWork { port: port.id, origin, request, data: Buffer::empty(), volatile: false };
+    if let Some(done) = do_at_once(export, access, data) {
+        work.volatile = matches!(access, Access::Write(_));
+        return finish(export, shared, &work, Ok(done));
+    }
+    if !data.is_empty() {
+        work.data = Buffer::copy_of(data);
     }
     export.enqueue(access, bytes, Work::Plain(work));
 }

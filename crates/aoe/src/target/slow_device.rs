@@ -33,6 +33,8 @@ pub(crate) struct SlowDevice {
     /// Everything takes this long, one after the other, instead of a random while.
     pub each: Option<Duration>,
     pub turn: Rc<Cell<block::Instant>>,
+    /// Of two reads, or writes, so many are done at once.
+    pub at_once: Rc<Cell<u64>>,
     pub handle: Handle,
 }
 
@@ -47,6 +49,7 @@ impl SlowDevice {
             delay_ms,
             each: None,
             turn: Rc::default(),
+            at_once: Rc::default(),
             handle,
         }
     }
@@ -84,6 +87,11 @@ impl SlowDevice {
         Ok(start..start + range.len_bytes() as usize)
     }
 
+    fn is_at_once(&self) -> bool {
+        let share = self.at_once.get();
+        share > 0 && self.handle.random_below(2) < share
+    }
+
     fn note(&self, effect: Effect) {
         self.effects.borrow_mut().push(effect);
     }
@@ -109,6 +117,21 @@ impl BlockDevice for SlowDevice {
             device.note(Effect::Read(range));
             Ok(Buffer::copy_of(&device.bytes.borrow()[window]))
         })
+    }
+
+    fn read_at_once(&self, range: SectorRange) -> Option<Completion<Buffer>> {
+        let window = self.is_at_once().then(|| self.window(range).ok())??;
+        self.note(Effect::Read(range));
+        let data = Buffer::copy_of(&self.bytes.borrow()[window]);
+        Some(Completion::new(Instance(self.instance.get()), data))
+    }
+
+    fn write_at_once(&self, start: Lba, data: &[u8]) -> Option<Completion<()>> {
+        let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
+        let window = self.is_at_once().then(|| self.window(range).ok())??;
+        self.note(Effect::Write(range, Durability::Volatile));
+        self.bytes.borrow_mut()[window].copy_from_slice(data);
+        Some(Completion::new(Instance(self.instance.get()), ()))
     }
 
     /// Now one way, now the other: who calls must be right with both.

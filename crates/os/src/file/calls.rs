@@ -3,7 +3,6 @@
 //! of the order.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::rc::Rc;
 
 use block::{
@@ -15,7 +14,6 @@ use super::Shared;
 use super::errors::translate;
 use super::operations::{Operation, is_interruption};
 use super::order::Ticket;
-use super::writer::write_here;
 use crate::reactor::Part;
 
 impl Shared {
@@ -43,7 +41,7 @@ impl Shared {
             && range.len_bytes() <= u64::from(geometry.max_transfer_bytes)
             && self.widened(range) == range
             && !self.order.holds_up(range, writes)
-            && (self.direct || self.in_memory || !writes || self.writer().is_ok())
+            && (self.direct || !writes || self.may_write_here() || self.writer().is_ok())
     }
 }
 
@@ -76,8 +74,8 @@ pub(super) fn begin(shared: &Rc<Shared>, transfer: Transfer, done: TransferDone)
                 return handle.write_call(fd, data, offset_bytes, flags, told);
             }
             let part = Part { start: 0, offset_bytes };
-            if shared.in_memory {
-                return told(write_here(shared.fd.as_fd(), &data, part), data);
+            if shared.may_write_here() {
+                return told(shared.write_here(&data, offset_bytes), data);
             }
             match shared.writer() {
                 Ok(writer) => {

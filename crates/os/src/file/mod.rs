@@ -20,6 +20,7 @@
 
 mod calls;
 mod errors;
+mod here;
 mod open;
 mod operations;
 mod order;
@@ -48,6 +49,7 @@ pub use open::{DurableMode, FileOptions, OpenError};
 pub use reference::FileReference;
 
 use crate::reactor::ReactorHandle;
+use here::Here;
 use operations::Operation;
 use order::OrderQueue;
 use sync::SyncGroup;
@@ -71,9 +73,9 @@ struct Shared {
     file: File,
     is_block_device: bool,
     direct: bool,
-    /// Nothing below it can hang: read and written where we are.
-    in_memory: bool,
-    /// For writes through the page cache; started by the first.
+    /// Whether writes through the page cache are done at once.
+    here: Here,
+    /// For those that are not; started by the first.
     writer: OnceCell<Writer>,
     alignment_bytes: u32,
     durable: DurableMode,
@@ -129,7 +131,7 @@ impl FileDevice {
             fd,
             is_block_device: medium.is_block_device,
             direct: medium.direct,
-            in_memory: medium.in_memory && !medium.direct,
+            here: Here::new(medium.place),
             writer: OnceCell::new(),
             alignment_bytes: medium.alignment_bytes,
             durable: options.durable,
@@ -295,6 +297,12 @@ impl BlockDevice for FileDevice {
     fn read_at_once(&self, range: SectorRange) -> Option<Completion<Buffer>> {
         let data = self.shared.read_cached(range)?;
         Some(Completion::new(self.shared.instance, data))
+    }
+
+    fn write_at_once(&self, start: Lba, data: &[u8]) -> Option<Completion<()>> {
+        let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
+        let written = self.shared.write_cached(range, data);
+        written.then(|| Completion::new(self.shared.instance, ()))
     }
 
     fn begins(&self, transfer: &Transfer) -> bool {

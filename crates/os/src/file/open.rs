@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use block::{BufferMut, SECTOR_BYTES};
 
+use super::here::Place;
 use crate::sys;
 
 /// `_IO(0x12, n)` and relatives of <linux/fs.h>, which libc leaves out.
@@ -90,8 +91,8 @@ pub(super) struct Medium {
     pub(super) alignment_bytes: u32,
     pub(super) physical_block_bytes: u32,
     pub(super) read_only: bool,
-    /// A file system without a disk below it: nothing there can hang.
-    pub(super) in_memory: bool,
+    /// What it lies on.
+    pub(super) place: Place,
 }
 
 pub(super) fn open(path: &Path, options: FileOptions) -> Result<Medium, OpenError> {
@@ -122,7 +123,7 @@ pub(super) fn open(path: &Path, options: FileOptions) -> Result<Medium, OpenErro
         alignment_bytes: if direct { alignment_bytes.max(SECTOR_BYTES as u32) } else { 1 },
         physical_block_bytes,
         read_only: options.read_only || device_read_only,
-        in_memory: !is_block_device && is_in_memory(&file),
+        place: place_of(&file, is_block_device).map_err(system)?,
         file,
     })
 }
@@ -202,10 +203,20 @@ fn probe_alignment(file: &File) -> io::Result<u32> {
     Ok(4096)
 }
 
-fn is_in_memory(file: &File) -> bool {
+fn place_of(file: &File, is_block_device: bool) -> io::Result<Place> {
     /// TMPFS_MAGIC of <linux/magic.h>.
     const TMPFS: u64 = 0x0102_1994;
-    rustix::fs::fstatfs(file).is_ok_and(|found| found.f_type as u64 == TMPFS)
+    let metadata = file.metadata()?;
+    if is_block_device {
+        return Ok(Place::BlockDevice(metadata.rdev()));
+    }
+    if rustix::fs::fstatfs(file).is_ok_and(|found| found.f_type as u64 == TMPFS) {
+        return Ok(Place::Memory);
+    }
+    // Major 0 is for file systems that have no device.
+    let number = metadata.dev();
+    let is_device = rustix::fs::major(number) != 0;
+    Ok(if is_device { Place::BlockDevice(number) } else { Place::Other(number) })
 }
 
 /// The present size in bytes.

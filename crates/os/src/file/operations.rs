@@ -12,6 +12,7 @@ use super::errors::translate;
 use super::open::{self, DurableMode};
 use super::writer::{self, Writer};
 use crate::reactor::Part;
+use crate::sys::boot_time;
 
 /// Bytes of zeros written at once where the file system can't zero a range itself.
 const ZERO_CHUNK_BYTES: u64 = 1 << 20;
@@ -63,10 +64,26 @@ impl Shared {
         }
         let mut buffer = BufferMut::for_overwriting(range.len_bytes() as usize);
         let offset_bytes = range.start.byte_offset();
-        let flags = if self.in_memory { 0 } else { libc::RWF_NOWAIT };
+        let flags = if self.here.is_memory() { 0 } else { libc::RWF_NOWAIT };
         let read = crate::sys::read_with(self.fd.as_fd(), &mut buffer, offset_bytes, flags);
         // Part of it may be all that is cached, or all that there is.
         matches!(read, Ok(len) if len == buffer.len()).then(|| buffer.freeze())
+    }
+
+    /// Writes `data` to the page cache if that may be done here and now; whether all of it was.
+    pub(super) fn write_cached(&self, range: SectorRange, data: &[u8]) -> bool {
+        let geometry = self.geometry.get();
+        !self.direct
+            && self.may_write_here()
+            && !geometry.read_only
+            && range.fits(geometry.sectors)
+            && range.len_bytes() <= u64::from(geometry.max_transfer_bytes)
+            && data.len() as u64 == range.len_bytes()
+            && !self.syncs.has_failed()
+            && !self.order.holds_up(range, true)
+            && self
+                .write_here(data, range.start.byte_offset())
+                .is_ok_and(|written| written as usize == data.len())
     }
 
     async fn read_range(&self, range: SectorRange) -> Result<Buffer, IoError> {
@@ -214,13 +231,24 @@ impl Shared {
             let written = self.handle.write_at(Rc::clone(&self.fd), data, part, flags).await;
             return (written.0, written.1.0);
         }
-        if self.in_memory {
-            return (writer::write_here(self.fd.as_fd(), &data, part), data);
+        if self.may_write_here() {
+            return (self.write_here(&data[part.start..], part.offset_bytes), data);
         }
         match self.writer() {
             Ok(writer) => writer.write_at(data, part).await,
             Err(error) => (Err(error), data),
         }
+    }
+
+    pub(super) fn may_write_here(&self) -> bool {
+        self.here.may_write(self.handle.runtime().now())
+    }
+
+    pub(super) fn write_here(&self, data: &[u8], offset_bytes: u64) -> io::Result<u32> {
+        let begun = boot_time();
+        let written = writer::write_here(self.fd.as_fd(), data, offset_bytes);
+        self.here.note_write(begun, boot_time());
+        written
     }
 
     pub(super) fn writer(&self) -> io::Result<&Writer> {

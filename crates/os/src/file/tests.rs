@@ -15,6 +15,8 @@ struct Fixture {
     reactor: Reactor,
     handle: ReactorHandle,
     dir: tempfile::TempDir,
+    /// A file on another medium: writes through the page cache go to their thread.
+    beside: Option<Here>,
 }
 
 impl Fixture {
@@ -22,7 +24,15 @@ impl Fixture {
         let (reactor, handle) = Reactor::new().unwrap();
         // Not /tmp, which may be a tmpfs without direct I/O.
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
-        Fixture { reactor, handle, dir }
+        let beside = Some(Here::new(here::Place::Other(u64::MAX)));
+        Fixture { reactor, handle, dir, beside }
+    }
+
+    /// With no other medium: the reactor itself writes to the page cache.
+    fn alone() -> Fixture {
+        let mut fixture = Fixture::new();
+        fixture.beside = None;
+        fixture
     }
 
     fn file(&self, len_bytes: u64) -> PathBuf {
@@ -167,9 +177,44 @@ fn a_file_system_in_memory_is_read_and_written_at_once() {
 }
 
 #[test]
+fn a_medium_that_is_alone_is_written_at_once_and_in_order() {
+    let mut fixture = Fixture::alone();
+    let options = FileOptions { direct: false, ..FileOptions::default() };
+    let device = fixture.device(MEBIBYTE, options);
+    if !device.shared.may_write_here() {
+        eprintln!("skipped: /var/tmp is on no block device that this process can see");
+        return;
+    }
+    let write = |start, seed| Transfer::Write {
+        start: Lba(start),
+        data: pattern(seed, 8192),
+        durability: Durability::Volatile,
+    };
+    let written = told(&device, write(8, 5)).now_or_never();
+    assert!(written.unwrap().is_ok(), "nobody had to turn a crank");
+    assert!(device.shared.writer.get().is_none());
+    fixture.beside = Some(Here::new(here::Place::Other(u64::MAX)));
+    let by_thread = told(&device, write(16, 6));
+    assert!(device.shared.writer.get().is_some());
+    fixture.beside = None;
+    // The same sectors are with the thread: this one has to wait for it.
+    assert!(!device.begins(&write(24, 7)));
+    let last = device.write(Lba(24), pattern(7, 8192), Durability::Volatile);
+    let reader = Rc::clone(&device);
+    let read = fixture.run(async move {
+        by_thread.await.unwrap();
+        last.await.unwrap();
+        reader.read(SectorRange::new(Lba(8), 32)).await.unwrap().value
+    });
+    assert!(read[..4096] == pattern(5, 8192)[..4096]);
+    assert!(read[4096..8192] == pattern(6, 8192)[..4096]);
+    assert!(read[8192..] == pattern(7, 8192)[..]);
+}
+
+#[test]
 fn what_is_written_is_read_in_every_mode() {
-    for options in all_options() {
-        let mut fixture = Fixture::new();
+    for (options, alone) in all_options().into_iter().zip([false, true].into_iter().cycle()) {
+        let mut fixture = if alone { Fixture::alone() } else { Fixture::new() };
         let device = fixture.device(4 * MEBIBYTE, options);
         fixture.run(async move {
             let data = pattern(3, 1 << 20);
@@ -218,8 +263,15 @@ fn zeroes_and_discards() {
 
 #[test]
 fn overlapping_operations_follow_their_calls_even_when_dropped() {
-    let mut fixture = Fixture::new();
-    let device = fixture.device(MEBIBYTE, FileOptions::default());
+    for (direct, alone) in [(true, false), (false, false), (false, true)] {
+        let mut fixture = if alone { Fixture::alone() } else { Fixture::new() };
+        let options = FileOptions { direct, ..FileOptions::default() };
+        let device = fixture.device(MEBIBYTE, options);
+        overlapping_operations(&mut fixture, device);
+    }
+}
+
+fn overlapping_operations(fixture: &mut Fixture, device: Rc<FileDevice>) {
     fixture.run(async move {
         for round in 0..20u8 {
             let mut reads = Vec::new();

@@ -164,7 +164,7 @@ impl Shared {
         while let Some(jobs) = self.next_jobs() {
             let mut answers = Vec::with_capacity(jobs.len());
             for Job { number, data, part } in jobs {
-                let written = write_here(self.fd.as_fd(), &data, part);
+                let written = write_here(self.fd.as_fd(), &data[part.start..], part.offset_bytes);
                 answers.push((number, (written, data)));
                 if answers.len() == TOGETHER_MAX {
                     self.answer(&mut answers);
@@ -196,14 +196,12 @@ impl Shared {
     }
 }
 
-/// Writes `data` from `part.start` to its end, or less, and waits for it.
-pub(super) fn write_here(fd: BorrowedFd<'_>, data: &Buffer, part: Part) -> io::Result<u32> {
-    let source = &data[part.start..];
-    let offset =
-        libc::off_t::try_from(part.offset_bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
-    // SAFETY: pointer and length describe `source`, which the call only reads.
+/// Writes `data`, or a part of it, and waits for that.
+pub(super) fn write_here(fd: BorrowedFd<'_>, data: &[u8], offset_bytes: u64) -> io::Result<u32> {
+    let offset = libc::off_t::try_from(offset_bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: pointer and length describe `data`, which the call only reads.
     let written = sys::check_len(unsafe {
-        libc::pwrite(fd.as_raw_fd(), source.as_ptr().cast(), source.len(), offset)
+        libc::pwrite(fd.as_raw_fd(), data.as_ptr().cast(), data.len(), offset)
     })?;
     Ok(u32::try_from(written).unwrap_or(u32::MAX))
 }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use block::{BlockDevice, Claim, Epoch, Lba, SectorRange};
+use block::{BlockDevice, Claim, Durability, Epoch, Lba, SectorRange};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use proptest::prelude::*;
@@ -130,13 +130,16 @@ proptest! {
         commands in prop::collection::vec((any::<bool>(), 0u64..30, 1u64..8, 0u8..4), 1..120),
     ) {
         let world = world(seed, 40, false);
+        let mut options = ExportOptions::new(ADDRESS, "disk");
         if seed % 2 == 1 {
             // Clients that have to wait for their turns keep it too.
-            let mut options = ExportOptions::new(ADDRESS, "disk");
             options.limits.client.requests_per_second = Some(300);
             options.limits.export.bytes_per_second = Some(200_000);
-            world.driver.set_options(world.export, options).unwrap();
         }
+        // What may be done at once has its place too.
+        options.write_cache = seed % 5 != 0;
+        world.disk.at_once.set(seed % 3);
+        world.driver.set_options(world.export, options).unwrap();
         let mut model = vec![0u8; 40 * 512];
         let mut expected: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
         for (tag, (is_write, start, count, client)) in (1u32..).zip(commands) {
@@ -165,6 +168,41 @@ proptest! {
         }
         prop_assert!(answered == expected);
         prop_assert!(*world.disk.bytes.borrow() == model);
+    }
+}
+
+#[test]
+fn only_what_may_be_volatile_is_written_at_once() {
+    for write_cache in [true, false] {
+        let world = world(3, 1000, true);
+        let mut options = ExportOptions::new(ADDRESS, "disk");
+        options.write_cache = write_cache;
+        world.driver.set_options(world.export, options).unwrap();
+        run(&world.executor);
+        world.disk.at_once.set(2);
+        world.disk.effects.borrow_mut().clear();
+        let range = SectorRange::new(Lba(64), 8);
+        let write = ata(1, AtaCommand::WRITE_EXT, range, 1);
+        world.port.deliver(&write.emit(Buffer::copy_of(&[7; 4096])));
+        let flush = ata(1, AtaCommand::FLUSH_CACHE_EXT, SectorRange::new(Lba(0), 0), 2);
+        world.port.deliver(&flush.emit(Buffer::empty()));
+        while world.executor.run_ready(1000) > 0 {}
+        let answered = world.port.take();
+        let tag = |bytes: &Vec<u8>| AtaReply::parse(bytes).unwrap().0.header.tag;
+        assert!(!write_cache || answered.iter().any(|bytes| tag(bytes) == 1), "at once");
+        run(&world.executor);
+        let expected = if write_cache {
+            vec![Effect::Write(range, Durability::Volatile), Effect::Flush]
+        } else {
+            vec![Effect::Flush, Effect::Write(range, Durability::Durable)]
+        };
+        let mut effects = world.disk.effects.take();
+        if !write_cache {
+            // They run side by side.
+            effects.sort_by_key(|effect| *effect != Effect::Flush);
+        }
+        assert_eq!(effects, expected);
+        assert!(world.disk.bytes.borrow()[64 * 512..72 * 512].iter().all(|byte| *byte == 7));
     }
 }
 
