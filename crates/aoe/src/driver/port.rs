@@ -34,7 +34,7 @@ pub struct PortCounters {
     pub sent: u64,
     /// Frames handed out.
     pub received: u64,
-    /// Not sent: full queue, interface down, too long.
+    /// Not sent: queue full for long, interface down, too long.
     pub send_dropped: u64,
     /// Dropped by the kernel because we were slow.
     pub receive_dropped: u64,
@@ -87,7 +87,8 @@ pub trait Port {
         true
     }
 
-    /// Sends and empties `frames`. What doesn't fit into the send queue is dropped and counted.
+    /// Sends and empties `frames`. What a full queue doesn't take may be kept, in order and within
+    /// bounds, to be sent later; the rest is dropped and counted.
     fn transmit(&self, frames: &mut Vec<Frame>);
 
     /// Completes when frames may be waiting, or address, MTU or link may have changed. One listener at a

@@ -5,6 +5,7 @@ mod filter;
 mod link;
 pub mod netlink;
 pub mod netns;
+mod outgoing;
 mod packet;
 mod raw;
 mod receive_ring;

@@ -1,7 +1,7 @@
 //! Frames through a packet socket (AF_PACKET), bound to one interface.
 //!
-//! Frames come through a ring ([`super::receive_ring`]) and leave by sendmmsg, for which a ring
-//! gains nothing.
+//! Frames come through a ring ([`super::receive_ring`]) and leave by sendmmsg ([`super::outgoing`]),
+//! for which a ring gains nothing.
 //! The interface may go down, vanish, change its MTU or address, and come back under another index:
 //! the port follows, told by rtnetlink, and is silent meanwhile.
 #![allow(unsafe_code)] // socket, bind and socket options with C structures
@@ -15,12 +15,13 @@ use std::rc::Rc;
 use aoe::driver::{Frame, Port, PortCounters};
 use aoe::wire::MacAddr;
 use futures::FutureExt;
-use futures::future::{AbortHandle, LocalBoxFuture, abortable, select};
+use futures::future::{AbortHandle, LocalBoxFuture, abortable, join, select};
 use runtime::Notify;
 
-use super::batch::{self, BATCH};
+use super::batch::BATCH;
 use super::link::{self, LinkState};
 use super::netlink::LinkWatch;
+use super::outgoing::Outgoing;
 use super::receive_ring::{ReceiveRing, Taken};
 use super::{filter, netns};
 use crate::reactor::{Glance, GlanceWatch, ReactorHandle};
@@ -78,7 +79,7 @@ pub struct PacketPortError {
 /// A port on an interface.
 pub struct PacketPort {
     inner: Rc<Inner>,
-    link_task: AbortHandle,
+    task: AbortHandle,
 }
 
 struct Inner {
@@ -88,6 +89,7 @@ struct Inner {
     /// Index to which the socket is bound.
     bound: Cell<i32>,
     room: Rc<Room>,
+    outgoing: Outgoing,
     counters: Cell<PortCounters>,
     /// The interface is another, or has another address or MTU.
     changed: Notify,
@@ -122,12 +124,14 @@ impl PacketPort {
             Err(error) => return Err(PacketPortError { interface, error }),
         };
         let room = Rc::new(Room(RefCell::new(Some(ring))));
+        let socket = Rc::new(socket);
         let inner = Rc::new(Inner {
             interface,
-            watch: handle.watch_glance(Rc::new(socket), Rc::clone(&room) as Rc<dyn Glance>),
+            watch: handle.watch_glance(Rc::clone(&socket), Rc::clone(&room) as Rc<dyn Glance>),
             link: Cell::new(None),
             bound: Cell::new(0),
             room,
+            outgoing: Outgoing::new(socket),
             counters: Cell::default(),
             changed: Notify::new(),
         });
@@ -136,15 +140,18 @@ impl PacketPort {
             tracing::warn!(interface = %inner.interface, "no such interface; waiting for it");
         }
         let links = LinkWatch::new(handle, link_socket);
-        let followed = Rc::clone(&inner);
-        let (task, link_task) = abortable(async move {
-            loop {
-                links.changed().await;
-                followed.follow_link();
-            }
+        let (tended, reactor) = (Rc::clone(&inner), handle.clone());
+        let (work, task) = abortable(async move {
+            let follow = async {
+                loop {
+                    links.changed().await;
+                    tended.follow_link();
+                }
+            };
+            join(follow, tended.outgoing.tend(&reactor)).await
         });
-        handle.runtime().spawn(task.map(drop));
-        Ok(PacketPort { inner, link_task })
+        handle.runtime().spawn(work.map(drop));
+        Ok(PacketPort { inner, task })
     }
 
     /// Whether the interface is there and up.
@@ -155,7 +162,9 @@ impl PacketPort {
 
 impl Drop for PacketPort {
     fn drop(&mut self) {
-        self.link_task.abort();
+        self.task.abort();
+        // Nobody will look after what waits: whoever hears it needs not ask again.
+        self.inner.outgoing.flush();
     }
 }
 
@@ -178,16 +187,13 @@ impl Port for PacketPort {
 
     fn counters(&self) -> PortCounters {
         self.inner.count_kernel_drops();
-        self.inner.counters.get()
+        let sent = self.inner.outgoing.sent();
+        let send_dropped = self.inner.outgoing.dropped();
+        PortCounters { sent, send_dropped, ..self.inner.counters.get() }
     }
 
     fn transmit(&self, frames: &mut Vec<Frame>) {
-        let sent = self.inner.transmit(frames);
-        self.inner.count(|counters| {
-            counters.sent += sent as u64;
-            counters.send_dropped += (frames.len() - sent) as u64;
-        });
-        frames.clear();
+        self.inner.outgoing.transmit(frames);
     }
 
     fn readable(&self) -> LocalBoxFuture<'static, ()> {
@@ -204,6 +210,7 @@ impl Port for PacketPort {
     }
 
     fn receive(&self, sink: &mut dyn FnMut(&[u8])) -> usize {
+        self.inner.outgoing.flush();
         self.inner.receive(sink)
     }
 }
@@ -261,30 +268,6 @@ impl Inner {
                 "no memory to receive frames; nothing is heard here"
             ),
         }
-    }
-
-    /// Returns how many of `frames` the kernel took.
-    fn transmit(&self, frames: &[Frame]) -> usize {
-        let (mut next, mut sent) = (0, 0);
-        while next < frames.len() {
-            let end = frames.len().min(next + BATCH);
-            match batch::send(self.watch.fd(), &frames[next..end]) {
-                Ok(0) => break,
-                Ok(count) => {
-                    next += count;
-                    sent += count;
-                }
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EINTR) => {}
-                    // This one is too long; the next may not be.
-                    Some(libc::EMSGSIZE | libc::EINVAL) => next += 1,
-                    // A full queue (EAGAIN, ENOBUFS) or an interface that is down or gone: what
-                    // remains is lost as on a wire, and sent again by those who care.
-                    _ => break,
-                },
-            }
-        }
-        sent
     }
 
     fn receive(&self, sink: &mut dyn FnMut(&[u8])) -> usize {

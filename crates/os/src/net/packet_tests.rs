@@ -7,6 +7,7 @@ use arrayvec::ArrayVec;
 use block::Buffer;
 use runtime::timeout;
 
+use super::super::outgoing::WAITING_MAX;
 use super::*;
 use crate::Reactor;
 
@@ -16,7 +17,11 @@ struct Wire {
 }
 
 fn ip(arguments: &str) -> bool {
-    Command::new("ip")
+    run_tool("ip", arguments)
+}
+
+fn run_tool(tool: &str, arguments: &str) -> bool {
+    Command::new(tool)
         .args(arguments.split(' '))
         .stderr(std::process::Stdio::null())
         .status()
@@ -41,6 +46,13 @@ impl Wire {
         for name in [a, b] {
             assert!(ip(&format!("-n {name} link set v0 mtu {mtu} up")));
         }
+    }
+
+    /// Lets the end `a` send no faster than `rate`, and wait with no more than `limit_bytes`.
+    fn throttle(&self, rate: &str, burst_bytes: u32, limit_bytes: u32) {
+        let qdisc = format!("tbf rate {rate} burst {burst_bytes} limit {limit_bytes}");
+        let arguments = format!("-n {} qdisc replace dev v0 root {qdisc}", self.names[0]);
+        assert!(run_tool("tc", &arguments), "tc {arguments}");
     }
 
     fn port(&self, handle: &ReactorHandle, end: usize, role: Role) -> PacketPort {
@@ -167,6 +179,131 @@ fn too_long_frames_are_dropped_alone() {
         }
         assert_eq!(seen, [136, 236]);
         assert_eq!(a.counters().send_dropped - before.send_dropped, 1);
+    });
+}
+
+fn numbered(from: &PacketPort, to: MacAddr, payload_bytes: usize, number: u32) -> Frame {
+    let mut frame = frame(from, to, 0, payload_bytes);
+    frame.head[20..24].copy_from_slice(&number.to_be_bytes());
+    frame
+}
+
+fn take_numbers(port: &PacketPort, seen: &mut Vec<u32>) {
+    let number = |frame: &[u8]| frame[20..24].first_chunk().map(|n| u32::from_be_bytes(*n));
+    while port.receive(&mut |frame| seen.extend(number(frame))) > 0 {}
+}
+
+/// Sends numbered frames in three lists, all of which must arrive in order.
+async fn all_arrive(a: &PacketPort, b: &PacketPort) {
+    let before = a.counters();
+    for part in [0..300u32, 300..301, 301..600] {
+        let mut frames = part.map(|number| numbered(a, b.mac(), 1000, number)).collect();
+        a.transmit(&mut frames);
+        assert!(frames.is_empty());
+    }
+    let early = a.counters().sent - before.sent;
+    assert!(early < 600, "the queue was to be too short for that");
+    let mut seen = Vec::new();
+    while seen.len() < 600 {
+        b.readable().await;
+        take_numbers(b, &mut seen);
+    }
+    assert!(seen.iter().copied().eq(0..600), "{seen:?}");
+    let after = a.counters();
+    assert_eq!(after.sent - before.sent, 600);
+    assert_eq!(after.send_dropped, before.send_dropped);
+}
+
+#[test]
+fn what_the_interfaces_queue_refuses_is_sent_later() {
+    run("queue", async |handle, wire| {
+        let a = wire.port(&handle, 0, Role::Requests);
+        let b = wire.port(&handle, 1, Role::Requests);
+        exchange(&handle, &a, &b, 0, 0).await;
+        wire.throttle("50mbit", 10_000, 20_000);
+        all_arrive(&a, &b).await;
+        all_arrive(&a, &b).await;
+    });
+}
+
+#[test]
+fn what_the_sockets_memory_has_no_room_for_is_sent_later() {
+    run("memory", async |handle, wire| {
+        let a = wire.port(&handle, 0, Role::Requests);
+        let b = wire.port(&handle, 1, Role::Requests);
+        exchange(&handle, &a, &b, 0, 0).await;
+        wire.throttle("50mbit", 10_000, 10_000_000);
+        let fd = a.inner.watch.fd();
+        sys::set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, 20_000).unwrap();
+        all_arrive(&a, &b).await;
+        all_arrive(&a, &b).await;
+    });
+}
+
+#[test]
+fn the_next_turn_sends_what_waits() {
+    run("turn", async |handle, wire| {
+        let a = wire.port(&handle, 0, Role::Requests);
+        let b = wire.port(&handle, 1, Role::Requests);
+        exchange(&handle, &a, &b, 0, 0).await;
+        wire.throttle("8kbit", 10_000, 10_000);
+        let frames = || (0..40).map(|number| numbered(&a, b.mac(), 1000, number)).collect();
+        let before = a.counters();
+        a.transmit(&mut frames());
+        assert!(a.counters().sent - before.sent < 40);
+        assert!(run_tool("tc", &format!("-n {} qdisc del dev v0 root", wire.names[0])));
+        // Without a look by the task, which doesn't run before this does nothing.
+        assert_eq!(a.receive(&mut |_| {}), 0);
+        assert_eq!(a.counters().sent - before.sent, 40);
+    });
+}
+
+#[test]
+fn what_waits_is_bounded_and_lost_with_the_interface() {
+    run("bounded", async |handle, wire| {
+        let a = wire.port(&handle, 0, Role::Requests);
+        let b = wire.port(&handle, 1, Role::Requests);
+        exchange(&handle, &a, &b, 0, 0).await;
+        wire.throttle("8kbit", 10_000, 10_000);
+        let before = a.counters();
+        let count = WAITING_MAX as u64 + 500;
+        a.transmit(&mut (0..count as u32).map(|n| numbered(&a, b.mac(), 1000, n)).collect());
+        let after = a.counters();
+        let sent = after.sent - before.sent;
+        assert!(sent < 100, "{sent} sent");
+        assert_eq!(after.send_dropped - before.send_dropped, 500 - sent);
+        assert!(ip(&format!("-n {} link set v0 down", wire.names[0])));
+        while a.counters().sent + a.counters().send_dropped
+            < before.sent + before.send_dropped + count
+        {
+            handle.runtime().yield_now().await;
+        }
+        assert!(a.counters().sent - before.sent < 200, "the rest is not sent, but dropped");
+        assert!(run_tool("tc", &format!("-n {} qdisc del dev v0 root", wire.names[0])));
+        assert!(ip(&format!("-n {} link set v0 up", wire.names[0])));
+        exchange(&handle, &a, &b, 0, 1).await;
+    });
+}
+
+#[test]
+fn a_frame_that_no_queue_takes_holds_up_the_others_for_a_while_only() {
+    run("giant", async |handle, wire| {
+        let a = wire.port(&handle, 0, Role::Requests);
+        let b = wire.port(&handle, 1, Role::Requests);
+        exchange(&handle, &a, &b, 0, 0).await;
+        // Frames longer than the bucket is deep are refused whatever happens.
+        wire.throttle("50mbit", 3000, 100_000);
+        let before = a.counters();
+        let lens = [100, 8000, 100, 8000, 100];
+        let frames = lens.iter().zip(0..).map(|(len, n)| numbered(&a, b.mac(), *len, n));
+        a.transmit(&mut frames.collect());
+        let mut seen = Vec::new();
+        while seen.len() < 3 {
+            b.readable().await;
+            take_numbers(&b, &mut seen);
+        }
+        assert_eq!(seen, [0, 2, 4]);
+        assert_eq!(a.counters().send_dropped - before.send_dropped, 2);
     });
 }
 

@@ -40,7 +40,7 @@ pub struct PortReport {
     pub sent: u64,
     /// Frames that arrived.
     pub received: u64,
-    /// Frames not sent: full queue, interface down.
+    /// Frames not sent: queue full for long, interface down.
     pub send_dropped: u64,
     /// Frames that the kernel dropped because the target was slow.
     pub receive_dropped: u64,

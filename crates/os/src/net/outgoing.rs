@@ -1,0 +1,192 @@
+//! Frames on their way out of a packet socket, and those that it doesn't take at once.
+//!
+//! A burst of answers is easily longer than the interface's queue. What was refused waits here, in
+//! order, until there is room: its client would notice the loss only after a timeout.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use aoe::driver::Frame;
+use runtime::Notify;
+
+use super::batch::{self, BATCH};
+use crate::reactor::ReactorHandle;
+
+/// Frames that wait before more are dropped: an answer to each command that the queue of an export
+/// takes by default.
+pub(super) const WAITING_MAX: usize = 2048;
+/// Between attempts while the interface's queue is full, of which nobody tells when it has room. Long
+/// queues last longer than that, so the wire doesn't fall idle.
+const PAUSE: Duration = Duration::from_millis(1);
+/// How long the queue may take nothing before frames are given up. Some are never taken: those that
+/// are longer than a traffic shaper's bucket is deep.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// Why frames wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// The socket's own memory is spent (EAGAIN); poll tells when there is some.
+    Socket,
+    /// The interface's queue is full (ENOBUFS); poll knows nothing of it.
+    Interface,
+}
+
+/// The sending half of a packet socket.
+pub(super) struct Outgoing {
+    socket: Rc<OwnedFd>,
+    waiting: RefCell<VecDeque<Frame>>,
+    /// Why; `None` when nothing waits.
+    refusal: Cell<Option<Refusal>>,
+    refused: Notify,
+    sent: Cell<u64>,
+    dropped: Cell<u64>,
+}
+
+/// What became of a list of frames.
+struct Attempt {
+    /// How many of the first ones need no more attention: sent, or never to be sent.
+    settled: usize,
+    refusal: Option<Refusal>,
+}
+
+impl Outgoing {
+    pub(super) fn new(socket: Rc<OwnedFd>) -> Outgoing {
+        Outgoing {
+            socket,
+            waiting: RefCell::default(),
+            refusal: Cell::new(None),
+            refused: Notify::new(),
+            sent: Cell::new(0),
+            dropped: Cell::new(0),
+        }
+    }
+
+    /// Frames that the kernel took.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent.get()
+    }
+
+    /// Frames that nobody will see.
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped.get()
+    }
+
+    /// Sends `frames` and empties the list, behind those that wait.
+    pub(super) fn transmit(&self, frames: &mut Vec<Frame>) {
+        if self.refusal.get().is_some() {
+            self.keep(frames.drain(..));
+            return self.flush();
+        }
+        let attempt = self.send(frames);
+        if attempt.refusal.is_some() {
+            self.refusal.set(attempt.refusal);
+            self.keep(frames.drain(attempt.settled..));
+            self.refused.notify_all();
+        }
+        frames.clear();
+    }
+
+    /// Sends of what waits as much as is taken now.
+    pub(super) fn flush(&self) {
+        if self.refusal.get().is_none() {
+            return;
+        }
+        let mut waiting = self.waiting.borrow_mut();
+        while !waiting.is_empty() {
+            let attempt = self.send(waiting.as_slices().0);
+            waiting.drain(..attempt.settled);
+            if attempt.refusal.is_some() {
+                return self.refusal.set(attempt.refusal);
+            }
+        }
+        self.refusal.set(None);
+    }
+
+    /// Looks after what waits, for as long as there is a port.
+    pub(super) async fn tend(&self, handle: &ReactorHandle) {
+        loop {
+            let refused = self.refused.notified();
+            self.persist(handle).await;
+            refused.await;
+        }
+    }
+
+    async fn persist(&self, handle: &ReactorHandle) {
+        let (mut sent, mut moved) = (self.sent.get(), handle.runtime().now());
+        while let Some(refusal) = self.refusal.get() {
+            match refusal {
+                Refusal::Socket => {
+                    let polled = handle.poll(Rc::clone(&self.socket), libc::POLLOUT).await;
+                    if polled.0.is_err() {
+                        handle.runtime().sleep(PAUSE).await;
+                    }
+                }
+                Refusal::Interface => handle.runtime().sleep(PAUSE).await,
+            }
+            self.flush();
+            let now = handle.runtime().now();
+            if self.sent.get() != sent || self.refusal.get() != Some(Refusal::Interface) {
+                (sent, moved) = (self.sent.get(), now);
+            } else if now.since(moved) > PATIENCE {
+                self.give_up_first();
+            }
+        }
+    }
+
+    /// Drops frames until one is taken.
+    fn give_up_first(&self) {
+        let sent = self.sent.get();
+        while self.sent.get() == sent && self.waiting.borrow_mut().pop_front().is_some() {
+            self.count_dropped(1);
+            self.flush();
+        }
+    }
+
+    fn keep(&self, frames: impl ExactSizeIterator<Item = Frame>) {
+        let mut waiting = self.waiting.borrow_mut();
+        let room = WAITING_MAX.saturating_sub(waiting.len());
+        self.count_dropped(frames.len().saturating_sub(room));
+        waiting.extend(frames.take(room));
+    }
+
+    fn send(&self, frames: &[Frame]) -> Attempt {
+        let mut settled = 0;
+        while settled < frames.len() {
+            let end = frames.len().min(settled + BATCH);
+            match batch::send(self.socket.as_fd(), &frames[settled..end]) {
+                // Can't be; but it must not become a loop.
+                Ok(0) => break,
+                Ok(count) => {
+                    settled += count;
+                    self.sent.set(self.sent.get() + count as u64);
+                }
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EINTR) => {}
+                    // This one is too long; the next may not be.
+                    Some(libc::EMSGSIZE | libc::EINVAL) => {
+                        settled += 1;
+                        self.count_dropped(1);
+                    }
+                    Some(libc::EAGAIN) => {
+                        return Attempt { settled, refusal: Some(Refusal::Socket) };
+                    }
+                    Some(libc::ENOBUFS) => {
+                        return Attempt { settled, refusal: Some(Refusal::Interface) };
+                    }
+                    // The interface is down or gone: what remains is lost as on a wire, and sent
+                    // again by those who care.
+                    _ => break,
+                },
+            }
+        }
+        self.count_dropped(frames.len() - settled);
+        Attempt { settled: frames.len(), refusal: None }
+    }
+
+    fn count_dropped(&self, count: usize) {
+        self.dropped.set(self.dropped.get() + count as u64);
+    }
+}
