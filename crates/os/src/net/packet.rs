@@ -11,12 +11,14 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use aoe::driver::{Frame, Port, PortCounters};
 use aoe::wire::MacAddr;
+use block::Instant;
 use futures::FutureExt;
-use futures::future::{AbortHandle, LocalBoxFuture, abortable, join, select};
-use runtime::Notify;
+use futures::future::{AbortHandle, LocalBoxFuture, abortable, join, pending, select};
+use runtime::{Handle, Notify};
 
 use super::batch::BATCH;
 use super::link::{self, LinkState};
@@ -38,6 +40,10 @@ pub(super) const FRAME_EXTRA_BYTES: usize = 64;
 const MTU_DEFAULT_BYTES: usize = 1500;
 /// The largest that is believed (`lo` says 65536).
 const MTU_MAX_BYTES: usize = 65_536;
+/// Pauses between attempts to get what an interface needs, by doubling. Each costs frames: the ring
+/// in use has to go before another can be asked for.
+const RETRY_MIN: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// What a port is for; the kernel drops the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,18 +90,30 @@ pub struct PacketPort {
 
 struct Inner {
     interface: InterfaceSpec,
+    runtime: Handle,
     watch: GlanceWatch,
     link: Cell<Option<LinkState>>,
     /// Index to which the socket is bound.
     bound: Cell<i32>,
+    /// Something that the interface needs could not be had.
+    retry: Cell<Option<Retry>>,
     room: Rc<Room>,
+    /// Largest payload that the ring has room for; `None` without a ring.
+    room_mtu_bytes: Cell<Option<usize>>,
     outgoing: Outgoing,
     counters: Cell<PortCounters>,
     /// The interface is another, or has another address or MTU.
     changed: Notify,
 }
 
-/// The receive ring; none while a larger one could not be had.
+/// When to try again what failed.
+#[derive(Clone, Copy)]
+struct Retry {
+    at: Instant,
+    pause: Duration,
+}
+
+/// The receive ring; none while there is no memory even for a small one.
 struct Room(RefCell<Option<ReceiveRing>>);
 
 impl Glance for Room {
@@ -123,13 +141,17 @@ impl PacketPort {
             Ok(opened) => opened,
             Err(error) => return Err(PacketPortError { interface, error }),
         };
+        let room_mtu_bytes = Cell::new(Some(ring_mtu_bytes(&ring)));
         let room = Rc::new(Room(RefCell::new(Some(ring))));
         let socket = Rc::new(socket);
         let inner = Rc::new(Inner {
             interface,
+            runtime: handle.runtime().clone(),
             watch: handle.watch_glance(Rc::clone(&socket), Rc::clone(&room) as Rc<dyn Glance>),
             link: Cell::new(None),
             bound: Cell::new(0),
+            retry: Cell::new(None),
+            room_mtu_bytes,
             room,
             outgoing: Outgoing::new(socket),
             counters: Cell::default(),
@@ -144,7 +166,7 @@ impl PacketPort {
         let (work, task) = abortable(async move {
             let follow = async {
                 loop {
-                    links.changed().await;
+                    select(pin!(links.changed()), pin!(tended.retry_due())).await;
                     tended.follow_link();
                 }
             };
@@ -174,7 +196,8 @@ impl Port for PacketPort {
     }
 
     fn is_up(&self) -> bool {
-        self.inner.link.get().is_some_and(|link| link.running)
+        self.inner.room_mtu_bytes.get().is_some()
+            && self.inner.link.get().is_some_and(|link| link.running)
     }
 
     fn mac(&self) -> MacAddr {
@@ -182,7 +205,9 @@ impl Port for PacketPort {
     }
 
     fn mtu_bytes(&self) -> usize {
-        self.inner.link.get().map_or(MTU_DEFAULT_BYTES, |link| link.mtu_bytes)
+        // Whoever is told less sends what fits.
+        let link = self.inner.link.get().map_or(MTU_DEFAULT_BYTES, |link| link.mtu_bytes);
+        self.inner.room_mtu_bytes.get().map_or(link, |room| room.min(link))
     }
 
     fn counters(&self) -> PortCounters {
@@ -222,52 +247,112 @@ impl Inner {
             link.mtu_bytes = link.mtu_bytes.min(MTU_MAX_BYTES);
             link
         });
-        if found == self.link.get() {
+        let due = self.retry.get().is_some_and(|retry| retry.at <= self.runtime.now());
+        if found == self.link.get() && !due {
             return;
         }
         let Some(link) = found else {
             tracing::warn!(interface = %self.interface, "the interface is gone");
             self.link.set(None);
+            self.retry.set(None);
             self.changed.notify_all();
             // When it comes back it gets another index, or the same: bind in any case. It may also have
             // been renamed: then it is somebody else's, and this socket must not hear it any more.
-            self.bound.set(0);
-            if let Err(error) = bind_to(self.watch.fd(), 0, ETHERTYPE_UNUSED) {
+            if let Err(error) = self.let_go() {
                 tracing::warn!(interface = %self.interface, %error, "can't let go of the interface");
             }
             return;
         };
-        if self.bound.get() != link.index {
-            if let Err(error) = bind(self.watch.fd(), link.index) {
-                tracing::warn!(interface = %self.interface, %error, "can't bind to the interface");
-                return;
-            }
-            self.bound.set(link.index);
+        let before = (self.link.get(), self.room_mtu_bytes.get());
+        let cramped = self.make_room(link.mtu_bytes + FRAME_EXTRA_BYTES).err();
+        let unbound = self.hold(link.index).err();
+        if unbound.is_none() {
+            self.link.set(Some(link));
         }
-        self.make_room(link.mtu_bytes + FRAME_EXTRA_BYTES);
-        self.link.set(Some(link));
-        self.changed.notify_all();
-        tracing::info!(
-            interface = %self.interface, mac = %link.mac, mtu = link.mtu_bytes, up = link.up, link = link.running,
-            "the interface changed"
-        );
+        let after = (self.link.get(), self.room_mtu_bytes.get());
+        let cramped =
+            cramped.map(|error| (error, "no memory to receive frames of the MTU's length"));
+        let unbound = unbound.map(|error| (error, "can't bind to the interface"));
+        match unbound.or(cramped) {
+            None => self.retry.set(None),
+            Some((error, trouble)) if self.retry_later() => tracing::error!(
+                interface = %self.interface, mtu = link.mtu_bytes, room = self.room_mtu_bytes.get(), %error,
+                "{trouble}; trying again"
+            ),
+            Some(_) => {}
+        }
+        if before != after {
+            self.changed.notify_all();
+            tracing::info!(
+                interface = %self.interface, mac = %link.mac, mtu = link.mtu_bytes, up = link.up, link = link.running,
+                "the interface changed"
+            );
+        }
+    }
+
+    /// Completes when what failed should be tried again.
+    async fn retry_due(&self) {
+        match self.retry.get() {
+            Some(retry) => self.runtime.sleep_until(retry.at).await,
+            None => pending().await,
+        }
+    }
+
+    /// Returns whether this is the first failure in a row, which people should hear of.
+    fn retry_later(&self) -> bool {
+        let former = self.retry.get();
+        let pause = former.map_or(RETRY_MIN, |former| (former.pause * 2).min(RETRY_MAX));
+        self.retry.set(Some(Retry { at: self.runtime.now() + pause, pause }));
+        former.is_none()
+    }
+
+    /// Binds to an interface, to hear of it what the ring has room for.
+    fn hold(&self, index: i32) -> io::Result<()> {
+        if self.bound.get() == index {
+            return Ok(());
+        }
+        // Without a ring frames would wait in the socket, which nobody reads, and make it readable
+        // for ever.
+        let deaf = self.room_mtu_bytes.get().is_none();
+        let ethertype = if deaf { ETHERTYPE_UNUSED } else { ETHERTYPE_AOE };
+        bind_to(self.watch.fd(), index, ethertype)?;
+        self.bound.set(index);
+        Ok(())
+    }
+
+    fn let_go(&self) -> io::Result<()> {
+        self.bound.set(0);
+        bind_to(self.watch.fd(), 0, ETHERTYPE_UNUSED)
     }
 
     /// A larger ring when frames may be longer now. What waits in the old one is lost, as on a wire.
-    fn make_room(&self, frame_bytes: usize) {
-        let Ok(mut room) = self.room.0.try_borrow_mut() else { return };
-        if room.as_ref().is_some_and(|ring| ring.frame_bytes() >= frame_bytes) {
-            return;
+    /// Where there is no memory for it, one that is as large as before, or small: better to hear
+    /// short frames than none. Lets go of the interface meanwhile.
+    fn make_room(&self, frame_bytes: usize) -> io::Result<()> {
+        let mut room = self.room.0.try_borrow_mut().map_err(io::Error::other)?;
+        let former_bytes = room.as_ref().map_or(0, ReceiveRing::frame_bytes);
+        if former_bytes >= frame_bytes {
+            return Ok(());
         }
         let fd = self.watch.fd();
-        let closed = room.take().map_or(Ok(()), |ring| ring.close(fd));
-        match closed.and_then(|()| ReceiveRing::open(fd, frame_bytes)) {
-            Ok(ring) => *room = Some(ring),
-            Err(error) => tracing::error!(
-                interface = %self.interface, %error,
-                "no memory to receive frames; nothing is heard here"
-            ),
+        self.let_go()?;
+        if let Some(ring) = room.take() {
+            self.room_mtu_bytes.set(None);
+            ring.close(fd)?;
         }
+        let (opened, error) = match ReceiveRing::open(fd, frame_bytes) {
+            Ok(ring) => (Some(ring), None),
+            Err(error) => {
+                let smaller = [former_bytes, MTU_DEFAULT_BYTES + FRAME_EXTRA_BYTES];
+                let mut smaller =
+                    smaller.into_iter().filter(|bytes| (1..frame_bytes).contains(bytes));
+                (smaller.find_map(|bytes| ReceiveRing::open(fd, bytes).ok()), Some(error))
+            }
+        };
+        let mtu_bytes = opened.as_ref().map(ring_mtu_bytes);
+        self.room_mtu_bytes.set(mtu_bytes);
+        *room = opened;
+        error.map_or(Ok(()), Err)
     }
 
     fn receive(&self, sink: &mut dyn FnMut(&[u8])) -> usize {
@@ -313,6 +398,11 @@ impl Inner {
             self.count(|counters| counters.receive_dropped += u64::from(statistics.tp_drops));
         }
     }
+}
+
+/// The largest payload that a ring has room for.
+fn ring_mtu_bytes(ring: &ReceiveRing) -> usize {
+    ring.frame_bytes().saturating_sub(FRAME_EXTRA_BYTES)
 }
 
 /// A socket that hears nothing before it is bound, and then what `role` is for, or everything.

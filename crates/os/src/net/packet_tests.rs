@@ -7,7 +7,10 @@ use arrayvec::ArrayVec;
 use block::Buffer;
 use runtime::timeout;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use super::super::outgoing::WAITING_MAX;
+use super::super::receive_ring::tests::FRAME_BYTES_MAX;
 use super::*;
 use crate::Reactor;
 
@@ -395,5 +398,76 @@ fn an_absent_interface_is_waited_for_and_an_absent_namespace_is_an_error() {
         let links = crate::net::netlink::links(Some(&wire.names[0])).unwrap();
         let v0 = links.iter().find(|link| link.name == "v0").unwrap();
         assert!(v0.up && v0.mtu_bytes == 9000 && v0.mac.is_some(), "{v0:?}");
+    });
+}
+
+/// Whether the kernel has anything to say about the port's socket.
+fn is_silent(port: &PacketPort) -> bool {
+    let fd = port.inner.watch.fd();
+    let mut watched = [PollFd::new(&fd, PollFlags::IN)];
+    poll(&mut watched, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 0
+}
+
+async fn set_mtu(handle: &ReactorHandle, wire: &Wire, port: &PacketPort, mtu_bytes: usize) {
+    for name in &wire.names {
+        assert!(ip(&format!("-n {name} link set v0 mtu {mtu_bytes}")));
+    }
+    while port.inner.link.get().unwrap().mtu_bytes != mtu_bytes {
+        handle.runtime().yield_now().await;
+    }
+}
+
+#[test]
+fn without_memory_for_a_larger_ring_what_fits_the_former_is_heard() {
+    run("cramped", async |handle, wire| {
+        let a = wire.port(&handle, 0, Role::Requests);
+        let b = wire.port(&handle, 1, Role::Requests);
+        set_mtu(&handle, &wire, &b, 2000).await;
+        exchange(&handle, &a, &b, 0, 0).await;
+        drop(b);
+        // Opened with less, so that it needs more.
+        let b = wire.port(&handle, 1, Role::Requests);
+        FRAME_BYTES_MAX.set(3000);
+        set_mtu(&handle, &wire, &b, 9000).await;
+        assert!(b.mtu_bytes() >= 2000 && b.mtu_bytes() < 3000, "{}", b.mtu_bytes());
+        assert!(Port::is_up(&b));
+        assert_eq!(exchange(&handle, &a, &b, 0, 1900).await.len(), 1936);
+        while b.receive(&mut |_| {}) > 0 {}
+        assert!(is_silent(&b));
+        // News of the link are a reason to try, and so is time.
+        FRAME_BYTES_MAX.set(5000);
+        set_mtu(&handle, &wire, &b, 4000).await;
+        assert_eq!(b.mtu_bytes(), 4000);
+        set_mtu(&handle, &wire, &b, 8000).await;
+        assert!(b.mtu_bytes() < 5000);
+        FRAME_BYTES_MAX.set(usize::MAX);
+        while b.mtu_bytes() != 8000 {
+            b.readable().await;
+        }
+        assert_eq!(exchange(&handle, &a, &b, 0, 7000).await.len(), 7036);
+    });
+}
+
+#[test]
+fn without_memory_for_any_ring_the_port_is_down_and_at_rest() {
+    run("deaf", async |handle, wire| {
+        let a = wire.port(&handle, 0, Role::Requests);
+        set_mtu(&handle, &wire, &a, 2000).await;
+        let b = wire.port(&handle, 1, Role::Requests);
+        exchange(&handle, &a, &b, 0, 0).await;
+        FRAME_BYTES_MAX.set(0);
+        set_mtu(&handle, &wire, &b, 9000).await;
+        assert!(!Port::is_up(&b));
+        a.transmit(&mut vec![frame(&a, b.mac(), 0, 100)]);
+        assert_eq!(b.receive(&mut |_| {}), 0);
+        assert!(is_silent(&b), "what nobody takes must not wake anybody");
+        let sent = b.counters().sent;
+        b.transmit(&mut vec![frame(&b, a.mac(), 0, 100)]);
+        assert_eq!(b.counters().sent, sent + 1, "it can speak still");
+        FRAME_BYTES_MAX.set(usize::MAX);
+        while !Port::is_up(&b) {
+            b.readable().await;
+        }
+        assert_eq!(exchange(&handle, &a, &b, 0, 7000).await.len(), 7036);
     });
 }

@@ -80,6 +80,10 @@ impl ReceiveRing {
     }
 
     fn of_size(fd: BorrowedFd<'_>, frame_bytes: usize, bytes: usize) -> io::Result<ReceiveRing> {
+        #[cfg(test)]
+        if frame_bytes > tests::FRAME_BYTES_MAX.get() {
+            return Err(io::Error::from_raw_os_error(libc::ENOMEM));
+        }
         let slot_bytes = (FRAME_AT + frame_bytes).next_multiple_of(SLOT_ALIGNMENT_BYTES);
         let block_bytes = slot_bytes.next_power_of_two().max(BLOCK_BYTES_MIN);
         let slots_per_block = block_bytes / slot_bytes;
@@ -225,4 +229,15 @@ fn request(fd: BorrowedFd<'_>, ring: &Request) -> io::Result<()> {
         )
     })
     .map(drop)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::cell::Cell;
+
+    thread_local! {
+        /// Rings for longer frames find no memory: no kernel can be made to run out of it for one
+        /// test alone.
+        pub(in super::super) static FRAME_BYTES_MAX: Cell<usize> = const { Cell::new(usize::MAX) };
+    }
 }
