@@ -93,8 +93,6 @@ struct Inner {
     runtime: Handle,
     watch: GlanceWatch,
     link: Cell<Option<LinkState>>,
-    /// Index to which the socket is bound.
-    bound: Cell<i32>,
     /// Something that the interface needs could not be had.
     retry: Cell<Option<Retry>>,
     room: Rc<Room>,
@@ -149,7 +147,6 @@ impl PacketPort {
             runtime: handle.runtime().clone(),
             watch: handle.watch_glance(Rc::clone(&socket), Rc::clone(&room) as Rc<dyn Glance>),
             link: Cell::new(None),
-            bound: Cell::new(0),
             retry: Cell::new(None),
             room_mtu_bytes,
             room,
@@ -248,7 +245,8 @@ impl Inner {
             link
         });
         let due = self.retry.get().is_some_and(|retry| retry.at <= self.runtime.now());
-        if found == self.link.get() && !due {
+        let held = found.is_none_or(|link| self.holds(link.index));
+        if found == self.link.get() && held && !due {
             return;
         }
         let Some(link) = found else {
@@ -269,6 +267,7 @@ impl Inner {
         if unbound.is_none() {
             self.link.set(Some(link));
         }
+        let rebound = !held && unbound.is_none();
         let after = (self.link.get(), self.room_mtu_bytes.get());
         let cramped =
             cramped.map(|error| (error, "no memory to receive frames of the MTU's length"));
@@ -281,7 +280,7 @@ impl Inner {
             ),
             Some(_) => {}
         }
-        if before != after {
+        if before != after || rebound {
             self.changed.notify_all();
             tracing::info!(
                 interface = %self.interface, mac = %link.mac, mtu = link.mtu_bytes, up = link.up, link = link.running,
@@ -306,22 +305,25 @@ impl Inner {
         former.is_none()
     }
 
+    /// Whether the socket is bound to this interface. The kernel is asked: it forgets an interface that
+    /// is deleted, and the next one may look the same in all that can be seen of it.
+    fn holds(&self, index: i32) -> bool {
+        bound_index(self.watch.fd()).is_ok_and(|bound| bound == index)
+    }
+
     /// Binds to an interface, to hear of it what the ring has room for.
     fn hold(&self, index: i32) -> io::Result<()> {
-        if self.bound.get() == index {
+        if self.holds(index) {
             return Ok(());
         }
         // Without a ring frames would wait in the socket, which nobody reads, and make it readable
         // for ever.
         let deaf = self.room_mtu_bytes.get().is_none();
         let ethertype = if deaf { ETHERTYPE_UNUSED } else { ETHERTYPE_AOE };
-        bind_to(self.watch.fd(), index, ethertype)?;
-        self.bound.set(index);
-        Ok(())
+        bind_to(self.watch.fd(), index, ethertype)
     }
 
     fn let_go(&self) -> io::Result<()> {
-        self.bound.set(0);
         bind_to(self.watch.fd(), 0, ETHERTYPE_UNUSED)
     }
 
@@ -457,6 +459,18 @@ fn bind_to(fd: BorrowedFd<'_>, index: i32, ethertype: u16) -> io::Result<()> {
         )
     })
     .map(drop)
+}
+
+/// The interface that a packet socket is bound to: 0 for all, -1 when it has been deleted.
+fn bound_index(fd: BorrowedFd<'_>) -> io::Result<i32> {
+    // SAFETY: a link-layer address of zeros is valid.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    let mut len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `address`.
+    sys::check(unsafe {
+        libc::getsockname(fd.as_raw_fd(), (&raw mut address).cast(), &raw mut len)
+    })?;
+    Ok(address.sll_ifindex)
 }
 
 #[cfg(test)]

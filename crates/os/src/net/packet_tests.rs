@@ -471,3 +471,31 @@ fn without_memory_for_any_ring_the_port_is_down_and_at_rest() {
         assert_eq!(exchange(&handle, &a, &b, 0, 7000).await.len(), 7036);
     });
 }
+
+#[test]
+fn an_interface_that_was_replaced_by_its_like_is_bound_to_again() {
+    run("twin", async |handle, wire| {
+        let [a, b] = &wire.names;
+        let replace = || {
+            let v0 =
+                |number: u32| format!("v0 index {number} address 02:00:00:00:10:{number} mtu 4000");
+            assert!(ip(&format!("-n {a} link del v0")));
+            let peer = format!("{} netns {b}", v0(72));
+            assert!(ip(&format!("-n {a} link add {} type veth peer name {peer}", v0(71))));
+            assert!(ip(&format!("-n {a} link set v0 up")) && ip(&format!("-n {b} link set v0 up")));
+        };
+        replace();
+        let a = wire.port(&handle, 0, Role::Requests);
+        let b = wire.port(&handle, 1, Role::Requests);
+        for _ in 0..3 {
+            exchange(&handle, &a, &b, 0, 100).await;
+            exchange(&handle, &b, &a, 0, 100).await;
+            // The ports look at their interfaces when this test waits: here they can't.
+            let before = a.inner.link.get().unwrap();
+            replace();
+            let after = link::query(a.inner.watch.fd(), "v0").unwrap();
+            assert_eq!((before.index, before.mac), (after.index, after.mac));
+        }
+        exchange(&handle, &b, &a, 0, 3000).await;
+    });
+}
