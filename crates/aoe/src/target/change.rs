@@ -1,12 +1,16 @@
 //! Changes of what an export remembers. They are answered when they are on stable storage, where the
 //! export has any for this; until then the former state counts. Changes of one export run one after
 //! the other, in order of their arrival.
+//!
+//! A mask list or reservation that shuts others out is a fence: who is told of it relies on nobody
+//! else's write landing from then on. So that answer waits for what others have with the device, and
+//! nothing else waits for the answer.
 
 use super::discover;
 use super::export::{Export, PortState};
 use super::io::{IoOperation, IoResult, Start, Work};
 use super::meter::Origin;
-use super::queue::Access;
+use super::queue::{Access, Ticket};
 use super::remembered::Remembered;
 use super::stats::Drop;
 use super::trace::Traced;
@@ -17,8 +21,11 @@ use crate::wire::{
 
 /// Changes of an export that may wait: each costs a write to stable storage, and clients repeat.
 const CHANGES_MAX: usize = 32;
+/// Answers that may wait for the device. Counted apart: a device that hangs must not use up the changes.
+const FENCES_MAX: usize = 32;
 
 /// A change as a client asks for it.
+#[derive(Clone)]
 pub(super) enum Change {
     /// The configuration string.
     Config { command: ConfigCommand, string: Vec<u8> },
@@ -29,6 +36,7 @@ pub(super) enum Change {
 }
 
 /// A change that waits for its turn or for the storage.
+#[derive(Clone)]
 pub(super) struct ChangeWork {
     port: PortId,
     pub origin: Origin,
@@ -36,6 +44,13 @@ pub(super) struct ChangeWork {
     change: Change,
     /// What it makes of the state, and how it is answered, once its turn has come.
     decided: Option<(Remembered, Outcome)>,
+}
+
+/// A change that is in force, and whose client hears of it when these writes of others are done.
+pub(super) struct Fence {
+    work: ChangeWork,
+    outcome: Outcome,
+    writes: Vec<Ticket>,
 }
 
 /// What the client hears.
@@ -122,7 +137,7 @@ fn decide(now: &Remembered, client: MacAddr, change: &Change) -> (Remembered, Ou
     (next, outcome)
 }
 
-/// The state is in force, and the client hears of it.
+/// The state is in force, and the client hears of it, once it means what it says.
 fn conclude(
     export: &mut Export,
     shared: &mut Shared,
@@ -132,6 +147,52 @@ fn conclude(
 ) {
     export.remembered = next;
     export.changes = export.changes.saturating_sub(1);
+    let is_config = matches!(work.change, Change::Config { .. });
+    let writes = match outcome {
+        Outcome::Done | Outcome::MaskFailed(..) if !is_config => writes_of_others(export),
+        _ => Vec::new(),
+    };
+    if writes.is_empty() {
+        return tell(export, shared, work, outcome);
+    }
+    // A client that repeats itself wants one answer.
+    export.fences.retain(|fence| fence.work.header != work.header || fence.work.port != work.port);
+    if export.fences.len() >= FENCES_MAX {
+        return shared.drop(export, Traced::other(work.port, &work.header), Drop::QueueFull);
+    }
+    export.fences.push(Fence { work: work.clone(), outcome, writes });
+}
+
+/// Writes that are with the device though their clients may not write any more. Of all that were shut
+/// out, also by an earlier change: repeating what is in force says the same as the first time.
+fn writes_of_others(export: &Export) -> Vec<Ticket> {
+    let begun = export.queue.iter().filter_map(|(ticket, work)| Some((ticket, work.begun_by()?)));
+    begun.filter(|(_, client)| export.shuts_out(*client)).map(|(ticket, _)| ticket).collect()
+}
+
+/// Tells those who waited for nothing but commands that have ended.
+pub(super) fn release(export: &mut Export, shared: &mut Shared) {
+    let mut index = 0;
+    while index < export.fences.len() {
+        if export.fences[index].writes.iter().any(|write| export.queue.get(*write).is_some()) {
+            index += 1;
+            continue;
+        }
+        let Fence { work, outcome, .. } = export.fences.remove(index);
+        export.meter.resumes(work.origin);
+        tell(export, shared, &work, outcome);
+    }
+}
+
+fn tell(export: &mut Export, shared: &mut Shared, work: &ChangeWork, outcome: Outcome) {
+    let has_lists = export.device.ownership.is_open_to_plain_clients();
+    let outcome = match &work.change {
+        // Claimed meanwhile: lists are nothing to its owner, and nobody may rely on them.
+        Change::Mask { .. } | Change::Reserve { .. } if !has_lists => {
+            Outcome::Refused(AoeError::UnrecognisedCommand)
+        }
+        _ => outcome,
+    };
     let Some(port) = shared.ports.get(&work.port).cloned() else { return };
     let header = &work.header;
     match (&work.change, outcome) {

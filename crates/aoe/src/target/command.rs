@@ -13,7 +13,7 @@ use super::stats::{Drop, Moved};
 use super::trace::{Traced, TracedStatus};
 use super::{PortId, Shared};
 use crate::medium::Ownership;
-use crate::wire::{HolderPayload, Operation, SessionReply, SessionRequest, Status};
+use crate::wire::{HolderPayload, MacAddr, Operation, SessionReply, SessionRequest, Status};
 
 /// A session's command that waits for its turn or for the device.
 pub(super) struct SessionWork {
@@ -23,6 +23,10 @@ pub(super) struct SessionWork {
     data: Buffer,
     /// CLAIM: for whom.
     owner: OwnerId,
+    /// It came from a program of this machine.
+    trusted: bool,
+    /// It is with the device.
+    pub begun: bool,
 }
 
 impl SessionWork {
@@ -33,6 +37,12 @@ impl SessionWork {
             Operation::Read | Operation::Write => Some(self.request.range().len_bytes()),
             _ => Some(0),
         }
+    }
+
+    /// Whose change of the disk is with the device; nobody's whom no list binds.
+    pub(super) fn begun_by(&self) -> Option<MacAddr> {
+        let shown = self.begun && !self.trusted && changes(&self.request);
+        shown.then_some(self.request.header.source)
     }
 
     /// Whether it is nothing but sectors that are moved, and which way.
@@ -94,7 +104,7 @@ pub(super) fn handle(
         Operation::Claim => HolderPayload::parse_claim(payload).unwrap_or_default(),
         _ => OwnerId::NONE,
     };
-    let judged = permit(export, port, &request)
+    let judged = permit(export, port.trusted, &request)
         .and_then(|()| judge(export, export.session_sectors_max(port), &request, owner));
     match judged {
         Ok(Verdict::Queue(access)) => {
@@ -134,23 +144,29 @@ fn enqueue(
     session.begin(request.sequence, request.operation);
     let data = if is_write { Buffer::copy_of(payload) } else { Buffer::empty() };
     let origin = export.meter.origin(shared.now);
-    let work = SessionWork { port: port.id, origin, request, data, owner };
+    let trusted = port.trusted;
+    let work = SessionWork { port: port.id, origin, request, data, owner, trusted, begun: false };
     export.enqueue(access, bytes, Work::Session(work));
 }
 
 /// Whether the client is one of those who may: by the administrator's rules, and by the reservation
 /// of a disk that has no owner yet.
-fn permit(export: &Export, port: &PortState, request: &SessionRequest) -> Result<(), IoError> {
+fn permit(export: &Export, trusted: bool, request: &SessionRequest) -> Result<(), IoError> {
     let client = request.header.source;
-    let changes = request.operation.is_once() && request.operation != Operation::Flush;
-    let open = export.device.ownership.is_open_to_plain_clients() && !port.trusted;
+    let open = export.device.ownership.is_open_to_plain_clients() && !trusted;
     let reserved = open && !export.remembered.may_use(client);
     let looks = matches!(request.operation, Operation::Status | Operation::Unknown(_));
-    let denied = changes && !export.permits(port, AccessOperation::Write, client);
+    let may_write = trusted || export.options.access.allows(AccessOperation::Write, client);
+    let denied = changes(request) && !may_write;
     match denied || reserved && !looks {
         true => Err(IoError::Refused(RefusalReason::AccessDenied)),
         false => Ok(()),
     }
+}
+
+/// Whether a command changes the disk.
+fn changes(request: &SessionRequest) -> bool {
+    request.operation.is_once() && request.operation != Operation::Flush
 }
 
 /// Whether and how a command may run; asked at arrival and again when its turn has come, because a
@@ -175,10 +191,12 @@ fn judge(
         }
         _ => {}
     }
-    let changes = request.operation.is_once() && request.operation != Operation::Flush;
     let held = export.device.ownership.holder();
     let is_known = held.epoch == request.epoch && held.owner == owner;
-    if changes && export.is_read_only() && !(request.operation == Operation::Claim && is_known) {
+    if changes(request)
+        && export.is_read_only()
+        && !(request.operation == Operation::Claim && is_known)
+    {
         return Err(IoError::ReadOnly);
     }
     match request.operation {

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use block::{Geometry, Instance, Instant, SECTOR_BYTES};
 
+use super::change::Fence;
 use super::io::{AtHand, Work};
 use super::merge::Merger;
 use super::meter::Meter;
@@ -167,6 +168,8 @@ pub(super) struct Export {
     pub remembered: Remembered,
     /// Changes of that in the queue.
     pub changes: usize,
+    /// Those that are in force and whose answer waits for writes that are with the device.
+    pub fences: Vec<Fence>,
     /// Questions to the disk itself in the queue.
     pub questions: usize,
     /// Whether plain writes are answered early, at present.
@@ -211,6 +214,7 @@ impl Export {
             abilities,
             remembered,
             changes: 0,
+            fences: Vec::new(),
             questions: 0,
             write_cache,
             smart_enabled: true,
@@ -279,6 +283,12 @@ impl Export {
         client: MacAddr,
     ) -> bool {
         port.trusted || self.options.access.allows(operation, client)
+    }
+
+    /// Whether a client was shut out by mask list or reservation, which are nothing to an owner.
+    pub(super) fn shuts_out(&self, client: MacAddr) -> bool {
+        self.device.ownership.is_open_to_plain_clients()
+            && !(self.remembered.is_heard(client) && self.remembered.may_use(client))
     }
 
     pub(super) fn is_read_only(&self) -> bool {

@@ -133,6 +133,24 @@ impl Work {
         }
     }
 
+    /// The device is asked for it.
+    pub(super) fn begin(&mut self) {
+        match self {
+            Work::Plain(work) => work.begun = true,
+            Work::Session(work) => work.begun = true,
+            _ => {}
+        }
+    }
+
+    /// Whose change of the disk is with the device, if the protocol's lists are for that client.
+    pub(super) fn begun_by(&self) -> Option<MacAddr> {
+        match self {
+            Work::Plain(work) => work.begun_by(),
+            Work::Session(work) => work.begun_by(),
+            _ => None,
+        }
+    }
+
     /// Whether its answers come from the device that the export's instance and fate depend on.
     pub(super) fn is_of_device(&self) -> bool {
         match self {

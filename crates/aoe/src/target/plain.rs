@@ -23,6 +23,8 @@ pub(super) struct PlainWork {
     data: Buffer,
     /// A write that may be answered before it is on stable storage.
     volatile: bool,
+    /// It is with the device.
+    pub begun: bool,
 }
 
 impl PlainWork {
@@ -42,6 +44,11 @@ impl PlainWork {
             AtaCommand::WRITE | AtaCommand::WRITE_EXT => Some(Kind::Write),
             _ => None,
         }
+    }
+
+    /// Whose write is with the device.
+    pub(super) fn begun_by(&self) -> Option<MacAddr> {
+        (self.begun && self.transfers() == Some(Kind::Write)).then_some(self.request.header.source)
     }
 
     /// Whether it is for the disk itself.
@@ -154,8 +161,14 @@ fn enqueue(
         return;
     }
     export.questions += usize::from(request.command == AtaCommand::SMART);
-    let mut work =
-        PlainWork { port: port.id, origin, request, data: Buffer::empty(), volatile: false };
+    let mut work = PlainWork {
+        port: port.id,
+        origin,
+        request,
+        data: Buffer::empty(),
+        volatile: false,
+        begun: false,
+    };
     if let Some(done) = do_at_once(export, access, data) {
         work.volatile = matches!(access, Access::Write(_));
         return finish(export, shared, &work, Ok(done));
@@ -298,7 +311,12 @@ pub(super) fn start(export: &mut Export, shared: &mut Shared, work: &mut PlainWo
         finish(export, shared, work, refused);
         return Start::Answered;
     }
-    // And so may a reservation: who was shut out has no turn any more.
+    // And so may a mask list or a reservation: who was shut out has no turn any more.
+    if !export.remembered.is_heard(request.header.source) {
+        ended(export, work, false);
+        shared.drop(export, Traced::ata(work.port, &work.request), Drop::Denied);
+        return Start::Answered;
+    }
     if !export.remembered.may_use(request.header.source) {
         refuse_late(export, shared, work);
         return Start::Answered;

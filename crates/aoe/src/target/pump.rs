@@ -33,6 +33,7 @@ pub(super) fn pump(export: &mut Export, shared: &mut Shared) {
         let Some((kind, commands)) = export.merger.poll_ready(shared.now, habits) else { break };
         start_joined(export, shared, kind, commands);
     }
+    change::release(export, shared);
     if export.deadline().is_some() {
         shared.follow(export);
     }
@@ -173,6 +174,7 @@ fn start(export: &mut Export, shared: &mut Shared, ticket: Ticket) -> Option<IoO
     };
     match start {
         Start::Io(operation) => {
+            work.begin();
             *export.queue.get_mut(ticket)? = work;
             Some(operation)
         }

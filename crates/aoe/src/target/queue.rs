@@ -150,6 +150,11 @@ impl<T> Queue<T> {
         self.entries.get_mut(&ticket).map(|entry| &mut entry.work)
     }
 
+    /// All commands, those that run and those that wait.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Ticket, &T)> {
+        self.entries.iter().map(|(ticket, entry)| (*ticket, &entry.work))
+    }
+
     /// A command is done: it leaves, and what waited for nothing else may run.
     pub(super) fn finish(&mut self, ticket: Ticket) -> Option<T> {
         let done = self.entries.remove(&ticket)?;

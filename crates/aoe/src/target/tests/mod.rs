@@ -4,6 +4,7 @@
 mod access;
 mod change;
 mod features;
+mod fence;
 mod hostile;
 mod merging;
 mod meter;
