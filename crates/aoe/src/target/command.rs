@@ -150,7 +150,8 @@ fn enqueue(
 }
 
 /// Whether the client is one of those who may: by the administrator's rules, and by the reservation
-/// of a disk that has no owner yet.
+/// of a disk that has no owner yet. Asked at arrival and again when its turn has come, because a
+/// reservation may have come between.
 fn permit(export: &Export, trusted: bool, request: &SessionRequest) -> Result<(), IoError> {
     let client = request.header.source;
     let open = export.device.ownership.is_open_to_plain_clients() && !trusted;
@@ -253,8 +254,17 @@ pub(super) fn start(export: &mut Export, shared: &mut Shared, work: &mut Session
         }
         return Start::Answered;
     }
+    let unheard = !work.trusted
+        && export.device.ownership.is_open_to_plain_clients()
+        && !export.remembered.is_heard(request.header.source);
+    if unheard {
+        forget(export, shared, work);
+        return Start::Answered;
+    }
     // What fits into a message was judged at arrival.
-    match judge(export, u32::MAX, &request, work.owner) {
+    let judged = permit(export, work.trusted, &request)
+        .and_then(|()| judge(export, u32::MAX, &request, work.owner));
+    match judged {
         Ok(Verdict::Queue(_)) => {}
         Ok(Verdict::Holder) => {
             let held = IoValue::Holder(export.device.ownership.holder());
@@ -285,6 +295,18 @@ pub(super) fn start(export: &mut Export, shared: &mut Shared, work: &mut Session
         }),
         _ => IoOperation::Flush(request.instance),
     })
+}
+
+/// To who was taken off the mask list meanwhile, nothing is there any more. The number counts as refused
+/// nevertheless: should the client be heard again, its repetition must not run.
+fn forget(export: &mut Export, shared: &mut Shared, work: &SessionWork) {
+    let request = &work.request;
+    let (status, detail) = Status::of(IoError::Refused(RefusalReason::AccessDenied));
+    if let Some(session) = export.sessions.get_mut(request.session) {
+        let cached = Cached { operation: request.operation, status, detail, holder: None };
+        session.end(request.sequence, cached);
+    }
+    shared.drop(export, Traced::session(work.port, request), Drop::Denied);
 }
 
 /// The device has answered.

@@ -176,3 +176,48 @@ fn a_claim_that_was_begun_comes_first() {
     let refused = (Command::Reserve, Some(AoeError::UnrecognisedCommand));
     assert_eq!(told, [(Command::Session, None), refused]);
 }
+
+/// What a session had asked for before others reserved the disk has no turn afterwards.
+#[test]
+fn a_session_that_was_shut_out_has_no_turn_any_more() {
+    for (shut, told) in [
+        (reserve(9, &[CLIENT]), Some(Status::Refused)),
+        (mask(9, &[(DirectiveCommand::Add, CLIENT)]), None),
+    ] {
+        for trusted in [false, true] {
+            let mut bench = Bench::new(OPEN, |_| ());
+            let session = connect(&mut bench, 1);
+            if trusted {
+                bench.target.trust_port(PORT);
+            }
+            // A claim waits for what came before.
+            bench.send(&write(CLIENT, 1, 7));
+            bench.send(&claim(session));
+            bench.send(&shut);
+            assert_eq!(answered(&mut bench).len(), 1, "nothing of others is with the device");
+            bench.serve();
+            let said: Vec<Status> = bench
+                .sent
+                .drain(..)
+                .filter_map(|frame| Some(SessionReply::parse(&frame).ok()?.0.status))
+                .collect();
+            let expected = if trusted { Some(Status::Ok) } else { told };
+            assert_eq!(said, Vec::from_iter(expected));
+            let status = bench.target.export_status(bench.export).unwrap();
+            let holder = bench.target.holder(bench.export).unwrap();
+            assert_eq!((holder.epoch, status.queued), (Epoch(u64::from(trusted)), 0));
+            if trusted {
+                continue;
+            }
+            // A repetition is answered as before, even if the client may again.
+            bench.send(&reserve(10, &[]));
+            bench.send(&mask(10, &[(DirectiveCommand::Delete, CLIENT)]));
+            bench.sent.clear();
+            bench.send(&claim(session));
+            let (reply, _) =
+                SessionReply::parse(&bench.reply()).map(|(r, p)| (r, p.len())).unwrap();
+            assert_eq!(reply.status, Status::Refused);
+            assert!(bench.io.is_empty());
+        }
+    }
+}
