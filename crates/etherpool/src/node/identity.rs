@@ -77,7 +77,11 @@ impl Identity {
             format!("no slot is left for {key}: 255 disks were given one; remove those that are gone for good from {}", self.file.display())
         })?;
         self.stored.slots.insert(key.to_owned(), slot);
-        self.store()?;
+        if let Err(error) = self.store() {
+            // Else the next question would be answered with what isn't stored.
+            self.stored.slots.remove(key);
+            return Err(error);
+        }
         Ok(slot)
     }
 
@@ -110,6 +114,21 @@ mod tests {
         assert_eq!(again.known_shelf(Some(9)), Some(9));
         assert_eq!(again.choose_shelf(Some(17), id).unwrap(), 17);
         assert!((FIRST_CHOSEN_SHELF..0xfff).contains(&shelf));
+    }
+
+    #[test]
+    fn a_slot_that_is_not_stored_is_not_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut identity = Identity::load(dir.path()).unwrap();
+        let file = dir.path().join("node.json");
+        // Nothing can be renamed to a directory.
+        fs::create_dir(&file).unwrap();
+        for _ in 0..2 {
+            assert!(identity.slot("wwn-a", |_| false).is_err());
+        }
+        fs::remove_dir(&file).unwrap();
+        assert_eq!(identity.slot("wwn-a", |_| false).unwrap(), 0);
+        assert_eq!(Identity::load(dir.path()).unwrap().slot("wwn-a", |_| false).unwrap(), 0);
     }
 
     #[test]

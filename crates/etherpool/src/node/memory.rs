@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use aoe::driver::Memory;
 use aoe::target::Remembered;
@@ -16,12 +17,15 @@ use control::node::{DamagedState, ExportPlan};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use os::ReactorHandle;
+use os::process::WriteError;
 use serde::{Deserialize, Serialize};
 
 /// The form of the file.
 const VERSION: u32 = 1;
 /// Larger than any valid file.
 const FILE_BYTES_MAX: u64 = 64 << 10;
+/// How long until a file is written once more of which nobody knows what it holds.
+const SETTLE_EVERY: Duration = Duration::from_secs(2);
 
 /// The memory of one export.
 pub struct ExportMemory {
@@ -92,8 +96,11 @@ impl Memory for ExportMemory {
         let failing = Rc::clone(&self.failing);
         async move {
             let shown = file.clone();
-            let stored = handle.blocking(move || store(&file, configured, &state)).await;
-            match stored.and_then(|stored| stored) {
+            let attempt = || {
+                let (file, configured, state) = (file.clone(), configured.clone(), state.clone());
+                handle.blocking(move || store(&file, configured, &state))
+            };
+            match until_settled(&handle, SETTLE_EVERY, attempt).await {
                 Ok(()) => {
                     failing.set(false);
                     Ok(())
@@ -112,6 +119,31 @@ impl Memory for ExportMemory {
             }
         }
         .boxed_local()
+    }
+}
+
+/// Stores until it is known which state a restart would read. As long as it isn't, the client is told
+/// neither: whatever it heard could turn out wrong.
+async fn until_settled<F>(
+    handle: &ReactorHandle,
+    every: Duration,
+    mut attempt: impl FnMut() -> F,
+) -> io::Result<()>
+where
+    F: Future<Output = io::Result<Result<(), WriteError>>>,
+{
+    let mut said = false;
+    loop {
+        match attempt().await? {
+            Ok(()) => return Ok(()),
+            Err(WriteError::Unchanged(error)) => return Err(error),
+            Err(error @ WriteError::Unsettled(_)) => {
+                if !std::mem::replace(&mut said, true) {
+                    tracing::error!("what clients set is neither stored nor not: {error}");
+                }
+            }
+        }
+        handle.runtime().sleep(every).await;
     }
 }
 
@@ -178,7 +210,13 @@ fn read(file: &Path) -> Result<Option<(String, Remembered)>, String> {
     Ok(Some((stored.configured, remembered)))
 }
 
-fn store(file: &Path, configured: String, state: &Remembered) -> io::Result<()> {
+fn store(file: &Path, configured: String, state: &Remembered) -> Result<(), WriteError> {
+    let text = text_of(configured, state).map_err(WriteError::Unchanged)?;
+    make_directory(file).map_err(WriteError::Unchanged)?;
+    os::process::write_durably(file, &text)
+}
+
+fn text_of(configured: String, state: &Remembered) -> io::Result<Vec<u8>> {
     let macs = |list: &[MacAddr]| list.iter().map(ToString::to_string).collect();
     let stored = Stored {
         version: VERSION,
@@ -189,16 +227,25 @@ fn store(file: &Path, configured: String, state: &Remembered) -> io::Result<()> 
     };
     let mut text = serde_json::to_vec_pretty(&stored)?;
     text.push(b'\n');
+    Ok(text)
+}
+
+fn make_directory(file: &Path) -> io::Result<()> {
     if let Some(directory) = file.parent()
         && !directory.exists()
     {
         std::fs::create_dir_all(directory)?;
         // The directory itself must survive a power cut too.
         if let Some(above) = directory.parent() {
-            std::fs::File::open(above)?.sync_all()?;
+            let synced = std::fs::File::open(above).and_then(|above| above.sync_all());
+            if synced.is_err() {
+                // The next change is to try it again.
+                let _ = std::fs::remove_dir(directory);
+            }
+            synced?;
         }
     }
-    os::process::write_durably(file, &text)
+    Ok(())
 }
 
 fn to_hex(bytes: &[u8]) -> String {
@@ -245,6 +292,29 @@ mod tests {
         let other = self::plan("config-string='second'");
         let expected = Remembered { config_string: b"second".to_vec(), ..left() };
         assert_eq!(load(&file, &other), Found::Known(expected));
+    }
+
+    /// What nobody can tell isn't told, neither one way nor the other.
+    #[test]
+    fn an_unsettled_state_is_stored_again_until_it_is_settled() {
+        let error = || io::Error::from(io::ErrorKind::StorageFull);
+        for settled in [true, false] {
+            let (mut reactor, handle) = os::Reactor::new().unwrap();
+            let attempts = Rc::new(Cell::new(0));
+            let counter = Rc::clone(&attempts);
+            let attempt = move || {
+                counter.set(counter.get() + 1);
+                let outcome = match (counter.get(), settled) {
+                    (1 | 2, _) => Err(WriteError::Unsettled(error())),
+                    (_, true) => Ok(()),
+                    (_, false) => Err(WriteError::Unchanged(error())),
+                };
+                futures::future::ready(Ok(outcome))
+            };
+            let stored = async move { until_settled(&handle, Duration::ZERO, attempt).await };
+            assert_eq!(reactor.run_until(stored).unwrap().is_ok(), settled);
+            assert_eq!(attempts.get(), 3);
+        }
     }
 
     #[test]
