@@ -19,6 +19,7 @@ use control::node::{ExportPlan, ExportStatus};
 use runtime::Notify;
 
 use super::choose::matches;
+use super::link::Link;
 use super::memory::{ExportMemory, Found, configured};
 use super::open_disks::DiskUse;
 use super::server::Node;
@@ -389,34 +390,4 @@ fn reach(node: &Node, interfaces: &[String]) -> Reach {
         names.insert(node.frame_socket());
     }
     Reach::Ports(names)
-}
-
-/// A symbolic link to an exported path, for people and scripts; gone with the export.
-struct Link(PathBuf);
-
-impl Link {
-    fn make(run_dir: &Path, name: &str, path: &Path) -> Option<Link> {
-        let directory = run_dir.join("exports");
-        let link = directory.join(name);
-        let made = std::fs::create_dir_all(&directory).and_then(|()| {
-            // What an earlier run left; nothing but a link is ever taken away.
-            if link.symlink_metadata().is_ok_and(|found| found.is_symlink()) {
-                std::fs::remove_file(&link)?;
-            }
-            std::os::unix::fs::symlink(path, &link)
-        });
-        match made {
-            Ok(()) => Some(Link(link)),
-            Err(error) => {
-                tracing::warn!("{} can't be made: {error}", link.display());
-                None
-            }
-        }
-    }
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
 }

@@ -303,6 +303,7 @@ impl Exporter {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::node::link::Link;
     use crate::node::server::prepare;
     use crate::node::source::{Source, TargetSource};
     use aoe::target::ExportId;
@@ -404,7 +405,11 @@ mod tests {
         let (mut reactor, handle) = Reactor::new().unwrap();
         let missing = place.dir.path().join("d");
         let wanted = place.wanted(&[("e1.0", "a", ""), ("e1.1", "d", "name = 'late'")]);
+        let run_dir = place.dir.path().join("run");
+        // As if killed.
+        std::mem::forget(Link::make(&run_dir, "late", &missing).unwrap());
         let node = prepare(&wanted, &handle).unwrap();
+        assert!(run_dir.join("exports/late").symlink_metadata().is_err(), "of no export now");
         reactor
             .run_until(async move {
                 let exporter = Exporter::start(&node, None, wanted);

@@ -9,6 +9,7 @@ mod export;
 mod exporter;
 mod identity;
 mod interfaces;
+mod link;
 mod local;
 mod looker;
 mod memory;

@@ -23,6 +23,7 @@ use super::drives::Drives;
 use super::exporter::{Automatic, Exporter};
 use super::identity::Identity;
 use super::interfaces::{Interfaces, Patterns};
+use super::link;
 use super::local;
 use super::open_disks::OpenDisks;
 use super::source::{Source, Wanted};
@@ -308,6 +309,9 @@ pub(super) fn prepare(wanted: &Wanted, handle: &ReactorHandle) -> anyhow::Result
         (Some(id), _) => id,
         (None, Some(state_dir)) => os::process::machine_id(&state_dir.join("machine-id"))
             .context("cannot tell this machine's identity")?,
+    if let Some(run_dir) = &wanted.run_dir {
+        link::clear(run_dir);
+    }
         // Nobody relies on it: there are no sessions without a state directory that matter.
         (None, None) => uuid::Builder::from_random_bytes(os::random_bytes()?).into_uuid(),
     };
