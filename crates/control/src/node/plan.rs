@@ -22,6 +22,8 @@ const SERIAL_BYTES_MAX: usize = 20;
 const CONFIG_STRING_BYTES_MAX: usize = 1024;
 /// The fewest buffers that Linux comes up with.
 const BUFFERS_MIN: u16 = 4;
+/// As many as an export has that doesn't say.
+const BUFFERS_DEFAULT: u16 = 64;
 /// The least that Ethernet carries, and room for a command with two sectors.
 const MTU_MIN: u32 = 1060;
 
@@ -110,7 +112,7 @@ impl ExportPlan {
         options.queue_length = self
             .queue_length
             .and_then(|length| usize::try_from(length).ok())
-            .unwrap_or(options.queue_length);
+            .unwrap_or(options.queue_length.max(options.buffer_count.into()));
         options.announce = self.announce;
         options.remembered = remembered;
         options.access = self.access.clone();
@@ -247,6 +249,16 @@ pub enum PlanProblem {
         /// The most.
         most: u64,
     },
+    /// Clients are told that they may send what then is dropped.
+    #[error(
+        "queue-length = {queue_length} is less than buffers = {buffers}, which clients are told they may have outstanding"
+    )]
+    ShortQueue {
+        /// Commands that are queued.
+        queue_length: u32,
+        /// Messages that a client may have outstanding.
+        buffers: u16,
+    },
     /// A list with something that is neither MAC nor group.
     #[error(transparent)]
     Group(#[from] GroupError),
@@ -281,7 +293,13 @@ pub fn plan(
         path: "/".to_owned(),
         ..ExportConfig::default()
     };
-    plan_one(&probe, defaults, &resolver).map_err(at_top)?;
+    let mut alone = defaults.clone();
+    if alone.buffers.is_none() && !exports.is_empty() {
+        // Each export may say how many it has.
+        alone.queue_length = None;
+        check_numbers(defaults).map_err(at_top)?;
+    }
+    plan_one(&probe, &alone, &resolver).map_err(at_top)?;
 
     let mut plans: Vec<ExportPlan> = Vec::new();
     for config in exports {
@@ -384,6 +402,7 @@ fn plan_one(
     }
     check_texts(config, &settings)?;
     check_numbers(&settings)?;
+    check_queue(&settings)?;
     let read_only = settings.read_only.unwrap_or(false);
     Ok(ExportPlan {
         address,
@@ -477,6 +496,17 @@ fn check_numbers(settings: &ExportSettings) -> Result<(), PlanProblem> {
     Ok(())
 }
 
+/// One client with all that it may have outstanding must fit in.
+fn check_queue(settings: &ExportSettings) -> Result<(), PlanProblem> {
+    let buffers = settings.buffers.unwrap_or(BUFFERS_DEFAULT);
+    match settings.queue_length {
+        Some(queue_length) if queue_length < u32::from(buffers) => {
+            Err(PlanProblem::ShortQueue { queue_length, buffers })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A cap on the frame is a cap on what fits into it.
 fn sectors_max(sectors: Option<u8>, mtu: Option<u32>) -> Option<u8> {
     let fit = mtu.map(|mtu| aoe::wire::ata_sectors_max(usize::try_from(mtu).unwrap_or(usize::MAX)));
@@ -534,6 +564,8 @@ mod tests {
             ("interfaces=['']", "empty name"),
             ("buffers=3", "buffers"),
             ("queue-length=0", "queue-length"),
+            ("queue-length=63", "less than buffers = 64"),
+            ("queue-length=100\nbuffers=101", "less than buffers = 101"),
             ("sectors=0", "sectors"),
             ("mtu=500", "mtu"),
             ("limit={requests-per-second=0}", "requests-per-second"),
@@ -546,6 +578,20 @@ mod tests {
         assert!(plans("access.read.accept=['wbe']").unwrap_err().contains("wbe"));
         assert!(plans("groups.a=['wbe']").unwrap_err().contains("wbe"));
         assert!(two("name='x'", "offset='1M'\nname='x'").is_err());
+        // In whichever places they stand.
+        let export = "[[export]]\naddress='e1.0'\npath='/d'\n";
+        let queue = |plan: &ExportPlan| {
+            plan.options("", Reach::AllPorts, Remembered::default(), "").queue_length
+        };
+        let short = plans(&format!("queue-length=16\n{export}")).unwrap_err();
+        assert!(short.contains("line 2") && short.contains("less than buffers = 64"), "{short}");
+        assert!(plans("queue-length=16\nbuffers=17").unwrap_err().contains("less than"));
+        assert!(plans("queue-length=16").unwrap_err().contains("less than"));
+        let fits = plans(&format!("queue-length=16\n{export}buffers=16\n")).unwrap();
+        assert_eq!(fits.iter().map(queue).collect::<Vec<_>>(), [16]);
+        // The queue that nobody named is long enough for what was.
+        let many = one("buffers=5000").unwrap();
+        assert_eq!(many.iter().map(queue).collect::<Vec<_>>(), [5000]);
         for address in ["e65535.0", "e1.255", "1.2", "e1", "e70000.1", ""] {
             let text = format!("[[export]]\naddress='{address}'\npath='x'\n");
             assert!(plans(&text).unwrap_err().contains("address"), "{address}");

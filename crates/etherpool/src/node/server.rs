@@ -26,7 +26,7 @@ use super::interfaces::{Interfaces, Patterns};
 use super::link;
 use super::local;
 use super::open_disks::OpenDisks;
-use super::source::{Source, Wanted};
+use super::source::{Source, Wanted, missing};
 use crate::desk::{Attendant, Change, Desk, Metrics, status_of};
 
 /// How long the end waits for requests that a disk has.
@@ -88,7 +88,11 @@ impl Node {
 
 /// Says what a configuration would do.
 pub fn check(source: &Source) -> anyhow::Result<ExitCode> {
-    println!("{}", describe(&source.read()?));
+    let wanted = source.read()?;
+    println!("{}", describe(&wanted));
+    for missing in missing(&wanted) {
+        eprintln!("warning: {missing}");
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -305,13 +309,13 @@ pub(super) fn prepare(wanted: &Wanted, handle: &ReactorHandle) -> anyhow::Result
         std::fs::create_dir_all(state_dir)
             .with_context(|| format!("cannot make the state directory {}", state_dir.display()))?;
     }
+    if let Some(run_dir) = &wanted.run_dir {
+        link::clear(run_dir);
+    }
     let node_id = match (config.node_id, &wanted.state_dir) {
         (Some(id), _) => id,
         (None, Some(state_dir)) => os::process::machine_id(&state_dir.join("machine-id"))
             .context("cannot tell this machine's identity")?,
-    if let Some(run_dir) = &wanted.run_dir {
-        link::clear(run_dir);
-    }
         // Nobody relies on it: there are no sessions without a state directory that matter.
         (None, None) => uuid::Builder::from_random_bytes(os::random_bytes()?).into_uuid(),
     };

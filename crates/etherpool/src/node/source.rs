@@ -113,8 +113,17 @@ impl Source {
                 state_dir: None,
             },
         };
-        refuse_same_disk(&wanted)?;
+        refuse_wrong_media(&wanted, self.file())?;
         Ok(wanted)
+    }
+
+    /// The file that it comes from, or some of it.
+    fn file(&self) -> Option<&Path> {
+        match self {
+            Source::Node { config, .. } => config.as_deref(),
+            Source::Target(target) => target.config.as_deref(),
+            Source::Fixed(_) => None,
+        }
     }
 }
 
@@ -134,9 +143,12 @@ impl TargetSource {
         let plans = config.plans()?;
         let automatic = config.automatic.unwrap_or(false);
         if plans.is_empty() && !automatic {
-            bail!(
-                "nothing to export: name exports (e1.1=/dev/sdb), or a configuration that does (--config)"
-            );
+            match &self.config {
+                Some(file) => bail!("{}: it names nothing to export", file.display()),
+                None => bail!(
+                    "nothing to export: name exports (e1.1=/dev/sdb), or a configuration that does (--config)"
+                ),
+            }
         }
         let run_dir = self.run_dir.clone().or_else(|| config.run_dir.clone());
         let state_dir = self.state_dir.clone().or_else(|| config.state_dir.clone());
@@ -189,38 +201,58 @@ fn read_file(file: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
 }
 
-/// Refuses two exports whose paths are two names of one disk, where they can't be side by side. What
-/// isn't there, or doesn't answer in time, is looked at again when it is opened.
-fn refuse_same_disk(wanted: &Wanted) -> anyhow::Result<()> {
+/// Refuses directories, and two exports whose paths are two names of one disk where they can't be side
+/// by side. What isn't there, or doesn't answer in time, is looked at again when it is opened.
+fn refuse_wrong_media(wanted: &Wanted, file: Option<&Path>) -> anyhow::Result<()> {
     let (sender, receiver) = sync_channel(1);
     let paths: Vec<(ShelfSlot, String)> =
         wanted.plans.iter().map(|plan| (plan.address, plan.medium.path.clone())).collect();
     std::thread::Builder::new().name("look".to_owned()).stack_size(128 << 10).spawn(move || {
-        let found = paths
-            .into_iter()
-            .map(|(address, path)| (address, find(&path).ok().map(|(_, identity)| identity)));
+        let found = paths.into_iter().filter_map(|(address, path)| {
+            let (path, identity) = find(&path).ok()?;
+            Some((address, identity, path.is_dir()))
+        });
         // Whoever asked may have lost patience.
         let _ = sender.send(found.collect::<Vec<_>>());
     })?;
     let Ok(found) = receiver.recv_timeout(LOOK_LIMIT) else { return Ok(()) };
-    let identity = |plan: &ExportPlan| -> Option<SystemIdentity> {
-        found.iter().find(|(address, _)| *address == plan.address).and_then(|(_, found)| *found)
-    };
+    let of_plan = |plan: &ExportPlan| found.iter().find(|(address, ..)| *address == plan.address);
+    let identity =
+        |plan: &ExportPlan| -> Option<SystemIdentity> { of_plan(plan).map(|found| found.1) };
     for (index, plan) in wanted.plans.iter().enumerate() {
-        let Some(own) = identity(plan) else { continue };
+        let Some((_, own, is_directory)) = of_plan(plan).copied() else { continue };
+        if is_directory {
+            let problem = format!("{} is a directory, and no disk", plan.medium.path);
+            bail!("{}", with_place(wanted, file, plan, &problem));
+        }
         for other in wanted.plans.iter().take(index) {
             if identity(other) == Some(own)
                 && let Err(problem) = share(other, plan)
             {
-                let of_plan = |export: &&ExportConfig| export.address == plan.address.to_string();
-                match wanted.config.export.iter().find(of_plan).and_then(|export| export.line) {
-                    Some(line) => bail!("line {line}: {problem}"),
-                    None => bail!("{problem}"),
-                }
+                bail!("{}", with_place(wanted, file, plan, &problem.to_string()));
             }
         }
     }
     Ok(())
+}
+
+/// What is wrong with an export, and where it stands if it is in a file.
+fn with_place(wanted: &Wanted, file: Option<&Path>, plan: &ExportPlan, problem: &str) -> String {
+    let of_plan = |export: &&ExportConfig| export.address == plan.address.to_string();
+    let line = wanted.config.export.iter().find(of_plan).and_then(|export| export.line);
+    match (file, line) {
+        (Some(file), Some(line)) => format!("{}: line {line}: {problem}", file.display()),
+        _ => problem.to_owned(),
+    }
+}
+
+/// What there isn't yet of what is to be exported, in a line each. Blocks.
+pub fn missing(wanted: &Wanted) -> Vec<String> {
+    let missing = wanted.plans.iter().filter_map(|plan| {
+        let error = find(&plan.medium.path).err()?;
+        Some(format!("{}: {error:#}; it is exported as soon as it can be", plan.address))
+    });
+    missing.collect()
 }
 
 #[cfg(test)]
@@ -269,5 +301,40 @@ mod tests {
         assert!(error.to_string().contains("in common"), "{error:#}");
         let read_only = ExportSettings { read_only: Some(true), ..ExportSettings::default() };
         Source::Target(Box::new(target(exports, read_only))).read().unwrap();
+    }
+
+    #[test]
+    fn a_directory_is_no_disk_and_a_missing_disk_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("target.toml");
+        let write = |path: &Path| {
+            let text = format!("\n[[export]]\naddress='e1.0'\npath={path:?}\n");
+            std::fs::write(&file, text).unwrap();
+            let source = TargetSource { config: Some(file.clone()), ..TargetSource::default() };
+            Source::Target(Box::new(source)).read()
+        };
+        let error = write(dir.path()).unwrap_err().to_string();
+        let place = format!("{}: line 2: ", file.display());
+        assert!(error.starts_with(&place) && error.contains("is a directory"), "{error}");
+        let exports: &[(&str, &Path)] = &[("e1.0", dir.path())];
+        let source = target(exports, ExportSettings::default());
+        let error = Source::Target(Box::new(source)).read().unwrap_err().to_string();
+        assert!(error.contains("is a directory") && !error.contains("line"), "{error}");
+        let disk = dir.path().join("disk");
+        let told = missing(&write(&disk).unwrap());
+        assert!(matches!(&told[..], [one] if one.contains("e1.0: ")), "{told:?}");
+        assert!(told[0].contains(&disk.display().to_string()), "{told:?}");
+        std::fs::write(&disk, [0; 512]).unwrap();
+        assert!(missing(&write(&disk).unwrap()).is_empty());
+    }
+
+    #[test]
+    fn a_file_without_exports_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("target.toml");
+        std::fs::write(&file, "").unwrap();
+        let source = TargetSource { config: Some(file.clone()), ..TargetSource::default() };
+        let error = Source::Target(Box::new(source)).read().unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{}: ", file.display())), "{error}");
     }
 }
