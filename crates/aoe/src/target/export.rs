@@ -192,6 +192,8 @@ pub(super) struct Export {
     pub throttle: Throttle,
     /// Plain writes were answered from a cache since the last flush.
     pub plain_unflushed: bool,
+    /// Under which instance all was flushed that a former process, too, may have answered early.
+    pub plain_flushed: Option<Instance>,
     /// Such writes may be gone with an instance: the next plain flush says so.
     pub plain_lost: bool,
 }
@@ -229,6 +231,7 @@ impl Export {
             prober: Prober::default(),
             throttle,
             plain_unflushed: false,
+            plain_flushed: None,
             plain_lost: false,
         }
     }

@@ -343,12 +343,7 @@ pub(super) fn start(export: &mut Export, shared: &mut Shared, work: &mut PlainWo
         }
         AtaCommand::SET_FEATURES if request.feature == features::CACHE_ON => {
             export.write_cache = true;
-            export.meter.count(|stats| stats.others += 1);
-            if let Some(port) = shared.ports.get(&work.port).cloned() {
-                let header = request.header.answer(port.mac, export.address());
-                let reply = AtaReply::to(request, header);
-                answer(export, shared, port.id, request, reply, Buffer::empty());
-            }
+            answer_switch(export, shared, work);
             return Start::Answered;
         }
         _ if export.flush_failed => {
@@ -363,11 +358,26 @@ pub(super) fn start(export: &mut Export, shared: &mut Shared, work: &mut PlainWo
         _ => {
             if request.command == AtaCommand::SET_FEATURES {
                 export.write_cache = false;
+                // No rate holds a switch up, since it would hold up everybody. So it must cost nothing
+                // but what writes, which have their rate, have left to do.
+                if !export.plain_unflushed && export.plain_flushed == Some(export.device.instance) {
+                    answer_switch(export, shared, work);
+                    return Start::Answered;
+                }
             }
             export.plain_unflushed = false;
             IoOperation::Flush(export.device.instance)
         }
     })
+}
+
+/// The write cache is switched, and the device has nothing to do for it.
+fn answer_switch(export: &mut Export, shared: &mut Shared, work: &PlainWork) {
+    export.meter.count(|stats| stats.others += 1);
+    let Some(port) = shared.ports.get(&work.port).cloned() else { return };
+    let header = work.request.header.answer(port.mac, export.address());
+    let reply = AtaReply::to(&work.request, header);
+    answer(export, shared, port.id, &work.request, reply, Buffer::empty());
 }
 
 /// As [`refusal`], for a command that was taken before its client was shut out.
@@ -428,6 +438,7 @@ pub(super) fn finish(export: &mut Export, shared: &mut Shared, work: &PlainWork,
             Err(error) => told(export, reply, error, false),
         },
         Ok(_) => {
+            export.plain_flushed = Some(export.device.instance);
             export.meter.moved(Moved::Flush, 0, shared.now);
             (reply, Buffer::empty())
         }

@@ -66,6 +66,28 @@ fn the_write_cache_is_switched() {
     }
 }
 
+/// Switching is free of rates, so it must be no way to keep the disk busy.
+#[test]
+fn switching_off_flushes_only_what_was_written_early() {
+    let mut bench = Bench::new(OPEN, |options| options.write_cache_switchable = true);
+    let switch = |bench: &mut Bench, feature| {
+        bench.send(&ata(AtaCommand::SET_FEATURES, feature, 0).emit(Buffer::empty()));
+        let flushes = bench.io.len();
+        bench.serve();
+        assert_eq!(AtaReply::parse(&bench.reply()).unwrap().0.status, 0x40);
+        flushes
+    };
+    assert_eq!(switch(&mut bench, 0x82), 1, "a former process may have written early");
+    for feature in [0x82, 0x02, 0x82, 0x02] {
+        assert_eq!(switch(&mut bench, feature), 0);
+    }
+    assert!(!ask(&mut bench, ata(AtaCommand::WRITE_EXT, 0, 1), &[0; 512]).0.is_failure());
+    assert_eq!([0x02, 0x82, 0x82].map(|feature| switch(&mut bench, feature)), [0, 1, 0]);
+    bench.instance = Instance(78);
+    bench.target.set_device(bench.export, DeviceState { instance: Instance(78), ..device(OPEN) });
+    assert_eq!(switch(&mut bench, 0x82), 1);
+}
+
 /// Off, and on again at once: the last word counts, though off takes a while.
 #[test]
 fn switches_take_their_turns() {
