@@ -67,8 +67,8 @@ impl BlockDevice for MemoryDevice {
 
     fn write_at_once(&self, start: Lba, data: &[u8]) -> Option<Completion<()>> {
         let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
-        let window = self.window(range).ok()?;
-        self.bytes.borrow_mut().get_mut(window)?.copy_from_slice(data);
+        let window = self.window(range).ok().filter(|window| window.len() == data.len())?;
+        self.bytes.borrow_mut()[window].copy_from_slice(data);
         Some(Completion::new(INSTANCE, ()))
     }
 

@@ -4,12 +4,12 @@
 //! stops everything that the reactor does. So it is done only where nobody else would be stopped:
 //!
 //! - in file systems in memory, where nothing waits;
-//! - on a medium that is the only one of all files that this thread has open, as in a process with
+//! - on a medium that is the only one (memory counts as one) of all files that this thread has open, as in a process with
 //!   one disk image, the way vblade is used; and not while its writes turn out to wait (too many dirty
 //!   pages, a full journal, blocks to be read first): then the thread has its turn for a while.
 //!
-//! File systems without a block device below are not trusted with it: a server behind a network may be
-//! away for hours, and one in this very process would be waited for by itself.
+//! Where a server may be behind it, it is never done: one on a network may be away for hours, and one in
+//! this very process would be waited for by itself.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -18,13 +18,12 @@ use std::time::Duration;
 
 use block::Instant;
 
-/// From here on a write counts as one that waited. A copy to the page cache takes microseconds.
-const SLOW: Duration = Duration::from_millis(1);
 /// So much waiting is too much, unless many fast writes lie between: being scheduled away for a tick now
 /// and then is none.
 const WAITED_MAX: Duration = Duration::from_millis(20);
-/// What a fast write makes up for.
-const FORGIVEN: Duration = Duration::from_micros(50);
+/// What a write may take without having waited: many times what it does take.
+const EXPECTED: Duration = Duration::from_micros(50);
+const EXPECTED_EACH_KIB: Duration = Duration::from_nanos(500);
 /// How long the thread writes then.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -35,10 +34,12 @@ pub(super) enum Place {
     Memory,
     /// The block device with this number (`st_dev`, or `st_rdev` of a device itself).
     BlockDevice(u64),
-    /// A file system with a number that is no device's: on a network, in a process, of several
-    /// devices.
+    /// What a server is behind, or may be: of a file system, or of a device.
     Other(u64),
 }
+
+/// The number of all memory among media.
+const MEMORY: u64 = 0;
 
 /// Media of this thread's open files, with the number of files.
 type Media = Rc<RefCell<BTreeMap<u64, usize>>>;
@@ -46,6 +47,15 @@ type Media = Rc<RefCell<BTreeMap<u64, usize>>>;
 thread_local! {
     /// Per thread as a reactor is: whoever hangs, hangs all of it and nothing else.
     static MEDIA: Media = Rc::default();
+}
+
+impl Place {
+    fn number(self) -> u64 {
+        match self {
+            Place::Memory => MEMORY,
+            Place::BlockDevice(number) | Place::Other(number) => number,
+        }
+    }
 }
 
 /// An open file's view of the question, for as long as it is open.
@@ -59,9 +69,7 @@ pub(super) struct Here {
 impl Here {
     pub(super) fn new(place: Place) -> Here {
         let media = MEDIA.with(Rc::clone);
-        if let Place::BlockDevice(number) | Place::Other(number) = place {
-            *media.borrow_mut().entry(number).or_default() += 1;
-        }
+        *media.borrow_mut().entry(place.number()).or_default() += 1;
         Here { place, media, waited: Cell::default(), slow_until: Cell::default() }
     }
 
@@ -80,13 +88,10 @@ impl Here {
     }
 
     /// Takes note of how long a write took.
-    pub(super) fn note_write(&self, begun: Instant, ended: Instant) {
-        let took = ended.since(begun);
-        if took < SLOW {
-            self.waited.update(|waited| waited.saturating_sub(FORGIVEN));
-            return;
-        }
-        self.waited.update(|waited| waited + took);
+    pub(super) fn note_write(&self, bytes: usize, begun: Instant, ended: Instant) {
+        let kib = u32::try_from(bytes / 1024).unwrap_or(u32::MAX);
+        let expected = EXPECTED + EXPECTED_EACH_KIB.saturating_mul(kib);
+        self.waited.update(|waited| (waited + ended.since(begun)).saturating_sub(expected));
         if self.waited.get() >= WAITED_MAX {
             self.waited.set(Duration::ZERO);
             self.slow_until.set(ended + PAUSE);
@@ -96,13 +101,11 @@ impl Here {
 
 impl Drop for Here {
     fn drop(&mut self) {
-        if let Place::BlockDevice(number) | Place::Other(number) = self.place {
-            let mut media = self.media.borrow_mut();
-            if let Some(count) = media.get_mut(&number) {
-                *count -= 1;
-                if *count == 0 {
-                    media.remove(&number);
-                }
+        let mut media = self.media.borrow_mut();
+        if let Some(count) = media.get_mut(&self.place.number()) {
+            *count -= 1;
+            if *count == 0 {
+                media.remove(&self.place.number());
             }
         }
     }
@@ -119,10 +122,14 @@ mod tests {
         let first = Here::new(Place::BlockDevice(1));
         assert!(first.may_write(now));
         let same = Here::new(Place::BlockDevice(1));
+        assert!(first.may_write(now) && same.may_write(now));
         let memory = Here::new(Place::Memory);
-        assert!(first.may_write(now) && same.may_write(now) && memory.may_write(now));
+        assert!(memory.may_write(now));
+        assert!(!first.may_write(now), "what is in memory would be held up");
+        drop(memory);
+        assert!(first.may_write(now));
         let second = Here::new(Place::BlockDevice(2));
-        assert!(!first.may_write(now) && !second.may_write(now) && memory.may_write(now));
+        assert!(!first.may_write(now) && !second.may_write(now));
         drop(second);
         assert!(first.may_write(now));
         let network = Here::new(Place::Other(50));
@@ -140,7 +147,7 @@ mod tests {
         let mut write = |here: &Here, took: Duration| {
             let begun = now;
             now = now + took;
-            here.note_write(begun, now);
+            here.note_write(1024, begun, now);
             now
         };
         // Scheduled away now and then.
@@ -156,6 +163,10 @@ mod tests {
         assert!(!here.may_write(ended));
         assert!(!here.may_write(ended + PAUSE / 2));
         assert!(here.may_write(ended + PAUSE));
+        // A faster disk that has to read first.
+        let last = (0..200).map(|_| write(&here, Duration::from_micros(200))).last().unwrap();
+        assert!(!here.may_write(last));
+        drop(here);
         let memory = Here::new(Place::Memory);
         assert!(memory.may_write(write(&memory, Duration::from_secs(1))));
     }

@@ -204,19 +204,23 @@ fn probe_alignment(file: &File) -> io::Result<u32> {
 }
 
 fn place_of(file: &File, is_block_device: bool) -> io::Result<Place> {
-    /// TMPFS_MAGIC of <linux/magic.h>.
+    /// TMPFS_MAGIC and FUSE_SUPER_MAGIC of <linux/magic.h>.
     const TMPFS: u64 = 0x0102_1994;
+    const FUSE: u64 = 0x6573_5546;
+    /// Major numbers (devices.txt of the kernel) of what has no device: of file systems on none, and
+    /// of loop, nbd and AoE devices.
+    const SERVED: [u32; 4] = [0, 7, 43, 152];
     let metadata = file.metadata()?;
-    if is_block_device {
-        return Ok(Place::BlockDevice(metadata.rdev()));
-    }
-    if rustix::fs::fstatfs(file).is_ok_and(|found| found.f_type as u64 == TMPFS) {
+    let number = if is_block_device { metadata.rdev() } else { metadata.dev() };
+    let kind = match is_block_device {
+        true => None,
+        false => Some(rustix::fs::fstatfs(file)?.f_type as u64),
+    };
+    if kind == Some(TMPFS) {
         return Ok(Place::Memory);
     }
-    // Major 0 is for file systems that have no device.
-    let number = metadata.dev();
-    let is_device = rustix::fs::major(number) != 0;
-    Ok(if is_device { Place::BlockDevice(number) } else { Place::Other(number) })
+    let is_served = kind == Some(FUSE) || SERVED.contains(&rustix::fs::major(number));
+    Ok(if is_served { Place::Other(number) } else { Place::BlockDevice(number) })
 }
 
 /// The present size in bytes.

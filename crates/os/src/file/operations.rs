@@ -241,13 +241,15 @@ impl Shared {
     }
 
     pub(super) fn may_write_here(&self) -> bool {
+        // While the thread still writes, it may be stuck, with a lock on the file that all writes need.
         self.here.may_write(self.handle.runtime().now())
+            && self.writer.get().is_none_or(Writer::is_idle)
     }
 
     pub(super) fn write_here(&self, data: &[u8], offset_bytes: u64) -> io::Result<u32> {
         let begun = boot_time();
         let written = writer::write_here(self.fd.as_fd(), data, offset_bytes);
-        self.here.note_write(begun, boot_time());
+        self.here.note_write(data.len(), begun, boot_time());
         written
     }
 

@@ -78,7 +78,9 @@ impl Writer {
         std::thread::Builder::new()
             .name("writer".to_owned())
             .stack_size(STACK_BYTES)
-            .spawn(move || writing.run())?;
+            .spawn(move || writing.run())
+            // No more threads (EAGAIN) is not what EAGAIN is for a write: it wouldn't pass at once.
+            .map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
         let waiting = Rc::default();
         handle.runtime().spawn(hand_out(Arc::clone(&shared), Rc::clone(&waiting)));
         Ok(Writer {
@@ -88,6 +90,11 @@ impl Writer {
             next_number: Cell::new(0),
             telling: Rc::default(),
         })
+    }
+
+    /// Whether it has written all that it was given.
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.borrow().is_empty()
     }
 
     /// Writes `data` from `part.start` to its end, or less.

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use aoe::driver::Frame;
-use runtime::Notify;
+use runtime::{Notify, timeout};
 
 use super::batch::{self, BATCH};
 use crate::reactor::ReactorHandle;
@@ -18,11 +18,14 @@ use crate::reactor::ReactorHandle;
 /// Frames that wait before more are dropped: an answer to each command that the queue of an export
 /// takes by default.
 pub(super) const WAITING_MAX: usize = 2048;
+/// And their bytes: with large frames those would be too many.
+const WAITING_BYTES_MAX: usize = 16 << 20;
 /// Between attempts while the interface's queue is full, of which nobody tells when it has room. Long
 /// queues last longer than that, so the wire doesn't fall idle.
 const PAUSE: Duration = Duration::from_millis(1);
-/// How long the queue may take nothing before frames are given up. Some are never taken: those that
-/// are longer than a traffic shaper's bucket is deep.
+/// How long nothing may be taken before frames are given up: behind a link that is paused their clients
+/// have long asked again. Some are never taken: those that are longer than a traffic shaper's bucket is
+/// deep.
 const PATIENCE: Duration = Duration::from_millis(250);
 
 /// Why frames wait.
@@ -119,8 +122,9 @@ impl Outgoing {
         while let Some(refusal) = self.refusal.get() {
             match refusal {
                 Refusal::Socket => {
-                    let polled = handle.poll(Rc::clone(&self.socket), libc::POLLOUT).await;
-                    if polled.0.is_err() {
+                    let writable = handle.poll(Rc::clone(&self.socket), libc::POLLOUT);
+                    let polled = timeout(handle.runtime(), PATIENCE, writable).await;
+                    if polled.is_ok_and(|(polled, _)| polled.is_err()) {
                         handle.runtime().sleep(PAUSE).await;
                     }
                 }
@@ -128,7 +132,7 @@ impl Outgoing {
             }
             self.flush();
             let now = handle.runtime().now();
-            if self.sent.get() != sent || self.refusal.get() != Some(Refusal::Interface) {
+            if self.sent.get() != sent || self.refusal.get().is_none() {
                 (sent, moved) = (self.sent.get(), now);
             } else if now.since(moved) > PATIENCE {
                 self.give_up_first();
@@ -145,11 +149,18 @@ impl Outgoing {
         }
     }
 
-    fn keep(&self, frames: impl ExactSizeIterator<Item = Frame>) {
+    fn keep(&self, frames: impl Iterator<Item = Frame>) {
         let mut waiting = self.waiting.borrow_mut();
-        let room = WAITING_MAX.saturating_sub(waiting.len());
-        self.count_dropped(frames.len().saturating_sub(room));
-        waiting.extend(frames.take(room));
+        let mut bytes: usize = waiting.iter().map(Frame::len_bytes).sum();
+        for frame in frames {
+            let with_it = bytes + frame.len_bytes();
+            if waiting.len() < WAITING_MAX && with_it <= WAITING_BYTES_MAX {
+                waiting.push_back(frame);
+                bytes = with_it;
+            } else {
+                self.count_dropped(1);
+            }
+        }
     }
 
     fn send(&self, frames: &[Frame]) -> Attempt {
