@@ -18,6 +18,8 @@ use crate::wire::{AoeError, AtaCommand, AtaReply, AtaRequest, Header, Identify, 
 /// An ATA command that waits for its turn or for the device.
 pub(super) struct PlainWork {
     port: PortId,
+    /// It came from a program of this machine.
+    trusted: bool,
     pub origin: Origin,
     request: AtaRequest,
     data: Buffer,
@@ -163,6 +165,7 @@ fn enqueue(
     export.questions += usize::from(request.command == AtaCommand::SMART);
     let mut work = PlainWork {
         port: port.id,
+        trusted: port.trusted,
         origin,
         request,
         data: Buffer::empty(),
@@ -207,12 +210,7 @@ fn judge(export: &mut Export, port: &PortState, request: &AtaRequest, data: &[u8
     let header = request.header.answer(port.mac, export.address());
     let reply = AtaReply::to(request, header);
     let aborted = Verdict::Answer(reply.failed(AtaReply::ERROR_ABORTED), Buffer::empty());
-    let needed = match request.command {
-        AtaCommand::WRITE | AtaCommand::WRITE_EXT => AccessOperation::Write,
-        _ if features::is_change(request) => AccessOperation::Write,
-        _ => AccessOperation::Read,
-    };
-    if !export.permits(port, needed, request.header.source) {
+    if !export.permits(port, needed(request), request.header.source) {
         // An error told to a search would be taken for a disk.
         let named = request.header.address.is_concrete();
         return if named { refusal(export, aborted) } else { Verdict::Silence };
@@ -250,6 +248,14 @@ fn judge(export: &mut Export, port: &PortState, request: &AtaRequest, data: &[u8
             None => unsupported(export, aborted),
         },
         _ => unsupported(export, aborted),
+    }
+}
+
+fn needed(request: &AtaRequest) -> AccessOperation {
+    match request.command {
+        AtaCommand::WRITE | AtaCommand::WRITE_EXT => AccessOperation::Write,
+        _ if features::is_change(request) => AccessOperation::Write,
+        _ => AccessOperation::Read,
     }
 }
 
@@ -317,8 +323,15 @@ pub(super) fn start(export: &mut Export, shared: &mut Shared, work: &mut PlainWo
         shared.drop(export, Traced::ata(work.port, &work.request), Drop::Denied);
         return Start::Answered;
     }
-    if !export.remembered.may_use(request.header.source) {
+    // And so may other rules of the administrator.
+    let client = request.header.source;
+    let allowed = work.trusted || export.options.access.allows(needed(request), client);
+    if !allowed || !export.remembered.may_use(client) {
         refuse_late(export, shared, work);
+        return Start::Answered;
+    }
+    if work.transfers() == Some(Kind::Write) && export.is_read_only() {
+        finish(export, shared, work, Err(IoError::ReadOnly));
         return Start::Answered;
     }
     let range = SectorRange::new(request.lba(), u64::from(request.count));

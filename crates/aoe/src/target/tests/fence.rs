@@ -130,6 +130,37 @@ fn what_is_tried_once_more_is_asked_once_more() {
     assert_eq!(answered(&mut bench).last(), Some(&(Command::Reserve, 9)));
 }
 
+/// What the administrator forbids is forbidden to commands, too, that wait for their turn.
+#[test]
+fn other_rules_are_for_those_who_wait_as_well() {
+    let denied = |options: &mut ExportOptions| {
+        let rule = AccessRule { deny: [OTHER].into(), ..AccessRule::default() };
+        options.access.rules.insert(AccessOperation::Write, rule);
+    };
+    let read_only = |options: &mut ExportOptions| options.read_only = true;
+    for change in [&denied as &dyn Fn(&mut ExportOptions), &read_only] {
+        let mut bench = Bench::new(OPEN, |_| ());
+        bench.send(&write(OTHER, 1, 7));
+        bench.send(&write(OTHER, 1, 9));
+        let mut options = ExportOptions::new(ADDRESS, "disk");
+        change(&mut options);
+        bench.target.set_options(bench.export, options).unwrap();
+        bench.serve();
+        let replies: Vec<Vec<u8>> = bench.sent.drain(..).collect();
+        let failed = |bytes: &Vec<u8>| {
+            let (reply, _) = AtaReply::parse(bytes).unwrap();
+            (reply.header.tag, reply.is_failure())
+        };
+        let told: Vec<(u32, bool)> = replies
+            .iter()
+            .filter(|bytes| Header::parse(bytes).is_ok_and(|header| header.command == Command::Ata))
+            .map(failed)
+            .collect();
+        assert_eq!(told, [(7, false), (9, true)]);
+        assert_eq!(bench.disk[512], 7);
+    }
+}
+
 #[test]
 fn nobody_waits_who_shuts_out_nobody() {
     let mut bench = Bench::new(OPEN, |_| ());
