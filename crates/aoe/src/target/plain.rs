@@ -48,9 +48,10 @@ impl PlainWork {
         }
     }
 
-    /// Whose write is with the device.
+    /// Whose write is with the device; nobody's whom no list binds.
     pub(super) fn begun_by(&self) -> Option<MacAddr> {
-        (self.begun && self.transfers() == Some(Kind::Write)).then_some(self.request.header.source)
+        let shown = self.begun && !self.trusted && self.transfers() == Some(Kind::Write);
+        shown.then_some(self.request.header.source)
     }
 
     /// Whether it is for the disk itself.
@@ -225,7 +226,7 @@ fn judge(export: &mut Export, port: &PortState, request: &AtaRequest, data: &[u8
         export.meter.count(|stats| stats.refused += 1);
         return aborted;
     }
-    if !export.remembered.may_use(request.header.source) {
+    if !port.trusted && !export.remembered.may_use(request.header.source) {
         return refusal(export, aborted);
     }
     match request.command {
@@ -318,15 +319,16 @@ pub(super) fn start(export: &mut Export, shared: &mut Shared, work: &mut PlainWo
         return Start::Answered;
     }
     // And so may a mask list or a reservation: who was shut out has no turn any more.
-    if !export.remembered.is_heard(request.header.source) {
+    if !work.trusted && !export.remembered.is_heard(request.header.source) {
         ended(export, work, false);
         shared.drop(export, Traced::ata(work.port, &work.request), Drop::Denied);
         return Start::Answered;
     }
     // And so may other rules of the administrator.
     let client = request.header.source;
-    let allowed = work.trusted || export.options.access.allows(needed(request), client);
-    if !allowed || !export.remembered.may_use(client) {
+    let allowed =
+        export.options.access.allows(needed(request), client) && export.remembered.may_use(client);
+    if !work.trusted && !allowed {
         refuse_late(export, shared, work);
         return Start::Answered;
     }

@@ -162,6 +162,27 @@ fn other_rules_are_for_those_who_wait_as_well() {
 }
 
 #[test]
+fn programs_of_this_machine_are_bound_by_no_list() {
+    let mut bench = Bench::new(OPEN, |_| ());
+    bench.send(&reserve(1, &[CLIENT]));
+    bench.send(&mask(2, &[(DirectiveCommand::Add, CLIENT)]));
+    answered(&mut bench);
+    bench.send(&write(OTHER, 1, 7));
+    assert!(bench.io.is_empty() && bench.sent.is_empty());
+    bench.target.trust_port(PORT);
+    bench.send(&write(OTHER, 1, 8));
+    bench.serve();
+    assert_eq!(answered(&mut bench), [(Command::Ata, 8)]);
+    assert_eq!(bench.disk[512], 8);
+    // Nor does anybody wait for what they write.
+    bench.send(&write(OTHER, 1, 9));
+    bench.send(&reserve(3, &[CLIENT]));
+    assert_eq!(answered(&mut bench), [(Command::Reserve, 3)]);
+    bench.serve();
+    assert_eq!(answered(&mut bench), [(Command::Ata, 9)]);
+}
+
+#[test]
 fn nobody_waits_who_shuts_out_nobody() {
     let mut bench = Bench::new(OPEN, |_| ());
     bench.send(&write(OTHER, 1, 7));
