@@ -20,7 +20,6 @@ impl Shared {
     /// Whether a transfer is one request to the kernel, and may go there now.
     pub(super) fn begins(&self, transfer: &Transfer) -> bool {
         let range = transfer.range();
-        let geometry = self.geometry.get();
         let writes = matches!(transfer, Transfer::Write { .. });
         let simple = match transfer {
             Transfer::Read(_) => true,
@@ -29,17 +28,12 @@ impl Shared {
                 let alone =
                     *durability == Durability::Volatile || self.is_synced_alone(*durability);
                 alone
-                    && !geometry.read_only
-                    && !self.syncs.has_failed()
                     && data.is_aligned_to(self.alignment_bytes as usize)
-                    && data.len() as u64 == range.len_bytes()
+                    && self.takes_data(range, data)
             }
         };
         simple
-            && range.count > 0
-            && range.fits(geometry.sectors)
-            && range.len_bytes() <= u64::from(geometry.max_transfer_bytes)
-            && self.widened(range) == range
+            && self.is_whole(range)
             && !self.order.holds_up(range, writes)
             && (self.direct || !writes || self.may_write_here() || self.writer().is_ok())
     }

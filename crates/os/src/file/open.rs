@@ -211,10 +211,9 @@ fn place_of(file: &File, is_block_device: bool) -> io::Result<Place> {
     /// of loop, nbd and AoE devices.
     const SERVED: [u32; 4] = [0, 7, 43, 152];
     let metadata = file.metadata()?;
-    let number = if is_block_device { metadata.rdev() } else { metadata.dev() };
-    let kind = match is_block_device {
-        true => None,
-        false => Some(rustix::fs::fstatfs(file)?.f_type as u64),
+    let (number, kind) = match is_block_device {
+        true => (metadata.rdev(), None),
+        false => (metadata.dev(), Some(rustix::fs::fstatfs(file)?.f_type as u64)),
     };
     if kind == Some(TMPFS) {
         return Ok(Place::Memory);

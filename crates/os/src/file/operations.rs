@@ -72,18 +72,30 @@ impl Shared {
 
     /// Writes `data` to the page cache if that may be done here and now; whether all of it was.
     pub(super) fn write_cached(&self, range: SectorRange, data: &[u8]) -> bool {
-        let geometry = self.geometry.get();
         !self.direct
             && self.may_write_here()
-            && !geometry.read_only
-            && range.fits(geometry.sectors)
-            && range.len_bytes() <= u64::from(geometry.max_transfer_bytes)
-            && data.len() as u64 == range.len_bytes()
-            && !self.syncs.has_failed()
+            && self.takes_data(range, data)
+            && self.is_whole(range)
             && !self.order.holds_up(range, true)
             && self
                 .write_here(data, range.start.byte_offset())
                 .is_ok_and(|written| written as usize == data.len())
+    }
+
+    /// Whether a range is on the device, and one transfer of whole blocks.
+    pub(super) fn is_whole(&self, range: SectorRange) -> bool {
+        let geometry = self.geometry.get();
+        range.count > 0
+            && range.fits(geometry.sectors)
+            && range.len_bytes() <= u64::from(geometry.max_transfer_bytes)
+            && self.widened(range) == range
+    }
+
+    /// Whether the device can be written at all, and these are the range's data.
+    pub(super) fn takes_data(&self, range: SectorRange, data: &[u8]) -> bool {
+        !self.geometry.get().read_only
+            && !self.syncs.has_failed()
+            && data.len() as u64 == range.len_bytes()
     }
 
     async fn read_range(&self, range: SectorRange) -> Result<Buffer, IoError> {

@@ -63,6 +63,14 @@ impl Wire {
             InterfaceSpec { name: "v0".to_owned(), netns: Some(self.names[end].clone()) };
         PacketPort::open(handle, interface, role).unwrap()
     }
+
+    /// A port at either end, of which each has heard the other.
+    async fn joined(&self, handle: &ReactorHandle) -> (PacketPort, PacketPort) {
+        let a = self.port(handle, 0, Role::Requests);
+        let b = self.port(handle, 1, Role::Requests);
+        exchange(handle, &a, &b, 0, 0).await;
+        (a, b)
+    }
 }
 
 impl Drop for Wire {
@@ -138,9 +146,7 @@ fn frames_cross_a_wire_and_each_role_hears_its_own() {
 #[test]
 fn nothing_is_lost_or_mixed_up_when_the_ring_wraps() {
     run("wraps", async |handle, wire| {
-        let a = wire.port(&handle, 0, Role::Requests);
-        let b = wire.port(&handle, 1, Role::Requests);
-        exchange(&handle, &a, &b, 0, 0).await;
+        let (a, b) = wire.joined(&handle).await;
         // More than any ring has slots.
         for round in 0..400u32 {
             let mut frames: Vec<Frame> = (0..BATCH as u32)
@@ -168,9 +174,7 @@ fn nothing_is_lost_or_mixed_up_when_the_ring_wraps() {
 #[test]
 fn too_long_frames_are_dropped_alone() {
     run("long", async |handle, wire| {
-        let a = wire.port(&handle, 0, Role::Requests);
-        let b = wire.port(&handle, 1, Role::Requests);
-        exchange(&handle, &a, &b, 0, 0).await;
+        let (a, b) = wire.joined(&handle).await;
         let before = a.counters();
         let mut frames: Vec<Frame> =
             [100, 20_000, 200].iter().map(|len| frame(&a, b.mac(), 0, *len)).collect();
@@ -220,9 +224,7 @@ async fn all_arrive(a: &PacketPort, b: &PacketPort) {
 #[test]
 fn what_the_interfaces_queue_refuses_is_sent_later() {
     run("queue", async |handle, wire| {
-        let a = wire.port(&handle, 0, Role::Requests);
-        let b = wire.port(&handle, 1, Role::Requests);
-        exchange(&handle, &a, &b, 0, 0).await;
+        let (a, b) = wire.joined(&handle).await;
         wire.throttle("50mbit", 10_000, 20_000);
         all_arrive(&a, &b).await;
         all_arrive(&a, &b).await;
@@ -232,9 +234,7 @@ fn what_the_interfaces_queue_refuses_is_sent_later() {
 #[test]
 fn what_the_sockets_memory_has_no_room_for_is_sent_later() {
     run("memory", async |handle, wire| {
-        let a = wire.port(&handle, 0, Role::Requests);
-        let b = wire.port(&handle, 1, Role::Requests);
-        exchange(&handle, &a, &b, 0, 0).await;
+        let (a, b) = wire.joined(&handle).await;
         wire.throttle("50mbit", 10_000, 10_000_000);
         let fd = a.inner.watch.fd();
         sys::set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, 20_000).unwrap();
@@ -246,9 +246,7 @@ fn what_the_sockets_memory_has_no_room_for_is_sent_later() {
 #[test]
 fn the_next_turn_sends_what_waits() {
     run("turn", async |handle, wire| {
-        let a = wire.port(&handle, 0, Role::Requests);
-        let b = wire.port(&handle, 1, Role::Requests);
-        exchange(&handle, &a, &b, 0, 0).await;
+        let (a, b) = wire.joined(&handle).await;
         wire.throttle("8kbit", 10_000, 10_000);
         let frames = || (0..40).map(|number| numbered(&a, b.mac(), 1000, number)).collect();
         let before = a.counters();
@@ -264,9 +262,7 @@ fn the_next_turn_sends_what_waits() {
 #[test]
 fn what_waits_is_bounded_and_lost_with_the_interface() {
     run("bounded", async |handle, wire| {
-        let a = wire.port(&handle, 0, Role::Requests);
-        let b = wire.port(&handle, 1, Role::Requests);
-        exchange(&handle, &a, &b, 0, 0).await;
+        let (a, b) = wire.joined(&handle).await;
         wire.throttle("8kbit", 10_000, 10_000);
         let before = a.counters();
         let count = WAITING_MAX as u64 + 500;
@@ -291,9 +287,7 @@ fn what_waits_is_bounded_and_lost_with_the_interface() {
 #[test]
 fn a_frame_that_no_queue_takes_holds_up_the_others_for_a_while_only() {
     run("giant", async |handle, wire| {
-        let a = wire.port(&handle, 0, Role::Requests);
-        let b = wire.port(&handle, 1, Role::Requests);
-        exchange(&handle, &a, &b, 0, 0).await;
+        let (a, b) = wire.joined(&handle).await;
         // Frames longer than the bucket is deep are refused whatever happens.
         wire.throttle("50mbit", 3000, 100_000);
         let before = a.counters();
@@ -313,9 +307,7 @@ fn a_frame_that_no_queue_takes_holds_up_the_others_for_a_while_only() {
 #[test]
 fn a_port_follows_its_interface_through_everything() {
     run("links", async |handle, wire| {
-        let a = wire.port(&handle, 0, Role::Requests);
-        let b = wire.port(&handle, 1, Role::Requests);
-        exchange(&handle, &a, &b, 0, 0).await;
+        let (a, b) = wire.joined(&handle).await;
         let [name, _] = &wire.names;
         assert!(ip(&format!("-n {name} link set v0 mtu 1400")));
         assert!(ip(&format!("-n {name} link set v0 address 02:00:00:00:00:77")));
@@ -352,9 +344,7 @@ fn a_port_follows_its_interface_through_everything() {
 #[test]
 fn an_interface_of_another_name_is_not_heard() {
     run("rename", async |handle, wire| {
-        let a = wire.port(&handle, 0, Role::Requests);
-        let b = wire.port(&handle, 1, Role::Requests);
-        exchange(&handle, &a, &b, 0, 0).await;
+        let (a, b) = wire.joined(&handle).await;
         let name = &wire.names[1];
         let interface = InterfaceSpec { name: "v9".to_owned(), netns: Some(name.clone()) };
         let other = PacketPort::open(&handle, interface, Role::Requests).unwrap();
