@@ -154,11 +154,9 @@ fn enqueue(
 /// reservation may have come between.
 fn permit(export: &Export, trusted: bool, request: &SessionRequest) -> Result<(), IoError> {
     let client = request.header.source;
-    let open = export.device.ownership.is_open_to_plain_clients() && !trusted;
-    let reserved = open && !export.remembered.may_use(client);
+    let reserved = !export.admits(trusted, client);
     let looks = matches!(request.operation, Operation::Status | Operation::Unknown(_));
-    let may_write = trusted || export.options.access.allows(AccessOperation::Write, client);
-    let denied = changes(request) && !may_write;
+    let denied = changes(request) && !export.permits(trusted, AccessOperation::Write, client);
     match denied || reserved && !looks {
         true => Err(IoError::Refused(RefusalReason::AccessDenied)),
         false => Ok(()),
@@ -254,10 +252,7 @@ pub(super) fn start(export: &mut Export, shared: &mut Shared, work: &mut Session
         }
         return Start::Answered;
     }
-    let unheard = !work.trusted
-        && export.device.ownership.is_open_to_plain_clients()
-        && !export.remembered.is_heard(request.header.source);
-    if unheard {
+    if !export.hears(work.trusted, request.header.source) {
         forget(export, shared, work);
         return Start::Answered;
     }

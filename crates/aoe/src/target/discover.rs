@@ -44,7 +44,7 @@ pub(super) fn config(export: &mut Export, shared: &mut Shared, port: &PortState,
         ConfigCommand::Set | ConfigCommand::ForceSet => AccessOperation::ConfigSet,
         _ => AccessOperation::ConfigRead,
     };
-    if !export.permits(port, needed, client) {
+    if !export.permits(port.trusted, needed, client) {
         return shared.drop(export, Traced::other(port.id, &request.header), Drop::Denied);
     }
     let present = &export.remembered.config_string;
@@ -77,7 +77,7 @@ pub(super) fn tell_config(
     shared.trace.note(shared.now, export, Traced::other(port.id, asked), status);
     // Who may set the string learns by that what it is.
     let readable = matches!(command, ConfigCommand::Set | ConfigCommand::ForceSet)
-        || export.permits(port, AccessOperation::ConfigRead, asked.source);
+        || export.permits(port.trusted, AccessOperation::ConfigRead, asked.source);
     let header = Header { error, ..asked.answer(port.mac, export.address()) };
     shared.send(port.id, describe(export, port, header, command, readable));
 }
@@ -89,7 +89,7 @@ pub(super) fn announce(export: &Export, shared: &mut Shared, port: &PortState) {
     for listener in listeners(export, port) {
         let readable = match listener {
             MacAddr::BROADCAST => port.trusted || policy.allows_all(AccessOperation::ConfigRead),
-            mac => export.permits(port, AccessOperation::ConfigRead, mac),
+            mac => export.permits(port.trusted, AccessOperation::ConfigRead, mac),
         };
         let header = Header { destination: listener, ..asked.answer(port.mac, export.address()) };
         shared.send(port.id, describe(export, port, header, ConfigCommand::Read, readable));
@@ -139,7 +139,7 @@ fn has_lists(export: &Export) -> bool {
 
 /// Whether a client may ask for the lists. Who may edit them may look at them.
 fn may_look(export: &Export, port: &PortState, client: MacAddr) -> bool {
-    export.permits(port, AccessOperation::ConfigRead, client)
+    export.permits(port.trusted, AccessOperation::ConfigRead, client)
         || export.options.list_editors.names(client)
 }
 

@@ -281,17 +281,32 @@ impl Export {
     /// Whether a client may, by the administrator's rules.
     pub(super) fn permits(
         &self,
-        port: &PortState,
+        trusted: bool,
         operation: AccessOperation,
         client: MacAddr,
     ) -> bool {
-        port.trusted || self.options.access.allows(operation, client)
+        trusted || self.options.access.allows(operation, client)
     }
 
-    /// Whether a client was shut out by mask list or reservation, which are nothing to an owner.
+    /// Whether a client is heard at all, by the protocol's mask list. That is nothing to an owner, nor to
+    /// programs of this machine.
+    pub(super) fn hears(&self, trusted: bool, client: MacAddr) -> bool {
+        trusted
+            || !self.device.ownership.is_open_to_plain_clients()
+            || self.remembered.is_heard(client)
+    }
+
+    /// Whether a client may use the disk, by the protocol's reservation; for others as
+    /// [`Export::hears`].
+    pub(super) fn admits(&self, trusted: bool, client: MacAddr) -> bool {
+        trusted
+            || !self.device.ownership.is_open_to_plain_clients()
+            || self.remembered.may_use(client)
+    }
+
+    /// Whether a client was shut out by mask list or reservation.
     pub(super) fn shuts_out(&self, client: MacAddr) -> bool {
-        self.device.ownership.is_open_to_plain_clients()
-            && !(self.remembered.is_heard(client) && self.remembered.may_use(client))
+        !(self.hears(false, client) && self.admits(false, client))
     }
 
     pub(super) fn is_read_only(&self) -> bool {

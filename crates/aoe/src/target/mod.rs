@@ -567,9 +567,7 @@ impl Target {
 /// of reads and writes are told to those who know its address, so that they needn't wait.
 fn is_heard(export: &Export, port: &PortState, header: &Header) -> bool {
     let client = header.source;
-    let listed = port.trusted
-        || !export.device.ownership.is_open_to_plain_clients()
-        || export.remembered.is_heard(client);
+    let listed = export.hears(port.trusted, client);
     let known = port.trusted
         || match header.command {
             Command::Ata if header.is_our_version() => true,
@@ -577,7 +575,7 @@ fn is_heard(export: &Export, port: &PortState, header: &Header) -> bool {
             _ => export.options.access.knows(client),
         };
     let search = discover::is_search(header);
-    listed && known && (!search || export.permits(port, AccessOperation::Discover, client))
+    listed && known && (!search || export.permits(port.trusted, AccessOperation::Discover, client))
 }
 
 #[cfg(test)]

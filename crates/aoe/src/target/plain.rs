@@ -211,7 +211,7 @@ fn judge(export: &mut Export, port: &PortState, request: &AtaRequest, data: &[u8
     let header = request.header.answer(port.mac, export.address());
     let reply = AtaReply::to(request, header);
     let aborted = Verdict::Answer(reply.failed(AtaReply::ERROR_ABORTED), Buffer::empty());
-    if !export.permits(port, needed(request), request.header.source) {
+    if !export.permits(port.trusted, needed(request), request.header.source) {
         // An error told to a search would be taken for a disk.
         let named = request.header.address.is_concrete();
         return if named { refusal(export, aborted) } else { Verdict::Silence };
@@ -226,7 +226,7 @@ fn judge(export: &mut Export, port: &PortState, request: &AtaRequest, data: &[u8
         export.meter.count(|stats| stats.refused += 1);
         return aborted;
     }
-    if !port.trusted && !export.remembered.may_use(request.header.source) {
+    if !export.admits(port.trusted, request.header.source) {
         return refusal(export, aborted);
     }
     match request.command {
@@ -319,16 +319,15 @@ pub(super) fn start(export: &mut Export, shared: &mut Shared, work: &mut PlainWo
         return Start::Answered;
     }
     // And so may a mask list or a reservation: who was shut out has no turn any more.
-    if !work.trusted && !export.remembered.is_heard(request.header.source) {
+    let client = request.header.source;
+    if !export.hears(work.trusted, client) {
         ended(export, work, false);
         shared.drop(export, Traced::ata(work.port, &work.request), Drop::Denied);
         return Start::Answered;
     }
     // And so may other rules of the administrator.
-    let client = request.header.source;
-    let allowed =
-        export.options.access.allows(needed(request), client) && export.remembered.may_use(client);
-    if !work.trusted && !allowed {
+    let permitted = export.permits(work.trusted, needed(request), client);
+    if !permitted || !export.admits(work.trusted, client) {
         refuse_late(export, shared, work);
         return Start::Answered;
     }

@@ -210,9 +210,9 @@ pub(super) fn handle(export: &mut Export, shared: &mut Shared, port: &PortState,
         return;
     };
     let client = request.header.source;
-    let listed = export.device.ownership.is_open_to_plain_clients() && !port.trusted;
-    let heard = !listed || export.remembered.is_heard(client);
-    if !heard || !export.permits(port, AccessOperation::Read, client) {
+    if !export.hears(port.trusted, client)
+        || !export.permits(port.trusted, AccessOperation::Read, client)
+    {
         return export.meter.dropped(Drop::Denied);
     }
     match request.operation {
