@@ -255,7 +255,7 @@ impl Shared {
             return Err(IoError::Refused(RefusalReason::ObserverOnly));
         }
         let device = self.device();
-        let claimed = Holder { epoch: claim.epoch, owner: claim.owner };
+        let claimed = Holder::new(claim.epoch, claim.owner);
         match self.ownership.get() {
             Ownership::Held(holder) if holder == claimed => {
                 return Ok(Completion::new(self.instance(), holder));

@@ -1,5 +1,7 @@
 //! The trait that everything with sectors implements.
 
+use std::time::Duration;
+
 use futures::future::LocalBoxFuture;
 
 use crate::{Buffer, Epoch, Instance, IoError, Lba, OwnerId, SECTOR_BYTES, SectorRange};
@@ -108,6 +110,16 @@ pub struct Holder {
     pub epoch: Epoch,
     /// Who brought that epoch.
     pub owner: OwnerId,
+    /// How long before the answer the server last heard a request under that epoch: an owner that
+    /// lives is heard every two seconds. `None`: not since the server began to serve the medium.
+    pub heard: Option<Duration>,
+}
+
+impl Holder {
+    /// `owner` under `epoch`, never heard.
+    pub fn new(epoch: Epoch, owner: OwnerId) -> Holder {
+        Holder { epoch, owner, heard: None }
+    }
 }
 
 /// A hint that something about a device changed. Hints may be lost or late; completions and their
@@ -191,6 +203,11 @@ pub trait BlockDevice {
     /// Asks the server whether the claimed epoch still is the highest: success means that it was at
     /// a moment between call and answer. The lease is renewed by this.
     fn renew(&self) -> IoFuture<'static, Holder>;
+
+    /// Gives the claim up: every later operation is an observer's again. For who was deposed, since
+    /// under the epoch that it had it would be refused even a look at who owns the medium now. The
+    /// server's record stays as it is.
+    fn disown(&self) {}
 
     /// The next hint; pending for ever on a device that never has one. One listener at a time.
     fn next_event(&self) -> LocalBoxFuture<'static, DeviceEvent>;

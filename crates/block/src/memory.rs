@@ -115,7 +115,7 @@ impl BlockDevice for MemoryDevice {
         if claim.epoch < holder.epoch {
             return Self::done(Err(IoError::Fenced { highest: holder.epoch }));
         }
-        *holder = Holder { epoch: claim.epoch, owner: claim.owner };
+        *holder = Holder::new(claim.epoch, claim.owner);
         Self::done(Ok(*holder))
     }
 

@@ -14,5 +14,6 @@ pub mod glob;
 pub mod keeper;
 pub mod names;
 pub mod node;
+pub mod registry;
 pub mod settings;
 pub mod size;

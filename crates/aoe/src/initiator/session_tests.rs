@@ -272,8 +272,7 @@ fn an_idle_disk_that_dies_is_noticed() {
 #[test]
 fn a_deposed_client_is_fenced_also_after_a_restart() {
     let mut pair = claimed(8, 9000);
-    pair.server.holder =
-        block::Holder { epoch: Epoch(6), owner: block::OwnerId(uuid::Uuid::max()) };
+    pair.server.holder = block::Holder::new(Epoch(6), block::OwnerId(uuid::Uuid::max()));
     let fenced = Err(IoError::Fenced { highest: Epoch(6) });
     for operation in [write(0, pattern(1, 1)), read(0, 1), Operation::Renew] {
         let id = pair.submit(operation);

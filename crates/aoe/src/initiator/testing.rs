@@ -251,7 +251,7 @@ impl ScriptedTarget {
                     return (Status::Fenced, 0, Buffer::empty());
                 }
                 let owner = HolderPayload::parse_claim(payload).unwrap_or_default();
-                self.holder = Holder { epoch: request.epoch, owner };
+                self.holder = Holder::new(request.epoch, owner);
                 return (Status::Ok, 0, HolderPayload::emit(self.holder));
             }
             Verb::Status => return (Status::Ok, 0, HolderPayload::emit(self.holder)),

@@ -111,10 +111,10 @@ impl Field {
         let mut unsealed = *bytes;
         unsealed[CRC..SEQUENCE].fill(0);
         let count = u32_at(bytes, RESERVED_COUNT) as usize;
-        let holder = Holder {
-            epoch: Epoch(u64_at(bytes, EPOCH)),
-            owner: OwnerId(uuid::Uuid::from_slice(&bytes[OWNER..RESERVED]).ok()?),
-        };
+        let holder = Holder::new(
+            Epoch(u64_at(bytes, EPOCH)),
+            OwnerId(uuid::Uuid::from_slice(&bytes[OWNER..RESERVED]).ok()?),
+        );
         let labelled_sectors = u64_at(bytes, SIZE);
         let valid = u32_at(bytes, CRC) == crc32c(&unsealed)
             && u32_at(bytes, VERSION) == 0
@@ -170,7 +170,7 @@ mod tests {
         Field {
             sequence: 0x0102,
             labelled_sectors: 0x10000,
-            holder: Holder { epoch: Epoch(7), owner: OwnerId(uuid::Uuid::from_bytes([9; 16])) },
+            holder: Holder::new(Epoch(7), OwnerId(uuid::Uuid::from_bytes([9; 16]))),
             reserved: vec![MacAddr([1, 2, 3, 4, 5, 6])],
         }
     }

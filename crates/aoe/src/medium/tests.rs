@@ -66,7 +66,7 @@ impl Bench {
 fn a_claim_is_remembered_and_only_raised() {
     let mut bench = Bench::new(|_| ());
     assert_eq!(bench.medium.ownership(), Ownership::Unclaimed { labelled: false });
-    let first = Holder { epoch: Epoch(5), owner: owner(1) };
+    let first = Holder::new(Epoch(5), owner(1));
     assert_eq!(bench.claim(claim(5, 1)), Ok(first));
     for _ in 0..2 {
         assert_eq!(bench.medium.holder(), first);
@@ -75,7 +75,7 @@ fn a_claim_is_remembered_and_only_raised() {
         assert_eq!(bench.claim(forced(4, 2)), Err(IoError::Fenced { highest: Epoch(5) }));
         bench.restart();
     }
-    let second = Holder { epoch: Epoch(6), owner: owner(2) };
+    let second = Holder::new(Epoch(6), owner(2));
     assert_eq!(bench.claim(claim(6, 2)), Ok(second));
     bench.restart();
     assert_eq!(bench.medium.ownership(), Ownership::Held(second));
@@ -102,7 +102,7 @@ fn the_newest_valid_copy_counts_and_none_is_closed() {
     assert_eq!(bench.claim(forced(1, 3)).unwrap().epoch, Epoch(1));
     assert_eq!(bench.write(3000, 1), Ok(()));
     bench.restart();
-    assert_eq!(bench.medium.holder(), Holder { epoch: Epoch(1), owner: owner(3) });
+    assert_eq!(bench.medium.holder(), Holder::new(Epoch(1), owner(3)));
 }
 
 /// Whoever can write to a disk can put any number there; it must not panic a node, nor begin again
@@ -112,7 +112,7 @@ fn a_forged_last_sequence_number_is_refused() {
     let forged = Field {
         sequence: u64::MAX,
         labelled_sectors: SECTORS,
-        holder: Holder { epoch: Epoch(5), owner: owner(1) },
+        holder: Holder::new(Epoch(5), owner(1)),
         reserved: Vec::new(),
     };
     let bench = Bench::new(|bytes| bytes[12288..16384].copy_from_slice(&forged.emit(1)));

@@ -63,10 +63,10 @@ impl ExportInfo {
             message_sectors_max: u32_at(payload, MESSAGE_SECTORS)?,
             read_only: flags & FLAG_READ_ONLY != 0,
             window: u32_at(payload, WINDOW)?,
-            holder: Holder {
-                epoch: Epoch(u64_at(payload, HOLDER_EPOCH)?),
-                owner: OwnerId(uuid::Uuid::from_bytes(bytes_at(payload, HOLDER_OWNER)?)),
-            },
+            holder: Holder::new(
+                Epoch(u64_at(payload, HOLDER_EPOCH)?),
+                OwnerId(uuid::Uuid::from_bytes(bytes_at(payload, HOLDER_OWNER)?)),
+            ),
             node_id: uuid::Uuid::from_bytes(bytes_at(payload, NODE_ID)?),
             node_name: text(&bytes_at::<NODE_NAME_BYTES>(payload, NODE_NAME)?),
             export_name: text(&bytes_at::<EXPORT_NAME_BYTES>(payload, EXPORT_NAME)?),
@@ -128,7 +128,7 @@ mod tests {
             message_sectors_max: 16,
             read_only: true,
             window: 1024,
-            holder: Holder { epoch: Epoch(5), owner: OwnerId(uuid::Uuid::from_bytes([7; 16])) },
+            holder: Holder::new(Epoch(5), OwnerId(uuid::Uuid::from_bytes([7; 16]))),
             node_id: uuid::Uuid::from_bytes([8; 16]),
             node_name: "node-194".into(),
             export_name: "/dev/sda".into(),

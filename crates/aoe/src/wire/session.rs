@@ -445,7 +445,7 @@ impl HolderPayload {
             return Err(ParseError::Length);
         }
         let owner = OwnerId(uuid::Uuid::from_bytes(bytes_at(payload, 8)?));
-        Ok(Holder { epoch: Epoch(u64_at(payload, 0)?), owner })
+        Ok(Holder::new(Epoch(u64_at(payload, 0)?), owner))
     }
 
     /// The payload of an answer to CLAIM or STATUS.

@@ -80,7 +80,7 @@ fn a_reply_round_trip() {
         clock: Instant::from_nanos(4),
         sectors: 0,
     };
-    let holder = Holder { epoch: Epoch(7), owner: OwnerId(uuid::Uuid::from_bytes([3; 16])) };
+    let holder = Holder::new(Epoch(7), OwnerId(uuid::Uuid::from_bytes([3; 16])));
     let bytes = bytes_of(&reply.emit(HolderPayload::emit(holder)));
     assert_eq!((bytes[26], bytes[27]), (0x01, 6));
     let (parsed, payload) = SessionReply::parse(&bytes).unwrap();

@@ -184,7 +184,7 @@ fn state_of(export: &Export) -> DeviceState {
         read_only: false,
         class: DurabilityClass::Durable,
     };
-    let holder = Holder { epoch: Epoch(session::EPOCH), owner: OwnerId::NONE };
+    let holder = Holder::new(Epoch(session::EPOCH), OwnerId::NONE);
     let ownership = match export.owned {
         true => Ownership::Held(holder),
         false => Ownership::Unclaimed { labelled: false },
@@ -372,9 +372,7 @@ impl World {
                 IoValue::Done
             }
             IoOperation::Flush(_) | IoOperation::Remember(_) => IoValue::Done,
-            IoOperation::Claim(claim) => {
-                IoValue::Holder(Holder { epoch: claim.epoch, owner: claim.owner })
-            }
+            IoOperation::Claim(claim) => IoValue::Holder(Holder::new(claim.epoch, claim.owner)),
             IoOperation::Smart(command) => IoValue::Smart(SmartReply {
                 status: 0x50,
                 error: 0,

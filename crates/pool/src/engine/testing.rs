@@ -298,7 +298,7 @@ impl BlockDevice for TestDevice {
         if refused {
             return self.answer(instance, Err(IoError::Fenced { highest: holder.epoch }));
         }
-        let holder = Holder { epoch: claim.epoch, owner: claim.owner };
+        let holder = Holder::new(claim.epoch, claim.owner);
         self.disk.holder.set(holder);
         self.epoch.set(claim.epoch);
         self.answer(instance, Ok(holder))

@@ -39,7 +39,7 @@ pub(super) fn owner(n: u8) -> OwnerId {
 }
 
 pub(super) fn held(epoch: u64, by: u8) -> Ownership {
-    Ownership::Held(Holder { epoch: block::Epoch(epoch), owner: owner(by) })
+    Ownership::Held(Holder::new(block::Epoch(epoch), owner(by)))
 }
 
 pub(super) fn device(ownership: Ownership) -> DeviceState {
@@ -154,9 +154,7 @@ impl Bench {
                     self.disk[window(range)].fill(0);
                     IoValue::Done
                 }
-                IoOperation::Claim(claim) => {
-                    IoValue::Holder(Holder { epoch: claim.epoch, owner: claim.owner })
-                }
+                IoOperation::Claim(claim) => IoValue::Holder(Holder::new(claim.epoch, claim.owner)),
             };
             self.complete(request.id, Ok(value));
         }

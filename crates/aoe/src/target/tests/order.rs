@@ -287,7 +287,7 @@ fn a_session_on_a_medium() {
     let handle = world.executor.handle();
     let disk = Rc::new(world.disk.clone());
     let reopened = block_on(&world.executor, Medium::open(disk, handle)).unwrap().unwrap();
-    assert_eq!(reopened.holder(), Holder { epoch: Epoch(7), owner });
+    assert_eq!(reopened.holder(), Holder::new(Epoch(7), owner));
     let higher = Claim { epoch: Epoch(8), owner, force: false };
     assert!(
         block_on(&world.executor, async move { reopened.claim(higher).await.is_ok() }).unwrap()

@@ -99,7 +99,7 @@ fn opening_describes_the_export() {
     let info = ExportInfo::parse(&payload).unwrap();
     assert_eq!((info.sectors, info.message_sectors_max, info.window), (SECTORS, 16, 1024));
     assert_eq!((info.node_name.as_str(), info.export_name.as_str()), ("node-194", "disk"));
-    assert_eq!(info.holder, Holder { epoch: Epoch(5), owner: owner(1) });
+    assert_eq!(info.holder, Holder::new(Epoch(5), owner(1)));
     assert!(info.read_only);
 }
 
@@ -332,7 +332,7 @@ fn an_unreadable_field_is_opened_by_force_only() {
     let force = SessionRequest { force: true, ..of(Operation::Claim, session, 1, 3) };
     let (reply, payload) = ask(&mut bench, force, owner(4).0.as_bytes());
     assert_eq!((reply.status, reply.epoch), (Status::Ok, Epoch(3)));
-    let holder = Holder { epoch: Epoch(3), owner: owner(4) };
+    let holder = Holder::new(Epoch(3), owner(4));
     assert_eq!(HolderPayload::parse(&payload), Ok(holder));
 }
 
@@ -388,7 +388,7 @@ fn a_claim_is_a_barrier() {
     let claim = bench.io.pop_front().unwrap();
     assert!(matches!(claim.operation, IoOperation::Claim(claim) if claim.epoch == Epoch(6)));
     bench.silence();
-    let holder = Holder { epoch: Epoch(6), owner: owner(2) };
+    let holder = Holder::new(Epoch(6), owner(2));
     bench.complete(claim.id, Ok(IoValue::Holder(holder)));
 
     let replies: Vec<SessionReply> =
