@@ -34,12 +34,26 @@ pub enum EngineRequest {
     Pools,
     /// Answered with the pool.
     CreatePool(CreatePool),
+    /// What that would do; answered with a [`pool::PoolForecast`].
+    PlanCreatePool(CreatePool),
     /// Answered with the pool.
     ExtendPool {
         /// The pool.
         pool: String,
         /// The disks.
         request: ExtendPool,
+    },
+    /// What that would do; answered with a [`pool::PoolForecast`].
+    PlanExtendPool {
+        /// The pool.
+        pool: String,
+        /// The disks.
+        request: ExtendPool,
+    },
+    /// Whose it is; answered with a [`pool::ImportPlan`].
+    PlanImportPool {
+        /// Name or id.
+        pool: String,
     },
     /// Answered with the pool.
     ImportPool {
@@ -48,8 +62,6 @@ pub enum EngineRequest {
         /// How.
         request: ImportPool,
     },
-    /// Answered with a list of [`crate::api::ImportResult`].
-    ImportAll,
     /// Answered with null.
     ReleasePool {
         /// The pool.
@@ -61,6 +73,20 @@ pub enum EngineRequest {
         pool: String,
         /// The volume.
         request: CreateVolume,
+    },
+    /// What that would do; answered with a [`pool::VolumeForecast`].
+    PlanVolume {
+        /// The pool.
+        pool: String,
+        /// The volume.
+        request: CreateVolume,
+    },
+    /// What growing would do; answered with a [`pool::VolumeForecast`].
+    PlanGrowth {
+        /// The volume.
+        volume: VolumeName,
+        /// New size or share of the free space to add.
+        size: SizeSpec,
     },
     /// Answered with the volume.
     ExtendVolume {
@@ -242,7 +268,7 @@ mod tests {
             ),
             EngineRequest::ImportPool {
                 pool: "p".into(),
-                request: ImportPool { grace_secs: Some(5) },
+                request: ImportPool { grace_secs: Some(5), force: true },
             },
             EngineRequest::ExtendVolume {
                 volume: volume.clone(),

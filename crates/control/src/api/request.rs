@@ -141,6 +141,8 @@ pub struct ImportPool {
     /// Seconds to wait for disks that aren't in sight, once the pool could be opened without them;
     /// the engine decides without it.
     pub grace_secs: Option<u64>,
+    /// Take it also from an owner that was heard a moment ago.
+    pub force: bool,
 }
 
 /// `POST /v1/pools/POOL/volumes`.

@@ -13,7 +13,7 @@ use control::exit::Exit;
 use control::names::{ExportTarget, ExportWish, ShelfSlot, VolumeName};
 use control::settings::{FsType, MacText};
 use control::size::{Human, SizeSpec};
-use pool::{PoolReport, VerifyReport, VolumeReport};
+use pool::{PoolReport, VerifyReport, VolumeForecast, VolumeReport};
 
 use super::args::Confirmation;
 use super::confirm::{Proceed, confirm};
@@ -36,6 +36,9 @@ pub enum VolumeCommand {
         /// Its redundancy: raid0, or mirror:N
         #[arg(long)]
         layout: LayoutSpec,
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Make a volume larger while it is used
     Extend {
@@ -48,6 +51,9 @@ pub enum VolumeCommand {
         /// Grow its file system too
         #[arg(long)]
         resizefs: bool,
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
     },
     /// List the volumes of all pools
     List,
@@ -216,14 +222,24 @@ fn parse_mac(text: &str) -> Result<MacText, aoe::wire::InvalidMacAddr> {
 /// Runs it.
 pub async fn run(context: &Context, command: VolumeCommand) -> Result<Exit, Failure> {
     match command {
-        VolumeCommand::Create { volume, size, layout } => {
+        VolumeCommand::Create { volume, size, layout, dry_run } => {
             let request = CreateVolume { name: volume.volume.clone(), size, layout };
+            if dry_run {
+                let path = format!("/v1/pools/{}/plan/volume", volume.pool);
+                let forecast: VolumeForecast = context.client.post(&path, &request).await?;
+                return show_forecast(context, "made with", &volume, forecast);
+            }
             let path = format!("/v1/pools/{}/volumes", volume.pool);
             let report: VolumeReport = context.client.post(&path, &request).await?;
             show(context, &volume, &report)
         }
-        VolumeCommand::Extend { volume, size, resizefs } => {
+        VolumeCommand::Extend { volume, size, resizefs, dry_run } => {
             let path = format!("{}/extend", path_of(&volume));
+            if dry_run {
+                let (path, request) = (format!("{path}/plan"), ExtendVolume { size, resizefs });
+                let forecast: VolumeForecast = context.client.post(&path, &request).await?;
+                return show_forecast(context, "grown to", &volume, forecast);
+            }
             let report: VolumeReport =
                 streamed(context, "growing", &path, &ExtendVolume { size, resizefs }).await?;
             show(context, &volume, &report)
@@ -283,6 +299,26 @@ async fn streamed<T: serde::de::DeserializeOwned>(
 ) -> Result<T, Failure> {
     let mut display = ProgressDisplay::new(title, context.json);
     context.client.stream(path, request, |progress| display.update(progress)).await
+}
+
+/// What making or growing a volume would do.
+fn show_forecast(
+    context: &Context,
+    done: &str,
+    volume: &VolumeName,
+    forecast: VolumeForecast,
+) -> Result<Exit, Failure> {
+    if context.json {
+        print_json(&forecast)?;
+        return Ok(Exit::Ok);
+    }
+    output::print(&format!(
+        "Volume {volume} would be {done} {}; another one of its layout could have {} then.\n\
+         Nothing was done (--dry-run).\n",
+        Human(forecast.size_bytes),
+        Human(forecast.left_bytes)
+    ))?;
+    Ok(Exit::Ok)
 }
 
 fn show(context: &Context, volume: &VolumeName, report: &VolumeReport) -> Result<Exit, Failure> {

@@ -9,7 +9,7 @@ mod network;
 mod requests;
 mod volumes;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
@@ -20,10 +20,11 @@ use clap::Args;
 use control::api::{PoolReportExt as _, SeenTarget};
 use control::channel::ReplyLine;
 use control::config::{InterfaceConfig, SupervisorConfig};
+use control::registry::{REGISTRY_FILE, Registry};
 use os::process::{Signal, Signals, signals};
 use os::reactor::Mailbox;
 use os::{Reactor, ReactorHandle};
-use pool::{Engine, EngineConfig, Limits, PoolEvent};
+use pool::{DiskPlace, Engine, EngineConfig, KnownDisk, KnownPool, Limits, PoolEvent};
 
 #[cfg(test)]
 pub use channel::receive_with_descriptors;
@@ -100,6 +101,7 @@ impl Process {
         let owner = EngineConfig {
             owner: OwnerId(args.owner),
             owner_name: args.host.clone(),
+            pools: known_pools(&config.state_dir),
             limits: Limits::default(),
         };
         let engine = Engine::new(handle.runtime().clone(), owner);
@@ -201,6 +203,36 @@ impl Process {
         self.volumes.keep_only(|name| pools.iter().any(|pool| pool.keeps(name)));
         self.exports.follow(&pools, &self.engine).await;
     }
+}
+
+/// The pools that this supervisor's records name. Without them nothing is opened by itself; services
+/// tell people why the file can't be used.
+fn known_pools(state_dir: &Path) -> Vec<KnownPool> {
+    let file = state_dir.join(REGISTRY_FILE);
+    let registry = match std::fs::read_to_string(&file) {
+        Ok(text) => Registry::parse(&text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
+        Err(error) => {
+            tracing::error!(file = %file.display(), %error, "can't be read: no pool is opened by itself");
+            return Vec::new();
+        }
+    };
+    let registry = registry.unwrap_or_else(|error| {
+        tracing::error!(file = %file.display(), %error, "no pool is opened by itself");
+        Registry::default()
+    });
+    let disk = |disk: &control::registry::KnownDisk| KnownDisk {
+        id: disk.id,
+        place: DiskPlace {
+            name: disk.name.clone(),
+            node_name: disk.node.clone(),
+            device_name: disk.device_name.clone(),
+        },
+    };
+    let pools = registry.pools.iter();
+    pools
+        .map(|pool| KnownPool { id: pool.id, disks: pool.disks.iter().map(disk).collect() })
+        .collect()
 }
 
 /// Tells the supervisor from the event loop itself that this turns. Without waiting: a supervisor that

@@ -14,13 +14,16 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use control::api::{
     ApiError, CreatePool, CreateVolume, ErrorCode, ExportVolume, ExtendPool, ExtendVolume,
-    ImportPool, ImportResult, MakeFs, MountVolume, ResetEpoch, SeenTarget, ServeFtp, Status,
-    StreamLine, UnexportVolume, VerifyVolume,
+    ImportPool, MakeFs, MountVolume, ResetEpoch, SeenTarget, ServeFtp, Status, StreamLine,
+    UnexportVolume, VerifyVolume,
 };
 use control::channel::{EngineRequest, to_line};
 use control::names::{ShelfSlot, VolumeName, check_name};
 use control::settings::VolumeSettings;
-use pool::{DiskReport, PoolReport, Progress, VerifyReport, VolumeReport};
+use pool::{
+    DiskReport, ImportPlan, PoolForecast, PoolReport, Progress, VerifyReport, VolumeForecast,
+    VolumeReport,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
@@ -40,12 +43,15 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/v1/disks", get(disks))
         .route("/v1/disks/{disk}/reset-epoch", post(reset_epoch))
         .route("/v1/pools", get(pools).post(create_pool))
-        .route("/v1/import-all", post(import_all))
         .route("/v1/pools/{pool}", get(pool))
+        .route("/v1/plan/pool", post(plan_pool))
         .route("/v1/pools/{pool}/extend", post(extend_pool))
-        .route("/v1/pools/{pool}/import", post(import_pool))
+        .route("/v1/pools/{pool}/extend/plan", post(plan_extension))
+        .route("/v1/pools/{pool}/import", get(plan_import).post(import_pool))
         .route("/v1/pools/{pool}/release", post(release_pool))
         .route("/v1/pools/{pool}/volumes", post(create_volume))
+        .route("/v1/pools/{pool}/plan/volume", post(plan_volume))
+        .route("/v1/pools/{pool}/volumes/{volume}/extend/plan", post(plan_growth))
         .route("/v1/pools/{pool}/volumes/{volume}", get(volume).delete(remove_volume))
         .route("/v1/pools/{pool}/volumes/{volume}/extend", post(extend_volume))
         .route("/v1/pools/{pool}/volumes/{volume}/verify", post(verify_volume))
@@ -214,6 +220,44 @@ async fn create_pool(State(services): App, body: Bytes) -> Answer<PoolReport> {
     services.ask(EngineRequest::CreatePool(request)).await
 }
 
+async fn plan_pool(State(services): App, body: Bytes) -> Answer<PoolForecast> {
+    let request: CreatePool = read(&body)?;
+    pool_name(&request.name)?;
+    services.ask(EngineRequest::PlanCreatePool(request)).await
+}
+
+async fn plan_extension(
+    State(services): App,
+    Path(pool): Path<String>,
+    body: Bytes,
+) -> Answer<PoolForecast> {
+    let request: ExtendPool = read(&body)?;
+    services.ask(EngineRequest::PlanExtendPool { pool, request }).await
+}
+
+async fn plan_import(State(services): App, Path(pool): Path<String>) -> Answer<ImportPlan> {
+    services.ask(EngineRequest::PlanImportPool { pool }).await
+}
+
+async fn plan_volume(
+    State(services): App,
+    Path(pool): Path<String>,
+    body: Bytes,
+) -> Answer<VolumeForecast> {
+    let request: CreateVolume = read(&body)?;
+    pool_name(&request.name)?;
+    services.ask(EngineRequest::PlanVolume { pool, request }).await
+}
+
+async fn plan_growth(
+    State(services): App,
+    Path(name): Path<(String, String)>,
+    body: Bytes,
+) -> Answer<VolumeForecast> {
+    let (volume, request) = (volume_name(name)?, read::<ExtendVolume>(&body)?);
+    services.ask(EngineRequest::PlanGrowth { volume, size: request.size }).await
+}
+
 async fn extend_pool(
     State(services): App,
     Path(pool): Path<String>,
@@ -230,10 +274,6 @@ async fn import_pool(
 ) -> Answer<PoolReport> {
     let request: ImportPool = read(&body)?;
     services.ask(EngineRequest::ImportPool { pool, request }).await
-}
-
-async fn import_all(State(services): App) -> Answer<Vec<ImportResult>> {
-    services.ask(EngineRequest::ImportAll).await
 }
 
 async fn release_pool(State(services): App, Path(pool): Path<String>) -> Answer<()> {
