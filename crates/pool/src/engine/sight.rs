@@ -59,10 +59,30 @@ impl Inner {
         slots.iter().filter_map(|slot| self.report_slot(slot)).collect()
     }
 
+    /// A disk that is missing where another pool's disk answers now: a disk belongs to one pool, so what
+    /// it held of this one is gone. (An earlier version let two pools take the same disk.)
+    fn explain_missing(&self, disk: &mut PoolDisk) {
+        if disk.state != DiskState::Missing {
+            return;
+        }
+        let devices = self.devices.borrow();
+        let Some(device) = devices.get(&disk.name) else { return };
+        if let Content::Labelled { label, .. } = &*device.content.borrow() {
+            let (pool, id) = (&label.label.pool_name, label.label.pool);
+            let why = format!(
+                "at its address is a disk of pool {pool} ({id}) now; if the same disk was given to that \
+                 pool, what it held of this one is gone"
+            );
+            disk.state = DiskState::Refused { why };
+        }
+    }
+
     pub(super) fn report_slot(&self, slot: &Slot) -> Option<PoolReport> {
         let state = slot.state.borrow().clone();
         if let SlotState::Open(open) = &state {
-            return Some(open.report());
+            let mut report = open.report();
+            report.disks.iter_mut().for_each(|disk| self.explain_missing(disk));
+            return Some(report);
         }
         let disks = self.seen_disks(slot.id);
         let quorum = Quorum::of(&disks);

@@ -9,7 +9,7 @@ use super::super::{CreatePool, ImportOptions};
 use super::pattern;
 use crate::error::PoolError;
 use crate::format::FailureDomain;
-use crate::report::{ImportPlan, PoolForecast, PoolReport, PoolState};
+use crate::report::{DiskState, ImportPlan, PoolForecast, PoolReport, PoolState};
 
 impl Bench {
     fn import(&self, force: bool) -> Result<PoolReport, PoolError> {
@@ -183,4 +183,23 @@ fn what_others_do_is_seen() {
     alone.create_of("late", &["e0.0", "e1.0"], false).unwrap();
     other.pass(Duration::from_secs(12));
     assert_eq!(other.report().name, "late");
+}
+
+/// What an earlier version left: one disk that two pools believe to be theirs.
+#[test]
+fn a_disk_of_two_pools_is_refused_by_the_one_that_lost_it() {
+    let bench = Bench::new(250, 3, 48);
+    bench.create_of("a", &["e0.0", "e1.0", "e2.0"], false).unwrap();
+    let other = bench.other(1);
+    other.pass(Duration::from_secs(60));
+    // Taken by name while nobody had pool a open.
+    other.create_of("b", &["e2.0"], true).unwrap();
+    drop(other);
+    let again = bench.crash_engine();
+    again.pass(Duration::from_secs(20));
+    let report = again.engine.reports().into_iter().find(|report| report.name == "a").unwrap();
+    assert_eq!(report.state, PoolState::Degraded);
+    let taken = report.disks.iter().find(|disk| disk.name == "e2.0").unwrap();
+    let DiskState::Refused { why } = &taken.state else { panic!("{:?}", taken.state) };
+    assert!(why.contains("pool b"), "{why}");
 }
