@@ -120,6 +120,11 @@ impl Holder {
     pub fn new(epoch: Epoch, owner: OwnerId) -> Holder {
         Holder { epoch, owner, heard: None }
     }
+
+    /// Whether both name the same owner under the same epoch, whenever each was heard.
+    pub fn is_same(self, other: Holder) -> bool {
+        (self.epoch, self.owner) == (other.epoch, other.owner)
+    }
 }
 
 /// A hint that something about a device changed. Hints may be lost or late; completions and their
