@@ -111,7 +111,7 @@ pub struct Holder {
     /// Who brought that epoch.
     pub owner: OwnerId,
     /// How long before the answer the server last heard a request under that epoch: an owner that
-    /// lives is heard every two seconds. `None`: not since the server began to serve the medium.
+    /// lives is heard every two seconds by the disks that hold its votes. `None`: not since the server began to serve the medium.
     pub heard: Option<Duration>,
 }
 
