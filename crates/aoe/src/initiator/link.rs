@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use block::{Buffer, Claim, Durability, Epoch, Instance, Instant, IoError, SectorRange};
+use block::{Buffer, Claim, Durability, Epoch, Holder, Instance, Instant, IoError, SectorRange};
 
 use super::flight::{Flight, Kind};
 use super::opening::Opened;
@@ -114,6 +114,8 @@ pub(crate) struct Link {
     shrunk: Option<Instant>,
     probe: Option<u64>,
     reclaim: Option<u64>,
+    /// Who the newest answer says holds the medium, and the target's clock then.
+    told: Option<(Instant, Holder)>,
 }
 
 impl Link {
@@ -138,6 +140,7 @@ impl Link {
             shrunk: None,
             probe: None,
             reclaim: None,
+            told: None,
         }
     }
 
@@ -173,6 +176,11 @@ impl Link {
         statistics.read_round_trip = usual(Kind::Read).or(statistics.read_round_trip);
         statistics.write_round_trip =
             usual(Kind::Write).or(usual(Kind::Durable)).or(statistics.write_round_trip);
+    }
+
+    /// Who holds the medium, if an answer has told since the last call, and the target's clock then.
+    pub fn take_told(&mut self) -> Option<(Instant, Holder)> {
+        self.told.take()
     }
 
     /// Brings the claim to a target that doesn't know it (any more), before anything else.
@@ -295,6 +303,12 @@ impl Link {
             self.window.confirm();
         }
         self.window.grow();
+        // A repeated claim may be answered with what it was once answered.
+        if let Ok(PieceAnswer::Holder(holder)) = &answer
+            && holder.epoch == reply.epoch
+        {
+            self.told = Some((reply.clock, *holder));
+        }
         let is_own = |number: Option<u64>| number == Some(reply.sequence);
         self.probe = self.probe.filter(|_| !is_own(self.probe));
         self.reclaim = self.reclaim.filter(|_| !is_own(self.reclaim));
