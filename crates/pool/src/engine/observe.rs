@@ -20,8 +20,6 @@ pub(crate) enum Content {
     Foreign(Vec<Signature>),
     /// A disk of a pool, with its vote if it has one.
     Labelled { label: Box<SelectedLabel>, vote: Option<Configuration> },
-    /// Without a label, and on record as somebody's: what is on it is shown to its owner only.
-    Owned,
     /// A disk of a pool that can't be used as it is.
     Refused(LabelError),
     /// It can't be read.
@@ -45,12 +43,10 @@ pub(crate) async fn read_content(
             Content::Labelled { label, vote }
         }
         LabelState::Refused(error) => Content::Refused(error),
-        LabelState::Blank if recognise => match block::probe::probe(device).await {
-            Ok(found) if found.is_empty() => Content::Blank,
-            Ok(found) => Content::Foreign(found),
-            Err(IoError::Refused(_)) => Content::Owned,
-            Err(error) => return Err(error),
-        },
+        LabelState::Blank if recognise => {
+            let found = block::probe::probe(device).await?;
+            if found.is_empty() { Content::Blank } else { Content::Foreign(found) }
+        }
         LabelState::Blank => Content::Blank,
     })
 }

@@ -145,7 +145,7 @@ impl Pool {
                 label.label.pool_name, label.label.pool
             ))),
             Content::Refused(error) => Err(NotFit::Refused(observe::explain(&error))),
-            Content::Blank | Content::Foreign(_) | Content::Owned => Err(NotFit::Refused(
+            Content::Blank | Content::Foreign(_) => Err(NotFit::Refused(
                 "its label is gone: it was wiped or replaced; add it anew with pool extend".into(),
             )),
             Content::Unread | Content::Unreadable(_) => Err(NotFit::Lost),

@@ -26,7 +26,6 @@ impl Inner {
             Content::Labelled { label, .. } => {
                 ("etherpool".to_string(), Some(label.label.clone()), DiskState::Seen)
             }
-            Content::Owned => ("owned by another, without a label".into(), None, DiskState::InUse),
             Content::Refused(error) => {
                 ("etherpool".into(), None, DiskState::Refused { why: explain(error) })
             }

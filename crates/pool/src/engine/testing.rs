@@ -242,7 +242,7 @@ impl BlockDevice for TestDevice {
         let open = range.end().0 <= 96 || range.start.0 >= tail && range.end().0 <= tail + 32;
         let owned = self.disk.holder.get().epoch != Epoch::OBSERVER;
         if owned && self.epoch.get() == Epoch::OBSERVER && !open {
-            let reason = block::RefusalReason::ObserverOnly;
+            let reason = block::RefusalReason::Owned;
             return self.answer(instance, Err(IoError::Refused(reason)));
         }
         assert!(range.len_bytes() <= 1 << 20, "a transfer larger than the device takes");

@@ -63,11 +63,6 @@ impl Inner {
                 let found: Vec<_> = found.iter().map(ToString::to_string).collect();
                 refuse(format!("it carries: {}", found.join(", ")), &force)
             }
-            Content::Owned if candidate.forced => Ok(None),
-            Content::Owned => {
-                let why = "it has an owner on record, whose label isn't there (any more)";
-                refuse(why.into(), &force)
-            }
             Content::Refused(error) => refuse(explain(&error), &force),
             Content::Unreadable(error) => Err(PoolError::io("looking at it", name, error)),
             Content::Unread => refuse("it could not be looked at".into(), "try again"),
