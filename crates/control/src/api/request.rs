@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::names::ShelfSlot;
-use crate::settings::{FsType, MacText};
+use crate::settings::{ClientMac, FsType};
 use crate::size::SizeSpec;
 
 /// What may fail as one.
@@ -218,7 +218,7 @@ pub struct ExportVolume {
     pub interfaces: Vec<String>,
     /// Clients to answer; all when empty.
     #[serde(default)]
-    pub allow: Vec<MacText>,
+    pub allow: Vec<ClientMac>,
     /// Refuse writes.
     #[serde(default)]
     pub read_only: bool,

@@ -288,6 +288,7 @@ mod tests {
             ("etherpool volume create p/v --size 1G --layout raid5", "not a layout"),
             ("etherpool volume export p/v e7.1 -i eth0", "aoe:eSHELF.SLOT"),
             ("etherpool volume export p/v aoe:e7.1 --allow 02", "--allow"),
+            ("etherpool volume export p/v aoe --allow ff:ff:ff:ff:ff:ff", "group address"),
             ("etherpool volume serve ftp p/v --listen 5", "socket address"),
             ("etherpool target /dev/sdb", "e7.0=/dev/sdb"),
             ("etherpool target e1.1=/f --write-cache maybe", "switchable"),

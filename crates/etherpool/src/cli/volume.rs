@@ -11,7 +11,7 @@ use control::api::{
 };
 use control::exit::Exit;
 use control::names::{ExportTarget, ExportWish, ShelfSlot, VolumeName};
-use control::settings::{FsType, MacText};
+use control::settings::{ClientMac, FsType};
 use control::size::{Human, SizeSpec};
 use pool::{PoolReport, VerifyReport, VolumeReport};
 
@@ -201,16 +201,12 @@ pub struct ExportArgs {
     interface: Vec<String>,
 
     /// Answer only this client (repeat for more); to all others the volume isn't there
-    #[arg(long, value_name = "MAC", value_parser = parse_mac)]
-    allow: Vec<MacText>,
+    #[arg(long, value_name = "MAC")]
+    allow: Vec<ClientMac>,
 
     /// Refuse writes
     #[arg(long)]
     read_only: bool,
-}
-
-fn parse_mac(text: &str) -> Result<MacText, aoe::wire::InvalidMacAddr> {
-    MacText::try_from(text.to_owned())
 }
 
 /// Runs it.

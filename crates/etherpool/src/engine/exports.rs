@@ -299,7 +299,7 @@ fn options(
     remembered: Remembered,
 ) -> ExportOptions {
     let address = ShelfSlot::new(setting.address.shelf, setting.address.slot);
-    let allowed: BTreeSet<MacAddr> = setting.allow.iter().map(|mac| mac.0).collect();
+    let allowed: BTreeSet<MacAddr> = setting.allow.iter().map(|client| client.mac()).collect();
     let mut options = ExportOptions {
         serial: format!("{address}"),
         read_only: setting.read_only,
