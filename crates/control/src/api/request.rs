@@ -222,6 +222,9 @@ pub struct ExportVolume {
     /// Refuse writes.
     #[serde(default)]
     pub read_only: bool,
+    /// Only check whether it could be done, and answer what it would.
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 /// `POST /v1/pools/POOL/volumes/VOL/unexport`.

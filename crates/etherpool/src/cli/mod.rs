@@ -26,7 +26,7 @@ use control::exit::{Exit, exit_code_table};
 
 pub use failure::Failure;
 pub use target_ask::TargetAsk;
-pub use target_client::targets;
+pub use target_client::{targets, targets_below};
 
 use crate::client::ApiClient;
 use crate::{engine, lab, measure, node, services, supervisor, target};
@@ -233,6 +233,7 @@ mod tests {
             "etherpool volume serve ftp cluster/v --stop",
             "etherpool volume export cluster/v aoe:e7.1 -i eth0 --allow 02:00:00:00:00:01 --read-only",
             "etherpool volume export cluster/v aoe",
+            "etherpool volume export cluster/v aoe:e7.1 --dry-run",
             "etherpool node -i eth1 -i en*,eth2 --check",
             "etherpool volume unexport cluster/v",
             "etherpool status --json",
