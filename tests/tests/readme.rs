@@ -57,7 +57,8 @@ fn the_lab_of_the_readme() {
 /// Exports of disks that aren't here: what the commands mean is checked.
 #[test]
 fn the_exports_of_the_readme() {
-    for command in script("target").lines() {
+    let commands = [script("node"), script("target")].join("\n");
+    for command in commands.lines() {
         run(&format!("{command} --check"), &[]);
     }
 }

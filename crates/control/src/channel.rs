@@ -129,7 +129,8 @@ pub enum EngineRequest {
         /// The pool.
         pool: String,
     },
-    /// Whether an export could be made: its interfaces are there; answered with null.
+    /// Whether an export could be made: its interfaces are there, and nobody else answers for its address
+    /// on them; answered with null, after some seconds.
     CheckExport {
         /// The export.
         export: ExportSetting,

@@ -13,6 +13,7 @@ use aoe::wire::MacAddr;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::client::{InvalidClient, check_client};
 use crate::names::ShelfSlot;
 
 /// Property under which [`MountSetting`] is kept.
@@ -95,7 +96,7 @@ pub struct ExportSetting {
     pub interfaces: Vec<String>,
     /// The clients it answers; all when empty.
     #[serde(default)]
-    pub allow: Vec<MacText>,
+    pub allow: Vec<ClientMac>,
     /// Whether writes are refused.
     #[serde(default)]
     pub read_only: bool,
@@ -158,7 +159,50 @@ fn bytes_of(hex: &str) -> Option<Vec<u8>> {
     rest.is_empty().then(|| pairs.iter().map(|[high, low]| high << 4 | low).collect())
 }
 
-/// An Ethernet address in JSON.
+/// The address of a client in an access list, in JSON; what can't be one is refused wherever it is
+/// read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ClientMac(MacAddr);
+
+impl ClientMac {
+    /// The address.
+    pub fn mac(self) -> MacAddr {
+        self.0
+    }
+}
+
+impl TryFrom<MacAddr> for ClientMac {
+    type Error = InvalidClient;
+
+    fn try_from(mac: MacAddr) -> Result<ClientMac, InvalidClient> {
+        check_client(mac).map(ClientMac)
+    }
+}
+
+impl std::str::FromStr for ClientMac {
+    type Err = InvalidClient;
+
+    fn from_str(text: &str) -> Result<ClientMac, InvalidClient> {
+        text.parse::<MacAddr>()?.try_into()
+    }
+}
+
+impl TryFrom<String> for ClientMac {
+    type Error = InvalidClient;
+
+    fn try_from(text: String) -> Result<ClientMac, InvalidClient> {
+        text.parse()
+    }
+}
+
+impl From<ClientMac> for String {
+    fn from(mac: ClientMac) -> String {
+        mac.0.to_string()
+    }
+}
+
+/// An Ethernet address in JSON, of what clients set by the protocol: there any address may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct MacText(pub MacAddr);
@@ -345,7 +389,7 @@ mod tests {
         let export = ExportSetting {
             address: ShelfSlot { shelf: 7, slot: 1 },
             interfaces: vec!["eth0".into()],
-            allow: vec![MacText(MacAddr([2, 0, 0, 0, 0, 9]))],
+            allow: vec!["02:00:00:00:00:09".parse().unwrap()],
             read_only: true,
         };
         let ftp = FtpSetting { listen: Some("127.0.0.1:2121".parse().unwrap()) };
@@ -359,6 +403,20 @@ mod tests {
         assert_eq!(read.ftp, Some(ftp));
         assert_eq!(read.exports, [export]);
         assert!(read.unreadable.is_empty());
+    }
+
+    #[test]
+    fn a_list_with_a_group_address_is_reported_and_not_acted_on() {
+        for mac in ["ff:ff:ff:ff:ff:ff", "01:00:5e:00:00:01", "00:00:00:00:00:00"] {
+            let text = format!(
+                r#"[{{"address":"e7.1","interfaces":[],"allow":["02:00:00:00:00:01","{mac}"]}}]"#
+            );
+            let properties = BTreeMap::from([(EXPORTS_KEY.to_string(), text)]);
+            let read = VolumeSettings::from_properties(&properties);
+            assert!(read.exports.is_empty(), "{mac}");
+            let told = read.unreadable[0].to_string();
+            assert!(told.contains(mac) && told.contains("property 'exports'"), "{told}");
+        }
     }
 
     #[test]

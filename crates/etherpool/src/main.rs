@@ -7,6 +7,7 @@ mod engine;
 mod lab;
 mod logging;
 mod measure;
+mod neighbours;
 mod node;
 mod services;
 mod supervisor;

@@ -44,17 +44,23 @@ pub fn boot_id() -> io::Result<uuid::Uuid> {
 /// The lasting identity of this machine: systemd's where there is one, else made once and kept at
 /// `stored`.
 pub fn machine_id(stored: &Path) -> io::Result<uuid::Uuid> {
-    if let Ok(id) = read_uuid(Path::new("/etc/machine-id")) {
+    if let Some(id) = known_machine_id(stored)? {
         return Ok(id);
     }
+    let id = uuid::Builder::from_random_bytes(sys::random_bytes()?).into_uuid();
+    write_durably(stored, format!("{id}\n").as_bytes())?;
+    Ok(id)
+}
+
+/// The same, unless it is still to be made.
+pub fn known_machine_id(stored: &Path) -> io::Result<Option<uuid::Uuid>> {
+    if let Ok(id) = read_uuid(Path::new("/etc/machine-id")) {
+        return Ok(Some(id));
+    }
     match read_uuid(stored) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let id = uuid::Builder::from_random_bytes(sys::random_bytes()?).into_uuid();
-            write_durably(stored, format!("{id}\n").as_bytes())?;
-            Ok(id)
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         // A damaged file isn't replaced: the disks of this machine know it by the former number.
-        read => read,
+        read => read.map(Some),
     }
 }
 

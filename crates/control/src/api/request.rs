@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::names::ShelfSlot;
-use crate::settings::{FsType, MacText};
+use crate::settings::{ClientMac, FsType};
 use crate::size::SizeSpec;
 
 /// What may fail as one.
@@ -220,10 +220,13 @@ pub struct ExportVolume {
     pub interfaces: Vec<String>,
     /// Clients to answer; all when empty.
     #[serde(default)]
-    pub allow: Vec<MacText>,
+    pub allow: Vec<ClientMac>,
     /// Refuse writes.
     #[serde(default)]
     pub read_only: bool,
+    /// Only check whether it could be done, and answer what it would.
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 /// `POST /v1/pools/POOL/volumes/VOL/unexport`.

@@ -6,12 +6,12 @@ use std::str::FromStr;
 
 use clap::{Args, Subcommand};
 use control::api::{
-    CreateVolume, ExportVolume, ExtendVolume, LayoutSpec, MakeFs, MountVolume, ServeFtp,
+    CreateVolume, ExportVolume, ExtendVolume, LayoutSpec, MakeFs, MountVolume, ServeFtp, Status,
     UnexportVolume, VerifyVolume,
 };
 use control::exit::Exit;
 use control::names::{ExportTarget, ExportWish, ShelfSlot, VolumeName};
-use control::settings::{FsType, MacText};
+use control::settings::{ClientMac, FsType};
 use control::size::{Human, SizeSpec};
 use pool::{PoolReport, VerifyReport, VolumeForecast, VolumeReport};
 
@@ -207,16 +207,15 @@ pub struct ExportArgs {
     interface: Vec<String>,
 
     /// Answer only this client (repeat for more); to all others the volume isn't there
-    #[arg(long, value_name = "MAC", value_parser = parse_mac)]
-    allow: Vec<MacText>,
+    #[arg(long, value_name = "MAC")]
+    allow: Vec<ClientMac>,
 
     /// Refuse writes
     #[arg(long)]
     read_only: bool,
-}
 
-fn parse_mac(text: &str) -> Result<MacText, aoe::wire::InvalidMacAddr> {
-    MacText::try_from(text.to_owned())
+    #[command(flatten)]
+    confirmation: Confirmation,
 }
 
 /// Runs it.
@@ -423,14 +422,62 @@ async fn serve(context: &Context, args: ServeArgs) -> Result<Exit, Failure> {
     done(context, &format!("{volume} is served at ftp://{listen}/\n"))
 }
 
+/// Who could do what with an export.
+async fn export_question(
+    context: &Context,
+    volume: &VolumeName,
+    request: &ExportVolume,
+) -> Result<String, Failure> {
+    let address =
+        request.address.map_or("an AoE disk".to_owned(), |address| format!("aoe:{address}"));
+    let interfaces = match &request.interfaces[..] {
+        [] => {
+            let status: Status = context.client.get("/v1/status").await?;
+            let own = status.engine.map(|engine| engine.interfaces).unwrap_or_default();
+            own.into_iter().map(|interface| interface.name).collect()
+        }
+        named => named.to_vec(),
+    };
+    let interfaces = interfaces.join(", ");
+    let may = if request.read_only { "read it" } else { "read and write it" };
+    let whom = match &request.allow[..] {
+        [] => format!(
+            "Every machine on the segments of these interfaces could {may}: AoE has no passwords.\n\
+             (Name the clients with --allow MAC to answer nobody else.)\n"
+        ),
+        clients => {
+            let clients: Vec<String> =
+                clients.iter().map(|client| client.mac().to_string()).collect();
+            format!("Who sends from these addresses could {may}: {}\n", clients.join(", "))
+        }
+    };
+    let volume = description(context, volume).await?;
+    Ok(format!("Volume {volume} would be exported as {address} on {interfaces}.\n{whom}"))
+}
+
 async fn export(context: &Context, args: ExportArgs) -> Result<Exit, Failure> {
+    let confirmation = args.confirmation;
     let request = ExportVolume {
         address: args.target.0,
         interfaces: args.interface,
         allow: args.allow,
         read_only: args.read_only,
+        dry_run: confirmation.dry_run,
     };
     let path = format!("{}/export", path_of(&args.volume));
+    if confirmation.dry_run {
+        let address: ShelfSlot = context.client.post(&path, &request).await?;
+        let request = ExportVolume { address: Some(address), ..request };
+        confirm(&export_question(context, &args.volume, &request).await?, confirmation)?;
+        return Ok(Exit::Ok);
+    }
+    // Who is named is meant.
+    if request.allow.is_empty() {
+        let what = export_question(context, &args.volume, &request).await?;
+        if confirm(&what, confirmation)? == Proceed::No {
+            return Ok(Exit::Ok);
+        }
+    }
     let address: ShelfSlot = context.client.post(&path, &request).await?;
     if context.json {
         print_json(&serde_json::json!({ "address": address }))?;

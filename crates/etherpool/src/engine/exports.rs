@@ -5,7 +5,9 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use aoe::driver::{ExportDevice, ExportSetup, Memory, TargetDriver};
+use aoe::driver::{ExportDevice, ExportSetup, Memory, Port as _, TargetDriver};
+use aoe::initiator::TargetKind;
+use aoe::initiator::discovery::TargetInfo;
 use aoe::target::{
     Access, AccessOperation, AccessPolicy, AccessRule, ExportId, ExportOptions, ListEditors,
     NodeIdentity, OnRefusal, Probe, Reach, Remembered,
@@ -20,7 +22,7 @@ use control::settings::{ExportSetting, ExportState, VolumeSettings, property_tex
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use os::ReactorHandle;
-use os::net::{PacketPort, Role};
+use os::net::{InterfaceSpec, PacketPort, Role};
 use pool::{Engine, PoolReport};
 
 use super::network::{api_address, spec_of};
@@ -28,6 +30,7 @@ use crate::desk::{Attendant, Change};
 
 /// The running exports.
 pub struct Exports {
+    id: uuid::Uuid,
     host: String,
     handle: ReactorHandle,
     driver: TargetDriver,
@@ -55,6 +58,7 @@ impl Exports {
         let node = NodeIdentity { id, name: host.to_owned() };
         let driver = TargetDriver::new(handle.runtime().clone(), node);
         Exports {
+            id,
             host: host.to_owned(),
             handle: handle.clone(),
             driver,
@@ -83,6 +87,33 @@ impl Exports {
             }
         }
         Ok(())
+    }
+
+    /// Where an export of these settings would answer, and doesn't yet.
+    pub fn new_places(&self, setting: &ExportSetting) -> Vec<InterfaceSpec> {
+        let running = self.running.borrow();
+        let own = running.values().find(|one| one.setting.address == setting.address);
+        let present = own.map(|one| self.interfaces_of(&one.setting)).unwrap_or_default();
+        let new = self.interfaces_of(setting).into_iter().filter(|name| !present.contains(name));
+        new.map(|name| self.spec_of(&name)).collect()
+    }
+
+    /// Whether an export runs at an address.
+    pub fn runs(&self, address: ShelfSlot) -> bool {
+        self.running.borrow().keys().any(|(_, own)| *own == address)
+    }
+
+    /// The addresses of our own ports.
+    pub fn macs(&self) -> BTreeSet<MacAddr> {
+        self.ports.borrow().values().map(|port| port.mac()).collect()
+    }
+
+    /// Whether somebody whom discovery found is this process itself, heard through another interface.
+    pub fn is_own(&self, info: &TargetInfo) -> bool {
+        match &info.kind {
+            Some(TargetKind::Session(export)) => export.node_id == self.id,
+            _ => self.runs(info.address) && self.macs().contains(&info.path.target),
+        }
     }
 
     /// Makes what is exported be what the pools say.
@@ -201,18 +232,21 @@ impl Exports {
         setting.interfaces.clone()
     }
 
+    /// An interface by its name: in the namespace where the configuration has it.
+    fn spec_of(&self, name: &str) -> InterfaceSpec {
+        let configured = self.configured.iter().find(|interface| interface.name == name);
+        match configured {
+            Some(interface) => spec_of(interface),
+            None => InterfaceSpec { name: name.to_owned(), netns: None },
+        }
+    }
+
     /// The port on an interface, opened at its first use.
     fn port(&self, name: &str) -> Result<Rc<PacketPort>, ApiError> {
         if let Some(port) = self.ports.borrow().get(name) {
             return Ok(Rc::clone(port));
         }
-        let netns = self
-            .configured
-            .iter()
-            .find(|interface| interface.name == name)
-            .and_then(|interface| interface.netns.clone());
-        let interface = InterfaceConfig { name: name.to_owned(), netns };
-        let port = PacketPort::open(&self.handle, spec_of(&interface), Role::Requests).map_err(
+        let port = PacketPort::open(&self.handle, self.spec_of(name), Role::Requests).map_err(
             |error| {
                 ApiError::new(ErrorCode::Io, error.to_string())
                     .remedy("the supervisor needs CAP_NET_RAW and an interface of that name")
@@ -299,7 +333,7 @@ fn options(
     remembered: Remembered,
 ) -> ExportOptions {
     let address = ShelfSlot::new(setting.address.shelf, setting.address.slot);
-    let allowed: BTreeSet<MacAddr> = setting.allow.iter().map(|mac| mac.0).collect();
+    let allowed: BTreeSet<MacAddr> = setting.allow.iter().map(|client| client.mac()).collect();
     let mut options = ExportOptions {
         serial: format!("{address}"),
         read_only: setting.read_only,

@@ -2,6 +2,7 @@
 //! for it: its memory is locked, the kernel knows that it serves block devices, and its only I/O is
 //! frames, FUSE and the control channel.
 
+mod addresses;
 mod channel;
 mod exports;
 mod hardening;
@@ -52,7 +53,7 @@ pub struct EngineArgs {
 }
 
 /// Below the run directory: where exported volumes are asked about; `etherpool target` looks there.
-const TARGET_DIR: &str = "target-volumes";
+pub const TARGET_DIR: &str = "target-volumes";
 
 /// How often what is served is compared with what may be, when no event says so.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::Context;
 use aoe::driver::{Disk, DiskEvent, Initiator, InitiatorOptions, Port};
@@ -18,9 +19,13 @@ use futures::future::LocalBoxFuture;
 use os::ReactorHandle;
 use os::net::{InterfaceSpec, PacketPort, Role, UnixPort};
 use pool::{DiskFacts, Engine};
+use runtime::Handle;
+
+use super::exports::Exports;
 
 /// Ports and the disks behind them.
 pub struct Network {
+    runtime: Handle,
     initiator: Initiator,
     interfaces: RefCell<Vec<Interface>>,
     /// What the engine was given, to notice another disk under a known address.
@@ -78,6 +83,7 @@ impl Network {
             .map(|config| Interface { config: config.clone(), port: Err("not opened yet".into()) })
             .collect();
         Ok(Network {
+            runtime: handle.runtime().clone(),
             initiator: Initiator::new(handle.runtime().clone(), options),
             interfaces: RefCell::new(interfaces),
             given: RefCell::default(),
@@ -148,6 +154,15 @@ impl Network {
             self.initiator.port_name(info.path.port).unwrap_or_else(|| "-".into())
         };
         self.initiator.targets().iter().map(|info| seen(info, name_of(info))).collect()
+    }
+
+    /// Who was found at an address, other than by our own exports, and how long ago that was heard last.
+    pub fn who_has(&self, address: ShelfSlot, own: &Exports) -> Option<(SeenTarget, Duration)> {
+        let targets = self.initiator.targets();
+        let others = targets.iter().filter(|info| info.address == address && !own.is_own(info));
+        let info = others.max_by_key(|info| info.seen)?;
+        let interface = self.initiator.port_name(info.path.port).unwrap_or_else(|| "-".into());
+        Some((seen(info, interface), self.runtime.now().since(info.seen)))
     }
 
     /// The interfaces, for status.

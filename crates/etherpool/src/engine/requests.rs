@@ -115,7 +115,10 @@ impl Work<'_> {
                 let runs = |report: &pool::PoolReport| report.name == pool && report.may_stay();
                 value(engine.reports().iter().any(runs))
             }
-            EngineRequest::CheckExport { export } => value(process.exports.check(&export)?),
+            EngineRequest::CheckExport { export } => {
+                process.exports.check(&export)?;
+                value(process.check_address(&export).await?)
+            }
             EngineRequest::ResetEpoch { disk } => self.reset_epoch(disk).await,
             EngineRequest::Shutdown => {
                 process.stopping.notify_all();

@@ -10,9 +10,8 @@ use anyhow::Context;
 use aoe::wire::ShelfSlot;
 use control::node::{ExportPlan, NodeStatus, NotExported, plan_found};
 use os::disks::Disk;
-use os::{FileDevice, FileOptions};
 
-use super::choose::{Choice, identity_of, judge_contents, judge_use};
+use super::choose::{Choice, identity_of, judge, judge_use};
 use super::export::{Export, LOOK_EVERY, Origin};
 use super::identity::Identity;
 use super::open_disks::{SystemIdentity, identity_on_system};
@@ -130,7 +129,7 @@ impl Exporter {
         if let Some(usage) = usage {
             anyhow::bail!("{path} is in use by {usage}");
         }
-        match self.judge(&device).await {
+        match judge(&self.node.handle, &device).await {
             Choice::Export => {}
             Choice::Skip => anyhow::bail!("{path} has no size"),
             Choice::Refuse(why) => anyhow::bail!("{path} {why}"),
@@ -261,18 +260,9 @@ impl Exporter {
         {
             return choice.clone();
         }
-        let choice = self.judge(path).await;
+        let choice = judge(&self.node.handle, path).await;
         self.judged.borrow_mut().insert(path.to_owned(), (identity, choice.clone()));
         choice
-    }
-
-    /// Looks at what is on a disk, without the right to write.
-    async fn judge(&self, path: &Path) -> Choice {
-        let options = FileOptions { read_only: true, ..FileOptions::default() };
-        match FileDevice::open_apart(&self.node.handle, path, options).await {
-            Ok(device) => judge_contents(&device).await,
-            Err(error) => Choice::Refuse(error.to_string()),
-        }
     }
 
     fn start_disk(self: &Rc<Self>, disk: &Disk) -> anyhow::Result<()> {

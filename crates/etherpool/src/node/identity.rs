@@ -33,6 +33,11 @@ impl Identity {
     pub fn load(state_dir: &Path) -> anyhow::Result<Identity> {
         fs::create_dir_all(state_dir)
             .with_context(|| format!("cannot make the state directory {}", state_dir.display()))?;
+        Identity::peek(state_dir)
+    }
+
+    /// The same without making the directory, for who only asks.
+    pub fn peek(state_dir: &Path) -> anyhow::Result<Identity> {
         let file = state_dir.join("node.json");
         let stored = match fs::read_to_string(&file) {
             Ok(text) => serde_json::from_str(&text).with_context(|| {
@@ -56,10 +61,7 @@ impl Identity {
         preferred: Option<u16>,
         node_id: uuid::Uuid,
     ) -> anyhow::Result<u16> {
-        let shelf = preferred.unwrap_or_else(|| {
-            let spread = block::crc32c(node_id.as_bytes()) % u32::from(CHOSEN_SHELVES);
-            FIRST_CHOSEN_SHELF + u16::try_from(spread).unwrap_or_default()
-        });
+        let shelf = preferred.unwrap_or_else(|| shelf_of(node_id));
         self.stored.shelf = Some(shelf);
         self.store()?;
         Ok(shelf)
@@ -68,6 +70,20 @@ impl Identity {
     /// The slot of a disk; a new one beyond all that were ever given, or the lowest free one when
     /// those are used up. `taken` are slots that the configuration gives by name.
     pub fn slot(&mut self, key: &str, taken: impl Fn(u8) -> bool) -> anyhow::Result<u8> {
+        let known = self.stored.slots.get(key).copied();
+        let slot = self.forecast(key, taken)?;
+        if known != Some(slot)
+            && let Err(error) = self.store()
+        {
+            // Else the next question would be answered with what isn't stored.
+            self.stored.slots.remove(key);
+            return Err(error);
+        }
+        Ok(slot)
+    }
+
+    /// The slot that a disk would get, remembered only until this is dropped.
+    pub fn forecast(&mut self, key: &str, taken: impl Fn(u8) -> bool) -> anyhow::Result<u8> {
         if let Some(slot) = self.stored.slots.get(key).copied().filter(|slot| !taken(*slot)) {
             return Ok(slot);
         }
@@ -77,11 +93,6 @@ impl Identity {
             format!("no slot is left for {key}: 255 disks were given one; remove those that are gone for good from {}", self.file.display())
         })?;
         self.stored.slots.insert(key.to_owned(), slot);
-        if let Err(error) = self.store() {
-            // Else the next question would be answered with what isn't stored.
-            self.stored.slots.remove(key);
-            return Err(error);
-        }
         Ok(slot)
     }
 
@@ -91,6 +102,12 @@ impl Identity {
         os::process::write_durably(&self.file, text.as_bytes())
             .with_context(|| format!("cannot write {}", self.file.display()))
     }
+}
+
+/// The shelf of a machine that nothing better is known of.
+pub fn shelf_of(node_id: uuid::Uuid) -> u16 {
+    let spread = block::crc32c(node_id.as_bytes()) % u32::from(CHOSEN_SHELVES);
+    FIRST_CHOSEN_SHELF + u16::try_from(spread).unwrap_or_default()
 }
 
 #[cfg(test)]

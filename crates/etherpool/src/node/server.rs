@@ -26,7 +26,7 @@ use super::interfaces::{Interfaces, Patterns};
 use super::link;
 use super::local;
 use super::open_disks::OpenDisks;
-use super::source::{Source, Wanted, missing};
+use super::source::{Source, Wanted};
 use crate::desk::{Attendant, Change, Desk, Metrics, status_of};
 
 /// How long the end waits for requests that a disk has.
@@ -86,19 +86,9 @@ impl Node {
     }
 }
 
-/// Says what a configuration would do.
-pub fn check(source: &Source) -> anyhow::Result<ExitCode> {
-    let wanted = source.read()?;
-    println!("{}", describe(&wanted));
-    for missing in missing(&wanted) {
-        eprintln!("warning: {missing}");
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
 /// Runs until it is told to stop.
 pub fn run(spec: Spec) -> anyhow::Result<ExitCode> {
-    let wanted = spec.source.read()?;
+    let wanted = spec.source.read_first()?;
     let (reactor, handle) = Reactor::new().context("cannot set up io_uring")?;
     // Before any other thread: threads inherit which signals are taken here.
     let mut signals = vec![Signal::Terminate, Signal::Interrupt];
@@ -378,15 +368,6 @@ fn protect_process(source: &Source) {
             tracing::warn!("cannot {what}: {error}; under memory pressure this process may stall");
         }
     }
-}
-
-fn describe(wanted: &Wanted) -> String {
-    let mut lines = Vec::new();
-    if wanted.automatic {
-        lines.push("all unused whole disks that are blank or carry an etherpool label".to_owned());
-    }
-    lines.extend(wanted.plans.iter().map(ToString::to_string));
-    lines.join("\n")
 }
 
 fn shell(command: &str) -> anyhow::Result<()> {

@@ -8,6 +8,7 @@ mod engine_client;
 mod filesystems;
 mod ftp;
 mod keeper;
+mod local_targets;
 mod operations;
 mod platform;
 

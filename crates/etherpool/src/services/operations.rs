@@ -340,13 +340,13 @@ impl Services {
         let pools = self.fresh_pools().await?;
         let (_, volume) = find(&pools, name)?;
         let settings = VolumeSettings::from_properties(&volume.properties);
-        let address = match (request.address, settings.exports.as_slice()) {
-            (Some(address), _) => address,
+        let (address, is_chosen) = match (request.address, settings.exports.as_slice()) {
+            (Some(address), _) => (address, false),
             // The one that there is, with other settings.
-            (None, [only]) => only.address,
-            (None, _) => self.free_address(&pools).await?,
+            (None, [only]) => (only.address, false),
+            (None, _) => (self.free_address(&pools, &BTreeSet::new()).await?, true),
         };
-        let setting = ExportSetting {
+        let mut setting = ExportSetting {
             address,
             interfaces: request.interfaces,
             allow: request.allow,
@@ -367,6 +367,8 @@ impl Services {
             .remedy("choose another address"));
         }
         let is_new = settings.exports.iter().all(|export| export.address != address);
+        self.check_export(&mut setting, is_chosen, is_new, &pools).await?;
+        let address = setting.address;
         let mut exports = settings.exports;
         exports.retain(|export| export.address != address);
         if exports.len() >= EXPORTS_MAX {
@@ -375,8 +377,9 @@ impl Services {
                 SettingError::TooManyExports.to_string(),
             ));
         }
-        let check = EngineRequest::CheckExport { export: setting.clone() };
-        let () = self.engine.call(check).await?;
+        if request.dry_run {
+            return Ok(address);
+        }
         exports.push(setting);
         let state = ExportState::key(address);
         if is_new && volume.properties.contains_key(&state) {
@@ -387,12 +390,49 @@ impl Services {
         Ok(address)
     }
 
+    /// Whether the engine can make the export. An address that we chose is changed until nobody
+    /// answers for it.
+    async fn check_export(
+        &self,
+        setting: &mut ExportSetting,
+        is_chosen: bool,
+        is_new: bool,
+        pools: &[PoolReport],
+    ) -> Result<(), ApiError> {
+        let mut refused = BTreeSet::new();
+        loop {
+            match self.check_address(setting, is_new).await {
+                Err(error)
+                    if error.code == ErrorCode::Exists
+                        && is_chosen
+                        && refused.len() < CHOICES_MAX =>
+                {
+                    refused.insert(setting.address);
+                    setting.address = self.free_address(pools, &refused).await?;
+                }
+                checked => return checked,
+            }
+        }
+    }
+
+    async fn check_address(&self, setting: &ExportSetting, is_new: bool) -> Result<(), ApiError> {
+        if is_new {
+            self.check_local(setting).await?;
+        }
+        self.engine.call(EngineRequest::CheckExport { export: setting.clone() }).await
+    }
+
     /// An address that no volume has and nobody in sight answers for.
-    async fn free_address(&self, pools: &[PoolReport]) -> Result<ShelfSlot, ApiError> {
+    async fn free_address(
+        &self,
+        pools: &[PoolReport],
+        refused: &BTreeSet<ShelfSlot>,
+    ) -> Result<ShelfSlot, ApiError> {
         let seen: Vec<SeenTarget> = self.engine.call(EngineRequest::Discover).await?;
         let volumes = pools.iter().flat_map(|pool| &pool.volumes);
         let own = volumes.flat_map(|v| VolumeSettings::from_properties(&v.properties).exports);
         let taken = own.map(|export| export.address).chain(seen.iter().map(|seen| seen.address));
+        let taken = taken.chain(refused.iter().copied());
         choose_address(self.owner, &taken.collect()).ok_or_else(|| {
             ApiError::new(ErrorCode::Exists, "all addresses of the supervisor's shelf are taken")
                 .remedy("name one: aoe:eSHELF.SLOT")
@@ -426,6 +466,9 @@ impl Services {
         Ok(())
     }
 }
+
+/// Addresses that are tried; each that somebody has costs the time of a question.
+const CHOICES_MAX: usize = 8;
 
 /// Shelves that are chosen by ourselves start here, above what people give by hand.
 const FIRST_CHOSEN_SHELF: u16 = 0x400;

@@ -52,6 +52,8 @@ pub enum Role {
     Requests,
     /// An initiator's: frames with it.
     Replies,
+    /// Of who asks who is there: answers to config queries only, whatever else goes on.
+    Answers,
 }
 
 /// Which interface.

@@ -3,7 +3,6 @@
 use super::*;
 use aoe::target::{Abilities, DeviceState, PortId, Target};
 use block::{DurabilityClass, Geometry, Instant};
-use control::settings::MacText;
 
 const ALLOWED: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const STRANGER: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
@@ -14,7 +13,7 @@ fn setting(allow: &[MacAddr]) -> ExportSetting {
     ExportSetting {
         address: control::names::ShelfSlot { shelf: 7, slot: 1 },
         interfaces: Vec::new(),
-        allow: allow.iter().copied().map(MacText).collect(),
+        allow: allow.iter().map(|mac| (*mac).try_into().unwrap()).collect(),
         read_only: false,
     }
 }
