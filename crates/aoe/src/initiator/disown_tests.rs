@@ -194,7 +194,7 @@ fn an_older_answer_tells_nothing_new() {
     let mut pair = claimed(10, 9000);
     let newest = Holder::new(Epoch(6), OwnerId(uuid::Uuid::max()));
     let clock = Instant::from_nanos(u64::MAX / 2);
-    pair.client.note_told(pair.now, Some((clock, newest)));
+    pair.client.told = Some(Told::new(newest, clock, pair.now));
     ended(&mut pair, Operation::Renew).unwrap();
     assert!(pair.client.holder(pair.now).unwrap().is_same(newest));
 }

@@ -81,6 +81,33 @@ impl Request {
     }
 }
 
+/// Who holds the medium, as the target told.
+#[derive(Clone, Copy)]
+pub(crate) struct Told {
+    holder: Holder,
+    /// The target's clock then, by which answers that overtook each other are told apart.
+    clock: Instant,
+    at: Instant,
+}
+
+impl Told {
+    /// An answer of the target's time `clock` said so `now`.
+    pub fn new(holder: Holder, clock: Instant, now: Instant) -> Told {
+        Told { holder, clock, at: now }
+    }
+
+    /// Who that is. When the owner was heard lies back farther the longer nothing was told.
+    pub fn holder(&self, now: Instant) -> Holder {
+        let heard = self.holder.heard.map(|age| age + now.since(self.at));
+        Holder { heard, ..self.holder }
+    }
+
+    /// The one of both that was told later.
+    pub fn or_newer(self, other: Option<Told>) -> Told {
+        other.filter(|other| other.clock > self.clock).unwrap_or(self)
+    }
+}
+
 /// What an answer means for the session.
 pub(crate) enum Verdict {
     /// It belongs to nothing that is still open.
@@ -114,8 +141,7 @@ pub(crate) struct Link {
     shrunk: Option<Instant>,
     probe: Option<u64>,
     reclaim: Option<u64>,
-    /// Who the newest answer says holds the medium, and the target's clock then.
-    told: Option<(Instant, Holder)>,
+    told: Option<Told>,
 }
 
 impl Link {
@@ -178,8 +204,8 @@ impl Link {
             usual(Kind::Write).or(usual(Kind::Durable)).or(statistics.write_round_trip);
     }
 
-    /// Who holds the medium, if an answer has told since the last call, and the target's clock then.
-    pub fn take_told(&mut self) -> Option<(Instant, Holder)> {
+    /// Who holds the medium, if an answer has told since the last call.
+    pub fn take_told(&mut self) -> Option<Told> {
         self.told.take()
     }
 
@@ -307,7 +333,7 @@ impl Link {
         if let Ok(PieceAnswer::Holder(holder)) = &answer
             && holder.epoch == reply.epoch
         {
-            self.told = Some((reply.clock, *holder));
+            self.told = Some(Told::new(*holder, reply.clock, now));
         }
         let is_own = |number: Option<u64>| number == Some(reply.sequence);
         self.probe = self.probe.filter(|_| !is_own(self.probe));

@@ -25,7 +25,7 @@ use block::{
 };
 
 use super::client::{Client, Random};
-use super::link::{Link, Verdict};
+use super::link::{Link, Told, Verdict};
 use super::opening::{Opened, Opening, Progress};
 use super::operations::{Answer, Operation, OperationId, Outcome};
 use super::outlet::{Desk, Transmit};
@@ -72,16 +72,6 @@ impl SessionOptions {
             window_max: 256,
         }
     }
-}
-
-/// Who holds the medium, as the target told last.
-#[derive(Clone, Copy)]
-struct Told {
-    holder: Holder,
-    /// The target's clock when it told, to tell answers that overtook each other apart.
-    clock: Instant,
-    /// Our clock when we heard.
-    at: Instant,
 }
 
 enum State {
@@ -156,8 +146,7 @@ impl Session {
 
     /// Who holds the medium, as an opening or an answer told last.
     pub fn holder(&self, now: Instant) -> Option<Holder> {
-        let Told { holder, at, .. } = self.told?;
-        Some(Holder { heard: holder.heard.map(|age| age + now.since(at)), ..holder })
+        self.told.map(|told| told.holder(now))
     }
 
     /// Whether requests can be sent now.
@@ -239,8 +228,9 @@ impl Session {
             }
             State::Open(link) => {
                 let verdict = link.handle_reply(now, path, reply, payload, &mut self.desk);
-                let told = link.take_told();
-                self.note_told(now, told);
+                if let Some(told) = link.take_told() {
+                    self.told = Some(told.or_newer(self.told));
+                }
                 match verdict {
                     Verdict::Late => self.desk.statistics.late_replies += 1,
                     Verdict::Malformed => self.desk.statistics.malformed_replies += 1,
@@ -304,7 +294,7 @@ impl Session {
             link.reclaim(now, claim, &mut self.desk.outlet);
         }
         self.export = Some(opened.export.clone());
-        self.told = Some(Told { holder, clock: opened.clock, at: now });
+        self.told = Some(Told::new(holder, opened.clock, now));
         self.highest = holder.epoch;
         self.instance = Some(shown);
         self.is_lost = false;
@@ -328,14 +318,6 @@ impl Session {
         self.heard = Some(now);
         self.highest = self.highest.max(highest);
         self.fruitless = 0;
-    }
-
-    fn note_told(&mut self, now: Instant, told: Option<(Instant, Holder)>) {
-        if let Some((clock, holder)) = told
-            && self.told.is_none_or(|before| before.clock <= clock)
-        {
-            self.told = Some(Told { holder, clock, at: now });
-        }
     }
 
     fn start_opening(&mut self, now: Instant) {
