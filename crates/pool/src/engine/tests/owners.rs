@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::super::testing::Bench;
+use super::super::testing::{Bench, TestDisk};
 use super::super::{CreatePool, ImportOptions};
 use super::pattern;
 use crate::error::PoolError;
@@ -130,8 +130,11 @@ fn a_deposed_engine_takes_the_pool_back() {
 /// Finding 5.3: no option puts a disk of an open pool into another.
 #[test]
 fn a_disk_belongs_to_one_pool() {
-    let bench = Bench::new(230, 3, 48);
-    bench.create_of("a", &["e0.0"], false).unwrap();
+    let disks = [("e0.0", 0), ("e1.0", 1), ("e2.0", 2), ("e0.1", 0)];
+    let disks = disks.map(|(name, node)| TestDisk::new(name, node, 48 << 20)).to_vec();
+    let bench = Bench::with(230, disks, block::Instant::from_nanos(1_000_000_000), 1);
+    // Of two disks of a machine one has no vote.
+    bench.create_of("a", &["e0.0", "e0.1"], false).unwrap();
     bench.create_of("b", &["e1.0"], false).unwrap();
     for force in [false, true] {
         for attempt in [bench.extend("b", "e0.0", force), bench.extend("a", "e1.0", force)] {
@@ -152,6 +155,12 @@ fn a_disk_belongs_to_one_pool() {
         let text = other.create_of("c", &["e0.0"], force).unwrap_err().to_string();
         assert!(text.contains("heard") && !text.contains("--force-disk"), "{text}");
     }
+    // Also of one that sees nothing but a disk without a vote.
+    let alone = bench.disks.iter().filter(|disk| disk.name == "e0.1").cloned().collect();
+    let alone = Bench::with(231, alone, other.executor.handle().now(), 2);
+    alone.pass(Duration::from_secs(1));
+    let text = alone.create_of("c", &["e0.1"], true).unwrap_err().to_string();
+    assert!(text.contains("heard") && !text.contains("--force-disk"), "{text}");
     // Of one that is gone: by name, and it is said what is lost.
     other.pass(Duration::from_secs(60));
     let text = other.create_of("c", &["e0.0"], false).unwrap_err().to_string();
