@@ -9,7 +9,7 @@ use aoe::driver::Port;
 use aoe::wire::ShelfSlot;
 use control::api::{ApiError, ErrorCode, SeenTarget};
 use control::settings::ExportSetting;
-use os::net::{PacketPort, Role};
+use os::net::Role;
 
 use super::Process;
 use crate::neighbours::{Asking, Neighbour, who_answers};
@@ -35,7 +35,9 @@ impl Process {
         self.network.ask();
         let mut ports = Vec::new();
         for place in places {
-            let port = PacketPort::open(&self.handle, place, Role::Answers)
+            let port = self
+                .namespaces
+                .open_port(&self.handle, place, Role::Answers)
                 .map_err(|error| ApiError::new(ErrorCode::Io, error.to_string()))?;
             ports.push(Rc::new(port) as Rc<dyn Port>);
         }

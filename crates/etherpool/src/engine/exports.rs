@@ -25,6 +25,7 @@ use os::ReactorHandle;
 use os::net::{InterfaceSpec, PacketPort, Role};
 use pool::{Engine, PoolReport};
 
+use super::namespaces::Namespaces;
 use super::network::{api_address, spec_of};
 use crate::desk::{Attendant, Change};
 
@@ -35,6 +36,7 @@ pub struct Exports {
     handle: ReactorHandle,
     driver: TargetDriver,
     configured: Vec<InterfaceConfig>,
+    namespaces: Rc<Namespaces>,
     ports: RefCell<BTreeMap<String, Rc<PacketPort>>>,
     running: RefCell<BTreeMap<(VolumeName, ShelfSlot), Running>>,
     /// One change at a time: adding and removing wait for the device.
@@ -52,6 +54,7 @@ impl Exports {
     pub fn new(
         handle: &ReactorHandle,
         configured: &[InterfaceConfig],
+        namespaces: &Rc<Namespaces>,
         id: uuid::Uuid,
         host: &str,
     ) -> Exports {
@@ -63,6 +66,7 @@ impl Exports {
             handle: handle.clone(),
             driver,
             configured: configured.to_vec(),
+            namespaces: Rc::clone(namespaces),
             ports: RefCell::default(),
             running: RefCell::default(),
             changing: runtime::Semaphore::new(1),
@@ -246,12 +250,12 @@ impl Exports {
         if let Some(port) = self.ports.borrow().get(name) {
             return Ok(Rc::clone(port));
         }
-        let port = PacketPort::open(&self.handle, self.spec_of(name), Role::Requests).map_err(
-            |error| {
-                ApiError::new(ErrorCode::Io, error.to_string())
-                    .remedy("the supervisor needs CAP_NET_RAW and an interface of that name")
-            },
-        )?;
+        let interface = self.spec_of(name);
+        let opened = self.namespaces.open_port(&self.handle, interface, Role::Requests);
+        let port = opened.map_err(|error| {
+            ApiError::new(ErrorCode::Io, error.to_string())
+                .remedy("the supervisor needs CAP_NET_RAW and an interface of that name")
+        })?;
         let port = Rc::new(port);
         self.driver.add_port(Rc::clone(&port) as Rc<dyn aoe::driver::Port>);
         self.ports.borrow_mut().insert(name.to_owned(), Rc::clone(&port));

@@ -1,11 +1,13 @@
 //! `etherpool engine`: pools and volumes, in a process that never waits for anybody who might wait
 //! for it: its memory is locked, the kernel knows that it serves block devices, and its only I/O is
-//! frames, FUSE and the control channel.
+//! frames, FUSE and the control channel. It resolves no path once it serves: what may be mounted over
+//! it is its own volume.
 
 mod addresses;
 mod channel;
 mod exports;
 mod hardening;
+mod namespaces;
 mod network;
 mod requests;
 mod volumes;
@@ -35,6 +37,7 @@ use crate::supervisor::{ENGINE_SAYS_EVERY, die_with_parent, load_config};
 use channel::{Channel, Incoming};
 use exports::Exports;
 use hardening::Hardening;
+use namespaces::Namespaces;
 use network::Network;
 use volumes::Volumes;
 
@@ -62,6 +65,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Process {
     handle: ReactorHandle,
     engine: Rc<Engine>,
+    namespaces: Rc<Namespaces>,
     network: Network,
     volumes: Rc<Volumes>,
     exports: Rc<Exports>,
@@ -106,12 +110,17 @@ impl Process {
             limits: Limits::default(),
         };
         let engine = Engine::new(handle.runtime().clone(), owner);
-        let network = Network::open(&handle, &config.interfaces, &config.node_socket())?;
+        let namespaces = Namespaces::of(&config.interfaces);
+        let network =
+            Network::open(&handle, &config.interfaces, &namespaces, &config.node_socket())?;
         let volumes = Volumes::new(handle.clone());
-        let exports = Rc::new(Exports::new(&handle, &config.interfaces, args.owner, &args.host));
+        let exports =
+            Exports::new(&handle, &config.interfaces, &namespaces, args.owner, &args.host);
+        let exports = Rc::new(exports);
         Ok(Rc::new(Process {
             handle,
             engine,
+            namespaces,
             network,
             volumes,
             exports,
@@ -175,6 +184,7 @@ impl Process {
     /// Opens interfaces that couldn't be opened before.
     async fn keep_ports(self: Rc<Self>) {
         loop {
+            self.namespaces.look(&self.handle).await;
             self.network.open_missing(&self.handle);
             self.handle.runtime().sleep(LOOK_INTERVAL * 2).await;
         }

@@ -193,7 +193,7 @@ impl Addresses {
         let Addresses { identity, shelf, named } = self;
         let taken =
             |slot: u8| shelf.is_some_and(|shelf| named.contains(&ShelfSlot::new(shelf, slot)));
-        let slot = identity.forecast(&identity_of(disk), taken).context("no address for it")?;
+        let slot = identity.slot(&identity_of(disk), taken).context("no address for it")?.0;
         Ok(match shelf {
             Some(shelf) => ShelfSlot::new(*shelf, slot).to_string(),
             None => format!("e(new shelf).{slot}"),

@@ -1,5 +1,10 @@
 //! The process that exports: `etherpool node`, `etherpool target` and vblade's replacement are this
 //! one server with more or less around it.
+//!
+//! The engine of this machine may need it to serve what is mounted anywhere, so once it serves it
+//! resolves no path but on threads of their own, and only to find what it doesn't have open: a
+//! configuration that is to be read again, a disk that isn't exported yet, new disks in `/sys` and
+//! `/dev`, and drives to be set up. No export that is served waits for these.
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -14,6 +19,7 @@ use control::node::NodeStatus;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use os::ata::AtaDisks;
+use os::dir::Directory;
 use os::manager::Manager;
 use os::process::{LockError, ProcessLock, Signal, Signals};
 use os::{Reactor, ReactorHandle};
@@ -61,12 +67,13 @@ pub struct Node {
     pub name: String,
     /// The machine's identity.
     pub node_id: uuid::Uuid,
-    /// Where the sockets are, if there are any.
-    pub run_dir: Option<PathBuf>,
+    /// Where the sockets are, if there are any. Opened before anything is served: nothing in it is
+    /// reached by its path later.
+    pub run_dir: Option<Directory>,
     /// Whether engines of this machine have a socket there.
     pub has_frame_socket: bool,
-    /// Where is kept what survives a restart, if anything is.
-    pub state_dir: Option<PathBuf>,
+    /// Where is kept what survives a restart, if anything is. The same holds for it.
+    pub state_dir: Option<Directory>,
     /// The open disks.
     pub disks: OpenDisks,
     /// The disks themselves, behind what is exported.
@@ -81,7 +88,7 @@ impl Node {
     /// The path of the socket for frames; empty without one.
     pub fn frame_socket(&self) -> String {
         let run_dir = self.run_dir.as_ref().filter(|_| self.has_frame_socket);
-        let path = run_dir.map(|run_dir| local::frame_socket(run_dir));
+        let path = run_dir.map(|run_dir| run_dir.path_of(local::FRAME_SOCKET));
         path.map(|path| path.display().to_string()).unwrap_or_default()
     }
 }
@@ -150,7 +157,7 @@ fn serve(
     });
     let (desk, _answering) = Desk::open(Rc::clone(&service) as Rc<dyn Attendant>);
     if let Some(run_dir) = &node.run_dir {
-        desk.listen(run_dir)?;
+        desk.listen(run_dir.path())?;
     }
     let mut metrics = Metrics::new(desk);
     metrics.follow(metrics_at);
@@ -218,7 +225,7 @@ impl Service {
             ("run-dir", &self.node.run_dir, &wanted.run_dir),
             ("state-dir", &self.node.state_dir, &wanted.state_dir),
         ] {
-            if now != then {
+            if now.as_ref().map(Directory::path) != then.as_deref() {
                 tracing::warn!("a new {what} takes effect at the next start");
             }
         }
@@ -295,16 +302,19 @@ fn lock(spec: &Spec, wanted: &Wanted) -> anyhow::Result<Option<ProcessLock>> {
 /// The server's parts, without ports and exports.
 pub(super) fn prepare(wanted: &Wanted, handle: &ReactorHandle) -> anyhow::Result<Rc<Node>> {
     let config = &wanted.config;
-    if let Some(state_dir) = &wanted.state_dir {
-        std::fs::create_dir_all(state_dir)
-            .with_context(|| format!("cannot make the state directory {}", state_dir.display()))?;
-    }
-    if let Some(run_dir) = &wanted.run_dir {
+    let made = |path: &Option<PathBuf>, what: &str| -> anyhow::Result<Option<Directory>> {
+        let Some(path) = path else { return Ok(None) };
+        let made = Directory::create(path);
+        made.map(Some).with_context(|| format!("cannot make the {what} {}", path.display()))
+    };
+    let state_dir = made(&wanted.state_dir, "state directory")?;
+    let run_dir = made(&wanted.run_dir, "run directory")?;
+    if let Some(run_dir) = &run_dir {
         link::clear(run_dir);
     }
-    let node_id = match (config.node_id, &wanted.state_dir) {
+    let node_id = match (config.node_id, &state_dir) {
         (Some(id), _) => id,
-        (None, Some(state_dir)) => os::process::machine_id(&state_dir.join("machine-id"))
+        (None, Some(state_dir)) => os::process::machine_id(&state_dir.path_of("machine-id"))
             .context("cannot tell this machine's identity")?,
         // Nobody relies on it: there are no sessions without a state directory that matter.
         (None, None) => uuid::Builder::from_random_bytes(os::random_bytes()?).into_uuid(),
@@ -319,9 +329,9 @@ pub(super) fn prepare(wanted: &Wanted, handle: &ReactorHandle) -> anyhow::Result
         driver: TargetDriver::new(handle.runtime().clone(), identity),
         name,
         node_id,
-        run_dir: wanted.run_dir.clone(),
+        run_dir,
         has_frame_socket: wanted.frame_socket,
-        state_dir: wanted.state_dir.clone(),
+        state_dir,
         disks: OpenDisks::new(handle),
         ports_changed: Notify::new(),
     };
@@ -351,7 +361,7 @@ fn find_shelf(
         }
     };
     tracing::info!(shelf, "disks that are found are on this shelf");
-    Ok(Some(Automatic { identity, shelf }))
+    Ok(Some(Automatic::new(identity, shelf)))
 }
 
 /// What the engine of this machine or of another writes back through us must never wait for memory
