@@ -98,11 +98,21 @@ impl TryFrom<[u16; 2]> for PortRange {
 }
 
 /// How volumes are mounted.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MountConfig {
+    /// Directories below which volumes may be mounted, and nowhere else: where a mount goes is
+    /// written in the pool, so whoever made the pool chose it.
+    pub roots: Vec<PathBuf>,
     /// Options added to every mount.
     pub options: Vec<String>,
+}
+
+impl Default for MountConfig {
+    fn default() -> MountConfig {
+        let roots = ["/srv", "/mnt", "/media"].map(PathBuf::from).to_vec();
+        MountConfig { roots, options: Vec::new() }
+    }
 }
 
 /// What is logged.
@@ -212,6 +222,7 @@ impl SupervisorConfig {
                 self.ftp.users_file.as_ref(),
             ])
             .flatten()
+            .chain(&self.mount.roots)
         {
             if !path.is_absolute() {
                 let text = path.display().to_string();
@@ -270,6 +281,7 @@ mod tests {
             anonymous = false
             passive_ports = [50000, 50010]
             [mount]
+            roots = ["/data"]
             options = ["noatime"]
             [log]
             level = "debug"
@@ -282,6 +294,8 @@ mod tests {
         assert!(!config.ftp.anonymous);
         assert_eq!(config.engine_socket(), Path::new("/run/x/engine.sock"));
         assert_eq!(config.log.level, "debug");
+        assert_eq!(config.mount.roots, [Path::new("/data")]);
+        assert_eq!(SupervisorConfig::default().mount.roots.len(), 3);
     }
 
     #[test]
@@ -297,6 +311,7 @@ mod tests {
             ("interfaces = [{ name = \"eth0\", ns = \"x\" }]\n", (1, 32), "unknown field `ns`"),
             ("interfaces = [{ name = \"eth0\" }, { name = \"eth0\" }]\n", (1, 25), "named twice"),
             ("run_dir = \"here\"\n", (1, 12), "must be an absolute path"),
+            ("[mount]\nroots = [\"srv\"]\n", (2, 11), "must be an absolute path"),
             ("state_dir = \"/a\nx = 1", (1, 16), ""),
         ];
         for (text, (line, column), reason) in cases {
