@@ -247,6 +247,13 @@ impl SupervisorConfig {
         self.node_socket.clone().unwrap_or_else(|| self.run_dir.join("node.sock"))
     }
 
+    /// Directories, sockets and files without which its processes can't go on.
+    pub fn needed_paths(&self) -> Vec<PathBuf> {
+        let directories = [&self.state_dir, &self.run_dir, &self.device_dir].map(PathBuf::clone);
+        let sockets = [self.api_socket(), self.engine_socket(), self.node_socket()];
+        directories.into_iter().chain(sockets).chain(self.ftp.users_file.clone()).collect()
+    }
+
     /// The supervisor's pid file.
     pub fn pid_file(&self) -> PathBuf {
         self.run_dir.join("supervisor.pid")

@@ -8,6 +8,7 @@ mod lab;
 mod logging;
 mod measure;
 mod node;
+mod running;
 mod services;
 mod supervisor;
 mod target;
