@@ -13,6 +13,7 @@ use pool::{DiskState, PoolDisk, PoolReport, PoolState};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::api::PoolReportExt as _;
 use crate::names::VolumeName;
 use crate::settings::{ACTED_ON, HELD_PREFIX};
 
@@ -131,13 +132,13 @@ impl Registry {
         for report in pools {
             let Ok(id) = report.id.parse::<Uuid>() else { continue };
             match report.state {
-                PoolState::Online | PoolState::Degraded | PoolState::Suspended { .. } => {
-                    self.note_open(id, report);
-                }
+                // Not what couldn't be opened: nothing is told of its volumes, so all of its settings
+                // would count as set here once it is open.
+                _ if report.may_stay() => self.note_open(id, report),
                 PoolState::Foreign { .. } | PoolState::Fenced | PoolState::Released => {
                     self.forget(id);
                 }
-                PoolState::Incomplete { .. } | PoolState::Opening => {}
+                _ => {}
             }
         }
     }
@@ -176,6 +177,8 @@ impl Registry {
         for report in pools {
             let known = report.id.parse().ok().and_then(|id| self.pool(id));
             for volume in &mut report.volumes {
+                // Only we say what waits, whatever the pool has under such a key.
+                volume.properties.retain(|key, _| !key.starts_with(HELD_PREFIX));
                 for key in ACTED_ON {
                     let waits =
                         known.is_some_and(|known| known.held.contains(&held(&volume.name, key)));
@@ -273,11 +276,16 @@ mod tests {
         let mut registry = Registry::default();
         registry.take_note(&[report(PoolState::Opening, &[MOUNT_KEY])]);
         assert_eq!(registry, Registry::default(), "it isn't open yet");
+        let mut failed = report(PoolState::Suspended { reason: "not opened".into() }, &[]);
+        failed.lease_ok = false;
+        failed.volumes.clear();
+        registry.take_note(&[failed]);
+        assert_eq!(registry, Registry::default(), "it couldn't be opened");
         registry.take_note(&[report(PoolState::Degraded, &[MOUNT_KEY, "other"])]);
         assert!(registry.holds(&name, MOUNT_KEY) && !registry.holds(&name, "other"));
 
         // Set here after that.
-        let now = report(PoolState::Online, &[MOUNT_KEY, FTP_KEY]);
+        let now = report(PoolState::Online, &[MOUNT_KEY, FTP_KEY, "held.device"]);
         registry.take_note(std::slice::from_ref(&now));
         assert!(registry.holds(&name, MOUNT_KEY) && !registry.holds(&name, FTP_KEY));
         let mut shown = [now.clone()];
@@ -322,10 +330,10 @@ mod tests {
     fn what_is_remembered_survives_the_file() {
         let mut registry = Registry::default();
         let (high, low) = (Uuid::from_u128(9), Uuid::from_u128(3));
-        registry.pool_mut(high, "tank").held.insert(HeldSetting {
-            volume: "files".into(),
-            key: "mount".into(),
-        });
+        registry
+            .pool_mut(high, "tank")
+            .held
+            .insert(HeldSetting { volume: "files".into(), key: "mount".into() });
         registry.pool_mut(low, "other").disks.push(KnownDisk {
             id: Uuid::from_u128(5),
             name: "e7.0".into(),

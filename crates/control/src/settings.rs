@@ -392,7 +392,10 @@ mod tests {
     #[test]
     fn what_came_with_a_pool_is_told_in_words_on_one_line() {
         let text = property_text(&mount("/srv/x", &["noatime", "ro"]));
-        assert_eq!(in_words(MOUNT_KEY, &text), "mount at /srv/x as ext4 with the options noatime,ro");
+        assert_eq!(
+            in_words(MOUNT_KEY, &text),
+            "mount at /srv/x as ext4 with the options noatime,ro"
+        );
         let text = property_text(&mount("/etc/x\n/srv/y\u{1b}[2J", &[]));
         assert_eq!(in_words(MOUNT_KEY, &text), "mount at /etc/x /srv/y [2J as ext4");
         assert_eq!(

@@ -5,10 +5,12 @@
 mod channel;
 mod exports;
 mod hardening;
+mod held;
 mod network;
 mod requests;
 mod volumes;
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -66,6 +68,8 @@ pub struct Process {
     hardening: Hardening,
     generation: u64,
     stopping: runtime::Notify,
+    /// All pools are being closed, but stay ours.
+    closing: Cell<bool>,
 }
 
 /// The process.
@@ -105,7 +109,10 @@ impl Process {
         let engine = Engine::new(handle.runtime().clone(), owner);
         let network = Network::open(&handle, &config.interfaces, &config.node_socket())?;
         let volumes = Volumes::new(handle.clone());
-        let exports = Rc::new(Exports::new(&handle, &config.interfaces, args.owner, &args.host));
+        let exports = Exports::new(&handle, &config.interfaces, args.owner, &args.host);
+        // Without it every export waits until services tell; they say what is wrong with the file.
+        exports.know(&crate::services::read_registry(&config.state_dir).unwrap_or_default());
+        let exports = Rc::new(exports);
         Ok(Rc::new(Process {
             handle,
             engine,
@@ -115,6 +122,7 @@ impl Process {
             hardening,
             generation,
             stopping: runtime::Notify::new(),
+            closing: Cell::new(false),
         }))
     }
 
@@ -152,6 +160,7 @@ impl Process {
         let asked = std::pin::pin!(stopping);
         futures::future::select(told, asked).await;
         tracing::info!("engine stops");
+        self.closing.set(true);
         self.exports.stop().await;
         self.volumes.drop_all();
         self.engine.shutdown().await;
