@@ -84,6 +84,7 @@ fn the_real_machines_of_the_readme() {
         .map(|line| match line.split_whitespace().nth(2) {
             Some("create" | "extend") if line.contains(" pool ") => format!("{line} --yes"),
             Some("mkfs") => format!("{line} --yes"),
+            Some("extend") if line.ends_with("--resizefs") => format!("{line} --yes"),
             _ => line.to_owned(),
         })
         .collect::<Vec<_>>()

@@ -4,6 +4,8 @@
 //! progress lines with its id before its one result or error. Events come in between. The descriptor
 //! that [`EngineRequest::AttachVolume`] speaks of travels with the first byte of its line.
 
+use std::collections::BTreeSet;
+
 use pool::{PoolEvent, Progress};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -134,6 +136,14 @@ pub enum EngineRequest {
     CheckExport {
         /// The export.
         export: ExportSetting,
+    },
+    /// Export what the pool's volumes have as exports, but for these volumes: theirs came with the
+    /// pool and wait for a person's word. Answered with null.
+    HeldExports {
+        /// The pool's identity.
+        pool: String,
+        /// Names of volumes in it.
+        volumes: BTreeSet<String>,
     },
     /// Forget an ownership that a disk can't read any more; answered with null.
     ResetEpoch {
@@ -282,6 +292,7 @@ mod tests {
                 value: Some("{\"path\":\"/srv/a\nb\"}".into()),
             },
             EngineRequest::AttachVolume { volume },
+            EngineRequest::HeldExports { pool: "1".into(), volumes: ["v".into()].into() },
             EngineRequest::Shutdown,
         ];
         for (id, request) in requests.into_iter().enumerate() {

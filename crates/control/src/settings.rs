@@ -25,6 +25,12 @@ pub const FTP_KEY: &str = "ftp";
 /// Property under which the list of [`ExportSetting`] is kept.
 pub const EXPORTS_KEY: &str = "exports";
 
+/// The properties that have something done to this machine or its network. Those that came with a
+/// pool wait until a person confirms them.
+pub const ACTED_ON: [&str; 4] = [DEVICE_KEY, MOUNT_KEY, FTP_KEY, EXPORTS_KEY];
+/// Put before the key of such a property in a report while it waits.
+pub const HELD_PREFIX: &str = "held.";
+
 /// Beginning of the property under which [`ExportState`] is kept; the address follows.
 const EXPORT_STATE_PREFIX: &str = "export-state.";
 
@@ -329,6 +335,50 @@ impl VolumeSettings {
     }
 }
 
+/// What a property of a volume would have done, in words for people who haven't seen it before. Its
+/// contents are another's: they are shown as one line without control characters.
+pub fn in_words(key: &str, value: &str) -> String {
+    let properties = BTreeMap::from([(key.to_owned(), value.to_owned())]);
+    let settings = VolumeSettings::from_properties(&properties);
+    let words = match key {
+        MOUNT_KEY => serde_json::from_str::<MountSetting>(value).ok().map(|mount| {
+            let options = match mount.options.as_slice() {
+                [] => String::new(),
+                options => format!(" with the options {}", options.join(",")),
+            };
+            format!("mount at {} as {}{options}", mount.path.display(), mount.fstype)
+        }),
+        FTP_KEY => settings.ftp.map(|ftp| match ftp.listen {
+            Some(address) => format!("serve the mount by FTP at {address}"),
+            None => "serve the mount by FTP".to_owned(),
+        }),
+        DEVICE_KEY => Some(match settings.device {
+            true => "have a block device on this machine".to_owned(),
+            false => "have no block device".to_owned(),
+        }),
+        EXPORTS_KEY if !settings.exports.is_empty() => {
+            let exports: Vec<String> = settings.exports.iter().map(export_in_words).collect();
+            Some(exports.join("; "))
+        }
+        _ => None,
+    };
+    let words = words.unwrap_or_else(|| format!("{key} = {value}"));
+    words.chars().map(|c| if c.is_control() { ' ' } else { c }).take(1000).collect()
+}
+
+fn export_in_words(export: &ExportSetting) -> String {
+    let how = if export.read_only { "read-only" } else { "for reading and writing" };
+    let on = match export.interfaces.as_slice() {
+        [] => "all interfaces of the configuration".to_owned(),
+        interfaces => interfaces.join(", "),
+    };
+    let clients = match export.allow.as_slice() {
+        [] => "ANY client".to_owned(),
+        allow => allow.iter().map(|mac| mac.0.to_string()).collect::<Vec<_>>().join(", "),
+    };
+    format!("export as aoe:{} {how} to {clients} on {on}", export.address)
+}
+
 /// The text that a setting is kept as.
 pub fn property_text<T: Serialize>(setting: &T) -> String {
     // Settings are plain structs of texts and numbers; their serialisation has no failing case.
@@ -381,6 +431,27 @@ mod tests {
         for bad in ["", "a,b", "nobarrier", "x y", "a\nb"] {
             assert!(mount("/srv/x", &[bad]).validate().is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn what_came_with_a_pool_is_told_in_words_on_one_line() {
+        let text = property_text(&mount("/srv/x", &["noatime", "ro"]));
+        assert_eq!(
+            in_words(MOUNT_KEY, &text),
+            "mount at /srv/x as ext4 with the options noatime,ro"
+        );
+        let text = property_text(&mount("/etc/x\n/srv/y\u{1b}[2J", &[]));
+        assert_eq!(in_words(MOUNT_KEY, &text), "mount at /etc/x /srv/y [2J as ext4");
+        assert_eq!(
+            in_words(FTP_KEY, r#"{"listen":"0.0.0.0:21"}"#),
+            "serve the mount by FTP at 0.0.0.0:21"
+        );
+        assert_eq!(
+            in_words(EXPORTS_KEY, r#"[{"address":"e7.1","interfaces":[]}]"#),
+            "export as aoe:e7.1 for reading and writing to ANY client on all interfaces of the \
+             configuration"
+        );
+        assert_eq!(in_words(EXPORTS_KEY, "no\njson"), "exports = no json");
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod logging;
 mod measure;
 mod neighbours;
 mod node;
+mod running;
 mod services;
 mod supervisor;
 mod target;

@@ -145,6 +145,16 @@ pub struct ImportPool {
     pub force: bool,
 }
 
+/// `POST /v1/pools/POOL/release`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReleasePool {
+    /// Whoever asks knows that all mounts, servers, exports and devices of its volumes end.
+    pub confirmed: bool,
+    /// Change nothing, answer with a [`super::Preview`].
+    pub dry_run: bool,
+}
+
 /// `POST /v1/pools/POOL/volumes`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -166,6 +176,12 @@ pub struct ExtendVolume {
     /// Also grow the file system.
     #[serde(default)]
     pub resizefs: bool,
+    /// Where a mounted file system can't be grown: unmount it for the moment.
+    #[serde(default)]
+    pub may_unmount: bool,
+    /// Change nothing, answer with a [`super::Preview`].
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 /// `POST /v1/pools/POOL/volumes/VOL/verify`; streamed.
@@ -198,6 +214,21 @@ pub struct MountVolume {
     /// Mount options.
     #[serde(default)]
     pub options: Vec<String>,
+    /// Where the volume is mounted now, or is to be by its settings: it is unmounted there. Without it
+    /// a volume that has a mount is left alone.
+    #[serde(default)]
+    pub move_from: Option<PathBuf>,
+    /// Change nothing, answer with a [`super::Preview`].
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// `POST /v1/pools/POOL/volumes/VOL/unmount`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UnmountVolume {
+    /// Change nothing, answer with a [`super::Preview`].
+    pub dry_run: bool,
 }
 
 /// `POST /v1/pools/POOL/volumes/VOL/ftp`.

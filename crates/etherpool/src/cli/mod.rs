@@ -9,6 +9,7 @@ mod confirm;
 mod disk;
 mod docs;
 mod failure;
+mod held;
 mod output;
 mod pool;
 mod progress;

@@ -1,14 +1,17 @@
 //! `etherpool pool`.
 
 use clap::{Args, Subcommand};
-use control::api::{ApiError, CreatePool, ExtendPool, FailureDomain, ImportPool, ImportResult};
+use control::api::{
+    ApiError, CreatePool, ExtendPool, FailureDomain, HeldReport, ImportPool, ImportResult, Preview,
+    ReleasePool,
+};
 use control::exit::Exit;
 use control::names::{DiskArgument, ShelfSlot};
 use control::size::parse_bytes;
 use pool::{DiskReport, ImportPlan, PoolForecast, PoolReport, PoolState};
 
 use super::args::{Confirmation, parse_name};
-use super::confirm::{Proceed, confirm};
+use super::confirm::{Proceed, confirm, effects};
 use super::disk::{describe, resolve_all};
 use super::output::{self, print_json};
 use super::{Context, Failure};
@@ -33,6 +36,9 @@ pub enum PoolCommand {
     Release {
         /// The pool
         pool: String,
+
+        #[command(flatten)]
+        confirmation: Confirmation,
     },
 }
 
@@ -121,15 +127,16 @@ pub async fn run(context: &Context, command: PoolCommand) -> Result<Exit, Failur
         PoolCommand::Show { pool } => {
             let report: PoolReport = context.client.get(&pool_path(&pool)?).await?;
             show(context, &report)?;
+            if !context.json {
+                let held: Vec<HeldReport> =
+                    context.client.get(&format!("{}/held", pool_path(&report.name)?)).await?;
+                output::print(&super::held::remark(&held))?;
+            }
             Ok(health(&report))
         }
         PoolCommand::Import(args) if args.all => import_all(context, args).await,
         PoolCommand::Import(args) => import(context, args).await,
-        PoolCommand::Release { pool } => {
-            let path = format!("{}/release", pool_path(&pool)?);
-            let () = context.client.post(&path, &()).await?;
-            done(context, &format!("pool {pool} is released\n"))
-        }
+        PoolCommand::Release { pool, confirmation } => release(context, &pool, confirmation).await,
     }
 }
 
@@ -236,6 +243,23 @@ async fn extend(context: &Context, args: ExtendArgs) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
+async fn release(
+    context: &Context,
+    pool: &str,
+    confirmation: Confirmation,
+) -> Result<Exit, Failure> {
+    let path = format!("{}/release", pool_path(pool)?);
+    let ask = ReleasePool { dry_run: true, ..ReleasePool::default() };
+    let preview: Option<Preview> = context.client.post(&path, &ask).await?;
+    let effects = effects(&preview.unwrap_or_default());
+    if confirm(&format!("Releasing pool {pool} means:\n{effects}"), confirmation)? == Proceed::No {
+        return Ok(Exit::Ok);
+    }
+    let request = ReleasePool { confirmed: true, dry_run: false };
+    let _: Option<Preview> = context.client.post(&path, &request).await?;
+    done(context, &format!("pool {pool} is released\n"))
+}
+
 async fn import(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
     let pool = args.pool.unwrap_or_default();
     let path = format!("{}/import", pool_path(&pool)?);
@@ -248,6 +272,7 @@ async fn import(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
             return done(context, &format!("Pool {pool} is open here already.\n"));
         }
         show(context, open)?;
+        super::held::settle(context, &open.name, args.confirmation).await?;
         return Ok(Exit::Ok);
     }
     let plan: ImportPlan = context.client.get(&path).await?;
@@ -267,6 +292,7 @@ async fn import(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
     let request = ImportPool { grace_secs: args.grace, force: args.force };
     let report: PoolReport = context.client.post(&path, &request).await?;
     show(context, &report)?;
+    super::held::settle(context, &report.name, args.confirmation).await?;
     Ok(Exit::Ok)
 }
 
@@ -317,6 +343,12 @@ async fn import_all(context: &Context, args: ImportArgs) -> Result<Exit, Failure
         print_json(&results)?;
     } else {
         output::print(&output::imports(&results))?;
+    }
+    for report in results.iter().filter_map(|result| result.report.as_ref()) {
+        super::held::settle(context, &report.name, args.confirmation).await?;
+    }
+    for report in results.iter().filter_map(|result| result.report.as_ref()) {
+        super::held::settle(context, &report.name, args.confirmation).await?;
     }
     let failed = results.iter().any(|result| result.error.is_some());
     Ok(if failed { Exit::Failure } else { Exit::Ok })

@@ -18,6 +18,7 @@ use control::api::{ApiError, ErrorCode, PoolReportExt as _};
 use control::config::InterfaceConfig;
 use control::names::VolumeName;
 use control::node::{ExportStatus, NodeStatus, ONLINE};
+use control::registry::Registry;
 use control::settings::{ExportSetting, ExportState, VolumeSettings, property_text};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
@@ -25,6 +26,7 @@ use os::ReactorHandle;
 use os::net::{InterfaceSpec, PacketPort, Role};
 use pool::{Engine, PoolReport};
 
+use super::held::HeldExports;
 use super::namespaces::Namespaces;
 use super::network::{api_address, spec_of};
 use crate::desk::{Attendant, Change};
@@ -39,6 +41,7 @@ pub struct Exports {
     namespaces: Rc<Namespaces>,
     ports: RefCell<BTreeMap<String, Rc<PacketPort>>>,
     running: RefCell<BTreeMap<(VolumeName, ShelfSlot), Running>>,
+    held: RefCell<HeldExports>,
     /// One change at a time: adding and removing wait for the device.
     changing: Rc<runtime::Semaphore>,
 }
@@ -69,8 +72,35 @@ impl Exports {
             namespaces: Rc::clone(namespaces),
             ports: RefCell::default(),
             running: RefCell::default(),
+            held: RefCell::default(),
             changing: runtime::Semaphore::new(1),
         }
+    }
+
+    /// Takes the registry's word for which pools are known and whose exports wait.
+    pub fn know(&self, registry: &Registry) {
+        *self.held.borrow_mut() = HeldExports::new(registry);
+    }
+
+    /// Takes services' word for whose exports of a pool wait.
+    pub fn hold(&self, pool: String, volumes: BTreeSet<String>) {
+        self.held.borrow_mut().set(pool, volumes);
+    }
+
+    /// Does an import of these pools: what they have then came with them.
+    pub async fn while_importing<T>(
+        &self,
+        engine: &Engine,
+        which: impl Fn(&PoolReport) -> bool,
+        import: impl Future<Output = T>,
+    ) -> T {
+        let pools: Vec<PoolReport> = engine.reports().into_iter().filter(which).collect();
+        self.held.borrow_mut().import_begins(&pools);
+        let done = import.await;
+        let mut held = self.held.borrow_mut();
+        held.take_note(&engine.reports());
+        held.import_ends(&pools);
+        done
     }
 
     /// Whether an export could be made here.
@@ -123,7 +153,8 @@ impl Exports {
     /// Makes what is exported be what the pools say.
     pub async fn follow(&self, pools: &[PoolReport], engine: &Rc<Engine>) {
         let _turn = self.changing.acquire(1).await;
-        let wanted = wanted(pools);
+        self.held.borrow_mut().take_note(pools);
+        let wanted = wanted(pools, &self.held.borrow());
         let ended: Vec<_> = {
             let running = self.running.borrow();
             running.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect()
@@ -308,12 +339,12 @@ struct Wish {
     remembered: Result<Remembered, String>,
 }
 
-fn wanted(pools: &[PoolReport]) -> BTreeMap<(VolumeName, ShelfSlot), Wish> {
+fn wanted(pools: &[PoolReport], held: &HeldExports) -> BTreeMap<(VolumeName, ShelfSlot), Wish> {
     let mut wanted = BTreeMap::new();
     for pool in pools {
         for volume in &pool.volumes {
             let name = VolumeName::new(&pool.name, &volume.name);
-            if !pool.keeps(&name) {
+            if !pool.keeps(&name) || held.waits(pool, &volume.name) {
                 continue;
             }
             for setting in VolumeSettings::from_properties(&volume.properties).exports {

@@ -7,11 +7,13 @@ mod addresses;
 mod channel;
 mod exports;
 mod hardening;
+mod held;
 mod namespaces;
 mod network;
 mod requests;
 mod volumes;
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -23,7 +25,7 @@ use clap::Args;
 use control::api::{PoolReportExt as _, SeenTarget};
 use control::channel::ReplyLine;
 use control::config::{InterfaceConfig, SupervisorConfig};
-use control::registry::{REGISTRY_FILE, Registry};
+use control::registry::Registry;
 use os::process::{Signal, Signals, signals};
 use os::reactor::Mailbox;
 use os::{Reactor, ReactorHandle};
@@ -72,6 +74,8 @@ pub struct Process {
     hardening: Hardening,
     generation: u64,
     stopping: runtime::Notify,
+    /// All pools are being closed, but stay ours.
+    closing: Cell<bool>,
 }
 
 /// The process.
@@ -103,10 +107,11 @@ impl Process {
         hardening: Hardening,
         generation: u64,
     ) -> anyhow::Result<Rc<Process>> {
+        let registry = read_registry(&config.state_dir);
         let owner = EngineConfig {
             owner: OwnerId(args.owner),
             owner_name: args.host.clone(),
-            pools: known_pools(&config.state_dir),
+            pools: known_pools(&registry),
             limits: Limits::default(),
         };
         let engine = Engine::new(handle.runtime().clone(), owner);
@@ -116,6 +121,7 @@ impl Process {
         let volumes = Volumes::new(handle.clone());
         let exports =
             Exports::new(&handle, &config.interfaces, &namespaces, args.owner, &args.host);
+        exports.know(&registry);
         let exports = Rc::new(exports);
         Ok(Rc::new(Process {
             handle,
@@ -127,6 +133,7 @@ impl Process {
             hardening,
             generation,
             stopping: runtime::Notify::new(),
+            closing: Cell::new(false),
         }))
     }
 
@@ -164,6 +171,7 @@ impl Process {
         let asked = std::pin::pin!(stopping);
         futures::future::select(told, asked).await;
         tracing::info!("engine stops");
+        self.closing.set(true);
         self.exports.stop().await;
         self.volumes.drop_all();
         self.engine.shutdown().await;
@@ -216,22 +224,16 @@ impl Process {
     }
 }
 
-/// The pools that this supervisor's records name. Without them nothing is opened by itself; services
-/// tell people why the file can't be used.
-fn known_pools(state_dir: &Path) -> Vec<KnownPool> {
-    let file = state_dir.join(REGISTRY_FILE);
-    let registry = match std::fs::read_to_string(&file) {
-        Ok(text) => Registry::parse(&text),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
-        Err(error) => {
-            tracing::error!(file = %file.display(), %error, "can't be read: no pool is opened by itself");
-            return Vec::new();
-        }
-    };
-    let registry = registry.unwrap_or_else(|error| {
-        tracing::error!(file = %file.display(), %error, "no pool is opened by itself");
+/// What the supervisor's records say. Without them nothing is opened by itself, and every export waits
+/// until services tell; they say to people what is wrong with the file.
+fn read_registry(state_dir: &Path) -> Registry {
+    crate::services::read_registry(state_dir).unwrap_or_else(|error| {
+        tracing::error!("no pool is opened by itself: {error:#}");
         Registry::default()
-    });
+    })
+}
+
+fn known_pools(registry: &Registry) -> Vec<KnownPool> {
     let disk = |disk: &control::registry::KnownDisk| KnownDisk {
         id: disk.id,
         place: DiskPlace {

@@ -61,6 +61,8 @@ impl Work<'_> {
                 value(process.network.targets())
             }
             EngineRequest::Disks => value(engine.disks().await),
+            // A closed pool looks like one that was given up, which services would forget.
+            EngineRequest::Pools if process.closing.get() => Err(ApiError::engine_away()),
             EngineRequest::Pools => value(engine.reports()),
             EngineRequest::CreatePool(request) => {
                 value(engine.create_pool(pool_of(request)).await?)
@@ -87,7 +89,9 @@ impl Work<'_> {
             EngineRequest::ImportPool { pool, request } => {
                 let grace = request.grace_secs.map(std::time::Duration::from_secs);
                 let options = ImportOptions { grace, force: request.force };
-                value(engine.import_pool(&pool, options).await?)
+                let named = |one: &pool::PoolReport| one.name == pool || one.id == pool;
+                let import = engine.import_pool(&pool, options);
+                value(process.exports.while_importing(engine, named, import).await?)
             }
             EngineRequest::ReleasePool { pool } => value(engine.release_pool(&pool).await?),
             EngineRequest::CreateVolume { pool, request } => {
@@ -118,6 +122,11 @@ impl Work<'_> {
             EngineRequest::CheckExport { export } => {
                 process.exports.check(&export)?;
                 value(process.check_address(&export).await?)
+            }
+            EngineRequest::HeldExports { pool, volumes } => {
+                // Exported at the next look: whoever tells mustn't wait for a device.
+                process.exports.hold(pool, volumes);
+                Ok(Value::Null)
             }
             EngineRequest::ResetEpoch { disk } => self.reset_epoch(disk).await,
             EngineRequest::Shutdown => {

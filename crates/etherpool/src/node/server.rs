@@ -110,6 +110,11 @@ pub fn run(spec: Spec) -> anyhow::Result<ExitCode> {
     for command in &wanted.config.before_start {
         shell(command).with_context(|| format!("before-start command `{command}`"))?;
     }
+    let needed: Vec<PathBuf> = wanted.run_dir.iter().chain(&wanted.state_dir).cloned().collect();
+    let _running = match needed.is_empty() {
+        true => None,
+        false => crate::running::register(spec.source.role(), needed),
+    };
     let after_stop = wanted.config.after_stop.clone();
     // The end waits for dead disks. A successor needn't, unless commands come after it.
     let (early, late) = if after_stop.is_empty() { (lock, None) } else { (None, lock) };

@@ -14,8 +14,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use control::api::{
     ApiError, CreatePool, CreateVolume, ErrorCode, ExportVolume, ExtendPool, ExtendVolume,
-    ImportPool, MakeFs, MountVolume, ResetEpoch, SeenTarget, ServeFtp, Status, StreamLine,
-    UnexportVolume, VerifyVolume,
+    HeldReport, ImportPool, MakeFs, MountVolume, PoolReportExt as _, Preview, ReleasePool,
+    ResetEpoch, SeenTarget, ServeFtp, Status, StreamLine, UnexportVolume, UnmountVolume,
+    VerifyVolume,
 };
 use control::channel::{EngineRequest, to_line};
 use control::names::{ShelfSlot, VolumeName, check_name};
@@ -49,9 +50,10 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/v1/pools/{pool}/extend/plan", post(plan_extension))
         .route("/v1/pools/{pool}/import", get(plan_import).post(import_pool))
         .route("/v1/pools/{pool}/release", post(release_pool))
+        .route("/v1/pools/{pool}/held", get(held))
+        .route("/v1/pools/{pool}/confirm-settings", post(confirm_settings))
         .route("/v1/pools/{pool}/volumes", post(create_volume))
         .route("/v1/pools/{pool}/plan/volume", post(plan_volume))
-        .route("/v1/pools/{pool}/volumes/{volume}/extend/plan", post(plan_growth))
         .route("/v1/pools/{pool}/volumes/{volume}", get(volume).delete(remove_volume))
         .route("/v1/pools/{pool}/volumes/{volume}/extend", post(extend_volume))
         .route("/v1/pools/{pool}/volumes/{volume}/verify", post(verify_volume))
@@ -132,6 +134,39 @@ impl Services {
         self.look_now();
         Ok(Json(answer?))
     }
+
+    /// Has a pool opened for good: written down, with what came with it set apart, before the answer.
+    async fn ask_for_pool(&self, pool: &str, request: EngineRequest) -> Answer<PoolReport> {
+        let named = |one: &PoolReport| one.name == pool || one.id == pool;
+        let mut opened = [self.opening(named, request).await?];
+        self.registry.set_apart(&mut opened);
+        let [opened] = opened;
+        Ok(Json(opened))
+    }
+
+    /// Has those of these pools opened that aren't.
+    async fn opening<T: DeserializeOwned>(
+        &self,
+        which: impl Fn(&PoolReport) -> bool,
+        request: EngineRequest,
+    ) -> Result<T, Refusal> {
+        let mut closed = self.fresh_pools().await?;
+        closed.retain(|pool| which(pool) && !pool.is_open());
+        self.registry.import_begins(&closed);
+        let answer = self.engine.call::<T>(request).await;
+        let noted = match &answer {
+            Ok(_) => self.remember().await,
+            Err(_) => Ok(()),
+        };
+        self.registry.import_ends(&closed);
+        self.look_now();
+        let answer = answer?;
+        noted.map_err(|error| {
+            let message = format!("the pool is open, but {}", error.message);
+            ApiError { message, ..error }
+        })?;
+        Ok(answer)
+    }
 }
 
 async fn status(State(services): App) -> Json<Status> {
@@ -141,7 +176,8 @@ async fn status(State(services): App) -> Json<Status> {
         Err(_) => services.pools.borrow().clone(),
     };
     let mut report = services.keeper.report();
-    let mut warnings = Vec::new();
+    let held = services.held(&pools).await;
+    let mut warnings = services.registry.warnings();
     for pool in &pools {
         for volume in &pool.volumes {
             let name = VolumeName::new(&pool.name, &volume.name);
@@ -176,6 +212,8 @@ async fn status(State(services): App) -> Json<Status> {
         engine_restarts: services.engines_seen.load(Ordering::Relaxed).saturating_sub(1),
         pools,
         services: report,
+        held,
+        troubles: services.registry.trouble().into_iter().collect(),
         warnings,
     })
 }
@@ -201,7 +239,7 @@ async fn reset_epoch(State(services): App, Path(disk): Path<ShelfSlot>, body: By
 }
 
 async fn pools(State(services): App) -> Answer<Vec<PoolReport>> {
-    services.ask(EngineRequest::Pools).await
+    Ok(Json(services.fresh_pools().await?))
 }
 
 async fn pool(State(services): App, Path(name): Path<String>) -> Answer<PoolReport> {
@@ -217,7 +255,7 @@ async fn pool(State(services): App, Path(name): Path<String>) -> Answer<PoolRepo
 async fn create_pool(State(services): App, body: Bytes) -> Answer<PoolReport> {
     let request: CreatePool = read(&body)?;
     pool_name(&request.name)?;
-    services.ask(EngineRequest::CreatePool(request)).await
+    services.ask_for_pool(&request.name.clone(), EngineRequest::CreatePool(request)).await
 }
 
 async fn plan_pool(State(services): App, body: Bytes) -> Answer<PoolForecast> {
@@ -249,22 +287,16 @@ async fn plan_volume(
     services.ask(EngineRequest::PlanVolume { pool, request }).await
 }
 
-async fn plan_growth(
-    State(services): App,
-    Path(name): Path<(String, String)>,
-    body: Bytes,
-) -> Answer<VolumeForecast> {
-    let (volume, request) = (volume_name(name)?, read::<ExtendVolume>(&body)?);
-    services.ask(EngineRequest::PlanGrowth { volume, size: request.size }).await
-}
-
 async fn extend_pool(
     State(services): App,
     Path(pool): Path<String>,
     body: Bytes,
 ) -> Answer<PoolReport> {
     let request: ExtendPool = read(&body)?;
-    services.ask(EngineRequest::ExtendPool { pool, request }).await
+    let Json(mut report) =
+        services.ask::<PoolReport>(EngineRequest::ExtendPool { pool, request }).await?;
+    services.registry.set_apart(std::slice::from_mut(&mut report));
+    Ok(Json(report))
 }
 
 async fn import_pool(
@@ -273,11 +305,27 @@ async fn import_pool(
     body: Bytes,
 ) -> Answer<PoolReport> {
     let request: ImportPool = read(&body)?;
-    services.ask(EngineRequest::ImportPool { pool, request }).await
+    services.ask_for_pool(&pool.clone(), EngineRequest::ImportPool { pool, request }).await
 }
 
-async fn release_pool(State(services): App, Path(pool): Path<String>) -> Answer<()> {
-    services.release_pool(pool).await.map(Json).map_err(Refusal)
+async fn release_pool(
+    State(services): App,
+    Path(pool): Path<String>,
+    body: Bytes,
+) -> Answer<Option<Preview>> {
+    let request: ReleasePool = read(&body)?;
+    Ok(Json(services.release_pool(pool, request).await?))
+}
+
+async fn held(State(services): App, Path(pool): Path<String>) -> Answer<Vec<HeldReport>> {
+    Ok(Json(services.held_of(&pool).await?))
+}
+
+async fn confirm_settings(
+    State(services): App,
+    Path(pool): Path<String>,
+) -> Answer<Vec<HeldReport>> {
+    Ok(Json(services.confirm_settings(&pool).await?))
 }
 
 async fn create_volume(
@@ -314,6 +362,9 @@ async fn extend_volume(
     body: Bytes,
 ) -> Result<Response, Refusal> {
     let (name, request) = (volume_name(name)?, read::<ExtendVolume>(&body)?);
+    if request.dry_run {
+        return Ok(Json(services.extend_preview(&name, &request).await?).into_response());
+    }
     Ok(streamed(|progress| async move { services.extend_volume(&name, request, progress).await }))
 }
 
@@ -357,13 +408,18 @@ async fn mount(
     State(services): App,
     Path(name): Path<(String, String)>,
     body: Bytes,
-) -> Answer<()> {
+) -> Answer<Option<Preview>> {
     let request: MountVolume = read(&body)?;
     Ok(Json(services.mount(&volume_name(name)?, request).await?))
 }
 
-async fn unmount(State(services): App, Path(name): Path<(String, String)>) -> Answer<()> {
-    Ok(Json(services.unmount(&volume_name(name)?).await?))
+async fn unmount(
+    State(services): App,
+    Path(name): Path<(String, String)>,
+    body: Bytes,
+) -> Answer<Option<Preview>> {
+    let request: UnmountVolume = read(&body)?;
+    Ok(Json(services.unmount(&volume_name(name)?, request).await?))
 }
 
 async fn serve_ftp(

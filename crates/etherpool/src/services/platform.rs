@@ -5,6 +5,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use control::api::{ApiError, ErrorCode};
 use control::channel::EngineRequest;
@@ -12,10 +13,15 @@ use control::config::SupervisorConfig;
 use control::names::VolumeName;
 use control::settings::{FsType, FtpSetting, MountSetting};
 use frontend::attach::{self, AttachError, Detach, Places};
-use frontend::filesystem::{self, FilesystemError};
+use frontend::filesystem::{self, Contents, FilesystemError, NeededDirectory, PlaceRules};
 
 use super::engine_client::EngineClient;
 use super::ftp::{FtpHandle, FtpServers};
+use crate::lab::LAB_DIR;
+use crate::running::running;
+
+/// How long a mount point may take to be looked at; it may lie on a file system that doesn't answer.
+const PLACE_LIMIT: Duration = Duration::from_secs(10);
 
 /// What an earlier services process left of a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +113,9 @@ pub struct Linux {
     engine: EngineClient,
     places: Places,
     options: Vec<String>,
+    roots: Vec<PathBuf>,
+    /// Directories of this supervisor, also where it couldn't make itself known.
+    own: Vec<PathBuf>,
     ftp: FtpServers,
 }
 
@@ -116,7 +125,63 @@ impl Linux {
         let places =
             Places { run: config.run_dir.join("volumes"), links: config.device_dir.clone() };
         let ftp = FtpServers::new(config.ftp.clone(), engine.clone());
-        Linux { engine, places, options: config.mount.options.clone(), ftp }
+        let (options, roots) = (config.mount.options.clone(), config.mount.roots.clone());
+        Linux { engine, places, options, roots, own: config.needed_paths(), ftp }
+    }
+
+    /// Judges a mount point, on which `device` may be mounted already; returns where it leads.
+    pub async fn check_place(
+        &self,
+        path: &Path,
+        device: Option<PathBuf>,
+    ) -> Result<PathBuf, Trouble> {
+        let rules = self.place_rules().await?;
+        let checked = filesystem::check_place(path.to_owned(), rules, device);
+        match tokio::time::timeout(PLACE_LIMIT, checked).await {
+            Ok(checked) => checked.map_err(filesystem_trouble),
+            Err(_) => Err(ApiError::new(
+                ErrorCode::Unavailable,
+                format!("{} can't be looked at: its file system does not answer", path.display()),
+            )
+            .into()),
+        }
+    }
+
+    /// Where mounts may be, with all that runs here now.
+    async fn place_rules(&self) -> Result<PlaceRules, Trouble> {
+        let (roots, own) = (self.roots.clone(), self.own.clone());
+        blocking(move || {
+            let running = running().map_err(|error| {
+                ApiError::new(
+                    ErrorCode::Io,
+                    format!("which directories supervisors and nodes of this machine need can't be told: {error}"),
+                )
+            })?;
+            let of_others = running.into_iter().flat_map(|one| {
+                let whose = format!("the {} (process {})", one.role, one.pid);
+                one.directories.into_iter().map(move |path| (path, whose.clone()))
+            });
+            let own = own.into_iter().map(|path| (path, "this supervisor".to_owned()));
+            let needed = own.chain(of_others).map(|(path, whose)| {
+                // The lab's place is in the state directory of the machine's own supervisor, which
+                // makes no use of it.
+                let except = Path::new(LAB_DIR);
+                let holds_lab = except.starts_with(&path) && except != path;
+                NeededDirectory { path, whose, except: holds_lab.then(|| except.to_owned()) }
+            });
+            Ok(PlaceRules { roots, needed: needed.collect() })
+        })
+        .await
+    }
+
+    /// The volume that has a device, for messages.
+    async fn name_of(&self, device: &Path) -> String {
+        let (places, device) = (self.places.clone(), device.to_owned());
+        let listed = blocking(move || attach::list(&places).map_err(attach_trouble)).await;
+        let found = listed.ok().and_then(|all| {
+            all.into_iter().find(|one| one.device.as_deref() == Some(device.as_path()))
+        });
+        found.map_or_else(|| "POOL/VOLUME".to_owned(), |one| one.name.to_string())
     }
 
     /// The name in the front end's own type.
@@ -184,15 +249,22 @@ impl Platform for Linux {
     async fn mount(&self, device: &Path, setting: &MountSetting) -> Result<(), Trouble> {
         let options: Vec<&str> =
             self.options.iter().chain(&setting.options).map(String::as_str).collect();
-        filesystem::mount(
+        let rules = self.place_rules().await?;
+        let mounted = filesystem::mount(
             device.to_owned(),
             setting.path.clone(),
             kind_of(setting.fstype),
             options.join(","),
-        )
-        .await
-        .map(|_| ())
-        .map_err(filesystem_trouble)
+            rules,
+        );
+        match mounted.await {
+            Ok(_) => Ok(()),
+            Err(error @ FilesystemError::NotMountable { .. }) => {
+                let name = self.name_of(device).await;
+                Err(not_mountable(error, &name).into())
+            }
+            Err(error) => Err(filesystem_trouble(error)),
+        }
     }
 
     async fn unmount(&self, path: &Path) -> Result<(), Trouble> {
@@ -330,22 +402,57 @@ fn attach_trouble(error: AttachError) -> Trouble {
     ApiError::new(code, error.to_string()).into()
 }
 
+/// What to do about a mount that the system refused.
+fn not_mountable(error: FilesystemError, name: &str) -> ApiError {
+    let told = ApiError::new(ErrorCode::Io, error.to_string());
+    match error {
+        FilesystemError::NotMountable { contents, .. } => contents_trouble(told, &contents, name),
+        _ => told,
+    }
+}
+
+/// What to do about a volume that can't be mounted, by what it carries. To make a file system is
+/// proposed only where everything was read and nothing was found.
+pub fn contents_trouble(error: ApiError, contents: &Contents, name: &str) -> ApiError {
+    error.remedy(match contents {
+        Contents::Blank => format!("make a file system first: etherpool volume mkfs {name}"),
+        Contents::Carries { known: true, .. } => format!(
+            "look at the mount's options, and at the file system: etherpool volume check {name}"
+        ),
+        Contents::Carries { known: false, .. } => format!(
+            "only ext4 is mounted; look at it with other programs on the block device that \
+             `etherpool volume attach {name}` makes"
+        ),
+        Contents::Unreadable(_) => {
+            "see `etherpool status` for what is missing, and bring it back".to_owned()
+        }
+    })
+}
+
 /// A failed operation on a file system in the API's words.
 pub fn filesystem_trouble(error: FilesystemError) -> Trouble {
     let (code, holders) = match &error {
-        FilesystemError::NotBlank { .. } => (ErrorCode::Refused, Vec::new()),
+        FilesystemError::NotBlank { .. } | FilesystemError::MountPoint { .. } => {
+            (ErrorCode::Refused, Vec::new())
+        }
         FilesystemError::OtherMount { .. } => (ErrorCode::Busy, Vec::new()),
         FilesystemError::NotMounted(_) => (ErrorCode::NotFound, Vec::new()),
         FilesystemError::Busy { holders, .. } => {
             (ErrorCode::Busy, holders.iter().map(ToString::to_string).collect())
         }
         FilesystemError::MissingCapability { .. }
+        | FilesystemError::NotMountable { .. }
         | FilesystemError::NoTool(_)
         | FilesystemError::Tool { .. }
         | FilesystemError::Timeout { .. }
         | FilesystemError::System { .. } => (ErrorCode::Io, Vec::new()),
     };
-    Trouble { error: ApiError::new(code, error.to_string()), holders }
+    let told = ApiError::new(code, error.to_string());
+    let told = match error {
+        FilesystemError::MountPoint { remedy, .. } => told.remedy(remedy),
+        _ => told,
+    };
+    Trouble { error: told, holders }
 }
 
 async fn blocking<T: Send + 'static>(
@@ -364,6 +471,23 @@ async fn blocking<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn to_make_a_file_system_is_proposed_for_a_blank_volume_alone() {
+        let remedy = |contents: Contents| {
+            let error = ApiError::new(ErrorCode::Io, "no");
+            contents_trouble(error, &contents, "p/v").remedy.unwrap_or_default()
+        };
+        let carries = |known| Contents::Carries { found: "something".into(), known };
+        assert!(remedy(Contents::Blank).contains("etherpool volume mkfs p/v"));
+        for other in [carries(true), carries(false), Contents::Unreadable("EIO".into())] {
+            let remedy = remedy(other);
+            assert!(!remedy.is_empty());
+            for word in ["mkfs", "force", "reset"] {
+                assert!(!remedy.contains(word), "{remedy}");
+            }
+        }
+    }
 
     #[test]
     fn the_mount_table_is_read_with_its_escapes() {

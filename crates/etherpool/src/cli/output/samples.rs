@@ -120,6 +120,8 @@ pub fn status() -> Status {
             trouble: None,
             busy_processes: Vec::new(),
         }],
+        held: Vec::new(),
+        troubles: Vec::new(),
         warnings: Vec::new(),
     }
 }
