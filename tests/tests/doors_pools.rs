@@ -27,6 +27,7 @@ fn code(lab: &Lab, args: &[&str]) -> (i32, String) {
 fn a_pool_that_is_not_in_the_records_is_left_alone() {
     let lab = small();
     std::fs::write(lab.mount().join("kept"), "kept").unwrap();
+    rustix::fs::syncfs(std::fs::File::open(lab.mount()).unwrap()).unwrap();
     let records = lab.dir().join("supervisor/state/pools.json");
     assert!(std::fs::read_to_string(&records).unwrap().contains("cluster"));
     lab.lab(&["kill", "supervisor"]);
@@ -173,9 +174,25 @@ fn the_disk_to_bring_back_is_named() {
     });
     let (status, text) = code(&lab, &["status"]);
     assert!(status == 5 && text.contains("e1.0") && text.contains("bring back"), "{text}");
-    let (_, text) = code(&lab, &["volume", "verify", "cluster/hyperspace"]);
-    println!("{text}");
+    for line in [
+        "volume verify cluster/hyperspace",
+        "volume mkfs cluster/hyperspace --yes",
+        "volume check cluster/hyperspace",
+    ] {
+        let args: Vec<&str> = line.split(' ').collect();
+        let (status, text) = code(&lab, &args);
+        assert!(
+            status == 8 && (text.contains("e1.0") || text.contains("mounted")),
+            "{line}: {text}"
+        );
+    }
+    // Without a mount of its own: what it waits for is the answer.
+    lab.cli(&["volume", "unmount", "cluster/hyperspace"]);
+    let path = lab.mount().display().to_string();
+    let (status, text) = code(&lab, &["volume", "mount", "cluster/hyperspace", &path]);
+    assert!(status == 8 && text.contains("e1.0") && text.contains("bring back"), "{text}");
     lab.lab(&["start", "n1"]);
-    lab.wait_served();
+    wait_until("all of it is there", || lab.volume()["suspended"].is_null());
+    lab.cli(&["volume", "mount", "cluster/hyperspace", &path]);
     assert_eq!(std::fs::read(lab.mount().join("new")).unwrap(), vec![7; 24 << 20]);
 }

@@ -49,6 +49,10 @@ impl Services {
         } else if dry_run && pool.serves(name) {
             self.check_mountable(name).await?;
         }
+        if settings.mount.is_none() {
+            // What it waits for, rather than that it isn't mounted yet.
+            self.serving(name).await?;
+        }
         if dry_run {
             return Ok(Some(preview));
         }
