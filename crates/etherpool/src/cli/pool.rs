@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use control::api::{CreatePool, ExtendPool, FailureDomain, ImportPool, ImportResult};
 use control::exit::Exit;
 use control::names::{DiskArgument, ShelfSlot};
-use control::size::parse_bytes;
+use control::size::parse_size;
 use pool::{DiskReport, PoolReport, PoolState};
 
 use super::args::{Confirmation, parse_name};
@@ -66,7 +66,7 @@ pub struct CreateArgs {
     failure_domain: FailureDomain,
 
     /// Size of an extent (default: by the pool's size)
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     extent_size: Option<u64>,
 }
 

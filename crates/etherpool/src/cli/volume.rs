@@ -12,7 +12,7 @@ use control::api::{
 use control::exit::Exit;
 use control::names::{ExportTarget, ExportWish, ShelfSlot, VolumeName};
 use control::settings::{FsType, MacText};
-use control::size::{Human, SizeSpec};
+use control::size::{Growth, Human, SizeSpec};
 use pool::{PoolReport, VerifyReport, VolumeReport};
 
 use super::args::Confirmation;
@@ -38,13 +38,14 @@ pub enum VolumeCommand {
         layout: LayoutSpec,
     },
     /// Make a volume larger while it is used
+    #[command(alias = "resize")]
     Extend {
         /// The volume
         #[arg(value_name = "POOL/VOLUME")]
         volume: VolumeName,
-        /// Its new size, or the share of the free space to add
+        /// Its new size (20G), what to add (+1G), or the share of the free space to add (50%FREE)
         #[arg(long)]
-        size: SizeSpec,
+        size: Growth,
         /// Grow its file system too
         #[arg(long)]
         resizefs: bool,
@@ -223,6 +224,13 @@ pub async fn run(context: &Context, command: VolumeCommand) -> Result<Exit, Fail
             show(context, &volume, &report)
         }
         VolumeCommand::Extend { volume, size, resizefs } => {
+            let present = match size {
+                Growth::By(_) => {
+                    context.client.get::<VolumeReport>(&path_of(&volume)).await?.size_bytes
+                }
+                Growth::To(_) => 0,
+            };
+            let size = size.of(present);
             let path = format!("{}/extend", path_of(&volume));
             let report: VolumeReport =
                 streamed(context, "growing", &path, &ExtendVolume { size, resizefs }).await?;

@@ -73,7 +73,7 @@ pub fn add_node(place: &Place, size: Option<&str>, disks: Option<u8>) -> anyhow:
     let mut plan = place.plan()?;
     let first = plan.nodes.first().context("the lab has no node")?;
     let bytes = match size {
-        Some(size) => control::size::parse_bytes(size)?,
+        Some(size) => control::size::parse_size(size)?,
         None => first.disk_bytes.first().copied().unwrap_or(1 << 30),
     };
     let count = disks.map_or(first.disk_bytes.len(), usize::from);
@@ -179,7 +179,7 @@ fn plan(args: &UpArgs) -> anyhow::Result<LabPlan> {
     let sizes = args
         .size
         .iter()
-        .map(|size| Ok(control::size::parse_bytes(size)?))
+        .map(|size| Ok(control::size::parse_size(size)?))
         .collect::<anyhow::Result<Vec<u64>>>()?;
     if sizes.len() != 1 && sizes.len() != usize::from(args.nodes) {
         bail!("--size wants one size, or one for each of the {} nodes", args.nodes);
