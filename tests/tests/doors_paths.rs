@@ -208,7 +208,8 @@ fn an_engine_serves_though_its_own_volume_is_mounted_above_the_nodes_socket() {
     machine.inside(&["mount", &name, &top], Stdio::null());
     machine.restart_node();
     // What is in the way now is no run directory; a look at it would have to be answered by itself.
-    machine.inside(&["sh", "-c", &format!("echo 1 > {top}/file && sync {top}/file")], Stdio::null());
+    machine
+        .inside(&["sh", "-c", &format!("echo 1 > {top}/file && sync {top}/file")], Stdio::null());
     machine.inside(&["umount", &top], Stdio::null());
     machine.cli(&["volume", "detach", "p/v"]);
 }
@@ -350,9 +351,8 @@ fn resolves_a_path(line: &str) -> bool {
     if call.starts_with("symlinkat(") {
         return false;
     }
-    let absolute = call
-        .match_indices("\"/")
-        .any(|(at, _)| !call[at + 1..].starts_with("/proc/self/fd/"));
+    let absolute =
+        call.match_indices("\"/").any(|(at, _)| !call[at + 1..].starts_with("/proc/self/fd/"));
     // An empty path stands for the descriptor before it.
     let relative = call.contains("AT_FDCWD") && !call.contains("AT_FDCWD, \"/proc/self/fd/");
     absolute || relative

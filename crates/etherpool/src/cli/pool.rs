@@ -1,5 +1,7 @@
 //! `etherpool pool`.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 use control::api::{CreatePool, ExtendPool, FailureDomain, ImportPool, ImportResult};
 use control::exit::Exit;
@@ -105,13 +107,16 @@ pub async fn run(context: &Context, command: PoolCommand) -> Result<Exit, Failur
         PoolCommand::Create(args) => create(context, args).await,
         PoolCommand::Extend(args) => extend(context, args).await,
         PoolCommand::List => {
-            let pools: Vec<PoolReport> = context.client.get("/v1/pools").await?;
+            let mut pools: Vec<PoolReport> = context.client.get("/v1/pools").await?;
+            pools.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
             if context.json {
                 print_json(&pools)?;
             } else {
-                output::print(&output::pools(&pools))?;
+                output::print(&output::pools(&pools, output::terminal_width()))?;
             }
-            Ok(Exit::Ok)
+            let well =
+                pools.iter().filter(|pool| is_ours(pool)).all(|pool| health(pool) == Exit::Ok);
+            Ok(if well { Exit::Ok } else { Exit::Degraded })
         }
         PoolCommand::Show { pool } => {
             let report: PoolReport = context.client.get(&pool_path(&pool)?).await?;
@@ -133,6 +138,12 @@ pub async fn run(context: &Context, command: PoolCommand) -> Result<Exit, Failur
 pub fn pool_path(pool: &str) -> Result<String, Failure> {
     parse_name(pool).map_err(|error| Failure::usage(error.to_string()))?;
     Ok(format!("/v1/pools/{pool}"))
+}
+
+/// Whether it is this supervisor's. Pools of others, and those that were released, are in sight, not in
+/// trouble.
+pub fn is_ours(report: &PoolReport) -> bool {
+    !matches!(report.state, PoolState::Foreign { .. } | PoolState::Released)
 }
 
 /// Whether a pool is as it should be.
@@ -227,8 +238,9 @@ async fn import(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
         let what = "imported; another supervisor that has it could not write to it any more";
         return done(context, &format!("Pool {pool} would be {what}.\n"));
     }
+    let grace = Duration::from_secs(args.grace.unwrap_or(0));
     let report: PoolReport =
-        context.client.post(&path, &ImportPool { grace_secs: args.grace }).await?;
+        context.client.post_and_wait(&path, &ImportPool { grace_secs: args.grace }, grace).await?;
     show(context, &report)?;
     Ok(Exit::Ok)
 }

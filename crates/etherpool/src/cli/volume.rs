@@ -18,7 +18,7 @@ use pool::{PoolReport, VerifyReport, VolumeReport};
 use super::args::Confirmation;
 use super::confirm::{Proceed, confirm};
 use super::output::{self, NamedVolume, print_json};
-use super::pool::done;
+use super::pool::{done, is_ours};
 use super::progress::ProgressDisplay;
 use super::{Context, Failure};
 
@@ -240,14 +240,14 @@ pub async fn run(context: &Context, command: VolumeCommand) -> Result<Exit, Fail
         VolumeCommand::Show { volume } => {
             let report: VolumeReport = context.client.get(&path_of(&volume)).await?;
             show(context, &volume, &report)?;
-            let healthy = !report.degraded && report.suspended.is_none();
-            Ok(if healthy { Exit::Ok } else { Exit::Degraded })
+            Ok(if is_healthy(&report) { Exit::Ok } else { Exit::Degraded })
         }
         VolumeCommand::Remove(args) => remove(context, args).await,
         VolumeCommand::Verify { volume, copy } => verify(context, &volume, copy).await,
         VolumeCommand::Mkfs(args) => mkfs(context, args).await,
         VolumeCommand::Check { volume } => {
-            let () = context.client.post(&format!("{}/check", path_of(&volume)), &()).await?;
+            let path = format!("{}/check", path_of(&volume));
+            let () = streamed(context, "checking the file system", &path, &()).await?;
             done(context, &format!("the file system of {volume} is in order\n"))
         }
         VolumeCommand::Attach { volume } => {
@@ -290,7 +290,7 @@ async fn streamed<T: serde::de::DeserializeOwned>(
     request: &impl serde::Serialize,
 ) -> Result<T, Failure> {
     let mut display = ProgressDisplay::new(title, context.json);
-    context.client.stream(path, request, |progress| display.update(progress)).await
+    context.client.stream(path, request, |news| display.update(&news)).await
 }
 
 fn show(context: &Context, volume: &VolumeName, report: &VolumeReport) -> Result<Exit, Failure> {
@@ -305,6 +305,8 @@ fn show(context: &Context, volume: &VolumeName, report: &VolumeReport) -> Result
 
 async fn list(context: &Context) -> Result<Exit, Failure> {
     let pools: Vec<PoolReport> = context.client.get("/v1/pools").await?;
+    let mut ours = pools.iter().filter(|pool| is_ours(pool)).flat_map(|pool| &pool.volumes);
+    let exit = if ours.all(is_healthy) { Exit::Ok } else { Exit::Degraded };
     let volumes: Vec<NamedVolume> = pools
         .into_iter()
         .flat_map(|pool| {
@@ -317,7 +319,12 @@ async fn list(context: &Context) -> Result<Exit, Failure> {
     } else {
         output::print(&output::volumes(&volumes))?;
     }
-    Ok(Exit::Ok)
+    Ok(exit)
+}
+
+/// Whether a volume has the redundancy of its layout, and serves.
+fn is_healthy(report: &VolumeReport) -> bool {
+    !report.degraded && report.suspended.is_none()
 }
 
 /// What a volume is, for the question before it is destroyed.
