@@ -100,7 +100,7 @@ fn damaged_and_foreign_disks_are_refused_by_name() {
     lab.lab(&["up"]);
     lab.wait_served();
     assert_eq!(lab.pool_state(), "degraded");
-    let list = lab.cli(&["disk", "list"]);
+    let list = lab.show(&["disk", "list"]);
     println!("{list}");
     assert!(list.lines().any(|line| line.contains("e3.0") && line.contains("label")), "{list}");
     assert_eq!(std::fs::read(lab.mount().join("kept")).unwrap(), b"kept");
@@ -111,7 +111,7 @@ fn damaged_and_foreign_disks_are_refused_by_name() {
     File::options().write(true).open(&disk).unwrap().set_len(size / 2).unwrap();
     lab.lab(&["up"]);
     lab.wait_served();
-    let list = lab.cli(&["disk", "list"]);
+    let list = lab.show(&["disk", "list"]);
     println!("{list}");
     assert!(
         list.lines().any(|line| line.contains("e3.0")
@@ -133,7 +133,7 @@ fn damaged_and_foreign_disks_are_refused_by_name() {
 fn a_disk_of_another_pool_is_refused() {
     let lab = Lab::up(&LabOptions { size: "256M", disks: 2, bare: true, ..LabOptions::default() });
     wait_until("all disks are in sight", || {
-        let text = lab.cli(&["disk", "list", "--json"]);
+        let text = lab.show(&["disk", "list", "--json"]);
         (1..=3).all(|shelf| (0..2).all(|slot| text.contains(&format!("\"e{shelf}.{slot}\""))))
     });
     lab.cli(&["pool", "create", "one", "e1.0", "e2.0", "e3.0", "--yes"]);
@@ -161,10 +161,10 @@ fn disks_with_data_are_neither_labelled_nor_exported_unasked() {
 
     lab.lab(&["up", "--bare"]);
     wait_until("all disks are in sight", || {
-        let text = lab.cli(&["disk", "list", "--json"]);
+        let text = lab.show(&["disk", "list", "--json"]);
         (1..=3).all(|shelf| text.contains(&format!("\"e{shelf}.0\"")))
     });
-    let list = lab.cli(&["disk", "list"]);
+    let list = lab.show(&["disk", "list"]);
     println!("{list}");
     let output = lab.cli_output(&["pool", "create", "p", "e1.0", "e2.0", "e3.0", "--yes"]);
     assert!(!output.status.success());

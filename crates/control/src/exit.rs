@@ -15,13 +15,16 @@ pub enum Exit {
     NotFound = 3,
     /// Refused to protect data: confirm with `--yes`, or name the disk with `--force-disk`.
     Refused = 4,
-    /// The command worked, and what it shows isn't healthy (`status`, `pool show`).
+    /// The command worked, and what it shows of ours isn't healthy (`status`, `lab status`, `target
+    /// status`, all that lists or shows disks, pools and volumes). Pools of others, released ones, and
+    /// disks that are free or in other use are as they are.
     Degraded = 5,
     /// No supervisor answers on the API socket.
     NotRunning = 6,
     /// It exists already.
     Exists = 7,
-    /// Not now: the pool is suspended or another operation holds it. Trying again may help.
+    /// Not now: the pool is suspended, another operation holds it, or nobody answered in time. Trying
+    /// again may help.
     Unavailable = 8,
 }
 
@@ -52,10 +55,12 @@ impl Exit {
             Exit::Usage => "wrong arguments or configuration; nothing was tried",
             Exit::NotFound => "what was named does not exist",
             Exit::Refused => "refused to protect data: needs --yes or --force-disk DISK",
-            Exit::Degraded => "the command worked; what it shows is not healthy",
+            Exit::Degraded => "the command worked; what it shows or lists of ours is not healthy",
             Exit::NotRunning => "no supervisor answers on the API socket",
             Exit::Exists => "it exists already",
-            Exit::Unavailable => "not now: suspended or busy; trying again may help",
+            Exit::Unavailable => {
+                "not now: suspended, busy, or no answer in time; trying again may help"
+            }
         }
     }
 }

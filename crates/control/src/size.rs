@@ -1,7 +1,9 @@
 //! Sizes as people write and read them.
 //!
-//! `10G` is 10 GiB, as in LVM and ZFS; `10GB` is 10^10 bytes, `10GiB` says it in full. A size that
-//! isn't a whole number of bytes is refused rather than rounded: what was asked for is what is made.
+//! `10G` is 10 GiB, as in LVM and ZFS; `10GB` is 10^10 bytes, `10GiB` says it in full. What is printed
+//! can be read back: a decimal such as `4.79G` that isn't a whole number of bytes means the whole blocks
+//! of 4 KiB in it, never more than was asked for. A small number alone is nobody's size of a volume: it is
+//! asked what was meant.
 
 use std::fmt;
 use std::str::FromStr;
@@ -25,9 +27,17 @@ pub enum SizeError {
     NotANumber(String),
     /// The letters behind the number mean nothing.
     #[error(
-        "'{0}' has an unknown unit: use K, M, G, T, P (powers of 1024), or KB, MB, ... (of 1000)"
+        "'{0}' has an unknown unit: use K, M, G, T, P (powers of 1024; KiB, MiB, ... are the same), KB, MB, ... (of 1000), or B for bytes"
     )]
     UnknownUnit(String),
+    /// A small number alone.
+    #[error("'{0}' is {0} bytes: is {0}G meant, {0}M, or really {0}B?")]
+    NoUnit(String),
+    /// More where a size is meant.
+    #[error(
+        "'{0}' says how much more: that is understood only where something grows (volume extend)"
+    )]
+    NotASum(String),
     /// More than 64 bits of bytes.
     #[error("'{0}' is too large")]
     TooLarge(String),
@@ -40,6 +50,21 @@ pub enum SizeError {
     /// More than all.
     #[error("'{0}' is more than 100 %")]
     OverHundredPercent(String),
+}
+
+/// What a printed size is rounded down to.
+const BLOCK_BYTES: u128 = 4096;
+/// Below this, a number without a unit isn't believed to mean bytes.
+const BARE_BYTES_MIN: u64 = 1 << 20;
+
+/// Bytes from text like `10G`, where a small number alone is hardly meant: sizes of disks and volumes.
+pub fn parse_size(text: &str) -> Result<u64, SizeError> {
+    let bytes = parse_bytes(text)?;
+    let text = text.trim();
+    match text.ends_with(|c: char| c.is_ascii_digit()) && bytes < BARE_BYTES_MIN {
+        true => Err(SizeError::NoUnit(text.into())),
+        false => Ok(bytes),
+    }
 }
 
 /// Bytes from text like `10G`.
@@ -63,10 +88,14 @@ pub fn parse_bytes(text: &str) -> Result<u64, SizeError> {
         let digits: u128 = fraction.parse().map_err(|_| SizeError::NotANumber(text.into()))?;
         let scale = 10u128.pow(u32::try_from(fraction.len()).map_err(|_| too_large())?);
         let part = digits * u128::from(multiplier);
-        if !part.is_multiple_of(scale) {
+        if !part.is_multiple_of(scale) && multiplier == 1 {
             return Err(SizeError::NotWhole(text.into()));
         }
         bytes += part / scale;
+        // Three digits of something: nobody means the bytes behind them.
+        if !part.is_multiple_of(scale) && bytes >= BLOCK_BYTES {
+            bytes -= bytes % BLOCK_BYTES;
+        }
     }
     match u64::try_from(bytes) {
         Ok(0) => Err(SizeError::Zero(text.into())),
@@ -100,15 +129,52 @@ impl FromStr for SizeSpec {
     type Err = SizeError;
 
     fn from_str(text: &str) -> Result<SizeSpec, SizeError> {
+        if text.trim_start().starts_with('+') {
+            return Err(SizeError::NotASum(text.trim().into()));
+        }
         let upper = text.trim().to_ascii_uppercase();
         let Some(percent) = upper.strip_suffix("%FREE").or_else(|| upper.strip_suffix('%')) else {
-            return parse_bytes(text).map(SizeSpec::Bytes);
+            return parse_size(text).map(SizeSpec::Bytes);
         };
         match percent.parse::<u32>() {
             Ok(0) => Err(SizeError::Zero(text.into())),
             Ok(1..=100) => Ok(SizeSpec::PercentFree(percent.parse().unwrap_or(100))),
             Ok(_) => Err(SizeError::OverHundredPercent(text.into())),
             Err(_) => Err(SizeError::NotANumber(text.into())),
+        }
+    }
+}
+
+/// What something that is there is to grow to, or by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Growth {
+    /// To this size, or by this share of what is free.
+    To(SizeSpec),
+    /// By so many bytes.
+    By(u64),
+}
+
+impl FromStr for Growth {
+    type Err = SizeError;
+
+    fn from_str(text: &str) -> Result<Growth, SizeError> {
+        match text.trim().strip_prefix('+') {
+            None => text.parse().map(Growth::To),
+            // A share of what is free is more in any case.
+            Some(more) => match more.parse()? {
+                SizeSpec::Bytes(bytes) => Ok(Growth::By(bytes)),
+                share => Ok(Growth::To(share)),
+            },
+        }
+    }
+}
+
+impl Growth {
+    /// The size to ask for, of what has this size now.
+    pub fn of(self, present_bytes: u64) -> SizeSpec {
+        match self {
+            Growth::To(size) => size,
+            Growth::By(bytes) => SizeSpec::Bytes(present_bytes.saturating_add(bytes)),
         }
     }
 }
@@ -215,6 +281,49 @@ mod tests {
         ] {
             assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_printed_can_be_read_back() {
+        assert_eq!(parse_size("4.79G"), parse_size("4.79 GiB"));
+        let read = parse_size("4.79GiB").unwrap();
+        assert!(read.is_multiple_of(4096) && read <= (4.79 * f64::from(1 << 30)) as u64, "{read}");
+        for bytes in
+            [1u64, 1023, 1 << 10, 4096, 5000, 999 << 10, 10 << 30, 5_143_223_992, u64::MAX >> 12]
+        {
+            let printed = Human(bytes).to_string();
+            let read = parse_size(&printed).unwrap();
+            // Three digits, or less than a block.
+            let off = read.abs_diff(bytes);
+            let near = off < 4096 || off as f64 / (bytes as f64) < 0.006;
+            assert!(near, "{bytes}: {printed} is {read}");
+        }
+        // A whole number of bytes is what was asked for.
+        assert_eq!(parse_size("1.5K"), Ok(1536));
+    }
+
+    #[test]
+    fn a_small_number_alone_is_asked_about() {
+        for text in ["1", "512", " 4096 "] {
+            let error = text.parse::<SizeSpec>().unwrap_err();
+            assert_eq!(error, SizeError::NoUnit(text.trim().into()));
+            assert!(error.to_string().contains(&format!("{}G", text.trim())), "{error}");
+        }
+        assert_eq!("4096B".parse(), Ok(SizeSpec::Bytes(4096)));
+        assert_eq!("1048576".parse(), Ok(SizeSpec::Bytes(1 << 20)));
+    }
+
+    #[test]
+    fn growth_is_to_a_size_or_by_one() {
+        let of = |text: &str| text.parse::<Growth>().map(|growth| growth.of(1 << 30));
+        assert_eq!(of("3G"), Ok(SizeSpec::Bytes(3 << 30)));
+        assert_eq!(of("+1G"), Ok(SizeSpec::Bytes(2 << 30)));
+        assert_eq!(of("50%FREE"), Ok(SizeSpec::PercentFree(50)));
+        assert_eq!(of("+50%FREE"), Ok(SizeSpec::PercentFree(50)));
+        for wrong in ["+", "++1G", "-1G", "+1", "+0G"] {
+            assert!(of(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!("+1G".parse::<SizeSpec>(), Err(SizeError::NotASum("+1G".into())));
     }
 
     #[test]

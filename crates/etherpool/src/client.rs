@@ -1,4 +1,8 @@
 //! Asks the supervisor's API: HTTP on a Unix socket, one connection per request.
+//!
+//! No request waits for ever. A look is answered at once or not; what changes something has a little
+//! longer than the longest limit of the supervisor's own, whose message says more; and what takes as long
+//! as it takes is told about while it lasts, so that silence means that nobody is at it any more.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,27 +18,49 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use crate::cli::Failure;
+use crate::cli::{Failure, QUIET, WaitDisplay};
 
 /// Longest answer that is read into memory.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// How long the socket may take to accept a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long a look at something may take.
+const LOOK_LIMIT: Duration = Duration::from_secs(15);
+/// How long a change may take: longer than all that the supervisor waits for by itself (two minutes at
+/// most, for mounts that are ended and begun again).
+const CHANGE_LIMIT: Duration = Duration::from_secs(150);
+/// How long an operation that tells how far it is may be silent; it is told about every few seconds.
+const SILENCE_LIMIT: Duration = Duration::from_secs(30);
+
 /// The API of a supervisor.
 pub struct ApiClient {
     socket: PathBuf,
+    /// What was asked for in place of the limits above.
+    timeout: Option<Duration>,
+    /// Whether people are told what is waited for.
+    tell: bool,
+}
+
+/// News of an operation that takes long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// How far it is.
+    Progress(Progress),
+    /// What it waits for.
+    Waiting(String),
 }
 
 impl ApiClient {
-    /// Behind this socket.
-    pub fn new(socket: PathBuf) -> ApiClient {
-        ApiClient { socket }
+    /// Behind this socket. `timeout` is how long to wait for any answer; `tell` is whether to say on a
+    /// terminal what is waited for.
+    pub fn new(socket: PathBuf, timeout: Option<Duration>, tell: bool) -> ApiClient {
+        ApiClient { socket, timeout, tell }
     }
 
     /// Asks for something.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.call(Method::GET, path, &()).await
+        self.call(Method::GET, path, &(), LOOK_LIMIT).await
     }
 
     /// Has something done.
@@ -43,12 +69,22 @@ impl ApiClient {
         path: &str,
         body: &impl Serialize,
     ) -> Result<T, Failure> {
-        self.call(Method::POST, path, body).await
+        self.call(Method::POST, path, body, CHANGE_LIMIT).await
+    }
+
+    /// The same for what waits a while longer by its nature.
+    pub async fn post_and_wait<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        longer: Duration,
+    ) -> Result<T, Failure> {
+        self.call(Method::POST, path, body, CHANGE_LIMIT + longer).await
     }
 
     /// Has something removed.
     pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.call(Method::DELETE, path, &()).await
+        self.call(Method::DELETE, path, &(), CHANGE_LIMIT).await
     }
 
     /// Has something done that takes long.
@@ -56,20 +92,25 @@ impl ApiClient {
         &self,
         path: &str,
         body: &impl Serialize,
-        mut progress: impl FnMut(Progress),
+        mut tell: impl FnMut(News),
     ) -> Result<T, Failure> {
-        let response = self.send(Method::POST, path, body).await?;
+        let what = what_is_asked(&Method::POST, path);
+        let limit = self.timeout.unwrap_or(SILENCE_LIMIT);
+        let late = |_| self.late(&what, limit);
+        let sent = tokio::time::timeout(limit, self.send(Method::POST, path, body));
+        let response = sent.await.map_err(late)??;
         if !response.status().is_success() {
-            return Err(read_error(response).await);
+            return Err(tokio::time::timeout(limit, read_error(response)).await.map_err(late)?);
         }
         let mut body = response.into_body();
         let mut lines = LineReader::default();
-        while let Some(frame) = body.frame().await {
+        while let Some(frame) = tokio::time::timeout(limit, body.frame()).await.map_err(late)? {
             let frame = frame.map_err(|error| broken(&error))?;
             lines.push(frame.data_ref().map(|data| &data[..]).unwrap_or_default());
             while let Some(line) = lines.next_line().map_err(|error| broken(&error))? {
                 match serde_json::from_slice(&line).map_err(|error| broken(&error))? {
-                    StreamLine::Progress(news) => progress(news),
+                    StreamLine::Progress(progress) => tell(News::Progress(progress)),
+                    StreamLine::Waiting(what) => tell(News::Waiting(what)),
                     StreamLine::Result(value) => return Ok(value),
                     StreamLine::Error(error) => return Err(error.into()),
                 }
@@ -88,13 +129,41 @@ impl ApiClient {
         method: Method,
         path: &str,
         body: &impl Serialize,
+        limit: Duration,
     ) -> Result<T, Failure> {
-        let response = self.send(method, path, body).await?;
-        if !response.status().is_success() {
-            return Err(read_error(response).await);
-        }
-        let bytes = read_all(response).await?;
-        serde_json::from_slice(&bytes).map_err(|error| broken(&error))
+        let what = what_is_asked(&method, path);
+        let limit = self.timeout.unwrap_or(limit);
+        let answer = async {
+            let response = self.send(method, path, body).await?;
+            if !response.status().is_success() {
+                return Err(read_error(response).await);
+            }
+            let bytes = read_all(response).await?;
+            serde_json::from_slice(&bytes).map_err(|error| broken(&error))
+        };
+        let answered = tokio::time::timeout(limit, waited_for(&what, self.tell, answer));
+        answered.await.unwrap_or_else(|_| Err(self.late(&what, limit)))
+    }
+
+    /// Nobody answered in time.
+    fn late(&self, what: &What, limit: Duration) -> Failure {
+        let then = match what.changes {
+            true => "; it may still go on and be done",
+            false => "",
+        };
+        let message = format!(
+            "{}: no answer from the supervisor on {} within {} s{then}",
+            what.text,
+            self.socket.display(),
+            limit.as_secs()
+        );
+        let look = match &what.pool {
+            Some(pool) => format!("`etherpool status` and `etherpool pool show {pool}`"),
+            None => "`etherpool status` and the supervisor's log".to_owned(),
+        };
+        ApiError::new(ErrorCode::Unavailable, message)
+            .remedy(format!("see {look} for what it waits for; --timeout SECONDS waits longer"))
+            .into()
     }
 
     async fn send(
@@ -145,6 +214,53 @@ impl ApiClient {
     }
 }
 
+/// What a request is about, for whoever waits for it.
+struct What {
+    text: String,
+    pool: Option<String>,
+    changes: bool,
+}
+
+/// From the API's own words: a new operation is named without anything being added here.
+fn what_is_asked(method: &Method, path: &str) -> What {
+    let parts: Vec<&str> = path.trim_start_matches("/v1/").split('/').collect();
+    let (object, rest) = match &parts[..] {
+        ["pools", pool, "volumes", volume, rest @ ..] => (format!("volume {pool}/{volume}"), rest),
+        ["pools", pool, "volumes"] => (format!("pool {pool}"), &["make a volume in"][..]),
+        ["pools", pool, rest @ ..] => (format!("pool {pool}"), rest),
+        ["disks", disk, rest @ ..] => (format!("disk {disk}"), rest),
+        ["pools"] if *method != Method::GET => ("a new pool".to_owned(), &["create"][..]),
+        _ => (parts.join(" "), &[][..]),
+    };
+    let action = match (method, rest) {
+        (&Method::GET, []) => "look at".to_owned(),
+        (&Method::DELETE, []) => "remove".to_owned(),
+        (&Method::DELETE, rest) => format!("end {} of", rest.join(" ")),
+        (_, rest) => rest.join(" "),
+    };
+    let text = format!("{action} {object}").trim().to_owned();
+    let pool = match &parts[..] {
+        ["pools", pool, ..] => Some((*pool).to_owned()),
+        _ => None,
+    };
+    What { text, pool, changes: *method != Method::GET }
+}
+
+/// Waits, and says on a terminal for what and since when, once it isn't a moment any more.
+async fn waited_for<T>(what: &What, tell: bool, answer: impl Future<Output = T>) -> T {
+    let mut answer = std::pin::pin!(answer);
+    if !tell {
+        return answer.await;
+    }
+    match tokio::time::timeout(QUIET, &mut answer).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            let _shown = WaitDisplay::new(&format!("waiting for the supervisor: {}", what.text));
+            answer.await
+        }
+    }
+}
+
 async fn read_all(response: Response<Incoming>) -> Result<Bytes, Failure> {
     let limited = http_body_util::Limited::new(response.into_body(), ANSWER_BYTES_MAX);
     match limited.collect().await {
@@ -176,9 +292,50 @@ mod tests {
     #[tokio::test]
     async fn without_a_supervisor_the_code_says_so() {
         let directory = tempfile::tempdir().unwrap();
-        let client = ApiClient::new(directory.path().join("none.sock"));
+        let client = ApiClient::new(directory.path().join("none.sock"), None, false);
         let failure = client.get::<u32>("/v1/status").await.unwrap_err();
         assert_eq!(failure.exit, Exit::NotRunning);
         assert!(failure.message.contains("none.sock"), "{}", failure.message);
+    }
+
+    #[test]
+    fn a_request_is_named_by_what_it_does() {
+        for (method, path, expected) in [
+            (Method::GET, "/v1/status", "look at status"),
+            (Method::GET, "/v1/pools", "look at pools"),
+            (Method::POST, "/v1/pools", "create a new pool"),
+            (Method::POST, "/v1/import-all", "import-all"),
+            (Method::POST, "/v1/pools/p/import", "import pool p"),
+            (Method::POST, "/v1/pools/p/volumes", "make a volume in pool p"),
+            (Method::GET, "/v1/pools/p/volumes/v", "look at volume p/v"),
+            (Method::POST, "/v1/pools/p/volumes/v/mount", "mount volume p/v"),
+            (Method::DELETE, "/v1/pools/p/volumes/v", "remove volume p/v"),
+            (Method::DELETE, "/v1/pools/p/volumes/v/ftp", "end ftp of volume p/v"),
+            (Method::POST, "/v1/disks/e1.0/reset-epoch", "reset-epoch disk e1.0"),
+        ] {
+            assert_eq!(what_is_asked(&method, path).text, expected);
+        }
+    }
+
+    /// Somebody listens and never answers.
+    #[tokio::test]
+    async fn silence_ends_with_what_was_asked_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("mute.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let client = ApiClient::new(socket, Some(Duration::from_millis(50)), false);
+        let failures = [
+            client.get::<u32>("/v1/pools/p").await.unwrap_err(),
+            client.post::<u32>("/v1/pools/p/volumes/v/mount", &()).await.unwrap_err(),
+            client.stream::<u32>("/v1/pools/p/volumes/v/mkfs", &(), |_| {}).await.unwrap_err(),
+        ];
+        drop(listener);
+        for (failure, what) in failures.iter().zip(["look at pool p", "mount volume p/v", "mkfs"]) {
+            assert_eq!(failure.exit, Exit::Unavailable);
+            assert!(failure.message.contains(what), "{}", failure.message);
+            assert!(failure.message.contains("mute.sock"), "{}", failure.message);
+            assert!(failure.remedy.as_ref().unwrap().contains("pool show p"), "{failure:?}");
+        }
+        assert!(!failures[0].message.contains("go on") && failures[1].message.contains("go on"));
     }
 }

@@ -236,6 +236,9 @@ pub struct ImportResult {
 pub enum StreamLine<T> {
     /// It goes on.
     Progress(Progress),
+    /// It goes on and there is nothing to tell but what it waits for. Said every few seconds: a stream
+    /// that is silent for longer has nobody at its other end.
+    Waiting(String),
     /// The last line: done.
     Result(T),
     /// The last line: failed.

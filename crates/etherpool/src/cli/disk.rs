@@ -6,11 +6,12 @@ use clap::{Args, Subcommand};
 use control::api::ResetEpoch;
 use control::exit::Exit;
 use control::names::{DiskArgument, ShelfSlot};
-use pool::DiskReport;
+use pool::{DiskReport, DiskState, PoolReport};
 
 use super::args::Confirmation;
 use super::confirm::{Proceed, confirm};
 use super::output::{self, print_json};
+use super::pool::is_ours;
 use super::{Context, Failure};
 
 /// Disks in sight.
@@ -41,15 +42,33 @@ pub async fn run(context: &Context, command: DiskCommand) -> Result<Exit, Failur
     match command {
         DiskCommand::List => {
             let disks: Vec<DiskReport> = context.client.get("/v1/disks").await?;
+            // Disks that aren't in sight are known by their pools only.
+            let pools: Vec<PoolReport> = context.client.get("/v1/pools").await?;
             if context.json {
                 print_json(&disks)?;
             } else {
                 output::print(&output::disks(&disks))?;
             }
-            Ok(Exit::Ok)
+            Ok(health(&disks, &pools))
         }
         DiskCommand::ResetEpoch(args) => reset_epoch(context, args).await,
     }
+}
+
+/// Degraded if a disk of a pool of ours is missing, out or refused. Free disks, those that others use
+/// and those of other pools are as they are.
+fn health(disks: &[DiskReport], pools: &[PoolReport]) -> Exit {
+    let unwell = |state: &DiskState| {
+        !matches!(state, DiskState::Usable | DiskState::Seen | DiskState::Free | DiskState::InUse)
+    };
+    let ours = || pools.iter().filter(|pool| is_ours(pool));
+    let member = |disk: &DiskReport| {
+        let pool = disk.pool.as_deref();
+        pool.is_some_and(|pool| ours().any(|ours| ours.name == pool || ours.id == pool))
+    };
+    let listed = disks.iter().filter(|disk| member(disk)).any(|disk| unwell(&disk.state));
+    let known = ours().flat_map(|pool| &pool.disks).any(|disk| unwell(&disk.state));
+    if listed || known { Exit::Degraded } else { Exit::Ok }
 }
 
 async fn reset_epoch(context: &Context, args: ResetEpochArgs) -> Result<Exit, Failure> {
@@ -169,6 +188,23 @@ mod tests {
         let twin = DiskReport { name: "e1.1".into(), ..disk.clone() };
         let failure = resolve(&[disk, twin], &argument).unwrap_err();
         assert!(failure.message.contains("e1.0 and e1.1"));
+    }
+
+    #[test]
+    fn the_list_is_well_if_all_disks_of_our_pools_are() {
+        let mut pool = samples::pool();
+        let disk = samples::disk("e1.0");
+        assert_eq!(health(std::slice::from_ref(&disk), &[pool.clone()]), Exit::Ok);
+        let why = || DiskState::Refused { why: "older than it had confirmed".into() };
+        let refused = DiskReport { state: why(), pool: Some(pool.name.clone()), ..disk.clone() };
+        assert_eq!(health(std::slice::from_ref(&refused), &[pool.clone()]), Exit::Degraded);
+        let others = DiskReport { pool: Some("elsewhere".into()), ..refused.clone() };
+        assert_eq!(health(&[others], &[pool.clone()]), Exit::Ok);
+        // What isn't in sight is in no list but its pool's.
+        pool.disks[0].state = DiskState::Missing;
+        assert_eq!(health(&[], &[pool.clone()]), Exit::Degraded);
+        pool.state = pool::PoolState::Released;
+        assert_eq!(health(&[refused], &[pool]), Exit::Ok);
     }
 
     #[test]

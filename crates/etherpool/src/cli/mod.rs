@@ -21,11 +21,15 @@ mod volume;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use control::exit::{Exit, exit_code_table};
 
 pub use failure::Failure;
+pub use output::pool_state;
+pub use pool::{health, is_ours};
+pub use progress::{QUIET, Slow, WaitDisplay};
 pub use target_ask::TargetAsk;
 pub use target_client::{targets, targets_below};
 
@@ -49,6 +53,17 @@ pub struct Cli {
     /// Print JSON instead of tables
     #[arg(long, global = true)]
     json: bool,
+
+    /// How long to wait for an answer (15 for a look, 150 for a change, 30 of silence for what tells
+    /// how far it is)
+    #[arg(
+        long,
+        global = true,
+        value_name = "SECONDS",
+        hide_default_value = true,
+        value_parser = clap::value_parser!(u64).range(1..=1_000_000)
+    )]
+    timeout: Option<u64>,
 
     #[command(subcommand)]
     command: Command,
@@ -148,13 +163,14 @@ fn understand(matches: &clap::ArgMatches) -> Result<(Cli, Option<PathBuf>), clap
 }
 
 fn run(cli: Cli, socket: Option<&Path>) -> Result<ExitCode, Failure> {
+    let timeout = cli.timeout.map(Duration::from_secs);
     let exit = match cli.command {
         Command::Supervisor(args) => return Ok(supervisor::run(args)?),
         Command::Engine(args) => return Ok(engine::run(args)?),
         Command::Services(args) => return Ok(services::run(args)?),
         Command::Node(args) => return Ok(node::run(args)?),
         Command::Target(mut args) => match args.ask.take() {
-            Some(ask) => target_ask::run(ask, socket, cli.json)?,
+            Some(ask) => target_ask::run(ask, socket, timeout, cli.json)?,
             None => return Ok(target::run(*args)?),
         },
         Command::Vblade(args) => return Ok(target::run_vblade(&args, false)),
@@ -165,7 +181,9 @@ fn run(cli: Cli, socket: Option<&Path>) -> Result<ExitCode, Failure> {
         Command::Man(args) => docs::man(args)?,
         Command::User(command) => user::run(command)?,
         command => {
-            let context = Context { client: ApiClient::new(cli.socket), json: cli.json };
+            let tell = progress::is_seen(cli.json);
+            let client = ApiClient::new(cli.socket, timeout, tell);
+            let context = Context { client, json: cli.json };
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
@@ -219,6 +237,8 @@ mod tests {
             "etherpool volume create cluster/v --size 10G --layout mirror:2",
             "etherpool volume create cluster/v --size 100%FREE --layout raid0",
             "etherpool volume extend cluster/v --size 20G --resizefs",
+            "etherpool volume extend cluster/v --size +1G",
+            "etherpool volume resize cluster/v --size 4.79GiB",
             "etherpool volume list",
             "etherpool volume show cluster/v",
             "etherpool volume remove cluster/v --yes",
@@ -239,6 +259,7 @@ mod tests {
             "etherpool volume unexport cluster/v",
             "etherpool status --json",
             "etherpool --socket /x/y status",
+            "etherpool volume mount cluster/v /srv/v --timeout 5",
             "etherpool completion bash",
             "etherpool man",
             "etherpool target e1.1=/dev/sdb -i eth0 -i eth1 --io direct --write-cache off",
@@ -287,6 +308,8 @@ mod tests {
             ("etherpool volume create p/v --layout raid0", "--size"),
             ("etherpool volume create v --size 1G --layout raid0", "want POOL/VOLUME"),
             ("etherpool volume create p/v --size 1X --layout raid0", "unknown unit"),
+            ("etherpool volume create p/v --size 1 --layout raid0", "is 1G meant"),
+            ("etherpool volume create p/v --size +1G --layout raid0", "volume extend"),
             ("etherpool volume create p/v --size 1G --layout raid5", "not a layout"),
             ("etherpool volume export p/v e7.1 -i eth0", "aoe:eSHELF.SLOT"),
             ("etherpool volume export p/v aoe:e7.1 --allow 02", "--allow"),

@@ -1,5 +1,7 @@
 //! `etherpool pool`.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 use control::api::{
     ApiError, CreatePool, ExtendPool, FailureDomain, HeldReport, ImportPool, ImportResult, Preview,
@@ -7,7 +9,7 @@ use control::api::{
 };
 use control::exit::Exit;
 use control::names::{DiskArgument, ShelfSlot};
-use control::size::parse_bytes;
+use control::size::parse_size;
 use pool::{DiskReport, ImportPlan, PoolForecast, PoolReport, PoolState};
 
 use super::args::{Confirmation, parse_name};
@@ -72,7 +74,7 @@ pub struct CreateArgs {
     failure_domain: FailureDomain,
 
     /// Size of an extent (default: by the pool's size)
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     extent_size: Option<u64>,
 }
 
@@ -116,13 +118,16 @@ pub async fn run(context: &Context, command: PoolCommand) -> Result<Exit, Failur
         PoolCommand::Create(args) => create(context, args).await,
         PoolCommand::Extend(args) => extend(context, args).await,
         PoolCommand::List => {
-            let pools: Vec<PoolReport> = context.client.get("/v1/pools").await?;
+            let mut pools: Vec<PoolReport> = context.client.get("/v1/pools").await?;
+            pools.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
             if context.json {
                 print_json(&pools)?;
             } else {
-                output::print(&output::pools(&pools))?;
+                output::print(&output::pools(&pools, output::terminal_width()))?;
             }
-            Ok(Exit::Ok)
+            let well =
+                pools.iter().filter(|pool| is_ours(pool)).all(|pool| health(pool) == Exit::Ok);
+            Ok(if well { Exit::Ok } else { Exit::Degraded })
         }
         PoolCommand::Show { pool } => {
             let report: PoolReport = context.client.get(&pool_path(&pool)?).await?;
@@ -145,6 +150,12 @@ pub async fn run(context: &Context, command: PoolCommand) -> Result<Exit, Failur
 pub fn pool_path(pool: &str) -> Result<String, Failure> {
     parse_name(pool).map_err(|error| Failure::usage(error.to_string()))?;
     Ok(format!("/v1/pools/{pool}"))
+}
+
+/// Whether it is this supervisor's. Pools of others, and those that were released, are in sight, not in
+/// trouble.
+pub fn is_ours(report: &PoolReport) -> bool {
+    !matches!(report.state, PoolState::Foreign { .. } | PoolState::Released)
 }
 
 /// Whether a pool is as it should be.
@@ -290,7 +301,8 @@ async fn import(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
         return Ok(Exit::Ok);
     }
     let request = ImportPool { grace_secs: args.grace, force: args.force };
-    let report: PoolReport = context.client.post(&path, &request).await?;
+    let grace = Duration::from_secs(args.grace.unwrap_or(0));
+    let report: PoolReport = context.client.post_and_wait(&path, &request, grace).await?;
     show(context, &report)?;
     super::held::settle(context, &report.name, args.confirmation).await?;
     Ok(Exit::Ok)

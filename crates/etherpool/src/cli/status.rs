@@ -5,7 +5,7 @@ use control::api::{ServiceState, Status};
 use control::exit::Exit;
 
 use super::output::{self, print_json};
-use super::pool::health;
+use super::pool::{health, is_ours};
 use super::{Context, Failure};
 
 /// Arguments of `status`.
@@ -28,10 +28,7 @@ fn exit_of(status: &Status) -> Exit {
         [&service.mount, &service.ftp].contains(&&ServiceState::Waiting)
             || service.trouble.is_some()
     };
-    // Pools of others are in sight, not in trouble.
-    let ours = status.pools.iter().filter(|report| {
-        !matches!(report.state, pool::PoolState::Foreign { .. } | pool::PoolState::Released)
-    });
+    let ours = status.pools.iter().filter(|report| is_ours(report));
     let healthy = status.engine.is_some()
         && status.troubles.is_empty()
         && ours.map(health).all(|exit| exit == Exit::Ok)

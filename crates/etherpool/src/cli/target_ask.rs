@@ -2,6 +2,7 @@
 //! themselves.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use control::exit::Exit;
@@ -11,6 +12,11 @@ use serde::Serialize;
 use super::Failure;
 use super::output::{self, print_json};
 use super::target_client::{TargetClient, targets};
+
+/// How long a look may take.
+const LOOK_LIMIT: Duration = Duration::from_secs(15);
+/// How long reading a configuration again may take: longer than the target itself waits for that.
+const RELOAD_LIMIT: Duration = Duration::from_secs(35);
 
 /// Look at the targets of this machine.
 #[derive(Debug, Subcommand)]
@@ -62,25 +68,35 @@ struct OneReport {
 }
 
 /// Runs it.
-pub fn run(ask: TargetAsk, socket: Option<&Path>, json: bool) -> Result<Exit, Failure> {
+pub fn run(
+    ask: TargetAsk,
+    socket: Option<&Path>,
+    patience: Option<Duration>,
+    json: bool,
+) -> Result<Exit, Failure> {
+    let limit = match ask {
+        TargetAsk::Reload => RELOAD_LIMIT,
+        _ => LOOK_LIMIT,
+    };
+    let clients = targets(socket, patience.unwrap_or(limit))?;
     match ask {
-        TargetAsk::Status(args) => status(args, socket, json),
-        TargetAsk::Stats(args) => stats(args, socket, json),
-        TargetAsk::Trace(args) => trace(args, socket, json),
-        TargetAsk::Reload => reload(socket),
+        TargetAsk::Status(args) => status(args, clients, json),
+        TargetAsk::Stats(args) => stats(args, clients, json),
+        TargetAsk::Trace(args) => trace(args, clients, json),
+        TargetAsk::Reload => reload(clients),
     }
 }
 
 /// One target, because a file is meant for one.
-fn reload(socket: Option<&Path>) -> Result<Exit, Failure> {
-    let mut client = pick(targets(socket)?, &[])?;
+fn reload(clients: Vec<TargetClient>) -> Result<Exit, Failure> {
+    let mut client = pick(clients, &[])?;
     client.ask(&NodeRequest::Reload)?;
     Ok(Exit::Ok)
 }
 
-fn status(args: TargetAskArgs, socket: Option<&Path>, json: bool) -> Result<Exit, Failure> {
+fn status(args: TargetAskArgs, clients: Vec<TargetClient>, json: bool) -> Result<Exit, Failure> {
     let mut all = Vec::new();
-    for mut client in targets(socket)? {
+    for mut client in clients {
         let mut status = status_of(&mut client)?;
         if !args.exports.is_empty() {
             status.exports.retain(|export| args.exports.contains(&export.address));
@@ -109,9 +125,9 @@ fn health<'a>(mut all: impl Iterator<Item = &'a NodeStatus>) -> Exit {
     if well { Exit::Ok } else { Exit::Degraded }
 }
 
-fn stats(args: TargetAskArgs, socket: Option<&Path>, json: bool) -> Result<Exit, Failure> {
+fn stats(args: TargetAskArgs, clients: Vec<TargetClient>, json: bool) -> Result<Exit, Failure> {
     let mut all = Vec::new();
-    for mut client in targets(socket)? {
+    for mut client in clients {
         // All, and picked here: another target may have the others that are named.
         let reply = client.ask(&NodeRequest::Stats { exports: Vec::new() })?;
         let NodeReply::Stats(mut report) = reply else {
@@ -133,8 +149,8 @@ fn stats(args: TargetAskArgs, socket: Option<&Path>, json: bool) -> Result<Exit,
     Ok(Exit::Ok)
 }
 
-fn trace(args: TraceArgs, socket: Option<&Path>, json: bool) -> Result<Exit, Failure> {
-    let mut client = pick(targets(socket)?, &args.exports)?;
+fn trace(args: TraceArgs, clients: Vec<TargetClient>, json: bool) -> Result<Exit, Failure> {
+    let mut client = pick(clients, &args.exports)?;
     client.ask(&NodeRequest::Trace { exports: args.exports })?;
     client.be_patient()?;
     let mut left = args.count.unwrap_or(u64::MAX);

@@ -9,13 +9,11 @@ use control::api::{ApiError, ErrorCode};
 use control::exit::Exit;
 use control::node::{NodeReply, NodeRequest, TraceNews};
 
-use super::Failure;
+use super::{Failure, Slow};
 
 /// Where nodes and targets have their run directories by default.
 const RUN_DIR: &str = "/run/etherpool";
 const SOCKET: &str = "node-control.sock";
-/// A target answers at once or never.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// 200 exports with all clients that are told apart.
 const ANSWER_BYTES_MAX: u64 = 256 << 20;
 
@@ -23,34 +21,38 @@ const ANSWER_BYTES_MAX: u64 = 256 << 20;
 pub struct TargetClient {
     /// Where.
     pub socket: PathBuf,
+    patience: Duration,
     reader: BufReader<UnixStream>,
 }
 
 /// The target at `socket` (or in that run directory), or all that run with default directories.
-pub fn targets(socket: Option<&Path>) -> Result<Vec<TargetClient>, Failure> {
+/// `patience` is how long to wait for each answer.
+pub fn targets(socket: Option<&Path>, patience: Duration) -> Result<Vec<TargetClient>, Failure> {
     if let Some(socket) = socket {
         let path = if socket.is_dir() { socket.join(SOCKET) } else { socket.to_owned() };
-        return TargetClient::connect(&path).map(|client| vec![client]).map_err(|error| {
-            let denied = error.kind() == std::io::ErrorKind::PermissionDenied;
-            not_running(
-                format!("no target answers on {} ({error})", path.display()),
-                if denied {
-                    "run the command as root"
-                } else {
-                    "name the run directory of a target or node that runs with --socket"
-                },
-            )
-        });
+        return TargetClient::connect(&path, patience).map(|client| vec![client]).map_err(
+            |error| {
+                let denied = error.kind() == std::io::ErrorKind::PermissionDenied;
+                not_running(
+                    format!("no target answers on {} ({error})", path.display()),
+                    if denied {
+                        "run the command as root"
+                    } else {
+                        "name the run directory of a target or node that runs with --socket"
+                    },
+                )
+            },
+        );
     }
-    targets_below(Path::new(RUN_DIR))
+    targets_below(Path::new(RUN_DIR), patience)
 }
 
 /// Those whose run directory is this one or in it.
-pub fn targets_below(run_dir: &Path) -> Result<Vec<TargetClient>, Failure> {
+pub fn targets_below(run_dir: &Path, patience: Duration) -> Result<Vec<TargetClient>, Failure> {
     let mut found = Vec::new();
     let mut refused = None;
     for path in candidates(run_dir) {
-        match TargetClient::connect(&path) {
+        match TargetClient::connect(&path, patience) {
             Ok(client) => found.push(client),
             // What a killed process left behind.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
@@ -83,21 +85,35 @@ fn candidates(run_dir: &Path) -> Vec<PathBuf> {
     paths
 }
 
+/// A process that was stopped has a full queue some day: whoever comes then would wait for ever.
+fn connect_within(path: &Path, patience: Duration) -> std::io::Result<UnixStream> {
+    use rustix::net::sockopt::{Timeout, set_socket_timeout};
+    let flags = rustix::net::SocketFlags::CLOEXEC;
+    let (family, kind) = (rustix::net::AddressFamily::UNIX, rustix::net::SocketType::STREAM);
+    let socket = rustix::net::socket_with(family, kind, flags, None)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
+    match rustix::net::connect(&socket, &rustix::net::SocketAddrUnix::new(path)?) {
+        Err(rustix::io::Errno::AGAIN) => Err(std::io::ErrorKind::TimedOut.into()),
+        connected => Ok(connected.map(|()| UnixStream::from(socket))?),
+    }
+}
+
 fn not_running(message: String, remedy: &str) -> Failure {
     let remedy = Some(remedy.to_owned());
     Failure { exit: Exit::NotRunning, code: ErrorCode::Unavailable, message, remedy }
 }
 
 impl TargetClient {
-    fn connect(path: &Path) -> std::io::Result<TargetClient> {
-        let stream = UnixStream::connect(path)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(TargetClient { socket: path.to_owned(), reader: BufReader::new(stream) })
+    fn connect(path: &Path, patience: Duration) -> std::io::Result<TargetClient> {
+        let stream = connect_within(path, patience)?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
+        Ok(TargetClient { socket: path.to_owned(), patience, reader: BufReader::new(stream) })
     }
 
     /// Asks, and waits for the answer. A refusal is a failure.
     pub fn ask(&mut self, request: &NodeRequest) -> Result<NodeReply, Failure> {
+        let _slow = Slow::begin(format!("the target at {}", self.socket.display()), false);
         self.send(request)?;
         match self.receive()? {
             Some(NodeReply::Error(why)) => Err(ApiError::new(ErrorCode::Internal, why).into()),
@@ -126,18 +142,33 @@ impl TargetClient {
         let mut text = serde_json::to_vec(request).map_err(anyhow::Error::from)?;
         text.push(b'\n');
         let sent = self.reader.get_mut().write_all(&text);
-        sent.map_err(|error| self.broken(&error.to_string()))
+        sent.map_err(|error| self.failed(&error))
     }
 
     fn receive(&mut self) -> Result<Option<NodeReply>, Failure> {
         let mut line = Vec::new();
         let read = self.reader.by_ref().take(ANSWER_BYTES_MAX).read_until(b'\n', &mut line);
-        read.map_err(|error| self.broken(&error.to_string()))?;
+        read.map_err(|error| self.failed(&error))?;
         if line.is_empty() {
             return Ok(None);
         }
         let reply = serde_json::from_slice(&line);
         reply.map(Some).map_err(|error| self.broken(&error.to_string()))
+    }
+
+    fn failed(&self, error: &std::io::Error) -> Failure {
+        use std::io::ErrorKind::{TimedOut, WouldBlock};
+        if !matches!(error.kind(), WouldBlock | TimedOut) {
+            return self.broken(&error.to_string());
+        }
+        let message = format!(
+            "the target at {} takes connections and has not answered within {} s; what was asked for may still be done",
+            self.socket.display(),
+            self.patience.as_secs()
+        );
+        ApiError::new(ErrorCode::Unavailable, message)
+            .remedy("look whether its process runs and what its log says; --timeout SECONDS waits longer")
+            .into()
     }
 
     /// An answer that makes no sense.
@@ -156,28 +187,41 @@ mod tests {
     use super::*;
     use std::os::unix::net::UnixListener;
 
+    const LONG: Duration = Duration::from_secs(60);
+
     #[test]
     fn running_targets_are_found_and_dead_sockets_passed_by() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name).join(SOCKET);
-        let failure = targets_below(dir.path()).err().unwrap();
+        let failure = targets_below(dir.path(), LONG).err().unwrap();
         assert_eq!(failure.exit, Exit::NotRunning);
         for name in ["target", "target-e1.0", "other"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
         }
         drop(UnixListener::bind(at("target")).unwrap());
         let _other = UnixListener::bind(at("other")).unwrap();
-        assert_eq!(targets_below(dir.path()).err().unwrap().exit, Exit::NotRunning);
+        assert_eq!(targets_below(dir.path(), LONG).err().unwrap().exit, Exit::NotRunning);
         let _live = UnixListener::bind(at("target-e1.0")).unwrap();
-        let found = targets_below(dir.path()).unwrap();
+        let found = targets_below(dir.path(), LONG).unwrap();
         assert_eq!(found.iter().map(|c| c.socket.clone()).collect::<Vec<_>>(), [at("target-e1.0")]);
         let _node = UnixListener::bind(dir.path().join(SOCKET)).unwrap();
-        assert_eq!(targets_below(dir.path()).unwrap().len(), 2);
+        assert_eq!(targets_below(dir.path(), LONG).unwrap().len(), 2);
         // A run directory is as good as the socket in it.
-        let named = targets(Some(&dir.path().join("target-e1.0"))).unwrap();
+        let named = targets(Some(&dir.path().join("target-e1.0")), LONG).unwrap();
         assert_eq!(named[0].socket, at("target-e1.0"));
-        let missing = targets(Some(&dir.path().join("none"))).err().unwrap();
+        let missing = targets(Some(&dir.path().join("none")), LONG).err().unwrap();
         assert!(missing.exit == Exit::NotRunning && missing.message.contains("none"));
+    }
+
+    #[test]
+    fn silence_ends_with_what_is_silent() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(SOCKET);
+        let _mute = UnixListener::bind(&path).unwrap();
+        let mut client = targets(Some(&path), Duration::from_millis(20)).unwrap().remove(0);
+        let failure = client.ask(&NodeRequest::Status).unwrap_err();
+        assert_eq!(failure.exit, Exit::Unavailable);
+        assert!(failure.message.contains(&path.display().to_string()), "{}", failure.message);
     }
 
     #[test]
@@ -195,7 +239,7 @@ mod tests {
             }
         });
         for expected in ["not now", "broken", "closed"] {
-            let mut client = targets(Some(&path)).unwrap().remove(0);
+            let mut client = targets(Some(&path), LONG).unwrap().remove(0);
             let failure = client.ask(&NodeRequest::Status).unwrap_err();
             assert!(failure.message.contains(expected), "{}", failure.message);
         }

@@ -12,13 +12,13 @@ use control::api::{
 use control::exit::Exit;
 use control::names::{ExportTarget, ExportWish, ShelfSlot, VolumeName};
 use control::settings::{ClientMac, FsType, VolumeSettings};
-use control::size::{Human, SizeSpec};
+use control::size::{Growth, Human, SizeSpec};
 use pool::{PoolReport, VerifyReport, VolumeForecast, VolumeReport};
 
 use super::args::Confirmation;
 use super::confirm::{Proceed, confirm, effects};
 use super::output::{self, NamedVolume, print_json};
-use super::pool::done;
+use super::pool::{done, is_ours};
 use super::progress::ProgressDisplay;
 use super::{Context, Failure};
 
@@ -41,13 +41,14 @@ pub enum VolumeCommand {
         dry_run: bool,
     },
     /// Make a volume larger while it is used
+    #[command(alias = "resize")]
     Extend {
         /// The volume
         #[arg(value_name = "POOL/VOLUME")]
         volume: VolumeName,
-        /// Its new size, or the share of the free space to add
+        /// Its new size (20G), what to add (+1G), or the share of the free space to add (50%FREE)
         #[arg(long)]
-        size: SizeSpec,
+        size: Growth,
         /// Grow its file system too
         #[arg(long)]
         resizefs: bool,
@@ -240,6 +241,13 @@ pub async fn run(context: &Context, command: VolumeCommand) -> Result<Exit, Fail
             show(context, &volume, &report)
         }
         VolumeCommand::Extend { volume, size, resizefs, confirmation } => {
+            let present = match size {
+                Growth::By(_) => {
+                    context.client.get::<VolumeReport>(&path_of(&volume)).await?.size_bytes
+                }
+                Growth::To(_) => 0,
+            };
+            let size = size.of(present);
             let request = ExtendVolume { size, resizefs, may_unmount: false, dry_run: false };
             extend(context, &volume, request, confirmation).await
         }
@@ -247,14 +255,14 @@ pub async fn run(context: &Context, command: VolumeCommand) -> Result<Exit, Fail
         VolumeCommand::Show { volume } => {
             let report: VolumeReport = context.client.get(&path_of(&volume)).await?;
             show(context, &volume, &report)?;
-            let healthy = !report.degraded && report.suspended.is_none();
-            Ok(if healthy { Exit::Ok } else { Exit::Degraded })
+            Ok(if is_healthy(&report) { Exit::Ok } else { Exit::Degraded })
         }
         VolumeCommand::Remove(args) => remove(context, args).await,
         VolumeCommand::Verify { volume, copy } => verify(context, &volume, copy).await,
         VolumeCommand::Mkfs(args) => mkfs(context, args).await,
         VolumeCommand::Check { volume } => {
-            let () = context.client.post(&format!("{}/check", path_of(&volume)), &()).await?;
+            let path = format!("{}/check", path_of(&volume));
+            let () = streamed(context, "checking the file system", &path, &()).await?;
             done(context, &format!("the file system of {volume} is in order\n"))
         }
         VolumeCommand::Attach { volume } => {
@@ -294,7 +302,7 @@ async fn streamed<T: serde::de::DeserializeOwned>(
     request: &impl serde::Serialize,
 ) -> Result<T, Failure> {
     let mut display = ProgressDisplay::new(title, context.json);
-    context.client.stream(path, request, |progress| display.update(progress)).await
+    context.client.stream(path, request, |news| display.update(&news)).await
 }
 
 /// What making a volume would do.
@@ -328,6 +336,8 @@ fn show(context: &Context, volume: &VolumeName, report: &VolumeReport) -> Result
 
 async fn list(context: &Context) -> Result<Exit, Failure> {
     let pools: Vec<PoolReport> = context.client.get("/v1/pools").await?;
+    let mut ours = pools.iter().filter(|pool| is_ours(pool)).flat_map(|pool| &pool.volumes);
+    let exit = if ours.all(is_healthy) { Exit::Ok } else { Exit::Degraded };
     let volumes: Vec<NamedVolume> = pools
         .into_iter()
         .flat_map(|pool| {
@@ -340,7 +350,12 @@ async fn list(context: &Context) -> Result<Exit, Failure> {
     } else {
         output::print(&output::volumes(&volumes))?;
     }
-    Ok(Exit::Ok)
+    Ok(exit)
+}
+
+/// Whether a volume has the redundancy of its layout, and serves.
+fn is_healthy(report: &VolumeReport) -> bool {
+    !report.degraded && report.suspended.is_none()
 }
 
 /// What a volume is, for the question before it is destroyed.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use control::api::{ApiError, ErrorCode};
 use rustix::process::Signal;
 
 use super::place::Place;
@@ -77,6 +78,14 @@ fn pid_of(place: &Place, who: &str) -> anyhow::Result<i32> {
         "engine" | "services" => process::running(place, "supervisor")
             .and_then(|supervisor| process::child(supervisor, who))
             .with_context(|| format!("the supervisor has no {who} process now")),
-        node => node_pid(place, node),
+        node => node_pid(place, node).map_err(|error| match error.downcast::<ApiError>() {
+            Ok(error) if error.code == ErrorCode::NotFound => {
+                let names = error.remedy.clone().unwrap_or_default();
+                let also = "and there are supervisor, engine and services";
+                error.remedy(format!("{names}; {also}")).into()
+            }
+            Ok(error) => error.into(),
+            Err(error) => error,
+        }),
     }
 }

@@ -6,7 +6,10 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use control::api::{ApiError, ErrorCode};
 use serde::{Deserialize, Serialize};
+
+use crate::cli::Slow;
 
 /// Where a lab is unless --dir says otherwise.
 pub const LAB_DIR: &str = "/var/lib/etherpool/lab";
@@ -23,6 +26,9 @@ pub struct LabPlan {
     pub mtu: u32,
     pub ftp_port: u16,
     pub nodes: Vec<NodePlan>,
+    /// The pool was made: from then on it is waited for, however little of it is in sight.
+    #[serde(default)]
+    pub pool_made: bool,
 }
 
 /// A machine of the lab.
@@ -54,6 +60,7 @@ impl Place {
             .with_context(|| format!("cannot make the lab's directory {}", self.dir.display()))?;
         let file = fs::File::create(self.dir.join("lock"))?;
         let file = OwnedFd::from(file);
+        let _slow = Slow::begin("another command for this lab to end", true);
         rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
         Ok(file)
     }
@@ -121,8 +128,10 @@ impl Place {
 
     /// The plan, for commands that need a lab that is up.
     pub fn plan(&self) -> anyhow::Result<LabPlan> {
-        self.load_plan()?.with_context(|| {
-            format!("there is no lab in {}; start one with `etherpool lab up`", self.dir.display())
+        self.load_plan()?.ok_or_else(|| {
+            ApiError::new(ErrorCode::NotFound, format!("there is no lab in {}", self.dir.display()))
+                .remedy("start one with `etherpool lab up`, or name its directory with --dir")
+                .into()
         })
     }
 
@@ -136,9 +145,11 @@ impl Place {
 
 impl LabPlan {
     pub fn node(&self, name: &str) -> anyhow::Result<&NodePlan> {
-        self.nodes.iter().find(|node| node.name == name).with_context(|| {
+        self.nodes.iter().find(|node| node.name == name).ok_or_else(|| {
             let names: Vec<_> = self.nodes.iter().map(|node| node.name.as_str()).collect();
-            format!("the lab has no node {name}; it has {}", names.join(", "))
+            ApiError::new(ErrorCode::NotFound, format!("the lab has no {name}"))
+                .remedy(format!("its nodes are {}", names.join(", ")))
+                .into()
         })
     }
 }

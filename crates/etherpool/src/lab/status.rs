@@ -4,12 +4,15 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use control::exit::Exit;
+use pool::PoolReport;
 use serde_json::{Value, json};
 
 use super::command::etherpool_json;
 use super::place::{LabPlan, NodePlan, Place};
 use super::up::{POOL, VOLUME};
 use super::{network, process};
+use crate::cli::{health, is_ours};
 
 pub fn status(place: &Place, as_json: bool) -> anyhow::Result<ExitCode> {
     let status = gather(place)?;
@@ -18,7 +21,20 @@ pub fn status(place: &Place, as_json: bool) -> anyhow::Result<ExitCode> {
     } else {
         print(&status);
     }
-    Ok(ExitCode::SUCCESS)
+    let exit = if is_healthy(&status) { Exit::Ok } else { Exit::Degraded };
+    Ok(ExitCode::from(exit.code()))
+}
+
+/// Whether all machines run, and their pools are as they should be.
+fn is_healthy(status: &Value) -> bool {
+    let mut nodes = status["nodes"].as_array().into_iter().flatten();
+    // Null without an answer.
+    let Ok(pools) = serde_json::from_value::<Vec<PoolReport>>(status["pools"].clone()) else {
+        return false;
+    };
+    ["pid", "engine", "services"].iter().all(|part| status["supervisor"][part].is_number())
+        && nodes.all(|node| node["state"] == "running")
+        && pools.iter().filter(|pool| is_ours(pool)).all(|pool| health(pool) == Exit::Ok)
 }
 
 /// Whether the lab's volume is mounted and its FTP server takes connections.
@@ -27,14 +43,22 @@ pub fn is_served(place: &Place) -> bool {
     mount(place).is_some() && ftp(&plan).is_some()
 }
 
+/// What is missing of that, for whoever waits.
+pub fn not_served(place: &Place) -> String {
+    let Ok(Some(plan)) = place.load_plan() else { return "the lab's plan can't be read".into() };
+    match (mount(place), ftp(&plan)) {
+        (None, _) => format!("nothing is mounted at {} yet", place.mount_point().display()),
+        _ => format!("the FTP server on port {} does not greet yet", plan.ftp_port),
+    }
+}
+
 fn gather(place: &Place) -> anyhow::Result<Value> {
     let plan = place.plan()?;
     let supervisor = process::running(place, "supervisor");
     let list = |what: &str, key: &str| match supervisor {
         Some(_) => etherpool_json(place, [what, "list", "--json"])
             .ok()
-            .map(|answer| answer.get(key).cloned().unwrap_or(answer))
-            .unwrap_or_else(|| json!([])),
+            .map_or(Value::Null, |answer| answer.get(key).cloned().unwrap_or(answer)),
         None => json!([]),
     };
     let nodes: Vec<_> = plan.nodes.iter().map(|node| node_status(place, node)).collect();

@@ -6,11 +6,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
+use control::api::{ApiError, ErrorCode};
+use pool::PoolState;
 use serde_json::Value;
 
 use super::command::{etherpool, etherpool_json};
 use super::place::{LabPlan, NodePlan, Place};
 use super::{network, process};
+use crate::cli::{QUIET, pool_state};
 
 /// The lab's pool and volume.
 pub const POOL: &str = "cluster";
@@ -43,7 +46,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn up(place: &Place, args: &UpArgs) -> anyhow::Result<()> {
     check_tools()?;
-    let plan = match place.load_plan()? {
+    let mut plan = match place.load_plan()? {
         Some(plan) => plan,
         None => {
             let plan = plan(args)?;
@@ -62,7 +65,11 @@ pub fn up(place: &Place, args: &UpArgs) -> anyhow::Result<()> {
         println!("{} nodes and a supervisor run; no pool was made.", plan.nodes.len());
         return Ok(());
     }
-    ensure_pool(place, &plan)?;
+    if !plan.pool_made {
+        ensure_pool(place, &plan)?;
+        plan.pool_made = true;
+        place.store_plan(&plan)?;
+    }
     ensure_volume(place, &plan)?;
     say_what_next(place, &plan);
     Ok(())
@@ -73,7 +80,7 @@ pub fn add_node(place: &Place, size: Option<&str>, disks: Option<u8>) -> anyhow:
     let mut plan = place.plan()?;
     let first = plan.nodes.first().context("the lab has no node")?;
     let bytes = match size {
-        Some(size) => control::size::parse_bytes(size)?,
+        Some(size) => disk_size(size)?,
         None => first.disk_bytes.first().copied().unwrap_or(1 << 30),
     };
     let count = disks.map_or(first.disk_bytes.len(), usize::from);
@@ -178,20 +185,23 @@ fn lab_user() -> anyhow::Result<String> {
 }
 
 fn plan(args: &UpArgs) -> anyhow::Result<LabPlan> {
-    let sizes = args
-        .size
-        .iter()
-        .map(|size| Ok(control::size::parse_bytes(size)?))
-        .collect::<anyhow::Result<Vec<u64>>>()?;
+    let sizes =
+        args.size.iter().map(|size| disk_size(size)).collect::<anyhow::Result<Vec<u64>>>()?;
     if sizes.len() != 1 && sizes.len() != usize::from(args.nodes) {
-        bail!("--size wants one size, or one for each of the {} nodes", args.nodes);
+        let problem = format!("--size wants one size, or one for each of the {} nodes", args.nodes);
+        return Err(ApiError::new(ErrorCode::Invalid, problem).into());
     }
     let mut nodes = Vec::new();
     for number in 1..=usize::from(args.nodes) {
         let bytes = sizes.get(number - 1).or(sizes.first()).copied().unwrap_or(1 << 30);
         nodes.push(node_plan(number, vec![bytes; usize::from(args.disks)])?);
     }
-    Ok(LabPlan { mtu: args.mtu, ftp_port: args.ftp_port, nodes })
+    Ok(LabPlan { mtu: args.mtu, ftp_port: args.ftp_port, nodes, pool_made: false })
+}
+
+fn disk_size(text: &str) -> anyhow::Result<u64> {
+    let size = control::size::parse_size(text);
+    size.map_err(|error| ApiError::new(ErrorCode::Invalid, format!("--size: {error}")).into())
 }
 
 fn node_plan(number: usize, disk_bytes: Vec<u64>) -> anyhow::Result<NodePlan> {
@@ -223,8 +233,14 @@ fn ensure_volume(place: &Place, plan: &LabPlan) -> anyhow::Result<()> {
     // After a restart the pool is opened by itself, as soon as enough disks are in sight.
     wait("the pool to be open", PATIENCE, || {
         let pools = etherpool_json(place, ["pool", "list", "--json"])?;
-        let state = entry(&pools, "pools", POOL).and_then(state_of);
-        Ok(matches!(state.as_deref(), Some("online" | "degraded")))
+        let pool = entry(&pools, "pools", POOL);
+        if matches!(pool.and_then(state_of).as_deref(), Some("online" | "degraded")) {
+            return Ok(Step::Done);
+        }
+        let state = pool
+            .and_then(|pool| serde_json::from_value::<PoolState>(pool.get("state")?.clone()).ok());
+        let state = state.map_or("not in sight".to_owned(), |state| pool_state(&state));
+        Ok(Step::Wait(format!("pool {POOL} is {state}")))
     })?;
     let volumes = etherpool_json(place, ["volume", "list", "--json"])?;
     if entry(&volumes, "volumes", VOLUME).is_none() {
@@ -238,7 +254,10 @@ fn ensure_volume(place: &Place, plan: &LabPlan) -> anyhow::Result<()> {
         etherpool(place, ["volume", "serve", &name, "ftp"])?;
     }
     wait("the file system to be mounted and served", PATIENCE, || {
-        Ok(super::status::is_served(place))
+        if super::status::is_served(place) {
+            return Ok(Step::Done);
+        }
+        Ok(Step::Wait(super::status::not_served(place)))
     })
 }
 
@@ -247,7 +266,10 @@ fn wait_for_api(place: &Place) -> anyhow::Result<()> {
         if process::running(place, "supervisor").is_none() {
             bail!("the supervisor died; see {}", place.log_file("supervisor").display());
         }
-        Ok(etherpool(place, ["pool", "list", "--json"]).is_ok())
+        Ok(match etherpool_json(place, ["pool", "list", "--json"]) {
+            Ok(_) => Step::Done,
+            Err(error) => Step::Wait(error.to_string()),
+        })
     })
 }
 
@@ -256,7 +278,12 @@ fn wait_for_disks(place: &Place, nodes: &[NodePlan]) -> anyhow::Result<()> {
     wait("the nodes' disks to be visible", PATIENCE, || {
         let disks = etherpool_json(place, ["disk", "list", "--json"])?;
         let text = disks.to_string();
-        Ok(wanted.iter().all(|disk| text.contains(&format!("{disk:?}"))))
+        let in_sight = |disk: &&String| text.contains(&format!("{disk:?}"));
+        let missing: Vec<_> = wanted.iter().filter(|disk| !in_sight(disk)).cloned().collect();
+        Ok(match missing.is_empty() {
+            true => Step::Done,
+            false => Step::Wait(format!("not in sight: {}", missing.join(", "))),
+        })
     })
 }
 
@@ -286,22 +313,36 @@ pub fn state_of(item: &Value) -> Option<String> {
     }
 }
 
+/// Where something is that is waited for.
+enum Step {
+    Done,
+    /// Not yet, and why.
+    Wait(String),
+}
+
+/// Waits, and says for what and why when it isn't a moment any more, and whenever the reason changes.
 fn wait(
     what: &str,
     limit: Duration,
-    mut done: impl FnMut() -> anyhow::Result<bool>,
+    mut look: impl FnMut() -> anyhow::Result<Step>,
 ) -> anyhow::Result<()> {
-    let end = Instant::now() + limit;
-    while !done()? {
-        if Instant::now() >= end {
+    let begun = Instant::now();
+    let mut said = None;
+    loop {
+        let Step::Wait(why) = look()? else { return Ok(()) };
+        let waited = begun.elapsed();
+        if waited >= limit {
             bail!(
-                "waited {} s for {what}; `etherpool lab status` and the lab's log folder tell more",
+                "waited {} s for {what}: {why}; `etherpool lab status` and the lab's log folder tell more",
                 limit.as_secs()
             );
         }
+        if waited >= QUIET && said.as_ref() != Some(&why) {
+            eprintln!("waiting for {what} since {} s: {why}", waited.as_secs());
+            said = Some(why);
+        }
         std::thread::sleep(Duration::from_millis(100));
     }
-    Ok(())
 }
 
 fn check_tools() -> anyhow::Result<()> {

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use aoe::wire::ShelfSlot;
@@ -77,6 +78,8 @@ fn named(plan: &ExportPlan) -> String {
     }
 }
 
+/// How long a process that runs may take to say what it exports.
+const PATIENCE: Duration = Duration::from_secs(5);
 const SECTOR: u64 = block::SECTOR_BYTES as u64;
 
 fn size_of(path: &Path) -> anyhow::Result<u64> {
@@ -102,7 +105,7 @@ fn running(wanted: &Wanted) -> BTreeMap<PathBuf, String> {
         return BTreeMap::new();
     };
     let mut exports = BTreeMap::new();
-    for mut client in targets(Some(run_dir)).unwrap_or_default() {
+    for mut client in targets(Some(run_dir), PATIENCE).unwrap_or_default() {
         if let Ok(NodeReply::Status(status)) = client.ask(&NodeRequest::Status) {
             let own = |export: control::node::ExportStatus| (export.device.into(), export.address);
             exports.extend(status.exports.into_iter().map(own));

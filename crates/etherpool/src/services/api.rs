@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -31,6 +32,7 @@ use tokio::sync::mpsc;
 
 use super::Services;
 use super::engine_client::News;
+use super::operations::find;
 
 type App = State<Arc<Services>>;
 type Answer<T> = Result<Json<T>, Refusal>;
@@ -365,7 +367,11 @@ async fn extend_volume(
     if request.dry_run {
         return Ok(Json(services.extend_preview(&name, &request).await?).into_response());
     }
-    Ok(streamed(|progress| async move { services.extend_volume(&name, request, progress).await }))
+    let waits = waits_for(&services, &name, "the engine lays out the new space");
+    Ok(streamed(
+        waits,
+        |progress| async move { services.extend_volume(&name, request, progress).await },
+    ))
 }
 
 async fn verify_volume(
@@ -374,7 +380,8 @@ async fn verify_volume(
     body: Bytes,
 ) -> Result<Response, Refusal> {
     let (volume, request) = (volume_name(name)?, read::<VerifyVolume>(&body)?);
-    Ok(streamed(|progress| async move {
+    let waits = waits_for(&services, &volume, "disks are read");
+    Ok(streamed(waits, |progress| async move {
         let request = EngineRequest::VerifyVolume { volume, copy: request.copy };
         services.engine.call_with_progress::<VerifyReport>(request, progress).await
     }))
@@ -386,11 +393,17 @@ async fn make_fs(
     body: Bytes,
 ) -> Result<Response, Refusal> {
     let (name, request) = (volume_name(name)?, read::<MakeFs>(&body)?);
-    Ok(streamed(|progress| async move { services.make_fs(&name, request, progress).await }))
+    let waits = waits_for(&services, &name, "mkfs is at work");
+    Ok(streamed(waits, |progress| async move { services.make_fs(&name, request, progress).await }))
 }
 
-async fn check_fs(State(services): App, Path(name): Path<(String, String)>) -> Answer<()> {
-    Ok(Json(services.check_fs(&volume_name(name)?).await?))
+async fn check_fs(
+    State(services): App,
+    Path(name): Path<(String, String)>,
+) -> Result<Response, Refusal> {
+    let name = volume_name(name)?;
+    let waits = waits_for(&services, &name, "fsck is at work");
+    Ok(streamed(waits, |_progress| async move { services.check_fs(&name).await }))
 }
 
 async fn attach(
@@ -453,37 +466,67 @@ async fn unexport(
     Ok(Json(services.unexport(&volume_name(name)?, request).await?))
 }
 
-/// Answers with JSON lines: progress while `work` runs, then its outcome. The work goes on when
-/// whoever asked goes away: half a file system is worse than one that nobody waits for.
-fn streamed<T, F>(work: impl FnOnce(mpsc::UnboundedSender<Progress>) -> F) -> Response
+/// How often a streamed answer says something, at least.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+
+/// Answers with JSON lines: progress or what it waits for while `work` runs, then its outcome. The work
+/// goes on when whoever asked goes away: half a file system is worse than one that nobody waits for.
+fn streamed<T, F>(
+    waits_for: impl Fn() -> String + Send + Sync + 'static,
+    work: impl FnOnce(mpsc::UnboundedSender<Progress>) -> F,
+) -> Response
 where
     T: Serialize + Send + 'static,
     F: Future<Output = Result<T, ApiError>> + Send + 'static,
 {
     let (progress, news) = mpsc::unbounded_channel();
     let work = tokio::spawn(work(progress));
-    let lines = futures::stream::unfold(Some((news, work)), |state| {
+    let lines = futures::stream::unfold(Some((news, work, waits_for)), |state| {
         Box::pin(async move {
-            let (mut news, work) = state?;
-            if let Some(mut latest) = news.recv().await {
-                // Only the newest counts for a reader that is behind.
-                while let Ok(newer) = news.try_recv() {
-                    latest = newer;
+            let (mut news, mut work, waits_for) = state?;
+            // The work may be done with its news long before it is done.
+            let line = tokio::select! {
+                biased;
+                Some(mut latest) = news.recv() => {
+                    // Only the newest counts for a reader that is behind.
+                    while let Ok(newer) = news.try_recv() {
+                        latest = newer;
+                    }
+                    StreamLine::Progress(latest)
                 }
-                let line = to_line(&StreamLine::<T>::Progress(latest));
-                return Some((Ok::<_, std::io::Error>(line), Some((news, work))));
-            }
-            let last = match work.await {
-                Ok(Ok(value)) => StreamLine::Result(value),
-                Ok(Err(error)) => StreamLine::Error(error),
-                Err(error) => {
-                    StreamLine::Error(ApiError::new(ErrorCode::Internal, error.to_string()))
+                done = &mut work => {
+                    let last: StreamLine<T> = match done {
+                        Ok(Ok(value)) => StreamLine::Result(value),
+                        Ok(Err(error)) => StreamLine::Error(error),
+                        Err(error) => {
+                            StreamLine::Error(ApiError::new(ErrorCode::Internal, error.to_string()))
+                        }
+                    };
+                    return Some((Ok::<_, std::io::Error>(to_line(&last)), None));
                 }
+                () = tokio::time::sleep(HEARTBEAT) => StreamLine::<T>::Waiting(waits_for()),
             };
-            Some((Ok(to_line(&last)), None))
+            Some((Ok(to_line(&line)), Some((news, work, waits_for))))
         }) as Pin<Box<dyn Future<Output = _> + Send>>
     });
     ([("content-type", "application/x-ndjson")], Body::from_stream(lines)).into_response()
+}
+
+/// Says what a volume's operation waits for, as far as it can be told.
+fn waits_for(
+    services: &Arc<Services>,
+    name: &VolumeName,
+    what: &'static str,
+) -> impl Fn() -> String + use<> {
+    let (services, name) = (Arc::clone(services), name.clone());
+    move || {
+        if services.engine.generation().is_none() {
+            return "waits for the engine, which is being started".to_owned();
+        }
+        let pools = services.pools.borrow();
+        let suspended = find(&pools, &name).ok().and_then(|(_, volume)| volume.suspended.clone());
+        suspended.map_or_else(|| what.to_owned(), |why| format!("{name} is suspended: {why}"))
+    }
 }
 
 /// Everything that happens, as JSON lines, until the listener goes.

@@ -57,7 +57,7 @@ fn mac_of(name: &str) -> Option<String> {
 /// What the targets with a run directory below `run_dir` export at an address, but `own`.
 fn ask(run_dir: &Path, own: &Path, address: ShelfSlot) -> Vec<(PathBuf, TargetReport)> {
     let request = NodeRequest::Stats { exports: vec![address.to_string()] };
-    let others = targets_below(run_dir).unwrap_or_default().into_iter();
+    let others = targets_below(run_dir, PATIENCE).unwrap_or_default().into_iter();
     let others = others.filter(|client| !client.socket.starts_with(own));
     let answers = others.filter_map(|mut client| match client.ask(&request) {
         Ok(NodeReply::Stats(report)) => Some((client.socket, report)),

@@ -10,7 +10,7 @@ mod volumes;
 #[cfg(test)]
 pub mod samples;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use anyhow::Context as _;
 use comfy_table::{ContentArrangement, Table, presets};
@@ -18,7 +18,7 @@ use serde::Serialize;
 
 pub use disks::{disks, targets};
 pub use exports::{target_stats, target_status};
-pub use pools::{forecast, import_plan, imports, pool, pools};
+pub use pools::{forecast, import_plan, imports, pool, pool_state, pools};
 pub use status::status;
 pub use volumes::{NamedVolume, uses, verification, volume, volumes};
 
@@ -38,6 +38,15 @@ pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     let mut text = serde_json::to_string_pretty(value).context("the answer as JSON")?;
     text.push('\n');
     print(&text)
+}
+
+/// Columns of the terminal that standard output is; none where it isn't one.
+pub fn terminal_width() -> Option<u16> {
+    let stdout = std::io::stdout();
+    if !stdout.is_terminal() {
+        return None;
+    }
+    rustix::termios::tcgetwinsize(stdout).ok().map(|size| size.ws_col).filter(|width| *width > 0)
 }
 
 /// A table with a head and no lines: it can be read by people and cut by tools.

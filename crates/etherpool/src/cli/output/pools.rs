@@ -1,5 +1,6 @@
 //! Pools.
 
+use comfy_table::ContentArrangement;
 use control::api::ImportResult;
 use control::size::Human;
 use pool::{ImportPlan, PoolForecast, PoolReport, PoolState};
@@ -8,8 +9,8 @@ use super::disks::disk_state;
 use super::volumes::volume_rows;
 use super::{facts, lines, table};
 
-/// `pool list`.
-pub fn pools(pools: &[PoolReport]) -> String {
+/// `pool list`, not wider than the terminal where there is one.
+pub fn pools(pools: &[PoolReport], width: Option<u16>) -> String {
     if pools.is_empty() {
         return "No pool is in sight; make one with `etherpool pool create NAME DISK...`\n".into();
     }
@@ -24,6 +25,10 @@ pub fn pools(pools: &[PoolReport]) -> String {
             pool.volumes.len().to_string(),
             survives(pool),
         ]);
+    }
+    if let Some(width) = width {
+        // `lines` takes the first blank of each line away.
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width + 1);
     }
     lines(&table)
 }
@@ -206,13 +211,25 @@ mod tests {
         degraded.name = "old".into();
         degraded.state = PoolState::Degraded;
         degraded.survives = 0;
-        let text = pools(&[samples::pool(), degraded]);
+        let text = pools(&[samples::pool(), degraded], None);
         let expected = "\
 POOL     STATE     SIZE      FREE      DISKS  VOLUMES  SURVIVES
 cluster  online    3.00 GiB  1.00 GiB  1      1        1 failure
 old      degraded  3.00 GiB  1.00 GiB  1      1        no failure
 ";
         assert_eq!(text, expected, "\n{text}");
+    }
+
+    #[test]
+    fn the_list_of_pools_is_not_wider_than_the_terminal() {
+        let mut waiting = samples::pool();
+        let reason =
+            "2 of 5 votes are in reach, 3 are needed; bring back e1.0, e2.0 and e3.0".repeat(3);
+        waiting.state = PoolState::Suspended { reason: reason.clone() };
+        let text = pools(&[waiting], Some(80));
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "\n{text}");
+        let words: Vec<&str> = text.split_whitespace().collect();
+        assert!(reason.split_whitespace().all(|word| words.contains(&word)), "\n{text}");
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub fn status(status: &Status) -> String {
         ("interfaces", interfaces.join(", ")),
     ]);
     text.push('\n');
-    text.push_str(&super::pools(&status.pools));
+    text.push_str(&super::pools(&status.pools, None));
     if !status.services.is_empty() {
         let mut services = table(&["VOLUME", "DEVICE", "MOUNT", "FTP", "EXPORTS", "REMARK"]);
         for service in &status.services {
