@@ -58,7 +58,9 @@ impl Exit {
             Exit::Degraded => "the command worked; what it shows or lists of ours is not healthy",
             Exit::NotRunning => "no supervisor answers on the API socket",
             Exit::Exists => "it exists already",
-            Exit::Unavailable => "not now: suspended, busy, or no answer in time; trying again may help",
+            Exit::Unavailable => {
+                "not now: suspended, busy, or no answer in time; trying again may help"
+            }
         }
     }
 }
