@@ -56,6 +56,18 @@ fn a_command_that_nobody_answers_ends_and_says_what_it_waited_for() {
         assert!(error.contains(what) && error.contains("api.sock"), "{args:?}: {error}");
         assert!(error.contains("to do: "), "{args:?}: {error}");
     }
+    // Whoever sits there sees it.
+    let socket = lab.dir().join("supervisor/run/api.sock");
+    let program = etherpool().get_program().to_owned();
+    let line = format!(
+        "{} --socket {} pool list --timeout 4",
+        program.to_string_lossy(),
+        socket.display()
+    );
+    let terminal = Command::new("script").args(["-qefc", &line, "/dev/null"]).output().unwrap();
+    let seen = String::from_utf8_lossy(&terminal.stdout).into_owned();
+    assert!(seen.contains("waiting for the supervisor: look at pools ("), "{seen}");
+    assert_eq!(code(&terminal), 8, "{seen}");
     drop(services);
     wait_until("the services answer again", || lab.cli_output(&["status"]).status.success());
     // What was asked for while they were stopped has been done since, or not; it is as before.

@@ -305,7 +305,6 @@ fn engine_and_node_resolve_no_path_while_they_serve() {
     lab.lab(&["join", "n1"]);
     lab.wait_clean();
     lab.cli(&["status", "--json"]);
-    lab.cli_output(&["volume", "unexport", "cluster/hyperspace"]);
     load.stop().verify();
     for trace in traces {
         trace.check();

@@ -1,8 +1,8 @@
 //! The HTTP API of the supervisor: what is sent and answered.
 //!
 //! One route per operation under `/v1` on a Unix socket. A request that takes long answers with JSON
-//! lines ([`StreamLine`]): progress, then exactly one result or error. Everything else answers with
-//! one JSON document; an error is always an [`ApiError`].
+//! lines ([`StreamLine`]): progress or what it waits for, every two seconds at least, then exactly one
+//! result or error. Everything else answers with one JSON document; an error is always an [`ApiError`].
 
 mod error;
 mod request;

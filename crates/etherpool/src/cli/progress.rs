@@ -1,5 +1,5 @@
-//! What people see of operations that take longer than two seconds, on a terminal only: how far it is,
-//! or what is waited for and since when.
+//! What people see of operations that take longer than two seconds on a terminal: how far it is, or what
+//! is waited for and since when. Elsewhere a line says what an operation stands still for.
 
 use std::io::IsTerminal;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -83,6 +83,8 @@ impl Slow {
 pub struct ProgressDisplay {
     begun: Instant,
     enabled: bool,
+    /// Without a terminal: what was said last of what is waited for; none where nobody reads it.
+    said: Option<String>,
     title: &'static str,
     bar: Option<ProgressBar>,
     waiting: Option<WaitDisplay>,
@@ -92,12 +94,16 @@ impl ProgressDisplay {
     /// For an operation that begins now.
     pub fn new(title: &'static str, json: bool) -> ProgressDisplay {
         let enabled = is_seen(json);
-        ProgressDisplay { begun: Instant::now(), enabled, title, bar: None, waiting: None }
+        let said = (!json).then(String::new);
+        ProgressDisplay { begun: Instant::now(), enabled, said, title, bar: None, waiting: None }
     }
 
     /// Takes what the supervisor told.
     pub fn update(&mut self, news: &News) {
-        if !self.enabled || self.begun.elapsed() < QUIET {
+        if !self.enabled {
+            return self.say(news);
+        }
+        if self.begun.elapsed() < QUIET {
             return;
         }
         let progress = match news {
@@ -112,6 +118,18 @@ impl ProgressDisplay {
         let bar = self.bar.get_or_insert_with(|| new_bar(self.title, self.begun.elapsed()));
         bar.set_length(progress.total_bytes);
         bar.set_position(progress.done_bytes.min(progress.total_bytes));
+    }
+}
+
+impl ProgressDisplay {
+    /// A line where nobody sees the time pass, once for each reason to wait: a script that stands still
+    /// leaves in its log why.
+    fn say(&mut self, news: &News) {
+        let (News::Waiting(what), Some(said)) = (news, &mut self.said) else { return };
+        if self.begun.elapsed() >= SAY_AGAIN && said != what {
+            eprintln!("{}: waiting for {} s: {what}", self.title, self.begun.elapsed().as_secs());
+            said.clone_from(what);
+        }
     }
 }
 

@@ -350,11 +350,6 @@ impl Engine {
                 "name one of them",
             ));
         }
-        // One that waits for a disk would have the administrator wait too, without a word.
-        if let Some(reason) = open.report_of(&volume).and_then(|report| report.suspended) {
-            let name = format!("{pool}/{}", volume.name);
-            return Err(PoolError::Suspended { name, reason });
-        }
         volume.verify(copy, progress).await.map_err(|ended| open.over(ended))
     }
 
