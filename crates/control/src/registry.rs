@@ -137,10 +137,10 @@ mod tests {
     fn what_is_remembered_survives_the_file() {
         let mut registry = Registry::default();
         let (high, low) = (Uuid::from_u128(9), Uuid::from_u128(3));
-        registry.pool_mut(high, "tank").held.insert(HeldSetting {
-            volume: "files".into(),
-            key: "mount".into(),
-        });
+        registry
+            .pool_mut(high, "tank")
+            .held
+            .insert(HeldSetting { volume: "files".into(), key: "mount".into() });
         registry.pool_mut(low, "other").disks.push(KnownDisk {
             id: Uuid::from_u128(5),
             name: "e7.0".into(),

@@ -60,8 +60,12 @@ mod tests {
         status.pools[0].state = pool::PoolState::Foreign { owner: "other".into(), epoch: 3 };
         assert_eq!(exit_of(&status), Exit::Ok);
 
-        let mut status = well;
+        let mut status = well.clone();
         status.services[0].ftp = ServiceState::Waiting;
+        assert_eq!(exit_of(&status), Exit::Degraded);
+
+        let mut status = well;
+        status.services[0].trouble = Some("it has not answered for 11 s".into());
         assert_eq!(exit_of(&status), Exit::Degraded);
     }
 }

@@ -20,6 +20,7 @@ use clap::Args;
 use control::api::{PoolReportExt as _, SeenTarget};
 use control::channel::ReplyLine;
 use control::config::{InterfaceConfig, SupervisorConfig};
+use control::keeper::EngineGeneration;
 use os::process::{Signal, Signals, signals};
 use os::reactor::Mailbox;
 use os::{Reactor, ReactorHandle};
@@ -104,7 +105,7 @@ impl Process {
         };
         let engine = Engine::new(handle.runtime().clone(), owner);
         let network = Network::open(&handle, &config.interfaces, &config.node_socket())?;
-        let volumes = Volumes::new(handle.clone());
+        let volumes = Volumes::new(handle.clone(), EngineGeneration(generation));
         let exports = Rc::new(Exports::new(&handle, &config.interfaces, args.owner, &args.host));
         Ok(Rc::new(Process {
             handle,

@@ -21,7 +21,7 @@ use control::settings::{
 use pool::{PoolReport, VolumeReport};
 
 use super::Services;
-use super::keeper::Shown;
+use super::kept::Shown;
 use super::platform::Platform;
 
 /// How long a mount or unmount may take before the command says that it goes on by itself.
@@ -102,14 +102,15 @@ impl Services {
                 .as_ref()
                 .map_or_else(|| ApiError::new(ErrorCode::Io, "it failed"), |t| t.error.clone())),
             Ok(Err(_)) => Err(ApiError::new(ErrorCode::Internal, "nobody keeps the volume")),
-            Err(_) => Err(ApiError::new(
-                ErrorCode::Unavailable,
-                format!(
-                    "{name}: not done within {} s; it goes on by itself",
-                    KEEPER_LIMIT.as_secs()
-                ),
-            )
-            .remedy("see `etherpool status`")),
+            Err(_) => {
+                let limit = KEEPER_LIMIT.as_secs();
+                let why = volume.waits_for().unwrap_or_else(|| format!("{name} is not served"));
+                Err(ApiError::new(
+                    ErrorCode::Unavailable,
+                    format!("not done within {limit} s: {why}"),
+                )
+                .remedy("it goes on by itself: see `etherpool status`"))
+            }
         }
     }
 
@@ -121,15 +122,16 @@ impl Services {
     pub async fn release_pool(&self, pool: String) -> Result<(), ApiError> {
         let troubles = self.keeper.hold(&pool).await;
         let released = match troubles.into_iter().next() {
-            Some(trouble) => {
+            Some(trouble) if trouble.error.code == ErrorCode::Busy => {
                 Err(trouble.error.remedy("end what uses it, then try again; the pool stays open"))
             }
+            Some(trouble) => Err(trouble.error),
             None => self.engine.call(EngineRequest::ReleasePool { pool: pool.clone() }).await,
         };
         if released.is_ok() {
             // The keeper must have seen that the pool is closed before it may mount again.
-            if let Ok(pools) = self.fresh_pools().await {
-                self.keeper.want(self.engine.generation(), &pools);
+            if let Ok((pools, served)) = self.look_at_engine().await {
+                self.keeper.want(Some(&served), &pools);
             }
         }
         self.keeper.let_go(&pool);
@@ -216,7 +218,7 @@ impl Services {
                 .remedy(format!("end the export first: etherpool volume unexport {name}")));
         }
         let volume = self.keeper.volume(name);
-        let state = volume.pause().await;
+        let state = volume.pause().await?;
         if state.device().is_some() {
             return Err(ApiError::new(ErrorCode::Busy, format!("{name} is still being detached"))
                 .remedy("see `etherpool status`, then try again"));
@@ -280,11 +282,16 @@ impl Services {
         self.set(name, MOUNT_KEY, None).await?;
         match self.kept(name, failures, |shown| shown.actual.attached.is_none()).await {
             Ok(()) => self.set(name, FTP_KEY, None).await,
+            // It goes on by itself.
+            Err(error) if error.code == ErrorCode::Unavailable => Err(error),
             Err(error) => {
-                if error.code != ErrorCode::Unavailable {
-                    self.set(name, MOUNT_KEY, Some(property_text(&former))).await?;
-                }
-                Err(error.remedy("end what uses it, then try again; it stays mounted"))
+                self.set(name, MOUNT_KEY, Some(property_text(&former))).await?;
+                Err(match error.code {
+                    ErrorCode::Busy => {
+                        error.remedy("end what uses it, then try again; it stays mounted")
+                    }
+                    _ => error,
+                })
             }
         }
     }

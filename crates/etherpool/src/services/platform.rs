@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use control::api::{ApiError, ErrorCode};
 use control::channel::EngineRequest;
 use control::config::SupervisorConfig;
+use control::keeper::{Attachment, Fault};
 use control::names::VolumeName;
 use control::settings::{FsType, FtpSetting, MountSetting};
 use frontend::attach::{self, AttachError, Detach, Places};
-use frontend::filesystem::{self, FilesystemError};
+use frontend::filesystem::{self, Condition, FilesystemError};
 
 use super::engine_client::EngineClient;
 use super::ftp::{FtpHandle, FtpServers};
@@ -46,6 +47,26 @@ pub struct Trouble {
     pub holders: Vec<String>,
 }
 
+/// What a look at a volume found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// All is alive.
+    Well,
+    /// This is dead and is to be made anew.
+    Fault(Fault, Trouble),
+    /// Not as it should be, and for people to mend.
+    Remark(Trouble),
+}
+
+/// A block device that was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// The device.
+    pub device: PathBuf,
+    /// The engine's end of it.
+    pub attachment: Attachment,
+}
+
 impl From<ApiError> for Trouble {
     fn from(error: ApiError) -> Trouble {
         Trouble { error, holders: Vec::new() }
@@ -58,7 +79,7 @@ pub trait Platform: Send + Sync + 'static {
     type Ftp: Send + Sync + 'static;
 
     /// Makes the volume's block device.
-    fn attach(&self, volume: &VolumeName) -> impl Future<Output = Result<PathBuf, Trouble>> + Send;
+    fn attach(&self, volume: &VolumeName) -> impl Future<Output = Result<Made, Trouble>> + Send;
 
     /// Gives it back; `abort` when its engine is gone.
     fn detach(
@@ -74,23 +95,44 @@ pub trait Platform: Send + Sync + 'static {
         setting: &MountSetting,
     ) -> impl Future<Output = Result<(), Trouble>> + Send;
 
-    /// Unmounts in order.
-    fn unmount(&self, path: &Path) -> impl Future<Output = Result<(), Trouble>> + Send;
+    /// Unmounts a device in order; what else may be mounted there isn't touched.
+    fn unmount(
+        &self,
+        device: &Path,
+        path: &Path,
+    ) -> impl Future<Output = Result<(), Trouble>> + Send;
 
-    /// Takes a file system away whose device is gone; returns who still holds files of it.
-    fn shut_down(&self, path: &Path) -> impl Future<Output = Result<Vec<Holding>, Trouble>> + Send;
+    /// Takes the file system of a device away that is gone; returns who still holds files of it.
+    fn shut_down(
+        &self,
+        device: &Path,
+        path: &Path,
+    ) -> impl Future<Output = Result<Vec<Holding>, Trouble>> + Send;
+
+    /// Looks whether a device and its mount are alive; `thorough` by writing to it too. May take as
+    /// long as the volume doesn't answer.
+    fn check(
+        &self,
+        volume: &VolumeName,
+        device: &Path,
+        mount: Option<&MountSetting>,
+        thorough: bool,
+    ) -> impl Future<Output = Finding> + Send;
 
     /// Whether a process still runs.
     fn is_running(&self, pid: u32) -> bool;
 
-    /// Serves a mount.
+    /// Serves a mount, as long as that attachment of the volume is alive.
     fn start_ftp(
         &self,
-        volume: &VolumeName,
+        served: (&VolumeName, Attachment),
         device: &Path,
         mount: &MountSetting,
         setting: &FtpSetting,
     ) -> impl Future<Output = Result<Self::Ftp, Trouble>> + Send;
+
+    /// Whether a server still lets clients in.
+    fn ftp_runs(&self, server: &Self::Ftp) -> bool;
 
     /// Ends a server: no command begins any more, running transfers are cut off.
     fn stop_ftp(&self, server: Self::Ftp) -> impl Future<Output = ()> + Send;
@@ -135,19 +177,31 @@ impl Linux {
 impl Platform for Linux {
     type Ftp = FtpHandle;
 
-    async fn attach(&self, volume: &VolumeName) -> Result<PathBuf, Trouble> {
+    async fn attach(&self, volume: &VolumeName) -> Result<Made, Trouble> {
         let (places, name) = (self.places.clone(), Linux::name(volume)?);
         let fuse = {
             let (places, name) = (places.clone(), name.clone());
-            blocking(move || attach::mount(&places, &name).map_err(attach_trouble)).await?
+            blocking(move || {
+                let mounted = attach::mount(&places, &name);
+                if let Err(AttachError::AlreadyMounted(directory)) = &mounted {
+                    // Nobody has a device of the volume: this is a half-made one, of which an
+                    // operation that was given up, or a predecessor, didn't tell.
+                    tracing::warn!(volume = %name, directory = %directory.display(), "cleared away: left half-made");
+                    attach::detach(&places, &name, Detach::Abort).map_err(attach_trouble)?;
+                    return attach::mount(&places, &name).map_err(attach_trouble);
+                }
+                mounted.map_err(attach_trouble)
+            })
+            .await?
         };
         let request = EngineRequest::AttachVolume { volume: volume.clone() };
-        let served = self.engine.call_with_descriptor::<()>(request, fuse).await;
+        let served = self.engine.call_with_descriptor::<Attachment>(request, fuse).await;
         let attached = match served {
-            Ok(()) => {
+            Ok(attachment) => {
                 let (places, name) = (places.clone(), name.clone());
                 blocking(move || attach::attach(&places, &name, false).map_err(attach_trouble))
                     .await
+                    .map(|device| Made { device, attachment })
             }
             Err(error) => Err(error.into()),
         };
@@ -195,29 +249,53 @@ impl Platform for Linux {
         .map_err(filesystem_trouble)
     }
 
-    async fn unmount(&self, path: &Path) -> Result<(), Trouble> {
-        let root = path.to_owned();
-        blocking(move || {
-            // The last unmount writes everything back; this may not be the last, see `detach`.
-            let synced = std::fs::File::open(&root).and_then(|root| Ok(rustix::fs::syncfs(root)?));
-            if let Err(error) = synced {
-                tracing::warn!(path = %root.display(), %error, "can't be synchronised");
-            }
-            Ok(())
-        })
-        .await?;
-        match filesystem::unmount(path.to_owned()).await {
+    async fn unmount(&self, device: &Path, path: &Path) -> Result<(), Trouble> {
+        match filesystem::unmount(device.to_owned(), path.to_owned()).await {
             Ok(()) | Err(FilesystemError::NotMounted(_)) => Ok(()),
             Err(error) => Err(filesystem_trouble(error)),
         }
     }
 
-    async fn shut_down(&self, path: &Path) -> Result<Vec<Holding>, Trouble> {
-        let holders = filesystem::shutdown(path.to_owned()).await.map_err(filesystem_trouble)?;
+    async fn shut_down(&self, device: &Path, path: &Path) -> Result<Vec<Holding>, Trouble> {
+        let holders = filesystem::shutdown(device.to_owned(), path.to_owned())
+            .await
+            .map_err(filesystem_trouble)?;
         Ok(holders
             .iter()
             .map(|holder| Holding { pid: holder.pid, text: holder.to_string() })
             .collect())
+    }
+
+    async fn check(
+        &self,
+        volume: &VolumeName,
+        device: &Path,
+        mount: Option<&MountSetting>,
+        thorough: bool,
+    ) -> Finding {
+        let name = match Linux::name(volume) {
+            Ok(name) => name,
+            Err(trouble) => return Finding::Remark(trouble),
+        };
+        let (places, device) = (self.places.clone(), device.to_owned());
+        let mount = mount.map(|mount| {
+            let read_only = self
+                .options
+                .iter()
+                .chain(&mount.options)
+                .flat_map(|options| options.split(','))
+                .any(|option| option.trim() == "ro");
+            (mount.path.clone(), read_only)
+        });
+        let found = blocking(move || {
+            if let Some(why) = attach::check(&places, &name, &device).map_err(attach_trouble)? {
+                return Ok(dead(&name, &why));
+            }
+            let Some((path, read_only)) = mount else { return Ok(Finding::Well) };
+            let condition = filesystem::probe(&device, &path, read_only, thorough);
+            Ok(judge(&name, &path, condition.map_err(filesystem_trouble)?))
+        });
+        found.await.unwrap_or_else(Finding::Remark)
     }
 
     fn is_running(&self, pid: u32) -> bool {
@@ -226,13 +304,17 @@ impl Platform for Linux {
 
     async fn start_ftp(
         &self,
-        volume: &VolumeName,
+        served: (&VolumeName, Attachment),
         device: &Path,
         mount: &MountSetting,
         setting: &FtpSetting,
     ) -> Result<FtpHandle, Trouble> {
         let address = self.ftp_address(setting);
-        self.ftp.start(volume, device, &mount.path, address).await.map_err(Trouble::from)
+        self.ftp.start(served, device, &mount.path, address).await.map_err(Trouble::from)
+    }
+
+    fn ftp_runs(&self, server: &FtpHandle) -> bool {
+        server.is_running()
     }
 
     async fn stop_ftp(&self, server: FtpHandle) {
@@ -263,6 +345,47 @@ impl Platform for Linux {
                 .collect())
         })
         .await
+    }
+}
+
+/// A device that is made anew.
+fn dead(name: &frontend::VolumeName, why: &str) -> Finding {
+    let error = ApiError::new(ErrorCode::Io, format!("{name} can't be used: {why}"))
+        .remedy("it is made anew by itself; what had files of it open must open them again");
+    Finding::Fault(Fault::Device, error.into())
+}
+
+/// What the condition of a mount means.
+fn judge(name: &frontend::VolumeName, path: &Path, condition: Condition) -> Finding {
+    let at = path.display();
+    match condition {
+        Condition::Well => Finding::Well,
+        Condition::Dead(why) => dead(name, &why),
+        Condition::NotMounted(other) => {
+            let instead = other.map_or_else(String::new, |other| format!(", {other} is"));
+            let error =
+                ApiError::new(ErrorCode::Io, format!("{name} is no longer mounted at {at}{instead}"))
+                    .remedy(format!(
+                        "it is mounted again by itself; to end the mount: etherpool volume unmount {name}"
+                    ));
+            Finding::Fault(Fault::Mount, error.into())
+        }
+        Condition::Damaged(why) => Finding::Remark(
+            ApiError::new(
+                ErrorCode::Io,
+                format!("the file system of {name} is damaged and takes no writes: {why}"),
+            )
+            .remedy(format!(
+                "unmount it (etherpool volume unmount {name}), look (etherpool volume check {name}), \
+                 have it repaired by its own tools, then mount it again"
+            ))
+            .into(),
+        ),
+        Condition::ReadOnly => Finding::Remark(
+            ApiError::new(ErrorCode::Io, format!("somebody made {at} read-only"))
+                .remedy(format!("mount -o remount,rw {at}"))
+                .into(),
+        ),
     }
 }
 
@@ -320,32 +443,84 @@ pub fn kind_of(fstype: FsType) -> filesystem::Kind {
 
 /// A failed attachment in the API's words.
 fn attach_trouble(error: AttachError) -> Trouble {
-    let code = match &error {
-        AttachError::AlreadyMounted(_) | AttachError::Busy { .. } => ErrorCode::Busy,
-        AttachError::NotAttached(_) => ErrorCode::NotFound,
-        AttachError::NoFreeLoop => ErrorCode::Unavailable,
-        AttachError::Name(_) => ErrorCode::Invalid,
-        AttachError::System { .. } => ErrorCode::Io,
+    let (code, remedy) = match &error {
+        AttachError::AlreadyMounted(directory) => (
+            ErrorCode::Busy,
+            format!("umount {}; it is tried again by itself", directory.display()),
+        ),
+        AttachError::Busy { path } => (
+            ErrorCode::Busy,
+            format!("see who uses it: fuser -vm {}; it is tried again by itself", path.display()),
+        ),
+        AttachError::NotAttached(_) => {
+            (ErrorCode::NotFound, "it is tried again by itself: see `etherpool status`".to_owned())
+        }
+        AttachError::NoFreeLoop => (
+            ErrorCode::Unavailable,
+            "give some back that nobody uses (losetup --list); it is tried again by itself"
+                .to_owned(),
+        ),
+        AttachError::Name(_) => {
+            (ErrorCode::Invalid, "export it by AoE, or make a volume with such a name".to_owned())
+        }
+        AttachError::System { source, .. } => (ErrorCode::Io, remedy_of(source)),
     };
-    ApiError::new(code, error.to_string()).into()
+    ApiError::new(code, error.to_string()).remedy(remedy).into()
 }
 
-/// A failed operation on a file system in the API's words.
-pub fn filesystem_trouble(error: FilesystemError) -> Trouble {
-    let (code, holders) = match &error {
-        FilesystemError::NotBlank { .. } => (ErrorCode::Refused, Vec::new()),
-        FilesystemError::OtherMount { .. } => (ErrorCode::Busy, Vec::new()),
-        FilesystemError::NotMounted(_) => (ErrorCode::NotFound, Vec::new()),
-        FilesystemError::Busy { holders, .. } => {
-            (ErrorCode::Busy, holders.iter().map(ToString::to_string).collect())
+/// What to do about an error of the system.
+fn remedy_of(source: &std::io::Error) -> String {
+    match rustix::io::Errno::from_io_error(source) {
+        Some(rustix::io::Errno::NOENT | rustix::io::Errno::NODEV) => {
+            "see that the kernel has the modules fuse and loop (modprobe fuse loop)".to_owned()
         }
+        Some(rustix::io::Errno::PERM | rustix::io::Errno::ACCESS) => {
+            "run the supervisor as root, with CAP_SYS_ADMIN".to_owned()
+        }
+        _ => "the kernel's log (dmesg) says more; it is tried again by itself".to_owned(),
+    }
+}
+
+/// A failed operation on a file system in the API's words. What [`ErrorCode::Io`] alone says nothing
+/// about is left to who asked.
+pub fn filesystem_trouble(error: FilesystemError) -> Trouble {
+    let (code, remedy) = match &error {
+        FilesystemError::NotBlank { .. } => (ErrorCode::Refused, None),
+        FilesystemError::OtherMount { target, .. } => {
+            (ErrorCode::Busy, Some(format!("umount {}, or choose another directory", target.display())))
+        }
+        FilesystemError::NotMounted(_) => {
+            (ErrorCode::NotFound, Some("see `etherpool status`".to_owned()))
+        }
+        FilesystemError::Busy { .. } => {
+            (ErrorCode::Busy, Some("end what uses it, then try again".to_owned()))
+        }
+        FilesystemError::Timeout { .. } => (
+            ErrorCode::Io,
+            Some("see `etherpool status` whether its pool answers, then try again".to_owned()),
+        ),
+        FilesystemError::System { source, .. } if is_of_device(source) => (
+            ErrorCode::Io,
+            Some("its block device gave an error: see `etherpool status` and the kernel's log (dmesg)".to_owned()),
+        ),
         FilesystemError::MissingCapability { .. }
         | FilesystemError::NoTool(_)
         | FilesystemError::Tool { .. }
-        | FilesystemError::Timeout { .. }
-        | FilesystemError::System { .. } => (ErrorCode::Io, Vec::new()),
+        | FilesystemError::System { .. } => (ErrorCode::Io, None),
     };
-    Trouble { error: ApiError::new(code, error.to_string()), holders }
+    let holders = match &error {
+        FilesystemError::Busy { holders, .. } => holders.iter().map(ToString::to_string).collect(),
+        _ => Vec::new(),
+    };
+    let told = ApiError::new(code, error.to_string());
+    Trouble { error: ApiError { remedy, ..told }, holders }
+}
+
+/// Whether the system's error came from the device.
+fn is_of_device(source: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let of_device = [Errno::IO, Errno::NXIO, Errno::NOTCONN, Errno::NOMEDIUM, Errno::TIMEDOUT];
+    Errno::from_io_error(source).is_some_and(|error| of_device.contains(&error))
 }
 
 async fn blocking<T: Send + 'static>(

@@ -7,6 +7,7 @@
 mod holders;
 mod make;
 mod mount;
+mod probe;
 mod tool;
 
 use std::io;
@@ -17,6 +18,8 @@ pub use holders::{Holder, holders};
 pub use make::{MkfsOptions, can_grow_mounted, check, grow, mkfs};
 pub(crate) use mount::device_number;
 pub use mount::{Mounted, is_mounted, mount, shutdown, unmount};
+pub(crate) use probe::is_fatal;
+pub use probe::{Condition, probe};
 
 /// The kinds of file systems that volumes carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
