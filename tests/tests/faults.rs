@@ -180,7 +180,8 @@ fn the_pool_grows_under_load() {
     // Linux lets ext4 grow mounted only with this right; where it is missing, the file system is
     // unmounted for the moment, so its users have to go first. The stock kernel test grows it under
     // load.
-    let rest = ["volume", "extend", "cluster/hyperspace", "--size", "100%FREE", "--resizefs"];
+    let rest =
+        ["volume", "extend", "cluster/hyperspace", "--size", "100%FREE", "--resizefs", "--yes"];
     let report = if may_grow_mounted() {
         lab.cli(&rest);
         load.wait_for_promises();

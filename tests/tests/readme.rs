@@ -57,7 +57,8 @@ fn the_lab_of_the_readme() {
 /// Exports of disks that aren't here: what the commands mean is checked.
 #[test]
 fn the_exports_of_the_readme() {
-    for command in script("target").lines() {
+    let commands = [script("node"), script("target")].join("\n");
+    for command in commands.lines() {
         run(&format!("{command} --check"), &[]);
     }
 }
@@ -83,6 +84,7 @@ fn the_real_machines_of_the_readme() {
         .map(|line| match line.split_whitespace().nth(2) {
             Some("create" | "extend") if line.contains(" pool ") => format!("{line} --yes"),
             Some("mkfs") => format!("{line} --yes"),
+            Some("extend") if line.ends_with("--resizefs") => format!("{line} --yes"),
             _ => line.to_owned(),
         })
         .collect::<Vec<_>>()

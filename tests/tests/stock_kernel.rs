@@ -266,7 +266,7 @@ fn use_volume() -> Result<(), DriverHung> {
     });
     lab.cli(&["pool", "create", "cluster", "e1.0", "e2.0", "e3.0", "--yes"]);
     lab.cli(&["volume", "create", VOLUME, "--size", "128M", "--layout", "mirror:2"]);
-    lab.cli(&["volume", "export", VOLUME, "aoe:e100.0", "--interface", "sup0"]);
+    lab.cli(&["volume", "export", VOLUME, "aoe:e100.0", "--interface", "sup0", "--yes"]);
 
     let mut client = Vm::start(&VmOptions {
         name: "client",

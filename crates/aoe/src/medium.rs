@@ -12,7 +12,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use block::probe::{Signature, probe};
+use block::probe::{LABEL_BYTES, Signature, labelled_bytes, probe};
 use block::{
     BlockDevice, Buffer, Claim, Completion, DeviceEvent, Durability, Epoch, Geometry, Holder,
     Instance, IoError, IoFuture, Lba, RefusalReason, SECTOR_BYTES, SectorRange, Transfer,
@@ -70,6 +70,10 @@ struct Shared {
     /// The highest sequence number seen in any slot.
     sequence: Cell<u64>,
     labelled_sectors: Cell<u64>,
+    /// The sizes that the labels in the first two slots tell.
+    labelled: Cell<[Option<u64>; 2]>,
+    /// How often the labels were begun to be read, and the newest of those that ended.
+    label_reads: Cell<(u64, u64)>,
     /// Makes the instances of this opening differ from those of all others.
     opening: Cell<u64>,
     /// The device's instance, as last heard.
@@ -94,6 +98,8 @@ impl Medium {
             ownership: Cell::new(Ownership::Unclaimed { labelled: false }),
             sequence: Cell::new(0),
             labelled_sectors: Cell::new(0),
+            labelled: Cell::default(),
+            label_reads: Cell::default(),
             opening: Cell::new(0),
             device_instance: Cell::default(),
             translated: Cell::default(),
@@ -119,6 +125,11 @@ impl Medium {
     /// The highest accepted epoch and its owner.
     pub fn holder(&self) -> Holder {
         self.ownership().holder()
+    }
+
+    /// The disk's size in bytes as the labels in its first two slots have it.
+    pub fn labelled(&self) -> [Option<u64>; 2] {
+        self.shared.labelled.get()
     }
 
     /// The instance that answers at present.
@@ -180,6 +191,7 @@ impl Shared {
             Err(IoError::Lost) => return Err(IoError::Lost),
             Err(_) => {}
         }
+        self.read_labels(&*device).await?;
         let sectors = device.geometry().sectors;
         let Some(labelled) = labelled_sectors(sectors) else {
             self.labelled_sectors.set(0);
@@ -236,6 +248,31 @@ impl Shared {
         Ok(())
     }
 
+    /// Takes note of what the first two labels say. Of two readings at a time the one counts that began
+    /// later: the earlier may have been overtaken by a write.
+    async fn read_labels(&self, device: &dyn BlockDevice) -> Result<(), IoError> {
+        let number = self.label_reads.get().0 + 1;
+        self.label_reads.set((number, self.label_reads.get().1));
+        let (mut labelled, mut result) = ([None; 2], Ok(()));
+        for (slot, labelled) in (0..).zip(&mut labelled) {
+            let range = label_range(slot);
+            if !range.fits(device.geometry().sectors) {
+                break;
+            }
+            match device.read(range).await {
+                Ok(read) => *labelled = labelled_bytes(&read.value, slot),
+                Err(IoError::Lost) => result = Err(IoError::Lost),
+                Err(_) => {}
+            }
+        }
+        let (begun, newest) = self.label_reads.get();
+        if number > newest {
+            self.label_reads.set((begun, number));
+            self.labelled.set(labelled);
+        }
+        result
+    }
+
     /// Whether the target keeps something of its own in `range`.
     fn is_protected(&self, range: SectorRange) -> bool {
         !self.ownership.get().is_open_to_plain_clients()
@@ -257,7 +294,7 @@ impl Shared {
         let device = self.device();
         let claimed = Holder::new(claim.epoch, claim.owner);
         match self.ownership.get() {
-            Ownership::Held(holder) if holder == claimed => {
+            Ownership::Held(holder) if holder.is_same(claimed) => {
                 return Ok(Completion::new(self.instance(), holder));
             }
             Ownership::Held(holder) if claim.epoch <= holder.epoch => {
@@ -324,6 +361,16 @@ impl Shared {
     }
 }
 
+fn label_range(slot: u8) -> SectorRange {
+    let count = (LABEL_BYTES / SECTOR_BYTES) as u64;
+    SectorRange::new(Lba(u64::from(slot) * count), count)
+}
+
+/// Whether one of the first two labels may be another afterwards.
+fn touches_labels(range: SectorRange) -> bool {
+    [0, 1].into_iter().any(|slot| label_range(slot).overlaps(range))
+}
+
 /// An unreadable slot counts as damaged; a device that isn't there is an error.
 async fn read_slot(
     device: &dyn BlockDevice,
@@ -346,6 +393,18 @@ impl Medium {
         let shared = Rc::clone(&self.shared);
         let started = self.shared.gate.pass(move || match shared.refusal(range) {
             Some(error) => futures::future::ready(Err(error)).boxed_local(),
+            None if touches_labels(range) => {
+                let device = shared.device();
+                let changed = operation(&*device);
+                async move {
+                    let changed = changed.await;
+                    // Whether or not that went well: something may be there. And whether or not this
+                    // does: what can't be read tells nothing.
+                    let _unread = shared.read_labels(&*device).await;
+                    changed
+                }
+                .boxed_local()
+            }
             None => operation(&*shared.device()),
         });
         let shared = Rc::clone(&self.shared);
@@ -375,7 +434,10 @@ impl BlockDevice for Medium {
 
     fn write_at_once(&self, start: Lba, data: &[u8]) -> Option<Completion<()>> {
         let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
-        if self.shared.gate.is_closed() || self.shared.refusal(range).is_some() {
+        if self.shared.gate.is_closed()
+            || self.shared.refusal(range).is_some()
+            || touches_labels(range)
+        {
             return None;
         }
         let written = self.shared.device.borrow().write_at_once(start, data)?;
@@ -383,7 +445,11 @@ impl BlockDevice for Medium {
     }
 
     fn begins(&self, transfer: &Transfer) -> bool {
-        !self.shared.gate.is_closed() && self.shared.device.borrow().begins(transfer)
+        let labels = match transfer {
+            Transfer::Write { .. } => touches_labels(transfer.range()),
+            Transfer::Read(_) => false,
+        };
+        !self.shared.gate.is_closed() && !labels && self.shared.device.borrow().begins(transfer)
     }
 
     fn begin(&self, transfer: Transfer, done: TransferDone) {

@@ -111,7 +111,7 @@ pub struct Holder {
     /// Who brought that epoch.
     pub owner: OwnerId,
     /// How long before the answer the server last heard a request under that epoch: an owner that
-    /// lives is heard every two seconds. `None`: not since the server began to serve the medium.
+    /// lives is heard every two seconds by the disks that hold its votes. `None`: not since the server began to serve the medium.
     pub heard: Option<Duration>,
 }
 
@@ -119,6 +119,11 @@ impl Holder {
     /// `owner` under `epoch`, never heard.
     pub fn new(epoch: Epoch, owner: OwnerId) -> Holder {
         Holder { epoch, owner, heard: None }
+    }
+
+    /// Whether both name the same owner under the same epoch, whenever each was heard.
+    pub fn is_same(self, other: Holder) -> bool {
+        (self.epoch, self.owner) == (other.epoch, other.owner)
     }
 }
 

@@ -65,6 +65,8 @@ mod refusal {
         AccessDenied,
         /// An observer's session asked for more than reading.
         ObserverOnly,
+        /// The medium has an owner, and an observer asked for more than it shows to everybody.
+        Owned,
     }
 
     impl fmt::Display for RefusalReason {
@@ -79,6 +81,9 @@ mod refusal {
                 RefusalReason::ProtectedRange => "these sectors belong to the target",
                 RefusalReason::AccessDenied => "access denied by the target's configuration",
                 RefusalReason::ObserverOnly => "this session may only read",
+                RefusalReason::Owned => {
+                    "the disk has an owner, who alone may read more than its labels, votes and reservation record; to use its pool here: `etherpool pool import`"
+                }
             })
         }
     }

@@ -7,12 +7,41 @@
 
 use std::fmt;
 
-use crate::{BLOCK_BYTES, BlockDevice, IoError, Lba, SECTOR_BYTES, SectorRange};
+use crate::{
+    BLOCK_BYTES, BlockDevice, Crc32c, IoError, Lba, RefusalReason, SECTOR_BYTES, SectorRange,
+};
 
 /// Magic of an etherpool label, at the start of the disk and 1 MiB before its (labelled) end.
 pub const LABEL_MAGIC: [u8; 8] = *b"EPLABEL\0";
 /// Magic of the target's field, 8 KiB behind each label.
 pub const FIELD_MAGIC: [u8; 8] = *b"EPFIELD\0";
+
+/// Bytes of a label; the first two lie one behind the other at the start of the disk.
+pub const LABEL_BYTES: usize = BLOCK_BYTES;
+const LABEL_CRC: usize = 8;
+const LABEL_SLOT: usize = 12;
+const LABEL_VERSION: usize = 14;
+const LABEL_COMPATIBLE: usize = 16;
+const LABEL_SIZE: usize = 88;
+
+/// The size in bytes that a label in slot 0 or 1 gives to its disk: the labels at the other end lie
+/// that far behind. `None` unless it is a whole label of the version that has its size there. Whose it
+/// is, and whether it can be used, the pool's own code must tell.
+pub fn labelled_bytes(label: &[u8], slot: u8) -> Option<u64> {
+    let label: &[u8; LABEL_BYTES] = label.try_into().ok()?;
+    let crc = Crc32c::new()
+        .update(&label[..LABEL_CRC])
+        .update(&[0; LABEL_SLOT - LABEL_CRC])
+        .update(&label[LABEL_SLOT..])
+        .finish();
+    let size = u64::from_le_bytes(*label[LABEL_SIZE..].first_chunk()?);
+    let valid = label.starts_with(&LABEL_MAGIC)
+        && label[LABEL_CRC..LABEL_SLOT] == crc.to_le_bytes()
+        && label[LABEL_SLOT] == slot
+        && label[LABEL_VERSION..LABEL_COMPATIBLE] == [0, 0]
+        && size.is_multiple_of(BLOCK_BYTES as u64);
+    valid.then_some(size)
+}
 
 /// Something recognisable on a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -173,7 +202,8 @@ const ZFS_LABEL_BYTES: u64 = 256 * 1024;
 const ZFS_MAGIC: u64 = 0x00ba_b10c;
 const VMFS_OFFSET_BYTES: u64 = 1 << 20;
 
-/// Everything recognisable on `device`, in order and without repetitions; empty for a blank disk.
+/// Everything recognisable on `device`, in order and without repetitions; empty for a blank disk. A
+/// disk whose server says that it has an owner is etherpool's, though the rest isn't shown to others.
 ///
 /// # Errors
 /// What reading the device answers: what can't be read can't be called blank.
@@ -182,7 +212,10 @@ pub async fn probe(device: &dyn BlockDevice) -> Result<Vec<Signature>, IoError> 
     let size_bytes = sectors.saturating_mul(SECTOR_BYTES as u64);
     let mut found = Vec::new();
 
-    let head = read_within(device, 0, HEAD_BYTES).await?;
+    let head = match read_within(device, 0, HEAD_BYTES).await {
+        Err(IoError::Refused(RefusalReason::Owned)) => return Ok(vec![Signature::Etherpool]),
+        head => head?,
+    };
     probe_head(&head, &mut found);
     if head.iter().any(|byte| *byte != 0) && found.is_empty() {
         found.push(Signature::UnknownData);
@@ -344,6 +377,47 @@ mod tests {
     fn anything_else_is_not_called_blank() {
         assert_eq!(found_with(&[(100_000, b"x")]), [Signature::UnknownData]);
         assert_eq!(found_with(&[(510, &[0x55, 0xaa])]), [Signature::Mbr]);
+    }
+
+    fn label(slot: u8, bytes: u64, change: impl Fn(&mut [u8])) -> Vec<u8> {
+        let mut label = vec![0; LABEL_BYTES];
+        label[..8].copy_from_slice(b"EPLABEL\0");
+        label[12] = slot;
+        label[88..96].copy_from_slice(&bytes.to_le_bytes());
+        label[4095] = 7;
+        change(&mut label);
+        let crc = crate::crc32c(&label);
+        label[8..12].copy_from_slice(&crc.to_le_bytes());
+        label
+    }
+
+    #[test]
+    fn a_whole_label_tells_the_labelled_size() {
+        for slot in [0, 1] {
+            assert_eq!(labelled_bytes(&label(slot, 3 << 20, |_| ()), slot), Some(3 << 20));
+            assert_eq!(labelled_bytes(&label(slot, 0, |_| ()), slot), Some(0));
+        }
+        let most = u64::MAX - 4095;
+        assert_eq!(labelled_bytes(&label(0, most, |_| ()), 0), Some(most));
+    }
+
+    #[test]
+    fn whatever_else_is_there_tells_none() {
+        assert_eq!(labelled_bytes(&label(1, 3 << 20, |_| ()), 0), None, "of the other slot");
+        assert_eq!(labelled_bytes(&label(0, (3 << 20) + 512, |_| ()), 0), None, "no whole blocks");
+        assert_eq!(labelled_bytes(&label(0, 3 << 20, |l| l[14] = 1), 0), None, "another version");
+        assert_eq!(labelled_bytes(&label(0, 3 << 20, |l| l[15] = 1), 0), None, "another version");
+        assert_eq!(labelled_bytes(&label(0, 3 << 20, |l| l[0] = 0), 0), None, "no label");
+        assert_eq!(labelled_bytes(&[0; LABEL_BYTES], 0), None);
+        let whole = label(0, 3 << 20, |_| ());
+        assert_eq!(labelled_bytes(&whole[..4095], 0), None);
+        assert_eq!(labelled_bytes(&[&whole[..], &[0]].concat(), 0), None);
+        assert_eq!(labelled_bytes(&[], 0), None);
+        for at in 0..LABEL_BYTES {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            assert_eq!(labelled_bytes(&damaged, 0), None, "byte {at}");
+        }
     }
 
     #[test]

@@ -64,6 +64,11 @@ impl SectorRange {
         self.count > 0 && other.count > 0 && self.start < other.end() && other.start < self.end()
     }
 
+    /// Whether all of `other` lies within this range.
+    pub fn contains(self, other: SectorRange) -> bool {
+        self.start <= other.start && other.end() <= self.end()
+    }
+
     /// Whether the range lies on a device of `sectors` sectors, without overflow.
     pub fn fits(self, sectors: u64) -> bool {
         self.start.0.checked_add(self.count).is_some_and(|end| end <= sectors)
@@ -93,5 +98,9 @@ mod tests {
         assert!(!SectorRange::new(Lba(5), 0).overlaps(SectorRange::new(Lba(0), 10)));
         assert!(SectorRange::new(Lba(5), 1).overlaps(SectorRange::new(Lba(0), 6)));
         assert!(!SectorRange::new(Lba(6), 1).overlaps(SectorRange::new(Lba(0), 6)));
+        assert!(SectorRange::new(Lba(2), 6).contains(SectorRange::new(Lba(2), 6)));
+        assert!(!SectorRange::new(Lba(2), 6).contains(SectorRange::new(Lba(1), 2)));
+        assert!(!SectorRange::new(Lba(2), 6).contains(SectorRange::new(Lba(7), 2)));
+        assert!(!SectorRange::new(Lba(2), 6).contains(range));
     }
 }

@@ -4,6 +4,8 @@
 //! progress lines with its id before its one result or error. Events come in between. The descriptor
 //! that [`EngineRequest::AttachVolume`] speaks of travels with the first byte of its line.
 
+use std::collections::BTreeSet;
+
 use pool::{PoolEvent, Progress};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -35,12 +37,26 @@ pub enum EngineRequest {
     Pools,
     /// Answered with the pool.
     CreatePool(CreatePool),
+    /// What that would do; answered with a [`pool::PoolForecast`].
+    PlanCreatePool(CreatePool),
     /// Answered with the pool.
     ExtendPool {
         /// The pool.
         pool: String,
         /// The disks.
         request: ExtendPool,
+    },
+    /// What that would do; answered with a [`pool::PoolForecast`].
+    PlanExtendPool {
+        /// The pool.
+        pool: String,
+        /// The disks.
+        request: ExtendPool,
+    },
+    /// Whose it is; answered with a [`pool::ImportPlan`].
+    PlanImportPool {
+        /// Name or id.
+        pool: String,
     },
     /// Answered with the pool.
     ImportPool {
@@ -49,8 +65,6 @@ pub enum EngineRequest {
         /// How.
         request: ImportPool,
     },
-    /// Answered with a list of [`crate::api::ImportResult`].
-    ImportAll,
     /// Answered with null.
     ReleasePool {
         /// The pool.
@@ -62,6 +76,20 @@ pub enum EngineRequest {
         pool: String,
         /// The volume.
         request: CreateVolume,
+    },
+    /// What that would do; answered with a [`pool::VolumeForecast`].
+    PlanVolume {
+        /// The pool.
+        pool: String,
+        /// The volume.
+        request: CreateVolume,
+    },
+    /// What growing would do; answered with a [`pool::VolumeForecast`].
+    PlanGrowth {
+        /// The volume.
+        volume: VolumeName,
+        /// New size or share of the free space to add.
+        size: SizeSpec,
     },
     /// Answered with the volume.
     ExtendVolume {
@@ -107,10 +135,19 @@ pub enum EngineRequest {
         /// What it is served from.
         attachment: Attachment,
     },
-    /// Whether an export could be made: its interfaces are there; answered with null.
+    /// Whether an export could be made: its interfaces are there, and nobody else answers for its address
+    /// on them; answered with null, after some seconds.
     CheckExport {
         /// The export.
         export: ExportSetting,
+    },
+    /// Export what the pool's volumes have as exports, but for these volumes: theirs came with the
+    /// pool and wait for a person's word. Answered with null.
+    HeldExports {
+        /// The pool's identity.
+        pool: String,
+        /// Names of volumes in it.
+        volumes: BTreeSet<String>,
     },
     /// Forget an ownership that a disk can't read any more; answered with null.
     ResetEpoch {
@@ -246,7 +283,7 @@ mod tests {
             ),
             EngineRequest::ImportPool {
                 pool: "p".into(),
-                request: ImportPool { grace_secs: Some(5) },
+                request: ImportPool { grace_secs: Some(5), force: true },
             },
             EngineRequest::ExtendVolume {
                 volume: volume.clone(),
@@ -260,6 +297,7 @@ mod tests {
             },
             EngineRequest::AttachVolume { volume: volume.clone() },
             EngineRequest::Lease { volume, attachment: Attachment::DEAD },
+            EngineRequest::HeldExports { pool: "1".into(), volumes: ["v".into()].into() },
             EngineRequest::Shutdown,
         ];
         for (id, request) in requests.into_iter().enumerate() {

@@ -98,11 +98,21 @@ impl TryFrom<[u16; 2]> for PortRange {
 }
 
 /// How volumes are mounted.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MountConfig {
+    /// Directories below which volumes may be mounted, and nowhere else: where a mount goes is
+    /// written in the pool, so whoever made the pool chose it.
+    pub roots: Vec<PathBuf>,
     /// Options added to every mount.
     pub options: Vec<String>,
+}
+
+impl Default for MountConfig {
+    fn default() -> MountConfig {
+        let roots = ["/srv", "/mnt", "/media"].map(PathBuf::from).to_vec();
+        MountConfig { roots, options: Vec::new() }
+    }
 }
 
 /// What is logged.
@@ -212,6 +222,7 @@ impl SupervisorConfig {
                 self.ftp.users_file.as_ref(),
             ])
             .flatten()
+            .chain(&self.mount.roots)
         {
             if !path.is_absolute() {
                 let text = path.display().to_string();
@@ -234,6 +245,13 @@ impl SupervisorConfig {
     /// The local node's frame socket, also if nobody listens there.
     pub fn node_socket(&self) -> PathBuf {
         self.node_socket.clone().unwrap_or_else(|| self.run_dir.join("node.sock"))
+    }
+
+    /// Directories, sockets and files without which its processes can't go on.
+    pub fn needed_paths(&self) -> Vec<PathBuf> {
+        let directories = [&self.state_dir, &self.run_dir, &self.device_dir].map(PathBuf::clone);
+        let sockets = [self.api_socket(), self.engine_socket(), self.node_socket()];
+        directories.into_iter().chain(sockets).chain(self.ftp.users_file.clone()).collect()
     }
 
     /// The supervisor's pid file.
@@ -270,6 +288,7 @@ mod tests {
             anonymous = false
             passive_ports = [50000, 50010]
             [mount]
+            roots = ["/data"]
             options = ["noatime"]
             [log]
             level = "debug"
@@ -282,6 +301,8 @@ mod tests {
         assert!(!config.ftp.anonymous);
         assert_eq!(config.engine_socket(), Path::new("/run/x/engine.sock"));
         assert_eq!(config.log.level, "debug");
+        assert_eq!(config.mount.roots, [Path::new("/data")]);
+        assert_eq!(SupervisorConfig::default().mount.roots.len(), 3);
     }
 
     #[test]
@@ -297,6 +318,7 @@ mod tests {
             ("interfaces = [{ name = \"eth0\", ns = \"x\" }]\n", (1, 32), "unknown field `ns`"),
             ("interfaces = [{ name = \"eth0\" }, { name = \"eth0\" }]\n", (1, 25), "named twice"),
             ("run_dir = \"here\"\n", (1, 12), "must be an absolute path"),
+            ("[mount]\nroots = [\"srv\"]\n", (2, 11), "must be an absolute path"),
             ("state_dir = \"/a\nx = 1", (1, 16), ""),
         ];
         for (text, (line, column), reason) in cases {

@@ -9,10 +9,13 @@
 
 use std::collections::BTreeSet;
 
+use pool::{DiskState, PoolDisk, PoolReport, PoolState};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::api::PoolReportExt as _;
 use crate::names::VolumeName;
+use crate::settings::{ACTED_ON, HELD_PREFIX};
 
 /// Name of the file in the state directory.
 pub const REGISTRY_FILE: &str = "pools.json";
@@ -121,6 +124,72 @@ impl Registry {
         self.pools.retain(|pool| pool.id != id);
     }
 
+    /// Takes note of what the engine tells. A pool that is open is remembered; the settings of one
+    /// that wasn't known came with it and wait. One that is another's or nobody's is forgotten, so
+    /// that it counts as unknown when it comes back: others may have written its settings meanwhile.
+    /// What is only out of sight, or is being opened, stays as it is.
+    pub fn take_note(&mut self, pools: &[PoolReport]) {
+        for report in pools {
+            let Ok(id) = report.id.parse::<Uuid>() else { continue };
+            match report.state {
+                // Not what couldn't be opened: nothing is told of its volumes, so all of its settings
+                // would count as set here once it is open.
+                _ if report.may_stay() => self.note_open(id, report),
+                PoolState::Foreign { .. } | PoolState::Fenced | PoolState::Released => {
+                    self.forget(id);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn note_open(&mut self, id: Uuid, report: &PoolReport) {
+        let is_new = self.pool(id).is_none();
+        let known = self.pool_mut(id, &report.name);
+        known.name.clone_from(&report.name);
+        known.disks = report
+            .disks
+            .iter()
+            .filter_map(|disk| {
+                let id = disk.id.parse().ok()?;
+                let before = known.disks.iter().find(|before| before.id == id);
+                known_disk(id, disk, before)
+            })
+            .collect();
+        let has = |volume: &str, key: &str| {
+            let volume = report.volumes.iter().find(|one| one.name == volume);
+            volume.is_some_and(|volume| volume.properties.contains_key(key))
+        };
+        if is_new {
+            let came = report.volumes.iter().flat_map(|volume| {
+                let of_volume = ACTED_ON.iter().filter(|key| has(&volume.name, key));
+                of_volume.map(|key| held(&volume.name, key))
+            });
+            known.held = came.collect();
+        }
+        // A volume that is made anew under the name of one that is gone has brought nothing.
+        known.held.retain(|one| has(&one.volume, &one.key));
+    }
+
+    /// The properties of open pools under the keys by which they are acted on, those that wait under
+    /// others: nobody who reads such a report acts on them by mistake.
+    pub fn set_apart(&self, pools: &mut [PoolReport]) {
+        for report in pools {
+            let known = report.id.parse().ok().and_then(|id| self.pool(id));
+            for volume in &mut report.volumes {
+                // Only we say what waits, whatever the pool has under such a key.
+                volume.properties.retain(|key, _| !key.starts_with(HELD_PREFIX));
+                for key in ACTED_ON {
+                    let waits =
+                        known.is_some_and(|known| known.held.contains(&held(&volume.name, key)));
+                    if waits && let Some(value) = volume.properties.remove(key) {
+                        volume.properties.insert(format!("{HELD_PREFIX}{key}"), value);
+                    }
+                }
+            }
+        }
+    }
+
     /// Whether a property of a volume waits to be confirmed.
     pub fn holds(&self, volume: &VolumeName, key: &str) -> bool {
         let is_it = |held: &HeldSetting| held.volume == volume.volume && held.key == key;
@@ -128,10 +197,135 @@ impl Registry {
     }
 }
 
+/// A property of a volume.
+pub fn held(volume: &str, key: &str) -> HeldSetting {
+    HeldSetting { volume: volume.to_owned(), key: key.to_owned() }
+}
+
+/// What is to be remembered of a disk. One that is missing keeps what was known when it was in sight.
+fn known_disk(id: Uuid, disk: &PoolDisk, before: Option<&KnownDisk>) -> Option<KnownDisk> {
+    if disk.state == DiskState::Missing {
+        return before.cloned();
+    }
+    Some(KnownDisk {
+        id,
+        name: disk.name.clone(),
+        node: disk.node.clone(),
+        device_name: disk.device_name.clone(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::settings::{FTP_KEY, MOUNT_KEY};
+    use pool::{Settled, VolumeReport, VotesReport};
+
+    fn report(state: PoolState, properties: &[&str]) -> PoolReport {
+        let properties = properties.iter().map(|key| ((*key).to_owned(), "{}".to_owned()));
+        PoolReport {
+            stale_secs: None,
+            name: "tank".into(),
+            id: Uuid::from_u128(1).to_string(),
+            state,
+            owner: "host".into(),
+            epoch: 1,
+            capacity_bytes: 0,
+            free_bytes: 0,
+            survives: 0,
+            disks: Vec::new(),
+            votes: VotesReport::default(),
+            lease_ok: true,
+            volumes: vec![VolumeReport {
+                name: "files".into(),
+                id: "1".into(),
+                layout: "mirror:2".into(),
+                size_bytes: 1,
+                properties: properties.collect(),
+                degraded: false,
+                missed_bytes: 0,
+                caught_up_bytes: 0,
+                read_bytes: 0,
+                written_bytes: 0,
+                repaired_blocks: 0,
+                log_bytes: 0,
+                suspended: None,
+                settled: Settled::default(),
+            }],
+        }
+    }
+
+    fn disk(name: &str, state: DiskState) -> PoolDisk {
+        PoolDisk {
+            device_name: "/dev/sda".into(),
+            name: name.into(),
+            id: Uuid::from_u128(7).to_string(),
+            node: "n1".into(),
+            size_bytes: 1,
+            free_bytes: 1,
+            state,
+            missed_bytes: 0,
+            checksum_errors: 0,
+            holds_vote: true,
+        }
+    }
+
+    #[test]
+    fn what_came_with_a_pool_waits_and_what_is_set_here_does_not() {
+        let name = VolumeName::new("tank", "files");
+        let mut registry = Registry::default();
+        registry.take_note(&[report(PoolState::Opening, &[MOUNT_KEY])]);
+        assert_eq!(registry, Registry::default(), "it isn't open yet");
+        let mut failed = report(PoolState::Suspended { reason: "not opened".into() }, &[]);
+        failed.lease_ok = false;
+        failed.volumes.clear();
+        registry.take_note(&[failed]);
+        assert_eq!(registry, Registry::default(), "it couldn't be opened");
+        registry.take_note(&[report(PoolState::Degraded, &[MOUNT_KEY, "other"])]);
+        assert!(registry.holds(&name, MOUNT_KEY) && !registry.holds(&name, "other"));
+
+        // Set here after that.
+        let now = report(PoolState::Online, &[MOUNT_KEY, FTP_KEY, "held.device"]);
+        registry.take_note(std::slice::from_ref(&now));
+        assert!(registry.holds(&name, MOUNT_KEY) && !registry.holds(&name, FTP_KEY));
+        let mut shown = [now.clone()];
+        registry.set_apart(&mut shown);
+        let keys: Vec<&String> = shown[0].volumes[0].properties.keys().collect();
+        assert_eq!(keys, [FTP_KEY, "held.mount"]);
+
+        registry.take_note(&[report(PoolState::Online, &[FTP_KEY])]);
+        registry.take_note(&[now]);
+        assert!(!registry.holds(&name, MOUNT_KEY), "what waited is gone, this is another");
+
+        // Another had it: what it brings waits again.
+        for away in [PoolState::Fenced, PoolState::Released] {
+            registry.take_note(&[report(away, &[FTP_KEY])]);
+            assert_eq!(registry, Registry::default());
+        }
+        registry.take_note(&[report(PoolState::Online, &[FTP_KEY])]);
+        assert!(registry.holds(&name, FTP_KEY));
+    }
+
+    #[test]
+    fn a_disk_that_is_away_is_remembered_as_it_was() {
+        let mut registry = Registry::default();
+        let mut now = report(PoolState::Online, &[]);
+        now.disks = vec![disk("e1.0", DiskState::Usable)];
+        registry.take_note(std::slice::from_ref(&now));
+        let known = registry.clone();
+        now.disks = vec![disk("some-uuid", DiskState::Missing)];
+        registry.take_note(std::slice::from_ref(&now));
+        assert_eq!(registry, known);
+        now.disks = vec![disk("e2.0", DiskState::Usable)];
+        registry.take_note(std::slice::from_ref(&now));
+        assert_eq!(registry.pools[0].disks[0].name, "e2.0");
+        now.disks = vec![disk("e2.0", DiskState::Usable)];
+        now.state = PoolState::Incomplete { missing: "e1.0".into() };
+        now.disks.clear();
+        registry.take_note(std::slice::from_ref(&now));
+        assert_eq!(registry.pools[0].disks.len(), 1, "out of sight isn't gone");
+    }
 
     #[test]
     fn what_is_remembered_survives_the_file() {

@@ -13,6 +13,7 @@ use aoe::wire::MacAddr;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::client::{InvalidClient, check_client};
 use crate::names::ShelfSlot;
 
 /// Property under which [`MountSetting`] is kept.
@@ -23,6 +24,12 @@ pub const DEVICE_KEY: &str = "device";
 pub const FTP_KEY: &str = "ftp";
 /// Property under which the list of [`ExportSetting`] is kept.
 pub const EXPORTS_KEY: &str = "exports";
+
+/// The properties that have something done to this machine or its network. Those that came with a
+/// pool wait until a person confirms them.
+pub const ACTED_ON: [&str; 4] = [DEVICE_KEY, MOUNT_KEY, FTP_KEY, EXPORTS_KEY];
+/// Put before the key of such a property in a report while it waits.
+pub const HELD_PREFIX: &str = "held.";
 
 /// Beginning of the property under which [`ExportState`] is kept; the address follows.
 const EXPORT_STATE_PREFIX: &str = "export-state.";
@@ -95,7 +102,7 @@ pub struct ExportSetting {
     pub interfaces: Vec<String>,
     /// The clients it answers; all when empty.
     #[serde(default)]
-    pub allow: Vec<MacText>,
+    pub allow: Vec<ClientMac>,
     /// Whether writes are refused.
     #[serde(default)]
     pub read_only: bool,
@@ -158,7 +165,50 @@ fn bytes_of(hex: &str) -> Option<Vec<u8>> {
     rest.is_empty().then(|| pairs.iter().map(|[high, low]| high << 4 | low).collect())
 }
 
-/// An Ethernet address in JSON.
+/// The address of a client in an access list, in JSON; what can't be one is refused wherever it is
+/// read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ClientMac(MacAddr);
+
+impl ClientMac {
+    /// The address.
+    pub fn mac(self) -> MacAddr {
+        self.0
+    }
+}
+
+impl TryFrom<MacAddr> for ClientMac {
+    type Error = InvalidClient;
+
+    fn try_from(mac: MacAddr) -> Result<ClientMac, InvalidClient> {
+        check_client(mac).map(ClientMac)
+    }
+}
+
+impl std::str::FromStr for ClientMac {
+    type Err = InvalidClient;
+
+    fn from_str(text: &str) -> Result<ClientMac, InvalidClient> {
+        text.parse::<MacAddr>()?.try_into()
+    }
+}
+
+impl TryFrom<String> for ClientMac {
+    type Error = InvalidClient;
+
+    fn try_from(text: String) -> Result<ClientMac, InvalidClient> {
+        text.parse()
+    }
+}
+
+impl From<ClientMac> for String {
+    fn from(mac: ClientMac) -> String {
+        mac.0.to_string()
+    }
+}
+
+/// An Ethernet address in JSON, of what clients set by the protocol: there any address may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct MacText(pub MacAddr);
@@ -285,6 +335,50 @@ impl VolumeSettings {
     }
 }
 
+/// What a property of a volume would have done, in words for people who haven't seen it before. Its
+/// contents are another's: they are shown as one line without control characters.
+pub fn in_words(key: &str, value: &str) -> String {
+    let properties = BTreeMap::from([(key.to_owned(), value.to_owned())]);
+    let settings = VolumeSettings::from_properties(&properties);
+    let words = match key {
+        MOUNT_KEY => serde_json::from_str::<MountSetting>(value).ok().map(|mount| {
+            let options = match mount.options.as_slice() {
+                [] => String::new(),
+                options => format!(" with the options {}", options.join(",")),
+            };
+            format!("mount at {} as {}{options}", mount.path.display(), mount.fstype)
+        }),
+        FTP_KEY => settings.ftp.map(|ftp| match ftp.listen {
+            Some(address) => format!("serve the mount by FTP at {address}"),
+            None => "serve the mount by FTP".to_owned(),
+        }),
+        DEVICE_KEY => Some(match settings.device {
+            true => "have a block device on this machine".to_owned(),
+            false => "have no block device".to_owned(),
+        }),
+        EXPORTS_KEY if !settings.exports.is_empty() => {
+            let exports: Vec<String> = settings.exports.iter().map(export_in_words).collect();
+            Some(exports.join("; "))
+        }
+        _ => None,
+    };
+    let words = words.unwrap_or_else(|| format!("{key} = {value}"));
+    words.chars().map(|c| if c.is_control() { ' ' } else { c }).take(1000).collect()
+}
+
+fn export_in_words(export: &ExportSetting) -> String {
+    let how = if export.read_only { "read-only" } else { "for reading and writing" };
+    let on = match export.interfaces.as_slice() {
+        [] => "all interfaces of the configuration".to_owned(),
+        interfaces => interfaces.join(", "),
+    };
+    let clients = match export.allow.as_slice() {
+        [] => "ANY client".to_owned(),
+        allow => allow.iter().map(|mac| mac.0.to_string()).collect::<Vec<_>>().join(", "),
+    };
+    format!("export as aoe:{} {how} to {clients} on {on}", export.address)
+}
+
 /// The text that a setting is kept as.
 pub fn property_text<T: Serialize>(setting: &T) -> String {
     // Settings are plain structs of texts and numbers; their serialisation has no failing case.
@@ -340,12 +434,33 @@ mod tests {
     }
 
     #[test]
+    fn what_came_with_a_pool_is_told_in_words_on_one_line() {
+        let text = property_text(&mount("/srv/x", &["noatime", "ro"]));
+        assert_eq!(
+            in_words(MOUNT_KEY, &text),
+            "mount at /srv/x as ext4 with the options noatime,ro"
+        );
+        let text = property_text(&mount("/etc/x\n/srv/y\u{1b}[2J", &[]));
+        assert_eq!(in_words(MOUNT_KEY, &text), "mount at /etc/x /srv/y [2J as ext4");
+        assert_eq!(
+            in_words(FTP_KEY, r#"{"listen":"0.0.0.0:21"}"#),
+            "serve the mount by FTP at 0.0.0.0:21"
+        );
+        assert_eq!(
+            in_words(EXPORTS_KEY, r#"[{"address":"e7.1","interfaces":[]}]"#),
+            "export as aoe:e7.1 for reading and writing to ANY client on all interfaces of the \
+             configuration"
+        );
+        assert_eq!(in_words(EXPORTS_KEY, "no\njson"), "exports = no json");
+    }
+
+    #[test]
     fn settings_survive_the_way_through_properties() {
         let setting = mount("/srv/x", &["noatime"]);
         let export = ExportSetting {
             address: ShelfSlot { shelf: 7, slot: 1 },
             interfaces: vec!["eth0".into()],
-            allow: vec![MacText(MacAddr([2, 0, 0, 0, 0, 9]))],
+            allow: vec!["02:00:00:00:00:09".parse().unwrap()],
             read_only: true,
         };
         let ftp = FtpSetting { listen: Some("127.0.0.1:2121".parse().unwrap()) };
@@ -359,6 +474,20 @@ mod tests {
         assert_eq!(read.ftp, Some(ftp));
         assert_eq!(read.exports, [export]);
         assert!(read.unreadable.is_empty());
+    }
+
+    #[test]
+    fn a_list_with_a_group_address_is_reported_and_not_acted_on() {
+        for mac in ["ff:ff:ff:ff:ff:ff", "01:00:5e:00:00:01", "00:00:00:00:00:00"] {
+            let text = format!(
+                r#"[{{"address":"e7.1","interfaces":[],"allow":["02:00:00:00:00:01","{mac}"]}}]"#
+            );
+            let properties = BTreeMap::from([(EXPORTS_KEY.to_string(), text)]);
+            let read = VolumeSettings::from_properties(&properties);
+            assert!(read.exports.is_empty(), "{mac}");
+            let told = read.unreadable[0].to_string();
+            assert!(told.contains(mac) && told.contains("property 'exports'"), "{told}");
+        }
     }
 
     #[test]

@@ -5,11 +5,13 @@
 //! what doesn't fit is dropped and counted. Under systemd the journal has the time already.
 
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use os::dir::Spot;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -54,8 +56,9 @@ pub fn start(level: &str) {
 /// Sends all that is logged and said from now on to syslog, under a name: for daemons without a
 /// standard error.
 pub fn to_syslog(name: &'static str) {
-    // A second call keeps the first name.
-    let _ = SYSLOG.set(Syslog { name });
+    // A machine without a log has nobody who would read it. A second call keeps the first name.
+    let log = Spot::of(Path::new("/dev/log")).ok().map(Arc::new);
+    let _ = SYSLOG.set(Syslog { name, log });
 }
 
 /// Says something that isn't for the log's form: to standard error, or syslog.
@@ -82,24 +85,23 @@ pub fn finish() {
 #[derive(Clone)]
 struct Syslog {
     name: &'static str,
+    log: Option<Arc<Spot>>,
 }
 
 impl Syslog {
     /// Connects for each line: the log's daemon may have been restarted, and lines are rare.
     fn send(&self, line: &[u8]) {
-        self.send_to(std::path::Path::new("/dev/log"), line);
-    }
-
-    fn send_to(&self, path: &std::path::Path, line: &[u8]) {
+        let Some(log) = &self.log else { return };
         // user.notice, logger's default.
         let mut message = format!("<13>{}[{}]: ", self.name, std::process::id()).into_bytes();
         message.extend_from_slice(line.trim_ascii_end());
         let sent = std::os::unix::net::UnixDatagram::unbound().and_then(|socket| {
             // A log that isn't read must not stop the daemon.
             socket.set_nonblocking(true)?;
-            socket.send_to(&message, path)
+            log.connect(&socket)?;
+            socket.send(&message)
         });
-        // A machine without a log has nobody who would read it.
+        // Nobody is there to be told.
         drop(sent);
     }
 }
@@ -234,7 +236,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         let log = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
-        Syslog { name: "vbladed" }.send_to(&path, b"hello\n");
+        let spot = Spot::of(&path).unwrap();
+        Syslog { name: "vbladed", log: Some(Arc::new(spot)) }.send(b"hello\n");
         let mut bytes = [0; 64];
         let len = log.recv(&mut bytes).unwrap();
         let expected = format!("<13>vbladed[{}]: hello", std::process::id());

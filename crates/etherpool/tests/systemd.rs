@@ -41,6 +41,26 @@ fn systemd_understands_the_units() {
     assert!(output.status.success() && about_ours.is_empty(), "{said}");
 }
 
+/// A machine that isn't configured fails visibly, once, with what is to be done: it isn't started for
+/// ever.
+#[test]
+fn a_unit_without_configuration_fails_and_says_why() {
+    for name in &UNITS[..2] {
+        let text = unit(name);
+        assert!(text.lines().any(|line| line == "RestartPreventExitStatus=2"), "{name}");
+    }
+    let line = unit(UNITS[1])
+        .lines()
+        .find_map(|line| line.strip_prefix("ExecStart=/usr/bin/etherpool ").map(str::to_owned));
+    let line = line.unwrap();
+    // What systemd makes of a variable that isn't set.
+    let words = line.split(' ').filter(|word| *word != "$ETHERPOOL_NODE_OPTIONS");
+    let output = Command::new(PROGRAM).args(words).stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("no interface is named") && said.contains("-i "), "{said}");
+}
+
 /// A daemon that is killed with its test.
 struct Daemon(Child);
 

@@ -21,7 +21,8 @@ async fn mounted(options: &str) -> TestVolume {
 
 async fn mount(volume: &TestVolume, options: &str) {
     let (device, target) = (volume.device.clone(), volume.mount_point());
-    filesystem::mount(device, target, Kind::Ext4, options.into()).await.unwrap();
+    let rules = volume.place_rules();
+    filesystem::mount(device, target, Kind::Ext4, options.into(), rules).await.unwrap();
 }
 
 fn look(volume: &TestVolume, thorough: bool) -> Condition {

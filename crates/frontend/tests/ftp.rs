@@ -31,7 +31,8 @@ impl Service {
         let options = MkfsOptions { kind: Kind::Ext4, label: None, force: false };
         filesystem::mkfs(volume.device.clone(), options, |_| {}).await.unwrap();
         let (device, target) = (volume.device.clone(), volume.mount_point());
-        filesystem::mount(device, target, Kind::Ext4, String::new()).await.unwrap();
+        let rules = volume.place_rules();
+        filesystem::mount(device, target, Kind::Ext4, String::new(), rules).await.unwrap();
         let users = volume.root.path().join("users");
         let hash = hash_password("pass word").unwrap();
         std::fs::write(&users, format!("alice:{hash}\nbob:{hash}:home\n")).unwrap();

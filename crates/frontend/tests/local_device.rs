@@ -22,7 +22,8 @@ fn ext4(force: bool) -> MkfsOptions {
 
 async fn mount(volume: &TestVolume) -> Result<Mounted, FilesystemError> {
     let options = "noatime".to_owned();
-    filesystem::mount(volume.device.clone(), volume.mount_point(), Kind::Ext4, options).await
+    let (device, target) = (volume.device.clone(), volume.mount_point());
+    filesystem::mount(device, target, Kind::Ext4, options, volume.place_rules()).await
 }
 
 /// Online where the machine lets us; offline elsewhere.

@@ -141,6 +141,11 @@ pub fn resolve(name: &str) -> io::Result<PathBuf> {
     resolve_in(&Places::default(), name)
 }
 
+/// The same as a path, which may be a symbolic link that changes with the device.
+pub fn named(name: &str) -> io::Result<PathBuf> {
+    named_in(&Places::default(), name)
+}
+
 /// Where to look; tests bring their own.
 struct Places {
     sys: PathBuf,
@@ -155,6 +160,13 @@ impl Default for Places {
 }
 
 fn resolve_in(places: &Places, name: &str) -> io::Result<PathBuf> {
+    let path = named_in(places, name)?;
+    let failed =
+        |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    fs::canonicalize(&path).map_err(failed)
+}
+
+fn named_in(places: &Places, name: &str) -> io::Result<PathBuf> {
     for (prefix, directory) in [
         ("UUID=", "by-uuid"),
         ("PARTUUID=", "by-partuuid"),
@@ -169,11 +181,9 @@ fn resolve_in(places: &Places, name: &str) -> io::Result<PathBuf> {
                 format!("{name} names no disk"),
             ));
         }
-        let link = places.dev.join("disk").join(directory).join(key);
-        return fs::canonicalize(&link)
-            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", link.display())));
+        return Ok(places.dev.join("disk").join(directory).join(key));
     }
-    fs::canonicalize(name).map_err(|error| io::Error::new(error.kind(), format!("{name}: {error}")))
+    Ok(PathBuf::from(name))
 }
 
 fn list_in(places: &Places) -> io::Result<Vec<Disk>> {
@@ -241,8 +251,9 @@ fn mounted(places: &Places, number: &str) -> Option<Usage> {
         let device = words.nth(2)?;
         let at = words.nth(1)?;
         let source = line.split_once(" - ")?.1.split(' ').nth(1)?;
+        // What isn't there may be anywhere, in a file system that hangs too.
         let same = device == number
-            || (source.starts_with('/')
+            || (Path::new(source).starts_with(&places.dev)
                 && fs::metadata(source).is_ok_and(|data| is_device(&data, number)));
         same.then(|| Usage::Mounted(at.replace("\\040", " ")))
     })
@@ -253,6 +264,7 @@ fn swap(places: &Places, number: &str) -> Option<Usage> {
     let paths = swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next());
     paths
         .into_iter()
+        .filter(|path| Path::new(path).starts_with(&places.dev))
         .any(|path| fs::metadata(path).is_ok_and(|data| is_device(&data, number)))
         .then_some(Usage::Swap)
 }

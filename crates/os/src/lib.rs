@@ -5,6 +5,7 @@
 //! ([`block::BlockDevice`], [`aoe::driver::Port`]) and holds no protocol and no policy.
 
 pub mod ata;
+pub mod dir;
 pub mod disks;
 pub mod file;
 pub mod ioctl;

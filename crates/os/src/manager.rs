@@ -3,17 +3,20 @@
 //! of sd_notify(3): datagrams of `NAME=value` lines to the socket that the environment names.
 //!
 //! Without a manager everything here does nothing. A manager that doesn't read loses messages; it
-//! never stops the daemon.
+//! never stops the daemon. Its socket is connected to once, and again when the manager has made it
+//! anew; no path is resolved for that ([`crate::dir`]).
 
 use std::ffi::OsStr;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
 use crate::ReactorHandle;
+use crate::dir::Spot;
 
 /// Longest text that is sent; a datagram has room for more, people haven't.
 const STATUS_BYTES_MAX: usize = 500;
@@ -28,7 +31,13 @@ pub struct Manager {
 #[derive(Debug)]
 struct Way {
     socket: UnixDatagram,
-    address: SocketAddr,
+    address: Address,
+}
+
+#[derive(Debug)]
+enum Address {
+    Abstract(SocketAddr),
+    Spot(Spot),
 }
 
 impl Manager {
@@ -52,12 +61,15 @@ impl Manager {
     /// to hear that the loop turns.
     pub fn at(address: &OsStr, watchdog: Option<Duration>) -> io::Result<Manager> {
         let address = match address.as_bytes() {
-            [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
-            _ => SocketAddr::from_pathname(address)?,
+            [b'@', name @ ..] => Address::Abstract(SocketAddr::from_abstract_name(name)?),
+            _ => Address::Spot(Spot::of(Path::new(address))?),
         };
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
-        Ok(Manager { way: Some(Rc::new(Way { socket, address })), watchdog })
+        let way = Way { socket, address };
+        // It may not be there yet: the first message tries again.
+        let _ = way.connect();
+        Ok(Manager { way: Some(Rc::new(way)), watchdog })
     }
 
     /// The daemon serves.
@@ -139,8 +151,29 @@ impl Manager {
 
     fn send(&self, state: &str) {
         let Some(way) = &self.way else { return };
-        if let Err(error) = way.socket.send_to_addr(state.as_bytes(), &way.address) {
+        if let Err(error) = way.send(state.as_bytes()) {
             tracing::debug!(%error, state, "the service manager was not told");
+        }
+    }
+}
+
+impl Way {
+    fn connect(&self) -> io::Result<()> {
+        match &self.address {
+            Address::Abstract(address) => self.socket.connect_addr(address),
+            Address::Spot(spot) => spot.connect(&self.socket),
+        }
+    }
+
+    fn send(&self, message: &[u8]) -> io::Result<()> {
+        match self.socket.send(message) {
+            Ok(_) => Ok(()),
+            // It doesn't read; that is no reason to look for another.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
+            Err(_) => {
+                self.connect()?;
+                self.socket.send(message).map(drop)
+            }
         }
     }
 }
@@ -203,6 +236,11 @@ mod tests {
         (0..10_000).for_each(|_| manager.alive());
         drop(socket);
         manager.alive();
+        // Its successor hears more.
+        std::fs::remove_file(&path).unwrap();
+        let socket = UnixDatagram::bind(&path).unwrap();
+        manager.alive();
+        assert_eq!(heard(&socket), "WATCHDOG=1");
         Manager::default().ready();
     }
 

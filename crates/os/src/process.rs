@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::mm::{MlockAllFlags, mlockall};
 
+use crate::dir::Directory;
+pub use crate::dir::WriteError;
 use crate::reactor::{FdWatch, ReactorHandle};
 use crate::sys;
 
@@ -44,17 +46,23 @@ pub fn boot_id() -> io::Result<uuid::Uuid> {
 /// The lasting identity of this machine: systemd's where there is one, else made once and kept at
 /// `stored`.
 pub fn machine_id(stored: &Path) -> io::Result<uuid::Uuid> {
-    if let Ok(id) = read_uuid(Path::new("/etc/machine-id")) {
+    if let Some(id) = known_machine_id(stored)? {
         return Ok(id);
     }
+    let id = uuid::Builder::from_random_bytes(sys::random_bytes()?).into_uuid();
+    write_durably(stored, format!("{id}\n").as_bytes())?;
+    Ok(id)
+}
+
+/// The same, unless it is still to be made.
+pub fn known_machine_id(stored: &Path) -> io::Result<Option<uuid::Uuid>> {
+    if let Ok(id) = read_uuid(Path::new("/etc/machine-id")) {
+        return Ok(Some(id));
+    }
     match read_uuid(stored) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let id = uuid::Builder::from_random_bytes(sys::random_bytes()?).into_uuid();
-            write_durably(stored, format!("{id}\n").as_bytes())?;
-            Ok(id)
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         // A damaged file isn't replaced: the disks of this machine know it by the former number.
-        read => read,
+        read => read.map(Some),
     }
 }
 
@@ -70,85 +78,15 @@ pub fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// Why a file wasn't replaced.
-#[derive(Debug, thiserror::Error)]
-pub enum WriteError {
-    /// It is as it was: whoever reads it finds the former contents.
-    #[error(transparent)]
-    Unchanged(io::Error),
-    /// The new contents are in their place, but may not last, and the former can't be put back: a power
-    /// cut decides. Writing it once more, either contents, does too.
-    #[error("{0}; it may be read either way")]
-    Unsettled(io::Error),
-}
-
-impl From<WriteError> for io::Error {
-    fn from(error: WriteError) -> io::Error {
-        match error {
-            WriteError::Unchanged(error) | WriteError::Unsettled(error) => error,
-        }
-    }
-}
-
-/// Replaces the file at `path` as a whole, and makes it last.
+/// Replaces the file at `path` as a whole, and makes it last. Resolves the path: who serves has the
+/// [`Directory`] open.
 pub fn write_durably(path: &Path, contents: &[u8]) -> Result<(), WriteError> {
-    replace(path, contents, &mut |directory| File::open(directory)?.sync_all())
-}
-
-fn replace(
-    path: &Path,
-    contents: &[u8],
-    sync_directory: &mut dyn FnMut(&Path) -> io::Result<()>,
-) -> Result<(), WriteError> {
-    let parent = path.parent().unwrap_or(Path::new("."));
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let beside = |what| parent.join(format!(".{name}.{}{what}", std::process::id()));
-    let (made, kept) = (beside(""), beside(".former"));
-    let placed = write_new(&made, contents)
-        .and_then(|()| keep_former(path, &kept))
-        .and_then(|is_kept| fs::rename(&made, path).map(|()| is_kept));
-    let is_kept = match placed {
-        Ok(is_kept) => is_kept,
-        Err(error) => {
-            let _ = fs::remove_file(&made);
-            let _ = fs::remove_file(&kept);
-            return Err(WriteError::Unchanged(error));
-        }
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
     };
-    let Err(error) = sync_directory(parent) else {
-        let _ = fs::remove_file(&kept);
-        return Ok(());
-    };
-    // Else the next start would read what was told to have failed.
-    let back = if is_kept { fs::rename(&kept, path) } else { fs::remove_file(path) };
-    match back {
-        Ok(()) => {
-            let _ = sync_directory(parent);
-            Err(WriteError::Unchanged(error))
-        }
-        Err(_) => Err(WriteError::Unsettled(error)),
-    }
-}
-
-fn write_new(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(contents)?;
-    file.sync_all()
-}
-
-/// Gives what is at `path` a second name; false if there is nothing.
-fn keep_former(path: &Path, kept: &Path) -> io::Result<bool> {
-    let missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
-    match fs::remove_file(kept) {
-        Err(error) if !missing(&error) => return Err(error),
-        _ => {}
-    }
-    match fs::hard_link(path, kept) {
-        Ok(()) => Ok(true),
-        Err(error) if missing(&error) => Ok(false),
-        // A file system without such names.
-        Err(_) => write_new(kept, &fs::read(path)?).map(|()| true),
-    }
+    let directory = Directory::open(directory).map_err(WriteError::Unchanged)?;
+    directory.replace(path.file_name().unwrap_or_default(), contents)
 }
 
 fn read_uuid(path: &Path) -> io::Result<uuid::Uuid> {
@@ -411,38 +349,5 @@ mod tests {
         assert!(read_uuid(&path).is_err());
         write_durably(&path, b"3d1219c7c4c5404aaa1f6d2a48adfda4\n").unwrap();
         assert!(read_uuid(&path).is_ok());
-    }
-
-    /// What is told to have failed isn't what the next start reads.
-    #[test]
-    fn what_may_not_last_is_taken_back() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state");
-        let left = || fs::read_dir(dir.path()).unwrap().count();
-        let mut fails = |_: &Path| Err(io::Error::from(io::ErrorKind::StorageFull));
-        let failed = replace(&path, b"first", &mut fails);
-        assert!(matches!(failed, Err(WriteError::Unchanged(_))), "{failed:?}");
-        assert_eq!(left(), 0, "there was none");
-        write_durably(&path, b"former").unwrap();
-        let failed = replace(&path, b"new", &mut fails);
-        assert!(matches!(failed, Err(WriteError::Unchanged(_))), "{failed:?}");
-        assert_eq!((fs::read(&path).unwrap(), left()), (b"former".to_vec(), 1));
-        // The former is gone too: nobody can tell what a restart will find.
-        let mut damages = |directory: &Path| {
-            for entry in fs::read_dir(directory)?.flatten() {
-                let name = entry.file_name();
-                if name.to_string_lossy().ends_with(".former") {
-                    fs::remove_file(entry.path())?;
-                }
-            }
-            Err(io::Error::from(io::ErrorKind::StorageFull))
-        };
-        let failed = replace(&path, b"new", &mut damages);
-        assert!(matches!(failed, Err(WriteError::Unsettled(_))), "{failed:?}");
-        // What can't be begun leaves nothing behind.
-        let directory = dir.path().join("directory");
-        fs::create_dir(&directory).unwrap();
-        assert!(matches!(write_durably(&directory, b"x"), Err(WriteError::Unchanged(_))));
-        assert_eq!(left(), 2);
     }
 }

@@ -54,7 +54,7 @@ pub enum PoolError {
         remedy: String,
     },
     /// The pool's majority of votes, or the metadata that the votes name, is out of reach.
-    #[error("pool {pool}: {why}; bring back {}", .missing.join(", "))]
+    #[error("pool {pool}: {why}{}", bring_back(.missing))]
     NoQuorum {
         /// The pool.
         pool: String,
@@ -70,6 +70,18 @@ pub enum PoolError {
         pool: String,
         /// The owner's name or identity.
         owner: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// The pool's owner lives: it was heard within its lease and didn't give the pool up.
+    #[error("pool {pool} is in use by {owner}, which was heard {heard} ago; {remedy}")]
+    InUse {
+        /// The pool.
+        pool: String,
+        /// The owner's name.
+        owner: String,
+        /// How long ago.
+        heard: String,
         /// What to do.
         remedy: String,
     },
@@ -91,6 +103,13 @@ pub enum PoolError {
         /// The device's answer.
         error: String,
     },
+}
+
+fn bring_back(missing: &[String]) -> String {
+    match missing.is_empty() {
+        true => String::new(),
+        false => format!("; bring back {}", missing.join(", ")),
+    }
 }
 
 impl PoolError {

@@ -14,11 +14,15 @@ mod error;
 mod message;
 mod report;
 
-pub use engine::{CreatePool, DiskFacts, Engine, EngineConfig, ImportOptions, Limits, VolumeSize};
+pub use engine::{
+    CreatePool, DiskFacts, DiskPlace, Engine, EngineConfig, ImportOptions, KnownDisk, KnownPool,
+    Limits, VolumeSize,
+};
 pub use error::PoolError;
 pub use format::FailureDomain;
 pub use metadata::Layout;
 pub use report::{
-    BadBlock, DiskReport, DiskState, PoolDisk, PoolEvent, PoolReport, PoolState, Progress, Settled,
-    VerifyReport, VolumeReport, VotesReport,
+    BadBlock, DiskReport, DiskState, ImportPlan, LayoutRoom, PoolDisk, PoolEvent, PoolForecast,
+    PoolReport, PoolState, Progress, Settled, VerifyReport, VolumeForecast, VolumeReport,
+    VotesReport,
 };

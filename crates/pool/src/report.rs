@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::PoolError;
+
 /// A device in sight.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskReport {
@@ -80,7 +82,7 @@ pub enum PoolState {
     },
     /// Being opened.
     Opening,
-    /// Released by us; opened again by import.
+    /// Owned by nobody; opened by import.
     Released,
 }
 
@@ -97,6 +99,8 @@ pub struct PoolReport {
     pub owner: String,
     /// The epoch under which it is owned.
     pub epoch: u64,
+    /// How old that is, where it couldn't be looked at lately: the owner may be another by now.
+    pub stale_secs: Option<u64>,
     /// Space of its disks for extents.
     pub capacity_bytes: u64,
     /// Of that, not allocated.
@@ -123,6 +127,8 @@ pub struct PoolDisk {
     pub id: String,
     /// Its machine.
     pub node: String,
+    /// Its path on that machine, as far as it is known.
+    pub device_name: String,
     /// The size in its label.
     pub size_bytes: u64,
     /// Space not allocated.
@@ -186,6 +192,59 @@ pub struct Settled {
     pub records: u64,
     /// Blocks that they named.
     pub blocks: u64,
+}
+
+/// What making or extending a pool would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolForecast {
+    /// What is lost besides what the named disks are seen to carry, a sentence each.
+    pub losses: Vec<String>,
+    /// Space for extents that the pool would have.
+    pub capacity_bytes: u64,
+    /// What a new volume of each layout could have.
+    pub volumes: Vec<LayoutRoom>,
+}
+
+/// What a new volume of a layout could have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayoutRoom {
+    /// The layout (`raid0`, `mirror:2`).
+    pub layout: String,
+    /// Bytes of volume.
+    pub bytes: u64,
+}
+
+/// What making or growing a volume would do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeForecast {
+    /// The size that it would have.
+    pub size_bytes: u64,
+    /// What another volume of its layout could have afterwards.
+    pub left_bytes: u64,
+}
+
+/// Whose a pool is that may be imported.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportPlan {
+    /// The pool.
+    pub name: String,
+    /// Its identity.
+    pub id: String,
+    /// The name of the machine whose supervisor owns it; none if nobody does.
+    pub owner: Option<String>,
+    /// The owner's identity.
+    pub owner_id: Option<String>,
+    /// Whether that is this supervisor itself.
+    pub is_ours: bool,
+    /// Milliseconds since a disk's machine last heard the owner; none if none of them did since it
+    /// was started.
+    pub heard_ms: Option<u64>,
+    /// Why it isn't imported without force: its owner was heard within its lease and didn't release it.
+    pub refusal: Option<PoolError>,
+    /// Its disks in sight.
+    pub disks: Vec<String>,
+    /// Its vote disks in sight, and in all.
+    pub votes: VotesReport,
 }
 
 /// How far a long operation is.

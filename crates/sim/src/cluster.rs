@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use block::OwnerId;
 use pool::engine::{Engine, EngineConfig, Limits};
-use pool::{DiskState, PoolReport, PoolState};
+use pool::{DiskState, KnownPool, PoolReport, PoolState};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use runtime::Handle;
@@ -60,6 +60,8 @@ pub struct Supervisor {
     clock: Clock,
     process: RefCell<Option<Rc<Process>>>,
     engine: RefCell<Option<Rc<Engine>>>,
+    /// What its records say of its pools; they outlive its process.
+    records: RefCell<Vec<KnownPool>>,
 }
 
 /// All of it.
@@ -151,6 +153,7 @@ impl Cluster {
                     clock: clock(),
                     process: RefCell::default(),
                     engine: RefCell::default(),
+                    records: RefCell::default(),
                     name,
                 })
             })
@@ -314,6 +317,7 @@ impl Cluster {
         let config = EngineConfig {
             owner: supervisor.owner,
             owner_name: supervisor.name.clone(),
+            pools: supervisor.records.borrow().clone(),
             limits: Limits::default(),
         };
         let engine = Engine::new(handle.clone(), config);
@@ -329,6 +333,9 @@ impl Cluster {
         let supervisor = &self.supervisors[number];
         let (process, engine) =
             (supervisor.process.borrow_mut().take(), supervisor.engine.borrow_mut().take());
+        if let Some(engine) = &engine {
+            *supervisor.records.borrow_mut() = engine.known_pools();
+        }
         if let Some(process) = process {
             process.kill();
         }

@@ -68,6 +68,10 @@ impl BlockDevice for Section {
         self.device.renew()
     }
 
+    fn disown(&self) {
+        self.device.disown();
+    }
+
     fn next_event(&self) -> LocalBoxFuture<'static, DeviceEvent> {
         self.device.next_event()
     }

@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use block::{BlockDevice, DeviceEvent, DurabilityClass, Instance};
+use block::{BlockDevice, DeviceEvent, DurabilityClass, Holder, Instance};
 use futures::future::{LocalBoxFuture, select};
 use runtime::{Handle, Notify};
 
@@ -243,9 +243,18 @@ impl Initiator {
         self.inner.wake.notify_all();
     }
 
-    /// Everybody who answered a query, on each path.
+    /// Everybody who answered a query, on each path. Who holds a disk is told as its own client heard
+    /// last; of a disk that isn't used, as it was when it was asked.
     pub fn targets(&self) -> Vec<TargetInfo> {
-        self.inner.discovery.borrow().targets()
+        let mut targets = self.inner.discovery.borrow().targets();
+        for info in targets.iter_mut().filter(|info| !info.is_conflict) {
+            if let Some(newest) = self.inner.holder(info)
+                && let Some(TargetKind::Session(export)) = &mut info.kind
+            {
+                export.holder = newest;
+            }
+        }
+        targets
     }
 
     /// Discovery's counters.
@@ -314,6 +323,18 @@ impl Inner {
             self.discovery.borrow_mut().set_port(now, port);
             self.disks.borrow().values().for_each(|known| known.disk.set_port(port));
         }
+    }
+
+    /// Who holds a disk, as its client knows.
+    fn holder(&self, info: &TargetInfo) -> Option<Holder> {
+        let disks = self.disks.borrow();
+        let known = disks.get(&info.address)?;
+        let Disk::Session(disk) = &known.disk else { return None };
+        if !is_same_disk(&known.kind, info.kind.as_ref()?) {
+            return None;
+        }
+        let now = self.handle.now();
+        disk.look(|client| client.holder(now))
     }
 
     fn handle_frame(&self, port: PortId, frame: &[u8]) {

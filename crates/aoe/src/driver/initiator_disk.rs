@@ -319,6 +319,10 @@ impl<C: Client + 'static> BlockDevice for RemoteDisk<C> {
         answer(self.submit(Operation::Renew), holder)
     }
 
+    fn disown(&self) {
+        self.act(|client, now| client.disown(now));
+    }
+
     fn next_event(&self) -> LocalBoxFuture<'static, DeviceEvent> {
         self.hints.next()
     }

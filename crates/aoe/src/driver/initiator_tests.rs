@@ -15,6 +15,9 @@ use crate::medium::Medium;
 use crate::target::{ExportOptions, NodeIdentity};
 use crate::wire::MacAddr;
 
+#[path = "owner_tests.rs"]
+mod owner;
+
 const SECOND: Duration = Duration::from_secs(1);
 const LATENCY: Duration = Duration::from_micros(50);
 

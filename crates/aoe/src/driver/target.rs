@@ -55,7 +55,15 @@ impl ExportDevice {
                 (instance, Ownership::Unclaimed { labelled: false })
             }
         };
-        DeviceState { geometry: self.device().geometry(), instance, ownership }
+        let (geometry, labelled) = (self.device().geometry(), self.labelled());
+        DeviceState { geometry, instance, ownership, labelled }
+    }
+
+    fn labelled(&self) -> [Option<u64>; 2] {
+        match self {
+            ExportDevice::Medium(medium) => medium.labelled(),
+            ExportDevice::Device(_) => [None; 2],
+        }
     }
 }
 
@@ -110,6 +118,8 @@ struct ExportEntry {
     stop: Rc<Stop>,
     in_flight: Cell<u64>,
     idle: Notify,
+    /// What the target knows of the disk's labels.
+    labelled: Cell<[Option<u64>; 2]>,
     /// When a failure was last told to people.
     failure_told: Cell<Option<Instant>>,
 }
@@ -214,6 +224,7 @@ impl TargetDriver {
     pub async fn add_export(&self, setup: ExportSetup) -> Result<ExportId, AddExportError> {
         let ExportSetup { device, options, memory, ata, lost } = setup;
         let state = device.state().await;
+        let labelled = Cell::new(state.labelled);
         let inner = Rc::clone(&self.inner);
         let address = options.address;
         let abilities = Abilities { remembers: memory.is_some(), smart: ata.is_some() };
@@ -229,6 +240,7 @@ impl TargetDriver {
             stop: Rc::default(),
             in_flight: Cell::new(0),
             idle: Notify::new(),
+            labelled,
             failure_told: Cell::new(None),
         });
         inner.exports.borrow_mut().insert(id, Rc::clone(&entry));
@@ -403,6 +415,7 @@ impl Inner {
         let entry = self.exports.borrow().get(&id).cloned();
         let Some(entry) = entry else { return };
         let state = entry.device.state().await;
+        entry.labelled.set(state.labelled);
         self.target.borrow_mut().set_device(id, state);
         self.work.notify_all();
     }
@@ -499,6 +512,11 @@ impl Inner {
         ) = &result
         {
             entry.tell_failure(self.handle.now(), error);
+        }
+        let labelled = entry.device.labelled();
+        if entry.labelled.replace(labelled) != labelled {
+            // Before the answer: who hears that a label was written may look for the others.
+            self.target.borrow_mut().set_labelled(id.export, labelled);
         }
         self.target.borrow_mut().handle_io_done(self.handle.now(), id, result);
         self.work.notify_all();

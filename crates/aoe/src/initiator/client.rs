@@ -34,6 +34,12 @@ pub trait Client {
     /// The ways to the target.
     fn paths(&self) -> Vec<PathId>;
 
+    /// Gives a claim up: what was wanted under it and has no outcome yet fails and is never sent again,
+    /// what is wanted from now on is an observer's. Nothing to do for a client that can't claim.
+    fn disown(&mut self, now: Instant) {
+        let _ = now;
+    }
+
     /// Ends: all operations fail, and the target is told where it can be.
     fn close(&mut self, now: Instant);
 

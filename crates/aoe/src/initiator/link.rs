@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use block::{Buffer, Claim, Durability, Epoch, Instance, Instant, IoError, SectorRange};
+use block::{Buffer, Claim, Durability, Epoch, Holder, Instance, Instant, IoError, SectorRange};
 
 use super::flight::{Flight, Kind};
 use super::opening::Opened;
@@ -81,6 +81,33 @@ impl Request {
     }
 }
 
+/// Who holds the medium, as the target told.
+#[derive(Clone, Copy)]
+pub(crate) struct Told {
+    holder: Holder,
+    /// The target's clock then, by which answers that overtook each other are told apart.
+    clock: Instant,
+    at: Instant,
+}
+
+impl Told {
+    /// An answer of the target's time `clock` said so `now`.
+    pub fn new(holder: Holder, clock: Instant, now: Instant) -> Told {
+        Told { holder, clock, at: now }
+    }
+
+    /// Who that is. When the owner was heard lies back farther the longer nothing was told.
+    pub fn holder(&self, now: Instant) -> Holder {
+        let heard = self.holder.heard.map(|age| age + now.since(self.at));
+        Holder { heard, ..self.holder }
+    }
+
+    /// The one of both that was told later.
+    pub fn or_newer(self, other: Option<Told>) -> Told {
+        other.filter(|other| other.clock > self.clock).unwrap_or(self)
+    }
+}
+
 /// What an answer means for the session.
 pub(crate) enum Verdict {
     /// It belongs to nothing that is still open.
@@ -114,6 +141,7 @@ pub(crate) struct Link {
     shrunk: Option<Instant>,
     probe: Option<u64>,
     reclaim: Option<u64>,
+    told: Option<Told>,
 }
 
 impl Link {
@@ -138,6 +166,7 @@ impl Link {
             shrunk: None,
             probe: None,
             reclaim: None,
+            told: None,
         }
     }
 
@@ -173,6 +202,11 @@ impl Link {
         statistics.read_round_trip = usual(Kind::Read).or(statistics.read_round_trip);
         statistics.write_round_trip =
             usual(Kind::Write).or(usual(Kind::Durable)).or(statistics.write_round_trip);
+    }
+
+    /// Who holds the medium, if an answer has told since the last call.
+    pub fn take_told(&mut self) -> Option<Told> {
+        self.told.take()
     }
 
     /// Brings the claim to a target that doesn't know it (any more), before anything else.
@@ -295,6 +329,12 @@ impl Link {
             self.window.confirm();
         }
         self.window.grow();
+        // A repeated claim may be answered with what it was once answered.
+        if let Ok(PieceAnswer::Holder(holder)) = &answer
+            && holder.epoch == reply.epoch
+        {
+            self.told = Some(Told::new(*holder, reply.clock, now));
+        }
         let is_own = |number: Option<u64>| number == Some(reply.sequence);
         self.probe = self.probe.filter(|_| !is_own(self.probe));
         self.reclaim = self.reclaim.filter(|_| !is_own(self.reclaim));

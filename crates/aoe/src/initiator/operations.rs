@@ -322,6 +322,11 @@ impl Operations {
         self.entries.get(&id).map(|entry| &entry.operation)
     }
 
+    /// Whether a claim has no outcome yet.
+    pub fn is_claiming(&self) -> bool {
+        self.barrier.is_some()
+    }
+
     /// Whether every operation has an outcome.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()

@@ -51,6 +51,11 @@ impl Outlet {
         self.queue.push_back(Transmit { port: path.port, frame });
     }
 
+    /// Takes back the frames not yet fetched.
+    pub fn clear(&mut self) {
+        self.queue.clear();
+    }
+
     /// The next frame.
     pub fn poll(&mut self) -> Option<Transmit> {
         self.queue.pop_front()

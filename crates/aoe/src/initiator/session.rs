@@ -20,12 +20,12 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use block::{
-    Buffer, Claim, Completion, DeviceEvent, DurabilityClass, Epoch, Geometry, Instance, Instant,
-    IoError,
+    Buffer, Claim, Completion, DeviceEvent, DurabilityClass, Epoch, Geometry, Holder, Instance,
+    Instant, IoError,
 };
 
 use super::client::{Client, Random};
-use super::link::{Link, Verdict};
+use super::link::{Link, Told, Verdict};
 use super::opening::{Opened, Opening, Progress};
 use super::operations::{Answer, Operation, OperationId, Outcome};
 use super::outlet::{Desk, Transmit};
@@ -89,6 +89,9 @@ pub struct Session {
     events: VecDeque<DeviceEvent>,
     claim: Option<Claim>,
     export: Option<ExportInfo>,
+    told: Option<Told>,
+    /// The highest epoch that an answer of this session has named.
+    highest: Epoch,
     /// The instance that callers know.
     instance: Option<Instance>,
     /// How often the target's clock went back. A target that was rolled back with its whole memory
@@ -122,6 +125,8 @@ impl Session {
             events: VecDeque::new(),
             claim: None,
             export: None,
+            told: None,
+            highest: Epoch::OBSERVER,
             instance: None,
             rollbacks: 0,
             is_lost: false,
@@ -137,6 +142,11 @@ impl Session {
     /// What the target told about the export, when a session was opened last.
     pub fn export(&self) -> Option<&ExportInfo> {
         self.export.as_ref()
+    }
+
+    /// Who holds the medium, as an opening or an answer told last.
+    pub fn holder(&self, now: Instant) -> Option<Holder> {
+        self.told.map(|told| told.holder(now))
     }
 
     /// Whether requests can be sent now.
@@ -217,12 +227,16 @@ impl Session {
                 }
             }
             State::Open(link) => {
-                match link.handle_reply(now, path, reply, payload, &mut self.desk) {
+                let verdict = link.handle_reply(now, path, reply, payload, &mut self.desk);
+                if let Some(told) = link.take_told() {
+                    self.told = Some(told.or_newer(self.told));
+                }
+                match verdict {
                     Verdict::Late => self.desk.statistics.late_replies += 1,
                     Verdict::Malformed => self.desk.statistics.malformed_replies += 1,
-                    Verdict::Fine => self.note_progress(now),
+                    Verdict::Fine => self.note_progress(now, reply.epoch),
                     Verdict::Claimed(claim) => {
-                        self.note_progress(now);
+                        self.note_progress(now, reply.epoch);
                         // Force was for the content that was there then.
                         self.claim = Some(Claim { force: false, ..claim });
                     }
@@ -280,6 +294,8 @@ impl Session {
             link.reclaim(now, claim, &mut self.desk.outlet);
         }
         self.export = Some(opened.export.clone());
+        self.told = Some(Told::new(holder, opened.clock, now));
+        self.highest = holder.epoch;
         self.instance = Some(shown);
         self.is_lost = false;
         self.denied = None;
@@ -298,12 +314,20 @@ impl Session {
         }
     }
 
-    fn note_progress(&mut self, now: Instant) {
+    fn note_progress(&mut self, now: Instant, highest: Epoch) {
         self.heard = Some(now);
+        self.highest = self.highest.max(highest);
         self.fruitless = 0;
     }
 
     fn start_opening(&mut self, now: Instant) {
+        if let Some(link) = self.take_link(now) {
+            link.give_up(&mut self.desk.operations);
+        }
+    }
+
+    /// Begins to open; what was open until now is the caller's to end.
+    fn take_link(&mut self, now: Instant) -> Option<Box<Link>> {
         let opening = Opening::new(
             self.options.address,
             self.options.incarnation,
@@ -312,10 +336,9 @@ impl Session {
             self.random.as_mut(),
         );
         let before = std::mem::replace(&mut self.state, State::Opening(opening));
-        if let State::Open(link) = before {
-            link.describe(&mut self.desk.statistics);
-            link.give_up(&mut self.desk.operations);
-        }
+        let State::Open(link) = before else { return None };
+        link.describe(&mut self.desk.statistics);
+        Some(link)
     }
 
     fn deny(&mut self, now: Instant, error: IoError) {
@@ -480,6 +503,24 @@ impl Client for Session {
         self.desk.outlet.paths.ids()
     }
 
+    /// With another session, since a target answers its opening only when nothing of the former one can
+    /// be executed any more. So what failed here doesn't happen later.
+    fn disown(&mut self, now: Instant) {
+        if self.claim.is_none() && !self.desk.operations.is_claiming() {
+            return;
+        }
+        let claimed = self.claim.take().map_or(Epoch::OBSERVER, |claim| claim.epoch);
+        self.desk.outlet.clear();
+        if self.is_open()
+            && let Some(link) = self.take_link(now)
+        {
+            // Spares the target the flush that taking the place of an open session costs.
+            link.close(now, &mut self.desk.outlet);
+        }
+        self.desk.operations.fail_all(IoError::Fenced { highest: self.highest.max(claimed) });
+        self.advance(now);
+    }
+
     fn close(&mut self, now: Instant) {
         if let State::Open(link) = std::mem::replace(&mut self.state, State::Closed) {
             link.close(now, &mut self.desk.outlet);
@@ -544,6 +585,9 @@ impl Client for Session {
     }
 }
 
+#[cfg(test)]
+#[path = "disown_tests.rs"]
+mod disown_tests;
 #[cfg(test)]
 #[path = "session_tests.rs"]
 mod tests;

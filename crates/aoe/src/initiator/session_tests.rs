@@ -12,11 +12,11 @@ use super::*;
 use crate::wire::Status;
 
 const SECTORS: u64 = 4096;
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 
-type SessionPair = Pair<Session, ScriptedTarget>;
+pub(super) type SessionPair = Pair<Session, ScriptedTarget>;
 
-fn pair(seed: u64, mtu_bytes: usize) -> SessionPair {
+pub(super) fn pair(seed: u64, mtu_bytes: usize) -> SessionPair {
     let options = SessionOptions::new(ADDRESS, Incarnation([seed as u8; 16]));
     let mut random = Random(seed ^ 0xabcd);
     let client =
@@ -26,18 +26,18 @@ fn pair(seed: u64, mtu_bytes: usize) -> SessionPair {
     pair
 }
 
-fn claimed(seed: u64, mtu_bytes: usize) -> SessionPair {
+pub(super) fn claimed(seed: u64, mtu_bytes: usize) -> SessionPair {
     let mut pair = pair(seed, mtu_bytes);
     let id = pair.submit(Operation::Claim(claim(5, 77)));
     pair.outcome(id, SECOND).unwrap();
     pair
 }
 
-fn read(start: u64, count: u64) -> Operation {
+pub(super) fn read(start: u64, count: u64) -> Operation {
     Operation::Read(SectorRange::new(Lba(start), count))
 }
 
-fn bad_wire() -> Faults {
+pub(super) fn bad_wire() -> Faults {
     Faults {
         loss_per_mille: 30,
         double_per_mille: 30,

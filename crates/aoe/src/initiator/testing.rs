@@ -240,6 +240,9 @@ impl ScriptedTarget {
             return (status, detail, Buffer::empty());
         }
         match request.operation {
+            Verb::Read if request.epoch == Epoch::OBSERVER && !self.shows(request) => {
+                return (Status::Refused, 6, Buffer::empty());
+            }
             Verb::Read => return (Status::Ok, 0, Buffer::copy_of(&self.disk[window])),
             Verb::Write => {
                 self.writes_executed += 1;
@@ -252,6 +255,7 @@ impl ScriptedTarget {
                 }
                 let owner = HolderPayload::parse_claim(payload).unwrap_or_default();
                 self.holder = Holder::new(request.epoch, owner);
+                self.holder.heard = Some(Duration::ZERO);
                 return (Status::Ok, 0, HolderPayload::emit(self.holder));
             }
             Verb::Status => return (Status::Ok, 0, HolderPayload::emit(self.holder)),
@@ -262,6 +266,15 @@ impl ScriptedTarget {
             _ => return (Status::Unsupported, 0, Buffer::empty()),
         }
         (Status::Ok, 0, Buffer::empty())
+    }
+
+    /// Whether everybody may read this.
+    fn shows(&self, request: &SessionRequest) -> bool {
+        let end = request.range().end().0;
+        let tail = self.info.sectors - 2048;
+        self.holder.epoch == Epoch::OBSERVER
+            || end <= 96
+            || request.lba.0 >= tail && end <= tail + 32
     }
 
     pub fn sessions(&self) -> usize {

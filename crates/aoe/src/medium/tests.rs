@@ -310,3 +310,75 @@ fn a_dying_process_lets_go_of_its_device() {
     executor.clear();
     assert_eq!(Rc::strong_count(&bytes), 1);
 }
+
+fn label(slot: u8, bytes: u64) -> Vec<u8> {
+    let mut label = vec![0; LABEL_BYTES];
+    label[..8].copy_from_slice(b"EPLABEL\0");
+    label[12] = slot;
+    label[88..96].copy_from_slice(&bytes.to_le_bytes());
+    let crc = block::crc32c(&label);
+    label[8..12].copy_from_slice(&crc.to_le_bytes());
+    label
+}
+
+#[test]
+fn the_labels_sizes_are_known_from_the_start() {
+    let mut bench = Bench::new(|bytes| {
+        bytes[..4096].copy_from_slice(&label(0, 2 << 20));
+        bytes[4096..8192].copy_from_slice(&label(1, 3 << 20));
+    });
+    assert_eq!(bench.medium.labelled(), [Some(2 << 20), Some(3 << 20)]);
+    bench.disk.unreadable.set(Some(SectorRange::new(Lba(3), 1)));
+    bench.restart();
+    assert_eq!(bench.medium.labelled(), [None, Some(3 << 20)], "one can't be read");
+    bench.disk.bytes.borrow_mut()[5000] ^= 1;
+    bench.disk.unreadable.set(None);
+    bench.restart();
+    assert_eq!(bench.medium.labelled(), [Some(2 << 20), None], "one is damaged");
+}
+
+#[test]
+fn a_label_that_is_written_is_known_before_the_answer() {
+    let bench = Bench::new(|_| ());
+    bench.claim(claim(5, 1)).unwrap();
+    assert_eq!(bench.medium.labelled(), [None, None]);
+    let write = |slot: u8, bytes: u64| {
+        let data = Buffer::copy_of(&label(slot, bytes));
+        let place = Lba(u64::from(slot) * 8);
+        bench.medium.write(place, data, Durability::Durable)
+    };
+    let one = block_on(&bench.executor, write(1, 2 << 20)).unwrap();
+    assert!(one.is_ok());
+    assert_eq!(bench.medium.labelled(), [None, Some(2 << 20)]);
+    // Both at once, in any order.
+    let both = futures::future::join(write(0, 3 << 20), write(1, 4 << 20));
+    let (zero, one) = block_on(&bench.executor, both).unwrap();
+    assert!(zero.is_ok() && one.is_ok());
+    assert_eq!(bench.medium.labelled(), [Some(3 << 20), Some(4 << 20)]);
+    assert_eq!(bench.write(20, 4), Err(IoError::Refused(RefusalReason::ProtectedRange)));
+    assert_eq!(bench.write(200, 4), Ok(()));
+    assert_eq!(bench.medium.labelled(), [Some(3 << 20), Some(4 << 20)]);
+    assert_eq!(bench.write(7, 2), Ok(()), "the end of one and the beginning of the other");
+    assert_eq!(bench.medium.labelled(), [None, None]);
+    let one = block_on(&bench.executor, write(1, 2 << 20)).unwrap();
+    assert!(one.is_ok());
+    let zeroed = bench.medium.write_zeroes(SectorRange::new(Lba(0), 16), Durability::Volatile);
+    assert!(block_on(&bench.executor, zeroed).unwrap().is_ok());
+    assert_eq!(bench.medium.labelled(), [None, None]);
+}
+
+/// The short ways past the gate don't look at labels.
+#[test]
+fn labels_are_never_written_at_once() {
+    let bench = Bench::new(|_| ());
+    let data = Buffer::copy_of(&label(0, 2 << 20));
+    bench.disk.at_once.set(2);
+    assert!(bench.medium.write_at_once(Lba(0), &data).is_none());
+    assert!(bench.medium.write_at_once(Lba(16), &data).is_some());
+    let transfer = |start| Transfer::Write {
+        start: Lba(start),
+        data: data.clone(),
+        durability: Durability::Volatile,
+    };
+    assert!(!bench.medium.begins(&transfer(0)) && !bench.medium.begins(&transfer(15)));
+}

@@ -11,7 +11,7 @@ use super::queue::Access;
 use super::session::{Cached, Slot, is_present, no_session, reply};
 use super::stats::{Drop, Moved};
 use super::trace::{Traced, TracedStatus};
-use super::{PortId, Shared};
+use super::{PortId, Shared, observer};
 use crate::medium::Ownership;
 use crate::wire::{HolderPayload, MacAddr, Operation, SessionReply, SessionRequest, Status};
 
@@ -72,11 +72,19 @@ pub(super) fn handle(
 ) {
     let now = shared.now;
     let present = is_present(export, request.instance);
+    let owner = match request.operation {
+        Operation::Claim => HolderPayload::parse_claim(payload).unwrap_or_default(),
+        _ => OwnerId::NONE,
+    };
+    let is_owners = is_owners(export, &request, owner);
     let Some(session) = export.sessions.get_mut(request.session).filter(|_| present) else {
         return no_session(export, shared, port, &request);
     };
     if !session.admit(&request, now) {
         return answer(export, shared, port, &request, Status::OutsideWindow, 0, Buffer::empty());
+    }
+    if is_owners {
+        export.owner_heard = Some(now);
     }
     if request.operation == Operation::Close {
         answer(export, shared, port, &request, Status::Ok, 0, Buffer::empty());
@@ -100,10 +108,6 @@ pub(super) fn handle(
             None => {}
         }
     }
-    let owner = match request.operation {
-        Operation::Claim => HolderPayload::parse_claim(payload).unwrap_or_default(),
-        _ => OwnerId::NONE,
-    };
     let judged = permit(export, port.trusted, &request)
         .and_then(|()| judge(export, export.session_sectors_max(port), &request, owner));
     match judged {
@@ -111,7 +115,7 @@ pub(super) fn handle(
             enqueue(export, shared, port, request, payload, owner, access);
         }
         Ok(Verdict::Holder) => {
-            let payload = HolderPayload::emit(export.device.ownership.holder());
+            let payload = HolderPayload::emit(export.holder(shared.now));
             export.meter.count(|stats| stats.others += 1);
             conclude(export, shared, port, &request, Status::Ok, 0, payload);
         }
@@ -121,6 +125,15 @@ pub(super) fn handle(
             conclude(export, shared, port, &request, status, detail, Buffer::empty());
         }
     }
+}
+
+/// Whether a request shows that the present owner lives. A claim of the accepted epoch by somebody
+/// else doesn't.
+fn is_owners(export: &Export, request: &SessionRequest, owner: OwnerId) -> bool {
+    let holder = export.device.ownership.holder();
+    request.epoch != Epoch::OBSERVER
+        && request.epoch == holder.epoch
+        && (request.operation != Operation::Claim || owner == holder.owner)
 }
 
 fn enqueue(
@@ -187,6 +200,11 @@ fn judge(
             if request.sectors == 0 || !range.fits(geometry.sectors) =>
         {
             return Err(IoError::OutOfRange(range));
+        }
+        Operation::Read
+            if request.epoch == Epoch::OBSERVER && !observer::may_read(&export.device, range) =>
+        {
+            return Err(IoError::Refused(RefusalReason::Owned));
         }
         _ => {}
     }
@@ -262,7 +280,7 @@ pub(super) fn start(export: &mut Export, shared: &mut Shared, work: &mut Session
     match judged {
         Ok(Verdict::Queue(_)) => {}
         Ok(Verdict::Holder) => {
-            let held = IoValue::Holder(export.device.ownership.holder());
+            let held = IoValue::Holder(export.holder(shared.now));
             let done = Ok(block::Completion::new(export.device.instance, held));
             finish(export, shared, work, done);
             return Start::Answered;
@@ -319,9 +337,9 @@ pub(super) fn finish(
             (Status::Ok, 0, data)
         }
         Ok(IoValue::Data(_)) => failure(export, IoError::Medium(range)),
-        Ok(IoValue::Holder(holder)) => {
+        Ok(IoValue::Holder(_)) => {
             export.meter.count(|stats| stats.others += 1);
-            (Status::Ok, 0, HolderPayload::emit(holder))
+            (Status::Ok, 0, HolderPayload::emit(export.holder(shared.now)))
         }
         Ok(IoValue::Done | IoValue::Smart(_)) => {
             match request.operation {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use block::{Geometry, Instance, Instant, SECTOR_BYTES};
+use block::{Geometry, Holder, Instance, Instant, SECTOR_BYTES};
 
 use super::change::Fence;
 use super::io::{AtHand, Work};
@@ -145,6 +145,8 @@ pub struct DeviceState {
     pub instance: Instance,
     /// Whose it is.
     pub ownership: Ownership,
+    /// Its size in bytes as the labels in its first two slots have it.
+    pub labelled: [Option<u64>; 2],
 }
 
 /// An interface as the state machine sees it.
@@ -164,6 +166,8 @@ pub(super) struct Export {
     pub id: ExportId,
     pub options: ExportOptions,
     pub device: DeviceState,
+    /// When a request under the accepted epoch was last heard.
+    pub owner_heard: Option<Instant>,
     pub abilities: Abilities,
     pub remembered: Remembered,
     /// Changes of that in the queue.
@@ -213,6 +217,7 @@ impl Export {
             id,
             options,
             device,
+            owner_heard: None,
             abilities,
             remembered,
             changes: 0,
@@ -238,6 +243,20 @@ impl Export {
 
     pub(super) fn address(&self) -> ShelfSlot {
         self.options.address
+    }
+
+    /// Who holds the medium, and how long ago that was last heard.
+    pub(super) fn holder(&self, now: Instant) -> Holder {
+        let heard = self.owner_heard.map(|at| now.since(at));
+        Holder { heard, ..self.device.ownership.holder() }
+    }
+
+    /// Takes note of whose the medium is. Another owner than before hasn't been heard yet.
+    pub(super) fn set_ownership(&mut self, ownership: Ownership) {
+        if !ownership.holder().is_same(self.device.ownership.holder()) {
+            self.owner_heard = None;
+        }
+        self.device.ownership = ownership;
     }
 
     /// Whether a command of the present client would be taken. One that takes too much of a full queue

@@ -29,6 +29,7 @@ mod features;
 mod io;
 mod merge;
 mod meter;
+mod observer;
 mod plain;
 mod policy;
 mod probe;
@@ -409,9 +410,17 @@ impl Target {
         let Some(export) = self.exports.get_mut(&id) else { return };
         let resized = export.device.geometry.sectors != device.geometry.sectors;
         export.set_instance(device.instance);
+        export.set_ownership(device.ownership);
         export.device = device;
         if resized {
             self.announce(id);
+        }
+    }
+
+    /// Takes note of the size that the disk's labels give it, once they have changed.
+    pub fn set_labelled(&mut self, id: ExportId, labelled: [Option<u64>; 2]) {
+        if let Some(export) = self.exports.get_mut(&id) {
+            export.device.labelled = labelled;
         }
     }
 
@@ -476,9 +485,9 @@ impl Target {
         self.addresses.get(&address).copied()
     }
 
-    /// Who holds the device of an export.
+    /// Who holds the device of an export, and how long that wasn't heard when anything was last.
     pub fn holder(&self, id: ExportId) -> Option<Holder> {
-        self.exports.get(&id).map(|export| export.device.ownership.holder())
+        self.exports.get(&id).map(|export| export.holder(self.shared.now))
     }
 
     /// Counters about frames that belong to no export.

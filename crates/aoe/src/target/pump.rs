@@ -200,7 +200,8 @@ fn finish_command(export: &mut Export, shared: &mut Shared, ticket: Ticket, resu
         Ok(completion) => {
             export.set_instance(completion.instance);
             if let IoValue::Holder(holder) = completion.value {
-                export.device.ownership = Ownership::Held(holder);
+                export.set_ownership(Ownership::Held(holder));
+                export.owner_heard = Some(shared.now);
             }
         }
         Err(IoError::Restarted { now }) => export.set_instance(*now),

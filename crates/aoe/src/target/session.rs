@@ -337,7 +337,7 @@ fn welcome(export: &mut Export, shared: &mut Shared, port: &PortState, request: 
         message_sectors_max: export.session_sectors_max(port),
         read_only: export.is_read_only(),
         window: WINDOW_MAX as u32,
-        holder: export.device.ownership.holder(),
+        holder: export.holder(shared.now),
         node_id: shared.node.id,
         node_name: shared.node.name.clone(),
         export_name: export.options.name.clone(),

@@ -4,6 +4,7 @@ use std::fmt;
 
 use block::{Buffer, Epoch, Holder, OwnerId};
 
+use super::session::{emit_heard, parse_heard};
 use super::{ParseError, bytes_at, u32_at, u64_at};
 
 const SECTORS: usize = 0;
@@ -16,9 +17,10 @@ const HOLDER_OWNER: usize = HOLDER_EPOCH + 8;
 const NODE_ID: usize = HOLDER_OWNER + 16;
 const NODE_NAME: usize = NODE_ID + 16;
 const EXPORT_NAME: usize = NODE_NAME + NODE_NAME_BYTES;
+const HOLDER_HEARD: usize = EXPORT_NAME + EXPORT_NAME_BYTES;
 /// Bytes of the payload.
-pub const EXPORT_INFO_BYTES: usize = EXPORT_NAME + EXPORT_NAME_BYTES;
-const _: () = assert!(EXPORT_INFO_BYTES == 192);
+pub const EXPORT_INFO_BYTES: usize = HOLDER_HEARD + 8;
+const _: () = assert!(EXPORT_INFO_BYTES == 200);
 
 const NODE_NAME_BYTES: usize = 32;
 const EXPORT_NAME_BYTES: usize = 96;
@@ -63,10 +65,11 @@ impl ExportInfo {
             message_sectors_max: u32_at(payload, MESSAGE_SECTORS)?,
             read_only: flags & FLAG_READ_ONLY != 0,
             window: u32_at(payload, WINDOW)?,
-            holder: Holder::new(
-                Epoch(u64_at(payload, HOLDER_EPOCH)?),
-                OwnerId(uuid::Uuid::from_bytes(bytes_at(payload, HOLDER_OWNER)?)),
-            ),
+            holder: Holder {
+                epoch: Epoch(u64_at(payload, HOLDER_EPOCH)?),
+                owner: OwnerId(uuid::Uuid::from_bytes(bytes_at(payload, HOLDER_OWNER)?)),
+                heard: parse_heard(u64_at(payload, HOLDER_HEARD)?),
+            },
             node_id: uuid::Uuid::from_bytes(bytes_at(payload, NODE_ID)?),
             node_name: text(&bytes_at::<NODE_NAME_BYTES>(payload, NODE_NAME)?),
             export_name: text(&bytes_at::<EXPORT_NAME_BYTES>(payload, EXPORT_NAME)?),
@@ -87,7 +90,8 @@ impl ExportInfo {
         bytes[HOLDER_OWNER..NODE_ID].copy_from_slice(self.holder.owner.0.as_bytes());
         bytes[NODE_ID..NODE_NAME].copy_from_slice(self.node_id.as_bytes());
         put_text(&mut bytes[NODE_NAME..EXPORT_NAME], &self.node_name);
-        put_text(&mut bytes[EXPORT_NAME..], &self.export_name);
+        put_text(&mut bytes[EXPORT_NAME..HOLDER_HEARD], &self.export_name);
+        bytes[HOLDER_HEARD..].copy_from_slice(&emit_heard(self.holder.heard).to_be_bytes());
         Buffer::copy_of(&bytes)
     }
 }
@@ -119,6 +123,8 @@ fn text(field: &[u8]) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn example() -> ExportInfo {
@@ -128,7 +134,10 @@ mod tests {
             message_sectors_max: 16,
             read_only: true,
             window: 1024,
-            holder: Holder::new(Epoch(5), OwnerId(uuid::Uuid::from_bytes([7; 16]))),
+            holder: Holder {
+                heard: Some(Duration::from_millis(0x0203)),
+                ..Holder::new(Epoch(5), OwnerId(uuid::Uuid::from_bytes([7; 16])))
+            },
             node_id: uuid::Uuid::from_bytes([8; 16]),
             node_name: "node-194".into(),
             export_name: "/dev/sda".into(),
@@ -138,7 +147,7 @@ mod tests {
     #[test]
     fn literal_bytes() {
         let bytes = example().emit();
-        assert_eq!(bytes.len(), 192);
+        assert_eq!(bytes.len(), 200);
         #[rustfmt::skip]
         assert_eq!(bytes[..32], [
             1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0x10, 0, 0, 0, 0, 16, 0, 0, 0, 1, 0, 0, 4, 0,
@@ -147,7 +156,13 @@ mod tests {
         assert_eq!((&bytes[32..48], &bytes[48..64]), (&[7; 16][..], &[8; 16][..]));
         assert_eq!(&bytes[64..73], b"node-194\0");
         assert_eq!(&bytes[96..105], b"/dev/sda\0");
+        assert_eq!(bytes[192..], [0, 0, 0, 0, 0, 0, 2, 3]);
         assert_eq!(ExportInfo::parse(&bytes), Ok(example()));
+        let mut never = example();
+        never.holder.heard = None;
+        let bytes = never.emit();
+        assert_eq!(bytes[192..], [0xff; 8]);
+        assert_eq!(ExportInfo::parse(&bytes), Ok(never));
     }
 
     #[test]
@@ -166,7 +181,7 @@ mod tests {
     #[test]
     fn wrong_lengths_and_flags() {
         let bytes = example().emit();
-        assert_eq!(ExportInfo::parse(&bytes[..191]), Err(ParseError::Length));
+        assert_eq!(ExportInfo::parse(&bytes[..199]), Err(ParseError::Length));
         let mut flagged = bytes.to_vec();
         flagged[19] = 2;
         assert_eq!(ExportInfo::parse(&flagged), Err(ParseError::Reserved));

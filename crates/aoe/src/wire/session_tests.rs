@@ -90,6 +90,31 @@ fn a_reply_round_trip() {
 }
 
 #[test]
+fn a_holder_and_when_it_was_heard() {
+    let owner = OwnerId(uuid::Uuid::from_bytes([3; 16]));
+    let nobody = Holder::new(Epoch(0x0102), owner);
+    for (heard, field) in [
+        (Some(Duration::ZERO), [0; 8]),
+        (Some(Duration::from_micros(2_999)), [0, 0, 0, 0, 0, 0, 0, 2]),
+        (Some(Duration::from_millis(0x01_0203)), [0, 0, 0, 0, 0, 1, 2, 3]),
+        // So long that it would read as never.
+        (Some(Duration::MAX), [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xfe]),
+        (None, [0xff; 8]),
+    ] {
+        let holder = Holder { heard, ..nobody };
+        let payload = HolderPayload::emit(holder);
+        assert_eq!(payload[..8], [0, 0, 0, 0, 0, 0, 1, 2]);
+        assert_eq!((&payload[8..24], &payload[24..]), (&[3; 16][..], &field[..]));
+        let parsed = HolderPayload::parse(&payload).unwrap();
+        assert!(parsed.is_same(holder));
+        assert_eq!(parsed.heard.is_some(), heard.is_some());
+    }
+    let payload = HolderPayload::emit(nobody);
+    assert_eq!(HolderPayload::parse(&payload[..24]), Err(ParseError::Length));
+    assert_eq!(HolderPayload::parse(&[&payload[..], &[0]].concat()), Err(ParseError::Length));
+}
+
+#[test]
 fn hello_is_sealed_without_a_session() {
     let mut hello = SessionRequest::new(header(false), Operation::Hello);
     let payload = OpenPayload::emit_hello(Nonce([1; 16]), Incarnation([2; 16]));

@@ -131,6 +131,7 @@ fn number_of(reason: RefusalReason) -> u64 {
         RefusalReason::ProtectedRange => 3,
         RefusalReason::AccessDenied => 4,
         RefusalReason::ObserverOnly => 5,
+        RefusalReason::Owned => 6,
     }
 }
 
@@ -141,6 +142,7 @@ fn reason_of(number: u64) -> Option<RefusalReason> {
         3 => RefusalReason::ProtectedRange,
         4 => RefusalReason::AccessDenied,
         5 => RefusalReason::ObserverOnly,
+        6 => RefusalReason::Owned,
         _ => return None,
     })
 }
@@ -167,6 +169,7 @@ mod tests {
             IoError::Refused(RefusalReason::ProtectedRange),
             IoError::Refused(RefusalReason::AccessDenied),
             IoError::Refused(RefusalReason::ObserverOnly),
+            IoError::Refused(RefusalReason::Owned),
             IoError::Unsupported,
         ] {
             let (status, detail) = Status::of(error);

@@ -33,6 +33,10 @@ pub struct Tally {
     pub writes: u64,
     pub denied: u64,
     pub session_writes: u64,
+    /// Reads of what isn't shown to everybody.
+    pub withheld: u64,
+    /// Answers that tell when the owner was heard.
+    pub heard: u64,
 }
 
 impl Tally {
@@ -42,6 +46,8 @@ impl Tally {
         self.writes += other.writes;
         self.denied += other.denied;
         self.session_writes += other.session_writes;
+        self.withheld += other.withheld;
+        self.heard += other.heard;
     }
 }
 
@@ -113,6 +119,8 @@ pub struct World {
     unused: Vec<Vec<u8>>,
     /// Numbers that took effect.
     used: BTreeSet<(u64, u64)>,
+    /// When the owner may have been heard last.
+    owner_heard: Option<u64>,
     now: u64,
     pub tally: Tally,
 }
@@ -150,7 +158,7 @@ fn exports() -> Vec<Export> {
             ..plain(2, 2, 64)
         },
         Export { no_writes: vec![CLIENTS[3], CLIENTS[1]], ..plain(3, 1, 64) },
-        Export { owned: true, ..plain(session::SHELF, session::SLOT, 32) },
+        Export { owned: true, ..plain(session::SHELF, session::SLOT, session::SECTORS as usize) },
     ]
 }
 
@@ -189,7 +197,7 @@ fn state_of(export: &Export) -> DeviceState {
         true => Ownership::Held(holder),
         false => Ownership::Unclaimed { labelled: false },
     };
-    DeviceState { geometry, instance: INSTANCE, ownership }
+    DeviceState { geometry, instance: INSTANCE, ownership, labelled: [None; 2] }
 }
 
 impl World {
@@ -218,6 +226,7 @@ impl World {
             sound: Vec::new(),
             unused: Vec::new(),
             used: BTreeSet::new(),
+            owner_heard: None,
             now: 1,
             tally: Tally::default(),
         }
@@ -234,6 +243,9 @@ impl World {
         self.now += 1_000_000;
         if self.witness.is_session(frame) {
             if session::is_sound(frame) {
+                if session::epoch_of(frame) != 0 {
+                    self.owner_heard = Some(self.now);
+                }
                 self.sound.push(frame.to_vec());
                 if !self.used.contains(&number_of(frame)) {
                     self.unused.push(frame.to_vec());
@@ -338,13 +350,35 @@ impl World {
         }
     }
 
-    /// It answers a message that counted, and only its sender.
-    fn check_session_reply(&self, reply: &[u8]) {
+    /// It answers a message that counted, and only its sender; and it gives to nobody what isn't shown
+    /// to him, nor withholds what is.
+    fn check_session_reply(&mut self, reply: &[u8]) {
         assert!(session::is_sound(reply), "an answer with a wrong checksum");
+        let (operation, status) = (reply[25], reply[27]);
+        let withheld = status == 7 && session::be64(reply, 88) == 6;
         let answered = self.sound.iter().any(|asked| {
-            asked[6..12] == reply[..6] && asked[16..24] == reply[16..24] && asked[25] == reply[25]
+            let is_its = asked[6..12] == reply[..6]
+                && asked[16..24] == reply[16..24]
+                && asked[25] == operation;
+            is_its
+                && match operation {
+                    session::READ if status == 0 => {
+                        let bytes = session::be32(asked, 80) as usize * SECTOR;
+                        session::is_shown(asked) && reply.len() == session::HEADER_BYTES + bytes
+                    }
+                    session::READ if withheld => !session::is_shown(asked),
+                    _ => !withheld,
+                }
         });
         assert!(answered, "an answer to nothing: {reply:02x?}");
+        self.tally.withheld += u64::from(withheld);
+        if let (0, Some(at)) = (status, session::heard_at(operation)) {
+            assert_eq!(reply.len(), at + 8, "of another length");
+            let millis = session::be64(reply, at);
+            let least = self.owner_heard.map_or(u64::MAX, |at| (self.now - at) / 1_000_000);
+            assert!(millis >= least, "nobody heard the owner {millis} ms ago: {reply:02x?}");
+            self.tally.heard += u64::from(millis != u64::MAX);
+        }
     }
 
     fn perform(&mut self, request: &IoRequest) -> IoValue {
@@ -372,7 +406,10 @@ impl World {
                 IoValue::Done
             }
             IoOperation::Flush(_) | IoOperation::Remember(_) => IoValue::Done,
-            IoOperation::Claim(claim) => IoValue::Holder(Holder::new(claim.epoch, claim.owner)),
+            IoOperation::Claim(claim) => {
+                self.owner_heard = Some(self.now);
+                IoValue::Holder(Holder::new(claim.epoch, claim.owner))
+            }
             IoOperation::Smart(command) => IoValue::Smart(SmartReply {
                 status: 0x50,
                 error: 0,
@@ -415,6 +452,7 @@ impl World {
             let count = u64::from(session::be32(frame, 80));
             let joins = operation == session::WRITE && (1..=end - at).contains(&count);
             let fits = frame[25] == operation
+                && session::epoch_of(frame) != 0
                 && session::be64(frame, 72) == at
                 && (joins || count == end - at);
             let number = number_of(frame);

@@ -10,11 +10,21 @@ pub const SHELF: u16 = 4;
 pub const SLOT: u8 = 1;
 /// Its owner's epoch.
 pub const EPOCH: u64 = 5;
+/// Its sectors: whole blocks, so that this is the labelled size as well.
+pub const SECTORS: u64 = 4128;
+/// What is shown to who isn't the owner, from which sector to which.
+const SHOWN: [(u64, u64); 2] = [(0, 96), (SECTORS - 2048, SECTORS - 2048 + 32)];
+/// Where messages begin to count sectors: at the borders of what is shown, at the end, and between.
+const PLACES: [u64; 8] = [0, 0, 0, 1000, 80, SECTORS - 2064, SECTORS - 2032, SECTORS - 32];
 
+pub const OPEN: u8 = 0x02;
+pub const READ: u8 = 0x10;
 pub const WRITE: u8 = 0x11;
 pub const DISCARD: u8 = 0x13;
 pub const ZEROES: u8 = 0x14;
-const OPERATIONS: [u8; 9] = [WRITE, WRITE, WRITE, 0x10, 0x12, DISCARD, ZEROES, 0x16, 0x15];
+pub const CLAIM: u8 = 0x15;
+pub const STATUS: u8 = 0x16;
+const OPERATIONS: [u8; 9] = [WRITE, WRITE, WRITE, READ, 0x12, DISCARD, ZEROES, STATUS, CLAIM];
 
 /// CRC32C, bit by bit.
 fn crc32c(parts: &[&[u8]]) -> u32 {
@@ -64,6 +74,27 @@ pub fn is_sound(frame: &[u8]) -> bool {
         && checksum_of(frame).is_some_and(|crc| be32(frame, 28) == crc)
 }
 
+/// The epoch of a message; zero is an observer's.
+pub fn epoch_of(frame: &[u8]) -> u64 {
+    be64(frame, 48)
+}
+
+/// Whether a READ is of sectors that the disk shows to who asks.
+pub fn is_shown(read: &[u8]) -> bool {
+    let (from, count) = (be64(read, 72), u64::from(be32(read, 80)));
+    let within = |(first, end): &(u64, u64)| from >= *first && from.saturating_add(count) <= *end;
+    epoch_of(read) != 0 || SHOWN.iter().any(within)
+}
+
+/// Where an answer says how long the owner wasn't heard.
+pub fn heard_at(operation: u8) -> Option<usize> {
+    match operation {
+        OPEN => Some(HEADER_BYTES + 192),
+        CLAIM | STATUS => Some(HEADER_BYTES + 24),
+        _ => None,
+    }
+}
+
 /// The owner's client.
 pub struct Owner {
     id: u64,
@@ -83,7 +114,7 @@ impl Owner {
     pub fn message(&mut self, choices: &mut Choices<'_>) -> Vec<u8> {
         if !self.opening.is_empty() {
             let payload = std::mem::take(&mut self.opening);
-            return self.frame(0x02, 0, 0, &payload, 0);
+            return self.frame(OPEN, 0, 0, &payload, 0);
         }
         if self.id == 0 || choices.often(8) {
             self.incarnation = self.incarnation.wrapping_add(1);
@@ -94,17 +125,25 @@ impl Owner {
             return hello;
         }
         let operation = choices.pick(&OPERATIONS);
-        let (lba, sectors) = (u64::from(choices.byte() % 34), u32::from(choices.byte() % 4));
+        let (place, count) = (choices.byte(), choices.byte());
+        let lba = PLACES[usize::from(place / 34)] + u64::from(place % 34);
+        let sectors = u32::from(count % 4);
+        // A client may look on for once.
+        let looks_on = count >= 192 || operation == READ && count >= 64;
+        let epoch = if looks_on { 0 } else { EPOCH };
         let repeated = choices.often(40);
         if !repeated {
             self.sequence += 1;
         }
         let payload = match operation {
             WRITE => vec![choices.byte(); sectors as usize * 512],
-            0x15 => vec![7; 16],
+            CLAIM => vec![7; 16],
             _ => Vec::new(),
         };
-        self.frame(operation, lba, sectors, &payload, self.sequence)
+        let mut frame = self.frame(operation, lba, sectors, &payload, self.sequence);
+        frame[48..56].copy_from_slice(&epoch.to_be_bytes());
+        seal(&mut frame);
+        frame
     }
 
     fn frame(
@@ -117,7 +156,7 @@ impl Owner {
     ) -> Vec<u8> {
         let mut frame = header(CLIENTS[0], SHELF, SLOT, 0xf0, sequence as u32);
         frame.extend([1, operation, 0, 0, 0, 0, 0, 0]);
-        let opening = matches!(operation, 0x01 | 0x02);
+        let opening = matches!(operation, 0x01 | OPEN);
         let epoch = if opening { 0 } else { EPOCH };
         let floor = if opening { 0 } else { sequence.saturating_sub(100) };
         for number in [self.id, self.instance, epoch, sequence, floor, lba] {

@@ -7,6 +7,7 @@ use pool::PoolError;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
+use crate::size::Human;
 
 /// What kind of failure; each calls for another reaction of the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,7 +123,7 @@ impl From<PoolError> for ApiError {
             PoolError::NotFound { .. } => ErrorCode::NotFound,
             PoolError::Exists { .. } => ErrorCode::Exists,
             PoolError::Invalid { .. } => ErrorCode::Invalid,
-            PoolError::Refused { .. } => ErrorCode::Refused,
+            PoolError::Refused { .. } | PoolError::InUse { .. } => ErrorCode::Refused,
             PoolError::NoSpace { .. } => ErrorCode::NoSpace,
             PoolError::NoQuorum { .. } => ErrorCode::NoQuorum,
             PoolError::NotOwner { .. } => ErrorCode::NotOwner,
@@ -140,6 +141,17 @@ impl From<PoolError> for ApiError {
             PoolError::NotOwner { pool, owner, remedy } => {
                 (format!("pool {pool} belongs to {owner}"), remedy)
             }
+            PoolError::InUse { pool, owner, heard, remedy } => {
+                (format!("pool {pool} is in use by {owner}, which was heard {heard} ago"), remedy)
+            }
+            PoolError::NoSpace { needed_bytes, free_bytes, remedy } => (
+                format!(
+                    "not enough space: {} wanted, {} can be had",
+                    Human(needed_bytes),
+                    Human(free_bytes)
+                ),
+                remedy,
+            ),
             other => return ApiError::new(code, other.to_string()),
         };
         ApiError::new(code, what).remedy(remedy)

@@ -11,9 +11,10 @@ mod status;
 pub use error::{ApiError, ErrorCode};
 pub use request::{
     CreatePool, CreateVolume, ExportVolume, ExtendPool, ExtendVolume, FailureDomain, ImportPool,
-    LayoutSpec, MakeFs, MountVolume, ResetEpoch, ServeFtp, UnexportVolume, VerifyVolume,
+    LayoutSpec, MakeFs, MountVolume, ReleasePool, ResetEpoch, ServeFtp, UnexportVolume,
+    UnmountVolume, VerifyVolume,
 };
 pub use status::{
-    ImportResult, InterfaceState, PoolReportExt, ProcessState, SeenTarget, ServiceState, Status,
-    StreamLine, VolumeServices,
+    HeldReport, ImportResult, InterfaceState, PoolReportExt, Preview, ProcessState, SeenTarget,
+    ServiceState, Status, StreamLine, VolumeServices,
 };

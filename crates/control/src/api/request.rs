@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::names::ShelfSlot;
-use crate::settings::{FsType, MacText};
+use crate::settings::{ClientMac, FsType};
 use crate::size::SizeSpec;
 
 /// What may fail as one.
@@ -141,6 +141,18 @@ pub struct ImportPool {
     /// Seconds to wait for disks that aren't in sight, once the pool could be opened without them;
     /// the engine decides without it.
     pub grace_secs: Option<u64>,
+    /// Take it also from an owner that was heard a moment ago.
+    pub force: bool,
+}
+
+/// `POST /v1/pools/POOL/release`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReleasePool {
+    /// Whoever asks knows that all mounts, servers, exports and devices of its volumes end.
+    pub confirmed: bool,
+    /// Change nothing, answer with a [`super::Preview`].
+    pub dry_run: bool,
 }
 
 /// `POST /v1/pools/POOL/volumes`.
@@ -164,6 +176,12 @@ pub struct ExtendVolume {
     /// Also grow the file system.
     #[serde(default)]
     pub resizefs: bool,
+    /// Where a mounted file system can't be grown: unmount it for the moment.
+    #[serde(default)]
+    pub may_unmount: bool,
+    /// Change nothing, answer with a [`super::Preview`].
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 /// `POST /v1/pools/POOL/volumes/VOL/verify`; streamed.
@@ -196,6 +214,21 @@ pub struct MountVolume {
     /// Mount options.
     #[serde(default)]
     pub options: Vec<String>,
+    /// Where the volume is mounted now, or is to be by its settings: it is unmounted there. Without it
+    /// a volume that has a mount is left alone.
+    #[serde(default)]
+    pub move_from: Option<PathBuf>,
+    /// Change nothing, answer with a [`super::Preview`].
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// `POST /v1/pools/POOL/volumes/VOL/unmount`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UnmountVolume {
+    /// Change nothing, answer with a [`super::Preview`].
+    pub dry_run: bool,
 }
 
 /// `POST /v1/pools/POOL/volumes/VOL/ftp`.
@@ -218,10 +251,13 @@ pub struct ExportVolume {
     pub interfaces: Vec<String>,
     /// Clients to answer; all when empty.
     #[serde(default)]
-    pub allow: Vec<MacText>,
+    pub allow: Vec<ClientMac>,
     /// Refuse writes.
     #[serde(default)]
     pub read_only: bool,
+    /// Only check whether it could be done, and answer what it would.
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 /// `POST /v1/pools/POOL/volumes/VOL/unexport`.

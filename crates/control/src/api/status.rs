@@ -29,8 +29,41 @@ pub struct Status {
     pub pools: Vec<PoolReport>,
     /// Devices, mounts, FTP and exports of volumes that have or want any.
     pub services: Vec<VolumeServices>,
+    /// Settings that came with a pool and aren't acted on.
+    #[serde(default)]
+    pub held: Vec<HeldReport>,
+    /// What is wrong with the supervisor itself, and what to do.
+    #[serde(default)]
+    pub troubles: Vec<String>,
     /// What a user must know about that is nobody's failure yet.
     pub warnings: Vec<String>,
+}
+
+/// A setting that came with a pool. `GET /v1/pools/POOL/held` answers with a list of them; `POST
+/// /v1/pools/POOL/confirm-settings` has them acted on, and answers with those that stay out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldReport {
+    /// Its volume.
+    pub volume: VolumeName,
+    /// The property that holds it.
+    pub key: String,
+    /// What would be done, in words.
+    pub what: String,
+    /// Why it stays out also when it is confirmed, and what to do.
+    #[serde(default)]
+    pub refused: Option<String>,
+}
+
+/// What an operation would do, after all the checks of the operation itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preview {
+    /// Each effect, in words.
+    pub effects: Vec<String>,
+    /// Whether it ends something that people use, so that the request must say that this is meant.
+    pub ends_something: bool,
+    /// What a request to mount must name as `move_from`.
+    #[serde(default)]
+    pub move_from: Option<PathBuf>,
 }
 
 /// The engine's process.
@@ -90,6 +123,10 @@ pub struct SeenTarget {
 
 /// What a report means for those who serve.
 pub trait PoolReportExt {
+    /// Whether it is open here, with or without its lease. One that couldn't be opened is suspended
+    /// too, and its report knows nothing of its space.
+    fn is_open(&self) -> bool;
+
     /// Whether the pool may go on being served: open, with its lease. Requests may have to wait.
     fn may_stay(&self) -> bool;
 
@@ -101,12 +138,16 @@ pub trait PoolReportExt {
 }
 
 impl PoolReportExt for PoolReport {
+    fn is_open(&self) -> bool {
+        match self.state {
+            PoolState::Online | PoolState::Degraded => true,
+            PoolState::Suspended { .. } => self.lease_ok || self.capacity_bytes > 0,
+            _ => false,
+        }
+    }
+
     fn may_stay(&self) -> bool {
-        let open = matches!(
-            self.state,
-            PoolState::Online | PoolState::Degraded | PoolState::Suspended { .. }
-        );
-        open && self.lease_ok
+        self.is_open() && self.lease_ok
     }
 
     fn keeps(&self, name: &VolumeName) -> bool {

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use aoe::target::{Access, AccessOperation, AccessPolicy, AccessRule, ListEditors};
 use aoe::wire::MacAddr;
 
+use crate::client::{InvalidClient, check_client};
+
 use super::settings::{AccessList, AccessLists, Editors, Groups, Policy};
 
 /// Groups within groups: deeper than anybody needs, and not deep enough to overflow a stack.
@@ -16,6 +18,9 @@ pub enum GroupError {
     /// Neither a MAC address nor a group.
     #[error("'{0}' is neither a MAC address (02:00:00:00:00:01) nor a group in [groups]")]
     Unknown(String),
+    /// Nobody's address.
+    #[error(transparent)]
+    Client(#[from] InvalidClient),
     /// A group that contains itself.
     #[error("group '{0}' contains itself")]
     Circle(String),
@@ -108,7 +113,7 @@ impl<'a> Resolver<'a> {
     ) -> Result<(), GroupError> {
         for one in list {
             if let Ok(mac) = one.parse::<MacAddr>() {
-                macs.insert(mac);
+                macs.insert(check_client(mac)?);
                 continue;
             }
             let Some(members) = self.groups.get(one) else {
@@ -161,6 +166,10 @@ mod tests {
         assert_eq!(resolver.macs(&list("web")).unwrap().len(), 2);
         assert_eq!(resolver.macs(&list("2:0:0:0:0:1")).unwrap().len(), 1);
         assert_eq!(resolver.macs(&list("wbe")), Err(GroupError::Unknown("wbe".into())));
+        for nobody in ["ff:ff:ff:ff:ff:ff", "01:00:5e:00:00:01", "0:0:0:0:0:0"] {
+            let refused = resolver.macs(&list(nobody));
+            assert!(matches!(refused, Err(GroupError::Client(_))), "{nobody}: {refused:?}");
+        }
         let emptied = AccessList { accept: list("none"), deny: Vec::new() };
         assert_eq!(resolver.rule(&emptied), Err(GroupError::Empty));
     }

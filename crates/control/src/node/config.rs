@@ -17,7 +17,8 @@ use super::plan::{ExportPlan, PlanError, plan};
 use super::settings::{ExportSettings, Groups, Sectors};
 
 /// What `--config FILE` holds. Every field has a default; for a node an empty file means: all unused
-/// whole disks that are blank or carry an etherpool label, on all Ethernet interfaces.
+/// whole disks that are blank or carry an etherpool label. Which interfaces they are exported on must be
+/// named, here or on the command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct NodeConfig {

@@ -229,7 +229,7 @@ pub enum PlanProblem {
     #[error("two exports have the serial '{0}'; clients may take both for one disk")]
     DuplicateSerial(String),
     /// An interface without a name.
-    #[error("an interface has an empty name; without any, all Ethernet interfaces are meant")]
+    #[error("an interface has an empty name")]
     NoInterface,
     /// A serial number that doesn't fit.
     #[error("serial '{0}' is not 1 to 20 characters of ASCII")]

@@ -3,6 +3,8 @@
 
 use std::io::{BufRead, IsTerminal, Write};
 
+use control::api::Preview;
+
 use super::Failure;
 use super::args::Confirmation;
 
@@ -30,6 +32,11 @@ fn decide(confirmation: Confirmation, interactive: bool) -> Decision {
         (false, false, true) => Decision::Ask,
         (false, false, false) => Decision::Refuse,
     }
+}
+
+/// What a preview says, as a question begins.
+pub fn effects(preview: &Preview) -> String {
+    preview.effects.iter().map(|effect| format!("  {effect}\n")).collect()
 }
 
 /// Shows `what` (whole lines) and gets a word for it.

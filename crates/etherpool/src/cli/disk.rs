@@ -124,7 +124,7 @@ pub fn resolve(disks: &[DiskReport], argument: &DiskArgument) -> Result<ShelfSlo
         ))),
         (None, _) => Err(Failure::not_found(
             format!("{} is not exported by this machine ({host})", path.display()),
-            "export it by `etherpool node` on this machine; the supervisor reaches local disks through it too",
+            "export it by `etherpool node -i IF` on this machine; the supervisor reaches local disks through it too",
         )),
     }
 }

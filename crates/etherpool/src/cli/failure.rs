@@ -60,6 +60,13 @@ impl From<ApiError> for Failure {
     }
 }
 
+impl From<Failure> for ApiError {
+    fn from(failure: Failure) -> ApiError {
+        let Failure { code, message, remedy, .. } = failure;
+        ApiError { code, message, remedy }
+    }
+}
+
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Failure {
         match error.downcast::<ApiError>() {

@@ -9,6 +9,7 @@ mod confirm;
 mod disk;
 mod docs;
 mod failure;
+mod held;
 mod output;
 mod pool;
 mod progress;
@@ -26,6 +27,7 @@ use control::exit::{Exit, exit_code_table};
 
 pub use failure::Failure;
 pub use target_ask::TargetAsk;
+pub use target_client::{targets, targets_below};
 
 use crate::client::ApiClient;
 use crate::{engine, lab, measure, node, services, supervisor, target};
@@ -232,6 +234,8 @@ mod tests {
             "etherpool volume serve ftp cluster/v --stop",
             "etherpool volume export cluster/v aoe:e7.1 -i eth0 --allow 02:00:00:00:00:01 --read-only",
             "etherpool volume export cluster/v aoe",
+            "etherpool volume export cluster/v aoe:e7.1 --dry-run",
+            "etherpool node -i eth1 -i en*,eth2 --check",
             "etherpool volume unexport cluster/v",
             "etherpool status --json",
             "etherpool --socket /x/y status",
@@ -286,6 +290,7 @@ mod tests {
             ("etherpool volume create p/v --size 1G --layout raid5", "not a layout"),
             ("etherpool volume export p/v e7.1 -i eth0", "aoe:eSHELF.SLOT"),
             ("etherpool volume export p/v aoe:e7.1 --allow 02", "--allow"),
+            ("etherpool volume export p/v aoe --allow ff:ff:ff:ff:ff:ff", "group address"),
             ("etherpool volume serve ftp p/v --listen 5", "socket address"),
             ("etherpool target /dev/sdb", "e7.0=/dev/sdb"),
             ("etherpool target e1.1=/f --write-cache maybe", "switchable"),

@@ -1,14 +1,17 @@
 //! `etherpool pool`.
 
 use clap::{Args, Subcommand};
-use control::api::{CreatePool, ExtendPool, FailureDomain, ImportPool, ImportResult};
+use control::api::{
+    ApiError, CreatePool, ExtendPool, FailureDomain, HeldReport, ImportPool, ImportResult, Preview,
+    ReleasePool,
+};
 use control::exit::Exit;
 use control::names::{DiskArgument, ShelfSlot};
 use control::size::parse_bytes;
-use pool::{DiskReport, PoolReport, PoolState};
+use pool::{DiskReport, ImportPlan, PoolForecast, PoolReport, PoolState};
 
 use super::args::{Confirmation, parse_name};
-use super::confirm::{Proceed, confirm};
+use super::confirm::{Proceed, confirm, effects};
 use super::disk::{describe, resolve_all};
 use super::output::{self, print_json};
 use super::{Context, Failure};
@@ -33,6 +36,9 @@ pub enum PoolCommand {
     Release {
         /// The pool
         pool: String,
+
+        #[command(flatten)]
+        confirmation: Confirmation,
     },
 }
 
@@ -87,9 +93,14 @@ pub struct ImportArgs {
     #[arg(required_unless_present = "all")]
     pool: Option<String>,
 
-    /// Every pool in sight that isn't open here
-    #[arg(long, conflicts_with = "pool")]
+    /// Every pool in sight that isn't open here, but for those whose owner lives
+    #[arg(long, conflicts_with_all = ["pool", "force"])]
     all: bool,
+
+    /// Take the pool also from a supervisor that uses it at this moment: what its clients have open is
+    /// cut off, and what they were not told to be written is lost
+    #[arg(long)]
+    force: bool,
 
     /// How long to wait for disks that are not in sight, once the pool could be opened without them
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=3600))]
@@ -116,15 +127,16 @@ pub async fn run(context: &Context, command: PoolCommand) -> Result<Exit, Failur
         PoolCommand::Show { pool } => {
             let report: PoolReport = context.client.get(&pool_path(&pool)?).await?;
             show(context, &report)?;
+            if !context.json {
+                let held: Vec<HeldReport> =
+                    context.client.get(&format!("{}/held", pool_path(&report.name)?)).await?;
+                output::print(&super::held::remark(&held))?;
+            }
             Ok(health(&report))
         }
         PoolCommand::Import(args) if args.all => import_all(context, args).await,
         PoolCommand::Import(args) => import(context, args).await,
-        PoolCommand::Release { pool } => {
-            let path = format!("{}/release", pool_path(&pool)?);
-            let () = context.client.post(&path, &()).await?;
-            done(context, &format!("pool {pool} is released\n"))
-        }
+        PoolCommand::Release { pool, confirmation } => release(context, &pool, confirmation).await,
     }
 }
 
@@ -163,19 +175,15 @@ struct Targets {
     force_disks: Vec<ShelfSlot>,
 }
 
-/// Finds the disks, says what each carries, and gets a word for it.
-async fn confirm_disks(
-    context: &Context,
-    title: &str,
-    args: &DiskArgs,
-) -> Result<Option<Targets>, Failure> {
+/// Finds the disks.
+async fn find_disks(context: &Context, args: &DiskArgs) -> Result<(Targets, String), Failure> {
     let sight = context.client.get::<Vec<DiskReport>>("/v1/disks").await?;
     let disks = resolve_all(&sight, &args.disks)?;
     let force_disks = resolve_all(&sight, &args.force_disk)?;
     if let Some(stray) = force_disks.iter().find(|disk| !disks.contains(disk)) {
         return Err(Failure::usage(format!("--force-disk {stray} is not among the disks")));
     }
-    let mut what = format!("{title}\n");
+    let mut what = String::new();
     for disk in &disks {
         what.push_str(&describe(&sight, *disk)?);
         if force_disks.contains(disk) {
@@ -183,18 +191,11 @@ async fn confirm_disks(
         }
         what.push('\n');
     }
-    Ok(match confirm(&what, args.confirmation)? {
-        Proceed::Yes => Some(Targets { disks, force_disks }),
-        Proceed::No => None,
-    })
+    Ok((Targets { disks, force_disks }, what))
 }
 
 async fn create(context: &Context, args: CreateArgs) -> Result<Exit, Failure> {
-    let title =
-        format!("Pool {} would be made of these disks, and what they carry lost:", args.name);
-    let Some(targets) = confirm_disks(context, &title, &args.disks).await? else {
-        return Ok(Exit::Ok);
-    };
+    let (targets, disks) = find_disks(context, &args.disks).await?;
     let request = CreatePool {
         name: args.name,
         disks: targets.disks,
@@ -202,6 +203,19 @@ async fn create(context: &Context, args: CreateArgs) -> Result<Exit, Failure> {
         force_disks: targets.force_disks,
         extent_bytes: args.extent_size,
     };
+    let forecast: PoolForecast = context.client.post("/v1/plan/pool", &request).await?;
+    if context.json && args.disks.confirmation.dry_run {
+        print_json(&forecast)?;
+        return Ok(Exit::Ok);
+    }
+    let what = format!(
+        "Pool {} would be made of these disks, and what they carry lost:\n{disks}{}",
+        request.name,
+        output::forecast(&forecast)
+    );
+    if confirm(&what, args.disks.confirmation)? == Proceed::No {
+        return Ok(Exit::Ok);
+    }
     let report: PoolReport = context.client.post("/v1/pools", &request).await?;
     show(context, &report)?;
     Ok(Exit::Ok)
@@ -209,39 +223,132 @@ async fn create(context: &Context, args: CreateArgs) -> Result<Exit, Failure> {
 
 async fn extend(context: &Context, args: ExtendArgs) -> Result<Exit, Failure> {
     let path = format!("{}/extend", pool_path(&args.pool)?);
-    let title =
-        format!("These disks would be added to pool {}, and what they carry lost:", args.pool);
-    let Some(targets) = confirm_disks(context, &title, &args.disks).await? else {
-        return Ok(Exit::Ok);
-    };
+    let (targets, disks) = find_disks(context, &args.disks).await?;
     let request = ExtendPool { disks: targets.disks, force_disks: targets.force_disks };
+    let forecast: PoolForecast = context.client.post(&format!("{path}/plan"), &request).await?;
+    if context.json && args.disks.confirmation.dry_run {
+        print_json(&forecast)?;
+        return Ok(Exit::Ok);
+    }
+    let what = format!(
+        "These disks would be added to pool {}, and what they carry lost:\n{disks}{}",
+        args.pool,
+        output::forecast(&forecast)
+    );
+    if confirm(&what, args.disks.confirmation)? == Proceed::No {
+        return Ok(Exit::Ok);
+    }
     let report: PoolReport = context.client.post(&path, &request).await?;
     show(context, &report)?;
     Ok(Exit::Ok)
 }
 
+async fn release(
+    context: &Context,
+    pool: &str,
+    confirmation: Confirmation,
+) -> Result<Exit, Failure> {
+    let path = format!("{}/release", pool_path(pool)?);
+    let ask = ReleasePool { dry_run: true, ..ReleasePool::default() };
+    let preview: Option<Preview> = context.client.post(&path, &ask).await?;
+    let effects = effects(&preview.unwrap_or_default());
+    if confirm(&format!("Releasing pool {pool} means:\n{effects}"), confirmation)? == Proceed::No {
+        return Ok(Exit::Ok);
+    }
+    let request = ReleasePool { confirmed: true, dry_run: false };
+    let _: Option<Preview> = context.client.post(&path, &request).await?;
+    done(context, &format!("pool {pool} is released\n"))
+}
+
 async fn import(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
     let pool = args.pool.unwrap_or_default();
     let path = format!("{}/import", pool_path(&pool)?);
-    if args.confirmation.dry_run {
-        let what = "imported; another supervisor that has it could not write to it any more";
-        return done(context, &format!("Pool {pool} would be {what}.\n"));
+    let present: Vec<PoolReport> = context.client.get("/v1/pools").await?;
+    let is_open = |report: &&PoolReport| {
+        (report.name == pool || report.id == pool) && is_open_here(&report.state)
+    };
+    if let Some(open) = present.iter().find(is_open) {
+        if args.confirmation.dry_run {
+            return done(context, &format!("Pool {pool} is open here already.\n"));
+        }
+        show(context, open)?;
+        super::held::settle(context, &open.name, args.confirmation).await?;
+        return Ok(Exit::Ok);
     }
-    let report: PoolReport =
-        context.client.post(&path, &ImportPool { grace_secs: args.grace }).await?;
+    let plan: ImportPlan = context.client.get(&path).await?;
+    if let Some(refusal) = plan.refusal.clone().filter(|_| !args.force) {
+        return Err(ApiError::from(refusal).into());
+    }
+    if context.json && args.confirmation.dry_run {
+        print_json(&plan)?;
+        return Ok(Exit::Ok);
+    }
+    let what = output::import_plan(&plan);
+    // Nobody is deprived where nobody owns it; whoever else does is named first.
+    let asks = plan.owner.is_some() && !plan.is_ours;
+    if (asks || args.confirmation.dry_run) && confirm(&what, args.confirmation)? == Proceed::No {
+        return Ok(Exit::Ok);
+    }
+    let request = ImportPool { grace_secs: args.grace, force: args.force };
+    let report: PoolReport = context.client.post(&path, &request).await?;
     show(context, &report)?;
+    super::held::settle(context, &report.name, args.confirmation).await?;
     Ok(Exit::Ok)
 }
 
+fn is_open_here(state: &PoolState) -> bool {
+    matches!(state, PoolState::Online | PoolState::Degraded | PoolState::Suspended { .. })
+}
+
+/// Imports one after the other all that aren't open and whose owner doesn't live; what isn't imported
+/// is told with the reason.
 async fn import_all(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
-    if args.confirmation.dry_run {
-        return done(context, "Every pool in sight that isn't open here would be imported.\n");
+    let present: Vec<PoolReport> = context.client.get("/v1/pools").await?;
+    let closed = present.into_iter().filter(|report| !is_open_here(&report.state));
+    let (mut plans, mut results) = (Vec::new(), Vec::new());
+    for report in closed {
+        let path = format!("/v1/pools/{}/import", report.id);
+        let failed = |error: ApiError| {
+            let (pool, report) = (report.name.clone(), None);
+            ImportResult { pool, report, error: Some(error) }
+        };
+        match context.client.get::<ImportPlan>(&path).await {
+            Ok(ImportPlan { refusal: Some(refusal), .. }) => results.push(failed(refusal.into())),
+            Ok(plan) => plans.push(plan),
+            Err(failure) => results.push(failed(failure.into())),
+        }
     }
-    let results: Vec<ImportResult> = context.client.post("/v1/import-all", &()).await?;
+    let what: String = plans.iter().map(output::import_plan).collect();
+    if args.confirmation.dry_run || !plans.is_empty() {
+        let refused =
+            results.iter().filter_map(|result| result.error.as_ref().map(|e| (result, e)));
+        let refused: String = refused
+            .map(|(result, error)| format!("{}: not imported: {error}\n", result.pool))
+            .collect();
+        if confirm(&format!("{what}{refused}"), args.confirmation)? == Proceed::No {
+            return Ok(Exit::Ok);
+        }
+    }
+    for plan in plans {
+        let request = ImportPool { grace_secs: args.grace, force: false };
+        let path = format!("/v1/pools/{}/import", plan.id);
+        results.push(match context.client.post::<PoolReport>(&path, &request).await {
+            Ok(report) => ImportResult { pool: plan.name, report: Some(report), error: None },
+            Err(failure) => {
+                ImportResult { pool: plan.name, report: None, error: Some(failure.into()) }
+            }
+        });
+    }
     if context.json {
         print_json(&results)?;
     } else {
         output::print(&output::imports(&results))?;
+    }
+    for report in results.iter().filter_map(|result| result.report.as_ref()) {
+        super::held::settle(context, &report.name, args.confirmation).await?;
+    }
+    for report in results.iter().filter_map(|result| result.report.as_ref()) {
+        super::held::settle(context, &report.name, args.confirmation).await?;
     }
     let failed = results.iter().any(|result| result.error.is_some());
     Ok(if failed { Exit::Failure } else { Exit::Ok })

@@ -33,6 +33,7 @@ fn exit_of(status: &Status) -> Exit {
         !matches!(report.state, pool::PoolState::Foreign { .. } | pool::PoolState::Released)
     });
     let healthy = status.engine.is_some()
+        && status.troubles.is_empty()
         && ours.map(health).all(|exit| exit == Exit::Ok)
         && !status.services.iter().any(waiting);
     if healthy { Exit::Ok } else { Exit::Degraded }
@@ -59,6 +60,10 @@ mod tests {
         let mut status = well.clone();
         status.pools[0].state = pool::PoolState::Foreign { owner: "other".into(), epoch: 3 };
         assert_eq!(exit_of(&status), Exit::Ok);
+
+        let mut status = well.clone();
+        status.troubles.push("pools.json can't be written".into());
+        assert_eq!(exit_of(&status), Exit::Degraded);
 
         let mut status = well.clone();
         status.services[0].ftp = ServiceState::Waiting;

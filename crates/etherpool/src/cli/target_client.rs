@@ -42,10 +42,11 @@ pub fn targets(socket: Option<&Path>) -> Result<Vec<TargetClient>, Failure> {
             )
         });
     }
-    find(Path::new(RUN_DIR))
+    targets_below(Path::new(RUN_DIR))
 }
 
-fn find(run_dir: &Path) -> Result<Vec<TargetClient>, Failure> {
+/// Those whose run directory is this one or in it.
+pub fn targets_below(run_dir: &Path) -> Result<Vec<TargetClient>, Failure> {
     let mut found = Vec::new();
     let mut refused = None;
     for path in candidates(run_dir) {
@@ -159,19 +160,19 @@ mod tests {
     fn running_targets_are_found_and_dead_sockets_passed_by() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name).join(SOCKET);
-        let failure = find(dir.path()).err().unwrap();
+        let failure = targets_below(dir.path()).err().unwrap();
         assert_eq!(failure.exit, Exit::NotRunning);
         for name in ["target", "target-e1.0", "other"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
         }
         drop(UnixListener::bind(at("target")).unwrap());
         let _other = UnixListener::bind(at("other")).unwrap();
-        assert_eq!(find(dir.path()).err().unwrap().exit, Exit::NotRunning);
+        assert_eq!(targets_below(dir.path()).err().unwrap().exit, Exit::NotRunning);
         let _live = UnixListener::bind(at("target-e1.0")).unwrap();
-        let found = find(dir.path()).unwrap();
+        let found = targets_below(dir.path()).unwrap();
         assert_eq!(found.iter().map(|c| c.socket.clone()).collect::<Vec<_>>(), [at("target-e1.0")]);
         let _node = UnixListener::bind(dir.path().join(SOCKET)).unwrap();
-        assert_eq!(find(dir.path()).unwrap().len(), 2);
+        assert_eq!(targets_below(dir.path()).unwrap().len(), 2);
         // A run directory is as good as the socket in it.
         let named = targets(Some(&dir.path().join("target-e1.0"))).unwrap();
         assert_eq!(named[0].socket, at("target-e1.0"));

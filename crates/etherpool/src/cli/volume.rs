@@ -6,17 +6,17 @@ use std::str::FromStr;
 
 use clap::{Args, Subcommand};
 use control::api::{
-    CreateVolume, ExportVolume, ExtendVolume, LayoutSpec, MakeFs, MountVolume, ServeFtp,
-    UnexportVolume, VerifyVolume,
+    CreateVolume, ExportVolume, ExtendVolume, LayoutSpec, MakeFs, MountVolume, Preview, ServeFtp,
+    Status, UnexportVolume, UnmountVolume, VerifyVolume,
 };
 use control::exit::Exit;
 use control::names::{ExportTarget, ExportWish, ShelfSlot, VolumeName};
-use control::settings::{FsType, MacText};
+use control::settings::{ClientMac, FsType, VolumeSettings};
 use control::size::{Human, SizeSpec};
-use pool::{PoolReport, VerifyReport, VolumeReport};
+use pool::{PoolReport, VerifyReport, VolumeForecast, VolumeReport};
 
 use super::args::Confirmation;
-use super::confirm::{Proceed, confirm};
+use super::confirm::{Proceed, confirm, effects};
 use super::output::{self, NamedVolume, print_json};
 use super::pool::done;
 use super::progress::ProgressDisplay;
@@ -36,6 +36,9 @@ pub enum VolumeCommand {
         /// Its redundancy: raid0, or mirror:N
         #[arg(long)]
         layout: LayoutSpec,
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Make a volume larger while it is used
     Extend {
@@ -48,6 +51,9 @@ pub enum VolumeCommand {
         /// Grow its file system too
         #[arg(long)]
         resizefs: bool,
+
+        #[command(flatten)]
+        confirmation: Confirmation,
     },
     /// List the volumes of all pools
     List,
@@ -95,6 +101,10 @@ pub enum VolumeCommand {
         /// The volume
         #[arg(value_name = "POOL/VOLUME")]
         volume: VolumeName,
+
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Serve a mounted volume by FTP; remembered in the pool
     Serve(ServeArgs),
@@ -153,6 +163,9 @@ pub struct MountArgs {
     /// A mount option (repeat for more)
     #[arg(long = "option", short = 'o', value_delimiter = ',')]
     options: Vec<String>,
+
+    #[command(flatten)]
+    confirmation: Confirmation,
 }
 
 /// `ftp` or a volume: both orders are understood.
@@ -201,32 +214,34 @@ pub struct ExportArgs {
     interface: Vec<String>,
 
     /// Answer only this client (repeat for more); to all others the volume isn't there
-    #[arg(long, value_name = "MAC", value_parser = parse_mac)]
-    allow: Vec<MacText>,
+    #[arg(long, value_name = "MAC")]
+    allow: Vec<ClientMac>,
 
     /// Refuse writes
     #[arg(long)]
     read_only: bool,
-}
 
-fn parse_mac(text: &str) -> Result<MacText, aoe::wire::InvalidMacAddr> {
-    MacText::try_from(text.to_owned())
+    #[command(flatten)]
+    confirmation: Confirmation,
 }
 
 /// Runs it.
 pub async fn run(context: &Context, command: VolumeCommand) -> Result<Exit, Failure> {
     match command {
-        VolumeCommand::Create { volume, size, layout } => {
+        VolumeCommand::Create { volume, size, layout, dry_run } => {
             let request = CreateVolume { name: volume.volume.clone(), size, layout };
+            if dry_run {
+                let path = format!("/v1/pools/{}/plan/volume", volume.pool);
+                let forecast: VolumeForecast = context.client.post(&path, &request).await?;
+                return show_forecast(context, &volume, forecast);
+            }
             let path = format!("/v1/pools/{}/volumes", volume.pool);
             let report: VolumeReport = context.client.post(&path, &request).await?;
             show(context, &volume, &report)
         }
-        VolumeCommand::Extend { volume, size, resizefs } => {
-            let path = format!("{}/extend", path_of(&volume));
-            let report: VolumeReport =
-                streamed(context, "growing", &path, &ExtendVolume { size, resizefs }).await?;
-            show(context, &volume, &report)
+        VolumeCommand::Extend { volume, size, resizefs, confirmation } => {
+            let request = ExtendVolume { size, resizefs, may_unmount: false, dry_run: false };
+            extend(context, &volume, request, confirmation).await
         }
         VolumeCommand::List => list(context).await,
         VolumeCommand::Show { volume } => {
@@ -256,10 +271,7 @@ pub async fn run(context: &Context, command: VolumeCommand) -> Result<Exit, Fail
             done(context, &format!("{volume} is detached\n"))
         }
         VolumeCommand::Mount(args) => mount(context, args).await,
-        VolumeCommand::Unmount { volume } => {
-            let () = context.client.post(&format!("{}/unmount", path_of(&volume)), &()).await?;
-            done(context, &format!("{volume} is unmounted\n"))
-        }
+        VolumeCommand::Unmount { volume, dry_run } => unmount(context, &volume, dry_run).await,
         VolumeCommand::Serve(args) => serve(context, args).await,
         VolumeCommand::Export(args) => export(context, args).await,
         VolumeCommand::Unexport { volume, target } => {
@@ -283,6 +295,25 @@ async fn streamed<T: serde::de::DeserializeOwned>(
 ) -> Result<T, Failure> {
     let mut display = ProgressDisplay::new(title, context.json);
     context.client.stream(path, request, |progress| display.update(progress)).await
+}
+
+/// What making a volume would do.
+fn show_forecast(
+    context: &Context,
+    volume: &VolumeName,
+    forecast: VolumeForecast,
+) -> Result<Exit, Failure> {
+    if context.json {
+        print_json(&forecast)?;
+        return Ok(Exit::Ok);
+    }
+    output::print(&format!(
+        "Volume {volume} would be made with {}; another one of its layout could have {} then.\n\
+         Nothing was done (--dry-run).\n",
+        Human(forecast.size_bytes),
+        Human(forecast.left_bytes)
+    ))?;
+    Ok(Exit::Ok)
 }
 
 fn show(context: &Context, volume: &VolumeName, report: &VolumeReport) -> Result<Exit, Failure> {
@@ -363,9 +394,69 @@ async fn verify(context: &Context, volume: &VolumeName, copy: Option<u8>) -> Res
 
 async fn mount(context: &Context, args: MountArgs) -> Result<Exit, Failure> {
     let path = std::path::absolute(&args.path).map_err(anyhow::Error::from)?;
-    let request = MountVolume { path: path.clone(), fstype: args.fstype, options: args.options };
-    let () = context.client.post(&format!("{}/mount", path_of(&args.volume)), &request).await?;
-    done(context, &format!("{} is mounted at {}\n", args.volume, path.display()))
+    let mut request = MountVolume {
+        path: path.clone(),
+        fstype: args.fstype,
+        options: args.options,
+        move_from: None,
+        dry_run: true,
+    };
+    let volume = args.volume;
+    let route = format!("{}/mount", path_of(&volume));
+    let report: VolumeReport = context.client.get(&path_of(&volume)).await?;
+    let has_one = VolumeSettings::from_properties(&report.properties).mount.is_some();
+    if has_one || args.confirmation.dry_run {
+        let preview: Option<Preview> = context.client.post(&route, &request).await?;
+        let preview = preview.unwrap_or_default();
+        let what = format!("Mounting {volume} at {} means:\n{}", path.display(), effects(&preview));
+        let ask = preview.ends_something || args.confirmation.dry_run;
+        if ask && confirm(&what, args.confirmation)? == Proceed::No {
+            return Ok(Exit::Ok);
+        }
+        request.move_from = preview.move_from;
+    }
+    request.dry_run = false;
+    let _: Option<Preview> = context.client.post(&route, &request).await?;
+    done(context, &format!("{volume} is mounted at {}\n", path.display()))
+}
+
+async fn unmount(context: &Context, volume: &VolumeName, dry_run: bool) -> Result<Exit, Failure> {
+    let route = format!("{}/unmount", path_of(volume));
+    let preview: Option<Preview> =
+        context.client.post(&route, &UnmountVolume { dry_run: true }).await?;
+    let preview = preview.unwrap_or_default();
+    if dry_run {
+        let only_shown = Confirmation { yes: false, dry_run };
+        confirm(&format!("Unmounting {volume} means:\n{}", effects(&preview)), only_shown)?;
+        return Ok(Exit::Ok);
+    }
+    if preview.ends_something {
+        eprint!("Unmounting {volume} means:\n{}", effects(&preview));
+    }
+    let request = UnmountVolume { dry_run: false };
+    let _: Option<Preview> = context.client.post(&route, &request).await?;
+    done(context, &format!("{volume} is unmounted\n"))
+}
+
+async fn extend(
+    context: &Context,
+    volume: &VolumeName,
+    mut request: ExtendVolume,
+    confirmation: Confirmation,
+) -> Result<Exit, Failure> {
+    let path = format!("{}/extend", path_of(volume));
+    if request.resizefs || confirmation.dry_run {
+        let ask = ExtendVolume { dry_run: true, ..request.clone() };
+        let preview: Preview = context.client.post(&path, &ask).await?;
+        let what = format!("Growing {volume} means:\n{}", effects(&preview));
+        let needed = preview.ends_something || confirmation.dry_run;
+        if needed && confirm(&what, confirmation)? == Proceed::No {
+            return Ok(Exit::Ok);
+        }
+        request.may_unmount = preview.ends_something;
+    }
+    let report: VolumeReport = streamed(context, "growing", &path, &request).await?;
+    show(context, volume, &report)
 }
 
 async fn serve(context: &Context, args: ServeArgs) -> Result<Exit, Failure> {
@@ -387,14 +478,62 @@ async fn serve(context: &Context, args: ServeArgs) -> Result<Exit, Failure> {
     done(context, &format!("{volume} is served at ftp://{listen}/\n"))
 }
 
+/// Who could do what with an export.
+async fn export_question(
+    context: &Context,
+    volume: &VolumeName,
+    request: &ExportVolume,
+) -> Result<String, Failure> {
+    let address =
+        request.address.map_or("an AoE disk".to_owned(), |address| format!("aoe:{address}"));
+    let interfaces = match &request.interfaces[..] {
+        [] => {
+            let status: Status = context.client.get("/v1/status").await?;
+            let own = status.engine.map(|engine| engine.interfaces).unwrap_or_default();
+            own.into_iter().map(|interface| interface.name).collect()
+        }
+        named => named.to_vec(),
+    };
+    let interfaces = interfaces.join(", ");
+    let may = if request.read_only { "read it" } else { "read and write it" };
+    let whom = match &request.allow[..] {
+        [] => format!(
+            "Every machine on the segments of these interfaces could {may}: AoE has no passwords.\n\
+             (Name the clients with --allow MAC to answer nobody else.)\n"
+        ),
+        clients => {
+            let clients: Vec<String> =
+                clients.iter().map(|client| client.mac().to_string()).collect();
+            format!("Who sends from these addresses could {may}: {}\n", clients.join(", "))
+        }
+    };
+    let volume = description(context, volume).await?;
+    Ok(format!("Volume {volume} would be exported as {address} on {interfaces}.\n{whom}"))
+}
+
 async fn export(context: &Context, args: ExportArgs) -> Result<Exit, Failure> {
+    let confirmation = args.confirmation;
     let request = ExportVolume {
         address: args.target.0,
         interfaces: args.interface,
         allow: args.allow,
         read_only: args.read_only,
+        dry_run: confirmation.dry_run,
     };
     let path = format!("{}/export", path_of(&args.volume));
+    if confirmation.dry_run {
+        let address: ShelfSlot = context.client.post(&path, &request).await?;
+        let request = ExportVolume { address: Some(address), ..request };
+        confirm(&export_question(context, &args.volume, &request).await?, confirmation)?;
+        return Ok(Exit::Ok);
+    }
+    // Who is named is meant.
+    if request.allow.is_empty() {
+        let what = export_question(context, &args.volume, &request).await?;
+        if confirm(&what, confirmation)? == Proceed::No {
+            return Ok(Exit::Ok);
+        }
+    }
     let address: ShelfSlot = context.client.post(&path, &request).await?;
     if context.json {
         print_json(&serde_json::json!({ "address": address }))?;

@@ -69,6 +69,7 @@ mod tests {
             },
             instance: Instance::default(),
             ownership: Ownership::Unclaimed { labelled: false },
+            labelled: [None; 2],
         };
         for (slot, probe) in [(0, Probe::Off), (1, Probe::Defend)] {
             let options =

@@ -5,7 +5,9 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use aoe::driver::{ExportDevice, ExportSetup, Memory, TargetDriver};
+use aoe::driver::{ExportDevice, ExportSetup, Memory, Port as _, TargetDriver};
+use aoe::initiator::TargetKind;
+use aoe::initiator::discovery::TargetInfo;
 use aoe::target::{
     Access, AccessOperation, AccessPolicy, AccessRule, ExportId, ExportOptions, ListEditors,
     NodeIdentity, OnRefusal, Probe, Reach, Remembered,
@@ -16,24 +18,30 @@ use control::api::{ApiError, ErrorCode, PoolReportExt as _};
 use control::config::InterfaceConfig;
 use control::names::VolumeName;
 use control::node::{ExportStatus, NodeStatus, ONLINE};
+use control::registry::Registry;
 use control::settings::{ExportSetting, ExportState, VolumeSettings, property_text};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use os::ReactorHandle;
-use os::net::{PacketPort, Role};
+use os::net::{InterfaceSpec, PacketPort, Role};
 use pool::{Engine, PoolReport};
 
+use super::held::HeldExports;
+use super::namespaces::Namespaces;
 use super::network::{api_address, spec_of};
 use crate::desk::{Attendant, Change};
 
 /// The running exports.
 pub struct Exports {
+    id: uuid::Uuid,
     host: String,
     handle: ReactorHandle,
     driver: TargetDriver,
     configured: Vec<InterfaceConfig>,
+    namespaces: Rc<Namespaces>,
     ports: RefCell<BTreeMap<String, Rc<PacketPort>>>,
     running: RefCell<BTreeMap<(VolumeName, ShelfSlot), Running>>,
+    held: RefCell<HeldExports>,
     /// One change at a time: adding and removing wait for the device.
     changing: Rc<runtime::Semaphore>,
 }
@@ -49,20 +57,50 @@ impl Exports {
     pub fn new(
         handle: &ReactorHandle,
         configured: &[InterfaceConfig],
+        namespaces: &Rc<Namespaces>,
         id: uuid::Uuid,
         host: &str,
     ) -> Exports {
         let node = NodeIdentity { id, name: host.to_owned() };
         let driver = TargetDriver::new(handle.runtime().clone(), node);
         Exports {
+            id,
             host: host.to_owned(),
             handle: handle.clone(),
             driver,
             configured: configured.to_vec(),
+            namespaces: Rc::clone(namespaces),
             ports: RefCell::default(),
             running: RefCell::default(),
+            held: RefCell::default(),
             changing: runtime::Semaphore::new(1),
         }
+    }
+
+    /// Takes the registry's word for which pools are known and whose exports wait.
+    pub fn know(&self, registry: &Registry) {
+        *self.held.borrow_mut() = HeldExports::new(registry);
+    }
+
+    /// Takes services' word for whose exports of a pool wait.
+    pub fn hold(&self, pool: String, volumes: BTreeSet<String>) {
+        self.held.borrow_mut().set(pool, volumes);
+    }
+
+    /// Does an import of these pools: what they have then came with them.
+    pub async fn while_importing<T>(
+        &self,
+        engine: &Engine,
+        which: impl Fn(&PoolReport) -> bool,
+        import: impl Future<Output = T>,
+    ) -> T {
+        let pools: Vec<PoolReport> = engine.reports().into_iter().filter(which).collect();
+        self.held.borrow_mut().import_begins(&pools);
+        let done = import.await;
+        let mut held = self.held.borrow_mut();
+        held.take_note(&engine.reports());
+        held.import_ends(&pools);
+        done
     }
 
     /// Whether an export could be made here.
@@ -85,10 +123,38 @@ impl Exports {
         Ok(())
     }
 
+    /// Where an export of these settings would answer, and doesn't yet.
+    pub fn new_places(&self, setting: &ExportSetting) -> Vec<InterfaceSpec> {
+        let running = self.running.borrow();
+        let own = running.values().find(|one| one.setting.address == setting.address);
+        let present = own.map(|one| self.interfaces_of(&one.setting)).unwrap_or_default();
+        let new = self.interfaces_of(setting).into_iter().filter(|name| !present.contains(name));
+        new.map(|name| self.spec_of(&name)).collect()
+    }
+
+    /// Whether an export runs at an address.
+    pub fn runs(&self, address: ShelfSlot) -> bool {
+        self.running.borrow().keys().any(|(_, own)| *own == address)
+    }
+
+    /// The addresses of our own ports.
+    pub fn macs(&self) -> BTreeSet<MacAddr> {
+        self.ports.borrow().values().map(|port| port.mac()).collect()
+    }
+
+    /// Whether somebody whom discovery found is this process itself, heard through another interface.
+    pub fn is_own(&self, info: &TargetInfo) -> bool {
+        match &info.kind {
+            Some(TargetKind::Session(export)) => export.node_id == self.id,
+            _ => self.runs(info.address) && self.macs().contains(&info.path.target),
+        }
+    }
+
     /// Makes what is exported be what the pools say.
     pub async fn follow(&self, pools: &[PoolReport], engine: &Rc<Engine>) {
         let _turn = self.changing.acquire(1).await;
-        let wanted = wanted(pools);
+        self.held.borrow_mut().take_note(pools);
+        let wanted = wanted(pools, &self.held.borrow());
         let ended: Vec<_> = {
             let running = self.running.borrow();
             running.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect()
@@ -201,23 +267,26 @@ impl Exports {
         setting.interfaces.clone()
     }
 
+    /// An interface by its name: in the namespace where the configuration has it.
+    fn spec_of(&self, name: &str) -> InterfaceSpec {
+        let configured = self.configured.iter().find(|interface| interface.name == name);
+        match configured {
+            Some(interface) => spec_of(interface),
+            None => InterfaceSpec { name: name.to_owned(), netns: None },
+        }
+    }
+
     /// The port on an interface, opened at its first use.
     fn port(&self, name: &str) -> Result<Rc<PacketPort>, ApiError> {
         if let Some(port) = self.ports.borrow().get(name) {
             return Ok(Rc::clone(port));
         }
-        let netns = self
-            .configured
-            .iter()
-            .find(|interface| interface.name == name)
-            .and_then(|interface| interface.netns.clone());
-        let interface = InterfaceConfig { name: name.to_owned(), netns };
-        let port = PacketPort::open(&self.handle, spec_of(&interface), Role::Requests).map_err(
-            |error| {
-                ApiError::new(ErrorCode::Io, error.to_string())
-                    .remedy("the supervisor needs CAP_NET_RAW and an interface of that name")
-            },
-        )?;
+        let interface = self.spec_of(name);
+        let opened = self.namespaces.open_port(&self.handle, interface, Role::Requests);
+        let port = opened.map_err(|error| {
+            ApiError::new(ErrorCode::Io, error.to_string())
+                .remedy("the supervisor needs CAP_NET_RAW and an interface of that name")
+        })?;
         let port = Rc::new(port);
         self.driver.add_port(Rc::clone(&port) as Rc<dyn aoe::driver::Port>);
         self.ports.borrow_mut().insert(name.to_owned(), Rc::clone(&port));
@@ -270,12 +339,12 @@ struct Wish {
     remembered: Result<Remembered, String>,
 }
 
-fn wanted(pools: &[PoolReport]) -> BTreeMap<(VolumeName, ShelfSlot), Wish> {
+fn wanted(pools: &[PoolReport], held: &HeldExports) -> BTreeMap<(VolumeName, ShelfSlot), Wish> {
     let mut wanted = BTreeMap::new();
     for pool in pools {
         for volume in &pool.volumes {
             let name = VolumeName::new(&pool.name, &volume.name);
-            if !pool.keeps(&name) {
+            if !pool.keeps(&name) || held.waits(pool, &volume.name) {
                 continue;
             }
             for setting in VolumeSettings::from_properties(&volume.properties).exports {
@@ -299,7 +368,7 @@ fn options(
     remembered: Remembered,
 ) -> ExportOptions {
     let address = ShelfSlot::new(setting.address.shelf, setting.address.slot);
-    let allowed: BTreeSet<MacAddr> = setting.allow.iter().map(|mac| mac.0).collect();
+    let allowed: BTreeSet<MacAddr> = setting.allow.iter().map(|client| client.mac()).collect();
     let mut options = ExportOptions {
         serial: format!("{address}"),
         read_only: setting.read_only,

@@ -1,15 +1,20 @@
 //! `etherpool engine`: pools and volumes, in a process that never waits for anybody who might wait
 //! for it: its memory is locked, the kernel knows that it serves block devices, and its only I/O is
-//! frames, FUSE and the control channel.
+//! frames, FUSE and the control channel. It resolves no path once it serves: what may be mounted over
+//! it is its own volume.
 
+mod addresses;
 mod channel;
 mod exports;
 mod hardening;
+mod held;
+mod namespaces;
 mod network;
 mod requests;
 mod volumes;
 
-use std::path::PathBuf;
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
@@ -21,10 +26,11 @@ use control::api::{PoolReportExt as _, SeenTarget};
 use control::channel::ReplyLine;
 use control::config::{InterfaceConfig, SupervisorConfig};
 use control::keeper::EngineGeneration;
+use control::registry::Registry;
 use os::process::{Signal, Signals, signals};
 use os::reactor::Mailbox;
 use os::{Reactor, ReactorHandle};
-use pool::{Engine, EngineConfig, Limits, PoolEvent};
+use pool::{DiskPlace, Engine, EngineConfig, KnownDisk, KnownPool, Limits, PoolEvent};
 
 #[cfg(test)]
 pub use channel::receive_with_descriptors;
@@ -34,6 +40,7 @@ use crate::supervisor::{ENGINE_SAYS_EVERY, die_with_parent, load_config};
 use channel::{Channel, Incoming};
 use exports::Exports;
 use hardening::Hardening;
+use namespaces::Namespaces;
 use network::Network;
 use volumes::Volumes;
 
@@ -52,7 +59,7 @@ pub struct EngineArgs {
 }
 
 /// Below the run directory: where exported volumes are asked about; `etherpool target` looks there.
-const TARGET_DIR: &str = "target-volumes";
+pub const TARGET_DIR: &str = "target-volumes";
 
 /// How often what is served is compared with what may be, when no event says so.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -61,12 +68,15 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Process {
     handle: ReactorHandle,
     engine: Rc<Engine>,
+    namespaces: Rc<Namespaces>,
     network: Network,
     volumes: Rc<Volumes>,
     exports: Rc<Exports>,
     hardening: Hardening,
     generation: u64,
     stopping: runtime::Notify,
+    /// All pools are being closed, but stay ours.
+    closing: Cell<bool>,
 }
 
 /// The process.
@@ -98,24 +108,33 @@ impl Process {
         hardening: Hardening,
         generation: u64,
     ) -> anyhow::Result<Rc<Process>> {
+        let registry = read_registry(&config.state_dir);
         let owner = EngineConfig {
             owner: OwnerId(args.owner),
             owner_name: args.host.clone(),
+            pools: known_pools(&registry),
             limits: Limits::default(),
         };
         let engine = Engine::new(handle.runtime().clone(), owner);
-        let network = Network::open(&handle, &config.interfaces, &config.node_socket())?;
+        let namespaces = Namespaces::of(&config.interfaces);
+        let network =
+            Network::open(&handle, &config.interfaces, &namespaces, &config.node_socket())?;
         let volumes = Volumes::new(handle.clone(), EngineGeneration(generation));
-        let exports = Rc::new(Exports::new(&handle, &config.interfaces, args.owner, &args.host));
+        let exports =
+            Exports::new(&handle, &config.interfaces, &namespaces, args.owner, &args.host);
+        exports.know(&registry);
+        let exports = Rc::new(exports);
         Ok(Rc::new(Process {
             handle,
             engine,
+            namespaces,
             network,
             volumes,
             exports,
             hardening,
             generation,
             stopping: runtime::Notify::new(),
+            closing: Cell::new(false),
         }))
     }
 
@@ -153,6 +172,7 @@ impl Process {
         let asked = std::pin::pin!(stopping);
         futures::future::select(told, asked).await;
         tracing::info!("engine stops");
+        self.closing.set(true);
         self.exports.stop().await;
         self.volumes.drop_all();
         self.engine.shutdown().await;
@@ -173,6 +193,7 @@ impl Process {
     /// Opens interfaces that couldn't be opened before.
     async fn keep_ports(self: Rc<Self>) {
         loop {
+            self.namespaces.look(&self.handle).await;
             self.network.open_missing(&self.handle);
             self.handle.runtime().sleep(LOOK_INTERVAL * 2).await;
         }
@@ -202,6 +223,30 @@ impl Process {
         self.volumes.keep_only(|name| pools.iter().any(|pool| pool.keeps(name)));
         self.exports.follow(&pools, &self.engine).await;
     }
+}
+
+/// What the supervisor's records say. Without them nothing is opened by itself, and every export waits
+/// until services tell; they say to people what is wrong with the file.
+fn read_registry(state_dir: &Path) -> Registry {
+    crate::services::read_registry(state_dir).unwrap_or_else(|error| {
+        tracing::error!("no pool is opened by itself: {error:#}");
+        Registry::default()
+    })
+}
+
+fn known_pools(registry: &Registry) -> Vec<KnownPool> {
+    let disk = |disk: &control::registry::KnownDisk| KnownDisk {
+        id: disk.id,
+        place: DiskPlace {
+            name: disk.name.clone(),
+            node_name: disk.node.clone(),
+            device_name: disk.device_name.clone(),
+        },
+    };
+    let pools = registry.pools.iter();
+    pools
+        .map(|pool| KnownPool { id: pool.id, disks: pool.disks.iter().map(disk).collect() })
+        .collect()
 }
 
 /// Tells the supervisor from the event loop itself that this turns. Without waiting: a supervisor that

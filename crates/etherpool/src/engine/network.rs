@@ -1,10 +1,13 @@
 //! The engine's way to disks: an initiator on the configured interfaces and on the socket of this
-//! machine's own node process.
+//! machine's own node process. Neither needs a path once the engine serves: the socket's directory and
+//! the namespaces are opened before. A namespace that isn't there yet is looked for on a thread of its
+//! own.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::Context;
 use aoe::driver::{Disk, DiskEvent, Initiator, InitiatorOptions, Port};
@@ -16,12 +19,20 @@ use control::api::{InterfaceState, SeenTarget};
 use control::config::InterfaceConfig;
 use futures::future::LocalBoxFuture;
 use os::ReactorHandle;
+use os::dir::Spot;
 use os::net::{InterfaceSpec, PacketPort, Role, UnixPort};
 use pool::{DiskFacts, Engine};
+use runtime::Handle;
+
+use super::exports::Exports;
+
+use super::namespaces::Namespaces;
 
 /// Ports and the disks behind them.
 pub struct Network {
+    runtime: Handle,
     initiator: Initiator,
+    namespaces: Rc<Namespaces>,
     interfaces: RefCell<Vec<Interface>>,
     /// What the engine was given, to notice another disk under a known address.
     given: RefCell<BTreeMap<ShelfSlot, Rc<dyn BlockDevice>>>,
@@ -47,17 +58,22 @@ impl Network {
     pub fn open(
         handle: &ReactorHandle,
         interfaces: &[InterfaceConfig],
+        namespaces: &Rc<Namespaces>,
         node_socket: &Path,
     ) -> anyhow::Result<Network> {
-        let network = Network::new(handle, interfaces, true)?;
-        network.initiator.add_port(Rc::new(UnixPort::connect(handle, node_socket)));
+        let network = Network::new(handle, interfaces, namespaces, true)?;
+        let node = Spot::of(node_socket)
+            .with_context(|| format!("the way to the node's socket {}", node_socket.display()))?;
+        network.initiator.add_port(Rc::new(UnixPort::connect(handle, node)));
         network.open_missing(handle);
         Ok(network)
     }
 
     /// Only to look: disks are listed, none is opened.
     pub fn listen(handle: &ReactorHandle, interface: &InterfaceConfig) -> anyhow::Result<Network> {
-        let network = Network::new(handle, std::slice::from_ref(interface), false)?;
+        let interfaces = std::slice::from_ref(interface);
+        let namespaces = Namespaces::of(interfaces);
+        let network = Network::new(handle, interfaces, &namespaces, false)?;
         network.open_missing(handle);
         let states = network.interfaces();
         if let Some(trouble) = states.into_iter().find_map(|state| state.trouble) {
@@ -69,6 +85,7 @@ impl Network {
     fn new(
         handle: &ReactorHandle,
         interfaces: &[InterfaceConfig],
+        namespaces: &Rc<Namespaces>,
         connect: bool,
     ) -> anyhow::Result<Network> {
         let incarnation = Incarnation(os::random_bytes().context("random numbers")?);
@@ -78,7 +95,9 @@ impl Network {
             .map(|config| Interface { config: config.clone(), port: Err("not opened yet".into()) })
             .collect();
         Ok(Network {
+            runtime: handle.runtime().clone(),
             initiator: Initiator::new(handle.runtime().clone(), options),
+            namespaces: Rc::clone(namespaces),
             interfaces: RefCell::new(interfaces),
             given: RefCell::default(),
         })
@@ -88,7 +107,7 @@ impl Network {
     pub fn open_missing(&self, handle: &ReactorHandle) {
         for interface in self.interfaces.borrow_mut().iter_mut() {
             let Err(before) = &interface.port else { continue };
-            match PacketPort::open(handle, spec_of(&interface.config), Role::Replies) {
+            match self.namespaces.open_port(handle, spec_of(&interface.config), Role::Replies) {
                 Ok(port) => {
                     let port = Rc::new(port);
                     self.initiator.add_port(Rc::clone(&port) as Rc<dyn Port>);
@@ -148,6 +167,15 @@ impl Network {
             self.initiator.port_name(info.path.port).unwrap_or_else(|| "-".into())
         };
         self.initiator.targets().iter().map(|info| seen(info, name_of(info))).collect()
+    }
+
+    /// Who was found at an address, other than by our own exports, and how long ago that was heard last.
+    pub fn who_has(&self, address: ShelfSlot, own: &Exports) -> Option<(SeenTarget, Duration)> {
+        let targets = self.initiator.targets();
+        let others = targets.iter().filter(|info| info.address == address && !own.is_own(info));
+        let info = others.max_by_key(|info| info.seen)?;
+        let interface = self.initiator.port_name(info.path.port).unwrap_or_else(|| "-".into());
+        Some((seen(info, interface), self.runtime.now().since(info.seen)))
     }
 
     /// The interfaces, for status.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use block::{Claim, Epoch, IoError, OwnerId};
 use control::api::{
-    ApiError, ErrorCode, FailureDomain, ImportResult, LayoutSpec, PoolReportExt as _, ProcessState,
+    ApiError, ErrorCode, FailureDomain, LayoutSpec, PoolReportExt as _, ProcessState,
 };
 use control::channel::{EngineRequest, ReplyLine};
 use control::names::{ShelfSlot, VolumeName};
@@ -61,9 +61,26 @@ impl Work<'_> {
                 value(process.network.targets())
             }
             EngineRequest::Disks => value(engine.disks().await),
+            // A closed pool looks like one that was given up, which services would forget.
+            EngineRequest::Pools if process.closing.get() => Err(ApiError::engine_away()),
             EngineRequest::Pools => value(engine.reports()),
             EngineRequest::CreatePool(request) => {
                 value(engine.create_pool(pool_of(request)).await?)
+            }
+            EngineRequest::PlanCreatePool(request) => {
+                value(engine.plan_create(&pool_of(request)).await?)
+            }
+            EngineRequest::PlanExtendPool { pool, request } => {
+                let (disks, force) = (names(&request.disks), names(&request.force_disks));
+                value(engine.plan_extend(&pool, &disks, &force).await?)
+            }
+            EngineRequest::PlanImportPool { pool } => value(engine.plan_import(&pool).await?),
+            EngineRequest::PlanVolume { pool, request } => {
+                let (size, layout) = (size_of(request.size), layout_of(request.layout));
+                value(engine.plan_volume(&pool, &request.name, size, layout)?)
+            }
+            EngineRequest::PlanGrowth { volume, size } => {
+                value(engine.plan_growth(&volume.pool, &volume.volume, size_of(size))?)
             }
             EngineRequest::ExtendPool { pool, request } => {
                 let (disks, force) = (names(&request.disks), names(&request.force_disks));
@@ -71,10 +88,11 @@ impl Work<'_> {
             }
             EngineRequest::ImportPool { pool, request } => {
                 let grace = request.grace_secs.map(std::time::Duration::from_secs);
-                let options = ImportOptions { grace };
-                value(engine.import_pool(&pool, options).await?)
+                let options = ImportOptions { grace, force: request.force };
+                let named = |one: &pool::PoolReport| one.name == pool || one.id == pool;
+                let import = engine.import_pool(&pool, options);
+                value(process.exports.while_importing(engine, named, import).await?)
             }
-            EngineRequest::ImportAll => value(self.import_all().await),
             EngineRequest::ReleasePool { pool } => value(engine.release_pool(&pool).await?),
             EngineRequest::CreateVolume { pool, request } => {
                 let (size, layout) = (size_of(request.size), layout_of(request.layout));
@@ -101,7 +119,15 @@ impl Work<'_> {
                 let runs = engine.reports().iter().any(|report| report.keeps(&volume));
                 value(runs && process.volumes.serves(&volume, attachment))
             }
-            EngineRequest::CheckExport { export } => value(process.exports.check(&export)?),
+            EngineRequest::CheckExport { export } => {
+                process.exports.check(&export)?;
+                value(process.check_address(&export).await?)
+            }
+            EngineRequest::HeldExports { pool, volumes } => {
+                // Exported at the next look: whoever tells mustn't wait for a device.
+                process.exports.hold(pool, volumes);
+                Ok(Value::Null)
+            }
             EngineRequest::ResetEpoch { disk } => self.reset_epoch(disk).await,
             EngineRequest::Shutdown => {
                 process.stopping.notify_all();
@@ -122,17 +148,6 @@ impl Work<'_> {
             interfaces: process.network.interfaces(),
             warnings: process.hardening.warnings.clone(),
         }
-    }
-
-    async fn import_all(&self) -> Vec<ImportResult> {
-        let outcomes = self.process.engine.import_all().await;
-        outcomes
-            .into_iter()
-            .map(|(pool, outcome)| match outcome {
-                Ok(report) => ImportResult { pool, report: Some(report), error: None },
-                Err(error) => ImportResult { pool, report: None, error: Some(error.into()) },
-            })
-            .collect()
     }
 
     async fn verify(&self, volume: &VolumeName, copy: Option<u8>) -> Result<Value, ApiError> {

@@ -21,6 +21,8 @@ use clap::{Args, Subcommand};
 
 use place::Place;
 
+pub use place::LAB_DIR;
+
 /// Try etherpool: a whole cluster on this machine, in network namespaces.
 #[derive(Args, Debug)]
 pub struct LabArgs {
@@ -29,7 +31,7 @@ pub struct LabArgs {
         long,
         global = true,
         env = "ETHERPOOL_LAB_DIR",
-        default_value = "/var/lib/etherpool/lab"
+        default_value = LAB_DIR
     )]
     dir: std::path::PathBuf,
     #[command(subcommand)]

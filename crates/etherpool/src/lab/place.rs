@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-const DEFAULT_DIR: &str = "/var/lib/etherpool/lab";
+/// Where a lab is unless --dir says otherwise.
+pub const LAB_DIR: &str = "/var/lib/etherpool/lab";
 
 /// A lab's directory and the names that follow from it.
 pub struct Place {
@@ -38,7 +39,7 @@ impl Place {
         let dir = std::path::absolute(dir)?;
         // Interface and namespace names are short: the default lab gets a plain name, others one
         // that follows from their directory.
-        let prefix = if dir == Path::new(DEFAULT_DIR) {
+        let prefix = if dir == Path::new(LAB_DIR) {
             "eplab".to_owned()
         } else {
             format!("eplab{:08x}", block::crc32c(dir.as_os_str().as_encoded_bytes()))

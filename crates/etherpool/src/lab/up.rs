@@ -147,7 +147,8 @@ pub fn start_supervisor(place: &Place, plan: &LabPlan) -> anyhow::Result<i32> {
     let config = format!(
         "# Written by `etherpool lab`.\nstate-dir = {:?}\nrun-dir = {:?}\ndevice-dir = {:?}\n\n\
          [[interfaces]]\nname = {:?}\nnetns = {:?}\n\n\
-         [ftp]\nlisten = \"127.0.0.1:{}\"\nusers-file = {:?}\n",
+         [ftp]\nlisten = \"127.0.0.1:{}\"\nusers-file = {:?}\n\n\
+         [mount]\nroots = [\"/srv\", \"/mnt\", \"/media\", {:?}]\n",
         path("state"),
         path("run"),
         path("dev"),
@@ -155,6 +156,7 @@ pub fn start_supervisor(place: &Place, plan: &LabPlan) -> anyhow::Result<i32> {
         place.switch_netns(),
         plan.ftp_port,
         path("ftp-users"),
+        place.dir().display().to_string(),
     );
     let users = dir.join("ftp-users");
     if !users.exists() {

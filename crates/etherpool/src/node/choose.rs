@@ -1,10 +1,13 @@
 //! Which disks a node offers without being told to: whole, real, unused, and blank or etherpool's.
 //! Everything else is listed with the reason and left alone (design, promise 5).
 
+use std::path::Path;
+
 use block::BlockDevice;
 use block::probe::{Signature, probe};
 pub use control::glob::matches;
 use os::disks::Disk;
+use os::{FileDevice, FileOptions, ReactorHandle};
 
 /// Whether a disk may be offered automatically.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,8 +41,16 @@ pub fn judge_use(disk: &Disk, scan: &[String]) -> Choice {
     Choice::Export
 }
 
-/// Judges a disk by what is on it.
-pub async fn judge_contents(device: &dyn BlockDevice) -> Choice {
+/// Judges a disk by what is on it, without the right to write.
+pub async fn judge(handle: &ReactorHandle, path: &Path) -> Choice {
+    let options = FileOptions { read_only: true, ..FileOptions::default() };
+    match FileDevice::open_apart(handle, path, options).await {
+        Ok(device) => judge_contents(&device).await,
+        Err(error) => Choice::Refuse(error.to_string()),
+    }
+}
+
+async fn judge_contents(device: &dyn BlockDevice) -> Choice {
     let found = match probe(device).await {
         Ok(found) => found,
         Err(error) => return Choice::Refuse(format!("can't be read: {error}")),

@@ -242,7 +242,7 @@ impl Export {
         let disk = node.disks.open(&plan).await?;
         match self.begin(node, &plan, &disk).await {
             Ok((id, damaged)) => {
-                let link = plan.link.as_deref().zip(node.run_dir.as_deref());
+                let link = plan.link.as_deref().zip(node.run_dir.as_ref());
                 let link = link.and_then(|(name, run_dir)| Link::make(run_dir, name, disk.path()));
                 Ok(Served { id, disk, damaged, _link: link })
             }
@@ -326,7 +326,7 @@ impl Export {
     /// Looks whether the medium is what it was; false if it is to be opened anew.
     async fn look(&self, node: &Node, served: &Served) -> anyhow::Result<bool> {
         let plan = self.plan.borrow().clone();
-        if node.disks.look(&plan, &served.disk).await? {
+        if node.disks.look(&served.disk).await? {
             node.driver.refresh(served.id).await;
         }
         let former = self.size_bytes.get();

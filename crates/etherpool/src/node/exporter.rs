@@ -10,9 +10,9 @@ use anyhow::Context;
 use aoe::wire::ShelfSlot;
 use control::node::{ExportPlan, NodeStatus, NotExported, plan_found};
 use os::disks::Disk;
-use os::{FileDevice, FileOptions};
+use runtime::Semaphore;
 
-use super::choose::{Choice, identity_of, judge_contents, judge_use};
+use super::choose::{Choice, identity_of, judge, judge_use};
 use super::export::{Export, LOOK_EVERY, Origin};
 use super::identity::Identity;
 use super::open_disks::{SystemIdentity, identity_on_system};
@@ -26,7 +26,7 @@ const LINUX_REFUSES: u16 = 0xfff;
 pub struct Exporter {
     node: Rc<Node>,
     /// Addresses of disks that are found; without it none are looked for.
-    automatic: Option<RefCell<Automatic>>,
+    automatic: Option<Automatic>,
     wanted: RefCell<Wanted>,
     exports: RefCell<BTreeMap<ShelfSlot, Rc<Export>>>,
     not_exported: RefCell<BTreeMap<PathBuf, String>>,
@@ -38,9 +38,18 @@ pub struct Exporter {
 /// Where found disks get their addresses.
 pub struct Automatic {
     /// The memory of slots.
-    pub identity: Identity,
+    identity: RefCell<Identity>,
     /// The shelf of all of them.
-    pub shelf: u16,
+    shelf: u16,
+    /// One new slot at a time: each is stored before the next is chosen.
+    choosing: Rc<Semaphore>,
+}
+
+impl Automatic {
+    /// Slots from a memory, on this shelf.
+    pub fn new(identity: Identity, shelf: u16) -> Automatic {
+        Automatic { identity: RefCell::new(identity), shelf, choosing: Semaphore::new(1) }
+    }
 }
 
 impl Exporter {
@@ -48,7 +57,7 @@ impl Exporter {
     pub fn start(node: &Rc<Node>, automatic: Option<Automatic>, wanted: Wanted) -> Rc<Exporter> {
         let exporter = Rc::new(Exporter {
             node: Rc::clone(node),
-            automatic: automatic.map(RefCell::new),
+            automatic,
             wanted: RefCell::new(wanted),
             exports: RefCell::default(),
             not_exported: RefCell::default(),
@@ -130,13 +139,13 @@ impl Exporter {
         if let Some(usage) = usage {
             anyhow::bail!("{path} is in use by {usage}");
         }
-        match self.judge(&device).await {
+        match judge(&self.node.handle, &device).await {
             Choice::Export => {}
             Choice::Skip => anyhow::bail!("{path} has no size"),
             Choice::Refuse(why) => anyhow::bail!("{path} {why}"),
         }
         let key = device.display().to_string();
-        self.start_found(&key, &device, Origin::Requested)
+        self.start_found(&key, &device, Origin::Requested).await
     }
 
     /// Completes when each export that there is now is served, or has failed to be.
@@ -233,7 +242,7 @@ impl Exporter {
                 choice = self.judge_once(&disk.path).await;
             }
             if choice == Choice::Export
-                && let Err(error) = self.start_disk(disk)
+                && let Err(error) = self.start_disk(disk).await
             {
                 choice = Choice::Refuse(format!("{error:#}"));
             }
@@ -261,33 +270,38 @@ impl Exporter {
         {
             return choice.clone();
         }
-        let choice = self.judge(path).await;
+        let choice = judge(&self.node.handle, path).await;
         self.judged.borrow_mut().insert(path.to_owned(), (identity, choice.clone()));
         choice
     }
 
-    /// Looks at what is on a disk, without the right to write.
-    async fn judge(&self, path: &Path) -> Choice {
-        let options = FileOptions { read_only: true, ..FileOptions::default() };
-        match FileDevice::open_apart(&self.node.handle, path, options).await {
-            Ok(device) => judge_contents(&device).await,
-            Err(error) => Choice::Refuse(error.to_string()),
-        }
+    async fn start_disk(self: &Rc<Self>, disk: &Disk) -> anyhow::Result<()> {
+        self.start_found(&identity_of(disk), &disk.path, Origin::Found).await
     }
 
-    fn start_disk(self: &Rc<Self>, disk: &Disk) -> anyhow::Result<()> {
-        self.start_found(&identity_of(disk), &disk.path, Origin::Found)
-    }
-
-    fn start_found(self: &Rc<Self>, key: &str, path: &Path, origin: Origin) -> anyhow::Result<()> {
+    async fn start_found(
+        self: &Rc<Self>,
+        key: &str,
+        path: &Path,
+        origin: Origin,
+    ) -> anyhow::Result<()> {
         let automatic = self.automatic.as_ref().context("this target exports named disks only")?;
-        let shelf = automatic.borrow().shelf;
+        let shelf = automatic.shelf;
         let taken = |slot: u8| {
             let address = ShelfSlot::new(shelf, slot);
             let named = self.wanted.borrow().plans.iter().any(|plan| plan.address == address);
             named || self.exports.borrow().contains_key(&address)
         };
-        let slot = automatic.borrow_mut().identity.slot(key, taken).context("no address for it")?;
+        let _turn = automatic.choosing.acquire(1).await;
+        let chosen = automatic.identity.borrow_mut().slot(key, taken);
+        let (slot, unstored) = chosen.context("no address for it")?;
+        if let Some(unstored) = unstored {
+            let stored = self.node.handle.blocking(move || unstored.store()).await;
+            if let Err(error) = stored.map_err(anyhow::Error::from).flatten() {
+                automatic.identity.borrow_mut().forget(key);
+                return Err(error.context("no address for it"));
+            }
+        }
         let address = ShelfSlot::new(shelf, slot);
         let plan = {
             let wanted = self.wanted.borrow();
@@ -407,7 +421,8 @@ mod tests {
         let wanted = place.wanted(&[("e1.0", "a", ""), ("e1.1", "d", "name = 'late'")]);
         let run_dir = place.dir.path().join("run");
         // As if killed.
-        std::mem::forget(Link::make(&run_dir, "late", &missing).unwrap());
+        let directory = os::dir::Directory::create(&run_dir).unwrap();
+        std::mem::forget(Link::make(&directory, "late", &missing).unwrap());
         let node = prepare(&wanted, &handle).unwrap();
         assert!(run_dir.join("exports/late").symlink_metadata().is_err(), "of no export now");
         reactor

@@ -3,10 +3,12 @@
 //! former one may come back: initiators would take the new disk for the old one.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::ffi::OsStr;
+use std::io::ErrorKind;
+use std::path::Path;
 
 use anyhow::Context;
+use os::dir::Directory;
 use serde::{Deserialize, Serialize};
 
 /// Shelves that follow from nothing but the machine start here, above what people give by hand and
@@ -15,9 +17,22 @@ const FIRST_CHOSEN_SHELF: u16 = 0x400;
 /// Linux refuses shelf 4095 ("dip switches"), and 65535 means all.
 const CHOSEN_SHELVES: u16 = 0xfff - FIRST_CHOSEN_SHELF;
 
+/// What it is called in the state directory.
+const FILE: &str = "node.json";
+/// Larger than any valid one: 255 slots.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
 /// The memory, and where it is kept.
 pub struct Identity {
-    file: PathBuf,
+    /// None for who only asks: nothing can be stored then.
+    state_dir: Option<Directory>,
+    stored: Stored,
+}
+
+/// A memory that is to be stored before what it says is used.
+#[must_use]
+pub struct Unstored {
+    state_dir: Option<Directory>,
     stored: Stored,
 }
 
@@ -30,18 +45,28 @@ struct Stored {
 
 impl Identity {
     /// What is kept in `state_dir`; nothing yet on a new machine.
-    pub fn load(state_dir: &Path) -> anyhow::Result<Identity> {
-        fs::create_dir_all(state_dir)
-            .with_context(|| format!("cannot make the state directory {}", state_dir.display()))?;
-        let file = state_dir.join("node.json");
-        let stored = match fs::read_to_string(&file) {
-            Ok(text) => serde_json::from_str(&text).with_context(|| {
+    pub fn load(state_dir: &Directory) -> anyhow::Result<Identity> {
+        let file = state_dir.path_of(FILE);
+        let found = state_dir.read(FILE, FILE_BYTES_MAX);
+        let stored = match found.with_context(|| format!("cannot read {}", file.display()))? {
+            Some(text) => serde_json::from_slice(&text).with_context(|| {
                 format!("{} is damaged; without it disks would get other addresses. Repair it, or remove it if no pool uses this node's automatic addresses", file.display())
             })?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Stored::default(),
-            Err(error) => return Err(error).with_context(|| format!("cannot read {}", file.display())),
+            None => Stored::default(),
         };
-        Ok(Identity { file, stored })
+        Ok(Identity { state_dir: Some(state_dir.clone()), stored })
+    }
+
+    /// The same for who only asks: of a directory that isn't there nothing is remembered.
+    pub fn peek(state_dir: &Path) -> anyhow::Result<Identity> {
+        let known = match Directory::open(state_dir) {
+            Ok(directory) => Identity::load(&directory)?.stored,
+            Err(error) if error.kind() == ErrorKind::NotFound => Stored::default(),
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot open {}", state_dir.display()));
+            }
+        };
+        Ok(Identity { state_dir: None, stored: known })
     }
 
     /// The shelf of automatic exports, if it is configured or was chosen before.
@@ -56,61 +81,90 @@ impl Identity {
         preferred: Option<u16>,
         node_id: uuid::Uuid,
     ) -> anyhow::Result<u16> {
-        let shelf = preferred.unwrap_or_else(|| {
-            let spread = block::crc32c(node_id.as_bytes()) % u32::from(CHOSEN_SHELVES);
-            FIRST_CHOSEN_SHELF + u16::try_from(spread).unwrap_or_default()
-        });
+        let shelf = preferred.unwrap_or_else(|| shelf_of(node_id));
         self.stored.shelf = Some(shelf);
-        self.store()?;
+        self.unstored().store()?;
         Ok(shelf)
     }
 
     /// The slot of a disk; a new one beyond all that were ever given, or the lowest free one when
-    /// those are used up. `taken` are slots that the configuration gives by name.
-    pub fn slot(&mut self, key: &str, taken: impl Fn(u8) -> bool) -> anyhow::Result<u8> {
+    /// those are used up. `taken` are slots that the configuration gives by name. A slot that is new
+    /// comes with what must be stored before it is used: after a crash the disk must have the same.
+    pub fn slot(
+        &mut self,
+        key: &str,
+        taken: impl Fn(u8) -> bool,
+    ) -> anyhow::Result<(u8, Option<Unstored>)> {
         if let Some(slot) = self.stored.slots.get(key).copied().filter(|slot| !taken(*slot)) {
-            return Ok(slot);
+            return Ok((slot, None));
         }
         let used =
             |slot: &u8| self.stored.slots.values().any(|given| given == slot) || taken(*slot);
         let slot = (0..255u8).find(|slot| !used(slot)).with_context(|| {
-            format!("no slot is left for {key}: 255 disks were given one; remove those that are gone for good from {}", self.file.display())
+            format!("no slot is left for {key}: 255 disks were given one; remove those that are gone for good from {FILE} in the node's state directory")
         })?;
         self.stored.slots.insert(key.to_owned(), slot);
-        if let Err(error) = self.store() {
-            // Else the next question would be answered with what isn't stored.
-            self.stored.slots.remove(key);
-            return Err(error);
-        }
-        Ok(slot)
+        Ok((slot, Some(self.unstored())))
     }
 
-    /// Durable before an address is used: after a crash the disk must have the same.
-    fn store(&self) -> anyhow::Result<()> {
-        let text = serde_json::to_string_pretty(&self.stored)?;
-        os::process::write_durably(&self.file, text.as_bytes())
-            .with_context(|| format!("cannot write {}", self.file.display()))
+    /// Takes back a slot that could not be stored: the next question would be answered with it.
+    pub fn forget(&mut self, key: &str) {
+        self.stored.slots.remove(key);
     }
+
+    fn unstored(&self) -> Unstored {
+        Unstored { state_dir: self.state_dir.clone(), stored: self.stored.clone() }
+    }
+}
+
+impl Unstored {
+    /// Makes it last. Blocks.
+    pub fn store(&self) -> anyhow::Result<()> {
+        let text = serde_json::to_string_pretty(&self.stored)?;
+        let state_dir = self.state_dir.as_ref().context("it was only asked for")?;
+        state_dir
+            .replace(OsStr::new(FILE), text.as_bytes())
+            .with_context(|| format!("cannot write {}", state_dir.path_of(FILE).display()))
+    }
+}
+
+/// The shelf of a machine that nothing better is known of.
+pub fn shelf_of(node_id: uuid::Uuid) -> u16 {
+    let spread = block::crc32c(node_id.as_bytes()) % u32::from(CHOSEN_SHELVES);
+    FIRST_CHOSEN_SHELF + u16::try_from(spread).unwrap_or_default()
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use std::fs;
+
+    fn load(dir: &tempfile::TempDir) -> Identity {
+        Identity::load(&Directory::open(dir.path()).unwrap()).unwrap()
+    }
+
+    /// As the exporter does it.
+    fn slot(identity: &mut Identity, key: &str, taken: impl Fn(u8) -> bool) -> anyhow::Result<u8> {
+        let (slot, unstored) = identity.slot(key, taken)?;
+        let stored = unstored.map_or(Ok(()), |unstored| unstored.store());
+        stored.inspect_err(|_| identity.forget(key))?;
+        Ok(slot)
+    }
 
     #[test]
     fn addresses_stay() {
         let dir = tempfile::tempdir().unwrap();
-        let mut identity = Identity::load(dir.path()).unwrap();
+        let mut identity = load(&dir);
         let id = uuid::Uuid::from_bytes([7; 16]);
         assert_eq!(identity.known_shelf(None), None);
         let shelf = identity.choose_shelf(None, id).unwrap();
-        assert_eq!(identity.slot("wwn-a", |_| false).unwrap(), 0);
-        assert_eq!(identity.slot("wwn-b", |slot| slot == 1).unwrap(), 2);
-        let mut again = Identity::load(dir.path()).unwrap();
+        assert_eq!(slot(&mut identity, "wwn-a", |_| false).unwrap(), 0);
+        assert_eq!(slot(&mut identity, "wwn-b", |slot| slot == 1).unwrap(), 2);
+        let mut again = load(&dir);
         assert_eq!(again.known_shelf(None), Some(shelf));
-        assert_eq!(again.slot("wwn-b", |_| false).unwrap(), 2);
-        assert_eq!(again.slot("wwn-c", |_| false).unwrap(), 1);
+        assert_eq!(slot(&mut again, "wwn-b", |_| false).unwrap(), 2);
+        assert_eq!(slot(&mut again, "wwn-c", |_| false).unwrap(), 1);
         assert_eq!(again.known_shelf(Some(9)), Some(9));
         assert_eq!(again.choose_shelf(Some(17), id).unwrap(), 17);
         assert!((FIRST_CHOSEN_SHELF..0xfff).contains(&shelf));
@@ -119,22 +173,22 @@ mod tests {
     #[test]
     fn a_slot_that_is_not_stored_is_not_given() {
         let dir = tempfile::tempdir().unwrap();
-        let mut identity = Identity::load(dir.path()).unwrap();
+        let mut identity = load(&dir);
         let file = dir.path().join("node.json");
         // Nothing can be renamed to a directory.
         fs::create_dir(&file).unwrap();
         for _ in 0..2 {
-            assert!(identity.slot("wwn-a", |_| false).is_err());
+            assert!(slot(&mut identity, "wwn-a", |_| false).is_err());
         }
         fs::remove_dir(&file).unwrap();
-        assert_eq!(identity.slot("wwn-a", |_| false).unwrap(), 0);
-        assert_eq!(Identity::load(dir.path()).unwrap().slot("wwn-a", |_| false).unwrap(), 0);
+        assert_eq!(slot(&mut identity, "wwn-a", |_| false).unwrap(), 0);
+        assert_eq!(slot(&mut load(&dir), "wwn-a", |_| false).unwrap(), 0);
     }
 
     #[test]
     fn a_damaged_memory_is_not_overwritten() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("node.json"), "{ nonsense").unwrap();
-        assert!(Identity::load(dir.path()).is_err());
+        assert!(Identity::load(&Directory::open(dir.path()).unwrap()).is_err());
     }
 }

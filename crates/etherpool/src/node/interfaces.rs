@@ -47,14 +47,53 @@ impl Patterns {
         Patterns { all, named: named.chain(default).collect() }
     }
 
+    /// Whether all real ones are meant, because some export names none.
+    pub fn means_all(&self) -> bool {
+        self.all
+    }
+
+    /// The names and patterns.
+    pub fn named(&self) -> impl Iterator<Item = &str> {
+        self.named.iter().map(String::as_str)
+    }
+
     /// Whether a link that is there is one of them.
     pub fn want_link(&self, link: &Link) -> bool {
-        self.want(&link.name, link.mac.is_some() && !link.loopback)
+        self.want(&link.name, is_ethernet(link))
     }
 
     fn want(&self, name: &str, usable: bool) -> bool {
         self.all && usable || self.named.iter().any(|pattern| matches(pattern, name))
     }
+}
+
+fn is_ethernet(link: &Link) -> bool {
+    link.mac.is_some() && !link.loopback
+}
+
+/// The Ethernet interfaces of this machine in a line each, for who has to choose one. Blocks for a
+/// moment.
+pub fn list_ethernet() -> String {
+    let links = match links(None) {
+        Ok(links) => links,
+        Err(error) => return format!("This machine's interfaces can't be listed: {error}"),
+    };
+    let lines: Vec<String> = links.iter().filter(|link| is_ethernet(link)).map(describe).collect();
+    match lines.is_empty() {
+        true => "This machine has no Ethernet interface now.".to_owned(),
+        false => format!("This machine's Ethernet interfaces:\n{}", lines.join("\n")),
+    }
+}
+
+/// An interface in a line.
+pub fn describe(link: &Link) -> String {
+    let mac = link.mac.map_or_else(|| "no address".to_owned(), |mac| mac.to_string());
+    let state = match (link.up, link.running) {
+        (false, _) => "down",
+        (true, false) => "up, no link",
+        (true, true) => "up",
+    };
+    format!("  {}  {mac}  MTU {}  {state}", link.name, link.mtu_bytes)
 }
 
 impl Interfaces {

@@ -1,9 +1,12 @@
 //! Symbolic links to exported paths, for people and scripts; gone with their exports. Each has a record
 //! beside the directory that they are in: what others have put there is none of ours.
 
+use std::ffi::OsStr;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use os::dir::Directory;
+use rustix::fs::FileType;
 
 /// Where the links are, in the run directory.
 const LINKS: &str = "exports";
@@ -18,15 +21,15 @@ pub struct Link {
 
 impl Link {
     /// Links to `path` under this name.
-    pub fn make(run_dir: &Path, name: &str, path: &Path) -> Option<Link> {
+    pub fn make(run_dir: &Directory, name: &str, path: &Path) -> Option<Link> {
         // The record first: a link without one would stay for ever.
-        let made = Made::make(&run_dir.join(RECORDS), name, path).and_then(|record| {
-            Ok(Link { _link: Made::make(&run_dir.join(LINKS), name, path)?, _record: record })
+        let made = Made::make(run_dir, RECORDS, name, path).and_then(|record| {
+            Ok(Link { _link: Made::make(run_dir, LINKS, name, path)?, _record: record })
         });
         match made {
             Ok(link) => Some(link),
             Err(error) => {
-                let link = run_dir.join(LINKS).join(name);
+                let link = run_dir.path_of(LINKS).join(name);
                 tracing::warn!("{} can't be made: {error}", link.display());
                 None
             }
@@ -35,15 +38,20 @@ impl Link {
 }
 
 /// Takes away what a process left that was given no time for it. Before anything is exported.
-pub fn clear(run_dir: &Path) {
-    let Ok(records) = std::fs::read_dir(run_dir.join(RECORDS)) else { return };
-    for record in records.flatten() {
+pub fn clear(run_dir: &Directory) {
+    let Ok(records) = run_dir.present(RECORDS) else { return };
+    let links = run_dir.present(LINKS);
+    for name in records.names().unwrap_or_default() {
         // Not a link: not ours.
-        let Ok(target) = std::fs::read_link(record.path()) else { continue };
-        let link = run_dir.join(LINKS).join(record.file_name());
-        let is_ours = std::fs::read_link(&link).is_ok_and(|found| found == target);
-        let cleared = if is_ours { std::fs::remove_file(&link) } else { Ok(()) };
-        if let Err(error) = cleared.and_then(|()| std::fs::remove_file(record.path())) {
+        let Ok(target) = records.read_link(&name) else { continue };
+        let cleared = match &links {
+            Ok(links) if links.read_link(&name).is_ok_and(|found| found == target) => {
+                links.remove(&name)
+            }
+            _ => Ok(()),
+        };
+        if let Err(error) = cleared.and_then(|()| records.remove(&name)) {
+            let link = run_dir.path_of(LINKS).join(&name);
             tracing::warn!("{} of an earlier run can't be removed: {error}", link.display());
         }
     }
@@ -51,40 +59,45 @@ pub fn clear(run_dir: &Path) {
 
 /// A symbolic link of ours in the file system.
 struct Made {
-    path: PathBuf,
+    directory: Directory,
+    name: String,
     /// A successor may have put its own there while our disk hung.
     identity: Identity,
 }
 
 /// Device, inode, when it was made, and where it leads: inodes are used again.
-type Identity = (u64, u64, i64, i64, PathBuf);
+type Identity = (u64, u64, i64, u64, PathBuf);
 
 impl Made {
-    fn make(directory: &Path, name: &str, target: &Path) -> io::Result<Made> {
-        std::fs::create_dir_all(directory)?;
-        let path = directory.join(name);
+    fn make(run_dir: &Directory, place: &str, name: &str, target: &Path) -> io::Result<Made> {
+        let directory = run_dir.subdirectory(place)?;
+        let file = OsStr::new(name);
         // What an earlier run left; nothing but a link is ever taken away.
-        if path.symlink_metadata().is_ok_and(|found| found.is_symlink()) {
-            std::fs::remove_file(&path)?;
+        if directory
+            .status(file)
+            .is_ok_and(|found| FileType::from_raw_mode(found.st_mode).is_symlink())
+        {
+            directory.remove(file)?;
         }
-        std::os::unix::fs::symlink(target, &path)?;
-        let identity = identity_of(&path)?;
-        Ok(Made { path, identity })
+        directory.symlink(target, file)?;
+        let identity = identity_of(&directory, file)?;
+        Ok(Made { directory, name: name.to_owned(), identity })
     }
 }
 
 impl Drop for Made {
     fn drop(&mut self) {
-        if identity_of(&self.path).is_ok_and(|found| found == self.identity) {
-            let _ = std::fs::remove_file(&self.path);
+        let file = OsStr::new(&self.name);
+        if identity_of(&self.directory, file).is_ok_and(|found| found == self.identity) {
+            let _ = self.directory.remove(file);
         }
     }
 }
 
-fn identity_of(path: &Path) -> io::Result<Identity> {
-    let found = path.symlink_metadata()?;
-    let target = std::fs::read_link(path)?;
-    Ok((found.dev(), found.ino(), found.ctime(), found.ctime_nsec(), target))
+fn identity_of(directory: &Directory, name: &OsStr) -> io::Result<Identity> {
+    let found = directory.status(name)?;
+    let target = directory.read_link(name)?;
+    Ok((found.st_dev, found.st_ino, found.st_ctime, found.st_ctime_nsec, target))
 }
 
 #[cfg(test)]
@@ -96,8 +109,8 @@ mod tests {
     #[test]
     fn what_a_killed_process_left_is_removed_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
-        let (run_dir, disk) = (dir.path(), dir.path().join("disk"));
-        let exports = run_dir.join("exports");
+        let (run_dir, disk) = (&Directory::open(dir.path()).unwrap(), dir.path().join("disk"));
+        let exports = run_dir.path_of("exports");
         let is_there = |name: &str| exports.join(name).symlink_metadata().is_ok();
         clear(run_dir);
         for name in ["stale", "replaced", "gone", "file"] {
@@ -115,22 +128,23 @@ mod tests {
             ["stale", "foreign", "replaced", "gone", "file"].map(is_there),
             [false, true, true, false, true]
         );
-        assert_eq!(std::fs::read_dir(run_dir.join(RECORDS)).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(run_dir.path_of(RECORDS)).unwrap().count(), 0);
     }
 
     #[test]
     fn a_link_goes_with_its_export_but_not_with_anothers() {
         let dir = tempfile::tempdir().unwrap();
         let link = dir.path().join("exports/x");
-        let first = Link::make(dir.path(), "x", Path::new("/a")).unwrap();
-        let second = Link::make(dir.path(), "x", Path::new("/b")).unwrap();
+        let run_dir = Directory::open(dir.path()).unwrap();
+        let first = Link::make(&run_dir, "x", Path::new("/a")).unwrap();
+        let second = Link::make(&run_dir, "x", Path::new("/b")).unwrap();
         drop(first);
         assert_eq!(std::fs::read_link(&link).unwrap(), Path::new("/b"));
         drop(second);
         assert!(link.symlink_metadata().is_err());
         assert_eq!(std::fs::read_dir(dir.path().join(RECORDS)).unwrap().count(), 0);
         std::fs::write(&link, "somebody's").unwrap();
-        assert!(Link::make(dir.path(), "x", Path::new("/a")).is_none());
+        assert!(Link::make(&run_dir, "x", Path::new("/a")).is_none());
         assert_eq!(std::fs::read_dir(dir.path().join(RECORDS)).unwrap().count(), 0);
     }
 }

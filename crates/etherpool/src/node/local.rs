@@ -1,6 +1,5 @@
 //! The node's socket for frames of an engine on its own machine.
 
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::Context;
@@ -11,10 +10,8 @@ use os::net::UnixPortListener;
 
 use super::server::Node;
 
-/// Where an engine of this machine sends its frames.
-pub fn frame_socket(run_dir: &Path) -> PathBuf {
-    run_dir.join("node.sock")
-}
+/// Where an engine of this machine sends its frames, in the run directory.
+pub const FRAME_SOCKET: &str = "node.sock";
 
 /// A task that ends when this is dropped.
 pub struct Listening(AbortHandle);
@@ -28,9 +25,8 @@ impl Drop for Listening {
 /// Takes engines' connections as ports of the target.
 pub fn listen_frames(node: &Rc<Node>) -> anyhow::Result<Listening> {
     let run_dir = node.run_dir.as_ref().context("no run directory for sockets")?;
-    let path = frame_socket(run_dir);
-    let listener = UnixPortListener::bind(&node.handle, &path)
-        .with_context(|| format!("cannot listen at {}", path.display()))?;
+    let listener = UnixPortListener::bind(&node.handle, run_dir, FRAME_SOCKET)
+        .with_context(|| format!("cannot listen at {}", node.frame_socket()))?;
     let listening = Rc::clone(node);
     let (task, handle) = abortable(async move {
         loop {

@@ -2,6 +2,9 @@
 //! a disk, so none is made on the reactor's thread; and there are hundreds of disks, so one thread
 //! makes them all, one after the other, as long as it gets on. A thread that doesn't is left to its
 //! disk, and another goes on with the rest.
+//!
+//! Only to find a disk that isn't open is its path resolved, which is what the administrator named it
+//! by. One that is served is looked at through descriptors that were opened then.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -11,23 +14,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use anyhow::Context;
 use futures::channel::oneshot;
 use os::{FileReference, ReactorHandle};
 
-use super::open_disks::{SystemIdentity, find};
+use super::open_disks::{Place, SystemIdentity, locate};
 
 /// How long a thread may take before it is left to its disk.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What was seen of a disk.
-#[derive(Debug)]
-pub struct Seen {
+/// A disk that was found.
+pub struct Found {
     /// Where it is, without symbolic links.
     pub path: PathBuf,
     /// Which it is.
     pub identity: SystemIdentity,
-    /// The size of the open file, if there is one.
-    pub size_bytes: Option<u64>,
+    /// Where it is found again.
+    pub place: Place,
 }
 
 /// Looks at all disks of a process.
@@ -40,10 +43,8 @@ pub struct Looker {
 
 type Waiting = Mutex<VecDeque<Question>>;
 
-struct Question {
-    look: Box<dyn FnOnce() -> anyhow::Result<Seen> + Send>,
-    answer: oneshot::Sender<anyhow::Result<Seen>>,
-}
+/// Looks and answers.
+type Question = Box<dyn FnOnce() + Send>;
 
 impl Looker {
     /// Nothing to look at yet.
@@ -52,28 +53,38 @@ impl Looker {
         Rc::new(Looker { handle, waiting: Arc::default(), busy: Cell::new(false) })
     }
 
-    /// Looks at the disk that a name means, and at the size of an open file. Takes as long as the
-    /// disk does; whoever asks may not ask again meanwhile.
+    /// Finds the disk that a name means. Takes as long as the disk does; whoever asks may not ask again
+    /// meanwhile.
+    pub async fn find(self: &Rc<Self>, name: &str) -> anyhow::Result<Found> {
+        let name = name.to_owned();
+        self.ask(move || locate(&name)).await
+    }
+
+    /// Looks whether an open disk still is at its place; its present size.
+    ///
+    /// # Errors
+    /// When it is gone, or another has taken its place.
     pub async fn look(
         self: &Rc<Self>,
-        name: &str,
-        file: Option<Arc<FileReference>>,
-    ) -> anyhow::Result<Seen> {
-        let name = name.to_owned();
-        self.ask(Box::new(move || {
-            let (path, identity) = find(&name)?;
-            let size_bytes = file.map(|file| file.size_bytes()).transpose()?;
-            Ok(Seen { path, identity, size_bytes })
-        }))
+        place: Arc<Place>,
+        file: Arc<FileReference>,
+        identity: SystemIdentity,
+    ) -> anyhow::Result<u64> {
+        self.ask(move || {
+            place.check(identity)?;
+            file.size_bytes().context("the disk is gone")
+        })
         .await
     }
 
-    async fn ask(
+    async fn ask<T: Send + 'static>(
         self: &Rc<Self>,
-        look: Box<dyn FnOnce() -> anyhow::Result<Seen> + Send>,
-    ) -> anyhow::Result<Seen> {
+        look: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+    ) -> anyhow::Result<T> {
         let (answer, answered) = oneshot::channel();
-        lock(&self.waiting).push_back(Question { look, answer });
+        // Whoever asked may have gone.
+        let question = move || drop(answer.send(look()));
+        lock(&self.waiting).push_back(Box::new(question));
         if !self.busy.replace(true) {
             let looker = Rc::clone(self);
             self.handle.runtime().spawn(async move { looker.work().await });
@@ -109,8 +120,7 @@ impl Looker {
 fn work_off(waiting: &Waiting, abandoned: &AtomicBool) {
     while !abandoned.load(Ordering::SeqCst) {
         let Some(question) = lock(waiting).pop_front() else { return };
-        // Whoever asked may have gone.
-        let _ = question.answer.send((question.look)());
+        question();
     }
 }
 
@@ -137,19 +147,19 @@ mod tests {
             .run_until(async move {
                 let looker = Looker::new(&handle);
                 let stuck = Rc::clone(&looker);
-                let first = stuck.ask(Box::new(move || {
+                let first = stuck.ask(move || -> anyhow::Result<()> {
                     let _ = hung.recv();
                     anyhow::bail!("released")
-                }));
+                });
                 let name = file.display().to_string();
-                let second = looker.look(&name, None);
+                let second = looker.find(&name);
                 let mut first = std::pin::pin!(first);
                 assert!(futures::poll!(&mut first).is_pending());
                 let seen = second.await.unwrap();
                 assert_eq!(seen.path, std::fs::canonicalize(&file).unwrap());
                 // Later ones too.
-                looker.look(&name, None).await.unwrap();
-                assert!(looker.look("/nonexistent/disk", None).await.is_err());
+                looker.find(&name).await.unwrap();
+                assert!(looker.find("/nonexistent/disk").await.is_err());
                 assert!(futures::poll!(&mut first).is_pending());
                 drop(release);
                 assert_eq!(first.await.unwrap_err().to_string(), "released");

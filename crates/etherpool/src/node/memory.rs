@@ -4,8 +4,9 @@
 //! export instead of opening it to all.
 
 use std::cell::Cell;
+use std::ffi::OsStr;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -17,11 +18,13 @@ use control::node::{DamagedState, ExportPlan};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use os::ReactorHandle;
-use os::process::WriteError;
+use os::dir::{Directory, WriteError};
 use serde::{Deserialize, Serialize};
 
 /// The form of the file.
 const VERSION: u32 = 1;
+/// Where the files are, in the state directory.
+const EXPORTS: &str = "exports";
 /// Larger than any valid file.
 const FILE_BYTES_MAX: u64 = 64 << 10;
 /// How long until a file is written once more of which nobody knows what it holds.
@@ -30,11 +33,18 @@ const SETTLE_EVERY: Duration = Duration::from_secs(2);
 /// The memory of one export.
 pub struct ExportMemory {
     handle: ReactorHandle,
-    file: PathBuf,
+    file: Place,
     /// The configuration string as configured: another one later goes before the remembered.
     configured: String,
     /// The last change could not be kept, and people know.
     failing: Rc<Cell<bool>>,
+}
+
+/// Where the file is.
+#[derive(Clone, Debug)]
+struct Place {
+    state_dir: Directory,
+    address: ShelfSlot,
 }
 
 /// What was found at the start of an export.
@@ -60,11 +70,10 @@ struct Stored {
 
 impl ExportMemory {
     /// The memory of a plan's export, below the state directory.
-    pub fn new(handle: &ReactorHandle, state_dir: &Path, plan: &ExportPlan) -> ExportMemory {
-        let file = state_dir.join("exports").join(format!("{}.json", plan.address));
+    pub fn new(handle: &ReactorHandle, state_dir: &Directory, plan: &ExportPlan) -> ExportMemory {
         ExportMemory {
             handle: handle.clone(),
-            file,
+            file: Place { state_dir: state_dir.clone(), address: plan.address },
             configured: plan.config_string.clone(),
             failing: Rc::default(),
         }
@@ -80,8 +89,8 @@ impl ExportMemory {
     }
 
     /// Where it is kept.
-    pub fn file(&self) -> &Path {
-        &self.file
+    pub fn file(&self) -> PathBuf {
+        self.file.path()
     }
 }
 
@@ -95,7 +104,7 @@ impl Memory for ExportMemory {
             (self.handle.clone(), self.file.clone(), self.configured.clone());
         let failing = Rc::clone(&self.failing);
         async move {
-            let shown = file.clone();
+            let shown = file.path();
             let attempt = || {
                 let (file, configured, state) = (file.clone(), configured.clone(), state.clone());
                 handle.blocking(move || store(&file, configured, &state))
@@ -156,7 +165,30 @@ pub fn configured(plan: &ExportPlan) -> Remembered {
     }
 }
 
-fn load(file: &Path, plan: &ExportPlan) -> Found {
+impl Place {
+    fn name(&self, kind: &str) -> String {
+        format!("{}.{kind}", self.address)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.state_dir.path_of(EXPORTS).join(self.name("json"))
+    }
+
+    fn read(&self) -> io::Result<Option<Vec<u8>>> {
+        match self.state_dir.present(EXPORTS) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            directory => directory?.read(&self.name("json"), FILE_BYTES_MAX),
+        }
+    }
+
+    /// Puts a damaged file aside.
+    fn put_aside(&self, kept: &str) -> io::Result<()> {
+        let directory = self.state_dir.present(EXPORTS)?;
+        directory.rename(OsStr::new(&self.name("json")), OsStr::new(kept))
+    }
+}
+
+fn load(file: &Place, plan: &ExportPlan) -> Found {
     let why = match read(file) {
         Ok(None) => return Found::Known(configured(plan)),
         Ok(Some((stored_for, mut remembered))) => {
@@ -170,28 +202,22 @@ fn load(file: &Path, plan: &ExportPlan) -> Found {
     if plan.damaged_state == DamagedState::Closed {
         return Found::Damaged(why);
     }
-    let kept = file.with_extension("damaged");
+    let kept = file.name("damaged");
     tracing::warn!(
         export = %plan.address,
-        "{} is damaged ({why}); kept as {}, and the export begins with empty lists",
-        file.display(),
-        kept.display()
+        "{} is damaged ({why}); kept as {kept}, and the export begins with empty lists",
+        file.path().display(),
     );
-    match std::fs::rename(file, &kept) {
+    match file.put_aside(&kept) {
         Ok(()) => Found::Known(configured(plan)),
         Err(error) => Found::Damaged(format!("{why}; it can't be renamed: {error}")),
     }
 }
 
 /// The configured string for which the state was stored, and the state; `None` without a file.
-fn read(file: &Path) -> Result<Option<(String, Remembered)>, String> {
-    use std::io::Read;
-    let opened = match std::fs::File::open(file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        opened => opened.map_err(|error| error.to_string())?,
-    };
-    let mut text = String::new();
-    opened.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(|error| error.to_string())?;
+fn read(file: &Place) -> Result<Option<(String, Remembered)>, String> {
+    let Some(text) = file.read().map_err(|error| error.to_string())? else { return Ok(None) };
+    let text = String::from_utf8(text).map_err(|error| error.to_string())?;
     let stored: Stored = serde_json::from_str(&text).map_err(|error| error.to_string())?;
     if stored.version != VERSION {
         return Err(format!("version {} is not known here", stored.version));
@@ -210,10 +236,10 @@ fn read(file: &Path) -> Result<Option<(String, Remembered)>, String> {
     Ok(Some((stored.configured, remembered)))
 }
 
-fn store(file: &Path, configured: String, state: &Remembered) -> Result<(), WriteError> {
+fn store(file: &Place, configured: String, state: &Remembered) -> Result<(), WriteError> {
     let text = text_of(configured, state).map_err(WriteError::Unchanged)?;
-    make_directory(file).map_err(WriteError::Unchanged)?;
-    os::process::write_durably(file, &text)
+    let directory = file.state_dir.subdirectory(EXPORTS).map_err(WriteError::Unchanged)?;
+    directory.replace(OsStr::new(&file.name("json")), &text)
 }
 
 fn text_of(configured: String, state: &Remembered) -> io::Result<Vec<u8>> {
@@ -228,24 +254,6 @@ fn text_of(configured: String, state: &Remembered) -> io::Result<Vec<u8>> {
     let mut text = serde_json::to_vec_pretty(&stored)?;
     text.push(b'\n');
     Ok(text)
-}
-
-fn make_directory(file: &Path) -> io::Result<()> {
-    if let Some(directory) = file.parent()
-        && !directory.exists()
-    {
-        std::fs::create_dir_all(directory)?;
-        // The directory itself must survive a power cut too.
-        if let Some(above) = directory.parent() {
-            let synced = std::fs::File::open(above).and_then(|above| above.sync_all());
-            if synced.is_err() {
-                // The next change is to try it again.
-                let _ = std::fs::remove_dir(directory);
-            }
-            synced?;
-        }
-    }
-    Ok(())
 }
 
 fn to_hex(bytes: &[u8]) -> String {
@@ -264,6 +272,11 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
     use control::node::NodeConfig;
+    use std::path::Path;
+
+    fn place(dir: &Path) -> Place {
+        Place { state_dir: Directory::open(dir).unwrap(), address: ShelfSlot::new(1, 1) }
+    }
 
     fn plan(settings: &str) -> ExportPlan {
         let text = format!("[[export]]\naddress='e1.1'\npath='/d'\n{settings}\n");
@@ -281,7 +294,7 @@ mod tests {
     #[test]
     fn what_clients_left_is_found_again() {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("exports/e1.1.json");
+        let file = place(dir.path());
         let plan = plan("config-string='first'");
         assert_eq!(load(&file, &plan), Found::Known(configured(&plan)));
         store(&file, plan.config_string.clone(), &left()).unwrap();
@@ -320,8 +333,9 @@ mod tests {
     #[test]
     fn a_damaged_file_closes_its_export() {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("e1.1.json");
-        store(&file, String::new(), &left()).unwrap();
+        let memory = place(dir.path());
+        store(&memory, String::new(), &left()).unwrap();
+        let file = memory.path();
         let good = std::fs::read_to_string(&file).unwrap();
         for bad in [
             String::new(),
@@ -332,11 +346,11 @@ mod tests {
             good.replace("mask", "musk"),
         ] {
             std::fs::write(&file, &bad).unwrap();
-            assert!(matches!(load(&file, &plan("")), Found::Damaged(_)), "{bad}");
+            assert!(matches!(load(&memory, &plan("")), Found::Damaged(_)), "{bad}");
             assert!(file.exists());
         }
         let discarding = plan("damaged-state='discard'");
-        assert_eq!(load(&file, &discarding), Found::Known(configured(&discarding)));
-        assert!(!file.exists() && dir.path().join("e1.1.damaged").exists());
+        assert_eq!(load(&memory, &discarding), Found::Known(configured(&discarding)));
+        assert!(!file.exists() && dir.path().join("exports/e1.1.damaged").exists());
     }
 }

@@ -3,6 +3,7 @@
 //! that is missing, vanishes or hangs affects its own export only, and is exported again when it is
 //! back.
 
+mod check;
 mod choose;
 mod drives;
 mod export;
@@ -23,12 +24,17 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-pub use server::{Spec, check, run as run_server};
+pub use check::check;
+pub use server::{Spec, run as run_server};
 pub use source::{Source, TargetSource};
 
 /// Export this machine's disks.
 #[derive(Args, Debug)]
 pub struct NodeArgs {
+    /// Interfaces to export on: names, or patterns with `*`; repeat for more. Needed unless the
+    /// configuration names some
+    #[arg(short = 'i', long = "interface", value_name = "IF", value_delimiter = ',')]
+    interfaces: Vec<String>,
     /// What to export; without it all unused whole disks that are blank or etherpool's.
     #[arg(long, value_name = "FILE", conflicts_with = "etherpopulate")]
     config: Option<PathBuf>,
@@ -38,7 +44,8 @@ pub struct NodeArgs {
     /// This machine's name in the etherpopulate.conf; its host name by default.
     #[arg(long, requires = "etherpopulate")]
     name: Option<String>,
-    /// Check the configuration and say what would be exported, without exporting.
+    /// Check the configuration and say which disks would be exported where, and which not and why,
+    /// without exporting.
     #[arg(long)]
     check: bool,
     /// Take the place of the node process that runs: it ends, and this one goes on for it.
@@ -52,7 +59,7 @@ pub fn run(args: NodeArgs) -> anyhow::Result<ExitCode> {
         let name = args.name.unwrap_or_else(os::process::hostname);
         (file, name)
     });
-    let source = Source::Node { config: args.config, etherpopulate };
+    let source = Source::Node { config: args.config, etherpopulate, interfaces: args.interfaces };
     if args.check {
         return check(&source);
     }

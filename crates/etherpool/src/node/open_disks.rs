@@ -11,10 +11,12 @@ use anyhow::{Context, bail};
 use aoe::wire::ShelfSlot;
 use block::{BlockDevice, Window};
 use control::node::{ExportPlan, IoMode, MediumPlan, share};
+use os::dir::{Spot, is_mount};
 use os::{FileDevice, FileOptions, FileReference, ReactorHandle};
 use runtime::Semaphore;
+use rustix::fs::{FileType, Stat};
 
-use super::looker::{Looker, Seen};
+use super::looker::{Found, Looker};
 
 /// Device number and inode: what tells one device or file from another under the same name.
 pub type SystemIdentity = (u64, u64, u64);
@@ -45,6 +47,8 @@ struct OpenDisk {
 /// An export's use of an open disk; the last one closes it.
 pub struct DiskUse {
     disk: Rc<OpenDisk>,
+    /// Where the name of this export leads.
+    place: Arc<Place>,
     address: ShelfSlot,
 }
 
@@ -60,7 +64,7 @@ impl OpenDisks {
     /// # Errors
     /// When it isn't there, in use, too small, or when another export has the same sectors.
     pub async fn open(&self, plan: &ExportPlan) -> anyhow::Result<DiskUse> {
-        let Seen { path, identity, .. } = self.looker.look(&plan.medium.path, None).await?;
+        let Found { path, identity, place } = self.looker.find(&plan.medium.path).await?;
         let slot = self.slot(identity);
         let _turn = slot.turn.acquire(1).await;
         let present = slot.disk.borrow().upgrade();
@@ -86,7 +90,7 @@ impl OpenDisks {
                 disk
             }
         };
-        disk.take(plan)
+        disk.take(plan, place)
     }
 
     /// Looks whether the disk still is what the plan means, and how large it is; true if its size
@@ -94,15 +98,12 @@ impl OpenDisks {
     ///
     /// # Errors
     /// When it is gone, or another has taken its place.
-    pub async fn look(&self, plan: &ExportPlan, used: &DiskUse) -> anyhow::Result<bool> {
+    pub async fn look(&self, used: &DiskUse) -> anyhow::Result<bool> {
         let disk = &used.disk;
-        let looked = self.looker.look(&plan.medium.path, Some(Arc::clone(&disk.reference))).await;
-        let seen = looked.context("the disk is gone")?;
-        // A disk that was pulled and plugged in again is another device under the same name.
-        if seen.identity != disk.identity {
-            bail!("another device has taken its place");
-        }
-        Ok(seen.size_bytes.is_some_and(|bytes| disk.file.note_size(bytes)))
+        let looked =
+            self.looker.look(Arc::clone(&used.place), Arc::clone(&disk.reference), disk.identity);
+        let bytes = looked.await?;
+        Ok(disk.file.note_size(bytes))
     }
 
     /// Ends a use; the last one closes the disk, on another thread: that may take until what is in
@@ -127,7 +128,7 @@ impl OpenDisks {
 }
 
 impl OpenDisk {
-    fn take(self: Rc<Self>, plan: &ExportPlan) -> anyhow::Result<DiskUse> {
+    fn take(self: Rc<Self>, plan: &ExportPlan, place: Place) -> anyhow::Result<DiskUse> {
         for other in self.users.borrow().values() {
             share(other, plan)?;
         }
@@ -144,7 +145,7 @@ impl OpenDisk {
             );
         }
         self.users.borrow_mut().insert(plan.address, plan.clone());
-        Ok(DiskUse { disk: self, address: plan.address })
+        Ok(DiskUse { disk: self, place: Arc::new(place), address: plan.address })
     }
 }
 
@@ -177,6 +178,56 @@ impl Drop for DiskUse {
     }
 }
 
+/// Where a disk is found again under its name, without resolving a path: what is mounted above it by
+/// then may be a volume that needs this very disk.
+pub struct Place {
+    /// The device or file; `None` if it is itself a mount point, which nobody swaps unnoticed.
+    own: Option<Spot>,
+    /// The symbolic link by which it is named, if it is, and where that led.
+    link: Option<(Spot, PathBuf)>,
+}
+
+impl Place {
+    /// The place of what was found at `path` under this name. Resolves paths, and blocks.
+    fn of(name: &str, path: &Path) -> anyhow::Result<Place> {
+        let own = Spot::here(path)?;
+        let own = match own.status() {
+            Err(error) if is_mount(&error) => None,
+            status => status.map(|_| Some(own))?,
+        };
+        let link = Spot::here(&os::disks::named(name)?)?;
+        let link = link.read_link().ok().map(|target| (link, target));
+        Ok(Place { own, link })
+    }
+
+    /// Looks whether it still is that disk. Blocks.
+    ///
+    /// # Errors
+    /// When it is gone, or another has taken its place.
+    pub fn check(&self, identity: SystemIdentity) -> anyhow::Result<()> {
+        if let Some((link, target)) = &self.link
+            && link.read_link().context("the disk is gone")? != *target
+        {
+            bail!("another device has taken its place");
+        }
+        // A disk that was pulled and plugged in again is another device under the same name.
+        if let Some(own) = &self.own
+            && identity_of(&own.status().context("the disk is gone")?) != identity
+        {
+            bail!("another device has taken its place");
+        }
+        Ok(())
+    }
+}
+
+/// Where the disk is that a name means, which it is, and where it will be looked at. Blocks.
+pub fn locate(name: &str) -> anyhow::Result<Found> {
+    let (path, identity) = find(name)?;
+    let place =
+        Place::of(name, &path).with_context(|| format!("{} can't be looked at", path.display()))?;
+    Ok(Found { path, identity, place })
+}
+
 /// Where the disk is that a name means, and which it is. Blocks.
 pub fn find(name: &str) -> anyhow::Result<(PathBuf, SystemIdentity)> {
     let path = os::disks::resolve(name)?;
@@ -187,13 +238,15 @@ pub fn find(name: &str) -> anyhow::Result<(PathBuf, SystemIdentity)> {
 
 /// Which device or file is at a path now. Blocks.
 pub fn identity_on_system(path: &Path) -> std::io::Result<SystemIdentity> {
-    use std::os::unix::fs::{FileTypeExt, MetadataExt};
-    let metadata = std::fs::metadata(path)?;
+    Ok(identity_of(&rustix::fs::stat(path)?))
+}
+
+fn identity_of(status: &Stat) -> SystemIdentity {
     // Two nodes of one device are one disk.
-    if metadata.file_type().is_block_device() {
-        return Ok((0, 0, metadata.rdev()));
+    if FileType::from_raw_mode(status.st_mode).is_block_device() {
+        return (0, 0, status.st_rdev);
     }
-    Ok((metadata.dev(), metadata.ino(), 0))
+    (status.st_dev, status.st_ino, 0)
 }
 
 #[cfg(test)]

@@ -1,5 +1,10 @@
 //! The process that exports: `etherpool node`, `etherpool target` and vblade's replacement are this
 //! one server with more or less around it.
+//!
+//! The engine of this machine may need it to serve what is mounted anywhere, so once it serves it
+//! resolves no path but on threads of their own, and only to find what it doesn't have open: a
+//! configuration that is to be read again, a disk that isn't exported yet, new disks in `/sys` and
+//! `/dev`, and drives to be set up. No export that is served waits for these.
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -14,6 +19,7 @@ use control::node::NodeStatus;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use os::ata::AtaDisks;
+use os::dir::Directory;
 use os::manager::Manager;
 use os::process::{LockError, ProcessLock, Signal, Signals};
 use os::{Reactor, ReactorHandle};
@@ -26,7 +32,7 @@ use super::interfaces::{Interfaces, Patterns};
 use super::link;
 use super::local;
 use super::open_disks::OpenDisks;
-use super::source::{Source, Wanted, missing};
+use super::source::{Source, Wanted};
 use crate::desk::{Attendant, Change, Desk, Metrics, status_of};
 
 /// How long the end waits for requests that a disk has.
@@ -61,12 +67,13 @@ pub struct Node {
     pub name: String,
     /// The machine's identity.
     pub node_id: uuid::Uuid,
-    /// Where the sockets are, if there are any.
-    pub run_dir: Option<PathBuf>,
+    /// Where the sockets are, if there are any. Opened before anything is served: nothing in it is
+    /// reached by its path later.
+    pub run_dir: Option<Directory>,
     /// Whether engines of this machine have a socket there.
     pub has_frame_socket: bool,
-    /// Where is kept what survives a restart, if anything is.
-    pub state_dir: Option<PathBuf>,
+    /// Where is kept what survives a restart, if anything is. The same holds for it.
+    pub state_dir: Option<Directory>,
     /// The open disks.
     pub disks: OpenDisks,
     /// The disks themselves, behind what is exported.
@@ -81,24 +88,14 @@ impl Node {
     /// The path of the socket for frames; empty without one.
     pub fn frame_socket(&self) -> String {
         let run_dir = self.run_dir.as_ref().filter(|_| self.has_frame_socket);
-        let path = run_dir.map(|run_dir| local::frame_socket(run_dir));
+        let path = run_dir.map(|run_dir| run_dir.path_of(local::FRAME_SOCKET));
         path.map(|path| path.display().to_string()).unwrap_or_default()
     }
 }
 
-/// Says what a configuration would do.
-pub fn check(source: &Source) -> anyhow::Result<ExitCode> {
-    let wanted = source.read()?;
-    println!("{}", describe(&wanted));
-    for missing in missing(&wanted) {
-        eprintln!("warning: {missing}");
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
 /// Runs until it is told to stop.
 pub fn run(spec: Spec) -> anyhow::Result<ExitCode> {
-    let wanted = spec.source.read()?;
+    let wanted = spec.source.read_first()?;
     let (reactor, handle) = Reactor::new().context("cannot set up io_uring")?;
     // Before any other thread: threads inherit which signals are taken here.
     let mut signals = vec![Signal::Terminate, Signal::Interrupt];
@@ -113,6 +110,11 @@ pub fn run(spec: Spec) -> anyhow::Result<ExitCode> {
     for command in &wanted.config.before_start {
         shell(command).with_context(|| format!("before-start command `{command}`"))?;
     }
+    let needed: Vec<PathBuf> = wanted.run_dir.iter().chain(&wanted.state_dir).cloned().collect();
+    let _running = match needed.is_empty() {
+        true => None,
+        false => crate::running::register(spec.source.role(), needed),
+    };
     let after_stop = wanted.config.after_stop.clone();
     // The end waits for dead disks. A successor needn't, unless commands come after it.
     let (early, late) = if after_stop.is_empty() { (lock, None) } else { (None, lock) };
@@ -160,7 +162,7 @@ fn serve(
     });
     let (desk, _answering) = Desk::open(Rc::clone(&service) as Rc<dyn Attendant>);
     if let Some(run_dir) = &node.run_dir {
-        desk.listen(run_dir)?;
+        desk.listen(run_dir.path())?;
     }
     let mut metrics = Metrics::new(desk);
     metrics.follow(metrics_at);
@@ -228,7 +230,7 @@ impl Service {
             ("run-dir", &self.node.run_dir, &wanted.run_dir),
             ("state-dir", &self.node.state_dir, &wanted.state_dir),
         ] {
-            if now != then {
+            if now.as_ref().map(Directory::path) != then.as_deref() {
                 tracing::warn!("a new {what} takes effect at the next start");
             }
         }
@@ -305,16 +307,19 @@ fn lock(spec: &Spec, wanted: &Wanted) -> anyhow::Result<Option<ProcessLock>> {
 /// The server's parts, without ports and exports.
 pub(super) fn prepare(wanted: &Wanted, handle: &ReactorHandle) -> anyhow::Result<Rc<Node>> {
     let config = &wanted.config;
-    if let Some(state_dir) = &wanted.state_dir {
-        std::fs::create_dir_all(state_dir)
-            .with_context(|| format!("cannot make the state directory {}", state_dir.display()))?;
-    }
-    if let Some(run_dir) = &wanted.run_dir {
+    let made = |path: &Option<PathBuf>, what: &str| -> anyhow::Result<Option<Directory>> {
+        let Some(path) = path else { return Ok(None) };
+        let made = Directory::create(path);
+        made.map(Some).with_context(|| format!("cannot make the {what} {}", path.display()))
+    };
+    let state_dir = made(&wanted.state_dir, "state directory")?;
+    let run_dir = made(&wanted.run_dir, "run directory")?;
+    if let Some(run_dir) = &run_dir {
         link::clear(run_dir);
     }
-    let node_id = match (config.node_id, &wanted.state_dir) {
+    let node_id = match (config.node_id, &state_dir) {
         (Some(id), _) => id,
-        (None, Some(state_dir)) => os::process::machine_id(&state_dir.join("machine-id"))
+        (None, Some(state_dir)) => os::process::machine_id(&state_dir.path_of("machine-id"))
             .context("cannot tell this machine's identity")?,
         // Nobody relies on it: there are no sessions without a state directory that matter.
         (None, None) => uuid::Builder::from_random_bytes(os::random_bytes()?).into_uuid(),
@@ -329,9 +334,9 @@ pub(super) fn prepare(wanted: &Wanted, handle: &ReactorHandle) -> anyhow::Result
         driver: TargetDriver::new(handle.runtime().clone(), identity),
         name,
         node_id,
-        run_dir: wanted.run_dir.clone(),
+        run_dir,
         has_frame_socket: wanted.frame_socket,
-        state_dir: wanted.state_dir.clone(),
+        state_dir,
         disks: OpenDisks::new(handle),
         ports_changed: Notify::new(),
     };
@@ -361,7 +366,7 @@ fn find_shelf(
         }
     };
     tracing::info!(shelf, "disks that are found are on this shelf");
-    Ok(Some(Automatic { identity, shelf }))
+    Ok(Some(Automatic::new(identity, shelf)))
 }
 
 /// What the engine of this machine or of another writes back through us must never wait for memory
@@ -378,15 +383,6 @@ fn protect_process(source: &Source) {
             tracing::warn!("cannot {what}: {error}; under memory pressure this process may stall");
         }
     }
-}
-
-fn describe(wanted: &Wanted) -> String {
-    let mut lines = Vec::new();
-    if wanted.automatic {
-        lines.push("all unused whole disks that are blank or carry an etherpool label".to_owned());
-    }
-    lines.extend(wanted.plans.iter().map(ToString::to_string));
-    lines.join("\n")
 }
 
 fn shell(command: &str) -> anyhow::Result<()> {

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use aoe::wire::ShelfSlot;
+use control::api::{ApiError, ErrorCode};
 use control::node::{
     ExportConfig, ExportPlan, ExportSettings, NodeConfig, parse_etherpopulate, share,
 };
 
+use super::interfaces::{Patterns, list_ethernet};
 use super::open_disks::{SystemIdentity, find};
 
 /// Where a node keeps its memory and its sockets by default.
@@ -30,6 +32,8 @@ pub enum Source {
         config: Option<PathBuf>,
         /// `--etherpopulate`, and the machine's name in it.
         etherpopulate: Option<(PathBuf, String)>,
+        /// `--interface`; without any, those that the file names.
+        interfaces: Vec<String>,
     },
     /// `etherpool target`.
     Target(Box<TargetSource>),
@@ -89,19 +93,36 @@ impl Source {
         reading.join().unwrap_or_else(|_| bail!("reading the configuration failed"))
     }
 
+    /// Reads it for a command, which ends as documented (`control::exit`) when it is wrong.
+    ///
+    /// # Errors
+    /// An [`ApiError`] for what the administrator wrote; anything else for what failed underneath.
+    pub fn read_first(&self) -> anyhow::Result<Wanted> {
+        self.read().map_err(|error| match error.downcast::<ApiError>() {
+            Ok(told) => told.into(),
+            Err(error) if failed_underneath(&error) => error,
+            Err(error) => ApiError::new(ErrorCode::Invalid, format!("{error:#}")).into(),
+        })
+    }
+
     /// Reads and checks all of it; refuses it as a whole if a part is wrong. Blocks.
     pub fn read(&self) -> anyhow::Result<Wanted> {
         let wanted = match self {
-            Source::Node { config, etherpopulate } => {
-                let config = read_node(config.as_deref(), etherpopulate.as_ref())?;
-                Wanted {
+            Source::Node { config, etherpopulate, interfaces } => {
+                let mut config = read_node(config.as_deref(), etherpopulate.as_ref())?;
+                if !interfaces.is_empty() {
+                    config.defaults.interfaces = Some(interfaces.clone());
+                }
+                let wanted = Wanted {
                     plans: config.plans()?,
                     automatic: config.automatic.unwrap_or(config.export.is_empty()),
                     frame_socket: config.frame_socket.unwrap_or(true),
                     run_dir: Some(config.run_dir.clone().unwrap_or_else(|| RUN_DIR.into())),
                     state_dir: Some(config.state_dir.clone().unwrap_or_else(|| STATE_DIR.into())),
                     config,
-                }
+                };
+                refuse_all_interfaces(&wanted)?;
+                wanted
             }
             Source::Target(target) => target.read()?,
             Source::Fixed(plan) => Wanted {
@@ -201,20 +222,55 @@ fn read_file(file: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
 }
 
+/// Whether a file that may be right couldn't be read; a missing one is a wrong argument.
+fn failed_underneath(error: &anyhow::Error) -> bool {
+    use std::io::ErrorKind::{InvalidData, IsADirectory, NotFound, PermissionDenied};
+    let wrong = [NotFound, PermissionDenied, IsADirectory, InvalidData];
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| !wrong.contains(&error.kind()))
+}
+
+/// A node exports disks that nobody named, to everybody on the segment: so somebody must have named
+/// the segment.
+fn refuse_all_interfaces(wanted: &Wanted) -> anyhow::Result<()> {
+    if !Patterns::of(wanted).means_all() {
+        return Ok(());
+    }
+    let which = wanted.plans.iter().find(|plan| plan.interfaces.is_empty());
+    let which = which.filter(|_| wanted.config.defaults.interfaces.is_some());
+    let what = match which {
+        Some(plan) => format!("no interface is named for {}", plan.address),
+        None => "no interface is named".to_owned(),
+    };
+    let error = ApiError::new(
+        ErrorCode::Invalid,
+        format!(
+            "{what}, so nothing is exported: everybody on an interface's segment could read and write the disks.\n{}",
+            list_ethernet()
+        ),
+    );
+    Err(error
+        .remedy("name those of the storage network: -i eth1 (more with another -i, patterns with *), or interfaces = [\"eth1\"] in node.toml; one that isn't there yet may be named too")
+        .into())
+}
+
 /// Refuses directories, and two exports whose paths are two names of one disk where they can't be side
 /// by side. What isn't there, or doesn't answer in time, is looked at again when it is opened.
 fn refuse_wrong_media(wanted: &Wanted, file: Option<&Path>) -> anyhow::Result<()> {
     let (sender, receiver) = sync_channel(1);
     let paths: Vec<(ShelfSlot, String)> =
         wanted.plans.iter().map(|plan| (plan.address, plan.medium.path.clone())).collect();
-    std::thread::Builder::new().name("look".to_owned()).stack_size(128 << 10).spawn(move || {
+    let looking = std::thread::Builder::new().name("look".to_owned()).stack_size(128 << 10);
+    let looking = looking.spawn(move || {
         let found = paths.into_iter().filter_map(|(address, path)| {
             let (path, identity) = find(&path).ok()?;
             Some((address, identity, path.is_dir()))
         });
         // Whoever asked may have lost patience.
         let _ = sender.send(found.collect::<Vec<_>>());
-    })?;
+    });
+    if looking.is_err() {
+        return Ok(());
+    }
     let Ok(found) = receiver.recv_timeout(LOOK_LIMIT) else { return Ok(()) };
     let of_plan = |plan: &ExportPlan| found.iter().find(|(address, ..)| *address == plan.address);
     let identity =

@@ -15,13 +15,17 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use control::api::{
     ApiError, CreatePool, CreateVolume, ErrorCode, ExportVolume, ExtendPool, ExtendVolume,
-    ImportPool, ImportResult, MakeFs, MountVolume, ResetEpoch, SeenTarget, ServeFtp, Status,
-    StreamLine, UnexportVolume, VerifyVolume,
+    HeldReport, ImportPool, MakeFs, MountVolume, PoolReportExt as _, Preview, ReleasePool,
+    ResetEpoch, SeenTarget, ServeFtp, Status, StreamLine, UnexportVolume, UnmountVolume,
+    VerifyVolume,
 };
 use control::channel::{EngineRequest, to_line};
 use control::names::{ShelfSlot, VolumeName, check_name};
 use control::settings::VolumeSettings;
-use pool::{DiskReport, PoolReport, Progress, VerifyReport, VolumeReport};
+use pool::{
+    DiskReport, ImportPlan, PoolForecast, PoolReport, Progress, VerifyReport, VolumeForecast,
+    VolumeReport,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
@@ -41,12 +45,16 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/v1/disks", get(disks))
         .route("/v1/disks/{disk}/reset-epoch", post(reset_epoch))
         .route("/v1/pools", get(pools).post(create_pool))
-        .route("/v1/import-all", post(import_all))
         .route("/v1/pools/{pool}", get(pool))
+        .route("/v1/plan/pool", post(plan_pool))
         .route("/v1/pools/{pool}/extend", post(extend_pool))
-        .route("/v1/pools/{pool}/import", post(import_pool))
+        .route("/v1/pools/{pool}/extend/plan", post(plan_extension))
+        .route("/v1/pools/{pool}/import", get(plan_import).post(import_pool))
         .route("/v1/pools/{pool}/release", post(release_pool))
+        .route("/v1/pools/{pool}/held", get(held))
+        .route("/v1/pools/{pool}/confirm-settings", post(confirm_settings))
         .route("/v1/pools/{pool}/volumes", post(create_volume))
+        .route("/v1/pools/{pool}/plan/volume", post(plan_volume))
         .route("/v1/pools/{pool}/volumes/{volume}", get(volume).delete(remove_volume))
         .route("/v1/pools/{pool}/volumes/{volume}/extend", post(extend_volume))
         .route("/v1/pools/{pool}/volumes/{volume}/verify", post(verify_volume))
@@ -139,6 +147,39 @@ impl Services {
         self.look_now();
         Ok(Json(answer?))
     }
+
+    /// Has a pool opened for good: written down, with what came with it set apart, before the answer.
+    async fn ask_for_pool(&self, pool: &str, request: EngineRequest) -> Answer<PoolReport> {
+        let named = |one: &PoolReport| one.name == pool || one.id == pool;
+        let mut opened = [self.opening(named, request).await?];
+        self.registry.set_apart(&mut opened);
+        let [opened] = opened;
+        Ok(Json(opened))
+    }
+
+    /// Has those of these pools opened that aren't.
+    async fn opening<T: DeserializeOwned>(
+        &self,
+        which: impl Fn(&PoolReport) -> bool,
+        request: EngineRequest,
+    ) -> Result<T, Refusal> {
+        let mut closed = self.fresh_pools().await?;
+        closed.retain(|pool| which(pool) && !pool.is_open());
+        self.registry.import_begins(&closed);
+        let answer = self.engine.call::<T>(request).await;
+        let noted = match &answer {
+            Ok(_) => self.remember().await,
+            Err(_) => Ok(()),
+        };
+        self.registry.import_ends(&closed);
+        self.look_now();
+        let answer = answer?;
+        noted.map_err(|error| {
+            let message = format!("the pool is open, but {}", error.message);
+            ApiError { message, ..error }
+        })?;
+        Ok(answer)
+    }
 }
 
 async fn status(State(services): App) -> Json<Status> {
@@ -150,7 +191,8 @@ async fn status(State(services): App) -> Json<Status> {
     let pools = pools.unwrap_or_else(|| services.pools.borrow().clone());
     services.keeper.look_now(served.as_ref()).await;
     let mut report = services.keeper.report();
-    let mut warnings = Vec::new();
+    let held = services.held(&pools).await;
+    let mut warnings = services.registry.warnings();
     for pool in &pools {
         for volume in &pool.volumes {
             let name = VolumeName::new(&pool.name, &volume.name);
@@ -185,6 +227,8 @@ async fn status(State(services): App) -> Json<Status> {
         engine_restarts: services.engines_seen.load(Ordering::Relaxed).saturating_sub(1),
         pools,
         services: report,
+        held,
+        troubles: services.registry.trouble().into_iter().collect(),
         warnings,
     })
 }
@@ -210,7 +254,7 @@ async fn reset_epoch(State(services): App, Path(disk): Path<ShelfSlot>, body: By
 }
 
 async fn pools(State(services): App) -> Answer<Vec<PoolReport>> {
-    services.ask(EngineRequest::Pools).await
+    Ok(Json(services.fresh_pools().await?))
 }
 
 async fn pool(State(services): App, Path(name): Path<String>) -> Answer<PoolReport> {
@@ -226,7 +270,36 @@ async fn pool(State(services): App, Path(name): Path<String>) -> Answer<PoolRepo
 async fn create_pool(State(services): App, body: Bytes) -> Answer<PoolReport> {
     let request: CreatePool = read(&body)?;
     pool_name(&request.name)?;
-    services.ask(EngineRequest::CreatePool(request)).await
+    services.ask_for_pool(&request.name.clone(), EngineRequest::CreatePool(request)).await
+}
+
+async fn plan_pool(State(services): App, body: Bytes) -> Answer<PoolForecast> {
+    let request: CreatePool = read(&body)?;
+    pool_name(&request.name)?;
+    services.ask(EngineRequest::PlanCreatePool(request)).await
+}
+
+async fn plan_extension(
+    State(services): App,
+    Path(pool): Path<String>,
+    body: Bytes,
+) -> Answer<PoolForecast> {
+    let request: ExtendPool = read(&body)?;
+    services.ask(EngineRequest::PlanExtendPool { pool, request }).await
+}
+
+async fn plan_import(State(services): App, Path(pool): Path<String>) -> Answer<ImportPlan> {
+    services.ask(EngineRequest::PlanImportPool { pool }).await
+}
+
+async fn plan_volume(
+    State(services): App,
+    Path(pool): Path<String>,
+    body: Bytes,
+) -> Answer<VolumeForecast> {
+    let request: CreateVolume = read(&body)?;
+    pool_name(&request.name)?;
+    services.ask(EngineRequest::PlanVolume { pool, request }).await
 }
 
 async fn extend_pool(
@@ -235,7 +308,10 @@ async fn extend_pool(
     body: Bytes,
 ) -> Answer<PoolReport> {
     let request: ExtendPool = read(&body)?;
-    services.ask(EngineRequest::ExtendPool { pool, request }).await
+    let Json(mut report) =
+        services.ask::<PoolReport>(EngineRequest::ExtendPool { pool, request }).await?;
+    services.registry.set_apart(std::slice::from_mut(&mut report));
+    Ok(Json(report))
 }
 
 async fn import_pool(
@@ -244,15 +320,27 @@ async fn import_pool(
     body: Bytes,
 ) -> Answer<PoolReport> {
     let request: ImportPool = read(&body)?;
-    services.ask(EngineRequest::ImportPool { pool, request }).await
+    services.ask_for_pool(&pool.clone(), EngineRequest::ImportPool { pool, request }).await
 }
 
-async fn import_all(State(services): App) -> Answer<Vec<ImportResult>> {
-    services.ask(EngineRequest::ImportAll).await
+async fn release_pool(
+    State(services): App,
+    Path(pool): Path<String>,
+    body: Bytes,
+) -> Answer<Option<Preview>> {
+    let request: ReleasePool = read(&body)?;
+    Ok(Json(services.release_pool(pool, request).await?))
 }
 
-async fn release_pool(State(services): App, Path(pool): Path<String>) -> Answer<()> {
-    services.release_pool(pool).await.map(Json).map_err(Refusal)
+async fn held(State(services): App, Path(pool): Path<String>) -> Answer<Vec<HeldReport>> {
+    Ok(Json(services.held_of(&pool).await?))
+}
+
+async fn confirm_settings(
+    State(services): App,
+    Path(pool): Path<String>,
+) -> Answer<Vec<HeldReport>> {
+    Ok(Json(services.confirm_settings(&pool).await?))
 }
 
 async fn create_volume(
@@ -289,6 +377,9 @@ async fn extend_volume(
     body: Bytes,
 ) -> Result<Response, Refusal> {
     let (name, request) = (volume_name(name)?, read::<ExtendVolume>(&body)?);
+    if request.dry_run {
+        return Ok(Json(services.extend_preview(&name, &request).await?).into_response());
+    }
     Ok(streamed(|progress| async move { services.extend_volume(&name, request, progress).await }))
 }
 
@@ -332,13 +423,18 @@ async fn mount(
     State(services): App,
     Path(name): Path<(String, String)>,
     body: Bytes,
-) -> Answer<()> {
+) -> Answer<Option<Preview>> {
     let request: MountVolume = read(&body)?;
     Ok(Json(services.mount(&volume_name(name)?, request).await?))
 }
 
-async fn unmount(State(services): App, Path(name): Path<(String, String)>) -> Answer<()> {
-    Ok(Json(services.unmount(&volume_name(name)?).await?))
+async fn unmount(
+    State(services): App,
+    Path(name): Path<(String, String)>,
+    body: Bytes,
+) -> Answer<Option<Preview>> {
+    let request: UnmountVolume = read(&body)?;
+    Ok(Json(services.unmount(&volume_name(name)?, request).await?))
 }
 
 async fn serve_ftp(

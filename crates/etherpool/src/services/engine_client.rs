@@ -400,7 +400,7 @@ mod tests {
 
         let lost = tokio::spawn({
             let client = client.clone();
-            async move { client.call::<u32>(EngineRequest::ImportAll).await }
+            async move { client.call::<u32>(EngineRequest::Disks).await }
         });
         read_request(&mut engine, &mut lines).await;
         drop(engine);

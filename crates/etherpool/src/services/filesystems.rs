@@ -5,20 +5,22 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use control::api::{ApiError, ErrorCode, ExtendVolume, MakeFs};
+use control::api::{ApiError, ErrorCode, ExtendVolume, MakeFs, Preview};
 use control::channel::EngineRequest;
 use control::names::VolumeName;
-use control::settings::FsType;
-use control::size::SizeSpec;
+use control::settings::{FsType, VolumeSettings};
+use control::size::{Human, SizeSpec};
 use frontend::filesystem;
-use pool::{Progress, VolumeReport};
+use pool::{Progress, VolumeForecast, VolumeReport};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use super::Services;
 use super::kept::Paused;
+use super::mounts::check_open;
 use super::operations::find;
-use super::platform::{Linux, Platform, filesystem_trouble, kind_of};
+use super::platform::{Linux, Platform, kind_of};
+use super::troubles::filesystem_trouble;
 
 /// How long a block device may take to be made, resized or given back: all of it is a few questions to
 /// an engine that was seen to serve the volume a moment ago.
@@ -64,9 +66,10 @@ impl Services {
             .map_err(|error| filesystem_trouble(error).error)
         });
         made.await.map_err(|error| match error.code {
-            ErrorCode::Refused => {
-                error.remedy("look at what it carries; overwrite it with --force")
-            }
+            ErrorCode::Refused => error.remedy(format!(
+                "nothing was changed; look at what it carries: mount it, or use other programs on \
+                 the block device that `etherpool volume attach {name}` makes"
+            )),
             _ => error,
         })
     }
@@ -95,6 +98,17 @@ impl Services {
         request: ExtendVolume,
         progress: UnboundedSender<Progress>,
     ) -> Result<VolumeReport, ApiError> {
+        let preview = self.extend_preview(name, &request).await?;
+        if preview.ends_something && !request.may_unmount {
+            return Err(ApiError::new(
+                ErrorCode::Refused,
+                format!("{name} is left as it is: {}", preview.effects.join("; ")),
+            )
+            .remedy(
+                "say that this is meant: --yes, in the API `may_unmount`; or give the supervisor \
+                 CAP_SYS_RESOURCE, then nothing is unmounted",
+            ));
+        }
         let report = self.grow_volume(name, &request).await?;
         let settings = self.settings(name).await?;
         if !request.resizefs {
@@ -118,6 +132,47 @@ impl Services {
             )),
         })?;
         Ok(report)
+    }
+
+    /// What growing would do, after the checks that can be made before it.
+    pub async fn extend_preview(
+        &self,
+        name: &VolumeName,
+        request: &ExtendVolume,
+    ) -> Result<Preview, ApiError> {
+        let pools = self.fresh_pools().await?;
+        let (pool, volume) = find(&pools, name)?;
+        check_open(pool)?;
+        let settings = VolumeSettings::from_properties(&volume.properties);
+        let mut effects = Vec::new();
+        if request.resizefs && request.size == SizeSpec::Bytes(volume.size_bytes) {
+            effects.push(format!("{name} keeps its size"));
+        } else {
+            let plan = EngineRequest::PlanGrowth { volume: name.clone(), size: request.size };
+            let forecast: VolumeForecast = self.engine.call(plan).await?;
+            effects.push(format!(
+                "{name} grows from {} to {}; another volume of its layout could have {} then",
+                Human(volume.size_bytes),
+                Human(forecast.size_bytes),
+                Human(forecast.left_bytes)
+            ));
+        }
+        let unmounts =
+            settings.mount.as_ref().filter(|_| request.resizefs && !filesystem::can_grow_mounted());
+        if request.resizefs {
+            effects.push("its file system grows with it".to_owned());
+        }
+        if let Some(mount) = unmounts {
+            self.check_unused(name).await?;
+            effects.push(
+                "for that it has to be unmounted for a moment: the supervisor lacks \
+                 CAP_SYS_RESOURCE, without which a mounted file system can't grow"
+                    .to_owned(),
+            );
+            effects.push(self.end_of_mount(name, mount, &settings));
+            effects.push("then all that is as before".to_owned());
+        }
+        Ok(Preview { effects, ends_something: unmounts.is_some(), move_from: None })
     }
 
     /// Grows the volume itself; one that has the size already is left as it is, so that growing a
@@ -206,7 +261,7 @@ impl Services {
 
     /// Does something on the block device of a volume that isn't mounted, which is made for the
     /// purpose if there is none.
-    async fn on_bare_device<T>(
+    pub(super) async fn on_bare_device<T>(
         &self,
         name: &VolumeName,
         work: impl AsyncFnOnce(PathBuf) -> Result<T, ApiError>,

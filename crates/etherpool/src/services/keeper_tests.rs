@@ -129,6 +129,7 @@ fn pool_report() -> PoolReport {
         (FTP_KEY.to_string(), "{}".to_string()),
     ]);
     PoolReport {
+        stale_secs: None,
         name: "p".into(),
         id: "1".into(),
         state: PoolState::Online,

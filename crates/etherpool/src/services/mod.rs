@@ -7,11 +7,16 @@ mod api;
 mod engine_client;
 mod filesystems;
 mod ftp;
+mod held;
 mod keeper;
 mod kept;
+mod local_targets;
+mod mounts;
 mod operations;
 mod patience;
 mod platform;
+mod registry;
+mod troubles;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -32,7 +37,10 @@ use tokio::sync::{Notify, watch};
 use crate::supervisor::{die_with_parent, load_config};
 use engine_client::EngineClient;
 use keeper::Keeper;
+use patience::{patience, too_long, what};
 use platform::Linux;
+use registry::PoolRegistry;
+pub use registry::read as read_registry;
 
 /// Arguments of the hidden `services`.
 #[derive(Clone, Debug, Args)]
@@ -64,6 +72,7 @@ pub struct Services {
     host: String,
     engine: EngineClient,
     keeper: Arc<Keeper<Linux>>,
+    registry: Arc<PoolRegistry>,
     pools: watch::Sender<Vec<PoolReport>>,
     look: Notify,
     engines_seen: std::sync::atomic::AtomicU64,
@@ -92,6 +101,7 @@ async fn serve(config: SupervisorConfig, args: ServicesArgs) -> anyhow::Result<(
     let services = Arc::new(Services {
         owner: args.owner,
         host: args.host,
+        registry: PoolRegistry::open(&config.state_dir, engine.clone()),
         engine,
         keeper,
         pools: watch::Sender::new(Vec::new()),
@@ -153,9 +163,29 @@ impl Services {
         self.look.notify_one();
     }
 
-    /// The pools by their engine's present word.
+    /// The pools by their engine's present word, taken note of. Settings that wait are under other
+    /// keys.
     pub async fn fresh_pools(&self) -> Result<Vec<PoolReport>, control::api::ApiError> {
-        self.engine.call(EngineRequest::Pools).await
+        self.look().await.map(|(pools, _)| pools)
+    }
+
+    /// Has what was made or imported written down before anybody is told of it.
+    pub async fn remember(&self) -> Result<(), control::api::ApiError> {
+        self.look().await.and_then(|(_, noted)| noted)
+    }
+
+    async fn look(
+        &self,
+    ) -> Result<(Vec<PoolReport>, Result<(), control::api::ApiError>), control::api::ApiError> {
+        // Who has the turn waits for the same answer.
+        let (asked, limit) = (EngineRequest::Pools, patience(&EngineRequest::Pools));
+        let turn = tokio::time::timeout(limit, self.registry.turn())
+            .await
+            .map_err(|_| too_long(&what(&asked), limit))?;
+        let mut pools: Vec<PoolReport> = self.engine.call(asked).await?;
+        let noted = turn.take_note(&pools).await;
+        self.registry.set_apart(&mut pools);
+        Ok((pools, noted))
     }
 
     /// The pools, and what the same engine serves of them to this machine's kernel.

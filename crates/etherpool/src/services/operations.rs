@@ -9,14 +9,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use control::api::{
-    ApiError, CreateVolume, ErrorCode, ExportVolume, MountVolume, PoolReportExt as _, SeenTarget,
-    ServeFtp, UnexportVolume,
+    ApiError, CreateVolume, ErrorCode, ExportVolume, PoolReportExt as _, SeenTarget, ServeFtp,
+    UnexportVolume,
 };
 use control::channel::EngineRequest;
 use control::names::{ShelfSlot, VolumeName};
 use control::settings::{
     DEVICE_KEY, EXPORTS_KEY, EXPORTS_MAX, ExportSetting, ExportState, FTP_KEY, FtpSetting,
-    MOUNT_KEY, MountSetting, SettingError, VolumeSettings, property_text,
+    HELD_PREFIX, SettingError, VolumeSettings, property_text,
 };
 use pool::{PoolReport, VolumeReport};
 
@@ -34,15 +34,30 @@ const SERVING_LOOK: Duration = Duration::from_millis(50);
 
 impl From<SettingErrorText> for ApiError {
     fn from(error: SettingErrorText) -> ApiError {
-        ApiError::new(ErrorCode::Invalid, error.0.to_string())
+        let remedy = match &error.0 {
+            SettingError::MountPoint { .. } => "name a plain absolute path, such as /srv/NAME",
+            SettingError::MountOption(..) => "leave the option out",
+            _ => "correct the request",
+        };
+        ApiError::new(ErrorCode::Invalid, error.0.to_string()).remedy(remedy)
     }
 }
 
 /// A setting that a request must not have.
 pub struct SettingErrorText(SettingError);
 
-fn valid(result: Result<(), SettingError>) -> Result<(), ApiError> {
+pub(super) fn valid(result: Result<(), SettingError>) -> Result<(), ApiError> {
     result.map_err(|error| SettingErrorText(error).into())
+}
+
+/// The pool of this name in the reports. Anybody can give a pool any name: of several the one that is
+/// open here is meant.
+pub fn find_pool<'a>(pools: &'a [PoolReport], name: &str) -> Result<&'a PoolReport, ApiError> {
+    let named = pools.iter().filter(|pool| pool.name == name);
+    named.max_by_key(|pool| pool.is_open()).ok_or_else(|| {
+        ApiError::new(ErrorCode::NotFound, format!("pool {name} is not in sight"))
+            .remedy("see `etherpool pool list`")
+    })
 }
 
 /// The pool and volume of this name in the reports.
@@ -53,16 +68,34 @@ pub fn find<'a>(
     let missing = |what: &str| {
         ApiError::new(ErrorCode::NotFound, what.to_owned()).remedy("see `etherpool volume list`")
     };
-    let pool = pools
-        .iter()
-        .find(|pool| pool.name == name.pool)
-        .ok_or_else(|| missing(&format!("pool {} is not in sight", name.pool)))?;
+    let pool = find_pool(pools, &name.pool)?;
     let volume = pool
         .volumes
         .iter()
         .find(|volume| volume.name == name.volume)
         .ok_or_else(|| missing(&format!("there is no volume {name}")))?;
     Ok((pool, volume))
+}
+
+/// A property before it was changed.
+pub struct Was {
+    value: Option<String>,
+    /// Whether it came with the pool and isn't acted on.
+    waits: bool,
+}
+
+impl Was {
+    /// As it is in a report.
+    pub fn of(volume: &VolumeReport, key: &str) -> Was {
+        let held = volume.properties.get(&format!("{HELD_PREFIX}{key}"));
+        let value = held.or_else(|| volume.properties.get(key)).cloned();
+        Was { value, waits: held.is_some() }
+    }
+
+    /// Whether it is a setting that waits.
+    pub fn waits(&self) -> bool {
+        self.waits
+    }
 }
 
 impl Services {
@@ -72,7 +105,8 @@ impl Services {
         Ok(VolumeSettings::from_properties(&volume.properties))
     }
 
-    async fn set(
+    /// Sets a property here: whatever came with the pool in its place is replaced.
+    pub(super) async fn set(
         &self,
         name: &VolumeName,
         key: &str,
@@ -80,6 +114,24 @@ impl Services {
     ) -> Result<(), ApiError> {
         let request =
             EngineRequest::SetProperty { volume: name.clone(), key: key.to_owned(), value };
+        let () = self.engine.call(request).await?;
+        self.registry.set_waits(name, key, false).await;
+        self.look_now();
+        Ok(())
+    }
+
+    /// Puts a property back as it was before a change that failed. What waited, waits again.
+    pub(super) async fn put_back(
+        &self,
+        name: &VolumeName,
+        key: &str,
+        was: &Was,
+    ) -> Result<(), ApiError> {
+        if was.waits {
+            self.registry.set_waits(name, key, true).await;
+        }
+        let (key, value) = (key.to_owned(), was.value.clone());
+        let request = EngineRequest::SetProperty { volume: name.clone(), key, value };
         let () = self.engine.call(request).await?;
         self.look_now();
         Ok(())
@@ -116,27 +168,6 @@ impl Services {
 
     pub(super) fn failures(&self, name: &VolumeName) -> u64 {
         self.keeper.volume(name).watch().borrow().failures
-    }
-
-    /// Releases a pool: all that is made of its volumes goes first, and comes back with an import.
-    pub async fn release_pool(&self, pool: String) -> Result<(), ApiError> {
-        let troubles = self.keeper.hold(&pool).await;
-        let released = match troubles.into_iter().next() {
-            Some(trouble) if trouble.error.code == ErrorCode::Busy => {
-                Err(trouble.error.remedy("end what uses it, then try again; the pool stays open"))
-            }
-            Some(trouble) => Err(trouble.error),
-            None => self.engine.call(EngineRequest::ReleasePool { pool: pool.clone() }).await,
-        };
-        if released.is_ok() {
-            // The keeper must have seen that the pool is closed before it may mount again.
-            if let Ok((pools, served)) = self.look_at_engine().await {
-                self.keeper.want(Some(&served), &pools);
-            }
-        }
-        self.keeper.let_go(&pool);
-        self.look_now();
-        released
     }
 
     /// Makes a volume; done when it can be used.
@@ -176,12 +207,14 @@ impl Services {
 
     /// Makes a block device, now and from now on; returns its path.
     pub async fn attach(&self, name: &VolumeName) -> Result<PathBuf, ApiError> {
+        let pools = self.fresh_pools().await?;
+        let was = Was::of(find(&pools, name)?.1, DEVICE_KEY);
         let failures = self.failures(name);
         self.set(name, DEVICE_KEY, Some(property_text(&true))).await?;
         let done = self.kept(name, failures, |shown| shown.device.is_some()).await;
         if let Err(error) = done {
             if error.code != ErrorCode::Unavailable {
-                self.set(name, DEVICE_KEY, None).await?;
+                self.put_back(name, DEVICE_KEY, &was).await?;
             }
             return Err(error);
         }
@@ -190,7 +223,12 @@ impl Services {
 
     /// Ends a block device that was made by [`Services::attach`].
     pub async fn detach(&self, name: &VolumeName) -> Result<(), ApiError> {
-        let settings = self.settings(name).await?;
+        let pools = self.fresh_pools().await?;
+        let (_, volume) = find(&pools, name)?;
+        if Was::of(volume, DEVICE_KEY).waits() {
+            return self.set(name, DEVICE_KEY, None).await;
+        }
+        let settings = VolumeSettings::from_properties(&volume.properties);
         if !settings.device {
             return Err(ApiError::new(ErrorCode::NotFound, format!("{name} is not attached")));
         }
@@ -226,83 +264,16 @@ impl Services {
         self.engine.call(EngineRequest::RemoveVolume { volume: name.clone() }).await
     }
 
-    /// Mounts, now and from now on.
-    pub async fn mount(&self, name: &VolumeName, request: MountVolume) -> Result<(), ApiError> {
-        let setting =
-            MountSetting { path: request.path, fstype: request.fstype, options: request.options };
-        valid(setting.validate())?;
-        let pools = self.fresh_pools().await?;
-        let (_, volume) = find(&pools, name)?;
-        let settings = VolumeSettings::from_properties(&volume.properties);
-        if let Some(export) = settings.exports.iter().find(|export| !export.read_only) {
-            return Err(ApiError::new(
-                ErrorCode::Busy,
-                format!(
-                    "{name} is exported as aoe:{}; a second writer would destroy its file system",
-                    export.address
-                ),
-            )
-            .remedy(format!("end the export first: etherpool volume unexport {name}")));
-        }
-        let former = settings.mount;
-        if former.as_ref() == Some(&setting) {
-            return Ok(());
-        }
-        if let Some(other) = user_of_path(&pools, name, &setting) {
-            return Err(ApiError::new(
-                ErrorCode::Busy,
-                format!("{} is the mount point of {other}", setting.path.display()),
-            )
-            .remedy("choose another directory"));
-        }
-        let failures = self.failures(name);
-        self.set(name, MOUNT_KEY, Some(property_text(&setting))).await?;
-        let done =
-            self.kept(name, failures, |shown| shown.actual.mount.as_ref() == Some(&setting)).await;
-        if let Err(error) = &done
-            && error.code != ErrorCode::Unavailable
-        {
-            self.set(name, MOUNT_KEY, former.map(|former| property_text(&former))).await?;
-        }
-        done.map_err(|error| match (error.code, &error.remedy) {
-            (ErrorCode::Io, None) => {
-                error.remedy(format!("if it has no file system yet: etherpool volume mkfs {name}"))
-            }
-            _ => error,
-        })
-    }
-
-    /// Unmounts, and forgets mount and FTP.
-    pub async fn unmount(&self, name: &VolumeName) -> Result<(), ApiError> {
-        let settings = self.settings(name).await?;
-        let Some(former) = settings.mount else {
-            return Err(ApiError::new(ErrorCode::NotFound, format!("{name} is not mounted")));
-        };
-        let failures = self.failures(name);
-        self.set(name, MOUNT_KEY, None).await?;
-        match self.kept(name, failures, |shown| shown.actual.attached.is_none()).await {
-            Ok(()) => self.set(name, FTP_KEY, None).await,
-            // It goes on by itself.
-            Err(error) if error.code == ErrorCode::Unavailable => Err(error),
-            Err(error) => {
-                self.set(name, MOUNT_KEY, Some(property_text(&former))).await?;
-                Err(match error.code {
-                    ErrorCode::Busy => {
-                        error.remedy("end what uses it, then try again; it stays mounted")
-                    }
-                    _ => error,
-                })
-            }
-        }
-    }
-
     /// Serves a mount by FTP, now and from now on; returns where.
     pub async fn serve_ftp(
         &self,
         name: &VolumeName,
         request: ServeFtp,
     ) -> Result<SocketAddr, ApiError> {
-        let settings = self.settings(name).await?;
+        let pools = self.fresh_pools().await?;
+        let (_, volume) = find(&pools, name)?;
+        let was = Was::of(volume, FTP_KEY);
+        let settings = VolumeSettings::from_properties(&volume.properties);
         if settings.mount.is_none() {
             return Err(ApiError::new(ErrorCode::Invalid, format!("{name} is not mounted"))
                 .remedy(format!("mount it first: etherpool volume mount {name} DIRECTORY")));
@@ -323,14 +294,19 @@ impl Services {
         if let Err(error) = &done
             && error.code != ErrorCode::Unavailable
         {
-            self.set(name, FTP_KEY, settings.ftp.map(|ftp| property_text(&ftp))).await?;
+            self.put_back(name, FTP_KEY, &was).await?;
         }
         done.map(|()| address)
     }
 
     /// Ends FTP, now and from now on.
     pub async fn stop_ftp(&self, name: &VolumeName) -> Result<(), ApiError> {
-        if self.settings(name).await?.ftp.is_none() {
+        let pools = self.fresh_pools().await?;
+        let (_, volume) = find(&pools, name)?;
+        if Was::of(volume, FTP_KEY).waits() {
+            return self.set(name, FTP_KEY, None).await;
+        }
+        if VolumeSettings::from_properties(&volume.properties).ftp.is_none() {
             return Err(ApiError::new(ErrorCode::NotFound, format!("{name} is not served by FTP")));
         }
         let failures = self.failures(name);
@@ -347,13 +323,13 @@ impl Services {
         let pools = self.fresh_pools().await?;
         let (_, volume) = find(&pools, name)?;
         let settings = VolumeSettings::from_properties(&volume.properties);
-        let address = match (request.address, settings.exports.as_slice()) {
-            (Some(address), _) => address,
+        let (address, is_chosen) = match (request.address, settings.exports.as_slice()) {
+            (Some(address), _) => (address, false),
             // The one that there is, with other settings.
-            (None, [only]) => only.address,
-            (None, _) => self.free_address(&pools).await?,
+            (None, [only]) => (only.address, false),
+            (None, _) => (self.free_address(&pools, &BTreeSet::new()).await?, true),
         };
-        let setting = ExportSetting {
+        let mut setting = ExportSetting {
             address,
             interfaces: request.interfaces,
             allow: request.allow,
@@ -374,6 +350,8 @@ impl Services {
             .remedy("choose another address"));
         }
         let is_new = settings.exports.iter().all(|export| export.address != address);
+        self.check_export(&mut setting, is_chosen, is_new, &pools).await?;
+        let address = setting.address;
         let mut exports = settings.exports;
         exports.retain(|export| export.address != address);
         if exports.len() >= EXPORTS_MAX {
@@ -382,8 +360,9 @@ impl Services {
                 SettingError::TooManyExports.to_string(),
             ));
         }
-        let check = EngineRequest::CheckExport { export: setting.clone() };
-        let () = self.engine.call(check).await?;
+        if request.dry_run {
+            return Ok(address);
+        }
         exports.push(setting);
         let state = ExportState::key(address);
         if is_new && volume.properties.contains_key(&state) {
@@ -394,12 +373,49 @@ impl Services {
         Ok(address)
     }
 
+    /// Whether the engine can make the export. An address that we chose is changed until nobody
+    /// answers for it.
+    async fn check_export(
+        &self,
+        setting: &mut ExportSetting,
+        is_chosen: bool,
+        is_new: bool,
+        pools: &[PoolReport],
+    ) -> Result<(), ApiError> {
+        let mut refused = BTreeSet::new();
+        loop {
+            match self.check_address(setting, is_new).await {
+                Err(error)
+                    if error.code == ErrorCode::Exists
+                        && is_chosen
+                        && refused.len() < CHOICES_MAX =>
+                {
+                    refused.insert(setting.address);
+                    setting.address = self.free_address(pools, &refused).await?;
+                }
+                checked => return checked,
+            }
+        }
+    }
+
+    async fn check_address(&self, setting: &ExportSetting, is_new: bool) -> Result<(), ApiError> {
+        if is_new {
+            self.check_local(setting).await?;
+        }
+        self.engine.call(EngineRequest::CheckExport { export: setting.clone() }).await
+    }
+
     /// An address that no volume has and nobody in sight answers for.
-    async fn free_address(&self, pools: &[PoolReport]) -> Result<ShelfSlot, ApiError> {
+    async fn free_address(
+        &self,
+        pools: &[PoolReport],
+        refused: &BTreeSet<ShelfSlot>,
+    ) -> Result<ShelfSlot, ApiError> {
         let seen: Vec<SeenTarget> = self.engine.call(EngineRequest::Discover).await?;
         let volumes = pools.iter().flat_map(|pool| &pool.volumes);
         let own = volumes.flat_map(|v| VolumeSettings::from_properties(&v.properties).exports);
         let taken = own.map(|export| export.address).chain(seen.iter().map(|seen| seen.address));
+        let taken = taken.chain(refused.iter().copied());
         choose_address(self.owner, &taken.collect()).ok_or_else(|| {
             ApiError::new(ErrorCode::Exists, "all addresses of the supervisor's shelf are taken")
                 .remedy("name one: aoe:eSHELF.SLOT")
@@ -412,7 +428,12 @@ impl Services {
         name: &VolumeName,
         request: UnexportVolume,
     ) -> Result<(), ApiError> {
-        let all = self.settings(name).await?.exports;
+        let pools = self.fresh_pools().await?;
+        let (_, volume) = find(&pools, name)?;
+        if request.address.is_none() && Was::of(volume, EXPORTS_KEY).waits() {
+            return self.set(name, EXPORTS_KEY, None).await;
+        }
+        let all = VolumeSettings::from_properties(&volume.properties).exports;
         let (exports, ended): (Vec<_>, Vec<_>) = all
             .into_iter()
             .partition(|export| request.address.is_some_and(|address| address != export.address));
@@ -434,6 +455,9 @@ impl Services {
     }
 }
 
+/// Addresses that are tried; each that somebody has costs the time of a question.
+const CHOICES_MAX: usize = 8;
+
 /// Shelves that are chosen by ourselves start here, above what people give by hand.
 const FIRST_CHOSEN_SHELF: u16 = 0x400;
 /// Linux refuses shelf 4095 ("dip switches"), and 65535 means all.
@@ -447,7 +471,7 @@ fn choose_address(owner: uuid::Uuid, taken: &BTreeSet<ShelfSlot>) -> Option<Shel
     (0..255).map(|slot| ShelfSlot { shelf, slot }).find(|address| !taken.contains(address))
 }
 
-fn other_volumes<'a>(
+pub(super) fn other_volumes<'a>(
     pools: &'a [PoolReport],
     except: &'a VolumeName,
 ) -> impl Iterator<Item = (VolumeName, VolumeSettings)> + 'a {
@@ -460,16 +484,6 @@ fn other_volumes<'a>(
             })
         })
         .filter(move |(name, _)| name != except)
-}
-
-fn user_of_path(
-    pools: &[PoolReport],
-    name: &VolumeName,
-    setting: &MountSetting,
-) -> Option<VolumeName> {
-    other_volumes(pools, name)
-        .find(|(_, other)| other.mount.as_ref().is_some_and(|mount| mount.path == setting.path))
-        .map(|(name, _)| name)
 }
 
 fn user_of_address(

@@ -32,9 +32,14 @@ pub fn patience(request: &EngineRequest) -> Duration {
         | EngineRequest::Pools
         | EngineRequest::AttachedVolumes
         | EngineRequest::AttachVolume { .. }
-        | EngineRequest::Lease { .. }
-        | EngineRequest::CheckExport { .. } => FROM_MEMORY,
-        EngineRequest::Disks | EngineRequest::ResetEpoch { .. } => FROM_DISKS,
+        | EngineRequest::PlanVolume { .. }
+        | EngineRequest::PlanGrowth { .. }
+        | EngineRequest::Lease { .. } => FROM_MEMORY,
+        // Whether others answer for an address is asked of the network, for some seconds.
+        EngineRequest::CheckExport { .. }
+        | EngineRequest::HeldExports { .. }
+        | EngineRequest::Disks
+        | EngineRequest::ResetEpoch { .. } => FROM_DISKS,
         EngineRequest::ReleasePool { .. } | EngineRequest::Shutdown => RELEASE,
         EngineRequest::CreatePool(_)
         | EngineRequest::ExtendPool { .. }
@@ -43,7 +48,6 @@ pub fn patience(request: &EngineRequest) -> Duration {
         EngineRequest::ImportPool { request, .. } => {
             IMPORT.saturating_add(Duration::from_secs(request.grace_secs.unwrap_or(0)))
         }
-        EngineRequest::ImportAll => IMPORT,
         EngineRequest::VerifyVolume { .. } => SILENCE,
         _ => COMMIT,
     }
@@ -60,7 +64,18 @@ pub fn what(request: &EngineRequest) -> String {
         EngineRequest::CreatePool(request) => format!("to make pool {}", request.name),
         EngineRequest::ExtendPool { pool, .. } => format!("to extend pool {pool}"),
         EngineRequest::ImportPool { pool, .. } => format!("to import pool {pool}"),
-        EngineRequest::ImportAll => "to import all pools".into(),
+        EngineRequest::PlanCreatePool(request) => {
+            format!("whether pool {} can be made", request.name)
+        }
+        EngineRequest::PlanExtendPool { pool, .. } => {
+            format!("whether pool {pool} can be extended")
+        }
+        EngineRequest::PlanImportPool { pool } => format!("whose pool {pool} is"),
+        EngineRequest::PlanVolume { pool, request } => {
+            format!("whether volume {pool}/{} can be made", request.name)
+        }
+        EngineRequest::PlanGrowth { volume, .. } => format!("whether volume {volume} can grow"),
+        EngineRequest::HeldExports { .. } => "to hold exports back".into(),
         EngineRequest::ReleasePool { pool } => format!("to release pool {pool}"),
         EngineRequest::CreateVolume { pool, request } => {
             format!("to make volume {pool}/{}", request.name)

@@ -5,6 +5,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use control::api::{ApiError, ErrorCode};
 use control::channel::EngineRequest;
@@ -13,10 +14,16 @@ use control::keeper::{Attachment, Fault};
 use control::names::VolumeName;
 use control::settings::{FsType, FtpSetting, MountSetting};
 use frontend::attach::{self, AttachError, Detach, Places};
-use frontend::filesystem::{self, Condition, FilesystemError};
+use frontend::filesystem::{self, FilesystemError, NeededDirectory, PlaceRules};
 
 use super::engine_client::EngineClient;
 use super::ftp::{FtpHandle, FtpServers};
+use super::troubles::{attach_trouble, dead, filesystem_trouble, judge, not_mountable};
+use crate::lab::LAB_DIR;
+use crate::running::running;
+
+/// How long a mount point may take to be looked at; it may lie on a file system that doesn't answer.
+const PLACE_LIMIT: Duration = Duration::from_secs(10);
 
 /// What an earlier services process left of a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,6 +156,9 @@ pub struct Linux {
     engine: EngineClient,
     places: Places,
     options: Vec<String>,
+    roots: Vec<PathBuf>,
+    /// Directories of this supervisor, also where it couldn't make itself known.
+    own: Vec<PathBuf>,
     ftp: FtpServers,
 }
 
@@ -158,7 +168,63 @@ impl Linux {
         let places =
             Places { run: config.run_dir.join("volumes"), links: config.device_dir.clone() };
         let ftp = FtpServers::new(config.ftp.clone(), engine.clone());
-        Linux { engine, places, options: config.mount.options.clone(), ftp }
+        let (options, roots) = (config.mount.options.clone(), config.mount.roots.clone());
+        Linux { engine, places, options, roots, own: config.needed_paths(), ftp }
+    }
+
+    /// Judges a mount point, on which `device` may be mounted already; returns where it leads.
+    pub async fn check_place(
+        &self,
+        path: &Path,
+        device: Option<PathBuf>,
+    ) -> Result<PathBuf, Trouble> {
+        let rules = self.place_rules().await?;
+        let checked = filesystem::check_place(path.to_owned(), rules, device);
+        match tokio::time::timeout(PLACE_LIMIT, checked).await {
+            Ok(checked) => checked.map_err(filesystem_trouble),
+            Err(_) => Err(ApiError::new(
+                ErrorCode::Unavailable,
+                format!("{} can't be looked at: its file system does not answer", path.display()),
+            )
+            .into()),
+        }
+    }
+
+    /// Where mounts may be, with all that runs here now.
+    async fn place_rules(&self) -> Result<PlaceRules, Trouble> {
+        let (roots, own) = (self.roots.clone(), self.own.clone());
+        blocking(move || {
+            let running = running().map_err(|error| {
+                ApiError::new(
+                    ErrorCode::Io,
+                    format!("which directories supervisors and nodes of this machine need can't be told: {error}"),
+                )
+            })?;
+            let of_others = running.into_iter().flat_map(|one| {
+                let whose = format!("the {} (process {})", one.role, one.pid);
+                one.directories.into_iter().map(move |path| (path, whose.clone()))
+            });
+            let own = own.into_iter().map(|path| (path, "this supervisor".to_owned()));
+            let needed = own.chain(of_others).map(|(path, whose)| {
+                // The lab's place is in the state directory of the machine's own supervisor, which
+                // makes no use of it.
+                let except = Path::new(LAB_DIR);
+                let holds_lab = except.starts_with(&path) && except != path;
+                NeededDirectory { path, whose, except: holds_lab.then(|| except.to_owned()) }
+            });
+            Ok(PlaceRules { roots, needed: needed.collect() })
+        })
+        .await
+    }
+
+    /// The volume that has a device, for messages.
+    async fn name_of(&self, device: &Path) -> String {
+        let (places, device) = (self.places.clone(), device.to_owned());
+        let listed = blocking(move || attach::list(&places).map_err(attach_trouble)).await;
+        let found = listed.ok().and_then(|all| {
+            all.into_iter().find(|one| one.device.as_deref() == Some(device.as_path()))
+        });
+        found.map_or_else(|| "POOL/VOLUME".to_owned(), |one| one.name.to_string())
     }
 
     /// The name in the front end's own type.
@@ -238,15 +304,22 @@ impl Platform for Linux {
     async fn mount(&self, device: &Path, setting: &MountSetting) -> Result<(), Trouble> {
         let options: Vec<&str> =
             self.options.iter().chain(&setting.options).map(String::as_str).collect();
-        filesystem::mount(
+        let rules = self.place_rules().await?;
+        let mounted = filesystem::mount(
             device.to_owned(),
             setting.path.clone(),
             kind_of(setting.fstype),
             options.join(","),
-        )
-        .await
-        .map(|_| ())
-        .map_err(filesystem_trouble)
+            rules,
+        );
+        match mounted.await {
+            Ok(_) => Ok(()),
+            Err(error @ FilesystemError::NotMountable { .. }) => {
+                let name = self.name_of(device).await;
+                Err(not_mountable(error, &name).into())
+            }
+            Err(error) => Err(filesystem_trouble(error)),
+        }
     }
 
     async fn unmount(&self, device: &Path, path: &Path) -> Result<(), Trouble> {
@@ -348,47 +421,6 @@ impl Platform for Linux {
     }
 }
 
-/// A device that is made anew.
-fn dead(name: &frontend::VolumeName, why: &str) -> Finding {
-    let error = ApiError::new(ErrorCode::Io, format!("{name} can't be used: {why}"))
-        .remedy("it is made anew by itself; what had files of it open must open them again");
-    Finding::Fault(Fault::Device, error.into())
-}
-
-/// What the condition of a mount means.
-fn judge(name: &frontend::VolumeName, path: &Path, condition: Condition) -> Finding {
-    let at = path.display();
-    match condition {
-        Condition::Well => Finding::Well,
-        Condition::Dead(why) => dead(name, &why),
-        Condition::NotMounted(other) => {
-            let instead = other.map_or_else(String::new, |other| format!(", {other} is"));
-            let error =
-                ApiError::new(ErrorCode::Io, format!("{name} is no longer mounted at {at}{instead}"))
-                    .remedy(format!(
-                        "it is mounted again by itself; to end the mount: etherpool volume unmount {name}"
-                    ));
-            Finding::Fault(Fault::Mount, error.into())
-        }
-        Condition::Damaged(why) => Finding::Remark(
-            ApiError::new(
-                ErrorCode::Io,
-                format!("the file system of {name} is damaged and takes no writes: {why}"),
-            )
-            .remedy(format!(
-                "unmount it (etherpool volume unmount {name}), look (etherpool volume check {name}), \
-                 have it repaired by its own tools, then mount it again"
-            ))
-            .into(),
-        ),
-        Condition::ReadOnly => Finding::Remark(
-            ApiError::new(ErrorCode::Io, format!("somebody made {at} read-only"))
-                .remedy(format!("mount -o remount,rw {at}"))
-                .into(),
-        ),
-    }
-}
-
 /// Whether some process has the device itself open.
 fn is_open(device: &Path) -> bool {
     let Ok(processes) = std::fs::read_dir("/proc") else { return true };
@@ -439,88 +471,6 @@ pub fn kind_of(fstype: FsType) -> filesystem::Kind {
     match fstype {
         FsType::Ext4 => filesystem::Kind::Ext4,
     }
-}
-
-/// A failed attachment in the API's words.
-fn attach_trouble(error: AttachError) -> Trouble {
-    let (code, remedy) = match &error {
-        AttachError::AlreadyMounted(directory) => (
-            ErrorCode::Busy,
-            format!("umount {}; it is tried again by itself", directory.display()),
-        ),
-        AttachError::Busy { path } => (
-            ErrorCode::Busy,
-            format!("see who uses it: fuser -vm {}; it is tried again by itself", path.display()),
-        ),
-        AttachError::NotAttached(_) => {
-            (ErrorCode::NotFound, "it is tried again by itself: see `etherpool status`".to_owned())
-        }
-        AttachError::NoFreeLoop => (
-            ErrorCode::Unavailable,
-            "give some back that nobody uses (losetup --list); it is tried again by itself"
-                .to_owned(),
-        ),
-        AttachError::Name(_) => {
-            (ErrorCode::Invalid, "export it by AoE, or make a volume with such a name".to_owned())
-        }
-        AttachError::System { source, .. } => (ErrorCode::Io, remedy_of(source)),
-    };
-    ApiError::new(code, error.to_string()).remedy(remedy).into()
-}
-
-/// What to do about an error of the system.
-fn remedy_of(source: &std::io::Error) -> String {
-    match rustix::io::Errno::from_io_error(source) {
-        Some(rustix::io::Errno::NOENT | rustix::io::Errno::NODEV) => {
-            "see that the kernel has the modules fuse and loop (modprobe fuse loop)".to_owned()
-        }
-        Some(rustix::io::Errno::PERM | rustix::io::Errno::ACCESS) => {
-            "run the supervisor as root, with CAP_SYS_ADMIN".to_owned()
-        }
-        _ => "the kernel's log (dmesg) says more; it is tried again by itself".to_owned(),
-    }
-}
-
-/// A failed operation on a file system in the API's words. What [`ErrorCode::Io`] alone says nothing
-/// about is left to who asked.
-pub fn filesystem_trouble(error: FilesystemError) -> Trouble {
-    let (code, remedy) = match &error {
-        FilesystemError::NotBlank { .. } => (ErrorCode::Refused, None),
-        FilesystemError::OtherMount { target, .. } => {
-            (ErrorCode::Busy, Some(format!("umount {}, or choose another directory", target.display())))
-        }
-        FilesystemError::NotMounted(_) => {
-            (ErrorCode::NotFound, Some("see `etherpool status`".to_owned()))
-        }
-        FilesystemError::Busy { .. } => {
-            (ErrorCode::Busy, Some("end what uses it, then try again".to_owned()))
-        }
-        FilesystemError::Timeout { .. } => (
-            ErrorCode::Io,
-            Some("see `etherpool status` whether its pool answers, then try again".to_owned()),
-        ),
-        FilesystemError::System { source, .. } if is_of_device(source) => (
-            ErrorCode::Io,
-            Some("its block device gave an error: see `etherpool status` and the kernel's log (dmesg)".to_owned()),
-        ),
-        FilesystemError::MissingCapability { .. }
-        | FilesystemError::NoTool(_)
-        | FilesystemError::Tool { .. }
-        | FilesystemError::System { .. } => (ErrorCode::Io, None),
-    };
-    let holders = match &error {
-        FilesystemError::Busy { holders, .. } => holders.iter().map(ToString::to_string).collect(),
-        _ => Vec::new(),
-    };
-    let told = ApiError::new(code, error.to_string());
-    Trouble { error: ApiError { remedy, ..told }, holders }
-}
-
-/// Whether the system's error came from the device.
-fn is_of_device(source: &std::io::Error) -> bool {
-    use rustix::io::Errno;
-    let of_device = [Errno::IO, Errno::NXIO, Errno::NOTCONN, Errno::NOMEDIUM, Errno::TIMEDOUT];
-    Errno::from_io_error(source).is_some_and(|error| of_device.contains(&error))
 }
 
 async fn blocking<T: Send + 'static>(

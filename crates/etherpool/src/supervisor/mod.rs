@@ -37,6 +37,7 @@ pub fn run(args: SupervisorArgs) -> anyhow::Result<ExitCode> {
     crate::logging::start(&config.log.level);
     let _lock = lock::take(&config)?;
     let identity = Identity::load_or_create(&config.state_dir)?;
+    let _running = crate::running::register("supervisor", config.needed_paths());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

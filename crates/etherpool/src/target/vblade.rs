@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use aoe::wire::MacAddr;
 use clap::Args;
+use control::client::check_client;
 use control::node::{
     AddressProbe, ExportConfig, ExportPlan, IoMode, NodeConfig, Sectors, WriteCache,
 };
@@ -285,7 +286,8 @@ fn plan_of(order: &Order) -> Result<ExportPlan, String> {
     plan.probe = AddressProbe::Off;
     plan.remember = false;
     plan.buffers = Some(order.buffers);
-    plan.mask = order.macs.clone();
+    let macs = order.macs.iter().map(|mac| check_client(*mac));
+    plan.mask = macs.collect::<Result<_, _>>().map_err(|error| format!("-m: {error}"))?;
     Ok(plan)
 }
 
@@ -349,6 +351,10 @@ mod tests {
 
     #[test]
     fn a_mask_of_nonsense_opens_nothing() {
+        for mac in ["ff:ff:ff:ff:ff:ff", "01005e000001", "zzzzzzzzzzzz"] {
+            let refused = plan_of(&order(&format!("-m {mac} 1 2 eth0 f")).unwrap());
+            assert!(refused.unwrap_err().starts_with("-m: "), "{mac}");
+        }
         assert_eq!(parse_ether("zzzzzzzzzzzz"), Some(MacAddr([0; 6])));
         assert_eq!(parse_ether("02:00:00:00:00:0"), None);
         assert_eq!(parse_ether("020000:000001"), Some(MacAddr([2, 0, 0, 0, 0, 1])));

@@ -1,5 +1,6 @@
 //! Making, growing and checking a file system with its own tools.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
@@ -48,10 +49,15 @@ pub async fn mkfs(
     progress: impl FnMut(&str),
 ) -> Result<(), FilesystemError> {
     if !options.force {
-        let looked_at = device.clone();
-        let found = blocking(move || recognise(&looked_at)).await?;
-        if let Some(found) = found {
-            return Err(FilesystemError::NotBlank { device, found });
+        match contents(device.clone()).await? {
+            Contents::Blank => {}
+            Contents::Carries { found, .. } => {
+                return Err(FilesystemError::NotBlank { device, found });
+            }
+            Contents::Unreadable(why) => {
+                let what = format!("reading {}", device.display());
+                return Err(FilesystemError::system(what, std::io::Error::other(why)));
+            }
         }
     }
     match options.kind {
@@ -134,21 +140,56 @@ pub async fn check(device: PathBuf, kind: Kind) -> Result<(), FilesystemError> {
     Ok(())
 }
 
-fn recognise(device: &Path) -> Result<Option<String>, FilesystemError> {
-    let failed = |error| FilesystemError::system(format!("reading {}", device.display()), error);
-    let mut file = File::open(device).map_err(failed)?;
-    let sectors = file.seek(SeekFrom::End(0)).map_err(failed)? / SECTOR_BYTES as u64;
-    let reader = Reader { file, sectors };
-    let found = block::probe::probe(&reader).now_or_never();
-    match found {
-        Some(Ok(signatures)) if signatures.is_empty() => Ok(None),
+/// What a device carries, as far as it can be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Contents {
+    /// Everything where something would be recognised was read, and nothing was.
+    Blank,
+    /// Something.
+    Carries {
+        /// What, in words.
+        found: String,
+        /// Whether it is a file system of a kind that volumes carry.
+        known: bool,
+    },
+    /// It can't be told.
+    Unreadable(String),
+}
+
+impl fmt::Display for Contents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Contents::Blank => f.write_str("it is blank: it has no file system yet"),
+            Contents::Carries { found, .. } => write!(f, "it carries: {found}"),
+            Contents::Unreadable(why) => write!(f, "what it carries can't be read ({why})"),
+        }
+    }
+}
+
+/// Looks at what a device carries.
+pub async fn contents(device: PathBuf) -> Result<Contents, FilesystemError> {
+    blocking(move || Ok(recognise(&device))).await
+}
+
+pub(super) fn recognise(device: &Path) -> Contents {
+    let opened = File::open(device).and_then(|mut file| {
+        let sectors = file.seek(SeekFrom::End(0))? / SECTOR_BYTES as u64;
+        Ok(Reader { file, sectors })
+    });
+    let reader = match opened {
+        Ok(reader) => reader,
+        Err(error) => return Contents::Unreadable(error.to_string()),
+    };
+    match block::probe::probe(&reader).now_or_never() {
+        Some(Ok(signatures)) if signatures.is_empty() => Contents::Blank,
         Some(Ok(signatures)) => {
             let names: Vec<String> = signatures.iter().map(ToString::to_string).collect();
-            Ok(Some(names.join(", ")))
+            let known = signatures.contains(&block::probe::Signature::Ext);
+            Contents::Carries { found: names.join(", "), known }
         }
-        Some(Err(error)) => Err(failed(std::io::Error::other(error))),
+        Some(Err(error)) => Contents::Unreadable(error.to_string()),
         // The reader below answers at once.
-        None => Err(failed(std::io::Error::other("no answer"))),
+        None => Contents::Unreadable("no answer".to_owned()),
     }
 }
 

@@ -7,6 +7,7 @@
 mod holders;
 mod make;
 mod mount;
+mod place;
 mod probe;
 mod tool;
 
@@ -15,9 +16,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 pub use holders::{Holder, holders};
-pub use make::{MkfsOptions, can_grow_mounted, check, grow, mkfs};
+pub use make::{Contents, MkfsOptions, can_grow_mounted, check, contents, grow, mkfs};
 pub(crate) use mount::device_number;
-pub use mount::{Mounted, is_mounted, mount, shutdown, unmount};
+pub use mount::{Mounted, check_place, is_mounted, mount, shutdown, unmount};
+pub use place::{NeededDirectory, PlaceRules};
 pub(crate) use probe::is_fatal;
 pub use probe::{Condition, probe};
 
@@ -57,12 +59,34 @@ pub struct UnknownKind(pub String);
 #[derive(Debug, thiserror::Error)]
 pub enum FilesystemError {
     /// The device carries something.
-    #[error("{device} already carries {found}; use --force to overwrite it")]
+    #[error("{device} already carries {found}")]
     NotBlank {
         /// The device.
         device: PathBuf,
         /// What was recognised.
         found: String,
+    },
+    /// The mount point isn't one that may be used.
+    #[error("mount point {path}: {reason}")]
+    MountPoint {
+        /// What was given.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// The system didn't mount.
+    #[error("mounting {device} at {target}: {source}; {contents}")]
+    NotMountable {
+        /// The device.
+        device: PathBuf,
+        /// The mount point.
+        target: PathBuf,
+        /// What the system says.
+        source: io::Error,
+        /// What the device carries.
+        contents: Contents,
     },
     /// A mount is in the way.
     #[error("{target} has {source_name} mounted already; unmount it first")]

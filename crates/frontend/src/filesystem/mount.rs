@@ -10,7 +10,9 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::holders::{Holder, holders};
-use super::{FilesystemError, Kind, blocking};
+use super::make::recognise;
+use super::place::{Place, check_now};
+use super::{FilesystemError, Kind, PlaceRules, blocking};
 use crate::kernel;
 
 /// What a call of [`mount`] found or did.
@@ -30,8 +32,23 @@ pub async fn mount(
     target: PathBuf,
     kind: Kind,
     options: String,
+    rules: PlaceRules,
 ) -> Result<Mounted, FilesystemError> {
-    blocking(move || mount_now(&device, &target, kind, &options)).await
+    blocking(move || mount_now(&device, &target, kind, &options, &rules)).await
+}
+
+/// Judges a mount point without mounting, and returns where it leads. `device` may be mounted there
+/// already.
+pub async fn check_place(
+    target: PathBuf,
+    rules: PlaceRules,
+    device: Option<PathBuf>,
+) -> Result<PathBuf, FilesystemError> {
+    blocking(move || {
+        let device = device.as_deref().and_then(|device| device_number(device).ok());
+        check_now(&target, &rules, device)
+    })
+    .await
 }
 
 fn mount_now(
@@ -39,8 +56,8 @@ fn mount_now(
     target: &Path,
     kind: Kind,
     options: &str,
+    rules: &PlaceRules,
 ) -> Result<Mounted, FilesystemError> {
-    let failed = |error| FilesystemError::system(format!("creating {}", target.display()), error);
     let expected = device_number(device)?;
     // A mount point whose file system is dead answers nothing: look at the table first.
     if let Some(entry) = mount_entry(target)? {
@@ -50,18 +67,43 @@ fn mount_now(
         let (target, source_name) = (entry.target, entry.source);
         return Err(FilesystemError::OtherMount { target, source_name });
     }
-    std::fs::create_dir_all(target).map_err(failed)?;
+    let place = Place::prepare(target, rules)?;
+    if real(target) != place.path {
+        // By this path nobody would find the mount again to take it away.
+        let reason = format!("it is a link to {}", place.path.display());
+        let remedy = "name the directory itself".to_owned();
+        return Err(FilesystemError::MountPoint { path: target.to_owned(), reason, remedy });
+    }
     let (flags, data) = parse_options(options);
     let data = std::ffi::CString::new(data)
         .map_err(|error| FilesystemError::system("mount options", io::Error::other(error)))?;
-    rustix::mount::mount(device, target, kind.name(), flags, data.as_c_str()).map_err(|error| {
-        let what = format!("mounting {} at {}", device.display(), target.display());
-        FilesystemError::system(what, error)
-    })?;
+    rustix::mount::mount(device, place.handle(), kind.name(), flags, data.as_c_str()).map_err(
+        |error| FilesystemError::NotMountable {
+            device: device.to_owned(),
+            target: target.to_owned(),
+            source: error.into(),
+            contents: recognise(device),
+        },
+    )?;
+    // Where whoever unmounts it will look.
     match mount_entry(target)? {
         Some(entry) if entry.device == expected && entry.kind == kind.name() => Ok(Mounted::Now),
-        _ => Err(FilesystemError::NotMounted(target.to_owned())),
+        _ => {
+            unmount_everywhere(expected)?;
+            Err(FilesystemError::NotMounted(target.to_owned()))
+        }
     }
+}
+
+/// Takes back a mount whose directory was moved while it was made.
+fn unmount_everywhere(device: (u32, u32)) -> Result<(), FilesystemError> {
+    let mounts = kernel::mounts()
+        .map_err(|error| FilesystemError::system("reading the mount table", error))?;
+    for entry in mounts.iter().rev().filter(|entry| entry.device == device) {
+        rustix::mount::unmount(&entry.target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+            .map_err(|error| failed(&entry.target, error))?;
+    }
+    Ok(())
 }
 
 /// Whether `device` is what is mounted at `target`.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use block::{Buffer, IoError, SectorRange};
 use frontend::VolumeName;
 use frontend::attach::{self, Detach, Places};
+use frontend::filesystem::PlaceRules;
 use frontend::fuse::{Options, Reply, VolumeFile, VolumeRequest};
 
 /// Whether this machine lets us; says so loudly when not.
@@ -144,6 +145,10 @@ impl TestVolume {
 
     pub fn mount_point(&self) -> PathBuf {
         self.root.path().join("mnt")
+    }
+
+    pub fn place_rules(&self) -> PlaceRules {
+        PlaceRules { roots: vec![self.root.path().to_owned()], needed: Vec::new() }
     }
 
     pub fn detach(&mut self, how: Detach) {

@@ -33,6 +33,7 @@ pub(super) fn program(role: Role) -> [libc::sock_filter; 10] {
     let (if_response, if_request) = match role {
         Role::Requests => (0, 2),
         Role::Replies => (2, 3),
+        Role::Answers => (0, 3),
     };
     [
         instruction(LOAD_BYTE, PACKET_TYPE, 0, 0),
@@ -113,6 +114,8 @@ mod tests {
                 let took =
                     [Role::Requests, Role::Replies].map(|role| accepts(role, packet_type, &frame));
                 assert_eq!(took, [requests && heard, replies && heard], "{frame:x?} {packet_type}");
+                let answer = replies && command == 1;
+                assert_eq!(accepts(Role::Answers, packet_type, &frame), answer && heard);
             }
             assert!(!accepts(Role::Requests, 0, &frame[..14]));
             assert!(!accepts(Role::Replies, 0, &frame[..13]));

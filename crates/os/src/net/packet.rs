@@ -21,11 +21,12 @@ use futures::future::{AbortHandle, LocalBoxFuture, abortable, join, pending, sel
 use runtime::{Handle, Notify};
 
 use super::batch::BATCH;
+use super::filter;
 use super::link::{self, LinkState};
 use super::netlink::LinkWatch;
+use super::netns::Namespace;
 use super::outgoing::Outgoing;
 use super::receive_ring::{ReceiveRing, Taken};
-use super::{filter, netns};
 use crate::reactor::{Glance, GlanceWatch, ReactorHandle};
 use crate::sys;
 
@@ -52,6 +53,8 @@ pub enum Role {
     Requests,
     /// An initiator's: frames with it.
     Replies,
+    /// Of who asks who is there: answers to config queries only, whatever else goes on.
+    Answers,
 }
 
 /// Which interface.
@@ -122,15 +125,31 @@ impl Glance for Room {
 
 impl PacketPort {
     /// Opens a port. An interface that isn't there (yet) is no error: the port is down until it
-    /// appears. Needs CAP_NET_RAW, and CAP_SYS_ADMIN for another namespace.
+    /// appears. Needs CAP_NET_RAW, and CAP_SYS_ADMIN for another namespace, whose path is resolved.
     pub fn open(
         handle: &ReactorHandle,
         interface: InterfaceSpec,
         role: Role,
     ) -> Result<PacketPort, PacketPortError> {
-        let opened = netns::run_in(interface.netns.as_deref(), || {
-            Ok((open_socket(Some(role))?, LinkWatch::open_socket()?))
-        });
+        let namespace = interface.netns.as_deref().map(Namespace::open).transpose();
+        match namespace {
+            Ok(namespace) => PacketPort::open_in(handle, interface, namespace.as_ref(), role),
+            Err(error) => Err(PacketPortError { interface, error }),
+        }
+    }
+
+    /// The same in a namespace that is open already; `None` for the process's own.
+    pub fn open_in(
+        handle: &ReactorHandle,
+        interface: InterfaceSpec,
+        namespace: Option<&Namespace>,
+        role: Role,
+    ) -> Result<PacketPort, PacketPortError> {
+        let open = || Ok((open_socket(Some(role))?, LinkWatch::open_socket()?));
+        let opened = match namespace {
+            Some(namespace) => namespace.run(open),
+            None => open(),
+        };
         let opened = opened.and_then(|(socket, links)| {
             let frame_bytes = MTU_DEFAULT_BYTES + FRAME_EXTRA_BYTES;
             Ok((ReceiveRing::open(socket.as_fd(), frame_bytes)?, socket, links))

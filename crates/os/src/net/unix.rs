@@ -1,16 +1,16 @@
 //! Frames between processes of one machine, over a Unix socket that keeps message boundaries
 //! (SOCK_SEQPACKET): the engine reaches the disks of its own machine by the same frames as others.
 //!
-//! A peer that doesn't read costs frames, as on Ethernet, never a blocked reactor. Addresses are
-//! made up; there is nobody else on this wire.
+//! A peer that doesn't read costs frames, as on Ethernet, never a blocked reactor; nor does what is
+//! mounted over a directory above the socket, because no path to it is resolved ([`crate::dir`]).
+//! Addresses are made up; there is nobody else on this wire.
 
 use std::cell::{Cell, RefCell};
-use std::fs;
+use std::ffi::OsStr;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -23,6 +23,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::batch::{self, BATCH, ReceiveBatch};
+use crate::dir::{Directory, Spot};
 use crate::reactor::{FdWatch, ReactorHandle};
 use crate::sys;
 
@@ -60,12 +61,11 @@ struct Inner {
 }
 
 impl UnixPort {
-    /// A port to whoever listens at `path`. It connects when it can and again when the connection
+    /// A port to whoever listens at `spot`. It connects when it can and again when the connection
     /// is lost; frames sent meanwhile are lost.
-    pub fn connect(handle: &ReactorHandle, path: &Path) -> UnixPort {
-        let inner = Inner::new(handle, path.display().to_string());
-        let (task, connecting) =
-            abortable(keep_connected(handle.clone(), Rc::clone(&inner), path.to_owned()));
+    pub fn connect(handle: &ReactorHandle, spot: Spot) -> UnixPort {
+        let inner = Inner::new(handle, spot.path().display().to_string());
+        let (task, connecting) = abortable(keep_connected(handle.clone(), Rc::clone(&inner), spot));
         handle.runtime().spawn(task.map(drop));
         UnixPort { inner, connecting: Some(connecting) }
     }
@@ -249,10 +249,11 @@ impl Inner {
     }
 }
 
-async fn keep_connected(handle: ReactorHandle, inner: Rc<Inner>, path: PathBuf) {
+async fn keep_connected(handle: ReactorHandle, inner: Rc<Inner>, spot: Spot) {
+    let path = spot.path();
     let mut pause = RETRY_MIN;
     loop {
-        match connect_socket(&path) {
+        match connect_socket(&spot) {
             Ok(socket) => {
                 tracing::debug!(path = %path.display(), "connected");
                 inner.set_connection(Some(handle.watch(socket)));
@@ -273,10 +274,10 @@ fn seqpacket() -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
 }
 
-fn connect_socket(path: &Path) -> io::Result<OwnedFd> {
+fn connect_socket(spot: &Spot) -> io::Result<OwnedFd> {
     let socket = seqpacket()?;
     sys::enlarge_buffers(socket.as_fd(), SOCKET_BUFFER_BYTES, SOCKET_BUFFER_BYTES);
-    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    spot.connect(&socket)?;
     Ok(socket)
 }
 
@@ -284,28 +285,42 @@ fn connect_socket(path: &Path) -> io::Result<OwnedFd> {
 pub struct UnixPortListener {
     handle: ReactorHandle,
     watch: FdWatch,
-    path: PathBuf,
+    directory: Directory,
+    name: String,
 }
 
 impl UnixPortListener {
-    /// Listens at `path`, for this user only. A socket that a dead process left behind is replaced;
-    /// one that somebody listens at is not.
-    pub fn bind(handle: &ReactorHandle, path: &Path) -> io::Result<UnixPortListener> {
-        match connect_socket(path) {
+    /// Listens under this name in a directory, for this user only; before anything is served, because
+    /// people are to find the socket's path where sockets are listed. A socket that a dead process left
+    /// behind is replaced; one that somebody listens at is not.
+    pub fn bind(
+        handle: &ReactorHandle,
+        directory: &Directory,
+        name: &str,
+    ) -> io::Result<UnixPortListener> {
+        let path = directory.path_of(name);
+        match connect_socket(&Spot::of(&path)?) {
             Ok(_) => return Err(in_use(path)),
             Err(error) if sys::is_errno(&error, libc::EAGAIN) => return Err(in_use(path)),
-            Err(error) if sys::is_errno(&error, libc::ECONNREFUSED) => fs::remove_file(path)?,
+            Err(error) if sys::is_errno(&error, libc::ECONNREFUSED) => {
+                directory.remove(OsStr::new(name))?;
+            }
             Err(_) => {}
         }
         let socket = seqpacket()?;
-        rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        rustix::net::bind(&socket, &SocketAddrUnix::new(&path)?)?;
+        rustix::fs::chmod(&path, rustix::fs::Mode::from_raw_mode(0o600))?;
         rustix::net::listen(&socket, BACKLOG)?;
         Ok(UnixPortListener {
             handle: handle.clone(),
             watch: handle.watch(socket),
-            path: path.to_owned(),
+            directory: directory.clone(),
+            name: name.to_owned(),
         })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path_of(&self.name)
     }
 
     /// The next connection.
@@ -315,14 +330,14 @@ impl UnixPortListener {
             match rustix::net::accept_with(self.watch.fd(), flags) {
                 Ok(socket) => {
                     sys::enlarge_buffers(socket.as_fd(), SOCKET_BUFFER_BYTES, SOCKET_BUFFER_BYTES);
-                    let inner = Inner::new(&self.handle, self.path.display().to_string());
+                    let inner = Inner::new(&self.handle, self.path().display().to_string());
                     inner.set_connection(Some(self.handle.watch(socket)));
                     return UnixPort { inner, connecting: None };
                 }
                 Err(Errno::AGAIN) => self.watch.readable().await,
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(error) => {
-                    tracing::warn!(path = %self.path.display(), %error, "can't accept");
+                    tracing::warn!(path = %self.path().display(), %error, "can't accept");
                     self.handle.runtime().sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -333,11 +348,11 @@ impl UnixPortListener {
 impl Drop for UnixPortListener {
     fn drop(&mut self) {
         // Another process may have replaced it; then its clients reconnect, which is harmless.
-        let _ = fs::remove_file(&self.path);
+        let _ = self.directory.remove(OsStr::new(&self.name));
     }
 }
 
-fn in_use(path: &Path) -> io::Error {
+fn in_use(path: PathBuf) -> io::Error {
     let message = format!("another process listens at {}", path.display());
     io::Error::new(io::ErrorKind::AddrInUse, message)
 }

@@ -36,16 +36,17 @@ async fn connected(port: &UnixPort) {
 fn frames_cross_padded_and_whole_and_the_client_comes_back() {
     let (mut reactor, handle) = Reactor::new().unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("node");
+    let directory = Directory::open(dir.path()).unwrap();
+    let spot = Spot::of(&dir.path().join("node")).unwrap();
     let runtime = handle.runtime().clone();
     let scenario = async move {
-        let client = UnixPort::connect(&handle, &path);
+        let client = UnixPort::connect(&handle, spot);
         let mut lost = vec![frame(1, 0)];
         client.transmit(&mut lost);
         assert!(lost.is_empty());
         assert_eq!(client.dropped(), 1);
         for _ in 0..3 {
-            let listener = UnixPortListener::bind(&handle, &path).unwrap();
+            let listener = UnixPortListener::bind(&handle, &directory, "node").unwrap();
             let server = listener.accept().await;
             connected(&client).await;
             let sizes = [0, 512, UNIX_MTU_BYTES - 22];
@@ -76,14 +77,18 @@ fn frames_cross_padded_and_whole_and_the_client_comes_back() {
 fn a_peer_that_reads_nothing_costs_frames_only() {
     let (mut reactor, handle) = Reactor::new().unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("node");
+    let directory = Directory::open(dir.path()).unwrap();
+    let spot = Spot::of(&dir.path().join("node")).unwrap();
     reactor
         .run_until(async move {
-            let listener = UnixPortListener::bind(&handle, &path).unwrap();
-            let client = UnixPort::connect(&handle, &path);
+            let listener = UnixPortListener::bind(&handle, &directory, "node").unwrap();
+            let client = UnixPort::connect(&handle, spot);
             let server = listener.accept().await;
             connected(&client).await;
-            assert!(UnixPortListener::bind(&handle, &path).is_err(), "somebody listens there");
+            assert!(
+                UnixPortListener::bind(&handle, &directory, "node").is_err(),
+                "somebody listens there"
+            );
             for _ in 0..100 {
                 let mut frames: Vec<Frame> = (0..64).map(|i| frame(i, 8192)).collect();
                 client.transmit(&mut frames);
@@ -113,5 +118,6 @@ fn a_dead_process_leaves_a_socket_that_is_replaced() {
     rustix::net::bind(&dead, &SocketAddrUnix::new(&path).unwrap()).unwrap();
     drop(dead);
     assert!(path.exists());
-    UnixPortListener::bind(&handle, &path).unwrap();
+    let directory = Directory::open(dir.path()).unwrap();
+    UnixPortListener::bind(&handle, &directory, "node").unwrap();
 }

@@ -7,20 +7,22 @@ use block::{Epoch, SECTOR_BYTES};
 use futures::future::join_all;
 use uuid::Uuid;
 
-use super::format_disk::{Candidate, Known};
+use super::format_disk::Candidate;
 use super::io::write_durably;
 use super::member::Member;
 use super::open_pool::OpenPool;
-use super::{CreatePool, EngineConfig};
+use super::{CreatePool, DiskPlace, EngineConfig};
+use crate::allocate::{Usable, usable_bytes};
 use crate::error::PoolError;
 use crate::format::{
     ConfigNumber, Configuration, CopySet, DiskGeometry, DiskId, DiskNumber, Features, Label,
     NAME_BYTES_MAX, PoolId, RecordNumber, VOTE_DISKS_MAX, choose_extent_bytes,
 };
 use crate::metadata::{
-    AreaLayout, CheckpointStamp, MetaRecord, Metadata, PoolIdentity, area_bytes_for,
-    encode_checkpoint,
+    AreaLayout, COPIES_MAX, CheckpointStamp, Layout, MetaRecord, Metadata, PoolIdentity,
+    area_bytes_for, encode_checkpoint,
 };
+use crate::report::{LayoutRoom, PoolForecast};
 
 /// A pool that is being made.
 pub(crate) struct Creation<'a> {
@@ -31,8 +33,28 @@ pub(crate) struct Creation<'a> {
 }
 
 impl Creation<'_> {
-    /// Makes the pool on its disks; it isn't open then. The disks have been checked.
-    pub(crate) async fn run(&self) -> Result<PoolId, PoolError> {
+    /// Makes the pool on its disks; it isn't open then. The disks have been checked. Tells the pool's
+    /// identity and where its disks are.
+    pub(crate) async fn run(&self) -> Result<(PoolId, Vec<(DiskId, DiskPlace)>), PoolError> {
+        let (metadata, labels) = self.plan()?;
+        let epoch = self.free_epoch().await;
+        for result in join_all(self.candidates.iter().map(|c| c.claim(self.config, epoch))).await {
+            result?;
+        }
+        self.write_all(&labels, &metadata, epoch).await?;
+        let places = self.candidates.iter().map(|candidate| candidate.place.clone());
+        let disks = labels.iter().map(|label| label.disk).zip(places).collect();
+        Ok((metadata.pool().id, disks))
+    }
+
+    /// What the pool would be like.
+    pub(crate) fn forecast(&self, losses: Vec<String>) -> Result<PoolForecast, PoolError> {
+        let (metadata, _) = self.plan()?;
+        Ok(forecast_of(&metadata, losses))
+    }
+
+    /// The first metadata and the labels.
+    fn plan(&self) -> Result<(Metadata, Vec<Label>), PoolError> {
         let total: u64 = self.candidates.iter().map(Candidate::size_bytes).sum();
         let extent_bytes = self.request.extent_bytes.unwrap_or_else(|| choose_extent_bytes(total));
         let identity = PoolIdentity {
@@ -63,12 +85,7 @@ impl Creation<'_> {
                 PoolError::invalid(error.to_string(), "report this: it should not happen")
             })?;
         }
-        let epoch = self.free_epoch().await;
-        for result in join_all(self.candidates.iter().map(|c| c.claim(self.config, epoch))).await {
-            result?;
-        }
-        self.write_all(&labels, &metadata, epoch).await?;
-        Ok(identity.id)
+        Ok((metadata, labels))
     }
 
     fn random_id(&self) -> Uuid {
@@ -111,7 +128,7 @@ impl Creation<'_> {
                 geometry: candidate.geometry(metadata_bytes, identity.extent_bytes)?,
                 failure_domain: identity.failure_domain,
                 node: candidate.node,
-                node_name: cut_name(&candidate.node_name),
+                node_name: cut_name(&candidate.place.node_name),
                 birth_owner: self.config.owner,
                 vote_disks: vote_disks.clone(),
             })
@@ -145,7 +162,7 @@ impl Creation<'_> {
         };
         let disks = || self.candidates.iter().zip(labels);
         let prepared = disks().map(|(candidate, label)| async {
-            let io = |error| PoolError::io("writing to it", &candidate.name, error);
+            let io = |error| PoolError::io("writing to it", &candidate.place.name, error);
             candidate.prepare(label).await.map_err(io)?;
             if !label.holds_vote() {
                 return Ok(());
@@ -173,6 +190,26 @@ impl Creation<'_> {
         let checked = join_all(disks().map(|(c, label)| c.check_label(label))).await;
         checked.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
         Ok(())
+    }
+}
+
+/// What a pool with this metadata could hold, all its disks in sight.
+fn forecast_of(metadata: &Metadata, losses: Vec<String>) -> PoolForecast {
+    let all: Usable = metadata.disks().keys().copied().collect();
+    let disks = metadata.disks().values();
+    let domains: BTreeSet<Uuid> = disks.clone().map(|disk| metadata.domain_of(disk)).collect();
+    let mirrors = 2..=COPIES_MAX.min(u8::try_from(domains.len()).unwrap_or(COPIES_MAX));
+    let layouts = [Layout::Raid0].into_iter().chain(mirrors.map(Layout::Mirror));
+    let extents: u64 = disks.map(|disk| u64::from(disk.extents)).sum();
+    PoolForecast {
+        losses,
+        capacity_bytes: extents * metadata.shape().extent_bytes(),
+        volumes: layouts
+            .map(|layout| LayoutRoom {
+                layout: layout.to_string(),
+                bytes: usable_bytes(metadata, &all, layout, None),
+            })
+            .collect(),
     }
 }
 
@@ -210,25 +247,37 @@ fn cut_name(name: &str) -> String {
 }
 
 impl OpenPool {
-    /// Adds disks: labelled, then committed, then taken in.
+    /// What the pool would be like with these disks as well.
+    pub(crate) fn forecast(
+        &self,
+        candidates: &[Candidate],
+        losses: Vec<String>,
+    ) -> Result<PoolForecast, PoolError> {
+        let meta = self.pool.meta.borrow();
+        let first = meta.counters().disk.0;
+        let added = candidates.iter().zip(first..).map(|(candidate, number)| {
+            let geometry = candidate.geometry(0, meta.shape().extent_bytes())?;
+            Ok(MetaRecord::DiskAdded {
+                number: DiskNumber(number),
+                id: DiskId(Uuid::from_u128(u128::from(number) + 1)),
+                node: candidate.node,
+                node_name: cut_name(&candidate.place.node_name),
+                bytes: geometry.labelled_bytes(),
+                metadata_bytes: 0,
+            })
+        });
+        let added: Vec<MetaRecord> = added.collect::<Result<_, PoolError>>()?;
+        let with = meta.with(&added);
+        let with = with.map_err(|fault| PoolError::invalid(fault.to_string(), "report this"))?;
+        Ok(forecast_of(&with, losses))
+    }
+
+    /// Adds disks, which have been checked: labelled, then committed, then taken in.
     pub(crate) async fn extend(
         self: &Rc<Self>,
         config: &EngineConfig,
         candidates: Vec<Candidate>,
     ) -> Result<(), PoolError> {
-        for candidate in &candidates {
-            candidate
-                .check(|pool, disk| {
-                    let known = self.pool.meta.borrow().disk_by_id(disk).is_some();
-                    match pool == self.pool.id {
-                        true if known => Known::Member,
-                        true => Known::Unfinished,
-                        false => Known::Not,
-                    }
-                })
-                .await?;
-            candidate.geometry(0, self.pool.shape().extent_bytes())?;
-        }
         for candidate in candidates {
             self.add_disk(config, candidate).await?;
         }
@@ -257,12 +306,12 @@ impl OpenPool {
             geometry,
             failure_domain: pool.failure_domain,
             node: candidate.node,
-            node_name: cut_name(&candidate.node_name),
+            node_name: cut_name(&candidate.place.node_name),
             birth_owner: self.pool.owner,
             vote_disks: self.pool.vote_disks.clone(),
         };
         let prepared = candidate.prepare(&label).await;
-        prepared.map_err(|error| PoolError::io("writing to it", &candidate.name, error))?;
+        prepared.map_err(|error| PoolError::io("writing to it", &candidate.place.name, error))?;
         candidate.write_label(&label).await?;
         candidate.check_label(&label).await?;
         let added = MetaRecord::DiskAdded {
@@ -276,7 +325,7 @@ impl OpenPool {
         self.administer(move |_| Ok((vec![added], ()))).await?;
         let member = Member::new(number, disk, geometry);
         self.pool.members.borrow_mut().insert(number, Rc::clone(&member));
-        self.attach(&member, &candidate.name, Rc::clone(&candidate.device));
+        self.attach(&member, candidate.place.clone(), Rc::clone(&candidate.device));
         let usable = async {
             while !member.is_usable() {
                 self.pool.wait_for_change().await?;
@@ -288,7 +337,7 @@ impl OpenPool {
             Ok(Ok(())) => Ok(()),
             Ok(Err(ended)) => Err(self.over(ended)),
             Err(_) => Err(PoolError::refused(
-                &candidate.name,
+                &candidate.place.name,
                 "it was added and does not answer now",
                 "it is taken in once it answers",
             )),

@@ -1,24 +1,22 @@
-//! Making a device a disk of a pool: whether it may be, and what is written in which order. The labels
+//! Making a device a disk of a pool: what is written in which order. (Whether it may be: `whose`.) The labels
 //! come last, so that a crash leaves a disk that belongs to nobody.
 
 use std::rc::Rc;
 
 use block::{
-    BLOCK_SECTORS, BlockDevice, Claim, Durability, DurabilityClass, IoError, Lba, SECTOR_BYTES,
-    SectorRange,
+    BLOCK_SECTORS, BlockDevice, Claim, Durability, IoError, Lba, SECTOR_BYTES, SectorRange,
 };
 
-use super::EngineConfig;
 use super::io::write_durably;
-use super::observe::{Content, explain, read_content};
+use super::observe::{Content, read_content};
+use super::{DiskPlace, EngineConfig};
 use crate::error::PoolError;
-use crate::format::{Confirm, DiskGeometry, DiskId, Label, MIB, PoolId, ReleaseNumber};
+use crate::format::{Confirm, DiskGeometry, Label, MIB, ReleaseNumber};
 
 /// A device that shall become a disk.
 pub(crate) struct Candidate {
-    pub(crate) name: String,
+    pub(crate) place: DiskPlace,
     pub(crate) node: uuid::Uuid,
-    pub(crate) node_name: String,
     pub(crate) device: Rc<dyn BlockDevice>,
     /// The user named it as one to be overwritten.
     pub(crate) forced: bool,
@@ -30,59 +28,15 @@ impl Candidate {
         DiskGeometry::labelled_bytes_of(bytes)
     }
 
-    /// Whether the device may be overwritten. `known` tells whether a disk identity belongs to a
-    /// pool that is open here.
-    pub(crate) async fn check(
-        &self,
-        known: impl Fn(PoolId, DiskId) -> Known,
-    ) -> Result<(), PoolError> {
-        let refuse = |why: String, remedy: &str| Err(PoolError::refused(&self.name, why, remedy));
-        let name = &self.name;
-        let force = format!("name it with --force-disk {name} to overwrite what is on it");
-        let geometry = self.device.geometry();
-        if geometry.read_only {
-            return refuse("it is read-only".into(), "export it writable");
-        }
-        if geometry.class == DurabilityClass::Unknown && !self.forced {
-            let why = "its target may acknowledge writes that are not durable";
-            let remedy =
-                format!("export it with etherpool node, or name it with --force-disk {name}");
-            return refuse(why.into(), &remedy);
-        }
-        let content = read_content(&*self.device, true).await;
-        match content.map_err(|error| PoolError::io("looking at it", name, error))? {
-            Content::Blank => Ok(()),
-            Content::Labelled { label, .. } => match known(label.label.pool, label.label.disk) {
-                Known::Member => {
-                    let why = format!("it is a disk of pool {} already", label.label.pool_name);
-                    refuse(why, "name another one")
-                }
-                Known::Unfinished => Ok(()),
-                Known::Not if self.forced => Ok(()),
-                Known::Not => {
-                    let why = format!("it belongs to pool {}", label.label.pool_name);
-                    refuse(why, &force)
-                }
-            },
-            Content::Foreign(_) | Content::Refused(_) if self.forced => Ok(()),
-            Content::Foreign(found) => {
-                let found: Vec<_> = found.iter().map(ToString::to_string).collect();
-                refuse(format!("it carries: {}", found.join(", ")), &force)
-            }
-            Content::Refused(error) => refuse(explain(&error), &force),
-            Content::Unreadable(error) => Err(PoolError::io("looking at it", name, error)),
-            Content::Unread => refuse("it could not be looked at".into(), "try again"),
-        }
-    }
-
     /// The layout of the disk, or how large it would have to be.
     pub(crate) fn geometry(
         &self,
         metadata_bytes: u64,
         extent_bytes: u64,
     ) -> Result<DiskGeometry, PoolError> {
-        DiskGeometry::new(self.size_bytes(), metadata_bytes, extent_bytes)
-            .map_err(|error| PoolError::refused(&self.name, error.to_string(), "use a larger disk"))
+        DiskGeometry::new(self.size_bytes(), metadata_bytes, extent_bytes).map_err(|error| {
+            PoolError::refused(&self.place.name, error.to_string(), "use a larger disk")
+        })
     }
 
     /// Claims the medium.
@@ -95,16 +49,16 @@ impl Candidate {
         match self.device.claim(claim).await {
             Ok(_) => Ok(()),
             Err(IoError::Refused(reason)) => Err(PoolError::refused(
-                &self.name,
+                &self.place.name,
                 format!("its target refuses: {reason}"),
                 "see the node's log",
             )),
             Err(IoError::Unsupported) => Err(PoolError::refused(
-                &self.name,
+                &self.place.name,
                 "its target cannot keep an owner",
                 "export it with etherpool node",
             )),
-            Err(error) => Err(PoolError::io("claiming it", &self.name, error)),
+            Err(error) => Err(PoolError::io("claiming it", &self.place.name, error)),
         }
     }
 
@@ -129,7 +83,7 @@ impl Candidate {
             for slot in Label::slots_of(sequence) {
                 let write = write_durably(&*self.device, slots[slot], label.encode(sequence, slot));
                 let written = write.await;
-                written.map_err(|error| PoolError::io("labelling it", &self.name, error))?;
+                written.map_err(|error| PoolError::io("labelling it", &self.place.name, error))?;
             }
         }
         Ok(())
@@ -140,26 +94,14 @@ impl Candidate {
         match read_content(&*self.device, false).await {
             Ok(Content::Labelled { label: found, .. }) if found.label == *label => Ok(()),
             Ok(_) => Err(PoolError::refused(
-                &self.name,
+                &self.place.name,
                 "it does not hold what was just written to it: it is the same device as another \
                  one that was named, or it is broken",
                 "name each device once",
             )),
-            Err(error) => Err(PoolError::io("reading its label", &self.name, error)),
+            Err(error) => Err(PoolError::io("reading its label", &self.place.name, error)),
         }
     }
-}
-
-/// Whose a labelled disk is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Known {
-    /// A disk of a pool that is open here.
-    Member,
-    /// Labelled for a pool that is open here, but never added to it: an extension that was
-    /// interrupted.
-    Unfinished,
-    /// Neither.
-    Not,
 }
 
 async fn wipe(device: &dyn BlockDevice, from: u64, to: u64) -> Result<(), IoError> {

@@ -111,6 +111,7 @@ impl Pool {
     pub(crate) async fn run_lease(self: Rc<Self>) {
         loop {
             self.lease_round();
+            self.show_life();
             self.push_votes();
             let rest = self.unless_over(self.runtime.sleep(RENEW_EVERY)).await;
             if rest.is_err() {
@@ -128,6 +129,21 @@ impl Pool {
             // Votes that don't answer within a lease can't prolong it any more.
             let _ = round.await;
         });
+    }
+
+    /// Lets every other disk hear that its owner lives, so that nobody takes it for another pool, the
+    /// vote disks being out of his sight.
+    fn show_life(&self) {
+        let others = self
+            .members()
+            .into_iter()
+            .filter(|member| member.claimed.get() && self.vote_index(member.id).is_none());
+        for device in others.filter_map(|member| member.device()) {
+            let runtime = self.runtime.clone();
+            self.runtime.spawn(async move {
+                let _ = runtime::timeout(&runtime, LEASE, device.renew()).await;
+            });
+        }
     }
 
     async fn ask_votes(&self) {

@@ -23,6 +23,8 @@ pub struct Limits {
     pub claim: Duration,
     /// How often a disk that should be taken in and doesn't answer is tried.
     pub rejoin: Duration,
+    /// How often a disk that is in no open pool is looked at: others may have done something with it.
+    pub look_at_closed: Duration,
     /// A log that was idle for so long is folded.
     pub fold_idle: Duration,
     /// How long a pool that could be opened waits for the disks that aren't in sight yet.
@@ -45,6 +47,7 @@ impl Default for Limits {
             probe: Duration::from_millis(200),
             claim: Duration::from_secs(10),
             rejoin: Duration::from_millis(500),
+            look_at_closed: Duration::from_secs(5),
             fold_idle: Duration::from_secs(1),
             grace: Duration::from_secs(2),
             close: Duration::from_secs(20),

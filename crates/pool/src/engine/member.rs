@@ -6,6 +6,7 @@ use std::rc::Rc;
 use block::{BlockDevice, Instance};
 use runtime::Semaphore;
 
+use super::DiskPlace;
 use crate::format::{DiskGeometry, DiskId, DiskNumber};
 
 /// Whether a disk takes part.
@@ -29,8 +30,8 @@ pub(crate) struct Member {
     pub(crate) id: DiskId,
     /// Where things are on it.
     pub(crate) geometry: DiskGeometry,
-    /// The name under which it is or was in sight.
-    pub(crate) name: RefCell<String>,
+    /// Where it is or was in sight.
+    pub(crate) place: RefCell<DiskPlace>,
     device: RefCell<Option<Rc<dyn BlockDevice>>>,
     standing: RefCell<Standing>,
     /// Counts the devices and restarts it was seen with, so that a check that is overtaken by a
@@ -70,7 +71,7 @@ impl Member {
             number,
             id,
             geometry,
-            name: RefCell::new(format!("{number}")),
+            place: RefCell::default(),
             device: RefCell::new(None),
             standing: RefCell::new(Standing::Away),
             appearance: Cell::new(0),
@@ -114,9 +115,9 @@ impl Member {
         *self.standing.borrow_mut() = standing;
     }
 
-    /// A device came in sight under `name`.
-    pub(crate) fn attach(&self, name: &str, device: Rc<dyn BlockDevice>) {
-        *self.name.borrow_mut() = name.to_owned();
+    /// A device came in sight at `place`.
+    pub(crate) fn attach(&self, place: DiskPlace, device: Rc<dyn BlockDevice>) {
+        *self.place.borrow_mut() = place;
         *self.device.borrow_mut() = Some(device);
         self.claimed.set(false);
         self.answers.set(true);
@@ -137,7 +138,17 @@ impl Member {
         self.appearance.get()
     }
 
+    /// Its address, or what is known of it in short.
     pub(crate) fn display_name(&self) -> String {
-        self.name.borrow().clone()
+        let place = self.place.borrow();
+        match place.name.is_empty() {
+            true => format!("{} of {}", self.number, place.node_name),
+            false => place.name.clone(),
+        }
+    }
+
+    /// Where to look for it.
+    pub(crate) fn describe(&self) -> String {
+        self.place.borrow().to_string()
     }
 }

@@ -24,12 +24,14 @@ mod events;
 mod exclude;
 mod fold;
 mod format_disk;
+mod import;
 mod init;
 mod io;
 mod lease;
 mod limits;
 mod log;
 mod member;
+mod missing;
 mod observe;
 mod open;
 mod open_pool;
@@ -43,10 +45,12 @@ mod replay;
 mod segment;
 mod sight;
 mod slot;
+mod space;
 mod status;
 mod verify;
 mod volume;
 mod volumes;
+mod whose;
 
 #[cfg(test)]
 mod testing;
@@ -64,7 +68,10 @@ pub use limits::Limits;
 use crate::error::PoolError;
 use crate::format::FailureDomain;
 use crate::metadata::Layout;
-use crate::report::{DiskReport, PoolEvent, PoolReport, Progress, VerifyReport, VolumeReport};
+use crate::report::{
+    DiskReport, ImportPlan, PoolEvent, PoolForecast, PoolReport, Progress, VerifyReport,
+    VolumeForecast, VolumeReport,
+};
 use slot::Inner;
 use volume::VolumeDevice;
 
@@ -75,6 +82,9 @@ pub struct EngineConfig {
     pub owner: OwnerId,
     /// Its name, for people.
     pub owner_name: String,
+    /// The pools that the supervisor's own records name as its. No other is opened by itself,
+    /// whatever it says about its owner: everybody on the network can read that identity.
+    pub pools: Vec<KnownPool>,
     /// Times and sizes.
     pub limits: Limits,
 }
@@ -90,6 +100,58 @@ pub struct DiskFacts {
     pub node_name: String,
     /// Its path on that machine.
     pub device_name: String,
+}
+
+impl DiskFacts {
+    /// Where the device is, for people.
+    pub(crate) fn place(&self) -> DiskPlace {
+        DiskPlace {
+            name: self.name.clone(),
+            node_name: self.node_name.clone(),
+            device_name: self.device_name.clone(),
+        }
+    }
+}
+
+/// A pool of the supervisor's own records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownPool {
+    /// Its identity.
+    pub id: uuid::Uuid,
+    /// Its disks as they were last in sight. Some may have come since.
+    pub disks: Vec<KnownDisk>,
+}
+
+/// A disk of a known pool, as it was last in sight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownDisk {
+    /// Its identity in the pool.
+    pub id: uuid::Uuid,
+    /// Where it was.
+    pub place: DiskPlace,
+}
+
+/// Where a disk is or was, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiskPlace {
+    /// The name that it is addressed by (`e1.0`).
+    pub name: String,
+    /// Its machine's name.
+    pub node_name: String,
+    /// Its path on that machine.
+    pub device_name: String,
+}
+
+impl std::fmt::Display for DiskPlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.name.is_empty(), self.device_name.is_empty()) {
+            (false, false) => {
+                write!(f, "{} ({} on {})", self.name, self.device_name, self.node_name)
+            }
+            (false, true) => write!(f, "{} (on {})", self.name, self.node_name),
+            (true, _) => write!(f, "a disk of {}", self.node_name),
+        }
+    }
 }
 
 /// A pool to be made.
@@ -112,6 +174,8 @@ pub struct CreatePool {
 pub struct ImportOptions {
     /// How long to wait for disks that aren't in sight, once the pool could be opened without them.
     pub grace: Option<Duration>,
+    /// Take it also from an owner that was heard a moment ago.
+    pub force: bool,
 }
 
 /// A size as people give it.
@@ -154,6 +218,11 @@ impl Engine {
         self.inner.create_pool(request).await
     }
 
+    /// What [`Engine::create_pool`] would do, or why it wouldn't.
+    pub async fn plan_create(&self, request: &CreatePool) -> Result<PoolForecast, PoolError> {
+        self.inner.plan_create(request).await
+    }
+
     /// Adds disks to a pool.
     pub async fn extend_pool(
         &self,
@@ -161,15 +230,21 @@ impl Engine {
         disks: &[String],
         force_disks: &[String],
     ) -> Result<PoolReport, PoolError> {
-        let open = self.inner.open_pool(pool)?;
-        create::check_once(disks)?;
-        let candidates = self.inner.candidates(disks, force_disks)?;
-        open.extend(&self.inner.config, candidates).await?;
-        self.inner.observe_again(disks);
-        Ok(open.report())
+        self.inner.extend_pool(pool, disks, force_disks).await
     }
 
-    /// Takes a pool over, whoever owned it, and opens it.
+    /// What [`Engine::extend_pool`] would do, or why it wouldn't.
+    pub async fn plan_extend(
+        &self,
+        pool: &str,
+        disks: &[String],
+        force_disks: &[String],
+    ) -> Result<PoolForecast, PoolError> {
+        self.inner.plan_extend(pool, disks, force_disks).await
+    }
+
+    /// Takes a pool over and opens it: one that nobody owns, or whose owner wasn't heard for longer
+    /// than its lease lasts, or any other if that is forced.
     pub async fn import_pool(
         &self,
         name_or_id: &str,
@@ -178,14 +253,14 @@ impl Engine {
         self.inner.import_pool(name_or_id, options).await
     }
 
-    /// Imports every pool in sight that isn't open.
-    pub async fn import_all(&self) -> Vec<(String, Result<PoolReport, PoolError>)> {
-        let mut results = Vec::new();
-        for (id, name) in self.inner.closed_pools() {
-            let result = self.inner.import_pool(&id, ImportOptions::default()).await;
-            results.push((name, result));
-        }
-        results
+    /// Whose a pool is, and whether [`Engine::import_pool`] would take it without force.
+    pub async fn plan_import(&self, name_or_id: &str) -> Result<ImportPlan, PoolError> {
+        self.inner.plan_import(name_or_id).await
+    }
+
+    /// The pools that the supervisor's records should name now.
+    pub fn known_pools(&self) -> Vec<KnownPool> {
+        self.inner.known_pools()
     }
 
     /// Gives a pool up: everything in place, closed, and nobody's.
@@ -209,6 +284,27 @@ impl Engine {
         let open = self.inner.open_pool(pool)?;
         let made = open.create_volume(volume, size, layout).await?;
         open.report_of(&made).ok_or_else(|| PoolError::no_volume(pool, volume))
+    }
+
+    /// What [`Engine::create_volume`] would do, or why it wouldn't.
+    pub fn plan_volume(
+        &self,
+        pool: &str,
+        volume: &str,
+        size: VolumeSize,
+        layout: Layout,
+    ) -> Result<VolumeForecast, PoolError> {
+        self.inner.open_pool(pool)?.plan_volume(volume, size, layout)
+    }
+
+    /// What [`Engine::extend_volume`] would do, or why it wouldn't.
+    pub fn plan_growth(
+        &self,
+        pool: &str,
+        volume: &str,
+        size: VolumeSize,
+    ) -> Result<VolumeForecast, PoolError> {
+        self.inner.open_pool(pool)?.plan_growth(volume, size)
     }
 
     /// Grows a volume.

@@ -19,7 +19,7 @@ use super::member::{Member, Standing};
 use super::open_pool::OpenPool;
 use super::pool::Pool;
 use super::readmit::NotFit;
-use super::{EngineConfig, Limits};
+use super::{DiskPlace, EngineConfig, Limits};
 use crate::error::PoolError;
 use crate::format::{
     Configuration, CopySet, DiskGeometry, DiskId, DiskNumber, Label, PoolId, RecordNumber,
@@ -29,7 +29,7 @@ use crate::metadata::{AreaLayout, Metadata, Recovered, choose_copy, recover_copy
 /// A labelled disk in sight.
 #[derive(Clone)]
 pub(crate) struct SeenDisk {
-    pub(crate) name: String,
+    pub(crate) place: DiskPlace,
     pub(crate) device: Rc<dyn BlockDevice>,
     pub(crate) label: Label,
     pub(crate) vote: Option<Configuration>,
@@ -43,6 +43,8 @@ pub(crate) struct OpenRequest {
     pub(crate) id: PoolId,
     pub(crate) name: String,
     pub(crate) disks: Vec<SeenDisk>,
+    /// Where the pool's disks were last in sight, those that are missing now among them.
+    pub(crate) known: BTreeMap<DiskId, DiskPlace>,
     /// Somebody asked for it: the pool is taken from whoever has it.
     pub(crate) import: bool,
 }
@@ -90,8 +92,17 @@ struct Claimed {
 }
 
 impl OpenRequest {
-    /// Opens the pool.
+    /// Opens the pool. Devices that were claimed for an opening that failed are an observer's again:
+    /// under an epoch that another has outbid not even their labels could be read.
     pub(crate) async fn open(self) -> Result<Rc<OpenPool>, PoolError> {
+        let opened = self.open_claimed().await;
+        if opened.is_err() {
+            self.disks.iter().for_each(|disk| disk.device.disown());
+        }
+        opened
+    }
+
+    async fn open_claimed(&self) -> Result<Rc<OpenPool>, PoolError> {
         let quorum = Quorum::of(&self.disks);
         let before = quorum.newest.clone().filter(|_| quorum.suffices());
         let before = before.ok_or_else(|| self.no_quorum(&quorum))?;
@@ -124,29 +135,34 @@ impl OpenRequest {
         }
     }
 
-    /// The pool's disks as a metadata copy in sight has them; a hint, read without a claim.
-    pub(crate) async fn known_disks(&self) -> Option<BTreeSet<DiskId>> {
-        let quorum = Quorum::of(&self.disks);
-        let copies = quorum.newest.as_ref()?.copies;
-        let current = copies.iter().filter_map(|index| quorum.vote_disks.get(index));
-        let current: BTreeSet<&DiskId> = current.collect();
-        let disk = self.disks.iter().find(|disk| current.contains(&disk.label.disk))?;
-        let (recovered, _) = self.read_area(disk).await.ok()?;
-        Some(recovered.metadata.disks().values().map(|disk| disk.id).collect())
-    }
-
     pub(crate) fn no_quorum(&self, quorum: &Quorum) -> PoolError {
-        let present: BTreeSet<DiskId> = self.disks.iter().map(|disk| disk.label.disk).collect();
-        let missing = quorum.vote_disks.iter().filter(|disk| !present.contains(disk));
-        PoolError::NoQuorum {
-            pool: self.name.clone(),
-            why: format!(
-                "{} of {} votes are in sight, {} are needed, with a current copy of its metadata",
+        let in_sight: Vec<&str> = self.disks.iter().map(|disk| disk.place.name.as_str()).collect();
+        let sight = match in_sight.is_empty() {
+            true => "none of its disks is in sight".to_owned(),
+            false => format!("of its disks {} are in sight", in_sight.join(", ")),
+        };
+        let why = match quorum.vote_disks.is_empty() {
+            true => sight,
+            false => format!(
+                "{} of {} votes answer, {} are needed, with a current copy of its metadata; {sight}",
                 quorum.in_sight,
                 quorum.vote_disks.len(),
                 quorum.majority()
             ),
-            missing: missing.map(|disk| format!("disk {disk}")).collect(),
+        };
+        let present: BTreeSet<DiskId> =
+            self.disks.iter().filter(|d| d.vote.is_some()).map(|disk| disk.label.disk).collect();
+        let missing = quorum.vote_disks.iter().filter(|disk| !present.contains(disk));
+        let missing = missing.map(|disk| self.name_of(*disk)).collect();
+        PoolError::NoQuorum { pool: self.name.clone(), why, missing }
+    }
+
+    /// A disk of the pool, for people: where it is, or where it was.
+    fn name_of(&self, disk: DiskId) -> String {
+        let seen = self.disks.iter().find(|seen| seen.label.disk == disk).map(|seen| &seen.place);
+        match seen.or(self.known.get(&disk)) {
+            Some(place) => place.to_string(),
+            None => format!("the disk with the id {disk}"),
         }
     }
 
@@ -221,7 +237,7 @@ impl OpenRequest {
                 Ok(_) => claimed.push(Claimed { disk: disk.clone() }),
                 Err(IoError::Fenced { highest }) => fenced = fenced.max(Some(highest)),
                 Err(error) => {
-                    tracing::warn!(pool = %self.name, disk = %disk.name, %error, "not claimed");
+                    tracing::warn!(pool = %self.name, disk = %disk.place.name, %error, "not claimed");
                 }
             }
         }
@@ -267,13 +283,13 @@ impl OpenRequest {
                     copies.push(recovered);
                     layout = Some(found);
                 }
-                Err(why) => faults.push(format!("{}: {why}", holder.disk.name)),
+                Err(why) => faults.push(format!("{}: {why}", holder.disk.place.name)),
             }
         }
         let unusable = |why: String| PoolError::NoQuorum {
             pool: self.name.clone(),
             why,
-            missing: current.iter().map(|disk| format!("disk {disk}")).collect(),
+            missing: current.iter().map(|disk| self.name_of(*disk)).collect(),
         };
         let best = choose_copy(&copies).map_err(|error| {
             unusable(format!("no usable copy of its metadata: {error} {}", faults.join("; ")))
@@ -310,13 +326,15 @@ impl OpenRequest {
         });
         let members: BTreeMap<DiskNumber, Rc<Member>> = members.collect();
         for (number, member) in &members {
-            if let Some(disk) = metadata.disks().get(number) {
-                *member.name.borrow_mut() = format!("{} of {}", number, disk.node_name);
-            }
+            let node_name = metadata.disks().get(number).map(|disk| disk.node_name.clone());
+            let unknown =
+                || DiskPlace { node_name: node_name.unwrap_or_default(), ..DiskPlace::default() };
+            *member.place.borrow_mut() =
+                self.known.get(&member.id).cloned().unwrap_or_else(unknown);
         }
         for seen in &self.disks {
             if let Some(member) = members.values().find(|m| m.id == seen.label.disk) {
-                member.attach(&seen.name, Rc::clone(&seen.device));
+                member.attach(seen.place.clone(), Rc::clone(&seen.device));
             }
         }
         Rc::new(Pool {

@@ -8,6 +8,7 @@ use block::{BlockDevice, DeviceEvent};
 use futures::channel::oneshot;
 use futures::future::join_all;
 
+use super::DiskPlace;
 use super::lease::Ended;
 use super::member::{Member, Standing};
 use super::pool::Pool;
@@ -59,10 +60,10 @@ impl OpenPool {
     pub(crate) fn attach(
         self: &Rc<Self>,
         member: &Rc<Member>,
-        name: &str,
+        place: DiskPlace,
         device: Rc<dyn BlockDevice>,
     ) {
-        member.attach(name, device);
+        member.attach(place, device);
         if member.is_usable() {
             member.set_standing(Standing::Away);
         }

@@ -60,7 +60,8 @@ impl Volume {
                 Ok(adopted) => break adopted,
                 Err(Blocked::Ended(ended)) => return Err(ended),
                 Err(Blocked::Missing(disks)) => {
-                    let names: Vec<_> = disks.iter().map(|d| self.pool.disk_name(*d)).collect();
+                    let members = disks.iter().filter_map(|disk| self.pool.member(*disk));
+                    let names: Vec<_> = members.map(|member| member.describe()).collect();
                     let names = names.join(" or ");
                     self.set_serving(Serving::Suspended(format!(
                         "no current copy of its log is in sight; bring back {names}"

@@ -52,20 +52,49 @@ impl Inner {
     }
 
     pub(crate) fn pool_reports(&self) -> Vec<PoolReport> {
-        let slots: Vec<Rc<Slot>> = self.slots.borrow().values().cloned().collect();
+        let mut slots: Vec<Rc<Slot>> = self.slots.borrow().values().cloned().collect();
+        // Who looks a pool up by its name finds ours first: anybody may bring one of the same name.
+        slots.sort_by_cached_key(|slot| (self.rank(slot), slot.name.borrow().clone()));
         slots.iter().filter_map(|slot| self.report_slot(slot)).collect()
+    }
+
+    /// A disk that is missing where another pool's disk answers now: a disk belongs to one pool, so what
+    /// it held of this one is gone. (An earlier version let two pools take the same disk.)
+    fn explain_missing(&self, disk: &mut PoolDisk) {
+        if disk.state != DiskState::Missing {
+            return;
+        }
+        let devices = self.devices.borrow();
+        let Some(device) = devices.get(&disk.name) else { return };
+        if let Content::Labelled { label, .. } = &*device.content.borrow() {
+            let (pool, id) = (&label.label.pool_name, label.label.pool);
+            let why = format!(
+                "at its address is a disk of pool {pool} ({id}) now; if the same disk was given to that \
+                 pool, what it held of this one is gone"
+            );
+            disk.state = DiskState::Refused { why };
+        }
     }
 
     pub(super) fn report_slot(&self, slot: &Slot) -> Option<PoolReport> {
         let state = slot.state.borrow().clone();
         if let SlotState::Open(open) = &state {
-            return Some(open.report());
+            let mut report = open.report();
+            report.disks.iter_mut().for_each(|disk| self.explain_missing(disk));
+            return Some(report);
         }
         let disks = self.seen_disks(slot.id);
         let quorum = Quorum::of(&disks);
         let newest = quorum.newest.as_ref();
         let owner = newest.map_or(OwnerId::NONE, |newest| newest.owner);
-        let epoch = newest.map_or(0, |newest| newest.epoch.0);
+        let known = slot.owner.borrow().clone().filter(|_| !quorum.suffices());
+        let stale_secs = known.as_ref().map(|known| self.runtime.now().since(known.at).as_secs());
+        let (owner_name, epoch) = match (known, newest) {
+            (Some(known), _) => (known.name, known.epoch),
+            (None, Some(newest)) => (newest.owner_name.clone(), newest.epoch.0),
+            (None, None) => (String::new(), 0),
+        };
+        let is_known = self.known.borrow().contains_key(&slot.id);
         let state = match state {
             SlotState::Opening => PoolState::Opening,
             SlotState::Ended(Ended::Fenced) => PoolState::Fenced,
@@ -74,19 +103,19 @@ impl Inner {
                 PoolState::Incomplete { missing: self.request(slot).no_quorum(&quorum).to_string() }
             }
             _ if owner == OwnerId::NONE => PoolState::Released,
-            _ if owner != self.config.owner => PoolState::Foreign {
-                owner: newest.map_or_else(String::new, |newest| newest.owner_name.clone()),
-                epoch,
-            },
+            _ if owner != self.config.owner || !is_known => {
+                PoolState::Foreign { owner: owner_name.clone(), epoch }
+            }
             _ => match &*slot.error.borrow() {
                 Some(error) => PoolState::Suspended { reason: error.to_string() },
                 None => PoolState::Opening,
             },
         };
         let pool_disk = |disk: &SeenDisk| PoolDisk {
-            name: disk.name.clone(),
+            name: disk.place.name.clone(),
             id: disk.label.disk.to_string(),
             node: disk.label.node_name.clone(),
+            device_name: disk.place.device_name.clone(),
             size_bytes: disk.label.geometry.labelled_bytes(),
             free_bytes: 0,
             state: DiskState::Seen,
@@ -98,8 +127,9 @@ impl Inner {
             name: slot.name.borrow().clone(),
             id: slot.id.to_string(),
             state,
-            owner: newest.map_or_else(String::new, |newest| newest.owner_name.clone()),
+            owner: owner_name,
             epoch,
+            stale_secs,
             capacity_bytes: 0,
             free_bytes: 0,
             survives: 0,

@@ -6,18 +6,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BlockDevice, DeviceEvent, IoError};
+use block::{BlockDevice, DeviceEvent, Instant, IoError};
 use futures::future::{Either, join_all, select};
 use runtime::{Handle, Notify};
 
-use super::create::{Creation, check_name, check_once};
 use super::events::Events;
-use super::format_disk::{Candidate, Known};
 use super::lease::Ended;
 use super::observe::{Content, explain, read_content};
 use super::open::{OpenRequest, Quorum, SeenDisk};
 use super::open_pool::OpenPool;
-use super::{CreatePool, DiskFacts, EngineConfig, ImportOptions};
+use super::{DiskFacts, DiskPlace, EngineConfig};
 use crate::error::PoolError;
 use crate::format::{DiskId, PoolId};
 use crate::report::{PoolEvent, PoolReport, PoolState};
@@ -29,10 +27,16 @@ pub(crate) struct Inner {
     pub(crate) events: Rc<Events>,
     pub(super) devices: RefCell<BTreeMap<String, Rc<Device>>>,
     pub(super) slots: RefCell<BTreeMap<PoolId, Rc<Slot>>>,
+    /// The pools that are opened without being asked for: those that the supervisor's records name, or
+    /// that were made or imported since. Their disks as they were last in sight.
+    pub(super) known: RefCell<BTreeMap<PoolId, KnownDisks>>,
     /// A device was looked at, or a pool changed its state.
-    changed: Notify,
+    pub(super) changed: Notify,
     closing: Cell<bool>,
 }
+
+/// Where the disks of a known pool were last in sight.
+pub(super) type KnownDisks = BTreeMap<DiskId, DiskPlace>;
 
 /// A device in sight.
 pub(super) struct Device {
@@ -50,8 +54,18 @@ pub(super) struct Slot {
     pub(super) name: RefCell<String>,
     pub(super) state: RefCell<SlotState>,
     /// An import was asked for: how long to wait for missing disks.
-    import: Cell<Option<Duration>>,
+    pub(super) import: Cell<Option<Duration>>,
     pub(super) error: RefCell<Option<PoolError>>,
+    /// What a majority of votes said of the owner, when it was last looked at.
+    pub(super) owner: RefCell<Option<KnownOwner>>,
+}
+
+/// A pool's owner by its votes.
+#[derive(Clone, Debug)]
+pub(super) struct KnownOwner {
+    pub(super) name: String,
+    pub(super) epoch: u64,
+    pub(super) at: Instant,
 }
 
 #[derive(Clone)]
@@ -65,7 +79,12 @@ pub(super) enum SlotState {
 
 impl Inner {
     pub(crate) fn new(runtime: Handle, config: EngineConfig) -> Rc<Inner> {
+        let known = config.pools.iter().map(|pool| {
+            let disks = pool.disks.iter().map(|disk| (DiskId(disk.id), disk.place.clone()));
+            (PoolId(pool.id), disks.collect())
+        });
         Rc::new(Inner {
+            known: RefCell::new(known.collect()),
             runtime,
             config,
             events: Rc::default(),
@@ -106,13 +125,22 @@ impl Inner {
         self.changed.notify_all();
     }
 
-    /// Looks at a device whenever it comes back, and passes its hints on.
+    /// Looks at a device whenever it comes back, and passes its hints on. One that belongs to no open
+    /// pool is looked at now and then: nobody tells when another supervisor makes a pool of it, takes a
+    /// pool over, or gives it up.
     async fn watch(self: Rc<Self>, device: Rc<Device>) {
         self.look_at(&device).await;
         while !device.gone.get() {
             let poked = device.poked.notified();
             let event = device.device.next_event();
-            match select(event, std::pin::pin!(poked)).await {
+            let due = async {
+                self.runtime.sleep(self.config.limits.look_at_closed).await;
+                if self.open_pool_of(&device).is_some() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let (poked, due) = (std::pin::pin!(poked), std::pin::pin!(due));
+            match select(event, select(poked, due)).await {
                 Either::Left((event, _)) => {
                     if let Some((open, disk)) = self.open_pool_of(&device)
                         && let Some(member) = open.pool.member_by_id(disk)
@@ -159,7 +187,7 @@ impl Inner {
                     if let Some(member) = open.pool.member_by_id(disk) {
                         let held = member.device();
                         if !held.is_some_and(|held| Rc::ptr_eq(&held, &device.device)) {
-                            open.attach(&member, &device.facts.name, Rc::clone(&device.device));
+                            open.attach(&member, device.facts.place(), Rc::clone(&device.device));
                         }
                     }
                 } else {
@@ -177,7 +205,7 @@ impl Inner {
     }
 
     /// The slot of a pool; new ones get their task.
-    fn slot_of(self: &Rc<Self>, id: PoolId, name: &str) -> Rc<Slot> {
+    pub(super) fn slot_of(self: &Rc<Self>, id: PoolId, name: &str) -> Rc<Slot> {
         let mut slots = self.slots.borrow_mut();
         if let Some(slot) = slots.get(&id) {
             return Rc::clone(slot);
@@ -188,6 +216,7 @@ impl Inner {
             state: RefCell::new(SlotState::Closed),
             import: Cell::new(None),
             error: RefCell::new(None),
+            owner: RefCell::new(None),
         });
         slots.insert(id, Rc::clone(&slot));
         self.runtime.spawn(Rc::clone(self).run_slot(Rc::clone(&slot)));
@@ -215,11 +244,12 @@ impl Inner {
             match state {
                 SlotState::Open(open) => {
                     let ended = open.pool.lease.over().await;
-                    self.set_state(&slot, SlotState::Ended(ended));
+                    self.ended(&slot, &open, ended).await;
                     could_since = None;
                     continue;
                 }
                 SlotState::Ended(_) if slot.import.get().is_none() => {
+                    self.note_owner(&slot);
                     changed.await;
                     continue;
                 }
@@ -228,13 +258,14 @@ impl Inner {
             let wanted = self.is_wanted(&slot);
             if !wanted || self.closing.get() {
                 could_since = None;
+                self.note_owner(&slot);
                 changed.await;
                 continue;
             }
             let now = self.runtime.now();
             let since = *could_since.get_or_insert(now);
             let grace = slot.import.get().unwrap_or(self.config.limits.grace);
-            if now < since + grace && !self.all_in_sight(&slot).await {
+            if now < since + grace && !self.all_in_sight(&slot) {
                 let timer = self.runtime.sleep(self.config.limits.retry);
                 select(std::pin::pin!(changed), timer).await;
                 continue;
@@ -247,6 +278,34 @@ impl Inner {
         }
     }
 
+    /// An open pool is over. Its disks are looked at as a stranger's from now on: under the epoch that
+    /// they were claimed with they wouldn't even tell who has them.
+    async fn ended(&self, slot: &Slot, open: &OpenPool, ended: Ended) {
+        if ended == Ended::Fenced {
+            self.known.borrow_mut().remove(&slot.id);
+        } else if self.known.borrow().contains_key(&slot.id) {
+            self.remember_disks(open);
+        }
+        for device in open.pool.members().iter().filter_map(|member| member.device()) {
+            device.disown();
+        }
+        self.set_state(slot, SlotState::Ended(ended));
+        self.look_again(slot.id).await;
+        self.note_owner(slot);
+        self.changed.notify_all();
+    }
+
+    /// Takes note of what a majority of votes says of the owner.
+    fn note_owner(&self, slot: &Slot) {
+        let quorum = Quorum::of(&self.seen_disks(slot.id));
+        let (true, Some(newest)) = (quorum.suffices(), quorum.newest.as_ref()) else { return };
+        *slot.owner.borrow_mut() = Some(KnownOwner {
+            name: newest.owner_name.clone(),
+            epoch: newest.epoch.0,
+            at: self.runtime.now(),
+        });
+    }
+
     fn set_state(&self, slot: &Slot, state: SlotState) {
         *slot.state.borrow_mut() = state;
         if let Some(report) = self.report_slot(slot) {
@@ -256,11 +315,13 @@ impl Inner {
         self.changed.notify_all();
     }
 
-    /// Whether a pool can and shall be opened.
+    /// Whether a pool can and shall be opened: an import was asked for, or it is ours by our own
+    /// records as well as by its votes.
     fn is_wanted(&self, slot: &Slot) -> bool {
         let quorum = Quorum::of(&self.seen_disks(slot.id));
         let owner = quorum.newest.as_ref().map(|newest| newest.owner);
-        quorum.suffices() && (slot.import.get().is_some() || owner == Some(self.config.owner))
+        let ours = owner == Some(self.config.owner) && self.known.borrow().contains_key(&slot.id);
+        quorum.suffices() && (slot.import.get().is_some() || ours)
     }
 
     /// The disks of a pool in sight. Of two devices with one identity neither can be told to be the
@@ -272,7 +333,7 @@ impl Inner {
             let Content::Labelled { label, vote } = &*content else { continue };
             if label.label.pool == pool {
                 seen.entry(label.label.disk).or_insert_with(|| SeenDisk {
-                    name: device.facts.name.clone(),
+                    place: device.facts.place(),
                     device: Rc::clone(&device.device),
                     label: label.label.clone(),
                     vote: vote.clone(),
@@ -290,15 +351,27 @@ impl Inner {
             id: slot.id,
             name: slot.name.borrow().clone(),
             disks: self.seen_disks(slot.id),
+            known: self.known.borrow().get(&slot.id).cloned().unwrap_or_default(),
             import: slot.import.get().is_some(),
         }
     }
 
-    async fn all_in_sight(&self, slot: &Slot) -> bool {
-        let request = self.request(slot);
-        let Some(known) = request.known_disks().await else { return false };
-        let seen: BTreeSet<DiskId> = request.disks.iter().map(|disk| disk.label.disk).collect();
-        known.is_subset(&seen)
+    /// Whether all disks are in sight that a known pool had. Of another's pool they aren't known.
+    fn all_in_sight(&self, slot: &Slot) -> bool {
+        let known = self.known.borrow();
+        let Some(known) = known.get(&slot.id).filter(|known| !known.is_empty()) else {
+            return false;
+        };
+        let seen = self.seen_disks(slot.id);
+        let seen: BTreeSet<DiskId> = seen.iter().map(|disk| disk.label.disk).collect();
+        known.keys().all(|disk| seen.contains(disk))
+    }
+
+    /// Takes note of where an open pool's disks are.
+    pub(super) fn remember_disks(&self, open: &OpenPool) {
+        let members = open.pool.members();
+        let places = members.iter().map(|member| (member.id, member.place.borrow().clone()));
+        self.known.borrow_mut().insert(open.pool.id, places.collect());
     }
 
     async fn try_open(self: &Rc<Self>, slot: &Rc<Slot>) {
@@ -316,15 +389,15 @@ impl Inner {
                 slot.import.set(None);
                 *slot.name.borrow_mut() = open.pool.name.clone();
                 open.start();
+                self.remember_disks(&open);
                 self.set_state(slot, SlotState::Open(Rc::clone(&open)));
                 self.attach_late(&open);
             }
             Err(error) => {
                 tracing::warn!(pool = %slot.name.borrow(), %error, "not opened");
                 *slot.error.borrow_mut() = Some(error);
-                if slot.import.take().is_some() {
-                    self.look_again(slot.id).await;
-                }
+                slot.import.set(None);
+                self.look_again(slot.id).await;
                 self.set_state(slot, SlotState::Closed);
             }
         }
@@ -336,14 +409,14 @@ impl Inner {
             let Some(member) = open.pool.member_by_id(seen.label.disk) else { continue };
             let held = member.device();
             if !held.is_some_and(|held| Rc::ptr_eq(&held, &seen.device)) {
-                open.attach(&member, &seen.name, seen.device);
+                open.attach(&member, seen.place, seen.device);
             } else if !member.is_usable() {
                 open.pool.readmit_soon(&member);
             }
         }
     }
 
-    async fn look_again(&self, pool: PoolId) {
+    pub(super) async fn look_again(&self, pool: PoolId) {
         let devices: Vec<Rc<Device>> = self.devices.borrow().values().cloned().collect();
         let of_pool = devices.into_iter().filter(|device| {
             matches!(&*device.content.borrow(), Content::Labelled { label, .. } if label.label.pool == pool)
@@ -369,15 +442,30 @@ impl Inner {
         }
     }
 
-    fn find_slot(&self, name_or_id: &str) -> Option<Rc<Slot>> {
+    /// The pool of this name or id. Of several of one name ours is meant: the open one, then one that
+    /// our records name; anybody may bring disks of a pool of the same name.
+    pub(super) fn find_slot(&self, name_or_id: &str) -> Option<Rc<Slot>> {
+        self.slots_named(name_or_id).into_iter().next()
+    }
+
+    /// All pools of this name or id, ours first.
+    pub(super) fn slots_named(&self, name_or_id: &str) -> Vec<Rc<Slot>> {
         let slots = self.slots.borrow();
-        let mut found: Vec<_> = slots
-            .values()
-            .filter(|slot| *slot.name.borrow() == name_or_id || slot.id.to_string() == name_or_id)
-            .collect();
-        // Of several pools of one name the open one is meant.
-        found.sort_by_key(|slot| !matches!(*slot.state.borrow(), SlotState::Open(_)));
-        found.first().map(|slot| Rc::clone(slot))
+        let is_named = |slot: &&Rc<Slot>| {
+            *slot.name.borrow() == name_or_id || slot.id.to_string() == name_or_id
+        };
+        let mut found: Vec<_> = slots.values().filter(is_named).cloned().collect();
+        found.sort_by_key(|slot| self.rank(slot));
+        found
+    }
+
+    /// Ours before others'.
+    pub(super) fn rank(&self, slot: &Slot) -> u8 {
+        match *slot.state.borrow() {
+            SlotState::Open(_) => 0,
+            _ if self.known.borrow().contains_key(&slot.id) => 1,
+            _ => 2,
+        }
     }
 
     /// An open pool, or why it isn't.
@@ -416,38 +504,11 @@ impl Inner {
         }
     }
 
-    pub(crate) fn closed_pools(&self) -> Vec<(String, String)> {
-        let slots = self.slots.borrow();
-        let closed =
-            slots.values().filter(|slot| !matches!(*slot.state.borrow(), SlotState::Open(_)));
-        closed.map(|slot| (slot.id.to_string(), slot.name.borrow().clone())).collect()
-    }
-
-    pub(crate) async fn import_pool(
-        self: &Rc<Self>,
-        name: &str,
-        options: ImportOptions,
-    ) -> Result<PoolReport, PoolError> {
-        let slot = self.find_slot(name).ok_or_else(|| PoolError::no_pool(name))?;
-        if let SlotState::Open(open) = &*slot.state.borrow() {
-            return Ok(open.report());
-        }
-        self.look_again(slot.id).await;
-        let quorum = Quorum::of(&self.seen_disks(slot.id));
-        if !quorum.suffices() {
-            return Err(self.request(&slot).no_quorum(&quorum));
-        }
-        *slot.error.borrow_mut() = None;
-        if matches!(*slot.state.borrow(), SlotState::Ended(_)) {
-            *slot.state.borrow_mut() = SlotState::Closed;
-        }
-        slot.import.set(Some(options.grace.unwrap_or(self.config.limits.grace)));
-        self.changed.notify_all();
-        self.wait_open(&slot).await
-    }
-
     /// Waits until a pool that is being opened is open or failed to.
-    async fn wait_open(self: &Rc<Self>, slot: &Rc<Slot>) -> Result<PoolReport, PoolError> {
+    pub(super) async fn wait_open(
+        self: &Rc<Self>,
+        slot: &Rc<Slot>,
+    ) -> Result<PoolReport, PoolError> {
         let limit = self.config.limits.administer + super::lease::TAKEOVER_WAIT;
         let opened = async {
             loop {
@@ -464,67 +525,17 @@ impl Inner {
             }
         };
         runtime::timeout(&self.runtime, limit, opened).await.unwrap_or_else(|_| {
-            let reason = "it takes longer than expected to open it".into();
+            let reason = format!(
+                "it is not open after {} seconds; opening it goes on, see `etherpool pool show`",
+                limit.as_secs()
+            );
             Err(PoolError::Suspended { name: slot.name.borrow().clone(), reason })
         })
     }
 
-    pub(crate) fn candidates(
-        &self,
-        names: &[String],
-        force: &[String],
-    ) -> Result<Vec<Candidate>, PoolError> {
-        let devices = self.devices.borrow();
-        let candidate = |name: &String| {
-            let device = devices.get(name).ok_or_else(|| PoolError::NotFound {
-                what: "disk".into(),
-                name: name.clone(),
-                remedy: "see `etherpool disk list`".into(),
-            })?;
-            Ok(Candidate {
-                name: name.clone(),
-                node: device.facts.node,
-                node_name: device.facts.node_name.clone(),
-                device: Rc::clone(&device.device),
-                forced: force.contains(name),
-            })
-        };
-        names.iter().map(candidate).collect()
-    }
-
-    pub(crate) async fn create_pool(
-        self: &Rc<Self>,
-        request: CreatePool,
-    ) -> Result<PoolReport, PoolError> {
-        check_name("pool", &request.name)?;
-        check_once(&request.disks)?;
-        if self.find_slot(&request.name).is_some() {
-            return Err(PoolError::Exists { what: "pool".into(), name: request.name });
-        }
-        let candidates = self.candidates(&request.disks, &request.force_disks)?;
-        for candidate in &candidates {
-            candidate.check(|pool, _| self.whose(pool)).await?;
-        }
-        let creation = Creation {
-            config: &self.config,
-            runtime: &self.runtime,
-            request: &request,
-            candidates,
-        };
-        let id = creation.run().await?;
-        let slot = self.slot_of(id, &request.name);
-        self.observe_again(&request.disks);
-        self.wait_open(&slot).await
-    }
-
-    fn whose(&self, pool: PoolId) -> Known {
-        let slot = self.slots.borrow().get(&pool).cloned();
-        let open = slot.is_some_and(|slot| matches!(*slot.state.borrow(), SlotState::Open(_)));
-        if open { Known::Member } else { Known::Not }
-    }
-
     pub(crate) async fn release_pool(self: &Rc<Self>, name: &str) -> Result<(), PoolError> {
         let open = self.open_pool(name)?;
+        self.known.borrow_mut().remove(&open.pool.id);
         let closed = open.close(true).await;
         self.look_again(open.pool.id).await;
         self.changed.notify_all();

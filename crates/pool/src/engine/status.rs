@@ -11,7 +11,7 @@ use super::open_pool::OpenPool;
 use super::segment::current_copies;
 use super::volume::{Serving, Volume};
 use crate::format::{BirthId, DiskNumber, ExtentShape};
-use crate::metadata::{Layout, Metadata, Volume as VolumeMeta};
+use crate::metadata::{Metadata, Volume as VolumeMeta};
 use crate::report::{DiskState, PoolDisk, PoolReport, PoolState, VolumeReport, VotesReport};
 
 impl OpenPool {
@@ -35,6 +35,7 @@ impl OpenPool {
             state: self.state(&disks, &volumes, lease_ok),
             owner: pool.owner_name.clone(),
             epoch: pool.epoch.0,
+            stale_secs: None,
             capacity_bytes: extents * extent_bytes,
             free_bytes: disks.iter().map(|disk| disk.free_bytes).sum(),
             survives,
@@ -52,8 +53,7 @@ impl OpenPool {
             None => {}
         }
         if !lease_ok {
-            let reason = "a majority of its votes does not answer; bring disks back".into();
-            return PoolState::Suspended { reason };
+            return PoolState::Suspended { reason: self.votes_missing() };
         }
         let suspended = volumes
             .iter()
@@ -80,6 +80,7 @@ impl OpenPool {
             name: member.display_name(),
             id: member.id.to_string(),
             node: disk.map_or_else(String::new, |disk| disk.node_name.clone()),
+            device_name: member.place.borrow().device_name.clone(),
             size_bytes: member.geometry.labelled_bytes(),
             free_bytes: disk.map_or(0, |disk| u64::from(disk.free.len()) * extent_bytes),
             state,
@@ -98,20 +99,19 @@ impl OpenPool {
         let known = meta.volumes().get(&volume.id)?;
         let region = meta.shape().extent_bytes() / u64::from(ExtentShape::REGIONS);
         let missed: u64 = misses_of(meta, known).map(|(_, m)| u64::from(m.count_ones())).sum();
-        let layout = match known.layout {
-            Layout::Raid0 => "raid0".to_string(),
-            Layout::Mirror(copies) => format!("mirror:{copies}"),
-        };
         let suspended = match volume.serving() {
             Serving::Yes | Serving::Gone => self.blocked(meta, known),
-            Serving::Opening => Some("its log is being settled".into()),
+            Serving::Opening => {
+                let replaying = || "its log is being replayed".to_owned();
+                Some(self.blocked(meta, known).unwrap_or_else(replaying))
+            }
             Serving::Suspended(reason) => Some(reason),
         };
         let copies = u32::from(known.layout.copies());
         Some(VolumeReport {
             name: known.name.clone(),
             id: known.id.0.to_string(),
-            layout,
+            layout: known.layout.to_string(),
             size_bytes: known.bytes,
             properties: known.properties.clone(),
             degraded: self.volume_copies(meta, known) < copies,
@@ -126,18 +126,7 @@ impl OpenPool {
         })
     }
 
-    /// Why some of a volume's requests wait, though it serves.
-    fn blocked(&self, meta: &Metadata, volume: &VolumeMeta) -> Option<String> {
-        (self.volume_copies(meta, volume) == 0).then(|| {
-            let away = volume.runs.values().flat_map(|run| run.members.iter());
-            let away: BTreeSet<DiskNumber> =
-                away.map(|member| member.disk).filter(|disk| !self.is_there(*disk)).collect();
-            let names: Vec<_> = away.into_iter().map(|disk| self.pool.disk_name(disk)).collect();
-            format!("no copy of some of it is in sight; bring back {}", names.join(", "))
-        })
-    }
-
-    fn is_there(&self, disk: DiskNumber) -> bool {
+    pub(super) fn is_there(&self, disk: DiskNumber) -> bool {
         self.pool.member(disk).is_some_and(|m| m.is_usable() && m.answers.get())
     }
 
@@ -187,7 +176,8 @@ impl OpenPool {
     }
 }
 
-fn misses_of<'a>(
+/// What the members of a volume's groups have missed.
+pub(super) fn misses_of<'a>(
     meta: &'a Metadata,
     volume: &'a VolumeMeta,
 ) -> impl Iterator<Item = ((BirthId, u8), u64)> + 'a {

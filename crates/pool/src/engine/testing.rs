@@ -18,7 +18,7 @@ use futures::future::LocalBoxFuture;
 use runtime::{Executor, Handle, Notify, Order};
 use uuid::Uuid;
 
-use super::{DiskFacts, Engine, EngineConfig, Limits};
+use super::{DiskFacts, Engine, EngineConfig, KnownPool, Limits};
 
 /// How a disk answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,7 @@ pub(crate) struct TestDisk {
     durable: RefCell<Vec<u8>>,
     dirty: RefCell<BTreeSet<u64>>,
     instance: Cell<u64>,
+    heard: Cell<Option<Instant>>,
     holder: Cell<Holder>,
     pub(crate) mode: Cell<Mode>,
     mode_changed: Notify,
@@ -67,6 +68,7 @@ impl TestDisk {
             durable: RefCell::new(vec![0; bytes]),
             dirty: RefCell::default(),
             instance: Cell::new(1),
+            heard: Cell::new(None),
             holder: Cell::default(),
             mode: Cell::new(Mode::Well),
             mode_changed: Notify::new(),
@@ -174,6 +176,9 @@ impl TestDevice {
             Mode::Well => {}
         }
         let highest = disk.holder.get().epoch;
+        if self.epoch.get() == highest && highest != Epoch::OBSERVER {
+            disk.heard.set(Some(self.runtime.now()));
+        }
         let observes = self.epoch.get() == Epoch::OBSERVER && !writes;
         if !observes && self.epoch.get() < highest {
             return Some(self.answer(0, Err(IoError::Fenced { highest })));
@@ -231,6 +236,14 @@ impl BlockDevice for TestDevice {
         let instance = self.disk.instance.get();
         if !range.fits(self.geometry().sectors) {
             return self.answer(instance, Err(IoError::OutOfRange(range)));
+        }
+        // As the target: of a disk with an owner others see labels and votes only.
+        let tail = self.geometry().sectors - 2048;
+        let open = range.end().0 <= 96 || range.start.0 >= tail && range.end().0 <= tail + 32;
+        let owned = self.disk.holder.get().epoch != Epoch::OBSERVER;
+        if owned && self.epoch.get() == Epoch::OBSERVER && !open {
+            let reason = block::RefusalReason::Owned;
+            return self.answer(instance, Err(IoError::Refused(reason)));
         }
         assert!(range.len_bytes() <= 1 << 20, "a transfer larger than the device takes");
         let bad = self.disk.bad_sectors.borrow();
@@ -300,6 +313,7 @@ impl BlockDevice for TestDevice {
         }
         let holder = Holder::new(claim.epoch, claim.owner);
         self.disk.holder.set(holder);
+        self.disk.heard.set(Some(self.runtime.now()));
         self.epoch.set(claim.epoch);
         self.answer(instance, Ok(holder))
     }
@@ -308,7 +322,12 @@ impl BlockDevice for TestDevice {
         if let Some(obstacle) = self.obstacle(false) {
             return obstacle;
         }
-        self.answer(self.disk.instance.get(), Ok(self.disk.holder.get()))
+        let heard = self.disk.heard.get().map(|at| self.runtime.now().since(at));
+        self.answer(self.disk.instance.get(), Ok(Holder { heard, ..self.disk.holder.get() }))
+    }
+
+    fn disown(&self) {
+        self.epoch.set(Epoch::OBSERVER);
     }
 
     fn next_event(&self) -> LocalBoxFuture<'static, DeviceEvent> {
@@ -347,7 +366,18 @@ impl Bench {
 
     /// An engine of `owner` over `disks`, at time `now`.
     pub(crate) fn with(seed: u64, disks: Vec<Rc<TestDisk>>, now: Instant, owner: u128) -> Bench {
-        let bench = Bench::alone(seed, disks, now, owner);
+        Bench::again(seed, disks, now, owner, Vec::new())
+    }
+
+    /// The same by a supervisor that has these pools in its records.
+    pub(crate) fn again(
+        seed: u64,
+        disks: Vec<Rc<TestDisk>>,
+        now: Instant,
+        owner: u128,
+        pools: Vec<KnownPool>,
+    ) -> Bench {
+        let bench = Bench::alone(seed, disks, now, owner, pools);
         for disk in &bench.disks {
             bench.attach(disk);
         }
@@ -355,16 +385,23 @@ impl Bench {
     }
 
     /// The same without any disk in sight yet.
-    pub(crate) fn alone(seed: u64, disks: Vec<Rc<TestDisk>>, now: Instant, owner: u128) -> Bench {
+    pub(crate) fn alone(
+        seed: u64,
+        disks: Vec<Rc<TestDisk>>,
+        now: Instant,
+        owner: u128,
+        pools: Vec<KnownPool>,
+    ) -> Bench {
         let executor = Executor::new(now, seed, Order::Seeded, || {});
         let limits = Limits::default();
-        let engine = Engine::new(executor.handle(), Bench::config(owner, limits));
+        let engine = Engine::new(executor.handle(), Bench::config(owner, limits, pools));
         let devices = RefCell::default();
         Bench { executor, disks, engine, devices, owner, seed }
     }
 
-    fn config(owner: u128, limits: Limits) -> EngineConfig {
+    fn config(owner: u128, limits: Limits, pools: Vec<KnownPool>) -> EngineConfig {
         EngineConfig {
+            pools,
             owner: OwnerId(Uuid::from_u128(owner)),
             owner_name: format!("supervisor-{owner}"),
             limits,
@@ -451,15 +488,17 @@ impl Bench {
     /// The engine's process dies; the disks live on. What comes next is a new engine.
     pub(crate) fn crash_engine(self) -> Bench {
         let now = self.executor.handle().now();
+        let pools = self.engine.known_pools();
         self.executor.clear();
         let Bench { disks, owner, seed, engine, .. } = self;
         drop(engine);
-        Bench::with(seed + 1, disks, now, owner)
+        Bench::again(seed + 1, disks, now, owner, pools)
     }
 
     /// Everything loses power at once.
     pub(crate) fn power_cut(self) -> Bench {
         let now = self.executor.handle().now();
+        let pools = self.engine.known_pools();
         self.executor.clear();
         for disk in &self.disks {
             disk.crash(&self.executor.handle());
@@ -467,6 +506,6 @@ impl Bench {
         }
         let Bench { disks, owner, seed, engine, .. } = self;
         drop(engine);
-        Bench::with(seed + 1, disks, now, owner)
+        Bench::again(seed + 1, disks, now, owner, pools)
     }
 }

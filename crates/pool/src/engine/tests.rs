@@ -7,10 +7,13 @@ use std::time::Duration;
 use block::{BLOCK_BYTES, BlockDevice, Buffer, Durability, IoError, Lba, SectorRange};
 
 use super::testing::{Bench, Mode};
-use super::{CreatePool, VolumeSize};
+use super::{CreatePool, ImportOptions, VolumeSize};
+use crate::error::PoolError;
 use crate::format::FailureDomain;
 use crate::metadata::Layout;
 use crate::report::{PoolEvent, PoolReport, PoolState, VerifyReport};
+
+mod owners;
 
 const MIB: u64 = 1 << 20;
 
@@ -304,9 +307,9 @@ fn devices_may_arrive_in_any_order() {
     for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2], [2, 0, 1]] {
         let (bench, volume) = Bench::mirrored(40);
         bench.write(&volume, 0, pattern(0, 64, 1)).unwrap();
-        let now = bench.executor.handle().now();
+        let (now, pools) = (bench.executor.handle().now(), bench.engine.known_pools());
         bench.executor.clear();
-        let bench = Bench::alone(41, bench.disks.clone(), now, 1);
+        let bench = Bench::alone(41, bench.disks.clone(), now, 1, pools);
         for disk in order {
             bench.attach(&bench.disks[disk]);
             bench.pass(Duration::from_millis(700));
@@ -322,9 +325,9 @@ fn a_pool_opens_without_one_disk_and_takes_it_in_later() {
     for away in 0..3 {
         let (bench, volume) = Bench::mirrored(50 + away as u64);
         bench.write(&volume, 0, pattern(0, 256, 1)).unwrap();
-        let now = bench.executor.handle().now();
+        let (now, pools) = (bench.executor.handle().now(), bench.engine.known_pools());
         bench.executor.clear();
-        let bench = Bench::alone(51, bench.disks.clone(), now, 1);
+        let bench = Bench::alone(51, bench.disks.clone(), now, 1, pools);
         for disk in (0..3).filter(|disk| *disk != away) {
             bench.attach(&bench.disks[disk]);
         }
@@ -372,9 +375,19 @@ fn a_pool_of_another_owner_is_opened_only_by_import_and_deposes_the_former() {
     assert_eq!(first.report().state, PoolState::Online);
 
     let engine = Rc::clone(&second.engine);
+    let refused =
+        second.run(async move { engine.import_pool("pool", ImportOptions::default()).await });
+    assert!(matches!(refused, Err(PoolError::InUse { .. })), "{refused:?}");
+    first.pass(Duration::from_secs(3));
+    assert_eq!(first.report().state, PoolState::Online);
+
+    let engine = Rc::clone(&second.engine);
     let before = second.executor.handle().now();
     second
-        .run(async move { engine.import_pool("pool", super::ImportOptions::default()).await })
+        .run(async move {
+            let options = ImportOptions { force: true, ..ImportOptions::default() };
+            engine.import_pool("pool", options).await
+        })
         .unwrap();
     let waited = second.executor.handle().now().since(before);
     assert!(waited >= Duration::from_secs(7), "served after {waited:?}, the lease may still run");
@@ -408,9 +421,7 @@ fn a_released_pool_is_imported_without_waiting() {
     assert_eq!(again.report().state, PoolState::Released);
     let engine = Rc::clone(&again.engine);
     let before = again.executor.handle().now();
-    again
-        .run(async move { engine.import_pool("pool", super::ImportOptions::default()).await })
-        .unwrap();
+    again.run(async move { engine.import_pool("pool", ImportOptions::default()).await }).unwrap();
     assert!(again.executor.handle().now().since(before) < Duration::from_secs(4));
     let volume = again.reopened();
     assert_eq!(again.read(&volume, 0, 64).unwrap(), pattern(0, 64, 1));
@@ -490,12 +501,13 @@ fn damaged_labels_are_mended_or_refused_by_name() {
     let (bench, volume) = Bench::mirrored(93);
     bench.write(&volume, 0, pattern(0, 64, 1)).unwrap();
     let now = bench.executor.handle().now();
+    let pools = bench.engine.known_pools();
     bench.executor.clear();
     bench.disks[0].damage(20, |byte| *byte ^= 1);
     for slot in [0, 4096] {
         bench.disks[1].damage(slot + 20, |byte| *byte ^= 1);
     }
-    let bench = Bench::with(94, bench.disks.clone(), now, 1);
+    let bench = Bench::again(94, bench.disks.clone(), now, 1, pools);
     let volume = bench.reopened();
     assert_eq!(bench.read(&volume, 0, 64).unwrap(), pattern(0, 64, 1));
     let events = bench.events();

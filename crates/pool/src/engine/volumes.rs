@@ -8,11 +8,13 @@ use super::VolumeSize;
 use super::create::check_name;
 use super::open_pool::OpenPool;
 use super::pool::Pool;
+use super::space::{Room, no_space};
 use super::volume::{Serving, Volume};
 use crate::allocate::{NoSpace, Usable, plan_groups, stripe_width, usable_bytes};
 use crate::error::PoolError;
 use crate::format::VolumeId;
 use crate::metadata::{COPIES_MAX, Layout, MetaRecord, Metadata};
+use crate::report::VolumeForecast;
 
 impl OpenPool {
     /// Makes a volume and opens it.
@@ -22,17 +24,11 @@ impl OpenPool {
         size: VolumeSize,
         layout: Layout,
     ) -> Result<Rc<Volume>, PoolError> {
-        check_name("volume", name)?;
-        if layout == Layout::Mirror(1) || layout.copies() == 0 || layout.copies() > COPIES_MAX {
-            return Err(PoolError::invalid(
-                format!("a mirror of {} copies does not exist", layout.copies()),
-                format!("use raid0 or mirror:2 to mirror:{COPIES_MAX}"),
-            ));
-        }
+        check_new(name, layout)?;
         let (pool, name) = (self.pool.name.clone(), name.to_string());
-        let usable = self.pool.usable_disks();
+        let room = self.pool.room();
         let id = self
-            .administer(move |meta| plan_volume(meta, &usable, &pool, name, size, layout))
+            .administer(move |meta| plan_volume(meta, &room, &pool, name, size, layout))
             .await?;
         self.open_volume(id);
         let volume = self.volume(id);
@@ -43,6 +39,32 @@ impl OpenPool {
         Ok(volume)
     }
 
+    /// What making a volume would do.
+    pub(crate) fn plan_volume(
+        &self,
+        name: &str,
+        size: VolumeSize,
+        layout: Layout,
+    ) -> Result<VolumeForecast, PoolError> {
+        check_new(name, layout)?;
+        let (meta, room) = (self.pool.meta.borrow(), self.pool.room());
+        let (records, id) =
+            plan_volume(&meta, &room, &self.pool.name, name.to_owned(), size, layout)?;
+        forecast(&meta, &room.usable, &records, id)
+    }
+
+    /// What growing a volume would do.
+    pub(crate) fn plan_growth(
+        &self,
+        name: &str,
+        size: VolumeSize,
+    ) -> Result<VolumeForecast, PoolError> {
+        let id = self.volume_by_name(name)?.id;
+        let (meta, room) = (self.pool.meta.borrow(), self.pool.room());
+        let (records, _) = plan_growth(&meta, &room, id, size)?;
+        forecast(&meta, &room.usable, &records, id)
+    }
+
     /// Grows a volume, while it is in use.
     pub(crate) async fn extend_volume(
         self: &Rc<Self>,
@@ -50,8 +72,8 @@ impl OpenPool {
         size: VolumeSize,
     ) -> Result<Rc<Volume>, PoolError> {
         let volume = self.volume_by_name(name)?;
-        let (id, usable) = (volume.id, self.pool.usable_disks());
-        let bytes = self.administer(move |meta| plan_growth(meta, &usable, id, size)).await?;
+        let (id, room) = (volume.id, self.pool.room());
+        let bytes = self.administer(move |meta| plan_growth(meta, &room, id, size)).await?;
         volume.size_bytes.set(bytes);
         volume.changed.notify_all();
         Ok(volume)
@@ -112,14 +134,31 @@ impl Pool {
     }
 }
 
-fn no_space(needed_bytes: u64, free_bytes: u64) -> PoolError {
-    PoolError::NoSpace {
-        needed_bytes,
-        free_bytes,
-        remedy: "add disks with pool extend, or ask for less; copies need machines (or disks) of \
-                 their own with room"
-            .into(),
+/// Whether there may be a new volume with this name and layout.
+fn check_new(name: &str, layout: Layout) -> Result<(), PoolError> {
+    check_name("volume", name)?;
+    if layout == Layout::Mirror(1) || layout.copies() == 0 || layout.copies() > COPIES_MAX {
+        return Err(PoolError::invalid(
+            format!("a mirror of {} copies does not exist", layout.copies()),
+            format!("use raid0 or mirror:2 to mirror:{COPIES_MAX}"),
+        ));
     }
+    Ok(())
+}
+
+fn forecast(
+    meta: &Metadata,
+    usable: &Usable,
+    records: &[MetaRecord],
+    id: VolumeId,
+) -> Result<VolumeForecast, PoolError> {
+    let after = meta.with(records);
+    let after = after.map_err(|fault| PoolError::invalid(fault.to_string(), "report this"))?;
+    let volume = after.volumes().get(&id);
+    Ok(VolumeForecast {
+        size_bytes: volume.map_or(0, |volume| volume.bytes),
+        left_bytes: volume.map_or(0, |v| usable_bytes(&after, usable, v.layout, None)),
+    })
 }
 
 fn round_up(bytes: u64) -> Result<u64, PoolError> {
@@ -139,12 +178,13 @@ fn percent_of(percent: u8, free: u64) -> Result<u64, PoolError> {
 
 fn plan_volume(
     meta: &Metadata,
-    usable: &Usable,
+    room: &Room,
     pool: &str,
     name: String,
     size: VolumeSize,
     layout: Layout,
 ) -> Result<(Vec<MetaRecord>, VolumeId), PoolError> {
+    let usable = &room.usable;
     if meta.volume_by_name(&name).is_some() {
         let name = format!("{pool}/{name}");
         return Err(PoolError::Exists { what: "volume".into(), name });
@@ -155,7 +195,7 @@ fn plan_volume(
         VolumeSize::PercentFree(percent) => percent_of(percent, free)?,
     };
     if bytes == 0 || bytes > free {
-        return Err(no_space(bytes, free));
+        return Err(no_space(meta, room, layout, bytes, free));
     }
     let id = meta.counters().volume;
     let width = stripe_width(meta, usable, layout);
@@ -163,7 +203,9 @@ fn plan_volume(
     let with_volume = meta.with(&records);
     let with_volume = with_volume.map_err(|e| PoolError::invalid(e.to_string(), "report this"))?;
     let runs = plan_groups(&with_volume, usable, id, bytes);
-    let runs = runs.map_err(|NoSpace { available_bytes }| no_space(bytes, available_bytes))?;
+    let runs = runs.map_err(|NoSpace { available_bytes }| {
+        no_space(meta, room, layout, bytes, available_bytes)
+    })?;
     records.extend(runs.into_iter().map(|run| MetaRecord::RunAdded { volume: id, run }));
     records.push(MetaRecord::VolumeResized { id, bytes });
     Ok((records, id))
@@ -171,10 +213,11 @@ fn plan_volume(
 
 fn plan_growth(
     meta: &Metadata,
-    usable: &Usable,
+    room: &Room,
     id: VolumeId,
     size: VolumeSize,
 ) -> Result<(Vec<MetaRecord>, u64), PoolError> {
+    let usable = &room.usable;
     let gone = || PoolError::invalid("the volume was removed", "see `etherpool volume list`");
     let volume = meta.volumes().get(&id).ok_or_else(gone)?;
     let free = usable_bytes(meta, usable, volume.layout, Some(id));
@@ -195,8 +238,9 @@ fn plan_growth(
         ));
     }
     let runs = plan_groups(meta, usable, id, bytes);
-    let runs = runs
-        .map_err(|NoSpace { available_bytes }| no_space(bytes - volume.bytes, available_bytes))?;
+    let runs = runs.map_err(|NoSpace { available_bytes }| {
+        no_space(meta, room, volume.layout, bytes - volume.bytes, available_bytes)
+    })?;
     let mut records: Vec<MetaRecord> =
         runs.into_iter().map(|run| MetaRecord::RunAdded { volume: id, run }).collect();
     if bytes != volume.bytes {

@@ -82,6 +82,15 @@ impl Layout {
     }
 }
 
+impl std::fmt::Display for Layout {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Layout::Raid0 => f.write_str("raid0"),
+            Layout::Mirror(copies) => write!(f, "mirror:{copies}"),
+        }
+    }
+}
+
 /// Where one member of a run lies: consecutive extents of a disk, one per group of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Member {

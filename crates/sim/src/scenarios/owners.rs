@@ -196,7 +196,10 @@ async fn import(rig: &Rig, number: usize) -> Result<(), Failure> {
     rig.set_active(number);
     rig.see_disks(rig.cluster.disks().len()).await?;
     let import = || {
-        rig.with(|engine| async move { engine.import_pool(POOL, ImportOptions::default()).await })
+        rig.with(|engine| async move {
+            let options = ImportOptions { force: true, ..ImportOptions::default() };
+            engine.import_pool(POOL, options).await
+        })
     };
     import().await.map(drop)
 }

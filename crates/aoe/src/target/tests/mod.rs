@@ -9,6 +9,7 @@ mod hostile;
 mod merging;
 mod meter;
 mod order;
+mod owner;
 mod plain;
 mod power;
 mod probe;
@@ -53,6 +54,7 @@ pub(super) fn device(ownership: Ownership) -> DeviceState {
         },
         instance: Instance(77),
         ownership,
+        labelled: [None; 2],
     }
 }
 

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 pub use disks::{disks, targets};
 pub use exports::{target_stats, target_status};
-pub use pools::{imports, pool, pools};
+pub use pools::{forecast, import_plan, imports, pool, pools};
 pub use status::status;
 pub use volumes::{NamedVolume, uses, verification, volume, volumes};
 

@@ -2,7 +2,7 @@
 
 use control::api::ImportResult;
 use control::size::Human;
-use pool::{PoolReport, PoolState};
+use pool::{ImportPlan, PoolForecast, PoolReport, PoolState};
 
 use super::disks::disk_state;
 use super::volumes::volume_rows;
@@ -34,7 +34,7 @@ pub fn pool(report: &PoolReport) -> String {
         ("pool", report.name.clone()),
         ("id", report.id.clone()),
         ("state", pool_state(&report.state)),
-        ("owner", format!("{} (epoch {})", report.owner, report.epoch)),
+        ("owner", owner(report)),
         ("space", format!("{}, {} free", Human(report.capacity_bytes), Human(report.free_bytes))),
         ("survives", survives(report)),
         (
@@ -72,6 +72,63 @@ pub fn pool(report: &PoolReport) -> String {
     text
 }
 
+/// What making or extending a pool would do, for the question before it.
+pub fn forecast(forecast: &PoolForecast) -> String {
+    let mut text = String::new();
+    for loss in &forecast.losses {
+        text.push_str(&format!("  ** {loss} **\n"));
+    }
+    text.push_str(&format!("The pool would have {}", Human(forecast.capacity_bytes)));
+    let rooms = forecast.volumes.iter();
+    let rooms: Vec<String> =
+        rooms.map(|room| format!("{} as {}", Human(room.bytes), room.layout)).collect();
+    if !rooms.is_empty() {
+        text.push_str(&format!("; a new volume could have {}", rooms.join(", or ")));
+    }
+    text.push_str(".\n");
+    text
+}
+
+/// Whose a pool is that would be imported.
+pub fn import_plan(plan: &ImportPlan) -> String {
+    let heard = match plan.heard_ms {
+        Some(ms) => format!("last heard by its disks {} ago", ago(ms / 1000)),
+        None => "not heard by its disks since their machines were started".into(),
+    };
+    let owner = match (&plan.owner, &plan.owner_id) {
+        _ if plan.is_ours => "this supervisor".to_owned(),
+        (Some(name), Some(id)) => format!("the supervisor on {name} ({id}), {heard}"),
+        _ => "nobody: it was released".to_owned(),
+    };
+    let mut text = format!("Pool {} ({}) would be imported.\n", plan.name, plan.id);
+    text.push_str(&facts(&[
+        ("owner", owner),
+        ("votes", format!("{} of {} in sight", plan.votes.in_sight, plan.votes.total)),
+        ("disks", plan.disks.join(", ")),
+    ]));
+    if plan.refusal.is_some() {
+        text.push_str(
+            "** Its owner is alive: what its clients have open would be cut off at once, and what \
+             they were not told\n** to be written would be lost.\n",
+        );
+    } else if plan.owner.is_some() && !plan.is_ours {
+        text.push_str("Its owner could neither write to it nor read from it any more.\n");
+    }
+    text
+}
+
+/// A time that has passed, as people say it.
+pub fn ago(seconds: u64) -> String {
+    match seconds {
+        0 => "less than a second".into(),
+        1 => "1 second".into(),
+        s if s < 120 => format!("{s} seconds"),
+        s if s < 7200 => format!("{} minutes", s / 60),
+        s if s < 48 * 3600 => format!("{} hours", s / 3600),
+        s => format!("{} days", s / 86400),
+    }
+}
+
 /// `pool import --all`.
 pub fn imports(results: &[ImportResult]) -> String {
     if results.is_empty() {
@@ -92,6 +149,21 @@ pub fn imports(results: &[ImportResult]) -> String {
         }
     }
     text
+}
+
+/// A pool's owner; marked where it couldn't be looked at lately.
+fn owner(report: &PoolReport) -> String {
+    let name = if report.owner.is_empty() { "nobody" } else { report.owner.as_str() };
+    match report.stale_secs {
+        None => format!("{name} (epoch {})", report.epoch),
+        Some(secs) => {
+            format!(
+                "{name} (epoch {}) as of {} ago; its votes do not answer now",
+                report.epoch,
+                ago(secs)
+            )
+        }
+    }
 }
 
 /// A pool's state in words.

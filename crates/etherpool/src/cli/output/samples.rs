@@ -62,6 +62,7 @@ pub fn volume() -> VolumeReport {
 /// A pool in order.
 pub fn pool() -> PoolReport {
     PoolReport {
+        stale_secs: None,
         name: "cluster".into(),
         id: "11111111-1111-1111-1111-111111111111".into(),
         state: PoolState::Online,
@@ -71,6 +72,7 @@ pub fn pool() -> PoolReport {
         free_bytes: 1 << 30,
         survives: 1,
         disks: vec![PoolDisk {
+            device_name: "/dev/sda".into(),
             name: "e1.0".into(),
             id: "33333333-3333-3333-3333-333333333333".into(),
             node: "n1".into(),
@@ -118,6 +120,8 @@ pub fn status() -> Status {
             trouble: None,
             busy_processes: Vec::new(),
         }],
+        held: Vec::new(),
+        troubles: Vec::new(),
         warnings: Vec::new(),
     }
 }

@@ -54,6 +54,10 @@ pub fn status(status: &Status) -> String {
         text.push('\n');
         text.push_str(&lines(&services));
     }
+    text.push_str(&crate::cli::held::remark(&status.held));
+    for trouble in &status.troubles {
+        text.push_str(&format!("\ntrouble: {trouble}"));
+    }
     let engine_warnings = status.engine.iter().flat_map(|engine| &engine.warnings);
     for warning in status.warnings.iter().chain(engine_warnings) {
         text.push_str(&format!("\nwarning: {warning}"));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use control::settings::VolumeSettings;
+use control::settings::{ACTED_ON, HELD_PREFIX, VolumeSettings};
 use control::size::Human;
 use pool::{VerifyReport, VolumeReport};
 use serde::{Deserialize, Serialize};
@@ -100,6 +100,8 @@ pub fn uses(properties: &BTreeMap<String, String>) -> String {
         };
         uses.push(format!("aoe:{}{kind}{on}", export.address));
     }
+    let waits = |key: &&&str| properties.contains_key(&format!("{HELD_PREFIX}{key}"));
+    uses.extend(ACTED_ON.iter().filter(waits).map(|key| format!("({key} waits for confirmation)")));
     uses.join(", ")
 }
 

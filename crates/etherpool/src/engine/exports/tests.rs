@@ -3,7 +3,6 @@
 use super::*;
 use aoe::target::{Abilities, DeviceState, PortId, Target};
 use block::{DurabilityClass, Geometry, Instant};
-use control::settings::MacText;
 
 const ALLOWED: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const STRANGER: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
@@ -14,7 +13,7 @@ fn setting(allow: &[MacAddr]) -> ExportSetting {
     ExportSetting {
         address: control::names::ShelfSlot { shelf: 7, slot: 1 },
         interfaces: Vec::new(),
-        allow: allow.iter().copied().map(MacText).collect(),
+        allow: allow.iter().map(|mac| (*mac).try_into().unwrap()).collect(),
         read_only: false,
     }
 }
@@ -35,6 +34,7 @@ fn target(allow: &[MacAddr]) -> (Target, Vec<Vec<u8>>) {
         },
         instance: block::Instance::default(),
         ownership: aoe::medium::Ownership::Unclaimed { labelled: false },
+        labelled: [None; 2],
     };
     target.set_port(PortId(0), "eth0".into(), OWN, 9000);
     target
@@ -147,4 +147,77 @@ fn clients_on_the_list_cannot_lock_out_each_other() {
     assert!(!guarded.list_editors.allows(ALLOWED));
     let open = options(&name, &setting(&[]), &[], Remembered::default());
     assert!(open.list_editors.allows(ALLOWED) && open.access.allows_all(AccessOperation::Write));
+}
+
+fn report(state: pool::PoolState) -> PoolReport {
+    let text = property_text(&[setting(&[])]);
+    let volume = pool::VolumeReport {
+        name: "volume".into(),
+        id: "1".into(),
+        layout: "raid0".into(),
+        size_bytes: 1,
+        properties: BTreeMap::from([(control::settings::EXPORTS_KEY.to_owned(), text)]),
+        degraded: false,
+        missed_bytes: 0,
+        caught_up_bytes: 0,
+        read_bytes: 0,
+        written_bytes: 0,
+        repaired_blocks: 0,
+        log_bytes: 0,
+        suspended: None,
+        settled: pool::Settled::default(),
+    };
+    PoolReport {
+        stale_secs: None,
+        name: "pool".into(),
+        id: uuid::Uuid::from_u128(7).to_string(),
+        state,
+        owner: "host".into(),
+        epoch: 1,
+        capacity_bytes: 0,
+        free_bytes: 0,
+        survives: 0,
+        disks: Vec::new(),
+        votes: pool::VotesReport::default(),
+        lease_ok: true,
+        volumes: vec![volume],
+    }
+}
+
+#[test]
+fn what_came_with_a_pool_is_not_exported_until_services_say_so() {
+    use pool::PoolState;
+    let open = report(PoolState::Online);
+    let mut known = Registry::default();
+    known.pool_mut(uuid::Uuid::from_u128(7), "pool");
+    let mut held = HeldExports::new(&known);
+    let exported = |held: &mut HeldExports, report: &PoolReport| {
+        held.take_note(std::slice::from_ref(report));
+        wanted(std::slice::from_ref(report), held).len()
+    };
+    assert_eq!(exported(&mut held, &open), 1, "a pool of our own, at the start");
+    assert_eq!(exported(&mut held, &report(PoolState::Fenced)), 0);
+    assert_eq!(exported(&mut held, &open), 0, "another had it");
+    held.set(open.id.clone(), BTreeSet::new());
+    assert_eq!(exported(&mut held, &open), 1, "confirmed");
+    held.set(open.id.clone(), ["volume".to_owned()].into());
+    assert_eq!(exported(&mut held, &open), 0);
+
+    let volume = control::registry::held("volume", control::settings::EXPORTS_KEY);
+    known.pool_mut(uuid::Uuid::from_u128(7), "pool").held.insert(volume);
+    assert_eq!(exported(&mut HeldExports::new(&known), &open), 0, "waits over a restart");
+    let mut held = HeldExports::new(&Registry { pools: vec![known.pools[0].clone()] });
+    held.set(open.id.clone(), BTreeSet::new());
+    held.import_begins(&[report(PoolState::Opening)]);
+    held.set(open.id.clone(), BTreeSet::new());
+    assert_eq!(exported(&mut held, &open), 0, "known, but it may have been another's meanwhile");
+    held.set(open.id.clone(), BTreeSet::new());
+    held.import_begins(std::slice::from_ref(&open));
+    assert_eq!(exported(&mut held, &open), 1, "it was open all the time");
+    let mut fresh = HeldExports::default();
+    let mut empty = open.clone();
+    let volumes = std::mem::take(&mut empty.volumes);
+    assert_eq!(exported(&mut fresh, &empty), 0);
+    empty.volumes = volumes;
+    assert_eq!(exported(&mut fresh, &empty), 1, "set after the pool was made here");
 }

@@ -1,0 +1,156 @@
+//! What others learn of a disk that has an owner: when that one was last heard, and of the disk itself
+//! labels, votes and the reservation record.
+
+use block::{Epoch, Lba, RefusalReason};
+
+use super::session::{ask, connect, hello, of, opening, read, received, send, send_open};
+use super::*;
+
+const OBSERVER: u64 = 0;
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+/// Who holds the medium, as an observer hears it.
+fn holder(bench: &mut Bench, observer: SessionId, sequence: u64) -> Holder {
+    let (reply, payload) = ask(bench, of(Operation::Status, observer, sequence, OBSERVER), &[]);
+    assert_eq!(reply.status, Status::Ok);
+    HolderPayload::parse(&payload).unwrap()
+}
+
+#[test]
+fn the_owners_requests_are_heard_and_nobody_elses() {
+    let mut bench = Bench::new(held(5, 1), |_| ());
+    let (first, id) = hello(&mut bench, opening(9));
+    send_open(&mut bench, &first, id);
+    let told = ExportInfo::parse(&received(&mut bench).1).unwrap().holder;
+    assert_eq!(told, Holder::new(Epoch(5), owner(1)), "not since the target serves it");
+    let (observer, session) = (connect(&mut bench, 8), connect(&mut bench, 1));
+    assert_eq!(holder(&mut bench, observer, 1).heard, None);
+
+    assert_eq!(ask(&mut bench, read(session, 1, 0), &[]).0.status, Status::Ok);
+    assert_eq!(holder(&mut bench, observer, 2).heard, Some(Duration::ZERO));
+    bench.pass(3 * MILLISECOND);
+    // Who is fenced or looks on isn't the owner, nor is who claims its epoch under another name.
+    let others = [
+        (of(Operation::Status, session, 2, 4), Vec::new(), Status::Fenced),
+        (of(Operation::Status, session, 3, 6), Vec::new(), Status::Fenced),
+        (of(Operation::Claim, session, 4, 5), vec![2; 16], Status::Fenced),
+        (of(Operation::Status, session, 5, OBSERVER), Vec::new(), Status::Ok),
+        (of(Operation::Status, session, 5000, 5), Vec::new(), Status::OutsideWindow),
+        (of(Operation::Status, SessionId(3), 6, 5), Vec::new(), Status::NoSession),
+    ];
+    for (request, payload, status) in others {
+        assert_eq!(ask(&mut bench, request, &payload).0.status, status);
+    }
+    assert_eq!(holder(&mut bench, observer, 3).heard, Some(3 * MILLISECOND));
+    bench.pass(2000 * MILLISECOND);
+    let (second, id) = hello(&mut bench, opening(7));
+    send_open(&mut bench, &second, id);
+    let told = ExportInfo::parse(&received(&mut bench).1).unwrap().holder;
+    assert_eq!(told.heard, Some(2003 * MILLISECOND));
+
+    // A renewal is answered with itself.
+    let (_, payload) = ask(&mut bench, of(Operation::Status, session, 6, 5), &[]);
+    assert_eq!(HolderPayload::parse(&payload).unwrap().heard, Some(Duration::ZERO));
+}
+
+#[test]
+fn a_claim_that_is_accepted_was_heard() {
+    let mut bench = Bench::new(held(5, 1), |_| ());
+    let (observer, session) = (connect(&mut bench, 8), connect(&mut bench, 2));
+    let claim = of(Operation::Claim, session, 1, 6);
+    let (_, answer) = ask(&mut bench, claim, owner(2).0.as_bytes());
+    let claimed = HolderPayload::parse(&answer).unwrap();
+    assert!(claimed.is_same(Holder::new(Epoch(6), owner(2))));
+    assert_eq!(claimed.heard, Some(Duration::ZERO));
+    bench.pass(70 * MILLISECOND);
+    assert_eq!(holder(&mut bench, observer, 1).heard, Some(70 * MILLISECOND));
+
+    // Repeated, it is the owner's request too.
+    assert_eq!(ask(&mut bench, claim, owner(2).0.as_bytes()).1, answer);
+    assert_eq!(holder(&mut bench, observer, 2).heard, Some(Duration::ZERO));
+    bench.pass(5 * MILLISECOND);
+
+    let device = |ownership| DeviceState { instance: Instance(77), ..device(ownership) };
+    bench.target.set_device(bench.export, device(held(6, 2)));
+    assert_eq!(holder(&mut bench, observer, 3).heard, Some(5 * MILLISECOND), "the same");
+    bench.target.set_device(bench.export, device(held(7, 2)));
+    assert_eq!(holder(&mut bench, observer, 4).heard, None, "another epoch");
+    // What answered a claim once says what it said.
+    assert_eq!(ask(&mut bench, claim, owner(2).0.as_bytes()).1, answer);
+    assert_eq!(holder(&mut bench, observer, 5).heard, None);
+}
+
+/// A disk of 4 MiB, labelled as one of 3 MiB.
+fn labelled(ownership: Ownership) -> DeviceState {
+    let geometry = Geometry { sectors: 8192, ..device(ownership).geometry };
+    DeviceState { geometry, labelled: [Some(3 << 20), None], ..device(ownership) }
+}
+
+#[test]
+fn others_read_labels_votes_and_reservation_only() {
+    let closed = Some((Status::Refused, 6));
+    let shown = [(0, 8, None), (80, 16, None), (4096, 16, None), (6160, 16, None)];
+    let hidden = [
+        (81, 16, closed),
+        (96, 1, closed),
+        (2048, 8, closed),
+        (4095, 1, closed),
+        (4120, 9, closed),
+        (8184, 8, closed),
+        (8192, 1, Some((Status::OutOfRange, 0))),
+    ];
+    for (ownership, epoch, restricted) in [
+        (held(5, 1), OBSERVER, true),
+        (Ownership::Unreadable, OBSERVER, true),
+        (held(5, 1), 5, false),
+        (OPEN, OBSERVER, false),
+        (Ownership::Unclaimed { labelled: true }, OBSERVER, false),
+    ] {
+        let mut bench = Bench::new(OPEN, |_| ());
+        bench.disk = vec![3; 8192 * 512];
+        bench.target.set_device(bench.export, labelled(ownership));
+        bench.collect();
+        bench.sent.clear();
+        let session = connect(&mut bench, 1);
+        for (sequence, (lba, sectors, expected)) in (1..).zip(shown.into_iter().chain(hidden)) {
+            let request = of(Operation::Read, session, sequence, epoch);
+            let request = SessionRequest { lba: Lba(lba), sectors, ..request };
+            let (reply, data) = ask(&mut bench, request, &[]);
+            let expected = expected.filter(|error| restricted || *error != (Status::Refused, 6));
+            let got = Some((reply.status, reply.detail)).filter(|got| got.0 != Status::Ok);
+            assert_eq!(got, expected, "{lba}+{sectors} with {epoch} on {ownership:?}");
+            assert_eq!(data.len(), if expected.is_some() { 0 } else { sectors as usize * 512 });
+        }
+    }
+    let text = IoError::Refused(RefusalReason::Owned).to_string();
+    assert!(text.contains("owner") && text.contains("pool import"), "{text}");
+}
+
+/// It was nobody's when it was asked for.
+#[test]
+fn a_read_that_waited_for_a_claim_is_judged_after_it() {
+    let mut bench = Bench::new(OPEN, |_| ());
+    let (owner_session, observer) = (connect(&mut bench, 1), connect(&mut bench, 2));
+    let ahead = of(Operation::Read, observer, 1, OBSERVER);
+    send(&mut bench, SessionRequest { lba: Lba(500), sectors: 1, ..ahead }, &[]);
+    send(&mut bench, of(Operation::Claim, owner_session, 1, 1), owner(1).0.as_bytes());
+    for (sequence, lba) in [(2, 500), (3, 3)] {
+        let behind = of(Operation::Read, observer, sequence, OBSERVER);
+        send(&mut bench, SessionRequest { lba: Lba(lba), sectors: 1, ..behind }, &[]);
+    }
+    bench.serve();
+    let mut told: Vec<_> = bench
+        .sent
+        .drain(..)
+        .map(|bytes| SessionReply::parse(&bytes).unwrap().0)
+        .map(|reply| (reply.session == observer, reply.sequence, reply.status, reply.detail))
+        .collect();
+    told.sort_by_key(|(is_observer, sequence, ..)| (*is_observer, *sequence));
+    let expected = [
+        (false, 1, Status::Ok, 0),
+        (true, 1, Status::Ok, 0),
+        (true, 2, Status::Refused, 6),
+        (true, 3, Status::Ok, 0),
+    ];
+    assert_eq!(told, expected);
+}

@@ -1,0 +1,332 @@
+//! Mounting, unmounting and releasing: what ends something that people use is said first and done
+//! when the request says that it is meant. A dry run goes through the checks of the operation.
+
+use std::path::Path;
+
+use control::api::{
+    ApiError, ErrorCode, MountVolume, PoolReportExt as _, Preview, ReleasePool, UnmountVolume,
+};
+use control::channel::EngineRequest;
+use control::names::VolumeName;
+use control::settings::{FTP_KEY, MOUNT_KEY, MountSetting, VolumeSettings, property_text};
+use frontend::filesystem::{self, FilesystemError};
+use pool::{PoolReport, VolumeReport};
+
+use super::Services;
+use super::operations::{Was, find, find_pool, other_volumes, valid};
+use super::platform::Platform;
+use super::troubles::{contents_trouble, filesystem_trouble};
+
+impl Services {
+    /// Mounts, now and from now on.
+    pub async fn mount(
+        &self,
+        name: &VolumeName,
+        request: MountVolume,
+    ) -> Result<Option<Preview>, ApiError> {
+        let MountVolume { path, fstype, options, move_from, dry_run } = request;
+        let asked = MountSetting { path, fstype, options };
+        let pools = self.fresh_pools().await?;
+        let (pool, volume) = find(&pools, name)?;
+        check_open(pool)?;
+        let setting = self.check_mount(name, &asked, &pools).await?;
+        let settings = VolumeSettings::from_properties(&volume.properties);
+        if let Some(export) = settings.exports.iter().find(|export| !export.read_only) {
+            return Err(ApiError::new(
+                ErrorCode::Busy,
+                format!(
+                    "{name} is exported as aoe:{}; a second writer would destroy its file system",
+                    export.address
+                ),
+            )
+            .remedy(format!("end the export first: etherpool volume unexport {name}")));
+        }
+        let preview = self.mount_preview(name, &settings, &setting, (pool, volume));
+        if settings.mount.as_ref() == Some(&setting) {
+            return Ok(dry_run.then_some(preview));
+        }
+        if settings.mount.is_some() {
+            self.check_unused(name).await?;
+        } else if dry_run && pool.serves(name) {
+            self.check_mountable(name).await?;
+        }
+        if dry_run {
+            return Ok(Some(preview));
+        }
+        if move_from != preview.move_from {
+            return Err(not_moved(name, &preview, move_from.as_deref()));
+        }
+        let was = Was::of(volume, MOUNT_KEY);
+        let failures = self.failures(name);
+        self.set(name, MOUNT_KEY, Some(property_text(&setting))).await?;
+        let done =
+            self.kept(name, failures, |shown| shown.actual.mount.as_ref() == Some(&setting)).await;
+        if let Err(error) = &done
+            && error.code != ErrorCode::Unavailable
+        {
+            self.put_back(name, MOUNT_KEY, &was).await?;
+        }
+        done.map(|()| None)
+    }
+
+    /// Judges a mount that is asked for, or that a pool brought; returns it with the path that it
+    /// leads to now.
+    pub(super) async fn check_mount(
+        &self,
+        name: &VolumeName,
+        asked: &MountSetting,
+        pools: &[PoolReport],
+    ) -> Result<MountSetting, ApiError> {
+        valid(asked.validate())?;
+        let device = self.keeper.volume(name).watch().borrow().device.clone();
+        let checked = self.keeper.platform().check_place(&asked.path, device).await;
+        let path = checked.map_err(|trouble| trouble.error)?;
+        let setting = MountSetting { path, ..asked.clone() };
+        // Judged again with what it leads to: links are no way around.
+        valid(setting.validate())?;
+        if let Some((other, place)) = user_of_path(pools, name, &setting) {
+            return Err(ApiError::new(
+                ErrorCode::Busy,
+                format!(
+                    "{} and {}, the mount point of {other}, are one in the other",
+                    setting.path.display(),
+                    place.display()
+                ),
+            )
+            .remedy("choose another directory"));
+        }
+        Ok(setting)
+    }
+
+    fn mount_preview(
+        &self,
+        name: &VolumeName,
+        settings: &VolumeSettings,
+        setting: &MountSetting,
+        (pool, volume): (&PoolReport, &VolumeReport),
+    ) -> Preview {
+        if settings.mount.as_ref() == Some(setting) {
+            let effects = vec![format!("{name} is mounted at {} already", setting.path.display())];
+            return Preview { effects, ..Preview::default() };
+        }
+        let former = settings.mount.as_ref();
+        let mut effects = Vec::new();
+        effects.extend(former.map(|former| self.end_of_mount(name, former, settings)));
+        effects.push(format!("{name} is mounted at {}", setting.path.display()));
+        if former.is_some() && settings.ftp.is_some() {
+            effects.push("FTP begins again on the new mount".to_owned());
+        }
+        if !pool.serves(name) {
+            let why = volume.suspended.as_deref().unwrap_or("its pool waits");
+            effects.push(format!("not now but as soon as the volume is served: {why}"));
+        }
+        let move_from = former.map(|former| former.path.clone());
+        Preview { effects, ends_something: move_from.is_some(), move_from }
+    }
+
+    pub(super) fn end_of_mount(
+        &self,
+        name: &VolumeName,
+        mount: &MountSetting,
+        settings: &VolumeSettings,
+    ) -> String {
+        let ftp = settings.ftp.as_ref().map_or_else(String::new, |ftp| {
+            let address = self.keeper.platform().ftp_address(ftp);
+            format!("; FTP at {address} ends, and running transfers with it")
+        });
+        format!("{name} is unmounted from {}{ftp}", mount.path.display())
+    }
+
+    /// Whether the volume carries what can be mounted. Only for dry runs: the operation finds it out
+    /// by mounting.
+    async fn check_mountable(&self, name: &VolumeName) -> Result<(), ApiError> {
+        let contents = self
+            .on_bare_device(name, async |device| {
+                filesystem::contents(device).await.map_err(|error| filesystem_trouble(error).error)
+            })
+            .await?;
+        match contents {
+            filesystem::Contents::Carries { known: true, .. } => Ok(()),
+            other => Err(contents_trouble(
+                ApiError::new(ErrorCode::Io, format!("{name} can't be mounted: {other}")),
+                &other,
+                &name.to_string(),
+            )),
+        }
+    }
+
+    /// Unmounts, and forgets mount and FTP.
+    pub async fn unmount(
+        &self,
+        name: &VolumeName,
+        request: UnmountVolume,
+    ) -> Result<Option<Preview>, ApiError> {
+        let pools = self.fresh_pools().await?;
+        let (pool, volume) = find(&pools, name)?;
+        let was = Was::of(volume, MOUNT_KEY);
+        if was.waits() {
+            check_open(pool)?;
+            let effect = format!("the mount that came with {name} is forgotten");
+            if request.dry_run {
+                return Ok(Some(Preview { effects: vec![effect], ..Preview::default() }));
+            }
+            return self.set(name, MOUNT_KEY, None).await.map(|()| None);
+        }
+        let settings = VolumeSettings::from_properties(&volume.properties);
+        let Some(former) = &settings.mount else {
+            return Err(ApiError::new(ErrorCode::NotFound, format!("{name} is not mounted")));
+        };
+        check_open(pool)?;
+        self.check_unused(name).await?;
+        if request.dry_run {
+            let effects = vec![self.end_of_mount(name, former, &settings)];
+            let ends_something = settings.ftp.is_some();
+            return Ok(Some(Preview { effects, ends_something, move_from: None }));
+        }
+        let failures = self.failures(name);
+        self.set(name, MOUNT_KEY, None).await?;
+        match self.kept(name, failures, |shown| shown.actual.mount.is_none()).await {
+            Ok(()) => {}
+            // It goes on by itself.
+            Err(error) if error.code == ErrorCode::Unavailable => return Err(error),
+            Err(error) => {
+                self.put_back(name, MOUNT_KEY, &was).await?;
+                return Err(match error.code {
+                    ErrorCode::Busy => {
+                        error.remedy("end what uses it, then try again; it stays mounted")
+                    }
+                    _ => error,
+                });
+            }
+        }
+        self.set(name, FTP_KEY, None).await?;
+        if !settings.device {
+            self.kept(name, failures, |shown| shown.actual.attached.is_none()).await?;
+        }
+        Ok(None)
+    }
+
+    /// Releases a pool: all that is made of its volumes goes first.
+    pub async fn release_pool(
+        &self,
+        pool: String,
+        request: ReleasePool,
+    ) -> Result<Option<Preview>, ApiError> {
+        let pools = self.fresh_pools().await?;
+        let report = find_pool(&pools, &pool)?;
+        check_open(report)?;
+        let preview = self.release_preview(report);
+        for volume in &report.volumes {
+            self.check_unused(&VolumeName::new(&pool, &volume.name)).await?;
+        }
+        if request.dry_run {
+            return Ok(Some(preview));
+        }
+        if !request.confirmed {
+            return Err(ApiError::new(
+                ErrorCode::Refused,
+                format!("pool {pool} is not released unasked: {}", preview.effects.join("; ")),
+            )
+            .remedy("say that this is meant: --yes, in the API `confirmed`"));
+        }
+        let troubles = self.keeper.hold(&pool).await;
+        let released = match troubles.into_iter().next() {
+            Some(trouble) if trouble.error.code == ErrorCode::Busy => {
+                Err(trouble.error.remedy("end what uses it, then try again; the pool stays open"))
+            }
+            Some(trouble) => Err(trouble.error),
+            None => self.engine.call(EngineRequest::ReleasePool { pool: pool.clone() }).await,
+        };
+        if released.is_ok() {
+            // The keeper must have seen that the pool is closed before it may mount again.
+            if let Ok((pools, served)) = self.look_at_engine().await {
+                self.keeper.want(Some(&served), &pools);
+            }
+        }
+        self.keeper.let_go(&pool);
+        self.look_now();
+        released.map(|()| None)
+    }
+
+    fn release_preview(&self, report: &PoolReport) -> Preview {
+        let mut effects = Vec::new();
+        for volume in &report.volumes {
+            let name = VolumeName::new(&report.name, &volume.name);
+            let settings = VolumeSettings::from_properties(&volume.properties);
+            effects.extend(
+                settings.mount.iter().map(|mount| self.end_of_mount(&name, mount, &settings)),
+            );
+            let ended = settings.exports.iter().map(|export| export.address);
+            effects.extend(
+                ended.map(|address| format!("{name} is not exported as aoe:{address} any more")),
+            );
+            if settings.device {
+                effects.push(format!("{name} has no block device here any more"));
+            }
+        }
+        effects.push(format!(
+            "pool {0} is closed and nobody's, until `etherpool pool import {0}` here or elsewhere",
+            report.name
+        ));
+        Preview { effects, ends_something: true, move_from: None }
+    }
+
+    /// Refuses what would end in "busy", before anything is stopped for it.
+    pub(super) async fn check_unused(&self, name: &VolumeName) -> Result<(), ApiError> {
+        let mounted = self.keeper.volume(name).watch().borrow().actual.mount.clone();
+        let Some(MountSetting { path: mount_point, .. }) = mounted else { return Ok(()) };
+        let target = mount_point.clone();
+        let found = tokio::task::spawn_blocking(move || filesystem::holders(&target)).await;
+        // The server's own transfers end with it.
+        let own = std::process::id();
+        let holders: Vec<_> =
+            found.unwrap_or_default().into_iter().filter(|holder| holder.pid != own).collect();
+        if holders.is_empty() {
+            return Ok(());
+        }
+        let busy = FilesystemError::Busy { target: mount_point, holders };
+        Err(filesystem_trouble(busy)
+            .error
+            .remedy("end what uses it, then try again; it stays mounted"))
+    }
+}
+
+fn not_moved(name: &VolumeName, preview: &Preview, asked: Option<&Path>) -> ApiError {
+    match (&preview.move_from, asked) {
+        (Some(path), None) => ApiError::new(
+            ErrorCode::Busy,
+            format!("{name} is mounted at {}: {}", path.display(), preview.effects.join("; ")),
+        )
+        .remedy("say that this is meant: --yes, in the API `move_from`"),
+        (Some(path), Some(asked)) => ApiError::new(
+            ErrorCode::Busy,
+            format!("{name} is mounted at {}, not at {}", path.display(), asked.display()),
+        )
+        .remedy("look at it again: `etherpool status`"),
+        (None, _) => ApiError::new(ErrorCode::Busy, format!("{name} is not mounted any more"))
+            .remedy("look at it again: `etherpool status`"),
+    }
+}
+
+/// Whether the pool is open here, by whose settings something could be done.
+pub(super) fn check_open(pool: &PoolReport) -> Result<(), ApiError> {
+    if pool.is_open() {
+        return Ok(());
+    }
+    let name = &pool.name;
+    Err(ApiError::new(ErrorCode::Suspended, format!("pool {name} is not open here"))
+        .remedy(format!("see `etherpool pool show {name}`")))
+}
+
+/// The volume whose mount would be above or below this one, and where that is.
+fn user_of_path(
+    pools: &[PoolReport],
+    name: &VolumeName,
+    setting: &MountSetting,
+) -> Option<(VolumeName, std::path::PathBuf)> {
+    other_volumes(pools, name).find_map(|(other, settings)| {
+        let path = settings.mount?.path;
+        let related = path.starts_with(&setting.path) || setting.path.starts_with(&path);
+        related.then_some((other, path))
+    })
+}

@@ -1,0 +1,248 @@
+//! Making, extending and importing pools: what is asked before anything is changed, and the forecast
+//! that a dry run shows. The same checks serve both, so that a dry run says what the command would.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use block::OwnerId;
+
+use super::create::{Creation, check_name, check_once};
+use super::format_disk::Candidate;
+use super::open::Quorum;
+use super::open_pool::OpenPool;
+use super::slot::{Inner, Slot, SlotState};
+use super::whose::{ALIVE_WITHIN, owner_name, seconds};
+use super::{CreatePool, ImportOptions, KnownDisk, KnownPool};
+use crate::error::PoolError;
+use crate::format::{DiskId, PoolId};
+use crate::report::{ImportPlan, PoolForecast, PoolReport, VotesReport};
+
+impl Inner {
+    /// Makes a pool and opens it.
+    pub(crate) async fn create_pool(
+        self: &Rc<Self>,
+        request: CreatePool,
+    ) -> Result<PoolReport, PoolError> {
+        let (candidates, _) = self.check_create(&request).await?;
+        let creation = Creation {
+            config: &self.config,
+            runtime: &self.runtime,
+            request: &request,
+            candidates,
+        };
+        let (id, disks) = creation.run().await?;
+        // Ours before it can be seen: the first look opens it.
+        self.known.borrow_mut().insert(id, disks.into_iter().collect());
+        let slot = self.slot_of(id, &request.name);
+        self.observe_again(&request.disks);
+        self.wait_open(&slot).await
+    }
+
+    /// What making a pool would do.
+    pub(crate) async fn plan_create(
+        &self,
+        request: &CreatePool,
+    ) -> Result<PoolForecast, PoolError> {
+        let (candidates, losses) = self.check_create(request).await?;
+        let creation =
+            Creation { config: &self.config, runtime: &self.runtime, request, candidates };
+        creation.forecast(losses)
+    }
+
+    async fn check_create(
+        &self,
+        request: &CreatePool,
+    ) -> Result<(Vec<Candidate>, Vec<String>), PoolError> {
+        check_name("pool", &request.name)?;
+        check_once(&request.disks)?;
+        if self.find_slot(&request.name).is_some() {
+            return Err(PoolError::Exists { what: "pool".into(), name: request.name.clone() });
+        }
+        self.check_candidates(&request.disks, &request.force_disks, None).await
+    }
+
+    /// Adds disks to a pool.
+    pub(crate) async fn extend_pool(
+        &self,
+        pool: &str,
+        disks: &[String],
+        force_disks: &[String],
+    ) -> Result<PoolReport, PoolError> {
+        let (open, candidates, _) = self.check_extend(pool, disks, force_disks).await?;
+        let extended = open.extend(&self.config, candidates).await;
+        self.remember_disks(&open);
+        self.observe_again(disks);
+        extended.map(|()| open.report())
+    }
+
+    /// What adding disks would do.
+    pub(crate) async fn plan_extend(
+        &self,
+        pool: &str,
+        disks: &[String],
+        force_disks: &[String],
+    ) -> Result<PoolForecast, PoolError> {
+        let (open, candidates, losses) = self.check_extend(pool, disks, force_disks).await?;
+        open.forecast(&candidates, losses)
+    }
+
+    async fn check_extend(
+        &self,
+        pool: &str,
+        disks: &[String],
+        force_disks: &[String],
+    ) -> Result<(Rc<OpenPool>, Vec<Candidate>, Vec<String>), PoolError> {
+        let open = self.open_pool(pool)?;
+        check_once(disks)?;
+        let (candidates, losses) = self.check_candidates(disks, force_disks, Some(&open)).await?;
+        for candidate in &candidates {
+            candidate.geometry(0, open.pool.shape().extent_bytes())?;
+        }
+        Ok((open, candidates, losses))
+    }
+
+    async fn check_candidates(
+        &self,
+        disks: &[String],
+        force_disks: &[String],
+        target: Option<&OpenPool>,
+    ) -> Result<(Vec<Candidate>, Vec<String>), PoolError> {
+        let candidates = self.candidates(disks, force_disks)?;
+        let mut losses = Vec::new();
+        for candidate in &candidates {
+            losses.extend(self.check_candidate(candidate, target).await?);
+        }
+        Ok((candidates, losses))
+    }
+
+    fn candidates(&self, names: &[String], force: &[String]) -> Result<Vec<Candidate>, PoolError> {
+        let devices = self.devices.borrow();
+        let candidate = |name: &String| {
+            let device = devices.get(name).ok_or_else(|| PoolError::NotFound {
+                what: "disk".into(),
+                name: name.clone(),
+                remedy: "see `etherpool disk list`".into(),
+            })?;
+            Ok(Candidate {
+                place: device.facts.place(),
+                node: device.facts.node,
+                device: Rc::clone(&device.device),
+                forced: force.contains(name),
+            })
+        };
+        names.iter().map(candidate).collect()
+    }
+
+    /// Takes a pool over and opens it.
+    pub(crate) async fn import_pool(
+        self: &Rc<Self>,
+        name: &str,
+        options: ImportOptions,
+    ) -> Result<PoolReport, PoolError> {
+        let slot = self.importable(name)?;
+        if let SlotState::Open(open) = &*slot.state.borrow() {
+            return Ok(open.report());
+        }
+        let plan = self.plan_of(&slot).await?;
+        if let Some(refusal) = plan.refusal.filter(|_| !options.force) {
+            return Err(refusal);
+        }
+        *slot.error.borrow_mut() = None;
+        if matches!(*slot.state.borrow(), SlotState::Ended(_)) {
+            *slot.state.borrow_mut() = SlotState::Closed;
+        }
+        slot.import.set(Some(options.grace.unwrap_or(self.config.limits.grace)));
+        self.changed.notify_all();
+        self.wait_open(&slot).await
+    }
+
+    /// Whose a pool is that may be imported.
+    pub(crate) async fn plan_import(self: &Rc<Self>, name: &str) -> Result<ImportPlan, PoolError> {
+        let slot = self.importable(name)?;
+        if let SlotState::Open(open) = &*slot.state.borrow() {
+            return Err(PoolError::Exists {
+                what: "open pool".into(),
+                name: open.pool.name.clone(),
+            });
+        }
+        self.plan_of(&slot).await
+    }
+
+    /// The pool that is meant by a name. Of several of one name none is taken by guessing.
+    fn importable(&self, name: &str) -> Result<Rc<Slot>, PoolError> {
+        let found = self.slots_named(name);
+        match found.as_slice() {
+            [] => Err(PoolError::no_pool(name)),
+            [one] => Ok(Rc::clone(one)),
+            [first, ..] if matches!(*first.state.borrow(), SlotState::Open(_)) => {
+                Ok(Rc::clone(first))
+            }
+            several => {
+                let ids: Vec<String> = several.iter().map(|slot| slot.id.to_string()).collect();
+                Err(PoolError::invalid(
+                    format!("{} pools in sight are called {name}: {}", ids.len(), ids.join(", ")),
+                    "name one by its id",
+                ))
+            }
+        }
+    }
+
+    async fn plan_of(self: &Rc<Self>, slot: &Slot) -> Result<ImportPlan, PoolError> {
+        self.look_again(slot.id).await;
+        let disks = self.seen_disks(slot.id);
+        let quorum = Quorum::of(&disks);
+        if !quorum.suffices() {
+            return Err(self.request(slot).no_quorum(&quorum));
+        }
+        let owner = quorum.newest.as_ref().map_or(OwnerId::NONE, |newest| newest.owner);
+        let heard = self.last_heard(&disks, &quorum).await;
+        let name = slot.name.borrow().clone();
+        let lives = heard.filter(|heard| *heard < ALIVE_WITHIN);
+        Ok(ImportPlan {
+            refusal: lives.map(|heard| owner_lives(&name, &owner_name(&quorum), heard)),
+            name,
+            id: slot.id.to_string(),
+            owner: (owner != OwnerId::NONE).then(|| owner_name(&quorum)),
+            owner_id: (owner != OwnerId::NONE).then(|| owner.to_string()),
+            is_ours: owner == self.config.owner,
+            heard_ms: heard.map(|heard| heard.as_millis() as u64),
+            disks: disks.iter().map(|disk| disk.place.to_string()).collect(),
+            votes: VotesReport {
+                total: quorum.vote_disks.len() as u32,
+                in_sight: quorum.in_sight as u32,
+            },
+        })
+    }
+
+    /// What the supervisor's records should say.
+    pub(crate) fn known_pools(&self) -> Vec<KnownPool> {
+        let open: Vec<Rc<OpenPool>> = {
+            let slots = self.slots.borrow();
+            let open = slots.values().filter_map(|slot| match &*slot.state.borrow() {
+                SlotState::Open(open) => Some(Rc::clone(open)),
+                _ => None,
+            });
+            open.collect()
+        };
+        open.iter().for_each(|open| self.remember_disks(open));
+        let known = self.known.borrow();
+        let disk = |(id, place): (&DiskId, &super::DiskPlace)| KnownDisk {
+            id: id.0,
+            place: place.clone(),
+        };
+        let pool = |(id, disks): (&PoolId, &super::slot::KnownDisks)| KnownPool {
+            id: id.0,
+            disks: disks.iter().map(disk).collect(),
+        };
+        known.iter().map(pool).collect()
+    }
+}
+
+fn owner_lives(pool: &str, owner: &str, heard: Duration) -> PoolError {
+    PoolError::InUse {
+        pool: pool.to_owned(),
+        owner: owner.to_owned(),
+        heard: seconds(heard),
+        remedy: format!("release it there first (`etherpool pool release {pool}` on {owner})"),
+    }
+}

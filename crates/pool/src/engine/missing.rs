@@ -1,0 +1,96 @@
+//! Which disks to bring back: what a volume or pool lacks that waits, named so that a person finds it.
+
+use std::collections::BTreeSet;
+
+use super::open_pool::OpenPool;
+use super::segment::current_copies;
+use super::status::misses_of;
+use crate::format::{BirthId, DiskNumber};
+use crate::metadata::{Metadata, Volume as VolumeMeta};
+
+/// Disks named in a message, at most: the rest are counted.
+const NAMED_MAX: usize = 4;
+
+impl OpenPool {
+    /// Why some of a volume's requests wait, or its replay: parts of it are right on no disk that is
+    /// there. A member that is there and behind doesn't count for the regions that it missed.
+    pub(super) fn blocked(&self, meta: &Metadata, volume: &VolumeMeta) -> Option<String> {
+        let (mut away, mut behind) = (BTreeSet::new(), BTreeSet::new());
+        // By runs first, since few of a large volume's groups have missed anything.
+        for run in volume.runs.values() {
+            if !run.members.iter().any(|member| self.is_there(member.disk)) {
+                away.extend(run.members.iter().map(|member| member.disk));
+            }
+        }
+        let births: BTreeSet<BirthId> =
+            misses_of(meta, volume).map(|((birth, _), _)| birth).collect();
+        for group in births.into_iter().filter_map(|birth| meta.group_by_birth(birth)) {
+            let members: Vec<DiskNumber> = group.members().map(|(disk, _)| disk).collect();
+            let missed = |index: usize| meta.missed(group.birth(), index as u8);
+            let there = |index: &usize| self.is_there(members[*index]);
+            let wrong = (0..members.len()).filter(there).map(missed).fold(u64::MAX, |a, b| a & b);
+            for (index, disk) in members.iter().enumerate() {
+                match there(&index) {
+                    true if missed(index) & wrong != 0 => drop(behind.insert(*disk)),
+                    false if missed(index) & wrong != wrong => drop(away.insert(*disk)),
+                    _ => {}
+                }
+            }
+        }
+        let log = self.log_missing(volume);
+        if !log.is_empty() && away.is_empty() {
+            return Some(format!(
+                "no current copy of its log is in sight; bring back {}",
+                self.names(&log, " or ")
+            ));
+        }
+        if away.is_empty() {
+            return None;
+        }
+        let behind = match behind.is_empty() {
+            true => String::new(),
+            false => format!(" ({} is there, but missed them)", self.names(&behind, ", ")),
+        };
+        let away = self.names(&away, ", ");
+        Some(format!("no disk in sight has all of its blocks{behind}; bring back {away}"))
+    }
+
+    /// The disks of which one is needed for a live segment of a volume's log.
+    fn log_missing(&self, volume: &VolumeMeta) -> BTreeSet<DiskNumber> {
+        let config = self.pool.config.borrow();
+        let live = volume.log.segments.values();
+        let live = live.filter(|segment| volume.log.released < segment.first_record);
+        let mut missing = BTreeSet::new();
+        for segment in live {
+            let current = current_copies(segment, &config);
+            if !current.iter().any(|copy| self.is_there(copy.disk)) {
+                missing.extend(current.iter().map(|copy| copy.disk));
+            }
+        }
+        missing
+    }
+
+    /// Why the lease doesn't run, with the vote disks that are missing.
+    pub(super) fn votes_missing(&self) -> String {
+        let voters = self.pool.vote_disks.iter().filter_map(|disk| self.pool.member_by_id(*disk));
+        let silent = voters.filter(|member| {
+            !member.claimed.get() || !member.answers.get() || member.device().is_none()
+        });
+        let silent: BTreeSet<DiskNumber> = silent.map(|member| member.number).collect();
+        match silent.is_empty() {
+            true => "a majority of its votes does not answer in time".into(),
+            false => format!(
+                "a majority of its votes does not answer; bring back {}",
+                self.names(&silent, ", ")
+            ),
+        }
+    }
+
+    fn names(&self, disks: &BTreeSet<DiskNumber>, between: &str) -> String {
+        let members = disks.iter().filter_map(|disk| self.pool.member(*disk));
+        let names: Vec<String> = members.take(NAMED_MAX).map(|member| member.describe()).collect();
+        let more = disks.len().saturating_sub(names.len());
+        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+        format!("{}{more}", names.join(between))
+    }
+}

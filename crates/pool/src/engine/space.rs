@@ -1,0 +1,122 @@
+//! Why there is no room: which machines and disks have how much, what the layout needs of them, and
+//! what one machine more would give. "304 MiB free, 0 can be had" helps nobody.
+
+use std::collections::BTreeMap;
+
+use uuid::Uuid;
+
+use super::pool::Pool;
+use crate::allocate::{Usable, usable_bytes};
+use crate::error::PoolError;
+use crate::format::{DiskId, DiskNumber, FailureDomain};
+use crate::metadata::{Disk, DiskState, Layout, MetaRecord, Metadata};
+
+/// Where space may be taken from, and what people call those disks.
+pub(crate) struct Room {
+    pub(crate) usable: Usable,
+    names: BTreeMap<DiskNumber, String>,
+}
+
+impl Pool {
+    /// The disks that take part now.
+    pub(crate) fn room(&self) -> Room {
+        let members = self.members();
+        let names = members.iter().map(|member| (member.number, member.display_name()));
+        Room { usable: self.usable_disks(), names: names.collect() }
+    }
+}
+
+/// Domains that are listed, at most.
+const LISTED_MAX: usize = 12;
+
+/// The refusal of a volume of `needed` bytes, or of growth by so many, where `free` can be had.
+pub(super) fn no_space(
+    meta: &Metadata,
+    room: &Room,
+    layout: Layout,
+    needed: u64,
+    free: u64,
+) -> PoolError {
+    let what = match meta.pool().failure_domain {
+        FailureDomain::Node => "machine",
+        FailureDomain::Disk => "disk",
+    };
+    let mut domains: BTreeMap<Uuid, Vec<&Disk>> = BTreeMap::new();
+    for disk in meta.disks().values().filter(|disk| disk.state == DiskState::Active) {
+        domains.entry(meta.domain_of(disk)).or_default().push(disk);
+    }
+    let listed = domains.values().take(LISTED_MAX).map(|disks| room_of(meta, room, disks));
+    let mut listed: Vec<String> = listed.collect();
+    if domains.len() > LISTED_MAX {
+        listed.push(format!("{} more", domains.len() - LISTED_MAX));
+    }
+    let rule = match layout {
+        Layout::Raid0 => format!("{layout} needs free extents on any {what}"),
+        Layout::Mirror(copies) => {
+            format!("{layout} needs free extents on {copies} {what}s at once")
+        }
+    };
+    let more = match one_more(meta, &room.usable, layout) {
+        Some((bytes, gain)) if gain > free => {
+            format!("one more {what} with {} would make it {}", human(bytes), human(gain))
+        }
+        _ => format!("one more {what} alone would not help, two would"),
+    };
+    PoolError::NoSpace {
+        needed_bytes: needed,
+        free_bytes: free,
+        remedy: format!(
+            "{rule}, besides what is kept for logs; free: {}; {more} (pool extend)",
+            listed.join("; ")
+        ),
+    }
+}
+
+/// `n1 304 MiB (e1.0 304 MiB, e1.1 is away)`.
+fn room_of(meta: &Metadata, room: &Room, disks: &[&Disk]) -> String {
+    let extent = meta.shape().extent_bytes();
+    let name = |disk: &Disk| room.names.get(&disk.number).cloned().unwrap_or_default();
+    let free = |disk: &Disk| u64::from(disk.free.len()) * extent;
+    let here = disks.iter().filter(|disk| room.usable.contains(&disk.number));
+    let total: u64 = here.map(|disk| free(disk)).sum();
+    let each = disks.iter().map(|disk| match room.usable.contains(&disk.number) {
+        true => format!("{} {}", name(disk), human(free(disk))),
+        false => format!("{} is away", name(disk)),
+    });
+    let each: Vec<String> = each.collect();
+    let node = disks.first().map_or("", |disk| disk.node_name.as_str());
+    format!("{node} {} ({})", human(total), each.join(", "))
+}
+
+/// A disk as large as the largest, in a domain of its own: its size, and what the layout could have.
+fn one_more(meta: &Metadata, usable: &Usable, layout: Layout) -> Option<(u64, u64)> {
+    let largest = meta.disks().values().max_by_key(|disk| disk.extents)?;
+    let number = meta.counters().disk;
+    let added = MetaRecord::DiskAdded {
+        number,
+        id: DiskId(Uuid::from_u128(u128::from(number.0) + 1)),
+        node: Uuid::from_u128(1),
+        node_name: String::new(),
+        bytes: largest.bytes,
+        metadata_bytes: 0,
+    };
+    let with = meta.with(&[added]).ok()?;
+    let mut usable: Usable = usable.clone();
+    usable.insert(DiskNumber(number.0));
+    Some((largest.bytes, usable_bytes(&with, &usable, layout, None)))
+}
+
+/// Bytes as people read them.
+fn human(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let (mut value, mut unit) = (bytes as f64 / 1024.0, 0);
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let digits = if value.fract() == 0.0 { 0 } else { 1 };
+    format!("{value:.digits$} {}", UNITS[unit])
+}

@@ -1,0 +1,214 @@
+//! Who may have a pool or a disk: what the supervisor's own records say, who was heard lately, and
+//! the way back for who was deposed.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::super::testing::{Bench, TestDisk};
+use super::super::{CreatePool, ImportOptions};
+use super::pattern;
+use crate::error::PoolError;
+use crate::format::FailureDomain;
+use crate::report::{DiskState, ImportPlan, PoolForecast, PoolReport, PoolState};
+
+impl Bench {
+    fn import(&self, force: bool) -> Result<PoolReport, PoolError> {
+        let engine = Rc::clone(&self.engine);
+        let options = ImportOptions { force, ..ImportOptions::default() };
+        self.run(async move { engine.import_pool("pool", options).await })
+    }
+
+    fn plan_import(&self) -> Result<ImportPlan, PoolError> {
+        let engine = Rc::clone(&self.engine);
+        self.run(async move { engine.plan_import("pool").await })
+    }
+
+    fn create_of(&self, name: &str, disks: &[&str], force: bool) -> Result<PoolReport, PoolError> {
+        let (engine, request) = (Rc::clone(&self.engine), request(name, disks, force));
+        self.run(async move { engine.create_pool(request).await })
+    }
+
+    fn plan_of(&self, name: &str, disks: &[&str], force: bool) -> Result<PoolForecast, PoolError> {
+        let (engine, request) = (Rc::clone(&self.engine), request(name, disks, force));
+        self.run(async move { engine.plan_create(&request).await })
+    }
+
+    fn extend(&self, pool: &'static str, disk: &str, force: bool) -> Result<(), PoolError> {
+        let (engine, disks) = (Rc::clone(&self.engine), vec![disk.to_owned()]);
+        let forced = if force { disks.clone() } else { Vec::new() };
+        self.run(async move { engine.extend_pool(pool, &disks, &forced).await.map(|_| ()) })
+    }
+
+    /// Another supervisor over the same disks, now.
+    fn other(&self, owner: u128) -> Bench {
+        Bench::with(77, self.disks.clone(), self.executor.handle().now(), owner)
+    }
+}
+
+fn request(name: &str, disks: &[&str], force: bool) -> CreatePool {
+    let disks: Vec<String> = disks.iter().map(|disk| (*disk).to_owned()).collect();
+    CreatePool {
+        name: name.into(),
+        force_disks: if force { disks.clone() } else { Vec::new() },
+        disks,
+        failure_domain: FailureDomain::Disk,
+        extent_bytes: Some(256 << 10),
+    }
+}
+
+/// Finding 5.1: the owner's identity can be read by everybody; a pool that names it isn't ours for it.
+#[test]
+fn a_pool_that_only_says_that_it_is_ours_is_not_opened() {
+    let (forger, _) = Bench::mirrored(200);
+    let victim = forger.other(1);
+    victim.pass(Duration::from_secs(20));
+    assert!(matches!(victim.report().state, PoolState::Foreign { .. }), "{:?}", victim.report());
+    assert!(victim.engine.known_pools().is_empty());
+    // It may be imported, by somebody's word.
+    drop(forger);
+    victim.import(false).unwrap();
+    victim.reopened();
+    assert_eq!(victim.engine.known_pools().len(), 1);
+}
+
+/// Finding 5.4.
+#[test]
+fn a_pool_is_not_taken_from_an_owner_that_lives() {
+    let (first, volume) = Bench::mirrored(210);
+    let second = first.other(2);
+    second.pass(Duration::from_secs(5));
+    first.pass(Duration::from_secs(5));
+    let plan = second.plan_import().unwrap();
+    assert_eq!((plan.owner.as_deref(), plan.is_ours), (Some("supervisor-1"), false));
+    assert!(plan.refusal.is_some() && plan.heard_ms.unwrap() < 3000, "{plan:?}");
+    assert_eq!(plan.disks.len(), 3);
+    let refused = second.import(false);
+    assert!(matches!(refused, Err(PoolError::InUse { .. })), "{refused:?}");
+    first.pass(Duration::from_secs(3));
+    assert_eq!(first.write(&volume, 0, pattern(0, 8, 1)), Ok(()));
+
+    // Silent for longer than its lease: it may be taken.
+    second.pass(Duration::from_secs(30));
+    let plan = second.plan_import().unwrap();
+    assert!(plan.refusal.is_none() && plan.heard_ms.unwrap() > 10_000, "{plan:?}");
+    second.import(false).unwrap();
+}
+
+/// Finding 5.5: what was fenced is taken back by the same engine.
+#[test]
+fn a_deposed_engine_takes_the_pool_back() {
+    let (first, volume) = Bench::mirrored(220);
+    first.write(&volume, 0, pattern(0, 64, 1)).unwrap();
+    let second = first.other(2);
+    second.pass(Duration::from_secs(2));
+    second.import(true).unwrap();
+    let taken = second.reopened();
+    second.write(&taken, 0, pattern(0, 64, 2)).unwrap();
+    first.pass(Duration::from_secs(15));
+    assert!(first.write(&volume, 0, pattern(0, 1, 3)).is_err());
+    assert_eq!(first.report().state, PoolState::Fenced);
+    assert!(first.engine.known_pools().is_empty(), "it isn't opened by itself any more");
+
+    let engine = Rc::clone(&second.engine);
+    second.run(async move { engine.release_pool("pool").await }).unwrap();
+    assert!(second.engine.known_pools().is_empty());
+    first.pass(Duration::from_secs(15));
+    let plan = first.plan_import().unwrap();
+    assert_eq!((plan.owner, plan.refusal, plan.disks.len()), (None, None, 3));
+    first.import(false).unwrap();
+    let back = first.reopened();
+    assert_eq!(first.read(&back, 0, 64).unwrap(), pattern(0, 64, 2));
+    first.write(&back, 0, pattern(0, 64, 3)).unwrap();
+    // And the other way round, from one that lives.
+    second.pass(Duration::from_secs(40));
+    assert!(matches!(second.report().state, PoolState::Released | PoolState::Foreign { .. }));
+    second.import(true).unwrap();
+    let taken = second.reopened();
+    assert_eq!(second.read(&taken, 0, 64).unwrap(), pattern(0, 64, 3));
+}
+
+/// Finding 5.3: no option puts a disk of an open pool into another.
+#[test]
+fn a_disk_belongs_to_one_pool() {
+    let disks = [("e0.0", 0), ("e1.0", 1), ("e2.0", 2), ("e0.1", 0)];
+    let disks = disks.map(|(name, node)| TestDisk::new(name, node, 48 << 20)).to_vec();
+    let bench = Bench::with(230, disks, block::Instant::from_nanos(1_000_000_000), 1);
+    // Of two disks of a machine one has no vote.
+    bench.create_of("a", &["e0.0", "e0.1"], false).unwrap();
+    bench.create_of("b", &["e1.0"], false).unwrap();
+    for force in [false, true] {
+        for attempt in [bench.extend("b", "e0.0", force), bench.extend("a", "e1.0", force)] {
+            let text = attempt.unwrap_err().to_string();
+            assert!(text.contains("already") && !text.contains("--force-disk"), "{text}");
+        }
+        let text = bench.create_of("c", &["e2.0", "e0.0"], force).unwrap_err().to_string();
+        assert!(text.contains("already") && !text.contains("--force-disk"), "{text}");
+        assert!(bench.plan_of("c", &["e2.0", "e0.0"], force).is_err(), "a dry run says the same");
+    }
+    assert!(bench.plan_of("c", &["e2.0"], false).unwrap().capacity_bytes > 0);
+
+    // Of another supervisor that lives: no option either.
+    let other = bench.other(2);
+    other.pass(Duration::from_secs(3));
+    bench.pass(Duration::from_secs(3));
+    for force in [false, true] {
+        let text = other.create_of("c", &["e0.0"], force).unwrap_err().to_string();
+        assert!(text.contains("heard") && !text.contains("--force-disk"), "{text}");
+    }
+    // Also of one that sees nothing but a disk without a vote.
+    let alone = bench.disks.iter().filter(|disk| disk.name == "e0.1").cloned().collect();
+    let alone = Bench::with(231, alone, other.executor.handle().now(), 2);
+    alone.pass(Duration::from_secs(1));
+    let text = alone.create_of("c", &["e0.1"], true).unwrap_err().to_string();
+    assert!(text.contains("heard") && !text.contains("--force-disk"), "{text}");
+    // Of one that is gone: by name, and it is said what is lost.
+    other.pass(Duration::from_secs(60));
+    let text = other.create_of("c", &["e0.0"], false).unwrap_err().to_string();
+    assert!(text.contains("belongs to pool a") && text.contains("--force-disk e0.0"), "{text}");
+    assert!(text.contains("supervisor-1") && text.contains("for good"), "{text}");
+    let forecast = other.plan_of("c", &["e0.0"], true).unwrap();
+    assert!(forecast.losses[0].contains("one of its 1 votes"), "{forecast:?}");
+    other.create_of("c", &["e0.0"], true).unwrap();
+}
+
+/// Finding 5.16: what others did with a pool or a disk is seen without anybody asking.
+#[test]
+fn what_others_do_is_seen() {
+    let (first, _) = Bench::mirrored(240);
+    let second = first.other(2);
+    second.pass(Duration::from_secs(2));
+    let engine = Rc::clone(&first.engine);
+    first.run(async move { engine.release_pool("pool").await }).unwrap();
+    second.pass(Duration::from_secs(12));
+    assert_eq!(second.report().state, PoolState::Released);
+    first.import(false).unwrap();
+    second.pass(Duration::from_secs(12));
+    assert!(matches!(second.report().state, PoolState::Foreign { .. }), "{:?}", second.report());
+
+    let alone = Bench::new(241, 2, 48);
+    let other = alone.other(2);
+    other.pass(Duration::from_secs(1));
+    assert!(other.engine.reports().is_empty());
+    alone.create_of("late", &["e0.0", "e1.0"], false).unwrap();
+    other.pass(Duration::from_secs(12));
+    assert_eq!(other.report().name, "late");
+}
+
+/// What an earlier version left: one disk that two pools believe to be theirs.
+#[test]
+fn a_disk_of_two_pools_is_refused_by_the_one_that_lost_it() {
+    let bench = Bench::new(250, 3, 48);
+    bench.create_of("a", &["e0.0", "e1.0", "e2.0"], false).unwrap();
+    let other = bench.other(1);
+    other.pass(Duration::from_secs(60));
+    // Taken by name while nobody had pool a open.
+    other.create_of("b", &["e2.0"], true).unwrap();
+    drop(other);
+    let again = bench.crash_engine();
+    again.pass(Duration::from_secs(20));
+    let report = again.engine.reports().into_iter().find(|report| report.name == "a").unwrap();
+    assert_eq!(report.state, PoolState::Degraded);
+    let taken = report.disks.iter().find(|disk| disk.name == "e2.0").unwrap();
+    let DiskState::Refused { why } = &taken.state else { panic!("{:?}", taken.state) };
+    assert!(why.contains("pool b"), "{why}");
+}

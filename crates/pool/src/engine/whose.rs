@@ -1,0 +1,209 @@
+//! Whose a device is that shall become a disk of a pool. A disk belongs to one pool: what another
+//! engine may be writing to at this moment can't be taken by any option, and what belongs to a pool
+//! that is closed only by one that names the disk, after it was said what that pool loses.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use block::{BlockDevice, DurabilityClass, Holder, OwnerId};
+use futures::future::join_all;
+
+use super::format_disk::Candidate;
+use super::lease::TAKEOVER_WAIT;
+use super::observe::{Content, explain, read_content};
+use super::open::{Quorum, SeenDisk};
+use super::open_pool::OpenPool;
+use super::slot::{Inner, SlotState};
+use crate::error::PoolError;
+use crate::format::Label;
+
+/// An owner that was heard within this time may still be answering: as long as a new owner waits.
+pub(crate) const ALIVE_WITHIN: Duration = TAKEOVER_WAIT;
+
+impl Inner {
+    /// Whether a device may become a disk (of `target`, or of a new pool); what that costs another
+    /// pool, if anything.
+    pub(crate) async fn check_candidate(
+        &self,
+        candidate: &Candidate,
+        target: Option<&OpenPool>,
+    ) -> Result<Option<String>, PoolError> {
+        let refuse = |why: String, remedy: &str| {
+            Err(PoolError::refused(candidate.place.to_string(), why, remedy))
+        };
+        let name = &candidate.place.name;
+        let force = format!("name it with --force-disk {name} to overwrite what is on it");
+        if let Some(pool) = self.open_pool_with(candidate) {
+            return refuse(format!("it is a disk of pool {pool} already"), "name another one");
+        }
+        if let Some(heard) = self.heard_of_another(&*candidate.device).await {
+            return refuse(
+                format!("another supervisor uses it: it was heard {} ago", seconds(heard)),
+                "name another one, or take it out of use there first",
+            );
+        }
+        let geometry = candidate.device.geometry();
+        if geometry.read_only {
+            return refuse("it is read-only".into(), "export it writable");
+        }
+        if geometry.class == DurabilityClass::Unknown && !candidate.forced {
+            let why = "its target may acknowledge writes that are not durable";
+            let remedy =
+                format!("export it with etherpool node, or name it with --force-disk {name}");
+            return refuse(why.into(), &remedy);
+        }
+        let content = read_content(&*candidate.device, true).await;
+        match content.map_err(|error| PoolError::io("looking at it", name, error))? {
+            Content::Blank => Ok(None),
+            Content::Labelled { label, .. } => {
+                self.check_labelled(candidate, &label.label, target, &force).await
+            }
+            Content::Foreign(_) | Content::Refused(_) if candidate.forced => Ok(None),
+            Content::Foreign(found) => {
+                let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+                refuse(format!("it carries: {}", found.join(", ")), &force)
+            }
+            Content::Refused(error) => refuse(explain(&error), &force),
+            Content::Unreadable(error) => Err(PoolError::io("looking at it", name, error)),
+            Content::Unread => refuse("it could not be looked at".into(), "try again"),
+        }
+    }
+
+    async fn check_labelled(
+        &self,
+        candidate: &Candidate,
+        label: &Label,
+        target: Option<&OpenPool>,
+        force: &str,
+    ) -> Result<Option<String>, PoolError> {
+        let refuse = |why: String, remedy: &str| {
+            Err(PoolError::refused(candidate.place.to_string(), why, remedy))
+        };
+        let unfinished = target.is_some_and(|open| {
+            open.pool.id == label.pool && open.pool.meta.borrow().disk_by_id(label.disk).is_none()
+        });
+        if unfinished {
+            return Ok(None);
+        }
+        let slot = self.slots.borrow().get(&label.pool).cloned();
+        let state = slot.map(|slot| slot.state.borrow().clone());
+        if matches!(state, Some(SlotState::Open(_) | SlotState::Opening)) {
+            return refuse(
+                format!("it is a disk of pool {}, which is open here", label.pool_name),
+                "name another one",
+            );
+        }
+        let disks = self.seen_disks(label.pool);
+        let quorum = Quorum::of(&disks);
+        if let Some(heard) = self.live_owner(&disks, &quorum).await {
+            return refuse(
+                format!(
+                    "it is a disk of pool {}, which {} uses: it was heard {} ago",
+                    label.pool_name,
+                    owner_name(&quorum),
+                    seconds(heard)
+                ),
+                "name another one, or take it out of that pool first",
+            );
+        }
+        let loss = loss_of(label, &disks, &quorum);
+        match candidate.forced {
+            true => Ok(Some(format!("{}: {loss}", candidate.place.name))),
+            false => refuse(format!("it belongs to pool {}; {loss}", label.pool_name), force),
+        }
+    }
+
+    /// The open pool that has the candidate's device among its disks, whatever the label says.
+    fn open_pool_with(&self, candidate: &Candidate) -> Option<String> {
+        let slots = self.slots.borrow();
+        let open = slots.values().filter_map(|slot| match &*slot.state.borrow() {
+            SlotState::Open(open) => Some(Rc::clone(open)),
+            _ => None,
+        });
+        let has = |open: &Rc<OpenPool>| {
+            let members = open.pool.members();
+            members
+                .iter()
+                .filter_map(|member| member.device())
+                .any(|held| std::ptr::addr_eq(Rc::as_ptr(&held), Rc::as_ptr(&candidate.device)))
+        };
+        open.into_iter().find(has).map(|open| open.pool.name.clone())
+    }
+
+    /// How long ago a device's owner was heard, if that is another supervisor that may live.
+    async fn heard_of_another(&self, device: &dyn BlockDevice) -> Option<Duration> {
+        let asked = runtime::timeout(&self.runtime, self.config.limits.claim, device.renew()).await;
+        let holder = asked.ok()?.ok()?.value;
+        self.is_another(&holder).then_some(holder.heard).flatten().filter(|h| *h < ALIVE_WITHIN)
+    }
+
+    fn is_another(&self, holder: &Holder) -> bool {
+        ![OwnerId::NONE, self.config.owner].contains(&holder.owner)
+    }
+
+    /// How long ago a pool's owner was heard by any of these disks, if it may still be serving the
+    /// pool: it is another supervisor, and didn't release it.
+    pub(crate) async fn live_owner(&self, disks: &[SeenDisk], quorum: &Quorum) -> Option<Duration> {
+        let heard = self.last_heard(disks, quorum).await;
+        heard.filter(|heard| *heard < ALIVE_WITHIN)
+    }
+
+    /// How long ago another owner of a pool was heard by any of these disks.
+    pub(crate) async fn last_heard(&self, disks: &[SeenDisk], quorum: &Quorum) -> Option<Duration> {
+        let newest = quorum.newest.as_ref();
+        let released = newest.filter(|newest| newest.released).map(|newest| newest.epoch);
+        let asked = disks.iter().map(|disk| async {
+            let renewed = disk.device.renew();
+            runtime::timeout(&self.runtime, self.config.limits.claim, renewed).await
+        });
+        let holders = join_all(asked).await.into_iter().flatten().flatten();
+        // Who released the pool still has its sessions; who claimed it since doesn't count as that.
+        let counts = |holder: &Holder| {
+            self.is_another(holder) && released.is_none_or(|epoch| holder.epoch > epoch)
+        };
+        holders.map(|answer| answer.value).filter(counts).filter_map(|holder| holder.heard).min()
+    }
+}
+
+/// The name of who owns a pool, by its votes in sight.
+pub(crate) fn owner_name(quorum: &Quorum) -> String {
+    let owner = quorum.newest.as_ref().filter(|newest| newest.owner != OwnerId::NONE);
+    match owner.map(|newest| newest.owner_name.as_str()) {
+        None => "nobody".into(),
+        Some("") => "a supervisor without a name".into(),
+        Some(name) => name.to_owned(),
+    }
+}
+
+/// What a closed pool loses with a disk.
+fn loss_of(label: &Label, disks: &[SeenDisk], quorum: &Quorum) -> String {
+    let vote = match label.holds_vote() {
+        true => {
+            format!(", one of its {} votes and a copy of its metadata", quorum.vote_disks.len())
+        }
+        false => String::new(),
+    };
+    let others = match disks.iter().filter(|disk| disk.label.disk != label.disk).count() {
+        0 => "no other disk of it is in sight".to_owned(),
+        1 => "one other disk of it is in sight".to_owned(),
+        count => format!("{count} other disks of it are in sight"),
+    };
+    format!(
+        "pool {} ({}, owned by {}) would lose this disk's copies of its data{vote} for good; {others}",
+        label.pool_name,
+        label.pool,
+        owner_name(quorum)
+    )
+}
+
+/// A time as people say it.
+pub(crate) fn seconds(time: Duration) -> String {
+    match time.as_secs() {
+        0 => "less than a second".into(),
+        1 => "1 second".into(),
+        s if s < 120 => format!("{s} seconds"),
+        s if s < 7200 => format!("{} minutes", s / 60),
+        s if s < 48 * 3600 => format!("{} hours", s / 3600),
+        s => format!("{} days", s / 86400),
+    }
+}

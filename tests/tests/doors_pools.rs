@@ -1,0 +1,181 @@
+//! Whose pools and disks are: nothing of another's is opened, taken or overwritten by itself or by a
+//! slip, and there is a way back.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use std::time::Duration;
+
+use blackbox::{Lab, LabOptions, Rival, wait_until};
+
+fn small() -> Lab {
+    Lab::up(&LabOptions { size: "512M", disks: 1, ..LabOptions::default() })
+}
+
+/// Exit code and all that a command of the lab said.
+fn code(lab: &Lab, args: &[&str]) -> (i32, String) {
+    let output = lab.cli_output(args);
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    (output.status.code().unwrap_or(-1), text)
+}
+
+/// Finding 5.1: the pool's owner is written on its disks for everybody to read. That it names this
+/// supervisor opens and mounts nothing; its own records do.
+#[test]
+fn a_pool_that_is_not_in_the_records_is_left_alone() {
+    let lab = small();
+    std::fs::write(lab.mount().join("kept"), "kept").unwrap();
+    let records = lab.dir().join("supervisor/state/pools.json");
+    assert!(std::fs::read_to_string(&records).unwrap().contains("cluster"));
+    lab.lab(&["kill", "supervisor"]);
+    std::fs::remove_file(&records).unwrap();
+    lab.lab(&["start", "supervisor"]);
+    wait_until("the pool is in sight", || lab.pool_state() == "foreign");
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(lab.pool_state(), "foreign", "it is not opened by itself");
+    assert!(lab.status()["mount"].is_null(), "and not mounted");
+    lab.cli(&["pool", "import", "cluster", "--yes"]);
+    lab.wait_served();
+    assert_eq!(std::fs::read(lab.mount().join("kept")).unwrap(), b"kept");
+    lab.lab(&["kill", "supervisor"]);
+    lab.lab(&["start", "supervisor"]);
+    lab.wait_served();
+}
+
+/// Finding 5.3.
+#[test]
+fn a_disk_belongs_to_one_pool() {
+    let lab = Lab::up(&LabOptions { size: "256M", bare: true, ..LabOptions::default() });
+    wait_until("the disks are in sight", || {
+        lab.json(&["disk", "list"]).as_array().map_or(0, Vec::len) == 6
+    });
+    lab.cli(&["pool", "create", "cluster", "e1.0", "e2.0", "e3.0", "--yes"]);
+    lab.cli(&["pool", "create", "other", "e1.1", "e2.1", "--yes"]);
+    for line in [
+        "pool extend cluster e1.1 --yes",
+        "pool extend cluster e1.1 --force-disk e1.1 --yes",
+        "pool extend cluster e1.1 --force-disk e1.1 --dry-run",
+        "pool create third e3.1 e2.0 --force-disk e2.0 --yes",
+        "pool create third e3.1 e2.0 --force-disk e2.0 --dry-run",
+    ] {
+        let args: Vec<&str> = line.split(' ').collect();
+        let (code, text) = code(&lab, &args);
+        assert_eq!(code, 4, "{line}: {text}");
+        assert!(text.contains("already"), "{line}: {text}");
+        assert!(!text.contains("--force-disk"), "no option does it, so none is advised: {text}");
+    }
+    let pools = lab.json(&["pool", "list"]);
+    let disks = |name: &str| {
+        let pool = pools.as_array().unwrap().iter().find(|pool| pool["name"] == name).unwrap();
+        pool["disks"].as_array().unwrap().len()
+    };
+    assert_eq!((disks("cluster"), disks("other")), (3, 2));
+    let (status, forecast) = code(&lab, &["pool", "extend", "cluster", "e3.1", "--dry-run"]);
+    assert_eq!(status, 0, "{forecast}");
+    assert!(forecast.contains("mirror:2"), "a dry run says what could be had: {forecast}");
+
+    // Another supervisor: not while the owner lives, by no option; later by naming the disk.
+    let rival = Rival::start(&lab);
+    wait_until("the rival sees the disks", || rival.pool_state() == "foreign");
+    for force in [&["--yes"][..], &["--force-disk", "e2.0", "--yes"]] {
+        let args = [&["pool", "create", "theirs", "e2.0"], force].concat();
+        let (code, text) = rival.code(&args);
+        assert_eq!(code, 4, "{text}");
+        assert!(text.contains("heard") && !text.contains("--force-disk"), "{text}");
+    }
+    lab.lab(&["kill", "supervisor"]);
+    wait_until("the owner's lease is over", || {
+        let args = ["pool", "create", "theirs", "e2.0", "--force-disk", "e2.0", "--dry-run"];
+        rival.code(&args).0 == 0
+    });
+    let (code, text) = rival.code(&["pool", "create", "theirs", "e2.0", "--yes"]);
+    assert_eq!(code, 4, "{text}");
+    assert!(text.contains("pool cluster") && text.contains("for good"), "{text}");
+    let args = ["pool", "create", "theirs", "e2.0", "--force-disk", "e2.0", "--dry-run"];
+    let (_, text) = rival.code(&args);
+    assert!(text.contains("pool cluster") && text.contains("votes"), "{text}");
+}
+
+/// Findings 5.4 and 5.5.
+#[test]
+fn import_asks_and_leads_back() {
+    let lab = small();
+    std::fs::write(lab.mount().join("kept"), "kept").unwrap();
+    rustix::fs::syncfs(std::fs::File::open(lab.mount()).unwrap()).unwrap();
+    let rival = Rival::start(&lab);
+    wait_until("the rival sees whose pool it is", || rival.pool_state() == "foreign");
+    for line in [
+        "pool import cluster",
+        "pool import cluster --yes",
+        "pool import cluster --dry-run",
+        "pool import cluster --force",
+    ] {
+        let args: Vec<&str> = line.split(' ').collect();
+        let (code, text) = rival.code(&args);
+        assert_eq!(code, 4, "{line}: {text}");
+        let host = lab.json(&["status"])["host"].as_str().unwrap().to_owned();
+        assert!(text.contains(&host) && text.contains(" ago"), "who, and when: {line}: {text}");
+    }
+    let (code, text) = rival.code(&["pool", "import", "--all", "--yes"]);
+    assert_ne!(code, 0, "{text}");
+    assert_eq!(rival.pool_state(), "foreign", "{text}");
+    assert_eq!(std::fs::read(lab.mount().join("kept")).unwrap(), b"kept");
+
+    // Back and forth without a restart of anything.
+    let (code, text) = rival.code(&["pool", "import", "cluster", "--yes", "--force"]);
+    assert_eq!(code, 0, "{text}");
+    wait_until("the rival has it", || rival.pool_state() == "online");
+    wait_until("the former owner knows", || {
+        matches!(lab.pool_state().as_str(), "fenced" | "foreign")
+    });
+    wait_until("and sees by whom", || {
+        let (_, text) = self::code(&lab, &["pool", "import", "cluster", "--dry-run"]);
+        text.contains("e1.0") || text.contains(" ago")
+    });
+    let (code, text) = rival.code(&["pool", "release", "cluster", "--yes"]);
+    assert_eq!(code, 0, "{text}");
+    lab.cli(&["pool", "import", "cluster", "--yes"]);
+    lab.wait_served();
+    assert_eq!(std::fs::read(lab.mount().join("kept")).unwrap(), b"kept");
+    std::fs::write(lab.mount().join("more"), "more").unwrap();
+    rustix::fs::syncfs(std::fs::File::open(lab.mount()).unwrap()).unwrap();
+    // From one that lives.
+    let (code, text) = rival.code(&["pool", "import", "cluster", "--yes", "--force"]);
+    assert_eq!(code, 0, "{text}");
+    lab.cli(&["pool", "import", "cluster", "--yes", "--force"]);
+    lab.wait_served();
+    assert_eq!(std::fs::read(lab.mount().join("more")).unwrap(), b"more");
+    assert_eq!(lab.pool_state(), "online");
+    wait_until("the rival knows", || matches!(rival.pool_state().as_str(), "fenced" | "foreign"));
+}
+
+/// Section 1, last line: one holder of data is away, the other behind.
+#[test]
+fn the_disk_to_bring_back_is_named() {
+    let lab = small();
+    lab.lab(&["kill", "n2"]);
+    wait_until("the pool goes on without it", || lab.pool_state() == "degraded");
+    std::fs::write(lab.mount().join("new"), vec![7; 24 << 20]).unwrap();
+    rustix::fs::syncfs(std::fs::File::open(lab.mount()).unwrap()).unwrap();
+    wait_until("what was written is missed by n2", || {
+        lab.volume()["missed_bytes"].as_u64().unwrap() > 0
+    });
+    lab.lab(&["kill", "supervisor"]);
+    lab.lab(&["kill", "n1"]);
+    lab.lab(&["start", "n2"]);
+    lab.lab(&["start", "supervisor"]);
+    let path = lab.disk_file("n1", 0).display().to_string();
+    wait_until("the disk of n1 is named", || {
+        let (code, text) = code(&lab, &["pool", "show", "cluster"]);
+        code == 5 && text.contains("e1.0") && text.contains("n1") && text.contains(&path)
+    });
+    let (status, text) = code(&lab, &["status"]);
+    assert!(status == 5 && text.contains("e1.0") && text.contains("bring back"), "{text}");
+    let (_, text) = code(&lab, &["volume", "verify", "cluster/hyperspace"]);
+    println!("{text}");
+    lab.lab(&["start", "n1"]);
+    lab.wait_served();
+    assert_eq!(std::fs::read(lab.mount().join("new")).unwrap(), vec![7; 24 << 20]);
+}
