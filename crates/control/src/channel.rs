@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::api::{ApiError, CreatePool, CreateVolume, ExtendPool, ImportPool};
+use crate::keeper::Attachment;
 use crate::names::{ShelfSlot, VolumeName};
 use crate::settings::ExportSetting;
 use crate::size::SizeSpec;
@@ -118,18 +119,21 @@ pub enum EngineRequest {
         /// Its value; removed when none.
         value: Option<String>,
     },
-    /// Serve the volume through the FUSE descriptor that comes with the line; answered with null
-    /// once it is being served.
+    /// Serve the volume through the FUSE descriptor that comes with the line; answered with the
+    /// [`Attachment`] once it is being served.
     AttachVolume {
         /// The volume.
         volume: VolumeName,
     },
-    /// Answered with the volumes that are served through FUSE, a list of [`VolumeName`].
+    /// Answered with what is served through FUSE, as [`crate::keeper::Attachments`].
     AttachedVolumes,
-    /// Whether the pool's lease runs; answered with a boolean.
+    /// Whether the volume may be served from that attachment: it is alive, and the pool's lease runs;
+    /// answered with a boolean.
     Lease {
-        /// The pool.
-        pool: String,
+        /// The volume.
+        volume: VolumeName,
+        /// What it is served from.
+        attachment: Attachment,
     },
     /// Whether an export could be made: its interfaces are there, and nobody else answers for its address
     /// on them; answered with null, after some seconds.
@@ -291,7 +295,8 @@ mod tests {
                 key: "mount".into(),
                 value: Some("{\"path\":\"/srv/a\nb\"}".into()),
             },
-            EngineRequest::AttachVolume { volume },
+            EngineRequest::AttachVolume { volume: volume.clone() },
+            EngineRequest::Lease { volume, attachment: Attachment::DEAD },
             EngineRequest::HeldExports { pool: "1".into(), volumes: ["v".into()].into() },
             EngineRequest::Shutdown,
         ];

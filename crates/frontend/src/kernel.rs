@@ -13,9 +13,12 @@ pub(crate) struct MountEntry {
     /// The part of the file system that is mounted; `/` for all of it.
     pub root: PathBuf,
     pub target: PathBuf,
+    /// Of this mount.
     pub options: String,
     pub kind: String,
     pub source: String,
+    /// Of the file system, whatever its mounts say.
+    pub super_options: String,
 }
 
 /// All mounts in sight, in order of mounting.
@@ -39,8 +42,9 @@ fn parse(line: &[u8]) -> Option<MountEntry> {
     let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
     let kind = String::from_utf8_lossy(rest.next()?).into_owned();
     let source = unescape(rest.next()?).to_string_lossy().into_owned();
+    let super_options = String::from_utf8_lossy(rest.next().unwrap_or_default()).into_owned();
     let device = (major.parse().ok()?, minor.parse().ok()?);
-    Some(MountEntry { device, root, target, options, kind, source })
+    Some(MountEntry { device, root, target, options, kind, source, super_options })
 }
 
 /// Blanks, tabs, line feeds and backslashes are written as three octal digits.
@@ -72,7 +76,8 @@ mod tests {
 
     #[test]
     fn lines_of_the_mount_table() {
-        let line = br"36 35 98:0 /mnt1 /mnt\0402 rw,noatime master:1 - ext4 /dev/ro\134ot rw";
+        let line =
+            br"36 35 98:0 /mnt1 /mnt\0402 rw,noatime master:1 - ext4 /dev/ro\134ot rw,shutdown";
         let entry = parse(line);
         assert_eq!(
             entry,
@@ -83,6 +88,7 @@ mod tests {
                 options: "rw,noatime".into(),
                 kind: "ext4".into(),
                 source: r"/dev/ro\ot".into(),
+                super_options: "rw,shutdown".into(),
             })
         );
         for bad in ["", "36 35 98:0 /", "36 35 98 / / rw - ext4 a", "1 2 3:4 / /x rw"] {

@@ -71,7 +71,7 @@ impl Service {
     /// Ends everything; nothing is left behind.
     async fn end(mut self) {
         assert!(self.server.take().unwrap().stop().await);
-        filesystem::unmount(self.volume.mount_point()).await.unwrap();
+        filesystem::unmount(self.volume.device.clone(), self.volume.mount_point()).await.unwrap();
         filesystem::check(self.volume.device.clone(), Kind::Ext4).await.unwrap();
         self.volume.detach(Detach::Clean);
     }
@@ -306,7 +306,7 @@ async fn it_serves_only_the_mounted_volume_and_stops_within_a_transfer() {
     assert!(service.server.take().unwrap().stop().await);
     let farewell = client.reply().await;
     assert!(farewell.starts_with("421") || farewell.starts_with("4"), "{farewell}");
-    filesystem::unmount(service.volume.mount_point()).await.unwrap();
+    filesystem::unmount(service.volume.device.clone(), service.volume.mount_point()).await.unwrap();
 
     let config = FtpConfig {
         listen: "127.0.0.1:0".parse().unwrap(),

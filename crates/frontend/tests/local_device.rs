@@ -34,7 +34,7 @@ async fn grow(volume: &TestVolume) {
     }
     assert!(matches!(result, Err(FilesystemError::MissingCapability { .. })), "{result:?}");
     support::shout("growing ext4 while mounted: needs CAP_SYS_RESOURCE, which is not here");
-    filesystem::unmount(volume.mount_point()).await.unwrap();
+    filesystem::unmount(volume.device.clone(), volume.mount_point()).await.unwrap();
     filesystem::grow(volume.device.clone(), Kind::Ext4, |_| {}).await.unwrap();
     mount(volume).await.unwrap();
 }
@@ -61,14 +61,14 @@ async fn a_file_system_keeps_its_files_over_remounts_trim_and_growth() {
         std::fs::write(volume.mount_point().join(format!("file{i}")), bytes).unwrap();
     }
     let busy_file = File::open(volume.mount_point().join("file3")).unwrap();
-    match filesystem::unmount(volume.mount_point()).await {
+    match filesystem::unmount(volume.device.clone(), volume.mount_point()).await {
         Err(FilesystemError::Busy { holders, .. }) => {
             assert!(holders.iter().any(|holder| holder.pid == std::process::id()), "{holders:?}");
         }
         other => panic!("{other:?}"),
     }
     drop(busy_file);
-    filesystem::unmount(volume.mount_point()).await.unwrap();
+    filesystem::unmount(volume.device.clone(), volume.mount_point()).await.unwrap();
     filesystem::check(device.clone(), Kind::Ext4).await.unwrap();
 
     assert_eq!(mount(&volume).await.unwrap(), Mounted::Now);
@@ -99,7 +99,7 @@ async fn a_file_system_keeps_its_files_over_remounts_trim_and_growth() {
     grow(&volume).await;
     assert!(space() > small + (100 << 20), "{} after {small}", space());
     check_files("after growing");
-    filesystem::unmount(volume.mount_point()).await.unwrap();
+    filesystem::unmount(volume.device.clone(), volume.mount_point()).await.unwrap();
     filesystem::check(device, Kind::Ext4).await.unwrap();
     volume.detach(Detach::Clean);
     assert!(!mounted_below(volume.root.path()));
@@ -186,7 +186,7 @@ async fn a_dead_engine_fails_io_and_everything_can_be_taken_away() {
     volume.file = None;
     let raw = File::open(&volume.device);
     assert!(raw.is_err() || raw.unwrap().read_exact_at(&mut [0; 4096], 32 << 20).is_err());
-    let holders = filesystem::shutdown(volume.mount_point()).await.unwrap();
+    let holders = filesystem::shutdown(volume.device.clone(), volume.mount_point()).await.unwrap();
     assert!(holders.iter().any(|holder| holder.pid == std::process::id()), "{holders:?}");
     assert!(held.write_all(b"even more").is_err() || held.sync_all().is_err());
     // The file that is held keeps the loop device, which keeps nobody from going on: all else goes
@@ -199,7 +199,10 @@ async fn a_dead_engine_fails_io_and_everything_can_be_taken_away() {
     eventually("the loop device to go", || !backing.exists());
     assert_eq!(attach::list(&volume.places).unwrap(), []);
     assert!(!mounted_below(volume.root.path()));
-    assert_eq!(filesystem::shutdown(volume.mount_point()).await.unwrap(), []);
+    assert_eq!(
+        filesystem::shutdown(volume.device.clone(), volume.mount_point()).await.unwrap(),
+        []
+    );
 }
 
 /// The engine's process is stopped while requests are under way and the predecessor's mounts are

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 const LOOP_CLR_FD: libc::c_ulong = 0x4C01;
+const LOOP_SET_STATUS64: libc::c_ulong = 0x4C04;
 const LOOP_SET_CAPACITY: libc::c_ulong = 0x4C07;
 const LOOP_CONFIGURE: libc::c_ulong = 0x4C0A;
 const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4C82;
@@ -94,9 +95,7 @@ pub fn loop_configure(device: BorrowedFd<'_>, setup: &LoopSetup<'_>) -> io::Resu
     if setup.read_only {
         info.flags |= LO_FLAGS_READ_ONLY;
     }
-    let name = setup.name.as_bytes();
-    let len = name.len().min(LOOP_NAME_MAX);
-    info.file_name[..len].copy_from_slice(&name[..len]);
+    set_name(&mut info, setup.name);
     let fd = u32::try_from(setup.backing.as_raw_fd())
         .map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
     let config = LoopConfig { fd, block_size: setup.block_bytes, info, reserved: [0; 8] };
@@ -109,6 +108,17 @@ pub fn loop_configure(device: BorrowedFd<'_>, setup: &LoopSetup<'_>) -> io::Resu
 pub fn loop_set_capacity(device: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: takes no argument.
     checked(unsafe { libc::ioctl(device.as_raw_fd(), LOOP_SET_CAPACITY, 0) })?;
+    Ok(())
+}
+
+/// Undoes a [`loop_clear`] that waits for the last who has the device open: it stays when they let go.
+/// `name` is what it was set up with.
+pub fn loop_stay(device: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    // Of the flags, this call changes the one that is meant here, and partition scanning, alone.
+    let mut info = EMPTY;
+    set_name(&mut info, name);
+    // SAFETY: the kernel reads one `loop_info64`, whose layout is asserted above.
+    checked(unsafe { libc::ioctl(device.as_raw_fd(), LOOP_SET_STATUS64, &raw const info) })?;
     Ok(())
 }
 
@@ -128,6 +138,11 @@ pub fn shutdown_filesystem(file: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
+fn set_name(info: &mut LoopInfo, name: &str) {
+    let len = name.len().min(LOOP_NAME_MAX);
+    info.file_name[..len].copy_from_slice(&name.as_bytes()[..len]);
+}
+
 fn checked(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
@@ -141,7 +156,12 @@ mod tests {
     #[test]
     fn files_that_are_no_loop_devices_are_refused() {
         let Ok(file) = std::fs::File::open("/dev/null") else { return };
-        for error in [loop_set_capacity(file.as_fd()).err(), loop_clear(file.as_fd()).err()] {
+        let errors = [
+            loop_set_capacity(file.as_fd()).err(),
+            loop_clear(file.as_fd()).err(),
+            loop_stay(file.as_fd(), "p/v").err(),
+        ];
+        for error in errors {
             assert_eq!(error.and_then(|error| error.raw_os_error()), Some(libc::ENOTTY));
         }
     }

@@ -62,8 +62,12 @@ mod tests {
         status.troubles.push("pools.json can't be written".into());
         assert_eq!(exit_of(&status), Exit::Degraded);
 
-        let mut status = well;
+        let mut status = well.clone();
         status.services[0].ftp = ServiceState::Waiting;
+        assert_eq!(exit_of(&status), Exit::Degraded);
+
+        let mut status = well;
+        status.services[0].trouble = Some("it has not answered for 11 s".into());
         assert_eq!(exit_of(&status), Exit::Degraded);
     }
 }

@@ -25,6 +25,7 @@ use clap::Args;
 use control::api::{PoolReportExt as _, SeenTarget};
 use control::channel::ReplyLine;
 use control::config::{InterfaceConfig, SupervisorConfig};
+use control::keeper::EngineGeneration;
 use control::registry::Registry;
 use os::process::{Signal, Signals, signals};
 use os::reactor::Mailbox;
@@ -118,7 +119,7 @@ impl Process {
         let namespaces = Namespaces::of(&config.interfaces);
         let network =
             Network::open(&handle, &config.interfaces, &namespaces, &config.node_socket())?;
-        let volumes = Volumes::new(handle.clone());
+        let volumes = Volumes::new(handle.clone(), EngineGeneration(generation));
         let exports =
             Exports::new(&handle, &config.interfaces, &namespaces, args.owner, &args.host);
         exports.know(&registry);

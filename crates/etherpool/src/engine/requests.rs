@@ -114,10 +114,10 @@ impl Work<'_> {
                 Ok(Value::Null)
             }
             EngineRequest::AttachVolume { volume } => self.attach(&volume, descriptor),
-            EngineRequest::AttachedVolumes => value(process.volumes.names()),
-            EngineRequest::Lease { pool } => {
-                let runs = |report: &pool::PoolReport| report.name == pool && report.may_stay();
-                value(engine.reports().iter().any(runs))
+            EngineRequest::AttachedVolumes => value(process.volumes.attachments()),
+            EngineRequest::Lease { volume, attachment } => {
+                let runs = engine.reports().iter().any(|report| report.keeps(&volume));
+                value(runs && process.volumes.serves(&volume, attachment))
             }
             EngineRequest::CheckExport { export } => {
                 process.exports.check(&export)?;
@@ -167,8 +167,7 @@ impl Work<'_> {
                 .remedy("see `etherpool pool show`"));
         }
         let device = self.process.engine.open_volume(&volume.pool, &volume.volume)?;
-        self.process.volumes.attach(volume, device, descriptor)?;
-        Ok(Value::Null)
+        value(self.process.volumes.attach(volume, device, descriptor)?)
     }
 
     /// Claims a disk whose record of its owner can't be read, with the lowest epoch there is: the

@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use block::{BlockDevice, IoError};
 use control::api::{ApiError, ErrorCode};
+use control::keeper::{AttachedVolume, Attachment, Attachments, EngineGeneration};
 use control::names::VolumeName;
 use frontend::fuse::{Options, Reply, VolumeFile, VolumeRequest, perform};
 use os::ReactorHandle;
@@ -24,6 +25,7 @@ pub struct Volumes {
     handle: ReactorHandle,
     served: RefCell<BTreeMap<VolumeName, Served>>,
     ends: MailSender<(VolumeName, u64)>,
+    generation: EngineGeneration,
     next_number: Cell<u64>,
 }
 
@@ -31,18 +33,21 @@ struct Served {
     file: VolumeFile,
     device: Rc<dyn BlockDevice>,
     number: u64,
+    /// Requests that were answered with an error.
+    errors: Rc<Cell<u64>>,
 }
 
 impl Volumes {
-    /// None yet.
-    pub fn new(handle: ReactorHandle) -> Rc<Volumes> {
+    /// None yet, of this engine.
+    pub fn new(handle: ReactorHandle, generation: EngineGeneration) -> Rc<Volumes> {
         let (ends, ended) = mailbox(ENDS_MAX);
         let runtime = handle.runtime().clone();
         let volumes = Rc::new(Volumes {
             handle,
             served: RefCell::default(),
             ends,
-            next_number: Cell::new(0),
+            generation,
+            next_number: Cell::new(1),
         });
         runtime.spawn(notice_ends(Rc::clone(&volumes), ended));
         volumes
@@ -54,7 +59,7 @@ impl Volumes {
         name: &VolumeName,
         device: Rc<dyn BlockDevice>,
         fuse: OwnedFd,
-    ) -> Result<(), ApiError> {
+    ) -> Result<Attachment, ApiError> {
         self.drop_one(name);
         let number = self.next_number.get();
         self.next_number.set(number + 1);
@@ -77,19 +82,39 @@ impl Volumes {
         let file = VolumeFile::serve(fuse, options, hand_on).map_err(|error| {
             ApiError::new(ErrorCode::Io, format!("{name} can't be served to the kernel: {error}"))
         })?;
-        self.handle.runtime().spawn(perform_all(self.handle.clone(), Rc::clone(&device), receiver));
-        self.served.borrow_mut().insert(name.clone(), Served { file, device, number });
-        Ok(())
+        let errors = Rc::default();
+        let work =
+            perform_all(self.handle.clone(), Rc::clone(&device), receiver, Rc::clone(&errors));
+        self.handle.runtime().spawn(work);
+        self.served.borrow_mut().insert(name.clone(), Served { file, device, number, errors });
+        Ok(Attachment { engine: self.generation, number })
     }
 
-    /// The volumes that are served.
-    pub fn names(&self) -> Vec<VolumeName> {
+    /// What is served.
+    pub fn attachments(&self) -> Attachments {
         let served = self.served.borrow();
-        served
-            .iter()
-            .filter(|(_, one)| one.file.is_served())
-            .map(|(name, _)| name.clone())
-            .collect()
+        let alive = served.iter().filter(|(_, one)| one.file.is_served());
+        Attachments {
+            engine: self.generation,
+            next: self.next_number.get(),
+            served: alive
+                .map(|(name, one)| AttachedVolume {
+                    volume: name.clone(),
+                    number: one.number,
+                    errors: one.errors.get(),
+                })
+                .collect(),
+        }
+    }
+
+    /// Whether a volume is served through that attachment.
+    pub fn serves(&self, name: &VolumeName, attachment: Attachment) -> bool {
+        attachment.engine == self.generation
+            && self
+                .served
+                .borrow()
+                .get(name)
+                .is_some_and(|one| one.number == attachment.number && one.file.is_served())
     }
 
     /// Shows a volume's present size.
@@ -126,11 +151,19 @@ async fn perform_all(
     handle: ReactorHandle,
     device: Rc<dyn BlockDevice>,
     mut requests: Mailbox<(VolumeRequest, Reply)>,
+    errors: Rc<Cell<u64>>,
 ) {
     while let Some((request, reply)) = requests.receive().await {
         // Queued on the device here, in order; only the answer is waited for elsewhere.
         let answer = perform(&device, request);
-        handle.runtime().spawn(async move { reply.answer(answer.await) });
+        let errors = Rc::clone(&errors);
+        handle.runtime().spawn(async move {
+            let answer = answer.await;
+            if answer.is_err() {
+                errors.set(errors.get().saturating_add(1));
+            }
+            reply.answer(answer);
+        });
     }
 }
 

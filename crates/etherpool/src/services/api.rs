@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, Uri};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use control::api::{
@@ -70,7 +71,19 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/v1/pools/{pool}/volumes/{volume}/unexport", post(unexport))
         .fallback(no_route)
         .method_not_allowed_fallback(no_route)
+        .layer(axum::middleware::from_fn(to_its_end))
         .with_state(services)
+}
+
+/// Goes on with what was begun when whoever asked goes away: half of a release or a mount leaves the
+/// other half to nobody.
+async fn to_its_end(request: Request, next: Next) -> Response {
+    match tokio::spawn(next.run(request)).await {
+        Ok(response) => response,
+        Err(error) => {
+            Refusal(ApiError::new(ErrorCode::Internal, error.to_string())).into_response()
+        }
+    }
 }
 
 /// A JSON document.
@@ -172,11 +185,13 @@ impl Services {
 }
 
 async fn status(State(services): App) -> Json<Status> {
-    let engine = services.engine.call(EngineRequest::Process).await.ok();
-    let pools = match services.fresh_pools().await {
-        Ok(pools) => pools,
-        Err(_) => services.pools.borrow().clone(),
-    };
+    // Asked together: an engine that doesn't answer costs one limit.
+    let process = services.engine.call(EngineRequest::Process);
+    let (engine, looked) = tokio::join!(process, services.look_at_engine());
+    let engine = engine.ok();
+    let (pools, served) = looked.ok().unzip();
+    let pools = pools.unwrap_or_else(|| services.pools.borrow().clone());
+    services.keeper.look_now(served.as_ref()).await;
     let mut report = services.keeper.report();
     let held = services.held(&pools).await;
     let mut warnings = services.registry.warnings();

@@ -1,8 +1,8 @@
 //! The services' end of the engine's control channel: many requests in flight, connected anew
 //! whenever there is a new engine.
 //!
-//! A request that was in flight when the engine died fails at once: whether it was done is for the
-//! asker to find out from the reports.
+//! A request that was in flight when the engine died fails at once, and one that isn't answered within
+//! its limit then: whether it was done is for the asker to find out from the reports.
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
@@ -25,10 +25,10 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use super::patience::{SILENCE, patience, too_long, what};
+
 /// Between attempts to reach an engine that isn't there.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
-/// How long a new engine may take to say who it is.
-const GREETING_LIMIT: Duration = Duration::from_secs(10);
 /// Events kept for a listener that is slow; then it is told that some were lost.
 const EVENTS_KEPT: usize = 256;
 
@@ -63,6 +63,13 @@ struct Link {
 struct Outgoing {
     line: Vec<u8>,
     descriptor: Option<OwnedFd>,
+}
+
+type Answer = Result<Result<Value, ApiError>, oneshot::error::RecvError>;
+
+enum Heard {
+    Progress(Progress),
+    Answer(Answer),
 }
 
 struct Pending {
@@ -100,16 +107,33 @@ impl EngineClient {
 
     /// Asks for something.
     pub async fn call<T: DeserializeOwned>(&self, request: EngineRequest) -> Result<T, ApiError> {
-        decode(self.begin(request, None, None)?.await)
+        self.ask(request, None).await
     }
 
-    /// Asks for something that tells how far it is.
+    /// Asks for something that tells how far it is; the limit is for its silence.
     pub async fn call_with_progress<T: DeserializeOwned>(
         &self,
         request: EngineRequest,
         progress: mpsc::UnboundedSender<Progress>,
     ) -> Result<T, ApiError> {
-        decode(self.begin(request, None, Some(progress))?.await)
+        let asked = what(&request);
+        let (sender, mut news) = mpsc::unbounded_channel();
+        let mut answer = self.begin(request, None, Some(sender))?;
+        loop {
+            let heard = tokio::time::timeout(SILENCE, async {
+                tokio::select! {
+                    biased;
+                    Some(news) = news.recv() => Heard::Progress(news),
+                    answer = &mut answer => Heard::Answer(answer),
+                }
+            });
+            match heard.await {
+                // Whoever asked may have gone.
+                Ok(Heard::Progress(news)) => drop(progress.send(news)),
+                Ok(Heard::Answer(answer)) => return decode(answer),
+                Err(_) => return Err(too_long(&asked, SILENCE)),
+            }
+        }
     }
 
     /// Asks for something and hands a descriptor along.
@@ -118,7 +142,22 @@ impl EngineClient {
         request: EngineRequest,
         descriptor: OwnedFd,
     ) -> Result<T, ApiError> {
-        decode(self.begin(request, Some(descriptor), None)?.await)
+        self.ask(request, Some(descriptor)).await
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        request: EngineRequest,
+        descriptor: Option<OwnedFd>,
+    ) -> Result<T, ApiError> {
+        let (asked, limit) = (what(&request), patience(&request));
+        // Who gives up leaves the entry of the request behind: it counts as in flight until the engine
+        // has answered it or is gone, so that a silent engine isn't asked without end.
+        let answer = self.begin(request, descriptor, None)?;
+        match tokio::time::timeout(limit, answer).await {
+            Ok(answer) => decode(answer),
+            Err(_) => Err(too_long(&asked, limit)),
+        }
     }
 
     fn begin(
@@ -165,15 +204,13 @@ impl EngineClient {
         let (sender, receiver) = mpsc::channel(REQUESTS_IN_FLIGHT_MAX);
         self.shared.link().outgoing = Some(sender);
         let greeting = async {
-            let hello = self.call::<ProcessState>(EngineRequest::Process);
-            match tokio::time::timeout(GREETING_LIMIT, hello).await {
-                Ok(Ok(process)) => {
+            match self.call::<ProcessState>(EngineRequest::Process).await {
+                Ok(process) => {
                     tracing::info!(pid = process.pid, "connected to the engine");
                     self.shared.process.send_replace(Some(process));
                     std::future::pending().await
                 }
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => "it does not say who it is".to_owned(),
+                Err(error) => error.to_string(),
             }
         };
         tokio::select! {
@@ -255,9 +292,7 @@ impl Shared {
     }
 }
 
-fn decode<T: DeserializeOwned>(
-    answer: Result<Result<Value, ApiError>, oneshot::error::RecvError>,
-) -> Result<T, ApiError> {
+fn decode<T: DeserializeOwned>(answer: Answer) -> Result<T, ApiError> {
     let value = answer.unwrap_or_else(|_| Err(ApiError::engine_away()))?;
     serde_json::from_value(value).map_err(|error| {
         ApiError::new(
@@ -376,6 +411,54 @@ mod tests {
         let anew =
             |process: &Option<ProcessState>| process.as_ref().is_some_and(|p| p.generation == 8);
         process.wait_for(anew).await.unwrap();
+    }
+
+    /// Each waits as long as it may, and no longer; what comes afterwards harms nobody.
+    #[tokio::test]
+    async fn a_silent_engine_is_waited_for_within_limits() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("engine.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let client = EngineClient::start(socket);
+        let (mut engine, mut lines) = (listener.accept().await.unwrap().0, LineReader::default());
+        greet(&mut engine, &mut lines, 7).await;
+        client.process().wait_for(Option::is_some).await.unwrap();
+        let ask = |request| {
+            let client = client.clone();
+            tokio::spawn(async move { client.call::<u32>(request).await })
+        };
+        let asked = ask(EngineRequest::Pools);
+        let unheard = read_request(&mut engine, &mut lines).await;
+        let (told, mut progress) = mpsc::unbounded_channel();
+        let volume = control::names::VolumeName::new("p", "v");
+        let verify = EngineRequest::VerifyVolume { volume, copy: None };
+        let long = tokio::spawn({
+            let client = client.clone();
+            async move { client.call_with_progress::<u32>(verify, told).await }
+        });
+        let verify = read_request(&mut engine, &mut lines).await;
+
+        tokio::time::pause();
+        let error = asked.await.unwrap().unwrap_err();
+        assert_eq!(error.code, ErrorCode::Unavailable);
+        assert!(error.message.contains("which pools are in sight"), "{error}");
+        let news = Progress { done_bytes: 1, total_bytes: 2 };
+        let line = to_line(&ReplyLine::Progress { id: verify.id, progress: news });
+        tokio::time::resume();
+        engine.write_all(&line).await.unwrap();
+        assert_eq!(progress.recv().await, Some(news));
+        tokio::time::pause();
+        let error = long.await.unwrap().unwrap_err();
+        assert!(error.message.contains("to verify volume p/v"), "{error}");
+        tokio::time::resume();
+
+        let asked = ask(EngineRequest::Disks);
+        let heard = read_request(&mut engine, &mut lines).await;
+        for id in [unheard.id, verify.id, heard.id] {
+            let reply = ReplyLine::Result { id, value: 3.into() };
+            engine.write_all(&to_line(&reply)).await.unwrap();
+        }
+        assert_eq!(asked.await.unwrap(), Ok(3));
     }
 
     #[tokio::test]

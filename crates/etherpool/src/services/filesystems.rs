@@ -1,6 +1,9 @@
 //! File systems on volumes: made, checked and grown, with the tools' progress.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use control::api::{ApiError, ErrorCode, ExtendVolume, MakeFs, Preview};
 use control::channel::EngineRequest;
@@ -10,11 +13,18 @@ use control::size::{Human, SizeSpec};
 use frontend::filesystem;
 use pool::{Progress, VolumeForecast, VolumeReport};
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
 
 use super::Services;
+use super::kept::Paused;
 use super::mounts::check_open;
 use super::operations::find;
-use super::platform::{Platform, filesystem_trouble, kind_of};
+use super::platform::{Linux, Platform, kind_of};
+use super::troubles::filesystem_trouble;
+
+/// How long a block device may take to be made, resized or given back: all of it is a few questions to
+/// an engine that was seen to serve the volume a moment ago.
+const DEVICE_LIMIT: Duration = Duration::from_secs(60);
 
 impl Services {
     /// Makes a file system.
@@ -102,10 +112,9 @@ impl Services {
         let report = self.grow_volume(name, &request).await?;
         let settings = self.settings(name).await?;
         if !request.resizefs {
-            let volume = self.keeper.volume(name);
-            let state = volume.pause().await;
-            if state.device().is_some() {
-                self.keeper.platform().grow_device(name).await.map_err(|trouble| trouble.error)?;
+            let paused = self.keeper.volume(name).pause().await?;
+            if paused.device().is_some() {
+                self.grow_device(name, paused).await?;
             }
             return Ok(report);
         }
@@ -187,16 +196,29 @@ impl Services {
         name: &VolumeName,
         progress: &UnboundedSender<Progress>,
     ) -> Result<(), ApiError> {
-        let volume = self.keeper.volume(name);
-        let state = volume.pause().await;
-        let Some(device) = state.device().cloned() else {
+        let paused = self.keeper.volume(name).pause().await?;
+        let Some(device) = paused.device().cloned() else {
             return Err(ApiError::new(
                 ErrorCode::Unavailable,
                 format!("{name} has grown, but is not mounted now"),
             ));
         };
-        self.keeper.platform().grow_device(name).await.map_err(|trouble| trouble.error)?;
+        let _paused = self.grow_device(name, paused).await?;
         grow_fs(device, progress).await
+    }
+
+    /// Lets the device of a paused volume see its size.
+    async fn grow_device(
+        &self,
+        name: &VolumeName,
+        paused: Paused<Linux>,
+    ) -> Result<Paused<Linux>, ApiError> {
+        let (platform, volume) = (Arc::clone(self.keeper.platform()), name.clone());
+        let work = async move {
+            let grown = platform.grow_device(&volume).await;
+            grown.map(|_| paused).map_err(|trouble| trouble.error)
+        };
+        within(&format!("showing the size of {name} to its block device"), work).await
     }
 
     /// Without the right to grow a mounted file system: unmounts it for the moment that it takes.
@@ -227,12 +249,14 @@ impl Services {
         name: &VolumeName,
         progress: &UnboundedSender<Progress>,
     ) -> Result<(), ApiError> {
-        self.on_bare_device(name, async |device| {
-            // A device that was there before has the former size.
-            self.keeper.platform().grow_device(name).await.map_err(|trouble| trouble.error)?;
-            grow_fs(device, progress).await
-        })
-        .await
+        // A device that was there before has the former size.
+        let paused = self.keeper.volume(name).pause().await?;
+        if paused.device().is_some() {
+            drop(self.grow_device(name, paused).await?);
+        } else {
+            drop(paused);
+        }
+        self.on_bare_device(name, async |device| grow_fs(device, progress).await).await
     }
 
     /// Does something on the block device of a volume that isn't mounted, which is made for the
@@ -243,21 +267,52 @@ impl Services {
         work: impl AsyncFnOnce(PathBuf) -> Result<T, ApiError>,
     ) -> Result<T, ApiError> {
         self.serving(name).await?;
-        let volume = self.keeper.volume(name);
-        let state = volume.pause().await;
-        if state.actual().mount.is_some() {
+        let paused = self.keeper.volume(name).pause().await?;
+        if paused.actual().mount.is_some() {
             return Err(ApiError::new(ErrorCode::Busy, format!("{name} is still being unmounted"))
                 .remedy("see `etherpool status`, then try again"));
         }
-        if let Some(device) = state.device().cloned() {
+        if let Some(device) = paused.device().cloned() {
             return work(device).await;
         }
-        let platform = self.keeper.platform();
-        let device = platform.attach(name).await.map_err(|trouble| trouble.error)?;
+        let (platform, volume) = (Arc::clone(self.keeper.platform()), name.clone());
+        let (wanted, waiter) = oneshot::channel::<Infallible>();
+        let attach = async move {
+            let made = platform.attach(&volume).await;
+            // Who waited for it has given up.
+            if made.is_ok() && wanted.is_closed() {
+                let _ = platform.detach(&volume, false).await;
+            }
+            made.map(|made| (paused, made.device)).map_err(|trouble| trouble.error)
+        };
+        let (paused, device) = within(&format!("making a block device of {name}"), attach).await?;
+        drop(waiter);
         let done = work(device).await;
-        let detached = platform.detach(name, false).await.map_err(|trouble| trouble.error);
-        drop(state);
+        let (platform, volume) = (Arc::clone(self.keeper.platform()), name.clone());
+        let detach = async move {
+            let detached = platform.detach(&volume, false).await;
+            drop(paused);
+            detached.map_err(|trouble| trouble.error)
+        };
+        let detached = within(&format!("giving the block device of {name} back"), detach).await;
         done.and_then(|value| detached.map(|()| value))
+    }
+}
+
+/// Waits for what may hang in the kernel as long as its engine doesn't answer. It can't be cancelled,
+/// so it goes on by itself.
+async fn within<T: Send + 'static>(
+    doing: &str,
+    work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
+) -> Result<T, ApiError> {
+    match tokio::time::timeout(DEVICE_LIMIT, tokio::spawn(work)).await {
+        Ok(Ok(done)) => done,
+        Ok(Err(lost)) => Err(ApiError::new(ErrorCode::Internal, format!("{doing}: {lost}"))),
+        Err(_) => Err(ApiError::new(
+            ErrorCode::Unavailable,
+            format!("{doing} has not ended within {} s", DEVICE_LIMIT.as_secs()),
+        )
+        .remedy("it goes on by itself: see `etherpool status`, then try again")),
     }
 }
 

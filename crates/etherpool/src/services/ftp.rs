@@ -8,7 +8,7 @@ use std::time::Duration;
 use control::api::{ApiError, ErrorCode};
 use control::channel::EngineRequest;
 use control::config::FtpConfig;
-use control::keeper::EngineGeneration;
+use control::keeper::Attachment;
 use control::names::VolumeName;
 use frontend::ftp::{FtpError, FtpServer, Lease};
 use futures::FutureExt;
@@ -38,10 +38,10 @@ impl FtpServers {
         self.config.listen
     }
 
-    /// Serves `root`, on which `device` must be mounted.
+    /// Serves `root`, on which `device` must be mounted, from that attachment of a volume.
     pub async fn start(
         &self,
-        volume: &VolumeName,
+        served: (&VolumeName, Attachment),
         device: &Path,
         root: &Path,
         listen: SocketAddr,
@@ -52,7 +52,7 @@ impl FtpServers {
             passive_ports: ports.first..=ports.last,
             users_file: self.config.users_file.clone(),
             anonymous: self.config.anonymous,
-            lease: self.lease_of(volume),
+            lease: self.lease_of(served.0, served.1),
             ..frontend::ftp::FtpConfig::new(root.to_owned(), device.to_owned())
         };
         FtpServer::start(config).await.map_err(error_of)
@@ -63,17 +63,17 @@ impl FtpServers {
         server.stop().await;
     }
 
-    /// The volume may be served as long as the engine that it was attached to says that the pool's
-    /// lease runs. An engine that can't be asked, or another one, can't vouch for it.
-    fn lease_of(&self, volume: &VolumeName) -> Lease {
-        let (engine, pool) = (self.engine.clone(), volume.pool.clone());
-        let begun_under: Option<EngineGeneration> = engine.generation();
+    /// The volume may be served as long as the engine that it was attached to says that this attachment
+    /// is alive and the pool's lease runs. An engine that can't be asked, or another one, can't vouch
+    /// for it.
+    fn lease_of(&self, volume: &VolumeName, attachment: Attachment) -> Lease {
+        let (engine, volume) = (self.engine.clone(), volume.clone());
         Arc::new(move || {
-            let (engine, pool) = (engine.clone(), pool.clone());
+            let (engine, volume) = (engine.clone(), volume.clone());
             async move {
-                let asked = engine.call::<bool>(EngineRequest::Lease { pool });
+                let asked = engine.call::<bool>(EngineRequest::Lease { volume, attachment });
                 let answer = tokio::time::timeout(LEASE_LIMIT, asked).await;
-                matches!(answer, Ok(Ok(true))) && engine.generation() == begun_under
+                matches!(answer, Ok(Ok(true)))
             }
             .boxed()
         })

@@ -2,17 +2,41 @@
 
 #![allow(clippy::unwrap_used)]
 
+use super::super::kept::Shown;
+use super::super::platform::{Finding, Holding, Made};
 use super::*;
-use control::api::{ApiError, ErrorCode};
-use control::settings::{FTP_KEY, MOUNT_KEY};
+use control::api::ServiceState;
+use control::keeper::{AttachedVolume, EngineGeneration, Fault};
+use control::settings::{FTP_KEY, FtpSetting, MOUNT_KEY};
 use pool::{PoolState, Settled, VotesReport};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 #[derive(Default)]
 struct Fake {
     log: Mutex<Vec<String>>,
     failing: Mutex<BTreeSet<&'static str>>,
+    /// Steps that don't end, until they are let go.
+    hanging: Mutex<BTreeSet<&'static str>>,
     leftovers: Mutex<Vec<super::super::platform::Leftover>>,
+    /// The engine that serves, and how many attachments it made.
+    engine: AtomicU64,
+    attachments: AtomicU64,
+    findings: Mutex<Vec<Finding>>,
+    thorough: AtomicU64,
+    ftp_ended: AtomicBool,
+}
+
+impl Fake {
+    fn of_engine(engine: u64) -> Fake {
+        Fake { engine: engine.into(), ..Fake::default() }
+    }
+
+    async fn wait(&self, what: &'static str) {
+        while self.hanging.lock().unwrap().contains(what) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
 }
 
 impl Fake {
@@ -28,8 +52,12 @@ impl Fake {
 impl Platform for Fake {
     type Ftp = ();
 
-    async fn attach(&self, _: &VolumeName) -> Result<PathBuf, Trouble> {
-        self.act("attach").map(|()| "/dev/loop0".into())
+    async fn attach(&self, _: &VolumeName) -> Result<Made, Trouble> {
+        self.act("attach")?;
+        let engine = EngineGeneration(self.engine.load(Ordering::Relaxed));
+        let number = self.attachments.fetch_add(1, Ordering::Relaxed) + 1;
+        let attachment = Attachment { engine, number };
+        Ok(Made { device: "/dev/loop0".into(), attachment })
     }
 
     async fn detach(&self, _: &VolumeName, abort: bool) -> Result<(), Trouble> {
@@ -40,12 +68,26 @@ impl Platform for Fake {
         self.act("mount")
     }
 
-    async fn unmount(&self, _: &Path) -> Result<(), Trouble> {
+    async fn unmount(&self, _: &Path, _: &Path) -> Result<(), Trouble> {
+        self.wait("unmount").await;
         self.act("unmount")
     }
 
-    async fn shut_down(&self, _: &Path) -> Result<Vec<Holding>, Trouble> {
+    async fn check(
+        &self,
+        _: &VolumeName,
+        _: &Path,
+        _: Option<&MountSetting>,
+        thorough: bool,
+    ) -> Finding {
+        self.wait("check").await;
+        self.thorough.fetch_add(thorough.into(), Ordering::Relaxed);
+        self.findings.lock().unwrap().pop().unwrap_or(Finding::Well)
+    }
+
+    async fn shut_down(&self, _: &Path, _: &Path) -> Result<Vec<Holding>, Trouble> {
         let holding = |pid| Holding { pid, text: format!("process {pid}") };
+        self.wait("shut-down").await;
         self.act("shut-down").map(|()| vec![holding(1), holding(2)])
     }
 
@@ -55,12 +97,17 @@ impl Platform for Fake {
 
     async fn start_ftp(
         &self,
-        _: &VolumeName,
+        _: (&VolumeName, Attachment),
         _: &Path,
         _: &MountSetting,
         _: &FtpSetting,
     ) -> Result<(), Trouble> {
+        self.ftp_ended.store(false, Ordering::Relaxed);
         self.act("start-ftp")
+    }
+
+    fn ftp_runs(&self, (): &()) -> bool {
+        !self.ftp_ended.load(Ordering::Relaxed)
     }
 
     async fn stop_ftp(&self, (): ()) {
@@ -120,7 +167,44 @@ async fn wait(keeper: &Keeper<Fake>, good: impl Fn(&Shown) -> bool) -> Shown {
 }
 
 fn is_up(shown: &Shown, generation: u64) -> bool {
-    shown.actual.ftp.is_some() && shown.actual.attached == Some(EngineGeneration(generation))
+    shown.actual.ftp.is_some()
+        && shown.actual.attached.map(|device| device.engine) == Some(EngineGeneration(generation))
+}
+
+/// The word of an engine that serves the volume through this attachment, or none.
+fn word(engine: u64, alive: Option<u64>, next: u64) -> Attachments {
+    let volume = VolumeName::new("p", "v");
+    let served = alive.map(|number| AttachedVolume { volume, number, errors: 0 });
+    let engine = EngineGeneration(engine);
+    Attachments { engine, next, served: served.into_iter().collect() }
+}
+
+/// What an engine that ended nothing says at any time.
+fn serving(keeper: &Keeper<Fake>) -> Attachments {
+    let fake = keeper.platform();
+    let made = fake.attachments.load(Ordering::Relaxed);
+    let alive = Some(made).filter(|made| *made > 0);
+    word(fake.engine.load(Ordering::Relaxed), alive, made + 1)
+}
+
+fn want(keeper: &Keeper<Fake>, report: PoolReport) {
+    keeper.want(Some(&serving(keeper)), &[report]);
+}
+
+async fn up() -> Arc<Keeper<Fake>> {
+    let keeper = Keeper::new(Fake::of_engine(1));
+    want(&keeper, pool_report());
+    wait(&keeper, |shown| is_up(shown, 1)).await;
+    assert_eq!(log(&keeper), UP);
+    keeper
+}
+
+fn broken(what: Fault) -> Finding {
+    Finding::Fault(what, ApiError::new(ErrorCode::Io, "it is dead").into())
+}
+
+fn trouble(keeper: &Keeper<Fake>) -> Option<String> {
+    keeper.report().first().and_then(|report| report.trouble.clone())
 }
 
 fn log(keeper: &Keeper<Fake>) -> Vec<String> {
@@ -128,20 +212,19 @@ fn log(keeper: &Keeper<Fake>) -> Vec<String> {
 }
 
 const UP: [&str; 3] = ["attach", "mount", "start-ftp"];
+const HARD_AND_UP: [&str; 6] = ["stop-ftp", "shut-down", "abort", "attach", "mount", "start-ftp"];
 
 #[tokio::test]
 async fn a_new_engine_means_everything_anew_without_a_command() {
-    let keeper = Keeper::new(Fake::default());
-    keeper.want(Some(EngineGeneration(1)), &[pool_report()]);
-    wait(&keeper, |shown| is_up(shown, 1)).await;
-    assert_eq!(log(&keeper), UP);
+    let keeper = up().await;
     assert!(keeper.is_settled());
 
     keeper.want(None, &[]);
     wait(&keeper, |shown| shown.actual == Actual::default()).await;
     assert_eq!(log(&keeper), ["stop-ftp", "shut-down", "abort"]);
 
-    keeper.want(Some(EngineGeneration(2)), &[pool_report()]);
+    keeper.platform().engine.store(2, Ordering::Relaxed);
+    keeper.want(Some(&word(2, None, 1)), &[pool_report()]);
     wait(&keeper, |shown| is_up(shown, 2)).await;
     assert_eq!(log(&keeper), UP);
     // Who still holds files of the old file system is named; who has ended isn't.
@@ -150,17 +233,14 @@ async fn a_new_engine_means_everything_anew_without_a_command() {
 
 #[tokio::test]
 async fn a_pool_without_its_lease_is_taken_down_and_comes_back() {
-    let keeper = Keeper::new(Fake::default());
-    keeper.want(Some(EngineGeneration(1)), &[pool_report()]);
-    wait(&keeper, |shown| is_up(shown, 1)).await;
-    log(&keeper);
+    let keeper = up().await;
     let fenced = PoolReport { state: PoolState::Fenced, ..pool_report() };
     let leaseless = PoolReport { lease_ok: false, ..pool_report() };
     for lost in [fenced, leaseless] {
-        keeper.want(Some(EngineGeneration(1)), &[lost]);
+        want(&keeper, lost);
         wait(&keeper, |shown| shown.actual == Actual::default()).await;
         assert_eq!(log(&keeper), ["stop-ftp", "shut-down", "abort"]);
-        keeper.want(Some(EngineGeneration(1)), &[pool_report()]);
+        want(&keeper, pool_report());
         wait(&keeper, |shown| is_up(shown, 1)).await;
         assert_eq!(log(&keeper), UP);
     }
@@ -175,26 +255,26 @@ async fn a_wait_for_disks_within_the_lease_costs_nobody_their_files() {
         report
     };
     // It doesn't begin so,
-    let keeper = Keeper::new(Fake::default());
-    keeper.want(Some(EngineGeneration(1)), &[suspended()]);
+    let keeper = Keeper::new(Fake::of_engine(1));
+    want(&keeper, suspended());
     tokio::task::yield_now().await;
     assert!(log(&keeper).is_empty());
     // but it stays, until the lease is over.
-    keeper.want(Some(EngineGeneration(1)), &[pool_report()]);
+    want(&keeper, pool_report());
     wait(&keeper, |shown| is_up(shown, 1)).await;
     log(&keeper);
-    keeper.want(Some(EngineGeneration(1)), &[suspended()]);
+    want(&keeper, suspended());
     tokio::task::yield_now().await;
     assert!(log(&keeper).is_empty());
-    keeper.want(Some(EngineGeneration(1)), &[PoolReport { lease_ok: false, ..suspended() }]);
+    want(&keeper, PoolReport { lease_ok: false, ..suspended() });
     wait(&keeper, |shown| shown.actual == Actual::default()).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_step_that_fails_is_shown_and_tried_again() {
-    let keeper = Keeper::new(Fake::default());
+    let keeper = Keeper::new(Fake::of_engine(1));
     keeper.platform().failing.lock().unwrap().insert("mount");
-    keeper.want(Some(EngineGeneration(1)), &[pool_report()]);
+    want(&keeper, pool_report());
     let shown = wait(&keeper, |shown| shown.failures == 2).await;
     assert_eq!(shown.trouble.unwrap().error.message, "mount failed");
     assert!(!keeper.is_settled());
@@ -209,14 +289,14 @@ async fn a_step_that_fails_is_shown_and_tried_again() {
 
 #[tokio::test]
 async fn what_is_held_stays_down_whatever_the_pool_says() {
-    let keeper = Keeper::new(Fake::default());
+    let keeper = Keeper::new(Fake::of_engine(1));
     for what in ["p", "p/v"] {
-        keeper.want(Some(EngineGeneration(1)), &[pool_report()]);
+        want(&keeper, pool_report());
         wait(&keeper, |shown| is_up(shown, 1)).await;
         log(&keeper);
         assert!(keeper.hold(what).await.is_empty());
         assert_eq!(log(&keeper), ["stop-ftp", "unmount", "detach"]);
-        keeper.want(Some(EngineGeneration(1)), &[pool_report()]);
+        want(&keeper, pool_report());
         tokio::task::yield_now().await;
         assert!(log(&keeper).is_empty());
         keeper.let_go(what);
@@ -225,10 +305,7 @@ async fn what_is_held_stays_down_whatever_the_pool_says() {
 
 #[tokio::test]
 async fn the_end_of_the_process_is_orderly() {
-    let keeper = Keeper::new(Fake::default());
-    keeper.want(Some(EngineGeneration(1)), &[pool_report()]);
-    wait(&keeper, |shown| is_up(shown, 1)).await;
-    log(&keeper);
+    let keeper = up().await;
     keeper.stop().await;
     assert_eq!(log(&keeper), ["stop-ftp", "unmount", "detach"]);
 }
@@ -242,14 +319,14 @@ async fn what_a_dead_predecessor_left_is_gone_on_with_only_if_its_engine_lives()
         mounted_at: Some("/srv/v".into()),
     };
     for alive in [true, false] {
-        let keeper = Keeper::new(Fake::default());
+        let keeper = Keeper::new(Fake::of_engine(1));
         *keeper.platform().leftovers.lock().unwrap() = vec![left.clone()];
-        let served = if alive { BTreeSet::from([name.clone()]) } else { BTreeSet::new() };
-        let generation = Some(EngineGeneration(1));
-        keeper.adopt(generation, &served, &[pool_report()]).await;
+        keeper.platform().attachments.store(4, Ordering::Relaxed);
+        let served = word(1, Some(4).filter(|_| alive), 5);
+        keeper.adopt(Some(&served), &[pool_report()]).await;
         // The volume's task runs before the first word of the engine that follows.
         tokio::task::yield_now().await;
-        keeper.want(generation, &[pool_report()]);
+        keeper.want(Some(&served), &[pool_report()]);
         wait(&keeper, |shown| is_up(shown, 1)).await;
         let expected: &[&str] = if alive {
             &["start-ftp"]
@@ -257,17 +334,165 @@ async fn what_a_dead_predecessor_left_is_gone_on_with_only_if_its_engine_lives()
             &["shut-down", "abort", "attach", "mount", "start-ftp"]
         };
         assert_eq!(log(&keeper), expected);
+        keeper.look_now(Some(&served)).await;
+        // Nobody knows what it met under the predecessor.
+        assert_eq!(keeper.platform().thorough.load(Ordering::Relaxed), u64::from(alive));
     }
 }
 
 #[tokio::test]
 async fn two_volumes_do_not_share_an_address() {
-    let keeper = Keeper::new(Fake::default());
-    keeper.want(Some(EngineGeneration(1)), &[pool_report()]);
-    wait(&keeper, |shown| is_up(shown, 1)).await;
+    let keeper = up().await;
     let address = ([127, 0, 0, 1], 2121).into();
     let own = VolumeName::new("p", "v");
     assert_eq!(keeper.ftp_user_of(address, &VolumeName::new("p", "w")), Some(own.clone()));
     assert_eq!(keeper.ftp_user_of(address, &own), None);
     assert_eq!(keeper.ftp_user_of(([127, 0, 0, 1], 9).into(), &VolumeName::new("p", "w")), None);
+}
+
+/// 5.6: the engine is the same, but it ended the device while nobody looked.
+#[tokio::test]
+async fn an_attachment_that_its_engine_ended_is_made_anew() {
+    let keeper = up().await;
+    // A word from before the attachment was made condemns nothing.
+    for word in [word(1, None, 1), word(1, Some(1), 2), word(1, Some(1), 7)] {
+        keeper.want(Some(&word), &[pool_report()]);
+        tokio::task::yield_now().await;
+        assert!(log(&keeper).is_empty(), "{word:?}");
+    }
+    keeper.platform().attachments.store(6, Ordering::Relaxed);
+    keeper.look_now(Some(&word(1, None, 7))).await;
+    wait(&keeper, |shown| is_up(shown, 1) && shown.actual.attached.unwrap().number == 7).await;
+    assert_eq!(log(&keeper), HARD_AND_UP);
+}
+
+/// Status between the engine's word and what is done about it.
+#[tokio::test]
+async fn what_is_known_to_be_dead_is_not_called_well_for_a_moment() {
+    let keeper = up().await;
+    keeper.want(Some(&word(1, None, 2)), &[pool_report()]);
+    let report = &keeper.report()[0];
+    assert_eq!((&report.mount, &report.ftp), (&ServiceState::Waiting, &ServiceState::Waiting));
+    assert!(report.trouble.as_ref().is_some_and(|text| text.contains("dead")), "{report:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_look_finds_dead_is_made_anew() {
+    let expected: [(Fault, &[&str]); 2] = [
+        (Fault::Mount, &["stop-ftp", "unmount", "mount", "start-ftp"]),
+        (Fault::Device, &HARD_AND_UP),
+    ];
+    for (fault, steps) in expected {
+        let keeper = up().await;
+        keeper.platform().hanging.lock().unwrap().extend(["unmount", "shut-down"]);
+        keeper.platform().findings.lock().unwrap().push(broken(fault));
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(trouble(&keeper).as_deref(), Some("it is dead"));
+        assert_eq!(keeper.report()[0].mount, ServiceState::Waiting);
+        keeper.platform().hanging.lock().unwrap().clear();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(log(&keeper), steps);
+        assert_eq!(trouble(&keeper), None, "{fault:?}");
+        assert_eq!(keeper.report()[0].ftp, ServiceState::On);
+    }
+    let keeper = up().await;
+    keeper.platform().ftp_ended.store(true, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(log(&keeper), ["stop-ftp", "start-ftp"]);
+    assert_eq!(trouble(&keeper), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_dead_each_time_is_not_made_anew_without_a_pause() {
+    let keeper = up().await;
+    *keeper.platform().findings.lock().unwrap() = vec![broken(Fault::Device); 50];
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    let attached = log(&keeper).iter().filter(|step| *step == "attach").count();
+    assert!((3..10).contains(&attached), "{attached} times");
+    assert_eq!(trouble(&keeper).as_deref(), Some("it is dead"));
+    keeper.platform().findings.lock().unwrap().clear();
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    assert_eq!(trouble(&keeper), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn errors_that_the_engine_tells_of_call_for_a_thorough_look() {
+    let keeper = up().await;
+    keeper.look_now(None).await;
+    assert_eq!(keeper.platform().thorough.load(Ordering::Relaxed), 0);
+    let mut told = serving(&keeper);
+    told.served[0].errors = 3;
+    for _ in 0..3 {
+        keeper.want(Some(&told), &[pool_report()]);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(keeper.platform().thorough.load(Ordering::Relaxed), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_that_hangs_is_told_of_and_holds_nothing_up() {
+    let keeper = up().await;
+    keeper.platform().hanging.lock().unwrap().insert("check");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(trouble(&keeper), None, "a pause is no failure");
+    tokio::time::sleep(Duration::from_secs(25)).await;
+    let told = trouble(&keeper).unwrap();
+    assert!(told.contains("has not answered for"), "{told}");
+    assert!(keeper.report()[0].mount == ServiceState::On);
+    // Its engine ends it meanwhile.
+    keeper.want(Some(&word(1, None, 2)), &[pool_report()]);
+    wait(&keeper, |shown| is_up(shown, 1) && shown.actual.attached.unwrap().number == 2).await;
+    assert_eq!(log(&keeper), HARD_AND_UP);
+    keeper.platform().hanging.lock().unwrap().clear();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(trouble(&keeper), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_taken_down_in_time_is_named() {
+    let keeper = up().await;
+    keeper.platform().hanging.lock().unwrap().insert("unmount");
+    let begun = tokio::time::Instant::now();
+    let troubles = keeper.hold("p").await;
+    assert!(begun.elapsed() <= TAKE_DOWN_LIMIT + Duration::from_secs(1));
+    assert_eq!(troubles.len(), 1);
+    let told = troubles[0].error.to_string();
+    assert!(told.starts_with("p/v: unmounting it has taken"), "{told}");
+    assert_eq!(troubles[0].error.code, ErrorCode::Unavailable);
+    assert!(trouble(&keeper).is_some_and(|told| told.contains("unmounting it")));
+    let kept = keeper.volume(&VolumeName::new("p", "v"));
+    let refused = kept.pause().await.err().unwrap();
+    assert!(refused.message.contains("unmounting it"), "{refused}");
+    keeper.platform().hanging.lock().unwrap().clear();
+    wait(&keeper, |shown| shown.actual == Actual::default()).await;
+}
+
+/// 5.18: FTP that couldn't be started and isn't wanted any more.
+#[tokio::test(start_paused = true)]
+async fn a_remark_ends_with_its_cause() {
+    let keeper = Keeper::new(Fake::of_engine(1));
+    keeper.platform().failing.lock().unwrap().insert("start-ftp");
+    want(&keeper, pool_report());
+    wait(&keeper, |shown| shown.failures > 0).await;
+    assert_eq!(trouble(&keeper).as_deref(), Some("start-ftp failed"));
+    let mut without = pool_report();
+    without.volumes[0].properties.remove(FTP_KEY);
+    want(&keeper, without);
+    wait(&keeper, |shown| shown.trouble.is_none()).await;
+    assert_eq!(trouble(&keeper), None);
+    assert_eq!(keeper.report()[0].mount, ServiceState::On);
+
+    // A mount that fails, and then isn't wanted, or can't be had.
+    for (engine, report) in [
+        (Some(serving(&keeper)), PoolReport { volumes: Vec::new(), ..pool_report() }),
+        (None, pool_report()),
+    ] {
+        let keeper = Keeper::new(Fake::of_engine(1));
+        keeper.platform().failing.lock().unwrap().insert("mount");
+        want(&keeper, pool_report());
+        wait(&keeper, |shown| shown.failures > 0).await;
+        keeper.want(engine.as_ref(), &[report]);
+        wait(&keeper, |shown| shown.actual == Actual::default()).await;
+        assert_eq!(trouble(&keeper), None);
+    }
 }

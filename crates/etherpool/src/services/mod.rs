@@ -9,13 +9,15 @@ mod filesystems;
 mod ftp;
 mod held;
 mod keeper;
+mod kept;
 mod local_targets;
 mod mounts;
 mod operations;
+mod patience;
 mod platform;
 mod registry;
+mod troubles;
 
-use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -26,7 +28,7 @@ use anyhow::Context;
 use clap::Args;
 use control::channel::EngineRequest;
 use control::config::SupervisorConfig;
-use control::names::VolumeName;
+use control::keeper::Attachments;
 use pool::{PoolReport, PoolState};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -35,6 +37,7 @@ use tokio::sync::{Notify, watch};
 use crate::supervisor::{die_with_parent, load_config};
 use engine_client::EngineClient;
 use keeper::Keeper;
+use patience::{patience, too_long, what};
 use platform::Linux;
 use registry::PoolRegistry;
 pub use registry::read as read_registry;
@@ -174,11 +177,24 @@ impl Services {
     async fn look(
         &self,
     ) -> Result<(Vec<PoolReport>, Result<(), control::api::ApiError>), control::api::ApiError> {
-        let turn = self.registry.turn().await;
-        let mut pools: Vec<PoolReport> = self.engine.call(EngineRequest::Pools).await?;
+        // Who has the turn waits for the same answer.
+        let (asked, limit) = (EngineRequest::Pools, patience(&EngineRequest::Pools));
+        let turn = tokio::time::timeout(limit, self.registry.turn())
+            .await
+            .map_err(|_| too_long(&what(&asked), limit))?;
+        let mut pools: Vec<PoolReport> = self.engine.call(asked).await?;
         let noted = turn.take_note(&pools).await;
         self.registry.set_apart(&mut pools);
         Ok((pools, noted))
+    }
+
+    /// The pools, and what the same engine serves of them to this machine's kernel.
+    pub async fn look_at_engine(
+        &self,
+    ) -> Result<(Vec<PoolReport>, Attachments), control::api::ApiError> {
+        let served = self.engine.call::<Attachments>(EngineRequest::AttachedVolumes);
+        let (pools, served) = tokio::try_join!(self.fresh_pools(), served)?;
+        Ok((pools, served))
     }
 }
 
@@ -190,21 +206,28 @@ async fn follow(services: Arc<Services>) {
     let mut seen = None;
     loop {
         let generation = services.engine.generation();
-        let pools = match generation {
-            Some(_) => services.fresh_pools().await,
-            None => Ok(Vec::new()),
+        let looked = match generation {
+            Some(_) => services.look_at_engine().await.map(|(pools, served)| (pools, Some(served))),
+            None => Ok((Vec::new(), None)),
         };
-        match pools {
+        let still_there = services.engine.generation() == generation;
+        match looked {
             // An engine that was replaced in between gave a report for which nobody stands.
-            Ok(pools) if services.engine.generation() == generation => {
+            Ok((pools, served))
+                if still_there && served.as_ref().map(|served| served.engine) == generation =>
+            {
                 if generation.is_some() && generation != seen {
                     seen = generation;
                     services.engines_seen.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 }
-                services.keeper.want(generation, &pools);
+                services.keeper.want(served.as_ref(), &pools);
                 services.pools.send_replace(pools);
             }
             Ok(_) => continue,
+            // No word is no reason to take anything down: what its pause costs shows when it goes on.
+            Err(error) if still_there && generation.is_some() => {
+                tracing::warn!(%error, "the engine doesn't say how its pools are");
+            }
             Err(error) => {
                 tracing::debug!(%error, "no reports");
                 services.keeper.want(None, &[]);
@@ -227,11 +250,9 @@ async fn adopt(
 ) {
     let there = async { process.wait_for(Option::is_some).await.is_ok() };
     let alive = tokio::time::timeout(ENGINE_START_LIMIT, there).await.unwrap_or(false);
-    let generation = services.engine.generation().filter(|_| alive);
-    let served: BTreeSet<VolumeName> =
-        services.engine.call(EngineRequest::AttachedVolumes).await.unwrap_or_default();
-    let pools = services.fresh_pools().await.unwrap_or_default();
-    services.keeper.adopt(generation, &served, &pools).await;
+    let looked = if alive { services.look_at_engine().await.ok() } else { None };
+    let (pools, served) = looked.unzip();
+    services.keeper.adopt(served.as_ref(), &pools.unwrap_or_default()).await;
 }
 
 /// Tells the supervisor when all pools that it owns are served, or it is known that there are none.

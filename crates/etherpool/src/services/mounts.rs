@@ -14,7 +14,8 @@ use pool::{PoolReport, VolumeReport};
 
 use super::Services;
 use super::operations::{Was, find, find_pool, other_volumes, valid};
-use super::platform::{Platform, contents_trouble, filesystem_trouble};
+use super::platform::Platform;
+use super::troubles::{contents_trouble, filesystem_trouble};
 
 impl Services {
     /// Mounts, now and from now on.
@@ -190,11 +191,16 @@ impl Services {
         self.set(name, MOUNT_KEY, None).await?;
         match self.kept(name, failures, |shown| shown.actual.mount.is_none()).await {
             Ok(()) => {}
+            // It goes on by itself.
+            Err(error) if error.code == ErrorCode::Unavailable => return Err(error),
             Err(error) => {
-                if error.code != ErrorCode::Unavailable {
-                    self.put_back(name, MOUNT_KEY, &was).await?;
-                }
-                return Err(error.remedy("end what uses it, then try again; it stays mounted"));
+                self.put_back(name, MOUNT_KEY, &was).await?;
+                return Err(match error.code {
+                    ErrorCode::Busy => {
+                        error.remedy("end what uses it, then try again; it stays mounted")
+                    }
+                    _ => error,
+                });
             }
         }
         self.set(name, FTP_KEY, None).await?;
@@ -229,15 +235,16 @@ impl Services {
         }
         let troubles = self.keeper.hold(&pool).await;
         let released = match troubles.into_iter().next() {
-            Some(trouble) => {
+            Some(trouble) if trouble.error.code == ErrorCode::Busy => {
                 Err(trouble.error.remedy("end what uses it, then try again; the pool stays open"))
             }
+            Some(trouble) => Err(trouble.error),
             None => self.engine.call(EngineRequest::ReleasePool { pool: pool.clone() }).await,
         };
         if released.is_ok() {
             // The keeper must have seen that the pool is closed before it may mount again.
-            if let Ok(pools) = self.fresh_pools().await {
-                self.keeper.want(self.engine.generation(), &pools);
+            if let Ok((pools, served)) = self.look_at_engine().await {
+                self.keeper.want(Some(&served), &pools);
             }
         }
         self.keeper.let_go(&pool);

@@ -21,7 +21,7 @@ use control::settings::{
 use pool::{PoolReport, VolumeReport};
 
 use super::Services;
-use super::keeper::Shown;
+use super::kept::Shown;
 use super::platform::Platform;
 
 /// How long a mount or unmount may take before the command says that it goes on by itself.
@@ -154,14 +154,15 @@ impl Services {
                 .as_ref()
                 .map_or_else(|| ApiError::new(ErrorCode::Io, "it failed"), |t| t.error.clone())),
             Ok(Err(_)) => Err(ApiError::new(ErrorCode::Internal, "nobody keeps the volume")),
-            Err(_) => Err(ApiError::new(
-                ErrorCode::Unavailable,
-                format!(
-                    "{name}: not done within {} s; it goes on by itself",
-                    KEEPER_LIMIT.as_secs()
-                ),
-            )
-            .remedy("see `etherpool status`")),
+            Err(_) => {
+                let limit = KEEPER_LIMIT.as_secs();
+                let why = volume.waits_for().unwrap_or_else(|| format!("{name} is not served"));
+                Err(ApiError::new(
+                    ErrorCode::Unavailable,
+                    format!("not done within {limit} s: {why}"),
+                )
+                .remedy("it goes on by itself: see `etherpool status`"))
+            }
         }
     }
 
@@ -255,7 +256,7 @@ impl Services {
                 .remedy(format!("end the export first: etherpool volume unexport {name}")));
         }
         let volume = self.keeper.volume(name);
-        let state = volume.pause().await;
+        let state = volume.pause().await?;
         if state.device().is_some() {
             return Err(ApiError::new(ErrorCode::Busy, format!("{name} is still being detached"))
                 .remedy("see `etherpool status`, then try again"));

@@ -10,13 +10,15 @@ use std::time::Duration;
 use control::api::{ApiError, ErrorCode};
 use control::channel::EngineRequest;
 use control::config::SupervisorConfig;
+use control::keeper::{Attachment, Fault};
 use control::names::VolumeName;
 use control::settings::{FsType, FtpSetting, MountSetting};
 use frontend::attach::{self, AttachError, Detach, Places};
-use frontend::filesystem::{self, Contents, FilesystemError, NeededDirectory, PlaceRules};
+use frontend::filesystem::{self, FilesystemError, NeededDirectory, PlaceRules};
 
 use super::engine_client::EngineClient;
 use super::ftp::{FtpHandle, FtpServers};
+use super::troubles::{attach_trouble, dead, filesystem_trouble, judge, not_mountable};
 use crate::lab::LAB_DIR;
 use crate::running::running;
 
@@ -52,6 +54,26 @@ pub struct Trouble {
     pub holders: Vec<String>,
 }
 
+/// What a look at a volume found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// All is alive.
+    Well,
+    /// This is dead and is to be made anew.
+    Fault(Fault, Trouble),
+    /// Not as it should be, and for people to mend.
+    Remark(Trouble),
+}
+
+/// A block device that was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// The device.
+    pub device: PathBuf,
+    /// The engine's end of it.
+    pub attachment: Attachment,
+}
+
 impl From<ApiError> for Trouble {
     fn from(error: ApiError) -> Trouble {
         Trouble { error, holders: Vec::new() }
@@ -64,7 +86,7 @@ pub trait Platform: Send + Sync + 'static {
     type Ftp: Send + Sync + 'static;
 
     /// Makes the volume's block device.
-    fn attach(&self, volume: &VolumeName) -> impl Future<Output = Result<PathBuf, Trouble>> + Send;
+    fn attach(&self, volume: &VolumeName) -> impl Future<Output = Result<Made, Trouble>> + Send;
 
     /// Gives it back; `abort` when its engine is gone.
     fn detach(
@@ -80,23 +102,44 @@ pub trait Platform: Send + Sync + 'static {
         setting: &MountSetting,
     ) -> impl Future<Output = Result<(), Trouble>> + Send;
 
-    /// Unmounts in order.
-    fn unmount(&self, path: &Path) -> impl Future<Output = Result<(), Trouble>> + Send;
+    /// Unmounts a device in order; what else may be mounted there isn't touched.
+    fn unmount(
+        &self,
+        device: &Path,
+        path: &Path,
+    ) -> impl Future<Output = Result<(), Trouble>> + Send;
 
-    /// Takes a file system away whose device is gone; returns who still holds files of it.
-    fn shut_down(&self, path: &Path) -> impl Future<Output = Result<Vec<Holding>, Trouble>> + Send;
+    /// Takes the file system of a device away that is gone; returns who still holds files of it.
+    fn shut_down(
+        &self,
+        device: &Path,
+        path: &Path,
+    ) -> impl Future<Output = Result<Vec<Holding>, Trouble>> + Send;
+
+    /// Looks whether a device and its mount are alive; `thorough` by writing to it too. May take as
+    /// long as the volume doesn't answer.
+    fn check(
+        &self,
+        volume: &VolumeName,
+        device: &Path,
+        mount: Option<&MountSetting>,
+        thorough: bool,
+    ) -> impl Future<Output = Finding> + Send;
 
     /// Whether a process still runs.
     fn is_running(&self, pid: u32) -> bool;
 
-    /// Serves a mount.
+    /// Serves a mount, as long as that attachment of the volume is alive.
     fn start_ftp(
         &self,
-        volume: &VolumeName,
+        served: (&VolumeName, Attachment),
         device: &Path,
         mount: &MountSetting,
         setting: &FtpSetting,
     ) -> impl Future<Output = Result<Self::Ftp, Trouble>> + Send;
+
+    /// Whether a server still lets clients in.
+    fn ftp_runs(&self, server: &Self::Ftp) -> bool;
 
     /// Ends a server: no command begins any more, running transfers are cut off.
     fn stop_ftp(&self, server: Self::Ftp) -> impl Future<Output = ()> + Send;
@@ -200,19 +243,31 @@ impl Linux {
 impl Platform for Linux {
     type Ftp = FtpHandle;
 
-    async fn attach(&self, volume: &VolumeName) -> Result<PathBuf, Trouble> {
+    async fn attach(&self, volume: &VolumeName) -> Result<Made, Trouble> {
         let (places, name) = (self.places.clone(), Linux::name(volume)?);
         let fuse = {
             let (places, name) = (places.clone(), name.clone());
-            blocking(move || attach::mount(&places, &name).map_err(attach_trouble)).await?
+            blocking(move || {
+                let mounted = attach::mount(&places, &name);
+                if let Err(AttachError::AlreadyMounted(directory)) = &mounted {
+                    // Nobody has a device of the volume: this is a half-made one, of which an
+                    // operation that was given up, or a predecessor, didn't tell.
+                    tracing::warn!(volume = %name, directory = %directory.display(), "cleared away: left half-made");
+                    attach::detach(&places, &name, Detach::Abort).map_err(attach_trouble)?;
+                    return attach::mount(&places, &name).map_err(attach_trouble);
+                }
+                mounted.map_err(attach_trouble)
+            })
+            .await?
         };
         let request = EngineRequest::AttachVolume { volume: volume.clone() };
-        let served = self.engine.call_with_descriptor::<()>(request, fuse).await;
+        let served = self.engine.call_with_descriptor::<Attachment>(request, fuse).await;
         let attached = match served {
-            Ok(()) => {
+            Ok(attachment) => {
                 let (places, name) = (places.clone(), name.clone());
                 blocking(move || attach::attach(&places, &name, false).map_err(attach_trouble))
                     .await
+                    .map(|device| Made { device, attachment })
             }
             Err(error) => Err(error.into()),
         };
@@ -267,29 +322,53 @@ impl Platform for Linux {
         }
     }
 
-    async fn unmount(&self, path: &Path) -> Result<(), Trouble> {
-        let root = path.to_owned();
-        blocking(move || {
-            // The last unmount writes everything back; this may not be the last, see `detach`.
-            let synced = std::fs::File::open(&root).and_then(|root| Ok(rustix::fs::syncfs(root)?));
-            if let Err(error) = synced {
-                tracing::warn!(path = %root.display(), %error, "can't be synchronised");
-            }
-            Ok(())
-        })
-        .await?;
-        match filesystem::unmount(path.to_owned()).await {
+    async fn unmount(&self, device: &Path, path: &Path) -> Result<(), Trouble> {
+        match filesystem::unmount(device.to_owned(), path.to_owned()).await {
             Ok(()) | Err(FilesystemError::NotMounted(_)) => Ok(()),
             Err(error) => Err(filesystem_trouble(error)),
         }
     }
 
-    async fn shut_down(&self, path: &Path) -> Result<Vec<Holding>, Trouble> {
-        let holders = filesystem::shutdown(path.to_owned()).await.map_err(filesystem_trouble)?;
+    async fn shut_down(&self, device: &Path, path: &Path) -> Result<Vec<Holding>, Trouble> {
+        let holders = filesystem::shutdown(device.to_owned(), path.to_owned())
+            .await
+            .map_err(filesystem_trouble)?;
         Ok(holders
             .iter()
             .map(|holder| Holding { pid: holder.pid, text: holder.to_string() })
             .collect())
+    }
+
+    async fn check(
+        &self,
+        volume: &VolumeName,
+        device: &Path,
+        mount: Option<&MountSetting>,
+        thorough: bool,
+    ) -> Finding {
+        let name = match Linux::name(volume) {
+            Ok(name) => name,
+            Err(trouble) => return Finding::Remark(trouble),
+        };
+        let (places, device) = (self.places.clone(), device.to_owned());
+        let mount = mount.map(|mount| {
+            let read_only = self
+                .options
+                .iter()
+                .chain(&mount.options)
+                .flat_map(|options| options.split(','))
+                .any(|option| option.trim() == "ro");
+            (mount.path.clone(), read_only)
+        });
+        let found = blocking(move || {
+            if let Some(why) = attach::check(&places, &name, &device).map_err(attach_trouble)? {
+                return Ok(dead(&name, &why));
+            }
+            let Some((path, read_only)) = mount else { return Ok(Finding::Well) };
+            let condition = filesystem::probe(&device, &path, read_only, thorough);
+            Ok(judge(&name, &path, condition.map_err(filesystem_trouble)?))
+        });
+        found.await.unwrap_or_else(Finding::Remark)
     }
 
     fn is_running(&self, pid: u32) -> bool {
@@ -298,13 +377,17 @@ impl Platform for Linux {
 
     async fn start_ftp(
         &self,
-        volume: &VolumeName,
+        served: (&VolumeName, Attachment),
         device: &Path,
         mount: &MountSetting,
         setting: &FtpSetting,
     ) -> Result<FtpHandle, Trouble> {
         let address = self.ftp_address(setting);
-        self.ftp.start(volume, device, &mount.path, address).await.map_err(Trouble::from)
+        self.ftp.start(served, device, &mount.path, address).await.map_err(Trouble::from)
+    }
+
+    fn ftp_runs(&self, server: &FtpHandle) -> bool {
+        server.is_running()
     }
 
     async fn stop_ftp(&self, server: FtpHandle) {
@@ -390,71 +473,6 @@ pub fn kind_of(fstype: FsType) -> filesystem::Kind {
     }
 }
 
-/// A failed attachment in the API's words.
-fn attach_trouble(error: AttachError) -> Trouble {
-    let code = match &error {
-        AttachError::AlreadyMounted(_) | AttachError::Busy { .. } => ErrorCode::Busy,
-        AttachError::NotAttached(_) => ErrorCode::NotFound,
-        AttachError::NoFreeLoop => ErrorCode::Unavailable,
-        AttachError::Name(_) => ErrorCode::Invalid,
-        AttachError::System { .. } => ErrorCode::Io,
-    };
-    ApiError::new(code, error.to_string()).into()
-}
-
-/// What to do about a mount that the system refused.
-fn not_mountable(error: FilesystemError, name: &str) -> ApiError {
-    let told = ApiError::new(ErrorCode::Io, error.to_string());
-    match error {
-        FilesystemError::NotMountable { contents, .. } => contents_trouble(told, &contents, name),
-        _ => told,
-    }
-}
-
-/// What to do about a volume that can't be mounted, by what it carries. To make a file system is
-/// proposed only where everything was read and nothing was found.
-pub fn contents_trouble(error: ApiError, contents: &Contents, name: &str) -> ApiError {
-    error.remedy(match contents {
-        Contents::Blank => format!("make a file system first: etherpool volume mkfs {name}"),
-        Contents::Carries { known: true, .. } => format!(
-            "look at the mount's options, and at the file system: etherpool volume check {name}"
-        ),
-        Contents::Carries { known: false, .. } => format!(
-            "only ext4 is mounted; look at it with other programs on the block device that \
-             `etherpool volume attach {name}` makes"
-        ),
-        Contents::Unreadable(_) => {
-            "see `etherpool status` for what is missing, and bring it back".to_owned()
-        }
-    })
-}
-
-/// A failed operation on a file system in the API's words.
-pub fn filesystem_trouble(error: FilesystemError) -> Trouble {
-    let (code, holders) = match &error {
-        FilesystemError::NotBlank { .. } | FilesystemError::MountPoint { .. } => {
-            (ErrorCode::Refused, Vec::new())
-        }
-        FilesystemError::OtherMount { .. } => (ErrorCode::Busy, Vec::new()),
-        FilesystemError::NotMounted(_) => (ErrorCode::NotFound, Vec::new()),
-        FilesystemError::Busy { holders, .. } => {
-            (ErrorCode::Busy, holders.iter().map(ToString::to_string).collect())
-        }
-        FilesystemError::MissingCapability { .. }
-        | FilesystemError::NotMountable { .. }
-        | FilesystemError::NoTool(_)
-        | FilesystemError::Tool { .. }
-        | FilesystemError::Timeout { .. }
-        | FilesystemError::System { .. } => (ErrorCode::Io, Vec::new()),
-    };
-    let told = ApiError::new(code, error.to_string());
-    let told = match error {
-        FilesystemError::MountPoint { remedy, .. } => told.remedy(remedy),
-        _ => told,
-    };
-    Trouble { error: told, holders }
-}
-
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Trouble> + Send + 'static,
 ) -> Result<T, Trouble> {
@@ -471,23 +489,6 @@ async fn blocking<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn to_make_a_file_system_is_proposed_for_a_blank_volume_alone() {
-        let remedy = |contents: Contents| {
-            let error = ApiError::new(ErrorCode::Io, "no");
-            contents_trouble(error, &contents, "p/v").remedy.unwrap_or_default()
-        };
-        let carries = |known| Contents::Carries { found: "something".into(), known };
-        assert!(remedy(Contents::Blank).contains("etherpool volume mkfs p/v"));
-        for other in [carries(true), carries(false), Contents::Unreadable("EIO".into())] {
-            let remedy = remedy(other);
-            assert!(!remedy.is_empty());
-            for word in ["mkfs", "force", "reset"] {
-                assert!(!remedy.contains(word), "{remedy}");
-            }
-        }
-    }
 
     #[test]
     fn the_mount_table_is_read_with_its_escapes() {

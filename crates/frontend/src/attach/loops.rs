@@ -116,6 +116,13 @@ pub(super) fn clear(number: u32) -> Result<(), AttachError> {
     }
 }
 
+/// Keeps a device that was cleared while somebody had it open.
+pub(super) fn stay(number: u32, name: &str) -> Result<(), AttachError> {
+    os::ioctl::loop_stay(open(number)?.as_fd(), name).map_err(|error| {
+        AttachError::system(format!("keeping {}", device_path(number).display()), error)
+    })
+}
+
 pub(super) fn set_capacity(number: u32) -> Result<(), AttachError> {
     os::ioctl::loop_set_capacity(open(number)?.as_fd()).map_err(|error| {
         AttachError::system(format!("resizing {}", device_path(number).display()), error)
@@ -124,6 +131,11 @@ pub(super) fn set_capacity(number: u32) -> Result<(), AttachError> {
 
 pub(super) fn device_path(number: u32) -> PathBuf {
     PathBuf::from(format!("/dev/loop{number}"))
+}
+
+/// The number of a loop device by its path.
+pub(super) fn number_of(device: &Path) -> Option<u32> {
+    device.to_str()?.strip_prefix("/dev/loop")?.parse().ok()
 }
 
 fn open(number: u32) -> Result<File, AttachError> {

@@ -19,9 +19,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::fuse::{FILE_NAME, TRANSFER_BYTES_MAX};
-use crate::kernel;
 use crate::wait::wait_until;
 use crate::{InvalidName, VolumeName};
+use crate::{filesystem, kernel};
 
 pub use leftovers::{Attached, list};
 
@@ -161,6 +161,39 @@ pub fn attach(places: &Places, name: &VolumeName, read_only: bool) -> Result<Pat
     }
     set_link(&places.link(name), &device)?;
     Ok(device)
+}
+
+/// Whether the volume's loop device works: why not, if it doesn't. One that somebody has detached while
+/// it is in use, so that it would go with its last user, is kept. Costs a question to the engine that
+/// needs no disk, and blocks until that is answered.
+pub fn check(
+    places: &Places,
+    name: &VolumeName,
+    device: &Path,
+) -> Result<Option<String>, AttachError> {
+    let directory = places
+        .directory(name)
+        .map_err(|error| AttachError::system("finding the directory", error))?;
+    if !mounted_at(&directory)? {
+        return Ok(Some(format!("{} is no longer mounted", directory.display())));
+    }
+    let number = loops::number_of(device).filter(|number| loops::in_use(*number));
+    let file = directory.join(FILE_NAME);
+    let Some(number) = number.filter(|number| loops::backing_file(*number) == Some(file)) else {
+        return Ok(Some(format!("{} was detached", device.display())));
+    };
+    if loops::is_leaving(number) {
+        loops::stay(number, &name.to_string())?;
+        tracing::warn!(volume = %name, device = %device.display(), "somebody detached it while it is in use; it is kept");
+    }
+    match rustix::fs::statfs(&directory) {
+        Ok(_) => Ok(None),
+        Err(error) if filesystem::is_fatal(error) => {
+            let why = io::Error::from(error);
+            Ok(Some(format!("the engine doesn't serve {} any more: {why}", device.display())))
+        }
+        Err(error) => Err(AttachError::system(format!("looking at {}", device.display()), error)),
+    }
 }
 
 /// Lets the loop device see the size that the engine gives the file now; returns it in bytes.

@@ -8,6 +8,7 @@ mod holders;
 mod make;
 mod mount;
 mod place;
+mod probe;
 mod tool;
 
 use std::io;
@@ -19,6 +20,8 @@ pub use make::{Contents, MkfsOptions, can_grow_mounted, check, contents, grow, m
 pub(crate) use mount::device_number;
 pub use mount::{Mounted, check_place, is_mounted, mount, shutdown, unmount};
 pub use place::{NeededDirectory, PlaceRules};
+pub(crate) use probe::is_fatal;
+pub use probe::{Condition, probe};
 
 /// The kinds of file systems that volumes carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

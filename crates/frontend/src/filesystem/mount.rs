@@ -120,10 +120,25 @@ pub(super) fn is_mounted_anywhere(device: &Path) -> Result<bool, FilesystemError
     Ok(mounts.iter().any(|entry| entry.device == expected))
 }
 
-/// Unmounts `target`, which writes everything back. Refused with the names of those who hold files
-/// there.
-pub async fn unmount(target: PathBuf) -> Result<(), FilesystemError> {
-    blocking(move || match rustix::mount::unmount(real(&target), UnmountFlags::NOFOLLOW) {
+/// Unmounts `device` from `target`, which writes everything back. Refused with the names of those who
+/// hold files there. What else may be mounted there isn't touched.
+pub async fn unmount(device: PathBuf, target: PathBuf) -> Result<(), FilesystemError> {
+    blocking(move || {
+        if !is_mounted(&device, &target)? {
+            return Err(FilesystemError::NotMounted(target));
+        }
+        // The last unmount writes everything back; another namespace may have a copy of this mount.
+        let synced = File::open(&target).and_then(|root| Ok(rustix::fs::syncfs(root)?));
+        if let Err(error) = synced {
+            tracing::warn!(target = %target.display(), %error, "can't be synchronised");
+        }
+        unmount_now(target)
+    })
+    .await
+}
+
+fn unmount_now(target: PathBuf) -> Result<(), FilesystemError> {
+    match rustix::mount::unmount(real(&target), UnmountFlags::NOFOLLOW) {
         Ok(()) => Ok(()),
         Err(Errno::INVAL | Errno::NOENT) => Err(FilesystemError::NotMounted(target)),
         Err(Errno::BUSY) => {
@@ -133,17 +148,18 @@ pub async fn unmount(target: PathBuf) -> Result<(), FilesystemError> {
         Err(error) => {
             Err(FilesystemError::system(format!("unmounting {}", target.display()), error))
         }
-    })
-    .await
+    }
 }
 
-/// Takes a file system away whose device is lost or no longer ours: from now on it refuses
+/// Takes the file system of `device` away from `target` when the device is lost or no longer ours: from now on it refuses
 /// everything and writes nothing, and its mount point is free. Returns who still holds files of it;
-/// they get errors, and the device is free when they let go. Nothing mounted is fine.
-pub async fn shutdown(target: PathBuf) -> Result<Vec<Holder>, FilesystemError> {
+/// they get errors, and the device is free when they let go. Nothing of it mounted is fine, and what
+/// else may be mounted there isn't touched.
+pub async fn shutdown(device: PathBuf, target: PathBuf) -> Result<Vec<Holder>, FilesystemError> {
     blocking(move || {
         let mut remaining = Vec::new();
-        while let Some(entry) = mount_entry(&target)? {
+        let ours = device_number(&device)?;
+        while let Some(entry) = mount_entry(&target)?.filter(|entry| entry.device == ours) {
             let target = entry.target;
             // Opening the root of a mounted file system needs no I/O. It fails on one that has
             // stopped by itself, which is as good.
@@ -171,7 +187,7 @@ fn failed(target: &Path, error: Errno) -> FilesystemError {
     FilesystemError::system(format!("unmounting {}", target.display()), error)
 }
 
-fn mount_entry(target: &Path) -> Result<Option<kernel::MountEntry>, FilesystemError> {
+pub(super) fn mount_entry(target: &Path) -> Result<Option<kernel::MountEntry>, FilesystemError> {
     kernel::mount_at(&real(target))
         .map_err(|error| FilesystemError::system("reading the mount table", error))
 }

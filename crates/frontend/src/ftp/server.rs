@@ -166,6 +166,11 @@ impl FtpServer {
         self.sessions_max.saturating_sub(self.free.available_permits())
     }
 
+    /// Whether clients are let in: false when it ended by itself.
+    pub fn is_running(&self) -> bool {
+        !self.accepting.is_finished()
+    }
+
     /// Ends all sessions, those within a transfer too, and lets go of the mount. False when an
     /// operation on the file system did not end in time: shut that down first, then unmount.
     pub async fn stop(self) -> bool {

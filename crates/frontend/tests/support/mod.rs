@@ -53,6 +53,8 @@ pub struct State {
     pub hold_flushes: bool,
     /// Flushes that wait.
     pub held: u64,
+    /// Writes fail while set.
+    pub fail_writes: bool,
 }
 
 impl Control {
@@ -214,6 +216,9 @@ fn execute(request: VolumeRequest, bytes: &mut [u8], control: &Control) -> Resul
             control.change(|state| state.writes += 1);
             assert!(data.is_aligned_to(4096));
             let range = SectorRange::new(start, data.len() as u64 / 512);
+            if control.get().fail_writes {
+                return Err(IoError::Medium(range));
+            }
             let target = bytes.get_mut(window(range)).ok_or(IoError::OutOfRange(range))?;
             target.copy_from_slice(&data);
             Ok(Buffer::empty())
