@@ -192,3 +192,53 @@ fn the_disk_to_bring_back_is_named() {
     lab.cli(&["volume", "mount", "cluster/hyperspace", &path]);
     assert_eq!(std::fs::read(lab.mount().join("new")).unwrap(), vec![7; 24 << 20]);
 }
+
+/// Finding 5.15: a dry run is refused where the command is refused, and does nothing.
+#[test]
+fn a_dry_run_answers_as_the_command_would() {
+    let lab = small();
+    for line in [
+        "volume remove cluster/hyperspace",
+        "volume mkfs cluster/hyperspace",
+        "volume create cluster/more --size 900G --layout mirror:2",
+        "volume create cluster/hyperspace --size 16M --layout mirror:2",
+        "volume extend cluster/hyperspace --size 900G",
+        "disk reset-epoch e1.0 --force-disk e1.0",
+        "pool create cluster e1.0",
+    ] {
+        let said = |more: &str| {
+            let args: Vec<&str> = line.split(' ').chain([more]).collect();
+            code(&lab, &args)
+        };
+        let dry = said("--dry-run");
+        let create = line.starts_with("volume create");
+        let real =
+            if create { code(&lab, &line.split(' ').collect::<Vec<_>>()) } else { said("--yes") };
+        assert_ne!(dry.0, 0, "{line}: {}", dry.1);
+        assert_eq!(dry, real, "{line}");
+    }
+    let (status, text) =
+        code(&lab, &["volume", "create", "cluster/more", "--size", "900G", "--layout", "mirror:2"]);
+    assert_eq!(status, 1, "{text}");
+    for part in ["n1", "n2", "n3", "e1.0", "one more machine"] {
+        assert!(text.contains(part), "what is free where: {part}: {text}");
+    }
+    assert_eq!(lab.pool_state(), "online");
+    lab.wait_served();
+    // What would be done is said and not done.
+    lab.cli(&[
+        "volume",
+        "create",
+        "cluster/small",
+        "--size",
+        "4M",
+        "--layout",
+        "mirror:2",
+        "--dry-run",
+    ]);
+    lab.cli(&["volume", "create", "cluster/small", "--size", "4M", "--layout", "mirror:2"]);
+    for line in ["volume mkfs cluster/small --dry-run", "volume remove cluster/small --dry-run"] {
+        lab.cli(&line.split(' ').collect::<Vec<_>>());
+    }
+    lab.cli(&["volume", "remove", "cluster/small", "--yes"]);
+}
