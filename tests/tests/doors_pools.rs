@@ -225,20 +225,30 @@ fn a_dry_run_answers_as_the_command_would() {
     }
     assert_eq!(lab.pool_state(), "online");
     lab.wait_served();
+    drop(lab);
+
     // What would be done is said and not done.
-    lab.cli(&[
-        "volume",
-        "create",
-        "cluster/small",
-        "--size",
-        "4M",
-        "--layout",
-        "mirror:2",
-        "--dry-run",
-    ]);
-    lab.cli(&["volume", "create", "cluster/small", "--size", "4M", "--layout", "mirror:2"]);
-    for line in ["volume mkfs cluster/small --dry-run", "volume remove cluster/small --dry-run"] {
-        lab.cli(&line.split(' ').collect::<Vec<_>>());
-    }
-    lab.cli(&["volume", "remove", "cluster/small", "--yes"]);
+    let lab = Lab::up(&LabOptions { size: "256M", disks: 1, bare: true, ..LabOptions::default() });
+    wait_until("the disks are in sight", || {
+        lab.json(&["disk", "list"]).as_array().map_or(0, Vec::len) == 3
+    });
+    let sees = |what: &str, count: usize| {
+        let seen = lab.json(&[what, "list"]).as_array().map_or(0, Vec::len);
+        assert_eq!(seen, count, "{what}");
+    };
+    let run = |line: &str| lab.cli(&line.split(' ').collect::<Vec<_>>());
+    run("pool create cluster e1.0 e2.0 e3.0 --dry-run");
+    sees("pool", 0);
+    run("pool create cluster e1.0 e2.0 e3.0 --yes");
+    run("volume create cluster/v --size 16M --layout mirror:2 --dry-run");
+    sees("volume", 0);
+    run("volume create cluster/v --size 16M --layout mirror:2");
+    run("volume mkfs cluster/v --dry-run");
+    run("volume mkfs cluster/v --yes");
+    let (status, text) = code(&lab, &["volume", "mkfs", "cluster/v", "--dry-run"]);
+    assert!(status == 4 && text.contains("ext"), "it carries a file system now: {text}");
+    run("volume remove cluster/v --dry-run");
+    sees("volume", 1);
+    run("volume remove cluster/v --yes");
+    sees("volume", 0);
 }
