@@ -45,6 +45,48 @@ fn a_pool_that_is_not_in_the_records_is_left_alone() {
     lab.wait_served();
 }
 
+/// Finding 5.1, as it was found: a pool that names this supervisor as its owner, with a mount of its own,
+/// is brought to the Ethernet.
+#[test]
+fn a_pool_that_a_stranger_made_in_our_name_gets_nothing() {
+    let lab = small();
+    lab.lab(&["add-node"]);
+    let owner = std::fs::read_to_string(lab.dir().join("supervisor/state/owner-id")).unwrap();
+    let forger = Rival::start_as(&lab, Some(&owner));
+    let run = |line: &str| {
+        let (code, text) = forger.code(&line.split(' ').collect::<Vec<_>>());
+        assert_eq!(code, 0, "{line}: {text}");
+    };
+    wait_until("the forger sees the disk", || forger.cli(&["disk", "list"]).1.contains("e4.0"));
+    run("pool create evil e4.0 --failure-domain disk --yes");
+    run("volume create evil/x --size 16M --layout raid0");
+    run("volume mkfs evil/x --yes");
+    let mount_point = forger.mounts().join("x");
+    std::fs::create_dir_all(&mount_point).unwrap();
+    run(&format!("volume mount evil/x {}", mount_point.display()));
+    let path = mount_point.display().to_string();
+    let is_mounted =
+        || std::fs::read_to_string("/proc/self/mounts").unwrap().contains(&format!(" {path} "));
+    assert!(is_mounted());
+    drop(forger);
+    let state = || {
+        let pools = lab.json(&["pool", "list"]);
+        let evil = pools.as_array().unwrap().iter().find(|pool| pool["name"] == "evil").cloned();
+        evil.map_or(String::new(), |pool| pool["state"]["is"].as_str().unwrap().to_owned())
+    };
+    wait_until("the pool is in sight", || state() == "foreign");
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(state(), "foreign");
+    assert!(!is_mounted(), "nothing of it is mounted");
+    // Imported by a person: what came with it is shown, and its mount lies outside of the roots.
+    let (code, text) = code(&lab, &["pool", "import", "evil", "--yes"]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains(&path) && text.contains("stays out"), "{text}");
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(!is_mounted(), "nothing of it is mounted");
+    assert_eq!(lab.pool_state(), "online");
+}
+
 /// Finding 5.3.
 #[test]
 fn a_disk_belongs_to_one_pool() {
