@@ -6,9 +6,12 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// Images, and where on which structures begin.
+type Marked = (Vec<Vec<u8>>, Vec<(usize, usize)>);
+
 /// Images with everything on them: data in place, a log, a metadata log.
-fn images() -> &'static (Vec<Vec<u8>>, Vec<(usize, usize)>) {
-    static IMAGES: OnceLock<(Vec<Vec<u8>>, Vec<(usize, usize)>)> = OnceLock::new();
+fn images() -> &'static Marked {
+    static IMAGES: OnceLock<Marked> = OnceLock::new();
     IMAGES.get_or_init(|| {
         let machines = Machines::with(60, 3, 24, Layout::Mirror(2), 256 << 10);
         machines.write(10, 100, 0xa1);
