@@ -66,18 +66,21 @@ pub(super) fn read_metadata(
     }
     let mut holders = 0;
     for (disk, current, copy) in &copies {
+        if !current && config.is_some() {
+            // Nobody expects it to go on where the current ones do.
+            let what =
+                format!("its copy of the metadata isn't current; it ends at {}", copy.number());
+            let means = "an engine that has the disk writes the metadata to it anew";
+            let found = finding(Severity::Redundancy, Kind::MetadataOlder, what, means);
+            findings.add(found.on(disk.name()));
+            continue;
+        }
         if std::ptr::eq(copy, best) || compare(disk, copy, best_disk, best, released, findings) {
             let check = checks.iter_mut().find(|check| check.disk == disk.name());
             if let Some(check) = check {
                 check.state = CopyState::Newest;
             }
             holders += u32::from(*current);
-        }
-        if !current && config.is_some() {
-            let what = "its copy of the metadata isn't current";
-            let means = "an engine that has the disk writes the metadata to it anew";
-            let found = finding(Severity::Redundancy, Kind::MetadataOlder, what, means);
-            findings.add(found.on(disk.name()));
         }
         tell_of_itself(disk, copy, best, released, findings);
     }
