@@ -201,6 +201,8 @@ fn read_entries(pool: PoolId, disk: &Disk<'_>, copy: &mut Copy, log_end: u64) {
 /// The first sound entry of the same log that lies behind its end: something between is lost.
 fn find_behind(pool: PoolId, disk: &Disk<'_>, copy: &Copy, log_end: u64) -> Option<Entry> {
     let mut at = copy.end;
+    // What only claims to be an entry may claim to be long: such claims are not followed for ever.
+    let mut budget = log_end.saturating_sub(at).saturating_mul(4);
     while at < log_end {
         let len = usize::try_from((log_end - at).min(PIECE_BYTES)).ok()?;
         let (piece, _) = disk.image.blocks_at(at, len);
@@ -214,6 +216,8 @@ fn find_behind(pool: PoolId, disk: &Disk<'_>, copy: &Copy, log_end: u64) -> Opti
                 continue;
             }
             let here = at + (index * BLOCK_BYTES) as u64;
+            let claimed = claim.map_or(0, |claim| claim.bytes as u64);
+            budget = budget.checked_sub(claimed)?;
             let bytes = entry_bytes(pool, disk, here, log_end);
             if let Some(entry) = bytes.as_deref().and_then(|bytes| check_entry(bytes, pool)) {
                 let bytes = ENTRY_HEAD_BYTES + entry.payload.len();

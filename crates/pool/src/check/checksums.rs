@@ -154,6 +154,8 @@ impl<'d, 'a> GroupCheck<'_, 'd, 'a> {
                 legs: &legs,
                 block: &newest,
                 rows: Vec::new(),
+                pool: self.view.metadata.pool().id.0,
+                visit: self.view.visit,
             };
             for entry in 0..rows {
                 let row = Row(first.0 + entry);

@@ -3,6 +3,7 @@
 use block::BLOCK_BYTES;
 
 use super::checksums::Leg;
+use super::contents::{BlockCopies, Visit};
 use super::findings::{Findings, finding};
 use super::report::{Kind, Severity, VolumeCheck};
 use crate::format::{BirthId, ChecksumBlock, ExtentShape, Role, Row, row_checksum};
@@ -21,6 +22,18 @@ pub(super) struct RowJob<'s, 'd, 'a> {
     pub(super) block: &'s ChecksumBlock,
     /// Written rows that aren't in the log, ascending.
     pub(super) rows: Vec<Row>,
+    pub(super) pool: uuid::Uuid,
+    /// Who wants to see the contents.
+    pub(super) visit: Option<Visit<'s>>,
+}
+
+/// What was read of a row.
+#[derive(Clone, Default)]
+struct RowCopies {
+    /// Copies that match the checksum.
+    right: u32,
+    /// One of them, when somebody wants to see it.
+    contents: Option<Vec<u8>>,
 }
 
 /// Reads them on every member that should have them, and tells of those that are wrong.
@@ -33,7 +46,7 @@ pub(super) fn check_rows(
     if job.rows.is_empty() {
         return;
     }
-    let mut right = vec![0_u32; job.rows.len()];
+    let mut copies = vec![RowCopies::default(); job.rows.len()];
     let mut wrong: Vec<Vec<usize>> = Vec::new();
     for leg in job.legs {
         let mut bad = Vec::new();
@@ -52,18 +65,18 @@ pub(super) fn check_rows(
             {
                 end += 1;
             }
-            read_run(job, leg, from..end, &mut right, &mut bad);
+            read_run(job, leg, from..end, &mut copies, &mut bad);
             check.row_copies_read += (end - from) as u64;
             from = end;
         }
         check.row_copies_bad += bad.len() as u64;
         wrong.push(bad);
     }
-    let least = right.iter().copied().min().unwrap_or(0);
+    let least = copies.iter().map(|copies| copies.right).min().unwrap_or(0);
     check.least.data = Some(check.least.data.unwrap_or(u32::MAX).min(least));
     for (leg, bad) in job.legs.iter().zip(wrong) {
         for index in bad {
-            let (severity, means) = match right[index] {
+            let (severity, means) = match copies[index].right {
                 0 => (Severity::Damage, "no other copy that was given is right"),
                 _ => {
                     (Severity::Redundancy, "another copy is right; volume verify repairs this one")
@@ -77,6 +90,18 @@ pub(super) fn check_rows(
             findings.add(found.volume_at(volume_at(row)));
         }
     }
+    let Some(visit) = job.visit else { return };
+    for (row, copies) in job.rows.iter().zip(&copies) {
+        let Some(offset_bytes) = volume_at(*row) else { continue };
+        visit(&BlockCopies {
+            pool: job.pool,
+            volume: job.volume,
+            offset_bytes,
+            contents: copies.contents.as_deref(),
+            copies: copies.right,
+            record: None,
+        });
+    }
 }
 
 fn offset_of(job: &RowJob<'_, '_, '_>, row: Row) -> u64 {
@@ -87,7 +112,7 @@ fn read_run(
     job: &RowJob<'_, '_, '_>,
     leg: &Leg<'_, '_>,
     run: std::ops::Range<usize>,
-    right: &mut [u32],
+    copies: &mut [RowCopies],
     bad: &mut Vec<usize>,
 ) {
     let at = leg.start.saturating_add(offset_of(job, job.rows[run.start]));
@@ -97,7 +122,10 @@ fn read_run(
         let stored = job.block.get((row.0 - job.first.0) as usize);
         let found = row_checksum(job.birth, row, Role::Data(0), block);
         if stored == Some(found) && !unreadable.contains(&offset) {
-            right[index] += 1;
+            copies[index].right += 1;
+            if job.visit.is_some() && copies[index].contents.is_none() {
+                copies[index].contents = Some(block.to_vec());
+            }
         } else {
             bad.push(index);
         }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use block::BLOCK_BYTES;
 
+use super::contents::LogRows;
 use super::disks::Disk;
 use super::findings::{Findings, finding};
 use super::log_scan::{CopyPlace, Found, Gap, Scan, Scanner};
@@ -65,10 +66,12 @@ impl NamedRows {
 }
 
 /// What a log holds.
-#[derive(Debug, Default)]
-pub(super) struct LogCheck {
+#[derive(Default)]
+pub(super) struct LogCheck<'d, 'a> {
     pub(super) segments: Vec<SegmentCheck>,
     pub(super) named: NamedRows,
+    /// Filled when somebody wants contents.
+    pub(super) rows: LogRows<'d, 'a>,
 }
 
 /// The copies of a segment that hold everything that was acknowledged: those on disks that aren't out,
@@ -87,12 +90,12 @@ fn is_current(view: &View<'_, '_>, segment: &Segment, copy: &SegmentCopyPlace) -
 }
 
 /// Reads all live segments of a volume.
-pub(super) fn check_log(
-    view: &View<'_, '_>,
+pub(super) fn check_log<'d, 'a>(
+    view: &View<'d, 'a>,
     volume: &Volume,
     least: &mut LeastCopies,
     findings: &mut Findings,
-) -> LogCheck {
+) -> LogCheck<'d, 'a> {
     let mut check = LogCheck::default();
     let segments: Vec<&Segment> = volume.log.segments.values().collect();
     let mut next = volume.log.released.next();
@@ -105,7 +108,7 @@ pub(super) fn check_log(
             findings.add(finding(Severity::Damage, Kind::LogGap, what, means).of(&volume.name));
         }
         let (checked, reached) =
-            SegmentReader { view, volume, segment, bound, findings }.read(least, &mut check.named);
+            SegmentReader { view, volume, segment, bound, findings }.read(least, &mut check);
         check.segments.push(checked);
         next = next.max(bound.unwrap_or(reached.next()));
     }
@@ -126,7 +129,7 @@ impl<'d, 'a> SegmentReader<'_, 'd, 'a> {
     fn read(
         mut self,
         least: &mut LeastCopies,
-        named: &mut NamedRows,
+        log: &mut LogCheck<'d, 'a>,
     ) -> (SegmentCheck, RecordNumber) {
         let segment = self.segment;
         let extents = segment.copies.first().map_or(0, |copy| copy.extents.count);
@@ -157,7 +160,7 @@ impl<'d, 'a> SegmentReader<'_, 'd, 'a> {
         }
         let acknowledged = self.acknowledged(&scan);
         self.tell_gaps(&scan, acknowledged, &places);
-        let unreleased = self.judge_records(&scan, acknowledged, &places, least, named);
+        let unreleased = self.judge_records(&scan, acknowledged, &places, least, log);
         self.tell_copies(unreleased, &copies);
         let last = scan.records.last().map(|record| record.number);
         let mut records_by_copies = vec![0; segment.copies.len() + 1];
@@ -304,7 +307,7 @@ impl<'d, 'a> SegmentReader<'_, 'd, 'a> {
         acknowledged: RecordNumber,
         places: &[CopyPlace<'d, 'a>],
         least: &mut LeastCopies,
-        named: &mut NamedRows,
+        log: &mut LogCheck<'d, 'a>,
     ) -> u64 {
         let mut unreleased = 0;
         for record in &scan.records {
@@ -316,7 +319,10 @@ impl<'d, 'a> SegmentReader<'_, 'd, 'a> {
                     *count = Some(count.unwrap_or(u32::MAX).min(record.copies));
                 }
                 if let Some(rows) = record.rows {
-                    named.add(rows);
+                    log.named.add(rows);
+                }
+                if self.view.visit.is_some() {
+                    log.rows.add(record, places, self.view.metadata.shape().rows());
                 }
             }
             let missing = places.iter().zip(&record.holders);

@@ -7,8 +7,8 @@ use super::disks::Disk;
 use super::findings::{Findings, finding};
 use super::report::{Kind, Severity};
 use crate::format::{
-    CheckedHeader, CheckedKind, RecordNumber, Role, Row, RowRange, SEGMENT_HEADER_BYTES,
-    SegmentHeader, check_header, record_claim, row_checksum,
+    CheckedHeader, CheckedKind, RecordBody, RecordNumber, Role, Row, RowRange,
+    SEGMENT_HEADER_BYTES, SegmentHeader, check_header, record_claim, row_checksum,
 };
 
 /// Bytes read at once where records are looked for, and of a record's rows.
@@ -33,7 +33,13 @@ pub(super) struct Found {
     /// Byte offset in the segment, and the bytes that it takes.
     pub(super) at: u64,
     pub(super) bytes: u64,
+    pub(super) header_bytes: u64,
     pub(super) rows: Option<RowRange>,
+    pub(super) is_intent: bool,
+    /// Of DATA: for each row.
+    pub(super) checksums: Vec<u32>,
+    /// By copy: whether it has the header.
+    pub(super) headers: Vec<bool>,
     /// By copy: whether it holds all of the record.
     pub(super) holders: Vec<bool>,
     /// The least number of current copies that any part of it has.
@@ -98,8 +104,8 @@ impl Scanner<'_, '_, '_> {
                         findings,
                     );
                 }
-                let found = self.judge(at, expected, &header, holders, begins_batch);
                 chain = Some(header.crc);
+                let found = self.judge(at, expected, header, holders, begins_batch);
                 at = at.saturating_add(found.bytes);
                 scan.end = at;
                 expected = expected.next();
@@ -212,32 +218,50 @@ impl Scanner<'_, '_, '_> {
         &self,
         at: u64,
         number: RecordNumber,
-        header: &CheckedHeader,
+        header: CheckedHeader,
         mut holders: Vec<bool>,
         begins_batch: bool,
     ) -> Found {
         let is_current = |(index, holds): &(usize, &bool)| **holds && self.copies[*index].current;
-        let (rows, payload, copies) = match &header.kind {
+        let headers = holders.clone();
+        let header_bytes = header.len as u64;
+        let mut found = Found {
+            number,
+            at,
+            bytes: header_bytes,
+            header_bytes,
+            rows: None,
+            is_intent: false,
+            checksums: Vec::new(),
+            headers,
+            holders: Vec::new(),
+            copies: 0,
+            begins_batch,
+        };
+        match header.kind {
             CheckedKind::Whole(body) => {
-                let holding = holders.iter().enumerate().filter(is_current).count();
-                (body.rows(), 0, holding as u32)
+                found.rows = body.rows();
+                found.is_intent = matches!(body, RecordBody::Intent { .. });
+                found.copies = holders.iter().enumerate().filter(is_current).count() as u32;
             }
             CheckedKind::Data(rows, checksums) => {
-                let payload = checksums.len() as u64 * BLOCK_BYTES as u64;
-                let start = at.saturating_add(header.len as u64);
+                let start = at.saturating_add(header_bytes);
                 let mut sound = vec![0_u32; checksums.len()];
                 for (index, copy) in self.copies.iter().enumerate() {
                     if !holders[index] {
                         continue;
                     }
-                    let bad = self.count_rows(copy, start, rows, checksums, &mut sound);
+                    let bad = self.count_rows(copy, start, &rows, &checksums, &mut sound);
                     holders[index] = bad == 0;
                 }
-                (Some(*rows), payload, sound.iter().copied().min().unwrap_or(0))
+                found.rows = Some(rows);
+                found.bytes += checksums.len() as u64 * BLOCK_BYTES as u64;
+                found.copies = sound.iter().copied().min().unwrap_or(0);
+                found.checksums = checksums;
             }
-        };
-        let bytes = header.len as u64 + payload;
-        Found { number, at, bytes, rows, holders, copies, begins_batch }
+        }
+        found.holders = holders;
+        found
     }
 
     /// Counts the sound rows of a DATA record in one copy, if it is current, and tells how many aren't.
@@ -277,26 +301,35 @@ impl Scanner<'_, '_, '_> {
 
     /// The first sound record from a place on, in any copy, with the expected number or a later one.
     fn find_behind(&self, from: u64, expected: RecordNumber) -> Option<(u64, RecordNumber)> {
-        let firsts = self.copies.iter().filter_map(|copy| {
-            let mut at = from;
-            while at < self.bytes {
-                let len = usize::try_from((self.bytes - at).min(PIECE_BYTES as u64)).ok()?;
-                let (piece, _) = copy.disk.image.blocks_at(copy.start.saturating_add(at), len);
-                for (index, sector) in piece.chunks(SECTOR_BYTES).enumerate() {
-                    if record_claim(sector).is_none_or(|(number, _)| number < expected) {
-                        continue;
-                    }
-                    let here = at + (index * SECTOR_BYTES) as u64;
-                    if let Some((number, _)) = self.header_of(copy, here, None)
-                        && self.bound.is_none_or(|bound| number < bound)
-                    {
-                        return Some((here, number));
-                    }
-                }
-                at += len as u64;
+        // Side by side, a little at first: after a small gap no copy is read to its end.
+        let (mut at, mut piece_bytes) = (from, PIECE_BYTES / 64);
+        while at < self.bytes {
+            let len = usize::try_from((self.bytes - at).min(piece_bytes as u64)).ok()?;
+            let firsts =
+                self.copies.iter().filter_map(|copy| self.find_in(copy, at, len, expected));
+            if let Some(first) = firsts.min() {
+                return Some(first);
             }
-            None
-        });
-        firsts.min()
+            at += len as u64;
+            piece_bytes = (2 * piece_bytes).min(PIECE_BYTES);
+        }
+        None
+    }
+
+    /// The first of them in a piece of one copy.
+    fn find_in(
+        &self,
+        copy: &CopyPlace<'_, '_>,
+        at: u64,
+        len: usize,
+        expected: RecordNumber,
+    ) -> Option<(u64, RecordNumber)> {
+        let (piece, _) = copy.disk.image.blocks_at(copy.start.saturating_add(at), len);
+        piece.chunks(SECTOR_BYTES).enumerate().find_map(|(index, sector)| {
+            record_claim(sector).filter(|(number, _)| *number >= expected)?;
+            let here = at + (index * SECTOR_BYTES) as u64;
+            let (number, _) = self.header_of(copy, here, None)?;
+            self.bound.is_none_or(|bound| number < bound).then_some((here, number))
+        })
     }
 }

@@ -12,6 +12,7 @@
 
 mod area;
 mod checksums;
+mod contents;
 mod copies;
 mod data;
 mod disks;
@@ -34,6 +35,7 @@ use self::view::View;
 use crate::format::{Configuration, DiskId, DiskNumber, PoolId};
 use crate::metadata::{Disk as MemberDisk, DiskState, Metadata, Volume};
 
+pub use contents::{BlockCopies, Visit};
 pub use report::{
     CheckReport, CopyState, Counts, DiskCheck, Finding, Kind, LeastCopies, MetadataCheck,
     PoolCheck, SegmentCheck, SegmentCopyCheck, Severity, VolumeCheck, VotesCheck,
@@ -54,6 +56,24 @@ pub struct CheckOptions {
 /// The disks of a pool should be all there; what is missing is a finding. They may be in use, but then
 /// what is read at different moments may not go together.
 pub fn check(images: &[DiskImage<'_>], options: &CheckOptions) -> CheckReport {
+    check_all(images, options, None)
+}
+
+/// The same with all data, and tells of the newest contents of each block that was written and how many
+/// copies they have: for who knows what they should be.
+pub fn check_contents(
+    images: &[DiskImage<'_>],
+    options: &CheckOptions,
+    visit: Visit<'_>,
+) -> CheckReport {
+    check_all(images, &CheckOptions { data: true, ..options.clone() }, Some(visit))
+}
+
+fn check_all(
+    images: &[DiskImage<'_>],
+    options: &CheckOptions,
+    visit: Option<Visit<'_>>,
+) -> CheckReport {
     let mut report = CheckReport::default();
     let mut strangers = Findings::default();
     let mut pools: BTreeMap<PoolId, (Vec<Disk<'_>>, Findings)> = BTreeMap::new();
@@ -73,14 +93,20 @@ pub fn check(images: &[DiskImage<'_>], options: &CheckOptions) -> CheckReport {
             *wanted == id.to_string() || disks.iter().any(|disk| disk.label.pool_name == *wanted)
         });
         if wanted {
-            report.pools.push(check_pool(id, disks, findings, options.data));
+            report.pools.push(check_pool(id, disks, findings, options.data, visit));
         }
     }
     report.findings = strangers.into_list().0;
     report
 }
 
-fn check_pool(id: PoolId, disks: Vec<Disk<'_>>, mut findings: Findings, data: bool) -> PoolCheck {
+fn check_pool(
+    id: PoolId,
+    disks: Vec<Disk<'_>>,
+    mut findings: Findings,
+    data: bool,
+    visit: Option<Visit<'_>>,
+) -> PoolCheck {
     let mut disks = part_twins(disks, &mut findings);
     let voters = voters_of(&disks, &mut findings);
     let (config, votes) = judge_votes(&disks, &voters, &mut findings);
@@ -114,6 +140,7 @@ fn check_pool(id: PoolId, disks: Vec<Disk<'_>>, mut findings: Findings, data: bo
                 metadata,
                 released,
                 data,
+                visit,
             };
             pool.disks = check_members(&view, &mut findings);
             space::check_domains(metadata, &mut findings);
@@ -288,5 +315,8 @@ fn check_volume(
         row_copies_bad: 0,
     };
     checksums::check_groups(view, volume, &log.named, &mut check, findings);
+    if let Some(visit) = view.visit {
+        log.rows.tell(view, volume, visit);
+    }
     check
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::contents::Visit;
 use super::disks::Disk;
 use crate::format::{Configuration, DiskNumber};
 use crate::metadata::Metadata;
@@ -16,6 +17,8 @@ pub(super) struct View<'d, 'a> {
     pub(super) released: bool,
     /// Whether every written row is to be read.
     pub(super) data: bool,
+    /// Who wants to see the contents.
+    pub(super) visit: Option<Visit<'d>>,
 }
 
 impl<'d, 'a> View<'d, 'a> {

@@ -146,3 +146,24 @@ fn metadata_copies_with_different_histories_are_named() {
     });
     assert!(histories.count() >= 1, "{found:?}");
 }
+
+#[test]
+fn a_segment_that_lost_a_copy_is_thin_as_long_as_it_is_needed() {
+    let machines = Machines::new(45);
+    machines.write(0, 4, 1);
+    machines.write(9, 4, 2);
+    let mut images = machines.images();
+    let report = look(&images, false);
+    let segment = volume(&report).segments.last().unwrap();
+    let disk = segment.copies[0].disk.as_bytes()[1] - b'0';
+    let dropped = MetaRecord::SegmentCopyDropped {
+        volume: VolumeId(1),
+        number: crate::format::SegmentNumber(segment.number),
+        disk: DiskNumber(u32::from(disk)),
+    };
+    commit(&mut images, &[dropped]);
+    let report = look(&images, false);
+    let found = serious(&report);
+    assert_eq!(found, [(Severity::Redundancy, Kind::SegmentCopy, String::new())]);
+    assert_eq!(volume(&report).least.log_records, Some(1));
+}

@@ -1,9 +1,11 @@
 //! Checks of images that a whole engine made, as they are and with something done to them.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod contents;
 mod damage;
 mod histories;
 mod hostile;
+mod life;
 
 use std::rc::Rc;
 use std::time::Duration;

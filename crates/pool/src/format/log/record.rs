@@ -300,13 +300,14 @@ pub(crate) enum CheckedKind {
 }
 
 /// The number and the header's bytes that a record at the beginning of `bytes` claims to have. Nothing
-/// was checked but the magic: it is for looking behind a gap, where no number is expected.
+/// was checked but the magic, and that no header is that long: it is for looking behind a gap, where no
+/// number is expected.
 pub(crate) fn record_claim(bytes: &[u8]) -> Option<(RecordNumber, usize)> {
     let header = bytes.get(..SECTOR_BYTES)?;
-    (MAGIC.of(header) == MAGIC_BYTES).then(|| {
-        let len = SECTORS.number(header) as usize * SECTOR_BYTES;
-        (RecordNumber(NUMBER.number(header)), len.max(SECTOR_BYTES))
-    })
+    let len = (SECTORS.number(header) as usize * SECTOR_BYTES).max(SECTOR_BYTES);
+    let plausible =
+        MAGIC.of(header) == MAGIC_BYTES && len <= header_len_for(RECORD_ROWS_MAX as usize);
+    plausible.then(|| (RecordNumber(NUMBER.number(header)), len))
 }
 
 /// The header at the beginning of `bytes`, if it is that of record `number` of this segment.
