@@ -108,7 +108,7 @@ fn a_flipped_byte_in_a_metadata_record_is_named() {
     for disk in 0..3 {
         let entries = metadata_entries(&images[disk]);
         assert!(entries.len() > 4);
-        for at in &entries[..entries.len() - 1] {
+        for at in entries[..entries.len() - 1].iter().step_by(6) {
             let mut damaged = images.clone();
             damaged[disk][at + 66] ^= 1;
             let report = look(&damaged, false);
