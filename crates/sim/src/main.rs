@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use clap::Parser;
-use sim::runner::{self, Outcome, Scenario};
+use sim::runner::{self, Expected, Options, Outcome, Scenario};
 use sim::scenarios;
 use sim::story::Listener;
 
@@ -38,6 +38,19 @@ struct Arguments {
     /// Goes on after a failing seed, and prints a line for each.
     #[arg(long)]
     keep_going: bool,
+    /// Loses disks for good at random instants, in copies of the world beside the random run.
+    #[arg(long)]
+    fork: bool,
+    /// Runs the scenarios that show what isn't mended yet (docs/failure-model.md), each until a seed
+    /// fails, at most --seeds of them; it is an error if one of them fails no more.
+    #[arg(long, conflicts_with_all = ["seed", "scenario"])]
+    known_holes: bool,
+}
+
+impl Arguments {
+    fn options(&self) -> Options {
+        Options { verbose: self.verbose, forks: self.fork }
+    }
 }
 
 fn main() -> ExitCode {
@@ -62,8 +75,11 @@ fn main() -> ExitCode {
     // Only a second subscriber could make this fail, and there is none.
     let _ = tracing::subscriber::set_global_default(Listener { level });
     runner::catch_panics();
+    if arguments.known_holes {
+        return known_holes(&arguments);
+    }
     match arguments.seed {
-        Some(seed) => one_seed(seed, only, arguments.verbose),
+        Some(seed) => one_seed(seed, only, arguments.options()),
         None => sweep(&arguments, only),
     }
 }
@@ -81,17 +97,21 @@ fn plan(seed: u64, only: Option<Scenario>) -> Vec<Scenario> {
     plan
 }
 
-fn one_seed(seed: u64, only: Option<Scenario>, verbose: bool) -> ExitCode {
+fn one_seed(seed: u64, only: Option<Scenario>, options: Options) -> ExitCode {
     for scenario in plan(seed, only) {
-        let outcome = runner::run(&scenario, seed, verbose);
+        let outcome = runner::run(&scenario, seed, options);
         if let Some(failure) = &outcome.failure {
             tell(&scenario, seed, failure, &outcome);
             return ExitCode::FAILURE;
         }
         let (name, seconds) = (scenario.name, outcome.virtual_time.as_secs_f64());
         println!(
-            "seed {seed}, {name}: fine; {seconds:.1} s of virtual time, trace {:016x}",
-            outcome.hash
+            "seed {seed}, {name}: fine; {seconds:.1} s of virtual time, trace {:016x}{}",
+            outcome.hash,
+            match outcome.forks {
+                0 => String::new(),
+                count => format!("; {count} forks, trace {:016x}", outcome.fork_hash),
+            }
         );
     }
     ExitCode::SUCCESS
@@ -116,7 +136,7 @@ fn sweep(arguments: &Arguments, only: Option<Scenario>) -> ExitCode {
                 return;
             }
             for (place, scenario) in plan(seed, only).into_iter().enumerate() {
-                let outcome = runner::run(&scenario, seed, arguments.verbose);
+                let outcome = runner::run(&scenario, seed, arguments.options());
                 let ms = outcome.virtual_time.as_millis() as u64;
                 simulated_ms.fetch_add(ms, Ordering::Relaxed);
                 if let Some(failure) = &outcome.failure {
@@ -160,6 +180,38 @@ fn sweep(arguments: &Arguments, only: Option<Scenario>) -> ExitCode {
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Each hole that isn't mended: whether a seed still shows it, and how many it took.
+fn known_holes(arguments: &Arguments) -> ExitCode {
+    let count = arguments.seeds.unwrap_or(50);
+    let mut all_show = true;
+    for scenario in scenarios::known_holes() {
+        let Expected::Failing { finding, shown_by } = scenario.expected else { continue };
+        let shown = (arguments.start..arguments.start.saturating_add(count)).find_map(|seed| {
+            let failure = runner::run(&scenario, seed, arguments.options()).failure?;
+            let first = failure.lines().next().unwrap_or_default().to_string();
+            if failure.contains(shown_by) {
+                return Some((seed, first));
+            }
+            println!("{finding:<6} {:<28} seed {seed} fails otherwise: {first}", scenario.name);
+            None
+        });
+        match shown {
+            Some((seed, first)) => {
+                let tried = seed - arguments.start + 1;
+                println!(
+                    "{finding:<6} {:<28} still fails, after {tried} seeds: seed {seed}: {first}",
+                    scenario.name
+                );
+            }
+            None => {
+                all_show = false;
+                println!("{finding:<6} {:<28} doesn't fail in {count} seeds", scenario.name);
+            }
+        }
+    }
+    if all_show { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
 fn tell(scenario: &Scenario, seed: u64, failure: &str, outcome: &Outcome) {
     println!("seed {seed} FAILS in {}: {}", scenario.name, scenario.about);
     println!("the last events:");
@@ -167,5 +219,9 @@ fn tell(scenario: &Scenario, seed: u64, failure: &str, outcome: &Outcome) {
         println!("  {line}");
     }
     println!("{failure}");
-    println!("again: cargo run --release -p sim -- --seed {seed} --scenario {}", scenario.name);
+    println!(
+        "again: cargo run --release -p sim -- --seed {seed} --scenario {}{}",
+        scenario.name,
+        if outcome.forks > 0 { " --fork" } else { "" }
+    );
 }

@@ -4,7 +4,7 @@ use sim::{runner, scenarios};
 
 fn run(name: &str, seed: u64) -> runner::Outcome {
     let scenario = scenarios::find(name).unwrap_or_else(|| panic!("no scenario {name}"));
-    runner::run(&scenario, seed, false)
+    runner::run(&scenario, seed, runner::Options::default())
 }
 
 #[test]

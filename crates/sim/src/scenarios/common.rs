@@ -11,7 +11,9 @@ use pool::metadata::Layout;
 use pool::{DiskState, PoolReport, VerifyReport, VolumeReport};
 use rand::Rng;
 
+use crate::claim::Claim;
 use crate::cluster::{Cluster, Plan, is_clean};
+use crate::fork::Loss;
 use crate::oracle::Oracle;
 use crate::random::fork_seed;
 use crate::runner::{Failure, Stage};
@@ -364,6 +366,48 @@ impl Rig {
             Some(copies) => copies.parse().map_err(|_| Failure(report.layout.clone())),
             None => Ok(1),
         }
+    }
+
+    /// Copies the world at this instant and loses `loss` of the copy for good; judged once the run
+    /// is over.
+    pub fn fork(&self, loss: Loss) {
+        let claim = Claim::of(&self.cluster, self.active.get());
+        let forks = &self.cluster.stage().forks;
+        forks.take(&self.cluster, self.active.get(), self.oracles(), claim.as_ref(), loss);
+    }
+
+    /// Does the same with a loss by luck a while after a fault, if forks by luck are wanted: at once,
+    /// while the engine notices, while it goes on without, or when what failed is back.
+    pub fn fork_by_luck(self: &Rc<Self>) {
+        let forks = Rc::clone(&self.cluster.stage().forks);
+        if !forks.by_luck() {
+            return;
+        }
+        let most_ms = forks.luck(|random| [1, 50, 1500, 6000, 15_000][random.random_range(0..5)]);
+        let delay = Duration::from_micros(forks.luck(|r| r.random_range(0..most_ms * 1000)));
+        let rig = Rc::clone(self);
+        self.cluster.director().spawn(async move {
+            rig.cluster.sleep(delay).await;
+            forks.take_by_luck(&rig.cluster, rig.active.get(), rig.oracles());
+        });
+    }
+
+    /// Keeps in mind which nodes fail when, as far as forks by luck need it.
+    pub fn watch_trouble(self: &Rc<Self>) {
+        if !self.cluster.stage().forks.by_luck() {
+            return;
+        }
+        let rig = Rc::clone(self);
+        self.cluster.director().spawn(async move {
+            while rig.cluster.stage().forks.by_luck() {
+                rig.cluster.note_trouble();
+                rig.cluster.sleep(Duration::from_millis(50)).await;
+            }
+        });
+    }
+
+    fn oracles(&self) -> Vec<Rc<Oracle>> {
+        self.records.borrow().values().map(|record| Rc::clone(record.oracle())).collect()
     }
 
     /// A duration between `least` and `most`, by luck.

@@ -16,7 +16,7 @@ use super::common::{CONVERGENCE_MAX, POOL, Rig};
 use crate::cluster::{Plan, is_clean};
 use crate::disk::{Disk, Latency};
 use crate::network::Quality;
-use crate::runner::{Failure, Scenario, Stage};
+use crate::runner::{Expected, Failure, Scenario, Stage};
 use crate::workload::Mix;
 
 pub const SCENARIO: Scenario = Scenario {
@@ -24,6 +24,7 @@ pub const SCENARIO: Scenario = Scenario {
     about: "topology, workload and faults by luck",
     limit: Duration::from_secs(900),
     body: |stage| run(stage).boxed_local(),
+    expected: Expected::Passing,
 };
 
 /// Longest wait of an administrator's command while things break.
@@ -37,15 +38,20 @@ async fn run(stage: Stage) -> Result<(), Failure> {
     let faults = 2 + rig.below(7);
     let mix = random_mix(&rig);
     rig.load(mix).await?;
+    rig.watch_trouble();
     for _ in 0..faults {
         rig.run_for(rig.between(10, 1200)).await;
         one_fault(&rig, mix).await?;
+        rig.fork_by_luck();
         if rig.below(3) == 0 {
             one_command(&rig).await?;
         }
     }
     rig.run_for(rig.between(10, 1500)).await;
+    rig.fork_by_luck();
     rig.converge().await?;
+    // What is damaged from here on takes the place of a loss.
+    stage.forks.close();
     if has_mirrors_only(&rig) && rig.below(2) == 0 {
         damage(&rig, mix).await?;
     }
