@@ -25,7 +25,7 @@ pub struct Claim {
     pub survives: u32,
     /// The pool's state, for people.
     pub state: String,
-    /// Whether requests of some volume wait already.
+    /// Whether requests of some volume wait already, or will soon because a majority of votes is away.
     pub waits: bool,
     /// Nodes with a disk that takes part.
     pub there: BTreeSet<usize>,
@@ -60,7 +60,8 @@ impl Claim {
         let mut claim = Claim {
             survives: report.survives,
             state: format!("{:?}", report.state),
-            waits: report.volumes.iter().any(|volume| volume.suspended.is_some()),
+            waits: report.votes.in_sight * 2 <= report.votes.total
+                || report.volumes.iter().any(|volume| volume.suspended.is_some()),
             there: BTreeSet::new(),
             absent: BTreeSet::new(),
             troubled: BTreeSet::new(),

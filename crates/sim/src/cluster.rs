@@ -63,6 +63,14 @@ pub struct Remains {
     mtu_bytes: usize,
 }
 
+impl Remains {
+    /// The identity of the disk that was last in sight at `address`, as the owner's records have it.
+    pub fn identity_of(&self, address: &str) -> Option<String> {
+        let disks = self.records.iter().flat_map(|pool| &pool.disks);
+        disks.into_iter().find(|disk| disk.place.name == address).map(|disk| disk.id.to_string())
+    }
+}
+
 struct NodeRemains {
     name: String,
     shelf: u16,

@@ -139,13 +139,14 @@ impl Forks {
         let world = cluster.world();
         let number = self.taken.borrow().len();
         let mut random = self.random.borrow_mut();
+        let remains = cluster.remains(owner, &mut random, loss.survival);
         self.taken.borrow_mut().push(Fork {
             at: world.timeline().now(),
             seed: fork_seed(world.seed(), &format!("fork-{number}")),
-            remains: cluster.remains(owner, &mut random, loss.survival),
             oracles: oracles.iter().map(|oracle| oracle.fork()).collect(),
-            names: names_of(cluster, claim, &loss),
+            names: names_of(cluster, claim, &remains, &loss),
             story: world.story().last(LINES),
+            remains,
             loss,
         });
     }
@@ -230,11 +231,18 @@ fn some_of(nodes: &[usize], count: usize, random: &mut SmallRng) -> Vec<usize> {
 }
 
 /// Every way in which a message may speak of a disk that isn't there.
-fn names_of(cluster: &Cluster, claim: Option<&Claim>, loss: &Loss) -> Vec<String> {
+fn names_of(
+    cluster: &Cluster,
+    claim: Option<&Claim>,
+    remains: &Remains,
+    loss: &Loss,
+) -> Vec<String> {
     let mut names = Vec::new();
     for (number, slot) in loss.lost.union(&loss.away) {
         let node = cluster.node(*number);
-        names.push(format!("e{}.{slot}", node.shelf()));
+        let address = format!("e{}.{slot}", node.shelf());
+        names.extend(remains.identity_of(&address));
+        names.push(address);
         names.push(format!("{}.{slot}", node.name()));
         // A machine's name says where to look if it is the whole machine that is gone.
         names.push(format!("disk of {}", node.name()));
