@@ -57,10 +57,13 @@ impl Claim {
                 slots.map(move |slot| (format!("e{}.{slot}", node.shelf()), (number, slot)))
             })
             .collect();
+        let has_vote = |disk: &&pool::PoolDisk| disk.holds_vote && disk.state == DiskState::Usable;
+        let votes_there = report.disks.iter().filter(has_vote).count();
         let mut claim = Claim {
             survives: report.survives,
             state: format!("{:?}", report.state),
             waits: report.votes.in_sight * 2 <= report.votes.total
+                || votes_there * 2 <= report.votes.total as usize
                 || report.volumes.iter().any(|volume| volume.suspended.is_some()),
             there: BTreeSet::new(),
             absent: BTreeSet::new(),

@@ -34,7 +34,7 @@ const SERVED_MAX: Duration = Duration::from_secs(40);
 /// Longest that a read of a volume that serves may take.
 const READ_MAX: Duration = Duration::from_secs(20);
 /// Forks of a run, at most: each costs about as much as opening a pool and reading it.
-const FORKS_MAX: usize = 8;
+const FORKS_MAX: usize = 12;
 /// Sectors read at once.
 const PIECE_SECTORS: u64 = 128;
 /// Lines of the run's story that a fork keeps.
@@ -255,6 +255,11 @@ impl Fork {
     /// The seed of its world.
     pub fn seed(&self) -> u64 {
         self.seed
+    }
+
+    /// Whether something is lost that status claims to survive.
+    pub fn is_covered_loss(&self) -> bool {
+        self.loss.judgement == Judgement::Readable && !self.loss.lost.is_empty()
     }
 
     /// The story of the run up to it.

@@ -84,10 +84,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// What a seed means: the random run, and one of the scenarios in turn.
-fn plan(seed: u64, only: Option<Scenario>) -> Vec<Scenario> {
+/// What a seed means: the random run, and one of the scenarios in turn; with forks the random runs.
+fn plan(seed: u64, only: Option<Scenario>, options: Options) -> Vec<Scenario> {
     if let Some(scenario) = only {
         return vec![scenario];
+    }
+    if options.forks {
+        return vec![scenarios::random(), scenarios::random_lulls()];
     }
     let named = scenarios::named();
     let mut plan = vec![scenarios::random()];
@@ -98,7 +101,7 @@ fn plan(seed: u64, only: Option<Scenario>) -> Vec<Scenario> {
 }
 
 fn one_seed(seed: u64, only: Option<Scenario>, options: Options) -> ExitCode {
-    for scenario in plan(seed, only) {
+    for scenario in plan(seed, only, options) {
         let outcome = runner::run(&scenario, seed, options);
         if let Some(failure) = &outcome.failure {
             tell(&scenario, seed, failure, &outcome);
@@ -127,6 +130,7 @@ fn sweep(arguments: &Arguments, only: Option<Scenario>) -> ExitCode {
     let begin = Instant::now();
     let next = AtomicU64::new(arguments.start);
     let simulated_ms = AtomicU64::new(0);
+    let (forks, losses) = (AtomicU64::new(0), AtomicU64::new(0));
     let failures: Mutex<Failures> = Mutex::default();
     let work = || {
         loop {
@@ -135,10 +139,12 @@ fn sweep(arguments: &Arguments, only: Option<Scenario>) -> ExitCode {
             if seed >= end || failed && !arguments.keep_going {
                 return;
             }
-            for (place, scenario) in plan(seed, only).into_iter().enumerate() {
+            for (place, scenario) in plan(seed, only, arguments.options()).into_iter().enumerate() {
                 let outcome = runner::run(&scenario, seed, arguments.options());
                 let ms = outcome.virtual_time.as_millis() as u64;
                 simulated_ms.fetch_add(ms, Ordering::Relaxed);
+                forks.fetch_add(outcome.forks, Ordering::Relaxed);
+                losses.fetch_add(outcome.losses, Ordering::Relaxed);
                 if let Some(failure) = &outcome.failure {
                     if arguments.keep_going {
                         let first = failure.lines().next().unwrap_or_default();
@@ -177,6 +183,10 @@ fn sweep(arguments: &Arguments, only: Option<Scenario>) -> ExitCode {
         simulated_ms.into_inner() as f64 / 1000.0,
         count as f64 * 60.0 / took,
     );
+    if arguments.fork {
+        let (forks, losses) = (forks.into_inner(), losses.into_inner());
+        println!("{forks} forks, in {losses} of them a loss that status claims to survive");
+    }
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

@@ -88,6 +88,8 @@ pub struct Outcome {
     pub story: Vec<String>,
     /// Forks that were looked at.
     pub forks: u64,
+    /// Those among them in which something was lost that status claimed to survive.
+    pub losses: u64,
     /// The hash of everything that happened in them.
     pub fork_hash: u64,
 }
@@ -119,6 +121,7 @@ pub fn run(scenario: &Scenario, seed: u64, options: Options) -> Outcome {
         return outcome;
     }
     for fork in taken {
+        outcome.losses += u64::from(fork.is_covered_loss());
         let judged = run_fork(fork, options.verbose);
         outcome.forks += 1;
         outcome.fork_hash = mix(outcome.fork_hash ^ judged.hash);
@@ -183,6 +186,7 @@ fn simulate(
         virtual_time: world.timeline().now().since(begin),
         story: world.story().last(60),
         forks: 0,
+        losses: 0,
         fork_hash: 0,
     };
     // A task that panicked may panic again while it is dropped; the outcome is known by now.

@@ -43,7 +43,7 @@ pub const SCENARIOS: &[Scenario] = &[
         "join-and-exclude",
         "a disk is taken in while it is being put out: its log copy, which lacks what was \
          acknowledged meanwhile, isn't current",
-        ("1.5", BY_FORK),
+        ("1.5", "its log lacks the records"),
         |stage| join_and_exclude(stage).boxed_local(),
     ),
     hole(

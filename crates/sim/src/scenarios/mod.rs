@@ -20,6 +20,7 @@ pub use common::POOL;
 pub fn all() -> Vec<Scenario> {
     let mut all = named();
     all.push(random());
+    all.push(random_lulls());
     all.extend(known_holes());
     all
 }
@@ -46,6 +47,11 @@ pub fn known_holes() -> Vec<Scenario> {
 /// The run whose topology, faults and workload all follow from the seed.
 pub fn random() -> Scenario {
     random::SCENARIO
+}
+
+/// The random run that is for forks only.
+pub fn random_lulls() -> Scenario {
+    random::LULLS
 }
 
 /// The scenario of this name.

@@ -27,6 +27,16 @@ pub const SCENARIO: Scenario = Scenario {
     expected: Expected::Passing,
 };
 
+/// Runs only where disks are lost for good: most of what a loss shows needs a log that has nothing to
+/// do for a while, so that something else than its own batch meets the fault.
+pub const LULLS: Scenario = Scenario {
+    name: "random-lulls",
+    about: "topology and faults by luck under a trickle of writes",
+    limit: Duration::from_secs(900),
+    body: |stage| run_lulls(stage).boxed_local(),
+    expected: Expected::Passing,
+};
+
 /// Longest wait of an administrator's command while things break.
 const COMMAND_MAX: Duration = Duration::from_secs(20);
 
@@ -42,13 +52,13 @@ async fn run(stage: Stage) -> Result<(), Failure> {
     for _ in 0..faults {
         rig.run_for(rig.between(10, 1200)).await;
         one_fault(&rig, mix).await?;
-        rig.fork_by_luck();
+        rig.fork_by_luck(15_000);
         if rig.below(3) == 0 {
             one_command(&rig).await?;
         }
     }
     rig.run_for(rig.between(10, 1500)).await;
-    rig.fork_by_luck();
+    rig.fork_by_luck(15_000);
     rig.converge().await?;
     // What is damaged from here on takes the place of a loss.
     stage.forks.close();
@@ -56,6 +66,29 @@ async fn run(stage: Stage) -> Result<(), Failure> {
         damage(&rig, mix).await?;
     }
     Ok(())
+}
+
+async fn run_lulls(stage: Stage) -> Result<(), Failure> {
+    let rig = build(&stage).await?;
+    if rig.volumes().is_empty() {
+        return Ok(());
+    }
+    let think = rig.between(100, 4000);
+    let mix = Mix { depth: 1 + rig.below(2) as u32, writes: 85, think, ..random_mix(&rig) };
+    rig.load(mix).await?;
+    rig.watch_trouble();
+    for _ in 0..2 + rig.below(3) {
+        rig.run_for(rig.between(10, 3000)).await;
+        one_fault(&rig, mix).await?;
+        rig.fork_by_luck(15_000);
+        rig.run_for(rig.between(500, 10_000)).await;
+        // Redundancy that is missing once all is said to be well is missing for long.
+        rig.cluster.heal();
+        rig.wait_clean(CONVERGENCE_MAX).await?;
+        (0..3).for_each(|_| rig.fork_by_luck(4000));
+        rig.run_for(Duration::from_secs(5)).await;
+    }
+    rig.converge().await
 }
 
 async fn build(stage: &Stage) -> Result<Rc<Rig>, Failure> {
