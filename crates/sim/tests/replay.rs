@@ -39,3 +39,16 @@ fn what_failed_once() {
         assert_eq!(run(name, seed).failure, None, "{name} {seed}");
     }
 }
+
+/// A fork draws nothing that the run draws, and follows from the seed as well.
+#[test]
+fn a_run_doesnt_know_of_its_forks() {
+    let scenario = scenarios::random();
+    let plain = runner::run(&scenario, 3, runner::Options::default());
+    let options = runner::Options { forks: true, ..runner::Options::default() };
+    let (forked, again) = (runner::run(&scenario, 3, options), runner::run(&scenario, 3, options));
+    assert_eq!(forked.failure, None);
+    assert!(forked.forks > 0 && plain.forks == 0);
+    assert_eq!(plain.hash, forked.hash);
+    assert_eq!((forked.forks, forked.fork_hash), (again.forks, again.fork_hash));
+}

@@ -30,7 +30,7 @@ pub const OPENING_MAX: Duration = Duration::from_secs(25);
 /// Longest that it may take until all is clean once nothing is broken any more.
 pub const CONVERGENCE_MAX: Duration = Duration::from_secs(90);
 /// Longest that a fork waits for a client's answer.
-const ANSWER_MAX: Duration = Duration::from_secs(3);
+const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Longest that a command, or a look at a whole volume, may take.
 const COMMAND_MAX: Duration = Duration::from_secs(100);
 
@@ -398,7 +398,7 @@ impl Rig {
                 if rig.cluster.world().timeline().now().since(begin) > ANSWER_MAX {
                     break;
                 }
-                rig.cluster.sleep(Duration::from_millis(2)).await;
+                rig.cluster.sleep(Duration::from_millis(10)).await;
             }
             forks.take_by_luck(&rig.cluster, rig.active.get(), rig.oracles());
         });

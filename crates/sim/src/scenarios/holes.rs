@@ -143,14 +143,23 @@ async fn blip_thin(stage: Stage) -> Result<(), Failure> {
 async fn slow_holder(stage: Stage) -> Result<(), Failure> {
     let rig = Rig::mirror(&stage).await?;
     let loser = rig.below(3);
-    // Two folds of everything: then both slots of each checksum block are sound.
+    // Two folds of every group: then both slots of each checksum block are sound.
     for _ in 0..2 {
-        trickle(&rig, 20, 4096, Duration::ZERO).await?;
+        rig.on_volume(VOLUME, |watched| async move {
+            for start in (0..4096).step_by(128) {
+                watched.change(Change::Write, SectorRange::new(Lba(start), BLOCK_SECTORS)).await?;
+            }
+            Ok::<(), block::IoError>(())
+        })
+        .await??;
         rig.in_place(VOLUME).await?;
     }
+    // Rows that are written for the first time, in one fold: one lost write.
     let disk = Rc::clone(&rig.cluster.node(loser).disks()[0]);
-    disk.lose_next_blocks(*b"epCS", u32::MAX);
-    trickle(&rig, 20, 4096, Duration::ZERO).await?;
+    disk.lose_next_blocks(*b"epCS", 1);
+    let fresh = SectorRange::new(Lba(rig.below(32) as u64 * 128 + 64), 32);
+    rig.on_volume(VOLUME, move |watched| async move { watched.change(Change::Write, fresh).await })
+        .await??;
     rig.in_place(VOLUME).await?;
     rig.wait_clean(CONVERGENCE_MAX).await?;
     disk.heal();

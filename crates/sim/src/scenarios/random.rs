@@ -73,20 +73,21 @@ async fn run_lulls(stage: Stage) -> Result<(), Failure> {
     if rig.volumes().is_empty() {
         return Ok(());
     }
-    let think = rig.between(100, 4000);
-    let mix = Mix { depth: 1 + rig.below(2) as u32, writes: 85, think, ..random_mix(&rig) };
+    // Longer than folding waits for a disk, in most runs.
+    let think = if rig.below(3) == 0 { rig.between(100, 3000) } else { rig.between(6000, 20_000) };
+    let mix = Mix { depth: 1 + rig.below(2) as u32, writes: 90, think, ..random_mix(&rig) };
     rig.load(mix).await?;
     rig.watch_trouble();
     for _ in 0..2 + rig.below(3) {
         rig.run_for(rig.between(10, 3000)).await;
         one_fault(&rig, mix).await?;
         rig.fork_by_luck(15_000);
-        rig.run_for(rig.between(500, 10_000)).await;
+        rig.run_for(rig.between(500, 12_000)).await;
         // Redundancy that is missing once all is said to be well is missing for long.
         rig.cluster.heal();
         rig.wait_clean(CONVERGENCE_MAX).await?;
         (0..3).for_each(|_| rig.fork_by_luck(4000));
-        rig.run_for(Duration::from_secs(5)).await;
+        rig.run_for(rig.between(3000, 15_000)).await;
     }
     rig.converge().await
 }
