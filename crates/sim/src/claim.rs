@@ -31,6 +31,9 @@ pub struct Claim {
     pub there: BTreeSet<usize>,
     /// Disks that don't.
     pub absent: BTreeSet<Place>,
+    /// Whether those may stay away while more is lost. A disk that is put out may still vote, so that
+    /// its vote is among those that status counts.
+    pub absent_may_stay: bool,
     /// Nodes that take part and are failing, or were a moment ago.
     pub troubled: BTreeSet<usize>,
     /// The identities of disks, by place.
@@ -59,14 +62,15 @@ impl Claim {
             .collect();
         let has_vote = |disk: &&pool::PoolDisk| disk.holds_vote && disk.state == DiskState::Usable;
         let votes_there = report.disks.iter().filter(has_vote).count();
+        let majority = report.votes.total as usize / 2 + 1;
         let mut claim = Claim {
             survives: report.survives,
             state: format!("{:?}", report.state),
             waits: report.votes.in_sight * 2 <= report.votes.total
-                || votes_there * 2 <= report.votes.total as usize
                 || report.volumes.iter().any(|volume| volume.suspended.is_some()),
             there: BTreeSet::new(),
             absent: BTreeSet::new(),
+            absent_may_stay: votes_there >= majority + report.survives as usize,
             troubled: BTreeSet::new(),
             ids: BTreeMap::new(),
         };

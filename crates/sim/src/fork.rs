@@ -182,7 +182,7 @@ fn any_loss(cluster: &Cluster, claim: Option<&Claim>, random: &mut SmallRng) -> 
             let healthy: Vec<usize> = claim.there.difference(&claim.troubled).copied().collect();
             lost_nodes.extend(some_of(&healthy, room, random));
             lost_nodes.extend(claim.troubled.iter().filter(|_| random.random_bool(0.5)));
-            if random.random_bool(0.5) {
+            if claim.absent_may_stay && random.random_bool(0.5) {
                 away.extend(claim.absent.iter().copied());
             }
         }

@@ -5,17 +5,19 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BLOCK_SECTORS, Lba, SectorRange};
+use block::{BLOCK_SECTORS, Lba, SECTOR_BYTES, SectorRange};
 use futures::FutureExt;
 use pool::metadata::Layout;
 
 use super::common::{CONVERGENCE_MAX, Rig, VOLUME};
+use super::damage::newest_checksum_slots;
 use crate::claim::Place;
 use crate::cluster::Plan;
-use crate::disk::Latency;
+use crate::disk::{Disk, Latency};
 use crate::fork::{Judgement, Loss, Owner};
 use crate::medium::Survival;
 use crate::oracle::Change;
+use crate::pattern::{self, Content};
 use crate::runner::{Expected, Failure, Scenario, Stage};
 use crate::workload::Mix;
 
@@ -33,6 +35,13 @@ pub const SCENARIOS: &[Scenario] = &[
         |stage| blip_thin(stage).boxed_local(),
     ),
     hole(
+        "thin-and-closed",
+        "a node is put out by a write to the log and is back; once status says that one more failure \
+         is survived, the power goes and any node is lost for good: all is there",
+        ("1.1", "no current copy of its log"),
+        |stage| thin_and_closed(stage).boxed_local(),
+    ),
+    hole(
         "slow-holder",
         "a disk answers the newest checksums without writing them, and after a restart the disk that \
          has them is slow: nobody believes the older ones",
@@ -40,10 +49,31 @@ pub const SCENARIOS: &[Scenario] = &[
         |stage| slow_holder(stage).boxed_local(),
     ),
     hole(
+        "rotten-slot",
+        "raid0: the newest checksums rot while a row of theirs is in the log only: the rows that \
+         they were first to name are errors, not zeros",
+        ("1.3", BY_READ),
+        |stage| rotten_slot(stage).boxed_local(),
+    ),
+    hole(
+        "rotten-record",
+        "raid0: a record in the middle of the log rots: what was acknowledged behind it is there, or \
+         the volume waits and says so",
+        ("1.4", BY_READ),
+        |stage| rotten_record(stage).boxed_local(),
+    ),
+    hole(
         "join-and-exclude",
         "a disk is taken in while it is being put out: its log copy, which lacks what was \
          acknowledged meanwhile, isn't current",
         ("1.5", "its log lacks the records"),
+        |stage| join_and_exclude(stage).boxed_local(),
+    ),
+    hole(
+        "fold-across-return",
+        "a fold that began while a node was out ends once it is back: what is released then and the \
+         node lacks isn't claimed to be on it",
+        ("new-1", "is there, but missed them"),
         |stage| join_and_exclude(stage).boxed_local(),
     ),
     hole(
@@ -182,8 +212,124 @@ async fn slow_holder(stage: Stage) -> Result<(), Failure> {
     rig.converge().await
 }
 
+/// Finding 1.1, its other half: the segment that lost a copy is closed and not brought into place
+/// before the log is idle or half full, and status takes it for released with its first record.
+async fn thin_and_closed(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    for _ in 0..3 {
+        trickle(&rig, 4, 4096, Duration::from_millis(10)).await?;
+        rig.in_place(VOLUME).await?;
+        let victim = rig.cluster.node(rig.below(3));
+        victim.process().iter().for_each(|process| process.pause());
+        // Answered once the node is put out, if it holds the log.
+        trickle(&rig, 1, 4096, rig.between(0, 100)).await?;
+        victim.process().iter().for_each(|process| process.resume());
+        let survives = || rig.report().is_some_and(|report| report.survives >= 1);
+        rig.cluster.wait_for("one more failure is survived", CONVERGENCE_MAX, survives).await?;
+        for node in 0..3 {
+            lose_node(&rig, node, "after a blip of the log", Survival::None);
+        }
+        rig.wait_clean(CONVERGENCE_MAX).await?;
+    }
+    Ok(())
+}
+
+/// A volume without redundancy, each block of `span` sectors written twice and in place.
+async fn written_raid0(stage: &Stage, span: u64, step: usize) -> Result<Rc<Rig>, Failure> {
+    let rig = Rig::start(stage, Plan::simple(3, 32), &[(VOLUME, 4 << 20, Layout::Raid0)]).await?;
+    for _ in 0..2 {
+        rig.on_volume(VOLUME, move |watched| async move {
+            for start in (0..span).step_by(step) {
+                watched.change(Change::Write, SectorRange::new(Lba(start), BLOCK_SECTORS)).await?;
+            }
+            Ok::<(), block::IoError>(())
+        })
+        .await??;
+        rig.in_place(VOLUME).await?;
+    }
+    Ok(rig)
+}
+
+/// Everything off, `damage` done, everything on; then each block is right or an error.
+async fn damaged_and_read(
+    rig: &Rig,
+    span: u64,
+    damage: impl FnOnce(&Disk, &Rig),
+    which: usize,
+) -> Result<(), Failure> {
+    rig.forget_clients();
+    rig.cluster.cut_all_power();
+    damage(&rig.cluster.node(which).disks()[0], rig);
+    (0..3).for_each(|number| rig.cluster.start_node(number));
+    rig.cluster.start_supervisor(rig.active());
+    rig.record(VOLUME).expect_unreadable(SectorRange::new(Lba(0), span));
+    let reading = rig.on_volume(VOLUME, move |watched| async move {
+        for start in (0..span).step_by(BLOCK_SECTORS as usize) {
+            // What is read is compared with what was written; errors are allowed.
+            let _ = watched.read(SectorRange::new(Lba(start), BLOCK_SECTORS)).await;
+        }
+    });
+    // A volume that waits is right; whether it says for what is another question.
+    let _ = runtime::timeout(&rig.cluster.director(), Duration::from_secs(40), reading).await;
+    Ok(())
+}
+
+/// Finding 1.3: one row in the log, and the damaged slot passes for an interrupted fold; the older
+/// slot is believed for all of its rows.
+async fn rotten_slot(stage: Stage) -> Result<(), Failure> {
+    let span = 4096;
+    let rig = written_raid0(&stage, span, 128).await?;
+    let at = rig.below(32) as u64 * 128;
+    for fresh in [SectorRange::new(Lba(at + 64), 32), SectorRange::new(Lba(at), BLOCK_SECTORS)] {
+        rig.on_volume(
+            VOLUME,
+            move |watched| async move { watched.change(Change::Write, fresh).await },
+        )
+        .await??;
+        if fresh.count > BLOCK_SECTORS {
+            rig.in_place(VOLUME).await?;
+        }
+    }
+    let which = rig.below(3);
+    let damage = |disk: &Disk, _: &Rig| {
+        for slot in newest_checksum_slots(disk) {
+            disk.flip_byte(slot * SECTOR_BYTES as u64 + 1000, 4);
+        }
+    };
+    damaged_and_read(&rig, span, damage, which).await
+}
+
+/// Finding 1.4: a record that can't be read passes for the end of the log.
+async fn rotten_record(stage: Stage) -> Result<(), Failure> {
+    let span = 256;
+    let rig = written_raid0(&stage, span, BLOCK_SECTORS as usize).await?;
+    let mix = Mix { depth: 8, writes: 100, zeroes: 0, discards: 0, flushes: 0, ..Mix::default() };
+    rig.load(Mix { span_sectors: span, sectors_max: 8, think: Duration::from_millis(5), ..mix })
+        .await?;
+    rig.run_for(rig.between(50, 300)).await;
+    let which = rig.below(3);
+    let damage = |disk: &Disk, rig: &Rig| {
+        // One of the latest operations, wherever the disk has it.
+        let operations = rig.record(VOLUME).oracle().operations();
+        let rotten = operations.saturating_sub(8 + rig.below(16) as u64);
+        for sector in 0..disk.sectors() {
+            let bytes = disk.peek(SectorRange::new(Lba(sector), 1));
+            let content = pattern::recognise(&bytes);
+            if matches!(content, Content::Written { operation, .. } if operation == rotten) {
+                disk.flip_byte(sector * SECTOR_BYTES as u64 + 77, 4);
+            }
+        }
+    };
+    damaged_and_read(&rig, span, damage, which).await
+}
+
 /// Finding 1.5: whether a disk that returns has stale log copies is asked before the vote that puts
 /// it out is over; it is taken in after that vote, and its copy counts.
+///
+/// The same course shows another hole (new-1): a fold takes the members that it must reach when it
+/// begins. If one of the others is taken in while the fold's metadata record is on its way, the pool
+/// says that it is online and survives a failure, and the record then gives up the log's copies of
+/// what that member lacks.
 async fn join_and_exclude(stage: Stage) -> Result<(), Failure> {
     let rig = Rig::mirror(&stage).await?;
     let mix = Mix { depth: 3, writes: 90, discards: 0, ..Mix::default() };
