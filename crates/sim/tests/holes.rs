@@ -1,6 +1,8 @@
 //! What isn't mended yet: docs/failure-model.md lists the scenarios that fail, no more and no fewer,
 //! and each seed there shows its hole.
 
+#![allow(clippy::expect_used)]
+
 use std::collections::BTreeSet;
 
 use sim::runner::{self, Expected, Options};
