@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use block::{Claim, Epoch, IoError, OwnerId};
+use block::{Claim, Epoch, IoError, OwnerId, RefusalReason};
 use control::api::{
     ApiError, ErrorCode, FailureDomain, LayoutSpec, PoolReportExt as _, ProcessState,
 };
@@ -177,17 +177,25 @@ impl Work<'_> {
             ApiError::new(ErrorCode::NotFound, format!("disk {disk} is not in sight"))
                 .remedy("see `etherpool disk list`")
         })?;
-        let claim = Claim { epoch: Epoch::OBSERVER.next(), owner: OwnerId::NONE, force: true };
-        match device.claim(claim).await {
-            Ok(_) => Ok(Value::Null),
-            Err(IoError::Fenced { highest }) => Err(ApiError::new(
-                ErrorCode::Invalid,
-                format!("disk {disk} has a readable owner ({highest}): there is nothing to reset"),
-            )),
-            Err(error) => {
-                Err(ApiError::new(ErrorCode::Io, format!("disk {disk} can't be reset: {error}")))
+        let failed = |error: IoError| {
+            ApiError::new(ErrorCode::Io, format!("disk {disk} can't be reset: {error}"))
+                .remedy("see whether its node answers, and what its log says")
+        };
+        // Forced, a claim would also take a blank disk, or one with other data, from nobody.
+        match device.renew().await {
+            Err(IoError::Refused(RefusalReason::FieldUnreadable)) => {}
+            Err(error) => return Err(failed(error)),
+            Ok(_) => {
+                let why =
+                    format!("disk {disk} has a readable record of its owner, or never had one");
+                return Err(ApiError::new(ErrorCode::Invalid, why).remedy(
+                    "there is nothing to reset; see `etherpool disk list` for what is wrong",
+                ));
             }
         }
+        let claim = Claim { epoch: Epoch::OBSERVER.next(), owner: OwnerId::NONE, force: true };
+        device.claim(claim).await.map_err(failed)?;
+        Ok(Value::Null)
     }
 }
 
