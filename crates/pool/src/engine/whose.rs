@@ -33,7 +33,7 @@ impl Inner {
         };
         let name = &candidate.place.name;
         // Advised only with what was read and would be lost in the same message.
-        let force =
+        let remedy =
             format!("name another one, or --force-disk {name}: what it carries is lost then");
         if let Some(pool) = self.open_pool_with(candidate) {
             return refuse(format!("it is a disk of pool {pool} already"), "name another one");
@@ -57,7 +57,7 @@ impl Inner {
             ),
             Content::Blank => Ok(None),
             Content::Labelled { label, .. } => {
-                self.check_labelled(candidate, &label.label, target, &force).await
+                self.check_labelled(candidate, &label.label, target, &remedy).await
             }
             Content::Foreign(_) if candidate.forced => Ok(None),
             Content::Foreign(found) => {
@@ -66,7 +66,7 @@ impl Inner {
                     true => "; its target may also acknowledge writes that are not durable",
                     false => "",
                 };
-                refuse(format!("it carries: {}{volatile}", found.join(", ")), &force)
+                refuse(format!("it carries: {}{volatile}", found.join(", ")), &remedy)
             }
             Content::Refused(error) => self.check_damaged(candidate, &error).await,
             Content::Unreadable(error) => Err(PoolError::io("looking at it", name, error)),
