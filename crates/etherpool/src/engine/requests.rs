@@ -181,20 +181,28 @@ impl Work<'_> {
             ApiError::new(ErrorCode::Io, format!("disk {disk} can't be reset: {error}"))
                 .remedy("see whether its node answers, and what its log says")
         };
-        // Forced, a claim would also take a blank disk, or one with other data, from nobody.
-        match device.renew().await {
-            Err(IoError::Refused(RefusalReason::FieldUnreadable)) => {}
-            Err(error) => return Err(failed(error)),
-            Ok(_) => {
-                let why =
-                    format!("disk {disk} has a readable record of its owner, or never had one");
-                return Err(ApiError::new(ErrorCode::Invalid, why).remedy(
-                    "there is nothing to reset; see `etherpool disk list` for what is wrong",
-                ));
-            }
+        let nothing = |why: &str| {
+            ApiError::new(ErrorCode::Invalid, format!("disk {disk} {why}"))
+                .remedy("there is nothing to reset; see `etherpool disk list` for what is wrong")
+        };
+        let holder = device.renew().await.map_err(failed)?.value;
+        if holder.epoch != Epoch::OBSERVER {
+            return Err(nothing("has a readable record of its owner"));
         }
-        let claim = Claim { epoch: Epoch::OBSERVER.next(), owner: OwnerId::NONE, force: true };
-        device.claim(claim).await.map_err(failed)?;
+        let claim = |force| Claim { epoch: Epoch::OBSERVER.next(), owner: OwnerId::NONE, force };
+        // Unforced first: forced, it would also take a disk with other data, which has no record at all.
+        match device.claim(claim(false)).await {
+            Err(IoError::Refused(RefusalReason::FieldUnreadable)) => {
+                device.claim(claim(true)).await.map_err(failed)?;
+            }
+            Err(IoError::Refused(RefusalReason::ForeignContent)) => {
+                return Err(nothing("carries data that is not etherpool's"));
+            }
+            Err(IoError::Fenced { .. }) => {
+                return Err(nothing("has a readable record of its owner"));
+            }
+            claimed => drop(claimed.map_err(failed)?),
+        }
         Ok(Value::Null)
     }
 }
