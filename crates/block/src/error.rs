@@ -52,12 +52,12 @@ pub use refusal::RefusalReason;
 mod refusal {
     use std::fmt;
 
-    /// Why a server refuses.
+    /// Why a server refuses. What to do about it depends on what was asked for: who asked says it.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum RefusalReason {
         /// The medium carries something that isn't etherpool's; a claim would overwrite it.
         ForeignContent,
-        /// All copies of the target's field are unreadable: closed until `disk reset-epoch`.
+        /// All copies of the target's field are unreadable: closed until somebody forces a claim.
         FieldUnreadable,
         /// The sectors belong to the target itself.
         ProtectedRange,
@@ -73,16 +73,14 @@ mod refusal {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str(match self {
                 RefusalReason::ForeignContent => {
-                    "the disk carries data that is not etherpool's; name it with --force-disk to overwrite it"
+                    "the disk carries data that is not etherpool's"
                 }
-                RefusalReason::FieldUnreadable => {
-                    "the disk's ownership field is unreadable; see `etherpool disk reset-epoch`"
-                }
+                RefusalReason::FieldUnreadable => "the disk's ownership field is unreadable",
                 RefusalReason::ProtectedRange => "these sectors belong to the target",
                 RefusalReason::AccessDenied => "access denied by the target's configuration",
                 RefusalReason::ObserverOnly => "this session may only read",
                 RefusalReason::Owned => {
-                    "the disk has an owner, who alone may read more than its labels, votes and reservation record; to use its pool here: `etherpool pool import`"
+                    "the disk has an owner, who alone may read more than its labels, votes and reservation record"
                 }
             })
         }

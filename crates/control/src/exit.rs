@@ -13,7 +13,7 @@ pub enum Exit {
     Usage = 2,
     /// What was named doesn't exist.
     NotFound = 3,
-    /// Refused to protect data: confirm with `--yes`, or name the disk with `--force-disk`.
+    /// Refused to protect data, or not confirmed: the message says why, and whether anything may override it.
     Refused = 4,
     /// The command worked, and what it shows of ours isn't healthy (`status`, `lab status`, `target
     /// status`, all that lists or shows disks, pools and volumes). Pools of others, released ones, and
@@ -55,7 +55,7 @@ impl Exit {
             Exit::Usage => "wrong arguments or configuration; nothing was tried",
             Exit::NotFound => "what was named does not exist",
             Exit::Refused => {
-                "refused to protect data; the message says what of and what would be needed"
+                "refused to protect data, or not confirmed (--yes); the message says why"
             }
             Exit::Degraded => "the command worked; what it shows or lists of ours is not healthy",
             Exit::NotRunning => "no supervisor answers on the API socket",

@@ -180,29 +180,24 @@ impl Work<'_> {
             ApiError::new(ErrorCode::NotFound, format!("disk {disk} is not in sight"))
                 .remedy("see `etherpool disk list`")
         })?;
-        let nothing = |why: String| {
-            Err(ApiError::new(ErrorCode::Invalid, format!("{why}: there is nothing to reset")))
-        };
         let failed = |error: IoError| {
-            Err(ApiError::new(ErrorCode::Io, format!("disk {disk} can't be reset: {error}")))
+            ApiError::new(ErrorCode::Io, format!("disk {disk} can't be reset: {error}"))
+                .remedy("see whether its node answers, and what its log says")
         };
-        match device.renew().await {
-            Ok(holder) if holder.value.epoch == Epoch::OBSERVER => {}
-            Ok(holder) => {
-                return nothing(format!("disk {disk} has an owner ({})", holder.value.epoch));
-            }
-            Err(IoError::Fenced { highest }) => {
-                return nothing(format!("disk {disk} has an owner ({highest})"));
-            }
-            Err(error) => return failed(error),
+        let nothing = |why: &str| {
+            ApiError::new(ErrorCode::Invalid, format!("disk {disk} {why}"))
+                .remedy("there is nothing to reset; see `etherpool disk list` for what is wrong")
+        };
+        let holder = device.renew().await.map_err(failed)?.value;
+        if holder.epoch != Epoch::OBSERVER {
+            return Err(nothing("has a readable record of its owner"));
         }
         // Nobody on record: of a disk that never had an owner everything can be read, of one whose
         // record is unreadable only labels and votes.
-        let data = SectorRange::new(Lba(OWNED_FROM), 1);
-        match device.read(data).await {
-            Ok(_) => return nothing(format!("disk {disk} has no owner on record")),
+        match device.read(SectorRange::new(Lba(OWNED_FROM), 1)).await {
             Err(IoError::Refused(RefusalReason::Owned)) => {}
-            Err(error) => return failed(error),
+            Ok(_) => return Err(nothing("has no owner on record")),
+            Err(error) => return Err(failed(error)),
         }
         if dry_run {
             return Ok(Value::Null);
@@ -213,10 +208,8 @@ impl Work<'_> {
         device.disown();
         match claimed {
             Ok(_) => Ok(Value::Null),
-            Err(IoError::Fenced { highest }) => {
-                nothing(format!("disk {disk} has an owner ({highest})"))
-            }
-            Err(error) => failed(error),
+            Err(IoError::Fenced { .. }) => Err(nothing("has a readable record of its owner")),
+            Err(error) => Err(failed(error)),
         }
     }
 }

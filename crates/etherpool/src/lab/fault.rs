@@ -81,8 +81,9 @@ fn pid_of(place: &Place, who: &str) -> anyhow::Result<i32> {
         node => node_pid(place, node).map_err(|error| match error.downcast::<ApiError>() {
             Ok(error) if error.code == ErrorCode::NotFound => {
                 let names = error.remedy.clone().unwrap_or_default();
-                let also = "and there are supervisor, engine and services";
-                error.remedy(format!("{names}; {also}")).into()
+                error
+                    .remedy(format!("{names}; and there are supervisor, engine and services"))
+                    .into()
             }
             Ok(error) => error.into(),
             Err(error) => error,

@@ -119,7 +119,11 @@ impl Place {
         let file = self.plan_file();
         match fs::read_to_string(&file) {
             Ok(text) => Ok(Some(serde_json::from_str(&text).with_context(|| {
-                format!("{} is damaged; `lab down --wipe` starts afresh", file.display())
+                format!(
+                    "{} is damaged; the lab's disks beside it are left as they are: put the file back, \
+                     or make another lab with --dir",
+                    file.display()
+                )
             })?)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),

@@ -98,7 +98,7 @@ pub fn filesystem_trouble(error: FilesystemError) -> Trouble {
         FilesystemError::NotBlank { .. } => (ErrorCode::Refused, None),
         FilesystemError::MountPoint { remedy, .. } => (ErrorCode::Refused, Some(remedy.clone())),
         FilesystemError::OtherMount { target, .. } => {
-            (ErrorCode::Busy, Some(format!("umount {}, or choose another directory", target.display())))
+            (ErrorCode::Busy, Some(format!("choose another directory, or end that mount: umount {}", target.display())))
         }
         FilesystemError::NotMounted(_) => {
             (ErrorCode::NotFound, Some("see `etherpool status`".to_owned()))

@@ -30,7 +30,7 @@ impl Identity {
             Ok(text) => parse(&text).with_context(|| {
                 format!(
                     "{} does not hold an owner id; put the id back that `pool show` of a pool of \
-                     this supervisor names, or remove the file and import its pools anew",
+                     this supervisor names, or put the file aside and import its pools anew",
                     file.display()
                 )
             })?,

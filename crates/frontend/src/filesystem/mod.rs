@@ -89,7 +89,7 @@ pub enum FilesystemError {
         contents: Contents,
     },
     /// A mount is in the way.
-    #[error("{target} has {source_name} mounted already; unmount it first")]
+    #[error("{target} has {source_name} mounted already")]
     OtherMount {
         /// The mount point.
         target: PathBuf,

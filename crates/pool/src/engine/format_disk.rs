@@ -8,7 +8,7 @@ use block::{
 };
 
 use super::io::write_durably;
-use super::observe::{Content, read_content};
+use super::observe::{Content, read_content, remedy_of_refusal};
 use super::{DiskPlace, EngineConfig};
 use crate::error::PoolError;
 use crate::format::{Confirm, DiskGeometry, Label, MIB, ReleaseNumber};
@@ -51,7 +51,7 @@ impl Candidate {
             Err(IoError::Refused(reason)) => Err(PoolError::refused(
                 &self.place.name,
                 format!("its target refuses: {reason}"),
-                "see the node's log",
+                remedy_of_refusal(reason),
             )),
             Err(IoError::Unsupported) => Err(PoolError::refused(
                 &self.place.name,

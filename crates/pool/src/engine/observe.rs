@@ -1,6 +1,6 @@
 //! Looking at a disk without touching it: what its labels and vote record say, or what else is on it.
 
-use block::{BlockDevice, Buffer, IoError, Lba, SectorRange, probe::Signature};
+use block::{BlockDevice, Buffer, IoError, Lba, RefusalReason, SectorRange, probe::Signature};
 use futures::future::join_all;
 
 use super::config::vote_place;
@@ -85,16 +85,58 @@ pub(crate) async fn read_slots(
 
 /// What is wrong with a label and what to do about it.
 pub(crate) fn explain(error: &LabelError) -> String {
-    let remedy = match error {
+    format!("{error}; {}", remedy_of_label(error))
+}
+
+/// A disk that can't be used as it is may be the only one with its pool's newest data: nothing that
+/// is proposed here writes to it.
+pub(crate) fn remedy_of_label(error: &LabelError) -> &'static str {
+    match error {
         LabelError::Damaged { .. } => {
-            "the pool goes on without it; wipe it and add it anew with pool extend"
+            "keep it as it is, it may hold what no other disk has: see whether its drive or cable \
+             fails (log of its node), and whether its pool is whole without it (pool show)"
         }
         LabelError::Truncated { .. } => {
-            "give the device its former size back, or wipe it and add it anew"
+            "give the device its former size back; what is on it is left as it is"
         }
         LabelError::NewerVersion { .. } | LabelError::UnknownFeatures { .. } => {
             "update etherpool on this machine"
         }
-    };
-    format!("{error}; {remedy}")
+    }
+}
+
+/// What is wrong with a disk that can't be read, or whose target doesn't take us for its owner, and what
+/// to do about it.
+pub(crate) fn explain_io(error: IoError) -> String {
+    match error {
+        IoError::Refused(reason) => {
+            format!("its target refuses: {reason}; {}", remedy_of_refusal(reason))
+        }
+        error => format!("{error}; {}", remedy_of_unread()),
+    }
+}
+
+/// What to do about a disk of which nothing was read.
+fn remedy_of_unread() -> &'static str {
+    "keep it as it is: see whether its drive, cable or node fails (log of its node)"
+}
+
+/// What to do about a target's refusal.
+pub(crate) fn remedy_of_refusal(reason: RefusalReason) -> &'static str {
+    match reason {
+        RefusalReason::ForeignContent => {
+            "if another disk is in its place, put the right one back (disk list says what it carries)"
+        }
+        RefusalReason::FieldUnreadable => {
+            "restart its node, in case the drive reads it again; where no other machine uses the disk: \
+             `etherpool disk reset-epoch`, which makes the record of its owner anew and leaves its data"
+        }
+        RefusalReason::AccessDenied => "let this machine in: access lists of its node",
+        RefusalReason::Owned => {
+            "to use its pool here: `etherpool pool import`, which says whose it is and asks"
+        }
+        RefusalReason::ProtectedRange | RefusalReason::ObserverOnly => {
+            "report this: nobody should have asked for that"
+        }
+    }
 }

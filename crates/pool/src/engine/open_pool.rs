@@ -174,7 +174,10 @@ impl OpenPool {
             Ended::Fenced => PoolError::NotOwner {
                 pool: self.pool.name.clone(),
                 owner: "another supervisor".into(),
-                remedy: "it was taken over; import it to take it back".into(),
+                remedy:
+                    "it was taken over; pool show says by whom; release it there, then pool import \
+                         takes it back"
+                        .into(),
             },
             Ended::Closed => PoolError::Suspended {
                 name: self.pool.name.clone(),

@@ -141,12 +141,14 @@ impl Pool {
                 Ok(label.label.clone())
             }
             Content::Labelled { label, .. } => Err(NotFit::Refused(format!(
-                "it now carries the label of pool {} ({}); remove it or put the right disk there",
+                "it now carries the label of pool {} ({}); put the right disk there",
                 label.label.pool_name, label.label.pool
             ))),
             Content::Refused(error) => Err(NotFit::Refused(observe::explain(&error))),
             Content::Blank | Content::Foreign(_) => Err(NotFit::Refused(
-                "its label is gone: it was wiped or replaced; add it anew with pool extend".into(),
+                "it has no label any more: it was wiped, or another disk is in its place; the pool goes \
+                 on without it; put back the disk that was there"
+                    .into(),
             )),
             Content::Unread | Content::Unreadable(_) => Err(NotFit::Lost),
         }
@@ -328,7 +330,7 @@ impl Pool {
 
 fn not_fit(error: IoError) -> NotFit {
     match error {
-        IoError::Refused(reason) => NotFit::Refused(format!("its target refuses: {reason}")),
+        IoError::Refused(_) => NotFit::Refused(observe::explain_io(error)),
         IoError::Fenced { highest } => {
             NotFit::Refused(format!("another owner has claimed it ({highest})"))
         }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use block::OwnerId;
 
 use super::lease::Ended;
-use super::observe::{Content, explain};
+use super::observe::{Content, explain, explain_io};
 use super::open::{Quorum, SeenDisk};
 use super::slot::{Device, Inner, Slot, SlotState};
 use crate::report::{DiskReport, DiskState, PoolDisk, PoolReport, PoolState, VotesReport};
@@ -30,7 +30,7 @@ impl Inner {
                 ("etherpool".into(), None, DiskState::Refused { why: explain(error) })
             }
             Content::Unreadable(error) => {
-                ("unreadable".into(), None, DiskState::Refused { why: error.to_string() })
+                ("unreadable".into(), None, DiskState::Refused { why: explain_io(*error) })
             }
         };
         let slot = pool.as_ref().and_then(|label| self.slots.borrow().get(&label.pool).cloned());

@@ -495,7 +495,10 @@ impl Inner {
             Some(PoolState::Fenced) => PoolError::NotOwner {
                 pool: name,
                 owner: "another supervisor".into(),
-                remedy: "it was taken over; take it back with pool import".into(),
+                remedy:
+                    "it was taken over; pool show says by whom; release it there, then pool import \
+                         takes it back"
+                        .into(),
             },
             Some(PoolState::Incomplete { missing }) => {
                 PoolError::NoQuorum { pool: name, why: missing, missing: Vec::new() }

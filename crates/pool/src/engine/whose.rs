@@ -10,12 +10,12 @@ use futures::future::join_all;
 
 use super::format_disk::Candidate;
 use super::lease::TAKEOVER_WAIT;
-use super::observe::{Content, explain, read_content};
+use super::observe::{Content, read_content, remedy_of_label};
 use super::open::{Quorum, SeenDisk};
 use super::open_pool::OpenPool;
 use super::slot::{Inner, SlotState};
 use crate::error::PoolError;
-use crate::format::Label;
+use crate::format::{Label, LabelError, PoolId};
 
 /// An owner that was heard within this time may still be answering: as long as a new owner waits.
 pub(crate) const ALIVE_WITHIN: Duration = TAKEOVER_WAIT;
@@ -32,7 +32,9 @@ impl Inner {
             Err(PoolError::refused(candidate.place.to_string(), why, remedy))
         };
         let name = &candidate.place.name;
-        let force = format!("name it with --force-disk {name} to overwrite what is on it");
+        // Advised only with what was read and would be lost in the same message.
+        let remedy =
+            format!("name another one, or --force-disk {name}: what it carries is lost then");
         if let Some(pool) = self.open_pool_with(candidate) {
             return refuse(format!("it is a disk of pool {pool} already"), "name another one");
         }
@@ -46,27 +48,89 @@ impl Inner {
         if geometry.read_only {
             return refuse("it is read-only".into(), "export it writable");
         }
-        if geometry.class == DurabilityClass::Unknown && !candidate.forced {
-            let why = "its target may acknowledge writes that are not durable";
-            let remedy =
-                format!("export it with etherpool node, or name it with --force-disk {name}");
-            return refuse(why.into(), &remedy);
-        }
+        let volatile = geometry.class == DurabilityClass::Unknown;
         let content = read_content(&*candidate.device, true).await;
         match content.map_err(|error| PoolError::io("looking at it", name, error))? {
+            Content::Blank if volatile && !candidate.forced => refuse(
+                "it is blank, but its target may acknowledge writes that are not durable".into(),
+                &format!("export it with etherpool node, or accept that: --force-disk {name}"),
+            ),
             Content::Blank => Ok(None),
             Content::Labelled { label, .. } => {
-                self.check_labelled(candidate, &label.label, target, &force).await
+                self.check_labelled(candidate, &label.label, target, &remedy).await
             }
-            Content::Foreign(_) | Content::Refused(_) if candidate.forced => Ok(None),
+            Content::Foreign(_) if candidate.forced => Ok(None),
             Content::Foreign(found) => {
                 let found: Vec<_> = found.iter().map(ToString::to_string).collect();
-                refuse(format!("it carries: {}", found.join(", ")), &force)
+                let volatile = match volatile {
+                    true => "; its target may also acknowledge writes that are not durable",
+                    false => "",
+                };
+                refuse(format!("it carries: {}{volatile}", found.join(", ")), &remedy)
             }
-            Content::Refused(error) => refuse(explain(&error), &force),
+            Content::Refused(error) => self.check_damaged(candidate, &error).await,
             Content::Unreadable(error) => Err(PoolError::io("looking at it", name, error)),
             Content::Unread => refuse("it could not be looked at".into(), "try again"),
         }
+    }
+
+    /// A disk that is somebody's and can't be read as such. Whoever names it may overwrite it, but that
+    /// is advised to nobody: what it holds isn't known.
+    async fn check_damaged(
+        &self,
+        candidate: &Candidate,
+        error: &LabelError,
+    ) -> Result<Option<String>, PoolError> {
+        let refuse = |why: String, remedy: &str| {
+            Err(PoolError::refused(candidate.place.to_string(), why, remedy))
+        };
+        let named = match error {
+            LabelError::Damaged { named, .. } => named.map(|(pool, _)| pool),
+            LabelError::Truncated { pool, .. } => Some(*pool),
+            LabelError::NewerVersion { .. } | LabelError::UnknownFeatures { .. } => None,
+        };
+        if let Some(pool) = self.open_pool_missing(candidate, named) {
+            return refuse(
+                format!(
+                    "{error}; by that or its place it is a disk of pool {pool}, which is open here"
+                ),
+                remedy_of_label(error),
+            );
+        }
+        if let Some(pool) = named {
+            let disks = self.seen_disks(pool);
+            let quorum = Quorum::of(&disks);
+            if let Some(heard) = self.live_owner(&disks, &quorum).await {
+                let (owner, heard) = (owner_name(&quorum), seconds(heard));
+                return refuse(
+                    format!("{error}; it is a disk of a pool that {owner} uses, heard {heard} ago"),
+                    remedy_of_label(error),
+                );
+            }
+        }
+        match candidate.forced {
+            true => Ok(Some(format!(
+                "{}: {error}; whatever its pool has on no other disk would be lost for good",
+                candidate.place.name
+            ))),
+            false => refuse(error.to_string(), remedy_of_label(error)),
+        }
+    }
+
+    /// The open pool that misses a disk which this one may be: by what is left of its label, or because
+    /// it is where that one was.
+    fn open_pool_missing(&self, candidate: &Candidate, named: Option<PoolId>) -> Option<String> {
+        let slots = self.slots.borrow();
+        let known = self.known.borrow();
+        let was_here = |id: &PoolId| {
+            let mut disks = known.get(id).into_iter().flat_map(|disks| disks.values());
+            disks.any(|place| place.name == candidate.place.name)
+        };
+        let mut open = slots.iter().filter(|(_, slot)| {
+            matches!(*slot.state.borrow(), SlotState::Open(_) | SlotState::Opening)
+        });
+        let found = open.find(|(id, _)| named.map_or_else(|| was_here(id), |named| named == **id));
+        found.map(|(_, slot)| slot.name.borrow().clone())
     }
 
     async fn check_labelled(

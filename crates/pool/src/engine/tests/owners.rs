@@ -171,6 +171,38 @@ fn a_disk_belongs_to_one_pool() {
     other.create_of("c", &["e0.0"], true).unwrap();
 }
 
+/// Finding 5.8: what can't be read isn't offered for overwriting, and what an open pool misses can't be
+/// overwritten at all.
+#[test]
+fn a_damaged_disk_is_kept() {
+    let (first, _) = Bench::mirrored(250);
+    let (now, pools) = (first.executor.handle().now(), first.engine.known_pools());
+    first.executor.clear();
+    let sectors = first.disks[1].image().len();
+    let ends = [0, 4096, sectors - (1 << 20), sectors - (1 << 20) + 4096];
+    // First one sound copy is left, which names the pool, then none.
+    for last in [3, 4] {
+        ends[last - 3..last]
+            .iter()
+            .for_each(|at| first.disks[1].damage(at + 20, |byte| *byte ^= 1));
+        let bench = Bench::again(251, first.disks.clone(), now, 1, pools.clone());
+        bench.pass(Duration::from_secs(40));
+        for force in [false, true] {
+            let text = bench.create_of("c", &["e1.0"], force).unwrap_err().to_string();
+            assert!(text.contains("damaged") && text.contains("open here"), "{text}");
+            assert!(text.contains("keep it") && !text.contains("--force-disk"), "{text}");
+        }
+        bench.executor.clear();
+    }
+    // The same for somebody who knows nothing of the pool: it isn't advised, but it can be had.
+    let other = Bench::with(252, first.disks.clone(), now + Duration::from_secs(99), 2);
+    other.pass(Duration::from_secs(30));
+    let text = other.create_of("c", &["e1.0"], false).unwrap_err().to_string();
+    assert!(text.contains("keep it") && !text.contains("--force-disk"), "{text}");
+    let forecast = other.plan_of("c", &["e1.0"], true).unwrap();
+    assert!(forecast.losses[0].contains("damaged"), "{forecast:?}");
+}
+
 /// Finding 5.16: what others did with a pool or a disk is seen without anybody asking.
 #[test]
 fn what_others_do_is_seen() {
