@@ -11,11 +11,17 @@ use crate::{Lab, etherpool, wait_until};
 pub struct Rival {
     child: Child,
     socket: PathBuf,
+    mounts: tempfile::TempDir,
 }
 
 impl Rival {
     /// Starts it; it has its own identity, state and addresses.
     pub fn start(lab: &Lab) -> Rival {
+        Rival::start_as(lab, None)
+    }
+
+    /// One that says to be `owner`, as anybody can who has read that id off a disk.
+    pub fn start_as(lab: &Lab, owner: Option<&str>) -> Rival {
         let netns = lab.status()["netns"].as_str().unwrap().to_owned();
         for line in [
             "link add sup1 mtu 9000 type veth peer name psup1 mtu 9000",
@@ -29,15 +35,22 @@ impl Rival {
         let dir = lab.dir().join("rival");
         std::fs::create_dir_all(&dir).unwrap();
         let path = |name: &str| dir.join(name).display().to_string();
+        // Outside of all that the lab's own supervisor mounts on.
+        let mounts = tempfile::Builder::new().prefix("etherpool-rival").tempdir().unwrap();
         let config = format!(
             "state-dir = {:?}\nrun-dir = {:?}\ndevice-dir = {:?}\n\
              [[interfaces]]\nname = \"sup1\"\nnetns = {netns:?}\n\
-             [ftp]\nlisten = \"127.0.0.1:{}\"\n",
+             [ftp]\nlisten = \"127.0.0.1:{}\"\n[mount]\nroots = [{:?}]\n",
             path("state"),
             path("run"),
             path("dev"),
             lab.ftp_port() + 8000,
+            mounts.path(),
         );
+        if let Some(owner) = owner {
+            std::fs::create_dir_all(dir.join("state")).unwrap();
+            std::fs::write(dir.join("state/owner-id"), owner).unwrap();
+        }
         let file = dir.join("supervisor.toml");
         std::fs::write(&file, config).unwrap();
         let log = std::fs::File::create(dir.join("log")).unwrap();
@@ -48,9 +61,14 @@ impl Rival {
             .stderr(log)
             .spawn()
             .unwrap();
-        let rival = Rival { child, socket: dir.join("run/api.sock") };
+        let rival = Rival { child, socket: dir.join("run/api.sock"), mounts };
         wait_until("the rival answers", || rival.cli(&["pool", "list", "--json"]).0);
         rival
+    }
+
+    /// The directory below which it mounts; removed with it.
+    pub fn mounts(&self) -> &std::path::Path {
+        self.mounts.path()
     }
 
     /// `etherpool ARGS` against it: whether it succeeded, and what it said.

@@ -45,6 +45,48 @@ fn a_pool_that_is_not_in_the_records_is_left_alone() {
     lab.wait_served();
 }
 
+/// Finding 5.1, as it was found: a pool that names this supervisor as its owner, with a mount of its own,
+/// is brought to the Ethernet.
+#[test]
+fn a_pool_that_a_stranger_made_in_our_name_gets_nothing() {
+    let lab = small();
+    lab.lab(&["add-node"]);
+    let owner = std::fs::read_to_string(lab.dir().join("supervisor/state/owner-id")).unwrap();
+    let forger = Rival::start_as(&lab, Some(&owner));
+    let run = |line: &str| {
+        let (code, text) = forger.code(&line.split(' ').collect::<Vec<_>>());
+        assert_eq!(code, 0, "{line}: {text}");
+    };
+    wait_until("the forger sees the disk", || forger.cli(&["disk", "list"]).1.contains("e4.0"));
+    run("pool create evil e4.0 --failure-domain disk --yes");
+    run("volume create evil/x --size 16M --layout raid0");
+    run("volume mkfs evil/x --yes");
+    let mount_point = forger.mounts().join("x");
+    std::fs::create_dir_all(&mount_point).unwrap();
+    run(&format!("volume mount evil/x {}", mount_point.display()));
+    let path = mount_point.display().to_string();
+    let is_mounted =
+        || std::fs::read_to_string("/proc/self/mounts").unwrap().contains(&format!(" {path} "));
+    assert!(is_mounted());
+    drop(forger);
+    let state = || {
+        let pools = lab.json(&["pool", "list"]);
+        let evil = pools.as_array().unwrap().iter().find(|pool| pool["name"] == "evil").cloned();
+        evil.map_or(String::new(), |pool| pool["state"]["is"].as_str().unwrap().to_owned())
+    };
+    wait_until("the pool is in sight", || state() == "foreign");
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(state(), "foreign");
+    assert!(!is_mounted(), "nothing of it is mounted");
+    // Imported by a person: what came with it is shown, and its mount lies outside of the roots.
+    let (code, text) = code(&lab, &["pool", "import", "evil", "--yes"]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains(&path) && text.contains("stays out"), "{text}");
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(!is_mounted(), "nothing of it is mounted");
+    assert_eq!(lab.pool_state(), "online");
+}
+
 /// Finding 5.3.
 #[test]
 fn a_disk_belongs_to_one_pool() {
@@ -191,4 +233,64 @@ fn the_disk_to_bring_back_is_named() {
     wait_until("all of it is there", || lab.volume()["suspended"].is_null());
     lab.cli(&["volume", "mount", "cluster/hyperspace", &path]);
     assert_eq!(std::fs::read(lab.mount().join("new")).unwrap(), vec![7; 24 << 20]);
+}
+
+/// Finding 5.15: a dry run is refused where the command is refused, and does nothing.
+#[test]
+fn a_dry_run_answers_as_the_command_would() {
+    let lab = small();
+    for line in [
+        "volume remove cluster/hyperspace",
+        "volume mkfs cluster/hyperspace",
+        "volume create cluster/more --size 900G --layout mirror:2",
+        "volume create cluster/hyperspace --size 16M --layout mirror:2",
+        "volume extend cluster/hyperspace --size 900G",
+        "disk reset-epoch e1.0 --force-disk e1.0",
+        "pool create cluster e1.0",
+    ] {
+        let said = |more: &str| {
+            let args: Vec<&str> = line.split(' ').chain([more]).collect();
+            code(&lab, &args)
+        };
+        let dry = said("--dry-run");
+        let create = line.starts_with("volume create");
+        let real =
+            if create { code(&lab, &line.split(' ').collect::<Vec<_>>()) } else { said("--yes") };
+        assert_ne!(dry.0, 0, "{line}: {}", dry.1);
+        assert_eq!(dry, real, "{line}");
+    }
+    let (status, text) =
+        code(&lab, &["volume", "create", "cluster/more", "--size", "900G", "--layout", "mirror:2"]);
+    assert_eq!(status, 1, "{text}");
+    for part in ["n1", "n2", "n3", "e1.0", "one more machine"] {
+        assert!(text.contains(part), "what is free where: {part}: {text}");
+    }
+    assert_eq!(lab.pool_state(), "online");
+    lab.wait_served();
+    drop(lab);
+
+    // What would be done is said and not done.
+    let lab = Lab::up(&LabOptions { size: "256M", disks: 1, bare: true, ..LabOptions::default() });
+    wait_until("the disks are in sight", || {
+        lab.json(&["disk", "list"]).as_array().map_or(0, Vec::len) == 3
+    });
+    let sees = |what: &str, count: usize| {
+        let seen = lab.json(&[what, "list"]).as_array().map_or(0, Vec::len);
+        assert_eq!(seen, count, "{what}");
+    };
+    let run = |line: &str| lab.cli(&line.split(' ').collect::<Vec<_>>());
+    run("pool create cluster e1.0 e2.0 e3.0 --dry-run");
+    sees("pool", 0);
+    run("pool create cluster e1.0 e2.0 e3.0 --yes");
+    run("volume create cluster/v --size 16M --layout mirror:2 --dry-run");
+    sees("volume", 0);
+    run("volume create cluster/v --size 16M --layout mirror:2");
+    run("volume mkfs cluster/v --dry-run");
+    run("volume mkfs cluster/v --yes");
+    let (status, text) = code(&lab, &["volume", "mkfs", "cluster/v", "--dry-run"]);
+    assert!(status == 4 && text.contains("ext"), "it carries a file system now: {text}");
+    run("volume remove cluster/v --dry-run");
+    sees("volume", 1);
+    run("volume remove cluster/v --yes");
+    sees("volume", 0);
 }

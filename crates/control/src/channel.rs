@@ -153,6 +153,8 @@ pub enum EngineRequest {
     ResetEpoch {
         /// The disk.
         disk: ShelfSlot,
+        /// Only check that there is something to forget.
+        dry_run: bool,
     },
     /// Release all leases cleanly and stop. Answered with null when it is done.
     Shutdown,

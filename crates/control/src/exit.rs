@@ -54,7 +54,9 @@ impl Exit {
             Exit::Failure => "it failed; the message says on what and what to do",
             Exit::Usage => "wrong arguments or configuration; nothing was tried",
             Exit::NotFound => "what was named does not exist",
-            Exit::Refused => "refused to protect data: needs --yes or --force-disk DISK",
+            Exit::Refused => {
+                "refused to protect data; the message says what of and what would be needed"
+            }
             Exit::Degraded => "the command worked; what it shows or lists of ours is not healthy",
             Exit::NotRunning => "no supervisor answers on the API socket",
             Exit::Exists => "it exists already",

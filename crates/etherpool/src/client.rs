@@ -87,6 +87,15 @@ impl ApiClient {
         self.call(Method::DELETE, path, &(), CHANGE_LIMIT).await
     }
 
+    /// The same, and how.
+    pub async fn delete_as<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
+        self.call(Method::DELETE, path, body, CHANGE_LIMIT).await
+    }
+
     /// Has something done that takes long.
     pub async fn stream<T: DeserializeOwned>(
         &self,

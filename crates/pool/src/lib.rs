@@ -2,9 +2,11 @@
 //!
 //! `format` says how bytes lie on a disk, `metadata` what a pool knows about itself and how that is
 //! committed, `layout` and `allocate` which rows hold a volume's blocks. All of that is pure. `engine`
-//! does the work, as async code over `block::BlockDevice`s; it names no file, socket or clock.
+//! does the work, as async code over `block::BlockDevice`s; it names no file, socket or clock. `check`
+//! reads disks without the engine and says what is wrong with them.
 
 pub mod allocate;
+pub mod check;
 pub mod engine;
 pub mod format;
 pub mod layout;

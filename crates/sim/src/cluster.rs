@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::OwnerId;
+use block::{Instant, OwnerId};
 use pool::engine::{Engine, EngineConfig, Limits};
 use pool::{DiskState, KnownPool, PoolReport, PoolState};
 use rand::Rng;
@@ -13,7 +13,8 @@ use rand::rngs::SmallRng;
 use runtime::Handle;
 use uuid::Uuid;
 
-use crate::disk::Disk;
+use crate::claim::Claim;
+use crate::disk::{Disk, DiskRemains};
 use crate::drivers::{self, NodeFacts};
 use crate::medium::Survival;
 use crate::network::{Network, Quality, Station};
@@ -50,6 +51,31 @@ pub struct Node {
     disks: RefCell<Vec<Rc<Disk>>>,
     clock: Cell<Clock>,
     process: RefCell<Option<Rc<Process>>>,
+    /// When something was last wrong with it, as far as anybody looked.
+    troubled: Cell<Option<Instant>>,
+}
+
+/// What is left of all machines at an instant: enough to build them anew in another world.
+pub struct Remains {
+    nodes: Vec<NodeRemains>,
+    owner: OwnerId,
+    records: Vec<KnownPool>,
+    mtu_bytes: usize,
+}
+
+impl Remains {
+    /// The identity of the disk that was last in sight at `address`, as the owner's records have it.
+    pub fn identity_of(&self, address: &str) -> Option<String> {
+        let disks = self.records.iter().flat_map(|pool| &pool.disks);
+        disks.into_iter().find(|disk| disk.place.name == address).map(|disk| disk.id.to_string())
+    }
+}
+
+struct NodeRemains {
+    name: String,
+    shelf: u16,
+    machine: Uuid,
+    disks: Vec<DiskRemains>,
 }
 
 /// A machine that owns pools.
@@ -62,6 +88,8 @@ pub struct Supervisor {
     engine: RefCell<Option<Rc<Engine>>>,
     /// What its records say of its pools; they outlive its process.
     records: RefCell<Vec<KnownPool>>,
+    /// What its status said when it was killed, until it is started again.
+    last_claim: RefCell<Option<Claim>>,
 }
 
 /// All of it.
@@ -94,6 +122,24 @@ impl Node {
     pub fn process(&self) -> Option<Rc<Process>> {
         self.process.borrow().clone()
     }
+
+    /// The shelf of its exports.
+    pub fn shelf(&self) -> u16 {
+        self.shelf
+    }
+
+    /// Whether something about it is broken from outside, so that an engine may do without it at any
+    /// moment.
+    pub fn is_troubled(&self) -> bool {
+        self.process.borrow().as_ref().is_none_or(|process| process.is_paused())
+            || self.station.is_troubled()
+            || self.disks.borrow().iter().any(|disk| disk.is_silent())
+    }
+
+    /// When something about it was last known to be broken.
+    pub fn last_troubled(&self) -> Option<Instant> {
+        self.troubled.get()
+    }
 }
 
 impl Supervisor {
@@ -115,6 +161,11 @@ impl Supervisor {
     /// The running engine, if it runs.
     pub fn engine(&self) -> Option<Rc<Engine>> {
         self.engine.borrow().clone()
+    }
+
+    /// What its status said when it was killed, unless it runs again.
+    pub fn last_claim(&self) -> Option<Claim> {
+        self.last_claim.borrow().clone()
     }
 
     /// What its engine says of `pool`.
@@ -154,6 +205,7 @@ impl Cluster {
                     process: RefCell::default(),
                     engine: RefCell::default(),
                     records: RefCell::default(),
+                    last_claim: RefCell::default(),
                     name,
                 })
             })
@@ -180,6 +232,73 @@ impl Cluster {
         }
         cluster.start_supervisor(0);
         cluster
+    }
+
+    /// Machines with what others left, in another world; none of them runs yet. The first supervisor
+    /// is the one that owned the pool, the second one knows nothing.
+    pub fn rebuild(stage: &Stage, remains: &Remains) -> Rc<Cluster> {
+        let plan = Plan { supervisors: 2, mtu_bytes: remains.mtu_bytes, ..Plan::simple(0, 0) };
+        let mut cluster = Cluster::build(stage, plan);
+        let world = &stage.world;
+        let nodes = remains.nodes.iter().map(|left| {
+            Rc::new(Node {
+                name: left.name.clone(),
+                shelf: left.shelf,
+                machine: left.machine,
+                station: cluster.network.plug(&left.name, remains.mtu_bytes),
+                disks: RefCell::new(
+                    left.disks.iter().map(|disk| Disk::restored(world, disk)).collect(),
+                ),
+                clock: Cell::default(),
+                process: RefCell::default(),
+                troubled: Cell::default(),
+            })
+        });
+        let nodes = nodes.collect();
+        if let Some(first) = Rc::get_mut(&mut cluster) {
+            first.nodes = RefCell::new(nodes);
+            if let Some(owner) = first.supervisors.first_mut().and_then(Rc::get_mut) {
+                owner.owner = remains.owner;
+                owner.records = RefCell::new(remains.records.clone());
+            }
+        }
+        cluster
+    }
+
+    /// What a power cut at this moment would leave on each disk; `owner` is the supervisor whose
+    /// records are kept. Nothing changes, and no draw is taken but from `random`.
+    pub fn remains(
+        &self,
+        owner: usize,
+        random: &mut SmallRng,
+        survival: Option<Survival>,
+    ) -> Remains {
+        let supervisor = &self.supervisors[owner];
+        let records = match supervisor.engine() {
+            Some(engine) => engine.known_pools(),
+            None => supervisor.records.borrow().clone(),
+        };
+        let nodes = self.nodes.borrow();
+        let nodes = nodes.iter().map(|node| {
+            let survival = survival.unwrap_or_else(|| any_survival(random));
+            let disks = node.disks().iter().map(|disk| disk.remains(survival, random)).collect();
+            let (name, shelf, machine) = (node.name.clone(), node.shelf, node.machine);
+            NodeRemains { name, shelf, machine, disks }
+        });
+        Remains {
+            nodes: nodes.collect(),
+            owner: supervisor.owner,
+            records,
+            mtu_bytes: self.plan.mtu_bytes,
+        }
+    }
+
+    /// Remembers which nodes are in trouble now.
+    pub fn note_trouble(&self) {
+        let now = self.world().timeline().now();
+        for node in self.nodes.borrow().iter().filter(|node| node.is_troubled()) {
+            node.troubled.set(Some(now));
+        }
     }
 
     /// Time, processes, story.
@@ -324,6 +443,7 @@ impl Cluster {
         let port = self.network.open(&supervisor.station);
         drivers::attach(&handle, port, &engine);
         follow_events(&process, &engine, self.world(), &supervisor.name);
+        *supervisor.last_claim.borrow_mut() = None;
         *supervisor.engine.borrow_mut() = Some(engine);
         *supervisor.process.borrow_mut() = Some(process);
     }
@@ -331,6 +451,9 @@ impl Cluster {
     /// SIGKILL of a supervisor.
     pub fn kill_supervisor(&self, number: usize) {
         let supervisor = &self.supervisors[number];
+        if self.stage.forks.by_luck() && supervisor.engine().is_some() {
+            *supervisor.last_claim.borrow_mut() = Claim::of(self, number);
+        }
         let (process, engine) =
             (supervisor.process.borrow_mut().take(), supervisor.engine.borrow_mut().take());
         if let Some(engine) = &engine {
@@ -356,11 +479,7 @@ impl Cluster {
 
     /// What a power cut leaves, by luck.
     pub fn any_survival(&self) -> Survival {
-        self.luck(|random| match random.random_range(0..4) {
-            0 => Survival::None,
-            1 => Survival::All,
-            _ => Survival::Arbitrary,
-        })
+        self.luck(any_survival)
     }
 
     /// Everything that was broken from outside works again: power, links, processes, disks' answers.
@@ -439,8 +558,17 @@ fn new_node(
         disks: RefCell::new(disks),
         clock: Cell::new(clock),
         process: RefCell::default(),
+        troubled: Cell::default(),
         name,
     })
+}
+
+fn any_survival(random: &mut SmallRng) -> Survival {
+    match random.random_range(0..4) {
+        0 => Survival::None,
+        1 => Survival::All,
+        _ => Survival::Arbitrary,
+    }
 }
 
 fn identity(world: &World, name: &str) -> Uuid {

@@ -10,8 +10,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{
-    BlockDevice, Buffer, BufferMut, Claim, Completion, DeviceEvent, Durability, DurabilityClass,
-    Geometry, Holder, Instance, Instant, IoError, IoFuture, Lba, SECTOR_BYTES, SectorRange,
+    BLOCK_SECTORS, BlockDevice, Buffer, BufferMut, Claim, Completion, DeviceEvent, Durability,
+    DurabilityClass, Geometry, Holder, Instance, Instant, IoError, IoFuture, Lba, SECTOR_BYTES,
+    SectorRange,
 };
 use futures::FutureExt;
 use futures::channel::oneshot;
@@ -83,7 +84,18 @@ pub struct Disk {
     failing_flushes: Cell<u32>,
     lies: Cell<bool>,
     gone: Cell<bool>,
+    /// Blocks that begin like this are answered and not written, so many of them.
+    losing: Cell<Option<([u8; 4], u32)>>,
     counters: Cell<DiskCounters>,
+}
+
+/// What is left of a disk when its machine goes.
+#[derive(Clone)]
+pub struct DiskRemains {
+    name: String,
+    sectors: u64,
+    image: Image,
+    bad_sectors: BTreeSet<u64>,
 }
 
 /// What a disk was asked to do.
@@ -116,8 +128,27 @@ impl Disk {
             failing_flushes: Cell::new(0),
             lies: Cell::new(false),
             gone: Cell::new(false),
+            losing: Cell::new(None),
             counters: Cell::default(),
         })
+    }
+
+    /// A disk with what another one left, in another world.
+    pub fn restored(world: &World, remains: &DiskRemains) -> Rc<Disk> {
+        let disk = Disk::new(world, &remains.name, remains.sectors * SECTOR_BYTES as u64);
+        disk.medium.borrow_mut().restore(remains.image.clone());
+        *disk.bad_sectors.borrow_mut() = remains.bad_sectors.clone();
+        disk
+    }
+
+    /// What a power cut at this moment would leave. Nothing changes.
+    pub fn remains(&self, survival: Survival, random: &mut SmallRng) -> DiskRemains {
+        DiskRemains {
+            name: self.name.clone(),
+            sectors: self.sectors.get(),
+            image: self.medium.borrow().image_after(survival, random),
+            bad_sectors: self.bad_sectors.borrow().clone(),
+        }
     }
 
     /// Its name in stories.
@@ -208,6 +239,22 @@ impl Disk {
         self.write_faults.borrow_mut().push(fault);
     }
 
+    /// The next `count` blocks that begin with `magic` are answered and never written, whatever they
+    /// are written together with.
+    pub fn lose_next_blocks(&self, magic: [u8; 4], count: u32) {
+        self.losing.set(Some((magic, count)));
+    }
+
+    /// Whether a power cut could change anything.
+    pub fn is_stable(&self) -> bool {
+        self.medium.borrow().is_stable()
+    }
+
+    /// Whether it answers nothing now, or only that it is gone.
+    pub fn is_silent(&self) -> bool {
+        self.gone.get() || self.stuck_until.get() > self.timeline.now()
+    }
+
     /// The next `count` flushes fail.
     pub fn fail_flushes(&self, count: u32) {
         self.failing_flushes.set(count);
@@ -244,6 +291,7 @@ impl Disk {
         self.write_faults.borrow_mut().clear();
         self.lies.set(false);
         self.gone.set(false);
+        self.losing.set(None);
     }
 
     /// The device grows.
@@ -284,7 +332,14 @@ impl Disk {
         }
         let mut medium = self.medium.borrow_mut();
         let mut bad = self.bad_sectors.borrow_mut();
+        let mut losing = false;
         for (index, chunk) in data.chunks_exact(SECTOR_BYTES).enumerate() {
+            if (to + index as u64).is_multiple_of(BLOCK_SECTORS) {
+                losing = self.loses(chunk);
+            }
+            if losing {
+                continue;
+            }
             let mut contents: Sector = [0; SECTOR_BYTES];
             contents.copy_from_slice(chunk);
             let sector = to + index as u64;
@@ -292,6 +347,17 @@ impl Disk {
             bad.remove(&sector);
         }
         (number, Ok(to))
+    }
+
+    /// Whether a block that begins like this is answered and not written.
+    fn loses(&self, begin: &[u8]) -> bool {
+        let Some((magic, count)) = self.losing.get() else { return false };
+        if !begin.starts_with(&magic) {
+            return false;
+        }
+        self.story.tell(&self.name, &format!("loses a block that begins with {magic:?}"));
+        self.losing.set((count > 1).then_some((magic, count - 1)));
+        true
     }
 
     /// Labels, votes and metadata live in the first and last megabytes; a fault there is another
@@ -478,75 +544,4 @@ impl BlockDevice for SimDisk {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    fn in_world<T: 'static>(body: impl AsyncFnOnce(Rc<Disk>) -> T + 'static) -> T {
-        let world = World::new(5, false);
-        let disk = Disk::new(&world, "d", 1 << 20);
-        world.run(Duration::from_secs(60), async move { body(disk).await }).unwrap()
-    }
-
-    #[test]
-    fn a_flush_names_its_instance_and_a_failure_is_told_once() {
-        in_world(async |disk| {
-            let first = disk.open();
-            let written = first.write(Lba(0), Buffer::copy_of(&[7; 512]), Durability::Volatile);
-            let instance = written.await.unwrap().instance;
-            disk.fail_flushes(1);
-            assert_eq!(first.flush(instance).await, Err(IoError::FlushFailed));
-            assert!(first.flush(instance).await.is_ok());
-            let second = disk.open();
-            assert_eq!(
-                second.flush(instance).await,
-                Err(IoError::Restarted { now: second.instance })
-            );
-            assert!(second.flush(second.instance).await.is_ok());
-        });
-    }
-
-    #[test]
-    fn a_durable_write_survives_and_a_volatile_one_may_not() {
-        in_world(async |disk| {
-            let device = disk.open();
-            let ones = Buffer::copy_of(&[1; 1024]);
-            device.write(Lba(8), ones.clone(), Durability::Durable).await.unwrap();
-            device.write(Lba(16), ones, Durability::Volatile).await.unwrap();
-            disk.cut_power(Survival::None);
-            assert_eq!(disk.peek(SectorRange::new(Lba(8), 2)), [1; 1024]);
-            assert_eq!(disk.peek(SectorRange::new(Lba(16), 2)), [0; 1024]);
-        });
-    }
-
-    #[test]
-    fn what_overlaps_runs_in_order_of_the_calls() {
-        in_world(async |disk| {
-            let device = disk.open();
-            let mut reads = Vec::new();
-            let mut writes = Vec::new();
-            for value in 0..20u8 {
-                let data = Buffer::copy_of(&[value; 512]);
-                writes.push(device.write(Lba(3), data, Durability::Volatile));
-                reads.push((value, device.read(SectorRange::new(Lba(3), 1))));
-            }
-            for (value, read) in reads {
-                assert_eq!(read.await.unwrap().value[0], value);
-            }
-            drop(writes);
-        });
-    }
-
-    #[test]
-    fn bad_sectors_heal_when_written() {
-        in_world(async |disk| {
-            let device = disk.open();
-            disk.set_bad(SectorRange::new(Lba(9), 1));
-            let failed = device.read(SectorRange::new(Lba(8), 8)).await;
-            assert_eq!(failed, Err(IoError::Medium(SectorRange::new(Lba(9), 1))));
-            device.write(Lba(9), Buffer::zeroed(512), Durability::Volatile).await.unwrap();
-            assert!(device.read(SectorRange::new(Lba(8), 8)).await.is_ok());
-            let beyond = SectorRange::new(Lba(u64::MAX - 1), 4);
-            assert_eq!(device.read(beyond).await, Err(IoError::OutOfRange(beyond)));
-        });
-    }
-}
+mod tests;

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use clap::Parser;
-use sim::runner::{self, Outcome, Scenario};
+use sim::runner::{self, Expected, Options, Outcome, Scenario};
 use sim::scenarios;
 use sim::story::Listener;
 
@@ -38,6 +38,19 @@ struct Arguments {
     /// Goes on after a failing seed, and prints a line for each.
     #[arg(long)]
     keep_going: bool,
+    /// Loses disks for good at random instants, in copies of the world beside the random run.
+    #[arg(long)]
+    fork: bool,
+    /// Runs the scenarios that show what isn't mended yet (docs/failure-model.md), each until a seed
+    /// fails, at most --seeds of them; it is an error if one of them fails no more.
+    #[arg(long, conflicts_with_all = ["seed", "scenario"])]
+    known_holes: bool,
+}
+
+impl Arguments {
+    fn options(&self) -> Options {
+        Options { verbose: self.verbose, forks: self.fork }
+    }
 }
 
 fn main() -> ExitCode {
@@ -62,16 +75,22 @@ fn main() -> ExitCode {
     // Only a second subscriber could make this fail, and there is none.
     let _ = tracing::subscriber::set_global_default(Listener { level });
     runner::catch_panics();
+    if arguments.known_holes {
+        return known_holes(&arguments);
+    }
     match arguments.seed {
-        Some(seed) => one_seed(seed, only, arguments.verbose),
+        Some(seed) => one_seed(seed, only, arguments.options()),
         None => sweep(&arguments, only),
     }
 }
 
-/// What a seed means: the random run, and one of the scenarios in turn.
-fn plan(seed: u64, only: Option<Scenario>) -> Vec<Scenario> {
+/// What a seed means: the random run, and one of the scenarios in turn; with forks the random runs.
+fn plan(seed: u64, only: Option<Scenario>, options: Options) -> Vec<Scenario> {
     if let Some(scenario) = only {
         return vec![scenario];
+    }
+    if options.forks {
+        return vec![scenarios::random(), scenarios::random_lulls()];
     }
     let named = scenarios::named();
     let mut plan = vec![scenarios::random()];
@@ -81,17 +100,21 @@ fn plan(seed: u64, only: Option<Scenario>) -> Vec<Scenario> {
     plan
 }
 
-fn one_seed(seed: u64, only: Option<Scenario>, verbose: bool) -> ExitCode {
-    for scenario in plan(seed, only) {
-        let outcome = runner::run(&scenario, seed, verbose);
+fn one_seed(seed: u64, only: Option<Scenario>, options: Options) -> ExitCode {
+    for scenario in plan(seed, only, options) {
+        let outcome = runner::run(&scenario, seed, options);
         if let Some(failure) = &outcome.failure {
             tell(&scenario, seed, failure, &outcome);
             return ExitCode::FAILURE;
         }
         let (name, seconds) = (scenario.name, outcome.virtual_time.as_secs_f64());
         println!(
-            "seed {seed}, {name}: fine; {seconds:.1} s of virtual time, trace {:016x}",
-            outcome.hash
+            "seed {seed}, {name}: fine; {seconds:.1} s of virtual time, trace {:016x}{}",
+            outcome.hash,
+            match outcome.forks {
+                0 => String::new(),
+                count => format!("; {count} forks, trace {:016x}", outcome.fork_hash),
+            }
         );
     }
     ExitCode::SUCCESS
@@ -107,6 +130,7 @@ fn sweep(arguments: &Arguments, only: Option<Scenario>) -> ExitCode {
     let begin = Instant::now();
     let next = AtomicU64::new(arguments.start);
     let simulated_ms = AtomicU64::new(0);
+    let (forks, losses) = (AtomicU64::new(0), AtomicU64::new(0));
     let failures: Mutex<Failures> = Mutex::default();
     let work = || {
         loop {
@@ -115,10 +139,12 @@ fn sweep(arguments: &Arguments, only: Option<Scenario>) -> ExitCode {
             if seed >= end || failed && !arguments.keep_going {
                 return;
             }
-            for (place, scenario) in plan(seed, only).into_iter().enumerate() {
-                let outcome = runner::run(&scenario, seed, arguments.verbose);
+            for (place, scenario) in plan(seed, only, arguments.options()).into_iter().enumerate() {
+                let outcome = runner::run(&scenario, seed, arguments.options());
                 let ms = outcome.virtual_time.as_millis() as u64;
                 simulated_ms.fetch_add(ms, Ordering::Relaxed);
+                forks.fetch_add(outcome.forks, Ordering::Relaxed);
+                losses.fetch_add(outcome.losses, Ordering::Relaxed);
                 if let Some(failure) = &outcome.failure {
                     if arguments.keep_going {
                         let first = failure.lines().next().unwrap_or_default();
@@ -157,7 +183,43 @@ fn sweep(arguments: &Arguments, only: Option<Scenario>) -> ExitCode {
         simulated_ms.into_inner() as f64 / 1000.0,
         count as f64 * 60.0 / took,
     );
+    if arguments.fork {
+        let (forks, losses) = (forks.into_inner(), losses.into_inner());
+        println!("{forks} forks, in {losses} of them a loss that status claims to survive");
+    }
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Each hole that isn't mended: whether a seed still shows it, and how many it took.
+fn known_holes(arguments: &Arguments) -> ExitCode {
+    let count = arguments.seeds.unwrap_or(50);
+    let mut all_show = true;
+    for scenario in scenarios::known_holes() {
+        let Expected::Failing { finding, shown_by } = scenario.expected else { continue };
+        let shown = (arguments.start..arguments.start.saturating_add(count)).find_map(|seed| {
+            let failure = runner::run(&scenario, seed, arguments.options()).failure?;
+            let first = failure.lines().next().unwrap_or_default().to_string();
+            if failure.contains(shown_by) {
+                return Some((seed, first));
+            }
+            println!("{finding:<6} {:<28} seed {seed} fails otherwise: {first}", scenario.name);
+            None
+        });
+        match shown {
+            Some((seed, first)) => {
+                let tried = seed - arguments.start + 1;
+                println!(
+                    "{finding:<6} {:<28} still fails, after {tried} seeds: seed {seed}: {first}",
+                    scenario.name
+                );
+            }
+            None => {
+                all_show = false;
+                println!("{finding:<6} {:<28} doesn't fail in {count} seeds", scenario.name);
+            }
+        }
+    }
+    if all_show { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn tell(scenario: &Scenario, seed: u64, failure: &str, outcome: &Outcome) {
@@ -167,5 +229,9 @@ fn tell(scenario: &Scenario, seed: u64, failure: &str, outcome: &Outcome) {
         println!("  {line}");
     }
     println!("{failure}");
-    println!("again: cargo run --release -p sim -- --seed {seed} --scenario {}", scenario.name);
+    println!(
+        "again: cargo run --release -p sim -- --seed {seed} --scenario {}{}",
+        scenario.name,
+        if outcome.forks > 0 { " --fork" } else { "" }
+    );
 }

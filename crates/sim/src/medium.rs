@@ -41,6 +41,20 @@ struct Volatile {
     versions: Vec<(WriteNumber, Sector)>,
 }
 
+impl Volatile {
+    /// What a power cut leaves of the sector; `None` is what reads see.
+    fn left(&self, survival: Survival, random: &mut SmallRng) -> Option<Sector> {
+        match survival {
+            Survival::All => None,
+            Survival::None => Some(self.stable),
+            Survival::Arbitrary => match random.random_range(0..=self.versions.len()) {
+                0 => Some(self.stable),
+                version => Some(self.versions[version - 1].1),
+            },
+        }
+    }
+}
+
 /// What a power cut leaves of volatile sectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Survival {
@@ -123,17 +137,22 @@ impl Medium {
     /// The power goes: what is volatile is lost or kept, by sector.
     pub fn cut_power(&mut self, survival: Survival, random: &mut SmallRng) {
         for (sector, volatile) in std::mem::take(&mut self.volatile) {
-            let left = match survival {
-                Survival::All => continue,
-                Survival::None => volatile.stable,
-                Survival::Arbitrary => match random.random_range(0..=volatile.versions.len()) {
-                    0 => volatile.stable,
-                    version => volatile.versions[version - 1].1,
-                },
-            };
-            self.live.set_sector(sector, &left);
+            if let Some(left) = volatile.left(survival, random) {
+                self.live.set_sector(sector, &left);
+            }
         }
         self.answered.clear();
+    }
+
+    /// What a power cut at this moment would leave. Nothing changes.
+    pub fn image_after(&self, survival: Survival, random: &mut SmallRng) -> Image {
+        let mut image = self.live.clone();
+        for (sector, volatile) in &self.volatile {
+            if let Some(left) = volatile.left(survival, random) {
+                image.set_sector(*sector, &left);
+            }
+        }
+        image
     }
 
     /// A write-back of all answered writes failed: each of their sectors is stable in one of its

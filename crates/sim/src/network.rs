@@ -302,6 +302,11 @@ impl Station {
         self.cut_in.set(incoming);
     }
 
+    /// Whether its cable is cut in a direction, or loses frames.
+    pub fn is_troubled(&self) -> bool {
+        self.cut_out.get() || self.cut_in.get() || self.quality.get().loss > 0.0
+    }
+
     /// Largest payload from now on.
     pub fn set_mtu_bytes(&self, mtu_bytes: usize) {
         self.mtu_bytes.set(mtu_bytes);

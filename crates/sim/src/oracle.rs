@@ -57,13 +57,14 @@ pub struct Oracle {
     state: RefCell<State>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct State {
     operations: Vec<Operation>,
     /// By sector, oldest first; a sector that isn't here was never touched.
     candidates: BTreeMap<u64, Vec<Candidate>>,
 }
 
+#[derive(Clone, Copy)]
 struct Operation {
     change: Change,
     range: SectorRange,
@@ -101,6 +102,16 @@ impl Oracle {
     fn of(name: &str, volume: u64, whole_blocks: bool) -> Rc<Oracle> {
         let name = name.to_string();
         Rc::new(Oracle { name, volume, whole_blocks, state: RefCell::default() })
+    }
+
+    /// What may be read if the world ends at this moment: nothing that is called for later counts.
+    pub fn fork(&self) -> Rc<Oracle> {
+        Rc::new(Oracle {
+            name: self.name.clone(),
+            volume: self.volume,
+            whole_blocks: self.whole_blocks,
+            state: RefCell::new(self.state.borrow().clone()),
+        })
     }
 
     /// Whether this is a bare disk: its restarts and failed flushes are its client's to handle.

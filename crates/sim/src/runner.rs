@@ -5,8 +5,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::{Either, LocalBoxFuture, select};
 
+use crate::fork::{FORK_MAX, Fork, Forks};
+use crate::random::mix;
 use crate::workload::Verdict;
 use crate::world::{Stalled, World};
 
@@ -23,6 +26,20 @@ impl<T: std::fmt::Display> From<T> for Failure {
 /// The body of a scenario, run by the director.
 pub type Body = fn(Stage) -> LocalBoxFuture<'static, Result<(), Failure>>;
 
+/// How a scenario ends with the engine as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// Every seed passes.
+    Passing,
+    /// Some seed shows a hole that isn't mended yet.
+    Failing {
+        /// The hole's number in docs/failure-model.md.
+        finding: &'static str,
+        /// What a failure that is the hole's, and not another's, says.
+        shown_by: &'static str,
+    },
+}
+
 /// A named course of events.
 #[derive(Clone, Copy)]
 pub struct Scenario {
@@ -34,6 +51,8 @@ pub struct Scenario {
     pub limit: Duration,
     /// What happens.
     pub body: Body,
+    /// How it ends.
+    pub expected: Expected,
 }
 
 /// What a scenario is given.
@@ -43,6 +62,17 @@ pub struct Stage {
     pub world: Rc<World>,
     /// Where anything that watches reports the first broken promise.
     pub verdict: Rc<Verdict>,
+    /// Copies of the world in which disks are lost for good.
+    pub forks: Rc<Forks>,
+}
+
+/// How to run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Every event is printed as it happens.
+    pub verbose: bool,
+    /// Disks are lost for good in forks at random instants.
+    pub forks: bool,
 }
 
 /// How a run went.
@@ -56,6 +86,12 @@ pub struct Outcome {
     pub virtual_time: Duration,
     /// The last significant events.
     pub story: Vec<String>,
+    /// Forks that were looked at.
+    pub forks: u64,
+    /// Those among them in which something was lost that status claimed to survive.
+    pub losses: u64,
+    /// The hash of everything that happened in them.
+    pub fork_hash: u64,
 }
 
 thread_local! {
@@ -75,13 +111,54 @@ pub fn catch_panics() {
     }));
 }
 
-/// Runs `scenario` with `seed`.
-pub fn run(scenario: &Scenario, seed: u64, verbose: bool) -> Outcome {
-    let world = World::new(seed, verbose);
+/// Runs `scenario` with `seed`, then the forks that were taken of it.
+pub fn run(scenario: &Scenario, seed: u64, options: Options) -> Outcome {
+    let forks = Forks::new(seed, options.forks);
+    let world = World::new(seed, options.verbose);
+    let mut outcome = simulate(&world, Rc::clone(&forks), scenario.limit, scenario.body);
+    let taken = forks.take_all();
+    if outcome.failure.is_some() {
+        return outcome;
+    }
+    for fork in taken {
+        outcome.losses += u64::from(fork.is_covered_loss());
+        let judged = run_fork(fork, options.verbose);
+        outcome.forks += 1;
+        outcome.fork_hash = mix(outcome.fork_hash ^ judged.hash);
+        outcome.virtual_time += judged.virtual_time;
+        if judged.failure.is_some() {
+            outcome.failure = judged.failure;
+            outcome.story = judged.story;
+            break;
+        }
+    }
+    outcome
+}
+
+fn run_fork(fork: Fork, verbose: bool) -> Outcome {
+    let fork = Rc::new(fork);
+    let world = World::new(fork.seed(), verbose);
+    world.story().tell("director", &fork.title());
+    let judged = Rc::clone(&fork);
+    let none = Forks::new(fork.seed(), false);
+    let outcome = simulate(&world, none, FORK_MAX, move |stage| judged.judge(stage).boxed_local());
+    let mut story = fork.story().to_vec();
+    story.push(format!("---- {}", fork.title()));
+    story.extend(outcome.story);
+    let failure = outcome.failure.map(|failure| format!("{failure}\nin the {}", fork.title()));
+    Outcome { failure, story, ..outcome }
+}
+
+fn simulate(
+    world: &Rc<World>,
+    forks: Rc<Forks>,
+    limit: Duration,
+    body: impl FnOnce(Stage) -> LocalBoxFuture<'static, Result<(), Failure>>,
+) -> Outcome {
     let begin = world.timeline().now();
     let verdict = Verdict::new();
-    let stage = Stage { world: Rc::clone(&world), verdict: Rc::clone(&verdict) };
-    let body = (scenario.body)(stage);
+    let stage = Stage { world: Rc::clone(world), verdict: Rc::clone(&verdict), forks };
+    let body = body(stage);
     let judged = async move {
         let failed = Box::pin(verdict.failed());
         match select(body, failed).await {
@@ -90,7 +167,7 @@ pub fn run(scenario: &Scenario, seed: u64, verbose: bool) -> Outcome {
             Either::Right((failure, _)) => Some(failure),
         }
     };
-    let result = catch_unwind(AssertUnwindSafe(|| world.run(scenario.limit, judged)));
+    let result = catch_unwind(AssertUnwindSafe(|| world.run(limit, judged)));
     let failure = match result {
         Ok(Ok(failure)) => failure,
         Ok(Err(Stalled::TimeLimit(limit))) => {
@@ -108,6 +185,9 @@ pub fn run(scenario: &Scenario, seed: u64, verbose: bool) -> Outcome {
         hash: world.story().hash(),
         virtual_time: world.timeline().now().since(begin),
         story: world.story().last(60),
+        forks: 0,
+        losses: 0,
+        fork_hash: 0,
     };
     // A task that panicked may panic again while it is dropped; the outcome is known by now.
     let ended = catch_unwind(AssertUnwindSafe(|| world.end()));

@@ -144,6 +144,11 @@ impl Process {
         self.paused.set(false);
     }
 
+    /// Whether it is stopped.
+    pub fn is_paused(&self) -> bool {
+        self.paused.get()
+    }
+
     /// Runs `future` inside the process and waits for its result.
     pub fn run<T: 'static>(
         &self,

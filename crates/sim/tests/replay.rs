@@ -4,7 +4,7 @@ use sim::{runner, scenarios};
 
 fn run(name: &str, seed: u64) -> runner::Outcome {
     let scenario = scenarios::find(name).unwrap_or_else(|| panic!("no scenario {name}"));
-    runner::run(&scenario, seed, false)
+    runner::run(&scenario, seed, runner::Options::default())
 }
 
 #[test]
@@ -38,4 +38,17 @@ fn what_failed_once() {
     for (name, seed) in seeds {
         assert_eq!(run(name, seed).failure, None, "{name} {seed}");
     }
+}
+
+/// A fork draws nothing that the run draws, and follows from the seed as well.
+#[test]
+fn a_run_doesnt_know_of_its_forks() {
+    let scenario = scenarios::random();
+    let plain = runner::run(&scenario, 3, runner::Options::default());
+    let options = runner::Options { forks: true, ..runner::Options::default() };
+    let (forked, again) = (runner::run(&scenario, 3, options), runner::run(&scenario, 3, options));
+    assert_eq!(forked.failure, None);
+    assert!(forked.forks > 0 && plain.forks == 0);
+    assert_eq!(plain.hash, forked.hash);
+    assert_eq!((forked.forks, forked.fork_hash), (again.forks, again.fork_hash));
 }

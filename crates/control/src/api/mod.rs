@@ -11,8 +11,8 @@ mod status;
 pub use error::{ApiError, ErrorCode};
 pub use request::{
     CreatePool, CreateVolume, ExportVolume, ExtendPool, ExtendVolume, FailureDomain, ImportPool,
-    LayoutSpec, MakeFs, MountVolume, ReleasePool, ResetEpoch, ServeFtp, UnexportVolume,
-    UnmountVolume, VerifyVolume,
+    LayoutSpec, MakeFs, MountVolume, ReleasePool, RemoveVolume, ResetEpoch, ServeFtp,
+    UnexportVolume, UnmountVolume, VerifyVolume,
 };
 pub use status::{
     HeldReport, ImportResult, InterfaceState, PoolReportExt, Preview, ProcessState, SeenTarget,

@@ -200,6 +200,16 @@ pub struct MakeFs {
     pub fstype: FsType,
     /// Overwrite what is recognised on the volume.
     pub force: bool,
+    /// Only check.
+    pub dry_run: bool,
+}
+
+/// `DELETE /v1/pools/POOL/volumes/VOL`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RemoveVolume {
+    /// Only check.
+    pub dry_run: bool,
 }
 
 /// `POST /v1/pools/POOL/volumes/VOL/mount`.
@@ -274,6 +284,9 @@ pub struct UnexportVolume {
 pub struct ResetEpoch {
     /// The same disk again: it says that the name in the path isn't a slip.
     pub force_disk: ShelfSlot,
+    /// Only check.
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 #[cfg(test)]

@@ -86,9 +86,10 @@ async fn reset_epoch(context: &Context, args: ResetEpochArgs) -> Result<Exit, Fa
          is still running\nsomewhere could write to it again until the pool's present owner claims \
          it.\n"
     );
+    let path = format!("/v1/disks/{disk}/reset-epoch");
+    let () = context.client.post(&path, &ResetEpoch { force_disk, dry_run: true }).await?;
     if confirm(&what, args.confirmation)? == Proceed::Yes {
-        let path = format!("/v1/disks/{disk}/reset-epoch");
-        let () = context.client.post(&path, &ResetEpoch { force_disk }).await?;
+        let () = context.client.post(&path, &ResetEpoch { force_disk, dry_run: false }).await?;
         if context.json {
             print_json(&())?;
         } else {

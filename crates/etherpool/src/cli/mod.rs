@@ -12,6 +12,7 @@ mod failure;
 mod held;
 mod output;
 mod pool;
+mod pool_check;
 mod progress;
 mod status;
 mod target_ask;
@@ -180,6 +181,7 @@ fn run(cli: Cli, socket: Option<&Path>) -> Result<ExitCode, Failure> {
         Command::Completion(args) => docs::completion(args)?,
         Command::Man(args) => docs::man(args)?,
         Command::User(command) => user::run(command)?,
+        Command::Pool(pool::PoolCommand::Check(args)) => pool_check::run(&args, cli.json)?,
         command => {
             let tell = progress::is_seen(cli.json);
             let client = ApiClient::new(cli.socket, timeout, tell);
@@ -234,6 +236,8 @@ mod tests {
             "etherpool pool import cluster --yes",
             "etherpool pool import --all",
             "etherpool pool release cluster",
+            "etherpool pool check /dev/sdb /srv/d1.img",
+            "etherpool pool check cluster d0.img d1.img --data --json",
             "etherpool volume create cluster/v --size 10G --layout mirror:2",
             "etherpool volume create cluster/v --size 100%FREE --layout raid0",
             "etherpool volume extend cluster/v --size 20G --resizefs",
@@ -305,6 +309,7 @@ mod tests {
             ("etherpool pool create p sdb", "not an AoE address"),
             ("etherpool pool import", "required"),
             ("etherpool pool import p --all", "cannot be used with"),
+            ("etherpool pool check", "required"),
             ("etherpool volume create p/v --layout raid0", "--size"),
             ("etherpool volume create v --size 1G --layout raid0", "want POOL/VOLUME"),
             ("etherpool volume create p/v --size 1X --layout raid0", "unknown unit"),

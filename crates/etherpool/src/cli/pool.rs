@@ -16,6 +16,7 @@ use super::args::{Confirmation, parse_name};
 use super::confirm::{Proceed, confirm, effects};
 use super::disk::{describe, resolve_all};
 use super::output::{self, print_json};
+use super::pool_check::CheckArgs;
 use super::{Context, Failure};
 
 /// Pools.
@@ -34,6 +35,8 @@ pub enum PoolCommand {
     },
     /// Open a pool that another supervisor owned or released
     Import(ImportArgs),
+    /// Look for damage on the disks of a pool, without a supervisor and without changing anything
+    Check(CheckArgs),
     /// Close a pool so that another supervisor can import it without waiting
     Release {
         /// The pool
@@ -142,6 +145,7 @@ pub async fn run(context: &Context, command: PoolCommand) -> Result<Exit, Failur
         PoolCommand::Import(args) if args.all => import_all(context, args).await,
         PoolCommand::Import(args) => import(context, args).await,
         PoolCommand::Release { pool, confirmation } => release(context, &pool, confirmation).await,
+        PoolCommand::Check(args) => super::pool_check::run(&args, context.json),
     }
 }
 

@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 use clap::{Args, Subcommand};
 use control::api::{
-    CreateVolume, ExportVolume, ExtendVolume, LayoutSpec, MakeFs, MountVolume, Preview, ServeFtp,
-    Status, UnexportVolume, UnmountVolume, VerifyVolume,
+    CreateVolume, ExportVolume, ExtendVolume, LayoutSpec, MakeFs, MountVolume, Preview,
+    RemoveVolume, ServeFtp, Status, UnexportVolume, UnmountVolume, VerifyVolume,
 };
 use control::exit::Exit;
 use control::names::{ExportTarget, ExportWish, ShelfSlot, VolumeName};
@@ -372,10 +372,13 @@ async fn remove(context: &Context, args: DestroyArgs) -> Result<Exit, Failure> {
         "Volume {} and everything on it would be removed.\n",
         description(context, &volume).await?
     );
+    // What the command would be refused for is said before anybody is asked.
+    let path = path_of(&volume);
+    let () = context.client.delete_as(&path, &RemoveVolume { dry_run: true }).await?;
     if confirm(&what, args.confirmation)? == Proceed::No {
         return Ok(Exit::Ok);
     }
-    let () = context.client.delete(&path_of(&volume)).await?;
+    let () = context.client.delete_as(&path, &RemoveVolume { dry_run: false }).await?;
     done(context, &format!("{volume} is removed\n"))
 }
 
@@ -386,11 +389,13 @@ async fn mkfs(context: &Context, args: MkfsArgs) -> Result<Exit, Failure> {
         args.fstype,
         description(context, &volume).await?
     );
+    let request = MakeFs { fstype: args.fstype, force: args.force, dry_run: true };
+    let path = format!("{}/mkfs", path_of(&volume));
+    let () = streamed(context, "looking at the volume", &path, &request).await?;
     if confirm(&what, args.target.confirmation)? == Proceed::No {
         return Ok(Exit::Ok);
     }
-    let request = MakeFs { fstype: args.fstype, force: args.force };
-    let path = format!("{}/mkfs", path_of(&volume));
+    let request = MakeFs { dry_run: false, ..request };
     let () = streamed(context, "making the file system", &path, &request).await?;
     done(context, &format!("{} made on {volume}\n", args.fstype))
 }

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use block::{Claim, Epoch, IoError, OwnerId};
+use block::{Claim, Epoch, IoError, Lba, OwnerId, RefusalReason, SectorRange};
 use control::api::{
     ApiError, ErrorCode, FailureDomain, LayoutSpec, PoolReportExt as _, ProcessState,
 };
@@ -35,6 +35,9 @@ pub async fn answer_all(process: Rc<Process>, mut requests: Mailbox<Incoming>) {
         });
     }
 }
+
+/// The first sector of a disk that is shown to nobody but its owner (docs/session.md, rule 3).
+const OWNED_FROM: u64 = (48 << 10) / block::SECTOR_BYTES as u64;
 
 struct Work<'a> {
     process: &'a Process,
@@ -128,7 +131,7 @@ impl Work<'_> {
                 process.exports.hold(pool, volumes);
                 Ok(Value::Null)
             }
-            EngineRequest::ResetEpoch { disk } => self.reset_epoch(disk).await,
+            EngineRequest::ResetEpoch { disk, dry_run } => self.reset_epoch(disk, dry_run).await,
             EngineRequest::Shutdown => {
                 process.stopping.notify_all();
                 Ok(Value::Null)
@@ -172,21 +175,48 @@ impl Work<'_> {
 
     /// Claims a disk whose record of its owner can't be read, with the lowest epoch there is: the
     /// pool that it belongs to raises it at once.
-    async fn reset_epoch(&self, disk: ShelfSlot) -> Result<Value, ApiError> {
+    async fn reset_epoch(&self, disk: ShelfSlot, dry_run: bool) -> Result<Value, ApiError> {
         let device = self.process.network.device(disk).ok_or_else(|| {
             ApiError::new(ErrorCode::NotFound, format!("disk {disk} is not in sight"))
                 .remedy("see `etherpool disk list`")
         })?;
-        let claim = Claim { epoch: Epoch::OBSERVER.next(), owner: OwnerId::NONE, force: true };
-        match device.claim(claim).await {
-            Ok(_) => Ok(Value::Null),
-            Err(IoError::Fenced { highest }) => Err(ApiError::new(
-                ErrorCode::Invalid,
-                format!("disk {disk} has a readable owner ({highest}): there is nothing to reset"),
-            )),
-            Err(error) => {
-                Err(ApiError::new(ErrorCode::Io, format!("disk {disk} can't be reset: {error}")))
+        let nothing = |why: String| {
+            Err(ApiError::new(ErrorCode::Invalid, format!("{why}: there is nothing to reset")))
+        };
+        let failed = |error: IoError| {
+            Err(ApiError::new(ErrorCode::Io, format!("disk {disk} can't be reset: {error}")))
+        };
+        match device.renew().await {
+            Ok(holder) if holder.value.epoch == Epoch::OBSERVER => {}
+            Ok(holder) => {
+                return nothing(format!("disk {disk} has an owner ({})", holder.value.epoch));
             }
+            Err(IoError::Fenced { highest }) => {
+                return nothing(format!("disk {disk} has an owner ({highest})"));
+            }
+            Err(error) => return failed(error),
+        }
+        // Nobody on record: of a disk that never had an owner everything can be read, of one whose
+        // record is unreadable only labels and votes.
+        let data = SectorRange::new(Lba(OWNED_FROM), 1);
+        match device.read(data).await {
+            Ok(_) => return nothing(format!("disk {disk} has no owner on record")),
+            Err(IoError::Refused(RefusalReason::Owned)) => {}
+            Err(error) => return failed(error),
+        }
+        if dry_run {
+            return Ok(Value::Null);
+        }
+        let claim = Claim { epoch: Epoch::OBSERVER.next(), owner: OwnerId::NONE, force: true };
+        let claimed = device.claim(claim).await;
+        // Whoever is to have it claims it for himself.
+        device.disown();
+        match claimed {
+            Ok(_) => Ok(Value::Null),
+            Err(IoError::Fenced { highest }) => {
+                nothing(format!("disk {disk} has an owner ({highest})"))
+            }
+            Err(error) => failed(error),
         }
     }
 }

@@ -17,8 +17,8 @@ use axum::routing::{get, post};
 use control::api::{
     ApiError, CreatePool, CreateVolume, ErrorCode, ExportVolume, ExtendPool, ExtendVolume,
     HeldReport, ImportPool, MakeFs, MountVolume, PoolReportExt as _, Preview, ReleasePool,
-    ResetEpoch, SeenTarget, ServeFtp, Status, StreamLine, UnexportVolume, UnmountVolume,
-    VerifyVolume,
+    RemoveVolume, ResetEpoch, SeenTarget, ServeFtp, Status, StreamLine, UnexportVolume,
+    UnmountVolume, VerifyVolume,
 };
 use control::channel::{EngineRequest, to_line};
 use control::names::{ShelfSlot, VolumeName, check_name};
@@ -252,7 +252,7 @@ async fn reset_epoch(State(services): App, Path(disk): Path<ShelfSlot>, body: By
         )
         .into());
     }
-    services.ask(EngineRequest::ResetEpoch { disk }).await
+    services.ask(EngineRequest::ResetEpoch { disk, dry_run: request.dry_run }).await
 }
 
 async fn pools(State(services): App) -> Answer<Vec<PoolReport>> {
@@ -369,8 +369,13 @@ async fn volume(State(services): App, Path(name): Path<(String, String)>) -> Ans
     })
 }
 
-async fn remove_volume(State(services): App, Path(name): Path<(String, String)>) -> Answer<()> {
-    Ok(Json(services.remove_volume(&volume_name(name)?).await?))
+async fn remove_volume(
+    State(services): App,
+    Path(name): Path<(String, String)>,
+    body: Bytes,
+) -> Answer<()> {
+    let request: RemoveVolume = read(&body)?;
+    Ok(Json(services.remove_volume(&volume_name(name)?, request).await?))
 }
 
 async fn extend_volume(

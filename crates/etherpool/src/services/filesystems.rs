@@ -54,7 +54,12 @@ impl Services {
             label: Some(name.volume.chars().take(16).collect()),
             force: request.force,
         };
+        let (force, dry_run) = (request.force, request.dry_run);
         let made = self.on_bare_device(name, async |device| {
+            if dry_run {
+                let checked = filesystem::check_mkfs(device, force).await;
+                return checked.map_err(|error| filesystem_trouble(error).error);
+            }
             let mut reader = ToolProgress::default();
             filesystem::mkfs(device, options, |text| {
                 if let Some(news) = reader.read(text) {

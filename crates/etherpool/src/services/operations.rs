@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use control::api::{
-    ApiError, CreateVolume, ErrorCode, ExportVolume, PoolReportExt as _, SeenTarget, ServeFtp,
-    UnexportVolume,
+    ApiError, CreateVolume, ErrorCode, ExportVolume, PoolReportExt as _, RemoveVolume, SeenTarget,
+    ServeFtp, UnexportVolume,
 };
 use control::channel::EngineRequest;
 use control::names::{ShelfSlot, VolumeName};
@@ -22,6 +22,7 @@ use pool::{PoolReport, VolumeReport};
 
 use super::Services;
 use super::kept::Shown;
+use super::mounts::check_open;
 use super::platform::Platform;
 
 /// How long a mount or unmount may take before the command says that it goes on by itself.
@@ -241,7 +242,11 @@ impl Services {
     }
 
     /// Removes a volume that nobody uses.
-    pub async fn remove_volume(&self, name: &VolumeName) -> Result<(), ApiError> {
+    pub async fn remove_volume(
+        &self,
+        name: &VolumeName,
+        request: RemoveVolume,
+    ) -> Result<(), ApiError> {
         let settings = self.settings(name).await?;
         if settings.mount.is_some() {
             return Err(ApiError::new(ErrorCode::Busy, format!("{name} is mounted"))
@@ -260,6 +265,10 @@ impl Services {
         if state.device().is_some() {
             return Err(ApiError::new(ErrorCode::Busy, format!("{name} is still being detached"))
                 .remedy("see `etherpool status`, then try again"));
+        }
+        if request.dry_run {
+            let pools = self.fresh_pools().await?;
+            return check_open(find(&pools, name)?.0);
         }
         self.engine.call(EngineRequest::RemoveVolume { volume: name.clone() }).await
     }

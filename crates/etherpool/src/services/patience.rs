@@ -91,7 +91,7 @@ pub fn what(request: &EngineRequest) -> String {
         EngineRequest::CheckExport { export } => {
             format!("whether aoe:{} can be exported", export.address)
         }
-        EngineRequest::ResetEpoch { disk } => format!("to reset disk {disk}"),
+        EngineRequest::ResetEpoch { disk, .. } => format!("to reset disk {disk}"),
         EngineRequest::Shutdown => "to stop".into(),
     }
 }

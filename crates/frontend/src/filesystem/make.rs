@@ -38,6 +38,21 @@ pub struct MkfsOptions {
     pub force: bool,
 }
 
+/// Whether [`mkfs`] would overwrite what is on `device`.
+pub async fn check_mkfs(device: PathBuf, force: bool) -> Result<(), FilesystemError> {
+    if force {
+        return Ok(());
+    }
+    match contents(device.clone()).await? {
+        Contents::Blank => Ok(()),
+        Contents::Carries { found, .. } => Err(FilesystemError::NotBlank { device, found }),
+        Contents::Unreadable(why) => {
+            let what = format!("reading {}", device.display());
+            Err(FilesystemError::system(what, std::io::Error::other(why)))
+        }
+    }
+}
+
 /// Makes a file system on `device`. `progress` gets what the tool says, piece by piece.
 ///
 /// Blocks are 4 KiB, the engine's own; a loop device can't tell. Inode tables are left to the
@@ -48,18 +63,7 @@ pub async fn mkfs(
     options: MkfsOptions,
     progress: impl FnMut(&str),
 ) -> Result<(), FilesystemError> {
-    if !options.force {
-        match contents(device.clone()).await? {
-            Contents::Blank => {}
-            Contents::Carries { found, .. } => {
-                return Err(FilesystemError::NotBlank { device, found });
-            }
-            Contents::Unreadable(why) => {
-                let what = format!("reading {}", device.display());
-                return Err(FilesystemError::system(what, std::io::Error::other(why)));
-            }
-        }
-    }
+    check_mkfs(device.clone(), options.force).await?;
     match options.kind {
         Kind::Ext4 => {
             let mut command = Command::new("mke2fs");

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 pub use holders::{Holder, holders};
-pub use make::{Contents, MkfsOptions, can_grow_mounted, check, contents, grow, mkfs};
+pub use make::{Contents, MkfsOptions, can_grow_mounted, check, check_mkfs, contents, grow, mkfs};
 pub(crate) use mount::device_number;
 pub use mount::{Mounted, check_place, is_mounted, mount, shutdown, unmount};
 pub use place::{NeededDirectory, PlaceRules};

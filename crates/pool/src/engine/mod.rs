@@ -53,7 +53,7 @@ mod volumes;
 mod whose;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 

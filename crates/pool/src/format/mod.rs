@@ -35,6 +35,7 @@ pub use log::{
     SEGMENT_HEADER_BYTES, SegmentFault, SegmentHeader, UncheckedSegmentHeader, encode_batch,
     merge_segment,
 };
+pub(crate) use log::{CheckedHeader, CheckedKind, check_header, record_claim};
 pub use vote::{
     Configuration, CopySet, OUT_DISKS_MAX, OutDisk, TooManyOut, VOTE_BYTES, VotePlace, VoteSlots,
     Witness, select_vote,

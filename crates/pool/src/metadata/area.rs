@@ -287,7 +287,7 @@ fn encode_payload(metadata: &Metadata) -> Vec<u8> {
 }
 
 /// Takes a sound payload apart: the pool's identity and the records' bytes.
-pub(super) fn split_payload(
+pub(crate) fn split_payload(
     pool: PoolId,
     payload: &[u8],
 ) -> Result<(PoolIdentity, &[u8]), Malformed> {
@@ -305,7 +305,7 @@ pub(super) fn split_payload(
 
 /// What a checkpoint slot holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum CheckpointSlot<'a> {
+pub(crate) enum CheckpointSlot<'a> {
     /// Never one of this kind.
     Empty,
     /// Damaged, torn, or of another place.
@@ -322,7 +322,7 @@ pub(super) enum CheckpointSlot<'a> {
 }
 
 /// Judges a checkpoint slot.
-pub(super) fn check_checkpoint(bytes: &[u8], pool: PoolId, slot: usize) -> CheckpointSlot<'_> {
+pub(crate) fn check_checkpoint(bytes: &[u8], pool: PoolId, slot: usize) -> CheckpointSlot<'_> {
     let Some((header, rest)) = bytes.split_at_checked(BLOCK_BYTES) else {
         return CheckpointSlot::Empty;
     };
@@ -350,19 +350,19 @@ pub(super) fn check_checkpoint(bytes: &[u8], pool: PoolId, slot: usize) -> Check
 
 /// A sound log entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct CheckedEntry<'a> {
-    pub(super) generation: u64,
-    pub(super) epoch: Epoch,
-    pub(super) number: RecordNumber,
-    pub(super) previous: u32,
-    pub(super) crc: u32,
-    pub(super) payload: &'a [u8],
+pub(crate) struct CheckedEntry<'a> {
+    pub(crate) generation: u64,
+    pub(crate) epoch: Epoch,
+    pub(crate) number: RecordNumber,
+    pub(crate) previous: u32,
+    pub(crate) crc: u32,
+    pub(crate) payload: &'a [u8],
     /// Bytes that it takes in the log.
-    pub(super) len: usize,
+    pub(crate) len: usize,
 }
 
 /// The entry at the beginning of `bytes`, if there is a sound one of this pool.
-pub(super) fn check_entry(bytes: &[u8], pool: PoolId) -> Option<CheckedEntry<'_>> {
+pub(crate) fn check_entry(bytes: &[u8], pool: PoolId) -> Option<CheckedEntry<'_>> {
     let header = bytes.get(..ENTRY_HEADER_BYTES)?;
     if MAGIC.of(header) != ENTRY_MAGIC || ENTRY_POOL.uuid(header) != pool.0 {
         return None;
@@ -380,6 +380,39 @@ pub(super) fn check_entry(bytes: &[u8], pool: PoolId) -> Option<CheckedEntry<'_>
         crc: CRC.number32(entry),
         payload: entry.get(ENTRY_HEADER_BYTES..)?,
         len: used.next_multiple_of(BLOCK_BYTES),
+    })
+}
+
+/// Bytes that a checkpoint takes by its header, which is included; `None` unless the header is sound.
+pub(crate) fn checkpoint_len(header: &[u8]) -> Option<u64> {
+    let sound = header.len() == BLOCK_BYTES
+        && MAGIC.of(header) == CHECKPOINT_MAGIC
+        && CRC.number32(header) == crc_without(header, CRC);
+    sound.then(|| (BLOCK_BYTES as u64).saturating_add(LENGTH.number(header)))
+}
+
+/// What the head of an entry says of itself. Nothing of it was checked but magic and pool: it is for
+/// telling a torn or damaged entry from the end of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EntryClaim {
+    pub(crate) generation: u64,
+    pub(crate) epoch: Epoch,
+    pub(crate) number: RecordNumber,
+    /// Header and payload, without the padding.
+    pub(crate) bytes: usize,
+}
+
+/// Bytes by which an entry is recognised.
+pub(crate) const ENTRY_HEAD_BYTES: usize = ENTRY_HEADER_BYTES;
+
+/// What the entry that begins with these bytes claims to be.
+pub(crate) fn entry_claim(head: &[u8], pool: PoolId) -> Option<EntryClaim> {
+    let header = head.get(..ENTRY_HEADER_BYTES)?;
+    (MAGIC.of(header) == ENTRY_MAGIC && ENTRY_POOL.uuid(header) == pool.0).then(|| EntryClaim {
+        generation: ENTRY_GENERATION.number(header),
+        epoch: Epoch(ENTRY_EPOCH.number(header)),
+        number: RecordNumber(ENTRY_NUMBER.number(header)),
+        bytes: ENTRY_HEADER_BYTES + ENTRY_LENGTH.number32(header) as usize,
     })
 }
 

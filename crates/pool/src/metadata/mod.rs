@@ -23,6 +23,10 @@ pub use area::{
     AreaLayout, AreaPosition, CheckpointStamp, EncodedCheckpoint, EncodedEntry, LogFull,
     area_bytes_for, encode_checkpoint, encode_entry,
 };
+pub(crate) use area::{
+    CheckpointSlot, ENTRY_HEAD_BYTES, check_checkpoint, check_entry, checkpoint_len, entry_claim,
+    split_payload,
+};
 pub use codec::{decode_records, encode_records};
 pub use extent_set::{ExtentRange, ExtentSet};
 pub use record::{MetaRecord, MissChange};

@@ -11,7 +11,9 @@ use pool::metadata::Layout;
 use pool::{DiskState, PoolReport, VerifyReport, VolumeReport};
 use rand::Rng;
 
+use crate::claim::Claim;
 use crate::cluster::{Cluster, Plan, is_clean};
+use crate::fork::Loss;
 use crate::oracle::Oracle;
 use crate::random::fork_seed;
 use crate::runner::{Failure, Stage};
@@ -27,6 +29,8 @@ pub const EXTENT_BYTES: u64 = 256 << 10;
 pub const OPENING_MAX: Duration = Duration::from_secs(25);
 /// Longest that it may take until all is clean once nothing is broken any more.
 pub const CONVERGENCE_MAX: Duration = Duration::from_secs(90);
+/// Longest that a fork waits for a client's answer.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Longest that a command, or a look at a whole volume, may take.
 const COMMAND_MAX: Duration = Duration::from_secs(100);
 
@@ -364,6 +368,62 @@ impl Rig {
             Some(copies) => copies.parse().map_err(|_| Failure(report.layout.clone())),
             None => Ok(1),
         }
+    }
+
+    /// Copies the world at this instant and loses `loss` of the copy for good; judged once the run
+    /// is over.
+    pub fn fork(&self, loss: Loss) {
+        let claim = Claim::of(&self.cluster, self.active.get());
+        let forks = &self.cluster.stage().forks;
+        forks.take(&self.cluster, self.active.get(), self.oracles(), claim.as_ref(), loss);
+    }
+
+    /// Does the same with a loss by luck at some moment of the next `most_ms`, if forks by luck are
+    /// wanted: at once, while the engine notices a fault, while it goes on without, when what failed
+    /// is back; often just after a client was answered.
+    pub fn fork_by_luck(self: &Rc<Self>, most_ms: u64) {
+        let forks = Rc::clone(&self.cluster.stage().forks);
+        if !forks.by_luck() {
+            return;
+        }
+        let bound_ms = forks.luck(|luck| [1, 50, 1500, 6000, 15_000][luck.random_range(0..5)]);
+        let bound_us = most_ms.min(bound_ms) * 1000;
+        let delay = Duration::from_micros(forks.luck(|luck| luck.random_range(0..bound_us)));
+        let after_answer = forks.luck(|luck| luck.random_bool(0.5));
+        let rig = Rc::clone(self);
+        self.cluster.director().spawn(async move {
+            rig.cluster.sleep(delay).await;
+            let (begin, before) = (rig.cluster.world().timeline().now(), rig.answers());
+            while after_answer && rig.answers() == before {
+                if rig.cluster.world().timeline().now().since(begin) > ANSWER_MAX {
+                    break;
+                }
+                rig.cluster.sleep(Duration::from_millis(10)).await;
+            }
+            forks.take_by_luck(&rig.cluster, rig.active.get(), rig.oracles());
+        });
+    }
+
+    fn answers(&self) -> u64 {
+        self.records.borrow().values().map(|record| record.answers()).sum()
+    }
+
+    /// Keeps in mind which nodes fail when, as far as forks by luck need it.
+    pub fn watch_trouble(self: &Rc<Self>) {
+        if !self.cluster.stage().forks.by_luck() {
+            return;
+        }
+        let rig = Rc::clone(self);
+        self.cluster.director().spawn(async move {
+            while rig.cluster.stage().forks.by_luck() {
+                rig.cluster.note_trouble();
+                rig.cluster.sleep(Duration::from_millis(50)).await;
+            }
+        });
+    }
+
+    fn oracles(&self) -> Vec<Rc<Oracle>> {
+        self.records.borrow().values().map(|record| Rc::clone(record.oracle())).collect()
     }
 
     /// A duration between `least` and `most`, by luck.

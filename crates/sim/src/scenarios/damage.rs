@@ -392,7 +392,7 @@ async fn newest_checksums_lost(stage: Stage) -> Result<(), Failure> {
 }
 
 /// First sectors of the slots with the highest sequence number of each checksum block on a disk.
-fn newest_checksum_slots(disk: &Disk) -> Vec<u64> {
+pub(super) fn newest_checksum_slots(disk: &Disk) -> Vec<u64> {
     let mut newest: BTreeMap<(u64, u32), (u64, u64)> = BTreeMap::new();
     for sector in (0..disk.sectors()).step_by(BLOCK_SECTORS as usize) {
         let bytes = disk.peek(SectorRange::new(Lba(sector), BLOCK_SECTORS));

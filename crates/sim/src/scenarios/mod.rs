@@ -4,6 +4,7 @@ mod common;
 mod damage;
 mod flushes;
 mod frames;
+mod holes;
 mod nodes;
 mod owners;
 mod random;
@@ -12,12 +13,15 @@ mod space;
 
 use std::time::Duration;
 
-use crate::runner::{Body, Scenario};
+use crate::runner::{Body, Expected, Scenario};
+pub use common::POOL;
 
 /// All scenarios.
 pub fn all() -> Vec<Scenario> {
     let mut all = named();
     all.push(random());
+    all.push(random_lulls());
+    all.extend(known_holes());
     all
 }
 
@@ -35,9 +39,19 @@ pub fn named() -> Vec<Scenario> {
     .concat()
 }
 
+/// The scenarios that show what isn't mended yet. They don't rotate in: their purpose is to fail.
+pub fn known_holes() -> Vec<Scenario> {
+    holes::SCENARIOS.to_vec()
+}
+
 /// The run whose topology, faults and workload all follow from the seed.
 pub fn random() -> Scenario {
     random::SCENARIO
+}
+
+/// The random run that is for forks only.
+pub fn random_lulls() -> Scenario {
+    random::LULLS
 }
 
 /// The scenario of this name.
@@ -47,5 +61,6 @@ pub fn find(name: &str) -> Option<Scenario> {
 
 /// A scenario of at most `seconds` of virtual time.
 const fn scenario(name: &'static str, about: &'static str, seconds: u64, body: Body) -> Scenario {
-    Scenario { name, about, limit: Duration::from_secs(seconds), body }
+    let limit = Duration::from_secs(seconds);
+    Scenario { name, about, limit, body, expected: Expected::Passing }
 }

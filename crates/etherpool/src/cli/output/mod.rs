@@ -1,6 +1,7 @@
 //! What commands print: tables for people, JSON for programs. Tables are made by pure functions from
 //! the reports, so that they are tested as text.
 
+mod check;
 mod disks;
 mod exports;
 mod pools;
@@ -16,6 +17,7 @@ use anyhow::Context as _;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
+pub use check::pool_check;
 pub use disks::{disks, targets};
 pub use exports::{target_stats, target_status};
 pub use pools::{forecast, import_plan, imports, pool, pool_state, pools};

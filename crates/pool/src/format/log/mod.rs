@@ -9,3 +9,4 @@ pub use merge::{Conflict, MergedSegment, merge_segment};
 pub use record::{
     Batch, LogTail, Mark, RECORD_ROWS_MAX, Record, RecordBody, RowRange, encode_batch,
 };
+pub(crate) use record::{CheckedHeader, CheckedKind, check_header, record_claim};

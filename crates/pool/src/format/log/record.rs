@@ -283,24 +283,35 @@ fn encode_header(header: &mut [u8], tail: LogTail, body: &RecordBody) -> u32 {
 
 /// A sound record header: the payload isn't judged yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct CheckedHeader {
-    pub(super) crc: u32,
-    pub(super) previous_crc: u32,
-    pub(super) len: usize,
-    pub(super) kind: CheckedKind,
+pub(crate) struct CheckedHeader {
+    pub(crate) crc: u32,
+    pub(crate) previous_crc: u32,
+    pub(crate) len: usize,
+    pub(crate) kind: CheckedKind,
 }
 
 /// What a sound header announces.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum CheckedKind {
+pub(crate) enum CheckedKind {
     /// Rows with these checksums follow.
     Data(RowRange, Vec<u32>),
     /// Nothing follows.
     Whole(RecordBody),
 }
 
+/// The number and the header's bytes that a record at the beginning of `bytes` claims to have. Nothing
+/// was checked but the magic, and that no header is that long: it is for looking behind a gap, where no
+/// number is expected.
+pub(crate) fn record_claim(bytes: &[u8]) -> Option<(RecordNumber, usize)> {
+    let header = bytes.get(..SECTOR_BYTES)?;
+    let len = (SECTORS.number(header) as usize * SECTOR_BYTES).max(SECTOR_BYTES);
+    let plausible =
+        MAGIC.of(header) == MAGIC_BYTES && len <= header_len_for(RECORD_ROWS_MAX as usize);
+    plausible.then(|| (RecordNumber(NUMBER.number(header)), len))
+}
+
 /// The header at the beginning of `bytes`, if it is that of record `number` of this segment.
-pub(super) fn check_header(
+pub(crate) fn check_header(
     bytes: &[u8],
     segment: BirthId,
     epoch: Epoch,

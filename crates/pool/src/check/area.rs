@@ -1,0 +1,230 @@
+//! One copy of the metadata: which checkpoints and entries are there, read piece by piece. Nothing is
+//! decoded here but headers, so that several copies can be compared without holding any.
+
+use block::{BLOCK_BYTES, Epoch};
+
+use super::disks::Disk;
+use super::findings::{Findings, finding};
+use super::report::{Kind, Severity};
+use crate::format::{PoolId, RecordNumber};
+use crate::metadata::{
+    AreaLayout, CheckpointSlot, CheckpointStamp, ENTRY_HEAD_BYTES, check_checkpoint, check_entry,
+    checkpoint_len, entry_claim,
+};
+
+/// Bytes read at once where a log is searched.
+const PIECE_BYTES: u64 = 1 << 20;
+
+pub(super) const HEAD_BYTES: usize = ENTRY_HEAD_BYTES;
+
+/// An entry of a copy's log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    pub(super) number: RecordNumber,
+    pub(super) crc: u32,
+    /// Byte offset on the disk.
+    pub(super) at: u64,
+    /// Header and payload.
+    pub(super) bytes: usize,
+}
+
+/// What a copy holds.
+#[derive(Clone, Debug)]
+pub(super) struct Copy {
+    pub(super) stamp: CheckpointStamp,
+    pub(super) crc: u32,
+    /// Where its newest checkpoint is on the disk, and how many bytes it takes.
+    pub(super) checkpoint: (u64, usize),
+    pub(super) entries: Vec<Entry>,
+    /// Byte offset on the disk behind the last entry.
+    pub(super) end: u64,
+    /// Whether something that claims to be the next entry is there, and isn't sound.
+    pub(super) torn: bool,
+    /// The last record before a gap, and the first entry behind it.
+    pub(super) gap: Option<Entry>,
+}
+
+impl Copy {
+    /// The last record that it has.
+    pub(super) fn number(&self) -> RecordNumber {
+        self.entries.last().map_or(self.stamp.number, |entry| entry.number)
+    }
+
+    /// Newer copies are greater.
+    pub(super) fn rank(&self) -> (Epoch, u64, RecordNumber) {
+        (self.stamp.epoch, self.stamp.generation, self.number())
+    }
+}
+
+/// A checkpoint's slot without its payload.
+enum Slot {
+    Empty,
+    Damaged,
+    Sound { stamp: CheckpointStamp, crc: u32, bytes: usize },
+}
+
+/// Reads the copy of a disk; `None` when there is none to be used.
+pub(super) fn read_copy(
+    pool: PoolId,
+    disk: &Disk<'_>,
+    released: bool,
+    findings: &mut Findings,
+) -> Option<Copy> {
+    let geometry = disk.label.geometry;
+    let start = geometry.metadata_offset();
+    let lost = |what: &str, means: &str| {
+        let found = finding(Severity::Redundancy, Kind::MetadataLost, what, means);
+        found.on(disk.name()).at(start, geometry.metadata_bytes())
+    };
+    let Some(layout) = AreaLayout::of(&geometry) else {
+        findings.add(lost("it holds a vote and has no area for metadata", "its label is wrong"));
+        return None;
+    };
+    let slots = [0, 1].map(|slot| read_slot(pool, disk, &layout, slot));
+    let rank = |slot: &Slot| match slot {
+        Slot::Sound { stamp, .. } => Some((stamp.epoch, stamp.generation)),
+        _ => None,
+    };
+    let slot = usize::from(rank(&slots[1]) > rank(&slots[0]));
+    let other = 1 - slot;
+    let orphan = first_entry(pool, disk, &layout, other)
+        .filter(|(epoch, generation)| Some((*epoch, *generation)) > rank(&slots[slot]));
+    let Slot::Sound { stamp, crc, bytes } = slots[slot] else {
+        let empty = slots.iter().all(|slot| matches!(slot, Slot::Empty));
+        let what = if empty { "its metadata area is empty" } else { "no checkpoint is sound" };
+        findings.add(lost(what, "this copy of the metadata is of no use"));
+        return None;
+    };
+    let other_at = start + layout.checkpoint_offset(other);
+    if let (Slot::Damaged | Slot::Empty, Some((_, generation))) = (&slots[other], orphan) {
+        let what = format!("its newest checkpoint, of generation {generation}, is damaged");
+        let means = "entries behind it show that it was in use: what the older checkpoint says is \
+                     out of date, and this copy of no use";
+        let found = finding(Severity::Redundancy, Kind::MetadataLost, what, means);
+        findings.add(found.on(disk.name()).at(other_at, layout.checkpoint_bytes()));
+        return None;
+    }
+    if matches!(slots[other], Slot::Damaged) {
+        let what =
+            format!("checkpoint slot {other} is damaged, the newer one in slot {slot} is sound");
+        let (severity, means) = match released {
+            true => (Severity::Redundancy, "if it was the newer one, other copies tell"),
+            false => {
+                (Severity::Note, "a checkpoint that the owner's end cut short leaves this too")
+            }
+        };
+        let found = finding(severity, Kind::Checkpoint, what, means);
+        findings.add(found.on(disk.name()).at(other_at, BLOCK_BYTES as u64));
+    }
+    let log = start + layout.log_offset(slot);
+    let mut copy = Copy {
+        stamp,
+        crc,
+        checkpoint: (start + layout.checkpoint_offset(slot), bytes),
+        entries: Vec::new(),
+        end: log,
+        torn: false,
+        gap: None,
+    };
+    let log_end = log + layout.log_bytes();
+    read_entries(pool, disk, &mut copy, log_end);
+    copy.gap = find_behind(pool, disk, &copy, log_end);
+    Some(copy)
+}
+
+fn read_slot(pool: PoolId, disk: &Disk<'_>, layout: &AreaLayout, slot: usize) -> Slot {
+    let at = disk.label.geometry.metadata_offset() + layout.checkpoint_offset(slot);
+    let Ok(header) = disk.image.bytes_at(at, BLOCK_BYTES) else { return Slot::Damaged };
+    let len = checkpoint_len(&header).filter(|len| *len <= layout.checkpoint_bytes());
+    // Without a sound header there is no payload to judge, and the header alone tells why.
+    let len = len.and_then(|len| usize::try_from(len).ok()).unwrap_or(BLOCK_BYTES);
+    let Ok(whole) = disk.image.bytes_at(at, len) else { return Slot::Damaged };
+    match check_checkpoint(&whole, pool, slot) {
+        CheckpointSlot::Sound { stamp, crc, .. } => Slot::Sound { stamp, crc, bytes: len },
+        CheckpointSlot::Damaged => Slot::Damaged,
+        CheckpointSlot::Empty if header.iter().all(|byte| *byte == 0) => Slot::Empty,
+        CheckpointSlot::Empty => Slot::Damaged,
+    }
+}
+
+/// Epoch and generation of the first entry behind a checkpoint slot.
+fn first_entry(
+    pool: PoolId,
+    disk: &Disk<'_>,
+    layout: &AreaLayout,
+    slot: usize,
+) -> Option<(Epoch, u64)> {
+    let at = disk.label.geometry.metadata_offset() + layout.log_offset(slot);
+    let bytes = entry_bytes(pool, disk, at, at.checked_add(layout.log_bytes())?)?;
+    let entry = check_entry(&bytes, pool)?;
+    Some((entry.epoch, entry.generation))
+}
+
+/// All bytes of what claims to be an entry there; bounded by the log's end.
+fn entry_bytes(pool: PoolId, disk: &Disk<'_>, at: u64, log_end: u64) -> Option<Vec<u8>> {
+    let head = disk.image.bytes_at(at, ENTRY_HEAD_BYTES).ok()?;
+    let claim = entry_claim(&head, pool)?;
+    let fits = at.checked_add(claim.bytes as u64).is_some_and(|end| end <= log_end);
+    if !fits {
+        return None;
+    }
+    disk.image.bytes_at(at, claim.bytes).ok()
+}
+
+fn read_entries(pool: PoolId, disk: &Disk<'_>, copy: &mut Copy, log_end: u64) {
+    let mut chain = copy.crc;
+    while copy.end < log_end {
+        let next = copy.number().next();
+        let bytes = entry_bytes(pool, disk, copy.end, log_end);
+        let entry = bytes.as_deref().and_then(|bytes| check_entry(bytes, pool)).filter(|entry| {
+            (entry.epoch, entry.generation) == (copy.stamp.epoch, copy.stamp.generation)
+                && entry.number == next
+                && entry.previous == chain
+        });
+        let Some(entry) = entry else {
+            let head = disk.image.bytes_at(copy.end, ENTRY_HEAD_BYTES).ok();
+            let claim = head.and_then(|head| entry_claim(&head, pool));
+            copy.torn = claim.is_some_and(|claim| {
+                (claim.epoch, claim.generation) == (copy.stamp.epoch, copy.stamp.generation)
+                    && claim.number == next
+            });
+            return;
+        };
+        let (number, crc, bytes) =
+            (entry.number, entry.crc, ENTRY_HEAD_BYTES + entry.payload.len());
+        copy.entries.push(Entry { number, crc, at: copy.end, bytes });
+        chain = crc;
+        copy.end = copy.end.saturating_add(entry.len as u64);
+    }
+}
+
+/// The first sound entry of the same log that lies behind its end: something between is lost.
+fn find_behind(pool: PoolId, disk: &Disk<'_>, copy: &Copy, log_end: u64) -> Option<Entry> {
+    let mut at = copy.end;
+    // What only claims to be an entry may claim to be long: such claims are not followed for ever.
+    let mut budget = log_end.saturating_sub(at).saturating_mul(4);
+    while at < log_end {
+        let len = usize::try_from((log_end - at).min(PIECE_BYTES)).ok()?;
+        let (piece, _) = disk.image.blocks_at(at, len);
+        for (index, block) in piece.chunks(BLOCK_BYTES).enumerate() {
+            let claim = entry_claim(block.get(..ENTRY_HEAD_BYTES).unwrap_or_default(), pool);
+            let ours = claim.is_some_and(|claim| {
+                (claim.epoch, claim.generation) == (copy.stamp.epoch, copy.stamp.generation)
+                    && claim.number > copy.number()
+            });
+            if !ours {
+                continue;
+            }
+            let here = at + (index * BLOCK_BYTES) as u64;
+            let claimed = claim.map_or(0, |claim| claim.bytes as u64);
+            budget = budget.checked_sub(claimed)?;
+            let bytes = entry_bytes(pool, disk, here, log_end);
+            if let Some(entry) = bytes.as_deref().and_then(|bytes| check_entry(bytes, pool)) {
+                let bytes = ENTRY_HEAD_BYTES + entry.payload.len();
+                return Some(Entry { number: entry.number, crc: entry.crc, at: here, bytes });
+            }
+        }
+        at += len as u64;
+    }
+    None
+}

@@ -1,0 +1,230 @@
+//! The copies of the metadata together: which is newest, which lack what, and what the newest says.
+
+use super::area::{Copy, Entry, read_copy};
+use super::disks::Disk;
+use super::findings::{Findings, finding};
+use super::report::{CopyState, Kind, MetadataCheck, Severity};
+use super::space::tell_refused;
+use crate::format::{Configuration, DiskId, PoolId, RecordNumber};
+use crate::metadata::{MetaRecord, Metadata, decode_records, split_payload};
+
+/// The metadata and how many copies have it.
+pub(super) struct Chosen {
+    pub(super) metadata: Option<Metadata>,
+    /// Current copies that have the newest record.
+    pub(super) holders: u32,
+    pub(super) copies: Vec<MetadataCheck>,
+}
+
+/// Reads all copies, compares them and loads the newest.
+pub(super) fn read_metadata(
+    pool: PoolId,
+    disks: &[Disk<'_>],
+    voters: &[DiskId],
+    config: Option<&Configuration>,
+    findings: &mut Findings,
+) -> Chosen {
+    let released = config.is_some_and(|config| config.released);
+    let mut copies: Vec<(&Disk<'_>, bool, Copy)> = Vec::new();
+    let mut checks = Vec::new();
+    for (index, voter) in voters.iter().enumerate() {
+        let current = config.is_some_and(|config| config.copies.contains(index));
+        let disk = disks.iter().find(|disk| disk.id() == *voter);
+        let read = disk.map(|disk| (disk, read_copy(pool, disk, released, findings)));
+        let (name, state, copy) = match read {
+            None => (voter.to_string(), CopyState::Missing, None),
+            Some((disk, None)) => (disk.name().to_owned(), CopyState::Lost, None),
+            Some((disk, Some(copy))) => {
+                (disk.name().to_owned(), CopyState::Older, Some((disk, copy)))
+            }
+        };
+        checks.push(MetadataCheck {
+            disk: name,
+            current,
+            state,
+            epoch: copy.as_ref().map(|(_, copy)| copy.stamp.epoch.0),
+            generation: copy.as_ref().map(|(_, copy)| copy.stamp.generation),
+            entries: copy.as_ref().map_or(0, |(_, copy)| copy.entries.len() as u64),
+            record: copy.as_ref().map(|(_, copy)| copy.number().0),
+        });
+        if let Some((disk, copy)) = copy {
+            copies.push((disk, current, copy));
+        }
+    }
+    let best = copies.iter().filter(|(_, current, _)| *current).max_by_key(|(.., c)| c.rank());
+    let fallback = copies.iter().max_by_key(|(.., copy)| copy.rank());
+    let Some((best_disk, _, best)) = best.or(fallback) else {
+        let (what, means) =
+            ("no copy of the metadata can be used", "maps, logs and checksums are not checked");
+        findings.add(finding(Severity::Damage, Kind::MetadataLost, what, means));
+        return Chosen { metadata: None, holders: 0, copies: checks };
+    };
+    if !copies.iter().any(|(_, current, _)| *current) {
+        let what = "no current copy of the metadata is among the disks given";
+        let means = "what is checked below is by a copy that may be out of date";
+        findings.add(finding(Severity::Damage, Kind::MetadataLost, what, means));
+    }
+    let mut holders = 0;
+    for (disk, current, copy) in &copies {
+        if !current && config.is_some() {
+            // Nobody expects it to go on where the current ones do.
+            let what =
+                format!("its copy of the metadata isn't current; it ends at {}", copy.number());
+            let means = "an engine that has the disk writes the metadata to it anew";
+            let found = finding(Severity::Redundancy, Kind::MetadataOlder, what, means);
+            findings.add(found.on(disk.name()));
+            continue;
+        }
+        if std::ptr::eq(copy, best) || compare(disk, copy, best_disk, best, released, findings) {
+            let check = checks.iter_mut().find(|check| check.disk == disk.name());
+            if let Some(check) = check {
+                check.state = CopyState::Newest;
+            }
+            holders += u32::from(*current);
+        }
+        tell_of_itself(disk, copy, best, released, findings);
+    }
+    let metadata = load(pool, best_disk, best, findings);
+    Chosen { metadata, holders, copies: checks }
+}
+
+/// What is wrong with a copy's log whatever the others hold.
+fn tell_of_itself(
+    disk: &Disk<'_>,
+    copy: &Copy,
+    best: &Copy,
+    released: bool,
+    findings: &mut Findings,
+) {
+    if let Some(behind) = copy.gap {
+        // Another copy that goes on has what this one lost.
+        let lost = best.number() <= copy.number() || best.rank() <= copy.rank();
+        let severity = if lost { Severity::Damage } else { Severity::Redundancy };
+        let what = format!(
+            "the entry after {} of its metadata log is damaged; {} lies behind it",
+            copy.number(),
+            behind.number
+        );
+        let means = match lost {
+            true => "committed metadata is lost: an engine takes the gap for the log's end",
+            false => "another copy has what this one lost",
+        };
+        let found = finding(severity, Kind::MetadataGap, what, means);
+        findings.add(found.on(disk.name()).at(copy.end, behind.at.saturating_sub(copy.end)));
+    } else if copy.torn && best.number() <= copy.number() {
+        let what = format!("the entry after {} of its metadata log is not whole", copy.number());
+        let (severity, means) = match released {
+            true => (Severity::Damage, "the owner ended in order, so it was whole once"),
+            false => {
+                (Severity::Note, "it was being written when the owner ended, or it is damaged")
+            }
+        };
+        let found = finding(severity, Kind::LogTail, what, means);
+        findings.add(found.on(disk.name()).at(copy.end, block::BLOCK_BYTES as u64));
+    }
+}
+
+/// Compares a copy with the newest; tells whether it has the newest record.
+fn compare(
+    disk: &Disk<'_>,
+    copy: &Copy,
+    best_disk: &Disk<'_>,
+    best: &Copy,
+    released: bool,
+    findings: &mut Findings,
+) -> bool {
+    let histories = |number: RecordNumber| {
+        let what = format!("its metadata and that of {} differ in {number}", best_disk.name());
+        let means = "two histories of the metadata; neither can be believed";
+        let found = finding(Severity::Damage, Kind::MetadataHistories, what, means);
+        found.on(disk.name()).at(copy.checkpoint.0, copy.end.saturating_sub(copy.checkpoint.0))
+    };
+    let last = copy.number();
+    let same_log =
+        (copy.stamp.epoch, copy.stamp.generation) == (best.stamp.epoch, best.stamp.generation);
+    if same_log {
+        if (copy.stamp.number, copy.crc) != (best.stamp.number, best.crc) {
+            findings.add(histories(best.stamp.number));
+            return false;
+        }
+        let differ = copy.entries.iter().zip(&best.entries).find(|(a, b)| a.crc != b.crc);
+        if let Some((entry, _)) = differ {
+            findings.add(histories(entry.number));
+            return false;
+        }
+    } else if copy.stamp.epoch == best.stamp.epoch && last > best.stamp.number {
+        findings.add(histories(best.stamp.number.next()));
+        return false;
+    }
+    if last >= best.number() {
+        if same_log {
+            return true;
+        }
+        let what =
+            format!("it lacks the newest checkpoint, of generation {}", best.stamp.generation);
+        let (severity, means) = under_way(released);
+        let found = finding(severity, Kind::MetadataOlder, what, means);
+        findings.add(found.on(disk.name()).at(copy.checkpoint.0, copy.checkpoint.1 as u64));
+        return true;
+    }
+    let behind = best.number().0 - last.0;
+    let what = format!("its metadata ends at {last}, the newest is {}", best.number());
+    // A checkpoint is written once everything before it is on all copies, and one entry at a time.
+    let plausible = (same_log && behind == 1)
+        || (!same_log && last == best.stamp.number && best.entries.is_empty());
+    let (severity, means) = match plausible {
+        true => under_way(released),
+        false => (Severity::Redundancy, "it lost them, or it was away and still counts as current"),
+    };
+    let found = finding(severity, Kind::MetadataOlder, what, means);
+    findings.add(found.on(disk.name()).at(copy.end, block::BLOCK_BYTES as u64));
+    false
+}
+
+fn under_way(released: bool) -> (Severity, &'static str) {
+    match released {
+        true => (Severity::Redundancy, "the owner ended in order, so it had the newest once"),
+        false => (Severity::Note, "it was being written when the owner ended, or it is damaged"),
+    }
+}
+
+/// Decodes a copy. A record that contradicts what precedes it is told and left out, so that the rest
+/// can be checked too.
+fn load(pool: PoolId, disk: &Disk<'_>, copy: &Copy, findings: &mut Findings) -> Option<Metadata> {
+    let malformed = |number: RecordNumber, at: u64, bytes: usize| {
+        let what = format!("the metadata at {number} is not what an encoder yields");
+        let means = "its checksum is right, so it was written like that: it is no rot";
+        let found = finding(Severity::Damage, Kind::MetadataContradiction, what, means);
+        found.on(disk.name()).at(at, bytes as u64)
+    };
+    let (at, bytes) = copy.checkpoint;
+    let loaded = (|| {
+        let whole = disk.image.bytes_at(at, bytes).ok()?;
+        let payload = whole.get(block::BLOCK_BYTES..)?;
+        let (identity, records) = split_payload(pool, payload).ok()?;
+        let records = decode_records(records).ok()?;
+        Some((Metadata::new(identity)?, records))
+    })();
+    let Some((mut metadata, records)) = loaded else {
+        findings.add(malformed(copy.stamp.number, at, bytes));
+        return None;
+    };
+    let apply =
+        |metadata: &mut Metadata, records: &[MetaRecord], place, findings: &mut Findings| {
+            for record in records {
+                if let Err(fault) = metadata.apply(record) {
+                    tell_refused(disk.name(), metadata, record, fault, place, findings);
+                }
+            }
+        };
+    apply(&mut metadata, &records, (copy.stamp.number, at, bytes), findings);
+    for Entry { number, at, bytes, .. } in copy.entries.iter().copied() {
+        let whole = disk.image.bytes_at(at, bytes).ok();
+        let payload = whole.as_deref().and_then(|whole| whole.get(super::area::HEAD_BYTES..));
+        match payload.and_then(|payload| decode_records(payload).ok()) {
+            Some(records) => apply(&mut metadata, &records, (number, at, bytes), findings),
+            None => findings.add(malformed(number, at, bytes)),
+        }
+    }
+    Some(metadata)
+}

@@ -1,0 +1,307 @@
+//! The structures at fixed places of a disk: labels, votes, confirm blocks.
+
+use block::{BLOCK_BYTES, Lba};
+
+use super::findings::{Findings, finding};
+use super::report::{Kind, Severity, VotesCheck};
+use super::source::DiskImage;
+use crate::format::{
+    CONFIRM_BYTES, Configuration, Confirm, DiskGeometry, DiskId, LABEL_BYTES, Label, LabelError,
+    LabelState, PoolId, VOTE_BYTES, VotePlace, end_of_labelled, select_confirm, select_label,
+    select_vote,
+};
+
+/// A disk of a pool.
+pub(super) struct Disk<'a> {
+    pub(super) image: &'a DiskImage<'a>,
+    pub(super) label: Label,
+    /// What its two vote slots hold.
+    pub(super) vote: Option<Configuration>,
+    /// What its two confirm slots hold.
+    pub(super) confirm: Option<Confirm>,
+    /// Faults of its slots, told once it is known whether the owner ended in order.
+    slots: Vec<SlotFault>,
+    /// Whether what is on it counts: it is what the metadata means, and no older.
+    pub(super) trusted: bool,
+}
+
+struct SlotFault {
+    kind: Kind,
+    slot: usize,
+    at: u64,
+    bytes: u64,
+}
+
+impl Disk<'_> {
+    pub(super) fn name(&self) -> &str {
+        &self.image.name
+    }
+
+    pub(super) fn id(&self) -> DiskId {
+        self.label.disk
+    }
+}
+
+/// What a slot holds.
+enum SlotState<T> {
+    Sound(T),
+    /// Never written.
+    Blank,
+    Damaged,
+}
+
+/// Reads what is at fixed places; `None` when the disk belongs to no pool that could be told.
+pub(super) fn read_disk<'a>(
+    image: &'a DiskImage<'a>,
+    findings: &mut Findings,
+) -> Option<(PoolId, Disk<'a>)> {
+    let slot = |sector: Lba| image.bytes_at(sector.byte_offset(), LABEL_BYTES).ok();
+    let [first, second, ..] = DiskGeometry::label_slots(image.bytes).map(slot);
+    let labelled_bytes = end_of_labelled([first.as_deref(), second.as_deref()], image.bytes);
+    let places = DiskGeometry::label_slots(labelled_bytes);
+    let (third, fourth) = (slot(places[2]), slot(places[3]));
+    let slots = [first.as_deref(), second.as_deref(), third.as_deref(), fourth.as_deref()];
+    let selected = match select_label(slots, image.bytes) {
+        LabelState::Labelled(selected) => *selected,
+        LabelState::Blank => {
+            let (what, means) = ("it carries no label", "it is no pool disk, or it was wiped");
+            findings.add(finding(Severity::Damage, Kind::Label, what, means).on(&image.name));
+            return None;
+        }
+        LabelState::Refused(error) => {
+            let means = match error {
+                LabelError::Damaged { .. } => {
+                    "no label of which two copies agree is left: no engine takes this disk in"
+                }
+                LabelError::Truncated { .. } => {
+                    "the end of the disk is missing, with labels and perhaps data"
+                }
+                LabelError::NewerVersion { .. } | LabelError::UnknownFeatures { .. } => {
+                    "it can't be checked by this etherpool; use a newer one"
+                }
+            };
+            let found = finding(Severity::Damage, Kind::Label, error.to_string(), means);
+            findings.add(found.on(&image.name));
+            return None;
+        }
+    };
+    for (slot, place) in
+        places.iter().enumerate().filter(|(slot, _)| selected.faults.damaged[*slot])
+    {
+        let what = format!("label slot {slot} holds no sound label");
+        let means = "the label's other copies count; the next engine writes it anew";
+        let found = finding(Severity::Redundancy, Kind::LabelSlot, what, means);
+        findings.add(found.on(&image.name).at(place.byte_offset(), LABEL_BYTES as u64));
+    }
+    let label = selected.label;
+    let pool = label.pool;
+    let mut disk =
+        Disk { image, label, vote: None, confirm: None, slots: Vec::new(), trusted: true };
+    read_vote(&mut disk);
+    read_confirm(&mut disk);
+    Some((pool, disk))
+}
+
+/// Judges two slots one by one.
+fn read_slots<T>(
+    image: &DiskImage<'_>,
+    places: [Lba; 2],
+    bytes: usize,
+    check: impl Fn([Option<&[u8]>; 2]) -> Option<T>,
+) -> [SlotState<T>; 2] {
+    [0, 1].map(|slot| {
+        let Ok(found) = image.bytes_at(places[slot].byte_offset(), bytes) else {
+            return SlotState::Damaged;
+        };
+        let mut slots = [None, None];
+        slots[slot] = Some(&found[..]);
+        match check(slots) {
+            Some(sound) => SlotState::Sound(sound),
+            None if found.iter().all(|byte| *byte == 0) => SlotState::Blank,
+            None => SlotState::Damaged,
+        }
+    })
+}
+
+fn read_vote(disk: &mut Disk<'_>) {
+    if !disk.label.holds_vote() {
+        return;
+    }
+    let place = VotePlace { pool: disk.label.pool, disk: disk.label.disk, witness: None };
+    let places = DiskGeometry::vote_slots();
+    let check = |slots: [Option<&[u8]>; 2]| select_vote(&place, slots).newest;
+    for (slot, state) in read_slots(disk.image, places, VOTE_BYTES, check).into_iter().enumerate() {
+        match state {
+            SlotState::Sound(vote) => {
+                let newer = disk.vote.as_ref().is_none_or(|before| vote.rank() > before.rank());
+                disk.vote = if newer { Some(vote) } else { disk.vote.take() };
+            }
+            SlotState::Blank => {}
+            SlotState::Damaged => disk.slots.push(SlotFault {
+                kind: Kind::VoteSlot,
+                slot,
+                at: places[slot].byte_offset(),
+                bytes: VOTE_BYTES as u64,
+            }),
+        }
+    }
+}
+
+fn read_confirm(disk: &mut Disk<'_>) {
+    let places = DiskGeometry::confirm_slots();
+    let (pool, id) = (disk.label.pool, disk.label.disk);
+    let check = |slots: [Option<&[u8]>; 2]| select_confirm(pool, id, slots).newest;
+    for (slot, state) in
+        read_slots(disk.image, places, CONFIRM_BYTES, check).into_iter().enumerate()
+    {
+        match state {
+            SlotState::Sound(confirm) => {
+                let before = disk.confirm.map(|before| before.sequence);
+                if before.is_none_or(|before| confirm.sequence > before) {
+                    disk.confirm = Some(confirm);
+                }
+            }
+            SlotState::Blank => {}
+            SlotState::Damaged => disk.slots.push(SlotFault {
+                kind: Kind::ConfirmSlot,
+                slot,
+                at: places[slot].byte_offset(),
+                bytes: BLOCK_BYTES as u64,
+            }),
+        }
+    }
+}
+
+/// Tells of damaged slots of votes and confirm blocks. While the owner hasn't ended in order, one may
+/// have been torn by its end.
+pub(super) fn tell_slots(disk: &Disk<'_>, released: bool, findings: &mut Findings) {
+    for fault in &disk.slots {
+        let what = match fault.kind {
+            Kind::VoteSlot => "vote",
+            _ => "confirm block",
+        };
+        let alone = disk.slots.iter().filter(|other| other.kind == fault.kind).count() == 1;
+        let (severity, means) = match (alone, released) {
+            (false, _) => (Severity::Damage, "neither slot is sound"),
+            (true, true) => {
+                (Severity::Redundancy, "the other slot counts; if this one was newer, it is lost")
+            }
+            (true, false) => (
+                Severity::Note,
+                "the other slot counts; a write that the owner's end cut short leaves this too",
+            ),
+        };
+        let what = format!("slot {} of the {what} is damaged", fault.slot);
+        let found = finding(severity, fault.kind, what, means);
+        findings.add(found.on(disk.name()).at(fault.at, fault.bytes));
+    }
+}
+
+/// Of disks that say that they are the same member, only the one that confirmed most counts.
+pub(super) fn part_twins<'a>(disks: Vec<Disk<'a>>, findings: &mut Findings) -> Vec<Disk<'a>> {
+    let mut members: Vec<Disk<'a>> = Vec::new();
+    let rank = |disk: &Disk<'_>| {
+        let release = disk.confirm.map(|confirm| (confirm.release, confirm.sequence));
+        (release, disk.vote.as_ref().map(Configuration::rank))
+    };
+    for disk in disks {
+        let Some(twin) = members.iter_mut().find(|other| other.id() == disk.id()) else {
+            members.push(disk);
+            continue;
+        };
+        let (kept, left) = if rank(&disk) > rank(twin) {
+            let older = std::mem::replace(twin, disk);
+            (twin.name().to_owned(), older.name().to_owned())
+        } else {
+            (twin.name().to_owned(), disk.name().to_owned())
+        };
+        let what = format!("it says that it is the same member as {kept}");
+        let means = "one is a clone or an older copy of the other; the one that confirmed more is \
+                     checked, this one is not";
+        findings.add(finding(Severity::Damage, Kind::Twin, what, means).on(&left));
+    }
+    members
+}
+
+/// The newest configuration among the votes, and what the votes are worth.
+pub(super) fn judge_votes(
+    disks: &[Disk<'_>],
+    voters: &[DiskId],
+    findings: &mut Findings,
+) -> (Option<Configuration>, VotesCheck) {
+    let majority = voters.len() / 2 + 1;
+    let mut check =
+        VotesCheck { total: voters.len() as u32, majority: majority as u32, ..Default::default() };
+    let holders = disks.iter().filter(|disk| voters.contains(&disk.id()));
+    let votes: Vec<(&Disk<'_>, &Configuration)> =
+        holders.filter_map(|disk| Some((disk, disk.vote.as_ref()?))).collect();
+    check.sound = votes.len() as u32;
+    let Some((first, newest)) = votes.iter().max_by_key(|(_, vote)| vote.rank()).copied() else {
+        let (what, means) = (
+            format!("none of the pool's {} votes was found", voters.len()),
+            "which copies of metadata and log count can't be told",
+        );
+        findings.add(finding(Severity::Damage, Kind::Votes, what, means));
+        return (None, check);
+    };
+    check.epoch = Some(newest.epoch.0);
+    check.configuration = Some(newest.number.0);
+    for (disk, vote) in &votes {
+        if vote.rank() == newest.rank() && *vote != newest {
+            let what = format!(
+                "its vote and that of {} differ, both under {} and {}",
+                first.name(),
+                newest.epoch,
+                newest.number
+            );
+            let means = "two histories of the configuration; neither can be believed";
+            findings.add(finding(Severity::Damage, Kind::Votes, what, means).on(disk.name()));
+        } else if vote.rank() == newest.rank() {
+            check.newest += 1;
+        }
+    }
+    let agrees = check.newest as usize >= majority;
+    for (disk, vote) in votes.iter().filter(|(_, vote)| vote.rank() < newest.rank()) {
+        let what = format!(
+            "its vote has {} and {}, the newest are {} and {}",
+            vote.epoch, vote.number, newest.epoch, newest.number
+        );
+        let under_way =
+            !newest.released && newest.epoch == vote.epoch && vote.number.next() == newest.number;
+        let (severity, means) = match under_way {
+            true => (Severity::Note, "the newest was being written when the owner ended"),
+            false => (Severity::Redundancy, "it was away, or it forgot; the newer votes count"),
+        };
+        let place = DiskGeometry::vote_slots()[0].byte_offset();
+        let found = finding(severity, Kind::VoteOlder, what, means);
+        findings.add(found.on(disk.name()).at(place, 2 * VOTE_BYTES as u64));
+    }
+    for disk in disks.iter().filter(|disk| voters.contains(&disk.id()) && disk.vote.is_none()) {
+        let (what, means) = ("it has no sound vote", "the pool's majority is one vote poorer");
+        let place = DiskGeometry::vote_slots()[0].byte_offset();
+        let found = finding(Severity::Redundancy, Kind::VoteLost, what, means);
+        findings.add(found.on(disk.name()).at(place, 2 * VOTE_BYTES as u64));
+    }
+    if votes.len() < majority {
+        let what =
+            format!("{} of {} votes are there, {majority} are needed", votes.len(), voters.len());
+        let means = "a pool doesn't open from these disks; what they say may be out of date";
+        findings.add(finding(Severity::Damage, Kind::Votes, what, means));
+    } else if !agrees {
+        let what = format!(
+            "{} of {} votes have the newest configuration ({}, {})",
+            check.newest,
+            voters.len(),
+            newest.epoch,
+            newest.number
+        );
+        let means = "it was being written when its owner ended, or a majority of votes forgot it";
+        let severity = if votes.len() == voters.len() && !newest.released {
+            Severity::Note
+        } else {
+            Severity::Redundancy
+        };
+        findings.add(finding(severity, Kind::Votes, what, means));
+    }
+    (Some(newest.clone()), check)
+}

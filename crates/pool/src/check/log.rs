@@ -1,0 +1,382 @@
+//! The log of a volume: its live segments, and how many durable copies each record has that isn't
+//! released yet.
+//!
+//! A batch of records is begun when the one before it is durable on every current copy. So everything
+//! before the last batch was acknowledged; of the last one the disks alone can't tell.
+
+use std::collections::BTreeMap;
+
+use block::BLOCK_BYTES;
+
+use super::contents::LogRows;
+use super::disks::Disk;
+use super::findings::{Findings, finding};
+use super::log_scan::{CopyPlace, Found, Gap, Scan, Scanner};
+use super::report::{Finding, Kind, LeastCopies, SegmentCheck, SegmentCopyCheck, Severity};
+use super::space::{disk_name, extent_offset};
+use super::view::View;
+use crate::format::{
+    BirthId, RecordNumber, Row, RowRange, SEGMENT_HEADER_BYTES, SegmentHeader,
+    UncheckedSegmentHeader,
+};
+use crate::metadata::{Segment, SegmentCopyPlace, SegmentState, Volume};
+
+/// Row ranges that are remembered of a log: far more than any engine leaves.
+const NAMED_MAX: usize = 1 << 20;
+
+/// The rows that unreleased records name: what is in place of them is about to be written again.
+#[derive(Debug, Default)]
+pub(super) struct NamedRows {
+    by_group: BTreeMap<BirthId, Vec<(u32, u32)>>,
+    len: usize,
+}
+
+impl NamedRows {
+    fn add(&mut self, rows: RowRange) {
+        if self.len < NAMED_MAX {
+            let end = rows.first.0.saturating_add(rows.count);
+            self.by_group.entry(rows.group).or_default().push((rows.first.0, end));
+            self.len += 1;
+        }
+    }
+
+    /// Sorts what was added, and joins what touches.
+    fn settle(&mut self) {
+        for ranges in self.by_group.values_mut() {
+            ranges.sort_unstable();
+            let mut joined: Vec<(u32, u32)> = Vec::with_capacity(ranges.len());
+            for (first, end) in ranges.drain(..) {
+                match joined.last_mut() {
+                    Some((_, last)) if first <= *last => *last = end.max(*last),
+                    _ => joined.push((first, end)),
+                }
+            }
+            *ranges = joined;
+        }
+    }
+
+    /// Whether any of these rows is named.
+    pub(super) fn has(&self, group: BirthId, first: Row, count: u32) -> bool {
+        let end = first.0.saturating_add(count);
+        self.by_group.get(&group).is_some_and(|ranges| {
+            let after = ranges.partition_point(|(_, last)| *last <= first.0);
+            ranges.get(after).is_some_and(|(from, _)| *from < end)
+        })
+    }
+}
+
+/// What a log holds.
+#[derive(Default)]
+pub(super) struct LogCheck<'d, 'a> {
+    pub(super) segments: Vec<SegmentCheck>,
+    pub(super) named: NamedRows,
+    /// Filled when somebody wants contents.
+    pub(super) rows: LogRows<'d, 'a>,
+}
+
+/// The copies of a segment that hold everything that was acknowledged: those on disks that aren't out,
+/// or, where all are out, those that were put out last.
+fn is_current(view: &View<'_, '_>, segment: &Segment, copy: &SegmentCopyPlace) -> bool {
+    let Some(config) = view.config else { return true };
+    let since = |copy: &SegmentCopyPlace| {
+        config.out.iter().find(|out| out.disk == copy.disk).map(|out| out.since)
+    };
+    let inside = segment.copies.iter().any(|copy| since(copy).is_none());
+    let last = segment.copies.iter().filter_map(since).max();
+    match since(copy) {
+        None => true,
+        Some(since) => !inside && Some(since) == last,
+    }
+}
+
+/// Reads all live segments of a volume.
+pub(super) fn check_log<'d, 'a>(
+    view: &View<'d, 'a>,
+    volume: &Volume,
+    least: &mut LeastCopies,
+    findings: &mut Findings,
+) -> LogCheck<'d, 'a> {
+    let mut check = LogCheck::default();
+    let segments: Vec<&Segment> = volume.log.segments.values().collect();
+    let mut next = volume.log.released.next();
+    for (index, segment) in segments.iter().enumerate() {
+        let bound = segments.get(index + 1).map(|next| next.first_record);
+        if segment.first_record > next {
+            let last = RecordNumber(segment.first_record.0 - 1);
+            let what = format!("no live segment has the records from {next} to {last}");
+            let means = "they were acknowledged and are not in place";
+            findings.add(finding(Severity::Damage, Kind::LogGap, what, means).of(&volume.name));
+        }
+        let (checked, reached) =
+            SegmentReader { view, volume, segment, bound, findings }.read(least, &mut check);
+        check.segments.push(checked);
+        next = next.max(bound.unwrap_or(reached.next()));
+    }
+    check.named.settle();
+    check
+}
+
+struct SegmentReader<'s, 'd, 'a> {
+    view: &'s View<'d, 'a>,
+    volume: &'s Volume,
+    segment: &'s Segment,
+    bound: Option<RecordNumber>,
+    findings: &'s mut Findings,
+}
+
+impl<'d, 'a> SegmentReader<'_, 'd, 'a> {
+    /// The segment, and the last record that it has.
+    fn read(
+        mut self,
+        least: &mut LeastCopies,
+        log: &mut LogCheck<'d, 'a>,
+    ) -> (SegmentCheck, RecordNumber) {
+        let segment = self.segment;
+        let extents = segment.copies.first().map_or(0, |copy| copy.extents.count);
+        let bytes = u64::from(extents).saturating_mul(self.view.metadata.shape().extent_bytes());
+        let header = SegmentHeader {
+            volume: self.volume.id,
+            blocks: u32::try_from(bytes / BLOCK_BYTES as u64).unwrap_or(u32::MAX),
+            number: segment.number,
+            epoch: segment.epoch,
+            birth: segment.birth,
+            first_record: segment.first_record,
+        };
+        let (mut copies, places) = self.open_copies(&header);
+        let scanner = Scanner {
+            volume: &self.volume.name,
+            header: &header,
+            copies: &places,
+            bytes,
+            bound: self.bound,
+        };
+        let scan = scanner.scan(self.findings);
+        for (index, place) in places.iter().enumerate() {
+            let held = scan.records.iter().filter(|record| record.holders[index]).count();
+            let name = place.disk.name();
+            if let Some(copy) = copies.iter_mut().find(|copy| copy.given && copy.disk == name) {
+                copy.records = held as u64;
+            }
+        }
+        let acknowledged = self.acknowledged(&scan);
+        self.tell_gaps(&scan, acknowledged, &places);
+        let unreleased = self.judge_records(&scan, acknowledged, &places, least, log);
+        self.tell_copies(unreleased, &copies);
+        let last = scan.records.last().map(|record| record.number);
+        let mut records_by_copies = vec![0; segment.copies.len() + 1];
+        for record in scan.records.iter().filter(|record| self.counts(record)) {
+            if let Some(count) = records_by_copies.get_mut(record.copies as usize) {
+                *count += 1;
+            }
+        }
+        let checked = SegmentCheck {
+            number: segment.number.0,
+            epoch: segment.epoch.0,
+            open: segment.state == SegmentState::Open,
+            first_record: segment.first_record.0,
+            last_record: last.map(|last| last.0),
+            records: scan.records.len() as u64,
+            unreleased,
+            records_by_copies,
+            copies,
+            gaps: scan.gaps.iter().map(|gap| (gap.first.0, gap.last.0)).collect(),
+        };
+        let before = RecordNumber(segment.first_record.0.saturating_sub(1));
+        (checked, last.unwrap_or(before))
+    }
+
+    /// The copies for the report, and those of them that can be read.
+    fn open_copies(
+        &mut self,
+        header: &SegmentHeader,
+    ) -> (Vec<SegmentCopyCheck>, Vec<CopyPlace<'d, 'a>>) {
+        let (mut copies, mut places) = (Vec::new(), Vec::new());
+        for copy in &self.segment.copies {
+            let member = self.view.metadata.disks().get(&copy.disk);
+            let name = member
+                .map_or_else(|| copy.disk.to_string(), |member| disk_name(self.view.disks, member));
+            let current = is_current(self.view, self.segment, copy);
+            let disk: Option<&'d Disk<'a>> = self.view.disk(copy.disk);
+            let start = disk.and_then(|disk| extent_offset(disk, copy.extents.first));
+            let mut check = SegmentCopyCheck {
+                disk: name,
+                disk_offset_bytes: start.unwrap_or(0),
+                current,
+                given: false,
+                header_sound: false,
+                records: 0,
+            };
+            if let (Some(disk), Some(start)) = (disk, start) {
+                let bytes = disk.image.bytes_at(start, SEGMENT_HEADER_BYTES);
+                let bytes = bytes.unwrap_or_default();
+                let fault = UncheckedSegmentHeader(&bytes).check(header).err();
+                check.given = true;
+                check.header_sound = fault.is_none();
+                if let Some(fault) = fault.filter(|_| current) {
+                    let what = format!("log {}: {fault}", self.segment.number);
+                    // An open segment may be named by the metadata before its header is written.
+                    let (severity, means) = match self.view.released || self.bound.is_some() {
+                        true => (
+                            Severity::Redundancy,
+                            "records name the segment themselves, so \
+                                                        nothing else is lost",
+                        ),
+                        false => (
+                            Severity::Note,
+                            "it was being written when the owner ended, or it \
+                                                   is damaged; records name the segment themselves",
+                        ),
+                    };
+                    let found = finding(severity, Kind::SegmentHeader, what, means);
+                    let found = found.on(disk.name()).at(start, SEGMENT_HEADER_BYTES as u64);
+                    self.findings.add(found.of(&self.volume.name));
+                }
+                places.push(CopyPlace { disk, start, current });
+            }
+            copies.push(check);
+        }
+        (copies, places)
+    }
+
+    /// Whether a record counts: it isn't released, and no takeover has cut it off.
+    fn counts(&self, record: &Found) -> bool {
+        let log = &self.volume.log;
+        let void =
+            log.cut.is_some_and(|(epoch, cut)| self.segment.epoch < epoch && record.number > cut);
+        record.number > log.released && !void
+    }
+
+    /// The last record that certainly was acknowledged.
+    fn acknowledged(&self, scan: &Scan) -> RecordNumber {
+        let before = |number: RecordNumber| RecordNumber(number.0.saturating_sub(1));
+        if let Some(bound) = self.bound {
+            return before(bound);
+        }
+        let begins = scan.records.iter().rev().find(|record| record.begins_batch);
+        begins.map_or(before(self.segment.first_record), |record| before(record.number))
+    }
+
+    fn of_segment(&self, severity: Severity, kind: Kind, what: String, means: &str) -> Finding {
+        let what = format!("log {}: {what}", self.segment.number);
+        finding(severity, kind, what, means).of(&self.volume.name)
+    }
+
+    /// Missing records: between others, and at the end of a segment that has a successor.
+    fn tell_gaps(&mut self, scan: &Scan, acknowledged: RecordNumber, places: &[CopyPlace<'d, 'a>]) {
+        let mut gaps = scan.gaps.clone();
+        let next = scan.records.last().map_or(self.segment.first_record, |r| r.number.next());
+        if self.bound.is_some_and(|bound| next < bound) && !places.is_empty() {
+            gaps.push(Gap { first: next, last: acknowledged, from: scan.end, to: scan.end });
+        }
+        let released = self.volume.log.released;
+        for gap in gaps {
+            let unreleased_behind =
+                scan.records.iter().any(|record| record.number > gap.last && self.counts(record));
+            let (severity, kind, means) = if gap.last <= released {
+                let severity =
+                    if unreleased_behind { Severity::Redundancy } else { Severity::Note };
+                (
+                    severity,
+                    Kind::LogGap,
+                    "they are released, so nothing is lost; but an engine \
+                                          takes them for the end of the log",
+                )
+            } else if gap.first > acknowledged {
+                (Severity::Note, Kind::LogTail, "they were being written when the owner ended")
+            } else {
+                (Severity::Damage, Kind::LogGap, "they were acknowledged and no copy has them")
+            };
+            let what = format!("no copy has {} to {}", gap.first, gap.last);
+            let found = self.of_segment(severity, kind, what, means);
+            let bytes = gap.to.saturating_sub(gap.from).max(BLOCK_BYTES as u64);
+            let place = places.iter().find(|place| place.current).or(places.first());
+            let found = match place {
+                Some(place) => {
+                    found.on(place.disk.name()).at(place.start.saturating_add(gap.from), bytes)
+                }
+                None => found,
+            };
+            self.findings.add(found);
+        }
+    }
+
+    /// Counts the copies of each unreleased record and tells which copies lack which.
+    fn judge_records(
+        &mut self,
+        scan: &Scan,
+        acknowledged: RecordNumber,
+        places: &[CopyPlace<'d, 'a>],
+        least: &mut LeastCopies,
+        log: &mut LogCheck<'d, 'a>,
+    ) -> u64 {
+        let mut unreleased = 0;
+        for record in &scan.records {
+            let tail = record.number > acknowledged;
+            if self.counts(record) {
+                unreleased += 1;
+                if record.copies > 0 || !tail {
+                    let count = if tail { &mut least.log_tail } else { &mut least.log_records };
+                    *count = Some(count.unwrap_or(u32::MAX).min(record.copies));
+                }
+                if let Some(rows) = record.rows {
+                    log.named.add(rows);
+                }
+                if self.view.visit.is_some() {
+                    log.rows.add(record, places, self.view.metadata.shape().rows());
+                }
+            }
+            let missing = places.iter().zip(&record.holders);
+            let missing = missing.filter(|(place, holds)| place.current && !**holds);
+            for (place, _) in missing {
+                let (severity, kind, means) = if !self.counts(record) {
+                    (Severity::Note, Kind::LogRecord, "it is in place already")
+                } else if tail {
+                    (
+                        Severity::Note,
+                        Kind::LogTail,
+                        "it was being written when the owner ended, or \
+                                                     it is damaged",
+                    )
+                } else if record.copies == 0 {
+                    (
+                        Severity::Damage,
+                        Kind::LogRecord,
+                        "rows of it that no copy has were \
+                                                         acknowledged",
+                    )
+                } else {
+                    (Severity::Redundancy, Kind::LogRecord, "other copies have it")
+                };
+                let what = format!("the copy lacks {}, or part of it", record.number);
+                let found = self.of_segment(severity, kind, what, means);
+                let at = place.start.saturating_add(record.at);
+                self.findings.add(found.on(place.disk.name()).at(at, record.bytes));
+            }
+        }
+        unreleased
+    }
+
+    /// Tells of copies that aren't there, where there is anything that they should hold.
+    fn tell_copies(&mut self, unreleased: u64, copies: &[SegmentCopyCheck]) {
+        let wanted = usize::from(self.volume.layout.copies());
+        let there = copies.iter().filter(|copy| copy.given && copy.current).count();
+        let names = |given: bool| {
+            let copies = copies.iter().filter(|copy| copy.current && copy.given == given);
+            copies.map(|copy| copy.disk.as_str()).collect::<Vec<_>>().join(", ")
+        };
+        // Everything before the next segment's first record is in place.
+        let log = &self.volume.log;
+        let done = self.bound.is_some_and(|bound| bound <= log.released.next());
+        if there == 0 && !done {
+            let what = format!("no current copy is there (they are on {})", names(false));
+            let means = "what was acknowledged and isn't in place can't be read from these disks";
+            let found = self.of_segment(Severity::Damage, Kind::SegmentCopy, what, means);
+            self.findings.add(found);
+        } else if there < wanted && unreleased > 0 {
+            let what = format!("{there} of {wanted} copies are there (on {})", names(true));
+            let means = "unreleased records have fewer copies than the layout promises";
+            let found = self.of_segment(Severity::Redundancy, Kind::SegmentCopy, what, means);
+            self.findings.add(found);
+        }
+    }
+}
