@@ -9,6 +9,7 @@ use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -184,6 +185,24 @@ fn what_is_taken_away_by_hand_comes_back() {
     session.read_to_string(&mut said).unwrap();
     assert!(said.contains("421"), "the session on the former mount ended: {said}");
     assert!(lab.log("supervisor").contains("is no longer mounted"));
+
+    // Whoever goes on writing there meanwhile doesn't keep it out.
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                // Into the volume, or into the directory beneath.
+                let _ = std::fs::write(target.join("stray"), "");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        lab.lab(&["kill", "engine"]);
+        wait_until("its files are gone", || !target.join("kept").exists());
+        std::thread::sleep(SHORT);
+        over.store(true, Ordering::Relaxed);
+    });
+    wait_alive(&lab, "alive after its engine was killed under those who write");
+    println!("hidden: {}", lab.log("supervisor").contains("the mount hides it"));
 
     os::ioctl::shutdown_filesystem(File::open(&target).unwrap().as_fd()).unwrap();
     assert!(write_durably(&target).is_err());

@@ -16,7 +16,7 @@ use control::names::VolumeName;
 use control::settings::{MountSetting, VolumeSettings};
 use pool::{PoolReport, VolumeReport};
 
-use super::kept::Kept;
+use super::kept::{Kept, Places};
 use super::platform::{Platform, Trouble};
 
 /// Failed steps after which the end of the process leaves a volume as it is.
@@ -34,6 +34,7 @@ pub struct Keeper<P: Platform> {
     /// Pools, and volumes as `POOL/VOLUME`, whose services are down for an operation; their
     /// settings stay.
     held: Mutex<BTreeSet<String>>,
+    places: Arc<Places>,
 }
 
 impl<P: Platform> Keeper<P> {
@@ -43,6 +44,7 @@ impl<P: Platform> Keeper<P> {
             platform: Arc::new(platform),
             volumes: Mutex::default(),
             held: Mutex::default(),
+            places: Arc::default(),
         })
     }
 
@@ -77,8 +79,12 @@ impl<P: Platform> Keeper<P> {
             });
             let attached = Some(alive.unwrap_or(Attachment::DEAD));
             let actual = Actual { attached, mount, ..Actual::default() };
-            let kept =
-                Kept::begin(&self.platform, left.volume.clone(), wish, (actual, left.device));
+            let kept = Kept::begin(
+                (&self.platform, &self.places),
+                left.volume.clone(),
+                wish,
+                (actual, left.device),
+            );
             self.volumes().insert(left.volume, kept);
         }
     }
@@ -135,7 +141,12 @@ impl<P: Platform> Keeper<P> {
         }
         for (name, wish) in wishes {
             if wish.device || wish.mount.is_some() {
-                let kept = Kept::begin(&self.platform, name.clone(), wish, Default::default());
+                let kept = Kept::begin(
+                    (&self.platform, &self.places),
+                    name.clone(),
+                    wish,
+                    Default::default(),
+                );
                 volumes.insert(name, kept);
             }
         }
@@ -221,8 +232,14 @@ impl<P: Platform> Keeper<P> {
     /// The volume's keeper; made when there is none.
     pub fn volume(&self, name: &VolumeName) -> Arc<Kept<P>> {
         let mut volumes = self.volumes();
-        let begin =
-            || Kept::begin(&self.platform, name.clone(), Wanted::default(), Default::default());
+        let begin = || {
+            Kept::begin(
+                (&self.platform, &self.places),
+                name.clone(),
+                Wanted::default(),
+                Default::default(),
+            )
+        };
         Arc::clone(volumes.entry(name.clone()).or_insert_with(begin))
     }
 

@@ -25,6 +25,7 @@ struct Fake {
     findings: Mutex<Vec<Finding>>,
     thorough: AtomicU64,
     ftp_ended: AtomicBool,
+    came_back: AtomicBool,
 }
 
 impl Fake {
@@ -64,7 +65,8 @@ impl Platform for Fake {
         self.act(if abort { "abort" } else { "detach" })
     }
 
-    async fn mount(&self, _: &Path, _: &MountSetting) -> Result<(), Trouble> {
+    async fn mount(&self, _: &Path, _: &MountSetting, comes_back: bool) -> Result<(), Trouble> {
+        self.came_back.store(comes_back, Ordering::Relaxed);
         self.act("mount")
     }
 
@@ -218,6 +220,7 @@ const HARD_AND_UP: [&str; 6] = ["stop-ftp", "shut-down", "abort", "attach", "mou
 async fn a_new_engine_means_everything_anew_without_a_command() {
     let keeper = up().await;
     assert!(keeper.is_settled());
+    assert!(!keeper.platform().came_back.load(Ordering::Relaxed));
 
     keeper.want(None, &[]);
     wait(&keeper, |shown| shown.actual == Actual::default()).await;
@@ -229,6 +232,7 @@ async fn a_new_engine_means_everything_anew_without_a_command() {
     assert_eq!(log(&keeper), UP);
     // Who still holds files of the old file system is named; who has ended isn't.
     assert_eq!(keeper.report()[0].busy_processes, ["process 2"]);
+    assert!(keeper.platform().came_back.load(Ordering::Relaxed));
 }
 
 #[tokio::test]
@@ -394,6 +398,7 @@ async fn what_a_look_finds_dead_is_made_anew() {
         assert_eq!(log(&keeper), steps);
         assert_eq!(trouble(&keeper), None, "{fault:?}");
         assert_eq!(keeper.report()[0].ftp, ServiceState::On);
+        assert!(keeper.platform().came_back.load(Ordering::Relaxed));
     }
     let keeper = up().await;
     keeper.platform().ftp_ended.store(true, Ordering::Relaxed);

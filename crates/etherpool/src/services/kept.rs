@@ -5,8 +5,9 @@
 //! engine's knowing. A look may hang as long as the volume does, so it runs on a thread of its own, one
 //! at a time for each device, and is waited for in short pieces.
 
-use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use control::api::{ApiError, ErrorCode, ServiceState, VolumeServices};
@@ -42,8 +43,26 @@ pub struct Kept<P: Platform> {
     wanted: watch::Sender<Wanted>,
     shown: watch::Sender<Shown>,
     state: Arc<AsyncMutex<State<P>>>,
+    places: Arc<Places>,
     /// Has it looked at now.
     look: Arc<Notify>,
+}
+
+/// Where volumes were mounted last, also those of which nothing is there now: while an engine is away,
+/// nobody keeps anything.
+#[derive(Debug, Default)]
+pub struct Places(Mutex<BTreeMap<VolumeName, PathBuf>>);
+
+impl Places {
+    fn was_at(&self, name: &VolumeName, path: &Path) {
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        places.insert(name.clone(), path.to_owned());
+    }
+
+    fn comes_back(&self, name: &VolumeName, path: &Path) -> bool {
+        let places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        places.get(name).is_some_and(|place| place == path)
+    }
 }
 
 /// What is, with the things themselves. Held locked during each step.
@@ -112,7 +131,7 @@ enum Round {
 impl<P: Platform> Kept<P> {
     /// Begins to keep a volume, of which this is there.
     pub fn begin(
-        platform: &Arc<P>,
+        (platform, places): (&Arc<P>, &Arc<Places>),
         name: VolumeName,
         wish: Wanted,
         was: (Actual, Option<PathBuf>),
@@ -125,6 +144,7 @@ impl<P: Platform> Kept<P> {
             wanted: watch::Sender::new(wish),
             shown: watch::Sender::new(shown),
             state: Arc::new(AsyncMutex::new(state)),
+            places: Arc::clone(places),
             look: Arc::default(),
         });
         // The task holds its volume weakly between steps, so that forgetting the volume ends it.
@@ -278,6 +298,7 @@ impl<P: Platform> Kept<P> {
             Step::ShutDownFs => {
                 if let (Some(device), Some(mount)) = (&state.device, &state.actual.mount) {
                     let holders = platform.shut_down(device, &mount.path).await?;
+                    self.places.was_at(&self.name, &mount.path);
                     if !holders.is_empty() {
                         tracing::warn!(volume = %self.name, ?holders, "files of the lost file system are still held");
                     }
@@ -295,6 +316,7 @@ impl<P: Platform> Kept<P> {
                 }
                 if let (Some(device), Some(mount)) = (&state.device, &state.actual.mount) {
                     platform.unmount(device, &mount.path).await?;
+                    self.places.was_at(&self.name, &mount.path);
                 }
             }
             Step::Detach | Step::Abort => {
@@ -309,7 +331,8 @@ impl<P: Platform> Kept<P> {
             }
             Step::Mount => {
                 if let (Some(device), Some(mount)) = (&state.device, &wanted.mount) {
-                    platform.mount(device, mount).await?;
+                    let comes_back = self.places.comes_back(&self.name, &mount.path);
+                    platform.mount(device, mount, comes_back).await?;
                 }
             }
             Step::StartFtp => {

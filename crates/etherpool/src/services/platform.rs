@@ -95,11 +95,12 @@ pub trait Platform: Send + Sync + 'static {
         abort: bool,
     ) -> impl Future<Output = Result<(), Trouble>> + Send;
 
-    /// Mounts.
+    /// Mounts; `comes_back` where it was taken away a moment ago, see [`PlaceRules`].
     fn mount(
         &self,
         device: &Path,
         setting: &MountSetting,
+        comes_back: bool,
     ) -> impl Future<Output = Result<(), Trouble>> + Send;
 
     /// Unmounts a device in order; what else may be mounted there isn't touched.
@@ -212,7 +213,7 @@ impl Linux {
                 let holds_lab = except.starts_with(&path) && except != path;
                 NeededDirectory { path, whose, except: holds_lab.then(|| except.to_owned()) }
             });
-            Ok(PlaceRules { roots, needed: needed.collect() })
+            Ok(PlaceRules { roots, needed: needed.collect(), comes_back: false })
         })
         .await
     }
@@ -301,10 +302,15 @@ impl Platform for Linux {
         .await
     }
 
-    async fn mount(&self, device: &Path, setting: &MountSetting) -> Result<(), Trouble> {
+    async fn mount(
+        &self,
+        device: &Path,
+        setting: &MountSetting,
+        comes_back: bool,
+    ) -> Result<(), Trouble> {
         let options: Vec<&str> =
             self.options.iter().chain(&setting.options).map(String::as_str).collect();
-        let rules = self.place_rules().await?;
+        let rules = PlaceRules { comes_back, ..self.place_rules().await? };
         let mounted = filesystem::mount(
             device.to_owned(),
             setting.path.clone(),

@@ -30,6 +30,9 @@ pub struct PlaceRules {
     pub roots: Vec<PathBuf>,
     /// Directories that no mount may lie above or below.
     pub needed: Vec<NeededDirectory>,
+    /// Whether the volume was mounted there and comes back by itself: what was written into the
+    /// directory while it was away is hidden by it, as it was meant to be written into the volume.
+    pub comes_back: bool,
 }
 
 /// A directory without which a process can't go on.
@@ -69,7 +72,8 @@ pub(super) fn check_now(
             return Err(refused(path, "it is not a directory", "choose a directory"));
         }
         Ok(_) => {
-            check_empty(path, std::fs::read_dir(&resolved).map(|mut all| all.next().is_none()))?
+            let empty = std::fs::read_dir(&resolved).map(|mut all| all.next().is_none());
+            check_empty(path, rules, empty)?
         }
     }
     Ok(resolved)
@@ -100,7 +104,7 @@ impl Place {
             return Err(refused(path, reason, "find out who changes it, then try again"));
         }
         check_mounts(path, &place.path, None)?;
-        check_empty(path, place.is_empty())?;
+        check_empty(path, rules, place.is_empty())?;
         Ok(place)
     }
 
@@ -126,8 +130,16 @@ fn failed(path: &Path, error: io::Error) -> FilesystemError {
     FilesystemError::system(format!("looking at {}", path.display()), error)
 }
 
-fn check_empty(path: &Path, empty: io::Result<bool>) -> Result<(), FilesystemError> {
+fn check_empty(
+    path: &Path,
+    rules: &PlaceRules,
+    empty: io::Result<bool>,
+) -> Result<(), FilesystemError> {
     if empty.map_err(|error| failed(path, error))? {
+        return Ok(());
+    }
+    if rules.comes_back {
+        tracing::warn!(target = %path.display(), "something was written into the mount point while nothing was mounted there; the mount hides it");
         return Ok(());
     }
     Err(refused(
@@ -277,6 +289,7 @@ mod tests {
                 needed("root/mine", Some("root/mine/lab")),
                 needed("root/not-yet/run", None),
             ],
+            ..PlaceRules::default()
         };
         Tree { _directory: directory, base, rules }
     }
@@ -314,17 +327,21 @@ mod tests {
             assert!(error.contains(why), "{path}: {error}");
         }
         assert!(!base.join("root/new").exists(), "a check makes nothing");
+        let again = PlaceRules { comes_back: true, ..rules.clone() };
+        assert!(Place::prepare(&base.join("root/full"), &again).is_ok(), "it was there before");
+        assert!(Place::prepare(&base.join("root/out"), &again).is_err());
     }
 
     #[test]
     fn directories_of_the_system_and_other_mounts_are_refused_below_any_root() {
-        let rules = PlaceRules { roots: vec!["/".into()], needed: Vec::new() };
+        let rules = PlaceRules { roots: vec!["/".into()], ..PlaceRules::default() };
         for path in ["/etc/cron.new", "/root/.ssh-new", "/var/lib", "/home", "/usr/new", "/run/new"]
         {
             let error = check_now(Path::new(path), &rules, None).unwrap_err().to_string();
             assert!(error.contains("directory of the system"), "{path}: {error}");
         }
-        let inside = PlaceRules { roots: vec!["/var".into(), "/proc".into()], needed: Vec::new() };
+        let roots = vec!["/var".into(), "/proc".into()];
+        let inside = PlaceRules { roots, ..PlaceRules::default() };
         assert!(check_now(Path::new("/var/not-there-yet"), &inside, None).is_ok());
         assert!(check_now(Path::new("/proc/x"), &inside, None).is_err());
         let mounts = kernel::mounts().unwrap();

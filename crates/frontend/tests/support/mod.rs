@@ -148,7 +148,7 @@ impl TestVolume {
     }
 
     pub fn place_rules(&self) -> PlaceRules {
-        PlaceRules { roots: vec![self.root.path().to_owned()], needed: Vec::new() }
+        PlaceRules { roots: vec![self.root.path().to_owned()], ..PlaceRules::default() }
     }
 
     pub fn detach(&mut self, how: Detach) {
