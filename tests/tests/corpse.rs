@@ -205,7 +205,7 @@ fn what_is_taken_away_by_hand_comes_back() {
     println!("hidden: {}", lab.log("supervisor").contains("the mount hides it"));
 
     os::ioctl::shutdown_filesystem(File::open(&target).unwrap().as_fd()).unwrap();
-    assert!(write_durably(&target).is_err());
+    wait_until("it is found dead", || lab.log("supervisor").contains("file system was shut down"));
     wait_alive(&lab, "alive after its file system was shut down");
 
     // The kernel keeps the device for those who use it; then it would be gone.
@@ -218,8 +218,9 @@ fn what_is_taken_away_by_hand_comes_back() {
     // Something of somebody else's over it is told of, and not touched.
     run("mount", &["-t", "tmpfs", "other", target.to_str().unwrap()]);
     std::fs::write(target.join("theirs"), "theirs").unwrap();
-    wait_until("status names it", || remarks(&lab).contains("other"));
-    assert_eq!(status_code(&lab), Some(5));
+    wait_until("status names it", || {
+        remarks(&lab).contains("other") && status_code(&lab) == Some(5)
+    });
     assert_eq!(std::fs::read(target.join("theirs")).unwrap(), b"theirs");
     run("umount", &[target.to_str().unwrap()]);
     wait_alive(&lab, "alive after the other mount went");
@@ -250,8 +251,9 @@ fn a_mount_that_takes_no_writes_is_told_of() {
     let path = target.to_str().unwrap();
     run("mount", &["-o", "remount,ro", path]);
     assert!(write_durably(&target).is_err());
-    assert_eq!(status_code(&lab), Some(5));
-    assert!(remarks(&lab).contains("read-only"), "{}", remarks(&lab));
+    wait_until("status says so", || {
+        status_code(&lab) == Some(5) && remarks(&lab).contains("read-only")
+    });
     run("mount", &["-o", "remount,rw", path]);
     wait_alive(&lab, "alive after it may be written again");
 
@@ -261,8 +263,9 @@ fn a_mount_that_takes_no_writes_is_told_of() {
     let device = device_of(&lab);
     let name = device.file_name().unwrap().to_str().unwrap();
     std::fs::write(format!("/sys/fs/ext4/{name}/trigger_fs_error"), "test").unwrap();
-    assert_eq!(status_code(&lab), Some(5));
-    assert!(remarks(&lab).contains("damaged"), "{}", remarks(&lab));
+    wait_until("status says that it is damaged", || {
+        status_code(&lab) == Some(5) && remarks(&lab).contains("damaged")
+    });
     std::thread::sleep(Duration::from_secs(5));
     assert!(remarks(&lab).contains("damaged"), "it isn't mounted again by itself");
 }

@@ -149,7 +149,7 @@ fn settings_that_come_with_a_pool_wait_for_a_word() {
 #[test]
 fn an_export_that_came_with_a_pool_is_not_made() {
     let lab = bare();
-    lab.cli(&["volume", "export", "cluster/v", "aoe:e77.1"]);
+    lab.cli(&["volume", "export", "cluster/v", "aoe:e77.1", "--yes"]);
     let run_dir = lab.dir().join("supervisor/run/target-volumes");
     let exported = || {
         let asked =
