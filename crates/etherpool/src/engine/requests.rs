@@ -201,7 +201,8 @@ impl Work<'_> {
             Err(IoError::Fenced { .. }) => {
                 return Err(nothing("has a readable record of its owner"));
             }
-            claimed => drop(claimed.map_err(failed)?),
+            Ok(_) => {}
+            Err(error) => return Err(failed(error)),
         }
         Ok(Value::Null)
     }
