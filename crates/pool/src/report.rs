@@ -263,7 +263,7 @@ pub struct VerifyReport {
     pub blocks: u64,
     /// Blocks that were never written; they read as zeros without a copy.
     pub unwritten: u64,
-    /// Blocks that a copy is known to have missed and was not asked for.
+    /// Blocks that a copy is known to have missed and was not asked for, or whose disk isn't there.
     pub missed: u64,
     /// Blocks that didn't match or couldn't be read.
     pub bad: Vec<BadBlock>,

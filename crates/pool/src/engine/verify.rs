@@ -123,7 +123,6 @@ impl Volume {
                     report.missed += 1;
                     continue;
                 }
-                report.blocks += 1;
                 let at = index as usize * BLOCK_BYTES;
                 let bytes = match &data {
                     Some(Ok(data)) => Ok(data.slice(at, at + BLOCK_BYTES)),
@@ -133,6 +132,12 @@ impl Volume {
                         None => Err(IoError::Lost),
                     },
                 };
+                // A disk that isn't there has nothing bad: what it holds can't be told now.
+                if matches!(bytes, Err(IoError::Lost | IoError::Restarted { .. })) {
+                    report.missed += 1;
+                    continue;
+                }
+                report.blocks += 1;
                 match bytes {
                     Ok(bytes) if row_checksum(place.birth, row, Role::Data(0), &bytes) == crc => {}
                     Ok(_) => self.report_bad(place, row, member, false, report),
