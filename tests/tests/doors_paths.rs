@@ -350,6 +350,11 @@ fn resolves_a_path(line: &str) -> bool {
     if call.starts_with("symlinkat(") {
         return false;
     }
+    // Of what is sent only the address is resolved; a report that is sent names paths too.
+    let call = match call.starts_with("send") {
+        true => call.rfind("sun_path=").map_or("", |at| &call[at..]),
+        false => call,
+    };
     let absolute =
         call.match_indices("\"/").any(|(at, _)| !call[at + 1..].starts_with("/proc/self/fd/"));
     // An empty path stands for the descriptor before it.
@@ -364,6 +369,7 @@ fn resolved_paths_are_told_from_descriptors() {
         "12 statx(AT_FDCWD, \"file\", 0) = 0",
         "12 connect(3, {sa_family=AF_UNIX, sun_path=\"/run/node.sock\"}, 16) = 0",
         "12 readlink(\"/tmp\", 0x1, 1023) = -1 EINVAL",
+        "12 sendto(3, \"READY=1\", 7, 0, {sa_family=AF_UNIX, sun_path=\"/run/x\"}, 16) = 7",
     ] {
         assert!(resolves_a_path(line), "{line}");
     }
@@ -372,6 +378,7 @@ fn resolved_paths_are_told_from_descriptors() {
         "12 connect(3, {sa_family=AF_UNIX, sun_path=\"/proc/self/fd/5\"}, 18) = 0",
         "12 symlinkat(\"/dev/sdb\", 7, \"disk\") = 0",
         "12 statx(5, \"\", AT_EMPTY_PATH, STATX_ALL, {}) = 0",
+        "12 sendto(3, \"{\"device\":\"/dev/sda\"}\"..., 1452, MSG_NOSIGNAL, NULL, 0) = 1452",
     ] {
         assert!(!resolves_a_path(line), "{line}");
     }
