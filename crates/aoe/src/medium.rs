@@ -287,6 +287,12 @@ impl Shared {
         self.is_protected(range).then_some(IoError::Refused(RefusalReason::ProtectedRange))
     }
 
+    /// Whether a change of these sectors may change what the labels say. They are asked of owned media
+    /// only, and read when a medium gets an owner.
+    fn may_change_labels(&self, range: SectorRange) -> bool {
+        !matches!(self.ownership.get(), Ownership::Unclaimed { .. }) && touches_labels(range)
+    }
+
     async fn claim(&self, claim: Claim) -> Result<Completion<Holder>, IoError> {
         if claim.epoch == Epoch::OBSERVER {
             return Err(IoError::Refused(RefusalReason::ObserverOnly));
@@ -315,7 +321,12 @@ impl Shared {
         if device.geometry().read_only {
             return Err(IoError::ReadOnly);
         }
+        let is_new = matches!(self.ownership.get(), Ownership::Unclaimed { .. });
         self.record(&device, claimed).await?;
+        if is_new {
+            // What can't be read tells nothing; the claim stands.
+            let _unread = self.read_labels(&*device).await;
+        }
         Ok(Completion::new(self.instance(), claimed))
     }
 
@@ -393,7 +404,7 @@ impl Medium {
         let shared = Rc::clone(&self.shared);
         let started = self.shared.gate.pass(move || match shared.refusal(range) {
             Some(error) => futures::future::ready(Err(error)).boxed_local(),
-            None if touches_labels(range) => {
+            None if shared.may_change_labels(range) => {
                 let device = shared.device();
                 let changed = operation(&*device);
                 async move {
@@ -436,7 +447,7 @@ impl BlockDevice for Medium {
         let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
         if self.shared.gate.is_closed()
             || self.shared.refusal(range).is_some()
-            || touches_labels(range)
+            || self.shared.may_change_labels(range)
         {
             return None;
         }
@@ -446,7 +457,7 @@ impl BlockDevice for Medium {
 
     fn begins(&self, transfer: &Transfer) -> bool {
         let labels = match transfer {
-            Transfer::Write { .. } => touches_labels(transfer.range()),
+            Transfer::Write { .. } => self.shared.may_change_labels(transfer.range()),
             Transfer::Read(_) => false,
         };
         !self.shared.gate.is_closed() && !labels && self.shared.device.borrow().begins(transfer)
