@@ -84,7 +84,7 @@ impl ApiClient {
 
     /// Has something removed.
     pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.call(Method::DELETE, path, &(), CHANGE_LIMIT).await
+        self.delete_as(path, &()).await
     }
 
     /// The same, and how.
