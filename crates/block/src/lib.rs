@@ -26,7 +26,7 @@ pub use device::{
 pub use error::{IoError, RefusalReason};
 pub use ids::{Epoch, Instance, OwnerId};
 pub use memory::MemoryDevice;
-pub use time::Instant;
+pub use time::{Instant, spoken};
 pub use units::{
     BLOCK_BYTES, BLOCK_SECTORS, Lba, SECTOR_BYTES, SectorRange, bytes_to_sectors_ceil,
 };

@@ -1,4 +1,4 @@
-//! A point in time as protocol cores and the engine see it.
+//! A point in time as protocol cores and the engine see it, and a time that passed as people say it.
 
 use std::ops::{Add, Sub};
 use std::time::Duration;
@@ -38,5 +38,38 @@ impl Sub<Instant> for Instant {
 
     fn sub(self, rhs: Instant) -> Duration {
         self.since(rhs)
+    }
+}
+
+/// A time as people say it, in its largest unit that still tells something: "90 seconds", "3 hours".
+pub fn spoken(time: Duration) -> String {
+    match time.as_secs() {
+        0 => "less than a second".into(),
+        1 => "1 second".into(),
+        s if s < 120 => format!("{s} seconds"),
+        s if s < 7200 => format!("{} minutes", s / 60),
+        s if s < 48 * 3600 => format!("{} hours", s / 3600),
+        s => format!("{} days", s / 86400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_said_in_one_unit() {
+        for (seconds, text) in [
+            (0, "less than a second"),
+            (1, "1 second"),
+            (119, "119 seconds"),
+            (120, "2 minutes"),
+            (7199, "119 minutes"),
+            (7200, "2 hours"),
+            (48 * 3600 - 1, "47 hours"),
+            (48 * 3600, "2 days"),
+        ] {
+            assert_eq!(spoken(Duration::from_secs(seconds)), text);
+        }
     }
 }

@@ -4,14 +4,14 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::OwnerId;
+use block::{OwnerId, spoken};
 
 use super::create::{Creation, check_name, check_once};
 use super::format_disk::Candidate;
 use super::open::Quorum;
 use super::open_pool::OpenPool;
 use super::slot::{Inner, Slot, SlotState};
-use super::whose::{ALIVE_WITHIN, owner_name, seconds};
+use super::whose::{ALIVE_WITHIN, owner_name};
 use super::{CreatePool, ImportOptions, KnownDisk, KnownPool};
 use crate::error::PoolError;
 use crate::format::{DiskId, PoolId};
@@ -242,7 +242,7 @@ fn owner_lives(pool: &str, owner: &str, heard: Duration) -> PoolError {
     PoolError::InUse {
         pool: pool.to_owned(),
         owner: owner.to_owned(),
-        heard: seconds(heard),
+        heard: spoken(heard),
         remedy: format!("release it there first (`etherpool pool release {pool}` on {owner})"),
     }
 }

@@ -5,7 +5,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BlockDevice, DurabilityClass, Holder, OwnerId};
+use block::{BlockDevice, DurabilityClass, Holder, OwnerId, spoken};
 use futures::future::join_all;
 
 use super::format_disk::Candidate;
@@ -40,7 +40,7 @@ impl Inner {
         }
         if let Some(heard) = self.heard_of_another(&*candidate.device).await {
             return refuse(
-                format!("another supervisor uses it: it was heard {} ago", seconds(heard)),
+                format!("another supervisor uses it: it was heard {} ago", spoken(heard)),
                 "name another one, or take it out of use there first",
             );
         }
@@ -101,7 +101,7 @@ impl Inner {
             let disks = self.seen_disks(pool);
             let quorum = Quorum::of(&disks);
             if let Some(heard) = self.live_owner(&disks, &quorum).await {
-                let (owner, heard) = (owner_name(&quorum), seconds(heard));
+                let (owner, heard) = (owner_name(&quorum), spoken(heard));
                 return refuse(
                     format!("{error}; it is a disk of a pool that {owner} uses, heard {heard} ago"),
                     remedy_of_label(error),
@@ -165,7 +165,7 @@ impl Inner {
                     "it is a disk of pool {}, which {} uses: it was heard {} ago",
                     label.pool_name,
                     owner_name(&quorum),
-                    seconds(heard)
+                    spoken(heard)
                 ),
                 "name another one, or take it out of that pool first",
             );
@@ -258,16 +258,4 @@ fn loss_of(label: &Label, disks: &[SeenDisk], quorum: &Quorum) -> String {
         label.pool,
         owner_name(quorum)
     )
-}
-
-/// A time as people say it.
-pub(crate) fn seconds(time: Duration) -> String {
-    match time.as_secs() {
-        0 => "less than a second".into(),
-        1 => "1 second".into(),
-        s if s < 120 => format!("{s} seconds"),
-        s if s < 7200 => format!("{} minutes", s / 60),
-        s if s < 48 * 3600 => format!("{} hours", s / 3600),
-        s => format!("{} days", s / 86400),
-    }
 }

@@ -1,5 +1,8 @@
 //! Pools.
 
+use std::time::Duration;
+
+use block::spoken;
 use comfy_table::ContentArrangement;
 use control::api::ImportResult;
 use control::size::Human;
@@ -97,7 +100,7 @@ pub fn forecast(forecast: &PoolForecast) -> String {
 /// Whose a pool is that would be imported.
 pub fn import_plan(plan: &ImportPlan) -> String {
     let heard = match plan.heard_ms {
-        Some(ms) => format!("last heard by its disks {} ago", ago(ms / 1000)),
+        Some(ms) => format!("last heard by its disks {} ago", spoken(Duration::from_millis(ms))),
         None => "not heard by its disks since their machines were started".into(),
     };
     let owner = match (&plan.owner, &plan.owner_id) {
@@ -120,18 +123,6 @@ pub fn import_plan(plan: &ImportPlan) -> String {
         text.push_str("Its owner could neither write to it nor read from it any more.\n");
     }
     text
-}
-
-/// A time that has passed, as people say it.
-pub fn ago(seconds: u64) -> String {
-    match seconds {
-        0 => "less than a second".into(),
-        1 => "1 second".into(),
-        s if s < 120 => format!("{s} seconds"),
-        s if s < 7200 => format!("{} minutes", s / 60),
-        s if s < 48 * 3600 => format!("{} hours", s / 3600),
-        s => format!("{} days", s / 86400),
-    }
 }
 
 /// `pool import --all`.
@@ -165,7 +156,7 @@ fn owner(report: &PoolReport) -> String {
             format!(
                 "{name} (epoch {}) as of {} ago; its votes do not answer now",
                 report.epoch,
-                ago(secs)
+                spoken(Duration::from_secs(secs))
             )
         }
     }
