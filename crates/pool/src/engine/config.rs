@@ -68,6 +68,12 @@ impl Votes {
         }
     }
 
+    /// Whether a disk is out in the configuration that the votes are being brought to. From the first
+    /// voter that has it, an opening may find it.
+    pub(crate) fn is_going_out(&self, disk: DiskNumber) -> bool {
+        self.target.borrow().is_out(disk)
+    }
+
     fn holders_of(&self, number: ConfigNumber) -> usize {
         self.voters.values().filter(|voter| voter.has.get() >= number).count()
     }

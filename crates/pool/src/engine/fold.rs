@@ -1,10 +1,12 @@
 //! Folding: what the log holds goes into place, with its checksums, on every usable member; the others
-//! get misses. Only when all of that is durable and confirmed is the log's space released.
+//! get misses. Only when all of that is durable and confirmed is the log's space released. From the
+//! choice of whom a fold reaches to its commit no disk is taken in: it would pass for one that has all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use block::{BLOCK_BYTES, Buffer, IoError, Lba};
+use futures::future::select;
 use futures::{FutureExt, StreamExt};
 use runtime::Permit;
 
@@ -31,10 +33,11 @@ struct GroupFold {
 }
 
 impl Volume {
-    /// Folds when the log fills, when it was idle, or when a segment has lost a copy.
+    /// Folds when the log fills, when it was idle, or when a segment has fewer copies than wanted.
     pub(crate) async fn run_fold(self: Rc<Self>) {
         loop {
-            let told = self.log.folding.notified();
+            // A disk that is put out or taken in may make a segment due.
+            let told = select(self.log.folding.notified(), self.pool.changed.notified());
             if self.is_gone() {
                 return;
             }
@@ -43,11 +46,9 @@ impl Volume {
                 FoldDue::Now(last) => self.fold(last).await,
                 FoldDue::At(when) => {
                     let timer = self.pool.runtime.sleep_until(when);
-                    let mut told = std::pin::pin!(told);
-                    let wait = futures::future::select(told.as_mut(), timer);
-                    self.pool.unless_over(wait).await.map(|_| ())
+                    self.pool.unless_over(select(told, timer)).await.map(|_| ())
                 }
-                FoldDue::Never => self.pool.unless_over(told).await,
+                FoldDue::Never => self.pool.unless_over(told).await.map(|_| ()),
             };
             if outcome.is_err() {
                 return;
@@ -62,17 +63,19 @@ impl Volume {
         let segments = &volume.log.segments;
         let closed = segments.values().any(|segment| segment.state == SegmentState::Closed);
         let unfolded = state.durable > volume.log.released;
+        let quiet = self.log.writing.available() > 0;
+        if (unfolded || quiet) && self.is_current_over() {
+            return FoldDue::Now(state.durable);
+        }
         if !closed && !unfolded {
             // All is in place, and the open segment still holds room that somebody waits for.
-            let stuck = self.credit.is_wanted()
-                && self.credit.used_bytes() > 0
-                && self.log.writing.available() > 0;
+            let stuck = self.credit.is_wanted() && self.credit.used_bytes() > 0 && quiet;
             return if stuck { FoldDue::Now(state.durable) } else { FoldDue::Never };
         }
         let half = self.credit.used_bytes() > self.credit.capacity_bytes() / 2
             || segments.len() as u32 > self.log_shape.segments_max / 2;
-        let pressed = self.credit.is_wanted() || self.log.urgent.get();
-        if half || pressed {
+        let pressed = self.credit.is_wanted() || self.log.wants_room.get();
+        if half || pressed || self.has_thin_segment() {
             let first_open = segments.values().find(|segment| segment.state == SegmentState::Open);
             // The open segment is left alone while folding the closed ones gives room.
             let last = first_open
@@ -101,7 +104,7 @@ impl Volume {
 
     async fn fold_and_free(self: &Rc<Self>, last: RecordNumber, all: bool) -> Result<(), Ended> {
         let _one_at_a_time = self.folding.acquire(1).await;
-        self.log.urgent.set(false);
+        self.log.wants_room.set(false);
         let due = self.pending.borrow().up_to(last);
         let mut folds = self.lock_groups(due).await;
         self.initialise_for(&folds.iter().map(|f| f.group.clone()).collect::<Vec<_>>()).await?;
@@ -295,10 +298,10 @@ impl Volume {
         touched: BTreeSet<DiskNumber>,
         misses: Vec<MissChange>,
     ) -> Result<bool, Ended> {
-        // With nothing in flight and nothing newer, the open segment may go too, which gives room
-        // back that a writer waits for.
+        // With nothing in flight and nothing newer, the open segment may go too: a writer waits for
+        // its room, or it has lost a copy, and its last one would be needed to open the volume.
         // Never waited for: whoever holds it may wait for the room that this fold gives.
-        let writing = if all || self.credit.is_wanted() {
+        let writing = if all || self.credit.is_wanted() || self.is_current_over() {
             self.log.writing.acquire(1).now_or_never()
         } else {
             None

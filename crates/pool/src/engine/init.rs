@@ -37,6 +37,8 @@ impl Volume {
 
     async fn initialise_run(self: &Rc<Self>, key: RunKey, needed: u32) -> Result<(), Ended> {
         loop {
+            // Nobody is taken in before the commit says what it lacks.
+            let members_stay = self.pool.release_lock.acquire(1).await;
             let Some((groups, count)) = self.uninitialised(key, needed) else { return Ok(()) };
             let mut works = BTreeMap::new();
             let mut alone: BTreeSet<BirthId> = groups.iter().map(|group| group.birth).collect();
@@ -53,6 +55,7 @@ impl Volume {
                 }
             }
             if !alone.is_empty() {
+                drop(members_stay);
                 self.pool.wait_for_change().await?;
                 continue;
             }
@@ -60,6 +63,7 @@ impl Volume {
             let failed: BTreeMap<_, _> =
                 results.iter().filter_map(|(disk, r)| Some((*disk, r.failed?))).collect();
             if !failed.is_empty() {
+                drop(members_stay);
                 self.pool.exclude(&failed, true).await?;
                 continue;
             }
@@ -87,7 +91,7 @@ impl Volume {
                 // No member could take the blocks, or the volume is gone: try again, or find out.
                 Err(error) => tracing::warn!(volume = %self.name, ?error, "initialising"),
             }
-            drop(_lock);
+            drop((_lock, members_stay));
             self.pool.wait_for_change().await?;
         }
     }

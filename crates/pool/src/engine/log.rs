@@ -1,7 +1,8 @@
 //! Appending to a volume's log. All records that waited while the previous batch was in flight make
 //! the next batch: one durable write per copy. When every current copy has it, the writers are
-//! answered in order. A copy that doesn't answer is put out by a majority of votes first; then the
-//! segment is closed after this batch, and the log goes on in a new one on healthy disks.
+//! answered in order. A copy that doesn't answer is put out by a majority of votes first. Whoever puts
+//! a disk out closes each segment with a copy there: a batch in flight is its last, and the log goes on
+//! in a new one on healthy disks.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -45,8 +46,8 @@ pub(crate) struct Log {
     pub(crate) appended_at: Cell<Instant>,
     /// Wakes folding.
     pub(crate) folding: Notify,
-    /// A closed segment has lost a copy: fold without waiting for more.
-    pub(crate) urgent: Cell<bool>,
+    /// A new segment waits for the room of older ones.
+    pub(crate) wants_room: Cell<bool>,
 }
 
 /// Where the log stands.
@@ -69,16 +70,14 @@ pub(crate) struct Current {
     /// Where the next batch goes.
     pub(crate) at: u64,
     pub(crate) bytes: u64,
-    /// No further batch: a copy was lost.
-    pub(crate) closing: bool,
+    /// No further batch: no copy took the last one.
+    pub(crate) given_up: bool,
 }
 
 /// What became of a batch.
 enum Written {
-    /// All current copies have it.
-    Whole,
-    /// All that are current by now have it; some copy was lost.
-    Degraded,
+    /// All that are current by now have it.
+    Everywhere,
     /// No copy is left.
     Nowhere,
 }
@@ -95,7 +94,7 @@ impl Log {
             writing: Semaphore::new(1),
             appended_at: Cell::default(),
             folding: Notify::new(),
-            urgent: Cell::new(false),
+            wants_room: Cell::new(false),
         }
     }
 
@@ -221,10 +220,9 @@ impl Volume {
             let mut state = self.log.state.borrow_mut();
             let Some(open) = state.current.as_mut() else { continue };
             match written {
-                Written::Nowhere => open.closing = true,
-                Written::Whole | Written::Degraded => {
+                Written::Nowhere => open.given_up = true,
+                Written::Everywhere => {
                     open.at += bytes;
-                    open.closing |= matches!(written, Written::Degraded);
                     state.next = batch.tail.next;
                     state.previous_crc = batch.tail.previous_crc;
                     state.durable = batch.numbers.1;
@@ -237,7 +235,8 @@ impl Volume {
     async fn segment_with_room(self: &Rc<Self>, bytes: u64) -> Result<Current, Ended> {
         loop {
             let current = self.log.state.borrow().current.clone();
-            if let Some(current) = current.filter(|c| !c.closing && c.at + bytes <= c.bytes) {
+            let current = current.filter(|c| !c.given_up && c.at + bytes <= c.bytes);
+            if let Some(current) = current.filter(|c| !self.is_over(&c.segment)) {
                 return Ok(current);
             }
             let segment = self.switch_segment().await?;
@@ -248,7 +247,7 @@ impl Volume {
                 segment,
                 at: SEGMENT_HEADER_BYTES as u64,
                 bytes,
-                closing: matches!(written, Written::Nowhere),
+                given_up: matches!(written, Written::Nowhere),
             };
             self.log.state.borrow_mut().current = Some(current);
         }
@@ -285,16 +284,14 @@ impl Volume {
         bytes: Buffer,
     ) -> Result<Written, Ended> {
         let mut done = BTreeSet::new();
-        let mut degraded = false;
         for attempt in 0.. {
             let copies = self.copies_of(segment);
             let missing = copies.into_iter().filter(|copy| !done.contains(&copy.disk));
             let failed = self.write_to(missing.collect(), at, &bytes, &mut done).await;
             let copies = self.copies_of(segment);
             if !copies.is_empty() && copies.iter().all(|copy| done.contains(&copy.disk)) {
-                return Ok(if degraded { Written::Degraded } else { Written::Whole });
+                return Ok(Written::Everywhere);
             }
-            degraded = true;
             self.part_with(segment, &failed, attempt).await?;
             let copies = self.copies_of(segment);
             if copies.is_empty() {

@@ -18,7 +18,7 @@ use super::lease::{Ended, Lease, TAKEOVER_WAIT};
 use super::member::{Member, Standing};
 use super::open_pool::OpenPool;
 use super::pool::Pool;
-use super::readmit::NotFit;
+use super::readmit::{Joined, NotFit};
 use super::{DiskPlace, EngineConfig, Limits};
 use crate::error::PoolError;
 use crate::format::{
@@ -395,7 +395,9 @@ impl OpenRequest {
             pool.set_standing(member, Standing::Usable);
         }
         for (member, rolled_back) in &fit {
-            pool.join(member, *rolled_back).await?;
+            if pool.join(member, *rolled_back).await? == Joined::PutOutMeanwhile {
+                pool.readmit_soon(member);
+            }
         }
         pool.free_pending().await?;
         let ours = before.owner == self.config.owner;

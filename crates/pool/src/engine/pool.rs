@@ -50,7 +50,9 @@ pub(crate) struct Pool {
     /// Something changed that a waiting operation may have waited for: a member's standing, the
     /// configuration, misses, space.
     pub(crate) changed: Notify,
-    /// Held from choosing a release number to its commit, because they only go up.
+    /// Held from choosing a release number, and whom a fold reaches, to its commit: release numbers
+    /// only go up, and who is taken in meanwhile would lack what the fold has given up in the log.
+    /// Taken before `meta_lock`.
     pub(crate) release_lock: Rc<Semaphore>,
     pub(crate) group_locks: RefCell<BTreeMap<BirthId, Rc<Semaphore>>>,
     /// Catching up is running.

@@ -25,6 +25,15 @@ pub(crate) enum NotFit {
     Refused(String),
 }
 
+/// Whether what was examined of a disk still held when it was to be taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Joined {
+    /// It is in, or refused.
+    Yes,
+    /// All of it is to be done again.
+    PutOutMeanwhile,
+}
+
 impl Pool {
     /// Takes a disk in, in the background; it is tried until it succeeds, is refused, or goes away.
     pub(crate) fn readmit_soon(self: &Rc<Self>, member: &Rc<Member>) {
@@ -45,14 +54,11 @@ impl Pool {
             let appearance = member.appearance.get();
             let Some(device) = member.device() else { return };
             match self.claim_and_check(member, &*device).await {
-                Ok(rolled_back) => {
-                    if self.join(member, rolled_back).await.is_err() {
-                        return;
-                    }
-                    if appearance == member.appearance.get() {
-                        return;
-                    }
-                }
+                Ok(rolled_back) => match self.join(member, rolled_back).await {
+                    Ok(Joined::Yes) if appearance == member.appearance.get() => return,
+                    Ok(_) => {}
+                    Err(_) => return,
+                },
                 Err(NotFit::Refused(why)) => {
                     self.refuse(member, why);
                     if appearance == member.appearance.get() {
@@ -196,14 +202,16 @@ impl Pool {
         Ok(())
     }
 
-    /// Makes a claimed and checked disk part of everything.
+    /// Makes a claimed and checked disk part of everything, unless it was put out meanwhile: then
+    /// something may have been acknowledged without it, and what was examined isn't true any more.
     pub(crate) async fn join(
         self: &Rc<Self>,
         member: &Rc<Member>,
         rolled_back: bool,
-    ) -> Result<(), Ended> {
+    ) -> Result<Joined, Ended> {
+        let reach = self.release_lock.acquire(1).await;
         let lock = self.meta_lock.acquire(1).await;
-        let was_out = self.is_out(member.number);
+        let examined = self.config.borrow().out_entry(member.number);
         if rolled_back {
             let missed = MetaRecord::MissesSet(self.everything_on(member.number));
             match self.try_commit_locked(&[missed]).await {
@@ -214,11 +222,11 @@ impl Pool {
                                lack what it should have; bring back its newest state or the \
                                other disks first";
                     self.refuse(member, why.into());
-                    return Ok(());
+                    return Ok(Joined::Yes);
                 }
                 Err(error) => {
                     self.refuse(member, format!("what it misses can't be recorded: {error:?}"));
-                    return Ok(());
+                    return Ok(Joined::Yes);
                 }
             }
         }
@@ -238,7 +246,12 @@ impl Pool {
             }
         }
         let has_metadata = self.has_metadata(member.id);
+        let mut joined = Joined::Yes;
         self.change_configuration(|config| {
+            if config.out_entry(member.number) != examined {
+                joined = Joined::PutOutMeanwhile;
+                return false;
+            }
             let copies = match vote {
                 Some(index) if has_metadata => config.copies.with(index),
                 _ => config.copies,
@@ -249,13 +262,16 @@ impl Pool {
             changes
         })
         .await?;
+        if joined == Joined::PutOutMeanwhile {
+            return Ok(joined);
+        }
         self.set_standing(member, Standing::Usable);
-        drop(lock);
+        drop((lock, reach));
         let missed_bytes = self.missed_bytes(member.number);
         if missed_bytes > 0 {
             member.is_behind.set(true);
         }
-        if was_out || rolled_back {
+        if examined.is_some() || rolled_back {
             self.events.tell(PoolEvent::DiskIn {
                 pool: self.name.clone(),
                 disk: member.display_name(),
@@ -264,7 +280,7 @@ impl Pool {
         }
         self.catch_up_soon();
         self.push_votes();
-        Ok(())
+        Ok(Joined::Yes)
     }
 
     /// All that a disk ever had, as misses.

@@ -185,6 +185,10 @@ impl Volume {
         let mut adopted = Adopted { records: Vec::new(), previous_crc: 0, cut: released };
         let mut chain: Option<u32> = None;
         for (index, segment) in segments.iter().enumerate() {
+            let bound = segments.get(index + 1).map(|next| next.first_record);
+            if bound.is_some_and(|bound| bound <= released.next()) {
+                continue;
+            }
             let copies = self.read_copies(segment).await?;
             let header = self.segment_header(segment);
             if segment.first_record > adopted.cut.next() {
@@ -200,7 +204,6 @@ impl Volume {
                 Blocked::Contradiction(format!("{conflict}; neither is chosen"))
             })?;
             // What this segment holds beyond the next one's first record was never acknowledged.
-            let bound = segments.get(index + 1).map(|next| next.first_record);
             for record in merged.records {
                 if bound.is_some_and(|bound| record.number >= bound) {
                     break;

@@ -9,8 +9,8 @@ use super::lease::Ended;
 use super::pool::Pool;
 use super::volume::Volume;
 use crate::allocate::{SEGMENT_EXTENTS, Usable, plan_segment, segments_per_log};
-use crate::format::{DiskNumber, SEGMENT_HEADER_BYTES, SegmentNumber, VolumeId};
-use crate::metadata::{MetaRecord, Metadata, Segment, SegmentCopyPlace, SegmentState};
+use crate::format::{Configuration, DiskNumber, SEGMENT_HEADER_BYTES, SegmentNumber, VolumeId};
+use crate::metadata::{MetaRecord, Metadata, Segment, SegmentCopyPlace, SegmentState, VolumeLog};
 
 /// How a volume's log is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl Volume {
             }
             drop(lock);
             // Folding gives room back; a disk that returns or is added may have some.
-            self.log.urgent.set(true);
+            self.log.wants_room.set(true);
             self.log.folding.notify_all();
             self.pool.wait_for_change().await?;
         }
@@ -107,6 +107,46 @@ impl Volume {
             .collect();
         records.push(MetaRecord::SegmentOpened { volume: self.id, segment: segment.clone() });
         Some((records, segment))
+    }
+}
+
+impl Volume {
+    /// Whether a segment takes no batch any more: a disk with a copy was put out since it was opened,
+    /// by whomever (the copy may be off the list again since that disk is back), or, opened with
+    /// fewer copies than wanted, it could have more now.
+    pub(crate) fn is_over(&self, opened: &Segment) -> bool {
+        let now = {
+            let meta = self.pool.meta.borrow();
+            let live =
+                meta.volumes().get(&self.id).and_then(|v| v.log.segments.get(&opened.number));
+            live.map_or(0, |live| copies_in(live, &self.pool.config.borrow()))
+        };
+        if now < opened.copies.len() || now >= usize::from(self.copies_wanted()) {
+            return now < opened.copies.len();
+        }
+        self.plan_segment().is_some_and(|(_, better)| better.copies.len() > now)
+    }
+
+    /// Whether a closed segment has fewer copies than wanted: nothing brings them back, so what it
+    /// holds goes into place at once.
+    pub(crate) fn has_thin_segment(&self) -> bool {
+        let meta = self.pool.meta.borrow();
+        let Some(volume) = meta.volumes().get(&self.id) else { return false };
+        let config = self.pool.config.borrow();
+        let mut closed =
+            volume.log.segments.values().filter(|live| live.state == SegmentState::Closed);
+        closed.any(|live| copies_in(live, &config) < usize::from(volume.layout.copies()))
+    }
+
+    fn copies_wanted(&self) -> u8 {
+        let meta = self.pool.meta.borrow();
+        meta.volumes().get(&self.id).map_or(0, |volume| volume.layout.copies())
+    }
+
+    /// The same of the segment that takes records.
+    pub(crate) fn is_current_over(&self) -> bool {
+        let current = self.log.state.borrow().current.clone();
+        current.is_some_and(|current| self.is_over(&current.segment))
     }
 }
 
@@ -143,13 +183,22 @@ impl Pool {
     }
 }
 
+/// Whether an opening needs a live segment: it holds records that aren't in place yet, or, the newest,
+/// may hold some.
+pub(crate) fn is_needed(log: &VolumeLog, segment: &Segment) -> bool {
+    let next = log.segments.range(segment.number..).nth(1).map(|(_, next)| next.first_record);
+    next.is_none_or(|next| log.released.next() < next)
+}
+
+/// The copies of a segment on disks that are in.
+fn copies_in(segment: &Segment, config: &Configuration) -> usize {
+    segment.copies.iter().filter(|copy| !config.is_out(copy.disk)).count()
+}
+
 /// The copies of a segment that hold everything that was acknowledged: those on disks that aren't
 /// out, or, when all are out, those that were put out last. (Nothing was acknowledged without them:
 /// an acknowledgement needs a copy that is in.)
-pub(crate) fn current_copies(
-    segment: &Segment,
-    config: &crate::format::Configuration,
-) -> Vec<SegmentCopyPlace> {
+pub(crate) fn current_copies(segment: &Segment, config: &Configuration) -> Vec<SegmentCopyPlace> {
     let since = |copy: &SegmentCopyPlace| {
         config.out.iter().find(|out| out.disk == copy.disk).map(|out| out.since)
     };

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::lease::Ended;
 use super::member::{Member, Standing};
 use super::open_pool::OpenPool;
-use super::segment::current_copies;
+use super::segment::{current_copies, is_needed};
 use super::volume::{Serving, Volume};
 use crate::format::{BirthId, DiskNumber, ExtentShape};
 use crate::metadata::{Metadata, Volume as VolumeMeta};
@@ -127,7 +127,8 @@ impl OpenPool {
     }
 
     pub(super) fn is_there(&self, disk: DiskNumber) -> bool {
-        self.pool.member(disk).is_some_and(|m| m.is_usable() && m.answers.get())
+        let stays = !self.pool.votes.is_going_out(disk);
+        stays && self.pool.member(disk).is_some_and(|m| m.is_usable() && m.answers.get())
     }
 
     /// The least number of complete copies that any part of a volume has now.
@@ -153,8 +154,7 @@ impl OpenPool {
         for segment in volume.log.segments.values() {
             let current = current_copies(segment, &config);
             let there = current.iter().filter(|copy| self.is_there(copy.disk));
-            let released = volume.log.released >= segment.first_record;
-            if !released {
+            if is_needed(&volume.log, segment) {
                 least = least.min(there.count() as u32);
             }
         }

@@ -145,6 +145,11 @@ impl Configuration {
         (self.epoch, self.number)
     }
 
+    /// Since when a disk is out, if it is.
+    pub fn out_entry(&self, disk: DiskNumber) -> Option<OutDisk> {
+        self.out.iter().find(|out| out.disk == disk).copied()
+    }
+
     /// Whether a disk is out.
     pub fn is_out(&self, disk: DiskNumber) -> bool {
         self.out.iter().any(|out| out.disk == disk)

@@ -11,7 +11,7 @@ use pool::metadata::Layout;
 
 use super::common::{CONVERGENCE_MAX, Rig, VOLUME};
 use super::damage::newest_checksum_slots;
-use crate::claim::Place;
+use super::losses::{disks_of, lose_node, status, trickle};
 use crate::cluster::Plan;
 use crate::disk::{Disk, Latency};
 use crate::fork::{Judgement, Loss, Owner};
@@ -27,20 +27,6 @@ const BY_FORK: &str = "in the fork at";
 const BY_READ: &str = "allowed:";
 
 pub const SCENARIOS: &[Scenario] = &[
-    hole(
-        "blip-thin",
-        "a node blips while the log is idle and is back; a trickle of writes, a power cut, any one \
-         node is lost for good: all is there",
-        ("1.1", BY_FORK),
-        |stage| blip_thin(stage).boxed_local(),
-    ),
-    hole(
-        "thin-and-closed",
-        "a node is put out by a write to the log and is back; once status says that one more failure \
-         is survived, the power goes and any node is lost for good: all is there",
-        ("1.1", "no current copy of its log"),
-        |stage| thin_and_closed(stage).boxed_local(),
-    ),
     hole(
         "slow-holder",
         "a disk answers the newest checksums without writing them, and after a restart the disk that \
@@ -61,20 +47,6 @@ pub const SCENARIOS: &[Scenario] = &[
          the volume waits and says so",
         ("1.4", BY_READ),
         |stage| rotten_record(stage).boxed_local(),
-    ),
-    hole(
-        "join-and-exclude",
-        "a disk is taken in while it is being put out: its log copy, which lacks what was \
-         acknowledged meanwhile, isn't current",
-        ("1.5", "its log lacks the records"),
-        |stage| join_and_exclude(stage).boxed_local(),
-    ),
-    hole(
-        "fold-across-return",
-        "a fold that began while a node was out ends once it is back: what is released then and the \
-         node lacks isn't claimed to be on it",
-        ("new-1", "is there, but missed them"),
-        |stage| join_and_exclude(stage).boxed_local(),
     ),
     hole(
         "rolled-back-metadata",
@@ -100,72 +72,6 @@ const fn hole(
 ) -> Scenario {
     let expected = Expected::Failing { finding, shown_by };
     Scenario { name, about, limit: Duration::from_secs(400), body, expected }
-}
-
-/// Every disk of a node.
-fn disks_of(rig: &Rig, node: usize) -> BTreeSet<Place> {
-    (0..rig.cluster.node(node).disks().len()).map(|slot| (node, slot)).collect()
-}
-
-/// In a fork, `node` is destroyed with all its disks and everything else comes back after a power
-/// cut: all is readable, by the same and by a new owner.
-fn lose_node(rig: &Rig, node: usize, what: &str, survival: Survival) {
-    rig.fork(Loss {
-        what: format!("{what}; status: {}", status(rig)),
-        lost: disks_of(rig, node),
-        away: BTreeSet::new(),
-        survival: Some(survival),
-        owners: match rig.below(2) {
-            0 => vec![Owner::Same, Owner::New],
-            _ => vec![Owner::New, Owner::Same],
-        },
-        judgement: Judgement::Readable,
-    });
-}
-
-fn status(rig: &Rig) -> String {
-    rig.report()
-        .map_or("none".into(), |report| format!("{:?}, survives {}", report.state, report.survives))
-}
-
-/// Writes `count` whole blocks one after the other, somewhere below sector `span`.
-async fn trickle(rig: &Rig, count: usize, span: u64, pause: Duration) -> Result<(), Failure> {
-    for _ in 0..count {
-        let at = rig.below((span / BLOCK_SECTORS) as usize) as u64 * BLOCK_SECTORS;
-        let range = SectorRange::new(Lba(at), BLOCK_SECTORS);
-        rig.on_volume(
-            VOLUME,
-            move |watched| async move { watched.change(Change::Write, range).await },
-        )
-        .await??;
-        rig.run_for(pause).await;
-    }
-    Ok(())
-}
-
-/// Finding 1.1: a fold puts X out while the open segment has no batch in flight, so the log never
-/// learns that its segment lost a copy. X's copy is dropped when X is back, and the log goes on with
-/// Y's alone while status says that one more failure is survived.
-async fn blip_thin(stage: Stage) -> Result<(), Failure> {
-    let rig = Rig::mirror(&stage).await?;
-    rig.load(Mix::default()).await?;
-    rig.run_for(rig.between(300, 1500)).await;
-    rig.quiet(CONVERGENCE_MAX).await?;
-    let blip = rig.below(3);
-    // The idle log is folded a second after the last record: the node goes before that.
-    rig.run_for(rig.between(1, 900)).await;
-    rig.cluster.kill_node(blip);
-    rig.run_for(rig.between(2500, 9000)).await;
-    rig.cluster.start_node(blip);
-    rig.wait_clean(CONVERGENCE_MAX).await?;
-    let (count, pause) = (1 + rig.below(6), rig.between(1, 200));
-    trickle(&rig, count, 4096, pause).await?;
-    if rig.report().is_some_and(|report| report.survives >= 1) {
-        for node in 0..3 {
-            lose_node(&rig, node, "after a blip", Survival::None);
-        }
-    }
-    Ok(())
 }
 
 /// Finding 1.2: after 300 ms the one holder that answered is believed with two sound slots, though it
@@ -210,28 +116,6 @@ async fn slow_holder(stage: Stage) -> Result<(), Failure> {
     })
     .await??;
     rig.converge().await
-}
-
-/// Finding 1.1, its other half: the segment that lost a copy is closed and not brought into place
-/// before the log is idle or half full, and status takes it for released with its first record.
-async fn thin_and_closed(stage: Stage) -> Result<(), Failure> {
-    let rig = Rig::mirror(&stage).await?;
-    for _ in 0..3 {
-        trickle(&rig, 4, 4096, Duration::from_millis(10)).await?;
-        rig.in_place(VOLUME).await?;
-        let victim = rig.cluster.node(rig.below(3));
-        victim.process().iter().for_each(|process| process.pause());
-        // Answered once the node is put out, if it holds the log.
-        trickle(&rig, 1, 4096, rig.between(0, 100)).await?;
-        victim.process().iter().for_each(|process| process.resume());
-        let survives = || rig.report().is_some_and(|report| report.survives >= 1);
-        rig.cluster.wait_for("one more failure is survived", CONVERGENCE_MAX, survives).await?;
-        for node in 0..3 {
-            lose_node(&rig, node, "after a blip of the log", Survival::None);
-        }
-        rig.wait_clean(CONVERGENCE_MAX).await?;
-    }
-    Ok(())
 }
 
 /// A volume without redundancy, each block of `span` sectors written twice and in place.
@@ -321,48 +205,6 @@ async fn rotten_record(stage: Stage) -> Result<(), Failure> {
         }
     };
     damaged_and_read(&rig, span, damage, which).await
-}
-
-/// Finding 1.5: whether a disk that returns has stale log copies is asked before the vote that puts
-/// it out is over; it is taken in after that vote, and its copy counts.
-///
-/// The same course shows another hole (new-1): a fold takes the members that it must reach when it
-/// begins. If one of the others is taken in while the fold's metadata record is on its way, the pool
-/// says that it is online and survives a failure, and the record then gives up the log's copies of
-/// what that member lacks.
-async fn join_and_exclude(stage: Stage) -> Result<(), Failure> {
-    let rig = Rig::mirror(&stage).await?;
-    let mix = Mix { depth: 3, writes: 90, discards: 0, ..Mix::default() };
-    for round in 0..4 {
-        rig.load(mix).await?;
-        rig.run_for(rig.between(100, 500)).await;
-        let victim = rig.below(3);
-        // Votes take long: so the window is wide.
-        let base = rig.between(250, 900);
-        let slow = Latency { base, spread: Duration::from_millis(100), ..Latency::SLOW };
-        for node in (0..3).filter(|node| *node != victim) {
-            rig.cluster.node(node).disks()[0].set_latency(slow);
-        }
-        rig.cluster.kill_node(victim);
-        // A write is given up after 1.5 s, and then the vote begins.
-        rig.run_for(rig.between(1200, 2400)).await;
-        rig.cluster.start_node(victim);
-        rig.run_for(rig.between(1500, 3500)).await;
-        for node in 0..3 {
-            rig.cluster.node(node).disks()[0].set_latency(Latency::FAST);
-        }
-        for _ in 0..2 {
-            rig.run_for(rig.between(10, 300)).await;
-            if rig.report().is_some_and(|report| report.survives >= 1) {
-                for node in (0..3).filter(|node| *node != victim) {
-                    lose_node(&rig, node, &format!("round {round}"), Survival::None);
-                }
-            }
-        }
-        rig.quiet(CONVERGENCE_MAX).await?;
-        rig.wait_clean(CONVERGENCE_MAX).await?;
-    }
-    Ok(())
 }
 
 /// Finding 1.6: the rollback is noticed and the data caught up, but a metadata copy that is current

@@ -5,6 +5,8 @@ mod damage;
 mod flushes;
 mod frames;
 mod holes;
+mod logs;
+mod losses;
 mod nodes;
 mod owners;
 mod random;
@@ -35,6 +37,7 @@ pub fn named() -> Vec<Scenario> {
         flushes::SCENARIOS,
         frames::SCENARIOS,
         space::SCENARIOS,
+        logs::SCENARIOS,
     ]
     .concat()
 }

@@ -70,10 +70,9 @@ fn a_pool_that_was_through_much_is_well() {
     (0..seeds).for_each(|seed| live(1000 + seed, 4));
 }
 
-/// A disk that was put out by a fold and came back leaves the open segment with one copy; the log goes
-/// on in it while the pool says that it is online and survives the loss of a machine.
+/// A disk that was put out by a fold and came back leaves the open segment with one copy: the log must
+/// not go on in it while the pool says that it is online and survives the loss of a machine.
 #[test]
-#[ignore = "the engine doesn't hold this yet: rule 2.4 where a fold, and not the log, puts a disk out"]
 fn what_was_acknowledged_while_online_is_in_both_copies_of_the_log() {
     for seed in [1, 4, 8, 10, 11, 13, 14, 25] {
         let mut dice = Dice(seed);

@@ -1,0 +1,125 @@
+//! What a log must have in all of its copies when a machine never comes back.
+
+use std::time::Duration;
+
+use futures::FutureExt;
+
+use super::common::{CONVERGENCE_MAX, Rig, VOLUME};
+use super::losses::{lose_node, trickle};
+use super::scenario;
+use crate::disk::Latency;
+use crate::medium::Survival;
+use crate::runner::{Failure, Scenario, Stage};
+use crate::workload::Mix;
+
+pub const SCENARIOS: &[Scenario] = &[
+    scenario(
+        "blip-thin",
+        "a node blips while the log is idle and is back; a trickle of writes, a power cut, any one \
+         node is lost for good: all is there",
+        400,
+        |stage| blip_thin(stage).boxed_local(),
+    ),
+    scenario(
+        "thin-and-closed",
+        "a node is put out by a write to the log and is back; once status says that one more failure \
+         is survived, the power goes and any node is lost for good: all is there",
+        400,
+        |stage| thin_and_closed(stage).boxed_local(),
+    ),
+    scenario(
+        "join-and-exclude",
+        "a disk is taken in while it is being put out, or while a fold ends that didn't reach it: its \
+         log copy, or what it lacks, isn't counted",
+        400,
+        |stage| join_and_exclude(stage).boxed_local(),
+    ),
+];
+
+/// A fold puts X out while the open segment has no batch in flight. That closes the segment too:
+/// otherwise X's copy is dropped when X is back, and the log goes on with Y's alone while status says
+/// that one more failure is survived.
+async fn blip_thin(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    rig.load(Mix::default()).await?;
+    rig.run_for(rig.between(300, 1500)).await;
+    rig.quiet(CONVERGENCE_MAX).await?;
+    let blip = rig.below(3);
+    // The idle log is folded a second after the last record: the node goes before that.
+    rig.run_for(rig.between(1, 900)).await;
+    rig.cluster.kill_node(blip);
+    rig.run_for(rig.between(2500, 9000)).await;
+    rig.cluster.start_node(blip);
+    rig.wait_clean(CONVERGENCE_MAX).await?;
+    let (count, pause) = (1 + rig.below(6), rig.between(1, 200));
+    trickle(&rig, count, 4096, pause).await?;
+    if rig.report().is_some_and(|report| report.survives >= 1) {
+        for node in 0..3 {
+            lose_node(&rig, node, "after a blip", Survival::None);
+        }
+    }
+    Ok(())
+}
+
+/// A segment that lost a copy is closed: it is brought into place at once, neither when the log is idle
+/// nor when it is half full, and counts until its last record is in place.
+async fn thin_and_closed(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    for _ in 0..3 {
+        trickle(&rig, 4, 4096, Duration::from_millis(10)).await?;
+        rig.in_place(VOLUME).await?;
+        let victim = rig.cluster.node(rig.below(3));
+        victim.process().iter().for_each(|process| process.pause());
+        // Answered once the node is put out, if it holds the log.
+        trickle(&rig, 1, 4096, rig.between(0, 100)).await?;
+        victim.process().iter().for_each(|process| process.resume());
+        let survives = || rig.report().is_some_and(|report| report.survives >= 1);
+        rig.cluster.wait_for("one more failure is survived", CONVERGENCE_MAX, survives).await?;
+        for node in 0..3 {
+            lose_node(&rig, node, "after a blip of the log", Survival::None);
+        }
+        rig.wait_clean(CONVERGENCE_MAX).await?;
+    }
+    Ok(())
+}
+
+/// Whether a disk that returns has stale log copies is asked before the vote that puts it out is over;
+/// if it were taken in after that vote, its copy would count.
+///
+/// And a fold takes the members that it must reach when it begins. If one of the others were taken in
+/// while the fold's metadata record is on its way, the pool would say that it is online and survives a
+/// failure, and the record then gave up the log's copies of what that member lacks.
+async fn join_and_exclude(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    let mix = Mix { depth: 3, writes: 90, discards: 0, ..Mix::default() };
+    for round in 0..4 {
+        rig.load(mix).await?;
+        rig.run_for(rig.between(100, 500)).await;
+        let victim = rig.below(3);
+        // Votes take long: so the window is wide.
+        let base = rig.between(250, 900);
+        let slow = Latency { base, spread: Duration::from_millis(100), ..Latency::SLOW };
+        for node in (0..3).filter(|node| *node != victim) {
+            rig.cluster.node(node).disks()[0].set_latency(slow);
+        }
+        rig.cluster.kill_node(victim);
+        // A write is given up after 1.5 s, and then the vote begins.
+        rig.run_for(rig.between(1200, 2400)).await;
+        rig.cluster.start_node(victim);
+        rig.run_for(rig.between(1500, 3500)).await;
+        for node in 0..3 {
+            rig.cluster.node(node).disks()[0].set_latency(Latency::FAST);
+        }
+        for _ in 0..2 {
+            rig.run_for(rig.between(10, 300)).await;
+            if rig.report().is_some_and(|report| report.survives >= 1) {
+                for node in (0..3).filter(|node| *node != victim) {
+                    lose_node(&rig, node, &format!("round {round}"), Survival::None);
+                }
+            }
+        }
+        rig.quiet(CONVERGENCE_MAX).await?;
+        rig.wait_clean(CONVERGENCE_MAX).await?;
+    }
+    Ok(())
+}

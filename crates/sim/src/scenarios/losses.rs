@@ -1,0 +1,54 @@
+//! A whole machine that is lost for good, and the trickle of writes that shows it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use block::{BLOCK_SECTORS, Lba, SectorRange};
+
+use super::common::{Rig, VOLUME};
+use crate::claim::Place;
+use crate::fork::{Judgement, Loss, Owner};
+use crate::medium::Survival;
+use crate::oracle::Change;
+use crate::runner::Failure;
+
+/// Every disk of a node.
+pub fn disks_of(rig: &Rig, node: usize) -> BTreeSet<Place> {
+    (0..rig.cluster.node(node).disks().len()).map(|slot| (node, slot)).collect()
+}
+
+/// In a fork, `node` is destroyed with all its disks and everything else comes back after a power
+/// cut: all is readable, by the same and by a new owner.
+pub fn lose_node(rig: &Rig, node: usize, what: &str, survival: Survival) {
+    rig.fork(Loss {
+        what: format!("{what}; status: {}", status(rig)),
+        lost: disks_of(rig, node),
+        away: BTreeSet::new(),
+        survival: Some(survival),
+        owners: match rig.below(2) {
+            0 => vec![Owner::Same, Owner::New],
+            _ => vec![Owner::New, Owner::Same],
+        },
+        judgement: Judgement::Readable,
+    });
+}
+
+pub fn status(rig: &Rig) -> String {
+    rig.report()
+        .map_or("none".into(), |report| format!("{:?}, survives {}", report.state, report.survives))
+}
+
+/// Writes `count` whole blocks one after the other, somewhere below sector `span`.
+pub async fn trickle(rig: &Rig, count: usize, span: u64, pause: Duration) -> Result<(), Failure> {
+    for _ in 0..count {
+        let at = rig.below((span / BLOCK_SECTORS) as usize) as u64 * BLOCK_SECTORS;
+        let range = SectorRange::new(Lba(at), BLOCK_SECTORS);
+        rig.on_volume(
+            VOLUME,
+            move |watched| async move { watched.change(Change::Write, range).await },
+        )
+        .await??;
+        rig.run_for(pause).await;
+    }
+    Ok(())
+}
