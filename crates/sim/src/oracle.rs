@@ -13,7 +13,6 @@
 //! a deposed owner that answers reads or acknowledges writes is caught by the same rules.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 
@@ -60,9 +59,13 @@ pub struct Oracle {
 #[derive(Clone, Default)]
 struct State {
     operations: Vec<Operation>,
-    /// By sector, oldest first; a sector that isn't here was never touched.
-    candidates: BTreeMap<u64, Vec<Candidate>>,
+    /// By sector, oldest first; a sector beyond the end was never touched.
+    candidates: Vec<Candidates>,
 }
+
+/// What a sector may have, shared between the oracle, tickets and forks until it changes: clients that
+/// are never answered make these long.
+type Candidates = Rc<Vec<Candidate>>;
 
 #[derive(Clone, Copy)]
 struct Operation {
@@ -85,7 +88,7 @@ const UNTOUCHED: Candidate = Candidate { operation: 0, change: Change::Zero };
 pub struct ReadTicket {
     range: SectorRange,
     called_before: OperationNumber,
-    candidates: Vec<Vec<Candidate>>,
+    candidates: Vec<Candidates>,
 }
 
 impl Oracle {
@@ -134,9 +137,8 @@ impl Oracle {
         let mut state = self.state.borrow_mut();
         state.operations.push(Operation { change, range, called: now, acknowledged: None });
         let operation = state.operations.len() as OperationNumber;
-        for sector in self.affected(change, range) {
-            let candidates = state.candidates.entry(sector).or_insert_with(|| vec![UNTOUCHED]);
-            candidates.push(Candidate { operation, change });
+        for candidates in reach(&mut state.candidates, self.affected(change, range)) {
+            Rc::make_mut(candidates).push(Candidate { operation, change });
         }
         drop(state);
         let data = match change {
@@ -149,26 +151,29 @@ impl Oracle {
     /// A change was acknowledged. (One that failed may have happened or not: say nothing.)
     pub fn acknowledge(&self, operation: OperationNumber, now: Instant) -> Result<(), Violation> {
         let mut state = self.state.borrow_mut();
-        let state = &mut *state;
-        let info = &mut state.operations[operation as usize - 1];
+        let State { operations, candidates } = &mut *state;
+        let info = &mut operations[operation as usize - 1];
         info.acknowledged = Some(now);
-        for sector in self.affected(info.change, info.range) {
-            let candidates = state.candidates.entry(sector).or_default();
-            if info.change == Change::Discard {
-                continue;
-            }
+        if info.change == Change::Discard {
+            return Ok(());
+        }
+        let range = self.affected(info.change, info.range);
+        let start = range.start;
+        for (index, candidates) in reach(candidates, range).iter_mut().enumerate() {
             let known = candidates.iter().position(|known| known.operation == operation);
             let buried = candidates.last().is_some_and(|last| last.operation > operation)
                 && candidates.first().is_some_and(|first| first.operation > operation);
             match known {
-                Some(index) => drop(candidates.drain(..index)),
+                Some(0) => {}
+                Some(index) => drop(Rc::make_mut(candidates).drain(..index)),
                 None if buried => {}
                 None => {
+                    let sector = start + index as u64;
                     let what = format!(
                         "{}: sector {sector}: {} is acknowledged, but a read that was called later \
                          has returned older contents",
                         self.name,
-                        describe(&state.operations, operation),
+                        describe(operations, operation),
                     );
                     return Err(Violation { what });
                 }
@@ -179,10 +184,8 @@ impl Oracle {
 
     /// A read is about to be called for.
     pub fn begin_read(&self, range: SectorRange) -> ReadTicket {
-        let state = self.state.borrow();
-        let candidates = (range.start.0..range.end().0)
-            .map(|sector| state.candidates.get(&sector).cloned().unwrap_or_else(|| vec![UNTOUCHED]))
-            .collect();
+        let mut state = self.state.borrow_mut();
+        let candidates = reach(&mut state.candidates, range.start.0..range.end().0).to_vec();
         ReadTicket { range, called_before: state.operations.len() as u64 + 1, candidates }
     }
 
@@ -226,10 +229,10 @@ impl Oracle {
     /// The sectors in which an acknowledged write is the newest content: what must be readable.
     pub fn written_sectors(&self) -> Vec<u64> {
         let state = self.state.borrow();
-        let written = state.candidates.iter().filter(|(_, candidates)| {
+        let written = (0..).zip(&state.candidates).filter(|(_, candidates)| {
             candidates.iter().all(|candidate| candidate.change == Change::Write)
         });
-        written.map(|(sector, _)| *sector).collect()
+        written.map(|(sector, _)| sector).collect()
     }
 
     /// A volume discards whole blocks only; parts of blocks stay as they are.
@@ -307,19 +310,31 @@ impl Oracle {
 impl State {
     /// A read called before operation `called_before` returned one of `matching`.
     fn pin(&mut self, sector: u64, matching: &[Candidate], called_before: OperationNumber) {
-        let Some(candidates) = self.candidates.get_mut(&sector) else { return };
+        let Some(candidates) = self.candidates.get_mut(sector as usize) else { return };
         let discarded = candidates.iter().any(|candidate| candidate.change == Change::Discard);
         let (Some(oldest), Some(newest)) = (matching.first(), matching.last()) else { return };
         if discarded {
             return;
         }
-        candidates.retain(|candidate| {
+        let stays = |candidate: &Candidate| {
             let too_old = candidate.operation < oldest.operation;
             let missed =
                 candidate.operation > newest.operation && candidate.operation < called_before;
             !too_old && !missed
-        });
+        };
+        if !candidates.iter().all(stays) {
+            Rc::make_mut(candidates).retain(stays);
+        }
     }
+}
+
+/// What these sectors may have.
+fn reach(candidates: &mut Vec<Candidates>, sectors: std::ops::Range<u64>) -> &mut [Candidates] {
+    let (start, end) = (sectors.start as usize, sectors.end as usize);
+    if candidates.len() < end {
+        candidates.resize(end, Rc::new(vec![UNTOUCHED]));
+    }
+    &mut candidates[start..end]
 }
 
 /// Of the candidates at the time of a read's call, those that nothing acknowledged since buries.

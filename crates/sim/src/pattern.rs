@@ -54,15 +54,14 @@ pub fn recognise(bytes: &[u8]) -> Content {
 }
 
 fn fill_sector(volume: u64, operation: u64, sector: u64, bytes: &mut [u8]) {
-    let mut state = mix(volume ^ mix(operation ^ mix(sector)));
-    for (index, word) in bytes.chunks_exact_mut(WORD_BYTES).enumerate() {
-        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-        let value = match index {
-            0 => operation,
-            1 => sector,
-            2 => volume,
-            _ => state ^ (state >> 31),
-        };
+    let seed = mix(volume ^ mix(operation ^ mix(sector)));
+    for (index, word) in (0..).zip(bytes.chunks_exact_mut(WORD_BYTES)) {
+        // No word depends on the one before, so that several are made at once.
+        let state = seed.wrapping_add(index).wrapping_mul(0x5851_f42d_4c95_7f2d);
+        word.copy_from_slice(&(state ^ (state >> 31)).to_le_bytes());
+    }
+    for (value, word) in [operation, sector, volume].iter().zip(bytes.chunks_exact_mut(WORD_BYTES))
+    {
         word.copy_from_slice(&value.to_le_bytes());
     }
 }

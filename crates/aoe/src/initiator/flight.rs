@@ -60,6 +60,15 @@ pub(crate) struct Answered<T> {
     pub was_lost: bool,
 }
 
+/// A request that a later one of its kind overtook.
+struct Overtaken {
+    number: u64,
+    /// It counts as lost from here on.
+    lost_at: Instant,
+    /// Neither it nor one that was sent later is lost before.
+    earliest: Instant,
+}
+
 /// All unanswered requests of a session, by number.
 pub(crate) struct Flight<T> {
     requests: BTreeMap<u64, Flying<T>>,
@@ -151,18 +160,26 @@ impl<T> Flight<T> {
             .map(|(_, number)| *number)
             .collect();
         for kind in KINDS {
-            lost.extend(
-                self.overtaken(kind).filter(|(at, _)| *at <= now).map(|(_, number)| number),
-            );
+            let could_be = self.overtaken(kind).take_while(|overtaken| overtaken.earliest <= now);
+            let is_lost = could_be.filter(|overtaken| overtaken.lost_at <= now);
+            lost.extend(is_lost.map(|overtaken| overtaken.number));
         }
         lost.into_iter().collect()
     }
 
     /// When [`Flight::lost`] may tell something new.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let overtaken = KINDS.iter().flat_map(|kind| self.overtaken(*kind)).map(|(at, _)| at).min();
-        let timeout = self.deadlines.first().map(|(deadline, _)| *deadline);
-        [overtaken, timeout].into_iter().flatten().min()
+        let mut next = self.deadlines.first().map(|(deadline, _)| *deadline);
+        for kind in KINDS {
+            for overtaken in self.overtaken(kind) {
+                // Of hundreds on their way mostly the first one tells.
+                if next.is_some_and(|next| next <= overtaken.earliest) {
+                    break;
+                }
+                next = Some(next.map_or(overtaken.lost_at, |next| next.min(overtaken.lost_at)));
+            }
+        }
+        next
     }
 
     /// The request of this number.
@@ -208,14 +225,16 @@ impl<T> Flight<T> {
         std::mem::take(&mut self.requests).into_values().map(|request| request.what).collect()
     }
 
-    /// Requests that later ones of their kind overtook, and when each counts as lost for it.
-    fn overtaken(&self, kind: Kind) -> impl Iterator<Item = (Instant, u64)> + '_ {
+    /// Requests that later ones of their kind overtook, in order of the last transmission.
+    fn overtaken(&self, kind: Kind) -> impl Iterator<Item = Overtaken> + '_ {
         let state = &self.kinds[kind as usize];
         let answered = if kind == Kind::Slow { None } else { state.answered };
         let overtaken = state.sent.iter().take_while(move |(at, _)| Some(*at) < answered);
-        overtaken.filter_map(|(at, number)| {
+        let least = state.round_trip.overtaken_timeout(1);
+        overtaken.filter_map(move |(at, number)| {
             let tries = self.requests.get(number)?.tries;
-            Some((*at + state.round_trip.overtaken_timeout(tries)?, *number))
+            let lost_at = *at + state.round_trip.overtaken_timeout(tries)?;
+            Some(Overtaken { number: *number, earliest: *at + least?, lost_at })
         })
     }
 
