@@ -85,6 +85,20 @@ pub enum PoolError {
         /// What to do.
         remedy: String,
     },
+    /// Another pool of the same name is open here.
+    #[error(
+        "pool {name} ({id}) stays closed: another pool of this name is open here ({other}); {remedy}"
+    )]
+    Namesake {
+        /// The name of both.
+        name: String,
+        /// The pool that stays closed.
+        id: String,
+        /// The open one.
+        other: String,
+        /// What to do.
+        remedy: String,
+    },
     /// The pool or volume waits for something; nothing was changed.
     #[error("{name} is suspended: {reason}")]
     Suspended {

@@ -121,7 +121,7 @@ impl From<PoolError> for ApiError {
     fn from(error: PoolError) -> ApiError {
         let code = match &error {
             PoolError::NotFound { .. } => ErrorCode::NotFound,
-            PoolError::Exists { .. } => ErrorCode::Exists,
+            PoolError::Exists { .. } | PoolError::Namesake { .. } => ErrorCode::Exists,
             PoolError::Invalid { .. } => ErrorCode::Invalid,
             PoolError::Refused { .. } | PoolError::InUse { .. } => ErrorCode::Refused,
             PoolError::NoSpace { .. } => ErrorCode::NoSpace,
@@ -144,6 +144,12 @@ impl From<PoolError> for ApiError {
             PoolError::InUse { pool, owner, heard, remedy } => {
                 (format!("pool {pool} is in use by {owner}, which was heard {heard} ago"), remedy)
             }
+            PoolError::Namesake { name, id, other, remedy } => (
+                format!(
+                    "pool {name} ({id}) stays closed: another pool of this name is open here ({other})"
+                ),
+                remedy,
+            ),
             PoolError::NoSpace { needed_bytes, free_bytes, remedy } => (
                 format!(
                     "not enough space: {} wanted, {} can be had",

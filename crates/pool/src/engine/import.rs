@@ -10,7 +10,7 @@ use super::create::{Creation, check_name, check_once};
 use super::format_disk::Candidate;
 use super::open::Quorum;
 use super::open_pool::OpenPool;
-use super::slot::{Inner, Slot, SlotState};
+use super::slot::{Import, Inner, Slot, SlotState};
 use super::whose::{ALIVE_WITHIN, owner_name};
 use super::{CreatePool, ImportOptions, KnownDisk, KnownPool};
 use crate::error::PoolError;
@@ -23,6 +23,7 @@ impl Inner {
         self: &Rc<Self>,
         request: CreatePool,
     ) -> Result<PoolReport, PoolError> {
+        let taking = self.taken.take(&request.disks, Some(&request.name))?;
         let (candidates, _) = self.check_create(&request).await?;
         let creation = Creation {
             config: &self.config,
@@ -34,8 +35,9 @@ impl Inner {
         // Ours before it can be seen: the first look opens it.
         self.known.borrow_mut().insert(id, disks.into_iter().collect());
         let slot = self.slot_of(id, &request.name);
+        drop(taking);
         self.observe_again(&request.disks);
-        self.wait_open(&slot).await
+        self.wait_open(&slot, Duration::ZERO).await
     }
 
     /// What making a pool would do.
@@ -68,6 +70,8 @@ impl Inner {
         disks: &[String],
         force_disks: &[String],
     ) -> Result<PoolReport, PoolError> {
+        check_once(disks)?;
+        let _taking = self.taken.take(disks, None)?;
         let (open, candidates, _) = self.check_extend(pool, disks, force_disks).await?;
         let extended = open.extend(&self.config, candidates).await;
         self.remember_disks(&open);
@@ -151,9 +155,18 @@ impl Inner {
         if matches!(*slot.state.borrow(), SlotState::Ended(_)) {
             *slot.state.borrow_mut() = SlotState::Closed;
         }
-        slot.import.set(Some(options.grace.unwrap_or(self.config.limits.grace)));
+        let grace = options.grace.unwrap_or(self.config.limits.grace);
+        slot.import.set(Some(Import { grace, force: options.force }));
         self.changed.notify_all();
-        self.wait_open(&slot).await
+        self.wait_open(&slot, grace).await
+    }
+
+    /// Why a pool isn't taken over now without force; what can't be told is found out by opening it.
+    pub(super) async fn refusal(&self, slot: &Slot) -> Option<PoolError> {
+        let disks = self.seen_disks(slot.id);
+        let quorum = Quorum::of(&disks);
+        let heard = self.live_owner(&disks, &quorum).await?;
+        Some(owner_lives(&slot.name.borrow(), &owner_name(&quorum), heard))
     }
 
     /// Whose a pool is that may be imported.

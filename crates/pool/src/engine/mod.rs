@@ -47,6 +47,7 @@ mod sight;
 mod slot;
 mod space;
 mod status;
+mod taken;
 mod verify;
 mod volume;
 mod volumes;

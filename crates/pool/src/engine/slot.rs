@@ -15,6 +15,7 @@ use super::lease::Ended;
 use super::observe::{Content, explain, read_content};
 use super::open::{OpenRequest, Quorum, SeenDisk};
 use super::open_pool::OpenPool;
+use super::taken::Taken;
 use super::{DiskFacts, DiskPlace, EngineConfig};
 use crate::error::PoolError;
 use crate::format::{DiskId, PoolId};
@@ -30,6 +31,8 @@ pub(crate) struct Inner {
     /// The pools that are opened without being asked for: those that the supervisor's records name, or
     /// that were made or imported since. Their disks as they were last in sight.
     pub(super) known: RefCell<BTreeMap<PoolId, KnownDisks>>,
+    /// What commands under way are about to use.
+    pub(super) taken: Taken,
     /// A device was looked at, or a pool changed its state.
     pub(super) changed: Notify,
     closing: Cell<bool>,
@@ -53,11 +56,20 @@ pub(super) struct Slot {
     pub(super) id: PoolId,
     pub(super) name: RefCell<String>,
     pub(super) state: RefCell<SlotState>,
-    /// An import was asked for: how long to wait for missing disks.
-    pub(super) import: Cell<Option<Duration>>,
+    /// An import was asked for.
+    pub(super) import: Cell<Option<Import>>,
     pub(super) error: RefCell<Option<PoolError>>,
     /// What a majority of votes said of the owner, when it was last looked at.
     pub(super) owner: RefCell<Option<KnownOwner>>,
+}
+
+/// An import that was asked for and isn't done.
+#[derive(Clone, Copy)]
+pub(super) struct Import {
+    /// How long to wait for missing disks.
+    pub(super) grace: Duration,
+    /// Also from an owner that lives.
+    pub(super) force: bool,
 }
 
 /// A pool's owner by its votes.
@@ -90,6 +102,7 @@ impl Inner {
             events: Rc::default(),
             devices: RefCell::default(),
             slots: RefCell::default(),
+            taken: Taken::default(),
             changed: Notify::new(),
             closing: Cell::new(false),
         })
@@ -264,7 +277,8 @@ impl Inner {
             }
             let now = self.runtime.now();
             let since = *could_since.get_or_insert(now);
-            let grace = slot.import.get().unwrap_or(self.config.limits.grace);
+            let import = slot.import.get();
+            let grace = import.map_or(self.config.limits.grace, |import| import.grace);
             if now < since + grace && !self.all_in_sight(&slot) {
                 let timer = self.runtime.sleep(self.config.limits.retry);
                 select(std::pin::pin!(changed), timer).await;
@@ -318,10 +332,32 @@ impl Inner {
     /// Whether a pool can and shall be opened: an import was asked for, or it is ours by our own
     /// records as well as by its votes.
     fn is_wanted(&self, slot: &Slot) -> bool {
-        let quorum = Quorum::of(&self.seen_disks(slot.id));
+        let quorum = Quorum::of(&self.free_disks(slot.id));
         let owner = quorum.newest.as_ref().map(|newest| newest.owner);
         let ours = owner == Some(self.config.owner) && self.known.borrow().contains_key(&slot.id);
-        quorum.suffices() && (slot.import.get().is_some() || ours)
+        let name_taken = self.namesake(slot).is_some() && slot.error.borrow().is_some();
+        quorum.suffices() && !name_taken && (slot.import.get().is_some() || ours)
+    }
+
+    /// Another pool of this name that is open or being opened. Volumes, mounts and exports are named by
+    /// their pool's name: with two of one name a command could hit the one that wasn't meant.
+    fn namesake(&self, slot: &Slot) -> Option<PoolId> {
+        let slots = self.slots.borrow();
+        let mut others = slots.values().filter(|other| other.id != slot.id);
+        let same = others.find(|other| {
+            matches!(*other.state.borrow(), SlotState::Open(_) | SlotState::Opening)
+                && *other.name.borrow() == *slot.name.borrow()
+        });
+        same.map(|other| other.id)
+    }
+
+    /// That a pool isn't opened because of its name.
+    fn name_is_taken(&self, slot: &Slot) -> Option<PoolError> {
+        let other = self.namesake(slot)?;
+        let name = slot.name.borrow().clone();
+        let remedy = format!("release the open one first (`etherpool pool release {name}`)");
+        let (id, other) = (slot.id.to_string(), other.to_string());
+        Some(PoolError::Namesake { name, id, other, remedy })
     }
 
     /// The disks of a pool in sight. Of two devices with one identity neither can be told to be the
@@ -343,6 +379,13 @@ impl Inner {
         seen.into_values().collect()
     }
 
+    /// Those of them that no command is making another pool's.
+    fn free_disks(&self, pool: PoolId) -> Vec<SeenDisk> {
+        let mut disks = self.seen_disks(pool);
+        disks.retain(|disk| !self.taken.has_disk(&disk.place.name));
+        disks
+    }
+
     pub(super) fn request(&self, slot: &Slot) -> OpenRequest {
         OpenRequest {
             runtime: self.runtime.clone(),
@@ -350,7 +393,7 @@ impl Inner {
             events: Rc::clone(&self.events),
             id: slot.id,
             name: slot.name.borrow().clone(),
-            disks: self.seen_disks(slot.id),
+            disks: self.free_disks(slot.id),
             known: self.known.borrow().get(&slot.id).cloned().unwrap_or_default(),
             import: slot.import.get().is_some(),
         }
@@ -375,32 +418,55 @@ impl Inner {
     }
 
     async fn try_open(self: &Rc<Self>, slot: &Rc<Slot>) {
-        // What was seen may be long ago: another supervisor may have imported the pool since.
+        // What was seen may be long ago: another supervisor may have imported the pool since, or the
+        // owner that was silent may be back.
         self.look_again(slot.id).await;
+        let refused = match slot.import.get() {
+            Some(import) if !import.force => self.refusal(slot).await,
+            _ => None,
+        };
         if !self.is_wanted(slot) {
             return;
+        }
+        if let Some(error) = refused.or_else(|| self.name_is_taken(slot)) {
+            return self.not_opened(slot, error);
         }
         *slot.state.borrow_mut() = SlotState::Opening;
         self.changed.notify_all();
         let opened = self.request(slot).open().await;
+        let opened = opened.and_then(|open| {
+            // Its metadata has the last word on its name.
+            *slot.name.borrow_mut() = open.pool.name.clone();
+            match self.name_is_taken(slot) {
+                None => Ok(open),
+                Some(error) => {
+                    open.pool.lease.end(Ended::Closed);
+                    open.pool.members().iter().filter_map(|m| m.device()).for_each(|d| d.disown());
+                    Err(error)
+                }
+            }
+        });
         match opened {
             Ok(open) => {
                 *slot.error.borrow_mut() = None;
                 slot.import.set(None);
-                *slot.name.borrow_mut() = open.pool.name.clone();
                 open.start();
                 self.remember_disks(&open);
                 self.set_state(slot, SlotState::Open(Rc::clone(&open)));
                 self.attach_late(&open);
             }
             Err(error) => {
-                tracing::warn!(pool = %slot.name.borrow(), %error, "not opened");
-                *slot.error.borrow_mut() = Some(error);
-                slot.import.set(None);
                 self.look_again(slot.id).await;
-                self.set_state(slot, SlotState::Closed);
+                self.not_opened(slot, error);
             }
         }
+    }
+
+    fn not_opened(&self, slot: &Slot, error: PoolError) {
+        tracing::warn!(pool = %slot.name.borrow(), %error, "not opened");
+        *slot.error.borrow_mut() = Some(error);
+        slot.import.set(None);
+        self.set_state(slot, SlotState::Closed);
     }
 
     /// Devices that came in sight while the pool was being opened.
@@ -507,12 +573,14 @@ impl Inner {
         }
     }
 
-    /// Waits until a pool that is being opened is open or failed to.
+    /// Waits until a pool that is being opened is open or failed to; `grace` longer than that takes. What
+    /// wasn't even begun then isn't begun any more: much later it would take nobody knows what from whom.
     pub(super) async fn wait_open(
         self: &Rc<Self>,
         slot: &Rc<Slot>,
+        grace: Duration,
     ) -> Result<PoolReport, PoolError> {
-        let limit = self.config.limits.administer + super::lease::TAKEOVER_WAIT;
+        let limit = self.config.limits.administer + super::lease::TAKEOVER_WAIT + grace;
         let opened = async {
             loop {
                 let changed = self.changed.notified();
@@ -528,10 +596,15 @@ impl Inner {
             }
         };
         runtime::timeout(&self.runtime, limit, opened).await.unwrap_or_else(|_| {
-            let reason = format!(
-                "it is not open after {} seconds; opening it goes on, see `etherpool pool show`",
-                limit.as_secs()
-            );
+            let begun = matches!(*slot.state.borrow(), SlotState::Opening);
+            if !begun {
+                slot.import.set(None);
+            }
+            let then = match begun {
+                true => "opening it goes on, see `etherpool pool show`",
+                false => "its disks are not in sight any more, see `etherpool pool show`",
+            };
+            let reason = format!("it is not open after {} seconds; {then}", limit.as_secs());
             Err(PoolError::Suspended { name: slot.name.borrow().clone(), reason })
         })
     }

@@ -244,3 +244,141 @@ fn a_disk_of_two_pools_is_refused_by_the_one_that_lost_it() {
     let DiskState::Refused { why } = &taken.state else { panic!("{:?}", taken.state) };
     assert!(why.contains("pool b"), "{why}");
 }
+
+/// Two commands at once: what both were told was free is given to one.
+#[test]
+fn two_commands_at_once_do_not_get_one_disk() {
+    for seed in 260..270 {
+        let bench = Bench::new(seed, 4, 48);
+        bench.create_of("a", &["e0.0", "e1.0"], false).unwrap();
+        let (one, two) = (Rc::clone(&bench.engine), Rc::clone(&bench.engine));
+        let extended = async move { one.extend_pool("a", &["e2.0".to_owned()], &[]).await };
+        let made = async move { two.create_pool(request("b", &["e2.0", "e3.0"], false)).await };
+        let (extended, made) = bench.run(async move { futures::join!(extended, made) });
+        assert_ne!(extended.is_ok(), made.is_ok(), "{extended:?} {made:?}");
+        bench.pass(Duration::from_secs(20));
+        let reports = bench.engine.reports();
+        let holders = reports.iter().filter(|pool| pool.disks.iter().any(|d| d.name == "e2.0"));
+        assert_eq!(holders.count(), 1, "{reports:?}");
+
+        let bench = Bench::new(seed, 2, 48);
+        let (one, two) = (Rc::clone(&bench.engine), Rc::clone(&bench.engine));
+        let one = async move { one.create_pool(request("a", &["e0.0"], false)).await };
+        let two = async move { two.create_pool(request("a", &["e1.0"], false)).await };
+        let (one, two) = bench.run(async move { futures::join!(one, two) });
+        assert_ne!(one.is_ok(), two.is_ok(), "of one name there is one: {one:?} {two:?}");
+    }
+}
+
+/// Volumes, mounts and exports are named by their pool's name: of one name one pool is open.
+#[test]
+fn of_one_name_one_pool_is_open() {
+    let disks: Vec<_> = (0..2).map(|n| TestDisk::new(&format!("e{n}.0"), n, 48 << 20)).collect();
+    let of = |index: usize| vec![Rc::clone(&disks[index])];
+    let now = block::Instant::from_nanos(1_000_000_000);
+    let first = Bench::with(280, of(0), now, 1);
+    let id = first.create_of("tank", &["e0.0"], false).unwrap().id;
+    let other = Bench::with(281, of(1), now, 2);
+    let stranger = other.create_of("tank", &["e1.0"], false).unwrap().id;
+    let engine = Rc::clone(&other.engine);
+    other.run(async move { engine.release_pool("tank").await }).unwrap();
+    drop(other);
+    first.attach(&disks[1]);
+    first.pass(Duration::from_secs(10));
+    let import = |bench: &Bench, id: &str| {
+        let (engine, id) = (Rc::clone(&bench.engine), id.to_owned());
+        bench.run(async move { engine.import_pool(&id, ImportOptions::default()).await })
+    };
+    let open = |bench: &Bench| -> Vec<String> {
+        let reports = bench.engine.reports().into_iter();
+        reports.filter(|report| report.lease_ok).map(|report| report.id).collect()
+    };
+    let refused = import(&first, &stranger);
+    assert!(matches!(refused, Err(PoolError::Namesake { .. })), "{refused:?}");
+    first.pass(Duration::from_secs(10));
+    assert_eq!(open(&first), [id.clone()]);
+
+    // When the one is given up, the other may be had; and both may be known from before.
+    let engine = Rc::clone(&first.engine);
+    first.run(async move { engine.release_pool("tank").await }).unwrap();
+    import(&first, &stranger).unwrap();
+    assert_eq!(open(&first), [stranger.clone()]);
+    let mut pools = first.engine.known_pools();
+    let now = first.executor.handle().now();
+    first.executor.clear();
+    drop(first);
+    let again = Bench::with(282, disks.clone(), now, 1);
+    again.pass(Duration::from_secs(2));
+    import(&again, &id).unwrap();
+    pools.extend(again.engine.known_pools());
+    assert_eq!(pools.len(), 2);
+    let now = again.executor.handle().now();
+    again.executor.clear();
+    drop(again);
+    let both = Bench::again(283, disks, now, 1, pools);
+    both.pass(Duration::from_secs(30));
+    assert_eq!(open(&both).len(), 1, "{:?}", both.engine.reports());
+    let closed = both.engine.reports().into_iter().find(|report| !report.lease_ok).unwrap();
+    let PoolState::Suspended { reason } = closed.state else { panic!("{:?}", closed.state) };
+    assert!(reason.contains("release"), "{reason}");
+    // The same through an opening that is asked for by name: the open one is meant.
+    assert!(import(&both, "tank").is_ok());
+    let engine = Rc::clone(&both.engine);
+    both.run(async move { engine.release_pool("tank").await }).unwrap();
+    both.pass(Duration::from_secs(10));
+    assert_eq!(open(&both), [closed.id]);
+}
+
+/// Whose a pool is was asked before; who came back while disks were waited for keeps it.
+#[test]
+fn an_owner_that_comes_back_during_an_import_keeps_its_pool() {
+    let (first, volume) = Bench::mirrored(290);
+    let now = first.executor.handle().now() + Duration::from_secs(60);
+    let second = Bench::alone(291, first.disks.clone(), now, 2, Vec::new());
+    second.disks.iter().take(2).for_each(|disk| second.attach(disk));
+    second.pass(Duration::from_secs(2));
+    let result = Rc::new(std::cell::RefCell::new(None));
+    let (engine, slot) = (Rc::clone(&second.engine), Rc::clone(&result));
+    let grace = Duration::from_secs(90);
+    second.executor.handle().spawn(async move {
+        let options = ImportOptions { grace: Some(grace), force: false };
+        let imported = engine.import_pool("pool", options).await;
+        *slot.borrow_mut() = Some(imported);
+    });
+    second.pass(Duration::from_secs(60));
+    assert!(result.borrow().is_none(), "it waits as long as was said: {:?}", result.borrow());
+    // The machine slept, no more.
+    first.pass(Duration::from_secs(60 + 2 + 60 + 28));
+    second.pass(Duration::from_secs(40));
+    let imported = result.borrow_mut().take();
+    assert!(matches!(imported, Some(Err(PoolError::InUse { .. }))), "{imported:?}");
+    first.pass(Duration::from_secs(12));
+    assert_eq!(first.write(&volume, 0, pattern(0, 8, 1)), Ok(()));
+}
+
+/// An import that came to nothing isn't done much later by itself.
+#[test]
+fn an_import_that_failed_is_over() {
+    let (first, _) = Bench::mirrored(300);
+    let now = first.executor.handle().now() + Duration::from_secs(60);
+    drop(first.engine);
+    let second = Bench::with(301, first.disks.clone(), now, 2);
+    second.pass(Duration::from_secs(2));
+    let (engine, runtime) = (Rc::clone(&second.engine), second.executor.handle());
+    let options = ImportOptions { grace: Some(Duration::from_secs(1)), force: true };
+    // Its disks go while it is asked for.
+    let disks = second.disks.iter().map(|disk| disk.name.clone()).collect::<Vec<_>>();
+    let imported = second.run(async move {
+        let import = engine.import_pool("pool", options);
+        let lose = async {
+            runtime.sleep(Duration::from_millis(500)).await;
+            disks.iter().for_each(|disk| engine.remove_device(disk));
+        };
+        futures::join!(import, lose).0
+    });
+    assert!(imported.is_err(), "{imported:?}");
+    second.disks.iter().for_each(|disk| second.attach(disk));
+    second.pass(Duration::from_secs(60));
+    let state = second.report().state;
+    assert!(matches!(state, PoolState::Foreign { .. }), "{state:?}");
+}
