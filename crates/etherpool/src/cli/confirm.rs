@@ -7,6 +7,7 @@ use control::api::Preview;
 
 use super::Failure;
 use super::args::Confirmation;
+use super::output::plain;
 
 /// Whether to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +42,7 @@ pub fn effects(preview: &Preview) -> String {
 
 /// Shows `what` (whole lines) and gets a word for it.
 pub fn confirm(what: &str, confirmation: Confirmation) -> Result<Proceed, Failure> {
+    let what = plain(what);
     let interactive = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     match decide(confirmation, interactive) {
         Decision::Go => Ok(Proceed::Yes),

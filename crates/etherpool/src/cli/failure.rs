@@ -3,6 +3,8 @@
 use control::api::{ApiError, ErrorCode};
 use control::exit::Exit;
 
+use super::output::plain;
+
 /// A failed command.
 #[derive(Debug)]
 pub struct Failure {
@@ -34,7 +36,7 @@ impl Failure {
 
     /// Tells it on standard error.
     pub fn print(&self, json: bool) {
-        eprintln!("{}", self.text(json));
+        eprintln!("{}", plain(&self.text(json)));
     }
 
     fn text(&self, json: bool) -> String {

@@ -70,7 +70,8 @@ impl Field {
         self.of_mut(bytes).copy_from_slice(value.as_bytes());
     }
 
-    /// Its value as zero-padded UTF-8; `None` when it isn't that.
+    /// Its value as zero-padded UTF-8; `None` when it isn't that. It is shown to people and anybody may
+    /// have written it: control characters aren't theirs to send to a terminal.
     pub(crate) fn text(self, bytes: &[u8]) -> Option<String> {
         let field = self.of(bytes);
         let len = field.iter().position(|byte| *byte == 0).unwrap_or(field.len());
@@ -78,7 +79,8 @@ impl Field {
         if padding.iter().any(|byte| *byte != 0) {
             return None;
         }
-        String::from_utf8(text.to_vec()).ok()
+        let text = String::from_utf8(text.to_vec()).ok()?;
+        Some(text.replace(char::is_control, "?"))
     }
 
     /// Stores zero-padded UTF-8, cut at a character boundary where it is too long.
@@ -100,4 +102,17 @@ pub(crate) fn crc_without(bytes: &[u8], crc: Field) -> u32 {
     digest.update(&[0; 4]);
     digest.update(bytes.get(crc.end()..).unwrap_or_default());
     digest.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_that_anybody_wrote_is_one_line() {
+        let field = Field::first(16);
+        let mut bytes = [0; 16];
+        field.put_text(&mut bytes, "tank\n\u{1b}[2J\u{9b}é");
+        assert_eq!(field.text(&bytes).as_deref(), Some("tank??[2J?é"));
+    }
 }

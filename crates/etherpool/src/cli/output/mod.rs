@@ -26,8 +26,20 @@ pub use volumes::{NamedVolume, uses, verification, volume, volumes};
 
 use super::Failure;
 
-/// Prints whole lines. A reader that has gone away (`| head`) is no failure.
+/// What was read off disks and out of frames may be anybody's: nothing of it moves the cursor or hides
+/// what stands beside it.
+pub fn plain(text: &str) -> String {
+    let shown = |c: char| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c };
+    text.chars().map(shown).collect()
+}
+
+/// Prints whole lines.
 pub fn print(text: &str) -> Result<(), Failure> {
+    write(&plain(text))
+}
+
+/// A reader that has gone away (`| head`) is no failure.
+fn write(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
@@ -39,7 +51,7 @@ pub fn print(text: &str) -> Result<(), Failure> {
 pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     let mut text = serde_json::to_string_pretty(value).context("the answer as JSON")?;
     text.push('\n');
-    print(&text)
+    write(&text)
 }
 
 /// Columns of the terminal that standard output is; none where it isn't one.
@@ -82,4 +94,14 @@ fn facts(pairs: &[(&str, String)]) -> String {
 /// `-` for nothing.
 fn or_dash(text: Option<&str>) -> String {
     text.filter(|text| !text.is_empty()).unwrap_or("-").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_strangers_wrote_stays_where_it_is_printed() {
+        assert_eq!(plain("tank\x1b[2J\r\u{9b}x\n"), "tank\u{fffd}[2J\u{fffd}\u{fffd}x\n");
+    }
 }
