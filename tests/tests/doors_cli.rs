@@ -167,6 +167,37 @@ fn wrong_arguments_of_a_lab_are_told_before_anything_is_started() {
     assert!(made.iter().all(|entry| entry.file_name() == "lock"), "{made:?}");
 }
 
+/// `lab down --wipe --dir /var` removed `/var/log`, and unmounted what was mounted below.
+#[test]
+fn a_directory_without_a_lab_is_left_alone() {
+    require_root();
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["log", "disks", "supervisor", "pid", "mounted"] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+        fs::write(dir.path().join(name).join("kept"), "kept").unwrap();
+    }
+    fs::write(dir.path().join("lock"), "kept").unwrap();
+    let mounted = dir.path().join("mounted");
+    let mount = Command::new("mount").args(["-t", "tmpfs", "none"]).arg(&mounted).status();
+    assert!(mount.unwrap().success());
+    fs::write(mounted.join("kept"), "kept").unwrap();
+    let run = |dir: &std::path::Path, args: &[&str]| {
+        etherpool().arg("lab").arg("--dir").arg(dir).args(args).output().unwrap()
+    };
+    for args in [&["down"][..], &["down", "--wipe"], &["status"], &["kill", "n1"]] {
+        let output = run(dir.path(), args);
+        assert_eq!(code(&output), 3, "{args:?}: {}", error(&output));
+        assert!(error(&output).contains("no lab"), "{args:?}: {}", error(&output));
+    }
+    for name in ["log/kept", "disks/kept", "supervisor/kept", "pid/kept", "mounted/kept", "lock"] {
+        let kept = fs::read_to_string(dir.path().join(name));
+        assert_eq!(kept.ok().as_deref(), Some("kept"), "{name}");
+    }
+    assert!(Command::new("umount").arg(&mounted).status().unwrap().success());
+    assert_eq!(code(&run(&dir.path().join("mistyped"), &["status"])), 3);
+    assert!(!dir.path().join("mistyped").exists());
+}
+
 #[test]
 fn sizes_are_understood_as_they_are_printed() {
     let lab = Lab::up(&LabOptions { nodes: 1, disks: 2, size: "1G", bare: true, mtu: 9000 });

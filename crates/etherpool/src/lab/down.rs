@@ -13,6 +13,9 @@ use super::{cleanup, network, process};
 const ORDERLY_STOP: Duration = Duration::from_secs(30);
 
 pub fn down(place: &Place, wipe: bool) -> anyhow::Result<()> {
+    // Another command may have wiped it while this one waited for its turn. What is mounted below a
+    // directory that isn't a lab's is none of ours to unmount, and what is in it none of ours to remove.
+    place.exists()?;
     stop_supervisor(place);
     // Also after an orderly stop: the leftovers of one that was killed earlier.
     cleanup::detach_all(place);
@@ -80,7 +83,7 @@ fn stop_nodes(place: &Place) {
     }
 }
 
-/// Removes what the lab made, by name: a mistyped --dir must not cost anybody's files.
+/// Removes what the lab made, by name: there may be something else beside it.
 fn wipe_files(place: &Place) -> anyhow::Result<()> {
     let dir = place.dir();
     if let Some(plan) = place.load_plan().ok().flatten() {

@@ -101,6 +101,11 @@ pub fn run(args: LabArgs) -> anyhow::Result<ExitCode> {
         anyhow::bail!("the lab makes network namespaces and mounts: run it as root (sudo)");
     }
     let place = Place::new(&args.dir)?;
+    // A mistyped directory isn't made, nor anything in it.
+    match &args.command {
+        LabCommand::Up(_) => place.make()?,
+        _ => place.exists()?,
+    }
     let _lock = place.lock()?;
     match args.command {
         LabCommand::Up(up) => up::up(&place, &up)?,

@@ -4,12 +4,20 @@
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use control::api::{ApiError, ErrorCode};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Slow;
+
+/// How long a command waits for another one of the same lab: longer than `lab up` takes.
+const LOCK_LIMIT: Duration = Duration::from_secs(300);
+/// How often it is looked at meanwhile.
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Where a lab is unless --dir says otherwise.
 pub const LAB_DIR: &str = "/var/lib/etherpool/lab";
@@ -53,16 +61,38 @@ impl Place {
         Ok(Place { dir, prefix })
     }
 
-    /// Makes the directory and holds it until the command ends: two commands at once would start
-    /// things twice.
-    pub fn lock(&self) -> anyhow::Result<OwnedFd> {
+    /// Makes the directory.
+    pub fn make(&self) -> anyhow::Result<()> {
         fs::create_dir_all(&self.dir)
-            .with_context(|| format!("cannot make the lab's directory {}", self.dir.display()))?;
-        let file = fs::File::create(self.dir.join("lock"))?;
-        let file = OwnedFd::from(file);
+            .with_context(|| format!("cannot make the lab's directory {}", self.dir.display()))
+    }
+
+    /// Holds the directory until the command ends: two commands at once would start things twice.
+    pub fn lock(&self) -> anyhow::Result<OwnedFd> {
+        let path = self.dir.join("lock");
+        let file = fs::File::options().create(true).truncate(false).write(true).open(&path);
+        let file = OwnedFd::from(file.with_context(|| format!("cannot open {}", path.display()))?);
         let _slow = Slow::begin("another command for this lab to end", true);
-        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
-        Ok(file)
+        let end = Instant::now() + LOCK_LIMIT;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(file),
+                Err(Errno::WOULDBLOCK) if Instant::now() < end => std::thread::sleep(LOCK_PAUSE),
+                Err(Errno::WOULDBLOCK) => {
+                    let limit = LOCK_LIMIT.as_secs();
+                    let dir = self.dir.display();
+                    return Err(ApiError::new(
+                        ErrorCode::Busy,
+                        format!(
+                            "another command for the lab in {dir} has not ended within {limit} s"
+                        ),
+                    )
+                    .remedy(format!("see which one holds it: fuser -v {}", path.display()))
+                    .into());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     pub fn dir(&self) -> &Path {
@@ -132,11 +162,22 @@ impl Place {
 
     /// The plan, for commands that need a lab that is up.
     pub fn plan(&self) -> anyhow::Result<LabPlan> {
-        self.load_plan()?.ok_or_else(|| {
-            ApiError::new(ErrorCode::NotFound, format!("there is no lab in {}", self.dir.display()))
-                .remedy("start one with `etherpool lab up`, or name its directory with --dir")
-                .into()
-        })
+        self.exists()?;
+        self.load_plan()?.ok_or_else(|| self.nothing())
+    }
+
+    /// Whether there is a lab, in whatever state: its plan is written first and removed last.
+    pub fn exists(&self) -> anyhow::Result<()> {
+        match self.plan_file().symlink_metadata() {
+            Ok(_) => Ok(()),
+            Err(_) => Err(self.nothing()),
+        }
+    }
+
+    fn nothing(&self) -> anyhow::Error {
+        ApiError::new(ErrorCode::NotFound, format!("there is no lab in {}", self.dir.display()))
+            .remedy("start one with `etherpool lab up`, or name its directory with --dir")
+            .into()
     }
 
     pub fn store_plan(&self, plan: &LabPlan) -> anyhow::Result<()> {
