@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 
 /// Where the files are.
 const DIRECTORY: &str = "/run/etherpool-running";
+/// A file that is being made there.
+const FRESH: &str = ".new";
 /// Files of one process number: those of other process namespaces share the directory.
 const NAMESAKES_MAX: u32 = 64;
 /// A file that is longer isn't one of ours.
@@ -74,7 +76,7 @@ fn register_in(place: &Path, role: &str, directories: Vec<PathBuf>) -> io::Resul
         .find(|path| path.symlink_metadata().is_err())
         .ok_or_else(|| io::Error::other("too many processes of one number"))?;
     // Under its own name only when it is complete and locked: whoever looks needs no turn.
-    let fresh = place.join(".new");
+    let fresh = place.join(FRESH);
     let _ = std::fs::remove_file(&fresh);
     let mut file = File::options().write(true).create_new(true).mode(0o600).open(&fresh)?;
     flock(&file, FlockOperation::NonBlockingLockExclusive)?;
@@ -121,6 +123,10 @@ fn running_in(place: &Path) -> io::Result<Vec<Running>> {
     let mut found = Vec::new();
     for entry in entries {
         let path = entry?.path();
+        // Nobody's yet: to look whether it is held would be in the way of who is about to hold it.
+        if path.ends_with(FRESH) {
+            continue;
+        }
         if let Some(file) = open_held(&path)?
             && let Ok(one) = serde_json::from_reader(io::Read::take(&file, FILE_BYTES_MAX))
         {
@@ -193,6 +199,29 @@ mod tests {
         let _node = register_in(&place, "node", Vec::new()).unwrap();
         assert!(!place.join("77").exists());
         assert_eq!(running_in(&place).unwrap().len(), 1);
+    }
+
+    /// Who looked at the moment when a process made itself known kept it from holding its file: it was
+    /// unknown from then on.
+    #[test]
+    fn who_looks_is_in_nobodys_way() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("running");
+        drop(register_in(&place, "node", Vec::new()).unwrap());
+        let over = std::sync::atomic::AtomicBool::new(false);
+        let registered = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    let _ = running_in(&place);
+                }
+            });
+            let registered: Vec<io::Result<()>> =
+                (0..2000).map(|_| register_in(&place, "node", Vec::new()).map(drop)).collect();
+            over.store(true, std::sync::atomic::Ordering::Relaxed);
+            registered
+        });
+        let failed: Vec<_> = registered.into_iter().filter_map(Result::err).collect();
+        assert!(failed.is_empty(), "{failed:?}");
     }
 
     #[test]
