@@ -308,14 +308,12 @@ impl Platform for Linux {
         setting: &MountSetting,
         comes_back: bool,
     ) -> Result<(), Trouble> {
-        let options: Vec<&str> =
-            self.options.iter().chain(&setting.options).map(String::as_str).collect();
         let rules = PlaceRules { comes_back, ..self.place_rules().await? };
         let mounted = filesystem::mount(
             device.to_owned(),
             setting.path.clone(),
             kind_of(setting.fstype),
-            options.join(","),
+            mount_options(&self.options, setting).join(","),
             rules,
         );
         match mounted.await {
@@ -358,12 +356,7 @@ impl Platform for Linux {
         };
         let (places, device) = (self.places.clone(), device.to_owned());
         let mount = mount.map(|mount| {
-            let read_only = self
-                .options
-                .iter()
-                .chain(&mount.options)
-                .flat_map(|options| options.split(','))
-                .any(|option| option.trim() == "ro");
+            let read_only = mount_options(&self.options, mount).contains(&"ro");
             (mount.path.clone(), read_only)
         });
         let found = blocking(move || {
@@ -472,6 +465,18 @@ fn unescape(path: &str) -> String {
     text
 }
 
+/// The options of a mount: the machine's own, and those of the setting, which is the pool's and may be a
+/// stranger's: it lifts nothing that the machine forbids.
+fn mount_options<'a>(machine: &'a [String], setting: &'a MountSetting) -> Vec<&'a str> {
+    let machine = machine.iter().flat_map(|options| options.split(',')).map(str::trim);
+    let mut options: Vec<&str> = machine.filter(|option| !option.is_empty()).collect();
+    let forbidden = |option: &str| options.iter().any(|own| own.strip_prefix("no") == Some(option));
+    let more: Vec<&str> =
+        setting.options.iter().map(String::as_str).filter(|option| !forbidden(option)).collect();
+    options.extend(more);
+    options
+}
+
 /// The front end's word for a file system.
 pub fn kind_of(fstype: FsType) -> filesystem::Kind {
     match fstype {
@@ -495,6 +500,23 @@ async fn blocking<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_setting_lifts_nothing_that_the_machine_forbids() {
+        let options = |machine: &[&str], setting: &[&str]| {
+            let machine: Vec<String> = machine.iter().map(|one| (*one).to_owned()).collect();
+            let setting = MountSetting {
+                path: "/srv/v".into(),
+                fstype: FsType::Ext4,
+                options: setting.iter().map(|one| (*one).to_owned()).collect(),
+            };
+            mount_options(&machine, &setting).join(",")
+        };
+        assert_eq!(options(&["nosuid", "nodev"], &["suid", "dev"]), "nosuid,nodev");
+        assert_eq!(options(&["nosuid, noexec"], &["exec", "dev"]), "nosuid,noexec,dev");
+        assert_eq!(options(&["noatime"], &["nosuid", "suid"]), "noatime,nosuid,suid");
+        assert_eq!(options(&[], &["dev"]), "dev");
+    }
 
     #[test]
     fn the_mount_table_is_read_with_its_escapes() {
