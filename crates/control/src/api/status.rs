@@ -83,6 +83,9 @@ pub struct ProcessState {
     pub interfaces: Vec<InterfaceState>,
     /// What is wrong with it.
     pub warnings: Vec<String>,
+    /// Which exports of volumes aren't as they should be, and why.
+    #[serde(default)]
+    pub troubles: Vec<String>,
 }
 
 /// An interface of the engine.

@@ -42,6 +42,8 @@ pub struct Exports {
     ports: RefCell<BTreeMap<String, Rc<PacketPort>>>,
     running: RefCell<BTreeMap<(VolumeName, ShelfSlot), Running>>,
     held: RefCell<HeldExports>,
+    /// Why an export isn't what its pool says, for status.
+    troubles: RefCell<BTreeMap<(VolumeName, ShelfSlot), String>>,
     /// One change at a time: adding and removing wait for the device.
     changing: Rc<runtime::Semaphore>,
 }
@@ -73,6 +75,7 @@ impl Exports {
             ports: RefCell::default(),
             running: RefCell::default(),
             held: RefCell::default(),
+            troubles: RefCell::default(),
             changing: runtime::Semaphore::new(1),
         }
     }
@@ -150,6 +153,27 @@ impl Exports {
         }
     }
 
+    /// What isn't exported as it should be, and why.
+    pub fn troubles(&self) -> Vec<String> {
+        let troubles = self.troubles.borrow();
+        troubles.iter().map(|((volume, _), why)| format!("{volume}: {why}")).collect()
+    }
+
+    /// Takes note of how making an export what it should be went. What lasts is logged once.
+    fn note(&self, key: &(VolumeName, ShelfSlot), done: Result<(), String>) {
+        let mut troubles = self.troubles.borrow_mut();
+        match done {
+            Ok(()) => {
+                troubles.remove(key);
+            }
+            Err(why) if troubles.get(key) == Some(&why) => {}
+            Err(why) => {
+                tracing::warn!(volume = %key.0, address = %key.1, "{why}");
+                troubles.insert(key.clone(), why);
+            }
+        }
+    }
+
     /// Makes what is exported be what the pools say.
     pub async fn follow(&self, pools: &[PoolReport], engine: &Rc<Engine>) {
         let _turn = self.changing.acquire(1).await;
@@ -162,18 +186,20 @@ impl Exports {
         for key in ended {
             self.end(&key).await;
         }
+        self.troubles.borrow_mut().retain(|key, _| wanted.contains_key(key));
         for (key, wish) in wanted {
-            if self.running.borrow().contains_key(&key) {
-                self.refresh(&key, &wish, engine).await;
-                continue;
-            }
-            // A volume that doesn't answer would hold this up.
-            if !pools.iter().any(|pool| pool.serves(&key.0)) {
-                continue;
-            }
-            if let Err(error) = self.begin(&key, wish, engine).await {
-                tracing::warn!(volume = %key.0, address = %key.1, %error, "not exported; tried again");
-            }
+            let address = key.1;
+            let done = if self.running.borrow().contains_key(&key) {
+                let done = self.refresh(&key, &wish, engine).await;
+                done.map_err(|error| format!("its export aoe:{address} stays as it was: {error}"))
+            } else if pools.iter().any(|pool| pool.serves(&key.0)) {
+                let done = self.begin(&key, wish, engine).await;
+                done.map_err(|error| format!("it is not exported as aoe:{address}: {error}"))
+            } else {
+                // A volume that doesn't answer would hold this up; its pool tells why.
+                Ok(())
+            };
+            self.note(&key, done);
         }
     }
 
@@ -230,24 +256,27 @@ impl Exports {
     }
 
     /// Takes other settings without losing a request, and announces a volume that has grown.
-    async fn refresh(&self, key: &(VolumeName, ShelfSlot), wish: &Wish, engine: &Engine) {
-        let Ok(device) = engine.open_volume(&key.0.pool, &key.0.volume) else { return };
+    async fn refresh(
+        &self,
+        key: &(VolumeName, ShelfSlot),
+        wish: &Wish,
+        engine: &Engine,
+    ) -> Result<(), ApiError> {
+        let Ok(device) = engine.open_volume(&key.0.pool, &key.0.volume) else { return Ok(()) };
         let sectors = device.geometry().sectors;
         let (id, changed, grown) = {
             let running = self.running.borrow();
-            let Some(one) = running.get(key) else { return };
+            let Some(one) = running.get(key) else { return Ok(()) };
             (one.id, one.setting != wish.setting, one.sectors != sectors)
         };
         if changed {
             let interfaces = self.interfaces_of(&wish.setting);
-            if let Err(error) = interfaces.iter().try_for_each(|name| self.port(name).map(drop)) {
-                return tracing::warn!(volume = %key.0, address = %key.1, %error, "the export stays as it was; tried again");
-            }
+            interfaces.iter().try_for_each(|name| self.port(name).map(drop))?;
             // What clients left is in the running export; this is only for its beginning.
             let options = options(&key.0, &wish.setting, &interfaces, Remembered::default());
-            if let Err(error) = self.driver.set_options(id, options) {
-                return tracing::error!(volume = %key.0, address = %key.1, %error, "the export stays as it was");
-            }
+            self.driver
+                .set_options(id, options)
+                .map_err(|error| ApiError::new(ErrorCode::Invalid, error.to_string()))?;
             tracing::info!(volume = %key.0, address = %key.1, "the export's settings changed");
         }
         if let Some(one) = self.running.borrow_mut().get_mut(key) {
@@ -257,6 +286,7 @@ impl Exports {
         if grown {
             self.driver.refresh(id).await;
         }
+        Ok(())
     }
 
     /// Where an export answers.

@@ -150,6 +150,7 @@ impl Work<'_> {
             log_lines_dropped: dropped,
             interfaces: process.network.interfaces(),
             warnings: process.hardening.warnings.clone(),
+            troubles: process.exports.troubles(),
         }
     }
 

@@ -16,9 +16,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use control::api::{
     ApiError, CreatePool, CreateVolume, ErrorCode, ExportVolume, ExtendPool, ExtendVolume,
-    HeldReport, ImportPool, MakeFs, MountVolume, PoolReportExt as _, Preview, ReleasePool,
-    RemoveVolume, ResetEpoch, SeenTarget, ServeFtp, Status, StreamLine, UnexportVolume,
-    UnmountVolume, VerifyVolume,
+    HeldReport, ImportPool, MakeFs, MountVolume, PoolReportExt as _, Preview, ProcessState,
+    ReleasePool, RemoveVolume, ResetEpoch, SeenTarget, ServeFtp, Status, StreamLine,
+    UnexportVolume, UnmountVolume, VerifyVolume,
 };
 use control::channel::{EngineRequest, to_line};
 use control::names::{ShelfSlot, VolumeName, check_name};
@@ -188,7 +188,7 @@ async fn status(State(services): App) -> Json<Status> {
     // Asked together: an engine that doesn't answer costs one limit.
     let process = services.engine.call(EngineRequest::Process);
     let (engine, looked) = tokio::join!(process, services.look_at_engine());
-    let engine = engine.ok();
+    let engine: Option<ProcessState> = engine.ok();
     let (pools, served) = looked.ok().unzip();
     let pools = pools.unwrap_or_else(|| services.pools.borrow().clone());
     services.keeper.look_now(served.as_ref()).await;
@@ -218,6 +218,8 @@ async fn status(State(services): App) -> Json<Status> {
     if served && services.config.ftp.users_file.is_none() {
         warnings.push("no ftp users-file is configured: nobody can write by FTP".into());
     }
+    let mut troubles = engine.as_ref().map(|engine| engine.troubles.clone()).unwrap_or_default();
+    troubles.extend(services.registry.trouble());
     Json(Status {
         version: env!("CARGO_PKG_VERSION").into(),
         host: services.host.clone(),
@@ -230,7 +232,7 @@ async fn status(State(services): App) -> Json<Status> {
         pools,
         services: report,
         held,
-        troubles: services.registry.trouble().into_iter().collect(),
+        troubles,
         warnings,
     })
 }
