@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::api::PoolReportExt as _;
-use crate::names::VolumeName;
 use crate::settings::{ACTED_ON, HELD_PREFIX};
 
 /// Name of the file in the state directory.
@@ -190,10 +189,10 @@ impl Registry {
         }
     }
 
-    /// Whether a property of a volume waits to be confirmed.
-    pub fn holds(&self, volume: &VolumeName, key: &str) -> bool {
-        let is_it = |held: &HeldSetting| held.volume == volume.volume && held.key == key;
-        self.pools.iter().any(|pool| pool.name == volume.pool && pool.held.iter().any(is_it))
+    /// The pool of a name that is meant by whoever names one: that which is open, by the ids of those that
+    /// are. Another of its name may be known, and what waits of that is none of theirs.
+    pub fn open_pool(&mut self, name: &str, open: &BTreeSet<Uuid>) -> Option<&mut KnownPool> {
+        self.pools.iter_mut().find(|pool| pool.name == name && open.contains(&pool.id))
     }
 }
 
@@ -273,7 +272,9 @@ mod tests {
 
     #[test]
     fn what_came_with_a_pool_waits_and_what_is_set_here_does_not() {
-        let name = VolumeName::new("tank", "files");
+        let holds = |registry: &Registry, key: &str| {
+            registry.pools.iter().any(|pool| pool.held.contains(&held("files", key)))
+        };
         let mut registry = Registry::default();
         registry.take_note(&[report(PoolState::Opening, &[MOUNT_KEY])]);
         assert_eq!(registry, Registry::default(), "it isn't open yet");
@@ -283,12 +284,12 @@ mod tests {
         registry.take_note(&[failed]);
         assert_eq!(registry, Registry::default(), "it couldn't be opened");
         registry.take_note(&[report(PoolState::Degraded, &[MOUNT_KEY, "other"])]);
-        assert!(registry.holds(&name, MOUNT_KEY) && !registry.holds(&name, "other"));
+        assert!(holds(&registry, MOUNT_KEY) && !holds(&registry, "other"));
 
         // Set here after that.
         let now = report(PoolState::Online, &[MOUNT_KEY, FTP_KEY, "held.device"]);
         registry.take_note(std::slice::from_ref(&now));
-        assert!(registry.holds(&name, MOUNT_KEY) && !registry.holds(&name, FTP_KEY));
+        assert!(holds(&registry, MOUNT_KEY) && !holds(&registry, FTP_KEY));
         let mut shown = [now.clone()];
         registry.set_apart(&mut shown);
         let keys: Vec<&String> = shown[0].volumes[0].properties.keys().collect();
@@ -296,7 +297,7 @@ mod tests {
 
         registry.take_note(&[report(PoolState::Online, &[FTP_KEY])]);
         registry.take_note(&[now]);
-        assert!(!registry.holds(&name, MOUNT_KEY), "what waited is gone, this is another");
+        assert!(!holds(&registry, MOUNT_KEY), "what waited is gone, this is another");
 
         // Another had it: what it brings waits again.
         for away in [PoolState::Fenced, PoolState::Released] {
@@ -304,7 +305,7 @@ mod tests {
             assert_eq!(registry, Registry::default());
         }
         registry.take_note(&[report(PoolState::Online, &[FTP_KEY])]);
-        assert!(registry.holds(&name, FTP_KEY));
+        assert!(holds(&registry, FTP_KEY));
     }
 
     #[test]
@@ -343,12 +344,24 @@ mod tests {
         });
         let read = Registry::parse(&registry.to_text().unwrap()).unwrap();
         assert_eq!(read, registry);
-        assert!(read.holds(&VolumeName::new("tank", "files"), "mount"));
-        assert!(!read.holds(&VolumeName::new("tank", "files"), "ftp"));
-        assert!(!read.holds(&VolumeName::new("other", "files"), "mount"));
+        assert!(read.pool(high).unwrap().held.contains(&held("files", "mount")));
+        assert!(read.pool(low).unwrap().held.is_empty());
         registry.forget(high);
         assert_eq!(registry.pools.len(), 1);
         assert_eq!(registry.pool(low).unwrap().name, "other");
+    }
+
+    #[test]
+    fn of_pools_of_one_name_the_open_one_is_meant() {
+        let mut registry = Registry::default();
+        let (one, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        for id in [one, other] {
+            registry.pool_mut(id, "tank").held.insert(held("files", MOUNT_KEY));
+        }
+        assert_eq!(registry.open_pool("tank", &BTreeSet::new()), None);
+        registry.open_pool("tank", &BTreeSet::from([other])).unwrap().held.clear();
+        assert!(!registry.pool(one).unwrap().held.is_empty());
+        assert!(registry.pool(other).unwrap().held.is_empty());
     }
 
     #[test]

@@ -335,9 +335,13 @@ impl VolumeSettings {
     }
 }
 
+/// The longest property that is put in words, in characters: what people look over before they say yes.
+const WORDS_MAX: usize = 1000;
+
 /// What a property of a volume would have done, in words for people who haven't seen it before. Its
-/// contents are another's: they are shown as one line without control characters.
-pub fn in_words(key: &str, value: &str) -> String {
+/// contents are another's: they are shown as one line without characters that hide or move others. Of
+/// one that is too long only the beginning is given, as an error: nobody can have agreed to the rest.
+pub fn in_words(key: &str, value: &str) -> Result<String, String> {
     let properties = BTreeMap::from([(key.to_owned(), value.to_owned())]);
     let settings = VolumeSettings::from_properties(&properties);
     let words = match key {
@@ -363,7 +367,18 @@ pub fn in_words(key: &str, value: &str) -> String {
         _ => None,
     };
     let words = words.unwrap_or_else(|| format!("{key} = {value}"));
-    words.chars().map(|c| if c.is_control() { ' ' } else { c }).take(1000).collect()
+    let mut plain = String::with_capacity(words.len());
+    for c in words.chars() {
+        match c {
+            c if c.is_control() => plain.push(' '),
+            c if c.is_ascii() => plain.push(c),
+            c => plain.extend(c.escape_debug()),
+        }
+    }
+    match plain.char_indices().nth(WORDS_MAX) {
+        None => Ok(plain),
+        Some((end, _)) => Err(format!("{}...", &plain[..end])),
+    }
 }
 
 fn export_in_words(export: &ExportSetting) -> String {
@@ -435,23 +450,31 @@ mod tests {
 
     #[test]
     fn what_came_with_a_pool_is_told_in_words_on_one_line() {
+        let told = |key: &str, value: &str| in_words(key, value).unwrap();
         let text = property_text(&mount("/srv/x", &["noatime", "ro"]));
-        assert_eq!(
-            in_words(MOUNT_KEY, &text),
-            "mount at /srv/x as ext4 with the options noatime,ro"
-        );
+        assert_eq!(told(MOUNT_KEY, &text), "mount at /srv/x as ext4 with the options noatime,ro");
         let text = property_text(&mount("/etc/x\n/srv/y\u{1b}[2J", &[]));
-        assert_eq!(in_words(MOUNT_KEY, &text), "mount at /etc/x /srv/y [2J as ext4");
+        assert_eq!(told(MOUNT_KEY, &text), "mount at /etc/x /srv/y [2J as ext4");
+        let text = property_text(&mount("/srv/\u{202e}é", &[]));
+        assert_eq!(told(MOUNT_KEY, &text), "mount at /srv/\\u{202e}é as ext4");
         assert_eq!(
-            in_words(FTP_KEY, r#"{"listen":"0.0.0.0:21"}"#),
+            told(FTP_KEY, r#"{"listen":"0.0.0.0:21"}"#),
             "serve the mount by FTP at 0.0.0.0:21"
         );
         assert_eq!(
-            in_words(EXPORTS_KEY, r#"[{"address":"e7.1","interfaces":[]}]"#),
+            told(EXPORTS_KEY, r#"[{"address":"e7.1","interfaces":[]}]"#),
             "export as aoe:e7.1 for reading and writing to ANY client on all interfaces of the \
              configuration"
         );
-        assert_eq!(in_words(EXPORTS_KEY, "no\njson"), "exports = no json");
+        assert_eq!(told(EXPORTS_KEY, "no\njson"), "exports = no json");
+    }
+
+    /// The end of a long line is where something could be hidden.
+    #[test]
+    fn what_is_too_long_to_be_shown_is_not_agreed_to() {
+        let text = property_text(&mount("/srv/x", &["noatime"; 150]));
+        let beginning = in_words(MOUNT_KEY, &text).unwrap_err();
+        assert!(beginning.starts_with("mount at /srv/x") && beginning.ends_with("..."));
     }
 
     #[test]

@@ -34,6 +34,7 @@ impl Services {
         request: MakeFs,
         progress: UnboundedSender<Progress>,
     ) -> Result<(), ApiError> {
+        let _turn = self.turns.on(name).await?;
         let settings = self.settings(name).await?;
         if let Some(mount) = &settings.mount {
             return Err(ApiError::new(
@@ -81,6 +82,7 @@ impl Services {
 
     /// Checks the file system of a volume that isn't mounted, without changing anything.
     pub async fn check_fs(&self, name: &VolumeName) -> Result<(), ApiError> {
+        let _turn = self.turns.on(name).await?;
         if let Some(mount) = self.settings(name).await?.mount {
             return Err(ApiError::new(
                 ErrorCode::Busy,
@@ -103,6 +105,7 @@ impl Services {
         request: ExtendVolume,
         progress: UnboundedSender<Progress>,
     ) -> Result<VolumeReport, ApiError> {
+        let _turn = self.turns.on(name).await?;
         let preview = self.extend_preview(name, &request).await?;
         if preview.ends_something && !request.may_unmount {
             return Err(ApiError::new(

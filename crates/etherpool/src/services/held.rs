@@ -1,16 +1,21 @@
 //! Settings that came with a pool: shown to a person, and acted on when that person says so.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use control::api::{ApiError, HeldReport};
 use control::names::VolumeName;
 use control::registry::held;
-use control::settings::{HELD_PREFIX, MOUNT_KEY, MountSetting, in_words};
+use control::settings::{
+    EXPORTS_KEY, HELD_PREFIX, MOUNT_KEY, MountSetting, VolumeSettings, in_words,
+};
 use pool::PoolReport;
 
 use super::Services;
-use super::mounts::check_open;
-use super::operations::find_pool;
+use super::mounts::{check_not_exported, check_open};
+use super::operations::{check_free, check_writers, find, find_pool};
+
+/// Why a setting stays out of which only the beginning is shown.
+const TOO_LONG: &str = "it is too long to be shown, so nobody can agree to it; set it anew";
 
 impl Services {
     /// What waits of these pools. They are those that [`Services::fresh_pools`] gave.
@@ -24,28 +29,50 @@ impl Services {
                     continue;
                 };
                 let volume = VolumeName::new(&pool.name, &one.volume);
-                let refused = match one.key == MOUNT_KEY {
-                    true => self.why_not_mounted(&volume, value, pools).await,
-                    false => None,
+                let (what, refused) = match in_words(&one.key, value) {
+                    Ok(what) => (what, self.why_not(&volume, &one.key, value, pools).await),
+                    Err(beginning) => (beginning, Some(TOO_LONG.to_owned())),
                 };
-                let what = in_words(&one.key, value);
                 reports.push(HeldReport { volume, key: one.key, what, refused });
             }
         }
         reports
     }
 
-    async fn why_not_mounted(
+    /// Why a setting isn't acted on, whoever agrees to it: by the rules of the operation that would have
+    /// made it here.
+    async fn why_not(
         &self,
         name: &VolumeName,
+        key: &str,
         value: &str,
         pools: &[PoolReport],
     ) -> Option<String> {
-        let setting: MountSetting = match serde_json::from_str(value) {
-            Ok(setting) => setting,
-            Err(error) => return Some(format!("it can't be read: {error}")),
+        let properties = find(pools, name).map(|(_, volume)| &volume.properties).ok()?;
+        let refused = match key {
+            MOUNT_KEY => {
+                let setting: MountSetting = match serde_json::from_str(value) {
+                    Ok(setting) => setting,
+                    Err(error) => return Some(format!("it can't be read: {error}")),
+                };
+                let exports = VolumeSettings::from_properties(properties).exports;
+                check_not_exported(name, &exports)
+                    .and(self.check_mount(name, &setting, pools).await.map(drop))
+            }
+            EXPORTS_KEY => {
+                let own = BTreeMap::from([(key.to_owned(), value.to_owned())]);
+                let exports = VolumeSettings::from_properties(&own).exports;
+                // Also where the mount waits: both may be agreed to at once.
+                let has = |key: &str| properties.contains_key(key);
+                let mounted = has(MOUNT_KEY) || has(&format!("{HELD_PREFIX}{MOUNT_KEY}"));
+                exports.iter().try_for_each(|export| {
+                    check_writers(name, mounted, export)?;
+                    check_free(pools, name, export)
+                })
+            }
+            _ => Ok(()),
         };
-        self.check_mount(name, &setting, pools).await.err().map(|error| error.to_string())
+        refused.err().map(|error| error.to_string())
     }
 
     /// What waits of one pool.
@@ -62,6 +89,11 @@ impl Services {
         let pools = self.fresh_pools().await?;
         let pool = find_pool(&pools, name)?;
         check_open(pool)?;
+        let mut turns = Vec::new();
+        for volume in &pool.volumes {
+            turns.push(self.turns.on(&VolumeName::new(name, &volume.name)).await?);
+        }
+        let _addresses = self.turns.on_exports().await?;
         let waiting = self.held_of(name).await?;
         let confirmed: BTreeSet<_> = waiting
             .iter()

@@ -17,6 +17,7 @@ mod patience;
 mod platform;
 mod registry;
 mod troubles;
+mod turns;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -41,6 +42,7 @@ use patience::{patience, too_long, what};
 use platform::Linux;
 use registry::PoolRegistry;
 pub use registry::read as read_registry;
+use turns::Turns;
 
 /// Arguments of the hidden `services`.
 #[derive(Clone, Debug, Args)]
@@ -75,6 +77,7 @@ pub struct Services {
     registry: Arc<PoolRegistry>,
     pools: watch::Sender<Vec<PoolReport>>,
     look: Notify,
+    turns: Turns,
     engines_seen: std::sync::atomic::AtomicU64,
 }
 
@@ -106,6 +109,7 @@ async fn serve(config: SupervisorConfig, args: ServicesArgs) -> anyhow::Result<(
         keeper,
         pools: watch::Sender::new(Vec::new()),
         look: Notify::new(),
+        turns: Turns::default(),
         engines_seen: 0.into(),
         config,
     });

@@ -8,7 +8,9 @@ use control::api::{
 };
 use control::channel::EngineRequest;
 use control::names::VolumeName;
-use control::settings::{FTP_KEY, MOUNT_KEY, MountSetting, VolumeSettings, property_text};
+use control::settings::{
+    ExportSetting, FTP_KEY, MOUNT_KEY, MountSetting, VolumeSettings, property_text,
+};
 use frontend::filesystem::{self, FilesystemError};
 use pool::{PoolReport, VolumeReport};
 
@@ -24,6 +26,7 @@ impl Services {
         name: &VolumeName,
         request: MountVolume,
     ) -> Result<Option<Preview>, ApiError> {
+        let _turn = self.turns.on(name).await?;
         let MountVolume { path, fstype, options, move_from, dry_run } = request;
         let asked = MountSetting { path, fstype, options };
         let pools = self.fresh_pools().await?;
@@ -31,16 +34,7 @@ impl Services {
         check_open(pool)?;
         let setting = self.check_mount(name, &asked, &pools).await?;
         let settings = VolumeSettings::from_properties(&volume.properties);
-        if let Some(export) = settings.exports.iter().find(|export| !export.read_only) {
-            return Err(ApiError::new(
-                ErrorCode::Busy,
-                format!(
-                    "{name} is exported as aoe:{}; a second writer would destroy its file system",
-                    export.address
-                ),
-            )
-            .remedy(format!("end the export first: etherpool volume unexport {name}")));
-        }
+        check_not_exported(name, &settings.exports)?;
         let preview = self.mount_preview(name, &settings, &setting, (pool, volume));
         if settings.mount.as_ref() == Some(&setting) {
             return Ok(dry_run.then_some(preview));
@@ -165,6 +159,7 @@ impl Services {
         name: &VolumeName,
         request: UnmountVolume,
     ) -> Result<Option<Preview>, ApiError> {
+        let _turn = self.turns.on(name).await?;
         let pools = self.fresh_pools().await?;
         let (pool, volume) = find(&pools, name)?;
         let was = Was::of(volume, MOUNT_KEY);
@@ -220,8 +215,12 @@ impl Services {
         let report = find_pool(&pools, &pool)?;
         check_open(report)?;
         let preview = self.release_preview(report);
+        let mut turns = Vec::new();
         for volume in &report.volumes {
-            self.check_unused(&VolumeName::new(&pool, &volume.name)).await?;
+            let name = VolumeName::new(&pool, &volume.name);
+            // A file system that is being made would be left half made.
+            turns.push(self.turns.on(&name).await?);
+            self.check_unused(&name).await?;
         }
         if request.dry_run {
             return Ok(Some(preview));
@@ -310,6 +309,22 @@ fn not_moved(name: &VolumeName, preview: &Preview, asked: Option<&Path>) -> ApiE
         (None, _) => ApiError::new(ErrorCode::Busy, format!("{name} is not mounted any more"))
             .remedy("look at it again: `etherpool status`"),
     }
+}
+
+/// Refuses a mount beside an export that clients may write to.
+pub(super) fn check_not_exported(
+    name: &VolumeName,
+    exports: &[ExportSetting],
+) -> Result<(), ApiError> {
+    let Some(export) = exports.iter().find(|export| !export.read_only) else { return Ok(()) };
+    Err(ApiError::new(
+        ErrorCode::Busy,
+        format!(
+            "{name} is exported as aoe:{}; a second writer would destroy its file system",
+            export.address
+        ),
+    )
+    .remedy(format!("end the export first: etherpool volume unexport {name}")))
 }
 
 /// Whether the pool is open here, by whose settings something could be done.

@@ -208,6 +208,7 @@ impl Services {
 
     /// Makes a block device, now and from now on; returns its path.
     pub async fn attach(&self, name: &VolumeName) -> Result<PathBuf, ApiError> {
+        let _turn = self.turns.on(name).await?;
         let pools = self.fresh_pools().await?;
         let was = Was::of(find(&pools, name)?.1, DEVICE_KEY);
         let failures = self.failures(name);
@@ -224,6 +225,7 @@ impl Services {
 
     /// Ends a block device that was made by [`Services::attach`].
     pub async fn detach(&self, name: &VolumeName) -> Result<(), ApiError> {
+        let _turn = self.turns.on(name).await?;
         let pools = self.fresh_pools().await?;
         let (_, volume) = find(&pools, name)?;
         if Was::of(volume, DEVICE_KEY).waits() {
@@ -247,6 +249,7 @@ impl Services {
         name: &VolumeName,
         request: RemoveVolume,
     ) -> Result<(), ApiError> {
+        let _turn = self.turns.on(name).await?;
         let settings = self.settings(name).await?;
         if settings.mount.is_some() {
             return Err(ApiError::new(ErrorCode::Busy, format!("{name} is mounted"))
@@ -279,6 +282,7 @@ impl Services {
         name: &VolumeName,
         request: ServeFtp,
     ) -> Result<SocketAddr, ApiError> {
+        let _turn = self.turns.on(name).await?;
         let pools = self.fresh_pools().await?;
         let (_, volume) = find(&pools, name)?;
         let was = Was::of(volume, FTP_KEY);
@@ -310,6 +314,7 @@ impl Services {
 
     /// Ends FTP, now and from now on.
     pub async fn stop_ftp(&self, name: &VolumeName) -> Result<(), ApiError> {
+        let _turn = self.turns.on(name).await?;
         let pools = self.fresh_pools().await?;
         let (_, volume) = find(&pools, name)?;
         if Was::of(volume, FTP_KEY).waits() {
@@ -329,6 +334,8 @@ impl Services {
         name: &VolumeName,
         request: ExportVolume,
     ) -> Result<ShelfSlot, ApiError> {
+        let _turn = self.turns.on(name).await?;
+        let _addresses = self.turns.on_exports().await?;
         let pools = self.fresh_pools().await?;
         let (_, volume) = find(&pools, name)?;
         let settings = VolumeSettings::from_properties(&volume.properties);
@@ -344,20 +351,8 @@ impl Services {
             allow: request.allow,
             read_only: request.read_only,
         };
-        if settings.mount.is_some() && !setting.read_only {
-            return Err(ApiError::new(
-                ErrorCode::Busy,
-                format!("{name} is mounted here; a second writer would destroy its file system"),
-            )
-            .remedy("unmount it first, or export it with --read-only"));
-        }
-        if let Some(other) = user_of_address(&pools, name, &setting) {
-            return Err(ApiError::new(
-                ErrorCode::Exists,
-                format!("{} is the address of {other}", setting.address),
-            )
-            .remedy("choose another address"));
-        }
+        check_writers(name, settings.mount.is_some(), &setting)?;
+        check_free(&pools, name, &setting)?;
         let is_new = settings.exports.iter().all(|export| export.address != address);
         self.check_export(&mut setting, is_chosen, is_new, &pools).await?;
         let address = setting.address;
@@ -437,6 +432,7 @@ impl Services {
         name: &VolumeName,
         request: UnexportVolume,
     ) -> Result<(), ApiError> {
+        let _turn = self.turns.on(name).await?;
         let pools = self.fresh_pools().await?;
         let (_, volume) = find(&pools, name)?;
         if request.address.is_none() && Was::of(volume, EXPORTS_KEY).waits() {
@@ -495,14 +491,39 @@ pub(super) fn other_volumes<'a>(
         .filter(move |(name, _)| name != except)
 }
 
-fn user_of_address(
+/// Refuses an export that clients could write to beside a mount.
+pub(super) fn check_writers(
+    name: &VolumeName,
+    is_mounted: bool,
+    setting: &ExportSetting,
+) -> Result<(), ApiError> {
+    if !is_mounted || setting.read_only {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        ErrorCode::Busy,
+        format!("{name} is mounted here; a second writer would destroy its file system"),
+    )
+    .remedy("unmount it first, or export it with --read-only"))
+}
+
+/// Refuses the address of another volume.
+pub(super) fn check_free(
     pools: &[PoolReport],
     name: &VolumeName,
     setting: &ExportSetting,
-) -> Option<VolumeName> {
-    other_volumes(pools, name)
-        .find(|(_, other)| other.exports.iter().any(|export| export.address == setting.address))
-        .map(|(name, _)| name)
+) -> Result<(), ApiError> {
+    let has = |other: &VolumeSettings| {
+        other.exports.iter().any(|export| export.address == setting.address)
+    };
+    match other_volumes(pools, name).find(|(_, other)| has(other)) {
+        None => Ok(()),
+        Some((other, _)) => Err(ApiError::new(
+            ErrorCode::Exists,
+            format!("{} is the address of {other}", setting.address),
+        )
+        .remedy("choose another address")),
+    }
 }
 
 #[cfg(test)]

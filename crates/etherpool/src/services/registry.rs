@@ -53,6 +53,8 @@ struct Inner {
     /// Pools that are being imported: what they have when they are open came with them, also if they
     /// are known from before.
     importing: BTreeSet<Uuid>,
+    /// Those that are open.
+    open: BTreeSet<Uuid>,
     /// What the engine was told to hold, by pool.
     told: BTreeMap<Uuid, (EngineGeneration, BTreeSet<String>)>,
 }
@@ -104,18 +106,22 @@ impl PoolRegistry {
     /// Has a setting wait again, or no longer: whatever waited was replaced here. What can't be
     /// written down is shown by [`PoolRegistry::trouble`]: after a restart it may wait again.
     pub async fn set_waits(self: &Arc<Self>, name: &VolumeName, key: &str, waits: bool) {
-        if self.inner().registry.holds(name, key) == waits {
-            return;
+        let one = held(&name.volume, key);
+        let open = self.inner().open.clone();
+        {
+            let mut inner = self.inner();
+            let known = inner.registry.open_pool(&name.pool, &open);
+            if known.is_none_or(|known| known.held.contains(&one) == waits) {
+                return;
+            }
         }
         let _turn = self.turn().await;
-        let one = held(&name.volume, key);
         let change = |registry: &mut Registry| {
-            for known in registry.pools.iter_mut().filter(|known| known.name == name.pool) {
-                if waits {
-                    known.held.insert(one.clone());
-                } else {
-                    known.held.remove(&one);
-                }
+            let Some(known) = registry.open_pool(&name.pool, &open) else { return };
+            if waits {
+                known.held.insert(one);
+            } else {
+                known.held.remove(&one);
             }
         };
         // Told as trouble.
@@ -236,6 +242,8 @@ impl Turn<'_> {
         let open = pools.iter().filter(|pool| pool.may_stay());
         let imported: Vec<Uuid> = {
             let mut inner = self.registry.inner();
+            let are_open = pools.iter().filter(|pool| pool.is_open());
+            inner.open = are_open.filter_map(|pool| pool.id.parse().ok()).collect();
             let ids = open.filter_map(|pool| pool.id.parse().ok());
             ids.filter(|id| inner.importing.remove(id)).collect()
         };
@@ -258,8 +266,9 @@ impl Turn<'_> {
 
     /// Lets settings that waited be acted on.
     pub async fn confirm(&self, pool: &str, which: &BTreeSet<HeldSetting>) -> Result<(), ApiError> {
+        let open = self.registry.inner().open.clone();
         let confirm = |registry: &mut Registry| {
-            for known in registry.pools.iter_mut().filter(|known| known.name == pool) {
+            if let Some(known) = registry.open_pool(pool, &open) {
                 known.held.retain(|one| !which.contains(one));
             }
         };
