@@ -15,6 +15,13 @@ pub struct Confirmation {
     pub dry_run: bool,
 }
 
+impl Confirmation {
+    /// Whether nobody is asked or shown anything: what the operation would be refused for, it says itself.
+    pub fn is_given(self) -> bool {
+        self.yes && !self.dry_run
+    }
+}
+
 /// The name of a pool or volume, checked.
 pub fn parse_name(text: &str) -> Result<String, control::names::NameError> {
     check_name(text).map(|()| text.to_owned())

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use control::api::{
-    ApiError, CreatePool, ExtendPool, FailureDomain, HeldReport, ImportPool, ImportResult, Preview,
-    ReleasePool,
+    ApiError, CreatePool, ExtendPool, FailureDomain, HeldReport, ImportPool, ImportResult,
+    PoolReportExt as _, Preview, ReleasePool,
 };
 use control::exit::Exit;
 use control::names::{DiskArgument, ShelfSlot};
 use control::size::parse_size;
 use pool::{DiskReport, ImportPlan, PoolForecast, PoolReport, PoolState};
+use serde::Serialize;
 
 use super::args::{Confirmation, parse_name};
 use super::confirm::{Proceed, confirm, effects};
@@ -218,42 +219,54 @@ async fn create(context: &Context, args: CreateArgs) -> Result<Exit, Failure> {
         force_disks: targets.force_disks,
         extent_bytes: args.extent_size,
     };
-    let forecast: PoolForecast = context.client.post("/v1/plan/pool", &request).await?;
-    if context.json && args.disks.confirmation.dry_run {
-        print_json(&forecast)?;
-        return Ok(Exit::Ok);
-    }
-    let what = format!(
-        "Pool {} would be made of these disks, and what they carry lost:\n{disks}{}",
-        request.name,
-        output::forecast(&forecast)
-    );
-    if confirm(&what, args.disks.confirmation)? == Proceed::No {
-        return Ok(Exit::Ok);
-    }
-    let report: PoolReport = context.client.post("/v1/pools", &request).await?;
-    show(context, &report)?;
-    Ok(Exit::Ok)
+    let what = format!("Pool {} would be made of these disks", request.name);
+    let paths = ("/v1/plan/pool", "/v1/pools");
+    take_disks(
+        context,
+        paths,
+        &request,
+        &format!("{what}, and what they carry lost:\n{disks}"),
+        &args.disks,
+    )
+    .await
 }
 
 async fn extend(context: &Context, args: ExtendArgs) -> Result<Exit, Failure> {
     let path = format!("{}/extend", pool_path(&args.pool)?);
     let (targets, disks) = find_disks(context, &args.disks).await?;
     let request = ExtendPool { disks: targets.disks, force_disks: targets.force_disks };
-    let forecast: PoolForecast = context.client.post(&format!("{path}/plan"), &request).await?;
-    if context.json && args.disks.confirmation.dry_run {
+    let what = format!("These disks would be added to pool {}", args.pool);
+    let paths = (format!("{path}/plan"), path);
+    let paths = (paths.0.as_str(), paths.1.as_str());
+    take_disks(
+        context,
+        paths,
+        &request,
+        &format!("{what}, and what they carry lost:\n{disks}"),
+        &args.disks,
+    )
+    .await
+}
+
+/// Has disks made a pool's: asks at the first of two paths what would be had of it, says that with
+/// `what`, and asks at the second to do it.
+async fn take_disks(
+    context: &Context,
+    (plan, path): (&str, &str),
+    request: &impl Serialize,
+    what: &str,
+    args: &DiskArgs,
+) -> Result<Exit, Failure> {
+    let forecast: PoolForecast = context.client.post(plan, request).await?;
+    if context.json && args.confirmation.dry_run {
         print_json(&forecast)?;
         return Ok(Exit::Ok);
     }
-    let what = format!(
-        "These disks would be added to pool {}, and what they carry lost:\n{disks}{}",
-        args.pool,
-        output::forecast(&forecast)
-    );
-    if confirm(&what, args.disks.confirmation)? == Proceed::No {
+    let what = format!("{what}{}", output::forecast(&forecast));
+    if confirm(&what, args.confirmation)? == Proceed::No {
         return Ok(Exit::Ok);
     }
-    let report: PoolReport = context.client.post(&path, &request).await?;
+    let report: PoolReport = context.client.post(path, request).await?;
     show(context, &report)?;
     Ok(Exit::Ok)
 }
@@ -279,9 +292,8 @@ async fn import(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
     let pool = args.pool.unwrap_or_default();
     let path = format!("{}/import", pool_path(&pool)?);
     let present: Vec<PoolReport> = context.client.get("/v1/pools").await?;
-    let is_open = |report: &&PoolReport| {
-        (report.name == pool || report.id == pool) && is_open_here(&report.state)
-    };
+    let is_open =
+        |report: &&PoolReport| (report.name == pool || report.id == pool) && report.is_open();
     if let Some(open) = present.iter().find(is_open) {
         if args.confirmation.dry_run {
             return done(context, &format!("Pool {pool} is open here already.\n"));
@@ -312,15 +324,11 @@ async fn import(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-fn is_open_here(state: &PoolState) -> bool {
-    matches!(state, PoolState::Online | PoolState::Degraded | PoolState::Suspended { .. })
-}
-
 /// Imports one after the other all that aren't open and whose owner doesn't live; what isn't imported
 /// is told with the reason.
 async fn import_all(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
     let present: Vec<PoolReport> = context.client.get("/v1/pools").await?;
-    let closed = present.into_iter().filter(|report| !is_open_here(&report.state));
+    let closed = present.into_iter().filter(|report| !report.is_open());
     let (mut plans, mut results) = (Vec::new(), Vec::new());
     for report in closed {
         let path = format!("/v1/pools/{}/import", report.id);
@@ -348,7 +356,9 @@ async fn import_all(context: &Context, args: ImportArgs) -> Result<Exit, Failure
     for plan in plans {
         let request = ImportPool { grace_secs: args.grace, force: false };
         let path = format!("/v1/pools/{}/import", plan.id);
-        results.push(match context.client.post::<PoolReport>(&path, &request).await {
+        let grace = Duration::from_secs(args.grace.unwrap_or(0));
+        let imported = context.client.post_and_wait::<PoolReport>(&path, &request, grace).await;
+        results.push(match imported {
             Ok(report) => ImportResult { pool: plan.name, report: Some(report), error: None },
             Err(failure) => {
                 ImportResult { pool: plan.name, report: None, error: Some(failure.into()) }
@@ -359,9 +369,6 @@ async fn import_all(context: &Context, args: ImportArgs) -> Result<Exit, Failure
         print_json(&results)?;
     } else {
         output::print(&output::imports(&results))?;
-    }
-    for report in results.iter().filter_map(|result| result.report.as_ref()) {
-        super::held::settle(context, &report.name, args.confirmation).await?;
     }
     for report in results.iter().filter_map(|result| result.report.as_ref()) {
         super::held::settle(context, &report.name, args.confirmation).await?;

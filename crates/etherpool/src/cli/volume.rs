@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 use clap::{Args, Subcommand};
 use control::api::{
-    CreateVolume, ExportVolume, ExtendVolume, LayoutSpec, MakeFs, MountVolume, Preview,
-    RemoveVolume, ServeFtp, Status, UnexportVolume, UnmountVolume, VerifyVolume,
+    CreateVolume, ExportVolume, ExtendVolume, LayoutSpec, MakeFs, MountVolume, PoolReportExt as _,
+    Preview, RemoveVolume, ServeFtp, Status, UnexportVolume, UnmountVolume, VerifyVolume,
 };
 use control::exit::Exit;
 use control::names::{ExportTarget, ExportWish, ShelfSlot, VolumeName};
@@ -336,8 +336,7 @@ fn show(context: &Context, volume: &VolumeName, report: &VolumeReport) -> Result
 
 async fn list(context: &Context) -> Result<Exit, Failure> {
     let pools: Vec<PoolReport> = context.client.get("/v1/pools").await?;
-    let mut ours = pools.iter().filter(|pool| is_ours(pool)).flat_map(|pool| &pool.volumes);
-    let exit = if ours.all(is_healthy) { Exit::Ok } else { Exit::Degraded };
+    let exit = health_of_volumes(&pools);
     let volumes: Vec<NamedVolume> = pools
         .into_iter()
         .flat_map(|pool| {
@@ -351,6 +350,15 @@ async fn list(context: &Context) -> Result<Exit, Failure> {
         output::print(&output::volumes(&volumes))?;
     }
     Ok(exit)
+}
+
+/// Degraded if a volume of ours isn't well, or can't be listed because its pool isn't open.
+fn health_of_volumes(pools: &[PoolReport]) -> Exit {
+    let well = |pool: &PoolReport| pool.is_open() && pool.volumes.iter().all(is_healthy);
+    match pools.iter().filter(|pool| is_ours(pool)).all(well) {
+        true => Exit::Ok,
+        false => Exit::Degraded,
+    }
 }
 
 /// Whether a volume has the redundancy of its layout, and serves.
@@ -368,15 +376,17 @@ async fn description(context: &Context, volume: &VolumeName) -> Result<String, F
 
 async fn remove(context: &Context, args: DestroyArgs) -> Result<Exit, Failure> {
     let volume = args.volume;
-    let what = format!(
-        "Volume {} and everything on it would be removed.\n",
-        description(context, &volume).await?
-    );
-    // What the command would be refused for is said before anybody is asked.
     let path = path_of(&volume);
-    let () = context.client.delete_as(&path, &RemoveVolume { dry_run: true }).await?;
-    if confirm(&what, args.confirmation)? == Proceed::No {
-        return Ok(Exit::Ok);
+    if !args.confirmation.is_given() {
+        let what = format!(
+            "Volume {} and everything on it would be removed.\n",
+            description(context, &volume).await?
+        );
+        // What the command would be refused for is said before anybody is asked.
+        let () = context.client.delete_as(&path, &RemoveVolume { dry_run: true }).await?;
+        if confirm(&what, args.confirmation)? == Proceed::No {
+            return Ok(Exit::Ok);
+        }
     }
     let () = context.client.delete_as(&path, &RemoveVolume { dry_run: false }).await?;
     done(context, &format!("{volume} is removed\n"))
@@ -384,16 +394,18 @@ async fn remove(context: &Context, args: DestroyArgs) -> Result<Exit, Failure> {
 
 async fn mkfs(context: &Context, args: MkfsArgs) -> Result<Exit, Failure> {
     let volume = args.target.volume;
-    let what = format!(
-        "A new {} would be made on {}; everything on it would be lost.\n",
-        args.fstype,
-        description(context, &volume).await?
-    );
     let request = MakeFs { fstype: args.fstype, force: args.force, dry_run: true };
     let path = format!("{}/mkfs", path_of(&volume));
-    let () = streamed(context, "looking at the volume", &path, &request).await?;
-    if confirm(&what, args.target.confirmation)? == Proceed::No {
-        return Ok(Exit::Ok);
+    if !args.target.confirmation.is_given() {
+        let what = format!(
+            "A new {} would be made on {}; everything on it would be lost.\n",
+            args.fstype,
+            description(context, &volume).await?
+        );
+        let () = streamed(context, "looking at the volume", &path, &request).await?;
+        if confirm(&what, args.target.confirmation)? == Proceed::No {
+            return Ok(Exit::Ok);
+        }
     }
     let request = MakeFs { dry_run: false, ..request };
     let () = streamed(context, "making the file system", &path, &request).await?;
@@ -560,4 +572,24 @@ async fn export(context: &Context, args: ExportArgs) -> Result<Exit, Failure> {
         return Ok(Exit::Ok);
     }
     done(context, &format!("{} is exported as {address}\n", args.volume))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::output::samples;
+    use pool::PoolState;
+
+    #[test]
+    fn a_list_without_the_volumes_of_a_closed_pool_is_not_well() {
+        let well = samples::pool();
+        assert_eq!(health_of_volumes(std::slice::from_ref(&well)), Exit::Ok);
+        let mut degraded = well.clone();
+        degraded.volumes[0].degraded = true;
+        assert_eq!(health_of_volumes(&[degraded]), Exit::Degraded);
+        let closed = |state| PoolReport { state, volumes: Vec::new(), ..well.clone() };
+        let incomplete = closed(PoolState::Incomplete { missing: "e1.0".into() });
+        assert_eq!(health_of_volumes(&[incomplete]), Exit::Degraded);
+        assert_eq!(health_of_volumes(&[closed(PoolState::Released)]), Exit::Ok);
+    }
 }
