@@ -108,6 +108,12 @@ impl Lab {
         run(command)
     }
 
+    /// Exit code of `etherpool ARGS`, and all that it says.
+    pub fn said(&self, args: &[&str]) -> (i32, String) {
+        let output = self.cli_output(args);
+        (output.status.code().unwrap_or(-1), text_of(&output))
+    }
+
     /// The same for a command that only shows: what it shows needn't be healthy.
     pub fn show(&self, args: &[&str]) -> String {
         shown(args, self.cli_output(args))
@@ -240,6 +246,11 @@ fn state_name(state: &Value) -> String {
     }
 }
 
+/// All that a command said.
+pub fn text_of(output: &Output) -> String {
+    [&output.stdout[..], &output.stderr].map(String::from_utf8_lossy).concat()
+}
+
 /// The program under test.
 pub fn etherpool() -> Command {
     let program = std::env::var_os("ETHERPOOL_BIN").map_or_else(
@@ -263,12 +274,7 @@ fn shown(args: &[&str], output: Output) -> String {
 }
 
 fn success(args: &[&str], output: Output) -> String {
-    assert!(
-        output.status.success(),
-        "etherpool {args:?} ended with {}:\n{}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let status = output.status;
+    assert!(status.success(), "etherpool {args:?} ended with {status}:\n{}", text_of(&output));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

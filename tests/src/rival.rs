@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use crate::{Lab, etherpool, wait_until};
+use crate::{Lab, etherpool, text_of, wait_until};
 
 /// A second supervisor on the lab's network; it ends with the test.
 pub struct Rival {
@@ -86,12 +86,7 @@ impl Rival {
             .stdin(Stdio::null())
             .output()
             .unwrap();
-        let text = format!(
-            "{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-        (output.status.code().unwrap_or(-1), text)
+        (output.status.code().unwrap_or(-1), text_of(&output))
     }
 
     /// The name of the state of the lab's pool, as it sees it.

@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use aoe::wire::{Command as AoeCommand, ConfigCommand, ConfigMessage, Header, MacAddr, ShelfSlot};
 use blackbox::frames::Client;
-use blackbox::{Lab, LabOptions, LoopDisk, Wire, etherpool, export_of, require_root, wait_until};
+use blackbox::{
+    Lab, LabOptions, LoopDisk, Wire, etherpool, export_of, require_root, text_of, wait_until,
+};
 use os::net::{FrameSocket, InterfaceSpec};
 
 const MIB: u64 = 1 << 20;
@@ -23,10 +25,6 @@ const FAILURE: Option<i32> = Some(1);
 const USAGE: Option<i32> = Some(2);
 const REFUSED: Option<i32> = Some(4);
 const EXISTS: Option<i32> = Some(7);
-
-fn text_of(output: &Output) -> String {
-    [&output.stdout[..], &output.stderr].map(String::from_utf8_lossy).concat()
-}
 
 /// A machine with one cable, and a directory for its configuration.
 struct Machine {

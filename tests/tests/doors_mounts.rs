@@ -6,9 +6,10 @@ use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use blackbox::{Lab, LabOptions, VOLUME, etherpool, wait_until};
+use blackbox::{Lab, LabOptions, VOLUME, etherpool, text_of, wait_until};
 use serde_json::Value;
 
 fn small() -> Lab {
@@ -32,19 +33,11 @@ fn bare() -> Lab {
     lab
 }
 
-fn text(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
-}
-
 /// Runs a command that must be refused; returns what it says.
 #[track_caller]
 fn refused(lab: &Lab, args: &[&str]) -> String {
     let output = lab.cli_output(args);
-    let said = text(&output);
+    let said = text_of(&output);
     assert!(!output.status.success(), "{args:?} was done: {said}");
     println!("{args:?}: {said}");
     said
@@ -58,8 +51,7 @@ fn is_mounted(path: &Path) -> bool {
 
 /// `etherpool status`: its exit code and what it says.
 fn status(lab: &Lab) -> (i32, String) {
-    let output = lab.cli_output(&["status"]);
-    (output.status.code().unwrap_or(-1), text(&output))
+    lab.said(&["status"])
 }
 
 /// A request to the API itself.
@@ -110,7 +102,7 @@ fn settings_that_come_with_a_pool_wait_for_a_word() {
     });
 
     let output = lab.cli_output(&["pool", "import", "cluster"]);
-    let said = text(&output);
+    let said = text_of(&output);
     assert!(output.status.success(), "{said}");
     for part in [&*mount, "mount at", "FTP", "--yes"] {
         assert!(said.contains(part), "{part}: {said}");
@@ -136,7 +128,7 @@ fn settings_that_come_with_a_pool_wait_for_a_word() {
     let (_, said) = status(&lab);
     assert!(said.contains("waits for confirmation") && !said.contains("mount at"), "{said}");
     let said = lab.cli_output(&["pool", "import", "cluster", "--yes"]);
-    assert!(said.status.success(), "{}", text(&said));
+    assert!(said.status.success(), "{}", text_of(&said));
     wait_until("FTP runs", || !lab.status()["ftp"].is_null());
     assert!(!status(&lab).1.contains("waits for confirmation"));
     // What was confirmed is known after a restart.
@@ -154,14 +146,14 @@ fn an_export_that_came_with_a_pool_is_not_made() {
     let exported = || {
         let asked =
             lab.cli_output(&["target", "status", "--json", "--socket", run_dir.to_str().unwrap()]);
-        text(&asked).contains("e77.1")
+        text_of(&asked).contains("e77.1")
     };
     wait_until("it is exported", exported);
     lab.lab(&["kill", "supervisor"]);
     lab.lab(&["start", "supervisor"]);
     wait_until("a pool of our own is exported again", exported);
     lab.cli(&["pool", "release", "cluster", "--yes"]);
-    let said = text(&lab.cli_output(&["pool", "import", "cluster"]));
+    let said = text_of(&lab.cli_output(&["pool", "import", "cluster"]));
     assert!(said.contains("export as aoe:e77.1") && said.contains("ANY client"), "{said}");
     for who in ["engine", "services"] {
         assert!(!exported(), "before {who} is killed");
@@ -173,6 +165,43 @@ fn an_export_that_came_with_a_pool_is_not_made() {
     wait_until("it is exported", exported);
     lab.lab(&["kill", "engine"]);
     wait_until("it is exported again", exported);
+}
+
+/// Two writers destroy a file system: what is exported for writing isn't mounted, also where one of both
+/// came with the pool, and where two commands look at the same moment.
+#[test]
+fn a_mount_and_an_export_are_not_both_made() {
+    let lab = bare();
+    let mount_point = lab.dir().join("v").display().to_string();
+    lab.cli(&["volume", "mkfs", "cluster/v", "--yes"]);
+    // Whether somebody answers for the address is asked for some time before the export is made.
+    for pause in [100, 500, 1000] {
+        let export = ["volume", "export", "cluster/v", "aoe:e77.1", "--yes"];
+        let (exported, mounted) = std::thread::scope(|scope| {
+            let exporting = scope.spawn(|| lab.said(&export));
+            std::thread::sleep(Duration::from_millis(pause));
+            let mounted = lab.said(&["volume", "mount", "cluster/v", &mount_point]);
+            (exporting.join().unwrap(), mounted)
+        });
+        let done = [&exported, &mounted].iter().filter(|(code, _)| *code == 0).count();
+        assert_eq!(done, 1, "{exported:?} {mounted:?}");
+        let other = if exported.0 == 0 { &mounted } else { &exported };
+        assert!(other.0 == 8 && other.1.contains("second writer"), "{other:?}");
+        let end = if exported.0 == 0 { "unexport" } else { "unmount" };
+        lab.cli(&["volume", end, "cluster/v"]);
+    }
+
+    lab.cli(&["volume", "export", "cluster/v", "aoe:e77.1", "--yes"]);
+    lab.cli(&["pool", "release", "cluster", "--yes"]);
+    lab.cli(&["pool", "import", "cluster"]);
+    lab.cli(&["volume", "mount", "cluster/v", &mount_point]);
+    let (code, said) = lab.said(&["pool", "import", "cluster", "--yes"]);
+    assert!(code == 0 && said.contains("stays out") && said.contains("second writer"), "{said}");
+    let exports = |lab: &Lab| lab.json(&["status"])["services"][0]["exports"].to_string();
+    assert_eq!(exports(&lab), "[]", "{said}");
+    lab.cli(&["volume", "unmount", "cluster/v"]);
+    lab.cli(&["pool", "import", "cluster", "--yes"]);
+    wait_until("it is exported", || exports(&lab).contains("e77.1"));
 }
 
 /// What can't be read is kept, told of, and replaced by the next import.
@@ -400,7 +429,7 @@ fn nothing_that_is_used_moves_silently() {
     assert!(is_mounted(&there) && !is_mounted(&here));
     wait_until("FTP runs on the new mount", || lab.status()["ftp"].is_string());
     let output = lab.cli_output(&["volume", "unmount", VOLUME]);
-    assert!(output.status.success() && text(&output).contains("FTP"), "{}", text(&output));
+    assert!(output.status.success() && text_of(&output).contains("FTP"), "{}", text_of(&output));
     assert!(!is_mounted(&there));
 }
 

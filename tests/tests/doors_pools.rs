@@ -10,17 +10,6 @@ fn small() -> Lab {
     Lab::up(&LabOptions { size: "512M", disks: 1, ..LabOptions::default() })
 }
 
-/// Exit code and all that a command of the lab said.
-fn code(lab: &Lab, args: &[&str]) -> (i32, String) {
-    let output = lab.cli_output(args);
-    let text = format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    (output.status.code().unwrap_or(-1), text)
-}
-
 /// Finding 5.1: the pool's owner is written on its disks for everybody to read. That it names this
 /// supervisor opens and mounts nothing; its own records do.
 #[test]
@@ -79,7 +68,7 @@ fn a_pool_that_a_stranger_made_in_our_name_gets_nothing() {
     assert_eq!(state(), "foreign");
     assert!(!is_mounted(), "nothing of it is mounted");
     // Imported by a person: what came with it is shown, and its mount lies outside of the roots.
-    let (code, text) = code(&lab, &["pool", "import", "evil", "--yes"]);
+    let (code, text) = lab.said(&["pool", "import", "evil", "--yes"]);
     assert_eq!(code, 0, "{text}");
     assert!(text.contains(&path) && text.contains("stays out"), "{text}");
     std::thread::sleep(Duration::from_secs(3));
@@ -104,7 +93,7 @@ fn a_disk_belongs_to_one_pool() {
         "pool create third e3.1 e2.0 --force-disk e2.0 --dry-run",
     ] {
         let args: Vec<&str> = line.split(' ').collect();
-        let (code, text) = code(&lab, &args);
+        let (code, text) = lab.said(&args);
         assert_eq!(code, 4, "{line}: {text}");
         assert!(text.contains("already"), "{line}: {text}");
         assert!(!text.contains("--force-disk"), "no option does it, so none is advised: {text}");
@@ -115,7 +104,7 @@ fn a_disk_belongs_to_one_pool() {
         pool["disks"].as_array().unwrap().len()
     };
     assert_eq!((disks("cluster"), disks("other")), (3, 2));
-    let (status, forecast) = code(&lab, &["pool", "extend", "cluster", "e3.1", "--dry-run"]);
+    let (status, forecast) = lab.said(&["pool", "extend", "cluster", "e3.1", "--dry-run"]);
     assert_eq!(status, 0, "{forecast}");
     assert!(forecast.contains("mirror:2"), "a dry run says what could be had: {forecast}");
 
@@ -174,7 +163,7 @@ fn import_asks_and_leads_back() {
         matches!(lab.pool_state().as_str(), "fenced" | "foreign")
     });
     wait_until("and sees by whom", || {
-        let (_, text) = self::code(&lab, &["pool", "import", "cluster", "--dry-run"]);
+        let (_, text) = lab.said(&["pool", "import", "cluster", "--dry-run"]);
         text.contains("e1.0") || text.contains(" ago")
     });
     let (code, text) = rival.code(&["pool", "release", "cluster", "--yes"]);
@@ -211,14 +200,14 @@ fn the_disk_to_bring_back_is_named() {
     lab.lab(&["start", "supervisor"]);
     let path = lab.disk_file("n1", 0).display().to_string();
     wait_until("the disk of n1 is named", || {
-        let (code, text) = code(&lab, &["pool", "show", "cluster"]);
+        let (code, text) = lab.said(&["pool", "show", "cluster"]);
         code == 5 && text.contains("e1.0") && text.contains("n1") && text.contains(&path)
     });
-    let (status, text) = code(&lab, &["status"]);
+    let (status, text) = lab.said(&["status"]);
     assert!(status == 5 && text.contains("e1.0") && text.contains("bring back"), "{text}");
     for line in ["volume mkfs cluster/hyperspace --yes", "volume check cluster/hyperspace"] {
         let args: Vec<&str> = line.split(' ').collect();
-        let (status, text) = code(&lab, &args);
+        let (status, text) = lab.said(&args);
         assert!(
             status == 8 && (text.contains("e1.0") || text.contains("mounted")),
             "{line}: {text}"
@@ -227,7 +216,7 @@ fn the_disk_to_bring_back_is_named() {
     // Without a mount of its own: what it waits for is the answer.
     lab.cli(&["volume", "unmount", "cluster/hyperspace"]);
     let path = lab.mount().display().to_string();
-    let (status, text) = code(&lab, &["volume", "mount", "cluster/hyperspace", &path]);
+    let (status, text) = lab.said(&["volume", "mount", "cluster/hyperspace", &path]);
     assert!(status == 8 && text.contains("e1.0") && text.contains("bring back"), "{text}");
     lab.lab(&["start", "n1"]);
     wait_until("all of it is there", || lab.volume()["suspended"].is_null());
@@ -250,17 +239,17 @@ fn a_dry_run_answers_as_the_command_would() {
     ] {
         let said = |more: &str| {
             let args: Vec<&str> = line.split(' ').chain([more]).collect();
-            code(&lab, &args)
+            lab.said(&args)
         };
         let dry = said("--dry-run");
         let create = line.starts_with("volume create");
         let real =
-            if create { code(&lab, &line.split(' ').collect::<Vec<_>>()) } else { said("--yes") };
+            if create { lab.said(&line.split(' ').collect::<Vec<_>>()) } else { said("--yes") };
         assert_ne!(dry.0, 0, "{line}: {}", dry.1);
         assert_eq!(dry, real, "{line}");
     }
     let (status, text) =
-        code(&lab, &["volume", "create", "cluster/more", "--size", "900G", "--layout", "mirror:2"]);
+        lab.said(&["volume", "create", "cluster/more", "--size", "900G", "--layout", "mirror:2"]);
     assert_eq!(status, 1, "{text}");
     for part in ["n1", "n2", "n3", "e1.0", "one more machine"] {
         assert!(text.contains(part), "what is free where: {part}: {text}");
@@ -287,7 +276,7 @@ fn a_dry_run_answers_as_the_command_would() {
     run("volume create cluster/v --size 16M --layout mirror:2");
     run("volume mkfs cluster/v --dry-run");
     run("volume mkfs cluster/v --yes");
-    let (status, text) = code(&lab, &["volume", "mkfs", "cluster/v", "--dry-run"]);
+    let (status, text) = lab.said(&["volume", "mkfs", "cluster/v", "--dry-run"]);
     assert!(status == 4 && text.contains("ext"), "it carries a file system now: {text}");
     run("volume remove cluster/v --dry-run");
     sees("volume", 1);

@@ -22,11 +22,9 @@ fn damage(disk: &Path, first: u64) {
 
 /// Both streams of a command, and how it ended.
 fn said(lab: &Lab, args: &str) -> (i32, String) {
-    let output = lab.cli_output(&args.split(' ').collect::<Vec<_>>());
-    let all = [output.stdout, output.stderr].concat();
-    let text = String::from_utf8_lossy(&all).into_owned();
+    let (code, text) = lab.said(&args.split(' ').collect::<Vec<_>>());
     println!("{args}:\n{text}");
-    (output.status.code().unwrap(), text)
+    (code, text)
 }
 
 /// Main point 7 (5.8): a damaged label.
