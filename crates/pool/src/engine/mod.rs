@@ -35,6 +35,7 @@ mod missing;
 mod observe;
 mod open;
 mod open_pool;
+mod opening;
 mod pending;
 mod pool;
 mod range_lock;

@@ -19,7 +19,7 @@ use super::taken::Taken;
 use super::{DiskFacts, DiskPlace, EngineConfig};
 use crate::error::PoolError;
 use crate::format::{DiskId, PoolId};
-use crate::report::{PoolEvent, PoolReport, PoolState};
+use crate::report::{PoolEvent, PoolState};
 
 /// The engine's inside, shared by its tasks.
 pub(crate) struct Inner {
@@ -320,7 +320,7 @@ impl Inner {
         });
     }
 
-    fn set_state(&self, slot: &Slot, state: SlotState) {
+    pub(super) fn set_state(&self, slot: &Slot, state: SlotState) {
         *slot.state.borrow_mut() = state;
         if let Some(report) = self.report_slot(slot) {
             let (pool, state) = (report.name, report.state);
@@ -331,33 +331,12 @@ impl Inner {
 
     /// Whether a pool can and shall be opened: an import was asked for, or it is ours by our own
     /// records as well as by its votes.
-    fn is_wanted(&self, slot: &Slot) -> bool {
+    pub(super) fn is_wanted(&self, slot: &Slot) -> bool {
         let quorum = Quorum::of(&self.free_disks(slot.id));
         let owner = quorum.newest.as_ref().map(|newest| newest.owner);
         let ours = owner == Some(self.config.owner) && self.known.borrow().contains_key(&slot.id);
         let name_taken = self.namesake(slot).is_some() && slot.error.borrow().is_some();
         quorum.suffices() && !name_taken && (slot.import.get().is_some() || ours)
-    }
-
-    /// Another pool of this name that is open or being opened. Volumes, mounts and exports are named by
-    /// their pool's name: with two of one name a command could hit the one that wasn't meant.
-    fn namesake(&self, slot: &Slot) -> Option<PoolId> {
-        let slots = self.slots.borrow();
-        let mut others = slots.values().filter(|other| other.id != slot.id);
-        let same = others.find(|other| {
-            matches!(*other.state.borrow(), SlotState::Open(_) | SlotState::Opening)
-                && *other.name.borrow() == *slot.name.borrow()
-        });
-        same.map(|other| other.id)
-    }
-
-    /// That a pool isn't opened because of its name.
-    fn name_is_taken(&self, slot: &Slot) -> Option<PoolError> {
-        let other = self.namesake(slot)?;
-        let name = slot.name.borrow().clone();
-        let remedy = format!("release the open one first (`etherpool pool release {name}`)");
-        let (id, other) = (slot.id.to_string(), other.to_string());
-        Some(PoolError::Namesake { name, id, other, remedy })
     }
 
     /// The disks of a pool in sight. Of two devices with one identity neither can be told to be the
@@ -380,7 +359,7 @@ impl Inner {
     }
 
     /// Those of them that no command is making another pool's.
-    fn free_disks(&self, pool: PoolId) -> Vec<SeenDisk> {
+    pub(super) fn free_disks(&self, pool: PoolId) -> Vec<SeenDisk> {
         let mut disks = self.seen_disks(pool);
         disks.retain(|disk| !self.taken.has_disk(&disk.place.name));
         disks
@@ -415,71 +394,6 @@ impl Inner {
         let members = open.pool.members();
         let places = members.iter().map(|member| (member.id, member.place.borrow().clone()));
         self.known.borrow_mut().insert(open.pool.id, places.collect());
-    }
-
-    async fn try_open(self: &Rc<Self>, slot: &Rc<Slot>) {
-        // What was seen may be long ago: another supervisor may have imported the pool since, or the
-        // owner that was silent may be back.
-        self.look_again(slot.id).await;
-        let refused = match slot.import.get() {
-            Some(import) if !import.force => self.refusal(slot).await,
-            _ => None,
-        };
-        if !self.is_wanted(slot) {
-            return;
-        }
-        if let Some(error) = refused.or_else(|| self.name_is_taken(slot)) {
-            return self.not_opened(slot, error);
-        }
-        *slot.state.borrow_mut() = SlotState::Opening;
-        self.changed.notify_all();
-        let opened = self.request(slot).open().await;
-        let opened = opened.and_then(|open| {
-            // Its metadata has the last word on its name.
-            *slot.name.borrow_mut() = open.pool.name.clone();
-            match self.name_is_taken(slot) {
-                None => Ok(open),
-                Some(error) => {
-                    open.pool.lease.end(Ended::Closed);
-                    open.pool.members().iter().filter_map(|m| m.device()).for_each(|d| d.disown());
-                    Err(error)
-                }
-            }
-        });
-        match opened {
-            Ok(open) => {
-                *slot.error.borrow_mut() = None;
-                slot.import.set(None);
-                open.start();
-                self.remember_disks(&open);
-                self.set_state(slot, SlotState::Open(Rc::clone(&open)));
-                self.attach_late(&open);
-            }
-            Err(error) => {
-                self.look_again(slot.id).await;
-                self.not_opened(slot, error);
-            }
-        }
-    }
-
-    fn not_opened(&self, slot: &Slot, error: PoolError) {
-        tracing::warn!(pool = %slot.name.borrow(), %error, "not opened");
-        *slot.error.borrow_mut() = Some(error);
-        slot.import.set(None);
-        self.set_state(slot, SlotState::Closed);
-    }
-
-    /// Devices that came in sight while the pool was being opened.
-    fn attach_late(self: &Rc<Self>, open: &Rc<OpenPool>) {
-        for seen in self.seen_disks(open.pool.id) {
-            let Some(member) = open.pool.member_by_id(seen.label.disk) else { continue };
-            let held = member.device();
-            if !held.is_some_and(|held| Rc::ptr_eq(&held, &seen.device)) {
-                open.attach(&member, seen.place, seen.device);
-            } else if !member.is_usable() {
-                open.pool.readmit_soon(&member);
-            }
-        }
     }
 
     pub(super) async fn look_again(&self, pool: PoolId) {
@@ -571,42 +485,6 @@ impl Inner {
             }
             _ => PoolError::Suspended { name, reason: "it is not open; see pool import".into() },
         }
-    }
-
-    /// Waits until a pool that is being opened is open or failed to; `grace` longer than that takes. What
-    /// wasn't even begun then isn't begun any more: much later it would take nobody knows what from whom.
-    pub(super) async fn wait_open(
-        self: &Rc<Self>,
-        slot: &Rc<Slot>,
-        grace: Duration,
-    ) -> Result<PoolReport, PoolError> {
-        let limit = self.config.limits.administer + super::lease::TAKEOVER_WAIT + grace;
-        let opened = async {
-            loop {
-                let changed = self.changed.notified();
-                let state = slot.state.borrow().clone();
-                if let SlotState::Open(open) = state {
-                    return Ok(open.report());
-                }
-                let error = slot.error.borrow().clone();
-                if let (SlotState::Closed, Some(error)) = (state, error) {
-                    return Err(error);
-                }
-                changed.await;
-            }
-        };
-        runtime::timeout(&self.runtime, limit, opened).await.unwrap_or_else(|_| {
-            let begun = matches!(*slot.state.borrow(), SlotState::Opening);
-            if !begun {
-                slot.import.set(None);
-            }
-            let then = match begun {
-                true => "opening it goes on, see `etherpool pool show`",
-                false => "its disks are not in sight any more, see `etherpool pool show`",
-            };
-            let reason = format!("it is not open after {} seconds; {then}", limit.as_secs());
-            Err(PoolError::Suspended { name: slot.name.borrow().clone(), reason })
-        })
     }
 
     pub(crate) async fn release_pool(self: &Rc<Self>, name: &str) -> Result<(), PoolError> {

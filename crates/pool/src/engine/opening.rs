@@ -1,0 +1,136 @@
+//! Opening a pool that is wanted: what is asked again before it is claimed, and what becomes of an opening
+//! that fails.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::lease::{Ended, TAKEOVER_WAIT};
+use super::open_pool::OpenPool;
+use super::slot::{Inner, Slot, SlotState};
+use crate::error::PoolError;
+use crate::format::PoolId;
+use crate::report::PoolReport;
+
+impl Inner {
+    /// Another pool of this name that is open or being opened. Volumes, mounts and exports are named by
+    /// their pool's name: with two of one name a command could hit the one that wasn't meant.
+    pub(super) fn namesake(&self, slot: &Slot) -> Option<PoolId> {
+        let slots = self.slots.borrow();
+        let mut others = slots.values().filter(|other| other.id != slot.id);
+        let same = others.find(|other| {
+            matches!(*other.state.borrow(), SlotState::Open(_) | SlotState::Opening)
+                && *other.name.borrow() == *slot.name.borrow()
+        });
+        same.map(|other| other.id)
+    }
+
+    /// That a pool isn't opened because of its name.
+    fn name_is_taken(&self, slot: &Slot) -> Option<PoolError> {
+        let other = self.namesake(slot)?;
+        let name = slot.name.borrow().clone();
+        let remedy = format!("release the open one first (`etherpool pool release {name}`)");
+        let (id, other) = (slot.id.to_string(), other.to_string());
+        Some(PoolError::Namesake { name, id, other, remedy })
+    }
+
+    pub(super) async fn try_open(self: &Rc<Self>, slot: &Rc<Slot>) {
+        // What was seen may be long ago: another supervisor may have imported the pool since, or the
+        // owner that was silent may be back.
+        self.look_again(slot.id).await;
+        let refused = match slot.import.get() {
+            Some(import) if !import.force => self.refusal(slot).await,
+            _ => None,
+        };
+        if !self.is_wanted(slot) {
+            return;
+        }
+        if let Some(error) = refused.or_else(|| self.name_is_taken(slot)) {
+            return self.not_opened(slot, error);
+        }
+        *slot.state.borrow_mut() = SlotState::Opening;
+        self.changed.notify_all();
+        let opened = self.request(slot).open().await;
+        let opened = opened.and_then(|open| {
+            // Its metadata has the last word on its name.
+            *slot.name.borrow_mut() = open.pool.name.clone();
+            match self.name_is_taken(slot) {
+                None => Ok(open),
+                Some(error) => {
+                    open.pool.lease.end(Ended::Closed);
+                    open.pool.members().iter().filter_map(|m| m.device()).for_each(|d| d.disown());
+                    Err(error)
+                }
+            }
+        });
+        match opened {
+            Ok(open) => {
+                *slot.error.borrow_mut() = None;
+                slot.import.set(None);
+                open.start();
+                self.remember_disks(&open);
+                self.set_state(slot, SlotState::Open(Rc::clone(&open)));
+                self.attach_late(&open);
+            }
+            Err(error) => {
+                self.look_again(slot.id).await;
+                self.not_opened(slot, error);
+            }
+        }
+    }
+
+    fn not_opened(&self, slot: &Slot, error: PoolError) {
+        tracing::warn!(pool = %slot.name.borrow(), %error, "not opened");
+        *slot.error.borrow_mut() = Some(error);
+        slot.import.set(None);
+        self.set_state(slot, SlotState::Closed);
+    }
+
+    /// Devices that came in sight while the pool was being opened.
+    fn attach_late(self: &Rc<Self>, open: &Rc<OpenPool>) {
+        for seen in self.seen_disks(open.pool.id) {
+            let Some(member) = open.pool.member_by_id(seen.label.disk) else { continue };
+            let held = member.device();
+            if !held.is_some_and(|held| Rc::ptr_eq(&held, &seen.device)) {
+                open.attach(&member, seen.place, seen.device);
+            } else if !member.is_usable() {
+                open.pool.readmit_soon(&member);
+            }
+        }
+    }
+
+    /// Waits until a pool that is being opened is open or failed to; `grace` longer than that takes. What
+    /// wasn't even begun then isn't begun any more: much later it would take nobody knows what from whom.
+    pub(super) async fn wait_open(
+        self: &Rc<Self>,
+        slot: &Rc<Slot>,
+        grace: Duration,
+    ) -> Result<PoolReport, PoolError> {
+        let limit = self.config.limits.administer + TAKEOVER_WAIT + grace;
+        let opened = async {
+            loop {
+                let changed = self.changed.notified();
+                let state = slot.state.borrow().clone();
+                if let SlotState::Open(open) = state {
+                    return Ok(open.report());
+                }
+                let error = slot.error.borrow().clone();
+                if let (SlotState::Closed, Some(error)) = (state, error) {
+                    return Err(error);
+                }
+                changed.await;
+            }
+        };
+        runtime::timeout(&self.runtime, limit, opened).await.unwrap_or_else(|_| {
+            let begun = matches!(*slot.state.borrow(), SlotState::Opening);
+            if !begun {
+                slot.import.set(None);
+            }
+            let then = match begun {
+                true => "opening it goes on, see `etherpool pool show`",
+                false => "its disks are not in sight any more, see `etherpool pool show`",
+            };
+            let reason = format!("it is not open after {} seconds; {then}", limit.as_secs());
+            Err(PoolError::Suspended { name: slot.name.borrow().clone(), reason })
+        })
+    }
+}
