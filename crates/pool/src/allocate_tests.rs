@@ -4,7 +4,7 @@ use block::Epoch;
 use proptest::prelude::*;
 
 use super::*;
-use crate::format::{FailureDomain, MIB, RecordNumber, SegmentNumber};
+use crate::format::{FailureDomain, MIB, SegmentNumber};
 use crate::metadata::testing::pool_of;
 use crate::metadata::{MetaRecord, Segment, SegmentState};
 
@@ -49,8 +49,9 @@ fn open_segment(metadata: &mut Metadata, usable: &Usable, volume: VolumeId, copi
         epoch: Epoch(1),
         birth: metadata.counters().birth,
         copies: places,
+        wanted: copies,
         state: SegmentState::Open,
-        first_record: RecordNumber(1),
+        key: 1,
     };
     metadata.apply(&MetaRecord::SegmentOpened { volume, segment }).unwrap();
     count

@@ -50,7 +50,7 @@ pub(super) struct LogRows<'d, 'a>(BTreeMap<(BirthId, u32), NewestRow<'d, 'a>>);
 impl<'d, 'a> LogRows<'d, 'a> {
     /// Adds the rows of a record that counts.
     pub(super) fn add(&mut self, record: &Found, copies: &[CopyPlace<'d, 'a>], rows_max: u32) {
-        let Some(rows) = record.rows.filter(|_| !record.is_intent) else { return };
+        let Some(rows) = record.rows else { return };
         let end = rows.first.0.saturating_add(rows.count).min(rows_max);
         for row in rows.first.0..end {
             let known = self.0.get(&(rows.group, row));

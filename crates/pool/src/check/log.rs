@@ -1,8 +1,9 @@
 //! The log of a volume: its live segments, and how many durable copies each record has that isn't
 //! released yet.
 //!
-//! A batch of records is begun when the one before it is durable on every current copy. So everything
-//! before the last batch was acknowledged; of the last one the disks alone can't tell.
+//! A batch of records is begun when the one before it is durable on every current copy, and each record
+//! says how far that was. So everything before the last batch was acknowledged; of the last one the
+//! disks alone can't tell.
 
 use std::collections::BTreeMap;
 
@@ -99,18 +100,17 @@ pub(super) fn check_log<'d, 'a>(
     let mut check = LogCheck::default();
     let segments: Vec<&Segment> = volume.log.segments.values().collect();
     let mut next = volume.log.released.next();
-    for (index, segment) in segments.iter().enumerate() {
-        let bound = segments.get(index + 1).map(|next| next.first_record);
-        if segment.first_record > next {
-            let last = RecordNumber(segment.first_record.0 - 1);
+    for segment in segments {
+        let reader = SegmentReader { view, volume, segment, next, findings };
+        let (checked, first, reached) = reader.read(least, &mut check);
+        if first > next {
+            let last = RecordNumber(first.0 - 1);
             let what = format!("no live segment has the records from {next} to {last}");
             let means = "they were acknowledged and are not in place";
             findings.add(finding(Severity::Damage, Kind::LogGap, what, means).of(&volume.name));
         }
-        let (checked, reached) =
-            SegmentReader { view, volume, segment, bound, findings }.read(least, &mut check);
         check.segments.push(checked);
-        next = next.max(bound.unwrap_or(reached.next()));
+        next = next.max(segment.end().unwrap_or(reached).next());
     }
     check.named.settle();
     check
@@ -120,17 +120,18 @@ struct SegmentReader<'s, 'd, 'a> {
     view: &'s View<'d, 'a>,
     volume: &'s Volume,
     segment: &'s Segment,
-    bound: Option<RecordNumber>,
+    /// The number that should be its first, or is in an older one already.
+    next: RecordNumber,
     findings: &'s mut Findings,
 }
 
 impl<'d, 'a> SegmentReader<'_, 'd, 'a> {
-    /// The segment, and the last record that it has.
+    /// The segment, and its first and last record.
     fn read(
         mut self,
         least: &mut LeastCopies,
         log: &mut LogCheck<'d, 'a>,
-    ) -> (SegmentCheck, RecordNumber) {
+    ) -> (SegmentCheck, RecordNumber, RecordNumber) {
         let segment = self.segment;
         let extents = segment.copies.first().map_or(0, |copy| copy.extents.count);
         let bytes = u64::from(extents).saturating_mul(self.view.metadata.shape().extent_bytes());
@@ -140,15 +141,14 @@ impl<'d, 'a> SegmentReader<'_, 'd, 'a> {
             number: segment.number,
             epoch: segment.epoch,
             birth: segment.birth,
-            first_record: segment.first_record,
         };
         let (mut copies, places) = self.open_copies(&header);
         let scanner = Scanner {
             volume: &self.volume.name,
-            header: &header,
+            seal: segment.seal(),
             copies: &places,
             bytes,
-            bound: self.bound,
+            end: segment.end(),
         };
         let scan = scanner.scan(self.findings);
         for (index, place) in places.iter().enumerate() {
@@ -158,8 +158,9 @@ impl<'d, 'a> SegmentReader<'_, 'd, 'a> {
                 copy.records = held as u64;
             }
         }
-        let acknowledged = self.acknowledged(&scan);
-        self.tell_gaps(&scan, acknowledged, &places);
+        let first = scan.records.first().map_or(self.next, |record| record.after.next());
+        let acknowledged = self.acknowledged(&scan, first);
+        self.tell_gaps(&scan, first, acknowledged, &places);
         let unreleased = self.judge_records(&scan, acknowledged, &places, least, log);
         self.tell_copies(unreleased, &copies);
         let last = scan.records.last().map(|record| record.number);
@@ -173,7 +174,7 @@ impl<'d, 'a> SegmentReader<'_, 'd, 'a> {
             number: segment.number.0,
             epoch: segment.epoch.0,
             open: segment.state == SegmentState::Open,
-            first_record: segment.first_record.0,
+            first_record: first.0,
             last_record: last.map(|last| last.0),
             records: scan.records.len() as u64,
             unreleased,
@@ -181,8 +182,8 @@ impl<'d, 'a> SegmentReader<'_, 'd, 'a> {
             copies,
             gaps: scan.gaps.iter().map(|gap| (gap.first.0, gap.last.0)).collect(),
         };
-        let before = RecordNumber(segment.first_record.0.saturating_sub(1));
-        (checked, last.unwrap_or(before))
+        let before = RecordNumber(first.0.saturating_sub(1));
+        (checked, first, last.unwrap_or(before))
     }
 
     /// The copies for the report, and those of them that can be read.
@@ -215,7 +216,8 @@ impl<'d, 'a> SegmentReader<'_, 'd, 'a> {
                 if let Some(fault) = fault.filter(|_| current) {
                     let what = format!("log {}: {fault}", self.segment.number);
                     // An open segment may be named by the metadata before its header is written.
-                    let (severity, means) = match self.view.released || self.bound.is_some() {
+                    let ended = self.segment.end().is_some();
+                    let (severity, means) = match self.view.released || ended {
                         true => (
                             Severity::Redundancy,
                             "records name the segment themselves, so \
@@ -238,22 +240,20 @@ impl<'d, 'a> SegmentReader<'_, 'd, 'a> {
         (copies, places)
     }
 
-    /// Whether a record counts: it isn't released, and no takeover has cut it off.
+    /// Whether a record counts: it isn't released.
     fn counts(&self, record: &Found) -> bool {
-        let log = &self.volume.log;
-        let void =
-            log.cut.is_some_and(|(epoch, cut)| self.segment.epoch < epoch && record.number > cut);
-        record.number > log.released && !void
+        record.number > self.volume.log.released
     }
 
     /// The last record that certainly was acknowledged.
-    fn acknowledged(&self, scan: &Scan) -> RecordNumber {
-        let before = |number: RecordNumber| RecordNumber(number.0.saturating_sub(1));
-        if let Some(bound) = self.bound {
-            return before(bound);
+    fn acknowledged(&self, scan: &Scan, first: RecordNumber) -> RecordNumber {
+        if let SegmentState::Closed(end) = self.segment.state {
+            return end;
         }
+        let before = |number: RecordNumber| RecordNumber(number.0.saturating_sub(1));
         let begins = scan.records.iter().rev().find(|record| record.begins_batch);
-        begins.map_or(before(self.segment.first_record), |record| before(record.number))
+        let begun = begins.map_or(before(first), |record| before(record.number));
+        scan.records.iter().map(|record| record.durable).fold(begun, RecordNumber::max)
     }
 
     fn of_segment(&self, severity: Severity, kind: Kind, what: String, means: &str) -> Finding {
@@ -262,10 +262,16 @@ impl<'d, 'a> SegmentReader<'_, 'd, 'a> {
     }
 
     /// Missing records: between others, and at the end of a segment that has a successor.
-    fn tell_gaps(&mut self, scan: &Scan, acknowledged: RecordNumber, places: &[CopyPlace<'d, 'a>]) {
+    fn tell_gaps(
+        &mut self,
+        scan: &Scan,
+        first: RecordNumber,
+        acknowledged: RecordNumber,
+        places: &[CopyPlace<'d, 'a>],
+    ) {
         let mut gaps = scan.gaps.clone();
-        let next = scan.records.last().map_or(self.segment.first_record, |r| r.number.next());
-        if self.bound.is_some_and(|bound| next < bound) && !places.is_empty() {
+        let next = scan.records.last().map_or(first, |record| record.number.next());
+        if next <= acknowledged && !places.is_empty() {
             gaps.push(Gap { first: next, last: acknowledged, from: scan.end, to: scan.end });
         }
         let released = self.volume.log.released;
@@ -275,12 +281,7 @@ impl<'d, 'a> SegmentReader<'_, 'd, 'a> {
             let (severity, kind, means) = if gap.last <= released {
                 let severity =
                     if unreleased_behind { Severity::Redundancy } else { Severity::Note };
-                (
-                    severity,
-                    Kind::LogGap,
-                    "they are released, so nothing is lost; but an engine \
-                                          takes them for the end of the log",
-                )
+                (severity, Kind::LogGap, "they are released, so nothing is lost")
             } else if gap.first > acknowledged {
                 (Severity::Note, Kind::LogTail, "they were being written when the owner ended")
             } else {
@@ -358,15 +359,13 @@ impl<'d, 'a> SegmentReader<'_, 'd, 'a> {
 
     /// Tells of copies that aren't there, where there is anything that they should hold.
     fn tell_copies(&mut self, unreleased: u64, copies: &[SegmentCopyCheck]) {
-        let wanted = usize::from(self.volume.layout.copies());
+        let wanted = usize::from(self.segment.wanted);
         let there = copies.iter().filter(|copy| copy.given && copy.current).count();
         let names = |given: bool| {
             let copies = copies.iter().filter(|copy| copy.current && copy.given == given);
             copies.map(|copy| copy.disk.as_str()).collect::<Vec<_>>().join(", ")
         };
-        // Everything before the next segment's first record is in place.
-        let log = &self.volume.log;
-        let done = self.bound.is_some_and(|bound| bound <= log.released.next());
+        let done = !self.segment.is_needed(self.volume.log.released);
         if there == 0 && !done {
             let what = format!("no current copy is there (they are on {})", names(false));
             let means = "what was acknowledged and isn't in place can't be read from these disks";

@@ -1,5 +1,5 @@
-//! The records of one log segment, read from all of its copies side by side. Unlike an engine, which
-//! takes the first missing record for the end, this looks behind every gap.
+//! The records of one log segment, read from all of its copies side by side, with a look behind every
+//! gap.
 
 use block::{BLOCK_BYTES, SECTOR_BYTES};
 
@@ -7,8 +7,8 @@ use super::disks::Disk;
 use super::findings::{Findings, finding};
 use super::report::{Kind, Severity};
 use crate::format::{
-    CheckedHeader, CheckedKind, RecordBody, RecordNumber, Role, Row, RowRange,
-    SEGMENT_HEADER_BYTES, SegmentHeader, check_header, record_claim, row_checksum,
+    CheckedHeader, CheckedKind, RecordNumber, Role, Row, RowRange, SEGMENT_HEADER_BYTES,
+    SegmentSeal, check_header, claimed_header_len, row_checksum,
 };
 
 /// Bytes read at once where records are looked for, and of a record's rows.
@@ -35,7 +35,10 @@ pub(super) struct Found {
     pub(super) bytes: u64,
     pub(super) header_bytes: u64,
     pub(super) rows: Option<RowRange>,
-    pub(super) is_intent: bool,
+    /// The number before the first one of the segment, as it says.
+    pub(super) after: RecordNumber,
+    /// Up to here all was durable on all current copies, as it says.
+    pub(super) durable: RecordNumber,
     /// Of DATA: for each row.
     pub(super) checksums: Vec<u32>,
     /// By copy: whether it has the header.
@@ -70,12 +73,12 @@ pub(super) struct Scan {
 /// A segment being read.
 pub(super) struct Scanner<'s, 'd, 'a> {
     pub(super) volume: &'s str,
-    pub(super) header: &'s SegmentHeader,
+    pub(super) seal: SegmentSeal,
     pub(super) copies: &'s [CopyPlace<'d, 'a>],
     /// Bytes of the segment.
     pub(super) bytes: u64,
-    /// The first number that belongs to the next segment.
-    pub(super) bound: Option<RecordNumber>,
+    /// Its last record that counts, where the metadata says it.
+    pub(super) end: Option<RecordNumber>,
 }
 
 impl Scanner<'_, '_, '_> {
@@ -83,16 +86,20 @@ impl Scanner<'_, '_, '_> {
     pub(super) fn scan(&self, findings: &mut Findings) -> Scan {
         let mut scan = Scan { end: SEGMENT_HEADER_BYTES as u64, ..Scan::default() };
         let mut at = SEGMENT_HEADER_BYTES as u64;
-        let mut expected = self.header.first_record;
+        // Where it begins is said by its first record.
+        let mut expected: Option<RecordNumber> = None;
         let mut chain: Option<u32> = None;
         let mut begins_batch = true;
         while at < self.bytes && scan.records.len() < RECORDS_MAX {
-            if self.bound.is_some_and(|bound| expected >= bound) {
+            let is_void = |number| self.end.is_some_and(|end| number > end);
+            if expected.is_some_and(is_void) {
                 break;
             }
-            if let Some((header, holders)) = self.headers_at(at, expected, findings) {
+            let here = self.headers_at(at, expected, findings);
+            if let Some((header, holders)) = here.filter(|(header, _)| !is_void(header.number)) {
+                let number = header.number;
                 if chain.is_some_and(|chain| chain != header.previous_crc) {
-                    let what = format!("{expected} does not follow the record before it");
+                    let what = format!("{number} does not follow the record before it");
                     let means = "two histories of the log are in one place";
                     self.tell(
                         Kind::LogHistories,
@@ -105,10 +112,10 @@ impl Scanner<'_, '_, '_> {
                     );
                 }
                 chain = Some(header.crc);
-                let found = self.judge(at, expected, header, holders, begins_batch);
+                let found = self.judge(at, header, holders, begins_batch);
                 at = at.saturating_add(found.bytes);
                 scan.end = at;
-                expected = expected.next();
+                expected = Some(number.next());
                 begins_batch = false;
                 scan.records.push(found);
                 continue;
@@ -119,12 +126,13 @@ impl Scanner<'_, '_, '_> {
                 begins_batch = true;
                 continue;
             }
-            let Some((to, number)) = self.find_behind(at, expected) else { break };
-            if number > expected {
+            let least = expected.unwrap_or_default();
+            let Some((to, number)) = self.find_behind(at, least) else { break };
+            if let Some(first) = expected.filter(|expected| number > *expected) {
                 let last = RecordNumber(number.0 - 1);
-                scan.gaps.push(Gap { first: expected, last, from: at, to });
+                scan.gaps.push(Gap { first, last, from: at, to });
             }
-            (at, expected, chain, begins_batch) = (to, number, None, false);
+            (at, expected, chain, begins_batch) = (to, Some(number), None, false);
         }
         scan
     }
@@ -133,16 +141,17 @@ impl Scanner<'_, '_, '_> {
     fn headers_at(
         &self,
         at: u64,
-        number: RecordNumber,
+        number: Option<RecordNumber>,
         findings: &mut Findings,
     ) -> Option<(CheckedHeader, Vec<bool>)> {
         let mut found: Option<(usize, CheckedHeader)> = None;
         let mut holders = vec![false; self.copies.len()];
         for (index, copy) in self.copies.iter().enumerate() {
-            let Some(header) = self.header_of(copy, at, Some(number)).map(|(_, header)| header)
-            else {
+            let Some(header) = self.header_of(copy, at) else { continue };
+            if number.is_some_and(|number| number != header.number) {
                 continue;
-            };
+            }
+            let number = header.number;
             match &found {
                 // A copy that doesn't count may hold what was never acknowledged.
                 Some((first, other)) if *other != header => {
@@ -194,30 +203,21 @@ impl Scanner<'_, '_, '_> {
         }
     }
 
-    /// A sound record header of this segment at a place of one copy; of any number when none is asked.
-    fn header_of(
-        &self,
-        copy: &CopyPlace<'_, '_>,
-        at: u64,
-        number: Option<RecordNumber>,
-    ) -> Option<(RecordNumber, CheckedHeader)> {
+    /// A sound record header of this segment at a place of one copy.
+    fn header_of(&self, copy: &CopyPlace<'_, '_>, at: u64) -> Option<CheckedHeader> {
         let place = copy.start.checked_add(at)?;
         let sector = copy.disk.image.bytes_at(place, SECTOR_BYTES).ok()?;
-        let (claimed, len) = record_claim(&sector)?;
-        let inside = at.checked_add(len as u64).is_some_and(|end| end <= self.bytes);
-        if !inside || number.is_some_and(|number| number != claimed) {
+        let len = claimed_header_len(&sector)?;
+        if at.checked_add(len as u64).is_none_or(|end| end > self.bytes) {
             return None;
         }
-        let bytes = copy.disk.image.bytes_at(place, len).ok()?;
-        let header = check_header(&bytes, self.header.birth, self.header.epoch, claimed)?;
-        Some((claimed, header))
+        check_header(&copy.disk.image.bytes_at(place, len).ok()?, &self.seal)
     }
 
     /// Which copies hold a record with its rows.
     fn judge(
         &self,
         at: u64,
-        number: RecordNumber,
         header: CheckedHeader,
         mut holders: Vec<bool>,
         begins_batch: bool,
@@ -226,12 +226,13 @@ impl Scanner<'_, '_, '_> {
         let headers = holders.clone();
         let header_bytes = header.len as u64;
         let mut found = Found {
-            number,
+            number: header.number,
             at,
             bytes: header_bytes,
             header_bytes,
             rows: None,
-            is_intent: false,
+            after: header.after,
+            durable: header.witness.durable,
             checksums: Vec::new(),
             headers,
             holders: Vec::new(),
@@ -241,7 +242,6 @@ impl Scanner<'_, '_, '_> {
         match header.kind {
             CheckedKind::Whole(body) => {
                 found.rows = body.rows();
-                found.is_intent = matches!(body, RecordBody::Intent { .. });
                 found.copies = holders.iter().enumerate().filter(is_current).count() as u32;
             }
             CheckedKind::Data(rows, checksums) => {
@@ -326,10 +326,11 @@ impl Scanner<'_, '_, '_> {
     ) -> Option<(u64, RecordNumber)> {
         let (piece, _) = copy.disk.image.blocks_at(copy.start.saturating_add(at), len);
         piece.chunks(SECTOR_BYTES).enumerate().find_map(|(index, sector)| {
-            record_claim(sector).filter(|(number, _)| *number >= expected)?;
+            claimed_header_len(sector)?;
             let here = at + (index * SECTOR_BYTES) as u64;
-            let (number, _) = self.header_of(copy, here, None)?;
-            self.bound.is_none_or(|bound| number < bound).then_some((here, number))
+            let number = self.header_of(copy, here)?.number;
+            let counts = number >= expected && self.end.is_none_or(|end| number <= end);
+            counts.then_some((here, number))
         })
     }
 }

@@ -15,9 +15,11 @@ use super::lease::Ended;
 use super::pending::{BlockData, PendingBlock, gather};
 use super::pool::GroupPlace;
 use super::volume::Volume;
-use crate::format::{BirthId, ChecksumBlock, DiskNumber, RecordNumber, ReleaseNumber, Row};
+use crate::format::{
+    BirthId, ChecksumBlock, DiskNumber, RecordNumber, ReleaseNumber, Row, SegmentNumber,
+};
 use crate::layout::VolumeBlock;
-use crate::metadata::{MetaRecord, MissChange, SegmentState};
+use crate::metadata::{MetaRecord, MissChange, Segment, SegmentState};
 
 /// Rows written by one transfer, at most.
 const RUN_ROWS: usize = 256;
@@ -61,13 +63,14 @@ impl Volume {
         let meta = self.pool.meta.borrow();
         let Some(volume) = meta.volumes().get(&self.id) else { return FoldDue::Never };
         let segments = &volume.log.segments;
-        let closed = segments.values().any(|segment| segment.state == SegmentState::Closed);
-        let unfolded = state.durable > volume.log.released;
+        let closed = segments.values().filter_map(Segment::end).max();
+        // A MARK alone is worth no fold.
+        let unfolded = state.content > volume.log.released;
         let quiet = self.log.writing.available() > 0;
         if (unfolded || quiet) && self.is_current_over() {
             return FoldDue::Now(state.durable);
         }
-        if !closed && !unfolded {
+        if closed.is_none() && !unfolded {
             // All is in place, and the open segment still holds room that somebody waits for.
             let stuck = self.credit.is_wanted() && self.credit.used_bytes() > 0 && quiet;
             return if stuck { FoldDue::Now(state.durable) } else { FoldDue::Never };
@@ -76,12 +79,8 @@ impl Volume {
             || segments.len() as u32 > self.log_shape.segments_max / 2;
         let pressed = self.credit.is_wanted() || self.log.wants_room.get();
         if half || pressed || self.has_thin_segment() {
-            let first_open = segments.values().find(|segment| segment.state == SegmentState::Open);
             // The open segment is left alone while folding the closed ones gives room.
-            let last = first_open
-                .filter(|_| closed)
-                .map_or(state.durable, |open| RecordNumber(open.first_record.0.saturating_sub(1)));
-            return FoldDue::Now(last);
+            return FoldDue::Now(closed.unwrap_or(state.durable));
         }
         let idle_at = self.log.appended_at.get() + self.pool.limits.fold_idle;
         if idle_at <= self.pool.runtime.now() {
@@ -315,7 +314,10 @@ impl Volume {
             touched: touched.into_iter().collect(),
             misses,
         }];
-        let freed = self.freeable(last, whole);
+        let (freed, open) = self.freeable(last, whole);
+        let state = SegmentState::Closed(self.log.state.borrow().durable);
+        let volume = self.id;
+        records.extend(open.map(|number| MetaRecord::SegmentEnded { volume, number, state }));
         records.extend(
             freed
                 .iter()
@@ -350,24 +352,19 @@ impl Volume {
         meta.volumes().get(&self.id).map_or(RecordNumber(0), |volume| volume.log.released)
     }
 
-    /// The segments that hold nothing beyond `last`, oldest first.
-    fn freeable(&self, last: RecordNumber, whole: bool) -> Vec<crate::format::SegmentNumber> {
+    /// The segments that hold nothing beyond `last`, and which of them is open.
+    fn freeable(
+        &self,
+        last: RecordNumber,
+        whole: bool,
+    ) -> (Vec<SegmentNumber>, Option<SegmentNumber>) {
         let meta = self.pool.meta.borrow();
-        let Some(volume) = meta.volumes().get(&self.id) else { return Vec::new() };
+        let Some(volume) = meta.volumes().get(&self.id) else { return (Vec::new(), None) };
         let released = last.max(volume.log.released);
-        let segments: Vec<_> = volume.log.segments.values().collect();
-        let mut freeable = Vec::new();
-        for (index, segment) in segments.iter().enumerate() {
-            let covered = match segments.get(index + 1) {
-                Some(next) => next.first_record <= released.next(),
-                None => whole,
-            };
-            if !covered {
-                break;
-            }
-            freeable.push(segment.number);
-        }
-        freeable
+        let segments = volume.log.segments.values();
+        let open = segments.clone().find(|segment| whole && segment.state == SegmentState::Open);
+        let freed = segments.filter(|segment| !segment.is_needed(released)).chain(open);
+        (freed.map(|segment| segment.number).collect(), open.map(|segment| segment.number))
     }
 }
 

@@ -25,6 +25,10 @@ pub struct Limits {
     pub rejoin: Duration,
     /// How often a disk that is in no open pool is looked at: others may have done something with it.
     pub look_at_closed: Duration,
+    /// So long after the last acknowledgement the log says that it was given. Short, because a record
+    /// that rots before could pass for one that was being written; long enough that a busy log, whose
+    /// next record says it too, writes none.
+    pub mark: Duration,
     /// A log that was idle for so long is folded.
     pub fold_idle: Duration,
     /// How long a pool that could be opened waits for the disks that aren't in sight yet.
@@ -48,6 +52,7 @@ impl Default for Limits {
             claim: Duration::from_secs(10),
             rejoin: Duration::from_millis(500),
             look_at_closed: Duration::from_secs(5),
+            mark: Duration::from_millis(100),
             fold_idle: Duration::from_secs(1),
             grace: Duration::from_secs(2),
             close: Duration::from_secs(20),

@@ -21,7 +21,7 @@ use super::pool::ended_error;
 use super::volume::Volume;
 use crate::format::{
     DiskNumber, LogTail, RecordBody, RecordNumber, SEGMENT_HEADER_BYTES, SegmentHeader,
-    SegmentNumber, encode_batch,
+    SegmentNumber, Stamp, encode_batch,
 };
 use crate::metadata::{Segment, SegmentCopyPlace};
 
@@ -48,6 +48,12 @@ pub(crate) struct Log {
     pub(crate) folding: Notify,
     /// A new segment waits for the room of older ones.
     pub(crate) wants_room: Cell<bool>,
+    /// What an earlier engine left is being appended again.
+    pub(crate) opening: Cell<bool>,
+    /// What is damaged in it, while the volume waits for that.
+    pub(crate) damage: RefCell<Option<String>>,
+    /// Somebody said that it shall be served without what is damaged.
+    pub(crate) gives_up: Cell<bool>,
 }
 
 /// Where the log stands.
@@ -59,6 +65,10 @@ pub(crate) struct LogState {
     pub(crate) previous_crc: u32,
     /// The last record that is durable on all current copies.
     pub(crate) durable: RecordNumber,
+    /// The last of them that isn't a MARK.
+    pub(crate) content: RecordNumber,
+    /// Up to here a durable record says that all is durable.
+    pub(crate) witnessed: RecordNumber,
     /// Room taken by the records of each live segment.
     pub(crate) charges: BTreeMap<SegmentNumber, u64>,
 }
@@ -67,6 +77,8 @@ pub(crate) struct LogState {
 #[derive(Clone)]
 pub(crate) struct Current {
     pub(crate) segment: Segment,
+    /// The number before its first record.
+    after: RecordNumber,
     /// Where the next batch goes.
     pub(crate) at: u64,
     pub(crate) bytes: u64,
@@ -95,6 +107,9 @@ impl Log {
             appended_at: Cell::default(),
             folding: Notify::new(),
             wants_room: Cell::new(false),
+            opening: Cell::new(false),
+            damage: RefCell::default(),
+            gives_up: Cell::new(false),
         }
     }
 
@@ -135,7 +150,7 @@ impl Volume {
             }
             let batch = self.log.take_batch(self.log_shape.batch_bytes());
             if batch.is_empty() {
-                if self.pool.unless_over(arrived).await.is_err() {
+                if self.wait_and_mark(arrived).await.is_err() {
                     break;
                 }
                 continue;
@@ -153,6 +168,40 @@ impl Volume {
             }
             self.answer(batch, Err(ended_error(&self.pool, ended)));
         }
+    }
+
+    /// Waits for the next record; when none comes for a while, a MARK says how far the log was
+    /// acknowledged.
+    async fn wait_and_mark(
+        self: &Rc<Self>,
+        arrived: impl Future<Output = ()> + Unpin,
+    ) -> Result<(), Ended> {
+        if !self.may_mark() {
+            return self.pool.unless_over(arrived).await;
+        }
+        let due = self.log.appended_at.get() + self.pool.limits.mark;
+        let timer = self.pool.runtime.sleep_until(due);
+        if let Either::Left(_) = self.pool.unless_over(select(arrived, timer)).await? {
+            return Ok(());
+        }
+        let _writing = self.log.writing.acquire(1).await;
+        if self.may_mark() {
+            let mark = self.write_bodies(&[RecordBody::Mark]);
+            self.pool.unless_over(mark).await.and_then(|result| result)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a MARK would say something that no record says, and the open segment has room for it. (A
+    /// closed one's end is in the metadata.)
+    fn may_mark(&self) -> bool {
+        let state = self.log.state.borrow();
+        let fits = |current: &Current| {
+            !current.given_up && current.at + BLOCK_BYTES as u64 <= current.bytes
+        };
+        state.content > state.witnessed.max(self.released())
+            && state.current.as_ref().is_some_and(fits)
+            && !self.is_current_over()
     }
 
     async fn write_batch(self: &Rc<Self>, batch: Vec<Append>) -> Result<(), Ended> {
@@ -198,7 +247,7 @@ impl Volume {
     }
 
     /// Brings records into the log; tells the first one's number and their segment.
-    async fn write_bodies(
+    pub(crate) async fn write_bodies(
         self: &Rc<Self>,
         bodies: &[RecordBody],
     ) -> Result<(RecordNumber, SegmentNumber), Ended> {
@@ -206,16 +255,24 @@ impl Volume {
         let bytes = bytes.next_multiple_of(BLOCK_BYTES as u64);
         loop {
             let current = self.segment_with_room(bytes).await?;
-            let tail = {
+            let (tail, witness) = {
                 let state = self.log.state.borrow();
-                LogTail {
-                    segment: current.segment.birth,
-                    epoch: current.segment.epoch,
+                let tail = LogTail {
+                    segment: current.segment.seal(),
+                    after: current.after,
                     next: state.next,
                     previous_crc: state.previous_crc,
-                }
+                };
+                let witness = Stamp {
+                    durable: state.durable,
+                    acknowledged: state.durable,
+                    metadata: self.pool.area.borrow().last_record(),
+                    configuration: self.pool.config.borrow().number,
+                };
+                (tail, witness)
             };
-            let batch = encode_batch(tail, bodies);
+            // Sealed here, once for this segment: all copies and repetitions get the same bytes.
+            let batch = encode_batch(tail, witness, bodies);
             let written = self.write_copies(&current.segment, current.at, batch.bytes).await?;
             let mut state = self.log.state.borrow_mut();
             let Some(open) = state.current.as_mut() else { continue };
@@ -226,6 +283,10 @@ impl Volume {
                     state.next = batch.tail.next;
                     state.previous_crc = batch.tail.previous_crc;
                     state.durable = batch.numbers.1;
+                    state.witnessed = witness.durable;
+                    if bodies.iter().any(|body| *body != RecordBody::Mark) {
+                        state.content = state.durable;
+                    }
                     return Ok((batch.numbers.0, current.segment.number));
                 }
             }
@@ -243,8 +304,10 @@ impl Volume {
             let header = self.segment_header(&segment);
             let bytes = u64::from(header.blocks) * BLOCK_BYTES as u64;
             let written = self.write_copies(&segment, 0, header.encode()).await?;
+            let next = self.log.state.borrow().next;
             let current = Current {
                 segment,
+                after: RecordNumber(next.0.saturating_sub(1)),
                 at: SEGMENT_HEADER_BYTES as u64,
                 bytes,
                 given_up: matches!(written, Written::Nowhere),
@@ -263,7 +326,6 @@ impl Volume {
             number: segment.number,
             epoch: segment.epoch,
             birth: segment.birth,
-            first_record: segment.first_record,
         }
     }
 
@@ -387,6 +449,6 @@ pub(crate) fn put_record(
             pending.put(block, u64::from(rows.count), number, Some((payload, checksums)));
         }
         RecordBody::Zero { rows, .. } => pending.put(block, u64::from(rows.count), number, None),
-        RecordBody::Intent { .. } | RecordBody::Mark(_) => {}
+        RecordBody::Mark => {}
     }
 }

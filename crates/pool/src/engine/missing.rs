@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::open_pool::OpenPool;
-use super::segment::{current_copies, is_needed};
+use super::segment::current_copies;
 use super::status::misses_of;
 use crate::format::{BirthId, DiskNumber};
 use crate::metadata::{Metadata, Volume as VolumeMeta};
@@ -59,7 +59,7 @@ impl OpenPool {
     fn log_missing(&self, volume: &VolumeMeta) -> BTreeSet<DiskNumber> {
         let config = self.pool.config.borrow();
         let live = volume.log.segments.values();
-        let live = live.filter(|segment| is_needed(&volume.log, segment));
+        let live = live.filter(|segment| segment.is_needed(volume.log.released));
         let mut missing = BTreeSet::new();
         for segment in live {
             let current = current_copies(segment, &config);

@@ -355,6 +355,18 @@ impl Engine {
         volume.verify(copy, progress).await.map_err(|ended| open.over(ended))
     }
 
+    /// Serves a volume whose log is damaged without the acknowledged records that can't be read; tells
+    /// what was given up. Nothing else than this makes the engine go on without them.
+    pub async fn give_up_damaged_log(&self, pool: &str, volume: &str) -> Result<String, PoolError> {
+        let damage = self.inner.open_pool(pool)?.volume_by_name(volume)?.give_up_damage();
+        damage.ok_or_else(|| {
+            PoolError::invalid(
+                format!("the log of {pool}/{volume} is not damaged"),
+                "see `volume list`",
+            )
+        })
+    }
+
     /// Remembers something about a volume in the pool; `None` forgets it.
     pub async fn set_property(
         &self,

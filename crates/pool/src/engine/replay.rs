@@ -1,6 +1,10 @@
-//! Opening a volume: its log is read from every current copy in sight, the end that counts is decided
-//! and committed, and everything up to it is folded into place. Only then does the volume serve.
+//! Opening a volume: its log is read from every current copy in sight, and the end that counts is
+//! decided and committed. What isn't on all current copies by then is appended again, so that nothing
+//! acknowledged is overwritten by what one failure takes away; then everything is folded into place.
+//! Only then does the volume serve. A log that is damaged, and not merely at its end, is told from one
+//! that ends, and isn't opened before somebody says so.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use block::{BLOCK_BYTES, Buffer, BufferMut, IoError, Lba, SECTOR_BYTES, SectorRange};
@@ -14,10 +18,11 @@ use super::pool::GroupPlace;
 use super::segment::current_copies;
 use super::volume::{Serving, Volume};
 use crate::format::{
-    DiskNumber, Record, RecordNumber, SEGMENT_HEADER_BYTES, UncheckedSegmentHeader, merge_segment,
+    DiskNumber, Record, RecordBody, RecordNumber, SEGMENT_HEADER_BYTES, SegmentNumber, Stamp,
+    UncheckedSegmentHeader, batch_len, read_segment,
 };
 use crate::layout::RowAddress;
-use crate::metadata::{MetaRecord, Segment, SegmentCopyPlace};
+use crate::metadata::{MetaRecord, Segment, SegmentCopyPlace, SegmentState};
 use crate::report::Settled;
 
 /// Bytes read at once from a copy.
@@ -29,16 +34,53 @@ const PIECES: usize = 4;
 enum Blocked {
     /// Copies are out of reach; these disks would help.
     Missing(Vec<DiskNumber>),
+    /// Acknowledged records are in no copy that can be read.
+    Damaged(Damage),
     /// What was read can't be adopted, whoever returns.
     Contradiction(String),
     Ended(Ended),
 }
 
-/// What a log holds.
+/// What is missing of a log.
+struct Damage {
+    /// Numbers, from and to.
+    ranges: Vec<(RecordNumber, RecordNumber)>,
+    /// Where they should be.
+    disks: BTreeSet<DiskNumber>,
+}
+
+/// A copy of a segment as it was read.
+struct CopyRead {
+    disk: DiskNumber,
+    bytes: Buffer,
+    /// It was flushed afterwards, under the instance that was read: what it showed is durable.
+    flushed: bool,
+}
+
+/// A record that some segment has.
+struct Held {
+    /// `None` when some of its rows are damaged everywhere.
+    record: Option<Record>,
+    /// All current copies of a segment hold it durably.
+    safe: bool,
+}
+
+/// What a log holds beyond what is in place.
 struct Adopted {
     records: Vec<Record>,
-    previous_crc: u32,
-    cut: RecordNumber,
+    /// The last of them.
+    last: RecordNumber,
+    /// Up to here all is on all current copies.
+    safe: RecordNumber,
+    /// What becomes of the segments.
+    ends: Vec<MetaRecord>,
+}
+
+impl Adopted {
+    /// The CRC of a record's header; 0 where it isn't known.
+    fn crc_of(&self, number: RecordNumber) -> u32 {
+        self.records.iter().find(|record| record.number == number).map_or(0, |record| record.crc)
+    }
 }
 
 impl Volume {
@@ -60,12 +102,15 @@ impl Volume {
                 Ok(adopted) => break adopted,
                 Err(Blocked::Ended(ended)) => return Err(ended),
                 Err(Blocked::Missing(disks)) => {
-                    let members = disks.iter().filter_map(|disk| self.pool.member(*disk));
-                    let names: Vec<_> = members.map(|member| member.describe()).collect();
-                    let names = names.join(" or ");
+                    let names = self.names_of(disks);
                     self.set_serving(Serving::Suspended(format!(
                         "no current copy of its log is in sight; bring back {names}"
                     )));
+                }
+                Err(Blocked::Damaged(damage)) => {
+                    let what = self.describe_damage(&damage);
+                    *self.log.damage.borrow_mut() = Some(what.clone());
+                    self.set_serving(Serving::Suspended(what));
                 }
                 Err(Blocked::Contradiction(what)) => {
                     tracing::error!(volume = %self.name, what);
@@ -74,13 +119,78 @@ impl Volume {
             }
             self.pool.unless_over(changed).await?;
         };
-        self.commit_cut(adopted.cut).await?;
+        *self.log.damage.borrow_mut() = None;
+        if !adopted.ends.is_empty() {
+            let _lock = self.pool.meta_lock.acquire(1).await;
+            self.pool.commit_locked(&adopted.ends).await?;
+        }
+        self.append_again(&adopted).await?;
         let settled = self.adopt(&adopted);
         self.settled.set(settled);
         self.settling.set(true);
-        let folded = self.fold_all(adopted.cut).await;
+        let folded = self.fold_all(adopted.last).await;
         self.settling.set(false);
         folded
+    }
+
+    /// What isn't on all current copies was perhaps never acknowledged, and what it overwrites was: it
+    /// is appended again, under the same numbers, before anything is brought into place.
+    async fn append_again(self: &Rc<Self>, adopted: &Adopted) -> Result<(), Ended> {
+        {
+            let mut state = self.log.state.borrow_mut();
+            state.current = None;
+            state.next = adopted.safe.next();
+            state.durable = adopted.safe;
+            state.content = adopted.safe;
+            state.witnessed = adopted.safe;
+            state.previous_crc = adopted.crc_of(adopted.safe);
+        }
+        let again = adopted.records.iter().filter(|record| record.number > adopted.safe);
+        let bodies: Vec<RecordBody> = again.map(|record| record.body.clone()).collect();
+        let _writing = self.log.writing.acquire(1).await;
+        self.log.opening.set(true);
+        let mut rest = bodies.as_slice();
+        while !rest.is_empty() {
+            let fits = |count: &usize| batch_len(&rest[..*count]) <= self.log_shape.batch_bytes();
+            let count = (2..=rest.len()).take_while(fits).last().unwrap_or(1);
+            let written = self.pool.unless_over(self.write_bodies(&rest[..count])).await;
+            written.and_then(|written| written)?;
+            rest = &rest[count..];
+        }
+        self.log.opening.set(false);
+        Ok(())
+    }
+
+    fn names_of(&self, disks: impl IntoIterator<Item = DiskNumber>) -> String {
+        let members = disks.into_iter().filter_map(|disk| self.pool.member(disk));
+        let names: Vec<_> = members.map(|member| member.describe()).collect();
+        names.join(" or ")
+    }
+
+    fn describe_damage(&self, damage: &Damage) -> String {
+        let ranges: Vec<String> = damage
+            .ranges
+            .iter()
+            .map(|(from, to)| match from == to {
+                true => format!("{}", from.0),
+                false => format!("{} to {}", from.0, to.0),
+            })
+            .collect();
+        let names = self.names_of(damage.disks.iter().copied());
+        format!(
+            "its log is damaged: records {} were acknowledged and can't be read; bring back {names} \
+             with them, or give up what they hold (the blocks that they wrote go back to what they \
+             were before, nobody can tell which these are)",
+            ranges.join(", ")
+        )
+    }
+
+    /// Serves without the records that can't be read; tells what was given up.
+    pub(crate) fn give_up_damage(&self) -> Option<String> {
+        let damage = self.log.damage.borrow().clone()?;
+        self.log.gives_up.set(true);
+        self.pool.changed.notify_all();
+        Some(damage)
     }
 
     /// Whether the end of an earlier engine may have cut a fold of this checksum block short: the log
@@ -115,27 +225,11 @@ impl Volume {
         self.checksums.reload(&self.pool, group, index, interrupted).await
     }
 
-    async fn commit_cut(self: &Rc<Self>, cut: RecordNumber) -> Result<(), Ended> {
-        let _lock = self.pool.meta_lock.acquire(1).await;
-        let epoch = self.pool.epoch;
-        let decided = {
-            let meta = self.pool.meta.borrow();
-            let log = meta.volumes().get(&self.id).map(|volume| &volume.log);
-            log.is_none_or(|log| log.cut.is_some_and(|(before, _)| before >= epoch))
-        };
-        if decided {
-            return Ok(());
-        }
-        let record = MetaRecord::Cut { volume: self.id, epoch, cut };
-        self.pool.commit_locked(&[record]).await
-    }
-
-    /// Puts the adopted records where folding looks, and says where the log continues.
+    /// Puts the adopted records where folding looks.
     fn adopt(&self, adopted: &Adopted) -> Settled {
-        let released = self.released();
         let mut pending = self.pending.borrow_mut();
         let mut settled = Settled::default();
-        for record in adopted.records.iter().filter(|record| record.number > released) {
+        for record in &adopted.records {
             settled.records += 1;
             // A record of a group that doesn't exist any more is void.
             let place = record.body.rows().and_then(|rows| {
@@ -151,11 +245,6 @@ impl Volume {
             }
         }
         settled.blocks = pending.len() as u64;
-        let mut state = self.log.state.borrow_mut();
-        state.next = adopted.cut.next();
-        state.durable = adopted.cut;
-        state.previous_crc = adopted.previous_crc;
-        state.current = None;
         settled
     }
 
@@ -173,6 +262,8 @@ impl Volume {
         runs
     }
 
+    /// Reads all segments that hold anything beyond what is in place, and decides what counts. A number
+    /// that no copy has ends the log, unless something proves that it was acknowledged.
     async fn read_log(self: &Rc<Self>) -> Result<Adopted, Blocked> {
         let (segments, released) = {
             let meta = self.pool.meta.borrow();
@@ -182,55 +273,141 @@ impl Volume {
             let segments: Vec<Segment> = volume.log.segments.values().cloned().collect();
             (segments, volume.log.released)
         };
-        let mut adopted = Adopted { records: Vec::new(), previous_crc: 0, cut: released };
-        let mut chain: Option<u32> = None;
-        for (index, segment) in segments.iter().enumerate() {
-            let bound = segments.get(index + 1).map(|next| next.first_record);
-            if bound.is_some_and(|bound| bound <= released.next()) {
-                continue;
-            }
+        let mut all: BTreeMap<RecordNumber, Held> = BTreeMap::new();
+        let mut by_segment: BTreeMap<SegmentNumber, BTreeSet<RecordNumber>> = BTreeMap::new();
+        // Up to here all records were acknowledged.
+        let (mut proven, mut witness) = (released, Stamp::default());
+        let needed: Vec<&Segment> =
+            segments.iter().filter(|segment| segment.is_needed(released)).collect();
+        for segment in &needed {
             let copies = self.read_copies(segment).await?;
-            let header = self.segment_header(segment);
-            if segment.first_record > adopted.cut.next() {
-                return Err(Blocked::Contradiction(format!(
-                    "its log lacks the records before {}, which were acknowledged; bring back \
-                     the disks that held its older segments",
-                    segment.first_record
-                )));
+            let current = current_copies(segment, &self.pool.config.borrow());
+            let bytes: Vec<Buffer> = copies.iter().map(|copy| copy.bytes.clone()).collect();
+            let contents = read_segment(&segment.seal(), released, segment.end(), &bytes);
+            let contradiction = |what| Blocked::Contradiction(format!("{what}; neither is chosen"));
+            let contents = contents.map_err(|conflict| contradiction(conflict.to_string()))?;
+            if let SegmentState::Closed(end) = segment.state {
+                proven = proven.max(end);
             }
-            // The chain is known where this segment continues what was read last.
-            let chained = chain.filter(|_| segment.first_record == adopted.cut.next());
-            let merged = merge_segment(&header, chained, &copies).map_err(|conflict| {
-                Blocked::Contradiction(format!("{conflict}; neither is chosen"))
-            })?;
-            // What this segment holds beyond the next one's first record was never acknowledged.
-            for record in merged.records {
-                if bound.is_some_and(|bound| record.number >= bound) {
-                    break;
+            witness = witness.max(contents.witness);
+            for (number, found) in contents.records {
+                let durable_on = |place: &SegmentCopyPlace| {
+                    let mut held = copies.iter().zip(&found.holders);
+                    held.any(|(copy, holds)| *holds && copy.flushed && copy.disk == place.disk)
+                };
+                let safe = current.iter().all(durable_on);
+                if found.record.is_some() {
+                    by_segment.entry(segment.number).or_default().insert(number);
                 }
-                chain = Some(record.crc);
-                adopted.previous_crc = record.crc;
-                adopted.cut = adopted.cut.max(record.number);
-                adopted.records.push(record);
+                let held = all.entry(number).or_insert(Held { record: None, safe: false });
+                held.safe |= safe;
+                match (&held.record, found.record) {
+                    (Some(one), Some(other)) if one.body != other.body => {
+                        let what = format!("two segments of its log hold different {number}");
+                        return Err(contradiction(what));
+                    }
+                    (None, Some(record)) => held.record = Some(record),
+                    _ => {}
+                }
             }
         }
-        Ok(adopted)
+        let newest = self.pool.area.borrow().last_record();
+        if witness.metadata > newest {
+            return Err(Blocked::Contradiction(format!(
+                "its log was written when the pool's metadata was at {}, what was found of that ends \
+                 at {newest}; bring back the disks with the newer metadata",
+                witness.metadata
+            )));
+        }
+        proven = proven.max(witness.durable);
+        let (mut records, mut last, mut lost) = (Vec::new(), released, Vec::new());
+        loop {
+            let next = last.next();
+            match all.get(&next).and_then(|held| held.record.clone()) {
+                Some(record) => {
+                    records.push(record);
+                    last = next;
+                }
+                None if next <= proven => {
+                    let sound = all.range(next..).find(|(_, held)| held.record.is_some());
+                    let to = sound.map_or(proven, |(number, _)| RecordNumber(number.0 - 1));
+                    last = to.min(proven);
+                    lost.push((next, last));
+                }
+                None => break,
+            }
+        }
+        if !lost.is_empty() && !self.log.gives_up.get() {
+            let copies = needed.iter().flat_map(|segment| segment.copies.iter());
+            let disks = copies.map(|copy| copy.disk).collect();
+            return Err(Blocked::Damaged(Damage { ranges: lost, disks }));
+        }
+        let mut safe = released;
+        let is_safe =
+            |number| number <= proven || all.get(&number).is_some_and(|held: &Held| held.safe);
+        while safe < last && is_safe(safe.next()) {
+            safe = safe.next();
+        }
+        // A MARK at the end says nothing that is worth writing again.
+        while last > safe && records.last().is_some_and(|last| last.body == RecordBody::Mark) {
+            records.pop();
+            last = RecordNumber(last.0 - 1);
+        }
+        let ends = self.ends_of(&segments, &by_segment, released, last);
+        Ok(Adopted { records, last, safe, ends })
+    }
+
+    /// Before anything is appended again it is decided, for ever, where each segment ends: what is
+    /// beyond is void, and what isn't stays valid beside its repetition until all of it is in place. A
+    /// repetition that was cut short goes, if an older segment has all of it.
+    fn ends_of(
+        &self,
+        segments: &[Segment],
+        numbers: &BTreeMap<SegmentNumber, BTreeSet<RecordNumber>>,
+        released: RecordNumber,
+        last: RecordNumber,
+    ) -> Vec<MetaRecord> {
+        let (volume, none) = (self.id, BTreeSet::new());
+        let (mut records, mut older): (Vec<MetaRecord>, Vec<(SegmentNumber, RecordNumber)>) =
+            (Vec::new(), Vec::new());
+        for segment in segments {
+            let number = segment.number;
+            let has = numbers.get(&number).unwrap_or(&none);
+            let end = segment.end().unwrap_or_else(|| {
+                let end = has.range(..=last).next_back().copied().unwrap_or(released);
+                let state = SegmentState::Bounded(end);
+                records.push(MetaRecord::SegmentEnded { volume, number, state });
+                end
+            });
+            let repeats = |(other, other_end): &(SegmentNumber, RecordNumber)| {
+                let others = numbers.get(other).unwrap_or(&none);
+                *other_end >= end && has.range(..=end).all(|number| others.contains(number))
+            };
+            let proven = matches!(segment.state, SegmentState::Closed(_));
+            if end <= released || !proven && older.iter().any(repeats) {
+                records.push(MetaRecord::SegmentFreed { volume, number });
+            } else {
+                older.push((number, end));
+            }
+        }
+        records
     }
 
     /// Every current copy of a segment in sight, whole; at least one.
-    async fn read_copies(self: &Rc<Self>, segment: &Segment) -> Result<Vec<Buffer>, Blocked> {
+    async fn read_copies(self: &Rc<Self>, segment: &Segment) -> Result<Vec<CopyRead>, Blocked> {
         let current = current_copies(segment, &self.pool.config.borrow());
         let reads = current.iter().map(|copy| self.read_copy(segment, copy));
-        let copies: Vec<Buffer> = join_all(reads).await.into_iter().flatten().collect();
+        let copies: Vec<CopyRead> = join_all(reads).await.into_iter().flatten().collect();
         if copies.is_empty() {
             return Err(Blocked::Missing(current.iter().map(|copy| copy.disk).collect()));
         }
         Ok(copies)
     }
 
-    async fn read_copy(&self, segment: &Segment, copy: &SegmentCopyPlace) -> Option<Buffer> {
+    async fn read_copy(&self, segment: &Segment, copy: &SegmentCopyPlace) -> Option<CopyRead> {
         let member = self.pool.member(copy.disk)?;
         let device = member.usable_device()?;
+        let instance = member.seen_instance.get();
         let start = member.geometry.extent_start(copy.extents.first)?;
         let header = self.segment_header(segment);
         let bytes = header.blocks as usize * BLOCK_BYTES;
@@ -256,7 +433,9 @@ impl Volume {
         if let Err(fault) = UncheckedSegmentHeader(head).check(&header) {
             tracing::warn!(volume = %self.name, disk = %member.display_name(), %fault);
         }
-        Some(whole)
+        let flush = async { device.flush(instance.ok_or(IoError::Lost)?).await };
+        let flushed = self.pool.within(self.pool.limits.background, flush).await.is_ok();
+        Some(CopyRead { disk: copy.disk, bytes: whole, flushed })
     }
 }
 
@@ -286,12 +465,8 @@ async fn read_piece(
 }
 
 /// The part of a record's body for `count` rows from `offset`.
-fn slice_body(
-    body: &crate::format::RecordBody,
-    offset: u32,
-    count: u32,
-) -> crate::format::RecordBody {
-    use crate::format::{RecordBody, Row, RowRange};
+fn slice_body(body: &RecordBody, offset: u32, count: u32) -> RecordBody {
+    use crate::format::{Row, RowRange};
     let part =
         |rows: &RowRange| RowRange { group: rows.group, first: Row(rows.first.0 + offset), count };
     let window = offset as usize..(offset + count) as usize;
@@ -304,6 +479,6 @@ fn slice_body(
         RecordBody::Zero { rows, discard } => {
             RecordBody::Zero { rows: part(rows), discard: *discard }
         }
-        other => other.clone(),
+        RecordBody::Mark => RecordBody::Mark,
     }
 }

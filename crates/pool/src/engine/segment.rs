@@ -10,7 +10,7 @@ use super::pool::Pool;
 use super::volume::Volume;
 use crate::allocate::{SEGMENT_EXTENTS, Usable, plan_segment, segments_per_log};
 use crate::format::{Configuration, DiskNumber, SEGMENT_HEADER_BYTES, SegmentNumber, VolumeId};
-use crate::metadata::{MetaRecord, Metadata, Segment, SegmentCopyPlace, SegmentState, VolumeLog};
+use crate::metadata::{MetaRecord, Metadata, Segment, SegmentCopyPlace, SegmentState};
 
 /// How a volume's log is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,22 +88,28 @@ impl Volume {
         let meta = self.pool.meta.borrow();
         let volume = meta.volumes().get(&self.id)?;
         let log = &volume.log;
-        if log.segments.len() as u32 >= self.log_shape.segments_max {
+        // An opening must append before it can free anything.
+        let full = log.segments.len() as u32 >= self.log_shape.segments_max;
+        if full && !self.log.opening.get() {
             return None;
         }
         let usable = self.pool.usable_disks();
-        let copies = plan_segment(&meta, &usable, volume.layout.copies()).ok()?;
+        let wanted = volume.layout.copies();
+        let copies = plan_segment(&meta, &usable, wanted).ok()?;
         let segment = Segment {
             number: log.next_segment,
             epoch: self.pool.epoch,
             birth: meta.counters().birth,
             copies,
+            wanted,
             state: SegmentState::Open,
-            first_record: self.log.state.borrow().next,
+            key: self.pool.runtime.random_u64(),
         };
+        // Nothing is in flight: what isn't durable everywhere goes into the new one.
+        let state = SegmentState::Closed(self.log.state.borrow().durable);
         let open = log.segments.values().filter(|live| live.state == SegmentState::Open);
         let mut records: Vec<MetaRecord> = open
-            .map(|live| MetaRecord::SegmentClosed { volume: self.id, number: live.number })
+            .map(|live| MetaRecord::SegmentEnded { volume: self.id, number: live.number, state })
             .collect();
         records.push(MetaRecord::SegmentOpened { volume: self.id, segment: segment.clone() });
         Some((records, segment))
@@ -121,7 +127,7 @@ impl Volume {
                 meta.volumes().get(&self.id).and_then(|v| v.log.segments.get(&opened.number));
             live.map_or(0, |live| copies_in(live, &self.pool.config.borrow()))
         };
-        if now < opened.copies.len() || now >= usize::from(self.copies_wanted()) {
+        if now < opened.copies.len() || now >= usize::from(opened.wanted) {
             return now < opened.copies.len();
         }
         self.plan_segment().is_some_and(|(_, better)| better.copies.len() > now)
@@ -133,14 +139,8 @@ impl Volume {
         let meta = self.pool.meta.borrow();
         let Some(volume) = meta.volumes().get(&self.id) else { return false };
         let config = self.pool.config.borrow();
-        let mut closed =
-            volume.log.segments.values().filter(|live| live.state == SegmentState::Closed);
-        closed.any(|live| copies_in(live, &config) < usize::from(volume.layout.copies()))
-    }
-
-    fn copies_wanted(&self) -> u8 {
-        let meta = self.pool.meta.borrow();
-        meta.volumes().get(&self.id).map_or(0, |volume| volume.layout.copies())
+        let mut closed = volume.log.segments.values().filter(|live| live.end().is_some());
+        closed.any(|live| copies_in(live, &config) < usize::from(live.wanted))
     }
 
     /// The same of the segment that takes records.
@@ -181,13 +181,6 @@ impl Pool {
         }
         Ok(others)
     }
-}
-
-/// Whether an opening needs a live segment: it holds records that aren't in place yet, or, the newest,
-/// may hold some.
-pub(crate) fn is_needed(log: &VolumeLog, segment: &Segment) -> bool {
-    let next = log.segments.range(segment.number..).nth(1).map(|(_, next)| next.first_record);
-    next.is_none_or(|next| log.released.next() < next)
 }
 
 /// The copies of a segment on disks that are in.

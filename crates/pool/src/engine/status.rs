@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::lease::Ended;
 use super::member::{Member, Standing};
 use super::open_pool::OpenPool;
-use super::segment::{current_copies, is_needed};
+use super::segment::current_copies;
 use super::volume::{Serving, Volume};
 use crate::format::{BirthId, DiskNumber, ExtentShape};
 use crate::metadata::{Metadata, Volume as VolumeMeta};
@@ -154,7 +154,8 @@ impl OpenPool {
         for segment in volume.log.segments.values() {
             let current = current_copies(segment, &config);
             let there = current.iter().filter(|copy| self.is_there(copy.disk));
-            if is_needed(&volume.log, segment) {
+            // An opening needs one of its copies.
+            if segment.is_needed(volume.log.released) {
                 least = least.min(there.count() as u32);
             }
         }

@@ -13,6 +13,7 @@ use crate::format::FailureDomain;
 use crate::metadata::Layout;
 use crate::report::{PoolEvent, PoolReport, PoolState, VerifyReport};
 
+mod logs;
 mod owners;
 
 const MIB: u64 = 1 << 20;

@@ -97,7 +97,13 @@ impl Field {
 
 /// CRC32C of `bytes` with the field `crc` taken as zeros.
 pub(crate) fn crc_without(bytes: &[u8], crc: Field) -> u32 {
+    crc_seeded(&[], bytes, crc)
+}
+
+/// The same, behind `seed`.
+pub(crate) fn crc_seeded(seed: &[u8], bytes: &[u8], crc: Field) -> u32 {
     let mut digest = block::Crc32c::new();
+    digest.update(seed);
     digest.update(bytes.get(..crc.offset).unwrap_or_default());
     digest.update(&[0; 4]);
     digest.update(bytes.get(crc.end()..).unwrap_or_default());

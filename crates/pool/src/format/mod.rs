@@ -31,11 +31,11 @@ pub use label::{
     NAME_BYTES_MAX, SelectedLabel, VOTE_DISKS_MAX, end_of_labelled, select_label,
 };
 pub use log::{
-    Batch, Conflict, LogTail, Mark, MergedSegment, RECORD_ROWS_MAX, Record, RecordBody, RowRange,
-    SEGMENT_HEADER_BYTES, SegmentFault, SegmentHeader, UncheckedSegmentHeader, encode_batch,
-    merge_segment,
+    Batch, Conflict, FoundRecord, LogTail, RECORD_ROWS_MAX, Record, RecordBody, RowRange,
+    SEGMENT_HEADER_BYTES, SegmentContents, SegmentFault, SegmentHeader, SegmentSeal, Stamp,
+    UncheckedSegmentHeader, encode_batch, read_segment,
 };
-pub(crate) use log::{CheckedHeader, CheckedKind, check_header, record_claim};
+pub(crate) use log::{CheckedHeader, CheckedKind, batch_len, check_header, claimed_header_len};
 pub use vote::{
     Configuration, CopySet, OUT_DISKS_MAX, OutDisk, TooManyOut, VOTE_BYTES, VotePlace, VoteSlots,
     Witness, select_vote,

@@ -25,13 +25,13 @@ const PROPERTY_SET: u8 = 8;
 const RUN_ADDED: u8 = 9;
 const RUN_INITIALISED: u8 = 10;
 const SEGMENT_OPENED: u8 = 11;
-const SEGMENT_CLOSED: u8 = 12;
+const SEGMENT_ENDED: u8 = 12;
 const SEGMENT_FREED: u8 = 13;
 const SEGMENT_COPY_DROPPED: u8 = 14;
 const MISSES_SET: u8 = 15;
 const MISSES_CLEARED: u8 = 16;
 const RELEASED: u8 = 17;
-const CUT: u8 = 18;
+// 18 said where a takeover had found a log's end.
 const PENDING_FREED: u8 = 19;
 const POOL_RENAMED: u8 = 20;
 const DISK_RESTORED: u8 = 21;
@@ -110,8 +110,9 @@ fn put_record(w: &mut Writer, record: &MetaRecord) {
             w.byte(SEGMENT_OPENED).number(volume.0.into());
             put_segment(w, segment);
         }
-        MetaRecord::SegmentClosed { volume, number } => {
-            w.byte(SEGMENT_CLOSED).number(volume.0.into()).number(number.0);
+        MetaRecord::SegmentEnded { volume, number, state } => {
+            w.byte(SEGMENT_ENDED).number(volume.0.into()).number(number.0);
+            put_segment_state(w, *state);
         }
         MetaRecord::SegmentFreed { volume, number } => {
             w.byte(SEGMENT_FREED).number(volume.0.into()).number(number.0);
@@ -136,9 +137,6 @@ fn put_record(w: &mut Writer, record: &MetaRecord) {
             }
             put_misses(w, misses);
         }
-        MetaRecord::Cut { volume, epoch, cut } => {
-            w.byte(CUT).number(volume.0.into()).number(epoch.0).number(cut.0);
-        }
         MetaRecord::PendingFreed { disk, extents } => {
             w.byte(PENDING_FREED).number(disk.0.into());
             put_extents(w, *extents);
@@ -153,12 +151,9 @@ fn put_record(w: &mut Writer, record: &MetaRecord) {
                 put_extents(w, *extents);
             }
         }
-        MetaRecord::LogRestored { volume, next_segment, released, cut } => {
+        MetaRecord::LogRestored { volume, next_segment, released } => {
             w.byte(LOG_RESTORED).number(volume.0.into()).number(next_segment.0);
-            w.number(released.0).byte(cut.is_some().into());
-            if let Some((epoch, cut)) = cut {
-                w.number(epoch.0).number(cut.0);
-            }
+            w.number(released.0);
         }
         MetaRecord::CountersRestored(counters) => {
             w.byte(COUNTERS_RESTORED).number(counters.birth.0).number(counters.volume.0.into());
@@ -216,7 +211,11 @@ fn take_record(r: &mut Reader<'_>) -> Result<MetaRecord, Malformed> {
         SEGMENT_OPENED => {
             MetaRecord::SegmentOpened { volume: volume(r)?, segment: take_segment(r)? }
         }
-        SEGMENT_CLOSED => MetaRecord::SegmentClosed { volume: volume(r)?, number: segment(r)? },
+        SEGMENT_ENDED => MetaRecord::SegmentEnded {
+            volume: volume(r)?,
+            number: segment(r)?,
+            state: take_segment_state(r)?,
+        },
         SEGMENT_FREED => MetaRecord::SegmentFreed { volume: volume(r)?, number: segment(r)? },
         SEGMENT_COPY_DROPPED => MetaRecord::SegmentCopyDropped {
             volume: volume(r)?,
@@ -232,11 +231,6 @@ fn take_record(r: &mut Reader<'_>) -> Result<MetaRecord, Malformed> {
             touched: take_list(r, disk)?,
             misses: take_misses(r)?,
         },
-        CUT => MetaRecord::Cut {
-            volume: volume(r)?,
-            epoch: Epoch(r.number()?),
-            cut: RecordNumber(r.number()?),
-        },
         PENDING_FREED => MetaRecord::PendingFreed { disk: disk(r)?, extents: take_extents(r)? },
         POOL_RENAMED => MetaRecord::PoolRenamed { name: r.text()? },
         DISK_RESTORED => MetaRecord::DiskRestored {
@@ -244,16 +238,11 @@ fn take_record(r: &mut Reader<'_>) -> Result<MetaRecord, Malformed> {
             expected_release: ReleaseNumber(r.number()?),
             pending: take_list(r, take_extents)?,
         },
-        LOG_RESTORED => {
-            let (volume, next_segment) = (volume(r)?, segment(r)?);
-            let released = RecordNumber(r.number()?);
-            let cut = if r.flag()? {
-                Some((Epoch(r.number()?), RecordNumber(r.number()?)))
-            } else {
-                None
-            };
-            MetaRecord::LogRestored { volume, next_segment, released, cut }
-        }
+        LOG_RESTORED => MetaRecord::LogRestored {
+            volume: volume(r)?,
+            next_segment: segment(r)?,
+            released: RecordNumber(r.number()?),
+        },
         COUNTERS_RESTORED => MetaRecord::CountersRestored(Counters {
             birth: BirthId(r.number()?),
             volume: volume(r)?,
@@ -312,9 +301,28 @@ fn take_run(r: &mut Reader<'_>) -> Result<GroupRun, Malformed> {
     Ok(GroupRun { key, count, birth, members, initialised })
 }
 
+fn put_segment_state(w: &mut Writer, state: SegmentState) {
+    // 3 is kept for a segment that is prepared and takes no record yet.
+    match state {
+        SegmentState::Open => w.byte(0),
+        SegmentState::Closed(end) => w.byte(1).number(end.0),
+        SegmentState::Bounded(end) => w.byte(2).number(end.0),
+    };
+}
+
+fn take_segment_state(r: &mut Reader<'_>) -> Result<SegmentState, Malformed> {
+    Ok(match r.byte()? {
+        0 => SegmentState::Open,
+        1 => SegmentState::Closed(RecordNumber(r.number()?)),
+        2 => SegmentState::Bounded(RecordNumber(r.number()?)),
+        _ => return Err(r.malformed()),
+    })
+}
+
 fn put_segment(w: &mut Writer, segment: &Segment) {
     w.number(segment.number.0).number(segment.epoch.0).number(segment.birth.0);
-    w.byte((segment.state == SegmentState::Closed).into()).number(segment.first_record.0);
+    w.byte(segment.wanted).fixed64(segment.key);
+    put_segment_state(w, segment.state);
     w.number(segment.copies.len() as u64);
     for copy in &segment.copies {
         w.number(copy.disk.0.into());
@@ -324,11 +332,10 @@ fn put_segment(w: &mut Writer, segment: &Segment) {
 
 fn take_segment(r: &mut Reader<'_>) -> Result<Segment, Malformed> {
     let (number, epoch, birth) = (segment(r)?, Epoch(r.number()?), BirthId(r.number()?));
-    let state = if r.flag()? { SegmentState::Closed } else { SegmentState::Open };
-    let first_record = RecordNumber(r.number()?);
+    let (wanted, key, state) = (r.byte()?, r.fixed64()?, take_segment_state(r)?);
     let copies =
         take_list(r, |r| Ok(SegmentCopyPlace { disk: disk(r)?, extents: take_extents(r)? }))?;
-    Ok(Segment { number, epoch, birth, copies, state, first_record })
+    Ok(Segment { number, epoch, birth, copies, wanted, state, key })
 }
 
 fn put_misses(w: &mut Writer, changes: &[MissChange]) {

@@ -1,9 +1,8 @@
 //! The changes that metadata can undergo. Several make one transaction, committed as one log entry.
 
-use block::Epoch;
 use uuid::Uuid;
 
-use super::{Counters, DiskState, ExtentRange, GroupRun, Layout, RunKey, Segment};
+use super::{Counters, DiskState, ExtentRange, GroupRun, Layout, RunKey, Segment, SegmentState};
 use crate::format::{
     BirthId, DiskId, DiskNumber, RecordNumber, ReleaseNumber, SegmentNumber, VolumeId,
 };
@@ -116,13 +115,15 @@ pub enum MetaRecord {
         segment: Segment,
     },
     /// A segment takes no more records.
-    SegmentClosed {
+    SegmentEnded {
         /// Whose log.
         volume: VolumeId,
         /// Which.
         number: SegmentNumber,
+        /// Closed or bounded.
+        state: SegmentState,
     },
-    /// A segment whose records are all released or cut ends; its extents are free.
+    /// A segment whose records are all released, or all in an older one too, ends; its extents are free.
     SegmentFreed {
         /// Whose log.
         volume: VolumeId,
@@ -156,15 +157,6 @@ pub enum MetaRecord {
         /// What wasn't reached.
         misses: Vec<MissChange>,
     },
-    /// A takeover has decided where a log ends.
-    Cut {
-        /// Whose log.
-        volume: VolumeId,
-        /// The epoch that decided.
-        epoch: Epoch,
-        /// The last record that counts.
-        cut: RecordNumber,
-    },
     /// Extents that were pending are free.
     PendingFreed {
         /// On which disk.
@@ -194,8 +186,6 @@ pub enum MetaRecord {
         next_segment: SegmentNumber,
         /// The last released record.
         released: RecordNumber,
-        /// The last cut.
-        cut: Option<(Epoch, RecordNumber)>,
     },
     /// Checkpoints only: the counters, none lower than they are.
     CountersRestored(Counters),

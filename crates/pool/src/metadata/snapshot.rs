@@ -39,7 +39,6 @@ impl Metadata {
                 volume: volume.id,
                 next_segment: volume.log.next_segment,
                 released: volume.log.released,
-                cut: volume.log.cut,
             });
         }
         let misses = self.misses.iter();

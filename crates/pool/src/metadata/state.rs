@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{ExtentRange, ExtentSet};
 use crate::format::{
     BirthId, DiskId, DiskNumber, ExtentNumber, ExtentShape, FailureDomain, PoolId, RecordNumber,
-    ReleaseNumber, SegmentNumber, VolumeId,
+    ReleaseNumber, SegmentNumber, SegmentSeal, VolumeId,
 };
 use crate::layout::StripeLayout;
 
@@ -171,8 +171,12 @@ impl<'a> Group<'a> {
 pub enum SegmentState {
     /// Records are appended.
     Open,
-    /// To be folded and freed.
-    Closed,
+    /// It ends with this record: all up to it were durable on all current copies, beyond it all is
+    /// void.
+    Closed(RecordNumber),
+    /// An opening found that it ends with this record: beyond it all is void. That bounds it, and
+    /// proves nothing: the last ones may be on one copy only.
+    Bounded(RecordNumber),
 }
 
 /// A copy of a segment.
@@ -195,10 +199,32 @@ pub struct Segment {
     pub birth: BirthId,
     /// The copies that are current: each has everything that was acknowledged.
     pub copies: Vec<SegmentCopyPlace>,
+    /// How many there should be.
+    pub wanted: u8,
     /// Whether it still takes records.
     pub state: SegmentState,
-    /// Number of its first record.
-    pub first_record: RecordNumber,
+    /// Random: its records' CRCs begin with it.
+    pub key: u64,
+}
+
+impl Segment {
+    /// What makes a record one of this segment.
+    pub fn seal(&self) -> SegmentSeal {
+        SegmentSeal { birth: self.birth, epoch: self.epoch, key: self.key }
+    }
+
+    /// Its last record that counts, where it is known.
+    pub fn end(&self) -> Option<RecordNumber> {
+        match self.state {
+            SegmentState::Open => None,
+            SegmentState::Closed(end) | SegmentState::Bounded(end) => Some(end),
+        }
+    }
+
+    /// Whether it holds, or, open, may hold records beyond this one.
+    pub fn is_needed(&self, released: RecordNumber) -> bool {
+        self.end().is_none_or(|end| end > released)
+    }
 }
 
 /// A volume's log.
@@ -210,9 +236,6 @@ pub struct VolumeLog {
     pub next_segment: SegmentNumber,
     /// Everything up to this record is in place on all members that are in, or in misses.
     pub released: RecordNumber,
-    /// The last record that the last takeover adopted, and its epoch: what an older epoch holds
-    /// beyond it is void.
-    pub cut: Option<(Epoch, RecordNumber)>,
 }
 
 /// A volume.

@@ -56,7 +56,7 @@ pub(crate) fn run(first_set: u64, count: u32, birth: u64, members: &[(u32, u32)]
 }
 
 /// A segment of two extents per copy.
-pub(crate) fn segment(number: u64, birth: u64, first: u64, copies: &[(u32, u32)]) -> Segment {
+pub(crate) fn segment(number: u64, birth: u64, copies: &[(u32, u32)]) -> Segment {
     let copies = copies.iter().map(|(disk, first)| SegmentCopyPlace {
         disk: DiskNumber(*disk),
         extents: ExtentRange::new(ExtentNumber(*first), 2),
@@ -66,8 +66,9 @@ pub(crate) fn segment(number: u64, birth: u64, first: u64, copies: &[(u32, u32)]
         epoch: Epoch(1),
         birth: BirthId(birth),
         copies: copies.collect(),
+        wanted: 2,
         state: SegmentState::Open,
-        first_record: RecordNumber(first),
+        key: 0x0123_4567_89ab_cdef + number,
     }
 }
 
@@ -75,6 +76,8 @@ pub(crate) fn segment(number: u64, birth: u64, first: u64, copies: &[(u32, u32)]
 pub(crate) fn history() -> Vec<MetaRecord> {
     let volume = VolumeId(1);
     let miss = |group, member, mask| MissChange { group: BirthId(group), member, mask };
+    let ended =
+        |number, state| MetaRecord::SegmentEnded { volume, number: SegmentNumber(number), state };
     vec![
         disk_added(0, 0, 1 << 30, 8 * MIB),
         disk_added(1, 1, 1 << 30, 8 * MIB),
@@ -87,7 +90,7 @@ pub(crate) fn history() -> Vec<MetaRecord> {
             width: 1,
         },
         MetaRecord::RunAdded { volume, run: run(0, 16, 1, &[(0, 0), (1, 0)]) },
-        MetaRecord::SegmentOpened { volume, segment: segment(1, 17, 1, &[(0, 100), (2, 100)]) },
+        MetaRecord::SegmentOpened { volume, segment: segment(1, 17, &[(0, 100), (2, 100)]) },
         MetaRecord::RunAdded { volume, run: run(16, 4, 18, &[(1, 16), (2, 0)]) },
         MetaRecord::VolumeResized { id: volume, bytes: 20 * 1020 * 4096 },
         MetaRecord::PropertySet { id: volume, key: "mount".into(), value: Some("/srv".into()) },
@@ -95,8 +98,8 @@ pub(crate) fn history() -> Vec<MetaRecord> {
         MetaRecord::PropertySet { id: volume, key: "ftp".into(), value: None },
         MetaRecord::RunInitialised { volume, key: RunKey { lane: 0, first_set: 0 }, count: 8 },
         MetaRecord::MissesSet(vec![miss(2, 0, 0xf0), miss(2, 1, 0x0f), miss(19, 1, u64::MAX)]),
-        MetaRecord::SegmentClosed { volume, number: SegmentNumber(1) },
-        MetaRecord::SegmentOpened { volume, segment: segment(2, 22, 40, &[(0, 102), (2, 102)]) },
+        ended(1, SegmentState::Closed(RecordNumber(39))),
+        MetaRecord::SegmentOpened { volume, segment: segment(2, 22, &[(0, 102), (2, 102)]) },
         MetaRecord::SegmentCopyDropped { volume, number: SegmentNumber(1), disk: DiskNumber(2) },
         MetaRecord::Released {
             volume,
@@ -107,7 +110,7 @@ pub(crate) fn history() -> Vec<MetaRecord> {
         },
         MetaRecord::SegmentFreed { volume, number: SegmentNumber(1) },
         MetaRecord::MissesCleared(vec![miss(19, 1, u64::MAX), miss(2, 0, 0x30)]),
-        MetaRecord::Cut { volume, epoch: Epoch(3), cut: RecordNumber(44) },
+        ended(2, SegmentState::Bounded(RecordNumber(44))),
         MetaRecord::VolumeRenamed { id: volume, name: "subspace".into() },
         MetaRecord::VolumeCreated {
             id: VolumeId(2),
@@ -138,7 +141,6 @@ pub(crate) fn history() -> Vec<MetaRecord> {
             volume,
             next_segment: SegmentNumber(9),
             released: RecordNumber(44),
-            cut: Some((Epoch(3), RecordNumber(44))),
         },
         MetaRecord::CountersRestored(Counters {
             birth: BirthId(500),

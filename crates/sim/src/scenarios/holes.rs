@@ -11,13 +11,12 @@ use pool::metadata::Layout;
 
 use super::common::{CONVERGENCE_MAX, Rig, VOLUME};
 use super::damage::newest_checksum_slots;
-use super::losses::{disks_of, lose_node, status, trickle};
+use super::losses::{disks_of, status, trickle};
 use crate::cluster::Plan;
 use crate::disk::{Disk, Latency};
 use crate::fork::{Judgement, Loss, Owner};
 use crate::medium::Survival;
 use crate::oracle::Change;
-use crate::pattern::{self, Content};
 use crate::runner::{Expected, Failure, Scenario, Stage};
 use crate::workload::Mix;
 
@@ -42,25 +41,11 @@ pub const SCENARIOS: &[Scenario] = &[
         |stage| rotten_slot(stage).boxed_local(),
     ),
     hole(
-        "rotten-record",
-        "raid0: a record in the middle of the log rots: what was acknowledged behind it is there, or \
-         the volume waits and says so",
-        ("1.4", BY_READ),
-        |stage| rotten_record(stage).boxed_local(),
-    ),
-    hole(
         "rolled-back-metadata",
         "a node restarts quickly with an older disk; later its metadata copy is the only current one \
          in sight: the old maps aren't adopted",
         ("1.6", BY_FORK),
         |stage| rolled_back_metadata(stage).boxed_local(),
-    ),
-    hole(
-        "lone-tail",
-        "a record that one log copy has is brought into place by an opening that the power cuts \
-         short, and that copy is lost for good: what the row held before is there",
-        ("1.14", BY_FORK),
-        |stage| lone_tail(stage).boxed_local(),
     ),
 ];
 
@@ -183,30 +168,6 @@ async fn rotten_slot(stage: Stage) -> Result<(), Failure> {
     damaged_and_read(&rig, span, damage, which).await
 }
 
-/// Finding 1.4: a record that can't be read passes for the end of the log.
-async fn rotten_record(stage: Stage) -> Result<(), Failure> {
-    let span = 256;
-    let rig = written_raid0(&stage, span, BLOCK_SECTORS as usize).await?;
-    let mix = Mix { depth: 8, writes: 100, zeroes: 0, discards: 0, flushes: 0, ..Mix::default() };
-    rig.load(Mix { span_sectors: span, sectors_max: 8, think: Duration::from_millis(5), ..mix })
-        .await?;
-    rig.run_for(rig.between(50, 300)).await;
-    let which = rig.below(3);
-    let damage = |disk: &Disk, rig: &Rig| {
-        // One of the latest operations, wherever the disk has it.
-        let operations = rig.record(VOLUME).oracle().operations();
-        let rotten = operations.saturating_sub(8 + rig.below(16) as u64);
-        for sector in 0..disk.sectors() {
-            let bytes = disk.peek(SectorRange::new(Lba(sector), 1));
-            let content = pattern::recognise(&bytes);
-            if matches!(content, Content::Written { operation, .. } if operation == rotten) {
-                disk.flip_byte(sector * SECTOR_BYTES as u64 + 77, 4);
-            }
-        }
-    };
-    damaged_and_read(&rig, span, damage, which).await
-}
-
 /// Finding 1.6: the rollback is noticed and the data caught up, but a metadata copy that is current
 /// and there is left as it is: new entries follow a hole, behind which they are never found.
 async fn rolled_back_metadata(stage: Stage) -> Result<(), Failure> {
@@ -240,48 +201,5 @@ async fn rolled_back_metadata(stage: Stage) -> Result<(), Failure> {
         owners: vec![Owner::Same],
         judgement: Judgement::RightOrNamed,
     });
-    Ok(())
-}
-
-/// Finding 1.14: what only one log copy has was never acknowledged, so it mustn't overwrite what was
-/// before it is as safe as that.
-async fn lone_tail(stage: Stage) -> Result<(), Failure> {
-    let rig = Rig::mirror(&stage).await?;
-    let span = 512;
-    rig.on_volume(VOLUME, move |watched| async move {
-        for start in (0..span).step_by(64) {
-            watched.change(Change::Write, SectorRange::new(Lba(start), 64)).await?;
-        }
-        Ok::<(), block::IoError>(())
-    })
-    .await??;
-    rig.in_place(VOLUME).await?;
-    let mix = Mix { depth: 8, writes: 100, zeroes: 0, discards: 0, flushes: 0, ..Mix::default() };
-    rig.load(Mix { span_sectors: span, think: Duration::from_millis(20), ..mix }).await?;
-    rig.run_for(rig.between(50, 400)).await;
-    // What is on its way reaches one node only.
-    let keeper = rig.below(3);
-    for number in (0..3).filter(|number| *number != keeper) {
-        rig.cluster.cut_link(number, true);
-    }
-    rig.run_for(rig.between(20, 200)).await;
-    rig.cluster.kill_supervisor(0);
-    rig.forget_clients();
-    (0..3).for_each(|number| rig.cluster.cut_link(number, false));
-    rig.run_for(Duration::from_millis(50)).await;
-    rig.cluster.start_supervisor(0);
-    let mut left = 6;
-    let begin = rig.cluster.world().timeline().now();
-    // The opening is in the middle of its fold while rows are in a cache.
-    while left > 0 && rig.cluster.world().timeline().now().since(begin) < Duration::from_secs(12) {
-        rig.run_for(Duration::from_micros(100)).await;
-        let others = (0..3).filter(|node| *node != keeper);
-        let unstable = others
-            .filter(|node| rig.cluster.node(*node).disks().iter().any(|disk| !disk.is_stable()));
-        if unstable.count() > 0 && rig.report().is_some_and(|report| report.survives >= 1) {
-            lose_node(&rig, keeper, "while the tail is folded", Survival::Arbitrary);
-            left -= 1;
-        }
-    }
     Ok(())
 }

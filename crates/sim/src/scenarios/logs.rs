@@ -2,13 +2,18 @@
 
 use std::time::Duration;
 
+use block::{BLOCK_SECTORS, Lba, SECTOR_BYTES, SectorRange};
 use futures::FutureExt;
+use pool::metadata::Layout;
 
-use super::common::{CONVERGENCE_MAX, Rig, VOLUME};
+use super::common::{CONVERGENCE_MAX, OPENING_MAX, Rig, VOLUME, expect};
 use super::losses::{lose_node, trickle};
 use super::scenario;
+use crate::cluster::Plan;
 use crate::disk::Latency;
 use crate::medium::Survival;
+use crate::oracle::Change;
+use crate::pattern::{self, Content};
 use crate::runner::{Failure, Scenario, Stage};
 use crate::workload::Mix;
 
@@ -33,6 +38,20 @@ pub const SCENARIOS: &[Scenario] = &[
          log copy, or what it lacks, isn't counted",
         400,
         |stage| join_and_exclude(stage).boxed_local(),
+    ),
+    scenario(
+        "lone-tail",
+        "a record that one log copy has is brought into place by an opening that the power cuts \
+         short, and that copy is lost for good: what the row held before is there",
+        400,
+        |stage| lone_tail(stage).boxed_local(),
+    ),
+    scenario(
+        "rotten-record",
+        "raid0: a record in the middle of the log rots: what was acknowledged behind it is there, or \
+         the volume waits and says for what",
+        400,
+        |stage| rotten_record(stage).boxed_local(),
     ),
 ];
 
@@ -122,4 +141,106 @@ async fn join_and_exclude(stage: Stage) -> Result<(), Failure> {
         rig.wait_clean(CONVERGENCE_MAX).await?;
     }
     Ok(())
+}
+
+/// What only one log copy has was never acknowledged, so it mustn't overwrite what was before it is as
+/// safe as that.
+async fn lone_tail(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    let span = 512;
+    rig.on_volume(VOLUME, move |watched| async move {
+        for start in (0..span).step_by(64) {
+            watched.change(Change::Write, SectorRange::new(Lba(start), 64)).await?;
+        }
+        Ok::<(), block::IoError>(())
+    })
+    .await??;
+    rig.in_place(VOLUME).await?;
+    let mix = Mix { depth: 8, writes: 100, zeroes: 0, discards: 0, flushes: 0, ..Mix::default() };
+    rig.load(Mix { span_sectors: span, think: Duration::from_millis(20), ..mix }).await?;
+    rig.run_for(rig.between(50, 400)).await;
+    // What is on its way reaches one node only.
+    let keeper = rig.below(3);
+    for number in (0..3).filter(|number| *number != keeper) {
+        rig.cluster.cut_link(number, true);
+    }
+    rig.run_for(rig.between(20, 200)).await;
+    rig.cluster.kill_supervisor(0);
+    rig.forget_clients();
+    (0..3).for_each(|number| rig.cluster.cut_link(number, false));
+    rig.run_for(Duration::from_millis(50)).await;
+    rig.cluster.start_supervisor(0);
+    let mut left = 6;
+    let begin = rig.cluster.world().timeline().now();
+    // The opening is in the middle of its fold while rows are in a cache.
+    while left > 0 && rig.cluster.world().timeline().now().since(begin) < Duration::from_secs(12) {
+        rig.run_for(Duration::from_micros(100)).await;
+        let others = (0..3).filter(|node| *node != keeper);
+        let unstable = others
+            .filter(|node| rig.cluster.node(*node).disks().iter().any(|disk| !disk.is_stable()));
+        if unstable.count() > 0 && rig.report().is_some_and(|report| report.survives >= 1) {
+            lose_node(&rig, keeper, "while the tail is folded", Survival::Arbitrary);
+            left -= 1;
+        }
+    }
+    Ok(())
+}
+
+/// A record that can't be read must not pass for the end of the log. The last one's damage is told by
+/// the MARK behind it, once that is written.
+async fn rotten_record(stage: Stage) -> Result<(), Failure> {
+    let span = 256;
+    let rig = Rig::start(&stage, Plan::simple(3, 32), &[(VOLUME, 4 << 20, Layout::Raid0)]).await?;
+    for _ in 0..2 {
+        rig.on_volume(VOLUME, move |watched| async move {
+            watched.change(Change::Write, SectorRange::new(Lba(0), span)).await
+        })
+        .await??;
+        rig.in_place(VOLUME).await?;
+    }
+    let mix = Mix { depth: 8, writes: 100, zeroes: 0, discards: 0, flushes: 0, ..Mix::default() };
+    rig.load(Mix { span_sectors: span, sectors_max: 8, think: Duration::from_millis(5), ..mix })
+        .await?;
+    rig.run_for(rig.between(50, 300)).await;
+    rig.quiet(CONVERGENCE_MAX).await?;
+    rig.run_for(rig.between(150, 800)).await;
+    rig.forget_clients();
+    rig.cluster.cut_all_power();
+    // One of the latest operations, wherever the disks have it.
+    let operations = rig.record(VOLUME).oracle().operations();
+    let rotten = operations.saturating_sub(1 + rig.below(16) as u64);
+    let mut hit = false;
+    for node in 0..3 {
+        let disk = &rig.cluster.node(node).disks()[0];
+        for sector in 0..disk.sectors() {
+            let bytes = disk.peek(SectorRange::new(Lba(sector), 1));
+            let content = pattern::recognise(&bytes);
+            if matches!(content, Content::Written { operation, .. } if operation == rotten) {
+                disk.flip_byte(sector * SECTOR_BYTES as u64 + 77, 4);
+                hit = true;
+            }
+        }
+    }
+    rig.cluster.tell(&format!("operation {rotten} rots: {hit}"));
+    (0..3).for_each(|number| rig.cluster.start_node(number));
+    rig.cluster.start_supervisor(rig.active());
+    rig.record(VOLUME).expect_unreadable(SectorRange::new(Lba(0), span));
+    let decided = || {
+        rig.volume_report(VOLUME).is_some_and(|volume| {
+            volume.suspended.is_none_or(|why| why.contains("its log is damaged: records "))
+        })
+    };
+    rig.cluster
+        .wait_for("it serves, or says that its log is damaged", OPENING_MAX, decided)
+        .await?;
+    if rig.volume_report(VOLUME).is_some_and(|volume| volume.suspended.is_some()) {
+        return expect(hit, || "a log that nobody touched is damaged".into());
+    }
+    rig.on_volume(VOLUME, move |watched| async move {
+        for start in (0..span).step_by(BLOCK_SECTORS as usize) {
+            // What is read is compared with what was written; where it rotted in place, it is an error.
+            let _ = watched.read(SectorRange::new(Lba(start), BLOCK_SECTORS)).await;
+        }
+    })
+    .await
 }

@@ -1,7 +1,7 @@
 //! Disks that tell different stories: stale ones, clones, and maps that contradict themselves.
 
 use super::*;
-use crate::format::{BirthId, DiskNumber, ExtentNumber, RecordNumber, VolumeId};
+use crate::format::{BirthId, DiskNumber, ExtentNumber, VolumeId};
 use crate::metadata::{
     AreaLayout, AreaPosition, ExtentRange, GroupRun, Member, MetaRecord, RunKey, Segment,
     SegmentCopyPlace, SegmentState, encode_entry, recover_copy,
@@ -110,8 +110,9 @@ fn an_extent_of_a_log_segment_and_one_beyond_the_disk_are_named() {
             disk: DiskNumber(0),
             extents: ExtentRange::new(ExtentNumber(0), 2),
         }],
+        wanted: 1,
         state: SegmentState::Open,
-        first_record: RecordNumber(1 << 40),
+        key: 1,
     };
     let opened = MetaRecord::SegmentOpened { volume: VolumeId(1), segment };
     commit(&mut images, &[opened, mad_run(6000, 9200, &[(1, 5_000_000), (2, 100)])]);

@@ -10,8 +10,7 @@
 //! | 24 | 8 | segment number |
 //! | 32 | 8 | epoch |
 //! | 40 | 8 | birth id |
-//! | 48 | 8 | number of the first record |
-//! | 56 | 4040 | zero |
+//! | 48 | 4048 | zero |
 //!
 //! Protects against: taking an earlier owner's bytes in the same extents for this segment's: its birth
 //! id is in no other segment's header or record. All copies of a segment are equal byte for byte; a
@@ -20,7 +19,7 @@
 use block::{BLOCK_BYTES, Buffer, BufferMut, Epoch};
 
 use crate::format::field::{Field, crc_without};
-use crate::format::{BirthId, RecordNumber, SegmentNumber, VolumeId};
+use crate::format::{BirthId, SegmentNumber, VolumeId};
 
 const MAGIC_BYTES: &[u8; 8] = b"epSEGMNT";
 
@@ -32,8 +31,7 @@ const BLOCKS: Field = LOG.then(4);
 const NUMBER: Field = BLOCKS.then(8);
 const EPOCH: Field = NUMBER.then(8);
 const BIRTH: Field = EPOCH.then(8);
-const FIRST: Field = BIRTH.then(8);
-const REST: Field = FIRST.then(SEGMENT_HEADER_BYTES - FIRST.end());
+const REST: Field = BIRTH.then(SEGMENT_HEADER_BYTES - BIRTH.end());
 
 /// Bytes of the header block; records follow.
 pub const SEGMENT_HEADER_BYTES: usize = BLOCK_BYTES;
@@ -53,8 +51,6 @@ pub struct SegmentHeader {
     pub epoch: Epoch,
     /// Its birth id, in each of its records too.
     pub birth: BirthId,
-    /// The number of its first record.
-    pub first_record: RecordNumber,
 }
 
 /// Why a header isn't that of the segment that was looked for.
@@ -78,7 +74,6 @@ impl SegmentHeader {
         NUMBER.put_number(&mut block, self.number.0);
         EPOCH.put_number(&mut block, self.epoch.0);
         BIRTH.put_number(&mut block, self.birth.0);
-        FIRST.put_number(&mut block, self.first_record.0);
         let crc = crc_without(&block, CRC);
         CRC.put_number(&mut block, u64::from(crc));
         block.freeze()
@@ -106,7 +101,6 @@ impl UncheckedSegmentHeader<'_> {
             number: SegmentNumber(NUMBER.number(bytes)),
             epoch: Epoch(EPOCH.number(bytes)),
             birth: BirthId(BIRTH.number(bytes)),
-            first_record: RecordNumber(FIRST.number(bytes)),
         };
         if found == *expected { Ok(found) } else { Err(SegmentFault::Elsewhere(found.birth)) }
     }
@@ -124,7 +118,6 @@ mod tests {
             number: SegmentNumber(9),
             epoch: Epoch(5),
             birth: BirthId(0x0102),
-            first_record: RecordNumber(77),
         }
     }
 
@@ -154,6 +147,6 @@ mod tests {
         assert_eq!(&bytes[..8], b"epSEGMNT");
         assert_eq!(&bytes[12..24], &[2, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0]);
         assert_eq!(&bytes[24..40], &[9, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(&bytes[40..57], &[2, 1, 0, 0, 0, 0, 0, 0, 77, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(&bytes[40..49], &[2, 1, 0, 0, 0, 0, 0, 0, 0]);
     }
 }

@@ -5,8 +5,8 @@ mod merge;
 mod record;
 
 pub use header::{SEGMENT_HEADER_BYTES, SegmentFault, SegmentHeader, UncheckedSegmentHeader};
-pub use merge::{Conflict, MergedSegment, merge_segment};
+pub use merge::{Conflict, FoundRecord, SegmentContents, read_segment};
 pub use record::{
-    Batch, LogTail, Mark, RECORD_ROWS_MAX, Record, RecordBody, RowRange, encode_batch,
+    Batch, LogTail, RECORD_ROWS_MAX, Record, RecordBody, RowRange, SegmentSeal, Stamp, encode_batch,
 };
-pub(crate) use record::{CheckedHeader, CheckedKind, check_header, record_claim};
+pub(crate) use record::{CheckedHeader, CheckedKind, batch_len, check_header, claimed_header_len};

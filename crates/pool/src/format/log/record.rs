@@ -5,37 +5,46 @@
 //! | off | size | field |
 //! |---|---|---|
 //! | 0 | 4 | magic "epLR" |
-//! | 4 | 4 | CRC32C of the header (all its sectors), this field as zeros |
-//! | 8 | 1 | kind: 1 DATA, 2 ZERO, 3 INTENT, 4 MARK |
+//! | 4 | 4 | CRC32C of the segment's key and the header (all its sectors), this field as zeros |
+//! | 8 | 1 | kind: 1 DATA, 2 ZERO, 4 MARK; reserved: 3 INTENT, 5 PARITY |
 //! | 9 | 1 | flags: 0x01 the zeros are a discard |
 //! | 10 | 2 | sectors of the header |
 //! | 12 | 4 | CRC field of the record with the previous number; 0 before the first |
 //! | 16 | 8 | birth id of the segment |
 //! | 24 | 8 | epoch |
 //! | 32 | 8 | number |
-//! | 40 | 8 | birth id of the group (MARK: value) |
-//! | 48 | 4 | first row (MARK: code) |
+//! | 40 | 8 | birth id of the group; 0 in a MARK |
+//! | 48 | 4 | first row |
 //! | 52 | 4 | number of rows |
-//! | 56 | 8 | zero |
-//! | 64 | 4 each | DATA, INTENT: CRC32C of each row, seeded as in checksum blocks |
+//! | 56 | 2 | role of the rows: 0 is data 0 |
+//! | 58 | 6 | zero |
+//! | 64 | 8 | durable through (D): this record and all before it were on all current copies |
+//! | 72 | 8 | acknowledged through (A) |
+//! | 80 | 8 | number of the last committed metadata record |
+//! | 88 | 8 | number of the configuration |
+//! | 96 | 8 | continues after: the number before the first one of this segment |
+//! | 104 | 24 | zero |
+//! | 128 | 4 each | DATA: CRC32C of each row, seeded as in checksum blocks |
 //! | … | | zero to the end of the sector |
 //!
 //! Records lie end to end; a batch of them is padded with zeros to 4 KiB, so that a batch never shares
 //! a block of the disk with one that was acknowledged, and begins with a record where the padding ends.
+//! A batch is sealed once: every copy of the segment, and every repetition, gets the same bytes.
 //!
 //! Protects against: torn batches (CRCs over everything), bytes of an earlier segment or owner (birth
-//! id, epoch), gaps and two histories (consecutive numbers, each with its predecessor's CRC), and
-//! replaying into space that was given to another group (group birth id instead of a place).
+//! id, epoch), gaps and two histories (consecutive numbers, each with its predecessor's CRC), records
+//! that somebody wrote as data (the key is random and nowhere but in the metadata), replaying into
+//! space that was given to another group (group birth id instead of a place), and damage that passes
+//! for the log's end: D of a later record says what must be there. A MARK says nothing but D and A.
 
 use block::{BLOCK_BYTES, Buffer, BufferMut, Epoch, SECTOR_BYTES};
 
-use crate::format::field::{Field, crc_without};
-use crate::format::{BirthId, RecordNumber, Role, Row, row_checksum};
+use crate::format::field::{Field, crc_seeded};
+use crate::format::{BirthId, ConfigNumber, RecordNumber, Role, Row, row_checksum};
 
 const MAGIC_BYTES: &[u8; 4] = b"epLR";
 const KIND_DATA: u64 = 1;
 const KIND_ZERO: u64 = 2;
-const KIND_INTENT: u64 = 3;
 const KIND_MARK: u64 = 4;
 const FLAG_DISCARD: u64 = 0x01;
 
@@ -51,10 +60,17 @@ const NUMBER: Field = EPOCH.then(8);
 const GROUP: Field = NUMBER.then(8);
 const FIRST_ROW: Field = GROUP.then(4);
 const ROW_COUNT: Field = FIRST_ROW.then(4);
-const ZERO: Field = ROW_COUNT.then(8);
-const FIXED_BYTES: usize = ZERO.end();
+const ROLE: Field = ROW_COUNT.then(2);
+const ZERO: Field = ROLE.then(6);
+const DURABLE: Field = ZERO.then(8);
+const ACKNOWLEDGED: Field = DURABLE.then(8);
+const METADATA: Field = ACKNOWLEDGED.then(8);
+const CONFIGURATION: Field = METADATA.then(8);
+const AFTER: Field = CONFIGURATION.then(8);
+const ZERO_TOO: Field = AFTER.then(24);
+const FIXED_BYTES: usize = ZERO_TOO.end();
 
-const _: () = assert!(FIXED_BYTES == 64);
+const _: () = assert!(FIXED_BYTES == 128);
 
 /// Rows that a record can name, at most: those of the largest extent.
 pub const RECORD_ROWS_MAX: u32 = 1 << 18;
@@ -72,15 +88,6 @@ pub struct RowRange {
     pub first: Row,
     /// How many.
     pub count: u32,
-}
-
-/// A note in the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mark {
-    /// What kind of note.
-    pub code: u32,
-    /// What it says.
-    pub value: u64,
 }
 
 /// What a record says.
@@ -102,15 +109,8 @@ pub enum RecordBody {
         /// Whether they may go back to unwritten.
         discard: bool,
     },
-    /// These rows are about to be written in place with contents of these checksums.
-    Intent {
-        /// The rows.
-        rows: RowRange,
-        /// A checksum per row.
-        checksums: Vec<u32>,
-    },
-    /// A note.
-    Mark(Mark),
+    /// Nothing: it is there for what its header says of the records before it.
+    Mark,
 }
 
 impl RecordBody {
@@ -140,10 +140,8 @@ impl RecordBody {
     /// The rows that it is about.
     pub fn rows(&self) -> Option<RowRange> {
         match self {
-            RecordBody::Data { rows, .. }
-            | RecordBody::Zero { rows, .. }
-            | RecordBody::Intent { rows, .. } => Some(*rows),
-            RecordBody::Mark(_) => None,
+            RecordBody::Data { rows, .. } | RecordBody::Zero { rows, .. } => Some(*rows),
+            RecordBody::Mark => None,
         }
     }
 
@@ -158,8 +156,8 @@ impl RecordBody {
 
     fn checksums(&self) -> &[u32] {
         match self {
-            RecordBody::Data { checksums, .. } | RecordBody::Intent { checksums, .. } => checksums,
-            RecordBody::Zero { .. } | RecordBody::Mark(_) => &[],
+            RecordBody::Data { checksums, .. } => checksums,
+            RecordBody::Zero { .. } | RecordBody::Mark => &[],
         }
     }
 
@@ -186,17 +184,54 @@ pub struct Record {
     pub body: RecordBody,
 }
 
+/// What makes a record one of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentSeal {
+    /// The segment's birth id.
+    pub birth: BirthId,
+    /// The epoch of all its records.
+    pub epoch: Epoch,
+    /// Random; in no record, but in the CRC of each.
+    pub key: u64,
+}
+
 /// Where a log continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogTail {
     /// The segment that takes the next record.
-    pub segment: BirthId,
-    /// The epoch.
-    pub epoch: Epoch,
+    pub segment: SegmentSeal,
+    /// The number before the first one of that segment.
+    pub after: RecordNumber,
     /// The next record's number.
     pub next: RecordNumber,
     /// CRC of the last record; 0 before the first.
     pub previous_crc: u32,
+}
+
+/// What a record witnesses: how far things were when it was sealed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stamp {
+    /// Up to here all records were durable on all current copies.
+    pub durable: RecordNumber,
+    /// Up to here all records were acknowledged.
+    pub acknowledged: RecordNumber,
+    /// The last committed metadata record.
+    pub metadata: RecordNumber,
+    /// The configuration.
+    pub configuration: ConfigNumber,
+}
+
+impl Stamp {
+    /// The highest of each.
+    #[must_use]
+    pub fn max(self, other: Stamp) -> Stamp {
+        Stamp {
+            durable: self.durable.max(other.durable),
+            acknowledged: self.acknowledged.max(other.acknowledged),
+            metadata: self.metadata.max(other.metadata),
+            configuration: self.configuration.max(other.configuration),
+        }
+    }
 }
 
 /// A batch ready to be written.
@@ -219,7 +254,7 @@ pub(crate) fn batch_len(bodies: &[RecordBody]) -> usize {
 ///
 /// # Panics
 /// When there are no records, or a DATA record's checksums, rows and payload don't go together.
-pub fn encode_batch(tail: LogTail, bodies: &[RecordBody]) -> Batch {
+pub fn encode_batch(tail: LogTail, witness: Stamp, bodies: &[RecordBody]) -> Batch {
     assert!(!bodies.is_empty(), "a batch without records");
     let mut bytes = BufferMut::zeroed(batch_len(bodies));
     let mut after = tail;
@@ -227,7 +262,7 @@ pub fn encode_batch(tail: LogTail, bodies: &[RecordBody]) -> Batch {
     for body in bodies {
         let header_len = body.header_len();
         let header = &mut bytes[at..at + header_len];
-        after.previous_crc = encode_header(header, after, body);
+        after.previous_crc = encode_header(header, after, witness, body);
         after.next = after.next.next();
         at += header_len;
         if let Some(payload) = body.payload() {
@@ -239,23 +274,17 @@ pub fn encode_batch(tail: LogTail, bodies: &[RecordBody]) -> Batch {
     Batch { bytes: bytes.freeze(), numbers: (tail.next, last), tail: after }
 }
 
-fn encode_header(header: &mut [u8], tail: LogTail, body: &RecordBody) -> u32 {
+fn encode_header(header: &mut [u8], tail: LogTail, witness: Stamp, body: &RecordBody) -> u32 {
     let (kind, flags) = match body {
         RecordBody::Data { .. } => (KIND_DATA, 0),
         RecordBody::Zero { discard, .. } => (KIND_ZERO, if *discard { FLAG_DISCARD } else { 0 }),
-        RecordBody::Intent { .. } => (KIND_INTENT, 0),
-        RecordBody::Mark(_) => (KIND_MARK, 0),
+        RecordBody::Mark => (KIND_MARK, 0),
     };
-    let (group, first, count) = match (body, body.rows()) {
-        (RecordBody::Mark(mark), _) => (mark.value, mark.code, 0),
-        (_, Some(rows)) => (rows.group.0, rows.first.0, rows.count),
-        (_, None) => (0, 0, 0),
-    };
+    let (group, first, count) =
+        body.rows().map_or((0, 0, 0), |rows| (rows.group.0, rows.first.0, rows.count));
     let checksums = body.checksums();
-    if matches!(kind, KIND_DATA | KIND_INTENT) {
-        assert_eq!(checksums.len(), count as usize, "checksums of a record");
-    }
     if let Some(payload) = body.payload() {
+        assert_eq!(checksums.len(), count as usize, "checksums of a record");
         assert_eq!(payload.len(), count as usize * BLOCK_BYTES, "payload of a record");
     }
     assert!(
@@ -267,30 +296,39 @@ fn encode_header(header: &mut [u8], tail: LogTail, body: &RecordBody) -> u32 {
     FLAGS.put_number(header, flags);
     SECTORS.put_number(header, (header.len() / SECTOR_BYTES) as u64);
     PREVIOUS.put_number(header, u64::from(tail.previous_crc));
-    SEGMENT.put_number(header, tail.segment.0);
-    EPOCH.put_number(header, tail.epoch.0);
+    SEGMENT.put_number(header, tail.segment.birth.0);
+    EPOCH.put_number(header, tail.segment.epoch.0);
     NUMBER.put_number(header, tail.next.0);
     GROUP.put_number(header, group);
     FIRST_ROW.put_number(header, u64::from(first));
     ROW_COUNT.put_number(header, u64::from(count));
+    DURABLE.put_number(header, witness.durable.0);
+    ACKNOWLEDGED.put_number(header, witness.acknowledged.0);
+    METADATA.put_number(header, witness.metadata.0);
+    CONFIGURATION.put_number(header, witness.configuration.0);
+    AFTER.put_number(header, tail.after.0);
     for (bytes, checksum) in header[FIXED_BYTES..].chunks_exact_mut(4).zip(checksums) {
         bytes.copy_from_slice(&checksum.to_le_bytes());
     }
-    let crc = crc_without(header, CRC);
+    let crc = crc_seeded(&tail.segment.key.to_le_bytes(), header, CRC);
     CRC.put_number(header, u64::from(crc));
     crc
 }
 
-/// A sound record header: the payload isn't judged yet.
+/// A record's header that is sound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CheckedHeader {
+    pub(crate) number: RecordNumber,
     pub(crate) crc: u32,
     pub(crate) previous_crc: u32,
+    /// Bytes of the header.
     pub(crate) len: usize,
+    /// The number before the segment's first.
+    pub(crate) after: RecordNumber,
+    pub(crate) witness: Stamp,
     pub(crate) kind: CheckedKind,
 }
 
-/// What a sound header announces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum CheckedKind {
     /// Rows with these checksums follow.
@@ -299,33 +337,35 @@ pub(crate) enum CheckedKind {
     Whole(RecordBody),
 }
 
-/// The number and the header's bytes that a record at the beginning of `bytes` claims to have. Nothing
-/// was checked but the magic, and that no header is that long: it is for looking behind a gap, where no
-/// number is expected.
-pub(crate) fn record_claim(bytes: &[u8]) -> Option<(RecordNumber, usize)> {
-    let header = bytes.get(..SECTOR_BYTES)?;
-    let len = (SECTORS.number(header) as usize * SECTOR_BYTES).max(SECTOR_BYTES);
-    let plausible =
-        MAGIC.of(header) == MAGIC_BYTES && len <= header_len_for(RECORD_ROWS_MAX as usize);
-    plausible.then(|| (RecordNumber(NUMBER.number(header)), len))
+impl CheckedHeader {
+    /// Bytes of the whole record.
+    pub(crate) fn record_len(&self) -> usize {
+        self.len
+            + match &self.kind {
+                CheckedKind::Data(_, checksums) => checksums.len() * BLOCK_BYTES,
+                CheckedKind::Whole(_) => 0,
+            }
+    }
 }
 
-/// The header at the beginning of `bytes`, if it is that of record `number` of this segment.
-pub(crate) fn check_header(
-    bytes: &[u8],
-    segment: BirthId,
-    epoch: Epoch,
-    number: RecordNumber,
-) -> Option<CheckedHeader> {
-    let len = SECTORS.number(bytes) as usize * SECTOR_BYTES;
-    let header = bytes.get(..len.max(SECTOR_BYTES))?;
-    if len == 0
-        || MAGIC.of(header) != MAGIC_BYTES
-        || SEGMENT.number(header) != segment.0
-        || EPOCH.number(header) != epoch.0
-        || NUMBER.number(header) != number.0
-        || CRC.number32(header) != crc_without(header, CRC)
+/// Bytes of the header that a sector claims to begin; for who reads no more than needed.
+pub(crate) fn claimed_header_len(sector: &[u8]) -> Option<usize> {
+    let sector = sector.get(..SECTOR_BYTES)?;
+    let len = SECTORS.number(sector) as usize * SECTOR_BYTES;
+    let plausible = MAGIC.of(sector) == MAGIC_BYTES
+        && (SECTOR_BYTES..=header_len_for(RECORD_ROWS_MAX as usize)).contains(&len);
+    plausible.then_some(len)
+}
+
+/// The record header of this segment that these bytes begin with.
+pub(crate) fn check_header(bytes: &[u8], segment: &SegmentSeal) -> Option<CheckedHeader> {
+    let header = bytes.get(..claimed_header_len(bytes)?)?;
+    if SEGMENT.number(header) != segment.birth.0
+        || EPOCH.number(header) != segment.epoch.0
+        || CRC.number32(header) != crc_seeded(&segment.key.to_le_bytes(), header, CRC)
         || ZERO.number(header) != 0
+        || ROLE.number(header) != 0
+        || ZERO_TOO.of(header).iter().any(|byte| *byte != 0)
     {
         return None;
     }
@@ -339,30 +379,44 @@ pub(crate) fn check_header(
         (1..=RECORD_ROWS_MAX).contains(&count) && rows.first.0.checked_add(count).is_some();
     let flags = FLAGS.number(header);
     let kind = KIND.number(header);
-    let has_checksums = matches!(kind, KIND_DATA | KIND_INTENT);
-    let expected_len = header_len_for(if has_checksums { count as usize } else { 0 });
+    let expected_len = header_len_for(if kind == KIND_DATA { count as usize } else { 0 });
     let known_flags = if kind == KIND_ZERO { FLAG_DISCARD } else { 0 };
-    if len != expected_len || flags & !known_flags != 0 || (kind != KIND_MARK && !sane_rows) {
+    if header.len() != expected_len
+        || flags & !known_flags != 0
+        || (kind != KIND_MARK && !sane_rows)
+    {
         return None;
     }
-    let checksums = || {
-        let entries = header[FIXED_BYTES..].chunks_exact(4).take(count as usize);
-        entries.map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])).collect()
-    };
     let kind = match kind {
-        KIND_DATA => CheckedKind::Data(rows, checksums()),
-        KIND_INTENT => CheckedKind::Whole(RecordBody::Intent { rows, checksums: checksums() }),
-        KIND_ZERO => {
-            let discard = flags & FLAG_DISCARD != 0;
-            CheckedKind::Whole(RecordBody::Zero { rows, discard })
+        KIND_DATA => {
+            let entries = header[FIXED_BYTES..].chunks_exact(4).take(count as usize);
+            let checksums = entries
+                .map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+                .collect();
+            CheckedKind::Data(rows, checksums)
         }
-        KIND_MARK if count == 0 => {
-            CheckedKind::Whole(RecordBody::Mark(Mark { code: rows.first.0, value: rows.group.0 }))
+        KIND_ZERO => {
+            CheckedKind::Whole(RecordBody::Zero { rows, discard: flags & FLAG_DISCARD != 0 })
+        }
+        KIND_MARK if count == 0 && rows.group.0 == 0 && rows.first.0 == 0 => {
+            CheckedKind::Whole(RecordBody::Mark)
         }
         _ => return None,
     };
-    let crc = CRC.number32(header);
-    Some(CheckedHeader { crc, previous_crc: PREVIOUS.number32(header), len, kind })
+    Some(CheckedHeader {
+        number: RecordNumber(NUMBER.number(header)),
+        crc: CRC.number32(header),
+        previous_crc: PREVIOUS.number32(header),
+        len: header.len(),
+        after: RecordNumber(AFTER.number(header)),
+        witness: Stamp {
+            durable: RecordNumber(DURABLE.number(header)),
+            acknowledged: RecordNumber(ACKNOWLEDGED.number(header)),
+            metadata: RecordNumber(METADATA.number(header)),
+            configuration: ConfigNumber(CONFIGURATION.number(header)),
+        },
+        kind,
+    })
 }
 
 #[cfg(test)]

@@ -1,24 +1,30 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::format::log::{Conflict, SEGMENT_HEADER_BYTES, SegmentHeader, merge_segment};
-use crate::format::{SegmentNumber, VolumeId};
+use crate::format::log::{Conflict, SEGMENT_HEADER_BYTES, SegmentContents, read_segment};
 
 const SEGMENT_BLOCKS: usize = 64;
 
-fn header() -> SegmentHeader {
-    SegmentHeader {
-        volume: VolumeId(1),
-        blocks: SEGMENT_BLOCKS as u32,
-        number: SegmentNumber(4),
-        epoch: Epoch(5),
-        birth: BirthId(77),
-        first_record: RecordNumber(11),
-    }
+fn seal() -> SegmentSeal {
+    SegmentSeal { birth: BirthId(77), epoch: Epoch(5), key: 0x0102_0304_0506_0708 }
 }
 
 fn tail() -> LogTail {
-    LogTail { segment: BirthId(77), epoch: Epoch(5), next: RecordNumber(11), previous_crc: 0xfeed }
+    LogTail {
+        segment: seal(),
+        after: RecordNumber(10),
+        next: RecordNumber(11),
+        previous_crc: 0xfeed,
+    }
+}
+
+fn witness() -> Stamp {
+    Stamp {
+        durable: RecordNumber(10),
+        acknowledged: RecordNumber(9),
+        metadata: RecordNumber(300),
+        configuration: ConfigNumber(4),
+    }
 }
 
 fn data(row: u32, rows: usize, fill: u8) -> RecordBody {
@@ -28,11 +34,6 @@ fn data(row: u32, rows: usize, fill: u8) -> RecordBody {
 fn zero(row: u32) -> RecordBody {
     let rows = RowRange { group: BirthId(4), first: Row(row), count: 300 };
     RecordBody::Zero { rows, discard: row % 2 == 1 }
-}
-
-fn intent() -> RecordBody {
-    let rows = RowRange { group: BirthId(4), first: Row(9), count: 200 };
-    RecordBody::Intent { rows, checksums: (0..200).collect() }
 }
 
 /// A segment's bytes being written.
@@ -52,7 +53,7 @@ impl Copy {
     }
 
     fn write(&mut self, bodies: &[RecordBody]) -> std::ops::Range<usize> {
-        let batch = encode_batch(self.tail, bodies);
+        let batch = encode_batch(self.tail, witness(), bodies);
         let range = self.at..self.at + batch.bytes.len();
         self.bytes[range.clone()].copy_from_slice(&batch.bytes);
         self.at = range.end;
@@ -65,10 +66,9 @@ impl Copy {
     }
 }
 
-/// Two batches with all kinds of records.
+/// Two batches with all kinds of records, and a third.
 fn sample() -> (Copy, Vec<RecordBody>) {
-    let bodies =
-        vec![data(5, 2, 0xaa), zero(8), intent(), RecordBody::Mark(Mark { code: 2, value: 9 })];
+    let bodies = vec![data(5, 2, 0xaa), zero(8), data(20, 3, 0xcc), RecordBody::Mark];
     let mut copy = Copy::new();
     copy.write(&bodies[..3]);
     copy.write(&bodies[3..]);
@@ -77,41 +77,50 @@ fn sample() -> (Copy, Vec<RecordBody>) {
     (copy, bodies.into_iter().chain([more]).collect())
 }
 
-#[test]
-fn all_kinds_round_trip_over_batches() {
-    let (copy, bodies) = sample();
-    let merged = merge_segment(&header(), Some(0xfeed), &[copy.buffer()]).unwrap();
-    let found: Vec<_> = merged.records.iter().map(|record| record.body.clone()).collect();
-    assert_eq!(found, bodies);
-    let numbers: Vec<_> = merged.records.iter().map(|record| record.number.0).collect();
-    assert_eq!(numbers, [11, 12, 13, 14, 15]);
-    assert_eq!(merged.end, copy.at);
-    assert_eq!(merged.previous_crc, 0xfeed);
-    assert_eq!(merged.records[4].crc, copy.tail.previous_crc);
-    assert_eq!(merged.reached, [Some(RecordNumber(15))]);
+fn read(copies: &[Buffer]) -> SegmentContents {
+    read_segment(&seal(), RecordNumber(0), None, copies).unwrap()
+}
+
+/// The numbers of what is there as a whole.
+fn numbers(contents: &SegmentContents) -> Vec<u64> {
+    let whole = contents.records.iter().filter(|(_, found)| found.record.is_some());
+    whole.map(|(number, _)| number.0).collect()
 }
 
 #[test]
-fn every_damaged_byte_ends_the_log_there() {
+fn all_kinds_round_trip_over_batches() {
+    let (copy, bodies) = sample();
+    let contents = read(&[copy.buffer()]);
+    let found: Vec<_> =
+        contents.records.values().map(|found| found.record.clone().unwrap().body).collect();
+    assert_eq!(found, bodies);
+    assert_eq!(numbers(&contents), [11, 12, 13, 14, 15]);
+    let last = contents.records[&RecordNumber(15)].record.clone().unwrap();
+    assert_eq!(last.crc, copy.tail.previous_crc);
+    assert_eq!(contents.witness, witness());
+    assert!(contents.records.values().all(|found| found.holders == [true]));
+}
+
+#[test]
+fn a_damaged_byte_costs_its_record_and_no_other() {
     let mut copy = Copy::new();
     let first = copy.write(&[data(5, 1, 0xaa)]);
     let second = copy.write(&[data(6, 1, 0xab), zero(3)]);
-    let used = first.start..second.start + 512 + 4096 + 512;
-    for at in used {
+    for at in first.start..second.start + 512 + 4096 + 512 {
         let mut bytes = copy.bytes.clone();
         bytes[at] ^= 2;
-        let merged = merge_segment(&header(), None, &[Buffer::copy_of(&bytes)]).unwrap();
-        let expected = if at < first.start + 512 + 4096 {
-            0
+        let found = numbers(&read(&[Buffer::copy_of(&bytes)]));
+        let expected: &[u64] = if at < first.start + 512 + 4096 {
+            &[12, 13]
         } else if at < first.end {
             // The padding of a batch says nothing.
-            3
+            &[11, 12, 13]
         } else if at < second.start + 512 + 4096 {
-            1
+            &[11, 13]
         } else {
-            2
+            &[11, 12]
         };
-        assert_eq!(merged.records.len(), expected, "byte {at}");
+        assert_eq!(found, expected, "byte {at}");
     }
 }
 
@@ -119,16 +128,19 @@ fn every_damaged_byte_ends_the_log_there() {
 fn two_copies_make_up_for_each_other() {
     let (copy, bodies) = sample();
     let (mut a, mut b) = (copy.bytes.clone(), copy.bytes.clone());
-    // The first row of record 11 is damaged in one copy, the second in the other, and record 13 in
-    // the first copy only.
+    // The first row of record 11 is damaged in one copy, the second in the other, and the header of
+    // record 13 in the first copy only.
     a[SEGMENT_HEADER_BYTES + 512 + 100] ^= 1;
     b[SEGMENT_HEADER_BYTES + 512 + 4096 + 100] ^= 1;
     a[SEGMENT_HEADER_BYTES + 512 + 2 * 4096 + 512 + 70] ^= 1;
-    let copies = [Buffer::copy_of(&a), Buffer::copy_of(&b)];
-    let merged = merge_segment(&header(), None, &copies).unwrap();
-    let found: Vec<_> = merged.records.iter().map(|record| record.body.clone()).collect();
+    let contents = read(&[Buffer::copy_of(&a), Buffer::copy_of(&b)]);
+    let found: Vec<_> =
+        contents.records.values().map(|found| found.record.clone().unwrap().body).collect();
     assert_eq!(found, bodies);
-    assert_eq!(merged.reached, [None, None]);
+    let holders = |number| contents.records[&RecordNumber(number)].holders.clone();
+    assert_eq!(holders(11), [false, false]);
+    assert_eq!(holders(12), [true, true]);
+    assert_eq!(holders(13), [false, true]);
 }
 
 #[test]
@@ -136,9 +148,21 @@ fn a_lagging_copy_adds_nothing_and_takes_nothing() {
     let (copy, bodies) = sample();
     let mut late = Copy::new();
     late.write(&bodies[..3]);
-    let merged = merge_segment(&header(), None, &[late.buffer(), copy.buffer()]).unwrap();
-    assert_eq!(merged.records.len(), 5);
-    assert_eq!(merged.reached, [Some(RecordNumber(13)), Some(RecordNumber(15))]);
+    let contents = read(&[late.buffer(), copy.buffer()]);
+    assert_eq!(numbers(&contents), [11, 12, 13, 14, 15]);
+    assert_eq!(contents.records[&RecordNumber(14)].holders, [false, true]);
+}
+
+#[test]
+fn released_records_and_those_beyond_the_end_are_not_read() {
+    let (copy, _) = sample();
+    let mut bytes = copy.bytes.clone();
+    // The first record, which is released, is damaged.
+    bytes[SEGMENT_HEADER_BYTES + 20] ^= 1;
+    let copies = [Buffer::copy_of(&bytes)];
+    let end = Some(RecordNumber(14));
+    let contents = read_segment(&seal(), RecordNumber(12), end, &copies).unwrap();
+    assert_eq!(numbers(&contents), [13, 14]);
 }
 
 #[test]
@@ -148,38 +172,45 @@ fn two_histories_are_refused() {
     b.write(&[data(1, 1, 1)]);
     a.write(&[data(2, 1, 2)]);
     b.write(&[data(2, 1, 3)]);
-    let found = merge_segment(&header(), None, &[a.buffer(), b.buffer()]);
+    let found = read_segment(&seal(), RecordNumber(0), None, &[a.buffer(), b.buffer()]);
     let number = RecordNumber(12);
-    assert_eq!(found, Err(Conflict { segment: SegmentNumber(4), number, first: 0, second: 1 }));
+    assert_eq!(found, Err(Conflict::Copies { number, first: 0, second: 1 }));
+    // One copy with a record of another history behind its first.
+    let second = SEGMENT_HEADER_BYTES + 8192;
+    let mut other = Copy::new();
+    other.write(&[data(1, 1, 9)]);
+    other.bytes[second..].copy_from_slice(&a.bytes[second..]);
+    let found = read_segment(&seal(), RecordNumber(0), None, &[other.buffer()]);
+    assert_eq!(found, Err(Conflict::Chain { number }));
 }
 
 #[test]
-fn records_of_other_segments_epochs_and_chains_are_void() {
+fn records_of_other_segments_epochs_and_keys_are_void() {
     let (copy, _) = sample();
-    let none = |header: SegmentHeader, previous| {
-        let merged = merge_segment(&header, previous, &[copy.buffer()]).unwrap();
-        assert!(merged.records.is_empty());
-        assert_eq!(merged.end, SEGMENT_HEADER_BYTES);
-    };
-    none(SegmentHeader { birth: BirthId(78), ..header() }, None);
-    none(SegmentHeader { epoch: Epoch(6), ..header() }, None);
-    none(SegmentHeader { first_record: RecordNumber(12), ..header() }, None);
-    none(header(), Some(1));
+    for other in [
+        SegmentSeal { birth: BirthId(78), ..seal() },
+        SegmentSeal { epoch: Epoch(6), ..seal() },
+        SegmentSeal { key: 1, ..seal() },
+    ] {
+        let contents = read_segment(&other, RecordNumber(0), None, &[copy.buffer()]).unwrap();
+        assert_eq!(contents, SegmentContents::default());
+    }
 }
 
 #[test]
-fn a_record_that_survived_a_torn_batch_does_not_join_the_next_history() {
-    // A batch of 11 and 12 was torn so that only 12 reached the disk; a batch with another 11 was
-    // then written over it. Without the chain the old 12 would follow the new 11.
-    let mut torn = Copy::new();
-    torn.write(&[data(1, 1, 1), data(2, 1, 2)]);
+fn a_record_in_the_payload_is_not_found() {
+    // Somebody who has guessed all but the key writes a record as data, and the header before it rots.
+    let forged = LogTail { segment: SegmentSeal { key: 0, ..seal() }, ..tail() };
+    let forged = encode_batch(forged, witness(), &[zero(1)]).bytes;
     let mut copy = Copy::new();
-    copy.write(&[data(1, 1, 9)]);
-    let second = SEGMENT_HEADER_BYTES + 512 + 4096;
-    let end = second + 512 + 4096;
-    copy.bytes[second..end].copy_from_slice(&torn.bytes[second..end]);
-    let merged = merge_segment(&header(), None, &[copy.buffer()]).unwrap();
-    assert_eq!(merged.records.len(), 1);
+    let range = copy.write(&[RecordBody::data(BirthId(3), Row(1), forged)]);
+    copy.bytes[range.start + 9] ^= 1;
+    assert_eq!(read(&[copy.buffer()]), SegmentContents::default());
+    // One with the key (a piece of the log itself) isn't looked for where data is.
+    let own = encode_batch(tail(), witness(), &[zero(1)]).bytes;
+    let mut copy = Copy::new();
+    copy.write(&[RecordBody::data(BirthId(3), Row(1), own)]);
+    assert_eq!(numbers(&read(&[copy.buffer()])), [11]);
 }
 
 #[test]
@@ -187,26 +218,25 @@ fn hostile_lengths_reserve_nothing() {
     // A sound header that announces the most rows, at the end of a short segment.
     let rows = RowRange { group: BirthId(1), first: Row(0), count: RECORD_ROWS_MAX };
     let count = RECORD_ROWS_MAX as usize;
-    let body = RecordBody::Intent { rows, checksums: vec![0; count] };
-    let batch = encode_batch(tail(), &[body]);
-    let mut bytes = vec![0; SEGMENT_HEADER_BYTES];
-    bytes.extend_from_slice(&batch.bytes);
     let len = header_len_for(count);
-    let record = &mut bytes[SEGMENT_HEADER_BYTES..SEGMENT_HEADER_BYTES + len];
+    let mut bytes = vec![0; SEGMENT_HEADER_BYTES + len];
+    let record = &mut bytes[SEGMENT_HEADER_BYTES..];
+    encode_header(record, tail(), witness(), &RecordBody::Zero { rows, discard: false });
     KIND.put_number(record, KIND_DATA);
-    let crc = crc_without(record, CRC);
+    CRC.put_number(record, 0);
+    let crc = crc_seeded(&seal().key.to_le_bytes(), record, CRC);
     CRC.put_number(record, u64::from(crc));
-    let merged = merge_segment(&header(), None, &[Buffer::copy_of(&bytes)]).unwrap();
-    assert!(merged.records.is_empty());
+    let contents = read(&[Buffer::copy_of(&bytes)]);
+    assert_eq!(contents.records.len(), 1);
+    assert_eq!(contents.records[&RecordNumber(11)].record, None);
     for cut in [0, 100, 4096, 4097, 4160, 4608] {
-        let short = Buffer::copy_of(&bytes[..cut]);
-        assert!(merge_segment(&header(), None, &[short]).unwrap().records.is_empty());
+        assert!(read(&[Buffer::copy_of(&bytes[..cut])]).records.is_empty());
     }
 }
 
 #[test]
 fn golden_bytes() {
-    let batch = encode_batch(tail(), &[data(5, 1, 0)]);
+    let batch = encode_batch(tail(), witness(), &[data(5, 1, 0)]);
     assert_eq!(batch.bytes.len(), 8192);
     assert_eq!(batch.numbers, (RecordNumber(11), RecordNumber(11)));
     let header = &batch.bytes[..512];
@@ -215,6 +245,10 @@ fn golden_bytes() {
     assert_eq!(&header[16..32], &[77, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(&header[32..48], &[11, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(&header[48..64], &[5, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(&header[64..80], &[10, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(&header[80..96], &[44, 1, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(&header[96..104], &[10, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(header[104..128], [0; 24]);
     let checksum = row_checksum(BirthId(3), Row(5), Role::Data(0), &[0; 4096]);
-    assert_eq!(header[64..68], checksum.to_le_bytes());
+    assert_eq!(header[128..132], checksum.to_le_bytes());
 }

@@ -1,7 +1,5 @@
 //! Records about the volumes' logs.
 
-use block::Epoch;
-
 use super::{COPIES_MAX, Inconsistent};
 use crate::format::{BirthId, DiskNumber, RecordNumber, ReleaseNumber, SegmentNumber, VolumeId};
 use crate::metadata::{Metadata, MissChange, Segment, SegmentState};
@@ -19,13 +17,13 @@ impl Metadata {
             return Err(Inconsistent::NumberReused);
         }
         let newest = log.segments.values().next_back();
-        let first_before = newest.map_or(RecordNumber(0), |newest| newest.first_record);
-        let epoch_before = newest.map_or(Epoch(0), |newest| newest.epoch);
-        if segment.first_record < first_before || segment.epoch < epoch_before {
+        if newest.is_some_and(|newest| segment.epoch < newest.epoch) {
             return Err(Inconsistent::Backwards);
         }
         let len = segment.copies.first().map_or(0, |copy| copy.extents.count);
-        let copies_fit = (1..=usize::from(COPIES_MAX)).contains(&segment.copies.len());
+        let wanted = 1..=usize::from(COPIES_MAX);
+        let copies_fit =
+            wanted.contains(&segment.copies.len()) && wanted.contains(&usize::from(segment.wanted));
         if !copies_fit || len == 0 || segment.copies.iter().any(|copy| copy.extents.count != len) {
             return Err(Inconsistent::BadShape);
         }
@@ -39,12 +37,18 @@ impl Metadata {
         Ok(())
     }
 
-    pub(super) fn close_segment(
+    pub(super) fn end_segment(
         &mut self,
         id: VolumeId,
         number: SegmentNumber,
+        state: SegmentState,
     ) -> Result<(), Inconsistent> {
-        self.segment_mut(id, number)?.state = SegmentState::Closed;
+        let segment = self.segment_mut(id, number)?;
+        // Its end is decided once.
+        if segment.state != SegmentState::Open || state == SegmentState::Open {
+            return Err(Inconsistent::Backwards);
+        }
+        segment.state = state;
         Ok(())
     }
 
@@ -53,12 +57,12 @@ impl Metadata {
         id: VolumeId,
         number: SegmentNumber,
     ) -> Result<(), Inconsistent> {
-        self.segment_mut(id, number)?;
+        let end = self.segment_mut(id, number)?.end();
         let log = &mut self.volume_mut(id)?.log;
-        // Whatever a segment holds lies before the next one's first record; an older one than the
-        // newest is covered once that is released.
-        let next_first = log.segments.range(number..).nth(1).map(|(_, next)| next.first_record);
-        if next_first.is_some_and(|first| log.released.next() < first) {
+        // Released, or copied from an older segment that still has it.
+        let end = end.ok_or(Inconsistent::StillNeeded(id, number))?;
+        let mut older = log.segments.range(..number).map(|(_, older)| older);
+        if end > log.released && !older.any(|older| older.end().is_some_and(|has| has >= end)) {
             return Err(Inconsistent::StillNeeded(id, number));
         }
         let Some(segment) = log.segments.remove(&number) else {
@@ -114,26 +118,11 @@ impl Metadata {
         Ok(())
     }
 
-    pub(super) fn cut(
-        &mut self,
-        id: VolumeId,
-        epoch: Epoch,
-        cut: RecordNumber,
-    ) -> Result<(), Inconsistent> {
-        let log = &mut self.volume_mut(id)?.log;
-        if log.cut.is_some_and(|(before, _)| before >= epoch) || cut < log.released {
-            return Err(Inconsistent::Backwards);
-        }
-        log.cut = Some((epoch, cut));
-        Ok(())
-    }
-
     pub(super) fn restore_log(
         &mut self,
         id: VolumeId,
         next_segment: SegmentNumber,
         released: RecordNumber,
-        cut: Option<(Epoch, RecordNumber)>,
     ) -> Result<(), Inconsistent> {
         let log = &mut self.volume_mut(id)?.log;
         if next_segment < log.next_segment || released < log.released {
@@ -141,7 +130,6 @@ impl Metadata {
         }
         log.next_segment = next_segment;
         log.released = released;
-        log.cut = cut;
         Ok(())
     }
 }

@@ -96,7 +96,9 @@ impl Metadata {
                 self.initialise_run(*volume, *key, *count)
             }
             MetaRecord::SegmentOpened { volume, segment } => self.open_segment(*volume, segment),
-            MetaRecord::SegmentClosed { volume, number } => self.close_segment(*volume, *number),
+            MetaRecord::SegmentEnded { volume, number, state } => {
+                self.end_segment(*volume, *number, *state)
+            }
             MetaRecord::SegmentFreed { volume, number } => self.free_segment(*volume, *number),
             MetaRecord::SegmentCopyDropped { volume, number, disk } => {
                 self.drop_copy(*volume, *number, *disk)
@@ -106,14 +108,13 @@ impl Metadata {
             MetaRecord::Released { volume, log, release, touched, misses } => {
                 self.release(*volume, *log, *release, touched, misses)
             }
-            MetaRecord::Cut { volume, epoch, cut } => self.cut(*volume, *epoch, *cut),
             MetaRecord::PendingFreed { disk, extents } => self.free_pending(*disk, *extents),
             MetaRecord::PoolRenamed { name } => self.rename_pool(name),
             MetaRecord::DiskRestored { number, expected_release, pending } => {
                 self.restore_disk(*number, *expected_release, pending)
             }
-            MetaRecord::LogRestored { volume, next_segment, released, cut } => {
-                self.restore_log(*volume, *next_segment, *released, *cut)
+            MetaRecord::LogRestored { volume, next_segment, released } => {
+                self.restore_log(*volume, *next_segment, *released)
             }
             MetaRecord::CountersRestored(counters) => self.restore_counters(*counters),
         }

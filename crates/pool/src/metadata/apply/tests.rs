@@ -7,7 +7,7 @@ use super::*;
 use crate::format::{FailureDomain, MIB, RecordNumber, ReleaseNumber};
 use crate::metadata::testing::{disk_added, empty_pool, history, pool_of, run, segment};
 use crate::metadata::{
-    ExtentSet, GroupRun, Layout, Member, MissChange, SegmentCopyPlace, encode_records,
+    ExtentSet, GroupRun, Layout, Member, MissChange, SegmentCopyPlace, SegmentState, encode_records,
 };
 
 fn after_history() -> Metadata {
@@ -116,8 +116,8 @@ fn extents_have_one_owner() {
     assert_eq!(add(run(16, 4, 17, &[(2, 0), (2, 9)])), Inconsistent::BadShape);
     assert_eq!(add(run(16, 4, 17, &[(2, 0), (7, 9)])), Inconsistent::UnknownDisk(disk(7)));
     let open = |segment| refused(&metadata, MetaRecord::SegmentOpened { volume, segment });
-    assert_eq!(open(segment(1, 17, 1, &[(2, 0), (0, 15)])), Inconsistent::NotFree(disk(0)));
-    assert_eq!(open(segment(1, 17, 1, &[])), Inconsistent::BadShape);
+    assert_eq!(open(segment(1, 17, &[(2, 0), (0, 15)])), Inconsistent::NotFree(disk(0)));
+    assert_eq!(open(segment(1, 17, &[])), Inconsistent::BadShape);
 }
 
 #[test]
@@ -207,10 +207,14 @@ fn every_region_keeps_a_member_that_has_it() {
 fn a_segment_keeps_its_last_copy_and_unreleased_records() {
     let mut metadata = small();
     let volume = VolumeId(1);
+    let ended =
+        |number, state| MetaRecord::SegmentEnded { volume, number: SegmentNumber(number), state };
+    let (closed, bounded) = (SegmentState::Closed, SegmentState::Bounded);
+    let freed = |number| MetaRecord::SegmentFreed { volume, number: SegmentNumber(number) };
+    let still_needed = |number| Inconsistent::StillNeeded(volume, SegmentNumber(number));
     metadata
         .apply_all(&[
-            MetaRecord::SegmentOpened { volume, segment: segment(1, 17, 1, &[(0, 60), (2, 60)]) },
-            MetaRecord::SegmentOpened { volume, segment: segment(2, 18, 9, &[(0, 62), (2, 62)]) },
+            MetaRecord::SegmentOpened { volume, segment: segment(1, 17, &[(0, 60), (2, 60)]) },
             MetaRecord::SegmentCopyDropped {
                 volume,
                 number: SegmentNumber(1),
@@ -219,11 +223,15 @@ fn a_segment_keeps_its_last_copy_and_unreleased_records() {
         ])
         .unwrap();
     let number = SegmentNumber(1);
-    let still_needed = Inconsistent::StillNeeded(volume, number);
     let last = MetaRecord::SegmentCopyDropped { volume, number, disk: DiskNumber(2) };
-    assert_eq!(refused(&metadata, last), still_needed);
-    let freed = MetaRecord::SegmentFreed { volume, number };
-    assert_eq!(refused(&metadata, freed.clone()), still_needed);
+    assert_eq!(refused(&metadata, last), still_needed(1));
+    assert_eq!(refused(&metadata, freed(1)), still_needed(1));
+    metadata.apply(&ended(1, closed(RecordNumber(8)))).unwrap();
+    for state in [closed(RecordNumber(7)), bounded(RecordNumber(9)), SegmentState::Open] {
+        assert_eq!(refused(&metadata, ended(1, state)), Inconsistent::Backwards);
+    }
+    let opened = MetaRecord::SegmentOpened { volume, segment: segment(2, 18, &[(0, 62), (2, 62)]) };
+    metadata.apply(&opened).unwrap();
     let released = |log| MetaRecord::Released {
         volume,
         log: RecordNumber(log),
@@ -232,12 +240,20 @@ fn a_segment_keeps_its_last_copy_and_unreleased_records() {
         misses: vec![],
     };
     metadata.apply(&released(7)).unwrap();
-    assert_eq!(refused(&metadata, freed.clone()), still_needed);
+    assert_eq!(refused(&metadata, freed(1)), still_needed(1));
+    // A segment that holds nothing but what an older one has goes before that.
+    let mut copied = metadata.clone();
+    copied.apply_all(&[ended(2, bounded(RecordNumber(8))), freed(2)]).unwrap();
+    let longer = ended(2, bounded(RecordNumber(9)));
+    copied = metadata.clone();
+    copied.apply(&longer).unwrap();
+    assert_eq!(refused(&copied, freed(2)), still_needed(2));
     metadata.apply(&released(8)).unwrap();
-    metadata.apply(&freed).unwrap();
+    metadata.apply(&freed(1)).unwrap();
     assert_eq!(refused(&metadata, released(7)), Inconsistent::NumberReused);
-    let lower = segment(3, 19, 8, &[(0, 64)]);
-    let error = refused(&metadata, MetaRecord::SegmentOpened { volume, segment: lower });
+    let mut earlier = segment(3, 19, &[(0, 64)]);
+    earlier.epoch = Epoch(0);
+    let error = refused(&metadata, MetaRecord::SegmentOpened { volume, segment: earlier });
     assert_eq!(error, Inconsistent::Backwards);
     assert_every_extent_has_one_owner(&metadata);
 }
@@ -249,7 +265,7 @@ fn a_removed_volume_leaves_pending_extents_and_no_trace() {
     let miss = MissChange { group: BirthId(16), member: 0, mask: 1 };
     metadata.apply(&MetaRecord::MissesSet(vec![miss])).unwrap();
     metadata
-        .apply(&MetaRecord::SegmentOpened { volume, segment: segment(1, 17, 1, &[(0, 60)]) })
+        .apply(&MetaRecord::SegmentOpened { volume, segment: segment(1, 17, &[(0, 60)]) })
         .unwrap();
     metadata.apply(&MetaRecord::VolumeRemoved { id: volume }).unwrap();
     assert!(metadata.misses().is_empty());
@@ -266,20 +282,6 @@ fn a_removed_volume_leaves_pending_extents_and_no_trace() {
     metadata.apply_all(&[free(0, 16), free(60, 2)]).unwrap();
     let gone = MetaRecord::DiskStateChanged { number: DiskNumber(1), state: DiskState::Gone };
     assert_eq!(refused(&metadata, gone), Inconsistent::StillInUse(DiskNumber(1)));
-}
-
-#[test]
-fn a_cut_is_decided_once_per_epoch() {
-    let mut metadata = small();
-    let cut = |epoch, cut| MetaRecord::Cut {
-        volume: VolumeId(1),
-        epoch: Epoch(epoch),
-        cut: RecordNumber(cut),
-    };
-    metadata.apply(&cut(3, 10)).unwrap();
-    assert_eq!(refused(&metadata, cut(3, 11)), Inconsistent::Backwards);
-    assert_eq!(refused(&metadata, cut(2, 11)), Inconsistent::Backwards);
-    metadata.apply(&cut(4, 10)).unwrap();
 }
 
 fn any_record() -> impl Strategy<Value = MetaRecord> {
@@ -316,10 +318,18 @@ fn any_record() -> impl Strategy<Value = MetaRecord> {
                 MetaRecord::RunAdded { volume, run }
             }
         ),
-        (volume.clone(), 1_u64..6, 1_u64..30, 0_u64..9, members).prop_map(
-            |(volume, number, birth, first, copies)| MetaRecord::SegmentOpened {
+        (volume.clone(), 1_u64..6, 1_u64..30, members).prop_map(
+            |(volume, number, birth, copies)| MetaRecord::SegmentOpened {
                 volume,
-                segment: segment(number, birth, first, &copies),
+                segment: segment(number, birth, &copies),
+            }
+        ),
+        (volume.clone(), 1_u64..6, 0_u64..9, any::<bool>()).prop_map(
+            |(volume, number, end, proven)| {
+                let end = RecordNumber(end);
+                let state =
+                    if proven { SegmentState::Closed(end) } else { SegmentState::Bounded(end) };
+                MetaRecord::SegmentEnded { volume, number: SegmentNumber(number), state }
             }
         ),
         (volume.clone(), 1_u64..6).prop_map(|(volume, number)| MetaRecord::SegmentFreed {
@@ -396,7 +406,7 @@ fn shapes_that_do_not_fit_are_refused() {
     short.members.push(Member { disk: DiskNumber(1), first: ExtentNumber(40) });
     short.count = 0;
     assert_eq!(add(short), Inconsistent::BadShape);
-    let mut uneven = segment(1, 17, 1, &[(0, 60), (2, 60)]);
+    let mut uneven = segment(1, 17, &[(0, 60), (2, 60)]);
     uneven.copies[1] =
         SegmentCopyPlace { disk: DiskNumber(2), extents: ExtentRange::new(ExtentNumber(60), 3) };
     let error = refused(&metadata, MetaRecord::SegmentOpened { volume, segment: uneven });

@@ -1,0 +1,192 @@
+//! Logs that are damaged, or of which one copy has more than the others.
+
+use super::*;
+
+/// A pool of three nodes with a striped volume of 8 MiB: each record has one copy.
+fn striped(seed: u64) -> (Bench, Rc<dyn BlockDevice>) {
+    let bench = Bench::new(seed, 3, 48);
+    bench.create();
+    let volume = bench.create_volume(8, Layout::Raid0);
+    (bench, volume)
+}
+
+/// Where a record's header lies that has these contents as its only row.
+fn records_of(bench: &Bench, contents: &[u8]) -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
+    for (index, disk) in bench.disks.iter().enumerate() {
+        let image = disk.image();
+        for offset in (512..image.len() - BLOCK_BYTES).step_by(512) {
+            let header = &image[offset - 512..offset];
+            if header.starts_with(b"epLR") && image[offset..offset + BLOCK_BYTES] == *contents {
+                found.push((index, offset - 512));
+            }
+        }
+    }
+    found
+}
+
+/// What the volume waits for, once the pool is open.
+fn suspended(bench: &Bench) -> String {
+    bench.until(|report| {
+        report
+            .volumes
+            .iter()
+            .any(|v| v.suspended.as_ref().is_some_and(|why| !why.contains("being replayed")))
+    });
+    bench.report().volumes[0].suspended.clone().unwrap()
+}
+
+/// Five blocks, one record each, acknowledged and not in place.
+fn five(bench: &Bench, volume: &Rc<dyn BlockDevice>) {
+    // At once: a writer who lines up behind durable records has them brought into place.
+    let writes: Vec<_> = (0..5)
+        .map(|block| volume.write(Lba(block * 8), pattern(block, 1, 1), Durability::Durable))
+        .collect();
+    let done = bench.run(futures::future::join_all(writes));
+    assert!(done.iter().all(Result::is_ok));
+    // The MARK behind the last one; before the log is idle for so long that it is folded.
+    bench.pass(Duration::from_millis(300));
+}
+
+#[test]
+fn damage_in_the_middle_of_a_log_is_not_its_end() {
+    for at in [0, 512 + 77] {
+        for block in [0, 2, 4] {
+            let (bench, volume) = striped(100 + block);
+            five(&bench, &volume);
+            let place = records_of(&bench, &pattern(block, 1, 1));
+            assert_eq!(place.len(), 1);
+            let bench = bench.crash_engine();
+            bench.disks[place[0].0].damage(place[0].1 + at, |byte| *byte ^= 4);
+            let why = suspended(&bench);
+            let name = &bench.disks[place[0].0].name;
+            assert!(why.contains("its log is damaged: records "), "{why}");
+            assert!(why.contains(&format!("{name} (")), "{why}");
+            // It stays so, also for the next engine, until somebody gives up what is lost.
+            let bench = bench.crash_engine();
+            assert_eq!(suspended(&bench), why);
+            let engine = Rc::clone(&bench.engine);
+            let given_up =
+                bench.run(async move { engine.give_up_damaged_log("pool", "v").await }).unwrap();
+            assert_eq!(given_up, why);
+            let volume = bench.reopened();
+            for other in 0..5 {
+                let expected = if other == block { pattern(0, 1, 0) } else { pattern(other, 1, 1) };
+                let expected =
+                    if other == block { Buffer::zeroed(expected.len()) } else { expected };
+                assert_eq!(bench.read(&volume, other, 1).unwrap(), expected, "block {other}");
+            }
+            let engine = Rc::clone(&bench.engine);
+            let again = bench.run(async move { engine.give_up_damaged_log("pool", "v").await });
+            assert!(again.is_err(), "nothing is damaged any more");
+        }
+    }
+}
+
+#[test]
+fn a_sector_that_cannot_be_read_is_damage_as_well() {
+    let (bench, volume) = striped(110);
+    five(&bench, &volume);
+    let place = records_of(&bench, &pattern(1, 1, 1));
+    let bench = bench.crash_engine();
+    let sector = (place[0].1 / 512) as u64;
+    bench.disks[place[0].0].bad_sectors.borrow_mut().insert(sector);
+    assert!(suspended(&bench).contains("its log is damaged"));
+}
+
+#[test]
+fn what_was_being_written_may_be_torn_or_unreadable() {
+    for unreadable in [false, true] {
+        let (bench, volume) = striped(120);
+        bench.write(&volume, 0, pattern(0, 1, 1)).unwrap();
+        bench.write(&volume, 1, pattern(1, 1, 1)).unwrap();
+        // At once: no record says yet that the second one was acknowledged.
+        let place = records_of(&bench, &pattern(1, 1, 1));
+        let bench = bench.crash_engine();
+        let disk = &bench.disks[place[0].0];
+        match unreadable {
+            true => drop(disk.bad_sectors.borrow_mut().insert((place[0].1 / 512) as u64)),
+            false => disk.damage(place[0].1 + 600, |byte| *byte ^= 1),
+        }
+        let volume = bench.reopened();
+        assert_eq!(bench.read(&volume, 0, 1).unwrap(), pattern(0, 1, 1));
+    }
+}
+
+#[test]
+fn damage_in_what_is_in_place_already_is_ignored() {
+    let (bench, volume) = striped(130);
+    five(&bench, &volume);
+    let place = records_of(&bench, &pattern(1, 1, 1));
+    // In place, in a segment that goes on.
+    bench.pass(Duration::from_secs(3));
+    bench.write(&volume, 7, pattern(7, 1, 1)).unwrap();
+    bench.pass(Duration::from_millis(300));
+    let bench = bench.crash_engine();
+    bench.disks[place[0].0].damage(place[0].1, |byte| *byte ^= 4);
+    let volume = bench.reopened();
+    for block in [0, 1, 2, 3, 4, 7] {
+        assert_eq!(bench.read(&volume, block, 1).unwrap(), pattern(block, 1, 1));
+    }
+}
+
+#[test]
+fn a_mirrored_log_makes_up_for_damage_in_one_copy() {
+    let (bench, volume) = Bench::mirrored(140);
+    five(&bench, &volume);
+    let places = records_of(&bench, &pattern(2, 1, 1));
+    assert_eq!(places.len(), 2);
+    let bench = bench.crash_engine();
+    bench.disks[places[0].0].damage(places[0].1, |byte| *byte ^= 4);
+    let volume = bench.reopened();
+    for block in 0..5 {
+        assert_eq!(bench.read(&volume, block, 1).unwrap(), pattern(block, 1, 1));
+    }
+    assert_eq!(bench.verify(None).bad, []);
+}
+
+#[test]
+fn a_mark_says_once_what_was_acknowledged() {
+    let (bench, volume) = striped(150);
+    bench.write(&volume, 0, pattern(0, 1, 1)).unwrap();
+    let writes = |bench: &Bench| bench.disks.iter().map(|disk| disk.writes.get()).sum::<u64>();
+    let before = writes(&bench);
+    bench.pass(Duration::from_millis(90));
+    assert_eq!(writes(&bench), before);
+    bench.pass(Duration::from_millis(20));
+    assert_eq!(writes(&bench), before + 1);
+    bench.pass(Duration::from_millis(700));
+    assert_eq!(writes(&bench), before + 1, "a MARK isn't acknowledged by a MARK");
+}
+
+#[test]
+fn a_tail_that_one_copy_has_is_on_all_before_anything_is_in_place() {
+    let (bench, volume) = Bench::mirrored(160);
+    bench.write(&volume, 0, pattern(0, 1, 1)).unwrap();
+    let copies = records_of(&bench, &pattern(0, 1, 1));
+    assert_eq!(copies.len(), 2);
+    // In place, and the log goes on where it was.
+    bench.pass(Duration::from_secs(3));
+    // One copy's disk doesn't answer while the record is written: it was never acknowledged.
+    bench.disks[copies[1].0].set_mode(Mode::Hanging);
+    let write = volume.write(Lba(0), pattern(0, 1, 2), Durability::Durable);
+    assert!(bench.run_for(Duration::from_millis(50), write).is_none());
+    let lone = records_of(&bench, &pattern(0, 1, 2));
+    assert_eq!(lone.iter().map(|place| place.0).collect::<Vec<_>>(), [copies[0].0]);
+    let bench = bench.power_cut();
+    // As soon as anything but logs has the new contents, two logs have them.
+    for _ in 0..20_000 {
+        bench.pass(Duration::from_micros(100));
+        let logs = records_of(&bench, &pattern(0, 1, 2));
+        let all = places_of(&bench, &pattern(0, 1, 2));
+        let in_place =
+            all.iter().filter(|(disk, at)| !logs.contains(&(*disk, at.wrapping_sub(512))));
+        if in_place.count() > 0 {
+            let disks: std::collections::BTreeSet<usize> =
+                logs.iter().map(|place| place.0).collect();
+            assert!(disks.len() >= 2, "{logs:?}");
+            return;
+        }
+    }
+    panic!("it never gets into place");
+}
