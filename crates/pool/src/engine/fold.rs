@@ -126,7 +126,7 @@ impl Volume {
                 break;
             }
             drop(release_lock);
-            self.pool.wait_for_change().await?;
+            self.wait_for_change().await?;
         }
         for fold in folds {
             fold.blocks.into_iter().for_each(|block| self.checksums.replace(block));
@@ -210,7 +210,7 @@ impl Volume {
             if fine {
                 return Ok(());
             }
-            self.pool.wait_for_change().await?;
+            self.wait_for_change().await?;
         }
     }
 

@@ -56,7 +56,7 @@ impl Volume {
             }
             if !alone.is_empty() {
                 drop(members_stay);
-                self.pool.wait_for_change().await?;
+                self.wait_for_change().await?;
                 continue;
             }
             let results = self.pool.unless_over(self.pool.run_works(works, None)).await?;
@@ -92,7 +92,7 @@ impl Volume {
                 Err(error) => tracing::warn!(volume = %self.name, ?error, "initialising"),
             }
             drop((_lock, members_stay));
-            self.pool.wait_for_change().await?;
+            self.wait_for_change().await?;
         }
     }
 

@@ -128,7 +128,7 @@ impl Volume {
                     self.checksums.replace(block.clone());
                     return Ok(block);
                 }
-                Err(LoadError::Unreachable) => self.pool.wait_for_change().await?,
+                Err(LoadError::Unreachable) => self.wait_for_change().await?,
                 Err(LoadError::Damaged) => return Ok(self.poisoned(group, index)),
             }
         }

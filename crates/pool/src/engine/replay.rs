@@ -118,6 +118,9 @@ impl Volume {
                 }
             }
             self.pool.unless_over(changed).await?;
+            if self.is_gone() {
+                return Err(Ended::Closed);
+            }
         };
         *self.log.damage.borrow_mut() = None;
         if !adopted.ends.is_empty() {
@@ -313,9 +316,12 @@ impl Volume {
         }
         let newest = self.pool.area.borrow().last_record();
         if witness.metadata > newest {
+            let holders = self.pool.vote_disks.iter().filter_map(|id| self.pool.member_by_id(*id));
+            let away = holders.filter(|member| !member.is_usable()).map(|member| member.number);
+            let away = self.names_of(away.collect::<Vec<_>>());
             return Err(Blocked::Contradiction(format!(
                 "its log was written when the pool's metadata was at {}, what was found of that ends \
-                 at {newest}; bring back the disks with the newer metadata",
+                 at {newest}; bring back the newer metadata's disks: {away}",
                 witness.metadata
             )));
         }

@@ -80,7 +80,7 @@ impl Volume {
             // Folding gives room back; a disk that returns or is added may have some.
             self.log.wants_room.set(true);
             self.log.folding.notify_all();
-            self.pool.wait_for_change().await?;
+            self.wait_for_change().await?;
         }
     }
 

@@ -21,6 +21,7 @@ use runtime::{Notify, Semaphore};
 
 use super::checksums::Checksums;
 use super::credit::{Credit, Turn};
+use super::lease::Ended;
 use super::log::{Append, Log};
 use super::pending::Pending;
 use super::pool::{Pool, ended_error};
@@ -116,9 +117,9 @@ impl Volume {
         self.serving.borrow().clone()
     }
 
-    /// Changes whether it serves, and tells.
+    /// Changes whether it serves, and tells. What is gone stays gone, whatever its opening finds.
     pub(crate) fn set_serving(&self, serving: Serving) {
-        if *self.serving.borrow() == serving {
+        if *self.serving.borrow() == serving || self.is_gone() {
             return;
         }
         let (pool, volume) = (self.pool.name.clone(), self.name.clone());
@@ -140,6 +141,15 @@ impl Volume {
     /// Ends the volume's tasks.
     pub(crate) fn stop(&self) {
         self.log.wake_all();
+        self.pool.changed.notify_all();
+    }
+
+    /// As [`Pool::wait_for_change`], for what the volume itself does: its removal waits for no member.
+    pub(crate) async fn wait_for_change(&self) -> Result<(), Ended> {
+        if self.is_gone() {
+            return Err(Ended::Closed);
+        }
+        self.pool.wait_for_change().await
     }
 
     pub(crate) fn is_gone(&self) -> bool {

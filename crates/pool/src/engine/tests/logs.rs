@@ -190,3 +190,35 @@ fn a_tail_that_one_copy_has_is_on_all_before_anything_is_in_place() {
     }
     panic!("it never gets into place");
 }
+
+#[test]
+fn a_volume_is_removed_without_waiting_for_members() {
+    let (bench, volume) = striped(170);
+    five(&bench, &volume);
+    // What is in the log can't be brought into place any more.
+    bench.set_mode(1, Mode::Lost);
+    bench.pass(Duration::from_secs(5));
+    let engine = Rc::clone(&bench.engine);
+    let removing = async move { engine.remove_volume("pool", "v").await };
+    bench.run_for(Duration::from_secs(20), removing).expect("it waits").unwrap();
+    bench.set_mode(1, Mode::Well);
+    bench.pass(Duration::from_secs(5));
+    assert_eq!(bench.report().volumes, []);
+    bench.create_volume(8, Layout::Mirror(2));
+}
+
+#[test]
+fn a_volume_that_waits_for_its_log_is_removed_and_stays_so() {
+    let (bench, volume) = striped(180);
+    five(&bench, &volume);
+    let holder = records_of(&bench, &pattern(2, 1, 1))[0].0;
+    let bench = bench.crash_engine();
+    bench.disks[holder].set_mode(Mode::Lost);
+    assert!(suspended(&bench).contains("no current copy of its log"));
+    let engine = Rc::clone(&bench.engine);
+    let removing = async move { engine.remove_volume("pool", "v").await };
+    bench.run_for(Duration::from_secs(20), removing).expect("it waits").unwrap();
+    bench.set_mode(holder, Mode::Well);
+    bench.pass(Duration::from_secs(5));
+    assert_eq!(bench.report().volumes, []);
+}
