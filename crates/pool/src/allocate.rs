@@ -371,7 +371,7 @@ impl Plan {
 
     fn push(&mut self, lane: u16, first_set: u64, count: u32, members: Vec<Member>) {
         let key = RunKey { lane, first_set };
-        self.runs.push(GroupRun { key, count, birth: self.birth, members, initialised: 0 });
+        self.runs.push(GroupRun { key, count, birth: self.birth, members, roots: Vec::new() });
         self.birth = self.birth.plus(u64::from(count));
     }
 }

@@ -1,5 +1,7 @@
-//! The checksum blocks of a volume's groups: both slots on every holder, which is newest, and whether
-//! the holders agree. One group at a time, so that a large pool takes no more memory than a small one.
+//! The checksum blocks of a volume's groups: both slots on every holder, which of them the metadata's
+//! root names, and whether every holder has those. One group at a time, so that a large pool takes no more memory than a small one.
+
+use std::collections::BTreeSet;
 
 use block::BLOCK_BYTES;
 
@@ -10,7 +12,10 @@ use super::log::NamedRows;
 use super::report::{Kind, LeastCopies, Severity, VolumeCheck};
 use super::space::{extent_offset, volume_offset};
 use super::view::View;
-use crate::format::{BirthId, ChecksumBlock, Row, UncheckedChecksumBlock};
+use crate::format::{
+    BirthId, ChecksumBlock, ChecksumVersion, Entry, ExtentShape, Row, UncheckedChecksumBlock,
+    version_hash,
+};
 use crate::metadata::{Group, GroupRun, Volume};
 
 /// A member of a group that can be read.
@@ -30,12 +35,38 @@ struct Slots {
 }
 
 impl Slots {
-    fn newest(&self) -> Option<u64> {
-        self.sound.iter().flatten().map(|block| block.sequence).max()
+    fn with(&self, version: ChecksumVersion) -> Option<&ChecksumBlock> {
+        self.sound.iter().flatten().find(|block| block.version == version)
     }
+}
 
-    fn with(&self, sequence: u64) -> Option<&ChecksumBlock> {
-        self.sound.iter().flatten().find(|block| block.sequence == sequence)
+/// Combinations of slots that are tried for a span, at most.
+const COMBINATIONS_MAX: u32 = 1 << 20;
+/// How far behind what the root names the newest sound slot of a block may be that is told from a span
+/// of which nothing is known.
+const LATER_MAX: u64 = 3;
+
+/// Tries combinations of candidates, one block after the other, until their hashes sum to the root.
+struct Search<'c> {
+    candidates: &'c [Vec<(u64, ChecksumVersion)>],
+    left: u32,
+}
+
+impl Search<'_> {
+    fn find(&mut self, at: usize, missing: u64, chosen: &mut Vec<ChecksumVersion>) -> bool {
+        let Some(of_block) = self.candidates.get(at) else { return missing == 0 };
+        for (hash, version) in of_block {
+            if self.left == 0 {
+                return false;
+            }
+            self.left -= 1;
+            chosen.push(*version);
+            if self.find(at + 1, missing.wrapping_sub(*hash), chosen) {
+                return true;
+            }
+            chosen.pop();
+        }
+        false
     }
 }
 
@@ -62,7 +93,7 @@ pub(super) fn check_groups(
     let mut cover = Cover::default();
     for run in volume.runs.values() {
         check.groups += u64::from(run.count);
-        let initialised = run.initialised.min(run.count);
+        let initialised = run.initialised().min(run.count);
         check.initialised_groups += u64::from(initialised);
         if initialised == 0 {
             continue;
@@ -140,11 +171,23 @@ impl<'d, 'a> GroupCheck<'_, 'd, 'a> {
             legs.push(Leg { index, disk, start, missed });
         }
         let mut written = 0_u64;
+        let mut lost = 0_u64;
+        let mut lost_at = None;
+        let slots: Vec<Vec<Slots>> = (0..shape.checksum_blocks())
+            .map(|index| {
+                let holders = heads.iter().enumerate();
+                let slot = |head: &Vec<u8>| [0, 1].map(|slot| self.slot(index, slot, head));
+                holders.map(|(leg, head)| Slots { leg, sound: slot(head) }).collect()
+            })
+            .collect();
+        let versions = self.versions(&slots);
         for index in 0..shape.checksum_blocks() {
             check.checksum_blocks += 1;
             let (first, rows) = shape.rows_of_block(index);
             let named = self.named.has(self.birth(), first, rows);
-            let newest = self.judge(index, named, &legs, &heads, &mut check.least, findings);
+            let holders = &slots[index as usize];
+            let version = versions[index as usize];
+            let newest = self.judge(index, version, holders, &legs, &mut check.least, findings);
             let Some(newest) = newest else { continue };
             let mut job = RowJob {
                 volume: &self.volume.name,
@@ -159,8 +202,14 @@ impl<'d, 'a> GroupCheck<'_, 'd, 'a> {
             };
             for entry in 0..rows {
                 let row = Row(first.0 + entry);
-                if newest.get(entry as usize).is_none() {
-                    continue;
+                match newest.get(entry as usize) {
+                    Entry::Written(_) => {}
+                    Entry::Unwritten => continue,
+                    Entry::Lost => {
+                        lost += 1;
+                        lost_at = lost_at.or(self.volume_at(row));
+                        continue;
+                    }
                 }
                 check.rows_written += 1;
                 if named && self.named.has(self.birth(), row, 1) {
@@ -173,6 +222,13 @@ impl<'d, 'a> GroupCheck<'_, 'd, 'a> {
             if self.view.data {
                 check_rows(&job, &|row| self.volume_at(row), check, findings);
             }
+        }
+        if lost > 0 {
+            let what = format!("the checksums of {lost} rows were lost with all copies of them");
+            let means =
+                "nobody can tell what they should be: reading them fails until they are written";
+            let found = finding(Severity::Damage, Kind::ChecksumLost, what, means);
+            findings.add(found.of(&self.volume.name).volume_at(lost_at));
         }
         self.cover(written, &legs, cover);
     }
@@ -195,126 +251,139 @@ impl<'d, 'a> GroupCheck<'_, 'd, 'a> {
         }
     }
 
-    /// The newest state of a checksum block. `named` tells whether the log still names its rows: then a
-    /// fold of it may have been cut short.
+    /// Which version of each block the root names, as far as slots with them are there.
+    fn versions(&self, slots: &[Vec<Slots>]) -> Vec<Option<ChecksumVersion>> {
+        let pool = self.view.metadata.pool().id;
+        let root = self.group.root().unwrap_or_default();
+        let hash = |index: usize, version| version_hash(pool, self.birth(), index as u32, version);
+        let candidates: Vec<Vec<(u64, ChecksumVersion)>> = slots
+            .iter()
+            .enumerate()
+            .map(|(index, holders)| {
+                let sound = holders.iter().flat_map(|holder| holder.sound.iter().flatten());
+                let versions: BTreeSet<ChecksumVersion> =
+                    sound.map(|block| block.version).collect();
+                versions.into_iter().rev().map(|version| (hash(index, version), version)).collect()
+            })
+            .collect();
+        let mut search = Search { candidates: &candidates, left: COMBINATIONS_MAX };
+        let mut chosen = Vec::new();
+        if search.find(0, root, &mut chosen) {
+            return chosen.into_iter().map(Some).collect();
+        }
+        // If a later version of one block makes the sum right, the others are known.
+        let newest: Vec<_> = candidates.iter().map(|of_block| of_block.first().copied()).collect();
+        let epoch = self.view.config.map_or(0, |config| config.epoch.0 as u32);
+        for (index, doubtful) in newest.iter().enumerate() {
+            let others = newest.iter().enumerate().filter(|(other, _)| *other != index);
+            let others: Option<Vec<u64>> =
+                others.map(|(_, newest)| newest.map(|(hash, _)| hash)).collect();
+            let (Some(others), Some((_, seen))) = (others, doubtful) else { continue };
+            let missing = others.into_iter().fold(root, u64::wrapping_sub);
+            let mut later = (seen.epoch..=epoch.max(seen.epoch)).rev().take(64).flat_map(|epoch| {
+                (1..=LATER_MAX)
+                    .map(move |more| ChecksumVersion { epoch, sequence: seen.sequence + more })
+            });
+            if later.any(|version| hash(index, version) == missing) {
+                let known = newest.iter().enumerate();
+                let known = known.map(|(other, newest)| {
+                    newest.filter(|_| other != index).map(|(_, version)| version)
+                });
+                return known.collect();
+            }
+        }
+        vec![None; slots.len()]
+    }
+
+    /// The block that counts, and whether every holder has it.
     fn judge(
         &self,
         index: u32,
-        named: bool,
+        version: Option<ChecksumVersion>,
+        holders: &[Slots],
         legs: &[Leg<'d, 'a>],
-        heads: &[Vec<u8>],
         least: &mut LeastCopies,
         findings: &mut Findings,
     ) -> Option<ChecksumBlock> {
-        let mask = self.view.metadata.shape().checksum_regions(index);
-        let holders = legs.iter().zip(heads).enumerate();
-        let holders: Vec<Slots> = holders
-            .filter(|(_, (leg, _))| leg.missed & mask == 0)
-            .map(|(leg, (_, head))| Slots {
-                leg,
-                sound: [0, 1].map(|slot| self.slot(index, slot, head)),
-            })
-            .collect();
-        let newest = holders.iter().filter_map(Slots::newest).max();
-        let Some(newest) = newest else {
-            if let Some(holder) = holders.first() {
-                let what = "no holder has a sound slot of a checksum block";
-                let means = "rows of it can't be told right from wrong: reading them fails";
-                let found = self.finding(Severity::Damage, Kind::ChecksumLost, what, means, index);
-                findings.add(self.place(found, &legs[holder.leg], index, 0));
-            }
+        let is_holder = |holder: &&Slots| legs[holder.leg].missed & ExtentShape::CHECKSUMS == 0;
+        let Some(version) = version else {
+            let what = "no disk has the checksum block that the metadata names";
+            let means = "rows of it can't be told right from wrong: reading them fails";
+            let found = self.finding(Severity::Damage, Kind::ChecksumLost, what, means, index);
+            // Where it should be: in the place of what is damaged, else of the older one.
+            let place = holders.iter().find(is_holder).map(|holder| {
+                let [first, second] = &holder.sound;
+                let older = first.as_ref().map(|block| block.version)
+                    > second.as_ref().map(|block| block.version);
+                (&legs[holder.leg], usize::from(older))
+            });
+            findings.add(match place {
+                Some((leg, slot)) => self.place(found, leg, index, slot),
+                None => found,
+            });
             least.checksum_blocks = Some(0);
             return None;
         };
-        // A sound slot where the next block would be shows that there is none on that holder; and no
-        // holder that is right lags behind the others.
-        let next_slot = ((newest + 1) % 2) as usize;
-        let known = holders.iter().any(|holder| holder.sound[next_slot].is_some());
-        if !known {
-            let (severity, means) = match named {
-                true => (
-                    Severity::Note,
-                    "the write of the next one was cut short; the log has all \
-                                          that it was to add",
-                ),
-                false => (
-                    Severity::Damage,
-                    "the newest may be lost: what was written since the \
-                                             older one would read as zeros, so reading fails",
-                ),
-            };
-            let what = "no holder can show the newest state of a checksum block";
-            let found = self.finding(severity, Kind::ChecksumLost, what, means, index);
-            let at = holders.first().map(|holder| &legs[holder.leg]);
-            findings.add(match at {
-                Some(leg) => self.place(found, leg, index, next_slot),
-                None => found,
-            });
-        }
         let mut copies = 0;
         let mut first: Option<(&Leg<'d, 'a>, &ChecksumBlock)> = None;
-        for holder in &holders {
+        for holder in holders {
             let leg = &legs[holder.leg];
-            match (holder.with(newest), first) {
+            match (holder.with(version), first) {
                 (Some(block), Some((other, theirs))) if block != theirs => {
                     let what = format!(
-                        "a checksum block and that on {} differ, both with sequence {newest}",
-                        other.disk.name()
+                        "a checksum block and that on {} differ, both of epoch {} with sequence {}",
+                        other.disk.name(),
+                        version.epoch,
+                        version.sequence
                     );
                     let means = "two histories of what was written; neither can be chosen";
                     let kind = Kind::ChecksumHistories;
                     let found = self.finding(Severity::Damage, kind, &what, means, index);
-                    findings.add(self.place(found, leg, index, (newest % 2) as usize));
+                    findings.add(self.place(found, leg, index, version.slot() as usize));
                 }
                 (Some(block), _) => {
-                    copies += 1;
+                    copies += u32::from(is_holder(&holder));
                     first = first.or(Some((leg, block)));
                 }
                 (None, _) => {}
             }
-            self.tell_slots(holder, leg, newest, named, index, findings);
+            if is_holder(&holder) {
+                self.tell_slot(holder, leg, version, index, findings);
+            }
         }
-        if !named {
-            let copies = if known { copies } else { 0 };
-            let before = least.checksum_blocks.unwrap_or(u32::MAX);
-            least.checksum_blocks = Some(before.min(copies));
-        }
-        first.map(|(_, block)| block.clone()).filter(|_| known || named)
+        let before = least.checksum_blocks.unwrap_or(u32::MAX);
+        least.checksum_blocks = Some(before.min(copies));
+        first.map(|(_, block)| block.clone())
     }
 
-    /// A holder's damaged slots, and whether it lags.
-    fn tell_slots(
+    /// Whether a holder lacks what counts. What is in its other slot doesn't matter: the next block goes
+    /// there.
+    fn tell_slot(
         &self,
         holder: &Slots,
         leg: &Leg<'d, 'a>,
-        newest: u64,
-        named: bool,
+        version: ChecksumVersion,
         index: u32,
         findings: &mut Findings,
     ) {
-        let (severity, cut_short) = match named {
-            true => {
-                (Severity::Note, "; the write that the log still names may have been cut short")
+        let slot = version.slot() as usize;
+        if holder.with(version).is_some() {
+            return;
+        }
+        let (kind, what) = match &holder.sound[slot] {
+            None => (Kind::ChecksumSlot, format!("slot {slot} of a checksum block is damaged")),
+            Some(other) => {
+                let (has, should) = (other.version, version);
+                let what = format!(
+                    "a checksum block has epoch {}, sequence {}; what counts is epoch {}, sequence {}",
+                    has.epoch, has.sequence, should.epoch, should.sequence
+                );
+                (Kind::ChecksumOlder, what)
             }
-            false => (Severity::Redundancy, ""),
         };
-        for slot in (0..2).filter(|slot| holder.sound[*slot].is_none()) {
-            let what = format!("slot {slot} of a checksum block is damaged");
-            let means = match holder.with(newest) {
-                Some(_) => "the slot with the newest is sound; an engine writes both anew",
-                None => "it had the newest, or should; other holders have it",
-            };
-            let means = format!("{means}{cut_short}");
-            let found = self.finding(severity, Kind::ChecksumSlot, &what, &means, index);
-            findings.add(self.place(found, leg, index, slot));
-        }
-        let has = holder.newest().filter(|has| *has < newest);
-        if let Some(has) = has.filter(|_| holder.sound.iter().all(Option::is_some)) {
-            let what = format!("a checksum block has sequence {has}, the newest is {newest}");
-            let means = format!("this holder lost a write, or never got it{cut_short}");
-            let found = self.finding(severity, Kind::ChecksumOlder, &what, &means, index);
-            findings.add(self.place(found, leg, index, (newest % 2) as usize));
-        }
+        let means = "this holder lost what it had, or a write; another one has it";
+        let found = self.finding(Severity::Redundancy, kind, &what, means, index);
+        findings.add(self.place(found, leg, index, slot));
     }
 
     fn slot(&self, index: u32, slot: u32, head: &[u8]) -> Option<ChecksumBlock> {

@@ -121,7 +121,7 @@ fn read_run(
         let row = job.rows[index];
         let stored = job.block.get((row.0 - job.first.0) as usize);
         let found = row_checksum(job.birth, row, Role::Data(0), block);
-        if stored == Some(found) && !unreadable.contains(&offset) {
+        if stored.checksum() == Some(found) && !unreadable.contains(&offset) {
             copies[index].right += 1;
             if job.visit.is_some() && copies[index].contents.is_none() {
                 copies[index].contents = Some(block.to_vec());

@@ -142,7 +142,7 @@ impl Volume {
         let mut copied = Copied { mask: missed, bytes: 0 };
         for index in 0..shape.checksum_blocks() {
             let (first, count) = shape.rows_of_block(index);
-            let regions = shape.checksum_regions(index);
+            let regions = ExtentShape::CHECKSUMS;
             let rows = super::read::region_mask(&self.pool, first, count);
             if missed & (regions | rows) == 0 {
                 continue;
@@ -152,22 +152,20 @@ impl Volume {
                 continue;
             };
             if missed & regions != 0 {
-                let mut older = (*loaded.block).clone();
-                older.sequence = older.sequence.checked_sub(1).unwrap_or(1);
-                for block in [&*loaded.block, &older] {
-                    let sector = Lba(start.0 + shape.checksum_sector(index, block.slot()));
-                    let touched =
-                        Touched { group: group.birth, member: target as u8, mask: regions };
-                    work.write(sector, block.encode(), touched);
-                    copied.bytes += BLOCK_BYTES as u64;
-                }
+                let sector = Lba(start.0 + shape.checksum_sector(index, loaded.block.slot()));
+                let touched = Touched { group: group.birth, member: target as u8, mask: regions };
+                work.write(sector, loaded.block.encode(), touched);
+                copied.bytes += BLOCK_BYTES as u64;
             }
-            for region in (0..ExtentShape::REGIONS).filter(|region| missed & 1 << region != 0) {
+            for region in
+                (0..ExtentShape::CHECKSUM_REGION).filter(|region| missed & 1 << region != 0)
+            {
                 let (from, count) = shape.rows_of_region(region);
                 let rows: Vec<(Row, u32)> = (from.0..from.0 + count)
                     .filter(|row| shape.entry_of(Row(*row)).0 == index)
                     .filter_map(|row| {
-                        Some((Row(row), loaded.block.get(shape.entry_of(Row(row)).1)?))
+                        let entry = loaded.block.get(shape.entry_of(Row(row)).1);
+                        Some((Row(row), entry.checksum()?))
                     })
                     .collect();
                 let touched =

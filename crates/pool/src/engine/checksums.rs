@@ -1,81 +1,48 @@
-//! Checksum blocks in memory: a bounded cache of what each group's rows should be.
-//!
-//! A block is read from every member that has it, both slots, and the newest sequence that any of
-//! them holds is believed. A holder that lags (a torn or lost write, a damaged slot) is made equal
-//! before a newer block may overwrite the slot that the others rely on: otherwise a crash during
-//! that write and the loss of the one good holder would together lose checksums that no log names
-//! any more.
+//! Checksum blocks in memory: a bounded cache of them, and of each span that was verified the
+//! versions that count and who was shown to hold them.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use block::{BLOCK_SECTORS, Buffer, IoError, Lba, SectorRange};
-use futures::StreamExt;
-use futures::future::{Either, select};
-use futures::stream::FuturesUnordered;
+use block::Instance;
 
+use super::belief::{Belief, Doubt, LoadError, believe, gather};
 use super::pool::{GroupPlace, Pool};
-use super::repair::POISON;
-use crate::format::{BirthId, ChecksumBlock, UncheckedChecksumBlock};
+use crate::format::{BirthId, ChecksumBlock, ChecksumVersion, ExtentShape};
 
-/// Why a checksum block isn't there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LoadError {
-    /// No member that has it answers now.
-    Unreachable,
-    /// Every member that has it answered, and none with a sound block.
-    Damaged,
-}
-
-/// A checksum block and which members lag behind it.
+/// A checksum block.
 #[derive(Clone)]
 pub(crate) struct Loaded {
     pub(crate) block: Rc<ChecksumBlock>,
-    /// Members (by index in the group) that lack it, or have a damaged slot.
-    pub(crate) lagging: Rc<[usize]>,
+    /// A member that should have it answered with something else.
+    pub(crate) lagging: bool,
 }
 
-impl Loaded {
-    /// What an older slot is worth when the newer is damaged and nobody else has it: nothing. Rows
-    /// that were first written since are unwritten there, and rows that were zeroed since still have
-    /// their former checksum, which their place still matches.
-    fn distrusted(mut self, pool: &Pool) -> Loaded {
-        let mut block = (*self.block).clone();
-        tracing::error!(
-            group = %block.group, index = block.index,
-            "the newest checksums of these rows are damaged, and no other disk in sight has them"
-        );
-        let (_, rows) = pool.shape().rows_of_block(block.index);
-        (0..rows as usize).for_each(|entry| block.set(entry, Some(POISON)));
-        self.block = Rc::new(block);
-        // Nobody is made equal to this: whoever comes back may have the right one.
-        self.lagging = Rc::new([]);
-        self
-    }
+/// What is known of a span that was verified.
+struct Span {
+    versions: Vec<ChecksumVersion>,
+    /// Members that were seen to hold all of these versions, and under which instance. Before a newer
+    /// version takes the other slot, each member that it goes to must be: a crash would else take the
+    /// only useful slot of one that lags.
+    shown: BTreeMap<usize, Instance>,
 }
 
-/// The cache of one volume.
+/// A block and when it was used last.
+type Aged = (u64, Rc<ChecksumBlock>);
+
+/// The checksum blocks of one volume.
 pub(crate) struct Checksums {
-    cache: RefCell<BTreeMap<(BirthId, u32), (u64, Loaded)>>,
+    cache: RefCell<BTreeMap<(BirthId, u32), Aged>>,
     by_age: RefCell<BTreeMap<u64, (BirthId, u32)>>,
     next_age: Cell<u64>,
-    /// Counts changes by folding: what was being read meanwhile may be older, and isn't kept.
-    generation: Cell<u64>,
+    spans: RefCell<BTreeMap<BirthId, Span>>,
+    /// Counts commits: what was being read meanwhile may be older, and isn't kept.
+    commits: Cell<u64>,
+    /// The highest sequence that was given to each block under our epoch. A version must never name
+    /// two contents, and an attempt that was given up may be on some disk.
+    given: RefCell<BTreeMap<(BirthId, u32), u64>>,
     blocks_max: usize,
-}
-
-/// Whether the block that was read is the newest that was written.
-enum Newest {
-    Known,
-    /// No holder has two sound slots: it may be the older one.
-    Damaged,
-}
-
-struct SlotRead {
-    member: usize,
-    slot: u32,
-    answer: Result<Buffer, IoError>,
 }
 
 impl Checksums {
@@ -84,74 +51,168 @@ impl Checksums {
             cache: RefCell::default(),
             by_age: RefCell::default(),
             next_age: Cell::new(0),
-            generation: Cell::new(0),
+            spans: RefCell::default(),
+            commits: Cell::new(0),
+            given: RefCell::default(),
             blocks_max: blocks_max.max(16),
         }
     }
 
-    /// The block at `index` of a group's extent. `interrupted` tells whether a fold of it may have
-    /// been cut short by the end of an earlier engine: then a damaged slot is that fold's, and the
-    /// log still has all that it was to add.
+    /// The believed block at `index` of a group's extent.
     pub(crate) async fn load(
         &self,
         pool: &Pool,
         group: &GroupPlace,
         index: u32,
-        interrupted: impl Fn() -> bool,
     ) -> Result<Loaded, LoadError> {
-        if let Some(found) = self.cached(group.birth, index) {
-            return Ok(found);
+        if let Some(block) = self.cached(group.birth, index) {
+            return Ok(Loaded { block, lagging: false });
         }
-        self.reload(pool, group, index, interrupted).await
+        let commits = self.commits.get();
+        if let Some(version) = self.version(group.birth, index) {
+            if let Some(loaded) = load_version(pool, group, index, version).await {
+                if commits == self.commits.get() {
+                    self.keep(&loaded.block);
+                }
+                return Ok(loaded);
+            }
+            // The disks changed behind our back: all of the span is looked at again.
+            self.forget(group.birth);
+        }
+        let Belief { blocks, heard } = believe(pool, group).await?;
+        let wanted = blocks.get(index as usize).cloned();
+        let known: Result<Vec<Rc<ChecksumBlock>>, Doubt> = blocks.into_iter().collect();
+        let mut lagging = false;
+        if let Ok(known) = known {
+            let shape = pool.shape();
+            let mut shown = BTreeMap::new();
+            for heard in heard {
+                let has = |block: &Rc<ChecksumBlock>| {
+                    heard.find(shape, block.index, block.version).is_some()
+                };
+                if known.iter().all(has) {
+                    shown.insert(heard.member, heard.instance);
+                } else {
+                    let mask = ExtentShape::CHECKSUMS;
+                    lagging |= pool.has_all(group.birth, heard.member, mask);
+                }
+            }
+            if commits == self.commits.get() {
+                known.iter().for_each(|block| self.keep(block));
+                let versions = known.iter().map(|block| block.version).collect();
+                self.spans.borrow_mut().insert(group.birth, Span { versions, shown });
+            }
+        }
+        match wanted {
+            Some(Ok(block)) => Ok(Loaded { block, lagging }),
+            Some(Err(doubt)) => Err(LoadError::Doubtful(doubt)),
+            None => Err(LoadError::Unreachable(Vec::new())),
+        }
     }
 
-    /// The block as the members have it now, past the cache.
-    pub(crate) async fn reload(
+    /// The version that counts, of a span that was verified.
+    pub(crate) fn version(&self, group: BirthId, index: u32) -> Option<ChecksumVersion> {
+        self.spans.borrow().get(&group)?.versions.get(index as usize).copied()
+    }
+
+    /// All versions that count, of a span that was verified.
+    pub(crate) fn versions(&self, group: BirthId) -> Option<Vec<ChecksumVersion>> {
+        self.spans.borrow().get(&group).map(|span| span.versions.clone())
+    }
+
+    /// Whether a member was seen to hold what counts, under this instance.
+    pub(crate) fn is_shown(
         &self,
-        pool: &Pool,
-        group: &GroupPlace,
-        index: u32,
-        interrupted: impl Fn() -> bool,
-    ) -> Result<Loaded, LoadError> {
-        let generation = self.generation.get();
-        let loaded = match read_block(pool, group, index).await? {
-            (loaded, Newest::Known) => loaded,
-            (loaded, Newest::Damaged) if interrupted() => loaded,
-            // Not kept: a disk that comes back may have it.
-            (loaded, Newest::Damaged) => return Ok(loaded.distrusted(pool)),
-        };
-        if generation == self.generation.get() {
-            self.keep(group.birth, index, loaded.clone());
+        group: BirthId,
+        member: usize,
+        instance: Option<Instance>,
+    ) -> bool {
+        let spans = self.spans.borrow();
+        let shown = spans.get(&group).and_then(|span| span.shown.get(&member));
+        shown.is_some() && shown.copied() == instance
+    }
+
+    /// A member was seen to hold what counts.
+    pub(crate) fn set_shown(&self, group: BirthId, member: usize, instance: Instance) {
+        if let Some(span) = self.spans.borrow_mut().get_mut(&group) {
+            span.shown.insert(member, instance);
         }
-        Ok(loaded)
     }
 
-    /// Folding brought a newer block into place.
-    pub(crate) fn replace(&self, block: ChecksumBlock) {
-        self.generation.set(self.generation.get() + 1);
-        let key = (block.group, block.index);
-        let loaded = Loaded { block: Rc::new(block), lagging: Rc::new([]) };
-        self.keep(key.0, key.1, loaded);
+    /// A group was initialised; these members hold it.
+    pub(crate) fn initialised(
+        &self,
+        group: BirthId,
+        blocks: u32,
+        shown: BTreeMap<usize, Instance>,
+    ) {
+        let versions = vec![ChecksumVersion::INITIAL; blocks as usize];
+        self.spans.borrow_mut().insert(group, Span { versions, shown });
     }
 
-    fn cached(&self, group: BirthId, index: u32) -> Option<Loaded> {
+    /// The next version for the slot that `now` doesn't lie in.
+    pub(crate) fn next_version(
+        &self,
+        (group, index): (BirthId, u32),
+        now: ChecksumVersion,
+        epoch: u32,
+    ) -> ChecksumVersion {
+        let mut given = self.given.borrow_mut();
+        let before = given.entry((group, index)).or_insert(0);
+        let mut sequence = now.sequence + 1;
+        if sequence <= *before {
+            sequence = *before + 1 + (*before + 1 - sequence) % 2;
+        }
+        *before = sequence;
+        ChecksumVersion { epoch, sequence }
+    }
+
+    /// A release with these blocks is committed; only `reached` members have them.
+    pub(crate) fn committed(&self, block: ChecksumBlock, reached: &[usize]) {
+        self.commits.set(self.commits.get() + 1);
+        let block = Rc::new(block);
+        if let Some(span) = self.spans.borrow_mut().get_mut(&block.group) {
+            if let Some(version) = span.versions.get_mut(block.index as usize) {
+                *version = block.version;
+            }
+            span.shown.retain(|member, _| reached.contains(member));
+        }
+        self.keep(&block);
+    }
+
+    /// Forgets what was seen of a span, so that it is read anew.
+    pub(crate) fn forget(&self, group: BirthId) {
+        self.spans.borrow_mut().remove(&group);
         let mut cache = self.cache.borrow_mut();
-        let (age, loaded) = cache.get_mut(&(group, index))?;
+        let keys: Vec<_> = cache
+            .range((group, 0)..=(group, u32::MAX))
+            .map(|(key, (age, _))| (*key, *age))
+            .collect();
+        for (key, age) in keys {
+            cache.remove(&key);
+            self.by_age.borrow_mut().remove(&age);
+        }
+    }
+
+    fn cached(&self, group: BirthId, index: u32) -> Option<Rc<ChecksumBlock>> {
+        let mut cache = self.cache.borrow_mut();
+        let (age, block) = cache.get_mut(&(group, index))?;
         let mut by_age = self.by_age.borrow_mut();
         by_age.remove(age);
         *age = self.next_age();
         by_age.insert(*age, (group, index));
-        Some(loaded.clone())
+        Some(Rc::clone(block))
     }
 
-    fn keep(&self, group: BirthId, index: u32, loaded: Loaded) {
+    fn keep(&self, block: &Rc<ChecksumBlock>) {
+        let key = (block.group, block.index);
         let age = self.next_age();
         let mut cache = self.cache.borrow_mut();
         let mut by_age = self.by_age.borrow_mut();
-        if let Some((older, _)) = cache.insert((group, index), (age, loaded)) {
+        if let Some((older, _)) = cache.insert(key, (age, Rc::clone(block))) {
             by_age.remove(&older);
         }
-        by_age.insert(age, (group, index));
+        by_age.insert(age, key);
         while cache.len() > self.blocks_max {
             let Some((_, oldest)) = by_age.pop_first() else { break };
             cache.remove(&oldest);
@@ -164,94 +225,54 @@ impl Checksums {
     }
 }
 
-async fn read_block(
+/// A block whose version is known: one slot of whoever has it.
+async fn load_version(
     pool: &Pool,
     group: &GroupPlace,
     index: u32,
-) -> Result<(Loaded, Newest), LoadError> {
+    version: ChecksumVersion,
+) -> Option<Loaded> {
+    if version == ChecksumVersion::INITIAL {
+        let block = Rc::new(ChecksumBlock::unwritten(group.birth, index, version));
+        return Some(Loaded { block, lagging: false });
+    }
     let shape = pool.shape();
-    let mask = shape.checksum_regions(index);
-    let mut reads = FuturesUnordered::new();
-    let mut holders = Vec::new();
-    for member in 0..group.members.len() {
-        if !pool.has_all(group.birth, member, mask) {
-            continue;
-        }
-        let Some((_, device, start)) = pool.extent_of(group, member) else { continue };
-        holders.push(member);
-        for slot in 0..2 {
-            let sector = Lba(start.0 + shape.checksum_sector(index, slot));
-            let reading = device.read(SectorRange::new(sector, BLOCK_SECTORS));
-            reads.push(async move {
-                let answer = reading.await.map(|completion| completion.value);
-                SlotRead { member, slot, answer }
-            });
-        }
-    }
-    let mut newest: Option<ChecksumBlock> = None;
-    let mut sequences: BTreeMap<usize, u64> = BTreeMap::new();
-    let mut sound: BTreeMap<usize, u32> = BTreeMap::new();
-    let (mut pending, mut damaged, mut silent) = (holders.len() * 2, 0, 0);
-    let patience = pool.runtime.sleep(pool.limits.hedge);
-    let mut patience = std::pin::pin!(patience);
-    let mut impatient = false;
-    while pending > 0 {
-        let read = if impatient {
-            let waiting = runtime::timeout(&pool.runtime, pool.limits.exclusion, reads.next());
-            waiting.await.ok().flatten()
-        } else {
-            match select(reads.next(), patience.as_mut()).await {
-                Either::Left((read, _)) => read,
-                Either::Right(((), _)) => {
-                    impatient = true;
-                    if is_complete(&sound) {
-                        break;
-                    }
-                    continue;
-                }
-            }
-        };
-        let Some(SlotRead { member, slot, answer }) = read else { break };
-        pending -= 1;
-        match answer {
-            Ok(bytes) => match UncheckedChecksumBlock(&bytes).check(group.birth, index, slot) {
-                Ok(block) => {
-                    let seen = sequences.entry(member).or_insert(block.sequence);
-                    *seen = (*seen).max(block.sequence);
-                    *sound.entry(member).or_default() += 1;
-                    if newest.as_ref().is_none_or(|newest| newest.sequence < block.sequence) {
-                        newest = Some(block);
-                    }
-                }
-                Err(_) => damaged += 1,
-            },
-            Err(IoError::Medium(_) | IoError::OutOfRange(_)) => damaged += 1,
-            Err(_) => silent += 1,
-        }
-        if impatient && is_complete(&sound) {
-            break;
-        }
-    }
-    // A lone slot may be the older one, in which what was written since is still unwritten: to
-    // believe it would turn data into zeros.
-    if !is_complete(&sound) && (pending > 0 || silent > 0) {
-        return Err(LoadError::Unreachable);
-    }
-    let Some(newest) = newest else {
-        let all_damaged = !holders.is_empty() && damaged == holders.len() * 2;
-        return Err(if all_damaged { LoadError::Damaged } else { LoadError::Unreachable });
-    };
-    // A slot that gave no answer may lag as well: writing the block there once more does no harm.
-    let lags = |member: &usize| {
-        sound.get(member) != Some(&2)
-            || sequences.get(member).is_some_and(|sequence| *sequence < newest.sequence)
-    };
-    let lagging = holders.into_iter().filter(lags).collect();
-    let known = if is_complete(&sound) { Newest::Known } else { Newest::Damaged };
-    Ok((Loaded { block: Rc::new(newest), lagging }, known))
+    let position = version.slot() * shape.checksum_blocks() + index;
+    let mut found = None;
+    let gathered = gather(pool, group, position..position + 1, |heard| {
+        let last = heard.last().and_then(|heard| heard.find(shape, index, version));
+        found = last.map(Rc::clone);
+        found.is_some()
+    });
+    let gathered = gathered.await;
+    let lagging = gathered.heard.iter().any(|heard| {
+        let mask = ExtentShape::CHECKSUMS;
+        heard.find(shape, index, version).is_none() && pool.has_all(group.birth, heard.member, mask)
+    });
+    Some(Loaded { block: found?, lagging })
 }
 
-/// Whether some holder has shown both of its slots, and so its newest.
-fn is_complete(sound: &BTreeMap<usize, u32>) -> bool {
-    sound.values().any(|slots| *slots == 2)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_never_names_two_contents() {
+        let checksums = Checksums::new(16);
+        let key = (BirthId(7), 0);
+        let next = |epoch, sequence| {
+            let now = ChecksumVersion { epoch, sequence };
+            let next = checksums.next_version(key, now, 5);
+            assert_ne!(next.slot(), now.slot(), "it would overwrite what counts");
+            next.sequence
+        };
+        assert_eq!(next(4, 10), 11);
+        // That attempt was given up; what counts is still the same.
+        assert_eq!(next(4, 10), 13);
+        assert_eq!(next(5, 13), 14);
+        // Blocks are told apart.
+        let other = ChecksumVersion { epoch: 4, sequence: 10 };
+        assert_eq!(checksums.next_version((BirthId(7), 1), other, 5).sequence, 11);
+        assert_eq!(checksums.next_version((BirthId(8), 0), other, 5).sequence, 11);
+    }
 }

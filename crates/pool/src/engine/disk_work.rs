@@ -31,6 +31,8 @@ pub(crate) struct DiskWork {
     member: Rc<Member>,
     device: Rc<dyn BlockDevice>,
     writes: Vec<(Lba, Buffer, Touched)>,
+    /// The instance that must take them: what it holds was looked at.
+    shown: Option<Instance>,
 }
 
 /// What became of them.
@@ -40,11 +42,21 @@ pub(crate) struct WorkResult {
     pub(crate) failed: Option<IoError>,
     /// Sectors that it can't take: these regions are missed.
     pub(crate) missed: Vec<Touched>,
+    /// The instance that took them.
+    pub(crate) instance: Option<Instance>,
+    /// It began anew since what it holds was looked at: that must be done again first.
+    pub(crate) began_anew: bool,
 }
 
 impl DiskWork {
     pub(crate) fn new(member: Rc<Member>, device: Rc<dyn BlockDevice>) -> DiskWork {
-        DiskWork { member, device, writes: Vec::new() }
+        DiskWork { member, device, writes: Vec::new(), shown: None }
+    }
+
+    /// Only the instance that was seen last may take it.
+    pub(crate) fn only_as_shown(mut self) -> DiskWork {
+        self.shown = self.member.seen_instance.get();
+        self
     }
 
     /// Adds a write.
@@ -70,7 +82,7 @@ impl Pool {
     /// work has no reason to wait for a disk that doesn't count any more.
     async fn run_work(&self, work: &DiskWork, release: Option<ReleaseNumber>) -> WorkResult {
         let done = self.while_in(work.member.number, self.repeat_work(work, release));
-        let lost = WorkResult { failed: Some(IoError::Lost), missed: Vec::new() };
+        let lost = WorkResult { failed: Some(IoError::Lost), ..WorkResult::default() };
         done.await.unwrap_or(lost)
     }
 
@@ -107,23 +119,33 @@ impl Pool {
         let _confirming = work.member.confirming.acquire(1).await;
         for _ in 0..RESTARTS_MAX {
             match self.try_work(work, release).await {
+                Err(IoError::Restarted { now }) if work.shown.is_some() => {
+                    work.member.seen_instance.set(Some(now));
+                    return WorkResult { began_anew: true, ..WorkResult::default() };
+                }
                 Err(IoError::Restarted { .. }) => {}
-                Err(error) => return WorkResult { failed: Some(error), missed: Vec::new() },
-                Ok(missed) => return WorkResult { failed: None, missed },
+                Err(error) => return WorkResult { failed: Some(error), ..WorkResult::default() },
+                Ok((missed, instance)) => {
+                    return WorkResult { missed, instance, ..WorkResult::default() };
+                }
             }
         }
-        WorkResult { failed: Some(IoError::Lost), missed: Vec::new() }
+        WorkResult { failed: Some(IoError::Lost), ..WorkResult::default() }
     }
 
     async fn try_work(
         &self,
         work: &DiskWork,
         release: Option<ReleaseNumber>,
-    ) -> Result<Vec<Touched>, IoError> {
+    ) -> Result<(Vec<Touched>, Option<Instance>), IoError> {
         let limit = self.limits.background;
-        let mut taken_by: Option<Instance> = None;
+        let mut taken_by = work.shown;
         if release.is_some() {
-            taken_by = Some(self.within(limit, self.checked_now(work)).await?);
+            let now = self.within(limit, self.checked_now(work)).await?;
+            if taken_by.is_some_and(|instance| instance != now) {
+                return Err(IoError::Restarted { now });
+            }
+            taken_by = Some(now);
         }
         let mut missed = Vec::new();
         let confirm = release.map(|release| self.confirm_write(work, release));
@@ -159,7 +181,7 @@ impl Pool {
             // Only now: a confirm block that may be torn is written again in the same slot.
             work.member.confirm_sequence.set(work.member.confirm_sequence.get() + 1);
         }
-        Ok(missed)
+        Ok((missed, taken_by))
     }
 
     /// The instance that answers now, which has all that the disk ever confirmed. A disk that began

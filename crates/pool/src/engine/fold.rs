@@ -10,16 +10,18 @@ use futures::future::select;
 use futures::{FutureExt, StreamExt};
 use runtime::Permit;
 
+use super::belief::LoadError;
 use super::disk_work::{DiskWork, Touched, WorkResult};
 use super::lease::Ended;
 use super::pending::{BlockData, PendingBlock, gather};
 use super::pool::GroupPlace;
 use super::volume::Volume;
 use crate::format::{
-    BirthId, ChecksumBlock, DiskNumber, RecordNumber, ReleaseNumber, Row, SegmentNumber,
+    BirthId, ChecksumBlock, ChecksumVersion, DiskNumber, Entry, ExtentShape, RecordNumber,
+    ReleaseNumber, Row, SegmentNumber, version_hash,
 };
 use crate::layout::VolumeBlock;
-use crate::metadata::{MetaRecord, MissChange, Segment, SegmentState};
+use crate::metadata::{MetaRecord, MissChange, RootChange, Segment, SegmentState};
 
 /// Rows written by one transfer, at most.
 const RUN_ROWS: usize = 256;
@@ -30,8 +32,15 @@ const LOADS: usize = 32;
 struct GroupFold {
     group: GroupPlace,
     rows: BTreeMap<Row, Option<BlockData>>,
-    blocks: Vec<ChecksumBlock>,
+    blocks: Vec<NextBlock>,
     _lock: Permit,
+}
+
+/// A checksum block as a fold makes it.
+struct NextBlock {
+    block: ChecksumBlock,
+    /// What the version that it follows adds to the root.
+    followed_hash: u64,
 }
 
 impl Volume {
@@ -108,28 +117,45 @@ impl Volume {
         let mut folds = self.lock_groups(due).await;
         self.initialise_for(&folds.iter().map(|f| f.group.clone()).collect::<Vec<_>>()).await?;
         self.pool.unless_over(self.load_checksums(&mut folds)).await??;
-        loop {
+        let results = loop {
             self.wait_for_right_members(&folds).await?;
+            let shows = folds.iter().map(|fold| self.show_span(&fold.group));
+            let mut shows = futures::stream::iter(shows).buffer_unordered(LOADS);
+            while let Some(shown) = self.pool.unless_over(shows.next()).await? {
+                shown?;
+            }
+            drop(shows);
             let release_lock = self.pool.release_lock.acquire(1).await;
+            if !folds.iter().all(|fold| self.is_shown(&fold.group)) {
+                // Somebody was taken in meanwhile.
+                continue;
+            }
             let release = self.pool.meta.borrow().counters().release;
             let results = self.write_folds(&folds, release).await;
             let touched = touched_disks(&results);
             let misses = self.misses_of(&folds, &results);
             let failed = failures(&results);
+            if failed.is_empty() && results.values().any(|result| result.began_anew) {
+                continue;
+            }
             if !failed.is_empty() {
                 drop(release_lock);
                 self.pool.exclude(&failed, true).await?;
                 continue;
             }
-            if self.release(last, all, release, touched, misses).await? {
+            let roots = folds.iter().filter_map(|fold| self.next_root(fold)).collect();
+            if self.release(last, all, release, touched, (misses, roots)).await? {
                 drop(release_lock);
-                break;
+                break results;
             }
             drop(release_lock);
             self.wait_for_change().await?;
-        }
+        };
         for fold in folds {
-            fold.blocks.into_iter().for_each(|block| self.checksums.replace(block));
+            let reached = reached_members(&fold.group, &results);
+            for next in fold.blocks {
+                self.checksums.committed(next.block, &reached);
+            }
         }
         self.pending.borrow_mut().release(last);
         self.pool.changed.notify_all();
@@ -177,20 +203,62 @@ impl Volume {
 
     async fn load_for(self: &Rc<Self>, fold: &mut GroupFold) -> Result<(), Ended> {
         let shape = self.pool.shape();
-        let mut blocks: BTreeMap<u32, ChecksumBlock> = BTreeMap::new();
+        let mut blocks: BTreeMap<u32, NextBlock> = BTreeMap::new();
         for (row, data) in &fold.rows {
             let (index, entry) = shape.entry_of(*row);
             if let std::collections::btree_map::Entry::Vacant(vacant) = blocks.entry(index) {
-                let mut block = self.level_checksums(&fold.group, index).await?;
-                block.sequence += 1;
-                vacant.insert(block);
+                vacant.insert(self.next_block(&fold.group, index).await?);
             }
-            if let Some(block) = blocks.get_mut(&index) {
-                block.set(entry, data.as_ref().map(|data| data.crc));
+            if let Some(next) = blocks.get_mut(&index) {
+                let known = data.as_ref().map_or(Entry::Unwritten, |data| Entry::Written(data.crc));
+                next.block.set(entry, known);
             }
         }
         fold.blocks = blocks.into_values().collect();
         Ok(())
+    }
+
+    /// The block that follows the one that counts, in the other slot. Where that one is lost for good,
+    /// one of which all rows are lost; where it is doubtful, this waits: nothing may be built on it.
+    async fn next_block(
+        self: &Rc<Self>,
+        group: &GroupPlace,
+        index: u32,
+    ) -> Result<NextBlock, Ended> {
+        let pool = &self.pool;
+        let next =
+            |now| self.checksums.next_version((group.birth, index), now, pool.epoch.0 as u32);
+        loop {
+            match self.checksum_block(group, index).await {
+                Ok(loaded) => {
+                    let now = loaded.block.version;
+                    let followed_hash = version_hash(pool.id, group.birth, index, now);
+                    let mut block = (*loaded.block).clone();
+                    block.version = next(now);
+                    return Ok(NextBlock { block, followed_hash });
+                }
+                Err(LoadError::Doubtful(doubt)) if doubt.is_lost => {
+                    tracing::error!(volume = %self.name, group = %group.birth, index, "checksums lost");
+                    let newest = ChecksumVersion { epoch: 0, sequence: doubt.newest_sequence };
+                    let (_, rows) = pool.shape().rows_of_block(index);
+                    let block = ChecksumBlock::lost(group.birth, index, next(newest), rows);
+                    return Ok(NextBlock { block, followed_hash: doubt.hash });
+                }
+                Err(LoadError::Doubtful(_)) => self.wait_for_change().await?,
+                Err(LoadError::Unreachable(silent)) => self.wait_for_holders(&silent).await?,
+            }
+        }
+    }
+
+    /// The root of a group once a fold is in place.
+    fn next_root(&self, fold: &GroupFold) -> Option<RootChange> {
+        let group = fold.group.birth;
+        let mut root = self.pool.root_of(group)?;
+        for NextBlock { block, followed_hash } in &fold.blocks {
+            let hash = version_hash(self.pool.id, group, block.index, block.version);
+            root = root.wrapping_sub(*followed_hash).wrapping_add(hash);
+        }
+        Some(RootChange { group, root })
     }
 
     /// Waits until each region that will be written has a usable member that is right there.
@@ -216,9 +284,8 @@ impl Volume {
 
     fn touched_mask(&self, fold: &GroupFold) -> u64 {
         let shape = self.pool.shape();
-        let sums = fold.blocks.iter().fold(0, |mask, b| mask | shape.checksum_regions(b.index));
         let rows = fold.rows.iter().filter(|(_, data)| data.is_some());
-        rows.fold(sums, |mask, (row, _)| mask | 1 << shape.region_of_row(*row))
+        rows.fold(ExtentShape::CHECKSUMS, |mask, (row, _)| mask | 1 << shape.region_of_row(*row))
     }
 
     /// Writes all of it on all usable members, each confirmed and flushed.
@@ -236,7 +303,7 @@ impl Volume {
                 };
                 let work = works
                     .entry(member.number)
-                    .or_insert_with(|| DiskWork::new(Rc::clone(&member), device));
+                    .or_insert_with(|| DiskWork::new(Rc::clone(&member), device).only_as_shown());
                 self.add_writes(work, fold, &runs, index, start);
             }
         }
@@ -259,9 +326,9 @@ impl Volume {
             let sector = Lba(start.0 + shape.row_sector(*first));
             work.write(sector, data.clone(), touched(mask));
         }
-        for block in &fold.blocks {
+        for NextBlock { block, .. } in &fold.blocks {
             let sector = Lba(start.0 + shape.checksum_sector(block.index, block.slot()));
-            work.write(sector, block.encode(), touched(shape.checksum_regions(block.index)));
+            work.write(sector, block.encode(), touched(ExtentShape::CHECKSUMS));
         }
     }
 
@@ -295,7 +362,7 @@ impl Volume {
         all: bool,
         release: ReleaseNumber,
         touched: BTreeSet<DiskNumber>,
-        misses: Vec<MissChange>,
+        (misses, roots): (Vec<MissChange>, Vec<RootChange>),
     ) -> Result<bool, Ended> {
         // With nothing in flight and nothing newer, the open segment may go too: a writer waits for
         // its room, or it has lost a copy, and its last one would be needed to open the volume.
@@ -313,6 +380,7 @@ impl Volume {
             release,
             touched: touched.into_iter().collect(),
             misses,
+            roots,
         }];
         let (freed, open) = self.freeable(last, whole);
         let state = SegmentState::Closed(self.log.state.borrow().durable);
@@ -387,6 +455,17 @@ fn row_runs(rows: &BTreeMap<Row, Option<BlockData>>) -> Vec<(Row, Buffer)> {
         }
     }
     runs.into_iter().map(|(first, run)| (first, gather(&run))).collect()
+}
+
+/// The members of a group that have all that a fold wrote of it.
+fn reached_members(group: &GroupPlace, results: &BTreeMap<DiskNumber, WorkResult>) -> Vec<usize> {
+    let reached = group.members.iter().enumerate().filter(|(index, (disk, _))| {
+        let missed = |touched: &Touched| {
+            (touched.group, usize::from(touched.member)) == (group.birth, *index)
+        };
+        results.get(disk).is_some_and(|result| !result.missed.iter().any(missed))
+    });
+    reached.map(|(index, _)| index).collect()
 }
 
 fn touched_disks(results: &BTreeMap<DiskNumber, WorkResult>) -> BTreeSet<DiskNumber> {

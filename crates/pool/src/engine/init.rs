@@ -7,11 +7,11 @@ use std::rc::Rc;
 
 use block::Lba;
 
-use super::disk_work::{DiskWork, Touched};
+use super::disk_work::{DiskWork, Touched, WorkResult};
 use super::lease::Ended;
 use super::pool::GroupPlace;
 use super::volume::Volume;
-use crate::format::{BirthId, ChecksumBlock};
+use crate::format::{BirthId, ChecksumBlock, ChecksumVersion, DiskNumber, ExtentShape};
 use crate::metadata::{MetaRecord, MissChange, RunKey};
 
 /// Groups that are initialised beyond those that are needed.
@@ -71,7 +71,7 @@ impl Volume {
             for group in &groups {
                 for (index, (disk, _)) in group.members.iter().enumerate() {
                     if !results.contains_key(disk) {
-                        misses.insert((group.birth, index as u8), self.checksum_mask());
+                        misses.insert((group.birth, index as u8), ExtentShape::CHECKSUMS);
                     }
                 }
             }
@@ -86,13 +86,36 @@ impl Volume {
                 MetaRecord::RunInitialised { volume: self.id, key, count },
             ];
             match self.pool.try_commit_locked(&records).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.remember_initialised(&groups, &results);
+                    return Ok(());
+                }
                 Err(super::commit::CommitError::Ended(ended)) => return Err(ended),
                 // No member could take the blocks, or the volume is gone: try again, or find out.
                 Err(error) => tracing::warn!(volume = %self.name, ?error, "initialising"),
             }
             drop((_lock, members_stay));
             self.wait_for_change().await?;
+        }
+    }
+
+    /// Who took the blocks is known to hold them, so that the first fold needn't look.
+    fn remember_initialised(
+        &self,
+        groups: &[GroupPlace],
+        results: &BTreeMap<DiskNumber, WorkResult>,
+    ) {
+        let blocks = self.pool.shape().checksum_blocks();
+        for group in groups {
+            let shown = group.members.iter().enumerate().filter_map(|(index, (disk, _))| {
+                let result = results.get(disk)?;
+                let missed = |touched: &Touched| {
+                    (touched.group, usize::from(touched.member)) == (group.birth, index)
+                };
+                let whole = !result.missed.iter().any(missed);
+                whole.then_some((index, result.instance?))
+            });
+            self.checksums.initialised(group.birth, blocks, shown.collect());
         }
     }
 
@@ -103,7 +126,7 @@ impl Volume {
             let meta = self.pool.meta.borrow();
             let run = meta.volumes().get(&self.id)?.runs.get(&key)?;
             let count = needed.saturating_add(AHEAD).min(run.count);
-            (run.initialised, count)
+            (run.initialised(), count)
         };
         if first >= needed {
             return None;
@@ -120,19 +143,17 @@ impl Volume {
     fn add_unwritten(&self, work: &mut DiskWork, group: &GroupPlace, member: usize, start: Lba) {
         let shape = self.pool.shape();
         for index in 0..shape.checksum_blocks() {
-            let mask = shape.checksum_regions(index);
             for sequence in 0..2 {
-                let block = ChecksumBlock::unwritten(group.birth, index, sequence);
+                let version = ChecksumVersion { sequence, ..ChecksumVersion::INITIAL };
+                let block = ChecksumBlock::unwritten(group.birth, index, version);
                 let sector = Lba(start.0 + shape.checksum_sector(index, block.slot()));
-                let touched = Touched { group: group.birth, member: member as u8, mask };
+                let touched = Touched {
+                    group: group.birth,
+                    member: member as u8,
+                    mask: ExtentShape::CHECKSUMS,
+                };
                 work.write(sector, block.encode(), touched);
             }
         }
-    }
-
-    /// The regions that hold checksum blocks.
-    pub(crate) fn checksum_mask(&self) -> u64 {
-        let shape = self.pool.shape();
-        (0..shape.checksum_blocks()).fold(0, |mask, index| mask | shape.checksum_regions(index))
     }
 }

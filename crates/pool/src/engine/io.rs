@@ -6,18 +6,27 @@ use block::{
 };
 use futures::future::join_all;
 
-/// Reads `sectors` from `start`, in parallel pieces. The instance is that of the last piece.
+/// Reads `sectors` from `start`, in parallel pieces.
 pub(crate) async fn read_run(
     device: &dyn BlockDevice,
     start: Lba,
     sectors: u64,
 ) -> Result<Buffer, IoError> {
+    read_seen(device, start, sectors).await.map(|seen| seen.value)
+}
+
+/// The same, with the instance that answered: one, otherwise `Restarted`.
+pub(crate) async fn read_seen(
+    device: &dyn BlockDevice,
+    start: Lba,
+    sectors: u64,
+) -> Result<Completion<Buffer>, IoError> {
     let most = most_sectors(device);
     if sectors <= most {
         let range = SectorRange::new(start, sectors);
-        let data = device.read(range).await?.value;
-        return if data.len() as u64 == range.len_bytes() {
-            Ok(data)
+        let seen = device.read(range).await?;
+        return if seen.value.len() as u64 == range.len_bytes() {
+            Ok(seen)
         } else {
             // A device that answers with another length than asked for has not read this range.
             Err(IoError::Medium(range))
@@ -28,15 +37,20 @@ pub(crate) async fn read_run(
         async move { (range, reading.await) }
     });
     let mut whole = BufferMut::zeroed(sectors as usize * SECTOR_BYTES);
+    let mut instance: Option<Instance> = None;
     for (range, result) in join_all(pieces).await {
-        let data = result?.value;
+        let Completion { instance: now, value: data, .. } = result?;
+        if instance.is_some_and(|instance| instance != now) {
+            return Err(IoError::Restarted { now });
+        }
+        instance = Some(now);
         let offset = (range.start.0 - start.0) as usize * SECTOR_BYTES;
         match whole.get_mut(offset..offset + data.len()) {
             Some(window) if data.len() as u64 == range.len_bytes() => window.copy_from_slice(&data),
             _ => return Err(IoError::Medium(range)),
         }
     }
-    Ok(whole.freeze())
+    Ok(Completion::new(instance.unwrap_or_default(), whole.freeze()))
 }
 
 /// Writes `data` from `start`, in parallel pieces, all answered by one instance: otherwise

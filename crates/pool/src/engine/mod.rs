@@ -13,6 +13,7 @@
 //!
 //! It is single-threaded: state is in cells, and no borrow lives across an await.
 
+mod belief;
 mod catchup;
 mod checksums;
 mod commit;
@@ -50,6 +51,7 @@ mod space;
 mod status;
 mod taken;
 mod verify;
+mod version_search;
 mod volume;
 mod volumes;
 mod whose;

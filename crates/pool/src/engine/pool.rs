@@ -120,6 +120,11 @@ impl Pool {
         self.meta.borrow().group_by_birth(birth).map(GroupPlace::of)
     }
 
+    /// Which versions of a group's checksum blocks count.
+    pub(crate) fn root_of(&self, birth: BirthId) -> Option<u64> {
+        self.meta.borrow().group_by_birth(birth)?.root()
+    }
+
     /// Whether the member at `index` of a group has everything of the regions in `mask`.
     pub(crate) fn has_all(&self, birth: BirthId, index: usize, mask: u64) -> bool {
         self.meta.borrow().missed(birth, index as u8) & mask == 0

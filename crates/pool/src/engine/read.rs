@@ -12,10 +12,10 @@ use futures::StreamExt;
 use futures::future::{Either, join_all, select};
 use futures::stream::FuturesUnordered;
 
-use super::checksums::LoadError;
+use super::belief::LoadError;
 use super::pool::{GroupPlace, Pool, ended_error};
 use super::volume::Volume;
-use crate::format::{ChecksumBlock, Role, Row, row_checksum};
+use crate::format::{ChecksumBlock, Entry, Role, Row, row_checksum};
 use crate::layout::VolumeBlock;
 use crate::report::PoolEvent;
 
@@ -114,15 +114,23 @@ impl Volume {
             for (offset, source) in sources.iter_mut().enumerate().filter(|(_, s)| s.is_none()) {
                 let row = Row(at.row.0 + offset as u32);
                 let (index, entry) = self.pool.shape().entry_of(row);
-                let known = sums.take().filter(|(loaded, _)| *loaded == index);
-                let (_, block) = match known {
-                    Some(known) => sums.insert(known),
+                let loaded = sums.take().filter(|(loaded, _)| *loaded == index);
+                let (_, known) = match loaded {
+                    Some(loaded) => sums.insert(loaded),
                     None => {
                         let block = block + offset as u64;
                         sums.insert((index, self.checksums_of(&group, index, block).await?))
                     }
                 };
-                *source = Some(block.get(entry).map_or(Source::Zero, Source::Disk));
+                *source = Some(match known.get(entry) {
+                    Entry::Unwritten => Source::Zero,
+                    Entry::Written(crc) => Source::Disk(crc),
+                    Entry::Lost => {
+                        let lost = block + offset as u64;
+                        self.tell_unrepairable(&group, lost, 1);
+                        return Err(IoError::Medium(sectors_of(lost, 1)));
+                    }
+                });
             }
         }
         let sources: Vec<_> =
@@ -141,16 +149,19 @@ impl Volume {
         loop {
             match self.checksum_block(group, index).await {
                 Ok(loaded) => {
-                    if !loaded.lagging.is_empty() {
-                        self.mend_checksums_soon(group.birth, index);
+                    if loaded.lagging {
+                        self.mend_checksums_soon(group.birth);
                     }
                     return Ok(loaded.block);
                 }
-                Err(LoadError::Damaged) => {
+                Err(LoadError::Doubtful(_)) => {
                     self.tell_unrepairable(group, block, 1);
                     return Err(IoError::Medium(sectors_of(block, 1)));
                 }
-                Err(LoadError::Unreachable) => self.wait_for_members().await?,
+                Err(LoadError::Unreachable(silent)) => {
+                    let waited = self.wait_for_holders(&silent).await;
+                    waited.map_err(|ended| ended_error(&self.pool, ended))?;
+                }
             }
         }
     }
@@ -224,9 +235,12 @@ impl Volume {
                     data[start..start + BLOCK_BYTES].copy_from_slice(&right);
                 }
                 None => {
-                    let Some(block) = self.block_of(group, row) else { continue };
-                    self.tell_unrepairable(group, block, 1);
-                    lost.get_or_insert(sectors_of(block, 1));
+                    // A row that the volume doesn't have can't be named, and is wrong all the same.
+                    let block = self.block_of(group, row);
+                    block.iter().for_each(|block| self.tell_unrepairable(group, *block, 1));
+                    lost.get_or_insert(
+                        block.map_or_else(SectorRange::default, |block| sectors_of(block, 1)),
+                    );
                 }
             }
         }
@@ -234,7 +248,8 @@ impl Volume {
     }
 
     /// Looks for a right copy of one row on every member that should have it, the suspect first once
-    /// more; `None` when those that answer are all wrong.
+    /// more, and at last on those that missed something of its region; `None` when those that answer
+    /// are all wrong.
     async fn rescue_row(
         self: &Rc<Self>,
         group: &Rc<GroupPlace>,
@@ -244,25 +259,28 @@ impl Volume {
     ) -> Result<Option<Buffer>, IoError> {
         let region = 1 << self.pool.shape().region_of_row(row);
         loop {
-            let mut order: Vec<usize> = (0..group.members.len())
-                .filter(|member| self.pool.has_all(group.birth, *member, region))
-                .collect();
-            order.sort_by_key(|member| *member != suspect);
+            let has = |member: &usize| self.pool.has_all(group.birth, *member, region);
+            let mut order: Vec<usize> = (0..group.members.len()).collect();
+            order.sort_by_key(|member| (!has(member), *member != suspect));
             let (mut right, mut wrong, mut tried) = (None, Vec::new(), 0);
             for member in order {
+                let should_have = has(&member);
                 match self.read_from_one(group, row, 1, Some(member)).await {
                     Ok((_, data)) => {
-                        tried += 1;
                         if row_checksum(group.birth, row, Role::Data(0), &data) == crc {
                             right = Some(data);
                             break;
                         }
-                        wrong.push(member);
+                        if should_have {
+                            tried += 1;
+                            wrong.push(member);
+                        }
                     }
-                    Err(Unread::Unreadable) => {
+                    Err(Unread::Unreadable) if should_have => {
                         tried += 1;
                         wrong.push(member);
                     }
+                    Err(Unread::Unreadable) => {}
                     Err(Unread::Unreachable) => {}
                 }
             }
@@ -291,8 +309,10 @@ impl Volume {
         let shape = self.pool.shape();
         let mask = region_mask(&self.pool, first, count);
         let mut candidates: Vec<usize> = (0..group.members.len())
-            .filter(|member| only.is_none_or(|only| only == *member))
-            .filter(|member| self.pool.has_all(group.birth, *member, mask))
+            .filter(|member| match only {
+                Some(only) => only == *member,
+                None => self.pool.has_all(group.birth, *member, mask),
+            })
             .collect();
         // Now and then the other way round, so that each copy is looked at in the long run.
         let reads = self.reads.replace(self.reads.get().wrapping_add(1));

@@ -1,24 +1,22 @@
 //! Repairing single blocks and checksum blocks on one member, from the others, under the group's lock
 //! and only after verifying there once more that it is needed.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use block::{BLOCK_BYTES, BLOCK_SECTORS, Buffer, Lba};
+use block::{BLOCK_BYTES, BLOCK_SECTORS, Buffer, IoError, Lba};
 
-use super::checksums::LoadError;
+use super::belief::{Heard, LoadError, hear};
+use super::checksums::Loaded;
 use super::io::{read_run, write_durably};
 use super::lease::Ended;
 use super::pool::GroupPlace;
 use super::volume::Volume;
-use crate::format::{BirthId, CHECKSUM_ENTRIES, ChecksumBlock, Role, Row, row_checksum};
+use crate::format::{BirthId, DiskNumber, ExtentShape, Role, Row, row_checksum};
 use crate::report::PoolEvent;
 
 /// Repairs that wait or run at once; more are dropped, and found again by the next read.
 const REPAIRS_MAX: usize = 64;
-/// What takes the place of checksums of which every copy was lost: reads of those rows fail by name.
-pub(super) const POISON: u32 = 0xdead_0bad;
-/// Above every sequence in use, for a block whose sequence was lost with it.
-const SEQUENCE_AFTER_LOSS: u64 = 1 << 48;
 
 impl Volume {
     /// Repairs a row on a member in the background.
@@ -43,7 +41,8 @@ impl Volume {
         let shape = self.pool.shape();
         let (index, entry) = shape.entry_of(row);
         let loaded = self.checksum_block(&group, index).await;
-        let Some(crc) = loaded.ok().and_then(|loaded| loaded.block.get(entry)) else { return };
+        let known = loaded.ok().and_then(|loaded| loaded.block.get(entry).checksum());
+        let Some(crc) = known else { return };
         let Some((member, device, start)) = self.pool.extent_of(&group, bad) else { return };
         let sector = Lba(start.0 + shape.row_sector(row));
         member.checksum_errors.set(member.checksum_errors.get() + 1);
@@ -90,9 +89,31 @@ impl Volume {
         right.then_some(data)
     }
 
-    /// Brings lagging or damaged copies of a checksum block up to date in the background.
-    pub(crate) fn mend_checksums_soon(self: &Rc<Self>, group: BirthId, index: u32) {
-        let key = (group, Row(u32::MAX - index), usize::MAX);
+    /// The believed checksum block of a group.
+    pub(crate) async fn checksum_block(
+        &self,
+        group: &GroupPlace,
+        index: u32,
+    ) -> Result<Loaded, LoadError> {
+        self.checksums.load(&self.pool, group, index).await
+    }
+
+    /// Waits for disks whose checksums are needed. Those that take part and don't answer are put out
+    /// first: of who is out, nobody expects an answer.
+    pub(crate) async fn wait_for_holders(
+        self: &Rc<Self>,
+        silent: &[DiskNumber],
+    ) -> Result<(), Ended> {
+        let silent: BTreeMap<_, _> = silent.iter().map(|disk| (*disk, IoError::Lost)).collect();
+        if !silent.is_empty() {
+            self.pool.exclude(&silent, false).await?;
+        }
+        self.wait_for_change().await
+    }
+
+    /// Brings members that lag behind a span up to date in the background.
+    pub(crate) fn mend_checksums_soon(self: &Rc<Self>, group: BirthId) {
+        let key = (group, Row(u32::MAX), usize::MAX);
         let mut repairing = self.repairing.borrow_mut();
         if repairing.len() >= REPAIRS_MAX || !repairing.insert(key) {
             return;
@@ -102,7 +123,7 @@ impl Volume {
             let mending = async {
                 let _lock = volume.pool.group_lock(group).acquire(1).await;
                 if let Some(place) = volume.pool.group_by_birth(group) {
-                    let _ = volume.level_checksums(&place, index).await;
+                    let _ = volume.try_show(&place).await;
                 }
             };
             let _ = volume.pool.unless_over(mending).await;
@@ -110,67 +131,111 @@ impl Volume {
         });
     }
 
-    /// The newest checksum block, after every usable holder has it: only then may a newer one
-    /// overwrite the other slot. The caller holds the group's lock.
-    pub(crate) async fn level_checksums(
+    /// Sees to it that each member that takes part and has missed none of the checksums holds, durably,
+    /// what counts: only then may a newer version take the other slot, or a crash during that write
+    /// and the loss of the one good holder would together lose checksums that no log names any more.
+    /// The caller holds the group's lock.
+    pub(crate) async fn show_span(self: &Rc<Self>, group: &GroupPlace) -> Result<(), Ended> {
+        for attempt in 0.. {
+            let silent = self.try_show(group).await;
+            if silent.is_empty() {
+                return Ok(());
+            }
+            // One that answers a probe each time and never this is of no use either.
+            self.pool.exclude(&silent, attempt > 1).await?;
+            self.wait_for_change().await?;
+        }
+        Ok(())
+    }
+
+    /// Whether all of them were shown to hold it. Of a span of which something is doubtful nothing is
+    /// remembered, and what is known of it doesn't lose its place.
+    pub(crate) fn is_shown(&self, group: &GroupPlace) -> bool {
+        let known = self.checksums.versions(group.birth).is_some();
+        !known
+            || (0..group.members.len()).all(|index| {
+                let holds = self.pool.has_all(group.birth, index, ExtentShape::CHECKSUMS);
+                let member = self.pool.extent_of(group, index).map(|(member, ..)| member);
+                member.filter(|_| holds).is_none_or(|member| {
+                    self.checksums.is_shown(group.birth, index, member.seen_instance.get())
+                })
+            })
+    }
+
+    /// The same once; returns the members that couldn't be seen to.
+    async fn try_show(self: &Rc<Self>, group: &GroupPlace) -> BTreeMap<DiskNumber, IoError> {
+        let shape = self.pool.shape();
+        let mut failed = BTreeMap::new();
+        for index in 0..group.members.len() {
+            let holds = self.pool.has_all(group.birth, index, ExtentShape::CHECKSUMS);
+            let Some((member, device, start)) = self.pool.extent_of(group, index) else { continue };
+            let seen = member.seen_instance.get();
+            if !holds || self.checksums.is_shown(group.birth, index, seen) {
+                continue;
+            }
+            let positions = 0..2 * shape.checksum_blocks();
+            let hearing = hear(shape, group, index, &*device, start, positions);
+            let limit = self.pool.limits.exclusion;
+            let heard = match self.pool.within_while_in(member.number, limit, hearing).await {
+                Ok(heard) => heard,
+                Err(error) => {
+                    failed.insert(member.number, error);
+                    continue;
+                }
+            };
+            match self.mend_holder(group, &heard).await {
+                Ok(true) => {
+                    member.seen_instance.set(Some(heard.instance));
+                    self.checksums.set_shown(group.birth, index, heard.instance);
+                }
+                // What counts isn't known of all blocks, and what is known it has.
+                Ok(false) => {}
+                Err(error) => drop(failed.insert(member.number, error)),
+            }
+        }
+        failed
+    }
+
+    /// Writes to a member that answered what it lacks of a span; tells whether it has all of it now.
+    async fn mend_holder(
         self: &Rc<Self>,
         group: &GroupPlace,
-        index: u32,
-    ) -> Result<ChecksumBlock, Ended> {
-        loop {
-            match self.checksum_block(group, index).await {
-                Ok(loaded) if loaded.lagging.is_empty() => return Ok((*loaded.block).clone()),
-                Ok(loaded) => {
-                    for member in loaded.lagging.iter() {
-                        self.write_checksums(group, &loaded.block, *member).await;
-                    }
-                    let block = (*loaded.block).clone();
-                    self.checksums.replace(block.clone());
-                    return Ok(block);
-                }
-                Err(LoadError::Unreachable) => self.wait_for_change().await?,
-                Err(LoadError::Damaged) => return Ok(self.poisoned(group, index)),
-            }
-        }
-    }
-
-    /// Writes a checksum block to both slots of a member; the other slot gets it under the sequence
-    /// before.
-    pub(crate) async fn write_checksums(
-        &self,
-        group: &GroupPlace,
-        block: &ChecksumBlock,
-        member: usize,
-    ) -> bool {
+        heard: &Heard,
+    ) -> Result<bool, IoError> {
         let shape = self.pool.shape();
-        let Some((disk, device, start)) = self.pool.extent_of(group, member) else { return false };
-        let mut older = block.clone();
-        older.sequence = block.sequence.checked_sub(1).unwrap_or(1);
-        let sectors = [block, &older].map(|block| {
-            let sector = Lba(start.0 + shape.checksum_sector(block.index, block.slot()));
-            (sector, block.encode())
-        });
-        // The newest first: the other slot may hold the only sound one until it is durable.
-        for (sector, bytes) in sectors {
-            let write = write_durably(&*device, sector, bytes);
-            let limit = self.pool.limits.background;
-            if self.pool.within_while_in(disk.number, limit, write).await.is_err() {
-                return false;
+        let lost = Err(IoError::Lost);
+        let Some((disk, device, start)) = self.pool.extent_of(group, heard.member) else {
+            return lost;
+        };
+        let mut has_all = true;
+        for index in 0..shape.checksum_blocks() {
+            let version = self.checksums.version(group.birth, index);
+            if version.is_some_and(|version| heard.find(shape, index, version).is_some()) {
+                continue;
             }
+            // Whatever stands in the way of knowing it is for those who need it to wait for.
+            let Ok(loaded) = self.checksum_block(group, index).await else {
+                has_all = false;
+                continue;
+            };
+            let block = loaded.block;
+            if heard.find(shape, index, block.version).is_some() {
+                continue;
+            }
+            let sector = Lba(start.0 + shape.checksum_sector(index, block.slot()));
+            let write = write_durably(&*device, sector, block.encode());
+            let limit = self.pool.limits.background;
+            let written = self.pool.within_while_in(disk.number, limit, write).await?;
+            if written.instance != heard.instance {
+                return Err(IoError::Restarted { now: written.instance });
+            }
+            self.pool.events.tell(PoolEvent::StructureRepaired {
+                pool: self.pool.name.clone(),
+                disk: disk.display_name(),
+                what: "checksum block".into(),
+                disk_offset_bytes: sector.byte_offset(),
+            });
         }
-        self.pool.events.tell(PoolEvent::StructureRepaired {
-            pool: self.pool.name.clone(),
-            disk: disk.display_name(),
-            what: "checksum block".into(),
-            disk_offset_bytes: Lba(start.0 + shape.checksum_sector(block.index, 0)).byte_offset(),
-        });
-        true
-    }
-
-    fn poisoned(&self, group: &GroupPlace, index: u32) -> ChecksumBlock {
-        tracing::error!(volume = %self.name, group = %group.birth, index, "checksums lost");
-        let mut block = ChecksumBlock::unwritten(group.birth, index, SEQUENCE_AFTER_LOSS);
-        (0..CHECKSUM_ENTRIES).for_each(|entry| block.set(entry, Some(POISON)));
-        block
+        Ok(has_all && self.checksums.versions(group.birth).is_some())
     }
 }

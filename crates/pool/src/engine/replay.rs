@@ -11,10 +11,8 @@ use block::{BLOCK_BYTES, Buffer, BufferMut, IoError, Lba, SECTOR_BYTES, SectorRa
 use futures::StreamExt;
 use futures::future::join_all;
 
-use super::checksums::{LoadError, Loaded};
 use super::lease::Ended;
 use super::log::put_record;
-use super::pool::GroupPlace;
 use super::segment::current_copies;
 use super::volume::{Serving, Volume};
 use crate::format::{
@@ -130,10 +128,7 @@ impl Volume {
         self.append_again(&adopted).await?;
         let settled = self.adopt(&adopted);
         self.settled.set(settled);
-        self.settling.set(true);
-        let folded = self.fold_all(adopted.last).await;
-        self.settling.set(false);
-        folded
+        self.fold_all(adopted.last).await
     }
 
     /// What isn't on all current copies was perhaps never acknowledged, and what it overwrites was: it
@@ -194,38 +189,6 @@ impl Volume {
         self.log.gives_up.set(true);
         self.pool.changed.notify_all();
         Some(damage)
-    }
-
-    /// Whether the end of an earlier engine may have cut a fold of this checksum block short: the log
-    /// had records of its rows, and they aren't in place yet.
-    fn was_interrupted(&self, group: &GroupPlace, index: u32) -> bool {
-        let (first, count) = self.pool.shape().rows_of_block(index);
-        let at = RowAddress { set: group.set, lane: group.lane, row: first };
-        let pending = self.pending.borrow();
-        self.settling.get()
-            && self.blocks_from(at, count).iter().any(|(_, (block, count))| {
-                pending.range(*block..*block + u64::from(*count)).next().is_some()
-            })
-    }
-
-    /// A checksum block of a group.
-    pub(crate) async fn checksum_block(
-        &self,
-        group: &GroupPlace,
-        index: u32,
-    ) -> Result<Loaded, LoadError> {
-        let interrupted = || self.was_interrupted(group, index);
-        self.checksums.load(&self.pool, group, index, interrupted).await
-    }
-
-    /// A checksum block as its holders have it now.
-    pub(crate) async fn checksum_block_anew(
-        &self,
-        group: &GroupPlace,
-        index: u32,
-    ) -> Result<Loaded, LoadError> {
-        let interrupted = || self.was_interrupted(group, index);
-        self.checksums.reload(&self.pool, group, index, interrupted).await
     }
 
     /// Puts the adopted records where folding looks.

@@ -5,12 +5,12 @@ use std::rc::Rc;
 
 use block::{BLOCK_BYTES, BLOCK_SECTORS, IoError, Lba};
 
-use super::checksums::LoadError;
+use super::belief::LoadError;
 use super::io::read_run;
 use super::lease::Ended;
 use super::pool::GroupPlace;
 use super::volume::Volume;
-use crate::format::{ChecksumBlock, Role, Row, row_checksum};
+use crate::format::{ChecksumBlock, Entry, Role, Row, row_checksum};
 use crate::report::{BadBlock, Progress, VerifyReport};
 
 /// Bad blocks that a report lists.
@@ -73,12 +73,15 @@ impl Volume {
             report.unwritten += u64::from(shape.rows());
             return Ok(());
         }
+        // As the disks have them now.
+        self.checksums.forget(place.birth);
+        self.mend_checksums_soon(place.birth);
         for index in 0..shape.checksum_blocks() {
             let block = loop {
-                match self.checksum_block_anew(&place, index).await {
+                match self.checksum_block(&place, index).await {
                     Ok(loaded) => break Some(loaded.block),
-                    Err(LoadError::Unreachable) => self.pool.wait_for_change().await?,
-                    Err(LoadError::Damaged) => break None,
+                    Err(LoadError::Unreachable(silent)) => self.wait_for_holders(&silent).await?,
+                    Err(LoadError::Doubtful(_)) => break None,
                 }
             };
             let (first, count) = shape.rows_of_block(index);
@@ -110,14 +113,22 @@ impl Volume {
         while next < count {
             let rows = RUN_ROWS.min(count - next);
             let from = Row(first.0 + next);
-            let written = (0..rows).any(|row| block.get((next + row) as usize).is_some());
+            let written =
+                (0..rows).any(|row| block.get((next + row) as usize).checksum().is_some());
             let data =
                 if written { self.read_member(place, from, rows, member).await } else { None };
             for index in 0..rows {
                 let row = Row(from.0 + index);
-                let Some(crc) = block.get((next + index) as usize) else {
-                    report.unwritten += 1;
-                    continue;
+                let crc = match block.get((next + index) as usize) {
+                    Entry::Written(crc) => crc,
+                    Entry::Unwritten => {
+                        report.unwritten += 1;
+                        continue;
+                    }
+                    Entry::Lost => {
+                        self.report_bad(place, row, member, true, report);
+                        continue;
+                    }
                 };
                 if !self.pool.has_all(place.birth, member, 1 << shape.region_of_row(row)) {
                     report.missed += 1;

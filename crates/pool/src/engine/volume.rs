@@ -72,8 +72,6 @@ pub(crate) struct Volume {
     pub(crate) repaired_blocks: Cell<u64>,
     pub(crate) caught_up_bytes: Cell<u64>,
     pub(crate) settled: Cell<Settled>,
-    /// What an earlier engine left in the log is being brought into place.
-    pub(crate) settling: Cell<bool>,
     /// Counts reads of members.
     pub(crate) reads: Cell<u32>,
     /// Bytes that readers and writers asked for.
@@ -106,7 +104,6 @@ impl Volume {
             repaired_blocks: Cell::new(0),
             caught_up_bytes: Cell::new(0),
             settled: Cell::default(),
-            settling: Cell::new(false),
             reads: Cell::new(0),
             read_bytes: Cell::new(0),
             written_bytes: Cell::new(0),

@@ -10,14 +10,20 @@
 //! | 4 | 4 | CRC32C of the block, this field as zeros |
 //! | 8 | 8 | birth id of the group |
 //! | 16 | 4 | index of the block within the extent |
-//! | 20 | 4 | zero |
+//! | 20 | 4 | epoch under which it was written, the low 32 bits |
 //! | 24 | 8 | sequence; the block lies in slot (sequence mod 2) |
 //! | 32 | 124 | a bit per entry: the row was written |
-//! | 156 | 3940 | CRC32C per row, 985 of them; zero for rows that weren't written |
+//! | 156 | 3940 | 985 entries: with the bit the row's CRC32C, else 0 (unwritten) or 1 (lost) |
+//!
+//! (epoch, sequence) is the block's **version**, and a version names one content: an attempt that is
+//! made again has the same bytes, and one that was given up is followed by another sequence. All
+//! blocks of a group are a **span**; which version of each counts is said by the span's root in the
+//! metadata ([`super::version_hash`]), never by what a disk holds.
 //!
 //! Protects against: rows that were lost, misdirected, rotten or rolled back (the entry's seed covers
 //! group, row and role, and is stored elsewhere than the row); a checksum block of an earlier group in
-//! the same place (birth id), of another place (index, slot), or torn (CRC; the other slot remains).
+//! the same place (birth id), of another place (index, slot), or torn (CRC; the other slot remains). A
+//! row whose checksum was lost is *lost*: an error, until it is written anew.
 
 use block::{BLOCK_BYTES, BLOCK_SECTORS, Buffer, BufferMut, Crc32c};
 
@@ -30,8 +36,8 @@ const MAGIC: Field = Field::first(4);
 const CRC: Field = MAGIC.then(4);
 const BIRTH: Field = CRC.then(8);
 const INDEX: Field = BIRTH.then(4);
-const ZERO: Field = INDEX.then(4);
-const SEQUENCE: Field = ZERO.then(8);
+const EPOCH: Field = INDEX.then(4);
+const SEQUENCE: Field = EPOCH.then(8);
 const WRITTEN: Field = SEQUENCE.then(CHECKSUM_ENTRIES.div_ceil(8));
 const ENTRIES: Field = WRITTEN.then(4 * CHECKSUM_ENTRIES);
 
@@ -76,8 +82,10 @@ pub struct ExtentShape {
 impl ExtentShape {
     /// Smallest and largest extent.
     const BYTES: std::ops::RangeInclusive<u64> = (64 << 10)..=(1 << 30);
-    /// Regions of an extent that misses are counted in.
+    /// Regions of an extent that misses are counted in: the rows' and the checksum blocks'.
     pub const REGIONS: u32 = 64;
+    /// The region that all checksum blocks are.
+    pub const CHECKSUM_REGION: u32 = 63;
 
     /// The division of an extent of so many bytes; `None` unless that is a power of two of at least
     /// 64 KiB and at most 1 GiB. (Pools use 4, 16 or 64 MiB; small ones are for tests.)
@@ -134,31 +142,71 @@ impl ExtentShape {
         (Row(first), (self.rows - first).min(CHECKSUM_ENTRIES as u32))
     }
 
-    /// The bit in a miss mask of the region that a row lies in.
+    /// The bit in a miss mask of the region that a row lies in: 0 to 62, equal parts of the rows.
     pub fn region_of_row(self, row: Row) -> u32 {
-        self.region_of_block(2 * self.checksum_blocks + row.0)
+        (row.0 / self.rows_per_region()).min(Self::CHECKSUM_REGION - 1)
     }
 
-    /// The regions that a checksum block's two slots lie in, as a miss mask.
-    pub fn checksum_regions(self, index: u32) -> u64 {
-        1 << self.region_of_block(index) | 1 << self.region_of_block(self.checksum_blocks + index)
-    }
+    /// The checksum blocks, as a miss mask.
+    pub const CHECKSUMS: u64 = 1 << Self::CHECKSUM_REGION;
 
-    /// The rows that lie in a region: first and count (none where it holds checksum blocks only).
+    /// The rows that lie in a region: first and count (none in that of the checksum blocks).
     pub fn rows_of_region(self, region: u32) -> (Row, u32) {
-        let head = 2 * self.checksum_blocks;
-        let blocks = head + self.rows;
-        let per_region = blocks.div_ceil(Self::REGIONS);
-        let first = (region * per_region).clamp(head, blocks);
-        let end = (region * per_region + per_region).clamp(head, blocks);
-        (Row(first - head), end - first)
+        if region >= Self::CHECKSUM_REGION {
+            return (Row(self.rows), 0);
+        }
+        let first = (region * self.rows_per_region()).min(self.rows);
+        let end = (first + self.rows_per_region()).min(self.rows);
+        (Row(first), end - first)
     }
 
-    fn region_of_block(self, block: u32) -> u32 {
-        let per_region = (2 * self.checksum_blocks + self.rows).div_ceil(Self::REGIONS);
-        (block / per_region).min(Self::REGIONS - 1)
+    fn rows_per_region(self) -> u32 {
+        self.rows.div_ceil(Self::CHECKSUM_REGION)
     }
 }
+
+/// Which of the contents that a checksum block had over time: later ones compare greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ChecksumVersion {
+    /// The epoch of the owner who wrote it, the low 32 bits.
+    pub epoch: u32,
+    /// Counts on from block to block; decides the slot.
+    pub sequence: u64,
+}
+
+impl ChecksumVersion {
+    /// What a block is initialised to.
+    pub const INITIAL: ChecksumVersion = ChecksumVersion { epoch: 0, sequence: 1 };
+
+    /// The slot that a block of this version lies in.
+    pub fn slot(self) -> u32 {
+        (self.sequence % 2) as u32
+    }
+}
+
+/// What is known of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// It reads as zeros.
+    Unwritten,
+    /// Its checksum.
+    Written(u32),
+    /// Its checksum was lost: nobody can tell what it should be.
+    Lost,
+}
+
+impl Entry {
+    /// The checksum, where there is one.
+    pub fn checksum(self) -> Option<u32> {
+        match self {
+            Entry::Written(checksum) => Some(checksum),
+            Entry::Unwritten | Entry::Lost => None,
+        }
+    }
+}
+
+/// The value of a lost entry, whose bit is clear.
+const LOST: u32 = 1;
 
 /// A checksum block.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,47 +216,57 @@ pub struct ChecksumBlock {
     /// Which of the extent's checksum blocks.
     pub index: u32,
     /// How new it is; decides the slot.
-    pub sequence: u64,
+    pub version: ChecksumVersion,
     written: Box<[u8]>,
     entries: Box<[u32]>,
 }
 
 impl ChecksumBlock {
     /// A block that says of all its rows that they weren't written.
-    pub fn unwritten(group: BirthId, index: u32, sequence: u64) -> ChecksumBlock {
+    pub fn unwritten(group: BirthId, index: u32, version: ChecksumVersion) -> ChecksumBlock {
         let written = vec![0; CHECKSUM_ENTRIES.div_ceil(8)].into();
         let entries = vec![0; CHECKSUM_ENTRIES].into();
-        ChecksumBlock { group, index, sequence, written, entries }
+        ChecksumBlock { group, index, version, written, entries }
     }
 
-    /// The checksum of an entry's row; `None` when that wasn't written (or there is no such entry).
-    pub fn get(&self, entry: usize) -> Option<u32> {
-        let written = self.written.get(entry / 8)? & 1 << (entry % 8) != 0;
-        self.entries.get(entry).filter(|_| written).copied()
+    /// A block whose first `rows` rows are all lost.
+    pub fn lost(group: BirthId, index: u32, version: ChecksumVersion, rows: u32) -> ChecksumBlock {
+        let mut block = ChecksumBlock::unwritten(group, index, version);
+        (0..rows as usize).for_each(|entry| block.set(entry, Entry::Lost));
+        block
+    }
+
+    /// What is known of an entry's row.
+    pub fn get(&self, entry: usize) -> Entry {
+        let Some(value) = self.entries.get(entry).copied() else { return Entry::Unwritten };
+        match (self.written[entry / 8] & 1 << (entry % 8) != 0, value) {
+            (true, checksum) => Entry::Written(checksum),
+            (false, LOST) => Entry::Lost,
+            (false, _) => Entry::Unwritten,
+        }
     }
 
     /// Stores an entry.
     ///
     /// # Panics
     /// When there is no such entry: the caller's arithmetic is wrong.
-    pub fn set(&mut self, entry: usize, checksum: Option<u32>) {
+    pub fn set(&mut self, entry: usize, known: Entry) {
         assert!(entry < CHECKSUM_ENTRIES, "entry {entry} of a checksum block");
         let bit = 1 << (entry % 8);
-        match checksum {
-            Some(checksum) => {
+        self.written[entry / 8] &= !bit;
+        self.entries[entry] = match known {
+            Entry::Written(checksum) => {
                 self.written[entry / 8] |= bit;
-                self.entries[entry] = checksum;
+                checksum
             }
-            None => {
-                self.written[entry / 8] &= !bit;
-                self.entries[entry] = 0;
-            }
-        }
+            Entry::Unwritten => 0,
+            Entry::Lost => LOST,
+        };
     }
 
     /// The slot that it lies in.
     pub fn slot(&self) -> u32 {
-        (self.sequence % 2) as u32
+        self.version.slot()
     }
 
     /// Its bytes.
@@ -217,7 +275,8 @@ impl ChecksumBlock {
         MAGIC.of_mut(&mut block).copy_from_slice(MAGIC_BYTES);
         BIRTH.put_number(&mut block, self.group.0);
         INDEX.put_number(&mut block, u64::from(self.index));
-        SEQUENCE.put_number(&mut block, self.sequence);
+        EPOCH.put_number(&mut block, u64::from(self.version.epoch));
+        SEQUENCE.put_number(&mut block, self.version.sequence);
         WRITTEN.of_mut(&mut block).copy_from_slice(&self.written);
         let entries = ENTRIES.of_mut(&mut block).chunks_exact_mut(4);
         for (bytes, entry) in entries.zip(&self.entries) {
@@ -262,25 +321,28 @@ impl UncheckedChecksumBlock<'_> {
         if bytes.len() != BLOCK_BYTES
             || MAGIC.of(bytes) != MAGIC_BYTES
             || CRC.number32(bytes) != crc_without(bytes, CRC)
-            || ZERO.number(bytes) != 0
         {
             return Err(ChecksumFault::Damaged);
         }
         let found = (BirthId(BIRTH.number(bytes)), INDEX.number32(bytes));
-        let sequence = SEQUENCE.number(bytes);
-        if found != (group, index) || sequence % 2 != u64::from(slot) {
+        let version =
+            ChecksumVersion { epoch: EPOCH.number32(bytes), sequence: SEQUENCE.number(bytes) };
+        if found != (group, index) || version.slot() != slot {
             return Err(ChecksumFault::Elsewhere { group: found.0, index: found.1 });
         }
         let entries = ENTRIES.of(bytes).chunks_exact(4);
-        let entries =
-            entries.map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
-        Ok(ChecksumBlock {
-            group,
-            index,
-            sequence,
-            written: WRITTEN.of(bytes).into(),
-            entries: entries.collect(),
-        })
+        let entries: Box<[u32]> = entries
+            .map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+            .collect();
+        let written: Box<[u8]> = WRITTEN.of(bytes).into();
+        // Nothing else is ever encoded, so anything else isn't one of ours.
+        let known = |(entry, value): (usize, &u32)| {
+            *value <= LOST || written[entry / 8] & 1 << (entry % 8) != 0
+        };
+        if !entries.iter().enumerate().all(known) {
+            return Err(ChecksumFault::Damaged);
+        }
+        Ok(ChecksumBlock { group, index, version, written, entries })
     }
 }
 
@@ -290,10 +352,12 @@ mod tests {
     use super::*;
 
     fn sample() -> ChecksumBlock {
-        let mut block = ChecksumBlock::unwritten(BirthId(0x0102_0304), 1, 7);
-        block.set(0, Some(0xaabb_ccdd));
-        block.set(9, Some(0));
-        block.set(CHECKSUM_ENTRIES - 1, Some(0x1122_3344));
+        let version = ChecksumVersion { epoch: 0x0a0b, sequence: 7 };
+        let mut block = ChecksumBlock::unwritten(BirthId(0x0102_0304), 1, version);
+        block.set(0, Entry::Written(0xaabb_ccdd));
+        block.set(9, Entry::Written(0));
+        block.set(10, Entry::Lost);
+        block.set(CHECKSUM_ENTRIES - 1, Entry::Written(0x1122_3344));
         block
     }
 
@@ -354,10 +418,11 @@ mod tests {
         let bytes = block.encode();
         let back = check(&bytes).unwrap();
         assert_eq!(back, block);
-        assert_eq!(back.get(0), Some(0xaabb_ccdd));
-        assert_eq!(back.get(1), None);
-        assert_eq!(back.get(9), Some(0));
-        assert_eq!(back.get(CHECKSUM_ENTRIES), None);
+        assert_eq!(back.get(0), Entry::Written(0xaabb_ccdd));
+        assert_eq!(back.get(1), Entry::Unwritten);
+        assert_eq!(back.get(9), Entry::Written(0));
+        assert_eq!(back.get(10), Entry::Lost);
+        assert_eq!(back.get(CHECKSUM_ENTRIES), Entry::Unwritten);
     }
 
     #[test]
@@ -366,8 +431,12 @@ mod tests {
         assert_eq!(&bytes[..4], b"epCS");
         assert_eq!(
             &bytes[8..36],
-            &[4, 3, 2, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 1, 2, 0, 0]
+            &[
+                4, 3, 2, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0x0b, 0x0a, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 1, 2,
+                0, 0
+            ]
         );
+        assert_eq!(&bytes[196..200], &[1, 0, 0, 0]);
         assert_eq!(&bytes[156..164], &[0xdd, 0xcc, 0xbb, 0xaa, 0, 0, 0, 0]);
         assert_eq!(&bytes[4092..], &[0x44, 0x33, 0x22, 0x11]);
     }
@@ -382,6 +451,15 @@ mod tests {
         }
         assert_eq!(check(&bytes[..4095]), Err(ChecksumFault::Damaged));
         assert_eq!(check(&[]), Err(ChecksumFault::Damaged));
+    }
+
+    #[test]
+    fn entries_that_are_never_encoded_are_damage() {
+        let mut bytes = sample().encode().to_vec();
+        bytes[160] = 2;
+        let crc = crc_without(&bytes, CRC);
+        CRC.put_number(&mut bytes, u64::from(crc));
+        assert_eq!(check(&bytes), Err(ChecksumFault::Damaged));
     }
 
     #[test]

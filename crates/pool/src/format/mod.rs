@@ -13,12 +13,13 @@ mod geometry;
 mod ids;
 mod label;
 mod log;
+mod root;
 mod vote;
 
 pub(crate) use bytes::{Malformed, Reader, Writer};
 pub use checksum::{
-    CHECKSUM_ENTRIES, ChecksumBlock, ChecksumFault, ExtentShape, Role, UncheckedChecksumBlock,
-    row_checksum,
+    CHECKSUM_ENTRIES, ChecksumBlock, ChecksumFault, ChecksumVersion, Entry, ExtentShape, Role,
+    UncheckedChecksumBlock, row_checksum,
 };
 pub use confirm::{CONFIRM_BYTES, Confirm, ConfirmSlots, select_confirm};
 pub use geometry::{DiskGeometry, GeometryError, MIB, choose_extent_bytes};
@@ -36,6 +37,7 @@ pub use log::{
     UncheckedSegmentHeader, encode_batch, read_segment,
 };
 pub(crate) use log::{CheckedHeader, CheckedKind, batch_len, check_header, claimed_header_len};
+pub use root::{initial_root, version_hash};
 pub use vote::{
     Configuration, CopySet, OUT_DISKS_MAX, OutDisk, TooManyOut, VOTE_BYTES, VotePlace, VoteSlots,
     Witness, select_vote,

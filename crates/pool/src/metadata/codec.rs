@@ -6,8 +6,8 @@
 use block::Epoch;
 
 use super::{
-    Counters, DiskState, ExtentRange, GroupRun, Layout, Member, MetaRecord, MissChange, RunKey,
-    Segment, SegmentCopyPlace, SegmentState,
+    Counters, DiskState, ExtentRange, GroupRun, Layout, Member, MetaRecord, MissChange, RootChange,
+    RunKey, Segment, SegmentCopyPlace, SegmentState,
 };
 use crate::format::{
     BirthId, DiskId, DiskNumber, ExtentNumber, Malformed, Reader, RecordNumber, ReleaseNumber,
@@ -129,13 +129,17 @@ fn put_record(w: &mut Writer, record: &MetaRecord) {
             w.byte(MISSES_CLEARED);
             put_misses(w, changes);
         }
-        MetaRecord::Released { volume, log, release, touched, misses } => {
+        MetaRecord::Released { volume, log, release, touched, misses, roots } => {
             w.byte(RELEASED).number(volume.0.into()).number(log.0).number(release.0);
             w.number(touched.len() as u64);
             for disk in touched {
                 w.number(disk.0.into());
             }
             put_misses(w, misses);
+            w.number(roots.len() as u64);
+            for change in roots {
+                w.number(change.group.0).fixed64(change.root);
+            }
         }
         MetaRecord::PendingFreed { disk, extents } => {
             w.byte(PENDING_FREED).number(disk.0.into());
@@ -230,6 +234,9 @@ fn take_record(r: &mut Reader<'_>) -> Result<MetaRecord, Malformed> {
             release: ReleaseNumber(r.number()?),
             touched: take_list(r, disk)?,
             misses: take_misses(r)?,
+            roots: take_list(r, |r| {
+                Ok(RootChange { group: BirthId(r.number()?), root: r.fixed64()? })
+            })?,
         },
         PENDING_FREED => MetaRecord::PendingFreed { disk: disk(r)?, extents: take_extents(r)? },
         POOL_RENAMED => MetaRecord::PoolRenamed { name: r.text()? },
@@ -287,18 +294,22 @@ fn take_key(r: &mut Reader<'_>) -> Result<RunKey, Malformed> {
 
 fn put_run(w: &mut Writer, run: &GroupRun) {
     w.number(run.key.lane.into()).number(run.key.first_set).number(run.count.into());
-    w.number(run.birth.0).number(run.initialised.into()).number(run.members.len() as u64);
+    w.number(run.birth.0).number(run.members.len() as u64);
     for member in &run.members {
         w.number(member.disk.0.into()).number(member.first.0.into());
+    }
+    w.number(run.roots.len() as u64);
+    for root in &run.roots {
+        w.fixed64(*root);
     }
 }
 
 fn take_run(r: &mut Reader<'_>) -> Result<GroupRun, Malformed> {
     let (key, count, birth) = (take_key(r)?, r.number32()?, BirthId(r.number()?));
-    let initialised = r.number32()?;
     let members =
         take_list(r, |r| Ok(Member { disk: disk(r)?, first: ExtentNumber(r.number32()?) }))?;
-    Ok(GroupRun { key, count, birth, members, initialised })
+    let roots = take_list(r, |r| r.fixed64())?;
+    Ok(GroupRun { key, count, birth, members, roots })
 }
 
 fn put_segment_state(w: &mut Writer, state: SegmentState) {

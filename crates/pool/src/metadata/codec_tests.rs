@@ -27,11 +27,15 @@ fn golden_bytes() {
         release: ReleaseNumber(7),
         touched: vec![DiskNumber(2)],
         misses: vec![MissChange { group: BirthId(9), member: 1, mask: 0x0102_0304_0506_0708 }],
+        roots: vec![RootChange { group: BirthId(9), root: 0x1112_1314_1516_1718 }],
     };
     let resized = MetaRecord::VolumeResized { id: VolumeId(1), bytes: 4096 };
     assert_eq!(
         encode_records(&[released, resized]),
-        [17, 1, 0xac, 2, 7, 1, 2, 1, 9, 1, 8, 7, 6, 5, 4, 3, 2, 1, 5, 1, 0x80, 0x20]
+        [
+            17, 1, 0xac, 2, 7, 1, 2, 1, 9, 1, 8, 7, 6, 5, 4, 3, 2, 1, 1, 9, 0x18, 0x17, 0x16, 0x15,
+            0x14, 0x13, 0x12, 0x11, 5, 1, 0x80, 0x20
+        ]
     );
 }
 

@@ -29,7 +29,7 @@ pub(crate) use area::{
 };
 pub use codec::{decode_records, encode_records};
 pub use extent_set::{ExtentRange, ExtentSet};
-pub use record::{MetaRecord, MissChange};
+pub use record::{MetaRecord, MissChange, RootChange};
 pub use recover::{AreaFault, ChooseError, Recovered, choose_copy, recover_copy};
 pub use state::{
     Counters, Disk, DiskState, Group, GroupRun, Layout, Member, Metadata, Misses, PoolIdentity,

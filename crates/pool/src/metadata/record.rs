@@ -18,6 +18,15 @@ pub struct MissChange {
     pub mask: u64,
 }
 
+/// The versions of a group's checksum blocks that count from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RootChange {
+    /// The group.
+    pub group: BirthId,
+    /// Its root.
+    pub root: u64,
+}
+
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MetaRecord {
@@ -156,6 +165,8 @@ pub enum MetaRecord {
         touched: Vec<DiskNumber>,
         /// What wasn't reached.
         misses: Vec<MissChange>,
+        /// The roots of the groups whose checksum blocks it changed.
+        roots: Vec<RootChange>,
     },
     /// Extents that were pending are free.
     PendingFreed {

@@ -120,8 +120,16 @@ pub struct GroupRun {
     pub birth: BirthId,
     /// Where its members lie.
     pub members: Vec<Member>,
+    /// Of each group that has durable checksum blocks, from the first on: which versions of them
+    /// count ([`crate::format::version_hash`]).
+    pub roots: Vec<u64>,
+}
+
+impl GroupRun {
     /// How many groups, from the first on, have durable checksum blocks.
-    pub initialised: u32,
+    pub fn initialised(&self) -> u32 {
+        self.roots.len() as u32
+    }
 }
 
 /// One group, as a view into its run.
@@ -153,7 +161,12 @@ impl<'a> Group<'a> {
 
     /// Whether its checksum blocks are durable: then a row without a valid entry is an error.
     pub fn is_initialised(&self) -> bool {
-        self.index < self.run.initialised
+        self.root().is_some()
+    }
+
+    /// Which versions of its checksum blocks count; `None` before they are initialised.
+    pub fn root(&self) -> Option<u64> {
+        self.run.roots.get(self.index as usize).copied()
     }
 
     /// Its members' extents, in order of the member index.

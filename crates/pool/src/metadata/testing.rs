@@ -51,7 +51,7 @@ pub(crate) fn run(first_set: u64, count: u32, birth: u64, members: &[(u32, u32)]
         count,
         birth: BirthId(birth),
         members: members.collect(),
-        initialised: 0,
+        roots: Vec::new(),
     }
 }
 
@@ -107,6 +107,7 @@ pub(crate) fn history() -> Vec<MetaRecord> {
             release: ReleaseNumber(1),
             touched: vec![DiskNumber(0), DiskNumber(1)],
             misses: vec![miss(18, 1, 1)],
+            roots: vec![RootChange { group: BirthId(2), root: 0xfeed_f00d_0000_0001 }],
         },
         MetaRecord::SegmentFreed { volume, number: SegmentNumber(1) },
         MetaRecord::MissesCleared(vec![miss(19, 1, u64::MAX), miss(2, 0, 0x30)]),

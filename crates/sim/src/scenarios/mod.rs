@@ -1,5 +1,6 @@
 //! The named courses of events, one file per group, and the random one.
 
+mod checksums;
 mod common;
 mod damage;
 mod flushes;
@@ -37,6 +38,7 @@ pub fn named() -> Vec<Scenario> {
         flushes::SCENARIOS,
         frames::SCENARIOS,
         space::SCENARIOS,
+        checksums::SCENARIOS,
         logs::SCENARIOS,
     ]
     .concat()

@@ -78,7 +78,7 @@ fn mad_run(first_set: u64, birth: u64, members: &[(u32, u32)]) -> MetaRecord {
             count: 2,
             birth: BirthId(birth),
             members: members.collect(),
-            initialised: 0,
+            roots: Vec::new(),
         },
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{COPIES_MAX, Inconsistent};
 use crate::format::{BirthId, DiskNumber, RecordNumber, ReleaseNumber, SegmentNumber, VolumeId};
-use crate::metadata::{Metadata, MissChange, Segment, SegmentState};
+use crate::metadata::{Metadata, MissChange, RootChange, Segment, SegmentState};
 
 impl Metadata {
     pub(super) fn open_segment(
@@ -97,7 +97,7 @@ impl Metadata {
         log: RecordNumber,
         release: ReleaseNumber,
         touched: &[DiskNumber],
-        misses: &[MissChange],
+        (misses, roots): (&[MissChange], &[RootChange]),
     ) -> Result<(), Inconsistent> {
         let next = ReleaseNumber(release.0.checked_add(1).ok_or(Inconsistent::NumberReused)?);
         if release < self.next.release {
@@ -109,13 +109,31 @@ impl Metadata {
         for number in touched {
             self.disk_mut(*number)?;
         }
+        for change in roots {
+            let group = self.group_by_birth(change.group);
+            if !group.is_some_and(|group| group.volume == id && group.is_initialised()) {
+                return Err(Inconsistent::UnknownGroup(change.group));
+            }
+        }
         self.set_misses(misses)?;
+        for change in roots {
+            self.set_root(*change);
+        }
         self.next.release = next;
         for number in touched {
             self.disk_mut(*number)?.expected_release = release;
         }
         self.volume_mut(id)?.log.released = log;
         Ok(())
+    }
+
+    fn set_root(&mut self, change: RootChange) {
+        let Some((first, place)) = self.births.range(..=change.group).next_back() else { return };
+        let (index, (volume, key)) = ((change.group.0 - first.0) as usize, *place);
+        let run = self.volumes.get_mut(&volume).and_then(|volume| volume.runs.get_mut(&key));
+        if let Some(root) = run.and_then(|run| run.roots.get_mut(index)) {
+            *root = change.root;
+        }
     }
 
     pub(super) fn restore_log(

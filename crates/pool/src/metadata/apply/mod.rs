@@ -105,8 +105,8 @@ impl Metadata {
             }
             MetaRecord::MissesSet(changes) => self.set_misses(changes),
             MetaRecord::MissesCleared(changes) => self.clear_misses(changes),
-            MetaRecord::Released { volume, log, release, touched, misses } => {
-                self.release(*volume, *log, *release, touched, misses)
+            MetaRecord::Released { volume, log, release, touched, misses, roots } => {
+                self.release(*volume, *log, *release, touched, (misses, roots))
             }
             MetaRecord::PendingFreed { disk, extents } => self.free_pending(*disk, *extents),
             MetaRecord::PoolRenamed { name } => self.rename_pool(name),

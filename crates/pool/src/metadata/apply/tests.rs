@@ -193,6 +193,7 @@ fn every_region_keeps_a_member_that_has_it() {
         release: ReleaseNumber(1),
         touched: vec![DiskNumber(0)],
         misses: vec![miss(1, 0b1)],
+        roots: vec![],
     };
     assert_eq!(refused(&metadata, released), no_right_member);
     metadata.apply(&MetaRecord::MissesSet(vec![miss(1, 0b100)])).unwrap();
@@ -238,6 +239,7 @@ fn a_segment_keeps_its_last_copy_and_unreleased_records() {
         release: ReleaseNumber(log),
         touched: vec![],
         misses: vec![],
+        roots: vec![],
     };
     metadata.apply(&released(7)).unwrap();
     assert_eq!(refused(&metadata, freed(1)), still_needed(1));
@@ -348,6 +350,7 @@ fn any_record() -> impl Strategy<Value = MetaRecord> {
                 release: ReleaseNumber(release),
                 touched: vec![DiskNumber(0)],
                 misses,
+                roots: vec![],
             }
         }),
         (disk.clone(), extents.clone())

@@ -1,7 +1,7 @@
 //! Records about volumes and their maps.
 
 use super::{COPIES_MAX, Inconsistent, WIDTH_MAX, check_name, owned_by};
-use crate::format::{BirthId, SegmentNumber, VolumeId};
+use crate::format::{BirthId, SegmentNumber, VolumeId, initial_root};
 use crate::metadata::{GroupRun, Layout, Metadata, RunKey, Volume, VolumeLog};
 
 /// Longest key of a property.
@@ -113,7 +113,7 @@ impl Metadata {
         };
         if run.count == 0
             || run.key.lane >= volume.width
-            || run.initialised > run.count
+            || run.initialised() > run.count
             || run.members.len() != usize::from(volume.layout.copies())
         {
             return Err(Inconsistent::BadShape);
@@ -143,11 +143,14 @@ impl Metadata {
         count: u32,
     ) -> Result<(), Inconsistent> {
         let unknown = Inconsistent::UnknownRun(id, key);
+        let (pool, blocks) = (self.pool.id, self.shape.checksum_blocks());
         let run = self.volume_mut(id)?.runs.get_mut(&key).ok_or(unknown)?;
-        if count < run.initialised || count > run.count {
+        if count < run.initialised() || count > run.count {
             return Err(Inconsistent::Backwards);
         }
-        run.initialised = count;
+        let births = (run.initialised()..count).map(|index| run.birth.plus(u64::from(index)));
+        let roots: Vec<u64> = births.map(|birth| initial_root(pool, birth, blocks)).collect();
+        run.roots.extend(roots);
         Ok(())
     }
 }
