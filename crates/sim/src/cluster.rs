@@ -492,6 +492,9 @@ impl Cluster {
             for disk in node.disks() {
                 disk.heal();
             }
+            if node.disks().iter().any(|disk| disk.is_to_be_reopened()) {
+                self.kill_node(number);
+            }
             if let Some(process) = node.process() {
                 process.resume();
             }

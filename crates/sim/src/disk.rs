@@ -10,22 +10,24 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{
-    BLOCK_SECTORS, BlockDevice, Buffer, BufferMut, Claim, Completion, DeviceEvent, Durability,
-    DurabilityClass, Geometry, Holder, Instance, Instant, IoError, IoFuture, Lba, SECTOR_BYTES,
-    SectorRange,
+    BLOCK_SECTORS, Buffer, BufferMut, Durability, Instant, IoError, Lba, SECTOR_BYTES, SectorRange,
 };
-use futures::FutureExt;
-use futures::channel::oneshot;
-use futures::future::LocalBoxFuture;
 use rand::Rng;
 use rand::rngs::SmallRng;
+use runtime::Notify;
 
 use crate::medium::{Image, Medium, Sector, Survival, WriteNumber};
 use crate::random::fork;
+use crate::steps::{Effect, Kind};
 use crate::story::Story;
 use crate::world::{Timeline, World};
 
-const MAX_TRANSFER_BYTES: u32 = 1 << 20;
+mod device;
+mod faults;
+
+pub use device::{SimDisk, Way};
+use faults::Faults;
+pub use faults::{Chances, Part, ReadFault, WriteFault};
 
 /// How long operations take.
 #[derive(Clone, Copy, Debug)]
@@ -53,19 +55,6 @@ impl Latency {
     };
 }
 
-/// What happens to a later write, unknown to whoever wrote it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WriteFault {
-    /// Answered and never done.
-    Lost,
-    /// Answered and done so many sectors away.
-    Misdirected(i64),
-    /// Answered with a medium error and not done.
-    Error,
-    /// Answered that the store is full.
-    NoSpace,
-}
-
 /// The piece of hardware. It outlives processes.
 pub struct Disk {
     name: String,
@@ -80,13 +69,40 @@ pub struct Disk {
     power_cycle: Cell<u64>,
     next_write: Cell<WriteNumber>,
     bad_sectors: RefCell<BTreeSet<u64>>,
-    write_faults: RefCell<Vec<WriteFault>>,
-    failing_flushes: Cell<u32>,
-    lies: Cell<bool>,
-    gone: Cell<bool>,
-    /// Blocks that begin like this are answered and not written, so many of them.
-    losing: Cell<Option<([u8; 4], u32)>>,
+    faults: Faults,
+    /// A flush failed, or its field couldn't be read, since it was opened: to be opened anew.
+    to_be_reopened: Cell<bool>,
+    resized: Notify,
     counters: Cell<DiskCounters>,
+}
+
+/// What a disk is asked to do to its sectors.
+enum Work {
+    Read(SectorRange),
+    Write(Lba, Buffer, Durability),
+    /// A discard that changes nothing.
+    Nothing(SectorRange),
+}
+
+/// What became of [`Work`] in the medium, before anybody hears of it.
+enum Performed {
+    /// This will be answered.
+    Answered(Result<Buffer, IoError>),
+    /// Sectors were written, and are as durable as was asked for once that is answered.
+    Written { number: WriteNumber, at: SectorRange, durability: Durability },
+    /// A crash came first.
+    Never,
+}
+
+impl Work {
+    fn range(&self) -> SectorRange {
+        match self {
+            Work::Read(range) | Work::Nothing(range) => *range,
+            Work::Write(start, data, _) => {
+                SectorRange::new(*start, (data.len() / SECTOR_BYTES) as u64)
+            }
+        }
+    }
 }
 
 /// What is left of a disk when its machine goes.
@@ -124,11 +140,9 @@ impl Disk {
             power_cycle: Cell::new(0),
             next_write: Cell::new(1),
             bad_sectors: RefCell::default(),
-            write_faults: RefCell::default(),
-            failing_flushes: Cell::new(0),
-            lies: Cell::new(false),
-            gone: Cell::new(false),
-            losing: Cell::new(None),
+            faults: Faults::default(),
+            to_be_reopened: Cell::new(false),
+            resized: Notify::new(),
             counters: Cell::default(),
         })
     }
@@ -166,12 +180,6 @@ impl Disk {
         self.sectors.get()
     }
 
-    /// Opens it: a new instance.
-    pub fn open(self: &Rc<Self>) -> Rc<SimDisk> {
-        let instance = Instance(self.random.borrow_mut().random::<u64>() | 1);
-        Rc::new(SimDisk { disk: Rc::clone(self), instance })
-    }
-
     /// The power goes: requests without an answer never get one.
     pub fn cut_power(&self, survival: Survival) {
         self.power_cycle.set(self.power_cycle.get() + 1);
@@ -202,10 +210,24 @@ impl Disk {
         self.bad_sectors.swap(&other.bad_sectors);
     }
 
+    /// This disk is what `other` is at this moment, in contents and size.
+    pub fn become_clone_of(&self, other: &Disk) {
+        self.story.tell(&self.name, &format!("is a clone of {}", other.name));
+        self.medium.borrow_mut().restore(other.snapshot());
+        self.sectors.set(other.sectors.get());
+        self.bad_sectors.borrow_mut().clear();
+    }
+
     /// The contents as reads see them, past all faults.
     pub fn peek(&self, range: SectorRange) -> Vec<u8> {
-        let medium = self.medium.borrow();
-        (range.start.0..range.end().0).flat_map(|sector| medium.live().sector(sector)).collect()
+        let mut bytes = vec![0; range.len_bytes() as usize];
+        self.medium.borrow().live().read(range.start.0, &mut bytes);
+        bytes
+    }
+
+    /// The sectors that may be something else than zeros.
+    pub fn written_sectors(&self) -> Vec<u64> {
+        self.medium.borrow().live().written().collect()
     }
 
     /// Changes one byte.
@@ -234,15 +256,37 @@ impl Disk {
         self.bad_sectors.borrow_mut().extend(range.start.0..range.end().0);
     }
 
-    /// The next write of data (at least a block, so not a label) suffers `fault`.
-    pub fn spoil_next_write(&self, fault: WriteFault) {
-        self.write_faults.borrow_mut().push(fault);
+    /// The next write that touches `part` suffers `fault`.
+    pub fn spoil_next_write(&self, part: Part, fault: WriteFault) {
+        self.faults.spoil_write(part.ranges(self), fault);
+    }
+
+    /// The next read that touches `part` suffers `fault`.
+    pub fn spoil_next_read(&self, part: Part, fault: ReadFault) {
+        self.faults.spoil_read(part.ranges(self), fault);
+    }
+
+    /// Faults come by chance from now on.
+    pub fn set_chances(&self, chances: Chances) {
+        self.story.tell(&self.name, &format!("fails by chance: {chances:?}"));
+        self.faults.set_chances(chances);
+    }
+
+    /// What stale reads will see is what is there now.
+    pub fn remember(&self) {
+        *self.faults.remembered.borrow_mut() = Some(self.medium.borrow().live().clone());
+    }
+
+    /// Whether the store is full: what was written before can be written again, and nothing else.
+    pub fn set_full(&self, full: bool) {
+        self.story.tell(&self.name, if full { "is full" } else { "has room again" });
+        self.faults.full.set(full);
     }
 
     /// The next `count` blocks that begin with `magic` are answered and never written, whatever they
     /// are written together with.
     pub fn lose_next_blocks(&self, magic: [u8; 4], count: u32) {
-        self.losing.set(Some((magic, count)));
+        self.faults.lose_blocks(magic, count);
     }
 
     /// Whether a power cut could change anything.
@@ -252,18 +296,24 @@ impl Disk {
 
     /// Whether it answers nothing now, or only that it is gone.
     pub fn is_silent(&self) -> bool {
-        self.gone.get() || self.stuck_until.get() > self.timeline.now()
+        self.faults.gone.get() || self.stuck_until.get() > self.timeline.now()
     }
 
     /// The next `count` flushes fail.
     pub fn fail_flushes(&self, count: u32) {
-        self.failing_flushes.set(count);
+        self.faults.failing_flushes.set(count);
     }
 
     /// Whether flushes and durable writes are answered without being done.
     pub fn set_lying(&self, lies: bool) {
         self.story.tell(&self.name, if lies { "lies about flushes" } else { "stops lying" });
-        self.lies.set(lies);
+        self.faults.lies.set(lies);
+    }
+
+    /// Whether a flush failed or the target's field couldn't be read since it was opened: then somebody
+    /// must have it opened anew.
+    pub fn is_to_be_reopened(&self) -> bool {
+        self.to_be_reopened.get()
     }
 
     /// How long operations take from now on.
@@ -280,23 +330,21 @@ impl Disk {
     /// Whether it is unplugged: all is answered with `Lost`.
     pub fn set_gone(&self, gone: bool) {
         self.story.tell(&self.name, if gone { "is unplugged" } else { "is plugged in" });
-        self.gone.set(gone);
+        self.faults.gone.set(gone);
     }
 
     /// Faults that lie in wait are taken back, and it answers in time. Damage stays.
     pub fn heal(&self) {
         self.latency.set(Latency::FAST);
         self.stuck_until.set(Instant::default());
-        self.failing_flushes.set(0);
-        self.write_faults.borrow_mut().clear();
-        self.lies.set(false);
-        self.gone.set(false);
-        self.losing.set(None);
+        self.faults.clear();
     }
 
     /// The device grows.
     pub fn grow(&self, size_bytes: u64) {
+        self.story.tell(&self.name, &format!("grows to {size_bytes} bytes"));
         self.sectors.set(self.sectors.get().max(size_bytes / SECTOR_BYTES as u64));
+        self.resized.notify_all();
     }
 
     fn duration(&self, stable: bool) -> Duration {
@@ -312,234 +360,139 @@ impl Disk {
         self.counters.set(counters);
     }
 
-    /// Executes a write now; it is answered by [`Medium::answer`] later.
-    fn execute_write(&self, start: Lba, data: &[u8]) -> (WriteNumber, Result<u64, IoError>) {
+    /// Does `work` to the medium now; what it is answered with is [`Disk::complete`]'s to say.
+    fn perform(&self, work: Work) -> Performed {
+        match work {
+            Work::Nothing(_) => Performed::Answered(Ok(Buffer::empty())),
+            Work::Read(range) => Performed::Answered(self.execute_read(range)),
+            Work::Write(start, data, durability) => self.execute_write(start, &data, durability),
+        }
+    }
+
+    fn execute_read(&self, range: SectorRange) -> Result<Buffer, IoError> {
+        self.count(|counters| counters.read_bytes += range.len_bytes());
+        let bad = self.bad_sectors.borrow().range(range.start.0..range.end().0).next().copied();
+        if let Some(sector) = bad {
+            return Err(IoError::Medium(SectorRange::new(Lba(sector), 1)));
+        }
+        let mut data = BufferMut::zeroed(range.len_bytes() as usize);
+        let medium = self.medium.borrow();
+        let fault = self.faults.take_read(range, &self.random);
+        if let Some(fault) = fault {
+            self.story.tell(&self.name, &format!("read of {range}: {fault:?}"));
+        }
+        match fault {
+            Some(ReadFault::Error) => {
+                let ends = [16..32, self.sectors().saturating_sub(2048)..self.sectors()];
+                if ends.iter().any(|field| field.contains(&range.start.0)) {
+                    self.to_be_reopened.set(true);
+                }
+                return Err(IoError::Medium(range));
+            }
+            Some(ReadFault::Stale) => match &*self.faults.remembered.borrow() {
+                Some(image) => image.read(range.start.0, &mut data),
+                None => medium.live().read(range.start.0, &mut data),
+            },
+            Some(ReadFault::Misdirected(by)) => {
+                let from = self.displaced(range, by);
+                medium.live().read(from.start.0, &mut data);
+            }
+            None | Some(ReadFault::Flipped) => medium.live().read(range.start.0, &mut data),
+        }
+        if fault == Some(ReadFault::Flipped) && !data.is_empty() {
+            let mut random = self.random.borrow_mut();
+            let at = random.random_range(0..data.len());
+            data[at] ^= 1 << random.random_range(0..8);
+        }
+        Ok(data.freeze())
+    }
+
+    fn execute_write(&self, start: Lba, data: &[u8], durability: Durability) -> Performed {
+        let effect = self.timeline.steps().take(Kind::Write, &self.name);
+        if effect == Effect::Nothing {
+            return Performed::Never;
+        }
         let number = self.next_write.get();
         self.next_write.set(number + 1);
-        let count = (data.len() / SECTOR_BYTES) as u64;
-        let range = SectorRange::new(start, count);
+        let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
         self.count(|counters| counters.written_bytes += range.len_bytes());
-        let mut to = start.0;
-        match self.take_write_fault(range) {
-            None => {}
-            Some(WriteFault::Lost) => return (number, Ok(to)),
-            Some(WriteFault::Error) => return (number, Err(IoError::Medium(range))),
-            Some(WriteFault::NoSpace) => return (number, Err(IoError::NoSpace(range))),
-            Some(WriteFault::Misdirected(by)) => to = to.saturating_add_signed(by),
+        if self.faults.full.get() && !self.has_room(range) {
+            return Performed::Answered(Err(IoError::NoSpace(range)));
         }
-        if !SectorRange::new(Lba(to), count).fits(self.sectors()) {
-            to = start.0;
+        let fault = self.faults.take_write(range, &self.random);
+        if let Some(fault) = fault {
+            self.story.tell(&self.name, &format!("write of {range}: {fault:?}"));
         }
+        match fault {
+            None => {
+                let count = if effect == Effect::Half { range.count / 2 } else { range.count };
+                self.put(number, start.0, &data[..count as usize * SECTOR_BYTES]);
+                Performed::Written { number, at: range, durability }
+            }
+            Some(WriteFault::Lost) => Performed::Answered(Ok(Buffer::empty())),
+            Some(WriteFault::Error) => {
+                let done = self.random.borrow_mut().random_range(0..=range.count);
+                self.put(number, start.0, &data[..done as usize * SECTOR_BYTES]);
+                // What was done is as volatile as if it had been answered.
+                self.medium.borrow_mut().answer(number);
+                Performed::Answered(Err(IoError::Medium(range)))
+            }
+            Some(WriteFault::NoSpace) => Performed::Answered(Err(IoError::NoSpace(range))),
+            Some(WriteFault::Misdirected(by)) => {
+                let at = self.displaced(range, by);
+                self.put(number, at.start.0, data);
+                Performed::Written { number, at, durability }
+            }
+        }
+    }
+
+    /// Where something for `range` goes that is so many sectors off; where it belongs if the disk ends
+    /// before.
+    fn displaced(&self, range: SectorRange, by: i64) -> SectorRange {
+        let to = SectorRange::new(Lba(range.start.0.saturating_add_signed(by)), range.count);
+        if to.fits(self.sectors()) { to } else { range }
+    }
+
+    fn has_room(&self, range: SectorRange) -> bool {
+        let medium = self.medium.borrow();
+        (range.start.0..range.end().0).all(|sector| medium.live().has(sector))
+    }
+
+    fn put(&self, number: WriteNumber, start: u64, data: &[u8]) {
         let mut medium = self.medium.borrow_mut();
-        let mut bad = self.bad_sectors.borrow_mut();
-        let mut losing = false;
-        for (index, chunk) in data.chunks_exact(SECTOR_BYTES).enumerate() {
-            if (to + index as u64).is_multiple_of(BLOCK_SECTORS) {
-                losing = self.loses(chunk);
+        if self.faults.loses_blocks() {
+            for (index, block) in blocks_of(start, data) {
+                if (start + index).is_multiple_of(BLOCK_SECTORS) && self.faults.loses(block) {
+                    let begin = &block[..4];
+                    self.story
+                        .tell(&self.name, &format!("loses a block that begins with {begin:?}"));
+                } else {
+                    medium.write(number, start + index, block);
+                }
             }
-            if losing {
-                continue;
-            }
-            let mut contents: Sector = [0; SECTOR_BYTES];
-            contents.copy_from_slice(chunk);
-            let sector = to + index as u64;
-            medium.write_sector(number, sector, &contents);
-            bad.remove(&sector);
-        }
-        (number, Ok(to))
-    }
-
-    /// Whether a block that begins like this is answered and not written.
-    fn loses(&self, begin: &[u8]) -> bool {
-        let Some((magic, count)) = self.losing.get() else { return false };
-        if !begin.starts_with(&magic) {
-            return false;
-        }
-        self.story.tell(&self.name, &format!("loses a block that begins with {magic:?}"));
-        self.losing.set((count > 1).then_some((magic, count - 1)));
-        true
-    }
-
-    /// Labels, votes and metadata live in the first and last megabytes; a fault there is another
-    /// story than one in the data, so these faults wait for data.
-    fn take_write_fault(&self, range: SectorRange) -> Option<WriteFault> {
-        let margin = (2 << 20) / SECTOR_BYTES as u64;
-        if range.start.0 < margin || range.end().0 + margin > self.sectors() {
-            return None;
-        }
-        let fault = self.write_faults.borrow_mut().pop()?;
-        self.story.tell(&self.name, &format!("write of {range}: {fault:?}"));
-        Some(fault)
-    }
-}
-
-/// What a process has of a [`Disk`] between opening it and dying.
-pub struct SimDisk {
-    disk: Rc<Disk>,
-    instance: Instance,
-}
-
-impl SimDisk {
-    /// Answers after `duration` with what `outcome` then says, unless the power goes before.
-    fn answer<T: 'static>(
-        &self,
-        duration: Duration,
-        outcome: impl FnOnce(&Disk) -> Result<T, IoError> + 'static,
-    ) -> IoFuture<'static, T> {
-        let (sender, receiver) = oneshot::channel();
-        let disk = Rc::clone(&self.disk);
-        let (cycle, instance) = (disk.power_cycle.get(), self.instance);
-        let at = (self.disk.timeline.now() + duration).max(self.disk.stuck_until.get());
-        self.disk.timeline.schedule(at, move || {
-            if disk.power_cycle.get() != cycle {
-                return;
-            }
-            disk.story.mix(disk.timeline.now().as_nanos() ^ disk.next_write.get() << 40);
-            let result = outcome(&disk).map(|value| Completion::new(instance, value));
-            // A dead process doesn't listen any more; the disk did the work all the same.
-            let _ = sender.send(result);
-        });
-        async move {
-            match receiver.await {
-                Ok(result) => result,
-                // The power went, and the process with it: nobody is left to see an answer.
-                Err(oneshot::Canceled) => std::future::pending().await,
-            }
-        }
-        .boxed_local()
-    }
-
-    fn refuse<T: 'static>(&self, range: SectorRange) -> Option<IoFuture<'static, T>> {
-        let error = if self.disk.gone.get() {
-            IoError::Lost
-        } else if !range.fits(self.disk.sectors())
-            || range.len_bytes() > u64::from(MAX_TRANSFER_BYTES)
-        {
-            IoError::OutOfRange(range)
         } else {
-            return None;
-        };
-        Some(self.answer(Duration::from_micros(10), move |_| Err(error)))
-    }
-
-    fn write_bytes(
-        &self,
-        start: Lba,
-        data: &[u8],
-        durability: Durability,
-    ) -> IoFuture<'static, ()> {
-        let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
-        let (number, written) = self.disk.execute_write(start, data);
-        let durable = durability == Durability::Durable;
-        let duration = self.disk.duration(durable);
-        self.answer(duration, move |disk| {
-            let to = written?;
-            let mut medium = disk.medium.borrow_mut();
-            if durable && !disk.lies.get() {
-                medium.make_stable(number, to..to + range.count);
-            } else {
-                medium.answer(number);
-            }
-            Ok(())
-        })
+            medium.write(number, start, data);
+        }
+        let mut bad = self.bad_sectors.borrow_mut();
+        if !bad.is_empty() {
+            let end = start + (data.len() / SECTOR_BYTES) as u64;
+            bad.retain(|sector| !(start..end).contains(sector));
+        }
     }
 }
 
-impl BlockDevice for SimDisk {
-    fn geometry(&self) -> Geometry {
-        Geometry {
-            sectors: self.disk.sectors(),
-            physical_block_bytes: 4096,
-            max_transfer_bytes: MAX_TRANSFER_BYTES,
-            read_only: false,
-            class: DurabilityClass::Durable,
-        }
-    }
-
-    fn read(&self, range: SectorRange) -> IoFuture<'static, Buffer> {
-        if let Some(refused) = self.refuse(range) {
-            return refused;
-        }
-        self.disk.count(|counters| counters.read_bytes += range.len_bytes());
-        let bad =
-            self.disk.bad_sectors.borrow().range(range.start.0..range.end().0).next().copied();
-        let mut data = BufferMut::zeroed(range.len_bytes() as usize);
-        let medium = self.disk.medium.borrow();
-        for (index, chunk) in data.chunks_exact_mut(SECTOR_BYTES).enumerate() {
-            chunk.copy_from_slice(&medium.live().sector(range.start.0 + index as u64));
-        }
-        let data = data.freeze();
-        self.answer(self.disk.duration(false), move |_| match bad {
-            Some(sector) => Err(IoError::Medium(SectorRange::new(Lba(sector), 1))),
-            None => Ok(data),
-        })
-    }
-
-    fn write(&self, start: Lba, data: Buffer, durability: Durability) -> IoFuture<'static, ()> {
-        let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
-        match self.refuse(range) {
-            Some(refused) => refused,
-            None => self.write_bytes(start, &data, durability),
-        }
-    }
-
-    fn flush(&self, instance: Instance) -> IoFuture<'static, ()> {
-        if let Some(refused) = self.refuse(SectorRange::default()) {
-            return refused;
-        }
-        self.disk.count(|counters| counters.flushes += 1);
-        let duration = self.disk.duration(true);
-        if instance != self.instance {
-            let now = self.instance;
-            return self.answer(duration, move |_| Err(IoError::Restarted { now }));
-        }
-        let covered = self.disk.medium.borrow().answers();
-        self.answer(duration, move |disk| {
-            if disk.failing_flushes.get() > 0 {
-                disk.failing_flushes.set(disk.failing_flushes.get() - 1);
-                disk.story.tell(&disk.name, "a flush fails");
-                // As with fsync, the failure is told once, and what was to be written back is
-                // dropped: a later flush succeeds. Remembering it is the business of those above.
-                let mut random = disk.random.borrow_mut();
-                disk.medium.borrow_mut().fail_write_back(&mut random);
-                return Err(IoError::FlushFailed);
-            }
-            if !disk.lies.get() {
-                disk.medium.borrow_mut().flush(covered);
-            }
-            Ok(())
-        })
-    }
-
-    fn discard(&self, range: SectorRange) -> IoFuture<'static, ()> {
-        if let Some(refused) = self.refuse(range) {
-            return refused;
-        }
-        // Undefined contents: sometimes zeros, sometimes what was there.
-        if self.disk.random.borrow_mut().random_bool(0.5) {
-            return self.write_zeroes(range, Durability::Volatile);
-        }
-        self.answer(self.disk.duration(false), |_| Ok(()))
-    }
-
-    fn write_zeroes(&self, range: SectorRange, durability: Durability) -> IoFuture<'static, ()> {
-        match self.refuse(range) {
-            Some(refused) => refused,
-            None => self.write_bytes(range.start, &vec![0; range.len_bytes() as usize], durability),
-        }
-    }
-
-    fn claim(&self, _: Claim) -> IoFuture<'static, Holder> {
-        self.answer(Duration::ZERO, |_| Err(IoError::Unsupported))
-    }
-
-    fn renew(&self) -> IoFuture<'static, Holder> {
-        self.answer(Duration::ZERO, |_| Err(IoError::Unsupported))
-    }
-
-    fn next_event(&self) -> LocalBoxFuture<'static, DeviceEvent> {
-        futures::future::pending().boxed_local()
-    }
+/// The data of a write cut at the borders of blocks, each with its first sector's index.
+fn blocks_of(start: u64, data: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
+    let first = (BLOCK_SECTORS - start % BLOCK_SECTORS) as usize * SECTOR_BYTES;
+    let (head, rest) = data.split_at(first.min(data.len()));
+    let mut index = 0;
+    std::iter::once(head).chain(rest.chunks(BLOCK_SECTORS as usize * SECTOR_BYTES)).map(
+        move |block| {
+            let at = index;
+            index += (block.len() / SECTOR_BYTES) as u64;
+            (at, block)
+        },
+    )
 }
 
 #[cfg(test)]

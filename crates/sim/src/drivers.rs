@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use aoe::driver::{ExportDevice, ExportSetup, Initiator, InitiatorOptions, TargetDriver};
 use aoe::initiator::TargetKind;
@@ -17,6 +18,9 @@ use uuid::Uuid;
 use crate::disk::Disk;
 use crate::network::SimPort;
 use crate::world::Process;
+
+/// How often a node looks for a disk that doesn't answer.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What identifies a node.
 #[derive(Clone, Copy, Debug)]
@@ -37,14 +41,21 @@ pub fn serve(process: &Process, port: Rc<SimPort>, facts: NodeFacts<'_>, disks: 
     driver.add_port(port);
     for (slot, disk) in disks.iter().enumerate() {
         let (driver, handle_inside) = (driver.clone(), handle.clone());
-        let device = disk.open();
+        let device = disk.open_in(&handle);
         let options = ExportOptions::new(
             ShelfSlot::new(facts.shelf, slot as u8),
             format!("/dev/{}", disk.name()),
         );
         handle.spawn(async move {
-            // A disk that answers nothing isn't exported; the node is started anew to retry.
-            let Ok(medium) = Medium::open(device, handle_inside).await else { return };
+            // A disk that answers nothing isn't exported before it does.
+            let medium = loop {
+                match Medium::open(Rc::clone(&device) as Rc<dyn BlockDevice>, handle_inside.clone())
+                    .await
+                {
+                    Ok(medium) => break medium,
+                    Err(_) => handle_inside.sleep(LOOK_EVERY).await,
+                }
+            };
             let device = ExportDevice::Medium(Rc::new(medium));
             let exported = driver.add_export(ExportSetup::new(device, options)).await;
             debug_assert!(exported.is_ok());

@@ -20,6 +20,7 @@ pub mod random;
 pub mod runner;
 pub mod scenarios;
 pub mod section;
+pub mod steps;
 pub mod story;
 pub mod workload;
 pub mod world;

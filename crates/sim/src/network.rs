@@ -18,6 +18,7 @@ use rand::rngs::SmallRng;
 use runtime::Notify;
 
 use crate::random::fork;
+use crate::steps::{Effect, Kind};
 use crate::story::Story;
 use crate::world::{Timeline, World};
 
@@ -339,6 +340,10 @@ impl Port for SimPort {
 
     fn transmit(&self, frames: &mut Vec<Frame>) {
         for frame in frames.drain(..) {
+            let steps = self.network.timeline.steps();
+            if steps.take(Kind::Frame, &self.station.name) == Effect::Nothing {
+                continue;
+            }
             let mut bytes = Vec::with_capacity(frame.len_bytes().max(FRAME_BYTES_MIN));
             bytes.extend_from_slice(&frame.head);
             bytes.extend_from_slice(&frame.payload);

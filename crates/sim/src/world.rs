@@ -18,8 +18,11 @@ use rand::rngs::SmallRng;
 use runtime::{Executor, Handle, Order};
 
 use crate::random::{fork, fork_seed};
+use crate::steps::Steps;
 use crate::story::Story;
 
+/// Steps of tasks that a process takes before others have their turn.
+const STEPS_PER_TURN: u32 = 16;
 /// Steps of tasks at one instant after which the run counts as turning in circles.
 const STEPS_PER_INSTANT_MAX: u64 = 3_000_000;
 
@@ -30,9 +33,15 @@ pub struct Timeline {
     now: Cell<Instant>,
     events: RefCell<BTreeMap<(Instant, u64), Event>>,
     next_event: Cell<u64>,
+    steps: Steps,
 }
 
 impl Timeline {
+    /// What leaves processes and lasts, counted.
+    pub fn steps(&self) -> &Steps {
+        &self.steps
+    }
+
     /// The present.
     pub fn now(&self) -> Instant {
         self.now.get()
@@ -65,6 +74,9 @@ impl Timeline {
                 }
             };
             event();
+            if self.steps.holds_still() {
+                return;
+            }
         }
     }
 }
@@ -100,6 +112,10 @@ pub struct Process {
     clock: Clock,
     executor: RefCell<Option<Rc<Executor>>>,
     paused: Cell<bool>,
+    /// It is to be stopped after so many steps of its tasks, wherever in a turn that is.
+    stops_after: Cell<Option<u32>>,
+    /// Steps that remain of a turn in which it was stopped: they still see the time of its beginning.
+    rest_of_turn: Cell<u32>,
     story: Rc<Story>,
 }
 
@@ -138,10 +154,17 @@ impl Process {
         self.paused.set(true);
     }
 
+    /// SIGSTOP in the middle of a turn, after so many more steps of its tasks: once continued, it goes
+    /// on in that turn with what it took for the time then.
+    pub fn pause_in_turn(&self, after_steps: u32) {
+        self.stops_after.set(Some(after_steps));
+    }
+
     /// SIGCONT.
     pub fn resume(&self) {
         self.story.tell(&self.name, "continues");
         self.paused.set(false);
+        self.stops_after.set(None);
     }
 
     /// Whether it is stopped.
@@ -166,6 +189,41 @@ impl Process {
 
     fn runnable(&self) -> Option<Rc<Executor>> {
         if self.paused.get() { None } else { self.executor.borrow().clone() }
+    }
+
+    /// Tells the time, unless it is in the middle of a turn.
+    fn learn_time(&self, executor: &Executor, now: Instant) {
+        if self.rest_of_turn.get() > 0 && executor.has_ready() {
+            return;
+        }
+        self.rest_of_turn.set(0);
+        executor.set_now(self.clock.local(now));
+    }
+
+    /// Takes steps until the turn is over, it is stopped, or the world holds still; tells how many.
+    fn take_turn(&self, executor: &Executor, steps: &Steps) -> u64 {
+        let whole = match self.rest_of_turn.replace(0) {
+            0 => STEPS_PER_TURN,
+            rest => rest,
+        };
+        for taken in 0..whole {
+            if !executor.run_one() {
+                return u64::from(taken);
+            }
+            if steps.holds_still() {
+                return u64::from(taken) + 1;
+            }
+            if let Some(left) = self.stops_after.get() {
+                self.stops_after.set(left.checked_sub(1));
+                if left == 0 {
+                    self.story.tell(&self.name, "stopped in the middle of a turn");
+                    self.paused.set(true);
+                    self.rest_of_turn.set(whole - taken - 1);
+                    return u64::from(taken) + 1;
+                }
+            }
+        }
+        u64::from(whole)
     }
 }
 
@@ -199,6 +257,7 @@ impl World {
             now: Cell::new(start),
             events: RefCell::default(),
             next_event: Cell::new(0),
+            steps: Steps::default(),
         };
         let story = Story::new(verbose);
         story.make_current();
@@ -247,6 +306,8 @@ impl World {
             clock,
             executor: RefCell::new(Some(Rc::new(executor))),
             paused: Cell::new(false),
+            stops_after: Cell::new(None),
+            rest_of_turn: Cell::new(0),
             story: Rc::clone(&self.story),
         });
         let mut processes = self.processes.borrow_mut();
@@ -299,29 +360,32 @@ impl World {
     fn settle(&self, finished: &dyn Fn() -> bool) -> Result<(), Stalled> {
         let now = self.timeline.now();
         self.timeline.run_due();
+        self.timeline.steps.strike();
         self.director.set_now(now);
         for process in self.processes.borrow().iter() {
             if let Some(executor) = process.runnable() {
-                executor.set_now(process.clock.local(now));
+                process.learn_time(&executor, now);
             }
         }
         let mut steps = 0;
         loop {
             while self.director.run_one() {
+                self.timeline.steps.strike();
                 if finished() {
                     return Ok(());
                 }
             }
             self.timeline.run_due();
-            let ready: Vec<Rc<Executor>> = self
+            self.timeline.steps.strike();
+            let ready: Vec<(Rc<Process>, Rc<Executor>)> = self
                 .processes
                 .borrow()
                 .iter()
                 .filter_map(|process| {
                     let executor = process.runnable()?;
                     // A process that was started or continued at this instant learns the time here.
-                    executor.set_now(process.clock.local(now));
-                    executor.has_ready().then_some(executor)
+                    process.learn_time(&executor, now);
+                    executor.has_ready().then(|| (Rc::clone(process), executor))
                 })
                 .collect();
             if ready.is_empty() {
@@ -331,7 +395,9 @@ impl World {
                 return Ok(());
             }
             let chosen = self.random.borrow_mut().random_range(0..ready.len());
-            steps += ready[chosen].run_ready(16) as u64;
+            let (process, executor) = &ready[chosen];
+            steps += process.take_turn(executor, &self.timeline.steps);
+            self.timeline.steps.strike();
             if steps > STEPS_PER_INSTANT_MAX {
                 return Err(Stalled::Livelock);
             }
@@ -416,6 +482,33 @@ mod tests {
             waited.await
         });
         assert_eq!(woke, Ok(Ok(Instant::from_nanos(2_001_000_000))));
+    }
+
+    /// Stopped between two steps of a turn, it takes the second one with the time of the first.
+    #[test]
+    fn stopped_in_a_turn_it_goes_on_with_the_time_that_it_had() {
+        let world = World::new(1, false);
+        let process = world.start_process("stopped", Clock::default());
+        let handle = process.handle().unwrap();
+        let seen = process.run(async move {
+            let first = handle.now();
+            handle.yield_now().await;
+            let second = handle.now();
+            handle.sleep(Duration::from_millis(1)).await;
+            (first, second, handle.now())
+        });
+        process.pause_in_turn(0);
+        let (director, stopped) = (world.director(), Rc::clone(&process));
+        let (first, second, third) = world
+            .run(Duration::from_secs(20), async move {
+                director.sleep(Duration::from_secs(9)).await;
+                assert!(stopped.is_paused());
+                stopped.resume();
+                seen.await.unwrap()
+            })
+            .unwrap();
+        assert_eq!(first, second);
+        assert!(third.since(first) >= Duration::from_secs(9));
     }
 
     #[test]

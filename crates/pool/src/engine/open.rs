@@ -375,7 +375,7 @@ impl OpenRequest {
             let Some(member) = pool.member_by_id(claimed.disk.label.disk) else { continue };
             match pool.claim_and_check(&member, &*claimed.disk.device).await {
                 Ok(rolled_back) => fit.push((member, rolled_back)),
-                Err(NotFit::Refused(why)) => pool.refuse(&member, why),
+                Err(NotFit::Refused(why) | NotFit::Unreadable(why)) => pool.refuse(&member, why),
                 Err(NotFit::Lost) => {}
             }
         }

@@ -12,7 +12,7 @@ use super::observe::{self, Content};
 use super::pool::Pool;
 use super::segment::current_copies;
 use crate::format::{
-    BirthId, ConfirmSlots, DiskNumber, SelectedLabel, select_confirm, select_vote,
+    BirthId, ConfirmSlots, DiskNumber, LabelError, SelectedLabel, select_confirm, select_vote,
 };
 use crate::metadata::{Inconsistent, MetaRecord, MissChange};
 use crate::report::PoolEvent;
@@ -23,6 +23,8 @@ pub(crate) enum NotFit {
     Lost,
     /// Not before somebody has done something.
     Refused(String),
+    /// Its labels can't be read: damage stays, but a drive that fails for a moment reads them again.
+    Unreadable(String),
 }
 
 /// Whether what was examined of a disk still held when it was to be taken in.
@@ -64,6 +66,10 @@ impl Pool {
                     if appearance == member.appearance.get() {
                         return;
                     }
+                }
+                Err(NotFit::Unreadable(why)) => {
+                    self.refuse(member, why);
+                    self.runtime.sleep(self.limits.look_at_closed).await;
                 }
                 Err(NotFit::Lost) => self.runtime.sleep(self.limits.rejoin).await,
             }
@@ -150,6 +156,9 @@ impl Pool {
                 "it now carries the label of pool {} ({}); put the right disk there",
                 label.label.pool_name, label.label.pool
             ))),
+            Content::Refused(error @ LabelError::Damaged { .. }) => {
+                Err(NotFit::Unreadable(observe::explain(&error)))
+            }
             Content::Refused(error) => Err(NotFit::Refused(observe::explain(&error))),
             Content::Blank | Content::Foreign(_) => Err(NotFit::Refused(
                 "it has no label any more: it was wiped, or another disk is in its place; the pool goes \

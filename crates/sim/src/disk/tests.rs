@@ -1,4 +1,7 @@
+use block::{BlockDevice, Transfer};
+
 use super::*;
+use crate::world::Clock;
 
 fn in_world<T: 'static>(body: impl AsyncFnOnce(Rc<Disk>) -> T + 'static) -> T {
     let world = World::new(5, false);
@@ -88,4 +91,110 @@ fn a_block_is_lost_alone_and_a_copy_is_what_a_cut_would_leave() {
         device.write(Lba(16), data, Durability::Volatile).await.unwrap();
         assert_eq!(&disk.peek(SectorRange::new(Lba(24), 1))[..4], b"lost");
     });
+}
+
+#[test]
+fn faults_wait_for_their_part_of_the_disk() {
+    in_world(async |disk| {
+        let device = disk.open();
+        disk.spoil_next_write(Part::Confirms, WriteFault::NoSpace);
+        disk.spoil_next_write(Part::Field, WriteFault::Error);
+        disk.spoil_next_read(Part::Votes, ReadFault::Flipped);
+        let write = |sector| device.write(Lba(sector), Buffer::zeroed(4096), Durability::Volatile);
+        let written = |sector| SectorRange::new(Lba(sector), 8);
+        assert!(write(0).await.is_ok());
+        assert_eq!(write(96).await, Err(IoError::NoSpace(written(96))));
+        assert!(write(96).await.is_ok());
+        assert_eq!(write(24).await, Err(IoError::Medium(written(24))));
+        assert!(device.read(written(24)).await.unwrap().value.iter().all(|byte| *byte == 0));
+        let read = device.read(written(40)).await.unwrap().value;
+        assert_eq!(read.iter().filter(|byte| **byte != 0).count(), 1);
+        assert!(device.read(written(40)).await.unwrap().value.iter().all(|byte| *byte == 0));
+    });
+}
+
+#[test]
+fn a_full_store_takes_what_it_had_and_reads_may_be_old_or_of_elsewhere() {
+    in_world(async |disk| {
+        let device = disk.open();
+        let write = |sector, value| {
+            device.write(Lba(sector), Buffer::copy_of(&[value; 4096]), Durability::Durable)
+        };
+        write(8, 1).await.unwrap();
+        disk.remember();
+        disk.set_full(true);
+        write(8, 2).await.unwrap();
+        let refused = write(16, 3).await;
+        assert_eq!(refused, Err(IoError::NoSpace(SectorRange::new(Lba(16), 8))));
+        for (fault, seen) in
+            [(ReadFault::Stale, 1), (ReadFault::Misdirected(8), 0), (ReadFault::Misdirected(0), 2)]
+        {
+            disk.spoil_next_read(Part::Anywhere, fault);
+            let read = device.read(SectorRange::new(Lba(8), 8)).await.unwrap().value;
+            assert_eq!(read[0], seen, "{fault:?}");
+        }
+        disk.spoil_next_read(Part::Anywhere, ReadFault::Error);
+        assert!(device.read(SectorRange::new(Lba(8), 8)).await.is_err());
+        disk.heal();
+        write(16, 3).await.unwrap();
+        disk.set_chances(Chances { write_error: 1.0, flush_error: 1.0, ..Chances::default() });
+        assert!(write(16, 3).await.is_err());
+        assert!(!disk.is_to_be_reopened());
+        assert_eq!(device.flush(device.instance).await, Err(IoError::FlushFailed));
+        assert!(disk.is_to_be_reopened());
+    });
+}
+
+/// Each way keeps the order of overlapping calls; what queues for a thread goes with its process.
+#[test]
+fn every_way_keeps_the_order_and_only_a_queue_dies_with_its_process() {
+    for (way, done_after_kill) in
+        [(Way::Called, true), (Way::Begun, true), (Way::AtOnce, true), (Way::Queued, false)]
+    {
+        let world = World::new(7, false);
+        let disk = Disk::new(&world, "d", 1 << 20);
+        let process = world.start_process("p", Clock::default());
+        let handle = process.handle().unwrap();
+        let device = disk.open_as(way, Some(handle));
+        let seen = Rc::new(RefCell::new(Vec::new()));
+        for value in 0..40u8 {
+            let data = Buffer::copy_of(&[value; 512]);
+            let write = Transfer::Write { start: Lba(3), data, durability: Durability::Volatile };
+            let read = Transfer::Read(SectorRange::new(Lba(3), 1));
+            if way == Way::Called {
+                assert!(!device.begins(&read));
+                drop(device.write(Lba(3), Buffer::copy_of(&[value; 512]), Durability::Volatile));
+                let (read, seen) = (device.read(read.range()), Rc::clone(&seen));
+                drop(process.run(async move {
+                    let read = read.await.unwrap().value[0];
+                    seen.borrow_mut().push((value, read));
+                }));
+                continue;
+            }
+            assert!(device.begins(&write));
+            device.begin(write, Box::new(|written| assert!(written.is_ok())));
+            let seen = Rc::clone(&seen);
+            let note = move |read: Result<block::Completion<Buffer>, IoError>| {
+                seen.borrow_mut().push((value, read.unwrap().value[0]));
+            };
+            device.begin(read, Box::new(note));
+        }
+        let director = world.director();
+        let (hold, victim) = (Rc::clone(&disk), Rc::clone(&process));
+        world
+            .run(Duration::from_secs(1), async move {
+                director.sleep(Duration::from_millis(100)).await;
+                let data = Buffer::copy_of(&[99; 512]);
+                let write = device.write(Lba(4), data, Durability::Volatile);
+                drop((write, device));
+                victim.kill();
+                director.sleep(Duration::from_millis(100)).await;
+            })
+            .unwrap();
+        let seen = seen.borrow();
+        assert_eq!(seen.len(), 40, "{way:?}");
+        assert!(seen.iter().all(|(written, read)| written == read), "{way:?}: {seen:?}");
+        let after = hold.peek(SectorRange::new(Lba(4), 1))[0];
+        assert_eq!(after == 99, done_after_kill, "{way:?}");
+    }
 }

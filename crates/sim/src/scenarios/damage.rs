@@ -11,7 +11,7 @@ use rand::Rng;
 
 use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, expect};
 use super::scenario;
-use crate::disk::{Disk, WriteFault};
+use crate::disk::{Disk, Part, WriteFault};
 use crate::oracle::Change;
 use crate::pattern::{self, Content};
 use crate::runner::{Failure, Scenario, Stage};
@@ -87,8 +87,8 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 /// Where on `disk` client data of this volume sector lies, in place or in old log segments.
-fn places_of(disk: &Disk, volume_sector: u64) -> Vec<u64> {
-    let places = (0..disk.sectors()).filter(|sector| {
+pub(super) fn places_of(disk: &Disk, volume_sector: u64) -> Vec<u64> {
+    let places = disk.written_sectors().into_iter().filter(|sector| {
         let bytes = disk.peek(SectorRange::new(Lba(*sector), 1));
         matches!(pattern::recognise(&bytes), Content::Written { sector, .. } if sector == volume_sector)
     });
@@ -152,7 +152,7 @@ async fn bit_rot(stage: Stage) -> Result<(), Failure> {
 /// Reads everything once with each node away, so that every copy is looked at, and waits until all
 /// is well in between. What only the missing node has right can't be read meanwhile: it waits in the
 /// oracle's list of errors, so this is for damage that has been repaired or can be.
-async fn read_by_every_copy(rig: &Rig) -> Result<(), Failure> {
+pub(super) async fn read_by_every_copy(rig: &Rig) -> Result<(), Failure> {
     let volume = VOLUME.to_string();
     let report = rig
         .with(|engine| async move { engine.verify_volume(POOL, &volume, None, &|_| ()).await })
@@ -243,11 +243,8 @@ async fn spoiled_writes(stage: Stage, misdirected: bool) -> Result<(), Failure> 
     for _ in 0..4 {
         rig.run_for(rig.between(50, 600)).await;
         let by = (1 + rig.below(400) as i64) * if rig.below(2) == 0 { 8 } else { -8 };
-        disk.spoil_next_write(if misdirected {
-            WriteFault::Misdirected(by)
-        } else {
-            WriteFault::Lost
-        });
+        let fault = if misdirected { WriteFault::Misdirected(by) } else { WriteFault::Lost };
+        disk.spoil_next_write(Part::Extents, fault);
     }
     rig.run_for(rig.between(500, 2500)).await;
     rig.quiet(CONVERGENCE_MAX).await?;
@@ -394,7 +391,7 @@ async fn newest_checksums_lost(stage: Stage) -> Result<(), Failure> {
 /// First sectors of the slots with the highest sequence number of each checksum block on a disk.
 pub(super) fn newest_checksum_slots(disk: &Disk) -> Vec<u64> {
     let mut newest: BTreeMap<(u64, u32), (u64, u64)> = BTreeMap::new();
-    for sector in (0..disk.sectors()).step_by(BLOCK_SECTORS as usize) {
+    for sector in disk.written_sectors().into_iter().step_by(BLOCK_SECTORS as usize) {
         let bytes = disk.peek(SectorRange::new(Lba(sector), BLOCK_SECTORS));
         let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap_or_default());
         if bytes[..4] == *b"epCS" {

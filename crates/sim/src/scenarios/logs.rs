@@ -212,7 +212,7 @@ async fn rotten_record(stage: Stage) -> Result<(), Failure> {
     let mut hit = false;
     for node in 0..3 {
         let disk = &rig.cluster.node(node).disks()[0];
-        for sector in 0..disk.sectors() {
+        for sector in disk.written_sectors() {
             let bytes = disk.peek(SectorRange::new(Lba(sector), 1));
             let content = pattern::recognise(&bytes);
             if matches!(content, Content::Written { operation, .. } if operation == rotten) {

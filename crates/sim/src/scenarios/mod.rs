@@ -3,6 +3,7 @@
 mod checksums;
 mod common;
 mod damage;
+mod disks;
 mod flushes;
 mod frames;
 mod holes;
@@ -35,6 +36,7 @@ pub fn named() -> Vec<Scenario> {
         nodes::SCENARIOS,
         owners::SCENARIOS,
         damage::SCENARIOS,
+        disks::SCENARIOS,
         flushes::SCENARIOS,
         frames::SCENARIOS,
         space::SCENARIOS,

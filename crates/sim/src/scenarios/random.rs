@@ -1,8 +1,8 @@
 //! The random run: topology, workload and faults follow from the seed.
 //!
-//! Processes, machines, cables and power may fail in any number: then I/O waits, and nothing may be
-//! lost. Contents are damaged on one disk of the run only, the *victim*, and only while everything
-//! is clean, nobody else is lost before all is clean again: that is what two copies cover.
+//! Processes, machines, cables and power may fail in any number, and disks in every way that they
+//! admit: then I/O waits, and nothing may be lost. Contents are lost or wrong on one disk of the run
+//! only, the *victim*, and only while nobody else is away: that is what two copies cover.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use rand::Rng;
 
 use super::common::{CONVERGENCE_MAX, POOL, Rig};
 use crate::cluster::{Plan, is_clean};
-use crate::disk::{Disk, Latency};
+use crate::disk::{Chances, Disk, Latency, Part, ReadFault, WriteFault};
 use crate::network::Quality;
 use crate::runner::{Expected, Failure, Scenario, Stage};
 use crate::workload::Mix;
@@ -150,7 +150,8 @@ async fn one_fault(rig: &Rc<Rig>, mix: Mix) -> Result<(), Failure> {
     let disks = node.disks();
     let disk: &Rc<Disk> = &disks[rig.below(disks.len())];
     let back = later(rig);
-    match rig.below(12) {
+    match rig.below(18) {
+        12.. => disk_fault(rig, number, disk, back),
         0 | 1 => {
             rig.cluster.kill_node(number);
             again(rig, back, move |rig| rig.cluster.start_node(number));
@@ -205,6 +206,62 @@ async fn one_fault(rig: &Rc<Rig>, mix: Mix) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// What a disk does wrong and admits.
+fn disk_fault(rig: &Rc<Rig>, node: usize, disk: &Rc<Disk>, back: Duration) {
+    let part = Part::STRUCTURES[rig.below(Part::STRUCTURES.len())];
+    match rig.below(7) {
+        0 | 1 => {
+            let fault = [WriteFault::Error, WriteFault::NoSpace][rig.below(2)];
+            let count = 1 + rig.below(4);
+            rig.cluster.tell(&format!("{count} times {fault:?} in {part:?} of {}", disk.name()));
+            (0..count).for_each(|_| disk.spoil_next_write(part, fault));
+        }
+        2 => {
+            let count = 1 + rig.below(4);
+            rig.cluster.tell(&format!("{count} read errors in {part:?} of {}", disk.name()));
+            (0..count).for_each(|_| disk.spoil_next_read(part, ReadFault::Error));
+        }
+        3 => {
+            disk.set_full(true);
+            let disk = Rc::clone(disk);
+            again(rig, back, move |_| disk.set_full(false));
+        }
+        4 => {
+            let chance = [0.001, 0.02, 0.3][rig.below(3)];
+            let flush_error = if rig.below(3) == 0 { chance / 4.0 } else { 0.0 };
+            let errors = Chances { write_error: chance, read_error: chance, ..Chances::default() };
+            disk.set_chances(Chances { flush_error, ..errors });
+            let disk = Rc::clone(disk);
+            again(rig, back, move |rig| {
+                disk.set_chances(Chances::default());
+                reopen(rig, node);
+            });
+        }
+        5 => {
+            disk.fail_flushes(1 + rig.below(3) as u32);
+            again(rig, back, move |rig| reopen(rig, node));
+        }
+        _ if rig.below(2) == 0 => {
+            let bytes = (disk.sectors() << 9) + ((1 + rig.below(8) as u64) << 20);
+            disk.grow(bytes);
+        }
+        _ => {
+            disk.set_gone(true);
+            let disk = Rc::clone(disk);
+            again(rig, back, move |_| disk.set_gone(false));
+        }
+    }
+}
+
+/// What an administrator does about a disk whose flush failed: the node is started anew.
+fn reopen(rig: &Rig, node: usize) {
+    let disks = rig.cluster.node(node).disks();
+    if rig.cluster.node(node).process().is_some() && disks.iter().any(|d| d.is_to_be_reopened()) {
+        rig.cluster.kill_node(node);
+        rig.cluster.start_node(node);
+    }
 }
 
 /// How long something stays broken: mostly shorter than it takes to be put out, or much longer.
@@ -266,27 +323,35 @@ fn has_mirrors_only(rig: &Rig) -> bool {
     })
 }
 
-/// Damages the victim while all is clean; nothing else breaks but processes and power.
+/// Damages the victim while nobody else is away; nothing else breaks but processes and power.
 async fn damage(rig: &Rc<Rig>, mix: Mix) -> Result<(), Failure> {
     let disks = rig.cluster.disks();
     let victim = Rc::clone(&disks[rig.below(disks.len())].1);
     let image = victim.snapshot();
     rig.load(mix).await?;
     rig.run_for(rig.between(200, 1500)).await;
-    rig.quiet(CONVERGENCE_MAX).await?;
-    rig.wait_clean(CONVERGENCE_MAX).await?;
-    let off = rig.below(2) == 0;
-    if off {
-        rig.cluster.cut_all_power();
-    }
-    if rig.below(3) == 0 && off {
-        victim.roll_back(image);
-    } else {
-        let bytes = victim.sectors() * block::SECTOR_BYTES as u64;
-        for _ in 0..1 + rig.below(60) {
-            let end = if rig.below(3) == 0 { 2 << 20 } else { bytes };
-            let at = rig.cluster.luck(|random| random.random_range(0..end));
-            victim.flip_byte(at, 1 << rig.below(8));
+    match rig.below(4) {
+        0 => {
+            spoil(rig, &victim);
+            rig.run_for(rig.between(200, 2500)).await;
+        }
+        1 => {
+            // Rot while others write, and while they read.
+            rot(rig, &victim);
+            rig.run_for(rig.between(200, 1500)).await;
+        }
+        _ => {
+            rig.quiet(CONVERGENCE_MAX).await?;
+            rig.wait_clean(CONVERGENCE_MAX).await?;
+            let off = rig.below(2) == 0;
+            if off {
+                rig.cluster.cut_all_power();
+            }
+            match rig.below(4) {
+                0 if off => victim.roll_back(image),
+                1 if off => victim.swap(&disks[rig.below(disks.len())].1),
+                _ => rot(rig, &victim),
+            }
         }
     }
     for number in 0..rig.cluster.node_count() {
@@ -300,4 +365,51 @@ async fn damage(rig: &Rc<Rig>, mix: Mix) -> Result<(), Failure> {
         rig.on_volume(&name, |watched| async move { watched.read_all().await }).await??;
     }
     Ok(())
+}
+
+fn rot(rig: &Rig, victim: &Disk) {
+    let bytes = victim.sectors() * block::SECTOR_BYTES as u64;
+    for _ in 0..1 + rig.below(60) {
+        let end = if rig.below(3) == 0 { 2 << 20 } else { bytes };
+        let at = rig.cluster.luck(|random| random.random_range(0..end));
+        victim.flip_byte(at, 1 << rig.below(8));
+    }
+}
+
+/// What a disk does wrong and tells nobody.
+fn spoil(rig: &Rig, victim: &Disk) {
+    victim.remember();
+    let count = 1 + rig.below(6);
+    match rig.below(4) {
+        0 => {
+            let mut chances = [0.0; 5];
+            chances[rig.below(5)] = 0.05;
+            let [lost_write, misdirected_write, stale_read, misdirected_read, flipped_read] =
+                chances;
+            victim.set_chances(Chances {
+                lost_write,
+                misdirected_write,
+                stale_read,
+                misdirected_read,
+                flipped_read,
+                ..Chances::default()
+            });
+        }
+        1 => {
+            let part = Part::STRUCTURES[rig.below(Part::STRUCTURES.len())];
+            let away = 8 * (1 + rig.below(400) as i64) * if rig.below(2) == 0 { 1 } else { -1 };
+            let fault = [WriteFault::Lost, WriteFault::Misdirected(away)][rig.below(2)];
+            rig.cluster.tell(&format!("{count} times {fault:?} in {part:?} of {}", victim.name()));
+            (0..count).for_each(|_| victim.spoil_next_write(part, fault));
+        }
+        2 => {
+            let part = Part::STRUCTURES[rig.below(Part::STRUCTURES.len())];
+            let away = 8 * (1 + rig.below(400) as i64);
+            let faults = [ReadFault::Stale, ReadFault::Misdirected(away), ReadFault::Flipped];
+            let fault = faults[rig.below(faults.len())];
+            rig.cluster.tell(&format!("{count} times {fault:?} in {part:?} of {}", victim.name()));
+            (0..count).for_each(|_| victim.spoil_next_read(part, fault));
+        }
+        _ => victim.set_lying(true),
+    }
 }

@@ -1,0 +1,209 @@
+//! Disks that fail in the ways they admit, and those that lie about what they did: errors and full
+//! stores in every structure, wrong reads, rollbacks in the middle of a resync, rot while nobody looks.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use block::SECTOR_BYTES;
+use futures::FutureExt;
+use rand::Rng;
+
+use super::common::{CONVERGENCE_MAX, Rig, VOLUME};
+use super::damage::{places_of, read_by_every_copy};
+use super::scenario;
+use crate::disk::{Chances, Disk, Part, ReadFault, WriteFault};
+use crate::runner::{Failure, Scenario, Stage};
+use crate::workload::Mix;
+
+pub const SCENARIOS: &[Scenario] = &[
+    scenario(
+        "write-errors",
+        "writes to one disk fail, in every structure that it has: the pool goes on, and takes it back",
+        400,
+        |stage| write_errors(stage).boxed_local(),
+    ),
+    scenario(
+        "full-store",
+        "one disk's store is full for a while: the pool goes on, and takes it back",
+        400,
+        |stage| full_store(stage).boxed_local(),
+    ),
+    scenario(
+        "unreadable-for-a-moment",
+        "a disk's labels can't be read at the moment of its return: it is looked at again",
+        400,
+        |stage| unreadable_for_a_moment(stage).boxed_local(),
+    ),
+    scenario(
+        "wrong-reads",
+        "reads of one disk are old, of another place or wrong once: nothing wrong is ever answered",
+        400,
+        |stage| wrong_reads(stage).boxed_local(),
+    ),
+    scenario(
+        "rot-while-away",
+        "a node's disk rots while the node is away and others write: found when it is back",
+        400,
+        |stage| rot_while_away(stage).boxed_local(),
+    ),
+    scenario(
+        "grown-disk",
+        "a disk grows while it serves and over a restart: everything stays where it is",
+        400,
+        |stage| grown_disk(stage).boxed_local(),
+    ),
+];
+
+fn victim(rig: &Rig) -> (usize, Rc<Disk>) {
+    let number = rig.below(rig.cluster.node_count());
+    (number, Rc::clone(&rig.cluster.node(number).disks()[0]))
+}
+
+/// The node begins anew: its disk is claimed and checked again.
+async fn restart(rig: &Rig, node: usize, pause: Duration) {
+    rig.cluster.kill_node(node);
+    rig.run_for(pause).await;
+    rig.cluster.start_node(node);
+}
+
+async fn write_errors(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    rig.load(Mix::default()).await?;
+    let (node, disk) = victim(&rig);
+    for _ in 0..3 {
+        rig.run_for(rig.between(10, 600)).await;
+        let part = Part::STRUCTURES[rig.below(Part::STRUCTURES.len())];
+        let fault = [WriteFault::Error, WriteFault::NoSpace][rig.below(2)];
+        let count = 1 + rig.below(6);
+        rig.cluster.tell(&format!("{count} times {fault:?} in {part:?} of {}", disk.name()));
+        (0..count).for_each(|_| disk.spoil_next_write(part, fault));
+        match rig.below(4) {
+            0 => {
+                rig.restart_supervisor(rig.between(1, 500)).await;
+                rig.load(Mix::default()).await?;
+            }
+            1 => restart(&rig, node, rig.between(1, 3000)).await,
+            _ => rig.run_for(rig.between(500, 2500)).await,
+        }
+    }
+    rig.converge().await
+}
+
+async fn full_store(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    rig.load(Mix::default()).await?;
+    rig.run_for(rig.between(10, 1500)).await;
+    let (node, disk) = victim(&rig);
+    rig.record(VOLUME).forget_waits();
+    disk.set_full(true);
+    rig.run_for(rig.between(500, 6000)).await;
+    match rig.below(3) {
+        0 => {
+            rig.restart_supervisor(rig.between(1, 500)).await;
+            rig.load(Mix::default()).await?;
+        }
+        1 => restart(&rig, node, rig.between(1, 3000)).await,
+        _ => {}
+    }
+    rig.run_for(rig.between(500, 3000)).await;
+    disk.set_full(false);
+    rig.run_for(rig.between(10, 2000)).await;
+    rig.converge().await
+}
+
+async fn unreadable_for_a_moment(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    rig.load(Mix::default()).await?;
+    rig.run_for(rig.between(10, 800)).await;
+    let (node, disk) = victim(&rig);
+    rig.cluster.kill_node(node);
+    rig.wait_out(node, Duration::from_secs(20)).await?;
+    rig.cluster.start_node(node);
+    let count = 3 + rig.below(20);
+    rig.cluster.tell(&format!("{count} read errors in the labels of {}", disk.name()));
+    (0..count).for_each(|_| disk.spoil_next_read(Part::Labels, ReadFault::Error));
+    rig.run_for(rig.between(200, 4000)).await;
+    // Now the drive reads again, and nobody does anything about it.
+    disk.heal();
+    rig.quiet(CONVERGENCE_MAX).await?;
+    rig.wait_clean(CONVERGENCE_MAX).await?;
+    rig.converge().await
+}
+
+async fn wrong_reads(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    let mix = Mix { writes: 35, ..Mix::default() };
+    rig.load(mix).await?;
+    rig.run_for(rig.between(300, 1500)).await;
+    let (_, disk) = victim(&rig);
+    for _ in 0..3 {
+        disk.remember();
+        rig.run_for(rig.between(100, 1500)).await;
+        let mut chances = [0.0; 3];
+        chances[rig.below(3)] = [0.01, 0.1][rig.below(2)];
+        let [stale_read, misdirected_read, flipped_read] = chances;
+        disk.set_chances(Chances {
+            stale_read,
+            misdirected_read,
+            flipped_read,
+            ..Chances::default()
+        });
+        // Nothing is cached afterwards.
+        if rig.below(2) == 0 {
+            rig.quiet(CONVERGENCE_MAX).await?;
+            rig.restart_supervisor(rig.between(1, 300)).await;
+            rig.load(mix).await?;
+        }
+        rig.run_for(rig.between(300, 2000)).await;
+        disk.heal();
+    }
+    rig.quiet(CONVERGENCE_MAX).await?;
+    // What a disk answered wrongly may have been mended by writing it anew, elsewhere too.
+    read_by_every_copy(&rig).await?;
+    rig.converge().await
+}
+
+async fn rot_while_away(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    rig.load(Mix::default()).await?;
+    rig.run_for(rig.between(300, 1500)).await;
+    rig.quiet(CONVERGENCE_MAX).await?;
+    rig.in_place(VOLUME).await?;
+    let (node, disk) = victim(&rig);
+    let sectors = rig.record(VOLUME).oracle().written_sectors();
+    rig.cluster.kill_node(node);
+    rig.load(Mix::default()).await?;
+    rig.run_for(rig.between(10, 4000)).await;
+    for _ in 0..8 {
+        for place in places_of(&disk, sectors[rig.below(sectors.len())]) {
+            let offset = place * SECTOR_BYTES as u64 + rig.below(SECTOR_BYTES) as u64;
+            disk.flip_byte(offset, 1 << rig.below(8));
+        }
+    }
+    rig.cluster.start_node(node);
+    rig.run_for(rig.between(10, 3000)).await;
+    rig.quiet(CONVERGENCE_MAX).await?;
+    rig.wait_clean(CONVERGENCE_MAX).await?;
+    read_by_every_copy(&rig).await?;
+    rig.converge().await
+}
+
+async fn grown_disk(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    rig.load(Mix::default()).await?;
+    let (node, disk) = victim(&rig);
+    for _ in 0..3 {
+        rig.run_for(rig.between(100, 1000)).await;
+        let more = rig.cluster.luck(|luck| luck.random_range(1..=4 << 20)) / 512 * 512;
+        disk.grow(disk.sectors() * SECTOR_BYTES as u64 + more);
+        match rig.below(3) {
+            0 => restart(&rig, node, rig.between(1, 2500)).await,
+            1 => {
+                rig.restart_supervisor(rig.between(1, 500)).await;
+                rig.load(Mix::default()).await?;
+            }
+            _ => {}
+        }
+    }
+    rig.converge().await
+}
