@@ -21,6 +21,7 @@ pub mod runner;
 pub mod scenarios;
 pub mod section;
 pub mod steps;
+pub mod steps_run;
 pub mod story;
 pub mod workload;
 pub mod world;

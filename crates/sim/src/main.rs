@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use clap::Parser;
 use sim::runner::{self, Expected, Options, Outcome, Scenario};
-use sim::scenarios;
+use sim::scenarios::{self, nth_step};
+use sim::steps_run;
 use sim::story::Listener;
 
 /// Stack of a thread that runs seeds.
@@ -45,6 +46,12 @@ struct Arguments {
     /// fails, at most --seeds of them; it is an error if one of them fails no more.
     #[arg(long, conflicts_with_all = ["seed", "scenario"])]
     known_holes: bool,
+    /// Lets the power, a machine or a process go at every step of this operation, or of all.
+    #[arg(long, value_name = "OPERATION", conflicts_with_all = ["seeds", "scenario"])]
+    steps: Option<Option<String>>,
+    /// One such crash, as OPERATION/NUMBER/WHEN/WHAT.
+    #[arg(long, value_name = "POINT", conflicts_with_all = ["seeds", "scenario", "steps"])]
+    step: Option<String>,
 }
 
 impl Arguments {
@@ -78,10 +85,36 @@ fn main() -> ExitCode {
     if arguments.known_holes {
         return known_holes(&arguments);
     }
+    if arguments.steps.is_some() || arguments.step.is_some() {
+        return steps(&arguments).unwrap_or_else(|error| {
+            eprintln!("{error}");
+            ExitCode::from(2)
+        });
+    }
     match arguments.seed {
         Some(seed) => one_seed(seed, only, arguments.options()),
         None => sweep(&arguments, only),
     }
+}
+
+/// Crashes at steps of operations.
+fn steps(arguments: &Arguments) -> Result<ExitCode, String> {
+    let seed = arguments.seed.unwrap_or(0);
+    let exit = |fine| if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    let Some(point) = &arguments.step else {
+        let name = arguments.steps.as_ref().and_then(Option::as_ref);
+        let only = name.map(|name| nth_step::operation_of(name)).transpose()?;
+        return Ok(exit(steps_run::run_all(only, seed)));
+    };
+    let outcome = steps_run::run_point(point.parse()?, seed, arguments.options());
+    for line in outcome.story.iter().filter(|_| outcome.failure.is_some()) {
+        println!("  {line}");
+    }
+    match &outcome.failure {
+        Some(failure) => println!("{point} with seed {seed} FAILS: {failure}"),
+        None => println!("{point} with seed {seed}: fine, trace {:016x}", outcome.hash),
+    }
+    Ok(exit(outcome.failure.is_none()))
 }
 
 /// What a seed means: the random run, and one of the scenarios in turn; with forks the random runs.

@@ -113,9 +113,19 @@ pub fn catch_panics() {
 
 /// Runs `scenario` with `seed`, then the forks that were taken of it.
 pub fn run(scenario: &Scenario, seed: u64, options: Options) -> Outcome {
+    run_body(scenario.body, scenario.limit, seed, options)
+}
+
+/// Runs a course of events that has no name of its own.
+pub fn run_body(
+    body: impl FnOnce(Stage) -> LocalBoxFuture<'static, Result<(), Failure>>,
+    limit: Duration,
+    seed: u64,
+    options: Options,
+) -> Outcome {
     let forks = Forks::new(seed, options.forks);
     let world = World::new(seed, options.verbose);
-    let mut outcome = simulate(&world, Rc::clone(&forks), scenario.limit, scenario.body);
+    let mut outcome = simulate(&world, Rc::clone(&forks), limit, body);
     let taken = forks.take_all();
     if outcome.failure.is_some() {
         return outcome;

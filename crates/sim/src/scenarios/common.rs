@@ -2,7 +2,7 @@
 //! that everything converged and is right.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -40,6 +40,8 @@ pub struct Rig {
     pub cluster: Rc<Cluster>,
     records: RefCell<BTreeMap<String, Rc<Record>>>,
     clients: RefCell<Vec<Clients>>,
+    /// Volumes that may be gone: whoever was to remove them died.
+    uncertain: RefCell<BTreeSet<String>>,
     /// The supervisor that should own the pool.
     active: std::cell::Cell<usize>,
 }
@@ -71,6 +73,7 @@ impl Rig {
             cluster,
             records: RefCell::default(),
             clients: RefCell::default(),
+            uncertain: RefCell::default(),
             active: std::cell::Cell::new(0),
         })
     }
@@ -87,11 +90,21 @@ impl Rig {
         extent_bytes: Option<u64>,
     ) -> Result<(), Failure> {
         self.see_disks(disks.len()).await?;
+        self.make_pool(disks, extent_bytes, Vec::new()).await
+    }
+
+    /// Makes the pool of disks in sight, of which some may carry something.
+    pub async fn make_pool(
+        &self,
+        disks: Vec<String>,
+        extent_bytes: Option<u64>,
+        force_disks: Vec<String>,
+    ) -> Result<(), Failure> {
         let request = CreatePool {
             name: POOL.to_string(),
             disks,
             failure_domain: pool::format::FailureDomain::Node,
-            force_disks: Vec::new(),
+            force_disks,
             extent_bytes,
         };
         let created = self.with(|engine| async move { engine.create_pool(request).await }).await?;
@@ -126,12 +139,40 @@ impl Rig {
                 engine.create_volume(POOL, &owned, VolumeSize::Bytes(size_bytes), layout).await
             })
             .await?;
-        let number = fork_seed(self.cluster.world().seed(), &report.id);
+        self.adopt_volume(name, &report.id);
+        Ok(report)
+    }
+
+    fn adopt_volume(&self, name: &str, id: &str) {
+        let number = fork_seed(self.cluster.world().seed(), id);
         let oracle = Oracle::new(name, number);
         let record =
             Record::new(self.cluster.world(), oracle, Rc::clone(&self.cluster.stage().verdict));
         self.records.borrow_mut().insert(name.to_string(), record);
-        Ok(report)
+    }
+
+    /// Whether this volume is still there isn't known from now on.
+    pub fn uncertain_volume(&self, name: &str) {
+        self.uncertain.borrow_mut().insert(name.to_string());
+    }
+
+    /// Brings the oracles into line with the volumes that there are, after a command whose answer
+    /// nobody heard.
+    pub fn adopt_volumes(&self) -> Result<(), Failure> {
+        let report = self.report().ok_or_else(|| Failure("no pool".to_string()))?;
+        for volume in &report.volumes {
+            if !self.records.borrow().contains_key(&volume.name) {
+                self.adopt_volume(&volume.name, &volume.id);
+            }
+        }
+        let there = |name: &String| report.volumes.iter().any(|volume| volume.name == *name);
+        for name in self.uncertain.take().into_iter().filter(|name| !there(name)) {
+            self.records.borrow_mut().remove(&name);
+        }
+        match self.volumes().into_iter().find(|name| !there(name)) {
+            Some(lost) => Err(Failure(format!("volume {lost} is gone"))),
+            None => Ok(()),
+        }
     }
 
     /// Removes a volume and its oracle.

@@ -10,6 +10,7 @@ mod holes;
 mod logs;
 mod losses;
 mod nodes;
+pub mod nth_step;
 mod owners;
 mod random;
 mod sessions;
@@ -42,6 +43,7 @@ pub fn named() -> Vec<Scenario> {
         space::SCENARIOS,
         checksums::SCENARIOS,
         logs::SCENARIOS,
+        nth_step::SCENARIOS,
     ]
     .concat()
 }

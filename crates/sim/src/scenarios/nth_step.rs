@@ -1,0 +1,578 @@
+//! The power, a machine or a process goes right before, right after or in the middle of the n-th step
+//! of an operation. A run of this is a [`Point`] and a seed: `sim --step create/17/middle/power`; all
+//! n of an operation one after the other are `sim --steps create`, and a sweep takes some by seed.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::rc::Rc;
+use std::str::FromStr;
+use std::time::Duration;
+
+use block::{BLOCK_SECTORS, Lba, SECTOR_BYTES, SectorRange};
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+use pool::PoolState;
+use pool::engine::{ImportOptions, VolumeSize};
+use pool::metadata::Layout;
+
+use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME};
+use super::damage::{places_of, read_by_every_copy};
+use super::scenario;
+use crate::cluster::{Cluster, Plan};
+use crate::fork::{Judgement, Loss, Owner};
+use crate::oracle::Change;
+use crate::runner::{Failure, Scenario, Stage};
+use crate::steps::When;
+
+/// A crash at some step, by seed.
+pub const SCENARIOS: &[Scenario] = &[
+    scenario("crash-in-create", "a crash at any step of making a pool", 400, |stage| {
+        by_luck(stage, &CREATE).boxed_local()
+    }),
+    scenario("crash-in-extend", "a crash at any step of extending pool and volume", 400, |stage| {
+        by_luck(stage, &EXTEND).boxed_local()
+    }),
+    scenario("crash-in-import", "a crash at any step of an import", 400, |stage| {
+        by_luck(stage, &IMPORT).boxed_local()
+    }),
+    scenario(
+        "crash-in-takeover",
+        "a crash at any step of opening what a crash left",
+        400,
+        |stage| by_luck(stage, &TAKEOVER).boxed_local(),
+    ),
+    scenario(
+        "crash-in-destage",
+        "a crash at any step of bringing the log into place",
+        400,
+        |stage| by_luck(stage, &DESTAGE).boxed_local(),
+    ),
+    scenario(
+        "crash-in-switch",
+        "a crash at any step of the log's way to a new segment",
+        400,
+        |stage| by_luck(stage, &SWITCH).boxed_local(),
+    ),
+    scenario(
+        "crash-in-re-add",
+        "a crash at any step of a disk's return and resync",
+        400,
+        |stage| by_luck(stage, &READD).boxed_local(),
+    ),
+    scenario("crash-in-repair", "a crash at any step of reading and mending rot", 400, |stage| {
+        by_luck(stage, &REPAIR).boxed_local()
+    }),
+    scenario("crash-in-verify", "a crash at any step of a verification", 400, |stage| {
+        by_luck(stage, &VERIFY).boxed_local()
+    }),
+    scenario("crash-in-remove", "a crash at any step of removing a volume", 400, |stage| {
+        by_luck(stage, &REMOVE).boxed_local()
+    }),
+    scenario(
+        "crash-in-checkpoint",
+        "a crash at any step around a metadata checkpoint",
+        400,
+        |stage| by_luck(stage, &CHECKPOINT).boxed_local(),
+    ),
+];
+
+type Prepare = fn(Stage) -> LocalBoxFuture<'static, Result<Rc<Rig>, Failure>>;
+type Act = fn(Rc<Rig>) -> LocalBoxFuture<'static, Result<(), Failure>>;
+
+/// What a crash is to come into.
+pub struct Operation {
+    /// Its name in points.
+    pub name: &'static str,
+    /// Whether it is short enough to crash at every one of its steps.
+    pub is_short: bool,
+    /// About how many steps it has.
+    steps: usize,
+    prepare: Prepare,
+    act: Act,
+}
+
+/// Every operation.
+pub const OPERATIONS: &[Operation] =
+    &[CREATE, EXTEND, IMPORT, TAKEOVER, DESTAGE, SWITCH, READD, REPAIR, VERIFY, REMOVE, CHECKPOINT];
+
+const CREATE: Operation = Operation {
+    name: "create",
+    is_short: true,
+    steps: 250,
+    prepare: |stage| prepare_create(stage).boxed_local(),
+    act: |rig| create(rig).boxed_local(),
+};
+const EXTEND: Operation = Operation {
+    name: "extend",
+    is_short: true,
+    steps: 200,
+    prepare: |stage| prepare_extend(stage).boxed_local(),
+    act: |rig| extend(rig).boxed_local(),
+};
+const IMPORT: Operation = Operation {
+    name: "import",
+    is_short: true,
+    steps: 400,
+    prepare: |stage| prepare_import(stage).boxed_local(),
+    act: |rig| import(rig).boxed_local(),
+};
+const TAKEOVER: Operation = Operation {
+    name: "takeover",
+    is_short: true,
+    steps: 400,
+    prepare: |stage| prepare_takeover(stage).boxed_local(),
+    act: |rig| takeover(rig).boxed_local(),
+};
+const DESTAGE: Operation = Operation {
+    name: "destage",
+    is_short: true,
+    steps: 150,
+    prepare: |stage| prepare_destage(stage).boxed_local(),
+    act: |rig| async move { rig.in_place(VOLUME).await }.boxed_local(),
+};
+const SWITCH: Operation = Operation {
+    name: "switch",
+    is_short: false,
+    steps: 800,
+    prepare: |stage| base(stage).boxed_local(),
+    act: |rig| switch(rig).boxed_local(),
+};
+const READD: Operation = Operation {
+    name: "re-add",
+    is_short: true,
+    steps: 400,
+    prepare: |stage| prepare_readd(stage).boxed_local(),
+    act: |rig| readd(rig).boxed_local(),
+};
+const REPAIR: Operation = Operation {
+    name: "repair",
+    is_short: true,
+    steps: 300,
+    prepare: |stage| rotten(stage).boxed_local(),
+    act: |rig| read_all(rig).boxed_local(),
+};
+const VERIFY: Operation = Operation {
+    name: "verify",
+    is_short: true,
+    steps: 300,
+    prepare: |stage| rotten(stage).boxed_local(),
+    act: |rig| verify(rig).boxed_local(),
+};
+const REMOVE: Operation = Operation {
+    name: "remove",
+    is_short: true,
+    steps: 100,
+    prepare: |stage| base(stage).boxed_local(),
+    act: |rig| remove(rig).boxed_local(),
+};
+const CHECKPOINT: Operation = Operation {
+    name: "checkpoint",
+    is_short: false,
+    steps: 3000,
+    prepare: |stage| base(stage).boxed_local(),
+    act: |rig| properties(rig).boxed_local(),
+};
+
+/// What goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum What {
+    /// The engine's process.
+    Process,
+    /// A machine with disks: the one where the step is, if it is on one.
+    Machine,
+    /// Everything.
+    Power,
+}
+
+/// Where a crash comes.
+#[derive(Clone, Copy)]
+pub struct Point {
+    /// In what.
+    pub operation: &'static Operation,
+    /// At which of its steps, from zero.
+    pub number: u64,
+    /// Before, in or after the step.
+    pub when: When,
+    /// What goes.
+    pub what: What,
+}
+
+const WHENS: [(When, &str); 3] =
+    [(When::Before, "before"), (When::Middle, "middle"), (When::After, "after")];
+const WHATS: [(What, &str); 3] =
+    [(What::Process, "process"), (What::Machine, "machine"), (What::Power, "power")];
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let when = WHENS.iter().find(|(when, _)| *when == self.when).map_or("", |known| known.1);
+        let what = WHATS.iter().find(|(what, _)| *what == self.what).map_or("", |known| known.1);
+        write!(f, "{}/{}/{when}/{what}", self.operation.name, self.number)
+    }
+}
+
+impl FromStr for Point {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Point, String> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let [operation, number, when, what] = parts[..] else {
+            return Err(format!("`{text}` isn't OPERATION/NUMBER/WHEN/WHAT"));
+        };
+        Ok(Point {
+            operation: operation_of(operation)?,
+            number: number.parse().map_err(|_| format!("`{number}` isn't a number"))?,
+            when: WHENS
+                .iter()
+                .find_map(|(known, name)| (*name == when).then_some(*known))
+                .ok_or_else(|| format!("`{when}` isn't before, middle or after"))?,
+            what: WHATS
+                .iter()
+                .find_map(|(known, name)| (*name == what).then_some(*known))
+                .ok_or_else(|| format!("`{what}` isn't process, machine or power"))?,
+        })
+    }
+}
+
+/// The operation of this name.
+pub fn operation_of(name: &str) -> Result<&'static Operation, String> {
+    let names: Vec<&str> = OPERATIONS.iter().map(|operation| operation.name).collect();
+    OPERATIONS
+        .iter()
+        .find(|operation| operation.name == name)
+        .ok_or_else(|| format!("there is no operation `{name}`; there are {}", names.join(", ")))
+}
+
+/// Every point of an operation of so many steps.
+pub fn points(operation: &'static Operation, steps: u64) -> Vec<Point> {
+    let numbers = 0..steps;
+    numbers
+        .flat_map(|number| {
+            WHENS.iter().flat_map(move |(when, _)| {
+                WHATS.iter().map(move |(what, _)| Point {
+                    operation,
+                    number,
+                    when: *when,
+                    what: *what,
+                })
+            })
+        })
+        .collect()
+}
+
+/// How many steps an operation has with the stage's seed, without a crash.
+pub async fn count(stage: Stage, operation: &'static Operation) -> Result<u64, Failure> {
+    let rig = (operation.prepare)(stage).await?;
+    let steps = || rig.cluster.world().timeline().steps();
+    steps().begin();
+    (operation.act)(Rc::clone(&rig)).await?;
+    Ok(steps().end())
+}
+
+async fn by_luck(stage: Stage, operation: &'static Operation) -> Result<(), Failure> {
+    let mut luck = crate::random::fork(stage.world.seed(), "point");
+    let number = rand::Rng::random_range(&mut luck, 0..operation.steps as u64);
+    let (when, _) = WHENS[rand::Rng::random_range(&mut luck, 0..WHENS.len())];
+    let (what, _) = WHATS[rand::Rng::random_range(&mut luck, 0..WHATS.len())];
+    crash_at(stage, Point { operation, number, when, what }).await
+}
+
+/// The crash, and the judgement: all is healed, all that was acknowledged is there, also when one
+/// more machine is lost where status says that this is survived.
+pub async fn crash_at(stage: Stage, point: Point) -> Result<(), Failure> {
+    let rig = (point.operation.prepare)(stage).await?;
+    rig.cluster.tell(&format!("to crash at {point}"));
+    let struck = arm(&rig, point);
+    let outcome: Rc<RefCell<Option<Result<(), Failure>>>> = Rc::default();
+    rig.cluster.director().spawn({
+        let (rig, outcome) = (Rc::clone(&rig), Rc::clone(&outcome));
+        async move {
+            let result = (point.operation.act)(rig).await;
+            *outcome.borrow_mut() = Some(result);
+        }
+    });
+    let over = || outcome.borrow().is_some() || struck.get();
+    rig.cluster.wait_for("the operation or its crash", Duration::from_secs(120), over).await?;
+    if !struck.get() {
+        rig.cluster.world().timeline().steps().end();
+        if let Some(result) = outcome.borrow().clone() {
+            result?;
+        }
+        rig.cluster.tell("over before that step");
+    } else {
+        rig.run_for(rig.between(1, 3000)).await;
+    }
+    (0..rig.cluster.node_count()).for_each(|number| rig.cluster.start_node(number));
+    rig.cluster.start_supervisor(rig.active());
+    // A command that goes on without the machine, or is refused.
+    rig.cluster
+        .wait_for("the operation ends", Duration::from_secs(120), || outcome.borrow().is_some())
+        .await
+        .or_else(|failure| if struck.get() { Ok(Duration::ZERO) } else { Err(failure) })?;
+    recover(&rig, point.operation).await?;
+    if rig.below(4) == 0 {
+        lose_one(&rig);
+    }
+    if ["repair", "verify"].contains(&point.operation.name) {
+        read_by_every_copy(&rig).await?;
+    }
+    write_some(&rig, 4).await?;
+    rig.converge().await?;
+    if rig.below(4) == 0 {
+        lose_one(&rig);
+    }
+    Ok(())
+}
+
+fn arm(rig: &Rc<Rig>, point: Point) -> Rc<Cell<bool>> {
+    let struck = Rc::new(Cell::new(false));
+    let (weak, strikes) = (Rc::downgrade(rig), Rc::clone(&struck));
+    let (number, nodes) = (point.number as usize, rig.cluster.node_count());
+    let victim = move |place: &str| machine_of(place).unwrap_or(number % nodes);
+    let dies = move |at: &str, place: &str| match point.what {
+        What::Process => place.starts_with("super-"),
+        What::Power => true,
+        What::Machine => machine_of(place) == Some(victim(at)),
+    };
+    let crash = move |step: &str| {
+        let Some(rig) = weak.upgrade() else { return };
+        strikes.set(true);
+        rig.forget_clients();
+        let cluster = &rig.cluster;
+        cluster.tell(&format!("{:?} goes: {step}", point.what));
+        match point.what {
+            What::Process => cluster.kill_supervisor(rig.active()),
+            What::Power => cluster.cut_all_power(),
+            What::Machine => {
+                let node = victim(step.rsplit(' ').next().unwrap_or_default());
+                cluster.cut_node_power(node, cluster.any_survival());
+            }
+        }
+    };
+    rig.cluster.world().timeline().steps().arm(point.number, point.when, dies, crash);
+    struck
+}
+
+/// The node that a disk or station is of.
+fn machine_of(place: &str) -> Option<usize> {
+    let number = place.strip_prefix("node-")?.split('.').next()?;
+    number.parse::<usize>().ok()?.checked_sub(1)
+}
+
+fn is_open(rig: &Rig) -> bool {
+    rig.report().is_some_and(|report| {
+        report.lease_ok && matches!(report.state, PoolState::Online | PoolState::Degraded)
+    })
+}
+
+/// What an administrator does whose command died: looks, and gives it again.
+async fn recover(rig: &Rc<Rig>, operation: &Operation) -> Result<(), Failure> {
+    let begin = rig.cluster.world().timeline().now();
+    let mut refused = String::new();
+    while !is_open(rig) {
+        if rig.cluster.world().timeline().now().since(begin) > CONVERGENCE_MAX {
+            let report = rig.report();
+            return Err(Failure(format!("not open after a crash: {refused}; {report:#?}")));
+        }
+        rig.run_for(Duration::from_secs(8)).await;
+        if is_open(rig) || !["create", "import"].contains(&operation.name) {
+            continue;
+        }
+        let options = ImportOptions { force: true, ..ImportOptions::default() };
+        let imported = rig.with(|engine| async move { engine.import_pool(POOL, options).await });
+        let Err(no_pool) = imported.await else { continue };
+        refused = no_pool.0;
+        if operation.name == "create" {
+            let disks = disk_names(rig);
+            if let Err(again) = rig.make_pool(disks.clone(), None, disks).await {
+                refused = format!("{refused}; {}", again.0);
+            }
+        }
+    }
+    rig.adopt_volumes()?;
+    if !rig.volumes().iter().any(|name| name == VOLUME) {
+        rig.create_volume(VOLUME, 2 << 20, Layout::Mirror(2)).await?;
+    }
+    Ok(())
+}
+
+fn disk_names(rig: &Rig) -> Vec<String> {
+    rig.cluster.disks().into_iter().map(|(name, _)| name).collect()
+}
+
+/// In a fork one machine is lost for good, if status says that this is survived.
+fn lose_one(rig: &Rig) {
+    let Some(report) = rig.report().filter(|report| report.lease_ok && report.survives >= 1) else {
+        return;
+    };
+    let node = rig.below(rig.cluster.node_count());
+    let slots = 0..rig.cluster.node(node).disks().len();
+    rig.fork(Loss {
+        what: format!("status: {:?}, survives {}", report.state, report.survives),
+        lost: slots.map(|slot| (node, slot)).collect(),
+        away: BTreeSet::new(),
+        survival: None,
+        owners: vec![[Owner::Same, Owner::New][rig.below(2)]],
+        judgement: Judgement::Readable,
+    });
+}
+
+async fn write_some(rig: &Rig, count: usize) -> Result<(), Failure> {
+    for _ in 0..count {
+        let start = Lba(rig.below(400) as u64 * BLOCK_SECTORS);
+        let range = SectorRange::new(start, BLOCK_SECTORS * (1 + rig.below(3) as u64));
+        let write = |watched: crate::workload::Watched| async move {
+            watched.change(Change::Write, range).await
+        };
+        rig.on_volume(VOLUME, write).await??;
+    }
+    Ok(())
+}
+
+fn plan() -> Plan {
+    Plan { supervisors: 2, ..Plan::simple(3, 24) }
+}
+
+/// A pool with something in place and something in the log.
+async fn base(stage: Stage) -> Result<Rc<Rig>, Failure> {
+    let rig = Rig::start(&stage, plan(), &[(VOLUME, 2 << 20, Layout::Mirror(2))]).await?;
+    write_some(&rig, 6).await?;
+    rig.in_place(VOLUME).await?;
+    write_some(&rig, 4).await?;
+    Ok(rig)
+}
+
+async fn prepare_create(stage: Stage) -> Result<Rc<Rig>, Failure> {
+    let rig = Rig::on(Cluster::start(&stage, plan()));
+    rig.see_disks(3).await?;
+    Ok(rig)
+}
+
+async fn create(rig: Rc<Rig>) -> Result<(), Failure> {
+    rig.create_pool(disk_names(&rig)).await?;
+    rig.create_volume(VOLUME, 2 << 20, Layout::Mirror(2)).await?;
+    write_some(&rig, 2).await
+}
+
+async fn prepare_extend(stage: Stage) -> Result<Rc<Rig>, Failure> {
+    let rig = base(stage).await?;
+    rig.cluster.add_node(&[24 << 20]);
+    rig.see_disks(4).await?;
+    Ok(rig)
+}
+
+async fn extend(rig: Rc<Rig>) -> Result<(), Failure> {
+    let disks = ["e4.0".to_string()];
+    rig.with(|engine| async move { engine.extend_pool(POOL, &disks, &[]).await }).await?;
+    let size = VolumeSize::Bytes(5 << 20);
+    rig.with(|engine| async move { engine.extend_volume(POOL, VOLUME, size).await }).await?;
+    write_some(&rig, 2).await
+}
+
+async fn prepare_import(stage: Stage) -> Result<Rc<Rig>, Failure> {
+    let rig = base(stage).await?;
+    if rig.below(3) == 0 {
+        rig.with(|engine| async move { engine.release_pool(POOL).await }).await?;
+    }
+    rig.cluster.kill_supervisor(0);
+    rig.cluster.start_supervisor(1);
+    rig.set_active(1);
+    rig.see_disks(3).await?;
+    Ok(rig)
+}
+
+async fn import(rig: Rc<Rig>) -> Result<(), Failure> {
+    let options = ImportOptions { force: true, ..ImportOptions::default() };
+    rig.with(|engine| async move { engine.import_pool(POOL, options).await }).await?;
+    rig.open(VOLUME).await.map(drop)
+}
+
+async fn prepare_takeover(stage: Stage) -> Result<Rc<Rig>, Failure> {
+    let rig = base(stage).await?;
+    rig.cluster.kill_supervisor(0);
+    Ok(rig)
+}
+
+async fn takeover(rig: Rc<Rig>) -> Result<(), Failure> {
+    rig.cluster.start_supervisor(0);
+    rig.open(VOLUME).await.map(drop)
+}
+
+async fn prepare_destage(stage: Stage) -> Result<Rc<Rig>, Failure> {
+    let rig = base(stage).await?;
+    rig.in_place(VOLUME).await?;
+    write_some(&rig, 3).await?;
+    Ok(rig)
+}
+
+/// More than a segment takes.
+async fn switch(rig: Rc<Rig>) -> Result<(), Failure> {
+    for piece in 0..10 {
+        let range = SectorRange::new(Lba(piece * 128), 128);
+        let write = |watched: crate::workload::Watched| async move {
+            watched.change(Change::Write, range).await
+        };
+        rig.on_volume(VOLUME, write).await??;
+    }
+    Ok(())
+}
+
+async fn prepare_readd(stage: Stage) -> Result<Rc<Rig>, Failure> {
+    let rig = base(stage).await?;
+    let away = rig.below(3);
+    rig.cluster.kill_node(away);
+    rig.wait_out(away, Duration::from_secs(20)).await?;
+    write_some(&rig, 3).await?;
+    rig.in_place(VOLUME).await?;
+    write_some(&rig, 2).await?;
+    Ok(rig)
+}
+
+async fn readd(rig: Rc<Rig>) -> Result<(), Failure> {
+    (0..3).for_each(|number| rig.cluster.start_node(number));
+    rig.wait_clean(CONVERGENCE_MAX).await.map(drop)
+}
+
+/// Rot on one disk that nobody has seen yet.
+async fn rotten(stage: Stage) -> Result<Rc<Rig>, Failure> {
+    let rig = base(stage).await?;
+    rig.in_place(VOLUME).await?;
+    rig.cluster.kill_supervisor(0);
+    let disk = Rc::clone(&rig.cluster.node(rig.below(3)).disks()[0]);
+    let sectors = rig.record(VOLUME).oracle().written_sectors();
+    for _ in 0..4 {
+        for place in places_of(&disk, sectors[rig.below(sectors.len())]) {
+            disk.flip_byte(place * SECTOR_BYTES as u64 + rig.below(SECTOR_BYTES) as u64, 1);
+        }
+    }
+    rig.cluster.start_supervisor(0);
+    rig.open(VOLUME).await?;
+    Ok(rig)
+}
+
+async fn read_all(rig: Rc<Rig>) -> Result<(), Failure> {
+    rig.on_volume(VOLUME, |watched| async move { watched.read_all().await }).await??;
+    Ok(())
+}
+
+async fn verify(rig: Rc<Rig>) -> Result<(), Failure> {
+    rig.with(|engine| async move { engine.verify_volume(POOL, VOLUME, None, &|_| ()).await })
+        .await
+        .map(drop)
+}
+
+async fn remove(rig: Rc<Rig>) -> Result<(), Failure> {
+    rig.uncertain_volume(VOLUME);
+    rig.with(|engine| async move { engine.remove_volume(POOL, VOLUME).await }).await?;
+    rig.adopt_volumes()
+}
+
+/// Metadata transactions until their log begins anew.
+async fn properties(rig: Rc<Rig>) -> Result<(), Failure> {
+    for number in 0..300 {
+        let value = number.to_string();
+        rig.with(|engine| async move { engine.set_property(POOL, VOLUME, "k", Some(value)).await })
+            .await?;
+    }
+    Ok(())
+}
