@@ -21,6 +21,8 @@ const BLOCK: usize = 4096;
 pub struct Load {
     stop: Arc<AtomicBool>,
     promises: Arc<AtomicU64>,
+    /// Milliseconds after each promise.
+    pause: Arc<AtomicU64>,
     thread: JoinHandle<LoadReport>,
 }
 
@@ -42,20 +44,38 @@ pub struct LoadReport {
 impl Load {
     /// Starts to overwrite a file of `blocks` blocks.
     pub fn start(file: &Path, blocks: u64, seed: u64) -> Load {
+        Load::paced(file, blocks, seed, Duration::ZERO)
+    }
+
+    /// The same with a pause after each promise.
+    pub fn paced(file: &Path, blocks: u64, seed: u64, pause: Duration) -> Load {
+        let pause = Arc::new(AtomicU64::new(pause.as_millis() as u64));
+        let paused = Arc::clone(&pause);
         let stop = Arc::new(AtomicBool::new(false));
         let promises = Arc::new(AtomicU64::new(0));
         let (path, stopped, counted) = (file.to_owned(), Arc::clone(&stop), Arc::clone(&promises));
-        let thread =
-            std::thread::spawn(move || write_until(&path, blocks, seed, &stopped, &counted));
-        Load { stop, promises, thread }
+        let thread = std::thread::spawn(move || {
+            write_until(&path, blocks, (seed, &paused), &stopped, &counted)
+        });
+        Load { stop, promises, pause, thread }
     }
 
     /// Waits until more of its writes were promised than now, if it doesn't fail.
     pub fn wait_for_promises(&self) {
+        self.wait_for(51);
+    }
+
+    /// Waits until so many more of its writes were promised than now, if it doesn't fail.
+    pub fn wait_for(&self, promises: u64) {
         let seen = self.promises.load(Ordering::Relaxed);
         crate::wait_until("writes are promised", || {
-            self.promises.load(Ordering::Relaxed) > seen + 50 || self.thread.is_finished()
+            self.promises.load(Ordering::Relaxed) >= seen + promises || self.thread.is_finished()
         });
+    }
+
+    /// Changes the pause after each promise, from the next one on.
+    pub fn set_pause(&self, pause: Duration) {
+        self.pause.store(pause.as_millis() as u64, Ordering::Relaxed);
     }
 
     /// Ends it and tells what was written.
@@ -101,7 +121,7 @@ impl LoadReport {
 fn write_until(
     path: &Path,
     blocks: u64,
-    seed: u64,
+    pace: (u64, &AtomicU64),
     stop: &AtomicBool,
     promises: &AtomicU64,
 ) -> LoadReport {
@@ -114,7 +134,7 @@ fn write_until(
         error: None,
     };
     if let Err(error) = fill(path, &mut report)
-        .and_then(|file| overwrite(&file, seed, (stop, promises), &mut report))
+        .and_then(|file| overwrite(&file, pace, (stop, promises), &mut report))
     {
         report.error = Some(error);
     }
@@ -134,7 +154,7 @@ fn fill(path: &Path, report: &mut LoadReport) -> std::io::Result<File> {
 
 fn overwrite(
     file: &File,
-    seed: u64,
+    (seed, pause): (u64, &AtomicU64),
     (stop, promises): (&AtomicBool, &AtomicU64),
     report: &mut LoadReport,
 ) -> std::io::Result<()> {
@@ -156,6 +176,7 @@ fn overwrite(
             promises.fetch_add(1, Ordering::Relaxed);
         }
         report.longest = report.longest.max(start.elapsed());
+        std::thread::sleep(Duration::from_millis(pause.load(Ordering::Relaxed)));
     }
     Ok(())
 }
