@@ -29,10 +29,12 @@ const RUN_ROWS: usize = 256;
 const LOADS: usize = 32;
 
 /// What a fold does to one group.
-struct GroupFold {
-    group: GroupPlace,
-    rows: BTreeMap<Row, Option<BlockData>>,
+pub(crate) struct GroupFold {
+    pub(crate) group: GroupPlace,
+    pub(crate) rows: BTreeMap<Row, Option<BlockData>>,
     blocks: Vec<NextBlock>,
+    /// Some checksum block of its rows can't be believed now.
+    pub(crate) is_doubtful: bool,
     _lock: Permit,
 }
 
@@ -84,12 +86,16 @@ impl Volume {
             let stuck = self.credit.is_wanted() && self.credit.used_bytes() > 0 && quiet;
             return if stuck { FoldDue::Now(state.durable) } else { FoldDue::Never };
         }
-        let half = self.credit.used_bytes() > self.credit.capacity_bytes() / 2
-            || segments.len() as u32 > self.log_shape.segments_max / 2;
-        let pressed = self.credit.is_wanted() || self.log.wants_room.get();
+        let foldable = self.has_foldable();
+        let full = self.credit.used_bytes() > self.credit.capacity_bytes() / 2;
+        let half = full || foldable && segments.len() as u32 > self.log_shape.segments_max / 2;
+        let pressed = foldable && self.credit.is_wanted() || self.log.wants_room.get();
         if half || pressed || self.has_thin_segment() {
             // The open segment is left alone while folding the closed ones gives room.
             return FoldDue::Now(closed.unwrap_or(state.durable));
+        }
+        if !foldable {
+            return FoldDue::Never;
         }
         let idle_at = self.log.appended_at.get() + self.pool.limits.fold_idle;
         if idle_at <= self.pool.runtime.now() {
@@ -99,8 +105,8 @@ impl Volume {
         }
     }
 
-    /// Brings everything up to `last` into place and releases it. Waits, without recording anything,
-    /// while some region would be right on no member.
+    /// Brings everything up to `last` into place and releases it; what can't be brought into place,
+    /// because some region would be right on no member, is appended again.
     pub(crate) async fn fold(self: &Rc<Self>, last: RecordNumber) -> Result<(), Ended> {
         self.fold_and_free(last, false).await
     }
@@ -115,10 +121,11 @@ impl Volume {
         self.log.wants_room.set(false);
         let due = self.pending.borrow().up_to(last);
         let mut folds = self.lock_groups(due).await;
+        self.set_stuck_aside(&mut folds, last).await?;
         self.initialise_for(&folds.iter().map(|f| f.group.clone()).collect::<Vec<_>>()).await?;
         self.pool.unless_over(self.load_checksums(&mut folds)).await??;
         let results = loop {
-            self.wait_for_right_members(&folds).await?;
+            self.set_stuck_aside(&mut folds, last).await?;
             let shows = folds.iter().map(|fold| self.show_span(&fold.group));
             let mut shows = futures::stream::iter(shows).buffer_unordered(LOADS);
             while let Some(shown) = self.pool.unless_over(shows.next()).await? {
@@ -186,7 +193,8 @@ impl Volume {
         for (birth, (group, rows)) in groups {
             // Ascending by birth; nobody else holds more than one.
             let lock = self.pool.group_lock(birth).acquire(1).await;
-            folds.push(GroupFold { group, rows, blocks: Vec::new(), _lock: lock });
+            let blocks = Vec::new();
+            folds.push(GroupFold { group, rows, blocks, is_doubtful: false, _lock: lock });
         }
         folds
     }
@@ -201,13 +209,18 @@ impl Volume {
         Ok(())
     }
 
-    async fn load_for(self: &Rc<Self>, fold: &mut GroupFold) -> Result<(), Ended> {
+    pub(crate) async fn load_for(self: &Rc<Self>, fold: &mut GroupFold) -> Result<(), Ended> {
         let shape = self.pool.shape();
+        fold.is_doubtful = false;
         let mut blocks: BTreeMap<u32, NextBlock> = BTreeMap::new();
         for (row, data) in &fold.rows {
             let (index, entry) = shape.entry_of(*row);
             if let std::collections::btree_map::Entry::Vacant(vacant) = blocks.entry(index) {
-                vacant.insert(self.next_block(&fold.group, index).await?);
+                let Some(next) = self.next_block(&fold.group, index).await? else {
+                    fold.is_doubtful = true;
+                    return Ok(());
+                };
+                vacant.insert(next);
             }
             if let Some(next) = blocks.get_mut(&index) {
                 let known = data.as_ref().map_or(Entry::Unwritten, |data| Entry::Written(data.crc));
@@ -219,12 +232,12 @@ impl Volume {
     }
 
     /// The block that follows the one that counts, in the other slot. Where that one is lost for good,
-    /// one of which all rows are lost; where it is doubtful, this waits: nothing may be built on it.
+    /// one of which all rows are lost; none where it is doubtful: nothing may be built on it.
     async fn next_block(
         self: &Rc<Self>,
         group: &GroupPlace,
         index: u32,
-    ) -> Result<NextBlock, Ended> {
+    ) -> Result<Option<NextBlock>, Ended> {
         let pool = &self.pool;
         let next =
             |now| self.checksums.next_version((group.birth, index), now, pool.epoch.0 as u32);
@@ -235,16 +248,16 @@ impl Volume {
                     let followed_hash = version_hash(pool.id, group.birth, index, now);
                     let mut block = (*loaded.block).clone();
                     block.version = next(now);
-                    return Ok(NextBlock { block, followed_hash });
+                    return Ok(Some(NextBlock { block, followed_hash }));
                 }
                 Err(LoadError::Doubtful(doubt)) if doubt.is_lost => {
                     tracing::error!(volume = %self.name, group = %group.birth, index, "checksums lost");
                     let newest = ChecksumVersion { epoch: 0, sequence: doubt.newest_sequence };
                     let (_, rows) = pool.shape().rows_of_block(index);
                     let block = ChecksumBlock::lost(group.birth, index, next(newest), rows);
-                    return Ok(NextBlock { block, followed_hash: doubt.hash });
+                    return Ok(Some(NextBlock { block, followed_hash: doubt.hash }));
                 }
-                Err(LoadError::Doubtful(_)) => self.wait_for_change().await?,
+                Err(LoadError::Doubtful(_)) => return Ok(None),
                 Err(LoadError::Unreachable(silent)) => self.wait_for_holders(&silent).await?,
             }
         }
@@ -261,25 +274,17 @@ impl Volume {
         Some(RootChange { group, root })
     }
 
-    /// Waits until each region that will be written has a usable member that is right there.
-    async fn wait_for_right_members(&self, folds: &[GroupFold]) -> Result<(), Ended> {
-        loop {
-            let fine = folds.iter().all(|fold| {
-                let touched = self.touched_mask(fold);
-                let mut covered = 0;
-                for index in 0..fold.group.members.len() {
-                    if self.pool.extent_of(&fold.group, index).is_some() {
-                        let missed = self.pool.meta.borrow().missed(fold.group.birth, index as u8);
-                        covered |= touched & !missed;
-                    }
-                }
-                covered == touched
-            });
-            if fine {
-                return Ok(());
+    /// Whether each region that will be written has a usable member that is right there.
+    pub(crate) fn has_right_members(&self, fold: &GroupFold) -> bool {
+        let touched = self.touched_mask(fold);
+        let mut covered = 0;
+        for index in 0..fold.group.members.len() {
+            if self.pool.extent_of(&fold.group, index).is_some() {
+                let missed = self.pool.meta.borrow().missed(fold.group.birth, index as u8);
+                covered |= touched & !missed;
             }
-            self.wait_for_change().await?;
         }
+        covered == touched
     }
 
     fn touched_mask(&self, fold: &GroupFold) -> u64 {

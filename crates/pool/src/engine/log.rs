@@ -20,8 +20,8 @@ use super::lease::Ended;
 use super::pool::ended_error;
 use super::volume::Volume;
 use crate::format::{
-    DiskNumber, LogTail, RecordBody, RecordNumber, SEGMENT_HEADER_BYTES, SegmentHeader,
-    SegmentNumber, Stamp, encode_batch,
+    BirthId, ConfigNumber, DiskNumber, LogTail, RecordBody, RecordNumber, SEGMENT_HEADER_BYTES,
+    SegmentHeader, SegmentNumber, Stamp, encode_batch,
 };
 use crate::metadata::{Segment, SegmentCopyPlace};
 
@@ -48,8 +48,12 @@ pub(crate) struct Log {
     pub(crate) folding: Notify,
     /// A new segment waits for the room of older ones.
     pub(crate) wants_room: Cell<bool>,
-    /// What an earlier engine left is being appended again.
-    pub(crate) opening: Cell<bool>,
+    /// Something is being appended again, and room comes of that: a log may have more segments than
+    /// usual meanwhile.
+    pub(crate) may_exceed: Cell<bool>,
+    /// The groups of what had to be appended again; where their checksums were doubtful, under which
+    /// configuration.
+    pub(crate) stuck: RefCell<BTreeMap<BirthId, Option<ConfigNumber>>>,
     /// What is damaged in it, while the volume waits for that.
     pub(crate) damage: RefCell<Option<String>>,
     /// Somebody said that it shall be served without what is damaged.
@@ -107,7 +111,8 @@ impl Log {
             appended_at: Cell::default(),
             folding: Notify::new(),
             wants_room: Cell::new(false),
-            opening: Cell::new(false),
+            may_exceed: Cell::new(false),
+            stuck: RefCell::default(),
             damage: RefCell::default(),
             gives_up: Cell::new(false),
         }

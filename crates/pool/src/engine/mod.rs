@@ -8,11 +8,12 @@
 //!   (takeover), `create` and `format_disk`;
 //! - **who takes part**: `config` (votes), `commit` (metadata), `lease`, `exclude`, `readmit`;
 //! - **data**: `volume` (requests), `range_lock` and `credit` (their order), `log` and `segment`,
-//!   `pending`, `fold` with `init` and `disk_work`, `read`, `checksums`, `replay`;
+//!   `pending`, `fold` with `init`, `disk_work` and `again`, `read`, `checksums`, `replay`;
 //! - **upkeep**: `repair`, `catchup`, `verify`; and `status` and `events` for people.
 //!
 //! It is single-threaded: state is in cells, and no borrow lives across an await.
 
+mod again;
 mod belief;
 mod catchup;
 mod checksums;
@@ -364,7 +365,7 @@ impl Engine {
         damage.ok_or_else(|| {
             PoolError::invalid(
                 format!("the log of {pool}/{volume} is not damaged"),
-                "see `volume list`",
+                "see `etherpool volume list`",
             )
         })
     }

@@ -17,7 +17,7 @@ use super::segment::current_copies;
 use super::volume::{Serving, Volume};
 use crate::format::{
     DiskNumber, Record, RecordBody, RecordNumber, SEGMENT_HEADER_BYTES, SegmentNumber, Stamp,
-    UncheckedSegmentHeader, batch_len, read_segment,
+    UncheckedSegmentHeader, read_segment,
 };
 use crate::layout::RowAddress;
 use crate::metadata::{MetaRecord, Segment, SegmentCopyPlace, SegmentState};
@@ -144,19 +144,13 @@ impl Volume {
             state.previous_crc = adopted.crc_of(adopted.safe);
         }
         let again = adopted.records.iter().filter(|record| record.number > adopted.safe);
-        let bodies: Vec<RecordBody> = again.map(|record| record.body.clone()).collect();
+        let bodies: Vec<(u64, RecordBody)> = again.map(|record| (0, record.body.clone())).collect();
         let _writing = self.log.writing.acquire(1).await;
-        self.log.opening.set(true);
-        let mut rest = bodies.as_slice();
-        while !rest.is_empty() {
-            let fits = |count: &usize| batch_len(&rest[..*count]) <= self.log_shape.batch_bytes();
-            let count = (2..=rest.len()).take_while(fits).last().unwrap_or(1);
-            let written = self.pool.unless_over(self.write_bodies(&rest[..count])).await;
-            written.and_then(|written| written)?;
-            rest = &rest[count..];
-        }
-        self.log.opening.set(false);
-        Ok(())
+        // It must append before it can free anything.
+        self.log.may_exceed.set(true);
+        let appended = self.append_bodies(&bodies, |_, _, _| {}).await;
+        self.log.may_exceed.set(false);
+        appended
     }
 
     fn names_of(&self, disks: impl IntoIterator<Item = DiskNumber>) -> String {

@@ -88,9 +88,8 @@ impl Volume {
         let meta = self.pool.meta.borrow();
         let volume = meta.volumes().get(&self.id)?;
         let log = &volume.log;
-        // An opening must append before it can free anything.
         let full = log.segments.len() as u32 >= self.log_shape.segments_max;
-        if full && !self.log.opening.get() {
+        if full && !self.log.may_exceed.get() {
             return None;
         }
         let usable = self.pool.usable_disks();

@@ -53,6 +53,13 @@ pub const SCENARIOS: &[Scenario] = &[
         400,
         |stage| rotten_record(stage).boxed_local(),
     ),
+    scenario(
+        "stuck-rows",
+        "raid0: a node is away for long; what belongs there stays in the log, is appended again and \
+         again, and neither holds up the rest nor is lost by a power cut",
+        400,
+        |stage| stuck_rows(stage).boxed_local(),
+    ),
 ];
 
 /// A fold puts X out while the open segment has no batch in flight. That closes the segment too:
@@ -243,4 +250,34 @@ async fn rotten_record(stage: Stage) -> Result<(), Failure> {
         }
     })
     .await
+}
+
+/// What can't be brought into place is appended again, so that release advances; more than the log
+/// holds is written meanwhile.
+async fn stuck_rows(stage: Stage) -> Result<(), Failure> {
+    // A stripe unit on each node: less than an eighth of the log can't be brought into place.
+    let span = 384;
+    let rig = Rig::start(&stage, Plan::simple(3, 32), &[(VOLUME, 4 << 20, Layout::Raid0)]).await?;
+    rig.on_volume(VOLUME, move |watched| async move {
+        watched.change(Change::Write, SectorRange::new(Lba(0), span)).await
+    })
+    .await??;
+    rig.in_place(VOLUME).await?;
+    let away = rig.below(3);
+    rig.cluster.kill_node(away);
+    trickle(&rig, 20, span, rig.between(0, 100)).await?;
+    trickle(&rig, 260, span, Duration::ZERO).await?;
+    rig.run_for(rig.between(0, 4000)).await;
+    if rig.below(2) == 0 {
+        rig.cluster.cut_all_power();
+        rig.run_for(rig.between(0, 500)).await;
+        (0..3).filter(|node| *node != away).for_each(|node| rig.cluster.start_node(node));
+        rig.cluster.start_supervisor(rig.active());
+        trickle(&rig, 20, span, Duration::ZERO).await?;
+    }
+    rig.run_for(rig.between(0, 4000)).await;
+    rig.cluster.start_node(away);
+    rig.run_for(rig.between(0, 1000)).await;
+    trickle(&rig, 20, span, rig.between(0, 100)).await?;
+    rig.converge().await
 }

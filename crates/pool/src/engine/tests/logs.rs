@@ -222,3 +222,94 @@ fn a_volume_that_waits_for_its_log_is_removed_and_stays_so() {
     bench.pass(Duration::from_secs(5));
     assert_eq!(bench.report().volumes, []);
 }
+
+/// Blocks whose only place is on a disk, and blocks that lie elsewhere, of a striped volume: a stripe
+/// unit is on one disk.
+fn on_and_off(
+    bench: &Bench,
+    volume: &Rc<dyn BlockDevice>,
+    disk: usize,
+    step: usize,
+) -> (Vec<u64>, Vec<u64>) {
+    let spread: Vec<u64> = (0..2048).step_by(step).collect();
+    for block in &spread {
+        bench.write(volume, *block, pattern(*block, 1, 1)).unwrap();
+    }
+    bench.pass(Duration::from_secs(3));
+    spread.into_iter().partition(|block| {
+        places_of(bench, &pattern(*block, 1, 1)).iter().all(|place| place.0 == disk)
+    })
+}
+
+#[test]
+fn what_waits_for_a_member_is_appended_again_and_the_rest_goes_on() {
+    let (bench, volume) = striped(190);
+    let (on, off) = on_and_off(&bench, &volume, 1, 48);
+    assert!(on.len() >= 2 && off.len() >= 2, "{on:?} {off:?}");
+    bench.set_mode(1, Mode::Lost);
+    // The first of these puts the disk out; all of them are acknowledged by a log elsewhere.
+    for block in on.iter().chain(&off) {
+        bench.write(&volume, *block, pattern(*block, 1, 2)).unwrap();
+    }
+    // Much more than the log has room for: it goes on only if release advances.
+    for round in 0..500 {
+        let block = off[round as usize % off.len()];
+        bench.write(&volume, block, pattern(block, 1, 3 + round)).unwrap();
+    }
+    for block in &on {
+        assert_eq!(bench.read(&volume, *block, 1).unwrap(), pattern(*block, 1, 2));
+    }
+    bench.pass(Duration::from_secs(5));
+    let writes = |bench: &Bench| bench.disks.iter().map(|disk| disk.writes.get()).sum::<u64>();
+    let before = writes(&bench);
+    bench.pass(Duration::from_secs(5));
+    assert_eq!(writes(&bench), before, "what is appended again stays where it is");
+    // A newer write of such a block counts, and so does what is there after a power cut.
+    bench.write(&volume, on[0], pattern(on[0], 1, 99)).unwrap();
+    let bench = bench.power_cut();
+    bench.disks[1].set_mode(Mode::Lost);
+    bench.pass(Duration::from_secs(20));
+    bench.set_mode(1, Mode::Well);
+    let volume = bench.reopened();
+    bench.until(|report| report.volumes[0].log_bytes == 0);
+    assert_eq!(bench.read(&volume, on[0], 1).unwrap(), pattern(on[0], 1, 99));
+    for block in &on[1..] {
+        assert_eq!(bench.read(&volume, *block, 1).unwrap(), pattern(*block, 1, 2));
+    }
+    assert_eq!(bench.verify(None).bad, []);
+}
+
+#[test]
+fn more_than_can_be_appended_again_is_waited_for_by_name() {
+    let (bench, volume) = striped(200);
+    let (on, off) = on_and_off(&bench, &volume, 1, 16);
+    assert!(on.len() >= 36, "{on:?}");
+    bench.set_mode(1, Mode::Lost);
+    for block in &on {
+        bench.write(&volume, *block, pattern(*block, 1, 2)).unwrap();
+    }
+    // More than the log has room for.
+    let writes: Vec<_> = (0..500)
+        .map(|round| {
+            let block = off[round % off.len()];
+            volume.write(Lba(block * 8), pattern(block, 1, 3), Durability::Durable)
+        })
+        .collect();
+    let writes = futures::future::join_all(writes);
+    let done = Rc::new(std::cell::Cell::new(false));
+    let seen = Rc::clone(&done);
+    bench.executor.handle().spawn(async move {
+        seen.set(writes.await.iter().all(Result::is_ok));
+    });
+    bench.pass(Duration::from_secs(30));
+    assert!(!done.get(), "nobody has room for all of that");
+    let why = bench.report().volumes[0].suspended.clone().unwrap();
+    assert!(why.contains("bring back e1.0 ("), "{why}");
+    bench.set_mode(1, Mode::Well);
+    bench.pass(Duration::from_secs(30));
+    assert!(done.get());
+    for block in &on {
+        assert_eq!(bench.read(&volume, *block, 1).unwrap(), pattern(*block, 1, 2));
+    }
+    assert_eq!(bench.verify(None).bad, []);
+}

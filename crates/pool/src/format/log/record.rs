@@ -246,7 +246,7 @@ pub struct Batch {
 }
 
 /// Bytes of a batch of records of these lengths ([`RecordBody::encoded_len`]).
-pub(crate) fn batch_len(bodies: &[RecordBody]) -> usize {
+fn batch_len(bodies: &[RecordBody]) -> usize {
     bodies.iter().map(RecordBody::encoded_len).sum::<usize>().next_multiple_of(BLOCK_BYTES)
 }
 

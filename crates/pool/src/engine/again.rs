@@ -1,0 +1,164 @@
+//! What can't be brought into place now, because no member that is in has some of its regions or its
+//! checksums are doubtful, is appended to the log again: so release advances, and the rest of the volume goes on. It stays in
+//! memory for readers, and goes into place once the members are back.
+//!
+//! Numbers are given under the `writing` permit. What pending has is the newest of all that is durable,
+//! and whatever is queued meanwhile gets a higher number; so a repetition never supersedes a newer write.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use block::BLOCK_BYTES;
+
+use super::fold::GroupFold;
+use super::lease::Ended;
+use super::log::put_record;
+use super::pending::{PendingBlock, gather};
+use super::volume::Volume;
+use crate::format::{BirthId, RecordBody, RecordNumber, Row, RowRange};
+use crate::layout::{RowAddress, VolumeBlock};
+
+/// At most this part of the log is for repetitions: as much as writers never get.
+const AGAIN_PART: u64 = 8;
+
+impl Volume {
+    /// Waits a little for members of the groups that lack one; then appends what these groups were to
+    /// get again, and takes them out. More than the log has room for waits: status says for whom.
+    pub(crate) async fn set_stuck_aside(
+        self: &Rc<Self>,
+        folds: &mut Vec<GroupFold>,
+        last: RecordNumber,
+    ) -> Result<(), Ended> {
+        let patience = self.pool.runtime.now() + self.pool.limits.exclusion;
+        loop {
+            let is_stuck = |fold: &GroupFold| fold.is_doubtful || !self.has_right_members(fold);
+            let blocks: usize =
+                folds.iter().filter(|fold| is_stuck(fold)).map(|fold| fold.rows.len()).sum();
+            if blocks == 0 {
+                return Ok(());
+            }
+            let log = u64::from(self.log_shape.segments_max) * self.log_shape.segment_bytes;
+            let fits = blocks as u64 * 2 * BLOCK_BYTES as u64 <= log / AGAIN_PART;
+            if !fits || self.pool.runtime.now() < patience {
+                self.wait_for_change().await?;
+                for fold in folds.iter_mut().filter(|fold| fold.is_doubtful) {
+                    self.pool.unless_over(self.load_for(fold)).await??;
+                }
+                continue;
+            }
+            let (stuck, ready) = std::mem::take(folds).into_iter().partition(is_stuck);
+            *folds = ready;
+            self.append_stuck(stuck, last).await?;
+        }
+    }
+
+    async fn append_stuck(
+        self: &Rc<Self>,
+        stuck: Vec<GroupFold>,
+        last: RecordNumber,
+    ) -> Result<(), Ended> {
+        // Who holds the permit may wait for the room that comes of this.
+        self.log.may_exceed.set(true);
+        let appended = self.append_rows(&stuck, last).await;
+        self.log.may_exceed.set(false);
+        let number = self.pool.config.borrow().number;
+        let doubted = |fold: &GroupFold| fold.is_doubtful.then_some(number);
+        let stuck = stuck.iter().map(|fold| (fold.group.birth, doubted(fold)));
+        self.log.stuck.borrow_mut().extend(stuck);
+        appended
+    }
+
+    async fn append_rows(
+        self: &Rc<Self>,
+        stuck: &[GroupFold],
+        last: RecordNumber,
+    ) -> Result<(), Ended> {
+        let _writing = self.pool.unless_over(self.log.writing.acquire(1)).await?;
+        let mut bodies: Vec<(u64, RecordBody)> = Vec::new();
+        for fold in stuck {
+            for row in fold.rows.keys() {
+                let at = RowAddress { set: fold.group.set, lane: fold.group.lane, row: *row };
+                let Some(VolumeBlock(block)) = self.stripes.block_of(at) else { continue };
+                let pending = self.pending.borrow().get(block).cloned();
+                // A newer record has it by now.
+                if let Some(pending) = pending.filter(|pending| pending.number <= last) {
+                    bodies.push((block, body_of(fold.group.birth, *row, &pending)));
+                }
+            }
+        }
+        // In a segment of its own, so that the former ones can go.
+        if let Some(current) = self.log.state.borrow_mut().current.as_mut() {
+            current.given_up = true;
+        }
+        self.append_bodies(&bodies, |volume, number, (block, body)| {
+            put_record(&mut volume.pending.borrow_mut(), *block, number, body);
+        })
+        .await
+    }
+
+    /// Appends records in batches; the caller holds the permit to write.
+    pub(crate) async fn append_bodies(
+        self: &Rc<Self>,
+        bodies: &[(u64, RecordBody)],
+        durable: impl Fn(&Volume, RecordNumber, &(u64, RecordBody)),
+    ) -> Result<(), Ended> {
+        let mut rest = bodies;
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fits = |(_, body): &&(u64, RecordBody)| {
+                bytes += body.encoded_len();
+                bytes <= self.log_shape.batch_bytes()
+            };
+            let count = rest.iter().take_while(fits).count().max(1);
+            let batch: Vec<RecordBody> =
+                rest[..count].iter().map(|(_, body)| body.clone()).collect();
+            let written = self.pool.unless_over(self.write_bodies(&batch)).await;
+            let (first, _) = written.and_then(|written| written)?;
+            for (append, number) in rest[..count].iter().zip(first.0..) {
+                durable(self, RecordNumber(number), append);
+            }
+            rest = &rest[count..];
+        }
+        Ok(())
+    }
+
+    /// Whether a fold would bring anything into place: what the last one had to append again doesn't
+    /// count before its members are back.
+    pub(crate) fn has_foldable(&self) -> bool {
+        let mut stuck = self.log.stuck.borrow_mut();
+        if stuck.is_empty() {
+            return true;
+        }
+        // What was doubtful may be known once another disk is in.
+        let number = self.pool.config.borrow().number;
+        stuck.retain(|birth, doubted| {
+            doubted.map_or_else(|| self.is_without_members(*birth), |under| under == number)
+        });
+        let pending = self.pending.borrow();
+        let mut groups: BTreeSet<BirthId> = BTreeSet::new();
+        for (block, _) in pending.range(0..u64::MAX) {
+            let at = self.stripes.locate(VolumeBlock(block)).at;
+            groups.extend(self.pool.group_at(self.id, at).map(|group| group.birth));
+        }
+        groups.iter().any(|birth| !stuck.contains_key(birth))
+    }
+
+    fn is_without_members(&self, birth: BirthId) -> bool {
+        let Some(group) = self.pool.group_by_birth(birth) else { return false };
+        let there =
+            (0..group.members.len()).filter(|index| self.pool.extent_of(&group, *index).is_some());
+        let lacking = there.map(|index| self.pool.meta.borrow().missed(birth, index as u8));
+        lacking.fold(u64::MAX, |all, missed| all & missed) != 0
+    }
+}
+
+/// The record that says of one row what pending says.
+fn body_of(group: BirthId, row: Row, pending: &PendingBlock) -> RecordBody {
+    let rows = RowRange { group, first: row, count: 1 };
+    match &pending.data {
+        Some(data) => {
+            RecordBody::Data { rows, checksums: vec![data.crc], payload: gather(&[data]) }
+        }
+        None => RecordBody::Zero { rows, discard: false },
+    }
+}
