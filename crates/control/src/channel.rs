@@ -285,7 +285,7 @@ mod tests {
             ),
             EngineRequest::ImportPool {
                 pool: "p".into(),
-                request: ImportPool { grace_secs: Some(5), force: true },
+                request: ImportPool { grace_secs: Some(5), force: true, ..ImportPool::default() },
             },
             EngineRequest::ExtendVolume {
                 volume: volume.clone(),

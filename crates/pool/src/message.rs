@@ -38,6 +38,10 @@ impl fmt::Display for PoolEvent {
                     "pool {pool}: disk {disk} has everything again, {copied_bytes} bytes copied"
                 )
             }
+            PoolEvent::DiskMoved { pool, disk, from, to, shared } => {
+                write!(f, "pool {pool}: disk {disk} was on {from} and is on {to} now")?;
+                if shared.is_empty() { Ok(()) } else { write!(f, "; {shared}") }
+            }
             PoolEvent::DiskRefused { pool, disk, why } => match pool {
                 Some(pool) => write!(f, "pool {pool} does not use disk {disk}: {why}"),
                 None => write!(f, "disk {disk} is not used: {why}"),

@@ -322,6 +322,19 @@ pub enum PoolEvent {
         /// Bytes that were copied to it.
         copied_bytes: u64,
     },
+    /// A disk was found on another machine than before.
+    DiskMoved {
+        /// The pool.
+        pool: String,
+        /// The disk.
+        disk: String,
+        /// The machine that it was on.
+        from: String,
+        /// The machine that it is on.
+        to: String,
+        /// What has copies on that machine twice by now, a sentence; empty if nothing has.
+        shared: String,
+    },
     /// A disk isn't used.
     DiskRefused {
         /// The pool, when the label tells it.

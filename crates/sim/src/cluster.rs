@@ -113,6 +113,11 @@ impl Node {
         self.disks.borrow().clone()
     }
 
+    /// Where its disks are put in.
+    pub fn slots(&self) -> &RefCell<Vec<Rc<Disk>>> {
+        &self.disks
+    }
+
     /// Its cable.
     pub fn station(&self) -> &Rc<Station> {
         &self.station

@@ -143,6 +143,8 @@ pub struct ImportPool {
     pub grace_secs: Option<u64>,
     /// Take it also from an owner that was heard a moment ago.
     pub force: bool,
+    /// Open it with metadata older than what its disks know of.
+    pub outdated_metadata: bool,
 }
 
 /// `POST /v1/pools/POOL/release`.

@@ -108,6 +108,11 @@ pub struct ImportArgs {
     #[arg(long)]
     force: bool,
 
+    /// Open it with metadata that is older than what its disks know of, because no disk with newer
+    /// metadata will ever be back: what was made, written or removed since may be lost or damaged
+    #[arg(long, conflicts_with = "all")]
+    outdated_metadata: bool,
+
     /// How long to wait for disks that are not in sight, once the pool could be opened without them
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=3600))]
     grace: Option<u64>,
@@ -316,7 +321,8 @@ async fn import(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
     if (asks || args.confirmation.dry_run) && confirm(&what, args.confirmation)? == Proceed::No {
         return Ok(Exit::Ok);
     }
-    let request = ImportPool { grace_secs: args.grace, force: args.force };
+    let outdated_metadata = args.outdated_metadata;
+    let request = ImportPool { grace_secs: args.grace, force: args.force, outdated_metadata };
     let grace = Duration::from_secs(args.grace.unwrap_or(0));
     let report: PoolReport = context.client.post_and_wait(&path, &request, grace).await?;
     show(context, &report)?;
@@ -354,7 +360,7 @@ async fn import_all(context: &Context, args: ImportArgs) -> Result<Exit, Failure
         }
     }
     for plan in plans {
-        let request = ImportPool { grace_secs: args.grace, force: false };
+        let request = ImportPool { grace_secs: args.grace, ..ImportPool::default() };
         let path = format!("/v1/pools/{}/import", plan.id);
         let grace = Duration::from_secs(args.grace.unwrap_or(0));
         let imported = context.client.post_and_wait::<PoolReport>(&path, &request, grace).await;

@@ -91,7 +91,8 @@ impl Work<'_> {
             }
             EngineRequest::ImportPool { pool, request } => {
                 let grace = request.grace_secs.map(std::time::Duration::from_secs);
-                let options = ImportOptions { grace, force: request.force };
+                let outdated_metadata = request.outdated_metadata;
+                let options = ImportOptions { grace, force: request.force, outdated_metadata };
                 let named = |one: &pool::PoolReport| one.name == pool || one.id == pool;
                 let import = engine.import_pool(&pool, options);
                 value(process.exports.while_importing(engine, named, import).await?)

@@ -16,7 +16,7 @@ use super::member::Member;
 use super::pool::Pool;
 use crate::format::{
     ConfigNumber, Configuration, CopySet, DiskGeometry, DiskId, DiskNumber, OutDisk, PoolId,
-    RecordNumber, VotePlace,
+    VotePlace,
 };
 
 /// What is known about the voters.
@@ -113,6 +113,7 @@ impl Pool {
             return Ok(());
         }
         next.number = next.number.next();
+        next.record = next.record.max(self.area.borrow().committed());
         let number = next.number;
         for out in next.out.iter_mut().filter(|out| out.since == UNSET) {
             out.since = number;
@@ -208,12 +209,11 @@ pub(crate) fn put_out(
     config: &mut Configuration,
     disks: &BTreeSet<DiskNumber>,
     vote_index: impl Fn(DiskNumber) -> Option<usize>,
-    record: RecordNumber,
 ) -> bool {
     let mut changed = false;
     for disk in disks {
         if !config.is_out(*disk) {
-            config.out.push(OutDisk { disk: *disk, since: UNSET, record });
+            config.out.push(OutDisk { disk: *disk, since: UNSET });
             changed = true;
         }
     }

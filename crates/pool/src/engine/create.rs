@@ -158,6 +158,7 @@ impl Creation<'_> {
             // Nobody serves it yet, so nobody need wait.
             released: true,
             copies: CopySet::first(votes),
+            record: RecordNumber(0),
             out: Vec::new(),
         };
         let disks = || self.candidates.iter().zip(labels);
@@ -238,7 +239,7 @@ pub(crate) fn check_once(disks: &[String]) -> Result<(), PoolError> {
     }
 }
 
-fn cut_name(name: &str) -> String {
+pub(super) fn cut_name(name: &str) -> String {
     let mut len = name.len().min(NAME_BYTES_MAX);
     while !name.is_char_boundary(len) {
         len -= 1;
@@ -325,7 +326,8 @@ impl OpenPool {
         self.administer(move |_| Ok((vec![added], ()))).await?;
         let member = Member::new(number, disk, geometry);
         self.pool.members.borrow_mut().insert(number, Rc::clone(&member));
-        self.attach(&member, candidate.place.clone(), Rc::clone(&candidate.device));
+        let (place, device) = (candidate.place.clone(), Rc::clone(&candidate.device));
+        self.attach(&member, place, candidate.node, device);
         let usable = async {
             while !member.is_usable() {
                 self.pool.wait_for_change().await?;

@@ -214,7 +214,8 @@ impl Pool {
     fn confirm_write(&self, work: &DiskWork, release: ReleaseNumber) -> (Lba, Buffer) {
         let member = &work.member;
         let sequence = member.confirm_sequence.get();
-        let confirm = Confirm { pool: self.id, disk: member.id, sequence, release };
+        let record = self.area.borrow().committed();
+        let confirm = Confirm { pool: self.id, disk: member.id, sequence, release, record };
         (DiskGeometry::confirm_slots()[confirm.slot()], confirm.encode())
     }
 }

@@ -56,12 +56,11 @@ impl Pool {
         out: BTreeSet<DiskNumber>,
         failed: &BTreeMap<DiskNumber, IoError>,
     ) -> Result<(), Ended> {
-        let record = self.area.borrow().last_record();
         let pool = Rc::clone(self);
         let index = |disk| pool.member(disk).and_then(|member| pool.vote_index(member.id));
         let before: BTreeSet<DiskNumber> =
             out.iter().copied().filter(|disk| self.is_out(*disk)).collect();
-        self.change_configuration(|config| put_out(config, &out, index, record)).await?;
+        self.change_configuration(|config| put_out(config, &out, index)).await?;
         for disk in out.difference(&before) {
             let Some(member) = self.member(*disk) else { continue };
             if member.is_usable() {

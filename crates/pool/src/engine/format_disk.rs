@@ -11,7 +11,7 @@ use super::io::write_durably;
 use super::observe::{Content, read_content, remedy_of_refusal};
 use super::{DiskPlace, EngineConfig};
 use crate::error::PoolError;
-use crate::format::{Confirm, DiskGeometry, Label, MIB, ReleaseNumber};
+use crate::format::{Confirm, DiskGeometry, Label, MIB, RecordNumber, ReleaseNumber};
 
 /// A device that shall become a disk.
 pub(crate) struct Candidate {
@@ -69,8 +69,13 @@ impl Candidate {
         for (from, to) in free {
             wipe(&*self.device, from, to).await?;
         }
-        let confirm =
-            Confirm { pool: label.pool, disk: label.disk, sequence: 1, release: ReleaseNumber(0) };
+        let confirm = Confirm {
+            pool: label.pool,
+            disk: label.disk,
+            sequence: 1,
+            release: ReleaseNumber(0),
+            record: RecordNumber(0),
+        };
         let sector = DiskGeometry::confirm_slots()[confirm.slot()];
         write_durably(&*self.device, sector, confirm.encode()).await?;
         Ok(())

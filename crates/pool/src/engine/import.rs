@@ -156,7 +156,8 @@ impl Inner {
             *slot.state.borrow_mut() = SlotState::Closed;
         }
         let grace = options.grace.unwrap_or(self.config.limits.grace);
-        slot.import.set(Some(Import { grace, force: options.force }));
+        let (force, outdated) = (options.force, options.outdated_metadata);
+        slot.import.set(Some(Import { grace, force, outdated }));
         self.changed.notify_all();
         self.wait_open(&slot, grace).await
     }

@@ -271,7 +271,7 @@ impl Volume {
                 let witness = Stamp {
                     durable: state.durable,
                     acknowledged: state.durable,
-                    metadata: self.pool.area.borrow().last_record(),
+                    metadata: self.pool.area.borrow().committed(),
                     configuration: self.pool.config.borrow().number,
                 };
                 (tail, witness)

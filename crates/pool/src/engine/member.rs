@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use block::{BlockDevice, Instance};
 use runtime::Semaphore;
+use uuid::Uuid;
 
 use super::DiskPlace;
 use crate::format::{DiskGeometry, DiskId, DiskNumber};
@@ -32,6 +33,8 @@ pub(crate) struct Member {
     pub(crate) geometry: DiskGeometry,
     /// Where it is or was in sight.
     pub(crate) place: RefCell<DiskPlace>,
+    /// The machine that it is in sight on; nil before it was.
+    pub(crate) machine: Cell<Uuid>,
     device: RefCell<Option<Rc<dyn BlockDevice>>>,
     standing: RefCell<Standing>,
     /// Counts the devices and restarts it was seen with, so that a check that is overtaken by a
@@ -72,6 +75,7 @@ impl Member {
             id,
             geometry,
             place: RefCell::default(),
+            machine: Cell::new(Uuid::nil()),
             device: RefCell::new(None),
             standing: RefCell::new(Standing::Away),
             appearance: Cell::new(0),
@@ -115,8 +119,9 @@ impl Member {
         *self.standing.borrow_mut() = standing;
     }
 
-    /// A device came in sight at `place`.
-    pub(crate) fn attach(&self, place: DiskPlace, device: Rc<dyn BlockDevice>) {
+    /// A device came in sight at `place`, on `machine`.
+    pub(crate) fn attach(&self, place: DiskPlace, machine: Uuid, device: Rc<dyn BlockDevice>) {
+        self.machine.set(machine);
         *self.place.borrow_mut() = place;
         *self.device.borrow_mut() = Some(device);
         self.claimed.set(false);

@@ -13,6 +13,7 @@
 //!
 //! It is single-threaded: state is in cells, and no borrow lives across an await.
 
+mod adopt;
 mod again;
 mod belief;
 mod catchup;
@@ -34,6 +35,7 @@ mod limits;
 mod log;
 mod member;
 mod missing;
+mod moved;
 mod observe;
 mod open;
 mod open_pool;
@@ -51,6 +53,7 @@ mod slot;
 mod space;
 mod status;
 mod taken;
+mod twins;
 mod verify;
 mod version_search;
 mod volume;
@@ -181,6 +184,9 @@ pub struct ImportOptions {
     pub grace: Option<Duration>,
     /// Take it also from an owner that was heard a moment ago.
     pub force: bool,
+    /// Open it with metadata that is older than what votes or disks know of: what was changed since is
+    /// given up.
+    pub outdated_metadata: bool,
 }
 
 /// A size as people give it.

@@ -9,11 +9,11 @@ use std::time::Duration;
 use block::{BlockDevice, Claim, Epoch, Instant, IoError};
 use futures::future::join_all;
 use runtime::{Handle, Notify, Semaphore};
+use uuid::Uuid;
 
 use super::commit::{Area, CommitError};
 use super::config::{Votes, put_out};
 use super::events::Events;
-use super::io::read_run;
 use super::lease::{Ended, Lease, TAKEOVER_WAIT};
 use super::member::{Member, Standing};
 use super::open_pool::OpenPool;
@@ -21,15 +21,15 @@ use super::pool::Pool;
 use super::readmit::{Joined, NotFit};
 use super::{DiskPlace, EngineConfig, Limits};
 use crate::error::PoolError;
-use crate::format::{
-    Configuration, CopySet, DiskGeometry, DiskId, DiskNumber, Label, PoolId, RecordNumber,
-};
-use crate::metadata::{AreaLayout, Metadata, Recovered, choose_copy, recover_copy};
+use crate::format::{Configuration, CopySet, DiskGeometry, DiskId, DiskNumber, Label, PoolId};
+use crate::metadata::Metadata;
 
 /// A labelled disk in sight.
 #[derive(Clone)]
 pub(crate) struct SeenDisk {
     pub(crate) place: DiskPlace,
+    /// The machine that exports it.
+    pub(crate) machine: Uuid,
     pub(crate) device: Rc<dyn BlockDevice>,
     pub(crate) label: Label,
     pub(crate) vote: Option<Configuration>,
@@ -47,6 +47,8 @@ pub(crate) struct OpenRequest {
     pub(crate) known: BTreeMap<DiskId, DiskPlace>,
     /// Somebody asked for it: the pool is taken from whoever has it.
     pub(crate) import: bool,
+    /// Somebody said that older metadata will do.
+    pub(crate) outdated: bool,
 }
 
 /// What the votes in sight say.
@@ -87,8 +89,8 @@ impl Quorum {
 }
 
 /// A disk that has accepted our epoch.
-struct Claimed {
-    disk: SeenDisk,
+pub(super) struct Claimed {
+    pub(super) disk: SeenDisk,
 }
 
 impl OpenRequest {
@@ -108,8 +110,9 @@ impl OpenRequest {
         let before = before.ok_or_else(|| self.no_quorum(&quorum))?;
         let (epoch, claimed) = self.claim_all(&quorum, &before).await?;
         let claimed_at = self.runtime.now();
-        // The votes may have changed until the claim; from now on only we change them.
-        let before = self.reread_votes(&claimed, &before).await;
+        // The votes may have changed until the claim; from now on only we change them. What a majority
+        // was told before is on one of any majority; less than that may have missed it.
+        let before = self.reread_votes(&quorum, &claimed, before).await?;
         let (metadata, area) = self.adopt(&quorum, &before, &claimed).await?;
         let config = Configuration {
             epoch,
@@ -118,6 +121,7 @@ impl OpenRequest {
             owner_name: self.config.owner_name.clone(),
             released: false,
             copies: before.copies,
+            record: before.record,
             out: before.out.clone(),
         };
         let pool = self.build(epoch, config, metadata, area, &quorum);
@@ -158,7 +162,7 @@ impl OpenRequest {
     }
 
     /// A disk of the pool, for people: where it is, or where it was.
-    fn name_of(&self, disk: DiskId) -> String {
+    pub(super) fn name_of(&self, disk: DiskId) -> String {
         let seen = self.disks.iter().find(|seen| seen.label.disk == disk).map(|seen| &seen.place);
         match seen.or(self.known.get(&disk)) {
             Some(place) => place.to_string(),
@@ -244,71 +248,30 @@ impl OpenRequest {
         (claimed, fenced)
     }
 
-    async fn reread_votes(&self, claimed: &[Claimed], before: &Configuration) -> Configuration {
-        let reads = claimed.iter().map(|claimed| async {
+    async fn reread_votes(
+        &self,
+        quorum: &Quorum,
+        claimed: &[Claimed],
+        before: Configuration,
+    ) -> Result<Configuration, PoolError> {
+        let voters = claimed.iter().filter(|c| quorum.vote_disks.contains(&c.disk.label.disk));
+        let reads = voters.map(|claimed| async {
             let content = super::observe::read_content(&*claimed.disk.device, false);
             match self.within(content).await {
                 Ok(super::observe::Content::Labelled { vote, .. }) => vote,
                 _ => None,
             }
         });
-        let votes = join_all(reads).await.into_iter().flatten();
-        votes.chain([before.clone()]).max_by_key(Configuration::rank).unwrap_or(before.clone())
-    }
-
-    /// Reads the metadata copies that are current and in sight; the longest valid tail counts.
-    async fn adopt(
-        &self,
-        quorum: &Quorum,
-        before: &Configuration,
-        claimed: &[Claimed],
-    ) -> Result<(Metadata, Area), PoolError> {
-        let current: BTreeSet<DiskId> = before
-            .copies
-            .iter()
-            .filter_map(|index| quorum.vote_disks.get(index))
-            .copied()
-            .collect();
-        let holders: Vec<_> =
-            claimed.iter().filter(|c| current.contains(&c.disk.label.disk)).collect();
-        let reads = holders.iter().map(|claimed| self.read_area(&claimed.disk));
-        let mut copies: Vec<Recovered> = Vec::new();
-        let (mut layout, mut faults) = (None, Vec::new());
-        // The next checkpoint goes to the slot that doesn't hold a copy's newest.
-        let mut slots: BTreeMap<DiskId, usize> = BTreeMap::new();
-        for (holder, found) in holders.iter().zip(join_all(reads).await) {
-            match found {
-                Ok((recovered, found)) => {
-                    slots.insert(holder.disk.label.disk, recovered.slot);
-                    copies.push(recovered);
-                    layout = Some(found);
-                }
-                Err(why) => faults.push(format!("{}: {why}", holder.disk.place.name)),
-            }
+        let votes: Vec<Configuration> = join_all(reads).await.into_iter().flatten().collect();
+        if votes.len() < quorum.majority() {
+            return Err(self.no_quorum(&Quorum { in_sight: votes.len(), ..quorum.clone() }));
         }
-        let unusable = |why: String| PoolError::NoQuorum {
-            pool: self.name.clone(),
-            why,
-            missing: current.iter().map(|disk| self.name_of(*disk)).collect(),
+        let newest = |newer: Configuration, vote: Configuration| {
+            let record = newer.record.max(vote.record);
+            let newer = if vote.rank() > newer.rank() { vote } else { newer };
+            Configuration { record, ..newer }
         };
-        let best = choose_copy(&copies).map_err(|error| {
-            unusable(format!("no usable copy of its metadata: {error} {}", faults.join("; ")))
-        })?;
-        let highest = copies.iter().map(|copy| copy.highest_generation).max().unwrap_or(0);
-        let layout = layout.ok_or_else(|| unusable("no metadata area".into()))?;
-        let mut chosen = copies.swap_remove(best);
-        chosen.position.generation = highest;
-        Ok((chosen.metadata, Area::new(layout, chosen.position, slots)))
-    }
-
-    async fn read_area(&self, disk: &SeenDisk) -> Result<(Recovered, AreaLayout), String> {
-        let geometry = disk.label.geometry;
-        let layout = AreaLayout::of(&geometry).ok_or("it has no metadata area")?;
-        let sectors = layout.area_bytes() / block::SECTOR_BYTES as u64;
-        let reading = read_run(&*disk.device, geometry.metadata_start(), sectors);
-        let area = self.within(reading).await.map_err(|error| error.to_string())?;
-        let recovered = recover_copy(self.id, &layout, &area).map_err(|error| error.to_string())?;
-        Ok((recovered, layout))
+        Ok(votes.into_iter().fold(before, newest))
     }
 
     fn build(
@@ -334,7 +297,7 @@ impl OpenRequest {
         }
         for seen in &self.disks {
             if let Some(member) = members.values().find(|m| m.id == seen.label.disk) {
-                member.attach(seen.place.clone(), Rc::clone(&seen.device));
+                member.attach(seen.place.clone(), seen.machine, Rc::clone(&seen.device));
             }
         }
         Rc::new(Pool {
@@ -427,9 +390,8 @@ impl OpenRequest {
             .filter(|(_, rolled_back)| *rolled_back)
             .filter_map(|(member, _)| pool.vote_index(member.id))
             .fold(CopySet::default(), CopySet::with);
-        let record: RecordNumber = pool.area.borrow().last_record();
         pool.change_configuration(|config| {
-            put_out(config, &missing, index, record);
+            put_out(config, &missing, index);
             let trusted = stale.iter().fold(config.copies, CopySet::without);
             if !trusted.is_empty() {
                 config.copies = trusted;
@@ -447,7 +409,7 @@ impl OpenRequest {
         Ok(())
     }
 
-    async fn within<T>(
+    pub(super) async fn within<T>(
         &self,
         work: impl Future<Output = Result<T, IoError>>,
     ) -> Result<T, IoError> {

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use block::{BlockDevice, DeviceEvent};
 use futures::channel::oneshot;
 use futures::future::join_all;
+use uuid::Uuid;
 
 use super::DiskPlace;
 use super::lease::Ended;
@@ -61,9 +62,10 @@ impl OpenPool {
         self: &Rc<Self>,
         member: &Rc<Member>,
         place: DiskPlace,
+        machine: Uuid,
         device: Rc<dyn BlockDevice>,
     ) {
-        member.attach(place, device);
+        member.attach(place, machine, device);
         if member.is_usable() {
             member.set_standing(Standing::Away);
         }

@@ -91,7 +91,7 @@ impl Inner {
             let Some(member) = open.pool.member_by_id(seen.label.disk) else { continue };
             let held = member.device();
             if !held.is_some_and(|held| Rc::ptr_eq(&held, &seen.device)) {
-                open.attach(&member, seen.place, seen.device);
+                open.attach(&member, seen.place, seen.machine, seen.device);
             } else if !member.is_usable() {
                 open.pool.readmit_soon(&member);
             }

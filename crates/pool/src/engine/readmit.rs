@@ -207,6 +207,13 @@ impl Pool {
         let slots = self.within(self.limits.claim, slots).await.map_err(not_fit)?;
         let place = super::config::vote_place(self.id, member.id);
         let vote = select_vote(&place, [slots[0].as_deref(), slots[1].as_deref()]);
+        if let Some(newest) = vote.newest.filter(|newest| newest.epoch > self.epoch) {
+            let owner = newest.owner_name;
+            return Err(NotFit::Refused(format!(
+                "its vote names a newer owner, {owner} ({}); see `etherpool pool show`",
+                newest.epoch
+            )));
+        }
         self.votes.set_next_slot(member.id, vote.next_slot);
         Ok(())
     }
@@ -221,6 +228,7 @@ impl Pool {
         let reach = self.release_lock.acquire(1).await;
         let lock = self.meta_lock.acquire(1).await;
         let examined = self.config.borrow().out_entry(member.number);
+        self.note_move(member).await?;
         if rolled_back {
             let missed = MetaRecord::MissesSet(self.everything_on(member.number));
             match self.try_commit_locked(&[missed]).await {
@@ -244,14 +252,11 @@ impl Pool {
             self.commit_locked(&dropped).await?;
         }
         let vote = self.vote_index(member.id);
-        if let Some(index) = vote {
-            let current = self.config.borrow().copies.contains(index);
-            if !current || !self.has_metadata(member.id) {
-                match self.write_checkpoint(Some(member)).await {
-                    Ok(()) => {}
-                    Err(CommitError::Ended(ended)) => return Err(ended),
-                    Err(error) => tracing::error!(pool = %self.name, ?error, "checkpoint"),
-                }
+        if vote.is_some() && !self.check_copy(member).await? {
+            match self.write_checkpoint(Some(member)).await {
+                Ok(()) => {}
+                Err(CommitError::Ended(ended)) => return Err(ended),
+                Err(error) => tracing::error!(pool = %self.name, ?error, "checkpoint"),
             }
         }
         let has_metadata = self.has_metadata(member.id);

@@ -271,7 +271,7 @@ impl Volume {
                 }
             }
         }
-        let newest = self.pool.area.borrow().last_record();
+        let newest = self.pool.area.borrow().committed();
         if witness.metadata > newest {
             let holders = self.pool.vote_disks.iter().filter_map(|id| self.pool.member_by_id(*id));
             let away = holders.filter(|member| !member.is_usable()).map(|member| member.number);

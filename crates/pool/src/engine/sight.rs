@@ -36,6 +36,7 @@ impl Inner {
         let slot = pool.as_ref().and_then(|label| self.slots.borrow().get(&label.pool).cloned());
         let report = slot.and_then(|slot| self.report_slot(&slot));
         let disk = pool.as_ref().map(|label| label.disk.to_string());
+        let twin = self.why_not_itself(device).map(|why| DiskState::Refused { why });
         let in_pool = report
             .as_ref()
             .and_then(|report| report.disks.iter().find(|known| Some(&known.id) == disk.as_ref()));
@@ -47,7 +48,7 @@ impl Inner {
             content,
             pool: pool.map(|label| label.pool_name),
             owner: report.as_ref().map(|report| report.owner.clone()),
-            state: in_pool.map_or(state, |known| known.state.clone()),
+            state: twin.unwrap_or_else(|| in_pool.map_or(state, |known| known.state.clone())),
         }
     }
 

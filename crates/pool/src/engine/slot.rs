@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BlockDevice, DeviceEvent, Instant, IoError};
+use block::{BlockDevice, DeviceEvent, Epoch, Instant, IoError};
 use futures::future::{Either, join_all, select};
 use runtime::{Handle, Notify};
 
@@ -46,7 +46,11 @@ pub(super) struct Device {
     pub(super) facts: DiskFacts,
     pub(super) device: Rc<dyn BlockDevice>,
     pub(super) content: RefCell<Content>,
-    gone: Cell<bool>,
+    /// The epoch of the reservation on it, when it was last looked at.
+    pub(super) epoch: Cell<Epoch>,
+    /// It waits for the disk that it passes for to be gone (`twins`).
+    pub(super) parted: Cell<bool>,
+    pub(super) gone: Cell<bool>,
     /// It went, or shall be looked at again.
     poked: Notify,
 }
@@ -70,6 +74,8 @@ pub(super) struct Import {
     pub(super) grace: Duration,
     /// Also from an owner that lives.
     pub(super) force: bool,
+    /// Also with older metadata than is known of.
+    pub(super) outdated: bool,
 }
 
 /// A pool's owner by its votes.
@@ -117,6 +123,8 @@ impl Inner {
             facts,
             device,
             content: RefCell::new(Content::Unread),
+            epoch: Cell::default(),
+            parted: Cell::new(false),
             gone: Cell::new(false),
             poked: Notify::new(),
         });
@@ -172,10 +180,7 @@ impl Inner {
     /// Reads what is on a device; one that doesn't answer is tried again.
     async fn look_at(self: &Rc<Self>, device: &Rc<Device>) {
         while !device.gone.get() {
-            let limit = self.config.limits.claim;
-            let reading = read_content(&*device.device, true);
-            let content = runtime::timeout(&self.runtime, limit, reading).await;
-            let content = match content.unwrap_or(Err(IoError::Lost)) {
+            let content = match self.read_device(device).await {
                 Ok(content) => content,
                 Err(IoError::Lost | IoError::Restarted { .. }) => {
                     *device.content.borrow_mut() = Content::Unreadable(IoError::Lost);
@@ -190,6 +195,24 @@ impl Inner {
         }
     }
 
+    /// What is on a device, and under which reservation.
+    async fn read_device(&self, device: &Device) -> Result<Content, IoError> {
+        let reading = async {
+            let content = read_content(&*device.device, true).await?;
+            if matches!(content, Content::Labelled { .. }) {
+                match device.device.renew().await {
+                    Ok(holder) => device.epoch.set(holder.value.epoch),
+                    Err(error @ (IoError::Lost | IoError::Restarted { .. })) => return Err(error),
+                    // A target without reservations.
+                    Err(_) => {}
+                }
+            }
+            Ok(content)
+        };
+        let content = runtime::timeout(&self.runtime, self.config.limits.claim, reading).await;
+        content.unwrap_or(Err(IoError::Lost))
+    }
+
     /// A device was looked at.
     fn sighted(self: &Rc<Self>, device: &Rc<Device>) {
         let content = device.content.borrow().clone();
@@ -198,10 +221,7 @@ impl Inner {
                 let label = label.label;
                 if let Some((open, disk)) = self.open_pool_of(device) {
                     if let Some(member) = open.pool.member_by_id(disk) {
-                        let held = member.device();
-                        if !held.is_some_and(|held| Rc::ptr_eq(&held, &device.device)) {
-                            open.attach(&member, device.facts.place(), Rc::clone(&device.device));
-                        }
+                        self.take_or_part(&open, &member, device);
                     }
                 } else {
                     self.slot_of(label.pool, &label.pool_name);
@@ -237,7 +257,7 @@ impl Inner {
     }
 
     /// The open pool that a device is labelled for, and the disk that it is.
-    fn open_pool_of(&self, device: &Device) -> Option<(Rc<OpenPool>, DiskId)> {
+    pub(super) fn open_pool_of(&self, device: &Device) -> Option<(Rc<OpenPool>, DiskId)> {
         let content = device.content.borrow();
         let Content::Labelled { label, .. } = &*content else { return None };
         let slot = self.slots.borrow().get(&label.label.pool).cloned()?;
@@ -339,16 +359,16 @@ impl Inner {
         quorum.suffices() && !name_taken && (slot.import.get().is_some() || ours)
     }
 
-    /// The disks of a pool in sight. Of two devices with one identity neither can be told to be the
-    /// right one; the first by name is taken, and the checks of opening judge it.
+    /// The disks of a pool in sight, without those that aren't who they say (`twins`).
     pub(super) fn seen_disks(&self, pool: PoolId) -> Vec<SeenDisk> {
         let mut seen: BTreeMap<DiskId, SeenDisk> = BTreeMap::new();
         for device in self.devices.borrow().values() {
             let content = device.content.borrow();
             let Content::Labelled { label, vote } = &*content else { continue };
-            if label.label.pool == pool {
+            if label.label.pool == pool && self.why_not_itself(device).is_none() {
                 seen.entry(label.label.disk).or_insert_with(|| SeenDisk {
                     place: device.facts.place(),
+                    machine: device.facts.node,
                     device: Rc::clone(&device.device),
                     label: label.label.clone(),
                     vote: vote.clone(),
@@ -375,6 +395,7 @@ impl Inner {
             disks: self.free_disks(slot.id),
             known: self.known.borrow().get(&slot.id).cloned().unwrap_or_default(),
             import: slot.import.get().is_some(),
+            outdated: slot.import.get().is_some_and(|import| import.outdated),
         }
     }
 
@@ -402,9 +423,7 @@ impl Inner {
             matches!(&*device.content.borrow(), Content::Labelled { label, .. } if label.label.pool == pool)
         });
         let looks = of_pool.map(|device| async move {
-            let reading = read_content(&*device.device, true);
-            let content = runtime::timeout(&self.runtime, self.config.limits.claim, reading).await;
-            let content = content.unwrap_or(Err(IoError::Lost));
+            let content = self.read_device(&device).await;
             *device.content.borrow_mut() = content.unwrap_or_else(Content::Unreadable);
             if matches!(&*device.content.borrow(), Content::Unreadable(_)) {
                 device.poked.notify_all();

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::lease::Ended;
 use super::member::{Member, Standing};
 use super::open_pool::OpenPool;
+use super::pool::Pool;
 use super::segment::current_copies;
 use super::volume::{Serving, Volume};
 use crate::format::{BirthId, DiskNumber, ExtentShape};
@@ -27,7 +28,7 @@ impl OpenPool {
         let in_sight = pool.voters_in_sight().iter().filter(|m| m.answers.get()).count();
         let votes = VotesReport { total: pool.votes.total() as u32, in_sight: in_sight as u32 };
         let lease_ok = pool.lease.holds(pool.runtime.now());
-        let spare_votes = in_sight.saturating_sub(pool.votes.majority()) as u32;
+        let spare_votes = self.spare_votes(&meta);
         let survives = self.survives(&meta).min(spare_votes);
         PoolReport {
             name: pool.name.clone(),
@@ -131,12 +132,17 @@ impl OpenPool {
         stays && self.pool.member(disk).is_some_and(|m| m.is_usable() && m.answers.get())
     }
 
-    /// The least number of complete copies that any part of a volume has now.
+    fn domains_there(&self, meta: &Metadata, disks: impl Iterator<Item = DiskNumber>) -> u32 {
+        Pool::domains(meta, disks.filter(|disk| self.is_there(*disk))) as u32
+    }
+
+    /// The least number of complete copies that any part of a volume has now. Copies in one failure
+    /// domain count once.
     fn volume_copies(&self, meta: &Metadata, volume: &VolumeMeta) -> u32 {
         let mut least = u32::from(volume.layout.copies());
         for run in volume.runs.values() {
-            let there = run.members.iter().filter(|member| self.is_there(member.disk));
-            least = least.min(there.count() as u32);
+            let there = run.members.iter().map(|member| member.disk);
+            least = least.min(self.domains_there(meta, there));
         }
         let mut behind: BTreeMap<BirthId, BTreeSet<u8>> = BTreeMap::new();
         for ((birth, member), _) in misses_of(meta, volume) {
@@ -144,22 +150,40 @@ impl OpenPool {
         }
         for (birth, behind) in behind {
             let Some(group) = meta.group_by_birth(birth) else { continue };
-            let whole = group.members().enumerate().filter(|(index, (disk, _))| {
-                self.is_there(*disk) && !behind.contains(&(*index as u8))
-            });
+            let whole = group.members().enumerate();
+            let whole = whole.filter(|(index, _)| !behind.contains(&(*index as u8)));
+            let whole = self.domains_there(meta, whole.map(|(_, (disk, _))| disk));
             // Two members that are each behind the other still make one copy together.
-            least = least.min((whole.count() as u32).max(least.min(1)));
+            least = least.min(whole.max(least.min(1)));
         }
         let config = self.pool.config.borrow();
         for segment in volume.log.segments.values() {
             let current = current_copies(segment, &config);
-            let there = current.iter().filter(|copy| self.is_there(copy.disk));
             // An opening needs one of its copies.
             if segment.is_needed(volume.log.released) {
-                least = least.min(there.count() as u32);
+                let there = current.iter().map(|copy| copy.disk);
+                least = least.min(self.domains_there(meta, there));
             }
         }
         least
+    }
+
+    /// How many more machines (or disks) may fail before the votes have no majority.
+    fn spare_votes(&self, meta: &Metadata) -> u32 {
+        let mut by_domain: BTreeMap<Uuid, usize> = BTreeMap::new();
+        for member in self.pool.voters_in_sight().iter().filter(|member| member.answers.get()) {
+            let Some(disk) = meta.disks().get(&member.number) else { continue };
+            *by_domain.entry(meta.domain_of(disk)).or_default() += 1;
+        }
+        let mut votes: Vec<usize> = by_domain.into_values().collect();
+        votes.sort_unstable();
+        let mut left: usize = votes.iter().sum();
+        // The machine with the most votes is the one to fail.
+        let lost = votes.into_iter().rev().take_while(|votes| {
+            left = left.saturating_sub(*votes);
+            left >= self.pool.votes.majority()
+        });
+        lost.count() as u32
     }
 
     /// How many more machines (or disks) may fail before some volume loses its last copy.

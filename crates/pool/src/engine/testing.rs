@@ -19,6 +19,7 @@ use runtime::{Executor, Handle, Notify, Order};
 use uuid::Uuid;
 
 use super::{DiskFacts, Engine, EngineConfig, KnownPool, Limits};
+use crate::format::DiskGeometry;
 
 /// How a disk answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,8 @@ pub(crate) struct TestDisk {
     /// Reads that begin in one of these sectors fail.
     pub(crate) bad_sectors: RefCell<BTreeSet<u64>>,
     pub(crate) flush_fails: Cell<bool>,
+    /// So many reads of a vote by an owner get no answer.
+    pub(crate) vote_reads_lost: Cell<u32>,
     pub(crate) latency: Cell<Duration>,
     pub(crate) bytes_written: Cell<u64>,
     pub(crate) writes: Cell<u64>,
@@ -74,6 +77,7 @@ impl TestDisk {
             mode_changed: Notify::new(),
             bad_sectors: RefCell::default(),
             flush_fails: Cell::new(false),
+            vote_reads_lost: Cell::new(0),
             latency: Cell::new(Duration::from_micros(100)),
             bytes_written: Cell::new(0),
             writes: Cell::new(0),
@@ -246,6 +250,12 @@ impl BlockDevice for TestDevice {
             return self.answer(instance, Err(IoError::Refused(reason)));
         }
         assert!(range.len_bytes() <= 1 << 20, "a transfer larger than the device takes");
+        let lost = self.disk.vote_reads_lost.get();
+        let of_vote = DiskGeometry::vote_slots().contains(&range.start);
+        if of_vote && lost > 0 && self.epoch.get() != Epoch::OBSERVER {
+            self.disk.vote_reads_lost.set(lost - 1);
+            return self.answer(instance, Err(IoError::Lost));
+        }
         let bad = self.disk.bad_sectors.borrow();
         if let Some(sector) = bad.range(range.start.0..range.end().0).next() {
             let sector = SectorRange::new(Lba(*sector), 1);

@@ -14,6 +14,7 @@ use crate::metadata::Layout;
 use crate::report::{PoolEvent, PoolReport, PoolState, VerifyReport};
 
 mod logs;
+mod metadata;
 mod owners;
 
 const MIB: u64 = 1 << 20;

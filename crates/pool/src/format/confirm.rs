@@ -9,16 +9,17 @@
 //! | 32 | 16 | disk |
 //! | 48 | 8 | sequence; the block lies in slot (sequence mod 2) |
 //! | 56 | 8 | release number |
-//! | 64 | 4032 | zero |
+//! | 64 | 8 | last metadata record that was committed |
+//! | 72 | 4024 | zero |
 //!
 //! Protects against: a disk that was rolled back as a whole (a snapshot, a cloned image, a cache that
-//! forgot): its number is below the one in the metadata, so nothing on it is trusted. Two slots: a
-//! torn write leaves the former one.
+//! forgot): its number is below the one in the metadata, so nothing on it is trusted; and against
+//! metadata that is older than that of any disk. Two slots: a torn write leaves the former one.
 
 use block::{BLOCK_BYTES, Buffer, BufferMut};
 
 use super::field::{Field, crc_without};
-use super::{DiskId, PoolId, ReleaseNumber};
+use super::{DiskId, PoolId, RecordNumber, ReleaseNumber};
 
 const MAGIC_BYTES: &[u8; 8] = b"epCONFRM";
 
@@ -29,7 +30,8 @@ const POOL: Field = ZERO.then(16);
 const DISK: Field = POOL.then(16);
 const SEQUENCE: Field = DISK.then(8);
 const RELEASE: Field = SEQUENCE.then(8);
-const REST: Field = RELEASE.then(CONFIRM_BYTES - RELEASE.end());
+const RECORD: Field = RELEASE.then(8);
+const REST: Field = RECORD.then(CONFIRM_BYTES - RECORD.end());
 
 /// Bytes in a slot.
 pub const CONFIRM_BYTES: usize = BLOCK_BYTES;
@@ -47,6 +49,8 @@ pub struct Confirm {
     pub sequence: u64,
     /// All that was released up to this number and was meant for this disk is on it.
     pub release: ReleaseNumber,
+    /// The last metadata record that was committed before it was written.
+    pub record: RecordNumber,
 }
 
 impl Confirm {
@@ -63,6 +67,7 @@ impl Confirm {
         DISK.put_uuid(&mut block, self.disk.0);
         SEQUENCE.put_number(&mut block, self.sequence);
         RELEASE.put_number(&mut block, self.release.0);
+        RECORD.put_number(&mut block, self.record.0);
         let crc = crc_without(&block, CRC);
         CRC.put_number(&mut block, u64::from(crc));
         block.freeze()
@@ -79,6 +84,7 @@ impl Confirm {
             disk: DiskId(DISK.uuid(bytes)),
             sequence: SEQUENCE.number(bytes),
             release: ReleaseNumber(RELEASE.number(bytes)),
+            record: RecordNumber(RECORD.number(bytes)),
         })
     }
 }
@@ -118,7 +124,8 @@ mod tests {
     const DISK_ID: DiskId = DiskId(Uuid::from_u128(0x22));
 
     fn confirm(sequence: u64, release: u64) -> Confirm {
-        Confirm { pool: POOL_ID, disk: DISK_ID, sequence, release: ReleaseNumber(release) }
+        let (release, record) = (ReleaseNumber(release), RecordNumber(release + 0x100));
+        Confirm { pool: POOL_ID, disk: DISK_ID, sequence, release, record }
     }
 
     #[test]
@@ -164,6 +171,7 @@ mod tests {
         expected.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x11]);
         expected.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x22]);
         expected.extend_from_slice(&[5, 0, 0, 0, 0, 0, 0, 0, 0x47, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(&bytes[..64], &expected[..]);
+        expected.extend_from_slice(&[0x47, 1, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(&bytes[..72], &expected[..]);
     }
 }

@@ -15,15 +15,16 @@
 //! | 72 | 8 | configuration number |
 //! | 80 | 16 | owner |
 //! | 96 | 64 | owner's name, UTF-8, zero padded |
-//! | 160 | 4 | number of disks that are out |
-//! | 164 | 4 | zero |
-//! | 168 | 20 each | disk number 4, configuration number since when 8, metadata record since when 8 |
+//! | 160 | 8 | last metadata record that was committed |
+//! | 168 | 4 | number of disks that are out |
+//! | 172 | 4 | zero |
+//! | 176 | 12 each | disk number 4, configuration number since when 8 |
 //! | … | | zero up to 16 KiB |
 //!
 //! Protects against: two owners, and a stale copy of metadata or log that is taken for a current one:
 //! what is out, and which copies count, changes only by a record with a higher number on a majority
 //! of votes. A record of another disk or pool, or in the other slot, isn't believed. Two slots: a torn
-//! write leaves the former one.
+//! write leaves the former one. Metadata that ends before the record that a vote knows isn't adopted.
 
 use block::{Buffer, BufferMut, Epoch, OwnerId};
 use uuid::Uuid;
@@ -48,15 +49,15 @@ const EPOCH: Field = MACHINE.then(8);
 const NUMBER: Field = EPOCH.then(8);
 const OWNER: Field = NUMBER.then(16);
 const OWNER_NAME: Field = OWNER.then(64);
-const OUT_COUNT: Field = OWNER_NAME.then(4);
+const RECORD: Field = OWNER_NAME.then(8);
+const OUT_COUNT: Field = RECORD.then(4);
 const ZERO_TOO: Field = OUT_COUNT.then(4);
 const OUT: Field = ZERO_TOO.then(OUT_DISKS_MAX * OUT_BYTES);
 const REST: Field = OUT.then(VOTE_BYTES - OUT.end());
 
 const OUT_DISK: Field = Field::first(4);
 const OUT_SINCE: Field = OUT_DISK.then(8);
-const OUT_RECORD: Field = OUT_SINCE.then(8);
-const OUT_BYTES: usize = OUT_RECORD.end();
+const OUT_BYTES: usize = OUT_SINCE.end();
 
 /// Bytes in a slot.
 pub const VOTE_BYTES: usize = 16 << 10;
@@ -64,7 +65,7 @@ pub const VOTE_BYTES: usize = 16 << 10;
 pub const OUT_DISKS_MAX: usize = (VOTE_BYTES - ZERO_TOO.end()) / OUT_BYTES;
 
 const _: () = assert!(REST.end() == VOTE_BYTES);
-const _: () = assert!(ZERO_TOO.end() == 168 && OUT_BYTES == 20);
+const _: () = assert!(ZERO_TOO.end() == 176 && OUT_BYTES == 12);
 
 /// A set over the pool's vote disks, in the order of the label's list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -116,8 +117,6 @@ pub struct OutDisk {
     pub disk: DiskNumber,
     /// The configuration that put it out.
     pub since: ConfigNumber,
-    /// The last metadata record before it was put out.
-    pub record: RecordNumber,
 }
 
 /// What a majority of votes agrees on.
@@ -135,6 +134,8 @@ pub struct Configuration {
     pub released: bool,
     /// The metadata copies that hold everything that is committed.
     pub copies: CopySet,
+    /// The last metadata record that was committed by then.
+    pub record: RecordNumber,
     /// The disks that are out, ascending.
     pub out: Vec<OutDisk>,
 }
@@ -202,12 +203,12 @@ impl Configuration {
         NUMBER.put_number(&mut record, self.number.0);
         OWNER.put_uuid(&mut record, self.owner.0);
         OWNER_NAME.put_text(&mut record, &self.owner_name);
+        RECORD.put_number(&mut record, self.record.0);
         OUT_COUNT.put_number(&mut record, self.out.len() as u64);
         let entries = OUT.of_mut(&mut record).chunks_exact_mut(OUT_BYTES);
         for (entry, out) in entries.zip(&self.out) {
             OUT_DISK.put_number(entry, u64::from(out.disk.0));
             OUT_SINCE.put_number(entry, out.since.0);
-            OUT_RECORD.put_number(entry, out.record.0);
         }
         let crc = crc_without(&record, CRC);
         CRC.put_number(&mut record, u64::from(crc));
@@ -233,7 +234,6 @@ impl Configuration {
         let out = OUT.of(bytes).chunks_exact(OUT_BYTES).take(count).map(|entry| OutDisk {
             disk: DiskNumber(OUT_DISK.number32(entry)),
             since: ConfigNumber(OUT_SINCE.number(entry)),
-            record: RecordNumber(OUT_RECORD.number(entry)),
         });
         Some(Configuration {
             epoch: Epoch(EPOCH.number(bytes)),
@@ -242,6 +242,7 @@ impl Configuration {
             owner_name: OWNER_NAME.text(bytes)?,
             released: flags & FLAG_RELEASED != 0,
             copies: CopySet(COPIES.number(bytes) as u8),
+            record: RecordNumber(RECORD.number(bytes)),
             out: out.collect(),
         })
     }
@@ -280,8 +281,7 @@ mod tests {
     }
 
     fn configuration(epoch: u64, number: u64) -> Configuration {
-        let out =
-            OutDisk { disk: DiskNumber(3), since: ConfigNumber(number), record: RecordNumber(900) };
+        let out = OutDisk { disk: DiskNumber(3), since: ConfigNumber(number) };
         Configuration {
             epoch: Epoch(epoch),
             number: ConfigNumber(number),
@@ -289,6 +289,7 @@ mod tests {
             owner_name: "attic".into(),
             released: true,
             copies: CopySet::first(3).without(1),
+            record: RecordNumber(900),
             out: vec![out, OutDisk { disk: DiskNumber(5), ..out }],
         }
     }
@@ -347,11 +348,7 @@ mod tests {
     fn more_disks_out_than_fit_are_an_error() {
         let mut configuration = configuration(4, 9);
         configuration.out = (0..OUT_DISKS_MAX as u32)
-            .map(|disk| OutDisk {
-                disk: DiskNumber(disk),
-                since: ConfigNumber(1),
-                record: RecordNumber(u64::MAX),
-            })
+            .map(|disk| OutDisk { disk: DiskNumber(disk), since: ConfigNumber(u64::MAX) })
             .collect();
         let bytes = configuration.encode(&place(), 0).unwrap();
         assert_eq!(select_vote(&place(), [Some(&bytes), None]).newest, Some(configuration.clone()));
@@ -369,10 +366,7 @@ mod tests {
         assert_eq!(&bytes[64..80], &[4, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(bytes[95], 0x33);
         assert_eq!(&bytes[96..102], b"attic\0");
-        assert_eq!(&bytes[160..168], &[2, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(
-            &bytes[168..192],
-            &[3, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0x84, 3, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0]
-        );
+        assert_eq!(&bytes[160..176], &[0x84, 3, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(&bytes[176..192], &[3, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0]);
     }
 }

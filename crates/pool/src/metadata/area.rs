@@ -35,18 +35,23 @@
 //! | 48 | 8 | number |
 //! | 56 | 4 | bytes of the payload |
 //! | 60 | 4 | zero |
-//! | 64 | | payload: records (`codec`) |
+//! | 64 | 8 | configuration number under which it was committed |
+//! | 72 | | payload: records (`codec`) |
+//!
+//! An entry is written once its predecessor is on all current copies: so it proves that one committed,
+//! and an entry behind a place where none is sound proves damage there.
 //!
 //! Protects against: torn checkpoints and entries (CRCs; the other slot), entries of an earlier
 //! generation or owner in the same place (generation, epoch, chain), two histories (chain), another
-//! pool's area, and a log without its checkpoint (see `recover`).
+//! pool's area, a log without its checkpoint or with a gap (see `recover`), and votes that are older
+//! than the metadata (configuration number).
 
 use block::{BLOCK_BYTES, Buffer, BufferMut, Epoch, crc32c};
 
 use super::{MetaRecord, Metadata, PoolIdentity, encode_records};
 use crate::format::field::{Field, crc_without};
 use crate::format::{
-    DiskGeometry, FailureDomain, MIB, Malformed, PoolId, Reader, RecordNumber, Writer,
+    ConfigNumber, DiskGeometry, FailureDomain, MIB, Malformed, PoolId, Reader, RecordNumber, Writer,
 };
 
 const CHECKPOINT_MAGIC: &[u8; 8] = b"epCHECKP";
@@ -71,9 +76,10 @@ const ENTRY_EPOCH: Field = ENTRY_GENERATION.then(8);
 const ENTRY_NUMBER: Field = ENTRY_EPOCH.then(8);
 const ENTRY_LENGTH: Field = ENTRY_NUMBER.then(4);
 const ENTRY_ZERO: Field = ENTRY_LENGTH.then(4);
-const ENTRY_HEADER_BYTES: usize = ENTRY_ZERO.end();
+const ENTRY_CONFIG: Field = ENTRY_ZERO.then(8);
+const ENTRY_HEADER_BYTES: usize = ENTRY_CONFIG.end();
 
-const _: () = assert!(ENTRY_HEADER_BYTES == 64);
+const _: () = assert!(ENTRY_HEADER_BYTES == 72);
 
 /// Smallest quarter of an area.
 const QUARTER_BYTES_MIN: u64 = 2 * MIB;
@@ -240,10 +246,11 @@ pub fn encode_checkpoint(
     Ok(EncodedCheckpoint { bytes: bytes.freeze(), at: layout.checkpoint_offset(slot), after })
 }
 
-/// The bytes of the next log entry: one transaction.
+/// The bytes of the next log entry: one transaction, under a configuration.
 pub fn encode_entry(
     layout: &AreaLayout,
     position: &AreaPosition,
+    config: ConfigNumber,
     records: &[MetaRecord],
 ) -> Result<EncodedEntry, LogFull> {
     let payload = encode_records(records);
@@ -264,6 +271,7 @@ pub fn encode_entry(
     ENTRY_EPOCH.put_number(&mut bytes, position.epoch.0);
     ENTRY_NUMBER.put_number(&mut bytes, number.0);
     ENTRY_LENGTH.put_number(&mut bytes, payload.len() as u64);
+    ENTRY_CONFIG.put_number(&mut bytes, config.0);
     bytes[ENTRY_HEADER_BYTES..used].copy_from_slice(&payload);
     let crc = crc_without(&bytes[..used], CRC);
     CRC.put_number(&mut bytes, u64::from(crc));
@@ -355,6 +363,7 @@ pub(crate) struct CheckedEntry<'a> {
     pub(crate) epoch: Epoch,
     pub(crate) number: RecordNumber,
     pub(crate) previous: u32,
+    pub(crate) config: ConfigNumber,
     pub(crate) crc: u32,
     pub(crate) payload: &'a [u8],
     /// Bytes that it takes in the log.
@@ -377,6 +386,7 @@ pub(crate) fn check_entry(bytes: &[u8], pool: PoolId) -> Option<CheckedEntry<'_>
         epoch: Epoch(ENTRY_EPOCH.number(entry)),
         number: RecordNumber(ENTRY_NUMBER.number(entry)),
         previous: ENTRY_PREVIOUS.number32(entry),
+        config: ConfigNumber(ENTRY_CONFIG.number(entry)),
         crc: CRC.number32(entry),
         payload: entry.get(ENTRY_HEADER_BYTES..)?,
         len: used.next_multiple_of(BLOCK_BYTES),

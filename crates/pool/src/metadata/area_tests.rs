@@ -39,7 +39,7 @@ impl Copy {
 
     /// The write that commits a transaction; this copy knows it, its bytes don't have it yet.
     fn commit(&mut self, records: &[MetaRecord]) -> Result<Write, LogFull> {
-        let entry = encode_entry(&self.layout, &self.position, records)?;
+        let entry = encode_entry(&self.layout, &self.position, ConfigNumber(7), records)?;
         self.metadata.apply_all(records).unwrap();
         self.position = entry.after;
         let at = (self.layout.log_offset(self.slot) + entry.log_at) as usize;
@@ -245,6 +245,38 @@ fn a_damaged_checkpoint_that_was_in_use_is_not_replaced_by_an_older_one() {
 }
 
 #[test]
+fn a_gap_in_the_log_is_no_end_of_it() {
+    let mut copy = Copy::new(8);
+    for record in &history()[..5] {
+        copy.apply(std::slice::from_ref(record));
+    }
+    let log_at = copy.layout.log_offset(0) as usize;
+    for lost in 0..4_u64 {
+        for zeroed in [false, true] {
+            let mut damaged = copy.clone();
+            let at = log_at + lost as usize * BLOCK_BYTES;
+            match zeroed {
+                true => damaged.bytes[at..at + BLOCK_BYTES].fill(0),
+                false => damaged.bytes[at + 70] ^= 1,
+            }
+            let (after, found) = (RecordNumber(lost), RecordNumber(lost + 2));
+            assert_eq!(damaged.recover().unwrap_err(), AreaFault::Gap { after, found });
+        }
+    }
+    // The last one may be torn. What an earlier generation left behind isn't of this log.
+    let mut torn = copy.clone();
+    torn.bytes[log_at + 4 * BLOCK_BYTES + 70] ^= 1;
+    assert_eq!(torn.recovered().position.number, RecordNumber(4));
+    for _ in 0..2 {
+        let checkpoint = copy.checkpoint(1);
+        copy.store(&checkpoint);
+    }
+    copy.apply(&history()[5..6]);
+    copy.assert_recovers();
+    assert_eq!(copy.recovered().config, ConfigNumber(7));
+}
+
+#[test]
 fn blank_and_foreign_areas_are_named() {
     let copy = Copy::new(2);
     let mut blank = copy.clone();
@@ -266,7 +298,7 @@ fn sound_bytes_without_sense_are_refused() {
         node: uuid::Uuid::nil(),
         node_name: String::new(),
     };
-    let entry = encode_entry(&copy.layout, &copy.position, &[moved]).unwrap();
+    let entry = encode_entry(&copy.layout, &copy.position, ConfigNumber(7), &[moved]).unwrap();
     let at = copy.layout.log_offset(0) as usize;
     copy.bytes[at..at + BLOCK_BYTES].copy_from_slice(&entry.bytes);
     assert!(matches!(copy.recover().unwrap_err(), AreaFault::Inconsistent { .. }));
@@ -364,13 +396,14 @@ fn golden_bytes() {
     let entry = &write.bytes;
     assert_eq!(&entry[..8], b"epMETLOG");
     assert_eq!(entry[12..16], header[64..68]);
-    assert_eq!(&entry[32..67], &{
-        let mut expected = [0; 35];
+    assert_eq!(&entry[32..75], &{
+        let mut expected = [0; 43];
         expected[0] = 1;
         expected[8] = 1;
         expected[16] = 1;
         expected[24] = 3;
-        expected[32..].copy_from_slice(&[20, 1, b'p']);
+        expected[32] = 7;
+        expected[40..].copy_from_slice(&[20, 1, b'p']);
         expected
     });
 }

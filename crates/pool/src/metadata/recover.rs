@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use block::Epoch;
+use block::{BLOCK_BYTES, Epoch};
 
-use super::area::{CheckpointSlot, check_checkpoint, check_entry, split_payload};
+use super::area::{CheckpointSlot, check_checkpoint, check_entry, entry_claim, split_payload};
 use super::{AreaLayout, AreaPosition, Inconsistent, Metadata, decode_records};
-use crate::format::{Malformed, PoolId, RecordNumber};
+use crate::format::{ConfigNumber, Malformed, PoolId, RecordNumber};
 
 /// Why a copy can't be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,6 +23,14 @@ pub enum AreaFault {
     NewestDamaged {
         /// Generation of the damaged one.
         generation: u64,
+    },
+    /// An entry is damaged that was committed: one behind it was written.
+    #[error("the metadata log is damaged after {after}, though it goes on to {found}")]
+    Gap {
+        /// The last record before it.
+        after: RecordNumber,
+        /// The first one behind it.
+        found: RecordNumber,
     },
     /// Bytes with a sound CRC that aren't what the encoder yields.
     #[error("the metadata up to {number} is {fault}")]
@@ -42,6 +50,16 @@ pub enum AreaFault {
     },
 }
 
+impl AreaFault {
+    /// The last record of which a damaged copy proves that it was committed.
+    pub fn proves(&self) -> Option<RecordNumber> {
+        match self {
+            AreaFault::Gap { found, .. } => Some(RecordNumber(found.0.saturating_sub(1))),
+            _ => None,
+        }
+    }
+}
+
 /// What a copy holds.
 #[derive(Clone, Debug)]
 pub struct Recovered {
@@ -53,6 +71,8 @@ pub struct Recovered {
     pub slot: usize,
     /// The highest generation in either slot.
     pub highest_generation: u64,
+    /// The newest configuration that its entries know of.
+    pub config: ConfigNumber,
     checkpoint: (RecordNumber, u32),
     entries: BTreeMap<RecordNumber, u32>,
 }
@@ -126,6 +146,7 @@ pub fn recover_copy(
         position,
         slot,
         highest_generation,
+        config: ConfigNumber(0),
         checkpoint: (stamp.number, crc),
         entries: BTreeMap::new(),
     };
@@ -153,18 +174,15 @@ impl Recovered {
     fn replay(&mut self, log: &[u8]) -> Result<(), AreaFault> {
         loop {
             let at = usize::try_from(self.position.log_at).unwrap_or(usize::MAX);
-            let Some(entry) = check_entry(log.get(at..).unwrap_or_default(), self.position.pool)
-            else {
-                return Ok(());
-            };
+            let rest = log.get(at..).unwrap_or_default();
             let number = self.position.number;
-            if entry.generation != self.position.generation
-                || entry.epoch != self.position.epoch
-                || entry.number != number.next()
-                || entry.previous != self.position.chain
-            {
-                return Ok(());
-            }
+            let entry = check_entry(rest, self.position.pool).filter(|entry| {
+                entry.generation == self.position.generation
+                    && entry.epoch == self.position.epoch
+                    && entry.number == number.next()
+                    && entry.previous == self.position.chain
+            });
+            let Some(entry) = entry else { return self.look_behind(rest) };
             let records = decode_records(entry.payload)
                 .map_err(|fault| AreaFault::Malformed { number, fault })?;
             self.metadata
@@ -173,8 +191,32 @@ impl Recovered {
             self.position.number = entry.number;
             self.position.chain = entry.crc;
             self.position.log_at += entry.len as u64;
+            self.config = self.config.max(entry.config);
             self.entries.insert(entry.number, entry.crc);
         }
+    }
+
+    /// Whether this is the log's end: a later entry of it anywhere behind says that one is damaged.
+    fn look_behind(&self, rest: &[u8]) -> Result<(), AreaFault> {
+        let position = &self.position;
+        // What only claims to be an entry may claim to be long: such claims are not followed for ever.
+        let mut budget = rest.len().saturating_mul(4);
+        for at in (0..rest.len()).step_by(BLOCK_BYTES) {
+            let here = rest.get(at..).unwrap_or_default();
+            let Some(claim) = entry_claim(here, position.pool) else { continue };
+            let later = (claim.generation, claim.epoch) == (position.generation, position.epoch)
+                && claim.number > position.number;
+            if !later || claim.bytes > budget {
+                continue;
+            }
+            budget -= claim.bytes;
+            if let Some(entry) = check_entry(here, position.pool)
+                && entry.number > position.number.next()
+            {
+                return Err(AreaFault::Gap { after: position.number, found: entry.number });
+            }
+        }
+        Ok(())
     }
 
     /// The first record in which two copies tell different histories.

@@ -9,6 +9,7 @@ mod frames;
 mod holes;
 mod logs;
 mod losses;
+mod metadata;
 mod nodes;
 pub mod nth_step;
 mod owners;
@@ -44,6 +45,7 @@ pub fn named() -> Vec<Scenario> {
         checksums::SCENARIOS,
         logs::SCENARIOS,
         nth_step::SCENARIOS,
+        metadata::SCENARIOS,
     ]
     .concat()
 }

@@ -57,7 +57,8 @@ fn commit(images: &mut [Vec<u8>], records: &[MetaRecord]) -> Vec<u64> {
             let area = &image[from..from + geometry.metadata_bytes() as usize];
             let recovered = recover_copy(pool, &layout, area).unwrap();
             let position: AreaPosition = recovered.position;
-            let entry = encode_entry(&layout, &position, records).unwrap();
+            let entry =
+                encode_entry(&layout, &position, crate::format::ConfigNumber(1), records).unwrap();
             let place = from + (layout.log_offset(recovered.slot) + entry.log_at) as usize;
             (place, entry)
         };

@@ -40,7 +40,7 @@ impl Bench {
     }
 
     /// Another supervisor over the same disks, now.
-    fn other(&self, owner: u128) -> Bench {
+    pub(super) fn other(&self, owner: u128) -> Bench {
         Bench::with(77, self.disks.clone(), self.executor.handle().now(), owner)
     }
 }
@@ -341,7 +341,7 @@ fn an_owner_that_comes_back_during_an_import_keeps_its_pool() {
     let (engine, slot) = (Rc::clone(&second.engine), Rc::clone(&result));
     let grace = Duration::from_secs(90);
     second.executor.handle().spawn(async move {
-        let options = ImportOptions { grace: Some(grace), force: false };
+        let options = ImportOptions { grace: Some(grace), ..ImportOptions::default() };
         let imported = engine.import_pool("pool", options).await;
         *slot.borrow_mut() = Some(imported);
     });
@@ -365,7 +365,8 @@ fn an_import_that_failed_is_over() {
     let second = Bench::with(301, first.disks.clone(), now, 2);
     second.pass(Duration::from_secs(2));
     let (engine, runtime) = (Rc::clone(&second.engine), second.executor.handle());
-    let options = ImportOptions { grace: Some(Duration::from_secs(1)), force: true };
+    let grace = Some(Duration::from_secs(1));
+    let options = ImportOptions { grace, force: true, ..ImportOptions::default() };
     // Its disks go while it is asked for.
     let disks = second.disks.iter().map(|disk| disk.name.clone()).collect::<Vec<_>>();
     let imported = second.run(async move {

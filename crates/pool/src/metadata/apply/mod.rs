@@ -12,10 +12,14 @@ use std::collections::BTreeSet;
 use super::{
     Counters, Disk, DiskState, ExtentRange, MetaRecord, Metadata, RunKey, Segment, Volume,
 };
-use crate::format::{BirthId, DiskNumber, ExtentNumber, NAME_BYTES_MAX, SegmentNumber, VolumeId};
+use crate::format::{
+    BirthId, DiskNumber, ExtentNumber, NAME_BYTES_MAX, ReleaseNumber, SegmentNumber, VolumeId,
+};
 
 /// Widest set of groups.
 pub const WIDTH_MAX: u16 = 64;
+/// More than an owner ever has under way.
+const RELEASES_SKIPPED: u64 = 1024;
 /// Most copies of a mirror.
 pub const COPIES_MAX: u8 = 8;
 
@@ -151,6 +155,12 @@ impl Metadata {
         }
         self.next = counters;
         Ok(())
+    }
+
+    /// Leaves out numbers that the former owner may have given to releases that were never committed:
+    /// disks may have confirmed them, and would pass for having the releases that get them next.
+    pub fn skip_releases(&mut self) {
+        self.next.release = ReleaseNumber(self.next.release.0.saturating_add(RELEASES_SKIPPED));
     }
 
     fn disk_mut(&mut self, number: DiskNumber) -> Result<&mut Disk, Inconsistent> {

@@ -1,0 +1,154 @@
+//! Adopting the metadata when a pool is opened: the longest sound tail of the copies that the newest
+//! configuration names. It is refused, by name, when anything in sight knows of a later record: the
+//! newest copy may be away, and what is in sight a copy that rotted, lost a write or was rolled back.
+//! Old maps give extents that others own by now; nothing may be served by them unasked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::future::join_all;
+
+use super::commit::Area;
+use super::io::read_run;
+use super::observe::read_slots;
+use super::open::{Claimed, OpenRequest, Quorum, SeenDisk};
+use crate::error::PoolError;
+use crate::format::{Configuration, DiskGeometry, DiskId, RecordNumber, select_confirm};
+use crate::metadata::{AreaFault, AreaLayout, Metadata, Recovered, choose_copy, recover_copy};
+
+/// More than are committed before some disk confirms a release.
+const RECORDS_SKIPPED: u64 = 1 << 20;
+
+/// A record that was committed, and who knows of it.
+struct Witness {
+    record: RecordNumber,
+    who: String,
+}
+
+/// Why a copy is of no use, and what it proves all the same.
+struct Unusable {
+    why: String,
+    proves: Option<RecordNumber>,
+}
+
+impl OpenRequest {
+    /// Reads the metadata copies that are current and in sight; the longest valid tail counts.
+    pub(super) async fn adopt(
+        &self,
+        quorum: &Quorum,
+        before: &Configuration,
+        claimed: &[Claimed],
+    ) -> Result<(Metadata, Area), PoolError> {
+        let current: BTreeSet<DiskId> = before
+            .copies
+            .iter()
+            .filter_map(|index| quorum.vote_disks.get(index))
+            .copied()
+            .collect();
+        let holders: Vec<_> =
+            claimed.iter().filter(|c| current.contains(&c.disk.label.disk)).collect();
+        let mut witnesses = self.witnesses(before, claimed).await;
+        let reads = holders.iter().map(|claimed| self.read_area(&claimed.disk));
+        let mut copies: Vec<Recovered> = Vec::new();
+        let (mut layout, mut faults) = (None, Vec::new());
+        // The next checkpoint goes to the slot that doesn't hold a copy's newest.
+        let mut slots: BTreeMap<DiskId, usize> = BTreeMap::new();
+        for (holder, found) in holders.iter().zip(join_all(reads).await) {
+            let name = &holder.disk.place.name;
+            match found {
+                Ok((recovered, found)) => {
+                    slots.insert(holder.disk.label.disk, recovered.slot);
+                    copies.push(recovered);
+                    layout = Some(found);
+                }
+                Err(Unusable { why, proves }) => {
+                    faults.push(format!("{name}: {why}"));
+                    let who = format!("the metadata log of {name}, behind damage,");
+                    witnesses.extend(proves.map(|record| Witness { record, who }));
+                }
+            }
+        }
+        let faults = match faults.is_empty() {
+            true => String::new(),
+            false => format!(" ({})", faults.join("; ")),
+        };
+        // Who is away may have more; who is there and of no use was named with its fault.
+        let away = |disk: &&DiskId| !holders.iter().any(|holder| holder.disk.label.disk == **disk);
+        let missing: Vec<String> =
+            current.iter().filter(away).map(|disk| self.name_of(*disk)).collect();
+        let unusable = |why: String| PoolError::NoQuorum {
+            pool: self.name.clone(),
+            why,
+            missing: missing.clone(),
+        };
+        let best = choose_copy(&copies).map_err(|error| {
+            unusable(format!("no usable copy of its metadata: {error}{faults}"))
+        })?;
+        let highest = copies.iter().map(|copy| copy.highest_generation).max().unwrap_or(0);
+        let layout = layout.ok_or_else(|| unusable("no metadata area".into()))?;
+        let mut chosen = copies.swap_remove(best);
+        chosen.position.generation = highest;
+        let ends = chosen.position.number;
+        let newest = witnesses.into_iter().max_by_key(|witness| witness.record);
+        let committed = newest.as_ref().map_or(RecordNumber(0), |witness| witness.record);
+        if let Some(Witness { record, who }) = newest.filter(|witness| witness.record > ends) {
+            if !self.outdated {
+                return Err(unusable(format!(
+                    "its metadata in sight ends at {ends}, {who} knows of {record}{faults}; \
+                     `etherpool pool import --outdated-metadata` gives up what was changed since"
+                )));
+            }
+            tracing::warn!(pool = %self.name, %ends, %record, "outdated metadata is adopted");
+            // No later number means two things. Logs may know of more than votes and confirm blocks.
+            chosen.position.number = RecordNumber(record.0.saturating_add(RECORDS_SKIPPED));
+        }
+        if chosen.config > before.number && !self.outdated {
+            return Err(PoolError::NoQuorum {
+                pool: self.name.clone(),
+                why: format!(
+                    "its votes in sight are older than its metadata ({}, which knows of {})",
+                    before.number, chosen.config
+                ),
+                missing: self.votes_away(quorum, claimed),
+            });
+        }
+        chosen.metadata.skip_releases();
+        let area = Area::new(layout, chosen.position, slots, committed);
+        Ok((chosen.metadata, area))
+    }
+
+    fn votes_away(&self, quorum: &Quorum, claimed: &[Claimed]) -> Vec<String> {
+        let away = |disk: &&DiskId| !claimed.iter().any(|c| c.disk.label.disk == **disk);
+        quorum.vote_disks.iter().filter(away).map(|disk| self.name_of(*disk)).collect()
+    }
+
+    /// What the votes and the disks' confirm blocks know to be committed.
+    async fn witnesses(&self, before: &Configuration, claimed: &[Claimed]) -> Vec<Witness> {
+        let mut known = vec![Witness { record: before.record, who: "a vote".into() }];
+        let reads = claimed.iter().map(|claimed| async move {
+            let SeenDisk { device, label, place, .. } = &claimed.disk;
+            let slots = read_slots(&**device, DiskGeometry::confirm_slots(), 8);
+            let slots = self.within(slots).await.ok()?;
+            let slots = [slots[0].as_deref(), slots[1].as_deref()];
+            let record = select_confirm(self.id, label.disk, slots).newest?.record;
+            Some(Witness { record, who: format!("{}, by what it confirmed,", place.name) })
+        });
+        known.extend(join_all(reads).await.into_iter().flatten());
+        known
+    }
+
+    async fn read_area(&self, disk: &SeenDisk) -> Result<(Recovered, AreaLayout), Unusable> {
+        let unusable = |why: String| Unusable { why, proves: None };
+        let geometry = disk.label.geometry;
+        let layout = AreaLayout::of(&geometry);
+        let layout = layout.ok_or_else(|| unusable("it has no metadata area".into()))?;
+        let sectors = layout.area_bytes() / block::SECTOR_BYTES as u64;
+        let reading = read_run(&*disk.device, geometry.metadata_start(), sectors);
+        let area = self.within(reading).await.map_err(|error| unusable(error.to_string()))?;
+        let recovered = recover_copy(self.id, &layout, &area);
+        let recovered = recovered.map_err(|fault: AreaFault| Unusable {
+            why: fault.to_string(),
+            proves: fault.proves(),
+        })?;
+        Ok((recovered, layout))
+    }
+}

@@ -1,0 +1,225 @@
+//! Votes and metadata copies: what was forgotten, rolled back or overtaken doesn't count.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::super::slot::Import;
+use super::super::testing::{Bench, Mode, TestDisk};
+use super::super::{ImportOptions, VolumeSize};
+use super::{MIB, pattern};
+use crate::error::PoolError;
+use crate::format::{DiskGeometry, DiskNumber, PoolId};
+use crate::metadata::{AreaLayout, Layout, Metadata, recover_copy};
+use crate::report::{DiskState, PoolEvent, PoolState};
+
+impl Bench {
+    fn add_volume(&self, name: &'static str) {
+        let engine = Rc::clone(&self.engine);
+        let made = async move {
+            engine.create_volume("pool", name, VolumeSize::Bytes(MIB), Layout::Mirror(2)).await
+        };
+        self.run(made).unwrap();
+    }
+
+    /// The metadata that a disk's copy alone yields.
+    fn copy_of(&self, disk: usize) -> Metadata {
+        let open = self.engine.inner.open_pool("pool").unwrap();
+        let geometry = open.pool.member(DiskNumber(disk as u32)).unwrap().geometry;
+        let layout = AreaLayout::of(&geometry).unwrap();
+        let start = geometry.metadata_offset() as usize;
+        let image = self.disks[disk].image();
+        let area = &image[start..start + layout.area_bytes() as usize];
+        recover_copy(open.pool.id, &layout, area).unwrap().metadata
+    }
+}
+
+/// Finding 1.6: entries behind a hole are never found.
+#[test]
+fn a_metadata_copy_that_was_rolled_back_takes_no_entries_behind_a_hole() {
+    for hinted in [false, true] {
+        let (bench, _volume) = Bench::mirrored(300);
+        let image = bench.disks[1].image();
+        bench.add_volume("later");
+        bench.disks[1].set_image(&image);
+        if hinted {
+            bench.set_mode(1, Mode::Well);
+        }
+        // The one entry that is under way when nobody knows yet of the restart.
+        bench.add_volume("last");
+        bench.until(|report| report.state == PoolState::Online);
+        bench.pass(Duration::from_secs(5));
+        let open = bench.engine.inner.open_pool("pool").unwrap();
+        let now = open.pool.meta.borrow().clone();
+        assert_eq!(open.pool.config.borrow().copies.len(), 3, "hinted: {hinted}");
+        for disk in 0..3 {
+            assert!(bench.copy_of(disk) == now, "copy {disk}, hinted: {hinted}");
+        }
+    }
+}
+
+/// The only copy left is rolled back: memory has everything, and it is written whole.
+#[test]
+fn the_last_metadata_copy_is_written_whole_when_it_was_rolled_back() {
+    let (bench, _volume) = Bench::mirrored(301);
+    // A pool of three votes goes on with two, and with one copy of its metadata.
+    bench.disks[2].mode.set(Mode::Lost);
+    bench.add_volume("without-2");
+    let open = bench.engine.inner.open_pool("pool").unwrap();
+    let pool = Rc::clone(&open.pool);
+    bench
+        .run(async move {
+            pool.change_configuration(|config| {
+                config.copies = config.copies.without(0);
+                true
+            })
+            .await
+        })
+        .unwrap();
+    assert_eq!(open.pool.config.borrow().copies.iter().collect::<Vec<_>>(), [1]);
+    let image = bench.disks[1].image();
+    bench.add_volume("later");
+    bench.disks[1].set_image(&image);
+    bench.add_volume("last");
+    assert!(bench.copy_of(1) == *open.pool.meta.borrow());
+}
+
+/// Finding 1.8: an exclusion that was committed between a look at the votes and their claim counts,
+/// though those who know of it don't answer at that moment.
+#[test]
+fn votes_are_read_again_once_they_are_claimed() {
+    let (first, volume) = Bench::mirrored(302);
+    let second = first.other(2);
+    second.pass(Duration::from_secs(5));
+    let request = || {
+        let inner = &second.engine.inner;
+        let slot = inner.find_slot("pool").unwrap();
+        let (force, outdated) = (true, false);
+        slot.import.set(Some(Import { grace: Duration::ZERO, force, outdated }));
+        let request = inner.request(&slot);
+        slot.import.set(None);
+        request
+    };
+    let looked = request();
+    first.disks[2].mode.set(Mode::Lost);
+    first.write(&volume, 3, pattern(3, 4, 9)).unwrap();
+    first.add_volume("later");
+    let open = first.engine.inner.open_pool("pool").unwrap();
+    let told = open.pool.config.borrow().clone();
+    assert!(told.is_out(DiskNumber(2)));
+    for disk in 0..2 {
+        first.disks[disk].vote_reads_lost.set(1);
+    }
+    first.disks[2].mode.set(Mode::Well);
+    let opened = second.run(looked.open());
+    let error = opened.err().expect("two of three votes weren't read");
+    assert!(matches!(error, PoolError::NoQuorum { .. }), "{error}");
+    let again = second.run(request().open()).unwrap();
+    assert!(again.pool.meta.borrow().volume_by_name("later").is_some());
+}
+
+/// A vote under a later epoch than ours is a newer owner's: its disk isn't taken in.
+#[test]
+fn a_vote_of_a_newer_owner_is_not_overwritten() {
+    let (bench, _volume) = Bench::mirrored(303);
+    let open = bench.engine.inner.open_pool("pool").unwrap();
+    let mut newer = open.pool.config.borrow().clone();
+    newer.epoch = newer.epoch.next();
+    newer.owner_name = "cellar".into();
+    let member = open.pool.member(DiskNumber(2)).unwrap();
+    let place = super::super::config::vote_place(PoolId(open.pool.id.0), member.id);
+    let record = newer.encode(&place, 0).unwrap();
+    let at = DiskGeometry::vote_slots()[0].byte_offset() as usize;
+    let mut image = bench.disks[2].image();
+    image[at..at + record.len()].copy_from_slice(&record);
+    bench.disks[2].set_image(&image);
+    bench.set_mode(2, Mode::Well);
+    bench.pass(Duration::from_secs(5));
+    let report = bench.report();
+    let refused = report
+        .disks
+        .iter()
+        .any(|disk| matches!(&disk.state, DiskState::Refused { why } if why.contains("cellar")));
+    assert!(refused, "{report:#?}");
+}
+
+/// Finding 1.4: the newest metadata is away, and what is in sight lost entries; votes and confirm
+/// blocks know of them.
+#[test]
+fn metadata_older_than_any_witness_is_refused() {
+    let (bench, volume) = Bench::mirrored(310);
+    bench.disks[2].mode.set(Mode::Lost);
+    bench.add_volume("first");
+    let open = bench.engine.inner.open_pool("pool").unwrap();
+    let geometry = open.pool.member(DiskNumber(1)).unwrap().geometry;
+    let area = geometry.metadata_offset() as usize;
+    let area = area..area + geometry.metadata_bytes() as usize;
+    let before = bench.disks[1].image();
+    bench.add_volume("later");
+    bench.write(&volume, 3, pattern(3, 4, 9)).unwrap();
+    // Brought into place, and confirmed with the metadata as it is by then.
+    bench.pass(Duration::from_secs(5));
+    let known = open.pool.area.borrow().committed();
+    drop((open, volume));
+    let mut image = bench.disks[1].image();
+    image[area.clone()].copy_from_slice(&before[area]);
+    bench.disks[1].set_image(&image);
+    let bench = bench.power_cut();
+    bench.disks[0].mode.set(Mode::Lost);
+    bench.pass(Duration::from_secs(20));
+    let state = bench.report().state;
+    let PoolState::Suspended { reason } = &state else { panic!("{state:?}") };
+    assert!(reason.contains("knows of") && reason.contains("e0.0"), "{reason}");
+    let engine = Rc::clone(&bench.engine);
+    let options =
+        ImportOptions { grace: Some(Duration::ZERO), force: true, outdated_metadata: true };
+    bench.run(async move { engine.import_pool("pool", options).await }).unwrap();
+    let open = bench.engine.inner.open_pool("pool").unwrap();
+    assert!(open.pool.meta.borrow().volume_by_name("first").is_some());
+    assert!(open.pool.meta.borrow().volume_by_name("later").is_none());
+    assert!(open.pool.area.borrow().committed() >= known);
+}
+
+/// Finding 1.10: of two devices with one identity the second one waits until the first is gone.
+#[test]
+fn a_copy_of_a_disk_is_not_taken_for_it_while_it_answers() {
+    let (bench, _volume) = Bench::mirrored(311);
+    let copy = TestDisk::new("e9.0", 9, bench.disks[1].image().len());
+    copy.set_image(&bench.disks[1].image());
+    bench.add_volume("later");
+    bench.attach(&copy);
+    bench.pass(Duration::from_secs(12));
+    let engine = Rc::clone(&bench.engine);
+    let seen = bench.run(async move { engine.disks().await });
+    let refused = seen.iter().find(|disk| disk.name == "e9.0").unwrap();
+    assert!(matches!(&refused.state, DiskState::Refused { why } if why.contains("e1.0")));
+    assert!(bench.report().disks.iter().any(|disk| disk.name == "e1.0"));
+    assert_eq!(bench.report().state, PoolState::Online);
+    bench.set_mode(1, Mode::Lost);
+    bench.until(|report| report.disks.iter().any(|disk| disk.name == "e9.0"));
+}
+
+/// Finding 1.9: what is on one machine is lost together.
+#[test]
+fn a_disk_on_another_machine_changes_its_failure_domain() {
+    let (bench, _volume) = Bench::mirrored(312);
+    assert_eq!(bench.report().survives, 1);
+    let moved = TestDisk::new("e0.1", 0, bench.disks[1].image().len());
+    bench.disks[1].mode.set(Mode::Lost);
+    bench.engine.remove_device("e1.0");
+    moved.set_image(&bench.disks[1].image());
+    bench.events();
+    bench.attach(&moved);
+    bench.until(|report| report.disks.iter().any(|disk| disk.name == "e0.1"));
+    bench.pass(Duration::from_secs(5));
+    let report = bench.report();
+    assert!(report.disks.iter().all(|disk| disk.state == DiskState::Usable), "{report:#?}");
+    // Two of three votes would be lost with that machine, and perhaps both copies.
+    assert_eq!(report.survives, 0);
+    let told = bench.events().into_iter().find_map(|event| match event {
+        PoolEvent::DiskMoved { from, to, shared, .. } => Some((from, to, shared)),
+        _ => None,
+    });
+    let (from, to, shared) = told.unwrap();
+    assert_eq!((from.as_str(), to.as_str()), ("node-1", "node-0"));
+    assert!(shared.contains("votes are"), "{shared}");
+}

@@ -1,0 +1,123 @@
+//! Two devices with one identity: a clone of a disk, a snapshot of its image, or one disk by two names.
+//! Both pass for the member, and what is written to one is missed by the other without anybody knowing.
+//! So the second one is refused while the first answers; where none is held, the one whose reservation
+//! is older, because it missed an owner; and where that doesn't tell them apart, both.
+
+use std::rc::Rc;
+
+use super::member::Member;
+use super::observe::Content;
+use super::observe::read_label;
+use super::open_pool::OpenPool;
+use super::slot::{Device, Inner};
+use crate::format::{DiskId, LabelState, PoolId};
+use crate::report::PoolEvent;
+
+impl Inner {
+    /// Why a labelled device isn't taken for the disk that its label names, if it isn't.
+    pub(super) fn why_not_itself(&self, device: &Device) -> Option<String> {
+        let identity = identity_of(device)?;
+        let devices = self.devices.borrow();
+        let twins: Vec<&Rc<Device>> = devices
+            .values()
+            .filter(|other| !std::ptr::eq(&***other, device))
+            .filter(|other| identity_of(other) == Some(identity))
+            .collect();
+        if twins.is_empty() {
+            return None;
+        }
+        let held = self.open_pool_of(device).and_then(|(open, disk)| open.pool.member_by_id(disk));
+        if let Some(held) = held.and_then(|member| member.device()) {
+            let holder = devices.values().find(|other| Rc::ptr_eq(&other.device, &held))?;
+            return (!Rc::ptr_eq(&held, &device.device)).then(|| refusal(&holder.facts.name));
+        }
+        let newest = twins.iter().max_by_key(|twin| twin.epoch.get())?;
+        match device.epoch.get().cmp(&newest.epoch.get()) {
+            std::cmp::Ordering::Greater => None,
+            std::cmp::Ordering::Less => Some(format!(
+                "it carries the identity of {}, which has had a later owner; {REMEDY}",
+                newest.facts.name
+            )),
+            std::cmp::Ordering::Equal => Some(format!(
+                "it carries the identity of {}, and nothing tells which is the disk and which its copy; \
+                 take the copy away (stop exporting it)",
+                newest.facts.name
+            )),
+        }
+    }
+
+    /// A device in sight that is labelled as a member of an open pool: it is taken for it, unless
+    /// another one is held for that and answers.
+    pub(super) fn take_or_part(
+        self: &Rc<Self>,
+        open: &Rc<OpenPool>,
+        member: &Rc<Member>,
+        device: &Rc<Device>,
+    ) {
+        match member.device() {
+            Some(held) if Rc::ptr_eq(&held, &device.device) => {}
+            Some(_) if device.parted.replace(true) => {}
+            Some(_) => {
+                let (this, open) = (Rc::clone(self), Rc::clone(open));
+                let (member, device) = (Rc::clone(member), Rc::clone(device));
+                self.runtime.spawn(async move {
+                    if this.is_left_alone(&open, &member, &device).await {
+                        this.take(&open, &member, &device);
+                    }
+                    device.parted.set(false);
+                });
+            }
+            None => self.take(open, member, device),
+        }
+    }
+
+    fn take(&self, open: &Rc<OpenPool>, member: &Rc<Member>, device: &Device) {
+        let (place, machine) = (device.facts.place(), device.facts.node);
+        open.attach(member, place, machine, Rc::clone(&device.device));
+    }
+
+    /// Waits until the device that is held for a member doesn't answer as it any more; tells whether
+    /// `device` is to be taken in its place.
+    async fn is_left_alone(&self, open: &OpenPool, member: &Member, device: &Device) -> bool {
+        let identity = Some((open.pool.id, member.id));
+        let mut told = false;
+        loop {
+            let over = device.gone.get() || open.pool.lease.ended().is_some();
+            if over || identity_of(device) != identity {
+                return false;
+            }
+            let Some(held) = member.device() else { return true };
+            if Rc::ptr_eq(&held, &device.device) {
+                return false;
+            }
+            let limit = self.config.limits.exclusion;
+            let label = runtime::timeout(&self.runtime, limit, read_label(&*held)).await;
+            match label {
+                Ok(Ok(LabelState::Labelled(label)))
+                    if Some((label.label.pool, label.label.disk)) == identity => {}
+                _ => return true,
+            }
+            if !std::mem::replace(&mut told, true) {
+                self.events.tell(PoolEvent::DiskRefused {
+                    pool: Some(open.pool.name.clone()),
+                    disk: device.facts.name.clone(),
+                    why: refusal(&member.display_name()),
+                });
+            }
+            self.runtime.sleep(self.config.limits.look_at_closed).await;
+        }
+    }
+}
+
+const REMEDY: &str = "take it away (stop exporting it), or wipe it if it is a copy";
+
+fn refusal(held: &str) -> String {
+    format!("it carries the identity of {held}, which answers; {REMEDY}")
+}
+
+fn identity_of(device: &Device) -> Option<(PoolId, DiskId)> {
+    match &*device.content.borrow() {
+        Content::Labelled { label, .. } => Some((label.label.pool, label.label.disk)),
+        _ => None,
+    }
+}
