@@ -28,6 +28,7 @@ pub use ids::{Epoch, Instance, OwnerId};
 pub use memory::MemoryDevice;
 pub use time::{Instant, spoken};
 pub use units::{
-    BLOCK_BYTES, BLOCK_SECTORS, Lba, SECTOR_BYTES, SectorRange, bytes_to_sectors_ceil,
+    BLOCK_BYTES, BLOCK_SECTORS, Lba, NAME_BYTES_MAX, SECTOR_BYTES, SectorRange,
+    bytes_to_sectors_ceil,
 };
 pub use window::Window;

@@ -5,8 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Longest name of a pool or volume, in bytes: what the disk format has room for.
-pub const NAME_BYTES_MAX: usize = 63;
+pub use block::NAME_BYTES_MAX;
 
 /// Why a text isn't the name that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -195,8 +194,8 @@ mod tests {
         for wrong in ["a", "a/", "/b", "a/b/c", "../x", "a/..", "a/b c", "a/\u{e9}", "-a/b"] {
             assert!(wrong.parse::<VolumeName>().is_err(), "{wrong}");
         }
-        assert!(check_name(&"x".repeat(63)).is_ok());
-        assert!(check_name(&"x".repeat(64)).is_err());
+        assert!(check_name(&"x".repeat(NAME_BYTES_MAX)).is_ok());
+        assert!(check_name(&"x".repeat(NAME_BYTES_MAX + 1)).is_err());
     }
 
     #[test]

@@ -3,8 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Longest name of a pool or of a volume, in bytes: both together fit what a loop device remembers.
-const PART_BYTES_MAX: usize = 48;
+use block::NAME_BYTES_MAX;
 
 /// `POOL/VOL`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,7 +15,7 @@ pub struct VolumeName {
 /// Neither letters, digits, `-`, `_` and `.` only, nor short, nor without a leading dot or dash.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no name of a volume: POOL/VOL, each of 1 to 48 letters, digits, '-', '_' or '.', \
+    "{0:?} is no name of a volume: POOL/VOL, each of 1 to {NAME_BYTES_MAX} letters, digits, '-', '_' or '.', \
      beginning with a letter or digit"
 )]
 pub struct InvalidName(pub String);
@@ -58,7 +57,7 @@ impl fmt::Display for VolumeName {
 
 fn is_part(part: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    part.len() <= PART_BYTES_MAX
+    part.len() <= NAME_BYTES_MAX
         && part.bytes().all(allowed)
         && part.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric())
 }

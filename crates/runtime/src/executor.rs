@@ -38,6 +38,8 @@ pub struct Handle {
 
 struct Shared {
     now: Cell<Instant>,
+    /// What `now` is read from now and then, if there is such a thing.
+    clock: RefCell<Option<Box<dyn Fn() -> Instant>>>,
     tasks: RefCell<BTreeMap<u64, Task>>,
     next_task: Cell<u64>,
     ready: Arc<ReadyQueue>,
@@ -92,6 +94,7 @@ impl Executor {
     ) -> Executor {
         let shared = Shared {
             now: Cell::new(now),
+            clock: RefCell::default(),
             tasks: RefCell::default(),
             next_task: Cell::new(0),
             ready: Arc::new(ReadyQueue { queue: Mutex::default(), on_wake: Box::new(on_wake) }),
@@ -105,6 +108,11 @@ impl Executor {
     /// What tasks are given.
     pub fn handle(&self) -> Handle {
         Handle { shared: Rc::clone(&self.shared) }
+    }
+
+    /// Gives it a clock to look at between two tellings of the time.
+    pub fn set_clock(&self, clock: impl Fn() -> Instant + 'static) {
+        *self.shared.clock.borrow_mut() = Some(Box::new(clock));
     }
 
     /// Tells the time; wakes the timers that are due. Time never goes back.
@@ -182,6 +190,13 @@ impl Handle {
     /// The present.
     pub fn now(&self) -> Instant {
         self.shared.now.get()
+    }
+
+    /// The present, looked up: [`now`](Handle::now) may be as old as the process was stopped for in the
+    /// middle of its work.
+    pub fn look_at_clock(&self) -> Instant {
+        let clock = self.shared.clock.borrow();
+        clock.as_ref().map_or(self.now(), |clock| clock().max(self.now()))
     }
 
     /// Runs `future` beside its caller, to its end.

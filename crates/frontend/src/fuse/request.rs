@@ -5,7 +5,8 @@ use std::rc::Rc;
 use futures::future::{FutureExt, LocalBoxFuture, try_join_all};
 
 use block::{
-    BlockDevice, Buffer, BufferMut, Durability, IoError, IoFuture, Lba, SECTOR_BYTES, SectorRange,
+    BlockDevice, Buffer, BufferMut, Durability, Instance, IoError, IoFuture, Lba, SECTOR_BYTES,
+    SectorRange,
 };
 
 use super::server::Pending;
@@ -94,7 +95,7 @@ pub fn perform(
                 .collect();
             async move { try_join_all(parts).await.map(|_| Buffer::empty()) }.boxed_local()
         }
-        VolumeRequest::Flush => futures::future::ready(Ok(Buffer::empty())).boxed_local(),
+        VolumeRequest::Flush => flush(Rc::clone(device)).boxed_local(),
         VolumeRequest::Zero { range, unmap: _ } => {
             let mut parts = split(range, part_sectors);
             let device = Rc::clone(device);
@@ -111,6 +112,16 @@ pub fn perform(
             .boxed_local()
         }
     }
+}
+
+/// What was acknowledged is durable, under whichever boot generation. But only the device knows whether
+/// it may still say so: its owner may have lost the right to answer.
+async fn flush(device: Rc<dyn BlockDevice>) -> Answer {
+    let mut answer = device.flush(Instance::default()).await;
+    if let Err(IoError::Restarted { now }) = answer {
+        answer = device.flush(now).await;
+    }
+    answer.map(|_| Buffer::empty())
 }
 
 fn split(range: SectorRange, part_sectors: u64) -> impl Iterator<Item = SectorRange> + 'static {

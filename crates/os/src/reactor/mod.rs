@@ -127,6 +127,7 @@ impl Reactor {
         let on_wake = Arc::clone(&rouser);
         let executor =
             Executor::new(boot_time(), sys::random_u64()?, Order::Fifo, move || on_wake.rouse());
+        executor.set_clock(boot_time);
         let shared = Rc::new(Shared {
             ring: RefCell::new(Some(Ring::open()?)),
             ops: RefCell::default(),

@@ -218,10 +218,10 @@ fn forecast_of(metadata: &Metadata, losses: Vec<String>) -> PoolForecast {
 pub(crate) fn check_name(what: &str, name: &str) -> Result<(), PoolError> {
     let fine = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     let starts = name.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
-    if !starts || name.len() > NAME_BYTES_MAX || !name.chars().all(fine) {
+    if !starts || name.len() > block::NAME_BYTES_MAX || !name.chars().all(fine) {
         return Err(PoolError::invalid(
             format!("`{name}` is no name for a {what}"),
-            "use up to 64 letters, digits, `_`, `-` and `.`, beginning with a letter or digit",
+            "use up to 48 letters, digits, `_`, `-` and `.`, beginning with a letter or digit",
         ));
     }
     Ok(())

@@ -87,7 +87,7 @@ impl Lease {
             if let Some(ended) = self.ended.get() {
                 return Err(ended);
             }
-            if self.holds(runtime.now()) {
+            if self.holds(runtime.look_at_clock()) {
                 return Ok(());
             }
             changed.await;

@@ -167,9 +167,10 @@ impl Volume {
         }
     }
 
-    /// The right to answer: waits for the lease.
+    /// The right to answer: waits for the lease. Who was stopped since this turn began, for longer than
+    /// the lease runs, mustn't answer by the time that it was then.
     async fn may_answer(&self) -> Result<(), IoError> {
-        if self.pool.lease.holds(self.pool.runtime.now()) {
+        if self.pool.lease.holds(self.pool.runtime.look_at_clock()) {
             return Ok(());
         }
         let lease = self.pool.lease.wait(&self.pool.runtime).await;

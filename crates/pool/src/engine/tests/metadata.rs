@@ -223,3 +223,24 @@ fn a_disk_on_another_machine_changes_its_failure_domain() {
     assert_eq!((from.as_str(), to.as_str()), ("node-1", "node-0"));
     assert!(shared.contains("votes are"), "{shared}");
 }
+
+/// Finding 1.11: stopped in the middle of a turn and resumed after a takeover, nothing is answered by the
+/// time that it was when the turn began.
+#[test]
+fn the_lease_is_compared_with_the_clock_as_it_is() {
+    let (bench, volume) = Bench::mirrored(320);
+    bench.write(&volume, 3, pattern(3, 4, 9)).unwrap();
+    let read = || {
+        let reading = volume.read(block::SectorRange::new(block::Lba(24), 8));
+        async move { reading.await.is_ok() }
+    };
+    assert_eq!(bench.run_for(Duration::from_secs(1), read()), Some(true));
+    let stopped = Rc::new(std::cell::Cell::new(Duration::ZERO));
+    let (handle, ahead) = (bench.executor.handle(), Rc::clone(&stopped));
+    bench.executor.set_clock(move || handle.now() + ahead.get());
+    assert_eq!(bench.run_for(Duration::from_secs(1), read()), Some(true));
+    stopped.set(Duration::from_secs(7));
+    assert_eq!(bench.run_for(Duration::from_secs(5), read()), None);
+    stopped.set(Duration::ZERO);
+    assert_eq!(bench.run_for(Duration::from_secs(5), read()), Some(true));
+}
