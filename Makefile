@@ -3,15 +3,22 @@
 
 CARGO ?= cargo
 SIM_SEEDS ?= 500
+# Of `make test-long`: seeds that nobody has seen while working begin elsewhere than at 0.
+LONG_SEEDS ?= 10000
+LONG_FORK_SEEDS ?= 2000
+LONG_START ?= 1000000
 HOSTILE_SCRIPTS ?= 150000
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ETHERPOOL := $(TARGET)/release/etherpool
 
-.PHONY: help lab build test check unit hostile sim blackbox bench bench-target setup setup-qemu deny clean
+.PHONY: help lab build test test-long check unit hostile sim sim-long mutants mutants-check mutants-few
+.PHONY: blackbox bench bench-target setup setup-qemu deny clean
 
 help:
 	@echo "make lab       build, start a cluster on this machine, say what to do next"
 	@echo "make test      everything that must hold, quick checks first"
+	@echo "make test-long what takes hours: $(LONG_SEEDS) fresh seeds, disks lost for good, all mutants"
+	@echo "make mutants   undoes each rule of the engine; the simulator must catch all of them"
 	@echo "make bench     measure, side by side with plain files and bare AoE disks; the target with vblade"
 	@echo "make build     the program: $(ETHERPOOL)"
 
@@ -28,13 +35,16 @@ build:
 lab: setup build
 	$(ETHERPOOL) lab up
 
-test: setup setup-qemu check unit hostile sim blackbox
+test: setup setup-qemu check unit hostile sim mutants-few blackbox
+
+test-long: sim-long mutants
 
 # Formatting and lints: no warning passes.
 check:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	scripts/arrows
+	$(MAKE) --no-print-directory mutants-check
 
 unit:
 	$(CARGO) test --locked --workspace --exclude blackbox
@@ -47,6 +57,26 @@ hostile:
 # The simulator: each scenario, then random runs; a failing seed is printed and replays exactly.
 sim:
 	$(CARGO) run --release --locked -p sim -- --seeds $(SIM_SEEDS)
+
+# The same by the thousand; then runs in which disks are lost for good again and again; a crash at every
+# step of operations; and that what isn't mended yet still fails. The first seed that fails is printed.
+sim-long:
+	$(CARGO) build --release --locked -p sim
+	$(TARGET)/release/sim --seeds $(LONG_SEEDS) --start $(LONG_START)
+	$(TARGET)/release/sim --fork --seeds $(LONG_FORK_SEEDS) --start $(LONG_START)
+	$(TARGET)/release/sim --steps
+	$(TARGET)/release/sim --known-holes
+
+# Proof that the simulator's net is tight. It goes on where it was interrupted.
+mutants:
+	scripts/mutants run
+
+mutants-check:
+	scripts/mutants check
+
+# A handful, others every day, for three minutes.
+mutants-few:
+	scripts/mutants few 4
 
 # Real processes, real frames, real disks, in network namespaces.
 blackbox: build

@@ -90,6 +90,8 @@ pub struct Supervisor {
     records: RefCell<Vec<KnownPool>>,
     /// What its status said when it was killed, until it is started again.
     last_claim: RefCell<Option<Claim>>,
+    /// Whether it was ever started.
+    ran: Cell<bool>,
 }
 
 /// All of it.
@@ -211,6 +213,7 @@ impl Cluster {
                     engine: RefCell::default(),
                     records: RefCell::default(),
                     last_claim: RefCell::default(),
+                    ran: Cell::new(false),
                     name,
                 })
             })
@@ -366,6 +369,12 @@ impl Cluster {
         self.world().story().tell("director", text);
     }
 
+    /// The scenario's luck begins anew here, by `label`: what is drawn before doesn't change what is
+    /// drawn from now on.
+    pub fn part_luck(&self, label: &str) {
+        *self.random.borrow_mut() = fork(self.world().seed(), label);
+    }
+
     /// A draw of the scenario's own luck.
     pub fn luck<T>(&self, draw: impl FnOnce(&mut SmallRng) -> T) -> T {
         draw(&mut self.random.borrow_mut())
@@ -447,8 +456,13 @@ impl Cluster {
         let engine = Engine::new(handle.clone(), config);
         let port = self.network.open(&supervisor.station);
         drivers::attach(&handle, port, &engine);
-        follow_events(&process, &engine, self.world(), &supervisor.name);
+        drivers::follow_events(&process, &engine, self.world(), &supervisor.name);
         *supervisor.last_claim.borrow_mut() = None;
+        if self.supervisors.iter().any(|other| !Rc::ptr_eq(other, supervisor) && other.ran.get()) {
+            // From here on one of them may depose the other.
+            self.stage.verdict.expect_fencing();
+        }
+        supervisor.ran.set(true);
         *supervisor.engine.borrow_mut() = Some(engine);
         *supervisor.process.borrow_mut() = Some(process);
     }
@@ -582,16 +596,4 @@ fn any_survival(random: &mut SmallRng) -> Survival {
 fn identity(world: &World, name: &str) -> Uuid {
     let high = u128::from(fork_seed(world.seed(), name));
     Uuid::from_u128(high << 64 | u128::from(fork_seed(!world.seed(), name)))
-}
-
-/// What the engine says is part of the story.
-fn follow_events(process: &Process, engine: &Rc<Engine>, world: &World, name: &str) {
-    let Some(handle) = process.handle() else { return };
-    let (engine, story, name) = (Rc::clone(engine), Rc::clone(world.story()), name.to_string());
-    handle.spawn(async move {
-        loop {
-            let event = engine.next_event().await;
-            story.tell(&name, &format!("{event:?}"));
-        }
-    });
 }

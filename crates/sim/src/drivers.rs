@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::disk::Disk;
 use crate::network::SimPort;
-use crate::world::Process;
+use crate::world::{Process, World};
 
 /// How often a node looks for a disk that doesn't answer.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -117,5 +117,17 @@ pub fn attach(handle: &Handle, port: Rc<SimPort>, engine: &Rc<Engine>) {
         };
         engine.remove_device(&facts.name);
         engine.add_device(facts, found.device);
+    });
+}
+
+/// What the engine says is part of the story.
+pub fn follow_events(process: &Process, engine: &Rc<Engine>, world: &World, name: &str) {
+    let Some(handle) = process.handle() else { return };
+    let (engine, story, name) = (Rc::clone(engine), Rc::clone(world.story()), name.to_string());
+    handle.spawn(async move {
+        loop {
+            let event = engine.next_event().await;
+            story.tell(&name, &format!("{event:?}"));
+        }
     });
 }

@@ -33,8 +33,11 @@ pub const FORK_MAX: Duration = Duration::from_secs(600);
 const SERVED_MAX: Duration = Duration::from_secs(40);
 /// Longest that a read of a volume that serves may take.
 const READ_MAX: Duration = Duration::from_secs(20);
-/// Forks of a run, at most: each costs about as much as opening a pool and reading it.
-const FORKS_MAX: usize = 12;
+/// Forks of a run with [`Luck::Often`], at most: each costs about as much as opening a pool and reading
+/// it.
+const OFTEN_MAX: usize = 12;
+/// How likely an opportunity is taken with [`Luck::Seldom`], which takes one in a run.
+const SELDOM: f64 = 0.3;
 /// Sectors read at once.
 const PIECE_SECTORS: u64 = 128;
 /// Lines of the run's story that a fork keeps.
@@ -88,17 +91,29 @@ pub struct Fork {
     story: Vec<String>,
 }
 
+/// How often forks are taken by luck.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Luck {
+    /// Not at all; scenarios take those that they are about.
+    Never,
+    /// One in most runs.
+    #[default]
+    Seldom,
+    /// At each opportunity.
+    Often,
+}
+
 /// The forks of a run.
 pub struct Forks {
-    by_luck: bool,
+    by_luck: Luck,
     closed: Cell<bool>,
     random: RefCell<SmallRng>,
     taken: RefCell<Vec<Fork>>,
 }
 
 impl Forks {
-    /// None yet. `by_luck` says whether scenarios without forks of their own take some.
-    pub fn new(seed: u64, by_luck: bool) -> Rc<Forks> {
+    /// None yet. `by_luck` is for scenarios without forks of their own.
+    pub fn new(seed: u64, by_luck: Luck) -> Rc<Forks> {
         Rc::new(Forks {
             by_luck,
             closed: Cell::new(false),
@@ -109,7 +124,17 @@ impl Forks {
 
     /// Whether to take forks at random instants.
     pub fn by_luck(&self) -> bool {
-        self.by_luck && !self.closed.get()
+        self.by_luck != Luck::Never && !self.closed.get()
+    }
+
+    /// Whether this opportunity is one for a fork by luck.
+    pub fn is_time(&self) -> bool {
+        self.by_luck()
+            && match self.by_luck {
+                Luck::Never => false,
+                Luck::Seldom => self.luck(|luck| luck.random_bool(SELDOM)),
+                Luck::Often => true,
+            }
     }
 
     /// No more by luck: from now on things break that no claim of status covers.
@@ -153,7 +178,8 @@ impl Forks {
 
     /// Copies `cluster` with a loss by luck, as far as there is room for another fork.
     pub fn take_by_luck(&self, cluster: &Cluster, owner: usize, oracles: Vec<Rc<Oracle>>) {
-        if !self.by_luck() || oracles.is_empty() || self.taken.borrow().len() >= FORKS_MAX {
+        let most = if self.by_luck == Luck::Often { OFTEN_MAX } else { 1 };
+        if !self.by_luck() || oracles.is_empty() || self.taken.borrow().len() >= most {
             return;
         }
         let supervisor = cluster.supervisor(owner);

@@ -4,11 +4,12 @@
 //! replaces only what lies below: disks, cables and clocks. A run is its seed: the same seed yields
 //! the same run, event by event. [`oracle`] knows which contents each sector may have, [`scenarios`]
 //! break things in every way that the rules of docs/engine.md answer, and random runs break them in
-//! the ways that nobody thought of. A [`fork`] copies the disks at an instant and loses some of them
+//! the ways that nobody thought of. [`count`] compares the disks themselves with both. A [`fork`] copies the disks at an instant and loses some of them
 //! for good, beside the run that goes on.
 
 pub mod claim;
 pub mod cluster;
+pub mod count;
 pub mod disk;
 pub mod drivers;
 pub mod fork;

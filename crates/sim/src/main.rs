@@ -1,17 +1,20 @@
 //! `sim`: runs seeds, names the first that fails and tells its story.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use clap::Parser;
+use sim::fork::Luck;
 use sim::runner::{self, Expected, Options, Outcome, Scenario};
 use sim::scenarios::{self, nth_step};
 use sim::steps_run;
 use sim::story::Listener;
 
+/// Of so many seeds one has the random run with lulls, which takes several times as long.
+const LULLS_EVERY: u64 = 8;
 /// Stack of a thread that runs seeds.
 const STACK_BYTES: usize = 16 << 20;
 
@@ -39,9 +42,16 @@ struct Arguments {
     /// Goes on after a failing seed, and prints a line for each.
     #[arg(long)]
     keep_going: bool,
-    /// Loses disks for good at random instants, in copies of the world beside the random run.
+    /// Loses disks for good at many random instants, in copies of the world beside the random run,
+    /// instead of at one.
     #[arg(long)]
     fork: bool,
+    /// Makes a failing seed's story shorter: leaves out each fault without which it fails all the same.
+    #[arg(long, value_name = "SEED", conflicts_with_all = ["seed", "seeds", "known_holes"])]
+    minimise: Option<u64>,
+    /// Leaves out these faults of a random run, by the numbers that its story gives them.
+    #[arg(long, value_delimiter = ',', value_name = "FAULTS")]
+    without: Vec<u32>,
     /// Runs the scenarios that show what isn't mended yet (docs/failure-model.md), each until a seed
     /// fails, at most --seeds of them; it is an error if one of them fails no more.
     #[arg(long, conflicts_with_all = ["seed", "scenario"])]
@@ -56,7 +66,11 @@ struct Arguments {
 
 impl Arguments {
     fn options(&self) -> Options {
-        Options { verbose: self.verbose, forks: self.fork }
+        Options {
+            verbose: self.verbose,
+            forks: if self.fork { Luck::Often } else { Luck::Seldom },
+            without: self.without.iter().copied().collect(),
+        }
     }
 }
 
@@ -91,8 +105,11 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         });
     }
+    if let Some(seed) = arguments.minimise {
+        return minimise(seed, only, &arguments.options());
+    }
     match arguments.seed {
-        Some(seed) => one_seed(seed, only, arguments.options()),
+        Some(seed) => one_seed(seed, only, &arguments.options()),
         None => sweep(&arguments, only),
     }
 }
@@ -106,7 +123,7 @@ fn steps(arguments: &Arguments) -> Result<ExitCode, String> {
         let only = name.map(|name| nth_step::operation_of(name)).transpose()?;
         return Ok(exit(steps_run::run_all(only, seed)));
     };
-    let outcome = steps_run::run_point(point.parse()?, seed, arguments.options());
+    let outcome = steps_run::run_point(point.parse()?, seed, &arguments.options());
     for line in outcome.story.iter().filter(|_| outcome.failure.is_some()) {
         println!("  {line}");
     }
@@ -118,26 +135,29 @@ fn steps(arguments: &Arguments) -> Result<ExitCode, String> {
 }
 
 /// What a seed means: the random run, and one of the scenarios in turn; with forks the random runs.
-fn plan(seed: u64, only: Option<Scenario>, options: Options) -> Vec<Scenario> {
+fn plan(seed: u64, only: Option<Scenario>, options: &Options) -> Vec<Scenario> {
     if let Some(scenario) = only {
         return vec![scenario];
     }
-    if options.forks {
+    if options.forks == Luck::Often {
         return vec![scenarios::random(), scenarios::random_lulls()];
     }
     let named = scenarios::named();
-    let mut plan = vec![scenarios::random()];
+    let mut plan = match seed % LULLS_EVERY {
+        0 => vec![scenarios::random_lulls()],
+        _ => vec![scenarios::random()],
+    };
     if !named.is_empty() {
         plan.push(named[(seed % named.len() as u64) as usize]);
     }
     plan
 }
 
-fn one_seed(seed: u64, only: Option<Scenario>, options: Options) -> ExitCode {
+fn one_seed(seed: u64, only: Option<Scenario>, options: &Options) -> ExitCode {
     for scenario in plan(seed, only, options) {
         let outcome = runner::run(&scenario, seed, options);
         if let Some(failure) = &outcome.failure {
-            tell(&scenario, seed, failure, &outcome);
+            tell(&scenario, seed, failure, &outcome, options);
             return ExitCode::FAILURE;
         }
         let (name, seconds) = (scenario.name, outcome.virtual_time.as_secs_f64());
@@ -165,6 +185,7 @@ fn sweep(arguments: &Arguments, only: Option<Scenario>) -> ExitCode {
     let simulated_ms = AtomicU64::new(0);
     let (forks, losses) = (AtomicU64::new(0), AtomicU64::new(0));
     let failures: Mutex<Failures> = Mutex::default();
+    let options = arguments.options();
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -172,8 +193,8 @@ fn sweep(arguments: &Arguments, only: Option<Scenario>) -> ExitCode {
             if seed >= end || failed && !arguments.keep_going {
                 return;
             }
-            for (place, scenario) in plan(seed, only, arguments.options()).into_iter().enumerate() {
-                let outcome = runner::run(&scenario, seed, arguments.options());
+            for (place, scenario) in plan(seed, only, &options).into_iter().enumerate() {
+                let outcome = runner::run(&scenario, seed, &options);
                 let ms = outcome.virtual_time.as_millis() as u64;
                 simulated_ms.fetch_add(ms, Ordering::Relaxed);
                 forks.fetch_add(outcome.forks, Ordering::Relaxed);
@@ -206,7 +227,7 @@ fn sweep(arguments: &Arguments, only: Option<Scenario>) -> ExitCode {
     if let (Some(((seed, _), (scenario, outcome))), false) =
         (failures.first_key_value(), arguments.keep_going)
     {
-        tell(scenario, *seed, outcome.failure.as_deref().unwrap_or_default(), outcome);
+        tell(scenario, *seed, outcome.failure.as_deref().unwrap_or_default(), outcome, &options);
         return ExitCode::FAILURE;
     }
     let took = begin.elapsed().as_secs_f64().max(1e-9);
@@ -216,8 +237,8 @@ fn sweep(arguments: &Arguments, only: Option<Scenario>) -> ExitCode {
         simulated_ms.into_inner() as f64 / 1000.0,
         count as f64 * 60.0 / took,
     );
-    if arguments.fork {
-        let (forks, losses) = (forks.into_inner(), losses.into_inner());
+    let (forks, losses) = (forks.into_inner(), losses.into_inner());
+    if forks > 0 {
         println!("{forks} forks, in {losses} of them a loss that status claims to survive");
     }
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -230,7 +251,7 @@ fn known_holes(arguments: &Arguments) -> ExitCode {
     for scenario in scenarios::known_holes() {
         let Expected::Failing { finding, shown_by } = scenario.expected else { continue };
         let shown = (arguments.start..arguments.start.saturating_add(count)).find_map(|seed| {
-            let failure = runner::run(&scenario, seed, arguments.options()).failure?;
+            let failure = runner::run(&scenario, seed, &arguments.options()).failure?;
             let first = failure.lines().next().unwrap_or_default().to_string();
             if failure.contains(shown_by) {
                 return Some((seed, first));
@@ -255,16 +276,59 @@ fn known_holes(arguments: &Arguments) -> ExitCode {
     if all_show { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn tell(scenario: &Scenario, seed: u64, failure: &str, outcome: &Outcome) {
+/// Leaves out one fault after the other, the last first, and keeps it out where the run fails all the
+/// same; until each that is left matters.
+fn minimise(seed: u64, only: Option<Scenario>, options: &Options) -> ExitCode {
+    let failing = plan(seed, only, options).into_iter().find_map(|scenario| {
+        let outcome = runner::run(&scenario, seed, options);
+        outcome.failure.is_some().then_some((scenario, outcome))
+    });
+    let Some((scenario, mut shortest)) = failing else {
+        println!("seed {seed} doesn't fail");
+        return ExitCode::from(2);
+    };
+    let mut options = options.clone();
+    loop {
+        let kept: BTreeSet<u32> =
+            (0..shortest.faults).filter(|fault| !options.without.contains(fault)).collect();
+        let mut shorter = false;
+        for fault in kept.into_iter().rev() {
+            options.without.insert(fault);
+            let outcome = runner::run(&scenario, seed, &options);
+            if outcome.failure.is_some() {
+                println!("without fault {fault} it fails, too");
+                shorter = true;
+                shortest = outcome;
+            } else {
+                options.without.remove(&fault);
+            }
+        }
+        if !shorter {
+            break;
+        }
+    }
+    let left = shortest.faults - options.without.len() as u32;
+    println!("{left} of {} faults matter", shortest.faults);
+    let failure = shortest.failure.clone().unwrap_or_default();
+    tell(&scenario, seed, &failure, &shortest, &options);
+    ExitCode::FAILURE
+}
+
+fn tell(scenario: &Scenario, seed: u64, failure: &str, outcome: &Outcome, options: &Options) {
     println!("seed {seed} FAILS in {}: {}", scenario.name, scenario.about);
     println!("the last events:");
     for line in &outcome.story {
         println!("  {line}");
     }
     println!("{failure}");
+    let without: Vec<String> = options.without.iter().map(u32::to_string).collect();
+    let without = match without.is_empty() {
+        true => String::new(),
+        false => format!(" --without {}", without.join(",")),
+    };
     println!(
-        "again: cargo run --release -p sim -- --seed {seed} --scenario {}{}",
+        "again: cargo run --release -p sim -- --seed {seed} --scenario {}{}{without}",
         scenario.name,
-        if outcome.forks > 0 { " --fork" } else { "" }
+        if options.forks == Luck::Often { " --fork" } else { "" }
     );
 }

@@ -7,7 +7,7 @@
 //! - What a read returned stays: neither something older nor a newer operation that this read
 //!   should have seen may be returned later. Not after a crash either.
 //! - A block isn't torn: if any of an operation's sectors in a block took effect, all did.
-//! - After a discard, zeros and what was there before are allowed, in any order, until written.
+//! - After a discard, zeros and what was there before are allowed, until one of them was read.
 //!
 //! It doesn't know processes: an operation whose process died is one that was never acknowledged. So
 //! a deposed owner that answers reads or acknowledges writes is caught by the same rules.
@@ -16,7 +16,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
 
-use block::{BLOCK_SECTORS, Buffer, Instant, SectorRange};
+use block::{BLOCK_SECTORS, Buffer, Instant, Lba, SECTOR_BYTES, SectorRange};
 
 use crate::pattern::{self, Content};
 
@@ -216,7 +216,44 @@ impl Oracle {
             self.check_blocks(&state, &seen)?;
         }
         for (sector, matching) in seen {
-            state.pin(sector, &matching, ticket.called_before);
+            state.pin(sector, &matching, ticket.called_before, self.whole_blocks);
+        }
+        Ok(())
+    }
+
+    /// A disk holds `data` for what begins at this sector: it must be one of the contents that a read
+    /// could return. Nobody has read it, so nothing follows for later reads.
+    pub fn check_stored(&self, start: u64, data: &[u8]) -> Result<(), Violation> {
+        let mut state = self.state.borrow_mut();
+        let range = start..start + (data.len() / SECTOR_BYTES) as u64;
+        let known = reach(&mut state.candidates, range).to_vec();
+        for ((sector, bytes), candidates) in pattern::sectors(Lba(start), data).zip(&known) {
+            let allowed = allowed(&state.operations, candidates);
+            let content = pattern::recognise(bytes);
+            if !allowed.iter().any(|candidate| self.is_content_of(content, sector, *candidate)) {
+                let mut violation = self.wrong_content(&state, sector, allowed, content);
+                violation.what.push_str(" from the disks");
+                return Err(violation);
+            }
+        }
+        Ok(())
+    }
+
+    /// No disk has contents for the block that begins at this sector: nothing of it is acknowledged.
+    pub fn check_absent(&self, start: u64) -> Result<(), Violation> {
+        let mut state = self.state.borrow_mut();
+        let range = start..start + BLOCK_SECTORS;
+        for (sector, candidates) in range.clone().zip(reach(&mut state.candidates, range).to_vec())
+        {
+            let allowed = allowed(&state.operations, &candidates);
+            if allowed.iter().all(|candidate| candidate.change == Change::Write) {
+                let allowed = describe_all(&state.operations, allowed);
+                let what = format!(
+                    "{}: sector {sector}: allowed: {allowed}; no disk has a right copy",
+                    self.name
+                );
+                return Err(Violation { what });
+            }
         }
         Ok(())
     }
@@ -309,9 +346,17 @@ impl Oracle {
 
 impl State {
     /// A read called before operation `called_before` returned one of `matching`.
-    fn pin(&mut self, sector: u64, matching: &[Candidate], called_before: OperationNumber) {
+    fn pin(
+        &mut self,
+        sector: u64,
+        matching: &[Candidate],
+        called_before: OperationNumber,
+        is_volume: bool,
+    ) {
         let Some(candidates) = self.candidates.get_mut(sector as usize) else { return };
-        let discarded = candidates.iter().any(|candidate| candidate.change == Change::Discard);
+        // A volume decides once what a discard did; a disk may change its mind.
+        let discarded =
+            !is_volume && candidates.iter().any(|candidate| candidate.change == Change::Discard);
         let (Some(oldest), Some(newest)) = (matching.first(), matching.last()) else { return };
         if discarded {
             return;
@@ -372,7 +417,6 @@ fn describe_all(operations: &[Operation], candidates: &[Candidate]) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use block::Lba;
 
     fn range(start: u64, count: u64) -> SectorRange {
         SectorRange::new(Lba(start), count)
@@ -467,20 +511,50 @@ mod tests {
         assert!(read(&oracle, range(0, 16), &torn).is_err());
     }
 
+    fn discarded(oracle: &Oracle, at: SectorRange) {
+        let (discard, _) = oracle.begin(Change::Discard, at, now());
+        oracle.acknowledge(discard, now()).unwrap();
+    }
+
     #[test]
-    fn after_a_discard_old_and_zero_are_both_allowed_until_written() {
+    fn after_a_discard_a_volume_shows_old_or_zeros_and_keeps_to_it() {
+        for shows_zeros in [true, false] {
+            let oracle = Oracle::new("v", 1);
+            let old = write(&oracle, range(0, 8), true);
+            discarded(&oracle, range(0, 8));
+            let zeros = Buffer::zeroed(4096);
+            let (seen, other) = if shows_zeros { (&zeros, &old) } else { (&old, &zeros) };
+            assert!(read(&oracle, range(0, 8), seen).is_ok());
+            assert!(read(&oracle, range(0, 8), other).is_err());
+            assert!(read(&oracle, range(0, 8), seen).is_ok());
+            let new = write(&oracle, range(0, 8), true);
+            assert!(read(&oracle, range(0, 8), &old).is_err());
+            assert!(read(&oracle, range(0, 8), &new).is_ok());
+            discarded(&oracle, range(1, 7));
+            assert!(read(&oracle, range(0, 8), &zeros).is_err(), "no whole block was discarded");
+        }
+    }
+
+    #[test]
+    fn after_a_discard_a_disk_shows_old_or_zeros_in_any_order() {
+        let oracle = Oracle::of_disk("d", 1);
+        let old = write(&oracle, range(0, 8), true);
+        discarded(&oracle, range(0, 8));
+        for seen in [&Buffer::zeroed(4096), &old, &Buffer::zeroed(4096)] {
+            assert!(read(&oracle, range(0, 8), seen).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_disks_hold_is_judged_like_a_read_and_pins_nothing() {
         let oracle = Oracle::new("v", 1);
         let old = write(&oracle, range(0, 8), true);
-        let (discard, _) = oracle.begin(Change::Discard, range(0, 8), now());
-        oracle.acknowledge(discard, now()).unwrap();
-        assert!(read(&oracle, range(0, 8), &[0; 4096]).is_ok());
-        assert!(read(&oracle, range(0, 8), &old).is_ok());
-        let new = write(&oracle, range(0, 8), true);
-        assert!(read(&oracle, range(0, 8), &old).is_err());
-        assert!(read(&oracle, range(0, 8), &new).is_ok());
-        let (discard, _) = oracle.begin(Change::Discard, range(1, 7), now());
-        oracle.acknowledge(discard, now()).unwrap();
-        assert!(read(&oracle, range(0, 8), &[0; 4096]).is_err(), "no whole block was discarded");
+        let new = write(&oracle, range(0, 8), false);
+        assert!(oracle.check_stored(0, &new).is_ok());
+        assert!(oracle.check_stored(0, &old).is_ok());
+        assert!(oracle.check_stored(0, &[0; 4096]).is_err());
+        assert!(oracle.check_absent(0).is_err());
+        assert!(oracle.check_absent(8).is_ok());
     }
 
     #[test]

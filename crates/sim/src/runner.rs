@@ -1,6 +1,7 @@
 //! Runs one scenario with one seed and says how it went.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::{Either, LocalBoxFuture, select};
 
-use crate::fork::{FORK_MAX, Fork, Forks};
+use crate::fork::{FORK_MAX, Fork, Forks, Luck};
 use crate::random::mix;
 use crate::workload::Verdict;
 use crate::world::{Stalled, World};
@@ -64,15 +65,41 @@ pub struct Stage {
     pub verdict: Rc<Verdict>,
     /// Copies of the world in which disks are lost for good.
     pub forks: Rc<Forks>,
+    /// What breaks.
+    pub faults: Rc<Faults>,
+}
+
+/// The faults of a random run, by number, of which some may be left out: so that a long story is told
+/// again with those alone that matter.
+#[derive(Default)]
+pub struct Faults {
+    without: BTreeSet<u32>,
+    count: Cell<u32>,
+}
+
+impl Faults {
+    fn new(without: &BTreeSet<u32>) -> Rc<Faults> {
+        Rc::new(Faults { without: without.clone(), count: Cell::new(0) })
+    }
+
+    /// The number of the next one, and whether it happens. What it draws must come from a generator of
+    /// its own, or leaving it out would change all that follow.
+    pub fn next(&self) -> (u32, bool) {
+        let number = self.count.get();
+        self.count.set(number + 1);
+        (number, !self.without.contains(&number))
+    }
 }
 
 /// How to run.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Every event is printed as it happens.
     pub verbose: bool,
-    /// Disks are lost for good in forks at random instants.
-    pub forks: bool,
+    /// How often disks are lost for good in forks at random instants.
+    pub forks: Luck,
+    /// Faults that are left out.
+    pub without: BTreeSet<u32>,
 }
 
 /// How a run went.
@@ -92,6 +119,8 @@ pub struct Outcome {
     pub losses: u64,
     /// The hash of everything that happened in them.
     pub fork_hash: u64,
+    /// Faults that the run had, with those that were left out.
+    pub faults: u32,
 }
 
 thread_local! {
@@ -112,7 +141,7 @@ pub fn catch_panics() {
 }
 
 /// Runs `scenario` with `seed`, then the forks that were taken of it.
-pub fn run(scenario: &Scenario, seed: u64, options: Options) -> Outcome {
+pub fn run(scenario: &Scenario, seed: u64, options: &Options) -> Outcome {
     run_body(scenario.body, scenario.limit, seed, options)
 }
 
@@ -121,11 +150,14 @@ pub fn run_body(
     body: impl FnOnce(Stage) -> LocalBoxFuture<'static, Result<(), Failure>>,
     limit: Duration,
     seed: u64,
-    options: Options,
+    options: &Options,
 ) -> Outcome {
     let forks = Forks::new(seed, options.forks);
+    let faults = Faults::new(&options.without);
     let world = World::new(seed, options.verbose);
-    let mut outcome = simulate(&world, Rc::clone(&forks), limit, body);
+    let parts = (Rc::clone(&forks), Rc::clone(&faults));
+    let mut outcome = simulate(&world, parts, limit, body);
+    outcome.faults = faults.count.get();
     let taken = forks.take_all();
     if outcome.failure.is_some() {
         return outcome;
@@ -150,7 +182,7 @@ fn run_fork(fork: Fork, verbose: bool) -> Outcome {
     let world = World::new(fork.seed(), verbose);
     world.story().tell("director", &fork.title());
     let judged = Rc::clone(&fork);
-    let none = Forks::new(fork.seed(), false);
+    let none = (Forks::new(fork.seed(), Luck::Never), Rc::default());
     let outcome = simulate(&world, none, FORK_MAX, move |stage| judged.judge(stage).boxed_local());
     let mut story = fork.story().to_vec();
     story.push(format!("---- {}", fork.title()));
@@ -161,13 +193,13 @@ fn run_fork(fork: Fork, verbose: bool) -> Outcome {
 
 fn simulate(
     world: &Rc<World>,
-    forks: Rc<Forks>,
+    (forks, faults): (Rc<Forks>, Rc<Faults>),
     limit: Duration,
     body: impl FnOnce(Stage) -> LocalBoxFuture<'static, Result<(), Failure>>,
 ) -> Outcome {
     let begin = world.timeline().now();
     let verdict = Verdict::new();
-    let stage = Stage { world: Rc::clone(world), verdict: Rc::clone(&verdict), forks };
+    let stage = Stage { world: Rc::clone(world), verdict: Rc::clone(&verdict), forks, faults };
     let body = body(stage);
     let judged = async move {
         let failed = Box::pin(verdict.failed());
@@ -198,6 +230,7 @@ fn simulate(
         forks: 0,
         losses: 0,
         fork_hash: 0,
+        faults: 0,
     };
     // A task that panicked may panic again while it is dropped; the outcome is known by now.
     let ended = catch_unwind(AssertUnwindSafe(|| world.end()));

@@ -21,7 +21,7 @@ const POINTS_BY_SEED: usize = 150;
 const STACK_BYTES: usize = 16 << 20;
 
 /// Crashes at one point.
-pub fn run_point(point: Point, seed: u64, options: Options) -> Outcome {
+pub fn run_point(point: Point, seed: u64, options: &Options) -> Outcome {
     let body = move |stage| nth_step::crash_at(stage, point).boxed_local();
     runner::run_body(body, LIMIT, seed, options)
 }
@@ -48,7 +48,7 @@ fn run_operation(operation: &'static Operation, seed: u64) -> bool {
         }
         .boxed_local()
     };
-    let outcome = runner::run_body(body, LIMIT, seed, Options::default());
+    let outcome = runner::run_body(body, LIMIT, seed, &Options::default());
     if let Some(failure) = outcome.failure {
         println!("{} fails without a crash: {failure}", operation.name);
         return false;
@@ -65,7 +65,7 @@ fn run_operation(operation: &'static Operation, seed: u64) -> bool {
     let (next, failures) = (AtomicUsize::new(0), Mutex::new(0));
     let work = || {
         while let Some(point) = points.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let outcome = run_point(*point, seed, Options::default());
+            let outcome = run_point(*point, seed, &Options::default());
             if let Some(failure) = outcome.failure {
                 let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
                 *failures += 1;

@@ -7,7 +7,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{
-    BlockDevice, Buffer, Durability, Instance, Instant, IoError, Lba, SECTOR_BYTES, SectorRange,
+    BLOCK_SECTORS, BlockDevice, Buffer, Durability, Instance, Instant, IoError, Lba, SECTOR_BYTES,
+    SectorRange,
 };
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -59,12 +60,19 @@ impl Default for Mix {
 pub struct Verdict {
     failure: RefCell<Option<String>>,
     changed: Notify,
+    /// Whether an owner may find itself deposed, or its pool given up.
+    fencing: Cell<bool>,
 }
 
 impl Verdict {
     /// Nothing has gone wrong.
     pub fn new() -> Rc<Verdict> {
         Rc::new(Verdict::default())
+    }
+
+    /// From now on somebody may lose a pool to somebody else, or give it up: requests may fail for it.
+    pub fn expect_fencing(&self) {
+        self.fencing.set(true);
     }
 
     /// Something went wrong; the first one counts.
@@ -206,7 +214,9 @@ impl Record {
         match error {
             IoError::Medium(bad) => {
                 self.medium_errors.borrow_mut().push(bad);
-                let expected = self.unreadable.borrow().iter().any(|lost| lost.overlaps(range));
+                let mut unreadable = self.unreadable.borrow().clone().into_iter();
+                // It names what can't be had, and that is part of what was asked for.
+                let expected = unreadable.any(|lost| lost.overlaps(bad)) && bad.overlaps(range);
                 if !expected {
                     let name = self.oracle.name();
                     self.verdict.fail(format!("{name}: {what} of {range} failed: {error}"));
@@ -223,8 +233,16 @@ impl Record {
                 self.verdict
                     .fail(format!("{name}: {what} of {range} must not fail like this: {error}"));
             }
-            // The pool is lost to this owner, or the disk to this initiator: no promise is broken.
-            IoError::Lost | IoError::Fenced { .. } | IoError::Refused(_) => {}
+            // The disk is lost to this initiator: it was deposed, or the cable cut for long.
+            IoError::Lost | IoError::Fenced { .. } | IoError::Refused(_)
+                if self.oracle.is_disk() => {}
+            // The pool is lost to this owner, which only another owner explains. Whatever else
+            // happens, requests wait.
+            IoError::Lost | IoError::Fenced { .. } if self.verdict.fencing.get() => {}
+            IoError::Lost | IoError::Fenced { .. } | IoError::Refused(_) => {
+                let name = self.oracle.name();
+                self.verdict.fail(format!("{name}: {what} of {range} must wait: {error}"));
+            }
         }
     }
 }
@@ -351,18 +369,28 @@ impl Watched {
         }
     }
 
-    /// Reads everything and checks it, in pieces.
+    /// Reads everything and checks it, in pieces, and what fails block by block: an error must not hide
+    /// what else there is. Tells the first.
     pub async fn read_all(&self) -> Result<(), IoError> {
         let sectors = self.device.geometry().sectors;
         let piece = (u64::from(self.device.geometry().max_transfer_bytes) / SECTOR_BYTES as u64)
             .clamp(8, 256);
         let mut start = 0;
+        let mut told = Ok(());
         while start < sectors {
             let count = piece.min(sectors - start);
-            self.read(SectorRange::new(Lba(start), count)).await?;
+            let read = self.read(SectorRange::new(Lba(start), count)).await;
+            if matches!(read, Err(IoError::Medium(_))) {
+                for at in (start..start + count).step_by(BLOCK_SECTORS as usize) {
+                    let block = SectorRange::new(Lba(at), BLOCK_SECTORS.min(start + count - at));
+                    // An error is judged where it is told.
+                    let _ = self.read(block).await;
+                }
+            }
+            told = told.and(read.map(drop));
             start += count;
         }
-        Ok(())
+        told
     }
 
     fn answered(&self, instance: Instance) {

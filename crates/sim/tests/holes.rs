@@ -40,13 +40,36 @@ fn the_page_lists_the_known_holes_and_nothing_else() {
     assert!(others.iter().all(|scenario| scenario.expected == Expected::Passing));
 }
 
+/// The last column of each table of the page that has one for them.
+#[test]
+fn the_page_names_scenarios_that_there_are() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/failure-model.md");
+    let page = std::fs::read_to_string(page).expect("the page is there");
+    let mut in_table = false;
+    let mut named = 0;
+    for line in page.lines() {
+        if !line.starts_with("| ") {
+            in_table = line.starts_with("|-") && in_table;
+        } else if line.ends_with("| scenarios |") {
+            in_table = true;
+        } else if in_table {
+            let cell = line.trim_end_matches(" |").rsplit(" | ").next().expect("a cell");
+            for name in cell.split('`').skip(1).step_by(2) {
+                assert!(scenarios::find(name).is_some(), "no scenario {name}");
+                named += 1;
+            }
+        }
+    }
+    assert!(named > 20, "{named}");
+}
+
 #[test]
 fn a_seed_shows_each_hole_of_the_page() {
     for (finding, name) in documented() {
         let scenario = scenarios::find(&name).unwrap_or_else(|| panic!("no scenario {name}"));
         let Expected::Failing { shown_by, .. } = scenario.expected else { continue };
         let shown = (0..SEEDS).any(|seed| {
-            let failure = runner::run(&scenario, seed, Options::default()).failure;
+            let failure = runner::run(&scenario, seed, &Options::default()).failure;
             failure.is_some_and(|failure| failure.contains(shown_by))
         });
         assert!(

@@ -1,10 +1,11 @@
 //! Seeds that must stay as they are: each replays exactly, and those that once failed don't any more.
 
+use sim::fork::Luck;
 use sim::{runner, scenarios};
 
 fn run(name: &str, seed: u64) -> runner::Outcome {
     let scenario = scenarios::find(name).unwrap_or_else(|| panic!("no scenario {name}"));
-    runner::run(&scenario, seed, runner::Options::default())
+    runner::run(&scenario, seed, &runner::Options::default())
 }
 
 #[test]
@@ -44,9 +45,11 @@ fn what_failed_once() {
 #[test]
 fn a_run_doesnt_know_of_its_forks() {
     let scenario = scenarios::random();
-    let plain = runner::run(&scenario, 3, runner::Options::default());
-    let options = runner::Options { forks: true, ..runner::Options::default() };
-    let (forked, again) = (runner::run(&scenario, 3, options), runner::run(&scenario, 3, options));
+    let with = |forks| runner::Options { forks, ..runner::Options::default() };
+    let plain = runner::run(&scenario, 3, &with(Luck::Never));
+    let options = with(Luck::Often);
+    let (forked, again) =
+        (runner::run(&scenario, 3, &options), runner::run(&scenario, 3, &options));
     assert_eq!(forked.failure, None);
     assert!(forked.forks > 0 && plain.forks == 0);
     assert_eq!(plain.hash, forked.hash);

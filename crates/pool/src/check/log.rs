@@ -319,11 +319,14 @@ impl<'d, 'a> SegmentReader<'_, 'd, 'a> {
                     let count = if tail { &mut least.log_tail } else { &mut least.log_records };
                     *count = Some(count.unwrap_or(u32::MAX).min(record.copies));
                 }
-                if let Some(rows) = record.rows {
-                    log.named.add(rows);
-                }
-                if self.view.visit.is_some() {
-                    log.rows.add(record, places, self.view.metadata.shape().rows());
+                // What no copy has as a whole and nobody was told of says nothing about its rows.
+                if record.copies > 0 || !tail {
+                    if let Some(rows) = record.rows {
+                        log.named.add(rows);
+                    }
+                    if self.view.visit.is_some() {
+                        log.rows.add(record, places, self.view.metadata.shape().rows());
+                    }
                 }
             }
             let missing = places.iter().zip(&record.holders);

@@ -27,7 +27,7 @@ pub const SCENARIO: Scenario = Scenario {
     expected: Expected::Passing,
 };
 
-/// Runs only where disks are lost for good: most of what a loss shows needs a log that has nothing to
+/// Runs seldom without `--fork`: most of what a loss shows needs a log that has nothing to
 /// do for a while, so that something else than its own batch meets the fault.
 pub const LULLS: Scenario = Scenario {
     name: "random-lulls",
@@ -50,13 +50,16 @@ async fn run(stage: Stage) -> Result<(), Failure> {
     rig.load(mix).await?;
     rig.watch_trouble();
     for _ in 0..faults {
-        rig.run_for(rig.between(10, 1200)).await;
-        one_fault(&rig, mix).await?;
+        next_fault(&rig, 1200, mix).await?;
         rig.fork_by_luck(15_000);
-        if rig.below(3) == 0 {
+        rig.count_by_luck(3000);
+        let (number, happens) = stage.faults.next();
+        rig.cluster.part_luck(&format!("command {number}"));
+        if rig.below(3) == 0 && happens {
             one_command(&rig).await?;
         }
     }
+    rig.cluster.part_luck("end");
     rig.run_for(rig.between(10, 1500)).await;
     rig.fork_by_luck(15_000);
     rig.converge().await?;
@@ -79,14 +82,15 @@ async fn run_lulls(stage: Stage) -> Result<(), Failure> {
     rig.load(mix).await?;
     rig.watch_trouble();
     for _ in 0..2 + rig.below(3) {
-        rig.run_for(rig.between(10, 3000)).await;
-        one_fault(&rig, mix).await?;
+        next_fault(&rig, 3000, mix).await?;
         rig.fork_by_luck(15_000);
+        rig.count_by_luck(3000);
         rig.run_for(rig.between(500, 12_000)).await;
         // Redundancy that is missing once all is said to be well is missing for long.
         rig.cluster.heal();
         rig.wait_clean(CONVERGENCE_MAX).await?;
         (0..3).for_each(|_| rig.fork_by_luck(4000));
+        rig.count_by_luck(2000);
         rig.run_for(rig.between(3000, 15_000)).await;
     }
     rig.converge().await
@@ -142,6 +146,18 @@ fn random_mix(rig: &Rig) -> Mix {
         think: rig.between(15, 90),
         ..Mix::default()
     }
+}
+
+/// The next fault of the run after a while, unless it is left out.
+async fn next_fault(rig: &Rc<Rig>, most_ms: u64, mix: Mix) -> Result<(), Failure> {
+    let (number, happens) = rig.cluster.stage().faults.next();
+    rig.cluster.part_luck(&format!("fault {number}"));
+    rig.run_for(rig.between(10, most_ms)).await;
+    if happens {
+        rig.cluster.tell(&format!("fault {number}"));
+        one_fault(rig, mix).await?;
+    }
+    Ok(())
 }
 
 async fn one_fault(rig: &Rc<Rig>, mix: Mix) -> Result<(), Failure> {
