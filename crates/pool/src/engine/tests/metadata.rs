@@ -207,7 +207,6 @@ fn a_disk_on_another_machine_changes_its_failure_domain() {
     bench.disks[1].mode.set(Mode::Lost);
     bench.engine.remove_device("e1.0");
     moved.set_image(&bench.disks[1].image());
-    bench.events();
     bench.attach(&moved);
     bench.until(|report| report.disks.iter().any(|disk| disk.name == "e0.1"));
     bench.pass(Duration::from_secs(5));
