@@ -94,10 +94,14 @@ impl Count {
     /// number of copies, and space that nobody or two own.
     /// Findings of the kinds `excused` aren't told.
     pub fn at_rest(&self, excused: &[Kind]) -> Result<(), String> {
-        let serious = self
-            .report
-            .all_findings()
-            .filter(|found| found.severity != Severity::Note && !excused.contains(&found.kind));
+        // A disk of no pool is none of ours (a member that lost its label is missing), nor is a copy of a
+        // member that a scenario put beside it.
+        let ours = self.report.pools.iter().flat_map(|pool| &pool.findings);
+        let serious = ours.filter(|found| {
+            found.severity != Severity::Note
+                && found.kind != Kind::Twin
+                && !excused.contains(&found.kind)
+        });
         let serious: Vec<String> = serious.map(line).collect();
         if !serious.is_empty() {
             let listed = serious[..serious.len().min(LISTED_MAX)].join("\n  ");
