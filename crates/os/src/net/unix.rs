@@ -38,6 +38,10 @@ const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 /// Pause after a failure to accept (no descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// A process that was killed is reaped before the kernel has cancelled its ring's requests and closed
+/// what they hold, its sockets among it.
+const PREDECESSOR_MAX: Duration = Duration::from_secs(3);
+const PREDECESSOR_PAUSE: Duration = Duration::from_millis(20);
 
 /// One end of a connection.
 pub struct UnixPort {
@@ -292,20 +296,25 @@ pub struct UnixPortListener {
 impl UnixPortListener {
     /// Listens under this name in a directory, for this user only; before anything is served, because
     /// people are to find the socket's path where sockets are listed. A socket that a dead process left
-    /// behind is replaced; one that somebody listens at is not.
+    /// behind is replaced; one that somebody listens at is not. Blocks while it is found out that it
+    /// isn't a process that was killed a moment ago.
     pub fn bind(
         handle: &ReactorHandle,
         directory: &Directory,
         name: &str,
     ) -> io::Result<UnixPortListener> {
         let path = directory.path_of(name);
-        match connect_socket(&Spot::of(&path)?) {
-            Ok(_) => return Err(in_use(path)),
-            Err(error) if sys::is_errno(&error, libc::EAGAIN) => return Err(in_use(path)),
-            Err(error) if sys::is_errno(&error, libc::ECONNREFUSED) => {
-                directory.remove(OsStr::new(name))?;
+        let begun = std::time::Instant::now();
+        loop {
+            match connect_socket(&Spot::of(&path)?) {
+                Err(error) if sys::is_errno(&error, libc::ECONNREFUSED) => {
+                    directory.remove(OsStr::new(name))?;
+                    break;
+                }
+                Err(error) if !sys::is_errno(&error, libc::EAGAIN) => break,
+                _ if begun.elapsed() >= PREDECESSOR_MAX => return Err(in_use(path)),
+                _ => std::thread::sleep(PREDECESSOR_PAUSE),
             }
-            Err(_) => {}
         }
         let socket = seqpacket()?;
         rustix::net::bind(&socket, &SocketAddrUnix::new(&path)?)?;

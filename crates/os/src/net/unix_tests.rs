@@ -121,3 +121,21 @@ fn a_dead_process_leaves_a_socket_that_is_replaced() {
     let directory = Directory::open(dir.path()).unwrap();
     UnixPortListener::bind(&handle, &directory, "node").unwrap();
 }
+
+/// The kernel lets go of what a killed process's ring holds some moments after the process is gone.
+#[test]
+fn a_socket_whose_process_is_being_taken_apart_is_replaced() {
+    let (_reactor, handle) = Reactor::new().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let dying = seqpacket().unwrap();
+    let address = SocketAddrUnix::new(dir.path().join("node")).unwrap();
+    rustix::net::bind(&dying, &address).unwrap();
+    rustix::net::listen(&dying, BACKLOG).unwrap();
+    let end = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(100));
+        drop(dying);
+    });
+    let directory = Directory::open(dir.path()).unwrap();
+    UnixPortListener::bind(&handle, &directory, "node").unwrap();
+    end.join().unwrap();
+}

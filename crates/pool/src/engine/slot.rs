@@ -423,7 +423,12 @@ impl Inner {
             matches!(&*device.content.borrow(), Content::Labelled { label, .. } if label.label.pool == pool)
         });
         let looks = of_pool.map(|device| async move {
-            let content = self.read_device(&device).await;
+            let mut content = self.read_device(&device).await;
+            // A disk that was given up a moment ago is just opened anew as a stranger's.
+            if let Err(IoError::Lost | IoError::Restarted { .. }) = content {
+                self.runtime.sleep(self.config.limits.rejoin).await;
+                content = self.read_device(&device).await;
+            }
             *device.content.borrow_mut() = content.unwrap_or_else(Content::Unreadable);
             if matches!(&*device.content.borrow(), Content::Unreadable(_)) {
                 device.poked.notify_all();
