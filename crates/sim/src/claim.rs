@@ -86,7 +86,7 @@ impl Claim {
         let is_troubled = |number: &usize| {
             let node = cluster.node(*number);
             let lately = node.last_troubled().is_some_and(|at| now.since(at) < TROUBLE_LINGERS);
-            lately || node.is_troubled()
+            lately || cluster.is_in_trouble(&node)
         };
         claim.troubled = claim.there.iter().copied().filter(is_troubled).collect();
         claim

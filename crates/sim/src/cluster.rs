@@ -17,10 +17,12 @@ use crate::claim::Claim;
 use crate::disk::{Disk, DiskRemains};
 use crate::drivers::{self, NodeFacts};
 use crate::medium::Survival;
-use crate::network::{Network, Quality, Station};
+use crate::network::{Network, Quality, SimPort, Station};
 use crate::random::{fork, fork_seed};
 use crate::runner::{Failure, Stage};
 use crate::world::{Clock, Killed, Process, World};
+
+mod power;
 
 /// What to build.
 #[derive(Clone, Debug)]
@@ -33,12 +35,31 @@ pub struct Plan {
     pub mtu_bytes: usize,
     /// Whether the machines' clocks drift, within what the lease tolerates.
     pub drift: bool,
+    /// Switches, each with a cable to every machine.
+    pub paths: u8,
+    /// Extent size of pools, unless a scenario says otherwise.
+    pub extent_bytes: u64,
+    /// Checksum blocks that an engine keeps in memory, if not production's number.
+    pub checksum_blocks: Option<usize>,
 }
+
+/// Small extents make small disks behave like large ones.
+pub const EXTENT_BYTES: u64 = 256 << 10;
+/// The most that a clock is off: two clocks at the two ends differ by the stated 1 %.
+const DRIFT_PPM_MAX: i64 = 4_970;
 
 impl Plan {
     /// `nodes` nodes with one disk of `mib` MiB each, one supervisor, jumbo frames.
     pub fn simple(nodes: usize, mib: u64) -> Plan {
-        Plan { nodes: vec![vec![mib << 20]; nodes], supervisors: 1, mtu_bytes: 9000, drift: true }
+        Plan {
+            nodes: vec![vec![mib << 20]; nodes],
+            supervisors: 1,
+            mtu_bytes: 9000,
+            drift: true,
+            paths: 1,
+            extent_bytes: EXTENT_BYTES,
+            checksum_blocks: None,
+        }
     }
 }
 
@@ -47,7 +68,8 @@ pub struct Node {
     name: String,
     shelf: u16,
     machine: Uuid,
-    station: Rc<Station>,
+    /// One on each path.
+    stations: Vec<Rc<Station>>,
     disks: RefCell<Vec<Rc<Disk>>>,
     clock: Cell<Clock>,
     process: RefCell<Option<Rc<Process>>>,
@@ -61,6 +83,7 @@ pub struct Remains {
     owner: OwnerId,
     records: Vec<KnownPool>,
     mtu_bytes: usize,
+    checksum_blocks: Option<usize>,
 }
 
 impl Remains {
@@ -82,7 +105,8 @@ struct NodeRemains {
 pub struct Supervisor {
     name: String,
     owner: OwnerId,
-    station: Rc<Station>,
+    /// One on each path.
+    stations: Vec<Rc<Station>>,
     clock: Clock,
     process: RefCell<Option<Rc<Process>>>,
     engine: RefCell<Option<Rc<Engine>>>,
@@ -97,7 +121,7 @@ pub struct Supervisor {
 /// All of it.
 pub struct Cluster {
     stage: Stage,
-    network: Rc<Network>,
+    networks: Vec<Rc<Network>>,
     nodes: RefCell<Vec<Rc<Node>>>,
     supervisors: Vec<Rc<Supervisor>>,
     plan: Plan,
@@ -120,9 +144,14 @@ impl Node {
         &self.disks
     }
 
-    /// Its cable.
+    /// Its cable, the first one if it has several.
     pub fn station(&self) -> &Rc<Station> {
-        &self.station
+        &self.stations[0]
+    }
+
+    /// Its cables, one on each path.
+    pub fn stations(&self) -> &[Rc<Station>] {
+        &self.stations
     }
 
     /// The running process, if it runs.
@@ -139,7 +168,7 @@ impl Node {
     /// moment.
     pub fn is_troubled(&self) -> bool {
         self.process.borrow().as_ref().is_none_or(|process| process.is_paused())
-            || self.station.is_troubled()
+            || self.stations.iter().any(|station| station.is_troubled())
             || self.disks.borrow().iter().any(|disk| disk.is_silent())
     }
 
@@ -150,9 +179,14 @@ impl Node {
 }
 
 impl Supervisor {
-    /// Its cable.
+    /// Its cable, the first one if it has several.
     pub fn station(&self) -> &Rc<Station> {
-        &self.station
+        &self.stations[0]
+    }
+
+    /// Its cables, one on each path.
+    pub fn stations(&self) -> &[Rc<Station>] {
+        &self.stations
     }
 
     /// Its lasting identity.
@@ -196,10 +230,16 @@ impl Cluster {
     /// Builds the machines; none of them runs yet.
     pub fn build(stage: &Stage, plan: Plan) -> Rc<Cluster> {
         let world = &stage.world;
-        let network = Network::new(world);
+        let networks: Vec<Rc<Network>> =
+            (0..plan.paths).map(|number| Network::numbered(world, number)).collect();
         let mut random = fork(world.seed(), "cluster");
         let mut clock = || {
-            let drift_ppm = if plan.drift { random.random_range(-4_900..=4_900) } else { 0 };
+            let drift_ppm = match random.random_range(0..4) {
+                _ if !plan.drift => 0,
+                0 => DRIFT_PPM_MAX,
+                1 => -DRIFT_PPM_MAX,
+                _ => random.random_range(-DRIFT_PPM_MAX..=DRIFT_PPM_MAX),
+            };
             Clock { drift_ppm, ..Clock::default() }
         };
         let supervisors = (0..plan.supervisors)
@@ -207,7 +247,7 @@ impl Cluster {
                 let name = format!("super-{number}");
                 Rc::new(Supervisor {
                     owner: OwnerId(identity(world, &format!("{name}/owner"))),
-                    station: network.plug(&name, plan.mtu_bytes),
+                    stations: plug(&networks, &name, plan.mtu_bytes),
                     clock: clock(),
                     process: RefCell::default(),
                     engine: RefCell::default(),
@@ -219,12 +259,12 @@ impl Cluster {
             })
             .collect();
         let nodes = plan.nodes.iter().enumerate().map(|(number, sizes)| {
-            new_node(world, &network, number, sizes, plan.mtu_bytes, clock())
+            new_node(world, &networks, number, sizes, plan.mtu_bytes, clock())
         });
         let nodes = nodes.collect();
         Rc::new(Cluster {
             stage: stage.clone(),
-            network,
+            networks,
             nodes: RefCell::new(nodes),
             supervisors,
             random: RefCell::new(fork(world.seed(), "luck")),
@@ -245,7 +285,12 @@ impl Cluster {
     /// Machines with what others left, in another world; none of them runs yet. The first supervisor
     /// is the one that owned the pool, the second one knows nothing.
     pub fn rebuild(stage: &Stage, remains: &Remains) -> Rc<Cluster> {
-        let plan = Plan { supervisors: 2, mtu_bytes: remains.mtu_bytes, ..Plan::simple(0, 0) };
+        let plan = Plan {
+            supervisors: 2,
+            mtu_bytes: remains.mtu_bytes,
+            checksum_blocks: remains.checksum_blocks,
+            ..Plan::simple(0, 0)
+        };
         let mut cluster = Cluster::build(stage, plan);
         let world = &stage.world;
         let nodes = remains.nodes.iter().map(|left| {
@@ -253,7 +298,7 @@ impl Cluster {
                 name: left.name.clone(),
                 shelf: left.shelf,
                 machine: left.machine,
-                station: cluster.network.plug(&left.name, remains.mtu_bytes),
+                stations: plug(&cluster.networks, &left.name, remains.mtu_bytes),
                 disks: RefCell::new(
                     left.disks.iter().map(|disk| Disk::restored(world, disk)).collect(),
                 ),
@@ -298,13 +343,25 @@ impl Cluster {
             owner: supervisor.owner,
             records,
             mtu_bytes: self.plan.mtu_bytes,
+            checksum_blocks: self.plan.checksum_blocks,
         }
+    }
+
+    /// What was built.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Whether something about a node is broken from outside, its way to a supervisor included.
+    pub fn is_in_trouble(&self, node: &Node) -> bool {
+        let mut paths = self.networks.iter().zip(&node.stations);
+        node.is_troubled() || paths.any(|(network, station)| network.is_parted(station))
     }
 
     /// Remembers which nodes are in trouble now.
     pub fn note_trouble(&self) {
         let now = self.world().timeline().now();
-        for node in self.nodes.borrow().iter().filter(|node| node.is_troubled()) {
+        for node in self.nodes.borrow().iter().filter(|node| self.is_in_trouble(node)) {
             node.troubled.set(Some(now));
         }
     }
@@ -319,9 +376,14 @@ impl Cluster {
         &self.stage
     }
 
-    /// The switch.
+    /// The switch, the first one if there are several.
     pub fn network(&self) -> &Rc<Network> {
-        &self.network
+        &self.networks[0]
+    }
+
+    /// The switches.
+    pub fn networks(&self) -> &[Rc<Network>] {
+        &self.networks
     }
 
     /// How many nodes there are.
@@ -385,7 +447,7 @@ impl Cluster {
         let number = self.node_count();
         let node = new_node(
             self.world(),
-            &self.network,
+            &self.networks,
             number,
             sizes,
             self.plan.mtu_bytes,
@@ -394,138 +456,6 @@ impl Cluster {
         self.nodes.borrow_mut().push(node);
         self.start_node(number);
         number
-    }
-
-    /// Starts a node's process. Does nothing while it runs.
-    pub fn start_node(&self, number: usize) {
-        let node = self.node(number);
-        if node.process.borrow().is_some() {
-            return;
-        }
-        let process = self.world().start_process(&node.name, node.clock.get());
-        let devices = node.disks();
-        let port = self.network.open(&node.station);
-        let facts = NodeFacts { machine: node.machine, name: &node.name, shelf: node.shelf };
-        drivers::serve(&process, port, facts, &devices);
-        *node.process.borrow_mut() = Some(process);
-    }
-
-    /// SIGKILL of a node's process. Its disks finish what they were given.
-    pub fn kill_node(&self, number: usize) {
-        let node = self.node(number);
-        let process = node.process.borrow_mut().take();
-        if let Some(process) = process {
-            process.kill();
-        }
-    }
-
-    /// A node's machine loses power.
-    pub fn cut_node_power(&self, number: usize, survival: Survival) {
-        self.kill_node(number);
-        let node = self.node(number);
-        node.station.clear();
-        for disk in node.disks() {
-            disk.cut_power(survival);
-        }
-        // The boot clock begins anew.
-        let clock = node.clock.get();
-        node.clock.set(Clock { booted: self.world().timeline().now(), ..clock });
-    }
-
-    /// Cuts a node's cable, or joins it.
-    pub fn cut_link(&self, number: usize, cut: bool) {
-        let node = self.node(number);
-        self.world().story().tell(&node.name, if cut { "link cut" } else { "link joined" });
-        node.station.set_cut(cut, cut);
-    }
-
-    /// Starts a supervisor. Does nothing while it runs.
-    pub fn start_supervisor(&self, number: usize) {
-        let supervisor = &self.supervisors[number];
-        if supervisor.process.borrow().is_some() {
-            return;
-        }
-        let process = self.world().start_process(&supervisor.name, supervisor.clock);
-        let Some(handle) = process.handle() else { return };
-        let config = EngineConfig {
-            owner: supervisor.owner,
-            owner_name: supervisor.name.clone(),
-            pools: supervisor.records.borrow().clone(),
-            limits: Limits::default(),
-        };
-        let engine = Engine::new(handle.clone(), config);
-        let port = self.network.open(&supervisor.station);
-        drivers::attach(&handle, port, &engine);
-        drivers::follow_events(&process, &engine, self.world(), &supervisor.name);
-        *supervisor.last_claim.borrow_mut() = None;
-        if self.supervisors.iter().any(|other| !Rc::ptr_eq(other, supervisor) && other.ran.get()) {
-            // From here on one of them may depose the other.
-            self.stage.verdict.expect_fencing();
-        }
-        supervisor.ran.set(true);
-        *supervisor.engine.borrow_mut() = Some(engine);
-        *supervisor.process.borrow_mut() = Some(process);
-    }
-
-    /// SIGKILL of a supervisor.
-    pub fn kill_supervisor(&self, number: usize) {
-        let supervisor = &self.supervisors[number];
-        if self.stage.forks.by_luck() && supervisor.engine().is_some() {
-            *supervisor.last_claim.borrow_mut() = Claim::of(self, number);
-        }
-        let (process, engine) =
-            (supervisor.process.borrow_mut().take(), supervisor.engine.borrow_mut().take());
-        if let Some(engine) = &engine {
-            *supervisor.records.borrow_mut() = engine.known_pools();
-        }
-        if let Some(process) = process {
-            process.kill();
-        }
-        drop(engine);
-    }
-
-    /// The power goes everywhere.
-    pub fn cut_all_power(&self) {
-        self.tell("power cut of everything");
-        for number in 0..self.supervisors.len() {
-            self.kill_supervisor(number);
-        }
-        for number in 0..self.node_count() {
-            let survival = self.any_survival();
-            self.cut_node_power(number, survival);
-        }
-    }
-
-    /// What a power cut leaves, by luck.
-    pub fn any_survival(&self) -> Survival {
-        self.luck(any_survival)
-    }
-
-    /// Everything that was broken from outside works again: power, links, processes, disks' answers.
-    pub fn heal(&self) {
-        self.tell("all is repaired");
-        for number in 0..self.node_count() {
-            let node = self.node(number);
-            node.station.set_cut(false, false);
-            node.station.set_quality(Quality::GOOD);
-            for disk in node.disks() {
-                disk.heal();
-            }
-            if node.disks().iter().any(|disk| disk.is_to_be_reopened()) {
-                self.kill_node(number);
-            }
-            if let Some(process) = node.process() {
-                process.resume();
-            }
-            self.start_node(number);
-        }
-        for supervisor in &self.supervisors {
-            supervisor.station.set_cut(false, false);
-            supervisor.station.set_quality(Quality::GOOD);
-            if let Some(process) = supervisor.process() {
-                process.resume();
-            }
-        }
     }
 
     /// Waits until `condition` holds, at most for `limit`.
@@ -559,9 +489,26 @@ pub fn is_clean(report: &PoolReport) -> bool {
         })
 }
 
+/// A cable to each switch.
+fn plug(networks: &[Rc<Network>], name: &str, mtu_bytes: usize) -> Vec<Rc<Station>> {
+    networks.iter().map(|network| network.plug(name, mtu_bytes)).collect()
+}
+
+/// A process's sockets, one on each cable.
+fn open(networks: &[Rc<Network>], stations: &[Rc<Station>]) -> Vec<Rc<SimPort>> {
+    networks.iter().zip(stations).map(|(network, station)| network.open(station)).collect()
+}
+
+fn mend(stations: &[Rc<Station>]) {
+    for station in stations {
+        station.set_cut(false, false);
+        station.set_quality(Quality::GOOD);
+    }
+}
+
 fn new_node(
     world: &World,
-    network: &Network,
+    networks: &[Rc<Network>],
     number: usize,
     sizes: &[u64],
     mtu_bytes: usize,
@@ -576,7 +523,7 @@ fn new_node(
     Rc::new(Node {
         machine: identity(world, &name),
         shelf: number as u16 + 1,
-        station: network.plug(&name, mtu_bytes),
+        stations: plug(networks, &name, mtu_bytes),
         disks: RefCell::new(disks),
         clock: Cell::new(clock),
         process: RefCell::default(),

@@ -34,11 +34,13 @@ pub struct NodeFacts<'a> {
 }
 
 /// A node process: exports `disks`, each as soon as its medium is opened.
-pub fn serve(process: &Process, port: Rc<SimPort>, facts: NodeFacts<'_>, disks: &[Rc<Disk>]) {
+pub fn serve(process: &Process, ports: Vec<Rc<SimPort>>, facts: NodeFacts<'_>, disks: &[Rc<Disk>]) {
     let Some(handle) = process.handle() else { return };
     let identity = NodeIdentity { id: facts.machine, name: facts.name.to_string() };
     let driver = TargetDriver::new(handle.clone(), identity);
-    driver.add_port(port);
+    for port in ports {
+        driver.add_port(port);
+    }
     for (slot, disk) in disks.iter().enumerate() {
         let (driver, handle_inside) = (driver.clone(), handle.clone());
         let device = disk.open_in(&handle);
@@ -75,10 +77,12 @@ pub struct Found {
 
 /// A client process: calls `found` for each disk that answers for the first time, and for each other
 /// disk that takes its address, for as long as the process lives.
-pub fn look_for_disks(handle: &Handle, port: Rc<SimPort>, found: impl Fn(Found) + 'static) {
+pub fn look_for_disks(handle: &Handle, ports: Vec<Rc<SimPort>>, found: impl Fn(Found) + 'static) {
     let options = InitiatorOptions::new(Incarnation(handle.random_bytes16()));
     let initiator = Initiator::new(handle.clone(), options);
-    initiator.add_port(port);
+    for port in ports {
+        initiator.add_port(port);
+    }
     handle.spawn(async move {
         let mut known: BTreeMap<ShelfSlot, Rc<dyn BlockDevice>> = BTreeMap::new();
         loop {
@@ -105,9 +109,9 @@ fn export_of(initiator: &Initiator, address: ShelfSlot) -> Option<ExportInfo> {
 }
 
 /// An engine process: every disk in sight is shown to the engine.
-pub fn attach(handle: &Handle, port: Rc<SimPort>, engine: &Rc<Engine>) {
+pub fn attach(handle: &Handle, ports: Vec<Rc<SimPort>>, engine: &Rc<Engine>) {
     let engine = Rc::clone(engine);
-    look_for_disks(handle, port, move |found| {
+    look_for_disks(handle, ports, move |found| {
         let Some(export) = found.export else { return };
         let facts = DiskFacts {
             name: found.address.to_string(),

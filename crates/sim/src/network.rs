@@ -4,7 +4,7 @@
 //! for minutes reaches whoever has the address by then.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -78,8 +78,12 @@ impl Quality {
     };
 }
 
-/// The switch.
+/// A switch.
 pub struct Network {
+    /// Of several that a world has, from zero.
+    number: u8,
+    /// Between whom nothing passes, though each hears everybody else.
+    parted: RefCell<BTreeSet<(MacAddr, MacAddr)>>,
     timeline: Rc<Timeline>,
     story: Rc<Story>,
     stations: RefCell<BTreeMap<MacAddr, Rc<Station>>>,
@@ -123,11 +127,19 @@ pub struct Station {
 impl Network {
     /// A switch without cables.
     pub fn new(world: &World) -> Rc<Network> {
+        Network::numbered(world, 0)
+    }
+
+    /// One of several switches, each a path of its own between the same machines.
+    pub fn numbered(world: &World, number: u8) -> Rc<Network> {
+        let label = if number == 0 { "network".into() } else { format!("network-{number}") };
         Rc::new(Network {
+            number,
+            parted: RefCell::default(),
             timeline: Rc::clone(world.timeline()),
             story: Rc::clone(world.story()),
             stations: RefCell::default(),
-            random: RefCell::new(fork(world.seed(), "network")),
+            random: RefCell::new(fork(world.seed(), &label)),
             counters: Cell::default(),
         })
     }
@@ -137,7 +149,7 @@ impl Network {
         let number = self.stations.borrow().len() as u8;
         let station = Rc::new(Station {
             name: name.to_string(),
-            mac: MacAddr([0x02, 0, 0, 0, 0, number + 1]),
+            mac: MacAddr([0x02, 0, 0, 0, self.number, number + 1]),
             mtu_bytes: Cell::new(mtu_bytes),
             quality: Cell::new(Quality::GOOD),
             cut_out: Cell::new(false),
@@ -149,6 +161,30 @@ impl Network {
         });
         self.stations.borrow_mut().insert(station.mac, Rc::clone(&station));
         station
+    }
+
+    /// Whether nothing passes between two stations, in either direction.
+    pub fn part(&self, one: &Station, other: &Station, parted: bool) {
+        self.story.tell(
+            &one.name,
+            &format!("{} {}", if parted { "is cut off from" } else { "hears" }, other.name),
+        );
+        for pair in [(one.mac, other.mac), (other.mac, one.mac)] {
+            match parted {
+                true => self.parted.borrow_mut().insert(pair),
+                false => self.parted.borrow_mut().remove(&pair),
+            };
+        }
+    }
+
+    /// Nobody is cut off from another any more.
+    pub fn join_all(&self) {
+        self.parted.borrow_mut().clear();
+    }
+
+    /// Whether a station is cut off from another one.
+    pub fn is_parted(&self, station: &Station) -> bool {
+        self.parted.borrow().iter().any(|(one, _)| *one == station.mac)
     }
 
     /// What became of frames so far.
@@ -184,6 +220,7 @@ impl Network {
         let (sender, receiver) = (from.quality.get(), to.quality.get());
         let lost = from.cut_out.get()
             || to.cut_in.get()
+            || self.parted.borrow().contains(&(from.mac, to.mac))
             || bytes.len() > mtu + ETHERNET_HEADER_BYTES
             || self.chance(sender.loss)
             || self.chance(receiver.loss);

@@ -14,6 +14,7 @@ use pool::{DiskState, PoolReport, VerifyReport, VolumeReport};
 use rand::Rng;
 
 use crate::claim::Claim;
+pub use crate::cluster::EXTENT_BYTES;
 use crate::cluster::{Cluster, Plan, is_clean};
 use crate::count::Count;
 use crate::fork::Loss;
@@ -26,8 +27,6 @@ use crate::workload::{Clients, Mix, Record, Watched};
 pub const POOL: &str = "p";
 /// The volume of scenarios that need only one.
 pub const VOLUME: &str = "v";
-/// Small extents make small disks behave like large ones.
-pub const EXTENT_BYTES: u64 = 256 << 10;
 /// Longest that a takeover or a restart may take until volumes serve: lease, margin, replay.
 pub const OPENING_MAX: Duration = Duration::from_secs(25);
 /// Longest that it may take until all is clean once nothing is broken any more.
@@ -91,7 +90,7 @@ impl Rig {
 
     /// Makes the pool, as soon as its disks are in sight.
     pub async fn create_pool(&self, disks: Vec<String>) -> Result<(), Failure> {
-        self.create_pool_of(disks, Some(EXTENT_BYTES)).await
+        self.create_pool_of(disks, Some(self.cluster.plan().extent_bytes)).await
     }
 
     /// Makes the pool with extents of another size, or of the engine's choice.

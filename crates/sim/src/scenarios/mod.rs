@@ -15,6 +15,7 @@ pub mod nth_step;
 mod owners;
 mod random;
 mod sessions;
+mod shapes;
 mod space;
 
 use std::time::Duration;
@@ -35,6 +36,7 @@ pub fn all() -> Vec<Scenario> {
 pub fn named() -> Vec<Scenario> {
     [
         sessions::SCENARIOS,
+        shapes::SCENARIOS,
         nodes::SCENARIOS,
         owners::SCENARIOS,
         damage::SCENARIOS,

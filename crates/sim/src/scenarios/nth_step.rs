@@ -384,7 +384,9 @@ async fn recover(rig: &Rc<Rig>, operation: &Operation) -> Result<(), Failure> {
         refused = no_pool.0;
         if operation.name == "create" {
             let disks = disk_names(rig);
-            if let Err(again) = rig.make_pool(disks.clone(), None, disks).await {
+            if let Err(again) =
+                rig.make_pool(disks.clone(), Some(rig.cluster.plan().extent_bytes), disks).await
+            {
                 refused = format!("{refused}; {}", again.0);
             }
         }

@@ -12,7 +12,7 @@ use pool::engine::VolumeSize;
 use pool::metadata::Layout;
 use rand::Rng;
 
-use super::common::{CONVERGENCE_MAX, POOL, Rig};
+use super::common::{CONVERGENCE_MAX, EXTENT_BYTES, POOL, Rig};
 use crate::cluster::{Plan, is_clean};
 use crate::disk::{Chances, Disk, Latency, Part, ReadFault, WriteFault};
 use crate::network::Quality;
@@ -99,16 +99,22 @@ async fn run_lulls(stage: Stage) -> Result<(), Failure> {
 async fn build(stage: &Stage) -> Result<Rc<Rig>, Failure> {
     let mut luck = crate::random::fork(stage.world.seed(), "topology");
     let nodes = luck.random_range(2..=5);
+    // Most runs are small in everything; some have production's extents, and what comes with them.
+    let extent_bytes =
+        [EXTENT_BYTES, EXTENT_BYTES, EXTENT_BYTES, 1 << 20, 4 << 20][luck.random_range(0..5)];
+    let scale = extent_bytes / EXTENT_BYTES;
     let plan = Plan {
         nodes: (0..nodes)
             .map(|_| {
                 let disks = if luck.random_bool(0.7) { 1 } else { luck.random_range(2..=3) };
-                (0..disks).map(|_| luck.random_range(12..=40) << 20).collect()
+                (0..disks).map(|_| luck.random_range(12..=40) * scale << 20).collect()
             })
             .collect(),
-        supervisors: 1,
         mtu_bytes: if luck.random_bool(0.8) { 9000 } else { 1500 },
-        drift: true,
+        paths: if luck.random_bool(0.2) { 2 } else { 1 },
+        extent_bytes,
+        checksum_blocks: luck.random_bool(0.3).then_some(16),
+        ..Plan::simple(0, 0)
     };
     let count = luck.random_range(1..=2);
     let names = ["a", "b"];
@@ -120,7 +126,7 @@ async fn build(stage: &Stage) -> Result<Rc<Rig>, Failure> {
                 1..=3 if nodes >= 3 => Layout::Mirror(3),
                 _ => Layout::Mirror(2),
             };
-            (*name, luck.random_range(4..=40) * (64 << 10), layout)
+            (*name, luck.random_range(4..=40) * scale * (64 << 10), layout)
         })
         .collect();
     let rig = Rig::start(stage, plan, &[]).await?;
@@ -178,14 +184,28 @@ async fn one_fault(rig: &Rc<Rig>, mix: Mix) -> Result<(), Failure> {
             again(rig, back, move |rig| rig.cluster.start_node(number));
         }
         3 => {
-            if let Some(process) = node.process() {
-                process.pause();
+            let owner = rig.cluster.supervisor(rig.active()).process();
+            let stopped = if rig.below(3) == 0 { owner } else { node.process() };
+            if let Some(process) = stopped {
+                match rig.below(2) {
+                    0 => process.pause(),
+                    _ => process.pause_in_turn(rig.below(100) as u32),
+                }
                 again(rig, back, move |_| process.resume());
             }
         }
         4 => {
             rig.cluster.cut_link(number, true);
             again(rig, back, move |rig| rig.cluster.cut_link(number, false));
+        }
+        5 if rig.below(2) == 0 => {
+            let paths = rig.cluster.networks().len();
+            let path = rig.below(paths);
+            let network = Rc::clone(&rig.cluster.networks()[path]);
+            let owner = Rc::clone(&rig.cluster.supervisor(rig.active()).stations()[path]);
+            let other = Rc::clone(&node.stations()[path]);
+            network.part(&owner, &other, true);
+            again(rig, back, move |_| network.part(&owner, &other, false));
         }
         5 => {
             let out = rig.below(2) == 0;

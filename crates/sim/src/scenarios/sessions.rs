@@ -107,7 +107,7 @@ impl Pair {
         let port = self.network.open(&self.target);
         let disks = [Rc::clone(&self.disk)];
         let facts = NodeFacts { machine: Uuid::from_u128(1), name: "target", shelf: 1 };
-        drivers::serve(&process, port, facts, &disks);
+        drivers::serve(&process, vec![port], facts, &disks);
         *self.target_process.borrow_mut() = Some(process);
     }
 
@@ -127,7 +127,7 @@ impl Pair {
         let handle = process.handle().ok_or_else(|| Failure("dead".to_string()))?;
         let (sender, receiver) = futures::channel::oneshot::channel();
         let sender = RefCell::new(Some(sender));
-        drivers::look_for_disks(&handle, port, move |disk| {
+        drivers::look_for_disks(&handle, vec![port], move |disk| {
             if let Some(sender) = sender.borrow_mut().take() {
                 // The client may have been given up.
                 let _ = sender.send(disk.device);

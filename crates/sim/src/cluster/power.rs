@@ -1,0 +1,139 @@
+//! What starts and ends machines and processes, and what repairs them.
+
+use super::*;
+
+impl Cluster {
+    /// Starts a node's process. Does nothing while it runs.
+    pub fn start_node(&self, number: usize) {
+        let node = self.node(number);
+        if node.process.borrow().is_some() {
+            return;
+        }
+        let process = self.world().start_process(&node.name, node.clock.get());
+        let devices = node.disks();
+        let ports = open(&self.networks, &node.stations);
+        let facts = NodeFacts { machine: node.machine, name: &node.name, shelf: node.shelf };
+        drivers::serve(&process, ports, facts, &devices);
+        *node.process.borrow_mut() = Some(process);
+    }
+
+    /// SIGKILL of a node's process. Its disks finish what they were given.
+    pub fn kill_node(&self, number: usize) {
+        let node = self.node(number);
+        let process = node.process.borrow_mut().take();
+        if let Some(process) = process {
+            process.kill();
+        }
+    }
+
+    /// A node's machine loses power.
+    pub fn cut_node_power(&self, number: usize, survival: Survival) {
+        self.kill_node(number);
+        let node = self.node(number);
+        node.stations.iter().for_each(|station| station.clear());
+        for disk in node.disks() {
+            disk.cut_power(survival);
+        }
+        // The boot clock begins anew.
+        let clock = node.clock.get();
+        node.clock.set(Clock { booted: self.world().timeline().now(), ..clock });
+    }
+
+    /// Cuts all of a node's cables, or joins them.
+    pub fn cut_link(&self, number: usize, cut: bool) {
+        let node = self.node(number);
+        self.world().story().tell(&node.name, if cut { "link cut" } else { "link joined" });
+        node.stations.iter().for_each(|station| station.set_cut(cut, cut));
+    }
+
+    /// Starts a supervisor. Does nothing while it runs.
+    pub fn start_supervisor(&self, number: usize) {
+        let supervisor = &self.supervisors[number];
+        if supervisor.process.borrow().is_some() {
+            return;
+        }
+        let process = self.world().start_process(&supervisor.name, supervisor.clock);
+        let Some(handle) = process.handle() else { return };
+        let config = EngineConfig {
+            owner: supervisor.owner,
+            owner_name: supervisor.name.clone(),
+            pools: supervisor.records.borrow().clone(),
+            limits: match self.plan.checksum_blocks {
+                Some(checksum_blocks) => Limits { checksum_blocks, ..Limits::default() },
+                None => Limits::default(),
+            },
+        };
+        let engine = Engine::new(handle.clone(), config);
+        let ports = open(&self.networks, &supervisor.stations);
+        drivers::attach(&handle, ports, &engine);
+        drivers::follow_events(&process, &engine, self.world(), &supervisor.name);
+        *supervisor.last_claim.borrow_mut() = None;
+        if self.supervisors.iter().any(|other| !Rc::ptr_eq(other, supervisor) && other.ran.get()) {
+            // From here on one of them may depose the other.
+            self.stage.verdict.expect_fencing();
+        }
+        supervisor.ran.set(true);
+        *supervisor.engine.borrow_mut() = Some(engine);
+        *supervisor.process.borrow_mut() = Some(process);
+    }
+
+    /// SIGKILL of a supervisor.
+    pub fn kill_supervisor(&self, number: usize) {
+        let supervisor = &self.supervisors[number];
+        if self.stage.forks.by_luck() && supervisor.engine().is_some() {
+            *supervisor.last_claim.borrow_mut() = Claim::of(self, number);
+        }
+        let (process, engine) =
+            (supervisor.process.borrow_mut().take(), supervisor.engine.borrow_mut().take());
+        if let Some(engine) = &engine {
+            *supervisor.records.borrow_mut() = engine.known_pools();
+        }
+        if let Some(process) = process {
+            process.kill();
+        }
+        drop(engine);
+    }
+
+    /// The power goes everywhere.
+    pub fn cut_all_power(&self) {
+        self.tell("power cut of everything");
+        for number in 0..self.supervisors.len() {
+            self.kill_supervisor(number);
+        }
+        for number in 0..self.node_count() {
+            let survival = self.any_survival();
+            self.cut_node_power(number, survival);
+        }
+    }
+
+    /// What a power cut leaves, by luck.
+    pub fn any_survival(&self) -> Survival {
+        self.luck(any_survival)
+    }
+
+    /// Everything that was broken from outside works again: power, links, processes, disks' answers.
+    pub fn heal(&self) {
+        self.tell("all is repaired");
+        self.networks.iter().for_each(|network| network.join_all());
+        for number in 0..self.node_count() {
+            let node = self.node(number);
+            mend(&node.stations);
+            for disk in node.disks() {
+                disk.heal();
+            }
+            if node.disks().iter().any(|disk| disk.is_to_be_reopened()) {
+                self.kill_node(number);
+            }
+            if let Some(process) = node.process() {
+                process.resume();
+            }
+            self.start_node(number);
+        }
+        for supervisor in &self.supervisors {
+            mend(&supervisor.stations);
+            if let Some(process) = supervisor.process() {
+                process.resume();
+            }
+        }
+    }
+}
