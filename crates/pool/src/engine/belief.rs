@@ -101,7 +101,7 @@ pub(super) struct Belief {
 }
 
 /// Reads a group's checksum blocks until those that the root names are found.
-pub(super) async fn believe(pool: &Pool, group: &GroupPlace) -> Result<Belief, LoadError> {
+pub(super) async fn believe(pool: &Rc<Pool>, group: &GroupPlace) -> Result<Belief, LoadError> {
     let unknown = || LoadError::Unreachable(Vec::new());
     let blocks = pool.shape().checksum_blocks();
     loop {
@@ -116,7 +116,7 @@ pub(super) async fn believe(pool: &Pool, group: &GroupPlace) -> Result<Belief, L
 }
 
 async fn believe_now(
-    pool: &Pool,
+    pool: &Rc<Pool>,
     group: &GroupPlace,
     root: u64,
     blocks: u32,
@@ -142,7 +142,7 @@ async fn believe_now(
 /// The members' slots at `positions`: those that should have them first, one after the other, until
 /// `is_enough`; at last those that missed something.
 pub(super) async fn gather(
-    pool: &Pool,
+    pool: &Rc<Pool>,
     group: &GroupPlace,
     positions: Range<u32>,
     mut is_enough: impl FnMut(&[Heard]) -> bool,
@@ -159,10 +159,12 @@ pub(super) async fn gather(
     loop {
         if asks && !all_asked {
             match order.find_map(|member| Some((member, pool.extent_of(group, member)?))) {
-                Some((member, (_, device, start))) => {
+                Some((member, (disk, device, start))) => {
                     let positions = positions.clone();
                     reads.push(async move {
-                        hear(pool.shape(), group, member, &*device, start, positions).await
+                        let heard = hear(pool.shape(), group, member, &*device, start, positions);
+                        let heard = heard.await?;
+                        pool.expect_instance(&disk, heard.instance).map(|()| heard)
                     });
                 }
                 None => all_asked = true,
@@ -252,7 +254,7 @@ async fn read_slots(
 
 /// One sound slot per block, of whoever was heard, that sum to the root.
 fn choose(
-    pool: &Pool,
+    pool: &Rc<Pool>,
     group: &GroupPlace,
     root: u64,
     heard: &[Heard],
@@ -279,13 +281,18 @@ fn sound(shape: ExtentShape, heard: &[Heard], index: u32) -> Vec<Rc<ChecksumBloc
     blocks
 }
 
-fn hash_of(pool: &Pool, group: &GroupPlace, index: u32, version: ChecksumVersion) -> u64 {
+fn hash_of(pool: &Rc<Pool>, group: &GroupPlace, index: u32, version: ChecksumVersion) -> u64 {
     version_hash(pool.id, group.birth, index, version)
 }
 
 /// Which blocks of a span nobody has: those in whose place a later version makes the sum right. If
 /// there are none such, the whole span is doubtful.
-fn doubt(pool: &Pool, group: &GroupPlace, root: u64, gathered: Gathered) -> Result<Belief, Doubt> {
+fn doubt(
+    pool: &Rc<Pool>,
+    group: &GroupPlace,
+    root: u64,
+    gathered: Gathered,
+) -> Result<Belief, Doubt> {
     let shape = pool.shape();
     let count = shape.checksum_blocks();
     let candidates: Vec<Vec<Rc<ChecksumBlock>>> =

@@ -4,24 +4,29 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::time::Duration;
 
-use block::{BLOCK_BYTES, BLOCK_SECTORS, Buffer, BufferMut, Lba};
+use block::{BLOCK_BYTES, BLOCK_SECTORS, Buffer, BufferMut, Instance, Lba};
 
 use super::disk_work::{DiskWork, Touched};
-use super::io::read_run;
 use super::lease::Ended;
 use super::open_pool::OpenPool;
 use super::pool::{GroupPlace, Pool};
 use super::volume::Volume;
-use crate::format::{BirthId, DiskNumber, ExtentShape, Role, Row, row_checksum};
+use crate::format::{BirthId, DiskNumber, ExtentShape, Role, Row, VolumeId, row_checksum};
 use crate::metadata::{MetaRecord, MissChange};
 use crate::report::PoolEvent;
+
+/// How often a disk with older contents is looked at.
+const JUDGE_EVERY: Duration = Duration::from_secs(5);
 
 /// What was copied to a member.
 struct Copied {
     /// Regions that it has now.
     mask: u64,
     bytes: u64,
+    /// The instance that took it, if anything had to be written.
+    instance: Option<Instance>,
 }
 
 impl Pool {
@@ -58,6 +63,7 @@ impl OpenPool {
                     Err(_) => return,
                 }
             }
+            self.judge_rolled_back().await;
             self.tell_caught_up();
             if !progress {
                 if self.pool.unless_over(changed).await.is_err() {
@@ -81,13 +87,57 @@ impl OpenPool {
         self.pool.unless_over(volume.catch_up_group(birth)).await?
     }
 
+    /// A disk that came back with older contents and misses nothing that others have is as good as the
+    /// others once what counts of all checksums is there: until then its newer contents may come back,
+    /// and are waited for.
+    async fn judge_rolled_back(&self) {
+        let now = self.pool.runtime.now();
+        for member in self.pool.members() {
+            let appearance = member.appearance.get();
+            if !member.rolled_back.get()
+                || !member.is_usable()
+                || self.pool.missed_bytes(member.number) > 0
+                || member.judge_at.get() > now
+            {
+                continue;
+            }
+            member.judge_at.set(now + JUDGE_EVERY);
+            if self.has_what_counts(member.number).await && member.appearance.get() == appearance {
+                member.rolled_back.set(false);
+                self.pool.changed.notify_all();
+            }
+        }
+    }
+
+    async fn has_what_counts(&self, disk: DiskNumber) -> bool {
+        let groups: Vec<(VolumeId, BirthId)> = {
+            let meta = self.pool.meta.borrow();
+            let groups = meta.volumes().values().flat_map(|volume| volume.groups());
+            let here = groups.filter(|group| {
+                group.is_initialised() && group.members().any(|(member, _)| member == disk)
+            });
+            here.map(|group| (group.volume, group.birth())).collect()
+        };
+        for (volume, birth) in groups {
+            let volume = self.volume(volume);
+            let (Some(volume), Some(place)) = (volume, self.pool.group_by_birth(birth)) else {
+                continue;
+            };
+            for index in 0..self.pool.shape().checksum_blocks() {
+                if volume.checksum_block(&place, index).await.is_err() {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
     fn tell_caught_up(&self) {
         for member in self.pool.members() {
             let copied = member.caught_up_bytes.get();
             let behind = member.is_behind.get();
             if behind && member.is_usable() && self.pool.missed_bytes(member.number) == 0 {
                 member.is_behind.set(false);
-                member.rolled_back.set(false);
                 member.caught_up_bytes.set(0);
                 self.pool.events.tell(PoolEvent::CaughtUp {
                     pool: self.pool.name.clone(),
@@ -105,6 +155,7 @@ impl Volume {
         let _lock = self.pool.group_lock(birth).acquire(1).await;
         let Some(group) = self.pool.group_by_birth(birth) else { return Ok(false) };
         let mut cleared = Vec::new();
+        let mut took = BTreeMap::new();
         for index in 0..group.members.len() {
             let missed = self.pool.meta.borrow().missed(birth, index as u8);
             if missed == 0 || self.pool.extent_of(&group, index).is_none() {
@@ -116,14 +167,29 @@ impl Volume {
                 if let Some(member) = self.pool.member(group.members[index].0) {
                     member.caught_up_bytes.set(member.caught_up_bytes.get() + copied.bytes);
                 }
+                took.insert(group.members[index].0, copied.instance);
                 cleared.push(MissChange { group: birth, member: index as u8, mask: copied.mask });
             }
         }
         if cleared.is_empty() {
             return Ok(false);
         }
+        // A disk that was rolled back behind what it is credited with now must be told by its number.
+        let _releases = self.pool.release_lock.acquire(1).await;
+        let release = self.pool.meta.borrow().counters().release;
+        let confirmed = self.pool.confirm(took, release).await;
+        cleared.retain(|change| {
+            let member = group.members.get(usize::from(change.member));
+            member.is_some_and(|(disk, _)| confirmed.contains(disk))
+        });
+        if cleared.is_empty() {
+            return Ok(false);
+        }
+        let disks = confirmed.into_iter().collect();
+        let records =
+            [MetaRecord::MissesCleared(cleared), MetaRecord::Confirmed { release, disks }];
         let _meta = self.pool.meta_lock.acquire(1).await;
-        self.pool.commit_locked(&[MetaRecord::MissesCleared(cleared)]).await?;
+        self.pool.commit_locked(&records).await?;
         Ok(true)
     }
 
@@ -139,7 +205,7 @@ impl Volume {
             return Ok(None);
         };
         let mut work = DiskWork::new(Rc::clone(&member), device);
-        let mut copied = Copied { mask: missed, bytes: 0 };
+        let mut copied = Copied { mask: missed, bytes: 0, instance: None };
         for index in 0..shape.checksum_blocks() {
             let (first, count) = shape.rows_of_block(index);
             let regions = ExtentShape::CHECKSUMS;
@@ -190,6 +256,7 @@ impl Volume {
             self.pool.exclude(&BTreeMap::from([(disk, error)]), true).await?;
             return Ok(None);
         }
+        copied.instance = result.instance;
         copied.mask &= !result.missed.iter().fold(0, |mask, missed| mask | missed.mask);
         Ok(Some(copied))
     }
@@ -209,9 +276,12 @@ impl Volume {
         let sources: Vec<usize> =
             sources.filter(|source| self.pool.has_all(group.birth, *source, region)).collect();
         for source in &sources {
-            let Some((_, device, start)) = self.pool.extent_of(group, *source) else { continue };
+            let Some((member, device, start)) = self.pool.extent_of(group, *source) else {
+                continue;
+            };
             let sector = Lba(start.0 + shape.row_sector(first));
-            let reading = read_run(&*device, sector, rows.len() as u64 * BLOCK_SECTORS);
+            let sectors = rows.len() as u64 * BLOCK_SECTORS;
+            let reading = self.pool.read_member(&member, &*device, sector, sectors);
             let Ok(data) = self.pool.within(self.pool.limits.exclusion, reading).await else {
                 continue;
             };

@@ -61,7 +61,7 @@ impl Checksums {
     /// The believed block at `index` of a group's extent.
     pub(crate) async fn load(
         &self,
-        pool: &Pool,
+        pool: &Rc<Pool>,
         group: &GroupPlace,
         index: u32,
     ) -> Result<Loaded, LoadError> {
@@ -227,7 +227,7 @@ impl Checksums {
 
 /// A block whose version is known: one slot of whoever has it.
 async fn load_version(
-    pool: &Pool,
+    pool: &Rc<Pool>,
     group: &GroupPlace,
     index: u32,
     version: ChecksumVersion,

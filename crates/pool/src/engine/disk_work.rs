@@ -1,7 +1,7 @@
 //! Volatile writes to one disk that become durable together: written, confirmed, and flushed under
 //! the instance that took them. When the disk began anew in between, all of it is done again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use block::{BLOCK_SECTORS, BlockDevice, Buffer, Durability, Instance, IoError, L
 use futures::StreamExt;
 use futures::future::{Either, join_all, select};
 
-use super::io::{RESTARTS_MAX, write_run};
+use super::io::{RESTARTS_MAX, read_seen, write_run};
 use super::member::Member;
 use super::observe::read_slots;
 use super::pool::Pool;
@@ -53,10 +53,16 @@ impl DiskWork {
         DiskWork { member, device, writes: Vec::new(), shown: None }
     }
 
-    /// Only the instance that was seen last may take it.
-    pub(crate) fn only_as_shown(mut self) -> DiskWork {
-        self.shown = self.member.seen_instance.get();
+    /// Only this instance may take it.
+    pub(crate) fn only_by(mut self, instance: Option<Instance>) -> DiskWork {
+        self.shown = instance;
         self
+    }
+
+    /// Only the instance that was seen last may take it.
+    pub(crate) fn only_as_shown(self) -> DiskWork {
+        let seen = self.member.seen_instance.get();
+        self.only_by(seen)
     }
 
     /// Adds a write.
@@ -76,6 +82,52 @@ impl Pool {
             .into_iter()
             .map(|(disk, work)| async move { (disk, self.run_work(&work, release).await) });
         join_all(runs).await.into_iter().collect()
+    }
+
+    /// Has disks confirm a release number, each under the instance that took, durably, what is to be
+    /// credited to it. Returns who did. The caller holds the lock of releases.
+    pub(crate) async fn confirm(
+        &self,
+        took: BTreeMap<DiskNumber, Option<Instance>>,
+        release: ReleaseNumber,
+    ) -> BTreeSet<DiskNumber> {
+        let works = took.into_iter().filter_map(|(disk, instance)| {
+            let member = self.member(disk)?;
+            let device = member.usable_device()?;
+            Some((disk, DiskWork::new(member, device).only_by(instance)))
+        });
+        let results = self.run_works(works.collect(), Some(release)).await;
+        let done = results.iter().filter(|(_, done)| done.failed.is_none() && !done.began_anew);
+        done.map(|(disk, _)| *disk).collect()
+    }
+
+    /// Reads from a member, under the instance that was looked at when it was taken in: what another
+    /// one answers is no answer, since its contents may be older.
+    pub(crate) async fn read_member(
+        self: &Rc<Self>,
+        member: &Rc<Member>,
+        device: &dyn BlockDevice,
+        start: Lba,
+        sectors: u64,
+    ) -> Result<Buffer, IoError> {
+        let seen = read_seen(device, start, sectors).await?;
+        self.expect_instance(member, seen.instance)?;
+        Ok(seen.value)
+    }
+
+    /// Fails unless it was this instance of a member that was looked at; then that is done soon.
+    pub(crate) fn expect_instance(
+        self: &Rc<Self>,
+        member: &Rc<Member>,
+        now: Instance,
+    ) -> Result<(), IoError> {
+        if member.checked_instance.get() == Some(now) {
+            return Ok(());
+        }
+        if !member.joining.get() {
+            self.readmit_soon(member);
+        }
+        Err(IoError::Restarted { now })
     }
 
     /// Ends with the work, or when others have put the disk out meanwhile: whoever waits for this

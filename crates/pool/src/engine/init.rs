@@ -59,7 +59,9 @@ impl Volume {
                 self.wait_for_change().await?;
                 continue;
             }
-            let results = self.pool.unless_over(self.pool.run_works(works, None)).await?;
+            let release = self.pool.meta.borrow().counters().release;
+            let work = self.pool.run_works(works, Some(release));
+            let results = self.pool.unless_over(work).await?;
             let failed: BTreeMap<_, _> =
                 results.iter().filter_map(|(disk, r)| Some((*disk, r.failed?))).collect();
             if !failed.is_empty() {
@@ -84,6 +86,7 @@ impl Volume {
             let records = [
                 MetaRecord::MissesSet(misses.collect()),
                 MetaRecord::RunInitialised { volume: self.id, key, count },
+                MetaRecord::Confirmed { release, disks: results.keys().copied().collect() },
             ];
             match self.pool.try_commit_locked(&records).await {
                 Ok(()) => {

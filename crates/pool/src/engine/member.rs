@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use block::{BlockDevice, Instance};
+use block::{BlockDevice, Instance, Instant};
 use runtime::Semaphore;
 use uuid::Uuid;
 
@@ -54,6 +54,8 @@ pub(crate) struct Member {
     pub(crate) checksum_errors: Cell<u64>,
     /// Whether it came back with older contents and hasn't caught up yet.
     pub(crate) rolled_back: Cell<bool>,
+    /// When it is judged next whether its older contents lack anything that counts.
+    pub(crate) judge_at: Cell<Instant>,
     /// The instance whose confirmed number was looked at when the disk was taken in.
     pub(crate) checked_instance: Cell<Option<Instance>>,
     /// It is being taken in.
@@ -86,6 +88,7 @@ impl Member {
             confirm_sequence: Cell::new(1),
             checksum_errors: Cell::new(0),
             rolled_back: Cell::new(false),
+            judge_at: Cell::new(Instant::default()),
             checked_instance: Cell::new(None),
             joining: Cell::new(false),
             is_behind: Cell::new(false),

@@ -338,7 +338,7 @@ impl Volume {
                         let sectors = u64::from(count) * BLOCK_SECTORS;
                         reads.push(async move {
                             let _busy = Busy::new(&member.reading_bytes, sectors);
-                            (index, super::io::read_run(&*device, sector, sectors).await)
+                            (index, self.pool.read_member(&member, &*device, sector, sectors).await)
                         });
                     }
                     None => given_up = true,

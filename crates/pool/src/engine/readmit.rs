@@ -14,7 +14,7 @@ use super::segment::current_copies;
 use crate::format::{
     BirthId, ConfirmSlots, DiskNumber, LabelError, SelectedLabel, select_confirm, select_vote,
 };
-use crate::metadata::{Inconsistent, MetaRecord, MissChange};
+use crate::metadata::{MetaRecord, MissChange};
 use crate::report::PoolEvent;
 
 /// Why a disk isn't taken in.
@@ -111,8 +111,8 @@ impl Pool {
         }
         let rolled_back = self.is_rolled_back(member.number, &confirm);
         member.confirm_sequence.set(confirm.next_sequence);
+        member.rolled_back.set(rolled_back);
         if rolled_back {
-            member.rolled_back.set(true);
             if member.is_usable() {
                 member.set_standing(Standing::Away);
             }
@@ -229,18 +229,17 @@ impl Pool {
         let lock = self.meta_lock.acquire(1).await;
         let examined = self.config.borrow().out_entry(member.number);
         self.note_move(member).await?;
+        if rolled_back && self.has_lone_log_copy(member.number) {
+            let why = "it has older contents than it had confirmed, and no other disk has the log \
+                       that was on it; bring back its newest state or the other disks first";
+            self.refuse(member, why.into());
+            return Ok(Joined::Yes);
+        }
         if rolled_back {
             let missed = MetaRecord::MissesSet(self.everything_on(member.number));
             match self.try_commit_locked(&[missed]).await {
                 Ok(()) => {}
                 Err(CommitError::Ended(ended)) => return Err(ended),
-                Err(CommitError::Inconsistent(Inconsistent::NoRightMember(_))) => {
-                    let why = "it has older contents than it had confirmed, and other copies \
-                               lack what it should have; bring back its newest state or the \
-                               other disks first";
-                    self.refuse(member, why.into());
-                    return Ok(Joined::Yes);
-                }
                 Err(error) => {
                     self.refuse(member, format!("what it misses can't be recorded: {error:?}"));
                     return Ok(Joined::Yes);
@@ -297,7 +296,8 @@ impl Pool {
         Ok(Joined::Yes)
     }
 
-    /// All that a disk ever had, as misses.
+    /// All that a disk ever had, as misses, as far as another member has it. Of the rest it is the only
+    /// one, and the checksums tell what of it is right: what doesn't match is an error or waited for.
     fn everything_on(&self, disk: DiskNumber) -> Vec<MissChange> {
         let meta = self.meta.borrow();
         let groups = meta.volumes().values().flat_map(|volume| volume.groups());
@@ -306,10 +306,25 @@ impl Pool {
             let index = group.members().position(|(member, _)| member == disk);
             if let Some(index) = index {
                 let (birth, member) = (group.birth(), index as u8);
-                misses.push(MissChange { group: birth, member, mask: u64::MAX });
+                let others = (0..group.members().len() as u8).filter(|other| *other != member);
+                let mask = others.fold(0, |mask, other| mask | !meta.missed(birth, other));
+                if mask != 0 {
+                    misses.push(MissChange { group: birth, member, mask });
+                }
             }
         }
         misses
+    }
+
+    /// Whether a disk has the only current copy of a live log segment: what was acknowledged and is only
+    /// there is gone if its contents are older.
+    fn has_lone_log_copy(&self, disk: DiskNumber) -> bool {
+        let meta = self.meta.borrow();
+        let config = self.config.borrow();
+        meta.volumes().values().flat_map(|volume| volume.log.segments.values()).any(|segment| {
+            let current = current_copies(segment, &config);
+            !current.is_empty() && current.iter().all(|copy| copy.disk == disk)
+        })
     }
 
     /// The live log copies on a disk that don't hold everything that was acknowledged.

@@ -8,7 +8,7 @@ use block::{BLOCK_BYTES, BLOCK_SECTORS, Buffer, IoError, Lba};
 
 use super::belief::{Heard, LoadError, hear};
 use super::checksums::Loaded;
-use super::io::{read_run, write_durably};
+use super::io::write_durably;
 use super::lease::Ended;
 use super::pool::GroupPlace;
 use super::volume::Volume;
@@ -80,9 +80,9 @@ impl Volume {
         member: usize,
         crc: u32,
     ) -> Option<Buffer> {
-        let (_, device, start) = self.pool.extent_of(group, member)?;
+        let (member, device, start) = self.pool.extent_of(group, member)?;
         let sector = Lba(start.0 + self.pool.shape().row_sector(row));
-        let reading = read_run(&*device, sector, BLOCK_SECTORS);
+        let reading = self.pool.read_member(&member, &*device, sector, BLOCK_SECTORS);
         let data = self.pool.within(self.pool.limits.exclusion, reading).await.ok()?;
         let right = data.len() == BLOCK_BYTES
             && row_checksum(group.birth, row, Role::Data(0), &data) == crc;
@@ -137,10 +137,12 @@ impl Volume {
     /// The caller holds the group's lock.
     pub(crate) async fn show_span(self: &Rc<Self>, group: &GroupPlace) -> Result<(), Ended> {
         for attempt in 0.. {
-            let silent = self.try_show(group).await;
+            let mut silent = self.try_show(group).await;
             if silent.is_empty() {
                 return Ok(());
             }
+            // One that began anew is being looked at.
+            silent.retain(|_, error| !matches!(error, IoError::Restarted { .. }));
             // One that answers a probe each time and never this is of no use either.
             self.pool.exclude(&silent, attempt > 1).await?;
             self.wait_for_change().await?;
@@ -176,7 +178,10 @@ impl Volume {
             let positions = 0..2 * shape.checksum_blocks();
             let hearing = hear(shape, group, index, &*device, start, positions);
             let limit = self.pool.limits.exclusion;
-            let heard = match self.pool.within_while_in(member.number, limit, hearing).await {
+            let heard = self.pool.within_while_in(member.number, limit, hearing).await;
+            let seen =
+                |heard: Heard| self.pool.expect_instance(&member, heard.instance).map(|()| heard);
+            let heard = match heard.and_then(seen) {
                 Ok(heard) => heard,
                 Err(error) => {
                     failed.insert(member.number, error);

@@ -6,7 +6,6 @@ use std::rc::Rc;
 use block::{BLOCK_BYTES, BLOCK_SECTORS, IoError, Lba};
 
 use super::belief::LoadError;
-use super::io::read_run;
 use super::lease::Ended;
 use super::pool::GroupPlace;
 use super::volume::Volume;
@@ -166,9 +165,10 @@ impl Volume {
         rows: u32,
         member: usize,
     ) -> Option<Result<block::Buffer, IoError>> {
-        let (_, device, start) = self.pool.extent_of(place, member)?;
+        let (member, device, start) = self.pool.extent_of(place, member)?;
         let sector = Lba(start.0 + self.pool.shape().row_sector(first));
-        let reading = read_run(&*device, sector, u64::from(rows) * BLOCK_SECTORS);
+        let sectors = u64::from(rows) * BLOCK_SECTORS;
+        let reading = self.pool.read_member(&member, &*device, sector, sectors);
         Some(self.pool.within(self.pool.limits.background, reading).await)
     }
 

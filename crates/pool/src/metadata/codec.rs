@@ -37,6 +37,7 @@ const POOL_RENAMED: u8 = 20;
 const DISK_RESTORED: u8 = 21;
 const LOG_RESTORED: u8 = 22;
 const COUNTERS_RESTORED: u8 = 23;
+const CONFIRMED: u8 = 24;
 
 /// Records, one after the other.
 pub fn encode_records(records: &[MetaRecord]) -> Vec<u8> {
@@ -141,6 +142,12 @@ fn put_record(w: &mut Writer, record: &MetaRecord) {
                 w.number(change.group.0).fixed64(change.root);
             }
         }
+        MetaRecord::Confirmed { release, disks } => {
+            w.byte(CONFIRMED).number(release.0).number(disks.len() as u64);
+            for disk in disks {
+                w.number(disk.0.into());
+            }
+        }
         MetaRecord::PendingFreed { disk, extents } => {
             w.byte(PENDING_FREED).number(disk.0.into());
             put_extents(w, *extents);
@@ -237,6 +244,10 @@ fn take_record(r: &mut Reader<'_>) -> Result<MetaRecord, Malformed> {
             roots: take_list(r, |r| {
                 Ok(RootChange { group: BirthId(r.number()?), root: r.fixed64()? })
             })?,
+        },
+        CONFIRMED => MetaRecord::Confirmed {
+            release: ReleaseNumber(r.number()?),
+            disks: take_list(r, disk)?,
         },
         PENDING_FREED => MetaRecord::PendingFreed { disk: disk(r)?, extents: take_extents(r)? },
         POOL_RENAMED => MetaRecord::PoolRenamed { name: r.text()? },

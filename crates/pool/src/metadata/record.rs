@@ -152,6 +152,14 @@ pub enum MetaRecord {
     MissesSet(Vec<MissChange>),
     /// Members have caught up with something.
     MissesCleared(Vec<MissChange>),
+    /// Disks wrote a release number into their confirm blocks, durably, with what the other records of
+    /// this transaction credit to them.
+    Confirmed {
+        /// The next number, or higher.
+        release: ReleaseNumber,
+        /// The disks.
+        disks: Vec<DiskNumber>,
+    },
     /// A fold is done: everything up to `log` is in place, on `touched` disks confirmed under
     /// `release`, elsewhere missed.
     Released {

@@ -110,6 +110,7 @@ pub(crate) fn history() -> Vec<MetaRecord> {
             roots: vec![RootChange { group: BirthId(2), root: 0xfeed_f00d_0000_0001 }],
         },
         MetaRecord::SegmentFreed { volume, number: SegmentNumber(1) },
+        MetaRecord::Confirmed { release: ReleaseNumber(2), disks: vec![DiskNumber(1)] },
         MetaRecord::MissesCleared(vec![miss(19, 1, u64::MAX), miss(2, 0, 0x30)]),
         ended(2, SegmentState::Bounded(RecordNumber(44))),
         MetaRecord::VolumeRenamed { id: volume, name: "subspace".into() },

@@ -15,7 +15,7 @@ use super::scenario;
 use crate::cluster::Plan;
 use crate::disk::{Disk, Latency};
 use crate::fork::{Judgement, Loss, Owner};
-use crate::medium::Survival;
+use crate::medium::{Image, Survival};
 use crate::oracle::Change;
 use crate::runner::{Failure, Scenario, Stage};
 use crate::workload::{Mix, Watched};
@@ -60,6 +60,26 @@ pub const SCENARIOS: &[Scenario] = &[
          that had them is lost for good: all is there",
         400,
         |stage| lagging_holder_cut(stage).boxed_local(),
+    ),
+    scenario(
+        "rolled-back-raid0",
+        "raid0: a disk comes back as it was a while ago: what is in its place serves, the rest are \
+         errors, and with its newest contents everything is there",
+        400,
+        |stage| rolled_back_raid0(stage).boxed_local(),
+    ),
+    scenario(
+        "rolled-back-while-behind",
+        "a disk comes back as it was a while ago, and the other one missed something: it is taken in \
+         all the same, and with its newest contents everything is there",
+        400,
+        |stage| rolled_back_while_behind(stage).boxed_local(),
+    ),
+    scenario(
+        "rolled-back-after-resync",
+        "a disk that has caught up comes back as it was before: it is noticed",
+        400,
+        |stage| rolled_back_after_resync(stage).boxed_local(),
     ),
     scenario(
         "torn-checksums",
@@ -345,6 +365,95 @@ async fn lagging_holder_cut(stage: Stage) -> Result<(), Failure> {
             judgement: Judgement::Readable,
         });
     }
+    rig.converge().await
+}
+
+/// Off, one disk as in `image`, and on again; returns what the disk was before.
+fn off_with(rig: &Rig, node: usize, image: Image) -> Image {
+    rig.forget_clients();
+    rig.cluster.cut_all_power();
+    let disk = Rc::clone(&rig.cluster.node(node).disks()[0]);
+    let before = disk.snapshot();
+    disk.roll_back(image);
+    (0..3).for_each(|node| rig.cluster.start_node(node));
+    rig.cluster.start_supervisor(rig.active());
+    before
+}
+
+/// A sole holder that went back can't deceive, and nothing is given up while it may come forward.
+async fn rolled_back_raid0(stage: Stage) -> Result<(), Failure> {
+    let rig = written_raid0(&stage, SPAN, STEP as usize).await?;
+    let node = rig.below(3);
+    let image = rig.cluster.node(node).disks()[0].snapshot();
+    for _ in 0..1 + rig.below(3) {
+        write_fresh_rows(&rig).await?;
+        write_each_area(&rig, BLOCK_SECTORS).await?;
+    }
+    let newest = off_with(&rig, node, image);
+    rig.record(VOLUME).expect_unreadable(SectorRange::new(Lba(0), SPAN));
+    // With the only copy of the log it isn't taken in, and what lies there waits.
+    let reading = read_blocks(&rig);
+    let _ = runtime::timeout(&rig.cluster.director(), Duration::from_secs(40), reading).await;
+    off_with(&rig, node, newest);
+    rig.open(VOLUME).await?;
+    rig.wait_clean(CONVERGENCE_MAX).await?;
+    read_all(&rig).await
+}
+
+/// Of what no other disk has, the one that went back has the best there is.
+async fn rolled_back_while_behind(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    write_each_area(&rig, BLOCK_SECTORS).await?;
+    let back = rig.below(3);
+    let disk = Rc::clone(&rig.cluster.node(back).disks()[0]);
+    let image = disk.snapshot();
+    let behind = (back + 1 + rig.below(2)) % 3;
+    rig.cluster.kill_node(behind);
+    for _ in 0..2 {
+        write_each_area(&rig, 2 * BLOCK_SECTORS).await?;
+    }
+    rig.wait_out(behind, Duration::from_secs(20)).await?;
+    let newest = off_with(&rig, back, image);
+    rig.record(VOLUME).expect_unreadable(SectorRange::new(Lba(0), SPAN));
+    let refused = || {
+        rig.report().is_some_and(|report| {
+            report.disks.iter().any(|disk| matches!(disk.state, pool::DiskState::Refused { .. }))
+        })
+    };
+    let reading = read_blocks(&rig);
+    let _ = runtime::timeout(&rig.cluster.director(), Duration::from_secs(40), reading).await;
+    expect(!refused(), || format!("a disk is refused: {:#?}", rig.report()))?;
+    off_with(&rig, back, newest);
+    rig.open(VOLUME).await?;
+    rig.wait_clean(CONVERGENCE_MAX).await?;
+    read_all(&rig).await?;
+    rig.converge().await
+}
+
+/// What a disk is credited with after a resync, its confirmed number tells.
+async fn rolled_back_after_resync(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    write_each_area(&rig, BLOCK_SECTORS).await?;
+    let node = rig.below(3);
+    rig.cluster.kill_node(node);
+    for _ in 0..2 {
+        write_each_area(&rig, 2 * BLOCK_SECTORS).await?;
+    }
+    rig.wait_out(node, Duration::from_secs(20)).await?;
+    let disk = Rc::clone(&rig.cluster.node(node).disks()[0]);
+    let image = disk.snapshot();
+    rig.cluster.start_node(node);
+    rig.wait_clean(CONVERGENCE_MAX).await?;
+    match rig.below(2) {
+        0 => {
+            rig.cluster.kill_node(node);
+            disk.roll_back(image);
+            rig.cluster.start_node(node);
+            rig.run_for(rig.between(100, 3000)).await;
+        }
+        _ => drop(off_with(&rig, node, image)),
+    }
+    rig.open(VOLUME).await?;
     rig.converge().await
 }
 

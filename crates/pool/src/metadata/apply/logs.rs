@@ -99,15 +99,9 @@ impl Metadata {
         touched: &[DiskNumber],
         (misses, roots): (&[MissChange], &[RootChange]),
     ) -> Result<(), Inconsistent> {
-        let next = ReleaseNumber(release.0.checked_add(1).ok_or(Inconsistent::NumberReused)?);
-        if release < self.next.release {
-            return Err(Inconsistent::NumberReused);
-        }
+        let next = self.check_release(release, touched)?;
         if log < self.volume_mut(id)?.log.released {
             return Err(Inconsistent::Backwards);
-        }
-        for number in touched {
-            self.disk_mut(*number)?;
         }
         for change in roots {
             let group = self.group_by_birth(change.group);
@@ -119,12 +113,43 @@ impl Metadata {
         for change in roots {
             self.set_root(*change);
         }
-        self.next.release = next;
-        for number in touched {
-            self.disk_mut(*number)?.expected_release = release;
-        }
+        self.set_confirmed(release, next, touched);
         self.volume_mut(id)?.log.released = log;
         Ok(())
+    }
+
+    pub(super) fn confirm(
+        &mut self,
+        release: ReleaseNumber,
+        disks: &[DiskNumber],
+    ) -> Result<(), Inconsistent> {
+        let next = self.check_release(release, disks)?;
+        self.set_confirmed(release, next, disks);
+        Ok(())
+    }
+
+    /// The number after `release`, if that may be confirmed by these disks.
+    fn check_release(
+        &mut self,
+        release: ReleaseNumber,
+        disks: &[DiskNumber],
+    ) -> Result<ReleaseNumber, Inconsistent> {
+        if release < self.next.release {
+            return Err(Inconsistent::NumberReused);
+        }
+        for number in disks {
+            self.disk_mut(*number)?;
+        }
+        release.0.checked_add(1).map(ReleaseNumber).ok_or(Inconsistent::NumberReused)
+    }
+
+    fn set_confirmed(&mut self, release: ReleaseNumber, next: ReleaseNumber, disks: &[DiskNumber]) {
+        self.next.release = next;
+        for number in disks {
+            if let Some(disk) = self.disks.get_mut(number) {
+                disk.expected_release = release;
+            }
+        }
     }
 
     fn set_root(&mut self, change: RootChange) {

@@ -112,6 +112,7 @@ impl Metadata {
             MetaRecord::Released { volume, log, release, touched, misses, roots } => {
                 self.release(*volume, *log, *release, touched, (misses, roots))
             }
+            MetaRecord::Confirmed { release, disks } => self.confirm(*release, disks),
             MetaRecord::PendingFreed { disk, extents } => self.free_pending(*disk, *extents),
             MetaRecord::PoolRenamed { name } => self.rename_pool(name),
             MetaRecord::DiskRestored { number, expected_release, pending } => {
