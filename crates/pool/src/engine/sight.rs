@@ -8,6 +8,7 @@ use super::lease::Ended;
 use super::observe::{Content, explain, explain_io};
 use super::open::{Quorum, SeenDisk};
 use super::slot::{Device, Inner, Slot, SlotState};
+use crate::format::PoolId;
 use crate::report::{DiskReport, DiskState, PoolDisk, PoolReport, PoolState, VotesReport};
 
 impl Inner {
@@ -61,13 +62,15 @@ impl Inner {
 
     /// A disk that is missing where another pool's disk answers now: a disk belongs to one pool, so what
     /// it held of this one is gone. (An earlier version let two pools take the same disk.)
-    fn explain_missing(&self, disk: &mut PoolDisk) {
+    fn explain_missing(&self, pool: PoolId, disk: &mut PoolDisk) {
         if disk.state != DiskState::Missing {
             return;
         }
         let devices = self.devices.borrow();
         let Some(device) = devices.get(&disk.name) else { return };
-        if let Content::Labelled { label, .. } = &*device.content.borrow() {
+        if let Content::Labelled { label, .. } = &*device.content.borrow()
+            && label.label.pool != pool
+        {
             let (pool, id) = (&label.label.pool_name, label.label.pool);
             let why = format!(
                 "at its address is a disk of pool {pool} ({id}) now; if the same disk was given to that \
@@ -81,7 +84,7 @@ impl Inner {
         let state = slot.state.borrow().clone();
         if let SlotState::Open(open) = &state {
             let mut report = open.report();
-            report.disks.iter_mut().for_each(|disk| self.explain_missing(disk));
+            report.disks.iter_mut().for_each(|disk| self.explain_missing(slot.id, disk));
             return Some(report);
         }
         let disks = self.seen_disks(slot.id);

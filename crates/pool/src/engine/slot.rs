@@ -12,6 +12,7 @@ use runtime::{Handle, Notify};
 
 use super::events::Events;
 use super::lease::Ended;
+use super::member::Member;
 use super::observe::{Content, explain, read_content};
 use super::open::{OpenRequest, Quorum, SeenDisk};
 use super::open_pool::OpenPool;
@@ -136,19 +137,25 @@ impl Inner {
         let Some(device) = self.devices.borrow_mut().remove(name) else { return };
         device.gone.set(true);
         device.poked.notify_all();
-        if let Some((open, disk)) = self.open_pool_of(&device)
-            && let Some(member) = open.pool.member_by_id(disk)
-            && member.device().is_some_and(|held| Rc::ptr_eq(&held, &device.device))
-        {
+        if let Some((open, member)) = self.member_on(&device) {
             member.detach();
             open.pool.changed.notify_all();
         }
         self.changed.notify_all();
     }
 
-    /// Looks at a device whenever it comes back, and passes its hints on. One that belongs to no open
-    /// pool is looked at now and then: nobody tells when another supervisor makes a pool of it, takes a
-    /// pool over, or gives it up.
+    /// The member of an open pool that a device is held for. What is on it may name a member that another
+    /// device is held for: a disk was moved and came back, or is a copy.
+    fn member_on(&self, device: &Device) -> Option<(Rc<OpenPool>, Rc<Member>)> {
+        let (open, disk) = self.open_pool_of(device)?;
+        let member = open.pool.member_by_id(disk)?;
+        let held = member.device().is_some_and(|held| Rc::ptr_eq(&held, &device.device));
+        held.then_some((open, member))
+    }
+
+    /// Looks at a device whenever it comes back, and passes its hints on. One that is held for no member
+    /// of an open pool is looked at now and then: nobody tells when another supervisor makes a pool of it,
+    /// takes a pool over, or gives it up.
     async fn watch(self: Rc<Self>, device: Rc<Device>) {
         self.look_at(&device).await;
         while !device.gone.get() {
@@ -156,16 +163,14 @@ impl Inner {
             let event = device.device.next_event();
             let due = async {
                 self.runtime.sleep(self.config.limits.look_at_closed).await;
-                if self.open_pool_of(&device).is_some() {
+                if self.member_on(&device).is_some() {
                     std::future::pending::<()>().await;
                 }
             };
             let (poked, due) = (std::pin::pin!(poked), std::pin::pin!(due));
             match select(event, select(poked, due)).await {
                 Either::Left((event, _)) => {
-                    if let Some((open, disk)) = self.open_pool_of(&device)
-                        && let Some(member) = open.pool.member_by_id(disk)
-                    {
+                    if let Some((open, member)) = self.member_on(&device) {
                         open.hint(&member, event);
                     } else if !matches!(event, DeviceEvent::Lost) {
                         self.look_at(&device).await;

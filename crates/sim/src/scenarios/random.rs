@@ -247,6 +247,10 @@ async fn one_fault(rig: &Rc<Rig>, mix: Mix) -> Result<(), Failure> {
 /// What a disk does wrong and admits.
 fn disk_fault(rig: &Rc<Rig>, node: usize, disk: &Rc<Disk>, back: Duration) {
     let part = Part::STRUCTURES[rig.below(Part::STRUCTURES.len())];
+    // Of a volume without a second copy a block that can't be read is rightly an error.
+    let reported = rig.report();
+    let volumes = reported.iter().flat_map(|report| &report.volumes);
+    let has_single = volumes.into_iter().any(|volume| volume.layout == "raid0");
     match rig.below(7) {
         0 | 1 => {
             let fault = [WriteFault::Error, WriteFault::NoSpace][rig.below(2)];
@@ -254,7 +258,7 @@ fn disk_fault(rig: &Rc<Rig>, node: usize, disk: &Rc<Disk>, back: Duration) {
             rig.cluster.tell(&format!("{count} times {fault:?} in {part:?} of {}", disk.name()));
             (0..count).for_each(|_| disk.spoil_next_write(part, fault));
         }
-        2 => {
+        2 if !has_single => {
             let count = 1 + rig.below(4);
             rig.cluster.tell(&format!("{count} read errors in {part:?} of {}", disk.name()));
             (0..count).for_each(|_| disk.spoil_next_read(part, ReadFault::Error));
@@ -267,7 +271,8 @@ fn disk_fault(rig: &Rc<Rig>, node: usize, disk: &Rc<Disk>, back: Duration) {
         4 => {
             let chance = [0.001, 0.02, 0.3][rig.below(3)];
             let flush_error = if rig.below(3) == 0 { chance / 4.0 } else { 0.0 };
-            let errors = Chances { write_error: chance, read_error: chance, ..Chances::default() };
+            let read_error = if has_single { 0.0 } else { chance };
+            let errors = Chances { write_error: chance, read_error, ..Chances::default() };
             disk.set_chances(Chances { flush_error, ..errors });
             let disk = Rc::clone(disk);
             again(rig, back, move |rig| {
