@@ -110,6 +110,8 @@ pub struct Record {
     waiting: RefCell<BTreeMap<u64, Instant>>,
     next_wait: Cell<u64>,
     longest_wait: Cell<Duration>,
+    /// The volume was removed, or is being removed.
+    removed: Cell<bool>,
     /// Ranges whose reads may fail because a scenario destroyed all copies.
     unreadable: RefCell<Vec<SectorRange>>,
     medium_errors: RefCell<Vec<SectorRange>>,
@@ -128,9 +130,15 @@ impl Record {
             waiting: RefCell::default(),
             next_wait: Cell::new(0),
             longest_wait: Cell::default(),
+            removed: Cell::new(false),
             unreadable: RefCell::default(),
             medium_errors: RefCell::default(),
         })
+    }
+
+    /// From now on requests of those who still use the volume may end with an error.
+    pub fn is_removed(&self) {
+        self.removed.set(true);
     }
 
     /// What may be read.
@@ -239,6 +247,7 @@ impl Record {
             // The pool is lost to this owner, which only another owner explains. Whatever else
             // happens, requests wait.
             IoError::Lost | IoError::Fenced { .. } if self.verdict.fencing.get() => {}
+            IoError::Lost | IoError::Refused(_) if self.removed.get() => {}
             IoError::Lost | IoError::Fenced { .. } | IoError::Refused(_) => {
                 let name = self.oracle.name();
                 self.verdict.fail(format!("{name}: {what} of {range} must wait: {error}"));

@@ -188,6 +188,9 @@ impl Rig {
     /// Removes a volume and its oracle.
     pub async fn remove_volume(&self, name: &str) -> Result<(), Failure> {
         let owned = name.to_string();
+        if let Some(record) = self.records.borrow().get(name) {
+            record.is_removed();
+        }
         self.with(|engine| async move { engine.remove_volume(POOL, &owned).await }).await?;
         self.records.borrow_mut().remove(name);
         Ok(())

@@ -26,6 +26,12 @@ pub const SCENARIOS: &[Scenario] = &[
         ("new-3", "its copy of the metadata isn't current"),
         |stage| metadata_copy_not_taken_back(stage).boxed_local(),
     ),
+    hole(
+        "half-vanishes",
+        "half of the nodes vanish at once: I/O waits, nothing is recorded against them",
+        ("new-4", "bytes were copied"),
+        |stage| super::shapes::half_vanishes(stage).boxed_local(),
+    ),
 ];
 
 const fn hole(

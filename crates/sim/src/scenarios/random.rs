@@ -7,6 +7,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use block::{Lba, SectorRange};
 use futures::FutureExt;
 use pool::engine::VolumeSize;
 use pool::metadata::Layout;
@@ -107,7 +108,7 @@ async fn build(stage: &Stage) -> Result<Rc<Rig>, Failure> {
         nodes: (0..nodes)
             .map(|_| {
                 let disks = if luck.random_bool(0.7) { 1 } else { luck.random_range(2..=3) };
-                (0..disks).map(|_| luck.random_range(12..=40) * scale << 20).collect()
+                (0..disks).map(|_| (luck.random_range(12..=40) * scale) << 20).collect()
             })
             .collect(),
         mtu_bytes: if luck.random_bool(0.8) { 9000 } else { 1500 },
@@ -244,13 +245,17 @@ async fn one_fault(rig: &Rc<Rig>, mix: Mix) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A disk that can't be read may have the only right copy, of a volume with one or while another machine is
+/// away: from now on blocks may be errors that name them, and never anything else.
+fn expect_errors(rig: &Rig) {
+    for name in rig.volumes() {
+        rig.record(&name).expect_unreadable(SectorRange::new(Lba(0), u64::MAX / 2));
+    }
+}
+
 /// What a disk does wrong and admits.
 fn disk_fault(rig: &Rc<Rig>, node: usize, disk: &Rc<Disk>, back: Duration) {
     let part = Part::STRUCTURES[rig.below(Part::STRUCTURES.len())];
-    // Of a volume without a second copy a block that can't be read is rightly an error.
-    let reported = rig.report();
-    let volumes = reported.iter().flat_map(|report| &report.volumes);
-    let has_single = volumes.into_iter().any(|volume| volume.layout == "raid0");
     match rig.below(7) {
         0 | 1 => {
             let fault = [WriteFault::Error, WriteFault::NoSpace][rig.below(2)];
@@ -258,7 +263,8 @@ fn disk_fault(rig: &Rc<Rig>, node: usize, disk: &Rc<Disk>, back: Duration) {
             rig.cluster.tell(&format!("{count} times {fault:?} in {part:?} of {}", disk.name()));
             (0..count).for_each(|_| disk.spoil_next_write(part, fault));
         }
-        2 if !has_single => {
+        2 => {
+            expect_errors(rig);
             let count = 1 + rig.below(4);
             rig.cluster.tell(&format!("{count} read errors in {part:?} of {}", disk.name()));
             (0..count).for_each(|_| disk.spoil_next_read(part, ReadFault::Error));
@@ -271,8 +277,8 @@ fn disk_fault(rig: &Rc<Rig>, node: usize, disk: &Rc<Disk>, back: Duration) {
         4 => {
             let chance = [0.001, 0.02, 0.3][rig.below(3)];
             let flush_error = if rig.below(3) == 0 { chance / 4.0 } else { 0.0 };
-            let read_error = if has_single { 0.0 } else { chance };
-            let errors = Chances { write_error: chance, read_error, ..Chances::default() };
+            expect_errors(rig);
+            let errors = Chances { write_error: chance, read_error: chance, ..Chances::default() };
             disk.set_chances(Chances { flush_error, ..errors });
             let disk = Rc::clone(disk);
             again(rig, back, move |rig| {

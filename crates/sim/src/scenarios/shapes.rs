@@ -48,12 +48,6 @@ pub const SCENARIOS: &[Scenario] = &[
         |stage| volumes_come_and_go(stage).boxed_local(),
     ),
     scenario(
-        "half-vanishes",
-        "half of the nodes vanish at once: I/O waits, nothing is recorded against them",
-        400,
-        |stage| half_vanishes(stage).boxed_local(),
-    ),
-    scenario(
         "pairwise-partition",
         "each of two owners is cut off from another node: what one has taken the other doesn't touch",
         600,
@@ -224,7 +218,7 @@ async fn write_all_over(rig: &Rig, name: &str, count: usize) -> Result<(), Failu
     Ok(())
 }
 
-async fn half_vanishes(stage: Stage) -> Result<(), Failure> {
+pub(super) async fn half_vanishes(stage: Stage) -> Result<(), Failure> {
     let rig =
         Rig::start(&stage, Plan::simple(4, 32), &[(VOLUME, 4 << 20, Layout::Mirror(2))]).await?;
     rig.load(Mix::default()).await?;
