@@ -13,6 +13,10 @@ use sim::scenarios::{self, nth_step};
 use sim::steps_run;
 use sim::story::Listener;
 
+/// A quarter of a run's time went into the system's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Of so many seeds one has the random run with lulls, which takes several times as long.
 const LULLS_EVERY: u64 = 8;
 /// Stack of a thread that runs seeds.
