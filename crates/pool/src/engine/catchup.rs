@@ -189,6 +189,10 @@ impl Volume {
         let records =
             [MetaRecord::MissesCleared(cleared), MetaRecord::Confirmed { release, disks }];
         let _meta = self.pool.meta_lock.acquire(1).await;
+        // Whoever removes the volume frees its extents only once nobody works on the group.
+        if self.is_gone() {
+            return Ok(false);
+        }
         self.pool.commit_locked(&records).await?;
         Ok(true)
     }

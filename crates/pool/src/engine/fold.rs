@@ -118,6 +118,9 @@ impl Volume {
 
     async fn fold_and_free(self: &Rc<Self>, last: RecordNumber, all: bool) -> Result<(), Ended> {
         let _one_at_a_time = self.folding.acquire(1).await;
+        if self.is_gone() {
+            return Err(Ended::Closed);
+        }
         self.log.wants_room.set(false);
         let due = self.pending.borrow().up_to(last);
         let mut folds = self.lock_groups(due).await;

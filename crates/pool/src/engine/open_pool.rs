@@ -7,6 +7,7 @@ use std::rc::Rc;
 use block::{BlockDevice, DeviceEvent};
 use futures::channel::oneshot;
 use futures::future::join_all;
+use runtime::Semaphore;
 use uuid::Uuid;
 
 use super::DiskPlace;
@@ -22,11 +23,13 @@ use crate::metadata::{MetaRecord, Metadata};
 pub(crate) struct OpenPool {
     pub(crate) pool: Rc<Pool>,
     pub(crate) volumes: RefCell<BTreeMap<VolumeId, Rc<Volume>>>,
+    /// Held over the removal of a volume.
+    pub(super) removing: Rc<Semaphore>,
 }
 
 impl OpenPool {
     pub(crate) fn new(pool: Rc<Pool>) -> Rc<OpenPool> {
-        Rc::new(OpenPool { pool, volumes: RefCell::default() })
+        Rc::new(OpenPool { pool, volumes: RefCell::default(), removing: Semaphore::new(1) })
     }
 
     /// Starts what runs beside requests, and opens the volumes.

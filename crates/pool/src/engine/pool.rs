@@ -153,6 +153,12 @@ impl Pool {
         Rc::clone(locks.entry(birth).or_insert_with(|| Semaphore::new(1)))
     }
 
+    /// The locks of those groups that somebody may be working on.
+    pub(crate) fn held_group_locks(&self, births: &[BirthId]) -> Vec<Rc<Semaphore>> {
+        let locks = self.group_locks.borrow();
+        births.iter().filter_map(|birth| locks.get(birth)).cloned().collect()
+    }
+
     /// Waits until something changed, or a moment passed (a hint may have been lost). Fails when the
     /// pool is over.
     pub(crate) async fn wait_for_change(&self) -> Result<(), Ended> {

@@ -123,6 +123,10 @@ impl Volume {
         *self.log.damage.borrow_mut() = None;
         if !adopted.ends.is_empty() {
             let _lock = self.pool.meta_lock.acquire(1).await;
+            // Its removal waits for the log to stand still, not for who has only read it.
+            if self.is_gone() {
+                return Err(Ended::Closed);
+            }
             self.pool.commit_locked(&adopted.ends).await?;
         }
         self.append_again(&adopted).await?;

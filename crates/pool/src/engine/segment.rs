@@ -69,6 +69,9 @@ impl Volume {
     pub(crate) async fn switch_segment(self: &Rc<Self>) -> Result<Segment, Ended> {
         loop {
             let lock = self.pool.meta_lock.acquire(1).await;
+            if self.is_gone() {
+                return Err(Ended::Closed);
+            }
             let planned = self.plan_segment();
             if let Some((records, segment)) = planned {
                 self.pool.commit_locked(&records).await?;

@@ -12,7 +12,7 @@ use super::space::{Room, no_space};
 use super::volume::{Serving, Volume};
 use crate::allocate::{NoSpace, Usable, plan_groups, stripe_width, usable_bytes};
 use crate::error::PoolError;
-use crate::format::VolumeId;
+use crate::format::{BirthId, VolumeId};
 use crate::metadata::{COPIES_MAX, Layout, MetaRecord, Metadata};
 use crate::report::VolumeForecast;
 
@@ -81,15 +81,22 @@ impl OpenPool {
 
     /// Removes a volume and gives its space back.
     pub(crate) async fn remove_volume(self: &Rc<Self>, name: &str) -> Result<(), PoolError> {
+        let over = |ended| self.over(ended);
+        // One at a time: what waits to be freed is then this one's.
+        let _removing = self.pool.unless_over(self.removing.acquire(1)).await.map_err(over)?;
         let volume = self.volume_by_name(name)?;
         volume.set_serving(Serving::Gone);
         volume.stop();
-        let over = |ended| self.over(ended);
         // What is under way on its extents ends before they get another owner.
         let (folding, writing) = (volume.folding.acquire(1), volume.log.writing.acquire(1));
         let both = futures::future::join(folding, writing);
         let _quiet = self.pool.unless_over(both).await.map_err(over)?;
         let id = volume.id;
+        let births: Vec<BirthId> = {
+            let meta = self.pool.meta.borrow();
+            let groups = meta.volumes().get(&id).into_iter().flat_map(|volume| volume.groups());
+            groups.map(|group| group.birth()).collect()
+        };
         let removed = self.administer(move |_| Ok((vec![MetaRecord::VolumeRemoved { id }], ())));
         if let Err(error) = removed.await {
             // Its log has all that was acknowledged.
@@ -97,8 +104,8 @@ impl OpenPool {
             return Err(error);
         }
         self.volumes.borrow_mut().remove(&id);
-        let locks: Vec<_> = self.pool.group_locks.borrow().values().cloned().collect();
-        for lock in locks {
+        // Of its groups only: whoever works on another volume's may wait for disks.
+        for lock in self.pool.held_group_locks(&births) {
             drop(self.pool.unless_over(lock.acquire(1)).await.map_err(over)?);
         }
         self.pool.free_pending().await.map_err(over)
