@@ -92,16 +92,12 @@ impl Count {
 
     /// What a pool at rest, with nothing broken any more, must not have: anything less than the full
     /// number of copies, and space that nobody or two own.
-    /// Findings of the kinds `excused` aren't told.
-    pub fn at_rest(&self, excused: &[Kind]) -> Result<(), String> {
+    pub fn at_rest(&self) -> Result<(), String> {
         // A disk of no pool is none of ours (a member that lost its label is missing), nor is a copy of a
         // member that a scenario put beside it.
         let ours = self.report.pools.iter().flat_map(|pool| &pool.findings);
-        let serious = ours.filter(|found| {
-            found.severity != Severity::Note
-                && found.kind != Kind::Twin
-                && !excused.contains(&found.kind)
-        });
+        let serious =
+            ours.filter(|found| found.severity != Severity::Note && found.kind != Kind::Twin);
         let serious: Vec<String> = serious.map(line).collect();
         if !serious.is_empty() {
             let listed = serious[..serious.len().min(LISTED_MAX)].join("\n  ");
@@ -116,7 +112,7 @@ impl Count {
                 let counted = [least.log_records, least.data, least.checksum_blocks];
                 let few = counted.into_iter().flatten().any(|count| count < volume.copies);
                 let fewer = least.metadata < pool.votes.total;
-                if few || fewer && !excused.contains(&Kind::MetadataOlder) {
+                if few || fewer {
                     let (name, copies) = (&volume.name, volume.copies);
                     return Err(format!("{name}: less than {copies} copies: {least:?}"));
                 }
@@ -126,23 +122,22 @@ impl Count {
     }
 
     /// How many machines may be lost by what is on the disks.
-    fn survives(&self, excused: &[Kind]) -> u32 {
-        let by_metadata = !excused.contains(&Kind::MetadataOlder);
+    fn survives(&self) -> u32 {
         let pools = self.report.pools.iter().map(|pool| {
             let votes = pool.votes.newest.saturating_sub(pool.votes.majority);
             let volumes = pool.volumes.iter().flat_map(|volume| {
                 let least = volume.least;
                 let counted = [least.log_records, least.data, least.checksum_blocks];
-                counted.into_iter().flatten().chain(by_metadata.then_some(least.metadata))
+                counted.into_iter().flatten().chain([least.metadata])
             });
             volumes.map(|copies| copies.saturating_sub(1)).min().unwrap_or(votes).min(votes)
         });
         pools.min().unwrap_or(0)
     }
 
-    /// What status claims beyond what is there, but for the kinds `excused`.
-    pub fn covers(&self, claim: &Claim, excused: &[Kind]) -> Result<(), String> {
-        let counted = self.survives(excused);
+    /// What status claims beyond what is there.
+    pub fn covers(&self, claim: &Claim) -> Result<(), String> {
+        let counted = self.survives();
         if claim.survives <= counted {
             return Ok(());
         }

@@ -9,9 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use block::{
-    BLOCK_BYTES, BLOCK_SECTORS, Buffer, Instance, IoError, Lba, SECTOR_BYTES, SectorRange,
-};
+use block::{BLOCK_BYTES, Buffer, Instance, IoError};
 use futures::StreamExt;
 use futures::future::{Either, select};
 use futures::stream::FuturesUnordered;
@@ -19,8 +17,9 @@ use futures::stream::FuturesUnordered;
 use super::io::{RESTARTS_MAX, write_durably};
 use super::lease::Ended;
 use super::member::Member;
+use super::metadata_copies::sector_at;
 use super::pool::Pool;
-use crate::format::{CopySet, DiskId, DiskNumber, RecordNumber};
+use crate::format::{DiskId, DiskNumber, RecordNumber};
 use crate::metadata::{
     AreaLayout, AreaPosition, CheckpointStamp, EncodedCheckpoint, Inconsistent, LogFull,
     MetaRecord, encode_checkpoint, encode_entry,
@@ -28,29 +27,41 @@ use crate::metadata::{
 
 /// Where the metadata is on its copies.
 pub(crate) struct Area {
-    layout: AreaLayout,
-    position: AreaPosition,
+    pub(super) layout: AreaLayout,
+    pub(super) position: AreaPosition,
     /// The last record that is known to be on all current copies: what is told to witnesses.
     committed: RecordNumber,
     /// The copies that have everything, each with where it has it.
-    copies: BTreeMap<DiskId, CopyPlace>,
-    tail: Option<Tail>,
+    pub(super) copies: BTreeMap<DiskId, CopyPlace>,
+    /// `None` before the first commit.
+    pub(super) checkpoint: Option<Checkpoint>,
+    /// The last entry behind it.
+    pub(super) last_entry: Option<LastEntry>,
 }
 
+/// Where a copy has everything.
 #[derive(Clone, Copy, Debug)]
-struct CopyPlace {
+pub(super) struct CopyPlace {
     /// The slot of its newest checkpoint.
-    slot: usize,
+    pub(super) slot: usize,
     /// The boot generation that took, or showed, the last entry.
-    checked: Option<Instance>,
+    pub(super) checked: Option<Instance>,
+    /// How far it was read back since that checkpoint.
+    pub(super) read_back: Option<AreaPosition>,
 }
 
-/// The first block of the last thing that was committed, by which a copy shows that it has it.
-enum Tail {
-    /// A checkpoint's header, as it is in either slot.
-    Checkpoint([Buffer; 2]),
-    /// An entry, and where it is in the log.
-    Entry { log_at: u64, head: Buffer },
+/// The newest checkpoint.
+pub(super) struct Checkpoint {
+    /// Its header, as it is in either slot.
+    pub(super) heads: [Buffer; 2],
+    /// Where its log begins.
+    pub(super) after: AreaPosition,
+}
+
+/// The first block of an entry, by which a copy shows that it has it.
+pub(super) struct LastEntry {
+    pub(super) log_at: u64,
+    pub(super) head: Buffer,
 }
 
 /// Why a transaction wasn't committed. Nothing was changed.
@@ -66,7 +77,7 @@ pub(crate) enum CommitError {
 
 /// Why a copy didn't take something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum CopyFault {
+pub(super) enum CopyFault {
     Io(IoError),
     /// It lacks entries that were committed.
     Older,
@@ -80,7 +91,7 @@ impl From<IoError> for CopyFault {
 
 impl CopyFault {
     /// Whether it is the copy that is unfit, not the way to it.
-    fn is_unfit(self) -> bool {
+    pub(super) fn is_unfit(self) -> bool {
         match self {
             CopyFault::Older => true,
             CopyFault::Io(error) => {
@@ -111,9 +122,9 @@ impl Area {
         slots: BTreeMap<DiskId, usize>,
         committed: RecordNumber,
     ) -> Area {
-        let places = slots.into_iter();
-        let copies = places.map(|(disk, slot)| (disk, CopyPlace { slot, checked: None })).collect();
-        Area { layout, position, committed, copies, tail: None }
+        let unread = |slot| CopyPlace { slot, checked: None, read_back: None };
+        let copies = slots.into_iter().map(|(disk, slot)| (disk, unread(slot))).collect();
+        Area { layout, position, committed, copies, checkpoint: None, last_entry: None }
     }
 
     /// The last committed record.
@@ -164,7 +175,7 @@ impl Pool {
                     let mut area = self.area.borrow_mut();
                     area.position = entry.after;
                     area.committed = entry.after.number;
-                    area.tail = Some(Tail::Entry { log_at: entry.log_at, head });
+                    area.last_entry = Some(LastEntry { log_at: entry.log_at, head });
                     break;
                 }
                 Err(LogFull::CheckpointDue) => self.write_checkpoint(None).await?,
@@ -198,7 +209,7 @@ impl Pool {
         let encoded = [encode(0)?, encode(1)?];
         let after = encoded[0].after;
         let head = |slot: usize| Buffer::copy_of(&encoded[slot].bytes[..BLOCK_BYTES]);
-        let tail = Tail::Checkpoint([head(0), head(1)]);
+        let checkpoint = Checkpoint { heads: [head(0), head(1)], after };
         let piece = Piece::Checkpoint(encoded);
         let is_current = |member: &Rc<Member>| {
             self.metadata_members().iter().any(|current| current.number == member.number)
@@ -214,86 +225,11 @@ impl Pool {
         let mut area = self.area.borrow_mut();
         area.position = after;
         area.committed = after.number;
-        area.tail = Some(tail);
+        area.checkpoint = Some(checkpoint);
+        area.last_entry = None;
         // A copy without the newest checkpoint isn't written to before it joins again.
         area.copies = wrote;
         Ok(())
-    }
-
-    async fn within_copy<T>(
-        &self,
-        limit: std::time::Duration,
-        work: impl Future<Output = Result<T, CopyFault>>,
-    ) -> Result<T, CopyFault> {
-        let done = runtime::timeout(&self.runtime, limit, work).await;
-        done.unwrap_or(Err(CopyFault::Io(IoError::Lost)))
-    }
-
-    /// Whether a disk's metadata area has all that is committed.
-    pub(crate) fn has_metadata(&self, disk: DiskId) -> bool {
-        self.area.borrow().copies.contains_key(&disk)
-    }
-
-    /// Whether the copy on a disk that is taken in has all that is committed. One that hasn't leaves
-    /// the list, if it isn't the last on it. The caller holds `meta_lock`.
-    pub(crate) async fn check_copy(self: &Rc<Self>, member: &Rc<Member>) -> Result<bool, Ended> {
-        let index = self.vote_index(member.id);
-        let index = index.filter(|index| self.config.borrow().copies.contains(*index));
-        let Some(index) = index.filter(|_| self.has_metadata(member.id)) else { return Ok(false) };
-        let shown = self.within_copy(self.limits.claim, self.shows_tail(member)).await;
-        match shown {
-            Ok(instance) => {
-                if let Some(place) = self.area.borrow_mut().copies.get_mut(&member.id) {
-                    place.checked = Some(instance);
-                }
-                Ok(true)
-            }
-            Err(CopyFault::Older) => {
-                if self.leave_older(&[index]).await? {
-                    self.area.borrow_mut().copies.remove(&member.id);
-                }
-                Ok(false)
-            }
-            // A disk that doesn't answer is another's business; the next entry asks again.
-            Err(CopyFault::Io(_)) => Ok(true),
-        }
-    }
-
-    /// Takes older copies off the current list, unless no other would be left; tells which.
-    async fn leave_older(self: &Rc<Self>, older: &[usize]) -> Result<bool, Ended> {
-        let without = |copies: CopySet| older.iter().fold(copies, |set, index| set.without(*index));
-        self.change_configuration(|config| {
-            let copies = without(config.copies);
-            let changes = !copies.is_empty() && copies != config.copies;
-            config.copies = if changes { copies } else { config.copies };
-            changes
-        })
-        .await?;
-        let copies = self.config.borrow().copies;
-        Ok(without(copies) == copies)
-    }
-
-    /// The boot generation under which a copy shows the last thing that was committed.
-    async fn shows_tail(&self, member: &Member) -> Result<Instance, CopyFault> {
-        let device = member.device().ok_or(IoError::Lost)?;
-        let (at, expected) = {
-            let area = self.area.borrow();
-            let place = area.copies.get(&member.id).ok_or(CopyFault::Older)?;
-            match area.tail.as_ref().ok_or(CopyFault::Older)? {
-                Tail::Checkpoint(heads) => {
-                    (area.layout.checkpoint_offset(place.slot), heads[place.slot].clone())
-                }
-                Tail::Entry { log_at, head } => {
-                    (area.layout.log_offset(place.slot) + log_at, head.clone())
-                }
-            }
-        };
-        let read = device.read(SectorRange::new(sector_at(member, at), BLOCK_SECTORS)).await;
-        match read {
-            Ok(read) if *read.value == *expected => Ok(read.instance),
-            Ok(_) | Err(IoError::Medium(_)) => Err(CopyFault::Older),
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// Writes something to a copy; where it has everything then.
@@ -309,7 +245,7 @@ impl Pool {
                 let slot = place.map_or(0, |place| 1 - place.slot);
                 let start = sector_at(member, encoded[slot].at);
                 let written = write_durably(&*device, start, encoded[slot].bytes.clone()).await?;
-                return Ok(CopyPlace { slot, checked: Some(written.instance) });
+                return Ok(CopyPlace { slot, checked: Some(written.instance), read_back: None });
             }
             Piece::Entry { log_at, bytes } => (*log_at, *bytes),
         };
@@ -434,9 +370,4 @@ impl Pool {
         }
         Ok(true)
     }
-}
-
-fn sector_at(member: &Member, offset: u64) -> Lba {
-    let start = member.geometry.metadata_start();
-    Lba(start.0 + offset / SECTOR_BYTES as u64)
 }

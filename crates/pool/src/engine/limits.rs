@@ -25,6 +25,9 @@ pub struct Limits {
     pub rejoin: Duration,
     /// How often a disk that is in no open pool is looked at: others may have done something with it.
     pub look_at_closed: Duration,
+    /// How often what was written of the metadata is read back, and a copy of it that isn't current is
+    /// written anew.
+    pub metadata_check: Duration,
     /// So long after the last acknowledgement the log says that it was given. Short, because a record
     /// that rots before could pass for one that was being written; long enough that a busy log, whose
     /// next record says it too, writes none.
@@ -52,6 +55,7 @@ impl Default for Limits {
             claim: Duration::from_secs(10),
             rejoin: Duration::from_millis(500),
             look_at_closed: Duration::from_secs(5),
+            metadata_check: Duration::from_secs(5),
             mark: Duration::from_millis(100),
             fold_idle: Duration::from_secs(1),
             grace: Duration::from_secs(2),

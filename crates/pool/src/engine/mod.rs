@@ -34,6 +34,7 @@ mod lease;
 mod limits;
 mod log;
 mod member;
+mod metadata_copies;
 mod missing;
 mod moved;
 mod observe;

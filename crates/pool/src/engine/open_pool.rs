@@ -35,6 +35,7 @@ impl OpenPool {
     /// Starts what runs beside requests, and opens the volumes.
     pub(crate) fn start(self: &Rc<Self>) {
         self.pool.runtime.spawn(Rc::clone(self).run_catch_up());
+        self.pool.runtime.spawn(Rc::clone(&self.pool).run_metadata_copies());
         let ids: Vec<VolumeId> = self.pool.meta.borrow().volumes().keys().copied().collect();
         for id in ids {
             self.open_volume(id);

@@ -29,7 +29,10 @@ impl OpenPool {
         let votes = VotesReport { total: pool.votes.total() as u32, in_sight: in_sight as u32 };
         let lease_ok = pool.lease.holds(pool.runtime.now());
         let spare_votes = self.spare_votes(&meta);
-        let survives = self.survives(&meta).min(spare_votes);
+        let whole = pool.whole_metadata_copies();
+        let metadata = self.domains_there(&meta, whole.iter().map(|member| member.number));
+        let spare_metadata = metadata.saturating_sub(1);
+        let survives = self.survives(&meta).min(spare_votes).min(spare_metadata);
         PoolReport {
             name: pool.name.clone(),
             id: pool.id.to_string(),

@@ -161,6 +161,28 @@ pub struct AreaPosition {
     pub log_at: u64,
 }
 
+impl AreaPosition {
+    /// The entry that follows here, if `bytes` begin with it.
+    pub(crate) fn entry_here<'a>(&self, bytes: &'a [u8]) -> Option<CheckedEntry<'a>> {
+        check_entry(bytes, self.pool).filter(|entry| {
+            entry.generation == self.generation
+                && entry.epoch == self.epoch
+                && entry.number == self.number.next()
+                && entry.previous == self.chain
+        })
+    }
+
+    /// The position behind an entry that follows here.
+    pub(crate) fn after(&self, entry: &CheckedEntry<'_>) -> AreaPosition {
+        AreaPosition {
+            number: entry.number,
+            chain: entry.crc,
+            log_at: self.log_at + entry.len as u64,
+            ..*self
+        }
+    }
+}
+
 /// Why something can't be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LogFull {

@@ -176,21 +176,15 @@ impl Recovered {
             let at = usize::try_from(self.position.log_at).unwrap_or(usize::MAX);
             let rest = log.get(at..).unwrap_or_default();
             let number = self.position.number;
-            let entry = check_entry(rest, self.position.pool).filter(|entry| {
-                entry.generation == self.position.generation
-                    && entry.epoch == self.position.epoch
-                    && entry.number == number.next()
-                    && entry.previous == self.position.chain
-            });
-            let Some(entry) = entry else { return self.look_behind(rest) };
+            let Some(entry) = self.position.entry_here(rest) else {
+                return self.look_behind(rest);
+            };
             let records = decode_records(entry.payload)
                 .map_err(|fault| AreaFault::Malformed { number, fault })?;
             self.metadata
                 .apply_all(&records)
                 .map_err(|fault| AreaFault::Inconsistent { number, fault })?;
-            self.position.number = entry.number;
-            self.position.chain = entry.crc;
-            self.position.log_at += entry.len as u64;
+            self.position = self.position.after(&entry);
             self.config = self.config.max(entry.config);
             self.entries.insert(entry.number, entry.crc);
         }

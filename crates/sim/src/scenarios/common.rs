@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::IoError;
-use pool::check::Kind;
 use pool::engine::{CreatePool, VolumeSize};
 use pool::metadata::Layout;
 use pool::{DiskState, PoolReport, VerifyReport, VolumeReport};
@@ -51,8 +50,6 @@ pub struct Rig {
     uncertain: RefCell<BTreeSet<String>>,
     /// The supervisor that should own the pool.
     active: std::cell::Cell<usize>,
-    /// Kinds of findings on the disks that aren't judged.
-    excused: RefCell<Vec<Kind>>,
 }
 
 impl Rig {
@@ -84,7 +81,6 @@ impl Rig {
             clients: RefCell::default(),
             uncertain: RefCell::default(),
             active: std::cell::Cell::new(0),
-            excused: RefCell::new(vec![Kind::MetadataOlder, Kind::MetadataGap]),
         })
     }
 
@@ -399,9 +395,8 @@ impl Rig {
             let count = Count::of(&self.cluster, &self.oracles());
             count.wrong().map_err(Failure)?;
             let claim = Claim::of(&self.cluster, self.active.get());
-            let excused = self.excused.borrow().clone();
-            let covered = claim.map_or(Ok(()), |claim| count.covers(&claim, &excused));
-            match count.at_rest(&excused).and(covered) {
+            let covered = claim.map_or(Ok(()), |claim| count.covers(&claim));
+            match count.at_rest().and(covered) {
                 Ok(()) => return Ok(()),
                 Err(why) if self.cluster.world().timeline().now().since(begin) > SETTLED_MAX => {
                     return Err(Failure(format!("at rest for {SETTLED_MAX:?}: {why}")));
@@ -409,13 +404,6 @@ impl Rig {
                 Err(_) => self.cluster.sleep(Duration::from_millis(500)).await,
             }
         }
-    }
-
-    /// Copies of the metadata count, too. Elsewhere they are excused until it is mended that one isn't
-    /// noticed which lost a write (new-2, scenario `lost-metadata-write`), and one isn't made current again
-    /// which failed a write (new-3, `metadata-copy-not-taken-back`).
-    pub fn judge_metadata_copies(&self) {
-        self.excused.borrow_mut().clear();
     }
 
     /// At some moment of the next `most_ms`: what was acknowledged is on the disks, and status goes on
@@ -435,10 +423,7 @@ impl Rig {
                 let claim = Claim::of(&rig.cluster, rig.active.get());
                 let claimed = match (count.wrong(), claim) {
                     (Err(wrong), _) => Err((true, wrong)),
-                    (Ok(()), Some(claim)) => {
-                        let excused = rig.excused.borrow().clone();
-                        count.covers(&claim, &excused).map_err(|why| (false, why))
-                    }
+                    (Ok(()), Some(claim)) => count.covers(&claim).map_err(|why| (false, why)),
                     (Ok(()), None) => Ok(()),
                 };
                 let Err((at_once, why)) = claimed else { return };

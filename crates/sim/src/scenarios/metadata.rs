@@ -14,7 +14,7 @@ use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, expect};
 use super::losses::{disks_of, lose_node, status, trickle};
 use super::scenario;
 use crate::cluster::Plan;
-use crate::disk::{Disk, DiskRemains, Latency};
+use crate::disk::{Disk, DiskRemains, Latency, Part, WriteFault};
 use crate::fork::{Judgement, Loss, Owner};
 use crate::medium::Survival;
 use crate::runner::{Failure, Scenario, Stage};
@@ -54,6 +54,19 @@ pub const SCENARIOS: &[Scenario] = &[
         "disks are put into other machines: status counts what is on one machine once",
         400,
         |stage| disks_moved(stage).boxed_local(),
+    ),
+    scenario(
+        "lost-metadata-write",
+        "a disk answers a write of the metadata's log without doing it: the copy is noticed and \
+         written anew while the pool is open",
+        400,
+        |stage| lost_metadata_write(stage).boxed_local(),
+    ),
+    scenario(
+        "metadata-copy-taken-back",
+        "disks fail a write of the metadata once: their copies are current again once they take writes",
+        400,
+        |stage| metadata_copy_taken_back(stage).boxed_local(),
     ),
 ];
 
@@ -287,4 +300,27 @@ fn add_copy(rig: &Rig, copy: &DiskRemains, to: usize) {
     let disk = Disk::restored(rig.cluster.world(), copy);
     rig.cluster.node(to).slots().borrow_mut().push(disk);
     rig.cluster.start_node(to);
+}
+
+/// Nothing else reads a copy of the metadata again before the pool is opened anew: one that lost an entry
+/// would count as current for as long as the owner lives.
+async fn lost_metadata_write(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    let disk = Rc::clone(&rig.cluster.node(rig.below(3)).disks()[0]);
+    disk.lose_next_blocks(*b"epME", 1);
+    rig.load(Mix::default()).await?;
+    rig.run_for(rig.between(2000, 5000)).await;
+    rig.converge().await
+}
+
+/// A copy that couldn't be written leaves the current ones though its disk stays in. Once two of three
+/// did, the loss of one machine would be the pool's.
+async fn metadata_copy_taken_back(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    rig.load(Mix::default()).await?;
+    for node in 0..2 {
+        rig.cluster.node(node).disks()[0].spoil_next_write(Part::Metadata, WriteFault::Error);
+        rig.run_for(rig.between(2000, 4000)).await;
+    }
+    rig.converge().await
 }

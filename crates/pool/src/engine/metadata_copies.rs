@@ -1,0 +1,306 @@
+//! That the copies of the metadata are what they count as: each is read back behind the owner, one that
+//! lacks something leaves the list of current copies, and one that isn't on it, though its disk takes part,
+//! is written anew.
+//!
+//! Otherwise nothing reads a copy before the pool is opened again, and a disk that answered a write and
+//! didn't do it, or failed one once, is missed only when the other copies are gone.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use block::{
+    BLOCK_BYTES, BLOCK_SECTORS, BlockDevice, Buffer, Crc32c, Instance, Instant, IoError, Lba,
+    SECTOR_BYTES, SectorRange,
+};
+
+use super::commit::{CommitError, CopyFault, LastEntry};
+use super::lease::Ended;
+use super::member::Member;
+use super::pool::Pool;
+use crate::format::{CopySet, DiskId, DiskNumber};
+use crate::metadata::{AreaLayout, AreaPosition, checkpoint_len, entry_claim};
+use crate::report::PoolEvent;
+
+/// What is read back at once.
+const PIECE_BYTES: u64 = 1 << 20;
+/// A copy that can't be written is tried again after at most so many times the usual pause.
+const PAUSES_MAX: u32 = 6;
+
+/// When copies that couldn't be written are tried again, and the pause before that.
+type Pauses = BTreeMap<DiskNumber, (Instant, Duration)>;
+
+impl Pool {
+    /// Whether a disk's metadata area has all that is committed.
+    pub(crate) fn has_metadata(&self, disk: DiskId) -> bool {
+        self.area.borrow().copies.contains_key(&disk)
+    }
+
+    /// Members with a current copy of the metadata.
+    pub(crate) fn whole_metadata_copies(&self) -> Vec<Rc<Member>> {
+        let mut members = self.metadata_members();
+        members.retain(|member| self.has_metadata(member.id));
+        members
+    }
+
+    /// Looks after the copies for as long as the pool is open.
+    pub(crate) async fn run_metadata_copies(self: Rc<Self>) {
+        let mut pauses = Pauses::new();
+        loop {
+            let pause = self.runtime.sleep(self.limits.metadata_check);
+            if self.unless_over(pause).await.is_err() {
+                return;
+            }
+            for index in 0..self.vote_disks.len() {
+                if self.look_after_copy(index, &mut pauses).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Reads a current copy back, and brings one back that isn't current.
+    async fn look_after_copy(
+        self: &Rc<Self>,
+        index: usize,
+        pauses: &mut Pauses,
+    ) -> Result<(), Ended> {
+        let member = self.vote_disks.get(index).and_then(|disk| self.member_by_id(*disk));
+        let takes_part = |member: &Rc<Member>| {
+            member.is_usable() && member.claimed.get() && !member.joining.get()
+        };
+        let Some(member) = member.filter(takes_part) else { return Ok(()) };
+        let is_current =
+            || self.config.borrow().copies.contains(index) && self.has_metadata(member.id);
+        if is_current() {
+            if !self.is_unfit(&member).await? {
+                pauses.remove(&member.number);
+                return Ok(());
+            }
+        } else {
+            let (again_at, _) = pauses.get(&member.number).copied().unwrap_or_default();
+            if self.runtime.now() < again_at {
+                return Ok(());
+            }
+        }
+        let _meta = self.meta_lock.acquire(1).await;
+        if is_current() && self.leave_older(&[index]).await? {
+            self.area.borrow_mut().copies.remove(&member.id);
+        }
+        match self.write_checkpoint(Some(&member)).await {
+            Ok(()) => {}
+            Err(CommitError::Ended(ended)) => return Err(ended),
+            Err(error) => tracing::error!(pool = %self.name, ?error, "checkpoint"),
+        }
+        if !self.has_metadata(member.id) {
+            let (_, last) = pauses.get(&member.number).copied().unwrap_or_default();
+            let usual = self.limits.metadata_check;
+            let pause = (last * 2).clamp(usual, usual * PAUSES_MAX);
+            pauses.insert(member.number, (self.runtime.now() + pause, pause));
+            return Ok(());
+        }
+        self.change_configuration(|config| {
+            let joins = !config.is_out(member.number) && !config.copies.contains(index);
+            if joins {
+                config.copies = config.copies.with(index);
+            }
+            joins
+        })
+        .await?;
+        self.events.tell(PoolEvent::StructureRepaired {
+            pool: self.name.clone(),
+            disk: member.display_name(),
+            what: "copy of the metadata".into(),
+            disk_offset_bytes: member.geometry.metadata_start().byte_offset(),
+        });
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Whether a current copy lacks something of what it should have, twice in a row. A disk that doesn't
+    /// answer is another's business.
+    async fn is_unfit(self: &Rc<Self>, member: &Rc<Member>) -> Result<bool, Ended> {
+        for _ in 0..2 {
+            match self.unless_over(self.read_back(member)).await? {
+                Err(fault) if fault.is_unfit() => {}
+                Ok(()) | Err(_) => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads what a copy took since it was read back last.
+    async fn read_back(&self, member: &Member) -> Result<(), CopyFault> {
+        let device = member.device().ok_or(IoError::Lost)?;
+        let (layout, place, heads, begin, end) = {
+            let area = self.area.borrow();
+            let (Some(place), Some(checkpoint)) =
+                (area.copies.get(&member.id), area.checkpoint.as_ref())
+            else {
+                return Ok(());
+            };
+            (area.layout, *place, checkpoint.heads.clone(), checkpoint.after, area.position)
+        };
+        let reader = CopyReader { pool: self, member, device, layout, slot: place.slot };
+        let done = async {
+            let mut at = match place.read_back.filter(|at| at.generation == end.generation) {
+                Some(at) => at,
+                None => {
+                    reader.checkpoint(&heads[place.slot], &begin).await?;
+                    begin
+                }
+            };
+            while at.log_at < end.log_at {
+                at = reader.entries(at, &end).await?;
+            }
+            if at == end { Ok(()) } else { Err(CopyFault::Older) }
+        };
+        let done = done.await;
+        let mut area = self.area.borrow_mut();
+        if area.position.generation != end.generation {
+            // A checkpoint came between, and what was read may have been overwritten.
+            return Ok(());
+        }
+        if done.is_ok()
+            && let Some(place) = area.copies.get_mut(&member.id)
+        {
+            place.read_back = Some(end);
+        }
+        done
+    }
+
+    pub(super) async fn within_copy<T>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = Result<T, CopyFault>>,
+    ) -> Result<T, CopyFault> {
+        let done = runtime::timeout(&self.runtime, limit, work).await;
+        done.unwrap_or(Err(CopyFault::Io(IoError::Lost)))
+    }
+
+    /// Whether the copy on a disk that is taken in has all that is committed. One that hasn't leaves
+    /// the list, if it isn't the last on it. The caller holds `meta_lock`.
+    pub(crate) async fn check_copy(self: &Rc<Self>, member: &Rc<Member>) -> Result<bool, Ended> {
+        let index = self.vote_index(member.id);
+        let index = index.filter(|index| self.config.borrow().copies.contains(*index));
+        let Some(index) = index.filter(|_| self.has_metadata(member.id)) else { return Ok(false) };
+        let shown = self.within_copy(self.limits.claim, self.shows_tail(member)).await;
+        match shown {
+            Ok(instance) => {
+                if let Some(place) = self.area.borrow_mut().copies.get_mut(&member.id) {
+                    place.checked = Some(instance);
+                }
+                Ok(true)
+            }
+            Err(CopyFault::Older) => {
+                if self.leave_older(&[index]).await? {
+                    self.area.borrow_mut().copies.remove(&member.id);
+                }
+                Ok(false)
+            }
+            // A disk that doesn't answer is another's business; the next entry asks again.
+            Err(CopyFault::Io(_)) => Ok(true),
+        }
+    }
+
+    /// Takes older copies off the current list, unless no other would be left; tells which.
+    pub(super) async fn leave_older(self: &Rc<Self>, older: &[usize]) -> Result<bool, Ended> {
+        let without = |copies: CopySet| older.iter().fold(copies, |set, index| set.without(*index));
+        self.change_configuration(|config| {
+            let copies = without(config.copies);
+            let changes = !copies.is_empty() && copies != config.copies;
+            config.copies = if changes { copies } else { config.copies };
+            changes
+        })
+        .await?;
+        let copies = self.config.borrow().copies;
+        Ok(without(copies) == copies)
+    }
+
+    /// The boot generation under which a copy shows the last thing that was committed.
+    pub(super) async fn shows_tail(&self, member: &Member) -> Result<Instance, CopyFault> {
+        let device = member.device().ok_or(IoError::Lost)?;
+        let (at, expected) = {
+            let area = self.area.borrow();
+            let place = area.copies.get(&member.id).ok_or(CopyFault::Older)?;
+            let checkpoint = area.checkpoint.as_ref().ok_or(CopyFault::Older)?;
+            match &area.last_entry {
+                None => (
+                    area.layout.checkpoint_offset(place.slot),
+                    checkpoint.heads[place.slot].clone(),
+                ),
+                Some(LastEntry { log_at, head }) => {
+                    (area.layout.log_offset(place.slot) + log_at, head.clone())
+                }
+            }
+        };
+        let read = device.read(SectorRange::new(sector_at(member, at), BLOCK_SECTORS)).await;
+        match read {
+            Ok(read) if *read.value == *expected => Ok(read.instance),
+            Ok(_) | Err(IoError::Medium(_)) => Err(CopyFault::Older),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Reads a copy of the metadata in pieces.
+struct CopyReader<'a> {
+    pool: &'a Pool,
+    member: &'a Member,
+    device: Rc<dyn BlockDevice>,
+    layout: AreaLayout,
+    slot: usize,
+}
+
+impl CopyReader<'_> {
+    async fn bytes(&self, area_offset: u64, len: u64) -> Result<Buffer, CopyFault> {
+        let start = sector_at(self.member, area_offset);
+        let reading = async {
+            let range = SectorRange::new(start, len / SECTOR_BYTES as u64);
+            Ok(self.device.read(range).await?.value)
+        };
+        self.pool.within_copy(self.pool.limits.background, reading).await
+    }
+
+    /// The checkpoint, by its header and its payload's CRC.
+    async fn checkpoint(&self, head: &Buffer, after: &AreaPosition) -> Result<(), CopyFault> {
+        let at = self.layout.checkpoint_offset(self.slot);
+        let found = self.bytes(at, BLOCK_BYTES as u64).await?;
+        let len = checkpoint_len(head).filter(|_| *found == **head).ok_or(CopyFault::Older)?;
+        let mut crc = Crc32c::new();
+        let mut done = BLOCK_BYTES as u64;
+        while done < len {
+            let piece = (len - done).min(PIECE_BYTES);
+            let bytes = self.bytes(at + done, piece.next_multiple_of(BLOCK_BYTES as u64)).await?;
+            crc.update(&bytes[..piece as usize]);
+            done += piece;
+        }
+        if crc.finish() == after.chain { Ok(()) } else { Err(CopyFault::Older) }
+    }
+
+    /// The entries from `at` on, as many as a piece holds, none behind `end`.
+    async fn entries(
+        &self,
+        mut at: AreaPosition,
+        end: &AreaPosition,
+    ) -> Result<AreaPosition, CopyFault> {
+        let (begin, rest) = (at.log_at, end.log_at - at.log_at);
+        let log = self.layout.log_offset(self.slot);
+        let mut bytes = self.bytes(log + begin, rest.min(PIECE_BYTES)).await?;
+        if let Some(claim) = entry_claim(&bytes, at.pool).filter(|c| c.bytes > bytes.len()) {
+            let len = (claim.bytes as u64).next_multiple_of(BLOCK_BYTES as u64);
+            bytes = self.bytes(log + begin, len.min(rest)).await?;
+        }
+        while let Some(entry) =
+            at.entry_here(bytes.get((at.log_at - begin) as usize..).unwrap_or_default())
+        {
+            at = at.after(&entry);
+        }
+        if at.log_at == begin { Err(CopyFault::Older) } else { Ok(at) }
+    }
+}
+
+pub(super) fn sector_at(member: &Member, offset: u64) -> Lba {
+    let start = member.geometry.metadata_start();
+    Lba(start.0 + offset / SECTOR_BYTES as u64)
+}
