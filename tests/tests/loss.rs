@@ -2,6 +2,7 @@
 //! are gone for good: what was promised is there, because the pool called itself whole.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use blackbox::{Lab, LabOptions, Load, LoadReport, wait_until};
@@ -76,4 +77,70 @@ fn a_machine_that_goes_while_it_is_taken_in_counts_for_nothing() {
         wait_until("one loss is survived", || lab.pool()["survives"] == 1);
         kill_all_and_lose(&lab, load, lost).verify();
     }
+}
+
+/// Where the records of logs lie in a disk's file, by number.
+fn log_records(disk: &std::path::Path) -> Vec<(u64, usize)> {
+    let image = std::fs::read(disk).unwrap();
+    let heads = (0..image.len() - 512).step_by(512).filter(|at| image[*at..].starts_with(b"epLR"));
+    heads.map(|at| (u64::from_le_bytes(image[at + 32..at + 40].try_into().unwrap()), at)).collect()
+}
+
+fn damage(disk: &std::path::Path, offset: usize) {
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(disk).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset as u64).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x20], offset as u64).unwrap();
+}
+
+/// Records that were acknowledged rot in every copy while all machines are off: the volume waits and says
+/// so, nothing but a command that asks goes on without them, and what was brought into place is there.
+#[test]
+fn acknowledged_records_that_no_disk_has_are_given_up_by_command_only() {
+    let lab = small();
+    let volume = "cluster/hyperspace";
+    let load = Load::start(&lab.mount().join("load"), BLOCKS, 17);
+    let wait = "the volume waits for its log, or serves";
+    let mut waits = false;
+    // All may be in place at the moment that everything is killed, and its log free of anything.
+    for _ in 0..5 {
+        load.wait_for_promises();
+        for who in NODES.into_iter().chain(["supervisor"]) {
+            lab.lab(&["kill", who]);
+        }
+        let disks = NODES.map(|node| lab.disk_file(node, 0));
+        let records = disks.each_ref().map(|disk| log_records(disk));
+        let last = records.iter().flatten().map(|(number, _)| *number).max().unwrap();
+        for (disk, records) in disks.iter().zip(&records) {
+            let some = records.iter().filter(|(number, _)| (last - 12..last - 8).contains(number));
+            some.for_each(|(_, at)| damage(disk, at + 100));
+        }
+        for who in NODES.into_iter().chain(["supervisor"]) {
+            lab.lab(&["start", who]);
+        }
+        wait_until(wait, || {
+            let why = lab.volume()["suspended"].as_str().unwrap_or_default().to_owned();
+            waits = why.contains("its log is damaged");
+            waits || lab.pool_state() == "online"
+        });
+        if waits {
+            break;
+        }
+    }
+    assert!(waits, "no record was only in the log");
+    drop(load.stop());
+    let (code, why) = lab.said(&["volume", "show", volume]);
+    assert_eq!(code, 5, "{why}");
+    assert!(why.contains(&format!("etherpool volume accept-loss {volume}")), "{why}");
+
+    let (code, said) = lab.said(&["volume", "accept-loss", volume, "--dry-run"]);
+    assert!(code == 0 && said.contains("were acknowledged"), "{said}");
+    let (code, said) = lab.said(&["volume", "accept-loss", volume]);
+    assert!(code != 0 && said.contains("--yes"), "nobody was there to be asked: {said}");
+    assert!(lab.volume()["suspended"].is_string());
+
+    lab.cli(&["volume", "accept-loss", volume, "--yes"]);
+    wait_until("the volume serves", || lab.volume()["suspended"].is_null());
+    let (code, said) = lab.said(&["volume", "accept-loss", volume, "--yes"]);
+    assert!(code != 0 && said.contains("not damaged"), "{said}");
 }

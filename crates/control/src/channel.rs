@@ -103,6 +103,13 @@ pub enum EngineRequest {
         /// The volume.
         volume: VolumeName,
     },
+    /// Answered with what is lost.
+    AcceptLoss {
+        /// The volume.
+        volume: VolumeName,
+        /// Only say what.
+        dry_run: bool,
+    },
     /// Answered with progress, then the report.
     VerifyVolume {
         /// The volume.

@@ -10,8 +10,8 @@ mod status;
 
 pub use error::{ApiError, ErrorCode};
 pub use request::{
-    CreatePool, CreateVolume, ExportVolume, ExtendPool, ExtendVolume, FailureDomain, ImportPool,
-    LayoutSpec, MakeFs, MountVolume, ReleasePool, RemoveVolume, ResetEpoch, ServeFtp,
+    AcceptLoss, CreatePool, CreateVolume, ExportVolume, ExtendPool, ExtendVolume, FailureDomain,
+    ImportPool, LayoutSpec, MakeFs, MountVolume, ReleasePool, RemoveVolume, ResetEpoch, ServeFtp,
     UnexportVolume, UnmountVolume, VerifyVolume,
 };
 pub use status::{

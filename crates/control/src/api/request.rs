@@ -214,6 +214,14 @@ pub struct RemoveVolume {
     pub dry_run: bool,
 }
 
+/// `POST /v1/pools/POOL/volumes/VOL/accept-loss`, answered with what is lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AcceptLoss {
+    /// Only say what.
+    pub dry_run: bool,
+}
+
 /// `POST /v1/pools/POOL/volumes/VOL/mount`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

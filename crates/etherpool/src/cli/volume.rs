@@ -6,8 +6,9 @@ use std::str::FromStr;
 
 use clap::{Args, Subcommand};
 use control::api::{
-    CreateVolume, ExportVolume, ExtendVolume, LayoutSpec, MakeFs, MountVolume, PoolReportExt as _,
-    Preview, RemoveVolume, ServeFtp, Status, UnexportVolume, UnmountVolume, VerifyVolume,
+    AcceptLoss, CreateVolume, ExportVolume, ExtendVolume, LayoutSpec, MakeFs, MountVolume,
+    PoolReportExt as _, Preview, RemoveVolume, ServeFtp, Status, UnexportVolume, UnmountVolume,
+    VerifyVolume,
 };
 use control::exit::Exit;
 use control::names::{ExportTarget, ExportWish, ShelfSlot, VolumeName};
@@ -66,6 +67,8 @@ pub enum VolumeCommand {
     },
     /// Remove a volume and its data
     Remove(DestroyArgs),
+    /// Do without acknowledged writes that no disk has any more, so that the volume serves again
+    AcceptLoss(DestroyArgs),
     /// Read every block and compare it with its checksum
     Verify {
         /// The volume
@@ -258,6 +261,7 @@ pub async fn run(context: &Context, command: VolumeCommand) -> Result<Exit, Fail
             Ok(if is_healthy(&report) { Exit::Ok } else { Exit::Degraded })
         }
         VolumeCommand::Remove(args) => remove(context, args).await,
+        VolumeCommand::AcceptLoss(args) => accept_loss(context, args).await,
         VolumeCommand::Verify { volume, copy } => verify(context, &volume, copy).await,
         VolumeCommand::Mkfs(args) => mkfs(context, args).await,
         VolumeCommand::Check { volume } => {
@@ -390,6 +394,23 @@ async fn remove(context: &Context, args: DestroyArgs) -> Result<Exit, Failure> {
     }
     let () = context.client.delete_as(&path, &RemoveVolume { dry_run: false }).await?;
     done(context, &format!("{volume} is removed\n"))
+}
+
+async fn accept_loss(context: &Context, args: DestroyArgs) -> Result<Exit, Failure> {
+    let volume = args.volume;
+    let path = format!("{}/accept-loss", path_of(&volume));
+    if !args.confirmation.is_given() {
+        let loss: String = context.client.post(&path, &AcceptLoss { dry_run: true }).await?;
+        let what = format!("Volume {volume} would serve as it is for ever: {loss}.\n");
+        if confirm(&what, args.confirmation)? == Proceed::No {
+            return Ok(Exit::Ok);
+        }
+    }
+    let _: String = context.client.post(&path, &AcceptLoss { dry_run: false }).await?;
+    done(
+        context,
+        &format!("{volume} goes on without them; check what is on it (volume check, fsck)\n"),
+    )
 }
 
 async fn mkfs(context: &Context, args: MkfsArgs) -> Result<Exit, Failure> {

@@ -111,6 +111,9 @@ impl Work<'_> {
             EngineRequest::RemoveVolume { volume } => {
                 value(engine.remove_volume(&volume.pool, &volume.volume).await?)
             }
+            EngineRequest::AcceptLoss { volume, dry_run } => {
+                value(engine.accept_log_loss(&volume.pool, &volume.volume, dry_run)?)
+            }
             EngineRequest::VerifyVolume { volume, copy } => self.verify(&volume, copy).await,
             EngineRequest::SetProperty { volume, key, value: property } => {
                 engine.set_property(&volume.pool, &volume.volume, &key, property).await?;

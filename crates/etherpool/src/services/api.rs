@@ -15,9 +15,9 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use control::api::{
-    ApiError, CreatePool, CreateVolume, ErrorCode, ExportVolume, ExtendPool, ExtendVolume,
-    HeldReport, ImportPool, MakeFs, MountVolume, PoolReportExt as _, Preview, ProcessState,
-    ReleasePool, RemoveVolume, ResetEpoch, SeenTarget, ServeFtp, Status, StreamLine,
+    AcceptLoss, ApiError, CreatePool, CreateVolume, ErrorCode, ExportVolume, ExtendPool,
+    ExtendVolume, HeldReport, ImportPool, MakeFs, MountVolume, PoolReportExt as _, Preview,
+    ProcessState, ReleasePool, RemoveVolume, ResetEpoch, SeenTarget, ServeFtp, Status, StreamLine,
     UnexportVolume, UnmountVolume, VerifyVolume,
 };
 use control::channel::{EngineRequest, to_line};
@@ -59,6 +59,7 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/v1/pools/{pool}/plan/volume", post(plan_volume))
         .route("/v1/pools/{pool}/volumes/{volume}", get(volume).delete(remove_volume))
         .route("/v1/pools/{pool}/volumes/{volume}/extend", post(extend_volume))
+        .route("/v1/pools/{pool}/volumes/{volume}/accept-loss", post(accept_loss))
         .route("/v1/pools/{pool}/volumes/{volume}/verify", post(verify_volume))
         .route("/v1/pools/{pool}/volumes/{volume}/mkfs", post(make_fs))
         .route("/v1/pools/{pool}/volumes/{volume}/check", post(check_fs))
@@ -378,6 +379,15 @@ async fn remove_volume(
 ) -> Answer<()> {
     let request: RemoveVolume = read(&body)?;
     Ok(Json(services.remove_volume(&volume_name(name)?, request).await?))
+}
+
+async fn accept_loss(
+    State(services): App,
+    Path(name): Path<(String, String)>,
+    body: Bytes,
+) -> Answer<String> {
+    let request: AcceptLoss = read(&body)?;
+    Ok(Json(services.accept_loss(&volume_name(name)?, request).await?))
 }
 
 async fn extend_volume(

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use control::api::{
-    ApiError, CreateVolume, ErrorCode, ExportVolume, PoolReportExt as _, RemoveVolume, SeenTarget,
-    ServeFtp, UnexportVolume,
+    AcceptLoss, ApiError, CreateVolume, ErrorCode, ExportVolume, PoolReportExt as _, RemoveVolume,
+    SeenTarget, ServeFtp, UnexportVolume,
 };
 use control::channel::EngineRequest;
 use control::names::{ShelfSlot, VolumeName};
@@ -274,6 +274,17 @@ impl Services {
             return check_open(find(&pools, name)?.0);
         }
         self.engine.call(EngineRequest::RemoveVolume { volume: name.clone() }).await
+    }
+
+    /// Serves a volume without the acknowledged records that no disk has any more; tells which.
+    pub async fn accept_loss(
+        &self,
+        name: &VolumeName,
+        request: AcceptLoss,
+    ) -> Result<String, ApiError> {
+        let _turn = self.turns.on(name).await?;
+        let dry_run = request.dry_run;
+        self.engine.call(EngineRequest::AcceptLoss { volume: name.clone(), dry_run }).await
     }
 
     /// Serves a mount by FTP, now and from now on; returns where.

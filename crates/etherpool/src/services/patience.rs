@@ -82,6 +82,9 @@ pub fn what(request: &EngineRequest) -> String {
         }
         EngineRequest::ExtendVolume { volume, .. } => format!("to extend volume {volume}"),
         EngineRequest::RemoveVolume { volume } => format!("to remove volume {volume}"),
+        EngineRequest::AcceptLoss { volume, .. } => {
+            format!("what of the log of volume {volume} is lost")
+        }
         EngineRequest::VerifyVolume { volume, .. } => format!("to verify volume {volume}"),
         EngineRequest::SetProperty { volume, key, .. } => {
             format!("to set the property {key} of volume {volume}")

@@ -57,7 +57,7 @@ pub(crate) struct Log {
     /// What is damaged in it, while the volume waits for that.
     pub(crate) damage: RefCell<Option<String>>,
     /// Somebody said that it shall be served without what is damaged.
-    pub(crate) gives_up: Cell<bool>,
+    pub(crate) accepts_loss: Cell<bool>,
 }
 
 /// Where the log stands.
@@ -114,7 +114,7 @@ impl Log {
             may_exceed: Cell::new(false),
             stuck: RefCell::default(),
             damage: RefCell::default(),
-            gives_up: Cell::new(false),
+            accepts_loss: Cell::new(false),
         }
     }
 

@@ -366,10 +366,16 @@ impl Engine {
     }
 
     /// Serves a volume whose log is damaged without the acknowledged records that can't be read; tells
-    /// what was given up. Nothing else than this makes the engine go on without them.
-    pub async fn give_up_damaged_log(&self, pool: &str, volume: &str) -> Result<String, PoolError> {
-        let damage = self.inner.open_pool(pool)?.volume_by_name(volume)?.give_up_damage();
-        damage.ok_or_else(|| {
+    /// what is lost with them, and with `dry_run` only that. Nothing else than this makes the engine go
+    /// on without them.
+    pub fn accept_log_loss(
+        &self,
+        pool: &str,
+        volume: &str,
+        dry_run: bool,
+    ) -> Result<String, PoolError> {
+        let loss = self.inner.open_pool(pool)?.volume_by_name(volume)?.accept_log_loss(dry_run);
+        loss.ok_or_else(|| {
             PoolError::invalid(
                 format!("the log of {pool}/{volume} is not damaged"),
                 "see `etherpool volume list`",

@@ -47,6 +47,24 @@ struct Damage {
     disks: BTreeSet<DiskNumber>,
 }
 
+impl Damage {
+    fn describe(&self) -> String {
+        let ranges: Vec<String> = self
+            .ranges
+            .iter()
+            .map(|(from, to)| match from == to {
+                true => format!("{}", from.0),
+                false => format!("{} to {}", from.0, to.0),
+            })
+            .collect();
+        format!(
+            "records {} were acknowledged and can't be read (the blocks that they wrote go back to what \
+             they were before, nobody can tell which these are)",
+            ranges.join(", ")
+        )
+    }
+}
+
 /// A copy of a segment as it was read.
 struct CopyRead {
     disk: DiskNumber,
@@ -106,9 +124,14 @@ impl Volume {
                     )));
                 }
                 Err(Blocked::Damaged(damage)) => {
-                    let what = self.describe_damage(&damage);
-                    *self.log.damage.borrow_mut() = Some(what.clone());
-                    self.set_serving(Serving::Suspended(what));
+                    let names = self.names_of(damage.disks.iter().copied());
+                    let loss = damage.describe();
+                    self.set_serving(Serving::Suspended(format!(
+                        "its log is damaged: {loss}; bring back {names} with them; if nobody can, \
+                         `etherpool volume accept-loss {}/{}` does without them for ever",
+                        self.pool.name, self.name
+                    )));
+                    *self.log.damage.borrow_mut() = Some(loss);
                 }
                 Err(Blocked::Contradiction(what)) => {
                     tracing::error!(volume = %self.name, what);
@@ -163,29 +186,13 @@ impl Volume {
         names.join(" or ")
     }
 
-    fn describe_damage(&self, damage: &Damage) -> String {
-        let ranges: Vec<String> = damage
-            .ranges
-            .iter()
-            .map(|(from, to)| match from == to {
-                true => format!("{}", from.0),
-                false => format!("{} to {}", from.0, to.0),
-            })
-            .collect();
-        let names = self.names_of(damage.disks.iter().copied());
-        format!(
-            "its log is damaged: records {} were acknowledged and can't be read; bring back {names} \
-             with them, or give up what they hold (the blocks that they wrote go back to what they \
-             were before, nobody can tell which these are)",
-            ranges.join(", ")
-        )
-    }
-
-    /// Serves without the records that can't be read; tells what was given up.
-    pub(crate) fn give_up_damage(&self) -> Option<String> {
+    /// Serves without the records that can't be read; tells what is lost with them.
+    pub(crate) fn accept_log_loss(&self, dry_run: bool) -> Option<String> {
         let damage = self.log.damage.borrow().clone()?;
-        self.log.gives_up.set(true);
-        self.pool.changed.notify_all();
+        if !dry_run {
+            self.log.accepts_loss.set(true);
+            self.pool.changed.notify_all();
+        }
         Some(damage)
     }
 
@@ -304,7 +311,7 @@ impl Volume {
                 None => break,
             }
         }
-        if !lost.is_empty() && !self.log.gives_up.get() {
+        if !lost.is_empty() && !self.log.accepts_loss.get() {
             let copies = needed.iter().flat_map(|segment| segment.copies.iter());
             let disks = copies.map(|copy| copy.disk).collect();
             return Err(Blocked::Damaged(Damage { ranges: lost, disks }));

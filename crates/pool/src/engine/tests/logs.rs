@@ -66,9 +66,11 @@ fn damage_in_the_middle_of_a_log_is_not_its_end() {
             let bench = bench.crash_engine();
             assert_eq!(suspended(&bench), why);
             let engine = Rc::clone(&bench.engine);
-            let given_up =
-                bench.run(async move { engine.give_up_damaged_log("pool", "v").await }).unwrap();
-            assert_eq!(given_up, why);
+            let lost = engine.accept_log_loss("pool", "v", true).unwrap();
+            assert!(why.contains(&lost), "{why}");
+            bench.pass(Duration::from_secs(1));
+            assert_eq!(suspended(&bench), why, "a dry run changes nothing");
+            assert_eq!(engine.accept_log_loss("pool", "v", false).unwrap(), lost);
             let volume = bench.reopened();
             for other in 0..5 {
                 let expected = if other == block { pattern(0, 1, 0) } else { pattern(other, 1, 1) };
@@ -76,8 +78,7 @@ fn damage_in_the_middle_of_a_log_is_not_its_end() {
                     if other == block { Buffer::zeroed(expected.len()) } else { expected };
                 assert_eq!(bench.read(&volume, other, 1).unwrap(), expected, "block {other}");
             }
-            let engine = Rc::clone(&bench.engine);
-            let again = bench.run(async move { engine.give_up_damaged_log("pool", "v").await });
+            let again = bench.engine.accept_log_loss("pool", "v", false);
             assert!(again.is_err(), "nothing is damaged any more");
         }
     }
