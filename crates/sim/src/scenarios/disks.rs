@@ -8,12 +8,15 @@ use block::SECTOR_BYTES;
 use futures::FutureExt;
 use rand::Rng;
 
-use super::common::{CONVERGENCE_MAX, Rig, VOLUME};
+use super::common::{CONVERGENCE_MAX, Rig, VOLUME, expect};
 use super::damage::{places_of, read_by_every_copy};
 use super::scenario;
 use crate::disk::{Chances, Disk, Part, ReadFault, WriteFault};
 use crate::runner::{Failure, Scenario, Stage};
 use crate::workload::Mix;
+
+/// Longest that clients wait when a disk hangs, whoever holds which lock at that moment.
+const HUNG_MAX: Duration = Duration::from_millis(3000);
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario(
@@ -51,6 +54,13 @@ pub const SCENARIOS: &[Scenario] = &[
         "a disk grows while it serves and over a restart: everything stays where it is",
         400,
         |stage| grown_disk(stage).boxed_local(),
+    ),
+    scenario(
+        "hung-under-locks",
+        "a disk hangs for 10 s at any moment of destage, resync and checkpoints: clients wait for \
+         its eviction, not for the disk",
+        400,
+        |stage| hung_under_locks(stage).boxed_local(),
     ),
 ];
 
@@ -204,6 +214,31 @@ async fn grown_disk(stage: Stage) -> Result<(), Failure> {
             }
             _ => {}
         }
+    }
+    rig.converge().await
+}
+
+async fn hung_under_locks(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    rig.load(Mix { writes: 70, ..Mix::default() }).await?;
+    rig.run_for(rig.between(300, 1500)).await;
+    for _ in 0..2 {
+        let (node, disk) = victim(&rig);
+        // While its return is under way, or while nothing is.
+        let away = rig.below(2) == 0;
+        if away {
+            rig.cluster.kill_node(node);
+            rig.wait_out(node, Duration::from_secs(10)).await?;
+            rig.run_for(rig.between(500, 3000)).await;
+            rig.cluster.start_node(node);
+            rig.run_for(rig.between(1, 1500)).await;
+        }
+        rig.record(VOLUME).forget_waits();
+        disk.stick_for(Duration::from_secs(10));
+        rig.run_for(rig.between(4000, 9000)).await;
+        let pause = rig.record(VOLUME).longest_wait();
+        expect(pause < HUNG_MAX, || format!("clients waited {pause:?}"))?;
+        rig.wait_clean(CONVERGENCE_MAX).await?;
     }
     rig.converge().await
 }

@@ -215,12 +215,13 @@ async fn deposed(stage: Stage) -> Result<(), Failure> {
     rig.load(mix).await?;
     rig.run_for(rig.between(300, 1500)).await;
     let first = rig.cluster.supervisor(0).process();
-    // Stopped in the middle of its work, or cut off from all nodes and still working.
-    let stopped = rig.below(2) == 0;
-    if stopped {
-        first.iter().for_each(|process| process.pause());
-    } else {
-        rig.cluster.supervisor(0).station().set_cut(true, true);
+    // Stopped between two turns, or in the middle of one so that what it decided before is done
+    // after the takeover; or cut off from all nodes and still working.
+    let steps = rig.below(100) as u32;
+    match rig.below(4) {
+        0 => first.iter().for_each(|process| process.pause()),
+        1 => first.iter().for_each(|process| process.pause_in_turn(steps)),
+        _ => rig.cluster.supervisor(0).station().set_cut(true, true),
     }
     rig.run_for(rig.between(1, 4000)).await;
     rig.cluster.start_supervisor(1);
