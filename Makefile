@@ -59,13 +59,12 @@ sim:
 	$(CARGO) run --release --locked -p sim -- --seeds $(SIM_SEEDS)
 
 # The same by the thousand; then runs in which disks are lost for good again and again; a crash at every
-# step of operations; and that what isn't mended yet still fails. The first seed that fails is printed.
+# step of operations. The first seed that fails is printed.
 sim-long:
 	$(CARGO) build --release --locked -p sim
 	$(TARGET)/release/sim --seeds $(LONG_SEEDS) --start $(LONG_START)
 	$(TARGET)/release/sim --fork --seeds $(LONG_FORK_SEEDS) --start $(LONG_START)
 	$(TARGET)/release/sim --steps
-	$(TARGET)/release/sim --known-holes
 
 # Proof that the simulator's net is tight. It goes on where it was interrupted.
 mutants:

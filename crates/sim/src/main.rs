@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use sim::fork::Luck;
-use sim::runner::{self, Expected, Options, Outcome, Scenario};
+use sim::runner::{self, Options, Outcome, Scenario};
 use sim::scenarios::{self, nth_step};
 use sim::steps_run;
 use sim::story::Listener;
@@ -51,15 +51,11 @@ struct Arguments {
     #[arg(long)]
     fork: bool,
     /// Makes a failing seed's story shorter: leaves out each fault without which it fails all the same.
-    #[arg(long, value_name = "SEED", conflicts_with_all = ["seed", "seeds", "known_holes"])]
+    #[arg(long, value_name = "SEED", conflicts_with_all = ["seed", "seeds"])]
     minimise: Option<u64>,
     /// Leaves out these faults of a random run, by the numbers that its story gives them.
     #[arg(long, value_delimiter = ',', value_name = "FAULTS")]
     without: Vec<u32>,
-    /// Runs the scenarios that show what isn't mended yet (docs/failure-model.md), each until a seed
-    /// fails, at most --seeds of them; it is an error if one of them fails no more.
-    #[arg(long, conflicts_with_all = ["seed", "scenario"])]
-    known_holes: bool,
     /// Lets the power, a machine or a process go at every step of this operation, or of all.
     #[arg(long, value_name = "OPERATION", conflicts_with_all = ["seeds", "scenario"])]
     steps: Option<Option<String>>,
@@ -100,9 +96,6 @@ fn main() -> ExitCode {
     // Only a second subscriber could make this fail, and there is none.
     let _ = tracing::subscriber::set_global_default(Listener { level });
     runner::catch_panics();
-    if arguments.known_holes {
-        return known_holes(&arguments);
-    }
     if arguments.steps.is_some() || arguments.step.is_some() {
         return steps(&arguments).unwrap_or_else(|error| {
             eprintln!("{error}");
@@ -246,38 +239,6 @@ fn sweep(arguments: &Arguments, only: Option<Scenario>) -> ExitCode {
         println!("{forks} forks, in {losses} of them a loss that status claims to survive");
     }
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// Each hole that isn't mended: whether a seed still shows it, and how many it took.
-fn known_holes(arguments: &Arguments) -> ExitCode {
-    let count = arguments.seeds.unwrap_or(50);
-    let mut all_show = true;
-    for scenario in scenarios::known_holes() {
-        let Expected::Failing { finding, shown_by } = scenario.expected else { continue };
-        let shown = (arguments.start..arguments.start.saturating_add(count)).find_map(|seed| {
-            let failure = runner::run(&scenario, seed, &arguments.options()).failure?;
-            let first = failure.lines().next().unwrap_or_default().to_string();
-            if failure.contains(shown_by) {
-                return Some((seed, first));
-            }
-            println!("{finding:<6} {:<28} seed {seed} fails otherwise: {first}", scenario.name);
-            None
-        });
-        match shown {
-            Some((seed, first)) => {
-                let tried = seed - arguments.start + 1;
-                println!(
-                    "{finding:<6} {:<28} still fails, after {tried} seeds: seed {seed}: {first}",
-                    scenario.name
-                );
-            }
-            None => {
-                all_show = false;
-                println!("{finding:<6} {:<28} doesn't fail in {count} seeds", scenario.name);
-            }
-        }
-    }
-    if all_show { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Leaves out one fault after the other, the last first, and keeps it out where the run fails all the

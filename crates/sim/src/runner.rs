@@ -27,20 +27,6 @@ impl<T: std::fmt::Display> From<T> for Failure {
 /// The body of a scenario, run by the director.
 pub type Body = fn(Stage) -> LocalBoxFuture<'static, Result<(), Failure>>;
 
-/// How a scenario ends with the engine as it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Expected {
-    /// Every seed passes.
-    Passing,
-    /// Some seed shows a hole that isn't mended yet.
-    Failing {
-        /// The hole's number in docs/failure-model.md.
-        finding: &'static str,
-        /// What a failure that is the hole's, and not another's, says.
-        shown_by: &'static str,
-    },
-}
-
 /// A named course of events.
 #[derive(Clone, Copy)]
 pub struct Scenario {
@@ -52,8 +38,6 @@ pub struct Scenario {
     pub limit: Duration,
     /// What happens.
     pub body: Body,
-    /// How it ends.
-    pub expected: Expected,
 }
 
 /// What a scenario is given.

@@ -6,7 +6,6 @@ mod damage;
 mod disks;
 mod flushes;
 mod frames;
-mod holes;
 mod logs;
 mod losses;
 mod metadata;
@@ -20,7 +19,7 @@ mod space;
 
 use std::time::Duration;
 
-use crate::runner::{Body, Expected, Scenario};
+use crate::runner::{Body, Scenario};
 pub use common::POOL;
 
 /// All scenarios.
@@ -28,7 +27,6 @@ pub fn all() -> Vec<Scenario> {
     let mut all = named();
     all.push(random());
     all.push(random_lulls());
-    all.extend(known_holes());
     all
 }
 
@@ -52,11 +50,6 @@ pub fn named() -> Vec<Scenario> {
     .concat()
 }
 
-/// The scenarios that show what isn't mended yet. They don't rotate in: their purpose is to fail.
-pub fn known_holes() -> Vec<Scenario> {
-    holes::SCENARIOS.to_vec()
-}
-
 /// The run whose topology, faults and workload all follow from the seed.
 pub fn random() -> Scenario {
     random::SCENARIO
@@ -75,5 +68,5 @@ pub fn find(name: &str) -> Option<Scenario> {
 /// A scenario of at most `seconds` of virtual time.
 const fn scenario(name: &'static str, about: &'static str, seconds: u64, body: Body) -> Scenario {
     let limit = Duration::from_secs(seconds);
-    Scenario { name, about, limit, body, expected: Expected::Passing }
+    Scenario { name, about, limit, body }
 }

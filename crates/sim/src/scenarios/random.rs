@@ -17,7 +17,7 @@ use super::common::{CONVERGENCE_MAX, EXTENT_BYTES, POOL, Rig};
 use crate::cluster::{Plan, is_clean};
 use crate::disk::{Chances, Disk, Latency, Part, ReadFault, WriteFault};
 use crate::network::Quality;
-use crate::runner::{Expected, Failure, Scenario, Stage};
+use crate::runner::{Failure, Scenario, Stage};
 use crate::workload::Mix;
 
 pub const SCENARIO: Scenario = Scenario {
@@ -25,7 +25,6 @@ pub const SCENARIO: Scenario = Scenario {
     about: "topology, workload and faults by luck",
     limit: Duration::from_secs(900),
     body: |stage| run(stage).boxed_local(),
-    expected: Expected::Passing,
 };
 
 /// Runs seldom without `--fork`: most of what a loss shows needs a log that has nothing to
@@ -35,7 +34,6 @@ pub const LULLS: Scenario = Scenario {
     about: "topology and faults by luck under a trickle of writes",
     limit: Duration::from_secs(900),
     body: |stage| run_lulls(stage).boxed_local(),
-    expected: Expected::Passing,
 };
 
 /// Longest wait of an administrator's command while things break.
