@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::format::{BirthId, DiskNumber, VolumeId};
 use crate::metadata::{
-    DiskState, ExtentRange, ExtentSet, GroupRun, Layout, Member, Metadata, RunKey,
+    DiskState, ExtentRange, ExtentSet, GroupRun, Layout, Member, Metadata, Roots, RunKey,
     SegmentCopyPlace, WIDTH_MAX,
 };
 
@@ -179,7 +179,7 @@ impl Space {
         // What is kept doesn't depend on which disks are out just now: what is full stays full.
         let all = metadata.disks().keys().copied().collect();
         let per_log = segments_per_log(metadata, &all);
-        let volumes = metadata.volumes().len() as u32 + u32::from(for_new_volume);
+        let volumes = metadata.volumes().size() as u32 + u32::from(for_new_volume);
         let domains: BTreeSet<Uuid> = self.disks.values().map(|disk| disk.domain).collect();
         for domain in domains {
             let mut live = 0_u32;
@@ -371,7 +371,13 @@ impl Plan {
 
     fn push(&mut self, lane: u16, first_set: u64, count: u32, members: Vec<Member>) {
         let key = RunKey { lane, first_set };
-        self.runs.push(GroupRun { key, count, birth: self.birth, members, roots: Vec::new() });
+        self.runs.push(GroupRun {
+            key,
+            count,
+            birth: self.birth,
+            members,
+            roots: Roots::default(),
+        });
         self.birth = self.birth.plus(u64::from(count));
     }
 }

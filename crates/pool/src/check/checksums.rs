@@ -125,7 +125,7 @@ fn tell_cover(view: &View<'_, '_>, volume: &Volume, cover: &Cover, findings: &mu
     let copies = volume.layout.copies();
     if cover.bare > 0 {
         let what = format!("parts of {} groups are right on no disk that was given", cover.bare);
-        let means = match view.by_number.len() < view.metadata.disks().len() {
+        let means = match view.by_number.len() < view.metadata.disks().size() {
             true => "give the missing disks too, or bring them back",
             false => "what was written there can't be read",
         };

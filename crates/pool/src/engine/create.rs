@@ -197,11 +197,11 @@ impl Creation<'_> {
 /// What a pool with this metadata could hold, all its disks in sight.
 fn forecast_of(metadata: &Metadata, losses: Vec<String>) -> PoolForecast {
     let all: Usable = metadata.disks().keys().copied().collect();
-    let disks = metadata.disks().values();
-    let domains: BTreeSet<Uuid> = disks.clone().map(|disk| metadata.domain_of(disk)).collect();
+    let disks = || metadata.disks().values();
+    let domains: BTreeSet<Uuid> = disks().map(|disk| metadata.domain_of(disk)).collect();
     let mirrors = 2..=COPIES_MAX.min(u8::try_from(domains.len()).unwrap_or(COPIES_MAX));
     let layouts = [Layout::Raid0].into_iter().chain(mirrors.map(Layout::Mirror));
-    let extents: u64 = disks.map(|disk| u64::from(disk.extents)).sum();
+    let extents: u64 = disks().map(|disk| u64::from(disk.extents)).sum();
     PoolForecast {
         losses,
         capacity_bytes: extents * metadata.shape().extent_bytes(),

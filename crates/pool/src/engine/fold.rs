@@ -88,7 +88,7 @@ impl Volume {
         }
         let foldable = self.has_foldable();
         let full = self.credit.used_bytes() > self.credit.capacity_bytes() / 2;
-        let half = full || foldable && segments.len() as u32 > self.log_shape.segments_max / 2;
+        let half = full || foldable && segments.size() as u32 > self.log_shape.segments_max / 2;
         let pressed = foldable && self.credit.is_wanted() || self.log.wants_room.get();
         if half || pressed || self.has_thin_segment() {
             // The open segment is left alone while folding the closed ones gives room.
@@ -437,9 +437,9 @@ impl Volume {
         let meta = self.pool.meta.borrow();
         let Some(volume) = meta.volumes().get(&self.id) else { return (Vec::new(), None) };
         let released = last.max(volume.log.released);
-        let segments = volume.log.segments.values();
-        let open = segments.clone().find(|segment| whole && segment.state == SegmentState::Open);
-        let freed = segments.filter(|segment| !segment.is_needed(released)).chain(open);
+        let segments = || volume.log.segments.values();
+        let open = segments().find(|segment| whole && segment.state == SegmentState::Open);
+        let freed = segments().filter(|segment| !segment.is_needed(released)).chain(open);
         (freed.map(|segment| segment.number).collect(), open.map(|segment| segment.number))
     }
 }

@@ -91,7 +91,7 @@ impl Volume {
         let meta = self.pool.meta.borrow();
         let volume = meta.volumes().get(&self.id)?;
         let log = &volume.log;
-        let full = log.segments.len() as u32 >= self.log_shape.segments_max;
+        let full = log.segments.size() as u32 >= self.log_shape.segments_max;
         if full && !self.log.may_exceed.get() {
             return None;
         }

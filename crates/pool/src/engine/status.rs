@@ -117,7 +117,7 @@ impl OpenPool {
             id: known.id.0.to_string(),
             layout: known.layout.to_string(),
             size_bytes: known.bytes,
-            properties: known.properties.clone(),
+            properties: known.properties.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
             degraded: self.volume_copies(meta, known) < copies,
             missed_bytes: missed * region,
             caught_up_bytes: volume.caught_up_bytes.get(),

@@ -310,8 +310,8 @@ fn put_run(w: &mut Writer, run: &GroupRun) {
         w.number(member.disk.0.into()).number(member.first.0.into());
     }
     w.number(run.roots.len() as u64);
-    for root in &run.roots {
-        w.fixed64(*root);
+    for root in run.roots.iter() {
+        w.fixed64(root);
     }
 }
 
@@ -319,7 +319,7 @@ fn take_run(r: &mut Reader<'_>) -> Result<GroupRun, Malformed> {
     let (key, count, birth) = (take_key(r)?, r.number32()?, BirthId(r.number()?));
     let members =
         take_list(r, |r| Ok(Member { disk: disk(r)?, first: ExtentNumber(r.number32()?) }))?;
-    let roots = take_list(r, |r| r.fixed64())?;
+    let roots = take_list(r, |r| r.fixed64())?.into_iter().collect();
     Ok(GroupRun { key, count, birth, members, roots })
 }
 

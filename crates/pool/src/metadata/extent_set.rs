@@ -1,7 +1,6 @@
 //! A set of extents of one disk, as intervals: few, because space is taken in runs.
 
-use std::collections::BTreeMap;
-
+use super::SharedMap;
 use crate::format::ExtentNumber;
 
 /// Consecutive extents of one disk.
@@ -29,7 +28,7 @@ impl ExtentRange {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExtentSet {
     /// First extent of an interval to one past its last.
-    intervals: BTreeMap<u32, u32>,
+    intervals: SharedMap<u32, u32>,
     len: u32,
 }
 
@@ -62,9 +61,9 @@ impl ExtentSet {
             }
         }
         if joined_end > end {
-            self.intervals.remove(&end);
+            self.intervals.remove_mut(&end);
         }
-        self.intervals.insert(start, joined_end);
+        self.intervals.insert_mut(start, joined_end);
         self.len += range.count;
         true
     }
@@ -78,12 +77,12 @@ impl ExtentSet {
         let Some((&before, &before_end)) = self.intervals.range(..=start).next_back() else {
             return false;
         };
-        self.intervals.remove(&before);
+        self.intervals.remove_mut(&before);
         if before < start {
-            self.intervals.insert(before, start);
+            self.intervals.insert_mut(before, start);
         }
         if end < before_end {
-            self.intervals.insert(end, before_end);
+            self.intervals.insert_mut(end, before_end);
         }
         self.len -= range.count;
         true

@@ -2,8 +2,9 @@
 //!
 //! [`Metadata`] is held in memory and changes only by [`MetaRecord`]s, which are validated before
 //! they change anything: what is read from a disk may be damaged or hostile, and a map that gives
-//! one extent to two owners destroys data. On disk it is a checkpoint plus a log of records, in an
-//! area of up to five disks ([`area`](AreaLayout)).
+//! one extent to two owners destroys data. A transaction is planned in a clone, which shares all that
+//! it doesn't change ([`SharedMap`]). On disk it is a checkpoint plus a log of records, in an area of up
+//! to five disks ([`area`](AreaLayout)).
 
 mod apply;
 mod area;
@@ -11,6 +12,7 @@ mod codec;
 mod extent_set;
 mod record;
 mod recover;
+mod shared;
 mod snapshot;
 mod state;
 #[cfg(test)]
@@ -31,6 +33,7 @@ pub use codec::{decode_records, encode_records};
 pub use extent_set::{ExtentRange, ExtentSet};
 pub use record::{MetaRecord, MissChange, RootChange};
 pub use recover::{AreaFault, ChooseError, Recovered, choose_copy, recover_copy};
+pub use shared::{Roots, SharedMap};
 pub use state::{
     Counters, Disk, DiskState, Group, GroupRun, Layout, Member, Metadata, Misses, PoolIdentity,
     RunKey, Segment, SegmentCopyPlace, SegmentState, Volume, VolumeLog,

@@ -1,11 +1,9 @@
 //! The metadata in memory, and the questions that the engine asks of it.
 
-use std::collections::BTreeMap;
-
 use block::Epoch;
 use uuid::Uuid;
 
-use super::{ExtentRange, ExtentSet};
+use super::{ExtentRange, ExtentSet, Roots, SharedMap};
 use crate::format::{
     BirthId, DiskId, DiskNumber, ExtentNumber, ExtentShape, FailureDomain, PoolId, RecordNumber,
     ReleaseNumber, SegmentNumber, SegmentSeal, VolumeId,
@@ -122,7 +120,7 @@ pub struct GroupRun {
     pub members: Vec<Member>,
     /// Of each group that has durable checksum blocks, from the first on: which versions of them
     /// count ([`crate::format::version_hash`]).
-    pub roots: Vec<u64>,
+    pub roots: Roots,
 }
 
 impl GroupRun {
@@ -166,7 +164,7 @@ impl<'a> Group<'a> {
 
     /// Which versions of its checksum blocks count; `None` before they are initialised.
     pub fn root(&self) -> Option<u64> {
-        self.run.roots.get(self.index as usize).copied()
+        self.run.roots.get(self.index as usize)
     }
 
     /// Its members' extents, in order of the member index.
@@ -244,7 +242,7 @@ impl Segment {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VolumeLog {
     /// The live segments.
-    pub segments: BTreeMap<SegmentNumber, Segment>,
+    pub segments: SharedMap<SegmentNumber, Segment>,
     /// The number of the next segment.
     pub next_segment: SegmentNumber,
     /// Everything up to this record is in place on all members that are in, or in misses.
@@ -265,15 +263,15 @@ pub struct Volume {
     /// Its size; the groups cover at least that.
     pub bytes: u64,
     /// Its map.
-    pub runs: BTreeMap<RunKey, GroupRun>,
+    pub runs: SharedMap<RunKey, GroupRun>,
     /// Its log.
     pub log: VolumeLog,
     /// What services remember about it (mount, exports, …).
-    pub properties: BTreeMap<String, String>,
+    pub properties: SharedMap<String, String>,
 }
 
 /// What members miss: for a group's birth and a member's index a bit per 64th of the extent.
-pub type Misses = BTreeMap<(BirthId, u8), u64>;
+pub type Misses = SharedMap<(BirthId, u8), u64>;
 
 /// The numbers that will be given next; none is ever given twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -305,12 +303,12 @@ impl Default for Counters {
 pub struct Metadata {
     pub(super) pool: PoolIdentity,
     pub(super) shape: ExtentShape,
-    pub(super) disks: BTreeMap<DiskNumber, Disk>,
-    pub(super) volumes: BTreeMap<VolumeId, Volume>,
+    pub(super) disks: SharedMap<DiskNumber, Disk>,
+    pub(super) volumes: SharedMap<VolumeId, Volume>,
     pub(super) misses: Misses,
     pub(super) next: Counters,
     /// First birth of each run to its place.
-    pub(super) births: BTreeMap<BirthId, (VolumeId, RunKey)>,
+    pub(super) births: SharedMap<BirthId, (VolumeId, RunKey)>,
 }
 
 impl Metadata {
@@ -320,11 +318,11 @@ impl Metadata {
         Some(Metadata {
             pool,
             shape,
-            disks: BTreeMap::new(),
-            volumes: BTreeMap::new(),
-            misses: Misses::new(),
+            disks: SharedMap::default(),
+            volumes: SharedMap::default(),
+            misses: Misses::default(),
             next: Counters::default(),
-            births: BTreeMap::new(),
+            births: SharedMap::default(),
         })
     }
 
@@ -339,7 +337,7 @@ impl Metadata {
     }
 
     /// The disks.
-    pub fn disks(&self) -> &BTreeMap<DiskNumber, Disk> {
+    pub fn disks(&self) -> &SharedMap<DiskNumber, Disk> {
         &self.disks
     }
 
@@ -349,7 +347,7 @@ impl Metadata {
     }
 
     /// The volumes.
-    pub fn volumes(&self) -> &BTreeMap<VolumeId, Volume> {
+    pub fn volumes(&self) -> &SharedMap<VolumeId, Volume> {
         &self.volumes
     }
 

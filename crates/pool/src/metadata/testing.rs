@@ -51,7 +51,7 @@ pub(crate) fn run(first_set: u64, count: u32, birth: u64, members: &[(u32, u32)]
         count,
         birth: BirthId(birth),
         members: members.collect(),
-        roots: Vec::new(),
+        roots: Roots::default(),
     }
 }
 

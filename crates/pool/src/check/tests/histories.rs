@@ -3,7 +3,7 @@
 use super::*;
 use crate::format::{BirthId, DiskNumber, ExtentNumber, VolumeId};
 use crate::metadata::{
-    AreaLayout, AreaPosition, ExtentRange, GroupRun, Member, MetaRecord, RunKey, Segment,
+    AreaLayout, AreaPosition, ExtentRange, GroupRun, Member, MetaRecord, Roots, RunKey, Segment,
     SegmentCopyPlace, SegmentState, encode_entry, recover_copy,
 };
 
@@ -79,7 +79,7 @@ fn mad_run(first_set: u64, birth: u64, members: &[(u32, u32)]) -> MetaRecord {
             count: 2,
             birth: BirthId(birth),
             members: members.collect(),
-            roots: Vec::new(),
+            roots: Roots::default(),
         },
     }
 }

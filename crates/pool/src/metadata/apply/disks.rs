@@ -32,7 +32,7 @@ impl Metadata {
             pending: ExtentSet::default(),
             expected_release: ReleaseNumber(0),
         };
-        self.disks.insert(*number, disk);
+        self.disks.insert_mut(*number, disk);
         Ok(())
     }
 

@@ -33,7 +33,7 @@ impl Metadata {
         self.next.birth = BirthId(next_birth);
         let log = &mut self.volume_mut(id)?.log;
         log.next_segment = SegmentNumber(next_number);
-        log.segments.insert(segment.number, segment.clone());
+        log.segments.insert_mut(segment.number, segment.clone());
         Ok(())
     }
 
@@ -65,9 +65,10 @@ impl Metadata {
         if end > log.released && !older.any(|older| older.end().is_some_and(|has| has >= end)) {
             return Err(Inconsistent::StillNeeded(id, number));
         }
-        let Some(segment) = log.segments.remove(&number) else {
+        let Some(segment) = log.segments.get(&number).cloned() else {
             return Err(Inconsistent::UnknownSegment(id, number));
         };
+        log.segments.remove_mut(&number);
         for copy in segment.copies {
             self.give_back(copy.disk, copy.extents);
         }
@@ -156,8 +157,8 @@ impl Metadata {
         let Some((first, place)) = self.births.range(..=change.group).next_back() else { return };
         let (index, (volume, key)) = ((change.group.0 - first.0) as usize, *place);
         let run = self.volumes.get_mut(&volume).and_then(|volume| volume.runs.get_mut(&key));
-        if let Some(root) = run.and_then(|run| run.roots.get_mut(index)) {
-            *root = change.root;
+        if let Some(run) = run {
+            run.roots.set(index, change.root);
         }
     }
 

@@ -25,7 +25,9 @@ impl Metadata {
                 return Err(Inconsistent::NoRightMember(birth));
             }
         }
-        self.misses.extend(masks.into_iter().filter(|(_, mask)| *mask != 0));
+        for (key, mask) in masks.into_iter().filter(|(_, mask)| *mask != 0) {
+            self.misses.insert_mut(key, mask);
+        }
         Ok(())
     }
 
@@ -36,7 +38,7 @@ impl Metadata {
             if let Some(mask) = self.misses.get_mut(&key) {
                 *mask &= !change.mask;
                 if *mask == 0 {
-                    self.misses.remove(&key);
+                    self.misses.remove_mut(&key);
                 }
             }
         }

@@ -419,3 +419,26 @@ fn shapes_that_do_not_fit_are_refused() {
     let tiny = disk_added(3, 3, MIB, 0);
     assert_eq!(refused(&metadata, tiny), Inconsistent::BadGeometry(DiskNumber(3)));
 }
+
+/// However large the metadata is, a transaction shares with what was before all that it doesn't change.
+#[test]
+fn a_planned_change_leaves_the_metadata_as_it_was() {
+    let before = after_history();
+    let kept = encode_records(&before.snapshot());
+    let changes = [
+        MetaRecord::PoolRenamed { name: "ocean".into() },
+        MetaRecord::MissesSet(vec![MissChange { group: BirthId(3), member: 0, mask: 4 }]),
+        MetaRecord::VolumeResized { id: VolumeId(1), bytes: 4096 },
+        MetaRecord::RunInitialised {
+            volume: VolumeId(1),
+            key: RunKey { lane: 0, first_set: 0 },
+            count: 12,
+        },
+        MetaRecord::VolumeRemoved { id: VolumeId(1) },
+    ];
+    for change in changes {
+        let after = before.with(std::slice::from_ref(&change)).unwrap();
+        assert_ne!(after, before, "{change:?}");
+        assert_eq!(encode_records(&before.snapshot()), kept, "{change:?}");
+    }
+}

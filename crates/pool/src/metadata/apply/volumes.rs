@@ -40,7 +40,7 @@ impl Metadata {
             log,
             properties: Default::default(),
         };
-        self.volumes.insert(id, volume);
+        self.volumes.insert_mut(id, volume);
         Ok(())
     }
 
@@ -68,14 +68,16 @@ impl Metadata {
     }
 
     pub(super) fn remove_volume(&mut self, id: VolumeId) -> Result<(), Inconsistent> {
-        let volume = self.volumes.remove(&id).ok_or(Inconsistent::UnknownVolume(id))?;
+        let unknown = Inconsistent::UnknownVolume(id);
+        let volume = self.volumes.get(&id).cloned().ok_or(unknown)?;
+        self.volumes.remove_mut(&id);
         for run in volume.runs.values() {
-            self.births.remove(&run.birth);
+            self.births.remove_mut(&run.birth);
             let first = (run.birth, 0);
             let last = (run.birth.plus(u64::from(run.count - 1)), u8::MAX);
             let gone: Vec<_> = self.misses.range(first..=last).map(|(key, _)| *key).collect();
             for key in gone {
-                self.misses.remove(&key);
+                self.misses.remove_mut(&key);
             }
         }
         for (disk, extents) in owned_by(&volume) {
@@ -98,9 +100,11 @@ impl Metadata {
         }
         let properties = &mut self.volume_mut(id)?.properties;
         match value {
-            Some(value) => properties.insert(key.to_string(), value.clone()),
-            None => properties.remove(key),
-        };
+            Some(value) => properties.insert_mut(key.to_string(), value.clone()),
+            None => {
+                properties.remove_mut(key);
+            }
+        }
         Ok(())
     }
 
@@ -131,8 +135,8 @@ impl Metadata {
         let places = run.members.iter().map(|member| (member.disk, member.first, run.count));
         self.take(places)?;
         self.next.birth = BirthId(next_birth);
-        self.births.insert(run.birth, (id, run.key));
-        self.volume_mut(id)?.runs.insert(run.key, run.clone());
+        self.births.insert_mut(run.birth, (id, run.key));
+        self.volume_mut(id)?.runs.insert_mut(run.key, run.clone());
         Ok(())
     }
 
