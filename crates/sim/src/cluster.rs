@@ -126,6 +126,8 @@ pub struct Cluster {
     supervisors: Vec<Rc<Supervisor>>,
     plan: Plan,
     random: RefCell<SmallRng>,
+    /// How often engines put a disk out.
+    put_out: Rc<Cell<u64>>,
 }
 
 impl Node {
@@ -269,6 +271,7 @@ impl Cluster {
             supervisors,
             random: RefCell::new(fork(world.seed(), "luck")),
             plan,
+            put_out: Rc::default(),
         })
     }
 
@@ -369,6 +372,11 @@ impl Cluster {
     /// Time, processes, story.
     pub fn world(&self) -> &Rc<World> {
         &self.stage.world
+    }
+
+    /// How often engines put a disk out so far.
+    pub fn times_put_out(&self) -> u64 {
+        self.put_out.get()
     }
 
     /// World, verdict.

@@ -1,6 +1,7 @@
 //! What a node process and an engine process start: the production drivers, connected to simulated
 //! disks and ports as the binary connects them to real ones.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use aoe::medium::Medium;
 use aoe::target::{ExportOptions, NodeIdentity};
 use aoe::wire::{ExportInfo, Incarnation, ShelfSlot};
 use block::BlockDevice;
+use pool::PoolEvent;
 use pool::engine::{DiskFacts, Engine};
 use runtime::Handle;
 use uuid::Uuid;
@@ -124,13 +126,21 @@ pub fn attach(handle: &Handle, ports: Vec<Rc<SimPort>>, engine: &Rc<Engine>) {
     });
 }
 
-/// What the engine says is part of the story.
-pub fn follow_events(process: &Process, engine: &Rc<Engine>, world: &World, name: &str) {
+/// What the engine says is part of the story; counts the disks that it puts out.
+pub fn follow_events(
+    process: &Process,
+    engine: &Rc<Engine>,
+    world: &World,
+    name: &str,
+    put_out: &Rc<Cell<u64>>,
+) {
     let Some(handle) = process.handle() else { return };
     let (engine, story, name) = (Rc::clone(engine), Rc::clone(world.story()), name.to_string());
+    let put_out = Rc::clone(put_out);
     handle.spawn(async move {
         loop {
             let event = engine.next_event().await;
+            put_out.set(put_out.get() + u64::from(matches!(event, PoolEvent::DiskOut { .. })));
             story.tell(&name, &format!("{event:?}"));
         }
     });

@@ -66,6 +66,7 @@ impl Pool {
             if member.is_usable() {
                 member.set_standing(Standing::Out);
             }
+            member.was_put_out(self.runtime.now(), self.limits.rejoin);
             let why = failed.get(disk).map_or_else(|| "missing".into(), ToString::to_string);
             self.events.tell(PoolEvent::DiskOut {
                 pool: self.name.clone(),

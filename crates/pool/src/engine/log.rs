@@ -82,7 +82,7 @@ pub(crate) struct LogState {
 pub(crate) struct Current {
     pub(crate) segment: Segment,
     /// The number before its first record.
-    after: RecordNumber,
+    pub(crate) after: RecordNumber,
     /// Where the next batch goes.
     pub(crate) at: u64,
     pub(crate) bytes: u64,

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 
 use block::{BlockDevice, Instance, Instant};
 use runtime::Semaphore;
@@ -9,6 +10,11 @@ use uuid::Uuid;
 
 use super::DiskPlace;
 use crate::format::{DiskGeometry, DiskId, DiskNumber};
+
+/// A disk that is put out so long after it was taken in failed anew.
+const RETURN_HOLDS: Duration = Duration::from_secs(10);
+/// The pause before a disk is taken in again is doubled at most so often.
+const PAUSE_DOUBLINGS_MAX: u32 = 5;
 
 /// Whether a disk takes part.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +66,11 @@ pub(crate) struct Member {
     pub(crate) checked_instance: Cell<Option<Instance>>,
     /// It is being taken in.
     pub(crate) joining: Cell<bool>,
+    /// When it was taken in.
+    taken_in_at: Cell<Option<Instant>>,
+    /// How often in a row it was put out soon after it was taken in, and until when it stays out for that.
+    returns: Cell<u32>,
+    pub(crate) stays_out_until: Cell<Instant>,
     /// It misses something, and will say so when it doesn't any more.
     pub(crate) is_behind: Cell<bool>,
     /// Bytes being read from it, to spread reads over mirrors.
@@ -91,6 +102,9 @@ impl Member {
             judge_at: Cell::new(Instant::default()),
             checked_instance: Cell::new(None),
             joining: Cell::new(false),
+            taken_in_at: Cell::new(None),
+            returns: Cell::new(0),
+            stays_out_until: Cell::new(Instant::default()),
             is_behind: Cell::new(false),
             reading_bytes: Cell::new(0),
             confirming: Semaphore::new(1),
@@ -122,6 +136,22 @@ impl Member {
         *self.standing.borrow_mut() = standing;
     }
 
+    /// It takes part again.
+    pub(crate) fn taken_in(&self, now: Instant) {
+        self.taken_in_at.set(Some(now));
+    }
+
+    /// It was put out. One that comes and goes costs clients a pause and a segment each time: if it was
+    /// taken in a moment ago it stays out for a while, the longer the more often.
+    pub(crate) fn was_put_out(&self, now: Instant, pause: Duration) {
+        let soon = self.taken_in_at.get().is_some_and(|at| now.since(at) < RETURN_HOLDS);
+        let returns = if soon { self.returns.get() + 1 } else { 0 };
+        self.returns.set(returns);
+        if let Some(doublings) = returns.checked_sub(1) {
+            self.stays_out_until.set(now + pause * (1 << doublings.min(PAUSE_DOUBLINGS_MAX)));
+        }
+    }
+
     /// A device came in sight at `place`, on `machine`.
     pub(crate) fn attach(&self, place: DiskPlace, machine: Uuid, device: Rc<dyn BlockDevice>) {
         self.machine.set(machine);
@@ -129,6 +159,7 @@ impl Member {
         *self.device.borrow_mut() = Some(device);
         self.claimed.set(false);
         self.answers.set(true);
+        self.stays_out_until.set(Instant::default());
         self.appear();
     }
 

@@ -55,6 +55,12 @@ impl Pool {
         loop {
             let appearance = member.appearance.get();
             let Some(device) = member.device() else { return };
+            if self.runtime.now() < member.stays_out_until.get() {
+                if self.wait_for_change().await.is_err() {
+                    return;
+                }
+                continue;
+            }
             match self.claim_and_check(member, &*device).await {
                 Ok(rolled_back) => match self.join(member, rolled_back).await {
                     Ok(Joined::Yes) if appearance == member.appearance.get() => return,
@@ -280,6 +286,7 @@ impl Pool {
         }
         self.set_standing(member, Standing::Usable);
         drop((lock, reach));
+        member.taken_in(self.runtime.now());
         let missed_bytes = self.missed_bytes(member.number);
         if missed_bytes > 0 {
             member.is_behind.set(true);

@@ -87,11 +87,21 @@ impl Volume {
         }
     }
 
+    /// The open segment, if nothing of it is durable.
+    fn unused_segment(&self) -> Option<SegmentNumber> {
+        let state = self.log.state.borrow();
+        let unused = state.current.as_ref().filter(|current| current.after >= state.durable);
+        unused.map(|current| current.segment.number)
+    }
+
     fn plan_segment(&self) -> Option<(Vec<MetaRecord>, Segment)> {
         let meta = self.pool.meta.borrow();
         let volume = meta.volumes().get(&self.id)?;
         let log = &volume.log;
-        let full = log.segments.size() as u32 >= self.log_shape.segments_max;
+        let durable = self.log.state.borrow().durable;
+        let unused = self.unused_segment();
+        let live = log.segments.size() - usize::from(unused.is_some());
+        let full = live as u32 >= self.log_shape.segments_max;
         if full && !self.log.may_exceed.get() {
             return None;
         }
@@ -108,11 +118,14 @@ impl Volume {
             key: self.pool.runtime.random_u64(),
         };
         // Nothing is in flight: what isn't durable everywhere goes into the new one.
-        let state = SegmentState::Closed(self.log.state.borrow().durable);
+        let state = SegmentState::Closed(durable);
         let open = log.segments.values().filter(|live| live.state == SegmentState::Open);
         let mut records: Vec<MetaRecord> = open
             .map(|live| MetaRecord::SegmentEnded { volume: self.id, number: live.number, state })
             .collect();
+        // While a disk comes and goes each switch would take room for nothing.
+        let unused = unused.map(|number| MetaRecord::SegmentFreed { volume: self.id, number });
+        records.extend(unused);
         records.push(MetaRecord::SegmentOpened { volume: self.id, segment: segment.clone() });
         Some((records, segment))
     }

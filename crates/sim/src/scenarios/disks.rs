@@ -15,6 +15,9 @@ use crate::disk::{Chances, Disk, Part, ReadFault, WriteFault};
 use crate::runner::{Failure, Scenario, Stage};
 use crate::workload::Mix;
 
+/// How often a disk that takes nothing is put out at most, in three lives of the engine or of its node.
+const RETURNS_MAX: u64 = 24;
+
 /// Longest that clients wait when a disk hangs, whoever holds which lock at that moment.
 const HUNG_MAX: Duration = Duration::from_millis(3000);
 
@@ -105,6 +108,7 @@ async fn full_store(stage: Stage) -> Result<(), Failure> {
     rig.run_for(rig.between(10, 1500)).await;
     let (node, disk) = victim(&rig);
     rig.record(VOLUME).forget_waits();
+    let before = rig.cluster.times_put_out();
     disk.set_full(true);
     rig.run_for(rig.between(500, 6000)).await;
     match rig.below(3) {
@@ -116,6 +120,9 @@ async fn full_store(stage: Stage) -> Result<(), Failure> {
         _ => {}
     }
     rig.run_for(rig.between(500, 3000)).await;
+    // It answers and takes nothing: each time that it is taken in costs a segment and two commits.
+    let times = rig.cluster.times_put_out() - before;
+    expect(times <= RETURNS_MAX, || format!("it was put out {times} times"))?;
     disk.set_full(false);
     rig.run_for(rig.between(10, 2000)).await;
     rig.converge().await
