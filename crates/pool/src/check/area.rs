@@ -1,15 +1,15 @@
 //! One copy of the metadata: which checkpoints and entries are there, read piece by piece. Nothing is
 //! decoded here but headers, so that several copies can be compared without holding any.
 
-use block::{BLOCK_BYTES, Epoch};
+use block::{BLOCK_BYTES, Epoch, crc32c};
 
 use super::disks::Disk;
 use super::findings::{Findings, finding};
 use super::report::{Kind, Severity};
 use crate::format::{PoolId, RecordNumber};
 use crate::metadata::{
-    AreaLayout, CheckpointSlot, CheckpointStamp, ENTRY_HEAD_BYTES, check_checkpoint, check_entry,
-    checkpoint_len, entry_claim,
+    AreaLayout, CheckpointSlot, CheckpointStamp, ENTRY_HEAD_BYTES, check_entry, check_header,
+    entry_claim,
 };
 
 /// Bytes read at once where a log is searched.
@@ -135,15 +135,16 @@ pub(super) fn read_copy(
 fn read_slot(pool: PoolId, disk: &Disk<'_>, layout: &AreaLayout, slot: usize) -> Slot {
     let at = disk.label.geometry.metadata_offset() + layout.checkpoint_offset(slot);
     let Ok(header) = disk.image.bytes_at(at, BLOCK_BYTES) else { return Slot::Damaged };
-    let len = checkpoint_len(&header).filter(|len| *len <= layout.checkpoint_bytes());
-    // Without a sound header there is no payload to judge, and the header alone tells why.
-    let len = len.and_then(|len| usize::try_from(len).ok()).unwrap_or(BLOCK_BYTES);
-    let Ok(whole) = disk.image.bytes_at(at, len) else { return Slot::Damaged };
-    match check_checkpoint(&whole, pool, slot) {
-        CheckpointSlot::Sound { stamp, crc, .. } => Slot::Sound { stamp, crc, bytes: len },
-        CheckpointSlot::Damaged => Slot::Damaged,
-        CheckpointSlot::Empty if header.iter().all(|byte| *byte == 0) => Slot::Empty,
-        CheckpointSlot::Empty => Slot::Damaged,
+    let head = match check_header(&header, pool, slot, layout) {
+        CheckpointSlot::Sound(head) => head,
+        CheckpointSlot::Empty if header.iter().all(|byte| *byte == 0) => return Slot::Empty,
+        CheckpointSlot::Empty | CheckpointSlot::Damaged => return Slot::Damaged,
+    };
+    let len = usize::try_from(head.payload_bytes).unwrap_or(usize::MAX);
+    let payload = disk.image.bytes_at(at + BLOCK_BYTES as u64, len);
+    match payload.is_ok_and(|payload| crc32c(&payload) == head.crc) {
+        true => Slot::Sound { stamp: head.stamp, crc: head.crc, bytes: BLOCK_BYTES + len },
+        false => Slot::Damaged,
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use block::{Buffer, IoError, Lba, SECTOR_BYTES};
 use futures::future::join_all;
 
 use super::commit::Area;
@@ -13,7 +14,9 @@ use super::observe::read_slots;
 use super::open::{Claimed, OpenRequest, Quorum, SeenDisk};
 use crate::error::PoolError;
 use crate::format::{Configuration, DiskGeometry, DiskId, RecordNumber, select_confirm};
-use crate::metadata::{AreaFault, AreaLayout, Metadata, Recovered, choose_copy, recover_copy};
+use crate::metadata::{
+    AreaBytes, AreaLayout, CopyUnusable, Metadata, Recovered, choose_copy, recover_copy,
+};
 
 /// More than are committed before some disk confirms a release.
 const RECORDS_SKIPPED: u64 = 1 << 20;
@@ -141,14 +144,29 @@ impl OpenRequest {
         let geometry = disk.label.geometry;
         let layout = AreaLayout::of(&geometry);
         let layout = layout.ok_or_else(|| unusable("it has no metadata area".into()))?;
-        let sectors = layout.area_bytes() / block::SECTOR_BYTES as u64;
-        let reading = read_run(&*disk.device, geometry.metadata_start(), sectors);
-        let area = self.within(reading).await.map_err(|error| unusable(error.to_string()))?;
-        let recovered = recover_copy(self.id, &layout, &area);
-        let recovered = recovered.map_err(|fault: AreaFault| Unusable {
-            why: fault.to_string(),
-            proves: fault.proves(),
+        let area = AreaOf { request: self, disk };
+        let recovered = recover_copy(self.id, &layout, &area).await;
+        let recovered = recovered.map_err(|error| Unusable {
+            why: error.to_string(),
+            proves: match error {
+                CopyUnusable::Fault(fault) => fault.proves(),
+                CopyUnusable::Unreadable(_) => None,
+            },
         })?;
         Ok((recovered, layout))
+    }
+}
+
+/// The metadata area of a disk in sight. Each piece has its time, so that a long log is read to its end.
+struct AreaOf<'a> {
+    request: &'a OpenRequest,
+    disk: &'a SeenDisk,
+}
+
+impl AreaBytes for AreaOf<'_> {
+    async fn read(&self, at: u64, len: u64) -> Result<Buffer, IoError> {
+        let sector = SECTOR_BYTES as u64;
+        let start = Lba(self.disk.label.geometry.metadata_start().0 + at / sector);
+        self.request.within(read_run(&*self.disk.device, start, len / sector)).await
     }
 }

@@ -1,6 +1,7 @@
 //! Metadata transactions. One is committed when it is durable on **all current copies**; a copy that
 //! can't take it leaves the current list by a configuration change first. When the log of the area
-//! is full, a checkpoint of the next generation goes to all copies; a copy that joins gets one too.
+//! is full, a checkpoint of the next generation goes to all copies; a copy that joins gets one too, and
+//! one that contains it takes the place of a transaction that is too long for the log.
 //!
 //! An entry is worth something only behind the entries before it. So under a boot generation of a disk
 //! that didn't take all of them, the last one is read back before an answer counts: a disk that was
@@ -22,7 +23,7 @@ use super::pool::Pool;
 use crate::format::{DiskId, DiskNumber, RecordNumber};
 use crate::metadata::{
     AreaLayout, AreaPosition, CheckpointStamp, EncodedCheckpoint, Inconsistent, LogFull,
-    MetaRecord, encode_checkpoint, encode_entry,
+    MetaRecord, Metadata, encode_checkpoint, encode_entry,
 };
 
 /// Where the metadata is on its copies.
@@ -179,6 +180,11 @@ impl Pool {
                     break;
                 }
                 Err(LogFull::CheckpointDue) => self.write_checkpoint(None).await?,
+                Err(LogFull::EntryTooLong) => {
+                    let number = self.area.borrow().position.number.next();
+                    self.write_checkpoint_of(&next, number, None).await?;
+                    break;
+                }
                 Err(LogFull::AreaTooSmall { .. }) => return Err(CommitError::TooLarge),
             }
         }
@@ -193,17 +199,24 @@ impl Pool {
         self: &Rc<Self>,
         joins: Option<&Rc<Member>>,
     ) -> Result<(), CommitError> {
+        let (metadata, number) = (self.meta.borrow().clone(), self.area.borrow().position.number);
+        self.write_checkpoint_of(&metadata, number, joins).await
+    }
+
+    /// Writes a checkpoint of the metadata as it is after a record.
+    async fn write_checkpoint_of(
+        self: &Rc<Self>,
+        metadata: &Metadata,
+        number: RecordNumber,
+        joins: Option<&Rc<Member>>,
+    ) -> Result<(), CommitError> {
         let (layout, stamp) = {
             let area = self.area.borrow();
-            let stamp = CheckpointStamp {
-                generation: area.position.generation + 1,
-                epoch: self.epoch,
-                number: area.position.number,
-            };
-            (area.layout, stamp)
+            let generation = area.position.generation + 1;
+            (area.layout, CheckpointStamp { generation, epoch: self.epoch, number })
         };
         let encode = |slot| {
-            let encoded = encode_checkpoint(&layout, &self.meta.borrow(), stamp, slot);
+            let encoded = encode_checkpoint(&layout, metadata, stamp, slot);
             encoded.map_err(|_| CommitError::TooLarge)
         };
         let encoded = [encode(0)?, encode(1)?];

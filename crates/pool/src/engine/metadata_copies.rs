@@ -19,7 +19,7 @@ use super::lease::Ended;
 use super::member::Member;
 use super::pool::Pool;
 use crate::format::{CopySet, DiskId, DiskNumber};
-use crate::metadata::{AreaLayout, AreaPosition, checkpoint_len, entry_claim};
+use crate::metadata::{AreaLayout, AreaPosition, check_header, entry_claim};
 use crate::report::PoolEvent;
 
 /// What is read back at once.
@@ -266,9 +266,10 @@ impl CopyReader<'_> {
     async fn checkpoint(&self, head: &Buffer, after: &AreaPosition) -> Result<(), CopyFault> {
         let at = self.layout.checkpoint_offset(self.slot);
         let found = self.bytes(at, BLOCK_BYTES as u64).await?;
-        let len = checkpoint_len(head).filter(|_| *found == **head).ok_or(CopyFault::Older)?;
+        let checked = check_header(&found, after.pool, self.slot, &self.layout);
+        let head = checked.head().filter(|_| *found == **head).ok_or(CopyFault::Older)?;
         let mut crc = Crc32c::new();
-        let mut done = BLOCK_BYTES as u64;
+        let (mut done, len) = (BLOCK_BYTES as u64, BLOCK_BYTES as u64 + head.payload_bytes);
         while done < len {
             let piece = (len - done).min(PIECE_BYTES);
             let bytes = self.bytes(at + done, piece.next_multiple_of(BLOCK_BYTES as u64)).await?;

@@ -39,7 +39,10 @@
 //! | 72 | | payload: records (`codec`) |
 //!
 //! An entry is written once its predecessor is on all current copies: so it proves that one committed,
-//! and an entry behind a place where none is sound proves damage there.
+//! and an entry behind a place where none is sound proves damage there. An entry takes a quarter of the
+//! log and 4 MiB at most, so that this is searched for within twice as much; a longer transaction is
+//! committed by a checkpoint that contains it. Reading begins with both headers and ends there
+//! (`reading`): what lies beyond is out of use.
 //!
 //! Protects against: torn checkpoints and entries (CRCs; the other slot), entries of an earlier
 //! generation or owner in the same place (generation, epoch, chain), two histories (chain), another
@@ -85,6 +88,8 @@ const _: () = assert!(ENTRY_HEADER_BYTES == 72);
 const QUARTER_BYTES_MIN: u64 = 2 * MIB;
 /// Largest quarter of an area: what a supervisor must be able to hold in memory several times.
 const QUARTER_BYTES_MAX: u64 = 256 * MIB;
+/// Longest entry, in a log that has room for several.
+const ENTRY_BYTES_MAX: u64 = 4 * MIB;
 /// Bytes of metadata for an extent in the worst case: a run of one group with two members, and
 /// misses of both.
 const EXTENT_METADATA_BYTES: u64 = 64;
@@ -142,6 +147,12 @@ impl AreaLayout {
     pub fn log_bytes(&self) -> u64 {
         self.quarter_bytes
     }
+
+    /// Bytes of the longest entry: behind a log's end twice as much is read for what a damaged one hides.
+    pub fn entry_bytes_max(&self) -> u64 {
+        let block = BLOCK_BYTES as u64;
+        (self.log_bytes() / 4 / block * block).clamp(block, ENTRY_BYTES_MAX)
+    }
 }
 
 /// Where the next entry goes: the same on all current copies, but for the slot that each uses.
@@ -189,7 +200,10 @@ pub enum LogFull {
     /// The log is full: write a checkpoint of the next generation, then the entry.
     #[error("the metadata log is full; a checkpoint is due")]
     CheckpointDue,
-    /// The metadata, or a single transaction, is larger than the area was made for.
+    /// The transaction is longer than an entry may be: a checkpoint with it takes the entry's place.
+    #[error("the transaction is too long for an entry of the metadata log")]
+    EntryTooLong,
+    /// The metadata is larger than the area was made for.
     #[error("the metadata ({needed_bytes} bytes) exceeds the area that the pool was made with")]
     AreaTooSmall {
         /// What it would take.
@@ -278,8 +292,8 @@ pub fn encode_entry(
     let payload = encode_records(records);
     let used = ENTRY_HEADER_BYTES + payload.len();
     let len = used.next_multiple_of(BLOCK_BYTES);
-    if len as u64 > layout.log_bytes() {
-        return Err(LogFull::AreaTooSmall { needed_bytes: len as u64 });
+    if len as u64 > layout.entry_bytes_max() {
+        return Err(LogFull::EntryTooLong);
     }
     if position.log_at.saturating_add(len as u64) > layout.log_bytes() {
         return Err(LogFull::CheckpointDue);
@@ -333,49 +347,67 @@ pub(crate) fn split_payload(
     Ok((PoolIdentity { id: pool, name, extent_bytes, failure_domain }, records))
 }
 
-/// What a checkpoint slot holds.
+/// What a checkpoint slot holds, by its header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CheckpointSlot<'a> {
+pub(crate) enum CheckpointSlot {
     /// Never one of this kind.
     Empty,
     /// Damaged, torn, or of another place.
     Damaged,
-    /// A sound one.
-    Sound {
-        /// What it stands for.
-        stamp: CheckpointStamp,
-        /// CRC of its payload.
-        crc: u32,
-        /// Its payload.
-        payload: &'a [u8],
-    },
+    /// A sound one; its payload may not be.
+    Sound(CheckpointHead),
 }
 
-/// Judges a checkpoint slot.
-pub(crate) fn check_checkpoint(bytes: &[u8], pool: PoolId, slot: usize) -> CheckpointSlot<'_> {
-    let Some((header, rest)) = bytes.split_at_checked(BLOCK_BYTES) else {
-        return CheckpointSlot::Empty;
-    };
+impl CheckpointSlot {
+    /// The header, if it is sound.
+    pub(crate) fn head(&self) -> Option<&CheckpointHead> {
+        match self {
+            CheckpointSlot::Sound(head) => Some(head),
+            CheckpointSlot::Empty | CheckpointSlot::Damaged => None,
+        }
+    }
+}
+
+/// The header of a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CheckpointHead {
+    /// What it stands for.
+    pub(crate) stamp: CheckpointStamp,
+    /// CRC of the payload.
+    pub(crate) crc: u32,
+    /// Bytes of the payload, which fits in the slot behind the header.
+    pub(crate) payload_bytes: u64,
+}
+
+/// Judges the header of a checkpoint slot.
+pub(crate) fn check_header(
+    header: &[u8],
+    pool: PoolId,
+    slot: usize,
+    layout: &AreaLayout,
+) -> CheckpointSlot {
+    let Some(header) = header.get(..BLOCK_BYTES) else { return CheckpointSlot::Empty };
     if MAGIC.of(header) != CHECKPOINT_MAGIC {
         return CheckpointSlot::Empty;
     }
+    let payload_bytes = LENGTH.number(header);
     if CRC.number32(header) != crc_without(header, CRC)
         || SLOT.number(header) != slot as u64
         || POOL.uuid(header) != pool.0
+        || payload_bytes > layout.checkpoint_bytes() - BLOCK_BYTES as u64
     {
         return CheckpointSlot::Damaged;
     }
-    let crc = PAYLOAD_CRC.number32(header);
-    let len = usize::try_from(LENGTH.number(header)).unwrap_or(usize::MAX);
-    let Some(payload) = rest.get(..len).filter(|payload| crc32c(payload) == crc) else {
-        return CheckpointSlot::Damaged;
-    };
     let stamp = CheckpointStamp {
         generation: GENERATION.number(header),
         epoch: Epoch(EPOCH.number(header)),
         number: RecordNumber(NUMBER.number(header)),
     };
-    CheckpointSlot::Sound { stamp, crc, payload }
+    CheckpointSlot::Sound(CheckpointHead {
+        stamp,
+        crc: PAYLOAD_CRC.number32(header),
+        payload_bytes,
+    })
 }
 
 /// A sound log entry.
@@ -413,14 +445,6 @@ pub(crate) fn check_entry(bytes: &[u8], pool: PoolId) -> Option<CheckedEntry<'_>
         payload: entry.get(ENTRY_HEADER_BYTES..)?,
         len: used.next_multiple_of(BLOCK_BYTES),
     })
-}
-
-/// Bytes that a checkpoint takes by its header, which is included; `None` unless the header is sound.
-pub(crate) fn checkpoint_len(header: &[u8]) -> Option<u64> {
-    let sound = header.len() == BLOCK_BYTES
-        && MAGIC.of(header) == CHECKPOINT_MAGIC
-        && CRC.number32(header) == crc_without(header, CRC);
-    sound.then(|| (BLOCK_BYTES as u64).saturating_add(LENGTH.number(header)))
 }
 
 /// What the head of an entry says of itself. Nothing of it was checked but magic and pool: it is for

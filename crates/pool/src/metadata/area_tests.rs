@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::format::FailureDomain;
-use crate::metadata::testing::{POOL, empty_pool, history};
-use crate::metadata::{AreaFault, ChooseError, Recovered, choose_copy, recover_copy};
+use crate::metadata::testing::{POOL, empty_pool, history, recover_bytes};
+use crate::metadata::{AreaFault, ChooseError, Recovered, choose_copy};
 
 const SECTOR: usize = 512;
 
@@ -64,7 +64,7 @@ impl Copy {
     }
 
     fn recover(&self) -> Result<Recovered, AreaFault> {
-        recover_copy(POOL, &self.layout, &self.bytes)
+        recover_bytes(POOL, &self.layout, &self.bytes)
     }
 
     fn recovered(&self) -> Recovered {
@@ -283,10 +283,8 @@ fn blank_and_foreign_areas_are_named() {
     blank.bytes.fill(0);
     assert_eq!(blank.recover().unwrap_err(), AreaFault::Empty);
     let other = PoolId(uuid::Uuid::from_u128(5));
-    let found = recover_copy(other, &copy.layout, &copy.bytes);
+    let found = recover_bytes(other, &copy.layout, &copy.bytes);
     assert_eq!(found.unwrap_err(), AreaFault::Damaged);
-    let found = recover_copy(POOL, &copy.layout, &copy.bytes[..100]);
-    assert_eq!(found.unwrap_err(), AreaFault::Empty);
 }
 
 #[test]
@@ -354,11 +352,23 @@ fn two_histories_are_refused() {
 
 #[test]
 fn what_is_too_large_for_the_area_is_an_error() {
-    let mut copy = Copy::new(2);
+    let mut copy = Copy::new(8);
     let long = |count: usize| vec![MetaRecord::PoolRenamed { name: "n".repeat(60) }; count];
-    assert!(matches!(copy.commit(&long(300)), Err(LogFull::AreaTooSmall { .. })));
-    assert!(copy.commit(&long(100)).is_ok());
+    for _ in 0..4 {
+        assert!(copy.commit(&long(100)).is_ok());
+    }
+    assert_eq!(copy.commit(&long(200)).err(), Some(LogFull::EntryTooLong));
     assert_eq!(copy.commit(&long(1)).err(), Some(LogFull::CheckpointDue));
+    let created = |number: u32| MetaRecord::VolumeCreated {
+        id: crate::format::VolumeId(number),
+        name: format!("{number:060}"),
+        layout: crate::metadata::Layout::Raid0,
+        width: 1,
+    };
+    copy.metadata.apply_all(&(1..600).map(created).collect::<Vec<_>>()).unwrap();
+    let stamp = CheckpointStamp { generation: 2, epoch: Epoch(1), number: RecordNumber(4) };
+    let checkpoint = encode_checkpoint(&copy.layout, &copy.metadata, stamp, 1);
+    assert!(matches!(checkpoint, Err(LogFull::AreaTooSmall { .. })));
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod apply;
 mod area;
 mod codec;
 mod extent_set;
+mod reading;
 mod record;
 mod recover;
 mod shared;
@@ -26,13 +27,13 @@ pub use area::{
     area_bytes_for, encode_checkpoint, encode_entry,
 };
 pub(crate) use area::{
-    CheckpointSlot, ENTRY_HEAD_BYTES, check_checkpoint, check_entry, checkpoint_len, entry_claim,
-    split_payload,
+    CheckpointSlot, ENTRY_HEAD_BYTES, check_entry, check_header, entry_claim, split_payload,
 };
 pub use codec::{decode_records, encode_records};
 pub use extent_set::{ExtentRange, ExtentSet};
+pub use reading::{AreaBytes, CopyUnusable, recover_copy};
 pub use record::{MetaRecord, MissChange, RootChange};
-pub use recover::{AreaFault, ChooseError, Recovered, choose_copy, recover_copy};
+pub use recover::{AreaFault, ChooseError, Recovered, choose_copy};
 pub use shared::{Roots, SharedMap};
 pub use state::{
     Counters, Disk, DiskState, Group, GroupRun, Layout, Member, Metadata, Misses, PoolIdentity,

@@ -1,11 +1,11 @@
-//! Reading the metadata back: from one copy, and choosing among several.
+//! What the copies of the metadata hold, and choosing among them.
 
 use std::collections::BTreeMap;
 
-use block::{BLOCK_BYTES, Epoch};
+use block::Epoch;
 
-use super::area::{CheckpointSlot, check_checkpoint, check_entry, entry_claim, split_payload};
-use super::{AreaLayout, AreaPosition, Inconsistent, Metadata, decode_records};
+use super::area::{CheckedEntry, CheckpointHead, split_payload};
+use super::{AreaPosition, Inconsistent, MetaRecord, Metadata, decode_records};
 use crate::format::{ConfigNumber, Malformed, PoolId, RecordNumber};
 
 /// Why a copy can't be used.
@@ -95,65 +95,6 @@ pub enum ChooseError {
     },
 }
 
-/// Reads the area of one copy, given whole.
-pub fn recover_copy(
-    pool: PoolId,
-    layout: &AreaLayout,
-    area: &[u8],
-) -> Result<Recovered, AreaFault> {
-    let slice = |at: u64, len: u64| {
-        let (at, len) = (usize::try_from(at).ok()?, usize::try_from(len).ok()?);
-        area.get(at..at.checked_add(len)?)
-    };
-    let mut slots = [(&[][..], CheckpointSlot::Empty, &[][..]); 2];
-    for (slot, found) in slots.iter_mut().enumerate() {
-        let bytes = slice(layout.checkpoint_offset(slot), layout.checkpoint_bytes());
-        let log = slice(layout.log_offset(slot), layout.log_bytes());
-        let (Some(bytes), Some(log)) = (bytes, log) else { return Err(AreaFault::Empty) };
-        *found = (bytes, check_checkpoint(bytes, pool, slot), log);
-    }
-    let ranks = slots.map(|(_, found, _)| match found {
-        CheckpointSlot::Sound { stamp, .. } => Some((stamp.epoch, stamp.generation)),
-        _ => None,
-    });
-    let slot = usize::from(ranks[1] > ranks[0]);
-    let (_, found, log) = slots[slot];
-    let CheckpointSlot::Sound { stamp, crc, payload } = found else {
-        let both_empty = slots.iter().all(|(_, found, _)| *found == CheckpointSlot::Empty);
-        return Err(if both_empty { AreaFault::Empty } else { AreaFault::Damaged });
-    };
-    let (_, other, other_log) = slots[1 - slot];
-    if !matches!(other, CheckpointSlot::Sound { .. }) {
-        // A torn checkpoint has an older generation's entries behind it, or none.
-        let rank = (stamp.epoch, stamp.generation);
-        let orphan = check_entry(other_log, pool);
-        if let Some(orphan) = orphan.filter(|entry| (entry.epoch, entry.generation) > rank) {
-            return Err(AreaFault::NewestDamaged { generation: orphan.generation });
-        }
-    }
-    let generations = ranks.iter().flatten().map(|(_, generation)| *generation);
-    let highest_generation = generations.max().unwrap_or(stamp.generation);
-    let position = AreaPosition {
-        pool,
-        generation: stamp.generation,
-        epoch: stamp.epoch,
-        number: stamp.number,
-        chain: crc,
-        log_at: 0,
-    };
-    let mut recovered = Recovered {
-        metadata: decode_checkpoint(pool, stamp.number, payload)?,
-        position,
-        slot,
-        highest_generation,
-        config: ConfigNumber(0),
-        checkpoint: (stamp.number, crc),
-        entries: BTreeMap::new(),
-    };
-    recovered.replay(log)?;
-    Ok(recovered)
-}
-
 fn decode_checkpoint(
     pool: PoolId,
     number: RecordNumber,
@@ -171,45 +112,46 @@ impl Recovered {
         (self.position.epoch, self.position.generation, self.position.number)
     }
 
-    fn replay(&mut self, log: &[u8]) -> Result<(), AreaFault> {
-        loop {
-            let at = usize::try_from(self.position.log_at).unwrap_or(usize::MAX);
-            let rest = log.get(at..).unwrap_or_default();
-            let number = self.position.number;
-            let Some(entry) = self.position.entry_here(rest) else {
-                return self.look_behind(rest);
-            };
-            let records = decode_records(entry.payload)
-                .map_err(|fault| AreaFault::Malformed { number, fault })?;
-            self.metadata
-                .apply_all(&records)
-                .map_err(|fault| AreaFault::Inconsistent { number, fault })?;
-            self.position = self.position.after(&entry);
-            self.config = self.config.max(entry.config);
-            self.entries.insert(entry.number, entry.crc);
-        }
+    /// A copy without its log.
+    pub(super) fn of_checkpoint(
+        pool: PoolId,
+        head: &CheckpointHead,
+        payload: &[u8],
+        slot: usize,
+        highest_generation: u64,
+    ) -> Result<Recovered, AreaFault> {
+        let (stamp, crc) = (head.stamp, head.crc);
+        let position = AreaPosition {
+            pool,
+            generation: stamp.generation,
+            epoch: stamp.epoch,
+            number: stamp.number,
+            chain: crc,
+            log_at: 0,
+        };
+        Ok(Recovered {
+            metadata: decode_checkpoint(pool, stamp.number, payload)?,
+            position,
+            slot,
+            highest_generation,
+            config: ConfigNumber(0),
+            checkpoint: (stamp.number, crc),
+            entries: BTreeMap::new(),
+        })
     }
 
-    /// Whether this is the log's end: a later entry of it anywhere behind says that one is damaged.
-    fn look_behind(&self, rest: &[u8]) -> Result<(), AreaFault> {
-        let position = &self.position;
-        // What only claims to be an entry may claim to be long: such claims are not followed for ever.
-        let mut budget = rest.len().saturating_mul(4);
-        for at in (0..rest.len()).step_by(BLOCK_BYTES) {
-            let here = rest.get(at..).unwrap_or_default();
-            let Some(claim) = entry_claim(here, position.pool) else { continue };
-            let later = (claim.generation, claim.epoch) == (position.generation, position.epoch)
-                && claim.number > position.number;
-            if !later || claim.bytes > budget {
-                continue;
-            }
-            budget -= claim.bytes;
-            if let Some(entry) = check_entry(here, position.pool)
-                && entry.number > position.number.next()
-            {
-                return Err(AreaFault::Gap { after: position.number, found: entry.number });
-            }
-        }
+    /// Takes the next entry of its log.
+    pub(super) fn take(
+        &mut self,
+        entry: &CheckedEntry<'_>,
+        records: &[MetaRecord],
+    ) -> Result<(), AreaFault> {
+        let number = self.position.number;
+        let inconsistent = |fault| AreaFault::Inconsistent { number, fault };
+        self.metadata.apply_all(records).map_err(inconsistent)?;
+        self.position = self.position.after(entry);
+        self.config = self.config.max(entry.config);
+        self.entries.insert(entry.number, entry.crc);
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! Pools to test with: small ones by hand, and any number of steps of a random one.
 
-use block::Epoch;
+use block::{Buffer, Epoch, IoError};
+use futures::FutureExt;
 use uuid::Uuid;
 
 use super::*;
@@ -151,4 +152,48 @@ pub(crate) fn history() -> Vec<MetaRecord> {
             release: ReleaseNumber(70),
         }),
     ]
+}
+
+/// An area in memory that counts what is read of it.
+pub(crate) struct AreaInMemory<'a> {
+    pub(crate) bytes: &'a [u8],
+    /// Nothing of this can be read.
+    pub(crate) unreadable: std::ops::Range<u64>,
+    pub(crate) read: std::cell::Cell<u64>,
+}
+
+impl<'a> AreaInMemory<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> AreaInMemory<'a> {
+        AreaInMemory { bytes, unreadable: 0..0, read: Default::default() }
+    }
+
+    pub(crate) fn recover(
+        &self,
+        pool: PoolId,
+        layout: &AreaLayout,
+    ) -> Result<Recovered, CopyUnusable> {
+        recover_copy(pool, layout, self).now_or_never().expect("memory answers at once")
+    }
+}
+
+impl AreaBytes for AreaInMemory<'_> {
+    async fn read(&self, at: u64, len: u64) -> Result<Buffer, IoError> {
+        self.read.set(self.read.get() + len);
+        if at < self.unreadable.end && self.unreadable.start < at + len {
+            return Err(IoError::Lost);
+        }
+        Ok(Buffer::copy_of(&self.bytes[at as usize..(at + len) as usize]))
+    }
+}
+
+/// Reads a copy from its area in memory.
+pub(crate) fn recover_bytes(
+    pool: PoolId,
+    layout: &AreaLayout,
+    area: &[u8],
+) -> Result<Recovered, AreaFault> {
+    AreaInMemory::new(area).recover(pool, layout).map_err(|error| match error {
+        CopyUnusable::Fault(fault) => fault,
+        CopyUnusable::Unreadable(error) => panic!("{error}"),
+    })
 }

@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::format::{BirthId, DiskNumber, ExtentNumber, VolumeId};
+use crate::metadata::testing::recover_bytes;
 use crate::metadata::{
     AreaLayout, AreaPosition, ExtentRange, GroupRun, Member, MetaRecord, Roots, RunKey, Segment,
-    SegmentCopyPlace, SegmentState, encode_entry, recover_copy,
+    SegmentCopyPlace, SegmentState, encode_entry,
 };
 
 #[test]
@@ -55,7 +56,7 @@ fn commit(images: &mut [Vec<u8>], records: &[MetaRecord]) -> Vec<u64> {
             let layout = AreaLayout::of(&geometry).unwrap();
             let from = geometry.metadata_offset() as usize;
             let area = &image[from..from + geometry.metadata_bytes() as usize];
-            let recovered = recover_copy(pool, &layout, area).unwrap();
+            let recovered = recover_bytes(pool, &layout, area).unwrap();
             let position: AreaPosition = recovered.position;
             let entry =
                 encode_entry(&layout, &position, crate::format::ConfigNumber(1), records).unwrap();

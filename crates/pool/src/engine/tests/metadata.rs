@@ -9,7 +9,8 @@ use super::super::{ImportOptions, VolumeSize};
 use super::{MIB, pattern};
 use crate::error::PoolError;
 use crate::format::{DiskGeometry, DiskNumber, PoolId};
-use crate::metadata::{AreaLayout, Layout, Metadata, recover_copy};
+use crate::metadata::testing::recover_bytes;
+use crate::metadata::{AreaLayout, Layout, MetaRecord, Metadata};
 use crate::report::{DiskState, PoolEvent, PoolState};
 
 impl Bench {
@@ -29,7 +30,7 @@ impl Bench {
         let start = geometry.metadata_offset() as usize;
         let image = self.disks[disk].image();
         let area = &image[start..start + layout.area_bytes() as usize];
-        recover_copy(open.pool.id, &layout, area).unwrap().metadata
+        recover_bytes(open.pool.id, &layout, area).unwrap().metadata
     }
 }
 
@@ -81,6 +82,39 @@ fn the_last_metadata_copy_is_written_whole_when_it_was_rolled_back() {
     bench.disks[1].set_image(&image);
     bench.add_volume("last");
     assert!(bench.copy_of(1) == *open.pool.meta.borrow());
+}
+
+/// A transaction that is longer than an entry may be.
+#[test]
+fn a_long_transaction_is_committed_by_a_checkpoint() {
+    let (bench, _volume) = Bench::mirrored(303);
+    let open = bench.engine.inner.open_pool("pool").unwrap();
+    let before = open.pool.area.borrow().position;
+    let id = *open.pool.meta.borrow().volumes().keys().next().unwrap();
+    let set = |number: usize| MetaRecord::PropertySet {
+        id,
+        key: format!("key-{number}"),
+        value: Some("x".repeat(60 << 10)),
+    };
+    let records: Vec<MetaRecord> = (0..10).map(set).collect();
+    let pool = Rc::clone(&open.pool);
+    let committed = async move {
+        let _meta = pool.meta_lock.acquire(1).await;
+        pool.commit_locked(&records).await
+    };
+    bench.run(committed).unwrap();
+    let after = open.pool.area.borrow().position;
+    assert_eq!((after.generation, after.log_at), (before.generation + 1, 0));
+    assert_eq!(after.number, before.number.next());
+    for disk in 0..3 {
+        assert!(bench.copy_of(disk) == *open.pool.meta.borrow(), "copy {disk}");
+    }
+    bench.add_volume("later");
+    let now = open.pool.meta.borrow().clone();
+    assert_eq!(now.volumes()[&id].properties.size(), 10);
+    for disk in 0..3 {
+        assert!(bench.copy_of(disk) == now, "copy {disk}");
+    }
 }
 
 /// Finding 1.8: an exclusion that was committed between a look at the votes and their claim counts,

@@ -1,0 +1,133 @@
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use block::Epoch;
+use proptest::prelude::*;
+
+use super::*;
+use crate::format::{ConfigNumber, FailureDomain, MIB, RecordNumber};
+use crate::metadata::testing::{AreaInMemory, POOL, empty_pool};
+use crate::metadata::{CheckpointStamp, MetaRecord, Metadata, encode_checkpoint, encode_entry};
+
+const BLOCK: u64 = BLOCK_BYTES as u64;
+
+/// An area with a log of long entries; where each entry begins and ends in the area.
+fn area_with(
+    area_bytes: u64,
+    lengths: &[usize],
+) -> (AreaLayout, Vec<u8>, Vec<(u64, u64)>, Metadata) {
+    let layout = AreaLayout::new(area_bytes).unwrap();
+    let mut metadata = empty_pool(FailureDomain::Node);
+    let stamp = CheckpointStamp { generation: 1, epoch: Epoch(1), number: RecordNumber(0) };
+    let checkpoint = encode_checkpoint(&layout, &metadata, stamp, 0).unwrap();
+    let mut bytes = vec![0; area_bytes as usize];
+    bytes[..checkpoint.bytes.len()].copy_from_slice(&checkpoint.bytes);
+    let (mut position, mut places) = (checkpoint.after, Vec::new());
+    for (index, names) in lengths.iter().enumerate() {
+        let renamed = |name: usize| MetaRecord::PoolRenamed { name: format!("{index}-{name:060}") };
+        let records: Vec<MetaRecord> = (0..*names).map(renamed).collect();
+        let entry = encode_entry(&layout, &position, ConfigNumber(1), &records).unwrap();
+        let at = (layout.log_offset(0) + entry.log_at) as usize;
+        bytes[at..at + entry.bytes.len()].copy_from_slice(&entry.bytes);
+        places.push((at as u64, (at + entry.bytes.len()) as u64));
+        metadata.apply_all(&records).unwrap();
+        position = entry.after;
+    }
+    (layout, bytes, places, metadata)
+}
+
+#[test]
+fn only_what_is_in_use_is_read() {
+    let (layout, bytes, places, metadata) = area_with(256 * MIB, &[1, 30_000, 1]);
+    let area = AreaInMemory::new(&bytes);
+    assert!(area.recover(POOL, &layout).unwrap().metadata == metadata);
+    let used = places[2].1 - layout.log_offset(0);
+    let most = 3 * BLOCK + used + 2 * layout.entry_bytes_max() + 4 * PIECE_BYTES;
+    assert!(area.read.get() <= most, "{} of {most}", area.read.get());
+    // What lies beyond may be unreadable; what lies before may not.
+    let beyond = places[2].1 + 2 * layout.entry_bytes_max() + PIECE_BYTES;
+    for (unreadable, usable) in [
+        (beyond..layout.checkpoint_offset(1), true),
+        (2 * BLOCK..layout.log_offset(0), true),
+        (places[2].1 + BLOCK..places[2].1 + 2 * BLOCK, false),
+        (places[1].0..places[1].0 + BLOCK, false),
+        (layout.checkpoint_offset(1)..layout.checkpoint_offset(1) + BLOCK, false),
+    ] {
+        let area = AreaInMemory { unreadable: unreadable.clone(), ..AreaInMemory::new(&bytes) };
+        let found = area.recover(POOL, &layout).map(|found| found.metadata == metadata);
+        let expected = if usable { Ok(true) } else { Err(CopyUnusable::Unreadable(IoError::Lost)) };
+        assert_eq!(found, expected, "{unreadable:?}");
+    }
+}
+
+#[test]
+fn the_longest_damaged_entry_hides_none_behind_it() {
+    let layout = AreaLayout::new(8 * MIB).unwrap();
+    // Records of 64 bytes: as many as an entry may hold.
+    let names = (layout.entry_bytes_max() as usize - 4096) / 64;
+    let (layout, bytes, places, _) = area_with(8 * MIB, &[1, names, names]);
+    assert!(places[1].1 - places[1].0 > layout.entry_bytes_max() - 2 * BLOCK);
+    let mut damaged = bytes.clone();
+    damaged[places[1].0 as usize..places[1].1 as usize].fill(0);
+    let found = AreaInMemory::new(&damaged).recover(POOL, &layout);
+    let gap = AreaFault::Gap { after: RecordNumber(1), found: RecordNumber(3) };
+    assert_eq!(found.unwrap_err(), CopyUnusable::Fault(gap));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever is damaged: what is read is a state that was, or a fault is named; and what a
+    /// damaged entry hides within reach is found.
+    #[test]
+    fn a_damaged_log_is_a_shorter_one_or_a_fault(
+        lengths in prop::collection::vec(1_usize..400, 1..12),
+        damages in prop::collection::vec((0_usize..12, any::<u64>(), 1_u8..), 1..4),
+    ) {
+        let (layout, mut bytes, places, _) = area_with(8 * MIB, &lengths);
+        // Each once: a second flip might undo the first.
+        let damages = damages.into_iter().map(|(entry, at, flip)| (entry % places.len(), (at, flip)));
+        let damages: BTreeMap<usize, (u64, u8)> = damages.collect();
+        for (entry, (at, flip)) in &damages {
+            bytes[(places[*entry].0 + at % 72) as usize] ^= flip;
+        }
+        match AreaInMemory::new(&bytes).recover(POOL, &layout) {
+            Ok(found) => {
+                let ends = found.position.number.0 as usize;
+                prop_assert_eq!(ends, damages.keys().next().copied().unwrap_or(places.len()));
+                prop_assert!((ends..places.len()).all(|entry| damages.contains_key(&entry)));
+                let names: Vec<String> = (0..places.len())
+                    .map(|index| format!("{index}-{:060}", lengths[index] - 1))
+                    .collect();
+                let name = ends.checked_sub(1).map_or("cluster", |last| names[last].as_str());
+                prop_assert_eq!(&found.metadata.pool().name, name);
+            }
+            Err(CopyUnusable::Fault(AreaFault::Gap { after, found })) => {
+                prop_assert_eq!(Some(&(after.0 as usize)), damages.keys().next());
+                prop_assert!(found > after.next());
+            }
+            Err(error) => prop_assert!(false, "{error}"),
+        }
+    }
+
+    /// Bytes from anywhere neither panic nor are followed far.
+    #[test]
+    fn hostile_areas_are_read_within_bounds(
+        claims in prop::collection::vec((0_u64..512, any::<u32>(), 0_u64..4), 0..64),
+    ) {
+        let (layout, mut bytes, places, _) = area_with(8 * MIB, &[1]);
+        let entry = bytes[places[0].0 as usize..places[0].1 as usize].to_vec();
+        for (block, length, number) in claims {
+            let at = (places[0].1 + block * BLOCK) as usize;
+            if at + BLOCK_BYTES <= (layout.log_offset(0) + layout.log_bytes()) as usize {
+                bytes[at..at + BLOCK_BYTES].copy_from_slice(&entry);
+                bytes[at + 48..at + 56].copy_from_slice(&number.to_le_bytes());
+                bytes[at + 56..at + 60].copy_from_slice(&length.to_le_bytes());
+            }
+        }
+        let area = AreaInMemory::new(&bytes);
+        prop_assert!(area.recover(POOL, &layout).is_ok());
+        prop_assert!(area.read.get() <= 3 * layout.entry_bytes_max() + 4 * PIECE_BYTES);
+    }
+}
