@@ -292,7 +292,8 @@ impl Volume {
 
     fn touched_mask(&self, fold: &GroupFold) -> u64 {
         let shape = self.pool.shape();
-        let rows = fold.rows.iter().filter(|(_, data)| data.is_some());
+        let is_written = |data: &Option<BlockData>| data.as_ref().is_some_and(|data| !data.is_lost);
+        let rows = fold.rows.iter().filter(|(_, data)| is_written(data));
         rows.fold(ExtentShape::CHECKSUMS, |mask, (row, _)| mask | 1 << shape.region_of_row(*row))
     }
 
@@ -454,7 +455,7 @@ enum FoldDue {
 fn row_runs(rows: &BTreeMap<Row, Option<BlockData>>) -> Vec<(Row, Buffer)> {
     let mut runs: Vec<(Row, Vec<&BlockData>)> = Vec::new();
     for (row, data) in rows {
-        let Some(data) = data else { continue };
+        let Some(data) = data.as_ref().filter(|data| !data.is_lost) else { continue };
         match runs.last_mut() {
             Some((first, run)) if first.0 + run.len() as u32 == row.0 && run.len() < RUN_ROWS => {
                 run.push(data);

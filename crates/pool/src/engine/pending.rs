@@ -25,6 +25,8 @@ pub(crate) struct BlockData {
     index: usize,
     /// Checksum of the contents in their place.
     pub(crate) crc: u32,
+    /// The contents are damaged in every copy of the log: nobody has them, unless it is their place.
+    pub(crate) is_lost: bool,
 }
 
 impl BlockData {
@@ -68,7 +70,8 @@ impl Pending {
         for index in 0..count {
             let data = payload.and_then(|(payload, crcs)| {
                 let crc = *crcs.get(index as usize)?;
-                Some(BlockData { payload: payload.clone(), index: index as usize, crc })
+                let (payload, index) = (payload.clone(), index as usize);
+                Some(BlockData { payload, index, crc, is_lost: false })
             });
             let newer = PendingBlock { number, data };
             match self.blocks.entry(first + index) {
@@ -81,6 +84,14 @@ impl Pending {
                     }
                 }
             }
+        }
+    }
+
+    /// What this record says of a block is known by its checksum only.
+    pub(crate) fn lose(&mut self, block: u64, number: RecordNumber) {
+        let said = self.blocks.get_mut(&block).filter(|pending| pending.number == number);
+        if let Some(data) = said.and_then(|pending| pending.data.as_mut()) {
+            data.is_lost = true;
         }
     }
 

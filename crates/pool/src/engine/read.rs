@@ -51,10 +51,11 @@ impl Volume {
         if count == 1
             && let Some(pending) = self.pending.borrow().get(first)
         {
-            return Ok(match &pending.data {
-                Some(data) => data.buffer(),
-                None => Buffer::zeroed(BLOCK_BYTES),
-            });
+            return match &pending.data {
+                Some(data) if data.is_lost => Err(IoError::Medium(sectors_of(first, 1))),
+                Some(data) => Ok(data.buffer()),
+                None => Ok(Buffer::zeroed(BLOCK_BYTES)),
+            };
         }
         let mut whole: Option<BufferMut> = None;
         let mut runs = Vec::new();
@@ -102,6 +103,9 @@ impl Volume {
         for (pending_block, pending) in self.pending.borrow().range(block..block + u64::from(count))
         {
             let data = pending.data.as_ref();
+            if data.is_some_and(|data| data.is_lost) {
+                return Err(IoError::Medium(sectors_of(pending_block, 1)));
+            }
             sources[(pending_block - block) as usize] =
                 Some(data.map_or(Source::Zero, |data| Source::Memory(data.buffer())));
             known += 1;

@@ -74,16 +74,50 @@ struct CopyRead {
 }
 
 /// A record that some segment has.
+#[derive(Default)]
 struct Held {
-    /// `None` when some of its rows are damaged everywhere.
     record: Option<Record>,
+    /// Its rows that are damaged in every copy.
+    lost: Vec<u32>,
     /// All current copies of a segment hold it durably.
     safe: bool,
 }
 
+impl Held {
+    /// Takes the record as another segment has it, if more of it is right there; whether both are the same.
+    fn merge(&mut self, record: Option<Record>, lost: Vec<u32>) -> bool {
+        let Some(other) = record else { return true };
+        let Some(one) = &self.record else {
+            (self.record, self.lost) = (Some(other), lost);
+            return true;
+        };
+        let same = match (&one.body, &other.body) {
+            (
+                RecordBody::Data { rows, checksums, .. },
+                RecordBody::Data { rows: other_rows, checksums: other_checksums, .. },
+            ) => rows == other_rows && checksums == other_checksums,
+            (one, other) => one == other,
+        };
+        if same && lost.len() < self.lost.len() {
+            (self.record, self.lost) = (Some(other), lost);
+        }
+        same
+    }
+
+    /// The record, if all of it can be read, or it was acknowledged: then it costs the rows that can't.
+    fn counts(&self, is_proven: bool) -> Option<&Record> {
+        self.record.as_ref().filter(|_| self.lost.is_empty() || is_proven)
+    }
+}
+
+/// The records of which a segment has a sound header, and whether it has all of their rows.
+type Numbers = BTreeMap<RecordNumber, bool>;
+
 /// What a log holds beyond what is in place.
 struct Adopted {
     records: Vec<Record>,
+    /// Rows, counted from their record's first, that are damaged in every copy.
+    lost: BTreeMap<RecordNumber, Vec<u32>>,
     /// The last of them.
     last: RecordNumber,
     /// Up to here all is on all current copies.
@@ -210,9 +244,22 @@ impl Volume {
                 let at = RowAddress { set: group.set, lane: group.lane, row };
                 (fits && group.volume == self.id).then(|| self.blocks_from(at, rows.count))
             });
+            let lost = adopted.lost.get(&record.number).map_or(&[][..], Vec::as_slice);
+            if !lost.is_empty() {
+                tracing::error!(
+                    volume = %self.name,
+                    "record {} of its log was acknowledged, and {} of its blocks are damaged in every \
+                     copy: reading them fails",
+                    record.number.0,
+                    lost.len()
+                );
+            }
             for (offset, (block, count)) in place.into_iter().flatten() {
                 let body = slice_body(&record.body, offset, count);
                 put_record(&mut pending, block, record.number, &body);
+                for row in lost.iter().filter(|row| (offset..offset + count).contains(*row)) {
+                    pending.lose(block + u64::from(row - offset), record.number);
+                }
             }
         }
         settled.blocks = pending.len() as u64;
@@ -245,7 +292,7 @@ impl Volume {
             (segments, volume.log.released)
         };
         let mut all: BTreeMap<RecordNumber, Held> = BTreeMap::new();
-        let mut by_segment: BTreeMap<SegmentNumber, BTreeSet<RecordNumber>> = BTreeMap::new();
+        let mut by_segment: BTreeMap<SegmentNumber, Numbers> = BTreeMap::new();
         // Up to here all records were acknowledged.
         let (mut proven, mut witness) = (released, Stamp::default());
         let needed: Vec<&Segment> =
@@ -268,17 +315,14 @@ impl Volume {
                 };
                 let safe = current.iter().all(durable_on);
                 if found.record.is_some() {
-                    by_segment.entry(segment.number).or_default().insert(number);
+                    let numbers = by_segment.entry(segment.number).or_default();
+                    numbers.insert(number, found.lost.is_empty());
                 }
-                let held = all.entry(number).or_insert(Held { record: None, safe: false });
+                let held = all.entry(number).or_default();
                 held.safe |= safe;
-                match (&held.record, found.record) {
-                    (Some(one), Some(other)) if one.body != other.body => {
-                        let what = format!("two segments of its log hold different {number}");
-                        return Err(contradiction(what));
-                    }
-                    (None, Some(record)) => held.record = Some(record),
-                    _ => {}
+                if !held.merge(found.record, found.lost) {
+                    let what = format!("two segments of its log hold different {number}");
+                    return Err(contradiction(what));
                 }
             }
         }
@@ -297,13 +341,14 @@ impl Volume {
         let (mut records, mut last, mut lost) = (Vec::new(), released, Vec::new());
         loop {
             let next = last.next();
-            match all.get(&next).and_then(|held| held.record.clone()) {
+            let held = all.get(&next);
+            match held.and_then(|held| held.counts(next <= proven)) {
                 Some(record) => {
-                    records.push(record);
+                    records.push(record.clone());
                     last = next;
                 }
                 None if next <= proven => {
-                    let sound = all.range(next..).find(|(_, held)| held.record.is_some());
+                    let sound = all.range(next..).find(|(_, held)| held.counts(true).is_some());
                     let to = sound.map_or(proven, |(number, _)| RecordNumber(number.0 - 1));
                     last = to.min(proven);
                     lost.push((next, last));
@@ -328,7 +373,9 @@ impl Volume {
             last = RecordNumber(last.0 - 1);
         }
         let ends = self.ends_of(&segments, &by_segment, released, last);
-        Ok(Adopted { records, last, safe, ends })
+        let lost = all.into_iter().map(|(number, held)| (number, held.lost));
+        let lost = lost.filter(|(number, rows)| *number <= last && !rows.is_empty()).collect();
+        Ok(Adopted { records, lost, last, safe, ends })
     }
 
     /// Before anything is appended again it is decided, for ever, where each segment ends: what is
@@ -337,25 +384,26 @@ impl Volume {
     fn ends_of(
         &self,
         segments: &[Segment],
-        numbers: &BTreeMap<SegmentNumber, BTreeSet<RecordNumber>>,
+        numbers: &BTreeMap<SegmentNumber, Numbers>,
         released: RecordNumber,
         last: RecordNumber,
     ) -> Vec<MetaRecord> {
-        let (volume, none) = (self.id, BTreeSet::new());
+        let (volume, none) = (self.id, Numbers::new());
         let (mut records, mut older): (Vec<MetaRecord>, Vec<(SegmentNumber, RecordNumber)>) =
             (Vec::new(), Vec::new());
         for segment in segments {
             let number = segment.number;
             let has = numbers.get(&number).unwrap_or(&none);
             let end = segment.end().unwrap_or_else(|| {
-                let end = has.range(..=last).next_back().copied().unwrap_or(released);
+                let end = has.range(..=last).next_back().map_or(released, |(number, _)| *number);
                 let state = SegmentState::Bounded(end);
                 records.push(MetaRecord::SegmentEnded { volume, number, state });
                 end
             });
             let repeats = |(other, other_end): &(SegmentNumber, RecordNumber)| {
                 let others = numbers.get(other).unwrap_or(&none);
-                *other_end >= end && has.range(..=end).all(|number| others.contains(number))
+                let has_all = |number| others.get(number) == Some(&true);
+                *other_end >= end && has.range(..=end).all(|(number, _)| has_all(number))
             };
             let proven = matches!(segment.state, SegmentState::Closed(_));
             if end <= released || !proven && older.iter().any(repeats) {

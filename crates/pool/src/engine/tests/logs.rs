@@ -50,37 +50,68 @@ fn five(bench: &Bench, volume: &Rc<dyn BlockDevice>) {
 
 #[test]
 fn damage_in_the_middle_of_a_log_is_not_its_end() {
-    for at in [0, 512 + 77] {
-        for block in [0, 2, 4] {
-            let (bench, volume) = striped(100 + block);
-            five(&bench, &volume);
-            let place = records_of(&bench, &pattern(block, 1, 1));
-            assert_eq!(place.len(), 1);
-            let bench = bench.crash_engine();
-            bench.disks[place[0].0].damage(place[0].1 + at, |byte| *byte ^= 4);
-            let why = suspended(&bench);
-            let name = &bench.disks[place[0].0].name;
-            assert!(why.contains("its log is damaged: records "), "{why}");
-            assert!(why.contains(&format!("{name} (")), "{why}");
-            // It stays so, also for the next engine, until somebody gives up what is lost.
-            let bench = bench.crash_engine();
-            assert_eq!(suspended(&bench), why);
-            let engine = Rc::clone(&bench.engine);
-            let lost = engine.accept_log_loss("pool", "v", true).unwrap();
-            assert!(why.contains(&lost), "{why}");
-            bench.pass(Duration::from_secs(1));
-            assert_eq!(suspended(&bench), why, "a dry run changes nothing");
-            assert_eq!(engine.accept_log_loss("pool", "v", false).unwrap(), lost);
-            let volume = bench.reopened();
-            for other in 0..5 {
-                let expected = if other == block { pattern(0, 1, 0) } else { pattern(other, 1, 1) };
-                let expected =
-                    if other == block { Buffer::zeroed(expected.len()) } else { expected };
-                assert_eq!(bench.read(&volume, other, 1).unwrap(), expected, "block {other}");
-            }
-            let again = bench.engine.accept_log_loss("pool", "v", false);
-            assert!(again.is_err(), "nothing is damaged any more");
+    for block in [0, 2, 4] {
+        let (bench, volume) = striped(100 + block);
+        five(&bench, &volume);
+        let place = records_of(&bench, &pattern(block, 1, 1));
+        assert_eq!(place.len(), 1);
+        let bench = bench.crash_engine();
+        bench.disks[place[0].0].damage(place[0].1, |byte| *byte ^= 4);
+        let why = suspended(&bench);
+        let name = &bench.disks[place[0].0].name;
+        assert!(why.contains("its log is damaged: records "), "{why}");
+        assert!(why.contains(&format!("{name} (")), "{why}");
+        // It stays so, also for the next engine, until somebody gives up what is lost.
+        let bench = bench.crash_engine();
+        assert_eq!(suspended(&bench), why);
+        let engine = Rc::clone(&bench.engine);
+        let lost = engine.accept_log_loss("pool", "v", true).unwrap();
+        assert!(why.contains(&lost), "{why}");
+        bench.pass(Duration::from_secs(1));
+        assert_eq!(suspended(&bench), why, "a dry run changes nothing");
+        assert_eq!(engine.accept_log_loss("pool", "v", false).unwrap(), lost);
+        let volume = bench.reopened();
+        for other in 0..5 {
+            let expected = if other == block { pattern(0, 1, 0) } else { pattern(other, 1, 1) };
+            let expected = if other == block { Buffer::zeroed(expected.len()) } else { expected };
+            assert_eq!(bench.read(&volume, other, 1).unwrap(), expected, "block {other}");
         }
+        let again = bench.engine.accept_log_loss("pool", "v", false);
+        assert!(again.is_err(), "nothing is damaged any more");
+    }
+}
+
+/// A header that is sound says which rows it has, and what they were.
+#[test]
+fn damage_of_acknowledged_rows_costs_these_rows() {
+    for block in [0, 2, 4] {
+        let (bench, volume) = striped(120 + block);
+        five(&bench, &volume);
+        let place = records_of(&bench, &pattern(block, 1, 1));
+        let bench = bench.crash_engine();
+        bench.disks[place[0].0].damage(place[0].1 + 512 + 77, |byte| *byte ^= 4);
+        let check = |bench: &Bench, volume: &Rc<dyn BlockDevice>, is_lost: bool| {
+            for other in (0..5).filter(|other| *other != block) {
+                assert_eq!(bench.read(volume, other, 1).unwrap(), pattern(other, 1, 1));
+            }
+            let lost = bench.read(volume, block, 1);
+            let expected = SectorRange::new(Lba(block * 8), 8);
+            assert_eq!(lost.err(), is_lost.then_some(IoError::Medium(expected)));
+            assert_eq!(bench.read(volume, 0, 5).is_err(), is_lost);
+        };
+        let volume = bench.reopened();
+        check(&bench, &volume, true);
+        // Once all is in place, and for the next engine.
+        bench.pass(Duration::from_secs(3));
+        check(&bench, &volume, true);
+        assert_eq!(bench.report().volumes[0].log_bytes, 0);
+        let bench = bench.crash_engine();
+        let volume = bench.reopened();
+        check(&bench, &volume, true);
+        bench.write(&volume, block, pattern(block, 1, 2)).unwrap();
+        check(&bench, &volume, false);
+        bench.pass(Duration::from_secs(3));
+        assert_eq!(bench.verify(None).bad, []);
     }
 }
 

@@ -39,8 +39,11 @@ pub enum Conflict {
 /// A record of which some copy has a sound header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundRecord {
-    /// The record; `None` when some of its rows are damaged in every copy.
+    /// The record, with zeros for rows that are damaged in every copy; `None` when it announces more than
+    /// any copy has room for.
     pub record: Option<Record>,
+    /// Those rows, counted from its first.
+    pub lost: Vec<u32>,
     /// For each copy, whether it holds all of it.
     pub holders: Vec<bool>,
 }
@@ -96,15 +99,19 @@ pub fn read_segment(
         contents.witness = contents.witness.max(header.witness);
         let mut holders = having.remove(&number).unwrap_or_default();
         let crc = header.crc;
+        let mut lost = Vec::new();
         let body = match header.kind {
             CheckedKind::Whole(body) => Some(body),
             CheckedKind::Data(rows, checksums) => {
-                let payload = gather(&rows, &checksums, copies, at + header.len, &mut holders);
-                payload.map(|payload| RecordBody::Data { rows, checksums, payload })
+                let gathered = gather(&rows, &checksums, copies, at + header.len, &mut holders);
+                gathered.map(|(payload, damaged)| {
+                    lost = damaged;
+                    RecordBody::Data { rows, checksums, payload }
+                })
             }
         };
         let record = body.map(|body| Record { number, crc, body });
-        contents.records.insert(number, FoundRecord { record, holders });
+        contents.records.insert(number, FoundRecord { record, lost, holders });
     }
     Ok(contents)
 }
@@ -126,15 +133,15 @@ fn headers_of(segment: &SegmentSeal, copy: &[u8]) -> Vec<(usize, CheckedHeader)>
     found
 }
 
-/// The rows of a DATA record, each from a copy that has it; `None` when some row is nowhere. `holders`
-/// keeps the copies that have them all.
+/// The rows of a DATA record, each from a copy that has it, and those that none has. `holders` keeps the
+/// copies that have them all.
 fn gather(
     rows: &RowRange,
     checksums: &[u32],
     copies: &[Buffer],
     at: usize,
     holders: &mut [bool],
-) -> Option<Buffer> {
+) -> Option<(Buffer, Vec<u32>)> {
     let len = checksums.len() * BLOCK_BYTES;
     let row_is_sound = |copy: &Buffer, row: usize| {
         let start = at + row * BLOCK_BYTES;
@@ -147,17 +154,22 @@ fn gather(
         *holds = *holds && (0..checksums.len()).all(|row| row_is_sound(copy, row));
     }
     if let Some((copy, _)) = copies.iter().zip(&*holders).find(|(_, holds)| **holds) {
-        return Some(copy.slice(at, at + len));
+        return Some((copy.slice(at, at + len), Vec::new()));
     }
     // Announced rows beyond the end of every copy mustn't make anything be reserved.
     if copies.iter().all(|copy| copy.len() < at + len) {
         return None;
     }
     let mut payload = BufferMut::zeroed(len);
+    let mut lost = Vec::new();
     for (row, window) in payload.chunks_exact_mut(BLOCK_BYTES).enumerate() {
-        let copy = copies.iter().find(|copy| row_is_sound(copy, row))?;
-        let start = at + row * BLOCK_BYTES;
-        window.copy_from_slice(&copy[start..start + BLOCK_BYTES]);
+        match copies.iter().find(|copy| row_is_sound(copy, row)) {
+            Some(copy) => {
+                let start = at + row * BLOCK_BYTES;
+                window.copy_from_slice(&copy[start..start + BLOCK_BYTES]);
+            }
+            None => lost.push(row as u32),
+        }
     }
-    Some(payload.freeze())
+    Some((payload.freeze(), lost))
 }
