@@ -61,7 +61,7 @@ pub fn segments_per_log(metadata: &Metadata, usable: &Usable) -> u32 {
     let mut domains: BTreeMap<Uuid, u32> = BTreeMap::new();
     let disks = metadata.disks().values().filter(|disk| disk.state != DiskState::Gone);
     for disk in disks.filter(|disk| usable.contains(&disk.number)) {
-        *domains.entry(metadata.domain_of(disk)).or_default() += disk.extents;
+        *domains.entry(metadata.domain_of(disk)).or_default() += disk.room();
     }
     let smallest = domains.values().min().copied().unwrap_or(0);
     (smallest / EXTENTS_PER_SEGMENT).clamp(*SEGMENTS.start(), *SEGMENTS.end())
@@ -121,6 +121,11 @@ pub fn plan_groups(
         next += u64::from(taken.ok_or_else(no_space)?);
     }
     Ok(plan.runs)
+}
+
+/// Plans a metadata area of so many extents on a disk, none where they don't lie in a row.
+pub fn plan_area(metadata: &Metadata, disk: DiskNumber, extents: u32) -> Option<ExtentRange> {
+    metadata.disks().get(&disk)?.free.first_fit(extents)
 }
 
 /// Plans the copies of a log segment: `copies` on disks of different failure domains, fewer when there

@@ -70,24 +70,27 @@ pub(super) fn read_copy(
     released: bool,
     findings: &mut Findings,
 ) -> Option<Copy> {
-    let geometry = disk.label.geometry;
-    let start = geometry.metadata_offset();
+    let area = disk.label.area.and_then(|area| {
+        let (start, bytes) = disk.label.geometry.run_place(area)?;
+        Some((start.byte_offset(), bytes))
+    });
+    let (start, bytes) = area.unwrap_or_default();
     let lost = |what: &str, means: &str| {
         let found = finding(Severity::Redundancy, Kind::MetadataLost, what, means);
-        found.on(disk.name()).at(start, geometry.metadata_bytes())
+        found.on(disk.name()).at(start, bytes)
     };
-    let Some(layout) = AreaLayout::of(&geometry) else {
+    let Some(layout) = AreaLayout::new(bytes) else {
         findings.add(lost("it holds a vote and has no area for metadata", "its label is wrong"));
         return None;
     };
-    let slots = [0, 1].map(|slot| read_slot(pool, disk, &layout, slot));
+    let slots = [0, 1].map(|slot| read_slot(pool, disk, (start, &layout), slot));
     let rank = |slot: &Slot| match slot {
         Slot::Sound { stamp, .. } => Some((stamp.epoch, stamp.generation)),
         _ => None,
     };
     let slot = usize::from(rank(&slots[1]) > rank(&slots[0]));
     let other = 1 - slot;
-    let orphan = first_entry(pool, disk, &layout, other)
+    let orphan = first_entry(pool, disk, (start, &layout), other)
         .filter(|(epoch, generation)| Some((*epoch, *generation)) > rank(&slots[slot]));
     let Slot::Sound { stamp, crc, bytes } = slots[slot] else {
         let empty = slots.iter().all(|slot| matches!(slot, Slot::Empty));
@@ -132,8 +135,13 @@ pub(super) fn read_copy(
     Some(copy)
 }
 
-fn read_slot(pool: PoolId, disk: &Disk<'_>, layout: &AreaLayout, slot: usize) -> Slot {
-    let at = disk.label.geometry.metadata_offset() + layout.checkpoint_offset(slot);
+fn read_slot(
+    pool: PoolId,
+    disk: &Disk<'_>,
+    (start, layout): (u64, &AreaLayout),
+    slot: usize,
+) -> Slot {
+    let at = start + layout.checkpoint_offset(slot);
     let Ok(header) = disk.image.bytes_at(at, BLOCK_BYTES) else { return Slot::Damaged };
     let head = match check_header(&header, pool, slot, layout) {
         CheckpointSlot::Sound(head) => head,
@@ -152,10 +160,10 @@ fn read_slot(pool: PoolId, disk: &Disk<'_>, layout: &AreaLayout, slot: usize) ->
 fn first_entry(
     pool: PoolId,
     disk: &Disk<'_>,
-    layout: &AreaLayout,
+    (start, layout): (u64, &AreaLayout),
     slot: usize,
 ) -> Option<(Epoch, u64)> {
-    let at = disk.label.geometry.metadata_offset() + layout.log_offset(slot);
+    let at = start + layout.log_offset(slot);
     let bytes = entry_bytes(pool, disk, at, at.checked_add(layout.log_bytes())?)?;
     let entry = check_entry(&bytes, pool)?;
     Some((entry.epoch, entry.generation))

@@ -85,7 +85,26 @@ pub(super) fn read_metadata(
         tell_of_itself(disk, copy, best, released, findings);
     }
     let metadata = load(pool, best_disk, best, findings);
+    for (disk, current, _) in
+        copies.iter().filter(|(disk, ..)| is_elsewhere(metadata.as_ref(), disk))
+    {
+        let what = "its label and the metadata name different places for its metadata";
+        let means = "it was rolled back, or the label is wrong; an engine writes both anew";
+        let found = finding(Severity::Redundancy, Kind::LabelDiffers, what, means);
+        findings.add(found.on(disk.name()));
+        let check = checks.iter_mut().find(|check| check.disk == disk.name());
+        if let Some(check) = check.filter(|check| check.state == CopyState::Newest) {
+            check.state = CopyState::Older;
+            holders -= u32::from(*current);
+        }
+    }
     Chosen { metadata, holders, copies: checks }
+}
+
+/// Whether a disk's copy was read where the metadata has none for it.
+fn is_elsewhere(metadata: Option<&Metadata>, disk: &Disk<'_>) -> bool {
+    let member = metadata.and_then(|metadata| metadata.disk_by_id(disk.id()));
+    member.is_some_and(|member| !member.agrees_on_area(disk.label.area))
 }
 
 /// What is wrong with a copy's log whatever the others hold.

@@ -194,7 +194,6 @@ fn match_members(
         let geometry = label.geometry;
         let same = label.number == member.number
             && geometry.labelled_bytes() == member.bytes
-            && geometry.metadata_bytes() == member.metadata_bytes
             && geometry.extent_bytes() == extent_bytes
             && label.failure_domain == metadata.pool().failure_domain;
         if !same {

@@ -9,7 +9,7 @@ use block::BLOCK_BYTES;
 use super::disks::Disk;
 use super::findings::{Findings, finding};
 use super::report::{Kind, Severity};
-use crate::format::{DiskGeometry, DiskNumber, ExtentNumber, RecordNumber, Row};
+use crate::format::{DiskNumber, ExtentNumber, MIB, RecordNumber, Row};
 use crate::layout::RowAddress;
 use crate::metadata::{
     Disk as MemberDisk, DiskState, ExtentRange, Inconsistent, MetaRecord, Metadata, RunKey, Volume,
@@ -28,6 +28,7 @@ struct Claim {
 enum Owner {
     Run(u32, RunKey),
     Segment(u32, u64),
+    Metadata,
     Free,
     Pending,
 }
@@ -102,6 +103,7 @@ fn claims_of(metadata: &Metadata) -> BTreeMap<DiskNumber, Vec<Claim>> {
         }
     }
     for disk in metadata.disks().values() {
+        disk.areas().for_each(|range| add(disk.number, range, Owner::Metadata));
         disk.free.ranges().for_each(|range| add(disk.number, range, Owner::Free));
         disk.pending.ranges().for_each(|range| add(disk.number, range, Owner::Pending));
     }
@@ -121,18 +123,15 @@ fn check_disk(
     let mut last: Option<Claim> = None;
     let extent_bytes = metadata.shape().extent_bytes();
     let place = |first: u64, end: u64| {
-        let geometry = DiskGeometry::new(member.bytes, member.metadata_bytes, extent_bytes).ok();
-        let at = geometry.map(|geometry| {
-            geometry.extents_offset().saturating_add(first.saturating_mul(extent_bytes))
-        });
-        (at.unwrap_or(0), end.saturating_sub(first).saturating_mul(extent_bytes))
+        let at = MIB.saturating_add(first.saturating_mul(extent_bytes));
+        (at, end.saturating_sub(first).saturating_mul(extent_bytes))
     };
     for claim in claims {
         let extents = (claim.end - claim.first) as u32;
         match claim.owner {
             Owner::Free => counted.free += extents,
             Owner::Pending => counted.pending += extents,
-            Owner::Run(..) | Owner::Segment(..) => {
+            Owner::Run(..) | Owner::Segment(..) | Owner::Metadata => {
                 counted.owned = counted.owned.saturating_add(extents)
             }
         }
@@ -194,6 +193,7 @@ fn owner_name(metadata: &Metadata, owner: Owner) -> String {
             format!("{} (lane {}, from set {})", volume(id), key.lane, key.first_set)
         }
         Owner::Segment(id, number) => format!("log segment {number} of {}", volume(id)),
+        Owner::Metadata => "the metadata".into(),
         Owner::Free => "the free space".into(),
         Owner::Pending => "what is about to be free".into(),
     }
@@ -221,6 +221,9 @@ pub(super) fn tell_refused(
             let wanted = segment.copies.iter().map(|copy| (copy.disk, copy.extents));
             let owner = Owner::Segment(volume.0, segment.number.0);
             (wanted.collect(), owner_name(metadata, owner))
+        }
+        MetaRecord::AreaBegun { disk, extents } => {
+            (vec![(*disk, *extents)], owner_name(metadata, Owner::Metadata))
         }
         MetaRecord::DiskRestored { number, pending, .. } => {
             let wanted = pending.iter().map(|range| (*number, *range)).collect();

@@ -5,18 +5,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use block::{Buffer, IoError, Lba, SECTOR_BYTES};
+use block::{Buffer, IoError, SECTOR_BYTES};
 use futures::future::join_all;
 
+use super::areas::{AreaPlace, shortest_area};
 use super::commit::Area;
 use super::io::read_run;
-use super::observe::read_slots;
+use super::observe::{read_label, read_slots};
 use super::open::{Claimed, OpenRequest, Quorum, SeenDisk};
 use crate::error::PoolError;
-use crate::format::{Configuration, DiskGeometry, DiskId, RecordNumber, select_confirm};
-use crate::metadata::{
-    AreaBytes, AreaLayout, CopyUnusable, Metadata, Recovered, choose_copy, recover_copy,
+use crate::format::{
+    Configuration, DiskGeometry, DiskId, ExtentRange, LabelState, RecordNumber, select_confirm,
 };
+use crate::metadata::{AreaBytes, CopyUnusable, Metadata, Recovered, choose_copy, recover_copy};
 
 /// More than are committed before some disk confirms a release.
 const RECORDS_SKIPPED: u64 = 1 << 20;
@@ -52,16 +53,15 @@ impl OpenRequest {
         let mut witnesses = self.witnesses(before, claimed).await;
         let reads = holders.iter().map(|claimed| self.read_area(&claimed.disk));
         let mut copies: Vec<Recovered> = Vec::new();
-        let (mut layout, mut faults) = (None, Vec::new());
+        let mut faults = Vec::new();
         // The next checkpoint goes to the slot that doesn't hold a copy's newest.
-        let mut slots: BTreeMap<DiskId, usize> = BTreeMap::new();
+        let mut slots: BTreeMap<DiskId, (ExtentRange, usize)> = BTreeMap::new();
         for (holder, found) in holders.iter().zip(join_all(reads).await) {
             let name = &holder.disk.place.name;
             match found {
-                Ok((recovered, found)) => {
-                    slots.insert(holder.disk.label.disk, recovered.slot);
+                Ok((recovered, area)) => {
+                    slots.insert(holder.disk.label.disk, (area, recovered.slot));
                     copies.push(recovered);
-                    layout = Some(found);
                 }
                 Err(Unusable { why, proves }) => {
                     faults.push(format!("{name}: {why}"));
@@ -87,7 +87,6 @@ impl OpenRequest {
             unusable(format!("no usable copy of its metadata: {error}{faults}"))
         })?;
         let highest = copies.iter().map(|copy| copy.highest_generation).max().unwrap_or(0);
-        let layout = layout.ok_or_else(|| unusable("no metadata area".into()))?;
         let mut chosen = copies.swap_remove(best);
         chosen.position.generation = highest;
         let ends = chosen.position.number;
@@ -115,6 +114,14 @@ impl OpenRequest {
             });
         }
         chosen.metadata.skip_releases();
+        let layout = shortest_area(&chosen.metadata, &quorum.vote_disks);
+        let layout = layout.ok_or_else(|| unusable("no metadata area".into()))?;
+        // A copy that the newest metadata looks for elsewhere isn't written to before its label is right.
+        slots.retain(|id, (area, _)| {
+            let disk = chosen.metadata.disk_by_id(*id);
+            disk.is_some_and(|disk| disk.agrees_on_area(Some(*area)))
+        });
+        let slots = slots.into_iter().map(|(disk, (_, slot))| (disk, slot)).collect();
         let area = Area::new(layout, chosen.position, slots, committed);
         Ok((chosen.metadata, area))
     }
@@ -139,13 +146,20 @@ impl OpenRequest {
         known
     }
 
-    async fn read_area(&self, disk: &SeenDisk) -> Result<(Recovered, AreaLayout), Unusable> {
+    /// The copy of a disk, and where it is. The label is read once more: its former owner may have moved
+    /// the area between the look at the disk and the claim.
+    async fn read_area(&self, disk: &SeenDisk) -> Result<(Recovered, ExtentRange), Unusable> {
         let unusable = |why: String| Unusable { why, proves: None };
-        let geometry = disk.label.geometry;
-        let layout = AreaLayout::of(&geometry);
-        let layout = layout.ok_or_else(|| unusable("it has no metadata area".into()))?;
-        let area = AreaOf { request: self, disk };
-        let recovered = recover_copy(self.id, &layout, &area).await;
+        let label = match self.within(read_label(&*disk.device)).await {
+            Ok(LabelState::Labelled(found)) if found.label.disk == disk.label.disk => found.label,
+            Ok(_) => return Err(unusable("its label isn't what it was".into())),
+            Err(error) => return Err(unusable(error.to_string())),
+        };
+        let found =
+            label.area.and_then(|area| Some((area, AreaPlace::new(&label.geometry, area)?)));
+        let (area, place) = found.ok_or_else(|| unusable("it has no metadata area".into()))?;
+        let bytes = AreaOf { request: self, disk, place };
+        let recovered = recover_copy(self.id, &place.layout, &bytes).await;
         let recovered = recovered.map_err(|error| Unusable {
             why: error.to_string(),
             proves: match error {
@@ -153,7 +167,11 @@ impl OpenRequest {
                 CopyUnusable::Unreadable(_) => None,
             },
         })?;
-        Ok((recovered, layout))
+        let itself = recovered.metadata.disk_by_id(label.disk);
+        if !itself.is_some_and(|itself| itself.agrees_on_area(Some(area))) {
+            return Err(unusable("its metadata names another place for itself".into()));
+        }
+        Ok((recovered, area))
     }
 }
 
@@ -161,12 +179,12 @@ impl OpenRequest {
 struct AreaOf<'a> {
     request: &'a OpenRequest,
     disk: &'a SeenDisk,
+    place: AreaPlace,
 }
 
 impl AreaBytes for AreaOf<'_> {
     async fn read(&self, at: u64, len: u64) -> Result<Buffer, IoError> {
-        let sector = SECTOR_BYTES as u64;
-        let start = Lba(self.disk.label.geometry.metadata_start().0 + at / sector);
-        self.request.within(read_run(&*self.disk.device, start, len / sector)).await
+        let start = self.place.sector_at(at);
+        self.request.within(read_run(&*self.disk.device, start, len / SECTOR_BYTES as u64)).await
     }
 }

@@ -18,7 +18,6 @@ use futures::stream::FuturesUnordered;
 use super::io::{RESTARTS_MAX, write_durably};
 use super::lease::Ended;
 use super::member::Member;
-use super::metadata_copies::sector_at;
 use super::pool::Pool;
 use crate::format::{DiskId, DiskNumber, RecordNumber};
 use crate::metadata::{
@@ -228,7 +227,8 @@ impl Pool {
             self.metadata_members().iter().any(|current| current.number == member.number)
         };
         let mut wrote = BTreeMap::new();
-        if let Some(member) = joins.filter(|member| !is_current(member)) {
+        let joins = joins.filter(|member| !is_current(member) && !self.awaits_area(member));
+        if let Some(member) = joins {
             let written = self.write_piece(member, &piece);
             if let Ok(place) = self.within_copy(self.limits.background, written).await {
                 wrote.insert(member.id, place);
@@ -253,19 +253,19 @@ impl Pool {
     ) -> Result<CopyPlace, CopyFault> {
         let device = member.device().filter(|_| member.claimed.get()).ok_or(IoError::Lost)?;
         let place = self.area.borrow().copies.get(&member.id).copied();
+        let area = self.area_place(member).ok_or(CopyFault::Older)?;
         let (log_at, bytes) = match piece {
             Piece::Checkpoint(encoded) => {
                 let slot = place.map_or(0, |place| 1 - place.slot);
-                let start = sector_at(member, encoded[slot].at);
+                let start = area.sector_at(area.layout.checkpoint_offset(slot));
                 let written = write_durably(&*device, start, encoded[slot].bytes.clone()).await?;
                 return Ok(CopyPlace { slot, checked: Some(written.instance), read_back: None });
             }
             Piece::Entry { log_at, bytes } => (*log_at, *bytes),
         };
         let place = place.ok_or(CopyFault::Older)?;
-        let at = self.area.borrow().layout.log_offset(place.slot) + log_at;
+        let start = area.sector_at(area.layout.log_offset(place.slot) + log_at);
         for _ in 0..RESTARTS_MAX {
-            let start = sector_at(member, at);
             let took = write_durably(&*device, start, bytes.clone()).await?.instance;
             if place.checked == Some(took) || self.shows_tail(member).await? == took {
                 return Ok(CopyPlace { checked: Some(took), ..place });

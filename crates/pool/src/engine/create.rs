@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use block::{Epoch, SECTOR_BYTES};
+use block::Epoch;
 use futures::future::join_all;
 use uuid::Uuid;
 
+use super::areas::AreaPlace;
 use super::format_disk::Candidate;
 use super::io::write_durably;
 use super::member::Member;
@@ -15,12 +16,13 @@ use super::{CreatePool, DiskPlace, EngineConfig};
 use crate::allocate::{Usable, usable_bytes};
 use crate::error::PoolError;
 use crate::format::{
-    ConfigNumber, Configuration, CopySet, DiskGeometry, DiskId, DiskNumber, Features, Label,
-    NAME_BYTES_MAX, PoolId, RecordNumber, VOTE_DISKS_MAX, choose_extent_bytes,
+    ConfigNumber, Configuration, CopySet, DiskGeometry, DiskId, DiskNumber, ExtentNumber,
+    ExtentRange, Features, Label, NAME_BYTES_MAX, PoolId, RecordNumber, VOTE_DISKS_MAX,
+    choose_extent_bytes,
 };
 use crate::metadata::{
-    AreaLayout, COPIES_MAX, CheckpointStamp, Layout, MetaRecord, Metadata, PoolIdentity,
-    area_bytes_for, encode_checkpoint,
+    COPIES_MAX, CheckpointStamp, Layout, MetaRecord, Metadata, PoolIdentity, area_extents_for,
+    encode_checkpoint,
 };
 use crate::report::{LayoutRoom, PoolForecast};
 
@@ -70,8 +72,8 @@ impl Creation<'_> {
             )
         })?;
         let voters = self.choose_voters();
-        let area_bytes = area_bytes_for(total, extent_bytes);
-        let labels = self.labels(&identity, &voters, area_bytes)?;
+        let area_extents = area_extents_for(total, extent_bytes);
+        let labels = self.labels(&identity, &voters, area_extents)?;
         for label in &labels {
             let added = MetaRecord::DiskAdded {
                 number: label.number,
@@ -79,7 +81,7 @@ impl Creation<'_> {
                 node: label.node,
                 node_name: label.node_name.clone(),
                 bytes: label.geometry.labelled_bytes(),
-                metadata_bytes: label.geometry.metadata_bytes(),
+                area: label.area,
             };
             metadata.apply(&added).map_err(|error| {
                 PoolError::invalid(error.to_string(), "report this: it should not happen")
@@ -113,19 +115,22 @@ impl Creation<'_> {
         &self,
         identity: &PoolIdentity,
         voters: &[usize],
-        area_bytes: u64,
+        area_extents: u32,
     ) -> Result<Vec<Label>, PoolError> {
         let ids: Vec<DiskId> = self.candidates.iter().map(|_| DiskId(self.random_id())).collect();
         let vote_disks: Vec<DiskId> = voters.iter().map(|index| ids[*index]).collect();
         let labels = self.candidates.iter().enumerate().map(|(index, candidate)| {
-            let metadata_bytes = if voters.contains(&index) { area_bytes } else { 0 };
+            // The first extents are free on a new disk.
+            let area = ExtentRange::new(ExtentNumber(0), area_extents);
+            let area = voters.contains(&index).then_some(area);
             Ok(Label {
                 features: Features::default(),
                 pool: identity.id,
                 pool_name: identity.name.clone(),
                 disk: ids[index],
                 number: DiskNumber(index as u32),
-                geometry: candidate.geometry(metadata_bytes, identity.extent_bytes)?,
+                geometry: candidate.geometry(area, identity.extent_bytes)?,
+                area,
                 failure_domain: identity.failure_domain,
                 node: candidate.node,
                 node_name: cut_name(&candidate.place.node_name),
@@ -168,18 +173,21 @@ impl Creation<'_> {
             if !label.holds_vote() {
                 return Ok(());
             }
-            let layout = AreaLayout::of(&label.geometry);
+            let area = label.area.and_then(|area| AreaPlace::new(&label.geometry, area));
             let stamp = CheckpointStamp { generation: 1, epoch, number: RecordNumber(0) };
-            let checkpoint = layout.and_then(|l| encode_checkpoint(&l, metadata, stamp, 0).ok());
+            let checkpoint = area.and_then(|area| {
+                let encoded = encode_checkpoint(&area.layout, metadata, stamp, 0).ok()?;
+                Some((area.sector_at(encoded.at), encoded.bytes))
+            });
             let place = super::config::vote_place(label.pool, label.disk);
-            let (Some(checkpoint), Ok(vote)) = (checkpoint, config.encode(&place, 0)) else {
+            let (Some((start, checkpoint)), Ok(vote)) = (checkpoint, config.encode(&place, 0))
+            else {
                 return Err(PoolError::invalid(
                     "the pool's metadata does not fit its area",
                     "start with fewer or larger disks",
                 ));
             };
-            let start = label.geometry.metadata_start().0 + checkpoint.at / SECTOR_BYTES as u64;
-            let write = write_durably(&*candidate.device, block::Lba(start), checkpoint.bytes);
+            let write = write_durably(&*candidate.device, start, checkpoint);
             write.await.map_err(io)?;
             let slot = DiskGeometry::vote_slots()[0];
             write_durably(&*candidate.device, slot, vote).await.map_err(io)?;
@@ -201,7 +209,7 @@ fn forecast_of(metadata: &Metadata, losses: Vec<String>) -> PoolForecast {
     let domains: BTreeSet<Uuid> = disks().map(|disk| metadata.domain_of(disk)).collect();
     let mirrors = 2..=COPIES_MAX.min(u8::try_from(domains.len()).unwrap_or(COPIES_MAX));
     let layouts = [Layout::Raid0].into_iter().chain(mirrors.map(Layout::Mirror));
-    let extents: u64 = disks().map(|disk| u64::from(disk.extents)).sum();
+    let extents: u64 = disks().map(|disk| u64::from(disk.room())).sum();
     PoolForecast {
         losses,
         capacity_bytes: extents * metadata.shape().extent_bytes(),
@@ -257,14 +265,14 @@ impl OpenPool {
         let meta = self.pool.meta.borrow();
         let first = meta.counters().disk.0;
         let added = candidates.iter().zip(first..).map(|(candidate, number)| {
-            let geometry = candidate.geometry(0, meta.shape().extent_bytes())?;
+            let geometry = candidate.geometry(None, meta.shape().extent_bytes())?;
             Ok(MetaRecord::DiskAdded {
                 number: DiskNumber(number),
                 id: DiskId(Uuid::from_u128(u128::from(number) + 1)),
                 node: candidate.node,
                 node_name: cut_name(&candidate.place.node_name),
                 bytes: geometry.labelled_bytes(),
-                metadata_bytes: 0,
+                area: None,
             })
         });
         let added: Vec<MetaRecord> = added.collect::<Result<_, PoolError>>()?;
@@ -290,7 +298,7 @@ impl OpenPool {
         config: &EngineConfig,
         candidate: Candidate,
     ) -> Result<(), PoolError> {
-        let geometry = candidate.geometry(0, self.pool.shape().extent_bytes())?;
+        let geometry = candidate.geometry(None, self.pool.shape().extent_bytes())?;
         candidate.claim(config, self.pool.epoch).await?;
         let random = self.pool.runtime.random_bytes16();
         let disk = DiskId(uuid::Builder::from_random_bytes(random).into_uuid());
@@ -305,6 +313,7 @@ impl OpenPool {
             disk,
             number,
             geometry,
+            area: None,
             failure_domain: pool.failure_domain,
             node: candidate.node,
             node_name: cut_name(&candidate.place.node_name),
@@ -321,7 +330,7 @@ impl OpenPool {
             node: label.node,
             node_name: label.node_name.clone(),
             bytes: geometry.labelled_bytes(),
-            metadata_bytes: 0,
+            area: None,
         };
         self.administer(move |_| Ok((vec![added], ()))).await?;
         let member = Member::new(number, disk, geometry);

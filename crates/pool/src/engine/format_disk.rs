@@ -11,7 +11,7 @@ use super::io::write_durably;
 use super::observe::{Content, read_content, remedy_of_refusal};
 use super::{DiskPlace, EngineConfig};
 use crate::error::PoolError;
-use crate::format::{Confirm, DiskGeometry, Label, MIB, RecordNumber, ReleaseNumber};
+use crate::format::{Confirm, DiskGeometry, ExtentRange, Label, MIB, RecordNumber, ReleaseNumber};
 
 /// A device that shall become a disk.
 pub(crate) struct Candidate {
@@ -28,13 +28,16 @@ impl Candidate {
         DiskGeometry::labelled_bytes_of(bytes)
     }
 
-    /// The layout of the disk, or how large it would have to be.
+    /// The layout of the disk, or how large it would have to be: with a metadata area in this run, to have
+    /// room for that and for something else.
     pub(crate) fn geometry(
         &self,
-        metadata_bytes: u64,
+        area: Option<ExtentRange>,
         extent_bytes: u64,
     ) -> Result<DiskGeometry, PoolError> {
-        DiskGeometry::new(self.size_bytes(), metadata_bytes, extent_bytes).map_err(|error| {
+        let extents = area.map_or(0, |area| area.first.0.saturating_add(area.count));
+        let least = extents.saturating_add(1);
+        DiskGeometry::with_room(self.size_bytes(), extent_bytes, least).map_err(|error| {
             PoolError::refused(&self.place.name, error.to_string(), "use a larger disk")
         })
     }
@@ -109,7 +112,7 @@ impl Candidate {
     }
 }
 
-async fn wipe(device: &dyn BlockDevice, from: u64, to: u64) -> Result<(), IoError> {
+pub(super) async fn wipe(device: &dyn BlockDevice, from: u64, to: u64) -> Result<(), IoError> {
     const PIECE_SECTORS: u64 = 256;
     let (mut at, end) = (from / SECTOR_BYTES as u64, to / SECTOR_BYTES as u64);
     while at < end {

@@ -100,7 +100,7 @@ impl Inner {
         check_once(disks)?;
         let (candidates, losses) = self.check_candidates(disks, force_disks, Some(&open)).await?;
         for candidate in &candidates {
-            candidate.geometry(0, open.pool.shape().extent_bytes())?;
+            candidate.geometry(None, open.pool.shape().extent_bytes())?;
         }
         Ok((open, candidates, losses))
     }

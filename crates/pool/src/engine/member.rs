@@ -9,7 +9,7 @@ use runtime::Semaphore;
 use uuid::Uuid;
 
 use super::DiskPlace;
-use crate::format::{DiskGeometry, DiskId, DiskNumber};
+use crate::format::{DiskGeometry, DiskId, DiskNumber, ExtentRange};
 
 /// A disk that is put out so long after it was taken in failed anew.
 const RETURN_HOLDS: Duration = Duration::from_secs(10);
@@ -41,6 +41,14 @@ pub(crate) struct Member {
     pub(crate) place: RefCell<DiskPlace>,
     /// The machine that it is in sight on; nil before it was.
     pub(crate) machine: Cell<Uuid>,
+    /// The metadata area that its label names; not known before it was claimed and checked.
+    pub(crate) labelled_area: Cell<Option<ExtentRange>>,
+    /// All slots of the label name that one.
+    pub(crate) label_settled: Cell<bool>,
+    /// It is being given another area.
+    pub(crate) moving_area: Cell<bool>,
+    /// One writer of its label at a time.
+    pub(crate) labelling: Rc<Semaphore>,
     device: RefCell<Option<Rc<dyn BlockDevice>>>,
     standing: RefCell<Standing>,
     /// Counts the devices and restarts it was seen with, so that a check that is overtaken by a
@@ -89,6 +97,10 @@ impl Member {
             geometry,
             place: RefCell::default(),
             machine: Cell::new(Uuid::nil()),
+            labelled_area: Cell::new(None),
+            label_settled: Cell::new(false),
+            moving_area: Cell::new(false),
+            labelling: Semaphore::new(1),
             device: RefCell::new(None),
             standing: RefCell::new(Standing::Away),
             appearance: Cell::new(0),

@@ -10,16 +10,17 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{
-    BLOCK_BYTES, BLOCK_SECTORS, BlockDevice, Buffer, Crc32c, Instance, Instant, IoError, Lba,
+    BLOCK_BYTES, BLOCK_SECTORS, BlockDevice, Buffer, Crc32c, Instance, Instant, IoError,
     SECTOR_BYTES, SectorRange,
 };
 
+use super::areas::AreaPlace;
 use super::commit::{CommitError, CopyFault, LastEntry};
 use super::lease::Ended;
 use super::member::Member;
 use super::pool::Pool;
 use crate::format::{CopySet, DiskId, DiskNumber};
-use crate::metadata::{AreaLayout, AreaPosition, check_header, entry_claim};
+use crate::metadata::{AreaPosition, check_header, entry_claim};
 use crate::report::PoolEvent;
 
 /// What is read back at once.
@@ -84,20 +85,45 @@ impl Pool {
             }
         }
         let _meta = self.meta_lock.acquire(1).await;
+        if self.awaits_area(&member) {
+            return Ok(());
+        }
         if is_current() && self.leave_older(&[index]).await? {
             self.area.borrow_mut().copies.remove(&member.id);
         }
-        match self.write_checkpoint(Some(&member)).await {
-            Ok(()) => {}
-            Err(CommitError::Ended(ended)) => return Err(ended),
-            Err(error) => tracing::error!(pool = %self.name, ?error, "checkpoint"),
-        }
-        if !self.has_metadata(member.id) {
+        if !self.write_copy(&member, index).await? {
             let (_, last) = pauses.get(&member.number).copied().unwrap_or_default();
             let usual = self.limits.metadata_check;
             let pause = (last * 2).clamp(usual, usual * PAUSES_MAX);
             pauses.insert(member.number, (self.runtime.now() + pause, pause));
             return Ok(());
+        }
+        self.events.tell(PoolEvent::StructureRepaired {
+            pool: self.name.clone(),
+            disk: member.display_name(),
+            what: "copy of the metadata".into(),
+            disk_offset_bytes: self
+                .area_place(&member)
+                .map_or(0, |area| area.sector_at(0).byte_offset()),
+        });
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Writes a copy anew, and makes it a current one; tells whether it has everything. The caller holds
+    /// `meta_lock`.
+    pub(super) async fn write_copy(
+        self: &Rc<Self>,
+        member: &Rc<Member>,
+        index: usize,
+    ) -> Result<bool, Ended> {
+        match self.write_checkpoint(Some(member)).await {
+            Ok(()) => {}
+            Err(CommitError::Ended(ended)) => return Err(ended),
+            Err(error) => tracing::error!(pool = %self.name, ?error, "checkpoint"),
+        }
+        if !self.has_metadata(member.id) {
+            return Ok(false);
         }
         self.change_configuration(|config| {
             let joins = !config.is_out(member.number) && !config.copies.contains(index);
@@ -107,14 +133,7 @@ impl Pool {
             joins
         })
         .await?;
-        self.events.tell(PoolEvent::StructureRepaired {
-            pool: self.name.clone(),
-            disk: member.display_name(),
-            what: "copy of the metadata".into(),
-            disk_offset_bytes: member.geometry.metadata_start().byte_offset(),
-        });
-        self.changed.notify_all();
-        Ok(())
+        Ok(true)
     }
 
     /// Whether a current copy lacks something of what it should have, twice in a row. A disk that doesn't
@@ -132,16 +151,17 @@ impl Pool {
     /// Reads what a copy took since it was read back last.
     async fn read_back(&self, member: &Member) -> Result<(), CopyFault> {
         let device = member.device().ok_or(IoError::Lost)?;
-        let (layout, place, heads, begin, end) = {
+        let at = self.area_place(member).ok_or(CopyFault::Older)?;
+        let (place, heads, begin, end) = {
             let area = self.area.borrow();
             let (Some(place), Some(checkpoint)) =
                 (area.copies.get(&member.id), area.checkpoint.as_ref())
             else {
                 return Ok(());
             };
-            (area.layout, *place, checkpoint.heads.clone(), checkpoint.after, area.position)
+            (*place, checkpoint.heads.clone(), checkpoint.after, area.position)
         };
-        let reader = CopyReader { pool: self, member, device, layout, slot: place.slot };
+        let reader = CopyReader { pool: self, device, area: at, slot: place.slot };
         let done = async {
             let mut at = match place.read_back.filter(|at| at.generation == end.generation) {
                 Some(at) => at,
@@ -220,21 +240,19 @@ impl Pool {
     /// The boot generation under which a copy shows the last thing that was committed.
     pub(super) async fn shows_tail(&self, member: &Member) -> Result<Instance, CopyFault> {
         let device = member.device().ok_or(IoError::Lost)?;
+        let place = self.area_place(member).ok_or(CopyFault::Older)?;
         let (at, expected) = {
             let area = self.area.borrow();
-            let place = area.copies.get(&member.id).ok_or(CopyFault::Older)?;
+            let slot = area.copies.get(&member.id).ok_or(CopyFault::Older)?.slot;
             let checkpoint = area.checkpoint.as_ref().ok_or(CopyFault::Older)?;
             match &area.last_entry {
-                None => (
-                    area.layout.checkpoint_offset(place.slot),
-                    checkpoint.heads[place.slot].clone(),
-                ),
+                None => (place.layout.checkpoint_offset(slot), checkpoint.heads[slot].clone()),
                 Some(LastEntry { log_at, head }) => {
-                    (area.layout.log_offset(place.slot) + log_at, head.clone())
+                    (place.layout.log_offset(slot) + log_at, head.clone())
                 }
             }
         };
-        let read = device.read(SectorRange::new(sector_at(member, at), BLOCK_SECTORS)).await;
+        let read = device.read(SectorRange::new(place.sector_at(at), BLOCK_SECTORS)).await;
         match read {
             Ok(read) if *read.value == *expected => Ok(read.instance),
             Ok(_) | Err(IoError::Medium(_)) => Err(CopyFault::Older),
@@ -246,15 +264,14 @@ impl Pool {
 /// Reads a copy of the metadata in pieces.
 struct CopyReader<'a> {
     pool: &'a Pool,
-    member: &'a Member,
     device: Rc<dyn BlockDevice>,
-    layout: AreaLayout,
+    area: AreaPlace,
     slot: usize,
 }
 
 impl CopyReader<'_> {
     async fn bytes(&self, area_offset: u64, len: u64) -> Result<Buffer, CopyFault> {
-        let start = sector_at(self.member, area_offset);
+        let start = self.area.sector_at(area_offset);
         let reading = async {
             let range = SectorRange::new(start, len / SECTOR_BYTES as u64);
             Ok(self.device.read(range).await?.value)
@@ -264,9 +281,9 @@ impl CopyReader<'_> {
 
     /// The checkpoint, by its header and its payload's CRC.
     async fn checkpoint(&self, head: &Buffer, after: &AreaPosition) -> Result<(), CopyFault> {
-        let at = self.layout.checkpoint_offset(self.slot);
+        let at = self.area.layout.checkpoint_offset(self.slot);
         let found = self.bytes(at, BLOCK_BYTES as u64).await?;
-        let checked = check_header(&found, after.pool, self.slot, &self.layout);
+        let checked = check_header(&found, after.pool, self.slot, &self.area.layout);
         let head = checked.head().filter(|_| *found == **head).ok_or(CopyFault::Older)?;
         let mut crc = Crc32c::new();
         let (mut done, len) = (BLOCK_BYTES as u64, BLOCK_BYTES as u64 + head.payload_bytes);
@@ -286,7 +303,7 @@ impl CopyReader<'_> {
         end: &AreaPosition,
     ) -> Result<AreaPosition, CopyFault> {
         let (begin, rest) = (at.log_at, end.log_at - at.log_at);
-        let log = self.layout.log_offset(self.slot);
+        let log = self.area.layout.log_offset(self.slot);
         let mut bytes = self.bytes(log + begin, rest.min(PIECE_BYTES)).await?;
         if let Some(claim) = entry_claim(&bytes, at.pool).filter(|c| c.bytes > bytes.len()) {
             let len = (claim.bytes as u64).next_multiple_of(BLOCK_BYTES as u64);
@@ -299,9 +316,4 @@ impl CopyReader<'_> {
         }
         if at.log_at == begin { Err(CopyFault::Older) } else { Ok(at) }
     }
-}
-
-pub(super) fn sector_at(member: &Member, offset: u64) -> Lba {
-    let start = member.geometry.metadata_start();
-    Lba(start.0 + offset / SECTOR_BYTES as u64)
 }

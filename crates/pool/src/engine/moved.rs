@@ -10,7 +10,7 @@ use super::create::cut_name;
 use super::lease::Ended;
 use super::member::Member;
 use super::pool::Pool;
-use crate::format::DiskNumber;
+use crate::format::{DiskId, DiskNumber};
 use crate::metadata::{MetaRecord, Metadata};
 use crate::report::PoolEvent;
 
@@ -26,13 +26,14 @@ impl Pool {
             if node.is_nil() || (disk.node, &disk.node_name) == (node, &node_name) {
                 return Ok(());
             }
-            (disk.node != node).then(|| (disk.node_name.clone(), shared_domains(&meta)))
+            (disk.node != node)
+                .then(|| (disk.node_name.clone(), shared_domains(&meta, &self.vote_disks)))
         };
         let (number, to) = (member.number, node_name.clone());
         self.commit_locked(&[MetaRecord::DiskMoved { number, node, node_name }]).await?;
         // A machine that has another name is where it was.
         let Some((from, before)) = before else { return Ok(()) };
-        let shared = shared_domains(&self.meta.borrow());
+        let shared = shared_domains(&self.meta.borrow(), &self.vote_disks);
         let shared: Vec<String> = shared.difference(&before).cloned().collect();
         let shared = match shared.is_empty() {
             true => String::new(),
@@ -60,7 +61,7 @@ impl Pool {
 }
 
 /// What has two copies in one failure domain.
-fn shared_domains(meta: &Metadata) -> BTreeSet<String> {
+fn shared_domains(meta: &Metadata, voters: &[DiskId]) -> BTreeSet<String> {
     let shares = |disks: &[DiskNumber]| Pool::domains(meta, disks.iter().copied()) < disks.len();
     let mut shared = BTreeSet::new();
     for volume in meta.volumes().values() {
@@ -73,7 +74,7 @@ fn shared_domains(meta: &Metadata) -> BTreeSet<String> {
             shared.insert(format!("copies of the log of volume {} are", volume.name));
         }
     }
-    let voters = meta.disks().values().filter(|disk| disk.metadata_bytes > 0);
+    let voters = voters.iter().filter_map(|voter| meta.disk_by_id(*voter));
     let voters: Vec<DiskNumber> = voters.map(|disk| disk.number).collect();
     if shares(&voters) {
         shared.insert("votes are".into());

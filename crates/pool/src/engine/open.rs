@@ -284,7 +284,7 @@ impl OpenRequest {
     ) -> Rc<Pool> {
         let members = metadata.disks().values().filter_map(|disk| {
             let extent = metadata.shape().extent_bytes();
-            let geometry = DiskGeometry::new(disk.bytes, disk.metadata_bytes, extent).ok()?;
+            let geometry = DiskGeometry::new(disk.bytes, extent).ok()?;
             Some((disk.number, Member::new(disk.number, disk.id, geometry)))
         });
         let members: BTreeMap<DiskNumber, Rc<Member>> = members.collect();

@@ -11,9 +11,7 @@ use super::member::{Member, Standing};
 use super::observe::{self, Content};
 use super::pool::Pool;
 use super::segment::current_copies;
-use crate::format::{
-    BirthId, ConfirmSlots, DiskNumber, LabelError, SelectedLabel, select_confirm, select_vote,
-};
+use crate::format::{BirthId, ConfirmSlots, DiskNumber, LabelError, select_confirm, select_vote};
 use crate::metadata::{MetaRecord, MissChange};
 use crate::report::PoolEvent;
 
@@ -106,8 +104,8 @@ impl Pool {
         if member.failed_instance.get() == Some(instance) {
             return Err(NotFit::Lost);
         }
-        let label = self.check_label(member, device).await?;
-        self.mend_label(member, device, &label).await;
+        self.check_label(member, device).await?;
+        let label = self.settle_label(member, device).await?;
         let slots = observe::read_slots(device, crate::format::DiskGeometry::confirm_slots(), 8);
         let slots = self.within(self.limits.claim, slots).await.map_err(not_fit)?;
         let confirm =
@@ -146,17 +144,13 @@ impl Pool {
         expected.is_some_and(|expected| has.unwrap_or_default() < expected)
     }
 
-    async fn check_label(
-        &self,
-        member: &Member,
-        device: &dyn BlockDevice,
-    ) -> Result<crate::format::Label, NotFit> {
+    async fn check_label(&self, member: &Member, device: &dyn BlockDevice) -> Result<(), NotFit> {
         let content = self.within(self.limits.claim, observe::read_content(device, false)).await;
         match content.map_err(not_fit)? {
             Content::Labelled { label, .. }
                 if label.label.pool == self.id && label.label.disk == member.id =>
             {
-                Ok(label.label.clone())
+                Ok(())
             }
             Content::Labelled { label, .. } => Err(NotFit::Refused(format!(
                 "it now carries the label of pool {} ({}); put the right disk there",
@@ -173,39 +167,6 @@ impl Pool {
             )),
             Content::Unread | Content::Unreadable(_) => Err(NotFit::Lost),
         }
-    }
-
-    /// Writes damaged label slots anew from the sound ones.
-    async fn mend_label(
-        &self,
-        member: &Member,
-        device: &dyn BlockDevice,
-        label: &crate::format::Label,
-    ) {
-        let state = observe::read_label(device).await;
-        let Ok(crate::format::LabelState::Labelled(selected)) = state else { return };
-        let SelectedLabel { faults, next_sequence, .. } = *selected;
-        if !faults.damaged.contains(&true) {
-            return;
-        }
-        let slots = crate::format::DiskGeometry::label_slots(label.geometry.labelled_bytes());
-        // The slots that don't hold the label that counts first, so that it stays until they do.
-        for sequence in [next_sequence, next_sequence + 1] {
-            for slot in crate::format::Label::slots_of(sequence) {
-                let write =
-                    super::io::write_durably(device, slots[slot], label.encode(sequence, slot));
-                if self.within(self.limits.background, write).await.is_err() {
-                    return;
-                }
-            }
-        }
-        let damaged = (0..4).find(|slot| faults.damaged[*slot]).unwrap_or(0);
-        self.events.tell(PoolEvent::StructureRepaired {
-            pool: self.name.clone(),
-            disk: member.display_name(),
-            what: "label".into(),
-            disk_offset_bytes: slots[damaged].byte_offset(),
-        });
     }
 
     async fn refresh_vote(&self, member: &Member, device: &dyn BlockDevice) -> Result<(), NotFit> {
@@ -255,6 +216,10 @@ impl Pool {
         let dropped = self.stale_log_copies(member.number, rolled_back);
         if !dropped.is_empty() {
             self.commit_locked(&dropped).await?;
+        }
+        let area_ends = self.end_of_area(member);
+        if !area_ends.is_empty() && !member.moving_area.get() {
+            self.commit_locked(&area_ends).await?;
         }
         let vote = self.vote_index(member.id);
         if vote.is_some() && !self.check_copy(member).await? {
@@ -380,7 +345,7 @@ impl Pool {
     }
 }
 
-fn not_fit(error: IoError) -> NotFit {
+pub(super) fn not_fit(error: IoError) -> NotFit {
     match error {
         IoError::Refused(_) => NotFit::Refused(observe::explain_io(error)),
         IoError::Fenced { highest } => {

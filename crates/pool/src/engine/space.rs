@@ -98,7 +98,7 @@ fn one_more(meta: &Metadata, usable: &Usable, layout: Layout) -> Option<(u64, u6
         node: Uuid::from_u128(1),
         node_name: String::new(),
         bytes: largest.bytes,
-        metadata_bytes: 0,
+        area: None,
     };
     let with = meta.with(&[added]).ok()?;
     let mut usable: Usable = usable.clone();

@@ -24,7 +24,7 @@ impl OpenPool {
         let disks: Vec<PoolDisk> = pool.members().iter().map(|m| self.disk(&meta, m)).collect();
         let volumes: Vec<VolumeReport> =
             self.volumes.borrow().values().filter_map(|v| self.volume_report(&meta, v)).collect();
-        let extents: u64 = meta.disks().values().map(|disk| u64::from(disk.extents)).sum();
+        let extents: u64 = meta.disks().values().map(|disk| u64::from(disk.room())).sum();
         let in_sight = pool.voters_in_sight().iter().filter(|m| m.answers.get()).count();
         let votes = VotesReport { total: pool.votes.total() as u32, in_sight: in_sight as u32 };
         let lease_ok = pool.lease.holds(pool.runtime.now());

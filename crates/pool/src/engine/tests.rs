@@ -13,6 +13,7 @@ use crate::format::FailureDomain;
 use crate::metadata::Layout;
 use crate::report::{PoolEvent, PoolReport, PoolState, VerifyReport};
 
+mod areas;
 mod logs;
 mod metadata;
 mod owners;

@@ -6,14 +6,13 @@
 //! | 8 KiB, 12 KiB | the target's field (not ours) |
 //! | 16 KiB, 32 KiB | vote record, two slots |
 //! | 48 KiB, 52 KiB | confirm block, two slots |
-//! | 1 MiB | metadata area, where there is one |
-//! | then, aligned to 1 MiB | extents |
+//! | 1 MiB | extents; a run of them is the metadata area, where there is one |
 //! | S − 1 MiB + 0, 4 KiB | label slots 2 and 3 |
 //! | S − 1 MiB + 8 KiB, 12 KiB | the target's field (not ours) |
 
 use block::Lba;
 
-use super::{ExtentNumber, ExtentShape};
+use super::{ExtentNumber, ExtentRange, ExtentShape};
 
 /// Bytes in a MiB.
 pub const MIB: u64 = 1 << 20;
@@ -39,7 +38,7 @@ pub enum GeometryError {
         /// The smallest that would do.
         needed: u64,
     },
-    /// The numbers contradict each other (extent size, area length).
+    /// The numbers contradict each other.
     #[error("the layout of the disk is impossible")]
     Impossible,
 }
@@ -48,36 +47,39 @@ pub enum GeometryError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskGeometry {
     labelled_bytes: u64,
-    metadata_bytes: u64,
     extent_bytes: u64,
     extents: u32,
 }
 
 impl DiskGeometry {
-    /// The layout of a disk of `labelled_bytes` (a multiple of 4 KiB) with a metadata area of
-    /// `metadata_bytes` (0 for none).
-    pub fn new(
-        labelled_bytes: u64,
-        metadata_bytes: u64,
-        extent_bytes: u64,
-    ) -> Result<DiskGeometry, GeometryError> {
+    /// The layout of a disk of `labelled_bytes` (a multiple of 4 KiB).
+    pub fn new(labelled_bytes: u64, extent_bytes: u64) -> Result<DiskGeometry, GeometryError> {
         if ExtentShape::new(extent_bytes).is_none() || !labelled_bytes.is_multiple_of(SLOT_BYTES) {
             return Err(GeometryError::Impossible);
         }
-        let start = HEAD_BYTES
-            .checked_add(metadata_bytes)
-            .and_then(|end| end.checked_next_multiple_of(MIB))
-            .ok_or(GeometryError::Impossible)?;
-        let needed = start
-            .checked_add(extent_bytes)
-            .and_then(|end| end.checked_add(TAIL_BYTES))
-            .ok_or(GeometryError::Impossible)?;
+        let needed = HEAD_BYTES + TAIL_BYTES + extent_bytes;
         if labelled_bytes < needed {
             return Err(GeometryError::TooSmall { bytes: labelled_bytes, needed });
         }
-        let extents = (labelled_bytes - TAIL_BYTES - start) / extent_bytes;
+        let extents = (labelled_bytes - TAIL_BYTES - HEAD_BYTES) / extent_bytes;
         let extents = u32::try_from(extents).map_err(|_| GeometryError::Impossible)?;
-        Ok(DiskGeometry { labelled_bytes, metadata_bytes, extent_bytes, extents })
+        Ok(DiskGeometry { labelled_bytes, extent_bytes, extents })
+    }
+
+    /// The same, for a disk that is to hold so many extents at least.
+    pub fn with_room(
+        labelled_bytes: u64,
+        extent_bytes: u64,
+        extents: u32,
+    ) -> Result<DiskGeometry, GeometryError> {
+        let bytes = u64::from(extents).saturating_mul(extent_bytes);
+        let needed = bytes.saturating_add(HEAD_BYTES + TAIL_BYTES);
+        let too_small = GeometryError::TooSmall { bytes: labelled_bytes, needed };
+        match DiskGeometry::new(labelled_bytes, extent_bytes) {
+            Ok(geometry) if geometry.extents >= extents => Ok(geometry),
+            Ok(_) | Err(GeometryError::TooSmall { .. }) => Err(too_small),
+            Err(impossible) => Err(impossible),
+        }
     }
 
     /// What a device of `device_bytes` is labelled as: whole blocks.
@@ -100,30 +102,17 @@ impl DiskGeometry {
         self.extents
     }
 
-    /// Length of the metadata area; zero for none.
-    pub fn metadata_bytes(&self) -> u64 {
-        self.metadata_bytes
-    }
-
-    /// Byte offset of the metadata area.
-    pub fn metadata_offset(&self) -> u64 {
-        HEAD_BYTES
-    }
-
-    /// Byte offset of extent 0.
-    pub fn extents_offset(&self) -> u64 {
-        (HEAD_BYTES + self.metadata_bytes).next_multiple_of(MIB)
-    }
-
-    /// First sector of the metadata area.
-    pub fn metadata_start(&self) -> Lba {
-        lba(HEAD_BYTES)
-    }
-
     /// First sector of an extent; `None` when the disk has no such extent.
     pub fn extent_start(&self, extent: ExtentNumber) -> Option<Lba> {
-        (extent.0 < self.extents)
-            .then(|| lba(self.extents_offset() + u64::from(extent.0) * self.extent_bytes))
+        (extent.0 < self.extents).then(|| lba(HEAD_BYTES + u64::from(extent.0) * self.extent_bytes))
+    }
+
+    /// Where a run of extents begins and how many bytes it has; `None` for one without extents, or
+    /// where the disk doesn't have them all.
+    pub fn run_place(&self, run: ExtentRange) -> Option<(Lba, u64)> {
+        let start = self.extent_start(run.first)?;
+        let has_all = run.count > 0 && run.count <= self.extents - run.first.0;
+        has_all.then(|| (start, u64::from(run.count) * self.extent_bytes))
     }
 
     /// The label slots of a disk of this labelled size, 0 to 3.
@@ -165,13 +154,12 @@ mod tests {
 
     #[test]
     fn structures_follow_each_other_without_overlap() {
-        let geometry = DiskGeometry::new(1 << 30, 8 * MIB, 4 * MIB).unwrap();
-        assert_eq!(geometry.metadata_start(), Lba(2048));
-        assert_eq!(geometry.extents_offset(), 9 * MIB);
-        assert_eq!(geometry.extents(), 253);
-        let last = geometry.extent_start(ExtentNumber(252)).unwrap();
+        let geometry = DiskGeometry::new(1 << 30, 4 * MIB).unwrap();
+        assert_eq!(geometry.extents(), 255);
+        assert_eq!(geometry.extent_start(ExtentNumber(0)), Some(Lba(2048)));
+        let last = geometry.extent_start(ExtentNumber(254)).unwrap();
         assert!(last.byte_offset() + 4 * MIB <= (1 << 30) - MIB);
-        assert_eq!(geometry.extent_start(ExtentNumber(253)), None);
+        assert_eq!(geometry.extent_start(ExtentNumber(255)), None);
         let slots = DiskGeometry::label_slots(1 << 30).map(Lba::byte_offset);
         assert_eq!(slots, [0, 4096, (1 << 30) - MIB, (1 << 30) - MIB + 4096]);
         assert_eq!(DiskGeometry::vote_slots().map(Lba::byte_offset), [16384, 32768]);
@@ -179,11 +167,30 @@ mod tests {
     }
 
     #[test]
+    fn runs_lie_within_the_extents() {
+        let geometry = DiskGeometry::new(1 << 30, 4 * MIB).unwrap();
+        let place = |first, count| geometry.run_place(ExtentRange::new(ExtentNumber(first), count));
+        assert_eq!(place(1, 2), Some((Lba(2048 + 8192), 8 * MIB)));
+        assert_eq!(place(0, 255), Some((Lba(2048), 255 * 4 * MIB)));
+        for (first, count) in [(0, 0), (0, 256), (254, 2), (255, 1), (1, u32::MAX), (u32::MAX, 1)] {
+            assert_eq!(place(first, count), None, "{first} {count}");
+        }
+    }
+
+    #[test]
     fn hostile_sizes_are_errors() {
-        assert!(DiskGeometry::new(4096, 0, 4 * MIB).is_err());
-        assert!(DiskGeometry::new(u64::MAX - 4095, u64::MAX, 4 * MIB).is_err());
-        assert!(DiskGeometry::new(1 << 30, 0, 0).is_err());
-        assert!(DiskGeometry::new(u64::MAX - 4095, 0, 4 * MIB).is_err());
+        assert!(DiskGeometry::new(4096, 4 * MIB).is_err());
+        assert!(DiskGeometry::new(1 << 30, 0).is_err());
+        assert!(DiskGeometry::new(1 << 30, u64::MAX).is_err());
+        assert!(DiskGeometry::new(u64::MAX - 4095, 4 * MIB).is_err());
+    }
+
+    #[test]
+    fn what_is_needed_is_said() {
+        let needed = Err(GeometryError::TooSmall { bytes: 12 * MIB, needed: 14 * MIB });
+        assert_eq!(DiskGeometry::with_room(12 * MIB, 4 * MIB, 3), needed);
+        assert_eq!(DiskGeometry::with_room(14 * MIB, 4 * MIB, 3).unwrap().extents(), 3);
+        assert!(DiskGeometry::with_room(1 << 30, 64 << 10, u32::MAX).is_err());
     }
 
     #[test]

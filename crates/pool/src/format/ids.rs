@@ -99,3 +99,24 @@ impl ConfigNumber {
         ConfigNumber(self.0.saturating_add(1))
     }
 }
+
+/// Consecutive extents of one disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ExtentRange {
+    /// The first.
+    pub first: ExtentNumber,
+    /// How many.
+    pub count: u32,
+}
+
+impl ExtentRange {
+    /// `count` extents from `first`.
+    pub fn new(first: ExtentNumber, count: u32) -> ExtentRange {
+        ExtentRange { first, count }
+    }
+
+    /// One past the last; `None` where the numbers end.
+    pub fn end(self) -> Option<u32> {
+        self.first.0.checked_add(self.count)
+    }
+}

@@ -17,15 +17,18 @@
 //! | 84 | 4 | number of vote disks |
 //! | 88 | 8 | labelled size in bytes |
 //! | 96 | 8 | extent size in bytes |
-//! | 104 | 8 | metadata area: offset in bytes |
-//! | 112 | 8 | metadata area: length in bytes; 0 for none |
-//! | 120 | 8 | extents: offset in bytes |
-//! | 128 | 16 | machine that the disk was labelled on |
-//! | 144 | 16 | owner that made the pool |
-//! | 160 | 80 | ids of the vote disks, 16 each |
-//! | 240 | 64 | pool's name, UTF-8, zero padded |
-//! | 304 | 64 | machine's name, UTF-8, zero padded |
-//! | 368 | 3728 | zero |
+//! | 104 | 4 | metadata area: its first extent |
+//! | 108 | 4 | metadata area: how many extents; 0 (and 0 as the first) for none |
+//! | 112 | 16 | machine that the disk was labelled on |
+//! | 128 | 16 | owner that made the pool |
+//! | 144 | 80 | ids of the vote disks, 16 each |
+//! | 224 | 64 | pool's name, UTF-8, zero padded |
+//! | 288 | 64 | machine's name, UTF-8, zero padded |
+//! | 352 | 3744 | zero |
+//!
+//! The metadata area lies within the extents, which begin at 1 MiB and end before the labels at the end.
+//! The label only says where to look: what is found there must name the same place (`metadata::Disk`),
+//! or it isn't this disk's copy of the metadata.
 //!
 //! Magic, CRC, slot and version keep their places in all versions, so that a newer format is told
 //! from damage.
@@ -39,7 +42,7 @@ use block::{BLOCK_BYTES, Buffer, BufferMut, OwnerId};
 use uuid::Uuid;
 
 use super::field::{Field, crc_without};
-use super::{DiskGeometry, DiskId, DiskNumber, PoolId};
+use super::{DiskGeometry, DiskId, DiskNumber, ExtentNumber, ExtentRange, PoolId};
 
 const MAGIC_BYTES: &[u8; 8] = &block::probe::LABEL_MAGIC;
 const VERSION_NOW: u64 = 0;
@@ -59,10 +62,9 @@ const NUMBER: Field = DISK.then(4);
 const VOTE_COUNT: Field = NUMBER.then(4);
 const LABELLED: Field = VOTE_COUNT.then(8);
 const EXTENT: Field = LABELLED.then(8);
-const METADATA_OFFSET: Field = EXTENT.then(8);
-const METADATA_LENGTH: Field = METADATA_OFFSET.then(8);
-const EXTENTS_OFFSET: Field = METADATA_LENGTH.then(8);
-const NODE: Field = EXTENTS_OFFSET.then(16);
+const AREA_FIRST: Field = EXTENT.then(4);
+const AREA_COUNT: Field = AREA_FIRST.then(4);
+const NODE: Field = AREA_COUNT.then(16);
 const BIRTH_OWNER: Field = NODE.then(16);
 const VOTES: Field = BIRTH_OWNER.then(16 * VOTE_DISKS_MAX);
 const POOL_NAME: Field = VOTES.then(NAME_BYTES_MAX);
@@ -77,7 +79,7 @@ pub const NAME_BYTES_MAX: usize = 64;
 pub const VOTE_DISKS_MAX: usize = 5;
 
 const _: () = assert!(REST.end() == LABEL_BYTES);
-const _: () = assert!(NODE_NAME.end() == 368);
+const _: () = assert!(NODE_NAME.end() == 352);
 
 /// What members of a group must not share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -139,6 +141,8 @@ pub struct Label {
     pub number: DiskNumber,
     /// Where things are.
     pub geometry: DiskGeometry,
+    /// The extents that are its metadata area, if it has one.
+    pub area: Option<ExtentRange>,
     /// What members of the pool's groups must not share.
     pub failure_domain: FailureDomain,
     /// The machine that it was labelled on.
@@ -174,9 +178,10 @@ impl Label {
         VOTE_COUNT.put_number(&mut label, self.vote_disks.len().min(VOTE_DISKS_MAX) as u64);
         LABELLED.put_number(&mut label, self.geometry.labelled_bytes());
         EXTENT.put_number(&mut label, self.geometry.extent_bytes());
-        METADATA_OFFSET.put_number(&mut label, self.geometry.metadata_offset());
-        METADATA_LENGTH.put_number(&mut label, self.geometry.metadata_bytes());
-        EXTENTS_OFFSET.put_number(&mut label, self.geometry.extents_offset());
+        if let Some(area) = self.area {
+            AREA_FIRST.put_number(&mut label, u64::from(area.first.0));
+            AREA_COUNT.put_number(&mut label, u64::from(area.count));
+        }
         NODE.put_uuid(&mut label, self.node);
         BIRTH_OWNER.put_uuid(&mut label, self.birth_owner.0);
         let votes = VOTES.of_mut(&mut label).chunks_exact_mut(16);
@@ -384,17 +389,14 @@ impl Slot {
             2 => FailureDomain::Disk,
             _ => return None,
         };
-        let geometry = DiskGeometry::new(
-            LABELLED.number(bytes),
-            METADATA_LENGTH.number(bytes),
-            EXTENT.number(bytes),
-        )
-        .ok()?;
+        let geometry = DiskGeometry::new(LABELLED.number(bytes), EXTENT.number(bytes)).ok()?;
+        let first = ExtentNumber(AREA_FIRST.number32(bytes));
+        let area = match ExtentRange::new(first, AREA_COUNT.number32(bytes)) {
+            ExtentRange { first: ExtentNumber(0), count: 0 } => None,
+            area => Some(area),
+        };
         let votes = VOTE_COUNT.number(bytes) as usize;
-        if geometry.metadata_offset() != METADATA_OFFSET.number(bytes)
-            || geometry.extents_offset() != EXTENTS_OFFSET.number(bytes)
-            || votes > VOTE_DISKS_MAX
-        {
+        if area.is_some_and(|area| geometry.run_place(area).is_none()) || votes > VOTE_DISKS_MAX {
             return None;
         }
         let vote_disks = VOTES.of(bytes).chunks_exact(16).take(votes);
@@ -406,6 +408,7 @@ impl Slot {
             disk: DiskId(DISK.uuid(bytes)),
             number: DiskNumber(NUMBER.number32(bytes)),
             geometry,
+            area,
             failure_domain,
             node: NODE.uuid(bytes),
             node_name: NODE_NAME.text(bytes)?,

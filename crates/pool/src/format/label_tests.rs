@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::format::MIB;
 
@@ -12,7 +14,8 @@ fn label() -> Label {
         pool_name: "cluster".into(),
         disk: DiskId(Uuid::from_u128(0x22)),
         number: DiskNumber(3),
-        geometry: DiskGeometry::new(SIZE, 8 * MIB, 4 * MIB).unwrap(),
+        geometry: DiskGeometry::new(SIZE, 4 * MIB).unwrap(),
+        area: Some(ExtentRange::new(ExtentNumber(3), 2)),
         failure_domain: FailureDomain::Node,
         node: Uuid::from_u128(0x33),
         node_name: "attic".into(),
@@ -166,16 +169,79 @@ fn the_end_is_found_on_a_disk_that_grew() {
     assert_eq!(end_of_labelled([None, Some(&[0; 4096])], 10_000_000), 9_998_336);
 }
 
-#[test]
-fn impossible_geometry_is_damage() {
+/// The label with some fields changed and the CRC made right.
+fn forged(change: impl Fn(&mut [u8])) -> LabelState {
     let mut slots = two();
-    for slot in 0..4 {
-        let bytes = &mut slots.0[slot];
-        EXTENT.put_number(bytes, 12345);
+    for bytes in &mut slots.0 {
+        change(bytes);
         let crc = crc_without(bytes, CRC);
         CRC.put_number(bytes, u64::from(crc));
     }
-    assert!(matches!(slots.select(), LabelState::Refused(LabelError::Damaged { named: None, .. })));
+    slots.select()
+}
+
+#[test]
+fn impossible_geometry_is_damage() {
+    let found = forged(|bytes| EXTENT.put_number(bytes, 12345));
+    assert!(matches!(found, LabelState::Refused(LabelError::Damaged { named: None, .. })));
+}
+
+#[test]
+fn an_area_must_lie_within_the_extents() {
+    let area = |first: u32, count: u32| {
+        forged(move |bytes| {
+            AREA_FIRST.put_number(bytes, u64::from(first));
+            AREA_COUNT.put_number(bytes, u64::from(count));
+        })
+    };
+    let of = |state| match state {
+        LabelState::Labelled(found) => found.label.area,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(of(area(0, 0)), None);
+    assert_eq!(of(area(0, 255)), Some(ExtentRange::new(ExtentNumber(0), 255)));
+    // Beyond the last extent are the labels at the end; nothing can be named that lies before the first.
+    for (first, count) in [(1, 0), (0, 256), (254, 2), (255, 1), (u32::MAX, 1), (2, u32::MAX)] {
+        let found = area(first, count);
+        assert!(
+            matches!(found, LabelState::Refused(LabelError::Damaged { named: None, .. })),
+            "{first} {count}: {found:?}"
+        );
+    }
+}
+
+proptest! {
+    /// What is decoded is what would be encoded, whatever the bytes.
+    #[test]
+    fn decoding_takes_what_encoding_yields(
+        changes in prop::collection::vec((12_usize..400, any::<u8>()), 0..6),
+    ) {
+        let mut bytes = label().encode(8, 0).to_vec();
+        for (at, byte) in changes {
+            bytes[at] = byte;
+        }
+        let crc = crc_without(&bytes, CRC);
+        CRC.put_number(&mut bytes, u64::from(crc));
+        if let Slot::Sound(found, sequence) = Slot::read(&bytes, 0) {
+            let again = found.encode(sequence, 0).to_vec();
+            let Slot::Sound(twice, _) = Slot::read(&again, 0) else { panic!("{found:?}") };
+            prop_assert_eq!(&twice, &found);
+            let place = found.area.map(|area| found.geometry.run_place(area));
+            if let Some((start, bytes)) = place.map(Option::unwrap) {
+                prop_assert!(bytes > 0 && start.byte_offset() >= MIB);
+                let end = start.byte_offset() + bytes;
+                prop_assert!(end <= found.geometry.labelled_bytes() - MIB);
+            }
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let mut slot = label().encode(8, 0).to_vec();
+        slot[..bytes.len()].copy_from_slice(&bytes);
+        let slots = [Some(&slot[..]), Some(&bytes[..]), None, Some(&slot[..])];
+        let _ = select_label(slots, SIZE);
+    }
 }
 
 #[test]
@@ -187,10 +253,9 @@ fn golden_bytes() {
     assert_eq!((bytes[63], bytes[79], bytes[80], bytes[84]), (0x11, 0x22, 3, 2));
     assert_eq!(&bytes[88..96], &[0, 0, 0, 0x40, 0, 0, 0, 0]);
     assert_eq!(&bytes[96..104], &[0, 0, 0x40, 0, 0, 0, 0, 0]);
-    assert_eq!(&bytes[104..120], &[0, 0, 0x10, 0, 0, 0, 0, 0, 0, 0, 0x80, 0, 0, 0, 0, 0]);
-    assert_eq!(&bytes[120..128], &[0, 0, 0x90, 0, 0, 0, 0, 0]);
-    assert_eq!((bytes[143], bytes[159], bytes[175], bytes[191]), (0x33, 0x44, 0x22, 0x55));
-    assert_eq!(&bytes[240..248], b"cluster\0");
-    assert_eq!(&bytes[304..310], b"attic\0");
-    assert!(bytes[368..].iter().all(|byte| *byte == 0));
+    assert_eq!(&bytes[104..112], &[3, 0, 0, 0, 2, 0, 0, 0]);
+    assert_eq!((bytes[127], bytes[143], bytes[159], bytes[175]), (0x33, 0x44, 0x22, 0x55));
+    assert_eq!(&bytes[224..232], b"cluster\0");
+    assert_eq!(&bytes[288..294], b"attic\0");
+    assert!(bytes[352..].iter().all(|byte| *byte == 0));
 }

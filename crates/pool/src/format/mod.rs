@@ -24,8 +24,8 @@ pub use checksum::{
 pub use confirm::{CONFIRM_BYTES, Confirm, ConfirmSlots, select_confirm};
 pub use geometry::{DiskGeometry, GeometryError, MIB, choose_extent_bytes};
 pub use ids::{
-    BirthId, ConfigNumber, DiskId, DiskNumber, ExtentNumber, PoolId, RecordNumber, ReleaseNumber,
-    Row, SegmentNumber, VolumeId,
+    BirthId, ConfigNumber, DiskId, DiskNumber, ExtentNumber, ExtentRange, PoolId, RecordNumber,
+    ReleaseNumber, Row, SegmentNumber, VolumeId,
 };
 pub use label::{
     FailureDomain, Features, LABEL_BYTES, Label, LabelError, LabelFaults, LabelState,

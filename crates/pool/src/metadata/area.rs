@@ -1,4 +1,6 @@
-//! The metadata area of a vote disk: checkpoint 0, log 0, checkpoint 1, log 1, a quarter each.
+//! A metadata area: checkpoint 0, log 0, checkpoint 1, log 1, a quarter each. It is a run of extents of
+//! its disk, named in the label and in the disk's record; what is longer than another one's has longer
+//! quarters.
 //!
 //! A checkpoint holds the whole metadata; the log behind it the transactions since. When the log is
 //! full, a checkpoint of the next generation goes to the **other** slot and its log starts empty; the
@@ -54,7 +56,8 @@ use block::{BLOCK_BYTES, Buffer, BufferMut, Epoch, crc32c};
 use super::{MetaRecord, Metadata, PoolIdentity, encode_records};
 use crate::format::field::{Field, crc_without};
 use crate::format::{
-    ConfigNumber, DiskGeometry, FailureDomain, MIB, Malformed, PoolId, Reader, RecordNumber, Writer,
+    ConfigNumber, DiskGeometry, ExtentRange, FailureDomain, MIB, Malformed, PoolId, Reader,
+    RecordNumber, Writer,
 };
 
 const CHECKPOINT_MAGIC: &[u8; 8] = b"epCHECKP";
@@ -96,7 +99,13 @@ const EXTENT_METADATA_BYTES: u64 = 64;
 /// The pool may grow to so many times its first size.
 const GROWTH: u64 = 4;
 
-/// Length of the metadata areas of a pool that starts with `pool_bytes` on all disks together.
+/// Extents of the metadata areas of a pool that starts with `pool_bytes` on all disks together.
+pub fn area_extents_for(pool_bytes: u64, extent_bytes: u64) -> u32 {
+    let extents = area_bytes_for(pool_bytes, extent_bytes).div_ceil(extent_bytes.max(1));
+    u32::try_from(extents).unwrap_or(u32::MAX)
+}
+
+/// What such an area must have at least.
 pub fn area_bytes_for(pool_bytes: u64, extent_bytes: u64) -> u64 {
     let extents = pool_bytes / extent_bytes.max(1);
     let quarter = extents.saturating_mul(EXTENT_METADATA_BYTES).saturating_mul(GROWTH);
@@ -118,9 +127,10 @@ impl AreaLayout {
         .then_some(AreaLayout { quarter_bytes })
     }
 
-    /// The layout of a disk's area; `None` when it has none.
-    pub fn of(geometry: &DiskGeometry) -> Option<AreaLayout> {
-        AreaLayout::new(geometry.metadata_bytes())
+    /// The layout of an area in this run of a disk's extents; `None` where the disk doesn't have them,
+    /// or where they are too few or too many.
+    pub fn of(geometry: &DiskGeometry, area: ExtentRange) -> Option<AreaLayout> {
+        AreaLayout::new(geometry.run_place(area)?.1)
     }
 
     /// Length of the area.

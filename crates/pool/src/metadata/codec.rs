@@ -38,6 +38,9 @@ const DISK_RESTORED: u8 = 21;
 const LOG_RESTORED: u8 = 22;
 const COUNTERS_RESTORED: u8 = 23;
 const CONFIRMED: u8 = 24;
+const AREA_BEGUN: u8 = 25;
+const AREA_SWITCHED: u8 = 26;
+const AREA_CANCELLED: u8 = 27;
 
 /// Records, one after the other.
 pub fn encode_records(records: &[MetaRecord]) -> Vec<u8> {
@@ -60,9 +63,23 @@ pub fn decode_records(bytes: &[u8]) -> Result<Vec<MetaRecord>, Malformed> {
 
 fn put_record(w: &mut Writer, record: &MetaRecord) {
     match record {
-        MetaRecord::DiskAdded { number, id, node, node_name, bytes, metadata_bytes } => {
+        MetaRecord::DiskAdded { number, id, node, node_name, bytes, area } => {
             w.byte(DISK_ADDED).number(number.0.into()).uuid(id.0).uuid(*node).text(node_name);
-            w.number(*bytes).number(*metadata_bytes);
+            // No area has no extents: that is how none is told.
+            w.number(*bytes).number(area.map_or(0, |area| area.count.into()));
+            if let Some(area) = area {
+                w.number(area.first.0.into());
+            }
+        }
+        MetaRecord::AreaBegun { disk, extents } => {
+            w.byte(AREA_BEGUN).number(disk.0.into());
+            put_extents(w, *extents);
+        }
+        MetaRecord::AreaSwitched { disk } => {
+            w.byte(AREA_SWITCHED).number(disk.0.into());
+        }
+        MetaRecord::AreaCancelled { disk } => {
+            w.byte(AREA_CANCELLED).number(disk.0.into());
         }
         MetaRecord::DiskMoved { number, node, node_name } => {
             w.byte(DISK_MOVED).number(number.0.into()).uuid(*node).text(node_name);
@@ -181,8 +198,14 @@ fn take_record(r: &mut Reader<'_>) -> Result<MetaRecord, Malformed> {
             node: r.uuid()?,
             node_name: r.text()?,
             bytes: r.number()?,
-            metadata_bytes: r.number()?,
+            area: match r.number32()? {
+                0 => None,
+                count => Some(ExtentRange::new(ExtentNumber(r.number32()?), count)),
+            },
         },
+        AREA_BEGUN => MetaRecord::AreaBegun { disk: disk(r)?, extents: take_extents(r)? },
+        AREA_SWITCHED => MetaRecord::AreaSwitched { disk: disk(r)? },
+        AREA_CANCELLED => MetaRecord::AreaCancelled { disk: disk(r)? },
         DISK_MOVED => {
             MetaRecord::DiskMoved { number: disk(r)?, node: r.uuid()?, node_name: r.text()? }
         }

@@ -37,6 +37,23 @@ fn golden_bytes() {
             0x14, 0x13, 0x12, 0x11, 5, 1, 0x80, 0x20
         ]
     );
+    let extents = ExtentRange::new(ExtentNumber(5), 300);
+    let begun = MetaRecord::AreaBegun { disk: DiskNumber(2), extents };
+    let switched = MetaRecord::AreaSwitched { disk: DiskNumber(2) };
+    let cancelled = MetaRecord::AreaCancelled { disk: DiskNumber(2) };
+    let bytes = encode_records(&[begun, switched, cancelled]);
+    assert_eq!(bytes, [25, 2, 5, 0xac, 2, 26, 2, 27, 2]);
+    let added = |area| MetaRecord::DiskAdded {
+        number: DiskNumber(2),
+        id: DiskId::default(),
+        node: uuid::Uuid::nil(),
+        node_name: String::new(),
+        bytes: 4096,
+        area,
+    };
+    let (with, without) = (encode_records(&[added(Some(extents))]), encode_records(&[added(None)]));
+    assert_eq!(with[34..], [0, 0x80, 0x20, 0xac, 2, 5]);
+    assert_eq!(without[34..], [0, 0x80, 0x20, 0]);
 }
 
 #[test]

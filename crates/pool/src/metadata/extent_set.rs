@@ -1,28 +1,7 @@
 //! A set of extents of one disk, as intervals: few, because space is taken in runs.
 
 use super::SharedMap;
-use crate::format::ExtentNumber;
-
-/// Consecutive extents of one disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ExtentRange {
-    /// The first.
-    pub first: ExtentNumber,
-    /// How many.
-    pub count: u32,
-}
-
-impl ExtentRange {
-    /// `count` extents from `first`.
-    pub fn new(first: ExtentNumber, count: u32) -> ExtentRange {
-        ExtentRange { first, count }
-    }
-
-    /// One past the last; `None` where the numbers end.
-    fn end(self) -> Option<u32> {
-        self.first.0.checked_add(self.count)
-    }
-}
+use crate::format::{ExtentNumber, ExtentRange};
 
 /// Extents, as disjoint intervals that never touch each other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -20,17 +20,18 @@ mod state;
 #[allow(clippy::expect_used)]
 pub(crate) mod testing;
 
+pub use crate::format::ExtentRange;
 pub use apply::Inconsistent;
 pub use apply::{COPIES_MAX, WIDTH_MAX};
 pub use area::{
     AreaLayout, AreaPosition, CheckpointStamp, EncodedCheckpoint, EncodedEntry, LogFull,
-    area_bytes_for, encode_checkpoint, encode_entry,
+    area_bytes_for, area_extents_for, encode_checkpoint, encode_entry,
 };
 pub(crate) use area::{
     CheckpointSlot, ENTRY_HEAD_BYTES, check_entry, check_header, entry_claim, split_payload,
 };
 pub use codec::{decode_records, encode_records};
-pub use extent_set::{ExtentRange, ExtentSet};
+pub use extent_set::ExtentSet;
 pub use reading::{AreaBytes, CopyUnusable, recover_copy};
 pub use record::{MetaRecord, MissChange, RootChange};
 pub use recover::{AreaFault, ChooseError, Recovered, choose_copy};

@@ -30,7 +30,7 @@ pub struct RootChange {
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MetaRecord {
-    /// A disk joins, all of it free.
+    /// A disk joins, all of it free but for its metadata area.
     DiskAdded {
         /// Its number: the next one.
         number: DiskNumber,
@@ -42,8 +42,25 @@ pub enum MetaRecord {
         node_name: String,
         /// Its labelled size.
         bytes: u64,
-        /// Length of its metadata area.
-        metadata_bytes: u64,
+        /// Its metadata area, if it has one.
+        area: Option<ExtentRange>,
+    },
+    /// A disk is to get a metadata area, or another one: the extents are the metadata's from now on.
+    AreaBegun {
+        /// Which disk.
+        disk: DiskNumber,
+        /// Which extents.
+        extents: ExtentRange,
+    },
+    /// A disk's label names the area that was begun: the former one is given up.
+    AreaSwitched {
+        /// Which disk.
+        disk: DiskNumber,
+    },
+    /// No label names the area that was begun, nor will: it is given up.
+    AreaCancelled {
+        /// Which disk.
+        disk: DiskNumber,
     },
     /// A disk was seen on another machine, or its machine has another name.
     DiskMoved {

@@ -11,14 +11,19 @@ impl Metadata {
     /// Records that, applied to an empty pool of this identity, yield this metadata.
     pub fn snapshot(&self) -> Vec<MetaRecord> {
         let mut records = Vec::new();
-        records.extend(self.disks.values().map(|disk| MetaRecord::DiskAdded {
-            number: disk.number,
-            id: disk.id,
-            node: disk.node,
-            node_name: disk.node_name.clone(),
-            bytes: disk.bytes,
-            metadata_bytes: disk.metadata_bytes,
-        }));
+        for disk in self.disks.values() {
+            records.push(MetaRecord::DiskAdded {
+                number: disk.number,
+                id: disk.id,
+                node: disk.node,
+                node_name: disk.node_name.clone(),
+                bytes: disk.bytes,
+                area: disk.area,
+            });
+            let begun = disk.incoming_area;
+            records
+                .extend(begun.map(|extents| MetaRecord::AreaBegun { disk: disk.number, extents }));
+        }
         for volume in self.volumes.values() {
             records.push(MetaRecord::VolumeCreated {
                 id: volume.id,

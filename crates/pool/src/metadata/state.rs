@@ -47,8 +47,10 @@ pub struct Disk {
     pub node_name: String,
     /// Its labelled size.
     pub bytes: u64,
-    /// Length of its metadata area; zero for none.
-    pub metadata_bytes: u64,
+    /// Its metadata area, if it has one. Who reads it finds it by the label.
+    pub area: Option<ExtentRange>,
+    /// The area that is about to take that one's place. The label says which of the two it is by now.
+    pub incoming_area: Option<ExtentRange>,
     /// Number of its extents.
     pub extents: u32,
     /// Whether it takes new allocations.
@@ -59,6 +61,24 @@ pub struct Disk {
     pub pending: ExtentSet,
     /// The release number that its confirm block must hold at least.
     pub expected_release: ReleaseNumber,
+}
+
+impl Disk {
+    /// The extents that the metadata has for itself.
+    pub fn areas(&self) -> impl Iterator<Item = ExtentRange> {
+        self.area.into_iter().chain(self.incoming_area)
+    }
+
+    /// Whether what its label names may be its area.
+    pub fn agrees_on_area(&self, labelled: Option<ExtentRange>) -> bool {
+        labelled == self.area || (labelled.is_some() && labelled == self.incoming_area)
+    }
+
+    /// Number of the extents that others than the metadata may have.
+    pub fn room(&self) -> u32 {
+        let areas: u32 = self.areas().map(|area| area.count).sum();
+        self.extents - areas
+    }
 }
 
 /// How a volume's data is kept.

@@ -6,8 +6,8 @@ use uuid::Uuid;
 
 use super::*;
 use crate::format::{
-    BirthId, DiskId, DiskNumber, ExtentNumber, FailureDomain, MIB, PoolId, RecordNumber,
-    ReleaseNumber, SegmentNumber, VolumeId,
+    BirthId, DiskGeometry, DiskId, DiskNumber, ExtentNumber, FailureDomain, MIB, PoolId,
+    RecordNumber, ReleaseNumber, SegmentNumber, VolumeId,
 };
 
 /// The pool of all tests here.
@@ -20,15 +20,18 @@ pub(crate) fn empty_pool(failure_domain: FailureDomain) -> Metadata {
     Metadata::new(identity).expect("4 MiB is an extent size")
 }
 
-/// The record that adds a disk on a machine.
-pub(crate) fn disk_added(number: u32, node: u32, bytes: u64, metadata_bytes: u64) -> MetaRecord {
+/// The record that adds a disk on a machine, with so many bytes of metadata area in its last extents.
+pub(crate) fn disk_added(number: u32, node: u32, bytes: u64, area_bytes: u64) -> MetaRecord {
+    let extents = DiskGeometry::new(bytes, 4 * MIB).map_or(0, |geometry| geometry.extents());
+    let count = (area_bytes / (4 * MIB)) as u32;
+    let first = extents.saturating_sub(count);
     MetaRecord::DiskAdded {
         number: DiskNumber(number),
         id: DiskId(Uuid::from_u128(0x100 + u128::from(number))),
         node: Uuid::from_u128(0x200 + u128::from(node)),
         node_name: format!("node-{node}"),
         bytes,
-        metadata_bytes,
+        area: (count > 0).then(|| ExtentRange::new(ExtentNumber(first), count)),
     }
 }
 
@@ -79,6 +82,10 @@ pub(crate) fn history() -> Vec<MetaRecord> {
     let miss = |group, member, mask| MissChange { group: BirthId(group), member, mask };
     let ended =
         |number, state| MetaRecord::SegmentEnded { volume, number: SegmentNumber(number), state };
+    let begun = |disk, first, count| {
+        let extents = ExtentRange::new(ExtentNumber(first), count);
+        MetaRecord::AreaBegun { disk: DiskNumber(disk), extents }
+    };
     vec![
         disk_added(0, 0, 1 << 30, 8 * MIB),
         disk_added(1, 1, 1 << 30, 8 * MIB),
@@ -132,6 +139,13 @@ pub(crate) fn history() -> Vec<MetaRecord> {
             node: Uuid::from_u128(0x300),
             node_name: "cellar".into(),
         },
+        begun(2, 200, 2),
+        MetaRecord::AreaSwitched { disk: DiskNumber(2) },
+        begun(2, 210, 4),
+        MetaRecord::AreaSwitched { disk: DiskNumber(2) },
+        begun(2, 204, 4),
+        MetaRecord::AreaCancelled { disk: DiskNumber(2) },
+        begun(1, 204, 4),
         MetaRecord::DiskStateChanged { number: DiskNumber(1), state: DiskState::Draining },
         MetaRecord::DiskStateChanged { number: DiskNumber(3), state: DiskState::Gone },
         MetaRecord::PoolRenamed { name: "pond".into() },

@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 
 use block::{BLOCK_SECTORS, Lba, SECTOR_BYTES, SectorRange};
-use pool::format::{DiskGeometry, LabelState, select_label};
+use pool::format::{DiskGeometry, Label, LabelState, MIB, select_label};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
@@ -47,6 +47,9 @@ impl ReadFault {
     }
 }
 
+/// The sector at which extents begin.
+const EXTENTS: u64 = MIB / SECTOR_BYTES as u64;
+
 /// Where on a disk a fault lies in wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -77,15 +80,17 @@ impl Part {
             places.iter().map(|at| SectorRange::new(*at, BLOCK_SECTORS)).collect::<Vec<_>>()
         };
         let run = |from: u64, to: u64| vec![SectorRange::new(Lba(from), to.saturating_sub(from))];
-        let geometry = geometry_of(disk);
-        let labelled = match &geometry {
-            Some(geometry) => geometry.labelled_bytes(),
+        let label = label_of(disk);
+        let labelled = match &label {
+            Some(label) => label.geometry.labelled_bytes(),
             None => DiskGeometry::labelled_bytes_of(disk.sectors() * SECTOR_BYTES as u64),
         };
         let labels = DiskGeometry::label_slots(labelled);
-        let metadata = geometry.as_ref().map_or(2048, |geometry| geometry.metadata_start().0);
-        let sectors = |bytes: u64| bytes / SECTOR_BYTES as u64;
-        let extents = geometry.map_or(4096, |geometry| sectors(geometry.extents_offset()));
+        let place = |label: Label| {
+            let (start, bytes) = label.geometry.run_place(label.area?)?;
+            Some((start.0, start.0 + bytes / SECTOR_BYTES as u64))
+        };
+        let area = label.map_or(Some((EXTENTS, 2 * EXTENTS)), place);
         match self {
             Part::Anywhere => run(0, disk.sectors()),
             Part::Labels => blocks(&labels),
@@ -93,20 +98,23 @@ impl Part {
             Part::Field => [run(16, 32), run(labels[2].0 + 16, labels[2].0 + 32)].concat(),
             Part::Votes => run(32, 96),
             Part::Confirms => blocks(&DiskGeometry::confirm_slots()),
-            Part::Metadata => run(metadata, extents),
-            Part::Extents => run(extents, labels[2].0),
+            Part::Metadata => area.map_or_else(Vec::new, |(from, to)| run(from, to)),
+            Part::Extents => {
+                let (from, to) = area.unwrap_or((EXTENTS, EXTENTS));
+                [run(EXTENTS, from), run(to, labels[2].0)].concat()
+            }
         }
     }
 }
 
-fn geometry_of(disk: &Disk) -> Option<DiskGeometry> {
+fn label_of(disk: &Disk) -> Option<Label> {
     let bytes = disk.sectors() * SECTOR_BYTES as u64;
     let places = DiskGeometry::label_slots(DiskGeometry::labelled_bytes_of(bytes));
     let slots = places.map(|at| disk.peek(SectorRange::new(at, BLOCK_SECTORS)));
     let [first, second, third, fourth] = &slots;
     let slots = [first, second, third, fourth].map(|slot| Some(slot.as_slice()));
     match select_label(slots, bytes) {
-        LabelState::Labelled(label) => Some(label.label.geometry),
+        LabelState::Labelled(found) => Some(found.label),
         _ => None,
     }
 }

@@ -52,10 +52,10 @@ fn commit(images: &mut [Vec<u8>], records: &[MetaRecord]) -> Vec<u64> {
             let mut findings = Findings::default();
             let disk = DiskImage::of_bytes("d", image);
             let (pool, disk) = read_disk(&disk, &mut findings).unwrap();
-            let geometry = disk.label.geometry;
-            let layout = AreaLayout::of(&geometry).unwrap();
-            let from = geometry.metadata_offset() as usize;
-            let area = &image[from..from + geometry.metadata_bytes() as usize];
+            let (start, bytes) = disk.label.geometry.run_place(disk.label.area.unwrap()).unwrap();
+            let layout = AreaLayout::new(bytes).unwrap();
+            let from = start.byte_offset() as usize;
+            let area = &image[from..from + bytes as usize];
             let recovered = recover_bytes(pool, &layout, area).unwrap();
             let position: AreaPosition = recovered.position;
             let entry =

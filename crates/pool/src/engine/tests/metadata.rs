@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::super::areas::AreaPlace;
 use super::super::slot::Import;
 use super::super::testing::{Bench, Mode, TestDisk};
 use super::super::{ImportOptions, VolumeSize};
@@ -10,11 +11,11 @@ use super::{MIB, pattern};
 use crate::error::PoolError;
 use crate::format::{DiskGeometry, DiskNumber, PoolId};
 use crate::metadata::testing::recover_bytes;
-use crate::metadata::{AreaLayout, Layout, MetaRecord, Metadata};
+use crate::metadata::{Layout, MetaRecord, Metadata};
 use crate::report::{DiskState, PoolEvent, PoolState};
 
 impl Bench {
-    fn add_volume(&self, name: &'static str) {
+    pub(super) fn add_volume(&self, name: &'static str) {
         let engine = Rc::clone(&self.engine);
         let made = async move {
             engine.create_volume("pool", name, VolumeSize::Bytes(MIB), Layout::Mirror(2)).await
@@ -23,14 +24,23 @@ impl Bench {
     }
 
     /// The metadata that a disk's copy alone yields.
-    fn copy_of(&self, disk: usize) -> Metadata {
+    pub(super) fn copy_of(&self, disk: usize) -> Metadata {
         let open = self.engine.inner.open_pool("pool").unwrap();
-        let geometry = open.pool.member(DiskNumber(disk as u32)).unwrap().geometry;
-        let layout = AreaLayout::of(&geometry).unwrap();
-        let start = geometry.metadata_offset() as usize;
+        let layout = self.place_of(disk).layout;
         let image = self.disks[disk].image();
-        let area = &image[start..start + layout.area_bytes() as usize];
-        recover_bytes(open.pool.id, &layout, area).unwrap().metadata
+        recover_bytes(open.pool.id, &layout, &image[self.area_of(disk)]).unwrap().metadata
+    }
+
+    pub(super) fn place_of(&self, disk: usize) -> AreaPlace {
+        let open = self.engine.inner.open_pool("pool").unwrap();
+        open.pool.area_place(&open.pool.member(DiskNumber(disk as u32)).unwrap()).unwrap()
+    }
+
+    /// The bytes that are a disk's metadata area.
+    pub(super) fn area_of(&self, disk: usize) -> std::ops::Range<usize> {
+        let place = self.place_of(disk);
+        let start = place.sector_at(0).byte_offset() as usize;
+        start..start + place.layout.area_bytes() as usize
     }
 }
 
@@ -184,9 +194,7 @@ fn metadata_older_than_any_witness_is_refused() {
     bench.disks[2].mode.set(Mode::Lost);
     bench.add_volume("first");
     let open = bench.engine.inner.open_pool("pool").unwrap();
-    let geometry = open.pool.member(DiskNumber(1)).unwrap().geometry;
-    let area = geometry.metadata_offset() as usize;
-    let area = area..area + geometry.metadata_bytes() as usize;
+    let area = bench.area_of(1);
     let before = bench.disks[1].image();
     bench.add_volume("later");
     bench.write(&volume, 3, pattern(3, 4, 9)).unwrap();

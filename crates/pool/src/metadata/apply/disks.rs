@@ -4,20 +4,25 @@ use uuid::Uuid;
 
 use super::{Inconsistent, check_name};
 use crate::format::{DiskGeometry, DiskNumber, ReleaseNumber};
-use crate::metadata::{Disk, DiskState, ExtentRange, ExtentSet, MetaRecord, Metadata};
+use crate::metadata::{AreaLayout, Disk, DiskState, ExtentRange, ExtentSet, MetaRecord, Metadata};
 
 impl Metadata {
     pub(super) fn add_disk(&mut self, record: &MetaRecord) -> Result<(), Inconsistent> {
-        let MetaRecord::DiskAdded { number, id, node, node_name, bytes, metadata_bytes } = record
-        else {
+        let MetaRecord::DiskAdded { number, id, node, node_name, bytes, area } = record else {
             return Err(Inconsistent::BadShape);
         };
         check_name(node_name, true)?;
         if *number < self.next.disk || self.disk_by_id(*id).is_some() {
             return Err(Inconsistent::NumberReused);
         }
-        let geometry = DiskGeometry::new(*bytes, *metadata_bytes, self.pool.extent_bytes)
-            .map_err(|_| Inconsistent::BadGeometry(*number))?;
+        let bad_geometry = Inconsistent::BadGeometry(*number);
+        let geometry = DiskGeometry::new(*bytes, self.pool.extent_bytes);
+        let geometry = geometry.map_err(|_| bad_geometry)?;
+        let mut free = ExtentSet::full(geometry.extents());
+        if let Some(area) = area {
+            AreaLayout::of(&geometry, *area).ok_or(bad_geometry)?;
+            free.remove(*area);
+        }
         self.next.disk = DiskNumber(number.0.checked_add(1).ok_or(Inconsistent::NumberReused)?);
         let disk = Disk {
             number: *number,
@@ -25,10 +30,11 @@ impl Metadata {
             node: *node,
             node_name: node_name.clone(),
             bytes: *bytes,
-            metadata_bytes: *metadata_bytes,
+            area: *area,
+            incoming_area: None,
             extents: geometry.extents(),
             state: DiskState::Active,
-            free: ExtentSet::full(geometry.extents()),
+            free,
             pending: ExtentSet::default(),
             expected_release: ReleaseNumber(0),
         };
@@ -62,6 +68,41 @@ impl Metadata {
             disk.free = ExtentSet::default();
         }
         disk.state = state;
+        Ok(())
+    }
+
+    pub(super) fn begin_area(
+        &mut self,
+        number: DiskNumber,
+        extents: ExtentRange,
+    ) -> Result<(), Inconsistent> {
+        let extent_bytes = self.pool.extent_bytes;
+        let disk = self.disk_mut(number)?;
+        if disk.incoming_area.is_some() {
+            return Err(Inconsistent::BadShape);
+        }
+        let geometry = DiskGeometry::new(disk.bytes, extent_bytes).ok();
+        let layout = geometry.and_then(|geometry| AreaLayout::of(&geometry, extents));
+        layout.ok_or(Inconsistent::BadGeometry(number))?;
+        if !disk.free.remove(extents) {
+            return Err(Inconsistent::NotFree(number));
+        }
+        disk.incoming_area = Some(extents);
+        Ok(())
+    }
+
+    /// The area that was begun takes the other's place, or goes.
+    pub(super) fn end_area(
+        &mut self,
+        number: DiskNumber,
+        switches: bool,
+    ) -> Result<(), Inconsistent> {
+        let disk = self.disk_mut(number)?;
+        let incoming = disk.incoming_area.take().ok_or(Inconsistent::BadShape)?;
+        let given_up = if switches { disk.area.replace(incoming) } else { Some(incoming) };
+        if let Some(extents) = given_up {
+            disk.pending.insert(extents);
+        }
         Ok(())
     }
 

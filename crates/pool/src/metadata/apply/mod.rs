@@ -87,6 +87,9 @@ impl Metadata {
             MetaRecord::DiskMoved { number, node, node_name } => {
                 self.move_disk(*number, *node, node_name)
             }
+            MetaRecord::AreaBegun { disk, extents } => self.begin_area(*disk, *extents),
+            MetaRecord::AreaSwitched { disk } => self.end_area(*disk, true),
+            MetaRecord::AreaCancelled { disk } => self.end_area(*disk, false),
             MetaRecord::DiskStateChanged { number, state } => self.change_disk(*number, *state),
             MetaRecord::VolumeCreated { id, name, layout, width } => {
                 self.create_volume(*id, name, *layout, *width)

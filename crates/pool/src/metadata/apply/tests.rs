@@ -52,6 +52,9 @@ fn assert_every_extent_has_one_owner(metadata: &Metadata) {
         for extents in disk.pending.ranges() {
             assert!(set.insert(extents), "{extents:?} of {} is pending and free", disk.number);
         }
+        for extents in disk.areas() {
+            assert!(set.insert(extents), "{extents:?} of {} twice", disk.number);
+        }
         sets.insert(disk.number, set);
     }
     for volume in metadata.volumes().values() {
@@ -80,6 +83,68 @@ fn every_kind_of_record_applies_and_a_snapshot_restores_all_of_it() {
     assert_eq!(metadata.missed(BirthId(18), 1), 1);
     assert_eq!(metadata.missed(BirthId(19), 1), 0);
     assert_eq!(metadata.pool().name, "pond");
+}
+
+#[test]
+fn metadata_areas_are_extents_that_nobody_else_has() {
+    let disk = DiskNumber(0);
+    let range = |first, count| ExtentRange::new(ExtentNumber(first), count);
+    let begun = |first, count| MetaRecord::AreaBegun { disk, extents: range(first, count) };
+    // 127 extents, the last two of them the first area.
+    let mut metadata = small();
+    assert_eq!(metadata.disks()[&disk].room(), 125);
+    for (first, count) in [(0, 2), (15, 2), (124, 2), (125, 2)] {
+        assert_eq!(refused(&metadata, begun(first, count)), Inconsistent::NotFree(disk));
+    }
+    for (first, count) in [(20, 0), (126, 2), (127, 1), (u32::MAX, 1), (20, u32::MAX)] {
+        assert_eq!(refused(&metadata, begun(first, count)), Inconsistent::BadGeometry(disk));
+    }
+    let unknown = MetaRecord::AreaBegun { disk: DiskNumber(9), extents: range(20, 2) };
+    assert_eq!(refused(&metadata, unknown), Inconsistent::UnknownDisk(DiskNumber(9)));
+    for ended in [MetaRecord::AreaSwitched { disk }, MetaRecord::AreaCancelled { disk }] {
+        assert_eq!(refused(&metadata, ended), Inconsistent::BadShape);
+    }
+    metadata.apply(&begun(20, 4)).unwrap();
+    assert_eq!(refused(&metadata, begun(40, 4)), Inconsistent::BadShape);
+    let state = MetaRecord::DiskStateChanged { number: disk, state: DiskState::Gone };
+    assert_eq!(refused(&metadata, state), Inconsistent::StillInUse(disk));
+    let now = &metadata.disks()[&disk];
+    assert_eq!((now.area, now.incoming_area), (Some(range(125, 2)), Some(range(20, 4))));
+    assert!(now.agrees_on_area(now.area) && now.agrees_on_area(now.incoming_area));
+    assert!(!now.agrees_on_area(None) && !now.agrees_on_area(Some(range(20, 2))));
+    assert_every_extent_has_one_owner(&metadata);
+    let mut cancelled = metadata.clone();
+    cancelled.apply(&MetaRecord::AreaCancelled { disk }).unwrap();
+    let now = &cancelled.disks()[&disk];
+    assert_eq!((now.area, now.incoming_area), (Some(range(125, 2)), None));
+    assert!(now.pending.contains(range(20, 4)) && !now.agrees_on_area(Some(range(20, 4))));
+    assert_every_extent_has_one_owner(&cancelled);
+    metadata.apply(&MetaRecord::AreaSwitched { disk }).unwrap();
+    let now = &metadata.disks()[&disk];
+    assert_eq!((now.area, now.incoming_area), (Some(range(20, 4)), None));
+    assert!(now.pending.contains(range(125, 2)) && !now.agrees_on_area(Some(range(125, 2))));
+    assert_every_extent_has_one_owner(&metadata);
+}
+
+#[test]
+fn a_disk_joins_with_an_area_that_it_can_have() {
+    let metadata = small();
+    let added = |area| {
+        let MetaRecord::DiskAdded { number, id, node, node_name, bytes, .. } =
+            disk_added(3, 3, 512 * MIB, 0)
+        else {
+            unreachable!()
+        };
+        MetaRecord::DiskAdded { number, id, node, node_name, bytes, area: Some(area) }
+    };
+    for (first, count) in [(0, 0), (126, 2), (127, 1), (u32::MAX, u32::MAX)] {
+        let area = ExtentRange::new(ExtentNumber(first), count);
+        let fault = refused(&metadata, added(area));
+        assert_eq!(fault, Inconsistent::BadGeometry(DiskNumber(3)), "{first} {count}");
+    }
+    let mut metadata = metadata;
+    metadata.apply(&added(ExtentRange::new(ExtentNumber(125), 2))).unwrap();
+    assert_every_extent_has_one_owner(&metadata);
 }
 
 #[test]
@@ -301,7 +366,13 @@ fn any_record() -> impl Strategy<Value = MetaRecord> {
         0..3,
     );
     prop_oneof![
-        (0_u32..6, 0_u32..3).prop_map(|(number, node)| disk_added(number, node, 128 * MIB, 0)),
+        (0_u32..6, 0_u32..3, 0_u64..3).prop_map(|(number, node, area)| {
+            disk_added(number, node, 128 * MIB, area * 4 * MIB)
+        }),
+        (disk.clone(), extents.clone())
+            .prop_map(|(disk, extents)| MetaRecord::AreaBegun { disk, extents }),
+        disk.clone().prop_map(|disk| MetaRecord::AreaSwitched { disk }),
+        disk.clone().prop_map(|disk| MetaRecord::AreaCancelled { disk }),
         (disk.clone(), 0..3).prop_map(|(number, state)| {
             let state = [DiskState::Active, DiskState::Draining, DiskState::Gone][state as usize];
             MetaRecord::DiskStateChanged { number, state }
