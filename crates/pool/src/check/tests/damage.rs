@@ -1,7 +1,7 @@
 //! One byte at a time.
 
 use super::*;
-use crate::format::DiskGeometry;
+use crate::format::{DiskGeometry, ExtentNumber, ExtentRange, Label, LabelState, select_label};
 
 /// The damaged disk's findings that aren't notes, with where each is.
 fn places(report: &CheckReport) -> Vec<(Kind, String, u64, u64)> {
@@ -42,6 +42,33 @@ fn a_flipped_byte_in_each_label_slot_is_named() {
     }
     let found = serious(&look(&damaged, false));
     assert!(found.contains(&(Severity::Damage, Kind::Label, "e1.0".into())), "{found:?}");
+}
+
+/// A whole copy of the metadata, where the metadata has none for that disk.
+#[test]
+fn a_copy_of_the_metadata_in_another_place_does_not_count() {
+    let mut images = settled(26);
+    let image = &mut images[2];
+    let device_bytes = image.len() as u64;
+    let slots = DiskGeometry::label_slots(device_bytes).map(|at| at.byte_offset() as usize);
+    let read = slots.map(|at| Some(&image[at..at + 4096]));
+    let LabelState::Labelled(found) = select_label(read, device_bytes) else { panic!() };
+    let area = found.label.area.unwrap();
+    let other = ExtentRange::new(ExtentNumber(80), area.count);
+    let place = |area| found.label.geometry.run_place(area).unwrap();
+    let ((from, bytes), (to, _)) = (place(area), place(other));
+    let (from, to) = (from.byte_offset() as usize, to.byte_offset() as usize);
+    image.copy_within(from..from + bytes as usize, to);
+    let label = Label { area: Some(other), ..found.label.clone() };
+    for (slot, at) in slots.into_iter().enumerate() {
+        let sequence = found.next_sequence + found.next_sequence % 2 + slot as u64 % 2;
+        image[at..at + 4096].copy_from_slice(&label.encode(sequence, slot));
+    }
+    let report = look(&images, true);
+    assert_eq!(serious(&report), [(Severity::Redundancy, Kind::LabelDiffers, "e2.0".into())]);
+    let states: Vec<_> = report.pools[0].metadata.iter().map(|copy| copy.state).collect();
+    assert_eq!(states, [CopyState::Newest, CopyState::Newest, CopyState::Older]);
+    assert_eq!(volume(&report).least.metadata, 2);
 }
 
 #[test]
