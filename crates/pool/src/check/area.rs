@@ -60,7 +60,13 @@ impl Copy {
 enum Slot {
     Empty,
     Damaged,
-    Sound { stamp: CheckpointStamp, crc: u32, bytes: usize },
+    /// The header is sound, which is written last; the payload isn't.
+    Rotten(CheckpointStamp),
+    Sound {
+        stamp: CheckpointStamp,
+        crc: u32,
+        bytes: usize,
+    },
 }
 
 /// Reads the copy of a disk; `None` when there is none to be used.
@@ -85,13 +91,27 @@ pub(super) fn read_copy(
     };
     let slots = [0, 1].map(|slot| read_slot(pool, disk, (start, &layout), slot));
     let rank = |slot: &Slot| match slot {
-        Slot::Sound { stamp, .. } => Some((stamp.epoch, stamp.generation)),
-        _ => None,
+        Slot::Sound { stamp, .. } | Slot::Rotten(stamp) => Some((stamp.epoch, stamp.generation)),
+        Slot::Empty | Slot::Damaged => None,
     };
     let slot = usize::from(rank(&slots[1]) > rank(&slots[0]));
     let other = 1 - slot;
     let orphan = first_entry(pool, disk, (start, &layout), other)
         .filter(|(epoch, generation)| Some((*epoch, *generation)) > rank(&slots[slot]));
+    let newest_damaged = |slot: usize, generation: u64, how: &str| {
+        let what = format!("its newest checkpoint, of generation {generation}, is damaged");
+        let means = format!(
+            "{how} that it was in use: what the older checkpoint says is out of date, and this copy \
+             of no use"
+        );
+        let at = start + layout.checkpoint_offset(slot);
+        let found = finding(Severity::Redundancy, Kind::MetadataLost, what, means);
+        found.on(disk.name()).at(at, layout.checkpoint_bytes())
+    };
+    if let Slot::Rotten(stamp) = slots[slot] {
+        findings.add(newest_damaged(slot, stamp.generation, "its header shows"));
+        return None;
+    }
     let Slot::Sound { stamp, crc, bytes } = slots[slot] else {
         let empty = slots.iter().all(|slot| matches!(slot, Slot::Empty));
         let what = if empty { "its metadata area is empty" } else { "no checkpoint is sound" };
@@ -100,14 +120,10 @@ pub(super) fn read_copy(
     };
     let other_at = start + layout.checkpoint_offset(other);
     if let (Slot::Damaged | Slot::Empty, Some((_, generation))) = (&slots[other], orphan) {
-        let what = format!("its newest checkpoint, of generation {generation}, is damaged");
-        let means = "entries behind it show that it was in use: what the older checkpoint says is \
-                     out of date, and this copy of no use";
-        let found = finding(Severity::Redundancy, Kind::MetadataLost, what, means);
-        findings.add(found.on(disk.name()).at(other_at, layout.checkpoint_bytes()));
+        findings.add(newest_damaged(other, generation, "entries behind it show"));
         return None;
     }
-    if matches!(slots[other], Slot::Damaged) {
+    if matches!(slots[other], Slot::Damaged | Slot::Rotten(_)) {
         let what =
             format!("checkpoint slot {other} is damaged, the newer one in slot {slot} is sound");
         let (severity, means) = match released {
@@ -152,7 +168,7 @@ fn read_slot(
     let payload = disk.image.bytes_at(at + BLOCK_BYTES as u64, len);
     match payload.is_ok_and(|payload| crc32c(&payload) == head.crc) {
         true => Slot::Sound { stamp: head.stamp, crc: head.crc, bytes: BLOCK_BYTES + len },
-        false => Slot::Damaged,
+        false => Slot::Rotten(head.stamp),
     }
 }
 

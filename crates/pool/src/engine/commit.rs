@@ -18,6 +18,7 @@ use futures::stream::FuturesUnordered;
 use super::io::{RESTARTS_MAX, write_durably};
 use super::lease::Ended;
 use super::member::Member;
+use super::metadata_copies::store_checkpoint;
 use super::pool::Pool;
 use crate::format::{DiskId, DiskNumber, RecordNumber};
 use crate::metadata::{
@@ -110,7 +111,7 @@ impl From<Ended> for CommitError {
 /// What is written to all copies, each in its own place.
 enum Piece<'a> {
     Entry { log_at: u64, bytes: &'a Buffer },
-    Checkpoint([EncodedCheckpoint; 2]),
+    Checkpoint(EncodedCheckpoint),
 }
 
 impl Area {
@@ -181,8 +182,9 @@ impl Pool {
                 Err(LogFull::CheckpointDue) => self.write_checkpoint(None).await?,
                 Err(LogFull::EntryTooLong) => {
                     let number = self.area.borrow().position.number.next();
-                    self.write_checkpoint_of(&next, number, None).await?;
-                    break;
+                    if self.write_checkpoint_of(&next, number, None).await? {
+                        break;
+                    }
                 }
                 Err(LogFull::AreaTooSmall { .. }) => return Err(CommitError::TooLarge),
             }
@@ -199,29 +201,26 @@ impl Pool {
         joins: Option<&Rc<Member>>,
     ) -> Result<(), CommitError> {
         let (metadata, number) = (self.meta.borrow().clone(), self.area.borrow().position.number);
-        self.write_checkpoint_of(&metadata, number, joins).await
+        self.write_checkpoint_of(&metadata, number, joins).await.map(drop)
     }
 
-    /// Writes a checkpoint of the metadata as it is after a record.
+    /// Writes a checkpoint of the metadata as it is after a record. Tells whether that is committed: a new
+    /// record isn't where no copy takes it.
     async fn write_checkpoint_of(
         self: &Rc<Self>,
         metadata: &Metadata,
         number: RecordNumber,
         joins: Option<&Rc<Member>>,
-    ) -> Result<(), CommitError> {
+    ) -> Result<bool, CommitError> {
         let (layout, stamp) = {
             let area = self.area.borrow();
             let generation = area.position.generation + 1;
             (area.layout, CheckpointStamp { generation, epoch: self.epoch, number })
         };
-        let encode = |slot| {
-            let encoded = encode_checkpoint(&layout, metadata, stamp, slot);
-            encoded.map_err(|_| CommitError::TooLarge)
-        };
-        let encoded = [encode(0)?, encode(1)?];
-        let after = encoded[0].after;
-        let head = |slot: usize| Buffer::copy_of(&encoded[slot].bytes[..BLOCK_BYTES]);
-        let checkpoint = Checkpoint { heads: [head(0), head(1)], after };
+        let encoded = encode_checkpoint(&layout, metadata, stamp);
+        let encoded = encoded.map_err(|_| CommitError::TooLarge)?;
+        let after = encoded.after;
+        let checkpoint = Checkpoint { heads: encoded.headers.clone(), after };
         let piece = Piece::Checkpoint(encoded);
         let is_current = |member: &Rc<Member>| {
             self.metadata_members().iter().any(|current| current.number == member.number)
@@ -234,7 +233,12 @@ impl Pool {
                 wrote.insert(member.id, place);
             }
         }
-        wrote.extend(self.write_to_copies(&piece).await?.unwrap_or_default());
+        let written = self.write_to_copies(&piece).await?;
+        if written.is_none() && number > self.area.borrow().position.number {
+            self.wait_for_change().await?;
+            return Ok(false);
+        }
+        wrote.extend(written.unwrap_or_default());
         let mut area = self.area.borrow_mut();
         area.position = after;
         area.committed = after.number;
@@ -242,7 +246,7 @@ impl Pool {
         area.last_entry = None;
         // A copy without the newest checkpoint isn't written to before it joins again.
         area.copies = wrote;
-        Ok(())
+        Ok(true)
     }
 
     /// Writes something to a copy; where it has everything then.
@@ -257,8 +261,7 @@ impl Pool {
         let (log_at, bytes) = match piece {
             Piece::Checkpoint(encoded) => {
                 let slot = place.map_or(0, |place| 1 - place.slot);
-                let start = area.sector_at(area.layout.checkpoint_offset(slot));
-                let written = write_durably(&*device, start, encoded[slot].bytes.clone()).await?;
+                let written = store_checkpoint(&*device, &area, encoded, slot).await?;
                 return Ok(CopyPlace { slot, checked: Some(written.instance), read_back: None });
             }
             Piece::Entry { log_at, bytes } => (*log_at, *bytes),

@@ -11,6 +11,7 @@ use super::areas::AreaPlace;
 use super::format_disk::Candidate;
 use super::io::write_durably;
 use super::member::Member;
+use super::metadata_copies::store_checkpoint;
 use super::open_pool::OpenPool;
 use super::{CreatePool, DiskPlace, EngineConfig};
 use crate::allocate::{Usable, usable_bytes};
@@ -176,18 +177,17 @@ impl Creation<'_> {
             let area = label.area.and_then(|area| AreaPlace::new(&label.geometry, area));
             let stamp = CheckpointStamp { generation: 1, epoch, number: RecordNumber(0) };
             let checkpoint = area.and_then(|area| {
-                let encoded = encode_checkpoint(&area.layout, metadata, stamp, 0).ok()?;
-                Some((area.sector_at(encoded.at), encoded.bytes))
+                Some((area, encode_checkpoint(&area.layout, metadata, stamp).ok()?))
             });
             let place = super::config::vote_place(label.pool, label.disk);
-            let (Some((start, checkpoint)), Ok(vote)) = (checkpoint, config.encode(&place, 0))
+            let (Some((area, checkpoint)), Ok(vote)) = (checkpoint, config.encode(&place, 0))
             else {
                 return Err(PoolError::invalid(
                     "the pool's metadata does not fit its area",
                     "start with fewer or larger disks",
                 ));
             };
-            let write = write_durably(&*candidate.device, start, checkpoint);
+            let write = store_checkpoint(&*candidate.device, &area, &checkpoint, 0);
             write.await.map_err(io)?;
             let slot = DiskGeometry::vote_slots()[0];
             write_durably(&*candidate.device, slot, vote).await.map_err(io)?;

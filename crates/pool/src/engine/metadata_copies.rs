@@ -10,17 +10,18 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{
-    BLOCK_BYTES, BLOCK_SECTORS, BlockDevice, Buffer, Crc32c, Instance, Instant, IoError,
-    SECTOR_BYTES, SectorRange,
+    BLOCK_BYTES, BLOCK_SECTORS, BlockDevice, Buffer, Completion, Crc32c, Instance, Instant,
+    IoError, SECTOR_BYTES, SectorRange,
 };
 
 use super::areas::AreaPlace;
 use super::commit::{CommitError, CopyFault, LastEntry};
+use super::io::write_durably;
 use super::lease::Ended;
 use super::member::Member;
 use super::pool::Pool;
 use crate::format::{CopySet, DiskId, DiskNumber};
-use crate::metadata::{AreaPosition, check_header, entry_claim};
+use crate::metadata::{AreaPosition, EncodedCheckpoint, check_header, entry_claim};
 use crate::report::PoolEvent;
 
 /// What is read back at once.
@@ -315,5 +316,51 @@ impl CopyReader<'_> {
             at = at.after(&entry);
         }
         if at.log_at == begin { Err(CopyFault::Older) } else { Ok(at) }
+    }
+}
+
+/// Writes a checkpoint to a slot of an area.
+pub(super) async fn store_checkpoint(
+    device: &dyn BlockDevice,
+    area: &AreaPlace,
+    checkpoint: &EncodedCheckpoint,
+    slot: usize,
+) -> Result<Completion<()>, IoError> {
+    // The header last: a sound one says that the payload was durable.
+    let at = area.layout.checkpoint_offset(slot);
+    let behind = area.sector_at(at + BLOCK_BYTES as u64);
+    write_durably(device, behind, checkpoint.payload.clone()).await?;
+    write_durably(device, area.sector_at(at), checkpoint.headers[slot].clone()).await
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use block::{Epoch, Lba, MemoryDevice};
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::format::{
+        DiskGeometry, ExtentNumber, ExtentRange, FailureDomain, MIB, RecordNumber,
+    };
+    use crate::metadata::testing::empty_pool;
+    use crate::metadata::{CheckpointStamp, encode_checkpoint};
+
+    #[test]
+    fn a_checkpoint_whose_payload_cannot_be_written_gets_no_header() {
+        let geometry = DiskGeometry::new(64 * MIB, 4 * MIB).unwrap();
+        let area = AreaPlace::new(&geometry, ExtentRange::new(ExtentNumber(0), 2)).unwrap();
+        let stamp = CheckpointStamp { generation: 1, epoch: Epoch(1), number: RecordNumber(0) };
+        let metadata = empty_pool(FailureDomain::Node);
+        let checkpoint = encode_checkpoint(&area.layout, &metadata, stamp).unwrap();
+        let Lba(start) = area.sector_at(0);
+        for (blocks, fits) in [(1, false), (2, true)] {
+            let device = MemoryDevice::new(start + blocks * BLOCK_SECTORS);
+            let stored = store_checkpoint(&device, &area, &checkpoint, 0).now_or_never().unwrap();
+            assert_eq!(stored.is_ok(), fits);
+            let header = device.read(SectorRange::new(Lba(start), BLOCK_SECTORS));
+            let header = header.now_or_never().unwrap().unwrap().value;
+            assert_eq!(header == checkpoint.headers[0], fits);
+        }
     }
 }

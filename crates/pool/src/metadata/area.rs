@@ -23,6 +23,8 @@
 //! | 68 | 4028 | zero |
 //!
 //! The payload: extent bytes, failure domain and name of the pool, then records (`codec`).
+//! The header is written when the payload is durable. So a torn checkpoint has no sound header, and a
+//! sound header without its payload is damage: what the older checkpoint says is out of date then.
 //!
 //! Log entry, each at a 4 KiB boundary and padded to one:
 //!
@@ -221,13 +223,13 @@ pub enum LogFull {
     },
 }
 
-/// A checkpoint ready to be written.
+/// A checkpoint ready to be written: the payload, and once that is durable the header.
 #[derive(Clone, Debug)]
 pub struct EncodedCheckpoint {
-    /// Header and payload, padded to 4 KiB.
-    pub bytes: Buffer,
-    /// Byte offset within the area.
-    pub at: u64,
+    /// The header for either slot. (A copy's slot is the one that doesn't hold its newest checkpoint.)
+    pub headers: [Buffer; 2],
+    /// What goes behind the header, padded to 4 KiB.
+    pub payload: Buffer,
     /// Where the log continues once this is durable.
     pub after: AreaPosition,
 }
@@ -254,33 +256,36 @@ pub struct CheckpointStamp {
     pub number: RecordNumber,
 }
 
-/// The bytes of a checkpoint for a copy that uses `slot` for it. (A copy's slot is the one that
-/// doesn't hold its newest sound checkpoint.)
+/// The bytes of a checkpoint.
 pub fn encode_checkpoint(
     layout: &AreaLayout,
     metadata: &Metadata,
     stamp: CheckpointStamp,
-    slot: usize,
 ) -> Result<EncodedCheckpoint, LogFull> {
     let payload = encode_payload(metadata);
-    let len = (BLOCK_BYTES + payload.len()).next_multiple_of(BLOCK_BYTES);
-    if len as u64 > layout.checkpoint_bytes() {
-        return Err(LogFull::AreaTooSmall { needed_bytes: len as u64 });
+    let padded = payload.len().next_multiple_of(BLOCK_BYTES);
+    let needed_bytes = (BLOCK_BYTES + padded) as u64;
+    if needed_bytes > layout.checkpoint_bytes() {
+        return Err(LogFull::AreaTooSmall { needed_bytes });
     }
-    let mut bytes = BufferMut::zeroed(len);
-    bytes[BLOCK_BYTES..BLOCK_BYTES + payload.len()].copy_from_slice(&payload);
     let payload_crc = crc32c(&payload);
-    let header = &mut bytes[..BLOCK_BYTES];
-    MAGIC.of_mut(header).copy_from_slice(CHECKPOINT_MAGIC);
-    SLOT.put_number(header, slot as u64 % 2);
-    POOL.put_uuid(header, metadata.pool().id.0);
-    GENERATION.put_number(header, stamp.generation);
-    EPOCH.put_number(header, stamp.epoch.0);
-    NUMBER.put_number(header, stamp.number.0);
-    LENGTH.put_number(header, payload.len() as u64);
-    PAYLOAD_CRC.put_number(header, u64::from(payload_crc));
-    let crc = crc_without(header, CRC);
-    CRC.put_number(header, u64::from(crc));
+    let header = |slot: u64| {
+        let mut header = BufferMut::zeroed(BLOCK_BYTES);
+        MAGIC.of_mut(&mut header).copy_from_slice(CHECKPOINT_MAGIC);
+        SLOT.put_number(&mut header, slot);
+        POOL.put_uuid(&mut header, metadata.pool().id.0);
+        GENERATION.put_number(&mut header, stamp.generation);
+        EPOCH.put_number(&mut header, stamp.epoch.0);
+        NUMBER.put_number(&mut header, stamp.number.0);
+        LENGTH.put_number(&mut header, payload.len() as u64);
+        PAYLOAD_CRC.put_number(&mut header, u64::from(payload_crc));
+        let crc = crc_without(&header, CRC);
+        CRC.put_number(&mut header, u64::from(crc));
+        header.freeze()
+    };
+    let headers = [header(0), header(1)];
+    let mut bytes = BufferMut::zeroed(padded);
+    bytes[..payload.len()].copy_from_slice(&payload);
     let after = AreaPosition {
         pool: metadata.pool().id,
         generation: stamp.generation,
@@ -289,7 +294,7 @@ pub fn encode_checkpoint(
         chain: payload_crc,
         log_at: 0,
     };
-    Ok(EncodedCheckpoint { bytes: bytes.freeze(), at: layout.checkpoint_offset(slot), after })
+    Ok(EncodedCheckpoint { headers, payload: bytes.freeze(), after })
 }
 
 /// The bytes of the next log entry: one transaction, under a configuration.

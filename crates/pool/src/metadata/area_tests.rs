@@ -31,10 +31,13 @@ impl Copy {
         let layout = AreaLayout::new(4 * quarter_blocks * BLOCK_BYTES as u64).unwrap();
         let metadata = empty_pool(FailureDomain::Node);
         let stamp = CheckpointStamp { generation: 1, epoch: Epoch(1), number: RecordNumber(0) };
-        let first = encode_checkpoint(&layout, &metadata, stamp, 0).unwrap();
-        let mut bytes = vec![0; layout.area_bytes() as usize];
-        bytes[..first.bytes.len()].copy_from_slice(&first.bytes);
-        Copy { layout, bytes, slot: 0, position: first.after, metadata }
+        let first = encode_checkpoint(&layout, &metadata, stamp).unwrap();
+        let bytes = vec![0; layout.area_bytes() as usize];
+        let mut copy = Copy { layout, bytes, slot: 0, position: first.after, metadata };
+        for write in copy.writes_of(&first) {
+            copy.store(&write);
+        }
+        copy
     }
 
     /// The write that commits a transaction; this copy knows it, its bytes don't have it yet.
@@ -46,17 +49,24 @@ impl Copy {
         Ok(Write { at, bytes: entry.bytes })
     }
 
-    /// The write of the next generation.
-    fn checkpoint(&mut self, epoch: u64) -> Write {
+    /// The writes of a checkpoint to this copy's slot, in their order.
+    fn writes_of(&self, checkpoint: &EncodedCheckpoint) -> [Write; 2] {
+        let at = self.layout.checkpoint_offset(self.slot) as usize;
+        let payload = Write { at: at + BLOCK_BYTES, bytes: checkpoint.payload.clone() };
+        [payload, Write { at, bytes: checkpoint.headers[self.slot].clone() }]
+    }
+
+    /// The writes of the next generation.
+    fn checkpoint(&mut self, epoch: u64) -> [Write; 2] {
         let stamp = CheckpointStamp {
             generation: self.position.generation + 1,
             epoch: Epoch(epoch),
             number: self.position.number,
         };
         self.slot = 1 - self.slot;
-        let encoded = encode_checkpoint(&self.layout, &self.metadata, stamp, self.slot).unwrap();
+        let encoded = encode_checkpoint(&self.layout, &self.metadata, stamp).unwrap();
         self.position = encoded.after;
-        Write { at: encoded.at as usize, bytes: encoded.bytes }
+        self.writes_of(&encoded)
     }
 
     fn store(&mut self, write: &Write) {
@@ -75,8 +85,7 @@ impl Copy {
         let write = match self.commit(records) {
             Ok(write) => write,
             Err(LogFull::CheckpointDue) => {
-                let checkpoint = self.checkpoint(1);
-                self.store(&checkpoint);
+                self.checkpoint(1).iter().for_each(|write| self.store(write));
                 self.commit(records).unwrap()
             }
             Err(error) => panic!("{error}"),
@@ -130,7 +139,7 @@ fn assert_torn_is_old_or_new(old: &Copy, new: &Copy, write: &Write) {
                 || found.metadata == new.metadata && found.position.number == new.position.number,
             "mask {mask:b}"
         );
-        assert!(!whole || found.position == new.position);
+        assert!(!whole || found.position == new.recovered().position);
     }
 }
 
@@ -140,18 +149,24 @@ fn every_torn_write_recovers_to_old_or_new() {
     for record in history() {
         for round in 0..2 {
             let old = copy.clone();
-            let write = if round == 0 {
+            let writes: Vec<Write> = if round == 0 {
                 match copy.commit(std::slice::from_ref(&record)) {
-                    Ok(write) => write,
+                    Ok(write) => vec![write],
                     Err(_) => continue,
                 }
             } else {
-                copy.checkpoint(1)
+                copy.checkpoint(1).into()
             };
-            let mut new = copy.clone();
-            new.store(&write);
-            assert_torn_is_old_or_new(&old, &new, &write);
-            copy = new;
+            let mut before = old;
+            for write in writes {
+                let mut new = copy.clone();
+                new.bytes.clone_from(&before.bytes);
+                new.store(&write);
+                assert_torn_is_old_or_new(&before, &new, &write);
+                before.bytes.clone_from(&new.bytes);
+            }
+            copy.bytes = before.bytes;
+            copy.assert_recovers();
         }
     }
 }
@@ -167,11 +182,11 @@ proptest! {
             let old = copy.clone();
             let name = "n".repeat(length.min(64));
             let renamed = [MetaRecord::PoolRenamed { name }];
-            let write = match kind {
-                0 => copy.checkpoint(copy.position.epoch.0),
+            let writes: Vec<Write> = match kind {
+                0 => copy.checkpoint(copy.position.epoch.0).into(),
                 _ => match copy.commit(&renamed) {
-                    Ok(write) => write,
-                    Err(_) => copy.checkpoint(copy.position.epoch.0),
+                    Ok(write) => vec![write],
+                    Err(_) => copy.checkpoint(copy.position.epoch.0).into(),
                 },
             };
             if kind == 3 {
@@ -179,6 +194,9 @@ proptest! {
                 // writes a checkpoint under its own epoch.
                 let (new, epoch) = (copy.clone(), copy.position.epoch.0 + 1);
                 let mut torn = old.clone();
+                let last = length % writes.len();
+                writes[..last].iter().for_each(|write| torn.store(write));
+                let write = &writes[last];
                 for sector in (0..write.bytes.len() / SECTOR).filter(|s| mask >> (s % 64) & 1 != 0) {
                     let range = sector * SECTOR..(sector + 1) * SECTOR;
                     torn.bytes[write.at + range.start..write.at + range.end]
@@ -190,11 +208,10 @@ proptest! {
                 torn.position = found.position;
                 torn.position.generation = found.highest_generation;
                 torn.slot = found.slot;
-                let checkpoint = torn.checkpoint(epoch);
-                torn.store(&checkpoint);
+                torn.checkpoint(epoch).iter().for_each(|write| torn.store(write));
                 copy = torn;
             } else {
-                copy.store(&write);
+                writes.iter().for_each(|write| copy.store(write));
             }
             copy.assert_recovers();
         }
@@ -232,16 +249,24 @@ fn every_damaged_byte_is_noticed() {
 fn a_damaged_checkpoint_that_was_in_use_is_not_replaced_by_an_older_one() {
     let mut copy = Copy::new(2);
     copy.apply(&history()[..1]);
-    let checkpoint = copy.checkpoint(1);
-    copy.store(&checkpoint);
+    let [payload, header] = copy.checkpoint(1);
     let mut torn = copy.clone();
-    torn.bytes[checkpoint.at + 5000] ^= 1;
-    torn.bytes[checkpoint.at + 20] ^= 1;
+    torn.store(&payload);
+    assert_eq!(torn.recovered().position.generation, 1);
+    copy.store(&payload);
+    copy.store(&header);
+    torn.store(&header);
+    torn.bytes[header.at + 20] ^= 1;
     assert_eq!(torn.recovered().metadata, copy.metadata);
+    // A header is written once its payload is durable.
+    let newest = AreaFault::NewestDamaged { generation: 2 };
+    let mut damaged = copy.clone();
+    damaged.bytes[payload.at + 7] ^= 1;
+    assert_eq!(damaged.recover().unwrap_err(), newest);
     copy.apply(&history()[1..2]);
     let mut damaged = copy.clone();
-    damaged.bytes[checkpoint.at + 20] ^= 1;
-    assert_eq!(damaged.recover().unwrap_err(), AreaFault::NewestDamaged { generation: 2 });
+    damaged.bytes[header.at + 20] ^= 1;
+    assert_eq!(damaged.recover().unwrap_err(), newest);
 }
 
 #[test]
@@ -268,8 +293,7 @@ fn a_gap_in_the_log_is_no_end_of_it() {
     torn.bytes[log_at + 4 * BLOCK_BYTES + 70] ^= 1;
     assert_eq!(torn.recovered().position.number, RecordNumber(4));
     for _ in 0..2 {
-        let checkpoint = copy.checkpoint(1);
-        copy.store(&checkpoint);
+        copy.checkpoint(1).iter().for_each(|write| copy.store(write));
     }
     copy.apply(&history()[5..6]);
     copy.assert_recovers();
@@ -318,8 +342,7 @@ fn the_longest_tail_of_the_newest_owner_is_chosen() {
     b.apply(&history()[1..2]);
     assert_eq!(choose_copy(&[a.recovered(), b.recovered()]), Ok(1));
     // Another owner adopted the shorter one: what the longer one has beyond is void.
-    let takeover = a.checkpoint(2);
-    a.store(&takeover);
+    a.checkpoint(2).iter().for_each(|write| a.store(write));
     assert_eq!(choose_copy(&[b.recovered(), a.recovered()]), Ok(1));
     assert_eq!(choose_copy(&[]), Err(ChooseError::None));
 }
@@ -329,8 +352,7 @@ fn a_copy_with_the_next_checkpoint_agrees_with_one_without() {
     let mut a = Copy::new(4);
     a.apply(&history()[..1]);
     let b = a.clone();
-    let checkpoint = a.checkpoint(1);
-    a.store(&checkpoint);
+    a.checkpoint(1).iter().for_each(|write| a.store(write));
     assert_eq!(choose_copy(&[b.recovered(), a.recovered()]), Ok(1));
     let mut b = b;
     b.apply(&history()[1..2]);
@@ -367,7 +389,7 @@ fn what_is_too_large_for_the_area_is_an_error() {
     };
     copy.metadata.apply_all(&(1..600).map(created).collect::<Vec<_>>()).unwrap();
     let stamp = CheckpointStamp { generation: 2, epoch: Epoch(1), number: RecordNumber(4) };
-    let checkpoint = encode_checkpoint(&copy.layout, &copy.metadata, stamp, 1);
+    let checkpoint = encode_checkpoint(&copy.layout, &copy.metadata, stamp);
     assert!(matches!(checkpoint, Err(LogFull::AreaTooSmall { .. })));
 }
 

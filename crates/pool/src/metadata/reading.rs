@@ -42,38 +42,32 @@ pub async fn recover_copy(
     }
     let rank =
         |slot: usize| found[slot].head().map(|head| (head.stamp.epoch, head.stamp.generation));
-    let highest_generation = (0..2).filter_map(rank).map(|(_, generation)| generation).max();
-    let newer = usize::from(rank(1) > rank(0));
-    let mut torn = false;
-    for slot in [newer, 1 - newer] {
-        let CheckpointSlot::Sound(head) = found[slot] else {
-            torn |= found[slot] == CheckpointSlot::Damaged;
-            continue;
-        };
-        let Some(payload) = read_payload(layout, area, slot, &head).await? else {
-            torn = true;
-            continue;
-        };
-        let other = 1 - slot;
-        if slot != newer || found[other].head().is_none() {
-            // A torn checkpoint has an older generation's entries behind it, or none.
-            let mut log = Log::new(layout, area, other);
-            let orphan = log.entry(0, pool).await?;
-            let orphan = orphan.and_then(|bytes| check_entry(bytes, pool));
-            let newest = (head.stamp.epoch, head.stamp.generation);
-            if let Some(orphan) = orphan.filter(|entry| (entry.epoch, entry.generation) > newest) {
-                return Err(AreaFault::NewestDamaged { generation: orphan.generation }.into());
-            }
+    let slot = usize::from(rank(1) > rank(0));
+    let other = 1 - slot;
+    let CheckpointSlot::Sound(head) = found[slot] else {
+        let empty = found.iter().all(|slot| *slot == CheckpointSlot::Empty);
+        return Err(if empty { AreaFault::Empty } else { AreaFault::Damaged }.into());
+    };
+    let generation = head.stamp.generation;
+    let payload = read_payload(layout, area, slot, &head).await?;
+    let payload = payload.ok_or(AreaFault::NewestDamaged { generation })?;
+    if found[other].head().is_none() {
+        // A torn checkpoint has an older generation's entries behind it, or none.
+        let mut log = Log::new(layout, area, other);
+        let orphan = log.entry(0, pool).await?.and_then(|bytes| check_entry(bytes, pool));
+        let later = orphan.filter(|entry| Some((entry.epoch, entry.generation)) > rank(slot));
+        if let Some(orphan) = later {
+            return Err(AreaFault::NewestDamaged { generation: orphan.generation }.into());
         }
-        let highest = highest_generation.unwrap_or(head.stamp.generation);
-        let mut recovered = Recovered::of_checkpoint(pool, &head, &payload, slot, highest)?;
-        drop(payload);
-        let mut log = Log::new(layout, area, slot);
-        replay(&mut recovered, &mut log).await?;
-        look_behind(&recovered.position, &mut log).await?;
-        return Ok(recovered);
     }
-    Err(if torn { AreaFault::Damaged } else { AreaFault::Empty }.into())
+    let generations = (0..2).filter_map(rank).map(|(_, generation)| generation);
+    let highest_generation = generations.max().unwrap_or(generation);
+    let mut recovered = Recovered::of_checkpoint(pool, &head, &payload, slot, highest_generation)?;
+    drop(payload);
+    let mut log = Log::new(layout, area, slot);
+    replay(&mut recovered, &mut log).await?;
+    look_behind(&recovered.position, &mut log).await?;
+    Ok(recovered)
 }
 
 /// A checkpoint's payload; `None` unless it is sound.

@@ -20,9 +20,10 @@ fn area_with(
     let layout = AreaLayout::new(area_bytes).unwrap();
     let mut metadata = empty_pool(FailureDomain::Node);
     let stamp = CheckpointStamp { generation: 1, epoch: Epoch(1), number: RecordNumber(0) };
-    let checkpoint = encode_checkpoint(&layout, &metadata, stamp, 0).unwrap();
+    let checkpoint = encode_checkpoint(&layout, &metadata, stamp).unwrap();
     let mut bytes = vec![0; area_bytes as usize];
-    bytes[..checkpoint.bytes.len()].copy_from_slice(&checkpoint.bytes);
+    bytes[..BLOCK_BYTES].copy_from_slice(&checkpoint.headers[0]);
+    bytes[BLOCK_BYTES..][..checkpoint.payload.len()].copy_from_slice(&checkpoint.payload);
     let (mut position, mut places) = (checkpoint.after, Vec::new());
     for (index, names) in lengths.iter().enumerate() {
         let renamed = |name: usize| MetaRecord::PoolRenamed { name: format!("{index}-{name:060}") };

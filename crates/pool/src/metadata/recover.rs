@@ -17,8 +17,8 @@ pub enum AreaFault {
     /// No checkpoint is sound.
     #[error("the metadata area's checkpoints are damaged")]
     Damaged,
-    /// The older checkpoint is sound, but the newer one's log has entries: it was complete once, and
-    /// what the older one says is out of date.
+    /// The newer checkpoint's header is sound, or its log has entries: it was complete once, and what
+    /// the older one says is out of date.
     #[error("the newest checkpoint of the metadata is damaged; generation {generation} was in use")]
     NewestDamaged {
         /// Generation of the damaged one.
