@@ -170,6 +170,11 @@ impl Record {
         self.waiting.borrow_mut().values_mut().for_each(|since| *since = now);
     }
 
+    /// No read may fail with a medium error from now on.
+    pub fn expect_readable(&self) {
+        self.unreadable.borrow_mut().clear();
+    }
+
     /// Reads of `range` may fail with a medium error from now on.
     pub fn expect_unreadable(&self, range: SectorRange) {
         self.unreadable.borrow_mut().push(range);

@@ -253,7 +253,8 @@ impl Volume {
 
     /// Looks for a right copy of one row on every member that should have it, the suspect first once
     /// more, and at last on those that missed something of its region; `None` when those that answer
-    /// are all wrong.
+    /// are all wrong, and those that don't haven't for as long as a write waits for them: a machine that
+    /// restarts has it in a moment.
     async fn rescue_row(
         self: &Rc<Self>,
         group: &Rc<GroupPlace>,
@@ -262,11 +263,12 @@ impl Volume {
         suspect: usize,
     ) -> Result<Option<Buffer>, IoError> {
         let region = 1 << self.pool.shape().region_of_row(row);
+        let patience = self.pool.runtime.now() + self.pool.limits.exclusion;
         loop {
             let has = |member: &usize| self.pool.has_all(group.birth, *member, region);
             let mut order: Vec<usize> = (0..group.members.len()).collect();
             order.sort_by_key(|member| (!has(member), *member != suspect));
-            let (mut right, mut wrong, mut tried) = (None, Vec::new(), 0);
+            let (mut right, mut wrong, mut is_silent) = (None, Vec::new(), false);
             for member in order {
                 let should_have = has(&member);
                 match self.read_from_one(group, row, 1, Some(member)).await {
@@ -276,16 +278,12 @@ impl Volume {
                             break;
                         }
                         if should_have {
-                            tried += 1;
                             wrong.push(member);
                         }
                     }
-                    Err(Unread::Unreadable) if should_have => {
-                        tried += 1;
-                        wrong.push(member);
-                    }
+                    Err(Unread::Unreadable) if should_have => wrong.push(member),
                     Err(Unread::Unreadable) => {}
-                    Err(Unread::Unreachable) => {}
+                    Err(Unread::Unreachable) => is_silent |= should_have,
                 }
             }
             if right.is_some() {
@@ -294,7 +292,8 @@ impl Volume {
                 }
                 return Ok(right);
             }
-            if tried > 0 {
+            let waits = is_silent && self.pool.runtime.now() < patience;
+            if !wrong.is_empty() && !waits {
                 return Ok(None);
             }
             self.wait_for_members().await?;

@@ -310,10 +310,15 @@ pub async fn crash_at(stage: Stage, point: Point) -> Result<(), Failure> {
         .await
         .or_else(|failure| if struck.get() { Ok(Duration::ZERO) } else { Err(failure) })?;
     recover(&rig, point.operation).await?;
-    if rig.below(4) == 0 {
+    let is_rotten = ["repair", "verify"].contains(&point.operation.name);
+    // With one copy rotten the other one mustn't be lost too.
+    if rig.below(4) == 0 && !is_rotten {
         lose_one(&rig);
     }
-    if ["repair", "verify"].contains(&point.operation.name) {
+    if is_rotten {
+        // What a machine that is out has isn't looked at.
+        rig.wait_clean(CONVERGENCE_MAX).await?;
+        rig.record(VOLUME).expect_readable();
         read_by_every_copy(&rig).await?;
     }
     write_some(&rig, 4).await?;
@@ -549,6 +554,8 @@ async fn rotten(stage: Stage) -> Result<Rc<Rig>, Failure> {
     }
     rig.cluster.start_supervisor(0);
     rig.open(VOLUME).await?;
+    // While the machine with the other copy is away.
+    rig.record(VOLUME).expect_unreadable(SectorRange::new(Lba(0), u64::MAX / 2));
     Ok(rig)
 }
 
