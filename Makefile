@@ -77,9 +77,9 @@ mutants-check:
 mutants-few:
 	scripts/mutants few 4
 
-# Real processes, real frames, real disks, in network namespaces.
+# Real processes, real frames, real disks, in network namespaces. All of them, also after one that failed.
 blackbox: build
-	ETHERPOOL_BIN=$(abspath $(ETHERPOOL)) $(CARGO) test --release --locked -p blackbox -- --test-threads=1
+	ETHERPOOL_BIN=$(abspath $(ETHERPOOL)) $(CARGO) test --release --locked -p blackbox --no-fail-fast -- --test-threads=1
 
 bench: setup build
 	scripts/bench $(abspath $(ETHERPOOL))

@@ -143,7 +143,7 @@ fn a_stranger_reads_labels_and_no_data() {
         let label = stranger.sees(0, 8);
         assert!(stranger.epoch > Epoch::OBSERVER, "nobody owns {address}");
         assert!(label.starts_with(b"EPLABEL\0"));
-        let (size, extents) = (little_endian(&label, 88) / 512, little_endian(&label, 120) / 512);
+        let (size, extent) = (little_endian(&label, 88) / 512, little_endian(&label, 96) / 512);
         assert!(stranger.sees(8, 8).starts_with(b"EPLABEL\0"));
         stranger.sees(16, 16);
         stranger.sees(32, 16);
@@ -151,14 +151,15 @@ fn a_stranger_reads_labels_and_no_data() {
         for slot in [size - 2048, size - 2040] {
             assert!(stranger.sees(slot, 8).starts_with(b"EPLABEL\0"));
         }
-        // The metadata, the first extents and the last sectors; and what begins where it may.
-        for (lba, sectors) in
-            [(2048, 8), (extents, 8), (extents + 8192, 16), (size - 8, 8), (95, 2), (96, 1)]
-        {
+        // Every extent, the metadata among them, and the last sectors; and what begins where it may.
+        let extents: Vec<_> = (2048..size - 2048).step_by(extent as usize).collect();
+        assert!(extents.len() > 10, "{} extents", extents.len());
+        let begins = extents.iter().map(|begin| (*begin, 8));
+        for (lba, sectors) in begins.chain([(size - 8, 8), (95, 2), (96, 1)]) {
             assert_eq!(stranger.reads(lba, sectors), OWNED, "{address}: {lba}+{sectors}");
         }
         let data = Buffer::copy_of(&[0; 4096]);
-        let answer = stranger.command(Operation::Write, extents, 8, data);
+        let answer = stranger.command(Operation::Write, extents[0], 8, data);
         assert_eq!((answer.status, answer.detail), OBSERVER_ONLY);
     }
     // The owner isn't disturbed.
