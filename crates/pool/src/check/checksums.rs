@@ -163,10 +163,10 @@ impl<'d, 'a> GroupCheck<'_, 'd, 'a> {
         let head = 2 * shape.checksum_blocks() as usize * BLOCK_BYTES;
         let mut legs: Vec<Leg<'d, 'a>> = Vec::new();
         let mut heads: Vec<Vec<u8>> = Vec::new();
-        for (index, (disk, extent)) in self.group.members().enumerate() {
-            let Some(disk) = self.view.disk(disk) else { continue };
+        for (index, (number, extent)) in self.group.members().enumerate() {
+            let Some(disk) = self.view.disk(number) else { continue };
             let Some(start) = extent_offset(disk, extent) else { continue };
-            let missed = self.view.metadata.missed(self.birth(), index as u8);
+            let missed = self.view.metadata.missed(self.birth(), number);
             heads.push(disk.image.blocks_at(start, head).0);
             legs.push(Leg { index, disk, start, missed });
         }

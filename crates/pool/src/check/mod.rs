@@ -227,12 +227,8 @@ fn check_confirm(member: &MemberDisk, disk: &mut Disk<'_>, findings: &mut Findin
 fn check_members(view: &View<'_, '_>, findings: &mut Findings) -> Vec<DiskCheck> {
     let uses = space::check_space(view.metadata, view.disks, findings);
     let mut missed: BTreeMap<DiskNumber, u64> = BTreeMap::new();
-    for ((birth, index), mask) in view.metadata.misses() {
-        let group = view.metadata.group_by_birth(*birth);
-        let member = group.and_then(|group| group.members().nth(usize::from(*index)));
-        if let Some((disk, _)) = member {
-            *missed.entry(disk).or_default() += u64::from(mask.count_ones());
-        }
+    for ((_, disk), mask) in view.metadata.misses() {
+        *missed.entry(*disk).or_default() += u64::from(mask.count_ones());
     }
     let mut members = Vec::new();
     for (number, member) in view.metadata.disks() {

@@ -147,7 +147,7 @@ impl Volume {
         let Some(group) = self.pool.group_by_birth(birth) else { return false };
         let there =
             (0..group.members.len()).filter(|index| self.pool.extent_of(&group, *index).is_some());
-        let lacking = there.map(|index| self.pool.meta.borrow().missed(birth, index as u8));
+        let lacking = there.map(|index| self.pool.missed(&group, index));
         lacking.fold(u64::MAX, |all, missed| all & missed) != 0
     }
 }

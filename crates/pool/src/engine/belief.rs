@@ -148,7 +148,7 @@ pub(super) async fn gather(
     mut is_enough: impl FnMut(&[Heard]) -> bool,
 ) -> Gathered {
     let members = group.members.len();
-    let has = |member: &usize| pool.has_all(group.birth, *member, ExtentShape::CHECKSUMS);
+    let has = |member: &usize| pool.has_all(group, *member, ExtentShape::CHECKSUMS);
     // Groups begin with different members, so that no disk answers for all.
     let turn = group.birth.0 as usize;
     let all = || (0..members).map(|member| (member + turn) % members);

@@ -14,7 +14,7 @@ use super::open_pool::OpenPool;
 use super::pool::{GroupPlace, Pool};
 use super::volume::Volume;
 use crate::format::{BirthId, DiskNumber, ExtentShape, Role, Row, VolumeId, row_checksum};
-use crate::metadata::{MetaRecord, MissChange};
+use crate::metadata::{MetaRecord, Misses};
 use crate::report::PoolEvent;
 
 /// How often a disk with older contents is looked at.
@@ -41,11 +41,10 @@ impl Pool {
     /// The groups of which usable members miss something.
     fn groups_behind(&self) -> BTreeSet<BirthId> {
         let meta = self.meta.borrow();
-        let behind = meta.misses().keys().filter(|(birth, member)| {
-            let group = meta.group_by_birth(*birth);
-            let place = group.and_then(|group| group.members().nth(usize::from(*member)));
-            place.is_some_and(|(disk, _)| self.member(disk).is_some_and(|m| m.is_usable()))
-        });
+        let behind = meta
+            .misses()
+            .keys()
+            .filter(|(_, disk)| self.member(*disk).is_some_and(|member| member.is_usable()));
         behind.map(|(birth, _)| *birth).collect()
     }
 }
@@ -113,9 +112,7 @@ impl OpenPool {
         let groups: Vec<(VolumeId, BirthId)> = {
             let meta = self.pool.meta.borrow();
             let groups = meta.volumes().values().flat_map(|volume| volume.groups());
-            let here = groups.filter(|group| {
-                group.is_initialised() && group.members().any(|(member, _)| member == disk)
-            });
+            let here = groups.filter(|group| group.is_initialised() && group.is_on(disk));
             here.map(|group| (group.volume, group.birth())).collect()
         };
         for (volume, birth) in groups {
@@ -154,21 +151,21 @@ impl Volume {
     async fn catch_up_group(self: &Rc<Self>, birth: BirthId) -> Result<bool, Ended> {
         let _lock = self.pool.group_lock(birth).acquire(1).await;
         let Some(group) = self.pool.group_by_birth(birth) else { return Ok(false) };
-        let mut cleared = Vec::new();
+        let mut cleared = Misses::new();
         let mut took = BTreeMap::new();
-        for index in 0..group.members.len() {
-            let missed = self.pool.meta.borrow().missed(birth, index as u8);
+        for (index, (disk, _)) in group.members.iter().enumerate() {
+            let missed = self.pool.missed(&group, index);
             if missed == 0 || self.pool.extent_of(&group, index).is_none() {
                 continue;
             }
             let Some(copied) = self.copy_regions(&group, index, missed).await? else { continue };
             if copied.mask != 0 {
                 self.caught_up_bytes.set(self.caught_up_bytes.get() + copied.bytes);
-                if let Some(member) = self.pool.member(group.members[index].0) {
+                if let Some(member) = self.pool.member(*disk) {
                     member.caught_up_bytes.set(member.caught_up_bytes.get() + copied.bytes);
                 }
-                took.insert(group.members[index].0, copied.instance);
-                cleared.push(MissChange { group: birth, member: index as u8, mask: copied.mask });
+                took.insert(*disk, copied.instance);
+                cleared.insert((birth, *disk), copied.mask);
             }
         }
         if cleared.is_empty() {
@@ -178,10 +175,7 @@ impl Volume {
         let _releases = self.pool.release_lock.acquire(1).await;
         let release = self.pool.meta.borrow().counters().release;
         let confirmed = self.pool.confirm(took, release).await;
-        cleared.retain(|change| {
-            let member = group.members.get(usize::from(change.member));
-            member.is_some_and(|(disk, _)| confirmed.contains(disk))
-        });
+        cleared.retain(|(_, disk), _| confirmed.contains(disk));
         if cleared.is_empty() {
             return Ok(false);
         }
@@ -223,7 +217,7 @@ impl Volume {
             };
             if missed & regions != 0 {
                 let sector = Lba(start.0 + shape.checksum_sector(index, loaded.block.slot()));
-                let touched = Touched { group: group.birth, member: target as u8, mask: regions };
+                let touched = Touched { group: group.birth, mask: regions };
                 work.write(sector, loaded.block.encode(), touched);
                 copied.bytes += BLOCK_BYTES as u64;
             }
@@ -238,8 +232,7 @@ impl Volume {
                         Some((Row(row), entry.checksum()?))
                     })
                     .collect();
-                let touched =
-                    Touched { group: group.birth, member: target as u8, mask: 1 << region };
+                let touched = Touched { group: group.birth, mask: 1 << region };
                 for run in rows.chunk_by(|one, next| one.0.0 + 1 == next.0.0) {
                     match self.right_rows(group, run, target).await {
                         Some(data) => {
@@ -261,7 +254,7 @@ impl Volume {
             return Ok(None);
         }
         copied.instance = result.instance;
-        copied.mask &= !result.missed.iter().fold(0, |mask, missed| mask | missed.mask);
+        copied.mask &= !result.missed.get(&group.birth).copied().unwrap_or(0);
         Ok(Some(copied))
     }
 
@@ -278,7 +271,7 @@ impl Volume {
         let region = 1 << shape.region_of_row(first);
         let sources = (0..group.members.len()).filter(|source| *source != target);
         let sources: Vec<usize> =
-            sources.filter(|source| self.pool.has_all(group.birth, *source, region)).collect();
+            sources.filter(|source| self.pool.has_all(group, *source, region)).collect();
         for source in &sources {
             let Some((member, device, start)) = self.pool.extent_of(group, *source) else {
                 continue;

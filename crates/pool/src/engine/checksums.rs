@@ -94,7 +94,7 @@ impl Checksums {
                     shown.insert(heard.member, heard.instance);
                 } else {
                     let mask = ExtentShape::CHECKSUMS;
-                    lagging |= pool.has_all(group.birth, heard.member, mask);
+                    lagging |= pool.has_all(group, heard.member, mask);
                 }
             }
             if commits == self.commits.get() {
@@ -247,7 +247,7 @@ async fn load_version(
     let gathered = gathered.await;
     let lagging = gathered.heard.iter().any(|heard| {
         let mask = ExtentShape::CHECKSUMS;
-        heard.find(shape, index, version).is_none() && pool.has_all(group.birth, heard.member, mask)
+        heard.find(shape, index, version).is_none() && pool.has_all(group, heard.member, mask)
     });
     Some(Loaded { block: found?, lagging })
 }

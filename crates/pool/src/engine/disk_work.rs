@@ -12,17 +12,17 @@ use futures::future::{Either, join_all, select};
 use super::io::{RESTARTS_MAX, read_seen, write_run};
 use super::member::Member;
 use super::observe::read_slots;
-use super::pool::Pool;
+use super::pool::{GroupPlace, Pool};
 use crate::format::{BirthId, Confirm, DiskGeometry, DiskNumber, ReleaseNumber, select_confirm};
+use crate::metadata::Misses;
 
 /// Writes to one disk that are under way at once.
 const WRITES: usize = 16;
 
-/// The regions of a member that a write touches.
+/// The regions of a group that a write touches.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Touched {
     pub(crate) group: BirthId,
-    pub(crate) member: u8,
     pub(crate) mask: u64,
 }
 
@@ -40,8 +40,8 @@ pub(crate) struct DiskWork {
 pub(crate) struct WorkResult {
     /// The disk as a whole failed: nothing on it counts.
     pub(crate) failed: Option<IoError>,
-    /// Sectors that it can't take: these regions are missed.
-    pub(crate) missed: Vec<Touched>,
+    /// Sectors that it can't take: these regions of groups are missed.
+    pub(crate) missed: BTreeMap<BirthId, u64>,
     /// The instance that took them.
     pub(crate) instance: Option<Instance>,
     /// It began anew since what it holds was looked at: that must be done again first.
@@ -69,6 +69,27 @@ impl DiskWork {
     pub(crate) fn write(&mut self, start: Lba, data: Buffer, touched: Touched) {
         self.writes.push((start, data, touched));
     }
+}
+
+/// What disks miss after such work, of groups and what it touches of each: all of it where a disk got
+/// none, else what it couldn't take.
+pub(crate) fn missed_by<'a>(
+    groups: impl Iterator<Item = (&'a GroupPlace, u64)>,
+    results: &BTreeMap<DiskNumber, WorkResult>,
+) -> Misses {
+    let mut misses = Misses::new();
+    for (group, touched) in groups {
+        for (disk, _) in &group.members {
+            let missed = match results.get(disk) {
+                None => touched,
+                Some(result) => result.missed.get(&group.birth).copied().unwrap_or(0),
+            };
+            if missed != 0 {
+                misses.insert((group.birth, *disk), missed);
+            }
+        }
+    }
+    misses
 }
 
 impl Pool {
@@ -189,7 +210,7 @@ impl Pool {
         &self,
         work: &DiskWork,
         release: Option<ReleaseNumber>,
-    ) -> Result<(Vec<Touched>, Option<Instance>), IoError> {
+    ) -> Result<(BTreeMap<BirthId, u64>, Option<Instance>), IoError> {
         let limit = self.limits.background;
         let mut taken_by = work.shown;
         if release.is_some() {
@@ -199,7 +220,7 @@ impl Pool {
             }
             taken_by = Some(now);
         }
-        let mut missed = Vec::new();
+        let mut missed = BTreeMap::new();
         let confirm = release.map(|release| self.confirm_write(work, release));
         let writes =
             work.writes.iter().map(|(start, data, touched)| (*start, data.clone(), Some(*touched)));
@@ -221,7 +242,7 @@ impl Pool {
                 (
                     Err(IoError::Medium(_) | IoError::NoSpace(_) | IoError::OutOfRange(_)),
                     Some(touched),
-                ) => missed.push(touched),
+                ) => *missed.entry(touched.group).or_default() |= touched.mask,
                 (Err(error), _) => return Err(error),
             }
         }

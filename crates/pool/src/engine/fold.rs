@@ -11,7 +11,7 @@ use futures::{FutureExt, StreamExt};
 use runtime::Permit;
 
 use super::belief::LoadError;
-use super::disk_work::{DiskWork, Touched, WorkResult};
+use super::disk_work::{DiskWork, Touched, WorkResult, missed_by};
 use super::lease::Ended;
 use super::pending::{BlockData, PendingBlock, gather};
 use super::pool::GroupPlace;
@@ -21,7 +21,7 @@ use crate::format::{
     ReleaseNumber, Row, SegmentNumber, version_hash,
 };
 use crate::layout::VolumeBlock;
-use crate::metadata::{MetaRecord, MissChange, RootChange, Segment, SegmentState};
+use crate::metadata::{MetaRecord, Misses, RootChange, Segment, SegmentState};
 
 /// Rows written by one transfer, at most.
 const RUN_ROWS: usize = 256;
@@ -143,7 +143,8 @@ impl Volume {
             let release = self.pool.meta.borrow().counters().release;
             let results = self.write_folds(&folds, release).await;
             let touched = touched_disks(&results);
-            let misses = self.misses_of(&folds, &results);
+            let written = folds.iter().map(|fold| (&fold.group, self.touched_mask(fold)));
+            let misses = missed_by(written, &results);
             let failed = failures(&results);
             if failed.is_empty() && results.values().any(|result| result.began_anew) {
                 continue;
@@ -283,8 +284,7 @@ impl Volume {
         let mut covered = 0;
         for index in 0..fold.group.members.len() {
             if self.pool.extent_of(&fold.group, index).is_some() {
-                let missed = self.pool.meta.borrow().missed(fold.group.birth, index as u8);
-                covered |= touched & !missed;
+                covered |= touched & !self.pool.missed(&fold.group, index);
             }
         }
         covered == touched
@@ -313,7 +313,7 @@ impl Volume {
                 let work = works
                     .entry(member.number)
                     .or_insert_with(|| DiskWork::new(Rc::clone(&member), device).only_as_shown());
-                self.add_writes(work, fold, &runs, index, start);
+                self.add_writes(work, fold, &runs, start);
             }
         }
         self.pool.run_works(works, Some(release)).await
@@ -324,11 +324,10 @@ impl Volume {
         work: &mut DiskWork,
         fold: &GroupFold,
         runs: &[(Row, Buffer)],
-        member: usize,
         start: Lba,
     ) {
         let shape = self.pool.shape();
-        let touched = |mask| Touched { group: fold.group.birth, member: member as u8, mask };
+        let touched = |mask| Touched { group: fold.group.birth, mask };
         for (first, data) in runs {
             let count = (data.len() / BLOCK_BYTES) as u32;
             let mask = super::read::region_mask(&self.pool, *first, count);
@@ -341,28 +340,6 @@ impl Volume {
         }
     }
 
-    /// What the members that weren't reached miss from now on.
-    fn misses_of(
-        &self,
-        folds: &[GroupFold],
-        results: &BTreeMap<DiskNumber, WorkResult>,
-    ) -> Vec<MissChange> {
-        let mut misses: BTreeMap<(BirthId, u8), u64> = BTreeMap::new();
-        for fold in folds {
-            let mask = self.touched_mask(fold);
-            for (index, (disk, _)) in fold.group.members.iter().enumerate() {
-                if !results.contains_key(disk) {
-                    *misses.entry((fold.group.birth, index as u8)).or_default() |= mask;
-                }
-            }
-        }
-        for missed in results.values().flat_map(|result| &result.missed) {
-            *misses.entry((missed.group, missed.member)).or_default() |= missed.mask;
-        }
-        let changes = misses.into_iter().filter(|(_, mask)| *mask != 0);
-        changes.map(|((group, member), mask)| MissChange { group, member, mask }).collect()
-    }
-
     /// Commits the release and frees segments; false when the misses can't be recorded because
     /// nobody would be right.
     async fn release(
@@ -371,7 +348,7 @@ impl Volume {
         all: bool,
         release: ReleaseNumber,
         touched: BTreeSet<DiskNumber>,
-        (misses, roots): (Vec<MissChange>, Vec<RootChange>),
+        (misses, roots): (Misses, Vec<RootChange>),
     ) -> Result<bool, Ended> {
         // With nothing in flight and nothing newer, the open segment may go too: a writer waits for
         // its room, or it has lost a copy, and its last one would be needed to open the volume.
@@ -468,11 +445,8 @@ fn row_runs(rows: &BTreeMap<Row, Option<BlockData>>) -> Vec<(Row, Buffer)> {
 
 /// The members of a group that have all that a fold wrote of it.
 fn reached_members(group: &GroupPlace, results: &BTreeMap<DiskNumber, WorkResult>) -> Vec<usize> {
-    let reached = group.members.iter().enumerate().filter(|(index, (disk, _))| {
-        let missed = |touched: &Touched| {
-            (touched.group, usize::from(touched.member)) == (group.birth, *index)
-        };
-        results.get(disk).is_some_and(|result| !result.missed.iter().any(missed))
+    let reached = group.members.iter().enumerate().filter(|(_, (disk, _))| {
+        results.get(disk).is_some_and(|result| !result.missed.contains_key(&group.birth))
     });
     reached.map(|(index, _)| index).collect()
 }

@@ -7,12 +7,12 @@ use std::rc::Rc;
 
 use block::Lba;
 
-use super::disk_work::{DiskWork, Touched, WorkResult};
+use super::disk_work::{DiskWork, Touched, WorkResult, missed_by};
 use super::lease::Ended;
 use super::pool::GroupPlace;
 use super::volume::Volume;
 use crate::format::{BirthId, ChecksumBlock, ChecksumVersion, DiskNumber, ExtentShape};
-use crate::metadata::{MetaRecord, MissChange, RunKey};
+use crate::metadata::{MetaRecord, RunKey};
 
 /// Groups that are initialised beyond those that are needed.
 const AHEAD: u32 = 8;
@@ -51,7 +51,7 @@ impl Volume {
                     let work = works
                         .entry(member.number)
                         .or_insert_with(|| DiskWork::new(Rc::clone(&member), device));
-                    self.add_unwritten(work, group, index, start);
+                    self.add_unwritten(work, group, start);
                 }
             }
             if !alone.is_empty() {
@@ -69,22 +69,11 @@ impl Volume {
                 self.pool.exclude(&failed, true).await?;
                 continue;
             }
-            let mut misses: BTreeMap<(BirthId, u8), u64> = BTreeMap::new();
-            for group in &groups {
-                for (index, (disk, _)) in group.members.iter().enumerate() {
-                    if !results.contains_key(disk) {
-                        misses.insert((group.birth, index as u8), ExtentShape::CHECKSUMS);
-                    }
-                }
-            }
-            for missed in results.values().flat_map(|result| &result.missed) {
-                *misses.entry((missed.group, missed.member)).or_default() |= missed.mask;
-            }
+            let written = groups.iter().map(|group| (group, ExtentShape::CHECKSUMS));
+            let misses = missed_by(written, &results);
             let _lock = self.pool.meta_lock.acquire(1).await;
-            let misses = misses.into_iter();
-            let misses = misses.map(|((group, member), mask)| MissChange { group, member, mask });
             let records = [
-                MetaRecord::MissesSet(misses.collect()),
+                MetaRecord::MissesSet(misses),
                 MetaRecord::RunInitialised { volume: self.id, key, count },
                 MetaRecord::Confirmed { release, disks: results.keys().copied().collect() },
             ];
@@ -112,10 +101,7 @@ impl Volume {
         for group in groups {
             let shown = group.members.iter().enumerate().filter_map(|(index, (disk, _))| {
                 let result = results.get(disk)?;
-                let missed = |touched: &Touched| {
-                    (touched.group, usize::from(touched.member)) == (group.birth, index)
-                };
-                let whole = !result.missed.iter().any(missed);
+                let whole = !result.missed.contains_key(&group.birth);
                 whole.then_some((index, result.instance?))
             });
             self.checksums.initialised(group.birth, blocks, shown.collect());
@@ -143,18 +129,14 @@ impl Volume {
         Some((groups.collect(), count))
     }
 
-    fn add_unwritten(&self, work: &mut DiskWork, group: &GroupPlace, member: usize, start: Lba) {
+    fn add_unwritten(&self, work: &mut DiskWork, group: &GroupPlace, start: Lba) {
         let shape = self.pool.shape();
         for index in 0..shape.checksum_blocks() {
             for sequence in 0..2 {
                 let version = ChecksumVersion { sequence, ..ChecksumVersion::INITIAL };
                 let block = ChecksumBlock::unwritten(group.birth, index, version);
                 let sector = Lba(start.0 + shape.checksum_sector(index, block.slot()));
-                let touched = Touched {
-                    group: group.birth,
-                    member: member as u8,
-                    mask: ExtentShape::CHECKSUMS,
-                };
+                let touched = Touched { group: group.birth, mask: ExtentShape::CHECKSUMS };
                 work.write(sector, block.encode(), touched);
             }
         }

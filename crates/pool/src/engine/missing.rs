@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 
 use super::open_pool::OpenPool;
 use super::segment::current_copies;
-use super::status::misses_of;
-use crate::format::{BirthId, DiskNumber};
+use crate::format::DiskNumber;
 use crate::metadata::{Metadata, Volume as VolumeMeta};
 
 /// Disks named in a message, at most: the rest are counted.
@@ -22,17 +21,15 @@ impl OpenPool {
                 away.extend(run.members.iter().map(|member| member.disk));
             }
         }
-        let births: BTreeSet<BirthId> =
-            misses_of(meta, volume).map(|((birth, _), _)| birth).collect();
-        for group in births.into_iter().filter_map(|birth| meta.group_by_birth(birth)) {
-            let members: Vec<DiskNumber> = group.members().map(|(disk, _)| disk).collect();
-            let missed = |index: usize| meta.missed(group.birth(), index as u8);
-            let there = |index: &usize| self.is_there(members[*index]);
-            let wrong = (0..members.len()).filter(there).map(missed).fold(u64::MAX, |a, b| a & b);
-            for (index, disk) in members.iter().enumerate() {
-                match there(&index) {
-                    true if missed(index) & wrong != 0 => drop(behind.insert(*disk)),
-                    false if missed(index) & wrong != wrong => drop(away.insert(*disk)),
+        for group in meta.groups_behind(volume) {
+            let missed = |disk: DiskNumber| meta.missed(group.birth(), disk);
+            let disks = || group.members().map(|(disk, _)| disk);
+            let there = disks().filter(|disk| self.is_there(*disk));
+            let wrong = there.map(missed).fold(u64::MAX, |a, b| a & b);
+            for disk in disks() {
+                match self.is_there(disk) {
+                    true if missed(disk) & wrong != 0 => drop(behind.insert(disk)),
+                    false if missed(disk) & wrong != wrong => drop(away.insert(disk)),
                     _ => {}
                 }
             }

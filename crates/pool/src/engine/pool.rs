@@ -125,9 +125,15 @@ impl Pool {
         self.meta.borrow().group_by_birth(birth)?.root()
     }
 
+    /// What the member at `index` of a group misses: a bit per region.
+    pub(crate) fn missed(&self, group: &GroupPlace, index: usize) -> u64 {
+        let member = group.members.get(index);
+        member.map_or(u64::MAX, |(disk, _)| self.meta.borrow().missed(group.birth, *disk))
+    }
+
     /// Whether the member at `index` of a group has everything of the regions in `mask`.
-    pub(crate) fn has_all(&self, birth: BirthId, index: usize, mask: u64) -> bool {
-        self.meta.borrow().missed(birth, index as u8) & mask == 0
+    pub(crate) fn has_all(&self, group: &GroupPlace, index: usize, mask: u64) -> bool {
+        self.missed(group, index) & mask == 0
     }
 
     /// The first sector of a group's extent on its member at `index`, if that disk takes part.

@@ -265,7 +265,7 @@ impl Volume {
         let region = 1 << self.pool.shape().region_of_row(row);
         let patience = self.pool.runtime.now() + self.pool.limits.exclusion;
         loop {
-            let has = |member: &usize| self.pool.has_all(group.birth, *member, region);
+            let has = |member: &usize| self.pool.has_all(group, *member, region);
             let mut order: Vec<usize> = (0..group.members.len()).collect();
             order.sort_by_key(|member| (!has(member), *member != suspect));
             let (mut right, mut wrong, mut is_silent) = (None, Vec::new(), false);
@@ -314,7 +314,7 @@ impl Volume {
         let mut candidates: Vec<usize> = (0..group.members.len())
             .filter(|member| match only {
                 Some(only) => only == *member,
-                None => self.pool.has_all(group.birth, *member, mask),
+                None => self.pool.has_all(group, *member, mask),
             })
             .collect();
         // Now and then the other way round, so that each copy is looked at in the long run.

@@ -11,8 +11,10 @@ use super::member::{Member, Standing};
 use super::observe::{self, Content};
 use super::pool::Pool;
 use super::segment::current_copies;
-use crate::format::{BirthId, ConfirmSlots, DiskNumber, LabelError, select_confirm, select_vote};
-use crate::metadata::{MetaRecord, MissChange};
+use crate::format::{
+    ConfirmSlots, DiskNumber, ExtentShape, LabelError, select_confirm, select_vote,
+};
+use crate::metadata::{MetaRecord, Misses};
 use crate::report::PoolEvent;
 
 /// Why a disk isn't taken in.
@@ -270,22 +272,16 @@ impl Pool {
 
     /// All that a disk ever had, as misses, as far as another member has it. Of the rest it is the only
     /// one, and the checksums tell what of it is right: what doesn't match is an error or waited for.
-    fn everything_on(&self, disk: DiskNumber) -> Vec<MissChange> {
+    fn everything_on(&self, disk: DiskNumber) -> Misses {
         let meta = self.meta.borrow();
         let groups = meta.volumes().values().flat_map(|volume| volume.groups());
-        let mut misses = Vec::new();
-        for group in groups.filter(|group| group.is_initialised()) {
-            let index = group.members().position(|(member, _)| member == disk);
-            if let Some(index) = index {
-                let (birth, member) = (group.birth(), index as u8);
-                let others = (0..group.members().len() as u8).filter(|other| *other != member);
-                let mask = others.fold(0, |mask, other| mask | !meta.missed(birth, other));
-                if mask != 0 {
-                    misses.push(MissChange { group: birth, member, mask });
-                }
-            }
-        }
-        misses
+        let here = groups.filter(|group| group.is_initialised() && group.is_on(disk));
+        let misses = here.map(|group| {
+            let others = group.members().filter(|(other, _)| *other != disk);
+            let has = others.map(|(other, _)| !meta.missed(group.birth(), other));
+            ((group.birth(), disk), has.fold(0, |any, has| any | has))
+        });
+        misses.filter(|(_, mask)| *mask != 0).collect()
     }
 
     /// Whether a disk has the only current copy of a live log segment: what was acknowledged and is only
@@ -324,24 +320,9 @@ impl Pool {
     /// Bytes that a disk still has to catch up: regions missed, times their size.
     pub(crate) fn missed_bytes(&self, disk: DiskNumber) -> u64 {
         let meta = self.meta.borrow();
-        let region = meta.shape().extent_bytes() / u64::from(crate::format::ExtentShape::REGIONS);
-        let mut bytes = 0;
-        for ((birth, index), mask) in meta.misses() {
-            if self.disk_of(&meta, *birth, *index) == Some(disk) {
-                bytes += u64::from(mask.count_ones()) * region;
-            }
-        }
-        bytes
-    }
-
-    fn disk_of(
-        &self,
-        meta: &crate::metadata::Metadata,
-        birth: BirthId,
-        index: u8,
-    ) -> Option<DiskNumber> {
-        let group = meta.group_by_birth(birth)?;
-        group.members().nth(usize::from(index)).map(|(disk, _)| disk)
+        let region = meta.shape().extent_bytes() / u64::from(ExtentShape::REGIONS);
+        let missed = meta.misses().iter().filter(|((_, of), _)| *of == disk);
+        missed.map(|(_, mask)| u64::from(mask.count_ones()) * region).sum()
     }
 }
 

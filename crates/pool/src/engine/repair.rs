@@ -52,7 +52,7 @@ impl Volume {
         }
         let region = 1 << shape.region_of_row(row);
         for other in (0..group.members.len()).filter(|other| *other != bad) {
-            if !self.pool.has_all(birth, other, region) {
+            if !self.pool.has_all(&group, other, region) {
                 continue;
             }
             let Some(right) = self.read_checked(&group, row, other, crc).await else { continue };
@@ -156,7 +156,7 @@ impl Volume {
         let known = self.checksums.versions(group.birth).is_some();
         !known
             || (0..group.members.len()).all(|index| {
-                let holds = self.pool.has_all(group.birth, index, ExtentShape::CHECKSUMS);
+                let holds = self.pool.has_all(group, index, ExtentShape::CHECKSUMS);
                 let member = self.pool.extent_of(group, index).map(|(member, ..)| member);
                 member.filter(|_| holds).is_none_or(|member| {
                     self.checksums.is_shown(group.birth, index, member.seen_instance.get())
@@ -169,7 +169,7 @@ impl Volume {
         let shape = self.pool.shape();
         let mut failed = BTreeMap::new();
         for index in 0..group.members.len() {
-            let holds = self.pool.has_all(group.birth, index, ExtentShape::CHECKSUMS);
+            let holds = self.pool.has_all(group, index, ExtentShape::CHECKSUMS);
             let Some((member, device, start)) = self.pool.extent_of(group, index) else { continue };
             let seen = member.seen_instance.get();
             if !holds || self.checksums.is_shown(group.birth, index, seen) {

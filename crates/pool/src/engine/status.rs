@@ -11,7 +11,7 @@ use super::open_pool::OpenPool;
 use super::pool::Pool;
 use super::segment::current_copies;
 use super::volume::{Serving, Volume};
-use crate::format::{BirthId, DiskNumber, ExtentShape};
+use crate::format::{DiskNumber, ExtentShape};
 use crate::metadata::{Metadata, Volume as VolumeMeta};
 use crate::report::{DiskState, PoolDisk, PoolReport, PoolState, VolumeReport, VotesReport};
 
@@ -102,7 +102,7 @@ impl OpenPool {
     fn volume_report(&self, meta: &Metadata, volume: &Rc<Volume>) -> Option<VolumeReport> {
         let known = meta.volumes().get(&volume.id)?;
         let region = meta.shape().extent_bytes() / u64::from(ExtentShape::REGIONS);
-        let missed: u64 = misses_of(meta, known).map(|(_, m)| u64::from(m.count_ones())).sum();
+        let missed: u64 = meta.misses_of(known).map(|(_, m)| u64::from(m.count_ones())).sum();
         let suspended = match volume.serving() {
             Serving::Yes | Serving::Gone => self.blocked(meta, known),
             Serving::Opening => {
@@ -147,15 +147,10 @@ impl OpenPool {
             let there = run.members.iter().map(|member| member.disk);
             least = least.min(self.domains_there(meta, there));
         }
-        let mut behind: BTreeMap<BirthId, BTreeSet<u8>> = BTreeMap::new();
-        for ((birth, member), _) in misses_of(meta, volume) {
-            behind.entry(birth).or_default().insert(member);
-        }
-        for (birth, behind) in behind {
-            let Some(group) = meta.group_by_birth(birth) else { continue };
-            let whole = group.members().enumerate();
-            let whole = whole.filter(|(index, _)| !behind.contains(&(*index as u8)));
-            let whole = self.domains_there(meta, whole.map(|(_, (disk, _))| disk));
+        for group in meta.groups_behind(volume) {
+            let disks = group.members().map(|(disk, _)| disk);
+            let whole = disks.filter(|disk| meta.missed(group.birth(), *disk) == 0);
+            let whole = self.domains_there(meta, whole);
             // Two members that are each behind the other still make one copy together.
             least = least.min(whole.max(least.min(1)));
         }
@@ -202,16 +197,4 @@ impl OpenPool {
             .collect();
         copies.min().unwrap_or((domains.len() as u32).saturating_sub(1))
     }
-}
-
-/// What the members of a volume's groups have missed.
-pub(super) fn misses_of<'a>(
-    meta: &'a Metadata,
-    volume: &'a VolumeMeta,
-) -> impl Iterator<Item = ((BirthId, u8), u64)> + 'a {
-    volume.runs.values().flat_map(move |run| {
-        let first = (run.birth, 0);
-        let last = (run.birth.plus(u64::from(run.count.saturating_sub(1))), u8::MAX);
-        meta.misses().range(first..=last).map(|(key, mask)| (*key, *mask))
-    })
 }

@@ -129,7 +129,7 @@ impl Volume {
                         continue;
                     }
                 };
-                if !self.pool.has_all(place.birth, member, 1 << shape.region_of_row(row)) {
+                if !self.pool.has_all(place, member, 1 << shape.region_of_row(row)) {
                     report.missed += 1;
                     continue;
                 }

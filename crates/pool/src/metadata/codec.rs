@@ -1,12 +1,15 @@
 //! Records as bytes: a tag, then the fields in the order of their declaration.
 //!
+//! What disks miss is {count; per group and disk, ascending: how much higher the group's birth is than
+//! that of the one before, the disk, 8 bytes of mask}, so neighbouring groups take a byte each for it.
+//!
 //! Tags are never given another meaning. Decoding accepts exactly what encoding yields; whether a
 //! record makes sense is for [`Metadata::apply`](super::Metadata::apply) to judge.
 
 use block::Epoch;
 
 use super::{
-    Counters, DiskState, ExtentRange, GroupRun, Layout, Member, MetaRecord, MissChange, RootChange,
+    Counters, DiskState, ExtentRange, GroupRun, Layout, Member, MetaRecord, Misses, RootChange,
     RunKey, Segment, SegmentCopyPlace, SegmentState,
 };
 use crate::format::{
@@ -139,13 +142,13 @@ fn put_record(w: &mut Writer, record: &MetaRecord) {
             w.byte(SEGMENT_COPY_DROPPED).number(volume.0.into()).number(number.0);
             w.number(disk.0.into());
         }
-        MetaRecord::MissesSet(changes) => {
+        MetaRecord::MissesSet(misses) => {
             w.byte(MISSES_SET);
-            put_misses(w, changes);
+            put_misses(w, misses);
         }
-        MetaRecord::MissesCleared(changes) => {
+        MetaRecord::MissesCleared(misses) => {
             w.byte(MISSES_CLEARED);
-            put_misses(w, changes);
+            put_misses(w, misses);
         }
         MetaRecord::Released { volume, log, release, touched, misses, roots } => {
             w.byte(RELEASED).number(volume.0.into()).number(log.0).number(release.0);
@@ -383,17 +386,27 @@ fn take_segment(r: &mut Reader<'_>) -> Result<Segment, Malformed> {
     Ok(Segment { number, epoch, birth, copies, wanted, state, key })
 }
 
-fn put_misses(w: &mut Writer, changes: &[MissChange]) {
-    w.number(changes.len() as u64);
-    for change in changes {
-        w.number(change.group.0).byte(change.member).fixed64(change.mask);
+fn put_misses(w: &mut Writer, misses: &Misses) {
+    w.number(misses.len() as u64);
+    let mut before = 0;
+    for ((group, disk), mask) in misses {
+        w.number(group.0 - before).number(disk.0.into()).fixed64(*mask);
+        before = group.0;
     }
 }
 
-fn take_misses(r: &mut Reader<'_>) -> Result<Vec<MissChange>, Malformed> {
-    take_list(r, |r| {
-        Ok(MissChange { group: BirthId(r.number()?), member: r.byte()?, mask: r.fixed64()? })
-    })
+fn take_misses(r: &mut Reader<'_>) -> Result<Misses, Malformed> {
+    let mut misses = Misses::new();
+    let mut group = 0_u64;
+    for _ in 0..r.count()? {
+        group = group.checked_add(r.number()?).ok_or_else(|| r.malformed())?;
+        let key = (BirthId(group), disk(r)?);
+        if misses.last_key_value().is_some_and(|(before, _)| *before >= key) {
+            return Err(r.malformed());
+        }
+        misses.insert(key, r.fixed64()?);
+    }
+    Ok(misses)
 }
 
 #[cfg(test)]

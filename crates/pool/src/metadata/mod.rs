@@ -33,7 +33,7 @@ pub(crate) use area::{
 pub use codec::{decode_records, encode_records};
 pub use extent_set::ExtentSet;
 pub use reading::{AreaBytes, CopyUnusable, recover_copy};
-pub use record::{MetaRecord, MissChange, RootChange};
+pub use record::{MetaRecord, RootChange};
 pub use recover::{AreaFault, ChooseError, Recovered, choose_copy};
 pub use shared::{Roots, SharedMap};
 pub use state::{

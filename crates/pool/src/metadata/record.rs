@@ -2,21 +2,12 @@
 
 use uuid::Uuid;
 
-use super::{Counters, DiskState, ExtentRange, GroupRun, Layout, RunKey, Segment, SegmentState};
+use super::{
+    Counters, DiskState, ExtentRange, GroupRun, Layout, Misses, RunKey, Segment, SegmentState,
+};
 use crate::format::{
     BirthId, DiskId, DiskNumber, RecordNumber, ReleaseNumber, SegmentNumber, VolumeId,
 };
-
-/// Bits to set or clear in what a member misses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MissChange {
-    /// The group.
-    pub group: BirthId,
-    /// The member's index in it.
-    pub member: u8,
-    /// A bit per region.
-    pub mask: u64,
-}
 
 /// The versions of a group's checksum blocks that count from now on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,10 +156,10 @@ pub enum MetaRecord {
         /// The copy's disk.
         disk: DiskNumber,
     },
-    /// Members miss something from now on.
-    MissesSet(Vec<MissChange>),
-    /// Members have caught up with something.
-    MissesCleared(Vec<MissChange>),
+    /// Disks miss these regions too from now on.
+    MissesSet(Misses),
+    /// Disks have caught up with these regions.
+    MissesCleared(Misses),
     /// Disks wrote a release number into their confirm blocks, durably, with what the other records of
     /// this transaction credit to them.
     Confirmed {
@@ -189,7 +180,7 @@ pub enum MetaRecord {
         /// The disks that wrote it into their confirm blocks.
         touched: Vec<DiskNumber>,
         /// What wasn't reached.
-        misses: Vec<MissChange>,
+        misses: Misses,
         /// The roots of the groups whose checksum blocks it changed.
         roots: Vec<RootChange>,
     },

@@ -3,7 +3,7 @@
 //! One encoding and one validation serve both checkpoint and log, and what a checkpoint says is
 //! believed no more than what a record says.
 
-use super::{DiskState, MetaRecord, Metadata, MissChange, PoolIdentity};
+use super::{DiskState, MetaRecord, Metadata, PoolIdentity};
 use crate::format::{BirthId, SegmentNumber};
 use crate::metadata::Inconsistent;
 
@@ -46,16 +46,10 @@ impl Metadata {
                 released: volume.log.released,
             });
         }
-        let misses = self.misses.iter();
-        let misses: Vec<_> = misses
-            .map(|((group, member), mask)| MissChange {
-                group: *group,
-                member: *member,
-                mask: *mask,
-            })
-            .collect();
-        if !misses.is_empty() {
-            records.push(MetaRecord::MissesSet(misses));
+        if !self.misses.is_empty() {
+            records.push(MetaRecord::MissesSet(
+                self.misses.iter().map(|(key, mask)| (*key, *mask)).collect(),
+            ));
         }
         for disk in self.disks.values() {
             records.push(MetaRecord::DiskRestored {

@@ -1,5 +1,7 @@
 //! The metadata in memory, and the questions that the engine asks of it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use block::Epoch;
 use uuid::Uuid;
 
@@ -195,6 +197,11 @@ impl<'a> Group<'a> {
             .iter()
             .map(move |member| (member.disk, ExtentNumber(member.first.0.saturating_add(index))))
     }
+
+    /// Whether it has a position on a disk.
+    pub fn is_on(&self, disk: DiskNumber) -> bool {
+        self.run.members.iter().any(|member| member.disk == disk)
+    }
 }
 
 /// Whether a segment still takes records.
@@ -290,8 +297,9 @@ pub struct Volume {
     pub properties: SharedMap<String, String>,
 }
 
-/// What members miss: for a group's birth and a member's index a bit per 64th of the extent.
-pub type Misses = SharedMap<(BirthId, u8), u64>;
+/// Dirty bits: for a group's birth and a disk that has a position in it a bit per region of the extent.
+/// They are a disk's: who takes over a position inherits nothing.
+pub type Misses = BTreeMap<(BirthId, DiskNumber), u64>;
 
 /// The numbers that will be given next; none is ever given twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -325,7 +333,7 @@ pub struct Metadata {
     pub(super) shape: ExtentShape,
     pub(super) disks: SharedMap<DiskNumber, Disk>,
     pub(super) volumes: SharedMap<VolumeId, Volume>,
-    pub(super) misses: Misses,
+    pub(super) misses: SharedMap<(BirthId, DiskNumber), u64>,
     pub(super) next: Counters,
     /// First birth of each run to its place.
     pub(super) births: SharedMap<BirthId, (VolumeId, RunKey)>,
@@ -340,7 +348,7 @@ impl Metadata {
             shape,
             disks: SharedMap::default(),
             volumes: SharedMap::default(),
-            misses: Misses::default(),
+            misses: SharedMap::default(),
             next: Counters::default(),
             births: SharedMap::default(),
         })
@@ -376,14 +384,33 @@ impl Metadata {
         self.volumes.values().find(|volume| volume.name == name)
     }
 
-    /// What members miss.
-    pub fn misses(&self) -> &Misses {
+    /// What disks miss.
+    pub fn misses(&self) -> &SharedMap<(BirthId, DiskNumber), u64> {
         &self.misses
     }
 
-    /// What one member of a group misses: a bit per region.
-    pub fn missed(&self, group: BirthId, member: u8) -> u64 {
-        self.misses.get(&(group, member)).copied().unwrap_or(0)
+    /// What disks miss of a volume's groups.
+    pub fn misses_of<'a>(
+        &'a self,
+        volume: &'a Volume,
+    ) -> impl Iterator<Item = ((BirthId, DiskNumber), u64)> + 'a {
+        volume.runs.values().flat_map(move |run| {
+            let first = (run.birth, DiskNumber(0));
+            let end = (run.birth.plus(u64::from(run.count)), DiskNumber(0));
+            self.misses.range(first..end).map(|(key, mask)| (*key, *mask))
+        })
+    }
+
+    /// The groups of a volume of which a disk misses something.
+    pub fn groups_behind<'a>(&'a self, volume: &'a Volume) -> impl Iterator<Item = Group<'a>> + 'a {
+        let births: BTreeSet<BirthId> =
+            self.misses_of(volume).map(|((birth, _), _)| birth).collect();
+        births.into_iter().filter_map(|birth| self.group_by_birth(birth))
+    }
+
+    /// What a disk misses of a group: a bit per region.
+    pub fn missed(&self, group: BirthId, disk: DiskNumber) -> u64 {
+        self.misses.get(&(group, disk)).copied().unwrap_or(0)
     }
 
     /// The numbers that will be given next.

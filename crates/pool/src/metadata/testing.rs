@@ -79,7 +79,7 @@ pub(crate) fn segment(number: u64, birth: u64, copies: &[(u32, u32)]) -> Segment
 /// Every kind of record, in an order in which all apply to a pool without disks.
 pub(crate) fn history() -> Vec<MetaRecord> {
     let volume = VolumeId(1);
-    let miss = |group, member, mask| MissChange { group: BirthId(group), member, mask };
+    let miss = |group, disk, mask| ((BirthId(group), DiskNumber(disk)), mask);
     let ended =
         |number, state| MetaRecord::SegmentEnded { volume, number: SegmentNumber(number), state };
     let begun = |disk, first, count| {
@@ -105,7 +105,7 @@ pub(crate) fn history() -> Vec<MetaRecord> {
         MetaRecord::PropertySet { id: volume, key: "ftp".into(), value: Some("on".into()) },
         MetaRecord::PropertySet { id: volume, key: "ftp".into(), value: None },
         MetaRecord::RunInitialised { volume, key: RunKey { lane: 0, first_set: 0 }, count: 8 },
-        MetaRecord::MissesSet(vec![miss(2, 0, 0xf0), miss(2, 1, 0x0f), miss(19, 1, u64::MAX)]),
+        MetaRecord::MissesSet([miss(2, 0, 0xf0), miss(2, 1, 0x0f), miss(19, 2, u64::MAX)].into()),
         ended(1, SegmentState::Closed(RecordNumber(39))),
         MetaRecord::SegmentOpened { volume, segment: segment(2, 22, &[(0, 102), (2, 102)]) },
         MetaRecord::SegmentCopyDropped { volume, number: SegmentNumber(1), disk: DiskNumber(2) },
@@ -114,12 +114,12 @@ pub(crate) fn history() -> Vec<MetaRecord> {
             log: RecordNumber(39),
             release: ReleaseNumber(1),
             touched: vec![DiskNumber(0), DiskNumber(1)],
-            misses: vec![miss(18, 1, 1)],
+            misses: [miss(18, 2, 1)].into(),
             roots: vec![RootChange { group: BirthId(2), root: 0xfeed_f00d_0000_0001 }],
         },
         MetaRecord::SegmentFreed { volume, number: SegmentNumber(1) },
         MetaRecord::Confirmed { release: ReleaseNumber(2), disks: vec![DiskNumber(1)] },
-        MetaRecord::MissesCleared(vec![miss(19, 1, u64::MAX), miss(2, 0, 0x30)]),
+        MetaRecord::MissesCleared([miss(19, 2, u64::MAX), miss(2, 0, 0x30)].into()),
         ended(2, SegmentState::Bounded(RecordNumber(44))),
         MetaRecord::VolumeRenamed { id: volume, name: "subspace".into() },
         MetaRecord::VolumeCreated {

@@ -2,7 +2,7 @@
 
 use super::{COPIES_MAX, Inconsistent};
 use crate::format::{BirthId, DiskNumber, RecordNumber, ReleaseNumber, SegmentNumber, VolumeId};
-use crate::metadata::{Metadata, MissChange, RootChange, Segment, SegmentState};
+use crate::metadata::{Metadata, Misses, RootChange, Segment, SegmentState};
 
 impl Metadata {
     pub(super) fn open_segment(
@@ -98,7 +98,7 @@ impl Metadata {
         log: RecordNumber,
         release: ReleaseNumber,
         touched: &[DiskNumber],
-        (misses, roots): (&[MissChange], &[RootChange]),
+        (misses, roots): (&Misses, &[RootChange]),
     ) -> Result<(), Inconsistent> {
         let next = self.check_release(release, touched)?;
         if log < self.volume_mut(id)?.log.released {

@@ -35,9 +35,12 @@ pub enum Inconsistent {
     /// No such run of groups.
     #[error("{0} has no run at lane {lane}, set {set}", lane = .1.lane, set = .1.first_set)]
     UnknownRun(VolumeId, RunKey),
-    /// No group with this birth id, or no such member.
-    #[error("no group with {0}, or no such member of it")]
+    /// No group with this birth id.
+    #[error("no group with {0}")]
     UnknownGroup(BirthId),
+    /// A group has no position on the disk.
+    #[error("the group with {0} has no position on {1}")]
+    UnknownPosition(BirthId, DiskNumber),
     /// No such segment, or no copy there.
     #[error("{0} has no {1}, or no such copy of it")]
     UnknownSegment(VolumeId, SegmentNumber),
@@ -110,8 +113,8 @@ impl Metadata {
             MetaRecord::SegmentCopyDropped { volume, number, disk } => {
                 self.drop_copy(*volume, *number, *disk)
             }
-            MetaRecord::MissesSet(changes) => self.set_misses(changes),
-            MetaRecord::MissesCleared(changes) => self.clear_misses(changes),
+            MetaRecord::MissesSet(misses) => self.set_misses(misses),
+            MetaRecord::MissesCleared(misses) => self.clear_misses(misses),
             MetaRecord::Released { volume, log, release, touched, misses, roots } => {
                 self.release(*volume, *log, *release, touched, (misses, roots))
             }

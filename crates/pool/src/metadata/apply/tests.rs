@@ -7,7 +7,7 @@ use super::*;
 use crate::format::{FailureDomain, MIB, RecordNumber, ReleaseNumber};
 use crate::metadata::testing::{disk_added, empty_pool, history, pool_of, run, segment};
 use crate::metadata::{
-    ExtentSet, GroupRun, Layout, Member, MissChange, SegmentCopyPlace, SegmentState, encode_records,
+    ExtentSet, GroupRun, Layout, Member, Misses, SegmentCopyPlace, SegmentState, encode_records,
 };
 
 fn after_history() -> Metadata {
@@ -79,9 +79,11 @@ fn every_kind_of_record_applies_and_a_snapshot_restores_all_of_it() {
     let volume = &metadata.volumes()[&VolumeId(1)];
     assert_eq!(volume.name, "subspace");
     assert_eq!(volume.properties.keys().collect::<Vec<_>>(), ["mount"]);
-    assert_eq!(metadata.missed(BirthId(2), 0), 0xc0);
-    assert_eq!(metadata.missed(BirthId(18), 1), 1);
-    assert_eq!(metadata.missed(BirthId(19), 1), 0);
+    assert_eq!(metadata.missed(BirthId(2), DiskNumber(0)), 0xc0);
+    assert_eq!(metadata.missed(BirthId(18), DiskNumber(2)), 1);
+    assert_eq!(metadata.missed(BirthId(19), DiskNumber(2)), 0);
+    let behind = metadata.groups_behind(volume).map(|group| group.birth());
+    assert_eq!(behind.collect::<Vec<_>>(), [BirthId(2), BirthId(18)]);
     assert_eq!(metadata.pool().name, "pond");
 }
 
@@ -245,28 +247,52 @@ fn a_size_is_covered_by_groups_without_a_hole() {
 #[test]
 fn every_region_keeps_a_member_that_has_it() {
     let mut metadata = small();
-    let miss = |member, mask| MissChange { group: BirthId(3), member, mask };
-    metadata.apply(&MetaRecord::MissesSet(vec![miss(0, 0b11)])).unwrap();
+    let miss = |disk, mask| ((BirthId(3), DiskNumber(disk)), mask);
+    metadata.apply(&MetaRecord::MissesSet([miss(0, 0b11)].into())).unwrap();
     let no_right_member = Inconsistent::NoRightMember(BirthId(3));
-    let error = refused(&metadata, MetaRecord::MissesSet(vec![miss(1, 0b10)]));
+    let error = refused(&metadata, MetaRecord::MissesSet([miss(1, 0b10)].into()));
     assert_eq!(error, no_right_member);
-    let error = refused(&metadata, MetaRecord::MissesSet(vec![miss(1, 0b1000), miss(0, 0b1000)]));
+    let both = [miss(1, 0b1000), miss(0, 0b1000)].into();
+    let error = refused(&metadata, MetaRecord::MissesSet(both));
     assert_eq!(error, no_right_member);
     let released = MetaRecord::Released {
         volume: VolumeId(1),
         log: RecordNumber(4),
         release: ReleaseNumber(1),
         touched: vec![DiskNumber(0)],
-        misses: vec![miss(1, 0b1)],
+        misses: [miss(1, 0b1)].into(),
         roots: vec![],
     };
     assert_eq!(refused(&metadata, released), no_right_member);
-    metadata.apply(&MetaRecord::MissesSet(vec![miss(1, 0b100)])).unwrap();
-    let unknown = MissChange { group: BirthId(17), member: 0, mask: 1 };
-    let error = refused(&metadata, MetaRecord::MissesSet(vec![unknown]));
+    metadata.apply(&MetaRecord::MissesSet([miss(1, 0b100)].into())).unwrap();
+    let unknown = [((BirthId(17), DiskNumber(0)), 1)].into();
+    let error = refused(&metadata, MetaRecord::MissesSet(unknown));
     assert_eq!(error, Inconsistent::UnknownGroup(BirthId(17)));
-    let error = refused(&metadata, MetaRecord::MissesCleared(vec![miss(2, 1)]));
-    assert_eq!(error, Inconsistent::UnknownGroup(BirthId(3)));
+}
+
+#[test]
+fn only_a_disk_with_a_position_in_a_group_misses_something_of_it() {
+    let mut metadata = small();
+    let volume = VolumeId(1);
+    metadata
+        .apply(&MetaRecord::RunAdded { volume, run: run(16, 4, 17, &[(1, 30), (2, 0)]) })
+        .unwrap();
+    let miss = |birth, disk| Misses::from([((BirthId(birth), DiskNumber(disk)), 1)]);
+    for (birth, disk) in [(1, 2), (16, 2), (17, 0), (20, 0), (3, 9)] {
+        let nowhere = Inconsistent::UnknownPosition(BirthId(birth), DiskNumber(disk));
+        for record in [MetaRecord::MissesSet, MetaRecord::MissesCleared] {
+            assert_eq!(refused(&metadata, record(miss(birth, disk))), nowhere);
+        }
+    }
+    // The same position of two runs is two disks'.
+    metadata
+        .apply_all(&[(16, 1), (17, 2)].map(|(b, d)| MetaRecord::MissesSet(miss(b, d))))
+        .unwrap();
+    let volume = &metadata.volumes()[&volume];
+    let missed: Vec<_> = metadata.misses_of(volume).collect();
+    let key = |birth, disk| (BirthId(birth), DiskNumber(disk));
+    assert_eq!(missed, [(key(16, 1), 1), (key(17, 2), 1)]);
+    assert_eq!(metadata.missed(BirthId(17), DiskNumber(1)), 0);
 }
 
 #[test]
@@ -303,7 +329,7 @@ fn a_segment_keeps_its_last_copy_and_unreleased_records() {
         log: RecordNumber(log),
         release: ReleaseNumber(log),
         touched: vec![],
-        misses: vec![],
+        misses: Misses::new(),
         roots: vec![],
     };
     metadata.apply(&released(7)).unwrap();
@@ -329,8 +355,8 @@ fn a_segment_keeps_its_last_copy_and_unreleased_records() {
 fn a_removed_volume_leaves_pending_extents_and_no_trace() {
     let mut metadata = small();
     let volume = VolumeId(1);
-    let miss = MissChange { group: BirthId(16), member: 0, mask: 1 };
-    metadata.apply(&MetaRecord::MissesSet(vec![miss])).unwrap();
+    let (first, last) = ((BirthId(1), DiskNumber(1)), (BirthId(16), DiskNumber(0)));
+    metadata.apply(&MetaRecord::MissesSet([(first, 1), (last, 1)].into())).unwrap();
     metadata
         .apply(&MetaRecord::SegmentOpened { volume, segment: segment(1, 17, &[(0, 60)]) })
         .unwrap();
@@ -357,14 +383,9 @@ fn any_record() -> impl Strategy<Value = MetaRecord> {
     let extents = (0_u32..30, 1_u32..4)
         .prop_map(|(first, count)| ExtentRange::new(ExtentNumber(first), count));
     let members = prop::collection::vec((0_u32..5, 0_u32..30), 1..3);
-    let changes = prop::collection::vec(
-        (1_u64..30, 0_u8..3, any::<u64>()).prop_map(|(group, member, mask)| MissChange {
-            group: BirthId(group),
-            member,
-            mask: mask & 0xff,
-        }),
-        0..3,
-    );
+    let missing =
+        (1_u64..30, 0_u32..5).prop_map(|(group, disk)| (BirthId(group), DiskNumber(disk)));
+    let misses = prop::collection::btree_map(missing, 0_u64..0x100, 0..3);
     prop_oneof![
         (0_u32..6, 0_u32..3, 0_u64..3).prop_map(|(number, node, area)| {
             disk_added(number, node, 128 * MIB, area * 4 * MIB)
@@ -412,9 +433,9 @@ fn any_record() -> impl Strategy<Value = MetaRecord> {
         (volume.clone(), 1_u64..6, disk.clone()).prop_map(|(volume, number, disk)| {
             MetaRecord::SegmentCopyDropped { volume, number: SegmentNumber(number), disk }
         }),
-        changes.clone().prop_map(MetaRecord::MissesSet),
-        changes.clone().prop_map(MetaRecord::MissesCleared),
-        (volume, 0_u64..9, 0_u64..9, changes).prop_map(|(volume, log, release, misses)| {
+        misses.clone().prop_map(MetaRecord::MissesSet),
+        misses.clone().prop_map(MetaRecord::MissesCleared),
+        (volume, 0_u64..9, 0_u64..9, misses).prop_map(|(volume, log, release, misses)| {
             MetaRecord::Released {
                 volume,
                 log: RecordNumber(log),
@@ -449,12 +470,12 @@ proptest! {
             }
         }
         assert_every_extent_has_one_owner(&metadata);
-        for ((group, _), mask) in metadata.misses() {
+        for ((birth, disk), mask) in metadata.misses() {
             prop_assert_ne!(*mask, 0);
-            let members = metadata.group_by_birth(*group).unwrap().run.members.len();
-            let nobody = (0..members as u8)
-                .fold(u64::MAX, |all, member| all & metadata.missed(*group, member));
-            prop_assert_eq!(nobody, 0);
+            let group = metadata.group_by_birth(*birth).unwrap();
+            prop_assert!(group.is_on(*disk));
+            let missed = group.members().map(|(disk, _)| metadata.missed(*birth, disk));
+            prop_assert_eq!(missed.fold(u64::MAX, |nobody, missed| nobody & missed), 0);
         }
         let restored = Metadata::restore(metadata.pool().clone(), &metadata.snapshot());
         prop_assert_eq!(restored.as_ref(), Ok(&metadata));
@@ -498,7 +519,7 @@ fn a_planned_change_leaves_the_metadata_as_it_was() {
     let kept = encode_records(&before.snapshot());
     let changes = [
         MetaRecord::PoolRenamed { name: "ocean".into() },
-        MetaRecord::MissesSet(vec![MissChange { group: BirthId(3), member: 0, mask: 4 }]),
+        MetaRecord::MissesSet([((BirthId(3), DiskNumber(0)), 4)].into()),
         MetaRecord::VolumeResized { id: VolumeId(1), bytes: 4096 },
         MetaRecord::RunInitialised {
             volume: VolumeId(1),

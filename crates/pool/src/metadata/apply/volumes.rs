@@ -70,15 +70,13 @@ impl Metadata {
     pub(super) fn remove_volume(&mut self, id: VolumeId) -> Result<(), Inconsistent> {
         let unknown = Inconsistent::UnknownVolume(id);
         let volume = self.volumes.get(&id).cloned().ok_or(unknown)?;
+        let misses: Vec<_> = self.misses_of(&volume).map(|(key, _)| key).collect();
+        for key in misses {
+            self.misses.remove_mut(&key);
+        }
         self.volumes.remove_mut(&id);
         for run in volume.runs.values() {
             self.births.remove_mut(&run.birth);
-            let first = (run.birth, 0);
-            let last = (run.birth.plus(u64::from(run.count - 1)), u8::MAX);
-            let gone: Vec<_> = self.misses.range(first..=last).map(|(key, _)| *key).collect();
-            for key in gone {
-                self.misses.remove_mut(&key);
-            }
         }
         for (disk, extents) in owned_by(&volume) {
             if let Some(disk) = self.disks.get_mut(&disk) {
