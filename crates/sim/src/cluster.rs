@@ -5,8 +5,10 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::claim::Place;
 use block::{Instant, OwnerId};
 use pool::engine::{Engine, EngineConfig, Limits};
+use pool::format::FailureDomain;
 use pool::{DiskState, KnownPool, PoolReport, PoolState};
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -39,6 +41,8 @@ pub struct Plan {
     pub paths: u8,
     /// Extent size of pools, unless a scenario says otherwise.
     pub extent_bytes: u64,
+    /// What fails as a whole.
+    pub failure_domain: FailureDomain,
     /// Checksum blocks that an engine keeps in memory, if not production's number.
     pub checksum_blocks: Option<usize>,
 }
@@ -58,6 +62,7 @@ impl Plan {
             drift: true,
             paths: 1,
             extent_bytes: EXTENT_BYTES,
+            failure_domain: FailureDomain::Node,
             checksum_blocks: None,
         }
     }
@@ -397,6 +402,19 @@ impl Cluster {
     /// How many nodes there are.
     pub fn node_count(&self) -> usize {
         self.nodes.borrow().len()
+    }
+
+    /// What fails as a whole: the disks of each machine, or each disk.
+    pub fn failure_units(&self) -> Vec<Vec<Place>> {
+        let places = |number: usize| {
+            let slots = self.node(number).disks().len();
+            (0..slots).map(|slot| (number, slot)).collect::<Vec<Place>>()
+        };
+        let machines = (0..self.node_count()).map(places);
+        match self.plan.failure_domain {
+            FailureDomain::Node => machines.collect(),
+            FailureDomain::Disk => machines.flatten().map(|place| vec![place]).collect(),
+        }
     }
 
     /// A node.

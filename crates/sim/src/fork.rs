@@ -194,20 +194,26 @@ impl Forks {
 
 /// A loss by luck: mostly as much as `claim` says is survived, sometimes more.
 fn any_loss(cluster: &Cluster, claim: Option<&Claim>, random: &mut SmallRng) -> Loss {
-    let nodes: Vec<usize> = (0..cluster.node_count()).collect();
-    let mut lost_nodes = BTreeSet::new();
+    let units = cluster.failure_units();
+    let units_of = |nodes: &BTreeSet<usize>| -> Vec<usize> {
+        let among = |unit: &Vec<Place>| unit.iter().any(|(node, _)| nodes.contains(node));
+        units.iter().enumerate().filter(|(_, unit)| among(unit)).map(|(number, _)| number).collect()
+    };
+    let mut lost_units = BTreeSet::new();
     let mut away = BTreeSet::new();
     let mut judgement = Judgement::Readable;
     let covered = claim.filter(|claim| !claim.waits).and_then(|claim| {
-        (claim.survives as usize).checked_sub(claim.troubled.len()).map(|room| (claim, room))
+        let troubled = units_of(&claim.troubled).len();
+        (claim.survives as usize).checked_sub(troubled).map(|room| (claim, room))
     });
     let beyond = random.random_bool(0.2);
     match covered {
         Some((claim, room)) if !beyond => {
             // Those in trouble count already: to lose one of them costs nothing more.
-            let healthy: Vec<usize> = claim.there.difference(&claim.troubled).copied().collect();
-            lost_nodes.extend(some_of(&healthy, room, random));
-            lost_nodes.extend(claim.troubled.iter().filter(|_| random.random_bool(0.5)));
+            let healthy = units_of(&claim.there.difference(&claim.troubled).copied().collect());
+            lost_units.extend(some_of(&healthy, room, random));
+            let troubled = units_of(&claim.troubled);
+            lost_units.extend(troubled.into_iter().filter(|_| random.random_bool(0.5)));
             if claim.absent_may_stay && random.random_bool(0.5) {
                 away.extend(claim.absent.iter().copied());
             }
@@ -216,19 +222,18 @@ fn any_loss(cluster: &Cluster, claim: Option<&Claim>, random: &mut SmallRng) -> 
         _ if random.random_bool(0.4) => {}
         _ => {
             let count = 1 + claim.map_or(0, |claim| claim.survives as usize);
-            lost_nodes.extend(some_of(&nodes, count, random));
+            let all: Vec<usize> = (0..units.len()).collect();
+            lost_units.extend(some_of(&all, count, random));
             judgement = Judgement::RightOrNamed;
         }
     }
     let mut lost = BTreeSet::new();
-    for number in &lost_nodes {
-        let slots = cluster.node(*number).disks().len();
-        let only = random.random_bool(0.5).then(|| random.random_range(0..slots));
-        lost.extend(
-            (0..slots)
-                .filter(|slot| only.is_none_or(|only| only == *slot))
-                .map(|slot| (*number, slot)),
-        );
+    for unit in lost_units.iter().map(|number| &units[*number]) {
+        let only = random.random_bool(0.5).then(|| random.random_range(0..unit.len()));
+        lost.extend(match only {
+            Some(only) => &unit[only..=only],
+            None => &unit[..],
+        });
     }
     let owners = match random.random_range(0..4) {
         0 => vec![Owner::Same],

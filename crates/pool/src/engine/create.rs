@@ -1,6 +1,7 @@
 //! Making a pool, and adding disks to one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use block::Epoch;
@@ -18,8 +19,8 @@ use crate::allocate::{Usable, usable_bytes};
 use crate::error::PoolError;
 use crate::format::{
     ConfigNumber, Configuration, CopySet, DiskGeometry, DiskId, DiskNumber, ExtentNumber,
-    ExtentRange, Features, Label, NAME_BYTES_MAX, PoolId, RecordNumber, VOTE_DISKS_MAX,
-    choose_extent_bytes,
+    ExtentRange, FailureDomain, Features, Label, NAME_BYTES_MAX, PoolId, RecordNumber,
+    VOTE_DISKS_MAX, choose_extent_bytes,
 };
 use crate::metadata::{
     COPIES_MAX, CheckpointStamp, Layout, MetaRecord, Metadata, PoolIdentity, area_extents_for,
@@ -95,21 +96,26 @@ impl Creation<'_> {
         uuid::Builder::from_random_bytes(self.runtime.random_bytes16()).into_uuid()
     }
 
-    /// One vote per machine, up to five; the largest disk of each.
+    /// One vote per failure domain, up to five: the largest disk of each machine; where single disks
+    /// are the domains, then the next one of each machine, and so on.
     fn choose_voters(&self) -> Vec<usize> {
-        let mut by_node: BTreeMap<Uuid, usize> = BTreeMap::new();
-        let mut order: Vec<Uuid> = Vec::new();
+        let mut nodes: Vec<(Uuid, Vec<usize>)> = Vec::new();
         for (index, candidate) in self.candidates.iter().enumerate() {
-            let best = by_node.entry(candidate.node).or_insert_with(|| {
-                order.push(candidate.node);
-                index
-            });
-            if candidate.size_bytes() > self.candidates[*best].size_bytes() {
-                *best = index;
+            match nodes.iter_mut().find(|(node, _)| *node == candidate.node) {
+                Some((_, disks)) => disks.push(index),
+                None => nodes.push((candidate.node, vec![index])),
             }
         }
-        let chosen = order.iter().filter_map(|node| by_node.get(node)).copied();
-        chosen.take(VOTE_DISKS_MAX).collect()
+        for (_, disks) in &mut nodes {
+            disks.sort_by_key(|index| Reverse(self.candidates[*index].size_bytes()));
+        }
+        let rounds = match self.request.failure_domain {
+            FailureDomain::Node => 1,
+            FailureDomain::Disk => VOTE_DISKS_MAX,
+        };
+        let in_turn = (0..rounds)
+            .flat_map(|round| nodes.iter().filter_map(move |(_, disks)| disks.get(round)));
+        in_turn.copied().take(VOTE_DISKS_MAX).collect()
     }
 
     fn labels(

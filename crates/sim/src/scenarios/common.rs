@@ -109,7 +109,7 @@ impl Rig {
         let request = CreatePool {
             name: POOL.to_string(),
             disks,
-            failure_domain: pool::format::FailureDomain::Node,
+            failure_domain: self.cluster.plan().failure_domain,
             force_disks,
             extent_bytes,
         };

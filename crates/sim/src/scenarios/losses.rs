@@ -20,9 +20,14 @@ pub fn disks_of(rig: &Rig, node: usize) -> BTreeSet<Place> {
 /// In a fork, `node` is destroyed with all its disks and everything else comes back after a power
 /// cut: all is readable, by the same and by a new owner.
 pub fn lose_node(rig: &Rig, node: usize, what: &str, survival: Survival) {
+    lose_disks(rig, disks_of(rig, node), what, survival);
+}
+
+/// The same where these disks are destroyed.
+pub fn lose_disks(rig: &Rig, lost: BTreeSet<Place>, what: &str, survival: Survival) {
     rig.fork(Loss {
         what: format!("{what}; status: {}", status(rig)),
-        lost: disks_of(rig, node),
+        lost,
         away: BTreeSet::new(),
         survival: Some(survival),
         owners: match rig.below(2) {

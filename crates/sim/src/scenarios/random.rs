@@ -10,6 +10,7 @@ use std::time::Duration;
 use block::{Lba, SectorRange};
 use futures::FutureExt;
 use pool::engine::VolumeSize;
+use pool::format::FailureDomain;
 use pool::metadata::Layout;
 use rand::Rng;
 
@@ -102,13 +103,32 @@ async fn build(stage: &Stage) -> Result<Rc<Rig>, Failure> {
     let extent_bytes =
         [EXTENT_BYTES, EXTENT_BYTES, EXTENT_BYTES, 1 << 20, 4 << 20][luck.random_range(0..5)];
     let scale = extent_bytes / EXTENT_BYTES;
+    let mut sizes: Vec<Vec<u64>> = (0..nodes)
+        .map(|_| {
+            let disks = if luck.random_bool(0.7) { 1 } else { luck.random_range(2..=3) };
+            (0..disks).map(|_| (luck.random_range(12..=40) * scale) << 20).collect()
+        })
+        .collect();
+    // Some runs are of few machines with many disks, each of which may fail by itself.
+    let mut other = crate::random::fork(stage.world.seed(), "failure domain");
+    let failure_domain = match other.random_bool(0.15) {
+        true => FailureDomain::Disk,
+        false => FailureDomain::Node,
+    };
+    if failure_domain == FailureDomain::Disk {
+        sizes.truncate(other.random_range(1..=3));
+        for disks in &mut sizes {
+            let count = other.random_range(2..=4);
+            disks.resize_with(count, || (other.random_range(12..=40) * scale) << 20);
+        }
+    }
+    let domains = match failure_domain {
+        FailureDomain::Node => sizes.len(),
+        FailureDomain::Disk => sizes.iter().map(Vec::len).sum(),
+    };
     let plan = Plan {
-        nodes: (0..nodes)
-            .map(|_| {
-                let disks = if luck.random_bool(0.7) { 1 } else { luck.random_range(2..=3) };
-                (0..disks).map(|_| (luck.random_range(12..=40) * scale) << 20).collect()
-            })
-            .collect(),
+        nodes: sizes,
+        failure_domain,
         mtu_bytes: if luck.random_bool(0.8) { 9000 } else { 1500 },
         paths: if luck.random_bool(0.2) { 2 } else { 1 },
         extent_bytes,
@@ -122,7 +142,7 @@ async fn build(stage: &Stage) -> Result<Rc<Rig>, Failure> {
         .map(|name| {
             let layout = match luck.random_range(0..10) {
                 0 => Layout::Raid0,
-                1..=3 if nodes >= 3 => Layout::Mirror(3),
+                1..=3 if domains >= 3 => Layout::Mirror(3),
                 _ => Layout::Mirror(2),
             };
             (*name, luck.random_range(4..=40) * scale * (64 << 10), layout)

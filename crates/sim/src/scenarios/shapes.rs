@@ -1,6 +1,7 @@
 //! Production's shapes: large extents with several checksum blocks in a group and a cache that evicts,
 //! metadata logs that begin anew under load, two paths, two owners, partitions between pairs.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -8,10 +9,12 @@ use block::{Lba, SectorRange};
 use futures::FutureExt;
 use futures::future::join;
 use pool::engine::{ImportOptions, VolumeSize};
+use pool::format::FailureDomain;
 use pool::metadata::Layout;
 use pool::{DiskState, PoolState};
 
 use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, expect};
+use super::losses::{lose_disks, status};
 use super::scenario;
 use crate::cluster::Plan;
 use crate::network::Quality;
@@ -28,6 +31,12 @@ pub const SCENARIOS: &[Scenario] = &[
         "4 MiB extents and a cache of 16 checksum blocks: restarts, resync and rot as ever",
         600,
         |stage| production_extents(stage).boxed_local(),
+    ),
+    scenario(
+        "disks-of-one-machine",
+        "one machine, whose disks may each be lost for good: one of them is, whenever status says that it may",
+        400,
+        |stage| disks_of_one_machine(stage).boxed_local(),
     ),
     scenario(
         "many-groups",
@@ -120,6 +129,43 @@ async fn many_groups(stage: Stage) -> Result<(), Failure> {
     }
     rig.cluster.start_node(victim);
     rig.run_for(rig.between(300, 1000)).await;
+    rig.converge().await
+}
+
+async fn disks_of_one_machine(stage: Stage) -> Result<(), Failure> {
+    let disks = 3 + (stage.world.seed() % 3) as usize;
+    let plan = Plan {
+        nodes: vec![vec![32 << 20; disks]],
+        failure_domain: FailureDomain::Disk,
+        ..Plan::simple(0, 0)
+    };
+    let rig = Rig::start(&stage, plan, &[(VOLUME, 4 << 20, Layout::Mirror(2))]).await?;
+    let survives = || rig.report().map_or(0, |report| report.survives);
+    let lose_any = |when: &str| {
+        let lost = BTreeSet::from([(0, rig.below(disks))]);
+        lose_disks(&rig, lost, when, rig.cluster.any_survival());
+    };
+    rig.wait_clean(CONVERGENCE_MAX).await?;
+    expect(survives() == 1, || format!("nothing is wrong, and status says {}", status(&rig)))?;
+    for _ in 0..2 {
+        rig.load(Mix::default()).await?;
+        rig.run_for(rig.between(1, 1500)).await;
+        lose_any("under load");
+        let disk = Rc::clone(&rig.cluster.node(0).disks()[rig.below(disks)]);
+        disk.set_gone(true);
+        rig.run_for(rig.between(2500, 9000)).await;
+        disk.set_gone(false);
+        rig.run_for(rig.between(1, 2500)).await;
+        if rig.below(2) == 0 {
+            rig.cluster.cut_all_power();
+            rig.forget_clients();
+            rig.cluster.start_node(0);
+            rig.cluster.start_supervisor(0);
+        }
+        rig.wait_clean(CONVERGENCE_MAX).await?;
+        expect(survives() == 1, || format!("all is clean, and status says {}", status(&rig)))?;
+        lose_any("after a disk was away");
+    }
     rig.converge().await
 }
 
