@@ -392,9 +392,21 @@ fn has_mirrors_only(rig: &Rig) -> bool {
 async fn damage(rig: &Rc<Rig>, mix: Mix) -> Result<(), Failure> {
     let disks = rig.cluster.disks();
     let victim = Rc::clone(&disks[rig.below(disks.len())].1);
-    let image = victim.snapshot();
+    let mut image = victim.snapshot();
     rig.load(mix).await?;
     rig.run_for(rig.between(200, 1500)).await;
+    if rig.below(3) == 0 {
+        // As it is at some moment of its resync.
+        let holds = |number: &usize| {
+            rig.cluster.node(*number).disks().iter().any(|d| Rc::ptr_eq(d, &victim))
+        };
+        let node = (0..rig.cluster.node_count()).find(holds).unwrap_or(0);
+        rig.cluster.kill_node(node);
+        rig.run_for(rig.between(100, 6000)).await;
+        rig.cluster.start_node(node);
+        rig.run_for(rig.between(1, 3000)).await;
+        image = victim.snapshot();
+    }
     match rig.below(4) {
         0 => {
             spoil(rig, &victim);
