@@ -1,5 +1,5 @@
 //! One copy of the metadata: which checkpoints and entries are there, read piece by piece. Nothing is
-//! decoded here but headers, so that several copies can be compared without holding any.
+//! decoded here but headers and tables, so that several copies can be compared without holding any.
 
 use block::{BLOCK_BYTES, Epoch, crc32c};
 
@@ -8,8 +8,8 @@ use super::findings::{Findings, finding};
 use super::report::{Kind, Severity};
 use crate::format::{PoolId, RecordNumber};
 use crate::metadata::{
-    AreaLayout, CheckpointSlot, CheckpointStamp, ENTRY_HEAD_BYTES, check_entry, check_header,
-    entry_claim,
+    AreaLayout, BlockRun, CheckpointHead, CheckpointSlot, CheckpointStamp, ENTRY_HEAD_BYTES, Table,
+    check_entry, check_header, entry_claim,
 };
 
 /// Bytes read at once where a log is searched.
@@ -33,8 +33,12 @@ pub(super) struct Entry {
 pub(super) struct Copy {
     pub(super) stamp: CheckpointStamp,
     pub(super) crc: u32,
-    /// Where its newest checkpoint is on the disk, and how many bytes it takes.
-    pub(super) checkpoint: (u64, usize),
+    /// Where the header of its newest checkpoint is on the disk.
+    pub(super) checkpoint: u64,
+    /// The area's byte offset on the disk, and its layout.
+    pub(super) area: (u64, AreaLayout),
+    /// What the checkpoint holds; `None` where its bytes, though sound, are no table.
+    pub(super) table: Option<Table>,
     pub(super) entries: Vec<Entry>,
     /// Byte offset on the disk behind the last entry.
     pub(super) end: u64,
@@ -56,17 +60,13 @@ impl Copy {
     }
 }
 
-/// A checkpoint's slot without its payload.
+/// What is in a checkpoint's slot.
 enum Slot {
     Empty,
     Damaged,
-    /// The header is sound, which is written last; the payload isn't.
-    Rotten(CheckpointStamp),
-    Sound {
-        stamp: CheckpointStamp,
-        crc: u32,
-        bytes: usize,
-    },
+    /// The header is sound, which is written last; something that it names isn't: where that is.
+    Rotten(CheckpointStamp, u64, u64),
+    Sound(CheckpointHead, Option<Table>),
 }
 
 /// Reads the copy of a disk; `None` when there is none to be used.
@@ -89,30 +89,33 @@ pub(super) fn read_copy(
         findings.add(lost("it holds a vote and has no area for metadata", "its label is wrong"));
         return None;
     };
-    let slots = [0, 1].map(|slot| read_slot(pool, disk, (start, &layout), slot));
+    let mut slots = [0, 1].map(|slot| read_slot(pool, disk, (start, &layout), slot));
     let rank = |slot: &Slot| match slot {
-        Slot::Sound { stamp, .. } | Slot::Rotten(stamp) => Some((stamp.epoch, stamp.generation)),
+        Slot::Sound(CheckpointHead { stamp, .. }, _) | Slot::Rotten(stamp, ..) => {
+            Some((stamp.epoch, stamp.generation))
+        }
         Slot::Empty | Slot::Damaged => None,
     };
     let slot = usize::from(rank(&slots[1]) > rank(&slots[0]));
     let other = 1 - slot;
     let orphan = first_entry(pool, disk, (start, &layout), other)
         .filter(|(epoch, generation)| Some((*epoch, *generation)) > rank(&slots[slot]));
-    let newest_damaged = |slot: usize, generation: u64, how: &str| {
+    let newest_damaged = |(at, bytes): (u64, u64), generation: u64, how: &str| {
         let what = format!("its newest checkpoint, of generation {generation}, is damaged");
         let means = format!(
             "{how} that it was in use: what the older checkpoint says is out of date, and this copy \
              of no use"
         );
-        let at = start + layout.checkpoint_offset(slot);
         let found = finding(Severity::Redundancy, Kind::MetadataLost, what, means);
-        found.on(disk.name()).at(at, layout.checkpoint_bytes())
+        found.on(disk.name()).at(at, bytes)
     };
-    if let Slot::Rotten(stamp) = slots[slot] {
-        findings.add(newest_damaged(slot, stamp.generation, "its header shows"));
+    if let Slot::Rotten(stamp, at, bytes) = slots[slot] {
+        findings.add(newest_damaged((at, bytes), stamp.generation, "its header shows"));
         return None;
     }
-    let Slot::Sound { stamp, crc, bytes } = slots[slot] else {
+    let newest = std::mem::replace(&mut slots[slot], Slot::Empty);
+    let Slot::Sound(CheckpointHead { stamp, crc, .. }, table) = newest else {
+        slots[slot] = newest;
         let empty = slots.iter().all(|slot| matches!(slot, Slot::Empty));
         let what = if empty { "its metadata area is empty" } else { "no checkpoint is sound" };
         findings.add(lost(what, "this copy of the metadata is of no use"));
@@ -120,10 +123,11 @@ pub(super) fn read_copy(
     };
     let other_at = start + layout.checkpoint_offset(other);
     if let (Slot::Damaged | Slot::Empty, Some((_, generation))) = (&slots[other], orphan) {
-        findings.add(newest_damaged(other, generation, "entries behind it show"));
+        let place = (other_at, BLOCK_BYTES as u64);
+        findings.add(newest_damaged(place, generation, "entries behind it show"));
         return None;
     }
-    if matches!(slots[other], Slot::Damaged | Slot::Rotten(_)) {
+    if matches!(slots[other], Slot::Damaged | Slot::Rotten(..)) {
         let what =
             format!("checkpoint slot {other} is damaged, the newer one in slot {slot} is sound");
         let (severity, means) = match released {
@@ -139,7 +143,9 @@ pub(super) fn read_copy(
     let mut copy = Copy {
         stamp,
         crc,
-        checkpoint: (start + layout.checkpoint_offset(slot), bytes),
+        checkpoint: start + layout.checkpoint_offset(slot),
+        area: (start, layout),
+        table,
         entries: Vec::new(),
         end: log,
         torn: false,
@@ -164,12 +170,40 @@ fn read_slot(
         CheckpointSlot::Empty if header.iter().all(|byte| *byte == 0) => return Slot::Empty,
         CheckpointSlot::Empty | CheckpointSlot::Damaged => return Slot::Damaged,
     };
-    let len = usize::try_from(head.payload_bytes).unwrap_or(usize::MAX);
-    let payload = disk.image.bytes_at(at + BLOCK_BYTES as u64, len);
-    match payload.is_ok_and(|payload| crc32c(&payload) == head.crc) {
-        true => Slot::Sound { stamp: head.stamp, crc: head.crc, bytes: BLOCK_BYTES + len },
-        false => Slot::Rotten(head.stamp),
+    let sound = |place: &[BlockRun], bytes: u64, crc: u32| {
+        let found = place_bytes(disk, (start, layout), place, bytes)?;
+        (crc32c(&found) == crc).then_some(found)
+    };
+    let rotten = |place: &[BlockRun], bytes: u64| {
+        let at = place.first().map_or(at, |run| start + layout.run_offset(run));
+        Slot::Rotten(head.stamp, at, bytes)
+    };
+    let Some(table) = sound(&head.place, head.table_bytes, head.crc) else {
+        return rotten(&head.place, head.table_bytes);
+    };
+    let table = Table::decode(pool, &table, layout).ok();
+    let mut sections = table.iter().flat_map(|table| &table.sections);
+    let lost = sections.find(|s| sound(&s.place, s.bytes, s.crc).is_none());
+    match lost {
+        Some(section) => rotten(&section.place, section.bytes),
+        None => Slot::Sound(head, table),
     }
+}
+
+/// So many bytes of a place in an area, without the padding.
+pub(super) fn place_bytes(
+    disk: &Disk<'_>,
+    (start, layout): (u64, &AreaLayout),
+    place: &[BlockRun],
+    bytes: u64,
+) -> Option<Vec<u8>> {
+    let mut found = Vec::new();
+    for run in place {
+        let len = usize::try_from(run.bytes()).ok()?;
+        found.extend(disk.image.bytes_at(start + layout.run_offset(run), len).ok()?);
+    }
+    found.truncate(usize::try_from(bytes).ok()?);
+    Some(found)
 }
 
 /// Epoch and generation of the first entry behind a checkpoint slot.

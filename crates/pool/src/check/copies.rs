@@ -1,12 +1,12 @@
 //! The copies of the metadata together: which is newest, which lack what, and what the newest says.
 
-use super::area::{Copy, Entry, read_copy};
+use super::area::{Copy, Entry, place_bytes, read_copy};
 use super::disks::Disk;
 use super::findings::{Findings, finding};
-use super::report::{CopyState, Kind, MetadataCheck, Severity};
+use super::report::{CopyState, Finding, Kind, MetadataCheck, Severity};
 use super::space::tell_refused;
 use crate::format::{Configuration, DiskId, PoolId, RecordNumber};
-use crate::metadata::{MetaRecord, Metadata, decode_records, split_payload};
+use crate::metadata::{Inconsistent, MetaRecord, Metadata, Restoring, decode_records};
 
 /// The metadata and how many copies have it.
 pub(super) struct Chosen {
@@ -84,7 +84,7 @@ pub(super) fn read_metadata(
         }
         tell_of_itself(disk, copy, best, released, findings);
     }
-    let metadata = load(pool, best_disk, best, findings);
+    let metadata = load(best_disk, best, findings);
     for (disk, current, _) in
         copies.iter().filter(|(disk, ..)| is_elsewhere(metadata.as_ref(), disk))
     {
@@ -156,7 +156,7 @@ fn compare(
         let what = format!("its metadata and that of {} differ in {number}", best_disk.name());
         let means = "two histories of the metadata; neither can be believed";
         let found = finding(Severity::Damage, Kind::MetadataHistories, what, means);
-        found.on(disk.name()).at(copy.checkpoint.0, copy.end.saturating_sub(copy.checkpoint.0))
+        found.on(disk.name()).at(copy.checkpoint, copy.end.saturating_sub(copy.checkpoint))
     };
     let last = copy.number();
     let same_log =
@@ -183,7 +183,7 @@ fn compare(
             format!("it lacks the newest checkpoint, of generation {}", best.stamp.generation);
         let (severity, means) = under_way(released);
         let found = finding(severity, Kind::MetadataOlder, what, means);
-        findings.add(found.on(disk.name()).at(copy.checkpoint.0, copy.checkpoint.1 as u64));
+        findings.add(found.on(disk.name()).at(copy.checkpoint, block::BLOCK_BYTES as u64));
         return true;
     }
     let behind = best.number().0 - last.0;
@@ -211,25 +211,40 @@ fn under_way(released: bool) -> (Severity, &'static str) {
 
 /// Decodes a copy. A record that contradicts what precedes it is told and left out, so that the rest
 /// can be checked too.
-fn load(pool: PoolId, disk: &Disk<'_>, copy: &Copy, findings: &mut Findings) -> Option<Metadata> {
+fn load(disk: &Disk<'_>, copy: &Copy, findings: &mut Findings) -> Option<Metadata> {
     let malformed = |number: RecordNumber, at: u64, bytes: usize| {
         let what = format!("the metadata at {number} is not what an encoder yields");
         let means = "its checksum is right, so it was written like that: it is no rot";
         let found = finding(Severity::Damage, Kind::MetadataContradiction, what, means);
         found.on(disk.name()).at(at, bytes as u64)
     };
-    let (at, bytes) = copy.checkpoint;
-    let loaded = (|| {
-        let whole = disk.image.bytes_at(at, bytes).ok()?;
-        let payload = whole.get(block::BLOCK_BYTES..)?;
-        let (identity, records) = split_payload(pool, payload).ok()?;
-        let records = decode_records(records).ok()?;
-        Some((Metadata::new(identity)?, records))
-    })();
-    let Some((mut metadata, records)) = loaded else {
-        findings.add(malformed(copy.stamp.number, at, bytes));
+    let number = copy.stamp.number;
+    let table = copy.table.as_ref();
+    let begun = table.and_then(|table| Restoring::new(table.identity.clone()).ok());
+    let (Some(table), Some(mut restoring)) = (table, begun) else {
+        findings.add(malformed(number, copy.checkpoint, block::BLOCK_BYTES));
         return None;
     };
+    let (start, layout) = (copy.area.0, &copy.area.1);
+    for section in &table.sections {
+        let at = section.place.first().map_or(start, |run| start + layout.run_offset(run));
+        let bytes = place_bytes(disk, (start, layout), &section.place, section.bytes);
+        let len = section.bytes as usize;
+        let Some(records) = bytes.and_then(|bytes| decode_records(&bytes).ok()) else {
+            findings.add(malformed(number, at, len));
+            return None;
+        };
+        for record in &records {
+            if let Err(fault) = restoring.take(record) {
+                let place = (number, at, len);
+                tell_refused(disk.name(), restoring.metadata(), record, fault, place, findings);
+            }
+        }
+    }
+    let (mut metadata, refused) = restoring.finish(table.counters);
+    for fault in refused {
+        findings.add(does_not_fit(disk.name(), copy, fault));
+    }
     let apply =
         |metadata: &mut Metadata, records: &[MetaRecord], place, findings: &mut Findings| {
             for record in records {
@@ -238,7 +253,6 @@ fn load(pool: PoolId, disk: &Disk<'_>, copy: &Copy, findings: &mut Findings) -> 
                 }
             }
         };
-    apply(&mut metadata, &records, (copy.stamp.number, at, bytes), findings);
     for Entry { number, at, bytes, .. } in copy.entries.iter().copied() {
         let whole = disk.image.bytes_at(at, bytes).ok();
         let payload = whole.as_deref().and_then(|whole| whole.get(super::area::HEAD_BYTES..));
@@ -248,4 +262,12 @@ fn load(pool: PoolId, disk: &Disk<'_>, copy: &Copy, findings: &mut Findings) -> 
         }
     }
     Some(metadata)
+}
+
+/// What of a checkpoint doesn't fit the rest of it.
+fn does_not_fit(name: &str, copy: &Copy, fault: Inconsistent) -> Finding {
+    let what = format!("the metadata at {} contradicts itself: {fault}", copy.stamp.number);
+    let means = "an engine refuses this metadata";
+    let found = finding(Severity::Damage, Kind::MetadataContradiction, what, means);
+    found.on(name).at(copy.checkpoint, block::BLOCK_BYTES as u64)
 }

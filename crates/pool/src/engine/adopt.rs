@@ -3,7 +3,7 @@
 //! newest copy may be away, and what is in sight a copy that rotted, lost a write or was rolled back.
 //! Old maps give extents that others own by now; nothing may be served by them unasked.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use block::{Buffer, IoError, SECTOR_BYTES};
 use futures::future::join_all;
@@ -17,7 +17,9 @@ use crate::error::PoolError;
 use crate::format::{
     Configuration, DiskGeometry, DiskId, ExtentRange, LabelState, RecordNumber, select_confirm,
 };
-use crate::metadata::{AreaBytes, CopyUnusable, Metadata, Recovered, choose_copy, recover_copy};
+use crate::metadata::{
+    AreaBytes, CopyUnusable, Metadata, Recovered, choose_copy, found_on, recover_copy,
+};
 
 /// More than are committed before some disk confirms a release.
 const RECORDS_SKIPPED: u64 = 1 << 20;
@@ -54,13 +56,12 @@ impl OpenRequest {
         let reads = holders.iter().map(|claimed| self.read_area(&claimed.disk));
         let mut copies: Vec<Recovered> = Vec::new();
         let mut faults = Vec::new();
-        // The next checkpoint goes to the slot that doesn't hold a copy's newest.
-        let mut slots: BTreeMap<DiskId, (ExtentRange, usize)> = BTreeMap::new();
+        let mut places: Vec<(DiskId, ExtentRange)> = Vec::new();
         for (holder, found) in holders.iter().zip(join_all(reads).await) {
             let name = &holder.disk.place.name;
             match found {
                 Ok((recovered, area)) => {
-                    slots.insert(holder.disk.label.disk, (area, recovered.slot));
+                    places.push((holder.disk.label.disk, area));
                     copies.push(recovered);
                 }
                 Err(Unusable { why, proves }) => {
@@ -87,6 +88,8 @@ impl OpenRequest {
             unusable(format!("no usable copy of its metadata: {error}{faults}"))
         })?;
         let highest = copies.iter().map(|copy| copy.highest_generation).max().unwrap_or(0);
+        let none = || unusable("no metadata area".into());
+        let foundation = found_on(&mut copies, best).ok_or_else(none)?;
         let mut chosen = copies.swap_remove(best);
         chosen.position.generation = highest;
         let ends = chosen.position.number;
@@ -115,14 +118,15 @@ impl OpenRequest {
         }
         chosen.metadata.skip_releases();
         let layout = shortest_area(&chosen.metadata, &quorum.vote_disks);
-        let layout = layout.ok_or_else(|| unusable("no metadata area".into()))?;
+        let layout = layout.ok_or_else(none)?;
         // A copy that the newest metadata looks for elsewhere isn't written to before its label is right.
-        slots.retain(|id, (area, _)| {
+        let in_step = foundation.in_step.iter().filter_map(|index| places.get(*index));
+        let in_step = in_step.filter(|(id, area)| {
             let disk = chosen.metadata.disk_by_id(*id);
             disk.is_some_and(|disk| disk.agrees_on_area(Some(*area)))
         });
-        let slots = slots.into_iter().map(|(disk, (_, slot))| (disk, slot)).collect();
-        let area = Area::new(layout, chosen.position, slots, committed);
+        let in_step = in_step.map(|(id, _)| *id).collect();
+        let area = Area::new(layout, chosen.position, (foundation, in_step), committed);
         Ok((chosen.metadata, area))
     }
 

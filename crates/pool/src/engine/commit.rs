@@ -15,15 +15,15 @@ use futures::StreamExt;
 use futures::future::{Either, select};
 use futures::stream::FuturesUnordered;
 
+use super::checkpoint::store_placed;
 use super::io::{RESTARTS_MAX, write_durably};
 use super::lease::Ended;
 use super::member::Member;
-use super::metadata_copies::store_checkpoint;
 use super::pool::Pool;
 use crate::format::{DiskId, DiskNumber, RecordNumber};
 use crate::metadata::{
-    AreaLayout, AreaPosition, CheckpointStamp, EncodedCheckpoint, Inconsistent, LogFull,
-    MetaRecord, Metadata, encode_checkpoint, encode_entry,
+    AreaLayout, AreaPosition, BlockRun, Foundation, Inconsistent, LogFull, MetaRecord, Placed,
+    Section, StoredCheckpoint, encode_entry,
 };
 
 /// Where the metadata is on its copies.
@@ -32,29 +32,51 @@ pub(crate) struct Area {
     pub(super) position: AreaPosition,
     /// The last record that is known to be on all current copies: what is told to witnesses.
     committed: RecordNumber,
-    /// The copies that have everything, each with where it has it.
-    pub(super) copies: BTreeMap<DiskId, CopyPlace>,
+    /// The copies that have everything: the next checkpoint builds on what they have in common.
+    pub(super) copies: BTreeMap<DiskId, CopyState>,
+    /// That: the newest checkpoint, which the next one doesn't touch.
+    pub(super) base: StoredCheckpoint,
+    /// What else their headers may name: the former checkpoint, and attempts that weren't seen to succeed.
+    pub(super) in_use: Vec<BlockRun>,
+    /// The highest generation of any attempt.
+    pub(super) attempted: u64,
     /// `None` before the first commit.
     pub(super) checkpoint: Option<Checkpoint>,
     /// The last entry behind it.
     pub(super) last_entry: Option<LastEntry>,
 }
 
-/// Where a copy has everything.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct CopyPlace {
-    /// The slot of its newest checkpoint.
-    pub(super) slot: usize,
+/// What is known of a copy that has everything.
+#[derive(Clone, Debug, Default)]
+pub(super) struct CopyState {
     /// The boot generation that took, or showed, the last entry.
     pub(super) checked: Option<Instance>,
-    /// How far it was read back since that checkpoint.
+    /// How far it was read back since the newest checkpoint.
     pub(super) read_back: Option<AreaPosition>,
+    /// The sections, by their first block, that weren't read back since they were written.
+    pub(super) unread: BTreeSet<u32>,
+    /// Those that weren't since the newest checkpoint, which kept them.
+    pub(super) kept_unread: BTreeSet<u32>,
+    /// These are read in turn: the next one begins here or behind.
+    pub(super) reads_from: u32,
 }
 
-/// The newest checkpoint.
+impl CopyState {
+    /// All sections are to be read back, those that were written now first.
+    pub(super) fn read_anew(&mut self, all: &[Section], written: &[Placed]) {
+        let all = all.iter().filter_map(|section| section.place.first());
+        let all: BTreeSet<u32> = all.map(|run| run.first).collect();
+        let written = written.iter().filter_map(|placed| placed.place.first());
+        self.unread.extend(written.map(|run| run.first));
+        self.unread.retain(|at| all.contains(at));
+        self.kept_unread = all.difference(&self.unread).copied().collect();
+    }
+}
+
+/// The newest checkpoint, as this owner wrote it.
 pub(super) struct Checkpoint {
-    /// Its header, as it is in either slot.
-    pub(super) heads: [Buffer; 2],
+    /// Its header.
+    pub(super) header: Buffer,
     /// Where its log begins.
     pub(super) after: AreaPosition,
 }
@@ -108,10 +130,23 @@ impl From<Ended> for CommitError {
     }
 }
 
-/// What is written to all copies, each in its own place.
-enum Piece<'a> {
+/// What is written to all copies.
+#[derive(Clone, Copy)]
+pub(super) enum Piece<'a> {
+    /// An entry of the log.
     Entry { log_at: u64, bytes: &'a Buffer },
-    Checkpoint(EncodedCheckpoint),
+    /// Sections and table of a checkpoint.
+    Placed(&'a [Placed]),
+    /// A checkpoint's header.
+    Header { slot: usize, bytes: &'a Buffer },
+}
+
+/// A piece, and who may take it.
+#[derive(Clone, Copy)]
+pub(super) struct Writing<'a> {
+    pub(super) piece: Piece<'a>,
+    /// Everything is written: also copies that have nothing of it take it.
+    pub(super) whole: bool,
 }
 
 impl Area {
@@ -120,12 +155,38 @@ impl Area {
     pub(crate) fn new(
         layout: AreaLayout,
         position: AreaPosition,
-        slots: BTreeMap<DiskId, usize>,
+        (foundation, in_step): (Foundation, Vec<DiskId>),
         committed: RecordNumber,
     ) -> Area {
-        let unread = |slot| CopyPlace { slot, checked: None, read_back: None };
-        let copies = slots.into_iter().map(|(disk, slot)| (disk, unread(slot))).collect();
-        Area { layout, position, committed, copies, checkpoint: None, last_entry: None }
+        let copies = in_step.into_iter().map(|disk| (disk, CopyState::default())).collect();
+        Area {
+            layout,
+            position,
+            committed,
+            copies,
+            base: foundation.base,
+            in_use: foundation.in_use,
+            attempted: position.generation,
+            checkpoint: None,
+            last_entry: None,
+        }
+    }
+
+    /// The newest checkpoint is on these copies, and no other is.
+    pub(super) fn advance(
+        &mut self,
+        (stored, checkpoint): (StoredCheckpoint, Checkpoint),
+        former: Vec<BlockRun>,
+        copies: BTreeMap<DiskId, CopyState>,
+    ) {
+        self.position = checkpoint.after;
+        self.committed = checkpoint.after.number;
+        self.base = stored;
+        self.in_use = former;
+        self.checkpoint = Some(checkpoint);
+        self.last_entry = None;
+        // A copy without the newest checkpoint isn't written to before it joins again.
+        self.copies = copies;
     }
 
     /// The last committed record.
@@ -157,7 +218,7 @@ impl Pool {
         self: &Rc<Self>,
         records: &[MetaRecord],
     ) -> Result<(), CommitError> {
-        let next = self.meta.borrow().with(records).map_err(CommitError::Inconsistent)?;
+        let mut next = self.meta.borrow().with(records).map_err(CommitError::Inconsistent)?;
         loop {
             let encoded = {
                 let area = self.area.borrow();
@@ -167,7 +228,8 @@ impl Pool {
             match encoded {
                 Ok(entry) => {
                     let piece = Piece::Entry { log_at: entry.log_at, bytes: &entry.bytes };
-                    if self.write_to_copies(&piece).await?.is_none() {
+                    let writing = Writing { piece, whole: false };
+                    if self.write_to_copies(writing).await?.is_none() {
                         // Memory is the only place that has it all.
                         self.write_checkpoint(None).await?;
                         continue;
@@ -183,6 +245,7 @@ impl Pool {
                 Err(LogFull::EntryTooLong) => {
                     let number = self.area.borrow().position.number.next();
                     if self.write_checkpoint_of(&next, number, None).await? {
+                        next.forget_changes();
                         break;
                     }
                 }
@@ -194,96 +257,47 @@ impl Pool {
         Ok(())
     }
 
-    /// Writes the whole metadata to all current copies, and to one that joins them. The caller holds
-    /// `meta_lock`.
-    pub(crate) async fn write_checkpoint(
-        self: &Rc<Self>,
-        joins: Option<&Rc<Member>>,
-    ) -> Result<(), CommitError> {
-        let (metadata, number) = (self.meta.borrow().clone(), self.area.borrow().position.number);
-        self.write_checkpoint_of(&metadata, number, joins).await.map(drop)
-    }
-
-    /// Writes a checkpoint of the metadata as it is after a record. Tells whether that is committed: a new
-    /// record isn't where no copy takes it.
-    async fn write_checkpoint_of(
-        self: &Rc<Self>,
-        metadata: &Metadata,
-        number: RecordNumber,
-        joins: Option<&Rc<Member>>,
-    ) -> Result<bool, CommitError> {
-        let (layout, stamp) = {
-            let area = self.area.borrow();
-            let generation = area.position.generation + 1;
-            (area.layout, CheckpointStamp { generation, epoch: self.epoch, number })
-        };
-        let encoded = encode_checkpoint(&layout, metadata, stamp);
-        let encoded = encoded.map_err(|_| CommitError::TooLarge)?;
-        let after = encoded.after;
-        let checkpoint = Checkpoint { heads: encoded.headers.clone(), after };
-        let piece = Piece::Checkpoint(encoded);
-        let is_current = |member: &Rc<Member>| {
-            self.metadata_members().iter().any(|current| current.number == member.number)
-        };
-        let mut wrote = BTreeMap::new();
-        let joins = joins.filter(|member| !is_current(member) && !self.awaits_area(member));
-        if let Some(member) = joins {
-            let written = self.write_piece(member, &piece);
-            if let Ok(place) = self.within_copy(self.limits.background, written).await {
-                wrote.insert(member.id, place);
-            }
-        }
-        let written = self.write_to_copies(&piece).await?;
-        if written.is_none() && number > self.area.borrow().position.number {
-            self.wait_for_change().await?;
-            return Ok(false);
-        }
-        wrote.extend(written.unwrap_or_default());
-        let mut area = self.area.borrow_mut();
-        area.position = after;
-        area.committed = after.number;
-        area.checkpoint = Some(checkpoint);
-        area.last_entry = None;
-        // A copy without the newest checkpoint isn't written to before it joins again.
-        area.copies = wrote;
-        Ok(true)
-    }
-
-    /// Writes something to a copy; where it has everything then.
+    /// Writes something to a copy; what is known of it then.
     async fn write_piece(
         &self,
         member: &Rc<Member>,
-        piece: &Piece<'_>,
-    ) -> Result<CopyPlace, CopyFault> {
+        Writing { piece, whole }: Writing<'_>,
+    ) -> Result<CopyState, CopyFault> {
         let device = member.device().filter(|_| member.claimed.get()).ok_or(IoError::Lost)?;
-        let place = self.area.borrow().copies.get(&member.id).copied();
+        let known = self.area.borrow().copies.get(&member.id).cloned();
         let area = self.area_place(member).ok_or(CopyFault::Older)?;
-        let (log_at, bytes) = match piece {
-            Piece::Checkpoint(encoded) => {
-                let slot = place.map_or(0, |place| 1 - place.slot);
-                let written = store_checkpoint(&*device, &area, encoded, slot).await?;
-                return Ok(CopyPlace { slot, checked: Some(written.instance), read_back: None });
+        let state = known.or(whole.then(CopyState::default)).ok_or(CopyFault::Older)?;
+        let (start, bytes) = match piece {
+            Piece::Placed(placed) => {
+                store_placed(&*device, &area, placed).await?;
+                return Ok(state);
             }
-            Piece::Entry { log_at, bytes } => (*log_at, *bytes),
+            Piece::Header { slot, bytes } => {
+                let at = area.sector_at(area.layout.checkpoint_offset(slot));
+                let checked = Some(write_durably(&*device, at, bytes.clone()).await?.instance);
+                return Ok(CopyState { checked, read_back: None, ..state });
+            }
+            Piece::Entry { log_at, bytes } => {
+                let slot = self.area.borrow().position.slot();
+                (area.sector_at(area.layout.log_offset(slot) + log_at), bytes)
+            }
         };
-        let place = place.ok_or(CopyFault::Older)?;
-        let start = area.sector_at(area.layout.log_offset(place.slot) + log_at);
         for _ in 0..RESTARTS_MAX {
             let took = write_durably(&*device, start, bytes.clone()).await?.instance;
-            if place.checked == Some(took) || self.shows_tail(member).await? == took {
-                return Ok(CopyPlace { checked: Some(took), ..place });
+            if state.checked == Some(took) || self.shows_tail(member).await? == took {
+                return Ok(CopyState { checked: Some(took), ..state });
             }
         }
         Err(IoError::Lost.into())
     }
 
     /// Writes something to every current copy; returns when all copies that are current by then have
-    /// it, and where; `None` when what lies before it is on none of them any more.
-    async fn write_to_copies(
+    /// it, and what is known of them; `None` when what lies before it is on none of them any more.
+    pub(super) async fn write_to_copies(
         self: &Rc<Self>,
-        piece: &Piece<'_>,
-    ) -> Result<Option<BTreeMap<DiskId, CopyPlace>>, Ended> {
-        let mut done: BTreeMap<DiskNumber, (DiskId, CopyPlace)> = BTreeMap::new();
+        writing: Writing<'_>,
+    ) -> Result<Option<BTreeMap<DiskId, CopyState>>, Ended> {
+        let mut done: BTreeMap<DiskNumber, (DiskId, CopyState)> = BTreeMap::new();
         for attempt in 0.. {
             let mut failed: BTreeMap<DiskNumber, CopyFault> = BTreeMap::new();
             let mut writes = FuturesUnordered::new();
@@ -293,7 +307,7 @@ impl Pool {
                 }
                 failed.insert(member.number, CopyFault::Io(IoError::Lost));
                 writes.push(async move {
-                    let written = self.write_piece(&member, piece).await;
+                    let written = self.write_piece(&member, writing).await;
                     (member, written)
                 });
             }
@@ -309,9 +323,9 @@ impl Pool {
                 }
                 let step = select(writes.next(), select(timer.as_mut(), changed)).await;
                 match step {
-                    Either::Left((Some((member, Ok(place))), _)) => {
+                    Either::Left((Some((member, Ok(state))), _)) => {
                         failed.remove(&member.number);
-                        done.insert(member.number, (member.id, place));
+                        done.insert(member.number, (member.id, state));
                     }
                     Either::Left((Some((member, Err(fault))), _)) => {
                         failed.insert(member.number, fault);
@@ -322,10 +336,9 @@ impl Pool {
             }
             let current = self.metadata_members();
             if !current.is_empty() && current.iter().all(|m| done.contains_key(&m.number)) {
-                let done: BTreeMap<DiskId, CopyPlace> = done.into_values().collect();
-                let mut area = self.area.borrow_mut();
-                for (disk, place) in &done {
-                    area.copies.insert(*disk, *place);
+                let done: BTreeMap<DiskId, CopyState> = done.into_values().collect();
+                if matches!(writing.piece, Piece::Entry { .. }) {
+                    self.note_copies(&done);
                 }
                 return Ok(Some(done));
             }
@@ -336,8 +349,18 @@ impl Pool {
         Ok(None)
     }
 
+    /// Keeps what is known of copies by now. What was read back meanwhile isn't forgotten.
+    fn note_copies(&self, done: &BTreeMap<DiskId, CopyState>) {
+        let mut area = self.area.borrow_mut();
+        for (disk, state) in done {
+            if let Some(known) = area.copies.get_mut(disk) {
+                known.checked = state.checked;
+            }
+        }
+    }
+
     /// Tells whether there is a copy left to go on with.
-    async fn part_with_copies(
+    pub(super) async fn part_with_copies(
         self: &Rc<Self>,
         failed: &BTreeMap<DiskNumber, CopyFault>,
         any_done: bool,
@@ -348,12 +371,16 @@ impl Pool {
         let older: Vec<DiskNumber> = older.map(|(disk, _)| *disk).collect();
         if !older.is_empty() {
             let indices: Vec<usize> = older.iter().filter_map(|disk| index(*disk)).collect();
-            if !self.leave_older(&indices).await? {
-                return Ok(false);
-            }
+            let others = self.leave_older(&indices).await?;
             for member in older.iter().filter_map(|disk| self.member(*disk)) {
                 self.area.borrow_mut().copies.remove(&member.id);
-                self.readmit_soon(&member);
+                if others {
+                    self.readmit_soon(&member);
+                }
+            }
+            if !others {
+                // The last one has no place in the list of those in step: it gets everything.
+                return Ok(false);
             }
         }
         let bad = failed.iter().filter(|(_, fault)| fault.is_unfit());

@@ -9,10 +9,10 @@ use futures::future::join_all;
 use uuid::Uuid;
 
 use super::areas::AreaPlace;
+use super::checkpoint::{clear_headers, store_header, store_placed};
 use super::format_disk::Candidate;
 use super::io::write_durably;
 use super::member::Member;
-use super::metadata_copies::store_checkpoint;
 use super::open_pool::OpenPool;
 use super::{CreatePool, DiskPlace, EngineConfig};
 use crate::allocate::{Usable, usable_bytes};
@@ -183,7 +183,8 @@ impl Creation<'_> {
             let area = label.area.and_then(|area| AreaPlace::new(&label.geometry, area));
             let stamp = CheckpointStamp { generation: 1, epoch, number: RecordNumber(0) };
             let checkpoint = area.and_then(|area| {
-                Some((area, encode_checkpoint(&area.layout, metadata, stamp).ok()?))
+                let whole = encode_checkpoint(&area.layout, metadata, stamp, None, &[]);
+                Some((area, whole.ok()?))
             });
             let place = super::config::vote_place(label.pool, label.disk);
             let (Some((area, checkpoint)), Ok(vote)) = (checkpoint, config.encode(&place, 0))
@@ -193,8 +194,13 @@ impl Creation<'_> {
                     "start with fewer or larger disks",
                 ));
             };
-            let write = store_checkpoint(&*candidate.device, &area, &checkpoint, 0);
-            write.await.map_err(io)?;
+            // What is there may be a former pool's.
+            let device = &*candidate.device;
+            clear_headers(device, &area).await.map_err(io)?;
+            for fresh in checkpoint.fresh() {
+                store_placed(device, &area, std::slice::from_ref(fresh)).await.map_err(io)?;
+            }
+            store_header(device, &area, &checkpoint).await.map_err(io)?;
             let slot = DiskGeometry::vote_slots()[0];
             write_durably(&*candidate.device, slot, vote).await.map_err(io)?;
             Ok(())

@@ -10,22 +10,25 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{
-    BLOCK_BYTES, BLOCK_SECTORS, BlockDevice, Buffer, Completion, Crc32c, Instance, Instant,
-    IoError, SECTOR_BYTES, SectorRange,
+    BLOCK_BYTES, BLOCK_SECTORS, BlockDevice, Buffer, Crc32c, Instance, Instant, IoError,
+    SECTOR_BYTES, SectorRange,
 };
 
 use super::areas::AreaPlace;
-use super::commit::{CommitError, CopyFault, LastEntry};
-use super::io::write_durably;
+use super::commit::{CommitError, CopyFault, CopyState, LastEntry};
 use super::lease::Ended;
 use super::member::Member;
 use super::pool::Pool;
 use crate::format::{CopySet, DiskId, DiskNumber};
-use crate::metadata::{AreaPosition, EncodedCheckpoint, check_header, entry_claim};
+use crate::metadata::{
+    AreaBytes, AreaLayout, AreaPosition, BlockRun, CheckpointHead, Section, entry_claim,
+};
 use crate::report::PoolEvent;
 
 /// What is read back at once.
 const PIECE_BYTES: u64 = 1 << 20;
+/// About so much is read back of the sections at one look.
+const LOOK_BYTES: u64 = 4 << 20;
 /// A copy that can't be written is tried again after at most so many times the usual pause.
 const PAUSES_MAX: u32 = 6;
 
@@ -89,7 +92,9 @@ impl Pool {
         if self.awaits_area(&member) {
             return Ok(());
         }
-        if is_current() && self.leave_older(&[index]).await? {
+        if is_current() {
+            // The last one stays, and gets everything anew.
+            self.leave_older(&[index]).await?;
             self.area.borrow_mut().copies.remove(&member.id);
         }
         if !self.write_copy(&member, index).await? {
@@ -149,32 +154,38 @@ impl Pool {
         Ok(true)
     }
 
-    /// Reads what a copy took since it was read back last.
+    /// Reads what a copy took since it was read back last, and some of what it has had for longer.
     async fn read_back(&self, member: &Member) -> Result<(), CopyFault> {
-        let device = member.device().ok_or(IoError::Lost)?;
-        let at = self.area_place(member).ok_or(CopyFault::Older)?;
-        let (place, heads, begin, end) = {
+        let reader = self.copy_reader(member)?;
+        let (mut state, stored, header, begin, end) = {
             let area = self.area.borrow();
-            let (Some(place), Some(checkpoint)) =
+            let (Some(state), Some(checkpoint)) =
                 (area.copies.get(&member.id), area.checkpoint.as_ref())
             else {
                 return Ok(());
             };
-            (*place, checkpoint.heads.clone(), checkpoint.after, area.position)
+            let header = checkpoint.header.clone();
+            (state.clone(), area.base.clone(), header, checkpoint.after, area.position)
         };
-        let reader = CopyReader { pool: self, device, area: at, slot: place.slot };
+        let due = sections_due(&stored.table.sections, &state);
         let done = async {
-            let mut at = match place.read_back.filter(|at| at.generation == end.generation) {
+            let mut at = match state.read_back.filter(|at| at.generation == end.generation) {
                 Some(at) => at,
                 None => {
-                    reader.checkpoint(&heads[place.slot], &begin).await?;
+                    reader.checkpoint(&header, &stored.head).await?;
                     begin
                 }
             };
             while at.log_at < end.log_at {
                 at = reader.entries(at, &end).await?;
             }
-            if at == end { Ok(()) } else { Err(CopyFault::Older) }
+            if at != end {
+                return Err(CopyFault::Older);
+            }
+            for (_, section) in &due {
+                reader.placed(&section.place, section.bytes, section.crc).await?;
+            }
+            Ok(())
         };
         let done = done.await;
         let mut area = self.area.borrow_mut();
@@ -183,11 +194,24 @@ impl Pool {
             return Ok(());
         }
         if done.is_ok()
-            && let Some(place) = area.copies.get_mut(&member.id)
+            && let Some(known) = area.copies.get_mut(&member.id)
         {
-            place.read_back = Some(end);
+            state.read_back = Some(end);
+            for (at, _) in &due {
+                state.unread.remove(at);
+                if state.kept_unread.remove(at) {
+                    state.reads_from = at + 1;
+                }
+            }
+            *known = CopyState { checked: known.checked, ..state };
         }
         done
+    }
+
+    pub(super) fn copy_reader(&self, member: &Member) -> Result<CopyReader<'_>, CopyFault> {
+        let device = member.device().ok_or(IoError::Lost)?;
+        let area = self.area_place(member).ok_or(CopyFault::Older)?;
+        Ok(CopyReader { pool: self, device, area })
     }
 
     pub(super) async fn within_copy<T>(
@@ -208,15 +232,14 @@ impl Pool {
         let shown = self.within_copy(self.limits.claim, self.shows_tail(member)).await;
         match shown {
             Ok(instance) => {
-                if let Some(place) = self.area.borrow_mut().copies.get_mut(&member.id) {
-                    place.checked = Some(instance);
+                if let Some(state) = self.area.borrow_mut().copies.get_mut(&member.id) {
+                    state.checked = Some(instance);
                 }
                 Ok(true)
             }
             Err(CopyFault::Older) => {
-                if self.leave_older(&[index]).await? {
-                    self.area.borrow_mut().copies.remove(&member.id);
-                }
+                self.leave_older(&[index]).await?;
+                self.area.borrow_mut().copies.remove(&member.id);
                 Ok(false)
             }
             // A disk that doesn't answer is another's business; the next entry asks again.
@@ -244,10 +267,11 @@ impl Pool {
         let place = self.area_place(member).ok_or(CopyFault::Older)?;
         let (at, expected) = {
             let area = self.area.borrow();
-            let slot = area.copies.get(&member.id).ok_or(CopyFault::Older)?.slot;
+            let slot = area.position.slot();
             let checkpoint = area.checkpoint.as_ref().ok_or(CopyFault::Older)?;
             match &area.last_entry {
-                None => (place.layout.checkpoint_offset(slot), checkpoint.heads[slot].clone()),
+                _ if !area.copies.contains_key(&member.id) => return Err(CopyFault::Older),
+                None => (place.layout.checkpoint_offset(slot), checkpoint.header.clone()),
                 Some(LastEntry { log_at, head }) => {
                     (place.layout.log_offset(slot) + log_at, head.clone())
                 }
@@ -262,39 +286,51 @@ impl Pool {
     }
 }
 
-/// Reads a copy of the metadata in pieces.
-struct CopyReader<'a> {
+/// Reads a copy of the metadata in pieces, each in its time.
+pub(super) struct CopyReader<'a> {
     pool: &'a Pool,
     device: Rc<dyn BlockDevice>,
     area: AreaPlace,
-    slot: usize,
+}
+
+impl AreaBytes for CopyReader<'_> {
+    async fn read(&self, at: u64, len: u64) -> Result<Buffer, IoError> {
+        let range = SectorRange::new(self.area.sector_at(at), len / SECTOR_BYTES as u64);
+        let limit = self.pool.limits.background;
+        let read = runtime::timeout(&self.pool.runtime, limit, self.device.read(range)).await;
+        Ok(read.unwrap_or(Err(IoError::Lost))?.value)
+    }
 }
 
 impl CopyReader<'_> {
-    async fn bytes(&self, area_offset: u64, len: u64) -> Result<Buffer, CopyFault> {
-        let start = self.area.sector_at(area_offset);
-        let reading = async {
-            let range = SectorRange::new(start, len / SECTOR_BYTES as u64);
-            Ok(self.device.read(range).await?.value)
-        };
-        self.pool.within_copy(self.pool.limits.background, reading).await
+    pub(super) fn layout(&self) -> AreaLayout {
+        self.area.layout
     }
 
-    /// The checkpoint, by its header and its payload's CRC.
-    async fn checkpoint(&self, head: &Buffer, after: &AreaPosition) -> Result<(), CopyFault> {
-        let at = self.area.layout.checkpoint_offset(self.slot);
-        let found = self.bytes(at, BLOCK_BYTES as u64).await?;
-        let checked = check_header(&found, after.pool, self.slot, &self.area.layout);
-        let head = checked.head().filter(|_| *found == **head).ok_or(CopyFault::Older)?;
-        let mut crc = Crc32c::new();
-        let (mut done, len) = (BLOCK_BYTES as u64, BLOCK_BYTES as u64 + head.payload_bytes);
-        while done < len {
-            let piece = (len - done).min(PIECE_BYTES);
-            let bytes = self.bytes(at + done, piece.next_multiple_of(BLOCK_BYTES as u64)).await?;
-            crc.update(&bytes[..piece as usize]);
-            done += piece;
+    /// The header of a checkpoint, and its table by the CRC.
+    async fn checkpoint(&self, header: &Buffer, head: &CheckpointHead) -> Result<(), CopyFault> {
+        let at = self.area.layout.checkpoint_offset(head.slot());
+        if *self.read(at, BLOCK_BYTES as u64).await? != **header {
+            return Err(CopyFault::Older);
         }
-        if crc.finish() == after.chain { Ok(()) } else { Err(CopyFault::Older) }
+        self.placed(&head.place, head.table_bytes, head.crc).await
+    }
+
+    /// What is in a place, by its CRC.
+    async fn placed(&self, place: &[BlockRun], bytes: u64, crc: u32) -> Result<(), CopyFault> {
+        let (mut found, mut left) = (Crc32c::new(), bytes);
+        for run in place {
+            let (at, mut done) = (self.area.layout.run_offset(run), 0);
+            while done < run.bytes() {
+                let piece = (run.bytes() - done).min(PIECE_BYTES);
+                let read = self.read(at + done, piece).await?;
+                let used = left.min(read.len() as u64);
+                found.update(&read[..used as usize]);
+                left -= used;
+                done += piece;
+            }
+        }
+        if left == 0 && found.finish() == crc { Ok(()) } else { Err(CopyFault::Older) }
     }
 
     /// The entries from `at` on, as many as a piece holds, none behind `end`.
@@ -304,11 +340,11 @@ impl CopyReader<'_> {
         end: &AreaPosition,
     ) -> Result<AreaPosition, CopyFault> {
         let (begin, rest) = (at.log_at, end.log_at - at.log_at);
-        let log = self.area.layout.log_offset(self.slot);
-        let mut bytes = self.bytes(log + begin, rest.min(PIECE_BYTES)).await?;
+        let log = self.area.layout.log_offset(at.slot());
+        let mut bytes = self.read(log + begin, rest.min(PIECE_BYTES)).await?;
         if let Some(claim) = entry_claim(&bytes, at.pool).filter(|c| c.bytes > bytes.len()) {
             let len = (claim.bytes as u64).next_multiple_of(BLOCK_BYTES as u64);
-            bytes = self.bytes(log + begin, len.min(rest)).await?;
+            bytes = self.read(log + begin, len.min(rest)).await?;
         }
         while let Some(entry) =
             at.entry_here(bytes.get((at.log_at - begin) as usize..).unwrap_or_default())
@@ -319,48 +355,27 @@ impl CopyReader<'_> {
     }
 }
 
-/// Writes a checkpoint to a slot of an area.
-pub(super) async fn store_checkpoint(
-    device: &dyn BlockDevice,
-    area: &AreaPlace,
-    checkpoint: &EncodedCheckpoint,
-    slot: usize,
-) -> Result<Completion<()>, IoError> {
-    // The header last: a sound one says that the payload was durable.
-    let at = area.layout.checkpoint_offset(slot);
-    let behind = area.sector_at(at + BLOCK_BYTES as u64);
-    write_durably(device, behind, checkpoint.payload.clone()).await?;
-    write_durably(device, area.sector_at(at), checkpoint.headers[slot].clone()).await
+/// The sections that are read back next: those that were written since, then those that the newest
+/// checkpoint kept, in turn, about as many bytes as a look may take.
+fn sections_due<'a>(sections: &'a [Section], state: &CopyState) -> Vec<(u32, &'a Section)> {
+    let places =
+        sections.iter().filter_map(|section| Some((section.place.first()?.first, section)));
+    let is_due = |at: &u32| state.unread.contains(at) || state.kept_unread.contains(at);
+    let mut places: Vec<(u32, &Section)> = places.filter(|(at, _)| is_due(at)).collect();
+    // Unread ones first; then from where the last look ended.
+    let turn = |at: u32| (!state.unread.contains(&at), at < state.reads_from, at);
+    places.sort_unstable_by_key(|(at, _)| turn(*at));
+    let mut bytes = 0;
+    places
+        .into_iter()
+        .take_while(|(_, section)| {
+            let before = bytes;
+            bytes += section.bytes;
+            before == 0 || bytes <= LOOK_BYTES
+        })
+        .collect()
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use block::{Epoch, Lba, MemoryDevice};
-    use futures::FutureExt;
-
-    use super::*;
-    use crate::format::{
-        DiskGeometry, ExtentNumber, ExtentRange, FailureDomain, MIB, RecordNumber,
-    };
-    use crate::metadata::testing::empty_pool;
-    use crate::metadata::{CheckpointStamp, encode_checkpoint};
-
-    #[test]
-    fn a_checkpoint_whose_payload_cannot_be_written_gets_no_header() {
-        let geometry = DiskGeometry::new(64 * MIB, 4 * MIB).unwrap();
-        let area = AreaPlace::new(&geometry, ExtentRange::new(ExtentNumber(0), 2)).unwrap();
-        let stamp = CheckpointStamp { generation: 1, epoch: Epoch(1), number: RecordNumber(0) };
-        let metadata = empty_pool(FailureDomain::Node);
-        let checkpoint = encode_checkpoint(&area.layout, &metadata, stamp).unwrap();
-        let Lba(start) = area.sector_at(0);
-        for (blocks, fits) in [(1, false), (2, true)] {
-            let device = MemoryDevice::new(start + blocks * BLOCK_SECTORS);
-            let stored = store_checkpoint(&device, &area, &checkpoint, 0).now_or_never().unwrap();
-            assert_eq!(stored.is_ok(), fits);
-            let header = device.read(SectorRange::new(Lba(start), BLOCK_SECTORS));
-            let header = header.now_or_never().unwrap().unwrap().value;
-            assert_eq!(header == checkpoint.headers[0], fits);
-        }
-    }
-}
+#[path = "metadata_copies_tests.rs"]
+mod tests;

@@ -6,7 +6,7 @@
 //!
 //! - **which pools there are**: `observe` (what is on a disk), `slot` (when a pool is opened), `open`
 //!   (takeover), `create` and `format_disk`;
-//! - **who takes part**: `config` (votes), `commit` and `areas` (metadata), `lease`, `exclude`, `readmit`;
+//! - **who takes part**: `config` (votes), `commit`, `checkpoint` and `areas` (metadata), `lease`, `exclude`, `readmit`;
 //! - **data**: `volume` (requests), `range_lock` and `credit` (their order), `log` and `segment`,
 //!   `pending`, `fold` with `init`, `disk_work` and `again`, `read`, `checksums`, `replay`;
 //! - **upkeep**: `repair`, `catchup`, `verify`; and `status` and `events` for people.
@@ -18,6 +18,7 @@ mod again;
 mod areas;
 mod belief;
 mod catchup;
+mod checkpoint;
 mod checksums;
 mod commit;
 mod config;

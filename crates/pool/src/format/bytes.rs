@@ -27,6 +27,11 @@ impl Writer {
         self.0
     }
 
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(crate) fn byte(&mut self, value: u8) -> &mut Writer {
         self.0.push(value);
         self
@@ -84,13 +89,6 @@ impl<'a> Reader<'a> {
         let taken = self.bytes.get(self.at..end).ok_or(self.malformed())?;
         self.at = end;
         Ok(taken)
-    }
-
-    /// Everything that wasn't read yet.
-    pub(crate) fn rest(&mut self) -> &'a [u8] {
-        let rest = self.bytes.get(self.at..).unwrap_or_default();
-        self.at = self.bytes.len();
-        rest
     }
 
     pub(crate) fn byte(&mut self) -> Result<u8, Malformed> {

@@ -2,12 +2,15 @@
 //! its disk, named in the label and in the disk's record; what is longer than another one's has longer
 //! quarters.
 //!
-//! A checkpoint holds the whole metadata; the log behind it the transactions since. When the log is
-//! full, a checkpoint of the next generation goes to the **other** slot and its log starts empty; the
-//! former checkpoint and its whole log stay until then, so a torn write loses nothing. Entries are
-//! committed to a log only until its successor is begun.
+//! A checkpoint holds the whole metadata; the log behind it the transactions since. It is a header, which
+//! names a table, which names sections (`table`). The two headers begin the checkpoint quarters; all else
+//! of both quarters is one space of blocks for tables and sections. When the log is full, a checkpoint of
+//! a higher generation writes anew what changed, a table, and the **other** header (slot = generation mod
+//! 2), whose log starts empty. Nothing is written to a block that the newest or the former checkpoint names
+//! (`checkpoint`): both stay whole until the header is there, so a torn write loses nothing. Entries
+//! are committed to a log only until its successor is begun.
 //!
-//! Checkpoint header (4 KiB; the payload follows, padded to 4 KiB):
+//! Checkpoint header (4 KiB):
 //!
 //! | off | size | field |
 //! |---|---|---|
@@ -18,13 +21,14 @@
 //! | 32 | 8 | generation |
 //! | 40 | 8 | epoch |
 //! | 48 | 8 | number of the last record that it contains |
-//! | 56 | 8 | bytes of the payload |
-//! | 64 | 4 | CRC32C of the payload |
-//! | 68 | 4028 | zero |
+//! | 56 | 8 | bytes of the table |
+//! | 64 | 4 | CRC32C of the table |
+//! | 68 | 4 | number of runs of blocks that the table fills, at most 64 |
+//! | 72 | 512 | the runs: first block and count, 4 bytes each; then zeros |
+//! | 584 | 3512 | zero |
 //!
-//! The payload: extent bytes, failure domain and name of the pool, then records (`codec`).
-//! The header is written when the payload is durable. So a torn checkpoint has no sound header, and a
-//! sound header without its payload is damage: what the older checkpoint says is out of date then.
+//! The header is written when table and sections are durable. So a torn checkpoint has no sound header,
+//! and a sound header without them is damage: what the older checkpoint says is out of date then.
 //!
 //! Log entry, each at a 4 KiB boundary and padded to one:
 //!
@@ -32,7 +36,7 @@
 //! |---|---|---|
 //! | 0 | 8 | magic "epMETLOG" |
 //! | 8 | 4 | CRC32C of header and payload, this field as zeros |
-//! | 12 | 4 | CRC of the entry before; of the checkpoint's payload for the first |
+//! | 12 | 4 | CRC of the entry before; of the checkpoint's table for the first |
 //! | 16 | 16 | pool |
 //! | 32 | 8 | generation |
 //! | 40 | 8 | epoch |
@@ -53,14 +57,12 @@
 //! pool's area, a log without its checkpoint or with a gap (see `recover`), and votes that are older
 //! than the metadata (configuration number).
 
-use block::{BLOCK_BYTES, Buffer, BufferMut, Epoch, crc32c};
+use block::{BLOCK_BYTES, Buffer, BufferMut, Epoch};
 
-use super::{MetaRecord, Metadata, PoolIdentity, encode_records};
+use super::table::is_place;
+use super::{BlockRun, MetaRecord, encode_records};
 use crate::format::field::{Field, crc_without};
-use crate::format::{
-    ConfigNumber, DiskGeometry, ExtentRange, FailureDomain, MIB, Malformed, PoolId, Reader,
-    RecordNumber, Writer,
-};
+use crate::format::{ConfigNumber, DiskGeometry, ExtentRange, MIB, PoolId, RecordNumber};
 
 const CHECKPOINT_MAGIC: &[u8; 8] = b"epCHECKP";
 const MAGIC: Field = Field::first(8);
@@ -71,8 +73,10 @@ const GENERATION: Field = POOL.then(8);
 const EPOCH: Field = GENERATION.then(8);
 const NUMBER: Field = EPOCH.then(8);
 const LENGTH: Field = NUMBER.then(8);
-const PAYLOAD_CRC: Field = LENGTH.then(4);
-const REST: Field = PAYLOAD_CRC.then(BLOCK_BYTES - PAYLOAD_CRC.end());
+const TABLE_CRC: Field = LENGTH.then(4);
+const RUNS: Field = TABLE_CRC.then(4);
+const RUN: Field = RUNS.then(8 * TABLE_RUNS_MAX);
+const REST: Field = RUN.then(BLOCK_BYTES - RUN.end());
 
 const _: () = assert!(REST.end() == BLOCK_BYTES);
 
@@ -95,9 +99,16 @@ const QUARTER_BYTES_MIN: u64 = 2 * MIB;
 const QUARTER_BYTES_MAX: u64 = 256 * MIB;
 /// Longest entry, in a log that has room for several.
 const ENTRY_BYTES_MAX: u64 = 4 * MIB;
-/// Bytes of metadata for an extent in the worst case: a run of one group with two members, and
-/// misses of both.
-const EXTENT_METADATA_BYTES: u64 = 64;
+/// Most runs of blocks that a table is in.
+pub(super) const TABLE_RUNS_MAX: usize = 64;
+/// Blocks of the section space are numbered so that a quarter of any length has the same numbers.
+const QUARTER_BLOCKS_MAX: u32 = (QUARTER_BYTES_MAX / BLOCK_BYTES as u64) as u32;
+/// Bytes of metadata for an extent in the worst case: half a run of one group with two members, its root
+/// and misses of both.
+const EXTENT_METADATA_BYTES: u64 = 42;
+/// Of the section space a checkpoint takes at most one part in so many: the next one is written beside
+/// the newest and the former one.
+const SPACE_PARTS: u64 = 3;
 /// The pool may grow to so many times its first size.
 const GROWTH: u64 = 4;
 
@@ -110,7 +121,9 @@ pub fn area_extents_for(pool_bytes: u64, extent_bytes: u64) -> u32 {
 /// What such an area must have at least.
 pub fn area_bytes_for(pool_bytes: u64, extent_bytes: u64) -> u64 {
     let extents = pool_bytes / extent_bytes.max(1);
-    let quarter = extents.saturating_mul(EXTENT_METADATA_BYTES).saturating_mul(GROWTH);
+    let metadata = extents.saturating_mul(EXTENT_METADATA_BYTES).saturating_mul(GROWTH);
+    // Two quarters hold a checkpoint's space.
+    let quarter = metadata.saturating_mul(SPACE_PARTS) / 2;
     4 * quarter.clamp(QUARTER_BYTES_MIN, QUARTER_BYTES_MAX).next_multiple_of(MIB)
 }
 
@@ -140,7 +153,7 @@ impl AreaLayout {
         4 * self.quarter_bytes
     }
 
-    /// Byte offset, within the area, of a checkpoint slot (0 or 1).
+    /// Byte offset, within the area, of a checkpoint's header (slot 0 or 1).
     pub fn checkpoint_offset(&self, slot: usize) -> u64 {
         (slot as u64 % 2) * 2 * self.quarter_bytes
     }
@@ -150,9 +163,27 @@ impl AreaLayout {
         self.checkpoint_offset(slot) + self.quarter_bytes
     }
 
-    /// Bytes of a checkpoint slot, header included.
-    pub fn checkpoint_bytes(&self) -> u64 {
-        self.quarter_bytes
+    /// The blocks of the section space: those of either checkpoint quarter but the header.
+    pub(super) fn section_space(&self) -> [BlockRun; 2] {
+        let count = (self.quarter_bytes / BLOCK_BYTES as u64) as u32 - 1;
+        [0, 1].map(|quarter| BlockRun { first: quarter * QUARTER_BLOCKS_MAX + 1, count })
+    }
+
+    /// Whether all blocks of a run (of one at least) are in the section space.
+    pub(super) fn has_run(&self, run: &BlockRun) -> bool {
+        let space = self.section_space();
+        run.count > 0 && space.iter().any(|all| run.first >= all.first && run.end() <= all.end())
+    }
+
+    /// Blocks that a checkpoint may take.
+    pub(super) fn checkpoint_blocks_max(&self) -> u64 {
+        self.section_space().iter().map(|run| u64::from(run.count)).sum::<u64>() / SPACE_PARTS
+    }
+
+    /// Byte offset, within the area, of a run of the section space.
+    pub fn run_offset(&self, run: &BlockRun) -> u64 {
+        let (quarter, index) = (run.first / QUARTER_BLOCKS_MAX, run.first % QUARTER_BLOCKS_MAX);
+        self.checkpoint_offset(quarter as usize) + u64::from(index) * BLOCK_BYTES as u64
     }
 
     /// Bytes of a log.
@@ -167,7 +198,12 @@ impl AreaLayout {
     }
 }
 
-/// Where the next entry goes: the same on all current copies, but for the slot that each uses.
+/// The slot of a checkpoint of this generation.
+pub(super) fn slot_of(generation: u64) -> usize {
+    (generation % 2) as usize
+}
+
+/// Where the next entry goes: the same on all current copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AreaPosition {
     /// The pool.
@@ -185,6 +221,11 @@ pub struct AreaPosition {
 }
 
 impl AreaPosition {
+    /// The slot of that checkpoint and its log.
+    pub fn slot(&self) -> usize {
+        slot_of(self.generation)
+    }
+
     /// The entry that follows here, if `bytes` begin with it.
     pub(crate) fn entry_here<'a>(&self, bytes: &'a [u8]) -> Option<CheckedEntry<'a>> {
         check_entry(bytes, self.pool).filter(|entry| {
@@ -218,20 +259,9 @@ pub enum LogFull {
     /// The metadata is larger than the area was made for.
     #[error("the metadata ({needed_bytes} bytes) exceeds the area that the pool was made with")]
     AreaTooSmall {
-        /// What it would take.
+        /// What it takes.
         needed_bytes: u64,
     },
-}
-
-/// A checkpoint ready to be written: the payload, and once that is durable the header.
-#[derive(Clone, Debug)]
-pub struct EncodedCheckpoint {
-    /// The header for either slot. (A copy's slot is the one that doesn't hold its newest checkpoint.)
-    pub headers: [Buffer; 2],
-    /// What goes behind the header, padded to 4 KiB.
-    pub payload: Buffer,
-    /// Where the log continues once this is durable.
-    pub after: AreaPosition,
 }
 
 /// A log entry ready to be written.
@@ -239,7 +269,7 @@ pub struct EncodedCheckpoint {
 pub struct EncodedEntry {
     /// The entry, padded to 4 KiB.
     pub bytes: Buffer,
-    /// Byte offset within the **log** of the copy's slot.
+    /// Byte offset within the log.
     pub log_at: u64,
     /// Where the log continues once this is durable.
     pub after: AreaPosition,
@@ -254,47 +284,6 @@ pub struct CheckpointStamp {
     pub epoch: Epoch,
     /// The last record that the metadata contains.
     pub number: RecordNumber,
-}
-
-/// The bytes of a checkpoint.
-pub fn encode_checkpoint(
-    layout: &AreaLayout,
-    metadata: &Metadata,
-    stamp: CheckpointStamp,
-) -> Result<EncodedCheckpoint, LogFull> {
-    let payload = encode_payload(metadata);
-    let padded = payload.len().next_multiple_of(BLOCK_BYTES);
-    let needed_bytes = (BLOCK_BYTES + padded) as u64;
-    if needed_bytes > layout.checkpoint_bytes() {
-        return Err(LogFull::AreaTooSmall { needed_bytes });
-    }
-    let payload_crc = crc32c(&payload);
-    let header = |slot: u64| {
-        let mut header = BufferMut::zeroed(BLOCK_BYTES);
-        MAGIC.of_mut(&mut header).copy_from_slice(CHECKPOINT_MAGIC);
-        SLOT.put_number(&mut header, slot);
-        POOL.put_uuid(&mut header, metadata.pool().id.0);
-        GENERATION.put_number(&mut header, stamp.generation);
-        EPOCH.put_number(&mut header, stamp.epoch.0);
-        NUMBER.put_number(&mut header, stamp.number.0);
-        LENGTH.put_number(&mut header, payload.len() as u64);
-        PAYLOAD_CRC.put_number(&mut header, u64::from(payload_crc));
-        let crc = crc_without(&header, CRC);
-        CRC.put_number(&mut header, u64::from(crc));
-        header.freeze()
-    };
-    let headers = [header(0), header(1)];
-    let mut bytes = BufferMut::zeroed(padded);
-    bytes[..payload.len()].copy_from_slice(&payload);
-    let after = AreaPosition {
-        pool: metadata.pool().id,
-        generation: stamp.generation,
-        epoch: stamp.epoch,
-        number: stamp.number,
-        chain: payload_crc,
-        log_at: 0,
-    };
-    Ok(EncodedCheckpoint { headers, payload: bytes.freeze(), after })
 }
 
 /// The bytes of the next log entry: one transaction, under a configuration.
@@ -331,45 +320,14 @@ pub fn encode_entry(
     Ok(EncodedEntry { bytes: bytes.freeze(), log_at, after })
 }
 
-fn encode_payload(metadata: &Metadata) -> Vec<u8> {
-    let pool = metadata.pool();
-    let mut writer = Writer::new();
-    writer.number(pool.extent_bytes);
-    writer.byte(match pool.failure_domain {
-        FailureDomain::Node => 1,
-        FailureDomain::Disk => 2,
-    });
-    writer.text(&pool.name);
-    let mut payload = writer.into_bytes();
-    payload.extend_from_slice(&encode_records(&metadata.snapshot()));
-    payload
-}
-
-/// Takes a sound payload apart: the pool's identity and the records' bytes.
-pub(crate) fn split_payload(
-    pool: PoolId,
-    payload: &[u8],
-) -> Result<(PoolIdentity, &[u8]), Malformed> {
-    let mut reader = Reader::new(payload);
-    let extent_bytes = reader.number()?;
-    let failure_domain = match reader.byte()? {
-        1 => FailureDomain::Node,
-        2 => FailureDomain::Disk,
-        _ => return Err(reader.malformed()),
-    };
-    let name = reader.text()?;
-    let records = reader.rest();
-    Ok((PoolIdentity { id: pool, name, extent_bytes, failure_domain }, records))
-}
-
 /// What a checkpoint slot holds, by its header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum CheckpointSlot {
     /// Never one of this kind.
     Empty,
     /// Damaged, torn, or of another place.
     Damaged,
-    /// A sound one; its payload may not be.
+    /// A sound one; what it names may not be.
     Sound(CheckpointHead),
 }
 
@@ -384,14 +342,44 @@ impl CheckpointSlot {
 }
 
 /// The header of a checkpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct CheckpointHead {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointHead {
     /// What it stands for.
-    pub(crate) stamp: CheckpointStamp,
-    /// CRC of the payload.
-    pub(crate) crc: u32,
-    /// Bytes of the payload, which fits in the slot behind the header.
-    pub(crate) payload_bytes: u64,
+    pub stamp: CheckpointStamp,
+    /// CRC of the table.
+    pub crc: u32,
+    /// Bytes of the table.
+    pub table_bytes: u64,
+    /// Where the table is, in order; padded.
+    pub place: Vec<BlockRun>,
+}
+
+impl CheckpointHead {
+    /// The header's slot.
+    pub fn slot(&self) -> usize {
+        slot_of(self.stamp.generation)
+    }
+
+    /// The header.
+    pub(super) fn encode(&self, pool: PoolId) -> Buffer {
+        let mut header = BufferMut::zeroed(BLOCK_BYTES);
+        MAGIC.of_mut(&mut header).copy_from_slice(CHECKPOINT_MAGIC);
+        SLOT.put_number(&mut header, self.slot() as u64);
+        POOL.put_uuid(&mut header, pool.0);
+        GENERATION.put_number(&mut header, self.stamp.generation);
+        EPOCH.put_number(&mut header, self.stamp.epoch.0);
+        NUMBER.put_number(&mut header, self.stamp.number.0);
+        LENGTH.put_number(&mut header, self.table_bytes);
+        TABLE_CRC.put_number(&mut header, u64::from(self.crc));
+        RUNS.put_number(&mut header, self.place.len() as u64);
+        for (field, run) in RUN.of_mut(&mut header).chunks_exact_mut(8).zip(&self.place) {
+            field[..4].copy_from_slice(&run.first.to_le_bytes());
+            field[4..].copy_from_slice(&run.count.to_le_bytes());
+        }
+        let crc = crc_without(&header, CRC);
+        CRC.put_number(&mut header, u64::from(crc));
+        header.freeze()
+    }
 }
 
 /// Judges the header of a checkpoint slot.
@@ -405,24 +393,29 @@ pub(crate) fn check_header(
     if MAGIC.of(header) != CHECKPOINT_MAGIC {
         return CheckpointSlot::Empty;
     }
-    let payload_bytes = LENGTH.number(header);
+    let word = Field::first(4);
+    let runs = RUN.of(header).chunks_exact(8).take(RUNS.number32(header) as usize);
+    let head = CheckpointHead {
+        stamp: CheckpointStamp {
+            generation: GENERATION.number(header),
+            epoch: Epoch(EPOCH.number(header)),
+            number: RecordNumber(NUMBER.number(header)),
+        },
+        crc: TABLE_CRC.number32(header),
+        table_bytes: LENGTH.number(header),
+        place: runs
+            .map(|run| BlockRun { first: word.number32(run), count: word.then(4).number32(run) })
+            .collect(),
+    };
     if CRC.number32(header) != crc_without(header, CRC)
         || SLOT.number(header) != slot as u64
+        || head.slot() != slot
         || POOL.uuid(header) != pool.0
-        || payload_bytes > layout.checkpoint_bytes() - BLOCK_BYTES as u64
+        || !is_place(layout, &head.place, head.table_bytes)
     {
         return CheckpointSlot::Damaged;
     }
-    let stamp = CheckpointStamp {
-        generation: GENERATION.number(header),
-        epoch: Epoch(EPOCH.number(header)),
-        number: RecordNumber(NUMBER.number(header)),
-    };
-    CheckpointSlot::Sound(CheckpointHead {
-        stamp,
-        crc: PAYLOAD_CRC.number32(header),
-        payload_bytes,
-    })
+    CheckpointSlot::Sound(head)
 }
 
 /// A sound log entry.

@@ -5,7 +5,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::format::FailureDomain;
 use crate::metadata::testing::{POOL, empty_pool, history, recover_bytes};
-use crate::metadata::{AreaFault, ChooseError, Recovered, choose_copy};
+use crate::metadata::{
+    AreaFault, ChooseError, EncodedCheckpoint, Metadata, Recovered, StoredCheckpoint, choose_copy,
+    encode_checkpoint,
+};
 
 const SECTOR: usize = 512;
 
@@ -14,9 +17,10 @@ const SECTOR: usize = 512;
 struct Copy {
     layout: AreaLayout,
     bytes: Vec<u8>,
-    slot: usize,
     position: AreaPosition,
     metadata: Metadata,
+    newest: StoredCheckpoint,
+    former: Vec<BlockRun>,
 }
 
 /// A write of whole sectors.
@@ -25,18 +29,28 @@ struct Write {
     bytes: Buffer,
 }
 
+/// The writes of a checkpoint, in their order.
+fn writes_of(layout: &AreaLayout, checkpoint: &EncodedCheckpoint) -> Vec<Write> {
+    let runs = checkpoint.fresh().flat_map(|placed| placed.runs());
+    let mut writes: Vec<Write> =
+        runs.map(|(run, bytes)| Write { at: layout.run_offset(&run) as usize, bytes }).collect();
+    let at = layout.checkpoint_offset(checkpoint.after.slot()) as usize;
+    writes.push(Write { at, bytes: checkpoint.header.clone() });
+    writes
+}
+
 impl Copy {
     /// An area that holds an empty pool's first checkpoint.
     fn new(quarter_blocks: u64) -> Copy {
         let layout = AreaLayout::new(4 * quarter_blocks * BLOCK_BYTES as u64).unwrap();
-        let metadata = empty_pool(FailureDomain::Node);
-        let stamp = CheckpointStamp { generation: 1, epoch: Epoch(1), number: RecordNumber(0) };
-        let first = encode_checkpoint(&layout, &metadata, stamp).unwrap();
+        let mut metadata = empty_pool(FailureDomain::Node);
+        let stamp = CheckpointStamp { generation: 2, epoch: Epoch(1), number: RecordNumber(0) };
+        let first = encode_checkpoint(&layout, &metadata, stamp, None, &[]).unwrap();
         let bytes = vec![0; layout.area_bytes() as usize];
-        let mut copy = Copy { layout, bytes, slot: 0, position: first.after, metadata };
-        for write in copy.writes_of(&first) {
-            copy.store(&write);
-        }
+        metadata.forget_changes();
+        let (position, newest) = (first.after, first.stored.clone());
+        let mut copy = Copy { layout, bytes, position, metadata, newest, former: Vec::new() };
+        writes_of(&layout, &first).iter().for_each(|write| copy.store(write));
         copy
     }
 
@@ -44,29 +58,27 @@ impl Copy {
     fn commit(&mut self, records: &[MetaRecord]) -> Result<Write, LogFull> {
         let entry = encode_entry(&self.layout, &self.position, ConfigNumber(7), records)?;
         self.metadata.apply_all(records).unwrap();
+        let at = (self.layout.log_offset(self.position.slot()) + entry.log_at) as usize;
         self.position = entry.after;
-        let at = (self.layout.log_offset(self.slot) + entry.log_at) as usize;
         Ok(Write { at, bytes: entry.bytes })
     }
 
-    /// The writes of a checkpoint to this copy's slot, in their order.
-    fn writes_of(&self, checkpoint: &EncodedCheckpoint) -> [Write; 2] {
-        let at = self.layout.checkpoint_offset(self.slot) as usize;
-        let payload = Write { at: at + BLOCK_BYTES, bytes: checkpoint.payload.clone() };
-        [payload, Write { at, bytes: checkpoint.headers[self.slot].clone() }]
-    }
-
     /// The writes of the next generation.
-    fn checkpoint(&mut self, epoch: u64) -> [Write; 2] {
+    fn checkpoint(&mut self, epoch: u64) -> Vec<Write> {
+        let above = self.position.generation + 1;
         let stamp = CheckpointStamp {
-            generation: self.position.generation + 1,
+            generation: above + u64::from(slot_of(above) == self.newest.head.slot()),
             epoch: Epoch(epoch),
             number: self.position.number,
         };
-        self.slot = 1 - self.slot;
-        let encoded = encode_checkpoint(&self.layout, &self.metadata, stamp).unwrap();
+        let newest = Some(&self.newest);
+        let encoded = encode_checkpoint(&self.layout, &self.metadata, stamp, newest, &self.former);
+        let encoded = encoded.unwrap();
         self.position = encoded.after;
-        self.writes_of(&encoded)
+        self.former = self.newest.in_use();
+        self.newest = encoded.stored.clone();
+        self.metadata.forget_changes();
+        writes_of(&self.layout, &encoded)
     }
 
     fn store(&mut self, write: &Write) {
@@ -97,19 +109,19 @@ impl Copy {
         let found = self.recovered();
         assert_eq!(found.metadata, self.metadata);
         assert_eq!(found.position, self.position);
-        assert_eq!(found.slot, self.slot);
+        assert_eq!(found.newest, self.newest);
     }
 }
 
 #[test]
 fn what_was_committed_is_recovered_over_many_generations() {
-    let mut copy = Copy::new(4);
+    let mut copy = Copy::new(12);
     copy.assert_recovers();
     for record in history() {
         copy.apply(&[record]);
         copy.assert_recovers();
     }
-    for round in 0..40 {
+    for round in 0..100 {
         let name = format!("pond-{round}");
         copy.apply(&[MetaRecord::PoolRenamed { name }]);
         copy.assert_recovers();
@@ -145,7 +157,7 @@ fn assert_torn_is_old_or_new(old: &Copy, new: &Copy, write: &Write) {
 
 #[test]
 fn every_torn_write_recovers_to_old_or_new() {
-    let mut copy = Copy::new(4);
+    let mut copy = Copy::new(12);
     for record in history() {
         for round in 0..2 {
             let old = copy.clone();
@@ -155,7 +167,7 @@ fn every_torn_write_recovers_to_old_or_new() {
                     Err(_) => continue,
                 }
             } else {
-                copy.checkpoint(1).into()
+                copy.checkpoint(1)
             };
             let mut before = old;
             for write in writes {
@@ -177,16 +189,16 @@ proptest! {
     fn torn_writes_in_any_order_lose_nothing(
         steps in prop::collection::vec((0_u8..4, any::<u64>(), 1_usize..200), 1..60),
     ) {
-        let mut copy = Copy::new(3);
+        let mut copy = Copy::new(12);
         for (kind, mask, length) in steps {
             let old = copy.clone();
             let name = "n".repeat(length.min(64));
             let renamed = [MetaRecord::PoolRenamed { name }];
             let writes: Vec<Write> = match kind {
-                0 => copy.checkpoint(copy.position.epoch.0).into(),
+                0 => copy.checkpoint(copy.position.epoch.0),
                 _ => match copy.commit(&renamed) {
                     Ok(write) => vec![write],
-                    Err(_) => copy.checkpoint(copy.position.epoch.0).into(),
+                    Err(_) => copy.checkpoint(copy.position.epoch.0),
                 },
             };
             if kind == 3 {
@@ -204,10 +216,10 @@ proptest! {
                 }
                 let found = torn.recovered();
                 prop_assert!(found.metadata == old.metadata || found.metadata == new.metadata);
-                torn.metadata = found.metadata;
                 torn.position = found.position;
                 torn.position.generation = found.highest_generation;
-                torn.slot = found.slot;
+                torn.former = found.former.iter().flat_map(StoredCheckpoint::in_use).collect();
+                (torn.metadata, torn.newest) = (found.metadata, found.newest);
                 torn.checkpoint(epoch).iter().for_each(|write| torn.store(write));
                 copy = torn;
             } else {
@@ -220,7 +232,7 @@ proptest! {
 
 #[test]
 fn every_damaged_byte_is_noticed() {
-    let mut copy = Copy::new(2);
+    let mut copy = Copy::new(12);
     copy.apply(&history()[..1]);
     let before = copy.recovered();
     let entry_at = copy.layout.log_offset(0) as usize;
@@ -237,32 +249,49 @@ fn every_damaged_byte_is_noticed() {
             assert_eq!(found.metadata, copy.metadata, "byte {at} of the padding");
         }
     }
-    let payload = encode_payload(&empty_pool(FailureDomain::Node)).len();
-    for at in 0..BLOCK_BYTES + payload {
-        let mut damaged = copy.clone();
-        damaged.bytes[at] ^= 8;
-        assert!(damaged.recover().is_err(), "byte {at}");
+    let named = copy
+        .newest
+        .head
+        .place
+        .iter()
+        .chain(copy.newest.table.sections.iter().flat_map(|s| &s.place));
+    let named: Vec<usize> = named.map(|run| copy.layout.run_offset(run) as usize).collect();
+    let used: Vec<usize> = [copy.newest.head.table_bytes]
+        .into_iter()
+        .chain(copy.newest.table.sections.iter().map(|section| section.bytes))
+        .map(|bytes| bytes as usize)
+        .collect();
+    let places = named.into_iter().zip(used).chain([(0, BLOCK_BYTES)]);
+    for (at, len) in places {
+        for at in at..at + len {
+            let mut damaged = copy.clone();
+            damaged.bytes[at] ^= 8;
+            assert!(damaged.recover().is_err(), "byte {at}");
+        }
     }
 }
 
 #[test]
 fn a_damaged_checkpoint_that_was_in_use_is_not_replaced_by_an_older_one() {
-    let mut copy = Copy::new(2);
+    let mut copy = Copy::new(12);
     copy.apply(&history()[..1]);
-    let [payload, header] = copy.checkpoint(1);
+    let mut writes = copy.checkpoint(1);
+    let header = writes.pop().unwrap();
     let mut torn = copy.clone();
-    torn.store(&payload);
-    assert_eq!(torn.recovered().position.generation, 1);
-    copy.store(&payload);
+    writes.iter().for_each(|write| torn.store(write));
+    assert_eq!(torn.recovered().position.generation, 2);
+    writes.iter().for_each(|write| copy.store(write));
     copy.store(&header);
     torn.store(&header);
     torn.bytes[header.at + 20] ^= 1;
     assert_eq!(torn.recovered().metadata, copy.metadata);
-    // A header is written once its payload is durable.
-    let newest = AreaFault::NewestDamaged { generation: 2 };
-    let mut damaged = copy.clone();
-    damaged.bytes[payload.at + 7] ^= 1;
-    assert_eq!(damaged.recover().unwrap_err(), newest);
+    // A header is written once all that it names is durable.
+    let newest = AreaFault::NewestDamaged { generation: 3 };
+    for write in &writes {
+        let mut damaged = copy.clone();
+        damaged.bytes[write.at + 7] ^= 1;
+        assert_eq!(damaged.recover().unwrap_err(), newest);
+    }
     copy.apply(&history()[1..2]);
     let mut damaged = copy.clone();
     damaged.bytes[header.at + 20] ^= 1;
@@ -271,7 +300,7 @@ fn a_damaged_checkpoint_that_was_in_use_is_not_replaced_by_an_older_one() {
 
 #[test]
 fn a_gap_in_the_log_is_no_end_of_it() {
-    let mut copy = Copy::new(8);
+    let mut copy = Copy::new(12);
     for record in &history()[..5] {
         copy.apply(std::slice::from_ref(record));
     }
@@ -302,7 +331,7 @@ fn a_gap_in_the_log_is_no_end_of_it() {
 
 #[test]
 fn blank_and_foreign_areas_are_named() {
-    let copy = Copy::new(2);
+    let copy = Copy::new(12);
     let mut blank = copy.clone();
     blank.bytes.fill(0);
     assert_eq!(blank.recover().unwrap_err(), AreaFault::Empty);
@@ -313,7 +342,7 @@ fn blank_and_foreign_areas_are_named() {
 
 #[test]
 fn sound_bytes_without_sense_are_refused() {
-    let mut copy = Copy::new(2);
+    let mut copy = Copy::new(12);
     // A log entry whose record doesn't fit: disk 0 of nothing is moved.
     let moved = MetaRecord::DiskMoved {
         number: crate::format::DiskNumber(0),
@@ -336,7 +365,7 @@ fn sound_bytes_without_sense_are_refused() {
 
 #[test]
 fn the_longest_tail_of_the_newest_owner_is_chosen() {
-    let mut a = Copy::new(4);
+    let mut a = Copy::new(12);
     a.apply(&history()[..1]);
     let mut b = a.clone();
     b.apply(&history()[1..2]);
@@ -349,7 +378,7 @@ fn the_longest_tail_of_the_newest_owner_is_chosen() {
 
 #[test]
 fn a_copy_with_the_next_checkpoint_agrees_with_one_without() {
-    let mut a = Copy::new(4);
+    let mut a = Copy::new(12);
     a.apply(&history()[..1]);
     let b = a.clone();
     a.checkpoint(1).iter().for_each(|write| a.store(write));
@@ -362,7 +391,7 @@ fn a_copy_with_the_next_checkpoint_agrees_with_one_without() {
 
 #[test]
 fn two_histories_are_refused() {
-    let mut a = Copy::new(4);
+    let mut a = Copy::new(12);
     a.apply(&history()[..1]);
     let mut b = a.clone();
     a.apply(&[MetaRecord::PoolRenamed { name: "a".into() }]);
@@ -374,12 +403,12 @@ fn two_histories_are_refused() {
 
 #[test]
 fn what_is_too_large_for_the_area_is_an_error() {
-    let mut copy = Copy::new(8);
+    let mut copy = Copy::new(12);
     let long = |count: usize| vec![MetaRecord::PoolRenamed { name: "n".repeat(60) }; count];
-    for _ in 0..4 {
+    for _ in 0..6 {
         assert!(copy.commit(&long(100)).is_ok());
     }
-    assert_eq!(copy.commit(&long(200)).err(), Some(LogFull::EntryTooLong));
+    assert_eq!(copy.commit(&long(250)).err(), Some(LogFull::EntryTooLong));
     assert_eq!(copy.commit(&long(1)).err(), Some(LogFull::CheckpointDue));
     let created = |number: u32| MetaRecord::VolumeCreated {
         id: crate::format::VolumeId(number),
@@ -389,14 +418,14 @@ fn what_is_too_large_for_the_area_is_an_error() {
     };
     copy.metadata.apply_all(&(1..600).map(created).collect::<Vec<_>>()).unwrap();
     let stamp = CheckpointStamp { generation: 2, epoch: Epoch(1), number: RecordNumber(4) };
-    let checkpoint = encode_checkpoint(&copy.layout, &copy.metadata, stamp);
+    let checkpoint = encode_checkpoint(&copy.layout, &copy.metadata, stamp, None, &[]);
     assert!(matches!(checkpoint, Err(LogFull::AreaTooSmall { .. })));
 }
 
 #[test]
 fn areas_grow_with_the_pool_within_bounds() {
     assert_eq!(area_bytes_for(6 << 30, 4 * MIB), 8 * MIB);
-    assert_eq!(area_bytes_for(1 << 40, 4 * MIB), 4 * 64 * MIB);
+    assert_eq!(area_bytes_for(1 << 40, 4 * MIB), 4 * 63 * MIB);
     assert_eq!(area_bytes_for(u64::MAX, 4 * MIB), 1 << 30);
     for bytes in [8 * MIB, 256 * MIB, 1 << 30] {
         assert_eq!(AreaLayout::new(bytes).unwrap().area_bytes(), bytes);
@@ -407,30 +436,53 @@ fn areas_grow_with_the_pool_within_bounds() {
     let layout = AreaLayout::new(8 * MIB).unwrap();
     let offsets = [0, 1].map(|slot| (layout.checkpoint_offset(slot), layout.log_offset(slot)));
     assert_eq!(offsets, [(0, 2 * MIB), (4 * MIB, 6 * MIB)]);
+    // Blocks have the same numbers in a longer area.
+    let [first, second] = layout.section_space();
+    assert_eq!(
+        (first, second),
+        (BlockRun { first: 1, count: 511 }, BlockRun { first: 65537, count: 511 })
+    );
+    assert_eq!([first, second].map(|run| layout.run_offset(&run)), [4096, 4 * MIB + 4096]);
+    let longer = AreaLayout::new(16 * MIB).unwrap();
+    assert_eq!([first, second].map(|run| longer.run_offset(&run)), [4096, 8 * MIB + 4096]);
+    for (first, count, has) in [
+        (1, 511, true),
+        (0, 2, false),
+        (500, 13, false),
+        (65537, 1, true),
+        (65536, 1, false),
+        (7, 0, false),
+        (u32::MAX, u32::MAX, false),
+    ] {
+        assert_eq!(layout.has_run(&BlockRun { first, count }), has, "{first} {count}");
+    }
 }
 
 #[test]
 fn golden_bytes() {
-    let mut copy = Copy::new(2);
+    let mut copy = Copy::new(12);
     let write = copy.commit(&[MetaRecord::PoolRenamed { name: "p".into() }]).unwrap();
     let header = &copy.bytes[..BLOCK_BYTES];
     assert_eq!(&header[..8], b"epCHECKP");
     assert_eq!(&header[12..16], &[0, 0, 0, 0]);
+    let table = b"\x80\x80\x80\x02\x01\x07cluster\x01\x01\x00\x01\x00";
     assert_eq!(&header[30..64], &{
         let mut expected = [0; 34];
         expected[0] = 0x09;
-        expected[2] = 1;
+        expected[2] = 2;
         expected[10] = 1;
-        expected[26] = header[56];
+        expected[26] = table.len() as u8;
         expected
     });
-    assert_eq!(&copy.bytes[4096..4109], b"\x80\x80\x80\x02\x01\x07cluster");
+    assert_eq!(&header[68..80], &[1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0]);
+    assert!(header[80..].iter().all(|byte| *byte == 0));
+    assert_eq!(&copy.bytes[4096..4096 + table.len()], table);
     let entry = &write.bytes;
     assert_eq!(&entry[..8], b"epMETLOG");
     assert_eq!(entry[12..16], header[64..68]);
     assert_eq!(&entry[32..75], &{
         let mut expected = [0; 43];
-        expected[0] = 1;
+        expected[0] = 2;
         expected[8] = 1;
         expected[16] = 1;
         expected[24] = 3;

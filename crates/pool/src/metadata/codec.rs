@@ -9,7 +9,7 @@
 use block::Epoch;
 
 use super::{
-    Counters, DiskState, ExtentRange, GroupRun, Layout, Member, MetaRecord, Misses, RootChange,
+    DiskState, ExtentRange, GroupRun, Layout, Member, MetaRecord, Misses, RootChange, Roots,
     RunKey, Segment, SegmentCopyPlace, SegmentState,
 };
 use crate::format::{
@@ -39,11 +39,12 @@ const PENDING_FREED: u8 = 19;
 const POOL_RENAMED: u8 = 20;
 const DISK_RESTORED: u8 = 21;
 const LOG_RESTORED: u8 = 22;
-const COUNTERS_RESTORED: u8 = 23;
+// 23 was for the counters, which are in the table of a checkpoint.
 const CONFIRMED: u8 = 24;
 const AREA_BEGUN: u8 = 25;
 const AREA_SWITCHED: u8 = 26;
 const AREA_CANCELLED: u8 = 27;
+const ROOTS_RESTORED: u8 = 28;
 
 /// Records, one after the other.
 pub fn encode_records(records: &[MetaRecord]) -> Vec<u8> {
@@ -64,7 +65,7 @@ pub fn decode_records(bytes: &[u8]) -> Result<Vec<MetaRecord>, Malformed> {
     Ok(records)
 }
 
-fn put_record(w: &mut Writer, record: &MetaRecord) {
+pub(super) fn put_record(w: &mut Writer, record: &MetaRecord) {
     match record {
         MetaRecord::DiskAdded { number, id, node, node_name, bytes, area } => {
             w.byte(DISK_ADDED).number(number.0.into()).uuid(id.0).uuid(*node).text(node_name);
@@ -120,8 +121,7 @@ fn put_record(w: &mut Writer, record: &MetaRecord) {
             }
         }
         MetaRecord::RunAdded { volume, run } => {
-            w.byte(RUN_ADDED).number(volume.0.into());
-            put_run(w, run);
+            put_run_added(w, *volume, run);
         }
         MetaRecord::RunInitialised { volume, key, count } => {
             w.byte(RUN_INITIALISED).number(volume.0.into());
@@ -186,9 +186,13 @@ fn put_record(w: &mut Writer, record: &MetaRecord) {
             w.byte(LOG_RESTORED).number(volume.0.into()).number(next_segment.0);
             w.number(released.0);
         }
-        MetaRecord::CountersRestored(counters) => {
-            w.byte(COUNTERS_RESTORED).number(counters.birth.0).number(counters.volume.0.into());
-            w.number(counters.disk.0.into()).number(counters.release.0);
+        MetaRecord::RootsRestored { volume, key, first, roots } => {
+            w.byte(ROOTS_RESTORED).number(volume.0.into());
+            w.number(key.lane.into()).number(key.first_set).number((*first).into());
+            w.number(roots.len() as u64);
+            for root in roots {
+                w.fixed64(*root);
+            }
         }
     }
 }
@@ -287,12 +291,12 @@ fn take_record(r: &mut Reader<'_>) -> Result<MetaRecord, Malformed> {
             next_segment: segment(r)?,
             released: RecordNumber(r.number()?),
         },
-        COUNTERS_RESTORED => MetaRecord::CountersRestored(Counters {
-            birth: BirthId(r.number()?),
+        ROOTS_RESTORED => MetaRecord::RootsRestored {
             volume: volume(r)?,
-            disk: disk(r)?,
-            release: ReleaseNumber(r.number()?),
-        }),
+            key: take_key(r)?,
+            first: r.number32()?,
+            roots: take_list(r, |r| r.fixed64())?,
+        },
         _ => return Err(r.malformed()),
     })
 }
@@ -329,15 +333,13 @@ fn take_key(r: &mut Reader<'_>) -> Result<RunKey, Malformed> {
     Ok(RunKey { lane: r.number16()?, first_set: r.number()? })
 }
 
-fn put_run(w: &mut Writer, run: &GroupRun) {
+/// The record that adds a run, without its roots.
+pub(super) fn put_run_added(w: &mut Writer, volume: VolumeId, run: &GroupRun) {
+    w.byte(RUN_ADDED).number(volume.0.into());
     w.number(run.key.lane.into()).number(run.key.first_set).number(run.count.into());
     w.number(run.birth.0).number(run.members.len() as u64);
     for member in &run.members {
         w.number(member.disk.0.into()).number(member.first.0.into());
-    }
-    w.number(run.roots.len() as u64);
-    for root in run.roots.iter() {
-        w.fixed64(root);
     }
 }
 
@@ -345,8 +347,7 @@ fn take_run(r: &mut Reader<'_>) -> Result<GroupRun, Malformed> {
     let (key, count, birth) = (take_key(r)?, r.number32()?, BirthId(r.number()?));
     let members =
         take_list(r, |r| Ok(Member { disk: disk(r)?, first: ExtentNumber(r.number32()?) }))?;
-    let roots = take_list(r, |r| r.fixed64())?.into_iter().collect();
-    Ok(GroupRun { key, count, birth, members, roots })
+    Ok(GroupRun { key, count, birth, members, roots: Roots::default() })
 }
 
 fn put_segment_state(w: &mut Writer, state: SegmentState) {

@@ -3,19 +3,27 @@
 //! [`Metadata`] is held in memory and changes only by [`MetaRecord`]s, which are validated before
 //! they change anything: what is read from a disk may be damaged or hostile, and a map that gives
 //! one extent to two owners destroys data. A transaction is planned in a clone, which shares all that
-//! it doesn't change ([`SharedMap`]). On disk it is a checkpoint plus a log of records, in an area of up
-//! to five disks ([`area`](AreaLayout)).
+//! it doesn't change ([`SharedMap`]). On disk it is a checkpoint in sections ([`table`](Table)), of which
+//! the next one writes those that changed ([`checkpoint`](encode_checkpoint)), plus a log of records, in an
+//! area of up to five disks ([`area`](AreaLayout)).
 
 mod apply;
 mod area;
+mod changes;
+mod checkpoint;
 mod codec;
 mod extent_set;
 mod reading;
 mod record;
 mod recover;
+mod restore;
+mod sections;
 mod shared;
-mod snapshot;
 mod state;
+#[cfg(test)]
+#[allow(clippy::expect_used)]
+mod stories;
+mod table;
 #[cfg(test)]
 #[allow(clippy::expect_used)]
 pub(crate) mod testing;
@@ -24,19 +32,22 @@ pub use crate::format::ExtentRange;
 pub use apply::Inconsistent;
 pub use apply::{COPIES_MAX, WIDTH_MAX};
 pub use area::{
-    AreaLayout, AreaPosition, CheckpointStamp, EncodedCheckpoint, EncodedEntry, LogFull,
-    area_bytes_for, area_extents_for, encode_checkpoint, encode_entry,
+    AreaLayout, AreaPosition, CheckpointHead, CheckpointStamp, EncodedEntry, LogFull,
+    area_bytes_for, area_extents_for, encode_entry,
 };
-pub(crate) use area::{
-    CheckpointSlot, ENTRY_HEAD_BYTES, check_entry, check_header, entry_claim, split_payload,
-};
+pub(crate) use area::{CheckpointSlot, ENTRY_HEAD_BYTES, check_entry, check_header, entry_claim};
+pub use changes::{SectionKey, SectionKind};
+pub use checkpoint::{EncodedCheckpoint, Placed, StoredCheckpoint, encode_checkpoint};
 pub use codec::{decode_records, encode_records};
 pub use extent_set::ExtentSet;
+pub(crate) use reading::read_table;
 pub use reading::{AreaBytes, CopyUnusable, recover_copy};
 pub use record::{MetaRecord, RootChange};
-pub use recover::{AreaFault, ChooseError, Recovered, choose_copy};
+pub use recover::{AreaFault, ChooseError, Foundation, Recovered, choose_copy, found_on};
+pub use restore::Restoring;
 pub use shared::{Roots, SharedMap};
 pub use state::{
     Counters, Disk, DiskState, Group, GroupRun, Layout, Member, Metadata, Misses, PoolIdentity,
     RunKey, Segment, SegmentCopyPlace, SegmentState, Volume, VolumeLog,
 };
+pub use table::{BlockRun, Section, Table};

@@ -1,12 +1,17 @@
-//! Reading a copy of the metadata: the headers of its checkpoints, the newest one's payload, its log to
-//! the end, and behind the end as far as a damaged entry can hide a later one. In pieces, since an area
+//! Reading a copy of the metadata: the headers of its checkpoints, the newest one's table and sections, one
+//! after the other, its log to the end, and behind the end as far as a damaged entry can hide a later one.
+//! Of the former checkpoint the table, which tells what must not be written to. In pieces, since an area
 //! is long, most of it out of use, and a reader's patience is for one answer of a disk.
 
 use block::{BLOCK_BYTES, Buffer, IoError, crc32c};
 
-use super::area::{CheckpointHead, CheckpointSlot, check_entry, check_header, entry_claim};
+use super::area::{CheckpointSlot, check_entry, check_header, entry_claim};
 use super::recover::Recovered;
-use super::{AreaFault, AreaLayout, AreaPosition, decode_records};
+use super::restore::Restoring;
+use super::{
+    AreaFault, AreaLayout, AreaPosition, BlockRun, CheckpointHead, Metadata, StoredCheckpoint,
+    Table, decode_records,
+};
 use crate::format::PoolId;
 
 /// Read at once.
@@ -35,7 +40,7 @@ pub async fn recover_copy(
     layout: &AreaLayout,
     area: &impl AreaBytes,
 ) -> Result<Recovered, CopyUnusable> {
-    let mut found = [CheckpointSlot::Empty; 2];
+    let mut found = [CheckpointSlot::Empty, CheckpointSlot::Empty];
     for (slot, found) in found.iter_mut().enumerate() {
         let header = area.read(layout.checkpoint_offset(slot), BLOCK_BYTES as u64).await?;
         *found = check_header(&header, pool, slot, layout);
@@ -44,13 +49,13 @@ pub async fn recover_copy(
         |slot: usize| found[slot].head().map(|head| (head.stamp.epoch, head.stamp.generation));
     let slot = usize::from(rank(1) > rank(0));
     let other = 1 - slot;
-    let CheckpointSlot::Sound(head) = found[slot] else {
+    let CheckpointSlot::Sound(head) = found[slot].clone() else {
         let empty = found.iter().all(|slot| *slot == CheckpointSlot::Empty);
         return Err(if empty { AreaFault::Empty } else { AreaFault::Damaged }.into());
     };
     let generation = head.stamp.generation;
-    let payload = read_payload(layout, area, slot, &head).await?;
-    let payload = payload.ok_or(AreaFault::NewestDamaged { generation })?;
+    let table = read_table(pool, layout, area, &head).await?;
+    let metadata = read_sections(layout, area, &head, &table).await?;
     if found[other].head().is_none() {
         // A torn checkpoint has an older generation's entries behind it, or none.
         let mut log = Log::new(layout, area, other);
@@ -62,30 +67,82 @@ pub async fn recover_copy(
     }
     let generations = (0..2).filter_map(rank).map(|(_, generation)| generation);
     let highest_generation = generations.max().unwrap_or(generation);
-    let mut recovered = Recovered::of_checkpoint(pool, &head, &payload, slot, highest_generation)?;
-    drop(payload);
+    let former = match found[other].head() {
+        // Nobody goes back to one whose table is of no use.
+        Some(head) => read_table(pool, layout, area, head)
+            .await
+            .ok()
+            .map(|table| StoredCheckpoint { head: head.clone(), table }),
+        None => None,
+    };
+    let newest = StoredCheckpoint { head, table };
+    let mut recovered = Recovered::of_checkpoint(metadata, newest, former, highest_generation);
     let mut log = Log::new(layout, area, slot);
     replay(&mut recovered, &mut log).await?;
     look_behind(&recovered.position, &mut log).await?;
     Ok(recovered)
 }
 
-/// A checkpoint's payload; `None` unless it is sound.
-async fn read_payload(
+/// The table of a checkpoint.
+pub(crate) async fn read_table(
+    pool: PoolId,
     layout: &AreaLayout,
     area: &impl AreaBytes,
-    slot: usize,
     head: &CheckpointHead,
-) -> Result<Option<Vec<u8>>, IoError> {
-    let at = layout.checkpoint_offset(slot) + BLOCK_BYTES as u64;
-    let padded = head.payload_bytes.next_multiple_of(BLOCK_BYTES as u64);
-    let mut payload = Vec::new();
-    while (payload.len() as u64) < padded {
-        let done = payload.len() as u64;
-        payload.extend_from_slice(&area.read(at + done, PIECE_BYTES.min(padded - done)).await?);
+) -> Result<Table, CopyUnusable> {
+    let bytes = read_place(layout, area, &head.place, head.table_bytes).await?;
+    let number = head.stamp.number;
+    if crc32c(&bytes) != head.crc {
+        return Err(AreaFault::NewestDamaged { generation: head.stamp.generation }.into());
     }
-    payload.truncate(usize::try_from(head.payload_bytes).unwrap_or(usize::MAX));
-    Ok((crc32c(&payload) == head.crc).then_some(payload))
+    let table = Table::decode(pool, &bytes, layout);
+    table.map_err(|fault| AreaFault::Malformed { number, fault }.into())
+}
+
+/// What the sections of a checkpoint say.
+async fn read_sections(
+    layout: &AreaLayout,
+    area: &impl AreaBytes,
+    head: &CheckpointHead,
+    table: &Table,
+) -> Result<Metadata, CopyUnusable> {
+    let number = head.stamp.number;
+    let inconsistent = |fault| AreaFault::Inconsistent { number, fault };
+    let mut restoring = Restoring::new(table.identity.clone()).map_err(inconsistent)?;
+    for section in &table.sections {
+        let bytes = read_place(layout, area, &section.place, section.bytes).await?;
+        if crc32c(&bytes) != section.crc {
+            return Err(AreaFault::NewestDamaged { generation: head.stamp.generation }.into());
+        }
+        let records = decode_records(&bytes);
+        let records = records.map_err(|fault| AreaFault::Malformed { number, fault })?;
+        records.iter().try_for_each(|record| restoring.take(record)).map_err(inconsistent)?;
+    }
+    let (metadata, refused) = restoring.finish(table.counters);
+    match refused.first() {
+        Some(fault) => Err(inconsistent(*fault).into()),
+        None => Ok(metadata),
+    }
+}
+
+/// So many bytes of a place, without the padding.
+async fn read_place(
+    layout: &AreaLayout,
+    area: &impl AreaBytes,
+    place: &[BlockRun],
+    bytes: u64,
+) -> Result<Vec<u8>, IoError> {
+    let mut found = Vec::new();
+    for run in place {
+        let (at, mut done) = (layout.run_offset(run), 0);
+        while done < run.bytes() {
+            let piece = PIECE_BYTES.min(run.bytes() - done);
+            found.extend_from_slice(&area.read(at + done, piece).await?);
+            done += piece;
+        }
+    }
+    found.truncate(usize::try_from(bytes).unwrap_or(usize::MAX));
+    Ok(found)
 }
 
 async fn replay<A: AreaBytes>(

@@ -19,11 +19,13 @@ fn area_with(
 ) -> (AreaLayout, Vec<u8>, Vec<(u64, u64)>, Metadata) {
     let layout = AreaLayout::new(area_bytes).unwrap();
     let mut metadata = empty_pool(FailureDomain::Node);
-    let stamp = CheckpointStamp { generation: 1, epoch: Epoch(1), number: RecordNumber(0) };
-    let checkpoint = encode_checkpoint(&layout, &metadata, stamp).unwrap();
+    let stamp = CheckpointStamp { generation: 2, epoch: Epoch(1), number: RecordNumber(0) };
+    let checkpoint = encode_checkpoint(&layout, &metadata, stamp, None, &[]).unwrap();
     let mut bytes = vec![0; area_bytes as usize];
-    bytes[..BLOCK_BYTES].copy_from_slice(&checkpoint.headers[0]);
-    bytes[BLOCK_BYTES..][..checkpoint.payload.len()].copy_from_slice(&checkpoint.payload);
+    bytes[..BLOCK_BYTES].copy_from_slice(&checkpoint.header);
+    for (run, placed) in checkpoint.fresh().flat_map(|placed| placed.runs()) {
+        bytes[layout.run_offset(&run) as usize..][..placed.len()].copy_from_slice(&placed);
+    }
     let (mut position, mut places) = (checkpoint.after, Vec::new());
     for (index, names) in lengths.iter().enumerate() {
         let renamed = |name: usize| MetaRecord::PoolRenamed { name: format!("{index}-{name:060}") };

@@ -2,9 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{
-    Counters, DiskState, ExtentRange, GroupRun, Layout, Misses, RunKey, Segment, SegmentState,
-};
+use super::{DiskState, ExtentRange, GroupRun, Layout, Misses, RunKey, Segment, SegmentState};
 use crate::format::{
     BirthId, DiskId, DiskNumber, RecordNumber, ReleaseNumber, SegmentNumber, VolumeId,
 };
@@ -112,7 +110,7 @@ pub enum MetaRecord {
     RunAdded {
         /// Whose.
         volume: VolumeId,
-        /// The groups. Births are new.
+        /// The groups. Births are new, none has a root.
         run: GroupRun,
     },
     /// The checksum blocks of a run's groups, from the first on, are durable.
@@ -214,6 +212,15 @@ pub enum MetaRecord {
         /// The last released record.
         released: RecordNumber,
     },
-    /// Checkpoints only: the counters, none lower than they are.
-    CountersRestored(Counters),
+    /// Checkpoints only: roots of a run's groups, behind those that it has.
+    RootsRestored {
+        /// Whose.
+        volume: VolumeId,
+        /// Which run.
+        key: RunKey,
+        /// The index of the first of the groups.
+        first: u32,
+        /// Their roots.
+        roots: Vec<u64>,
+    },
 }

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use block::Epoch;
 
-use super::area::{CheckedEntry, CheckpointHead, split_payload};
-use super::{AreaPosition, Inconsistent, MetaRecord, Metadata, decode_records};
-use crate::format::{ConfigNumber, Malformed, PoolId, RecordNumber};
+use super::area::CheckedEntry;
+use super::{
+    AreaPosition, BlockRun, CheckpointHead, Inconsistent, MetaRecord, Metadata, StoredCheckpoint,
+};
+use crate::format::{ConfigNumber, Malformed, RecordNumber};
 
 /// Why a copy can't be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,13 +69,14 @@ pub struct Recovered {
     pub metadata: Metadata,
     /// Where this copy's log ends.
     pub position: AreaPosition,
-    /// The slot of its newest checkpoint: the next one goes to the other.
-    pub slot: usize,
+    /// Its newest checkpoint.
+    pub newest: StoredCheckpoint,
+    /// The one in the other slot.
+    pub former: Option<StoredCheckpoint>,
     /// The highest generation in either slot.
     pub highest_generation: u64,
     /// The newest configuration that its entries know of.
     pub config: ConfigNumber,
-    checkpoint: (RecordNumber, u32),
     entries: BTreeMap<RecordNumber, u32>,
 }
 
@@ -95,17 +98,6 @@ pub enum ChooseError {
     },
 }
 
-fn decode_checkpoint(
-    pool: PoolId,
-    number: RecordNumber,
-    payload: &[u8],
-) -> Result<Metadata, AreaFault> {
-    let malformed = |fault| AreaFault::Malformed { number, fault };
-    let (identity, records) = split_payload(pool, payload).map_err(malformed)?;
-    let records = decode_records(records).map_err(malformed)?;
-    Metadata::restore(identity, &records).map_err(|fault| AreaFault::Inconsistent { number, fault })
-}
-
 impl Recovered {
     /// Newer copies are greater: first by owner, then by checkpoint, then by how far the log goes.
     fn rank(&self) -> (Epoch, u64, RecordNumber) {
@@ -114,30 +106,20 @@ impl Recovered {
 
     /// A copy without its log.
     pub(super) fn of_checkpoint(
-        pool: PoolId,
-        head: &CheckpointHead,
-        payload: &[u8],
-        slot: usize,
+        metadata: Metadata,
+        newest: StoredCheckpoint,
+        former: Option<StoredCheckpoint>,
         highest_generation: u64,
-    ) -> Result<Recovered, AreaFault> {
-        let (stamp, crc) = (head.stamp, head.crc);
-        let position = AreaPosition {
-            pool,
-            generation: stamp.generation,
-            epoch: stamp.epoch,
-            number: stamp.number,
-            chain: crc,
-            log_at: 0,
-        };
-        Ok(Recovered {
-            metadata: decode_checkpoint(pool, stamp.number, payload)?,
-            position,
-            slot,
+    ) -> Recovered {
+        Recovered {
+            position: newest.head.log_begins(metadata.pool().id),
+            metadata,
+            newest,
+            former,
             highest_generation,
             config: ConfigNumber(0),
-            checkpoint: (stamp.number, crc),
             entries: BTreeMap::new(),
-        })
+        }
     }
 
     /// Takes the next entry of its log.
@@ -155,6 +137,13 @@ impl Recovered {
         Ok(())
     }
 
+    /// Whether a checkpoint can build on this one here. On the former one only if the newest has nothing
+    /// behind it: that is going to be written over.
+    fn has(&self, head: &CheckpointHead) -> bool {
+        let former = self.former.as_ref().filter(|_| self.entries.is_empty());
+        self.newest.head == *head || former.is_some_and(|former| former.head == *head)
+    }
+
     /// The first record in which two copies tell different histories.
     fn contradicts(&self, other: &Recovered) -> Option<RecordNumber> {
         if self.position.epoch != other.position.epoch {
@@ -164,10 +153,11 @@ impl Recovered {
         let (newer, older) = if self.rank() > other.rank() { (self, other) } else { (other, self) };
         if newer.position.generation != older.position.generation {
             // An owner commits nothing to a log once it has begun its successor.
-            return (older.position.number > newer.checkpoint.0).then(|| newer.checkpoint.0.next());
+            let begins = newer.newest.head.stamp.number;
+            return (older.position.number > begins).then(|| begins.next());
         }
-        if newer.checkpoint != older.checkpoint {
-            return Some(newer.checkpoint.0);
+        if newer.newest.head != older.newest.head {
+            return Some(newer.newest.head.stamp.number);
         }
         let mut common = older.entries.iter();
         common
@@ -179,7 +169,9 @@ impl Recovered {
 /// Chooses among the copies that the newest configuration names current: the one whose sound tail is
 /// the longest. Everything that was committed is on all of them.
 pub fn choose_copy(copies: &[Recovered]) -> Result<usize, ChooseError> {
-    let best = (0..copies.len()).max_by_key(|index| copies[*index].rank());
+    // Of equal ones one that shows what it was written beside.
+    let rank = |copy: &Recovered| (copy.rank(), copy.former.is_some());
+    let best = (0..copies.len()).max_by_key(|index| rank(&copies[*index]));
     let Some(best) = best else { return Err(ChooseError::None) };
     for (index, copy) in copies.iter().enumerate() {
         if let Some(number) = copies[best].contradicts(copy) {
@@ -187,4 +179,36 @@ pub fn choose_copy(copies: &[Recovered]) -> Result<usize, ChooseError> {
         }
     }
     Ok(best)
+}
+
+/// What the first checkpoint of a new owner builds on.
+#[derive(Clone, Debug)]
+pub struct Foundation {
+    /// A checkpoint that all of the copies have that are in step.
+    pub base: StoredCheckpoint,
+    /// What else their headers name.
+    pub in_use: Vec<BlockRun>,
+    /// The copies, by index. The others can't be written to but whole.
+    pub in_step: Vec<usize>,
+}
+
+/// Finds that for the copy that was chosen, and marks in its metadata what that checkpoint lacks. It is
+/// the newest one, unless an owner ended while he wrote that: then copies that don't have it and those that
+/// do have the one before in common, and go on from there together.
+pub fn found_on(copies: &mut [Recovered], chosen: usize) -> Option<Foundation> {
+    let best = copies.get(chosen)?;
+    let common = best.former.as_ref().filter(|former| {
+        let has_only_that =
+            |copy: &Recovered| copy.has(&former.head) && !copy.has(&best.newest.head);
+        best.entries.is_empty() && copies.iter().any(has_only_that)
+    });
+    let base = common.unwrap_or(&best.newest).clone();
+    let in_step: Vec<usize> = (0..copies.len()).filter(|i| copies[*i].has(&base.head)).collect();
+    let in_use = in_step.iter().map(|index| &copies[*index]);
+    let in_use = in_use.flat_map(|copy| [Some(&copy.newest), copy.former.as_ref()]);
+    let in_use = in_use.flatten().filter(|known| known.head != base.head);
+    let in_use = in_use.flat_map(StoredCheckpoint::in_use).collect();
+    let best = copies.get_mut(chosen)?;
+    best.metadata.changed_between(&base.table, &best.newest.table);
+    Some(Foundation { base, in_use, in_step })
 }

@@ -40,6 +40,16 @@ impl Roots {
         place.map(|place| *place = root).is_some()
     }
 
+    /// Those of groups from one to before another, in order.
+    pub fn between(&self, from: usize, to: usize) -> impl Iterator<Item = u64> + '_ {
+        let chunks = self.chunks.range(from / CHUNK..);
+        let roots = chunks.flat_map(|(number, chunk)| {
+            chunk.iter().enumerate().map(move |(index, root)| (number * CHUNK + index, *root))
+        });
+        let roots = roots.skip_while(move |(index, _)| *index < from);
+        roots.take_while(move |(index, _)| *index < to).map(|(_, root)| root)
+    }
+
     /// All, in order.
     pub fn iter(&self) -> impl Iterator<Item = u64> + '_ {
         self.chunks.values().flat_map(|chunk| chunk.iter().copied())
@@ -93,6 +103,9 @@ mod tests {
                 }
                 prop_assert_eq!(roots.get(at), twin.get(at).copied());
                 kept.push((roots.clone(), twin.clone()));
+                let (from, to) = (at.min(more), at.max(more));
+                let between = twin.iter().copied().take(to).skip(from).collect::<Vec<_>>();
+                prop_assert_eq!(roots.between(from, to).collect::<Vec<_>>(), between);
             }
             for (roots, twin) in kept {
                 prop_assert_eq!(roots.len(), twin.len());

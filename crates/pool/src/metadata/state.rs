@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use block::Epoch;
 use uuid::Uuid;
 
+use super::changes::Changes;
 use super::{ExtentRange, ExtentSet, Roots, SharedMap};
 use crate::format::{
     BirthId, DiskId, DiskNumber, ExtentNumber, ExtentShape, FailureDomain, PoolId, RecordNumber,
@@ -337,6 +338,8 @@ pub struct Metadata {
     pub(super) next: Counters,
     /// First birth of each run to its place.
     pub(super) births: SharedMap<BirthId, (VolumeId, RunKey)>,
+    /// What the newest checkpoint's sections don't have.
+    pub(super) changes: Changes,
 }
 
 impl Metadata {
@@ -351,6 +354,7 @@ impl Metadata {
             misses: SharedMap::default(),
             next: Counters::default(),
             births: SharedMap::default(),
+            changes: Changes::everything(),
         })
     }
 
@@ -387,6 +391,12 @@ impl Metadata {
     /// What disks miss.
     pub fn misses(&self) -> &SharedMap<(BirthId, DiskNumber), u64> {
         &self.misses
+    }
+
+    /// Whether anything is missed of a run.
+    pub(super) fn is_missed(&self, run: &GroupRun) -> bool {
+        let end = run.birth.plus(run.count.into());
+        self.misses.range((run.birth, DiskNumber(0))..(end, DiskNumber(0))).next().is_some()
     }
 
     /// What disks miss of a volume's groups.

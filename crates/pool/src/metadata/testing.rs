@@ -2,6 +2,7 @@
 
 use block::{Buffer, Epoch, IoError};
 use futures::FutureExt;
+use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
@@ -159,13 +160,111 @@ pub(crate) fn history() -> Vec<MetaRecord> {
             next_segment: SegmentNumber(9),
             released: RecordNumber(44),
         },
-        MetaRecord::CountersRestored(Counters {
-            birth: BirthId(500),
-            volume: VolumeId(7),
-            disk: DiskNumber(9),
-            release: ReleaseNumber(70),
+        MetaRecord::RootsRestored {
+            volume,
+            key: RunKey { lane: 0, first_set: 0 },
+            first: 8,
+            roots: vec![0x0123_4567_89ab_cdef, 7],
+        },
+    ]
+}
+
+/// Some record, rarely one that fits.
+pub(crate) fn any_record() -> impl Strategy<Value = MetaRecord> {
+    let disk = (0_u32..5).prop_map(DiskNumber);
+    let volume = (1_u32..4).prop_map(VolumeId);
+    let extents = (0_u32..30, 1_u32..4)
+        .prop_map(|(first, count)| ExtentRange::new(ExtentNumber(first), count));
+    let members = prop::collection::vec((0_u32..5, 0_u32..30), 1..3);
+    let missing =
+        (1_u64..30, 0_u32..5).prop_map(|(group, disk)| (BirthId(group), DiskNumber(disk)));
+    let misses = prop::collection::btree_map(missing, 0_u64..0x100, 0..3);
+    prop_oneof![
+        (0_u32..6, 0_u32..3, 0_u64..3).prop_map(|(number, node, area)| {
+            disk_added(number, node, 128 * MIB, area * 4 * MIB)
+        }),
+        (disk.clone(), extents.clone())
+            .prop_map(|(disk, extents)| MetaRecord::AreaBegun { disk, extents }),
+        disk.clone().prop_map(|disk| MetaRecord::AreaSwitched { disk }),
+        disk.clone().prop_map(|disk| MetaRecord::AreaCancelled { disk }),
+        (disk.clone(), 0..3).prop_map(|(number, state)| {
+            let state = [DiskState::Active, DiskState::Draining, DiskState::Gone][state as usize];
+            MetaRecord::DiskStateChanged { number, state }
+        }),
+        (volume.clone(), "[ab]", 0_u8..3, 0_u16..3).prop_map(|(id, name, copies, width)| {
+            let layout = if copies == 0 { Layout::Raid0 } else { Layout::Mirror(copies) };
+            MetaRecord::VolumeCreated { id, name, layout, width }
+        }),
+        volume.clone().prop_map(|id| MetaRecord::VolumeRemoved { id }),
+        (volume.clone(), 0_u64..9)
+            .prop_map(|(id, sets)| MetaRecord::VolumeResized { id, bytes: sets * 1020 * 4096 }),
+        (volume.clone(), 0_u16..2, 0_u64..9, 0_u32..4, 1_u64..30, members.clone()).prop_map(
+            |(volume, lane, set, count, birth, members)| {
+                let mut run = run(set, count, birth, &members);
+                run.key.lane = lane;
+                MetaRecord::RunAdded { volume, run }
+            }
+        ),
+        (volume.clone(), 1_u64..6, 1_u64..30, members).prop_map(
+            |(volume, number, birth, copies)| MetaRecord::SegmentOpened {
+                volume,
+                segment: segment(number, birth, &copies),
+            }
+        ),
+        (volume.clone(), 1_u64..6, 0_u64..9, any::<bool>()).prop_map(
+            |(volume, number, end, proven)| {
+                let end = RecordNumber(end);
+                let state =
+                    if proven { SegmentState::Closed(end) } else { SegmentState::Bounded(end) };
+                MetaRecord::SegmentEnded { volume, number: SegmentNumber(number), state }
+            }
+        ),
+        (volume.clone(), 1_u64..6).prop_map(|(volume, number)| MetaRecord::SegmentFreed {
+            volume,
+            number: SegmentNumber(number),
+        }),
+        (volume.clone(), 1_u64..6, disk.clone()).prop_map(|(volume, number, disk)| {
+            MetaRecord::SegmentCopyDropped { volume, number: SegmentNumber(number), disk }
+        }),
+        misses.clone().prop_map(MetaRecord::MissesSet),
+        misses.clone().prop_map(MetaRecord::MissesCleared),
+        (volume, 0_u64..9, 0_u64..9, misses).prop_map(|(volume, log, release, misses)| {
+            MetaRecord::Released {
+                volume,
+                log: RecordNumber(log),
+                release: ReleaseNumber(release),
+                touched: vec![DiskNumber(0)],
+                misses,
+                roots: vec![],
+            }
+        }),
+        (disk.clone(), extents.clone())
+            .prop_map(|(disk, extents)| MetaRecord::PendingFreed { disk, extents }),
+        (disk, 0_u64..4, extents).prop_map(|(number, release, extents)| {
+            MetaRecord::DiskRestored {
+                number,
+                expected_release: ReleaseNumber(release),
+                pending: vec![extents],
+            }
         }),
     ]
+}
+
+/// Everything that a checkpoint holds but the table.
+pub(crate) fn whole(metadata: &Metadata) -> Vec<u8> {
+    let kinds = SectionKind::ALL.into_iter();
+    kinds
+        .flat_map(|kind| metadata.encode_section(kind, SectionKey::default(), None).bytes)
+        .collect()
+}
+
+/// The metadata, by way of what a checkpoint holds.
+pub(crate) fn restored(metadata: &Metadata) -> Result<Metadata, Inconsistent> {
+    let mut restoring = Restoring::new(metadata.pool().clone())?;
+    let records = decode_records(&whole(metadata)).expect("we encoded it");
+    records.iter().try_for_each(|record| restoring.take(record))?;
+    let (metadata, refused) = restoring.finish(metadata.counters());
+    refused.first().map_or(Ok(metadata), |fault| Err(*fault))
 }
 
 /// An area in memory that counts what is read of it.

@@ -60,7 +60,7 @@ fn commit(images: &mut [Vec<u8>], records: &[MetaRecord]) -> Vec<u64> {
             let position: AreaPosition = recovered.position;
             let entry =
                 encode_entry(&layout, &position, crate::format::ConfigNumber(1), records).unwrap();
-            let place = from + (layout.log_offset(recovered.slot) + entry.log_at) as usize;
+            let place = from + (layout.log_offset(position.slot()) + entry.log_at) as usize;
             (place, entry)
         };
         image[place..place + entry.bytes.len()].copy_from_slice(&entry.bytes);

@@ -94,6 +94,36 @@ fn the_last_metadata_copy_is_written_whole_when_it_was_rolled_back() {
     assert!(bench.copy_of(1) == *open.pool.meta.borrow());
 }
 
+/// What a checkpoint kept is read back too, and what is rotten written anew: to the last copy also, whose
+/// headers are all that there is until then.
+#[test]
+fn a_section_that_rots_is_noticed_and_its_copy_written_anew() {
+    for is_last in [false, true] {
+        let (bench, _volume) = Bench::mirrored(302);
+        let open = bench.engine.inner.open_pool("pool").unwrap();
+        bench.pass(Duration::from_secs(20));
+        let pool = Rc::clone(&open.pool);
+        let checkpoint = async move {
+            let _meta = pool.meta_lock.acquire(1).await;
+            if is_last {
+                pool.leave_older(&[0, 2]).await.unwrap();
+            }
+            pool.write_checkpoint(None).await.unwrap();
+        };
+        bench.run(checkpoint);
+        let member = open.pool.member_by_id(open.pool.vote_disks[1]).unwrap();
+        let section = open.pool.area.borrow().base.table.sections[0].clone();
+        let area = open.pool.area_place(&member).unwrap();
+        let at = area.sector_at(area.layout.run_offset(&section.place[0])).byte_offset() as usize;
+        let mut image = bench.disks[1].image();
+        image[at + 3] ^= 1;
+        bench.disks[1].set_image(&image);
+        bench.pass(Duration::from_secs(40));
+        assert!(bench.copy_of(1) == *open.pool.meta.borrow(), "{is_last}");
+        assert_eq!(open.pool.config.borrow().copies.iter().count(), 3, "{is_last}");
+    }
+}
+
 /// A transaction that is longer than an entry may be.
 #[test]
 fn a_long_transaction_is_committed_by_a_checkpoint() {

@@ -10,10 +10,22 @@ impl Metadata {
         id: VolumeId,
         segment: &Segment,
     ) -> Result<(), Inconsistent> {
+        if segment.birth < self.next.birth {
+            return Err(Inconsistent::NumberReused);
+        }
+        self.place_segment(id, segment)
+    }
+
+    /// Adds a segment whose birth is free.
+    pub(in crate::metadata) fn place_segment(
+        &mut self,
+        id: VolumeId,
+        segment: &Segment,
+    ) -> Result<(), Inconsistent> {
         let log = &self.volumes.get(&id).ok_or(Inconsistent::UnknownVolume(id))?.log;
         let next_number = segment.number.0.checked_add(1).ok_or(Inconsistent::NumberReused)?;
         let next_birth = segment.birth.0.checked_add(1).ok_or(Inconsistent::NumberReused)?;
-        if segment.number < log.next_segment || segment.birth < self.next.birth {
+        if segment.number < log.next_segment {
             return Err(Inconsistent::NumberReused);
         }
         let newest = log.segments.values().next_back();
@@ -30,7 +42,7 @@ impl Metadata {
         let places =
             segment.copies.iter().map(|copy| (copy.disk, copy.extents.first, copy.extents.count));
         self.take(places)?;
-        self.next.birth = BirthId(next_birth);
+        self.next.birth = self.next.birth.max(BirthId(next_birth));
         let log = &mut self.volume_mut(id)?.log;
         log.next_segment = SegmentNumber(next_number);
         log.segments.insert_mut(segment.number, segment.clone());

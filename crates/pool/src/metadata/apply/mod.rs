@@ -85,6 +85,13 @@ pub enum Inconsistent {
 impl Metadata {
     /// Applies one record, or changes nothing.
     pub fn apply(&mut self, record: &MetaRecord) -> Result<(), Inconsistent> {
+        let changed = self.changed_by(record);
+        self.change(record)?;
+        self.changes.add(changed);
+        Ok(())
+    }
+
+    fn change(&mut self, record: &MetaRecord) -> Result<(), Inconsistent> {
         match record {
             MetaRecord::DiskAdded { .. } => self.add_disk(record),
             MetaRecord::DiskMoved { number, node, node_name } => {
@@ -127,7 +134,9 @@ impl Metadata {
             MetaRecord::LogRestored { volume, next_segment, released } => {
                 self.restore_log(*volume, *next_segment, *released)
             }
-            MetaRecord::CountersRestored(counters) => self.restore_counters(*counters),
+            MetaRecord::RootsRestored { volume, key, first, roots } => {
+                self.restore_roots(*volume, *key, *first, roots)
+            }
         }
     }
 
@@ -151,7 +160,8 @@ impl Metadata {
         Ok(())
     }
 
-    fn restore_counters(&mut self, counters: Counters) -> Result<(), Inconsistent> {
+    /// Sets the counters, none lower than they are.
+    pub(super) fn set_counters(&mut self, counters: Counters) -> Result<(), Inconsistent> {
         let now = self.next;
         if counters.birth < now.birth
             || counters.volume < now.volume
@@ -217,7 +227,7 @@ impl Metadata {
 }
 
 /// All extents that a volume owns: its groups' and its segments'.
-fn owned_by(volume: &Volume) -> impl Iterator<Item = (DiskNumber, ExtentRange)> + '_ {
+pub(super) fn owned_by(volume: &Volume) -> impl Iterator<Item = (DiskNumber, ExtentRange)> + '_ {
     let groups = volume.runs.values().flat_map(|run| {
         run.members.iter().map(|member| (member.disk, ExtentRange::new(member.first, run.count)))
     });

@@ -45,16 +45,26 @@ impl Metadata {
     }
 
     pub(super) fn resize_volume(&mut self, id: VolumeId, bytes: u64) -> Result<(), Inconsistent> {
-        let shape = self.shape;
-        let volume = self.volume_mut(id)?;
-        let blocks = bytes / block::BLOCK_BYTES as u64;
-        let stripes = volume.stripes(shape).ok_or(Inconsistent::BadShape)?;
-        if !bytes.is_multiple_of(block::BLOCK_BYTES as u64)
-            || stripes.sets_for(blocks) > volume.whole_sets()
-        {
+        let volume = self.volumes.get(&id).ok_or(Inconsistent::UnknownVolume(id))?;
+        if !self.covers(volume, bytes) {
             return Err(Inconsistent::NotCovered(id));
         }
-        volume.bytes = bytes;
+        self.set_size(id, bytes)
+    }
+
+    /// Whether a volume's groups cover such a size.
+    pub(in crate::metadata) fn covers(&self, volume: &Volume, bytes: u64) -> bool {
+        let blocks = bytes / block::BLOCK_BYTES as u64;
+        bytes.is_multiple_of(block::BLOCK_BYTES as u64)
+            && volume.stripes(self.shape).is_some_and(|s| s.sets_for(blocks) <= volume.whole_sets())
+    }
+
+    pub(in crate::metadata) fn set_size(
+        &mut self,
+        id: VolumeId,
+        bytes: u64,
+    ) -> Result<(), Inconsistent> {
+        self.volume_mut(id)?.bytes = bytes;
         Ok(())
     }
 
@@ -107,6 +117,18 @@ impl Metadata {
     }
 
     pub(super) fn add_run(&mut self, id: VolumeId, run: &GroupRun) -> Result<(), Inconsistent> {
+        if run.birth < self.next.birth {
+            return Err(Inconsistent::NumberReused);
+        }
+        self.place_run(id, run)
+    }
+
+    /// Adds a run whose births are free.
+    pub(in crate::metadata) fn place_run(
+        &mut self,
+        id: VolumeId,
+        run: &GroupRun,
+    ) -> Result<(), Inconsistent> {
         let volume = self.volumes.get(&id).ok_or(Inconsistent::UnknownVolume(id))?;
         let next_birth = run.birth.0.checked_add(u64::from(run.count));
         let end_set = run.key.first_set.checked_add(u64::from(run.count));
@@ -115,13 +137,10 @@ impl Metadata {
         };
         if run.count == 0
             || run.key.lane >= volume.width
-            || run.initialised() > run.count
+            || run.initialised() > 0
             || run.members.len() != usize::from(volume.layout.copies())
         {
             return Err(Inconsistent::BadShape);
-        }
-        if run.birth < self.next.birth {
-            return Err(Inconsistent::NumberReused);
         }
         let last = RunKey { lane: run.key.lane, first_set: end_set - 1 };
         let before = volume.runs.range(..=last).next_back();
@@ -132,9 +151,26 @@ impl Metadata {
         }
         let places = run.members.iter().map(|member| (member.disk, member.first, run.count));
         self.take(places)?;
-        self.next.birth = BirthId(next_birth);
+        self.next.birth = self.next.birth.max(BirthId(next_birth));
         self.births.insert_mut(run.birth, (id, run.key));
         self.volume_mut(id)?.runs.insert_mut(run.key, run.clone());
+        Ok(())
+    }
+
+    pub(super) fn restore_roots(
+        &mut self,
+        id: VolumeId,
+        key: RunKey,
+        first: u32,
+        roots: &[u64],
+    ) -> Result<(), Inconsistent> {
+        let unknown = Inconsistent::UnknownRun(id, key);
+        let run = self.volume_mut(id)?.runs.get_mut(&key).ok_or(unknown)?;
+        let room = (run.count - run.initialised()) as usize;
+        if first != run.initialised() || roots.is_empty() || roots.len() > room {
+            return Err(Inconsistent::BadShape);
+        }
+        run.roots.extend(roots.iter().copied());
         Ok(())
     }
 

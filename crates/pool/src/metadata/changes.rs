@@ -1,0 +1,285 @@
+//! Which sections of a checkpoint are out of date: every record says here what it changes, by kind and
+//! keys, before it is applied. A checkpoint writes the sections anew that hold any of it, and leaves the
+//! others where they are. What a record changes and this doesn't tell is lost with the log, so the match
+//! has no arm for the rest.
+
+use std::collections::BTreeSet;
+
+use super::apply::owned_by;
+use super::{MetaRecord, Metadata, Section, SharedMap, Table};
+use crate::format::{BirthId, DiskNumber, VolumeId};
+
+/// What a section is about. Restoring takes them in this order: each kind names what those before made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SectionKind {
+    /// The disks, by number.
+    Disks = 1,
+    /// Volumes, each with properties and log, without its map; by number.
+    Volumes = 2,
+    /// Group runs, by volume, lane and first set.
+    Runs = 3,
+    /// Roots, by volume, lane and set.
+    Roots = 4,
+    /// What disks miss, by birth.
+    Misses = 5,
+}
+
+impl SectionKind {
+    /// In order.
+    pub const ALL: [SectionKind; 5] = [
+        SectionKind::Disks,
+        SectionKind::Volumes,
+        SectionKind::Runs,
+        SectionKind::Roots,
+        SectionKind::Misses,
+    ];
+}
+
+/// A place within a kind. What has no volume or lane has zeros there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SectionKey {
+    /// Whose.
+    pub volume: VolumeId,
+    /// In which lane.
+    pub lane: u16,
+    /// The set; or the disk's number, or a birth.
+    pub at: u64,
+}
+
+/// Groups whose misses aren't separated: so many births, from a multiple on.
+pub(super) const MISSES_TOGETHER: u64 = 256;
+/// Roots of a run that aren't separated: 64 chunks of [`super::Roots`], from a multiple on.
+pub(super) const ROOTS_TOGETHER: u32 = 64 * 256;
+
+impl SectionKey {
+    /// The last one.
+    pub(super) const LAST: SectionKey =
+        SectionKey { volume: VolumeId(u32::MAX), lane: u16::MAX, at: u64::MAX };
+
+    pub(super) fn of_disk(disk: DiskNumber) -> SectionKey {
+        SectionKey { at: disk.0.into(), ..SectionKey::default() }
+    }
+
+    pub(super) fn of_volume(volume: VolumeId) -> SectionKey {
+        SectionKey { volume, ..SectionKey::default() }
+    }
+
+    pub(super) fn of_set(volume: VolumeId, lane: u16, set: u64) -> SectionKey {
+        SectionKey { volume, lane, at: set }
+    }
+
+    pub(super) fn of_misses(birth: BirthId) -> SectionKey {
+        let at = birth.0 / MISSES_TOGETHER * MISSES_TOGETHER;
+        SectionKey { at, ..SectionKey::default() }
+    }
+}
+
+/// What changed since the last checkpoint. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Changes {
+    /// No section is of use.
+    everything: bool,
+    /// First key to last.
+    ranges: SharedMap<(SectionKind, SectionKey), SectionKey>,
+}
+
+/// It is no part of what the metadata says.
+impl PartialEq for Changes {
+    fn eq(&self, _: &Changes) -> bool {
+        true
+    }
+}
+
+impl Eq for Changes {}
+
+impl Changes {
+    /// Nothing changed.
+    pub(super) fn none() -> Changes {
+        Changes { everything: false, ranges: SharedMap::default() }
+    }
+
+    /// Nothing is known to be right.
+    pub(super) fn everything() -> Changes {
+        Changes { everything: true, ranges: SharedMap::default() }
+    }
+
+    /// Whether no section is of use.
+    pub(super) fn is_everything(&self) -> bool {
+        self.everything
+    }
+
+    /// What changed of a kind, as first and last keys.
+    pub(super) fn of(
+        &self,
+        kind: SectionKind,
+    ) -> impl Iterator<Item = (SectionKey, SectionKey)> + '_ {
+        let range = (kind, SectionKey::default())..=(kind, SectionKey::LAST);
+        self.ranges.range(range).map(|((_, first), last)| (*first, *last))
+    }
+
+    pub(super) fn add(&mut self, more: Vec<Change>) {
+        if self.everything {
+            return;
+        }
+        for Change { kind, first, last } in more {
+            match self.ranges.get_mut(&(kind, first)) {
+                Some(known) => *known = last.max(*known),
+                None => self.ranges.insert_mut((kind, first), last),
+            }
+        }
+    }
+}
+
+/// Something that changes, from one key to another.
+pub(super) struct Change {
+    kind: SectionKind,
+    first: SectionKey,
+    last: SectionKey,
+}
+
+impl Change {
+    fn at(kind: SectionKind, key: SectionKey) -> Change {
+        Change { kind, first: key, last: key }
+    }
+
+    fn disk(disk: DiskNumber) -> Change {
+        Change::at(SectionKind::Disks, SectionKey::of_disk(disk))
+    }
+
+    fn volume(volume: VolumeId) -> Change {
+        Change::at(SectionKind::Volumes, SectionKey::of_volume(volume))
+    }
+
+    fn all_of(kind: SectionKind, volume: VolumeId) -> Change {
+        let last = SectionKey { volume, ..SectionKey::LAST };
+        Change { kind, first: SectionKey::of_volume(volume), last }
+    }
+}
+
+impl Metadata {
+    /// What changed since the last checkpoint.
+    pub(super) fn changes(&self) -> &Changes {
+        &self.changes
+    }
+
+    /// A checkpoint of this metadata is on all copies.
+    pub(crate) fn forget_changes(&mut self) {
+        self.changes = Changes::none();
+    }
+
+    /// Marks what one table has otherwise than another.
+    pub(super) fn changed_between(&mut self, one: &Table, other: &Table) {
+        for (table, other) in [(one, other), (other, one)] {
+            let has: BTreeSet<_> = other.sections.iter().map(Section::content).collect();
+            for (index, section) in table.sections.iter().enumerate() {
+                if has.contains(&section.content()) {
+                    continue;
+                }
+                let next = table.sections.get(index + 1).filter(|next| next.kind == section.kind);
+                // One key too many does no harm.
+                let last = next.map_or(SectionKey::LAST, |next| next.first);
+                let (kind, first) = (section.kind, section.first);
+                self.changes.add(vec![Change { kind, first, last }]);
+            }
+        }
+    }
+
+    /// The next checkpoint is written whole.
+    pub(crate) fn distrust_sections(&mut self) {
+        self.changes = Changes::everything();
+    }
+
+    /// What a record changes in the sections, if it applies to this metadata. Counters and the pool's
+    /// name are in the table, which is always written.
+    pub(super) fn changed_by(&self, record: &MetaRecord) -> Vec<Change> {
+        match record {
+            MetaRecord::PoolRenamed { .. } => Vec::new(),
+            MetaRecord::DiskAdded { number: disk, .. }
+            | MetaRecord::AreaBegun { disk, .. }
+            | MetaRecord::AreaSwitched { disk }
+            | MetaRecord::AreaCancelled { disk }
+            | MetaRecord::DiskMoved { number: disk, .. }
+            | MetaRecord::DiskStateChanged { number: disk, .. }
+            | MetaRecord::DiskRestored { number: disk, .. }
+            | MetaRecord::PendingFreed { disk, .. } => vec![Change::disk(*disk)],
+            MetaRecord::VolumeCreated { id, .. }
+            | MetaRecord::VolumeResized { id, .. }
+            | MetaRecord::VolumeRenamed { id, .. }
+            | MetaRecord::PropertySet { id, .. } => vec![Change::volume(*id)],
+            MetaRecord::SegmentOpened { volume, .. }
+            | MetaRecord::SegmentEnded { volume, .. }
+            | MetaRecord::SegmentFreed { volume, .. }
+            | MetaRecord::SegmentCopyDropped { volume, .. }
+            | MetaRecord::LogRestored { volume, .. } => vec![Change::volume(*volume)],
+            MetaRecord::VolumeRemoved { id } => self.changed_by_removal(*id),
+            MetaRecord::RunAdded { volume, run } => {
+                let key = SectionKey::of_set(*volume, run.key.lane, run.key.first_set);
+                vec![Change::at(SectionKind::Runs, key)]
+            }
+            MetaRecord::RunInitialised { volume, key, count } => {
+                let runs = self.volumes.get(volume).map(|volume| &volume.runs);
+                let run = runs.and_then(|runs| runs.get(key));
+                let first = run.map_or(0, |run| run.initialised());
+                let last = count.saturating_sub(1).max(first);
+                let set = |index: u32| {
+                    let set = key.first_set.saturating_add(index.into());
+                    SectionKey::of_set(*volume, key.lane, set)
+                };
+                vec![Change { kind: SectionKind::Roots, first: set(first), last: set(last) }]
+            }
+            MetaRecord::RootsRestored { volume, key, first, roots } => {
+                let first = key.first_set.saturating_add((*first).into());
+                let last = first.saturating_add(roots.len() as u64);
+                let [first, last] =
+                    [first, last].map(|set| SectionKey::of_set(*volume, key.lane, set));
+                vec![Change { kind: SectionKind::Roots, first, last }]
+            }
+            MetaRecord::MissesSet(misses) | MetaRecord::MissesCleared(misses) => {
+                missing(misses.keys().map(|(birth, _)| *birth)).collect()
+            }
+            MetaRecord::Confirmed { disks, .. } => {
+                disks.iter().map(|disk| Change::disk(*disk)).collect()
+            }
+            MetaRecord::Released { volume, touched, misses, roots, .. } => {
+                let disks = touched.iter().map(|disk| Change::disk(*disk));
+                let misses = missing(misses.keys().map(|(birth, _)| *birth));
+                let roots = roots.iter().filter_map(|change| {
+                    let group = self.group_by_birth(change.group)?;
+                    // As many marks as there are pieces that are written, not as there are roots.
+                    let index = group.index / ROOTS_TOGETHER * ROOTS_TOGETHER;
+                    let count = (group.run.count - index).min(ROOTS_TOGETHER);
+                    let first = group.run.key.first_set + u64::from(index);
+                    let [first, last] = [first, first.saturating_add(u64::from(count - 1))]
+                        .map(|set| SectionKey::of_set(group.volume, group.lane(), set));
+                    Some(Change { kind: SectionKind::Roots, first, last })
+                });
+                [Change::volume(*volume)]
+                    .into_iter()
+                    .chain(disks)
+                    .chain(misses)
+                    .chain(roots)
+                    .collect()
+            }
+        }
+    }
+
+    fn changed_by_removal(&self, id: VolumeId) -> Vec<Change> {
+        let Some(volume) = self.volumes.get(&id) else { return Vec::new() };
+        let mut changes = vec![
+            Change::volume(id),
+            Change::all_of(SectionKind::Runs, id),
+            Change::all_of(SectionKind::Roots, id),
+        ];
+        changes.extend(owned_by(volume).map(|(disk, _)| Change::disk(disk)));
+        changes.extend(volume.runs.values().filter(|run| self.is_missed(run)).map(|run| Change {
+            kind: SectionKind::Misses,
+            first: SectionKey::of_misses(run.birth),
+            last: SectionKey::of_misses(run.birth.plus(u64::from(run.count - 1))),
+        }));
+        changes
+    }
+}
+
+fn missing(groups: impl Iterator<Item = BirthId>) -> impl Iterator<Item = Change> {
+    groups.map(|group| Change::at(SectionKind::Misses, SectionKey::of_misses(group)))
+}
