@@ -63,6 +63,13 @@ pub const SCENARIOS: &[Scenario] = &[
         |stage| lost_metadata_write(stage).boxed_local(),
     ),
     scenario(
+        "cut-in-checkpoint",
+        "the power goes while a checkpoint of the metadata is written, again and again: the old one or \
+         the new one is there",
+        400,
+        |stage| cut_in_checkpoint(stage).boxed_local(),
+    ),
+    scenario(
         "metadata-copy-taken-back",
         "disks fail a write of the metadata once: their copies are current again once they take writes",
         400,
@@ -311,6 +318,42 @@ async fn lost_metadata_write(stage: Stage) -> Result<(), Failure> {
     rig.load(Mix::default()).await?;
     rig.run_for(rig.between(2000, 5000)).await;
     rig.converge().await
+}
+
+/// A new owner begins with a checkpoint: on all copies at once its sections, and then its header. Whatever
+/// of that is done when the power goes, on each of them another part, the pool opens again.
+async fn cut_in_checkpoint(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    for _ in 0..3 {
+        rig.load(Mix::default()).await?;
+        rig.run_for(rig.between(300, 1500)).await;
+        let disk = Rc::clone(&rig.cluster.node(rig.below(3)).disks()[0]);
+        let before = checkpoint_blocks(&disk);
+        rig.restart_supervisor(rig.between(1, 300)).await;
+        for _ in 0..100_000 {
+            if checkpoint_blocks(&disk) != before {
+                break;
+            }
+            rig.run_for(Duration::from_micros(100)).await;
+        }
+        rig.run_for(Duration::from_micros(rig.below(1500) as u64)).await;
+        rig.cluster.cut_all_power();
+        rig.forget_clients();
+        (0..3).for_each(|node| rig.cluster.start_node(node));
+        rig.cluster.start_supervisor(0);
+    }
+    rig.load(Mix::default()).await?;
+    rig.run_for(rig.between(500, 1500)).await;
+    rig.converge().await
+}
+
+/// The headers of both checkpoints, and the blocks where those of a small pool are.
+fn checkpoint_blocks(disk: &Disk) -> [Vec<u8>; 2] {
+    const START: u64 = 1 << 20;
+    [(START, 24), (START + (4 << 20), 1)].map(|(at, blocks)| {
+        let sectors = (blocks * BLOCK_BYTES / SECTOR_BYTES) as u64;
+        disk.peek(SectorRange::new(Lba(at / SECTOR_BYTES as u64), sectors))
+    })
 }
 
 /// A copy that couldn't be written leaves the current ones though its disk stays in. Once two of three

@@ -579,7 +579,8 @@ async fn remove(rig: Rc<Rig>) -> Result<(), Failure> {
 /// Metadata transactions until their log begins anew.
 async fn properties(rig: Rc<Rig>) -> Result<(), Failure> {
     for number in 0..300 {
-        let value = number.to_string();
+        // So long that the log is full before the last.
+        let value = format!("{number:06000}");
         rig.with(|engine| async move { engine.set_property(POOL, VOLUME, "k", Some(value)).await })
             .await?;
     }
