@@ -167,7 +167,7 @@ fn a_disk_belongs_to_one_pool() {
     assert!(text.contains("belongs to pool a") && text.contains("--force-disk e0.0"), "{text}");
     assert!(text.contains("supervisor-1") && text.contains("for good"), "{text}");
     let forecast = other.plan_of("c", &["e0.0"], true).unwrap();
-    assert!(forecast.losses[0].contains("one of its 1 votes"), "{forecast:?}");
+    assert!(forecast.losses[0].contains("one of its 2 votes"), "{forecast:?}");
     other.create_of("c", &["e0.0"], true).unwrap();
 }
 
