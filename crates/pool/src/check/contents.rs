@@ -62,7 +62,8 @@ impl<'d, 'a> LogRows<'d, 'a> {
             let payload = record.at.saturating_add(record.header_bytes);
             let at = payload.saturating_add(u64::from(index) * BLOCK_BYTES as u64);
             let current = copies.iter().zip(&record.headers);
-            let current = current.filter(|(copy, has)| copy.current && **has && crc.is_some());
+            let has_rows = crc.is_some() && !record.is_lost;
+            let current = current.filter(|(copy, has)| copy.current && **has && has_rows);
             let places = current.map(|(copy, _)| (copy.disk, copy.start.saturating_add(at)));
             let newest = NewestRow {
                 record: record.number,

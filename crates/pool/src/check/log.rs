@@ -324,6 +324,9 @@ impl<'d, 'a> SegmentReader<'_, 'd, 'a> {
                     if let Some(rows) = record.rows {
                         log.named.add(rows);
                     }
+                    if record.is_lost {
+                        self.tell_lost(record, places);
+                    }
                     if self.view.visit.is_some() {
                         log.rows.add(record, places, self.view.metadata.shape().rows());
                     }
@@ -358,6 +361,23 @@ impl<'d, 'a> SegmentReader<'_, 'd, 'a> {
             }
         }
         unreleased
+    }
+
+    /// Tells of a record that says that nobody has its rows.
+    fn tell_lost(&mut self, record: &Found, places: &[CopyPlace<'d, 'a>]) {
+        let count = record.rows.map_or(0, |rows| rows.count);
+        let what = format!("{} says of {count} blocks that they are lost", record.number);
+        let means = "they were damaged in every copy of the log, and reading them fails until they are \
+                     written anew";
+        let found = self.of_segment(Severity::Damage, Kind::LogRecord, what, means);
+        let place = places.iter().zip(&record.holders).find(|(_, holds)| **holds);
+        let found = match place {
+            Some((place, _)) => {
+                found.on(place.disk.name()).at(place.start.saturating_add(record.at), record.bytes)
+            }
+            None => found,
+        };
+        self.findings.add(found);
     }
 
     /// Tells of copies that aren't there, where there is anything that they should hold.

@@ -7,8 +7,8 @@ use super::disks::Disk;
 use super::findings::{Findings, finding};
 use super::report::{Kind, Severity};
 use crate::format::{
-    CheckedHeader, CheckedKind, RecordNumber, Role, Row, RowRange, SEGMENT_HEADER_BYTES,
-    SegmentSeal, check_header, claimed_header_len, row_checksum,
+    CheckedHeader, CheckedKind, RecordBody, RecordNumber, Role, Row, RowRange,
+    SEGMENT_HEADER_BYTES, SegmentSeal, check_header, claimed_header_len, row_checksum,
 };
 
 /// Bytes read at once where records are looked for, and of a record's rows.
@@ -39,8 +39,10 @@ pub(super) struct Found {
     pub(super) after: RecordNumber,
     /// Up to here all was durable on all current copies, as it says.
     pub(super) durable: RecordNumber,
-    /// Of DATA: for each row.
+    /// Of DATA and LOST: for each row.
     pub(super) checksums: Vec<u32>,
+    /// It says that nobody has its rows.
+    pub(super) is_lost: bool,
     /// By copy: whether it has the header.
     pub(super) headers: Vec<bool>,
     /// By copy: whether it holds all of the record.
@@ -234,6 +236,7 @@ impl Scanner<'_, '_, '_> {
             after: header.after,
             durable: header.witness.durable,
             checksums: Vec::new(),
+            is_lost: false,
             headers,
             holders: Vec::new(),
             copies: 0,
@@ -243,6 +246,9 @@ impl Scanner<'_, '_, '_> {
             CheckedKind::Whole(body) => {
                 found.rows = body.rows();
                 found.copies = holders.iter().enumerate().filter(is_current).count() as u32;
+                if let RecordBody::Lost { checksums, .. } = body {
+                    (found.checksums, found.is_lost) = (checksums, true);
+                }
             }
             CheckedKind::Data(rows, checksums) => {
                 let start = at.saturating_add(header_bytes);

@@ -156,6 +156,7 @@ impl Volume {
 fn body_of(group: BirthId, row: Row, pending: &PendingBlock) -> RecordBody {
     let rows = RowRange { group, first: row, count: 1 };
     match &pending.data {
+        Some(data) if data.is_lost => RecordBody::Lost { rows, checksums: vec![data.crc] },
         Some(data) => {
             RecordBody::Data { rows, checksums: vec![data.crc], payload: gather(&[data]) }
         }

@@ -454,6 +454,9 @@ pub(crate) fn put_record(
             pending.put(block, u64::from(rows.count), number, Some((payload, checksums)));
         }
         RecordBody::Zero { rows, .. } => pending.put(block, u64::from(rows.count), number, None),
+        RecordBody::Lost { rows, checksums } => {
+            pending.put_lost(block, rows.count, number, checksums)
+        }
         RecordBody::Mark => {}
     }
 }

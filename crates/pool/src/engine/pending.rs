@@ -87,6 +87,15 @@ impl Pending {
         }
     }
 
+    /// A durable record says of these blocks no more than the checksums of their contents.
+    pub(crate) fn put_lost(&mut self, first: u64, count: u32, number: RecordNumber, crcs: &[u32]) {
+        let nothing = Buffer::zeroed(BLOCK_BYTES);
+        for (block, crc) in (first..first + u64::from(count)).zip(crcs) {
+            self.put(block, 1, number, Some((&nothing, &[*crc])));
+            self.lose(block, number);
+        }
+    }
+
     /// What this record says of a block is known by its checksum only.
     pub(crate) fn lose(&mut self, block: u64, number: RecordNumber) {
         let said = self.blocks.get_mut(&block).filter(|pending| pending.number == number);

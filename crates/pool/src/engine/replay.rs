@@ -501,6 +501,10 @@ fn slice_body(body: &RecordBody, offset: u32, count: u32) -> RecordBody {
         RecordBody::Zero { rows, discard } => {
             RecordBody::Zero { rows: part(rows), discard: *discard }
         }
+        RecordBody::Lost { rows, checksums } => RecordBody::Lost {
+            rows: part(rows),
+            checksums: checksums.get(window).unwrap_or_default().to_vec(),
+        },
         RecordBody::Mark => RecordBody::Mark,
     }
 }

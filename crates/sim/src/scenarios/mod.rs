@@ -2,6 +2,7 @@
 
 mod checksums;
 mod common;
+mod copies;
 mod damage;
 mod disks;
 mod flushes;
@@ -44,6 +45,7 @@ pub fn named() -> Vec<Scenario> {
         space::SCENARIOS,
         checksums::SCENARIOS,
         logs::SCENARIOS,
+        copies::SCENARIOS,
         nth_step::SCENARIOS,
         metadata::SCENARIOS,
     ]

@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | 0 | 4 | magic "epLR" |
 //! | 4 | 4 | CRC32C of the segment's key and the header (all its sectors), this field as zeros |
-//! | 8 | 1 | kind: 1 DATA, 2 ZERO, 4 MARK; reserved: 3 INTENT, 5 PARITY |
+//! | 8 | 1 | kind: 1 DATA, 2 ZERO, 4 MARK, 6 LOST; reserved: 3 INTENT, 5 PARITY |
 //! | 9 | 1 | flags: 0x01 the zeros are a discard |
 //! | 10 | 2 | sectors of the header |
 //! | 12 | 4 | CRC field of the record with the previous number; 0 before the first |
@@ -24,7 +24,7 @@
 //! | 88 | 8 | number of the configuration |
 //! | 96 | 8 | continues after: the number before the first one of this segment |
 //! | 104 | 24 | zero |
-//! | 128 | 4 each | DATA: CRC32C of each row, seeded as in checksum blocks |
+//! | 128 | 4 each | DATA, LOST: CRC32C of each row, seeded as in checksum blocks |
 //! | … | | zero to the end of the sector |
 //!
 //! Records lie end to end; a batch of them is padded with zeros to 4 KiB, so that a batch never shares
@@ -35,7 +35,8 @@
 //! id, epoch), gaps and two histories (consecutive numbers, each with its predecessor's CRC), records
 //! that somebody wrote as data (the key is random and nowhere but in the metadata), replaying into
 //! space that was given to another group (group birth id instead of a place), and damage that passes
-//! for the log's end: D of a later record says what must be there. A MARK says nothing but D and A.
+//! for the log's end: D of a later record says what must be there. A MARK says nothing but D and A. LOST
+//! names rows that were acknowledged and of which the log has the checksums alone.
 
 use block::{BLOCK_BYTES, Buffer, BufferMut, Epoch, SECTOR_BYTES};
 
@@ -46,6 +47,7 @@ const MAGIC_BYTES: &[u8; 4] = b"epLR";
 const KIND_DATA: u64 = 1;
 const KIND_ZERO: u64 = 2;
 const KIND_MARK: u64 = 4;
+const KIND_LOST: u64 = 6;
 const FLAG_DISCARD: u64 = 0x01;
 
 const MAGIC: Field = Field::first(4);
@@ -109,6 +111,13 @@ pub enum RecordBody {
         /// Whether they may go back to unwritten.
         discard: bool,
     },
+    /// These rows were written, and what is known of their contents is this.
+    Lost {
+        /// The rows.
+        rows: RowRange,
+        /// A checksum per row.
+        checksums: Vec<u32>,
+    },
     /// Nothing: it is there for what its header says of the records before it.
     Mark,
 }
@@ -140,7 +149,9 @@ impl RecordBody {
     /// The rows that it is about.
     pub fn rows(&self) -> Option<RowRange> {
         match self {
-            RecordBody::Data { rows, .. } | RecordBody::Zero { rows, .. } => Some(*rows),
+            RecordBody::Data { rows, .. }
+            | RecordBody::Zero { rows, .. }
+            | RecordBody::Lost { rows, .. } => Some(*rows),
             RecordBody::Mark => None,
         }
     }
@@ -156,7 +167,7 @@ impl RecordBody {
 
     fn checksums(&self) -> &[u32] {
         match self {
-            RecordBody::Data { checksums, .. } => checksums,
+            RecordBody::Data { checksums, .. } | RecordBody::Lost { checksums, .. } => checksums,
             RecordBody::Zero { .. } | RecordBody::Mark => &[],
         }
     }
@@ -278,13 +289,16 @@ fn encode_header(header: &mut [u8], tail: LogTail, witness: Stamp, body: &Record
     let (kind, flags) = match body {
         RecordBody::Data { .. } => (KIND_DATA, 0),
         RecordBody::Zero { discard, .. } => (KIND_ZERO, if *discard { FLAG_DISCARD } else { 0 }),
+        RecordBody::Lost { .. } => (KIND_LOST, 0),
         RecordBody::Mark => (KIND_MARK, 0),
     };
     let (group, first, count) =
         body.rows().map_or((0, 0, 0), |rows| (rows.group.0, rows.first.0, rows.count));
     let checksums = body.checksums();
-    if let Some(payload) = body.payload() {
+    if matches!(kind, KIND_DATA | KIND_LOST) {
         assert_eq!(checksums.len(), count as usize, "checksums of a record");
+    }
+    if let Some(payload) = body.payload() {
         assert_eq!(payload.len(), count as usize * BLOCK_BYTES, "payload of a record");
     }
     assert!(
@@ -379,7 +393,8 @@ pub(crate) fn check_header(bytes: &[u8], segment: &SegmentSeal) -> Option<Checke
         (1..=RECORD_ROWS_MAX).contains(&count) && rows.first.0.checked_add(count).is_some();
     let flags = FLAGS.number(header);
     let kind = KIND.number(header);
-    let expected_len = header_len_for(if kind == KIND_DATA { count as usize } else { 0 });
+    let has_checksums = matches!(kind, KIND_DATA | KIND_LOST);
+    let expected_len = header_len_for(if has_checksums { count as usize } else { 0 });
     let known_flags = if kind == KIND_ZERO { FLAG_DISCARD } else { 0 };
     if header.len() != expected_len
         || flags & !known_flags != 0
@@ -387,14 +402,13 @@ pub(crate) fn check_header(bytes: &[u8], segment: &SegmentSeal) -> Option<Checke
     {
         return None;
     }
+    let checksums = || {
+        let entries = header[FIXED_BYTES..].chunks_exact(4).take(count as usize);
+        entries.map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])).collect()
+    };
     let kind = match kind {
-        KIND_DATA => {
-            let entries = header[FIXED_BYTES..].chunks_exact(4).take(count as usize);
-            let checksums = entries
-                .map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
-                .collect();
-            CheckedKind::Data(rows, checksums)
-        }
+        KIND_DATA => CheckedKind::Data(rows, checksums()),
+        KIND_LOST => CheckedKind::Whole(RecordBody::Lost { rows, checksums: checksums() }),
         KIND_ZERO => {
             CheckedKind::Whole(RecordBody::Zero { rows, discard: flags & FLAG_DISCARD != 0 })
         }

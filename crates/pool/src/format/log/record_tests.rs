@@ -38,6 +38,12 @@ fn zero(row: u32) -> RecordBody {
     RecordBody::Zero { rows, discard: row % 2 == 1 }
 }
 
+fn lost(row: u32, rows: u32) -> RecordBody {
+    let checksums = (0..rows).map(|index| row + index).collect();
+    let rows = RowRange { group: BirthId(3), first: Row(row), count: rows };
+    RecordBody::Lost { rows, checksums }
+}
+
 /// A segment's bytes being written.
 struct Copy {
     bytes: Vec<u8>,
@@ -70,13 +76,13 @@ impl Copy {
 
 /// Two batches with all kinds of records, and a third.
 fn sample() -> (Copy, Vec<RecordBody>) {
-    let bodies = vec![data(5, 2, 0xaa), zero(8), data(20, 3, 0xcc), RecordBody::Mark];
+    let bodies = vec![data(5, 2, 0xaa), zero(8), data(20, 3, 0xcc), lost(30, 200)];
     let mut copy = Copy::new();
-    copy.write(&bodies[..3]);
-    copy.write(&bodies[3..]);
+    copy.write(&bodies);
+    copy.write(&[RecordBody::Mark]);
     let more = data(9, 1, 0xbb);
     copy.write(std::slice::from_ref(&more));
-    (copy, bodies.into_iter().chain([more]).collect())
+    (copy, bodies.into_iter().chain([RecordBody::Mark, more]).collect())
 }
 
 fn read(copies: &[Buffer]) -> SegmentContents {
@@ -97,8 +103,8 @@ fn all_kinds_round_trip_over_batches() {
     let found: Vec<_> =
         contents.records.values().map(|found| found.record.clone().unwrap().body).collect();
     assert_eq!(found, bodies);
-    assert_eq!(numbers(&contents), [11, 12, 13, 14, 15]);
-    let last = contents.records[&RecordNumber(15)].record.clone().unwrap();
+    assert_eq!(numbers(&contents), [11, 12, 13, 14, 15, 16]);
+    let last = contents.records[&RecordNumber(16)].record.clone().unwrap();
     assert_eq!(last.crc, copy.tail.previous_crc);
     assert_eq!(contents.witness, witness());
     assert!(contents.records.values().all(|found| found.holders == [true]));
@@ -157,7 +163,7 @@ fn a_lagging_copy_adds_nothing_and_takes_nothing() {
     let mut late = Copy::new();
     late.write(&bodies[..3]);
     let contents = read(&[late.buffer(), copy.buffer()]);
-    assert_eq!(numbers(&contents), [11, 12, 13, 14, 15]);
+    assert_eq!(numbers(&contents), [11, 12, 13, 14, 15, 16]);
     assert_eq!(contents.records[&RecordNumber(14)].holders, [false, true]);
 }
 

@@ -1,0 +1,116 @@
+//! Copies of a log that are away, can't be written, or are damaged, when they are the ones that count.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use block::{BLOCK_SECTORS, Lba, SECTOR_BYTES, SectorRange};
+use futures::FutureExt;
+use pool::metadata::Layout;
+
+use super::common::{OPENING_MAX, Rig, VOLUME};
+use super::scenario;
+use crate::cluster::Plan;
+use crate::oracle::Change;
+use crate::pattern::{self, Content};
+use crate::runner::{Failure, Scenario, Stage};
+
+pub const SCENARIOS: &[Scenario] = &[
+    scenario(
+        "rotten-and-stuck",
+        "raid0: rows rot in the log while the disk that they belong to is away: they stay an error until \
+         they are written anew",
+        400,
+        |stage| rotten_and_stuck(stage).boxed_local(),
+    ),
+];
+
+/// What takes longer waits for a disk.
+const READ_MAX: Duration = Duration::from_millis(500);
+
+/// The nodes whose disks have the newest write: those with the log, as long as it isn't in place.
+fn holders_of_newest(rig: &Rig) -> Vec<usize> {
+    let newest = rig.record(VOLUME).oracle().operations();
+    let holds = |node: &usize| {
+        let disk = &rig.cluster.node(*node).disks()[0];
+        disk.written_sectors().into_iter().any(|sector| {
+            let bytes = disk.peek(SectorRange::new(Lba(sector), 1));
+            matches!(pattern::recognise(&bytes), Content::Written { operation, .. } if operation == newest)
+        })
+    };
+    (0..rig.cluster.node_count()).filter(holds).collect()
+}
+
+/// What is damaged in the log is known by its checksum alone, however often it is appended again.
+async fn rotten_and_stuck(stage: Stage) -> Result<(), Failure> {
+    let volumes = [(VOLUME, 4 << 20, Layout::Raid0)];
+    let rig = Rig::start(&stage, Plan::simple(3, 32), &volumes).await?;
+    let (span, whole) = (384, SectorRange::new(Lba(0), 384));
+    let change = |range| {
+        rig.on_volume(
+            VOLUME,
+            move |watched| async move { watched.change(Change::Write, range).await },
+        )
+    };
+    change(whole).await??;
+    rig.in_place(VOLUME).await?;
+    let mut written = BTreeSet::new();
+    for _ in 0..4 + rig.below(12) {
+        let at = rig.below((span / BLOCK_SECTORS) as usize) as u64 * BLOCK_SECTORS;
+        change(SectorRange::new(Lba(at), BLOCK_SECTORS)).await??;
+        written.insert(at);
+    }
+    let holders = holders_of_newest(&rig);
+    let [holder] = holders[..] else {
+        return Err(Failure(format!("the newest record is on the nodes {holders:?}")));
+    };
+    rig.run_for(rig.between(150, 800)).await;
+    rig.cluster.cut_all_power();
+    let disk = rig.cluster.node(holder).disks()[0].clone();
+    let newest = rig.record(VOLUME).oracle().operations();
+    let mut rotten = BTreeSet::new();
+    for _ in 0..3 {
+        rotten.insert(newest - rig.below(written.len()) as u64);
+    }
+    for sector in disk.written_sectors() {
+        let bytes = disk.peek(SectorRange::new(Lba(sector), 1));
+        if matches!(pattern::recognise(&bytes), Content::Written { operation, .. } if rotten.contains(&operation))
+        {
+            disk.flip_byte(sector * SECTOR_BYTES as u64 + 77, 4);
+        }
+    }
+    rig.cluster.tell(&format!("operations {rotten:?} rot"));
+    rig.record(VOLUME).expect_unreadable(whole);
+    let away = (holder + 1 + rig.below(2)) % 3;
+    for round in 0..2 + rig.below(2) {
+        (0..3).filter(|node| *node != away).for_each(|node| rig.cluster.start_node(node));
+        rig.cluster.start_supervisor(rig.active());
+        rig.open_within(VOLUME, OPENING_MAX).await?;
+        look_at(&rig, &written).await?;
+        rig.run_for(rig.between(0, 3000)).await;
+        look_at(&rig, &written).await?;
+        rig.cluster.tell(&format!("round {round} is over"));
+        rig.cluster.cut_all_power();
+    }
+    (0..3).for_each(|node| rig.cluster.start_node(node));
+    rig.cluster.start_supervisor(rig.active());
+    look_at(&rig, &written).await?;
+    rig.in_place(VOLUME).await?;
+    look_at(&rig, &written).await?;
+    change(whole).await??;
+    rig.in_place(VOLUME).await?;
+    rig.record(VOLUME).expect_readable();
+    rig.converge().await
+}
+
+/// Reads blocks of which some may be errors, and others wait for their disk.
+async fn look_at(rig: &Rig, blocks: &BTreeSet<u64>) -> Result<(), Failure> {
+    let (blocks, director) = (blocks.clone(), rig.cluster.director());
+    rig.on_volume(VOLUME, move |watched| async move {
+        let reads = blocks.iter().map(|block| {
+            let range = SectorRange::new(Lba(*block), BLOCK_SECTORS);
+            runtime::timeout(&director, READ_MAX, watched.read(range))
+        });
+        futures::future::join_all(reads).await;
+    })
+    .await
+}
