@@ -376,21 +376,22 @@ impl Volume {
         failed: &BTreeMap<DiskNumber, IoError>,
         attempt: usize,
     ) -> Result<(), Ended> {
-        let mut lost = BTreeMap::new();
-        for (disk, error) in failed {
-            match error {
+        let is_refusal = |error: &IoError| {
+            matches!(
+                error,
                 IoError::Medium(_)
-                | IoError::NoSpace(_)
-                | IoError::OutOfRange(_)
-                | IoError::ReadOnly
-                | IoError::Unsupported => {
-                    if !self.pool.drop_copy(self.id, segment.number, *disk).await? {
-                        lost.insert(*disk, *error);
-                    }
-                }
-                _ => {
-                    lost.insert(*disk, *error);
-                }
+                    | IoError::NoSpace(_)
+                    | IoError::OutOfRange(_)
+                    | IoError::ReadOnly
+                    | IoError::Unsupported
+            )
+        };
+        let (refusing, mut lost): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            failed.iter().partition(|(_, error)| is_refusal(error));
+        let silent: BTreeSet<DiskNumber> = lost.keys().copied().collect();
+        for (disk, error) in refusing {
+            if !self.pool.drop_copy(self.id, segment.number, disk, &silent).await? {
+                lost.insert(disk, error);
             }
         }
         if lost.is_empty() { Ok(()) } else { self.pool.exclude(&lost, attempt >= 1).await }

@@ -1,6 +1,7 @@
 //! Log segments in the metadata: opening the next one, dropping a copy, and how much of a pool a log
 //! may take.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use block::{BLOCK_BYTES, SECTOR_BYTES};
@@ -173,12 +174,14 @@ impl Pool {
         usable.map(|member| member.number).collect()
     }
 
-    /// Takes a copy off a live segment's list, if another current one remains; tells whether.
+    /// Takes a copy off a live segment's list, if another current one remains, and not on one of the
+    /// `silent` disks, which may never come back; tells whether.
     pub(crate) async fn drop_copy(
         self: &Rc<Self>,
         volume: VolumeId,
         number: SegmentNumber,
         disk: DiskNumber,
+        silent: &BTreeSet<DiskNumber>,
     ) -> Result<bool, Ended> {
         let _lock = self.meta_lock.acquire(1).await;
         let others = {
@@ -188,7 +191,10 @@ impl Pool {
             if !live.copies.iter().any(|copy| copy.disk == disk) {
                 return Ok(true);
             }
-            live.copies.iter().any(|copy| copy.disk != disk && !self.is_out(copy.disk))
+            let mut others = live.copies.iter().filter(|copy| copy.disk != disk);
+            let is_in = |disk| !self.is_out(disk);
+            let answers = |disk| !silent.contains(&disk);
+            others.any(|copy| is_in(copy.disk) && answers(copy.disk))
         };
         if others {
             let record = MetaRecord::SegmentCopyDropped { volume, number, disk };

@@ -7,14 +7,30 @@ use block::{BLOCK_SECTORS, Lba, SECTOR_BYTES, SectorRange};
 use futures::FutureExt;
 use pool::metadata::Layout;
 
-use super::common::{OPENING_MAX, Rig, VOLUME};
+use super::common::{CONVERGENCE_MAX, OPENING_MAX, Rig, VOLUME};
+use super::losses::{lose_node, trickle};
 use super::scenario;
 use crate::cluster::Plan;
+use crate::disk::{Latency, Part, WriteFault};
+use crate::medium::Survival;
 use crate::oracle::Change;
 use crate::pattern::{self, Content};
 use crate::runner::{Failure, Scenario, Stage};
 
 pub const SCENARIOS: &[Scenario] = &[
+    scenario(
+        "last-copy-away",
+        "the copies of a log go one after the other, and the first one is back alone: the volume waits \
+         for the last one, which has more",
+        400,
+        |stage| last_copy_away(stage).boxed_local(),
+    ),
+    scenario(
+        "last-copy-full",
+        "one copy of a log is lost for good, and the other one takes no more: what it holds counts",
+        400,
+        |stage| last_copy_full(stage).boxed_local(),
+    ),
     scenario(
         "rotten-and-stuck",
         "raid0: rows rot in the log while the disk that they belong to is away: they stay an error until \
@@ -24,6 +40,8 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
 ];
 
+/// Blocks that are written.
+const SPAN: u64 = 512;
 /// What takes longer waits for a disk.
 const READ_MAX: Duration = Duration::from_millis(500);
 
@@ -38,6 +56,75 @@ fn holders_of_newest(rig: &Rig) -> Vec<usize> {
         })
     };
     (0..rig.cluster.node_count()).filter(holds).collect()
+}
+
+/// The two nodes with the log's copies, in any order.
+fn copies_of_log(rig: &Rig) -> Result<(usize, usize), Failure> {
+    match holders_of_newest(rig)[..] {
+        [one, other] if rig.below(2) == 0 => Ok((one, other)),
+        [one, other] => Ok((other, one)),
+        ref holders => Err(Failure(format!("the newest record is on the nodes {holders:?}"))),
+    }
+}
+
+/// What was in flight when the first copy was put out is acknowledged by the other one alone. The power
+/// goes before that is in place or anything else says it.
+async fn last_copy_away(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    let count = 1 + rig.below(6);
+    trickle(&rig, count, SPAN, Duration::ZERO).await?;
+    let (first, last) = copies_of_log(&rig)?;
+    rig.cluster.kill_node(first);
+    trickle(&rig, 1, SPAN, Duration::ZERO).await?;
+    rig.run_for(rig.between(0, 6)).await;
+    rig.cluster.cut_all_power();
+    rig.forget_clients();
+    (0..3).filter(|node| *node != last).for_each(|node| rig.cluster.start_node(node));
+    rig.cluster.start_supervisor(rig.active());
+    rig.run_for(rig.between(1000, 15_000)).await;
+    if rig.volume_report(VOLUME).is_some_and(|volume| volume.suspended.is_none()) {
+        let read =
+            |range| rig.on_volume(VOLUME, move |watched| async move { watched.read(range).await });
+        read(SectorRange::new(Lba(0), SPAN)).await??;
+    }
+    rig.cluster.start_node(last);
+    rig.converge().await
+}
+
+/// A copy that can't be written leaves the list only if another one, which answers, has what was
+/// acknowledged: the one that doesn't answer may never come back.
+async fn last_copy_full(stage: Stage) -> Result<(), Failure> {
+    let volumes = [(VOLUME, 4 << 20, Layout::Mirror(2))];
+    let rig = Rig::start(&stage, Plan::simple(5, 32), &volumes).await?;
+    for _ in 0..2 {
+        trickle(&rig, 1 + rig.below(8), SPAN, Duration::ZERO).await?;
+        let (gone, full) = copies_of_log(&rig)?;
+        // What is to come into place takes long meanwhile.
+        let base = rig.between(100, 400);
+        for node in (0..5).filter(|node| *node != full) {
+            let slow = Latency { base, spread: Duration::from_millis(50), ..Latency::SLOW };
+            rig.cluster.node(node).disks()[0].set_latency(slow);
+        }
+        rig.cluster.kill_node(gone);
+        let disk = rig.cluster.node(full).disks()[0].clone();
+        (0..1 + rig.below(3))
+            .for_each(|_| disk.spoil_next_write(Part::Extents, WriteFault::NoSpace));
+        let write = trickle(&rig, 1, SPAN, Duration::ZERO);
+        let look = async {
+            rig.wait_out(gone, CONVERGENCE_MAX).await?;
+            for _ in 0..3 {
+                lose_node(&rig, gone, "while the other copy can't be written", Survival::None);
+                rig.run_for(rig.between(10, 500)).await;
+            }
+            Ok::<(), Failure>(())
+        };
+        let (written, looked) = futures::future::join(write, look).await;
+        written.and(looked)?;
+        rig.cluster.heal();
+        rig.wait_clean(CONVERGENCE_MAX).await?;
+        rig.in_place(VOLUME).await?;
+    }
+    rig.converge().await
 }
 
 /// What is damaged in the log is known by its checksum alone, however often it is appended again.
