@@ -27,7 +27,7 @@ const LISTED_MAX: usize = 6;
 /// What is on the disks at an instant.
 pub struct Count {
     report: CheckReport,
-    /// Contents that can't be, and acknowledged ones that aren't there.
+    /// Contents that can't be, acknowledged ones that aren't there, and what no step leaves.
     wrong: Vec<String>,
 }
 
@@ -78,6 +78,8 @@ impl Count {
                 wrong.push(format!("{name}: block {block} was acknowledged and is on no disk"));
             }
         }
+        let unused = report.all_findings().filter(|found| found.kind == Kind::SegmentUnused);
+        wrong.extend(unused.map(line));
         Count { report, wrong }
     }
 
@@ -87,7 +89,7 @@ impl Count {
         let damage = self.report.all_findings().filter(|found| found.severity == Severity::Damage);
         let damage: Vec<String> = damage.take(LISTED_MAX).map(line).collect();
         let (count, damage) = (self.wrong.len(), damage.join("\n  "));
-        Err(format!("{first}; {count} such blocks on the disks\n  {damage}"))
+        Err(format!("{first}; {count} such findings on the disks\n  {damage}"))
     }
 
     /// What a pool at rest, with nothing broken any more, must not have: anything less than the full

@@ -112,8 +112,25 @@ pub(super) fn check_log<'d, 'a>(
         check.segments.push(checked);
         next = next.max(segment.end().unwrap_or(reached).next());
     }
+    tell_unused(volume, findings);
     check.named.settle();
     check
+}
+
+/// A segment is closed where the next one begins. Two that end alike: nothing got into the second, which
+/// goes in the step that closes it.
+fn tell_unused(volume: &Volume, findings: &mut Findings) {
+    let mut last: Option<RecordNumber> = None;
+    for segment in volume.log.segments.values() {
+        let SegmentState::Closed(end) = segment.state else { continue };
+        if last.is_some_and(|last| end <= last) {
+            let what = format!("log {} holds nothing and isn't free", segment.number);
+            let means = "it takes room in the log for nothing";
+            findings
+                .add(finding(Severity::Note, Kind::SegmentUnused, what, means).of(&volume.name));
+        }
+        last = last.max(Some(end));
+    }
 }
 
 struct SegmentReader<'s, 'd, 'a> {
@@ -159,6 +176,7 @@ impl<'d, 'a> SegmentReader<'_, 'd, 'a> {
             }
         }
         let first = scan.records.first().map_or(self.next, |record| record.after.next());
+        self.tell_first(&scan, first);
         let acknowledged = self.acknowledged(&scan, first);
         self.tell_gaps(&scan, first, acknowledged, &places);
         let unreleased = self.judge_records(&scan, acknowledged, &places, least, log);
@@ -238,6 +256,21 @@ impl<'d, 'a> SegmentReader<'_, 'd, 'a> {
             copies.push(check);
         }
         (copies, places)
+    }
+
+    /// The record behind the segment's header is the one that all of them say it begins with.
+    fn tell_first(&mut self, scan: &Scan, first: RecordNumber) {
+        let begins = scan.records.first().filter(|found| found.at == SEGMENT_HEADER_BYTES as u64);
+        let begins = begins.map_or(first, |found| found.number);
+        let differs = scan.records.iter().find(|found| found.after.next() != begins);
+        let Some(differs) = differs else { return };
+        let what = format!(
+            "it begins with {begins}, and {} says with {}",
+            differs.number,
+            differs.after.next()
+        );
+        let means = "whether records are missing before them can't be told";
+        self.findings.add(self.of_segment(Severity::Damage, Kind::LogHistories, what, means));
     }
 
     /// Whether a record counts: it isn't released.

@@ -88,6 +88,8 @@ pub enum Kind {
     SegmentHeader,
     /// A log segment with fewer copies than there should be.
     SegmentCopy,
+    /// A log segment that was given up before it held anything, and is still there.
+    SegmentUnused,
     /// A record that a copy of a log segment lacks.
     LogRecord,
     /// Records that no copy has, with others behind them.

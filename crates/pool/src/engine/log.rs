@@ -17,6 +17,7 @@ use runtime::{Notify, Semaphore};
 
 use super::io::write_durably;
 use super::lease::Ended;
+use super::member::WITHOUT_LOGS;
 use super::pool::ended_error;
 use super::volume::Volume;
 use crate::format::{
@@ -390,11 +391,27 @@ impl Volume {
             failed.iter().partition(|(_, error)| is_refusal(error));
         let silent: BTreeSet<DiskNumber> = lost.keys().copied().collect();
         for (disk, error) in refusing {
+            self.note_refusal(disk);
             if !self.pool.drop_copy(self.id, segment.number, disk, &silent).await? {
                 lost.insert(disk, error);
             }
         }
         if lost.is_empty() { Ok(()) } else { self.pool.exclude(&lost, attempt >= 1).await }
+    }
+
+    /// A disk that refuses one segment after the other is left out of the next ones for a while.
+    fn note_refusal(&self, disk: DiskNumber) {
+        let now = self.pool.runtime.now();
+        if !self.pool.member(disk).is_some_and(|member| member.refused_log(now)) {
+            return;
+        }
+        let pool = Rc::clone(&self.pool);
+        self.pool.runtime.spawn(async move {
+            if pool.unless_over(pool.runtime.sleep(WITHOUT_LOGS)).await.is_ok() {
+                // A segment that is thin for that may be replaced.
+                pool.changed.notify_all();
+            }
+        });
     }
 
     /// Writes to these copies at once, each until it answers or the exclusion time is over; tells

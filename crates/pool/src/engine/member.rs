@@ -13,6 +13,9 @@ use crate::format::{DiskGeometry, DiskId, DiskNumber, ExtentRange};
 
 /// A disk that is put out so long after it was taken in failed anew.
 const RETURN_HOLDS: Duration = Duration::from_secs(10);
+/// A disk that refuses writes to logs gets no copy of a new segment for so long: each costs writers a
+/// switch.
+pub(super) const WITHOUT_LOGS: Duration = Duration::from_secs(10);
 /// The pause before a disk is taken in again is doubled at most so often.
 const PAUSE_DOUBLINGS_MAX: u32 = 5;
 
@@ -79,6 +82,9 @@ pub(crate) struct Member {
     /// How often in a row it was put out soon after it was taken in, and until when it stays out for that.
     returns: Cell<u32>,
     pub(crate) stays_out_until: Cell<Instant>,
+    /// When it last refused a write to a log, and until when it gets no copy of a new segment for that.
+    log_refused_at: Cell<Option<Instant>>,
+    pub(crate) without_logs_until: Cell<Instant>,
     /// It misses something, and will say so when it doesn't any more.
     pub(crate) is_behind: Cell<bool>,
     /// Bytes being read from it, to spread reads over mirrors.
@@ -117,6 +123,8 @@ impl Member {
             taken_in_at: Cell::new(None),
             returns: Cell::new(0),
             stays_out_until: Cell::new(Instant::default()),
+            log_refused_at: Cell::new(None),
+            without_logs_until: Cell::new(Instant::default()),
             is_behind: Cell::new(false),
             reading_bytes: Cell::new(0),
             confirming: Semaphore::new(1),
@@ -162,6 +170,17 @@ impl Member {
         if let Some(doublings) = returns.checked_sub(1) {
             self.stays_out_until.set(now + pause * (1 << doublings.min(PAUSE_DOUBLINGS_MAX)));
         }
+    }
+
+    /// It answered that it can't take a write to a log. Perhaps another place on it can: the next segment
+    /// shows. If that is refused as well, new segments do without it for a while; tells whether.
+    pub(crate) fn refused_log(&self, now: Instant) -> bool {
+        let before = self.log_refused_at.replace(Some(now));
+        let again = before.is_some_and(|at| now.since(at) < WITHOUT_LOGS);
+        if again {
+            self.without_logs_until.set(now + WITHOUT_LOGS);
+        }
+        again
     }
 
     /// A device came in sight at `place`, on `machine`.

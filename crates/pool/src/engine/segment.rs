@@ -108,7 +108,8 @@ impl Volume {
         }
         let usable = self.pool.usable_disks();
         let wanted = volume.layout.copies();
-        let copies = plan_segment(&meta, &usable, wanted).ok()?;
+        let copies = plan_segment(&meta, &self.pool.disks_for_logs(&usable), wanted);
+        let copies = copies.or_else(|_| plan_segment(&meta, &usable, wanted)).ok()?;
         let segment = Segment {
             number: log.next_segment,
             epoch: self.pool.epoch,
@@ -172,6 +173,15 @@ impl Pool {
         let members = self.members.borrow();
         let usable = members.values().filter(|m| m.is_usable() && !self.is_out(m.number));
         usable.map(|member| member.number).collect()
+    }
+
+    /// Those of them that don't refuse writes to logs.
+    fn disks_for_logs(&self, usable: &Usable) -> Usable {
+        let now = self.runtime.now();
+        let takes = |disk: &DiskNumber| {
+            self.member(*disk).is_some_and(|member| member.without_logs_until.get() <= now)
+        };
+        usable.iter().copied().filter(takes).collect()
     }
 
     /// Takes a copy off a live segment's list, if another current one remains, and not on one of the

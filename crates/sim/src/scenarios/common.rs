@@ -406,6 +406,11 @@ impl Rig {
         }
     }
 
+    /// What was acknowledged is on the disks, as a power cut would leave them now.
+    pub fn count_now(&self) -> Result<(), Failure> {
+        Count::of(&self.cluster, &self.oracles()).wrong().map_err(Failure)
+    }
+
     /// At some moment of the next `most_ms`: what was acknowledged is on the disks, and status goes on
     /// claiming no more than they hold.
     pub fn count_by_luck(self: &Rc<Self>, most_ms: u64) {

@@ -7,7 +7,7 @@ use block::{BLOCK_SECTORS, Lba, SECTOR_BYTES, SectorRange};
 use futures::FutureExt;
 use pool::metadata::Layout;
 
-use super::common::{CONVERGENCE_MAX, OPENING_MAX, Rig, VOLUME};
+use super::common::{CONVERGENCE_MAX, OPENING_MAX, Rig, VOLUME, expect};
 use super::losses::{lose_node, trickle};
 use super::scenario;
 use crate::cluster::Plan;
@@ -38,12 +38,20 @@ pub const SCENARIOS: &[Scenario] = &[
         400,
         |stage| rotten_and_stuck(stage).boxed_local(),
     ),
+    scenario(
+        "full-for-logs",
+        "a disk takes what it has in place and nothing new: writes go on without it",
+        400,
+        |stage| full_for_logs(stage).boxed_local(),
+    ),
 ];
 
 /// Blocks that are written.
 const SPAN: u64 = 512;
 /// What takes longer waits for a disk.
 const READ_MAX: Duration = Duration::from_millis(500);
+/// Longest that a write may wait for a log that does without a disk, on disks that are slow.
+const SWITCHED_MAX: Duration = Duration::from_secs(10);
 
 /// The nodes whose disks have the newest write: those with the log, as long as it isn't in place.
 fn holders_of_newest(rig: &Rig) -> Vec<usize> {
@@ -200,4 +208,48 @@ async fn look_at(rig: &Rig, blocks: &BTreeSet<u64>) -> Result<(), Failure> {
         futures::future::join_all(reads).await;
     })
     .await
+}
+
+/// Disks that refuse each new segment aren't asked again and again, and leave nothing of them behind.
+async fn full_for_logs(stage: Stage) -> Result<(), Failure> {
+    let volumes = [(VOLUME, 4 << 20, Layout::Mirror(2))];
+    let rig = Rig::start(&stage, Plan::simple(5, 32), &volumes).await?;
+    for _ in 0..2 {
+        let whole = SectorRange::new(Lba(0), SPAN);
+        rig.on_volume(
+            VOLUME,
+            move |watched| async move { watched.change(Change::Write, whole).await },
+        )
+        .await??;
+        rig.in_place(VOLUME).await?;
+    }
+    let count = 1 + rig.below(8);
+    trickle(&rig, count, SPAN, Duration::ZERO).await?;
+    let (gone, holder) = copies_of_log(&rig)?;
+    let others = (0..5).filter(|node| ![gone, holder].contains(node));
+    let full = others.filter(|_| rig.below(4) > 0).collect::<BTreeSet<_>>();
+    // What is to come into place takes long meanwhile.
+    let base = rig.between(50, 200);
+    for node in 0..5 {
+        let slow = Latency { base, spread: Duration::from_millis(20), ..Latency::SLOW };
+        let disk = rig.cluster.node(node).disks()[0].clone();
+        disk.set_latency(if node == holder { Latency::FAST } else { slow });
+        disk.set_full(full.contains(&node));
+    }
+    rig.record(VOLUME).forget_waits();
+    rig.cluster.kill_node(gone);
+    let write = trickle(&rig, 4, SPAN, Duration::ZERO);
+    let look = async {
+        for _ in 0..40 {
+            rig.run_for(Duration::from_millis(100)).await;
+            rig.count_now()?;
+        }
+        Ok::<(), Failure>(())
+    };
+    let (written, looked) = futures::future::join(write, look).await;
+    written.and(looked)?;
+    let wait = rig.record(VOLUME).longest_wait();
+    expect(wait < SWITCHED_MAX, || format!("an operation waited {wait:?}"))?;
+    rig.run_for(rig.between(0, 3000)).await;
+    rig.converge().await
 }
