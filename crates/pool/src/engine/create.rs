@@ -186,14 +186,7 @@ impl Creation<'_> {
                 let whole = encode_checkpoint(&area.layout, metadata, stamp, None, &[]);
                 Some((area, whole.ok()?))
             });
-            let place = super::config::vote_place(label.pool, label.disk);
-            let (Some((area, checkpoint)), Ok(vote)) = (checkpoint, config.encode(&place, 0))
-            else {
-                return Err(PoolError::invalid(
-                    "the pool's metadata does not fit its area",
-                    "start with fewer or larger disks",
-                ));
-            };
+            let Some((area, checkpoint)) = checkpoint else { return Err(too_large()) };
             // What is there may be a former pool's.
             let device = &*candidate.device;
             clear_headers(device, &area).await.map_err(io)?;
@@ -201,8 +194,6 @@ impl Creation<'_> {
                 store_placed(device, &area, std::slice::from_ref(fresh)).await.map_err(io)?;
             }
             store_header(device, &area, &checkpoint).await.map_err(io)?;
-            let slot = DiskGeometry::vote_slots()[0];
-            write_durably(&*candidate.device, slot, vote).await.map_err(io)?;
             Ok(())
         });
         join_all(prepared).await.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
@@ -210,8 +201,25 @@ impl Creation<'_> {
         labelled.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
         let checked = join_all(disks().map(|(c, label)| c.check_label(label))).await;
         checked.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
+        // Last: a pool that a majority votes for is opened, with whatever disks it has.
+        let voters = disks().filter(|(_, label)| label.holds_vote());
+        let voted = join_all(voters.map(|(candidate, label)| async {
+            let place = super::config::vote_place(label.pool, label.disk);
+            let vote = config.encode(&place, 0).map_err(|_| too_large())?;
+            let written = write_durably(&*candidate.device, DiskGeometry::vote_slots()[0], vote);
+            let written = written.await.map(drop);
+            written.map_err(|error| PoolError::io("voting on it", &candidate.place.name, error))
+        }));
+        voted.await.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
         Ok(())
     }
+}
+
+fn too_large() -> PoolError {
+    PoolError::invalid(
+        "the pool's metadata does not fit its area",
+        "start with fewer or larger disks",
+    )
 }
 
 /// What a pool with this metadata could hold, all its disks in sight.

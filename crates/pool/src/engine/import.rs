@@ -57,10 +57,18 @@ impl Inner {
     ) -> Result<(Vec<Candidate>, Vec<String>), PoolError> {
         check_name("pool", &request.name)?;
         check_once(&request.disks)?;
-        if self.find_slot(&request.name).is_some() {
+        let named = self.slots_named(&request.name);
+        if named.iter().any(|slot| !self.is_given_up(slot, &request.force_disks)) {
             return Err(PoolError::Exists { what: "pool".into(), name: request.name.clone() });
         }
         self.check_candidates(&request.disks, &request.force_disks, None).await
+    }
+
+    /// Whether all that is in sight of a closed pool, which isn't ours, is about to be overwritten: what is
+    /// left of a `pool create` that was cut short goes so.
+    fn is_given_up(&self, slot: &Slot, force_disks: &[String]) -> bool {
+        self.rank(slot) > 1
+            && self.seen_disks(slot.id).iter().all(|disk| force_disks.contains(&disk.place.name))
     }
 
     /// Adds disks to a pool.

@@ -383,6 +383,13 @@ impl Inner {
         seen.into_values().collect()
     }
 
+    /// Whether a device in sight has a label of it.
+    fn is_in_sight(&self, pool: PoolId) -> bool {
+        self.devices.borrow().values().any(|device| {
+            matches!(&*device.content.borrow(), Content::Labelled { label, .. } if label.label.pool == pool)
+        })
+    }
+
     /// Those of them that no command is making another pool's.
     pub(super) fn free_disks(&self, pool: PoolId) -> Vec<SeenDisk> {
         let mut disks = self.seen_disks(pool);
@@ -457,13 +464,14 @@ impl Inner {
         self.slots_named(name_or_id).into_iter().next()
     }
 
-    /// All pools of this name or id, ours first.
+    /// All pools of this name or id, ours first; of others those that are in sight.
     pub(super) fn slots_named(&self, name_or_id: &str) -> Vec<Rc<Slot>> {
         let slots = self.slots.borrow();
         let is_named = |slot: &&Rc<Slot>| {
             *slot.name.borrow() == name_or_id || slot.id.to_string() == name_or_id
         };
-        let mut found: Vec<_> = slots.values().filter(is_named).cloned().collect();
+        let is_there = |slot: &&Rc<Slot>| self.rank(slot) < 2 || self.is_in_sight(slot.id);
+        let mut found: Vec<_> = slots.values().filter(is_named).filter(is_there).cloned().collect();
         found.sort_by_key(|slot| self.rank(slot));
         found
     }
