@@ -23,8 +23,8 @@ use super::member::Member;
 use super::pool::Pool;
 use crate::format::{DiskId, RecordNumber};
 use crate::metadata::{
-    AreaBytes, BlockRun, CheckpointHead, CheckpointStamp, EncodedCheckpoint, Metadata, Placed,
-    StoredCheckpoint, check_header, encode_checkpoint, read_table,
+    AreaBytes, BlockRun, CheckpointHead, CheckpointStamp, EncodedCheckpoint, LogFull, Metadata,
+    Placed, StoredCheckpoint, check_header, encode_checkpoint, read_table,
 };
 
 /// What copies take within the time for one write.
@@ -67,9 +67,22 @@ impl Pool {
         number: RecordNumber,
         joins: Option<&Rc<Member>>,
     ) -> Result<bool, CommitError> {
-        let ground = self.ground().await?;
+        let mut ground = self.ground().await?;
         let whole = ground.base.is_none();
-        let encoded = self.encode(metadata, number, &ground)?;
+        let encoded = match self.encode(metadata, number, &ground) {
+            Ok(encoded) => Ok(encoded),
+            Err(full) => match ground.base.as_ref().map(|base| 1 - base.head.slot()) {
+                Some(former) if !ground.in_use.is_empty() => {
+                    if !self.give_up(former).await? {
+                        return Ok(false);
+                    }
+                    ground.in_use.clear();
+                    self.encode(metadata, number, &ground)
+                }
+                _ => Err(full),
+            },
+        };
+        let encoded = encoded.map_err(|_| CommitError::TooLarge)?;
         let mut copies = BTreeMap::new();
         let mut trusted = true;
         let is_current = |member: &Rc<Member>| {
@@ -108,12 +121,25 @@ impl Pool {
         Ok(trusted)
     }
 
+    /// Makes room where attempts that failed took what there was beside the newest checkpoint and the
+    /// former one: the header of those goes, on all copies, before what it names is written over. Tells
+    /// whether there is a copy left to go on with.
+    async fn give_up(self: &Rc<Self>, slot: usize) -> Result<bool, Ended> {
+        let bytes = Buffer::zeroed(BLOCK_BYTES);
+        let writing = Writing { piece: Piece::Header { slot, bytes: &bytes }, whole: false };
+        let given_up = self.write_to_copies(writing).await?.is_some();
+        if given_up {
+            self.area.borrow_mut().in_use.clear();
+        }
+        Ok(given_up)
+    }
+
     fn encode(
         &self,
         metadata: &Metadata,
         number: RecordNumber,
         ground: &Ground,
-    ) -> Result<EncodedCheckpoint, CommitError> {
+    ) -> Result<EncodedCheckpoint, LogFull> {
         let mut area = self.area.borrow_mut();
         let above = area.attempted.max(area.position.generation).max(ground.generation);
         // Two generations on, where the next one's slot has what this builds on.
@@ -121,13 +147,7 @@ impl Pool {
         let generation = [above + 1, above + 2].into_iter().find(is_beside).unwrap_or(above + 1);
         let stamp = CheckpointStamp { generation, epoch: self.epoch, number };
         let base = ground.base.as_ref();
-        let encode = |in_use| encode_checkpoint(&area.layout, metadata, stamp, base, in_use);
-        let encoded = match encode(&ground.in_use) {
-            // The former checkpoint and failed attempts are given up before that is.
-            Err(_) if base.is_some() => encode(&[]),
-            encoded => encoded,
-        };
-        let encoded = encoded.map_err(|_| CommitError::TooLarge)?;
+        let encoded = encode_checkpoint(&area.layout, metadata, stamp, base, &ground.in_use)?;
         area.attempted = generation;
         area.in_use.extend(encoded.places());
         Ok(encoded)

@@ -164,7 +164,7 @@ impl AreaLayout {
     }
 
     /// The blocks of the section space: those of either checkpoint quarter but the header.
-    pub(super) fn section_space(&self) -> [BlockRun; 2] {
+    pub(crate) fn section_space(&self) -> [BlockRun; 2] {
         let count = (self.quarter_bytes / BLOCK_BYTES as u64) as u32 - 1;
         [0, 1].map(|quarter| BlockRun { first: quarter * QUARTER_BLOCKS_MAX + 1, count })
     }

@@ -94,6 +94,36 @@ fn the_last_metadata_copy_is_written_whole_when_it_was_rolled_back() {
     assert!(bench.copy_of(1) == *open.pool.meta.borrow());
 }
 
+/// Attempts that failed may take all the room there is.
+#[test]
+fn a_checkpoint_without_room_gives_up_the_former_one() {
+    let (bench, _volume) = Bench::mirrored(303);
+    let open = bench.engine.inner.open_pool("pool").unwrap();
+    let checkpoint = || {
+        let pool = Rc::clone(&open.pool);
+        bench.run(async move {
+            let _meta = pool.meta_lock.acquire(1).await;
+            pool.write_checkpoint(None).await.unwrap();
+        });
+    };
+    bench.add_volume("first");
+    checkpoint();
+    let everything = open.pool.area.borrow().layout.section_space();
+    open.pool.area.borrow_mut().in_use = everything.into();
+    let before = open.pool.area.borrow().position.generation;
+    bench.add_volume("second");
+    checkpoint();
+    assert!(open.pool.area.borrow().position.generation > before);
+    let now = open.pool.meta.borrow().clone();
+    for disk in 0..3 {
+        assert!(bench.copy_of(disk) == now, "copy {disk}");
+    }
+    bench.add_volume("third");
+    let bench = bench.power_cut();
+    bench.until(|report| report.state == PoolState::Online);
+    assert_eq!(bench.report().volumes.len(), 4);
+}
+
 /// What a checkpoint kept is read back too, and what is rotten written anew: to the last copy also, whose
 /// headers are all that there is until then.
 #[test]
