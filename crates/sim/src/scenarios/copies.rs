@@ -8,10 +8,11 @@ use futures::FutureExt;
 use pool::metadata::Layout;
 
 use super::common::{CONVERGENCE_MAX, OPENING_MAX, Rig, VOLUME, expect};
-use super::losses::{lose_node, trickle};
+use super::losses::{lose_node, status, trickle};
 use super::scenario;
 use crate::cluster::Plan;
 use crate::disk::{Latency, Part, WriteFault};
+use crate::fork::{Judgement, Loss, Owner};
 use crate::medium::Survival;
 use crate::oracle::Change;
 use crate::pattern::{self, Content};
@@ -30,6 +31,13 @@ pub const SCENARIOS: &[Scenario] = &[
         "one copy of a log is lost for good, and the other one takes no more: what it holds counts",
         400,
         |stage| last_copy_full(stage).boxed_local(),
+    ),
+    scenario(
+        "rotten-tail",
+        "the newest record rots in one copy of the log before anything says that it was acknowledged, and \
+         the power cuts the next opening short: the other copy counts until it is appended again",
+        400,
+        |stage| rotten_tail(stage).boxed_local(),
     ),
     scenario(
         "rotten-and-stuck",
@@ -135,6 +143,49 @@ async fn last_copy_full(stage: Stage) -> Result<(), Failure> {
     rig.converge().await
 }
 
+/// An opening can't tell what only one copy shows from what was never acknowledged. Up to where it is valid
+/// is decided before it is appended again, so that mustn't be before it.
+async fn rotten_tail(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    let count = 1 + rig.below(6);
+    trickle(&rig, count, SPAN, Duration::ZERO).await?;
+    let (rotten, _) = copies_of_log(&rig)?;
+    rig.cluster.cut_all_power();
+    rig.forget_clients();
+    let newest = rig.record(VOLUME).oracle().operations();
+    rot(&rig, rotten, &BTreeSet::from([newest]));
+    (0..3).for_each(|number| rig.cluster.start_node(number));
+    rig.cluster.start_supervisor(rig.active());
+    let opens = || rig.report().is_some_and(|report| !report.volumes.is_empty());
+    rig.cluster.wait_for("the pool is open", OPENING_MAX, opens).await?;
+    rig.run_for(Duration::from_micros(rig.below(400) as u64)).await;
+    for _ in 0..8 {
+        rig.fork(Loss {
+            what: format!("while the log is settled; status: {}", status(&rig)),
+            lost: BTreeSet::new(),
+            away: BTreeSet::new(),
+            survival: None,
+            owners: vec![Owner::Same],
+            judgement: Judgement::Readable,
+        });
+        rig.run_for(Duration::from_micros(100 + rig.below(400) as u64)).await;
+    }
+    rig.converge().await
+}
+
+/// What these operations wrote rots wherever a node's disk has it.
+fn rot(rig: &Rig, node: usize, operations: &BTreeSet<u64>) {
+    let disk = rig.cluster.node(node).disks()[0].clone();
+    for sector in disk.written_sectors() {
+        let bytes = disk.peek(SectorRange::new(Lba(sector), 1));
+        let content = pattern::recognise(&bytes);
+        if matches!(content, Content::Written { operation, .. } if operations.contains(&operation))
+        {
+            disk.flip_byte(sector * SECTOR_BYTES as u64 + 77, 4);
+        }
+    }
+}
+
 /// What is damaged in the log is known by its checksum alone, however often it is appended again.
 async fn rotten_and_stuck(stage: Stage) -> Result<(), Failure> {
     let volumes = [(VOLUME, 4 << 20, Layout::Raid0)];
@@ -160,19 +211,12 @@ async fn rotten_and_stuck(stage: Stage) -> Result<(), Failure> {
     };
     rig.run_for(rig.between(150, 800)).await;
     rig.cluster.cut_all_power();
-    let disk = rig.cluster.node(holder).disks()[0].clone();
     let newest = rig.record(VOLUME).oracle().operations();
     let mut rotten = BTreeSet::new();
     for _ in 0..3 {
         rotten.insert(newest - rig.below(written.len()) as u64);
     }
-    for sector in disk.written_sectors() {
-        let bytes = disk.peek(SectorRange::new(Lba(sector), 1));
-        if matches!(pattern::recognise(&bytes), Content::Written { operation, .. } if rotten.contains(&operation))
-        {
-            disk.flip_byte(sector * SECTOR_BYTES as u64 + 77, 4);
-        }
-    }
+    rot(&rig, holder, &rotten);
     rig.cluster.tell(&format!("operations {rotten:?} rot"));
     rig.record(VOLUME).expect_unreadable(whole);
     let away = (holder + 1 + rig.below(2)) % 3;
