@@ -24,5 +24,6 @@ pub mod section;
 pub mod steps;
 pub mod steps_run;
 pub mod story;
+pub mod watchdog;
 pub mod workload;
 pub mod world;

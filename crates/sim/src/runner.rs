@@ -11,6 +11,7 @@ use futures::future::{Either, LocalBoxFuture, select};
 
 use crate::fork::{FORK_MAX, Fork, Forks, Luck};
 use crate::random::mix;
+use crate::watchdog;
 use crate::workload::Verdict;
 use crate::world::{Stalled, World};
 
@@ -126,6 +127,7 @@ pub fn catch_panics() {
 
 /// Runs `scenario` with `seed`, then the forks that were taken of it.
 pub fn run(scenario: &Scenario, seed: u64, options: &Options) -> Outcome {
+    let _watched = watchdog::watch(seed, scenario.name);
     run_body(scenario.body, scenario.limit, seed, options)
 }
 

@@ -12,6 +12,7 @@ use futures::FutureExt;
 use crate::random::mix;
 use crate::runner::{self, Options, Outcome};
 use crate::scenarios::nth_step::{self, OPERATIONS, Operation, Point};
+use crate::watchdog;
 
 /// Bound of virtual time on a run.
 const LIMIT: Duration = Duration::from_secs(400);
@@ -22,6 +23,7 @@ const STACK_BYTES: usize = 16 << 20;
 
 /// Crashes at one point.
 pub fn run_point(point: Point, seed: u64, options: &Options) -> Outcome {
+    let _watched = watchdog::watch(seed, &point.to_string());
     let body = move |stage| nth_step::crash_at(stage, point).boxed_local();
     runner::run_body(body, LIMIT, seed, options)
 }

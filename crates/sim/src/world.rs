@@ -20,6 +20,7 @@ use runtime::{Executor, Handle, Order};
 use crate::random::{fork, fork_seed};
 use crate::steps::Steps;
 use crate::story::Story;
+use crate::watchdog;
 
 /// Steps of tasks that a process takes before others have their turn.
 const STEPS_PER_TURN: u32 = 16;
@@ -397,6 +398,7 @@ impl World {
             let chosen = self.random.borrow_mut().random_range(0..ready.len());
             let (process, executor) = &ready[chosen];
             steps += process.take_turn(executor, &self.timeline.steps);
+            watchdog::turn();
             self.timeline.steps.strike();
             if steps > STEPS_PER_INSTANT_MAX {
                 return Err(Stalled::Livelock);
