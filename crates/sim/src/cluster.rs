@@ -5,7 +5,6 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::claim::Place;
 use block::{Instant, OwnerId};
 use pool::engine::{Engine, EngineConfig, Limits};
 use pool::format::FailureDomain;
@@ -15,7 +14,7 @@ use rand::rngs::SmallRng;
 use runtime::Handle;
 use uuid::Uuid;
 
-use crate::claim::Claim;
+use crate::claim::{Claim, Place};
 use crate::disk::{Disk, DiskRemains};
 use crate::drivers::{self, NodeFacts};
 use crate::medium::Survival;

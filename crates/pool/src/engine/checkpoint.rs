@@ -208,7 +208,7 @@ impl Pool {
         // Nothing is committed meanwhile: a slow disk doesn't take longer than what it takes calls for.
         let seconds = encoded.stored.bytes() / JOIN_BYTES_PER_SECOND_MIN;
         let limit = self.limits.background + Duration::from_secs(seconds);
-        self.within_copy(limit, storing).await
+        self.within(limit, storing).await
     }
 
     /// What the next checkpoint builds on and keeps off.

@@ -10,8 +10,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{
-    BLOCK_BYTES, BLOCK_SECTORS, BlockDevice, Buffer, Crc32c, Instance, Instant, IoError,
-    SECTOR_BYTES, SectorRange,
+    BLOCK_BYTES, BLOCK_SECTORS, BlockDevice, Buffer, Instance, Instant, IoError, SECTOR_BYTES,
+    SectorRange,
 };
 
 use super::areas::AreaPlace;
@@ -22,6 +22,7 @@ use super::pool::Pool;
 use crate::format::{CopySet, DiskId, DiskNumber};
 use crate::metadata::{
     AreaBytes, AreaLayout, AreaPosition, BlockRun, CheckpointHead, Section, entry_claim,
+    read_placed,
 };
 use crate::report::PoolEvent;
 
@@ -214,22 +215,13 @@ impl Pool {
         Ok(CopyReader { pool: self, device, area })
     }
 
-    pub(super) async fn within_copy<T>(
-        &self,
-        limit: Duration,
-        work: impl Future<Output = Result<T, CopyFault>>,
-    ) -> Result<T, CopyFault> {
-        let done = runtime::timeout(&self.runtime, limit, work).await;
-        done.unwrap_or(Err(CopyFault::Io(IoError::Lost)))
-    }
-
     /// Whether the copy on a disk that is taken in has all that is committed. One that hasn't leaves
     /// the list, if it isn't the last on it. The caller holds `meta_lock`.
     pub(crate) async fn check_copy(self: &Rc<Self>, member: &Rc<Member>) -> Result<bool, Ended> {
         let index = self.vote_index(member.id);
         let index = index.filter(|index| self.config.borrow().copies.contains(*index));
         let Some(index) = index.filter(|_| self.has_metadata(member.id)) else { return Ok(false) };
-        let shown = self.within_copy(self.limits.claim, self.shows_tail(member)).await;
+        let shown = self.within(self.limits.claim, self.shows_tail(member)).await;
         match shown {
             Ok(instance) => {
                 if let Some(state) = self.area.borrow_mut().copies.get_mut(&member.id) {
@@ -296,9 +288,7 @@ pub(super) struct CopyReader<'a> {
 impl AreaBytes for CopyReader<'_> {
     async fn read(&self, at: u64, len: u64) -> Result<Buffer, IoError> {
         let range = SectorRange::new(self.area.sector_at(at), len / SECTOR_BYTES as u64);
-        let limit = self.pool.limits.background;
-        let read = runtime::timeout(&self.pool.runtime, limit, self.device.read(range)).await;
-        Ok(read.unwrap_or(Err(IoError::Lost))?.value)
+        Ok(self.pool.within(self.pool.limits.background, self.device.read(range)).await?.value)
     }
 }
 
@@ -318,19 +308,8 @@ impl CopyReader<'_> {
 
     /// What is in a place, by its CRC.
     async fn placed(&self, place: &[BlockRun], bytes: u64, crc: u32) -> Result<(), CopyFault> {
-        let (mut found, mut left) = (Crc32c::new(), bytes);
-        for run in place {
-            let (at, mut done) = (self.area.layout.run_offset(run), 0);
-            while done < run.bytes() {
-                let piece = (run.bytes() - done).min(PIECE_BYTES);
-                let read = self.read(at + done, piece).await?;
-                let used = left.min(read.len() as u64);
-                found.update(&read[..used as usize]);
-                left -= used;
-                done += piece;
-            }
-        }
-        if left == 0 && found.finish() == crc { Ok(()) } else { Err(CopyFault::Older) }
+        let found = read_placed(&self.area.layout, self, place, (bytes, crc)).await?;
+        found.map(drop).ok_or(CopyFault::Older)
     }
 
     /// The entries from `at` on, as many as a piece holds, none behind `end`.

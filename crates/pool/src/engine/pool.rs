@@ -187,12 +187,13 @@ impl Pool {
 
     /// `work` on a device, given up after `limit` as if the device didn't answer. The operation
     /// itself goes on: a write may still happen, so the caller puts the disk out.
-    pub(crate) async fn within<T>(
+    pub(crate) async fn within<T, E: From<IoError>>(
         &self,
         limit: Duration,
-        work: impl Future<Output = Result<T, IoError>>,
-    ) -> Result<T, IoError> {
-        runtime::timeout(&self.runtime, limit, work).await.unwrap_or(Err(IoError::Lost))
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let done = runtime::timeout(&self.runtime, limit, work).await;
+        done.unwrap_or_else(|_| Err(IoError::Lost.into()))
     }
 
     /// Sets a member's standing and tells those who wait.

@@ -90,11 +90,9 @@ pub(crate) async fn read_table(
     area: &impl AreaBytes,
     head: &CheckpointHead,
 ) -> Result<Table, CopyUnusable> {
-    let bytes = read_place(layout, area, &head.place, head.table_bytes).await?;
+    let bytes = read_placed(layout, area, &head.place, (head.table_bytes, head.crc)).await?;
     let number = head.stamp.number;
-    if crc32c(&bytes) != head.crc {
-        return Err(AreaFault::NewestDamaged { generation: head.stamp.generation }.into());
-    }
+    let bytes = bytes.ok_or(AreaFault::NewestDamaged { generation: head.stamp.generation })?;
     let table = Table::decode(pool, &bytes, layout);
     table.map_err(|fault| AreaFault::Malformed { number, fault }.into())
 }
@@ -110,10 +108,8 @@ async fn read_sections(
     let inconsistent = |fault| AreaFault::Inconsistent { number, fault };
     let mut restoring = Restoring::new(table.identity.clone()).map_err(inconsistent)?;
     for section in &table.sections {
-        let bytes = read_place(layout, area, &section.place, section.bytes).await?;
-        if crc32c(&bytes) != section.crc {
-            return Err(AreaFault::NewestDamaged { generation: head.stamp.generation }.into());
-        }
+        let bytes = read_placed(layout, area, &section.place, (section.bytes, section.crc)).await?;
+        let bytes = bytes.ok_or(AreaFault::NewestDamaged { generation: head.stamp.generation })?;
         let records = decode_records(&bytes);
         let records = records.map_err(|fault| AreaFault::Malformed { number, fault })?;
         records.iter().try_for_each(|record| restoring.take(record)).map_err(inconsistent)?;
@@ -125,13 +121,13 @@ async fn read_sections(
     }
 }
 
-/// So many bytes of a place, without the padding.
-async fn read_place(
+/// So many bytes of a place, without the padding; `None` where they haven't the CRC that they should have.
+pub(crate) async fn read_placed(
     layout: &AreaLayout,
     area: &impl AreaBytes,
     place: &[BlockRun],
-    bytes: u64,
-) -> Result<Vec<u8>, IoError> {
+    (bytes, crc): (u64, u32),
+) -> Result<Option<Vec<u8>>, IoError> {
     let mut found = Vec::new();
     for run in place {
         let (at, mut done) = (layout.run_offset(run), 0);
@@ -142,7 +138,7 @@ async fn read_place(
         }
     }
     found.truncate(usize::try_from(bytes).unwrap_or(usize::MAX));
-    Ok(found)
+    Ok((found.len() as u64 == bytes && crc32c(&found) == crc).then_some(found))
 }
 
 async fn replay<A: AreaBytes>(
