@@ -371,16 +371,12 @@ impl Pool {
         let older: Vec<DiskNumber> = older.map(|(disk, _)| *disk).collect();
         if !older.is_empty() {
             let indices: Vec<usize> = older.iter().filter_map(|disk| index(*disk)).collect();
-            let others = self.leave_older(&indices).await?;
-            for member in older.iter().filter_map(|disk| self.member(*disk)) {
-                self.area.borrow_mut().copies.remove(&member.id);
-                if others {
-                    self.readmit_soon(&member);
-                }
-            }
-            if !others {
+            if !self.give_up_copies(&indices).await? {
                 // The last one has no place in the list of those in step: it gets everything.
                 return Ok(false);
+            }
+            for member in older.iter().filter_map(|disk| self.member(*disk)) {
+                self.readmit_soon(&member);
             }
         }
         let bad = failed.iter().filter(|(_, fault)| fault.is_unfit());

@@ -95,8 +95,7 @@ impl Pool {
         }
         if is_current() {
             // The last one stays, and gets everything anew.
-            self.leave_older(&[index]).await?;
-            self.area.borrow_mut().copies.remove(&member.id);
+            self.give_up_copies(&[index]).await?;
         }
         if !self.write_copy(&member, index).await? {
             let (_, last) = pauses.get(&member.number).copied().unwrap_or_default();
@@ -117,19 +116,23 @@ impl Pool {
         Ok(())
     }
 
-    /// Writes a copy anew, and makes it a current one; tells whether it has everything. The caller holds
-    /// `meta_lock`.
-    pub(super) async fn write_copy(
-        self: &Rc<Self>,
-        member: &Rc<Member>,
-        index: usize,
-    ) -> Result<bool, Ended> {
+    /// Writes a copy anew; tells whether it has everything. The caller holds `meta_lock`.
+    pub(super) async fn fill_copy(self: &Rc<Self>, member: &Rc<Member>) -> Result<bool, Ended> {
         match self.write_checkpoint(Some(member)).await {
             Ok(()) => {}
             Err(CommitError::Ended(ended)) => return Err(ended),
             Err(error) => tracing::error!(pool = %self.name, ?error, "checkpoint"),
         }
-        if !self.has_metadata(member.id) {
+        Ok(self.has_metadata(member.id))
+    }
+
+    /// The same, and makes it a current one.
+    pub(super) async fn write_copy(
+        self: &Rc<Self>,
+        member: &Rc<Member>,
+        index: usize,
+    ) -> Result<bool, Ended> {
+        if !self.fill_copy(member).await? {
             return Ok(false);
         }
         self.change_configuration(|config| {
@@ -230,13 +233,21 @@ impl Pool {
                 Ok(true)
             }
             Err(CopyFault::Older) => {
-                self.leave_older(&[index]).await?;
-                self.area.borrow_mut().copies.remove(&member.id);
+                self.give_up_copies(&[index]).await?;
                 Ok(false)
             }
             // A disk that doesn't answer is another's business; the next entry asks again.
             Err(CopyFault::Io(_)) => Ok(true),
         }
+    }
+
+    /// Takes copies that lack something off the current list, unless no other would be left; tells which.
+    /// The last one stays on it, and like the others gets nothing more that builds on what it lacks.
+    pub(super) async fn give_up_copies(self: &Rc<Self>, older: &[usize]) -> Result<bool, Ended> {
+        let others = self.leave_older(older).await?;
+        let disks = older.iter().filter_map(|index| self.vote_disks.get(*index));
+        disks.for_each(|disk| drop(self.area.borrow_mut().copies.remove(disk)));
+        Ok(others)
     }
 
     /// Takes older copies off the current list, unless no other would be left; tells which.

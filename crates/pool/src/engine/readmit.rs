@@ -225,11 +225,7 @@ impl Pool {
         }
         let vote = self.vote_index(member.id);
         if vote.is_some() && !self.check_copy(member).await? {
-            match self.write_checkpoint(Some(member)).await {
-                Ok(()) => {}
-                Err(CommitError::Ended(ended)) => return Err(ended),
-                Err(error) => tracing::error!(pool = %self.name, ?error, "checkpoint"),
-            }
+            self.fill_copy(member).await?;
         }
         let has_metadata = self.has_metadata(member.id);
         let mut joined = Joined::Yes;
