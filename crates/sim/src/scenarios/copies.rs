@@ -75,7 +75,7 @@ fn holders_of_newest(rig: &Rig) -> Vec<usize> {
 }
 
 /// The two nodes with the log's copies, in any order.
-fn copies_of_log(rig: &Rig) -> Result<(usize, usize), Failure> {
+pub(super) fn copies_of_log(rig: &Rig) -> Result<(usize, usize), Failure> {
     match holders_of_newest(rig)[..] {
         [one, other] if rig.below(2) == 0 => Ok((one, other)),
         [one, other] => Ok((other, one)),

@@ -17,6 +17,7 @@ mod random;
 mod sessions;
 mod shapes;
 mod space;
+mod votes;
 
 use std::time::Duration;
 
@@ -48,6 +49,7 @@ pub fn named() -> Vec<Scenario> {
         copies::SCENARIOS,
         nth_step::SCENARIOS,
         metadata::SCENARIOS,
+        votes::SCENARIOS,
     ]
     .concat()
 }
