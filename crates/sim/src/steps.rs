@@ -22,6 +22,22 @@ pub enum Kind {
     Frame,
 }
 
+impl Kind {
+    /// Whether it changes what a disk has.
+    pub fn is_on_disk(self) -> bool {
+        self != Kind::Frame
+    }
+}
+
+/// One of the steps, counted from zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Nth {
+    /// Among all.
+    Step(u64),
+    /// Among those on disks.
+    OnDisk(u64),
+}
+
 /// When the crash comes, seen from its step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum When {
@@ -52,8 +68,9 @@ type Dies = Box<dyn Fn(&str, &str) -> bool>;
 #[derive(Default)]
 pub struct Steps {
     counting: Cell<bool>,
-    count: Cell<u64>,
-    armed: Cell<Option<(u64, When)>>,
+    kinds: RefCell<Vec<Kind>>,
+    on_disks: Cell<u64>,
+    armed: Cell<Option<(Nth, When)>>,
     crash: RefCell<Option<(Dies, Crash)>>,
     /// Where the step struck, and what it was: the world holds still.
     struck: RefCell<Option<(String, String)>>,
@@ -64,28 +81,29 @@ impl Steps {
     /// Begins to count, at zero.
     pub fn begin(&self) {
         self.counting.set(true);
-        self.count.set(0);
+        self.kinds.borrow_mut().clear();
+        self.on_disks.set(0);
     }
 
-    /// Ends counting and forgets what hasn't struck; tells how many steps there were.
-    pub fn end(&self) -> u64 {
+    /// Ends counting and forgets what hasn't struck; tells what steps there were.
+    pub fn end(&self) -> Vec<Kind> {
         self.counting.set(false);
         self.armed.set(None);
         self.crash.take();
-        self.count.get()
+        self.kinds.take()
     }
 
-    /// The `number`-th step from now on, from zero, ends in `crash`, which is told where it struck.
+    /// The `nth` step from now on ends in `crash`, which is told where it struck.
     /// `dies` says whether a crash at the first of two places takes away who is at the second.
     pub fn arm(
         &self,
-        number: u64,
+        nth: Nth,
         when: When,
         dies: impl Fn(&str, &str) -> bool + 'static,
         crash: impl FnOnce(&str) + 'static,
     ) {
         self.begin();
-        self.armed.set(Some((number, when)));
+        self.armed.set(Some((nth, when)));
         *self.crash.borrow_mut() = Some((Box::new(dies), Box::new(crash)));
     }
 
@@ -97,9 +115,14 @@ impl Steps {
         if !self.counting.get() {
             return Effect::All;
         }
-        let number = self.count.get();
-        self.count.set(number + 1);
-        let Some((_, when)) = self.armed.get().filter(|(armed, _)| *armed == number) else {
+        let (number, on_disks) = (self.kinds.borrow().len() as u64, self.on_disks.get());
+        self.kinds.borrow_mut().push(kind);
+        self.on_disks.set(on_disks + u64::from(kind.is_on_disk()));
+        let is_it = |nth| match nth {
+            Nth::Step(nth) => nth == number,
+            Nth::OnDisk(nth) => kind.is_on_disk() && nth == on_disks,
+        };
+        let Some((_, when)) = self.armed.get().filter(|(armed, _)| is_it(*armed)) else {
             return Effect::All;
         };
         self.armed.set(None);
@@ -156,7 +179,9 @@ mod tests {
         let seen = Rc::new(RefCell::new(String::new()));
         let crashed = Rc::clone(&seen);
         let dies = |at: &str, place: &str| at == "e" && place != "g";
-        steps.arm(1, When::Middle, dies, move |what| *crashed.borrow_mut() = what.to_string());
+        steps.arm(Nth::Step(1), When::Middle, dies, move |what| {
+            *crashed.borrow_mut() = what.to_string()
+        });
         assert_eq!(steps.take(Kind::Write, "d"), Effect::All);
         assert_eq!(steps.take(Kind::Flush, "e"), Effect::Half);
         assert!(steps.holds_still());
@@ -167,6 +192,10 @@ mod tests {
         assert_eq!(steps.take(Kind::Frame, "f"), Effect::All);
         steps.begin();
         assert!((0..3).all(|_| steps.take(Kind::Frame, "f") == Effect::All));
-        assert_eq!(steps.end(), 3);
+        assert_eq!(steps.end(), vec![Kind::Frame; 3]);
+        steps.arm(Nth::OnDisk(1), When::Before, |_, _| true, |_| ());
+        assert_eq!(steps.take(Kind::Write, "d"), Effect::All);
+        assert_eq!(steps.take(Kind::Frame, "d"), Effect::All);
+        assert_eq!(steps.take(Kind::Stable, "d"), Effect::Nothing);
     }
 }

@@ -1,6 +1,6 @@
 //! `sim --steps`: a crash at every step of an operation, each run named so that it can be had again.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -12,6 +12,7 @@ use futures::FutureExt;
 use crate::random::mix;
 use crate::runner::{self, Options, Outcome};
 use crate::scenarios::nth_step::{self, OPERATIONS, Operation, Point};
+use crate::steps::Kind;
 use crate::watchdog;
 
 /// Bound of virtual time on a run.
@@ -41,11 +42,11 @@ pub fn run_all(only: Option<&'static Operation>, seed: u64) -> bool {
 
 fn run_operation(operation: &'static Operation, seed: u64) -> bool {
     let begin = Instant::now();
-    let steps = Rc::new(Cell::new(0));
+    let steps: Rc<RefCell<Vec<Kind>>> = Rc::default();
     let counted = Rc::clone(&steps);
     let body = move |stage| {
         async move {
-            counted.set(nth_step::count(stage, operation).await?);
+            *counted.borrow_mut() = nth_step::count(stage, operation).await?;
             Ok(())
         }
         .boxed_local()
@@ -55,7 +56,9 @@ fn run_operation(operation: &'static Operation, seed: u64) -> bool {
         println!("{} fails without a crash: {failure}", operation.name);
         return false;
     }
-    let mut points = nth_step::points(operation, steps.get());
+    let steps = steps.take();
+    let on_disks = steps.iter().filter(|step| step.is_on_disk()).count();
+    let mut points = nth_step::points(operation, &steps);
     let all = points.len();
     if !operation.is_short {
         // A draw without repetition that follows from the seed.
@@ -64,6 +67,12 @@ fn run_operation(operation: &'static Operation, seed: u64) -> bool {
         });
         points.truncate(POINTS_BY_SEED);
     }
+    println!(
+        "{}: {} steps, {on_disks} on disks; {} of {all} crashes to come",
+        operation.name,
+        steps.len(),
+        points.len()
+    );
     let (next, failures) = (AtomicUsize::new(0), Mutex::new(0));
     let work = || {
         while let Some(point) = points.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -86,9 +95,8 @@ fn run_operation(operation: &'static Operation, seed: u64) -> bool {
     });
     let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
     println!(
-        "{}: {} steps, {} of {all} crashes, {failures} failures, {:.0} s",
+        "{}: {} crashes, {failures} failures, {:.0} s",
         operation.name,
-        steps.get(),
         points.len(),
         begin.elapsed().as_secs_f64()
     );

@@ -85,14 +85,18 @@ impl Inner {
         self.set_state(slot, SlotState::Closed);
     }
 
-    /// Devices that came in sight while the pool was being opened.
+    /// Devices that came in sight while the pool was being opened, and disks that were and couldn't be
+    /// taken. What was last read of those says nothing: where the answer to our claim got lost, nothing can
+    /// be read under the former one.
     fn attach_late(self: &Rc<Self>, open: &Rc<OpenPool>) {
         for seen in self.seen_disks(open.pool.id) {
             let Some(member) = open.pool.member_by_id(seen.label.disk) else { continue };
-            let held = member.device();
-            if !held.is_some_and(|held| Rc::ptr_eq(&held, &seen.device)) {
+            if !member.device().is_some_and(|held| Rc::ptr_eq(&held, &seen.device)) {
                 open.attach(&member, seen.place, seen.machine, seen.device);
-            } else if !member.is_usable() {
+            }
+        }
+        for member in open.pool.members() {
+            if member.device().is_some() && !member.is_usable() {
                 open.pool.readmit_soon(&member);
             }
         }

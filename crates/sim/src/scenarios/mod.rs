@@ -3,6 +3,7 @@
 mod checksums;
 mod common;
 mod copies;
+mod crash_point;
 mod damage;
 mod disks;
 mod flushes;

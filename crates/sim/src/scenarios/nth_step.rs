@@ -4,9 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
-use std::fmt;
 use std::rc::Rc;
-use std::str::FromStr;
 use std::time::Duration;
 
 use block::{BLOCK_SECTORS, Lba, SECTOR_BYTES, SectorRange};
@@ -17,13 +15,15 @@ use pool::engine::{ImportOptions, VolumeSize};
 use pool::metadata::Layout;
 
 use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME};
+pub use super::crash_point::{Point, What, points};
+use super::crash_point::{WHATS, WHENS};
 use super::damage::{places_of, read_by_every_copy};
 use super::scenario;
 use crate::cluster::{Cluster, Plan};
 use crate::fork::{Judgement, Loss, Owner};
 use crate::oracle::Change;
 use crate::runner::{Failure, Scenario, Stage};
-use crate::steps::When;
+use crate::steps::{Kind, Nth};
 
 /// A crash at some step, by seed.
 pub const SCENARIOS: &[Scenario] = &[
@@ -87,7 +87,9 @@ pub struct Operation {
     /// Whether it is short enough to crash at every one of its steps.
     pub is_short: bool,
     /// About how many steps it has.
-    steps: usize,
+    steps: u64,
+    /// About how many of them are on disks.
+    on_disks: u64,
     prepare: Prepare,
     act: Act,
 }
@@ -99,140 +101,91 @@ pub const OPERATIONS: &[Operation] =
 const CREATE: Operation = Operation {
     name: "create",
     is_short: true,
-    steps: 250,
+    steps: 3768,
+    on_disks: 266,
     prepare: |stage| prepare_create(stage).boxed_local(),
     act: |rig| create(rig).boxed_local(),
 };
 const EXTEND: Operation = Operation {
     name: "extend",
     is_short: true,
-    steps: 200,
+    steps: 418,
+    on_disks: 88,
     prepare: |stage| prepare_extend(stage).boxed_local(),
     act: |rig| extend(rig).boxed_local(),
 };
 const IMPORT: Operation = Operation {
     name: "import",
     is_short: true,
-    steps: 400,
+    steps: 3066,
+    on_disks: 54,
     prepare: |stage| prepare_import(stage).boxed_local(),
     act: |rig| import(rig).boxed_local(),
 };
 const TAKEOVER: Operation = Operation {
     name: "takeover",
     is_short: true,
-    steps: 400,
+    steps: 3189,
+    on_disks: 84,
     prepare: |stage| prepare_takeover(stage).boxed_local(),
     act: |rig| takeover(rig).boxed_local(),
 };
 const DESTAGE: Operation = Operation {
     name: "destage",
     is_short: true,
-    steps: 150,
+    steps: 70,
+    on_disks: 25,
     prepare: |stage| prepare_destage(stage).boxed_local(),
     act: |rig| async move { rig.in_place(VOLUME).await }.boxed_local(),
 };
 const SWITCH: Operation = Operation {
     name: "switch",
     is_short: false,
-    steps: 800,
+    steps: 1095,
+    on_disks: 356,
     prepare: |stage| base(stage).boxed_local(),
     act: |rig| switch(rig).boxed_local(),
 };
 const READD: Operation = Operation {
     name: "re-add",
     is_short: true,
-    steps: 400,
+    steps: 319,
+    on_disks: 102,
     prepare: |stage| prepare_readd(stage).boxed_local(),
     act: |rig| readd(rig).boxed_local(),
 };
 const REPAIR: Operation = Operation {
     name: "repair",
     is_short: true,
-    steps: 300,
+    steps: 110,
+    on_disks: 10,
     prepare: |stage| rotten(stage).boxed_local(),
     act: |rig| read_all(rig).boxed_local(),
 };
 const VERIFY: Operation = Operation {
     name: "verify",
     is_short: true,
-    steps: 300,
+    steps: 800,
+    on_disks: 14,
     prepare: |stage| rotten(stage).boxed_local(),
     act: |rig| verify(rig).boxed_local(),
 };
 const REMOVE: Operation = Operation {
     name: "remove",
     is_short: true,
-    steps: 100,
+    steps: 24,
+    on_disks: 12,
     prepare: |stage| base(stage).boxed_local(),
     act: |rig| remove(rig).boxed_local(),
 };
 const CHECKPOINT: Operation = Operation {
     name: "checkpoint",
     is_short: false,
-    steps: 3000,
+    steps: 3668,
+    on_disks: 1828,
     prepare: |stage| base(stage).boxed_local(),
     act: |rig| properties(rig).boxed_local(),
 };
-
-/// What goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum What {
-    /// The engine's process.
-    Process,
-    /// A machine with disks: the one where the step is, if it is on one.
-    Machine,
-    /// Everything.
-    Power,
-}
-
-/// Where a crash comes.
-#[derive(Clone, Copy)]
-pub struct Point {
-    /// In what.
-    pub operation: &'static Operation,
-    /// At which of its steps, from zero.
-    pub number: u64,
-    /// Before, in or after the step.
-    pub when: When,
-    /// What goes.
-    pub what: What,
-}
-
-const WHENS: [(When, &str); 3] =
-    [(When::Before, "before"), (When::Middle, "middle"), (When::After, "after")];
-const WHATS: [(What, &str); 3] =
-    [(What::Process, "process"), (What::Machine, "machine"), (What::Power, "power")];
-
-impl fmt::Display for Point {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let when = WHENS.iter().find(|(when, _)| *when == self.when).map_or("", |known| known.1);
-        let what = WHATS.iter().find(|(what, _)| *what == self.what).map_or("", |known| known.1);
-        write!(f, "{}/{}/{when}/{what}", self.operation.name, self.number)
-    }
-}
-
-impl FromStr for Point {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Point, String> {
-        let parts: Vec<&str> = text.split('/').collect();
-        let [operation, number, when, what] = parts[..] else {
-            return Err(format!("`{text}` isn't OPERATION/NUMBER/WHEN/WHAT"));
-        };
-        Ok(Point {
-            operation: operation_of(operation)?,
-            number: number.parse().map_err(|_| format!("`{number}` isn't a number"))?,
-            when: WHENS
-                .iter()
-                .find_map(|(known, name)| (*name == when).then_some(*known))
-                .ok_or_else(|| format!("`{when}` isn't before, middle or after"))?,
-            what: WHATS
-                .iter()
-                .find_map(|(known, name)| (*name == what).then_some(*known))
-                .ok_or_else(|| format!("`{what}` isn't process, machine or power"))?,
-        })
-    }
-}
 
 /// The operation of this name.
 pub fn operation_of(name: &str) -> Result<&'static Operation, String> {
@@ -243,25 +196,8 @@ pub fn operation_of(name: &str) -> Result<&'static Operation, String> {
         .ok_or_else(|| format!("there is no operation `{name}`; there are {}", names.join(", ")))
 }
 
-/// Every point of an operation of so many steps.
-pub fn points(operation: &'static Operation, steps: u64) -> Vec<Point> {
-    let numbers = 0..steps;
-    numbers
-        .flat_map(|number| {
-            WHENS.iter().flat_map(move |(when, _)| {
-                WHATS.iter().map(move |(what, _)| Point {
-                    operation,
-                    number,
-                    when: *when,
-                    what: *what,
-                })
-            })
-        })
-        .collect()
-}
-
-/// How many steps an operation has with the stage's seed, without a crash.
-pub async fn count(stage: Stage, operation: &'static Operation) -> Result<u64, Failure> {
+/// The steps that an operation has with the stage's seed, without a crash.
+pub async fn count(stage: Stage, operation: &'static Operation) -> Result<Vec<Kind>, Failure> {
     let rig = (operation.prepare)(stage).await?;
     let steps = || rig.cluster.world().timeline().steps();
     steps().begin();
@@ -271,10 +207,14 @@ pub async fn count(stage: Stage, operation: &'static Operation) -> Result<u64, F
 
 async fn by_luck(stage: Stage, operation: &'static Operation) -> Result<(), Failure> {
     let mut luck = crate::random::fork(stage.world.seed(), "point");
-    let number = rand::Rng::random_range(&mut luck, 0..operation.steps as u64);
+    // Most of what leaves a process is frames, and reads.
+    let nth = match rand::Rng::random_range(&mut luck, 0..4) {
+        0 => Nth::Step(rand::Rng::random_range(&mut luck, 0..operation.steps)),
+        _ => Nth::OnDisk(rand::Rng::random_range(&mut luck, 0..operation.on_disks)),
+    };
     let (when, _) = WHENS[rand::Rng::random_range(&mut luck, 0..WHENS.len())];
     let (what, _) = WHATS[rand::Rng::random_range(&mut luck, 0..WHATS.len())];
-    crash_at(stage, Point { operation, number, when, what }).await
+    crash_at(stage, Point { operation, nth, when, what }).await
 }
 
 /// The crash, and the judgement: all is healed, all that was acknowledged is there, also when one
@@ -332,7 +272,8 @@ pub async fn crash_at(stage: Stage, point: Point) -> Result<(), Failure> {
 fn arm(rig: &Rc<Rig>, point: Point) -> Rc<Cell<bool>> {
     let struck = Rc::new(Cell::new(false));
     let (weak, strikes) = (Rc::downgrade(rig), Rc::clone(&struck));
-    let (number, nodes) = (point.number as usize, rig.cluster.node_count());
+    let (Nth::Step(number) | Nth::OnDisk(number)) = point.nth;
+    let (number, nodes) = (number as usize, rig.cluster.node_count());
     let victim = move |place: &str| machine_of(place).unwrap_or(number % nodes);
     let dies = move |at: &str, place: &str| match point.what {
         What::Process => place.starts_with("super-"),
@@ -354,7 +295,7 @@ fn arm(rig: &Rc<Rig>, point: Point) -> Rc<Cell<bool>> {
             }
         }
     };
-    rig.cluster.world().timeline().steps().arm(point.number, point.when, dies, crash);
+    rig.cluster.world().timeline().steps().arm(point.nth, point.when, dies, crash);
     struck
 }
 
@@ -545,10 +486,12 @@ async fn rotten(stage: Stage) -> Result<Rc<Rig>, Failure> {
     let rig = base(stage).await?;
     rig.in_place(VOLUME).await?;
     rig.cluster.kill_supervisor(0);
-    let disk = Rc::clone(&rig.cluster.node(rig.below(3)).disks()[0]);
     let sectors = rig.record(VOLUME).oracle().written_sectors();
-    for _ in 0..4 {
-        for place in places_of(&disk, sectors[rig.below(sectors.len())]) {
+    let disks = (0..3).map(|node| Rc::clone(&rig.cluster.node(node).disks()[0]));
+    let holders: Vec<_> = disks.filter(|disk| !places_of(disk, sectors[0]).is_empty()).collect();
+    let disk = &holders[rig.below(holders.len())];
+    for _ in 0..12 {
+        for place in places_of(disk, sectors[rig.below(sectors.len())]) {
             disk.flip_byte(place * SECTOR_BYTES as u64 + rig.below(SECTOR_BYTES) as u64, 1);
         }
     }
