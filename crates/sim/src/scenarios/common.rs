@@ -346,15 +346,27 @@ impl Rig {
 
     /// Waits until the pool knows that the disks of a node are out.
     pub async fn wait_out(&self, node: usize, limit: Duration) -> Result<Duration, Failure> {
+        self.wait_for_disks(node, "out", limit, |state| *state != DiskState::Usable).await
+    }
+
+    /// Waits until the disks of a node take part.
+    pub async fn wait_in(&self, node: usize, limit: Duration) -> Result<Duration, Failure> {
+        self.wait_for_disks(node, "in", limit, |state| *state == DiskState::Usable).await
+    }
+
+    async fn wait_for_disks(
+        &self,
+        node: usize,
+        what: &str,
+        limit: Duration,
+        is_so: impl Fn(&DiskState) -> bool,
+    ) -> Result<Duration, Failure> {
         let prefix = format!("e{}.", node + 1);
         self.cluster
-            .wait_for(&format!("node {} is out", node + 1), limit, || {
+            .wait_for(&format!("node {} is {what}", node + 1), limit, || {
                 self.report().is_some_and(|report| {
-                    report
-                        .disks
-                        .iter()
-                        .filter(|disk| disk.name.starts_with(&prefix))
-                        .all(|disk| disk.state != DiskState::Usable)
+                    let mut disks = report.disks.iter().filter(|d| d.name.starts_with(&prefix));
+                    disks.all(|disk| is_so(&disk.state))
                 })
             })
             .await

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use futures::FutureExt;
 
-use super::common::Rig;
+use pool::DiskState;
+
+use super::common::{Rig, expect};
 use super::scenario;
 use crate::medium::Survival;
 use crate::runner::{Failure, Scenario, Stage};
@@ -69,7 +71,12 @@ async fn flush_fails(stage: Stage, answer_lost: bool) -> Result<(), Failure> {
         rig.run_for(rig.between(20, 900)).await;
         node.station().set_cut(false, false);
     }
-    rig.run_for(rig.between(1000, 5000)).await;
+    let time = rig.between(1000, 5000);
+    match answer_lost {
+        // The engine need not have heard of it; the target knows.
+        true => rig.run_for(time).await,
+        false => stays_out(&rig, victim, time).await?,
+    }
     if rig.below(2) == 0 {
         rig.restart_supervisor(rig.between(1, 500)).await;
         rig.load(Mix::default()).await?;
@@ -80,6 +87,25 @@ async fn flush_fails(stage: Stage, answer_lost: bool) -> Result<(), Failure> {
     disk.heal();
     rig.cluster.start_node(victim);
     rig.converge().await
+}
+
+/// A disk that lost what it had answered is asked no more until its medium is opened anew: the next
+/// flush would say that all is well.
+async fn stays_out(rig: &Rig, node: usize, time: Duration) -> Result<(), Failure> {
+    let end = rig.cluster.world().timeline().now() + time;
+    let name = format!("e{}.0", node + 1);
+    let mut was_out = false;
+    while rig.cluster.world().timeline().now() < end {
+        let report = rig.report();
+        let disk = report.iter().flat_map(|report| &report.disks).find(|disk| disk.name == name);
+        if let Some(disk) = disk {
+            let is_out = disk.state != DiskState::Usable;
+            expect(is_out || !was_out, || format!("{name} takes part again after a flush failed"))?;
+            was_out |= is_out;
+        }
+        rig.run_for(Duration::from_millis(20)).await;
+    }
+    Ok(())
 }
 
 async fn lying_flush(stage: Stage) -> Result<(), Failure> {

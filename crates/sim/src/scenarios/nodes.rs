@@ -1,18 +1,22 @@
 //! Nodes that die, vanish or stop, and what they have to catch up when they return.
 
+use std::rc::Rc;
 use std::time::Duration;
 
+use block::{Lba, SECTOR_BYTES, SectorRange};
 use futures::FutureExt;
+use pool::engine::Engine;
 use pool::metadata::Layout;
 use pool::{DiskState, PoolState};
 
-use super::common::{CONVERGENCE_MAX, EXTENT_BYTES, Rig, VOLUME, expect};
+use super::common::{CONVERGENCE_MAX, EXTENT_BYTES, POOL, Rig, VOLUME, expect};
+use super::damage::{places_of, read_by_every_copy};
+use super::losses::trickle;
 use super::scenario;
 use crate::cluster::Plan;
 use crate::oracle::Change;
 use crate::runner::{Failure, Scenario, Stage};
 use crate::workload::Mix;
-use block::{Lba, SectorRange};
 
 /// Longest pause of clients when a node goes away.
 const PAUSE_MAX: Duration = Duration::from_secs(3);
@@ -70,6 +74,12 @@ pub const SCENARIOS: &[Scenario] = &[
         "while one node catches up from another, that one dies: I/O waits or goes on, nothing is lost",
         400,
         |stage| source_dies(stage).boxed_local(),
+    ),
+    scenario(
+        "rotten-source",
+        "what one node catches up has rotted on another, and a third one has it right: rot isn't copied",
+        300,
+        |stage| rotten_source(stage).boxed_local(),
     ),
     scenario(
         "mass-disappearance",
@@ -240,6 +250,34 @@ async fn source_dies(stage: Stage) -> Result<(), Failure> {
     rig.cluster.kill_node(source);
     rig.run_for(rig.between(2000, 15_000)).await;
     rig.cluster.start_node(source);
+    rig.converge().await
+}
+
+/// A copy of what rotted would look as fresh as any: then two of three are wrong.
+async fn rotten_source(stage: Stage) -> Result<(), Failure> {
+    let volumes = [(VOLUME, 1 << 20, Layout::Mirror(3))];
+    let rig = Rig::start(&stage, Plan::simple(3, 32), &volumes).await?;
+    let behind = rig.below(3);
+    rig.cluster.kill_node(behind);
+    rig.wait_out(behind, Duration::from_secs(10)).await?;
+    trickle(&rig, 4 + rig.below(12), 512, Duration::ZERO).await?;
+    rig.in_place(VOLUME).await?;
+    let source = rig.cluster.node((behind + 1 + rig.below(2)) % 3).disks()[0].clone();
+    for sector in rig.record(VOLUME).oracle().written_sectors() {
+        if rig.below(4) == 0 {
+            let places = places_of(&source, sector).into_iter();
+            places.for_each(|place| source.flip_byte(place * SECTOR_BYTES as u64 + 77, 1));
+        }
+    }
+    rig.cluster.start_node(behind);
+    rig.wait_clean(CONVERGENCE_MAX).await?;
+    let verify =
+        |engine: Rc<Engine>| async move { engine.verify_volume(POOL, VOLUME, None, &|_| ()).await };
+    let report = rig.with(verify).await?;
+    let name = format!("e{}.0", behind + 1);
+    let spread = report.bad.iter().find(|bad| bad.disk == name);
+    expect(spread.is_none(), || format!("rot was copied: {spread:?}"))?;
+    read_by_every_copy(&rig).await?;
     rig.converge().await
 }
 

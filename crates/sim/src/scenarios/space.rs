@@ -67,6 +67,8 @@ async fn reused_space(stage: Stage) -> Result<(), Failure> {
         rig.on_volume(VOLUME, |watched| async move { watched.read_all().await }).await??;
         if away < 3 {
             rig.cluster.start_node(away);
+            // The next volume needs two machines, and the next that goes may be another one.
+            rig.wait_in(away, Duration::from_secs(20)).await?;
         }
     }
     rig.load(mix).await?;
