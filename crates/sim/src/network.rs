@@ -108,6 +108,9 @@ pub struct NetworkCounters {
     pub held_up: u64,
 }
 
+/// A frame that waits, and where it goes.
+type Held = (Rc<Station>, Rc<Vec<u8>>);
+
 /// One end of a cable: what a machine's interface is.
 pub struct Station {
     name: String,
@@ -118,6 +121,9 @@ pub struct Station {
     cut_out: Cell<bool>,
     /// Frames to this station don't get through.
     cut_in: Cell<bool>,
+    /// Frames from this station wait on the way.
+    holds: Cell<bool>,
+    held: RefCell<Vec<Held>>,
     busy_out: Cell<Instant>,
     busy_in: Cell<Instant>,
     queue: RefCell<VecDeque<Rc<Vec<u8>>>>,
@@ -154,6 +160,8 @@ impl Network {
             quality: Cell::new(Quality::GOOD),
             cut_out: Cell::new(false),
             cut_in: Cell::new(false),
+            holds: Cell::new(false),
+            held: RefCell::default(),
             busy_out: Cell::default(),
             busy_in: Cell::default(),
             queue: RefCell::default(),
@@ -215,6 +223,15 @@ impl Network {
         }
     }
 
+    /// What was held up of a station's frames goes on to where it was sent, in its order.
+    pub fn let_go(self: &Rc<Self>, from: &Rc<Station>) {
+        let held = from.held.take();
+        self.story.tell(&from.name, &format!("{} frames arrive late", held.len()));
+        for (to, bytes) in held {
+            self.carry(from, &to, &bytes);
+        }
+    }
+
     fn carry(self: &Rc<Self>, from: &Rc<Station>, to: &Rc<Station>, bytes: &Rc<Vec<u8>>) {
         let mtu = from.mtu_bytes.get().min(to.mtu_bytes.get());
         let (sender, receiver) = (from.quality.get(), to.quality.get());
@@ -226,6 +243,11 @@ impl Network {
             || self.chance(receiver.loss);
         if lost {
             self.count(|counters| counters.lost += 1);
+            return;
+        }
+        if from.holds.get() {
+            self.count(|counters| counters.held_up += 1);
+            from.held.borrow_mut().push((Rc::clone(to), Rc::clone(bytes)));
             return;
         }
         let copies = 1 + u32::from(self.chance(sender.duplication + receiver.duplication));
@@ -338,6 +360,12 @@ impl Station {
     pub fn set_cut(&self, outgoing: bool, incoming: bool) {
         self.cut_out.set(outgoing);
         self.cut_in.set(incoming);
+    }
+
+    /// Whether frames from it wait on the way until [`Network::let_go`]: all copies of a request, while
+    /// a single one that is late has mostly been sent again.
+    pub fn set_hold(&self, hold: bool) {
+        self.holds.set(hold);
     }
 
     /// Whether its cable is cut in a direction, or loses frames.

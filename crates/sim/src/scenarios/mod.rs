@@ -18,6 +18,7 @@ mod random;
 mod sessions;
 mod shapes;
 mod space;
+mod target_rules;
 mod votes;
 
 use std::time::Duration;
@@ -51,6 +52,7 @@ pub fn named() -> Vec<Scenario> {
         nth_step::SCENARIOS,
         metadata::SCENARIOS,
         votes::SCENARIOS,
+        target_rules::SCENARIOS,
     ]
     .concat()
 }

@@ -26,7 +26,9 @@ use crate::workload::{Clients, Mix, Record, Watched};
 use crate::world::{Clock, Process};
 
 /// Longest that it may take from the last repair until an operation succeeds.
-const RECOVERY_MAX: Duration = Duration::from_secs(10);
+pub(super) const RECOVERY_MAX: Duration = Duration::from_secs(10);
+/// Longest that finding the disk, or claiming it, may take.
+const CLAIM_MAX: Duration = Duration::from_secs(60);
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario(
@@ -62,26 +64,34 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 /// A target with a disk, and machines for clients.
-struct Pair {
-    stage: Stage,
-    network: Rc<Network>,
-    disk: Rc<Disk>,
-    target: Rc<Station>,
+pub(super) struct Pair {
+    pub stage: Stage,
+    pub network: Rc<Network>,
+    pub disk: Rc<Disk>,
+    pub target: Rc<Station>,
     target_process: RefCell<Option<Rc<Process>>>,
-    record: Rc<Record>,
+    pub record: Rc<Record>,
     random: RefCell<SmallRng>,
     epoch: Cell<u64>,
+    machines: Cell<u64>,
+}
+
+/// A machine that has found the disk.
+pub(super) struct Machine {
+    station: Rc<Station>,
+    process: Rc<Process>,
+    device: Rc<dyn BlockDevice>,
 }
 
 /// A client with the disk claimed.
-struct Client {
-    station: Rc<Station>,
-    process: Rc<Process>,
-    watched: Watched,
+pub(super) struct Client {
+    pub station: Rc<Station>,
+    pub process: Rc<Process>,
+    pub watched: Watched,
 }
 
 impl Pair {
-    fn new(stage: &Stage) -> Rc<Pair> {
+    pub fn new(stage: &Stage) -> Rc<Pair> {
         let world = &stage.world;
         let network = Network::new(world);
         let mut random = fork(world.seed(), "pair");
@@ -97,12 +107,13 @@ impl Pair {
             record,
             random: RefCell::new(random),
             epoch: Cell::new(0),
+            machines: Cell::new(0),
         });
         pair.start_target();
         pair
     }
 
-    fn start_target(&self) {
+    pub fn start_target(&self) {
         let process = self.stage.world.start_process("target", Clock::default());
         let port = self.network.open(&self.target);
         let disks = [Rc::clone(&self.disk)];
@@ -111,16 +122,22 @@ impl Pair {
         *self.target_process.borrow_mut() = Some(process);
     }
 
-    fn kill_target(&self) {
+    pub fn kill_target(&self) {
         let process = self.target_process.borrow_mut().take();
         process.iter().for_each(|process| process.kill());
     }
 
     /// A new client machine that claims the disk with the next epoch.
-    async fn client(&self) -> Result<Client, Failure> {
-        let epoch = self.epoch.get() + 1;
-        self.epoch.set(epoch);
-        let name = format!("client-{epoch}");
+    pub async fn client(&self) -> Result<Client, Failure> {
+        let machine = self.machine().await?;
+        self.raise(machine).await
+    }
+
+    /// A new client machine, as soon as it has found the disk.
+    pub async fn machine(&self) -> Result<Machine, Failure> {
+        let number = self.machines.get() + 1;
+        self.machines.set(number);
+        let name = format!("client-{number}");
         let station = self.network.plug(&name, self.target.mtu_bytes());
         let process = self.stage.world.start_process(&name, Clock::default());
         let port = self.network.open(&station);
@@ -133,16 +150,33 @@ impl Pair {
                 let _ = sender.send(disk.device);
             }
         });
-        let connected = process.run(async move {
-            let device = receiver.await.map_err(|_| IoError::Lost)?;
-            let claim = Claim {
-                epoch: Epoch(epoch),
-                owner: OwnerId(Uuid::from_u128(u128::from(epoch))),
-                force: false,
-            };
+        match runtime::timeout(&self.stage.world.director(), CLAIM_MAX, receiver).await {
+            Ok(Ok(device)) => Ok(Machine { station, process, device }),
+            _ => Err(Failure(format!("{name} doesn't find the disk within {CLAIM_MAX:?}"))),
+        }
+    }
+
+    /// Claims the disk with the next epoch.
+    pub async fn raise(&self, machine: Machine) -> Result<Client, Failure> {
+        self.epoch.set(self.epoch.get() + 1);
+        self.claim(machine).await
+    }
+
+    /// Claims the disk with the present epoch, as the owner of that epoch.
+    pub async fn claim(&self, machine: Machine) -> Result<Client, Failure> {
+        let Machine { station, process, device } = machine;
+        let (epoch, name) = (self.epoch.get(), process.name());
+        let handle = process.handle().ok_or_else(|| Failure("dead".to_string()))?;
+        let claim = Claim {
+            epoch: Epoch(epoch),
+            owner: OwnerId(Uuid::from_u128(u128::from(epoch))),
+            force: false,
+        };
+        let claiming = Rc::clone(&device);
+        let claimed = process.run(async move {
             loop {
-                match device.claim(claim).await {
-                    Ok(_) => return Ok(device),
+                match claiming.claim(claim).await {
+                    Ok(_) => return Ok(()),
                     Err(IoError::Lost | IoError::Restarted { .. }) => {
                         handle.sleep(Duration::from_millis(100)).await;
                     }
@@ -150,37 +184,35 @@ impl Pair {
                 }
             }
         });
-        let limit = Duration::from_secs(60);
-        let device: Rc<dyn BlockDevice> =
-            match runtime::timeout(&self.stage.world.director(), limit, connected).await {
-                Ok(Ok(Ok(device))) => device,
-                Ok(Ok(Err(error))) => return Err(Failure(format!("{name} can't claim: {error}"))),
-                _ => return Err(Failure(format!("{name} doesn't get its claim within {limit:?}"))),
-            };
+        match runtime::timeout(&self.stage.world.director(), CLAIM_MAX, claimed).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => return Err(Failure(format!("{name} can't claim: {error}"))),
+            _ => return Err(Failure(format!("{name} doesn't get its claim within {CLAIM_MAX:?}"))),
+        }
         // The target keeps the first and last blocks of a claimed disk to itself.
         let inner = Section::new(device, SectorRange::new(Lba(4096), 4096));
         Ok(Client { station, process, watched: Watched::new(inner, Rc::clone(&self.record)) })
     }
 
-    fn load(&self, client: &Client, mix: Mix) -> Clients {
+    pub fn load(&self, client: &Client, mix: Mix) -> Clients {
         let label = client.process.name().to_string();
         Clients::start(&self.stage.world, &client.process, &client.watched, mix, &label)
     }
 
-    async fn sleep(&self, duration: Duration) {
+    pub async fn sleep(&self, duration: Duration) {
         self.stage.world.director().sleep(duration).await;
     }
 
-    fn between(&self, least_ms: u64, most_ms: u64) -> Duration {
+    pub fn between(&self, least_ms: u64, most_ms: u64) -> Duration {
         Duration::from_millis(self.random.borrow_mut().random_range(least_ms..=most_ms))
     }
 
-    fn below(&self, bound: u32) -> u32 {
+    pub fn below(&self, bound: u32) -> u32 {
         self.random.borrow_mut().random_range(0..bound)
     }
 
     /// After all repairs: operations succeed within a bound, clients come to rest, all is right.
-    async fn converge(&self, client: &Client, clients: Clients) -> Result<(), Failure> {
+    pub async fn converge(&self, client: &Client, clients: Clients) -> Result<(), Failure> {
         self.target.set_quality(Quality::GOOD);
         self.target.set_cut(false, false);
         client.station.set_quality(Quality::GOOD);
@@ -211,7 +243,7 @@ impl Pair {
     }
 }
 
-fn busy() -> Mix {
+pub(super) fn busy() -> Mix {
     Mix {
         depth: 6,
         sectors_max: 96,
