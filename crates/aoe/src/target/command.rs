@@ -353,7 +353,10 @@ pub(super) fn finish(
         }
         Err(error) => failure(export, error),
     };
-    let Some(session) = export.sessions.get_mut(request.session) else { return };
+    let Some(session) = export.sessions.get_mut(request.session) else {
+        export.sessions.unheard |= request.operation.is_once();
+        return;
+    };
     let holder = HolderPayload::parse(&payload).ok();
     let cached = Cached { operation: request.operation, status, detail, holder };
     session.end(request.sequence, cached);

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use block::{Buffer, Holder, Instance, Instant};
+use block::{Buffer, Holder, Instance, Instant, IoError};
 use rand::RngCore;
 
 use super::command;
@@ -37,6 +37,9 @@ pub(super) struct Sessions {
     pending: VecDeque<Pending>,
     /// Openings that wait until the commands before them have completed.
     opening: BTreeMap<SessionId, Incarnation>,
+    /// Something was carried out for a session that has ended, and perhaps not heard of, nor is the
+    /// medium flushed since.
+    pub(super) unheard: bool,
 }
 
 /// One that said HELLO.
@@ -89,8 +92,10 @@ impl Sessions {
         self.open.get_mut(&id)
     }
 
+    /// Ends a session. What its client hasn't heard of it reads in its next one, and relies on that.
     pub(super) fn close(&mut self, id: SessionId) {
-        self.open.remove(&id);
+        let session = self.open.remove(&id);
+        self.unheard |= session.is_some_and(|session| !session.slots.is_empty());
     }
 
     pub(super) fn end_all(&mut self) {
@@ -142,7 +147,7 @@ impl Sessions {
         }
         let idle = self.open.iter().filter(|(_, session)| session.running == 0);
         let oldest = idle.min_by_key(|(_, session)| session.last_used).map(|(id, _)| *id);
-        oldest.is_some_and(|id| self.open.remove(&id).is_some())
+        oldest.inspect(|id| self.close(*id)).is_some()
     }
 
     /// Ends what this client had; whether there was anything.
@@ -268,13 +273,13 @@ fn open(
     if !export.has_room(0, shared.now) {
         return export.meter.dropped(Drop::QueueFull);
     }
-    let had_former = export.sessions.end_former(opening.incarnation);
+    export.sessions.unheard |= export.sessions.end_former(opening.incarnation);
     if !export.sessions.make_room() {
         return export.meter.dropped(Drop::SessionLimit);
     }
     export.sessions.pending.retain(|pending| pending.opening != opening);
     // Commands of this client's earlier sessions may be in the queue even if those have ended.
-    if had_former || export.queue.len() > 0 {
+    if export.sessions.unheard || export.queue.len() > 0 {
         export.sessions.opening.insert(id, opening.incarnation);
         let origin = export.meter.origin(shared.now);
         let work = OpenWork { port: port.id, origin, request: *request };
@@ -301,6 +306,7 @@ pub(super) fn start_open(export: &mut Export, shared: &mut Shared, work: &OpenWo
         }
         return Start::Answered;
     }
+    export.sessions.unheard = false;
     Start::Io(IoOperation::Flush(export.device.instance))
 }
 
@@ -312,6 +318,9 @@ pub(super) fn finish_open(
     result: IoResult,
 ) {
     let request = &work.request;
+    // Of a disk that was away for a moment a flush is wanted still. One that failed isn't tried again, as
+    // clients hear by their own.
+    export.sessions.unheard |= matches!(result, Err(error) if error != IoError::FlushFailed);
     // A still newer opening of the same client, or a restart, has made this one void.
     let wanted = export.sessions.opening.remove(&request.session);
     let Some(port) = shared.ports.get(&work.port).cloned() else { return };

@@ -83,6 +83,13 @@ pub(super) struct Machine {
     device: Rc<dyn BlockDevice>,
 }
 
+impl Machine {
+    /// Its process dies.
+    pub fn kill(&self) {
+        self.process.kill();
+    }
+}
+
 /// A client with the disk claimed.
 pub(super) struct Client {
     pub station: Rc<Station>,

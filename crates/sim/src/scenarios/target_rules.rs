@@ -11,7 +11,7 @@ use futures::future::LocalBoxFuture;
 
 use super::common::expect;
 use super::scenario;
-use super::sessions::{Client, Pair, RECOVERY_MAX, busy};
+use super::sessions::{Client, Machine, Pair, RECOVERY_MAX, busy};
 use crate::medium::Survival;
 use crate::oracle::Change;
 use crate::runner::{Failure, Scenario, Stage};
@@ -50,6 +50,8 @@ pub const SCENARIOS: &[Scenario] = &[
 
 /// A block of the part of the disk that clients use.
 const BLOCKS: u32 = 16;
+/// As many sessions as a target has at a time.
+const CROWD: usize = 32;
 
 /// A few sectors of a block: the target waits a moment for the rest of it.
 fn part_of_block(pair: &Pair) -> SectorRange {
@@ -209,6 +211,16 @@ async fn stays_deposed(pair: &Pair, client: &Client) -> Result<(), Failure> {
     Ok(())
 }
 
+/// So many others open a session that the target gives up the one that has been idle longest.
+async fn crowd(pair: &Pair) -> Result<(), Failure> {
+    let mut machines = Vec::new();
+    for _ in 0..CROWD {
+        machines.push(pair.machine().await?);
+    }
+    machines.iter().for_each(Machine::kill);
+    Ok(())
+}
+
 /// A client that gave a write up reads what became of it, and decides on that.
 async fn reopened_and_power_cut(stage: Stage) -> Result<(), Failure> {
     let pair = Pair::new(&stage);
@@ -217,9 +229,16 @@ async fn reopened_and_power_cut(stage: Stage) -> Result<(), Failure> {
         let writing: Vec<_> =
             (0..1 + pair.below(6)).map(|_| write_volatile(&client, whole_block(&pair))).collect();
         pair.sleep(micros(&pair, 200)).await;
-        pair.target.set_cut(true, false);
+        client.station.set_cut(false, true);
         pair.sleep(pair.between(1200, 2500)).await;
-        pair.target.set_cut(false, false);
+        match pair.below(4) {
+            0 => crowd(&pair).await?,
+            1 => pair.disk.set_gone(true),
+            _ => {}
+        }
+        client.station.set_cut(false, false);
+        pair.sleep(pair.between(1, 1500)).await;
+        pair.disk.set_gone(false);
         let mut answers = Vec::new();
         for write in writing {
             answers.push(write.await);

@@ -17,6 +17,7 @@ mod rate;
 mod recent;
 mod rules;
 mod session;
+mod unheard;
 
 use std::collections::VecDeque;
 use std::time::Duration;
