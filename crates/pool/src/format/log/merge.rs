@@ -5,9 +5,10 @@
 //! number that is missing was never there or is damaged is for who knows all segments to judge. Rows
 //! are taken each from whichever copy has a sound one. Two sound headers that differ under one number,
 //! or don't follow each other, are two histories: that is refused, because either choice could take
-//! back something that was acknowledged.
+//! back something that was acknowledged. The same header at two places is one record that a disk wrote
+//! or read where it didn't belong: it counts, but no copy counts as having it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use block::{BLOCK_BYTES, Buffer, BufferMut, SECTOR_BYTES};
 
@@ -65,7 +66,7 @@ pub fn read_segment(
     end: Option<RecordNumber>,
     copies: &[Buffer],
 ) -> Result<SegmentContents, Conflict> {
-    let mut headers: BTreeMap<RecordNumber, (usize, usize, CheckedHeader)> = BTreeMap::new();
+    let mut headers: BTreeMap<RecordNumber, Sighting> = BTreeMap::new();
     let mut having: BTreeMap<RecordNumber, Vec<bool>> = BTreeMap::new();
     for (index, copy) in copies.iter().enumerate() {
         for (at, header) in headers_of(segment, copy) {
@@ -75,22 +76,20 @@ pub fn read_segment(
             }
             let having = having.entry(number).or_insert_with(|| vec![false; copies.len()]);
             having[index] = true;
-            match headers.entry(number) {
-                std::collections::btree_map::Entry::Vacant(vacant) => {
-                    vacant.insert((index, at, header));
-                }
-                std::collections::btree_map::Entry::Occupied(known) => {
-                    let (first, place, other) = known.get();
-                    if *place != at || *other != header {
-                        return Err(Conflict::Copies { number, first: *first, second: index });
-                    }
-                }
+            let sighting = headers.entry(number).or_insert_with(|| Sighting {
+                copy: index,
+                places: BTreeSet::new(),
+                header: header.clone(),
+            });
+            if sighting.header != header {
+                return Err(Conflict::Copies { number, first: sighting.copy, second: index });
             }
+            sighting.places.insert(at);
         }
     }
     let mut contents = SegmentContents::default();
     let mut before: Option<(RecordNumber, u32)> = None;
-    for (number, (_, at, header)) in headers {
+    for (number, Sighting { places, header, .. }) in headers {
         if before.is_some_and(|(before, crc)| before.next() == number && crc != header.previous_crc)
         {
             return Err(Conflict::Chain { number });
@@ -98,12 +97,16 @@ pub fn read_segment(
         before = Some((number, header.crc));
         contents.witness = contents.witness.max(header.witness);
         let mut holders = having.remove(&number).unwrap_or_default();
+        if places.len() > 1 {
+            holders.fill(false);
+        }
         let crc = header.crc;
         let mut lost = Vec::new();
         let body = match header.kind {
             CheckedKind::Whole(body) => Some(body),
             CheckedKind::Data(rows, checksums) => {
-                let gathered = gather(&rows, &checksums, copies, at + header.len, &mut holders);
+                let starts: Vec<usize> = places.iter().map(|at| at + header.len).collect();
+                let gathered = gather(&rows, &checksums, copies, &starts, &mut holders);
                 gathered.map(|(payload, damaged)| {
                     lost = damaged;
                     RecordBody::Data { rows, checksums, payload }
@@ -114,6 +117,15 @@ pub fn read_segment(
         contents.records.insert(number, FoundRecord { record, lost, holders });
     }
     Ok(contents)
+}
+
+/// Where a record's header was seen.
+struct Sighting {
+    /// The first copy.
+    copy: usize,
+    /// More than one if something strayed.
+    places: BTreeSet<usize>,
+    header: CheckedHeader,
 }
 
 /// The sound headers in a copy, and where they are.
@@ -133,41 +145,44 @@ fn headers_of(segment: &SegmentSeal, copy: &[u8]) -> Vec<(usize, CheckedHeader)>
     found
 }
 
-/// The rows of a DATA record, each from a copy that has it, and those that none has. `holders` keeps the
-/// copies that have them all.
+/// The rows of a DATA record, each from a copy that has it, and those that none has. They begin at one of
+/// `starts`; `holders` keeps the copies that have them all.
 fn gather(
     rows: &RowRange,
     checksums: &[u32],
     copies: &[Buffer],
-    at: usize,
+    starts: &[usize],
     holders: &mut [bool],
 ) -> Option<(Buffer, Vec<u32>)> {
     let len = checksums.len() * BLOCK_BYTES;
-    let row_is_sound = |copy: &Buffer, row: usize| {
-        let start = at + row * BLOCK_BYTES;
-        copy.get(start..start + BLOCK_BYTES).is_some_and(|block| {
-            let place = Row(rows.first.0 + row as u32);
-            row_checksum(rows.group, place, Role::Data(0), block) == checksums[row]
-        })
+    let sound_row = |copy: &Buffer, start: usize, row: usize| {
+        let at = start + row * BLOCK_BYTES;
+        let block = copy.get(at..at + BLOCK_BYTES)?;
+        let place = Row(rows.first.0 + row as u32);
+        let is_sound = row_checksum(rows.group, place, Role::Data(0), block) == checksums[row];
+        is_sound.then(|| copy.slice(at, at + BLOCK_BYTES))
     };
     for (copy, holds) in copies.iter().zip(holders.iter_mut()) {
-        *holds = *holds && (0..checksums.len()).all(|row| row_is_sound(copy, row));
+        let has_all =
+            |start: &usize| (0..checksums.len()).all(|row| sound_row(copy, *start, row).is_some());
+        *holds = *holds && starts.iter().any(has_all);
     }
-    if let Some((copy, _)) = copies.iter().zip(&*holders).find(|(_, holds)| **holds) {
-        return Some((copy.slice(at, at + len), Vec::new()));
+    if let ([start], Some((copy, _))) =
+        (starts, copies.iter().zip(&*holders).find(|(_, holds)| **holds))
+    {
+        return Some((copy.slice(*start, start + len), Vec::new()));
     }
     // Announced rows beyond the end of every copy mustn't make anything be reserved.
-    if copies.iter().all(|copy| copy.len() < at + len) {
+    let fits = |copy: &Buffer| starts.iter().any(|start| copy.len() >= start + len);
+    if !copies.iter().any(fits) {
         return None;
     }
     let mut payload = BufferMut::zeroed(len);
     let mut lost = Vec::new();
     for (row, window) in payload.chunks_exact_mut(BLOCK_BYTES).enumerate() {
-        match copies.iter().find(|copy| row_is_sound(copy, row)) {
-            Some(copy) => {
-                let start = at + row * BLOCK_BYTES;
-                window.copy_from_slice(&copy[start..start + BLOCK_BYTES]);
-            }
+        let mut places = copies.iter().flat_map(|copy| starts.iter().map(move |at| (copy, *at)));
+        match places.find_map(|(copy, start)| sound_row(copy, start, row)) {
+            Some(sound) => window.copy_from_slice(&sound),
             None => lost.push(row as u32),
         }
     }

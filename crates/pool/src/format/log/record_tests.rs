@@ -180,6 +180,27 @@ fn released_records_and_those_beyond_the_end_are_not_read() {
 }
 
 #[test]
+fn a_record_that_is_at_two_places_counts_and_nobody_counts_as_having_it() {
+    let (copy, bodies) = sample();
+    let mut strayed = copy.bytes.clone();
+    // Behind the last one: the first record, with its two rows, as a disk reads or writes elsewhere.
+    let from = SEGMENT_HEADER_BYTES..SEGMENT_HEADER_BYTES + 512 + 2 * BLOCK_BYTES;
+    let to = (SEGMENT_BLOCKS - 4) * BLOCK_BYTES;
+    strayed[to..to + from.len()].copy_from_slice(&copy.bytes[from.clone()]);
+    // Neither place has all of it any more.
+    strayed[from.start + 512 + 100] ^= 1;
+    strayed[to + 512 + BLOCK_BYTES + 100] ^= 1;
+    let contents = read(&[Buffer::copy_of(&strayed), copy.buffer()]);
+    let found: Vec<_> =
+        contents.records.values().map(|found| found.record.clone().unwrap().body).collect();
+    assert_eq!(found, bodies);
+    assert_eq!(contents.records[&RecordNumber(11)].holders, [false, false]);
+    assert_eq!(contents.records[&RecordNumber(12)].holders, [true, true]);
+    let contents = read(&[Buffer::copy_of(&strayed)]);
+    assert_eq!(contents.records[&RecordNumber(11)].record.clone().unwrap().body, bodies[0]);
+}
+
+#[test]
 fn two_histories_are_refused() {
     let (mut a, mut b) = (Copy::new(), Copy::new());
     a.write(&[data(1, 1, 1)]);
