@@ -378,6 +378,11 @@ impl Station {
         self.mtu_bytes.set(mtu_bytes);
     }
 
+    /// Frames that arrived and that its process hasn't taken.
+    pub fn waiting(&self) -> usize {
+        self.queue.borrow().len()
+    }
+
     /// What arrived and wasn't taken is gone, as with the power.
     pub fn clear(&self) {
         self.queue.borrow_mut().clear();

@@ -8,6 +8,7 @@ mod damage;
 mod disks;
 mod flushes;
 mod frames;
+mod leases;
 mod logs;
 mod losses;
 mod metadata;
@@ -53,6 +54,7 @@ pub fn named() -> Vec<Scenario> {
         metadata::SCENARIOS,
         votes::SCENARIOS,
         target_rules::SCENARIOS,
+        leases::SCENARIOS,
     ]
     .concat()
 }
