@@ -60,6 +60,13 @@ pub const SCENARIOS: &[Scenario] = &[
         400,
         |stage| stuck_rows(stage).boxed_local(),
     ),
+    scenario(
+        "overwritten-while-stuck",
+        "raid0: a node is away, and what belongs there is overwritten all the time: appending it again \
+         brings nothing older back",
+        400,
+        |stage| overwritten_while_stuck(stage).boxed_local(),
+    ),
 ];
 
 /// A fold puts X out while the open segment has no batch in flight. That closes the segment too:
@@ -283,5 +290,45 @@ async fn stuck_rows(stage: Stage) -> Result<(), Failure> {
     rig.cluster.start_node(away);
     rig.run_for(rig.between(0, 1000)).await;
     trickle(&rig, 20, span, rig.between(0, 100)).await?;
+    rig.converge().await
+}
+
+/// What is appended again gets a number like everything else. Whatever is on its way to the log at that
+/// moment is newer, whoever of them is written first.
+async fn overwritten_while_stuck(stage: Stage) -> Result<(), Failure> {
+    // Three stripe units on each node: less than an eighth of the log, which is a large one here, can't be
+    // brought into place.
+    let span = 1152;
+    let rig = Rig::start(&stage, Plan::simple(3, 256), &[(VOLUME, 4 << 20, Layout::Raid0)]).await?;
+    let write = || {
+        rig.on_volume(VOLUME, move |watched| async move {
+            watched.change(Change::Write, SectorRange::new(Lba(0), span)).await
+        })
+    };
+    write().await??;
+    rig.in_place(VOLUME).await?;
+    let away = rig.below(3);
+    rig.cluster.kill_node(away);
+    rig.wait_out(away, CONVERGENCE_MAX).await?;
+    // From now on the log has what nobody can read in place.
+    write().await??;
+    // Much is on its way at any moment, and writers never wait for room in the log.
+    let base = rig.between(60, 120);
+    for node in (0..3).filter(|node| *node != away) {
+        rig.cluster.node(node).disks()[0].set_latency(Latency { base, ..Latency::FAST });
+    }
+    let mix = Mix { depth: 20, writes: 55, zeroes: 0, discards: 0, flushes: 0, ..Mix::default() };
+    let mix = Mix { span_sectors: span, sectors_max: 8, think: Duration::from_millis(5), ..mix };
+    rig.load(mix).await?;
+    rig.run_for(rig.between(9000, 14_000)).await;
+    if rig.below(2) == 0 {
+        rig.cluster.cut_all_power();
+        rig.forget_clients();
+        (0..3).filter(|node| *node != away).for_each(|node| rig.cluster.start_node(node));
+        rig.cluster.start_supervisor(rig.active());
+        rig.load(mix).await?;
+        rig.run_for(rig.between(2000, 8000)).await;
+    }
+    rig.quiet(CONVERGENCE_MAX).await?;
     rig.converge().await
 }
