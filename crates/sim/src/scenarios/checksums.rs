@@ -1,7 +1,6 @@
 //! What is believed of checksums: lost and rotten slots, holders that are slow, away, behind or rolled
 //! back, and attempts that a crash cut short.
 
-use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,10 +10,10 @@ use pool::metadata::Layout;
 
 use super::common::{CONVERGENCE_MAX, Rig, VOLUME, expect};
 use super::damage::newest_checksum_slots;
+use super::losses::lose_node;
 use super::scenario;
 use crate::cluster::Plan;
 use crate::disk::{Disk, Latency};
-use crate::fork::{Judgement, Loss, Owner};
 use crate::medium::{Image, Survival};
 use crate::oracle::Change;
 use crate::runner::{Failure, Scenario, Stage};
@@ -324,10 +323,23 @@ async fn lagging_holder_cut(stage: Stage) -> Result<(), Failure> {
     for _ in 0..2 {
         write_each_area(&rig, BLOCK_SECTORS).await?;
     }
-    let lagging = rig.below(3);
-    let disk = Rc::clone(&rig.cluster.node(lagging).disks()[0]);
+    let disk_of = |node: usize| Rc::clone(&rig.cluster.node(node).disks()[0]);
+    let has_some = |node: &usize| !newest_checksum_slots(&disk_of(*node)).is_empty();
+    let holders: Vec<usize> = (0..3).filter(has_some).collect();
+    let lagging = holders[rig.below(holders.len())];
+    let disk = disk_of(lagging);
+    let area = rig.below((SPAN / STEP) as usize) as u64 * STEP;
+    let write = |sectors| {
+        let range = SectorRange::new(Lba(area), sectors);
+        rig.on_volume(
+            VOLUME,
+            move |watched| async move { watched.change(Change::Write, range).await },
+        )
+    };
+    // One fold, so that nothing newer comes over what is lost.
     disk.lose_next_blocks(*b"epCS", 1);
-    write_each_area(&rig, 2 * BLOCK_SECTORS).await?;
+    write(2 * BLOCK_SECTORS).await??;
+    rig.in_place(VOLUME).await?;
     disk.heal();
     rig.wait_clean(CONVERGENCE_MAX).await?;
     rig.restart_supervisor(rig.between(1, 500)).await;
@@ -341,29 +353,16 @@ async fn lagging_holder_cut(stage: Stage) -> Result<(), Failure> {
         newest_checksum_slots(disk).into_iter().map(sequence).sum()
     };
     let before = sequences(&disk);
-    rig.on_volume(VOLUME, |watched| async move {
-        for start in (0..SPAN).step_by(STEP as usize) {
-            watched.change(Change::Write, SectorRange::new(Lba(start), BLOCK_SECTORS)).await?;
-        }
-        Ok::<(), block::IoError>(())
-    })
-    .await??;
-    // Until newer ones are on their way to the disk, and not durable.
-    for _ in 0..20_000 {
+    write(BLOCK_SECTORS).await??;
+    // Until newer ones are on their way to the disk, and not durable. What it lacks is one ahead of it.
+    for _ in 0..40_000 {
         if !disk.is_stable() && sequences(&disk) > before + 1 {
             break;
         }
-        rig.run_for(Duration::from_micros(100)).await;
+        rig.run_for(Duration::from_micros(50)).await;
     }
     for node in (0..3).filter(|node| *node != lagging) {
-        rig.fork(Loss {
-            what: "while newer checksums are written".to_owned(),
-            lost: (0..rig.cluster.node(node).disks().len()).map(|slot| (node, slot)).collect(),
-            away: BTreeSet::new(),
-            survival: Some(Survival::None),
-            owners: vec![Owner::Same],
-            judgement: Judgement::Readable,
-        });
+        lose_node(&rig, node, "while newer checksums are written", Survival::None);
     }
     rig.converge().await
 }

@@ -391,7 +391,9 @@ async fn newest_checksums_lost(stage: Stage) -> Result<(), Failure> {
 /// First sectors of the slots with the highest sequence number of each checksum block on a disk.
 pub(super) fn newest_checksum_slots(disk: &Disk) -> Vec<u64> {
     let mut newest: BTreeMap<(u64, u32), (u64, u64)> = BTreeMap::new();
-    for sector in disk.written_sectors().into_iter().step_by(BLOCK_SECTORS as usize) {
+    // What was written in single sectors stands between them.
+    let sectors = disk.written_sectors().into_iter();
+    for sector in sectors.filter(|sector| sector.is_multiple_of(BLOCK_SECTORS)) {
         let bytes = disk.peek(SectorRange::new(Lba(sector), BLOCK_SECTORS));
         let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap_or_default());
         if bytes[..4] == *b"epCS" {
