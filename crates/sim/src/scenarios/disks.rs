@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use block::SECTOR_BYTES;
 use futures::FutureExt;
+use pool::DiskState;
 use rand::Rng;
 
 use super::common::{CONVERGENCE_MAX, Rig, VOLUME, expect};
+use super::copies::copies_of_log;
 use super::damage::{places_of, read_by_every_copy};
+use super::losses::trickle;
 use super::scenario;
 use crate::disk::{Chances, Disk, Part, ReadFault, WriteFault};
 use crate::runner::{Failure, Scenario, Stage};
@@ -17,6 +20,11 @@ use crate::workload::Mix;
 
 /// How often a disk that takes nothing is put out at most, in three lives of the engine or of its node.
 const RETURNS_MAX: u64 = 24;
+
+/// How long a disk hangs whenever it is there, and how often it is put out at most in that time: less and
+/// less often. At once each time would be about twenty times.
+const COMES_AND_GOES: Duration = Duration::from_secs(60);
+const RETURNS_IN_A_MINUTE: u64 = 12;
 
 /// Longest that clients wait when a disk hangs, whoever holds which lock at that moment.
 const HUNG_MAX: Duration = Duration::from_millis(3000);
@@ -33,6 +41,12 @@ pub const SCENARIOS: &[Scenario] = &[
         "one disk's store is full for a while: the pool goes on, and takes it back",
         400,
         |stage| full_store(stage).boxed_local(),
+    ),
+    scenario(
+        "comes-and-goes",
+        "a disk hangs each time that it is taken in: clients don't pause for it all the time",
+        400,
+        |stage| comes_and_goes(stage).boxed_local(),
     ),
     scenario(
         "unreadable-for-a-moment",
@@ -125,6 +139,32 @@ async fn full_store(stage: Stage) -> Result<(), Failure> {
     expect(times <= RETURNS_MAX, || format!("it was put out {times} times"))?;
     disk.set_full(false);
     rig.run_for(rig.between(10, 2000)).await;
+    rig.converge().await
+}
+
+/// Each time costs clients a pause: one that was taken in a moment ago stays out the longer the more often.
+async fn comes_and_goes(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    trickle(&rig, 1, 4096, Duration::ZERO).await?;
+    let (node, _) = copies_of_log(&rig)?;
+    let disk = Rc::clone(&rig.cluster.node(node).disks()[0]);
+    rig.load(Mix { writes: 80, ..Mix::default() }).await?;
+    rig.run_for(rig.between(100, 1000)).await;
+    let (begin, before) = (rig.cluster.world().timeline().now(), rig.cluster.times_put_out());
+    let name = format!("e{}.0", node + 1);
+    while rig.cluster.world().timeline().now().since(begin) < COMES_AND_GOES {
+        let is_in = rig.report().is_some_and(|report| {
+            let mut disks = report.disks.iter();
+            disks.any(|disk| disk.name == name && disk.state == DiskState::Usable)
+        });
+        if is_in && !disk.is_silent() {
+            disk.stick_for(Duration::from_millis(2000));
+        }
+        rig.run_for(Duration::from_millis(50)).await;
+    }
+    let times = rig.cluster.times_put_out() - before;
+    rig.cluster.tell(&format!("it was put out {times} times"));
+    expect(times <= RETURNS_IN_A_MINUTE, || format!("it was put out {times} times in a minute"))?;
     rig.converge().await
 }
 
