@@ -11,6 +11,7 @@ use pool::engine::ImportOptions;
 use pool::metadata::Layout;
 
 use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, expect};
+use super::copies::copies_of_log;
 use super::losses::{disks_of, lose_node, status, trickle};
 use super::scenario;
 use crate::cluster::Plan;
@@ -128,32 +129,44 @@ async fn exclusion_during_claim(stage: Stage) -> Result<(), Failure> {
     rig.cluster.start_supervisor(1);
     rig.load(Mix { think: Duration::from_millis(10), ..Mix::default() }).await?;
     rig.run_for(rig.between(500, 1500)).await;
-    let lagging = rig.below(3);
+    // The old owner puts out whom it writes to: one with the log.
+    rig.quiet(CONVERGENCE_MAX).await?;
+    trickle(&rig, 1, 4096, Duration::ZERO).await?;
+    let (lagging, _) = copies_of_log(&rig)?;
+    rig.load(Mix { think: Duration::from_millis(10), ..Mix::default() }).await?;
     let disk = |node: usize| Rc::clone(&rig.cluster.node(node).disks()[0]);
     let others: Vec<_> = (0..3).filter(|node| *node != lagging).map(disk).collect();
     (0..3).for_each(|node| disk(node).set_latency(Latency::SLOW));
+    // The claim takes longest there, so that the others have answered theirs.
+    disk(lagging).set_latency(Latency { base: Duration::from_millis(40), ..Latency::SLOW });
+    // What the old owner decides mustn't get there once it goes on.
+    (0..50).for_each(|_| disk(lagging).spoil_next_write(Part::Votes, WriteFault::NoSpace));
     rig.set_active(1);
     let grace = Some(Duration::ZERO);
     let options = ImportOptions { force: true, grace, ..ImportOptions::default() };
     let importing = rig.with(|engine| async move { engine.import_pool(POOL, options).await });
     let hiding = async {
-        rig.run_for(rig.between(1, 150)).await;
+        // Whoever imports looks twice, and the second look is what it goes by. Here that takes twice three
+        // reads of the slow disk.
+        rig.run_for(rig.between(150, 230)).await;
         disk(lagging).stick_for(Duration::from_millis(1600) + rig.between(1, 300));
         let records = || others.iter().map(|disk| disk.peek(RECORD)).collect::<Vec<_>>();
         let before = records();
         let claimed = || records().iter().zip(&before).all(|(now, before)| now != before);
         for _ in 0..100_000 {
             if claimed() {
-                // Longer than the votes are waited for, and then the metadata.
-                others.iter().for_each(|disk| disk.stick_for(Duration::from_millis(20_300)));
+                // Both have answered. Longer than the votes are waited for, then those who know what
+                // was committed, and then the metadata.
+                rig.run_for(rig.between(30, 100)).await;
+                others.iter().for_each(|disk| disk.stick_for(Duration::from_millis(30_300)));
                 return;
             }
             rig.run_for(Duration::from_micros(50)).await;
         }
     };
     let (imported, ()) = join(importing, hiding).await;
-    rig.cluster.tell(&format!("imported: {:?}", imported.is_ok()));
-    rig.run_for(Duration::from_secs(30)).await;
+    rig.cluster.tell(&format!("imported: {:?}", imported.as_ref().err()));
+    rig.run_for(Duration::from_secs(40)).await;
     rig.cluster.kill_supervisor(0);
     rig.forget_clients();
     rig.cluster.heal();
