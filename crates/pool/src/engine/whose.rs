@@ -15,7 +15,7 @@ use super::open::{Quorum, SeenDisk};
 use super::open_pool::OpenPool;
 use super::slot::{Inner, SlotState};
 use crate::error::PoolError;
-use crate::format::{Label, LabelError, PoolId};
+use crate::format::{DiskId, Label, LabelError, PoolId};
 
 /// An owner that was heard within this time may still be answering: as long as a new owner waits.
 pub(crate) const ALIVE_WITHIN: Duration = TAKEOVER_WAIT;
@@ -68,7 +68,7 @@ impl Inner {
                 };
                 refuse(format!("it carries: {}{volatile}", found.join(", ")), &remedy)
             }
-            Content::Refused(error) => self.check_damaged(candidate, &error).await,
+            Content::Refused(error) => self.check_damaged(candidate, &error, target).await,
             Content::Unreadable(error) => Err(PoolError::io("looking at it", name, error)),
             Content::Unread => refuse("it could not be looked at".into(), "try again"),
         }
@@ -80,11 +80,17 @@ impl Inner {
         &self,
         candidate: &Candidate,
         error: &LabelError,
+        target: Option<&OpenPool>,
     ) -> Result<Option<String>, PoolError> {
         let refuse = |why: String, remedy: &str| {
             Err(PoolError::refused(candidate.place.to_string(), why, remedy))
         };
         let named = match error {
+            LabelError::Damaged { named: Some((pool, disk)), .. }
+                if is_unfinished(target, *pool, *disk) =>
+            {
+                return Ok(None);
+            }
             LabelError::Damaged { named, .. } => named.map(|(pool, _)| pool),
             LabelError::Truncated { pool, .. } => Some(*pool),
             LabelError::NewerVersion { .. } | LabelError::UnknownFeatures { .. } => None,
@@ -143,10 +149,7 @@ impl Inner {
         let refuse = |why: String, remedy: &str| {
             Err(PoolError::refused(candidate.place.to_string(), why, remedy))
         };
-        let unfinished = target.is_some_and(|open| {
-            open.pool.id == label.pool && open.pool.meta.borrow().disk_by_id(label.disk).is_none()
-        });
-        if unfinished {
+        if is_unfinished(target, label.pool, label.disk) {
             return Ok(None);
         }
         let slot = self.slots.borrow().get(&label.pool).cloned();
@@ -258,4 +261,11 @@ fn loss_of(label: &Label, disks: &[SeenDisk], quorum: &Quorum) -> String {
         label.pool,
         owner_name(quorum)
     )
+}
+
+/// Whether a label is what is left of an extension that was cut off: `target`, which is to be extended,
+/// is the pool that it names, and doesn't know the disk.
+fn is_unfinished(target: Option<&OpenPool>, pool: PoolId, disk: DiskId) -> bool {
+    let target = target.filter(|open| open.pool.id == pool);
+    target.is_some_and(|open| open.pool.meta.borrow().disk_by_id(disk).is_none())
 }

@@ -337,6 +337,14 @@ async fn recover(rig: &Rc<Rig>, operation: &Operation) -> Result<(), Failure> {
             }
         }
     }
+    let added = |name: &str| {
+        rig.report().is_some_and(|report| report.disks.iter().any(|disk| disk.name == name))
+    };
+    if operation.name == "extend" && !added(ADDED) {
+        rig.see_disks(disk_names(rig).len()).await?;
+        let disks = [ADDED.to_string()];
+        rig.with(|engine| async move { engine.extend_pool(POOL, &disks, &disks).await }).await?;
+    }
     rig.adopt_volumes()?;
     if !rig.volumes().iter().any(|name| name == VOLUME) {
         rig.create_volume(VOLUME, 2 << 20, Layout::Mirror(2)).await?;
@@ -409,8 +417,11 @@ async fn prepare_extend(stage: Stage) -> Result<Rc<Rig>, Failure> {
     Ok(rig)
 }
 
+/// The disk that the pool is extended by.
+const ADDED: &str = "e4.0";
+
 async fn extend(rig: Rc<Rig>) -> Result<(), Failure> {
-    let disks = ["e4.0".to_string()];
+    let disks = [ADDED.to_string()];
     rig.with(|engine| async move { engine.extend_pool(POOL, &disks, &[]).await }).await?;
     let size = VolumeSize::Bytes(5 << 20);
     rig.with(|engine| async move { engine.extend_volume(POOL, VOLUME, size).await }).await?;
