@@ -340,10 +340,16 @@ async fn recover(rig: &Rc<Rig>, operation: &Operation) -> Result<(), Failure> {
     let added = |name: &str| {
         rig.report().is_some_and(|report| report.disks.iter().any(|disk| disk.name == name))
     };
-    if operation.name == "extend" && !added(ADDED) {
-        rig.see_disks(disk_names(rig).len()).await?;
+    // Its machine may have been the one that went: a person tries again.
+    while operation.name == "extend" && !added(ADDED) {
         let disks = [ADDED.to_string()];
-        rig.with(|engine| async move { engine.extend_pool(POOL, &disks, &disks).await }).await?;
+        let extended = rig
+            .with(|engine| async move { engine.extend_pool(POOL, &disks, &disks).await.map(drop) })
+            .await;
+        if rig.cluster.world().timeline().now().since(begin) > CONVERGENCE_MAX {
+            extended?;
+        }
+        rig.run_for(Duration::from_secs(1)).await;
     }
     rig.adopt_volumes()?;
     if !rig.volumes().iter().any(|name| name == VOLUME) {
