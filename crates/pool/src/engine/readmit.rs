@@ -62,11 +62,17 @@ impl Pool {
                 continue;
             }
             match self.claim_and_check(member, &*device).await {
-                Ok(rolled_back) => match self.join(member, rolled_back).await {
-                    Ok(Joined::Yes) if appearance == member.appearance.get() => return,
-                    Ok(_) => {}
-                    Err(_) => return,
-                },
+                Ok(rolled_back) => {
+                    if !rolled_back && !self.is_out(member.number) {
+                        // Nobody did without it. Who waits for it may have the locks that joining needs.
+                        self.set_standing(member, Standing::Usable);
+                    }
+                    match self.join(member, rolled_back).await {
+                        Ok(Joined::Yes) if appearance == member.appearance.get() => return,
+                        Ok(_) => {}
+                        Err(_) => return,
+                    }
+                }
                 Err(NotFit::Refused(why)) => {
                     self.refuse(member, why);
                     if appearance == member.appearance.get() {

@@ -14,6 +14,7 @@ use super::damage::{places_of, read_by_every_copy};
 use super::losses::trickle;
 use super::scenario;
 use crate::cluster::Plan;
+use crate::disk::{Part, ReadFault};
 use crate::oracle::Change;
 use crate::runner::{Failure, Scenario, Stage};
 use crate::workload::Mix;
@@ -94,6 +95,13 @@ pub const SCENARIOS: &[Scenario] = &[
         |stage| two_votes(stage).boxed_local(),
     ),
     scenario(
+        "refused-and-back",
+        "of two nodes one restarts, and can't read whose its disk is until it restarts once more: I/O waits \
+         and goes on",
+        300,
+        |stage| refused_and_back(stage).boxed_local(),
+    ),
+    scenario(
         "rolling-restarts",
         "each node in turn restarts quickly under load: nobody is put out for longer than needed",
         300,
@@ -159,6 +167,27 @@ async fn goes_away(stage: Stage, way: Way) -> Result<(), Failure> {
 }
 
 /// A node misses writes to few distinct regions; what is copied is bounded by those.
+/// Without it there is no majority, so it can't be evicted: whoever waits for it may hold what taking it
+/// in needs.
+async fn refused_and_back(stage: Stage) -> Result<(), Failure> {
+    let volumes = [(VOLUME, 2 << 20, Layout::Mirror(2))];
+    let rig = Rig::start(&stage, Plan::simple(2, 32), &volumes).await?;
+    rig.load(Mix::default()).await?;
+    for _ in 0..2 {
+        rig.run_for(rig.between(300, 1500)).await;
+        let victim = rig.below(2);
+        let disk = rig.cluster.node(victim).disks()[0].clone();
+        (0..4).for_each(|_| disk.spoil_next_read(Part::Field, ReadFault::Error));
+        for _ in 0..2 {
+            rig.cluster.kill_node(victim);
+            rig.run_for(rig.between(1, 3000)).await;
+            rig.cluster.start_node(victim);
+            rig.run_for(rig.between(500, 8000)).await;
+        }
+    }
+    rig.converge().await
+}
+
 async fn rolling_restarts(stage: Stage) -> Result<(), Failure> {
     let rig = Rig::mirror(&stage).await?;
     rig.load(Mix::default()).await?;
