@@ -36,7 +36,7 @@ fn a_flipped_byte_is_found_repaired_and_named() {
     let mut bytes = vec![0x5a; 1 << 20];
     bytes[512 << 10..(512 << 10) + marker.len()].copy_from_slice(marker);
     std::fs::write(lab.mount().join("f"), &bytes).unwrap();
-    // Orderly: what the log holds is folded into place.
+    // Orderly: what the log holds is destaged into place.
     lab.lab(&["down"]);
     let hits: Vec<_> = ["n1", "n2", "n3"]
         .into_iter()

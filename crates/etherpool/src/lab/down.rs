@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use super::place::Place;
 use super::{cleanup, network, process};
 
-/// An orderly stop folds the log and unmounts; a busy file system takes its time.
+/// An orderly stop destages the log and unmounts; a busy file system takes its time.
 const ORDERLY_STOP: Duration = Duration::from_secs(30);
 
 pub fn down(place: &Place, wipe: bool) -> anyhow::Result<()> {

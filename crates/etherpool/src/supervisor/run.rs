@@ -17,7 +17,7 @@ use super::child::{Backoff, Program, Running};
 
 /// Services may have to wait for the kernel to write a file system back.
 const SERVICES_STOP_LIMIT: Duration = Duration::from_secs(90);
-/// The engine folds its logs and releases its leases.
+/// The engine destages its logs and releases its leases.
 const ENGINE_STOP_LIMIT: Duration = Duration::from_secs(60);
 /// How often the engine's loop says that it turns, by a line.
 pub const ENGINE_SAYS_EVERY: Duration = Duration::from_secs(5);

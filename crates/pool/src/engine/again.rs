@@ -1,6 +1,6 @@
 //! What can't be brought into place now, because no member that is in has some of its regions or its
-//! checksums are doubtful, is appended to the log again: so release advances, and the rest of the volume goes on. It stays in
-//! memory for readers, and goes into place once the members are back.
+//! checksums are doubtful, is appended to the log again: so release advances, and the rest of the volume
+//! goes on. It stays in memory for readers, and goes into place once the members are back.
 //!
 //! Numbers are given under the `writing` permit. What pending has is the newest of all that is durable,
 //! and whatever is queued meanwhile gets a higher number; so a repetition never supersedes a newer write.
@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use block::BLOCK_BYTES;
 
-use super::fold::GroupFold;
+use super::destage::GroupDestage;
 use super::lease::Ended;
 use super::log::put_record;
 use super::pending::{PendingBlock, gather};
@@ -26,14 +26,18 @@ impl Volume {
     /// get again, and takes them out. More than the log has room for waits: status says for whom.
     pub(crate) async fn set_stuck_aside(
         self: &Rc<Self>,
-        folds: &mut Vec<GroupFold>,
+        destages: &mut Vec<GroupDestage>,
         last: RecordNumber,
     ) -> Result<(), Ended> {
         let patience = self.pool.runtime.now() + self.pool.limits.exclusion;
         loop {
-            let is_stuck = |fold: &GroupFold| fold.is_doubtful || !self.has_right_members(fold);
-            let blocks: usize =
-                folds.iter().filter(|fold| is_stuck(fold)).map(|fold| fold.rows.len()).sum();
+            let is_stuck =
+                |destage: &GroupDestage| destage.is_doubtful || !self.has_right_members(destage);
+            let blocks: usize = destages
+                .iter()
+                .filter(|destage| is_stuck(destage))
+                .map(|destage| destage.rows.len())
+                .sum();
             if blocks == 0 {
                 return Ok(());
             }
@@ -41,20 +45,20 @@ impl Volume {
             let fits = blocks as u64 * 2 * BLOCK_BYTES as u64 <= log / AGAIN_PART;
             if !fits || self.pool.runtime.now() < patience {
                 self.wait_for_change().await?;
-                for fold in folds.iter_mut().filter(|fold| fold.is_doubtful) {
-                    self.pool.unless_over(self.load_for(fold)).await??;
+                for destage in destages.iter_mut().filter(|destage| destage.is_doubtful) {
+                    self.pool.unless_over(self.load_for(destage)).await??;
                 }
                 continue;
             }
-            let (stuck, ready) = std::mem::take(folds).into_iter().partition(is_stuck);
-            *folds = ready;
+            let (stuck, ready) = std::mem::take(destages).into_iter().partition(is_stuck);
+            *destages = ready;
             self.append_stuck(stuck, last).await?;
         }
     }
 
     async fn append_stuck(
         self: &Rc<Self>,
-        stuck: Vec<GroupFold>,
+        stuck: Vec<GroupDestage>,
         last: RecordNumber,
     ) -> Result<(), Ended> {
         // Who holds the permit may wait for the room that comes of this.
@@ -62,27 +66,27 @@ impl Volume {
         let appended = self.append_rows(&stuck, last).await;
         self.log.may_exceed.set(false);
         let number = self.pool.config.borrow().number;
-        let doubted = |fold: &GroupFold| fold.is_doubtful.then_some(number);
-        let stuck = stuck.iter().map(|fold| (fold.group.birth, doubted(fold)));
+        let doubted = |destage: &GroupDestage| destage.is_doubtful.then_some(number);
+        let stuck = stuck.iter().map(|destage| (destage.group.birth, doubted(destage)));
         self.log.stuck.borrow_mut().extend(stuck);
         appended
     }
 
     async fn append_rows(
         self: &Rc<Self>,
-        stuck: &[GroupFold],
+        stuck: &[GroupDestage],
         last: RecordNumber,
     ) -> Result<(), Ended> {
         let _writing = self.pool.unless_over(self.log.writing.acquire(1)).await?;
         let mut bodies: Vec<(u64, RecordBody)> = Vec::new();
-        for fold in stuck {
-            for row in fold.rows.keys() {
-                let at = RowAddress { set: fold.group.set, lane: fold.group.lane, row: *row };
+        for destage in stuck {
+            for row in destage.rows.keys() {
+                let at = RowAddress { set: destage.group.set, lane: destage.group.lane, row: *row };
                 let Some(VolumeBlock(block)) = self.stripes.block_of(at) else { continue };
                 let pending = self.pending.borrow().get(block).cloned();
                 // A newer record has it by now.
                 if let Some(pending) = pending.filter(|pending| pending.number <= last) {
-                    bodies.push((block, body_of(fold.group.birth, *row, &pending)));
+                    bodies.push((block, body_of(destage.group.birth, *row, &pending)));
                 }
             }
         }
@@ -122,9 +126,9 @@ impl Volume {
         Ok(())
     }
 
-    /// Whether a fold would bring anything into place: what the last one had to append again doesn't
+    /// Whether a destage would bring anything into place: what the last one had to append again doesn't
     /// count before its members are back.
-    pub(crate) fn has_foldable(&self) -> bool {
+    pub(crate) fn has_destageable(&self) -> bool {
         let mut stuck = self.log.stuck.borrow_mut();
         if stuck.is_empty() {
             return true;

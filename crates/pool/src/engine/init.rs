@@ -1,4 +1,4 @@
-//! Initialising groups: before a group's first fold its checksum blocks say "unwritten", durably, in
+//! Initialising groups: before a group's first destage its checksum blocks say "unwritten", durably, in
 //! both slots on every usable member. Done for some groups ahead, so that a sequential writer seldom
 //! waits for it.
 
@@ -18,7 +18,7 @@ use crate::metadata::{MetaRecord, RunKey};
 const AHEAD: u32 = 8;
 
 impl Volume {
-    /// Initialises these groups where they aren't. Folding is the only caller, so nobody else
+    /// Initialises these groups where they aren't. Destaging is the only caller, so nobody else
     /// initialises the same groups at the same time.
     pub(crate) async fn initialise_for(
         self: &Rc<Self>,
@@ -91,7 +91,7 @@ impl Volume {
         }
     }
 
-    /// Who took the blocks is known to hold them, so that the first fold needn't look.
+    /// Who took the blocks is known to hold them, so that the first destage needn't look.
     fn remember_initialised(
         &self,
         groups: &[GroupPlace],

@@ -32,11 +32,11 @@ pub struct Limits {
     /// that rots before could pass for one that was being written; long enough that a busy log, whose
     /// next record says it too, writes none.
     pub mark: Duration,
-    /// A log that was idle for so long is folded.
-    pub fold_idle: Duration,
+    /// A log that was idle for so long is destaged.
+    pub destage_idle: Duration,
     /// How long a pool that could be opened waits for the disks that aren't in sight yet.
     pub grace: Duration,
-    /// How long closing a pool waits for folding and for the votes.
+    /// How long closing a pool waits for destaging and for the votes.
     pub close: Duration,
     /// How long an administrator's command waits for the pool.
     pub administer: Duration,
@@ -57,7 +57,7 @@ impl Default for Limits {
             look_at_closed: Duration::from_secs(5),
             metadata_check: Duration::from_secs(5),
             mark: Duration::from_millis(100),
-            fold_idle: Duration::from_secs(1),
+            destage_idle: Duration::from_secs(1),
             grace: Duration::from_secs(2),
             close: Duration::from_secs(20),
             administer: Duration::from_secs(30),

@@ -45,8 +45,8 @@ pub(crate) struct Log {
     pub(crate) writing: Rc<Semaphore>,
     /// When a record was last appended.
     pub(crate) appended_at: Cell<Instant>,
-    /// Wakes folding.
-    pub(crate) folding: Notify,
+    /// Wakes destaging.
+    pub(crate) destaging: Notify,
     /// A new segment waits for the room of older ones.
     pub(crate) wants_room: Cell<bool>,
     /// Something is being appended again, and room comes of that: a log may have more segments than
@@ -110,7 +110,7 @@ impl Log {
             state: RefCell::default(),
             writing: Semaphore::new(1),
             appended_at: Cell::default(),
-            folding: Notify::new(),
+            destaging: Notify::new(),
             wants_room: Cell::new(false),
             may_exceed: Cell::new(false),
             stuck: RefCell::default(),
@@ -125,10 +125,10 @@ impl Log {
         self.arrived.notify_all();
     }
 
-    /// Wakes appending and folding, to see that the volume is gone.
+    /// Wakes appending and destaging, to see that the volume is gone.
     pub(crate) fn wake_all(&self) {
         self.arrived.notify_all();
-        self.folding.notify_all();
+        self.destaging.notify_all();
     }
 
     fn take_batch(&self, bytes_max: usize) -> Vec<Append> {
@@ -220,7 +220,7 @@ impl Volume {
                 self.adopt_batch(&batch, first, segment);
                 drop(writing);
                 self.answer(batch, Ok(()));
-                self.log.folding.notify_all();
+                self.log.destaging.notify_all();
                 Ok(())
             }
             Err(ended) => {
@@ -460,7 +460,7 @@ impl Volume {
     }
 }
 
-/// Puts what a durable record says where readers and folding look.
+/// Puts what a durable record says where readers and destaging look.
 pub(crate) fn put_record(
     pending: &mut super::pending::Pending,
     block: u64,

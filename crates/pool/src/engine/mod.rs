@@ -8,7 +8,7 @@
 //!   (takeover), `create` and `format_disk`;
 //! - **who takes part**: `config` (votes), `commit`, `checkpoint` and `areas` (metadata), `lease`, `exclude`, `readmit`;
 //! - **data**: `volume` (requests), `range_lock` and `credit` (their order), `log` and `segment`,
-//!   `pending`, `fold` with `init`, `disk_work` and `again`, `read`, `checksums`, `replay`;
+//!   `pending`, `destage` with `init`, `disk_work` and `again`, `read`, `checksums`, `replay`;
 //! - **upkeep**: `repair`, `catchup`, `verify`; and `status` and `events` for people.
 //!
 //! It is single-threaded: state is in cells, and no borrow lives across an await.
@@ -24,10 +24,10 @@ mod commit;
 mod config;
 mod create;
 mod credit;
+mod destage;
 mod disk_work;
 mod events;
 mod exclude;
-mod fold;
 mod format_disk;
 mod import;
 mod init;

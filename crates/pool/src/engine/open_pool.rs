@@ -92,21 +92,21 @@ impl OpenPool {
     }
 
     /// Brings everything into place and stops; with `give_up`, nobody owns the pool afterwards.
-    /// Volumes that can't be folded now keep their log.
+    /// Volumes that can't be destaged now keep their log.
     pub(crate) async fn close(self: &Rc<Self>, give_up: bool) -> Result<(), Ended> {
         let volumes: Vec<_> = self.volumes.borrow().values().cloned().collect();
-        let mut folded = Vec::new();
+        let mut destaged = Vec::new();
         for volume in volumes.into_iter().filter(|v| v.serving() == Serving::Yes) {
             let (done, receiver) = oneshot::channel();
-            folded.push(receiver);
+            destaged.push(receiver);
             // Beside us, not within a limit of time: a commit mustn't be left half done.
             self.pool.runtime.spawn(async move {
                 let durable = volume.log.state.borrow().durable;
-                let _ = done.send(volume.fold(durable).await);
+                let _ = done.send(volume.destage(durable).await);
             });
         }
         let limit = self.pool.limits.close;
-        let _ = runtime::timeout(&self.pool.runtime, limit, join_all(folded)).await;
+        let _ = runtime::timeout(&self.pool.runtime, limit, join_all(destaged)).await;
         // From here on nothing is answered, so nobody need wait for our lease.
         self.pool.lease.stop();
         let released = self.pool.change_configuration(|config| {

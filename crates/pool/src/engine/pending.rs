@@ -1,5 +1,5 @@
 //! What is acknowledged and not in place yet: per block its newest durable record. Reads look here
-//! first; folding takes from here. The log's size bounds it.
+//! first; destaging takes from here. The log's size bounds it.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -17,7 +17,7 @@ pub(crate) struct PendingBlock {
     pub(crate) data: Option<BlockData>,
 }
 
-/// A block within the payload of its record; neighbours share the buffer, so that folding can write
+/// A block within the payload of its record; neighbours share the buffer, so that destaging can write
 /// them as one run without a copy.
 #[derive(Clone, Debug)]
 pub(crate) struct BlockData {

@@ -50,8 +50,8 @@ pub(crate) struct Pool {
     /// Something changed that a waiting operation may have waited for: a member's standing, the
     /// configuration, misses, space.
     pub(crate) changed: Notify,
-    /// Held from choosing a release number, and whom a fold reaches, to its commit: release numbers
-    /// only go up, and who is taken in meanwhile would lack what the fold has given up in the log.
+    /// Held from choosing a release number, and whom a destage reaches, to its commit: release numbers
+    /// only go up, and who is taken in meanwhile would lack what the destage has given up in the log.
     /// Taken before `meta_lock`.
     pub(crate) release_lock: Rc<Semaphore>,
     pub(crate) group_locks: RefCell<BTreeMap<BirthId, Rc<Semaphore>>>,
@@ -149,7 +149,7 @@ impl Pool {
         Some((member, device, start))
     }
 
-    /// The lock under which a group's blocks and checksums change place: folding, repair, catching
+    /// The lock under which a group's blocks and checksums change place: destaging, repair, catching
     /// up and verification take it.
     pub(crate) fn group_lock(&self, birth: BirthId) -> Rc<Semaphore> {
         let mut locks = self.group_locks.borrow_mut();

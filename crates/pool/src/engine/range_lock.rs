@@ -4,8 +4,8 @@
 //! for every earlier request that overlaps it unless both only read. So overlapping operations run
 //! in the order of their calls, and only the newest write of a block can be unacknowledged.
 //!
-//! Folding takes no place here: it moves what is already acknowledged. So a request may hold its
-//! place while it waits for log credit, which folding frees.
+//! Destaging takes no place here: it moves what is already acknowledged. So a request may hold its
+//! place while it waits for log credit, which destaging frees.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! Opening a volume: its log is read from every current copy in sight, and the end that counts is
 //! decided and committed. What isn't on all current copies by then is appended again, so that nothing
-//! acknowledged is overwritten by what one failure takes away; then everything is folded into place.
+//! acknowledged is overwritten by what one failure takes away; then everything is destaged into place.
 //! Only then does the volume serve. A log that is damaged, and not merely at its end, is told from one
 //! that ends, and isn't opened before somebody says so.
 
@@ -134,14 +134,14 @@ impl Adopted {
 }
 
 impl Volume {
-    /// Settles the log, then serves: appends and folds until the pool is over.
+    /// Settles the log, then serves: appends and destages until the pool is over.
     pub(crate) async fn open(self: Rc<Self>) {
         if self.settle().await.is_err() {
             return;
         }
         self.set_serving(Serving::Yes);
         let runtime = self.pool.runtime.clone();
-        runtime.spawn(Rc::clone(&self).run_fold());
+        runtime.spawn(Rc::clone(&self).run_destage());
         self.run_log().await;
     }
 
@@ -189,7 +189,7 @@ impl Volume {
         self.append_again(&adopted).await?;
         let settled = self.adopt(&adopted);
         self.settled.set(settled);
-        self.fold_all(adopted.last).await
+        self.destage_all(adopted.last).await
     }
 
     /// What isn't on all current copies was perhaps never acknowledged, and what it overwrites was: it
@@ -230,7 +230,7 @@ impl Volume {
         Some(damage)
     }
 
-    /// Puts the adopted records where folding looks.
+    /// Puts the adopted records where destaging looks.
     fn adopt(&self, adopted: &Adopted) -> Settled {
         let mut pending = self.pending.borrow_mut();
         let mut settled = Settled::default();

@@ -48,7 +48,7 @@ impl LogShape {
     }
 
     /// Bytes of records that writers may have in the log. One segment, an eighth of a usual log, is
-    /// kept for folding, and of each of the others what a switch may leave unused.
+    /// kept for destaging, and of each of the others what a switch may leave unused.
     pub(crate) fn credit_bytes(self) -> u64 {
         let block = BLOCK_BYTES as u64;
         let unused = SEGMENT_HEADER_BYTES as u64 + self.record_bytes_max() + block;
@@ -77,13 +77,13 @@ impl Volume {
             if let Some((records, segment)) = planned {
                 self.pool.commit_locked(&records).await?;
                 drop(lock);
-                self.log.folding.notify_all();
+                self.log.destaging.notify_all();
                 return Ok(segment);
             }
             drop(lock);
-            // Folding gives room back; a disk that returns or is added may have some.
+            // Destaging gives room back; a disk that returns or is added may have some.
             self.log.wants_room.set(true);
-            self.log.folding.notify_all();
+            self.log.destaging.notify_all();
             self.wait_for_change().await?;
         }
     }

@@ -544,7 +544,7 @@ impl Inner {
         for slot in slots {
             let state = slot.state.borrow().clone();
             if let SlotState::Open(open) = state {
-                // What isn't folded stays in the log; without a majority there is nobody to tell.
+                // What isn't destaged stays in the log; without a majority there is nobody to tell.
                 let _ = open.close(false).await;
             }
         }

@@ -126,7 +126,7 @@ fn what_was_written_is_read_and_the_rest_is_zeros() {
     bench.write(&volume, 10, pattern(10, 20, 1)).unwrap();
     assert_eq!(bench.read(&volume, 10, 20).unwrap(), pattern(10, 20, 1));
     assert_eq!(bench.read(&volume, 0, 10).unwrap(), Buffer::zeroed(10 * BLOCK_BYTES));
-    // Folded by being idle, and read from disk.
+    // Destaged by being idle, and read from disk.
     bench.pass(Duration::from_secs(3));
     assert_eq!(bench.report().volumes[0].log_bytes, 0);
     assert_eq!(
@@ -592,7 +592,7 @@ fn disks_that_carry_something_are_refused_unless_forced() {
     bench.run(async move { engine.create_pool(forced).await }).unwrap();
 }
 
-/// Bounded storms: several writers and readers at once, folds, lost and hanging disks, crashes of
+/// Bounded storms: several writers and readers at once, destages, lost and hanging disks, crashes of
 /// single disks (one sick at a time), power cuts, engine deaths. Whatever was acknowledged is there;
 /// what wasn't is old or new.
 #[test]

@@ -54,7 +54,7 @@ impl Volume {
         let volume = Rc::clone(self);
         // A task of its own: a caller that goes away mustn't leave a commit half done.
         self.pool.runtime.spawn(async move {
-            let _ = done.send(volume.fold(durable).await);
+            let _ = done.send(volume.destage(durable).await);
         });
         self.pool.unless_over(receiver).await?.unwrap_or(Err(Ended::Closed))
     }

@@ -35,7 +35,7 @@ use crate::report::{PoolEvent, Settled};
 const TRANSFER_BYTES_MAX: u32 = 1 << 20;
 /// Blocks that one record of zeros may cover: what it costs in memory is charged to the log's room.
 const ZERO_BLOCKS_MAX: u64 = 16 << 10;
-/// Log room charged per block of a record of zeros, for the memory that it takes until folded.
+/// Log room charged per block of a record of zeros, for the memory that it takes until destaged.
 const ZERO_CHARGE_BYTES: u64 = 128;
 
 /// Whether a volume serves.
@@ -63,8 +63,8 @@ pub(crate) struct Volume {
     pub(crate) pending: RefCell<Pending>,
     pub(crate) log: Log,
     pub(crate) checksums: Checksums,
-    /// One fold at a time.
-    pub(crate) folding: Rc<Semaphore>,
+    /// One destage at a time.
+    pub(crate) destaging: Rc<Semaphore>,
     pub(crate) size_bytes: Cell<u64>,
     serving: RefCell<Serving>,
     pub(crate) changed: Notify,
@@ -96,7 +96,7 @@ impl Volume {
             pending: RefCell::default(),
             log: Log::new(),
             checksums: Checksums::new(pool.limits.checksum_blocks),
-            folding: Semaphore::new(1),
+            destaging: Semaphore::new(1),
             size_bytes: Cell::new(volume.bytes),
             serving: RefCell::new(Serving::Opening),
             changed: Notify::new(),
@@ -451,7 +451,7 @@ impl VolumeDevice {
         };
         let place = volume.line.enter(blocks, true);
         let turn = volume.credit.line_up(room);
-        volume.log.folding.notify_all();
+        volume.log.destaging.notify_all();
         self.spawn(volume.write(range, change, place, turn)).map_ok(|done| done.value).boxed_local()
     }
 

@@ -88,8 +88,8 @@ impl OpenPool {
         volume.set_serving(Serving::Gone);
         volume.stop();
         // What is under way on its extents ends before they get another owner.
-        let (folding, writing) = (volume.folding.acquire(1), volume.log.writing.acquire(1));
-        let both = futures::future::join(folding, writing);
+        let (destaging, writing) = (volume.destaging.acquire(1), volume.log.writing.acquire(1));
+        let both = futures::future::join(destaging, writing);
         let _quiet = self.pool.unless_over(both).await.map_err(over)?;
         let id = volume.id;
         let births: Vec<BirthId> = {

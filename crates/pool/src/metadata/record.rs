@@ -166,7 +166,7 @@ pub enum MetaRecord {
         /// The disks.
         disks: Vec<DiskNumber>,
     },
-    /// A fold is done: everything up to `log` is in place, on `touched` disks confirmed under
+    /// A destage is done: everything up to `log` is in place, on `touched` disks confirmed under
     /// `release`, elsewhere missed.
     Released {
         /// Whose log.

@@ -159,7 +159,7 @@ async fn read_all(rig: &Rig) -> Result<(), Failure> {
 async fn slow_holder(stage: Stage) -> Result<(), Failure> {
     let rig = Rig::mirror(&stage).await?;
     let loser = rig.below(3);
-    // Two folds of every group: then both slots of each checksum block are sound.
+    // Two destages of every group: then both slots of each checksum block are sound.
     for _ in 0..2 {
         rig.on_volume(VOLUME, |watched| async move {
             for start in (0..4096).step_by(128) {
@@ -170,7 +170,7 @@ async fn slow_holder(stage: Stage) -> Result<(), Failure> {
         .await??;
         rig.in_place(VOLUME).await?;
     }
-    // Rows that are written for the first time, in one fold: one lost write.
+    // Rows that are written for the first time, in one destage: one lost write.
     let disk = Rc::clone(&rig.cluster.node(loser).disks()[0]);
     disk.lose_next_blocks(*b"epCS", 1);
     let fresh = SectorRange::new(Lba(rig.below(32) as u64 * 128 + 64), 32);
@@ -198,8 +198,8 @@ async fn slow_holder(stage: Stage) -> Result<(), Failure> {
     rig.converge().await
 }
 
-/// One row is in the log: if the damaged slot passed for that of an interrupted fold, the older one would
-/// be believed for all of its rows.
+/// One row is in the log: if the damaged slot passed for that of an interrupted destage, the older one
+/// would be believed for all of its rows.
 async fn rotten_slot(stage: Stage) -> Result<(), Failure> {
     let span = 4096;
     let rig = written_raid0(&stage, span, 128).await?;
@@ -336,7 +336,7 @@ async fn lagging_holder_cut(stage: Stage) -> Result<(), Failure> {
             move |watched| async move { watched.change(Change::Write, range).await },
         )
     };
-    // One fold, so that nothing newer comes over what is lost.
+    // One destage, so that nothing newer comes over what is lost.
     disk.lose_next_blocks(*b"epCS", 1);
     write(2 * BLOCK_SECTORS).await??;
     rig.in_place(VOLUME).await?;
@@ -469,7 +469,7 @@ async fn torn_checksums(stage: Stage, extent_bytes: u64) -> Result<(), Failure> 
         rig.run_for(rig.between(50, 900)).await;
         let begin = rig.cluster.world().timeline().now();
         let unstable = |slot: &(String, Rc<Disk>)| !slot.1.is_stable();
-        // In the middle of a fold, if one comes.
+        // In the middle of a destage, if one comes.
         while rig.cluster.world().timeline().now().since(begin) < Duration::from_millis(1500) {
             rig.run_for(Duration::from_micros(100 + rig.below(400) as u64)).await;
             if rig.cluster.disks().iter().any(unstable) && rig.below(4) == 0 {

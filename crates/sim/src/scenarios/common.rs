@@ -340,8 +340,11 @@ impl Rig {
 
     /// Waits until nothing is left in a volume's log.
     pub async fn in_place(&self, name: &str) -> Result<(), Failure> {
-        let folded = || self.volume_report(name).is_some_and(|volume| volume.log_bytes == 0);
-        self.cluster.wait_for("the log is folded", Duration::from_secs(20), folded).await.map(drop)
+        let destaged = || self.volume_report(name).is_some_and(|volume| volume.log_bytes == 0);
+        self.cluster
+            .wait_for("the log is destaged", Duration::from_secs(20), destaged)
+            .await
+            .map(drop)
     }
 
     /// Waits until the pool knows that the disks of a node are out.
@@ -453,7 +456,7 @@ impl Rig {
         });
     }
 
-    /// Every written block of one copy matches its checksum. A fold that began before the last disk
+    /// Every written block of one copy matches its checksum. A destage that began before the last disk
     /// was taken in again may record misses after everything looked clean: then it is waited for
     /// once more.
     pub async fn verify_copy(&self, name: &str, copy: u8) -> Result<(), Failure> {

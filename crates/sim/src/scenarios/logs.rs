@@ -34,7 +34,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     scenario(
         "join-and-exclude",
-        "a disk is taken in while it is being put out, or while a fold ends that didn't reach it: its \
+        "a disk is taken in while it is being put out, or while a destage ends that didn't reach it: its \
          log copy, or what it lacks, isn't counted",
         400,
         |stage| join_and_exclude(stage).boxed_local(),
@@ -69,7 +69,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
 ];
 
-/// A fold puts X out while the open segment has no batch in flight. That closes the segment too:
+/// A destage puts X out while the open segment has no batch in flight. That closes the segment too:
 /// otherwise X's copy is dropped when X is back, and the log goes on with Y's alone while status says
 /// that one more failure is survived.
 async fn blip_thin(stage: Stage) -> Result<(), Failure> {
@@ -78,7 +78,7 @@ async fn blip_thin(stage: Stage) -> Result<(), Failure> {
     rig.run_for(rig.between(300, 1500)).await;
     rig.quiet(CONVERGENCE_MAX).await?;
     let blip = rig.below(3);
-    // The idle log is folded a second after the last record: the node goes before that.
+    // The idle log is destaged a second after the last record: the node goes before that.
     rig.run_for(rig.between(1, 900)).await;
     rig.cluster.kill_node(blip);
     rig.run_for(rig.between(2500, 9000)).await;
@@ -119,8 +119,8 @@ async fn thin_and_closed(stage: Stage) -> Result<(), Failure> {
 /// Whether a disk that returns has stale log copies is asked before the vote that puts it out is over;
 /// if it were taken in after that vote, its copy would count.
 ///
-/// And a fold takes the members that it must reach when it begins. If one of the others were taken in
-/// while the fold's metadata record is on its way, the pool would say that it is online and survives a
+/// And a destage takes the members that it must reach when it begins. If one of the others were taken in
+/// while the destage's metadata record is on its way, the pool would say that it is online and survives a
 /// failure, and the record then gave up the log's copies of what that member lacks.
 async fn join_and_exclude(stage: Stage) -> Result<(), Failure> {
     let rig = Rig::mirror(&stage).await?;
@@ -186,14 +186,14 @@ async fn lone_tail(stage: Stage) -> Result<(), Failure> {
     rig.cluster.start_supervisor(0);
     let mut left = 6;
     let begin = rig.cluster.world().timeline().now();
-    // The opening is in the middle of its fold while rows are in a cache.
+    // The opening is in the middle of its destage while rows are in a cache.
     while left > 0 && rig.cluster.world().timeline().now().since(begin) < Duration::from_secs(12) {
         rig.run_for(Duration::from_micros(100)).await;
         let others = (0..3).filter(|node| *node != keeper);
         let unstable = others
             .filter(|node| rig.cluster.node(*node).disks().iter().any(|disk| !disk.is_stable()));
         if unstable.count() > 0 && rig.report().is_some_and(|report| report.survives >= 1) {
-            lose_node(&rig, keeper, "while the tail is folded", Survival::Arbitrary);
+            lose_node(&rig, keeper, "while the tail is destaged", Survival::Arbitrary);
             left -= 1;
         }
     }

@@ -76,7 +76,7 @@ async fn run_lulls(stage: Stage) -> Result<(), Failure> {
     if rig.volumes().is_empty() {
         return Ok(());
     }
-    // Longer than folding waits for a disk, in most runs.
+    // Longer than destaging waits for a disk, in most runs.
     let think = if rig.below(3) == 0 { rig.between(100, 3000) } else { rig.between(6000, 20_000) };
     let mix = Mix { depth: 1 + rig.below(2) as u32, writes: 90, think, ..random_mix(&rig) };
     rig.load(mix).await?;

@@ -33,7 +33,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     scenario(
         "full-log",
-        "writers are faster than the disks that the log is folded to: they wait, nothing is stuck",
+        "writers are faster than the disks that the log is destaged to: they wait, nothing is stuck",
         400,
         |stage| full_log(stage).boxed_local(),
     ),

@@ -26,7 +26,7 @@ fn an_older_copy_of_a_disk_is_not_believed() {
         let report = look(&images, true);
         let found = serious(&report);
         let name = format!("e{stale}.0");
-        // A disk that took part in no fold since can't be told by what it confirmed.
+        // A disk that took part in no destage since can't be told by what it confirmed.
         let rolled_back = (Severity::Redundancy, Kind::RolledBack, name.clone());
         let distrusted = report.pools[0].disks[stale].distrusted;
         assert_eq!(found.contains(&rolled_back), distrusted, "{found:?}");

@@ -70,7 +70,7 @@ fn a_pool_that_was_through_much_is_well() {
     (0..seeds).for_each(|seed| live(1000 + seed, 4));
 }
 
-/// A disk that was put out by a fold and came back leaves the open segment with one copy: the log must
+/// A disk that was put out by a destage and came back leaves the open segment with one copy: the log must
 /// not go on in it while the pool says that it is online and survives the loss of a machine.
 #[test]
 fn what_was_acknowledged_while_online_is_in_both_copies_of_the_log() {
@@ -78,7 +78,7 @@ fn what_was_acknowledged_while_online_is_in_both_copies_of_the_log() {
         let mut dice = Dice(seed);
         let machines = Machines::new(3000 + seed);
         (0..4).for_each(|_| machines.write(dice.roll(1500), 2, 1));
-        // Just before or while the log is folded for being idle.
+        // Just before or while the log is destaged for being idle.
         machines.bench.pass(Duration::from_micros(995_000 + dice.roll(8_000)));
         let disk = (seed % 3) as usize;
         machines.bench.set_mode(disk, Mode::Lost);
@@ -87,7 +87,7 @@ fn what_was_acknowledged_while_online_is_in_both_copies_of_the_log() {
             machines.write(dice.roll(1500), 2, 3);
         }
         machines.bench.set_mode(disk, Mode::Well);
-        // Long after it is back; never idle for so long that all is folded.
+        // Long after it is back; never idle for so long that all is destaged.
         for _ in 0..13 {
             machines.write(dice.roll(1500), 1, 2);
             machines.bench.pass(Duration::from_millis(300));

@@ -44,7 +44,7 @@ fn five(bench: &Bench, volume: &Rc<dyn BlockDevice>) {
         .collect();
     let done = bench.run(futures::future::join_all(writes));
     assert!(done.iter().all(Result::is_ok));
-    // The MARK behind the last one; before the log is idle for so long that it is folded.
+    // The MARK behind the last one; before the log is idle for so long that it is destaged.
     bench.pass(Duration::from_millis(300));
 }
 

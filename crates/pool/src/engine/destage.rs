@@ -1,6 +1,6 @@
-//! Folding: what the log holds goes into place, with its checksums, on every usable member; the others
+//! Destaging: what the log holds goes into place, with its checksums, on every usable member; the others
 //! get misses. Only when all of that is durable and confirmed is the log's space released. From the
-//! choice of whom a fold reaches to its commit no disk is taken in: it would pass for one that has all.
+//! choice of whom a destage reaches to its commit no disk is taken in: it would pass for one that has all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -28,8 +28,8 @@ const RUN_ROWS: usize = 256;
 /// Checksum blocks loaded at once.
 const LOADS: usize = 32;
 
-/// What a fold does to one group.
-pub(crate) struct GroupFold {
+/// What a destage does to one group.
+pub(crate) struct GroupDestage {
     pub(crate) group: GroupPlace,
     pub(crate) rows: BTreeMap<Row, Option<BlockData>>,
     blocks: Vec<NextBlock>,
@@ -38,7 +38,7 @@ pub(crate) struct GroupFold {
     _lock: Permit,
 }
 
-/// A checksum block as a fold makes it.
+/// A checksum block as a destage makes it.
 struct NextBlock {
     block: ChecksumBlock,
     /// What the version that it follows adds to the root.
@@ -46,22 +46,22 @@ struct NextBlock {
 }
 
 impl Volume {
-    /// Folds when the log fills, when it was idle, or when a segment has fewer copies than wanted.
-    pub(crate) async fn run_fold(self: Rc<Self>) {
+    /// Destages when the log fills, when it was idle, or when a segment has fewer copies than wanted.
+    pub(crate) async fn run_destage(self: Rc<Self>) {
         loop {
             // A disk that is put out or taken in may make a segment due.
-            let told = select(self.log.folding.notified(), self.pool.changed.notified());
+            let told = select(self.log.destaging.notified(), self.pool.changed.notified());
             if self.is_gone() {
                 return;
             }
-            let work = self.fold_due();
+            let work = self.destage_due();
             let outcome = match work {
-                FoldDue::Now(last) => self.fold(last).await,
-                FoldDue::At(when) => {
+                DestageDue::Now(last) => self.destage(last).await,
+                DestageDue::At(when) => {
                     let timer = self.pool.runtime.sleep_until(when);
                     self.pool.unless_over(select(told, timer)).await.map(|_| ())
                 }
-                FoldDue::Never => self.pool.unless_over(told).await.map(|_| ()),
+                DestageDue::Never => self.pool.unless_over(told).await.map(|_| ()),
             };
             if outcome.is_err() {
                 return;
@@ -69,81 +69,82 @@ impl Volume {
         }
     }
 
-    fn fold_due(&self) -> FoldDue {
+    fn destage_due(&self) -> DestageDue {
         let state = self.log.state.borrow();
         let meta = self.pool.meta.borrow();
-        let Some(volume) = meta.volumes().get(&self.id) else { return FoldDue::Never };
+        let Some(volume) = meta.volumes().get(&self.id) else { return DestageDue::Never };
         let segments = &volume.log.segments;
         let closed = segments.values().filter_map(Segment::end).max();
-        // A MARK alone is worth no fold.
-        let unfolded = state.content > volume.log.released;
+        // A MARK alone is worth no destage.
+        let undestaged = state.content > volume.log.released;
         let quiet = self.log.writing.available() > 0;
-        if (unfolded || quiet) && self.is_current_over() {
-            return FoldDue::Now(state.durable);
+        if (undestaged || quiet) && self.is_current_over() {
+            return DestageDue::Now(state.durable);
         }
-        if closed.is_none() && !unfolded {
+        if closed.is_none() && !undestaged {
             // All is in place, and the open segment still holds room that somebody waits for.
             let stuck = self.credit.is_wanted() && self.credit.used_bytes() > 0 && quiet;
-            return if stuck { FoldDue::Now(state.durable) } else { FoldDue::Never };
+            return if stuck { DestageDue::Now(state.durable) } else { DestageDue::Never };
         }
-        let foldable = self.has_foldable();
+        let destageable = self.has_destageable();
         let full = self.credit.used_bytes() > self.credit.capacity_bytes() / 2;
-        let half = full || foldable && segments.size() as u32 > self.log_shape.segments_max / 2;
-        let pressed = foldable && self.credit.is_wanted() || self.log.wants_room.get();
+        let half = full || destageable && segments.size() as u32 > self.log_shape.segments_max / 2;
+        let pressed = destageable && self.credit.is_wanted() || self.log.wants_room.get();
         if half || pressed || self.has_thin_segment() {
-            // The open segment is left alone while folding the closed ones gives room.
-            return FoldDue::Now(closed.unwrap_or(state.durable));
+            // The open segment is left alone while destaging the closed ones gives room.
+            return DestageDue::Now(closed.unwrap_or(state.durable));
         }
-        if !foldable {
-            return FoldDue::Never;
+        if !destageable {
+            return DestageDue::Never;
         }
-        let idle_at = self.log.appended_at.get() + self.pool.limits.fold_idle;
+        let idle_at = self.log.appended_at.get() + self.pool.limits.destage_idle;
         if idle_at <= self.pool.runtime.now() {
-            FoldDue::Now(state.durable)
+            DestageDue::Now(state.durable)
         } else {
-            FoldDue::At(idle_at)
+            DestageDue::At(idle_at)
         }
     }
 
     /// Brings everything up to `last` into place and releases it; what can't be brought into place,
     /// because some region would be right on no member, is appended again.
-    pub(crate) async fn fold(self: &Rc<Self>, last: RecordNumber) -> Result<(), Ended> {
-        self.fold_and_free(last, false).await
+    pub(crate) async fn destage(self: &Rc<Self>, last: RecordNumber) -> Result<(), Ended> {
+        self.destage_and_free(last, false).await
     }
 
     /// The same for all that a log holds while nothing is appended: frees every segment.
-    pub(crate) async fn fold_all(self: &Rc<Self>, last: RecordNumber) -> Result<(), Ended> {
-        self.fold_and_free(last, true).await
+    pub(crate) async fn destage_all(self: &Rc<Self>, last: RecordNumber) -> Result<(), Ended> {
+        self.destage_and_free(last, true).await
     }
 
-    async fn fold_and_free(self: &Rc<Self>, last: RecordNumber, all: bool) -> Result<(), Ended> {
-        let _one_at_a_time = self.folding.acquire(1).await;
+    async fn destage_and_free(self: &Rc<Self>, last: RecordNumber, all: bool) -> Result<(), Ended> {
+        let _one_at_a_time = self.destaging.acquire(1).await;
         if self.is_gone() {
             return Err(Ended::Closed);
         }
         self.log.wants_room.set(false);
         let due = self.pending.borrow().up_to(last);
-        let mut folds = self.lock_groups(due).await;
-        self.set_stuck_aside(&mut folds, last).await?;
-        self.initialise_for(&folds.iter().map(|f| f.group.clone()).collect::<Vec<_>>()).await?;
-        self.pool.unless_over(self.load_checksums(&mut folds)).await??;
+        let mut destages = self.lock_groups(due).await;
+        self.set_stuck_aside(&mut destages, last).await?;
+        self.initialise_for(&destages.iter().map(|f| f.group.clone()).collect::<Vec<_>>()).await?;
+        self.pool.unless_over(self.load_checksums(&mut destages)).await??;
         let results = loop {
-            self.set_stuck_aside(&mut folds, last).await?;
-            let shows = folds.iter().map(|fold| self.show_span(&fold.group));
+            self.set_stuck_aside(&mut destages, last).await?;
+            let shows = destages.iter().map(|destage| self.show_span(&destage.group));
             let mut shows = futures::stream::iter(shows).buffer_unordered(LOADS);
             while let Some(shown) = self.pool.unless_over(shows.next()).await? {
                 shown?;
             }
             drop(shows);
             let release_lock = self.pool.release_lock.acquire(1).await;
-            if !folds.iter().all(|fold| self.is_shown(&fold.group)) {
+            if !destages.iter().all(|destage| self.is_shown(&destage.group)) {
                 // Somebody was taken in meanwhile.
                 continue;
             }
             let release = self.pool.meta.borrow().counters().release;
-            let results = self.write_folds(&folds, release).await;
+            let results = self.write_destages(&destages, release).await;
             let touched = touched_disks(&results);
-            let written = folds.iter().map(|fold| (&fold.group, self.touched_mask(fold)));
+            let written =
+                destages.iter().map(|destage| (&destage.group, self.touched_mask(destage)));
             let misses = missed_by(written, &results);
             let failed = failures(&results);
             if failed.is_empty() && results.values().any(|result| result.began_anew) {
@@ -154,7 +155,7 @@ impl Volume {
                 self.pool.exclude(&failed, true).await?;
                 continue;
             }
-            let roots = folds.iter().filter_map(|fold| self.next_root(fold)).collect();
+            let roots = destages.iter().filter_map(|destage| self.next_root(destage)).collect();
             if self.release(last, all, release, touched, (misses, roots)).await? {
                 drop(release_lock);
                 break results;
@@ -162,20 +163,20 @@ impl Volume {
             drop(release_lock);
             self.wait_for_change().await?;
         };
-        for fold in folds {
-            let reached = reached_members(&fold.group, &results);
-            for next in fold.blocks {
+        for destage in destages {
+            let reached = reached_members(&destage.group, &results);
+            for next in destage.blocks {
                 self.checksums.committed(next.block, &reached);
             }
         }
         self.pending.borrow_mut().release(last);
         self.pool.changed.notify_all();
-        self.log.folding.notify_all();
+        self.log.destaging.notify_all();
         self.pool.catch_up_soon();
         Ok(())
     }
 
-    async fn lock_groups(self: &Rc<Self>, due: Vec<(u64, PendingBlock)>) -> Vec<GroupFold> {
+    async fn lock_groups(self: &Rc<Self>, due: Vec<(u64, PendingBlock)>) -> Vec<GroupDestage> {
         let mut groups: BTreeMap<BirthId, (GroupPlace, BTreeMap<Row, Option<BlockData>>)> =
             BTreeMap::new();
         let mut last: Option<GroupPlace> = None;
@@ -193,19 +194,19 @@ impl Volume {
             entry.1.insert(piece.at.row, pending.data);
             last = Some(group);
         }
-        let mut folds = Vec::with_capacity(groups.len());
+        let mut destages = Vec::with_capacity(groups.len());
         for (birth, (group, rows)) in groups {
             // Ascending by birth; nobody else holds more than one.
             let lock = self.pool.group_lock(birth).acquire(1).await;
             let blocks = Vec::new();
-            folds.push(GroupFold { group, rows, blocks, is_doubtful: false, _lock: lock });
+            destages.push(GroupDestage { group, rows, blocks, is_doubtful: false, _lock: lock });
         }
-        folds
+        destages
     }
 
     /// Loads the checksum blocks that the rows need and makes the next ones of them.
-    async fn load_checksums(self: &Rc<Self>, folds: &mut [GroupFold]) -> Result<(), Ended> {
-        let loads = folds.iter_mut().map(|fold| self.load_for(fold));
+    async fn load_checksums(self: &Rc<Self>, destages: &mut [GroupDestage]) -> Result<(), Ended> {
+        let loads = destages.iter_mut().map(|destage| self.load_for(destage));
         let mut loads = futures::stream::iter(loads).buffer_unordered(LOADS);
         while let Some(loaded) = loads.next().await {
             loaded?;
@@ -213,15 +214,15 @@ impl Volume {
         Ok(())
     }
 
-    pub(crate) async fn load_for(self: &Rc<Self>, fold: &mut GroupFold) -> Result<(), Ended> {
+    pub(crate) async fn load_for(self: &Rc<Self>, destage: &mut GroupDestage) -> Result<(), Ended> {
         let shape = self.pool.shape();
-        fold.is_doubtful = false;
+        destage.is_doubtful = false;
         let mut blocks: BTreeMap<u32, NextBlock> = BTreeMap::new();
-        for (row, data) in &fold.rows {
+        for (row, data) in &destage.rows {
             let (index, entry) = shape.entry_of(*row);
             if let std::collections::btree_map::Entry::Vacant(vacant) = blocks.entry(index) {
-                let Some(next) = self.next_block(&fold.group, index).await? else {
-                    fold.is_doubtful = true;
+                let Some(next) = self.next_block(&destage.group, index).await? else {
+                    destage.is_doubtful = true;
                     return Ok(());
                 };
                 vacant.insert(next);
@@ -231,7 +232,7 @@ impl Volume {
                 next.block.set(entry, known);
             }
         }
-        fold.blocks = blocks.into_values().collect();
+        destage.blocks = blocks.into_values().collect();
         Ok(())
     }
 
@@ -267,11 +268,11 @@ impl Volume {
         }
     }
 
-    /// The root of a group once a fold is in place.
-    fn next_root(&self, fold: &GroupFold) -> Option<RootChange> {
-        let group = fold.group.birth;
+    /// The root of a group once a destage is in place.
+    fn next_root(&self, destage: &GroupDestage) -> Option<RootChange> {
+        let group = destage.group.birth;
         let mut root = self.pool.root_of(group)?;
-        for NextBlock { block, followed_hash } in &fold.blocks {
+        for NextBlock { block, followed_hash } in &destage.blocks {
             let hash = version_hash(self.pool.id, group, block.index, block.version);
             root = root.wrapping_sub(*followed_hash).wrapping_add(hash);
         }
@@ -279,41 +280,42 @@ impl Volume {
     }
 
     /// Whether each region that will be written has a usable member that is right there.
-    pub(crate) fn has_right_members(&self, fold: &GroupFold) -> bool {
-        let touched = self.touched_mask(fold);
+    pub(crate) fn has_right_members(&self, destage: &GroupDestage) -> bool {
+        let touched = self.touched_mask(destage);
         let mut covered = 0;
-        for index in 0..fold.group.members.len() {
-            if self.pool.extent_of(&fold.group, index).is_some() {
-                covered |= touched & !self.pool.missed(&fold.group, index);
+        for index in 0..destage.group.members.len() {
+            if self.pool.extent_of(&destage.group, index).is_some() {
+                covered |= touched & !self.pool.missed(&destage.group, index);
             }
         }
         covered == touched
     }
 
-    fn touched_mask(&self, fold: &GroupFold) -> u64 {
+    fn touched_mask(&self, destage: &GroupDestage) -> u64 {
         let shape = self.pool.shape();
         let is_written = |data: &Option<BlockData>| data.as_ref().is_some_and(|data| !data.is_lost);
-        let rows = fold.rows.iter().filter(|(_, data)| is_written(data));
+        let rows = destage.rows.iter().filter(|(_, data)| is_written(data));
         rows.fold(ExtentShape::CHECKSUMS, |mask, (row, _)| mask | 1 << shape.region_of_row(*row))
     }
 
     /// Writes all of it on all usable members, each confirmed and flushed.
-    async fn write_folds(
+    async fn write_destages(
         self: &Rc<Self>,
-        folds: &[GroupFold],
+        destages: &[GroupDestage],
         release: ReleaseNumber,
     ) -> BTreeMap<DiskNumber, WorkResult> {
         let mut works: BTreeMap<DiskNumber, DiskWork> = BTreeMap::new();
-        for fold in folds {
-            let runs = row_runs(&fold.rows);
-            for index in 0..fold.group.members.len() {
-                let Some((member, device, start)) = self.pool.extent_of(&fold.group, index) else {
+        for destage in destages {
+            let runs = row_runs(&destage.rows);
+            for index in 0..destage.group.members.len() {
+                let Some((member, device, start)) = self.pool.extent_of(&destage.group, index)
+                else {
                     continue;
                 };
                 let work = works
                     .entry(member.number)
                     .or_insert_with(|| DiskWork::new(Rc::clone(&member), device).only_as_shown());
-                self.add_writes(work, fold, &runs, start);
+                self.add_writes(work, destage, &runs, start);
             }
         }
         self.pool.run_works(works, Some(release)).await
@@ -322,19 +324,19 @@ impl Volume {
     fn add_writes(
         &self,
         work: &mut DiskWork,
-        fold: &GroupFold,
+        destage: &GroupDestage,
         runs: &[(Row, Buffer)],
         start: Lba,
     ) {
         let shape = self.pool.shape();
-        let touched = |mask| Touched { group: fold.group.birth, mask };
+        let touched = |mask| Touched { group: destage.group.birth, mask };
         for (first, data) in runs {
             let count = (data.len() / BLOCK_BYTES) as u32;
             let mask = super::read::region_mask(&self.pool, *first, count);
             let sector = Lba(start.0 + shape.row_sector(*first));
             work.write(sector, data.clone(), touched(mask));
         }
-        for NextBlock { block, .. } in &fold.blocks {
+        for NextBlock { block, .. } in &destage.blocks {
             let sector = Lba(start.0 + shape.checksum_sector(block.index, block.slot()));
             work.write(sector, block.encode(), touched(ExtentShape::CHECKSUMS));
         }
@@ -352,7 +354,7 @@ impl Volume {
     ) -> Result<bool, Ended> {
         // With nothing in flight and nothing newer, the open segment may go too: a writer waits for
         // its room, or it has lost a copy, and its last one would be needed to open the volume.
-        // Never waited for: whoever holds it may wait for the room that this fold gives.
+        // Never waited for: whoever holds it may wait for the room that this destage gives.
         let writing = if all || self.credit.is_wanted() || self.is_current_over() {
             self.log.writing.acquire(1).now_or_never()
         } else {
@@ -384,7 +386,7 @@ impl Volume {
             )) => return Ok(false),
             Err(super::commit::CommitError::Ended(ended)) => return Err(ended),
             Err(error) => {
-                tracing::error!(volume = %self.name, ?error, "a fold could not be committed");
+                tracing::error!(volume = %self.name, ?error, "a destage could not be committed");
                 self.pool.lease.end(Ended::Closed);
                 return Err(Ended::Closed);
             }
@@ -422,7 +424,7 @@ impl Volume {
     }
 }
 
-enum FoldDue {
+enum DestageDue {
     Now(RecordNumber),
     At(block::Instant),
     Never,
@@ -443,7 +445,7 @@ fn row_runs(rows: &BTreeMap<Row, Option<BlockData>>) -> Vec<(Row, Buffer)> {
     runs.into_iter().map(|(first, run)| (first, gather(&run))).collect()
 }
 
-/// The members of a group that have all that a fold wrote of it.
+/// The members of a group that have all that a destage wrote of it.
 fn reached_members(group: &GroupPlace, results: &BTreeMap<DiskNumber, WorkResult>) -> Vec<usize> {
     let reached = group.members.iter().enumerate().filter(|(_, (disk, _))| {
         results.get(disk).is_some_and(|result| !result.missed.contains_key(&group.birth))
