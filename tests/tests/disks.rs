@@ -120,7 +120,7 @@ fn damaged_and_foreign_disks_are_refused_by_name() {
     );
     lab.lab(&["down"]);
 
-    // The old copy comes back: merely behind, caught up.
+    // The old copy comes back: merely behind, resynced.
     std::fs::copy(kept.path(), &disk).unwrap();
     lab.lab(&["up"]);
     lab.wait_served();

@@ -30,7 +30,7 @@ fn check_copies(lab: &Lab, report: &LoadReport) {
 /// metadata around, all of which lie within what was written meanwhile.
 fn check_caught_up(lab: &Lab, before: u64, written_during: u64) {
     let volume = lab.volume();
-    let copied = volume["caught_up_bytes"].as_u64().unwrap() - before;
+    let copied = volume["resynced_bytes"].as_u64().unwrap() - before;
     println!("{copied} bytes copied after {written_during} bytes written");
     assert!(copied <= written_during / 4096 * REGION_BYTES, "more was copied than was missed");
     assert!(copied < volume["size_bytes"].as_u64().unwrap() / 4, "nearly everything was copied");
@@ -46,7 +46,7 @@ fn a_node_is_killed_and_comes_back() {
     let lab = small();
     let load = load(&lab);
     load.wait_for_promises();
-    let (copied, before) = (lab.volume()["caught_up_bytes"].as_u64().unwrap(), written(&lab));
+    let (copied, before) = (lab.volume()["resynced_bytes"].as_u64().unwrap(), written(&lab));
     lab.lab(&["kill", "n2"]);
     wait_until("the pool says that it is degraded", || lab.pool_state() == "degraded");
     assert_eq!(lab.pool()["survives"].as_u64(), Some(0));
@@ -197,7 +197,7 @@ fn the_pool_grows_under_load() {
     println!("{} -> {} bytes", before["size_bytes"], after["size_bytes"]);
     let size = |volume: &serde_json::Value| volume["size_bytes"].as_u64().unwrap();
     assert!(size(&after) > size(&before) + (400 << 20), "the two disks of 512 MiB are used");
-    assert_eq!(before["caught_up_bytes"], after["caught_up_bytes"], "nothing is copied");
+    assert_eq!(before["resynced_bytes"], after["resynced_bytes"], "nothing is copied");
     let space = rustix::fs::statvfs(lab.mount()).unwrap();
     let bytes = space.f_blocks * space.f_frsize;
     assert!(

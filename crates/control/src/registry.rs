@@ -244,7 +244,7 @@ mod tests {
                 properties: properties.collect(),
                 degraded: false,
                 missed_bytes: 0,
-                caught_up_bytes: 0,
+                resynced_bytes: 0,
                 read_bytes: 0,
                 written_bytes: 0,
                 repaired_blocks: 0,

@@ -27,12 +27,9 @@ impl fmt::Display for PoolEvent {
                 write!(f, "pool {pool} goes on without disk {disk}: {why}")
             }
             PoolEvent::DiskIn { pool, disk, missed_bytes } => {
-                write!(
-                    f,
-                    "pool {pool} takes disk {disk} in again, {missed_bytes} bytes to catch up"
-                )
+                write!(f, "pool {pool} takes disk {disk} in again, {missed_bytes} bytes to resync")
             }
-            PoolEvent::CaughtUp { pool, disk, copied_bytes } => {
+            PoolEvent::Resynced { pool, disk, copied_bytes } => {
                 write!(
                     f,
                     "pool {pool}: disk {disk} has everything again, {copied_bytes} bytes copied"
@@ -49,7 +46,7 @@ impl fmt::Display for PoolEvent {
             PoolEvent::RolledBack { pool, disk } => {
                 write!(
                     f,
-                    "pool {pool}: disk {disk} came back with older contents than it had; all of it is caught up"
+                    "pool {pool}: disk {disk} came back with older contents than it had; all of it is resynced"
                 )
             }
             PoolEvent::Repaired { pool, volume, disk, disk_offset_bytes } => write!(

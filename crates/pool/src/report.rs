@@ -40,11 +40,11 @@ pub enum DiskState {
     Seen,
     /// A member that takes part in everything.
     Usable,
-    /// A member that the pool does without; it is caught up once it is back.
+    /// A member that the pool does without; it is resynced once it is back.
     Out,
     /// A member that is known and not in sight.
     Missing,
-    /// A member that came back with older contents than it had confirmed: caught up in everything.
+    /// A member that came back with older contents than it had confirmed: resynced in everything.
     RolledBack,
     /// Not used.
     Refused {
@@ -135,7 +135,7 @@ pub struct PoolDisk {
     pub free_bytes: u64,
     /// Where it stands.
     pub state: DiskState,
-    /// What it still has to catch up.
+    /// What it still has to resync.
     pub missed_bytes: u64,
     /// Blocks that didn't match their checksum, since the pool was opened here.
     pub checksum_errors: u64,
@@ -167,14 +167,14 @@ pub struct VolumeReport {
     pub properties: BTreeMap<String, String>,
     /// Whether it has less redundancy than its layout asks for.
     pub degraded: bool,
-    /// Bytes that some copy still has to catch up.
+    /// Bytes that some copy still has to resync.
     pub missed_bytes: u64,
     /// Bytes that clients read, since the pool was opened here.
     pub read_bytes: u64,
     /// Bytes that clients wrote (and were answered), since the pool was opened here.
     pub written_bytes: u64,
-    /// Bytes copied in catching up, since the pool was opened here.
-    pub caught_up_bytes: u64,
+    /// Bytes copied in resync, since the pool was opened here.
+    pub resynced_bytes: u64,
     /// Blocks repaired, since the pool was opened here.
     pub repaired_blocks: u64,
     /// Bytes in its log that aren't in place yet.
@@ -295,7 +295,7 @@ pub enum PoolEvent {
         /// Its new state.
         state: PoolState,
     },
-    /// A disk was put out: the pool goes on without it.
+    /// A disk was evicted: the pool goes on without it.
     DiskOut {
         /// The pool.
         pool: String,
@@ -310,11 +310,11 @@ pub enum PoolEvent {
         pool: String,
         /// The disk.
         disk: String,
-        /// What it has to catch up.
+        /// What it has to resync.
         missed_bytes: u64,
     },
     /// A disk that was away has everything again.
-    CaughtUp {
+    Resynced {
         /// The pool.
         pool: String,
         /// The disk.

@@ -31,7 +31,7 @@ pub struct Claim {
     pub there: BTreeSet<usize>,
     /// Disks that don't.
     pub absent: BTreeSet<Place>,
-    /// Whether those may stay away while more is lost. A disk that is put out may still vote, so that
+    /// Whether those may stay away while more is lost. A disk that is evicted may still vote, so that
     /// its vote is among those that status counts.
     pub absent_may_stay: bool,
     /// Nodes that take part and are failing, or were a moment ago.

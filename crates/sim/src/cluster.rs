@@ -130,8 +130,8 @@ pub struct Cluster {
     supervisors: Vec<Rc<Supervisor>>,
     plan: Plan,
     random: RefCell<SmallRng>,
-    /// How often engines put a disk out.
-    put_out: Rc<Cell<u64>>,
+    /// How often engines evict a disk.
+    evict: Rc<Cell<u64>>,
 }
 
 impl Node {
@@ -275,7 +275,7 @@ impl Cluster {
             supervisors,
             random: RefCell::new(fork(world.seed(), "luck")),
             plan,
-            put_out: Rc::default(),
+            evict: Rc::default(),
         })
     }
 
@@ -378,9 +378,9 @@ impl Cluster {
         &self.stage.world
     }
 
-    /// How often engines put a disk out so far.
-    pub fn times_put_out(&self) -> u64 {
-        self.put_out.get()
+    /// How often engines evict a disk so far.
+    pub fn times_evicted(&self) -> u64 {
+        self.evict.get()
     }
 
     /// World, verdict.

@@ -126,21 +126,21 @@ pub fn attach(handle: &Handle, ports: Vec<Rc<SimPort>>, engine: &Rc<Engine>) {
     });
 }
 
-/// What the engine says is part of the story; counts the disks that it puts out.
+/// What the engine says is part of the story; counts the disks that it evicts.
 pub fn follow_events(
     process: &Process,
     engine: &Rc<Engine>,
     world: &World,
     name: &str,
-    put_out: &Rc<Cell<u64>>,
+    evict: &Rc<Cell<u64>>,
 ) {
     let Some(handle) = process.handle() else { return };
     let (engine, story, name) = (Rc::clone(engine), Rc::clone(world.story()), name.to_string());
-    let put_out = Rc::clone(put_out);
+    let evict = Rc::clone(evict);
     handle.spawn(async move {
         loop {
             let event = engine.next_event().await;
-            put_out.set(put_out.get() + u64::from(matches!(event, PoolEvent::DiskOut { .. })));
+            evict.set(evict.get() + u64::from(matches!(event, PoolEvent::DiskOut { .. })));
             story.tell(&name, &format!("{event:?}"));
         }
     });

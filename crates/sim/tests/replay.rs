@@ -21,7 +21,7 @@ fn a_seed_replays_exactly() {
 /// - stuck-disk 0: a destage waited for a disk that was out already, and writers waited for the destage.
 /// - rolled-back-disk 4: after a quick restart an older disk was given a newer confirmed number before
 ///   anybody had looked at the old one; what it had lost was found by checksums only.
-/// - two-votes: of two votes one failed for a moment; its disk could neither be put out nor count as
+/// - two-votes: of two votes one failed for a moment; its disk could neither be evicted nor count as
 ///   fine again, and everything hung after it was back.
 /// - vanish-while-opening: disks vanished while the pool was being opened; the opening waited for
 ///   ever.

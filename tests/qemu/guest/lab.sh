@@ -41,7 +41,7 @@ after=$(blocks)
 mark GROWN "from $before to $after blocks"
 # From three disks to five of the same size: two thirds more, less the file system's own tables.
 [ "$after" -gt $((before * 3 / 2)) ] || { logs; fail "$before blocks before, $after after"; }
-etherpool volume list --json | tr -d ' ' | grep -q '"caught_up_bytes":0[^0-9]' || fail "something was copied"
+etherpool volume list --json | tr -d ' ' | grep -q '"resynced_bytes":0[^0-9]' || fail "something was copied"
 grep -q "^$device $files ext4 rw" /proc/mounts || fail "not mounted any more"
 
 until_true wrote_more "${device#/dev/}" "$(writes_of "${device#/dev/}")" 50

@@ -85,7 +85,7 @@ pub struct DiscoveryStatistics {
     /// Announcements that found no place.
     pub dropped: u64,
     /// Targets forgotten to make room.
-    pub evicted: u64,
+    pub displaced: u64,
     /// Targets whose address was somebody else's.
     pub conflicts: u64,
 }
@@ -354,7 +354,7 @@ impl Discovery {
                 .filter(|(_, entry)| entry.info.kind.is_none() && entry.probe.is_none())
                 .min_by_key(|(_, entry)| entry.info.seen)
                 .map(|(key, _)| *key);
-            return self.evict(stalest);
+            return self.displace(stalest);
         }
         if self.entries.len() < TARGETS_MAX {
             return true;
@@ -370,13 +370,13 @@ impl Discovery {
             waiting.find(|(_, _, key)| is_stranger(key)).map(|(_, _, key)| *key)
         };
         let victim = silent.or_else(|| was_asked.then(unasked).flatten());
-        self.evict(victim)
+        self.displace(victim)
     }
 
-    fn evict(&mut self, victim: Option<Key>) -> bool {
+    fn displace(&mut self, victim: Option<Key>) -> bool {
         let Some(victim) = victim else { return false };
         self.forget(victim);
-        self.statistics.evicted += 1;
+        self.statistics.displaced += 1;
         true
     }
 

@@ -107,7 +107,7 @@ fn a_flood_of_announcements_is_bounded_and_does_not_hide_a_real_target() {
     assert!(discovery.targets().len() <= TARGETS_MAX);
     assert!(frames < 3000, "{frames} frames in three seconds");
     let statistics = discovery.statistics();
-    assert!(statistics.dropped + statistics.evicted > 25_000);
+    assert!(statistics.dropped + statistics.displaced > 25_000);
     let found = discovery.targets().into_iter().find(|info| info.address == ADDRESS).unwrap();
     assert!(matches!(found.kind, Some(TargetKind::Session(_))));
 }

@@ -151,7 +151,7 @@ fn pool_report() -> PoolReport {
             properties,
             degraded: false,
             missed_bytes: 0,
-            caught_up_bytes: 0,
+            resynced_bytes: 0,
             read_bytes: 0,
             written_bytes: 0,
             repaired_blocks: 0,

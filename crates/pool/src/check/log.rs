@@ -76,7 +76,7 @@ pub(super) struct LogCheck<'d, 'a> {
 }
 
 /// The copies of a segment that hold everything that was acknowledged: those on disks that aren't out,
-/// or, where all are out, those that were put out last.
+/// or, where all are out, those that were evicted last.
 fn is_current(view: &View<'_, '_>, segment: &Segment, copy: &SegmentCopyPlace) -> bool {
     let Some(config) = view.config else { return true };
     let since = |copy: &SegmentCopyPlace| {

@@ -50,7 +50,7 @@ pub enum Kind {
     Twin,
     /// A member wasn't given.
     DiskMissing,
-    /// A member that the configuration has put out.
+    /// A member that the configuration has evicted.
     DiskOut,
     /// A member with older contents than it had confirmed.
     RolledBack,
@@ -193,7 +193,7 @@ pub struct DiskCheck {
     pub id: String,
     /// The machine that it was last known on.
     pub node: String,
-    /// Whether the configuration has put it out.
+    /// Whether the configuration has evicted it.
     pub out: bool,
     /// Whether its contents are older than what it had confirmed, or otherwise not what the metadata
     /// means: nothing on it counts.

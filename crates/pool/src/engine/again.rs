@@ -29,7 +29,7 @@ impl Volume {
         destages: &mut Vec<GroupDestage>,
         last: RecordNumber,
     ) -> Result<(), Ended> {
-        let patience = self.pool.runtime.now() + self.pool.limits.exclusion;
+        let patience = self.pool.runtime.now() + self.pool.limits.eviction;
         loop {
             let is_stuck =
                 |destage: &GroupDestage| destage.is_doubtful || !self.has_right_members(destage);

@@ -26,7 +26,7 @@ use super::lease::Ended;
 use super::member::Member;
 use super::observe;
 use super::pool::Pool;
-use super::readmit::{NotFit, not_fit};
+use super::re_add::{NotFit, not_fit};
 use crate::allocate::plan_area;
 use crate::format::{DiskGeometry, DiskId, ExtentRange, Label, LabelState, SelectedLabel};
 use crate::metadata::{AreaLayout, MetaRecord, Metadata};
@@ -204,7 +204,7 @@ impl Pool {
         let moved = moved?;
         if moved.is_err() && self.awaits_area(member) {
             // It is ended by what the label says, when the disk is looked at again.
-            self.readmit_soon(member);
+            self.re_add_soon(member);
         }
         moved
     }

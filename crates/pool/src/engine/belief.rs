@@ -173,7 +173,7 @@ pub(super) async fn gather(
         if reads.is_empty() && all_asked {
             break;
         }
-        let limit = if all_asked { pool.limits.exclusion } else { pool.limits.hedge };
+        let limit = if all_asked { pool.limits.eviction } else { pool.limits.hedge };
         match select(reads.next(), pool.runtime.sleep(limit)).await {
             Either::Left((Some(Ok(answer)), _)) => {
                 heard.push(answer);

@@ -313,12 +313,12 @@ impl Pool {
             }
             let was_out: BTreeSet<DiskNumber> =
                 failed.keys().copied().filter(|disk| self.is_out(*disk)).collect();
-            let mut timer = std::pin::pin!(self.runtime.sleep(self.limits.exclusion));
+            let mut timer = std::pin::pin!(self.runtime.sleep(self.limits.eviction));
             loop {
                 let changed = std::pin::pin!(self.changed.notified());
-                // Whoever else waited for the same disk may have had it put out meanwhile.
-                let put_out = |disk: &DiskNumber| self.is_out(*disk) && !was_out.contains(disk);
-                if !failed.is_empty() && failed.keys().all(put_out) {
+                // Whoever else waited for the same disk may have had it evicted meanwhile.
+                let evict = |disk: &DiskNumber| self.is_out(*disk) && !was_out.contains(disk);
+                if !failed.is_empty() && failed.keys().all(evict) {
                     break;
                 }
                 let step = select(writes.next(), select(timer.as_mut(), changed)).await;
@@ -376,7 +376,7 @@ impl Pool {
                 return Ok(false);
             }
             for member in older.iter().filter_map(|disk| self.member(*disk)) {
-                self.readmit_soon(&member);
+                self.re_add_soon(&member);
             }
         }
         let bad = failed.iter().filter(|(_, fault)| fault.is_unfit());
@@ -405,7 +405,7 @@ impl Pool {
         if alone {
             self.wait_for_change().await?;
         } else if !lost.is_empty() {
-            self.exclude(&lost, attempt >= 1).await?;
+            self.evict(&lost, attempt >= 1).await?;
         }
         Ok(true)
     }

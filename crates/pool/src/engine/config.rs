@@ -200,12 +200,12 @@ impl Pool {
     }
 }
 
-/// Marks a disk that is put out by the configuration under construction.
+/// Marks a disk that is evicted by the configuration under construction.
 pub(crate) const UNSET: ConfigNumber = ConfigNumber(u64::MAX);
 
 /// Takes disks out of a configuration: they lose their place among the current metadata copies,
 /// unless no other copy would be left (nothing is committed without that one).
-pub(crate) fn put_out(
+pub(crate) fn evict(
     config: &mut Configuration,
     disks: &BTreeSet<DiskNumber>,
     vote_index: impl Fn(DiskNumber) -> Option<usize>,

@@ -49,7 +49,7 @@ impl Volume {
     /// Destages when the log fills, when it was idle, or when a segment has fewer copies than wanted.
     pub(crate) async fn run_destage(self: Rc<Self>) {
         loop {
-            // A disk that is put out or taken in may make a segment due.
+            // A disk that is evicted or taken in may make a segment due.
             let told = select(self.log.destaging.notified(), self.pool.changed.notified());
             if self.is_gone() {
                 return;
@@ -152,7 +152,7 @@ impl Volume {
             }
             if !failed.is_empty() {
                 drop(release_lock);
-                self.pool.exclude(&failed, true).await?;
+                self.pool.evict(&failed, true).await?;
                 continue;
             }
             let roots = destages.iter().filter_map(|destage| self.next_root(destage)).collect();
@@ -172,7 +172,7 @@ impl Volume {
         self.pending.borrow_mut().release(last);
         self.pool.changed.notify_all();
         self.log.destaging.notify_all();
-        self.pool.catch_up_soon();
+        self.pool.resync_soon();
         Ok(())
     }
 

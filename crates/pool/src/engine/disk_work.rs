@@ -146,12 +146,12 @@ impl Pool {
             return Ok(());
         }
         if !member.joining.get() {
-            self.readmit_soon(member);
+            self.re_add_soon(member);
         }
         Err(IoError::Restarted { now })
     }
 
-    /// Ends with the work, or when others have put the disk out meanwhile: whoever waits for this
+    /// Ends with the work, or when others evict the disk meanwhile: whoever waits for this
     /// work has no reason to wait for a disk that doesn't count any more.
     async fn run_work(&self, work: &DiskWork, release: Option<ReleaseNumber>) -> WorkResult {
         let done = self.while_in(work.member.number, self.repeat_work(work, release));
@@ -159,7 +159,7 @@ impl Pool {
         done.await.unwrap_or(lost)
     }
 
-    /// Work on one disk, at most for `limit`; over at once when the disk is put out, since whoever
+    /// Work on one disk, at most for `limit`; over at once when the disk is evicted, since whoever
     /// waits for the work (perhaps with a lock held) must not wait for a disk that doesn't count.
     pub(crate) async fn within_while_in<T>(
         &self,

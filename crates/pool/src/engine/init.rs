@@ -66,7 +66,7 @@ impl Volume {
                 results.iter().filter_map(|(disk, r)| Some((*disk, r.failed?))).collect();
             if !failed.is_empty() {
                 drop(members_stay);
-                self.pool.exclude(&failed, true).await?;
+                self.pool.evict(&failed, true).await?;
                 continue;
             }
             let written = groups.iter().map(|group| (group, ExtentShape::CHECKSUMS));

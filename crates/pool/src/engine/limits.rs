@@ -7,12 +7,12 @@ use super::lease::{LEASE, RENEW_EVERY};
 /// Times and sizes. The defaults are what production uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// A foreground write that takes longer than this puts its disk out. Longer than a busy hard
+    /// A foreground write that takes longer than this evicts its disk. Longer than a busy hard
     /// disk ever takes for one write; short enough that people don't notice a dead machine.
-    pub exclusion: Duration,
+    pub eviction: Duration,
     /// A read that takes longer than this is asked of another member too.
     pub hedge: Duration,
-    /// A background write or flush that takes longer than this puts its disk out. Many are queued at
+    /// A background write or flush that takes longer than this evicts its disk. Many are queued at
     /// once, so each may take longer than a foreground write.
     pub background: Duration,
     /// How long a waiting operation waits at most before it looks again: hints may be lost.
@@ -47,7 +47,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
-            exclusion: Duration::from_millis(1500),
+            eviction: Duration::from_millis(1500),
             hedge: Duration::from_millis(300),
             background: Duration::from_secs(6),
             retry: Duration::from_millis(200),
@@ -66,5 +66,5 @@ impl Default for Limits {
     }
 }
 
-/// Putting a disk out must be quicker than losing the lease to the wait for it.
+/// Evicting a disk must be quicker than losing the lease to the wait for it.
 const _: () = assert!(LEASE.as_millis() > RENEW_EVERY.as_millis() + 1500 + 200);

@@ -1,6 +1,6 @@
 //! Appending to a volume's log. All records that waited while the previous batch was in flight make
 //! the next batch: one durable write per copy. When every current copy has it, the writers are
-//! answered in order. A copy that doesn't answer is put out by a majority of votes first. Whoever puts
+//! answered in order. A copy that doesn't answer is evicted by a majority of votes first. Whoever puts
 //! a disk out closes each segment with a copy there: a batch in flight is its last, and the log goes on
 //! in a new one on healthy disks.
 
@@ -396,7 +396,7 @@ impl Volume {
                 lost.insert(disk, error);
             }
         }
-        if lost.is_empty() { Ok(()) } else { self.pool.exclude(&lost, attempt >= 1).await }
+        if lost.is_empty() { Ok(()) } else { self.pool.evict(&lost, attempt >= 1).await }
     }
 
     /// A disk that refuses one segment after the other is left out of the next ones for a while.
@@ -414,7 +414,7 @@ impl Volume {
         });
     }
 
-    /// Writes to these copies at once, each until it answers or the exclusion time is over; tells
+    /// Writes to these copies at once, each until it answers or the eviction time is over; tells
     /// which failed.
     async fn write_to(
         &self,
@@ -427,10 +427,10 @@ impl Volume {
             copies.iter().map(|copy| (copy.disk, IoError::Lost)).collect();
         let writes = copies.into_iter().map(|copy| self.write_copy(copy, at, bytes.clone()));
         let mut writes: FuturesUnordered<_> = writes.collect();
-        let mut timer = std::pin::pin!(self.pool.runtime.sleep(self.pool.limits.exclusion));
+        let mut timer = std::pin::pin!(self.pool.runtime.sleep(self.pool.limits.eviction));
         loop {
             let changed = std::pin::pin!(self.pool.changed.notified());
-            // Whoever else waited for the same disk may have had it put out meanwhile.
+            // Whoever else waited for the same disk may have had it evicted meanwhile.
             if !failed.is_empty() && failed.keys().all(|disk| self.pool.is_out(*disk)) {
                 return failed;
             }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::DiskPlace;
 use crate::format::{DiskGeometry, DiskId, DiskNumber, ExtentRange};
 
-/// A disk that is put out so long after it was taken in failed anew.
+/// A disk that is evicted so long after it was taken in failed anew.
 const RETURN_HOLDS: Duration = Duration::from_secs(10);
 /// A disk that refuses writes to logs gets no copy of a new segment for so long: each costs writers a
 /// switch.
@@ -69,7 +69,7 @@ pub(crate) struct Member {
     pub(crate) confirm_sequence: Cell<u64>,
     /// Blocks that didn't match, or couldn't be read.
     pub(crate) checksum_errors: Cell<u64>,
-    /// Whether it came back with older contents and hasn't caught up yet.
+    /// Whether it came back with older contents and hasn't resynced yet.
     pub(crate) rolled_back: Cell<bool>,
     /// When it is judged next whether its older contents lack anything that counts.
     pub(crate) judge_at: Cell<Instant>,
@@ -79,7 +79,7 @@ pub(crate) struct Member {
     pub(crate) joining: Cell<bool>,
     /// When it was taken in.
     taken_in_at: Cell<Option<Instant>>,
-    /// How often in a row it was put out soon after it was taken in, and until when it stays out for that.
+    /// How often in a row it was evicted soon after it was taken in, and until when it stays out for that.
     returns: Cell<u32>,
     pub(crate) stays_out_until: Cell<Instant>,
     /// When it last refused a write to a log, and until when it gets no copy of a new segment for that.
@@ -92,7 +92,7 @@ pub(crate) struct Member {
     /// One confirm block at a time: two slots are written in turn.
     pub(crate) confirming: Rc<Semaphore>,
     /// Bytes copied to it since it came back.
-    pub(crate) caught_up_bytes: Cell<u64>,
+    pub(crate) resynced_bytes: Cell<u64>,
 }
 
 impl Member {
@@ -128,7 +128,7 @@ impl Member {
             is_behind: Cell::new(false),
             reading_bytes: Cell::new(0),
             confirming: Semaphore::new(1),
-            caught_up_bytes: Cell::new(0),
+            resynced_bytes: Cell::new(0),
         })
     }
 
@@ -161,9 +161,9 @@ impl Member {
         self.taken_in_at.set(Some(now));
     }
 
-    /// It was put out. One that comes and goes costs clients a pause and a segment each time: if it was
+    /// It was evicted. One that comes and goes costs clients a pause and a segment each time: if it was
     /// taken in a moment ago it stays out for a while, the longer the more often.
-    pub(crate) fn was_put_out(&self, now: Instant, pause: Duration) {
+    pub(crate) fn was_evicted(&self, now: Instant, pause: Duration) {
         let soon = self.taken_in_at.get().is_some_and(|at| now.since(at) < RETURN_HOLDS);
         let returns = if soon { self.returns.get() + 1 } else { 0 };
         self.returns.set(returns);

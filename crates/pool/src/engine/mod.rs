@@ -6,10 +6,10 @@
 //!
 //! - **which pools there are**: `observe` (what is on a disk), `slot` (when a pool is opened), `open`
 //!   (takeover), `create` and `format_disk`;
-//! - **who takes part**: `config` (votes), `commit`, `checkpoint` and `areas` (metadata), `lease`, `exclude`, `readmit`;
+//! - **who takes part**: `config` (votes), `commit`, `checkpoint` and `areas` (metadata), `lease`, `evict`, `re_add`;
 //! - **data**: `volume` (requests), `range_lock` and `credit` (their order), `log` and `segment`,
 //!   `pending`, `destage` with `init`, `disk_work` and `again`, `read`, `checksums`, `replay`;
-//! - **upkeep**: `repair`, `catchup`, `verify`; and `status` and `events` for people.
+//! - **upkeep**: `repair`, `resync`, `verify`; and `status` and `events` for people.
 //!
 //! It is single-threaded: state is in cells, and no borrow lives across an await.
 
@@ -17,7 +17,6 @@ mod adopt;
 mod again;
 mod areas;
 mod belief;
-mod catchup;
 mod checkpoint;
 mod checksums;
 mod commit;
@@ -27,7 +26,7 @@ mod credit;
 mod destage;
 mod disk_work;
 mod events;
-mod exclude;
+mod evict;
 mod format_disk;
 mod import;
 mod init;
@@ -46,10 +45,11 @@ mod opening;
 mod pending;
 mod pool;
 mod range_lock;
+mod re_add;
 mod read;
-mod readmit;
 mod repair;
 mod replay;
+mod resync;
 mod segment;
 mod sight;
 mod slot;

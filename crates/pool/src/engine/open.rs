@@ -12,13 +12,13 @@ use runtime::{Handle, Notify, Semaphore};
 use uuid::Uuid;
 
 use super::commit::{Area, CommitError};
-use super::config::{Votes, put_out};
+use super::config::{Votes, evict};
 use super::events::Events;
 use super::lease::{Ended, Lease, TAKEOVER_WAIT};
 use super::member::{Member, Standing};
 use super::open_pool::OpenPool;
 use super::pool::Pool;
-use super::readmit::{Joined, NotFit};
+use super::re_add::{Joined, NotFit};
 use super::{DiskPlace, EngineConfig, Limits};
 use crate::error::PoolError;
 use crate::format::{Configuration, CopySet, DiskGeometry, DiskId, DiskNumber, Label, PoolId};
@@ -321,7 +321,7 @@ impl OpenRequest {
             changed: Notify::new(),
             release_lock: Semaphore::new(1),
             group_locks: RefCell::default(),
-            catching_up: Cell::new(false),
+            resyncing: Cell::new(false),
         })
     }
 
@@ -343,7 +343,7 @@ impl OpenRequest {
             }
         }
         pool.runtime.spawn(Rc::clone(pool).run_lease());
-        self.put_missing_out(pool, &fit).await?;
+        self.evict_missing(pool, &fit).await?;
         let lock = pool.meta_lock.acquire(1).await;
         match pool.write_checkpoint(None).await {
             Ok(()) => {}
@@ -358,8 +358,8 @@ impl OpenRequest {
             pool.set_standing(member, Standing::Usable);
         }
         for (member, rolled_back) in &fit {
-            if pool.join(member, *rolled_back).await? == Joined::PutOutMeanwhile {
-                pool.readmit_soon(member);
+            if pool.join(member, *rolled_back).await? == Joined::EvictedMeanwhile {
+                pool.re_add_soon(member);
             }
         }
         pool.free_pending().await?;
@@ -374,7 +374,7 @@ impl OpenRequest {
 
     /// The first configuration under the new epoch: what is missing is out, and metadata copies that
     /// aren't in sight aren't current.
-    async fn put_missing_out(
+    async fn evict_missing(
         &self,
         pool: &Rc<Pool>,
         fit: &[(Rc<Member>, bool)],
@@ -391,7 +391,7 @@ impl OpenRequest {
             .filter_map(|(member, _)| pool.vote_index(member.id))
             .fold(CopySet::default(), CopySet::with);
         pool.change_configuration(|config| {
-            put_out(config, &missing, index);
+            evict(config, &missing, index);
             let trusted = stale.iter().fold(config.copies, CopySet::without);
             if !trusted.is_empty() {
                 config.copies = trusted;

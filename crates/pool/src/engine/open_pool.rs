@@ -34,13 +34,13 @@ impl OpenPool {
 
     /// Starts what runs beside requests, and opens the volumes.
     pub(crate) fn start(self: &Rc<Self>) {
-        self.pool.runtime.spawn(Rc::clone(self).run_catch_up());
+        self.pool.runtime.spawn(Rc::clone(self).run_resync());
         self.pool.runtime.spawn(Rc::clone(&self.pool).run_metadata_copies());
         let ids: Vec<VolumeId> = self.pool.meta.borrow().volumes().keys().copied().collect();
         for id in ids {
             self.open_volume(id);
         }
-        self.pool.catch_up_soon();
+        self.pool.resync_soon();
     }
 
     /// Opens a volume of the metadata.
@@ -74,7 +74,7 @@ impl OpenPool {
             member.set_standing(Standing::Away);
         }
         self.pool.changed.notify_all();
-        self.pool.readmit_soon(member);
+        self.pool.re_add_soon(member);
     }
 
     /// What a disk's driver hints at.
@@ -84,7 +84,7 @@ impl OpenPool {
             DeviceEvent::Back(_) => {
                 member.answers.set(true);
                 member.appear();
-                self.pool.readmit_soon(member);
+                self.pool.re_add_soon(member);
             }
             DeviceEvent::Resized => {}
         }

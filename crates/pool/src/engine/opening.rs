@@ -97,7 +97,7 @@ impl Inner {
         }
         for member in open.pool.members() {
             if member.device().is_some() && !member.is_usable() {
-                open.pool.readmit_soon(&member);
+                open.pool.re_add_soon(&member);
             }
         }
     }

@@ -55,8 +55,8 @@ pub(crate) struct Pool {
     /// Taken before `meta_lock`.
     pub(crate) release_lock: Rc<Semaphore>,
     pub(crate) group_locks: RefCell<BTreeMap<BirthId, Rc<Semaphore>>>,
-    /// Catching up is running.
-    pub(crate) catching_up: Cell<bool>,
+    /// Resync is running.
+    pub(crate) resyncing: Cell<bool>,
 }
 
 /// A group as it is mapped now.
@@ -186,7 +186,7 @@ impl Pool {
     }
 
     /// `work` on a device, given up after `limit` as if the device didn't answer. The operation
-    /// itself goes on: a write may still happen, so the caller puts the disk out.
+    /// itself goes on: a write may still happen, so the caller evicts the disk.
     pub(crate) async fn within<T, E: From<IoError>>(
         &self,
         limit: Duration,

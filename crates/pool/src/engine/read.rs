@@ -263,7 +263,7 @@ impl Volume {
         suspect: usize,
     ) -> Result<Option<Buffer>, IoError> {
         let region = 1 << self.pool.shape().region_of_row(row);
-        let patience = self.pool.runtime.now() + self.pool.limits.exclusion;
+        let patience = self.pool.runtime.now() + self.pool.limits.eviction;
         loop {
             let has = |member: &usize| self.pool.has_all(group, *member, region);
             let mut order: Vec<usize> = (0..group.members.len()).collect();
@@ -350,7 +350,7 @@ impl Volume {
             if reads.is_empty() && given_up {
                 return Err(if unreadable { Unread::Unreadable } else { Unread::Unreachable });
             }
-            let limit = if given_up { self.pool.limits.exclusion } else { self.pool.limits.hedge };
+            let limit = if given_up { self.pool.limits.eviction } else { self.pool.limits.hedge };
             match select(reads.next(), self.pool.runtime.sleep(limit)).await {
                 Either::Left((Some((index, Ok(data))), _)) => return Ok((index, data)),
                 Either::Left((Some((_, Err(error))), _)) => {

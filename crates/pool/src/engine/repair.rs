@@ -83,7 +83,7 @@ impl Volume {
         let (member, device, start) = self.pool.extent_of(group, member)?;
         let sector = Lba(start.0 + self.pool.shape().row_sector(row));
         let reading = self.pool.read_member(&member, &*device, sector, BLOCK_SECTORS);
-        let data = self.pool.within(self.pool.limits.exclusion, reading).await.ok()?;
+        let data = self.pool.within(self.pool.limits.eviction, reading).await.ok()?;
         let right = data.len() == BLOCK_BYTES
             && row_checksum(group.birth, row, Role::Data(0), &data) == crc;
         right.then_some(data)
@@ -98,7 +98,7 @@ impl Volume {
         self.checksums.load(&self.pool, group, index).await
     }
 
-    /// Waits for disks whose checksums are needed. Those that take part and don't answer are put out
+    /// Waits for disks whose checksums are needed. Those that take part and don't answer are evicted
     /// first: of who is out, nobody expects an answer.
     pub(crate) async fn wait_for_holders(
         self: &Rc<Self>,
@@ -106,7 +106,7 @@ impl Volume {
     ) -> Result<(), Ended> {
         let silent: BTreeMap<_, _> = silent.iter().map(|disk| (*disk, IoError::Lost)).collect();
         if !silent.is_empty() {
-            self.pool.exclude(&silent, false).await?;
+            self.pool.evict(&silent, false).await?;
         }
         self.wait_for_change().await
     }
@@ -144,7 +144,7 @@ impl Volume {
             // One that began anew is being looked at.
             silent.retain(|_, error| !matches!(error, IoError::Restarted { .. }));
             // One that answers a probe each time and never this is of no use either.
-            self.pool.exclude(&silent, attempt > 1).await?;
+            self.pool.evict(&silent, attempt > 1).await?;
             self.wait_for_change().await?;
         }
         Ok(())
@@ -177,7 +177,7 @@ impl Volume {
             }
             let positions = 0..2 * shape.checksum_blocks();
             let hearing = hear(shape, group, index, &*device, start, positions);
-            let limit = self.pool.limits.exclusion;
+            let limit = self.pool.limits.eviction;
             let heard = self.pool.within_while_in(member.number, limit, hearing).await;
             let seen =
                 |heard: Heard| self.pool.expect_instance(&member, heard.instance).map(|()| heard);

@@ -134,7 +134,7 @@ impl Volume {
 }
 
 impl Volume {
-    /// Whether a segment takes no batch any more: a disk with a copy was put out since it was opened,
+    /// Whether a segment takes no batch any more: a disk with a copy was evicted since it was opened,
     /// by whomever (the copy may be off the list again since that disk is back), or, opened with
     /// fewer copies than wanted, it could have more now.
     pub(crate) fn is_over(&self, opened: &Segment) -> bool {
@@ -220,7 +220,7 @@ fn copies_in(segment: &Segment, config: &Configuration) -> usize {
 }
 
 /// The copies of a segment that hold everything that was acknowledged: those on disks that aren't
-/// out, or, when all are out, those that were put out last. (Nothing was acknowledged without them:
+/// out, or, when all are out, those that were evicted last. (Nothing was acknowledged without them:
 /// an acknowledgement needs a copy that is in.)
 pub(crate) fn current_copies(segment: &Segment, config: &Configuration) -> Vec<SegmentCopyPlace> {
     let since = |copy: &SegmentCopyPlace| {

@@ -120,7 +120,7 @@ impl OpenPool {
             properties: known.properties.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
             degraded: self.volume_copies(meta, known) < copies,
             missed_bytes: missed * region,
-            caught_up_bytes: volume.caught_up_bytes.get(),
+            resynced_bytes: volume.resynced_bytes.get(),
             repaired_blocks: volume.repaired_blocks.get(),
             read_bytes: volume.read_bytes.get(),
             written_bytes: volume.written_bytes.get(),

@@ -161,7 +161,7 @@ fn a_crash_of_everything_loses_nothing_acknowledged() {
 }
 
 #[test]
-fn a_lost_disk_is_put_out_and_catches_up_what_it_missed() {
+fn a_lost_disk_is_evicted_and_resyncs_what_it_missed() {
     let (bench, volume) = Bench::mirrored(3);
     bench.write(&volume, 0, pattern(0, 256, 1)).unwrap();
     bench.pass(Duration::from_secs(3));
@@ -178,11 +178,11 @@ fn a_lost_disk_is_put_out_and_catches_up_what_it_missed() {
         assert_eq!(report.bad, []);
         assert_eq!(report.missed, 0);
     }
-    assert!(bench.report().volumes[0].caught_up_bytes > 0);
+    assert!(bench.report().volumes[0].resynced_bytes > 0);
     assert_eq!(bench.read(&volume, 50, 2).unwrap(), pattern(50, 2, 2));
     let events = bench.events();
     assert!(events.iter().any(|event| matches!(event, PoolEvent::DiskOut { .. })), "{events:?}");
-    assert!(events.iter().any(|event| matches!(event, PoolEvent::CaughtUp { .. })), "{events:?}");
+    assert!(events.iter().any(|event| matches!(event, PoolEvent::Resynced { .. })), "{events:?}");
 }
 
 #[test]
@@ -670,7 +670,7 @@ impl Storm {
             let read = self.bench.read(&self.volume, block, 1).unwrap();
             self.check(block, &read, 1000);
         }
-        // What hung until just now may still put its disk out once, which then catches up.
+        // What hung until just now may still have its disk evicted once, which then resyncs.
         self.bench.verify(None);
         self.bench.pass(Duration::from_secs(3));
         self.bench.until(|report| report.state == PoolState::Online);

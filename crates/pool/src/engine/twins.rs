@@ -90,7 +90,7 @@ impl Inner {
             if Rc::ptr_eq(&held, &device.device) {
                 return false;
             }
-            let limit = self.config.limits.exclusion;
+            let limit = self.config.limits.eviction;
             let label = runtime::timeout(&self.runtime, limit, read_label(&*held)).await;
             match label {
                 Ok(Ok(LabelState::Labelled(label)))

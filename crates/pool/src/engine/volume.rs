@@ -70,7 +70,7 @@ pub(crate) struct Volume {
     pub(crate) changed: Notify,
     pub(crate) repairing: RefCell<BTreeSet<(BirthId, Row, usize)>>,
     pub(crate) repaired_blocks: Cell<u64>,
-    pub(crate) caught_up_bytes: Cell<u64>,
+    pub(crate) resynced_bytes: Cell<u64>,
     pub(crate) settled: Cell<Settled>,
     /// Counts reads of members.
     pub(crate) reads: Cell<u32>,
@@ -102,7 +102,7 @@ impl Volume {
             changed: Notify::new(),
             repairing: RefCell::default(),
             repaired_blocks: Cell::new(0),
-            caught_up_bytes: Cell::new(0),
+            resynced_bytes: Cell::new(0),
             settled: Cell::default(),
             reads: Cell::new(0),
             read_bytes: Cell::new(0),

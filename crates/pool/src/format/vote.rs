@@ -115,7 +115,7 @@ impl CopySet {
 pub struct OutDisk {
     /// Which.
     pub disk: DiskNumber,
-    /// The configuration that put it out.
+    /// The configuration that evicted it.
     pub since: ConfigNumber,
 }
 

@@ -156,7 +156,7 @@ pub enum MetaRecord {
     },
     /// Disks miss these regions too from now on.
     MissesSet(Misses),
-    /// Disks have caught up with these regions.
+    /// Disks have resynced with these regions.
     MissesCleared(Misses),
     /// Disks wrote a release number into their confirm blocks, durably, with what the other records of
     /// this transaction credit to them.

@@ -66,7 +66,7 @@ impl Cluster {
         let engine = Engine::new(handle.clone(), config);
         let ports = open(&self.networks, &supervisor.stations);
         drivers::attach(&handle, ports, &engine);
-        drivers::follow_events(&process, &engine, self.world(), &supervisor.name, &self.put_out);
+        drivers::follow_events(&process, &engine, self.world(), &supervisor.name, &self.evict);
         *supervisor.last_claim.borrow_mut() = None;
         if self.supervisors.iter().any(|other| !Rc::ptr_eq(other, supervisor) && other.ran.get()) {
             // From here on one of them may depose the other.

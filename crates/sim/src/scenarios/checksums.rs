@@ -76,7 +76,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     scenario(
         "rolled-back-after-resync",
-        "a disk that has caught up comes back as it was before: it is noticed",
+        "a disk that has resynced comes back as it was before: it is noticed",
         400,
         |stage| rolled_back_after_resync(stage).boxed_local(),
     ),

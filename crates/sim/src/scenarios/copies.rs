@@ -83,7 +83,7 @@ pub(super) fn copies_of_log(rig: &Rig) -> Result<(usize, usize), Failure> {
     }
 }
 
-/// What was in flight when the first copy was put out is acknowledged by the other one alone. The power
+/// What was in flight when the first copy was evicted is acknowledged by the other one alone. The power
 /// goes before that is in place or anything else says it.
 async fn last_copy_away(stage: Stage) -> Result<(), Failure> {
     let rig = Rig::mirror(&stage).await?;

@@ -50,7 +50,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     scenario(
         "rolled-back-disk",
-        "a disk comes back as it was a while ago: recognised as behind, and caught up",
+        "a disk comes back as it was a while ago: recognised as behind, and resynced",
         300,
         |stage| rolled_back(stage).boxed_local(),
     ),
@@ -273,7 +273,7 @@ async fn rolled_back(stage: Stage) -> Result<(), Failure> {
             disk.roll_back(image);
             rig.cluster.start_node(number);
         }
-        // It is away long enough to be put out.
+        // It is away long enough to be evicted.
         1 => {
             rig.cluster.kill_node(number);
             rig.run_for(rig.between(2000, 6000)).await;

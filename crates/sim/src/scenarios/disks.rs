@@ -18,10 +18,10 @@ use crate::disk::{Chances, Disk, Part, ReadFault, WriteFault};
 use crate::runner::{Failure, Scenario, Stage};
 use crate::workload::Mix;
 
-/// How often a disk that takes nothing is put out at most, in three lives of the engine or of its node.
+/// How often a disk that takes nothing is evicted at most, in three lives of the engine or of its node.
 const RETURNS_MAX: u64 = 24;
 
-/// How long a disk hangs whenever it is there, and how often it is put out at most in that time: less and
+/// How long a disk hangs whenever it is there, and how often it is evicted at most in that time: less and
 /// less often. At once each time would be about twenty times.
 const COMES_AND_GOES: Duration = Duration::from_secs(60);
 const RETURNS_IN_A_MINUTE: u64 = 12;
@@ -122,7 +122,7 @@ async fn full_store(stage: Stage) -> Result<(), Failure> {
     rig.run_for(rig.between(10, 1500)).await;
     let (node, disk) = victim(&rig);
     rig.record(VOLUME).forget_waits();
-    let before = rig.cluster.times_put_out();
+    let before = rig.cluster.times_evicted();
     disk.set_full(true);
     rig.run_for(rig.between(500, 6000)).await;
     match rig.below(3) {
@@ -135,8 +135,8 @@ async fn full_store(stage: Stage) -> Result<(), Failure> {
     }
     rig.run_for(rig.between(500, 3000)).await;
     // It answers and takes nothing: each time that it is taken in costs a segment and two commits.
-    let times = rig.cluster.times_put_out() - before;
-    expect(times <= RETURNS_MAX, || format!("it was put out {times} times"))?;
+    let times = rig.cluster.times_evicted() - before;
+    expect(times <= RETURNS_MAX, || format!("it was evicted {times} times"))?;
     disk.set_full(false);
     rig.run_for(rig.between(10, 2000)).await;
     rig.converge().await
@@ -150,7 +150,7 @@ async fn comes_and_goes(stage: Stage) -> Result<(), Failure> {
     let disk = Rc::clone(&rig.cluster.node(node).disks()[0]);
     rig.load(Mix { writes: 80, ..Mix::default() }).await?;
     rig.run_for(rig.between(100, 1000)).await;
-    let (begin, before) = (rig.cluster.world().timeline().now(), rig.cluster.times_put_out());
+    let (begin, before) = (rig.cluster.world().timeline().now(), rig.cluster.times_evicted());
     let name = format!("e{}.0", node + 1);
     while rig.cluster.world().timeline().now().since(begin) < COMES_AND_GOES {
         let is_in = rig.report().is_some_and(|report| {
@@ -162,9 +162,9 @@ async fn comes_and_goes(stage: Stage) -> Result<(), Failure> {
         }
         rig.run_for(Duration::from_millis(50)).await;
     }
-    let times = rig.cluster.times_put_out() - before;
-    rig.cluster.tell(&format!("it was put out {times} times"));
-    expect(times <= RETURNS_IN_A_MINUTE, || format!("it was put out {times} times in a minute"))?;
+    let times = rig.cluster.times_evicted() - before;
+    rig.cluster.tell(&format!("it was evicted {times} times"));
+    expect(times <= RETURNS_IN_A_MINUTE, || format!("it was evicted {times} times in a minute"))?;
     rig.converge().await
 }
 

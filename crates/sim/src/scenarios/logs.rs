@@ -27,17 +27,17 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     scenario(
         "thin-and-closed",
-        "a node is put out by a write to the log and is back; once status says that one more failure \
+        "a node is evicted by a write to the log and is back; once status says that one more failure \
          is survived, the power goes and any node is lost for good: all is there",
         400,
         |stage| thin_and_closed(stage).boxed_local(),
     ),
     scenario(
-        "join-and-exclude",
-        "a disk is taken in while it is being put out, or while a destage ends that didn't reach it: its \
+        "join-and-evict",
+        "a disk is taken in while it is being evicted, or while a destage ends that didn't reach it: its \
          log copy, or what it lacks, isn't counted",
         400,
-        |stage| join_and_exclude(stage).boxed_local(),
+        |stage| join_and_evict(stage).boxed_local(),
     ),
     scenario(
         "lone-tail",
@@ -69,7 +69,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
 ];
 
-/// A destage puts X out while the open segment has no batch in flight. That closes the segment too:
+/// A destage evicts X while the open segment has no batch in flight. That closes the segment too:
 /// otherwise X's copy is dropped when X is back, and the log goes on with Y's alone while status says
 /// that one more failure is survived.
 async fn blip_thin(stage: Stage) -> Result<(), Failure> {
@@ -103,7 +103,7 @@ async fn thin_and_closed(stage: Stage) -> Result<(), Failure> {
         rig.in_place(VOLUME).await?;
         let victim = rig.cluster.node(rig.below(3));
         victim.process().iter().for_each(|process| process.pause());
-        // Answered once the node is put out, if it holds the log.
+        // Answered once the node is evicted, if it holds the log.
         trickle(&rig, 1, 4096, rig.between(0, 100)).await?;
         victim.process().iter().for_each(|process| process.resume());
         let survives = || rig.report().is_some_and(|report| report.survives >= 1);
@@ -116,13 +116,13 @@ async fn thin_and_closed(stage: Stage) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether a disk that returns has stale log copies is asked before the vote that puts it out is over;
+/// Whether a disk that returns has stale log copies is asked before the vote that evicts it is over;
 /// if it were taken in after that vote, its copy would count.
 ///
 /// And a destage takes the members that it must reach when it begins. If one of the others were taken in
 /// while the destage's metadata record is on its way, the pool would say that it is online and survives a
 /// failure, and the record then gave up the log's copies of what that member lacks.
-async fn join_and_exclude(stage: Stage) -> Result<(), Failure> {
+async fn join_and_evict(stage: Stage) -> Result<(), Failure> {
     let rig = Rig::mirror(&stage).await?;
     let mix = Mix { depth: 3, writes: 90, discards: 0, ..Mix::default() };
     for round in 0..4 {

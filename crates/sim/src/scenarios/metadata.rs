@@ -30,11 +30,11 @@ pub const SCENARIOS: &[Scenario] = &[
         |stage| rolled_back_metadata(stage).boxed_local(),
     ),
     scenario(
-        "exclusion-during-claim",
-        "a disk is put out between a new owner's look at the votes and his claim, and the votes that \
+        "eviction-during-claim",
+        "a disk is evicted between a new owner's look at the votes and his claim, and the votes that \
          say so don't answer right then: it counts",
         400,
-        |stage| exclusion_during_claim(stage).boxed_local(),
+        |stage| eviction_during_claim(stage).boxed_local(),
     ),
     scenario(
         "rotten-metadata",
@@ -78,7 +78,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
 ];
 
-/// The rollback is noticed and the data caught up; new entries mustn't follow a hole in the metadata
+/// The rollback is noticed and the data resynced; new entries mustn't follow a hole in the metadata
 /// copy, behind which they are never found.
 async fn rolled_back_metadata(stage: Stage) -> Result<(), Failure> {
     let rig =
@@ -117,9 +117,9 @@ async fn rolled_back_metadata(stage: Stage) -> Result<(), Failure> {
 /// The sectors of a target's own record, at the beginning of a disk.
 const RECORD: SectorRange = SectorRange { start: Lba(16), count: 16 };
 
-/// A disk that hangs holds the new owner's look up until the old owner has put it out. Then the disks
-/// whose votes say so hang, and the one that was put out answers.
-async fn exclusion_during_claim(stage: Stage) -> Result<(), Failure> {
+/// A disk that hangs holds the new owner's look up until the old owner has evicted it. Then the disks
+/// whose votes say so hang, and the one that was evicted answers.
+async fn eviction_during_claim(stage: Stage) -> Result<(), Failure> {
     let rig = Rig::start(
         &stage,
         Plan { supervisors: 2, ..Plan::simple(3, 32) },
@@ -129,7 +129,7 @@ async fn exclusion_during_claim(stage: Stage) -> Result<(), Failure> {
     rig.cluster.start_supervisor(1);
     rig.load(Mix { think: Duration::from_millis(10), ..Mix::default() }).await?;
     rig.run_for(rig.between(500, 1500)).await;
-    // The old owner puts out whom it writes to: one with the log.
+    // The old owner evicts whom it writes to: one with the log.
     rig.quiet(CONVERGENCE_MAX).await?;
     trickle(&rig, 1, 4096, Duration::ZERO).await?;
     let (lagging, _) = copies_of_log(&rig)?;

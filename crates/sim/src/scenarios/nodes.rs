@@ -1,4 +1,4 @@
-//! Nodes that die, vanish or stop, and what they have to catch up when they return.
+//! Nodes that die, vanish or stop, and what they have to resync when they return.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ const REGIONS_PER_EXTENT: u64 = 64;
 pub const SCENARIOS: &[Scenario] = &[
     scenario(
         "node-killed",
-        "a node dies under load: a pause under 3 s, and it catches up only what it missed",
+        "a node dies under load: a pause under 3 s, and it resyncs only what it missed",
         300,
         |stage| async move { goes_away(stage, Way::Killed).await }.boxed_local(),
     ),
@@ -65,20 +65,20 @@ pub const SCENARIOS: &[Scenario] = &[
         |stage| both_behind(stage).boxed_local(),
     ),
     scenario(
-        "catch-up-interrupted",
-        "catching up is interrupted by the node's death, again and again: it ends all the same",
+        "resync-interrupted",
+        "resync is interrupted by the node's death, again and again: it ends all the same",
         400,
-        |stage| catch_up_interrupted(stage).boxed_local(),
+        |stage| resync_interrupted(stage).boxed_local(),
     ),
     scenario(
-        "source-dies-in-catch-up",
-        "while one node catches up from another, that one dies: I/O waits or goes on, nothing is lost",
+        "source-dies-in-resync",
+        "while one node resyncs from another, that one dies: I/O waits or goes on, nothing is lost",
         400,
         |stage| source_dies(stage).boxed_local(),
     ),
     scenario(
         "rotten-source",
-        "what one node catches up has rotted on another, and a third one has it right: rot isn't copied",
+        "what one node resyncs has rotted on another, and a third one has it right: rot isn't copied",
         300,
         |stage| rotten_source(stage).boxed_local(),
     ),
@@ -103,7 +103,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     scenario(
         "rolling-restarts",
-        "each node in turn restarts quickly under load: nobody is put out for longer than needed",
+        "each node in turn restarts quickly under load: nobody is evicted for longer than needed",
         300,
         |stage| rolling_restarts(stage).boxed_local(),
     ),
@@ -144,7 +144,7 @@ async fn goes_away(stage: Stage, way: Way) -> Result<(), Failure> {
     expect(rig.report().is_some_and(|r| r.state == PoolState::Degraded), || {
         format!("the pool should be degraded: {:?}", rig.report().map(|r| r.state))
     })?;
-    let written_before = rig.volume_report(VOLUME).map_or(0, |volume| volume.caught_up_bytes);
+    let written_before = rig.volume_report(VOLUME).map_or(0, |volume| volume.resynced_bytes);
     let away = if way == Way::Cut { Duration::from_secs(24) } else { rig.between(10, 10_000) };
     rig.run_for(away).await;
     match way {
@@ -159,9 +159,9 @@ async fn goes_away(stage: Stage, way: Way) -> Result<(), Failure> {
     let pause = rig.record(VOLUME).longest_wait();
     expect(pause < PAUSE_MAX, || format!("clients waited {pause:?} around the return"))?;
     rig.converge().await?;
-    // The volume may have been written everywhere: what was caught up is at most all its regions.
+    // The volume may have been written everywhere: what was resynced is at most all its regions.
     let volume = rig.volume_report(VOLUME).ok_or_else(|| Failure("no volume".into()))?;
-    let copied = volume.caught_up_bytes - written_before;
+    let copied = volume.resynced_bytes - written_before;
     let most = volume.size_bytes.next_multiple_of(EXTENT_BYTES) + 2 * EXTENT_BYTES;
     expect(copied <= most, || format!("{copied} bytes were copied, at most {most} were missed"))
 }
@@ -202,7 +202,7 @@ async fn rolling_restarts(stage: Stage) -> Result<(), Failure> {
     }
     rig.quiet(CONVERGENCE_MAX).await?;
     rig.in_place(VOLUME).await?;
-    let before = rig.volume_report(VOLUME).map_or(0, |volume| volume.caught_up_bytes);
+    let before = rig.volume_report(VOLUME).map_or(0, |volume| volume.resynced_bytes);
     rig.cluster.kill_node(0);
     rig.wait_out(0, Duration::from_secs(10)).await?;
     let places = 5;
@@ -221,7 +221,7 @@ async fn rolling_restarts(stage: Stage) -> Result<(), Failure> {
     rig.run_for(Duration::from_secs(5)).await;
     rig.cluster.start_node(0);
     rig.converge().await?;
-    let copied = rig.volume_report(VOLUME).map_or(0, |volume| volume.caught_up_bytes) - before;
+    let copied = rig.volume_report(VOLUME).map_or(0, |volume| volume.resynced_bytes) - before;
     // Two regions each, and those of their checksum blocks, two slots.
     let most = places * (2 + 2) * region_bytes;
     expect(copied <= most, || {
@@ -240,7 +240,7 @@ async fn both_behind(stage: Stage) -> Result<(), Failure> {
         rig.cluster.kill_node(first);
         rig.run_for(rig.between(2000, 5000)).await;
         rig.cluster.start_node(first);
-        // Not waiting for it to catch up: the other one goes away while it is behind.
+        // Not waiting for it to resync: the other one goes away while it is behind.
         rig.run_for(rig.between(10, 2500)).await;
         rig.cluster.kill_node(second);
         rig.run_for(rig.between(2000, 5000)).await;
@@ -249,7 +249,7 @@ async fn both_behind(stage: Stage) -> Result<(), Failure> {
     rig.converge().await
 }
 
-async fn catch_up_interrupted(stage: Stage) -> Result<(), Failure> {
+async fn resync_interrupted(stage: Stage) -> Result<(), Failure> {
     let rig = Rig::mirror(&stage).await?;
     rig.load(Mix { think: Duration::from_millis(15), ..Mix::default() }).await?;
     let victim = rig.below(3);
@@ -327,8 +327,8 @@ async fn mass_disappearance(stage: Stage) -> Result<(), Failure> {
     if let Some(report) = rig.report() {
         expect(!report.lease_ok, || "a lease without a quorum".to_string())?;
         let out = report.disks.iter().filter(|disk| matches!(disk.state, DiskState::Out)).count();
-        // One node may have been put out while the other still answered; never all that vanished.
-        expect(out <= 1, || format!("{out} disks were put out without a quorum: {report:#?}"))?;
+        // One node may have been evicted while the other still answered; never all that vanished.
+        expect(out <= 1, || format!("{out} disks were evicted without a quorum: {report:#?}"))?;
     }
     rig.run_for(rig.between(1, 30_000)).await;
     for number in [2, 0, 1] {
@@ -345,7 +345,7 @@ async fn mass_disappearance(stage: Stage) -> Result<(), Failure> {
     rig.converge().await
 }
 
-/// Without a majority nobody can be put out: a disk that failed must count as fine once it answers.
+/// Without a majority nobody can be evicted: a disk that failed must count as fine once it answers.
 async fn two_votes(stage: Stage) -> Result<(), Failure> {
     let rig =
         Rig::start(&stage, Plan::simple(2, 24), &[(VOLUME, 1 << 20, Layout::Mirror(2))]).await?;

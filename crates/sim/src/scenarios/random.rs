@@ -329,7 +329,7 @@ fn reopen(rig: &Rig, node: usize) {
     }
 }
 
-/// How long something stays broken: mostly shorter than it takes to be put out, or much longer.
+/// How long something stays broken: mostly shorter than it takes to be evicted, or much longer.
 fn later(rig: &Rig) -> Duration {
     match rig.below(3) {
         0 => rig.between(1, 1000),

@@ -1,5 +1,5 @@
-//! Production's shapes: large extents with several checksum blocks in a group and a cache that evicts,
-//! metadata logs that begin anew under load, two paths, two owners, partitions between pairs.
+//! Production's shapes: large extents with several checksum blocks in a group and a cache that is too
+//! small, metadata logs that begin anew under load, two paths, two owners, partitions between pairs.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -40,7 +40,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     scenario(
         "many-groups",
-        "a volume of some hundred groups, written all over, its checksums evicted all the time",
+        "a volume of some hundred groups, written all over, its checksums out of memory all the time",
         600,
         |stage| many_groups(stage).boxed_local(),
     ),
@@ -283,10 +283,10 @@ async fn half_vanishes(stage: Stage) -> Result<(), Failure> {
     rig.run_for(rig.between(3000, 15_000)).await;
     let disks = rig.report().map(|report| report.disks).unwrap_or_default();
     let out = disks.iter().filter(|disk| disk.state == DiskState::Out).count();
-    expect(out == 0, || format!("{out} disks were put out without a majority"))?;
+    expect(out == 0, || format!("{out} disks were evicted without a majority"))?;
     let missed: u64 = disks.iter().map(|disk| disk.missed_bytes).sum();
     expect(missed == 0, || format!("{missed} bytes were recorded as missed"))?;
-    // With the first one there is a majority again, which may put the second one out.
+    // With the first one there is a majority again, which may evict the second one.
     for number in [first, second] {
         rig.cluster.cut_link(number, false);
         rig.run_for(rig.between(1, 1500)).await;

@@ -103,7 +103,7 @@ async fn extend(stage: Stage) -> Result<(), Failure> {
     expect(pause < Duration::from_secs(1), || format!("clients waited {pause:?}"))?;
     let volume = rig.volume_report(VOLUME).ok_or(Failure("no volume".into()))?;
     expect(volume.size_bytes >= 8 << 20, || format!("size is {}", volume.size_bytes))?;
-    expect(volume.caught_up_bytes == 0, || "growing copied data".to_string())?;
+    expect(volume.resynced_bytes == 0, || "growing copied data".to_string())?;
     if rig.below(2) == 0 {
         rig.restart_supervisor(rig.between(1, 500)).await;
         rig.load(Mix::default()).await?;

@@ -30,7 +30,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     scenario(
         "one-vote-in-sight",
-        "after a power cut only a machine that was put out is there, with its vote and its copy of the \
+        "after a power cut only a machine that was evicted is there, with its vote and its copy of the \
          metadata: the pool isn't opened by them",
         400,
         |stage| one_vote_in_sight(stage).boxed_local(),

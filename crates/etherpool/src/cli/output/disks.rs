@@ -36,7 +36,7 @@ pub fn disk_state(state: &DiskState) -> String {
         DiskState::Usable => "usable".into(),
         DiskState::Out => "out".into(),
         DiskState::Missing => "missing".into(),
-        DiskState::RolledBack => "rolled back, catching up".into(),
+        DiskState::RolledBack => "rolled back, resync".into(),
         DiskState::Refused { why } => format!("refused: {why}"),
     }
 }

@@ -49,7 +49,7 @@ pub fn volume() -> VolumeReport {
         properties: BTreeMap::from([("mount".into(), r#"{"path":"/srv/v"}"#.into())]),
         degraded: false,
         missed_bytes: 0,
-        caught_up_bytes: 0,
+        resynced_bytes: 0,
         read_bytes: 0,
         written_bytes: 0,
         repaired_blocks: 0,

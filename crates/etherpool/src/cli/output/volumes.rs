@@ -58,8 +58,8 @@ pub fn volume(named: &NamedVolume) -> String {
         ("size", format!("{} ({} bytes)", Human(report.size_bytes), report.size_bytes)),
         ("layout", report.layout.clone()),
         ("state", state(report)),
-        ("to catch up", Human(report.missed_bytes).to_string()),
-        ("caught up", Human(report.caught_up_bytes).to_string()),
+        ("to resync", Human(report.missed_bytes).to_string()),
+        ("resynced", Human(report.resynced_bytes).to_string()),
         ("repaired", format!("{} blocks", report.repaired_blocks)),
         ("log", Human(report.log_bytes).to_string()),
         (
@@ -108,7 +108,7 @@ pub fn uses(properties: &BTreeMap<String, String>) -> String {
 /// `volume verify`.
 pub fn verification(report: &VerifyReport) -> String {
     let mut text = format!(
-        "{} blocks read and right, {} never written, {} missed by a copy that is catching up or away\n",
+        "{} blocks read and right, {} never written, {} missed by a copy that is resync or away\n",
         report.blocks.saturating_sub(report.bad.len() as u64 + report.more_bad),
         report.unwritten,
         report.missed
@@ -169,7 +169,7 @@ cluster/v  1.00 GiB  mirror:2  usable  0 B          mount /srv/v
             VerifyReport { blocks: 10, unwritten: 3, missed: 0, bad: vec![bad], more_bad: 1 };
         assert_eq!(
             verification(&report),
-            "8 blocks read and right, 3 never written, 0 missed by a copy that is catching up or away\n\
+            "8 blocks read and right, 3 never written, 0 missed by a copy that is resync or away\n\
              BAD: at 4096 of the volume: disk e1.0 at 8192 does not match its checksum\n\
              BAD: 1 more blocks\n"
         );

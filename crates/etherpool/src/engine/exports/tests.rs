@@ -159,7 +159,7 @@ fn report(state: pool::PoolState) -> PoolReport {
         properties: BTreeMap::from([(control::settings::EXPORTS_KEY.to_owned(), text)]),
         degraded: false,
         missed_bytes: 0,
-        caught_up_bytes: 0,
+        resynced_bytes: 0,
         read_bytes: 0,
         written_bytes: 0,
         repaired_blocks: 0,

@@ -70,7 +70,7 @@ fn a_pool_that_was_through_much_is_well() {
     (0..seeds).for_each(|seed| live(1000 + seed, 4));
 }
 
-/// A disk that was put out by a destage and came back leaves the open segment with one copy: the log must
+/// A disk that was evicted by a destage and came back leaves the open segment with one copy: the log must
 /// not go on in it while the pool says that it is online and survives the loss of a machine.
 #[test]
 fn what_was_acknowledged_while_online_is_in_both_copies_of_the_log() {

@@ -280,7 +280,7 @@ fn what_waits_for_a_member_is_appended_again_and_the_rest_goes_on() {
     let (on, off) = on_and_off(&bench, &volume, 1, 48);
     assert!(on.len() >= 2 && off.len() >= 2, "{on:?} {off:?}");
     bench.set_mode(1, Mode::Lost);
-    // The first of these puts the disk out; all of them are acknowledged by a log elsewhere.
+    // The first of these evicts the disk; all of them are acknowledged by a log elsewhere.
     for block in on.iter().chain(&off) {
         bench.write(&volume, *block, pattern(*block, 1, 2)).unwrap();
     }

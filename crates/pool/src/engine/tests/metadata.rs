@@ -187,7 +187,7 @@ fn a_long_transaction_is_committed_by_a_checkpoint() {
     }
 }
 
-/// Finding 1.8: an exclusion that was committed between a look at the votes and their claim counts,
+/// Finding 1.8: an eviction that was committed between a look at the votes and their claim counts,
 /// though those who know of it don't answer at that moment.
 #[test]
 fn votes_are_read_again_once_they_are_claimed() {

@@ -1,4 +1,4 @@
-//! Putting disks out: before anything is acknowledged without a disk, a majority of votes says that
+//! Evicting disks: before anything is acknowledged without a disk, a majority of votes says that
 //! the pool does without it. When the majority itself is out of reach this is no failure of disks but
 //! of the way to them: everything waits, and nothing is recorded.
 
@@ -9,7 +9,7 @@ use block::{IoError, SectorRange};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
-use super::config::put_out;
+use super::config::evict;
 use super::lease::Ended;
 use super::member::{Member, Standing};
 use super::pool::Pool;
@@ -17,9 +17,9 @@ use crate::format::{DiskGeometry, DiskNumber};
 use crate::report::PoolEvent;
 
 impl Pool {
-    /// Puts disks out that failed, unless they answer again before a majority of votes does
+    /// Evicts disks that failed, unless they answer again before a majority of votes does
     /// (`resolved` disks aren't asked any more). Returns when each is out or answers.
-    pub(crate) async fn exclude(
+    pub(crate) async fn evict(
         self: &Rc<Self>,
         failed: &BTreeMap<DiskNumber, IoError>,
         resolved: bool,
@@ -43,15 +43,15 @@ impl Pool {
                 return Ok(());
             }
             if self.majority_answers(&out).await {
-                return self.put_out(out, failed).await;
+                return self.evict_now(out, failed).await;
             }
             self.wait_for_change().await?;
-            // Without it there is no majority; if it answers by now, it needn't be put out.
+            // Without it there is no majority; if it answers by now, it needn't be evicted.
             resolved = false;
         }
     }
 
-    async fn put_out(
+    async fn evict_now(
         self: &Rc<Self>,
         out: BTreeSet<DiskNumber>,
         failed: &BTreeMap<DiskNumber, IoError>,
@@ -60,13 +60,13 @@ impl Pool {
         let index = |disk| pool.member(disk).and_then(|member| pool.vote_index(member.id));
         let before: BTreeSet<DiskNumber> =
             out.iter().copied().filter(|disk| self.is_out(*disk)).collect();
-        self.change_configuration(|config| put_out(config, &out, index)).await?;
+        self.change_configuration(|config| evict(config, &out, index)).await?;
         for disk in out.difference(&before) {
             let Some(member) = self.member(*disk) else { continue };
             if member.is_usable() {
                 member.set_standing(Standing::Out);
             }
-            member.was_put_out(self.runtime.now(), self.limits.rejoin);
+            member.was_evicted(self.runtime.now(), self.limits.rejoin);
             let why = failed.get(disk).map_or_else(|| "missing".into(), ToString::to_string);
             self.events.tell(PoolEvent::DiskOut {
                 pool: self.name.clone(),
@@ -78,7 +78,7 @@ impl Pool {
         // A disk that answers in spite of it is taken in again.
         for disk in out {
             if let Some(member) = self.member(disk) {
-                self.readmit_soon(&member);
+                self.re_add_soon(&member);
             }
         }
         Ok(())
@@ -92,7 +92,7 @@ impl Pool {
         if resolved || unflushed || !member.is_usable() {
             return false;
         }
-        // A member that hung for the whole exclusion time gets no second chance; one that said
+        // A member that hung for the whole eviction time gets no second chance; one that said
         // `Lost` may have come back since.
         let probe = self.within(self.limits.probe, probe(&member));
         probe.await.is_ok()
@@ -107,7 +107,7 @@ impl Pool {
             .map(|device| async move { device.renew().await })
             .collect();
         let mut ours = 0;
-        let limit = self.runtime.sleep(self.limits.exclusion);
+        let limit = self.runtime.sleep(self.limits.eviction);
         let mut limit = std::pin::pin!(limit);
         while ours < self.votes.majority() {
             match futures::future::select(asked.next(), limit.as_mut()).await {

@@ -33,12 +33,12 @@ pub(crate) enum Joined {
     /// It is in, or refused.
     Yes,
     /// All of it is to be done again.
-    PutOutMeanwhile,
+    EvictedMeanwhile,
 }
 
 impl Pool {
     /// Takes a disk in, in the background; it is tried until it succeeds, is refused, or goes away.
-    pub(crate) fn readmit_soon(self: &Rc<Self>, member: &Rc<Member>) {
+    pub(crate) fn re_add_soon(self: &Rc<Self>, member: &Rc<Member>) {
         if member.joining.replace(true) {
             member.appear();
             return;
@@ -46,12 +46,12 @@ impl Pool {
         let (pool, member) = (Rc::clone(self), Rc::clone(member));
         self.runtime.spawn(async move {
             // The pool's end ends it.
-            let _ = pool.unless_over(pool.readmit(&member)).await;
+            let _ = pool.unless_over(pool.re_add(&member)).await;
             member.joining.set(false);
         });
     }
 
-    async fn readmit(self: &Rc<Self>, member: &Rc<Member>) {
+    async fn re_add(self: &Rc<Self>, member: &Rc<Member>) {
         loop {
             let appearance = member.appearance.get();
             let Some(device) = member.device() else { return };
@@ -193,7 +193,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Makes a claimed and checked disk part of everything, unless it was put out meanwhile: then
+    /// Makes a claimed and checked disk part of everything, unless it was evicted meanwhile: then
     /// something may have been acknowledged without it, and what was examined isn't true any more.
     pub(crate) async fn join(
         self: &Rc<Self>,
@@ -237,7 +237,7 @@ impl Pool {
         let mut joined = Joined::Yes;
         self.change_configuration(|config| {
             if config.out_entry(member.number) != examined {
-                joined = Joined::PutOutMeanwhile;
+                joined = Joined::EvictedMeanwhile;
                 return false;
             }
             let copies = match vote {
@@ -250,7 +250,7 @@ impl Pool {
             changes
         })
         .await?;
-        if joined == Joined::PutOutMeanwhile {
+        if joined == Joined::EvictedMeanwhile {
             return Ok(joined);
         }
         self.set_standing(member, Standing::Usable);
@@ -267,7 +267,7 @@ impl Pool {
                 missed_bytes,
             });
         }
-        self.catch_up_soon();
+        self.resync_soon();
         self.push_votes();
         Ok(Joined::Yes)
     }
@@ -319,7 +319,7 @@ impl Pool {
         dropped
     }
 
-    /// Bytes that a disk still has to catch up: regions missed, times their size.
+    /// Bytes that a disk still has to resync: regions missed, times their size.
     pub(crate) fn missed_bytes(&self, disk: DiskNumber) -> u64 {
         let meta = self.meta.borrow();
         let region = meta.shape().extent_bytes() / u64::from(ExtentShape::REGIONS);

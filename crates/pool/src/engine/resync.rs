@@ -1,4 +1,4 @@
-//! Catching up: what a usable member missed is copied to it from members that have it, region by
+//! Resync: what a usable member missed is copied to it from members that have it, region by
 //! region, checksum blocks first, under the group's lock, verified and flushed; only then are the
 //! bits cleared. Groups whose last right copy is at stake come first.
 
@@ -30,10 +30,10 @@ struct Copied {
 }
 
 impl Pool {
-    /// Tells catching up that there may be work.
-    pub(crate) fn catch_up_soon(&self) {
+    /// Tells resync that there may be work.
+    pub(crate) fn resync_soon(&self) {
         if !self.meta.borrow().misses().is_empty() {
-            self.catching_up.set(true);
+            self.resyncing.set(true);
             self.changed.notify_all();
         }
     }
@@ -50,20 +50,20 @@ impl Pool {
 }
 
 impl OpenPool {
-    /// Catches up whenever a usable member misses something.
-    pub(crate) async fn run_catch_up(self: Rc<Self>) {
+    /// Resyncs whenever a usable member misses something.
+    pub(crate) async fn run_resync(self: Rc<Self>) {
         loop {
             let changed = self.pool.changed.notified();
             let behind = self.pool.groups_behind();
             let mut progress = false;
             for birth in behind {
-                match self.catch_up_group(birth).await {
+                match self.resync_group(birth).await {
                     Ok(copied) => progress |= copied,
                     Err(_) => return,
                 }
             }
             self.judge_rolled_back().await;
-            self.tell_caught_up();
+            self.tell_resynced();
             if !progress {
                 if self.pool.unless_over(changed).await.is_err() {
                     return;
@@ -77,13 +77,13 @@ impl OpenPool {
         }
     }
 
-    async fn catch_up_group(self: &Rc<Self>, birth: BirthId) -> Result<bool, Ended> {
+    async fn resync_group(self: &Rc<Self>, birth: BirthId) -> Result<bool, Ended> {
         let volume = {
             let meta = self.pool.meta.borrow();
             meta.group_by_birth(birth).and_then(|group| self.volume(group.volume))
         };
         let Some(volume) = volume else { return Ok(false) };
-        self.pool.unless_over(volume.catch_up_group(birth)).await?
+        self.pool.unless_over(volume.resync_group(birth)).await?
     }
 
     /// A disk that came back with older contents and misses nothing that others have is as good as the
@@ -129,14 +129,14 @@ impl OpenPool {
         true
     }
 
-    fn tell_caught_up(&self) {
+    fn tell_resynced(&self) {
         for member in self.pool.members() {
-            let copied = member.caught_up_bytes.get();
+            let copied = member.resynced_bytes.get();
             let behind = member.is_behind.get();
             if behind && member.is_usable() && self.pool.missed_bytes(member.number) == 0 {
                 member.is_behind.set(false);
-                member.caught_up_bytes.set(0);
-                self.pool.events.tell(PoolEvent::CaughtUp {
+                member.resynced_bytes.set(0);
+                self.pool.events.tell(PoolEvent::Resynced {
                     pool: self.pool.name.clone(),
                     disk: member.display_name(),
                     copied_bytes: copied,
@@ -148,7 +148,7 @@ impl OpenPool {
 
 impl Volume {
     /// Copies what usable members of one group miss; tells whether any bit was cleared.
-    async fn catch_up_group(self: &Rc<Self>, birth: BirthId) -> Result<bool, Ended> {
+    async fn resync_group(self: &Rc<Self>, birth: BirthId) -> Result<bool, Ended> {
         let _lock = self.pool.group_lock(birth).acquire(1).await;
         let Some(group) = self.pool.group_by_birth(birth) else { return Ok(false) };
         let mut cleared = Misses::new();
@@ -160,9 +160,9 @@ impl Volume {
             }
             let Some(copied) = self.copy_regions(&group, index, missed).await? else { continue };
             if copied.mask != 0 {
-                self.caught_up_bytes.set(self.caught_up_bytes.get() + copied.bytes);
+                self.resynced_bytes.set(self.resynced_bytes.get() + copied.bytes);
                 if let Some(member) = self.pool.member(*disk) {
-                    member.caught_up_bytes.set(member.caught_up_bytes.get() + copied.bytes);
+                    member.resynced_bytes.set(member.resynced_bytes.get() + copied.bytes);
                 }
                 took.insert(*disk, copied.instance);
                 cleared.insert((birth, *disk), copied.mask);
@@ -250,7 +250,7 @@ impl Volume {
         let mut results = self.pool.run_works(works, None).await;
         let Some(result) = results.remove(&disk) else { return Ok(None) };
         if let Some(error) = result.failed {
-            self.pool.exclude(&BTreeMap::from([(disk, error)]), true).await?;
+            self.pool.evict(&BTreeMap::from([(disk, error)]), true).await?;
             return Ok(None);
         }
         copied.instance = result.instance;
@@ -279,7 +279,7 @@ impl Volume {
             let sector = Lba(start.0 + shape.row_sector(first));
             let sectors = rows.len() as u64 * BLOCK_SECTORS;
             let reading = self.pool.read_member(&member, &*device, sector, sectors);
-            let Ok(data) = self.pool.within(self.pool.limits.exclusion, reading).await else {
+            let Ok(data) = self.pool.within(self.pool.limits.eviction, reading).await else {
                 continue;
             };
             let mut blocks = data.chunks_exact(BLOCK_BYTES).zip(rows);
