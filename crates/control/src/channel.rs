@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::api::{ApiError, CreatePool, CreateVolume, ExtendPool, ImportPool};
-use crate::keeper::Attachment;
 use crate::names::{ShelfSlot, VolumeName};
+use crate::reconcile::Attachment;
 use crate::settings::ExportSetting;
 use crate::size::SizeSpec;
 
@@ -132,7 +132,7 @@ pub enum EngineRequest {
         /// The volume.
         volume: VolumeName,
     },
-    /// Answered with what is served through FUSE, as [`crate::keeper::Attachments`].
+    /// Answered with what is served through FUSE, as [`crate::reconcile::Attachments`].
     AttachedVolumes,
     /// Whether the volume may be served from that attachment: it is alive, and the pool's lease runs;
     /// answered with a boolean.

@@ -1,8 +1,8 @@
 //! The one binary of etherpool: arguments, then one match over what was asked for.
 
+mod admin;
 mod cli;
 mod client;
-mod desk;
 mod engine;
 mod lab;
 mod logging;

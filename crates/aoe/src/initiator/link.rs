@@ -11,7 +11,7 @@ use block::{Buffer, Claim, Durability, Epoch, Holder, Instance, Instant, IoError
 use super::flight::{Flight, Kind};
 use super::opening::Opened;
 use super::operations::{Operation, Operations, Piece, PieceAnswer, PieceLimits};
-use super::outlet::{Desk, Outlet};
+use super::outlet::{Outlet, Traffic};
 use super::paths::PathId;
 use super::statistics::Statistics;
 use super::window::Window;
@@ -230,8 +230,8 @@ impl Link {
     }
 
     /// Sends what the window admits. `epoch` is that of the claim.
-    pub fn fill(&mut self, now: Instant, epoch: Epoch, desk: &mut Desk) {
-        let Desk { operations, outlet, statistics } = desk;
+    pub fn fill(&mut self, now: Instant, epoch: Epoch, traffic: &mut Traffic) {
+        let Traffic { operations, outlet, statistics } = traffic;
         let sectors = outlet.paths.data_sectors(SESSION_HEADER_BYTES).min(self.message_sectors);
         let limits = PieceLimits { data_sectors: sectors, bare_sectors: BARE_SECTORS };
         let reserve = NUMBERS_RESERVE.min(self.numbers / 2);
@@ -260,8 +260,8 @@ impl Link {
 
     /// Sends again what counts as lost. True when the session must be opened anew because what is on
     /// its way doesn't fit the path.
-    pub fn repeat_lost(&mut self, now: Instant, desk: &mut Desk) -> bool {
-        let Desk { outlet, statistics, .. } = desk;
+    pub fn repeat_lost(&mut self, now: Instant, traffic: &mut Traffic) -> bool {
+        let Traffic { outlet, statistics, .. } = traffic;
         for number in self.flight.lost(now) {
             let Some(flying) = self.flight.get(number) else { continue };
             let (path, tries, first_sent) = (flying.path, flying.tries, flying.first_sent);
@@ -294,9 +294,9 @@ impl Link {
         path: PathId,
         reply: &SessionReply,
         payload: &[u8],
-        desk: &mut Desk,
+        traffic: &mut Traffic,
     ) -> Verdict {
-        let Desk { operations, outlet, statistics } = desk;
+        let Traffic { operations, outlet, statistics } = traffic;
         if reply.session != self.session {
             return Verdict::Late;
         }

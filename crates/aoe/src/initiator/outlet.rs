@@ -63,16 +63,16 @@ impl Outlet {
 }
 
 /// What a client's parts share: the operations, the way out, the counters.
-pub(crate) struct Desk {
+pub(crate) struct Traffic {
     pub operations: Operations,
     pub outlet: Outlet,
     pub statistics: Statistics,
 }
 
-impl Desk {
-    /// An empty desk.
-    pub fn new(address: ShelfSlot, first_tag: u32) -> Desk {
-        Desk {
+impl Traffic {
+    /// None yet.
+    pub fn new(address: ShelfSlot, first_tag: u32) -> Traffic {
+        Traffic {
             operations: Operations::default(),
             outlet: Outlet::new(address, first_tag),
             statistics: Statistics::default(),

@@ -20,7 +20,7 @@ use block::{
 use super::client::{Client, Random};
 use super::flight::{Flight, Kind};
 use super::operations::{Answer, Operation, OperationId, Outcome, Piece, PieceAnswer, PieceLimits};
-use super::outlet::{Desk, Transmit};
+use super::outlet::{Traffic, Transmit};
 use super::paths::{LocalPort, PathId, PortId};
 use super::session::TRANSFER_BYTES_MAX;
 use super::statistics::Statistics;
@@ -92,7 +92,7 @@ pub struct Plain {
     random: Random,
     identify: Identify,
     instance: Instance,
-    desk: Desk,
+    traffic: Traffic,
     flight: Flight<Request>,
     window: Window,
     next_number: u64,
@@ -124,7 +124,7 @@ impl Plain {
         let instance = Instance(random());
         let limit = options.window_max.min(u32::from(options.buffer_count).max(1));
         Plain {
-            desk: Desk::new(options.address, first_tag),
+            traffic: Traffic::new(options.address, first_tag),
             window: Window::new(limit),
             options,
             random,
@@ -199,17 +199,18 @@ impl Plain {
         };
         while !self.is_lost()
             && self.flight.len() < self.window.size()
-            && self.desk.outlet.paths.active().is_some()
+            && self.traffic.outlet.paths.active().is_some()
         {
             // As vblade and Linux count: the Ethernet header goes off the MTU too.
-            let sectors = self.desk.outlet.paths.data_sectors(ATA_HEADER_BYTES + 14).min(announced);
+            let sectors =
+                self.traffic.outlet.paths.data_sectors(ATA_HEADER_BYTES + 14).min(announced);
             let limits = PieceLimits { data_sectors: sectors, bare_sectors: sectors };
-            let Some(piece) = self.desk.operations.take_piece(limits) else { return };
-            let Some(operation) = self.desk.operations.get(piece.operation) else { return };
+            let Some(piece) = self.traffic.operations.take_piece(limits) else { return };
+            let Some(operation) = self.traffic.operations.get(piece.operation) else { return };
             let (command, payload) = self.command_of(piece.range, operation);
             let request =
                 Request { command, piece, range: piece.range, payload, copies: ArrayVec::new() };
-            self.desk.statistics.requests += 1;
+            self.traffic.statistics.requests += 1;
             self.send_first(now, request);
         }
     }
@@ -231,15 +232,15 @@ impl Plain {
     }
 
     fn send_first(&mut self, now: Instant, mut request: Request) {
-        let Some((path, header)) = self.desk.outlet.header(Command::Ata) else {
-            self.desk.operations.put_back(request.piece);
+        let Some((path, header)) = self.traffic.outlet.header(Command::Ata) else {
+            self.traffic.operations.put_back(request.piece);
             return;
         };
         let number = self.next_number;
         self.next_number += 1;
         request.copies.push(header.tag);
         self.tags.insert(header.tag, number);
-        self.desk.outlet.push(path, frame_of(&request, header));
+        self.traffic.outlet.push(path, frame_of(&request, header));
         self.last_sent = now;
         // Copies of reads are harmless; a write is sent again only when time is really up.
         let kind = match request.command {
@@ -254,18 +255,18 @@ impl Plain {
             let Some(flying) = self.flight.get(number) else { continue };
             let (path, kind) = (flying.path, flying.kind);
             let is_full = flying.what.copies.is_full();
-            self.desk.outlet.paths.lost(path);
+            self.traffic.outlet.paths.lost(path);
             let round_trip = *self.flight.round_trip(kind);
             self.window.shrink(&round_trip);
-            let header = self.desk.outlet.header_on(path, Command::Ata).filter(|_| !is_full);
+            let header = self.traffic.outlet.header_on(path, Command::Ata).filter(|_| !is_full);
             let tag = header.map_or(0, |header| header.tag);
             self.flight.sent_again(number, tag, path, now);
             let Some(header) = header else { continue };
             self.tags.insert(header.tag, number);
             if let Some(flying) = self.flight.get_mut(number) {
                 flying.what.copies.push(header.tag);
-                self.desk.outlet.push(path, frame_of(&flying.what, header));
-                self.desk.statistics.retransmissions += 1;
+                self.traffic.outlet.push(path, frame_of(&flying.what, header));
+                self.traffic.statistics.retransmissions += 1;
                 self.last_sent = now;
             }
         }
@@ -278,7 +279,7 @@ impl Plain {
             return;
         }
         let Some(number) = self.tags.remove(&tag) else {
-            self.desk.statistics.late_replies += 1;
+            self.traffic.statistics.late_replies += 1;
             return;
         };
         if self.handle_copy(number, tag) {
@@ -295,15 +296,15 @@ impl Plain {
             (None, Some(data)) if flying.kind == Kind::Read => Ok(PieceAnswer::Data(data)),
             (None, Some(_)) => Ok(PieceAnswer::Done),
             (None, None) => {
-                self.desk.statistics.malformed_replies += 1;
+                self.traffic.statistics.malformed_replies += 1;
                 return;
             }
         };
         self.flush_failed |= answer.as_ref().is_err_and(|error| *error == IoError::FlushFailed);
-        self.desk.outlet.paths.heard(path, now, wanted);
+        self.traffic.outlet.paths.heard(path, now, wanted);
         let tries = flying.tries;
         let Some(answered) = self.flight.answered(number, tag, now) else { return };
-        self.desk.statistics.spurious_retransmissions += u64::from(answered.was_spurious);
+        self.traffic.statistics.spurious_retransmissions += u64::from(answered.was_spurious);
         if answered.was_spurious {
             self.window.restore();
         } else if answered.was_lost {
@@ -314,14 +315,14 @@ impl Plain {
         request.copies.retain(|copy| *copy != tag);
         let writes = matches!(request.command, AtaCommand::WRITE | AtaCommand::WRITE_EXT);
         if writes && tries > 1 && !request.copies.is_empty() {
-            self.desk.operations.answer_and_hold(request.piece, self.instance, answer);
+            self.traffic.operations.answer_and_hold(request.piece, self.instance, answer);
             self.held_until.insert((self.last_sent + self.options.frame_lifetime, number), ());
             self.held.insert(number, Held { piece: request.piece, copies: request.copies });
         } else {
             request.copies.iter().for_each(|copy| {
                 self.tags.remove(copy);
             });
-            self.desk.operations.answer(request.piece, self.instance, answer);
+            self.traffic.operations.answer(request.piece, self.instance, answer);
         }
     }
 
@@ -341,7 +342,7 @@ impl Plain {
         held.copies.iter().for_each(|copy| {
             self.tags.remove(copy);
         });
-        self.desk.operations.release(held.piece);
+        self.traffic.operations.release(held.piece);
     }
 
     /// A lost disk answered IDENTIFY.
@@ -351,7 +352,7 @@ impl Plain {
             return;
         }
         if identify.serial != self.identify.serial || identify.model != self.identify.model {
-            self.desk.statistics.identity_conflicts += 1;
+            self.traffic.statistics.identity_conflicts += 1;
             return;
         }
         // Late frames of what failed may still be executed until then.
@@ -372,23 +373,23 @@ impl Plain {
     }
 
     fn lose(&mut self, now: Instant) {
-        self.desk.statistics.losses += 1;
+        self.traffic.statistics.losses += 1;
         self.flight.take_all();
         self.tags.clear();
         self.held.clear();
         self.held_until.clear();
-        self.desk.operations.fail_all(IoError::Lost);
+        self.traffic.operations.fail_all(IoError::Lost);
         self.ask_at = Some(now + ASK_INTERVAL);
         self.events.push_back(DeviceEvent::Lost);
     }
 
     fn ask(&mut self, now: Instant) {
         self.ask_at = Some(now + ASK_INTERVAL);
-        self.desk.outlet.paths.rotate();
-        if let Some((path, header)) = self.desk.outlet.header(Command::Ata) {
+        self.traffic.outlet.paths.rotate();
+        if let Some((path, header)) = self.traffic.outlet.header(Command::Ata) {
             self.ask_tag = Some(header.tag);
             let request = AtaRequest::new(header, AtaCommand::IDENTIFY, Lba(0), 1);
-            self.desk.outlet.push(path, request.emit(Buffer::empty()));
+            self.traffic.outlet.push(path, request.emit(Buffer::empty()));
         }
     }
 
@@ -464,36 +465,36 @@ impl Client for Plain {
 
     fn submit(&mut self, now: Instant, operation: Operation) -> OperationId {
         if let Some(outcome) = self.settled(&operation) {
-            return self.desk.operations.submit_settled(outcome);
+            return self.traffic.operations.submit_settled(outcome);
         }
-        let id = self.desk.operations.submit(operation);
+        let id = self.traffic.operations.submit(operation);
         self.advance(now);
         id
     }
 
     fn set_port(&mut self, now: Instant, port: LocalPort) {
-        self.desk.outlet.paths.set_port(port);
+        self.traffic.outlet.paths.set_port(port);
         self.advance(now);
     }
 
     fn remove_port(&mut self, now: Instant, port: PortId) {
-        self.desk.outlet.paths.remove_port(port);
+        self.traffic.outlet.paths.remove_port(port);
         self.advance(now);
     }
 
     fn add_path(&mut self, now: Instant, path: PathId) {
-        self.desk.outlet.paths.add(path);
+        self.traffic.outlet.paths.add(path);
         self.advance(now);
     }
 
     fn paths(&self) -> Vec<PathId> {
-        self.desk.outlet.paths.ids()
+        self.traffic.outlet.paths.ids()
     }
 
     fn close(&mut self, _: Instant) {
         self.is_closed = true;
         self.flight.take_all();
-        self.desk.operations.fail_all(IoError::Lost);
+        self.traffic.operations.fail_all(IoError::Lost);
     }
 
     fn handle_frame(&mut self, now: Instant, port: PortId, frame: &[u8]) {
@@ -501,10 +502,10 @@ impl Client for Plain {
             && reply.header.address == self.options.address
         {
             let path = PathId { port, target: reply.header.source };
-            if self.desk.outlet.paths.contains(path) {
+            if self.traffic.outlet.paths.contains(path) {
                 self.handle_reply(now, path, &reply, data);
             } else {
-                self.desk.statistics.late_replies += 1;
+                self.traffic.statistics.late_replies += 1;
             }
         }
         self.advance(now);
@@ -515,11 +516,11 @@ impl Client for Plain {
     }
 
     fn poll_transmit(&mut self) -> Option<Transmit> {
-        self.desk.outlet.poll()
+        self.traffic.outlet.poll()
     }
 
     fn poll_outcome(&mut self) -> Option<(OperationId, Outcome)> {
-        self.desk.operations.poll_outcome()
+        self.traffic.operations.poll_outcome()
     }
 
     fn poll_event(&mut self) -> Option<DeviceEvent> {
@@ -535,7 +536,7 @@ impl Client for Plain {
     }
 
     fn statistics(&self) -> Statistics {
-        let mut statistics = self.desk.statistics;
+        let mut statistics = self.traffic.statistics;
         statistics.window = self.window.size() as u32;
         statistics.read_round_trip = self.flight.round_trip(Kind::Read).smoothed();
         statistics.write_round_trip = self.flight.round_trip(Kind::Slow).smoothed();

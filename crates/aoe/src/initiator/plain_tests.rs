@@ -109,7 +109,7 @@ fn late_copies_never_undo_a_later_write() {
         pair.run_for(5 * SECOND);
         assert!(pair.server.disk[..model.len()] == model[..], "seed {seed}");
         assert!(pair.client.held.is_empty() && pair.client.tags.is_empty());
-        assert!(pair.client.desk.operations.is_empty());
+        assert!(pair.client.traffic.operations.is_empty());
     }
 }
 

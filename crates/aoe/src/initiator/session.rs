@@ -28,7 +28,7 @@ use super::client::{Client, Random};
 use super::link::{Link, Told, Verdict};
 use super::opening::{Opened, Opening, Progress};
 use super::operations::{Answer, Operation, OperationId, Outcome};
-use super::outlet::{Desk, Transmit};
+use super::outlet::{Traffic, Transmit};
 use super::paths::{LocalPort, PathId, PortId};
 use super::statistics::Statistics;
 use crate::wire::{
@@ -85,7 +85,7 @@ pub struct Session {
     options: SessionOptions,
     random: Random,
     state: State,
-    desk: Desk,
+    traffic: Traffic,
     events: VecDeque<DeviceEvent>,
     claim: Option<Claim>,
     export: Option<ExportInfo>,
@@ -121,7 +121,7 @@ impl Session {
             options,
             random,
             state: State::Opening(opening),
-            desk: Desk::new(options.address, first_tag),
+            traffic: Traffic::new(options.address, first_tag),
             events: VecDeque::new(),
             claim: None,
             export: None,
@@ -214,7 +214,7 @@ impl Session {
         match &mut self.state {
             State::Opening(opening) => {
                 match opening.handle_reply(now, reply, payload, self.random.as_mut()) {
-                    Progress::Stale => self.desk.statistics.late_replies += 1,
+                    Progress::Stale => self.traffic.statistics.late_replies += 1,
                     Progress::Heard => self.note_heard(now, path),
                     Progress::Refused(error) => {
                         self.note_heard(now, path);
@@ -227,13 +227,13 @@ impl Session {
                 }
             }
             State::Open(link) => {
-                let verdict = link.handle_reply(now, path, reply, payload, &mut self.desk);
+                let verdict = link.handle_reply(now, path, reply, payload, &mut self.traffic);
                 if let Some(told) = link.take_told() {
                     self.told = Some(told.or_newer(self.told));
                 }
                 match verdict {
-                    Verdict::Late => self.desk.statistics.late_replies += 1,
-                    Verdict::Malformed => self.desk.statistics.malformed_replies += 1,
+                    Verdict::Late => self.traffic.statistics.late_replies += 1,
+                    Verdict::Malformed => self.traffic.statistics.malformed_replies += 1,
                     Verdict::Fine => self.note_progress(now, reply.epoch),
                     Verdict::Claimed(claim) => {
                         self.note_progress(now, reply.epoch);
@@ -248,14 +248,14 @@ impl Session {
                     Verdict::Gone => self.lose(now),
                 }
             }
-            State::Closed => self.desk.statistics.late_replies += 1,
+            State::Closed => self.traffic.statistics.late_replies += 1,
         }
     }
 
     fn note_heard(&mut self, now: Instant, path: PathId) {
         self.heard = Some(now);
-        self.desk.outlet.paths.heard(path, now, 0);
-        self.desk.outlet.paths.prefer(path);
+        self.traffic.outlet.paths.heard(path, now, 0);
+        self.traffic.outlet.paths.prefer(path);
     }
 
     fn open(&mut self, now: Instant, path: PathId, opened: &Opened) {
@@ -264,8 +264,8 @@ impl Session {
                 && known.export_name == opened.export.export_name;
             if !same {
                 // Somebody else has this address now. What we hold isn't on that disk.
-                self.desk.statistics.identity_conflicts += 1;
-                self.desk.outlet.paths.remove(path);
+                self.traffic.statistics.identity_conflicts += 1;
+                self.traffic.outlet.paths.remove(path);
                 self.start_opening(now);
                 return;
             }
@@ -284,14 +284,14 @@ impl Session {
                 true => IoError::Fenced { highest: holder.epoch },
                 false => IoError::Restarted { now: shown },
             };
-            self.desk.operations.restart(error);
+            self.traffic.operations.restart(error);
         }
         if self.instance != Some(shown) || self.is_lost {
             self.events.push_back(DeviceEvent::Back(shown));
         }
         let mut link = Link::new(opened, shown, self.options.window_max);
         if let Some(claim) = self.claim.filter(|claim| holder.epoch < claim.epoch) {
-            link.reclaim(now, claim, &mut self.desk.outlet);
+            link.reclaim(now, claim, &mut self.traffic.outlet);
         }
         self.export = Some(opened.export.clone());
         self.told = Some(Told::new(holder, opened.clock, now));
@@ -305,7 +305,7 @@ impl Session {
     /// The session is no more; its target lives.
     fn reopen(&mut self, now: Instant) {
         self.heard = Some(now);
-        self.desk.statistics.reopenings += 1;
+        self.traffic.statistics.reopenings += 1;
         self.fruitless += 1;
         if self.fruitless > FRUITLESS_MAX {
             self.lose(now);
@@ -322,7 +322,7 @@ impl Session {
 
     fn start_opening(&mut self, now: Instant) {
         if let Some(link) = self.take_link(now) {
-            link.give_up(&mut self.desk.operations);
+            link.give_up(&mut self.traffic.operations);
         }
     }
 
@@ -337,14 +337,14 @@ impl Session {
         );
         let before = std::mem::replace(&mut self.state, State::Opening(opening));
         let State::Open(link) = before else { return None };
-        link.describe(&mut self.desk.statistics);
+        link.describe(&mut self.traffic.statistics);
         Some(link)
     }
 
     fn deny(&mut self, now: Instant, error: IoError) {
         if error != IoError::Lost {
             self.denied = Some(error);
-            self.desk.operations.fail_all(error);
+            self.traffic.operations.fail_all(error);
         } else if !self.is_lost {
             self.lose(now);
         }
@@ -354,12 +354,12 @@ impl Session {
         self.is_lost = true;
         self.denied = None;
         self.fruitless = 0;
-        self.desk.statistics.losses += 1;
+        self.traffic.statistics.losses += 1;
         self.start_opening(now);
         if let State::Opening(opening) = &mut self.state {
             opening.slow_down(now);
         }
-        self.desk.operations.fail_all(IoError::Lost);
+        self.traffic.operations.fail_all(IoError::Lost);
         self.events.push_back(DeviceEvent::Lost);
     }
 
@@ -403,9 +403,9 @@ impl Session {
             self.lose(now);
         }
         if let State::Open(link) = &mut self.state
-            && link.repeat_lost(now, &mut self.desk)
+            && link.repeat_lost(now, &mut self.traffic)
         {
-            self.desk.statistics.reopenings += 1;
+            self.traffic.statistics.reopenings += 1;
             self.start_opening(now);
         }
         let must_probe = is_due(self.probe_deadline());
@@ -413,12 +413,12 @@ impl Session {
         match &mut self.state {
             State::Opening(opening) if opening.deadline() <= now => {
                 if opening.tries() > 0 {
-                    self.desk.outlet.paths.rotate();
+                    self.traffic.outlet.paths.rotate();
                 }
-                match self.desk.outlet.header(Command::Session) {
+                match self.traffic.outlet.header(Command::Session) {
                     Some((path, header)) => {
                         let frame = opening.transmit(now, header, self.random.as_mut());
-                        self.desk.outlet.push(path, frame);
+                        self.traffic.outlet.push(path, frame);
                     }
                     None => opening.pause(now),
                 }
@@ -426,9 +426,9 @@ impl Session {
             State::Opening(_) | State::Closed => {}
             State::Open(link) => {
                 if must_probe {
-                    link.probe(now, &mut self.desk.outlet);
+                    link.probe(now, &mut self.traffic.outlet);
                 }
-                link.fill(now, epoch, &mut self.desk);
+                link.fill(now, epoch, &mut self.traffic);
             }
         }
         self.note_wanting(now);
@@ -450,7 +450,7 @@ impl Session {
         let wanting = !self.is_lost
             && match &self.state {
                 State::Opening(_) => true,
-                State::Open(link) => !link.is_idle() || !self.desk.operations.is_empty(),
+                State::Open(link) => !link.is_idle() || !self.traffic.operations.is_empty(),
                 State::Closed => false,
             };
         self.wanting_since = wanting.then(|| self.wanting_since.unwrap_or(now));
@@ -471,61 +471,61 @@ impl Client for Session {
 
     fn submit(&mut self, now: Instant, operation: Operation) -> OperationId {
         if let Some(outcome) = self.refusal(&operation) {
-            return self.desk.operations.submit_settled(outcome);
+            return self.traffic.operations.submit_settled(outcome);
         }
-        let id = self.desk.operations.submit(operation);
+        let id = self.traffic.operations.submit(operation);
         self.advance(now);
         id
     }
 
     fn set_port(&mut self, now: Instant, port: LocalPort) {
-        self.desk.outlet.paths.set_port(port);
+        self.traffic.outlet.paths.set_port(port);
         self.advance(now);
     }
 
     fn remove_port(&mut self, now: Instant, port: PortId) {
-        self.desk.outlet.paths.remove_port(port);
+        self.traffic.outlet.paths.remove_port(port);
         self.advance(now);
     }
 
     fn add_path(&mut self, now: Instant, path: PathId) {
-        let is_new = self.desk.outlet.paths.add(path);
+        let is_new = self.traffic.outlet.paths.add(path);
         if let State::Opening(opening) = &mut self.state
             && (is_new || self.is_lost)
         {
-            self.desk.outlet.paths.prefer(path);
+            self.traffic.outlet.paths.prefer(path);
             opening.hurry(now);
         }
         self.advance(now);
     }
 
     fn paths(&self) -> Vec<PathId> {
-        self.desk.outlet.paths.ids()
+        self.traffic.outlet.paths.ids()
     }
 
     /// With another session, since a target answers its opening only when nothing of the former one can
     /// be executed any more. So what failed here doesn't happen later.
     fn disown(&mut self, now: Instant) {
-        if self.claim.is_none() && !self.desk.operations.is_claiming() {
+        if self.claim.is_none() && !self.traffic.operations.is_claiming() {
             return;
         }
         let claimed = self.claim.take().map_or(Epoch::OBSERVER, |claim| claim.epoch);
-        self.desk.outlet.clear();
+        self.traffic.outlet.clear();
         if self.is_open()
             && let Some(link) = self.take_link(now)
         {
             // Spares the target the flush that taking the place of an open session costs.
-            link.close(now, &mut self.desk.outlet);
+            link.close(now, &mut self.traffic.outlet);
         }
-        self.desk.operations.fail_all(IoError::Fenced { highest: self.highest.max(claimed) });
+        self.traffic.operations.fail_all(IoError::Fenced { highest: self.highest.max(claimed) });
         self.advance(now);
     }
 
     fn close(&mut self, now: Instant) {
         if let State::Open(link) = std::mem::replace(&mut self.state, State::Closed) {
-            link.close(now, &mut self.desk.outlet);
+            link.close(now, &mut self.traffic.outlet);
         }
-        self.desk.operations.fail_all(IoError::Lost);
+        self.traffic.operations.fail_all(IoError::Lost);
         self.note_wanting(now);
     }
 
@@ -533,15 +533,15 @@ impl Client for Session {
         match SessionReply::parse(frame) {
             Ok((reply, payload)) if reply.header.address == self.options.address => {
                 let path = PathId { port, target: reply.header.source };
-                if self.desk.outlet.paths.contains(path) {
+                if self.traffic.outlet.paths.contains(path) {
                     self.handle_reply(now, path, &reply, payload);
                 } else {
-                    self.desk.statistics.late_replies += 1;
+                    self.traffic.statistics.late_replies += 1;
                 }
             }
             Ok(_) | Err(ParseError::WrongKind) => {}
-            Err(ParseError::Checksum) => self.desk.statistics.checksum_errors += 1,
-            Err(_) => self.desk.statistics.malformed_replies += 1,
+            Err(ParseError::Checksum) => self.traffic.statistics.checksum_errors += 1,
+            Err(_) => self.traffic.statistics.malformed_replies += 1,
         }
         self.advance(now);
     }
@@ -551,11 +551,11 @@ impl Client for Session {
     }
 
     fn poll_transmit(&mut self) -> Option<Transmit> {
-        self.desk.outlet.poll()
+        self.traffic.outlet.poll()
     }
 
     fn poll_outcome(&mut self) -> Option<(OperationId, Outcome)> {
-        self.desk.operations.poll_outcome()
+        self.traffic.operations.poll_outcome()
     }
 
     fn poll_event(&mut self) -> Option<DeviceEvent> {
@@ -566,7 +566,7 @@ impl Client for Session {
         let (opening, link) = match &self.state {
             State::Opening(opening) => (Some(opening.deadline()), None),
             // Without a path nothing can be repeated: whoever brings one gives us a turn.
-            State::Open(_) if self.desk.outlet.paths.active().is_none() => (None, None),
+            State::Open(_) if self.traffic.outlet.paths.active().is_none() => (None, None),
             State::Open(link) => (None, link.deadline()),
             State::Closed => (None, None),
         };
@@ -577,7 +577,7 @@ impl Client for Session {
     }
 
     fn statistics(&self) -> Statistics {
-        let mut statistics = self.desk.statistics;
+        let mut statistics = self.traffic.statistics;
         if let State::Open(link) = &self.state {
             link.describe(&mut statistics);
         }

@@ -413,7 +413,7 @@ fn nothing_hangs_whatever_happens() {
         pair.run_for(8 * SECOND);
         let id = pair.submit(write(0, pattern(8, seed)));
         assert!(pair.outcome(id, SECOND).is_ok(), "seed {seed}");
-        assert!(pair.client.desk.operations.is_empty(), "seed {seed}: an operation hangs");
+        assert!(pair.client.traffic.operations.is_empty(), "seed {seed}: an operation hangs");
         assert!(pair.server.sessions() <= 1);
     }
 }

@@ -29,7 +29,7 @@ use pool::{Engine, PoolReport};
 use super::held::HeldExports;
 use super::namespaces::Namespaces;
 use super::network::{api_address, spec_of};
-use crate::desk::{Attendant, Change};
+use crate::admin::{AdminHandler, Change};
 
 /// The running exports.
 pub struct Exports {
@@ -325,7 +325,7 @@ impl Exports {
 }
 
 /// The supervisor's exports answer questions like any target's.
-impl Attendant for Exports {
+impl AdminHandler for Exports {
     fn handle(&self) -> &ReactorHandle {
         &self.handle
     }

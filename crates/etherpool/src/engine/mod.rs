@@ -25,7 +25,7 @@ use clap::Args;
 use control::api::{PoolReportExt as _, SeenTarget};
 use control::channel::ReplyLine;
 use control::config::{InterfaceConfig, SupervisorConfig};
-use control::keeper::EngineGeneration;
+use control::reconcile::EngineGeneration;
 use control::registry::Registry;
 use os::process::{Signal, Signals, signals};
 use os::reactor::Mailbox;
@@ -35,7 +35,7 @@ use pool::{DiskPlace, Engine, EngineConfig, KnownDisk, KnownPool, Limits, PoolEv
 #[cfg(test)]
 pub use channel::receive_with_descriptors;
 
-use crate::desk::{Answering, Attendant, Desk, Metrics};
+use crate::admin::{AdminHandler, AdminServer, Answering, Metrics};
 use crate::supervisor::{ENGINE_SAYS_EVERY, die_with_parent, load_config};
 use channel::{Channel, Incoming};
 use exports::Exports;
@@ -93,7 +93,7 @@ pub fn run(args: EngineArgs) -> anyhow::Result<ExitCode> {
     let (channel, requests) = Channel::listen(&config.engine_socket(), hardening::on_thread_start)?;
     let outcome = reactor.run_until(async move {
         let process = Process::start(handle, &config, &args, hardening, generation)?;
-        let _desk = process.open_desk(&config);
+        let _admin = process.open_admin(&config);
         process.serve(channel, requests, told).await
     });
     outcome.context("the engine's event loop")??;
@@ -140,15 +140,15 @@ impl Process {
 
     /// Lets programs ask how exported volumes are doing, as they ask any target. Pools and volumes
     /// don't depend on it: what doesn't work is logged.
-    fn open_desk(&self, config: &SupervisorConfig) -> (Answering, Metrics) {
-        let attendant = Rc::clone(&self.exports) as Rc<dyn Attendant>;
-        let (desk, answering) = Desk::open(attendant);
+    fn open_admin(&self, config: &SupervisorConfig) -> (Answering, Metrics) {
+        let handler = Rc::clone(&self.exports) as Rc<dyn AdminHandler>;
+        let (admin, answering) = AdminServer::open(handler);
         let run_dir = config.run_dir.join(TARGET_DIR);
         let made = std::fs::create_dir_all(&run_dir).map_err(anyhow::Error::from);
-        if let Err(error) = made.and_then(|()| desk.listen(&run_dir)) {
+        if let Err(error) = made.and_then(|()| admin.listen(&run_dir)) {
             tracing::error!("exports can't be asked how they are: {error:#}");
         }
-        let mut metrics = Metrics::new(desk);
+        let mut metrics = Metrics::new(admin);
         metrics.follow(config.metrics);
         (answering, metrics)
     }

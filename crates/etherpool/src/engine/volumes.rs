@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use block::{BlockDevice, IoError};
 use control::api::{ApiError, ErrorCode};
-use control::keeper::{AttachedVolume, Attachment, Attachments, EngineGeneration};
 use control::names::VolumeName;
+use control::reconcile::{AttachedVolume, Attachment, Attachments, EngineGeneration};
 use frontend::fuse::{Options, Reply, VolumeFile, VolumeRequest, perform};
 use os::ReactorHandle;
 use os::reactor::{MailSender, Mailbox, SendError, mailbox};

@@ -33,7 +33,7 @@ use super::link;
 use super::local;
 use super::open_disks::OpenDisks;
 use super::source::{Source, Wanted};
-use crate::desk::{Attendant, Change, Desk, Metrics, status_of};
+use crate::admin::{AdminHandler, AdminServer, Change, Metrics, status_of};
 
 /// How long the end waits for requests that a disk has.
 const FINISH_LIMIT: Duration = Duration::from_secs(5);
@@ -160,11 +160,11 @@ fn serve(
         metrics: RefCell::default(),
         reloading: Semaphore::new(1),
     });
-    let (desk, _answering) = Desk::open(Rc::clone(&service) as Rc<dyn Attendant>);
+    let (admin, _answering) = AdminServer::open(Rc::clone(&service) as Rc<dyn AdminHandler>);
     if let Some(run_dir) = &node.run_dir {
-        desk.listen(run_dir.path())?;
+        admin.listen(run_dir.path())?;
     }
-    let mut metrics = Metrics::new(desk);
+    let mut metrics = Metrics::new(admin);
     metrics.follow(metrics_at);
     service.metrics.replace(Some(metrics));
     tracing::info!(name = node.name, id = %node.node_id, "running");
@@ -249,7 +249,7 @@ impl Service {
     }
 }
 
-impl Attendant for Service {
+impl AdminHandler for Service {
     fn handle(&self) -> &ReactorHandle {
         &self.node.handle
     }

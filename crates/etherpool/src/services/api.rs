@@ -192,8 +192,8 @@ async fn status(State(services): App) -> Json<Status> {
     let engine: Option<ProcessState> = engine.ok();
     let (pools, served) = looked.ok().unzip();
     let pools = pools.unwrap_or_else(|| services.pools.borrow().clone());
-    services.keeper.look_now(served.as_ref()).await;
-    let mut report = services.keeper.report();
+    services.reconciler.look_now(served.as_ref()).await;
+    let mut report = services.reconciler.report();
     let held = services.held(&pools).await;
     let mut warnings = services.registry.warnings();
     for pool in &pools {

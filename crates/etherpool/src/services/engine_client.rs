@@ -15,7 +15,7 @@ use control::api::{ApiError, ErrorCode, ProcessState};
 use control::channel::{
     EngineRequest, LineReader, REQUESTS_IN_FLIGHT_MAX, ReplyLine, RequestLine, to_line,
 };
-use control::keeper::EngineGeneration;
+use control::reconcile::EngineGeneration;
 use pool::{PoolEvent, Progress};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::de::DeserializeOwned;

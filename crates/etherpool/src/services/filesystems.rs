@@ -120,7 +120,7 @@ impl Services {
         let report = self.grow_volume(name, &request).await?;
         let settings = self.settings(name).await?;
         if !request.resizefs {
-            let paused = self.keeper.volume(name).pause().await?;
+            let paused = self.reconciler.volume(name).pause().await?;
             if paused.device().is_some() {
                 self.grow_device(name, paused).await?;
             }
@@ -204,7 +204,7 @@ impl Services {
         name: &VolumeName,
         progress: &UnboundedSender<Progress>,
     ) -> Result<(), ApiError> {
-        let paused = self.keeper.volume(name).pause().await?;
+        let paused = self.reconciler.volume(name).pause().await?;
         let Some(device) = paused.device().cloned() else {
             return Err(ApiError::new(
                 ErrorCode::Unavailable,
@@ -221,7 +221,7 @@ impl Services {
         name: &VolumeName,
         paused: Paused<Linux>,
     ) -> Result<Paused<Linux>, ApiError> {
-        let (platform, volume) = (Arc::clone(self.keeper.platform()), name.clone());
+        let (platform, volume) = (Arc::clone(self.reconciler.platform()), name.clone());
         let work = async move {
             let grown = platform.grow_device(&volume).await;
             grown.map(|_| paused).map_err(|trouble| trouble.error)
@@ -237,7 +237,7 @@ impl Services {
     ) -> Result<(), ApiError> {
         tracing::warn!(volume = %name, "CAP_SYS_RESOURCE is missing: the file system is unmounted to be grown");
         let held = name.to_string();
-        let troubles = self.keeper.hold(&held).await;
+        let troubles = self.reconciler.hold(&held).await;
         let grown = match troubles.into_iter().next() {
             Some(trouble) => Err(trouble.error.remedy(
                 "growing while mounted needs CAP_SYS_RESOURCE; end what uses the mount, or give the \
@@ -246,7 +246,7 @@ impl Services {
             None => self.grow_unmounted(name, progress).await,
         };
         let failures = self.failures(name);
-        self.keeper.let_go(&held);
+        self.reconciler.let_go(&held);
         self.look_now();
         let back = self.kept(name, failures, |shown| shown.actual.mount.is_some()).await;
         grown.and(back)
@@ -258,7 +258,7 @@ impl Services {
         progress: &UnboundedSender<Progress>,
     ) -> Result<(), ApiError> {
         // A device that was there before has the former size.
-        let paused = self.keeper.volume(name).pause().await?;
+        let paused = self.reconciler.volume(name).pause().await?;
         if paused.device().is_some() {
             drop(self.grow_device(name, paused).await?);
         } else {
@@ -275,7 +275,7 @@ impl Services {
         work: impl AsyncFnOnce(PathBuf) -> Result<T, ApiError>,
     ) -> Result<T, ApiError> {
         self.serving(name).await?;
-        let paused = self.keeper.volume(name).pause().await?;
+        let paused = self.reconciler.volume(name).pause().await?;
         if paused.actual().mount.is_some() {
             return Err(ApiError::new(ErrorCode::Busy, format!("{name} is still being unmounted"))
                 .remedy("see `etherpool status`, then try again"));
@@ -283,7 +283,7 @@ impl Services {
         if let Some(device) = paused.device().cloned() {
             return work(device).await;
         }
-        let (platform, volume) = (Arc::clone(self.keeper.platform()), name.clone());
+        let (platform, volume) = (Arc::clone(self.reconciler.platform()), name.clone());
         let (wanted, waiter) = oneshot::channel::<Infallible>();
         let attach = async move {
             let made = platform.attach(&volume).await;
@@ -296,7 +296,7 @@ impl Services {
         let (paused, device) = within(&format!("making a block device of {name}"), attach).await?;
         drop(waiter);
         let done = work(device).await;
-        let (platform, volume) = (Arc::clone(self.keeper.platform()), name.clone());
+        let (platform, volume) = (Arc::clone(self.reconciler.platform()), name.clone());
         let detach = async move {
             let detached = platform.detach(&volume, false).await;
             drop(paused);

@@ -8,8 +8,8 @@ use std::time::Duration;
 use control::api::{ApiError, ErrorCode};
 use control::channel::EngineRequest;
 use control::config::FtpConfig;
-use control::keeper::Attachment;
 use control::names::VolumeName;
+use control::reconcile::Attachment;
 use frontend::ftp::{FtpError, FtpServer, Lease};
 use futures::FutureExt;
 

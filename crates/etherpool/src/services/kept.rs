@@ -1,4 +1,4 @@
-//! One volume's reconciler: does what [`control::keeper::next_step`] decides, and looks for itself
+//! One volume's reconciler: does what [`control::reconcile::next_step`] decides, and looks for itself
 //! whether what it made is still alive.
 //!
 //! The engine's word isn't enough: a mount may be gone, shut down or unmounted by hand without the
@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use control::api::{ApiError, ErrorCode, ServiceState, VolumeServices};
-use control::keeper::{
+use control::names::VolumeName;
+use control::reconcile::{
     Actual, Attachment, Attachments, Fault, Service, Step, Wanted, after, next_step, standing,
 };
-use control::names::VolumeName;
 use control::settings::FtpSetting;
 use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard, watch};
 use tokio::task::JoinHandle;

@@ -8,13 +8,13 @@ mod engine_client;
 mod filesystems;
 mod ftp;
 mod held;
-mod keeper;
 mod kept;
 mod local_targets;
 mod mounts;
 mod operations;
 mod patience;
 mod platform;
+mod reconciler;
 mod registry;
 mod troubles;
 mod turns;
@@ -29,7 +29,7 @@ use anyhow::Context;
 use clap::Args;
 use control::channel::EngineRequest;
 use control::config::SupervisorConfig;
-use control::keeper::Attachments;
+use control::reconcile::Attachments;
 use pool::{PoolReport, PoolState};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -37,9 +37,9 @@ use tokio::sync::{Notify, watch};
 
 use crate::supervisor::{die_with_parent, load_config};
 use engine_client::EngineClient;
-use keeper::Keeper;
 use patience::{patience, too_long, what};
 use platform::Linux;
+use reconciler::Reconciler;
 use registry::PoolRegistry;
 pub use registry::read as read_registry;
 use turns::Turns;
@@ -73,7 +73,7 @@ pub struct Services {
     owner: uuid::Uuid,
     host: String,
     engine: EngineClient,
-    keeper: Arc<Keeper<Linux>>,
+    reconciler: Arc<Reconciler<Linux>>,
     registry: Arc<PoolRegistry>,
     pools: watch::Sender<Vec<PoolReport>>,
     look: Notify,
@@ -100,13 +100,13 @@ pub fn run(args: ServicesArgs) -> anyhow::Result<ExitCode> {
 async fn serve(config: SupervisorConfig, args: ServicesArgs) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("signals")?;
     let engine = EngineClient::start(config.engine_socket());
-    let keeper = Keeper::new(Linux::new(&config, engine.clone()));
+    let reconciler = Reconciler::new(Linux::new(&config, engine.clone()));
     let services = Arc::new(Services {
         owner: args.owner,
         host: args.host,
         registry: PoolRegistry::open(&config.state_dir, engine.clone()),
         engine,
-        keeper,
+        reconciler,
         pools: watch::Sender::new(Vec::new()),
         look: Notify::new(),
         turns: Turns::default(),
@@ -121,14 +121,14 @@ async fn serve(config: SupervisorConfig, args: ServicesArgs) -> anyhow::Result<(
     let outcome = tokio::select! {
         _ = terminate.recv() => Ok(()),
         ended = api => Err(anyhow::anyhow!("the API ended: {ended:?}")),
-        ended = follow_ended(&follow) => Err(anyhow::anyhow!("the keeper ended: {ended:?}")),
+        ended = follow_ended(&follow) => Err(anyhow::anyhow!("the reconciler ended: {ended:?}")),
     };
     tracing::info!("services stop");
     ready.abort();
     follow.abort();
     // It may be in the middle of telling new wishes: wait until it is gone.
     let _ = follow.await;
-    services.keeper.stop().await;
+    services.reconciler.stop().await;
     let _ = std::fs::remove_file(services.config.api_socket());
     outcome
 }
@@ -202,7 +202,7 @@ impl Services {
     }
 }
 
-/// Follows engine and pools, and tells the keeper what is wanted.
+/// Follows engine and pools, and tells the reconciler what is wanted.
 async fn follow(services: Arc<Services>) {
     let mut process = services.engine.process();
     let mut news = services.engine.news();
@@ -224,7 +224,7 @@ async fn follow(services: Arc<Services>) {
                     seen = generation;
                     services.engines_seen.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 }
-                services.keeper.want(served.as_ref(), &pools);
+                services.reconciler.want(served.as_ref(), &pools);
                 services.pools.send_replace(pools);
             }
             Ok(_) => continue,
@@ -234,7 +234,7 @@ async fn follow(services: Arc<Services>) {
             }
             Err(error) => {
                 tracing::debug!(%error, "no reports");
-                services.keeper.want(None, &[]);
+                services.reconciler.want(None, &[]);
             }
         }
         tokio::select! {
@@ -256,7 +256,7 @@ async fn adopt(
     let alive = tokio::time::timeout(ENGINE_START_LIMIT, there).await.unwrap_or(false);
     let looked = if alive { services.look_at_engine().await.ok() } else { None };
     let (pools, served) = looked.unzip();
-    services.keeper.adopt(served.as_ref(), &pools.unwrap_or_default()).await;
+    services.reconciler.adopt(served.as_ref(), &pools.unwrap_or_default()).await;
 }
 
 /// Tells the supervisor when all pools that it owns are served, or it is known that there are none.
@@ -271,7 +271,7 @@ async fn tell_ready(services: Arc<Services>) {
         let connected = services.engine.generation().is_some();
         let long_enough = begun.elapsed() >= SIGHT_LIMIT;
         let open = !seen.is_empty() && !seen.iter().any(opening);
-        if connected && (open || long_enough) && services.keeper.is_settled() {
+        if connected && (open || long_enough) && services.reconciler.is_settled() {
             println!("{}", crate::supervisor::READY_LINE);
             return;
         }

@@ -76,8 +76,8 @@ impl Services {
         pools: &[PoolReport],
     ) -> Result<MountSetting, ApiError> {
         valid(asked.validate())?;
-        let device = self.keeper.volume(name).watch().borrow().device.clone();
-        let checked = self.keeper.platform().check_place(&asked.path, device).await;
+        let device = self.reconciler.volume(name).watch().borrow().device.clone();
+        let checked = self.reconciler.platform().check_place(&asked.path, device).await;
         let path = checked.map_err(|trouble| trouble.error)?;
         let setting = MountSetting { path, ..asked.clone() };
         // Judged again with what it leads to: links are no way around.
@@ -129,7 +129,7 @@ impl Services {
         settings: &VolumeSettings,
     ) -> String {
         let ftp = settings.ftp.as_ref().map_or_else(String::new, |ftp| {
-            let address = self.keeper.platform().ftp_address(ftp);
+            let address = self.reconciler.platform().ftp_address(ftp);
             format!("; FTP at {address} ends, and running transfers with it")
         });
         format!("{name} is unmounted from {}{ftp}", mount.path.display())
@@ -232,7 +232,7 @@ impl Services {
             )
             .remedy("say that this is meant: --yes, in the API `confirmed`"));
         }
-        let troubles = self.keeper.hold(&pool).await;
+        let troubles = self.reconciler.hold(&pool).await;
         let released = match troubles.into_iter().next() {
             Some(trouble) if trouble.error.code == ErrorCode::Busy => {
                 Err(trouble.error.remedy("end what uses it, then try again; the pool stays open"))
@@ -241,12 +241,12 @@ impl Services {
             None => self.engine.call(EngineRequest::ReleasePool { pool: pool.clone() }).await,
         };
         if released.is_ok() {
-            // The keeper must have seen that the pool is closed before it may mount again.
+            // The reconciler must have seen that the pool is closed before it may mount again.
             if let Ok((pools, served)) = self.look_at_engine().await {
-                self.keeper.want(Some(&served), &pools);
+                self.reconciler.want(Some(&served), &pools);
             }
         }
-        self.keeper.let_go(&pool);
+        self.reconciler.let_go(&pool);
         self.look_now();
         released.map(|()| None)
     }
@@ -276,7 +276,7 @@ impl Services {
 
     /// Refuses what would end in "busy", before anything is stopped for it.
     pub(super) async fn check_unused(&self, name: &VolumeName) -> Result<(), ApiError> {
-        let mounted = self.keeper.volume(name).watch().borrow().actual.mount.clone();
+        let mounted = self.reconciler.volume(name).watch().borrow().actual.mount.clone();
         let Some(MountSetting { path: mount_point, .. }) = mounted else { return Ok(()) };
         let target = mount_point.clone();
         let found = tokio::task::spawn_blocking(move || filesystem::holders(&target)).await;

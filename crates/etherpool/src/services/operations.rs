@@ -1,6 +1,6 @@
 //! Operations on a volume's services that take several steps: mounting, serving, exporting.
 //!
-//! What is to last is written into the pool first and done by the keeper; when the keeper can't,
+//! What is to last is written into the pool first and done by the reconciler; when the reconciler can't,
 //! the former setting is put back, so that a mistake isn't tried for ever.
 
 use std::collections::BTreeSet;
@@ -138,14 +138,14 @@ impl Services {
         Ok(())
     }
 
-    /// Waits until the keeper has done it or failed at it.
+    /// Waits until the reconciler has done it or failed at it.
     pub(super) async fn kept(
         &self,
         name: &VolumeName,
         failures: u64,
         good: impl Fn(&Shown) -> bool,
     ) -> Result<(), ApiError> {
-        let volume = self.keeper.volume(name);
+        let volume = self.reconciler.volume(name);
         let mut shown = volume.watch();
         let over = shown.wait_for(|shown| good(shown) || shown.failures > failures);
         match tokio::time::timeout(KEEPER_LIMIT, over).await {
@@ -168,7 +168,7 @@ impl Services {
     }
 
     pub(super) fn failures(&self, name: &VolumeName) -> u64 {
-        self.keeper.volume(name).watch().borrow().failures
+        self.reconciler.volume(name).watch().borrow().failures
     }
 
     /// Makes a volume; done when it can be used.
@@ -263,7 +263,7 @@ impl Services {
             return Err(ApiError::new(ErrorCode::Busy, format!("{name} is exported"))
                 .remedy(format!("end the export first: etherpool volume unexport {name}")));
         }
-        let volume = self.keeper.volume(name);
+        let volume = self.reconciler.volume(name);
         let state = volume.pause().await?;
         if state.device().is_some() {
             return Err(ApiError::new(ErrorCode::Busy, format!("{name} is still being detached"))
@@ -303,8 +303,8 @@ impl Services {
                 .remedy(format!("mount it first: etherpool volume mount {name} DIRECTORY")));
         }
         let setting = FtpSetting { listen: request.listen };
-        let address = self.keeper.platform().ftp_address(&setting);
-        if let Some(other) = self.keeper.ftp_user_of(address, name) {
+        let address = self.reconciler.platform().ftp_address(&setting);
+        if let Some(other) = self.reconciler.ftp_user_of(address, name) {
             return Err(ApiError::new(
                 ErrorCode::Busy,
                 format!("{other} is served at {address} already"),

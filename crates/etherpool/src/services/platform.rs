@@ -1,6 +1,6 @@
-//! What the keeper has done: devices, mounts and FTP of one volume, by the `frontend` crate.
+//! What the reconciler has done: devices, mounts and FTP of one volume, by the `frontend` crate.
 //!
-//! Behind a trait, so that the keeper's handling of failures and restarts is tested without root.
+//! Behind a trait, so that the reconciler's handling of failures and restarts is tested without root.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -10,8 +10,8 @@ use std::time::Duration;
 use control::api::{ApiError, ErrorCode};
 use control::channel::EngineRequest;
 use control::config::SupervisorConfig;
-use control::keeper::{Attachment, Fault};
 use control::names::VolumeName;
+use control::reconcile::{Attachment, Fault};
 use control::settings::{FsType, FtpSetting, MountSetting};
 use frontend::attach::{self, AttachError, Detach, Places};
 use frontend::filesystem::{self, FilesystemError, NeededDirectory, PlaceRules};

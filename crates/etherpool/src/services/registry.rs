@@ -1,4 +1,4 @@
-//! The one keeper of `pools.json`: what the engine tells of pools is written there before anybody is
+//! The one reconciler of `pools.json`: what the engine tells of pools is written there before anybody is
 //! told that a pool was made or imported, and the engine hears which settings wait.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::Context;
 use control::api::{ApiError, ErrorCode, PoolReportExt as _};
 use control::channel::EngineRequest;
-use control::keeper::EngineGeneration;
 use control::names::VolumeName;
+use control::reconcile::EngineGeneration;
 use control::registry::{HeldSetting, REGISTRY_FILE, Registry, held};
 use control::settings::EXPORTS_KEY;
 use pool::PoolReport;

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use control::api::{ApiError, ErrorCode};
-use control::keeper::Fault;
+use control::reconcile::Fault;
 use frontend::attach::AttachError;
 use frontend::filesystem::{Condition, Contents, FilesystemError};
 

@@ -422,15 +422,15 @@ async fn late_log_copy(stage: Stage) -> Result<(), Failure> {
     let mix = Mix { depth: 8, think: Duration::from_millis(20), ..Mix::default() };
     rig.load(mix).await?;
     rig.run_for(rig.between(300, 1500)).await;
-    let keeper = rig.below(3);
-    for number in (0..3).filter(|number| *number != keeper) {
+    let reconciler = rig.below(3);
+    for number in (0..3).filter(|number| *number != reconciler) {
         rig.cluster.cut_link(number, true);
     }
     rig.run_for(Duration::from_micros(rig.below(3000) as u64)).await;
     rig.cluster.kill_supervisor(0);
     rig.forget_clients();
-    rig.cluster.cut_link(keeper, true);
-    for number in (0..3).filter(|number| *number != keeper) {
+    rig.cluster.cut_link(reconciler, true);
+    for number in (0..3).filter(|number| *number != reconciler) {
         rig.cluster.cut_link(number, false);
     }
     rig.cluster.start_supervisor(0);
@@ -438,7 +438,7 @@ async fn late_log_copy(stage: Stage) -> Result<(), Failure> {
     if rig.load(mix).await.is_ok() {
         rig.run_for(rig.between(100, 3000)).await;
     }
-    rig.cluster.cut_link(keeper, false);
+    rig.cluster.cut_link(reconciler, false);
     if rig.below(2) == 0 {
         rig.restart_supervisor(rig.between(1, 500)).await;
     }

@@ -174,8 +174,8 @@ async fn lone_tail(stage: Stage) -> Result<(), Failure> {
     rig.load(Mix { span_sectors: span, think: Duration::from_millis(20), ..mix }).await?;
     rig.run_for(rig.between(50, 400)).await;
     // What is on its way reaches one node only.
-    let keeper = rig.below(3);
-    for number in (0..3).filter(|number| *number != keeper) {
+    let reconciler = rig.below(3);
+    for number in (0..3).filter(|number| *number != reconciler) {
         rig.cluster.cut_link(number, true);
     }
     rig.run_for(rig.between(20, 200)).await;
@@ -189,11 +189,11 @@ async fn lone_tail(stage: Stage) -> Result<(), Failure> {
     // The opening is in the middle of its destage while rows are in a cache.
     while left > 0 && rig.cluster.world().timeline().now().since(begin) < Duration::from_secs(12) {
         rig.run_for(Duration::from_micros(100)).await;
-        let others = (0..3).filter(|node| *node != keeper);
+        let others = (0..3).filter(|node| *node != reconciler);
         let unstable = others
             .filter(|node| rig.cluster.node(*node).disks().iter().any(|disk| !disk.is_stable()));
         if unstable.count() > 0 && rig.report().is_some_and(|report| report.survives >= 1) {
-            lose_node(&rig, keeper, "while the tail is destaged", Survival::Arbitrary);
+            lose_node(&rig, reconciler, "while the tail is destaged", Survival::Arbitrary);
             left -= 1;
         }
     }

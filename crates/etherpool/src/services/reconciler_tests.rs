@@ -1,4 +1,4 @@
-//! The keeper on a platform that remembers what it was told to do.
+//! The reconciler on a platform that remembers what it was told to do.
 
 #![allow(clippy::unwrap_used)]
 
@@ -6,7 +6,7 @@ use super::super::kept::Shown;
 use super::super::platform::{Finding, Holding, Made};
 use super::*;
 use control::api::ServiceState;
-use control::keeper::{AttachedVolume, EngineGeneration, Fault};
+use control::reconcile::{AttachedVolume, EngineGeneration, Fault};
 use control::settings::{FTP_KEY, FtpSetting, MOUNT_KEY};
 use pool::{PoolState, Settled, VotesReport};
 use std::path::Path;
@@ -162,8 +162,8 @@ fn pool_report() -> PoolReport {
     }
 }
 
-async fn wait(keeper: &Keeper<Fake>, good: impl Fn(&Shown) -> bool) -> Shown {
-    let kept = keeper.volume(&VolumeName::new("p", "v"));
+async fn wait(reconciler: &Reconciler<Fake>, good: impl Fn(&Shown) -> bool) -> Shown {
+    let kept = reconciler.volume(&VolumeName::new("p", "v"));
     let mut shown = kept.watch();
     shown.wait_for(|shown| good(shown)).await.unwrap().clone()
 }
@@ -182,35 +182,35 @@ fn word(engine: u64, alive: Option<u64>, next: u64) -> Attachments {
 }
 
 /// What an engine that ended nothing says at any time.
-fn serving(keeper: &Keeper<Fake>) -> Attachments {
-    let fake = keeper.platform();
+fn serving(reconciler: &Reconciler<Fake>) -> Attachments {
+    let fake = reconciler.platform();
     let made = fake.attachments.load(Ordering::Relaxed);
     let alive = Some(made).filter(|made| *made > 0);
     word(fake.engine.load(Ordering::Relaxed), alive, made + 1)
 }
 
-fn want(keeper: &Keeper<Fake>, report: PoolReport) {
-    keeper.want(Some(&serving(keeper)), &[report]);
+fn want(reconciler: &Reconciler<Fake>, report: PoolReport) {
+    reconciler.want(Some(&serving(reconciler)), &[report]);
 }
 
-async fn up() -> Arc<Keeper<Fake>> {
-    let keeper = Keeper::new(Fake::of_engine(1));
-    want(&keeper, pool_report());
-    wait(&keeper, |shown| is_up(shown, 1)).await;
-    assert_eq!(log(&keeper), UP);
-    keeper
+async fn up() -> Arc<Reconciler<Fake>> {
+    let reconciler = Reconciler::new(Fake::of_engine(1));
+    want(&reconciler, pool_report());
+    wait(&reconciler, |shown| is_up(shown, 1)).await;
+    assert_eq!(log(&reconciler), UP);
+    reconciler
 }
 
 fn broken(what: Fault) -> Finding {
     Finding::Fault(what, ApiError::new(ErrorCode::Io, "it is dead").into())
 }
 
-fn trouble(keeper: &Keeper<Fake>) -> Option<String> {
-    keeper.report().first().and_then(|report| report.trouble.clone())
+fn trouble(reconciler: &Reconciler<Fake>) -> Option<String> {
+    reconciler.report().first().and_then(|report| report.trouble.clone())
 }
 
-fn log(keeper: &Keeper<Fake>) -> Vec<String> {
-    std::mem::take(&mut *keeper.platform().log.lock().unwrap())
+fn log(reconciler: &Reconciler<Fake>) -> Vec<String> {
+    std::mem::take(&mut *reconciler.platform().log.lock().unwrap())
 }
 
 const UP: [&str; 3] = ["attach", "mount", "start-ftp"];
@@ -218,35 +218,35 @@ const HARD_AND_UP: [&str; 6] = ["stop-ftp", "shut-down", "abort", "attach", "mou
 
 #[tokio::test]
 async fn a_new_engine_means_everything_anew_without_a_command() {
-    let keeper = up().await;
-    assert!(keeper.is_settled());
-    assert!(!keeper.platform().came_back.load(Ordering::Relaxed));
+    let reconciler = up().await;
+    assert!(reconciler.is_settled());
+    assert!(!reconciler.platform().came_back.load(Ordering::Relaxed));
 
-    keeper.want(None, &[]);
-    wait(&keeper, |shown| shown.actual == Actual::default()).await;
-    assert_eq!(log(&keeper), ["stop-ftp", "shut-down", "abort"]);
+    reconciler.want(None, &[]);
+    wait(&reconciler, |shown| shown.actual == Actual::default()).await;
+    assert_eq!(log(&reconciler), ["stop-ftp", "shut-down", "abort"]);
 
-    keeper.platform().engine.store(2, Ordering::Relaxed);
-    keeper.want(Some(&word(2, None, 1)), &[pool_report()]);
-    wait(&keeper, |shown| is_up(shown, 2)).await;
-    assert_eq!(log(&keeper), UP);
+    reconciler.platform().engine.store(2, Ordering::Relaxed);
+    reconciler.want(Some(&word(2, None, 1)), &[pool_report()]);
+    wait(&reconciler, |shown| is_up(shown, 2)).await;
+    assert_eq!(log(&reconciler), UP);
     // Who still holds files of the old file system is named; who has ended isn't.
-    assert_eq!(keeper.report()[0].busy_processes, ["process 2"]);
-    assert!(keeper.platform().came_back.load(Ordering::Relaxed));
+    assert_eq!(reconciler.report()[0].busy_processes, ["process 2"]);
+    assert!(reconciler.platform().came_back.load(Ordering::Relaxed));
 }
 
 #[tokio::test]
 async fn a_pool_without_its_lease_is_taken_down_and_comes_back() {
-    let keeper = up().await;
+    let reconciler = up().await;
     let fenced = PoolReport { state: PoolState::Fenced, ..pool_report() };
     let leaseless = PoolReport { lease_ok: false, ..pool_report() };
     for lost in [fenced, leaseless] {
-        want(&keeper, lost);
-        wait(&keeper, |shown| shown.actual == Actual::default()).await;
-        assert_eq!(log(&keeper), ["stop-ftp", "shut-down", "abort"]);
-        want(&keeper, pool_report());
-        wait(&keeper, |shown| is_up(shown, 1)).await;
-        assert_eq!(log(&keeper), UP);
+        want(&reconciler, lost);
+        wait(&reconciler, |shown| shown.actual == Actual::default()).await;
+        assert_eq!(log(&reconciler), ["stop-ftp", "shut-down", "abort"]);
+        want(&reconciler, pool_report());
+        wait(&reconciler, |shown| is_up(shown, 1)).await;
+        assert_eq!(log(&reconciler), UP);
     }
 }
 
@@ -259,59 +259,59 @@ async fn a_wait_for_disks_within_the_lease_costs_nobody_their_files() {
         report
     };
     // It doesn't begin so,
-    let keeper = Keeper::new(Fake::of_engine(1));
-    want(&keeper, suspended());
+    let reconciler = Reconciler::new(Fake::of_engine(1));
+    want(&reconciler, suspended());
     tokio::task::yield_now().await;
-    assert!(log(&keeper).is_empty());
+    assert!(log(&reconciler).is_empty());
     // but it stays, until the lease is over.
-    want(&keeper, pool_report());
-    wait(&keeper, |shown| is_up(shown, 1)).await;
-    log(&keeper);
-    want(&keeper, suspended());
+    want(&reconciler, pool_report());
+    wait(&reconciler, |shown| is_up(shown, 1)).await;
+    log(&reconciler);
+    want(&reconciler, suspended());
     tokio::task::yield_now().await;
-    assert!(log(&keeper).is_empty());
-    want(&keeper, PoolReport { lease_ok: false, ..suspended() });
-    wait(&keeper, |shown| shown.actual == Actual::default()).await;
+    assert!(log(&reconciler).is_empty());
+    want(&reconciler, PoolReport { lease_ok: false, ..suspended() });
+    wait(&reconciler, |shown| shown.actual == Actual::default()).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_step_that_fails_is_shown_and_tried_again() {
-    let keeper = Keeper::new(Fake::of_engine(1));
-    keeper.platform().failing.lock().unwrap().insert("mount");
-    want(&keeper, pool_report());
-    let shown = wait(&keeper, |shown| shown.failures == 2).await;
+    let reconciler = Reconciler::new(Fake::of_engine(1));
+    reconciler.platform().failing.lock().unwrap().insert("mount");
+    want(&reconciler, pool_report());
+    let shown = wait(&reconciler, |shown| shown.failures == 2).await;
     assert_eq!(shown.trouble.unwrap().error.message, "mount failed");
-    assert!(!keeper.is_settled());
-    let report = keeper.report();
+    assert!(!reconciler.is_settled());
+    let report = reconciler.report();
     assert_eq!(report[0].mount, ServiceState::Waiting);
     assert_eq!(report[0].trouble.as_deref(), Some("mount failed"));
-    keeper.platform().failing.lock().unwrap().clear();
-    let shown = wait(&keeper, |shown| is_up(shown, 1)).await;
+    reconciler.platform().failing.lock().unwrap().clear();
+    let shown = wait(&reconciler, |shown| is_up(shown, 1)).await;
     assert_eq!(shown.trouble, None);
-    assert_eq!(log(&keeper), ["attach", "mount", "mount", "mount", "start-ftp"]);
+    assert_eq!(log(&reconciler), ["attach", "mount", "mount", "mount", "start-ftp"]);
 }
 
 #[tokio::test]
 async fn what_is_held_stays_down_whatever_the_pool_says() {
-    let keeper = Keeper::new(Fake::of_engine(1));
+    let reconciler = Reconciler::new(Fake::of_engine(1));
     for what in ["p", "p/v"] {
-        want(&keeper, pool_report());
-        wait(&keeper, |shown| is_up(shown, 1)).await;
-        log(&keeper);
-        assert!(keeper.hold(what).await.is_empty());
-        assert_eq!(log(&keeper), ["stop-ftp", "unmount", "detach"]);
-        want(&keeper, pool_report());
+        want(&reconciler, pool_report());
+        wait(&reconciler, |shown| is_up(shown, 1)).await;
+        log(&reconciler);
+        assert!(reconciler.hold(what).await.is_empty());
+        assert_eq!(log(&reconciler), ["stop-ftp", "unmount", "detach"]);
+        want(&reconciler, pool_report());
         tokio::task::yield_now().await;
-        assert!(log(&keeper).is_empty());
-        keeper.let_go(what);
+        assert!(log(&reconciler).is_empty());
+        reconciler.let_go(what);
     }
 }
 
 #[tokio::test]
 async fn the_end_of_the_process_is_orderly() {
-    let keeper = up().await;
-    keeper.stop().await;
-    assert_eq!(log(&keeper), ["stop-ftp", "unmount", "detach"]);
+    let reconciler = up().await;
+    reconciler.stop().await;
+    assert_eq!(log(&reconciler), ["stop-ftp", "unmount", "detach"]);
 }
 
 #[tokio::test]
@@ -323,59 +323,62 @@ async fn what_a_dead_predecessor_left_is_gone_on_with_only_if_its_engine_lives()
         mounted_at: Some("/srv/v".into()),
     };
     for alive in [true, false] {
-        let keeper = Keeper::new(Fake::of_engine(1));
-        *keeper.platform().leftovers.lock().unwrap() = vec![left.clone()];
-        keeper.platform().attachments.store(4, Ordering::Relaxed);
+        let reconciler = Reconciler::new(Fake::of_engine(1));
+        *reconciler.platform().leftovers.lock().unwrap() = vec![left.clone()];
+        reconciler.platform().attachments.store(4, Ordering::Relaxed);
         let served = word(1, Some(4).filter(|_| alive), 5);
-        keeper.adopt(Some(&served), &[pool_report()]).await;
+        reconciler.adopt(Some(&served), &[pool_report()]).await;
         // The volume's task runs before the first word of the engine that follows.
         tokio::task::yield_now().await;
-        keeper.want(Some(&served), &[pool_report()]);
-        wait(&keeper, |shown| is_up(shown, 1)).await;
+        reconciler.want(Some(&served), &[pool_report()]);
+        wait(&reconciler, |shown| is_up(shown, 1)).await;
         let expected: &[&str] = if alive {
             &["start-ftp"]
         } else {
             &["shut-down", "abort", "attach", "mount", "start-ftp"]
         };
-        assert_eq!(log(&keeper), expected);
-        keeper.look_now(Some(&served)).await;
+        assert_eq!(log(&reconciler), expected);
+        reconciler.look_now(Some(&served)).await;
         // Nobody knows what it met under the predecessor.
-        assert_eq!(keeper.platform().thorough.load(Ordering::Relaxed), u64::from(alive));
+        assert_eq!(reconciler.platform().thorough.load(Ordering::Relaxed), u64::from(alive));
     }
 }
 
 #[tokio::test]
 async fn two_volumes_do_not_share_an_address() {
-    let keeper = up().await;
+    let reconciler = up().await;
     let address = ([127, 0, 0, 1], 2121).into();
     let own = VolumeName::new("p", "v");
-    assert_eq!(keeper.ftp_user_of(address, &VolumeName::new("p", "w")), Some(own.clone()));
-    assert_eq!(keeper.ftp_user_of(address, &own), None);
-    assert_eq!(keeper.ftp_user_of(([127, 0, 0, 1], 9).into(), &VolumeName::new("p", "w")), None);
+    assert_eq!(reconciler.ftp_user_of(address, &VolumeName::new("p", "w")), Some(own.clone()));
+    assert_eq!(reconciler.ftp_user_of(address, &own), None);
+    assert_eq!(
+        reconciler.ftp_user_of(([127, 0, 0, 1], 9).into(), &VolumeName::new("p", "w")),
+        None
+    );
 }
 
 /// 5.6: the engine is the same, but it ended the device while nobody looked.
 #[tokio::test]
 async fn an_attachment_that_its_engine_ended_is_made_anew() {
-    let keeper = up().await;
+    let reconciler = up().await;
     // A word from before the attachment was made condemns nothing.
     for word in [word(1, None, 1), word(1, Some(1), 2), word(1, Some(1), 7)] {
-        keeper.want(Some(&word), &[pool_report()]);
+        reconciler.want(Some(&word), &[pool_report()]);
         tokio::task::yield_now().await;
-        assert!(log(&keeper).is_empty(), "{word:?}");
+        assert!(log(&reconciler).is_empty(), "{word:?}");
     }
-    keeper.platform().attachments.store(6, Ordering::Relaxed);
-    keeper.look_now(Some(&word(1, None, 7))).await;
-    wait(&keeper, |shown| is_up(shown, 1) && shown.actual.attached.unwrap().number == 7).await;
-    assert_eq!(log(&keeper), HARD_AND_UP);
+    reconciler.platform().attachments.store(6, Ordering::Relaxed);
+    reconciler.look_now(Some(&word(1, None, 7))).await;
+    wait(&reconciler, |shown| is_up(shown, 1) && shown.actual.attached.unwrap().number == 7).await;
+    assert_eq!(log(&reconciler), HARD_AND_UP);
 }
 
 /// Status between the engine's word and what is done about it.
 #[tokio::test]
 async fn what_is_known_to_be_dead_is_not_called_well_for_a_moment() {
-    let keeper = up().await;
-    keeper.want(Some(&word(1, None, 2)), &[pool_report()]);
-    let report = &keeper.report()[0];
+    let reconciler = up().await;
+    reconciler.want(Some(&word(1, None, 2)), &[pool_report()]);
+    let report = &reconciler.report()[0];
     assert_eq!((&report.mount, &report.ftp), (&ServiceState::Waiting, &ServiceState::Waiting));
     assert!(report.trouble.as_ref().is_some_and(|text| text.contains("dead")), "{report:?}");
 }
@@ -387,117 +390,117 @@ async fn what_a_look_finds_dead_is_made_anew() {
         (Fault::Device, &HARD_AND_UP),
     ];
     for (fault, steps) in expected {
-        let keeper = up().await;
-        keeper.platform().hanging.lock().unwrap().extend(["unmount", "shut-down"]);
-        keeper.platform().findings.lock().unwrap().push(broken(fault));
+        let reconciler = up().await;
+        reconciler.platform().hanging.lock().unwrap().extend(["unmount", "shut-down"]);
+        reconciler.platform().findings.lock().unwrap().push(broken(fault));
         tokio::time::sleep(Duration::from_secs(3)).await;
-        assert_eq!(trouble(&keeper).as_deref(), Some("it is dead"));
-        assert_eq!(keeper.report()[0].mount, ServiceState::Waiting);
-        keeper.platform().hanging.lock().unwrap().clear();
+        assert_eq!(trouble(&reconciler).as_deref(), Some("it is dead"));
+        assert_eq!(reconciler.report()[0].mount, ServiceState::Waiting);
+        reconciler.platform().hanging.lock().unwrap().clear();
         tokio::time::sleep(Duration::from_secs(3)).await;
-        assert_eq!(log(&keeper), steps);
-        assert_eq!(trouble(&keeper), None, "{fault:?}");
-        assert_eq!(keeper.report()[0].ftp, ServiceState::On);
-        assert!(keeper.platform().came_back.load(Ordering::Relaxed));
+        assert_eq!(log(&reconciler), steps);
+        assert_eq!(trouble(&reconciler), None, "{fault:?}");
+        assert_eq!(reconciler.report()[0].ftp, ServiceState::On);
+        assert!(reconciler.platform().came_back.load(Ordering::Relaxed));
     }
-    let keeper = up().await;
-    keeper.platform().ftp_ended.store(true, Ordering::Relaxed);
+    let reconciler = up().await;
+    reconciler.platform().ftp_ended.store(true, Ordering::Relaxed);
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(log(&keeper), ["stop-ftp", "start-ftp"]);
-    assert_eq!(trouble(&keeper), None);
+    assert_eq!(log(&reconciler), ["stop-ftp", "start-ftp"]);
+    assert_eq!(trouble(&reconciler), None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_dead_each_time_is_not_made_anew_without_a_pause() {
-    let keeper = up().await;
-    *keeper.platform().findings.lock().unwrap() = vec![broken(Fault::Device); 50];
+    let reconciler = up().await;
+    *reconciler.platform().findings.lock().unwrap() = vec![broken(Fault::Device); 50];
     tokio::time::sleep(Duration::from_secs(100)).await;
-    let attached = log(&keeper).iter().filter(|step| *step == "attach").count();
+    let attached = log(&reconciler).iter().filter(|step| *step == "attach").count();
     assert!((3..10).contains(&attached), "{attached} times");
-    assert_eq!(trouble(&keeper).as_deref(), Some("it is dead"));
-    keeper.platform().findings.lock().unwrap().clear();
+    assert_eq!(trouble(&reconciler).as_deref(), Some("it is dead"));
+    reconciler.platform().findings.lock().unwrap().clear();
     tokio::time::sleep(Duration::from_secs(100)).await;
-    assert_eq!(trouble(&keeper), None);
+    assert_eq!(trouble(&reconciler), None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn errors_that_the_engine_tells_of_call_for_a_thorough_look() {
-    let keeper = up().await;
-    keeper.look_now(None).await;
-    assert_eq!(keeper.platform().thorough.load(Ordering::Relaxed), 0);
-    let mut told = serving(&keeper);
+    let reconciler = up().await;
+    reconciler.look_now(None).await;
+    assert_eq!(reconciler.platform().thorough.load(Ordering::Relaxed), 0);
+    let mut told = serving(&reconciler);
     told.served[0].errors = 3;
     for _ in 0..3 {
-        keeper.want(Some(&told), &[pool_report()]);
+        reconciler.want(Some(&told), &[pool_report()]);
         tokio::time::sleep(Duration::from_secs(5)).await;
-        assert_eq!(keeper.platform().thorough.load(Ordering::Relaxed), 1);
+        assert_eq!(reconciler.platform().thorough.load(Ordering::Relaxed), 1);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_look_that_hangs_is_told_of_and_holds_nothing_up() {
-    let keeper = up().await;
-    keeper.platform().hanging.lock().unwrap().insert("check");
+    let reconciler = up().await;
+    reconciler.platform().hanging.lock().unwrap().insert("check");
     tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!(trouble(&keeper), None, "a pause is no failure");
+    assert_eq!(trouble(&reconciler), None, "a pause is no failure");
     tokio::time::sleep(Duration::from_secs(25)).await;
-    let told = trouble(&keeper).unwrap();
+    let told = trouble(&reconciler).unwrap();
     assert!(told.contains("has not answered for"), "{told}");
-    assert!(keeper.report()[0].mount == ServiceState::On);
+    assert!(reconciler.report()[0].mount == ServiceState::On);
     // Its engine ends it meanwhile.
-    keeper.want(Some(&word(1, None, 2)), &[pool_report()]);
-    wait(&keeper, |shown| is_up(shown, 1) && shown.actual.attached.unwrap().number == 2).await;
-    assert_eq!(log(&keeper), HARD_AND_UP);
-    keeper.platform().hanging.lock().unwrap().clear();
+    reconciler.want(Some(&word(1, None, 2)), &[pool_report()]);
+    wait(&reconciler, |shown| is_up(shown, 1) && shown.actual.attached.unwrap().number == 2).await;
+    assert_eq!(log(&reconciler), HARD_AND_UP);
+    reconciler.platform().hanging.lock().unwrap().clear();
     tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!(trouble(&keeper), None);
+    assert_eq!(trouble(&reconciler), None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_taken_down_in_time_is_named() {
-    let keeper = up().await;
-    keeper.platform().hanging.lock().unwrap().insert("unmount");
+    let reconciler = up().await;
+    reconciler.platform().hanging.lock().unwrap().insert("unmount");
     let begun = tokio::time::Instant::now();
-    let troubles = keeper.hold("p").await;
+    let troubles = reconciler.hold("p").await;
     assert!(begun.elapsed() <= TAKE_DOWN_LIMIT + Duration::from_secs(1));
     assert_eq!(troubles.len(), 1);
     let told = troubles[0].error.to_string();
     assert!(told.starts_with("p/v: unmounting it has taken"), "{told}");
     assert_eq!(troubles[0].error.code, ErrorCode::Unavailable);
-    assert!(trouble(&keeper).is_some_and(|told| told.contains("unmounting it")));
-    let kept = keeper.volume(&VolumeName::new("p", "v"));
+    assert!(trouble(&reconciler).is_some_and(|told| told.contains("unmounting it")));
+    let kept = reconciler.volume(&VolumeName::new("p", "v"));
     let refused = kept.pause().await.err().unwrap();
     assert!(refused.message.contains("unmounting it"), "{refused}");
-    keeper.platform().hanging.lock().unwrap().clear();
-    wait(&keeper, |shown| shown.actual == Actual::default()).await;
+    reconciler.platform().hanging.lock().unwrap().clear();
+    wait(&reconciler, |shown| shown.actual == Actual::default()).await;
 }
 
 /// 5.18: FTP that couldn't be started and isn't wanted any more.
 #[tokio::test(start_paused = true)]
 async fn a_remark_ends_with_its_cause() {
-    let keeper = Keeper::new(Fake::of_engine(1));
-    keeper.platform().failing.lock().unwrap().insert("start-ftp");
-    want(&keeper, pool_report());
-    wait(&keeper, |shown| shown.failures > 0).await;
-    assert_eq!(trouble(&keeper).as_deref(), Some("start-ftp failed"));
+    let reconciler = Reconciler::new(Fake::of_engine(1));
+    reconciler.platform().failing.lock().unwrap().insert("start-ftp");
+    want(&reconciler, pool_report());
+    wait(&reconciler, |shown| shown.failures > 0).await;
+    assert_eq!(trouble(&reconciler).as_deref(), Some("start-ftp failed"));
     let mut without = pool_report();
     without.volumes[0].properties.remove(FTP_KEY);
-    want(&keeper, without);
-    wait(&keeper, |shown| shown.trouble.is_none()).await;
-    assert_eq!(trouble(&keeper), None);
-    assert_eq!(keeper.report()[0].mount, ServiceState::On);
+    want(&reconciler, without);
+    wait(&reconciler, |shown| shown.trouble.is_none()).await;
+    assert_eq!(trouble(&reconciler), None);
+    assert_eq!(reconciler.report()[0].mount, ServiceState::On);
 
     // A mount that fails, and then isn't wanted, or can't be had.
     for (engine, report) in [
-        (Some(serving(&keeper)), PoolReport { volumes: Vec::new(), ..pool_report() }),
+        (Some(serving(&reconciler)), PoolReport { volumes: Vec::new(), ..pool_report() }),
         (None, pool_report()),
     ] {
-        let keeper = Keeper::new(Fake::of_engine(1));
-        keeper.platform().failing.lock().unwrap().insert("mount");
-        want(&keeper, pool_report());
-        wait(&keeper, |shown| shown.failures > 0).await;
-        keeper.want(engine.as_ref(), &[report]);
-        wait(&keeper, |shown| shown.actual == Actual::default()).await;
-        assert_eq!(trouble(&keeper), None);
+        let reconciler = Reconciler::new(Fake::of_engine(1));
+        reconciler.platform().failing.lock().unwrap().insert("mount");
+        want(&reconciler, pool_report());
+        wait(&reconciler, |shown| shown.failures > 0).await;
+        reconciler.want(engine.as_ref(), &[report]);
+        wait(&reconciler, |shown| shown.actual == Actual::default()).await;
+        assert_eq!(trouble(&reconciler), None);
     }
 }

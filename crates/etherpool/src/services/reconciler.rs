@@ -2,7 +2,7 @@
 //! the death of the engine, the loss of a lease and its return, with nobody's help.
 //!
 //! One task per volume ([`super::kept`]), because a step may take long (a journal replay, an unmount)
-//! and must not hold another volume up. Each decides by [`control::keeper::next_step`]; a failed step is
+//! and must not hold another volume up. Each decides by [`control::reconcile::next_step`]; a failed step is
 //! tried again after a pause, and shown in status until it works.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use control::api::{ApiError, ErrorCode, PoolReportExt as _, VolumeServices};
-use control::keeper::{Actual, Attachment, Attachments, Wanted, next_step};
 use control::names::VolumeName;
+use control::reconcile::{Actual, Attachment, Attachments, Wanted, next_step};
 use control::settings::{MountSetting, VolumeSettings};
 use pool::{PoolReport, VolumeReport};
 
@@ -27,8 +27,8 @@ const TAKE_DOWN_LIMIT: Duration = Duration::from_secs(60);
 /// How long status waits for looks at the volumes. Those that aren't done then have found nothing.
 const LOOK_LIMIT: Duration = Duration::from_secs(1);
 
-/// All volumes' keepers.
-pub struct Keeper<P: Platform> {
+/// All volumes' reconcilers.
+pub struct Reconciler<P: Platform> {
     platform: Arc<P>,
     volumes: Mutex<BTreeMap<VolumeName, Arc<Kept<P>>>>,
     /// Pools, and volumes as `POOL/VOLUME`, whose services are down for an operation; their
@@ -37,10 +37,10 @@ pub struct Keeper<P: Platform> {
     places: Arc<Places>,
 }
 
-impl<P: Platform> Keeper<P> {
+impl<P: Platform> Reconciler<P> {
     /// Nothing is kept yet.
-    pub fn new(platform: P) -> Arc<Keeper<P>> {
-        Arc::new(Keeper {
+    pub fn new(platform: P) -> Arc<Reconciler<P>> {
+        Arc::new(Reconciler {
             platform: Arc::new(platform),
             volumes: Mutex::default(),
             held: Mutex::default(),
@@ -48,7 +48,7 @@ impl<P: Platform> Keeper<P> {
         })
     }
 
-    /// The doing, for operations that no keeper does.
+    /// The doing, for operations that no reconciler does.
     pub fn platform(&self) -> &Arc<P> {
         &self.platform
     }
@@ -150,7 +150,7 @@ impl<P: Platform> Keeper<P> {
                 volumes.insert(name, kept);
             }
         }
-        // A volume that neither has nor wants anything needs no keeper.
+        // A volume that neither has nor wants anything needs no reconciler.
         volumes.retain(|_, kept| {
             let shown = kept.watch();
             let (shown, wanted) = (shown.borrow(), kept.wanted());
@@ -181,13 +181,13 @@ impl<P: Platform> Keeper<P> {
         self.take_down(|_| true).await;
     }
 
-    /// Takes everything of a pool or volume down and keeps it so, until [`Keeper::let_go`].
+    /// Takes everything of a pool or volume down and keeps it so, until [`Reconciler::let_go`].
     pub async fn hold(&self, what: &str) -> Vec<Trouble> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(what.to_owned());
         self.take_down(|name| name.pool == what || name.to_string() == what).await
     }
 
-    /// Keeps it again, by the next [`Keeper::want`].
+    /// Keeps it again, by the next [`Reconciler::want`].
     pub fn let_go(&self, what: &str) {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(what);
     }
@@ -229,7 +229,7 @@ impl<P: Platform> Keeper<P> {
         troubles
     }
 
-    /// The volume's keeper; made when there is none.
+    /// The volume's reconciler; made when there is none.
     pub fn volume(&self, name: &VolumeName) -> Arc<Kept<P>> {
         let mut volumes = self.volumes();
         let begin = || {
@@ -274,5 +274,5 @@ impl<P: Platform> Keeper<P> {
 }
 
 #[cfg(test)]
-#[path = "keeper_tests.rs"]
+#[path = "reconciler_tests.rs"]
 mod tests;

@@ -13,7 +13,7 @@ use anyhow::Context;
 use control::node::{NodeReply, NodeRequest};
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::Desk;
+use super::AdminServer;
 
 /// Who may ask at once; others are turned away.
 const ASKERS_MAX: usize = 4;
@@ -28,14 +28,14 @@ const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The page, where the configuration says.
 pub struct Metrics {
-    desk: Desk,
+    admin: AdminServer,
     server: Option<(SocketAddr, MetricsServer)>,
 }
 
 impl Metrics {
-    /// Not served yet. What is on the page is asked at `desk`.
-    pub fn new(desk: Desk) -> Metrics {
-        Metrics { desk, server: None }
+    /// Not served yet. What is on the page is asked at `admin`.
+    pub fn new(admin: AdminServer) -> Metrics {
+        Metrics { admin, server: None }
     }
 
     /// Serves at another address, or not any more. Exports don't depend on it: what doesn't work is
@@ -46,8 +46,8 @@ impl Metrics {
         }
         self.server = None;
         let Some(address) = wanted else { return };
-        let desk = self.desk.clone();
-        match MetricsServer::start(address, move || page(&desk)) {
+        let admin = self.admin.clone();
+        match MetricsServer::start(address, move || page(&admin)) {
             Ok(server) => {
                 tracing::info!("metrics at http://{}/metrics", server.address());
                 self.server = Some((address, server));
@@ -57,11 +57,11 @@ impl Metrics {
     }
 }
 
-fn page(desk: &Desk) -> Option<String> {
-    let NodeReply::Stats(report) = desk.ask(NodeRequest::Stats { exports: Vec::new() }) else {
+fn page(admin: &AdminServer) -> Option<String> {
+    let NodeReply::Stats(report) = admin.ask(NodeRequest::Stats { exports: Vec::new() }) else {
         return None;
     };
-    let NodeReply::Status(status) = desk.ask(NodeRequest::Status) else { return None };
+    let NodeReply::Status(status) = admin.ask(NodeRequest::Status) else { return None };
     Some(control::node::metrics(&report, &status))
 }
 

@@ -35,7 +35,7 @@ const LINE_BYTES_MAX: u64 = 64 * 1024;
 /// Programs of this machine that may ask at once.
 const ASKERS_MAX: usize = 16;
 /// Questions that may wait: one of each asker, and those for metrics.
-const LETTERS_MAX: usize = 32;
+const MESSAGES_MAX: usize = 32;
 const ASKER_PATIENCE: Duration = Duration::from_secs(30);
 /// The process locks its memory, stacks included.
 const STACK_BYTES: usize = 256 * 1024;
@@ -46,7 +46,7 @@ pub fn control_socket(run_dir: &Path) -> PathBuf {
 }
 
 /// Who has a target, and answers for it.
-pub trait Attendant {
+pub trait AdminHandler {
     /// The reactor's.
     fn handle(&self) -> &ReactorHandle;
 
@@ -76,9 +76,9 @@ pub enum Change {
 }
 
 /// How a target is, with what its driver knows.
-pub fn status_of(attendant: &dyn Attendant) -> NodeStatus {
-    let mut status = attendant.status();
-    conflicts::mark(&mut status, &attendant.driver().exports());
+pub fn status_of(handler: &dyn AdminHandler) -> NodeStatus {
+    let mut status = handler.status();
+    conflicts::mark(&mut status, &handler.driver().exports());
     status
 }
 
@@ -92,7 +92,7 @@ impl Drop for Answering {
 }
 
 /// A question on its way to the reactor.
-enum Letter {
+enum Message {
     /// And where its answer goes.
     Ask(NodeRequest, SyncSender<NodeReply>),
     /// Somebody wants to hear of requests.
@@ -101,28 +101,28 @@ enum Letter {
 
 /// Where questions are put. For any thread.
 #[derive(Clone)]
-pub struct Desk(MailSender<Letter>);
+pub struct AdminServer(MailSender<Message>);
 
-impl Desk {
+impl AdminServer {
     /// Answers what is put here from now on, and tells the log of others at the target's addresses.
-    pub fn open(attendant: Rc<dyn Attendant>) -> (Desk, Answering) {
-        let (sender, mut letters) = mailbox::<Letter>(LETTERS_MAX);
-        let runtime = attendant.handle().runtime().clone();
-        let telling = conflicts::tell(attendant.driver().clone());
+    pub fn open(handler: Rc<dyn AdminHandler>) -> (AdminServer, Answering) {
+        let (sender, mut messages) = mailbox::<Message>(MESSAGES_MAX);
+        let runtime = handler.handle().runtime().clone();
+        let telling = conflicts::tell(handler.driver().clone());
         let answering = async move {
             let listeners = Listeners::default();
             let changing = Semaphore::new(1);
-            while let Some(letter) = letters.receive().await {
-                let (handle, driver) = (attendant.handle(), attendant.driver());
-                match letter {
-                    Letter::Listen(listen) => listeners.admit(handle, driver, listen),
+            while let Some(message) = messages.receive().await {
+                let (handle, driver) = (handler.handle(), handler.driver());
+                match message {
+                    Message::Listen(listen) => listeners.admit(handle, driver, listen),
                     // Each by itself: who asks how things are doesn't wait for a disk that is looked
                     // at for somebody else. Each has an asker, so they are few.
-                    Letter::Ask(request, reply) => {
-                        let (attendant, changing) = (Rc::clone(&attendant), Rc::clone(&changing));
+                    Message::Ask(request, reply) => {
+                        let (handler, changing) = (Rc::clone(&handler), Rc::clone(&changing));
                         handle.runtime().spawn(async move {
                             // An asker that went away takes its answer with it.
-                            let _ = reply.try_send(answer(attendant, &changing, request).await);
+                            let _ = reply.try_send(answer(handler, &changing, request).await);
                         });
                     }
                 }
@@ -130,7 +130,7 @@ impl Desk {
         };
         let (task, handle) = abortable(async move { futures::join!(answering, telling) });
         runtime.spawn(task.map(drop));
-        (Desk(sender), Answering(handle))
+        (AdminServer(sender), Answering(handle))
     }
 
     /// Takes programs' questions at the control socket in `run_dir`.
@@ -140,18 +140,18 @@ impl Desk {
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path)
             .with_context(|| format!("cannot listen at {}", path.display()))?;
-        let desk = self.clone();
+        let admin = self.clone();
         std::thread::Builder::new()
             .name("node-control".to_owned())
             .stack_size(STACK_BYTES)
-            .spawn(move || take_askers(&listener, &desk))?;
+            .spawn(move || take_askers(&listener, &admin))?;
         Ok(())
     }
 
     /// Asks, and waits for the answer.
     fn ask(&self, request: NodeRequest) -> NodeReply {
         let (answer, answered) = std::sync::mpsc::sync_channel(1);
-        match self.0.send(Letter::Ask(request, answer)) {
+        match self.0.send(Message::Ask(request, answer)) {
             Err(_) => NodeReply::Error("the node is busy or stopping".to_owned()),
             Ok(()) => answered
                 .recv_timeout(ASKER_PATIENCE)
@@ -160,20 +160,20 @@ impl Desk {
     }
 
     fn hear(&self, listen: Listen) -> bool {
-        self.0.send(Letter::Listen(listen)).is_ok()
+        self.0.send(Message::Listen(listen)).is_ok()
     }
 }
 
 async fn answer(
-    attendant: Rc<dyn Attendant>,
+    handler: Rc<dyn AdminHandler>,
     changing: &Rc<Semaphore>,
     request: NodeRequest,
 ) -> NodeReply {
     let change = match request {
-        NodeRequest::Status => return NodeReply::Status(status_of(&*attendant)),
+        NodeRequest::Status => return NodeReply::Status(status_of(&*handler)),
         NodeRequest::Stats { exports } => {
-            let (handle, driver) = (attendant.handle(), attendant.driver());
-            let mut report = observe::report(handle, driver, &attendant.name()).await;
+            let (handle, driver) = (handler.handle(), handler.driver());
+            let mut report = observe::report(handle, driver, &handler.name()).await;
             return match report.keep(&exports).first() {
                 None => NodeReply::Stats(report),
                 Some(address) => NodeReply::Error(format!("{address} is not exported here")),
@@ -187,23 +187,23 @@ async fn answer(
         NodeRequest::Reload => Change::Reload,
     };
     let _turn = changing.acquire(1).await;
-    match Rc::clone(&attendant).change(change).await {
-        Ok(()) => NodeReply::Status(status_of(&*attendant)),
+    match Rc::clone(&handler).change(change).await {
+        Ok(()) => NodeReply::Status(status_of(&*handler)),
         Err(error) => NodeReply::Error(format!("{error:#}")),
     }
 }
 
-fn take_askers(listener: &UnixListener, desk: &Desk) {
+fn take_askers(listener: &UnixListener, admin: &AdminServer) {
     let askers = Arc::new(AtomicUsize::new(0));
     for stream in listener.incoming().flatten() {
         if askers.fetch_add(1, Ordering::SeqCst) >= ASKERS_MAX {
             askers.fetch_sub(1, Ordering::SeqCst);
             continue;
         }
-        let (desk, counter) = (desk.clone(), Arc::clone(&askers));
+        let (admin, counter) = (admin.clone(), Arc::clone(&askers));
         let asker = std::thread::Builder::new().name("node-asker".to_owned());
         let started = asker.stack_size(STACK_BYTES).spawn(move || {
-            if let Err(error) = serve_asker(&stream, &desk) {
+            if let Err(error) = serve_asker(&stream, &admin) {
                 tracing::debug!(%error, "a program of this machine asked in vain");
             }
             counter.fetch_sub(1, Ordering::SeqCst);
@@ -214,7 +214,7 @@ fn take_askers(listener: &UnixListener, desk: &Desk) {
     }
 }
 
-fn serve_asker(stream: &UnixStream, desk: &Desk) -> std::io::Result<()> {
+fn serve_asker(stream: &UnixStream, admin: &AdminServer) -> std::io::Result<()> {
     stream.set_read_timeout(Some(ASKER_PATIENCE))?;
     stream.set_write_timeout(Some(ASKER_PATIENCE))?;
     let mut reader = BufReader::new(stream);
@@ -224,12 +224,12 @@ fn serve_asker(stream: &UnixStream, desk: &Desk) -> std::io::Result<()> {
             Err(error) => NodeReply::Error(format!("not a request: {error}")),
             Ok(NodeRequest::Trace { exports }) => {
                 let (listen, listening) = observe::listener(exports);
-                if desk.hear(listen) {
+                if admin.hear(listen) {
                     return listening.serve(stream, ASKER_PATIENCE);
                 }
                 NodeReply::Error("the node is busy or stopping".to_owned())
             }
-            Ok(request) => desk.ask(request),
+            Ok(request) => admin.ask(request),
         };
         let mut text = serde_json::to_vec(&reply)?;
         text.push(b'\n');
