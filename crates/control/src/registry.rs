@@ -219,7 +219,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::settings::{FTP_KEY, MOUNT_KEY};
-    use pool::{Settled, VolumeReport, VotesReport};
+    use pool::{Replayed, VolumeReport, VotesReport};
 
     fn report(state: PoolState, properties: &[&str]) -> PoolReport {
         let properties = properties.iter().map(|key| ((*key).to_owned(), "{}".to_owned()));
@@ -250,7 +250,7 @@ mod tests {
                 repaired_blocks: 0,
                 log_bytes: 0,
                 suspended: None,
-                settled: Settled::default(),
+                replayed: Replayed::default(),
             }],
         }
     }

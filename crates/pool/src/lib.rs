@@ -25,6 +25,6 @@ pub use format::FailureDomain;
 pub use metadata::Layout;
 pub use report::{
     BadBlock, DiskReport, DiskState, ImportPlan, LayoutRoom, PoolDisk, PoolEvent, PoolForecast,
-    PoolReport, PoolState, Progress, Settled, VerifyReport, VolumeForecast, VolumeReport,
+    PoolReport, PoolState, Progress, Replayed, VerifyReport, VolumeForecast, VolumeReport,
     VotesReport,
 };

@@ -67,10 +67,10 @@ impl fmt::Display for PoolEvent {
             PoolEvent::VolumeSuspended { pool, volume, reason } => {
                 write!(f, "volume {pool}/{volume} waits: {reason}")
             }
-            PoolEvent::VolumeServing { pool, volume, settled } => write!(
+            PoolEvent::VolumeServing { pool, volume, replayed } => write!(
                 f,
-                "volume {pool}/{volume} serves; {} log records were settled, {} blocks compared",
-                settled.records, settled.blocks
+                "volume {pool}/{volume} serves; {} log records were replayed, {} blocks compared",
+                replayed.records, replayed.blocks
             ),
         }
     }

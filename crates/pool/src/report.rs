@@ -182,12 +182,12 @@ pub struct VolumeReport {
     /// Why its requests wait, when they do.
     pub suspended: Option<String>,
     /// What the last opening found in the log.
-    pub settled: Settled,
+    pub replayed: Replayed,
 }
 
-/// What an opening settled.
+/// What an opening replayed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Settled {
+pub struct Replayed {
     /// Log records adopted.
     pub records: u64,
     /// Blocks that they named.
@@ -403,6 +403,6 @@ pub enum PoolEvent {
         /// The volume.
         volume: String,
         /// What its log held.
-        settled: Settled,
+        replayed: Replayed,
     },
 }

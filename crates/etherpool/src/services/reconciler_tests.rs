@@ -8,7 +8,7 @@ use super::*;
 use control::api::ServiceState;
 use control::reconcile::{AttachedVolume, EngineGeneration, Fault};
 use control::settings::{FTP_KEY, FtpSetting, MOUNT_KEY};
-use pool::{PoolState, Settled, VotesReport};
+use pool::{PoolState, Replayed, VotesReport};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -157,7 +157,7 @@ fn pool_report() -> PoolReport {
             repaired_blocks: 0,
             log_bytes: 0,
             suspended: None,
-            settled: Settled::default(),
+            replayed: Replayed::default(),
         }],
     }
 }

@@ -21,7 +21,7 @@ use crate::format::{
 };
 use crate::layout::RowAddress;
 use crate::metadata::{MetaRecord, Segment, SegmentCopyPlace, SegmentState};
-use crate::report::Settled;
+use crate::report::Replayed;
 
 /// Bytes read at once from a copy.
 const PIECE_BYTES: usize = 1 << 20;
@@ -134,9 +134,9 @@ impl Adopted {
 }
 
 impl Volume {
-    /// Settles the log, then serves: appends and destages until the pool is over.
+    /// Replays the log, then serves: appends and destages until the pool is over.
     pub(crate) async fn open(self: Rc<Self>) {
-        if self.settle().await.is_err() {
+        if self.replay().await.is_err() {
             return;
         }
         self.set_serving(Serving::Yes);
@@ -145,7 +145,7 @@ impl Volume {
         self.run_log().await;
     }
 
-    async fn settle(self: &Rc<Self>) -> Result<(), Ended> {
+    async fn replay(self: &Rc<Self>) -> Result<(), Ended> {
         let adopted = loop {
             let changed = self.pool.changed.notified();
             match self.pool.unless_over(self.read_log()).await? {
@@ -187,8 +187,8 @@ impl Volume {
             self.pool.commit_locked(&adopted.ends).await?;
         }
         self.append_again(&adopted).await?;
-        let settled = self.adopt(&adopted);
-        self.settled.set(settled);
+        let replayed = self.adopt(&adopted);
+        self.replayed.set(replayed);
         self.destage_all(adopted.last).await
     }
 
@@ -231,11 +231,11 @@ impl Volume {
     }
 
     /// Puts the adopted records where destaging looks.
-    fn adopt(&self, adopted: &Adopted) -> Settled {
+    fn adopt(&self, adopted: &Adopted) -> Replayed {
         let mut pending = self.pending.borrow_mut();
-        let mut settled = Settled::default();
+        let mut replayed = Replayed::default();
         for record in &adopted.records {
-            settled.records += 1;
+            replayed.records += 1;
             // A record of a group that doesn't exist any more is void.
             let place = record.body.rows().and_then(|rows| {
                 let group = self.pool.group_by_birth(rows.group)?;
@@ -262,8 +262,8 @@ impl Volume {
                 }
             }
         }
-        settled.blocks = pending.len() as u64;
-        settled
+        replayed.blocks = pending.len() as u64;
+        replayed
     }
 
     /// Rows of a group as runs of blocks: (offset in the rows, (first block, count)).

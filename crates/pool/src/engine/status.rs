@@ -126,7 +126,7 @@ impl OpenPool {
             written_bytes: volume.written_bytes.get(),
             log_bytes: volume.pending.borrow().bytes(),
             suspended,
-            settled: volume.settled.get(),
+            replayed: volume.replayed.get(),
         })
     }
 

@@ -208,7 +208,7 @@ fn an_engine_that_dies_is_followed_by_one_that_settles() {
     let bench = bench.crash_engine();
     let volume = bench.reopened();
     assert_eq!(bench.read(&volume, 7, 100).unwrap(), pattern(7, 100, 1));
-    assert_eq!(bench.report().volumes[0].settled.blocks, 100);
+    assert_eq!(bench.report().volumes[0].replayed.blocks, 100);
 }
 
 /// Where block 0 of the volume lies: found by its contents.
@@ -438,7 +438,7 @@ fn a_pool_that_was_shut_down_opens_by_itself() {
     bench.run(async move { engine.shutdown().await });
     let bench = bench.crash_engine();
     let volume = bench.reopened();
-    assert_eq!(bench.report().volumes[0].settled.blocks, 0);
+    assert_eq!(bench.report().volumes[0].replayed.blocks, 0);
     assert_eq!(bench.read(&volume, 0, 64).unwrap(), pattern(0, 64, 1));
 }
 

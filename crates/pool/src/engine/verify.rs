@@ -24,7 +24,7 @@ impl Volume {
         copy: Option<u8>,
         progress: &dyn Fn(Progress),
     ) -> Result<VerifyReport, Ended> {
-        self.settle_for_verify().await?;
+        self.replay_for_verify().await?;
         let places: Vec<GroupPlace> = {
             let meta = self.pool.meta.borrow();
             let volume = meta.volumes().get(&self.id);
@@ -45,7 +45,7 @@ impl Volume {
     }
 
     /// Brings what the log holds into place, so that it is verified there.
-    async fn settle_for_verify(self: &Rc<Self>) -> Result<(), Ended> {
+    async fn replay_for_verify(self: &Rc<Self>) -> Result<(), Ended> {
         let durable = self.log.state.borrow().durable;
         if self.pending.borrow().is_empty() {
             return Ok(());

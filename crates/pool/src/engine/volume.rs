@@ -29,7 +29,7 @@ use super::range_lock::{Place, RangeLock};
 use super::segment::LogShape;
 use crate::format::{BirthId, RecordBody, Row, RowRange, VolumeId};
 use crate::layout::{StripeLayout, VolumeBlock};
-use crate::report::{PoolEvent, Settled};
+use crate::report::{PoolEvent, Replayed};
 
 /// Largest transfer of a volume.
 const TRANSFER_BYTES_MAX: u32 = 1 << 20;
@@ -41,7 +41,7 @@ const ZERO_CHARGE_BYTES: u64 = 128;
 /// Whether a volume serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Serving {
-    /// Its log is being settled.
+    /// Its log is being replayed.
     Opening,
     /// It waits for something.
     Suspended(String),
@@ -71,7 +71,7 @@ pub(crate) struct Volume {
     pub(crate) repairing: RefCell<BTreeSet<(BirthId, Row, usize)>>,
     pub(crate) repaired_blocks: Cell<u64>,
     pub(crate) resynced_bytes: Cell<u64>,
-    pub(crate) settled: Cell<Settled>,
+    pub(crate) replayed: Cell<Replayed>,
     /// Counts reads of members.
     pub(crate) reads: Cell<u32>,
     /// Bytes that readers and writers asked for.
@@ -103,7 +103,7 @@ impl Volume {
             repairing: RefCell::default(),
             repaired_blocks: Cell::new(0),
             resynced_bytes: Cell::new(0),
-            settled: Cell::default(),
+            replayed: Cell::default(),
             reads: Cell::new(0),
             read_bytes: Cell::new(0),
             written_bytes: Cell::new(0),
@@ -122,8 +122,8 @@ impl Volume {
         let (pool, volume) = (self.pool.name.clone(), self.name.clone());
         match &serving {
             Serving::Yes => {
-                let settled = self.settled.get();
-                self.pool.events.tell(PoolEvent::VolumeServing { pool, volume, settled });
+                let replayed = self.replayed.get();
+                self.pool.events.tell(PoolEvent::VolumeServing { pool, volume, replayed });
             }
             Serving::Suspended(reason) => {
                 let reason = reason.clone();

@@ -161,7 +161,7 @@ async fn rotten_tail(stage: Stage) -> Result<(), Failure> {
     rig.run_for(Duration::from_micros(rig.below(400) as u64)).await;
     for _ in 0..8 {
         rig.fork(Loss {
-            what: format!("while the log is settled; status: {}", status(&rig)),
+            what: format!("while the log is replayed; status: {}", status(&rig)),
             lost: BTreeSet::new(),
             away: BTreeSet::new(),
             survival: None,

@@ -22,7 +22,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     scenario(
         "killed-while-opening",
-        "the supervisor dies while it settles what its death left: replay is idempotent",
+        "the supervisor dies while it replays what its death left: replay is idempotent",
         400,
         |stage| killed_while_opening(stage).boxed_local(),
     ),

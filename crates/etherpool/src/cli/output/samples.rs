@@ -7,7 +7,7 @@ use control::api::{
 };
 use control::names::{ShelfSlot, VolumeName};
 use pool::{
-    DiskReport, DiskState, PoolDisk, PoolReport, PoolState, Settled, VolumeReport, VotesReport,
+    DiskReport, DiskState, PoolDisk, PoolReport, PoolState, Replayed, VolumeReport, VotesReport,
 };
 
 /// A free disk.
@@ -55,7 +55,7 @@ pub fn volume() -> VolumeReport {
         repaired_blocks: 0,
         log_bytes: 0,
         suspended: None,
-        settled: Settled { records: 2, blocks: 9 },
+        replayed: Replayed { records: 2, blocks: 9 },
     }
 }
 

@@ -64,7 +64,10 @@ pub fn volume(named: &NamedVolume) -> String {
         ("log", Human(report.log_bytes).to_string()),
         (
             "last opening",
-            format!("settled {} records, {} blocks", report.settled.records, report.settled.blocks),
+            format!(
+                "replayed {} records, {} blocks",
+                report.replayed.records, report.replayed.blocks
+            ),
         ),
         ("used as", uses(&report.properties)),
         ("unreadable", unreadable.join("; ")),
@@ -145,7 +148,7 @@ cluster/v  1.00 GiB  mirror:2  usable  0 B          mount /srv/v
         assert_eq!(text, expected, "\n{text}");
         let text = volume(&named);
         assert!(text.contains("size          1.00 GiB (1073741824 bytes)\n"), "\n{text}");
-        assert!(text.contains("last opening  settled 2 records, 9 blocks\n"), "\n{text}");
+        assert!(text.contains("last opening  replayed 2 records, 9 blocks\n"), "\n{text}");
     }
 
     #[test]

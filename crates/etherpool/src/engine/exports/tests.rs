@@ -165,7 +165,7 @@ fn report(state: pool::PoolState) -> PoolReport {
         repaired_blocks: 0,
         log_bytes: 0,
         suspended: None,
-        settled: pool::Settled::default(),
+        replayed: pool::Replayed::default(),
     };
     PoolReport {
         stale_secs: None,

@@ -33,7 +33,7 @@ fn contents_come_from_the_log_until_they_are_in_place() {
     let expected = [(10, 0x11), (11, 0x11), (12, 0x22), (13, 0x11)];
     let expected = expected.map(|(block, fill)| (block, (Some(fill), 2, true)));
     assert_eq!(found, Blocks::from(expected));
-    machines.settle();
+    machines.quiesce();
     let found = blocks(&machines.images());
     let in_place = expected.map(|(block, (fill, copies, _))| (block, (fill, copies, false)));
     assert_eq!(found, Blocks::from(in_place));
@@ -53,7 +53,7 @@ fn contents_come_from_the_log_until_they_are_in_place() {
 fn copies_that_are_gone_do_not_count() {
     let machines = Machines::new(81);
     machines.write(700, 20, 0x44);
-    machines.settle();
+    machines.quiesce();
     let images = machines.released();
     let holders: Vec<usize> = (0..3)
         .filter(|disk| {

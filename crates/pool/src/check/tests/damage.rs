@@ -29,7 +29,7 @@ fn one_flip(images: &[Vec<u8>], disk: usize, at: u64, kind: Kind) -> CheckReport
 
 #[test]
 fn a_flipped_byte_in_each_label_slot_is_named() {
-    let images = settled(20);
+    let images = at_rest(20);
     for (disk, image) in images.iter().enumerate() {
         let slots = DiskGeometry::label_slots(image.len() as u64);
         for slot in slots {
@@ -47,7 +47,7 @@ fn a_flipped_byte_in_each_label_slot_is_named() {
 /// A whole copy of the metadata, where the metadata has none for that disk.
 #[test]
 fn a_copy_of_the_metadata_in_another_place_does_not_count() {
-    let mut images = settled(26);
+    let mut images = at_rest(26);
     let image = &mut images[2];
     let device_bytes = image.len() as u64;
     let slots = DiskGeometry::label_slots(device_bytes).map(|at| at.byte_offset() as usize);
@@ -73,7 +73,7 @@ fn a_copy_of_the_metadata_in_another_place_does_not_count() {
 
 #[test]
 fn a_flipped_byte_in_a_vote_is_named() {
-    let images = settled(21);
+    let images = at_rest(21);
     let newest = |image: &Vec<u8>| {
         let slots = DiskGeometry::vote_slots().map(|slot| slot.byte_offset() as usize);
         // The configuration's number: byte 72.
@@ -99,7 +99,7 @@ fn places_of(report: &CheckReport) -> Vec<Kind> {
 
 #[test]
 fn a_damaged_confirm_block_is_named_and_its_disk_not_believed() {
-    let images = settled(22);
+    let images = at_rest(22);
     let report = look(&images, false);
     assert!(report.is_well());
     // The third disk has taken nothing yet that it had to confirm.
@@ -131,7 +131,7 @@ fn metadata_entries(image: &[u8]) -> Vec<usize> {
 
 #[test]
 fn a_flipped_byte_in_a_metadata_record_is_named() {
-    let images = settled(23);
+    let images = at_rest(23);
     for disk in 0..3 {
         let entries = metadata_entries(&images[disk]);
         assert!(entries.len() > 4);
@@ -167,7 +167,7 @@ fn a_flipped_byte_in_a_metadata_record_is_named() {
 
 #[test]
 fn a_damaged_newest_checkpoint_is_named() {
-    let images = settled(24);
+    let images = at_rest(24);
     for disk in 0..3 {
         let at = (0..images[disk].len() / 4096)
             .map(|block| block * 4096)
@@ -250,7 +250,7 @@ fn checksum_slots(image: &[u8]) -> Vec<usize> {
 
 #[test]
 fn a_flipped_byte_in_a_checksum_slot_is_named() {
-    let images = settled(26);
+    let images = at_rest(26);
     let sequence =
         |image: &[u8], at: usize| u64::from_le_bytes(image[at + 24..at + 32].try_into().unwrap());
     for disk in 0..3 {
@@ -277,9 +277,9 @@ fn a_flipped_byte_in_a_checksum_slot_is_named() {
     // The newest of every holder: no older one is worth anything.
     let machines = Machines::new(27);
     machines.write(0, 8, 1);
-    machines.settle();
+    machines.quiesce();
     machines.write(8, 8, 2);
-    machines.settle();
+    machines.quiesce();
     let mut damaged = machines.released();
     for image in &mut damaged {
         let newest = checksum_slots(image);
@@ -296,7 +296,7 @@ fn a_flipped_byte_in_a_checksum_slot_is_named() {
 
 #[test]
 fn a_flipped_byte_in_a_data_row_is_named_with_its_place_in_the_volume() {
-    let images = settled(28);
+    let images = at_rest(28);
     // Logs lie at the end of a disk, and still have what is in place by now.
     let find = |image: &[u8], fill: u8| {
         (0..image.len() / 8192)
@@ -334,7 +334,7 @@ fn a_flipped_byte_in_a_data_row_is_named_with_its_place_in_the_volume() {
 
 #[test]
 fn what_cannot_be_read_is_damaged_and_no_more() {
-    let images = settled(29);
+    let images = at_rest(29);
     let row = (0..images[0].len() / 4096)
         .map(|block| block * 4096)
         .find(|at| images[0][*at..at + 4096].iter().all(|byte| *byte == 0xa1))

@@ -12,11 +12,11 @@ use crate::metadata::{
 fn an_older_copy_of_a_disk_is_not_believed() {
     let machines = Machines::new(40);
     machines.write(0, 64, 1);
-    machines.settle();
+    machines.quiesce();
     let before = machines.images();
     machines.write(0, 64, 2);
     machines.write(300, 64, 3);
-    machines.settle();
+    machines.quiesce();
     let after = machines.released();
     assert!(look(&after, true).is_well());
     let mut noticed = 0;
@@ -87,7 +87,7 @@ fn mad_run(first_set: u64, birth: u64, members: &[(u32, u32)]) -> MetaRecord {
 
 #[test]
 fn an_extent_with_two_owners_is_named() {
-    let mut images = settled(41);
+    let mut images = at_rest(41);
     assert_eq!(look(&images, false).pools[0].volumes[0].id, 1);
     let at = commit(&mut images, &[mad_run(5000, 9000, &[(0, 0), (1, 0)])]);
     let report = look(&images, true);
@@ -103,7 +103,7 @@ fn an_extent_with_two_owners_is_named() {
 
 #[test]
 fn an_extent_of_a_log_segment_and_one_beyond_the_disk_are_named() {
-    let mut images = settled(42);
+    let mut images = at_rest(42);
     let segment = Segment {
         number: crate::format::SegmentNumber(900),
         epoch: block::Epoch(1000),
@@ -126,7 +126,7 @@ fn an_extent_of_a_log_segment_and_one_beyond_the_disk_are_named() {
 
 #[test]
 fn members_in_one_failure_domain_are_named() {
-    let mut images = settled(43);
+    let mut images = at_rest(43);
     let node = uuid::Uuid::from_u128(1000);
     let moved = MetaRecord::DiskMoved { number: DiskNumber(1), node, node_name: "node-0".into() };
     commit(&mut images, &[moved]);
@@ -139,7 +139,7 @@ fn members_in_one_failure_domain_are_named() {
 
 #[test]
 fn metadata_copies_with_different_histories_are_named() {
-    let mut images = settled(44);
+    let mut images = at_rest(44);
     let rename = |name: &str| [MetaRecord::VolumeRenamed { id: VolumeId(1), name: name.into() }];
     commit(&mut images[..2], &rename("left"));
     commit(&mut images[2..], &rename("right"));

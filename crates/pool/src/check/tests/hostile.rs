@@ -15,7 +15,7 @@ fn images() -> &'static Marked {
     IMAGES.get_or_init(|| {
         let machines = Machines::with(60, 3, 24, Layout::Mirror(2), 256 << 10);
         machines.write(10, 100, 0xa1);
-        machines.settle();
+        machines.quiesce();
         (0..6).for_each(|round| machines.write(round * 20, 4, round as u8));
         let images = machines.images();
         // Where structures begin: that is where a change tells.

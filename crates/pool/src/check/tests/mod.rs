@@ -57,7 +57,7 @@ impl Machines {
     }
 
     /// Waits until the log is in place.
-    fn settle(&self) {
+    fn quiesce(&self) {
         self.bench.pass(Duration::from_secs(3));
     }
 
@@ -74,11 +74,11 @@ impl Machines {
 }
 
 /// A pool with data in place on some groups, ended in order.
-fn settled(seed: u64) -> Vec<Vec<u8>> {
+fn at_rest(seed: u64) -> Vec<Vec<u8>> {
     let machines = Machines::new(seed);
     machines.write(10, 100, 0xa1);
     machines.write(700, 60, 0xb2);
-    machines.settle();
+    machines.quiesce();
     machines.released()
 }
 
@@ -105,7 +105,7 @@ fn volume(report: &CheckReport) -> &VolumeCheck {
 
 #[test]
 fn a_pool_that_ended_in_order_is_well() {
-    let report = look(&settled(1), true);
+    let report = look(&at_rest(1), true);
     assert_eq!(report.all_findings().collect::<Vec<_>>(), Vec::<&Finding>::new());
     assert!(report.is_well());
     let pool = &report.pools[0];
@@ -177,7 +177,7 @@ fn every_layout_and_production_extents_are_well() {
         let machines = Machines::with(seed, 3, 128, layout, 4 << 20);
         machines.write(0, 40, 1);
         machines.write(1000, 64, 2);
-        machines.settle();
+        machines.quiesce();
         machines.write(5, 3, 3);
         let report = look(&machines.images(), true);
         assert_eq!(serious(&report), [], "{layout}");
@@ -189,7 +189,7 @@ fn every_layout_and_production_extents_are_well() {
 
 #[test]
 fn a_missing_disk_and_what_it_takes_along_are_named() {
-    let all = settled(3);
+    let all = at_rest(3);
     for missing in 0..3 {
         let mut left = all.clone();
         left.remove(missing);
@@ -214,10 +214,10 @@ fn a_missing_disk_and_what_it_takes_along_are_named() {
 fn a_disk_that_is_out_and_behind_is_named() {
     let machines = Machines::new(4);
     machines.write(0, 64, 1);
-    machines.settle();
+    machines.quiesce();
     machines.bench.set_mode(1, Mode::Lost);
     (0..30).for_each(|block| machines.write(block * 40, 2, 2));
-    machines.settle();
+    machines.quiesce();
     let report = look(&machines.released(), true);
     let found = serious(&report);
     assert!(found.contains(&(Severity::Redundancy, Kind::DiskOut, "e1.0".into())), "{found:?}");
@@ -230,8 +230,8 @@ fn a_disk_that_is_out_and_behind_is_named() {
 
 #[test]
 fn one_pool_of_several_is_selected_by_name_or_id() {
-    let mut disks = settled(5);
-    let others = settled(6);
+    let mut disks = at_rest(5);
+    let others = at_rest(6);
     disks.push(vec![0; 4 << 20]);
     let both: Vec<Vec<u8>> = disks.iter().chain(&others).cloned().collect();
     let report = look(&both, false);
