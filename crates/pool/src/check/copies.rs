@@ -64,6 +64,7 @@ pub(super) fn read_metadata(
         let means = "what is checked below is by a copy that may be out of date";
         findings.add(finding(Severity::Damage, Kind::MetadataLost, what, means));
     }
+    tell_of_witnesses(disks, config, best, findings);
     let mut holders = 0;
     for (disk, current, copy) in &copies {
         if !current && config.is_some() {
@@ -105,6 +106,28 @@ pub(super) fn read_metadata(
 fn is_elsewhere(metadata: Option<&Metadata>, disk: &Disk<'_>) -> bool {
     let member = metadata.and_then(|metadata| metadata.disk_by_id(disk.id()));
     member.is_some_and(|member| !member.agrees_on_area(disk.label.area))
+}
+
+/// Whether something knows of a record that was committed and that the newest copy hasn't. A log whose end
+/// was lost looks as if it had ended there.
+fn tell_of_witnesses(
+    disks: &[Disk<'_>],
+    config: Option<&Configuration>,
+    best: &Copy,
+    findings: &mut Findings,
+) {
+    let confirmed = disks.iter().filter_map(|disk| {
+        let record = disk.confirm?.record;
+        Some((record, format!("the confirm block of {}", disk.name())))
+    });
+    let voted = config.map(|config| (config.record, "a vote".to_owned()));
+    let newest = confirmed.chain(voted).max_by_key(|(record, _)| *record);
+    if let Some((record, who)) = newest.filter(|(record, _)| *record > best.number()) {
+        let what = format!("the metadata ends at {}, {who} knows of {record}", best.number());
+        let means = "committed metadata is lost, or on a disk that wasn't given; an engine doesn't open \
+                     the pool unless it is told to do without";
+        findings.add(finding(Severity::Damage, Kind::MetadataLost, what, means));
+    }
 }
 
 /// What is wrong with a copy's log whatever the others hold.

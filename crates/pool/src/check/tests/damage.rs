@@ -71,6 +71,25 @@ fn a_copy_of_the_metadata_in_another_place_does_not_count() {
     assert_eq!(volume(&report).least.metadata, 2);
 }
 
+/// All copies as they were a while ago, each of them sound.
+#[test]
+fn metadata_that_ends_before_what_was_confirmed_is_damage() {
+    let machines = Machines::new(27);
+    machines.write(10, 100, 0xa1);
+    machines.quiesce();
+    let before = machines.images();
+    machines.write(700, 60, 0xb2);
+    machines.quiesce();
+    let mut images = machines.images();
+    let area = MIB as usize..9 * MIB as usize;
+    for (image, before) in images.iter_mut().zip(&before) {
+        image[area.clone()].copy_from_slice(&before[area.clone()]);
+    }
+    let found = serious(&look(&images, false));
+    assert!(found.contains(&(Severity::Damage, Kind::MetadataLost, String::new())), "{found:?}");
+    assert_eq!(serious(&look(&machines.images(), false)), []);
+}
+
 #[test]
 fn a_flipped_byte_in_a_vote_is_named() {
     let images = at_rest(21);
