@@ -100,7 +100,11 @@ impl Inner {
         };
         let is_known = self.known.borrow().contains_key(&slot.id);
         let state = match state {
-            SlotState::Opening => PoolState::Opening,
+            // Tried again and again by itself, a pool says all the time why it couldn't be opened.
+            SlotState::Opening => match (&*slot.error.borrow(), slot.import.get()) {
+                (Some(error), None) => PoolState::Suspended { reason: error.to_string() },
+                _ => PoolState::Opening,
+            },
             SlotState::Ended(Ended::Fenced) => PoolState::Fenced,
             SlotState::Ended(Ended::Closed) => PoolState::Released,
             _ if !quorum.suffices() => {
