@@ -75,7 +75,7 @@ fn a_reset_is_for_an_unreadable_owner_alone() {
     lab.wait_served();
     wait_until("the disk is refused", || {
         let text = lab.show(&["pool", "show", "cluster"]);
-        text.contains("ownership field is unreadable") && text.contains("reset-epoch")
+        text.contains("reservation record is unreadable") && text.contains("reset-epoch")
     });
     lab.cli(&["disk", "reset-epoch", "e3.0", "--force-disk", "e3.0", "--yes"]);
     lab.lab(&["down"]);

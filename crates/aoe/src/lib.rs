@@ -2,7 +2,7 @@
 //! ends. State machines without I/O, and the drivers that connect them to ports and devices.
 
 pub mod driver;
+pub mod fenced;
 pub mod initiator;
-pub mod medium;
 pub mod target;
 pub mod wire;

@@ -57,8 +57,8 @@ mod refusal {
     pub enum RefusalReason {
         /// The medium carries something that isn't etherpool's; a claim would overwrite it.
         ForeignContent,
-        /// All copies of the target's field are unreadable: closed until somebody forces a claim.
-        FieldUnreadable,
+        /// All copies of the reservation record are unreadable: closed until somebody forces a claim.
+        ReservationUnreadable,
         /// The sectors belong to the target itself.
         ProtectedRange,
         /// The client is on no list that may do this.
@@ -75,7 +75,7 @@ mod refusal {
                 RefusalReason::ForeignContent => {
                     "the disk carries data that is not etherpool's"
                 }
-                RefusalReason::FieldUnreadable => "the disk's ownership field is unreadable",
+                RefusalReason::ReservationUnreadable => "the disk's reservation record is unreadable",
                 RefusalReason::ProtectedRange => "these sectors belong to the target",
                 RefusalReason::AccessDenied => "access denied by the target's configuration",
                 RefusalReason::ObserverOnly => "this session may only read",

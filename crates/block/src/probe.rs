@@ -13,8 +13,8 @@ use crate::{
 
 /// Magic of an etherpool label, at the start of the disk and 1 MiB before its (labelled) end.
 pub const LABEL_MAGIC: [u8; 8] = *b"EPLABEL\0";
-/// Magic of the target's field, 8 KiB behind each label.
-pub const FIELD_MAGIC: [u8; 8] = *b"EPFIELD\0";
+/// Magic of the reservation record, 8 KiB behind each label.
+pub const RESERVATION_MAGIC: [u8; 8] = *b"EPFIELD\0";
 
 /// Bytes of a label; the first two lie one behind the other at the start of the disk.
 pub const LABEL_BYTES: usize = BLOCK_BYTES;
@@ -47,7 +47,7 @@ pub fn labelled_bytes(label: &[u8], slot: u8) -> Option<u64> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Signature {
-    /// An etherpool label or target's field; whose, the pool's own code must tell.
+    /// An etherpool label or reservation record; whose, the pool's own code must tell.
     Etherpool,
     /// GUID partition table.
     Gpt,
@@ -140,8 +140,8 @@ struct Magic(Signature, usize, &'static [u8]);
 const HEAD: &[Magic] = &[
     Magic(Signature::Etherpool, 0, &LABEL_MAGIC),
     Magic(Signature::Etherpool, 4096, &LABEL_MAGIC),
-    Magic(Signature::Etherpool, 8192, &FIELD_MAGIC),
-    Magic(Signature::Etherpool, 12288, &FIELD_MAGIC),
+    Magic(Signature::Etherpool, 8192, &RESERVATION_MAGIC),
+    Magic(Signature::Etherpool, 12288, &RESERVATION_MAGIC),
     Magic(Signature::Gpt, 512, b"EFI PART"),
     Magic(Signature::Gpt, 4096, b"EFI PART"),
     Magic(Signature::Ext, 0x438, &[0x53, 0xef]),
@@ -269,8 +269,8 @@ async fn probe_tail(
     let is = |offset: usize, magic: &[u8]| block.get(offset..offset + magic.len()) == Some(magic);
     if is(0, &LABEL_MAGIC)
         || is(4096, &LABEL_MAGIC)
-        || is(8192, &FIELD_MAGIC)
-        || is(12288, &FIELD_MAGIC)
+        || is(8192, &RESERVATION_MAGIC)
+        || is(12288, &RESERVATION_MAGIC)
     {
         found.push(Signature::Etherpool);
     }

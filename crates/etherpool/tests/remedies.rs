@@ -16,7 +16,7 @@ const ALLOWED: [(&str, &str); 15] = [
     ("make a file system first: ", "all of the volume was looked at and is blank"),
     ("name another one, or --force-disk ", "stands beside what was read and whose it is"),
     ("export it with etherpool node, or accept that: --force-disk ", "the disk is blank"),
-    ("restart its node, in case ", "the ownership field itself is unreadable; data is left"),
+    ("restart its node, in case ", "the reservation record itself is unreadable; data is left"),
     (
         "mount -o remount,rw ...",
         "somebody made it read-only; a file system with errors says another",

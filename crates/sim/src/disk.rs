@@ -313,7 +313,7 @@ impl Disk {
         self.faults.lies.set(lies);
     }
 
-    /// Whether a flush failed or the target's field couldn't be read since it was opened: then somebody
+    /// Whether a flush failed or the reservation record couldn't be read since it was opened: then somebody
     /// must have it opened anew.
     pub fn is_to_be_reopened(&self) -> bool {
         self.to_be_reopened.get()

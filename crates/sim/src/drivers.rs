@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use aoe::driver::{ExportDevice, ExportSetup, Initiator, InitiatorOptions, TargetDriver};
+use aoe::fenced::FencedDevice;
 use aoe::initiator::TargetKind;
-use aoe::medium::Medium;
 use aoe::target::{ExportOptions, NodeIdentity};
 use aoe::wire::{ExportInfo, Incarnation, ShelfSlot};
 use block::BlockDevice;
@@ -53,14 +53,17 @@ pub fn serve(process: &Process, ports: Vec<Rc<SimPort>>, facts: NodeFacts<'_>, d
         handle.spawn(async move {
             // A disk that answers nothing isn't exported before it does.
             let medium = loop {
-                match Medium::open(Rc::clone(&device) as Rc<dyn BlockDevice>, handle_inside.clone())
-                    .await
+                match FencedDevice::open(
+                    Rc::clone(&device) as Rc<dyn BlockDevice>,
+                    handle_inside.clone(),
+                )
+                .await
                 {
                     Ok(medium) => break medium,
                     Err(_) => handle_inside.sleep(LOOK_EVERY).await,
                 }
             };
-            let device = ExportDevice::Medium(Rc::new(medium));
+            let device = ExportDevice::Fenced(Rc::new(medium));
             let exported = driver.add_export(ExportSetup::new(device, options)).await;
             debug_assert!(exported.is_ok());
         });

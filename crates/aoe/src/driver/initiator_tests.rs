@@ -11,7 +11,7 @@ use runtime::{Executor, Order};
 
 use super::super::{ExportDevice, ExportSetup, Frame, TargetDriver};
 use super::*;
-use crate::medium::Medium;
+use crate::fenced::FencedDevice;
 use crate::target::{ExportOptions, NodeIdentity};
 use crate::wire::MacAddr;
 
@@ -202,7 +202,9 @@ impl World {
         let (adding, handle) = (driver.clone(), self.handle.clone());
         self.run(SECOND, async move {
             let device = match ours {
-                true => ExportDevice::Medium(Rc::new(Medium::open(device, handle).await.unwrap())),
+                true => {
+                    ExportDevice::Fenced(Rc::new(FencedDevice::open(device, handle).await.unwrap()))
+                }
                 false => ExportDevice::Device(device),
             };
             adding

@@ -34,7 +34,7 @@ pub(super) fn perform(
         }
         IoOperation::Flush(instance) => valued(on.flush(instance), |()| IoValue::Done),
         IoOperation::Claim(claim) => match device {
-            ExportDevice::Medium(medium) => valued(medium.claim(claim), IoValue::Holder),
+            ExportDevice::Fenced(medium) => valued(medium.claim(claim), IoValue::Holder),
             // What its device might do with a claim is between its owner and the device.
             ExportDevice::Device(_) => {
                 futures::future::ready(Err(IoError::Unsupported)).boxed_local()

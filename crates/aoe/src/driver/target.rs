@@ -17,7 +17,7 @@ use runtime::{Handle, Notify};
 use super::perform::{Beside, perform};
 use super::trace::{Listeners, TraceStream};
 use super::{ExportSetup, Frame, Port, PortStatus};
-use crate::medium::{Medium, Ownership};
+use crate::fenced::{FencedDevice, Ownership};
 use crate::target::{
     Abilities, AddExportError, AtHand, ClientStatus, DeviceState, ExportId, ExportOptions,
     ExportState, ExportStatus, IoId, IoOperation, IoRequest, IoResult, IoValue, NodeIdentity,
@@ -29,7 +29,7 @@ use crate::wire::ShelfSlot;
 #[derive(Clone)]
 pub enum ExportDevice {
     /// A disk that can be owned.
-    Medium(Rc<Medium>),
+    Fenced(Rc<FencedDevice>),
     /// Any other device, a volume for example: plain clients only, nobody claims it.
     Device(Rc<dyn BlockDevice>),
 }
@@ -37,14 +37,14 @@ pub enum ExportDevice {
 impl ExportDevice {
     pub(super) fn device(&self) -> &dyn BlockDevice {
         match self {
-            ExportDevice::Medium(medium) => &**medium,
+            ExportDevice::Fenced(medium) => &**medium,
             ExportDevice::Device(device) => &**device,
         }
     }
 
     async fn state(&self) -> DeviceState {
         let (instance, ownership) = match self {
-            ExportDevice::Medium(medium) => (medium.instance(), medium.ownership()),
+            ExportDevice::Fenced(medium) => (medium.instance(), medium.ownership()),
             ExportDevice::Device(device) => {
                 // A flush for an instance that isn't names the one that is.
                 let instance = match device.flush(Instance::default()).await {
@@ -61,7 +61,7 @@ impl ExportDevice {
 
     fn labelled(&self) -> [Option<u64>; 2] {
         match self {
-            ExportDevice::Medium(medium) => medium.labelled(),
+            ExportDevice::Fenced(medium) => medium.labelled(),
             ExportDevice::Device(_) => [None; 2],
         }
     }

@@ -12,7 +12,7 @@ use super::session::{Cached, Slot, is_present, no_session, reply};
 use super::stats::{Drop, Moved};
 use super::trace::{Traced, TracedStatus};
 use super::{PortId, Shared, observer};
-use crate::medium::Ownership;
+use crate::fenced::Ownership;
 use crate::wire::{HolderPayload, MacAddr, Operation, SessionReply, SessionRequest, Status};
 
 /// A session's command that waits for its turn or for the device.
@@ -248,7 +248,7 @@ fn check_epoch(
     }
     let is_claim = request.operation == Operation::Claim;
     if ownership == Ownership::Unreadable {
-        let refused = IoError::Refused(RefusalReason::FieldUnreadable);
+        let refused = IoError::Refused(RefusalReason::ReservationUnreadable);
         return if is_claim && request.force { Ok(()) } else { Err(refused) };
     }
     let holder = ownership.holder();

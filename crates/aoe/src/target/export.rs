@@ -17,7 +17,7 @@ use super::rate::{RateLimits, Throttle};
 use super::remembered::Remembered;
 use super::session::Sessions;
 use super::{ExportId, PortId};
-use crate::medium::Ownership;
+use crate::fenced::Ownership;
 use crate::wire::{MacAddr, ShelfSlot, WINDOW_MAX, ata_sectors_max, session_sectors_max};
 
 /// Commands that an export takes before it drops: the windows of a few busy sessions.

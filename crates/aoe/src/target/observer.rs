@@ -4,7 +4,7 @@
 use block::{BLOCK_BYTES, Lba, SECTOR_BYTES, SectorRange};
 
 use super::DeviceState;
-use crate::medium::Ownership;
+use crate::fenced::Ownership;
 
 /// The first two labels, the reservation record and the votes.
 const FRONT: SectorRange = SectorRange { start: Lba(0), count: (48 << 10) / SECTOR };

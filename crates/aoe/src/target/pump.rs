@@ -8,7 +8,7 @@ use super::io::{IoId, IoOperation, IoRequest, IoResult, IoValue, Start, Work};
 use super::merge::{Habits, Joined, Kind};
 use super::queue::{Access, Ticket};
 use super::{Shared, change, command, plain, session};
-use crate::medium::Ownership;
+use crate::fenced::Ownership;
 
 /// A transfer that is with the device, for one command or several neighbours.
 pub(super) struct Flight {

@@ -127,7 +127,7 @@ fn bad_part(range: SectorRange, first_bad: u64) -> SectorRange {
 fn number_of(reason: RefusalReason) -> u64 {
     match reason {
         RefusalReason::ForeignContent => 1,
-        RefusalReason::FieldUnreadable => 2,
+        RefusalReason::ReservationUnreadable => 2,
         RefusalReason::ProtectedRange => 3,
         RefusalReason::AccessDenied => 4,
         RefusalReason::ObserverOnly => 5,
@@ -138,7 +138,7 @@ fn number_of(reason: RefusalReason) -> u64 {
 fn reason_of(number: u64) -> Option<RefusalReason> {
     Some(match number {
         1 => RefusalReason::ForeignContent,
-        2 => RefusalReason::FieldUnreadable,
+        2 => RefusalReason::ReservationUnreadable,
         3 => RefusalReason::ProtectedRange,
         4 => RefusalReason::AccessDenied,
         5 => RefusalReason::ObserverOnly,
@@ -165,7 +165,7 @@ mod tests {
             IoError::Lost,
             IoError::Fenced { highest },
             IoError::Refused(RefusalReason::ForeignContent),
-            IoError::Refused(RefusalReason::FieldUnreadable),
+            IoError::Refused(RefusalReason::ReservationUnreadable),
             IoError::Refused(RefusalReason::ProtectedRange),
             IoError::Refused(RefusalReason::AccessDenied),
             IoError::Refused(RefusalReason::ObserverOnly),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use aoe::medium::Ownership;
+use aoe::fenced::Ownership;
 use aoe::target::{
     Abilities, AccessOperation, AccessPolicy, AccessRule, DeviceState, ExportId, ExportOptions,
     IoOperation, IoRequest, IoValue, NodeIdentity, OnRefusal, PortId, SmartReply, Target,

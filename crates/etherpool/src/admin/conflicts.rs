@@ -49,7 +49,7 @@ pub fn mark(status: &mut NodeStatus, exports: &[ExportStatus]) {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use aoe::medium::Ownership;
+    use aoe::fenced::Ownership;
     use aoe::target::{Abilities, DeviceState, ExportOptions, NodeIdentity, PortId, Probe, Target};
     use aoe::wire::{MacAddr, ShelfSlot};
     use block::{DurabilityClass, Geometry, Instance};

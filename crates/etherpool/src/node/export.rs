@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use aoe::driver::{AtaPassThrough, ExportDevice, ExportSetup, Memory, TargetDriver};
-use aoe::medium::Medium;
+use aoe::fenced::FencedDevice;
 use aoe::target::{
     Access, AccessPolicy, ExportId, ExportOptions, ExportState, ListEditors, Reach, Remembered,
 };
@@ -260,7 +260,7 @@ impl Export {
         plan: &ExportPlan,
         disk: &DiskUse,
     ) -> anyhow::Result<(ExportId, Option<ExportMemory>)> {
-        let medium = Medium::open(disk.device(plan), node.handle.runtime().clone())
+        let medium = FencedDevice::open(disk.device(plan), node.handle.runtime().clone())
             .await
             .context("cannot read whose disk it is")?;
         let memory = node
@@ -291,7 +291,7 @@ impl Export {
         self.changed.set(false);
         let mut options = self.options(node, disk, damaged.is_some());
         options.remembered = remembered;
-        let device = ExportDevice::Medium(Rc::new(medium));
+        let device = ExportDevice::Fenced(Rc::new(medium));
         let setup = ExportSetup {
             memory: kept,
             ata: self.health(node, plan, disk.path()).await,

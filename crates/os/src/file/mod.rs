@@ -2,11 +2,11 @@
 //!
 //! Promises: exclusive use, overlapping operations in the order of their calls, no acknowledgement
 //! of a durable write before stable storage has it, and no flush that succeeds after one failed.
-//! Claims are another layer's: `aoe::medium` keeps epochs on the medium.
+//! Claims are another layer's: `aoe::fenced` keeps epochs on the medium.
 //!
 //! Durable writes of 4 KiB at random, direct, on a file on ext4 over a virtio disk whose flush is
-//! cheap (2 s per run, best of three, sparse and grouped: one run, two cores with foreign load; single runs at depth 1 vary
-//! between 270/s and 10,000/s with that load, so only ratios of CPU time are worth much):
+//! cheap (2 s per run, best of three, sparse and grouped: one run, two cores with foreign load; single runs
+//! at depth 1 vary between 270/s and 10,000/s with that load, so only ratios of CPU time are worth much):
 //!
 //! | file | depth | [`DurableMode::PerWrite`] | [`DurableMode::Grouped`] |
 //! |---|---|---|---|

@@ -127,7 +127,7 @@ pub(crate) fn remedy_of_refusal(reason: RefusalReason) -> &'static str {
         RefusalReason::ForeignContent => {
             "if another disk is in its place, put the right one back (disk list says what it carries)"
         }
-        RefusalReason::FieldUnreadable => {
+        RefusalReason::ReservationUnreadable => {
             "restart its node, in case the drive reads it again; where no other machine uses the disk: \
              `etherpool disk reset-epoch`, which makes the record of its owner anew and leaves its data"
         }

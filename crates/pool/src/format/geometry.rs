@@ -3,12 +3,12 @@
 //! | from | what |
 //! |---|---|
 //! | 0, 4 KiB | label slots 0 and 1 |
-//! | 8 KiB, 12 KiB | the target's field (not ours) |
+//! | 8 KiB, 12 KiB | the reservation record (not ours) |
 //! | 16 KiB, 32 KiB | vote record, two slots |
 //! | 48 KiB, 52 KiB | confirm block, two slots |
 //! | 1 MiB | extents; a run of them is the metadata area, where there is one |
 //! | S − 1 MiB + 0, 4 KiB | label slots 2 and 3 |
-//! | S − 1 MiB + 8 KiB, 12 KiB | the target's field (not ours) |
+//! | S − 1 MiB + 8 KiB, 12 KiB | the reservation record (not ours) |
 
 use block::Lba;
 

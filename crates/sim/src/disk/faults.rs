@@ -57,8 +57,8 @@ pub enum Part {
     Anywhere,
     /// The four label slots.
     Labels,
-    /// The target's field.
-    Field,
+    /// The reservation record.
+    Reservation,
     /// The vote record.
     Votes,
     /// The confirm blocks.
@@ -71,8 +71,14 @@ pub enum Part {
 
 impl Part {
     /// All but [`Part::Anywhere`].
-    pub const STRUCTURES: [Part; 6] =
-        [Part::Labels, Part::Field, Part::Votes, Part::Confirms, Part::Metadata, Part::Extents];
+    pub const STRUCTURES: [Part; 6] = [
+        Part::Labels,
+        Part::Reservation,
+        Part::Votes,
+        Part::Confirms,
+        Part::Metadata,
+        Part::Extents,
+    ];
 
     /// The sectors of it on `disk` as it is labelled now.
     pub fn ranges(self, disk: &Disk) -> Vec<SectorRange> {
@@ -95,7 +101,7 @@ impl Part {
             Part::Anywhere => run(0, disk.sectors()),
             Part::Labels => blocks(&labels),
             // Behind the labels at each end.
-            Part::Field => [run(16, 32), run(labels[2].0 + 16, labels[2].0 + 32)].concat(),
+            Part::Reservation => [run(16, 32), run(labels[2].0 + 16, labels[2].0 + 32)].concat(),
             Part::Votes => run(32, 96),
             Part::Confirms => blocks(&DiskGeometry::confirm_slots()),
             Part::Metadata => area.map_or_else(Vec::new, |(from, to)| run(from, to)),

@@ -98,7 +98,7 @@ fn faults_wait_for_their_part_of_the_disk() {
     in_world(async |disk| {
         let device = disk.open();
         disk.spoil_next_write(Part::Confirms, WriteFault::NoSpace);
-        disk.spoil_next_write(Part::Field, WriteFault::Error);
+        disk.spoil_next_write(Part::Reservation, WriteFault::Error);
         disk.spoil_next_read(Part::Votes, ReadFault::Flipped);
         let write = |sector| device.write(Lba(sector), Buffer::zeroed(4096), Durability::Volatile);
         let written = |sector| SectorRange::new(Lba(sector), 8);

@@ -114,7 +114,7 @@ async fn rolled_back_metadata(stage: Stage) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The sectors of a target's own record, at the beginning of a disk.
+/// The sectors of a reservation record, at the beginning of a disk.
 const RECORD: SectorRange = SectorRange { start: Lba(16), count: 16 };
 
 /// A disk that hangs holds the new owner's look up until the old owner has evicted it. Then the disks

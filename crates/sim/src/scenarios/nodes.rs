@@ -177,7 +177,7 @@ async fn refused_and_back(stage: Stage) -> Result<(), Failure> {
         rig.run_for(rig.between(300, 1500)).await;
         let victim = rig.below(2);
         let disk = rig.cluster.node(victim).disks()[0].clone();
-        (0..4).for_each(|_| disk.spoil_next_read(Part::Field, ReadFault::Error));
+        (0..4).for_each(|_| disk.spoil_next_read(Part::Reservation, ReadFault::Error));
         for _ in 0..2 {
             rig.cluster.kill_node(victim);
             rig.run_for(rig.between(1, 3000)).await;

@@ -25,7 +25,7 @@ use std::time::Duration;
 use block::{Buffer, Completion, DurabilityClass, Geometry, Instance, IoError, OwnerId};
 
 use super::*;
-use crate::medium::Ownership;
+use crate::fenced::Ownership;
 use crate::wire::*;
 
 pub(super) const SERVER: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);

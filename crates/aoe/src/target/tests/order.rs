@@ -12,7 +12,7 @@ use runtime::{Executor, Notify, Order};
 
 use super::*;
 use crate::driver::{ExportDevice, ExportSetup, Port, TargetDriver};
-use crate::medium::Medium;
+use crate::fenced::FencedDevice;
 use crate::target::slow_device::{Effect, SlowDevice, block_on, run};
 
 /// A port whose other end is the test.
@@ -101,7 +101,7 @@ pub(super) fn world_with(
     let (adder, raw) = (driver.clone(), disk.clone());
     let export = block_on(&executor, async move {
         let device = if as_medium {
-            ExportDevice::Medium(Rc::new(Medium::open(Rc::new(raw), handle).await.unwrap()))
+            ExportDevice::Fenced(Rc::new(FencedDevice::open(Rc::new(raw), handle).await.unwrap()))
         } else {
             ExportDevice::Device(Rc::new(raw))
         };
@@ -286,7 +286,7 @@ fn a_session_on_a_medium() {
 
     let handle = world.executor.handle();
     let disk = Rc::new(world.disk.clone());
-    let reopened = block_on(&world.executor, Medium::open(disk, handle)).unwrap().unwrap();
+    let reopened = block_on(&world.executor, FencedDevice::open(disk, handle)).unwrap().unwrap();
     assert_eq!(reopened.holder(), Holder::new(Epoch(7), owner));
     let higher = Claim { epoch: Epoch(8), owner, force: false };
     assert!(

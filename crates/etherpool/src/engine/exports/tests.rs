@@ -33,7 +33,7 @@ fn target(allow: &[MacAddr]) -> (Target, Vec<Vec<u8>>) {
             class: DurabilityClass::Durable,
         },
         instance: block::Instance::default(),
-        ownership: aoe::medium::Ownership::Unclaimed { labelled: false },
+        ownership: aoe::fenced::Ownership::Unclaimed { labelled: false },
         labelled: [None; 2],
     };
     target.set_port(PortId(0), "eth0".into(), OWN, 9000);

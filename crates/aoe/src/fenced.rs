@@ -3,10 +3,10 @@
 //!
 //! Without that, a supervisor that was deposed while a node was off could write to the node's disks
 //! again when it comes back. A diskless node keeps nothing else, so the disk must remember. The
-//! field's byte map is in `medium/field.rs`.
+//! record's byte map is in `fenced/reservation.rs`.
 //!
 //! Comparing the epoch of each request is the session target's job ([`crate::target`]); a medium
-//! tells it the [`Ownership`]. What a medium refuses by itself are changes to the field's slots, and
+//! tells it the [`Ownership`]. What a medium refuses by itself are changes to the record's slots, and
 //! claims of disks that carry what isn't etherpool's.
 
 use std::cell::{Cell, RefCell};
@@ -22,11 +22,11 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use runtime::Handle;
 
-mod field;
 mod gate;
+mod reservation;
 
-use field::{Field, SLOTS, Slot, labelled_sectors, slot_range, slots_of};
 use gate::Gate;
+use reservation::{ReservationRecord, SLOTS, Slot, labelled_sectors, slot_range, slots_of};
 
 /// Whose a medium is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl Ownership {
 }
 
 /// A device with an owner.
-pub struct Medium {
+pub struct FencedDevice {
     shared: Rc<Shared>,
 }
 
@@ -84,13 +84,16 @@ struct Shared {
     flush_failed: Cell<Option<Instance>>,
 }
 
-impl Medium {
+impl FencedDevice {
     /// Takes a device and reads whose it is.
     ///
     /// # Errors
     /// When the device answers nothing at all. Unreadable fields aren't an error but
     /// [`Ownership::Unreadable`].
-    pub async fn open(device: Rc<dyn BlockDevice>, handle: Handle) -> Result<Medium, IoError> {
+    pub async fn open(
+        device: Rc<dyn BlockDevice>,
+        handle: Handle,
+    ) -> Result<FencedDevice, IoError> {
         let shared = Rc::new(Shared {
             gate: Gate::new(handle.clone()),
             handle,
@@ -106,7 +109,7 @@ impl Medium {
             flush_failed: Cell::new(None),
         });
         shared.load(device).await?;
-        Ok(Medium { shared })
+        Ok(FencedDevice { shared })
     }
 
     /// Takes the device anew (its file was reopened after a failed flush, or replaced) once all
@@ -204,7 +207,9 @@ impl Shared {
         }
         // The head knows where the tail was when the disk was claimed; it may have grown since.
         let tail_of = |slot: &Slot| match slot {
-            Slot::Valid(field) if field.labelled_sectors <= sectors => Some(field.labelled_sectors),
+            Slot::Valid(record) if record.labelled_sectors <= sectors => {
+                Some(record.labelled_sectors)
+            }
             _ => None,
         };
         let labelled = slots.iter().find_map(tail_of).unwrap_or(labelled);
@@ -224,12 +229,12 @@ impl Shared {
         let nonzero = slots.iter().any(|slot| *slot != Slot::Zero);
         let newest = slots
             .into_iter()
-            .filter_map(|slot| if let Slot::Valid(field) = slot { Some(field) } else { None })
-            .max_by_key(|field| field.sequence);
-        if let Some(field) = newest {
-            self.sequence.set(field.sequence);
-            self.labelled_sectors.set(field.labelled_sectors);
-            self.ownership.set(Ownership::Held(field.holder));
+            .filter_map(|slot| if let Slot::Valid(record) = slot { Some(record) } else { None })
+            .max_by_key(|record| record.sequence);
+        if let Some(record) = newest {
+            self.sequence.set(record.sequence);
+            self.labelled_sectors.set(record.labelled_sectors);
+            self.ownership.set(Ownership::Held(record.holder));
             return Ok(());
         }
         self.sequence.set(0);
@@ -282,7 +287,7 @@ impl Shared {
     /// Whether a change of `range` is to be refused, looked at when its turn has come.
     fn refusal(&self, range: SectorRange) -> Option<IoError> {
         if self.ownership.get() == Ownership::Unreadable {
-            return Some(IoError::Refused(RefusalReason::FieldUnreadable));
+            return Some(IoError::Refused(RefusalReason::ReservationUnreadable));
         }
         self.is_protected(range).then_some(IoError::Refused(RefusalReason::ProtectedRange))
     }
@@ -308,7 +313,7 @@ impl Shared {
             }
             Ownership::Held(_) => {}
             Ownership::Unreadable if !claim.force => {
-                return Err(IoError::Refused(RefusalReason::FieldUnreadable));
+                return Err(IoError::Refused(RefusalReason::ReservationUnreadable));
             }
             Ownership::Unclaimed { .. } if !claim.force => {
                 let found = probe(&*device).await?;
@@ -331,7 +336,7 @@ impl Shared {
     }
 
     /// Everything before is durable first, so that a new owner's reads can't be overtaken by what
-    /// was promised to the old one; then the field, durable before anybody hears of it.
+    /// was promised to the old one; then the record, durable before anybody hears of it.
     async fn record(&self, device: &Rc<dyn BlockDevice>, holder: Holder) -> Result<(), IoError> {
         let labelled_sectors = match self.ownership.get() {
             Ownership::Held(_) => self.labelled_sectors.get(),
@@ -339,14 +344,14 @@ impl Shared {
         };
         self.flush(device).await?;
         // Nobody counts that far: the number is somebody's forgery, and none is above it.
-        let unreadable = IoError::Refused(RefusalReason::FieldUnreadable);
+        let unreadable = IoError::Refused(RefusalReason::ReservationUnreadable);
         let sequence = self.sequence.get().checked_add(1).ok_or(unreadable)?;
         // Taken even if writing fails half-way: a number is never used for two contents.
         self.sequence.set(sequence);
-        let field = Field { sequence, labelled_sectors, holder, reserved: Vec::new() };
+        let record = ReservationRecord { sequence, labelled_sectors, holder, reserved: Vec::new() };
         for slot in slots_of(sequence) {
             let start = slot_range(slot, labelled_sectors).start;
-            let data = Buffer::copy_of(&field.emit(slot));
+            let data = Buffer::copy_of(&record.emit(slot));
             self.translate(device.write(start, data, Durability::Durable).await)?;
         }
         self.flush(device).await?;
@@ -395,7 +400,7 @@ async fn read_slot(
     }
 }
 
-impl Medium {
+impl FencedDevice {
     fn change(
         &self,
         range: SectorRange,
@@ -423,7 +428,7 @@ impl Medium {
     }
 }
 
-impl BlockDevice for Medium {
+impl BlockDevice for FencedDevice {
     fn geometry(&self) -> Geometry {
         self.shared.device().geometry()
     }
@@ -518,7 +523,7 @@ impl BlockDevice for Medium {
 
     fn renew(&self) -> IoFuture<'static, Holder> {
         let result = match self.ownership() {
-            Ownership::Unreadable => Err(IoError::Refused(RefusalReason::FieldUnreadable)),
+            Ownership::Unreadable => Err(IoError::Refused(RefusalReason::ReservationUnreadable)),
             ownership => Ok(Completion::new(self.instance(), ownership.holder())),
         };
         futures::future::ready(result).boxed_local()
@@ -530,5 +535,5 @@ impl BlockDevice for Medium {
 }
 
 #[cfg(test)]
-#[path = "medium/tests.rs"]
+#[path = "fenced/tests.rs"]
 mod tests;

@@ -11,7 +11,7 @@ const SECTORS: u64 = 8192;
 struct Bench {
     executor: Executor,
     disk: SlowDevice,
-    medium: Rc<Medium>,
+    medium: Rc<FencedDevice>,
 }
 
 fn owner(n: u8) -> OwnerId {
@@ -36,7 +36,8 @@ impl Bench {
         let disk = SlowDevice::new(executor.handle(), SECTORS, 10);
         prepare(&mut disk.bytes.borrow_mut());
         let opened =
-            block_on(&executor, Medium::open(Rc::new(disk.clone()), executor.handle())).unwrap();
+            block_on(&executor, FencedDevice::open(Rc::new(disk.clone()), executor.handle()))
+                .unwrap();
         Bench { executor, disk, medium: Rc::new(opened.unwrap()) }
     }
 
@@ -52,7 +53,7 @@ impl Bench {
 
     /// Opens the same bytes anew, as the next process does.
     fn restart(&mut self) {
-        let opening = Medium::open(Rc::new(self.disk.clone()), self.executor.handle());
+        let opening = FencedDevice::open(Rc::new(self.disk.clone()), self.executor.handle());
         self.medium = Rc::new(block_on(&self.executor, opening).unwrap().unwrap());
     }
 
@@ -96,7 +97,7 @@ fn the_newest_valid_copy_counts_and_none_is_closed() {
             None => assert_eq!(bench.medium.ownership(), Ownership::Unreadable),
         }
     }
-    let unreadable = IoError::Refused(RefusalReason::FieldUnreadable);
+    let unreadable = IoError::Refused(RefusalReason::ReservationUnreadable);
     assert_eq!(bench.write(3000, 1), Err(unreadable));
     assert_eq!(bench.claim(claim(9, 1)), Err(unreadable));
     assert_eq!(bench.claim(forced(1, 3)).unwrap().epoch, Epoch(1));
@@ -109,7 +110,7 @@ fn the_newest_valid_copy_counts_and_none_is_closed() {
 /// below the numbers that count.
 #[test]
 fn a_forged_last_sequence_number_is_refused() {
-    let forged = Field {
+    let forged = ReservationRecord {
         sequence: u64::MAX,
         labelled_sectors: SECTORS,
         holder: Holder::new(Epoch(5), owner(1)),
@@ -117,7 +118,7 @@ fn a_forged_last_sequence_number_is_refused() {
     };
     let bench = Bench::new(|bytes| bytes[12288..16384].copy_from_slice(&forged.emit(1)));
     assert_eq!(bench.medium.holder().epoch, Epoch(5));
-    let refused = Err(IoError::Refused(RefusalReason::FieldUnreadable));
+    let refused = Err(IoError::Refused(RefusalReason::ReservationUnreadable));
     assert_eq!(bench.claim(claim(6, 1)), refused);
     assert_eq!(bench.medium.holder().epoch, Epoch(5));
 }
@@ -203,7 +204,7 @@ fn a_grown_disk_keeps_its_labelled_size() {
 fn a_device_too_small_for_two_ends_cannot_be_claimed() {
     let executor = Executor::new(Instant::default(), 1, Order::Seeded, || {});
     let disk = Rc::new(SlowDevice::new(executor.handle(), 4095, 0));
-    let medium = block_on(&executor, Medium::open(disk, executor.handle())).unwrap().unwrap();
+    let medium = block_on(&executor, FencedDevice::open(disk, executor.handle())).unwrap().unwrap();
     let claimed = block_on(&executor, medium.claim(claim(1, 1))).unwrap();
     assert_eq!(claimed, Err(IoError::Unsupported));
 }
@@ -233,11 +234,11 @@ fn a_claim_waits_for_everything_before_it() {
         assert!(changes[..5].iter().all(|effect| matches!(effect, Effect::Write(range, _)
             if (3000..3005).contains(&range.start.0))));
         assert_eq!(changes[5], &Effect::Flush);
-        let field = |effect: &Effect| {
+        let record = |effect: &Effect| {
             matches!(effect, Effect::Write(range, Durability::Durable)
             if range.count == 8)
         };
-        assert!(field(changes[6]) && field(changes[7]));
+        assert!(record(changes[6]) && record(changes[7]));
         assert_eq!(changes[8], &Effect::Flush);
         assert!(matches!(changes[9], Effect::Write(range, _) if range.start == Lba(4000)));
     }

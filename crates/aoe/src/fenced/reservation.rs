@@ -1,4 +1,4 @@
-//! The target's field: a 4 KiB structure in four slots of a disk, written by targets only.
+//! The reservation record: a 4 KiB structure in four slots of a disk, written by targets only.
 //!
 //! | off | size | field (little-endian) |
 //! |---|---|---|
@@ -18,13 +18,15 @@
 //! 1 MiB). Sequence n goes to slots n mod 2 and 2 + n mod 2. The newest valid copy counts: a torn
 //! write leaves the pair before it, a lost end of the disk leaves the other end.
 
-use block::{Epoch, Holder, Lba, OwnerId, SECTOR_BYTES, SectorRange, crc32c, probe::FIELD_MAGIC};
+use block::{
+    Epoch, Holder, Lba, OwnerId, SECTOR_BYTES, SectorRange, crc32c, probe::RESERVATION_MAGIC,
+};
 
 use crate::wire::MacAddr;
 
 /// Bytes of a slot.
-pub(super) const FIELD_BYTES: usize = 4096;
-const FIELD_SECTORS: u64 = (FIELD_BYTES / SECTOR_BYTES) as u64;
+pub(super) const RECORD_BYTES: usize = 4096;
+const RECORD_SECTORS: u64 = (RECORD_BYTES / SECTOR_BYTES) as u64;
 /// Slots on a disk.
 pub(super) const SLOTS: u32 = 4;
 const RESERVED_MAX: usize = 16;
@@ -39,7 +41,7 @@ const EPOCH: usize = 40;
 const OWNER: usize = 48;
 const RESERVED: usize = 64;
 const REST: usize = RESERVED + RESERVED_MAX * 6;
-const _: () = assert!(REST == 160 && REST < FIELD_BYTES);
+const _: () = assert!(REST == 160 && REST < RECORD_BYTES);
 
 const FIRST_SLOT_BYTES: u64 = 8 * 1024;
 const TAIL_BYTES: u64 = 1 << 20;
@@ -48,7 +50,7 @@ const CLAIMABLE_SECTORS_MIN: u64 = 2 * TAIL_BYTES / SECTOR_BYTES as u64;
 
 /// The contents of a valid slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Field {
+pub(super) struct ReservationRecord {
     /// Its number.
     pub sequence: u64,
     /// The disk's labelled size.
@@ -65,7 +67,7 @@ pub(super) enum Slot {
     /// Nothing was ever written there.
     Zero,
     /// A copy to be believed.
-    Valid(Field),
+    Valid(ReservationRecord),
     /// Ours once, or unreadable: somebody may have been promised something here.
     Damaged,
     /// Something else's bytes.
@@ -74,7 +76,7 @@ pub(super) enum Slot {
 
 /// The labelled size that a claim gives to a device of `sectors`; `None` if it is too small.
 pub(super) fn labelled_sectors(sectors: u64) -> Option<u64> {
-    let whole_blocks = sectors & !(FIELD_SECTORS - 1);
+    let whole_blocks = sectors & !(RECORD_SECTORS - 1);
     (whole_blocks >= CLAIMABLE_SECTORS_MIN).then_some(whole_blocks)
 }
 
@@ -82,8 +84,8 @@ pub(super) fn labelled_sectors(sectors: u64) -> Option<u64> {
 pub(super) fn slot_range(slot: u32, labelled_sectors: u64) -> SectorRange {
     let tail = labelled_sectors.saturating_sub(TAIL_BYTES / SECTOR_BYTES as u64);
     let base = if slot < 2 { 0 } else { tail };
-    let offset = FIRST_SLOT_BYTES / SECTOR_BYTES as u64 + u64::from(slot % 2) * FIELD_SECTORS;
-    SectorRange::new(Lba(base.saturating_add(offset)), FIELD_SECTORS)
+    let offset = FIRST_SLOT_BYTES / SECTOR_BYTES as u64 + u64::from(slot % 2) * RECORD_SECTORS;
+    SectorRange::new(Lba(base.saturating_add(offset)), RECORD_SECTORS)
 }
 
 /// The two slots that sequence n is written to.
@@ -98,16 +100,16 @@ impl Slot {
         if bytes.iter().all(|byte| *byte == 0) {
             return Slot::Zero;
         }
-        if !bytes.starts_with(&FIELD_MAGIC) {
+        if !bytes.starts_with(&RESERVATION_MAGIC) {
             return Slot::Foreign;
         }
-        Field::parse(bytes, slot).map_or(Slot::Damaged, Slot::Valid)
+        ReservationRecord::parse(bytes, slot).map_or(Slot::Damaged, Slot::Valid)
     }
 }
 
-impl Field {
-    fn parse(bytes: &[u8], slot: u32) -> Option<Field> {
-        let bytes: &[u8; FIELD_BYTES] = bytes.try_into().ok()?;
+impl ReservationRecord {
+    fn parse(bytes: &[u8], slot: u32) -> Option<ReservationRecord> {
+        let bytes: &[u8; RECORD_BYTES] = bytes.try_into().ok()?;
         let mut unsealed = *bytes;
         unsealed[CRC..SEQUENCE].fill(0);
         let count = u32_at(bytes, RESERVED_COUNT) as usize;
@@ -121,7 +123,7 @@ impl Field {
             && u32_at(bytes, SLOT) == slot
             && holder.epoch != Epoch::OBSERVER
             && labelled_sectors >= CLAIMABLE_SECTORS_MIN
-            && labelled_sectors.is_multiple_of(FIELD_SECTORS)
+            && labelled_sectors.is_multiple_of(RECORD_SECTORS)
             && count <= RESERVED_MAX
             && bytes[REST..].iter().all(|byte| *byte == 0);
         let reserved = bytes[RESERVED..REST]
@@ -130,14 +132,14 @@ impl Field {
             .filter_map(|mac| mac.try_into().ok().map(MacAddr))
             .collect();
         let sequence = u64_at(bytes, SEQUENCE);
-        valid.then_some(Field { sequence, labelled_sectors, holder, reserved })
+        valid.then_some(ReservationRecord { sequence, labelled_sectors, holder, reserved })
     }
 
     /// The bytes of this field in `slot`.
-    pub(super) fn emit(&self, slot: u32) -> [u8; FIELD_BYTES] {
-        let mut bytes = [0; FIELD_BYTES];
+    pub(super) fn emit(&self, slot: u32) -> [u8; RECORD_BYTES] {
+        let mut bytes = [0; RECORD_BYTES];
         let reserved = &self.reserved[..self.reserved.len().min(RESERVED_MAX)];
-        bytes[..VERSION].copy_from_slice(&FIELD_MAGIC);
+        bytes[..VERSION].copy_from_slice(&RESERVATION_MAGIC);
         bytes[SEQUENCE..SIZE].copy_from_slice(&self.sequence.to_le_bytes());
         bytes[SIZE..SLOT].copy_from_slice(&self.labelled_sectors.to_le_bytes());
         bytes[SLOT..RESERVED_COUNT].copy_from_slice(&slot.to_le_bytes());
@@ -153,11 +155,11 @@ impl Field {
     }
 }
 
-fn u32_at(bytes: &[u8; FIELD_BYTES], at: usize) -> u32 {
+fn u32_at(bytes: &[u8; RECORD_BYTES], at: usize) -> u32 {
     bytes[at..].first_chunk().map_or(0, |chunk| u32::from_le_bytes(*chunk))
 }
 
-fn u64_at(bytes: &[u8; FIELD_BYTES], at: usize) -> u64 {
+fn u64_at(bytes: &[u8; RECORD_BYTES], at: usize) -> u64 {
     bytes[at..].first_chunk().map_or(0, |chunk| u64::from_le_bytes(*chunk))
 }
 
@@ -166,8 +168,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn example() -> Field {
-        Field {
+    fn example() -> ReservationRecord {
+        ReservationRecord {
             sequence: 0x0102,
             labelled_sectors: 0x10000,
             holder: Holder::new(Epoch(7), OwnerId(uuid::Uuid::from_bytes([9; 16]))),
@@ -188,8 +190,8 @@ mod tests {
         assert_eq!((&bytes[48..64], &bytes[64..71]), (&[9; 16][..], &[1, 2, 3, 4, 5, 6, 0][..]));
         assert_eq!(Slot::parse(&bytes, 3), Slot::Valid(example()));
         assert_eq!(Slot::parse(&bytes, 2), Slot::Damaged, "in another's place");
-        assert_eq!(Slot::parse(&[0; FIELD_BYTES], 0), Slot::Zero);
-        assert_eq!(Slot::parse(&[7; FIELD_BYTES], 0), Slot::Foreign);
+        assert_eq!(Slot::parse(&[0; RECORD_BYTES], 0), Slot::Zero);
+        assert_eq!(Slot::parse(&[7; RECORD_BYTES], 0), Slot::Foreign);
     }
 
     #[test]
@@ -204,7 +206,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_changed_byte_is_never_believed(at in 0..FIELD_BYTES, change in 1u8..) {
+        fn a_changed_byte_is_never_believed(at in 0..RECORD_BYTES, change in 1u8..) {
             let mut bytes = example().emit(1);
             bytes[at] ^= change;
             prop_assert!(!matches!(Slot::parse(&bytes, 1), Slot::Valid(_)));
