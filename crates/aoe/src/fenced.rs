@@ -130,9 +130,12 @@ impl FencedDevice {
         self.ownership().holder()
     }
 
-    /// The disk's size in bytes as the labels in its first two slots have it.
+    /// The disk's size in bytes as the labels in its first two slots have it; where one can't be read, as
+    /// the reservation record has it.
     pub fn labelled(&self) -> [Option<u64>; 2] {
-        self.shared.labelled.get()
+        let held = matches!(self.ownership(), Ownership::Held(_));
+        let recorded = held.then(|| self.shared.labelled_sectors.get() * SECTOR_BYTES as u64);
+        self.shared.labelled.get().map(|label| label.or(recorded))
     }
 
     /// The instance that answers at present.

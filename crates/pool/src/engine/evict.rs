@@ -42,13 +42,22 @@ impl Pool {
             if out.is_empty() {
                 return Ok(());
             }
-            if self.majority_answers(&out).await {
+            if self.majority_answers(&self.silent_of(&out)).await {
                 return self.evict_now(out, failed).await;
             }
             self.wait_for_change().await?;
             // Without it there is no majority; if it answers by now, it needn't be evicted.
             resolved = false;
         }
+    }
+
+    /// Those of them whose votes don't count now. A disk that is claimed again and can't take part as it is
+    /// (its contents are older) answers: where there is no majority without it, its own vote is needed.
+    fn silent_of(&self, out: &BTreeSet<DiskNumber>) -> BTreeSet<DiskNumber> {
+        let answers = |member: Rc<Member>| {
+            member.claimed.get() && member.answers.get() && !member.is_usable()
+        };
+        out.iter().copied().filter(|disk| !self.member(*disk).is_some_and(answers)).collect()
     }
 
     async fn evict_now(
