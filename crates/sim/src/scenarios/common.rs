@@ -37,6 +37,8 @@ const SETTLED_MAX: Duration = Duration::from_secs(20);
 const CLAIM_LAG: Duration = Duration::from_secs(4);
 /// Longest that a fork waits for a client's answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// How often a copy is verified again that may not have been whole at that moment.
+const VERIFIED_AGAIN: usize = 4;
 /// Longest that a command, or a look at a whole volume, may take.
 const COMMAND_MAX: Duration = Duration::from_secs(100);
 
@@ -457,11 +459,15 @@ impl Rig {
     }
 
     /// Every written block of one copy matches its checksum. A destage that began before the last disk
-    /// was taken in again may record misses after everything looked clean: then it is waited for
-    /// once more.
+    /// was taken in again may record misses after everything looked clean, and that a machine restarted a
+    /// moment ago isn't noticed yet: then it is waited for.
     pub async fn verify_copy(&self, name: &str, copy: u8) -> Result<(), Failure> {
         let mut report = self.try_verify_copy(name, copy).await?;
-        if report.bad.is_empty() && report.missed > 0 {
+        for _ in 0..VERIFIED_AGAIN {
+            if !report.bad.is_empty() || report.missed == 0 {
+                break;
+            }
+            self.run_for(Duration::from_millis(500)).await;
             self.wait_clean(CONVERGENCE_MAX).await?;
             report = self.try_verify_copy(name, copy).await?;
         }
