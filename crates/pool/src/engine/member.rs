@@ -67,6 +67,8 @@ pub(crate) struct Member {
     pub(crate) seen_instance: Cell<Option<Instance>>,
     /// The sequence of its next confirm block.
     pub(crate) confirm_sequence: Cell<u64>,
+    /// How often in a row what it has confirmed couldn't be read.
+    pub(crate) unread_confirms: Cell<u32>,
     /// Blocks that didn't match, or couldn't be read.
     pub(crate) checksum_errors: Cell<u64>,
     /// Whether it came back with older contents and hasn't resynced yet.
@@ -115,6 +117,7 @@ impl Member {
             failed_instance: Cell::new(None),
             seen_instance: Cell::new(None),
             confirm_sequence: Cell::new(1),
+            unread_confirms: Cell::new(0),
             checksum_errors: Cell::new(0),
             rolled_back: Cell::new(false),
             judge_at: Cell::new(Instant::default()),

@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use block::{BlockDevice, Claim, Instance, IoError};
+use block::{BLOCK_SECTORS, BlockDevice, Claim, Durability, Instance, IoError};
 
 use super::commit::CommitError;
 use super::lease::Ended;
@@ -12,10 +12,15 @@ use super::observe::{self, Content};
 use super::pool::Pool;
 use super::segment::current_copies;
 use crate::format::{
-    ConfirmSlots, DiskNumber, ExtentShape, LabelError, select_confirm, select_vote,
+    Confirm, ConfirmSlots, DiskGeometry, DiskNumber, ExtentShape, LabelError, select_confirm,
+    select_vote,
 };
 use crate::metadata::{MetaRecord, Misses};
 use crate::report::PoolEvent;
+
+/// So often what a disk has confirmed is read, before it passes for unreadable for good: a drive that
+/// fails for a moment reads it again.
+const CONFIRM_TRIES: u32 = 8;
 
 /// Why a disk isn't taken in.
 pub(crate) enum NotFit {
@@ -114,10 +119,7 @@ impl Pool {
         }
         self.check_label(member, device).await?;
         let label = self.settle_label(member, device).await?;
-        let slots = observe::read_slots(device, crate::format::DiskGeometry::confirm_slots(), 8);
-        let slots = self.within(self.limits.claim, slots).await.map_err(not_fit)?;
-        let confirm =
-            select_confirm(self.id, member.id, [slots[0].as_deref(), slots[1].as_deref()]);
+        let confirm = self.read_confirm(member, device).await?;
         if label.holds_vote() {
             self.refresh_vote(member, device).await?;
         }
@@ -135,6 +137,45 @@ impl Pool {
         }
         self.accept(member, instance);
         Ok(rolled_back)
+    }
+
+    /// What a disk has confirmed. A block that can't be read may hold the newest number, so that a disk
+    /// isn't taken for one with older contents for it: it is read again for a while. Then it is written
+    /// anew, as one that confirmed nothing, unless that would give up a log that no other disk has.
+    async fn read_confirm(
+        &self,
+        member: &Member,
+        device: &dyn BlockDevice,
+    ) -> Result<ConfirmSlots, NotFit> {
+        let places = DiskGeometry::confirm_slots();
+        let slots = observe::read_slots(device, places, BLOCK_SECTORS);
+        let slots = self.within(self.limits.claim, slots).await.map_err(not_fit)?;
+        let confirm =
+            select_confirm(self.id, member.id, [slots[0].as_deref(), slots[1].as_deref()]);
+        if confirm.is_whole || !self.is_rolled_back(member.number, &confirm) {
+            member.unread_confirms.set(0);
+            return Ok(confirm);
+        }
+        member.unread_confirms.set(member.unread_confirms.get() + 1);
+        if member.unread_confirms.get() < CONFIRM_TRIES {
+            return Err(NotFit::Lost);
+        }
+        if self.has_lone_log_copy(member.number) {
+            let why = "what it has confirmed can't be read, so nobody can tell whether it has                        everything, and no other disk has the log that is on it; see whether its                        drive or cable fails (log of its node), or bring back the other disks";
+            return Err(NotFit::Unreadable(why.into()));
+        }
+        tracing::warn!(pool = %self.name, disk = %member.display_name(), "its confirm blocks are lost");
+        // Both: one that can be read again later mustn't pass for newer than what follows.
+        let mut sequence = confirm.next_sequence;
+        let known = confirm.newest.map(|newest| (newest.release, newest.record));
+        let (release, record) = known.unwrap_or_default();
+        for _ in places {
+            let anew = Confirm { pool: self.id, disk: member.id, sequence, release, record };
+            let write = device.write(places[anew.slot()], anew.encode(), Durability::Durable);
+            self.within(self.limits.claim, write).await.map_err(not_fit)?;
+            sequence += 1;
+        }
+        Ok(ConfirmSlots { next_sequence: sequence, ..confirm })
     }
 
     fn accept(&self, member: &Member, instance: Instance) {
@@ -178,7 +219,7 @@ impl Pool {
     }
 
     async fn refresh_vote(&self, member: &Member, device: &dyn BlockDevice) -> Result<(), NotFit> {
-        let slots = observe::read_slots(device, crate::format::DiskGeometry::vote_slots(), 32);
+        let slots = observe::read_slots(device, DiskGeometry::vote_slots(), 32);
         let slots = self.within(self.limits.claim, slots).await.map_err(not_fit)?;
         let place = super::config::vote_place(self.id, member.id);
         let vote = select_vote(&place, [slots[0].as_deref(), slots[1].as_deref()]);

@@ -96,21 +96,28 @@ pub struct ConfirmSlots {
     pub newest: Option<Confirm>,
     /// The sequence to write next: it goes to the slot that doesn't hold the newest.
     pub next_sequence: u64,
+    /// The other slot holds the one before the newest, or nothing where there was none: no newer one is
+    /// hidden by a slot that can't be read, or was read elsewhere.
+    pub is_whole: bool,
 }
 
 /// Selects the newest valid confirm block of a disk. `None` is a slot that couldn't be read.
 pub fn select_confirm(pool: PoolId, disk: DiskId, slots: [Option<&[u8]>; 2]) -> ConfirmSlots {
-    let mut newest: Option<Confirm> = None;
-    for (slot, bytes) in slots.into_iter().enumerate() {
-        let found = bytes.and_then(Confirm::decode).filter(|confirm| {
+    let found = [0, 1].map(|slot| {
+        slots[slot].and_then(Confirm::decode).filter(|confirm| {
             confirm.pool == pool && confirm.disk == disk && confirm.slot() == slot
-        });
-        if found.map(|confirm| confirm.sequence) >= newest.map(|confirm| confirm.sequence) {
-            newest = found.or(newest);
-        }
-    }
+        })
+    });
+    let newest = found.into_iter().flatten().max_by_key(|confirm| confirm.sequence);
     let next_sequence = newest.map_or(1, |confirm| confirm.sequence.saturating_add(1));
-    ConfirmSlots { newest, next_sequence }
+    let is_whole = match (found, slots) {
+        ([Some(even), Some(odd)], _) => even.sequence.abs_diff(odd.sequence) == 1,
+        ([None, Some(only)], [Some(blank), _]) => {
+            only.sequence == 1 && blank.iter().all(|byte| *byte == 0)
+        }
+        _ => false,
+    };
+    ConfirmSlots { newest, next_sequence, is_whole }
 }
 
 #[cfg(test)]
@@ -132,12 +139,25 @@ mod tests {
     fn the_newer_slot_wins_and_the_older_one_is_written_next() {
         let (old, new) = (confirm(4, 70).encode(), confirm(5, 71).encode());
         let slots = select_confirm(POOL_ID, DISK_ID, [Some(&old), Some(&new)]);
-        assert_eq!(slots, ConfirmSlots { newest: Some(confirm(5, 71)), next_sequence: 6 });
+        let newest = Some(confirm(5, 71));
+        assert_eq!(slots, ConfirmSlots { newest, next_sequence: 6, is_whole: true });
         let newer = confirm(6, 72).encode();
         let slots = select_confirm(POOL_ID, DISK_ID, [Some(&newer), Some(&new)]);
         assert_eq!(slots.newest, Some(confirm(6, 72)));
-        let slots = select_confirm(POOL_ID, DISK_ID, [Some(&[0; 4096]), None]);
-        assert_eq!(slots, ConfirmSlots { newest: None, next_sequence: 1 });
+    }
+
+    #[test]
+    fn a_slot_that_hides_something_is_noticed() {
+        let [first, second, fourth] = [1, 2, 4].map(|sequence| confirm(sequence, 70).encode());
+        let blank = [0; CONFIRM_BYTES];
+        let is_whole = |slots| select_confirm(POOL_ID, DISK_ID, slots).is_whole;
+        assert!(is_whole([Some(&blank), Some(&first)]));
+        assert!(is_whole([Some(&second), Some(&first)]));
+        assert!(!is_whole([None, Some(&first)]));
+        assert!(!is_whole([Some(&second), None]));
+        assert!(!is_whole([Some(&second), Some(&blank)]));
+        assert!(!is_whole([Some(&fourth), Some(&first)]));
+        assert!(!is_whole([Some(&blank), Some(&blank)]));
     }
 
     #[test]
@@ -148,13 +168,14 @@ mod tests {
             damaged[at] ^= 1;
             let slots = select_confirm(POOL_ID, DISK_ID, [Some(&old), Some(&damaged)]);
             assert_eq!(slots.newest, Some(confirm(4, 70)), "byte {at}");
+            assert!(!slots.is_whole, "byte {at}");
         }
     }
 
     #[test]
     fn another_place_is_refused() {
         let bytes = confirm(5, 71).encode();
-        let none = ConfirmSlots { newest: None, next_sequence: 1 };
+        let none = ConfirmSlots { newest: None, next_sequence: 1, is_whole: false };
         assert_eq!(select_confirm(POOL_ID, DISK_ID, [Some(&bytes), None]), none);
         let other = DiskId(Uuid::from_u128(0x23));
         assert_eq!(select_confirm(POOL_ID, other, [None, Some(&bytes)]), none);

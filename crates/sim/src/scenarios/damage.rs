@@ -7,11 +7,13 @@ use std::time::Duration;
 use block::{BLOCK_BYTES, BLOCK_SECTORS, Lba, SECTOR_BYTES, SectorRange};
 use futures::FutureExt;
 use pool::PoolState;
+use pool::metadata::Layout;
 use rand::Rng;
 
 use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, expect};
 use super::scenario;
-use crate::disk::{Disk, Part, WriteFault};
+use crate::cluster::Plan;
+use crate::disk::{Disk, Part, ReadFault, WriteFault};
 use crate::oracle::Change;
 use crate::pattern::{self, Content};
 use crate::runner::{Failure, Scenario, Stage};
@@ -53,6 +55,19 @@ pub const SCENARIOS: &[Scenario] = &[
         "a disk comes back as it was a while ago: recognised as behind, and resynced",
         300,
         |stage| rolled_back(stage).boxed_local(),
+    ),
+    scenario(
+        "unread-confirms",
+        "a disk comes back and what it has confirmed can't be read for a while, or for good: it doesn't \
+         pass for one with older contents",
+        300,
+        |stage| unread_confirms(stage, Layout::Mirror(2)).boxed_local(),
+    ),
+    scenario(
+        "unread-confirms-raid0",
+        "the same where no other disk has what is on it",
+        300,
+        |stage| unread_confirms(stage, Layout::Raid0).boxed_local(),
     ),
     scenario(
         "broken-labels",
@@ -291,6 +306,34 @@ async fn rolled_back(stage: Stage) -> Result<(), Failure> {
         }
     }
     rig.run_for(rig.between(500, 3000)).await;
+    rig.converge().await
+}
+
+/// Whether a disk has everything, its confirm blocks say. While they can't be read nobody knows.
+async fn unread_confirms(stage: Stage, layout: Layout) -> Result<(), Failure> {
+    let rig = Rig::start(&stage, Plan::simple(3, 32), &[(VOLUME, 4 << 20, layout)]).await?;
+    rig.load(Mix::default()).await?;
+    rig.run_for(rig.between(500, 3000)).await;
+    let (number, disk) = victim(&rig);
+    rig.cluster.kill_node(number);
+    rig.run_for(rig.between(0, 4000)).await;
+    // What can't be read for good is written anew, where other disks have what is on this one.
+    if layout != Layout::Raid0 && rig.below(2) == 0 {
+        Part::Confirms.ranges(&disk).into_iter().for_each(|slot| disk.set_bad(slot));
+    } else {
+        for _ in 0..1 + rig.below(8) {
+            let by = if rig.below(2) == 0 { 8 } else { -8 };
+            let faults = [ReadFault::Error, ReadFault::Flipped, ReadFault::Misdirected(by)];
+            disk.spoil_next_read(Part::Confirms, faults[rig.below(3)]);
+        }
+    }
+    if rig.below(2) == 0 {
+        rig.restart_supervisor(rig.between(0, 1000)).await;
+    }
+    rig.cluster.start_node(number);
+    rig.run_for(rig.between(500, 5000)).await;
+    rig.count_now()?;
+    rig.quiet(CONVERGENCE_MAX).await?;
     rig.converge().await
 }
 
