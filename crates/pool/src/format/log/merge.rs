@@ -67,36 +67,34 @@ pub fn read_segment(
     copies: &[Buffer],
 ) -> Result<SegmentContents, Conflict> {
     let mut headers: BTreeMap<RecordNumber, Sighting> = BTreeMap::new();
-    let mut having: BTreeMap<RecordNumber, Vec<bool>> = BTreeMap::new();
     for (index, copy) in copies.iter().enumerate() {
         for (at, header) in headers_of(segment, copy) {
             let number = header.number;
             if number <= released || end.is_some_and(|end| number > end) {
                 continue;
             }
-            let having = having.entry(number).or_insert_with(|| vec![false; copies.len()]);
-            having[index] = true;
             let sighting = headers.entry(number).or_insert_with(|| Sighting {
-                copy: index,
+                holders: vec![false; copies.len()],
                 places: BTreeSet::new(),
                 header: header.clone(),
             });
             if sighting.header != header {
-                return Err(Conflict::Copies { number, first: sighting.copy, second: index });
+                let first = sighting.holders.iter().position(|holds| *holds).unwrap_or(index);
+                return Err(Conflict::Copies { number, first, second: index });
             }
+            sighting.holders[index] = true;
             sighting.places.insert(at);
         }
     }
     let mut contents = SegmentContents::default();
     let mut before: Option<(RecordNumber, u32)> = None;
-    for (number, Sighting { places, header, .. }) in headers {
+    for (number, Sighting { mut holders, places, header }) in headers {
         if before.is_some_and(|(before, crc)| before.next() == number && crc != header.previous_crc)
         {
             return Err(Conflict::Chain { number });
         }
         before = Some((number, header.crc));
         contents.witness = contents.witness.max(header.witness);
-        let mut holders = having.remove(&number).unwrap_or_default();
         if places.len() > 1 {
             holders.fill(false);
         }
@@ -121,8 +119,8 @@ pub fn read_segment(
 
 /// Where a record's header was seen.
 struct Sighting {
-    /// The first copy.
-    copy: usize,
+    /// For each copy, whether it has it.
+    holders: Vec<bool>,
     /// More than one if something strayed.
     places: BTreeSet<usize>,
     header: CheckedHeader,
@@ -147,20 +145,20 @@ fn headers_of(segment: &SegmentSeal, copy: &[u8]) -> Vec<(usize, CheckedHeader)>
 
 /// The rows of a DATA record, each from a copy that has it, and those that none has. They begin at one of
 /// `starts`; `holders` keeps the copies that have them all.
-fn gather(
+fn gather<'c>(
     rows: &RowRange,
     checksums: &[u32],
-    copies: &[Buffer],
+    copies: &'c [Buffer],
     starts: &[usize],
     holders: &mut [bool],
 ) -> Option<(Buffer, Vec<u32>)> {
     let len = checksums.len() * BLOCK_BYTES;
-    let sound_row = |copy: &Buffer, start: usize, row: usize| {
+    let sound_row = |copy: &'c Buffer, start: usize, row: usize| {
         let at = start + row * BLOCK_BYTES;
-        let block = copy.get(at..at + BLOCK_BYTES)?;
         let place = Row(rows.first.0 + row as u32);
-        let is_sound = row_checksum(rows.group, place, Role::Data(0), block) == checksums[row];
-        is_sound.then(|| copy.slice(at, at + BLOCK_BYTES))
+        let is_sound =
+            |block: &&[u8]| row_checksum(rows.group, place, Role::Data(0), block) == checksums[row];
+        copy.get(at..at + BLOCK_BYTES).filter(is_sound)
     };
     for (copy, holds) in copies.iter().zip(holders.iter_mut()) {
         let has_all =
@@ -182,7 +180,7 @@ fn gather(
     for (row, window) in payload.chunks_exact_mut(BLOCK_BYTES).enumerate() {
         let mut places = copies.iter().flat_map(|copy| starts.iter().map(move |at| (copy, *at)));
         match places.find_map(|(copy, start)| sound_row(copy, start, row)) {
-            Some(sound) => window.copy_from_slice(&sound),
+            Some(sound) => window.copy_from_slice(sound),
             None => lost.push(row as u32),
         }
     }
