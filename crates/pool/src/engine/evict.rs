@@ -42,22 +42,13 @@ impl Pool {
             if out.is_empty() {
                 return Ok(());
             }
-            if self.majority_answers(&self.silent_of(&out)).await {
+            if self.majority_answers(&out).await {
                 return self.evict_now(out, failed).await;
             }
             self.wait_for_change().await?;
             // Without it there is no majority; if it answers by now, it needn't be evicted.
             resolved = false;
         }
-    }
-
-    /// Those of them whose votes don't count now. A disk that is claimed again and can't take part as it is
-    /// (its contents are older) answers: where there is no majority without it, its own vote is needed.
-    fn silent_of(&self, out: &BTreeSet<DiskNumber>) -> BTreeSet<DiskNumber> {
-        let answers = |member: Rc<Member>| {
-            member.claimed.get() && member.answers.get() && !member.is_usable()
-        };
-        out.iter().copied().filter(|disk| !self.member(*disk).is_some_and(answers)).collect()
     }
 
     async fn evict_now(
@@ -107,10 +98,16 @@ impl Pool {
         probe.await.is_ok()
     }
 
-    /// Whether a majority of votes answers at this moment with our epoch, without the suspects.
+    /// Whether a majority of votes answers at this moment with our epoch, without the suspects. A suspect
+    /// that is claimed again and can't take part as it is (its contents are older) does answer: where
+    /// there is no majority without it, its own vote is needed.
     async fn majority_answers(self: &Rc<Self>, suspects: &BTreeSet<DiskNumber>) -> bool {
         let voters = self.voters_in_sight();
-        let rounds = voters.into_iter().filter(|member| !suspects.contains(&member.number));
+        let counts = |member: &Rc<Member>| {
+            let answers = member.claimed.get() && member.answers.get();
+            !suspects.contains(&member.number) || answers && !member.is_usable()
+        };
+        let rounds = voters.into_iter().filter(counts);
         let mut asked: FuturesUnordered<_> = rounds
             .filter_map(|member| member.device())
             .map(|device| async move { device.renew().await })

@@ -1,4 +1,4 @@
-//! Opening a pool: claim it under a new epoch, adopt the metadata, decide who takes part, and settle
+//! Opening a pool: claim it under a new epoch, adopt the metadata, decide who takes part, and replay
 //! the logs. A crash at any step leaves a pool that opens the same way again.
 
 use std::cell::{Cell, RefCell};
@@ -15,7 +15,7 @@ use super::commit::{Area, CommitError};
 use super::config::{Votes, evict};
 use super::events::Events;
 use super::lease::{Ended, Lease, TAKEOVER_WAIT};
-use super::member::{Member, Standing};
+use super::member::Member;
 use super::open_pool::OpenPool;
 use super::pool::Pool;
 use super::re_add::{Joined, NotFit};
@@ -354,8 +354,8 @@ impl OpenRequest {
             }
         }
         drop(lock);
-        for (member, _) in fit.iter().filter(|(m, back)| !back && !pool.is_out(m.number)) {
-            pool.set_standing(member, Standing::Usable);
+        for (member, rolled_back) in &fit {
+            pool.use_at_once(member, *rolled_back);
         }
         for (member, rolled_back) in &fit {
             if pool.join(member, *rolled_back).await? == Joined::EvictedMeanwhile {

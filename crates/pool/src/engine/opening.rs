@@ -96,7 +96,7 @@ impl Inner {
             }
         }
         for member in open.pool.members() {
-            if member.device().is_some() && !member.is_usable() {
+            if member.device().is_some() && !member.is_usable() && !member.joining.get() {
                 open.pool.re_add_soon(&member);
             }
         }

@@ -149,8 +149,8 @@ impl Pool {
         Some((member, device, start))
     }
 
-    /// The lock under which a group's blocks and checksums change place: destaging, repair, catching
-    /// up and verification take it.
+    /// The lock under which a group's blocks and checksums change place: destaging, repair, resync and
+    /// verification take it.
     pub(crate) fn group_lock(&self, birth: BirthId) -> Rc<Semaphore> {
         let mut locks = self.group_locks.borrow_mut();
         if locks.len() > GROUP_LOCKS_KEPT {

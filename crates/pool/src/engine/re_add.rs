@@ -68,10 +68,7 @@ impl Pool {
             }
             match self.claim_and_check(member, &*device).await {
                 Ok(rolled_back) => {
-                    if !rolled_back && !self.is_out(member.number) {
-                        // Nobody did without it. Who waits for it may have the locks that joining needs.
-                        self.set_standing(member, Standing::Usable);
-                    }
+                    self.use_at_once(member, rolled_back);
                     match self.join(member, rolled_back).await {
                         Ok(Joined::Yes) if appearance == member.appearance.get() => return,
                         Ok(_) => {}
@@ -90,6 +87,14 @@ impl Pool {
                 }
                 Err(NotFit::Lost) => self.runtime.sleep(self.limits.rejoin).await,
             }
+        }
+    }
+
+    /// Uses a claimed and checked disk without which nobody did anything: who waits for it may have the
+    /// locks that joining needs.
+    pub(crate) fn use_at_once(&self, member: &Member, rolled_back: bool) {
+        if !rolled_back && !self.is_out(member.number) {
+            self.set_standing(member, Standing::Usable);
         }
     }
 
