@@ -26,8 +26,8 @@ impl Pool {
     ) -> Result<(), Ended> {
         for (disk, error) in failed {
             let Some(member) = self.member(*disk) else { continue };
-            if let (IoError::FlushFailed, Some(instance)) = (error, member.seen_instance.get()) {
-                member.failed_instance.set(Some(instance));
+            if *error == IoError::FlushFailed {
+                self.note_failed_flush(&member).await;
             }
         }
         let mut resolved = resolved;
@@ -48,6 +48,19 @@ impl Pool {
             self.wait_for_change().await?;
             // Without it there is no majority; if it answers by now, it needn't be evicted.
             resolved = false;
+        }
+    }
+
+    /// Remembers the instance whose flush failed. The answer may have come so late that another one is there
+    /// by now, which never failed and may have the vote without which nothing can be decided: so it is
+    /// asked. One that failed fails every flush ([`block::BlockDevice::flush`]).
+    async fn note_failed_flush(&self, member: &Member) {
+        let (Some(device), Some(instance)) = (member.device(), member.seen_instance.get()) else {
+            return;
+        };
+        let again = self.within(self.limits.probe, device.flush(instance)).await;
+        if again.is_err_and(|error| error == IoError::FlushFailed) {
+            member.failed_instance.set(Some(instance));
         }
     }
 

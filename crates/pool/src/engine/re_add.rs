@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use block::{BLOCK_SECTORS, BlockDevice, Claim, Durability, Instance, IoError};
+use block::{BLOCK_SECTORS, BlockDevice, Claim, Durability, IoError};
 
 use super::commit::CommitError;
 use super::lease::Ended;
@@ -124,10 +124,13 @@ impl Pool {
         }
         self.check_label(member, device).await?;
         let label = self.settle_label(member, device).await?;
-        let confirm = self.read_confirm(member, device).await?;
         if label.holds_vote() {
             self.refresh_vote(member, device).await?;
         }
+        // It votes, whatever it has confirmed: on its own eviction, too.
+        member.claimed.set(true);
+        member.answers.set(true);
+        let confirm = self.read_confirm(member, device).await?;
         let rolled_back = self.is_rolled_back(member.number, &confirm);
         member.confirm_sequence.set(confirm.next_sequence);
         member.rolled_back.set(rolled_back);
@@ -140,7 +143,9 @@ impl Pool {
                 disk: member.display_name(),
             });
         }
-        self.accept(member, instance);
+        member.seen_instance.set(Some(instance));
+        member.checked_instance.set(Some(instance));
+        self.changed.notify_all();
         Ok(rolled_back)
     }
 
@@ -181,14 +186,6 @@ impl Pool {
             sequence += 1;
         }
         Ok(ConfirmSlots { next_sequence: sequence, ..confirm })
-    }
-
-    fn accept(&self, member: &Member, instance: Instance) {
-        member.claimed.set(true);
-        member.answers.set(true);
-        member.seen_instance.set(Some(instance));
-        member.checked_instance.set(Some(instance));
-        self.changed.notify_all();
     }
 
     pub(crate) fn is_rolled_back(&self, disk: DiskNumber, confirm: &ConfirmSlots) -> bool {
