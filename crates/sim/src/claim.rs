@@ -41,9 +41,13 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// What the engine of supervisor `number` says now; of a pool that isn't open, nothing.
+    /// What the engine of supervisor `number` says now; of a pool that isn't open, nothing, and a process
+    /// that is stopped says nothing either.
     pub fn of(cluster: &Cluster, number: usize) -> Option<Claim> {
-        let engine = cluster.supervisor(number).engine()?;
+        let supervisor = cluster.supervisor(number);
+        let engine = supervisor
+            .engine()
+            .filter(|_| supervisor.process().is_some_and(|process| !process.is_paused()))?;
         let report = engine.reports().into_iter().find(|report| report.lease_ok)?;
         let serves = matches!(
             report.state,
