@@ -193,19 +193,23 @@ impl Pool {
     ) -> Result<Option<CopyState>, CopyFault> {
         let device = member.device().filter(|_| member.claimed.get()).ok_or(IoError::Lost)?;
         let area = self.area_place(member).ok_or(CopyFault::Older)?;
+        // Nothing is committed meanwhile: a disk that hangs doesn't take longer than for a foreground write.
+        let piece = self.limits.eviction;
         let storing = async {
-            clear_headers(&*device, &area).await?;
+            self.within(piece, clear_headers(&*device, &area)).await?;
             for section in encoded.all_sections(metadata) {
                 let Some(section) = section else { return Ok(None) };
-                store_placed(&*device, &area, &[section]).await?;
+                self.within(piece, store_placed(&*device, &area, &[section])).await?;
             }
-            store_placed(&*device, &area, std::slice::from_ref(&encoded.table)).await?;
-            let checked = Some(store_header(&*device, &area, encoded).await?.instance);
+            let table = store_placed(&*device, &area, std::slice::from_ref(&encoded.table));
+            self.within(piece, table).await?;
+            let header = self.within(piece, store_header(&*device, &area, encoded)).await?;
+            let checked = Some(header.instance);
             let mut state = CopyState { checked, ..CopyState::default() };
             state.read_anew(&encoded.stored.table.sections, &encoded.sections);
             Ok(Some(state))
         };
-        // Nothing is committed meanwhile: a slow disk doesn't take longer than what it takes calls for.
+        // Nor does a slow one than what it takes calls for.
         let seconds = encoded.stored.bytes() / JOIN_BYTES_PER_SECOND_MIN;
         let limit = self.limits.background + Duration::from_secs(seconds);
         self.within(limit, storing).await

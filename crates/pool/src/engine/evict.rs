@@ -107,8 +107,12 @@ impl Pool {
         }
         // A member that hung for the whole eviction time gets no second chance; one that said
         // `Lost` may have come back since.
-        let probe = self.within(self.limits.probe, probe(&member));
-        probe.await.is_ok()
+        self.answers(&member).await
+    }
+
+    /// Whether a disk answers a small read at once.
+    pub(super) async fn answers(&self, member: &Rc<Member>) -> bool {
+        self.within(self.limits.probe, probe(member)).await.is_ok()
     }
 
     /// Whether a majority of votes answers at this moment with our epoch, without the suspects. A suspect

@@ -98,6 +98,9 @@ pub(crate) async fn write_durably(
     Err(IoError::Lost)
 }
 
+/// So often what can't be read and nobody else has is read before it passes for lost: a drive that fails for
+/// a moment reads it again.
+pub(crate) const READ_TRIES: u32 = 8;
 /// A device that restarts this often during one write is as good as lost.
 pub(crate) const RESTARTS_MAX: usize = 8;
 

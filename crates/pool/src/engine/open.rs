@@ -358,7 +358,7 @@ impl OpenRequest {
             pool.use_at_once(member, *rolled_back);
         }
         for (member, rolled_back) in &fit {
-            if pool.join(member, *rolled_back).await? == Joined::EvictedMeanwhile {
+            if pool.join(member, *rolled_back).await? == Joined::NotYet {
                 pool.re_add_soon(member);
             }
         }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use block::{BLOCK_SECTORS, BlockDevice, Claim, Durability, IoError};
 
 use super::commit::CommitError;
+use super::io::READ_TRIES;
 use super::lease::Ended;
 use super::member::{Member, Standing};
 use super::observe::{self, Content};
@@ -17,10 +18,6 @@ use crate::format::{
 };
 use crate::metadata::{MetaRecord, Misses};
 use crate::report::PoolEvent;
-
-/// So often what a disk has confirmed is read, before it passes for unreadable for good: a drive that
-/// fails for a moment reads it again.
-const CONFIRM_TRIES: u32 = 8;
 
 /// Why a disk isn't taken in.
 pub(crate) enum NotFit {
@@ -37,8 +34,8 @@ pub(crate) enum NotFit {
 pub(crate) enum Joined {
     /// It is in, or refused.
     Yes,
-    /// All of it is to be done again.
-    EvictedMeanwhile,
+    /// All of it is to be done again: it was evicted meanwhile, or fell silent.
+    NotYet,
 }
 
 impl Pool {
@@ -167,7 +164,7 @@ impl Pool {
             return Ok(confirm);
         }
         member.unread_confirms.set(member.unread_confirms.get() + 1);
-        if member.unread_confirms.get() < CONFIRM_TRIES {
+        if member.unread_confirms.get() < READ_TRIES {
             return Err(NotFit::Lost);
         }
         if self.has_lone_log_copy(member.number) {
@@ -274,13 +271,17 @@ impl Pool {
         }
         let vote = self.vote_index(member.id);
         if vote.is_some() && !self.check_copy(member).await? {
-            self.fill_copy(member).await?;
+            let filled = self.fill_copy(member).await?;
+            if !filled && !self.answers(member).await {
+                // It would be evicted by the first who writes, who would wait for that as well.
+                return Ok(Joined::NotYet);
+            }
         }
         let has_metadata = self.has_metadata(member.id);
         let mut joined = Joined::Yes;
         self.change_configuration(|config| {
             if config.out_entry(member.number) != examined {
-                joined = Joined::EvictedMeanwhile;
+                joined = Joined::NotYet;
                 return false;
             }
             let copies = match vote {
@@ -293,7 +294,7 @@ impl Pool {
             changes
         })
         .await?;
-        if joined == Joined::EvictedMeanwhile {
+        if joined == Joined::NotYet {
             return Ok(joined);
         }
         self.set_standing(member, Standing::Usable);
