@@ -16,7 +16,7 @@ use futures::StreamExt;
 use futures::future::{Either, select};
 use futures::stream::FuturesUnordered;
 
-use super::io::read_seen;
+use super::io::{READ_TRIES, read_seen};
 use super::pool::{GroupPlace, Pool};
 use super::version_search;
 use crate::format::{
@@ -57,6 +57,8 @@ pub(crate) struct Doubt {
 pub(super) struct Heard {
     pub(super) member: usize,
     pub(super) instance: Instance,
+    /// Some slots of it couldn't be read.
+    is_unread: bool,
     first: u32,
     blocks: Vec<Option<Rc<ChecksumBlock>>>,
 }
@@ -104,9 +106,15 @@ pub(super) struct Belief {
 pub(super) async fn believe(pool: &Rc<Pool>, group: &GroupPlace) -> Result<Belief, LoadError> {
     let unknown = || LoadError::Unreachable(Vec::new());
     let blocks = pool.shape().checksum_blocks();
+    let mut tries = 0;
     loop {
         let root = pool.root_of(group.birth).ok_or_else(unknown)?;
-        let believed = believe_now(pool, group, root, blocks).await;
+        let Some(believed) = believe_now(pool, group, root, blocks, tries < READ_TRIES).await
+        else {
+            tries += 1;
+            pool.runtime.sleep(pool.limits.rejoin).await;
+            continue;
+        };
         // A release that was committed meanwhile, and a later one under way, may have overwritten what
         // this root names.
         if believed.is_ok() || pool.root_of(group.birth) == Some(root) {
@@ -115,12 +123,14 @@ pub(super) async fn believe(pool: &Rc<Pool>, group: &GroupPlace) -> Result<Belie
     }
 }
 
+/// `None`: something isn't found and may be where a disk can't be read now, and `reads_again`.
 async fn believe_now(
     pool: &Rc<Pool>,
     group: &GroupPlace,
     root: u64,
     blocks: u32,
-) -> Result<Belief, LoadError> {
+    reads_again: bool,
+) -> Option<Result<Belief, LoadError>> {
     let mut found = None;
     let gathered = gather(pool, group, 0..2 * blocks, |heard| {
         found = choose(pool, group, root, heard);
@@ -128,15 +138,19 @@ async fn believe_now(
     });
     let gathered = gathered.await;
     if let Some(blocks) = found {
-        return Ok(Belief { blocks: blocks.into_iter().map(Ok).collect(), heard: gathered.heard });
+        let blocks = blocks.into_iter().map(Ok).collect();
+        return Some(Ok(Belief { blocks, heard: gathered.heard }));
     }
     if !gathered.holder {
-        return Err(LoadError::Unreachable(Vec::new()));
+        return Some(Err(LoadError::Unreachable(Vec::new())));
     }
     if !gathered.silent.is_empty() {
-        return Err(LoadError::Unreachable(gathered.silent));
+        return Some(Err(LoadError::Unreachable(gathered.silent)));
     }
-    doubt(pool, group, root, gathered).map_err(LoadError::Doubtful)
+    if reads_again && gathered.heard.iter().any(|heard| heard.is_unread) {
+        return None;
+    }
+    Some(doubt(pool, group, root, gathered).map_err(LoadError::Doubtful))
 }
 
 /// The members' slots at `positions`: those that should have them first, one after the other, until
@@ -210,12 +224,14 @@ pub(super) async fn hear(
 ) -> Result<Heard, IoError> {
     let sector = Lba(start.0 + u64::from(positions.start) * BLOCK_SECTORS);
     let (instance, bytes) = read_slots(device, sector, positions.len()).await?;
+    let is_unread = bytes.iter().any(Option::is_none);
     let blocks = positions.clone().zip(bytes).map(|(position, bytes)| {
         let (slot, index) =
             (position / shape.checksum_blocks(), position % shape.checksum_blocks());
         UncheckedChecksumBlock(&bytes?).check(group.birth, index, slot).ok().map(Rc::new)
     });
-    Ok(Heard { member, instance, first: positions.start, blocks: blocks.collect() })
+    let blocks = blocks.collect();
+    Ok(Heard { member, instance, is_unread, first: positions.start, blocks })
 }
 
 /// Blocks one after the other; `None` for those that can't be read.

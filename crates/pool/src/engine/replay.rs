@@ -9,15 +9,16 @@ use std::rc::Rc;
 
 use block::{BLOCK_BYTES, Buffer, BufferMut, IoError, Lba, SECTOR_BYTES, SectorRange};
 use futures::StreamExt;
-use futures::future::join_all;
+use futures::future::{join_all, select};
 
+use super::io::READ_TRIES;
 use super::lease::Ended;
 use super::log::put_record;
 use super::segment::current_copies;
 use super::volume::{Serving, Volume};
 use crate::format::{
-    DiskNumber, Record, RecordBody, RecordNumber, SEGMENT_HEADER_BYTES, SegmentNumber, Stamp,
-    UncheckedSegmentHeader, read_segment,
+    DiskNumber, FoundRecord, Record, RecordBody, RecordNumber, SEGMENT_HEADER_BYTES, SegmentNumber,
+    Stamp, UncheckedSegmentHeader, read_segment,
 };
 use crate::layout::RowAddress;
 use crate::metadata::{MetaRecord, Segment, SegmentCopyPlace, SegmentState};
@@ -30,6 +31,8 @@ const PIECES: usize = 4;
 
 /// Why a log can't be adopted now.
 enum Blocked {
+    /// Sectors that may hold what counts can't be read.
+    Unread,
     /// Copies are out of reach; these disks would help.
     Missing(Vec<DiskNumber>),
     /// Acknowledged records are in no copy that can be read.
@@ -69,6 +72,8 @@ impl Damage {
 struct CopyRead {
     disk: DiskNumber,
     bytes: Buffer,
+    /// Some of it couldn't be read, and is zeros there.
+    is_unread: bool,
     /// It was flushed afterwards, under the instance that was read: what it showed is durable.
     flushed: bool,
 }
@@ -146,10 +151,17 @@ impl Volume {
     }
 
     async fn replay(self: &Rc<Self>) -> Result<(), Ended> {
+        let mut tries = 0;
         let adopted = loop {
             let changed = self.pool.changed.notified();
-            match self.pool.unless_over(self.read_log()).await? {
+            tries += 1;
+            let reading = self.read_log(tries < READ_TRIES);
+            match self.pool.unless_over(reading).await? {
                 Ok(adopted) => break adopted,
+                Err(Blocked::Unread) => {
+                    self.pool.unless_over(self.pool.runtime.sleep(self.pool.limits.rejoin)).await?;
+                    continue;
+                }
                 Err(Blocked::Ended(ended)) => return Err(ended),
                 Err(Blocked::Missing(disks)) => {
                     let names = self.names_of(disks);
@@ -172,7 +184,8 @@ impl Volume {
                     self.set_serving(Serving::Suspended(what));
                 }
             }
-            self.pool.unless_over(changed).await?;
+            let timer = self.pool.runtime.sleep(self.pool.limits.look_at_closed);
+            self.pool.unless_over(select(std::pin::pin!(changed), timer)).await?;
             if self.is_gone() {
                 return Err(Ended::Closed);
             }
@@ -281,8 +294,9 @@ impl Volume {
     }
 
     /// Reads all segments that hold anything beyond what is in place, and decides what counts. A number
-    /// that no copy has ends the log, unless something proves that it was acknowledged.
-    async fn read_log(self: &Rc<Self>) -> Result<Adopted, Blocked> {
+    /// that no copy has ends the log, unless something proves that it was acknowledged, or what can't be
+    /// read may hide it. `reads_again`: unreadable sectors that matter are an answer of their own.
+    async fn read_log(self: &Rc<Self>, reads_again: bool) -> Result<Adopted, Blocked> {
         let (segments, released) = {
             let meta = self.pool.meta.borrow();
             let Some(volume) = meta.volumes().get(&self.id) else {
@@ -297,6 +311,7 @@ impl Volume {
         let (mut proven, mut witness) = (released, Stamp::default());
         let needed: Vec<&Segment> =
             segments.iter().filter(|segment| segment.is_needed(released)).collect();
+        let mut unread = false;
         for segment in &needed {
             let copies = self.read_copies(segment).await?;
             let current = current_copies(segment, &self.pool.config.borrow());
@@ -304,6 +319,12 @@ impl Volume {
             let contents = read_segment(&segment.seal(), released, segment.end(), &bytes);
             let contradiction = |what| Blocked::Contradiction(format!("{what}; neither is chosen"));
             let contents = contents.map_err(|conflict| contradiction(conflict.to_string()))?;
+            let is_whole = |found: &FoundRecord| found.record.is_some() && found.lost.is_empty();
+            let all_unread = copies.iter().all(|copy| copy.is_unread);
+            unread |= copies.iter().any(|copy| copy.is_unread);
+            if reads_again && unread && (all_unread || !contents.records.values().all(is_whole)) {
+                return Err(Blocked::Unread);
+            }
             if let SegmentState::Closed(end) = segment.state {
                 proven = proven.max(end);
             }
@@ -355,6 +376,9 @@ impl Volume {
                 }
                 None => break,
             }
+        }
+        if !lost.is_empty() && reads_again && unread {
+            return Err(Blocked::Unread);
         }
         if !lost.is_empty() && !self.log.accepts_loss.get() {
             let copies = needed.iter().flat_map(|segment| segment.copies.iter());
@@ -444,9 +468,11 @@ impl Volume {
                 }
             });
         let mut whole = BufferMut::zeroed(bytes);
+        let mut is_unread = false;
         let mut pieces = futures::stream::iter(pieces).buffer_unordered(PIECES);
         while let Some((from, piece)) = pieces.next().await {
-            let piece = piece.ok()?;
+            let (piece, has_gaps) = piece.ok()?;
+            is_unread |= has_gaps;
             whole[from..from + piece.len()].copy_from_slice(&piece);
         }
         let whole = whole.freeze();
@@ -457,33 +483,33 @@ impl Volume {
         }
         let flush = async { device.flush(instance.ok_or(IoError::Lost)?).await };
         let flushed = self.pool.within(self.pool.limits.background, flush).await.is_ok();
-        Some(CopyRead { disk: copy.disk, bytes: whole, flushed })
+        Some(CopyRead { disk: copy.disk, bytes: whole, is_unread, flushed })
     }
 }
 
-/// Reads a piece; sectors that can't be read are taken for zeros, which no record is: another copy
-/// may have them.
+/// Reads a piece; what of it can't be read is zeros, which no record is: another copy may have it.
+/// Tells whether there is such.
 async fn read_piece(
     device: &dyn block::BlockDevice,
     range: SectorRange,
-) -> Result<Buffer, IoError> {
+) -> Result<(Buffer, bool), IoError> {
     match super::io::read_run(device, range.start, range.count).await {
         Err(IoError::Medium(_)) => {}
-        answer => return answer,
+        answer => return answer.map(|data| (data, false)),
     }
     let mut whole = BufferMut::zeroed(range.len_bytes() as usize);
+    let mut has_gaps = false;
     for block in 0..range.count / block::BLOCK_SECTORS {
         let start = Lba(range.start.0 + block * block::BLOCK_SECTORS);
+        let at = block as usize * BLOCK_BYTES;
+        let window = at..at + BLOCK_BYTES;
         match super::io::read_run(device, start, block::BLOCK_SECTORS).await {
-            Ok(data) => {
-                let at = block as usize * BLOCK_BYTES;
-                whole[at..at + BLOCK_BYTES].copy_from_slice(&data);
-            }
-            Err(IoError::Medium(_)) => {}
+            Ok(data) => whole[window].copy_from_slice(&data),
+            Err(IoError::Medium(_)) => has_gaps = true,
             Err(error) => return Err(error),
         }
     }
-    Ok(whole.freeze())
+    Ok((whole.freeze(), has_gaps))
 }
 
 /// The part of a record's body for `count` rows from `offset`.

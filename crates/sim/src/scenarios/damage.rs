@@ -70,6 +70,15 @@ pub const SCENARIOS: &[Scenario] = &[
         |stage| unread_confirms(stage, Layout::Raid0).boxed_local(),
     ),
     scenario(
+        "unread-log",
+        "sectors of the log can't be read for a while when it is replayed: nothing passes for lost",
+        300,
+        |stage| unread_log(stage, Layout::Mirror(2)).boxed_local(),
+    ),
+    scenario("unread-log-raid0", "the same with one copy of the log", 300, |stage| {
+        unread_log(stage, Layout::Raid0).boxed_local()
+    }),
+    scenario(
         "broken-labels",
         "some or all labels of a disk are damaged: used, or refused by name; the pool opens",
         300,
@@ -334,6 +343,26 @@ async fn unread_confirms(stage: Stage, layout: Layout) -> Result<(), Failure> {
     rig.run_for(rig.between(500, 5000)).await;
     rig.count_now()?;
     rig.quiet(CONVERGENCE_MAX).await?;
+    rig.converge().await
+}
+
+/// While sectors of a log can't be read nobody knows what they hold: not that it ends there, either.
+async fn unread_log(stage: Stage, layout: Layout) -> Result<(), Failure> {
+    let rig = Rig::start(&stage, Plan::simple(3, 32), &[(VOLUME, 4 << 20, layout)]).await?;
+    let mix = Mix { writes: 90, sectors_max: 64, ..Mix::default() };
+    rig.load(mix).await?;
+    rig.run_for(rig.between(200, 2000)).await;
+    rig.cluster.kill_supervisor(rig.active());
+    rig.forget_clients();
+    let times = 2 + rig.below(100);
+    for (_, disk) in rig.cluster.disks() {
+        (0..times).for_each(|_| disk.spoil_next_read(Part::Extents, ReadFault::Error));
+    }
+    rig.cluster.start_supervisor(rig.active());
+    for _ in 0..4 {
+        rig.run_for(rig.between(100, 2000)).await;
+        rig.count_now()?;
+    }
     rig.converge().await
 }
 
