@@ -269,6 +269,11 @@ impl Disk {
         self.faults.spoil_read(part.ranges(self), fault);
     }
 
+    /// The next read that touches `range` suffers `fault`.
+    pub fn spoil_read_of(&self, range: SectorRange, fault: ReadFault) {
+        self.faults.spoil_read(vec![range], fault);
+    }
+
     /// Faults come by chance from now on.
     pub fn set_chances(&self, chances: Chances) {
         self.story.tell(&self.name, &format!("fails by chance: {chances:?}"));

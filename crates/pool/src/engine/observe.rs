@@ -19,11 +19,20 @@ pub(crate) enum Content {
     /// Something that isn't etherpool's.
     Foreign(Vec<Signature>),
     /// A disk of a pool, with its vote if it has one.
-    Labelled { label: Box<SelectedLabel>, vote: Option<Configuration> },
+    Labelled { label: Box<SelectedLabel>, vote: Option<Vote> },
     /// A disk of a pool that can't be used as it is.
     Refused(LabelError),
     /// It can't be read.
     Unreadable(IoError),
+}
+
+/// What a disk's vote says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Vote {
+    /// The newest of it that can be read.
+    pub(crate) newest: Configuration,
+    /// Both slots can be read: there is no newer one.
+    pub(crate) is_whole: bool,
 }
 
 /// Reads what is on a device; with `recognise`, also what isn't etherpool's.
@@ -36,7 +45,9 @@ pub(crate) async fn read_content(
             let vote = if label.label.holds_vote() {
                 let place = vote_place(label.label.pool, label.label.disk);
                 let slots = read_slots(device, DiskGeometry::vote_slots(), 32).await?;
-                select_vote(&place, [slots[0].as_deref(), slots[1].as_deref()]).newest
+                let is_whole = slots.iter().all(Option::is_some);
+                let newest = select_vote(&place, [slots[0].as_deref(), slots[1].as_deref()]).newest;
+                newest.map(|newest| Vote { newest, is_whole })
             } else {
                 None
             };

@@ -16,6 +16,7 @@ use super::config::{Votes, evict};
 use super::events::Events;
 use super::lease::{Ended, Lease, TAKEOVER_WAIT};
 use super::member::Member;
+use super::observe::Vote;
 use super::open_pool::OpenPool;
 use super::pool::Pool;
 use super::re_add::{Joined, NotFit};
@@ -32,7 +33,7 @@ pub(crate) struct SeenDisk {
     pub(crate) machine: Uuid,
     pub(crate) device: Rc<dyn BlockDevice>,
     pub(crate) label: Label,
-    pub(crate) vote: Option<Configuration>,
+    pub(crate) vote: Option<Vote>,
 }
 
 /// What is needed to open a pool.
@@ -56,6 +57,8 @@ pub(crate) struct OpenRequest {
 pub(crate) struct Quorum {
     pub(crate) vote_disks: Vec<DiskId>,
     pub(crate) in_sight: usize,
+    /// Those of them of which both slots can be read.
+    whole: usize,
     pub(crate) newest: Option<Configuration>,
     /// Whether a metadata copy that the newest configuration names is in sight.
     pub(crate) has_metadata: bool,
@@ -66,15 +69,25 @@ impl Quorum {
     pub(crate) fn of(disks: &[SeenDisk]) -> Quorum {
         let vote_disks = disks.first().map(|disk| disk.label.vote_disks.clone());
         let vote_disks = vote_disks.unwrap_or_default();
-        let votes: Vec<_> = disks.iter().filter_map(|disk| disk.vote.as_ref()).collect();
-        let newest = votes.iter().max_by_key(|vote| vote.rank()).map(|vote| (*vote).clone());
+        let votes: Vec<&Vote> = disks.iter().filter_map(|disk| disk.vote.as_ref()).collect();
+        let newest = votes.iter().map(|vote| &vote.newest).max_by_key(|vote| vote.rank()).cloned();
+        let whole = votes.iter().filter(|vote| vote.is_whole).count();
         let in_sight: BTreeSet<DiskId> =
             disks.iter().filter(|d| d.vote.is_some()).map(|disk| disk.label.disk).collect();
         let has_metadata = newest.as_ref().is_some_and(|newest| {
             let current = newest.copies.iter().filter_map(|index| vote_disks.get(index));
             current.into_iter().any(|disk| in_sight.contains(disk))
         });
-        Quorum { vote_disks, in_sight: in_sight.len(), newest, has_metadata }
+        Quorum { vote_disks, in_sight: in_sight.len(), whole, newest, has_metadata }
+    }
+
+    /// Whether the newest of these votes is the newest of all: a majority is there, and of what another
+    /// majority accepted one of them shows it. A vote of which a slot can't be read shows only what is
+    /// older. (Of two votes each has what was accepted, and a lone one has nobody to ask.)
+    fn is_enough(&self, in_sight: usize, whole: usize) -> bool {
+        let total = self.vote_disks.len();
+        let shows = whole + self.majority() > total || total <= 2;
+        total > 0 && in_sight >= self.majority() && shows
     }
 
     /// How many votes make a majority.
@@ -84,7 +97,7 @@ impl Quorum {
 
     /// Whether the pool can be opened from what is in sight.
     pub(crate) fn suffices(&self) -> bool {
-        !self.vote_disks.is_empty() && self.in_sight >= self.majority() && self.has_metadata
+        self.is_enough(self.in_sight, self.whole) && self.has_metadata
     }
 }
 
@@ -158,6 +171,11 @@ impl OpenRequest {
             self.disks.iter().filter(|d| d.vote.is_some()).map(|disk| disk.label.disk).collect();
         let missing = quorum.vote_disks.iter().filter(|disk| !present.contains(disk));
         let missing = missing.map(|disk| self.name_of(*disk)).collect();
+        let hidden = quorum.in_sight - quorum.whole.min(quorum.in_sight);
+        let why = match hidden {
+            0 => why,
+            _ => format!("{why}; of {hidden} votes a newer state can't be read"),
+        };
         PoolError::NoQuorum { pool: self.name.clone(), why, missing }
     }
 
@@ -177,7 +195,8 @@ impl OpenRequest {
         quorum: &Quorum,
         before: &Configuration,
     ) -> Result<(Epoch, Vec<Claimed>), PoolError> {
-        let mut highest = self.disks.iter().filter_map(|disk| Some(disk.vote.as_ref()?.epoch));
+        let mut highest =
+            self.disks.iter().filter_map(|disk| Some(disk.vote.as_ref()?.newest.epoch));
         let mut epoch = highest.by_ref().max().unwrap_or(before.epoch).next();
         let is_voter = |disk: &&SeenDisk| quorum.vote_disks.contains(&disk.label.disk);
         let holders = self.disks.iter().map(|disk| self.within(disk.device.renew()));
@@ -262,16 +281,17 @@ impl OpenRequest {
                 _ => None,
             }
         });
-        let votes: Vec<Configuration> = join_all(reads).await.into_iter().flatten().collect();
-        if votes.len() < quorum.majority() {
-            return Err(self.no_quorum(&Quorum { in_sight: votes.len(), ..quorum.clone() }));
+        let votes: Vec<Vote> = join_all(reads).await.into_iter().flatten().collect();
+        let whole = votes.iter().filter(|vote| vote.is_whole).count();
+        if !quorum.is_enough(votes.len(), whole) {
+            return Err(self.no_quorum(&Quorum { in_sight: votes.len(), whole, ..quorum.clone() }));
         }
         let newest = |newer: Configuration, vote: Configuration| {
             let record = newer.record.max(vote.record);
             let newer = if vote.rank() > newer.rank() { vote } else { newer };
             Configuration { record, ..newer }
         };
-        Ok(votes.into_iter().fold(before, newest))
+        Ok(votes.into_iter().map(|vote| vote.newest).fold(before, newest))
     }
 
     fn build(

@@ -36,6 +36,13 @@ pub const SCENARIOS: &[Scenario] = &[
         |stage| one_vote_in_sight(stage).boxed_local(),
     ),
     scenario(
+        "unread-vote",
+        "after a power cut only one machine that takes part and one that was evicted are there, and the \
+         former's newest vote can't be read for a while: its older one doesn't count",
+        400,
+        |stage| unread_vote(stage).boxed_local(),
+    ),
+    scenario(
         "cut-in-vote",
         "the power goes while votes are written: their former records are there",
         400,
@@ -138,6 +145,42 @@ async fn one_vote_in_sight(stage: Stage) -> Result<(), Failure> {
     rig.cluster.start_supervisor(rig.active());
     look(&rig).await?;
     (0..3).for_each(|node| rig.cluster.start_node(node));
+    rig.converge().await
+}
+
+/// An older vote of those in sight names the disk as taking part that was evicted since, and for which
+/// nothing waited.
+async fn unread_vote(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    trickle(&rig, 1 + rig.below(6), 512, Duration::ZERO).await?;
+    let (evicted, alone) = copies_of_log(&rig)?;
+    let witness = 3 - alone - evicted;
+    let mix = Mix { writes: 90, think: Duration::from_millis(5), ..Mix::default() };
+    rig.load(Mix { span_sectors: 512, sectors_max: 16, ..mix }).await?;
+    rig.run_for(rig.between(0, 300)).await;
+    rig.cluster.kill_node(evicted);
+    let votes = || VOTE_SLOTS.map(|at| disk(&rig, witness).peek(SectorRange::new(Lba(at), 1)));
+    let before = votes();
+    for _ in 0..50_000 {
+        if votes() != before {
+            break;
+        }
+        rig.run_for(Duration::from_micros(100)).await;
+    }
+    rig.run_for(Duration::from_micros(rig.below(3000) as u64)).await;
+    let newest = (0..2).find(|slot| votes()[*slot] != before[*slot]);
+    rig.cluster.cut_all_power();
+    rig.forget_clients();
+    if let Some(slot) = newest {
+        let faults = 300;
+        let slot = SectorRange::new(Lba(VOTE_SLOTS[slot]), 32);
+        (0..faults).for_each(|_| disk(&rig, witness).spoil_read_of(slot, ReadFault::Error));
+    }
+    rig.cluster.start_node(witness);
+    rig.cluster.start_node(evicted);
+    rig.cluster.start_supervisor(rig.active());
+    look(&rig).await?;
+    rig.cluster.start_node(alone);
     rig.converge().await
 }
 
