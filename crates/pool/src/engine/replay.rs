@@ -154,11 +154,11 @@ impl Volume {
         let mut tries = 0;
         let adopted = loop {
             let changed = self.pool.changed.notified();
-            tries += 1;
             let reading = self.read_log(tries < READ_TRIES);
             match self.pool.unless_over(reading).await? {
                 Ok(adopted) => break adopted,
                 Err(Blocked::Unread) => {
+                    tries += 1;
                     self.pool.unless_over(self.pool.runtime.sleep(self.pool.limits.rejoin)).await?;
                     continue;
                 }
