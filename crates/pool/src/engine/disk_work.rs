@@ -11,9 +11,8 @@ use futures::future::{Either, join_all, select};
 
 use super::io::{RESTARTS_MAX, read_seen, write_run};
 use super::member::Member;
-use super::observe::read_slots;
 use super::pool::{GroupPlace, Pool};
-use crate::format::{BirthId, Confirm, DiskGeometry, DiskNumber, ReleaseNumber, select_confirm};
+use crate::format::{BirthId, Confirm, DiskGeometry, DiskNumber, ReleaseNumber};
 use crate::metadata::Misses;
 
 /// Writes to one disk that are under way at once.
@@ -275,9 +274,7 @@ impl Pool {
         if member.checked_instance.get() == Some(instance) {
             return Ok(instance);
         }
-        let found = read_slots(&*work.device, slots, BLOCK_SECTORS).await?;
-        let confirm =
-            select_confirm(self.id, member.id, [found[0].as_deref(), found[1].as_deref()]);
+        let confirm = self.confirmed_on(member, &*work.device).await?;
         if self.is_rolled_back(member.number, &confirm) {
             return Err(IoError::Lost);
         }

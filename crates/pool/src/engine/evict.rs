@@ -121,8 +121,8 @@ impl Pool {
     async fn majority_answers(self: &Rc<Self>, suspects: &BTreeSet<DiskNumber>) -> bool {
         let voters = self.voters_in_sight();
         let counts = |member: &Rc<Member>| {
-            let answers = member.claimed.get() && member.answers.get();
-            !suspects.contains(&member.number) || answers && !member.is_usable()
+            let is_unfit = member.answers.get() && !member.is_usable();
+            is_unfit || !suspects.contains(&member.number)
         };
         let rounds = voters.into_iter().filter(counts);
         let mut asked: FuturesUnordered<_> = rounds

@@ -299,7 +299,7 @@ pub(super) struct CopyReader<'a> {
 impl AreaBytes for CopyReader<'_> {
     async fn read(&self, at: u64, len: u64) -> Result<Buffer, IoError> {
         let range = SectorRange::new(self.area.sector_at(at), len / SECTOR_BYTES as u64);
-        Ok(self.pool.within(self.pool.limits.eviction, self.device.read(range)).await?.value)
+        Ok(self.pool.within(self.pool.limits.background, self.device.read(range)).await?.value)
     }
 }
 

@@ -171,10 +171,9 @@ impl OpenRequest {
             self.disks.iter().filter(|d| d.vote.is_some()).map(|disk| disk.label.disk).collect();
         let missing = quorum.vote_disks.iter().filter(|disk| !present.contains(disk));
         let missing = missing.map(|disk| self.name_of(*disk)).collect();
-        let hidden = quorum.in_sight - quorum.whole.min(quorum.in_sight);
-        let why = match hidden {
+        let why = match quorum.in_sight.saturating_sub(quorum.whole) {
             0 => why,
-            _ => format!("{why}; of {hidden} votes a newer state can't be read"),
+            hidden => format!("{why}; of {hidden} votes a newer state can't be read"),
         };
         PoolError::NoQuorum { pool: self.name.clone(), why, missing }
     }

@@ -154,11 +154,8 @@ impl Pool {
         member: &Member,
         device: &dyn BlockDevice,
     ) -> Result<ConfirmSlots, NotFit> {
-        let places = DiskGeometry::confirm_slots();
-        let slots = observe::read_slots(device, places, BLOCK_SECTORS);
-        let slots = self.within(self.limits.claim, slots).await.map_err(not_fit)?;
-        let confirm =
-            select_confirm(self.id, member.id, [slots[0].as_deref(), slots[1].as_deref()]);
+        let confirm = self.confirmed_on(member, device);
+        let confirm = self.within(self.limits.claim, confirm).await.map_err(not_fit)?;
         if confirm.is_whole || !self.is_rolled_back(member.number, &confirm) {
             member.unread_confirms.set(0);
             return Ok(confirm);
@@ -168,7 +165,9 @@ impl Pool {
             return Err(NotFit::Lost);
         }
         if self.has_lone_log_copy(member.number) {
-            let why = "what it has confirmed can't be read, so nobody can tell whether it has                        everything, and no other disk has the log that is on it; see whether its                        drive or cable fails (log of its node), or bring back the other disks";
+            let why = "what it has confirmed can't be read, so nobody can tell whether it has \
+                       everything, and no other disk has the log that is on it; see whether its \
+                       drive or cable fails (log of its node), or bring back the other disks";
             return Err(NotFit::Unreadable(why.into()));
         }
         tracing::warn!(pool = %self.name, disk = %member.display_name(), "its confirm blocks are lost");
@@ -176,6 +175,7 @@ impl Pool {
         let mut sequence = confirm.next_sequence;
         let known = confirm.newest.map(|newest| (newest.release, newest.record));
         let (release, record) = known.unwrap_or_default();
+        let places = DiskGeometry::confirm_slots();
         for _ in places {
             let anew = Confirm { pool: self.id, disk: member.id, sequence, release, record };
             let write = device.write(places[anew.slot()], anew.encode(), Durability::Durable);
@@ -183,6 +183,17 @@ impl Pool {
             sequence += 1;
         }
         Ok(ConfirmSlots { next_sequence: sequence, ..confirm })
+    }
+
+    /// What the confirm blocks of a disk say now.
+    pub(super) async fn confirmed_on(
+        &self,
+        member: &Member,
+        device: &dyn BlockDevice,
+    ) -> Result<ConfirmSlots, IoError> {
+        let places = DiskGeometry::confirm_slots();
+        let slots = observe::read_slots(device, places, BLOCK_SECTORS).await?;
+        Ok(select_confirm(self.id, member.id, [slots[0].as_deref(), slots[1].as_deref()]))
     }
 
     pub(crate) fn is_rolled_back(&self, disk: DiskNumber, confirm: &ConfirmSlots) -> bool {
