@@ -10,7 +10,7 @@ use std::time::Duration;
 use block::{Lba, SectorRange};
 use futures::FutureExt;
 use pool::engine::VolumeSize;
-use pool::format::FailureDomain;
+use pool::format::{FailureDomain, MIB};
 use pool::metadata::Layout;
 use rand::Rng;
 
@@ -37,8 +37,6 @@ pub const LULLS: Scenario = Scenario {
     body: |stage| run_lulls(stage).boxed_local(),
 };
 
-/// Where extents begin: before are labels, votes and the reservation record.
-const EXTENTS_AT: u64 = 1 << 20;
 /// Longest wait of an administrator's command while things break.
 const COMMAND_MAX: Duration = Duration::from_secs(20);
 
@@ -395,9 +393,10 @@ async fn damage(rig: &Rc<Rig>, mix: Mix) -> Result<(), Failure> {
     let disks = rig.cluster.disks();
     let victim = Rc::clone(&disks[rig.below(disks.len())].1);
     let mut image = victim.snapshot();
-    // Two votes need both: what becomes of a pool that lost one isn't judged here.
+    // Two votes need both: what becomes of a pool that lost one, or the labels that name it, isn't judged
+    // here. They are in front of the extents.
     let has_spare_vote = rig.report().is_some_and(|report| report.votes.total > 2);
-    let rots_from = if has_spare_vote { 0 } else { EXTENTS_AT };
+    let rots_from = if has_spare_vote { 0 } else { MIB };
     rig.load(mix).await?;
     rig.run_for(rig.between(200, 1500)).await;
     if rig.below(3) == 0 {

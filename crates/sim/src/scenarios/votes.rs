@@ -91,6 +91,20 @@ async fn look(rig: &Rig) -> Result<(), Failure> {
     }
 }
 
+/// Waits until a machine's vote is written; the sector at which its newest record begins.
+async fn until_it_votes(rig: &Rig, node: usize) -> Option<u64> {
+    let disk = disk(rig, node);
+    let votes = || VOTE_SLOTS.map(|at| disk.peek(SectorRange::new(Lba(at), 1)));
+    let before = votes();
+    for _ in 0..50_000 {
+        if let Some(slot) = (0..2).find(|slot| votes()[*slot] != before[*slot]) {
+            return Some(VOTE_SLOTS[slot]);
+        }
+        rig.run_for(Duration::from_micros(100)).await;
+    }
+    None
+}
+
 /// The owner's lease outlives the two by some seconds; or one of the two answers, and takes no votes.
 /// Whatever the owner decides meanwhile, a majority that never heard of it opens the pool.
 async fn minority_goes_on(stage: Stage) -> Result<(), Failure> {
@@ -110,14 +124,7 @@ async fn minority_goes_on(stage: Stage) -> Result<(), Failure> {
         disk(&rig, second).set_latency(Latency { base: rig.between(5, 30), ..Latency::FAST });
         let refusing = disk(&rig, second);
         (0..LASTING).for_each(|_| refusing.spoil_next_write(Part::Votes, WriteFault::Error));
-        let votes = || VOTE_SLOTS.map(|at| disk(&rig, alone).peek(SectorRange::new(Lba(at), 1)));
-        let before = votes();
-        for _ in 0..50_000 {
-            if votes() != before {
-                break;
-            }
-            rig.run_for(Duration::from_micros(100)).await;
-        }
+        until_it_votes(&rig, alone).await;
         rig.run_for(rig.between(0, 20)).await;
     }
     rig.cluster.cut_all_power();
@@ -159,22 +166,13 @@ async fn unread_vote(stage: Stage) -> Result<(), Failure> {
     rig.load(Mix { span_sectors: 512, sectors_max: 16, ..mix }).await?;
     rig.run_for(rig.between(0, 300)).await;
     rig.cluster.kill_node(evicted);
-    let votes = || VOTE_SLOTS.map(|at| disk(&rig, witness).peek(SectorRange::new(Lba(at), 1)));
-    let before = votes();
-    for _ in 0..50_000 {
-        if votes() != before {
-            break;
-        }
-        rig.run_for(Duration::from_micros(100)).await;
-    }
+    let newest = until_it_votes(&rig, witness).await;
     rig.run_for(Duration::from_micros(rig.below(3000) as u64)).await;
-    let newest = (0..2).find(|slot| votes()[*slot] != before[*slot]);
     rig.cluster.cut_all_power();
     rig.forget_clients();
     if let Some(slot) = newest {
-        let faults = 300;
-        let slot = SectorRange::new(Lba(VOTE_SLOTS[slot]), 32);
-        (0..faults).for_each(|_| disk(&rig, witness).spoil_read_of(slot, ReadFault::Error));
+        let slot = SectorRange::new(Lba(slot), 32);
+        (0..LASTING).for_each(|_| disk(&rig, witness).spoil_read_of(slot, ReadFault::Error));
     }
     rig.cluster.start_node(witness);
     rig.cluster.start_node(evicted);
