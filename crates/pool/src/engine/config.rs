@@ -74,8 +74,13 @@ impl Votes {
         self.target.borrow().is_out(disk)
     }
 
+    /// Whether a voter is known to have a configuration, or a newer one.
+    pub(crate) fn has(&self, disk: DiskId, number: ConfigNumber) -> bool {
+        self.voters.get(&disk).is_some_and(|voter| voter.has.get() >= number)
+    }
+
     fn holders_of(&self, number: ConfigNumber) -> usize {
-        self.voters.values().filter(|voter| voter.has.get() >= number).count()
+        self.voters.keys().filter(|disk| self.has(**disk, number)).count()
     }
 }
 

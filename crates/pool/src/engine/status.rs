@@ -166,10 +166,13 @@ impl OpenPool {
         least
     }
 
-    /// How many more machines (or disks) may fail before the votes have no majority.
+    /// How many more machines (or disks) may fail before the votes have no majority. A voter that lacks
+    /// what was accepted may be one that hangs, whether or not its driver has noticed.
     fn spare_votes(&self, meta: &Metadata) -> u32 {
+        let accepted = self.pool.config.borrow().number;
+        let takes_part = |m: &&Rc<Member>| m.answers.get() && self.pool.votes.has(m.id, accepted);
         let mut by_domain: BTreeMap<Uuid, usize> = BTreeMap::new();
-        for member in self.pool.voters_in_sight().iter().filter(|member| member.answers.get()) {
+        for member in self.pool.voters_in_sight().iter().filter(takes_part) {
             let Some(disk) = meta.disks().get(&member.number) else { continue };
             *by_domain.entry(meta.domain_of(disk)).or_default() += 1;
         }
