@@ -16,7 +16,7 @@ use futures::StreamExt;
 use futures::future::{Either, select};
 use futures::stream::FuturesUnordered;
 
-use super::io::{READ_TRIES, read_seen};
+use super::io::read_seen;
 use super::pool::{GroupPlace, Pool};
 use super::version_search;
 use crate::format::{
@@ -47,6 +47,8 @@ pub(crate) struct Doubt {
     /// Every disk of the group has answered, and the rest of the span is known: nothing is left to
     /// wait for.
     pub(crate) is_lost: bool,
+    /// Some slots couldn't be read: it may be in one of them.
+    pub(crate) is_unread: bool,
     /// What the root has of it.
     pub(crate) hash: u64,
     /// The highest sequence of it that was seen.
@@ -104,17 +106,9 @@ pub(super) struct Belief {
 
 /// Reads a group's checksum blocks until those that the root names are found.
 pub(super) async fn believe(pool: &Rc<Pool>, group: &GroupPlace) -> Result<Belief, LoadError> {
-    let unknown = || LoadError::Unreachable(Vec::new());
-    let blocks = pool.shape().checksum_blocks();
-    let mut tries = 0;
     loop {
-        let root = pool.root_of(group.birth).ok_or_else(unknown)?;
-        let Some(believed) = believe_now(pool, group, root, blocks, tries < READ_TRIES).await
-        else {
-            tries += 1;
-            pool.runtime.sleep(pool.limits.rejoin).await;
-            continue;
-        };
+        let root = pool.root_of(group.birth).ok_or(LoadError::Unreachable(Vec::new()))?;
+        let believed = believe_under(pool, group, root).await;
         // A release that was committed meanwhile, and a later one under way, may have overwritten what
         // this root names.
         if believed.is_ok() || pool.root_of(group.birth) == Some(root) {
@@ -123,15 +117,13 @@ pub(super) async fn believe(pool: &Rc<Pool>, group: &GroupPlace) -> Result<Belie
     }
 }
 
-/// `None`: something isn't found and may be where a disk can't be read now, and `reads_again`.
-async fn believe_now(
+async fn believe_under(
     pool: &Rc<Pool>,
     group: &GroupPlace,
     root: u64,
-    blocks: u32,
-    reads_again: bool,
-) -> Option<Result<Belief, LoadError>> {
+) -> Result<Belief, LoadError> {
     let mut found = None;
+    let blocks = pool.shape().checksum_blocks();
     let gathered = gather(pool, group, 0..2 * blocks, |heard| {
         found = choose(pool, group, root, heard);
         found.is_some()
@@ -139,18 +131,15 @@ async fn believe_now(
     let gathered = gathered.await;
     if let Some(blocks) = found {
         let blocks = blocks.into_iter().map(Ok).collect();
-        return Some(Ok(Belief { blocks, heard: gathered.heard }));
+        return Ok(Belief { blocks, heard: gathered.heard });
     }
     if !gathered.holder {
-        return Some(Err(LoadError::Unreachable(Vec::new())));
+        return Err(LoadError::Unreachable(Vec::new()));
     }
     if !gathered.silent.is_empty() {
-        return Some(Err(LoadError::Unreachable(gathered.silent)));
+        return Err(LoadError::Unreachable(gathered.silent));
     }
-    if reads_again && gathered.heard.iter().any(|heard| heard.is_unread) {
-        return None;
-    }
-    Some(doubt(pool, group, root, gathered).map_err(LoadError::Doubtful))
+    doubt(pool, group, root, gathered).map_err(LoadError::Doubtful)
 }
 
 /// The members' slots at `positions`: those that should have them first, one after the other, until
@@ -321,6 +310,7 @@ fn doubt(
             all.map(|version| hash_of(pool, group, index, version)).collect()
         })
         .collect();
+    let is_unread = gathered.heard.iter().any(|heard| heard.is_unread);
     let seen = |index: u32| newest(index).map_or(0, |version| version.sequence);
     let rolled_back = |(disk, _): &(DiskNumber, _)| {
         pool.member(*disk).is_none_or(|member| member.rolled_back.get())
@@ -331,11 +321,12 @@ fn doubt(
         let newest_sequence = (0..count).map(seen).max().unwrap_or(0);
         // A span of one block, of which no slot is sound, needs no search.
         let is_lost = all_heard && count == 1 && candidates[0].is_empty();
-        return Err(Doubt { is_lost, hash: root, newest_sequence });
+        return Err(Doubt { is_lost, is_unread, hash: root, newest_sequence });
     };
     let blocks = (0..count).zip(choice).map(|(index, at)| {
         let doubt = Doubt {
             is_lost: all_heard,
+            is_unread,
             hash: hashes[index as usize][at],
             newest_sequence: seen(index) + LATER_SEQUENCES.max(UNKNOWN_SEQUENCES),
         };

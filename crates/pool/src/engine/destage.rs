@@ -12,6 +12,7 @@ use runtime::Permit;
 
 use super::belief::LoadError;
 use super::disk_work::{DiskWork, Touched, WorkResult, missed_by};
+use super::io::READ_TRIES;
 use super::lease::Ended;
 use super::pending::{BlockData, PendingBlock, gather};
 use super::pool::GroupPlace;
@@ -237,7 +238,8 @@ impl Volume {
     }
 
     /// The block that follows the one that counts, in the other slot. Where that one is lost for good,
-    /// one of which all rows are lost; none where it is doubtful: nothing may be built on it.
+    /// one of which all rows are lost; none where it is doubtful: nothing may be built on it. What can't
+    /// be read is read again for some seconds before it passes for lost.
     async fn next_block(
         self: &Rc<Self>,
         group: &GroupPlace,
@@ -246,6 +248,7 @@ impl Volume {
         let pool = &self.pool;
         let next =
             |now| self.checksums.next_version((group.birth, index), now, pool.epoch.0 as u32);
+        let mut tries = 0;
         loop {
             match self.checksum_block(group, index).await {
                 Ok(loaded) => {
@@ -254,6 +257,12 @@ impl Volume {
                     let mut block = (*loaded.block).clone();
                     block.version = next(now);
                     return Ok(Some(NextBlock { block, followed_hash }));
+                }
+                Err(LoadError::Doubtful(doubt))
+                    if doubt.is_lost && doubt.is_unread && tries < READ_TRIES =>
+                {
+                    tries += 1;
+                    pool.unless_over(pool.runtime.sleep(pool.limits.rejoin)).await?;
                 }
                 Err(LoadError::Doubtful(doubt)) if doubt.is_lost => {
                     tracing::error!(volume = %self.name, group = %group.birth, index, "checksums lost");
