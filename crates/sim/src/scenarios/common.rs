@@ -38,7 +38,7 @@ const CLAIM_LAG: Duration = Duration::from_secs(4);
 /// Longest that a fork waits for a client's answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// How often a copy is verified again that may not have been whole at that moment.
-const VERIFIED_AGAIN: usize = 4;
+pub const VERIFIED_AGAIN: usize = 4;
 /// Longest that a command, or a look at a whole volume, may take.
 const COMMAND_MAX: Duration = Duration::from_secs(100);
 

@@ -10,7 +10,7 @@ use pool::PoolState;
 use pool::metadata::Layout;
 use rand::Rng;
 
-use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, expect};
+use super::common::{CONVERGENCE_MAX, POOL, Rig, VERIFIED_AGAIN, VOLUME, expect};
 use super::scenario;
 use crate::cluster::Plan;
 use crate::disk::{Disk, Part, ReadFault, WriteFault};
@@ -166,30 +166,34 @@ async fn bit_rot(stage: Stage) -> Result<(), Failure> {
     rig.load(Mix { writes: 10, zeroes: 0, discards: 0, ..Mix::default() }).await?;
     rig.run_for(Duration::from_secs(1)).await;
     rig.quiet(CONVERGENCE_MAX).await?;
-    read_by_every_copy(&rig).await?;
+    mend_every_copy(&rig).await?;
     let repaired = rig.volume_report(VOLUME).map_or(0, |volume| volume.repaired_blocks);
     // Rot in segments that were released is never seen.
     rig.cluster.tell(&format!("{rotten} sectors rotted, {repaired} blocks repaired"));
     rig.converge().await
 }
 
-/// Reads everything once with each node away, so that every copy is looked at, and waits until all
-/// is well in between. What only the missing node has right can't be read meanwhile: it waits in the
-/// oracle's list of errors, so this is for damage that has been repaired or can be.
-pub(super) async fn read_by_every_copy(rig: &Rig) -> Result<(), Failure> {
-    let volume = VOLUME.to_string();
-    let report = rig
-        .with(|engine| async move { engine.verify_volume(POOL, &volume, None, &|_| ()).await })
-        .await?;
-    for bad in report.bad {
-        let start = Lba(bad.volume_offset_bytes / SECTOR_BYTES as u64);
-        let range = SectorRange::new(start, BLOCK_SECTORS);
-        rig.on_volume(VOLUME, move |watched| async move {
-            // Reading looks at one copy; writing the same place anew settles all of them.
-            watched.read(range).await?;
-            watched.change(Change::Write, range).await
-        })
-        .await??;
+/// Verifies every copy, and writes anew what is bad. That a machine restarted a moment ago may not be
+/// noticed yet; then what it has is looked at again.
+pub(super) async fn mend_every_copy(rig: &Rig) -> Result<(), Failure> {
+    for _ in 0..=VERIFIED_AGAIN {
+        let report = rig
+            .with(|engine| async move { engine.verify_volume(POOL, VOLUME, None, &|_| ()).await })
+            .await?;
+        for bad in report.bad {
+            let start = Lba(bad.volume_offset_bytes / SECTOR_BYTES as u64);
+            let range = SectorRange::new(start, BLOCK_SECTORS);
+            rig.on_volume(VOLUME, move |watched| async move {
+                // Reading looks at one copy; writing the same place anew settles all of them.
+                watched.read(range).await?;
+                watched.change(Change::Write, range).await
+            })
+            .await??;
+        }
+        if report.missed == 0 {
+            break;
+        }
+        rig.run_for(Duration::from_millis(500)).await;
     }
     rig.in_place(VOLUME).await
 }
@@ -256,7 +260,7 @@ async fn unreadable_sectors(stage: Stage) -> Result<(), Failure> {
     rig.load(Mix::default()).await?;
     rig.run_for(Duration::from_secs(1)).await;
     rig.quiet(CONVERGENCE_MAX).await?;
-    read_by_every_copy(&rig).await?;
+    mend_every_copy(&rig).await?;
     rig.converge().await
 }
 
@@ -278,7 +282,7 @@ async fn spoiled_writes(stage: Stage, misdirected: bool) -> Result<(), Failure> 
     }
     rig.wait_clean(CONVERGENCE_MAX).await?;
     rig.on_volume(VOLUME, |watched: Watched| async move { watched.read_all().await }).await??;
-    read_by_every_copy(&rig).await?;
+    mend_every_copy(&rig).await?;
     rig.converge().await
 }
 

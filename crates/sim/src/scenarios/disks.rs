@@ -11,7 +11,7 @@ use rand::Rng;
 
 use super::common::{CONVERGENCE_MAX, Rig, VOLUME, expect};
 use super::copies::copies_of_log;
-use super::damage::{places_of, read_by_every_copy};
+use super::damage::{mend_every_copy, places_of};
 use super::losses::trickle;
 use super::scenario;
 use crate::disk::{Chances, Disk, Part, ReadFault, WriteFault};
@@ -216,7 +216,7 @@ async fn wrong_reads(stage: Stage) -> Result<(), Failure> {
     }
     rig.quiet(CONVERGENCE_MAX).await?;
     // What a disk answered wrongly may have been mended by writing it anew, elsewhere too.
-    read_by_every_copy(&rig).await?;
+    mend_every_copy(&rig).await?;
     rig.converge().await
 }
 
@@ -241,7 +241,7 @@ async fn rot_while_away(stage: Stage) -> Result<(), Failure> {
     rig.run_for(rig.between(10, 3000)).await;
     rig.quiet(CONVERGENCE_MAX).await?;
     rig.wait_clean(CONVERGENCE_MAX).await?;
-    read_by_every_copy(&rig).await?;
+    mend_every_copy(&rig).await?;
     rig.converge().await
 }
 

@@ -10,7 +10,7 @@ use pool::metadata::Layout;
 use pool::{DiskState, PoolState};
 
 use super::common::{CONVERGENCE_MAX, EXTENT_BYTES, POOL, Rig, VOLUME, expect};
-use super::damage::{places_of, read_by_every_copy};
+use super::damage::{mend_every_copy, places_of};
 use super::losses::trickle;
 use super::scenario;
 use crate::cluster::Plan;
@@ -306,7 +306,7 @@ async fn rotten_source(stage: Stage) -> Result<(), Failure> {
     let name = format!("e{}.0", behind + 1);
     let spread = report.bad.iter().find(|bad| bad.disk == name);
     expect(spread.is_none(), || format!("rot was copied: {spread:?}"))?;
-    read_by_every_copy(&rig).await?;
+    mend_every_copy(&rig).await?;
     rig.converge().await
 }
 

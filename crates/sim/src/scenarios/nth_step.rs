@@ -17,7 +17,7 @@ use pool::metadata::Layout;
 use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME};
 pub use super::crash_point::{Point, What, points};
 use super::crash_point::{WHATS, WHENS};
-use super::damage::{places_of, read_by_every_copy};
+use super::damage::{mend_every_copy, places_of};
 use super::scenario;
 use crate::cluster::{Cluster, Plan};
 use crate::fork::{Judgement, Loss, Owner};
@@ -259,7 +259,7 @@ pub async fn crash_at(stage: Stage, point: Point) -> Result<(), Failure> {
         // What a machine that is out has isn't looked at.
         rig.wait_clean(CONVERGENCE_MAX).await?;
         rig.record(VOLUME).expect_readable();
-        read_by_every_copy(&rig).await?;
+        mend_every_copy(&rig).await?;
     }
     write_some(&rig, 4).await?;
     rig.converge().await?;
