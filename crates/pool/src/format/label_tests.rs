@@ -97,6 +97,33 @@ fn an_interrupted_update_can_be_interrupted_again() {
 }
 
 #[test]
+fn one_end_of_the_disk_is_enough() {
+    for lost in [[0, 1], [2, 3]] {
+        let mut slots = Slots::blank().with(7, &label()).with(8, &label());
+        lost.into_iter().for_each(|slot| slots.0[slot].fill(0));
+        let found = slots.selected();
+        assert_eq!((&found.label, found.sequence, found.next_sequence), (&label(), 8, 9));
+        // Mended damaged slots first, it counts whichever write the power cuts off.
+        for sequence in [9, 10] {
+            let mut places = Label::slots_of(sequence);
+            places.sort_by_key(|slot| !found.faults.damaged[*slot]);
+            for slot in places {
+                slots.0[slot] = label().encode(sequence, slot).to_vec();
+                slots.0[slot][100] ^= 1;
+                assert_eq!(slots.selected().label, label(), "{lost:?}: {sequence} at {slot}");
+                slots.0[slot][100] ^= 1;
+                assert_eq!(slots.selected().label, label(), "{lost:?}: {sequence} at {slot}");
+            }
+        }
+        assert_eq!(slots.selected().faults, LabelFaults::default());
+        // What says something else is no proof.
+        let mut slots = two();
+        lost.into_iter().for_each(|slot| slots.0[slot].fill(0));
+        assert!(matches!(slots.select(), LabelState::Refused(LabelError::Damaged { .. })));
+    }
+}
+
+#[test]
 fn what_is_no_label_is_blank_and_what_was_one_is_damaged() {
     assert_eq!(Slots::blank().select(), LabelState::Blank);
     assert!(matches!(select_label([None; 4], SIZE), LabelState::Refused(_)));

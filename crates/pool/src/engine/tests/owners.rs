@@ -181,10 +181,8 @@ fn a_damaged_disk_is_kept() {
     let sectors = first.disks[1].image().len();
     let ends = [0, 4096, sectors - (1 << 20), sectors - (1 << 20) + 4096];
     // First one sound copy is left, which names the pool, then none.
-    for last in [3, 4] {
-        ends[last - 3..last]
-            .iter()
-            .for_each(|at| first.disks[1].damage(at + 20, |byte| *byte ^= 1));
+    for bad in [&ends[..3], &ends[3..]] {
+        bad.iter().for_each(|at| first.disks[1].damage(at + 20, |byte| *byte ^= 1));
         let bench = Bench::again(251, first.disks.clone(), now, 1, pools.clone());
         bench.pass(Duration::from_secs(40));
         for force in [false, true] {
