@@ -14,18 +14,18 @@ use std::rc::Rc;
 
 use block::probe::{LABEL_BYTES, Signature, labelled_bytes, probe};
 use block::{
-    BlockDevice, Buffer, Claim, Completion, DeviceEvent, Durability, Epoch, Geometry, Holder,
-    Instance, IoError, IoFuture, Lba, RefusalReason, SECTOR_BYTES, SectorRange, Transfer,
-    TransferDone, crc64_nvme,
+    Answer, BlockDevice, Buffer, Claim, Completion, DeviceEvent, Done, Durability, Epoch, Geometry,
+    Holder, Instance, IoError, Lba, Operation, RefusalReason, SECTOR_BYTES, SectorRange,
+    crc64_nvme,
 };
-use futures::FutureExt;
+use futures::channel::oneshot;
 use futures::future::LocalBoxFuture;
 use runtime::Handle;
 
 mod gate;
 mod reservation;
 
-use gate::Gate;
+use gate::{Gate, Passing};
 use reservation::{ReservationRecord, SLOTS, Slot, labelled_sectors, slot_range, slots_of};
 
 /// Whose a medium is.
@@ -116,8 +116,12 @@ impl FencedDevice {
     /// earlier operations have completed: a new instance, ownership read again.
     pub async fn reopen(&self, device: Rc<dyn BlockDevice>) -> Result<(), IoError> {
         let shared = Rc::clone(&self.shared);
-        let done = self.shared.gate.barrier(async move { shared.load(device).await });
-        done.await.unwrap_or(Err(IoError::Lost))
+        let (sender, loaded) = oneshot::channel();
+        self.shared.gate.barrier(async move {
+            // Who asked may have gone away.
+            let _ = sender.send(shared.load(device).await);
+        });
+        loaded.await.unwrap_or(Err(IoError::Lost))
     }
 
     /// Whose it is.
@@ -301,7 +305,7 @@ impl Shared {
         !matches!(self.ownership.get(), Ownership::Unclaimed { .. }) && touches_labels(range)
     }
 
-    async fn claim(&self, claim: Claim) -> Result<Completion<Holder>, IoError> {
+    async fn claim(&self, claim: Claim) -> Result<Holder, IoError> {
         if claim.epoch == Epoch::OBSERVER {
             return Err(IoError::Refused(RefusalReason::ObserverOnly));
         }
@@ -309,7 +313,7 @@ impl Shared {
         let claimed = Holder::new(claim.epoch, claim.owner);
         match self.ownership.get() {
             Ownership::Held(holder) if holder.is_same(claimed) => {
-                return Ok(Completion::new(self.instance(), holder));
+                return Ok(holder);
             }
             Ownership::Held(holder) if claim.epoch <= holder.epoch => {
                 return Err(IoError::Fenced { highest: holder.epoch });
@@ -335,7 +339,7 @@ impl Shared {
             // What can't be read tells nothing; the claim stands.
             let _unread = self.read_labels(&*device).await;
         }
-        Ok(Completion::new(self.instance(), claimed))
+        Ok(claimed)
     }
 
     /// Everything before is durable first, so that a new owner's reads can't be overtaken by what
@@ -369,7 +373,7 @@ impl Shared {
     }
 
     /// A failed flush stays failed for its instance, whatever it failed of.
-    fn note_flush(&self, result: Result<(), IoError>) -> Result<(), IoError> {
+    fn note_flush<T>(&self, result: Result<T, IoError>) -> Result<T, IoError> {
         if matches!(result, Err(IoError::FlushFailed | IoError::Medium(_) | IoError::NoSpace(_))) {
             self.flush_failed.set(Some(self.instance()));
         }
@@ -403,31 +407,40 @@ async fn read_slot(
     }
 }
 
-impl FencedDevice {
-    fn change(
-        &self,
-        range: SectorRange,
-        operation: impl FnOnce(&dyn BlockDevice) -> IoFuture<'static, ()> + 'static,
-    ) -> IoFuture<'static, ()> {
-        let shared = Rc::clone(&self.shared);
-        let started = self.shared.gate.pass(move || match shared.refusal(range) {
-            Some(error) => futures::future::ready(Err(error)).boxed_local(),
-            None if shared.may_change_labels(range) => {
-                let device = shared.device();
-                let changed = operation(&*device);
-                async move {
-                    let changed = changed.await;
-                    // Whether or not that went well: something may be there. And whether or not this
-                    // does: what can't be read tells nothing.
-                    let _unread = shared.read_labels(&*device).await;
-                    changed
-                }
-                .boxed_local()
+impl Shared {
+    /// Gives the device an operation whose turn has come.
+    fn start(self: Rc<Self>, operation: Operation, passing: Passing, done: Done) {
+        let (range, changes) = (operation.range(), operation.changes_sectors());
+        if let Some(error) = changes.then(|| self.refusal(range)).flatten() {
+            return done(Err(error));
+        }
+        let is_flush = matches!(operation, Operation::Flush(_));
+        let operation = match operation {
+            Operation::Flush(instance) if instance != self.instance() => {
+                return done(self.note_flush(Err(IoError::Restarted { now: self.instance() })));
             }
-            None => operation(&*shared.device()),
-        });
-        let shared = Rc::clone(&self.shared);
-        started.map(move |result| shared.translate(result)).boxed_local()
+            Operation::Flush(_) => Operation::Flush(self.device_instance.get()),
+            other => other,
+        };
+        let device = self.device();
+        let labels = (changes && self.may_change_labels(range)).then(|| Rc::clone(&device));
+        let told = move |outcome| {
+            let shared = Rc::clone(&self);
+            let end = move || {
+                drop(passing);
+                let outcome = shared.translate(outcome);
+                done(if is_flush { shared.note_flush(outcome) } else { outcome });
+            };
+            let Some(device) = labels else { return end() };
+            let handle = self.handle.clone();
+            handle.spawn(async move {
+                // Whether or not the change went well: something may be there. And whether or not this
+                // does: what can't be read tells nothing.
+                let _unread = self.read_labels(&*device).await;
+                end();
+            });
+        };
+        device.submit(operation, Box::new(told));
     }
 }
 
@@ -436,100 +449,39 @@ impl BlockDevice for FencedDevice {
         self.shared.device().geometry()
     }
 
-    fn read(&self, range: SectorRange) -> IoFuture<'static, Buffer> {
+    fn submit(&self, operation: Operation, done: Done) {
         let shared = Rc::clone(&self.shared);
-        let started = self.shared.gate.pass(move || shared.device().read(range));
-        let shared = Rc::clone(&self.shared);
-        started.map(move |result| shared.translate(result)).boxed_local()
-    }
-
-    fn read_at_once(&self, range: SectorRange) -> Option<Completion<Buffer>> {
-        if self.shared.gate.is_closed() {
-            return None;
-        }
-        let read = self.shared.device.borrow().read_at_once(range)?;
-        self.shared.translate(Ok(read)).ok()
-    }
-
-    fn write_at_once(&self, start: Lba, data: &[u8]) -> Option<Completion<()>> {
-        let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
-        if self.shared.gate.is_closed()
-            || self.shared.refusal(range).is_some()
-            || self.shared.may_change_labels(range)
-        {
-            return None;
-        }
-        let written = self.shared.device.borrow().write_at_once(start, data)?;
-        self.shared.translate(Ok(written)).ok()
-    }
-
-    fn begins(&self, transfer: &Transfer) -> bool {
-        let labels = match transfer {
-            Transfer::Write { .. } => self.shared.may_change_labels(transfer.range()),
-            Transfer::Read(_) => false,
-        };
-        !self.shared.gate.is_closed() && !labels && self.shared.device.borrow().begins(transfer)
-    }
-
-    fn begin(&self, transfer: Transfer, done: TransferDone) {
-        let refusal = match &transfer {
-            Transfer::Read(_) => None,
-            Transfer::Write { .. } => self.shared.refusal(transfer.range()),
-        };
-        if let Some(error) = refusal {
-            return done(Err(error));
-        }
-        let (passing, shared) = (self.shared.gate.enter(), Rc::clone(&self.shared));
-        let translated = move |result| {
-            drop(passing);
-            done(shared.translate(result));
-        };
-        self.shared.device().begin(transfer, Box::new(translated));
-    }
-
-    fn write(&self, start: Lba, data: Buffer, durability: Durability) -> IoFuture<'static, ()> {
-        let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
-        self.change(range, move |device| device.write(start, data, durability))
-    }
-
-    fn flush(&self, instance: Instance) -> IoFuture<'static, ()> {
-        let shared = Rc::clone(&self.shared);
-        let started = self.shared.gate.pass(move || {
-            if instance != shared.instance() {
-                let now = shared.device_instance.get();
-                return futures::future::ready(Err(IoError::Restarted { now })).boxed_local();
+        match operation {
+            Operation::Claim(claim) => self.shared.gate.barrier(async move {
+                let claimed = shared.claim(claim).await;
+                done(
+                    claimed
+                        .map(|holder| Completion::new(shared.instance(), Answer::Holder(holder))),
+                );
+            }),
+            Operation::Renew => done(match self.ownership() {
+                Ownership::Unreadable => {
+                    Err(IoError::Refused(RefusalReason::ReservationUnreadable))
+                }
+                ownership => {
+                    Ok(Completion::new(self.instance(), Answer::Holder(ownership.holder())))
+                }
+            }),
+            operation => {
+                self.shared.gate.pass(move |passing| shared.start(operation, passing, done));
             }
-            shared.device().flush(shared.device_instance.get())
-        });
-        let shared = Rc::clone(&self.shared);
-        async move {
-            let flushed = shared.translate(started.await);
-            shared.note_flush(flushed.as_ref().map(|_| ()).map_err(|error| *error))?;
-            flushed
         }
-        .boxed_local()
     }
 
-    fn discard(&self, range: SectorRange) -> IoFuture<'static, ()> {
-        self.change(range, move |device| device.discard(range))
-    }
-
-    fn write_zeroes(&self, range: SectorRange, durability: Durability) -> IoFuture<'static, ()> {
-        self.change(range, move |device| device.write_zeroes(range, durability))
-    }
-
-    fn claim(&self, claim: Claim) -> IoFuture<'static, Holder> {
-        let shared = Rc::clone(&self.shared);
-        let done = self.shared.gate.barrier(async move { shared.claim(claim).await });
-        async move { done.await.unwrap_or(Err(IoError::Lost)) }.boxed_local()
-    }
-
-    fn renew(&self) -> IoFuture<'static, Holder> {
-        let result = match self.ownership() {
-            Ownership::Unreadable => Err(IoError::Refused(RefusalReason::ReservationUnreadable)),
-            ownership => Ok(Completion::new(self.instance(), ownership.holder())),
-        };
-        futures::future::ready(result).boxed_local()
+    fn try_submit(&self, operation: Operation<&[u8]>) -> Option<Completion<Answer>> {
+        let (shared, range) = (&self.shared, operation.range());
+        let is_guarded = operation.changes_sectors()
+            && (shared.refusal(range).is_some() || shared.may_change_labels(range));
+        if !operation.has_range() || is_guarded || shared.gate.is_closed() {
+            return None;
+        }
+        let done = shared.device.borrow().try_submit(operation)?;
+        shared.translate(Ok(done)).ok()
     }
 
     fn next_event(&self) -> LocalBoxFuture<'static, DeviceEvent> {

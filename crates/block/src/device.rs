@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::channel::oneshot;
 use futures::future::LocalBoxFuture;
 
-use crate::{Buffer, Epoch, Instance, IoError, Lba, OwnerId, SECTOR_BYTES, SectorRange};
+use crate::{Answer, Buffer, Done, Epoch, Instance, IoError, Lba, Operation, OwnerId, SectorRange};
 
 /// The future of an operation. Dropping it doesn't undo the operation: a write may still happen.
 pub type IoFuture<'a, T> = LocalBoxFuture<'a, Result<Completion<T>, IoError>>;
@@ -60,37 +62,6 @@ pub struct Geometry {
     pub class: DurabilityClass,
 }
 
-/// Sectors to be moved.
-#[derive(Clone, Debug)]
-pub enum Transfer {
-    /// From the device.
-    Read(SectorRange),
-    /// To the device.
-    Write {
-        /// First sector.
-        start: Lba,
-        /// Whole sectors.
-        data: Buffer,
-        /// When to answer.
-        durability: Durability,
-    },
-}
-
-impl Transfer {
-    /// Which sectors.
-    pub fn range(&self) -> SectorRange {
-        match self {
-            Transfer::Read(range) => *range,
-            Transfer::Write { start, data, .. } => {
-                SectorRange::new(*start, (data.len() / SECTOR_BYTES) as u64)
-            }
-        }
-    }
-}
-
-/// Told what became of a transfer: the data of a read, no bytes for a write.
-pub type TransferDone = Box<dyn FnOnce(Result<Completion<Buffer>, IoError>)>;
-
 /// Who claims a medium, and under which epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
@@ -142,72 +113,33 @@ pub enum DeviceEvent {
 /// A device with sectors.
 ///
 /// Operations may be issued concurrently. Overlapping operations are executed in the order in which
-/// they were issued (the order of the calls, not of the first polls: an implementation queues the
-/// operation before it returns the future). A buffer belongs to its operation until that completes.
-///
-/// Ranges and buffers are whole sectors, at most [`Geometry::max_transfer_bytes`] long; what lies
-/// beyond the end is [`IoError::OutOfRange`], never a panic.
+/// they were submitted. A buffer belongs to its operation until that is answered. Ranges and buffers are
+/// whole sectors, at most [`Geometry::max_transfer_bytes`] long; what lies beyond the end is
+/// [`IoError::OutOfRange`], never a panic.
 pub trait BlockDevice {
     /// Size and habits, as last known.
     fn geometry(&self) -> Geometry;
 
-    /// Reads `range`.
-    fn read(&self, range: SectorRange) -> IoFuture<'static, Buffer>;
-
-    /// Reads `range` if the answer is at hand: without waiting, and in order with the operations
-    /// issued before. `None` tells nothing about the range.
-    fn read_at_once(&self, range: SectorRange) -> Option<Completion<Buffer>> {
-        let _ = range;
-        None
-    }
-
-    /// Writes `data` from `start` on, volatile, if that needs no waiting, and in order with the
-    /// operations issued before. `None` tells nothing: to be written the ordinary way then, also where
-    /// part of it has been written or has failed.
-    fn write_at_once(&self, start: Lba, data: &[u8]) -> Option<Completion<()>> {
-        let _ = (start, data);
-        None
-    }
-
-    /// Whether [`BlockDevice::begin`] takes this transfer now; else it goes the ordinary way.
-    fn begins(&self, transfer: &Transfer) -> bool {
-        let _ = transfer;
-        false
-    }
-
-    /// Begins a transfer that [`BlockDevice::begins`] has just agreed to. As [`BlockDevice::read`] and
-    /// [`BlockDevice::write`], but its end is told by a call, perhaps before this returns: for those
-    /// who have many under way, since a future and its task cost more than the transfer.
-    fn begin(&self, transfer: Transfer, done: TransferDone) {
-        drop(transfer);
-        done(Err(IoError::Unsupported));
-    }
-
-    /// Writes `data` from `start` on.
-    fn write(&self, start: Lba, data: Buffer, durability: Durability) -> IoFuture<'static, ()>;
-
-    /// Makes durable all writes that `instance` answered before this call. Fails with
-    /// [`IoError::Restarted`] when another instance answers, and with [`IoError::FlushFailed`] for
-    /// every later call once a write-back failed.
-    fn flush(&self, instance: Instance) -> IoFuture<'static, ()>;
-
-    /// Tells that the contents of `range` don't matter any more. What is read afterwards is
-    /// undefined until written.
-    fn discard(&self, range: SectorRange) -> IoFuture<'static, ()>;
-
-    /// Makes `range` read as zeros.
-    fn write_zeroes(&self, range: SectorRange, durability: Durability) -> IoFuture<'static, ()>;
-
-    /// Claims the medium: its server records the epoch on the medium before it answers, has
-    /// completed and flushed all that it accepted before, and refuses lower epochs from then on.
-    /// Every later operation of this device carries the epoch, also after a reconnection.
+    /// Begins `operation`; `done` is called at its end, perhaps before this returns. Of a device
+    /// that goes away `done` may be dropped instead.
     ///
-    /// A device without that ability answers [`IoError::Unsupported`].
-    fn claim(&self, claim: Claim) -> IoFuture<'static, Holder>;
+    /// A flush fails with [`IoError::Restarted`] when another instance answers than the one it is for,
+    /// and with [`IoError::FlushFailed`] for good once a write-back failed.
+    ///
+    /// A claim is answered when the medium's server has recorded the epoch on the medium, and has
+    /// completed and flushed all that it accepted before; it refuses lower epochs from then on. Every
+    /// later operation carries the epoch, also after a reconnection. A renewal's success means that the
+    /// claimed epoch was the highest at a moment between call and answer: it renews the lease. A device
+    /// that can't be claimed answers both with [`IoError::Unsupported`].
+    fn submit(&self, operation: Operation, done: Done);
 
-    /// Asks the server whether the claimed epoch still is the highest: success means that it was at
-    /// a moment between call and answer. The lease is renewed by this.
-    fn renew(&self) -> IoFuture<'static, Holder>;
+    /// Does `operation` if that needs no waiting, in order with those submitted before; a write is
+    /// volatile, whatever it says. `None` tells nothing: it is to be submitted then, also where part of it
+    /// has been done or has failed. (What Linux calls `NOWAIT`.)
+    fn try_submit(&self, operation: Operation<&[u8]>) -> Option<Completion<Answer>> {
+        let _ = operation;
+        None
+    }
 
     /// Gives the claim up: every later operation is an observer's again. For who was deposed, since
     /// under the epoch that it had it would be refused even a look at who owns the medium now. The
@@ -215,5 +147,73 @@ pub trait BlockDevice {
     fn disown(&self) {}
 
     /// The next hint; pending for ever on a device that never has one. One listener at a time.
-    fn next_event(&self) -> LocalBoxFuture<'static, DeviceEvent>;
+    fn next_event(&self) -> LocalBoxFuture<'static, DeviceEvent> {
+        futures::future::pending().boxed_local()
+    }
+
+    /// Reads `range`. This and the following submit when they are called, not when they are first polled.
+    fn read(&self, range: SectorRange) -> IoFuture<'static, Buffer> {
+        submitted(self, Operation::Read(range), |answer| match answer {
+            Answer::Data(data) => Some(data),
+            _ => None,
+        })
+    }
+
+    /// Writes `data` from `start` on.
+    fn write(&self, start: Lba, data: Buffer, durability: Durability) -> IoFuture<'static, ()> {
+        submitted(self, Operation::Write { start, data, durability }, nothing)
+    }
+
+    /// Makes durable all writes that `instance` answered before this call.
+    fn flush(&self, instance: Instance) -> IoFuture<'static, ()> {
+        submitted(self, Operation::Flush(instance), nothing)
+    }
+
+    /// Tells that the contents of `range` don't matter any more.
+    fn discard(&self, range: SectorRange) -> IoFuture<'static, ()> {
+        submitted(self, Operation::Discard(range), nothing)
+    }
+
+    /// Makes `range` read as zeros.
+    fn write_zeroes(&self, range: SectorRange, durability: Durability) -> IoFuture<'static, ()> {
+        submitted(self, Operation::WriteZeroes { range, durability }, nothing)
+    }
+
+    /// Claims the medium.
+    fn claim(&self, claim: Claim) -> IoFuture<'static, Holder> {
+        submitted(self, Operation::Claim(claim), holder)
+    }
+
+    /// Asks whether the claimed epoch still is the highest.
+    fn renew(&self) -> IoFuture<'static, Holder> {
+        submitted(self, Operation::Renew, holder)
+    }
+}
+
+fn submitted<T: 'static>(
+    device: &(impl BlockDevice + ?Sized),
+    operation: Operation,
+    value: fn(Answer) -> Option<T>,
+) -> IoFuture<'static, T> {
+    let (sender, receiver) = oneshot::channel();
+    // Whoever asked may have gone away.
+    device.submit(operation, Box::new(move |outcome| drop(sender.send(outcome))));
+    async move {
+        let Completion { instance, value: answer } =
+            receiver.await.unwrap_or(Err(IoError::Lost))?;
+        // What was answered to another question is no answer.
+        Ok(Completion::new(instance, value(answer).ok_or(IoError::Unsupported)?))
+    }
+    .boxed_local()
+}
+
+fn nothing(answer: Answer) -> Option<()> {
+    (answer == Answer::Done).then_some(())
+}
+
+fn holder(answer: Answer) -> Option<Holder> {
+    match answer {
+        Answer::Holder(holder) => Some(holder),
+        _ => None,
+    }
 }

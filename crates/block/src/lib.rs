@@ -12,6 +12,7 @@ mod device;
 mod error;
 mod ids;
 mod memory;
+mod operation;
 pub mod probe;
 mod time;
 mod units;
@@ -21,11 +22,12 @@ pub use buffer::{Buffer, BufferMut};
 pub use checksum::{Crc32c, crc32c, crc64_nvme};
 pub use device::{
     BlockDevice, Claim, Completion, DeviceEvent, Durability, DurabilityClass, Geometry, Holder,
-    IoFuture, Transfer, TransferDone,
+    IoFuture,
 };
 pub use error::{IoError, RefusalReason};
 pub use ids::{Epoch, Instance, OwnerId};
 pub use memory::MemoryDevice;
+pub use operation::{Answer, Done, Operation, Outcome};
 pub use time::{Instant, spoken};
 pub use units::{
     BLOCK_BYTES, BLOCK_SECTORS, Lba, NAME_BYTES_MAX, SECTOR_BYTES, SectorRange,

@@ -2,14 +2,12 @@
 //! simulator has the disk that does both.
 
 use std::cell::RefCell;
+use std::ops::Deref;
 use std::rc::Rc;
 
-use futures::FutureExt;
-use futures::future::LocalBoxFuture;
-
 use crate::{
-    BlockDevice, Buffer, Claim, Completion, DeviceEvent, Durability, DurabilityClass, Geometry,
-    Holder, Instance, IoError, IoFuture, Lba, SECTOR_BYTES, SectorRange, Transfer, TransferDone,
+    Answer, BlockDevice, Buffer, Completion, Done, DurabilityClass, Geometry, Holder, Instance,
+    IoError, Operation, SECTOR_BYTES, SectorRange,
 };
 
 /// Sectors in memory.
@@ -40,8 +38,33 @@ impl MemoryDevice {
         Ok(start..start + range.len_bytes() as usize)
     }
 
-    fn done<T: 'static>(result: Result<T, IoError>) -> IoFuture<'static, T> {
-        futures::future::ready(result.map(|value| Completion::new(INSTANCE, value))).boxed_local()
+    fn perform<Data: Deref<Target = [u8]>>(
+        &self,
+        operation: Operation<Data>,
+    ) -> Result<Answer, IoError> {
+        let window = self.window(operation.range())?;
+        let mut bytes = self.bytes.borrow_mut();
+        match operation {
+            Operation::Read(_) => return Ok(Answer::Data(Buffer::copy_of(&bytes[window]))),
+            Operation::Write { data, .. } => {
+                let sectors =
+                    data.get(..window.len()).filter(|sectors| sectors.len() == data.len());
+                bytes[window].copy_from_slice(sectors.ok_or(IoError::Unsupported)?);
+            }
+            Operation::WriteZeroes { .. } | Operation::Discard(_) => bytes[window].fill(0),
+            Operation::Flush(INSTANCE) => {}
+            Operation::Flush(_) => return Err(IoError::Restarted { now: INSTANCE }),
+            Operation::Claim(claim) => {
+                let mut holder = self.holder.borrow_mut();
+                if claim.epoch < holder.epoch {
+                    return Err(IoError::Fenced { highest: holder.epoch });
+                }
+                *holder = Holder::new(claim.epoch, claim.owner);
+                return Ok(Answer::Holder(*holder));
+            }
+            Operation::Renew => return Ok(Answer::Holder(*self.holder.borrow())),
+        }
+        Ok(Answer::Done)
     }
 }
 
@@ -56,74 +79,11 @@ impl BlockDevice for MemoryDevice {
         }
     }
 
-    fn read(&self, range: SectorRange) -> IoFuture<'static, Buffer> {
-        Self::done(self.window(range).map(|window| Buffer::copy_of(&self.bytes.borrow()[window])))
+    fn submit(&self, operation: Operation, done: Done) {
+        done(self.perform(operation).map(|answer| Completion::new(INSTANCE, answer)));
     }
 
-    fn read_at_once(&self, range: SectorRange) -> Option<Completion<Buffer>> {
-        let window = self.window(range).ok()?;
-        Some(Completion::new(INSTANCE, Buffer::copy_of(&self.bytes.borrow()[window])))
-    }
-
-    fn write_at_once(&self, start: Lba, data: &[u8]) -> Option<Completion<()>> {
-        let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
-        let window = self.window(range).ok().filter(|window| window.len() == data.len())?;
-        self.bytes.borrow_mut()[window].copy_from_slice(data);
-        Some(Completion::new(INSTANCE, ()))
-    }
-
-    fn begins(&self, transfer: &Transfer) -> bool {
-        self.window(transfer.range()).is_ok()
-    }
-
-    fn begin(&self, transfer: Transfer, done: TransferDone) {
-        let result = self.window(transfer.range()).map(|window| match transfer {
-            Transfer::Read(_) => Buffer::copy_of(&self.bytes.borrow()[window]),
-            Transfer::Write { data, .. } => {
-                self.bytes.borrow_mut()[window].copy_from_slice(&data);
-                Buffer::empty()
-            }
-        });
-        done(result.map(|value| Completion::new(INSTANCE, value)));
-    }
-
-    fn write(&self, start: Lba, data: Buffer, _: Durability) -> IoFuture<'static, ()> {
-        let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
-        Self::done(
-            self.window(range).map(|window| self.bytes.borrow_mut()[window].copy_from_slice(&data)),
-        )
-    }
-
-    fn flush(&self, instance: Instance) -> IoFuture<'static, ()> {
-        if instance == INSTANCE {
-            Self::done(Ok(()))
-        } else {
-            Self::done(Err(IoError::Restarted { now: INSTANCE }))
-        }
-    }
-
-    fn discard(&self, range: SectorRange) -> IoFuture<'static, ()> {
-        self.write_zeroes(range, Durability::Volatile)
-    }
-
-    fn write_zeroes(&self, range: SectorRange, _: Durability) -> IoFuture<'static, ()> {
-        Self::done(self.window(range).map(|window| self.bytes.borrow_mut()[window].fill(0)))
-    }
-
-    fn claim(&self, claim: Claim) -> IoFuture<'static, Holder> {
-        let mut holder = self.holder.borrow_mut();
-        if claim.epoch < holder.epoch {
-            return Self::done(Err(IoError::Fenced { highest: holder.epoch }));
-        }
-        *holder = Holder::new(claim.epoch, claim.owner);
-        Self::done(Ok(*holder))
-    }
-
-    fn renew(&self) -> IoFuture<'static, Holder> {
-        Self::done(Ok(*self.holder.borrow()))
-    }
-
-    fn next_event(&self) -> LocalBoxFuture<'static, DeviceEvent> {
-        futures::future::pending().boxed_local()
+    fn try_submit(&self, operation: Operation<&[u8]>) -> Option<Completion<Answer>> {
+        self.perform(operation).ok().map(|answer| Completion::new(INSTANCE, answer))
     }
 }

@@ -3,14 +3,12 @@
 //! It adds a number to each address and takes it off again in what the device reports. Order and
 //! promises are the device's.
 
+use std::ops::Deref;
 use std::rc::Rc;
 
-use futures::FutureExt;
-use futures::future::{LocalBoxFuture, pending};
-
 use crate::{
-    BlockDevice, Buffer, Claim, Completion, DeviceEvent, Durability, Geometry, Holder, Instance,
-    IoError, IoFuture, Lba, SECTOR_BYTES, SectorRange, Transfer, TransferDone,
+    Answer, BlockDevice, Completion, Done, Geometry, IoError, Lba, Operation, Outcome,
+    SECTOR_BYTES, SectorRange,
 };
 
 /// Sectors of a device from a place on: a number of them, or as far as the device goes.
@@ -32,40 +30,17 @@ impl Window {
         self.sectors_max.map_or(rest, |most| most.min(rest))
     }
 
-    /// The same sectors in the device's own count; an error if they are no sectors of the window.
-    fn inner(&self, range: SectorRange) -> Result<SectorRange, IoError> {
+    /// The same in the device's own count; an error if its sectors are none of the window.
+    fn inner<Data: Deref<Target = [u8]>>(
+        &self,
+        operation: Operation<Data>,
+    ) -> Result<Operation<Data>, IoError> {
+        let range = operation.range();
         if !range.fits(self.sectors()) {
             return Err(IoError::OutOfRange(range));
         }
         // Can't wrap: it fits, and the window does.
-        Ok(SectorRange::new(Lba(self.start.0.saturating_add(range.start.0)), range.count))
-    }
-
-    /// A transfer in the device's own count.
-    fn moved(&self, transfer: Transfer) -> Result<Transfer, IoError> {
-        let inner = self.inner(transfer.range())?;
-        Ok(match transfer {
-            Transfer::Read(_) => Transfer::Read(inner),
-            Transfer::Write { data, durability, .. } => {
-                Transfer::Write { start: inner.start, data, durability }
-            }
-        })
-    }
-
-    fn within<T: 'static>(
-        &self,
-        range: SectorRange,
-        call: impl FnOnce(SectorRange) -> IoFuture<'static, T>,
-    ) -> IoFuture<'static, T> {
-        match self.inner(range) {
-            Err(error) => futures::future::ready(Err(error)).boxed_local(),
-            Ok(inner) => {
-                // Called now: the order of calls counts.
-                let answer = call(inner);
-                let start = self.start;
-                answer.map(move |result| result.map_err(|error| outer(error, start))).boxed_local()
-            }
-        }
+        Ok(operation.moved_to(Lba(self.start.0.saturating_add(range.start.0))))
     }
 }
 
@@ -93,72 +68,37 @@ impl BlockDevice for Window {
         Geometry { sectors: self.sectors(), physical_block_bytes, ..geometry }
     }
 
-    fn read(&self, range: SectorRange) -> IoFuture<'static, Buffer> {
-        self.within(range, |inner| self.device.read(inner))
-    }
-
-    fn read_at_once(&self, range: SectorRange) -> Option<Completion<Buffer>> {
-        self.device.read_at_once(self.inner(range).ok()?)
-    }
-
-    fn write_at_once(&self, start: Lba, data: &[u8]) -> Option<Completion<()>> {
-        let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
-        self.device.write_at_once(self.inner(range).ok()?.start, data)
-    }
-
-    fn begins(&self, transfer: &Transfer) -> bool {
-        self.moved(transfer.clone()).is_ok_and(|inner| self.device.begins(&inner))
-    }
-
-    fn begin(&self, transfer: Transfer, done: TransferDone) {
-        let start = self.start;
-        match self.moved(transfer) {
+    fn submit(&self, operation: Operation, done: Done) {
+        if matches!(operation, Operation::Claim(_) | Operation::Renew) {
+            // A claim of a part would be one of the whole.
+            return done(Err(IoError::Unsupported));
+        }
+        match self.inner(operation) {
             Err(error) => done(Err(error)),
-            Ok(inner) => self.device.begin(
-                inner,
-                Box::new(move |result| done(result.map_err(|error| outer(error, start)))),
-            ),
+            Ok(inner) => {
+                let start = self.start;
+                let told =
+                    move |outcome: Outcome| done(outcome.map_err(|error| outer(error, start)));
+                self.device.submit(inner, Box::new(told));
+            }
         }
     }
 
-    fn write(&self, start: Lba, data: Buffer, durability: Durability) -> IoFuture<'static, ()> {
-        let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
-        self.within(range, |inner| self.device.write(inner.start, data, durability))
+    fn try_submit(&self, operation: Operation<&[u8]>) -> Option<Completion<Answer>> {
+        let moved = operation.has_range().then(|| self.inner(operation).ok())??;
+        self.device.try_submit(moved)
     }
 
-    fn flush(&self, instance: Instance) -> IoFuture<'static, ()> {
-        self.device.flush(instance)
-    }
-
-    fn discard(&self, range: SectorRange) -> IoFuture<'static, ()> {
-        self.within(range, |inner| self.device.discard(inner))
-    }
-
-    fn write_zeroes(&self, range: SectorRange, durability: Durability) -> IoFuture<'static, ()> {
-        self.within(range, |inner| self.device.write_zeroes(inner, durability))
-    }
-
-    fn claim(&self, _: Claim) -> IoFuture<'static, Holder> {
-        // A claim of a part would be one of the whole.
-        futures::future::ready(Err(IoError::Unsupported)).boxed_local()
-    }
-
-    fn renew(&self) -> IoFuture<'static, Holder> {
-        futures::future::ready(Err(IoError::Unsupported)).boxed_local()
-    }
-
-    /// None: a device tells one listener, and it may have several windows. Who made them hears of
-    /// changes and passes them on.
-    fn next_event(&self) -> LocalBoxFuture<'static, DeviceEvent> {
-        pending().boxed_local()
-    }
+    // No events: a device tells one listener, and it may have several windows. Who made them hears of
+    // changes and passes them on.
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::MemoryDevice;
+    use crate::{Buffer, Claim, Durability, IoFuture, MemoryDevice};
+    use futures::FutureExt;
 
     /// A device in memory answers at once.
     fn block_on<T>(answer: IoFuture<'static, T>) -> Result<crate::Completion<T>, IoError> {
@@ -190,27 +130,31 @@ mod tests {
     }
 
     #[test]
-    fn transfers_told_by_a_call_are_moved_too() {
+    fn what_is_done_at_once_is_moved_too() {
         let disk = disk();
         let window = Window::new(Rc::clone(&disk) as Rc<dyn BlockDevice>, Lba(10), Some(20));
-        let begin = |transfer: Transfer| {
-            assert!(window.begins(&transfer));
-            let answer = Rc::new(std::cell::Cell::new(None));
-            let place = Rc::clone(&answer);
-            window.begin(transfer, Box::new(move |result| place.set(Some(result))));
-            answer.take().unwrap()
+        let data = &[7; SECTOR_BYTES];
+        let write = |start| Operation::Write {
+            start: Lba(start),
+            data: &data[..],
+            durability: Durability::Volatile,
         };
-        let data = Buffer::copy_of(&[7; SECTOR_BYTES]);
-        let durability = Durability::Durable;
-        begin(Transfer::Write { start: Lba(3), data: data.clone(), durability }).unwrap();
-        let range = SectorRange::new(Lba(3), 1);
-        assert!(begin(Transfer::Read(range)).unwrap().value == data);
-        assert!(window.read_at_once(range).unwrap().value == data);
-        let whole = block_on(disk.read(SectorRange::new(Lba(13), 1))).unwrap().value;
-        assert!(whole == data);
-        let beyond = SectorRange::new(Lba(20), 1);
-        assert!(!window.begins(&Transfer::Read(beyond)) && window.read_at_once(beyond).is_none());
+        let read = |start| Operation::Read(SectorRange::new(Lba(start), 1));
+        assert_eq!(window.try_submit(write(3)).unwrap().value, Answer::Done);
+        let data = Answer::Data(Buffer::copy_of(data));
+        assert_eq!(window.try_submit(read(3)).unwrap().value, data);
+        assert_eq!(disk.try_submit(read(13)).unwrap().value, data);
+        assert!(window.try_submit(read(20)).is_none() && window.try_submit(write(20)).is_none());
         assert_eq!(window.geometry().physical_block_bytes, SECTOR_BYTES as u32);
+    }
+
+    #[test]
+    fn a_part_is_not_claimed() {
+        let window = Window::new(disk(), Lba(10), Some(20));
+        let claim = Claim { epoch: crate::Epoch(3), owner: crate::OwnerId::NONE, force: true };
+        assert_eq!(block_on(window.claim(claim)), Err(IoError::Unsupported));
+        assert_eq!(block_on(window.renew()), Err(IoError::Unsupported));
+        assert!(window.try_submit(Operation::Claim(claim)).is_none());
     }
 
     #[test]

@@ -10,7 +10,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{
-    BLOCK_SECTORS, Buffer, BufferMut, Durability, Instant, IoError, Lba, SECTOR_BYTES, SectorRange,
+    Answer, BLOCK_SECTORS, Buffer, BufferMut, Durability, Instant, IoError, Lba, Operation,
+    SECTOR_BYTES, SectorRange,
 };
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -76,33 +77,14 @@ pub struct Disk {
     counters: Cell<DiskCounters>,
 }
 
-/// What a disk is asked to do to its sectors.
-enum Work {
-    Read(SectorRange),
-    Write(Lba, Buffer, Durability),
-    /// A discard that changes nothing.
-    Nothing(SectorRange),
-}
-
-/// What became of [`Work`] in the medium, before anybody hears of it.
+/// What became of an operation in the medium, before anybody hears of it.
 enum Performed {
     /// This will be answered.
-    Answered(Result<Buffer, IoError>),
+    Answered(Result<Answer, IoError>),
     /// Sectors were written, and are as durable as was asked for once that is answered.
     Written { number: WriteNumber, at: SectorRange, durability: Durability },
     /// A crash came first.
     Never,
-}
-
-impl Work {
-    fn range(&self) -> SectorRange {
-        match self {
-            Work::Read(range) | Work::Nothing(range) => *range,
-            Work::Write(start, data, _) => {
-                SectorRange::new(*start, (data.len() / SECTOR_BYTES) as u64)
-            }
-        }
-    }
 }
 
 /// What is left of a disk when its machine goes.
@@ -368,12 +350,26 @@ impl Disk {
         self.counters.set(counters);
     }
 
-    /// Does `work` to the medium now; what it is answered with is [`Disk::complete`]'s to say.
-    fn perform(&self, work: Work) -> Performed {
-        match work {
-            Work::Nothing(_) => Performed::Answered(Ok(Buffer::empty())),
-            Work::Read(range) => Performed::Answered(self.execute_read(range)),
-            Work::Write(start, data, durability) => self.execute_write(start, &data, durability),
+    /// Does `operation` to the medium now; what it is answered with is [`Disk::complete`]'s to say.
+    fn perform(&self, operation: Operation) -> Performed {
+        let range = operation.range();
+        let zeros = || BufferMut::zeroed(range.len_bytes() as usize);
+        match operation {
+            Operation::Read(_) => Performed::Answered(self.execute_read(range).map(Answer::Data)),
+            Operation::Write { start, data, durability } => {
+                self.execute_write(start, &data, durability)
+            }
+            Operation::WriteZeroes { durability, .. } => {
+                self.execute_write(range.start, &zeros(), durability)
+            }
+            // Undefined contents: sometimes zeros, sometimes what was there.
+            Operation::Discard(_) if self.random.borrow_mut().random_bool(0.5) => {
+                self.execute_write(range.start, &zeros(), Durability::Volatile)
+            }
+            Operation::Discard(_) => Performed::Answered(Ok(Answer::Done)),
+            Operation::Flush(_) | Operation::Claim(_) | Operation::Renew => {
+                Performed::Answered(Err(IoError::Unsupported))
+            }
         }
     }
 
@@ -437,7 +433,7 @@ impl Disk {
                 self.put(number, start.0, &data[..count as usize * SECTOR_BYTES]);
                 Performed::Written { number, at: range, durability }
             }
-            Some(WriteFault::Lost) => Performed::Answered(Ok(Buffer::empty())),
+            Some(WriteFault::Lost) => Performed::Answered(Ok(Answer::Done)),
             Some(WriteFault::Error) => {
                 let done = self.random.borrow_mut().random_range(0..=range.count);
                 self.put(number, start.0, &data[..done as usize * SECTOR_BYTES]);

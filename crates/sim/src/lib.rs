@@ -20,7 +20,6 @@ pub mod pattern;
 pub mod random;
 pub mod runner;
 pub mod scenarios;
-pub mod section;
 pub mod steps;
 pub mod steps_run;
 pub mod story;

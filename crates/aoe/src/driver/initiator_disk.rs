@@ -9,20 +9,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
 use std::rc::{Rc, Weak};
 
-use block::{
-    BlockDevice, Buffer, Claim, Completion, DeviceEvent, Durability, Geometry, Holder, Instance,
-    IoError, IoFuture, Lba, SectorRange,
-};
+use block::{BlockDevice, DeviceEvent, Done, Geometry, Operation};
 use futures::FutureExt;
-use futures::channel::oneshot;
 use futures::future::{LocalBoxFuture, select};
 use runtime::{Handle, Notify};
 
 use super::{Frame, Port};
-use crate::initiator::{
-    Answer, Client, LocalPort, Operation, OperationId, Outcome, PathId, PortId, Statistics,
-    Transmit,
-};
+use crate::initiator::{Client, LocalPort, OperationId, PathId, PortId, Statistics, Transmit};
 use crate::wire::ShelfSlot;
 
 /// Hints that nobody fetched; older ones are dropped, which hints may be.
@@ -127,7 +120,7 @@ pub struct RemoteDisk<C: Client> {
     handle: Handle,
     ports: Rc<PortTable>,
     client: RefCell<C>,
-    waiting: RefCell<BTreeMap<OperationId, oneshot::Sender<Outcome>>>,
+    waiting: RefCell<BTreeMap<OperationId, Done>>,
     hints: Rc<HintQueue<DeviceEvent>>,
     hook: HintHook,
     wake: Rc<Notify>,
@@ -194,17 +187,14 @@ impl<C: Client + 'static> RemoteDisk<C> {
         self.act(|client, now| client.handle_frame(now, port, frame));
     }
 
+    fn look_mut<T>(&self, look: impl FnOnce(&mut C) -> T) -> T {
+        look(&mut self.client.borrow_mut())
+    }
+
     fn act<T>(&self, act: impl FnOnce(&mut C, block::Instant) -> T) -> T {
         let result = act(&mut self.client.borrow_mut(), self.handle.now());
         self.wake.notify_all();
         result
-    }
-
-    fn submit(&self, operation: Operation) -> oneshot::Receiver<Outcome> {
-        let (sender, receiver) = oneshot::channel();
-        let id = self.act(|client, now| client.submit(now, operation));
-        self.waiting.borrow_mut().insert(id, sender);
-        receiver
     }
 
     /// One turn of the disk's task; returns when the next is due without a cause.
@@ -215,17 +205,19 @@ impl<C: Client + 'static> RemoteDisk<C> {
             client.handle_timeout(now);
         }
         self.ports.transmit(|| client.poll_transmit());
-        while let Some((id, outcome)) = client.poll_outcome() {
-            if let Some(sender) = self.waiting.borrow_mut().remove(&id) {
-                // Nobody waits any more when the future was dropped.
-                let _ = sender.send(outcome);
+        drop(client);
+        // Who is told may submit the next operation at once.
+        while let Some((id, outcome)) = self.look_mut(C::poll_outcome) {
+            let done = self.waiting.borrow_mut().remove(&id);
+            if let Some(done) = done {
+                done(outcome);
             }
         }
-        while let Some(event) = client.poll_event() {
+        while let Some(event) = self.look_mut(C::poll_event) {
             (self.hook)(event);
             self.hints.push(event);
         }
-        client.poll_timeout()
+        self.client.borrow().poll_timeout()
     }
 }
 
@@ -254,69 +246,14 @@ async fn drive<C: Client + 'static>(disk: Weak<RemoteDisk<C>>, wake: Rc<Notify>,
     }
 }
 
-fn answer<T: 'static>(
-    receiver: oneshot::Receiver<Outcome>,
-    convert: impl FnOnce(Answer) -> Option<T> + 'static,
-) -> IoFuture<'static, T> {
-    async move {
-        // A disk that was dropped answers nobody any more.
-        let completion = receiver.await.unwrap_or(Err(IoError::Lost))?;
-        let instance = completion.instance;
-        let value = convert(completion.value).ok_or(IoError::Unsupported)?;
-        Ok(Completion::new(instance, value))
-    }
-    .boxed_local()
-}
-
-fn done(answer: Answer) -> Option<()> {
-    matches!(answer, Answer::Done).then_some(())
-}
-
-fn data(answer: Answer) -> Option<Buffer> {
-    match answer {
-        Answer::Data(data) => Some(data),
-        _ => None,
-    }
-}
-
-fn holder(answer: Answer) -> Option<Holder> {
-    match answer {
-        Answer::Holder(holder) => Some(holder),
-        _ => None,
-    }
-}
-
 impl<C: Client + 'static> BlockDevice for RemoteDisk<C> {
     fn geometry(&self) -> Geometry {
         self.client.borrow().geometry()
     }
 
-    fn read(&self, range: SectorRange) -> IoFuture<'static, Buffer> {
-        answer(self.submit(Operation::Read(range)), data)
-    }
-
-    fn write(&self, start: Lba, data: Buffer, durability: Durability) -> IoFuture<'static, ()> {
-        answer(self.submit(Operation::Write { start, data, durability }), done)
-    }
-
-    fn flush(&self, instance: Instance) -> IoFuture<'static, ()> {
-        answer(self.submit(Operation::Flush(instance)), done)
-    }
-
-    fn discard(&self, range: SectorRange) -> IoFuture<'static, ()> {
-        answer(self.submit(Operation::Discard(range)), done)
-    }
-
-    fn write_zeroes(&self, range: SectorRange, durability: Durability) -> IoFuture<'static, ()> {
-        answer(self.submit(Operation::WriteZeroes(range, durability)), done)
-    }
-
-    fn claim(&self, claim: Claim) -> IoFuture<'static, Holder> {
-        answer(self.submit(Operation::Claim(claim)), holder)
-    }
-
-    fn renew(&self) -> IoFuture<'static, Holder> {
-        answer(self.submit(Operation::Renew), holder)
+    fn submit(&self, operation: Operation, done: Done) {
+        let id = self.act(|client, now| client.submit(now, operation));
+        self.waiting.borrow_mut().insert(id, done);
     }
 
     fn disown(&self) {

@@ -8,20 +8,19 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{
-    BlockDevice, Buffer, Completion, Instance, Instant, IoError, Lba, SectorRange, Transfer,
-};
+use block::{BlockDevice, Completion, Instance, Instant, IoError, Outcome};
+use futures::FutureExt;
 use futures::future::{Either, select};
 use runtime::{Handle, Notify};
 
-use super::perform::{Beside, perform};
+use super::perform::{self, Beside};
 use super::trace::{Listeners, TraceStream};
 use super::{ExportSetup, Frame, Port, PortStatus};
 use crate::fenced::{FencedDevice, Ownership};
 use crate::target::{
-    Abilities, AddExportError, AtHand, ClientStatus, DeviceState, ExportId, ExportOptions,
-    ExportState, ExportStatus, IoId, IoOperation, IoRequest, IoResult, IoValue, NodeIdentity,
-    PortId, SetOptionsError, Target, TargetEvent, TargetStats,
+    Abilities, AddExportError, ClientStatus, DeviceState, ExportId, ExportOptions, ExportState,
+    ExportStatus, IoId, IoOperation, IoRequest, IoResult, IoValue, NodeIdentity, PortId,
+    SetOptionsError, Target, TargetEvent, TargetStats,
 };
 use crate::wire::ShelfSlot;
 
@@ -35,10 +34,10 @@ pub enum ExportDevice {
 }
 
 impl ExportDevice {
-    pub(super) fn device(&self) -> &dyn BlockDevice {
+    pub(super) fn device(&self) -> Rc<dyn BlockDevice> {
         match self {
-            ExportDevice::Fenced(medium) => &**medium,
-            ExportDevice::Device(device) => &**device,
+            ExportDevice::Fenced(medium) => Rc::clone(medium) as Rc<dyn BlockDevice>,
+            ExportDevice::Device(device) => Rc::clone(device),
         }
     }
 
@@ -71,16 +70,6 @@ impl ExportDevice {
 const FAILURES_APART: Duration = Duration::from_secs(60);
 /// Events that wait for somebody to listen; the oldest go first.
 const EVENTS_MAX: usize = 64;
-
-impl AtHand for ExportDevice {
-    fn read(&self, range: SectorRange) -> Option<Completion<Buffer>> {
-        self.device().read_at_once(range)
-    }
-
-    fn write(&self, start: Lba, data: &[u8]) -> Option<Completion<()>> {
-        self.device().write_at_once(start, data)
-    }
-}
 
 /// A running target. Cheap to clone.
 #[derive(Clone)]
@@ -229,7 +218,7 @@ impl TargetDriver {
         let address = options.address;
         let abilities = Abilities { remembers: memory.is_some(), smart: ata.is_some() };
         let id = inner.target.borrow_mut().add_export(options, state, abilities)?;
-        inner.target.borrow_mut().set_at_hand(id, Rc::new(device.clone()));
+        inner.target.borrow_mut().set_nowait(id, device.device());
         if lost {
             inner.target.borrow_mut().note_lost(id);
         }
@@ -482,25 +471,22 @@ impl Inner {
         let entry = self.exports.borrow().get(&id.export).cloned();
         let Some(entry) = entry else { return };
         entry.in_flight.set(entry.in_flight.get() + 1);
-        let inner = Rc::clone(self);
-        let operation = match as_transfer(&entry, request.operation) {
-            Ok((transfer, value)) => {
-                let device = entry.device.clone();
-                let done = move |result: Result<Completion<Buffer>, IoError>| {
-                    let result =
-                        result.map(|done| Completion::new(done.instance, value(done.value)));
-                    inner.finish(&entry, id, result);
-                };
-                return device.device().begin(transfer, Box::new(done));
+        let (inner, of) = (Rc::clone(self), Rc::clone(&entry));
+        let finish = move |result| inner.finish(&of, id, result);
+        let aside = match request.operation {
+            IoOperation::Device(operation) => {
+                let done =
+                    move |outcome: Outcome| {
+                        finish(outcome.map(|done| {
+                            Completion::new(done.instance, IoValue::Device(done.value))
+                        }));
+                    };
+                return perform::submit(&self.handle, &entry.device, operation, Box::new(done));
             }
-            Err(operation) => operation,
+            IoOperation::Smart(command) => entry.beside.smart(command),
+            IoOperation::Remember(state) => entry.beside.remember(state),
         };
-        // The device is called now, not when the task first runs: the order of calls counts.
-        let answer = perform(&entry.device, &entry.beside, operation);
-        self.handle.spawn(async move {
-            let result = answer.await;
-            inner.finish(&entry, id, result);
-        });
+        self.handle.spawn(aside.map(finish));
     }
 
     fn finish(&self, entry: &ExportEntry, id: IoId, result: IoResult) {
@@ -550,24 +536,4 @@ impl Inner {
             }
         }
     }
-}
-
-/// What the data of a finished transfer becomes.
-type Value = fn(Buffer) -> IoValue;
-
-/// An operation as a transfer that the device begins at once, with what its data becomes; or the
-/// operation back.
-fn as_transfer(
-    entry: &ExportEntry,
-    operation: IoOperation,
-) -> Result<(Transfer, Value), IoOperation> {
-    let (transfer, value): (Transfer, Value) = match &operation {
-        IoOperation::Read(range) => (Transfer::Read(*range), IoValue::Data),
-        IoOperation::Write { start, data, durability } => {
-            let data = data.clone();
-            (Transfer::Write { start: *start, data, durability: *durability }, |_| IoValue::Done)
-        }
-        _ => return Err(operation),
-    };
-    if entry.device.device().begins(&transfer) { Ok((transfer, value)) } else { Err(operation) }
 }

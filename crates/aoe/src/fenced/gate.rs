@@ -4,14 +4,8 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 
-use block::{IoError, IoFuture};
-use futures::FutureExt;
-use futures::channel::oneshot;
-use futures::future::LocalBoxFuture;
 use runtime::{Handle, Notify};
 
 /// The gate.
@@ -39,49 +33,31 @@ impl Gate {
         self.closed.get()
     }
 
-    /// An operation passes an open gate, and counts as running until this is dropped.
-    pub(super) fn enter(self: &Rc<Gate>) -> Passing {
+    /// Starts an operation now, or when the barrier before it is gone: in the order of the calls of this
+    /// function. It counts as running until the [`Passing`] is dropped.
+    pub(super) fn pass(self: &Rc<Gate>, start: impl FnOnce(Passing) + 'static) {
+        if self.closed.get() {
+            let gate = Rc::clone(self);
+            self.waiting.borrow_mut().push_back(Box::new(move || start(gate.enter())));
+        } else {
+            start(self.enter());
+        }
+    }
+
+    fn enter(self: &Rc<Gate>) -> Passing {
         self.running.set(self.running.get() + 1);
         Passing(Rc::clone(self))
     }
 
-    /// Starts an operation now, or when the barrier before it is gone. `start` is called in the
-    /// order of the calls of this function.
-    pub(super) fn pass<T: 'static>(
-        self: &Rc<Gate>,
-        start: impl FnOnce() -> IoFuture<'static, T> + 'static,
-    ) -> IoFuture<'static, T> {
-        if !self.closed.get() {
-            return self.track(start()).boxed_local();
-        }
-        let (send, receive) = oneshot::channel();
-        let gate = Rc::clone(self);
-        self.waiting.borrow_mut().push_back(Box::new(move || {
-            // Nobody waits for the answer any more: the operation happens all the same.
-            drop(send.send(gate.track(start())));
-        }));
-        async move {
-            match receive.await {
-                Ok(tracked) => tracked.await,
-                Err(oneshot::Canceled) => Err(IoError::Lost),
-            }
-        }
-        .boxed_local()
-    }
-
     /// Runs `work` when all earlier operations have completed; later ones start when it is done.
-    pub(super) fn barrier<T: 'static>(
-        self: &Rc<Gate>,
-        work: impl Future<Output = T> + 'static,
-    ) -> LocalBoxFuture<'static, Option<T>> {
-        let (send, receive) = oneshot::channel();
+    pub(super) fn barrier(self: &Rc<Gate>, work: impl Future<Output = ()> + 'static) {
         let gate = Rc::clone(self);
         let start = move || {
             gate.closed.set(true);
             let mut closed = Closed { gate: Rc::clone(&gate), is_done: false };
             gate.handle.spawn(async move {
                 closed.gate.wait_until_drained().await;
-                let _unheard = send.send(work.await);
+                work.await;
                 closed.is_done = true;
                 closed.gate.open();
             });
@@ -91,7 +67,6 @@ impl Gate {
         } else {
             start();
         }
-        async move { receive.await.ok() }.boxed_local()
     }
 
     async fn wait_until_drained(&self) {
@@ -112,11 +87,6 @@ impl Gate {
             let Some(start) = next else { return };
             start();
         }
-    }
-
-    fn track<T: 'static>(self: &Rc<Gate>, future: IoFuture<'static, T>) -> Tracked<T> {
-        self.running.set(self.running.get() + 1);
-        Tracked { gate: Rc::clone(self), future: Some(future) }
     }
 
     fn finished(&self) {
@@ -150,37 +120,5 @@ impl Drop for Closed {
             let waiting = std::mem::take(&mut *self.gate.waiting.borrow_mut());
             drop(waiting);
         }
-    }
-}
-
-/// An operation that counts as running until it has completed, also when nobody waits for it: a
-/// dropped write may still reach the medium, and a barrier must not overtake it.
-struct Tracked<T: 'static> {
-    gate: Rc<Gate>,
-    future: Option<IoFuture<'static, T>>,
-}
-
-impl<T> Future for Tracked<T> {
-    type Output = <IoFuture<'static, T> as Future>::Output;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(future) = self.future.as_mut() else { return Poll::Ready(Err(IoError::Lost)) };
-        let polled = future.as_mut().poll(context);
-        if polled.is_ready() {
-            self.future = None;
-            self.gate.finished();
-        }
-        polled
-    }
-}
-
-impl<T> Drop for Tracked<T> {
-    fn drop(&mut self) {
-        let Some(future) = self.future.take() else { return };
-        let gate = Rc::clone(&self.gate);
-        self.gate.handle.spawn(async move {
-            let _unheard = future.await;
-            gate.finished();
-        });
     }
 }

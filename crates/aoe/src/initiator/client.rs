@@ -3,9 +3,9 @@
 //! Order of use: any number of verbs and `handle_*`, then `poll_transmit`, `poll_outcome` and
 //! `poll_event` until each returns `None`, then wait until `poll_timeout`.
 
-use block::{DeviceEvent, Geometry, Instant};
+use block::{DeviceEvent, Geometry, Instant, Operation, Outcome};
 
-use super::operations::{Operation, OperationId, Outcome};
+use super::operations::OperationId;
 use super::outlet::Transmit;
 use super::paths::{LocalPort, PathId, PortId};
 use super::statistics::Statistics;

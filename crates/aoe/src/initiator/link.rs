@@ -6,11 +6,13 @@
 
 use std::time::Duration;
 
-use block::{Buffer, Claim, Durability, Epoch, Holder, Instance, Instant, IoError, SectorRange};
+use block::{
+    Buffer, Claim, Durability, Epoch, Holder, Instance, Instant, IoError, Operation, SectorRange,
+};
 
 use super::flight::{Flight, Kind};
 use super::opening::Opened;
-use super::operations::{Operation, Operations, Piece, PieceAnswer, PieceLimits};
+use super::operations::{Operations, Piece, PieceAnswer, PieceLimits};
 use super::outlet::{Outlet, Traffic};
 use super::paths::PathId;
 use super::statistics::Statistics;
@@ -392,7 +394,7 @@ impl Link {
             }
             Operation::Flush(_) => base(Verb::Flush),
             Operation::Discard(_) => base(Verb::Discard),
-            Operation::WriteZeroes(_, durability) => {
+            Operation::WriteZeroes { durability, .. } => {
                 Request { durable: *durability == Durability::Durable, ..base(Verb::WriteZeroes) }
             }
             Operation::Claim(claim) => Request {

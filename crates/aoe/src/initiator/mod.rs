@@ -26,7 +26,7 @@ pub use client::{Client, Random};
 pub use discovery::{
     Discovery, DiscoveryEvent, DiscoveryStatistics, TARGETS_MAX, TargetConfig, TargetInfo,
 };
-pub use operations::{Answer, Operation, OperationId, Outcome};
+pub use operations::OperationId;
 pub use outlet::Transmit;
 pub use paths::{LocalPort, PathId, PortId};
 pub use plain::{Plain, PlainOptions};

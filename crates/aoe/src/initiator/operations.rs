@@ -11,49 +11,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use block::{
-    BLOCK_SECTORS, Buffer, BufferMut, Claim, Completion, Durability, Holder, Instance, IoError,
-    Lba, SECTOR_BYTES, SectorRange,
+    Answer, BLOCK_SECTORS, Buffer, BufferMut, Completion, Holder, Instance, IoError, Lba,
+    Operation, Outcome, SECTOR_BYTES, SectorRange,
 };
-
-/// What a caller wants of a disk.
-#[derive(Clone, Debug)]
-pub enum Operation {
-    /// Read sectors.
-    Read(SectorRange),
-    /// Write `data` from `start` on.
-    Write {
-        /// First sector.
-        start: Lba,
-        /// Whole sectors.
-        data: Buffer,
-        /// When it may be answered.
-        durability: Durability,
-    },
-    /// Make durable what this instance answered.
-    Flush(Instance),
-    /// Forget the contents of sectors.
-    Discard(SectorRange),
-    /// Make sectors zero.
-    WriteZeroes(SectorRange, Durability),
-    /// Take the disk under an epoch.
-    Claim(Claim),
-    /// Ask who holds the disk.
-    Renew,
-}
-
-/// What came of an operation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// It is done, and there is nothing to say.
-    Done,
-    /// The sectors that were read.
-    Data(Buffer),
-    /// Who holds the disk.
-    Holder(Holder),
-}
-
-/// The end of an operation.
-pub type Outcome = Result<Completion<Answer>, IoError>;
 
 /// Names an operation between call and outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -83,38 +43,14 @@ pub(crate) enum PieceAnswer<'a> {
     Holder(Holder),
 }
 
-impl Operation {
-    /// The sectors concerned; empty when it isn't about sectors.
-    pub fn range(&self) -> SectorRange {
-        match self {
-            Operation::Read(range)
-            | Operation::Discard(range)
-            | Operation::WriteZeroes(range, _) => *range,
-            Operation::Write { start, data, .. } => {
-                SectorRange::new(*start, (data.len() / SECTOR_BYTES) as u64)
-            }
-            Operation::Flush(_) | Operation::Claim(_) | Operation::Renew => SectorRange::default(),
-        }
-    }
+/// Whether it leaves the sectors as they are, so that it may simply run again.
+pub(crate) fn is_repeatable(operation: &Operation) -> bool {
+    matches!(operation, Operation::Read(_) | Operation::Renew)
+}
 
-    /// Whether it is about sectors at all.
-    pub(crate) fn has_range(&self) -> bool {
-        !matches!(self, Operation::Flush(_) | Operation::Claim(_) | Operation::Renew)
-    }
-
-    /// Whether it leaves the sectors as they are, so that it may simply run again.
-    pub(crate) fn is_repeatable(&self) -> bool {
-        matches!(self, Operation::Read(_) | Operation::Renew)
-    }
-
-    fn changes_sectors(&self) -> bool {
-        self.has_range() && !matches!(self, Operation::Read(_))
-    }
-
-    /// Renewals first: a lease must not run out behind a queue of writes.
-    fn rank(&self) -> u8 {
-        u8::from(!matches!(self, Operation::Renew))
-    }
+/// Renewals first: a lease must not run out behind a queue of writes.
+fn rank_of(operation: &Operation) -> u8 {
+    u8::from(!matches!(operation, Operation::Renew))
 }
 
 struct Entry {
@@ -170,7 +106,7 @@ impl Operations {
             self.barrier = Some(id);
         }
         if blocking.is_empty() {
-            self.ready.insert((operation.rank(), id));
+            self.ready.insert((rank_of(&operation), id));
         }
         let entry = Entry {
             operation,
@@ -210,7 +146,7 @@ impl Operations {
         };
         let rest = entry.unsent.pop_front()?;
         let limit = match entry.operation {
-            Operation::Discard(_) | Operation::WriteZeroes(..) => limits.bare_sectors,
+            Operation::Discard(_) | Operation::WriteZeroes { .. } => limits.bare_sectors,
             _ => limits.data_sectors,
         };
         let count = first_piece_sectors(rest, limit);
@@ -236,7 +172,7 @@ impl Operations {
             return;
         }
         entry.unsent.push_front(piece.range);
-        let key = (entry.operation.rank(), piece.operation);
+        let key = (rank_of(&entry.operation), piece.operation);
         self.ready.insert(key);
     }
 
@@ -257,7 +193,7 @@ impl Operations {
             Err(error) => {
                 entry.failure.get_or_insert(error);
                 entry.unsent.clear();
-                let key = (entry.operation.rank(), piece.operation);
+                let key = (rank_of(&entry.operation), piece.operation);
                 self.ready.remove(&key);
             }
         }
@@ -292,11 +228,11 @@ impl Operations {
             self.entries.iter().filter(|(_, entry)| entry.was_sent).map(|(id, _)| *id).collect();
         for id in sent {
             let Some(entry) = self.entries.get_mut(&id) else { continue };
-            if entry.operation.is_repeatable() && entry.failure.is_none() {
+            if is_repeatable(&entry.operation) && entry.failure.is_none() {
                 entry.unsent = VecDeque::from([entry.operation.range()]);
                 entry.outstanding = 0;
                 entry.data = None;
-                let key = (entry.operation.rank(), id);
+                let key = (rank_of(&entry.operation), id);
                 self.ready.insert(key);
             } else {
                 let error = entry.failure.unwrap_or(error);
@@ -390,7 +326,7 @@ impl Operations {
     fn remove(&mut self, id: OperationId) {
         let Some(entry) = self.entries.remove(&id) else { return };
         self.starts.remove(&(entry.operation.range().start, id));
-        self.ready.remove(&(entry.operation.rank(), id));
+        self.ready.remove(&(rank_of(&entry.operation), id));
         if self.barrier == Some(id) {
             self.barrier = None;
         }
@@ -401,7 +337,7 @@ impl Operations {
             let Some(waiting) = self.entries.get_mut(&waiter) else { continue };
             waiting.blockers -= 1;
             if waiting.blockers == 0 {
-                self.ready.insert((waiting.operation.rank(), waiter));
+                self.ready.insert((rank_of(&waiting.operation), waiter));
             }
         }
     }
@@ -443,7 +379,7 @@ fn first_piece_sectors(range: SectorRange, limit: u64) -> u64 {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use block::{Epoch, OwnerId};
+    use block::{Claim, Durability, Epoch, OwnerId};
 
     const LIMITS: PieceLimits = PieceLimits { data_sectors: 17, bare_sectors: 2048 };
     const INSTANCE: Instance = Instance(9);

@@ -13,13 +13,13 @@ use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use block::{
-    Buffer, Completion, DeviceEvent, DurabilityClass, Geometry, Instance, Instant, IoError, Lba,
-    RefusalReason, SECTOR_BYTES, SectorRange,
+    Answer, Buffer, Completion, DeviceEvent, DurabilityClass, Geometry, Instance, Instant, IoError,
+    Lba, Operation, Outcome, RefusalReason, SECTOR_BYTES, SectorRange,
 };
 
 use super::client::{Client, Random};
 use super::flight::{Flight, Kind};
-use super::operations::{Answer, Operation, OperationId, Outcome, Piece, PieceAnswer, PieceLimits};
+use super::operations::{OperationId, Piece, PieceAnswer, PieceLimits};
 use super::outlet::{Traffic, Transmit};
 use super::paths::{LocalPort, PathId, PortId};
 use super::session::TRANSFER_BYTES_MAX;
@@ -175,7 +175,7 @@ impl Plain {
             }
             // What is read after a discard is undefined: what was there will do.
             Operation::Discard(_) => done(),
-            Operation::Write { .. } | Operation::WriteZeroes(..) if range.count == 0 => done(),
+            Operation::Write { .. } | Operation::WriteZeroes { .. } if range.count == 0 => done(),
             Operation::Flush(instance) if *instance != self.instance => {
                 Some(Err(IoError::Restarted { now: self.instance }))
             }
@@ -223,7 +223,7 @@ impl Plain {
                 let from = (range.start.0 - start.0) as usize * SECTOR_BYTES;
                 (write, data.slice(from, from + range.len_bytes() as usize))
             }
-            Operation::WriteZeroes(..) => (write, Buffer::zeroed(range.len_bytes() as usize)),
+            Operation::WriteZeroes { .. } => (write, Buffer::zeroed(range.len_bytes() as usize)),
             Operation::Flush(_) => {
                 (pick(AtaCommand::FLUSH_CACHE_EXT, AtaCommand::FLUSH_CACHE), Buffer::empty())
             }

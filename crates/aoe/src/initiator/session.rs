@@ -20,14 +20,14 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use block::{
-    Buffer, Claim, Completion, DeviceEvent, DurabilityClass, Epoch, Geometry, Holder, Instance,
-    Instant, IoError,
+    Answer, Buffer, Claim, Completion, DeviceEvent, DurabilityClass, Epoch, Geometry, Holder,
+    Instance, Instant, IoError, Operation, Outcome,
 };
 
 use super::client::{Client, Random};
 use super::link::{Link, Told, Verdict};
 use super::opening::{Opened, Opening, Progress};
-use super::operations::{Answer, Operation, OperationId, Outcome};
+use super::operations::OperationId;
 use super::outlet::{Traffic, Transmit};
 use super::paths::{LocalPort, PathId, PortId};
 use super::statistics::Statistics;

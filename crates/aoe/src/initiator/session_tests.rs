@@ -68,7 +68,10 @@ fn run_ordered(seed: u64, mtu_bytes: usize, faults: Faults) -> SessionPair {
             }
             4 => {
                 model[window].fill(0);
-                pair.submit(Operation::WriteZeroes(range, block::Durability::Durable))
+                pair.submit(Operation::WriteZeroes {
+                    range,
+                    durability: block::Durability::Durable,
+                })
             }
             5 => pair.submit(Operation::Renew),
             6 => {

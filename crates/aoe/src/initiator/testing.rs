@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use block::{
-    Buffer, Claim, DeviceEvent, Epoch, Holder, Instance, Instant, Lba, OwnerId, SECTOR_BYTES,
+    Buffer, Claim, DeviceEvent, Epoch, Holder, Instance, Instant, Lba, Operation, Outcome, OwnerId,
+    SECTOR_BYTES,
 };
 use rand_like::Random;
 
 use super::client::Client;
-use super::operations::{Operation, OperationId, Outcome};
+use super::operations::OperationId;
 use super::paths::{LocalPort, PathId, PortId};
 use crate::driver::Frame;
 use crate::wire::{

@@ -1,6 +1,8 @@
 //! Commands within a session: who may do what, and at most once.
 
-use block::{Buffer, Claim, Durability, Epoch, IoError, OwnerId, RefusalReason, SECTOR_BYTES};
+use block::{
+    Answer, Buffer, Claim, Durability, Epoch, IoError, OwnerId, RefusalReason, SECTOR_BYTES,
+};
 
 use super::export::{Export, PortState};
 use super::io::{IoOperation, IoResult, IoValue, Start, Work};
@@ -280,7 +282,7 @@ pub(super) fn start(export: &mut Export, shared: &mut Shared, work: &mut Session
     match judged {
         Ok(Verdict::Queue(_)) => {}
         Ok(Verdict::Holder) => {
-            let held = IoValue::Holder(export.holder(shared.now));
+            let held = IoValue::Device(Answer::Holder(export.holder(shared.now)));
             let done = Ok(block::Completion::new(export.device.instance, held));
             finish(export, shared, work, done);
             return Start::Answered;
@@ -292,21 +294,24 @@ pub(super) fn start(export: &mut Export, shared: &mut Shared, work: &mut Session
     }
     let durability = if request.durable { Durability::Durable } else { Durability::Volatile };
     Start::Io(match request.operation {
-        Operation::Read => IoOperation::Read(request.range()),
-        Operation::Write => IoOperation::Write {
+        Operation::Read => IoOperation::Device(block::Operation::Read(request.range())),
+        Operation::Write => IoOperation::Device(block::Operation::Write {
             start: request.lba,
             // Kept: when writing together with others fails, it is written once more alone.
             data: work.data.clone(),
             durability,
-        },
-        Operation::Discard => IoOperation::Discard(request.range()),
-        Operation::WriteZeroes => IoOperation::WriteZeroes { range: request.range(), durability },
-        Operation::Claim => IoOperation::Claim(Claim {
+        }),
+        Operation::Discard => IoOperation::Device(block::Operation::Discard(request.range())),
+        Operation::WriteZeroes => IoOperation::Device(block::Operation::WriteZeroes {
+            range: request.range(),
+            durability,
+        }),
+        Operation::Claim => IoOperation::Device(block::Operation::Claim(Claim {
             epoch: request.epoch,
             owner: work.owner,
             force: request.force,
-        }),
-        _ => IoOperation::Flush(request.instance),
+        })),
+        _ => IoOperation::Device(block::Operation::Flush(request.instance)),
     })
 }
 
@@ -332,16 +337,16 @@ pub(super) fn finish(
     let request = &work.request;
     let range = request.range();
     let (status, detail, payload) = match result.map(|completion| completion.value) {
-        Ok(IoValue::Data(data)) if data.len() as u64 == range.len_bytes() => {
+        Ok(IoValue::Device(Answer::Data(data))) if data.len() as u64 == range.len_bytes() => {
             export.meter.moved(Moved::Read, range.len_bytes(), shared.now);
             (Status::Ok, 0, data)
         }
-        Ok(IoValue::Data(_)) => failure(export, IoError::Medium(range)),
-        Ok(IoValue::Holder(_)) => {
+        Ok(IoValue::Device(Answer::Data(_))) => failure(export, IoError::Medium(range)),
+        Ok(IoValue::Device(Answer::Holder(_))) => {
             export.meter.count(|stats| stats.others += 1);
             (Status::Ok, 0, HolderPayload::emit(export.holder(shared.now)))
         }
-        Ok(IoValue::Done | IoValue::Smart(_)) => {
+        Ok(IoValue::Device(Answer::Done) | IoValue::Smart(_)) => {
             match request.operation {
                 Operation::Write => {
                     export.meter.moved(Moved::Write, range.len_bytes(), shared.now);

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use block::{Geometry, Holder, Instance, Instant, SECTOR_BYTES};
+use block::{BlockDevice, Geometry, Holder, Instance, Instant, SECTOR_BYTES};
 
 use super::change::Fence;
-use super::io::{AtHand, Work};
+use super::io::Work;
 use super::merge::Merger;
 use super::meter::Meter;
 use super::policy::{AccessOperation, AccessPolicy, ListEditors};
@@ -183,8 +183,8 @@ pub(super) struct Export {
     /// A write-back failed under this instance: every flush fails until the device is reopened.
     pub flush_failed: bool,
     pub queue: Queue<Work>,
-    /// Where reads are answered from that need no waiting.
-    pub at_hand: Option<Rc<dyn AtHand>>,
+    /// Does what needs no waiting.
+    pub nowait: Option<Rc<dyn BlockDevice>>,
     /// Transfers that wait to be joined, and those with the device.
     pub merger: Merger,
     pub flights: BTreeMap<Ticket, Flight>,
@@ -227,7 +227,7 @@ impl Export {
             smart_enabled: true,
             flush_failed: false,
             queue: Queue::new(limits),
-            at_hand: None,
+            nowait: None,
             merger: Merger::default(),
             flights: BTreeMap::new(),
             stirred: false,

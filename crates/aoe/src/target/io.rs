@@ -1,6 +1,6 @@
 //! What the target asks of the devices behind its exports, and for whom.
 
-use block::{Buffer, Claim, Completion, Durability, Holder, Instance, IoError, Lba, SectorRange};
+use block::{Answer, Completion, IoError, Operation};
 
 use super::change::ChangeWork;
 use super::merge::Kind;
@@ -35,60 +35,24 @@ pub struct IoRequest {
 /// What to do. Requests that are out at the same time don't overlap.
 #[derive(Clone, Debug)]
 pub enum IoOperation {
-    /// Read sectors.
-    Read(SectorRange),
-    /// Write sectors.
-    Write {
-        /// First sector.
-        start: Lba,
-        /// The sectors' contents.
-        data: Buffer,
-        /// When to answer.
-        durability: Durability,
-    },
-    /// Flush what this instance answered.
-    Flush(Instance),
-    /// Forget the contents of sectors.
-    Discard(SectorRange),
-    /// Make sectors read as zeros.
-    WriteZeroes {
-        /// Which.
-        range: SectorRange,
-        /// When to answer.
-        durability: Durability,
-    },
-    /// Record an owner.
-    Claim(Claim),
+    /// The device's business.
+    Device(Operation),
     /// Ask the disk itself. The answer's instance means nothing.
     Smart(SmartCommand),
-    /// Put on stable storage what clients left with the export. Not the device's business; the
-    /// answer's instance means nothing.
+    /// Put on stable storage what clients left with the export; the answer's instance means nothing.
     Remember(Remembered),
 }
 
-/// What a device answered.
+/// What was answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IoValue {
-    /// Done.
-    Done,
-    /// The sectors that were read.
-    Data(Buffer),
-    /// The owner that was recorded.
-    Holder(Holder),
-    /// What the disk itself said.
+    /// By the device; that something is done, also by others.
+    Device(Answer),
+    /// By the disk itself.
     Smart(SmartReply),
 }
 
-/// What can be done without waiting: a page cache.
-pub trait AtHand {
-    /// The sectors, if they are at hand. `None` tells nothing about them.
-    fn read(&self, range: SectorRange) -> Option<Completion<Buffer>>;
-
-    /// Writes sectors, volatile. `None` tells nothing about them: the device is to be asked.
-    fn write(&self, start: Lba, data: &[u8]) -> Option<Completion<()>>;
-}
-
-/// The answer of a device.
+/// The end of a request.
 pub type IoResult = Result<Completion<IoValue>, IoError>;
 
 /// A command in the queue of an export.

@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
-use block::{Holder, Instant};
+use block::{BlockDevice, Holder, Instant};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -45,7 +45,7 @@ mod status;
 mod trace;
 
 pub use export::{Abilities, DeviceState, ExportOptions, OnRefusal, Reach};
-pub use io::{AtHand, IoId, IoOperation, IoRequest, IoResult, IoValue};
+pub use io::{IoId, IoOperation, IoRequest, IoResult, IoValue};
 pub use meter::ClientStatus;
 pub use policy::{Access, AccessOperation, AccessPolicy, AccessRule, ListEditors};
 pub use probe::{ExportState, Probe, TargetEvent};
@@ -510,10 +510,11 @@ impl Target {
         }
     }
 
-    /// Reads of this export that need no waiting are answered from here.
-    pub fn set_at_hand(&mut self, id: ExportId, at_hand: Rc<dyn AtHand>) {
+    /// Reads and writes of this export that need no waiting are done by `device`, in the call that
+    /// brings the frame.
+    pub fn set_nowait(&mut self, id: ExportId, device: Rc<dyn BlockDevice>) {
         if let Some(export) = self.exports.get_mut(&id) {
-            export.at_hand = Some(at_hand);
+            export.nowait = Some(device);
         }
     }
 

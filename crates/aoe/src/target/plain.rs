@@ -1,6 +1,8 @@
 //! Plain AoE: ATA commands of clients that know nothing of sessions.
 
-use block::{Buffer, Completion, Durability, IoError, SECTOR_BYTES, SectorRange};
+use block::{
+    Answer, Buffer, Completion, Durability, IoError, Operation, SECTOR_BYTES, SectorRange,
+};
 
 use super::export::{Export, OnRefusal, PortState};
 use super::features;
@@ -117,26 +119,27 @@ fn note_tag(export: &mut Export, shared: &Shared, request: &AtaRequest) {
     }
 }
 
-/// Does what needs no waiting, if no earlier command must come first: reads what is at hand, writes what
-/// may be volatile.
-fn do_at_once(export: &mut Export, access: Access, data: &[u8]) -> Option<Completion<IoValue>> {
-    let at_hand = export.at_hand.as_ref()?;
+/// Does what needs no waiting, if no earlier command must come first: reads what is in memory, writes
+/// what may be volatile.
+fn do_at_once(export: &mut Export, access: Access, data: &[u8]) -> Option<Completion<Answer>> {
+    let device = export.nowait.as_ref()?;
     if !export.throttle.is_off() || export.queue.holds_up(access) {
         return None;
     }
     match access {
         Access::Read(range) => {
-            let read =
-                at_hand.read(range).filter(|read| read.instance == export.device.instance)?;
-            Some(Completion::new(read.instance, IoValue::Data(read.value)))
+            let read = device.try_submit(Operation::Read(range))?;
+            (read.instance == export.device.instance).then_some(read)
         }
         Access::Write(range) if export.write_cache => {
             if !export.merger.passes(range, Habits::of(&export.device.geometry)) {
                 return None;
             }
-            let written = at_hand.write(range.start, data)?;
+            let durability = Durability::Volatile;
+            let write = Operation::Write { start: range.start, data, durability };
+            let written = device.try_submit(write)?;
             export.set_instance(written.instance);
-            Some(Completion::new(written.instance, IoValue::Done))
+            Some(written)
         }
         _ => None,
     }
@@ -175,6 +178,7 @@ fn enqueue(
     };
     if let Some(done) = do_at_once(export, access, data) {
         work.volatile = matches!(access, Access::Write(_));
+        let done = Completion::new(done.instance, IoValue::Device(done.value));
         return finish(export, shared, &work, Ok(done));
     }
     if !data.is_empty() {
@@ -337,13 +341,13 @@ pub(super) fn start(export: &mut Export, shared: &mut Shared, work: &mut PlainWo
     }
     let range = SectorRange::new(request.lba(), u64::from(request.count));
     Start::Io(match request.command {
-        AtaCommand::READ | AtaCommand::READ_EXT => IoOperation::Read(range),
+        AtaCommand::READ | AtaCommand::READ_EXT => IoOperation::Device(Operation::Read(range)),
         AtaCommand::WRITE | AtaCommand::WRITE_EXT => {
             work.volatile = export.write_cache;
             let durability = if work.volatile { Durability::Volatile } else { Durability::Durable };
             // Kept: when writing together with others fails, it is written once more alone.
             let data = work.data.clone();
-            IoOperation::Write { start: range.start, data, durability }
+            IoOperation::Device(Operation::Write { start: range.start, data, durability })
         }
         AtaCommand::SMART => {
             let data = std::mem::replace(&mut work.data, Buffer::empty());
@@ -380,7 +384,7 @@ pub(super) fn start(export: &mut Export, shared: &mut Shared, work: &mut PlainWo
                 }
             }
             export.plain_unflushed = false;
-            IoOperation::Flush(export.device.instance)
+            IoOperation::Device(Operation::Flush(export.device.instance))
         }
     })
 }
@@ -437,7 +441,9 @@ pub(super) fn finish(export: &mut Export, shared: &mut Shared, work: &PlainWork,
     let moves = work.transfers();
     let (is_read, is_write) = (moves == Some(Kind::Read), moves == Some(Kind::Write));
     let (reply, data) = match result.map(|completion| completion.value) {
-        Ok(IoValue::Data(data)) if is_read && data.len() as u64 == range.len_bytes() => {
+        Ok(IoValue::Device(Answer::Data(data)))
+            if is_read && data.len() as u64 == range.len_bytes() =>
+        {
             export.meter.moved(Moved::Read, range.len_bytes(), shared.now);
             (reply, data)
         }
@@ -500,7 +506,7 @@ pub(super) fn start_settle(export: &mut Export) -> Start {
         return Start::Answered;
     }
     export.plain_unflushed = false;
-    Start::Io(IoOperation::Flush(export.device.instance))
+    Start::Io(IoOperation::Device(Operation::Flush(export.device.instance)))
 }
 
 /// The end of that flush. Nobody asked for it: a failure is told at the next flush.

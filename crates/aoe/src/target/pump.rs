@@ -1,7 +1,7 @@
 //! Commands whose turn has come, on their way to the device and back: transfers alone or joined with
 //! their neighbours ([`super::merge`]), everything else one by one.
 
-use block::{Buffer, BufferMut, Durability, IoError, SectorRange};
+use block::{Answer, Buffer, BufferMut, Durability, IoError, SectorRange};
 
 use super::export::Export;
 use super::io::{IoId, IoOperation, IoRequest, IoResult, IoValue, Start, Work};
@@ -88,7 +88,9 @@ fn start_joined(export: &mut Export, shared: &mut Shared, kind: Kind, commands: 
     let mut stretch: Option<Stretch> = None;
     for (ticket, range) in commands {
         let (durability, data) = match start(export, shared, ticket) {
-            Some(IoOperation::Write { data, durability, .. }) => (durability, data),
+            Some(IoOperation::Device(block::Operation::Write { data, durability, .. })) => {
+                (durability, data)
+            }
             Some(_) => (Durability::Volatile, Buffer::empty()),
             None => {
                 begin(export, shared, stretch.take());
@@ -119,8 +121,10 @@ fn begin(export: &mut Export, shared: &mut Shared, stretch: Option<Stretch>) {
     let (ticket, start) = (*ticket, first.start);
     let range = SectorRange::new(start, last.end().0 - start.0);
     let operation = match kind {
-        Kind::Read => IoOperation::Read(range),
-        Kind::Write => IoOperation::Write { start, data: gathered(data), durability },
+        Kind::Read => IoOperation::Device(block::Operation::Read(range)),
+        Kind::Write => {
+            IoOperation::Device(block::Operation::Write { start, data: gathered(data), durability })
+        }
     };
     export.merger.started(kind, ticket, range);
     export.flights.insert(ticket, Flight { kind, range, commands });
@@ -146,12 +150,13 @@ fn gathered(mut data: Vec<Buffer>) -> Buffer {
 /// One command's part of the answer to a joined operation.
 fn part_of(result: &IoResult, whole: SectorRange, part: SectorRange) -> IoResult {
     let mut answer = result.clone()?;
-    if let IoValue::Data(data) = &answer.value {
+    if let IoValue::Device(Answer::Data(data)) = &answer.value {
         if data.len() as u64 != whole.len_bytes() {
             return Err(IoError::Medium(part));
         }
         let skip = (part.start.byte_offset() - whole.start.byte_offset()) as usize;
-        answer.value = IoValue::Data(data.slice(skip, skip + part.len_bytes() as usize));
+        answer.value =
+            IoValue::Device(Answer::Data(data.slice(skip, skip + part.len_bytes() as usize)));
     }
     Ok(answer)
 }
@@ -199,7 +204,7 @@ fn finish_command(export: &mut Export, shared: &mut Shared, ticket: Ticket, resu
         _ if !work.is_of_device() => {}
         Ok(completion) => {
             export.set_instance(completion.instance);
-            if let IoValue::Holder(holder) = completion.value {
+            if let IoValue::Device(Answer::Holder(holder)) = completion.value {
                 export.set_ownership(Ownership::Held(holder));
                 export.owner_heard = Some(shared.now);
             }

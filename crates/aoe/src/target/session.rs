@@ -307,7 +307,7 @@ pub(super) fn start_open(export: &mut Export, shared: &mut Shared, work: &OpenWo
         return Start::Answered;
     }
     export.sessions.unheard = false;
-    Start::Io(IoOperation::Flush(export.device.instance))
+    Start::Io(IoOperation::Device(block::Operation::Flush(export.device.instance)))
 }
 
 /// The medium is flushed: the client hears of its session.

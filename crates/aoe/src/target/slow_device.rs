@@ -2,15 +2,14 @@
 //! overlap: who relies on order must make it.
 
 use std::cell::{Cell, RefCell};
+use std::ops::Deref;
 use std::rc::Rc;
 use std::time::Duration;
 
 use block::{
-    BlockDevice, Buffer, Claim, Completion, DeviceEvent, Durability, DurabilityClass, Geometry,
-    Holder, Instance, IoError, IoFuture, Lba, SECTOR_BYTES, SectorRange, Transfer, TransferDone,
+    Answer, BlockDevice, Buffer, Completion, Done, Durability, DurabilityClass, Geometry, Instance,
+    IoError, Operation, SECTOR_BYTES, SectorRange,
 };
-use futures::FutureExt;
-use futures::future::LocalBoxFuture;
 use runtime::Handle;
 
 /// What happened, in the order in which it took effect.
@@ -54,13 +53,12 @@ impl SlowDevice {
         }
     }
 
-    fn later<T: 'static>(
+    fn later(
         &self,
-        effect: impl FnOnce(&SlowDevice) -> Result<T, IoError> + 'static,
-    ) -> IoFuture<'static, T> {
+        effect: impl FnOnce(&SlowDevice) -> Result<Answer, IoError> + 'static,
+        done: Done,
+    ) {
         let device = self.clone();
-        let (send, receive) = futures::channel::oneshot::channel();
-        // On its own, as a real disk does: also when nobody waits for it.
         let until = match self.each {
             None => {
                 let delay = self.handle.random_below(self.delay_ms + 1);
@@ -74,9 +72,50 @@ impl SlowDevice {
         self.handle.spawn(async move {
             device.handle.sleep_until(until).await;
             let instance = Instance(device.instance.get());
-            let _ = send.send(effect(&device).map(|value| Completion::new(instance, value)));
+            done(effect(&device).map(|answer| Completion::new(instance, answer)));
         });
-        receive.map(|result| result.unwrap_or(Err(IoError::Lost))).boxed_local()
+    }
+
+    fn perform<Data: Deref<Target = [u8]>>(
+        &self,
+        operation: Operation<Data>,
+    ) -> Result<Answer, IoError> {
+        let range = operation.range();
+        let window = self.window(range)?;
+        let mut bytes = self.bytes.borrow_mut();
+        match operation {
+            Operation::Read(_) => {
+                if self.unreadable.get().is_some_and(|bad| bad.overlaps(range)) {
+                    return Err(IoError::Medium(range));
+                }
+                self.note(Effect::Read(range));
+                return Ok(Answer::Data(Buffer::copy_of(&bytes[window])));
+            }
+            Operation::Write { data, durability, .. } => {
+                self.note(Effect::Write(range, durability));
+                bytes[window].copy_from_slice(&data);
+            }
+            Operation::WriteZeroes { durability, .. } => {
+                self.note(Effect::Write(range, durability));
+                bytes[window].fill(0);
+            }
+            Operation::Discard(_) => {
+                self.note(Effect::Discard(range));
+                bytes[window].fill(0);
+            }
+            Operation::Flush(instance) => {
+                let now = Instance(self.instance.get());
+                if instance != now {
+                    return Err(IoError::Restarted { now });
+                }
+                if self.fail_flush.get() {
+                    return Err(IoError::FlushFailed);
+                }
+                self.note(Effect::Flush);
+            }
+            Operation::Claim(_) | Operation::Renew => return Err(IoError::Unsupported),
+        }
+        Ok(Answer::Done)
     }
 
     fn window(&self, range: SectorRange) -> Result<std::ops::Range<usize>, IoError> {
@@ -108,95 +147,19 @@ impl BlockDevice for SlowDevice {
         }
     }
 
-    fn read(&self, range: SectorRange) -> IoFuture<'static, Buffer> {
-        self.later(move |device| {
-            let window = device.window(range)?;
-            if device.unreadable.get().is_some_and(|bad| bad.overlaps(range)) {
-                return Err(IoError::Medium(range));
-            }
-            device.note(Effect::Read(range));
-            Ok(Buffer::copy_of(&device.bytes.borrow()[window]))
-        })
+    /// Now in the call, now later: who submits must be right with both.
+    fn submit(&self, operation: Operation, done: Done) {
+        let waits = !operation.has_range() || self.handle.random_below(2) > 0;
+        if waits || !self.is_at_once() {
+            return self.later(move |device| device.perform(operation), done);
+        }
+        let instance = Instance(self.instance.get());
+        done(self.perform(operation).map(|answer| Completion::new(instance, answer)));
     }
 
-    fn read_at_once(&self, range: SectorRange) -> Option<Completion<Buffer>> {
-        let window = self.is_at_once().then(|| self.window(range).ok())??;
-        self.note(Effect::Read(range));
-        let data = Buffer::copy_of(&self.bytes.borrow()[window]);
-        Some(Completion::new(Instance(self.instance.get()), data))
-    }
-
-    fn write_at_once(&self, start: Lba, data: &[u8]) -> Option<Completion<()>> {
-        let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
-        let window = self.is_at_once().then(|| self.window(range).ok())??;
-        self.note(Effect::Write(range, Durability::Volatile));
-        self.bytes.borrow_mut()[window].copy_from_slice(data);
-        Some(Completion::new(Instance(self.instance.get()), ()))
-    }
-
-    /// Now one way, now the other: who calls must be right with both.
-    fn begins(&self, _: &Transfer) -> bool {
-        self.handle.random_below(2) == 0
-    }
-
-    fn begin(&self, transfer: Transfer, done: TransferDone) {
-        let answer = match transfer {
-            Transfer::Read(range) => self.read(range),
-            Transfer::Write { start, data, durability } => self
-                .write(start, data, durability)
-                .map(|result| result.map(|done| Completion::new(done.instance, Buffer::empty())))
-                .boxed_local(),
-        };
-        self.handle.spawn(answer.map(done));
-    }
-
-    fn write(&self, start: Lba, data: Buffer, durability: Durability) -> IoFuture<'static, ()> {
-        self.later(move |device| {
-            let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
-            let window = device.window(range)?;
-            device.note(Effect::Write(range, durability));
-            device.bytes.borrow_mut()[window].copy_from_slice(&data);
-            Ok(())
-        })
-    }
-
-    fn flush(&self, instance: Instance) -> IoFuture<'static, ()> {
-        self.later(move |device| {
-            let now = Instance(device.instance.get());
-            if instance != now {
-                return Err(IoError::Restarted { now });
-            }
-            if device.fail_flush.get() {
-                return Err(IoError::FlushFailed);
-            }
-            device.note(Effect::Flush);
-            Ok(())
-        })
-    }
-
-    fn discard(&self, range: SectorRange) -> IoFuture<'static, ()> {
-        self.later(move |device| {
-            let window = device.window(range)?;
-            device.note(Effect::Discard(range));
-            device.bytes.borrow_mut()[window].fill(0);
-            Ok(())
-        })
-    }
-
-    fn write_zeroes(&self, range: SectorRange, durability: Durability) -> IoFuture<'static, ()> {
-        self.write(range.start, Buffer::zeroed(range.len_bytes() as usize), durability)
-    }
-
-    fn claim(&self, _: Claim) -> IoFuture<'static, Holder> {
-        futures::future::ready(Err(IoError::Unsupported)).boxed_local()
-    }
-
-    fn renew(&self) -> IoFuture<'static, Holder> {
-        futures::future::ready(Err(IoError::Unsupported)).boxed_local()
-    }
-
-    fn next_event(&self) -> LocalBoxFuture<'static, DeviceEvent> {
-        futures::future::pending().boxed_local()
+    fn try_submit(&self, operation: Operation<&[u8]>) -> Option<Completion<Answer>> {
+        let answer = self.is_at_once().then(|| self.perform(operation).ok())??;
+        Some(Completion::new(Instance(self.instance.get()), answer))
     }
 }
 

@@ -9,8 +9,8 @@ use aoe::target::{
 };
 use aoe::wire::{MacAddr, ShelfSlot};
 use block::{
-    Buffer, Completion, DurabilityClass, Epoch, Geometry, Holder, Instance, Instant, OwnerId,
-    SectorRange,
+    Answer, Buffer, Completion, DurabilityClass, Epoch, Geometry, Holder, Instance, Instant,
+    Operation, OwnerId, SectorRange,
 };
 
 use crate::corpus::{CLIENTS, TARGET};
@@ -382,34 +382,11 @@ impl World {
     }
 
     fn perform(&mut self, request: &IoRequest) -> IoValue {
-        let id = request.id.export;
         match &request.operation {
-            IoOperation::Read(range) => {
-                let window = window(*range);
-                IoValue::Data(Buffer::copy_of(&self.disks[&id][window]))
+            IoOperation::Device(operation) => {
+                IoValue::Device(self.perform_on_device(request.id.export, operation))
             }
-            IoOperation::Write { start, data, .. } => {
-                self.tally.writes += 1;
-                let range = SectorRange::new(*start, (data.len() / SECTOR) as u64);
-                self.take_sound(id, session::WRITE, range, data);
-                self.disks.get_mut(&id).unwrap()[window(range)].copy_from_slice(data);
-                IoValue::Done
-            }
-            IoOperation::Discard(range) => {
-                self.take_sound(id, session::DISCARD, *range, &[]);
-                self.disks.get_mut(&id).unwrap()[window(*range)].fill(0);
-                IoValue::Done
-            }
-            IoOperation::WriteZeroes { range, .. } => {
-                self.take_sound(id, session::ZEROES, *range, &[]);
-                self.disks.get_mut(&id).unwrap()[window(*range)].fill(0);
-                IoValue::Done
-            }
-            IoOperation::Flush(_) | IoOperation::Remember(_) => IoValue::Done,
-            IoOperation::Claim(claim) => {
-                self.owner_heard = Some(self.now);
-                IoValue::Holder(Holder::new(claim.epoch, claim.owner))
-            }
+            IoOperation::Remember(_) => IoValue::Device(Answer::Done),
             IoOperation::Smart(command) => IoValue::Smart(SmartReply {
                 status: 0x50,
                 error: 0,
@@ -418,6 +395,35 @@ impl World {
                 data: Buffer::copy_of(&vec![0xa5; command.reply_bytes()]),
             }),
         }
+    }
+
+    fn perform_on_device(&mut self, id: ExportId, operation: &Operation) -> Answer {
+        let range = operation.range();
+        match operation {
+            Operation::Read(_) => {
+                return Answer::Data(Buffer::copy_of(&self.disks[&id][window(range)]));
+            }
+            Operation::Write { data, .. } => {
+                self.tally.writes += 1;
+                self.take_sound(id, session::WRITE, range, data);
+                self.disks.get_mut(&id).unwrap()[window(range)].copy_from_slice(data);
+            }
+            Operation::Discard(_) | Operation::WriteZeroes { .. } => {
+                let code = match operation {
+                    Operation::Discard(_) => session::DISCARD,
+                    _ => session::ZEROES,
+                };
+                self.take_sound(id, code, range, &[]);
+                self.disks.get_mut(&id).unwrap()[window(range)].fill(0);
+            }
+            Operation::Flush(_) => {}
+            Operation::Claim(claim) => {
+                self.owner_heard = Some(self.now);
+                return Answer::Holder(Holder::new(claim.epoch, claim.owner));
+            }
+            Operation::Renew => panic!("renewals are the target's own"),
+        }
+        Answer::Done
     }
 
     /// A change of the owned disk must be what sound messages asked for, one or several neighbours,

@@ -8,13 +8,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::LocalBoxFuture;
 use rustix::thread::CapabilitySet;
 use tokio::process::Command;
 
 use block::{
-    BLOCK_BYTES, BlockDevice, Buffer, BufferMut, Claim, Completion, DeviceEvent, Durability,
-    DurabilityClass, Geometry, Holder, Instance, IoError, IoFuture, Lba, SECTOR_BYTES, SectorRange,
+    Answer, BLOCK_BYTES, BlockDevice, BufferMut, Completion, Done, DurabilityClass, Geometry,
+    Instance, IoError, Operation, SECTOR_BYTES,
 };
 
 use super::mount::is_mounted_anywhere;
@@ -203,12 +202,6 @@ struct Reader {
     sectors: u64,
 }
 
-impl Reader {
-    fn refuse<T: 'static>() -> IoFuture<'static, T> {
-        futures::future::ready(Err(IoError::ReadOnly)).boxed_local()
-    }
-}
-
 impl BlockDevice for Reader {
     fn geometry(&self) -> Geometry {
         Geometry {
@@ -220,44 +213,14 @@ impl BlockDevice for Reader {
         }
     }
 
-    fn read(&self, range: SectorRange) -> IoFuture<'static, Buffer> {
+    fn submit(&self, operation: Operation, done: Done) {
+        let Operation::Read(range) = operation else { return done(Err(IoError::ReadOnly)) };
         if !range.fits(self.sectors) {
-            return futures::future::ready(Err(IoError::OutOfRange(range))).boxed_local();
+            return done(Err(IoError::OutOfRange(range)));
         }
         let mut data = BufferMut::zeroed(range.len_bytes() as usize);
-        let result = self.file.read_exact_at(&mut data, range.start.byte_offset());
-        let answer = match result {
-            Ok(()) => Ok(Completion::new(Instance(1), data.freeze())),
-            Err(_) => Err(IoError::Medium(range)),
-        };
-        futures::future::ready(answer).boxed_local()
-    }
-
-    fn write(&self, _: Lba, _: Buffer, _: Durability) -> IoFuture<'static, ()> {
-        Reader::refuse()
-    }
-
-    fn flush(&self, _: Instance) -> IoFuture<'static, ()> {
-        Reader::refuse()
-    }
-
-    fn discard(&self, _: SectorRange) -> IoFuture<'static, ()> {
-        Reader::refuse()
-    }
-
-    fn write_zeroes(&self, _: SectorRange, _: Durability) -> IoFuture<'static, ()> {
-        Reader::refuse()
-    }
-
-    fn claim(&self, _: Claim) -> IoFuture<'static, Holder> {
-        futures::future::ready(Err(IoError::Unsupported)).boxed_local()
-    }
-
-    fn renew(&self) -> IoFuture<'static, Holder> {
-        futures::future::ready(Err(IoError::Unsupported)).boxed_local()
-    }
-
-    fn next_event(&self) -> LocalBoxFuture<'static, DeviceEvent> {
-        futures::future::pending().boxed_local()
+        let read = self.file.read_exact_at(&mut data, range.start.byte_offset());
+        let answer = Completion::new(Instance(1), Answer::Data(data.freeze()));
+        done(read.map(|()| answer).map_err(|_| IoError::Medium(range)));
     }
 }

@@ -1,29 +1,28 @@
-//! Transfers whose end is told by a call: the common ones, which need nothing but one request to the
-//! kernel. A short or interrupted transfer is done once more in the ordinary way, in the same place
-//! of the order.
+//! Transfers that need nothing but one request to the kernel, the common ones: without a task. A short
+//! or interrupted transfer is done once more in the ordinary way, in the same place of the order.
 
 use std::io;
 use std::rc::Rc;
 
 use block::{
-    Buffer, BufferMut, Completion, DeviceEvent, Durability, IoError, SectorRange, Transfer,
-    TransferDone,
+    Answer, Buffer, BufferMut, Completion, DeviceEvent, Done, Durability, IoError, Operation,
+    SectorRange,
 };
 
 use super::Shared;
 use super::errors::translate;
-use super::operations::{Operation, is_interruption};
+use super::operations::is_interruption;
 use super::order::Ticket;
 use crate::reactor::Part;
 
 impl Shared {
-    /// Whether a transfer is one request to the kernel, and may go there now.
-    pub(super) fn begins(&self, transfer: &Transfer) -> bool {
-        let range = transfer.range();
-        let writes = matches!(transfer, Transfer::Write { .. });
-        let simple = match transfer {
-            Transfer::Read(_) => true,
-            Transfer::Write { data, durability, .. } => {
+    /// Whether an operation is one request to the kernel, and may go there now.
+    pub(super) fn is_one_call(&self, operation: &Operation) -> bool {
+        let range = operation.range();
+        let writes = operation.changes_sectors();
+        let simple = match operation {
+            Operation::Read(_) => true,
+            Operation::Write { data, durability, .. } => {
                 // A sync that others share ends in its own time.
                 let alone =
                     *durability == Durability::Volatile || self.is_synced_alone(*durability);
@@ -31,6 +30,7 @@ impl Shared {
                     && data.is_aligned_to(self.alignment_bytes as usize)
                     && self.takes_data(range, data)
             }
+            _ => false,
         };
         simple
             && self.is_whole(range)
@@ -39,9 +39,9 @@ impl Shared {
     }
 }
 
-/// Begins a transfer that [`Shared::begins`] agreed to.
-pub(super) fn begin(shared: &Rc<Shared>, transfer: Transfer, done: TransferDone) {
-    let range = transfer.range();
+/// Begins what [`Shared::is_one_call`] agreed to.
+pub(super) fn begin(shared: &Rc<Shared>, operation: Operation, done: Done) {
+    let range = operation.range();
     let offset_bytes = range.start.byte_offset();
     let (fd, handle) = (Rc::clone(&shared.fd), shared.handle.clone());
     let under_way = |writes| UnderWay {
@@ -50,34 +50,28 @@ pub(super) fn begin(shared: &Rc<Shared>, transfer: Transfer, done: TransferDone)
         range,
         done,
     };
-    match transfer {
-        Transfer::Read(_) => {
-            let under_way = under_way(false);
-            let buffer = BufferMut::for_overwriting(range.len_bytes() as usize);
-            handle.read_call(fd, buffer, offset_bytes, move |result, buffer| {
-                under_way.end(result, buffer.freeze(), None);
-            });
-        }
-        Transfer::Write { data, durability, .. } => {
-            let under_way = under_way(true);
-            let told = move |result, data: Buffer| {
-                under_way.end(result, Buffer::empty(), Some((data, durability)));
-            };
-            if shared.direct {
-                let flags = shared.write_flags(durability);
-                return handle.write_call(fd, data, offset_bytes, flags, told);
-            }
-            let part = Part { start: 0, offset_bytes };
-            if shared.may_write_here() {
-                return told(shared.write_here(&data, offset_bytes), data);
-            }
-            match shared.writer() {
-                Ok(writer) => {
-                    writer.begin(data, part, move |(result, data)| told(result, data));
-                }
-                Err(error) => told(Err(error), data),
-            }
-        }
+    let Operation::Write { data, durability, .. } = operation else {
+        let under_way = under_way(false);
+        let buffer = BufferMut::for_overwriting(range.len_bytes() as usize);
+        return handle.read_call(fd, buffer, offset_bytes, move |result, buffer| {
+            under_way.end(result, Answer::Data(buffer.freeze()), None);
+        });
+    };
+    let under_way = under_way(true);
+    let told = move |result, data: Buffer| {
+        under_way.end(result, Answer::Done, Some((data, durability)));
+    };
+    if shared.direct {
+        let flags = shared.write_flags(durability);
+        return handle.write_call(fd, data, offset_bytes, flags, told);
+    }
+    let part = Part { start: 0, offset_bytes };
+    if shared.may_write_here() {
+        return told(shared.write_here(&data, offset_bytes), data);
+    }
+    match shared.writer() {
+        Ok(writer) => writer.begin(data, part, move |(result, data)| told(result, data)),
+        Err(error) => told(Err(error), data),
     }
 }
 
@@ -86,16 +80,16 @@ struct UnderWay {
     shared: Rc<Shared>,
     ticket: Ticket,
     range: SectorRange,
-    done: TransferDone,
+    done: Done,
 }
 
 impl UnderWay {
-    fn end(self, result: io::Result<u32>, value: Buffer, written: Option<(Buffer, Durability)>) {
+    fn end(self, result: io::Result<u32>, answer: Answer, written: Option<(Buffer, Durability)>) {
         let UnderWay { shared, ticket, range, done } = self;
         let instance = shared.instance;
         if matches!(result, Ok(len) if u64::from(len) == range.len_bytes()) {
             drop(ticket);
-            return done(Ok(Completion::new(instance, value)));
+            return done(Ok(Completion::new(instance, answer)));
         }
         if let Err(error) = &result
             && !is_interruption(error)
@@ -113,14 +107,14 @@ impl UnderWay {
             return done(Err(error));
         }
         let operation = match written {
-            None => Operation::Read,
-            Some((data, durability)) => Operation::Write { data, durability },
+            None => Operation::Read(range),
+            Some((data, durability)) => Operation::Write { start: range.start, data, durability },
         };
         let again = Rc::clone(&shared);
         shared.handle.runtime().spawn(async move {
-            let result = again.carry_out(range, operation).await;
+            let result = again.carry_out(operation).await;
             drop(ticket);
-            done(result.map(|value| Completion::new(instance, value)));
+            done(result.map(|answer| Completion::new(instance, answer)));
         });
     }
 }

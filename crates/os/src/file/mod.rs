@@ -37,11 +37,10 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use block::{
-    BlockDevice, Buffer, Claim, Completion, DeviceEvent, Durability, DurabilityClass, Geometry,
-    Holder, Instance, IoError, IoFuture, Lba, SECTOR_BYTES, SectorRange, Transfer, TransferDone,
+    Answer, BlockDevice, Completion, DeviceEvent, Done, DurabilityClass, Geometry, Instance,
+    IoError, Lba, Operation, SECTOR_BYTES, SectorRange,
 };
 use futures::FutureExt;
-use futures::channel::oneshot;
 use futures::future::LocalBoxFuture;
 use runtime::{Notify, Semaphore};
 
@@ -50,7 +49,6 @@ pub use reference::FileReference;
 
 use crate::reactor::ReactorHandle;
 use here::Here;
-use operations::Operation;
 use order::OrderQueue;
 use sync::SyncGroup;
 use writer::Writer;
@@ -184,54 +182,53 @@ impl FileDevice {
         self.shared.refresh()
     }
 
-    /// Queues `operation` now and runs it in a task of its own, so that it goes on when its future
-    /// is dropped.
-    fn run<T: 'static>(
-        &self,
-        range: SectorRange,
-        operation: Operation,
-        finish: impl FnOnce(Buffer) -> T + 'static,
-    ) -> IoFuture<'static, T> {
-        if let Err(error) = self.shared.validate(range, &operation) {
-            return refuse(error);
+    /// Queues `operation` now and runs it in a task.
+    fn run(&self, operation: Operation, done: Done) {
+        if let Err(error) = self.shared.validate(&operation) {
+            return done(Err(error));
         }
         let shared = Rc::clone(&self.shared);
-        let writes = !matches!(operation, Operation::Read);
-        let ticket = self.shared.order.enter(shared.widened(range), writes);
-        let (sender, receiver) = oneshot::channel();
+        let range = shared.widened(operation.range());
+        let ticket = shared.order.enter(range, operation.changes_sectors());
         self.shared.handle.runtime().spawn(async move {
             ticket.turn().await;
-            let result = shared.carry_out(range, operation).await;
+            let result = shared.carry_out(operation).await;
             drop(ticket);
-            // Whoever asked may have gone away.
-            let _ = sender.send(result);
+            done(result.map(|answer| Completion::new(shared.instance, answer)));
         });
-        let instance = self.shared.instance;
-        async move {
-            let value = receiver.await.unwrap_or(Err(IoError::Lost))?;
-            Ok(Completion::new(instance, finish(value)))
-        }
-        .boxed_local()
     }
-}
 
-fn refuse<T: 'static>(error: IoError) -> IoFuture<'static, T> {
-    futures::future::ready(Err(error)).boxed_local()
+    fn sync(&self, instance: Instance, done: Done) {
+        if instance != self.shared.instance {
+            return done(Err(IoError::Restarted { now: self.shared.instance }));
+        }
+        // The sync must begin after this call and not later than a successor's, so it is asked for
+        // now; writes answered before have left the queue.
+        let syncs = Rc::clone(&self.shared.syncs);
+        let mut sync = async move { syncs.sync().await }.boxed_local();
+        let end = move |result: Result<(), IoError>| {
+            done(result.map(|()| Completion::new(instance, Answer::Done)));
+        };
+        match (&mut sync).now_or_never() {
+            Some(result) => end(result),
+            None => self.shared.handle.runtime().spawn(async move { end(sync.await) }),
+        }
+    }
 }
 
 impl Shared {
     /// Performs an operation whose turn has come, and tells when the medium turns out to be gone.
-    async fn carry_out(&self, range: SectorRange, operation: Operation) -> Result<Buffer, IoError> {
-        let result = self.perform(range, operation).await;
+    async fn carry_out(&self, operation: Operation) -> Result<Answer, IoError> {
+        let result = self.perform(operation).await;
         if result == Err(IoError::Lost) {
             self.announce(DeviceEvent::Lost);
         }
         result
     }
 
-    fn validate(&self, range: SectorRange, operation: &Operation) -> Result<(), IoError> {
-        let geometry = self.geometry.get();
-        if !matches!(operation, Operation::Read) && geometry.read_only {
+    fn validate(&self, operation: &Operation) -> Result<(), IoError> {
+        let (range, geometry) = (operation.range(), self.geometry.get());
+        if operation.changes_sectors() && geometry.read_only {
             return Err(IoError::ReadOnly);
         }
         let fits = || range.fits(self.geometry.get().sectors);
@@ -240,7 +237,7 @@ impl Shared {
         if !on_device {
             return Err(IoError::OutOfRange(range));
         }
-        let transfers = matches!(operation, Operation::Read | Operation::Write { .. });
+        let transfers = matches!(operation, Operation::Read(_) | Operation::Write { .. });
         if transfers && range.len_bytes() > u64::from(geometry.max_transfer_bytes) {
             return Err(IoError::Unsupported);
         }
@@ -290,67 +287,25 @@ impl BlockDevice for FileDevice {
         self.shared.geometry.get()
     }
 
-    fn read(&self, range: SectorRange) -> IoFuture<'static, Buffer> {
-        self.run(range, Operation::Read, |data| data)
-    }
-
-    fn read_at_once(&self, range: SectorRange) -> Option<Completion<Buffer>> {
-        let data = self.shared.read_cached(range)?;
-        Some(Completion::new(self.shared.instance, data))
-    }
-
-    fn write_at_once(&self, start: Lba, data: &[u8]) -> Option<Completion<()>> {
-        let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
-        let written = self.shared.write_cached(range, data);
-        written.then(|| Completion::new(self.shared.instance, ()))
-    }
-
-    fn begins(&self, transfer: &Transfer) -> bool {
-        self.shared.begins(transfer)
-    }
-
-    fn begin(&self, transfer: Transfer, done: TransferDone) {
-        calls::begin(&self.shared, transfer, done);
-    }
-
-    fn write(&self, start: Lba, data: Buffer, durability: Durability) -> IoFuture<'static, ()> {
-        let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
-        self.run(range, Operation::Write { data, durability }, drop)
-    }
-
-    fn flush(&self, instance: Instance) -> IoFuture<'static, ()> {
-        if instance != self.shared.instance {
-            return refuse(IoError::Restarted { now: self.shared.instance });
-        }
-        // The sync must begin after this call and not later than a successor's, so it is asked for
-        // now; writes answered before have left the queue.
-        let syncs = Rc::clone(&self.shared.syncs);
-        let mut sync = async move { syncs.sync().await }.boxed_local();
-        let first = (&mut sync).now_or_never();
-        async move {
-            match first {
-                Some(result) => result?,
-                None => sync.await?,
+    fn submit(&self, operation: Operation, done: Done) {
+        match operation {
+            Operation::Flush(instance) => self.sync(instance, done),
+            Operation::Claim(_) | Operation::Renew => done(Err(IoError::Unsupported)),
+            operation if self.shared.is_one_call(&operation) => {
+                calls::begin(&self.shared, operation, done);
             }
-            Ok(Completion::new(instance, ()))
+            operation => self.run(operation, done),
         }
-        .boxed_local()
     }
 
-    fn discard(&self, range: SectorRange) -> IoFuture<'static, ()> {
-        self.run(range, Operation::Discard, drop)
-    }
-
-    fn write_zeroes(&self, range: SectorRange, durability: Durability) -> IoFuture<'static, ()> {
-        self.run(range, Operation::Zero { durability }, drop)
-    }
-
-    fn claim(&self, _: Claim) -> IoFuture<'static, Holder> {
-        refuse(IoError::Unsupported)
-    }
-
-    fn renew(&self) -> IoFuture<'static, Holder> {
-        refuse(IoError::Unsupported)
+    fn try_submit(&self, operation: Operation<&[u8]>) -> Option<Completion<Answer>> {
+        let range = operation.range();
+        let answer = match operation {
+            Operation::Read(_) => Answer::Data(self.shared.read_cached(range)?),
+            Operation::Write { data, .. } if self.shared.write_cached(range, data) => Answer::Done,
+            _ => return None,
+        };
+        Some(Completion::new(self.shared.instance, answer))
     }
 
     fn next_event(&self) -> LocalBoxFuture<'static, DeviceEvent> {

@@ -5,7 +5,9 @@ use std::io;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
-use block::{Buffer, BufferMut, Durability, IoError, Lba, SECTOR_BYTES, SectorRange};
+use block::{
+    Answer, Buffer, BufferMut, Durability, IoError, Lba, Operation, SECTOR_BYTES, SectorRange,
+};
 
 use super::Shared;
 use super::errors::translate;
@@ -17,41 +19,29 @@ use crate::sys::boot_time;
 /// Bytes of zeros written at once where the file system can't zero a range itself.
 const ZERO_CHUNK_BYTES: u64 = 1 << 20;
 
-pub(super) enum Operation {
-    Read,
-    Write { data: Buffer, durability: Durability },
-    Discard,
-    Zero { durability: Durability },
-}
-
 impl Shared {
-    /// Performs `operation`; reads return the data, others nothing.
-    pub(super) async fn perform(
-        &self,
-        range: SectorRange,
-        operation: Operation,
-    ) -> Result<Buffer, IoError> {
-        if range.count == 0 {
-            return Ok(Buffer::empty());
-        }
+    /// Performs an operation on sectors.
+    pub(super) async fn perform(&self, operation: Operation) -> Result<Answer, IoError> {
+        let range = operation.range();
         match operation {
-            Operation::Read => self.read_range(range).await,
-            Operation::Write { data, durability } => {
+            Operation::Read(_) if range.count == 0 => return Ok(Answer::Data(Buffer::empty())),
+            _ if range.count == 0 => {}
+            Operation::Read(_) => return self.read_range(range).await.map(Answer::Data),
+            Operation::Write { data, durability, .. } => {
                 self.write_range(range, data, durability).await?;
-                Ok(Buffer::empty())
             }
-            Operation::Discard => {
-                self.discard_range(range).await?;
-                Ok(Buffer::empty())
-            }
-            Operation::Zero { durability } => {
+            Operation::Discard(_) => self.discard_range(range).await?,
+            Operation::WriteZeroes { durability, .. } => {
                 self.zero_range(range).await?;
                 if durability == Durability::Durable {
                     self.syncs.sync().await?;
                 }
-                Ok(Buffer::empty())
+            }
+            Operation::Flush(_) | Operation::Claim(_) | Operation::Renew => {
+                return Err(IoError::Unsupported);
             }
         }
+        Ok(Answer::Done)
     }
 
     /// What the page cache has of `range`, if it has all of it and nothing earlier is to come first.

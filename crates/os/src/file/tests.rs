@@ -4,6 +4,8 @@ use std::fs::OpenOptions;
 use std::future::Future;
 use std::os::unix::fs::FileExt;
 
+use block::{Buffer, Durability, Outcome};
+use futures::channel::oneshot;
 use futures::future::join_all;
 
 use super::*;
@@ -74,19 +76,27 @@ fn pattern(seed: u8, len: usize) -> Buffer {
     Buffer::copy_of(&(0..len).map(|i| seed.wrapping_add((i / 512 + i) as u8)).collect::<Vec<_>>())
 }
 
-/// A transfer's end as a future, for tests.
-fn told(
-    device: &FileDevice,
-    transfer: Transfer,
-) -> impl Future<Output = Result<Completion<Buffer>, IoError>> + use<> {
-    assert!(device.begins(&transfer), "{transfer:?}");
+/// The end of an operation that is one request to the kernel.
+fn told(device: &FileDevice, operation: Operation) -> impl Future<Output = Outcome> + use<> {
+    assert!(device.shared.is_one_call(&operation), "{operation:?}");
     let (sender, receiver) = oneshot::channel();
-    device.begin(transfer, Box::new(move |result| drop(sender.send(result))));
+    device.submit(operation, Box::new(move |outcome| drop(sender.send(outcome))));
     async move { receiver.await.unwrap() }
 }
 
+fn data_of(outcome: Outcome) -> Buffer {
+    match outcome.unwrap().value {
+        Answer::Data(data) => data,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn read_at_once(device: &FileDevice, range: SectorRange) -> Option<Buffer> {
+    device.try_submit(Operation::Read(range)).map(|done| data_of(Ok(done)))
+}
+
 #[test]
-fn transfers_told_by_a_call_are_in_order_with_all_others() {
+fn what_is_one_request_is_in_order_with_all_others() {
     for options in all_options() {
         let mut fixture = Fixture::new();
         let device = fixture.device(MEBIBYTE, options);
@@ -94,28 +104,31 @@ fn transfers_told_by_a_call_are_in_order_with_all_others() {
             let range = SectorRange::new(Lba(16), 16);
             let write = |seed, durability| {
                 let data = pattern(seed, 8192);
-                Transfer::Write { start: range.start, data, durability }
+                Operation::Write { start: range.start, data, durability }
             };
             let first = told(&device, write(1, Durability::Volatile));
-            assert!(!device.begins(&Transfer::Read(range)), "behind a write of the same sectors");
-            assert!(!device.begins(&write(2, Durability::Volatile)));
+            assert!(
+                !device.shared.is_one_call(&Operation::Read(range)),
+                "behind a write of the same sectors"
+            );
+            assert!(!device.shared.is_one_call(&write(2, Durability::Volatile)));
             let second = device.write(range.start, pattern(2, 8192), Durability::Durable);
             let read = device.read(range);
-            assert_eq!(first.await.unwrap(), Completion::new(device.instance(), Buffer::empty()));
+            assert_eq!(first.await.unwrap(), Completion::new(device.instance(), Answer::Done));
             second.await.unwrap();
             assert!(read.await.unwrap().value == pattern(2, 8192));
-            assert!(told(&device, Transfer::Read(range)).await.unwrap().value == pattern(2, 8192));
+            assert!(data_of(told(&device, Operation::Read(range)).await) == pattern(2, 8192));
             // Shared syncs, and what the medium wouldn't take as it is, go the ordinary way.
             let alone = options.direct && options.durable == DurableMode::PerWrite;
-            assert_eq!(device.begins(&write(3, Durability::Durable)), alone);
+            assert_eq!(device.shared.is_one_call(&write(3, Durability::Durable)), alone);
             let beyond = SectorRange::new(Lba(2040), 16);
-            assert!(!device.begins(&Transfer::Read(beyond)));
+            assert!(!device.shared.is_one_call(&Operation::Read(beyond)));
         });
     }
 }
 
 #[test]
-fn a_failure_told_by_a_call_is_the_requests_own() {
+fn the_failure_of_one_request_is_its_own() {
     for direct in [true, false] {
         let mut fixture = Fixture::new();
         let device = fixture.device(MEBIBYTE, FileOptions { direct, ..FileOptions::default() });
@@ -125,10 +138,10 @@ fn a_failure_told_by_a_call_is_the_requests_own() {
             let file = OpenOptions::new().write(true).open(path).unwrap();
             // The file shrinks unseen: the read comes back short.
             file.set_len(1024 * 512).unwrap();
-            let short = told(&device, Transfer::Read(range)).await;
+            let short = told(&device, Operation::Read(range)).await;
             assert_eq!(short, Err(IoError::OutOfRange(range)));
             let before = SectorRange::new(Lba(1016), 8);
-            assert!(told(&device, Transfer::Read(before)).await.is_ok());
+            assert!(told(&device, Operation::Read(before)).await.is_ok());
         });
     }
 }
@@ -140,16 +153,16 @@ fn what_is_cached_is_read_at_once_and_never_out_of_order() {
     fixture.run(async move {
         let range = SectorRange::new(Lba(0), 16);
         device.write(range.start, pattern(1, 8192), Durability::Volatile).await.unwrap();
-        assert!(device.read_at_once(range).unwrap().value == pattern(1, 8192));
+        assert!(read_at_once(&device, range).unwrap() == pattern(1, 8192));
         let writing = device.write(Lba(15), pattern(2, 512), Durability::Volatile);
-        assert!(device.read_at_once(range).is_none(), "a write is under way");
+        assert!(read_at_once(&device, range).is_none(), "a write is under way");
         writing.await.unwrap();
-        assert_eq!(device.read_at_once(range).unwrap().value[15 * 512..], pattern(2, 512)[..]);
-        assert!(device.read_at_once(SectorRange::new(Lba(2040), 16)).is_none());
+        assert_eq!(read_at_once(&device, range).unwrap()[15 * 512..], pattern(2, 512)[..]);
+        assert!(read_at_once(&device, SectorRange::new(Lba(2040), 16)).is_none());
     });
     let direct = Fixture::new();
     let direct = direct.device(MEBIBYTE, FileOptions::default());
-    assert!(!direct.is_direct() || direct.read_at_once(SectorRange::new(Lba(0), 1)).is_none());
+    assert!(!direct.is_direct() || read_at_once(&direct, SectorRange::new(Lba(0), 1)).is_none());
 }
 
 #[test]
@@ -162,11 +175,11 @@ fn a_file_system_in_memory_is_read_and_written_at_once() {
     let device = FileDevice::open(&handle, &path, options).unwrap();
     let data = pattern(5, 8192);
     let write =
-        Transfer::Write { start: Lba(8), data: data.clone(), durability: Durability::Volatile };
+        Operation::Write { start: Lba(8), data: data.clone(), durability: Durability::Volatile };
     let written = told(&device, write).now_or_never();
     assert!(written.unwrap().is_ok(), "nobody had to turn a crank");
-    assert!(device.read_at_once(SectorRange::new(Lba(8), 16)).unwrap().value == data);
-    assert!(device.read_at_once(SectorRange::new(Lba(2040), 16)).is_none());
+    assert!(read_at_once(&device, SectorRange::new(Lba(8), 16)).unwrap() == data);
+    assert!(read_at_once(&device, SectorRange::new(Lba(2040), 16)).is_none());
     let device = Rc::new(device);
     let read = Rc::clone(&device);
     let again = reactor.run_until(async move {
@@ -185,7 +198,7 @@ fn a_medium_that_is_alone_is_written_at_once_and_in_order() {
         eprintln!("skipped: /var/tmp is on no block device that this process can see");
         return;
     }
-    let write = |start, seed| Transfer::Write {
+    let write = |start, seed| Operation::Write {
         start: Lba(start),
         data: pattern(seed, 8192),
         durability: Durability::Volatile,
@@ -198,7 +211,7 @@ fn a_medium_that_is_alone_is_written_at_once_and_in_order() {
     assert!(device.shared.writer.get().is_some());
     fixture.beside = None;
     // The same sectors are with the thread: this one has to wait for it.
-    assert!(!device.begins(&write(24, 7)));
+    assert!(!device.shared.is_one_call(&write(24, 7)));
     let last = device.write(Lba(24), pattern(7, 8192), Durability::Volatile);
     let reader = Rc::clone(&device);
     let read = fixture.run(async move {

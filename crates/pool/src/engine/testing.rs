@@ -9,9 +9,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{
-    BlockDevice, Buffer, Claim, Completion, DeviceEvent, Durability, DurabilityClass, Epoch,
-    Geometry, Holder, Instance, Instant, IoError, IoFuture, Lba, OwnerId, SECTOR_BYTES,
-    SectorRange,
+    Answer, BlockDevice, Buffer, Claim, Completion, DeviceEvent, Done, Durability, DurabilityClass,
+    Epoch, Geometry, Holder, Instance, Instant, IoError, Lba, Operation, Outcome, OwnerId,
+    SECTOR_BYTES, SectorRange,
 };
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
@@ -147,78 +147,139 @@ impl TestDisk {
     }
 }
 
-impl TestDevice {
-    fn answer<T: 'static>(
-        &self,
+/// An operation whose effect has happened, before its answer.
+enum Begun {
+    Answered(Outcome),
+    /// The disk hangs.
+    Stuck,
+    Changed {
         instance: u64,
-        result: Result<T, IoError>,
-    ) -> IoFuture<'static, T> {
-        let (runtime, latency) = (self.runtime.clone(), self.disk.latency.get());
-        async move {
-            runtime.sleep(latency).await;
-            result.map(|value| Completion::new(Instance(instance), value))
-        }
-        .boxed_local()
-    }
+        range: SectorRange,
+        durability: Durability,
+    },
+    Flushing {
+        instance: Instance,
+        covered: BTreeSet<u64>,
+    },
+}
 
-    /// The answer of a disk that isn't well, or of a deposed session.
-    fn obstacle<T: 'static>(&self, writes: bool) -> Option<IoFuture<'static, T>> {
-        let disk = Rc::clone(&self.disk);
-        match disk.mode.get() {
-            Mode::Lost => return Some(self.answer(0, Err(IoError::Lost))),
-            Mode::Hanging => {
-                return Some(
-                    async move {
-                        while disk.mode.get() == Mode::Hanging {
-                            disk.mode_changed.notified().await;
-                        }
-                        Err(IoError::Lost)
-                    }
-                    .boxed_local(),
-                );
+impl TestDisk {
+    async fn end(&self, begun: Begun, runtime: &Handle) -> Outcome {
+        if let Begun::Stuck = begun {
+            while self.mode.get() == Mode::Hanging {
+                self.mode_changed.notified().await;
             }
+            return Err(IoError::Lost);
+        }
+        runtime.sleep(self.latency.get()).await;
+        let now = self.instance.get();
+        let restarted = Err(IoError::Restarted { now: Instance(now) });
+        match begun {
+            Begun::Answered(outcome) => return outcome,
+            Begun::Stuck => {}
+            Begun::Changed { .. } if self.mode.get() != Mode::Well => return Err(IoError::Lost),
+            Begun::Changed { instance, .. } if instance != now => return restarted,
+            Begun::Changed { range, durability: Durability::Durable, .. } => self.settle(range),
+            Begun::Changed { .. } => {}
+            Begun::Flushing { instance, .. } if instance.0 != now => return restarted,
+            Begun::Flushing { .. } if self.flush_fails.get() => return Err(IoError::FlushFailed),
+            Begun::Flushing { covered, .. } => {
+                covered.into_iter().for_each(|at| self.settle(SectorRange::new(Lba(at), 1)));
+            }
+        }
+        Ok(Completion::new(Instance(now), Answer::Done))
+    }
+}
+
+impl TestDevice {
+    fn begin(&self, operation: Operation) -> Begun {
+        let looks_only =
+            matches!(operation, Operation::Read(_) | Operation::Claim(_) | Operation::Renew);
+        let is_claim = matches!(operation, Operation::Claim(_));
+        match self.disk.mode.get() {
+            Mode::Lost => return Begun::Answered(Err(IoError::Lost)),
+            Mode::Hanging => return Begun::Stuck,
             Mode::Well => {}
         }
-        let highest = disk.holder.get().epoch;
-        if self.epoch.get() == highest && highest != Epoch::OBSERVER {
-            disk.heard.set(Some(self.runtime.now()));
+        let highest = self.disk.holder.get().epoch;
+        if !is_claim && self.epoch.get() == highest && highest != Epoch::OBSERVER {
+            self.disk.heard.set(Some(self.runtime.now()));
         }
-        let observes = self.epoch.get() == Epoch::OBSERVER && !writes;
-        if !observes && self.epoch.get() < highest {
-            return Some(self.answer(0, Err(IoError::Fenced { highest })));
+        let observes = self.epoch.get() == Epoch::OBSERVER && looks_only;
+        if !is_claim && !observes && self.epoch.get() < highest {
+            return Begun::Answered(Err(IoError::Fenced { highest }));
         }
-        None
+        let range = operation.range();
+        if !range.fits(self.geometry().sectors) {
+            return Begun::Answered(Err(IoError::OutOfRange(range)));
+        }
+        let instance = self.disk.instance.get();
+        let answer = match operation {
+            Operation::Read(_) => self.read_now(range).map(Answer::Data),
+            Operation::Write { data, durability, .. } => {
+                assert!(data.len() <= 1 << 20, "a transfer larger than the device takes");
+                let is_other = |sector: &u64| !range.overlaps(SectorRange::new(Lba(*sector), 1));
+                self.disk.bad_sectors.borrow_mut().retain(is_other);
+                self.disk.put(range, Some(&data));
+                return Begun::Changed { instance, range, durability };
+            }
+            Operation::WriteZeroes { durability, .. } => {
+                self.disk.put(range, None);
+                return Begun::Changed { instance, range, durability };
+            }
+            Operation::Discard(_) => {
+                self.disk.put(range, None);
+                return Begun::Changed { instance, range, durability: Durability::Volatile };
+            }
+            Operation::Flush(instance) => {
+                let covered = self.disk.dirty.borrow().clone();
+                return Begun::Flushing { instance, covered };
+            }
+            Operation::Claim(claim) => self.claim_now(claim).map(Answer::Holder),
+            Operation::Renew => {
+                let heard = self.disk.heard.get().map(|at| self.runtime.now().since(at));
+                Ok(Answer::Holder(Holder { heard, ..self.disk.holder.get() }))
+            }
+        };
+        Begun::Answered(answer.map(|answer| Completion::new(Instance(instance), answer)))
     }
 
-    fn change(
-        &self,
-        range: SectorRange,
-        data: Option<&[u8]>,
-        durability: Durability,
-    ) -> IoFuture<'static, ()> {
-        if let Some(obstacle) = self.obstacle(true) {
-            return obstacle;
+    fn read_now(&self, range: SectorRange) -> Result<Buffer, IoError> {
+        // As the target: of a disk with an owner others see labels and votes only.
+        let tail = self.geometry().sectors - 2048;
+        let open = range.end().0 <= 96 || range.start.0 >= tail && range.end().0 <= tail + 32;
+        let owned = self.disk.holder.get().epoch != Epoch::OBSERVER;
+        if owned && self.epoch.get() == Epoch::OBSERVER && !open {
+            return Err(IoError::Refused(block::RefusalReason::Owned));
         }
-        if !range.fits(self.geometry().sectors) {
-            return self.answer(self.disk.instance.get(), Err(IoError::OutOfRange(range)));
+        assert!(range.len_bytes() <= 1 << 20, "a transfer larger than the device takes");
+        let lost = self.disk.vote_reads_lost.get();
+        let of_vote = DiskGeometry::vote_slots().contains(&range.start);
+        if of_vote && lost > 0 && self.epoch.get() != Epoch::OBSERVER {
+            self.disk.vote_reads_lost.set(lost - 1);
+            return Err(IoError::Lost);
         }
-        self.disk.put(range, data);
-        let (disk, runtime) = (Rc::clone(&self.disk), self.runtime.clone());
-        let instance = disk.instance.get();
-        async move {
-            runtime.sleep(disk.latency.get()).await;
-            if disk.mode.get() != Mode::Well {
-                return Err(IoError::Lost);
-            }
-            if disk.instance.get() != instance {
-                return Err(IoError::Restarted { now: Instance(disk.instance.get()) });
-            }
-            if durability == Durability::Durable {
-                disk.settle(range);
-            }
-            Ok(Completion::new(Instance(instance), ()))
+        let bad = self.disk.bad_sectors.borrow();
+        if let Some(sector) = bad.range(range.start.0..range.end().0).next() {
+            return Err(IoError::Medium(SectorRange::new(Lba(*sector), 1)));
         }
-        .boxed_local()
+        let start = range.start.byte_offset() as usize;
+        let live = self.disk.live.borrow();
+        Ok(Buffer::copy_of(&live[start..start + range.len_bytes() as usize]))
+    }
+
+    fn claim_now(&self, claim: Claim) -> Result<Holder, IoError> {
+        let holder = self.disk.holder.get();
+        let refused = claim.epoch < holder.epoch
+            || (claim.epoch == holder.epoch && claim.owner != holder.owner);
+        if refused {
+            return Err(IoError::Fenced { highest: holder.epoch });
+        }
+        let holder = Holder::new(claim.epoch, claim.owner);
+        self.disk.holder.set(holder);
+        self.disk.heard.set(Some(self.runtime.now()));
+        self.epoch.set(claim.epoch);
+        Ok(holder)
     }
 }
 
@@ -233,107 +294,10 @@ impl BlockDevice for TestDevice {
         }
     }
 
-    fn read(&self, range: SectorRange) -> IoFuture<'static, Buffer> {
-        if let Some(obstacle) = self.obstacle(false) {
-            return obstacle;
-        }
-        let instance = self.disk.instance.get();
-        if !range.fits(self.geometry().sectors) {
-            return self.answer(instance, Err(IoError::OutOfRange(range)));
-        }
-        // As the target: of a disk with an owner others see labels and votes only.
-        let tail = self.geometry().sectors - 2048;
-        let open = range.end().0 <= 96 || range.start.0 >= tail && range.end().0 <= tail + 32;
-        let owned = self.disk.holder.get().epoch != Epoch::OBSERVER;
-        if owned && self.epoch.get() == Epoch::OBSERVER && !open {
-            let reason = block::RefusalReason::Owned;
-            return self.answer(instance, Err(IoError::Refused(reason)));
-        }
-        assert!(range.len_bytes() <= 1 << 20, "a transfer larger than the device takes");
-        let lost = self.disk.vote_reads_lost.get();
-        let of_vote = DiskGeometry::vote_slots().contains(&range.start);
-        if of_vote && lost > 0 && self.epoch.get() != Epoch::OBSERVER {
-            self.disk.vote_reads_lost.set(lost - 1);
-            return self.answer(instance, Err(IoError::Lost));
-        }
-        let bad = self.disk.bad_sectors.borrow();
-        if let Some(sector) = bad.range(range.start.0..range.end().0).next() {
-            let sector = SectorRange::new(Lba(*sector), 1);
-            return self.answer(instance, Err(IoError::Medium(sector)));
-        }
-        let start = range.start.byte_offset() as usize;
-        let live = self.disk.live.borrow();
-        let data = Buffer::copy_of(&live[start..start + range.len_bytes() as usize]);
-        self.answer(instance, Ok(data))
-    }
-
-    fn write(&self, start: Lba, data: Buffer, durability: Durability) -> IoFuture<'static, ()> {
-        assert!(data.len() <= 1 << 20, "a transfer larger than the device takes");
-        let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
-        self.disk
-            .bad_sectors
-            .borrow_mut()
-            .retain(|sector| !range.overlaps(SectorRange::new(Lba(*sector), 1)));
-        self.change(range, Some(&data), durability)
-    }
-
-    fn flush(&self, instance: Instance) -> IoFuture<'static, ()> {
-        if let Some(obstacle) = self.obstacle(true) {
-            return obstacle;
-        }
+    fn submit(&self, operation: Operation, done: Done) {
+        let begun = self.begin(operation);
         let (disk, runtime) = (Rc::clone(&self.disk), self.runtime.clone());
-        let covered = disk.dirty.borrow().clone();
-        async move {
-            runtime.sleep(disk.latency.get()).await;
-            let now = Instance(disk.instance.get());
-            if now != instance {
-                return Err(IoError::Restarted { now });
-            }
-            if disk.flush_fails.get() {
-                return Err(IoError::FlushFailed);
-            }
-            for sector in covered {
-                disk.settle(SectorRange::new(Lba(sector), 1));
-            }
-            Ok(Completion::new(now, ()))
-        }
-        .boxed_local()
-    }
-
-    fn discard(&self, range: SectorRange) -> IoFuture<'static, ()> {
-        self.write_zeroes(range, Durability::Volatile)
-    }
-
-    fn write_zeroes(&self, range: SectorRange, durability: Durability) -> IoFuture<'static, ()> {
-        self.change(range, None, durability)
-    }
-
-    fn claim(&self, claim: Claim) -> IoFuture<'static, Holder> {
-        if self.disk.mode.get() != Mode::Well
-            && let Some(obstacle) = self.obstacle(false)
-        {
-            return obstacle;
-        }
-        let holder = self.disk.holder.get();
-        let refused = claim.epoch < holder.epoch
-            || (claim.epoch == holder.epoch && claim.owner != holder.owner);
-        let instance = self.disk.instance.get();
-        if refused {
-            return self.answer(instance, Err(IoError::Fenced { highest: holder.epoch }));
-        }
-        let holder = Holder::new(claim.epoch, claim.owner);
-        self.disk.holder.set(holder);
-        self.disk.heard.set(Some(self.runtime.now()));
-        self.epoch.set(claim.epoch);
-        self.answer(instance, Ok(holder))
-    }
-
-    fn renew(&self) -> IoFuture<'static, Holder> {
-        if let Some(obstacle) = self.obstacle(false) {
-            return obstacle;
-        }
-        let heard = self.disk.heard.get().map(|at| self.runtime.now().since(at));
-        self.answer(self.disk.instance.get(), Ok(Holder { heard, ..self.disk.holder.get() }))
+        self.runtime.spawn(async move { done(disk.end(begun, &runtime).await) });
     }
 
     fn disown(&self) {

@@ -10,9 +10,8 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use block::{
-    BLOCK_BYTES, BLOCK_SECTORS, BlockDevice, Buffer, BufferMut, Claim, Completion, DeviceEvent,
-    Durability, DurabilityClass, Geometry, Holder, Instance, IoError, IoFuture, Lba, SECTOR_BYTES,
-    SectorRange,
+    Answer, BLOCK_BYTES, BLOCK_SECTORS, BlockDevice, Buffer, BufferMut, Completion, DeviceEvent,
+    Done, DurabilityClass, Geometry, Instance, IoError, Lba, Operation, SECTOR_BYTES, SectorRange,
 };
 use futures::channel::oneshot;
 use futures::future::{LocalBoxFuture, join_all};
@@ -402,36 +401,25 @@ impl VolumeDevice {
         Instance(self.volume.pool.epoch.0)
     }
 
-    /// Runs a request beside its caller.
-    fn spawn<T: 'static>(
-        &self,
-        work: impl Future<Output = Result<T, IoError>> + 'static,
-    ) -> IoFuture<'static, T> {
-        let (done, receiver) = oneshot::channel();
-        self.volume.pool.runtime.spawn(async move {
-            // The caller may have gone away; the work is done all the same.
-            let _ = done.send(work.await);
-        });
+    /// Runs a request beside its caller, who may go away: the work is done all the same.
+    fn spawn(&self, done: Done, work: impl Future<Output = Result<Answer, IoError>> + 'static) {
         let instance = self.instance();
-        receiver
-            .unwrap_or_else(|_| Err(IoError::Lost))
-            .map(move |result| result.map(|value| Completion::new(instance, value)))
-            .boxed_local()
-    }
-
-    fn fail<T: 'static>(&self, error: IoError) -> IoFuture<'static, T> {
-        futures::future::ready(Err(error)).boxed_local()
+        let told = move |result: Result<Answer, IoError>| {
+            done(result.map(|answer| Completion::new(instance, answer)));
+        };
+        self.volume.pool.runtime.spawn(work.map(told));
     }
 
     fn fits(&self, range: SectorRange) -> bool {
         range.fits(self.volume.size_bytes.get() / SECTOR_BYTES as u64)
     }
 
+    /// A change with its place in the order of the volume's requests, and its turn for room in the log.
     fn change(
         &self,
         range: SectorRange,
         change: Change,
-    ) -> LocalBoxFuture<'static, Result<(), IoError>> {
+    ) -> impl Future<Output = Result<(), IoError>> + 'static {
         let volume = Rc::clone(&self.volume);
         let blocks = block_range(range);
         let count = blocks.end - blocks.start;
@@ -452,14 +440,11 @@ impl VolumeDevice {
         let place = volume.line.enter(blocks, true);
         let turn = volume.credit.line_up(room);
         volume.log.destaging.notify_all();
-        self.spawn(volume.write(range, change, place, turn)).map_ok(|done| done.value).boxed_local()
+        volume.write(range, change, place, turn)
     }
 
     /// Zeros of any length go as several changes, each with its own place and turn.
-    fn zero(&self, range: SectorRange, discard: bool) -> IoFuture<'static, ()> {
-        if !self.fits(range) {
-            return self.fail(IoError::OutOfRange(range));
-        }
+    fn zero(&self, range: SectorRange, discard: bool, done: Done) {
         let most = ZERO_BLOCKS_MAX * BLOCK_SECTORS;
         let mut changes = Vec::new();
         let mut at = range.start.0;
@@ -469,14 +454,10 @@ impl VolumeDevice {
             changes.push(self.change(part, Change::Zero { discard }));
             at = end;
         }
-        let instance = self.instance();
-        async move {
-            for change in join_all(changes).await {
-                change?;
-            }
-            Ok(Completion::new(instance, ()))
-        }
-        .boxed_local()
+        self.spawn(done, async move {
+            let zeroed: Result<(), IoError> = join_all(changes).await.into_iter().collect();
+            zeroed.map(|()| Answer::Done)
+        });
     }
 }
 
@@ -491,57 +472,43 @@ impl BlockDevice for VolumeDevice {
         }
     }
 
-    fn read(&self, range: SectorRange) -> IoFuture<'static, Buffer> {
-        if !self.fits(range) || range.len_bytes() > u64::from(TRANSFER_BYTES_MAX) {
-            return self.fail(IoError::OutOfRange(range));
+    fn submit(&self, operation: Operation, done: Done) {
+        let range = operation.range();
+        let moves = matches!(operation, Operation::Read(_) | Operation::Write { .. });
+        let is_whole = match &operation {
+            Operation::Write { data, .. } => data.len().is_multiple_of(SECTOR_BYTES),
+            _ => true,
+        };
+        let is_too_long = moves && range.len_bytes() > u64::from(TRANSFER_BYTES_MAX);
+        if !is_whole || is_too_long || !self.fits(range) {
+            return done(Err(IoError::OutOfRange(range)));
         }
         let volume = Rc::clone(&self.volume);
-        let blocks = block_range(range);
-        let place = volume.line.enter(blocks.clone(), false);
-        self.spawn(volume.read(range, blocks, place))
-    }
-
-    fn write(&self, start: Lba, data: Buffer, _: Durability) -> IoFuture<'static, ()> {
-        let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
-        let whole = data.len().is_multiple_of(SECTOR_BYTES);
-        if !whole || !self.fits(range) || data.len() > TRANSFER_BYTES_MAX as usize {
-            return self.fail(IoError::OutOfRange(range));
+        match operation {
+            Operation::Read(_) => {
+                let blocks = block_range(range);
+                let place = volume.line.enter(blocks.clone(), false);
+                self.spawn(done, volume.read(range, blocks, place).map_ok(Answer::Data));
+            }
+            Operation::Write { data, .. } if data.is_empty() => {
+                done(Ok(Completion::new(self.instance(), Answer::Done)));
+            }
+            Operation::Write { data, .. } => {
+                let change = self.change(range, Change::Data(data));
+                self.spawn(done, change.map_ok(|()| Answer::Done));
+            }
+            Operation::WriteZeroes { .. } => self.zero(range, false, done),
+            Operation::Discard(_) => self.zero(range, true, done),
+            // Everything that was answered is durable: only a barrier, without I/O.
+            Operation::Flush(instance) if instance == self.instance() => {
+                self.spawn(done, async move {
+                    volume.wait_serving().await?;
+                    volume.may_answer().await.map(|()| Answer::Done)
+                });
+            }
+            Operation::Flush(_) => done(Err(IoError::Restarted { now: self.instance() })),
+            Operation::Claim(_) | Operation::Renew => done(Err(IoError::Unsupported)),
         }
-        if data.is_empty() {
-            return self.spawn(async { Ok(()) });
-        }
-        let instance = self.instance();
-        let change = self.change(range, Change::Data(data));
-        change.map_ok(move |()| Completion::new(instance, ())).boxed_local()
-    }
-
-    /// Everything that was answered is durable: only a barrier, without I/O.
-    fn flush(&self, instance: Instance) -> IoFuture<'static, ()> {
-        let now = self.instance();
-        if instance != now {
-            return self.fail(IoError::Restarted { now });
-        }
-        let volume = Rc::clone(&self.volume);
-        self.spawn(async move {
-            volume.wait_serving().await?;
-            volume.may_answer().await
-        })
-    }
-
-    fn discard(&self, range: SectorRange) -> IoFuture<'static, ()> {
-        self.zero(range, true)
-    }
-
-    fn write_zeroes(&self, range: SectorRange, _: Durability) -> IoFuture<'static, ()> {
-        self.zero(range, false)
-    }
-
-    fn claim(&self, _: Claim) -> IoFuture<'static, Holder> {
-        self.fail(IoError::Unsupported)
-    }
-
-    fn renew(&self) -> IoFuture<'static, Holder> {
-        self.fail(IoError::Unsupported)
     }
 
     fn next_event(&self) -> LocalBoxFuture<'static, DeviceEvent> {

@@ -1,18 +1,18 @@
 //! What a process has of a [`Disk`] between opening it and dying.
 //!
-//! Production reaches a disk in more than one way, and each opening here takes one by luck: futures
-//! ([`Way::Called`]), transfers that are begun and tell their end by a call ([`Way::Begun`]), the same
-//! with answers at once from a cache ([`Way::AtOnce`]), and a thread of the process in between
-//! ([`Way::Queued`]), with which what it hadn't begun goes when the process is killed.
+//! Production reaches a disk in more than one way, and each opening here takes one by luck: effects with
+//! the call and answers later ([`Way::Direct`]), answers within the call too, from a cache
+//! ([`Way::AtOnce`]), and a thread of the process in between ([`Way::Queued`]), with which what it hadn't
+//! begun goes when the process is killed.
 
 use std::cell::Cell;
+use std::ops::Deref;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use block::{
-    BlockDevice, Buffer, BufferMut, Claim, Completion, DeviceEvent, Durability, DurabilityClass,
-    Geometry, Holder, Instance, Instant, IoError, IoFuture, Lba, SECTOR_BYTES, SectorRange,
-    Transfer, TransferDone,
+    Answer, BlockDevice, Buffer, Completion, DeviceEvent, Done, Durability, DurabilityClass,
+    Geometry, Instance, Instant, IoError, Operation, Outcome,
 };
 use futures::FutureExt;
 use futures::channel::oneshot;
@@ -20,7 +20,7 @@ use futures::future::LocalBoxFuture;
 use rand::Rng;
 use runtime::Handle;
 
-use super::{Disk, Performed, Work};
+use super::{Disk, Performed};
 use crate::steps::{Effect, Kind};
 
 const MAX_TRANSFER_BYTES: u32 = 1 << 20;
@@ -30,25 +30,20 @@ const QUEUED_MAX: Duration = Duration::from_micros(150);
 /// How a process reaches a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// By futures only; effects happen with the call.
-    Called,
-    /// Transfers are begun; effects happen with the call.
-    Begun,
-    /// As [`Way::Begun`], and what needs no medium is often answered within the call.
+    /// Effects happen with the call, answers come later.
+    Direct,
+    /// What needs no medium is often answered within the call.
     AtOnce,
-    /// Transfers are begun and queue for a thread; effects happen later, in order.
+    /// Operations queue for a thread; effects happen later, in order.
     Queued,
 }
-
-type Answer = Result<Completion<Buffer>, IoError>;
-type Done = Box<dyn FnOnce(Answer)>;
 
 /// An open disk.
 pub struct SimDisk {
     disk: Rc<Disk>,
     pub(super) instance: Instance,
     way: Way,
-    /// For those who begin transfers: where they are told of the end.
+    /// Where the process is told of the end.
     handle: Option<Handle>,
     /// When the thread will have begun all that queues.
     queued_until: Cell<Instant>,
@@ -57,14 +52,14 @@ pub struct SimDisk {
 }
 
 impl Disk {
-    /// Opens it: a new instance. Futures only.
+    /// Opens it: a new instance.
     pub fn open(self: &Rc<Self>) -> Rc<SimDisk> {
-        self.open_as(Way::Called, None)
+        self.open_as(Way::Direct, None)
     }
 
     /// Opens it in a process, in a way by luck.
     pub fn open_in(self: &Rc<Self>, handle: &Handle) -> Rc<SimDisk> {
-        let ways = [Way::Called, Way::Begun, Way::AtOnce, Way::Queued];
+        let ways = [Way::Direct, Way::AtOnce, Way::Queued];
         let way = ways[self.random.borrow_mut().random_range(0..ways.len())];
         self.open_as(way, Some(handle.clone()))
     }
@@ -84,13 +79,18 @@ impl Disk {
     }
 }
 
-/// Does `work` and has `done` told when it is answered, unless the power goes before.
-fn execute(disk: &Rc<Disk>, work: Work, instance: Instance, done: Done) {
-    let duration = disk.duration(matches!(&work, Work::Write(_, _, Durability::Durable)));
-    let performed = disk.perform(work);
+/// Does `operation` and has `done` told when it is answered, unless the power goes before.
+fn execute(disk: &Rc<Disk>, operation: Operation, instance: Instance, done: Done) {
+    let is_durable = matches!(
+        operation,
+        Operation::Write { durability: Durability::Durable, .. }
+            | Operation::WriteZeroes { durability: Durability::Durable, .. }
+    );
+    let duration = disk.duration(is_durable);
+    let performed = disk.perform(operation);
     answer_after(disk, duration, move |disk| {
         let result = disk.complete(performed)?;
-        done(result.map(|data| Completion::new(instance, data)));
+        done(result.map(|answer| Completion::new(instance, answer)));
         Some(())
     });
 }
@@ -114,15 +114,9 @@ fn answer_after(
 }
 
 impl SimDisk {
-    fn start(&self, work: Work, done: Done) {
-        if let Some(error) = self.refusal(work.range()) {
-            return answer_after(&self.disk, Duration::from_micros(10), move |_| {
-                done(Err(error));
-                Some(())
-            });
-        }
+    fn start(&self, operation: Operation, done: Done) {
         if self.way != Way::Queued {
-            return execute(&self.disk, work, self.instance, done);
+            return execute(&self.disk, operation, self.instance, done);
         }
         let (disk, instance) = (Rc::clone(&self.disk), self.instance);
         let wait = disk.random.borrow_mut().random_range(0..QUEUED_MAX.as_nanos() as u64);
@@ -134,76 +128,74 @@ impl SimDisk {
         timeline.schedule(begin, move || {
             // The thread dies with its process, the medium with the power.
             if alive.upgrade().is_some() && disk.power_cycle.get() == cycle {
-                execute(&disk, work, instance, done);
+                execute(&disk, operation, instance, done);
             }
         });
     }
 
-    fn call(&self, work: Work) -> IoFuture<'static, Buffer> {
-        let (sender, receiver) = oneshot::channel();
-        self.start(
-            work,
-            Box::new(move |result| {
-                // A dead process doesn't listen any more; the disk did the work all the same.
-                let _ = sender.send(result);
-            }),
-        );
-        heard(receiver)
+    fn flush(&self, done: Done) {
+        self.disk.count(|counters| counters.flushes += 1);
+        let (covered, instance) = (self.disk.medium.borrow().answers(), self.instance);
+        answer_after(&self.disk, self.disk.duration(true), move |disk| {
+            let result = disk.complete_flush(covered)?;
+            done(result.map(|()| Completion::new(instance, Answer::Done)));
+            Some(())
+        });
     }
 
-    fn call_write(&self, work: Work) -> IoFuture<'static, ()> {
-        let called = self.call(work);
-        async move { called.await.map(|done| Completion::new(done.instance, ())) }.boxed_local()
-    }
-
-    fn refusal(&self, range: SectorRange) -> Option<IoError> {
+    /// Why an operation isn't even tried.
+    fn refusal<Data: Deref<Target = [u8]>>(&self, operation: &Operation<Data>) -> Option<IoError> {
+        let range = operation.range();
         if self.disk.faults.gone.get() {
-            Some(IoError::Lost)
-        } else if !range.fits(self.disk.sectors())
-            || range.len_bytes() > u64::from(MAX_TRANSFER_BYTES)
-        {
-            Some(IoError::OutOfRange(range))
-        } else {
-            None
+            return Some(IoError::Lost);
+        }
+        if !range.fits(self.disk.sectors()) || range.len_bytes() > u64::from(MAX_TRANSFER_BYTES) {
+            return Some(IoError::OutOfRange(range));
+        }
+        match operation {
+            Operation::Flush(instance) if *instance != self.instance => {
+                Some(IoError::Restarted { now: self.instance })
+            }
+            Operation::Claim(_) | Operation::Renew => Some(IoError::Unsupported),
+            _ => None,
         }
     }
 
-    fn fails<T: 'static>(&self, error: IoError) -> IoFuture<'static, T> {
-        let (sender, receiver) = oneshot::channel();
-        answer_after(&self.disk, Duration::from_micros(10), move |_| {
-            let _ = sender.send(Err(error));
-            Some(())
-        });
-        heard(receiver)
-    }
-
     /// Whether an answer within the call is possible, and luck has it.
-    fn is_at_once(&self, range: SectorRange) -> bool {
-        self.way == Way::AtOnce
-            && self.refusal(range).is_none()
+    fn is_at_once<Data: Deref<Target = [u8]>>(&self, operation: &Operation<Data>) -> bool {
+        let is_moved = match operation {
+            Operation::Read(_) => true,
+            Operation::Write { durability, .. } => *durability == Durability::Volatile,
+            _ => false,
+        };
+        is_moved
+            && self.way == Way::AtOnce
+            && self.refusal(operation).is_none()
             && !self.disk.is_silent()
             && self.disk.random.borrow_mut().random_bool(0.5)
     }
 
-    fn do_at_once(&self, work: Work) -> Option<Answer> {
-        let performed = self.disk.perform(work);
+    fn do_at_once(&self, operation: Operation) -> Option<Outcome> {
+        let performed = self.disk.perform(operation);
         let result = self.disk.complete(performed)?;
-        Some(result.map(|data| Completion::new(self.instance, data)))
+        Some(result.map(|answer| Completion::new(self.instance, answer)))
     }
-}
 
-/// The answer, when it comes.
-fn heard<T: 'static>(
-    receiver: oneshot::Receiver<Result<Completion<T>, IoError>>,
-) -> IoFuture<'static, T> {
-    async move {
-        match receiver.await {
-            Ok(result) => result,
-            // The power went, and the process with it: nobody is left to see an answer.
-            Err(oneshot::Canceled) => std::future::pending().await,
-        }
+    /// The process is told in its own time, if it lives.
+    fn told_later(&self, done: Done) -> Done {
+        let Some(handle) = &self.handle else { return done };
+        let (sender, receiver) = oneshot::channel();
+        handle.spawn(async move {
+            // Else the power went, and the process with it: nobody is left to see an answer.
+            if let Ok(outcome) = receiver.await {
+                done(outcome);
+            }
+        });
+        Box::new(move |outcome| {
+            // A dead process doesn't listen any more; the disk did the work all the same.
+            let _ = sender.send(outcome);
+        })
     }
-    .boxed_local()
 }
 
 impl BlockDevice for SimDisk {
@@ -217,92 +209,38 @@ impl BlockDevice for SimDisk {
         }
     }
 
-    fn read(&self, range: SectorRange) -> IoFuture<'static, Buffer> {
-        self.call(Work::Read(range))
-    }
-
-    fn read_at_once(&self, range: SectorRange) -> Option<Completion<Buffer>> {
-        self.is_at_once(range).then(|| self.do_at_once(Work::Read(range)))??.ok()
-    }
-
-    fn write_at_once(&self, start: Lba, data: &[u8]) -> Option<Completion<()>> {
-        let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
-        if !self.is_at_once(range) {
-            return None;
-        }
-        let work = Work::Write(start, Buffer::copy_of(data), Durability::Volatile);
-        self.do_at_once(work)?.ok().map(|done| Completion::new(done.instance, ()))
-    }
-
-    fn begins(&self, _: &Transfer) -> bool {
-        self.way != Way::Called && self.handle.is_some()
-    }
-
-    fn begin(&self, transfer: Transfer, done: TransferDone) {
-        let at_once = !matches!(transfer, Transfer::Write { durability: Durability::Durable, .. })
-            && self.is_at_once(transfer.range());
-        let work = match transfer {
-            Transfer::Read(range) => Work::Read(range),
-            Transfer::Write { start, data, durability } => Work::Write(start, data, durability),
-        };
-        if at_once {
+    fn submit(&self, operation: Operation, done: Done) {
+        if self.is_at_once(&operation) {
             // Nothing: a crash strikes before anybody is told.
-            if let Some(answer) = self.do_at_once(work) {
-                done(answer);
+            if let Some(outcome) = self.do_at_once(operation) {
+                done(outcome);
             }
             return;
         }
-        let Some(handle) = &self.handle else { return done(Err(IoError::Unsupported)) };
-        let answered = self.call(work);
-        // The process is told in its own time, if it lives.
-        handle.spawn(async move { done(answered.await) });
-    }
-
-    fn write(&self, start: Lba, data: Buffer, durability: Durability) -> IoFuture<'static, ()> {
-        self.call_write(Work::Write(start, data, durability))
-    }
-
-    fn flush(&self, instance: Instance) -> IoFuture<'static, ()> {
-        if let Some(error) = self.refusal(SectorRange::default()) {
-            return self.fails(error);
+        let done = self.told_later(done);
+        if let Some(error) = self.refusal(&operation) {
+            return answer_after(&self.disk, Duration::from_micros(10), move |_| {
+                done(Err(error));
+                Some(())
+            });
         }
-        self.disk.count(|counters| counters.flushes += 1);
-        if instance != self.instance {
-            return self.fails(IoError::Restarted { now: self.instance });
-        }
-        let covered = self.disk.medium.borrow().answers();
-        let (sender, receiver) = oneshot::channel();
-        answer_after(&self.disk, self.disk.duration(true), move |disk| {
-            let result = disk.complete_flush(covered)?;
-            let _ = sender.send(result.map(|()| Completion::new(instance, ())));
-            Some(())
-        });
-        heard(receiver)
-    }
-
-    fn discard(&self, range: SectorRange) -> IoFuture<'static, ()> {
-        // Undefined contents: sometimes zeros, sometimes what was there.
-        let zeros = self.disk.random.borrow_mut().random_bool(0.5);
-        match zeros {
-            true => self.write_zeroes(range, Durability::Volatile),
-            false => self.call_write(Work::Nothing(range)),
+        match operation {
+            Operation::Flush(_) => self.flush(done),
+            operation => self.start(operation, done),
         }
     }
 
-    fn write_zeroes(&self, range: SectorRange, durability: Durability) -> IoFuture<'static, ()> {
-        if let Some(error) = self.refusal(range) {
-            return self.fails(error);
+    fn try_submit(&self, operation: Operation<&[u8]>) -> Option<Completion<Answer>> {
+        if !self.is_at_once(&operation) {
+            return None;
         }
-        let zeros = BufferMut::zeroed(range.len_bytes() as usize).freeze();
-        self.call_write(Work::Write(range.start, zeros, durability))
-    }
-
-    fn claim(&self, _: Claim) -> IoFuture<'static, Holder> {
-        self.fails(IoError::Unsupported)
-    }
-
-    fn renew(&self) -> IoFuture<'static, Holder> {
-        self.fails(IoError::Unsupported)
+        let operation = match operation {
+            Operation::Write { start, data, durability } => {
+                Operation::Write { start, data: Buffer::copy_of(data), durability }
+            }
+            other => Operation::Read(other.range()),
+        };
+        self.do_at_once(operation)?.ok()
     }
 
     fn next_event(&self) -> LocalBoxFuture<'static, DeviceEvent> {
@@ -351,7 +289,7 @@ impl Disk {
 
     /// What a performed operation is answered with when its time has come; `None` when a crash comes
     /// first.
-    fn complete(&self, performed: Performed) -> Option<Result<Buffer, IoError>> {
+    fn complete(&self, performed: Performed) -> Option<Result<Answer, IoError>> {
         let steps = self.timeline.steps();
         match performed {
             Performed::Never => return None,
@@ -376,6 +314,6 @@ impl Disk {
                 }
             }
         }
-        (!steps.is_void(&self.name)).then(|| Ok(Buffer::empty()))
+        (!steps.is_void(&self.name)).then_some(Ok(Answer::Done))
     }
 }

@@ -1,4 +1,4 @@
-use block::{BlockDevice, Transfer};
+use block::{BlockDevice, Outcome};
 
 use super::*;
 use crate::world::Clock;
@@ -149,9 +149,7 @@ fn a_full_store_takes_what_it_had_and_reads_may_be_old_or_of_elsewhere() {
 /// Each way keeps the order of overlapping calls; what queues for a thread goes with its process.
 #[test]
 fn every_way_keeps_the_order_and_only_a_queue_dies_with_its_process() {
-    for (way, done_after_kill) in
-        [(Way::Called, true), (Way::Begun, true), (Way::AtOnce, true), (Way::Queued, false)]
-    {
+    for (way, done_after_kill) in [(Way::Direct, true), (Way::AtOnce, true), (Way::Queued, false)] {
         let world = World::new(7, false);
         let disk = Disk::new(&world, "d", 1 << 20);
         let process = world.start_process("p", Clock::default());
@@ -160,25 +158,15 @@ fn every_way_keeps_the_order_and_only_a_queue_dies_with_its_process() {
         let seen = Rc::new(RefCell::new(Vec::new()));
         for value in 0..40u8 {
             let data = Buffer::copy_of(&[value; 512]);
-            let write = Transfer::Write { start: Lba(3), data, durability: Durability::Volatile };
-            let read = Transfer::Read(SectorRange::new(Lba(3), 1));
-            if way == Way::Called {
-                assert!(!device.begins(&read));
-                drop(device.write(Lba(3), Buffer::copy_of(&[value; 512]), Durability::Volatile));
-                let (read, seen) = (device.read(read.range()), Rc::clone(&seen));
-                drop(process.run(async move {
-                    let read = read.await.unwrap().value[0];
-                    seen.borrow_mut().push((value, read));
-                }));
-                continue;
-            }
-            assert!(device.begins(&write));
-            device.begin(write, Box::new(|written| assert!(written.is_ok())));
+            let write = Operation::Write { start: Lba(3), data, durability: Durability::Volatile };
+            device.submit(write, Box::new(|written| assert!(written.is_ok())));
             let seen = Rc::clone(&seen);
-            let note = move |read: Result<block::Completion<Buffer>, IoError>| {
-                seen.borrow_mut().push((value, read.unwrap().value[0]));
+            let note = move |read: Outcome| match read.unwrap().value {
+                Answer::Data(data) => seen.borrow_mut().push((value, data[0])),
+                other => panic!("{other:?}"),
             };
-            device.begin(read, Box::new(note));
+            let read = Operation::Read(SectorRange::new(Lba(3), 1));
+            device.submit(read, Box::new(note));
         }
         let director = world.director();
         let (hold, victim) = (Rc::clone(&disk), Rc::clone(&process));

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BlockDevice, Claim, Epoch, Instance, IoError, Lba, OwnerId, SectorRange};
+use block::{BlockDevice, Claim, Epoch, Instance, IoError, Lba, OwnerId, SectorRange, Window};
 use futures::FutureExt;
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -21,7 +21,6 @@ use crate::network::{Network, Quality, Station};
 use crate::oracle::{OperationNumber, Oracle};
 use crate::random::fork;
 use crate::runner::{Failure, Scenario, Stage};
-use crate::section::Section;
 use crate::workload::{Clients, Mix, Record, Watched};
 use crate::world::{Clock, Process};
 
@@ -197,7 +196,7 @@ impl Pair {
             _ => return Err(Failure(format!("{name} doesn't get its claim within {CLAIM_MAX:?}"))),
         }
         // The target keeps the first and last blocks of a claimed disk to itself.
-        let inner = Section::new(device, SectorRange::new(Lba(4096), 4096));
+        let inner = Rc::new(Window::new(device, Lba(4096), Some(4096)));
         Ok(Client { station, process, watched: Watched::new(inner, Rc::clone(&self.record)) })
     }
 

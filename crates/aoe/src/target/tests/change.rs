@@ -1,6 +1,7 @@
 //! What clients leave with an export: stored before it is answered, in force only then.
 
 use super::*;
+use block::Answer;
 
 const REMEMBERS: Abilities = Abilities { remembers: true, smart: false };
 
@@ -55,7 +56,7 @@ fn a_change_is_answered_when_it_is_stored_and_counts_from_then_on() {
         bench.target.handle_io_done(
             bench.now,
             asked.id,
-            Ok(Completion::new(Instance::default(), IoValue::Done)),
+            Ok(Completion::new(Instance::default(), IoValue::Device(Answer::Done))),
         );
         bench.collect();
         assert_eq!(Header::parse(&bench.reply()).unwrap().error, None);
@@ -176,7 +177,7 @@ fn nothing_waits_for_the_storage() {
     assert_eq!(bench.io.len(), 1, "the flush, and not the next change");
     bench.serve();
     assert_eq!(bench.reply()[19], 0);
-    bench.complete(hangs.id, Ok(IoValue::Done));
+    bench.complete(hangs.id, Ok(Answer::Done));
     bench.serve();
     assert_eq!(bench.sent.len(), 2);
 }

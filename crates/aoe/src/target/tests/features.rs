@@ -1,6 +1,6 @@
 //! SET FEATURES, SMART, and what a failed flush means.
 
-use block::{Durability, Lba};
+use block::{Answer, Durability, Lba};
 
 use super::*;
 
@@ -26,7 +26,10 @@ fn write(bench: &mut Bench) -> IoRequest {
 }
 
 fn is_volatile(request: &IoRequest) -> bool {
-    matches!(request.operation, IoOperation::Write { durability: Durability::Volatile, .. })
+    matches!(
+        request.operation,
+        IoOperation::Device(block::Operation::Write { durability: Durability::Volatile, .. })
+    )
 }
 
 const ABORTED: (u8, u8) = (0x41, 0x04);
@@ -49,15 +52,18 @@ fn the_write_cache_is_switched() {
     bench.send(&ata(AtaCommand::SET_FEATURES, 0x82, 0).emit(Buffer::empty()));
     bench.send(&ata(AtaCommand::WRITE_EXT, 0, 1).emit(Buffer::zeroed(512)));
     assert!(bench.io.is_empty());
-    bench.complete(early.id, Ok(IoValue::Done));
+    bench.complete(early.id, Ok(Answer::Done));
     bench.reply();
     let flush = bench.io.pop_front().unwrap();
-    assert!(matches!(flush.operation, IoOperation::Flush(Instance(77))) && bench.sent.is_empty());
-    bench.complete(flush.id, Ok(IoValue::Done));
+    assert!(
+        matches!(flush.operation, IoOperation::Device(block::Operation::Flush(Instance(77))))
+            && bench.sent.is_empty()
+    );
+    bench.complete(flush.id, Ok(Answer::Done));
     assert_eq!(bench.reply()[27], 0x40);
     let late = bench.io.pop_front().unwrap();
     assert!(!is_volatile(&late));
-    bench.complete(late.id, Ok(IoValue::Done));
+    bench.complete(late.id, Ok(Answer::Done));
     bench.reply();
     assert!(!identify(&mut bench).write_cache);
     for feature in [0x00, 0x03, 0x10, 0x55, 0xaa, 0xff] {
@@ -99,7 +105,7 @@ fn switches_take_their_turns() {
     for feature in [0x82, 0x02, 0x82, 0x02] {
         bench.send(&ata(AtaCommand::SET_FEATURES, feature, 0).emit(Buffer::empty()));
     }
-    bench.complete(early.id, Ok(IoValue::Done));
+    bench.complete(early.id, Ok(Answer::Done));
     bench.serve();
     assert_eq!(bench.sent.drain(..).len(), 5);
     assert!(identify(&mut bench).write_cache);
@@ -136,10 +142,10 @@ fn a_cache_that_the_administrator_switches_off_is_flushed() {
     bench.target.set_options(bench.export, ExportOptions::new(ADDRESS, "disk")).unwrap();
     bench.collect();
     assert!(bench.io.is_empty(), "not before what runs has ended");
-    bench.complete(early.id, Ok(IoValue::Done));
+    bench.complete(early.id, Ok(Answer::Done));
     let flush = bench.io.pop_front().unwrap();
-    assert!(matches!(flush.operation, IoOperation::Flush(_)));
-    bench.complete(flush.id, Ok(IoValue::Done));
+    assert!(matches!(flush.operation, IoOperation::Device(block::Operation::Flush(_))));
+    bench.complete(flush.id, Ok(Answer::Done));
     assert_eq!(bench.sent.iter().filter(|frame| frame[19] == 0).count(), 1, "the write's answer");
     assert!(!is_volatile(&write(&mut bench)));
 }
@@ -150,7 +156,7 @@ fn a_cache_that_the_administrator_switches_off_is_flushed() {
 fn a_failed_flush_is_told_to_every_later_flush() {
     let mut bench = Bench::new(OPEN, |options| options.write_cache = true);
     let early = write(&mut bench);
-    bench.complete(early.id, Ok(IoValue::Done));
+    bench.complete(early.id, Ok(Answer::Done));
     bench.reply();
     bench.send(&ata(AtaCommand::FLUSH_CACHE, 0, 0).emit(Buffer::empty()));
     let flush = bench.io.pop_front().unwrap();

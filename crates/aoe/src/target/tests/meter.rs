@@ -1,6 +1,6 @@
 //! What people see of their exports: counters by client, latencies, the log of requests.
 
-use block::Lba;
+use block::{Answer, Lba};
 
 use super::*;
 
@@ -112,9 +112,11 @@ fn a_flood_leaves_room_for_others() {
         let waiting = status(&bench).queued;
         while status(&bench).queued > waiting - 100 {
             let asked = bench.io.pop_front().unwrap();
-            let IoOperation::Read(range) = asked.operation else { panic!("{asked:?}") };
+            let IoOperation::Device(block::Operation::Read(range)) = asked.operation else {
+                panic!("{asked:?}")
+            };
             let data = Buffer::zeroed(range.len_bytes() as usize);
-            bench.complete(asked.id, Ok(IoValue::Data(data)));
+            bench.complete(asked.id, Ok(Answer::Data(data)));
         }
         let before = bench.target.clients(bench.export)[1].stats.dropped_queue_full;
         for n in 0..1000 {

@@ -22,7 +22,7 @@ mod unheard;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use block::{Buffer, Completion, DurabilityClass, Geometry, Instance, IoError, OwnerId};
+use block::{Answer, Buffer, Completion, DurabilityClass, Geometry, Instance, IoError, OwnerId};
 
 use super::*;
 use crate::fenced::Ownership;
@@ -125,7 +125,11 @@ impl Bench {
         self.frame(&[frame.head.as_slice(), &frame.payload].concat());
     }
 
-    pub(super) fn complete(&mut self, id: IoId, result: Result<IoValue, IoError>) {
+    pub(super) fn complete(&mut self, id: IoId, result: Result<Answer, IoError>) {
+        self.complete_with(id, result.map(IoValue::Device));
+    }
+
+    fn complete_with(&mut self, id: IoId, result: Result<IoValue, IoError>) {
         let result = result.map(|value| Completion::new(self.instance, value));
         self.target.handle_io_done(self.now, id, result);
         self.collect();
@@ -134,33 +138,37 @@ impl Bench {
     /// The disk does what was asked for, in order, until nothing is.
     pub(super) fn serve(&mut self) {
         while let Some(request) = self.io.pop_front() {
-            let window = |range: block::SectorRange| {
-                let start = range.start.byte_offset() as usize;
-                start..start + range.len_bytes() as usize
-            };
             let value = match request.operation {
                 IoOperation::Remember(state) => {
                     self.stored.push(state);
-                    IoValue::Done
+                    IoValue::Device(Answer::Done)
                 }
                 IoOperation::Smart(_) => IoValue::Smart(self.smart.clone().unwrap()),
-                IoOperation::Read(range) => {
-                    IoValue::Data(Buffer::copy_of(&self.disk[window(range)]))
-                }
-                IoOperation::Write { start, data, .. } => {
-                    let at = start.byte_offset() as usize;
-                    self.disk[at..at + data.len()].copy_from_slice(&data);
-                    IoValue::Done
-                }
-                IoOperation::Flush(_) => IoValue::Done,
-                IoOperation::Discard(range) | IoOperation::WriteZeroes { range, .. } => {
-                    self.disk[window(range)].fill(0);
-                    IoValue::Done
-                }
-                IoOperation::Claim(claim) => IoValue::Holder(Holder::new(claim.epoch, claim.owner)),
+                IoOperation::Device(operation) => IoValue::Device(self.perform(operation)),
             };
-            self.complete(request.id, Ok(value));
+            self.complete_with(request.id, Ok(value));
         }
+    }
+
+    fn perform(&mut self, operation: block::Operation) -> Answer {
+        let range = operation.range();
+        let start = range.start.byte_offset() as usize;
+        let window = start..start + range.len_bytes() as usize;
+        match operation {
+            block::Operation::Read(_) => {
+                return Answer::Data(Buffer::copy_of(&self.disk[window]));
+            }
+            block::Operation::Write { data, .. } => self.disk[window].copy_from_slice(&data),
+            block::Operation::Discard(_) | block::Operation::WriteZeroes { .. } => {
+                self.disk[window].fill(0);
+            }
+            block::Operation::Flush(_) => {}
+            block::Operation::Claim(claim) => {
+                return Answer::Holder(Holder::new(claim.epoch, claim.owner));
+            }
+            block::Operation::Renew => panic!("renewals are the target's own"),
+        }
+        Answer::Done
     }
 
     pub(super) fn reply(&mut self) -> Vec<u8> {

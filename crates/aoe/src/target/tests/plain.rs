@@ -1,6 +1,6 @@
 //! The table of a plain server's rules (aoe.md 1.1 to 1.7).
 
-use block::{Durability, Lba, SectorRange};
+use block::{Answer, Durability, Lba, SectorRange};
 
 use super::*;
 
@@ -304,7 +304,7 @@ fn lba28_device_bits_are_masked() {
     request.lba_raw = 0xffff_e000_0005;
     bench.send(&request.emit(Buffer::empty()));
     let asked = bench.io.pop_front().unwrap();
-    assert!(matches!(asked.operation, IoOperation::Read(range)
+    assert!(matches!(asked.operation, IoOperation::Device(block::Operation::Read(range))
         if range == SectorRange::new(Lba(5), 1)));
     let mut beyond = ata(AtaCommand::READ_EXT, 5, 1);
     beyond.lba_raw = 0xffff_e000_0005;
@@ -349,8 +349,10 @@ fn acknowledged_means_durable_unless_a_cache_is_wanted() {
         bench.send(&ata(AtaCommand::WRITE_EXT, 0, 1).emit(Buffer::zeroed(512)));
         assert!(bench.sent.is_empty(), "answered before the disk was");
         let asked = bench.io.pop_front().unwrap();
-        assert!(matches!(asked.operation, IoOperation::Write { durability, .. }
-            if durability == expected));
+        assert!(
+            matches!(asked.operation, IoOperation::Device(block::Operation::Write { durability, .. })
+            if durability == expected)
+        );
     }
 }
 
@@ -418,7 +420,7 @@ fn a_short_read_is_an_error() {
     let mut bench = Bench::new(OPEN, |_| ());
     bench.send(&ata(AtaCommand::READ_EXT, 4, 2).emit(Buffer::empty()));
     let asked = bench.io.pop_front().unwrap();
-    bench.complete(asked.id, Ok(IoValue::Data(Buffer::zeroed(512))));
+    bench.complete(asked.id, Ok(Answer::Data(Buffer::zeroed(512))));
     assert!(AtaReply::parse(&bench.reply()).unwrap().0.is_failure());
 }
 
@@ -612,7 +614,7 @@ fn exports_come_and_go() {
     let asked = bench.io.pop_front().unwrap();
     assert!(bench.target.remove_export(bench.export));
     assert!(!bench.target.remove_export(bench.export));
-    bench.complete(asked.id, Ok(IoValue::Data(Buffer::zeroed(512))));
+    bench.complete(asked.id, Ok(Answer::Data(Buffer::zeroed(512))));
     bench.send(&ata(AtaCommand::READ_EXT, 0, 1).emit(Buffer::empty()));
     bench.silence();
     assert_eq!(bench.target.stats().not_ours, 1);

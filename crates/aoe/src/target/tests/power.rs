@@ -2,7 +2,7 @@
 //! acknowledged with the write cache off never is, and nothing that was acknowledged before an
 //! acknowledged flush.
 
-use block::{Durability, Lba};
+use block::{Answer, Durability, Lba};
 use proptest::prelude::*;
 
 use super::*;
@@ -161,15 +161,15 @@ impl Run {
         let index = which % self.bench.io.len();
         let asked = self.bench.io.remove(index).unwrap();
         match asked.operation {
-            IoOperation::Write { start, data, durability } => {
+            IoOperation::Device(block::Operation::Write { start, data, durability }) => {
                 for (n, sector) in data.chunks(512).enumerate() {
                     self.disk.write(start.0 as usize + n, sector[0], durability);
                 }
             }
-            IoOperation::Flush(_) => self.disk.flush(),
+            IoOperation::Device(block::Operation::Flush(_)) => self.disk.flush(),
             other => panic!("{other:?}"),
         }
-        self.bench.complete(asked.id, Ok(IoValue::Done));
+        self.bench.complete(asked.id, Ok(Answer::Done));
     }
 
     /// Takes the answers, and what they promise.

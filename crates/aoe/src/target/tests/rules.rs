@@ -198,8 +198,10 @@ fn the_ata_command_counts_and_not_the_flags() {
     bench.frame(&frame);
     assert!(bench.sent.is_empty());
     let asked = bench.io.pop_front().unwrap();
-    assert!(matches!(asked.operation, IoOperation::Write { durability, .. }
-        if durability == block::Durability::Durable));
+    assert!(
+        matches!(asked.operation, IoOperation::Device(block::Operation::Write { durability, .. })
+        if durability == block::Durability::Durable)
+    );
 }
 
 /// Shelf and slot at their ends; 4095 is an address like any other.

@@ -1,6 +1,6 @@
 //! A scripted client of the session server, rule by rule of docs/session.md.
 
-use block::{Durability, Epoch, Lba, RefusalReason};
+use block::{Answer, Durability, Epoch, Lba, RefusalReason};
 
 use super::*;
 
@@ -281,9 +281,11 @@ fn durable_is_passed_on() {
         let request = SessionRequest { durable, ..write(session, 1 + u64::from(durable), 0) };
         send(&mut bench, request, &[0; 512]);
         let asked = bench.io.pop_front().unwrap();
-        assert!(matches!(asked.operation, IoOperation::Write { durability, .. }
-            if durability == expected));
-        bench.complete(asked.id, Ok(IoValue::Done));
+        assert!(
+            matches!(asked.operation, IoOperation::Device(block::Operation::Write { durability, .. })
+            if durability == expected)
+        );
+        bench.complete(asked.id, Ok(Answer::Done));
         received(&mut bench);
     }
 }
@@ -389,16 +391,18 @@ fn a_claim_is_a_barrier() {
     send(&mut bench, of(Operation::Flush, old, 4, 5), &[]);
     bench.silence();
 
-    bench.complete(before[1].id, Ok(IoValue::Data(Buffer::zeroed(512))));
+    bench.complete(before[1].id, Ok(Answer::Data(Buffer::zeroed(512))));
     assert_eq!(received(&mut bench).0.sequence, 2);
     bench.silence();
-    bench.complete(before[0].id, Ok(IoValue::Done));
+    bench.complete(before[0].id, Ok(Answer::Done));
     assert_eq!(received(&mut bench).0.sequence, 1);
     let claim = bench.io.pop_front().unwrap();
-    assert!(matches!(claim.operation, IoOperation::Claim(claim) if claim.epoch == Epoch(6)));
+    assert!(
+        matches!(claim.operation, IoOperation::Device(block::Operation::Claim(claim)) if claim.epoch == Epoch(6))
+    );
     bench.silence();
     let holder = Holder::new(Epoch(6), owner(2));
-    bench.complete(claim.id, Ok(IoValue::Holder(holder)));
+    bench.complete(claim.id, Ok(Answer::Holder(holder)));
 
     let replies: Vec<SessionReply> =
         bench.sent.drain(..).map(|bytes| SessionReply::parse(&bytes).unwrap().0).collect();
@@ -470,11 +474,11 @@ fn a_new_session_ends_the_former_after_its_commands() {
     send(&mut bench, write(session, 1, 12), &[1; 512]);
     assert_eq!(received(&mut bench).0.status, Status::NoSession, "not open yet");
 
-    bench.complete(running.id, Ok(IoValue::Done));
+    bench.complete(running.id, Ok(Answer::Done));
     assert!(bench.sent.is_empty(), "its session is gone");
     let flush = bench.io.pop_front().unwrap();
-    assert!(matches!(flush.operation, IoOperation::Flush(INSTANCE)));
-    bench.complete(flush.id, Ok(IoValue::Done));
+    assert!(matches!(flush.operation, IoOperation::Device(block::Operation::Flush(INSTANCE))));
+    bench.complete(flush.id, Ok(Answer::Done));
     let (reply, _) = received(&mut bench);
     assert_eq!(
         (reply.operation, reply.status, reply.session),
@@ -500,7 +504,7 @@ fn openings_that_were_given_up_cost_no_flush() {
         last = session;
     }
     bench.silence();
-    bench.complete(running.id, Ok(IoValue::Done));
+    bench.complete(running.id, Ok(Answer::Done));
     assert_eq!(bench.io.len(), 1, "one flush, for the last");
     bench.sent.clear();
     bench.serve();
@@ -555,7 +559,7 @@ fn sessions_are_bounded_and_the_oldest_idle_one_goes() {
     // 0 was used, 1 is busy: 2 goes.
     let (opening, session) = hello(&mut bench, opening(99));
     send_open(&mut bench, &opening, session);
-    bench.complete(running.id, Ok(IoValue::Done));
+    bench.complete(running.id, Ok(Answer::Done));
     bench.serve();
     bench.sent.clear();
     for (index, expected) in
@@ -655,11 +659,14 @@ fn a_refusal_stays_its_own() {
     bench.collect();
     // As a medium does: sectors from 11 on are its own.
     while let Some(request) = bench.io.pop_front() {
-        let IoOperation::Write { start, data, .. } = &request.operation else { panic!() };
+        let IoOperation::Device(block::Operation::Write { start, data, .. }) = &request.operation
+        else {
+            panic!()
+        };
         let range = block::SectorRange::new(*start, data.len() as u64 / 512);
         let result = match range.overlaps(block::SectorRange::new(Lba(11), 1)) {
             true => Err(IoError::Refused(RefusalReason::ProtectedRange)),
-            false => Ok(IoValue::Done),
+            false => Ok(Answer::Done),
         };
         bench.complete(request.id, result);
     }

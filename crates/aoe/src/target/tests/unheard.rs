@@ -3,6 +3,7 @@
 
 use super::session::{connect, hello, of, opening, send, send_open};
 use super::*;
+use block::Answer;
 
 /// A session of client `n` with a write that is carried out, and whose answer gets lost.
 fn written(bench: &mut Bench, n: u8) -> SessionId {
@@ -29,7 +30,10 @@ fn open(bench: &mut Bench, n: u8) -> Option<IoId> {
     let (opening, session) = hello(bench, opening(n));
     send_open(bench, &opening, session);
     let request = bench.io.pop_front()?;
-    assert!(matches!(request.operation, IoOperation::Flush(_)), "{request:?}");
+    assert!(
+        matches!(request.operation, IoOperation::Device(block::Operation::Flush(_))),
+        "{request:?}"
+    );
     assert!(bench.sent.is_empty(), "answered before the flush");
     Some(request.id)
 }
@@ -62,7 +66,7 @@ fn a_session_that_was_closed() {
     let session = written(&mut bench, 1);
     close(&mut bench, session, 1);
     let flush = open(&mut bench, 1).unwrap();
-    bench.complete(flush, Ok(IoValue::Done));
+    bench.complete(flush, Ok(Answer::Done));
     assert_eq!(bench.sent.len(), 1);
     bench.sent.clear();
     assert!(opens_at_once(&mut bench, 2), "once is enough");
@@ -79,7 +83,7 @@ fn a_write_that_comes_after_the_flush() {
     let flush = open(&mut bench, 2).unwrap();
     write(&mut bench, session);
     close(&mut bench, session, 1);
-    bench.complete(flush, Ok(IoValue::Done));
+    bench.complete(flush, Ok(Answer::Done));
     bench.serve();
     bench.sent.clear();
     assert!(!opens_at_once(&mut bench, 1));
