@@ -13,6 +13,7 @@ mod error;
 mod ids;
 mod memory;
 mod operation;
+mod order;
 pub mod probe;
 mod time;
 mod units;
@@ -28,6 +29,7 @@ pub use error::{IoError, RefusalReason};
 pub use ids::{Epoch, Instance, OwnerId};
 pub use memory::MemoryDevice;
 pub use operation::{Answer, Done, Operation, Outcome};
+pub use order::{Access, Line, Order, Place};
 pub use time::{Instant, spoken};
 pub use units::{
     BLOCK_BYTES, BLOCK_SECTORS, Lba, NAME_BYTES_MAX, SECTOR_BYTES, SectorRange,

@@ -11,12 +11,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use block::{
-    Answer, BLOCK_SECTORS, Buffer, BufferMut, Completion, Holder, Instance, IoError, Lba,
-    Operation, Outcome, SECTOR_BYTES, SectorRange,
+    Access, Answer, BLOCK_SECTORS, Buffer, BufferMut, Completion, Holder, Instance, IoError, Lba,
+    Operation, Order, Outcome, SECTOR_BYTES, SectorRange,
 };
 
 /// Names an operation between call and outcome.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OperationId(pub u64);
 
 /// A part of an operation that one request carries.
@@ -55,10 +55,6 @@ fn rank_of(operation: &Operation) -> u8 {
 
 struct Entry {
     operation: Operation,
-    /// Earlier operations that must be answered first.
-    blockers: usize,
-    /// Later operations that wait for this one.
-    waiters: Vec<OperationId>,
     unsent: VecDeque<SectorRange>,
     outstanding: usize,
     was_sent: bool,
@@ -76,14 +72,10 @@ struct Entry {
 pub(crate) struct Operations {
     next_id: u64,
     entries: BTreeMap<OperationId, Entry>,
-    /// Where the entries with sectors start, to find overlaps.
-    starts: BTreeSet<(Lba, OperationId)>,
-    /// No present entry is longer: how far before a range an overlapping one may start.
-    longest_sectors: u64,
+    order: Order<OperationId>,
     /// Not blocked and with something left to send, in order of sending.
     ready: BTreeSet<(u8, OperationId)>,
     /// The newest claim without an outcome.
-    barrier: Option<OperationId>,
     outcomes: VecDeque<(OperationId, Outcome)>,
 }
 
@@ -91,27 +83,12 @@ impl Operations {
     /// Queues an operation behind all that it overlaps.
     pub fn submit(&mut self, operation: Operation) -> OperationId {
         let id = self.take_id();
-        let blocking = self.blockers_of(&operation);
-        for blocker in &blocking {
-            if let Some(entry) = self.entries.get_mut(blocker) {
-                entry.waiters.push(id);
-            }
-        }
-        let range = operation.range();
-        if operation.has_range() {
-            self.starts.insert((range.start, id));
-            self.longest_sectors = self.longest_sectors.max(range.count);
-        }
-        if matches!(operation, Operation::Claim(_)) {
-            self.barrier = Some(id);
-        }
-        if blocking.is_empty() {
+        if self.order.enter(id, Access::from(&operation)) {
             self.ready.insert((rank_of(&operation), id));
         }
+        let range = operation.range();
         let entry = Entry {
             operation,
-            blockers: blocking.len(),
-            waiters: Vec::new(),
             unsent: VecDeque::from([range]),
             outstanding: 0,
             was_sent: false,
@@ -260,7 +237,7 @@ impl Operations {
 
     /// Whether a claim has no outcome yet.
     pub fn is_claiming(&self) -> bool {
-        self.barrier.is_some()
+        self.order.has_barrier()
     }
 
     /// Whether every operation has an outcome.
@@ -269,33 +246,8 @@ impl Operations {
     }
 
     fn take_id(&mut self) -> OperationId {
-        let id = OperationId(self.next_id);
         self.next_id += 1;
-        id
-    }
-
-    fn blockers_of(&self, operation: &Operation) -> Vec<OperationId> {
-        if matches!(operation, Operation::Claim(_)) {
-            return self.entries.keys().copied().collect();
-        }
-        let mut blocking: Vec<OperationId> = self.barrier.into_iter().collect();
-        if operation.has_range() {
-            let range = operation.range();
-            let from = Lba(range.start.0.saturating_sub(self.longest_sectors));
-            let candidates =
-                self.starts.range((from, OperationId(0))..(range.end(), OperationId(0)));
-            for (_, id) in candidates {
-                let conflicts = self.entries.get(id).is_some_and(|entry| {
-                    entry.operation.range().overlaps(range)
-                        && (entry.operation.changes_sectors() || operation.changes_sectors())
-                });
-                // Older than a pending claim means that the claim waits for it already.
-                if conflicts && self.barrier.is_none_or(|barrier| *id > barrier) {
-                    blocking.push(*id);
-                }
-            }
-        }
-        blocking
+        OperationId(self.next_id)
     }
 
     fn settle_if_done(&mut self, id: OperationId, instance: Instance) {
@@ -325,18 +277,9 @@ impl Operations {
 
     fn remove(&mut self, id: OperationId) {
         let Some(entry) = self.entries.remove(&id) else { return };
-        self.starts.remove(&(entry.operation.range().start, id));
         self.ready.remove(&(rank_of(&entry.operation), id));
-        if self.barrier == Some(id) {
-            self.barrier = None;
-        }
-        if self.entries.is_empty() {
-            self.longest_sectors = 0;
-        }
-        for waiter in entry.waiters {
-            let Some(waiting) = self.entries.get_mut(&waiter) else { continue };
-            waiting.blockers -= 1;
-            if waiting.blockers == 0 {
+        for waiter in self.order.leave(id) {
+            if let Some(waiting) = self.entries.get(&waiter) {
                 self.ready.insert((rank_of(&waiting.operation), waiter));
             }
         }

@@ -10,7 +10,7 @@ use super::discover;
 use super::export::{Export, PortState};
 use super::io::{IoOperation, IoResult, Start, Work};
 use super::meter::Origin;
-use super::queue::{Access, Ticket};
+use super::queue::Ticket;
 use super::remembered::Remembered;
 use super::stats::Drop;
 use super::trace::Traced;
@@ -18,6 +18,7 @@ use super::{PortId, Shared};
 use crate::wire::{
     AoeError, ConfigCommand, Directive, Header, MacAddr, MaskCommand, MaskError, ReserveCommand,
 };
+use block::Access;
 
 /// Changes of an export that may wait: each costs a write to stable storage, and clients repeat.
 const CHANGES_MAX: usize = 32;
@@ -77,7 +78,7 @@ pub(super) fn enqueue(
     export.changes += 1;
     let origin = export.meter.origin(shared.now);
     let work = ChangeWork { port: port.id, origin, header: *header, change, decided: None };
-    export.enqueue(Access::Lists, 0, Work::Change(work));
+    export.enqueue(Access::Free, 0, Work::Change(work));
 }
 
 /// A change's turn has come: all earlier ones are in force.

@@ -1,7 +1,7 @@
 //! Commands within a session: who may do what, and at most once.
 
 use block::{
-    Answer, Buffer, Claim, Durability, Epoch, IoError, OwnerId, RefusalReason, SECTOR_BYTES,
+    Access, Answer, Buffer, Claim, Durability, Epoch, IoError, OwnerId, RefusalReason, SECTOR_BYTES,
 };
 
 use super::export::{Export, PortState};
@@ -9,7 +9,6 @@ use super::io::{IoOperation, IoResult, IoValue, Start, Work};
 use super::merge::Kind;
 use super::meter::Origin;
 use super::policy::AccessOperation;
-use super::queue::Access;
 use super::session::{Cached, Slot, is_present, no_session, reply};
 use super::stats::{Drop, Moved};
 use super::trace::{Traced, TracedStatus};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use block::{BlockDevice, Geometry, Holder, Instance, Instant, SECTOR_BYTES};
+use block::{Access, BlockDevice, Geometry, Holder, Instance, Instant, SECTOR_BYTES};
 
 use super::change::Fence;
 use super::io::Work;
@@ -267,8 +267,11 @@ impl Export {
     }
 
     /// Appends a command to the queue. Ask whether it has room first.
-    pub(super) fn enqueue(&mut self, access: super::queue::Access, bytes: u64, work: Work) {
-        self.queue.push(access, bytes, work);
+    pub(super) fn enqueue(&mut self, access: Access, bytes: u64, work: Work) {
+        match work {
+            Work::Change(_) => self.queue.push_lists(work),
+            _ => self.queue.push(access, bytes, work),
+        };
         self.meter.enters();
         self.meter.queued_max = self.meter.queued_max.max(self.queue.len());
     }

@@ -1,10 +1,9 @@
 //! ATA commands that change or ask for something beside the sectors: SET FEATURES and SMART.
 
-use block::{Buffer, IoError};
+use block::{Access, Buffer, IoError};
 
 use super::export::{Export, PortState};
 use super::io::IoOperation;
-use super::queue::Access;
 use super::smart::{SmartCommand, SmartFeature, SmartReply};
 use crate::wire::{AtaReply, AtaRequest};
 

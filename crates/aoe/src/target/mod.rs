@@ -340,7 +340,7 @@ impl Target {
         if !stays && export.write_cache != options.write_cache {
             export.write_cache = options.write_cache;
             if !export.write_cache {
-                export.queue.push(queue::Access::Barrier, 0, Work::Settle);
+                export.queue.push(block::Access::Barrier, 0, Work::Settle);
             }
         }
         export.prober.set(options.probe, self.shared.now);

@@ -1,7 +1,7 @@
 //! Plain AoE: ATA commands of clients that know nothing of sessions.
 
 use block::{
-    Answer, Buffer, Completion, Durability, IoError, Operation, SECTOR_BYTES, SectorRange,
+    Access, Answer, Buffer, Completion, Durability, IoError, Operation, SECTOR_BYTES, SectorRange,
 };
 
 use super::export::{Export, OnRefusal, PortState};
@@ -10,7 +10,6 @@ use super::io::{IoOperation, IoResult, IoValue, Start, Work};
 use super::merge::{Habits, Kind};
 use super::meter::Origin;
 use super::policy::AccessOperation;
-use super::queue::Access;
 use super::recent::{Print, Verdict as Repeated};
 use super::stats::{Drop, Moved};
 use super::trace::{Traced, TracedStatus};

@@ -1,12 +1,12 @@
 //! Commands whose turn has come, on their way to the device and back: transfers alone or joined with
 //! their neighbours ([`super::merge`]), everything else one by one.
 
-use block::{Answer, Buffer, BufferMut, Durability, IoError, SectorRange};
+use block::{Access, Answer, Buffer, BufferMut, Durability, IoError, SectorRange};
 
 use super::export::Export;
 use super::io::{IoId, IoOperation, IoRequest, IoResult, IoValue, Start, Work};
 use super::merge::{Habits, Joined, Kind};
-use super::queue::{Access, Ticket};
+use super::queue::Ticket;
 use super::{Shared, change, command, plain, session};
 use crate::fenced::Ownership;
 

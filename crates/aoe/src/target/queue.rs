@@ -1,44 +1,15 @@
-//! The order in which an export's commands run: as they arrived where they overlap, at once where
-//! they don't. A barrier waits for all earlier commands and holds back all later ones, but for those that
-//! aren't about the device.
+//! The commands of an export, in their order ([`block::Order`]). What clients leave with the export isn't
+//! about the device: those commands wait for each other, and for nothing else.
 //!
 //! Both the number of commands and the bytes that they hold are bounded; what doesn't fit isn't
 //! taken, and its client asks again.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use block::SectorRange;
-
-/// What a command touches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Access {
-    /// Looks at sectors: may run beside other readers.
-    Read(SectorRange),
-    /// Changes sectors.
-    Write(SectorRange),
-    /// Nothing that has an order among commands (a flush covers what was answered before).
-    Free,
-    /// What clients leave with the export: nothing else waits for it, nor it for anything else.
-    Lists,
-    /// Everything.
-    Barrier,
-}
-
-impl Access {
-    fn conflicts(self, other: Access) -> bool {
-        match (self, other) {
-            (Access::Lists, Access::Lists) => true,
-            (Access::Lists, _) | (_, Access::Lists) => false,
-            (Access::Barrier, _) | (_, Access::Barrier) => true,
-            (Access::Write(a), Access::Write(b) | Access::Read(b))
-            | (Access::Read(a), Access::Write(b)) => a.overlaps(b),
-            _ => false,
-        }
-    }
-}
+use block::{Access, Order};
 
 /// The number of a command in its queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(pub(super) u64);
 
 /// How much a queue takes.
@@ -51,8 +22,9 @@ pub(super) struct QueueLimits {
 pub(super) struct Queue<T> {
     limits: QueueLimits,
     entries: BTreeMap<Ticket, Entry<T>>,
-    /// What each entry touches, close together: every arriving command is compared with all.
-    accesses: Vec<(Ticket, Access)>,
+    order: Order<Ticket>,
+    /// The order of changes of what clients left, each a barrier.
+    lists: Order<Ticket>,
     ready: VecDeque<Ticket>,
     next: u64,
     bytes: u64,
@@ -61,10 +33,6 @@ pub(super) struct Queue<T> {
 struct Entry<T> {
     access: Access,
     bytes: u64,
-    /// Earlier entries that it waits for.
-    blockers: usize,
-    /// Later entries that wait for it.
-    dependents: Vec<Ticket>,
     work: T,
 }
 
@@ -73,7 +41,8 @@ impl<T> Queue<T> {
         Queue {
             limits,
             entries: BTreeMap::new(),
-            accesses: Vec::new(),
+            order: Order::default(),
+            lists: Order::default(),
             ready: VecDeque::new(),
             next: 0,
             bytes: 0,
@@ -104,32 +73,38 @@ impl<T> Queue<T> {
 
     /// Whether something waits for all that came before.
     pub(super) fn has_barrier(&self) -> bool {
-        self.accesses.iter().any(|(_, access)| *access == Access::Barrier)
+        self.order.has_barrier()
     }
 
     /// Whether a command would have to wait for others.
     pub(super) fn holds_up(&self, access: Access) -> bool {
-        self.accesses.iter().any(|(_, earlier)| earlier.conflicts(access))
+        self.order.holds_up(access)
     }
 
     /// Appends a command. Call [`Queue::has_room`] first.
     pub(super) fn push(&mut self, access: Access, bytes: u64, work: T) -> Ticket {
-        let ticket = Ticket(self.next);
+        let ticket = self.next_ticket();
+        let may_run = self.order.enter(ticket, access);
+        self.append(ticket, Entry { access, bytes, work }, may_run)
+    }
+
+    /// Appends a change of what clients left with the export.
+    pub(super) fn push_lists(&mut self, work: T) -> Ticket {
+        let ticket = self.next_ticket();
+        let may_run = self.lists.enter(ticket, Access::Barrier);
+        self.append(ticket, Entry { access: Access::Free, bytes: 0, work }, may_run)
+    }
+
+    fn next_ticket(&mut self) -> Ticket {
         self.next += 1;
-        let mut blockers = 0;
-        for (earlier, _) in self.accesses.iter().filter(|(_, other)| other.conflicts(access)) {
-            if let Some(earlier) = self.entries.get_mut(earlier) {
-                earlier.dependents.push(ticket);
-                blockers += 1;
-            }
-        }
-        // What touches nothing conflicts with barriers only, but those must see it.
-        self.accesses.push((ticket, access));
-        if blockers == 0 {
+        Ticket(self.next)
+    }
+
+    fn append(&mut self, ticket: Ticket, entry: Entry<T>, may_run: bool) -> Ticket {
+        if may_run {
             self.ready.push_back(ticket);
         }
-        self.bytes += bytes;
-        let entry = Entry { access, bytes, blockers, dependents: Vec::new(), work };
+        self.bytes += entry.bytes;
         self.entries.insert(ticket, entry);
         ticket
     }
@@ -159,16 +134,8 @@ impl<T> Queue<T> {
     pub(super) fn finish(&mut self, ticket: Ticket) -> Option<T> {
         let done = self.entries.remove(&ticket)?;
         self.bytes -= done.bytes;
-        if let Some(index) = self.accesses.iter().position(|(other, _)| *other == ticket) {
-            self.accesses.swap_remove(index);
-        }
-        for dependent in done.dependents {
-            let Some(entry) = self.entries.get_mut(&dependent) else { continue };
-            entry.blockers -= 1;
-            if entry.blockers == 0 {
-                self.ready.push_back(dependent);
-            }
-        }
+        self.ready.extend(self.order.leave(ticket));
+        self.ready.extend(self.lists.leave(ticket));
         Some(done.work)
     }
 
@@ -185,60 +152,27 @@ impl<T> Queue<T> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use block::Lba;
-    use proptest::prelude::*;
+    use block::{Lba, SectorRange};
 
-    fn queue() -> Queue<usize> {
-        Queue::new(QueueLimits { entries_max: 1000, bytes_max: u64::MAX })
-    }
-
-    fn access() -> impl Strategy<Value = Access> {
-        let range = (0u64..20, 0u64..6).prop_map(|(s, n)| SectorRange::new(Lba(s), n));
-        prop_oneof![
-            4 => range.clone().prop_map(Access::Read),
-            4 => range.prop_map(Access::Write),
-            1 => Just(Access::Free),
-            1 => Just(Access::Lists),
-            1 => Just(Access::Barrier),
-        ]
-    }
-
-    proptest! {
-        /// Against the definition: a command runs beside no earlier unfinished one that it conflicts
-        /// with, and nothing that could run waits.
-        #[test]
-        fn order_of_arrival(
-            accesses in prop::collection::vec(access(), 1..60),
-            choices in prop::collection::vec(any::<u16>(), 200),
-        ) {
-            let mut queue = queue();
-            let mut unfinished: Vec<usize> = Vec::new();
-            let mut running: Vec<(usize, Ticket)> = Vec::new();
-            let mut arrived = 0;
-            for choice in choices {
-                if choice % 2 == 0 && arrived < accesses.len() {
-                    queue.push(accesses[arrived], 1, arrived);
-                    unfinished.push(arrived);
-                    arrived += 1;
-                } else if !running.is_empty() {
-                    let (index, ticket) = running.remove(usize::from(choice) % running.len());
-                    prop_assert_eq!(queue.finish(ticket), Some(index));
-                    unfinished.retain(|i| *i != index);
-                }
-                while let Some((ticket, index)) = queue.poll_ready() {
-                    running.push((*index, ticket));
-                }
-                for index in &unfinished {
-                    let blocked = unfinished
-                        .iter()
-                        .any(|e| e < index && accesses[*e].conflicts(accesses[*index]));
-                    let runs = running.iter().any(|(i, _)| i == index);
-                    prop_assert_eq!(runs, !blocked);
-                }
-                prop_assert_eq!(queue.len(), unfinished.len());
-                prop_assert_eq!(queue.bytes(), unfinished.len() as u64);
-            }
-        }
+    #[test]
+    fn lists_wait_for_lists_only() {
+        let mut queue = Queue::new(QueueLimits { entries_max: 1000, bytes_max: u64::MAX });
+        let ready = |queue: &mut Queue<u8>| -> Vec<u8> {
+            std::iter::from_fn(|| queue.poll_ready().map(|(_, work)| *work)).collect()
+        };
+        let first = queue.push(Access::Free, 1, 0);
+        let barrier = queue.push(Access::Barrier, 1, 1);
+        let list = queue.push_lists(2);
+        queue.push_lists(3);
+        queue.push(Access::Read(SectorRange::new(Lba(0), 1)), 1, 4);
+        assert_eq!(ready(&mut queue), [0, 2]);
+        assert!(queue.has_barrier() && queue.len() == 5 && queue.bytes() == 3);
+        queue.finish(list);
+        assert_eq!(ready(&mut queue), [3]);
+        queue.finish(first);
+        assert_eq!(ready(&mut queue), [1]);
+        queue.finish(barrier);
+        assert_eq!(ready(&mut queue), [4]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use block::{Buffer, Holder, Instance, Instant, IoError};
+use block::{Access, Buffer, Holder, Instance, Instant, IoError};
 use rand::RngCore;
 
 use super::command;
@@ -12,7 +12,6 @@ use super::export::{Export, PortState};
 use super::io::{IoOperation, IoResult, Start, Work};
 use super::meter::Origin;
 use super::policy::AccessOperation;
-use super::queue::Access;
 use super::stats::Drop;
 use super::{PortId, Shared};
 use crate::wire::{

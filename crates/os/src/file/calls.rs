@@ -6,13 +6,12 @@ use std::rc::Rc;
 
 use block::{
     Answer, Buffer, BufferMut, Completion, DeviceEvent, Done, Durability, IoError, Operation,
-    SectorRange,
+    Place, SectorRange,
 };
 
-use super::Shared;
 use super::errors::translate;
 use super::operations::is_interruption;
-use super::order::Ticket;
+use super::{Shared, access};
 use crate::reactor::Part;
 
 impl Shared {
@@ -34,7 +33,7 @@ impl Shared {
         };
         simple
             && self.is_whole(range)
-            && !self.order.holds_up(range, writes)
+            && !self.line.holds_up(access(range, writes))
             && (self.direct || !writes || self.may_write_here() || self.writer().is_ok())
     }
 }
@@ -46,7 +45,7 @@ pub(super) fn begin(shared: &Rc<Shared>, operation: Operation, done: Done) {
     let (fd, handle) = (Rc::clone(&shared.fd), shared.handle.clone());
     let under_way = |writes| UnderWay {
         shared: Rc::clone(shared),
-        ticket: shared.order.enter(range, writes),
+        place: shared.line.enter(access(range, writes)),
         range,
         done,
     };
@@ -78,23 +77,23 @@ pub(super) fn begin(shared: &Rc<Shared>, operation: Operation, done: Done) {
 /// A transfer between its begin and its end.
 struct UnderWay {
     shared: Rc<Shared>,
-    ticket: Ticket,
+    place: Place,
     range: SectorRange,
     done: Done,
 }
 
 impl UnderWay {
     fn end(self, result: io::Result<u32>, answer: Answer, written: Option<(Buffer, Durability)>) {
-        let UnderWay { shared, ticket, range, done } = self;
+        let UnderWay { shared, place, range, done } = self;
         let instance = shared.instance;
         if matches!(result, Ok(len) if u64::from(len) == range.len_bytes()) {
-            drop(ticket);
+            drop(place);
             return done(Ok(Completion::new(instance, answer)));
         }
         if let Err(error) = &result
             && !is_interruption(error)
         {
-            drop(ticket);
+            drop(place);
             let error = match &written {
                 None => translate(error, range),
                 Some((_, durability)) => {
@@ -113,7 +112,7 @@ impl UnderWay {
         let again = Rc::clone(&shared);
         shared.handle.runtime().spawn(async move {
             let result = again.carry_out(operation).await;
-            drop(ticket);
+            drop(place);
             done(result.map(|answer| Completion::new(instance, answer)));
         });
     }

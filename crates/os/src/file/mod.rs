@@ -23,7 +23,6 @@ mod errors;
 mod here;
 mod open;
 mod operations;
-mod order;
 mod reference;
 mod sync;
 mod writer;
@@ -37,8 +36,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use block::{
-    Answer, BlockDevice, Completion, DeviceEvent, Done, DurabilityClass, Geometry, Instance,
-    IoError, Lba, Operation, SECTOR_BYTES, SectorRange,
+    Access, Answer, BlockDevice, Completion, DeviceEvent, Done, DurabilityClass, Geometry,
+    Instance, IoError, Lba, Line, Operation, SECTOR_BYTES, SectorRange,
 };
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
@@ -49,7 +48,6 @@ pub use reference::FileReference;
 
 use crate::reactor::ReactorHandle;
 use here::Here;
-use order::OrderQueue;
 use sync::SyncGroup;
 use writer::Writer;
 
@@ -79,7 +77,8 @@ struct Shared {
     durable: DurableMode,
     geometry: Cell<Geometry>,
     instance: Instance,
-    order: Rc<OrderQueue>,
+    /// io_uring starts requests in whatever order suits it: one goes there when it has its turn.
+    line: Rc<Line>,
     syncs: Rc<SyncGroup>,
     /// The right to discard on a block device, which blocks a thread.
     discards: Rc<Semaphore>,
@@ -142,7 +141,7 @@ impl FileDevice {
             }),
             file: medium.file,
             instance,
-            order: OrderQueue::new(options.depth_max.max(1)),
+            line: Line::new(options.depth_max.max(1)),
             discards: Semaphore::new(1),
             can_zero: Cell::new(true),
             events: RefCell::default(),
@@ -189,11 +188,11 @@ impl FileDevice {
         }
         let shared = Rc::clone(&self.shared);
         let range = shared.widened(operation.range());
-        let ticket = shared.order.enter(range, operation.changes_sectors());
+        let place = shared.line.enter(access(range, operation.changes_sectors()));
         self.shared.handle.runtime().spawn(async move {
-            ticket.turn().await;
+            place.turn().await;
             let result = shared.carry_out(operation).await;
-            drop(ticket);
+            drop(place);
             done(result.map(|answer| Completion::new(shared.instance, answer)));
         });
     }
@@ -214,6 +213,10 @@ impl FileDevice {
             None => self.shared.handle.runtime().spawn(async move { end(sync.await) }),
         }
     }
+}
+
+fn access(range: SectorRange, writes: bool) -> Access {
+    if writes { Access::Write(range) } else { Access::Read(range) }
 }
 
 impl Shared {

@@ -6,7 +6,8 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 
 use block::{
-    Answer, Buffer, BufferMut, Durability, IoError, Lba, Operation, SECTOR_BYTES, SectorRange,
+    Access, Answer, Buffer, BufferMut, Durability, IoError, Lba, Operation, SECTOR_BYTES,
+    SectorRange,
 };
 
 use super::Shared;
@@ -48,7 +49,7 @@ impl Shared {
     pub(super) fn read_cached(&self, range: SectorRange) -> Option<Buffer> {
         if self.direct
             || !range.fits(self.geometry.get().sectors)
-            || self.order.holds_up(range, false)
+            || self.line.holds_up(Access::Read(range))
         {
             return None;
         }
@@ -66,7 +67,7 @@ impl Shared {
             && self.may_write_here()
             && self.takes_data(range, data)
             && self.is_whole(range)
-            && !self.order.holds_up(range, true)
+            && !self.line.holds_up(Access::Write(range))
             && self
                 .write_here(data, range.start.byte_offset())
                 .is_ok_and(|written| written as usize == data.len())

@@ -7,7 +7,7 @@
 //! - **which pools there are**: `observe` (what is on a disk), `slot` (when a pool is opened), `open`
 //!   (takeover), `create` and `format_disk`;
 //! - **who takes part**: `config` (votes), `commit`, `checkpoint` and `areas` (metadata), `lease`, `evict`, `re_add`;
-//! - **data**: `volume` (requests), `range_lock` and `credit` (their order), `log` and `segment`,
+//! - **data**: `volume` (requests), `credit` (their room in the log), `log` and `segment`,
 //!   `pending`, `destage` with `init`, `disk_work` and `again`, `read`, `checksums`, `replay`;
 //! - **upkeep**: `repair`, `resync`, `verify`; and `status` and `events` for people.
 //!
@@ -44,7 +44,6 @@ mod open_pool;
 mod opening;
 mod pending;
 mod pool;
-mod range_lock;
 mod re_add;
 mod read;
 mod repair;

@@ -10,8 +10,9 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use block::{
-    Answer, BLOCK_BYTES, BLOCK_SECTORS, BlockDevice, Buffer, BufferMut, Completion, DeviceEvent,
-    Done, DurabilityClass, Geometry, Instance, IoError, Lba, Operation, SECTOR_BYTES, SectorRange,
+    Access, Answer, BLOCK_BYTES, BLOCK_SECTORS, BlockDevice, Buffer, BufferMut, Completion,
+    DeviceEvent, Done, DurabilityClass, Geometry, Instance, IoError, Lba, Line, Operation, Place,
+    SECTOR_BYTES, SectorRange,
 };
 use futures::channel::oneshot;
 use futures::future::{LocalBoxFuture, join_all};
@@ -24,7 +25,6 @@ use super::lease::Ended;
 use super::log::{Append, Log};
 use super::pending::Pending;
 use super::pool::{Pool, ended_error};
-use super::range_lock::{Place, RangeLock};
 use super::segment::LogShape;
 use crate::format::{BirthId, RecordBody, Row, RowRange, VolumeId};
 use crate::layout::{StripeLayout, VolumeBlock};
@@ -57,7 +57,9 @@ pub(crate) struct Volume {
     pub(crate) name: String,
     pub(crate) stripes: StripeLayout,
     pub(crate) log_shape: LogShape,
-    pub(crate) line: Rc<RangeLock>,
+    /// Only the newest write of a block can be unacknowledged. Destaging takes no place here: it moves what
+    /// is already acknowledged, so a request may hold its place while it waits for log credit.
+    line: Rc<Line>,
     pub(crate) credit: Rc<Credit>,
     pub(crate) pending: RefCell<Pending>,
     pub(crate) log: Log,
@@ -90,7 +92,7 @@ impl Volume {
             name: volume.name.clone(),
             stripes: volume.stripes(meta.shape())?,
             log_shape,
-            line: Rc::default(),
+            line: Line::new(usize::MAX),
             credit: Credit::new(log_shape.credit_bytes()),
             pending: RefCell::default(),
             log: Log::new(),
@@ -183,7 +185,7 @@ impl Volume {
         place: Place,
     ) -> Result<Buffer, IoError> {
         self.wait_serving().await?;
-        place.granted().await;
+        place.turn().await;
         let reading = self.read_blocks(blocks.start, blocks.end - blocks.start);
         let data = self.pool.unless_over(reading).await;
         let data = data.map_err(|ended| ended_error(&self.pool, ended))??;
@@ -205,7 +207,7 @@ impl Volume {
         let room = room.map_err(|ended| ended_error(&self.pool, ended))?;
         let mut room = Room { volume: &self, bytes: room };
         self.wait_serving().await?;
-        place.granted().await;
+        place.turn().await;
         let bodies = self.bodies_for(range, data).await?;
         let appended = self.append(bodies, &mut room);
         for done in join_all(appended).await {
@@ -374,6 +376,12 @@ fn block_range(range: SectorRange) -> Range<u64> {
     range.start.0 / BLOCK_SECTORS..range.end().0.div_ceil(BLOCK_SECTORS)
 }
 
+/// All sectors of the blocks that a range touches.
+fn blocks_around(range: SectorRange) -> SectorRange {
+    let blocks = block_range(range);
+    SectorRange::new(Lba(blocks.start * BLOCK_SECTORS), (blocks.end - blocks.start) * BLOCK_SECTORS)
+}
+
 /// The whole blocks within sectors.
 fn whole_blocks(range: SectorRange) -> SectorRange {
     let start = range.start.0.next_multiple_of(BLOCK_SECTORS);
@@ -437,7 +445,7 @@ impl VolumeDevice {
                 (pieces + 4) * BLOCK_BYTES as u64 + count * ZERO_CHARGE_BYTES
             }
         };
-        let place = volume.line.enter(blocks, true);
+        let place = volume.line.enter(Access::Write(blocks_around(range)));
         let turn = volume.credit.line_up(room);
         volume.log.destaging.notify_all();
         volume.write(range, change, place, turn)
@@ -487,7 +495,7 @@ impl BlockDevice for VolumeDevice {
         match operation {
             Operation::Read(_) => {
                 let blocks = block_range(range);
-                let place = volume.line.enter(blocks.clone(), false);
+                let place = volume.line.enter(Access::Read(blocks_around(range)));
                 self.spawn(done, volume.read(range, blocks, place).map_ok(Answer::Data));
             }
             Operation::Write { data, .. } if data.is_empty() => {
