@@ -100,7 +100,7 @@ fn heard_on(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use aoe::driver::Frame;
+    use aoe::wire::Frame;
     use futures::FutureExt;
     use futures::future::LocalBoxFuture;
     use std::cell::RefCell;

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use aoe::driver::{Frame, Port};
-use aoe::wire::MacAddr;
+use aoe::driver::Port;
+use aoe::wire::{Frame, MacAddr};
 use block::{Instant, crc32c};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;

@@ -18,10 +18,9 @@ use super::initiator_disk::{HintHook, HintQueue, PortTable, RemoteDisk};
 use crate::initiator::discovery::{Discovery, DiscoveryEvent, DiscoveryStatistics, TargetInfo};
 use crate::initiator::discovery::{TARGETS_MAX, is_same_disk};
 use crate::initiator::{
-    LocalPort, PathId, Plain, PlainOptions, PortId, Random, Session, SessionOptions, Statistics,
-    TargetKind,
+    LocalPort, PathId, Plain, PlainOptions, Random, Session, SessionOptions, Statistics, TargetKind,
 };
-use crate::wire::{Command, Header, Incarnation, ShelfSlot};
+use crate::wire::{Command, Header, Incarnation, PortId, ShelfSlot};
 
 /// A disk reached by sequenced sessions.
 pub type SessionDisk = RemoteDisk<Session>;

@@ -14,9 +14,9 @@ use futures::FutureExt;
 use futures::future::{LocalBoxFuture, select};
 use runtime::{Handle, Notify};
 
-use super::{Frame, Port};
-use crate::initiator::{Client, LocalPort, OperationId, PathId, PortId, Statistics, Transmit};
-use crate::wire::ShelfSlot;
+use super::Port;
+use crate::initiator::{Client, LocalPort, OperationId, PathId, Statistics, Transmit};
+use crate::wire::{Frame, PortId, ShelfSlot};
 
 /// Hints that nobody fetched; older ones are dropped, which hints may be.
 const EVENTS_MAX: usize = 16;

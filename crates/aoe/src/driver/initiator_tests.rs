@@ -9,11 +9,11 @@ use block::{
 use futures::FutureExt;
 use runtime::{Executor, Order};
 
-use super::super::{ExportDevice, ExportSetup, Frame, TargetDriver};
+use super::super::{ExportDevice, ExportSetup, TargetDriver};
 use super::*;
 use crate::fenced::FencedDevice;
 use crate::target::{ExportOptions, NodeIdentity};
-use crate::wire::MacAddr;
+use crate::wire::{Frame, MacAddr};
 
 #[path = "owner_tests.rs"]
 mod owner;

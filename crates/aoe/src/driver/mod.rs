@@ -10,7 +10,7 @@ mod trace;
 
 pub use initiator::{Disk, DiskEvent, Initiator, InitiatorOptions, PlainDisk, SessionDisk};
 pub use initiator_disk::RemoteDisk;
-pub use port::{Frame, HEAD_BYTES_MAX, Port, PortCounters, PortStatus};
+pub use port::{Port, PortCounters, PortStatus};
 pub use setup::{AtaPassThrough, ExportSetup, Memory};
 pub use target::{ExportDevice, TargetDriver};
 pub use trace::TraceStream;

@@ -1,31 +1,9 @@
 //! Where frames come from and go to: a packet socket, a Unix socket to the node process of this
 //! machine, or a wire of the simulator. Implemented outside of this crate.
 
-use arrayvec::ArrayVec;
-use block::Buffer;
 use futures::future::LocalBoxFuture;
 
-use crate::target::PortId;
-use crate::wire::MacAddr;
-
-/// Room for Ethernet, AoE and session header (96 bytes) with some to spare.
-pub const HEAD_BYTES_MAX: usize = 128;
-
-/// An outgoing frame: headers, then data that is shared, not copied. The port pads it to 60 bytes.
-#[derive(Clone, Debug)]
-pub struct Frame {
-    /// From the destination address to the end of the last header.
-    pub head: ArrayVec<u8, HEAD_BYTES_MAX>,
-    /// What follows; empty for most requests.
-    pub payload: Buffer,
-}
-
-impl Frame {
-    /// Bytes of the frame before padding.
-    pub fn len_bytes(&self) -> usize {
-        self.head.len() + self.payload.len()
-    }
-}
+use crate::wire::{Frame, MacAddr, PortId};
 
 /// What happened to frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -15,14 +15,14 @@ use runtime::{Handle, Notify};
 
 use super::perform::{self, Beside};
 use super::trace::{Listeners, TraceStream};
-use super::{ExportSetup, Frame, Port, PortStatus};
+use super::{ExportSetup, Port, PortStatus};
 use crate::fenced::{FencedDevice, Ownership};
 use crate::target::{
     Abilities, AddExportError, ClientStatus, DeviceState, ExportId, ExportOptions, ExportState,
-    ExportStatus, IoId, IoOperation, IoRequest, IoResult, IoValue, NodeIdentity, PortId,
-    SetOptionsError, Target, TargetEvent, TargetStats,
+    ExportStatus, IoId, IoOperation, IoRequest, IoResult, IoValue, NodeIdentity, SetOptionsError,
+    Target, TargetEvent, TargetStats,
 };
-use crate::wire::ShelfSlot;
+use crate::wire::{Frame, PortId, ShelfSlot};
 
 /// What is exported.
 #[derive(Clone)]

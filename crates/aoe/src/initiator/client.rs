@@ -7,8 +7,9 @@ use block::{DeviceEvent, Geometry, Instant, Operation, Outcome};
 
 use super::operations::OperationId;
 use super::outlet::Transmit;
-use super::paths::{LocalPort, PathId, PortId};
+use super::paths::{LocalPort, PathId};
 use super::statistics::Statistics;
+use crate::wire::PortId;
 
 /// A generator of random numbers.
 pub type Random = Box<dyn FnMut() -> u64>;

@@ -16,9 +16,9 @@ use block::Instant;
 
 use super::client::Random;
 use super::outlet::{Outlet, Transmit};
-use super::paths::{LocalPort, PATHS_MAX, PathId, PortId};
+use super::paths::{LocalPort, PATHS_MAX, PathId};
 use super::probe::{Probe, ProbeState, TargetKind};
-use crate::wire::{Command, ConfigCommand, ConfigMessage, Header, MacAddr, ShelfSlot};
+use crate::wire::{Command, ConfigCommand, ConfigMessage, Header, MacAddr, PortId, ShelfSlot};
 
 /// Targets that are remembered.
 pub const TARGETS_MAX: usize = 1024;

@@ -3,7 +3,7 @@
 
 use super::super::testing::{ScriptedTarget, TARGET_MAC, rand_like};
 use super::*;
-use crate::driver::Frame;
+use crate::wire::Frame;
 
 const PORT: LocalPort =
     LocalPort { id: PortId(1), mac: MacAddr([2, 0, 0, 0, 1, 1]), mtu_bytes: 9000 };

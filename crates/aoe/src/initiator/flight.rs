@@ -249,9 +249,8 @@ impl<T> Flight<T> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::paths::PortId;
     use super::*;
-    use crate::wire::MacAddr;
+    use crate::wire::{MacAddr, PortId};
 
     const PATH: PathId = PathId { port: PortId(1), target: MacAddr([1; 6]) };
 

@@ -18,8 +18,8 @@ use super::paths::PathId;
 use super::statistics::Statistics;
 use super::window::Window;
 use crate::wire::{
-    Command, HolderPayload, Operation as Verb, SESSION_HEADER_BYTES, SessionId, SessionReply,
-    SessionRequest, Status, WINDOW_MAX,
+    Command, HolderPayload, Operation as Verb, PortId, SESSION_HEADER_BYTES, SessionId,
+    SessionReply, SessionRequest, Status, WINDOW_MAX,
 };
 
 /// Sectors of one discard or write-zeroes: as much as one operation of a device may concern.
@@ -412,8 +412,7 @@ impl Link {
         self.next_number += 1;
         let Some((path, header)) = outlet.header(Command::Session) else {
             // Nothing to send it on. It counts as sent, and is sent when there is a path again.
-            let nowhere =
-                PathId { port: super::paths::PortId(u32::MAX), target: Default::default() };
+            let nowhere = PathId { port: PortId(u32::MAX), target: Default::default() };
             self.flight.sent(number, request.kind(), request, 0, nowhere, now);
             return;
         };
@@ -431,7 +430,7 @@ impl Link {
         number: u64,
         request: &Request,
         header: crate::wire::Header,
-    ) -> crate::driver::Frame {
+    ) -> crate::wire::Frame {
         SessionRequest {
             durable: request.durable,
             force: request.force,

@@ -28,7 +28,7 @@ pub use discovery::{
 };
 pub use operations::OperationId;
 pub use outlet::Transmit;
-pub use paths::{LocalPort, PathId, PortId};
+pub use paths::{LocalPort, PathId};
 pub use plain::{Plain, PlainOptions};
 pub use probe::TargetKind;
 pub use session::{Session, SessionOptions};

@@ -6,13 +6,11 @@
 
 use std::time::Duration;
 
-use block::{Instance, Instant, IoError, SectorRange};
-
-use crate::driver::Frame;
 use crate::wire::{
-    ExportInfo, Header, Incarnation, Nonce, OpenPayload, Operation, SessionId, SessionReply,
+    ExportInfo, Frame, Header, Incarnation, Nonce, OpenPayload, Operation, SessionId, SessionReply,
     SessionRequest, ShelfSlot, Status,
 };
+use block::{Instance, Instant, IoError, SectorRange};
 
 /// First interval between transmissions; doubles.
 const INTERVAL_MIN: Duration = Duration::from_millis(20);

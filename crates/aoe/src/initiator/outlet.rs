@@ -3,10 +3,9 @@
 use std::collections::VecDeque;
 
 use super::operations::Operations;
-use super::paths::{PathId, Paths, PortId};
+use super::paths::{PathId, Paths};
 use super::statistics::Statistics;
-use crate::driver::Frame;
-use crate::wire::{Command, Header, ShelfSlot};
+use crate::wire::{Command, Frame, Header, PortId, ShelfSlot};
 
 /// A frame and the port that it is to leave through.
 #[derive(Clone, Debug)]

@@ -9,11 +9,7 @@ use std::collections::BTreeMap;
 
 use block::{Instant, SECTOR_BYTES};
 
-use crate::wire::MacAddr;
-
-/// One of our ports, as numbered by whoever drives the state machines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PortId(pub u32);
+use crate::wire::{MacAddr, PortId};
 
 /// What a state machine must know of a port to send through it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

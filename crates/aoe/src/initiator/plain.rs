@@ -21,13 +21,13 @@ use super::client::{Client, Random};
 use super::flight::{Flight, Kind};
 use super::operations::{OperationId, Piece, PieceAnswer, PieceLimits};
 use super::outlet::{Traffic, Transmit};
-use super::paths::{LocalPort, PathId, PortId};
+use super::paths::{LocalPort, PathId};
 use super::session::TRANSFER_BYTES_MAX;
 use super::statistics::Statistics;
 use super::window::Window;
 use crate::wire::{
     ATA_HEADER_BYTES, AoeError, AtaCommand, AtaReply, AtaRequest, Command, Header, Identify,
-    ShelfSlot,
+    PortId, ShelfSlot,
 };
 
 /// Sectors per frame of a target that doesn't say: two, as old servers.
@@ -417,7 +417,7 @@ impl Plain {
     }
 }
 
-fn frame_of(request: &Request, header: Header) -> crate::driver::Frame {
+fn frame_of(request: &Request, header: Header) -> crate::wire::Frame {
     let count = u8::try_from(request.range.count).unwrap_or(u8::MAX);
     AtaRequest::new(header, request.command, request.range.start, count)
         .emit(request.payload.clone())

@@ -3,7 +3,7 @@
 
 use super::super::testing::{ADDRESS, Faults, Pair, Server, TARGET_MAC, pattern, rand_like, write};
 use super::*;
-use crate::driver::Frame;
+use crate::wire::Frame;
 
 const SECTORS: u64 = 1024;
 const SECOND: Duration = Duration::from_secs(1);

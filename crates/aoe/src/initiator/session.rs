@@ -29,10 +29,10 @@ use super::link::{Link, Told, Verdict};
 use super::opening::{Opened, Opening, Progress};
 use super::operations::OperationId;
 use super::outlet::{Traffic, Transmit};
-use super::paths::{LocalPort, PathId, PortId};
+use super::paths::{LocalPort, PathId};
 use super::statistics::Statistics;
 use crate::wire::{
-    Command, ExportInfo, Incarnation, ParseError, SessionId, SessionReply, ShelfSlot,
+    Command, ExportInfo, Incarnation, ParseError, PortId, SessionId, SessionReply, ShelfSlot,
 };
 
 /// Largest operation that callers may ask for.

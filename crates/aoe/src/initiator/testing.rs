@@ -12,11 +12,10 @@ use rand_like::Random;
 
 use super::client::Client;
 use super::operations::OperationId;
-use super::paths::{LocalPort, PathId, PortId};
-use crate::driver::Frame;
+use super::paths::{LocalPort, PathId};
 use crate::wire::{
-    ExportInfo, HolderPayload, Incarnation, MacAddr, Nonce, OpenPayload, Operation as Verb,
-    SessionId, SessionReply, SessionRequest, ShelfSlot, Status,
+    ExportInfo, Frame, HolderPayload, Incarnation, MacAddr, Nonce, OpenPayload, Operation as Verb,
+    PortId, SessionId, SessionReply, SessionRequest, ShelfSlot, Status,
 };
 
 pub(crate) const ADDRESS: ShelfSlot = ShelfSlot { shelf: 7, slot: 3 };

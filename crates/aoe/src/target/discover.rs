@@ -121,7 +121,7 @@ fn describe(
     header: Header,
     command: ConfigCommand,
     readable: bool,
-) -> crate::driver::Frame {
+) -> crate::wire::Frame {
     let message = ConfigMessage {
         header,
         buffer_count: export.buffer_count(),

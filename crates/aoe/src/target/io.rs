@@ -11,8 +11,7 @@ use super::remembered::Remembered;
 use super::session::{OpenWork, SessionWork};
 use super::smart::{SmartCommand, SmartReply};
 use super::{ExportId, PortId};
-use crate::driver::Frame;
-use crate::wire::MacAddr;
+use crate::wire::{Frame, MacAddr};
 use std::collections::VecDeque;
 
 /// The number of a request to a device, for its answer.

@@ -14,12 +14,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
+use crate::wire::{AoeError, AtaReply, Command, Frame, Header, MacAddr, PortId, ShelfSlot};
 use block::{BlockDevice, Holder, Instant};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-
-use crate::driver::Frame;
-use crate::wire::{AoeError, AtaReply, Command, Header, MacAddr, ShelfSlot};
 
 mod change;
 mod command;
@@ -64,10 +62,6 @@ use trace::{Trace, Traced};
 /// What plain clients hear as firmware version.
 const FIRMWARE_VERSION: u16 = 1;
 const FIRMWARE_TEXT: &str = "0.1";
-
-/// An interface, as its driver numbers it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PortId(pub u32);
 
 /// An export; never the same number twice in a target's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -4,8 +4,7 @@ use std::fmt;
 
 use block::{Buffer, Lba, SECTOR_BYTES};
 
-use super::{Command, HEADER_BYTES, Head, Header, ParseError, bytes_at, frame, put, u8_at};
-use crate::driver::Frame;
+use super::{Command, Frame, HEADER_BYTES, Head, Header, ParseError, bytes_at, frame, put, u8_at};
 
 const FLAGS: usize = HEADER_BYTES;
 const FEATURE_ERROR: usize = FLAGS + 1;

@@ -4,8 +4,7 @@ use std::fmt;
 
 use block::Buffer;
 
-use super::{Command, HEADER_BYTES, Head, Header, ParseError, frame, put, u8_at, u16_at};
-use crate::driver::Frame;
+use super::{Command, Frame, HEADER_BYTES, Head, Header, ParseError, frame, put, u8_at, u16_at};
 
 const BUFFER_COUNT: usize = HEADER_BYTES;
 const FIRMWARE: usize = BUFFER_COUNT + 2;

@@ -1,7 +1,7 @@
 //! Messages as bytes: one file per message, each with parse and emit.
 //!
 //! Every file has the same shape: offsets in order, a checked `parse` from `&[u8]` into a validated
-//! value, `emit` into a [`Frame`](crate::driver::Frame), `Display`, tests from literal bytes. What
+//! value, `emit` into a [`Frame`], `Display`, tests from literal bytes. What
 //! comes in is taken as liberally as real initiators need it (no padding, trailing bytes, reserved
 //! header bits); what goes out is exact. The VLAN tag is absent: ports hand over untagged frames.
 
@@ -9,6 +9,7 @@ mod address;
 mod ata;
 mod config;
 mod export;
+mod frame;
 mod header;
 mod identify;
 mod mask;
@@ -21,6 +22,7 @@ pub use address::{InvalidMacAddr, MacAddr};
 pub use ata::{ATA_HEADER_BYTES, AtaCommand, AtaReply, AtaRequest, ata_sectors_max};
 pub use config::{CONFIG_STRING_BYTES_MAX, ConfigCommand, ConfigMessage};
 pub use export::{EXPORT_INFO_BYTES, ExportInfo};
+pub use frame::{Frame, HEAD_BYTES_MAX, PortId};
 pub use header::{AoeError, Command, HEADER_BYTES, Header};
 pub use identify::Identify;
 pub use mask::{DIRECTIVES_MAX, Directive, DirectiveCommand, MaskCommand, MaskError, MaskMessage};
@@ -32,7 +34,6 @@ pub use session::{
 pub use shelf_slot::{InvalidShelfSlot, ShelfSlot};
 pub use status::Status;
 
-use crate::driver::{Frame, HEAD_BYTES_MAX};
 use arrayvec::ArrayVec;
 use block::Buffer;
 

@@ -7,7 +7,7 @@ use block::Buffer;
 use super::{
     Command, HEADER_BYTES, Head, Header, MacAddr, ParseError, bytes_at, frame, put, u8_at,
 };
-use crate::driver::Frame;
+use crate::wire::Frame;
 
 const COMMAND: usize = HEADER_BYTES;
 const COUNT: usize = COMMAND + 1;

@@ -10,7 +10,7 @@ use super::{
     Command, HEADER_BYTES, Head, Header, ParseError, ShelfSlot, Status, bytes_at, frame, put,
     u8_at, u32_at, u64_at,
 };
-use crate::driver::Frame;
+use crate::wire::Frame;
 
 const VERSION: usize = HEADER_BYTES;
 const OPERATION: usize = VERSION + 1;

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use aoe::fenced::Ownership;
 use aoe::target::{
     Abilities, AccessOperation, AccessPolicy, AccessRule, DeviceState, ExportId, ExportOptions,
-    IoOperation, IoRequest, IoValue, NodeIdentity, OnRefusal, PortId, SmartReply, Target,
+    IoOperation, IoRequest, IoValue, NodeIdentity, OnRefusal, SmartReply, Target,
 };
-use aoe::wire::{MacAddr, ShelfSlot};
+use aoe::wire::{MacAddr, PortId, ShelfSlot};
 use block::{
     Answer, Buffer, Completion, DurabilityClass, Epoch, Geometry, Holder, Instance, Instant,
     Operation, OwnerId, SectorRange,

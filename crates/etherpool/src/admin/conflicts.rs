@@ -50,8 +50,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use aoe::fenced::Ownership;
-    use aoe::target::{Abilities, DeviceState, ExportOptions, NodeIdentity, PortId, Probe, Target};
-    use aoe::wire::{MacAddr, ShelfSlot};
+    use aoe::target::{Abilities, DeviceState, ExportOptions, NodeIdentity, Probe, Target};
+    use aoe::wire::{MacAddr, PortId, ShelfSlot};
     use block::{DurabilityClass, Geometry, Instance};
 
     #[test]

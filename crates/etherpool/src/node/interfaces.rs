@@ -1,19 +1,18 @@
 //! On which interfaces exports are answered for: those that the configuration names, as they come
 //! and go. A port that is still wanted after a reload isn't touched, so that no frame in it is lost.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
-
-use aoe::target::PortId;
 use futures::FutureExt;
 use futures::future::{AbortHandle, abortable};
 use os::net::netlink::{Link, LinkWatch, links};
 use os::net::{InterfaceSpec, PacketPort, Role};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use super::choose::matches;
 use super::server::Node;
 use super::source::Wanted;
+use aoe::wire::PortId;
 
 /// Ports on interfaces; closed when dropped.
 pub struct Interfaces {

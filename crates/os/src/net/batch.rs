@@ -5,9 +5,8 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
-use aoe::driver::Frame;
-
 use crate::sys;
+use aoe::wire::Frame;
 
 /// Frames per system call.
 pub(super) const BATCH: usize = 64;

@@ -3,17 +3,16 @@
 //! A burst of answers is easily longer than the interface's queue. What was refused waits here, in
 //! order, until there is room: its client would notice the loss only after a timeout.
 
+use runtime::{Notify, timeout};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use aoe::driver::Frame;
-use runtime::{Notify, timeout};
-
 use super::batch::{self, BATCH};
 use crate::reactor::ReactorHandle;
+use aoe::wire::Frame;
 
 /// Frames that wait before more are dropped: an answer to each command that the queue of an export
 /// takes by default.

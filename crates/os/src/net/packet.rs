@@ -13,8 +13,8 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use aoe::driver::{Frame, Port, PortCounters};
-use aoe::wire::MacAddr;
+use aoe::driver::{Port, PortCounters};
+use aoe::wire::{Frame, MacAddr};
 use block::Instant;
 use futures::FutureExt;
 use futures::future::{AbortHandle, LocalBoxFuture, abortable, join, pending, select};

@@ -15,8 +15,8 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use aoe::driver::{Frame, Port, PortCounters};
-use aoe::wire::MacAddr;
+use aoe::driver::{Port, PortCounters};
+use aoe::wire::{Frame, MacAddr};
 use futures::FutureExt;
 use futures::future::{AbortHandle, LocalBoxFuture, abortable};
 use rustix::io::Errno;

@@ -1,7 +1,8 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use aoe::target::{Abilities, DeviceState, PortId, Target};
+use aoe::target::{Abilities, DeviceState, Target};
+use aoe::wire::PortId;
 use block::{DurabilityClass, Geometry, Instant};
 
 const ALLOWED: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);

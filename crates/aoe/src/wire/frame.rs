@@ -1,0 +1,27 @@
+//! A frame on its way out, and the ports by which frames come and go.
+
+use arrayvec::ArrayVec;
+use block::Buffer;
+
+/// Room for Ethernet, AoE and session header (96 bytes) with some to spare.
+pub const HEAD_BYTES_MAX: usize = 128;
+
+/// An outgoing frame: headers, then data that is shared, not copied. The port pads it to 60 bytes.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// From the destination address to the end of the last header.
+    pub head: ArrayVec<u8, HEAD_BYTES_MAX>,
+    /// What follows; empty for most requests.
+    pub payload: Buffer,
+}
+
+impl Frame {
+    /// Bytes of the frame before padding.
+    pub fn len_bytes(&self) -> usize {
+        self.head.len() + self.payload.len()
+    }
+}
+
+/// The number of a port: an interface to an Ethernet segment, of this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortId(pub u32);
