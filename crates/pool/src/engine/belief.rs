@@ -16,7 +16,7 @@ use futures::StreamExt;
 use futures::future::{Either, select};
 use futures::stream::FuturesUnordered;
 
-use super::io::read_seen;
+use super::io::{LOOKS_MAX, read_seen};
 use super::pool::{GroupPlace, Pool};
 use super::version_search;
 use crate::format::{
@@ -106,9 +106,19 @@ pub(super) struct Belief {
 
 /// Reads a group's checksum blocks until those that the root names are found.
 pub(super) async fn believe(pool: &Rc<Pool>, group: &GroupPlace) -> Result<Belief, LoadError> {
+    let mut looks = 0;
     loop {
         let root = pool.root_of(group.birth).ok_or(LoadError::Unreachable(Vec::new()))?;
         let believed = believe_under(pool, group, root).await;
+        looks += 1;
+        let doubt = match &believed {
+            Ok(belief) => belief.blocks.iter().find_map(|block| block.as_ref().err()),
+            Err(LoadError::Doubtful(doubt)) => Some(doubt),
+            Err(LoadError::Unreachable(_)) => None,
+        };
+        if doubt.is_some_and(|doubt| !doubt.is_unread) && looks < LOOKS_MAX {
+            continue;
+        }
         // A release that was committed meanwhile, and a later one under way, may have overwritten what
         // this root names.
         if believed.is_ok() || pool.root_of(group.birth) == Some(root) {

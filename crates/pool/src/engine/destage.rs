@@ -238,8 +238,8 @@ impl Volume {
     }
 
     /// The block that follows the one that counts, in the other slot. Where that one is lost for good,
-    /// one of which all rows are lost; none where it is doubtful: nothing may be built on it. What can't
-    /// be read is read again for some seconds before it passes for lost.
+    /// one of which all rows are lost; none where it is doubtful: nothing may be built on it. It is
+    /// read again for some seconds before it passes for lost.
     async fn next_block(
         self: &Rc<Self>,
         group: &GroupPlace,
@@ -258,9 +258,7 @@ impl Volume {
                     block.version = next(now);
                     return Ok(Some(NextBlock { block, followed_hash }));
                 }
-                Err(LoadError::Doubtful(doubt))
-                    if doubt.is_lost && doubt.is_unread && tries < READ_TRIES =>
-                {
+                Err(LoadError::Doubtful(doubt)) if doubt.is_lost && tries < READ_TRIES => {
                     tries += 1;
                     pool.unless_over(pool.runtime.sleep(pool.limits.rejoin)).await?;
                 }

@@ -101,6 +101,9 @@ pub(crate) async fn write_durably(
 /// So often what can't be read and nobody else has is read before it passes for lost: a drive that fails for
 /// a moment reads it again.
 pub(crate) const READ_TRIES: u32 = 8;
+/// How often all copies of something are looked at, one look after the other, while they are wrong: what a
+/// disk answers may be wrong now and right next time.
+pub(crate) const LOOKS_MAX: u32 = 5;
 /// A device that restarts this often during one write is as good as lost.
 pub(crate) const RESTARTS_MAX: usize = 8;
 

@@ -13,6 +13,7 @@ use futures::future::{Either, join_all, select};
 use futures::stream::FuturesUnordered;
 
 use super::belief::LoadError;
+use super::io::LOOKS_MAX;
 use super::pool::{GroupPlace, Pool, ended_error};
 use super::volume::Volume;
 use crate::format::{ChecksumBlock, Entry, Role, Row, row_checksum};
@@ -252,8 +253,8 @@ impl Volume {
     }
 
     /// Looks for a right copy of one row on every member that should have it, the suspect first once
-    /// more, and at last on those that missed something of its region; `None` when those that answer
-    /// are all wrong, and those that don't haven't for as long as a write waits for them: a machine that
+    /// more, and at last on those that missed something of its region, some times while an answer is wrong:
+    /// what a disk reads may be wrong now and right next time. `None` when those that answer are all wrong, and those that don't haven't for as long as a write waits for them: a machine that
     /// restarts has it in a moment.
     async fn rescue_row(
         self: &Rc<Self>,
@@ -264,11 +265,13 @@ impl Volume {
     ) -> Result<Option<Buffer>, IoError> {
         let region = 1 << self.pool.shape().region_of_row(row);
         let patience = self.pool.runtime.now() + self.pool.limits.eviction;
+        let mut looks = 0;
         loop {
             let has = |member: &usize| self.pool.has_all(group, *member, region);
             let mut order: Vec<usize> = (0..group.members.len()).collect();
             order.sort_by_key(|member| (!has(member), *member != suspect));
             let (mut right, mut wrong, mut is_silent) = (None, Vec::new(), false);
+            let mut mismatches = false;
             for member in order {
                 let should_have = has(&member);
                 match self.read_from_one(group, row, 1, Some(member)).await {
@@ -277,6 +280,7 @@ impl Volume {
                             right = Some(data);
                             break;
                         }
+                        mismatches = true;
                         if should_have {
                             wrong.push(member);
                         }
@@ -291,6 +295,10 @@ impl Volume {
                     self.repair_soon(group.birth, row, member);
                 }
                 return Ok(right);
+            }
+            looks += 1;
+            if mismatches && looks < LOOKS_MAX {
+                continue;
             }
             let waits = is_silent && self.pool.runtime.now() < patience;
             if !wrong.is_empty() && !waits {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use block::SECTOR_BYTES;
 use futures::FutureExt;
 use pool::DiskState;
+use pool::metadata::Layout;
 use rand::Rng;
 
 use super::common::{CONVERGENCE_MAX, Rig, VOLUME, expect};
@@ -14,6 +15,7 @@ use super::copies::copies_of_log;
 use super::damage::{mend_every_copy, places_of};
 use super::losses::trickle;
 use super::scenario;
+use crate::cluster::Plan;
 use crate::disk::{Chances, Disk, Part, ReadFault, WriteFault};
 use crate::runner::{Failure, Scenario, Stage};
 use crate::workload::Mix;
@@ -59,6 +61,12 @@ pub const SCENARIOS: &[Scenario] = &[
         "reads of one disk are old, of another place or wrong once: nothing wrong is ever answered",
         400,
         |stage| wrong_reads(stage).boxed_local(),
+    ),
+    scenario(
+        "wrong-reads-raid0",
+        "reads of every disk are wrong now and then, and no other disk has what is on it: all are right in the end",
+        300,
+        |stage| wrong_reads_of_one_copy(stage).boxed_local(),
     ),
     scenario(
         "rot-while-away",
@@ -217,6 +225,27 @@ async fn wrong_reads(stage: Stage) -> Result<(), Failure> {
     rig.quiet(CONVERGENCE_MAX).await?;
     // What a disk answered wrongly may have been mended by writing it anew, elsewhere too.
     mend_every_copy(&rig).await?;
+    rig.converge().await
+}
+
+/// Every disk has the only copy of what is on it, and answers wrongly now and then: nobody hears of it.
+async fn wrong_reads_of_one_copy(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::start(&stage, Plan::simple(3, 32), &[(VOLUME, 2 << 20, Layout::Raid0)]).await?;
+    rig.cluster.disks().iter().for_each(|(_, disk)| disk.remember());
+    rig.load(Mix { writes: 60, ..Mix::default() }).await?;
+    rig.run_for(rig.between(300, 2000)).await;
+    rig.quiet(CONVERGENCE_MAX).await?;
+    rig.in_place(VOLUME).await?;
+    for (_, disk) in rig.cluster.disks() {
+        let mut chances = [0.0; 3];
+        chances[rig.below(3)] = 0.02;
+        let [stale_read, misdirected_read, flipped_read] = chances;
+        let chances = Chances { stale_read, misdirected_read, flipped_read, ..Chances::default() };
+        disk.set_chances(chances);
+    }
+    for _ in 0..4 {
+        rig.on_volume(VOLUME, |watched| async move { watched.read_all().await }).await??;
+    }
     rig.converge().await
 }
 
