@@ -11,10 +11,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::api::{ApiError, CreatePool, CreateVolume, ExtendPool, ImportPool};
-use crate::names::{ShelfSlot, VolumeName};
+use crate::names::VolumeName;
 use crate::reconcile::Attachment;
 use crate::settings::ExportSetting;
 use crate::size::SizeSpec;
+use aoe::wire::ShelfSlot;
 
 /// Longest line that either end accepts; a longer one ends the connection. A report of thousands of
 /// disks fits.

@@ -9,12 +9,11 @@ use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 
 use aoe::target::Remembered;
-use aoe::wire::MacAddr;
+use aoe::wire::{MacAddr, ShelfSlot};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::client::{InvalidClient, check_client};
-use crate::names::ShelfSlot;
 
 /// Property under which [`MountSetting`] is kept.
 pub const MOUNT_KEY: &str = "mount";

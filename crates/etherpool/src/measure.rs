@@ -45,7 +45,7 @@ pub struct AttachArgs {
     #[arg(long)]
     dir: PathBuf,
     /// The disk: eSHELF.SLOT
-    disk: control::names::ShelfSlot,
+    disk: aoe::wire::ShelfSlot,
 }
 
 fn parse_interface(text: &str) -> Result<InterfaceSpec, String> {

@@ -5,11 +5,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
-use crate::names::ShelfSlot;
 use crate::settings::{ClientMac, FsType};
 use crate::size::SizeSpec;
+use aoe::wire::ShelfSlot;
+use serde::{Deserialize, Serialize};
 
 /// What may fail as one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

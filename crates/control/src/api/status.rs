@@ -6,7 +6,8 @@ use pool::{PoolReport, PoolState, Progress};
 use serde::{Deserialize, Serialize};
 
 use super::ApiError;
-use crate::names::{ShelfSlot, VolumeName};
+use crate::names::VolumeName;
+use aoe::wire::ShelfSlot;
 
 /// `GET /v1/status`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

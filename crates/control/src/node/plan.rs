@@ -392,7 +392,8 @@ fn plan_one(
     defaults: &ExportSettings,
     resolver: &Resolver<'_>,
 ) -> Result<ExportPlan, PlanProblem> {
-    let address = parse_address(&config.address)?;
+    let address = config.address.parse();
+    let address: ShelfSlot = address.map_err(|_| PlanProblem::Address(config.address.clone()))?;
     let settings = config.settings.clone().or(defaults);
     if config.path.is_empty() {
         return Err(PlanProblem::NoPath(address));
@@ -442,14 +443,6 @@ fn plan_one(
         mask: Vec::new(),
         remember: true,
     })
-}
-
-fn parse_address(text: &str) -> Result<ShelfSlot, PlanProblem> {
-    match text.parse::<ShelfSlot>() {
-        // The protocol's own reader also takes wildcards, and numbers without the letter.
-        Ok(address) if address.is_concrete() && text.starts_with('e') => Ok(address),
-        _ => Err(PlanProblem::Address(text.to_owned())),
-    }
 }
 
 fn check_texts(config: &ExportConfig, settings: &ExportSettings) -> Result<(), PlanProblem> {

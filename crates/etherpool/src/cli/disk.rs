@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::{Args, Subcommand};
 use control::api::ResetEpoch;
 use control::exit::Exit;
-use control::names::{DiskArgument, ShelfSlot};
+use control::names::DiskArgument;
 use pool::{DiskReport, DiskState, PoolReport};
 
 use super::args::Confirmation;
@@ -13,6 +13,7 @@ use super::confirm::{Proceed, confirm};
 use super::output::{self, print_json};
 use super::pool::is_ours;
 use super::{Context, Failure};
+use aoe::wire::ShelfSlot;
 
 /// Disks in sight.
 #[derive(Debug, Subcommand)]

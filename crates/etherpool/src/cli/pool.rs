@@ -8,7 +8,7 @@ use control::api::{
     PoolReportExt as _, Preview, ReleasePool,
 };
 use control::exit::Exit;
-use control::names::{DiskArgument, ShelfSlot};
+use control::names::DiskArgument;
 use control::size::parse_size;
 use pool::{DiskReport, ImportPlan, PoolForecast, PoolReport, PoolState};
 use serde::Serialize;
@@ -19,6 +19,7 @@ use super::disk::{describe, resolve_all};
 use super::output::{self, print_json};
 use super::pool_check::CheckArgs;
 use super::{Context, Failure};
+use aoe::wire::ShelfSlot;
 
 /// Pools.
 #[derive(Debug, Subcommand)]

@@ -11,7 +11,7 @@ use control::api::{
     VerifyVolume,
 };
 use control::exit::Exit;
-use control::names::{ExportTarget, ExportWish, ShelfSlot, VolumeName};
+use control::names::{ExportTarget, ExportWish, VolumeName};
 use control::settings::{ClientMac, FsType, VolumeSettings};
 use control::size::{Growth, Human, SizeSpec};
 use pool::{PoolReport, VerifyReport, VolumeForecast, VolumeReport};
@@ -22,6 +22,7 @@ use super::output::{self, NamedVolume, print_json};
 use super::pool::{done, is_ours};
 use super::progress::ProgressDisplay;
 use super::{Context, Failure};
+use aoe::wire::ShelfSlot;
 
 /// Volumes.
 #[derive(Debug, Subcommand)]

@@ -28,7 +28,7 @@ use pool::{Engine, PoolReport};
 
 use super::held::HeldExports;
 use super::namespaces::Namespaces;
-use super::network::{api_address, spec_of};
+use super::network::spec_of;
 use crate::admin::{AdminHandler, Change};
 
 /// The running exports.
@@ -435,7 +435,7 @@ impl Memory for PoolMemory {
     ) -> LocalBoxFuture<'static, Result<(), IoError>> {
         let (engine, name) = (Rc::clone(&self.engine), self.name.clone());
         async move {
-            let key = ExportState::key(api_address(address));
+            let key = ExportState::key(address);
             let empty = state == Remembered::default();
             let text = (!empty).then(|| property_text(&ExportState::from(&state)));
             let stored = engine.set_property(&name.pool, &name.volume, &key, text).await;

@@ -48,11 +48,6 @@ pub fn spec_of(interface: &InterfaceConfig) -> InterfaceSpec {
     InterfaceSpec { name: interface.name.clone(), netns: interface.netns.clone() }
 }
 
-/// The address in the API's words.
-pub fn api_address(address: ShelfSlot) -> control::names::ShelfSlot {
-    control::names::ShelfSlot { shelf: address.shelf, slot: address.slot }
-}
-
 impl Network {
     /// On these interfaces, and on the node's socket whenever somebody listens there.
     pub fn open(
@@ -151,7 +146,7 @@ impl Network {
     }
 
     /// The device of a disk that the engine has.
-    pub fn device(&self, address: control::names::ShelfSlot) -> Option<Rc<dyn BlockDevice>> {
+    pub fn device(&self, address: ShelfSlot) -> Option<Rc<dyn BlockDevice>> {
         let address = ShelfSlot { shelf: address.shelf, slot: address.slot };
         self.given.borrow().get(&address).cloned()
     }
@@ -220,7 +215,7 @@ fn facts_of(address: ShelfSlot, targets: &[TargetInfo]) -> Option<DiskFacts> {
 
 fn seen(info: &TargetInfo, interface: String) -> SeenTarget {
     let plain = SeenTarget {
-        address: api_address(info.address),
+        address: info.address,
         interface,
         mac: info.path.target.to_string(),
         size_bytes: None,

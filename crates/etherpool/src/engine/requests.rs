@@ -9,7 +9,7 @@ use control::api::{
     ApiError, ErrorCode, FailureDomain, LayoutSpec, PoolReportExt as _, ProcessState,
 };
 use control::channel::{EngineRequest, ReplyLine};
-use control::names::{ShelfSlot, VolumeName};
+use control::names::VolumeName;
 use control::size::SizeSpec;
 use os::reactor::Mailbox;
 use pool::{CreatePool, ImportOptions, Layout, VolumeSize};
@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use super::Process;
 use super::channel::{Incoming, Peer};
+use aoe::wire::ShelfSlot;
 
 /// Answers until the engine stops.
 pub async fn answer_all(process: Rc<Process>, mut requests: Mailbox<Incoming>) {

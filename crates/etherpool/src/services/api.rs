@@ -21,7 +21,7 @@ use control::api::{
     UnexportVolume, UnmountVolume, VerifyVolume,
 };
 use control::channel::{EngineRequest, to_line};
-use control::names::{ShelfSlot, VolumeName, check_name};
+use control::names::{VolumeName, check_name};
 use control::settings::VolumeSettings;
 use pool::{
     DiskReport, ImportPlan, PoolForecast, PoolReport, Progress, VerifyReport, VolumeForecast,
@@ -34,6 +34,7 @@ use tokio::sync::mpsc;
 use super::Services;
 use super::engine_client::News;
 use super::operations::find;
+use aoe::wire::ShelfSlot;
 
 type App = State<Arc<Services>>;
 type Answer<T> = Result<Json<T>, Refusal>;

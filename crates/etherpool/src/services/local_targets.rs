@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use control::api::{ApiError, ErrorCode, ProcessState};
 use control::channel::EngineRequest;
-use control::names::ShelfSlot;
 use control::node::{NodeReply, NodeRequest, TargetReport};
 use control::settings::ExportSetting;
 
 use super::Services;
 use crate::cli::targets_below;
 use crate::engine::TARGET_DIR;
+use aoe::wire::ShelfSlot;
 
 /// A target that hangs doesn't answer clients either.
 const PATIENCE: Duration = Duration::from_secs(3);

@@ -13,7 +13,7 @@ use control::api::{
     SeenTarget, ServeFtp, UnexportVolume,
 };
 use control::channel::EngineRequest;
-use control::names::{ShelfSlot, VolumeName};
+use control::names::VolumeName;
 use control::settings::{
     DEVICE_KEY, EXPORTS_KEY, EXPORTS_MAX, ExportSetting, ExportState, FTP_KEY, FtpSetting,
     HELD_PREFIX, SettingError, VolumeSettings, property_text,
@@ -24,6 +24,7 @@ use super::Services;
 use super::kept::Shown;
 use super::mounts::check_open;
 use super::platform::Platform;
+use aoe::wire::ShelfSlot;
 
 /// How long a mount or unmount may take before the command says that it goes on by itself.
 const KEEPER_LIMIT: Duration = Duration::from_secs(60);

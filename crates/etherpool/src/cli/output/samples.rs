@@ -1,11 +1,12 @@
 //! Reports to print in tests.
 
+use aoe::wire::ShelfSlot;
 use std::collections::BTreeMap;
 
 use control::api::{
     InterfaceState, ProcessState, SeenTarget, ServiceState, Status, VolumeServices,
 };
-use control::names::{ShelfSlot, VolumeName};
+use control::names::VolumeName;
 use pool::{
     DiskReport, DiskState, PoolDisk, PoolReport, PoolState, Replayed, VolumeReport, VotesReport,
 };

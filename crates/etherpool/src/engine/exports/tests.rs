@@ -12,7 +12,7 @@ const BROADCAST: MacAddr = MacAddr([0xff; 6]);
 
 fn setting(allow: &[MacAddr]) -> ExportSetting {
     ExportSetting {
-        address: control::names::ShelfSlot { shelf: 7, slot: 1 },
+        address: aoe::wire::ShelfSlot { shelf: 7, slot: 1 },
         interfaces: Vec::new(),
         allow: allow.iter().map(|mac| (*mac).try_into().unwrap()).collect(),
         read_only: false,
