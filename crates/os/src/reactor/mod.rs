@@ -302,7 +302,10 @@ impl Drop for Reactor {
         // From here on requests of dying tasks are refused.
         self.shared.closed.set(true);
         self.executor.clear();
-        if self.drain() {
+        let is_drained = self.drain();
+        // Who was told of an end meanwhile may have begun something.
+        self.executor.clear();
+        if is_drained {
             self.shared.ring.borrow_mut().take();
             return;
         }
