@@ -443,7 +443,11 @@ impl Disk {
             }
             Some(WriteFault::NoSpace) => Performed::Answered(Err(IoError::NoSpace(range))),
             Some(WriteFault::Misdirected(by)) => {
+                // One write astray may take both labels of an end, and with them the disk: that is judged
+                // where labels are damaged.
                 let at = self.displaced(range, by);
+                let extents = SectorRange::new(Lba(2048), self.sectors().saturating_sub(4096));
+                let at = if extents.contains(at) { at } else { range };
                 self.put(number, at.start.0, data);
                 Performed::Written { number, at, durability }
             }

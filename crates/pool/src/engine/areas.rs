@@ -126,7 +126,7 @@ impl Pool {
     }
 
     /// Writes all four slots. Those that don't hold the label that counts first, so that it stays until
-    /// the others do; and of those what is damaged, since the rest may be what it counts by.
+    /// the others do.
     async fn write_label(
         &self,
         device: &dyn BlockDevice,
@@ -135,9 +135,7 @@ impl Pool {
     ) -> Result<(), IoError> {
         let slots = DiskGeometry::label_slots(label.geometry.labelled_bytes());
         for sequence in [found.next_sequence, found.next_sequence + 1] {
-            let mut places = Label::slots_of(sequence);
-            places.sort_by_key(|slot| !found.faults.damaged[*slot]);
-            for slot in places {
+            for slot in Label::slots_of(sequence) {
                 let bytes = label.encode(sequence, slot);
                 let write = super::io::write_durably(device, slots[slot], bytes);
                 self.within(self.limits.background, write).await?;

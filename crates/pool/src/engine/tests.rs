@@ -507,9 +507,8 @@ fn damaged_labels_are_mended_or_refused_by_name() {
     let pools = bench.engine.known_pools();
     bench.executor.clear();
     bench.disks[0].damage(20, |byte| *byte ^= 1);
-    let labels = crate::format::DiskGeometry::label_slots(bench.disks[1].image().len() as u64);
-    for slot in &labels[..3] {
-        bench.disks[1].damage(slot.byte_offset() as usize + 20, |byte| *byte ^= 1);
+    for slot in [0, 4096] {
+        bench.disks[1].damage(slot + 20, |byte| *byte ^= 1);
     }
     let bench = Bench::again(94, bench.disks.clone(), now, 1, pools);
     let volume = bench.reopened();

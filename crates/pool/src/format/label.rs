@@ -36,8 +36,8 @@
 //! Protects against: a disk of another pool, a disk that shrank, a newer format, damage to either end
 //! of the disk, and a torn update: sequence n goes to the slots n mod 2 at both ends, and the newest
 //! label of which **two** valid copies exist counts. A lone copy is an update that wasn't completed,
-//! or an older label that surfaced. Where there is no such pair, two valid copies that say the same under
-//! different sequences count: what is left when one end was overwritten.
+//! or an older label that surfaced. The two are at different ends, so that what was copied from another
+//! disk in part, or used for something else since, doesn't pass for the disk.
 
 use block::{BLOCK_BYTES, Buffer, BufferMut, OwnerId};
 use uuid::Uuid;
@@ -243,7 +243,7 @@ pub enum LabelState {
 /// Why a labelled disk can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LabelError {
-    /// No two sound copies say the same.
+    /// No label has two sound copies.
     #[error("the label is damaged (slots {})", slots(.faults))]
     Damaged {
         /// Which slots.
@@ -327,13 +327,8 @@ pub fn select_label(slots: [Option<&[u8]>; 4], device_bytes: u64) -> LabelState 
             device_bytes,
         });
     }
-    let pair = sound.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| &pair[0]);
-    // Both slots of one end gone: two that say the same are left, each of another sequence.
-    let twin = || {
-        let has_twin = |at: &usize| sound[at + 1..].iter().any(|(_, label)| *label == sound[*at].1);
-        (0..sound.len()).find(has_twin).map(|at| &sound[at])
-    };
-    let Some((sequence, label)) = pair.or_else(twin) else {
+    let pair = sound.windows(2).find(|pair| pair[0] == pair[1]);
+    let Some([(sequence, label), _]) = pair else {
         let named = sound.first().map(|(_, label)| (label.pool, label.disk));
         return LabelState::Refused(LabelError::Damaged { faults, named });
     };

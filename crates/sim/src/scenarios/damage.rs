@@ -7,7 +7,6 @@ use std::time::Duration;
 use block::{BLOCK_BYTES, BLOCK_SECTORS, Lba, SECTOR_BYTES, SectorRange};
 use futures::FutureExt;
 use pool::PoolState;
-use pool::format::DiskGeometry;
 use pool::metadata::Layout;
 use rand::Rng;
 
@@ -50,12 +49,6 @@ pub const SCENARIOS: &[Scenario] = &[
         "a disk writes to a wrong place: reads of both places are right all the same",
         300,
         |stage| async move { spoiled_writes(stage, true).await }.boxed_local(),
-    ),
-    scenario(
-        "one-end-overwritten",
-        "both labels at one end of each disk are overwritten: the others name it, and all four are mended",
-        200,
-        |stage| one_end_overwritten(stage).boxed_local(),
     ),
     scenario(
         "rolled-back-disk",
@@ -290,35 +283,6 @@ async fn spoiled_writes(stage: Stage, misdirected: bool) -> Result<(), Failure> 
     rig.wait_clean(CONVERGENCE_MAX).await?;
     rig.on_volume(VOLUME, |watched: Watched| async move { watched.read_all().await }).await??;
     mend_every_copy(&rig).await?;
-    if misdirected {
-        // What was written over labels is seen when the pool is opened.
-        rig.cluster.kill_supervisor(rig.active());
-        rig.cluster.start_supervisor(rig.active());
-        rig.open(VOLUME).await?;
-    }
-    rig.converge().await
-}
-
-/// While all is off, somebody's partitioning tool writes over one end of each disk; then the power goes
-/// again while the labels are mended.
-async fn one_end_overwritten(stage: Stage) -> Result<(), Failure> {
-    let rig = Rig::mirror(&stage).await?;
-    written_and_in_place(&rig).await?;
-    off_and_on(&rig, || {
-        for (_, disk) in rig.cluster.disks() {
-            let slots = DiskGeometry::label_slots(disk.sectors() * SECTOR_BYTES as u64);
-            let end = 2 * rig.below(2);
-            for slot in &slots[end..end + 2] {
-                disk.flip_byte(slot.byte_offset() + rig.below(4096) as u64, 1);
-            }
-        }
-    })
-    .await?;
-    rig.run_for(Duration::from_micros(rig.below(400_000) as u64)).await;
-    rig.cluster.cut_all_power();
-    (0..rig.cluster.node_count()).for_each(|number| rig.cluster.start_node(number));
-    rig.cluster.start_supervisor(rig.active());
-    rig.open(VOLUME).await?;
     rig.converge().await
 }
 
