@@ -106,7 +106,7 @@ pub(super) struct Belief {
 
 /// Reads a group's checksum blocks until those that the root names are found.
 pub(super) async fn believe(pool: &Rc<Pool>, group: &GroupPlace) -> Result<Belief, LoadError> {
-    let mut looks = 0;
+    let (begun, mut looks) = (pool.runtime.now(), 0);
     loop {
         let root = pool.root_of(group.birth).ok_or(LoadError::Unreachable(Vec::new()))?;
         let believed = believe_under(pool, group, root).await;
@@ -116,7 +116,9 @@ pub(super) async fn believe(pool: &Rc<Pool>, group: &GroupPlace) -> Result<Belie
             Err(LoadError::Doubtful(doubt)) => Some(doubt),
             Err(LoadError::Unreachable(_)) => None,
         };
-        if doubt.is_some_and(|doubt| !doubt.is_unread) && looks < LOOKS_MAX {
+        // Unless a look took long because somebody hangs.
+        let is_quick = pool.runtime.now().since(begun) < pool.limits.eviction;
+        if doubt.is_some_and(|doubt| !doubt.is_unread) && looks < LOOKS_MAX && is_quick {
             continue;
         }
         // A release that was committed meanwhile, and a later one under way, may have overwritten what

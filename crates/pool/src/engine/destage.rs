@@ -218,11 +218,11 @@ impl Volume {
     pub(crate) async fn load_for(self: &Rc<Self>, destage: &mut GroupDestage) -> Result<(), Ended> {
         let shape = self.pool.shape();
         destage.is_doubtful = false;
-        let mut blocks: BTreeMap<u32, NextBlock> = BTreeMap::new();
+        let (mut blocks, mut tries): (BTreeMap<u32, NextBlock>, u32) = (BTreeMap::new(), 0);
         for (row, data) in &destage.rows {
             let (index, entry) = shape.entry_of(*row);
             if let std::collections::btree_map::Entry::Vacant(vacant) = blocks.entry(index) {
-                let Some(next) = self.next_block(&destage.group, index).await? else {
+                let Some(next) = self.next_block(&destage.group, index, &mut tries).await? else {
                     destage.is_doubtful = true;
                     return Ok(());
                 };
@@ -239,16 +239,16 @@ impl Volume {
 
     /// The block that follows the one that counts, in the other slot. Where that one is lost for good,
     /// one of which all rows are lost; none where it is doubtful: nothing may be built on it. It is
-    /// read again for some seconds before it passes for lost.
+    /// read again for some seconds before it passes for lost; `tries` counts those of the whole group.
     async fn next_block(
         self: &Rc<Self>,
         group: &GroupPlace,
         index: u32,
+        tries: &mut u32,
     ) -> Result<Option<NextBlock>, Ended> {
         let pool = &self.pool;
         let next =
             |now| self.checksums.next_version((group.birth, index), now, pool.epoch.0 as u32);
-        let mut tries = 0;
         loop {
             match self.checksum_block(group, index).await {
                 Ok(loaded) => {
@@ -258,8 +258,8 @@ impl Volume {
                     block.version = next(now);
                     return Ok(Some(NextBlock { block, followed_hash }));
                 }
-                Err(LoadError::Doubtful(doubt)) if doubt.is_lost && tries < READ_TRIES => {
-                    tries += 1;
+                Err(LoadError::Doubtful(doubt)) if doubt.is_lost && *tries < READ_TRIES => {
+                    *tries += 1;
                     pool.unless_over(pool.runtime.sleep(pool.limits.rejoin)).await?;
                 }
                 Err(LoadError::Doubtful(doubt)) if doubt.is_lost => {

@@ -297,7 +297,7 @@ impl Volume {
                 return Ok(right);
             }
             looks += 1;
-            if mismatches && looks < LOOKS_MAX {
+            if mismatches && !is_silent && looks < LOOKS_MAX {
                 continue;
             }
             let waits = is_silent && self.pool.runtime.now() < patience;
