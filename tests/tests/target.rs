@@ -5,7 +5,7 @@ use std::fs::File;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use aoe::wire::MacAddr;
+use aoe::wire::{MacAddr, ShelfSlot};
 use blackbox::frames::{self, BROADCAST, Client, ata_request, config_request, header};
 use blackbox::{LoopDisk, Target, Verifier, export_of, pause, wait_until};
 
@@ -294,7 +294,7 @@ fn lists_say_who_may_do_what() {
         assert_eq!(registers(&mut client, 0x24, 1, 0, &[]), read, "read by {mac}");
         assert_eq!(registers(&mut client, 0x34, 1, 0, &[1; 512]), write, "write by {mac}");
         let tag = client.tag();
-        let query = config_request(header(BROADCAST, mac, "e*.*".parse().unwrap(), 1, tag));
+        let query = config_request(header(BROADCAST, mac, ShelfSlot::ANY, 1, tag));
         assert_eq!(client.ask(&query, 2).unwrap().is_some(), found, "found by {mac}");
     };
     tried(reader, (0x40, 0), refused, true);
@@ -345,7 +345,7 @@ fn many_exports_and_many_clients() {
 fn count_answers(client: &mut Client, target: &Target) -> usize {
     let interface = target.wire().client();
     let mut socket = os::net::FrameSocket::open(&interface, Some(os::net::Role::Replies)).unwrap();
-    let query = config_request(header(BROADCAST, client.mac(), "e*.*".parse().unwrap(), 1, 77));
+    let query = config_request(header(BROADCAST, client.mac(), ShelfSlot::ANY, 1, 77));
     socket.send(&[&query]).unwrap();
     let mut seen = std::collections::BTreeSet::new();
     while socket.wait(Duration::from_millis(200)).unwrap() {
@@ -364,7 +364,7 @@ fn one_of_many(interface: &os::net::InterfaceSpec, to: MacAddr, number: u8) -> D
     let mut socket = os::net::FrameSocket::open(interface, None).unwrap();
     let mut longest = Duration::ZERO;
     let mut ask = |slot: u8, code: u8, lba: u64, data: &[u8], tag: u32| {
-        let address = aoe::wire::ShelfSlot::new(1 + u16::from(number % 2), slot);
+        let address = ShelfSlot::new(1 + u16::from(number % 2), slot);
         let mut frame = ata_request(header(to, own, address, 0, tag), code, 1, lba);
         frame.extend(data);
         let start = Instant::now();
