@@ -15,7 +15,7 @@ use std::rc::Rc;
 use block::probe::{LABEL_BYTES, Signature, labelled_bytes, probe};
 use block::{
     Answer, BlockDevice, Buffer, Claim, Completion, DeviceEvent, Done, Durability, Epoch, Geometry,
-    Holder, Instance, IoError, Lba, Operation, RefusalReason, SECTOR_BYTES, SectorRange,
+    Holder, Instance, IoError, Lba, Operation, Outcome, RefusalReason, SECTOR_BYTES, SectorRange,
     crc64_nvme,
 };
 use futures::channel::oneshot;
@@ -425,22 +425,22 @@ impl Shared {
         let device = self.device();
         let labels = (changes && self.may_change_labels(range)).then(|| Rc::clone(&device));
         let told = move |outcome| {
-            let shared = Rc::clone(&self);
-            let end = move || {
-                drop(passing);
-                let outcome = shared.translate(outcome);
-                done(if is_flush { shared.note_flush(outcome) } else { outcome });
-            };
-            let Some(device) = labels else { return end() };
+            let Some(device) = labels else { return self.end(outcome, is_flush, passing, done) };
             let handle = self.handle.clone();
             handle.spawn(async move {
                 // Whether or not the change went well: something may be there. And whether or not this
                 // does: what can't be read tells nothing.
                 let _unread = self.read_labels(&*device).await;
-                end();
+                self.end(outcome, is_flush, passing, done);
             });
         };
         device.submit(operation, Box::new(told));
+    }
+
+    fn end(&self, outcome: Outcome, is_flush: bool, passing: Passing, done: Done) {
+        drop(passing);
+        let outcome = self.translate(outcome);
+        done(if is_flush { self.note_flush(outcome) } else { outcome });
     }
 }
 

@@ -25,6 +25,11 @@ impl<T> Completion<T> {
     pub fn new(instance: Instance, value: T) -> Completion<T> {
         Completion { instance, value }
     }
+
+    /// The same instance's answer in another form.
+    pub fn map<U>(self, form: impl FnOnce(T) -> U) -> Completion<U> {
+        Completion::new(self.instance, form(self.value))
+    }
 }
 
 /// When a write may be answered.

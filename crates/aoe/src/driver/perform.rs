@@ -26,15 +26,15 @@ pub(super) struct Beside {
 /// device takes at once.
 pub(super) fn submit(handle: &Handle, device: &ExportDevice, operation: Operation, done: Done) {
     let on = device.device();
-    let step = part_sectors(&on.geometry());
     match (&operation, device) {
         // What its device might do with a claim is between its owner and the device.
         (Operation::Claim(_), ExportDevice::Device(_)) => done(Err(IoError::Unsupported)),
-        (Operation::Discard(range) | Operation::WriteZeroes { range, .. }, _)
-            if range.count > step =>
-        {
-            let parts = in_parts(on, operation, step);
-            handle.spawn(async move { done(parts.await) });
+        (Operation::Discard(_) | Operation::WriteZeroes { .. }, _) => {
+            let step = part_sectors(&on.geometry());
+            if operation.range().count <= step {
+                return on.submit(operation, done);
+            }
+            handle.spawn(in_parts(on, operation, step).map(done));
         }
         _ => on.submit(operation, done),
     }

@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BlockDevice, Completion, Instance, Instant, IoError, Outcome};
+use block::{BlockDevice, Instance, Instant, IoError, Outcome};
 use futures::FutureExt;
 use futures::future::{Either, select};
 use runtime::{Handle, Notify};
@@ -476,11 +476,7 @@ impl Inner {
         let aside = match request.operation {
             IoOperation::Device(operation) => {
                 let done =
-                    move |outcome: Outcome| {
-                        finish(outcome.map(|done| {
-                            Completion::new(done.instance, IoValue::Device(done.value))
-                        }));
-                    };
+                    move |outcome: Outcome| finish(outcome.map(|done| done.map(IoValue::Device)));
                 return perform::submit(&self.handle, &entry.device, operation, Box::new(done));
             }
             IoOperation::Smart(command) => entry.beside.smart(command),

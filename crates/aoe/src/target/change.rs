@@ -8,7 +8,7 @@
 
 use super::discover;
 use super::export::{Export, PortState};
-use super::io::{IoOperation, IoResult, Start, Work};
+use super::io::{IoOperation, IoResult, Start};
 use super::meter::Origin;
 use super::queue::Ticket;
 use super::remembered::Remembered;
@@ -18,7 +18,6 @@ use super::{PortId, Shared};
 use crate::wire::{
     AoeError, ConfigCommand, Directive, Header, MacAddr, MaskCommand, MaskError, ReserveCommand,
 };
-use block::Access;
 
 /// Changes of an export that may wait: each costs a write to stable storage, and clients repeat.
 const CHANGES_MAX: usize = 32;
@@ -78,7 +77,7 @@ pub(super) fn enqueue(
     export.changes += 1;
     let origin = export.meter.origin(shared.now);
     let work = ChangeWork { port: port.id, origin, header: *header, change, decided: None };
-    export.enqueue(Access::Free, 0, Work::Change(work));
+    export.enqueue_change(work);
 }
 
 /// A change's turn has come: all earlier ones are in force.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use block::{Access, BlockDevice, Geometry, Holder, Instance, Instant, SECTOR_BYTES};
 
-use super::change::Fence;
+use super::change::{ChangeWork, Fence};
 use super::io::Work;
 use super::merge::Merger;
 use super::meter::Meter;
@@ -268,10 +268,17 @@ impl Export {
 
     /// Appends a command to the queue. Ask whether it has room first.
     pub(super) fn enqueue(&mut self, access: Access, bytes: u64, work: Work) {
-        match work {
-            Work::Change(_) => self.queue.push_lists(work),
-            _ => self.queue.push(access, bytes, work),
-        };
+        self.queue.push(access, bytes, work);
+        self.note_queued();
+    }
+
+    /// Takes in a change of what clients left: in a line of its own.
+    pub(super) fn enqueue_change(&mut self, change: ChangeWork) {
+        self.queue.push_lists(Work::Change(change));
+        self.note_queued();
+    }
+
+    fn note_queued(&mut self) {
         self.meter.enters();
         self.meter.queued_max = self.meter.queued_max.max(self.queue.len());
     }

@@ -177,8 +177,7 @@ fn enqueue(
     };
     if let Some(done) = do_at_once(export, access, data) {
         work.volatile = matches!(access, Access::Write(_));
-        let done = Completion::new(done.instance, IoValue::Device(done.value));
-        return finish(export, shared, &work, Ok(done));
+        return finish(export, shared, &work, Ok(done.map(IoValue::Device)));
     }
     if !data.is_empty() {
         work.data = Buffer::copy_of(data);
