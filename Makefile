@@ -11,15 +11,17 @@ HOSTILE_SCRIPTS ?= 150000
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ETHERPOOL := $(TARGET)/release/etherpool
 
-.PHONY: help lab build test test-long check unit hostile sim sim-long mutants mutants-check mutants-few
-.PHONY: blackbox bench bench-target setup setup-qemu deny clean
+.PHONY: help lab build test test-long check unit hostile sim sim-long sim-speed mutants mutants-check mutants-few
+.PHONY: blackbox bench bench-target bench-engine setup setup-qemu deny clean
 
 help:
 	@echo "make lab       build, start a cluster on this machine, say what to do next"
 	@echo "make test      everything that must hold, quick checks first"
 	@echo "make test-long what takes hours: $(LONG_SEEDS) fresh seeds, disks lost for good, all mutants"
 	@echo "make mutants   undoes each rule of the engine; the simulator must catch all of them"
-	@echo "make bench     measure, side by side with plain files and bare AoE disks; the target with vblade"
+	@echo "make sim-speed how fast a pool is on disks and cables with limits, in virtual time"
+	@echo "make bench     measure, side by side with plain files, bare AoE disks and btrfs; the target with vblade"
+	@echo "make bench-engine: the engine alone, on devices in memory, under a minute and without root"
 	@echo "make build     the program: $(ETHERPOOL)"
 
 setup:
@@ -43,16 +45,16 @@ test-long: sim-long mutants
 check:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	scripts/arrows
+	$(CARGO) test --locked -q -p architecture
 	$(MAKE) --no-print-directory mutants-check
 
 unit:
-	$(CARGO) test --locked --workspace --exclude blackbox
+	$(CARGO) test --locked --workspace --exclude blackbox --exclude architecture
 
 # Frames that mean harm, some millions of them, against an independent reader of the protocol.
 # `scripts/fuzz` looks for them guided by coverage.
 hostile:
-	HOSTILE_SCRIPTS=$(HOSTILE_SCRIPTS) $(CARGO) test --release --locked -p aoe --test hostile
+	HOSTILE_SCRIPTS=$(HOSTILE_SCRIPTS) $(CARGO) test --release --locked -p aoe-target --test hostile
 
 # The simulator: each scenario, then random runs; a failing seed is printed and replays exactly.
 sim:
@@ -65,6 +67,12 @@ sim-long:
 	$(TARGET)/release/sim --seeds $(LONG_SEEDS) --start $(LONG_START)
 	$(TARGET)/release/sim --fork --seeds $(LONG_FORK_SEEDS) --start $(LONG_START)
 	$(TARGET)/release/sim --steps
+
+# How fast a pool is on hard disks, solid-state disks and cables with limits, in virtual time; then what the
+# models of disks do beside the real ones.
+sim-speed:
+	$(CARGO) run --release --locked -p sim -- --speed
+	$(CARGO) run --release --locked -p sim -- --speed disks
 
 # Proof that the simulator's net is tight. It goes on where it was interrupted.
 mutants:
@@ -89,6 +97,10 @@ bench: setup build
 bench-target: setup build
 	$(CARGO) build --release --locked -p blackbox --bins
 	scripts/bench-target $(abspath $(ETHERPOOL))
+
+# The engine without network, FUSE and disks: processor time, operations and bytes per request.
+bench-engine:
+	$(CARGO) bench --locked -p pool --bench engine
 
 deny:
 	$(CARGO) deny check

@@ -1,19 +1,19 @@
 //! Sequences of requests that the bytes describe, valid and mutated, against target and witness.
 #![no_main]
 
-#[path = "../../crates/aoe/tests/hostile/corpus.rs"]
+#[path = "../../crates/aoe-target/tests/hostile/corpus.rs"]
 #[allow(dead_code)]
 mod corpus;
-#[path = "../../crates/aoe/tests/hostile/harness.rs"]
+#[path = "../../crates/aoe-target/tests/hostile/harness.rs"]
 #[allow(dead_code)]
 mod harness;
-#[path = "../../crates/aoe/tests/hostile/script.rs"]
+#[path = "../../crates/aoe-target/tests/hostile/script.rs"]
 #[allow(dead_code)]
 mod script;
-#[path = "../../crates/aoe/tests/hostile/session.rs"]
+#[path = "../../crates/aoe-target/tests/hostile/session.rs"]
 #[allow(dead_code)]
 mod session;
-#[path = "../../crates/aoe/tests/hostile/witness.rs"]
+#[path = "../../crates/aoe-target/tests/hostile/witness.rs"]
 mod witness;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {

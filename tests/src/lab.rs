@@ -174,7 +174,7 @@ impl Lab {
     /// Waits until every copy of everything is right again.
     pub fn wait_clean(&self) {
         crate::wait_until("the pool is clean again", || {
-            self.pool_state() == "online" && self.volume()["missed_bytes"] == 0
+            self.pool_state() == "online" && self.volume()["dirty_bytes"] == 0
         });
     }
 

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use aoe::wire::ShelfSlot;
+use aoe_wire::ShelfSlot;
 use os::net::InterfaceSpec;
 use tempfile::TempDir;
 

@@ -245,3 +245,71 @@ fn lab_up_says_what_it_waits_for() {
     assert!(!up.wait().unwrap().success());
     println!("{last}");
 }
+
+#[test]
+fn stats_show_what_requests_wait_for() {
+    let lab = small(2);
+    let write = |name: &str| {
+        fs::write(lab.mount().join(name), vec![7; 4 << 20]).unwrap();
+        rustix::fs::syncfs(fs::File::open(lab.mount()).unwrap()).unwrap();
+    };
+    write("before");
+    let ask = ["volume", "stats", "cluster/hyperspace"];
+    let count = |times: &serde_json::Value| times["count"].as_u64().unwrap();
+    let mut seen = serde_json::Value::Null;
+    wait_until("the file is in place and both disks were asked whose they are", || {
+        seen = lab.json(&ask);
+        let disks = seen["disks"].as_array().unwrap();
+        let is_asked = |disk: &serde_json::Value| count(&disk["network"]["total"]) > 0;
+        disks.iter().all(is_asked) && seen["destage"]["bytes"].as_u64().unwrap() >= 4 << 20
+    });
+    assert!(seen["write"]["bytes"].as_u64().unwrap() >= 4 << 20, "{seen:#}");
+    let total = &seen["write"]["total"];
+    for stage in ["room", "queue", "log"] {
+        let stage = &seen["write"][stage];
+        assert!(count(stage) > 0 && count(stage) <= count(total), "{seen:#}");
+        assert!(stage["sum_us"].as_u64() <= total["sum_us"].as_u64(), "{seen:#}");
+    }
+    assert!(seen["write"]["log"]["p50_us"].as_u64() > Some(1), "{seen:#}");
+    let disks = seen["disks"].as_array().unwrap();
+    assert_eq!(disks.len(), 2, "{seen:#}");
+    for disk in disks {
+        assert!(disk["log"]["bytes"].as_u64().unwrap() >= 4 << 20, "{seen:#}");
+        assert!(count(&disk["flush"]["total"]) > 0, "{seen:#}");
+    }
+    let text = lab.cli(&ask);
+    for head in ["REQUEST  STAGE", "write    log", "DESTAGES", "DISK", "network"] {
+        assert!(text.contains(head), "{head}: {text}");
+    }
+
+    // Every second what was done in it, for programs a line each.
+    let socket = lab.dir().join("supervisor/run/api.sock");
+    let mut watch = etherpool();
+    watch.arg("--socket").arg(&socket).args(ask);
+    watch.args(["--interval", "1", "--count", "3", "--json"]);
+    let watch = watch.stdout(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    write("meanwhile");
+    let output = watch.wait_with_output().unwrap();
+    assert_eq!(code(&output), 0);
+    let lines: Vec<serde_json::Value> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 3);
+    let written: u64 = lines.iter().map(|line| line["write"]["bytes"].as_u64().unwrap()).sum();
+    // ext4 may be writing its inode tables meanwhile.
+    assert!(written >= 4 << 20, "{written} bytes in three intervals");
+    for pair in lines.windows(2) {
+        assert_eq!(pair[0]["now_ms"], pair[1]["began_ms"]);
+    }
+    // The page for Prometheus is made of the same.
+    let socket = lab.dir().join("supervisor/run/target-volumes").display().to_string();
+    let report = lab.json(&["target", "stats", "--socket", &socket]);
+    let volume = &report[0]["volumes"]["cluster/hyperspace"];
+    assert!(volume["write"]["bytes"].as_u64() >= seen["write"]["bytes"].as_u64(), "{report:#}");
+
+    assert_eq!(lab.said(&["volume", "stats", "cluster/nothing"]).0, 3);
+    assert_eq!(lab.said(&["volume", "stats", "cluster/hyperspace", "--count", "3"]).0, 2);
+}

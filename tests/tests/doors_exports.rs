@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use aoe::wire::{Command as AoeCommand, ConfigCommand, ConfigMessage, Header, MacAddr, ShelfSlot};
+use aoe_wire::{Command as AoeCommand, ConfigCommand, ConfigMessage, Header, MacAddr, ShelfSlot};
 use blackbox::frames::Client;
 use blackbox::{
     Lab, LabOptions, LoopDisk, Wire, etherpool, export_of, require_root, text_of, wait_until,

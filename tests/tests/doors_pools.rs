@@ -192,7 +192,7 @@ fn the_disk_to_bring_back_is_named() {
     std::fs::write(lab.mount().join("new"), vec![7; 24 << 20]).unwrap();
     rustix::fs::syncfs(std::fs::File::open(lab.mount()).unwrap()).unwrap();
     wait_until("what was written is missed by n2", || {
-        lab.volume()["missed_bytes"].as_u64().unwrap() > 0
+        lab.volume()["dirty_bytes"].as_u64().unwrap() > 0
     });
     lab.lab(&["kill", "supervisor"]);
     lab.lab(&["kill", "n1"]);

@@ -4,7 +4,7 @@
 
 use std::process::Command;
 
-use aoe::wire::{MacAddr, ShelfSlot};
+use aoe_wire::{MacAddr, ShelfSlot};
 use blackbox::frames::{BROADCAST, Client, ata_request, config_request, header};
 use blackbox::{Lab, LabOptions, wait_until};
 use os::net::InterfaceSpec;

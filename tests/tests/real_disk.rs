@@ -5,7 +5,7 @@
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use aoe::wire::ShelfSlot;
+use aoe_wire::ShelfSlot;
 use blackbox::frames::{Client, header};
 use blackbox::{etherpool, require_root, wait_until};
 use os::net::InterfaceSpec;

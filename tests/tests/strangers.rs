@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use aoe::wire::{
+use aoe_wire::{
     Command as AoeCommand, Header, Incarnation, Nonce, OpenPayload, Operation, SessionId,
     SessionReply, SessionRequest, ShelfSlot, Status,
 };

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use aoe::wire::{MacAddr, ShelfSlot};
+use aoe_wire::{MacAddr, ShelfSlot};
 use blackbox::frames::{self, BROADCAST, Client, ata_request, config_request, header};
 use blackbox::{LoopDisk, Target, Verifier, export_of, pause, wait_until};
 

@@ -3,12 +3,12 @@
 //! test's own. `HOSTILE_SECONDS` says how long (60).
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
-#[path = "../../crates/aoe/tests/hostile/corpus.rs"]
+#[path = "../../crates/aoe-target/tests/hostile/corpus.rs"]
 #[allow(dead_code)]
 mod corpus;
-#[path = "../../crates/aoe/tests/hostile/script.rs"]
+#[path = "../../crates/aoe-target/tests/hostile/script.rs"]
 mod script;
-#[path = "../../crates/aoe/tests/hostile/session.rs"]
+#[path = "../../crates/aoe-target/tests/hostile/session.rs"]
 #[allow(dead_code)]
 mod session;
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use aoe::wire::MacAddr;
+use aoe_wire::MacAddr;
 use blackbox::frames::Client;
 use blackbox::{Target, Wire, etherpool, export_of, pause, wait_until};
 use os::net::FrameSocket;

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::channel::oneshot;
-use futures::future::LocalBoxFuture;
+use futures::future::{LocalBoxFuture, join_all};
 
-use crate::{Answer, Buffer, Done, Epoch, Instance, IoError, Lba, Operation, OwnerId, SectorRange};
+use crate::{
+    Answer, BLOCK_BYTES, Buffer, BufferMut, Done, Epoch, Instance, IoError, Lba, Operation,
+    OwnerId, SECTOR_BYTES, SectorRange,
+};
 
 /// The future of an operation. Dropping it doesn't undo the operation: a write may still happen.
 pub type IoFuture<'a, T> = LocalBoxFuture<'a, Result<Completion<T>, IoError>>;
@@ -52,7 +55,7 @@ pub enum DurabilityClass {
     Durable,
 }
 
-/// Size and habits of a device.
+/// Size and block limits of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
     /// Sectors of 512 bytes.
@@ -122,7 +125,7 @@ pub enum DeviceEvent {
 /// whole sectors, at most [`Geometry::max_transfer_bytes`] long; what lies beyond the end is
 /// [`IoError::OutOfRange`], never a panic.
 pub trait BlockDevice {
-    /// Size and habits, as last known.
+    /// Size and block limits, as last known.
     fn geometry(&self) -> Geometry;
 
     /// Begins `operation`; `done` is called at its end, perhaps before this returns. Of a device
@@ -220,5 +223,135 @@ fn holder(answer: Answer) -> Option<Holder> {
     match answer {
         Answer::Holder(holder) => Some(holder),
         _ => None,
+    }
+}
+
+/// A device that restarts this often during one write is as good as lost.
+pub const RESTARTS_MAX: usize = 8;
+
+/// Reads `sectors` from `start`, in parallel pieces.
+pub async fn read_run(
+    device: &dyn BlockDevice,
+    start: Lba,
+    sectors: u64,
+) -> Result<Buffer, IoError> {
+    read_seen(device, start, sectors).await.map(|seen| seen.value)
+}
+
+/// The same, with the instance that answered: one, otherwise `Restarted`.
+pub async fn read_seen(
+    device: &dyn BlockDevice,
+    start: Lba,
+    sectors: u64,
+) -> Result<Completion<Buffer>, IoError> {
+    let most = most_sectors(device);
+    if sectors <= most {
+        let range = SectorRange::new(start, sectors);
+        let seen = device.read(range).await?;
+        return if seen.value.len() as u64 == range.len_bytes() {
+            Ok(seen)
+        } else {
+            // A device that answers with another length than asked for has not read this range.
+            Err(IoError::Medium(range))
+        };
+    }
+    let pieces = pieces(start, sectors, most).map(|range| {
+        let reading = device.read(range);
+        async move { (range, reading.await) }
+    });
+    let mut whole = BufferMut::zeroed(sectors as usize * SECTOR_BYTES);
+    let mut instance: Option<Instance> = None;
+    for (range, result) in join_all(pieces).await {
+        let Completion { instance: now, value: data, .. } = result?;
+        if instance.is_some_and(|instance| instance != now) {
+            return Err(IoError::Restarted { now });
+        }
+        instance = Some(now);
+        let offset = (range.start.0 - start.0) as usize * SECTOR_BYTES;
+        match whole.get_mut(offset..offset + data.len()) {
+            Some(window) if data.len() as u64 == range.len_bytes() => window.copy_from_slice(&data),
+            _ => return Err(IoError::Medium(range)),
+        }
+    }
+    Ok(Completion::new(instance.unwrap_or_default(), whole.freeze()))
+}
+
+/// Writes `data` from `start`, in parallel pieces, all answered by one instance: otherwise
+/// `Restarted`, since what the earlier one took may be gone.
+pub async fn write_run(
+    device: &dyn BlockDevice,
+    start: Lba,
+    data: Buffer,
+    durability: Durability,
+) -> Result<Completion<()>, IoError> {
+    let most = most_sectors(device);
+    let sectors = (data.len() / SECTOR_BYTES) as u64;
+    if sectors <= most {
+        return device.write(start, data, durability).await;
+    }
+    let writes = pieces(start, sectors, most).map(|range| {
+        let offset = (range.start.0 - start.0) as usize * SECTOR_BYTES;
+        let piece = data.slice(offset, offset + range.len_bytes() as usize);
+        device.write(range.start, piece, durability)
+    });
+    let mut instance: Option<Instance> = None;
+    for result in join_all(writes).await {
+        let now = result?.instance;
+        if instance.is_some_and(|instance| instance != now) {
+            return Err(IoError::Restarted { now });
+        }
+        instance = Some(now);
+    }
+    Ok(Completion::new(instance.unwrap_or_default(), ()))
+}
+
+/// As [`write_run`], durable, and again when the device restarted meanwhile: for structures that are
+/// written whole, where a repetition does no harm.
+pub async fn write_durably(
+    device: &dyn BlockDevice,
+    start: Lba,
+    data: Buffer,
+) -> Result<Completion<()>, IoError> {
+    for _ in 0..RESTARTS_MAX {
+        match write_run(device, start, data.clone(), Durability::Durable).await {
+            Err(IoError::Restarted { .. }) => {}
+            answer => return answer,
+        }
+    }
+    Err(IoError::Lost)
+}
+
+fn most_sectors(device: &dyn BlockDevice) -> u64 {
+    let bytes = device.geometry().max_transfer_bytes as usize;
+    ((bytes - bytes % BLOCK_BYTES).max(BLOCK_BYTES) / SECTOR_BYTES) as u64
+}
+
+fn pieces(start: Lba, sectors: u64, most: u64) -> impl Iterator<Item = SectorRange> {
+    (0..sectors.div_ceil(most)).map(move |piece| {
+        let from = piece * most;
+        SectorRange::new(Lba(start.0 + from), most.min(sectors - from))
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use crate::MemoryDevice;
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn long_runs_go_in_pieces_and_come_back_whole() {
+        let device = MemoryDevice::new(8192);
+        let data: Vec<u8> = (0..3 << 20).map(|i| (i / 4096 % 251) as u8).collect();
+        let data = Buffer::copy_of(&data);
+        write_run(&device, Lba(8), data.clone(), Durability::Durable)
+            .now_or_never()
+            .unwrap()
+            .unwrap();
+        let read = |start, count| read_run(&device, start, count).now_or_never().unwrap();
+        assert_eq!(read(Lba(8), 6144).unwrap(), data);
+        assert!(read(Lba(8000), 6144).is_err());
     }
 }

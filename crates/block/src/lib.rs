@@ -10,11 +10,15 @@ mod buffer;
 mod checksum;
 mod device;
 mod error;
+mod histogram;
 mod ids;
 mod memory;
+mod names;
 mod operation;
 mod order;
 pub mod probe;
+pub mod size;
+mod text;
 mod time;
 mod units;
 mod window;
@@ -23,16 +27,18 @@ pub use buffer::{Buffer, BufferMut};
 pub use checksum::{Crc32c, crc32c, crc64_nvme};
 pub use device::{
     BlockDevice, Claim, Completion, DeviceEvent, Durability, DurabilityClass, Geometry, Holder,
-    IoFuture,
+    IoFuture, RESTARTS_MAX, read_run, read_seen, write_durably, write_run,
 };
 pub use error::{IoError, RefusalReason};
+pub use histogram::{HISTOGRAM_BUCKETS, Histogram};
 pub use ids::{Epoch, Instance, OwnerId};
 pub use memory::MemoryDevice;
+pub use names::{FsType, InvalidName, NAME_BYTES_MAX, VolumeName, check_name};
 pub use operation::{Answer, Done, Operation, Outcome};
 pub use order::{Access, Line, Order, Place};
+pub use text::UnknownWord;
 pub use time::{Instant, spoken};
 pub use units::{
-    BLOCK_BYTES, BLOCK_SECTORS, Lba, NAME_BYTES_MAX, SECTOR_BYTES, SectorRange,
-    bytes_to_sectors_ceil,
+    BLOCK_BYTES, BLOCK_SECTORS, Lba, SECTOR_BYTES, SectorRange, bytes_to_sectors_ceil,
 };
 pub use window::Window;

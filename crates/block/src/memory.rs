@@ -6,8 +6,8 @@ use std::ops::Deref;
 use std::rc::Rc;
 
 use crate::{
-    Answer, BlockDevice, Buffer, Completion, Done, DurabilityClass, Geometry, Holder, Instance,
-    IoError, Operation, SECTOR_BYTES, SectorRange,
+    Answer, BlockDevice, Completion, Done, DurabilityClass, Geometry, Holder, Instance, IoError,
+    Operation, SECTOR_BYTES,
 };
 
 /// Sectors in memory.
@@ -30,41 +30,25 @@ impl MemoryDevice {
         Rc::clone(&self.bytes)
     }
 
-    fn window(&self, range: SectorRange) -> Result<std::ops::Range<usize>, IoError> {
-        if !range.fits(self.geometry().sectors) {
-            return Err(IoError::OutOfRange(range));
-        }
-        let start = range.start.byte_offset() as usize;
-        Ok(start..start + range.len_bytes() as usize)
-    }
-
     fn perform<Data: Deref<Target = [u8]>>(
         &self,
         operation: Operation<Data>,
     ) -> Result<Answer, IoError> {
-        let window = self.window(operation.range())?;
-        let mut bytes = self.bytes.borrow_mut();
         match operation {
-            Operation::Read(_) => return Ok(Answer::Data(Buffer::copy_of(&bytes[window]))),
-            Operation::Write { data, .. } => {
-                let sectors =
-                    data.get(..window.len()).filter(|sectors| sectors.len() == data.len());
-                bytes[window].copy_from_slice(sectors.ok_or(IoError::Unsupported)?);
+            Operation::Flush(instance) if instance != INSTANCE => {
+                Err(IoError::Restarted { now: INSTANCE })
             }
-            Operation::WriteZeroes { .. } | Operation::Discard(_) => bytes[window].fill(0),
-            Operation::Flush(INSTANCE) => {}
-            Operation::Flush(_) => return Err(IoError::Restarted { now: INSTANCE }),
             Operation::Claim(claim) => {
                 let mut holder = self.holder.borrow_mut();
                 if claim.epoch < holder.epoch {
                     return Err(IoError::Fenced { highest: holder.epoch });
                 }
                 *holder = Holder::new(claim.epoch, claim.owner);
-                return Ok(Answer::Holder(*holder));
+                Ok(Answer::Holder(*holder))
             }
-            Operation::Renew => return Ok(Answer::Holder(*self.holder.borrow())),
+            Operation::Renew => Ok(Answer::Holder(*self.holder.borrow())),
+            operation => operation.perform_on(&mut self.bytes.borrow_mut()),
         }
-        Ok(Answer::Done)
     }
 }
 

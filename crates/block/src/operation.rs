@@ -61,6 +61,28 @@ impl<Data: Deref<Target = [u8]>> Operation<Data> {
         self.has_range() && !matches!(self, Operation::Read(_))
     }
 
+    /// Does it to sectors in memory. Those have no owner, and are as durable as they ever get.
+    pub fn perform_on(&self, sectors: &mut [u8]) -> Result<Answer, IoError> {
+        let range = self.range();
+        if !range.fits((sectors.len() / SECTOR_BYTES) as u64) {
+            return Err(IoError::OutOfRange(range));
+        }
+        let start = range.start.byte_offset() as usize;
+        let sectors = &mut sectors[start..start + range.len_bytes() as usize];
+        match self {
+            Operation::Read(_) => return Ok(Answer::Data(Buffer::copy_of(sectors))),
+            Operation::Write { data, .. } if data.len() == sectors.len() => {
+                sectors.copy_from_slice(data);
+            }
+            Operation::WriteZeroes { .. } | Operation::Discard(_) => sectors.fill(0),
+            Operation::Flush(_) => {}
+            Operation::Write { .. } | Operation::Claim(_) | Operation::Renew => {
+                return Err(IoError::Unsupported);
+            }
+        }
+        Ok(Answer::Done)
+    }
+
     /// The same at another place. What isn't about sectors stays as it is.
     #[must_use]
     pub fn moved_to(self, start: Lba) -> Operation<Data> {

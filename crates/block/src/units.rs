@@ -10,10 +10,6 @@ pub const BLOCK_BYTES: usize = 4096;
 /// Sectors in a block.
 pub const BLOCK_SECTORS: u64 = (BLOCK_BYTES / SECTOR_BYTES) as u64;
 
-/// Longest name of a pool or of a volume, in bytes: `POOL/VOL` fits what a loop device remembers. The disk
-/// format has room for more.
-pub const NAME_BYTES_MAX: usize = 48;
-
 /// Address of a sector on a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lba(pub u64);

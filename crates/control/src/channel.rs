@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::api::{ApiError, CreatePool, CreateVolume, ExtendPool, ImportPool};
-use crate::names::VolumeName;
 use crate::reconcile::Attachment;
 use crate::settings::ExportSetting;
-use crate::size::SizeSpec;
-use aoe::wire::ShelfSlot;
+use aoe_wire::ShelfSlot;
+use block::VolumeName;
+use block::size::VolumeSize;
 
 /// Longest line that either end accepts; a longer one ends the connection. A report of thousands of
 /// disks fits.
@@ -90,14 +90,14 @@ pub enum EngineRequest {
         /// The volume.
         volume: VolumeName,
         /// New size or share of the free space to add.
-        size: SizeSpec,
+        size: VolumeSize,
     },
     /// Answered with the volume.
     ExtendVolume {
         /// The volume.
         volume: VolumeName,
         /// New size or share of the free space to add.
-        size: SizeSpec,
+        size: VolumeSize,
     },
     /// Answered with null.
     RemoveVolume {
@@ -117,6 +117,11 @@ pub enum EngineRequest {
         volume: VolumeName,
         /// One copy only.
         copy: Option<u8>,
+    },
+    /// Answered with [`pool::VolumeStats`].
+    VolumeStats {
+        /// The volume.
+        volume: VolumeName,
     },
     /// Answered with null.
     SetProperty {
@@ -204,23 +209,35 @@ pub enum ReplyLine {
     },
     /// Something happened.
     Event(PoolEvent),
-    /// Events were lost because the reader was too slow: look at the reports.
-    EventsLost,
+    /// So many events were lost here because the reader was too slow: look at the reports.
+    EventsLost(u64),
 }
 
 /// Cuts a stream of bytes into lines, in bounded memory.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct LineReader {
+    bytes_max: usize,
     buffer: Vec<u8>,
     scanned: usize,
 }
 
-/// The peer sent a line longer than [`LINE_BYTES_MAX`].
+/// The other end sent a line of more bytes than this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a line longer than {LINE_BYTES_MAX} bytes")]
-pub struct LineTooLong;
+#[error("a line longer than {0} bytes")]
+pub struct LineTooLong(pub usize);
+
+impl Default for LineReader {
+    fn default() -> LineReader {
+        LineReader::new(LINE_BYTES_MAX)
+    }
+}
 
 impl LineReader {
+    /// For lines of at most `bytes_max`.
+    pub fn new(bytes_max: usize) -> LineReader {
+        LineReader { bytes_max, buffer: Vec::new(), scanned: 0 }
+    }
+
     /// Takes what was received.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
@@ -236,7 +253,7 @@ impl LineReader {
                 self.scanned = 0;
                 Ok(Some(line))
             }
-            None if self.buffer.len() > LINE_BYTES_MAX => Err(LineTooLong),
+            None if self.buffer.len() > self.bytes_max => Err(LineTooLong(self.bytes_max)),
             None => {
                 self.scanned = self.buffer.len();
                 Ok(None)
@@ -257,6 +274,11 @@ pub fn to_line<T: Serialize>(value: &T) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
+    use block::Histogram;
+    use pool::{DiskOperations, DiskStats, OperationStats, RequestStats, VolumeStats};
+
     use super::*;
     use crate::api::ErrorCode;
 
@@ -278,14 +300,16 @@ mod tests {
 
     #[test]
     fn an_endless_line_is_refused() {
-        let mut reader = LineReader::default();
-        reader.push(&vec![b'x'; LINE_BYTES_MAX + 1]);
-        assert_eq!(reader.next_line(), Err(LineTooLong));
+        let mut reader = LineReader::new(9);
+        reader.push(b"xxxxxxxxx");
+        assert_eq!(reader.next_line(), Ok(None));
+        reader.push(b"x");
+        assert_eq!(reader.next_line(), Err(LineTooLong(9)));
     }
 
     #[test]
     fn every_request_survives_its_line() {
-        let volume = VolumeName::new("p", "v");
+        let volume = VolumeName::new("p", "v").unwrap();
         let requests = [
             EngineRequest::Process,
             EngineRequest::CreatePool(
@@ -293,11 +317,15 @@ mod tests {
             ),
             EngineRequest::ImportPool {
                 pool: "p".into(),
-                request: ImportPool { grace_secs: Some(5), force: true, ..ImportPool::default() },
+                request: ImportPool {
+                    grace: Some(std::time::Duration::from_secs(5)),
+                    force: true,
+                    ..ImportPool::default()
+                },
             },
             EngineRequest::ExtendVolume {
                 volume: volume.clone(),
-                size: SizeSpec::PercentFree(100),
+                size: VolumeSize::PercentFree(100),
             },
             EngineRequest::VerifyVolume { volume: volume.clone(), copy: Some(1) },
             EngineRequest::SetProperty {
@@ -329,11 +357,29 @@ mod tests {
                 disk: "e1.0".into(),
                 why: "no answer".into(),
             }),
-            ReplyLine::EventsLost,
+            ReplyLine::EventsLost(3),
         ];
         for reply in replies {
             let bytes = to_line(&reply);
             assert_eq!(serde_json::from_slice::<ReplyLine>(&bytes).unwrap(), reply);
         }
+    }
+
+    /// The names are part of the interface.
+    #[test]
+    fn stats_have_names_and_survive_their_line() {
+        let mut times = Histogram::default();
+        times.note(Duration::from_micros(100));
+        let write = RequestStats { bytes: 512, total: times, log: times, ..Default::default() };
+        let network = OperationStats { bytes: 0, total: times };
+        let operations = DiskOperations { network, ..Default::default() };
+        let disk = DiskStats { name: "e1.0".into(), node: "n1".into(), operations };
+        let stats = VolumeStats { write, disks: vec![disk], ..Default::default() };
+        let value: Value = serde_json::from_slice(&to_line(&stats)).unwrap();
+        assert_eq!(value["write"]["log"]["p50_us"], 128);
+        assert!(value["write"].get("room").is_none(), "nothing waited for it");
+        assert_eq!(value["disks"][0]["name"], "e1.0");
+        assert_eq!(value["disks"][0]["network"]["total"]["count"], 1);
+        assert_eq!(serde_json::from_value::<VolumeStats>(value).unwrap(), stats);
     }
 }

@@ -5,7 +5,7 @@
 //! announces itself to those on its list, it would tell the whole segment. So both are refused wherever
 //! an administrator, or a pool that was imported, names clients.
 
-use aoe::wire::{InvalidMacAddr, MacAddr};
+use aoe_wire::{InvalidMacAddr, MacAddr};
 
 /// Why an address can't be a client's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

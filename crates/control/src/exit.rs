@@ -42,6 +42,11 @@ impl Exit {
         Exit::Unavailable,
     ];
 
+    /// Of a command that worked and showed whether things are as they should be.
+    pub fn of_health(is_well: bool) -> Exit {
+        if is_well { Exit::Ok } else { Exit::Degraded }
+    }
+
     /// The number that the process ends with.
     pub fn code(self) -> u8 {
         self as u8

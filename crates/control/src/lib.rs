@@ -17,4 +17,3 @@ pub mod node;
 pub mod reconcile;
 pub mod registry;
 pub mod settings;
-pub mod size;

@@ -11,8 +11,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::names::VolumeName;
 use crate::settings::{FtpSetting, MountSetting};
+use block::VolumeName;
 
 /// An engine process, told apart from its predecessors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -265,7 +265,7 @@ pub fn after(step: Step, wanted: &Wanted, actual: &Actual, made: Option<Attachme
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::FsType;
+    use block::FsType;
 
     fn mount(path: &str) -> Option<MountSetting> {
         Some(MountSetting { path: path.into(), fstype: FsType::Ext4, options: Vec::new() })

@@ -243,7 +243,7 @@ mod tests {
                 size_bytes: 1,
                 properties: properties.collect(),
                 degraded: false,
-                missed_bytes: 0,
+                dirty_bytes: 0,
                 resynced_bytes: 0,
                 read_bytes: 0,
                 written_bytes: 0,
@@ -264,7 +264,7 @@ mod tests {
             size_bytes: 1,
             free_bytes: 1,
             state,
-            missed_bytes: 0,
+            dirty_bytes: 0,
             checksum_errors: 0,
             holds_vote: true,
         }

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 
-use aoe::target::Remembered;
-use aoe::wire::{MacAddr, ShelfSlot};
+use aoe_target::Remembered;
+use aoe_wire::{MacAddr, ShelfSlot};
+use block::FsType;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -35,41 +36,6 @@ const EXPORT_STATE_PREFIX: &str = "export-state.";
 
 /// Most exports that one volume may have.
 pub const EXPORTS_MAX: usize = 8;
-
-/// A file system that can be made, mounted and grown.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum FsType {
-    /// ext4.
-    #[default]
-    Ext4,
-}
-
-impl FsType {
-    /// The name that mount and mkfs use.
-    pub fn name(self) -> &'static str {
-        match self {
-            FsType::Ext4 => "ext4",
-        }
-    }
-}
-
-impl std::fmt::Display for FsType {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl std::str::FromStr for FsType {
-    type Err = SettingError;
-
-    fn from_str(text: &str) -> Result<FsType, SettingError> {
-        match text {
-            "ext4" => Ok(FsType::Ext4),
-            other => Err(SettingError::UnknownFsType(other.into())),
-        }
-    }
-}
 
 /// Where a volume is mounted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,10 +82,10 @@ pub struct ExportState {
     pub config_string: String,
     /// The mask list.
     #[serde(default)]
-    pub mask: Vec<MacText>,
+    pub mask: Vec<MacAddr>,
     /// The reservation.
     #[serde(default)]
-    pub reserved: Vec<MacText>,
+    pub reserved: Vec<MacAddr>,
 }
 
 impl ExportState {
@@ -140,19 +106,16 @@ impl ExportState {
             serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
         let config_string = bytes_of(&state.config_string)
             .ok_or_else(|| wrong("the configuration string is not hexadecimal".to_owned()))?;
-        let macs = |list: &[MacText]| list.iter().map(|mac| mac.0).collect();
-        let (mask, reserved) = (macs(&state.mask), macs(&state.reserved));
-        Ok(Remembered { config_string, mask, reserved })
+        Ok(Remembered { config_string, mask: state.mask, reserved: state.reserved })
     }
 }
 
 impl From<&Remembered> for ExportState {
     fn from(state: &Remembered) -> ExportState {
-        let texts = |macs: &[MacAddr]| macs.iter().copied().map(MacText).collect();
         ExportState {
             config_string: state.config_string.iter().map(|byte| format!("{byte:02x}")).collect(),
-            mask: texts(&state.mask),
-            reserved: texts(&state.reserved),
+            mask: state.mask.clone(),
+            reserved: state.reserved.clone(),
         }
     }
 }
@@ -166,8 +129,7 @@ fn bytes_of(hex: &str) -> Option<Vec<u8>> {
 
 /// The address of a client in an access list, in JSON; what can't be one is refused wherever it is
 /// read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ClientMac(MacAddr);
 
 impl ClientMac {
@@ -193,45 +155,17 @@ impl std::str::FromStr for ClientMac {
     }
 }
 
-impl TryFrom<String> for ClientMac {
-    type Error = InvalidClient;
-
-    fn try_from(text: String) -> Result<ClientMac, InvalidClient> {
-        text.parse()
+impl std::fmt::Display for ClientMac {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
     }
 }
 
-impl From<ClientMac> for String {
-    fn from(mac: ClientMac) -> String {
-        mac.0.to_string()
-    }
-}
-
-/// An Ethernet address in JSON, of what clients set by the protocol: there any address may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct MacText(pub MacAddr);
-
-impl TryFrom<String> for MacText {
-    type Error = aoe::wire::InvalidMacAddr;
-
-    fn try_from(text: String) -> Result<MacText, Self::Error> {
-        text.parse().map(MacText)
-    }
-}
-
-impl From<MacText> for String {
-    fn from(mac: MacText) -> String {
-        mac.0.to_string()
-    }
-}
+block::serde_as_text!(ClientMac);
 
 /// Why a setting isn't one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SettingError {
-    /// No such file system here.
-    #[error("file system '{0}' is not known here: use ext4")]
-    UnknownFsType(String),
     /// A mount point that could mean several places, or hide the system.
     #[error("mount point {path}: {reason}")]
     MountPoint {
@@ -388,7 +322,7 @@ fn export_in_words(export: &ExportSetting) -> String {
     };
     let clients = match export.allow.as_slice() {
         [] => "ANY client".to_owned(),
-        allow => allow.iter().map(|mac| mac.0.to_string()).collect::<Vec<_>>().join(", "),
+        allow => allow.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     };
     format!("export as aoe:{} {how} to {clients} on {on}", export.address)
 }

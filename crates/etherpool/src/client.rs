@@ -18,7 +18,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use crate::cli::{Failure, QUIET, WaitDisplay};
+use terminal::{QUIET, WaitDisplay};
+
+use crate::cli::Failure;
 
 /// Longest answer that is read into memory.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -243,6 +245,7 @@ fn what_is_asked(method: &Method, path: &str) -> What {
     };
     let action = match (method, rest) {
         (&Method::GET, []) => "look at".to_owned(),
+        (&Method::GET, rest) => format!("look at {} of", rest.join(" ")),
         (&Method::DELETE, []) => "remove".to_owned(),
         (&Method::DELETE, rest) => format!("end {} of", rest.join(" ")),
         (_, rest) => rest.join(" "),
@@ -317,6 +320,7 @@ mod tests {
             (Method::POST, "/v1/pools/p/import", "import pool p"),
             (Method::POST, "/v1/pools/p/volumes", "make a volume in pool p"),
             (Method::GET, "/v1/pools/p/volumes/v", "look at volume p/v"),
+            (Method::GET, "/v1/pools/p/volumes/v/stats", "look at stats of volume p/v"),
             (Method::POST, "/v1/pools/p/volumes/v/mount", "mount volume p/v"),
             (Method::DELETE, "/v1/pools/p/volumes/v", "remove volume p/v"),
             (Method::DELETE, "/v1/pools/p/volumes/v/ftp", "end ftp of volume p/v"),

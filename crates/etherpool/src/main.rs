@@ -4,7 +4,7 @@ mod admin;
 mod cli;
 mod client;
 mod engine;
-mod lab;
+mod json_lines;
 mod logging;
 mod measure;
 mod neighbours;
@@ -12,10 +12,10 @@ mod node;
 mod running;
 mod services;
 mod supervisor;
-mod target;
+mod target_command;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    target::called_as_vblade().unwrap_or_else(cli::main)
+    target_command::called_as_vblade().unwrap_or_else(cli::main)
 }

@@ -8,11 +8,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use aoe::driver::{Disk, Initiator, InitiatorOptions};
-use aoe::wire::{Incarnation, ShelfSlot};
+use aoe_initiator::{Disk, Initiator, InitiatorOptions};
+use aoe_wire::{Incarnation, ShelfSlot};
+use block::VolumeName;
 use block::{BlockDevice, Claim, Epoch, IoError, OwnerId};
 use clap::{Args, Subcommand};
-use frontend::VolumeName;
 use frontend::attach::{self, Detach, Places};
 use frontend::fuse::{Options, Reply, VolumeFile, VolumeRequest, perform};
 use futures::channel::oneshot;
@@ -45,7 +45,7 @@ pub struct AttachArgs {
     #[arg(long)]
     dir: PathBuf,
     /// The disk: eSHELF.SLOT
-    disk: aoe::wire::ShelfSlot,
+    disk: aoe_wire::ShelfSlot,
 }
 
 fn parse_interface(text: &str) -> Result<InterfaceSpec, String> {

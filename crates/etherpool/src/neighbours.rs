@@ -6,8 +6,8 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use aoe::driver::Port;
-use aoe::wire::{Command, ConfigCommand, ConfigMessage, Header, MacAddr, ShelfSlot};
+use aoe_wire::Port;
+use aoe_wire::{Command, ConfigCommand, ConfigMessage, Header, MacAddr, ShelfSlot};
 use futures::future::{select, select_all};
 use runtime::Handle;
 
@@ -17,7 +17,7 @@ pub struct Asking {
     /// Questions before an address counts as free: any of them may be lost.
     pub questions: u32,
     /// The time for an answer to each.
-    pub patience: Duration,
+    pub timeout: Duration,
 }
 
 /// Somebody who answers.
@@ -49,7 +49,7 @@ pub async fn who_answers(
             let query = ConfigMessage::request(header, ConfigCommand::Read);
             port.transmit(&mut vec![query.emit(&[])]);
         }
-        let end = handle.now() + asking.patience;
+        let end = handle.now() + asking.timeout;
         loop {
             let heard = select_all(ports.iter().map(|port| port.readable()));
             select(heard, pin!(handle.sleep_until(end))).await;
@@ -100,7 +100,7 @@ fn heard_on(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use aoe::wire::Frame;
+    use aoe_wire::Frame;
     use futures::FutureExt;
     use futures::future::LocalBoxFuture;
     use std::cell::RefCell;
@@ -164,7 +164,7 @@ mod tests {
         let found = Rc::new(RefCell::new(None));
         let (slot, port) = (Rc::clone(&found), Rc::clone(&segment) as Rc<dyn Port>);
         executor.handle().spawn(async move {
-            let asking = Asking { questions: 3, patience: Duration::from_millis(100) };
+            let asking = Asking { questions: 3, timeout: Duration::from_millis(100) };
             let answer = who_answers(&handle, &[port], address, asking, |mac| mac == OURS).await;
             *slot.borrow_mut() = Some(answer.map(|neighbour| neighbour.mac));
         });

@@ -13,7 +13,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketTyp
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_etherpool");
 /// Far more than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 const CLIENT: [u8; 6] = [2, 0, 0, 0, 0, 7];
 
 struct Target {
@@ -58,7 +58,7 @@ impl Target {
             .spawn()
             .unwrap();
         let mut target = Target { process, directory, metrics };
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         loop {
             let status = target.ask(&["status", "e9.1", "--json"]);
             if String::from_utf8_lossy(&status.stdout).contains("\"online\"") {

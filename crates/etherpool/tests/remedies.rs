@@ -37,7 +37,7 @@ const ALLOWED: [(&str, &str); 15] = [
 ];
 
 /// The crates whose texts reach people.
-const CRATES: [&str; 5] = ["block", "control", "etherpool", "frontend", "pool"];
+const CRATES: [&str; 6] = ["block", "control", "etherpool", "frontend", "lab", "pool"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")

@@ -11,7 +11,4 @@ pub mod ftp;
 pub mod fuse;
 
 mod kernel;
-mod name;
 mod wait;
-
-pub use name::{InvalidName, VolumeName};

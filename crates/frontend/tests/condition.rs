@@ -7,13 +7,14 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::process::Command;
 
+use block::FsType;
 use frontend::attach;
-use frontend::filesystem::{self, Condition, Kind, MkfsOptions, probe};
+use frontend::filesystem::{self, Condition, MkfsOptions, probe};
 use support::{TestVolume, possible};
 
 async fn mounted(options: &str) -> TestVolume {
     let volume = TestVolume::new(64 * 2048);
-    let mkfs = MkfsOptions { kind: Kind::Ext4, label: None, force: false };
+    let mkfs = MkfsOptions { fstype: FsType::Ext4, label: None, force: false };
     filesystem::mkfs(volume.device.clone(), mkfs, |_| {}).await.unwrap();
     mount(&volume, options).await;
     volume
@@ -22,7 +23,7 @@ async fn mounted(options: &str) -> TestVolume {
 async fn mount(volume: &TestVolume, options: &str) {
     let (device, target) = (volume.device.clone(), volume.mount_point());
     let rules = volume.place_rules();
-    filesystem::mount(device, target, Kind::Ext4, options.into(), rules).await.unwrap();
+    filesystem::mount(device, target, FsType::Ext4, options.into(), rules).await.unwrap();
 }
 
 fn look(volume: &TestVolume, thorough: bool) -> Condition {

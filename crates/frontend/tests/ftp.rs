@@ -14,8 +14,9 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
+use block::FsType;
 use frontend::attach::Detach;
-use frontend::filesystem::{self, Kind, MkfsOptions};
+use frontend::filesystem::{self, MkfsOptions};
 use frontend::ftp::{FtpConfig, FtpError, FtpServer, hash_password};
 use support::{TestVolume, noise, possible};
 
@@ -28,11 +29,11 @@ struct Service {
 impl Service {
     async fn new(sessions_max: usize) -> Service {
         let volume = TestVolume::new(64 * 2048);
-        let options = MkfsOptions { kind: Kind::Ext4, label: None, force: false };
+        let options = MkfsOptions { fstype: FsType::Ext4, label: None, force: false };
         filesystem::mkfs(volume.device.clone(), options, |_| {}).await.unwrap();
         let (device, target) = (volume.device.clone(), volume.mount_point());
         let rules = volume.place_rules();
-        filesystem::mount(device, target, Kind::Ext4, String::new(), rules).await.unwrap();
+        filesystem::mount(device, target, FsType::Ext4, String::new(), rules).await.unwrap();
         let users = volume.root.path().join("users");
         let hash = hash_password("pass word").unwrap();
         std::fs::write(&users, format!("alice:{hash}\nbob:{hash}:home\n")).unwrap();
@@ -72,7 +73,7 @@ impl Service {
     async fn end(mut self) {
         assert!(self.server.take().unwrap().stop().await);
         filesystem::unmount(self.volume.device.clone(), self.volume.mount_point()).await.unwrap();
-        filesystem::check(self.volume.device.clone(), Kind::Ext4).await.unwrap();
+        filesystem::check(self.volume.device.clone(), FsType::Ext4).await.unwrap();
         self.volume.detach(Detach::Clean);
     }
 }
@@ -225,8 +226,7 @@ async fn an_upload_is_answered_after_the_flush() {
     service.end().await;
 }
 
-/// The library starts every transfer after a REST at its offset. An upload that followed a resumed
-/// download lost its beginning by that. The relay gives each REST to one transfer.
+/// An upload that followed a resumed download lost its beginning when a REST counted for both.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rest_counts_for_one_transfer() {
     if !possible("rest_counts_for_one_transfer") {
@@ -320,6 +320,6 @@ async fn it_serves_only_the_mounted_volume_and_stops_within_a_transfer() {
     assert!(matches!(FtpServer::start(elsewhere).await, Err(FtpError::NotMounted { .. })));
     let proc = FtpConfig { root: "/proc".into(), ..config };
     assert!(matches!(FtpServer::start(proc).await, Err(FtpError::NotMounted { .. })));
-    filesystem::check(service.volume.device.clone(), Kind::Ext4).await.unwrap();
+    filesystem::check(service.volume.device.clone(), FsType::Ext4).await.unwrap();
     service.volume.detach(Detach::Clean);
 }

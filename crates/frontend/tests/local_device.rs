@@ -10,32 +10,33 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::process::Command;
 
 use block::BufferMut;
+use block::FsType;
 use frontend::attach::{self, AttachError, Detach};
-use frontend::filesystem::{self, FilesystemError, Kind, MkfsOptions, Mounted};
+use frontend::filesystem::{self, FilesystemError, MkfsOptions, Mounted};
 use support::{TestVolume, eventually, mounted_below, noise, possible};
 
 const MIB_SECTORS: usize = 2048;
 
 fn ext4(force: bool) -> MkfsOptions {
-    MkfsOptions { kind: Kind::Ext4, label: Some("test".to_owned()), force }
+    MkfsOptions { fstype: FsType::Ext4, label: Some("test".to_owned()), force }
 }
 
 async fn mount(volume: &TestVolume) -> Result<Mounted, FilesystemError> {
     let options = "noatime".to_owned();
     let (device, target) = (volume.device.clone(), volume.mount_point());
-    filesystem::mount(device, target, Kind::Ext4, options, volume.place_rules()).await
+    filesystem::mount(device, target, FsType::Ext4, options, volume.place_rules()).await
 }
 
 /// Online where the machine lets us; offline elsewhere.
 async fn grow(volume: &TestVolume) {
-    let result = filesystem::grow(volume.device.clone(), Kind::Ext4, |_| {}).await;
+    let result = filesystem::grow(volume.device.clone(), FsType::Ext4, |_| {}).await;
     if filesystem::can_grow_mounted() {
         return result.unwrap();
     }
     assert!(matches!(result, Err(FilesystemError::MissingCapability { .. })), "{result:?}");
     support::shout("growing ext4 while mounted: needs CAP_SYS_RESOURCE, which is not here");
     filesystem::unmount(volume.device.clone(), volume.mount_point()).await.unwrap();
-    filesystem::grow(volume.device.clone(), Kind::Ext4, |_| {}).await.unwrap();
+    filesystem::grow(volume.device.clone(), FsType::Ext4, |_| {}).await.unwrap();
     mount(volume).await.unwrap();
 }
 
@@ -69,7 +70,7 @@ async fn a_file_system_keeps_its_files_over_remounts_trim_and_growth() {
     }
     drop(busy_file);
     filesystem::unmount(volume.device.clone(), volume.mount_point()).await.unwrap();
-    filesystem::check(device.clone(), Kind::Ext4).await.unwrap();
+    filesystem::check(device.clone(), FsType::Ext4).await.unwrap();
 
     assert_eq!(mount(&volume).await.unwrap(), Mounted::Now);
     let check_files = |what: &str| {
@@ -100,7 +101,7 @@ async fn a_file_system_keeps_its_files_over_remounts_trim_and_growth() {
     assert!(space() > small + (100 << 20), "{} after {small}", space());
     check_files("after growing");
     filesystem::unmount(volume.device.clone(), volume.mount_point()).await.unwrap();
-    filesystem::check(device, Kind::Ext4).await.unwrap();
+    filesystem::check(device, FsType::Ext4).await.unwrap();
     volume.detach(Detach::Clean);
     assert!(!mounted_below(volume.root.path()));
     assert!(std::fs::symlink_metadata(volume.places.link(&volume.name)).is_err());
@@ -239,7 +240,7 @@ fn a_handler_that_panics_ends_the_service() {
     }
     let root = tempfile::tempdir().unwrap();
     let places = attach::Places { run: root.path().join("run"), links: root.path().join("dev") };
-    let name: frontend::VolumeName = "pool/vol".parse().unwrap();
+    let name: block::VolumeName = "pool/vol".parse().unwrap();
     let fuse = attach::mount(&places, &name).unwrap();
     let (ended, wait) = std::sync::mpsc::channel();
     let options = frontend::fuse::Options {

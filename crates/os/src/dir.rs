@@ -31,13 +31,13 @@ pub enum WriteError {
     /// The new contents are in their place, but may not last, and the former can't be put back: a power
     /// cut decides. Writing it once more, either contents, does too.
     #[error("{0}; it may be read either way")]
-    Unsettled(io::Error),
+    Uncertain(io::Error),
 }
 
 impl From<WriteError> for io::Error {
     fn from(error: WriteError) -> io::Error {
         match error {
-            WriteError::Unchanged(error) | WriteError::Unsettled(error) => error,
+            WriteError::Unchanged(error) | WriteError::Uncertain(error) => error,
         }
     }
 }
@@ -147,7 +147,7 @@ impl Directory {
                 let _ = sync(self);
                 Err(WriteError::Unchanged(error))
             }
-            Err(_) => Err(WriteError::Unsettled(error)),
+            Err(_) => Err(WriteError::Uncertain(error)),
         }
     }
 

@@ -86,7 +86,7 @@ fn what_may_not_last_is_taken_back() {
         Err(io::Error::from(io::ErrorKind::StorageFull))
     };
     let failed = directory.replace_with(name("state"), b"new", &mut damages);
-    assert!(matches!(failed, Err(WriteError::Unsettled(_))), "{failed:?}");
+    assert!(matches!(failed, Err(WriteError::Uncertain(_))), "{failed:?}");
     // What can't be begun leaves nothing behind.
     fs::create_dir(dir.path().join("directory")).unwrap();
     let failed = directory.replace(name("directory"), b"x");

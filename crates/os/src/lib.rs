@@ -2,7 +2,7 @@
 //! frames through packet and Unix sockets, and what Linux knows about links, disks and processes.
 //!
 //! This is the only crate with `unsafe`. It implements the traits of the pure crates
-//! ([`block::BlockDevice`], [`aoe::driver::Port`]) and holds no protocol and no policy.
+//! ([`block::BlockDevice`], [`aoe_wire::Port`]) and holds no protocol and no policy.
 
 pub mod ata;
 pub mod dir;

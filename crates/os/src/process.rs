@@ -1,10 +1,9 @@
 //! What a daemon asks of the system for itself: memory that stays, a parent's death as its own,
 //! signals as futures, locks against a second of its kind, and who it is.
-#![allow(unsafe_code)] // prctl, signalfd and messages with descriptors
+#![allow(unsafe_code)] // prctl and signalfd
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -235,58 +234,6 @@ impl ProcessLock {
     }
 }
 
-/// Descriptors that one message may carry.
-const FDS_MAX: usize = 4;
-
-/// Sends `bytes` (at least one) and descriptors through a Unix socket. Returns the bytes sent.
-pub fn send_fds(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
-    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-    if bytes.is_empty() || fds.len() > FDS_MAX {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    let sent = rustix::io::retry_on_intr(|| {
-        sendmsg(socket, &[io::IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)
-    })?;
-    Ok(sent)
-}
-
-/// Receives bytes and the descriptors that came with them; zero bytes are the end. More
-/// descriptors than a message of ours carries are closed by the kernel.
-pub fn receive_fds(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
-    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received = rustix::io::retry_on_intr(|| {
-        let part = &mut [io::IoSliceMut::new(bytes)];
-        recvmsg(socket, part, &mut ancillary, RecvFlags::CMSG_CLOEXEC)
-    })?;
-    let mut fds = Vec::new();
-    for message in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(passed) = message {
-            fds.extend(passed);
-        }
-    }
-    Ok((received.bytes, fds))
-}
-
-/// A connected pair of Unix sockets that keep message boundaries, for a child's control channel.
-pub fn control_pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-    let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    Ok(pair)
-}
-
-/// Lets `fd` survive an exec, for a child that is to inherit it.
-pub fn keep_across_exec(fd: &OwnedFd) -> io::Result<()> {
-    // SAFETY: no memory is involved.
-    sys::check(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_SETFD, 0) }).map(drop)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -318,24 +265,6 @@ mod tests {
         ProcessLock::acquire(dir.path(), "other").unwrap();
         drop(lock);
         ProcessLock::acquire(dir.path(), "pool").unwrap();
-    }
-
-    #[test]
-    fn descriptors_travel() {
-        let (here, there) = control_pair().unwrap();
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(b"through").unwrap();
-        assert_eq!(send_fds(here.as_fd(), b"hello", &[file.as_fd()]).unwrap(), 5);
-        let mut bytes = [0; 16];
-        let (len, mut fds) = receive_fds(there.as_fd(), &mut bytes).unwrap();
-        assert_eq!((&bytes[..len], fds.len()), (&b"hello"[..], 1));
-        let mut received = File::from(fds.remove(0));
-        received.rewind().unwrap();
-        let mut text = String::new();
-        received.read_to_string(&mut text).unwrap();
-        assert_eq!(text, "through");
-        drop(here);
-        assert_eq!(receive_fds(there.as_fd(), &mut bytes).unwrap().0, 0);
     }
 
     #[test]

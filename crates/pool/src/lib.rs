@@ -15,6 +15,7 @@ pub mod metadata;
 mod error;
 mod message;
 mod report;
+mod stats;
 
 pub use engine::{
     CreatePool, DiskFacts, DiskPlace, Engine, EngineConfig, ImportOptions, KnownDisk, KnownPool,
@@ -22,9 +23,12 @@ pub use engine::{
 };
 pub use error::PoolError;
 pub use format::FailureDomain;
-pub use metadata::Layout;
+pub use metadata::{InvalidLayout, Layout};
 pub use report::{
     BadBlock, DiskReport, DiskState, ImportPlan, LayoutRoom, PoolDisk, PoolEvent, PoolForecast,
     PoolReport, PoolState, Progress, Replayed, VerifyReport, VolumeForecast, VolumeReport,
     VotesReport,
+};
+pub use stats::{
+    DestageStats, DiskOperations, DiskStats, OperationStats, RequestStats, VolumeStats,
 };

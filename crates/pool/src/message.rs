@@ -11,9 +11,9 @@ impl fmt::Display for PoolState {
             PoolState::Degraded => f.write_str("degraded"),
             PoolState::Suspended { reason } => write!(f, "suspended: {reason}"),
             PoolState::Foreign { owner, epoch } => write!(f, "owned by {owner} (epoch {epoch})"),
-            PoolState::Fenced => f.write_str("taken over by another supervisor"),
+            PoolState::Fenced => f.write_str("fenced: another supervisor took it over"),
             PoolState::Incomplete { missing } => write!(f, "incomplete: {missing}"),
-            PoolState::Opening => f.write_str("being opened"),
+            PoolState::Opening => f.write_str("opening"),
             PoolState::Released => f.write_str("released"),
         }
     }
@@ -26,8 +26,8 @@ impl fmt::Display for PoolEvent {
             PoolEvent::DiskOut { pool, disk, why } => {
                 write!(f, "pool {pool} goes on without disk {disk}: {why}")
             }
-            PoolEvent::DiskIn { pool, disk, missed_bytes } => {
-                write!(f, "pool {pool} takes disk {disk} in again, {missed_bytes} bytes to resync")
+            PoolEvent::DiskIn { pool, disk, dirty_bytes } => {
+                write!(f, "pool {pool} takes disk {disk} in again, {dirty_bytes} bytes to resync")
             }
             PoolEvent::Resynced { pool, disk, copied_bytes } => {
                 write!(

@@ -118,6 +118,20 @@ pub struct PoolReport {
     pub volumes: Vec<VolumeReport>,
 }
 
+impl PoolReport {
+    /// Whether it is this supervisor's. Pools of others, and those that were released, are in sight, not
+    /// in trouble.
+    pub fn is_ours(&self) -> bool {
+        !matches!(self.state, PoolState::Foreign { .. } | PoolState::Released)
+    }
+
+    /// Whether it is as it should be.
+    pub fn is_healthy(&self) -> bool {
+        self.state == PoolState::Online
+            && self.volumes.iter().all(|volume| volume.suspended.is_none())
+    }
+}
+
 /// A pool's disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolDisk {
@@ -136,7 +150,7 @@ pub struct PoolDisk {
     /// Where it stands.
     pub state: DiskState,
     /// What it still has to resync.
-    pub missed_bytes: u64,
+    pub dirty_bytes: u64,
     /// Blocks that didn't match their checksum, since the pool was opened here.
     pub checksum_errors: u64,
     /// Whether it holds a vote.
@@ -168,7 +182,7 @@ pub struct VolumeReport {
     /// Whether it has less redundancy than its layout asks for.
     pub degraded: bool,
     /// Bytes that some copy still has to resync.
-    pub missed_bytes: u64,
+    pub dirty_bytes: u64,
     /// Bytes that clients read, since the pool was opened here.
     pub read_bytes: u64,
     /// Bytes that clients wrote (and were answered), since the pool was opened here.
@@ -264,7 +278,7 @@ pub struct VerifyReport {
     /// Blocks that were never written; they read as zeros without a copy.
     pub unwritten: u64,
     /// Blocks that a copy is known to have missed and was not asked for, or whose disk isn't there.
-    pub missed: u64,
+    pub dirty: u64,
     /// Blocks that didn't match or couldn't be read.
     pub bad: Vec<BadBlock>,
     /// Bad blocks beyond those listed.
@@ -311,7 +325,7 @@ pub enum PoolEvent {
         /// The disk.
         disk: String,
         /// What it has to resync.
-        missed_bytes: u64,
+        dirty_bytes: u64,
     },
     /// A disk that was away has everything again.
     Resynced {

@@ -6,10 +6,12 @@
 //! [`Executor::next_deadline`]. In the simulator virtual time does, and one seed decides the order
 //! in which ready tasks run, so that a run is its seed. There is no second engine for tests.
 
+mod event_queue;
 mod executor;
 mod notify;
 mod timeout;
 
+pub use event_queue::EventQueue;
 pub use executor::{Executor, Handle, Order};
 pub use notify::{Notified, Notify, Permit, Semaphore};
 pub use timeout::{Elapsed, timeout};

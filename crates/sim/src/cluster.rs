@@ -15,10 +15,11 @@ use runtime::Handle;
 use uuid::Uuid;
 
 use crate::claim::{Claim, Place};
+use crate::disk::service::Model;
 use crate::disk::{Disk, DiskRemains};
 use crate::drivers::{self, NodeFacts};
 use crate::medium::Survival;
-use crate::network::{Network, Quality, SimPort, Station};
+use crate::network::{Line, Network, Quality, SimPort, Station};
 use crate::random::{fork, fork_seed};
 use crate::runner::{Failure, Stage};
 use crate::world::{Clock, Killed, Process, World};
@@ -44,6 +45,10 @@ pub struct Plan {
     pub failure_domain: FailureDomain,
     /// Checksum blocks that an engine keeps in memory, if not production's number.
     pub checksum_blocks: Option<usize>,
+    /// What disks are like.
+    pub disk: Model,
+    /// What cables carry.
+    pub line: Option<Line>,
 }
 
 /// Small extents make small disks behave like large ones.
@@ -63,6 +68,8 @@ impl Plan {
             extent_bytes: EXTENT_BYTES,
             failure_domain: FailureDomain::Node,
             checksum_blocks: None,
+            disk: Model::Quick,
+            line: None,
         }
     }
 }
@@ -253,7 +260,7 @@ impl Cluster {
                 let name = format!("super-{number}");
                 Rc::new(Supervisor {
                     owner: OwnerId(identity(world, &format!("{name}/owner"))),
-                    stations: plug(&networks, &name, plan.mtu_bytes),
+                    stations: plug(&networks, &name, &plan),
                     clock: clock(),
                     process: RefCell::default(),
                     engine: RefCell::default(),
@@ -264,9 +271,11 @@ impl Cluster {
                 })
             })
             .collect();
-        let nodes = plan.nodes.iter().enumerate().map(|(number, sizes)| {
-            new_node(world, &networks, number, sizes, plan.mtu_bytes, clock())
-        });
+        let nodes = plan
+            .nodes
+            .iter()
+            .enumerate()
+            .map(|(number, sizes)| new_node(world, &networks, number, sizes, &plan, clock()));
         let nodes = nodes.collect();
         Rc::new(Cluster {
             stage: stage.clone(),
@@ -305,7 +314,7 @@ impl Cluster {
                 name: left.name.clone(),
                 shelf: left.shelf,
                 machine: left.machine,
-                stations: plug(&cluster.networks, &left.name, remains.mtu_bytes),
+                stations: plug(&cluster.networks, &left.name, &cluster.plan),
                 disks: RefCell::new(
                     left.disks.iter().map(|disk| Disk::restored(world, disk)).collect(),
                 ),
@@ -470,14 +479,8 @@ impl Cluster {
     /// One more machine with disks of `sizes`, running.
     pub fn add_node(&self, sizes: &[u64]) -> usize {
         let number = self.node_count();
-        let node = new_node(
-            self.world(),
-            &self.networks,
-            number,
-            sizes,
-            self.plan.mtu_bytes,
-            Clock::default(),
-        );
+        let node =
+            new_node(self.world(), &self.networks, number, sizes, &self.plan, Clock::default());
         self.nodes.borrow_mut().push(node);
         self.start_node(number);
         number
@@ -508,15 +511,17 @@ impl Cluster {
 /// Whether everything is there and nobody is behind.
 pub fn is_clean(report: &PoolReport) -> bool {
     report.state == PoolState::Online
-        && report.disks.iter().all(|disk| disk.state == DiskState::Usable && disk.missed_bytes == 0)
-        && report.volumes.iter().all(|volume| {
-            !volume.degraded && volume.missed_bytes == 0 && volume.suspended.is_none()
-        })
+        && report.disks.iter().all(|disk| disk.state == DiskState::Usable && disk.dirty_bytes == 0)
+        && report
+            .volumes
+            .iter()
+            .all(|volume| !volume.degraded && volume.dirty_bytes == 0 && volume.suspended.is_none())
 }
 
 /// A cable to each switch.
-fn plug(networks: &[Rc<Network>], name: &str, mtu_bytes: usize) -> Vec<Rc<Station>> {
-    networks.iter().map(|network| network.plug(name, mtu_bytes)).collect()
+fn plug(networks: &[Rc<Network>], name: &str, plan: &Plan) -> Vec<Rc<Station>> {
+    let stations = networks.iter().map(|network| network.plug(name, plan.mtu_bytes));
+    stations.inspect(|station| station.set_line(plan.line)).collect()
 }
 
 /// A process's sockets, one on each cable.
@@ -536,7 +541,7 @@ fn new_node(
     networks: &[Rc<Network>],
     number: usize,
     sizes: &[u64],
-    mtu_bytes: usize,
+    plan: &Plan,
     clock: Clock,
 ) -> Rc<Node> {
     let name = format!("node-{}", number + 1);
@@ -544,11 +549,12 @@ fn new_node(
         .iter()
         .enumerate()
         .map(|(slot, size)| Disk::new(world, &format!("{name}.{slot}"), *size))
+        .inspect(|disk| disk.set_model(plan.disk))
         .collect();
     Rc::new(Node {
         machine: identity(world, &name),
         shelf: number as u16 + 1,
-        stations: plug(networks, &name, mtu_bytes),
+        stations: plug(networks, &name, plan),
         disks: RefCell::new(disks),
         clock: Cell::new(clock),
         process: RefCell::default(),

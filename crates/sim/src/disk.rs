@@ -1,7 +1,7 @@
 //! A disk with everything that disks do wrong, and the device that a process sees of it.
 //!
 //! Effects happen in the order of the calls (so overlapping operations can't overtake each other),
-//! answers come later, by a seeded latency. A process that dies doesn't take its requests back: the
+//! answers come later, by a seeded latency or as [`service`] has it. A process that dies doesn't take its requests back: the
 //! disk executes them. A power cut does, as far as [`Survival`] says.
 
 use std::cell::{Cell, RefCell};
@@ -25,12 +25,14 @@ use crate::world::{Timeline, World};
 
 mod device;
 mod faults;
+pub mod service;
 
 pub use device::{SimDisk, Way};
 use faults::Faults;
 pub use faults::{Chances, Part, ReadFault, WriteFault};
+use service::{Job, Model, Service, Usage, Work};
 
-/// How long operations take.
+/// How long operations of a [`Model::Quick`] take.
 #[derive(Clone, Copy, Debug)]
 pub struct Latency {
     /// Least time of an operation.
@@ -65,6 +67,11 @@ pub struct Disk {
     medium: RefCell<Medium>,
     random: RefCell<SmallRng>,
     latency: Cell<Latency>,
+    model: Cell<Model>,
+    /// What it has to do, if its model has a queue.
+    service: RefCell<Option<Service<Answering>>>,
+    /// When it looks at that next.
+    service_wakes: Cell<Option<Instant>>,
     stuck_until: Cell<Instant>,
     /// Answers of an earlier power cycle never come.
     power_cycle: Cell<u64>,
@@ -75,6 +82,15 @@ pub struct Disk {
     to_be_reopened: Cell<bool>,
     resized: Notify,
     counters: Cell<DiskCounters>,
+}
+
+/// Tells somebody of an operation's end; `None` when a crash comes first.
+type Answering = Box<dyn FnOnce(&Disk) -> Option<()>>;
+
+/// When an operation is answered.
+enum Due {
+    After(Duration),
+    Served(Job),
 }
 
 /// What became of an operation in the medium, before anybody hears of it.
@@ -118,6 +134,9 @@ impl Disk {
             medium: RefCell::default(),
             random: RefCell::new(fork(world.seed(), name)),
             latency: Cell::new(Latency::FAST),
+            model: Cell::default(),
+            service: RefCell::default(),
+            service_wakes: Cell::default(),
             stuck_until: Cell::new(Instant::default()),
             power_cycle: Cell::new(0),
             next_write: Cell::new(1),
@@ -166,6 +185,7 @@ impl Disk {
     pub fn cut_power(&self, survival: Survival) {
         self.power_cycle.set(self.power_cycle.get() + 1);
         self.stuck_until.set(Instant::default());
+        self.set_model(self.model.get());
         let stable = self.medium.borrow().is_stable();
         self.medium.borrow_mut().cut_power(survival, &mut self.random.borrow_mut());
         if !stable {
@@ -306,7 +326,20 @@ impl Disk {
         self.to_be_reopened.get()
     }
 
-    /// How long operations take from now on.
+    /// What it is like from now on. What it was asked before is never answered.
+    pub fn set_model(&self, model: Model) {
+        self.model.set(model);
+        let size_bytes = self.sectors() * SECTOR_BYTES as u64;
+        *self.service.borrow_mut() = Service::new(model, size_bytes);
+        self.service_wakes.set(None);
+    }
+
+    /// What it did with its time since the power came on.
+    pub fn usage(&self) -> Usage {
+        self.service.borrow().as_ref().map_or(Usage::default(), Service::usage)
+    }
+
+    /// How long operations of a [`Model::Quick`] take from now on.
     pub fn set_latency(&self, latency: Latency) {
         self.latency.set(latency);
     }
@@ -337,11 +370,16 @@ impl Disk {
         self.resized.notify_all();
     }
 
-    fn duration(&self, stable: bool) -> Duration {
+    fn due(&self, job: Job) -> Due {
+        if self.model.get() != Model::Quick {
+            return Due::Served(job);
+        }
+        let stable = matches!(job.work, Work::DurableWrite | Work::Flush);
         let latency = self.latency.get();
         let spread = latency.spread.as_nanos() as u64;
         let chance = Duration::from_nanos(self.random.borrow_mut().random_range(0..=spread));
-        latency.base + chance + if stable { latency.stable } else { Duration::ZERO }
+        let stable = if stable { latency.stable } else { Duration::ZERO };
+        Due::After(latency.base + chance + stable)
     }
 
     fn count(&self, change: impl FnOnce(&mut DiskCounters)) {

@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use aoe::driver::{ExportDevice, ExportSetup, Initiator, InitiatorOptions, TargetDriver};
-use aoe::fenced::FencedDevice;
-use aoe::initiator::TargetKind;
-use aoe::target::{ExportOptions, NodeIdentity};
-use aoe::wire::{ExportInfo, Incarnation, ShelfSlot};
+use aoe_initiator::TargetKind;
+use aoe_initiator::{Initiator, InitiatorOptions};
+use aoe_target::FencedDevice;
+use aoe_target::{ExportDevice, ExportSetup, TargetDriver};
+use aoe_target::{ExportOptions, NodeIdentity};
+use aoe_wire::{ExportInfo, Incarnation, ShelfSlot};
 use block::BlockDevice;
 use pool::PoolEvent;
 use pool::engine::{DiskFacts, Engine};

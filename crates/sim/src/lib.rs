@@ -5,7 +5,8 @@
 //! the same run, event by event. [`oracle`] knows which contents each sector may have, [`scenarios`]
 //! break things in every way that the rules of docs/engine.md answer, and random runs break them in
 //! the ways that nobody thought of. [`count`] compares the disks themselves with both. A [`fork`] copies the disks at an instant and loses some of them
-//! for good, beside the run that goes on.
+//! for good, beside the run that goes on. [`speed`] asks how fast all of that is on disks and cables that have
+//! limits.
 
 pub mod claim;
 pub mod cluster;
@@ -20,6 +21,7 @@ pub mod pattern;
 pub mod random;
 pub mod runner;
 pub mod scenarios;
+pub mod speed;
 pub mod steps;
 pub mod steps_run;
 pub mod story;

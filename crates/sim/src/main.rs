@@ -10,8 +10,9 @@ use clap::Parser;
 use sim::fork::Luck;
 use sim::runner::{self, Options, Outcome, Scenario};
 use sim::scenarios::{self, nth_step};
-use sim::steps_run;
+use sim::speed::pool::Settings;
 use sim::story::Listener;
+use sim::{speed, steps_run};
 
 /// A quarter of a run's time went into the system's allocator.
 #[global_allocator]
@@ -62,6 +63,25 @@ struct Arguments {
     /// One such crash, as OPERATION/NUMBER/WHEN/WHAT.
     #[arg(long, value_name = "POINT", conflicts_with_all = ["seeds", "scenario", "steps"])]
     step: Option<String>,
+    /// Measures in virtual time: a pool on disks and cables with limits, or the models of disks alone.
+    #[arg(long, value_name = "WHAT", num_args = 0..=1, default_missing_value = "pool",
+          conflicts_with_all = ["seeds", "scenario", "steps", "step", "minimise"])]
+    speed: Option<Speed>,
+    /// With --speed: only hardware whose name has this in it.
+    #[arg(long, default_value = "", requires = "speed", value_name = "NAME")]
+    hardware: String,
+    /// With --speed: size of the volume that is streamed.
+    #[arg(long, default_value_t = 128, requires = "speed", value_parser = clap::value_parser!(u64).range(16..=4096))]
+    mib: u64,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Speed {
+    /// A volume with two copies on three machines.
+    Pool,
+    /// Each model of a disk beside the real one.
+    Disks,
 }
 
 impl Arguments {
@@ -96,6 +116,9 @@ fn main() -> ExitCode {
     // Only a second subscriber could make this fail, and there is none.
     let _ = tracing::subscriber::set_global_default(Listener { level });
     runner::catch_panics();
+    if let Some(what) = arguments.speed {
+        return measure(what, &arguments);
+    }
     if arguments.steps.is_some() || arguments.step.is_some() {
         return steps(&arguments).unwrap_or_else(|error| {
             eprintln!("{error}");
@@ -108,6 +131,30 @@ fn main() -> ExitCode {
     match arguments.seed {
         Some(seed) => one_seed(seed, only, &arguments.options()),
         None => sweep(&arguments, only),
+    }
+}
+
+/// Prints what `what` measures.
+fn measure(what: Speed, arguments: &Arguments) -> ExitCode {
+    let settings = Settings {
+        volume_bytes: arguments.mib << 20,
+        seed: arguments.seed.unwrap_or(0),
+        verbose: arguments.verbose,
+        ..Settings::default()
+    };
+    let measured = match what {
+        Speed::Disks => Ok(speed::disks::report()),
+        Speed::Pool => speed::pool::report(&arguments.hardware, settings),
+    };
+    match measured {
+        Ok(tables) => {
+            print!("{tables}");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            eprintln!("{}", failure.0);
+            ExitCode::FAILURE
+        }
     }
 }
 

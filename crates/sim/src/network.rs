@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use aoe::driver::Port;
-use aoe::wire::{Frame, MacAddr};
+use aoe_wire::Port;
+use aoe_wire::{Frame, MacAddr};
 use block::{Instant, crc32c};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
@@ -21,6 +21,11 @@ use crate::random::fork;
 use crate::steps::{Effect, Kind};
 use crate::story::Story;
 use crate::world::{Timeline, World};
+
+mod line;
+
+pub use line::Line;
+use line::PortQueue;
 
 /// Bytes that Ethernet adds to its payload.
 const ETHERNET_HEADER_BYTES: usize = 14;
@@ -117,6 +122,11 @@ pub struct Station {
     mac: MacAddr,
     mtu_bytes: Cell<usize>,
     quality: Cell<Quality>,
+    line: Cell<Option<Line>>,
+    /// In front of its cable, in the machine.
+    outgoing: PortQueue,
+    /// In front of its cable, in the switch.
+    incoming: PortQueue,
     /// Frames from this station don't get through.
     cut_out: Cell<bool>,
     /// Frames to this station don't get through.
@@ -158,6 +168,9 @@ impl Network {
             mac: MacAddr([0x02, 0, 0, 0, self.number, number + 1]),
             mtu_bytes: Cell::new(mtu_bytes),
             quality: Cell::new(Quality::GOOD),
+            line: Cell::default(),
+            outgoing: PortQueue::default(),
+            incoming: PortQueue::default(),
             cut_out: Cell::new(false),
             cut_in: Cell::new(false),
             holds: Cell::new(false),
@@ -252,11 +265,21 @@ impl Network {
         }
         let copies = 1 + u32::from(self.chance(sender.duplication + receiver.duplication));
         self.count(|counters| counters.duplicated += u64::from(copies - 1));
-        let sent = self.queue_for(&from.busy_out, bytes.len(), sender);
+        let now = self.timeline.now();
+        let (sent, delay, jitter) = match from.line.get() {
+            None => (
+                self.queue_for(&from.busy_out, bytes.len(), sender),
+                sender.delay + receiver.delay,
+                sender.jitter + receiver.jitter,
+            ),
+            Some(line) => {
+                let sent = from.outgoing.send(now, bytes.len(), line, line.machine_queue_bytes);
+                (self.counted(sent), line.delay, Duration::ZERO)
+            }
+        };
         let Some(sent) = sent else { return };
         for copy in 0..copies {
-            let mut way = sender.delay + receiver.delay;
-            way += self.up_to(sender.jitter + receiver.jitter);
+            let mut way = delay + self.up_to(jitter);
             if copy > 0 {
                 way += self.up_to(Duration::from_millis(50));
             }
@@ -272,16 +295,30 @@ impl Network {
                 Rc::clone(bytes)
             };
             let (network, to) = (Rc::clone(self), Rc::clone(to));
-            self.timeline.schedule(sent + way, move || network.arrive(&to, bytes));
+            self.timeline.schedule(sent + way, move || network.reach_switch(&to, bytes));
         }
+    }
+
+    /// The frame is at the far end of the sender's cable.
+    fn reach_switch(self: &Rc<Self>, to: &Rc<Station>, bytes: Rc<Vec<u8>>) {
+        let Some(line) = to.line.get() else { return self.arrive(to, bytes) };
+        let now = self.timeline.now();
+        let sent = to.incoming.send(now, bytes.len(), line, line.switch_queue_bytes);
+        let Some(sent) = self.counted(sent) else { return };
+        let (network, to) = (Rc::clone(self), Rc::clone(to));
+        self.timeline.schedule(sent + line.delay, move || network.arrive(&to, bytes));
+    }
+
+    fn counted(&self, sent: Option<Instant>) -> Option<Instant> {
+        self.count(|counters| counters.overflowed += u64::from(sent.is_none()));
+        sent
     }
 
     /// When the last bit has left a cable's queue; `None` when the queue is full.
     fn queue_for(&self, busy: &Cell<Instant>, bytes: usize, quality: Quality) -> Option<Instant> {
         let start = busy.get().max(self.timeline.now());
         if start.since(self.timeline.now()) > SEND_QUEUE_MAX {
-            self.count(|counters| counters.overflowed += 1);
-            return None;
+            return self.counted(None);
         }
         let nanos = bytes as u64 * 1_000_000_000 / quality.bytes_per_second.max(1);
         busy.set(start + Duration::from_nanos(nanos));
@@ -299,7 +336,8 @@ impl Network {
             self.count(|counters| counters.overflowed += 1);
             return;
         }
-        if self.queue_for(&to.busy_in, bytes.len(), to.quality.get()).is_none() {
+        let takes = |quality| self.queue_for(&to.busy_in, bytes.len(), quality).is_some();
+        if to.line.get().is_none() && !takes(to.quality.get()) {
             return;
         }
         self.count(|counters| counters.delivered += 1);
@@ -354,6 +392,16 @@ impl Station {
     /// How its cable treats frames.
     pub fn quality(&self) -> Quality {
         self.quality.get()
+    }
+
+    /// What its cable carries from now on.
+    pub fn set_line(&self, line: Option<Line>) {
+        self.line.set(line);
+    }
+
+    /// How long its cable carried something out and in, if it has a [`Line`].
+    pub fn busy(&self) -> [Duration; 2] {
+        [self.outgoing.busy(), self.incoming.busy()]
     }
 
     /// Cuts or joins the two directions of its cable.
@@ -449,76 +497,4 @@ impl Port for SimPort {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-    use block::Buffer;
-
-    fn frame(to: MacAddr, from: MacAddr, number: u8, payload_bytes: usize) -> Frame {
-        let mut head = arrayvec::ArrayVec::new();
-        head.try_extend_from_slice(&to.0).unwrap();
-        head.try_extend_from_slice(&from.0).unwrap();
-        head.try_extend_from_slice(&[0x88, 0xa2, number]).unwrap();
-        Frame { head, payload: Buffer::zeroed(payload_bytes) }
-    }
-
-    /// Sends `count` frames over a pair of cables of `quality`; returns the numbers that arrived.
-    fn sent(quality: Quality, count: u8, payload_bytes: usize, seed: u64) -> Vec<u8> {
-        let world = World::new(seed, false);
-        let network = Network::new(&world);
-        let (a, b) = (network.plug("a", 1500), network.plug("b", 1500));
-        b.set_quality(quality);
-        let (from, to) = (network.open(&a), network.open(&b));
-        let director = world.director();
-        world
-            .run(Duration::from_secs(3600), async move {
-                for number in 0..count {
-                    from.transmit(&mut vec![frame(b.mac(), a.mac(), number, payload_bytes)]);
-                    director.sleep(Duration::from_millis(1)).await;
-                }
-                director.sleep(Duration::from_secs(600)).await;
-                let mut seen = Vec::new();
-                while to.receive(&mut |bytes| seen.push(bytes[14])) > 0 {}
-                seen
-            })
-            .unwrap()
-    }
-
-    #[test]
-    fn a_good_cable_delivers_all_in_order_and_mtu_counts() {
-        let all: Vec<u8> = (0..50).collect();
-        assert_eq!(sent(Quality::GOOD, 50, 1485, 1), all);
-        assert!(sent(Quality::GOOD, 50, 1500, 1).is_empty());
-    }
-
-    #[test]
-    fn a_bad_cable_loses_doubles_and_reorders() {
-        let quality = Quality { loss: 0.1, duplication: 0.1, stragglers: 0.1, ..Quality::GOOD };
-        let seen = sent(quality, 200, 0, 1);
-        assert!(seen.len() > 150);
-        assert!(!seen.is_sorted());
-        assert!((0..200).any(|number| !seen.contains(&number)));
-        let mut unique = seen.clone();
-        unique.sort_unstable();
-        unique.dedup();
-        assert!(unique.len() < seen.len());
-        assert_eq!(seen, sent(quality, 200, 0, 1));
-    }
-
-    #[test]
-    fn a_queue_is_bounded() {
-        let world = World::new(3, false);
-        let network = Network::new(&world);
-        let (a, b) = (network.plug("a", 9000), network.plug("b", 9000));
-        let (from, director) = (network.open(&a), world.director());
-        let counters = Rc::clone(&network);
-        world
-            .run(Duration::from_secs(10), async move {
-                let mut frames = (0..20_000).map(|_| frame(b.mac(), a.mac(), 0, 0)).collect();
-                from.transmit(&mut frames);
-                director.sleep(Duration::from_secs(1)).await;
-                assert_eq!(b.queue.borrow().len(), RECEIVE_QUEUE_MAX);
-            })
-            .unwrap();
-        assert!(counters.counters().overflowed > 0);
-    }
-}
+mod tests;

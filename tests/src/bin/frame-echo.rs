@@ -7,8 +7,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use aoe::driver::Port;
-use aoe::wire::{Frame, ShelfSlot};
+use aoe_wire::Port;
+use aoe_wire::{Frame, ShelfSlot};
 use arrayvec::ArrayVec;
 use block::{Buffer, BufferMut};
 use clap::Parser;

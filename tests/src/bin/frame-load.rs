@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use aoe::wire::ShelfSlot;
+use aoe_wire::ShelfSlot;
 use blackbox::frames::{self, Kind, LoadOptions, Order};
 use clap::{Parser, ValueEnum};
 use os::net::InterfaceSpec;

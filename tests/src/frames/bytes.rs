@@ -1,6 +1,6 @@
 //! Requests as bytes, and the fields of replies.
 
-use aoe::wire::{MacAddr, ShelfSlot};
+use aoe_wire::{MacAddr, ShelfSlot};
 
 /// Ethernet and common AoE header, and that of an ATA command.
 pub const HEADER_BYTES: usize = 36;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use aoe::wire::{MacAddr, ShelfSlot};
+use aoe_wire::{MacAddr, ShelfSlot};
 use os::net::{FrameSocket, InterfaceSpec, Role};
 
 use super::bytes::{

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
-use aoe::wire::ShelfSlot;
+use aoe_wire::ShelfSlot;
 use block::SECTOR_BYTES;
 use os::net::{FrameSocket, InterfaceSpec, Role};
 use rand::rngs::SmallRng;

@@ -3,11 +3,12 @@
 
 use std::fmt;
 
+use block::InvalidName;
+use block::size::Human;
 use pool::PoolError;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
-use crate::size::Human;
 
 /// What kind of failure; each calls for another reaction of the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +116,12 @@ impl fmt::Display for ApiError {
 }
 
 impl std::error::Error for ApiError {}
+
+impl From<InvalidName> for ApiError {
+    fn from(error: InvalidName) -> ApiError {
+        ApiError::new(ErrorCode::Invalid, error.to_string())
+    }
+}
 
 /// The one place where the engine's errors become the API's.
 impl From<PoolError> for ApiError {

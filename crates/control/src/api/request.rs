@@ -1,126 +1,18 @@
 //! Bodies of requests. Names of pools and volumes are in the path.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 
-use crate::settings::{ClientMac, FsType};
-use crate::size::SizeSpec;
-use aoe::wire::ShelfSlot;
+use aoe_wire::ShelfSlot;
+use block::FsType;
+use block::size::VolumeSize;
+use pool::Layout;
 use serde::{Deserialize, Serialize};
 
-/// What may fail as one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum FailureDomain {
-    /// A machine with all its disks.
-    #[default]
-    Node,
-    /// A disk.
-    Disk,
-}
-
-impl FromStr for FailureDomain {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<FailureDomain, String> {
-        match text {
-            "node" => Ok(FailureDomain::Node),
-            "disk" => Ok(FailureDomain::Disk),
-            other => Err(format!("'{other}' is not a failure domain: use node or disk")),
-        }
-    }
-}
-
-impl fmt::Display for FailureDomain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            FailureDomain::Node => "node",
-            FailureDomain::Disk => "disk",
-        })
-    }
-}
-
-/// How a volume survives faults.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum LayoutSpec {
-    /// One copy.
-    Raid0,
-    /// That many copies, 2 to [`LayoutSpec::COPIES_MAX`].
-    Mirror(u8),
-}
-
-impl LayoutSpec {
-    /// Most copies.
-    pub const COPIES_MAX: u8 = 4;
-}
-
-impl FromStr for LayoutSpec {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<LayoutSpec, String> {
-        if text == "raid0" {
-            return Ok(LayoutSpec::Raid0);
-        }
-        let copies = match text {
-            "mirror" => Some(2),
-            other => other.strip_prefix("mirror:").and_then(|copies| copies.parse().ok()),
-        };
-        match copies {
-            Some(copies) if (2..=LayoutSpec::COPIES_MAX).contains(&copies) => {
-                Ok(LayoutSpec::Mirror(copies))
-            }
-            _ => Err(format!(
-                "'{text}' is not a layout: use raid0, or mirror:N with 2 to {} copies",
-                LayoutSpec::COPIES_MAX
-            )),
-        }
-    }
-}
-
-impl TryFrom<String> for LayoutSpec {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<LayoutSpec, String> {
-        text.parse()
-    }
-}
-
-impl From<LayoutSpec> for String {
-    fn from(layout: LayoutSpec) -> String {
-        layout.to_string()
-    }
-}
-
-impl fmt::Display for LayoutSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            LayoutSpec::Raid0 => f.write_str("raid0"),
-            LayoutSpec::Mirror(copies) => write!(f, "mirror:{copies}"),
-        }
-    }
-}
+use crate::settings::ClientMac;
 
 /// `POST /v1/pools`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CreatePool {
-    /// Its name.
-    pub name: String,
-    /// Its disks.
-    pub disks: Vec<ShelfSlot>,
-    /// What its volumes' copies are kept apart by.
-    #[serde(default)]
-    pub failure_domain: FailureDomain,
-    /// Those of the disks that may be overwritten although they carry something.
-    #[serde(default)]
-    pub force_disks: Vec<ShelfSlot>,
-    /// Bytes in an extent; chosen by the pool's size without it.
-    #[serde(default)]
-    pub extent_bytes: Option<u64>,
-}
+pub type CreatePool = pool::CreatePool<ShelfSlot>;
 
 /// `POST /v1/pools/POOL/extend`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,17 +26,7 @@ pub struct ExtendPool {
 }
 
 /// `POST /v1/pools/POOL/import`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ImportPool {
-    /// Seconds to wait for disks that aren't in sight, once the pool could be opened without them;
-    /// the engine decides without it.
-    pub grace_secs: Option<u64>,
-    /// Take it also from an owner that was heard a moment ago.
-    pub force: bool,
-    /// Open it with metadata older than what its disks know of.
-    pub outdated_metadata: bool,
-}
+pub type ImportPool = pool::ImportOptions;
 
 /// `POST /v1/pools/POOL/release`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,9 +45,9 @@ pub struct CreateVolume {
     /// Its name.
     pub name: String,
     /// Its size.
-    pub size: SizeSpec,
+    pub size: VolumeSize,
     /// Its redundancy.
-    pub layout: LayoutSpec,
+    pub layout: Layout,
 }
 
 /// `POST /v1/pools/POOL/volumes/VOL/extend`.
@@ -173,7 +55,7 @@ pub struct CreateVolume {
 #[serde(deny_unknown_fields)]
 pub struct ExtendVolume {
     /// The new size, or the share of the free space to add.
-    pub size: SizeSpec,
+    pub size: VolumeSize,
     /// Also grow the file system.
     #[serde(default)]
     pub resizefs: bool,
@@ -302,16 +184,7 @@ pub struct ResetEpoch {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn layouts() {
-        assert_eq!("raid0".parse(), Ok(LayoutSpec::Raid0));
-        assert_eq!("mirror:3".parse(), Ok(LayoutSpec::Mirror(3)));
-        assert_eq!("mirror".parse(), Ok(LayoutSpec::Mirror(2)));
-        for wrong in ["mirror:1", "mirror:9", "mirror:", "raid1", "", "mirror:256"] {
-            assert!(wrong.parse::<LayoutSpec>().is_err(), "{wrong}");
-        }
-    }
+    use pool::FailureDomain;
 
     #[test]
     fn bodies_are_read_as_documented_and_misspelt_fields_are_refused() {
@@ -321,7 +194,7 @@ mod tests {
         assert_eq!(create.disks[1], ShelfSlot { shelf: 2, slot: 0 });
         let volume: CreateVolume =
             serde_json::from_str(r#"{"name":"v","size":"100%FREE","layout":"mirror:2"}"#).unwrap();
-        assert_eq!(volume.size, SizeSpec::PercentFree(100));
+        assert_eq!(volume.size, VolumeSize::PercentFree(100));
         assert_eq!(serde_json::from_str::<MakeFs>("{}").unwrap(), MakeFs::default());
         for wrong in [
             r#"{"name":"p","disk":["e1.0"]}"#,

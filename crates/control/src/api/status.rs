@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use pool::{PoolReport, PoolState, Progress};
+use block::VolumeName;
+use pool::{PoolReport, PoolState, Progress, VolumeReport};
 use serde::{Deserialize, Serialize};
 
 use super::ApiError;
-use crate::names::VolumeName;
-use aoe::wire::ShelfSlot;
+use aoe_wire::ShelfSlot;
 
 /// `GET /v1/status`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,6 +139,10 @@ pub trait PoolReportExt {
 
     /// Whether that volume answers now, so that a service on it may begin.
     fn serves(&self, name: &VolumeName) -> bool;
+
+    /// Its volumes. One whose name nobody can type is left out, and nothing is made of it: only a
+    /// forged pool has such.
+    fn named_volumes(&self) -> impl Iterator<Item = (VolumeName, &VolumeReport)>;
 }
 
 impl PoolReportExt for PoolReport {
@@ -155,9 +159,9 @@ impl PoolReportExt for PoolReport {
     }
 
     fn keeps(&self, name: &VolumeName) -> bool {
-        self.name == name.pool
+        self.name == name.pool()
             && self.may_stay()
-            && self.volumes.iter().any(|volume| volume.name == name.volume)
+            && self.volumes.iter().any(|volume| volume.name == name.volume())
     }
 
     fn serves(&self, name: &VolumeName) -> bool {
@@ -166,7 +170,13 @@ impl PoolReportExt for PoolReport {
             && self
                 .volumes
                 .iter()
-                .any(|volume| volume.name == name.volume && volume.suspended.is_none())
+                .any(|volume| volume.name == name.volume() && volume.suspended.is_none())
+    }
+
+    fn named_volumes(&self) -> impl Iterator<Item = (VolumeName, &VolumeReport)> {
+        self.volumes
+            .iter()
+            .filter_map(|volume| Some((VolumeName::new(&self.name, &volume.name).ok()?, volume)))
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aoe::target::{Access, AccessOperation, AccessPolicy, AccessRule, ListEditors};
-use aoe::wire::MacAddr;
+use aoe_target::{Access, AccessOperation, AccessPolicy, AccessRule, ListEditors};
+use aoe_wire::MacAddr;
 
 use crate::client::{InvalidClient, check_client};
 

@@ -16,12 +16,12 @@ pub use drive::{DriveConfig, DriveError, DriveNames};
 pub use etherpopulate::{Etherpopulate, EtherpopulateError, parse_etherpopulate};
 pub use plan::{ExportPlan, MediumPlan, PlanError, PlanProblem, Window, plan_found, share};
 pub use report::{
-    CLIENTS_SHOWN_MAX, ClientReport, Counters, ExportReport, Latency, PortReport, TargetReport,
-    TraceLine, TraceNews, metrics,
+    CLIENTS_SHOWN_MAX, ClientReport, Counters, ExportReport, PortReport, TargetReport, TraceLine,
+    TraceNews, metrics,
 };
 pub use settings::{
-    AccessList, AccessLists, AddressProbe, DamagedState, Editors, ExportSettings, Groups, IoMode,
-    Limit, Policy, Refusal, Sectors, SectorsError, UnknownWord, WriteCache,
+    AccessList, AccessLists, DamagedState, Editors, ExportSettings, Groups, IoMode, Limit, Policy,
+    Sectors, SectorsError, WriteCache,
 };
 pub use status::{
     DriveStatus, ExportStatus, NodeReply, NodeRequest, NodeStatus, NotExported, ONLINE,

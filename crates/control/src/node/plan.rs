@@ -4,17 +4,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use aoe::target::{
+use aoe_target::{
     AccessPolicy, ExportOptions, ListEditors, OnRefusal, Probe, Rate, RateLimits, Reach, Remembered,
 };
-use aoe::wire::{MacAddr, ShelfSlot};
+use aoe_wire::{MacAddr, ShelfSlot};
 use block::{Lba, SectorRange};
 
 use super::access::{GroupError, Resolver};
 use super::config::ExportConfig;
-use super::settings::{
-    AddressProbe, DamagedState, ExportSettings, Groups, IoMode, Limit, Refusal, WriteCache,
-};
+use super::settings::{DamagedState, ExportSettings, Groups, IoMode, Limit, WriteCache};
 
 /// Bytes of a serial number in IDENTIFY.
 const SERIAL_BYTES_MAX: usize = 20;
@@ -57,9 +55,9 @@ pub struct ExportPlan {
     /// Announce it.
     pub announce: bool,
     /// How refusals are told.
-    pub on_refusal: Refusal,
+    pub on_refusal: OnRefusal,
     /// What is done about others with the address.
-    pub probe: AddressProbe,
+    pub probe: Probe,
     /// Who may do what.
     pub access: AccessPolicy,
     /// Who may change mask list and reservation.
@@ -119,16 +117,8 @@ impl ExportPlan {
         options.list_editors = self.editors.clone();
         options.limits = RateLimits { export: rate(self.limit), client: rate(self.client_limit) };
         options.trace = self.trace_io;
-        options.probe = match self.probe {
-            AddressProbe::Off => Probe::Off,
-            AddressProbe::Report => Probe::Report,
-            AddressProbe::Defend => Probe::Defend,
-        };
-        options.on_refusal = match self.on_refusal {
-            Refusal::AtaError => OnRefusal::AtaError,
-            Refusal::AoeError => OnRefusal::AoeError,
-            Refusal::Silent => OnRefusal::Silent,
-        };
+        options.probe = self.probe;
+        options.on_refusal = self.on_refusal;
         options.reach = reach;
         options
     }
@@ -326,7 +316,7 @@ pub fn plan_found(
 ) -> Result<ExportPlan, PlanError> {
     let mut settings = defaults.clone();
     // Nobody chose this address: it may be somebody else's.
-    settings.probe.get_or_insert(AddressProbe::Defend);
+    settings.probe.get_or_insert(Probe::Defend);
     let config = ExportConfig {
         address: address.to_string(),
         path: path.to_owned(),
@@ -431,7 +421,7 @@ fn plan_one(
         on_refusal: settings.on_refusal.unwrap_or_default(),
         // An address that somebody chose is used at once: a foreign machine must not be able to
         // keep it down by answering for it.
-        probe: settings.probe.unwrap_or(AddressProbe::Report),
+        probe: settings.probe.unwrap_or(Probe::Report),
         access: resolver.access(
             settings.default_access.unwrap_or_default(),
             &settings.access.unwrap_or_default(),
@@ -502,7 +492,7 @@ fn check_queue(settings: &ExportSettings) -> Result<(), PlanProblem> {
 
 /// A cap on the frame is a cap on what fits into it.
 fn sectors_max(sectors: Option<u8>, mtu: Option<u32>) -> Option<u8> {
-    let fit = mtu.map(|mtu| aoe::wire::ata_sectors_max(usize::try_from(mtu).unwrap_or(usize::MAX)));
+    let fit = mtu.map(|mtu| aoe_wire::ata_sectors_max(usize::try_from(mtu).unwrap_or(usize::MAX)));
     match (sectors, fit) {
         (Some(sectors), Some(fit)) => Some(sectors.min(fit)),
         // Whole blocks of 4 KiB where they fit, as without a cap.

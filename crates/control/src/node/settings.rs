@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use aoe_target::{OnRefusal, Probe};
+use block::size::{SizeError, parse_bytes};
+use block::{serde_as_text, words};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-
-use crate::size::{SizeError, parse_bytes};
 
 /// Settings of an export; what isn't set is taken from the target's, and else has the default that
 /// [`super::ExportPlan`] gives it.
@@ -37,9 +38,9 @@ pub struct ExportSettings {
     /// Announce the export at its start and when its size changes.
     pub announce: Option<bool>,
     /// How to answer requests that are refused for who asks.
-    pub on_refusal: Option<Refusal>,
+    pub on_refusal: Option<OnRefusal>,
     /// What to do about others that answer for the address.
-    pub probe: Option<AddressProbe>,
+    pub probe: Option<Probe>,
     /// What clients may do that no list names.
     pub default_access: Option<Policy>,
     /// Who may do what.
@@ -88,8 +89,7 @@ impl ExportSettings {
 }
 
 /// How a medium is reached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IoMode {
     /// Past the page cache.
     #[default]
@@ -110,34 +110,8 @@ pub enum WriteCache {
     Switchable,
 }
 
-/// How requests that are refused for who asks are answered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Refusal {
-    /// By an ATA error, which Linux makes an I/O error of at once.
-    #[default]
-    AtaError,
-    /// By an AoE error; Linux retries for three minutes.
-    AoeError,
-    /// Not at all.
-    Silent,
-}
-
-/// What is done about others that answer for an export's address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AddressProbe {
-    /// Nothing.
-    Off,
-    /// They are reported.
-    Report,
-    /// The export stays silent until the address is free, and is reported.
-    Defend,
-}
-
 /// Whether what no list names may be done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
     /// It may.
     #[default]
@@ -147,8 +121,7 @@ pub enum Policy {
 }
 
 /// What an export does that doesn't know for whom it was reserved or masked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DamagedState {
     /// It is closed to all clients until the file is repaired or removed.
     #[default]
@@ -280,56 +253,11 @@ impl<'de> Deserialize<'de> for Sectors {
     }
 }
 
-/// A word of a command line and of a file alike.
-macro_rules! words {
-    ($type:ty { $($value:path = $word:literal),* $(,)? }) => {
-        impl FromStr for $type {
-            type Err = UnknownWord;
-
-            fn from_str(text: &str) -> Result<$type, UnknownWord> {
-                match text {
-                    $($word => Ok($value),)*
-                    _ => Err(UnknownWord { word: text.to_owned(), known: &[$($word),*] }),
-                }
-            }
-        }
-
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(match self { $($value => $word,)* })
-            }
-        }
-    };
-}
-
-/// Not one of the words that a setting has.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{word}' is none of: {}", .known.join(", "))]
-pub struct UnknownWord {
-    /// What was said.
-    pub word: String,
-    /// What could have been said.
-    pub known: &'static [&'static str],
-}
-
-words!(IoMode { IoMode::Direct = "direct", IoMode::Buffered = "buffered" });
-words!(WriteCache {
-    WriteCache::Off = "off",
-    WriteCache::On = "on",
-    WriteCache::Switchable = "switchable",
-});
-words!(Refusal {
-    Refusal::AtaError = "ata-error",
-    Refusal::AoeError = "aoe-error",
-    Refusal::Silent = "silent",
-});
-words!(AddressProbe {
-    AddressProbe::Off = "off",
-    AddressProbe::Report = "report",
-    AddressProbe::Defend = "defend",
-});
-words!(Policy { Policy::Accept = "accept", Policy::Reject = "reject" });
-words!(DamagedState { DamagedState::Closed = "closed", DamagedState::Discard = "discard" });
+words!(IoMode { Direct = "direct", Buffered = "buffered" });
+words!(WriteCache { Off = "off", On = "on", Switchable = "switchable" });
+words!(Policy { Accept = "accept", Reject = "reject" });
+words!(DamagedState { Closed = "closed", Discard = "discard" });
+serde_as_text!(IoMode, Policy, DamagedState);
 
 impl Serialize for WriteCache {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -1,8 +1,8 @@
 //! Others that answer for the addresses of a target's exports: initiators take them for more paths to
 //! one disk, and write to both.
 
-use aoe::driver::TargetDriver;
-use aoe::target::{ExportState, ExportStatus, TargetEvent};
+use aoe_target::TargetDriver;
+use aoe_target::{ExportState, ExportStatus, TargetEvent};
 use control::node::{NodeStatus, ONLINE};
 
 /// Says so in the log, for as long as it is asked to.
@@ -49,9 +49,9 @@ pub fn mark(status: &mut NodeStatus, exports: &[ExportStatus]) {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use aoe::fenced::Ownership;
-    use aoe::target::{Abilities, DeviceState, ExportOptions, NodeIdentity, Probe, Target};
-    use aoe::wire::{MacAddr, PortId, ShelfSlot};
+    use aoe_target::Ownership;
+    use aoe_target::{Abilities, DeviceState, ExportOptions, NodeIdentity, Probe, Target};
+    use aoe_wire::{MacAddr, PortId, ShelfSlot};
     use block::{DurabilityClass, Geometry, Instance};
 
     #[test]

@@ -20,7 +20,7 @@ const ASKERS_MAX: usize = 4;
 /// Prometheus sends less than 1 KiB.
 const REQUEST_BYTES_MAX: usize = 8 * 1024;
 /// For sending the question, and again for taking the answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// The process locks its memory, stacks included.
 const STACK_BYTES: usize = 256 * 1024;
 /// What the text format is called.
@@ -140,7 +140,7 @@ where
 fn serve(stream: &TcpStream, page: &dyn Fn() -> Option<String>) -> std::io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_nodelay(true)?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
     let head = read_head(stream)?;
     let answer = match judge(&head) {
         Verdict::Page { with_body } => match page() {
@@ -164,7 +164,7 @@ fn serve(stream: &TcpStream, page: &dyn Fn() -> Option<String>) -> std::io::Resu
 
 /// Writes within the limit of time, however little the other side takes at once.
 fn write_within(mut stream: &TcpStream, mut bytes: &[u8]) -> std::io::Result<()> {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while !bytes.is_empty() {
         if Instant::now() >= end {
             return Err(std::io::ErrorKind::TimedOut.into());
@@ -177,7 +177,7 @@ fn write_within(mut stream: &TcpStream, mut bytes: &[u8]) -> std::io::Result<()>
 
 /// The request's head, or as much of it as may be sent.
 fn read_head(mut stream: &TcpStream) -> std::io::Result<Vec<u8>> {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     let mut head = Vec::new();
     let mut part = [0; 1024];
     while !is_complete(&head) && head.len() < REQUEST_BYTES_MAX {

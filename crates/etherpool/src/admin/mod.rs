@@ -8,37 +8,34 @@ mod conflicts;
 mod metrics;
 mod observe;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
-use anyhow::Context;
-use aoe::driver::TargetDriver;
+use aoe_target::TargetDriver;
+use block::VolumeName;
 use control::node::{NodeReply, NodeRequest, NodeStatus};
 use futures::FutureExt;
 use futures::future::{AbortHandle, LocalBoxFuture, abortable};
 use os::ReactorHandle;
 use os::reactor::{MailSender, mailbox};
+use pool::VolumeStats;
 use runtime::Semaphore;
 
 pub use metrics::Metrics;
 
+use crate::json_lines::{self, Connection, Rules};
 use observe::{Listen, Listeners};
 
 /// A question is short.
-const LINE_BYTES_MAX: u64 = 64 * 1024;
+const LINE_BYTES_MAX: usize = 64 << 10;
 /// Programs of this machine that may ask at once.
 const ASKERS_MAX: usize = 16;
 /// Questions that may wait: one of each asker, and those for metrics.
 const MESSAGES_MAX: usize = 32;
-const ASKER_PATIENCE: Duration = Duration::from_secs(30);
-/// The process locks its memory, stacks included.
-const STACK_BYTES: usize = 256 * 1024;
+const ASKER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where programs ask [`NodeRequest`]s.
 pub fn control_socket(run_dir: &Path) -> PathBuf {
@@ -58,6 +55,11 @@ pub trait AdminHandler {
 
     /// How it is, but for what only the target's driver knows.
     fn status(&self) -> NodeStatus;
+
+    /// Where the time of its volumes goes, if it has volumes.
+    fn volumes(&self) -> BTreeMap<VolumeName, VolumeStats> {
+        BTreeMap::new()
+    }
 
     /// Changes something. One at a time.
     fn change(self: Rc<Self>, change: Change) -> LocalBoxFuture<'static, anyhow::Result<()>>;
@@ -135,17 +137,17 @@ impl AdminServer {
 
     /// Takes programs' questions at the control socket in `run_dir`.
     pub fn listen(&self, run_dir: &Path) -> anyhow::Result<()> {
-        let path = control_socket(run_dir);
-        // The lock on the directory is held: whatever is there was left behind.
-        let _ = std::fs::remove_file(&path);
-        let listener = UnixListener::bind(&path)
-            .with_context(|| format!("cannot listen at {}", path.display()))?;
+        let rules = Rules {
+            name: "node-control",
+            connections_max: ASKERS_MAX,
+            line_bytes_max: LINE_BYTES_MAX,
+            descriptors_max: 0,
+            timeout: Some(ASKER_TIMEOUT),
+            on_thread_start: || {},
+        };
         let admin = self.clone();
-        std::thread::Builder::new()
-            .name("node-control".to_owned())
-            .stack_size(STACK_BYTES)
-            .spawn(move || take_askers(&listener, &admin))?;
-        Ok(())
+        let serve = move |connection: &mut Connection| serve_asker(connection, &admin);
+        json_lines::listen(&control_socket(run_dir), rules, serve)
     }
 
     /// Asks, and waits for the answer.
@@ -154,7 +156,7 @@ impl AdminServer {
         match self.0.send(Message::Ask(request, answer)) {
             Err(_) => NodeReply::Error("the node is busy or stopping".to_owned()),
             Ok(()) => answered
-                .recv_timeout(ASKER_PATIENCE)
+                .recv_timeout(ASKER_TIMEOUT)
                 .unwrap_or_else(|_| NodeReply::Error("no answer from the node".to_owned())),
         }
     }
@@ -174,6 +176,7 @@ async fn answer(
         NodeRequest::Stats { exports } => {
             let (handle, driver) = (handler.handle(), handler.driver());
             let mut report = observe::report(handle, driver, &handler.name()).await;
+            report.volumes = handler.volumes();
             return match report.keep(&exports).first() {
                 None => NodeReply::Stats(report),
                 Some(address) => NodeReply::Error(format!("{address} is not exported here")),
@@ -193,48 +196,20 @@ async fn answer(
     }
 }
 
-fn take_askers(listener: &UnixListener, admin: &AdminServer) {
-    let askers = Arc::new(AtomicUsize::new(0));
-    for stream in listener.incoming().flatten() {
-        if askers.fetch_add(1, Ordering::SeqCst) >= ASKERS_MAX {
-            askers.fetch_sub(1, Ordering::SeqCst);
-            continue;
-        }
-        let (admin, counter) = (admin.clone(), Arc::clone(&askers));
-        let asker = std::thread::Builder::new().name("node-asker".to_owned());
-        let started = asker.stack_size(STACK_BYTES).spawn(move || {
-            if let Err(error) = serve_asker(&stream, &admin) {
-                tracing::debug!(%error, "a program of this machine asked in vain");
-            }
-            counter.fetch_sub(1, Ordering::SeqCst);
-        });
-        if started.is_err() {
-            askers.fetch_sub(1, Ordering::SeqCst);
-        }
-    }
-}
-
-fn serve_asker(stream: &UnixStream, admin: &AdminServer) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(ASKER_PATIENCE))?;
-    stream.set_write_timeout(Some(ASKER_PATIENCE))?;
-    let mut reader = BufReader::new(stream);
-    let mut line = String::new();
-    while reader.by_ref().take(LINE_BYTES_MAX).read_line(&mut line)? > 0 {
-        let reply = match serde_json::from_str::<NodeRequest>(&line) {
+fn serve_asker(connection: &mut Connection, admin: &AdminServer) -> std::io::Result<()> {
+    while let Some(request) = connection.receive()? {
+        let reply = match request {
             Err(error) => NodeReply::Error(format!("not a request: {error}")),
             Ok(NodeRequest::Trace { exports }) => {
                 let (listen, listening) = observe::listener(exports);
                 if admin.hear(listen) {
-                    return listening.serve(stream, ASKER_PATIENCE);
+                    return listening.serve(connection, ASKER_TIMEOUT);
                 }
                 NodeReply::Error("the node is busy or stopping".to_owned())
             }
             Ok(request) => admin.ask(request),
         };
-        let mut text = serde_json::to_vec(&reply)?;
-        text.push(b'\n');
-        (&mut &*stream).write_all(&text)?;
-        line.clear();
+        connection.send(&reply)?;
     }
     Ok(())
 }

@@ -1,17 +1,17 @@
 //! What a running target tells about itself: counters, and the log of requests to those who listen.
 
 use std::cell::Cell;
-use std::io::Write;
-use std::os::unix::net::UnixStream;
 use std::rc::Rc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
-use aoe::driver::{TargetDriver, TraceStream};
+use aoe_target::{TargetDriver, TraceStream};
 use control::node::{ExportReport, NodeReply, TargetReport, TraceLine, TraceNews};
 use futures::channel::oneshot;
 use futures::future::{Either, select};
 use os::ReactorHandle;
+
+use crate::json_lines::{Connection, Outgoing};
 
 /// Listeners to the log at once: each costs the target time for every request.
 const LISTENERS_MAX: usize = 4;
@@ -19,8 +19,6 @@ const LISTENERS_MAX: usize = 4;
 const NEWS_MAX: usize = 4096;
 /// How often is looked whether a listener is still there when there is nothing to tell.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Bytes written at once.
-const WRITE_BYTES: usize = 64 * 1024;
 
 /// All counters, as they are now.
 pub async fn report(handle: &ReactorHandle, driver: &TargetDriver, name: &str) -> TargetReport {
@@ -38,7 +36,7 @@ pub async fn report(handle: &ReactorHandle, driver: &TargetDriver, name: &str) -
 /// A listener's wish, on its way to the reactor.
 pub struct Listen {
     exports: Vec<String>,
-    news: SyncSender<TraceNews>,
+    news: Outgoing<TraceNews>,
     /// Its end is the listener's.
     gone: oneshot::Receiver<()>,
     accepted: SyncSender<Result<(), String>>,
@@ -53,10 +51,10 @@ pub struct Listening {
 
 /// Both ends for a listener to these exports, or to all if none is named.
 pub fn listener(exports: Vec<String>) -> (Listen, Listening) {
-    let (news_sender, news) = sync_channel(NEWS_MAX);
+    let (outgoing, news) = Outgoing::new(NEWS_MAX, TraceNews::Lost);
     let (accepted_sender, accepted) = sync_channel(1);
     let (here, gone) = oneshot::channel();
-    let listen = Listen { exports, news: news_sender, gone, accepted: accepted_sender };
+    let listen = Listen { exports, news: outgoing, gone, accepted: accepted_sender };
     (listen, Listening { news, accepted, _here: here })
 }
 
@@ -88,7 +86,7 @@ impl Listeners {
         count.set(count.get() + 1);
         let stream = driver.subscribe_trace(None);
         handle.runtime().spawn(async move {
-            let forwarding = std::pin::pin!(forward(&stream, &exports, Outgoing::new(news)));
+            let forwarding = std::pin::pin!(forward(&stream, &exports, news));
             // Also when nothing happens that could be told: requests needn't be recorded any more.
             match select(forwarding, gone).await {
                 Either::Left(_) | Either::Right(_) => count.set(count.get() - 1),
@@ -97,98 +95,41 @@ impl Listeners {
     }
 }
 
-async fn forward(stream: &TraceStream, exports: &[String], mut outgoing: Outgoing) {
+async fn forward(stream: &TraceStream, exports: &[String], outgoing: Outgoing<TraceNews>) {
     loop {
         let record = stream.next().await;
-        outgoing.lost += stream.take_lost();
+        outgoing.note_lost(stream.take_lost());
         let line = TraceLine::from(&record);
-        if (exports.is_empty() || exports.contains(&line.export)) && !outgoing.tell(line) {
+        if (exports.is_empty() || exports.contains(&line.export))
+            && !outgoing.tell(TraceNews::Request(line))
+        {
             return;
         }
     }
 }
 
-/// The way to a listener's thread. What finds no room is counted, and told before the next.
-struct Outgoing {
-    news: SyncSender<TraceNews>,
-    lost: u64,
-}
-
-impl Outgoing {
-    fn new(news: SyncSender<TraceNews>) -> Outgoing {
-        Outgoing { news, lost: 0 }
-    }
-
-    /// False when nobody listens any more.
-    fn tell(&mut self, line: TraceLine) -> bool {
-        if self.lost > 0 {
-            match self.news.try_send(TraceNews::Lost(self.lost)) {
-                Ok(()) => self.lost = 0,
-                Err(TrySendError::Full(_)) => {
-                    self.lost += 1;
-                    return true;
-                }
-                Err(TrySendError::Disconnected(_)) => return false,
-            }
-        }
-        match self.news.try_send(TraceNews::Request(line)) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_)) => {
-                self.lost += 1;
-                true
-            }
-            Err(TrySendError::Disconnected(_)) => false,
-        }
-    }
-}
-
 impl Listening {
-    /// Tells the listener at the other end of `stream` what is to be told, until it goes or the
-    /// target stops. A listener that is refused hears why.
-    pub fn serve(self, stream: &UnixStream, patience: Duration) -> std::io::Result<()> {
-        let verdict = self.accepted.recv_timeout(patience);
+    /// Tells the listener at the other end what is to be told, until it goes or the target stops. A
+    /// listener that is refused hears why.
+    pub fn serve(self, connection: &Connection, timeout: Duration) -> std::io::Result<()> {
+        let verdict = self.accepted.recv_timeout(timeout);
         if let Err(why) = verdict.unwrap_or_else(|_| Err("the target is stopping".to_owned())) {
-            return write_line(stream, &NodeReply::Error(why));
+            return connection.send(&NodeReply::Error(why));
         }
         // Nothing was lost yet: the first line only says that from here on all is told.
-        write_line(stream, &NodeReply::Trace(TraceNews::Lost(0)))?;
-        let mut text = Vec::with_capacity(WRITE_BYTES);
+        connection.send(&NodeReply::Trace(TraceNews::Lost(0)))?;
         loop {
             match self.news.recv_timeout(LOOK_EVERY) {
                 Ok(first) => {
                     let more = std::iter::from_fn(|| self.news.try_recv().ok());
-                    for news in std::iter::once(first).chain(more) {
-                        serde_json::to_writer(&mut text, &NodeReply::Trace(news))?;
-                        text.push(b'\n');
-                        if text.len() >= WRITE_BYTES {
-                            break;
-                        }
-                    }
-                    (&mut &*stream).write_all(&text)?;
-                    text.clear();
+                    let all = std::iter::once(first).chain(more);
+                    connection.send_all(all.map(NodeReply::Trace))?;
                 }
-                Err(RecvTimeoutError::Timeout) if is_there(stream) => {}
+                Err(RecvTimeoutError::Timeout) if connection.is_open() => {}
                 Err(_) => return Ok(()),
             }
         }
     }
-}
-
-/// Whether the other end of a connection is open. What it says is of no interest any more.
-fn is_there(stream: &UnixStream) -> bool {
-    use rustix::net::{RecvFlags, recv};
-    let mut bytes = [0; 64];
-    match recv(stream, &mut bytes, RecvFlags::DONTWAIT) {
-        Ok((0, _)) => false,
-        Ok(_) | Err(rustix::io::Errno::AGAIN) => true,
-        Err(_) => false,
-    }
-}
-
-fn write_line(stream: &UnixStream, reply: &NodeReply) -> std::io::Result<()> {
-    let mut text = serde_json::to_vec(reply)?;
-    text.push(b'\n');
-    (&mut &*stream).write_all(&text)
 }
 
 #[cfg(test)]
@@ -212,29 +153,13 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_is_counted() {
-        let (sender, receiver) = sync_channel(2);
-        let mut outgoing = Outgoing::new(sender);
-        for tag in 0..5 {
-            assert!(outgoing.tell(line(tag)));
-        }
-        assert_eq!(receiver.recv().unwrap(), TraceNews::Request(line(0)));
-        assert_eq!(receiver.recv().unwrap(), TraceNews::Request(line(1)));
-        assert!(outgoing.tell(line(5)));
-        assert_eq!(receiver.recv().unwrap(), TraceNews::Lost(3));
-        assert_eq!(receiver.recv().unwrap(), TraceNews::Request(line(5)));
-        drop(receiver);
-        assert!(!outgoing.tell(line(6)));
-    }
-
-    #[test]
     fn a_listener_gets_lines_until_it_goes() {
-        let (here, there) = UnixStream::pair().unwrap();
+        let (here, there) = Connection::pair();
         let (listen, listening) = listener(Vec::new());
         listen.accepted.try_send(Ok(())).unwrap();
         let serving = std::thread::spawn(move || listening.serve(&here, Duration::from_secs(60)));
-        let mut outgoing = Outgoing::new(listen.news);
-        assert!(outgoing.tell(line(7)));
+        let outgoing = listen.news;
+        assert!(outgoing.tell(TraceNews::Request(line(7))));
         let mut reader = BufReader::new(&there);
         let mut next = || {
             let mut text = String::new();
@@ -246,12 +171,12 @@ mod tests {
         drop(there);
         // Nothing is told any more; its going is noticed all the same.
         serving.join().unwrap().unwrap();
-        assert!(!outgoing.tell(line(8)));
+        assert!(!outgoing.tell(TraceNews::Request(line(8))));
     }
 
     #[test]
     fn a_refused_listener_hears_why() {
-        let (here, there) = UnixStream::pair().unwrap();
+        let (here, there) = Connection::pair();
         let (listen, listening) = listener(Vec::new());
         listen.accepted.try_send(Err("no".into())).unwrap();
         listening.serve(&here, Duration::from_secs(60)).unwrap();

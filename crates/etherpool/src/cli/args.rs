@@ -1,7 +1,7 @@
 //! Arguments that several commands have in common.
 
+use block::check_name;
 use clap::Args;
-use control::names::check_name;
 
 /// How a command that destroys something is confirmed.
 #[derive(Clone, Copy, Debug, Default, Args)]
@@ -23,6 +23,6 @@ impl Confirmation {
 }
 
 /// The name of a pool or volume, checked.
-pub fn parse_name(text: &str) -> Result<String, control::names::NameError> {
+pub fn parse_name(text: &str) -> Result<String, block::InvalidName> {
     check_name(text).map(|()| text.to_owned())
 }

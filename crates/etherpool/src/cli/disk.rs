@@ -11,9 +11,8 @@ use pool::{DiskReport, DiskState, PoolReport};
 use super::args::Confirmation;
 use super::confirm::{Proceed, confirm};
 use super::output::{self, print_json};
-use super::pool::is_ours;
 use super::{Context, Failure};
-use aoe::wire::ShelfSlot;
+use aoe_wire::ShelfSlot;
 
 /// Disks in sight.
 #[derive(Debug, Subcommand)]
@@ -62,14 +61,14 @@ fn health(disks: &[DiskReport], pools: &[PoolReport]) -> Exit {
     let unwell = |state: &DiskState| {
         !matches!(state, DiskState::Usable | DiskState::Seen | DiskState::Free | DiskState::InUse)
     };
-    let ours = || pools.iter().filter(|pool| is_ours(pool));
+    let ours = || pools.iter().filter(|pool| pool.is_ours());
     let member = |disk: &DiskReport| {
         let pool = disk.pool.as_deref();
         pool.is_some_and(|pool| ours().any(|ours| ours.name == pool || ours.id == pool))
     };
     let listed = disks.iter().filter(|disk| member(disk)).any(|disk| unwell(&disk.state));
     let known = ours().flat_map(|pool| &pool.disks).any(|disk| unwell(&disk.state));
-    if listed || known { Exit::Degraded } else { Exit::Ok }
+    Exit::of_health(!listed && !known)
 }
 
 async fn reset_epoch(context: &Context, args: ResetEpochArgs) -> Result<Exit, Failure> {
@@ -159,7 +158,7 @@ pub fn describe(disks: &[DiskReport], address: ShelfSlot) -> Result<String, Fail
             "see `etherpool disk list`; check that its node runs and is on the same segment",
         ));
     };
-    let size = control::size::Human(disk.size_bytes);
+    let size = block::size::Human(disk.size_bytes);
     let content = match &disk.pool {
         Some(pool) => format!("{}, of pool {pool}", disk.content),
         None => disk.content.clone(),

@@ -12,11 +12,7 @@ use super::{Context, Failure};
 /// For the end of `pool import`, when the pool is open: shows what came with it and gets a word for it.
 /// Without a word, or without anybody to ask, it stays held; the import has worked all the same.
 /// Written to standard error: the import's own result is on standard output.
-pub async fn settle(
-    context: &Context,
-    pool: &str,
-    confirmation: Confirmation,
-) -> Result<(), Failure> {
+pub async fn ask(context: &Context, pool: &str, confirmation: Confirmation) -> Result<(), Failure> {
     let path = pool_path(pool)?;
     let held: Vec<HeldReport> = context.client.get(&format!("{path}/held")).await?;
     if held.is_empty() {
@@ -47,11 +43,11 @@ pub async fn settle(
 
 /// For `pool show` and `status`: what waits, or nothing.
 pub fn remark(held: &[HeldReport]) -> String {
-    let mut pools: Vec<&str> = held.iter().map(|one| one.volume.pool.as_str()).collect();
+    let mut pools: Vec<&str> = held.iter().map(|one| one.volume.pool()).collect();
     pools.dedup();
     let of_pool = |pool: &str| {
         let of_it: Vec<HeldReport> =
-            held.iter().filter(|one| one.volume.pool == pool).cloned().collect();
+            held.iter().filter(|one| one.volume.pool() == pool).cloned().collect();
         format!("\nwaits for confirmation (`etherpool pool import {pool}` asks):\n{}", list(&of_it))
     };
     pools.into_iter().map(of_pool).collect()
@@ -80,13 +76,14 @@ fn later(pool: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
-    use control::names::VolumeName;
+    use block::VolumeName;
 
     #[test]
     fn what_waits_is_listed_by_pool_with_what_stays_out() {
         let one = |pool: &str, refused: Option<&str>| HeldReport {
-            volume: VolumeName::new(pool, "v"),
+            volume: VolumeName::new(pool, "v").unwrap(),
             key: "mount".into(),
             what: "mount at /srv/v as ext4".into(),
             refused: refused.map(str::to_owned),

@@ -19,6 +19,8 @@ mod target_ask;
 mod target_client;
 mod user;
 mod volume;
+mod volume_export;
+mod volume_stats;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -28,14 +30,11 @@ use clap::{CommandFactory, Parser, Subcommand};
 use control::exit::{Exit, exit_code_table};
 
 pub use failure::Failure;
-pub use output::pool_state;
-pub use pool::{health, is_ours};
-pub use progress::{QUIET, Slow, WaitDisplay};
 pub use target_ask::TargetAsk;
 pub use target_client::{targets, targets_below};
 
 use crate::client::ApiClient;
-use crate::{engine, lab, measure, node, services, supervisor, target};
+use crate::{engine, measure, node, services, supervisor, target_command};
 
 /// Pools of network disks.
 #[derive(Debug, Parser)]
@@ -91,13 +90,13 @@ enum Command {
     /// Export this machine's disks
     Node(node::NodeArgs),
     /// Export files and disks by AoE
-    Target(Box<target::TargetArgs>),
+    Target(Box<target_command::TargetArgs>),
     /// Export a file by AoE, with vblade's arguments
     #[command(disable_help_flag = true)]
-    Vblade(target::VbladeArgs),
+    Vblade(target_command::VbladeArgs),
     /// The same in the background, with messages to syslog
     #[command(disable_help_flag = true)]
-    Vbladed(target::VbladeArgs),
+    Vbladed(target_command::VbladeArgs),
     /// A whole cluster on this machine, to try things
     Lab(lab::LabArgs),
     /// Entries of the FTP users file
@@ -172,10 +171,10 @@ fn run(cli: Cli, socket: Option<&Path>) -> Result<ExitCode, Failure> {
         Command::Node(args) => return Ok(node::run(args)?),
         Command::Target(mut args) => match args.ask.take() {
             Some(ask) => target_ask::run(ask, socket, timeout, cli.json)?,
-            None => return Ok(target::run(*args)?),
+            None => return Ok(target_command::run(*args)?),
         },
-        Command::Vblade(args) => return Ok(target::run_vblade(&args, false)),
-        Command::Vbladed(args) => return Ok(target::run_vblade(&args, true)),
+        Command::Vblade(args) => return Ok(target_command::run_vblade(&args, false)),
+        Command::Vbladed(args) => return Ok(target_command::run_vblade(&args, true)),
         Command::Lab(args) => return Ok(lab::run(args)?),
         Command::Measure(command) => return Ok(measure::run(command)?),
         Command::Completion(args) => docs::completion(args)?,
@@ -183,7 +182,7 @@ fn run(cli: Cli, socket: Option<&Path>) -> Result<ExitCode, Failure> {
         Command::User(command) => user::run(command)?,
         Command::Pool(pool::PoolCommand::Check(args)) => pool_check::run(&args, cli.json)?,
         command => {
-            let tell = progress::is_seen(cli.json);
+            let tell = terminal::is_seen(cli.json);
             let client = ApiClient::new(cli.socket, timeout, tell);
             let context = Context { client, json: cli.json };
             let runtime = tokio::runtime::Builder::new_current_thread()

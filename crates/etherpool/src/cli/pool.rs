@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
+use block::size::parse_size;
 use clap::{Args, Subcommand};
 use control::api::{
-    ApiError, CreatePool, ExtendPool, FailureDomain, HeldReport, ImportPool, ImportResult,
-    PoolReportExt as _, Preview, ReleasePool,
+    ApiError, CreatePool, ExtendPool, HeldReport, ImportPool, ImportResult, PoolReportExt as _,
+    Preview, ReleasePool,
 };
 use control::exit::Exit;
 use control::names::DiskArgument;
-use control::size::parse_size;
-use pool::{DiskReport, ImportPlan, PoolForecast, PoolReport, PoolState};
+use pool::{DiskReport, FailureDomain, ImportPlan, PoolForecast, PoolReport};
 use serde::Serialize;
 
 use super::args::{Confirmation, parse_name};
@@ -19,7 +19,7 @@ use super::disk::{describe, resolve_all};
 use super::output::{self, print_json};
 use super::pool_check::CheckArgs;
 use super::{Context, Failure};
-use aoe::wire::ShelfSlot;
+use aoe_wire::ShelfSlot;
 
 /// Pools.
 #[derive(Debug, Subcommand)]
@@ -135,9 +135,8 @@ pub async fn run(context: &Context, command: PoolCommand) -> Result<Exit, Failur
             } else {
                 output::print(&output::pools(&pools, output::terminal_width()))?;
             }
-            let well =
-                pools.iter().filter(|pool| is_ours(pool)).all(|pool| health(pool) == Exit::Ok);
-            Ok(if well { Exit::Ok } else { Exit::Degraded })
+            let well = pools.iter().filter(|pool| pool.is_ours()).all(PoolReport::is_healthy);
+            Ok(Exit::of_health(well))
         }
         PoolCommand::Show { pool } => {
             let report: PoolReport = context.client.get(&pool_path(&pool)?).await?;
@@ -147,7 +146,7 @@ pub async fn run(context: &Context, command: PoolCommand) -> Result<Exit, Failur
                     context.client.get(&format!("{}/held", pool_path(&report.name)?)).await?;
                 output::print(&super::held::remark(&held))?;
             }
-            Ok(health(&report))
+            Ok(Exit::of_health(report.is_healthy()))
         }
         PoolCommand::Import(args) if args.all => import_all(context, args).await,
         PoolCommand::Import(args) => import(context, args).await,
@@ -161,21 +160,6 @@ pub async fn run(context: &Context, command: PoolCommand) -> Result<Exit, Failur
 pub fn pool_path(pool: &str) -> Result<String, Failure> {
     parse_name(pool).map_err(|error| Failure::usage(error.to_string()))?;
     Ok(format!("/v1/pools/{pool}"))
-}
-
-/// Whether it is this supervisor's. Pools of others, and those that were released, are in sight, not in
-/// trouble.
-pub fn is_ours(report: &PoolReport) -> bool {
-    !matches!(report.state, PoolState::Foreign { .. } | PoolState::Released)
-}
-
-/// Whether a pool is as it should be.
-pub fn health(report: &PoolReport) -> Exit {
-    let volumes_whole = report.volumes.iter().all(|volume| volume.suspended.is_none());
-    match report.state {
-        PoolState::Online if volumes_whole => Exit::Ok,
-        _ => Exit::Degraded,
-    }
 }
 
 /// Tells that something without a result is done.
@@ -305,7 +289,7 @@ async fn import(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
             return done(context, &format!("Pool {pool} is open here already.\n"));
         }
         show(context, open)?;
-        super::held::settle(context, &open.name, args.confirmation).await?;
+        super::held::ask(context, &open.name, args.confirmation).await?;
         return Ok(Exit::Ok);
     }
     let plan: ImportPlan = context.client.get(&path).await?;
@@ -323,11 +307,12 @@ async fn import(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
         return Ok(Exit::Ok);
     }
     let outdated_metadata = args.outdated_metadata;
-    let request = ImportPool { grace_secs: args.grace, force: args.force, outdated_metadata };
-    let grace = Duration::from_secs(args.grace.unwrap_or(0));
-    let report: PoolReport = context.client.post_and_wait(&path, &request, grace).await?;
+    let grace = args.grace.map(Duration::from_secs);
+    let request = ImportPool { grace, force: args.force, outdated_metadata };
+    let wait = grace.unwrap_or_default();
+    let report: PoolReport = context.client.post_and_wait(&path, &request, wait).await?;
     show(context, &report)?;
-    super::held::settle(context, &report.name, args.confirmation).await?;
+    super::held::ask(context, &report.name, args.confirmation).await?;
     Ok(Exit::Ok)
 }
 
@@ -361,10 +346,11 @@ async fn import_all(context: &Context, args: ImportArgs) -> Result<Exit, Failure
         }
     }
     for plan in plans {
-        let request = ImportPool { grace_secs: args.grace, ..ImportPool::default() };
+        let grace = args.grace.map(Duration::from_secs);
+        let request = ImportPool { grace, ..ImportPool::default() };
         let path = format!("/v1/pools/{}/import", plan.id);
-        let grace = Duration::from_secs(args.grace.unwrap_or(0));
-        let imported = context.client.post_and_wait::<PoolReport>(&path, &request, grace).await;
+        let wait = grace.unwrap_or_default();
+        let imported = context.client.post_and_wait::<PoolReport>(&path, &request, wait).await;
         results.push(match imported {
             Ok(report) => ImportResult { pool: plan.name, report: Some(report), error: None },
             Err(failure) => {
@@ -378,7 +364,7 @@ async fn import_all(context: &Context, args: ImportArgs) -> Result<Exit, Failure
         output::print(&output::imports(&results))?;
     }
     for report in results.iter().filter_map(|result| result.report.as_ref()) {
-        super::held::settle(context, &report.name, args.confirmation).await?;
+        super::held::ask(context, &report.name, args.confirmation).await?;
     }
     let failed = results.iter().any(|result| result.error.is_some());
     Ok(if failed { Exit::Failure } else { Exit::Ok })

@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use block::check_name;
 use clap::Args;
 use control::exit::Exit;
-use control::names::check_name;
 use pool::check::{
     CheckOptions, CheckReport, DiskImage, Finding, Kind, Severity, Unreadable, check,
 };
@@ -51,7 +51,7 @@ pub fn run(args: &CheckArgs, json: bool) -> Result<Exit, Failure> {
     } else {
         output::print(&output::pool_check(&report))?;
     }
-    Ok(if report.is_well() { Exit::Ok } else { Exit::Degraded })
+    Ok(Exit::of_health(report.is_well()))
 }
 
 /// Which arguments are paths, and which one names a pool: what exists or has a slash is a path.

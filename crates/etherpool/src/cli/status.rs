@@ -5,7 +5,6 @@ use control::api::{ServiceState, Status};
 use control::exit::Exit;
 
 use super::output::{self, print_json};
-use super::pool::{health, is_ours};
 use super::{Context, Failure};
 
 /// Arguments of `status`.
@@ -28,12 +27,12 @@ fn exit_of(status: &Status) -> Exit {
         [&service.mount, &service.ftp].contains(&&ServiceState::Waiting)
             || service.trouble.is_some()
     };
-    let ours = status.pools.iter().filter(|report| is_ours(report));
+    let mut ours = status.pools.iter().filter(|report| report.is_ours());
     let healthy = status.engine.is_some()
         && status.troubles.is_empty()
-        && ours.map(health).all(|exit| exit == Exit::Ok)
+        && ours.all(pool::PoolReport::is_healthy)
         && !status.services.iter().any(waiting);
-    if healthy { Exit::Ok } else { Exit::Degraded }
+    Exit::of_health(healthy)
 }
 
 #[cfg(test)]

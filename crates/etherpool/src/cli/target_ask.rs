@@ -71,14 +71,14 @@ struct OneReport {
 pub fn run(
     ask: TargetAsk,
     socket: Option<&Path>,
-    patience: Option<Duration>,
+    timeout: Option<Duration>,
     json: bool,
 ) -> Result<Exit, Failure> {
     let limit = match ask {
         TargetAsk::Reload => RELOAD_LIMIT,
         _ => LOOK_LIMIT,
     };
-    let clients = targets(socket, patience.unwrap_or(limit))?;
+    let clients = targets(socket, timeout.unwrap_or(limit))?;
     match ask {
         TargetAsk::Status(args) => status(args, clients, json),
         TargetAsk::Stats(args) => stats(args, clients, json),
@@ -122,7 +122,7 @@ fn health<'a>(mut all: impl Iterator<Item = &'a NodeStatus>) -> Exit {
         status.exports.iter().all(|export| export.state == ONLINE)
             && status.drives.iter().all(|drive| drive.refused.is_empty())
     });
-    if well { Exit::Ok } else { Exit::Degraded }
+    Exit::of_health(well)
 }
 
 fn stats(args: TargetAskArgs, clients: Vec<TargetClient>, json: bool) -> Result<Exit, Failure> {
@@ -171,18 +171,12 @@ fn trace(args: TraceArgs, clients: Vec<TargetClient>, json: bool) -> Result<Exit
 
 /// Prints a line; false when nobody reads them any more.
 fn write_news(news: &TraceNews, json: bool) -> Result<bool, Failure> {
-    use std::io::Write as _;
     let text = match news {
         _ if json => serde_json::to_string(news).map_err(anyhow::Error::from)?,
         TraceNews::Request(line) => line.to_string(),
         TraceNews::Lost(count) => format!("({count} requests are missing here)"),
     };
-    let mut stdout = std::io::stdout().lock();
-    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(anyhow::Error::from(error).into()),
-    }
+    output::write(&format!("{text}\n"))
 }
 
 /// The one target that is meant: the lone one, or the one that has all that is named.

@@ -9,7 +9,9 @@ use control::api::{ApiError, ErrorCode};
 use control::exit::Exit;
 use control::node::{NodeReply, NodeRequest, TraceNews};
 
-use super::{Failure, Slow};
+use terminal::Slow;
+
+use super::Failure;
 
 /// Where nodes and targets have their run directories by default.
 const RUN_DIR: &str = "/run/etherpool";
@@ -21,38 +23,36 @@ const ANSWER_BYTES_MAX: u64 = 256 << 20;
 pub struct TargetClient {
     /// Where.
     pub socket: PathBuf,
-    patience: Duration,
+    timeout: Duration,
     reader: BufReader<UnixStream>,
 }
 
 /// The target at `socket` (or in that run directory), or all that run with default directories.
-/// `patience` is how long to wait for each answer.
-pub fn targets(socket: Option<&Path>, patience: Duration) -> Result<Vec<TargetClient>, Failure> {
+/// `timeout` is how long to wait for each answer.
+pub fn targets(socket: Option<&Path>, timeout: Duration) -> Result<Vec<TargetClient>, Failure> {
     if let Some(socket) = socket {
         let path = if socket.is_dir() { socket.join(SOCKET) } else { socket.to_owned() };
-        return TargetClient::connect(&path, patience).map(|client| vec![client]).map_err(
-            |error| {
-                let denied = error.kind() == std::io::ErrorKind::PermissionDenied;
-                not_running(
-                    format!("no target answers on {} ({error})", path.display()),
-                    if denied {
-                        "run the command as root"
-                    } else {
-                        "name the run directory of a target or node that runs with --socket"
-                    },
-                )
-            },
-        );
+        return TargetClient::connect(&path, timeout).map(|client| vec![client]).map_err(|error| {
+            let denied = error.kind() == std::io::ErrorKind::PermissionDenied;
+            not_running(
+                format!("no target answers on {} ({error})", path.display()),
+                if denied {
+                    "run the command as root"
+                } else {
+                    "name the run directory of a target or node that runs with --socket"
+                },
+            )
+        });
     }
-    targets_below(Path::new(RUN_DIR), patience)
+    targets_below(Path::new(RUN_DIR), timeout)
 }
 
 /// Those whose run directory is this one or in it.
-pub fn targets_below(run_dir: &Path, patience: Duration) -> Result<Vec<TargetClient>, Failure> {
+pub fn targets_below(run_dir: &Path, timeout: Duration) -> Result<Vec<TargetClient>, Failure> {
     let mut found = Vec::new();
     let mut refused = None;
     for path in candidates(run_dir) {
-        match TargetClient::connect(&path, patience) {
+        match TargetClient::connect(&path, timeout) {
             Ok(client) => found.push(client),
             // What a killed process left behind.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
@@ -86,12 +86,12 @@ fn candidates(run_dir: &Path) -> Vec<PathBuf> {
 }
 
 /// A process that was stopped has a full queue some day: whoever comes then would wait for ever.
-fn connect_within(path: &Path, patience: Duration) -> std::io::Result<UnixStream> {
+fn connect_within(path: &Path, timeout: Duration) -> std::io::Result<UnixStream> {
     use rustix::net::sockopt::{Timeout, set_socket_timeout};
     let flags = rustix::net::SocketFlags::CLOEXEC;
     let (family, kind) = (rustix::net::AddressFamily::UNIX, rustix::net::SocketType::STREAM);
     let socket = rustix::net::socket_with(family, kind, flags, None)?;
-    set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
+    set_socket_timeout(&socket, Timeout::Send, Some(timeout))?;
     match rustix::net::connect(&socket, &rustix::net::SocketAddrUnix::new(path)?) {
         Err(rustix::io::Errno::AGAIN) => Err(std::io::ErrorKind::TimedOut.into()),
         connected => Ok(connected.map(|()| UnixStream::from(socket))?),
@@ -104,11 +104,11 @@ fn not_running(message: String, remedy: &str) -> Failure {
 }
 
 impl TargetClient {
-    fn connect(path: &Path, patience: Duration) -> std::io::Result<TargetClient> {
-        let stream = connect_within(path, patience)?;
-        stream.set_read_timeout(Some(patience))?;
-        stream.set_write_timeout(Some(patience))?;
-        Ok(TargetClient { socket: path.to_owned(), patience, reader: BufReader::new(stream) })
+    fn connect(path: &Path, timeout: Duration) -> std::io::Result<TargetClient> {
+        let stream = connect_within(path, timeout)?;
+        stream.set_read_timeout(Some(timeout))?;
+        stream.set_write_timeout(Some(timeout))?;
+        Ok(TargetClient { socket: path.to_owned(), timeout, reader: BufReader::new(stream) })
     }
 
     /// Asks, and waits for the answer. A refusal is a failure.
@@ -164,7 +164,7 @@ impl TargetClient {
         let message = format!(
             "the target at {} takes connections and has not answered within {} s; what was asked for may still be done",
             self.socket.display(),
-            self.patience.as_secs()
+            self.timeout.as_secs()
         );
         ApiError::new(ErrorCode::Unavailable, message)
             .remedy("look whether its process runs and what its log says; --timeout SECONDS waits longer")

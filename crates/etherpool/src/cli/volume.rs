@@ -4,25 +4,26 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use block::size::{Growth, Human, VolumeSize};
+use block::{FsType, VolumeName};
 use clap::{Args, Subcommand};
 use control::api::{
-    AcceptLoss, CreateVolume, ExportVolume, ExtendVolume, LayoutSpec, MakeFs, MountVolume,
-    PoolReportExt as _, Preview, RemoveVolume, ServeFtp, Status, UnexportVolume, UnmountVolume,
-    VerifyVolume,
+    AcceptLoss, CreateVolume, ExtendVolume, MakeFs, MountVolume, PoolReportExt as _, Preview,
+    RemoveVolume, ServeFtp, UnmountVolume, VerifyVolume,
 };
 use control::exit::Exit;
-use control::names::{ExportTarget, ExportWish, VolumeName};
-use control::settings::{ClientMac, FsType, VolumeSettings};
-use control::size::{Growth, Human, SizeSpec};
-use pool::{PoolReport, VerifyReport, VolumeForecast, VolumeReport};
+use control::names::ExportTarget;
+use control::settings::VolumeSettings;
+use pool::{Layout, PoolReport, VerifyReport, VolumeForecast, VolumeReport};
 
 use super::args::Confirmation;
 use super::confirm::{Proceed, confirm, effects};
 use super::output::{self, NamedVolume, print_json};
-use super::pool::{done, is_ours};
+use super::pool::done;
 use super::progress::ProgressDisplay;
+use super::volume_export::{self, ExportArgs};
+use super::volume_stats::{self, StatsArgs};
 use super::{Context, Failure};
-use aoe::wire::ShelfSlot;
 
 /// Volumes.
 #[derive(Debug, Subcommand)]
@@ -34,10 +35,10 @@ pub enum VolumeCommand {
         volume: VolumeName,
         /// Its size: 10G, or 100%FREE for a share of the free space
         #[arg(long)]
-        size: SizeSpec,
+        size: VolumeSize,
         /// Its redundancy: raid0, or mirror:N
         #[arg(long)]
-        layout: LayoutSpec,
+        layout: Layout,
         /// Only say what would be done
         #[arg(long)]
         dry_run: bool,
@@ -66,6 +67,8 @@ pub enum VolumeCommand {
         #[arg(value_name = "POOL/VOLUME")]
         volume: VolumeName,
     },
+    /// Show where the time of a volume's requests goes
+    Stats(StatsArgs),
     /// Remove a volume and its data
     Remove(DestroyArgs),
     /// Do without acknowledged writes that no disk has any more, so that the volume serves again
@@ -181,7 +184,7 @@ enum ServeWord {
 }
 
 impl FromStr for ServeWord {
-    type Err = control::names::NameError;
+    type Err = block::InvalidName;
 
     fn from_str(text: &str) -> Result<ServeWord, Self::Err> {
         if text == "ftp" { Ok(ServeWord::Ftp) } else { text.parse().map(ServeWord::Volume) }
@@ -204,43 +207,17 @@ pub struct ServeArgs {
     stop: bool,
 }
 
-/// Arguments of `volume export`.
-#[derive(Debug, Args)]
-pub struct ExportArgs {
-    /// The volume
-    #[arg(value_name = "POOL/VOLUME")]
-    volume: VolumeName,
-
-    /// aoe:eSHELF.SLOT, or aoe for an address that is free
-    target: ExportWish,
-
-    /// Interface to answer on (repeat for more); all of the supervisor's by default
-    #[arg(long, short)]
-    interface: Vec<String>,
-
-    /// Answer only this client (repeat for more); to all others the volume isn't there
-    #[arg(long, value_name = "MAC")]
-    allow: Vec<ClientMac>,
-
-    /// Refuse writes
-    #[arg(long)]
-    read_only: bool,
-
-    #[command(flatten)]
-    confirmation: Confirmation,
-}
-
 /// Runs it.
 pub async fn run(context: &Context, command: VolumeCommand) -> Result<Exit, Failure> {
     match command {
         VolumeCommand::Create { volume, size, layout, dry_run } => {
-            let request = CreateVolume { name: volume.volume.clone(), size, layout };
+            let request = CreateVolume { name: volume.volume().to_owned(), size, layout };
             if dry_run {
-                let path = format!("/v1/pools/{}/plan/volume", volume.pool);
+                let path = format!("/v1/pools/{}/plan/volume", volume.pool());
                 let forecast: VolumeForecast = context.client.post(&path, &request).await?;
                 return show_forecast(context, &volume, forecast);
             }
-            let path = format!("/v1/pools/{}/volumes", volume.pool);
+            let path = format!("/v1/pools/{}/volumes", volume.pool());
             let report: VolumeReport = context.client.post(&path, &request).await?;
             show(context, &volume, &report)
         }
@@ -259,7 +236,7 @@ pub async fn run(context: &Context, command: VolumeCommand) -> Result<Exit, Fail
         VolumeCommand::Show { volume } => {
             let report: VolumeReport = context.client.get(&path_of(&volume)).await?;
             show(context, &volume, &report)?;
-            Ok(if is_healthy(&report) { Exit::Ok } else { Exit::Degraded })
+            Ok(Exit::of_health(is_healthy(&report)))
         }
         VolumeCommand::Remove(args) => remove(context, args).await,
         VolumeCommand::AcceptLoss(args) => accept_loss(context, args).await,
@@ -286,18 +263,17 @@ pub async fn run(context: &Context, command: VolumeCommand) -> Result<Exit, Fail
         VolumeCommand::Mount(args) => mount(context, args).await,
         VolumeCommand::Unmount { volume, dry_run } => unmount(context, &volume, dry_run).await,
         VolumeCommand::Serve(args) => serve(context, args).await,
-        VolumeCommand::Export(args) => export(context, args).await,
+        VolumeCommand::Export(args) => volume_export::export(context, args).await,
         VolumeCommand::Unexport { volume, target } => {
-            let request = UnexportVolume { address: target.map(|target| target.0) };
-            let path = format!("{}/unexport", path_of(&volume));
-            let () = context.client.post(&path, &request).await?;
-            done(context, &format!("{volume} is not exported any more\n"))
+            volume_export::unexport(context, &volume, target).await
         }
+        VolumeCommand::Stats(args) => volume_stats::run(context, args).await,
     }
 }
 
-fn path_of(volume: &VolumeName) -> String {
-    format!("/v1/pools/{}/volumes/{}", volume.pool, volume.volume)
+/// Where the API has a volume.
+pub fn path_of(volume: &VolumeName) -> String {
+    format!("/v1/pools/{}/volumes/{}", volume.pool(), volume.volume())
 }
 
 async fn streamed<T: serde::de::DeserializeOwned>(
@@ -330,7 +306,7 @@ fn show_forecast(
 }
 
 fn show(context: &Context, volume: &VolumeName, report: &VolumeReport) -> Result<Exit, Failure> {
-    let named = NamedVolume { pool: volume.pool.clone(), report: report.clone() };
+    let named = NamedVolume { pool: volume.pool().to_owned(), report: report.clone() };
     if context.json {
         print_json(&named)?;
     } else {
@@ -360,10 +336,7 @@ async fn list(context: &Context) -> Result<Exit, Failure> {
 /// Degraded if a volume of ours isn't well, or can't be listed because its pool isn't open.
 fn health_of_volumes(pools: &[PoolReport]) -> Exit {
     let well = |pool: &PoolReport| pool.is_open() && pool.volumes.iter().all(is_healthy);
-    match pools.iter().filter(|pool| is_ours(pool)).all(well) {
-        true => Exit::Ok,
-        false => Exit::Degraded,
-    }
+    Exit::of_health(pools.iter().filter(|pool| pool.is_ours()).all(well))
 }
 
 /// Whether a volume has the redundancy of its layout, and serves.
@@ -372,7 +345,7 @@ fn is_healthy(report: &VolumeReport) -> bool {
 }
 
 /// What a volume is, for the question before it is destroyed.
-async fn description(context: &Context, volume: &VolumeName) -> Result<String, Failure> {
+pub async fn description(context: &Context, volume: &VolumeName) -> Result<String, Failure> {
     let report: VolumeReport = context.client.get(&path_of(volume)).await?;
     let uses = output::uses(&report.properties);
     let uses = if uses.is_empty() { String::new() } else { format!(", {uses}") };
@@ -443,7 +416,7 @@ async fn verify(context: &Context, volume: &VolumeName, copy: Option<u8>) -> Res
     } else {
         output::print(&output::verification(&report))?;
     }
-    Ok(if report.bad.is_empty() && report.more_bad == 0 { Exit::Ok } else { Exit::Degraded })
+    Ok(Exit::of_health(report.bad.is_empty() && report.more_bad == 0))
 }
 
 async fn mount(context: &Context, args: MountArgs) -> Result<Exit, Failure> {
@@ -530,70 +503,6 @@ async fn serve(context: &Context, args: ServeArgs) -> Result<Exit, Failure> {
         return Ok(Exit::Ok);
     }
     done(context, &format!("{volume} is served at ftp://{listen}/\n"))
-}
-
-/// Who could do what with an export.
-async fn export_question(
-    context: &Context,
-    volume: &VolumeName,
-    request: &ExportVolume,
-) -> Result<String, Failure> {
-    let address =
-        request.address.map_or("an AoE disk".to_owned(), |address| format!("aoe:{address}"));
-    let interfaces = match &request.interfaces[..] {
-        [] => {
-            let status: Status = context.client.get("/v1/status").await?;
-            let own = status.engine.map(|engine| engine.interfaces).unwrap_or_default();
-            own.into_iter().map(|interface| interface.name).collect()
-        }
-        named => named.to_vec(),
-    };
-    let interfaces = interfaces.join(", ");
-    let may = if request.read_only { "read it" } else { "read and write it" };
-    let whom = match &request.allow[..] {
-        [] => format!(
-            "Every machine on the segments of these interfaces could {may}: AoE has no passwords.\n\
-             (Name the clients with --allow MAC to answer nobody else.)\n"
-        ),
-        clients => {
-            let clients: Vec<String> =
-                clients.iter().map(|client| client.mac().to_string()).collect();
-            format!("Who sends from these addresses could {may}: {}\n", clients.join(", "))
-        }
-    };
-    let volume = description(context, volume).await?;
-    Ok(format!("Volume {volume} would be exported as {address} on {interfaces}.\n{whom}"))
-}
-
-async fn export(context: &Context, args: ExportArgs) -> Result<Exit, Failure> {
-    let confirmation = args.confirmation;
-    let request = ExportVolume {
-        address: args.target.0,
-        interfaces: args.interface,
-        allow: args.allow,
-        read_only: args.read_only,
-        dry_run: confirmation.dry_run,
-    };
-    let path = format!("{}/export", path_of(&args.volume));
-    if confirmation.dry_run {
-        let address: ShelfSlot = context.client.post(&path, &request).await?;
-        let request = ExportVolume { address: Some(address), ..request };
-        confirm(&export_question(context, &args.volume, &request).await?, confirmation)?;
-        return Ok(Exit::Ok);
-    }
-    // Who is named is meant.
-    if request.allow.is_empty() {
-        let what = export_question(context, &args.volume, &request).await?;
-        if confirm(&what, confirmation)? == Proceed::No {
-            return Ok(Exit::Ok);
-        }
-    }
-    let address: ShelfSlot = context.client.post(&path, &request).await?;
-    if context.json {
-        print_json(&serde_json::json!({ "address": address }))?;
-        return Ok(Exit::Ok);
-    }
-    done(context, &format!("{} is exported as {address}\n", args.volume))
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use aoe::driver::Port;
-use aoe::wire::ShelfSlot;
+use aoe_wire::Port;
+use aoe_wire::ShelfSlot;
 use control::api::{ApiError, ErrorCode, SeenTarget};
 use control::settings::ExportSetting;
 use os::net::Role;
@@ -15,7 +15,7 @@ use super::Process;
 use crate::neighbours::{Asking, Neighbour, who_answers};
 
 /// Two seconds without an answer: a machine that is there answers in one.
-const ASKING: Asking = Asking { questions: 3, patience: Duration::from_millis(700) };
+const ASKING: Asking = Asking { questions: 3, timeout: Duration::from_millis(700) };
 
 impl Process {
     /// Whether nobody but our own running export has the address, as far as can be told: by what the

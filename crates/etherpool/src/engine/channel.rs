@@ -1,32 +1,31 @@
 //! The engine's end of the control channel.
 //!
-//! Sockets are read and written on threads of their own, so that the reactor never waits for
-//! whoever asks: requests reach it through a bounded mailbox, answers leave through a bounded queue,
-//! and a peer that doesn't read its answers is cut off.
+//! Requests reach the reactor through a bounded mailbox, answers leave through a bounded queue, and a
+//! peer that doesn't read its answers is cut off.
 
-use std::io::{self, IoSliceMut, Write};
+use std::io;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use anyhow::Context;
 use control::api::{ApiError, ErrorCode};
-use control::channel::{LineReader, REQUESTS_IN_FLIGHT_MAX, ReplyLine, RequestLine, to_line};
+use control::channel::{
+    EngineRequest, LINE_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX, ReplyLine, RequestLine,
+};
 use os::reactor::{MailSender, Mailbox, mailbox};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use pool::Progress;
+
+use crate::json_lines::{self, Connection, Outgoing, Place, Rules, invalid};
 
 /// Connections at a time: services, and a look from outside now and then.
 const CONNECTIONS_MAX: usize = 8;
 /// Lines that wait for being sent on one connection.
 const ANSWERS_QUEUED_MAX: usize = 1024;
-/// Descriptors that may come with one read.
+/// Descriptors that may wait for their line.
 const DESCRIPTORS_MAX: usize = 8;
-/// Stack of a connection's threads; the process locks its memory.
-const STACK_BYTES: usize = 256 << 10;
 
 /// A request, and where its answer goes.
 pub struct Incoming {
@@ -41,43 +40,30 @@ pub struct Incoming {
 /// One who asks.
 pub struct Peer {
     stream: UnixStream,
-    answers: SyncSender<Vec<u8>>,
+    answers: Outgoing<ReplyLine>,
     in_flight: AtomicUsize,
-    events_lost: AtomicBool,
+    /// Requests of a connection that is over count as that connection until they are answered.
+    _place: Place,
 }
 
 impl Peer {
     /// The last word on a request.
-    pub fn finish(&self, reply: &ReplyLine) {
+    pub fn finish(&self, reply: ReplyLine) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
-        if self.answers.try_send(to_line(reply)).is_err() {
-            self.cut_off();
+        if !self.answers.send(reply) {
+            // It may have closed already.
+            let _ = self.stream.shutdown(Shutdown::Both);
         }
     }
 
-    /// News that may be lost when the peer is slow: progress and events.
-    pub fn tell(&self, reply: &ReplyLine) {
-        if self.events_lost.load(Ordering::Relaxed) {
-            match self.answers.try_send(to_line(&ReplyLine::EventsLost)) {
-                Ok(()) => self.events_lost.store(false, Ordering::Relaxed),
-                Err(_) => return,
-            }
-        }
-        if let Err(TrySendError::Full(_)) = self.answers.try_send(to_line(reply))
-            && matches!(reply, ReplyLine::Event(_))
-        {
-            self.events_lost.store(true, Ordering::Relaxed);
-        }
-    }
-
-    fn cut_off(&self) {
-        // It may have closed already.
-        let _ = self.stream.shutdown(Shutdown::Both);
+    /// How far a request is. A slow peer isn't told.
+    pub fn tell_progress(&self, id: u64, progress: Progress) {
+        self.answers.send(ReplyLine::Progress { id, progress });
     }
 }
 
-/// The listening socket and those connected to it.
-#[derive(Clone)]
+/// Those connected to the channel.
+#[derive(Clone, Default)]
 pub struct Channel {
     peers: Arc<Mutex<Vec<Weak<Peer>>>>,
 }
@@ -88,196 +74,76 @@ impl Channel {
         socket: &Path,
         on_thread_start: fn(),
     ) -> anyhow::Result<(Channel, Mailbox<Incoming>)> {
-        remove_stale(socket)?;
-        let listener = UnixListener::bind(socket)
-            .with_context(|| format!("{} can't be listened on", socket.display()))?;
-        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-        std::fs::set_permissions(socket, permissions)
-            .with_context(|| format!("{} can't be made private", socket.display()))?;
-        let (sender, receiver) = mailbox(CONNECTIONS_MAX * REQUESTS_IN_FLIGHT_MAX);
-        let channel = Channel { peers: Arc::default() };
+        let (requests, receiver) = mailbox(CONNECTIONS_MAX * REQUESTS_IN_FLIGHT_MAX);
+        let channel = Channel::default();
         let accepting = channel.clone();
-        spawn("channel", move || {
-            on_thread_start();
-            for stream in listener.incoming() {
-                match stream.and_then(|stream| accepting.serve(stream, &sender, on_thread_start)) {
-                    Ok(()) => {}
-                    Err(error) => {
-                        tracing::warn!(%error, "a connection to the control channel failed");
-                        // Out of descriptors or memory: not in a tight loop.
-                        std::thread::sleep(std::time::Duration::from_millis(100));
-                    }
-                }
+        let rules = Rules {
+            name: "channel",
+            connections_max: CONNECTIONS_MAX,
+            line_bytes_max: LINE_BYTES_MAX,
+            descriptors_max: DESCRIPTORS_MAX,
+            timeout: None,
+            on_thread_start,
+        };
+        json_lines::listen(socket, rules, move |connection| {
+            let peer = accepting.admit(connection)?;
+            while let Some(line) = connection.receive()? {
+                hand_on(line.map_err(invalid)?, connection, &peer, &requests);
             }
+            Ok(())
         })?;
         Ok((channel, receiver))
     }
 
-    /// Tells all who are connected.
-    pub fn tell_all(&self, reply: &ReplyLine) {
-        let peers: Vec<Arc<Peer>> = {
-            let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-            peers.retain(|peer| peer.strong_count() > 0);
-            peers.iter().filter_map(Weak::upgrade).collect()
-        };
-        for peer in peers {
-            peer.tell(reply);
+    /// Tells all who are connected of an event.
+    pub fn tell_all(&self, event: &ReplyLine) {
+        for peer in self.peers().iter().filter_map(Weak::upgrade) {
+            peer.answers.tell(event.clone());
         }
     }
 
-    fn serve(
-        &self,
-        stream: UnixStream,
-        requests: &MailSender<Incoming>,
-        on_thread_start: fn(),
-    ) -> io::Result<()> {
-        let (sender, receiver) = sync_channel(ANSWERS_QUEUED_MAX);
-        let peer = Arc::new(Peer {
-            stream: stream.try_clone()?,
-            answers: sender,
-            in_flight: AtomicUsize::new(0),
-            events_lost: AtomicBool::new(false),
-        });
-        {
-            let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-            peers.retain(|peer| peer.strong_count() > 0);
-            if peers.len() >= CONNECTIONS_MAX {
-                tracing::warn!("too many connections to the control channel; one is refused");
-                return Ok(());
-            }
-            peers.push(Arc::downgrade(&peer));
-        }
-        let writing = stream.try_clone()?;
-        let requests = requests.clone();
-        spawn("channel-write", move || {
-            on_thread_start();
-            write_answers(writing, receiver);
-        })?;
-        spawn("channel-read", move || {
-            on_thread_start();
-            read_requests(&stream, &peer, &requests);
-            peer.cut_off();
-        })
+    fn admit(&self, connection: &Connection) -> io::Result<Arc<Peer>> {
+        let (answers, queue) = Outgoing::new(ANSWERS_QUEUED_MAX, ReplyLine::EventsLost);
+        let (stream, place) = connection.parts()?;
+        connection.send_from(queue)?;
+        let peer = Peer { stream, answers, in_flight: AtomicUsize::new(0), _place: place };
+        let peer = Arc::new(peer);
+        let mut peers = self.peers();
+        peers.retain(|peer| peer.strong_count() > 0);
+        peers.push(Arc::downgrade(&peer));
+        Ok(peer)
     }
-}
 
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    std::thread::Builder::new().name(name.into()).stack_size(STACK_BYTES).spawn(work)?;
-    Ok(())
-}
-
-/// A socket that a dead predecessor left. Anything else at that path is not ours to remove.
-fn remove_stale(socket: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::FileTypeExt;
-    match std::fs::symlink_metadata(socket) {
-        Ok(metadata) if metadata.file_type().is_socket() => std::fs::remove_file(socket)
-            .with_context(|| format!("{} can't be removed", socket.display())),
-        Ok(_) => anyhow::bail!("{} exists and is not a socket", socket.display()),
-        Err(_) => Ok(()),
-    }
-}
-
-fn write_answers(mut stream: UnixStream, answers: Receiver<Vec<u8>>) {
-    for answer in answers {
-        if stream.write_all(&answer).is_err() {
-            let _ = stream.shutdown(Shutdown::Both);
-            return;
-        }
-    }
-}
-
-fn read_requests(stream: &UnixStream, peer: &Arc<Peer>, requests: &MailSender<Incoming>) {
-    let mut lines = LineReader::default();
-    let mut chunk = vec![0; 64 << 10];
-    let mut descriptors = std::collections::VecDeque::new();
-    loop {
-        match receive_with_descriptors(stream, &mut chunk) {
-            Ok(received) if received.bytes == 0 => return,
-            Ok(received) => {
-                lines.push(&chunk[..received.bytes]);
-                descriptors.extend(received.descriptors);
-            }
-            Err(error) => {
-                tracing::debug!(%error, "the control channel broke");
-                return;
-            }
-        }
-        if descriptors.len() > DESCRIPTORS_MAX {
-            tracing::warn!("a peer of the control channel sends descriptors that nobody asked for");
-            return;
-        }
-        loop {
-            match lines.next_line() {
-                Ok(Some(line)) => match serde_json::from_slice::<RequestLine>(&line) {
-                    Ok(line) => hand_on(line, &mut descriptors, peer, requests),
-                    Err(error) => {
-                        tracing::warn!(%error, "a request on the control channel is not understood");
-                        return;
-                    }
-                },
-                Ok(None) => break,
-                Err(error) => {
-                    tracing::warn!(%error, "a peer of the control channel is cut off");
-                    return;
-                }
-            }
-        }
+    fn peers(&self) -> MutexGuard<'_, Vec<Weak<Peer>>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn hand_on(
     line: RequestLine,
-    descriptors: &mut std::collections::VecDeque<OwnedFd>,
+    connection: &mut Connection,
     peer: &Arc<Peer>,
     requests: &MailSender<Incoming>,
 ) {
-    use control::channel::EngineRequest;
     let id = line.id;
-    // Descriptors come in the order of the lines that they belong to.
     let descriptor = match line.request {
-        EngineRequest::AttachVolume { .. } => descriptors.pop_front(),
+        EngineRequest::AttachVolume { .. } => connection.take_descriptor(),
         _ => None,
     };
     let busy = peer.in_flight.fetch_add(1, Ordering::Relaxed) >= REQUESTS_IN_FLIGHT_MAX;
     let incoming = Incoming { line, descriptor, peer: Arc::clone(peer) };
     if busy || requests.send(incoming).is_err() {
         let error = ApiError::new(ErrorCode::Busy, "the engine has too many requests in flight");
-        peer.finish(&ReplyLine::Error { id, error: error.remedy("try again") });
+        peer.finish(ReplyLine::Error { id, error: error.remedy("try again") });
     }
-}
-
-/// What one read brought.
-pub struct Received {
-    /// Bytes in the buffer; zero at the end of the stream.
-    pub bytes: usize,
-    /// Descriptors that came with them, close-on-exec.
-    pub descriptors: Vec<OwnedFd>,
-}
-
-/// Reads bytes and the descriptors that come with them.
-pub fn receive_with_descriptors(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<Received> {
-    let mut space =
-        [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut parts = [IoSliceMut::new(buffer)];
-    let message = rustix::io::retry_on_intr(|| {
-        recvmsg(stream, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)
-    })?;
-    let mut descriptors = Vec::new();
-    for part in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(received) = part {
-            descriptors.extend(received);
-        }
-    }
-    Ok(Received { bytes: message.bytes, descriptors })
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use control::channel::EngineRequest;
-    use std::io::{BufRead, BufReader};
+    use control::channel::to_line;
+    use std::io::{BufRead, BufReader, Write};
 
     /// Runs the receiving end on a reactor and answers each request by its id.
     fn answer(mut mailbox: Mailbox<Incoming>, count: usize) -> Vec<(EngineRequest, bool)> {
@@ -289,7 +155,7 @@ mod tests {
                     let Some(incoming) = mailbox.receive().await else { break };
                     let Incoming { line, descriptor, peer } = incoming;
                     seen.push((line.request, descriptor.is_some()));
-                    peer.finish(&ReplyLine::Result { id: line.id, value: line.id.into() });
+                    peer.finish(ReplyLine::Result { id: line.id, value: line.id.into() });
                 }
                 seen
             })
@@ -314,8 +180,8 @@ mod tests {
             let reply: ReplyLine = serde_json::from_str(&line).unwrap();
             assert_eq!(reply, ReplyLine::Result { id, value: id.into() });
         }
-        channel.tell_all(&ReplyLine::EventsLost);
-        assert_eq!(lines.next().unwrap().unwrap(), "\"events-lost\"");
+        channel.tell_all(&ReplyLine::EventsLost(3));
+        assert_eq!(lines.next().unwrap().unwrap(), "{\"events-lost\":3}");
     }
 
     #[test]
@@ -332,14 +198,5 @@ mod tests {
         let line = RequestLine { id: 1, request: EngineRequest::Pools };
         good.write_all(&to_line(&line)).unwrap();
         assert_eq!(answer(mailbox, 1).len(), 1);
-    }
-
-    #[test]
-    fn a_file_in_the_way_is_not_removed() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("engine.sock");
-        std::fs::write(&path, "precious").unwrap();
-        assert!(Channel::listen(&path, || {}).is_err());
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     }
 }

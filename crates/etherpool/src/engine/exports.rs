@@ -5,18 +5,19 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use aoe::driver::{ExportDevice, ExportSetup, Memory, Port as _, TargetDriver};
-use aoe::initiator::TargetKind;
-use aoe::initiator::discovery::TargetInfo;
-use aoe::target::{
+use aoe_initiator::TargetKind;
+use aoe_initiator::discovery::TargetInfo;
+use aoe_target::{
     Access, AccessOperation, AccessPolicy, AccessRule, ExportId, ExportOptions, ListEditors,
     NodeIdentity, OnRefusal, Probe, Reach, Remembered,
 };
-use aoe::wire::{MacAddr, ShelfSlot};
+use aoe_target::{ExportDevice, ExportSetup, Memory, TargetDriver};
+use aoe_wire::Port as _;
+use aoe_wire::{MacAddr, ShelfSlot};
 use block::IoError;
+use block::VolumeName;
 use control::api::{ApiError, ErrorCode, PoolReportExt as _};
 use control::config::InterfaceConfig;
-use control::names::VolumeName;
 use control::node::{ExportStatus, NodeStatus, ONLINE};
 use control::registry::Registry;
 use control::settings::{ExportSetting, ExportState, VolumeSettings, property_text};
@@ -24,7 +25,7 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use os::ReactorHandle;
 use os::net::{InterfaceSpec, PacketPort, Role};
-use pool::{Engine, PoolReport};
+use pool::{Engine, PoolReport, VolumeReport, VolumeStats};
 
 use super::held::HeldExports;
 use super::namespaces::Namespaces;
@@ -33,6 +34,7 @@ use crate::admin::{AdminHandler, Change};
 
 /// The running exports.
 pub struct Exports {
+    engine: Rc<Engine>,
     id: uuid::Uuid,
     host: String,
     handle: ReactorHandle,
@@ -57,6 +59,7 @@ struct Running {
 impl Exports {
     /// None yet.
     pub fn new(
+        engine: &Rc<Engine>,
         handle: &ReactorHandle,
         configured: &[InterfaceConfig],
         namespaces: &Rc<Namespaces>,
@@ -66,6 +69,7 @@ impl Exports {
         let node = NodeIdentity { id, name: host.to_owned() };
         let driver = TargetDriver::new(handle.runtime().clone(), node);
         Exports {
+            engine: Rc::clone(engine),
             id,
             host: host.to_owned(),
             handle: handle.clone(),
@@ -93,15 +97,14 @@ impl Exports {
     /// Does an import of these pools: what they have then came with them.
     pub async fn while_importing<T>(
         &self,
-        engine: &Engine,
         which: impl Fn(&PoolReport) -> bool,
         import: impl Future<Output = T>,
     ) -> T {
-        let pools: Vec<PoolReport> = engine.reports().into_iter().filter(which).collect();
+        let pools: Vec<PoolReport> = self.engine.reports().into_iter().filter(which).collect();
         self.held.borrow_mut().import_begins(&pools);
         let done = import.await;
         let mut held = self.held.borrow_mut();
-        held.take_note(&engine.reports());
+        held.take_note(&self.engine.reports());
         held.import_ends(&pools);
         done
     }
@@ -175,7 +178,7 @@ impl Exports {
     }
 
     /// Makes what is exported be what the pools say.
-    pub async fn follow(&self, pools: &[PoolReport], engine: &Rc<Engine>) {
+    pub async fn follow(&self, pools: &[PoolReport]) {
         let _turn = self.changing.acquire(1).await;
         self.held.borrow_mut().take_note(pools);
         let wanted = wanted(pools, &self.held.borrow());
@@ -190,10 +193,10 @@ impl Exports {
         for (key, wish) in wanted {
             let address = key.1;
             let done = if self.running.borrow().contains_key(&key) {
-                let done = self.refresh(&key, &wish, engine).await;
+                let done = self.refresh(&key, &wish).await;
                 done.map_err(|error| format!("its export aoe:{address} stays as it was: {error}"))
             } else if pools.iter().any(|pool| pool.serves(&key.0)) {
-                let done = self.begin(&key, wish, engine).await;
+                let done = self.begin(&key, wish).await;
                 done.map_err(|error| format!("it is not exported as aoe:{address}: {error}"))
             } else {
                 // A volume that doesn't answer would hold this up; its pool tells why.
@@ -212,12 +215,7 @@ impl Exports {
         }
     }
 
-    async fn begin(
-        &self,
-        key: &(VolumeName, ShelfSlot),
-        wish: Wish,
-        engine: &Rc<Engine>,
-    ) -> Result<(), ApiError> {
+    async fn begin(&self, key: &(VolumeName, ShelfSlot), wish: Wish) -> Result<(), ApiError> {
         let (name, address) = key;
         let Wish { setting, remembered } = wish;
         // A list that can't be read may have locked somebody out: closed rather than open to all.
@@ -229,9 +227,9 @@ impl Exports {
         for interface in &interfaces {
             self.port(interface)?;
         }
-        let device = engine.open_volume(&name.pool, &name.volume)?;
+        let device = self.engine.open_volume(name.pool(), name.volume())?;
         let sectors = device.geometry().sectors;
-        let memory = PoolMemory { engine: Rc::clone(engine), name: name.clone() };
+        let memory = PoolMemory { engine: Rc::clone(&self.engine), name: name.clone() };
         let setup = ExportSetup {
             memory: Some(Rc::new(memory)),
             ..ExportSetup::new(
@@ -256,13 +254,10 @@ impl Exports {
     }
 
     /// Takes other settings without losing a request, and announces a volume that has grown.
-    async fn refresh(
-        &self,
-        key: &(VolumeName, ShelfSlot),
-        wish: &Wish,
-        engine: &Engine,
-    ) -> Result<(), ApiError> {
-        let Ok(device) = engine.open_volume(&key.0.pool, &key.0.volume) else { return Ok(()) };
+    async fn refresh(&self, key: &(VolumeName, ShelfSlot), wish: &Wish) -> Result<(), ApiError> {
+        let Ok(device) = self.engine.open_volume(key.0.pool(), key.0.volume()) else {
+            return Ok(());
+        };
         let sectors = device.geometry().sectors;
         let (id, changed, grown) = {
             let running = self.running.borrow();
@@ -318,7 +313,7 @@ impl Exports {
                 .remedy("the supervisor needs CAP_NET_RAW and an interface of that name")
         })?;
         let port = Rc::new(port);
-        self.driver.add_port(Rc::clone(&port) as Rc<dyn aoe::driver::Port>);
+        self.driver.add_port(Rc::clone(&port) as Rc<dyn aoe_wire::Port>);
         self.ports.borrow_mut().insert(name.to_owned(), Rc::clone(&port));
         Ok(port)
     }
@@ -354,6 +349,19 @@ impl AdminHandler for Exports {
         }
     }
 
+    fn volumes(&self) -> BTreeMap<VolumeName, VolumeStats> {
+        let pools = self.engine.reports().into_iter();
+        let names = pools.flat_map(|pool| {
+            let named = move |volume: VolumeReport| VolumeName::new(&pool.name, &volume.name).ok();
+            pool.volumes.into_iter().filter_map(named)
+        });
+        let stats = names.filter_map(|name| {
+            let stats = self.engine.volume_stats(name.pool(), name.volume()).ok()?;
+            Some((name, stats))
+        });
+        stats.collect()
+    }
+
     fn change(self: Rc<Self>, _change: Change) -> LocalBoxFuture<'static, anyhow::Result<()>> {
         let refusal = anyhow::anyhow!(
             "volumes are exported by `etherpool volume export`, and their settings are in the pool"
@@ -372,8 +380,7 @@ struct Wish {
 fn wanted(pools: &[PoolReport], held: &HeldExports) -> BTreeMap<(VolumeName, ShelfSlot), Wish> {
     let mut wanted = BTreeMap::new();
     for pool in pools {
-        for volume in &pool.volumes {
-            let name = VolumeName::new(&pool.name, &volume.name);
+        for (name, volume) in pool.named_volumes() {
             if !pool.keeps(&name) || held.waits(pool, &volume.name) {
                 continue;
             }
@@ -438,7 +445,7 @@ impl Memory for PoolMemory {
             let key = ExportState::key(address);
             let empty = state == Remembered::default();
             let text = (!empty).then(|| property_text(&ExportState::from(&state)));
-            let stored = engine.set_property(&name.pool, &name.volume, &key, text).await;
+            let stored = engine.set_property(name.pool(), name.volume(), &key, text).await;
             stored.map_err(|error| {
                 tracing::warn!(volume = %name, %address, "a client's change is not kept: {error}");
                 IoError::Lost

@@ -32,9 +32,6 @@ use os::reactor::Mailbox;
 use os::{Reactor, ReactorHandle};
 use pool::{DiskPlace, Engine, EngineConfig, KnownDisk, KnownPool, Limits, PoolEvent};
 
-#[cfg(test)]
-pub use channel::receive_with_descriptors;
-
 use crate::admin::{AdminHandler, AdminServer, Answering, Metrics};
 use crate::supervisor::{ENGINE_SAYS_EVERY, die_with_parent, load_config};
 use channel::{Channel, Incoming};
@@ -121,7 +118,7 @@ impl Process {
             Network::open(&handle, &config.interfaces, &namespaces, &config.node_socket())?;
         let volumes = Volumes::new(handle.clone(), EngineGeneration(generation));
         let exports =
-            Exports::new(&handle, &config.interfaces, &namespaces, args.owner, &args.host);
+            Exports::new(&engine, &handle, &config.interfaces, &namespaces, args.owner, &args.host);
         exports.know(&registry);
         let exports = Rc::new(exports);
         Ok(Rc::new(Process {
@@ -203,8 +200,12 @@ impl Process {
     async fn tell_events(self: Rc<Self>, channel: Channel) {
         loop {
             let event = self.engine.next_event().await;
+            let lost = self.engine.take_lost_events();
             if matches!(event, PoolEvent::PoolState { .. } | PoolEvent::VolumeSuspended { .. }) {
                 self.look_at_served().await;
+            }
+            if lost > 0 {
+                channel.tell_all(&ReplyLine::EventsLost(lost));
             }
             channel.tell_all(&ReplyLine::Event(event));
         }
@@ -221,7 +222,7 @@ impl Process {
     pub async fn look_at_served(&self) {
         let pools = self.engine.reports();
         self.volumes.keep_only(|name| pools.iter().any(|pool| pool.keeps(name)));
-        self.exports.follow(&pools, &self.engine).await;
+        self.exports.follow(&pools).await;
     }
 }
 

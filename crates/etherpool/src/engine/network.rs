@@ -10,10 +10,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context;
-use aoe::driver::{Disk, DiskEvent, Initiator, InitiatorOptions, Port};
-use aoe::initiator::TargetKind;
-use aoe::initiator::discovery::TargetInfo;
-use aoe::wire::{Incarnation, ShelfSlot};
+use aoe_initiator::TargetKind;
+use aoe_initiator::discovery::TargetInfo;
+use aoe_initiator::{Disk, DiskEvent, Initiator, InitiatorOptions};
+use aoe_wire::Port;
+use aoe_wire::{Incarnation, ShelfSlot};
 use block::{BlockDevice, OwnerId, SECTOR_BYTES};
 use control::api::{InterfaceState, SeenTarget};
 use control::config::InterfaceConfig;

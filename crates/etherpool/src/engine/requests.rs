@@ -4,21 +4,17 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use block::VolumeName;
 use block::{Claim, Epoch, IoError, Lba, OwnerId, RefusalReason, SectorRange};
-use control::api::{
-    ApiError, ErrorCode, FailureDomain, LayoutSpec, PoolReportExt as _, ProcessState,
-};
+use control::api::{ApiError, CreateVolume, ErrorCode, PoolReportExt as _, ProcessState};
 use control::channel::{EngineRequest, ReplyLine};
-use control::names::VolumeName;
-use control::size::SizeSpec;
 use os::reactor::Mailbox;
-use pool::{CreatePool, ImportOptions, Layout, VolumeSize};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::Process;
 use super::channel::{Incoming, Peer};
-use aoe::wire::ShelfSlot;
+use aoe_wire::ShelfSlot;
 
 /// Answers until the engine stops.
 pub async fn answer_all(process: Rc<Process>, mut requests: Mailbox<Incoming>) {
@@ -32,7 +28,7 @@ pub async fn answer_all(process: Rc<Process>, mut requests: Mailbox<Incoming>) {
                 Ok(value) => ReplyLine::Result { id, value },
                 Err(error) => ReplyLine::Error { id, error },
             };
-            peer.finish(&reply);
+            peer.finish(reply);
         });
     }
 }
@@ -69,10 +65,10 @@ impl Work<'_> {
             EngineRequest::Pools if process.closing.get() => Err(ApiError::engine_away()),
             EngineRequest::Pools => value(engine.reports()),
             EngineRequest::CreatePool(request) => {
-                value(engine.create_pool(pool_of(request)).await?)
+                value(engine.create_pool(request.by_name()).await?)
             }
             EngineRequest::PlanCreatePool(request) => {
-                value(engine.plan_create(&pool_of(request)).await?)
+                value(engine.plan_create(&request.by_name()).await?)
             }
             EngineRequest::PlanExtendPool { pool, request } => {
                 let (disks, force) = (names(&request.disks), names(&request.force_disks));
@@ -80,44 +76,43 @@ impl Work<'_> {
             }
             EngineRequest::PlanImportPool { pool } => value(engine.plan_import(&pool).await?),
             EngineRequest::PlanVolume { pool, request } => {
-                let (size, layout) = (size_of(request.size), layout_of(request.layout));
-                value(engine.plan_volume(&pool, &request.name, size, layout)?)
+                let CreateVolume { name, size, layout } = request;
+                value(engine.plan_volume(&pool, &name, size, layout)?)
             }
             EngineRequest::PlanGrowth { volume, size } => {
-                value(engine.plan_growth(&volume.pool, &volume.volume, size_of(size))?)
+                value(engine.plan_growth(volume.pool(), volume.volume(), size)?)
             }
             EngineRequest::ExtendPool { pool, request } => {
                 let (disks, force) = (names(&request.disks), names(&request.force_disks));
                 value(engine.extend_pool(&pool, &disks, &force).await?)
             }
             EngineRequest::ImportPool { pool, request } => {
-                let grace = request.grace_secs.map(std::time::Duration::from_secs);
-                let outdated_metadata = request.outdated_metadata;
-                let options = ImportOptions { grace, force: request.force, outdated_metadata };
                 let named = |one: &pool::PoolReport| one.name == pool || one.id == pool;
-                let import = engine.import_pool(&pool, options);
-                value(process.exports.while_importing(engine, named, import).await?)
+                let import = engine.import_pool(&pool, request);
+                value(process.exports.while_importing(named, import).await?)
             }
             EngineRequest::ReleasePool { pool } => value(engine.release_pool(&pool).await?),
             EngineRequest::CreateVolume { pool, request } => {
-                let (size, layout) = (size_of(request.size), layout_of(request.layout));
-                value(engine.create_volume(&pool, &request.name, size, layout).await?)
+                let CreateVolume { name, size, layout } = request;
+                value(engine.create_volume(&pool, &name, size, layout).await?)
             }
             EngineRequest::ExtendVolume { volume, size } => {
-                let size = size_of(size);
-                let report = engine.extend_volume(&volume.pool, &volume.volume, size).await?;
+                let report = engine.extend_volume(volume.pool(), volume.volume(), size).await?;
                 process.volumes.refresh(&volume);
                 value(report)
             }
             EngineRequest::RemoveVolume { volume } => {
-                value(engine.remove_volume(&volume.pool, &volume.volume).await?)
+                value(engine.remove_volume(volume.pool(), volume.volume()).await?)
             }
             EngineRequest::AcceptLoss { volume, dry_run } => {
-                value(engine.accept_log_loss(&volume.pool, &volume.volume, dry_run)?)
+                value(engine.accept_log_loss(volume.pool(), volume.volume(), dry_run)?)
             }
             EngineRequest::VerifyVolume { volume, copy } => self.verify(&volume, copy).await,
+            EngineRequest::VolumeStats { volume } => {
+                value(engine.volume_stats(volume.pool(), volume.volume())?)
+            }
             EngineRequest::SetProperty { volume, key, value: property } => {
-                engine.set_property(&volume.pool, &volume.volume, &key, property).await?;
+                engine.set_property(volume.pool(), volume.volume(), &key, property).await?;
                 process.look_at_served().await;
                 Ok(Value::Null)
             }
@@ -161,9 +156,9 @@ impl Work<'_> {
 
     async fn verify(&self, volume: &VolumeName, copy: Option<u8>) -> Result<Value, ApiError> {
         let id = self.id;
-        let tell = |progress| self.peer.tell(&ReplyLine::Progress { id, progress });
+        let tell = |progress| self.peer.tell_progress(id, progress);
         let engine = &self.process.engine;
-        value(engine.verify_volume(&volume.pool, &volume.volume, copy, &tell).await?)
+        value(engine.verify_volume(volume.pool(), volume.volume(), copy, &tell).await?)
     }
 
     fn attach(&self, volume: &VolumeName, descriptor: Option<OwnedFd>) -> Result<Value, ApiError> {
@@ -175,7 +170,7 @@ impl Work<'_> {
             return Err(ApiError::new(ErrorCode::Suspended, format!("{volume} is not served now"))
                 .remedy("see `etherpool pool show`"));
         }
-        let device = self.process.engine.open_volume(&volume.pool, &volume.volume)?;
+        let device = self.process.engine.open_volume(volume.pool(), volume.volume())?;
         value(self.process.volumes.attach(volume, device, descriptor)?)
     }
 
@@ -222,31 +217,4 @@ impl Work<'_> {
 
 fn names(disks: &[ShelfSlot]) -> Vec<String> {
     disks.iter().map(ToString::to_string).collect()
-}
-
-fn pool_of(request: control::api::CreatePool) -> CreatePool {
-    CreatePool {
-        disks: names(&request.disks),
-        force_disks: names(&request.force_disks),
-        failure_domain: match request.failure_domain {
-            FailureDomain::Node => pool::FailureDomain::Node,
-            FailureDomain::Disk => pool::FailureDomain::Disk,
-        },
-        extent_bytes: request.extent_bytes,
-        name: request.name,
-    }
-}
-
-fn size_of(size: SizeSpec) -> VolumeSize {
-    match size {
-        SizeSpec::Bytes(bytes) => VolumeSize::Bytes(bytes),
-        SizeSpec::PercentFree(percent) => VolumeSize::PercentFree(percent),
-    }
-}
-
-fn layout_of(layout: LayoutSpec) -> Layout {
-    match layout {
-        LayoutSpec::Raid0 => Layout::Raid0,
-        LayoutSpec::Mirror(copies) => Layout::Mirror(copies),
-    }
 }

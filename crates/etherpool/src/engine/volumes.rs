@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
+use block::VolumeName;
 use block::{BlockDevice, IoError};
 use control::api::{ApiError, ErrorCode};
-use control::names::VolumeName;
 use control::reconcile::{AttachedVolume, Attachment, Attachments, EngineGeneration};
 use frontend::fuse::{Options, Reply, VolumeFile, VolumeRequest, perform};
 use os::ReactorHandle;

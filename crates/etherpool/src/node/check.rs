@@ -9,9 +9,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use aoe::wire::ShelfSlot;
+use aoe_wire::ShelfSlot;
+use block::size::Human;
 use control::node::{ExportPlan, NodeReply, NodeRequest, plan_found};
-use control::size::Human;
 use os::disks::Disk;
 use os::net::netlink::links;
 use os::{Reactor, ReactorHandle};
@@ -79,7 +79,7 @@ fn named(plan: &ExportPlan) -> String {
 }
 
 /// How long a process that runs may take to say what it exports.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 const SECTOR: u64 = block::SECTOR_BYTES as u64;
 
 fn size_of(path: &Path) -> anyhow::Result<u64> {
@@ -105,7 +105,7 @@ fn running(wanted: &Wanted) -> BTreeMap<PathBuf, String> {
         return BTreeMap::new();
     };
     let mut exports = BTreeMap::new();
-    for mut client in targets(Some(run_dir), PATIENCE).unwrap_or_default() {
+    for mut client in targets(Some(run_dir), TIMEOUT).unwrap_or_default() {
         if let Ok(NodeReply::Status(status)) = client.ask(&NodeRequest::Status) {
             let own = |export: control::node::ExportStatus| (export.device.into(), export.address);
             exports.extend(status.exports.into_iter().map(own));

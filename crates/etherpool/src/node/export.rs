@@ -8,12 +8,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context;
-use aoe::driver::{AtaPassThrough, ExportDevice, ExportSetup, Memory, TargetDriver};
-use aoe::fenced::FencedDevice;
-use aoe::target::{
+use aoe_target::FencedDevice;
+use aoe_target::{
     Access, AccessPolicy, ExportId, ExportOptions, ExportState, ListEditors, Reach, Remembered,
 };
-use aoe::wire::ShelfSlot;
+use aoe_target::{AtaPassThrough, ExportDevice, ExportSetup, Memory, TargetDriver};
+use aoe_wire::ShelfSlot;
 use block::SECTOR_BYTES;
 use control::node::{ExportPlan, ExportStatus};
 use runtime::Notify;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::Context;
-use aoe::wire::ShelfSlot;
+use aoe_wire::ShelfSlot;
 use control::node::{ExportPlan, NodeStatus, NotExported, plan_found};
 use os::disks::Disk;
 use runtime::Semaphore;
@@ -320,7 +320,7 @@ mod tests {
     use crate::node::link::Link;
     use crate::node::server::prepare;
     use crate::node::source::{Source, TargetSource};
-    use aoe::target::ExportId;
+    use aoe_target::ExportId;
     use os::Reactor;
 
     /// A directory with disks, and a configuration in it.

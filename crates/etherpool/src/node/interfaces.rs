@@ -12,7 +12,7 @@ use std::rc::Rc;
 use super::choose::matches;
 use super::server::Node;
 use super::source::Wanted;
-use aoe::wire::PortId;
+use aoe_wire::PortId;
 
 /// Ports on interfaces; closed when dropped.
 pub struct Interfaces {
@@ -164,7 +164,7 @@ impl Ports {
                     continue;
                 }
             };
-            let id = self.node.driver.add_port(Rc::clone(&port) as Rc<dyn aoe::driver::Port>);
+            let id = self.node.driver.add_port(Rc::clone(&port) as Rc<dyn aoe_wire::Port>);
             tracing::info!(interface = link.name, mtu = link.mtu_bytes, "exporting here");
             open.insert(link.name.clone(), (id, port));
             changed = true;

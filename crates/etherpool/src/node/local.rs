@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use anyhow::Context;
-use aoe::driver::Port;
+use aoe_wire::Port;
 use futures::FutureExt;
 use futures::future::{AbortHandle, abortable};
 use os::net::UnixPortListener;

@@ -21,7 +21,7 @@ use os::{FileReference, ReactorHandle};
 use super::open_disks::{Place, SystemIdentity, locate};
 
 /// How long a thread may take before it is left to its disk.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A disk that was found.
 pub struct Found {
@@ -100,11 +100,11 @@ impl Looker {
             let left = Arc::new(AtomicBool::new(false));
             let (waiting, abandoned) = (Arc::clone(&self.waiting), Arc::clone(&left));
             let worker = self.handle.blocking(move || work_off(&waiting, &abandoned));
-            match runtime::timeout(self.handle.runtime(), PATIENCE, worker).await {
+            match runtime::timeout(self.handle.runtime(), TIMEOUT, worker).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "disks can't be looked at");
-                    self.handle.runtime().sleep(PATIENCE).await;
+                    self.handle.runtime().sleep(TIMEOUT).await;
                 }
                 Err(_) => left.store(true, Ordering::SeqCst),
             }

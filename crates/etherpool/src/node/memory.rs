@@ -10,9 +10,9 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use aoe::driver::Memory;
-use aoe::target::Remembered;
-use aoe::wire::{MacAddr, ShelfSlot};
+use aoe_target::Memory;
+use aoe_target::Remembered;
+use aoe_wire::{MacAddr, ShelfSlot};
 use block::{IoError, Lba, SectorRange};
 use control::node::{DamagedState, ExportPlan};
 use futures::FutureExt;
@@ -28,7 +28,7 @@ const EXPORTS: &str = "exports";
 /// Larger than any valid file.
 const FILE_BYTES_MAX: u64 = 64 << 10;
 /// How long until a file is written once more of which nobody knows what it holds.
-const SETTLE_EVERY: Duration = Duration::from_secs(2);
+const RETRY_EVERY: Duration = Duration::from_secs(2);
 
 /// The memory of one export.
 pub struct ExportMemory {
@@ -109,7 +109,7 @@ impl Memory for ExportMemory {
                 let (file, configured, state) = (file.clone(), configured.clone(), state.clone());
                 handle.blocking(move || store(&file, configured, &state))
             };
-            match until_settled(&handle, SETTLE_EVERY, attempt).await {
+            match until_certain(&handle, RETRY_EVERY, attempt).await {
                 Ok(()) => {
                     failing.set(false);
                     Ok(())
@@ -133,7 +133,7 @@ impl Memory for ExportMemory {
 
 /// Stores until it is known which state a restart would read. As long as it isn't, the client is told
 /// neither: whatever it heard could turn out wrong.
-async fn until_settled<F>(
+async fn until_certain<F>(
     handle: &ReactorHandle,
     every: Duration,
     mut attempt: impl FnMut() -> F,
@@ -146,7 +146,7 @@ where
         match attempt().await? {
             Ok(()) => return Ok(()),
             Err(WriteError::Unchanged(error)) => return Err(error),
-            Err(error @ WriteError::Unsettled(_)) => {
+            Err(error @ WriteError::Uncertain(_)) => {
                 if !std::mem::replace(&mut said, true) {
                     tracing::error!("what clients set is neither stored nor not: {error}");
                 }
@@ -309,23 +309,23 @@ mod tests {
 
     /// What nobody can tell isn't told, neither one way nor the other.
     #[test]
-    fn an_unsettled_state_is_stored_again_until_it_is_settled() {
+    fn an_uncertain_state_is_stored_again_until_it_is_certain() {
         let error = || io::Error::from(io::ErrorKind::StorageFull);
-        for settled in [true, false] {
+        for certain in [true, false] {
             let (mut reactor, handle) = os::Reactor::new().unwrap();
             let attempts = Rc::new(Cell::new(0));
             let counter = Rc::clone(&attempts);
             let attempt = move || {
                 counter.set(counter.get() + 1);
-                let outcome = match (counter.get(), settled) {
-                    (1 | 2, _) => Err(WriteError::Unsettled(error())),
+                let outcome = match (counter.get(), certain) {
+                    (1 | 2, _) => Err(WriteError::Uncertain(error())),
                     (_, true) => Ok(()),
                     (_, false) => Err(WriteError::Unchanged(error())),
                 };
                 futures::future::ready(Ok(outcome))
             };
-            let stored = async move { until_settled(&handle, Duration::ZERO, attempt).await };
-            assert_eq!(reactor.run_until(stored).unwrap().is_ok(), settled);
+            let stored = async move { until_certain(&handle, Duration::ZERO, attempt).await };
+            assert_eq!(reactor.run_until(stored).unwrap().is_ok(), certain);
             assert_eq!(attempts.get(), 3);
         }
     }

@@ -8,7 +8,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use aoe::wire::ShelfSlot;
+use aoe_wire::ShelfSlot;
 use block::{BlockDevice, Window};
 use control::node::{ExportPlan, IoMode, MediumPlan, share};
 use os::dir::{Spot, is_mount};

@@ -13,8 +13,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use aoe::driver::TargetDriver;
-use aoe::target::NodeIdentity;
+use aoe_target::NodeIdentity;
+use aoe_target::TargetDriver;
 use control::node::NodeStatus;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use aoe::driver::Port;
-use aoe::wire::{MacAddr, ShelfSlot};
+use aoe_wire::Port;
+use aoe_wire::{MacAddr, ShelfSlot};
 use os::ReactorHandle;
 use os::net::netlink::{Link, links};
 use os::net::{InterfaceSpec, PacketPort, Role};
@@ -16,7 +16,7 @@ use os::net::{InterfaceSpec, PacketPort, Role};
 use crate::neighbours::{Asking, who_answers};
 
 /// Before a shelf counts as free.
-const ASKING: Asking = Asking { questions: 3, patience: Duration::from_millis(100) };
+const ASKING: Asking = Asking { questions: 3, timeout: Duration::from_millis(100) };
 
 /// The shelf that follows from the address of the first interface that is `wanted` and has one, if
 /// nobody else is there.

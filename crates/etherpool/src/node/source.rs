@@ -6,7 +6,7 @@ use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use aoe::wire::ShelfSlot;
+use aoe_wire::ShelfSlot;
 use control::api::{ApiError, ErrorCode};
 use control::node::{
     ExportConfig, ExportPlan, ExportSettings, NodeConfig, parse_etherpopulate, share,

@@ -14,6 +14,7 @@ use axum::http::{StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use block::{VolumeName, check_name};
 use control::api::{
     AcceptLoss, ApiError, CreatePool, CreateVolume, ErrorCode, ExportVolume, ExtendPool,
     ExtendVolume, HeldReport, ImportPool, MakeFs, MountVolume, PoolReportExt as _, Preview,
@@ -21,20 +22,20 @@ use control::api::{
     UnexportVolume, UnmountVolume, VerifyVolume,
 };
 use control::channel::{EngineRequest, to_line};
-use control::names::{VolumeName, check_name};
 use control::settings::VolumeSettings;
 use pool::{
     DiskReport, ImportPlan, PoolForecast, PoolReport, Progress, VerifyReport, VolumeForecast,
-    VolumeReport,
+    VolumeReport, VolumeStats,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 
 use super::Services;
 use super::engine_client::News;
 use super::operations::find;
-use aoe::wire::ShelfSlot;
+use aoe_wire::ShelfSlot;
 
 type App = State<Arc<Services>>;
 type Answer<T> = Result<Json<T>, Refusal>;
@@ -59,6 +60,7 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/v1/pools/{pool}/volumes", post(create_volume))
         .route("/v1/pools/{pool}/plan/volume", post(plan_volume))
         .route("/v1/pools/{pool}/volumes/{volume}", get(volume).delete(remove_volume))
+        .route("/v1/pools/{pool}/volumes/{volume}/stats", get(volume_stats))
         .route("/v1/pools/{pool}/volumes/{volume}/extend", post(extend_volume))
         .route("/v1/pools/{pool}/volumes/{volume}/accept-loss", post(accept_loss))
         .route("/v1/pools/{pool}/volumes/{volume}/verify", post(verify_volume))
@@ -136,13 +138,11 @@ fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
 }
 
 fn pool_name(pool: &str) -> Result<(), Refusal> {
-    check_name(pool).map_err(|error| ApiError::new(ErrorCode::Invalid, error.to_string()).into())
+    Ok(check_name(pool).map_err(ApiError::from)?)
 }
 
 fn volume_name((pool, volume): (String, String)) -> Result<VolumeName, Refusal> {
-    format!("{pool}/{volume}").parse().map_err(|error: control::names::NameError| {
-        ApiError::new(ErrorCode::Invalid, error.to_string()).into()
-    })
+    Ok(VolumeName::new(&pool, &volume).map_err(ApiError::from)?)
 }
 
 impl Services {
@@ -198,8 +198,7 @@ async fn status(State(services): App) -> Json<Status> {
     let held = services.held(&pools).await;
     let mut warnings = services.registry.warnings();
     for pool in &pools {
-        for volume in &pool.volumes {
-            let name = VolumeName::new(&pool.name, &volume.name);
+        for (name, volume) in pool.named_volumes() {
             let settings = VolumeSettings::from_properties(&volume.properties);
             warnings.extend(settings.unreadable.iter().map(|error| format!("{name}: {error}")));
             if settings.exports.is_empty() {
@@ -364,13 +363,21 @@ async fn volume(State(services): App, Path(name): Path<(String, String)>) -> Ans
     let pools = services.fresh_pools().await?;
     let found = pools
         .into_iter()
-        .find(|pool| pool.name == name.pool)
-        .and_then(|pool| pool.volumes.into_iter().find(|volume| volume.name == name.volume));
+        .find(|pool| pool.name == name.pool())
+        .and_then(|pool| pool.volumes.into_iter().find(|volume| volume.name == name.volume()));
     found.map(Json).ok_or_else(|| {
         ApiError::new(ErrorCode::NotFound, format!("there is no volume {name}"))
             .remedy("see `etherpool volume list`")
             .into()
     })
+}
+
+async fn volume_stats(
+    State(services): App,
+    Path(name): Path<(String, String)>,
+) -> Answer<VolumeStats> {
+    let volume = volume_name(name)?;
+    Ok(Json(services.engine.call(EngineRequest::VolumeStats { volume }).await?))
 }
 
 async fn remove_volume(
@@ -568,10 +575,10 @@ async fn events(State(services): App) -> Response {
     let lines = futures::stream::unfold(news, |mut news| async move {
         let line = match news.recv().await {
             Ok(News::Event(event)) => to_line(&event),
-            Ok(News::Lost) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {
-                to_line(&serde_json::json!({ "event": "lost" }))
+            Ok(News::Lost(count)) | Err(RecvError::Lagged(count)) => {
+                to_line(&serde_json::json!({ "event": "lost", "count": count }))
             }
-            Err(tokio::sync::broadcast::error::RecvError::Closed) => return None,
+            Err(RecvError::Closed) => return None,
         };
         Some((Ok::<_, std::io::Error>(line), news))
     });

@@ -25,7 +25,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use super::patience::{SILENCE, patience, too_long, what};
+use super::timeouts::{SILENCE, timeout_of, too_long, what};
 
 /// Between attempts to reach an engine that isn't there.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
@@ -37,8 +37,8 @@ const EVENTS_KEPT: usize = 256;
 pub enum News {
     /// The engine's own word.
     Event(PoolEvent),
-    /// Events were lost.
-    Lost,
+    /// So many events were lost.
+    Lost(u64),
 }
 
 /// The engine, as far as it can be reached.
@@ -150,7 +150,7 @@ impl EngineClient {
         request: EngineRequest,
         descriptor: Option<OwnedFd>,
     ) -> Result<T, ApiError> {
-        let (asked, limit) = (what(&request), patience(&request));
+        let (asked, limit) = (what(&request), timeout_of(&request));
         // Who gives up leaves the entry of the request behind: it counts as in flight until the engine
         // has answered it or is gone, so that a silent engine isn't asked without end.
         let answer = self.begin(request, descriptor, None)?;
@@ -258,8 +258,8 @@ impl EngineClient {
                 // Without a listener there is nobody to tell.
                 let _ = self.shared.news.send(News::Event(event));
             }
-            ReplyLine::EventsLost => {
-                let _ = self.shared.news.send(News::Lost);
+            ReplyLine::EventsLost(count) => {
+                let _ = self.shared.news.send(News::Lost(count));
             }
         }
     }
@@ -430,7 +430,7 @@ mod tests {
         let asked = ask(EngineRequest::Pools);
         let unheard = read_request(&mut engine, &mut lines).await;
         let (told, mut progress) = mpsc::unbounded_channel();
-        let volume = control::names::VolumeName::new("p", "v");
+        let volume = block::VolumeName::new("p", "v").unwrap();
         let verify = EngineRequest::VerifyVolume { volume, copy: None };
         let long = tokio::spawn({
             let client = client.clone();
@@ -473,7 +473,7 @@ mod tests {
 
         let (ours, theirs) = UnixStream::pair().unwrap();
         let theirs: OwnedFd = theirs.into_std().unwrap().into();
-        let volume = control::names::VolumeName::new("p", "v");
+        let volume = block::VolumeName::new("p", "v").unwrap();
         let asked = tokio::spawn({
             let client = client.clone();
             let request = EngineRequest::AttachVolume { volume };
@@ -483,7 +483,7 @@ mod tests {
         engine.set_nonblocking(false).unwrap();
         // The client's own task must go on while this waits.
         let (engine, received) = tokio::task::spawn_blocking(move || {
-            let received = crate::engine::receive_with_descriptors(&engine, &mut [0; 4096]);
+            let received = crate::json_lines::receive_with_descriptors(&engine, &mut [0; 4096]);
             (engine, received.unwrap())
         })
         .await

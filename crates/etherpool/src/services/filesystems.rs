@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use block::FsType;
+use block::VolumeName;
+use block::size::{Human, VolumeSize};
 use control::api::{ApiError, ErrorCode, ExtendVolume, MakeFs, Preview};
 use control::channel::EngineRequest;
-use control::names::VolumeName;
-use control::settings::{FsType, VolumeSettings};
-use control::size::{Human, SizeSpec};
+use control::settings::VolumeSettings;
 use frontend::filesystem;
 use pool::{Progress, VolumeForecast, VolumeReport};
 use tokio::sync::mpsc::UnboundedSender;
@@ -19,7 +20,7 @@ use super::Services;
 use super::kept::Paused;
 use super::mounts::check_open;
 use super::operations::find;
-use super::platform::{Linux, Platform, kind_of};
+use super::platform::{Linux, Platform};
 use super::troubles::filesystem_trouble;
 
 /// How long a block device may take to be made, resized or given back: all of it is a few questions to
@@ -51,8 +52,8 @@ impl Services {
             .remedy(format!("end the export first: etherpool volume unexport {name}")));
         }
         let options = filesystem::MkfsOptions {
-            kind: kind_of(request.fstype),
-            label: Some(name.volume.chars().take(16).collect()),
+            fstype: request.fstype,
+            label: Some(name.volume().chars().take(16).collect()),
             force: request.force,
         };
         let (force, dry_run) = (request.force, request.dry_run);
@@ -91,7 +92,7 @@ impl Services {
             .remedy(format!("unmount it first: etherpool volume unmount {name}")));
         }
         let checked = self.on_bare_device(name, async |device| {
-            filesystem::check(device, kind_of(FsType::default()))
+            filesystem::check(device, FsType::default())
                 .await
                 .map_err(|error| filesystem_trouble(error).error)
         });
@@ -153,7 +154,7 @@ impl Services {
         check_open(pool)?;
         let settings = VolumeSettings::from_properties(&volume.properties);
         let mut effects = Vec::new();
-        if request.resizefs && request.size == SizeSpec::Bytes(volume.size_bytes) {
+        if request.resizefs && request.size == VolumeSize::Bytes(volume.size_bytes) {
             effects.push(format!("{name} keeps its size"));
         } else {
             let plan = EngineRequest::PlanGrowth { volume: name.clone(), size: request.size };
@@ -192,7 +193,7 @@ impl Services {
     ) -> Result<VolumeReport, ApiError> {
         let pools = self.fresh_pools().await?;
         let (_, volume) = find(&pools, name)?;
-        if request.resizefs && request.size == SizeSpec::Bytes(volume.size_bytes) {
+        if request.resizefs && request.size == VolumeSize::Bytes(volume.size_bytes) {
             return Ok(volume.clone());
         }
         let grow = EngineRequest::ExtendVolume { volume: name.clone(), size: request.size };
@@ -327,7 +328,7 @@ async fn within<T: Send + 'static>(
 /// Grows the file system on a device to its size; ext4 is the one there is.
 async fn grow_fs(device: PathBuf, progress: &UnboundedSender<Progress>) -> Result<(), ApiError> {
     let mut reader = ToolProgress::default();
-    filesystem::grow(device, kind_of(FsType::default()), |text| {
+    filesystem::grow(device, FsType::default(), |text| {
         if let Some(news) = reader.read(text) {
             let _ = progress.send(news);
         }

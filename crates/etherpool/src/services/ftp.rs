@@ -5,10 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use block::VolumeName;
 use control::api::{ApiError, ErrorCode};
 use control::channel::EngineRequest;
 use control::config::FtpConfig;
-use control::names::VolumeName;
 use control::reconcile::Attachment;
 use frontend::ftp::{FtpError, FtpServer, Lease};
 use futures::FutureExt;

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use control::api::{ApiError, HeldReport};
-use control::names::VolumeName;
+use block::VolumeName;
+use control::api::{ApiError, HeldReport, PoolReportExt as _};
 use control::registry::held;
 use control::settings::{
     EXPORTS_KEY, HELD_PREFIX, MOUNT_KEY, MountSetting, VolumeSettings, in_words,
@@ -28,7 +28,7 @@ impl Services {
                 let Some(value) = volume.and_then(|volume| volume.properties.get(&key)) else {
                     continue;
                 };
-                let volume = VolumeName::new(&pool.name, &one.volume);
+                let Ok(volume) = VolumeName::new(&pool.name, &one.volume) else { continue };
                 let (what, refused) = match in_words(&one.key, value) {
                     Ok(what) => (what, self.why_not(&volume, &one.key, value, pools).await),
                     Err(beginning) => (beginning, Some(TOO_LONG.to_owned())),
@@ -80,7 +80,7 @@ impl Services {
         let pools = self.fresh_pools().await?;
         find_pool(&pools, name)?;
         let mut reports = self.held(&pools).await;
-        reports.retain(|report| report.volume.pool == name);
+        reports.retain(|report| report.volume.pool() == name);
         Ok(reports)
     }
 
@@ -90,15 +90,15 @@ impl Services {
         let pool = find_pool(&pools, name)?;
         check_open(pool)?;
         let mut turns = Vec::new();
-        for volume in &pool.volumes {
-            turns.push(self.turns.on(&VolumeName::new(name, &volume.name)).await?);
+        for (name, _) in pool.named_volumes() {
+            turns.push(self.turns.on(&name).await?);
         }
         let _addresses = self.turns.on_exports().await?;
         let waiting = self.held_of(name).await?;
         let confirmed: BTreeSet<_> = waiting
             .iter()
             .filter(|report| report.refused.is_none())
-            .map(|report| held(&report.volume.volume, &report.key))
+            .map(|report| held(report.volume.volume(), &report.key))
             .collect();
         self.registry.turn().await.confirm(name, &confirmed).await?;
         tracing::info!(

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use block::VolumeName;
 use control::api::{ApiError, ErrorCode, ServiceState, VolumeServices};
-use control::names::VolumeName;
 use control::reconcile::{
     Actual, Attachment, Attachments, Fault, Service, Step, Wanted, after, next_step, standing,
 };
@@ -487,7 +487,7 @@ impl<P: Platform> Kept<P> {
             return Some(format!(
                 "it has not answered for {seconds} s (see `etherpool pool show {}`; if the pool is \
                  well, the log of the engine)",
-                self.name.pool
+                self.name.pool()
             ));
         }
         let dead = shown.actual.attached.is_some() && !standing(wanted, &shown.actual).device;

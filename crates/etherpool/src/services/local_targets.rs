@@ -14,10 +14,10 @@ use control::settings::ExportSetting;
 use super::Services;
 use crate::cli::targets_below;
 use crate::engine::TARGET_DIR;
-use aoe::wire::ShelfSlot;
+use aoe_wire::ShelfSlot;
 
 /// A target that hangs doesn't answer clients either.
-const PATIENCE: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Services {
     /// Refuses an address that another process of this machine answers for on the same interface.
@@ -32,7 +32,7 @@ impl Services {
         let (run_dir, own) = (self.config.run_dir.clone(), self.config.run_dir.join(TARGET_DIR));
         let address = setting.address;
         let asking = tokio::task::spawn_blocking(move || ask(&run_dir, &own, address));
-        let reports = match tokio::time::timeout(PATIENCE, asking).await {
+        let reports = match tokio::time::timeout(TIMEOUT, asking).await {
             Ok(Ok(reports)) => reports,
             Ok(Err(_)) | Err(_) => {
                 tracing::warn!("a target of this machine doesn't say what it exports");
@@ -57,7 +57,7 @@ fn mac_of(name: &str) -> Option<String> {
 /// What the targets with a run directory below `run_dir` export at an address, but `own`.
 fn ask(run_dir: &Path, own: &Path, address: ShelfSlot) -> Vec<(PathBuf, TargetReport)> {
     let request = NodeRequest::Stats { exports: vec![address.to_string()] };
-    let others = targets_below(run_dir, PATIENCE).unwrap_or_default().into_iter();
+    let others = targets_below(run_dir, TIMEOUT).unwrap_or_default().into_iter();
     let others = others.filter(|client| !client.socket.starts_with(own));
     let answers = others.filter_map(|mut client| match client.ask(&request) {
         Ok(NodeReply::Stats(report)) => Some((client.socket, report)),

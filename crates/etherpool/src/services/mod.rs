@@ -12,10 +12,10 @@ mod kept;
 mod local_targets;
 mod mounts;
 mod operations;
-mod patience;
 mod platform;
 mod reconciler;
 mod registry;
+mod timeouts;
 mod troubles;
 mod turns;
 
@@ -37,11 +37,11 @@ use tokio::sync::{Notify, watch};
 
 use crate::supervisor::{die_with_parent, load_config};
 use engine_client::EngineClient;
-use patience::{patience, too_long, what};
 use platform::Linux;
 use reconciler::Reconciler;
 use registry::PoolRegistry;
 pub use registry::read as read_registry;
+use timeouts::{timeout_of, too_long, what};
 use turns::Turns;
 
 /// Arguments of the hidden `services`.
@@ -182,7 +182,7 @@ impl Services {
         &self,
     ) -> Result<(Vec<PoolReport>, Result<(), control::api::ApiError>), control::api::ApiError> {
         // Who has the turn waits for the same answer.
-        let (asked, limit) = (EngineRequest::Pools, patience(&EngineRequest::Pools));
+        let (asked, limit) = (EngineRequest::Pools, timeout_of(&EngineRequest::Pools));
         let turn = tokio::time::timeout(limit, self.registry.turn())
             .await
             .map_err(|_| too_long(&what(&asked), limit))?;
@@ -271,7 +271,7 @@ async fn tell_ready(services: Arc<Services>) {
         let connected = services.engine.generation().is_some();
         let long_enough = begun.elapsed() >= SIGHT_LIMIT;
         let open = !seen.is_empty() && !seen.iter().any(opening);
-        if connected && (open || long_enough) && services.reconciler.is_settled() {
+        if connected && (open || long_enough) && services.reconciler.is_up_to_date() {
             println!("{}", crate::supervisor::READY_LINE);
             return;
         }

@@ -3,11 +3,11 @@
 
 use std::path::Path;
 
+use block::VolumeName;
 use control::api::{
     ApiError, ErrorCode, MountVolume, PoolReportExt as _, Preview, ReleasePool, UnmountVolume,
 };
 use control::channel::EngineRequest;
-use control::names::VolumeName;
 use control::settings::{
     ExportSetting, FTP_KEY, MOUNT_KEY, MountSetting, VolumeSettings, property_text,
 };
@@ -216,8 +216,7 @@ impl Services {
         check_open(report)?;
         let preview = self.release_preview(report);
         let mut turns = Vec::new();
-        for volume in &report.volumes {
-            let name = VolumeName::new(&pool, &volume.name);
+        for (name, _) in report.named_volumes() {
             // A file system that is being made would be left half made.
             turns.push(self.turns.on(&name).await?);
             self.check_unused(&name).await?;
@@ -253,8 +252,7 @@ impl Services {
 
     fn release_preview(&self, report: &PoolReport) -> Preview {
         let mut effects = Vec::new();
-        for volume in &report.volumes {
-            let name = VolumeName::new(&report.name, &volume.name);
+        for (name, volume) in report.named_volumes() {
             let settings = VolumeSettings::from_properties(&volume.properties);
             effects.extend(
                 settings.mount.iter().map(|mount| self.end_of_mount(&name, mount, &settings)),

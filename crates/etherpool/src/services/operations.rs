@@ -8,12 +8,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use block::VolumeName;
 use control::api::{
     AcceptLoss, ApiError, CreateVolume, ErrorCode, ExportVolume, PoolReportExt as _, RemoveVolume,
     SeenTarget, ServeFtp, UnexportVolume,
 };
 use control::channel::EngineRequest;
-use control::names::VolumeName;
 use control::settings::{
     DEVICE_KEY, EXPORTS_KEY, EXPORTS_MAX, ExportSetting, ExportState, FTP_KEY, FtpSetting,
     HELD_PREFIX, SettingError, VolumeSettings, property_text,
@@ -24,7 +24,7 @@ use super::Services;
 use super::kept::Shown;
 use super::mounts::check_open;
 use super::platform::Platform;
-use aoe::wire::ShelfSlot;
+use aoe_wire::ShelfSlot;
 
 /// How long a mount or unmount may take before the command says that it goes on by itself.
 const KEEPER_LIMIT: Duration = Duration::from_secs(60);
@@ -70,11 +70,11 @@ pub fn find<'a>(
     let missing = |what: &str| {
         ApiError::new(ErrorCode::NotFound, what.to_owned()).remedy("see `etherpool volume list`")
     };
-    let pool = find_pool(pools, &name.pool)?;
+    let pool = find_pool(pools, name.pool())?;
     let volume = pool
         .volumes
         .iter()
-        .find(|volume| volume.name == name.volume)
+        .find(|volume| volume.name == name.volume())
         .ok_or_else(|| missing(&format!("there is no volume {name}")))?;
     Ok((pool, volume))
 }
@@ -178,7 +178,7 @@ impl Services {
         pool: String,
         request: CreateVolume,
     ) -> Result<VolumeReport, ApiError> {
-        let name = VolumeName::new(&pool, &request.name);
+        let name = VolumeName::new(&pool, &request.name)?;
         let made: VolumeReport =
             self.engine.call(EngineRequest::CreateVolume { pool, request }).await?;
         self.look_now();
@@ -201,7 +201,7 @@ impl Services {
                     ErrorCode::Suspended,
                     format!("{name} is not served now: {why}"),
                 )
-                .remedy(format!("see `etherpool pool show {}`", name.pool)));
+                .remedy(format!("see `etherpool pool show {}`", name.pool())));
             }
             tokio::time::sleep(SERVING_LOOK).await;
         }
@@ -221,7 +221,7 @@ impl Services {
             }
             return Err(error);
         }
-        Ok(self.config.device_dir.join(&name.pool).join(&name.volume))
+        Ok(self.config.device_dir.join(name.pool()).join(name.volume()))
     }
 
     /// Ends a block device that was made by [`Services::attach`].
@@ -494,13 +494,9 @@ pub(super) fn other_volumes<'a>(
 ) -> impl Iterator<Item = (VolumeName, VolumeSettings)> + 'a {
     pools
         .iter()
-        .flat_map(|pool| {
-            pool.volumes.iter().map(|volume| {
-                let settings = VolumeSettings::from_properties(&volume.properties);
-                (VolumeName::new(&pool.name, &volume.name), settings)
-            })
-        })
+        .flat_map(PoolReport::named_volumes)
         .filter(move |(name, _)| name != except)
+        .map(|(name, volume)| (name, VolumeSettings::from_properties(&volume.properties)))
 }
 
 /// Refuses an export that clients could write to beside a mount.

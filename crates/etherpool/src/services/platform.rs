@@ -7,20 +7,20 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use block::VolumeName;
 use control::api::{ApiError, ErrorCode};
 use control::channel::EngineRequest;
 use control::config::SupervisorConfig;
-use control::names::VolumeName;
 use control::reconcile::{Attachment, Fault};
-use control::settings::{FsType, FtpSetting, MountSetting};
+use control::settings::{FtpSetting, MountSetting};
 use frontend::attach::{self, AttachError, Detach, Places};
 use frontend::filesystem::{self, FilesystemError, NeededDirectory, PlaceRules};
 
 use super::engine_client::EngineClient;
 use super::ftp::{FtpHandle, FtpServers};
 use super::troubles::{attach_trouble, dead, filesystem_trouble, judge, not_mountable};
-use crate::lab::LAB_DIR;
 use crate::running::running;
+use lab::LAB_DIR;
 
 /// How long a mount point may take to be looked at; it may lie on a file system that doesn't answer.
 const PLACE_LIMIT: Duration = Duration::from_secs(10);
@@ -228,15 +228,9 @@ impl Linux {
         found.map_or_else(|| "POOL/VOLUME".to_owned(), |one| one.name.to_string())
     }
 
-    /// The name in the front end's own type.
-    fn name(volume: &VolumeName) -> Result<frontend::VolumeName, Trouble> {
-        frontend::VolumeName::new(&volume.pool, &volume.volume)
-            .map_err(|error| ApiError::new(ErrorCode::Invalid, error.to_string()).into())
-    }
-
     /// Lets the volume's device and file system see its new size.
     pub async fn grow_device(&self, volume: &VolumeName) -> Result<u64, Trouble> {
-        let (places, name) = (self.places.clone(), Linux::name(volume)?);
+        let (places, name) = (self.places.clone(), volume.clone());
         blocking(move || attach::resize(&places, &name).map_err(attach_trouble)).await
     }
 }
@@ -245,7 +239,7 @@ impl Platform for Linux {
     type Ftp = FtpHandle;
 
     async fn attach(&self, volume: &VolumeName) -> Result<Made, Trouble> {
-        let (places, name) = (self.places.clone(), Linux::name(volume)?);
+        let (places, name) = (self.places.clone(), volume.clone());
         let fuse = {
             let (places, name) = (places.clone(), name.clone());
             blocking(move || {
@@ -285,7 +279,7 @@ impl Platform for Linux {
     }
 
     async fn detach(&self, volume: &VolumeName, abort: bool) -> Result<(), Trouble> {
-        let (places, name) = (self.places.clone(), Linux::name(volume)?);
+        let (places, name) = (self.places.clone(), volume.clone());
         if abort {
             let detach = move || attach::detach(&places, &name, Detach::Abort);
             return blocking(move || detach().map_err(attach_trouble)).await;
@@ -312,7 +306,7 @@ impl Platform for Linux {
         let mounted = filesystem::mount(
             device.to_owned(),
             setting.path.clone(),
-            kind_of(setting.fstype),
+            setting.fstype,
             mount_options(&self.options, setting).join(","),
             rules,
         );
@@ -350,11 +344,7 @@ impl Platform for Linux {
         mount: Option<&MountSetting>,
         thorough: bool,
     ) -> Finding {
-        let name = match Linux::name(volume) {
-            Ok(name) => name,
-            Err(trouble) => return Finding::Remark(trouble),
-        };
-        let (places, device) = (self.places.clone(), device.to_owned());
+        let (places, name, device) = (self.places.clone(), volume.clone(), device.to_owned());
         let mount = mount.map(|mount| {
             let read_only = mount_options(&self.options, mount).contains(&"ro");
             (mount.path.clone(), read_only)
@@ -407,7 +397,7 @@ impl Platform for Linux {
             Ok(attached
                 .into_iter()
                 .map(|left| Leftover {
-                    volume: VolumeName::new(left.name.pool(), left.name.volume()),
+                    volume: left.name,
                     mounted_at: left
                         .device
                         .as_deref()
@@ -477,13 +467,6 @@ fn mount_options<'a>(machine: &'a [String], setting: &'a MountSetting) -> Vec<&'
     options
 }
 
-/// The front end's word for a file system.
-pub fn kind_of(fstype: FsType) -> filesystem::Kind {
-    match fstype {
-        FsType::Ext4 => filesystem::Kind::Ext4,
-    }
-}
-
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Trouble> + Send + 'static,
 ) -> Result<T, Trouble> {
@@ -499,6 +482,8 @@ async fn blocking<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
+    use block::FsType;
+
     use super::*;
 
     #[test]

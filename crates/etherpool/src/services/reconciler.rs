@@ -10,8 +10,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use block::VolumeName;
 use control::api::{ApiError, ErrorCode, PoolReportExt as _, VolumeServices};
-use control::names::VolumeName;
 use control::reconcile::{Actual, Attachment, Attachments, Wanted, next_step};
 use control::settings::{MountSetting, VolumeSettings};
 use pool::{PoolReport, VolumeReport};
@@ -98,9 +98,8 @@ impl<P: Platform> Reconciler<P> {
         let mut wishes: BTreeMap<VolumeName, Wanted> = BTreeMap::new();
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for pool in pools {
-            for volume in &pool.volumes {
-                let name = VolumeName::new(&pool.name, &volume.name);
-                let mut wish = self.wanted(engine, pool, volume);
+            for (name, volume) in pool.named_volumes() {
+                let mut wish = self.wanted(engine, pool, &name, volume);
                 if held.contains(&pool.name) || held.contains(&name.to_string()) {
                     (wish.device, wish.mount, wish.ftp) = (false, None, None);
                 }
@@ -116,16 +115,16 @@ impl<P: Platform> Reconciler<P> {
         &self,
         engine: Option<&Attachments>,
         pool: &PoolReport,
+        name: &VolumeName,
         volume: &VolumeReport,
     ) -> Wanted {
-        let name = VolumeName::new(&pool.name, &volume.name);
-        let attached = self.volumes().get(&name).and_then(|kept| kept.attached());
-        let service = engine.map(|engine| engine.service_of(&name));
+        let attached = self.volumes().get(name).and_then(|kept| kept.attached());
+        let service = engine.map(|engine| engine.service_of(name));
         let alive = attached.zip(service).is_some_and(|(device, service)| service.keeps(device));
-        let stays = alive && pool.keeps(&name);
+        let stays = alive && pool.keeps(name);
         let settings = VolumeSettings::from_properties(&volume.properties);
         Wanted {
-            served_by: service.filter(|_| stays || pool.serves(&name)),
+            served_by: service.filter(|_| stays || pool.serves(name)),
             ftp: settings.ftp.filter(|_| settings.mount.is_some()),
             device: settings.device,
             mount: settings.mount,
@@ -184,7 +183,7 @@ impl<P: Platform> Reconciler<P> {
     /// Takes everything of a pool or volume down and keeps it so, until [`Reconciler::let_go`].
     pub async fn hold(&self, what: &str) -> Vec<Trouble> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(what.to_owned());
-        self.take_down(|name| name.pool == what || name.to_string() == what).await
+        self.take_down(|name| name.pool() == what || name.to_string() == what).await
     }
 
     /// Keeps it again, by the next [`Reconciler::want`].
@@ -244,7 +243,7 @@ impl<P: Platform> Reconciler<P> {
     }
 
     /// Whether everything that is wanted and can be had is there.
-    pub fn is_settled(&self) -> bool {
+    pub fn is_up_to_date(&self) -> bool {
         self.volumes().values().all(|kept| {
             let shown = kept.watch();
             let (wanted, shown) = (kept.wanted(), shown.borrow());

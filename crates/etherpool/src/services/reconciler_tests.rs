@@ -150,7 +150,7 @@ fn pool_report() -> PoolReport {
             size_bytes: 1,
             properties,
             degraded: false,
-            missed_bytes: 0,
+            dirty_bytes: 0,
             resynced_bytes: 0,
             read_bytes: 0,
             written_bytes: 0,
@@ -163,7 +163,7 @@ fn pool_report() -> PoolReport {
 }
 
 async fn wait(reconciler: &Reconciler<Fake>, good: impl Fn(&Shown) -> bool) -> Shown {
-    let kept = reconciler.volume(&VolumeName::new("p", "v"));
+    let kept = reconciler.volume(&VolumeName::new("p", "v").unwrap());
     let mut shown = kept.watch();
     shown.wait_for(|shown| good(shown)).await.unwrap().clone()
 }
@@ -175,7 +175,7 @@ fn is_up(shown: &Shown, generation: u64) -> bool {
 
 /// The word of an engine that serves the volume through this attachment, or none.
 fn word(engine: u64, alive: Option<u64>, next: u64) -> Attachments {
-    let volume = VolumeName::new("p", "v");
+    let volume = VolumeName::new("p", "v").unwrap();
     let served = alive.map(|number| AttachedVolume { volume, number, errors: 0 });
     let engine = EngineGeneration(engine);
     Attachments { engine, next, served: served.into_iter().collect() }
@@ -219,7 +219,7 @@ const HARD_AND_UP: [&str; 6] = ["stop-ftp", "shut-down", "abort", "attach", "mou
 #[tokio::test]
 async fn a_new_engine_means_everything_anew_without_a_command() {
     let reconciler = up().await;
-    assert!(reconciler.is_settled());
+    assert!(reconciler.is_up_to_date());
     assert!(!reconciler.platform().came_back.load(Ordering::Relaxed));
 
     reconciler.want(None, &[]);
@@ -281,7 +281,7 @@ async fn a_step_that_fails_is_shown_and_tried_again() {
     want(&reconciler, pool_report());
     let shown = wait(&reconciler, |shown| shown.failures == 2).await;
     assert_eq!(shown.trouble.unwrap().error.message, "mount failed");
-    assert!(!reconciler.is_settled());
+    assert!(!reconciler.is_up_to_date());
     let report = reconciler.report();
     assert_eq!(report[0].mount, ServiceState::Waiting);
     assert_eq!(report[0].trouble.as_deref(), Some("mount failed"));
@@ -316,7 +316,7 @@ async fn the_end_of_the_process_is_orderly() {
 
 #[tokio::test]
 async fn what_a_dead_predecessor_left_is_gone_on_with_only_if_its_engine_lives() {
-    let name = VolumeName::new("p", "v");
+    let name = VolumeName::new("p", "v").unwrap();
     let left = super::super::platform::Leftover {
         volume: name.clone(),
         device: Some("/dev/loop0".into()),
@@ -348,11 +348,14 @@ async fn what_a_dead_predecessor_left_is_gone_on_with_only_if_its_engine_lives()
 async fn two_volumes_do_not_share_an_address() {
     let reconciler = up().await;
     let address = ([127, 0, 0, 1], 2121).into();
-    let own = VolumeName::new("p", "v");
-    assert_eq!(reconciler.ftp_user_of(address, &VolumeName::new("p", "w")), Some(own.clone()));
+    let own = VolumeName::new("p", "v").unwrap();
+    assert_eq!(
+        reconciler.ftp_user_of(address, &VolumeName::new("p", "w").unwrap()),
+        Some(own.clone())
+    );
     assert_eq!(reconciler.ftp_user_of(address, &own), None);
     assert_eq!(
-        reconciler.ftp_user_of(([127, 0, 0, 1], 9).into(), &VolumeName::new("p", "w")),
+        reconciler.ftp_user_of(([127, 0, 0, 1], 9).into(), &VolumeName::new("p", "w").unwrap()),
         None
     );
 }
@@ -468,7 +471,7 @@ async fn what_cannot_be_taken_down_in_time_is_named() {
     assert!(told.starts_with("p/v: unmounting it has taken"), "{told}");
     assert_eq!(troubles[0].error.code, ErrorCode::Unavailable);
     assert!(trouble(&reconciler).is_some_and(|told| told.contains("unmounting it")));
-    let kept = reconciler.volume(&VolumeName::new("p", "v"));
+    let kept = reconciler.volume(&VolumeName::new("p", "v").unwrap());
     let refused = kept.pause().await.err().unwrap();
     assert!(refused.message.contains("unmounting it"), "{refused}");
     reconciler.platform().hanging.lock().unwrap().clear();

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
+use block::VolumeName;
 use control::api::{ApiError, ErrorCode, PoolReportExt as _};
 use control::channel::EngineRequest;
-use control::names::VolumeName;
 use control::reconcile::EngineGeneration;
 use control::registry::{HeldSetting, REGISTRY_FILE, Registry, held};
 use control::settings::EXPORTS_KEY;
@@ -106,18 +106,18 @@ impl PoolRegistry {
     /// Has a setting wait again, or no longer: whatever waited was replaced here. What can't be
     /// written down is shown by [`PoolRegistry::trouble`]: after a restart it may wait again.
     pub async fn set_waits(self: &Arc<Self>, name: &VolumeName, key: &str, waits: bool) {
-        let one = held(&name.volume, key);
+        let one = held(name.volume(), key);
         let open = self.inner().open.clone();
         {
             let mut inner = self.inner();
-            let known = inner.registry.open_pool(&name.pool, &open);
+            let known = inner.registry.open_pool(name.pool(), &open);
             if known.is_none_or(|known| known.held.contains(&one) == waits) {
                 return;
             }
         }
         let _turn = self.turn().await;
         let change = |registry: &mut Registry| {
-            let Some(known) = registry.open_pool(&name.pool, &open) else { return };
+            let Some(known) = registry.open_pool(name.pool(), &open) else { return };
             if waits {
                 known.held.insert(one);
             } else {

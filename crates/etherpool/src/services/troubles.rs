@@ -11,14 +11,14 @@ use frontend::filesystem::{Condition, Contents, FilesystemError};
 use super::platform::{Finding, Trouble};
 
 /// A device that is made anew.
-pub fn dead(name: &frontend::VolumeName, why: &str) -> Finding {
+pub fn dead(name: &block::VolumeName, why: &str) -> Finding {
     let error = ApiError::new(ErrorCode::Io, format!("{name} can't be used: {why}"))
         .remedy("it is made anew by itself; what had files of it open must open them again");
     Finding::Fault(Fault::Device, error.into())
 }
 
 /// What the condition of a mount means.
-pub fn judge(name: &frontend::VolumeName, path: &Path, condition: Condition) -> Finding {
+pub fn judge(name: &block::VolumeName, path: &Path, condition: Condition) -> Finding {
     let at = path.display();
     match condition {
         Condition::Well => Finding::Well,
@@ -70,9 +70,6 @@ pub fn attach_trouble(error: AttachError) -> Trouble {
             "give some back that nobody uses (losetup --list); it is tried again by itself"
                 .to_owned(),
         ),
-        AttachError::Name(_) => {
-            (ErrorCode::Invalid, "export it by AoE, or make a volume with such a name".to_owned())
-        }
         AttachError::System { source, .. } => (ErrorCode::Io, remedy_of(source)),
     };
     ApiError::new(code, error.to_string()).remedy(remedy).into()

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use block::VolumeName;
 use control::api::{ApiError, ErrorCode};
-use control::names::VolumeName;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 /// How long an operation waits for the one before it: as long as people are told that a mount or unmount
@@ -54,7 +54,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn of_two_operations_on_a_volume_the_second_waits_and_not_for_ever() {
         let turns = Turns::default();
-        let (one, other) = (VolumeName::new("p", "one"), VolumeName::new("p", "other"));
+        let (one, other) =
+            (VolumeName::new("p", "one").unwrap(), VolumeName::new("p", "other").unwrap());
         let first = turns.on(&one).await.unwrap();
         drop(turns.on(&other).await.unwrap());
         drop(turns.on_exports().await.unwrap());

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use block::VolumeName;
+
 use super::{AttachError, MOUNT_KIND, Places, loops};
-use crate::VolumeName;
 use crate::fuse::FILE_NAME;
 use crate::kernel;
 

@@ -4,10 +4,9 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use block::SECTOR_BYTES;
+use block::{SECTOR_BYTES, VolumeName};
 
 use super::{AttachError, Places};
-use crate::VolumeName;
 use crate::fuse::FILE_NAME;
 
 /// Others look for free loop devices too; this many defeats in a row are no accident.

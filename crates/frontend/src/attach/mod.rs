@@ -15,12 +15,12 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use block::VolumeName;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::fuse::{FILE_NAME, TRANSFER_BYTES_MAX};
 use crate::wait::wait_until;
-use crate::{InvalidName, VolumeName};
 use crate::{filesystem, kernel};
 
 pub use leftovers::{Attached, list};
@@ -85,9 +85,6 @@ pub enum AttachError {
         /// What is in use.
         path: PathBuf,
     },
-    /// A name isn't one.
-    #[error(transparent)]
-    Name(#[from] InvalidName),
     /// The system refused.
     #[error("{what}: {source}")]
     System {

@@ -12,13 +12,13 @@ use rustix::thread::CapabilitySet;
 use tokio::process::Command;
 
 use block::{
-    Answer, BLOCK_BYTES, BlockDevice, BufferMut, Completion, Done, DurabilityClass, Geometry,
-    Instance, IoError, Operation, SECTOR_BYTES,
+    Answer, BLOCK_BYTES, BlockDevice, BufferMut, Completion, Done, DurabilityClass, FsType,
+    Geometry, Instance, IoError, Operation, SECTOR_BYTES,
 };
 
 use super::mount::is_mounted_anywhere;
 use super::tool::{failure, run, run_well};
-use super::{FilesystemError, Kind, blocking};
+use super::{FilesystemError, blocking};
 
 /// Tools write through the volume, which may be degraded and slow; but not for ever.
 const TOOL_LIMIT: Duration = Duration::from_secs(3600);
@@ -30,7 +30,7 @@ const RESERVED_PERCENT: &str = "1";
 #[derive(Clone, Debug)]
 pub struct MkfsOptions {
     /// Which one.
-    pub kind: Kind,
+    pub fstype: FsType,
     /// Its label, at most 16 bytes count.
     pub label: Option<String>,
     /// Overwrite what is recognised on the device.
@@ -63,8 +63,8 @@ pub async fn mkfs(
     progress: impl FnMut(&str),
 ) -> Result<(), FilesystemError> {
     check_mkfs(device.clone(), options.force).await?;
-    match options.kind {
-        Kind::Ext4 => {
+    match options.fstype {
+        FsType::Ext4 => {
             let mut command = Command::new("mke2fs");
             command.args(["-t", "ext4", "-b", "4096", "-m", RESERVED_PERCENT]);
             // Once: don't ask. It still refuses a device that is mounted.
@@ -83,13 +83,13 @@ pub async fn mkfs(
 /// kernel wants CAP_SYS_RESOURCE for that), else after a check.
 pub async fn grow(
     device: PathBuf,
-    kind: Kind,
+    fstype: FsType,
     progress: impl FnMut(&str),
 ) -> Result<(), FilesystemError> {
     let looked_at = device.clone();
     let mounted = blocking(move || is_mounted_anywhere(&looked_at)).await?;
-    match kind {
-        Kind::Ext4 => {
+    match fstype {
+        FsType::Ext4 => {
             if mounted && !has_resource_capability() {
                 return Err(FilesystemError::MissingCapability {
                     what: "growing a mounted ext4",
@@ -129,9 +129,9 @@ async fn repair(device: &Path) -> Result<(), FilesystemError> {
 }
 
 /// Checks the unmounted file system on `device` without writing. An error says what is wrong.
-pub async fn check(device: PathBuf, kind: Kind) -> Result<(), FilesystemError> {
-    match kind {
-        Kind::Ext4 => {
+pub async fn check(device: PathBuf, fstype: FsType) -> Result<(), FilesystemError> {
+    match fstype {
+        FsType::Ext4 => {
             let mut command = Command::new("e2fsck");
             command.args(["-f", "-n", "--"]).arg(&device);
             let outcome = run("e2fsck", &mut command, TOOL_LIMIT, |_| {}).await?;

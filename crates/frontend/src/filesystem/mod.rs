@@ -13,7 +13,6 @@ mod tool;
 
 use std::io;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 pub use holders::{Holder, holders};
 pub use make::{Contents, MkfsOptions, can_grow_mounted, check, check_mkfs, contents, grow, mkfs};
@@ -22,38 +21,6 @@ pub use mount::{Mounted, check_place, is_mounted, mount, shutdown, unmount};
 pub use place::{NeededDirectory, PlaceRules};
 pub(crate) use probe::is_fatal;
 pub use probe::{Condition, probe};
-
-/// The kinds of file systems that volumes carry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// ext4.
-    Ext4,
-}
-
-impl Kind {
-    /// What the kernel calls it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::Ext4 => "ext4",
-        }
-    }
-}
-
-impl FromStr for Kind {
-    type Err = UnknownKind;
-
-    fn from_str(text: &str) -> Result<Kind, UnknownKind> {
-        match text {
-            "ext4" => Ok(Kind::Ext4),
-            _ => Err(UnknownKind(text.to_owned())),
-        }
-    }
-}
-
-/// No file system that volumes carry.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown file system {0:?}; ext4 is known")]
-pub struct UnknownKind(pub String);
 
 /// Why an operation on a file system failed.
 #[derive(Debug, thiserror::Error)]

@@ -6,13 +6,14 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use block::FsType;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::holders::{Holder, holders};
 use super::make::recognise;
 use super::place::{Place, check_now};
-use super::{FilesystemError, Kind, PlaceRules, blocking};
+use super::{FilesystemError, PlaceRules, blocking};
 use crate::kernel;
 
 /// What a call of [`mount`] found or did.
@@ -30,11 +31,11 @@ pub enum Mounted {
 pub async fn mount(
     device: PathBuf,
     target: PathBuf,
-    kind: Kind,
+    fstype: FsType,
     options: String,
     rules: PlaceRules,
 ) -> Result<Mounted, FilesystemError> {
-    blocking(move || mount_now(&device, &target, kind, &options, &rules)).await
+    blocking(move || mount_now(&device, &target, fstype, &options, &rules)).await
 }
 
 /// Judges a mount point without mounting, and returns where it leads. `device` may be mounted there
@@ -54,14 +55,14 @@ pub async fn check_place(
 fn mount_now(
     device: &Path,
     target: &Path,
-    kind: Kind,
+    fstype: FsType,
     options: &str,
     rules: &PlaceRules,
 ) -> Result<Mounted, FilesystemError> {
     let expected = device_number(device)?;
     // A mount point whose file system is dead answers nothing: look at the table first.
     if let Some(entry) = mount_entry(target)? {
-        if entry.device == expected && entry.kind == kind.name() {
+        if entry.device == expected && entry.kind == fstype.name() {
             return Ok(Mounted::Before);
         }
         let (target, source_name) = (entry.target, entry.source);
@@ -77,7 +78,7 @@ fn mount_now(
     let (flags, data) = parse_options(options);
     let data = std::ffi::CString::new(data)
         .map_err(|error| FilesystemError::system("mount options", io::Error::other(error)))?;
-    rustix::mount::mount(device, place.handle(), kind.name(), flags, data.as_c_str()).map_err(
+    rustix::mount::mount(device, place.handle(), fstype.name(), flags, data.as_c_str()).map_err(
         |error| FilesystemError::NotMountable {
             device: device.to_owned(),
             target: target.to_owned(),
@@ -87,7 +88,7 @@ fn mount_now(
     )?;
     // Where whoever unmounts it will look.
     match mount_entry(target)? {
-        Some(entry) if entry.device == expected && entry.kind == kind.name() => Ok(Mounted::Now),
+        Some(entry) if entry.device == expected && entry.kind == fstype.name() => Ok(Mounted::Now),
         _ => {
             unmount_everywhere(expected)?;
             Err(FilesystemError::NotMounted(target.to_owned()))

@@ -19,12 +19,7 @@ use std::time::{Duration, Instant};
 
 use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
 use argon2::{Argon2, password_hash};
-use async_trait::async_trait;
 use tokio::sync::Semaphore;
-use unftp_core::auth::{
-    AuthenticationError, Authenticator, Credentials, Principal, UserDetail, UserDetailError,
-    UserDetailProvider,
-};
 
 /// A file longer than this is no list of users.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -87,8 +82,6 @@ impl fmt::Display for FtpUser {
     }
 }
 
-impl UserDetail for FtpUser {}
-
 /// The users, shared by all sessions.
 #[derive(Debug)]
 pub(super) struct Accounts {
@@ -146,28 +139,33 @@ impl Accounts {
         is.then(|| FtpUser { name: name.to_owned(), may_write: false, home: PathBuf::new() })
     }
 
-    async fn log_in(self: &Arc<Self>, name: &str, password: &str, peer: IpAddr) -> bool {
-        if self.anonymous(name).is_some() {
-            return true;
+    /// The user, if the password is theirs.
+    pub(super) async fn log_in(
+        self: &Arc<Self>,
+        name: &str,
+        password: &[u8],
+        peer: IpAddr,
+    ) -> Option<FtpUser> {
+        if let Some(user) = self.anonymous(name) {
+            return Some(user);
         }
         if self.is_locked(peer) || password.len() > PASSWORD_BYTES_MAX {
-            return false;
+            return None;
         }
-        let Ok(_permit) = self.hashing.acquire().await else { return false };
+        let _permit = self.hashing.acquire().await.ok()?;
         let (accounts, name) = (Arc::clone(self), name.to_owned());
         let password = password.to_owned();
         let verified = tokio::task::spawn_blocking(move || {
             let entry = accounts.find(&name);
             // An unknown name takes as long as a wrong password.
             let hash = entry.as_ref().map_or(UNKNOWN_USERS_HASH, |entry| entry.hash.as_str());
-            let matches = PasswordHash::new(hash).is_ok_and(|hash| {
-                Argon2::default().verify_password(password.as_bytes(), &hash).is_ok()
-            });
-            matches && entry.is_some()
+            let matches = PasswordHash::new(hash)
+                .is_ok_and(|hash| Argon2::default().verify_password(&password, &hash).is_ok());
+            entry.filter(|_| matches).map(|entry| entry.user)
         });
-        let verified = verified.await.unwrap_or(false);
-        self.count(peer, verified);
-        verified
+        let user = verified.await.ok().flatten();
+        self.count(peer, user.is_some());
+        user
     }
 
     fn is_locked(&self, peer: IpAddr) -> bool {
@@ -210,46 +208,6 @@ fn parse_line(line: &str) -> Option<Entry> {
     Some(Entry { user, hash: hash.to_owned() })
 }
 
-/// The accounts as one session sees them: the library knows the relay's address only.
-#[derive(Clone, Debug)]
-pub(super) struct SessionAccounts {
-    pub(super) accounts: Arc<Accounts>,
-    pub(super) peer: IpAddr,
-}
-
-#[async_trait]
-impl Authenticator for SessionAccounts {
-    async fn authenticate(
-        &self,
-        username: &str,
-        creds: &Credentials,
-    ) -> Result<Principal, AuthenticationError> {
-        let password = creds.password.as_deref().unwrap_or_default();
-        if self.accounts.log_in(username, password, self.peer).await {
-            return Ok(Principal { username: username.to_owned() });
-        }
-        tracing::warn!(parent: None, peer = %self.peer, user = username, "FTP login refused");
-        Err(AuthenticationError::BadPassword)
-    }
-}
-
-#[async_trait]
-impl UserDetailProvider for SessionAccounts {
-    type User = FtpUser;
-
-    async fn provide_user_detail(&self, principal: &Principal) -> Result<FtpUser, UserDetailError> {
-        let name = principal.username.clone();
-        if let Some(user) = self.accounts.anonymous(&name) {
-            return Ok(user);
-        }
-        let accounts = Arc::clone(&self.accounts);
-        let wanted = name.clone();
-        let found =
-            tokio::task::spawn_blocking(move || accounts.find(&wanted)).await.ok().flatten();
-        found.map(|entry| entry.user).ok_or(UserDetailError::UserNotFound { username: name })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -263,18 +221,18 @@ mod tests {
         let accounts = Arc::new(Accounts::new(Some(file.path().to_owned()), true));
         accounts.check().unwrap();
         let peer = IpAddr::from([192, 0, 2, 1]);
-        assert!(accounts.log_in("alice", "secret", peer).await);
-        assert!(!accounts.log_in("alice", "Secret", peer).await);
-        assert!(!accounts.log_in("bob", "secret", peer).await);
-        assert!(accounts.log_in("anonymous", "whatever", peer).await);
+        assert!(accounts.log_in("alice", b"secret", peer).await.is_some());
+        assert!(accounts.log_in("alice", b"Secret", peer).await.is_none());
+        assert!(accounts.log_in("bob", b"secret", peer).await.is_none());
+        assert!(accounts.log_in("anonymous", b"whatever", peer).await.is_some());
         let user = accounts.find("alice").unwrap().user;
         assert_eq!((user.home, user.may_write), (PathBuf::from("in/here"), true));
         assert!(!accounts.anonymous("ftp").unwrap().may_write);
         for _ in 0..FAILURES_MAX {
             accounts.count(peer, false);
         }
-        assert!(!accounts.log_in("alice", "secret", peer).await);
-        assert!(accounts.log_in("alice", "secret", IpAddr::from([192, 0, 2, 2])).await);
+        assert!(accounts.log_in("alice", b"secret", peer).await.is_none());
+        assert!(accounts.log_in("alice", b"secret", IpAddr::from([192, 0, 2, 2])).await.is_some());
     }
 
     #[test]

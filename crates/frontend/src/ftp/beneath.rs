@@ -5,14 +5,14 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-/// Entries of a directory that are listed at once; the library holds the whole listing in memory.
+/// Entries of a directory that are listed at once: the whole listing is in memory.
 const ENTRIES_MAX: usize = 200_000;
 /// Longest path, the kernel's own limit; also what keeps a session's working directory bounded.
 const PATH_BYTES_MAX: usize = 4096;
@@ -70,23 +70,27 @@ impl Beneath {
         Ok(entries)
     }
 
-    /// Opens a regular file to be read.
-    pub(super) fn read(&self, path: &Path) -> io::Result<File> {
-        self.open_regular(path, OFlags::RDONLY)
+    /// Opens a regular file to be read from `start` on, which isn't behind its end.
+    pub(super) fn read(&self, path: &Path, start: u64) -> io::Result<File> {
+        let mut file = self.open_regular(path, OFlags::RDONLY)?;
+        not_behind_the_end(&file, start)?;
+        file.seek(SeekFrom::Start(start))?;
+        Ok(file)
     }
 
     /// Opens a regular file to be written from `start` on, cut there, made if it doesn't exist. A
     /// start behind its end is refused: the gap would read as zeros that nobody sent.
     pub(super) fn write(&self, path: &Path, start: u64) -> io::Result<File> {
-        let file = self.open_regular(path, OFlags::WRONLY | OFlags::CREATE)?;
-        if start > file.metadata()?.len() {
-            return Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                "restart behind the end of the file",
-            ));
-        }
+        let mut file = self.open_regular(path, OFlags::WRONLY | OFlags::CREATE)?;
+        not_behind_the_end(&file, start)?;
         file.set_len(start)?;
+        file.seek(SeekFrom::Start(start))?;
         Ok(file)
+    }
+
+    /// Opens a regular file to be written at its end, made if it doesn't exist.
+    pub(super) fn append(&self, path: &Path) -> io::Result<File> {
+        self.open_regular(path, OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND)
     }
 
     pub(super) fn sync_parent(&self, path: &Path) -> io::Result<()> {
@@ -149,8 +153,16 @@ impl Beneath {
     }
 }
 
+fn not_behind_the_end(file: &File, start: u64) -> io::Result<()> {
+    if start > file.metadata()?.len() {
+        let what = "restart behind the end of the file";
+        return Err(io::Error::new(io::ErrorKind::NotFound, what));
+    }
+    Ok(())
+}
+
 /// The path from the root on, without `..`, which stops at the root as in any FTP server.
-fn relative(path: &Path) -> io::Result<PathBuf> {
+pub(super) fn relative(path: &Path) -> io::Result<PathBuf> {
     if path.as_os_str().len() > PATH_BYTES_MAX {
         return Err(Errno::NAMETOOLONG.into());
     }
@@ -208,11 +220,11 @@ mod tests {
         std::os::unix::fs::symlink("../top", root.join("home/up")).unwrap();
 
         let whole = Beneath::new(&root_of(&root), Path::new("")).unwrap();
-        assert!(whole.read(Path::new("../../../top")).is_ok());
-        assert!(whole.read(Path::new("/home/../top")).is_ok());
-        assert!(whole.read(Path::new("home/up")).is_ok());
+        assert!(whole.read(Path::new("../../../top"), 0).is_ok());
+        assert!(whole.read(Path::new("/home/../top"), 0).is_ok());
+        assert!(whole.read(Path::new("home/up"), 0).is_ok());
         for path in ["home/out", "home/absolute/secret", "/secret", "../secret"] {
-            assert!(whole.read(Path::new(path)).is_err(), "{path}");
+            assert!(whole.read(Path::new(path), 0).is_err(), "{path}");
             assert!(whole.stat(Path::new(path)).is_err(), "{path}");
         }
         assert!(whole.write(Path::new("home/out"), 0).is_err());
@@ -222,8 +234,8 @@ mod tests {
 
         let home = Beneath::new(&root_of(&root), Path::new("home")).unwrap();
         assert!(home.is_directory(Path::new("/in")).is_ok());
-        assert!(home.read(Path::new("up")).is_err(), "out of the home");
-        assert!(home.read(Path::new("/../top")).is_err());
+        assert!(home.read(Path::new("up"), 0).is_err(), "out of the home");
+        assert!(home.read(Path::new("/../top"), 0).is_err());
         assert!(Beneath::new(&root_of(&root), Path::new("home/absolute")).is_err());
         assert_eq!(std::fs::read(outside.path().join("secret")).unwrap(), b"s");
         assert!(home.stat(Path::new(&"a/".repeat(3000))).is_err());
@@ -237,16 +249,19 @@ mod tests {
         beneath.write(path, 0).unwrap().write_all(b"0123456789").unwrap();
         let file = beneath.write(path, 4).unwrap();
         assert_eq!(file.metadata().unwrap().len(), 4);
-        assert!(beneath.write(path, 5).is_err());
+        beneath.append(path).unwrap().write_all(b"x").unwrap();
+        beneath.write(path, 5).unwrap();
+        assert!(beneath.write(path, 6).is_err());
+        assert!(beneath.read(path, 5).is_ok() && beneath.read(path, 6).is_err());
         beneath.sync_parent(path).unwrap();
         beneath.make_directory(Path::new("d")).unwrap();
         beneath.rename(path, Path::new("d/moved")).unwrap();
         assert_eq!(beneath.list(Path::new("d")).unwrap().len(), 1);
-        assert!(beneath.read(Path::new("d")).is_err());
+        assert!(beneath.read(Path::new("d"), 0).is_err());
         beneath.remove(Path::new("d/moved"), AtFlags::empty()).unwrap();
         beneath.remove(Path::new("d"), AtFlags::REMOVEDIR).unwrap();
         assert!(beneath.list(Path::new("")).unwrap().is_empty());
         rustix::fs::mknodat(root_of(root.path()), "fifo", FileType::Fifo, Mode::RUSR, 0).unwrap();
-        assert!(beneath.read(Path::new("fifo")).is_err());
+        assert!(beneath.read(Path::new("fifo"), 0).is_err());
     }
 }

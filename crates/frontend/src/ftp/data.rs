@@ -1,145 +1,242 @@
-//! Data connections: a port that the client reaches, tied to a port of the loopback that the library
-//! listens on.
+//! Data connections: a port for one client, and the thread on which its data goes straight between
+//! the connection and the file.
 //!
-//! The library takes data only from the address that its control connection came from, which is the
-//! relay's. Here the client's own address is demanded instead.
+//! The thread is the transfer's own: a client that stalls takes none from those who wait for the
+//! runtime's. It looks around every [`TICK`], because nothing else ends a wait for a client without
+//! telling the client that the file is complete.
 
 use std::collections::hash_map::RandomState;
+use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::ops::RangeInclusive;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
-use futures::{FutureExt, pin_mut, select_biased};
-use libunftp::options::Binder;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{ReadHalf, WriteHalf};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use rustix::io::Errno;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-/// Where the library listens: an address of the loopback that nobody else uses, so that the same
-/// port is free there.
-const INSIDE: Ipv4Addr = Ipv4Addr::new(127, 70, 84, 80);
-/// A little longer than the library waits, so that a port is free inside when it is outside.
+/// How long a client may take to connect to the port that it was told.
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);
-const BUFFER_BYTES: usize = 256 << 10;
+/// What is read or written at a time.
+const PIECE_BYTES: usize = 1 << 20;
+/// How long a thread waits for a client before it looks whether it shall.
+const TICK: Duration = Duration::from_millis(100);
 
-/// A session's data connections; dropping it ends them.
-pub(super) type Connections = Arc<Mutex<JoinSet<()>>>;
+/// A data connection that is being made, or was; at most one. Dropping it closes the port.
+#[derive(Default)]
+pub(super) struct Passive(JoinSet<io::Result<tokio::net::TcpStream>>);
 
-/// Gives the library its ports.
-#[derive(Debug)]
-pub(super) struct PassiveBinder {
-    /// The address that the client reached us at.
-    pub(super) local: IpAddr,
-    /// The client.
-    pub(super) peer: IpAddr,
-    /// How long a client may leave data unread.
-    pub(super) idle: Duration,
-    pub(super) connections: Connections,
-}
-
-#[async_trait]
-impl Binder for PassiveBinder {
-    async fn bind(&mut self, _: IpAddr, ports: RangeInclusive<u16>) -> io::Result<TcpSocket> {
+impl Passive {
+    /// Listens at `local`, on any of the ports that is free, for a connection from `peer`.
+    pub(super) fn listen(
+        local: IpAddr,
+        ports: RangeInclusive<u16>,
+        peer: IpAddr,
+    ) -> io::Result<(Passive, u16)> {
         let (first, last) = (u32::from(*ports.start()), u32::from(*ports.end()));
         let count = (last + 1).saturating_sub(first).max(1);
         // Not to be guessed easily; each `RandomState` has keys of its own.
         let offset = RandomState::new().build_hasher().finish() as u32 % count;
         let candidates = (0..count).map(|step| first + (offset + step) % count);
         for port in candidates.filter_map(|port| u16::try_from(port).ok()) {
-            let Ok((outside, inside)) = self.pair(port) else { continue };
-            let (peer, idle) = (self.peer, self.idle);
-            let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-            while connections.try_join_next().is_some() {}
-            connections.spawn(async move {
-                if let Err(error) = serve(outside, peer, port, idle).await {
-                    tracing::debug!(%peer, port, %error, "FTP data connection");
-                }
-            });
-            return Ok(inside);
+            if let Ok(listener) = listen(SocketAddr::new(local, port)) {
+                let mut connecting = JoinSet::new();
+                connecting.spawn(accept(listener, peer));
+                return Ok((Passive(connecting), port));
+            }
         }
         tracing::warn!(?ports, "no free port for FTP data");
         Err(io::ErrorKind::AddrInUse.into())
     }
-}
 
-impl PassiveBinder {
-    fn pair(&self, port: u16) -> io::Result<(TcpListener, TcpSocket)> {
-        let socket = match self.local {
-            IpAddr::V4(_) => TcpSocket::new_v4()?,
-            IpAddr::V6(_) => TcpSocket::new_v6()?,
-        };
-        socket.set_reuseaddr(true)?;
-        socket.bind(SocketAddr::new(self.local, port))?;
-        let outside = socket.listen(4)?;
-        // Whether the library will be able to listen there.
-        drop(std::net::TcpListener::bind((INSIDE, port))?);
-        let inside = TcpSocket::new_v4()?;
-        inside.set_reuseaddr(true)?;
-        inside.bind(SocketAddr::from((INSIDE, port)))?;
-        Ok((outside, inside))
+    /// Whether the client was told a port.
+    pub(super) fn is_listening(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    /// The connection; nothing if the client never came.
+    pub(super) async fn connected(mut self) -> Option<tokio::net::TcpStream> {
+        self.0.join_next().await?.ok()?.ok()
     }
 }
 
-async fn serve(outside: TcpListener, peer: IpAddr, port: u16, idle: Duration) -> io::Result<()> {
-    let timed_out = || io::Error::from(io::ErrorKind::TimedOut);
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(4)
+}
+
+/// At once, not when the transfer begins: strangers must not fill the queue of the port.
+async fn accept(listener: TcpListener, peer: IpAddr) -> io::Result<tokio::net::TcpStream> {
     let accepted = tokio::time::timeout(CONNECT_LIMIT, async {
         loop {
-            let (stream, address) = outside.accept().await?;
+            let (stream, address) = listener.accept().await?;
             if address.ip() == peer {
-                return Ok::<_, io::Error>(stream);
+                return Ok(stream);
             }
             tracing::warn!(%peer, from = %address, "FTP data connection from a stranger refused");
         }
     });
-    let client = accepted.await.map_err(|_| timed_out())??;
-    drop(outside);
-    let socket = TcpSocket::new_v4()?;
-    socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
-    let library = socket.connect(SocketAddr::from((INSIDE, port))).await?;
-    relay(client, library, idle).await
+    accepted.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// Copies both ways. Ends when the library has closed, or either side broke off: then the other
-/// gets a reset instead of an end of file, because an end of file is what tells FTP that all of a
-/// file has arrived.
-async fn relay(mut client: TcpStream, mut library: TcpStream, idle: Duration) -> io::Result<()> {
-    let result = {
-        let (from_client, to_client) = client.split();
-        let (from_library, to_library) = library.split();
-        let down = copy(from_library, to_client, idle).fuse();
-        // The library may be long at an fsync before it reads on; its own limits hold there.
-        let up = copy(from_client, to_library, Duration::MAX).fuse();
-        pin_mut!(down, up);
-        select_biased! {
-            result = down => result,
-            result = up => match result {
-                Ok(()) => down.await,
-                Err(error) => Err(error),
-            },
-        }
-    };
-    if result.is_err() {
-        let _ = client.set_zero_linger();
-        let _ = library.set_zero_linger();
-    }
-    result
+/// A transfer that runs on its thread. Dropping it breaks the transfer off.
+pub(super) struct Transfer {
+    called_off: Arc<AtomicBool>,
+    ended: oneshot::Receiver<io::Result<()>>,
 }
 
-async fn copy(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, idle: Duration) -> io::Result<()> {
-    let mut buffer = vec![0; BUFFER_BYTES];
-    loop {
-        let count = from.read(&mut buffer).await?;
-        if count == 0 {
-            return to.shutdown().await;
-        }
-        match tokio::time::timeout(idle, to.write_all(&buffer[..count])).await {
-            Ok(result) => result?,
-            Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+impl Transfer {
+    /// Runs `work` with the connection, which is reset unless all went well: its end would tell the
+    /// client that a file is complete. A client that moves nothing for `idle` is given up.
+    pub(super) fn start(
+        stream: tokio::net::TcpStream,
+        idle: Duration,
+        work: impl FnOnce(&mut Flow) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<Transfer> {
+        let called_off = Arc::new(AtomicBool::new(false));
+        let stream = stream.into_std()?;
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(TICK))?;
+        stream.set_write_timeout(Some(TICK))?;
+        let watched = Arc::clone(&called_off);
+        let mut flow =
+            Flow { stream, idle, called_off: watched, bytes: 0, last_moved: Instant::now() };
+        let (end, ended) = oneshot::channel();
+        std::thread::Builder::new().name("ftp-data".into()).spawn(move || {
+            let result = work(&mut flow);
+            if result.is_err() {
+                let _ = rustix::net::sockopt::set_socket_linger(&flow.stream, Some(Duration::ZERO));
+            }
+            drop(flow);
+            // Whoever started it may be gone.
+            let _ = end.send(result);
+        })?;
+        Ok(Transfer { called_off, ended })
+    }
+
+    /// Breaks the transfer off. It ends when what it is at with the volume is done.
+    pub(super) fn call_off(&self) {
+        self.called_off.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits for its end.
+    pub(super) async fn ended(&mut self) -> io::Result<()> {
+        (&mut self.ended).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        self.call_off();
+    }
+}
+
+/// The connection, as a transfer's thread has it.
+pub(super) struct Flow {
+    stream: TcpStream,
+    idle: Duration,
+    called_off: Arc<AtomicBool>,
+    bytes: u64,
+    last_moved: Instant,
+}
+
+impl Flow {
+    /// Sends a file from its position to its end.
+    pub(super) fn send_file(&mut self, file: &File) -> io::Result<()> {
+        loop {
+            match rustix::fs::sendfile(&self.stream, file, None, PIECE_BYTES) {
+                Ok(0) => return self.stream.shutdown(Shutdown::Write),
+                Ok(count) => self.moved(count)?,
+                Err(Errno::AGAIN | Errno::INTR) => self.wait_on()?,
+                Err(error) => return Err(error.into()),
+            }
         }
     }
+
+    /// Sends all of `bytes`.
+    pub(super) fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.stream.write(bytes) {
+                Ok(count) => {
+                    bytes = &bytes[count..];
+                    self.moved(count)?;
+                }
+                Err(error) if is_wait(&error) => self.wait_on()?,
+                Err(error) => return Err(error),
+            }
+        }
+        self.stream.shutdown(Shutdown::Write)
+    }
+
+    /// Writes what comes until its end. What came before an error is kept, for the client to resume
+    /// from.
+    pub(super) fn receive(&mut self, file: &mut File) -> io::Result<()> {
+        let mut buffer = vec![0; PIECE_BYTES];
+        loop {
+            let before = self.bytes;
+            let filled = self.fill(&mut buffer);
+            file.write_all(&buffer[..(self.bytes - before) as usize])?;
+            // A volume that is slow isn't the client's stalling.
+            self.last_moved = Instant::now();
+            if filled? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads until `buffer` is full; true if the client has sent all instead.
+    fn fill(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
+        let mut count = 0;
+        while count < buffer.len() {
+            match self.stream.read(&mut buffer[count..]) {
+                Ok(0) => return Ok(true),
+                Ok(more) => {
+                    count += more;
+                    self.moved(more)?;
+                }
+                Err(error) if is_wait(&error) => self.wait_on()?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+
+    /// What was sent or received.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn moved(&mut self, bytes: usize) -> io::Result<()> {
+        self.bytes += bytes as u64;
+        self.last_moved = Instant::now();
+        self.check()
+    }
+
+    fn wait_on(&self) -> io::Result<()> {
+        if self.last_moved.elapsed() >= self.idle {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.check()
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.called_off.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        Ok(())
+    }
+}
+
+fn is_wait(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

@@ -2,27 +2,24 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, pin_mut, select_biased};
-use libunftp::ServerBuilder;
-use libunftp::options::PassiveHost;
 use rustix::fs::{Mode, OFlags};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::accounts::{Accounts, SessionAccounts, UsersFileError};
-use super::backend::{Backend, Restart, Root};
-use super::control::{Control, End};
-use super::data::{Connections, PassiveBinder};
+use super::accounts::{Accounts, UsersFileError};
+use super::root::Root;
+use super::session;
 use crate::filesystem::{self, FilesystemError};
 
 /// How long sessions and their operations may take to end when the server stops.
@@ -136,6 +133,15 @@ impl FtpServer {
             let what = "looking at the mount".to_owned();
             FilesystemError::System { what, source: io::Error::other(error) }
         })??;
+        FtpServer::serve(config, accounts, root).await
+    }
+
+    /// Serves a directory, whatever it is.
+    pub(super) async fn serve(
+        config: FtpConfig,
+        accounts: Arc<Accounts>,
+        root: OwnedFd,
+    ) -> Result<FtpServer, FtpError> {
         let address = config.listen;
         let failed = |source| FtpError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
@@ -189,12 +195,12 @@ impl FtpServer {
 }
 
 /// What sessions share.
-struct Shared {
-    config: FtpConfig,
-    accounts: Arc<Accounts>,
-    root: Arc<Root>,
+pub(super) struct Shared {
+    pub(super) config: FtpConfig,
+    pub(super) accounts: Arc<Accounts>,
+    pub(super) root: Arc<Root>,
     free: Arc<Semaphore>,
-    stopping: watch::Receiver<bool>,
+    pub(super) stopping: watch::Receiver<bool>,
 }
 
 fn open_root(root: &Path, device: &Path) -> Result<OwnedFd, FtpError> {
@@ -257,77 +263,10 @@ async fn admit(
     };
     let shared = Arc::clone(shared);
     sessions.spawn(async move {
-        match session(&shared, client, peer).await {
+        match session::serve(shared, client, peer).await {
             Ok(end) => tracing::info!(%peer, ?end, "FTP session ended"),
             Err(error) => tracing::warn!(%peer, %error, "FTP session failed"),
         }
         drop(permit);
     });
-}
-
-async fn session(shared: &Shared, client: TcpStream, peer: SocketAddr) -> io::Result<End> {
-    let config = &shared.config;
-    let local = client.local_addr()?.ip().to_canonical();
-    let (near, far) = loopback_pair().await?;
-    for stream in [&client, &near, &far] {
-        stream.set_nodelay(true)?;
-    }
-    let restart = Arc::new(Mutex::new(Restart::default()));
-    let connections: Connections = Arc::default();
-    let accounts = Arc::new(SessionAccounts {
-        accounts: Arc::clone(&shared.accounts),
-        peer: peer.ip().to_canonical(),
-    });
-    let (root, of_session, idle) = (Arc::clone(&shared.root), Arc::clone(&restart), config.idle);
-    let backend =
-        move || Backend { root: Arc::clone(&root), restart: Arc::clone(&of_session), idle };
-    let binder = PassiveBinder {
-        local: client.local_addr()?.ip(),
-        peer: peer.ip(),
-        idle,
-        connections: Arc::clone(&connections),
-    };
-    let host = match local {
-        IpAddr::V4(address) => PassiveHost::Ip(address),
-        // Such clients use EPSV, which names no address.
-        IpAddr::V6(_) => PassiveHost::FromConnection,
-    };
-    let server =
-        ServerBuilder::with_user_detail_provider(Box::new(backend), Arc::clone(&accounts) as _)
-            .authenticator(accounts)
-            .greeting("etherpool")
-            .idle_session_timeout(idle.as_secs().max(1))
-            .logger(slog::Logger::root(slog::Discard, slog::o!()))
-            .passive_ports(config.passive_ports.clone())
-            .passive_host(host)
-            .binder(binder)
-            .build()
-            .map_err(io::Error::other)?;
-    let library = tokio::spawn(server.service(far));
-    let control = Control {
-        peer,
-        lease: Arc::clone(&config.lease),
-        restart,
-        idle,
-        stop: shared.stopping.clone(),
-    };
-    let end = control.relay(client, near).await;
-    connections.lock().unwrap_or_else(std::sync::PoisonError::into_inner).abort_all();
-    // Its side of the relay is closed: it ends by itself, after the command that it is at.
-    let _ = tokio::time::timeout(STOP_LIMIT, library).await;
-    Ok(end)
-}
-
-/// Two ends of a connection of this process with itself.
-async fn loopback_pair() -> io::Result<(TcpStream, TcpStream)> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    let near = TcpStream::connect(listener.local_addr()?).await?;
-    let ours = near.local_addr()?;
-    // Others on this machine could be faster.
-    loop {
-        let (far, peer) = listener.accept().await?;
-        if peer == ours {
-            return Ok((near, far));
-        }
-    }
 }

@@ -9,8 +9,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use block::VolumeName;
 use block::{Buffer, IoError, SectorRange};
-use frontend::VolumeName;
 use frontend::attach::{self, Detach, Places};
 use frontend::filesystem::PlaceRules;
 use frontend::fuse::{Options, Reply, VolumeFile, VolumeRequest};

@@ -31,7 +31,6 @@ const SMART_WRITE_LOG: u8 = 0xd6;
 const SCT_COMMAND_LOG: u64 = 0xe0;
 const SET_FEATURES: u8 = 0xef;
 const IDENTIFY: u8 = 0xec;
-const CHECK_POWER_MODE: u8 = 0xe5;
 /// Sets the standby timer without spinning down at once (0xe2 would).
 const IDLE: u8 = 0xe3;
 
@@ -123,11 +122,6 @@ impl AtaCommand {
         AtaCommand { transfer, ..AtaCommand::non_data(IDENTIFY, 0, 1) }
     }
 
-    /// CHECK POWER MODE: the answer's count says whether the disk spins. Doesn't wake it.
-    pub fn check_power_mode() -> AtaCommand {
-        AtaCommand::non_data(CHECK_POWER_MODE, 0, 0)
-    }
-
     /// SET FEATURES: the disk's write cache.
     pub fn set_write_cache(on: bool) -> AtaCommand {
         AtaCommand::non_data(SET_FEATURES, if on { 0x02 } else { 0x82 }, 0)
@@ -165,7 +159,7 @@ impl AtaCommand {
     pub fn is_harmless(&self) -> bool {
         let smart = self.command == SMART && self.lba & SMART_MAGIC_MASK == SMART_MAGIC;
         match self.command {
-            IDENTIFY | CHECK_POWER_MODE => true,
+            IDENTIFY => true,
             _ if smart => matches!(self.features, 0xd0 | 0xd1 | 0xd5 | 0xda),
             _ => false,
         }
@@ -221,7 +215,6 @@ mod tests {
     fn blocks_are_as_the_standard_has_them() {
         for (command, expected) in [
             (AtaCommand::identify(), "85 08 0e 00 00 00 01 00 00 00 00 00 00 00 ec 00"),
-            (AtaCommand::check_power_mode(), "85 06 20 00 00 00 00 00 00 00 00 00 00 00 e5 00"),
             (
                 AtaCommand::smart(0xd0, 1, 0, None).unwrap(),
                 "85 08 0e 00 d0 00 01 00 00 00 4f 00 c2 00 b0 00",

@@ -1,5 +1,5 @@
 //! IDENTIFY DEVICE of a real disk, as far as settings need it. (What our own exports say about
-//! themselves is in `aoe::wire`.)
+//! themselves is in `aoe_wire`.)
 
 use super::SECTOR_BYTES;
 

@@ -1,7 +1,7 @@
 //! SMART commands of an export's clients, taken to the disk behind it.
 
-use aoe::driver::AtaPassThrough;
-use aoe::target::{SmartCommand, SmartFeature, SmartReply};
+use aoe_target::AtaPassThrough;
+use aoe_target::{SmartCommand, SmartFeature, SmartReply};
 use block::{Buffer, IoError};
 use futures::FutureExt;
 use futures::future::{LocalBoxFuture, ready};

@@ -2,7 +2,7 @@
 //!
 //! Promises: exclusive use, overlapping operations in the order of their calls, no acknowledgement
 //! of a durable write before stable storage has it, and no flush that succeeds after one failed.
-//! Claims are another layer's: `aoe::fenced` keeps epochs on the medium.
+//! Claims are another layer's: `aoe_target` keeps epochs on the medium.
 //!
 //! Durable writes of 4 KiB at random, direct, on a file on ext4 over a virtio disk whose flush is
 //! cheap (2 s per run, best of three, sparse and grouped: one run, two cores with foreign load; single runs
@@ -27,8 +27,7 @@ mod reference;
 mod sync;
 mod writer;
 
-use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::VecDeque;
+use std::cell::{Cell, OnceCell};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -41,7 +40,7 @@ use block::{
 };
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
-use runtime::{Notify, Semaphore};
+use runtime::{EventQueue, Semaphore};
 
 pub use open::{DurableMode, FileOptions, OpenError};
 pub use reference::FileReference;
@@ -84,8 +83,7 @@ struct Shared {
     discards: Rc<Semaphore>,
     /// Whether the file system once refused to zero or punch a range.
     can_zero: Cell<bool>,
-    events: RefCell<VecDeque<DeviceEvent>>,
-    event: Rc<Notify>,
+    events: EventQueue<DeviceEvent, EVENTS_MAX>,
 }
 
 impl FileDevice {
@@ -144,8 +142,7 @@ impl FileDevice {
             line: Line::new(options.depth_max.max(1)),
             discards: Semaphore::new(1),
             can_zero: Cell::new(true),
-            events: RefCell::default(),
-            event: Rc::default(),
+            events: EventQueue::default(),
         };
         Ok(FileDevice { shared: Rc::new(shared) })
     }
@@ -277,11 +274,7 @@ impl Shared {
     }
 
     fn announce(&self, event: DeviceEvent) {
-        let mut events = self.events.borrow_mut();
-        if events.back() != Some(&event) && events.len() < EVENTS_MAX {
-            events.push_back(event);
-            self.event.notify_all();
-        }
+        self.events.push(event);
     }
 }
 
@@ -313,16 +306,7 @@ impl BlockDevice for FileDevice {
 
     fn next_event(&self) -> LocalBoxFuture<'static, DeviceEvent> {
         let shared = Rc::clone(&self.shared);
-        async move {
-            loop {
-                let changed = shared.event.notified();
-                if let Some(event) = shared.events.borrow_mut().pop_front() {
-                    return event;
-                }
-                changed.await;
-            }
-        }
-        .boxed_local()
+        async move { shared.events.next().await }.boxed_local()
     }
 }
 

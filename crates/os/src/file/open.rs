@@ -81,7 +81,7 @@ pub enum OpenError {
     },
 }
 
-/// An open medium and its habits.
+/// An open medium and its block limits.
 pub(super) struct Medium {
     pub(super) file: File,
     pub(super) is_block_device: bool,

@@ -1,18 +1,14 @@
-//! Frames in batches: many per system call, headers and data from where they lie.
-#![allow(unsafe_code)] // recvmmsg and sendmmsg take arrays of raw pointers
+//! Arriving frames in batches: many per system call.
+#![allow(unsafe_code)] // recvmmsg takes arrays of raw pointers
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
 use crate::sys;
-use aoe::wire::Frame;
 
 /// Frames per system call.
 pub(super) const BATCH: usize = 64;
-/// The least that Ethernet carries, without the checksum.
-const FRAME_MIN_BYTES: usize = 60;
-static PADDING: [u8; FRAME_MIN_BYTES] = [0; FRAME_MIN_BYTES];
 
 /// Room for a batch of arriving frames.
 pub(super) struct ReceiveBatch {
@@ -78,41 +74,7 @@ impl ReceiveBatch {
     }
 }
 
-/// Sends `frames` (at most a batch) without blocking; returns how many the socket took.
-pub(super) fn send(fd: BorrowedFd<'_>, frames: &[Frame]) -> io::Result<usize> {
-    let mut parts = [[libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; 3]; BATCH];
-    let mut messages = [empty_message(); BATCH];
-    let count = frames.len().min(BATCH);
-    for ((part, message), frame) in parts.iter_mut().zip(&mut messages).zip(frames) {
-        let padding = FRAME_MIN_BYTES.saturating_sub(frame.len_bytes());
-        // Each part costs; few frames have all three.
-        let all = [frame.head.as_slice(), &frame.payload, &PADDING[..padding]];
-        let mut count = 0;
-        for bytes in all.into_iter().filter(|bytes| !bytes.is_empty()) {
-            part[count] = bytes_of(bytes);
-            count += 1;
-        }
-        message.msg_hdr.msg_iov = part.as_mut_ptr();
-        message.msg_hdr.msg_iovlen = count;
-    }
-    // SAFETY: `count` headers, each with three parts that describe memory of `frames` or of the
-    // padding; sending only reads it, and all of it outlives the call.
-    let sent = sys::check(unsafe {
-        libc::sendmmsg(
-            fd.as_raw_fd(),
-            messages.as_mut_ptr(),
-            count as libc::c_uint,
-            (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
-        )
-    })?;
-    Ok(sent as usize)
-}
-
-fn bytes_of(bytes: &[u8]) -> libc::iovec {
-    libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
-}
-
-fn empty_message() -> libc::mmsghdr {
+pub(super) fn empty_message() -> libc::mmsghdr {
     // SAFETY: null pointers and zero lengths are a valid header without parts.
     unsafe { std::mem::zeroed() }
 }

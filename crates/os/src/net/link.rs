@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use aoe::wire::MacAddr;
+use aoe_wire::MacAddr;
 
 use crate::sys;
 

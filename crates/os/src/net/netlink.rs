@@ -7,7 +7,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use aoe::wire::MacAddr;
+use aoe_wire::MacAddr;
 
 use super::netns;
 use crate::reactor::{FdWatch, ReactorHandle};

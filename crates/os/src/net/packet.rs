@@ -13,8 +13,8 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use aoe::driver::{Port, PortCounters};
-use aoe::wire::{Frame, MacAddr};
+use aoe_wire::{Frame, MacAddr};
+use aoe_wire::{Port, PortCounters};
 use block::Instant;
 use futures::FutureExt;
 use futures::future::{AbortHandle, LocalBoxFuture, abortable, join, pending, select};
@@ -27,7 +27,7 @@ use super::netlink::LinkWatch;
 use super::netns::Namespace;
 use super::outgoing::Outgoing;
 use super::receive_ring::{ReceiveRing, Taken};
-use crate::reactor::{Glance, GlanceWatch, ReactorHandle};
+use crate::reactor::{PollSource, PollWatch, ReactorHandle};
 use crate::sys;
 
 /// ATA over Ethernet.
@@ -94,7 +94,7 @@ pub struct PacketPort {
 struct Inner {
     interface: InterfaceSpec,
     runtime: Handle,
-    watch: GlanceWatch,
+    watch: PollWatch,
     link: Cell<Option<LinkState>>,
     /// Something that the interface needs could not be had.
     retry: Cell<Option<Retry>>,
@@ -117,7 +117,7 @@ struct Retry {
 /// The receive ring; none while there is no memory even for a small one.
 struct Room(RefCell<Option<ReceiveRing>>);
 
-impl Glance for Room {
+impl PollSource for Room {
     fn is_ready(&self) -> bool {
         self.0.try_borrow().is_ok_and(|ring| ring.as_ref().is_some_and(ReceiveRing::has_frame))
     }
@@ -164,7 +164,8 @@ impl PacketPort {
         let inner = Rc::new(Inner {
             interface,
             runtime: handle.runtime().clone(),
-            watch: handle.watch_glance(Rc::clone(&socket), Rc::clone(&room) as Rc<dyn Glance>),
+            watch: handle
+                .watch_poll_source(Rc::clone(&socket), Rc::clone(&room) as Rc<dyn PollSource>),
             link: Cell::new(None),
             retry: Cell::new(None),
             room_mtu_bytes,

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr;
 use std::time::Duration;
 
-use aoe::wire::MacAddr;
+use aoe_wire::MacAddr;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::batch::{BATCH, ReceiveBatch};

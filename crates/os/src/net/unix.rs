@@ -15,14 +15,15 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use aoe::driver::{Port, PortCounters};
-use aoe::wire::{Frame, MacAddr};
+use aoe_wire::{Frame, MacAddr};
+use aoe_wire::{Port, PortCounters};
 use futures::FutureExt;
 use futures::future::{AbortHandle, LocalBoxFuture, abortable};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use super::batch::{self, BATCH, ReceiveBatch};
+use super::batch::{BATCH, ReceiveBatch};
+use super::outgoing;
 use crate::dir::{Directory, Spot};
 use crate::reactor::{FdWatch, ReactorHandle};
 use crate::sys;
@@ -198,7 +199,7 @@ impl Inner {
         let (mut next, mut sent) = (0, 0);
         while next < frames.len() {
             let end = frames.len().min(next + BATCH);
-            match batch::send(watch.fd(), &frames[next..end]) {
+            match outgoing::send(watch.fd(), &frames[next..end]) {
                 Ok(0) => break,
                 Ok(count) => {
                     next += count;

@@ -8,9 +8,9 @@
 #![allow(unsafe_code)] // requests to the kernel carry raw pointers; see `ReactorHandle::submit`
 
 mod blocking;
-mod glance;
 mod mailbox;
 mod ops;
+mod poll_source;
 mod requests;
 mod ring;
 mod spin;
@@ -29,8 +29,8 @@ use io_uring::squeue::Entry;
 use io_uring::{opcode, types};
 use runtime::{Executor, Handle, Order, Semaphore};
 
-pub(crate) use glance::{Glance, GlanceWatch};
 pub use mailbox::{MailSender, Mailbox, SendError, mailbox};
+pub(crate) use poll_source::{PollSource, PollWatch};
 pub(crate) use requests::Part;
 pub use watch::FdWatch;
 
@@ -75,7 +75,7 @@ struct Shared {
     ring: RefCell<Option<Ring>>,
     ops: RefCell<OpTable>,
     /// What is looked at each turn.
-    sources: RefCell<Vec<Rc<glance::Source>>>,
+    sources: RefCell<Vec<Rc<poll_source::Source>>>,
     /// Requests that other threads of this process work on.
     elsewhere: Cell<usize>,
     /// What is done when the tasks of this turn have run.
@@ -145,11 +145,6 @@ impl Reactor {
         let reactor = Reactor { executor, shared, rouser, spin: Spin::new(), finished };
         reactor.watch_rouser();
         Ok((reactor, handle))
-    }
-
-    /// Whether waiting may begin with a short spin (the default where there is more than one core).
-    pub fn allow_spin(&mut self, allowed: bool) {
-        self.spin.allow(allowed);
     }
 
     /// Runs until `future` is done; other tasks go on meanwhile and stay afterwards. Fails only
@@ -402,8 +397,12 @@ impl ReactorHandle {
     }
 
     /// Watches a descriptor whose readiness shows in memory.
-    pub(crate) fn watch_glance(&self, fd: Rc<OwnedFd>, glance: Rc<dyn Glance>) -> GlanceWatch {
-        GlanceWatch::new(self.clone(), fd, glance)
+    pub(crate) fn watch_poll_source(
+        &self,
+        fd: Rc<OwnedFd>,
+        poll_source: Rc<dyn PollSource>,
+    ) -> PollWatch {
+        PollWatch::new(self.clone(), fd, poll_source)
     }
 
     /// Hands `entry` to the kernel with the next turn; `done` is called with what it returned and with

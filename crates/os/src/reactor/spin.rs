@@ -27,10 +27,6 @@ impl Spin {
         Spin { credit: 0, allowed: online > 1, several_cores: ours > 1 }
     }
 
-    pub(super) fn allow(&mut self, allowed: bool) {
-        self.allowed = allowed;
-    }
-
     /// `ours` tells that threads of this process are waited for.
     pub(super) fn is_worth_it(&self, ours: bool) -> bool {
         self.allowed && self.credit > 0 && (self.several_cores || !ours)
@@ -53,8 +49,7 @@ mod tests {
 
     #[test]
     fn spinning_is_earned_and_lost() {
-        let mut spin = Spin::new();
-        spin.allow(true);
+        let mut spin = Spin { allowed: true, ..Spin::new() };
         assert!(!spin.is_worth_it(false));
         spin.slept(Duration::from_millis(5));
         assert!(!spin.is_worth_it(false), "an idle process must not spin");
@@ -65,7 +60,7 @@ mod tests {
         }
         assert!(!spin.is_worth_it(false));
         spin.slept(Duration::from_micros(10));
-        spin.allow(false);
+        spin.allowed = false;
         assert!(!spin.is_worth_it(false));
     }
 }

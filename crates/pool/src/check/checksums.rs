@@ -25,7 +25,7 @@ pub(super) struct Leg<'d, 'a> {
     /// Where its extent begins on the disk.
     pub(super) start: u64,
     /// Regions that it lacks.
-    pub(super) missed: u64,
+    pub(super) dirty: u64,
 }
 
 /// One holder's two slots of a checksum block.
@@ -129,13 +129,13 @@ fn tell_cover(view: &View<'_, '_>, volume: &Volume, cover: &Cover, findings: &mu
             true => "give the missing disks too, or bring them back",
             false => "what was written there can't be read",
         };
-        let found = finding(Severity::Damage, Kind::Missed, what, means);
+        let found = finding(Severity::Damage, Kind::Dirty, what, means);
         findings.add(found.of(&volume.name).volume_at(cover.bare_at));
     }
     if cover.thin > 0 {
         let what = format!("parts of {} groups are right on fewer than {copies} disks", cover.thin);
         let means = "an engine with all disks brings them up to date";
-        let found = finding(Severity::Redundancy, Kind::Missed, what, means);
+        let found = finding(Severity::Redundancy, Kind::Dirty, what, means);
         findings.add(found.of(&volume.name).volume_at(cover.thin_at));
     }
 }
@@ -166,9 +166,9 @@ impl<'d, 'a> GroupCheck<'_, 'd, 'a> {
         for (index, (number, extent)) in self.group.members().enumerate() {
             let Some(disk) = self.view.disk(number) else { continue };
             let Some(start) = extent_offset(disk, extent) else { continue };
-            let missed = self.view.metadata.missed(self.birth(), number);
+            let dirty = self.view.metadata.dirty(self.birth(), number);
             heads.push(disk.image.blocks_at(start, head).0);
-            legs.push(Leg { index, disk, start, missed });
+            legs.push(Leg { index, disk, start, dirty });
         }
         let mut written = 0_u64;
         let mut lost = 0_u64;
@@ -239,7 +239,7 @@ impl<'d, 'a> GroupCheck<'_, 'd, 'a> {
             return;
         }
         let regions = (0..64).filter(|region| written & 1 << region != 0);
-        let have = |region: u32| legs.iter().filter(|leg| leg.missed & 1 << region == 0).count();
+        let have = |region: u32| legs.iter().filter(|leg| leg.dirty & 1 << region == 0).count();
         let least = regions.map(have).min().unwrap_or(0) as u32;
         cover.least = Some(cover.least.unwrap_or(u32::MAX).min(least));
         if least == 0 {
@@ -305,7 +305,7 @@ impl<'d, 'a> GroupCheck<'_, 'd, 'a> {
         least: &mut LeastCopies,
         findings: &mut Findings,
     ) -> Option<ChecksumBlock> {
-        let is_holder = |holder: &&Slots| legs[holder.leg].missed & ExtentShape::CHECKSUMS == 0;
+        let is_holder = |holder: &&Slots| legs[holder.leg].dirty & ExtentShape::CHECKSUMS == 0;
         let Some(version) = version else {
             let what = "no disk has the checksum block that the metadata names";
             let means = "rows of it can't be told right from wrong: reading them fails";

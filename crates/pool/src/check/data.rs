@@ -50,7 +50,7 @@ pub(super) fn check_rows(
     let mut wrong: Vec<Vec<usize>> = Vec::new();
     for leg in job.legs {
         let mut bad = Vec::new();
-        let has = |row: Row| leg.missed & 1 << job.shape.region_of_row(row) == 0;
+        let has = |row: Row| leg.dirty & 1 << job.shape.region_of_row(row) == 0;
         let mut from = 0;
         while from < job.rows.len() {
             if !has(job.rows[from]) {

@@ -226,9 +226,9 @@ fn check_confirm(member: &MemberDisk, disk: &mut Disk<'_>, findings: &mut Findin
 /// The pool's disks by its metadata: which are there, which are out, and how their space is used.
 fn check_members(view: &View<'_, '_>, findings: &mut Findings) -> Vec<DiskCheck> {
     let uses = space::check_space(view.metadata, view.disks, findings);
-    let mut missed: BTreeMap<DiskNumber, u64> = BTreeMap::new();
-    for ((_, disk), mask) in view.metadata.misses() {
-        *missed.entry(*disk).or_default() += u64::from(mask.count_ones());
+    let mut dirty: BTreeMap<DiskNumber, u64> = BTreeMap::new();
+    for ((_, disk), mask) in view.metadata.dirty_regions() {
+        *dirty.entry(*disk).or_default() += u64::from(mask.count_ones());
     }
     let mut members = Vec::new();
     for (number, member) in view.metadata.disks() {
@@ -259,7 +259,7 @@ fn check_members(view: &View<'_, '_>, findings: &mut Findings) -> Vec<DiskCheck>
             owned_extents: counted.owned,
             free_extents: counted.free,
             pending_extents: counted.pending,
-            missed_regions: missed.get(number).copied().unwrap_or(0),
+            dirty_regions: dirty.get(number).copied().unwrap_or(0),
         });
     }
     members
@@ -278,7 +278,7 @@ fn unknown_member(disk: &Disk<'_>, config: &Option<Configuration>) -> DiskCheck 
         owned_extents: 0,
         free_extents: 0,
         pending_extents: 0,
-        missed_regions: 0,
+        dirty_regions: 0,
     }
 }
 

@@ -107,7 +107,7 @@ pub enum Kind {
     /// Holders with different contents of a checksum block under one sequence.
     ChecksumHistories,
     /// Rows that some of their members lack, by what the metadata knows.
-    Missed,
+    Dirty,
     /// Rows that don't match their checksum.
     Row,
     /// A disk that a process of this machine uses at this moment.
@@ -205,7 +205,7 @@ pub struct DiskCheck {
     /// Extents that have lost their owner and aren't free yet.
     pub pending_extents: u32,
     /// Regions (64ths of an extent) that it is known to lack.
-    pub missed_regions: u64,
+    pub dirty_regions: u64,
 }
 
 /// The votes.

@@ -10,7 +10,6 @@ use futures::future::join_all;
 
 use super::areas::{AreaPlace, shortest_area};
 use super::commit::Area;
-use super::io::read_run;
 use super::observe::{read_label, read_slots};
 use super::open::{Claimed, OpenRequest, Quorum, SeenDisk};
 use crate::error::PoolError;
@@ -20,6 +19,7 @@ use crate::format::{
 use crate::metadata::{
     AreaBytes, CopyUnusable, Metadata, Recovered, choose_copy, found_on, recover_copy,
 };
+use block::read_run;
 
 /// More than are committed before some disk confirms a release.
 const RECORDS_SKIPPED: u64 = 1 << 20;

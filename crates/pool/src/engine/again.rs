@@ -12,9 +12,9 @@ use block::BLOCK_BYTES;
 
 use super::destage::GroupDestage;
 use super::lease::Ended;
-use super::log::put_record;
-use super::pending::{PendingBlock, gather};
 use super::volume::Volume;
+use super::volume::log::put_record;
+use super::volume::pending::{PendingBlock, gather};
 use crate::format::{BirthId, RecordBody, RecordNumber, Row, RowRange};
 use crate::layout::{RowAddress, VolumeBlock};
 
@@ -29,7 +29,7 @@ impl Volume {
         destages: &mut Vec<GroupDestage>,
         last: RecordNumber,
     ) -> Result<(), Ended> {
-        let patience = self.pool.runtime.now() + self.pool.limits.eviction;
+        let until = self.pool.runtime.now() + self.pool.limits.eviction;
         loop {
             let is_stuck =
                 |destage: &GroupDestage| destage.is_doubtful || !self.has_right_members(destage);
@@ -43,7 +43,7 @@ impl Volume {
             }
             let log = u64::from(self.log_shape.segments_max) * self.log_shape.segment_bytes;
             let fits = blocks as u64 * 2 * BLOCK_BYTES as u64 <= log / AGAIN_PART;
-            if !fits || self.pool.runtime.now() < patience {
+            if !fits || self.pool.runtime.now() < until {
                 self.wait_for_change().await?;
                 for destage in destages.iter_mut().filter(|destage| destage.is_doubtful) {
                     self.pool.unless_over(self.load_for(destage)).await??;
@@ -151,8 +151,8 @@ impl Volume {
         let Some(group) = self.pool.group_by_birth(birth) else { return false };
         let there =
             (0..group.members.len()).filter(|index| self.pool.extent_of(&group, *index).is_some());
-        let lacking = there.map(|index| self.pool.missed(&group, index));
-        lacking.fold(u64::MAX, |all, missed| all & missed) != 0
+        let lacking = there.map(|index| self.pool.dirty(&group, index));
+        lacking.fold(u64::MAX, |all, dirty| all & dirty) != 0
     }
 }
 

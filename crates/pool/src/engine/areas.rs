@@ -83,13 +83,13 @@ impl Pool {
 
     /// Makes a disk's label right: damaged slots, all slots where another area was begun, and the area that
     /// it names where the metadata knows of none there.
-    pub(super) async fn settle_label(
+    pub(super) async fn resolve_label(
         &self,
         member: &Member,
         device: &dyn BlockDevice,
     ) -> Result<Label, NotFit> {
         let _labelling = member.labelling.acquire(1).await;
-        member.label_settled.set(false);
+        member.label_resolved.set(false);
         let read = self.within(self.limits.claim, observe::read_label(device)).await;
         let LabelState::Labelled(found) = read.map_err(not_fit)? else { return Err(NotFit::Lost) };
         let (area, agrees, begun) = {
@@ -103,7 +103,7 @@ impl Pool {
             if (begun || found.faults.damaged.contains(&true))
                 && self.write_label(device, &found, &found.label).await.is_ok()
             {
-                member.label_settled.set(true);
+                member.label_resolved.set(true);
                 let damaged = (0..4).find(|slot| found.faults.damaged[*slot]);
                 damaged.into_iter().for_each(|slot| self.tell_mended(member, &found.label, slot));
             }
@@ -120,7 +120,7 @@ impl Pool {
         }
         self.write_label(device, &found, &label).await.map_err(not_fit)?;
         member.labelled_area.set(area);
-        member.label_settled.set(true);
+        member.label_resolved.set(true);
         self.tell_mended(member, &label, 0);
         Ok(label)
     }
@@ -137,7 +137,7 @@ impl Pool {
         for sequence in [found.next_sequence, found.next_sequence + 1] {
             for slot in Label::slots_of(sequence) {
                 let bytes = label.encode(sequence, slot);
-                let write = super::io::write_durably(device, slots[slot], bytes);
+                let write = block::write_durably(device, slots[slot], bytes);
                 self.within(self.limits.background, write).await?;
             }
         }
@@ -172,7 +172,7 @@ impl Pool {
         let meta = self.meta.borrow();
         let disk = meta.disks().get(&member.number);
         let begun = disk.and_then(|disk| Some((disk, disk.incoming_area?)));
-        let Some((disk, incoming)) = begun.filter(|_| member.label_settled.get()) else {
+        let Some((disk, incoming)) = begun.filter(|_| member.label_resolved.get()) else {
             return Vec::new();
         };
         let number = member.number;
@@ -228,7 +228,7 @@ impl Pool {
             member.labelled_area.set(None);
             self.write_label(&*device, &found, &label).await?;
             member.labelled_area.set(label.area);
-            member.label_settled.set(true);
+            member.label_resolved.set(true);
         }
         self.commit_locked(&self.end_of_area(member)).await?;
         let layout = shortest_area(&self.meta.borrow(), &self.vote_disks);
@@ -263,7 +263,7 @@ impl Pool {
             }
             self.area.borrow_mut().copies.remove(&member.id);
         }
-        member.label_settled.set(false);
+        member.label_resolved.set(false);
         let begun = MetaRecord::AreaBegun { disk: member.number, extents: incoming };
         self.commit_locked(&[begun]).await?;
         Ok(incoming)

@@ -12,16 +12,14 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use block::{BLOCK_BYTES, BLOCK_SECTORS, BlockDevice, Buffer, Instance, IoError, Lba};
-use futures::StreamExt;
-use futures::future::{Either, select};
-use futures::stream::FuturesUnordered;
 
-use super::io::{LOOKS_MAX, read_seen};
+use super::limits::LOOKS_MAX;
 use super::pool::{GroupPlace, Pool};
 use super::version_search;
 use crate::format::{
     ChecksumBlock, ChecksumVersion, DiskNumber, ExtentShape, UncheckedChecksumBlock, version_hash,
 };
+use block::read_seen;
 
 /// Versions that a block is looked for under when no disk has it: so many sequences after the newest
 /// sound one (one, or three after an attempt that was given up).
@@ -167,41 +165,23 @@ pub(super) async fn gather(
     // Groups begin with different members, so that no disk answers for all.
     let turn = group.birth.0 as usize;
     let all = || (0..members).map(|member| (member + turn) % members);
-    let mut order = all().filter(has).chain(all().filter(|member| !has(member)));
+    let order = all().filter(has).chain(all().filter(|member| !has(member)));
+    let asks = order.filter_map(|member| {
+        let (disk, device, start) = pool.extent_of(group, member)?;
+        let positions = positions.clone();
+        Some(async move {
+            let heard = hear(pool.shape(), group, member, &*device, start, positions).await?;
+            pool.expect_instance(&disk, heard.instance).map(|()| heard)
+        })
+    });
     let mut heard: Vec<Heard> = Vec::new();
-    let mut reads = FuturesUnordered::new();
-    let (mut asks, mut all_asked) = (true, false);
-    loop {
-        if asks && !all_asked {
-            match order.find_map(|member| Some((member, pool.extent_of(group, member)?))) {
-                Some((member, (disk, device, start))) => {
-                    let positions = positions.clone();
-                    reads.push(async move {
-                        let heard = hear(pool.shape(), group, member, &*device, start, positions);
-                        let heard = heard.await?;
-                        pool.expect_instance(&disk, heard.instance).map(|()| heard)
-                    });
-                }
-                None => all_asked = true,
-            }
-        }
-        if reads.is_empty() && all_asked {
-            break;
-        }
-        let limit = if all_asked { pool.limits.eviction } else { pool.limits.hedge };
-        match select(reads.next(), pool.runtime.sleep(limit)).await {
-            Either::Left((Some(Ok(answer)), _)) => {
-                heard.push(answer);
-                if is_enough(&heard) {
-                    break;
-                }
-                asks = true;
-            }
-            Either::Left(_) => asks = true,
-            Either::Right(_) if all_asked => break,
-            Either::Right(_) => asks = true,
-        }
-    }
+    let asking = pool.ask_in_turn(asks, |answer: Result<Heard, IoError>| {
+        answer.is_ok_and(|answer| {
+            heard.push(answer);
+            is_enough(&heard)
+        })
+    });
+    asking.await;
     let answered: BTreeSet<usize> = heard.iter().map(|heard| heard.member).collect();
     let silent = (0..members).filter(|member| has(member) && !answered.contains(member));
     let silent = silent.map(|member| group.members[member].0);

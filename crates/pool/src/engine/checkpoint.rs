@@ -17,7 +17,6 @@ use futures::future::try_join_all;
 
 use super::areas::AreaPlace;
 use super::commit::{Checkpoint, CommitError, CopyFault, CopyState, Piece, Writing};
-use super::io::write_durably;
 use super::lease::Ended;
 use super::member::Member;
 use super::pool::Pool;
@@ -26,6 +25,7 @@ use crate::metadata::{
     AreaBytes, BlockRun, CheckpointHead, CheckpointStamp, EncodedCheckpoint, LogFull, Metadata,
     Placed, StoredCheckpoint, check_header, encode_checkpoint, read_table,
 };
+use block::write_durably;
 
 /// What copies take within the time for one write.
 const BUNDLE_BYTES: usize = 4 << 20;

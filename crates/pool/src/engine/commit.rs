@@ -16,7 +16,6 @@ use futures::future::{Either, select};
 use futures::stream::FuturesUnordered;
 
 use super::checkpoint::store_placed;
-use super::io::{RESTARTS_MAX, write_durably};
 use super::lease::Ended;
 use super::member::Member;
 use super::pool::Pool;
@@ -25,6 +24,7 @@ use crate::metadata::{
     AreaLayout, AreaPosition, BlockRun, Foundation, Inconsistent, LogFull, MetaRecord, Placed,
     Section, StoredCheckpoint, encode_entry,
 };
+use block::{RESTARTS_MAX, write_durably};
 
 /// Where the metadata is on its copies.
 pub(crate) struct Area {

@@ -10,7 +10,6 @@ use block::{Buffer, IoError};
 use futures::future::select;
 use runtime::Notify;
 
-use super::io::write_durably;
 use super::lease::Ended;
 use super::member::Member;
 use super::pool::Pool;
@@ -18,6 +17,7 @@ use crate::format::{
     ConfigNumber, Configuration, CopySet, DiskGeometry, DiskId, DiskNumber, OutDisk, PoolId,
     VotePlace,
 };
+use block::write_durably;
 
 /// What is known about the voters.
 pub(crate) struct Votes {

@@ -11,7 +11,6 @@ use uuid::Uuid;
 use super::areas::AreaPlace;
 use super::checkpoint::{clear_headers, store_header, store_placed};
 use super::format_disk::Candidate;
-use super::io::write_durably;
 use super::member::Member;
 use super::open_pool::OpenPool;
 use super::{CreatePool, DiskPlace, EngineConfig};
@@ -27,6 +26,7 @@ use crate::metadata::{
     encode_checkpoint,
 };
 use crate::report::{LayoutRoom, PoolForecast};
+use block::write_durably;
 
 /// A pool that is being made.
 pub(crate) struct Creation<'a> {
@@ -244,15 +244,12 @@ fn forecast_of(metadata: &Metadata, losses: Vec<String>) -> PoolForecast {
 
 /// Whether a pool or volume may have this name.
 pub(crate) fn check_name(what: &str, name: &str) -> Result<(), PoolError> {
-    let fine = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
-    let starts = name.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
-    if !starts || name.len() > block::NAME_BYTES_MAX || !name.chars().all(fine) {
-        return Err(PoolError::invalid(
-            format!("`{name}` is no name for a {what}"),
+    block::check_name(name).map_err(|_| {
+        PoolError::invalid(
+            format!("`{name}` is not a valid name for a {what}"),
             "use up to 48 letters, digits, `_`, `-` and `.`, beginning with a letter or digit",
-        ));
-    }
-    Ok(())
+        )
+    })
 }
 
 /// Whether each disk is named once.

@@ -1,5 +1,5 @@
 //! Destaging: what the log holds goes into place, with its checksums, on every usable member; the others
-//! get misses. Only when all of that is durable and confirmed is the log's space released. From the
+//! get dirty regions. Only when all of that is durable and confirmed is the log's space released. From the
 //! choice of whom a destage reaches to its commit no disk is taken in: it would pass for one that has all.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,18 +11,18 @@ use futures::{FutureExt, StreamExt};
 use runtime::Permit;
 
 use super::belief::LoadError;
-use super::disk_work::{DiskWork, Touched, WorkResult, missed_by};
-use super::io::READ_TRIES;
+use super::disk_work::{DiskWork, Touched, WorkResult, dirty_after};
 use super::lease::Ended;
-use super::pending::{BlockData, PendingBlock, gather};
+use super::limits::READ_TRIES;
 use super::pool::GroupPlace;
 use super::volume::Volume;
+use super::volume::pending::{BlockData, PendingBlock, gather};
 use crate::format::{
     BirthId, ChecksumBlock, ChecksumVersion, DiskNumber, Entry, ExtentShape, RecordNumber,
     ReleaseNumber, Row, SegmentNumber, version_hash,
 };
 use crate::layout::VolumeBlock;
-use crate::metadata::{MetaRecord, Misses, RootChange, Segment, SegmentState};
+use crate::metadata::{DirtyRegions, MetaRecord, RootChange, Segment, SegmentState};
 
 /// Rows written by one transfer, at most.
 const RUN_ROWS: usize = 256;
@@ -119,6 +119,7 @@ impl Volume {
 
     async fn destage_and_free(self: &Rc<Self>, last: RecordNumber, all: bool) -> Result<(), Ended> {
         let _one_at_a_time = self.destaging.acquire(1).await;
+        let began = self.pool.runtime.now();
         if self.is_gone() {
             return Err(Ended::Closed);
         }
@@ -146,7 +147,7 @@ impl Volume {
             let touched = touched_disks(&results);
             let written =
                 destages.iter().map(|destage| (&destage.group, self.touched_mask(destage)));
-            let misses = missed_by(written, &results);
+            let dirty_regions = dirty_after(written, &results);
             let failed = failures(&results);
             if failed.is_empty() && results.values().any(|result| result.began_anew) {
                 continue;
@@ -157,13 +158,14 @@ impl Volume {
                 continue;
             }
             let roots = destages.iter().filter_map(|destage| self.next_root(destage)).collect();
-            if self.release(last, all, release, touched, (misses, roots)).await? {
+            if self.release(last, all, release, touched, (dirty_regions, roots)).await? {
                 drop(release_lock);
                 break results;
             }
             drop(release_lock);
             self.wait_for_change().await?;
         };
+        self.note_destage(began, &destages);
         for destage in destages {
             let reached = reached_members(&destage.group, &results);
             for next in destage.blocks {
@@ -292,7 +294,7 @@ impl Volume {
         let mut covered = 0;
         for index in 0..destage.group.members.len() {
             if self.pool.extent_of(&destage.group, index).is_some() {
-                covered |= touched & !self.pool.missed(&destage.group, index);
+                covered |= touched & !self.pool.dirty(&destage.group, index);
             }
         }
         covered == touched
@@ -339,7 +341,7 @@ impl Volume {
         let touched = |mask| Touched { group: destage.group.birth, mask };
         for (first, data) in runs {
             let count = (data.len() / BLOCK_BYTES) as u32;
-            let mask = super::read::region_mask(&self.pool, *first, count);
+            let mask = self.pool.region_mask(*first, count);
             let sector = Lba(start.0 + shape.row_sector(*first));
             work.write(sector, data.clone(), touched(mask));
         }
@@ -349,7 +351,7 @@ impl Volume {
         }
     }
 
-    /// Commits the release and frees segments; false when the misses can't be recorded because
+    /// Commits the release and frees segments; false when the dirty regions can't be recorded because
     /// nobody would be right.
     async fn release(
         self: &Rc<Self>,
@@ -357,7 +359,7 @@ impl Volume {
         all: bool,
         release: ReleaseNumber,
         touched: BTreeSet<DiskNumber>,
-        (misses, roots): (Misses, Vec<RootChange>),
+        (dirty_regions, roots): (DirtyRegions, Vec<RootChange>),
     ) -> Result<bool, Ended> {
         // With nothing in flight and nothing newer, the open segment may go too: a writer waits for
         // its room, or it has lost a copy, and its last one would be needed to open the volume.
@@ -374,7 +376,7 @@ impl Volume {
             log: last.max(self.released()),
             release,
             touched: touched.into_iter().collect(),
-            misses,
+            dirty_regions,
             roots,
         }];
         let (freed, open) = self.freeable(last, whole);
@@ -455,7 +457,7 @@ fn row_runs(rows: &BTreeMap<Row, Option<BlockData>>) -> Vec<(Row, Buffer)> {
 /// The members of a group that have all that a destage wrote of it.
 fn reached_members(group: &GroupPlace, results: &BTreeMap<DiskNumber, WorkResult>) -> Vec<usize> {
     let reached = group.members.iter().enumerate().filter(|(_, (disk, _))| {
-        results.get(disk).is_some_and(|result| !result.missed.contains_key(&group.birth))
+        results.get(disk).is_some_and(|result| !result.dirty.contains_key(&group.birth))
     });
     reached.map(|(index, _)| index).collect()
 }

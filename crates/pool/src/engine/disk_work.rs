@@ -5,15 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BLOCK_SECTORS, BlockDevice, Buffer, Durability, Instance, IoError, Lba, SectorRange};
+use block::{
+    BLOCK_SECTORS, BlockDevice, Buffer, Durability, Instance, IoError, Lba, SECTOR_BYTES,
+    SectorRange,
+};
 use futures::StreamExt;
 use futures::future::{Either, join_all, select};
 
-use super::io::{RESTARTS_MAX, read_seen, write_run};
+use super::measure::Underway;
 use super::member::Member;
 use super::pool::{GroupPlace, Pool};
 use crate::format::{BirthId, Confirm, DiskGeometry, DiskNumber, ReleaseNumber};
-use crate::metadata::Misses;
+use crate::metadata::DirtyRegions;
+use crate::stats::Purpose;
+use block::{RESTARTS_MAX, read_seen, write_run};
 
 /// Writes to one disk that are under way at once.
 const WRITES: usize = 16;
@@ -40,7 +45,7 @@ pub(crate) struct WorkResult {
     /// The disk as a whole failed: nothing on it counts.
     pub(crate) failed: Option<IoError>,
     /// Sectors that it can't take: these regions of groups are missed.
-    pub(crate) missed: BTreeMap<BirthId, u64>,
+    pub(crate) dirty: BTreeMap<BirthId, u64>,
     /// The instance that took them.
     pub(crate) instance: Option<Instance>,
     /// It began anew since what it holds was looked at: that must be done again first.
@@ -72,23 +77,23 @@ impl DiskWork {
 
 /// What disks miss after such work, of groups and what it touches of each: all of it where a disk got
 /// none, else what it couldn't take.
-pub(crate) fn missed_by<'a>(
+pub(crate) fn dirty_after<'a>(
     groups: impl Iterator<Item = (&'a GroupPlace, u64)>,
     results: &BTreeMap<DiskNumber, WorkResult>,
-) -> Misses {
-    let mut misses = Misses::new();
+) -> DirtyRegions {
+    let mut dirty_regions = DirtyRegions::new();
     for (group, touched) in groups {
         for (disk, _) in &group.members {
-            let missed = match results.get(disk) {
+            let dirty = match results.get(disk) {
                 None => touched,
-                Some(result) => result.missed.get(&group.birth).copied().unwrap_or(0),
+                Some(result) => result.dirty.get(&group.birth).copied().unwrap_or(0),
             };
-            if missed != 0 {
-                misses.insert((group.birth, *disk), missed);
+            if dirty != 0 {
+                dirty_regions.insert((group.birth, *disk), dirty);
             }
         }
     }
-    misses
+    dirty_regions
 }
 
 impl Pool {
@@ -130,6 +135,8 @@ impl Pool {
         start: Lba,
         sectors: u64,
     ) -> Result<Buffer, IoError> {
+        let bytes = sectors * SECTOR_BYTES as u64;
+        let _underway = Underway::new(&self.runtime, member, Purpose::Read, bytes);
         let seen = read_seen(device, start, sectors).await?;
         self.expect_instance(member, seen.instance)?;
         Ok(seen.value)
@@ -197,8 +204,8 @@ impl Pool {
                 }
                 Err(IoError::Restarted { .. }) => {}
                 Err(error) => return WorkResult { failed: Some(error), ..WorkResult::default() },
-                Ok((missed, instance)) => {
-                    return WorkResult { missed, instance, ..WorkResult::default() };
+                Ok((dirty, instance)) => {
+                    return WorkResult { dirty, instance, ..WorkResult::default() };
                 }
             }
         }
@@ -219,13 +226,15 @@ impl Pool {
             }
             taken_by = Some(now);
         }
-        let mut missed = BTreeMap::new();
+        let mut dirty = BTreeMap::new();
         let confirm = release.map(|release| self.confirm_write(work, release));
         let writes =
             work.writes.iter().map(|(start, data, touched)| (*start, data.clone(), Some(*touched)));
         let writes = writes.chain(confirm.map(|(start, data)| (start, data, None)));
         let writes = writes.map(|(start, data, touched)| async move {
+            let bytes = data.len() as u64;
             let write = write_run(&*work.device, start, data, Durability::Volatile);
+            let _underway = Underway::new(&self.runtime, &work.member, Purpose::Write, bytes);
             (touched, self.within(limit, write).await)
         });
         let mut writes = futures::stream::iter(writes).buffer_unordered(WRITES);
@@ -241,19 +250,20 @@ impl Pool {
                 (
                     Err(IoError::Medium(_) | IoError::NoSpace(_) | IoError::OutOfRange(_)),
                     Some(touched),
-                ) => *missed.entry(touched.group).or_default() |= touched.mask,
+                ) => *dirty.entry(touched.group).or_default() |= touched.mask,
                 (Err(error), _) => return Err(error),
             }
         }
         if let Some(instance) = taken_by {
             work.member.seen_instance.set(Some(instance));
+            let _underway = Underway::new(&self.runtime, &work.member, Purpose::Flush, 0);
             self.within(limit, work.device.flush(instance)).await?;
         }
         if release.is_some() {
             // Only now: a confirm block that may be torn is written again in the same slot.
             work.member.confirm_sequence.set(work.member.confirm_sequence.get() + 1);
         }
-        Ok((missed, taken_by))
+        Ok((dirty, taken_by))
     }
 
     /// The instance that answers now, which has all that the disk ever confirmed. A disk that began

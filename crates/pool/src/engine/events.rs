@@ -1,10 +1,6 @@
-//! What happened, in order, for the log, status and notification. Bounded: when nobody listens, the
-//! oldest go.
+//! What happened, in order, for the log, status and notification.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
-
-use runtime::Notify;
+use runtime::EventQueue;
 
 use crate::report::PoolEvent;
 
@@ -12,10 +8,7 @@ use crate::report::PoolEvent;
 const EVENTS_MAX: usize = 1024;
 
 #[derive(Default)]
-pub(crate) struct Events {
-    queue: RefCell<VecDeque<PoolEvent>>,
-    arrived: Notify,
-}
+pub(crate) struct Events(EventQueue<PoolEvent, EVENTS_MAX>);
 
 impl Events {
     pub(crate) fn tell(&self, event: PoolEvent) {
@@ -29,23 +22,14 @@ impl Events {
             PoolEvent::Unrepairable { .. } => tracing::error!("{event}"),
             _ => tracing::info!("{event}"),
         }
-        let mut queue = self.queue.borrow_mut();
-        if queue.len() >= EVENTS_MAX {
-            queue.pop_front();
-        }
-        queue.push_back(event);
-        drop(queue);
-        self.arrived.notify_all();
+        self.0.push(event);
     }
 
     pub(crate) async fn next(&self) -> PoolEvent {
-        loop {
-            let arrived = self.arrived.notified();
-            let event = self.queue.borrow_mut().pop_front();
-            if let Some(event) = event {
-                return event;
-            }
-            arrived.await;
-        }
+        self.0.next().await
+    }
+
+    pub(crate) fn take_lost(&self) -> u64 {
+        self.0.take_lost()
     }
 }

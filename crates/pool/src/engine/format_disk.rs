@@ -7,11 +7,11 @@ use block::{
     BLOCK_SECTORS, BlockDevice, Claim, Durability, IoError, Lba, SECTOR_BYTES, SectorRange,
 };
 
-use super::io::write_durably;
 use super::observe::{Content, read_content, remedy_of_refusal};
 use super::{DiskPlace, EngineConfig};
 use crate::error::PoolError;
 use crate::format::{Confirm, DiskGeometry, ExtentRange, Label, MIB, RecordNumber, ReleaseNumber};
+use block::write_durably;
 
 /// A device that shall become a disk.
 pub(crate) struct Candidate {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use block::Lba;
 
-use super::disk_work::{DiskWork, Touched, WorkResult, missed_by};
+use super::disk_work::{DiskWork, Touched, WorkResult, dirty_after};
 use super::lease::Ended;
 use super::pool::GroupPlace;
 use super::volume::Volume;
@@ -70,10 +70,10 @@ impl Volume {
                 continue;
             }
             let written = groups.iter().map(|group| (group, ExtentShape::CHECKSUMS));
-            let misses = missed_by(written, &results);
+            let dirty_regions = dirty_after(written, &results);
             let _lock = self.pool.meta_lock.acquire(1).await;
             let records = [
-                MetaRecord::MissesSet(misses),
+                MetaRecord::RegionsDirtied(dirty_regions),
                 MetaRecord::RunInitialised { volume: self.id, key, count },
                 MetaRecord::Confirmed { release, disks: results.keys().copied().collect() },
             ];
@@ -101,7 +101,7 @@ impl Volume {
         for group in groups {
             let shown = group.members.iter().enumerate().filter_map(|(index, (disk, _))| {
                 let result = results.get(disk)?;
-                let whole = !result.missed.contains_key(&group.birth);
+                let whole = !result.dirty.contains_key(&group.birth);
                 whole.then_some((index, result.instance?))
             });
             self.checksums.initialised(group.birth, blocks, shown.collect());

@@ -11,7 +11,9 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use runtime::{Handle, Notify};
 
+use super::measure::Underway;
 use super::pool::Pool;
+use crate::stats::Purpose;
 
 /// How long a round of answers is worth.
 pub(crate) const LEASE: Duration = Duration::from_secs(6);
@@ -134,13 +136,14 @@ impl Pool {
     /// Lets every other disk hear that its owner lives, so that nobody takes it for another pool, the
     /// vote disks being out of his sight.
     fn show_life(&self) {
-        let others = self
-            .members()
-            .into_iter()
-            .filter(|member| member.claimed.get() && self.vote_index(member.id).is_none());
-        for device in others.filter_map(|member| member.device()) {
+        let others = self.members().into_iter();
+        let others = others
+            .filter(|member| member.claimed.get() && self.vote_index(member.id).is_none())
+            .filter_map(|member| Some((member.device()?, member)));
+        for (device, member) in others {
             let runtime = self.runtime.clone();
             self.runtime.spawn(async move {
+                let _underway = Underway::new(&runtime, &member, Purpose::Network, 0);
                 let _ = runtime::timeout(&runtime, LEASE, device.renew()).await;
             });
         }
@@ -148,8 +151,16 @@ impl Pool {
 
     async fn ask_votes(&self) {
         let sent = self.runtime.now();
-        let devices = self.voters_in_sight().into_iter().filter_map(|member| member.device());
-        let mut asked: FuturesUnordered<_> = devices.map(|device| device.renew()).collect();
+        let voters = self.voters_in_sight();
+        let renewals = voters.iter().filter_map(|member| {
+            let renewal = member.device()?.renew();
+            let underway = Underway::new(&self.runtime, member, Purpose::Network, 0);
+            Some(async move {
+                let _underway = underway;
+                renewal.await
+            })
+        });
+        let mut asked: FuturesUnordered<_> = renewals.collect();
         let (mut ours, mut theirs) = (0, 0);
         while let Some(answer) = asked.next().await {
             match answer {

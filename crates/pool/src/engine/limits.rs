@@ -4,6 +4,13 @@ use std::time::Duration;
 
 use super::lease::{LEASE, RENEW_EVERY};
 
+/// So often what can't be read and nobody else has is read before it passes for lost: a drive that fails for
+/// a moment reads it again.
+pub(crate) const READ_TRIES: u32 = 8;
+/// How often all copies of something are looked at, one look after the other, while they are wrong: what a
+/// disk answers may be wrong now and right next time.
+pub(crate) const LOOKS_MAX: u32 = 5;
+
 /// Times and sizes. The defaults are what production uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {

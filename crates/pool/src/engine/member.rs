@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::DiskPlace;
 use crate::format::{DiskGeometry, DiskId, DiskNumber, ExtentRange};
+use crate::stats::DiskOperations;
 
 /// A disk that is evicted so long after it was taken in failed anew.
 const RETURN_HOLDS: Duration = Duration::from_secs(10);
@@ -47,7 +48,7 @@ pub(crate) struct Member {
     /// The metadata area that its label names; not known before it was claimed and checked.
     pub(crate) labelled_area: Cell<Option<ExtentRange>>,
     /// All slots of the label name that one.
-    pub(crate) label_settled: Cell<bool>,
+    pub(crate) label_resolved: Cell<bool>,
     /// It is being given another area.
     pub(crate) moving_area: Cell<bool>,
     /// One writer of its label at a time.
@@ -95,6 +96,8 @@ pub(crate) struct Member {
     pub(crate) confirming: Rc<Semaphore>,
     /// Bytes copied to it since it came back.
     pub(crate) resynced_bytes: Cell<u64>,
+    /// What it was asked to do, since the pool was opened.
+    pub(crate) operations: RefCell<DiskOperations>,
 }
 
 impl Member {
@@ -106,7 +109,7 @@ impl Member {
             place: RefCell::default(),
             machine: Cell::new(Uuid::nil()),
             labelled_area: Cell::new(None),
-            label_settled: Cell::new(false),
+            label_resolved: Cell::new(false),
             moving_area: Cell::new(false),
             labelling: Semaphore::new(1),
             device: RefCell::new(None),
@@ -132,6 +135,7 @@ impl Member {
             reading_bytes: Cell::new(0),
             confirming: Semaphore::new(1),
             resynced_bytes: Cell::new(0),
+            operations: RefCell::default(),
         })
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::open_pool::OpenPool;
-use super::segment::current_copies;
+use super::volume::segment::current_copies;
 use crate::format::DiskNumber;
 use crate::metadata::{Metadata, Volume as VolumeMeta};
 
@@ -22,14 +22,14 @@ impl OpenPool {
             }
         }
         for group in meta.groups_behind(volume) {
-            let missed = |disk: DiskNumber| meta.missed(group.birth(), disk);
+            let dirty = |disk: DiskNumber| meta.dirty(group.birth(), disk);
             let disks = || group.members().map(|(disk, _)| disk);
             let there = disks().filter(|disk| self.is_there(*disk));
-            let wrong = there.map(missed).fold(u64::MAX, |a, b| a & b);
+            let wrong = there.map(dirty).fold(u64::MAX, |a, b| a & b);
             for disk in disks() {
                 match self.is_there(disk) {
-                    true if missed(disk) & wrong != 0 => drop(behind.insert(disk)),
-                    false if missed(disk) & wrong != wrong => drop(away.insert(disk)),
+                    true if dirty(disk) & wrong != 0 => drop(behind.insert(disk)),
+                    false if dirty(disk) & wrong != wrong => drop(away.insert(disk)),
                     _ => {}
                 }
             }

@@ -7,9 +7,9 @@
 //! - **which pools there are**: `observe` (what is on a disk), `slot` (when a pool is opened), `open`
 //!   (takeover), `create` and `format_disk`;
 //! - **who takes part**: `config` (votes), `commit`, `checkpoint` and `areas` (metadata), `lease`, `evict`, `re_add`;
-//! - **data**: `volume` (requests), `credit` (their room in the log), `log` and `segment`,
-//!   `pending`, `destage` with `init`, `disk_work` and `again`, `read`, `checksums`, `replay`;
-//! - **upkeep**: `repair`, `resync`, `verify`; and `status` and `events` for people.
+//! - **data**: `volume/` (requests, their way into the log, what isn't in place yet), `destage` with `init`,
+//!   `disk_work` and `again`, `read`, `right_copy` (which member's answer counts), `checksums`, `replay`;
+//! - **upkeep**: `repair`, `resync`, `verify`; and `status`, `measure` and `events` for people.
 //!
 //! It is single-threaded: state is in cells, and no borrow lives across an await.
 
@@ -22,7 +22,6 @@ mod checksums;
 mod commit;
 mod config;
 mod create;
-mod credit;
 mod destage;
 mod disk_work;
 mod events;
@@ -30,10 +29,9 @@ mod evict;
 mod format_disk;
 mod import;
 mod init;
-mod io;
 mod lease;
 mod limits;
-mod log;
+mod measure;
 mod member;
 mod metadata_copies;
 mod missing;
@@ -42,14 +40,13 @@ mod observe;
 mod open;
 mod open_pool;
 mod opening;
-mod pending;
 mod pool;
 mod re_add;
 mod read;
 mod repair;
 mod replay;
 mod resync;
-mod segment;
+mod right_copy;
 mod sight;
 mod slot;
 mod space;
@@ -72,7 +69,9 @@ use std::time::Duration;
 
 use block::{BlockDevice, OwnerId};
 use runtime::Handle;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub use block::size::VolumeSize;
 pub use limits::Limits;
 
 use crate::error::PoolError;
@@ -82,8 +81,9 @@ use crate::report::{
     DiskReport, ImportPlan, PoolEvent, PoolForecast, PoolReport, Progress, VerifyReport,
     VolumeForecast, VolumeReport,
 };
+use crate::stats::VolumeStats;
 use slot::Inner;
-use volume::VolumeDevice;
+use volume::device::VolumeDevice;
 
 /// Who an engine works for, and its limits.
 #[derive(Clone, Debug)]
@@ -164,25 +164,42 @@ impl std::fmt::Display for DiskPlace {
     }
 }
 
-/// A pool to be made.
-#[derive(Clone, Debug)]
-pub struct CreatePool {
+/// A pool to be made of disks, which the engine knows by their names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreatePool<Disk = String> {
     /// Its name.
     pub name: String,
-    /// Names of the devices.
-    pub disks: Vec<String>,
+    /// Its disks.
+    pub disks: Vec<Disk>,
     /// What copies must not share.
+    #[serde(default)]
     pub failure_domain: FailureDomain,
-    /// Devices that may be overwritten whatever they carry.
-    pub force_disks: Vec<String>,
+    /// Those of the disks that may be overwritten whatever they carry.
+    #[serde(default = "Vec::new")]
+    pub force_disks: Vec<Disk>,
     /// Bytes per extent; chosen by size when not given.
+    #[serde(default)]
     pub extent_bytes: Option<u64>,
 }
 
+impl<Disk: ToString> CreatePool<Disk> {
+    /// The same with the disks' names.
+    pub fn by_name(self) -> CreatePool {
+        let CreatePool { name, disks, failure_domain, force_disks, extent_bytes } = self;
+        let names = |disks: Vec<Disk>| disks.iter().map(ToString::to_string).collect();
+        let (disks, force_disks) = (names(disks), names(force_disks));
+        CreatePool { name, disks, failure_domain, force_disks, extent_bytes }
+    }
+}
+
 /// How to import a pool.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct ImportOptions {
-    /// How long to wait for disks that aren't in sight, once the pool could be opened without them.
+    /// How long to wait for disks that aren't in sight, once the pool could be opened without them;
+    /// the engine decides without it. Whole seconds where it is written.
+    #[serde(rename = "grace_secs", with = "seconds")]
     pub grace: Option<Duration>,
     /// Take it also from an owner that was heard a moment ago.
     pub force: bool,
@@ -191,13 +208,16 @@ pub struct ImportOptions {
     pub outdated_metadata: bool,
 }
 
-/// A size as people give it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum VolumeSize {
-    /// So many bytes, rounded up to 4 KiB; when growing, the new size.
-    Bytes(u64),
-    /// So much of the free space; when growing, in addition.
-    PercentFree(u8),
+mod seconds {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(span: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+        span.map(|span| span.as_secs()).serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::deserialize(from)?.map(Duration::from_secs))
+    }
 }
 
 /// The engine.
@@ -343,6 +363,13 @@ impl Engine {
         Ok(Rc::new(VolumeDevice::new(volume)))
     }
 
+    /// Where the time of a volume's requests went since its pool was opened here.
+    pub fn volume_stats(&self, pool: &str, volume: &str) -> Result<VolumeStats, PoolError> {
+        let open = self.inner.open_pool(pool)?;
+        let found = open.volume_by_name(volume)?;
+        open.stats_of(&found).ok_or_else(|| PoolError::no_volume(pool, volume))
+    }
+
     /// Reads every written block of one copy, or of all, and compares it with its checksum.
     pub async fn verify_volume(
         &self,
@@ -403,5 +430,11 @@ impl Engine {
     /// The next event.
     pub async fn next_event(&self) -> PoolEvent {
         self.inner.events.next().await
+    }
+
+    /// How many events were lost since the last question because nobody fetched them: all of them
+    /// before what [`Engine::next_event`] gives next.
+    pub fn take_lost_events(&self) -> u64 {
+        self.inner.events.take_lost()
     }
 }

@@ -73,7 +73,15 @@ pub(crate) async fn read_label(device: &dyn BlockDevice) -> Result<LabelState, I
     let [.., third, fourth] = DiskGeometry::label_slots(labelled_bytes);
     let back = read_slots(device, [third, fourth], 8).await?;
     let slots = [front_bytes[0], front_bytes[1], back[0].as_deref(), back[1].as_deref()];
-    Ok(select_label(slots, device_bytes))
+    let selected = select_label(slots, device_bytes);
+    if let LabelState::Labelled(found) = &selected {
+        // Whoever opens a pool writes.
+        let names = found.label.features.unknown_to_writers();
+        if !names.is_empty() {
+            return Ok(LabelState::Refused(LabelError::UnknownFeatures { names }));
+        }
+    }
+    Ok(selected)
 }
 
 /// Reads two slots of `sectors` each; `None` for one that is damaged or beyond the end.

@@ -7,7 +7,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{BlockDevice, Epoch, IoError, Lba, OwnerId};
+use futures::StreamExt;
 use futures::future::{Either, select};
+use futures::stream::FuturesUnordered;
 use runtime::{Handle, Notify, Semaphore};
 
 use super::Limits;
@@ -17,7 +19,7 @@ use super::events::Events;
 use super::lease::{Ended, Lease};
 use super::member::{Member, Standing};
 use crate::format::{
-    BirthId, Configuration, DiskId, DiskNumber, ExtentNumber, ExtentShape, PoolId, VolumeId,
+    BirthId, Configuration, DiskId, DiskNumber, ExtentNumber, ExtentShape, PoolId, Row, VolumeId,
 };
 use crate::layout::RowAddress;
 use crate::metadata::{Group, Metadata, RunKey};
@@ -48,7 +50,7 @@ pub(crate) struct Pool {
     pub(crate) votes: Votes,
     pub(crate) lease: Lease,
     /// Something changed that a waiting operation may have waited for: a member's standing, the
-    /// configuration, misses, space.
+    /// configuration, dirty regions, space.
     pub(crate) changed: Notify,
     /// Held from choosing a release number, and whom a destage reaches, to its commit: release numbers
     /// only go up, and who is taken in meanwhile would lack what the destage has given up in the log.
@@ -125,15 +127,23 @@ impl Pool {
         self.meta.borrow().group_by_birth(birth)?.root()
     }
 
-    /// What the member at `index` of a group misses: a bit per region.
-    pub(crate) fn missed(&self, group: &GroupPlace, index: usize) -> u64 {
+    /// The regions of a group that are out of date on the member at `index`: a bit each.
+    pub(crate) fn dirty(&self, group: &GroupPlace, index: usize) -> u64 {
         let member = group.members.get(index);
-        member.map_or(u64::MAX, |(disk, _)| self.meta.borrow().missed(group.birth, *disk))
+        member.map_or(u64::MAX, |(disk, _)| self.meta.borrow().dirty(group.birth, *disk))
     }
 
     /// Whether the member at `index` of a group has everything of the regions in `mask`.
     pub(crate) fn has_all(&self, group: &GroupPlace, index: usize, mask: u64) -> bool {
-        self.missed(group, index) & mask == 0
+        self.dirty(group, index) & mask == 0
+    }
+
+    /// The regions that rows lie in: a bit each.
+    pub(crate) fn region_mask(&self, first: Row, count: u32) -> u64 {
+        let shape = self.shape();
+        let last = Row(first.0 + count.saturating_sub(1));
+        let (low, high) = (shape.region_of_row(first), shape.region_of_row(last));
+        (low..=high).fold(0, |mask, region| mask | 1 << region)
     }
 
     /// The first sector of a group's extent on its member at `index`, if that disk takes part.
@@ -194,6 +204,33 @@ impl Pool {
     ) -> Result<T, E> {
         let done = runtime::timeout(&self.runtime, limit, work).await;
         done.unwrap_or_else(|_| Err(IoError::Lost.into()))
+    }
+
+    /// Asks one after the other, until an answer is enough: the next one as soon as an answer wasn't, or none
+    /// came for a moment. Tells whether all that were asked have answered, rather than been given up.
+    pub(crate) async fn ask_in_turn<T>(
+        &self,
+        asks: impl Iterator<Item = impl Future<Output = T>>,
+        mut is_enough: impl FnMut(T) -> bool,
+    ) -> bool {
+        let mut asks = asks.fuse();
+        let mut asked = FuturesUnordered::new();
+        loop {
+            let next = asks.next();
+            let are_all_asked = next.is_none();
+            asked.extend(next);
+            let limit = if are_all_asked { self.limits.eviction } else { self.limits.hedge };
+            match select(asked.next(), self.runtime.sleep(limit)).await {
+                Either::Left((Some(answer), _)) => {
+                    if is_enough(answer) {
+                        return true;
+                    }
+                }
+                Either::Left((None, _)) => return true,
+                Either::Right(_) if are_all_asked => return false,
+                Either::Right(_) => {}
+            }
+        }
     }
 
     /// Sets a member's standing and tells those who wait.

@@ -6,17 +6,17 @@ use std::rc::Rc;
 use block::{BLOCK_SECTORS, BlockDevice, Claim, Durability, IoError};
 
 use super::commit::CommitError;
-use super::io::READ_TRIES;
 use super::lease::Ended;
+use super::limits::READ_TRIES;
 use super::member::{Member, Standing};
 use super::observe::{self, Content};
 use super::pool::Pool;
-use super::segment::current_copies;
+use super::volume::segment::current_copies;
 use crate::format::{
     Confirm, ConfirmSlots, DiskGeometry, DiskNumber, ExtentShape, LabelError, select_confirm,
     select_vote,
 };
-use crate::metadata::{MetaRecord, Misses};
+use crate::metadata::{DirtyRegions, MetaRecord};
 use crate::report::PoolEvent;
 
 /// Why a disk isn't taken in.
@@ -120,7 +120,7 @@ impl Pool {
             return Err(NotFit::Lost);
         }
         self.check_label(member, device).await?;
-        let label = self.settle_label(member, device).await?;
+        let label = self.resolve_label(member, device).await?;
         if label.holds_vote() {
             self.refresh_vote(member, device).await?;
         }
@@ -262,8 +262,8 @@ impl Pool {
             return Ok(Joined::Yes);
         }
         if rolled_back {
-            let missed = MetaRecord::MissesSet(self.everything_on(member.number));
-            match self.try_commit_locked(&[missed]).await {
+            let dirty = MetaRecord::RegionsDirtied(self.everything_on(member.number));
+            match self.try_commit_locked(&[dirty]).await {
                 Ok(()) => {}
                 Err(CommitError::Ended(ended)) => return Err(ended),
                 Err(error) => {
@@ -311,15 +311,15 @@ impl Pool {
         self.set_standing(member, Standing::Usable);
         drop((lock, reach));
         member.taken_in(self.runtime.now());
-        let missed_bytes = self.missed_bytes(member.number);
-        if missed_bytes > 0 {
+        let dirty_bytes = self.dirty_bytes(member.number);
+        if dirty_bytes > 0 {
             member.is_behind.set(true);
         }
         if examined.is_some() || rolled_back {
             self.events.tell(PoolEvent::DiskIn {
                 pool: self.name.clone(),
                 disk: member.display_name(),
-                missed_bytes,
+                dirty_bytes,
             });
         }
         self.resync_soon();
@@ -327,18 +327,18 @@ impl Pool {
         Ok(Joined::Yes)
     }
 
-    /// All that a disk ever had, as misses, as far as another member has it. Of the rest it is the only
+    /// All that a disk ever had, as dirty regions, as far as another member has it. Of the rest it is the only
     /// one, and the checksums tell what of it is right: what doesn't match is an error or waited for.
-    fn everything_on(&self, disk: DiskNumber) -> Misses {
+    fn everything_on(&self, disk: DiskNumber) -> DirtyRegions {
         let meta = self.meta.borrow();
         let groups = meta.volumes().values().flat_map(|volume| volume.groups());
         let here = groups.filter(|group| group.is_initialised() && group.is_on(disk));
-        let misses = here.map(|group| {
+        let dirty_regions = here.map(|group| {
             let others = group.members().filter(|(other, _)| *other != disk);
-            let has = others.map(|(other, _)| !meta.missed(group.birth(), other));
+            let has = others.map(|(other, _)| !meta.dirty(group.birth(), other));
             ((group.birth(), disk), has.fold(0, |any, has| any | has))
         });
-        misses.filter(|(_, mask)| *mask != 0).collect()
+        dirty_regions.filter(|(_, mask)| *mask != 0).collect()
     }
 
     /// Whether a disk has the only current copy of a live log segment: what was acknowledged and is only
@@ -375,11 +375,11 @@ impl Pool {
     }
 
     /// Bytes that a disk still has to resync: regions missed, times their size.
-    pub(crate) fn missed_bytes(&self, disk: DiskNumber) -> u64 {
+    pub(crate) fn dirty_bytes(&self, disk: DiskNumber) -> u64 {
         let meta = self.meta.borrow();
         let region = meta.shape().extent_bytes() / u64::from(ExtentShape::REGIONS);
-        let missed = meta.misses().iter().filter(|((_, of), _)| *of == disk);
-        missed.map(|(_, mask)| u64::from(mask.count_ones()) * region).sum()
+        let dirty = meta.dirty_regions().iter().filter(|((_, of), _)| *of == disk);
+        dirty.map(|(_, mask)| u64::from(mask.count_ones()) * region).sum()
     }
 }
 

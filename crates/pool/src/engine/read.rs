@@ -1,30 +1,19 @@
 //! Reading blocks: from memory while they are pending, as zeros where nothing was written, else from
-//! a member that has them, verified. A copy that doesn't match is read again, then another one is
-//! taken and the bad one repaired. A member that hangs is not waited for while another can answer.
+//! members, verified (`right_copy`). What is wrong there is repaired. Members that don't answer are waited
+//! for while none has it right; what is lost is named.
 
-use std::cell::Cell;
 use std::rc::Rc;
 
-use block::{
-    BLOCK_BYTES, BLOCK_SECTORS, Buffer, BufferMut, IoError, Lba, SECTOR_BYTES, SectorRange,
-};
-use futures::StreamExt;
-use futures::future::{Either, join_all, select};
-use futures::stream::FuturesUnordered;
+use block::{BLOCK_BYTES, BLOCK_SECTORS, Buffer, BufferMut, IoError, Lba, SectorRange};
+use futures::future::join_all;
 
 use super::belief::LoadError;
-use super::io::LOOKS_MAX;
-use super::pool::{GroupPlace, Pool, ended_error};
+use super::pool::{GroupPlace, ended_error};
+use super::right_copy::{NoRightCopy, SPREAD_ROWS};
 use super::volume::Volume;
-use crate::format::{ChecksumBlock, Entry, Role, Row, row_checksum};
+use crate::format::{ChecksumBlock, Entry, Row};
 use crate::layout::VolumeBlock;
 use crate::report::PoolEvent;
-
-/// Rows read from one member at once before the next run goes to another one.
-const SPREAD_ROWS: u32 = 64;
-
-/// Reads after which the members change their turns.
-const READS_PER_TURN: u32 = 16;
 
 /// Rows of a group that shall be read from disk, with what they should be.
 struct DiskRun {
@@ -194,180 +183,63 @@ impl Volume {
         Ok(whole.freeze())
     }
 
-    /// Reads rows that were written, from whichever member answers rightly.
+    /// Reads rows that were written: from one member, and what of it is wrong from whoever has it right.
     async fn read_rows(
         self: &Rc<Self>,
         group: &Rc<GroupPlace>,
         first: Row,
         crcs: &[u32],
     ) -> Result<Buffer, IoError> {
-        loop {
-            match self.read_from_one(group, first, crcs.len() as u32, None).await {
-                Ok((member, data)) => {
-                    let wrong = wrong_rows(group, first, crcs, &data);
-                    if wrong.is_empty() {
-                        return Ok(data);
-                    }
-                    return self.rescue_rows(group, first, crcs, data, &wrong, member).await;
-                }
-                Err(Unread::Unreachable) => self.wait_for_members().await?,
-                Err(Unread::Unreadable) => {
-                    let data = Buffer::zeroed(crcs.len() * BLOCK_BYTES);
-                    let wrong: Vec<usize> = (0..crcs.len()).collect();
-                    return self.rescue_rows(group, first, crcs, data, &wrong, usize::MAX).await;
-                }
+        let found = loop {
+            match self.rows_of_one(group, first, crcs).await {
+                Some(found) => break found,
+                None => self.wait_for_members().await?,
             }
+        };
+        if found.wrong.is_empty() {
+            return Ok(found.data);
         }
-    }
-
-    /// Puts right rows in their place in `data`; `from` is where the wrong ones came from.
-    async fn rescue_rows(
-        self: &Rc<Self>,
-        group: &Rc<GroupPlace>,
-        first: Row,
-        crcs: &[u32],
-        data: Buffer,
-        wrong: &[usize],
-        from: usize,
-    ) -> Result<Buffer, IoError> {
-        let mut data = data.into_mut();
+        let mut data = found.data.into_mut();
         let mut lost: Option<SectorRange> = None;
-        for index in wrong {
-            let row = Row(first.0 + *index as u32);
-            match self.rescue_row(group, row, crcs[*index], from).await? {
-                Some(right) => {
-                    let start = index * BLOCK_BYTES;
-                    data[start..start + BLOCK_BYTES].copy_from_slice(&right);
-                }
+        for index in found.wrong {
+            let row = Row(first.0 + index as u32);
+            match self.read_row(group, row, crcs[index], found.member).await? {
+                Some(right) => data[index * BLOCK_BYTES..][..BLOCK_BYTES].copy_from_slice(&right),
                 None => {
-                    // A row that the volume doesn't have can't be named, and is wrong all the same.
+                    // A row that the volume doesn't have can't be named, and is lost all the same.
                     let block = self.block_of(group, row);
                     block.iter().for_each(|block| self.tell_unrepairable(group, *block, 1));
-                    lost.get_or_insert(
-                        block.map_or_else(SectorRange::default, |block| sectors_of(block, 1)),
-                    );
+                    let range = block.map(|block| sectors_of(block, 1));
+                    lost.get_or_insert(range.unwrap_or_default());
                 }
             }
         }
         lost.map_or(Ok(data.freeze()), |range| Err(IoError::Medium(range)))
     }
 
-    /// Looks for a right copy of one row on every member that should have it, the suspect first once
-    /// more, and at last on those that missed something of its region, some times while an answer is wrong:
-    /// what a disk reads may be wrong now and right next time. `None` when those that answer are all wrong, and those that don't haven't for as long as a write waits for them: a machine that
-    /// restarts has it in a moment.
-    async fn rescue_row(
+    /// Reads one row, from whoever has it right; `None` when it is lost, or others are wrong and the silent
+    /// ones have been for as long as a write waits for them: a machine that restarts is back in a moment.
+    async fn read_row(
         self: &Rc<Self>,
-        group: &Rc<GroupPlace>,
+        group: &GroupPlace,
         row: Row,
         crc: u32,
-        suspect: usize,
+        suspect: Option<usize>,
     ) -> Result<Option<Buffer>, IoError> {
-        let region = 1 << self.pool.shape().region_of_row(row);
-        let patience = self.pool.runtime.now() + self.pool.limits.eviction;
-        let mut looks = 0;
+        let until = self.pool.runtime.now() + self.pool.limits.eviction;
         loop {
-            let has = |member: &usize| self.pool.has_all(group, *member, region);
-            let mut order: Vec<usize> = (0..group.members.len()).collect();
-            order.sort_by_key(|member| (!has(member), *member != suspect));
-            let (mut right, mut wrong, mut is_silent) = (None, Vec::new(), false);
-            let mut mismatches = false;
-            for member in order {
-                let should_have = has(&member);
-                match self.read_from_one(group, row, 1, Some(member)).await {
-                    Ok((_, data)) => {
-                        if row_checksum(group.birth, row, Role::Data(0), &data) == crc {
-                            right = Some(data);
-                            break;
-                        }
-                        mismatches = true;
-                        if should_have {
-                            wrong.push(member);
-                        }
-                    }
-                    Err(Unread::Unreadable) if should_have => wrong.push(member),
-                    Err(Unread::Unreadable) => {}
-                    Err(Unread::Unreachable) => is_silent |= should_have,
+            match self.right_copy(group, row, crc, suspect).await {
+                Ok(copy) => {
+                    self.repair_soon(group.birth, row, &copy.wrong);
+                    return Ok(Some(copy.data));
                 }
-            }
-            if right.is_some() {
-                for member in wrong {
-                    self.repair_soon(group.birth, row, member);
+                Err(NoRightCopy::Lost) => return Ok(None),
+                Err(NoRightCopy::Silent { others_wrong })
+                    if others_wrong && self.pool.runtime.now() >= until =>
+                {
+                    return Ok(None);
                 }
-                return Ok(right);
-            }
-            looks += 1;
-            if mismatches && !is_silent && looks < LOOKS_MAX {
-                continue;
-            }
-            let waits = is_silent && self.pool.runtime.now() < patience;
-            if !wrong.is_empty() && !waits {
-                return Ok(None);
-            }
-            self.wait_for_members().await?;
-        }
-    }
-
-    /// Reads rows from `only`, or from the least busy member that has them; after a short time
-    /// without an answer another one is asked too.
-    async fn read_from_one(
-        &self,
-        group: &GroupPlace,
-        first: Row,
-        count: u32,
-        only: Option<usize>,
-    ) -> Result<(usize, Buffer), Unread> {
-        let shape = self.pool.shape();
-        let mask = region_mask(&self.pool, first, count);
-        let mut candidates: Vec<usize> = (0..group.members.len())
-            .filter(|member| match only {
-                Some(only) => only == *member,
-                None => self.pool.has_all(group, *member, mask),
-            })
-            .collect();
-        // Now and then the other way round, so that each copy is looked at in the long run.
-        let reads = self.reads.replace(self.reads.get().wrapping_add(1));
-        let turn = (first.0 / SPREAD_ROWS + group.index + reads / READS_PER_TURN) as usize;
-        let members = group.members.len();
-        candidates.sort_by_key(|index| {
-            let (disk, _) = group.members[*index];
-            let busy = self.pool.member(disk).map_or(0, |member| member.reading_bytes.get());
-            (busy >> 18, (index + turn) % members)
-        });
-        let mut candidates = candidates.into_iter();
-        let mut reads = FuturesUnordered::new();
-        let (mut unreadable, mut asked) = (false, false);
-        let mut given_up = false;
-        loop {
-            if !std::mem::replace(&mut asked, true) && !given_up {
-                let next = candidates.by_ref().find_map(|index| {
-                    self.pool.extent_of(group, index).map(|found| (index, found))
-                });
-                match next {
-                    Some((index, (member, device, start))) => {
-                        let sector = Lba(start.0 + shape.row_sector(first));
-                        let sectors = u64::from(count) * BLOCK_SECTORS;
-                        reads.push(async move {
-                            let _busy = Busy::new(&member.reading_bytes, sectors);
-                            (index, self.pool.read_member(&member, &*device, sector, sectors).await)
-                        });
-                    }
-                    None => given_up = true,
-                }
-            }
-            if reads.is_empty() && given_up {
-                return Err(if unreadable { Unread::Unreadable } else { Unread::Unreachable });
-            }
-            let limit = if given_up { self.pool.limits.eviction } else { self.pool.limits.hedge };
-            match select(reads.next(), self.pool.runtime.sleep(limit)).await {
-                Either::Left((Some((index, Ok(data))), _)) => return Ok((index, data)),
-                Either::Left((Some((_, Err(error))), _)) => {
-                    unreadable |= matches!(error, IoError::Medium(_) | IoError::OutOfRange(_));
-                    asked = false;
-                }
-                Either::Left((None, _)) => asked = false,
-                Either::Right(_) if given_up => return Err(Unread::Unreachable),
-                Either::Right(_) => asked = false,
+                Err(NoRightCopy::Silent { .. }) => self.wait_for_members().await?,
             }
         }
     }
@@ -388,42 +260,6 @@ impl Volume {
             disks: disks.collect(),
         });
     }
-}
-
-/// Why rows weren't read.
-enum Unread {
-    /// No member that has them answers.
-    Unreachable,
-    /// A member that has them can't read them.
-    Unreadable,
-}
-
-/// Counts bytes that are being read from a member.
-struct Busy<'a> {
-    counter: &'a Cell<u64>,
-    bytes: u64,
-}
-
-impl<'a> Busy<'a> {
-    fn new(counter: &'a Cell<u64>, sectors: u64) -> Busy<'a> {
-        let bytes = sectors * SECTOR_BYTES as u64;
-        counter.set(counter.get() + bytes);
-        Busy { counter, bytes }
-    }
-}
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        self.counter.set(self.counter.get().saturating_sub(self.bytes));
-    }
-}
-
-/// The regions that rows lie in.
-pub(crate) fn region_mask(pool: &Pool, first: Row, count: u32) -> u64 {
-    let shape = pool.shape();
-    let last = Row(first.0 + count.saturating_sub(1));
-    let (low, high) = (shape.region_of_row(first), shape.region_of_row(last));
-    (low..=high).fold(0, |mask, region| mask | 1 << region)
 }
 
 /// The sectors of a volume's blocks.
@@ -451,13 +287,4 @@ fn disk_runs(group: &Rc<GroupPlace>, row: Row, offset: usize, sources: &[Source]
         }
     }
     runs
-}
-
-/// Indices of rows that aren't what their checksum says.
-fn wrong_rows(group: &GroupPlace, first: Row, crcs: &[u32], data: &[u8]) -> Vec<usize> {
-    let blocks = data.chunks_exact(BLOCK_BYTES);
-    let checked = blocks.zip(crcs).enumerate().filter(|(index, (block, crc))| {
-        row_checksum(group.birth, Row(first.0 + *index as u32), Role::Data(0), block) != **crc
-    });
-    checked.map(|(index, _)| index).collect()
 }

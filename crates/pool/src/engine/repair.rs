@@ -4,35 +4,38 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use block::{BLOCK_BYTES, BLOCK_SECTORS, Buffer, IoError, Lba};
+use block::{IoError, Lba};
 
 use super::belief::{Heard, LoadError, hear};
 use super::checksums::Loaded;
-use super::io::write_durably;
 use super::lease::Ended;
 use super::pool::GroupPlace;
+use super::right_copy::Answer;
 use super::volume::Volume;
-use crate::format::{BirthId, DiskNumber, ExtentShape, Role, Row, row_checksum};
+use crate::format::{BirthId, DiskNumber, ExtentShape, Row};
 use crate::report::PoolEvent;
+use block::write_durably;
 
 /// Repairs that wait or run at once; more are dropped, and found again by the next read.
 const REPAIRS_MAX: usize = 64;
 
 impl Volume {
-    /// Repairs a row on a member in the background.
-    pub(crate) fn repair_soon(self: &Rc<Self>, group: BirthId, row: Row, member: usize) {
-        let key = (group, row, member);
-        let mut repairing = self.repairing.borrow_mut();
-        if repairing.len() >= REPAIRS_MAX || !repairing.insert(key) {
-            return;
+    /// Repairs a row in the background on the members that were found wrong.
+    pub(crate) fn repair_soon(self: &Rc<Self>, group: BirthId, row: Row, wrong: &[usize]) {
+        for member in wrong.iter().copied() {
+            let key = (group, row, member);
+            let mut repairing = self.repairing.borrow_mut();
+            if repairing.len() >= REPAIRS_MAX || !repairing.insert(key) {
+                continue;
+            }
+            let volume = Rc::clone(self);
+            self.pool.runtime.spawn(async move {
+                let repair = volume.repair_row(group, row, member);
+                // The pool's end ends the repair; nothing was promised.
+                let _ = volume.pool.unless_over(repair).await;
+                volume.repairing.borrow_mut().remove(&key);
+            });
         }
-        let volume = Rc::clone(self);
-        self.pool.runtime.spawn(async move {
-            let repair = volume.repair_row(group, row, member);
-            // The pool's end ends the repair; nothing was promised.
-            let _ = volume.pool.unless_over(repair).await;
-            volume.repairing.borrow_mut().remove(&key);
-        });
     }
 
     async fn repair_row(self: &Rc<Self>, birth: BirthId, row: Row, bad: usize) {
@@ -44,49 +47,25 @@ impl Volume {
         let known = loaded.ok().and_then(|loaded| loaded.block.get(entry).checksum());
         let Some(crc) = known else { return };
         let Some((member, device, start)) = self.pool.extent_of(&group, bad) else { return };
-        let sector = Lba(start.0 + shape.row_sector(row));
         member.checksum_errors.set(member.checksum_errors.get() + 1);
-        let here = self.read_checked(&group, row, bad, crc).await;
-        if here.is_some() {
+        let Ok(copy) = self.right_copy(&group, row, crc, Some(bad)).await else { return };
+        if !copy.wrong.contains(&bad) {
             return;
         }
-        let region = 1 << shape.region_of_row(row);
-        for other in (0..group.members.len()).filter(|other| *other != bad) {
-            if !self.pool.has_all(&group, other, region) {
-                continue;
-            }
-            let Some(right) = self.read_checked(&group, row, other, crc).await else { continue };
-            let write = write_durably(&*device, sector, right);
-            let limit = self.pool.limits.background;
-            let written = self.pool.within_while_in(member.number, limit, write).await;
-            if written.is_ok() && self.read_checked(&group, row, bad, crc).await.is_some() {
-                self.repaired_blocks.set(self.repaired_blocks.get() + 1);
-                self.pool.events.tell(PoolEvent::Repaired {
-                    pool: self.pool.name.clone(),
-                    volume: self.name.clone(),
-                    disk: member.display_name(),
-                    disk_offset_bytes: sector.byte_offset(),
-                });
-            }
-            return;
+        let sector = Lba(start.0 + shape.row_sector(row));
+        let write = write_durably(&*device, sector, copy.data);
+        let limits = &self.pool.limits;
+        let written = self.pool.within_while_in(member.number, limits.background, write).await;
+        let reading = self.ask_for_row(&group, row, crc, bad, limits.eviction);
+        if written.is_ok() && matches!(reading.await, Answer::Right(_)) {
+            self.repaired_blocks.set(self.repaired_blocks.get() + 1);
+            self.pool.events.tell(PoolEvent::Repaired {
+                pool: self.pool.name.clone(),
+                volume: self.name.clone(),
+                disk: member.display_name(),
+                disk_offset_bytes: sector.byte_offset(),
+            });
         }
-    }
-
-    /// A row as one member has it, if that is right.
-    pub(crate) async fn read_checked(
-        &self,
-        group: &GroupPlace,
-        row: Row,
-        member: usize,
-        crc: u32,
-    ) -> Option<Buffer> {
-        let (member, device, start) = self.pool.extent_of(group, member)?;
-        let sector = Lba(start.0 + self.pool.shape().row_sector(row));
-        let reading = self.pool.read_member(&member, &*device, sector, BLOCK_SECTORS);
-        let data = self.pool.within(self.pool.limits.eviction, reading).await.ok()?;
-        let right = data.len() == BLOCK_BYTES
-            && row_checksum(group.birth, row, Role::Data(0), &data) == crc;
-        right.then_some(data)
     }
 
     /// The believed checksum block of a group.

@@ -11,10 +11,10 @@ use block::{BLOCK_BYTES, Buffer, BufferMut, IoError, Lba, SECTOR_BYTES, SectorRa
 use futures::StreamExt;
 use futures::future::{join_all, select};
 
-use super::io::READ_TRIES;
 use super::lease::Ended;
-use super::log::put_record;
-use super::segment::current_copies;
+use super::limits::READ_TRIES;
+use super::volume::log::put_record;
+use super::volume::segment::current_copies;
 use super::volume::{Serving, Volume};
 use crate::format::{
     DiskNumber, FoundRecord, Record, RecordBody, RecordNumber, SEGMENT_HEADER_BYTES, SegmentNumber,
@@ -493,7 +493,7 @@ async fn read_piece(
     device: &dyn block::BlockDevice,
     range: SectorRange,
 ) -> Result<(Buffer, bool), IoError> {
-    match super::io::read_run(device, range.start, range.count).await {
+    match block::read_run(device, range.start, range.count).await {
         Err(IoError::Medium(_)) => {}
         answer => return answer.map(|data| (data, false)),
     }
@@ -503,7 +503,7 @@ async fn read_piece(
         let start = Lba(range.start.0 + block * block::BLOCK_SECTORS);
         let at = block as usize * BLOCK_BYTES;
         let window = at..at + BLOCK_BYTES;
-        match super::io::read_run(device, start, block::BLOCK_SECTORS).await {
+        match block::read_run(device, start, block::BLOCK_SECTORS).await {
             Ok(data) => whole[window].copy_from_slice(&data),
             Err(IoError::Medium(_)) => has_gaps = true,
             Err(error) => return Err(error),

@@ -6,15 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BLOCK_BYTES, BLOCK_SECTORS, Buffer, BufferMut, Instance, Lba};
+use block::{BLOCK_BYTES, Buffer, Instance, Lba};
 
 use super::disk_work::{DiskWork, Touched};
 use super::lease::Ended;
 use super::open_pool::OpenPool;
 use super::pool::{GroupPlace, Pool};
 use super::volume::Volume;
-use crate::format::{BirthId, DiskNumber, ExtentShape, Role, Row, VolumeId, row_checksum};
-use crate::metadata::{MetaRecord, Misses};
+use crate::format::{BirthId, DiskNumber, ExtentShape, Row, VolumeId};
+use crate::metadata::{DirtyRegions, MetaRecord};
 use crate::report::PoolEvent;
 
 /// How often a disk with older contents is looked at.
@@ -32,7 +32,7 @@ struct Copied {
 impl Pool {
     /// Tells resync that there may be work.
     pub(crate) fn resync_soon(&self) {
-        if !self.meta.borrow().misses().is_empty() {
+        if !self.meta.borrow().dirty_regions().is_empty() {
             self.resyncing.set(true);
             self.changed.notify_all();
         }
@@ -42,7 +42,7 @@ impl Pool {
     fn groups_behind(&self) -> BTreeSet<BirthId> {
         let meta = self.meta.borrow();
         let behind = meta
-            .misses()
+            .dirty_regions()
             .keys()
             .filter(|(_, disk)| self.member(*disk).is_some_and(|member| member.is_usable()));
         behind.map(|(birth, _)| *birth).collect()
@@ -95,7 +95,7 @@ impl OpenPool {
             let appearance = member.appearance.get();
             if !member.rolled_back.get()
                 || !member.is_usable()
-                || self.pool.missed_bytes(member.number) > 0
+                || self.pool.dirty_bytes(member.number) > 0
                 || member.judge_at.get() > now
             {
                 continue;
@@ -133,7 +133,7 @@ impl OpenPool {
         for member in self.pool.members() {
             let copied = member.resynced_bytes.get();
             let behind = member.is_behind.get();
-            if behind && member.is_usable() && self.pool.missed_bytes(member.number) == 0 {
+            if behind && member.is_usable() && self.pool.dirty_bytes(member.number) == 0 {
                 member.is_behind.set(false);
                 member.resynced_bytes.set(0);
                 self.pool.events.tell(PoolEvent::Resynced {
@@ -151,14 +151,14 @@ impl Volume {
     async fn resync_group(self: &Rc<Self>, birth: BirthId) -> Result<bool, Ended> {
         let _lock = self.pool.group_lock(birth).acquire(1).await;
         let Some(group) = self.pool.group_by_birth(birth) else { return Ok(false) };
-        let mut cleared = Misses::new();
+        let mut cleared = DirtyRegions::new();
         let mut took = BTreeMap::new();
         for (index, (disk, _)) in group.members.iter().enumerate() {
-            let missed = self.pool.missed(&group, index);
-            if missed == 0 || self.pool.extent_of(&group, index).is_none() {
+            let dirty = self.pool.dirty(&group, index);
+            if dirty == 0 || self.pool.extent_of(&group, index).is_none() {
                 continue;
             }
-            let Some(copied) = self.copy_regions(&group, index, missed).await? else { continue };
+            let Some(copied) = self.copy_regions(&group, index, dirty).await? else { continue };
             if copied.mask != 0 {
                 self.resynced_bytes.set(self.resynced_bytes.get() + copied.bytes);
                 if let Some(member) = self.pool.member(*disk) {
@@ -181,7 +181,7 @@ impl Volume {
         }
         let disks = confirmed.into_iter().collect();
         let records =
-            [MetaRecord::MissesCleared(cleared), MetaRecord::Confirmed { release, disks }];
+            [MetaRecord::RegionsCleaned(cleared), MetaRecord::Confirmed { release, disks }];
         let _meta = self.pool.meta_lock.acquire(1).await;
         // Whoever removes the volume frees its extents only once nobody works on the group.
         if self.is_gone() {
@@ -196,33 +196,33 @@ impl Volume {
         self: &Rc<Self>,
         group: &GroupPlace,
         target: usize,
-        missed: u64,
+        dirty: u64,
     ) -> Result<Option<Copied>, Ended> {
         let shape = self.pool.shape();
         let Some((member, device, start)) = self.pool.extent_of(group, target) else {
             return Ok(None);
         };
         let mut work = DiskWork::new(Rc::clone(&member), device);
-        let mut copied = Copied { mask: missed, bytes: 0, instance: None };
+        let mut copied = Copied { mask: dirty, bytes: 0, instance: None };
         for index in 0..shape.checksum_blocks() {
             let (first, count) = shape.rows_of_block(index);
             let regions = ExtentShape::CHECKSUMS;
-            let rows = super::read::region_mask(&self.pool, first, count);
-            if missed & (regions | rows) == 0 {
+            let rows = self.pool.region_mask(first, count);
+            if dirty & (regions | rows) == 0 {
                 continue;
             }
             let Ok(loaded) = self.checksum_block(group, index).await else {
                 copied.mask &= !(regions | rows);
                 continue;
             };
-            if missed & regions != 0 {
+            if dirty & regions != 0 {
                 let sector = Lba(start.0 + shape.checksum_sector(index, loaded.block.slot()));
                 let touched = Touched { group: group.birth, mask: regions };
                 work.write(sector, loaded.block.encode(), touched);
                 copied.bytes += BLOCK_BYTES as u64;
             }
             for region in
-                (0..ExtentShape::CHECKSUM_REGION).filter(|region| missed & 1 << region != 0)
+                (0..ExtentShape::CHECKSUM_REGION).filter(|region| dirty & 1 << region != 0)
             {
                 let (from, count) = shape.rows_of_region(region);
                 let rows: Vec<(Row, u32)> = (from.0..from.0 + count)
@@ -234,7 +234,7 @@ impl Volume {
                     .collect();
                 let touched = Touched { group: group.birth, mask: 1 << region };
                 for run in rows.chunk_by(|one, next| one.0.0 + 1 == next.0.0) {
-                    match self.right_rows(group, run, target).await {
+                    match self.right_rows(group, run).await {
                         Some(data) => {
                             let sector = Lba(start.0 + shape.row_sector(run[0].0));
                             copied.bytes += data.len() as u64;
@@ -254,53 +254,25 @@ impl Volume {
             return Ok(None);
         }
         copied.instance = result.instance;
-        copied.mask &= !result.missed.get(&group.birth).copied().unwrap_or(0);
+        copied.mask &= !result.dirty.get(&group.birth).copied().unwrap_or(0);
         Ok(Some(copied))
     }
 
-    /// Consecutive rows of a region as they should be, from any members but `target` that have
-    /// them.
+    /// Consecutive rows of a region as they should be; `None` if no right copy of some is there now.
     async fn right_rows(
-        &self,
+        self: &Rc<Self>,
         group: &GroupPlace,
         rows: &[(Row, u32)],
-        target: usize,
     ) -> Option<Buffer> {
-        let shape = self.pool.shape();
-        let first = rows.first()?.0;
-        let region = 1 << shape.region_of_row(first);
-        let sources = (0..group.members.len()).filter(|source| *source != target);
-        let sources: Vec<usize> =
-            sources.filter(|source| self.pool.has_all(group, *source, region)).collect();
-        for source in &sources {
-            let Some((member, device, start)) = self.pool.extent_of(group, *source) else {
-                continue;
-            };
-            let sector = Lba(start.0 + shape.row_sector(first));
-            let sectors = rows.len() as u64 * BLOCK_SECTORS;
-            let reading = self.pool.read_member(&member, &*device, sector, sectors);
-            let Ok(data) = self.pool.within(self.pool.limits.eviction, reading).await else {
-                continue;
-            };
-            let mut blocks = data.chunks_exact(BLOCK_BYTES).zip(rows);
-            if blocks.all(|(block, (row, crc))| {
-                row_checksum(group.birth, *row, Role::Data(0), block) == *crc
-            }) {
-                return Some(data);
-            }
+        let crcs: Vec<u32> = rows.iter().map(|(_, crc)| *crc).collect();
+        let found = self.rows_of_one(group, rows.first()?.0, &crcs).await?;
+        let mut data = found.data.into_mut();
+        for index in found.wrong {
+            let (row, crc) = rows[index];
+            let copy = self.right_copy(group, row, crc, found.member).await.ok()?;
+            self.repair_soon(group.birth, row, &copy.wrong);
+            data[index * BLOCK_BYTES..][..BLOCK_BYTES].copy_from_slice(&copy.data);
         }
-        // No member has all of them right: each from whoever has it.
-        let mut joined = BufferMut::zeroed(rows.len() * BLOCK_BYTES);
-        for (window, (row, crc)) in joined.chunks_exact_mut(BLOCK_BYTES).zip(rows) {
-            let mut right = None;
-            for source in &sources {
-                right = self.read_checked(group, *row, *source, *crc).await;
-                if right.is_some() {
-                    break;
-                }
-            }
-            window.copy_from_slice(&right?);
-        }
-        Some(joined.freeze())
+        Some(data.freeze())
     }
 }

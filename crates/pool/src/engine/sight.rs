@@ -127,7 +127,7 @@ impl Inner {
             size_bytes: disk.label.geometry.labelled_bytes(),
             free_bytes: 0,
             state: DiskState::Seen,
-            missed_bytes: 0,
+            dirty_bytes: 0,
             checksum_errors: 0,
             holds_vote: disk.label.holds_vote(),
         };

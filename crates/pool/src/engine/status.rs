@@ -6,14 +6,16 @@ use std::rc::Rc;
 use uuid::Uuid;
 
 use super::lease::Ended;
+use super::measure::milliseconds;
 use super::member::{Member, Standing};
 use super::open_pool::OpenPool;
 use super::pool::Pool;
-use super::segment::current_copies;
+use super::volume::segment::current_copies;
 use super::volume::{Serving, Volume};
 use crate::format::{DiskNumber, ExtentShape};
 use crate::metadata::{Metadata, Volume as VolumeMeta};
 use crate::report::{DiskState, PoolDisk, PoolReport, PoolState, VolumeReport, VotesReport};
+use crate::stats::{DiskStats, VolumeStats};
 
 impl OpenPool {
     /// The pool as it stands.
@@ -88,7 +90,7 @@ impl OpenPool {
             size_bytes: member.geometry.labelled_bytes(),
             free_bytes: disk.map_or(0, |disk| u64::from(disk.free.len()) * extent_bytes),
             state,
-            missed_bytes: self.pool.missed_bytes(member.number),
+            dirty_bytes: self.pool.dirty_bytes(member.number),
             checksum_errors: member.checksum_errors.get(),
             holds_vote: self.pool.vote_index(member.id).is_some(),
         }
@@ -102,7 +104,7 @@ impl OpenPool {
     fn volume_report(&self, meta: &Metadata, volume: &Rc<Volume>) -> Option<VolumeReport> {
         let known = meta.volumes().get(&volume.id)?;
         let region = meta.shape().extent_bytes() / u64::from(ExtentShape::REGIONS);
-        let missed: u64 = meta.misses_of(known).map(|(_, m)| u64::from(m.count_ones())).sum();
+        let dirty: u64 = meta.dirty_regions_of(known).map(|(_, m)| u64::from(m.count_ones())).sum();
         let suspended = match volume.serving() {
             Serving::Yes | Serving::Gone => self.blocked(meta, known),
             Serving::Opening => {
@@ -112,6 +114,7 @@ impl OpenPool {
             Serving::Suspended(reason) => Some(reason),
         };
         let copies = u32::from(known.layout.copies());
+        let stats = volume.stats.borrow();
         Some(VolumeReport {
             name: known.name.clone(),
             id: known.id.0.to_string(),
@@ -119,15 +122,36 @@ impl OpenPool {
             size_bytes: known.bytes,
             properties: known.properties.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
             degraded: self.volume_copies(meta, known) < copies,
-            missed_bytes: missed * region,
+            dirty_bytes: dirty * region,
             resynced_bytes: volume.resynced_bytes.get(),
             repaired_blocks: volume.repaired_blocks.get(),
-            read_bytes: volume.read_bytes.get(),
-            written_bytes: volume.written_bytes.get(),
+            read_bytes: stats.read.bytes,
+            written_bytes: stats.write.bytes + stats.discard.bytes,
             log_bytes: volume.pending.borrow().bytes(),
             suspended,
             replayed: volume.replayed.get(),
         })
+    }
+
+    /// Where the time of a volume's requests went, with the disks that it is on.
+    pub(crate) fn stats_of(&self, volume: &Volume) -> Option<VolumeStats> {
+        let meta = self.pool.meta.borrow();
+        let known = meta.volumes().get(&volume.id)?;
+        let runs = known.runs.values().flat_map(|run| run.members.iter().map(|m| m.disk));
+        let segments = known.log.segments.values();
+        let logs = segments.flat_map(|segment| segment.copies.iter().map(|copy| copy.disk));
+        let numbers: BTreeSet<DiskNumber> = runs.chain(logs).collect();
+        let disks = numbers.into_iter().filter_map(|number| {
+            let member = self.pool.member(number)?;
+            Some(DiskStats {
+                name: member.display_name(),
+                node: meta.disks().get(&number)?.node_name.clone(),
+                operations: *member.operations.borrow(),
+            })
+        });
+        let disks = disks.collect();
+        let now_ms = milliseconds(self.pool.runtime.now());
+        Some(VolumeStats { now_ms, disks, ..volume.stats.borrow().clone() })
     }
 
     pub(super) fn is_there(&self, disk: DiskNumber) -> bool {
@@ -149,7 +173,7 @@ impl OpenPool {
         }
         for group in meta.groups_behind(volume) {
             let disks = group.members().map(|(disk, _)| disk);
-            let whole = disks.filter(|disk| meta.missed(group.birth(), *disk) == 0);
+            let whole = disks.filter(|disk| meta.dirty(group.birth(), *disk) == 0);
             let whole = self.domains_there(meta, whole);
             // Two members that are each behind the other still make one copy together.
             least = least.min(whole.max(least.min(1)));

@@ -4,18 +4,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
 use block::{
-    Answer, BlockDevice, Buffer, Claim, Completion, DeviceEvent, Done, Durability, DurabilityClass,
-    Epoch, Geometry, Holder, Instance, Instant, IoError, Lba, Operation, Outcome, OwnerId,
-    SECTOR_BYTES, SectorRange,
+    Answer, BlockDevice, Claim, Completion, DeviceEvent, Done, Durability, DurabilityClass, Epoch,
+    Geometry, Holder, Instance, Instant, IoError, Lba, Operation, Outcome, OwnerId, SECTOR_BYTES,
+    SectorRange,
 };
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
-use runtime::{Executor, Handle, Notify, Order};
+use runtime::{EventQueue, Executor, Handle, Notify, Order};
 use uuid::Uuid;
 
 use super::{DiskFacts, Engine, EngineConfig, KnownPool, Limits};
@@ -58,8 +58,7 @@ pub(crate) struct TestDevice {
     disk: Rc<TestDisk>,
     runtime: Handle,
     epoch: Cell<Epoch>,
-    events: Rc<RefCell<VecDeque<DeviceEvent>>>,
-    event: Rc<Notify>,
+    events: Rc<EventQueue<DeviceEvent, 8>>,
 }
 
 impl TestDisk {
@@ -134,13 +133,9 @@ impl TestDisk {
         }
     }
 
-    fn put(&self, range: SectorRange, data: Option<&[u8]>) {
-        let start = range.start.byte_offset() as usize;
-        let window = start..start + range.len_bytes() as usize;
-        match data {
-            Some(data) => self.live.borrow_mut()[window].copy_from_slice(data),
-            None => self.live.borrow_mut()[window].fill(0),
-        }
+    fn put(&self, operation: &Operation) {
+        operation.perform_on(&mut self.live.borrow_mut()).expect("it was checked");
+        let range = operation.range();
         self.dirty.borrow_mut().extend(range.start.0..range.end().0);
         self.bytes_written.set(self.bytes_written.get() + range.len_bytes());
         self.writes.set(self.writes.get() + 1);
@@ -215,20 +210,20 @@ impl TestDevice {
         }
         let instance = self.disk.instance.get();
         let answer = match operation {
-            Operation::Read(_) => self.read_now(range).map(Answer::Data),
-            Operation::Write { data, durability, .. } => {
+            Operation::Read(_) => self.read_now(range, &operation),
+            Operation::Write { ref data, durability, .. } => {
                 assert!(data.len() <= 1 << 20, "a transfer larger than the device takes");
                 let is_other = |sector: &u64| !range.overlaps(SectorRange::new(Lba(*sector), 1));
                 self.disk.bad_sectors.borrow_mut().retain(is_other);
-                self.disk.put(range, Some(&data));
+                self.disk.put(&operation);
                 return Begun::Changed { instance, range, durability };
             }
             Operation::WriteZeroes { durability, .. } => {
-                self.disk.put(range, None);
+                self.disk.put(&operation);
                 return Begun::Changed { instance, range, durability };
             }
             Operation::Discard(_) => {
-                self.disk.put(range, None);
+                self.disk.put(&operation);
                 return Begun::Changed { instance, range, durability: Durability::Volatile };
             }
             Operation::Flush(instance) => {
@@ -244,7 +239,7 @@ impl TestDevice {
         Begun::Answered(answer.map(|answer| Completion::new(Instance(instance), answer)))
     }
 
-    fn read_now(&self, range: SectorRange) -> Result<Buffer, IoError> {
+    fn read_now(&self, range: SectorRange, read: &Operation) -> Result<Answer, IoError> {
         // As the target: of a disk with an owner others see labels and votes only.
         let tail = self.geometry().sectors - 2048;
         let open = range.end().0 <= 96 || range.start.0 >= tail && range.end().0 <= tail + 32;
@@ -263,9 +258,7 @@ impl TestDevice {
         if let Some(sector) = bad.range(range.start.0..range.end().0).next() {
             return Err(IoError::Medium(SectorRange::new(Lba(*sector), 1)));
         }
-        let start = range.start.byte_offset() as usize;
-        let live = self.disk.live.borrow();
-        Ok(Buffer::copy_of(&live[start..start + range.len_bytes() as usize]))
+        read.perform_on(&mut self.disk.live.borrow_mut())
     }
 
     fn claim_now(&self, claim: Claim) -> Result<Holder, IoError> {
@@ -305,18 +298,8 @@ impl BlockDevice for TestDevice {
     }
 
     fn next_event(&self) -> LocalBoxFuture<'static, DeviceEvent> {
-        let (events, event) = (Rc::clone(&self.events), Rc::clone(&self.event));
-        async move {
-            loop {
-                let arrived = event.notified();
-                let next = events.borrow_mut().pop_front();
-                if let Some(next) = next {
-                    return next;
-                }
-                arrived.await;
-            }
-        }
-        .boxed_local()
+        let events = Rc::clone(&self.events);
+        async move { events.next().await }.boxed_local()
     }
 }
 
@@ -389,7 +372,6 @@ impl Bench {
             runtime: self.executor.handle(),
             epoch: Cell::new(Epoch::OBSERVER),
             events: Rc::default(),
-            event: Rc::default(),
         });
         self.devices.borrow_mut().push(Rc::clone(&device));
         let facts = DiskFacts {
@@ -411,8 +393,7 @@ impl Bench {
             Mode::Hanging => return,
         };
         for device in self.devices.borrow().iter().filter(|d| Rc::ptr_eq(&d.disk, disk)) {
-            device.events.borrow_mut().push_back(hint);
-            device.event.notify_all();
+            device.events.push(hint);
         }
     }
 

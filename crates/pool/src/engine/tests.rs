@@ -17,6 +17,8 @@ mod areas;
 mod logs;
 mod metadata;
 mod owners;
+mod right_copies;
+mod stats;
 
 const MIB: u64 = 1 << 20;
 
@@ -176,7 +178,7 @@ fn a_lost_disk_is_evicted_and_resyncs_what_it_missed() {
     for copy in [0, 1] {
         let report = bench.verify(Some(copy));
         assert_eq!(report.bad, []);
-        assert_eq!(report.missed, 0);
+        assert_eq!(report.dirty, 0);
     }
     assert!(bench.report().volumes[0].resynced_bytes > 0);
     assert_eq!(bench.read(&volume, 50, 2).unwrap(), pattern(50, 2, 2));
@@ -298,7 +300,7 @@ fn a_disk_rolled_back_as_a_whole_is_not_trusted() {
         assert_eq!(bench.read(&volume, 64, 128).unwrap(), pattern(64, 128, 3), "disk {disk}");
         bench.until(|report| report.state == PoolState::Online);
         let report = bench.verify(None);
-        assert_eq!((report.bad, report.missed), (vec![], 0), "disk {disk}");
+        assert_eq!((report.bad, report.dirty), (vec![], 0), "disk {disk}");
         let rolled = bench.events().into_iter().any(|e| matches!(e, PoolEvent::RolledBack { .. }));
         // The third disk had logs only, which have no number to fall below.
         assert_eq!(rolled, disk < 2, "disk {disk}");
@@ -343,7 +345,7 @@ fn a_pool_opens_without_one_disk_and_takes_it_in_later() {
         bench.until(|report| report.state == PoolState::Online);
         assert_eq!(bench.read(&volume, 100, 64).unwrap(), pattern(100, 64, 2));
         let report = bench.verify(None);
-        assert_eq!((report.bad, report.missed), (vec![], 0));
+        assert_eq!((report.bad, report.dirty), (vec![], 0));
     }
 }
 
@@ -675,7 +677,7 @@ impl Storm {
         self.bench.pass(Duration::from_secs(3));
         self.bench.until(|report| report.state == PoolState::Online);
         let report = self.bench.verify(None);
-        assert_eq!((report.bad, report.missed), (vec![], 0), "seed {}", self.seed);
+        assert_eq!((report.bad, report.dirty), (vec![], 0), "seed {}", self.seed);
     }
 
     /// Some writes at once, waited for as long as chance says. Blocks of several of them may end up

@@ -3,13 +3,14 @@
 
 use std::rc::Rc;
 
-use block::{BLOCK_BYTES, BLOCK_SECTORS, IoError, Lba};
+use block::{BLOCK_BYTES, Lba};
 
 use super::belief::LoadError;
 use super::lease::Ended;
 use super::pool::GroupPlace;
+use super::right_copy::Answer;
 use super::volume::Volume;
-use crate::format::{ChecksumBlock, Entry, Role, Row, row_checksum};
+use crate::format::{ChecksumBlock, Entry, Row};
 use crate::report::{BadBlock, Progress, VerifyReport};
 
 /// Bad blocks that a report lists.
@@ -114,8 +115,9 @@ impl Volume {
             let from = Row(first.0 + next);
             let written =
                 (0..rows).any(|row| block.get((next + row) as usize).checksum().is_some());
-            let data =
-                if written { self.read_member(place, from, rows, member).await } else { None };
+            let limit = self.pool.limits.background;
+            let reading = self.pool.within(limit, self.ask(place, from, rows, member));
+            let data = if written { reading.await.ok() } else { None };
             for index in 0..rows {
                 let row = Row(from.0 + index);
                 let crc = match block.get((next + index) as usize) {
@@ -130,46 +132,32 @@ impl Volume {
                     }
                 };
                 if !self.pool.has_all(place, member, 1 << shape.region_of_row(row)) {
-                    report.missed += 1;
+                    report.dirty += 1;
                     continue;
                 }
                 let at = index as usize * BLOCK_BYTES;
-                let bytes = match &data {
-                    Some(Ok(data)) => Ok(data.slice(at, at + BLOCK_BYTES)),
+                let answer = match &data {
+                    Some(data) => {
+                        let data = data.slice(at, at + BLOCK_BYTES);
+                        Answer::of(place, row, crc, Ok(data))
+                    }
                     // Only the bad ones of a run that can't be read are to be named.
-                    _ => match self.read_member(place, row, 1, member).await {
-                        Some(answer) => answer,
-                        None => Err(IoError::Lost),
-                    },
+                    None => self.ask_for_row(place, row, crc, member, limit).await,
                 };
-                // A disk that isn't there has nothing bad: what it holds can't be told now.
-                if matches!(bytes, Err(IoError::Lost | IoError::Restarted { .. })) {
-                    report.missed += 1;
-                    continue;
+                match answer {
+                    Answer::Right(_) => {}
+                    Answer::Differs => self.report_bad(place, row, member, false, report),
+                    Answer::Unreadable => self.report_bad(place, row, member, true, report),
+                    // A disk that isn't there has nothing bad: what it holds can't be told now.
+                    Answer::Silent => {
+                        report.dirty += 1;
+                        continue;
+                    }
                 }
                 report.blocks += 1;
-                match bytes {
-                    Ok(bytes) if row_checksum(place.birth, row, Role::Data(0), &bytes) == crc => {}
-                    Ok(_) => self.report_bad(place, row, member, false, report),
-                    Err(_) => self.report_bad(place, row, member, true, report),
-                }
             }
             next += rows;
         }
-    }
-
-    async fn read_member(
-        &self,
-        place: &GroupPlace,
-        first: Row,
-        rows: u32,
-        member: usize,
-    ) -> Option<Result<block::Buffer, IoError>> {
-        let (member, device, start) = self.pool.extent_of(place, member)?;
-        let sector = Lba(start.0 + self.pool.shape().row_sector(first));
-        let sectors = u64::from(rows) * BLOCK_SECTORS;
-        let reading = self.pool.read_member(&member, &*device, sector, sectors);
-        Some(self.pool.within(self.pool.limits.background, reading).await)
     }
 
     fn report_bad(
@@ -180,7 +168,7 @@ impl Volume {
         unreadable: bool,
         report: &mut VerifyReport,
     ) {
-        self.repair_soon(place.birth, row, member);
+        self.repair_soon(place.birth, row, &[member]);
         if report.bad.len() >= BAD_LISTED_MAX {
             report.more_bad += 1;
             return;

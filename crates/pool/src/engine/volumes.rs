@@ -3,9 +3,12 @@
 use std::rc::Rc;
 
 use block::BLOCK_BYTES;
+use futures::channel::oneshot;
 
 use super::VolumeSize;
+use super::commit::CommitError;
 use super::create::check_name;
+use super::lease::Ended;
 use super::open_pool::OpenPool;
 use super::pool::Pool;
 use super::space::{Room, no_space};
@@ -121,6 +124,57 @@ impl OpenPool {
         let id = self.volume_by_name(name)?.id;
         let record = MetaRecord::PropertySet { id, key: key.to_string(), value };
         self.administer(move |_| Ok((vec![record], ()))).await
+    }
+
+    /// Commits what an administrator asked for: `plan` makes the records of the metadata as it is.
+    pub(crate) async fn administer<T: 'static>(
+        self: &Rc<Self>,
+        plan: impl FnOnce(&Metadata) -> Result<(Vec<MetaRecord>, T), PoolError> + 'static,
+    ) -> Result<T, PoolError> {
+        let (done, receiver) = oneshot::channel();
+        let this = Rc::clone(self);
+        // A task of its own: a caller that gives up mustn't leave a transaction half written.
+        self.pool.runtime.spawn(async move {
+            let _ = done.send(this.administer_now(plan).await);
+        });
+        let limit = self.pool.limits.administer;
+        match self.pool.unless_over(runtime::timeout(&self.pool.runtime, limit, receiver)).await {
+            Ok(Ok(Ok(result))) => result,
+            Ok(Ok(Err(_))) => Err(self.over(Ended::Closed)),
+            Ok(Err(_)) => Err(PoolError::Suspended {
+                name: self.pool.name.clone(),
+                reason: "the majority of its votes or its metadata copies do not answer; it is \
+                         not known whether the change was made"
+                    .into(),
+            }),
+            Err(ended) => Err(self.over(ended)),
+        }
+    }
+
+    async fn administer_now<T>(
+        self: &Rc<Self>,
+        plan: impl FnOnce(&Metadata) -> Result<(Vec<MetaRecord>, T), PoolError>,
+    ) -> Result<T, PoolError> {
+        let _lock = self.pool.meta_lock.acquire(1).await;
+        let (records, value) = plan(&self.pool.meta.borrow())?;
+        if !records.is_empty() {
+            let committed = self.pool.try_commit_locked(&records).await;
+            committed.map_err(|error| self.explain(error))?;
+        }
+        Ok(value)
+    }
+
+    fn explain(&self, error: CommitError) -> PoolError {
+        match error {
+            CommitError::Ended(ended) => self.over(ended),
+            CommitError::Inconsistent(fault) => {
+                PoolError::invalid(fault.to_string(), "nothing was changed")
+            }
+            CommitError::TooLarge => PoolError::invalid(
+                "the pool's metadata would exceed its area",
+                "fewer volumes or disks fit; make a new pool for more",
+            ),
+        }
     }
 }
 

@@ -82,7 +82,7 @@ pub struct ExtentShape {
 impl ExtentShape {
     /// Smallest and largest extent.
     const BYTES: std::ops::RangeInclusive<u64> = (64 << 10)..=(1 << 30);
-    /// Regions of an extent that misses are counted in: the rows' and the checksum blocks'.
+    /// Regions of an extent that are marked dirty each for itself: the rows' and the checksum blocks'.
     pub const REGIONS: u32 = 64;
     /// The region that all checksum blocks are.
     pub const CHECKSUM_REGION: u32 = 63;
@@ -142,12 +142,12 @@ impl ExtentShape {
         (Row(first), (self.rows - first).min(CHECKSUM_ENTRIES as u32))
     }
 
-    /// The bit in a miss mask of the region that a row lies in: 0 to 62, equal parts of the rows.
+    /// The bit in a dirty mask of the region that a row lies in: 0 to 62, equal parts of the rows.
     pub fn region_of_row(self, row: Row) -> u32 {
         (row.0 / self.rows_per_region()).min(Self::CHECKSUM_REGION - 1)
     }
 
-    /// The checksum blocks, as a miss mask.
+    /// The checksum blocks, as a dirty mask.
     pub const CHECKSUMS: u64 = 1 << Self::CHECKSUM_REGION;
 
     /// The rows that lie in a region: first and count (none in that of the checksum blocks).

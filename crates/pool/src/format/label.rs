@@ -83,13 +83,17 @@ const _: () = assert!(REST.end() == LABEL_BYTES);
 const _: () = assert!(NODE_NAME.end() == 352);
 
 /// What members of a group must not share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FailureDomain {
-    /// The machine.
+    /// A machine with all its disks.
+    #[default]
     Node,
-    /// The disk.
+    /// A disk.
     Disk,
 }
+
+block::words!(FailureDomain { Node = "node", Disk = "disk" });
+block::serde_as_text!(FailureDomain);
 
 /// What a format has beyond its version, by how much one must know of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -109,22 +113,24 @@ impl Features {
     const INCOMPATIBLE_NAMES: [&'static str; 4] =
         ["parity groups", "thin volumes", "several logs per volume", "witnesses"];
 
-    /// Whether who knows no more than this code may only read.
-    pub fn forbid_writing(self) -> bool {
-        self.read_only & !Self::KNOWN.read_only != 0
+    /// The names of features that keep off who doesn't know them, of which this code knows nothing.
+    fn unknown_names(self) -> Vec<String> {
+        let name = |bit: usize| match Self::INCOMPATIBLE_NAMES.get(bit) {
+            Some(name) => (*name).to_string(),
+            None => format!("feature {bit}"),
+        };
+        unknown_bits(self.incompatible, Self::KNOWN.incompatible).map(name).collect()
     }
 
-    /// The names of incompatible features that this code doesn't know.
-    fn unknown_names(self) -> Vec<String> {
-        let unknown = self.incompatible & !Self::KNOWN.incompatible;
-        (0..64_usize)
-            .filter(|bit| unknown & 1 << bit != 0)
-            .map(|bit| match Self::INCOMPATIBLE_NAMES.get(bit) {
-                Some(name) => (*name).to_string(),
-                None => format!("feature {bit}"),
-            })
-            .collect()
+    /// Those that let who doesn't know them read, and not write.
+    pub fn unknown_to_writers(self) -> Vec<String> {
+        let name = |bit| format!("feature {bit} (without it a pool may only be read)");
+        unknown_bits(self.read_only, Self::KNOWN.read_only).map(name).collect()
     }
+}
+
+fn unknown_bits(used: u64, known: u64) -> impl Iterator<Item = usize> {
+    (0..64_usize).filter(move |bit| used & !known & 1 << bit != 0)
 }
 
 /// A label.

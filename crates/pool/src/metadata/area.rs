@@ -104,7 +104,7 @@ pub(super) const TABLE_RUNS_MAX: usize = 64;
 /// Blocks of the section space are numbered so that a quarter of any length has the same numbers.
 const QUARTER_BLOCKS_MAX: u32 = (QUARTER_BYTES_MAX / BLOCK_BYTES as u64) as u32;
 /// Bytes of metadata for an extent in the worst case: half a run of one group with two members, its root
-/// and misses of both.
+/// and dirty regions of both.
 const EXTENT_METADATA_BYTES: u64 = 42;
 /// Of the section space a checkpoint takes at most one part in so many: the next one is written beside
 /// the newest and the former one.

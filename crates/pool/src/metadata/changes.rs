@@ -20,8 +20,8 @@ pub enum SectionKind {
     Runs = 3,
     /// Roots, by volume, lane and set.
     Roots = 4,
-    /// What disks miss, by birth.
-    Misses = 5,
+    /// Dirty regions, by birth.
+    DirtyRegions = 5,
 }
 
 impl SectionKind {
@@ -31,7 +31,7 @@ impl SectionKind {
         SectionKind::Volumes,
         SectionKind::Runs,
         SectionKind::Roots,
-        SectionKind::Misses,
+        SectionKind::DirtyRegions,
     ];
 }
 
@@ -46,7 +46,7 @@ pub struct SectionKey {
     pub at: u64,
 }
 
-/// Groups whose misses aren't separated: so many births, from a multiple on.
+/// Groups whose dirty regions aren't separated: so many births, from a multiple on.
 pub(super) const MISSES_TOGETHER: u64 = 256;
 /// Roots of a run that aren't separated: 64 chunks of [`super::Roots`], from a multiple on.
 pub(super) const ROOTS_TOGETHER: u32 = 64 * 256;
@@ -68,7 +68,7 @@ impl SectionKey {
         SectionKey { volume, lane, at: set }
     }
 
-    pub(super) fn of_misses(birth: BirthId) -> SectionKey {
+    pub(super) fn of_dirty_regions(birth: BirthId) -> SectionKey {
         let at = birth.0 / MISSES_TOGETHER * MISSES_TOGETHER;
         SectionKey { at, ..SectionKey::default() }
     }
@@ -234,15 +234,16 @@ impl Metadata {
                     [first, last].map(|set| SectionKey::of_set(*volume, key.lane, set));
                 vec![Change { kind: SectionKind::Roots, first, last }]
             }
-            MetaRecord::MissesSet(misses) | MetaRecord::MissesCleared(misses) => {
-                missing(misses.keys().map(|(birth, _)| *birth)).collect()
+            MetaRecord::RegionsDirtied(dirty_regions)
+            | MetaRecord::RegionsCleaned(dirty_regions) => {
+                dirty(dirty_regions.keys().map(|(birth, _)| *birth)).collect()
             }
             MetaRecord::Confirmed { disks, .. } => {
                 disks.iter().map(|disk| Change::disk(*disk)).collect()
             }
-            MetaRecord::Released { volume, touched, misses, roots, .. } => {
+            MetaRecord::Released { volume, touched, dirty_regions, roots, .. } => {
                 let disks = touched.iter().map(|disk| Change::disk(*disk));
-                let misses = missing(misses.keys().map(|(birth, _)| *birth));
+                let dirty_regions = dirty(dirty_regions.keys().map(|(birth, _)| *birth));
                 let roots = roots.iter().filter_map(|change| {
                     let group = self.group_by_birth(change.group)?;
                     // As many marks as there are pieces that are written, not as there are roots.
@@ -256,7 +257,7 @@ impl Metadata {
                 [Change::volume(*volume)]
                     .into_iter()
                     .chain(disks)
-                    .chain(misses)
+                    .chain(dirty_regions)
                     .chain(roots)
                     .collect()
             }
@@ -271,15 +272,15 @@ impl Metadata {
             Change::all_of(SectionKind::Roots, id),
         ];
         changes.extend(owned_by(volume).map(|(disk, _)| Change::disk(disk)));
-        changes.extend(volume.runs.values().filter(|run| self.is_missed(run)).map(|run| Change {
-            kind: SectionKind::Misses,
-            first: SectionKey::of_misses(run.birth),
-            last: SectionKey::of_misses(run.birth.plus(u64::from(run.count - 1))),
+        changes.extend(volume.runs.values().filter(|run| self.is_dirty(run)).map(|run| Change {
+            kind: SectionKind::DirtyRegions,
+            first: SectionKey::of_dirty_regions(run.birth),
+            last: SectionKey::of_dirty_regions(run.birth.plus(u64::from(run.count - 1))),
         }));
         changes
     }
 }
 
-fn missing(groups: impl Iterator<Item = BirthId>) -> impl Iterator<Item = Change> {
-    groups.map(|group| Change::at(SectionKind::Misses, SectionKey::of_misses(group)))
+fn dirty(groups: impl Iterator<Item = BirthId>) -> impl Iterator<Item = Change> {
+    groups.map(|group| Change::at(SectionKind::DirtyRegions, SectionKey::of_dirty_regions(group)))
 }

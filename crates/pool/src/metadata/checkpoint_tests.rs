@@ -428,7 +428,7 @@ fn a_checkpoint_costs_what_changed() {
                 log: RecordNumber(generation),
                 release: ReleaseNumber(generation),
                 touched: vec![DiskNumber(0)],
-                misses: Default::default(),
+                dirty_regions: Default::default(),
                 roots: vec![root],
             };
             metadata.apply(&released).unwrap();

@@ -1,6 +1,6 @@
 //! Records as bytes: a tag, then the fields in the order of their declaration.
 //!
-//! What disks miss is {count; per group and disk, ascending: how much higher the group's birth is than
+//! Dirty regions are {count; per group and disk, ascending: how much higher the group's birth is than
 //! that of the one before, the disk, 8 bytes of mask}, so neighbouring groups take a byte each for it.
 //!
 //! Tags are never given another meaning. Decoding accepts exactly what encoding yields; whether a
@@ -9,7 +9,7 @@
 use block::Epoch;
 
 use super::{
-    DiskState, ExtentRange, GroupRun, Layout, Member, MetaRecord, Misses, RootChange, Roots,
+    DirtyRegions, DiskState, ExtentRange, GroupRun, Layout, Member, MetaRecord, RootChange, Roots,
     RunKey, Segment, SegmentCopyPlace, SegmentState,
 };
 use crate::format::{
@@ -31,8 +31,8 @@ const SEGMENT_OPENED: u8 = 11;
 const SEGMENT_ENDED: u8 = 12;
 const SEGMENT_FREED: u8 = 13;
 const SEGMENT_COPY_DROPPED: u8 = 14;
-const MISSES_SET: u8 = 15;
-const MISSES_CLEARED: u8 = 16;
+const REGIONS_DIRTIED: u8 = 15;
+const REGIONS_CLEANED: u8 = 16;
 const RELEASED: u8 = 17;
 // 18 said where a takeover had found a log's end.
 const PENDING_FREED: u8 = 19;
@@ -142,21 +142,21 @@ pub(super) fn put_record(w: &mut Writer, record: &MetaRecord) {
             w.byte(SEGMENT_COPY_DROPPED).number(volume.0.into()).number(number.0);
             w.number(disk.0.into());
         }
-        MetaRecord::MissesSet(misses) => {
-            w.byte(MISSES_SET);
-            put_misses(w, misses);
+        MetaRecord::RegionsDirtied(dirty_regions) => {
+            w.byte(REGIONS_DIRTIED);
+            put_dirty_regions(w, dirty_regions);
         }
-        MetaRecord::MissesCleared(misses) => {
-            w.byte(MISSES_CLEARED);
-            put_misses(w, misses);
+        MetaRecord::RegionsCleaned(dirty_regions) => {
+            w.byte(REGIONS_CLEANED);
+            put_dirty_regions(w, dirty_regions);
         }
-        MetaRecord::Released { volume, log, release, touched, misses, roots } => {
+        MetaRecord::Released { volume, log, release, touched, dirty_regions, roots } => {
             w.byte(RELEASED).number(volume.0.into()).number(log.0).number(release.0);
             w.number(touched.len() as u64);
             for disk in touched {
                 w.number(disk.0.into());
             }
-            put_misses(w, misses);
+            put_dirty_regions(w, dirty_regions);
             w.number(roots.len() as u64);
             for change in roots {
                 w.number(change.group.0).fixed64(change.root);
@@ -263,14 +263,14 @@ fn take_record(r: &mut Reader<'_>) -> Result<MetaRecord, Malformed> {
             number: segment(r)?,
             disk: disk(r)?,
         },
-        MISSES_SET => MetaRecord::MissesSet(take_misses(r)?),
-        MISSES_CLEARED => MetaRecord::MissesCleared(take_misses(r)?),
+        REGIONS_DIRTIED => MetaRecord::RegionsDirtied(take_dirty_regions(r)?),
+        REGIONS_CLEANED => MetaRecord::RegionsCleaned(take_dirty_regions(r)?),
         RELEASED => MetaRecord::Released {
             volume: volume(r)?,
             log: RecordNumber(r.number()?),
             release: ReleaseNumber(r.number()?),
             touched: take_list(r, disk)?,
-            misses: take_misses(r)?,
+            dirty_regions: take_dirty_regions(r)?,
             roots: take_list(r, |r| {
                 Ok(RootChange { group: BirthId(r.number()?), root: r.fixed64()? })
             })?,
@@ -387,27 +387,27 @@ fn take_segment(r: &mut Reader<'_>) -> Result<Segment, Malformed> {
     Ok(Segment { number, epoch, birth, copies, wanted, state, key })
 }
 
-fn put_misses(w: &mut Writer, misses: &Misses) {
-    w.number(misses.len() as u64);
+fn put_dirty_regions(w: &mut Writer, dirty_regions: &DirtyRegions) {
+    w.number(dirty_regions.len() as u64);
     let mut before = 0;
-    for ((group, disk), mask) in misses {
+    for ((group, disk), mask) in dirty_regions {
         w.number(group.0 - before).number(disk.0.into()).fixed64(*mask);
         before = group.0;
     }
 }
 
-fn take_misses(r: &mut Reader<'_>) -> Result<Misses, Malformed> {
-    let mut misses = Misses::new();
+fn take_dirty_regions(r: &mut Reader<'_>) -> Result<DirtyRegions, Malformed> {
+    let mut dirty_regions = DirtyRegions::new();
     let mut group = 0_u64;
     for _ in 0..r.count()? {
         group = group.checked_add(r.number()?).ok_or_else(|| r.malformed())?;
         let key = (BirthId(group), disk(r)?);
-        if misses.last_key_value().is_some_and(|(before, _)| *before >= key) {
+        if dirty_regions.last_key_value().is_some_and(|(before, _)| *before >= key) {
             return Err(r.malformed());
         }
-        misses.insert(key, r.fixed64()?);
+        dirty_regions.insert(key, r.fixed64()?);
     }
-    Ok(misses)
+    Ok(dirty_regions)
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ fn golden_bytes() {
         log: RecordNumber(300),
         release: ReleaseNumber(7),
         touched: vec![DiskNumber(2)],
-        misses: [((BirthId(9), DiskNumber(1)), 0x0102_0304_0506_0708)].into(),
+        dirty_regions: [((BirthId(9), DiskNumber(1)), 0x0102_0304_0506_0708)].into(),
         roots: vec![RootChange { group: BirthId(9), root: 0x1112_1314_1516_1718 }],
     };
     let resized = MetaRecord::VolumeResized { id: VolumeId(1), bytes: 4096 };
@@ -64,7 +64,7 @@ fn unknown_tags_and_states_are_malformed() {
 }
 
 #[test]
-fn misses_are_ascending_and_neighbours_take_a_byte_for_their_group() {
+fn dirty_regions_are_ascending_and_neighbours_take_a_byte_for_their_group() {
     let bytes = |entries: &[(u8, u8)]| {
         let mut bytes = vec![15, entries.len() as u8];
         for (further, disk) in entries {
@@ -77,22 +77,22 @@ fn misses_are_ascending_and_neighbours_take_a_byte_for_their_group() {
     }
     assert!(decode_records(&bytes(&[(9, 1), (0, 2), (1, 0)])).is_ok());
     let last = [((BirthId(u64::MAX), DiskNumber(0)), 1)].into();
-    let mut beyond = encode_records(&[MetaRecord::MissesSet(last)]);
+    let mut beyond = encode_records(&[MetaRecord::RegionsDirtied(last)]);
     beyond[1] = 2;
     beyond.extend([1, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
     assert!(decode_records(&beyond).is_err());
     let neighbours = (0..1000).map(|index| ((BirthId(1 << 40 | index), DiskNumber(77)), u64::MAX));
-    let bytes = encode_records(&[MetaRecord::MissesSet(neighbours.collect())]);
+    let bytes = encode_records(&[MetaRecord::RegionsDirtied(neighbours.collect())]);
     assert!(bytes.len() < 10 * 1000 + 16, "{}", bytes.len());
 }
 
 proptest! {
     #[test]
-    fn any_misses_round_trip(
-        misses in prop::collection::btree_map((any::<u64>(), any::<u32>()), any::<u64>(), 0..20)
+    fn any_dirty_regions_round_trip(
+        dirty_regions in prop::collection::btree_map((any::<u64>(), any::<u32>()), any::<u64>(), 0..20)
     ) {
-        let misses = misses.into_iter().map(|((group, disk), mask)| ((BirthId(group), DiskNumber(disk)), mask));
-        let records = [MetaRecord::MissesCleared(misses.collect())];
+        let dirty_regions = dirty_regions.into_iter().map(|((group, disk), mask)| ((BirthId(group), DiskNumber(disk)), mask));
+        let records = [MetaRecord::RegionsCleaned(dirty_regions.collect())];
         prop_assert_eq!(decode_records(&encode_records(&records)), Ok(records.to_vec()));
     }
 

@@ -1,4 +1,4 @@
-//! What a pool knows about itself: its disks, volumes, maps, log segments and misses.
+//! What a pool knows about itself: its disks, volumes, maps, log segments and dirty regions.
 //!
 //! [`Metadata`] is held in memory and changes only by [`MetaRecord`]s, which are validated before
 //! they change anything: what is read from a disk may be damaged or hostile, and a map that gives
@@ -47,7 +47,7 @@ pub use recover::{AreaFault, ChooseError, Foundation, Recovered, choose_copy, fo
 pub use restore::Restoring;
 pub use shared::{Roots, SharedMap};
 pub use state::{
-    Counters, Disk, DiskState, Group, GroupRun, Layout, Member, Metadata, Misses, PoolIdentity,
-    RunKey, Segment, SegmentCopyPlace, SegmentState, Volume, VolumeLog,
+    Counters, DirtyRegions, Disk, DiskState, Group, GroupRun, InvalidLayout, Layout, Member,
+    Metadata, PoolIdentity, RunKey, Segment, SegmentCopyPlace, SegmentState, Volume, VolumeLog,
 };
 pub use table::{BlockRun, Section, Table};

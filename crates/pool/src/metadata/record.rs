@@ -2,7 +2,9 @@
 
 use uuid::Uuid;
 
-use super::{DiskState, ExtentRange, GroupRun, Layout, Misses, RunKey, Segment, SegmentState};
+use super::{
+    DirtyRegions, DiskState, ExtentRange, GroupRun, Layout, RunKey, Segment, SegmentState,
+};
 use crate::format::{
     BirthId, DiskId, DiskNumber, RecordNumber, ReleaseNumber, SegmentNumber, VolumeId,
 };
@@ -154,10 +156,10 @@ pub enum MetaRecord {
         /// The copy's disk.
         disk: DiskNumber,
     },
-    /// Disks miss these regions too from now on.
-    MissesSet(Misses),
+    /// These regions are out of date on disks from now on.
+    RegionsDirtied(DirtyRegions),
     /// Disks have resynced with these regions.
-    MissesCleared(Misses),
+    RegionsCleaned(DirtyRegions),
     /// Disks wrote a release number into their confirm blocks, durably, with what the other records of
     /// this transaction credit to them.
     Confirmed {
@@ -167,7 +169,7 @@ pub enum MetaRecord {
         disks: Vec<DiskNumber>,
     },
     /// A destage is done: everything up to `log` is in place, on `touched` disks confirmed under
-    /// `release`, elsewhere missed.
+    /// `release`, elsewhere marked dirty.
     Released {
         /// Whose log.
         volume: VolumeId,
@@ -178,7 +180,7 @@ pub enum MetaRecord {
         /// The disks that wrote it into their confirm blocks.
         touched: Vec<DiskNumber>,
         /// What wasn't reached.
-        misses: Misses,
+        dirty_regions: DirtyRegions,
         /// The roots of the groups whose checksum blocks it changed.
         roots: Vec<RootChange>,
     },

@@ -7,7 +7,7 @@ use std::ops::Bound;
 
 use super::changes::{ROOTS_TOGETHER, SectionKey, SectionKind};
 use super::codec::{put_record, put_run_added};
-use super::{Disk, DiskState, MetaRecord, Metadata, Misses, RunKey, Volume};
+use super::{DirtyRegions, Disk, DiskState, MetaRecord, Metadata, RunKey, Volume};
 use crate::format::{BirthId, DiskNumber, VolumeId, Writer};
 
 /// A section that was encoded, and the keys at which it may be cut.
@@ -58,7 +58,7 @@ impl Metadata {
             }
             SectionKind::Runs => self.put_runs(&mut w, from, ends),
             SectionKind::Roots => self.put_roots(&mut w, from, end),
-            SectionKind::Misses => self.put_misses(&mut w, from, ends),
+            SectionKind::DirtyRegions => self.put_dirty_regions(&mut w, from, ends),
         }
         SectionBytes { bytes: w.writer.into_bytes(), cuts: w.cuts }
     }
@@ -119,26 +119,26 @@ impl Metadata {
         }
     }
 
-    fn put_misses(
+    fn put_dirty_regions(
         &self,
         w: &mut SectionWriter,
         from: SectionKey,
         ends: impl Fn(SectionKey) -> bool,
     ) {
         let first = (BirthId(from.at), DiskNumber(0));
-        let mut misses = self.misses.range(first..).peekable();
-        while let Some(((birth, _), _)) = misses.peek() {
-            let key = SectionKey::of_misses(*birth);
+        let mut dirty_regions = self.dirty_regions.range(first..).peekable();
+        while let Some(((birth, _), _)) = dirty_regions.peek() {
+            let key = SectionKey::of_dirty_regions(*birth);
             if ends(key) {
                 return;
             }
-            let mut together = Misses::new();
+            let mut together = DirtyRegions::new();
             while let Some((missing, mask)) =
-                misses.next_if(|((birth, _), _)| SectionKey::of_misses(*birth) == key)
+                dirty_regions.next_if(|((birth, _), _)| SectionKey::of_dirty_regions(*birth) == key)
             {
                 together.insert(*missing, *mask);
             }
-            put_record(w.begin(key), &MetaRecord::MissesSet(together));
+            put_record(w.begin(key), &MetaRecord::RegionsDirtied(together));
         }
     }
 

@@ -94,6 +94,9 @@ pub enum Layout {
 }
 
 impl Layout {
+    /// Most copies that can be asked for; the format has room for more.
+    pub const COPIES_ASKED_MAX: u8 = 4;
+
     /// Members of a group.
     pub fn copies(self) -> u8 {
         match self {
@@ -111,6 +114,30 @@ impl std::fmt::Display for Layout {
         }
     }
 }
+
+impl std::str::FromStr for Layout {
+    type Err = InvalidLayout;
+
+    fn from_str(text: &str) -> Result<Layout, InvalidLayout> {
+        let copies = match text {
+            "raid0" => return Ok(Layout::Raid0),
+            "mirror" => Some(2),
+            other => other.strip_prefix("mirror:").and_then(|copies| copies.parse().ok()),
+        };
+        let copies = copies.filter(|copies| (2..=Layout::COPIES_ASKED_MAX).contains(copies));
+        copies.map(Layout::Mirror).ok_or_else(|| InvalidLayout(text.to_owned()))
+    }
+}
+
+block::serde_as_text!(Layout);
+
+/// Not a layout that can be asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "'{0}' is not a layout: use raid0, or mirror:N with 2 to {max} copies",
+    max = Layout::COPIES_ASKED_MAX
+)]
+pub struct InvalidLayout(pub String);
 
 /// Where one member of a run lies: consecutive extents of a disk, one per group of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -273,7 +300,7 @@ pub struct VolumeLog {
     pub segments: SharedMap<SegmentNumber, Segment>,
     /// The number of the next segment.
     pub next_segment: SegmentNumber,
-    /// Everything up to this record is in place on all members that are in, or in misses.
+    /// Everything up to this record is in place on all members that are in, or marked dirty.
     pub released: RecordNumber,
 }
 
@@ -300,7 +327,7 @@ pub struct Volume {
 
 /// Dirty bits: for a group's birth and a disk that has a position in it a bit per region of the extent.
 /// They are a disk's: who takes over a position inherits nothing.
-pub type Misses = BTreeMap<(BirthId, DiskNumber), u64>;
+pub type DirtyRegions = BTreeMap<(BirthId, DiskNumber), u64>;
 
 /// The numbers that will be given next; none is ever given twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -334,7 +361,7 @@ pub struct Metadata {
     pub(super) shape: ExtentShape,
     pub(super) disks: SharedMap<DiskNumber, Disk>,
     pub(super) volumes: SharedMap<VolumeId, Volume>,
-    pub(super) misses: SharedMap<(BirthId, DiskNumber), u64>,
+    pub(super) dirty_regions: SharedMap<(BirthId, DiskNumber), u64>,
     pub(super) next: Counters,
     /// First birth of each run to its place.
     pub(super) births: SharedMap<BirthId, (VolumeId, RunKey)>,
@@ -351,7 +378,7 @@ impl Metadata {
             shape,
             disks: SharedMap::default(),
             volumes: SharedMap::default(),
-            misses: SharedMap::default(),
+            dirty_regions: SharedMap::default(),
             next: Counters::default(),
             births: SharedMap::default(),
             changes: Changes::everything(),
@@ -388,39 +415,39 @@ impl Metadata {
         self.volumes.values().find(|volume| volume.name == name)
     }
 
-    /// What disks miss.
-    pub fn misses(&self) -> &SharedMap<(BirthId, DiskNumber), u64> {
-        &self.misses
+    /// The regions that are out of date on disks, by group.
+    pub fn dirty_regions(&self) -> &SharedMap<(BirthId, DiskNumber), u64> {
+        &self.dirty_regions
     }
 
-    /// Whether anything is missed of a run.
-    pub(super) fn is_missed(&self, run: &GroupRun) -> bool {
+    /// Whether a run has dirty regions.
+    pub(super) fn is_dirty(&self, run: &GroupRun) -> bool {
         let end = run.birth.plus(run.count.into());
-        self.misses.range((run.birth, DiskNumber(0))..(end, DiskNumber(0))).next().is_some()
+        self.dirty_regions.range((run.birth, DiskNumber(0))..(end, DiskNumber(0))).next().is_some()
     }
 
-    /// What disks miss of a volume's groups.
-    pub fn misses_of<'a>(
+    /// The dirty regions of a volume's groups.
+    pub fn dirty_regions_of<'a>(
         &'a self,
         volume: &'a Volume,
     ) -> impl Iterator<Item = ((BirthId, DiskNumber), u64)> + 'a {
         volume.runs.values().flat_map(move |run| {
             let first = (run.birth, DiskNumber(0));
             let end = (run.birth.plus(u64::from(run.count)), DiskNumber(0));
-            self.misses.range(first..end).map(|(key, mask)| (*key, *mask))
+            self.dirty_regions.range(first..end).map(|(key, mask)| (*key, *mask))
         })
     }
 
-    /// The groups of a volume of which a disk misses something.
+    /// The groups of a volume of which a disk has dirty regions.
     pub fn groups_behind<'a>(&'a self, volume: &'a Volume) -> impl Iterator<Item = Group<'a>> + 'a {
         let births: BTreeSet<BirthId> =
-            self.misses_of(volume).map(|((birth, _), _)| birth).collect();
+            self.dirty_regions_of(volume).map(|((birth, _), _)| birth).collect();
         births.into_iter().filter_map(|birth| self.group_by_birth(birth))
     }
 
-    /// What a disk misses of a group: a bit per region.
-    pub fn missed(&self, group: BirthId, disk: DiskNumber) -> u64 {
-        self.misses.get(&(group, disk)).copied().unwrap_or(0)
+    /// The regions of a group that are out of date on a disk: a bit each.
+    pub fn dirty(&self, group: BirthId, disk: DiskNumber) -> u64 {
+        self.dirty_regions.get(&(group, disk)).copied().unwrap_or(0)
     }
 
     /// The numbers that will be given next.
@@ -485,5 +512,21 @@ impl Volume {
             end += u64::from(run.count);
         }
         end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layouts_are_read_as_they_are_written() {
+        for layout in [Layout::Raid0, Layout::Mirror(2), Layout::Mirror(4)] {
+            assert_eq!(layout.to_string().parse(), Ok(layout));
+        }
+        assert_eq!("mirror".parse(), Ok(Layout::Mirror(2)));
+        for wrong in ["mirror:1", "mirror:5", "mirror:", "raid1", "", "mirror:256"] {
+            assert!(wrong.parse::<Layout>().is_err(), "{wrong}");
+        }
     }
 }

@@ -88,12 +88,16 @@ fn of_volume(metadata: &Metadata, volume: &Volume, what: u8, luck: u64) -> Vec<M
             let disk = run.members[nth(run.members.len())].disk;
             let births =
                 groups(run, run.count).into_iter().map(|group| run.birth.plus(group.into()));
-            let misses = births.map(|birth: BirthId| ((birth, disk), 1 << (luck % 64))).collect();
-            vec![MetaRecord::MissesSet(misses)]
+            let dirty_regions =
+                births.map(|birth: BirthId| ((birth, disk), 1 << (luck % 64))).collect();
+            vec![MetaRecord::RegionsDirtied(dirty_regions)]
         }),
         16 => {
-            let misses = metadata.misses().iter().skip(nth(metadata.misses().size())).take(2);
-            vec![MetaRecord::MissesCleared(misses.map(|(key, mask)| (*key, *mask)).collect())]
+            let dirty_regions =
+                metadata.dirty_regions().iter().skip(nth(metadata.dirty_regions().size())).take(2);
+            vec![MetaRecord::RegionsCleaned(
+                dirty_regions.map(|(key, mask)| (*key, *mask)).collect(),
+            )]
         }
         17 => run.map_or_else(Vec::new, |run| {
             let changed = groups(run, run.initialised()).into_iter();
@@ -105,7 +109,7 @@ fn of_volume(metadata: &Metadata, volume: &Volume, what: u8, luck: u64) -> Vec<M
                 log: RecordNumber(volume.log.released.0 + luck % 4),
                 release: metadata.counters().release,
                 touched: vec![run.members[0].disk],
-                misses: (run.members.len() > 1)
+                dirty_regions: (run.members.len() > 1)
                     .then(|| ((run.birth, run.members[1].disk), luck % 7))
                     .into_iter()
                     .collect(),

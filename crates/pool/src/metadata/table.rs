@@ -8,7 +8,7 @@
 //! | name of the pool | text |
 //! | next birth, volume, disk, release | numbers |
 //! | sections | their number, then each: |
-//! | – kind | 1 disks, 2 volumes, 3 runs, 4 roots, 5 misses |
+//! | – kind | 1 disks, 2 volumes, 3 runs, 4 roots, 5 dirty regions |
 //! | – first key: volume, lane, place | numbers |
 //! | – bytes | number |
 //! | – CRC32C of the bytes | number |
@@ -27,7 +27,7 @@
 //! | volumes | of each: VolumeCreated, PropertySet, SegmentOpened, LogRestored, VolumeResized |
 //! | runs | RunAdded |
 //! | roots | RootsRestored |
-//! | misses | MissesSet |
+//! | dirty regions | RegionsDirtied |
 //!
 //! Protects against: a section that is rotten, lost or misdirected (its CRC), another table in the same
 //! place (its CRC is in the header, and the log's chain begins with it), two that name the same place.

@@ -106,7 +106,9 @@ pub(crate) fn history() -> Vec<MetaRecord> {
         MetaRecord::PropertySet { id: volume, key: "ftp".into(), value: Some("on".into()) },
         MetaRecord::PropertySet { id: volume, key: "ftp".into(), value: None },
         MetaRecord::RunInitialised { volume, key: RunKey { lane: 0, first_set: 0 }, count: 8 },
-        MetaRecord::MissesSet([miss(2, 0, 0xf0), miss(2, 1, 0x0f), miss(19, 2, u64::MAX)].into()),
+        MetaRecord::RegionsDirtied(
+            [miss(2, 0, 0xf0), miss(2, 1, 0x0f), miss(19, 2, u64::MAX)].into(),
+        ),
         ended(1, SegmentState::Closed(RecordNumber(39))),
         MetaRecord::SegmentOpened { volume, segment: segment(2, 22, &[(0, 102), (2, 102)]) },
         MetaRecord::SegmentCopyDropped { volume, number: SegmentNumber(1), disk: DiskNumber(2) },
@@ -115,12 +117,12 @@ pub(crate) fn history() -> Vec<MetaRecord> {
             log: RecordNumber(39),
             release: ReleaseNumber(1),
             touched: vec![DiskNumber(0), DiskNumber(1)],
-            misses: [miss(18, 2, 1)].into(),
+            dirty_regions: [miss(18, 2, 1)].into(),
             roots: vec![RootChange { group: BirthId(2), root: 0xfeed_f00d_0000_0001 }],
         },
         MetaRecord::SegmentFreed { volume, number: SegmentNumber(1) },
         MetaRecord::Confirmed { release: ReleaseNumber(2), disks: vec![DiskNumber(1)] },
-        MetaRecord::MissesCleared([miss(19, 2, u64::MAX), miss(2, 0, 0x30)].into()),
+        MetaRecord::RegionsCleaned([miss(19, 2, u64::MAX), miss(2, 0, 0x30)].into()),
         ended(2, SegmentState::Bounded(RecordNumber(44))),
         MetaRecord::VolumeRenamed { id: volume, name: "subspace".into() },
         MetaRecord::VolumeCreated {
@@ -178,7 +180,7 @@ pub(crate) fn any_record() -> impl Strategy<Value = MetaRecord> {
     let members = prop::collection::vec((0_u32..5, 0_u32..30), 1..3);
     let missing =
         (1_u64..30, 0_u32..5).prop_map(|(group, disk)| (BirthId(group), DiskNumber(disk)));
-    let misses = prop::collection::btree_map(missing, 0_u64..0x100, 0..3);
+    let dirty_regions = prop::collection::btree_map(missing, 0_u64..0x100, 0..3);
     prop_oneof![
         (0_u32..6, 0_u32..3, 0_u64..3).prop_map(|(number, node, area)| {
             disk_added(number, node, 128 * MIB, area * 4 * MIB)
@@ -226,18 +228,20 @@ pub(crate) fn any_record() -> impl Strategy<Value = MetaRecord> {
         (volume.clone(), 1_u64..6, disk.clone()).prop_map(|(volume, number, disk)| {
             MetaRecord::SegmentCopyDropped { volume, number: SegmentNumber(number), disk }
         }),
-        misses.clone().prop_map(MetaRecord::MissesSet),
-        misses.clone().prop_map(MetaRecord::MissesCleared),
-        (volume, 0_u64..9, 0_u64..9, misses).prop_map(|(volume, log, release, misses)| {
-            MetaRecord::Released {
-                volume,
-                log: RecordNumber(log),
-                release: ReleaseNumber(release),
-                touched: vec![DiskNumber(0)],
-                misses,
-                roots: vec![],
+        dirty_regions.clone().prop_map(MetaRecord::RegionsDirtied),
+        dirty_regions.clone().prop_map(MetaRecord::RegionsCleaned),
+        (volume, 0_u64..9, 0_u64..9, dirty_regions).prop_map(
+            |(volume, log, release, dirty_regions)| {
+                MetaRecord::Released {
+                    volume,
+                    log: RecordNumber(log),
+                    release: ReleaseNumber(release),
+                    touched: vec![DiskNumber(0)],
+                    dirty_regions,
+                    roots: vec![],
+                }
             }
-        }),
+        ),
         (disk.clone(), extents.clone())
             .prop_map(|(disk, extents)| MetaRecord::PendingFreed { disk, extents }),
         (disk, 0_u64..4, extents).prop_map(|(number, release, extents)| {

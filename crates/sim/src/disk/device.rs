@@ -3,7 +3,8 @@
 //! Production reaches a disk in more than one way, and each opening here takes one by luck: effects with
 //! the call and answers later ([`Way::Direct`]), answers within the call too, from a cache
 //! ([`Way::AtOnce`]), and a thread of the process in between ([`Way::Queued`]), with which what it hadn't
-//! begun goes when the process is killed.
+//! begun goes when the process is killed. A disk whose model has a queue has that one alone, whatever the
+//! way.
 
 use std::cell::Cell;
 use std::ops::Deref;
@@ -20,7 +21,8 @@ use futures::future::LocalBoxFuture;
 use rand::Rng;
 use runtime::Handle;
 
-use super::{Disk, Performed};
+use super::service::{Job, Model, Service};
+use super::{Disk, Due, Performed};
 use crate::steps::{Effect, Kind};
 
 const MAX_TRANSFER_BYTES: u32 = 1 << 20;
@@ -81,17 +83,48 @@ impl Disk {
 
 /// Does `operation` and has `done` told when it is answered, unless the power goes before.
 fn execute(disk: &Rc<Disk>, operation: Operation, instance: Instance, done: Done) {
-    let is_durable = matches!(
-        operation,
-        Operation::Write { durability: Durability::Durable, .. }
-            | Operation::WriteZeroes { durability: Durability::Durable, .. }
-    );
-    let duration = disk.duration(is_durable);
+    let due = disk.due(Job::of(&operation));
     let performed = disk.perform(operation);
-    answer_after(disk, duration, move |disk| {
+    answer_when(disk, due, move |disk| {
         let result = disk.complete(performed)?;
         done(result.map(|answer| Completion::new(instance, answer)));
         Some(())
+    });
+}
+
+/// Calls `answer` when it is due, unless the power goes before.
+fn answer_when(disk: &Rc<Disk>, due: Due, answer: impl FnOnce(&Disk) -> Option<()> + 'static) {
+    match due {
+        Due::After(duration) => answer_after(disk, duration, answer),
+        Due::Served(job) => {
+            if let Some(service) = disk.service.borrow_mut().as_mut() {
+                service.submit(disk.timeline.now(), job, Box::new(answer));
+            }
+            wake_service(disk);
+        }
+    }
+}
+
+/// Has the queue looked at when something in it ends.
+fn wake_service(disk: &Rc<Disk>) {
+    let Some(at) = disk.service.borrow().as_ref().and_then(Service::next) else { return };
+    if disk.service_wakes.get().is_some_and(|wakes| wakes <= at) {
+        return;
+    }
+    disk.service_wakes.set(Some(at));
+    let (timeline, disk) = (Rc::clone(&disk.timeline), Rc::clone(disk));
+    timeline.schedule(at, move || {
+        // Else something that ends earlier came meanwhile, or the power went.
+        if disk.service_wakes.get() != Some(at) {
+            return;
+        }
+        disk.service_wakes.set(None);
+        let now = disk.timeline.now();
+        let take = || disk.service.borrow_mut().as_mut()?.take_answered(now);
+        while let Some(answer) = take() {
+            answer_after(&disk, Duration::ZERO, answer);
+        }
+        wake_service(&disk);
     });
 }
 
@@ -115,7 +148,7 @@ fn answer_after(
 
 impl SimDisk {
     fn start(&self, operation: Operation, done: Done) {
-        if self.way != Way::Queued {
+        if self.way != Way::Queued || self.disk.model.get() != Model::Quick {
             return execute(&self.disk, operation, self.instance, done);
         }
         let (disk, instance) = (Rc::clone(&self.disk), self.instance);
@@ -136,7 +169,8 @@ impl SimDisk {
     fn flush(&self, done: Done) {
         self.disk.count(|counters| counters.flushes += 1);
         let (covered, instance) = (self.disk.medium.borrow().answers(), self.instance);
-        answer_after(&self.disk, self.disk.duration(true), move |disk| {
+        let due = self.disk.due(Job::of(&Operation::Flush(instance)));
+        answer_when(&self.disk, due, move |disk| {
             let result = disk.complete_flush(covered)?;
             done(result.map(|()| Completion::new(instance, Answer::Done)));
             Some(())
@@ -172,6 +206,7 @@ impl SimDisk {
             && self.way == Way::AtOnce
             && self.refusal(operation).is_none()
             && !self.disk.is_silent()
+            && self.disk.model.get() == Model::Quick
             && self.disk.random.borrow_mut().random_bool(0.5)
     }
 

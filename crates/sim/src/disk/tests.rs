@@ -187,3 +187,42 @@ fn every_way_keeps_the_order_and_only_a_queue_dies_with_its_process() {
         assert_eq!(after == 99, done_after_kill, "{way:?}");
     }
 }
+
+/// With a queue in the model, too, answers wait for a disk that is stuck, and never come once the power
+/// went.
+#[test]
+fn a_disk_with_a_queue_takes_its_time_and_faults_stay() {
+    let world = World::new(7, false);
+    let disk = Disk::new(&world, "d", 1 << 30);
+    disk.set_model(Model::Spinning(service::Spinning::HARD_DISK));
+    let (device, director) = (disk.open(), world.director());
+    let (hold, timeline) = (Rc::clone(&disk), Rc::clone(world.timeline()));
+    let (took, stuck, answers) = world
+        .run(Duration::from_secs(60), async move {
+            let write = |value| {
+                let data = Buffer::copy_of(&[value; 4096]);
+                device.write(Lba(1 << 20), data, Durability::Durable)
+            };
+            let begin = timeline.now();
+            write(1).await.unwrap();
+            let took = timeline.now().since(begin);
+            hold.stick_for(Duration::from_secs(3));
+            let begin = timeline.now();
+            write(2).await.unwrap();
+            let stuck = timeline.now().since(begin);
+            let answers = Rc::new(Cell::new(0));
+            let count = Rc::clone(&answers);
+            let data = Buffer::copy_of(&[3; 4096]);
+            let start = Lba(1 << 20);
+            let cut = Operation::Write { start, data, durability: Durability::Durable };
+            device.submit(cut, Box::new(move |_| count.set(count.get() + 1)));
+            director.sleep(Duration::from_millis(1)).await;
+            hold.cut_power(Survival::None);
+            director.sleep(Duration::from_secs(1)).await;
+            (took, stuck, answers.get())
+        })
+        .unwrap();
+    assert!(took > Duration::from_millis(1) && took < Duration::from_millis(30), "{took:?}");
+    assert_eq!((stuck, answers), (Duration::from_secs(3), 0));
+    assert_eq!(disk.peek(SectorRange::new(Lba(1 << 20), 1))[0], 2);
+}

@@ -459,19 +459,19 @@ impl Rig {
     }
 
     /// Every written block of one copy matches its checksum. A destage that began before the last disk
-    /// was taken in again may record misses after everything looked clean, and that a machine restarted a
+    /// was taken in again may mark regions dirty after everything looked clean, and that a machine restarted a
     /// moment ago isn't noticed yet: then it is waited for.
     pub async fn verify_copy(&self, name: &str, copy: u8) -> Result<(), Failure> {
         let mut report = self.try_verify_copy(name, copy).await?;
         for _ in 0..VERIFIED_AGAIN {
-            if !report.bad.is_empty() || report.missed == 0 {
+            if !report.bad.is_empty() || report.dirty == 0 {
                 break;
             }
             self.run_for(Duration::from_millis(500)).await;
             self.wait_clean(CONVERGENCE_MAX).await?;
             report = self.try_verify_copy(name, copy).await?;
         }
-        if report.bad.is_empty() && report.missed == 0 {
+        if report.bad.is_empty() && report.dirty == 0 {
             return Ok(());
         }
         Err(Failure(format!("copy {copy} of {name} doesn't verify: {report:?}")))

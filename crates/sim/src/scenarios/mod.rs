@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use crate::runner::{Body, Scenario};
 pub use common::POOL;
+pub(crate) use common::{Rig, VOLUME};
 
 /// All scenarios.
 pub fn all() -> Vec<Scenario> {

@@ -21,7 +21,7 @@ use crate::workload::Mix;
 
 /// Longest pause of clients when a node goes away.
 const PAUSE_MAX: Duration = Duration::from_secs(3);
-/// Regions that an extent's misses are counted in.
+/// Regions of an extent that may be dirty each for itself.
 const REGIONS_PER_EXTENT: u64 = 64;
 
 pub const SCENARIOS: &[Scenario] = &[

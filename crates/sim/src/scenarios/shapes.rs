@@ -284,8 +284,8 @@ async fn half_vanishes(stage: Stage) -> Result<(), Failure> {
     let disks = rig.report().map(|report| report.disks).unwrap_or_default();
     let out = disks.iter().filter(|disk| disk.state == DiskState::Out).count();
     expect(out == 0, || format!("{out} disks were evicted without a majority"))?;
-    let missed: u64 = disks.iter().map(|disk| disk.missed_bytes).sum();
-    expect(missed == 0, || format!("{missed} bytes were recorded as missed"))?;
+    let dirty: u64 = disks.iter().map(|disk| disk.dirty_bytes).sum();
+    expect(dirty == 0, || format!("{dirty} bytes were recorded as dirty"))?;
     // With the first one there is a majority again, which may evict the second one.
     for number in [first, second] {
         rig.cluster.cut_link(number, false);

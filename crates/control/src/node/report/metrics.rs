@@ -1,8 +1,12 @@
 //! A report as Prometheus reads it: the text format, version 0.0.4.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::{ClientReport, Counters, Latency, TargetReport};
+use block::Histogram;
+use pool::{DiskOperations, VolumeStats};
+
+use super::{ClientReport, Counters, TargetReport};
 use crate::node::{NodeStatus, ONLINE};
 
 /// Clients of an export that are shown each by itself, those with the most requests; the others are
@@ -22,6 +26,8 @@ pub fn metrics(report: &TargetReport, status: &NodeStatus) -> String {
     counters(&mut page, report);
     clients(&mut page, report);
     latencies(&mut page, report);
+    volumes(&mut page, report);
+    pool_disks(&mut page, report);
     page.text
 }
 
@@ -187,7 +193,77 @@ fn latencies(page: &mut Page, report: &TargetReport) {
     }
 }
 
-fn pairs(counts: &std::collections::BTreeMap<String, u64>) -> Vec<(&str, u64)> {
+fn volumes(page: &mut Page, report: &TargetReport) {
+    let volumes: Vec<(String, &VolumeStats)> =
+        report.volumes.iter().map(|(name, stats)| (name.to_string(), stats)).collect();
+    let requests = || {
+        let kinds = |(volume, stats): &(String, &VolumeStats)| {
+            stats.requests().map(|(kind, requests)| (volume.clone(), kind, *requests))
+        };
+        volumes.iter().flat_map(kinds).filter(|(_, _, requests)| !requests.total.is_empty())
+    };
+    if volumes.is_empty() {
+        return;
+    }
+    let name = "etherpool_volume_bytes_total";
+    page.family(name, "counter", "Bytes of a volume's requests that succeeded.");
+    for (volume, kind, requests) in requests() {
+        page.sample(name, &[("volume", &volume), ("kind", kind)], requests.bytes);
+    }
+    let name = "etherpool_volume_errors_total";
+    page.family(name, "counter", "Requests of a volume that failed.");
+    for (volume, kind, requests) in requests() {
+        page.sample(name, &[("volume", &volume), ("kind", kind)], requests.errors);
+    }
+    let name = "etherpool_volume_request_duration_seconds";
+    page.family(name, "histogram", "What a volume's requests took, and what they waited for.");
+    for (volume, kind, requests) in requests() {
+        for (stage, times) in requests.stages().into_iter().filter(|(_, t)| !t.is_empty()) {
+            page.histogram(name, &[("volume", &volume), ("kind", kind), ("stage", stage)], times);
+        }
+    }
+    let name = "etherpool_volume_destaged_bytes_total";
+    page.family(name, "counter", "Bytes brought from a volume's log into place.");
+    for (volume, stats) in &volumes {
+        page.sample(name, &[("volume", volume)], stats.destage.bytes);
+    }
+    let name = "etherpool_volume_destage_duration_seconds";
+    page.family(name, "histogram", "What a volume's destages took.");
+    for (volume, stats) in &volumes {
+        page.histogram(name, &[("volume", volume)], &stats.destage.total);
+    }
+}
+
+/// Disks of pools: those of several volumes once.
+fn pool_disks(page: &mut Page, report: &TargetReport) {
+    let mut disks: BTreeMap<(&str, &str), &DiskOperations> = BTreeMap::new();
+    for (volume, stats) in &report.volumes {
+        let of_pool =
+            stats.disks.iter().map(|disk| ((volume.pool(), disk.name.as_str()), &disk.operations));
+        disks.extend(of_pool);
+    }
+    if disks.is_empty() {
+        return;
+    }
+    let name = "etherpool_pool_disk_bytes_total";
+    page.family(name, "counter", "Bytes that the engine had a disk of a pool move.");
+    for ((pool, disk), operations) in &disks {
+        for (purpose, done) in operations.by_purpose().into_iter().filter(|(_, o)| o.bytes > 0) {
+            page.sample(name, &[("pool", pool), ("disk", disk), ("purpose", purpose)], done.bytes);
+        }
+    }
+    let name = "etherpool_pool_disk_operation_duration_seconds";
+    page.family(name, "histogram", "What operations on a disk of a pool took, network included.");
+    for ((pool, disk), operations) in &disks {
+        let by_purpose = operations.by_purpose().into_iter();
+        for (purpose, done) in by_purpose.filter(|(_, done)| !done.total.is_empty()) {
+            let labels = [("pool", *pool), ("disk", *disk), ("purpose", purpose)];
+            page.histogram(name, &labels, &done.total);
+        }
+    }
+}
+
+fn pairs(counts: &BTreeMap<String, u64>) -> Vec<(&str, u64)> {
     counts.iter().map(|(kind, count)| (kind.as_str(), *count)).collect()
 }
 
@@ -207,19 +283,21 @@ impl Page {
         self.line(name, labels, None, &value.to_string());
     }
 
-    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], latency: &Latency) {
+    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], times: &Histogram) {
         let bucket = format!("{name}_bucket");
+        let count = times.count().to_string();
         let mut below = 0u64;
         // The last has no end: it is in the line for all.
-        let bounded = latency.buckets.split_last().map_or(&[][..], |(_, bounded)| bounded);
+        let bounded = times.buckets().split_last().map_or(&[][..], |(_, bounded)| bounded);
         for (index, count) in bounded.iter().enumerate() {
             below += count;
             let end = seconds(1u64.checked_shl(index as u32).unwrap_or(u64::MAX));
             self.line(&bucket, labels, Some(&end), &below.to_string());
         }
-        self.line(&bucket, labels, Some("+Inf"), &latency.count.to_string());
-        self.line(&format!("{name}_sum"), labels, None, &seconds(latency.sum_us));
-        self.line(&format!("{name}_count"), labels, None, &latency.count.to_string());
+        self.line(&bucket, labels, Some("+Inf"), &count);
+        let sum = u64::try_from(times.sum().as_micros()).unwrap_or(u64::MAX);
+        self.line(&format!("{name}_sum"), labels, None, &seconds(sum));
+        self.line(&format!("{name}_count"), labels, None, &count);
     }
 
     fn line(&mut self, name: &str, labels: &[(&str, &str)], end: Option<&str>, value: &str) {

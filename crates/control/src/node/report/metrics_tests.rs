@@ -1,6 +1,10 @@
 //! The text is read back by a reader of its own, written from the format's description.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+use block::VolumeName;
+use pool::{DestageStats, DiskStats, OperationStats, RequestStats};
 
 use super::super::{ExportReport, PortReport};
 use super::*;
@@ -127,11 +131,26 @@ fn client(last: u8, reads: u64) -> ClientReport {
     ClientReport { mac, counters: counters(reads), ..ClientReport::default() }
 }
 
+/// Two volumes of a pool on the same disk.
+fn volumes(times: Histogram) -> BTreeMap<VolumeName, VolumeStats> {
+    let requests = RequestStats { bytes: 4096, total: times, log: times, ..Default::default() };
+    let log = OperationStats { bytes: 8192, total: times };
+    let operations = DiskOperations { log, ..DiskOperations::default() };
+    let stats = VolumeStats {
+        write: requests,
+        destage: DestageStats { blocks: 2, bytes: 4096, total: times },
+        disks: vec![DiskStats { name: "e1.0".into(), node: "n1".into(), operations }],
+        ..VolumeStats::default()
+    };
+    ["v", "w"].map(|name| (VolumeName::new("p", name).unwrap(), stats.clone())).into()
+}
+
 fn report() -> (TargetReport, NodeStatus) {
     // Two of less than a microsecond, three of less than four, one of more than two minutes.
-    let mut buckets = vec![0; 28];
-    (buckets[0], buckets[2], buckets[27]) = (2, 3, 1);
-    let latency = Latency { count: 6, sum_us: 130_000_012, buckets, ..Latency::default() };
+    let mut latency = Histogram::default();
+    for us in [0, 0, 3, 3, 3, 130_000_003] {
+        latency.note(Duration::from_micros(us));
+    }
     let export = ExportReport {
         address: "e1.0".into(),
         queued: 3,
@@ -148,6 +167,7 @@ fn report() -> (TargetReport, NodeStatus) {
         frames: [("received".to_owned(), 11)].into(),
         ports: vec![port],
         exports: vec![export],
+        volumes: volumes(latency),
     };
     let online = |address: &str, state: &str| ExportStatus {
         address: address.into(),
@@ -212,6 +232,28 @@ fn buckets_add_up_in_seconds() {
     assert_eq!(below("+Inf"), Some(6.0));
     assert_eq!(value(&samples, &format!("{name}_sum"), &own), Some(130.000012));
     assert_eq!(value(&samples, &format!("{name}_count"), &own), Some(6.0));
+}
+
+#[test]
+fn a_supervisor_tells_of_its_volumes_and_of_each_disk_once() {
+    let (report, status) = report();
+    let samples = read(&metrics(&report, &status));
+    let value =
+        |name: &str, labels: &[(&str, &str)]| value(&samples, &format!("etherpool_{name}"), labels);
+    for volume in ["p/v", "p/w"] {
+        let write = [("volume", volume), ("kind", "write")];
+        assert_eq!(value("volume_bytes_total", &write), Some(4096.0));
+        assert_eq!(value("volume_errors_total", &write), Some(0.0));
+        for (stage, count) in [("total", Some(6.0)), ("log", Some(6.0)), ("room", None)] {
+            let labels = [write[0], write[1], ("stage", stage)];
+            assert_eq!(value("volume_request_duration_seconds_count", &labels), count, "{stage}");
+        }
+        let volume = [("volume", volume)];
+        assert_eq!(value("volume_destage_duration_seconds_count", &volume), Some(6.0));
+    }
+    let log = [("pool", "p"), ("disk", "e1.0"), ("purpose", "log")];
+    assert_eq!(value("pool_disk_bytes_total", &log), Some(8192.0));
+    assert_eq!(value("pool_disk_operation_duration_seconds_count", &log), Some(6.0));
 }
 
 #[test]

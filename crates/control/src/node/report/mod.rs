@@ -7,7 +7,11 @@ mod trace;
 
 use std::collections::BTreeMap;
 
+use block::Histogram;
+use pool::VolumeStats;
 use serde::{Deserialize, Serialize};
+
+use block::VolumeName;
 
 pub use metrics::{CLIENTS_SHOWN_MAX, metrics};
 pub use trace::{TraceLine, TraceNews};
@@ -25,6 +29,9 @@ pub struct TargetReport {
     pub ports: Vec<PortReport>,
     /// Exports that are served, by address.
     pub exports: Vec<ExportReport>,
+    /// Volumes behind them, and all others, by pool and name: a supervisor's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub volumes: BTreeMap<VolumeName, VolumeStats>,
 }
 
 /// An interface.
@@ -70,7 +77,7 @@ pub struct ExportReport {
     pub counters: Counters,
     /// How long commands took, from the arrival of their frames to their answers: `read`, `write`,
     /// `flush`.
-    pub latency: BTreeMap<String, Latency>,
+    pub latency: BTreeMap<String, Histogram>,
     /// Its clients.
     pub clients: Vec<ClientReport>,
 }
@@ -86,7 +93,7 @@ pub struct ClientReport {
     #[serde(flatten)]
     pub counters: Counters,
     /// How long its reads, writes and flushes took.
-    pub latency: Latency,
+    pub latency: Histogram,
 }
 
 /// Counters of an export or of one of its clients.
@@ -108,29 +115,8 @@ pub struct Counters {
     pub dropped: BTreeMap<String, u64>,
 }
 
-/// How long something took. Times are the ends of buckets, so they are up to twice the truth; none
-/// where it is unknown: nothing happened, or it took more than two minutes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Latency {
-    /// How many.
-    pub count: u64,
-    /// All together.
-    pub sum_us: u64,
-    /// Half of all took less.
-    pub p50_us: Option<u64>,
-    /// Nine of ten took less.
-    pub p90_us: Option<u64>,
-    /// All but one in a hundred took less.
-    pub p99_us: Option<u64>,
-    /// All took less.
-    pub max_us: Option<u64>,
-    /// Bucket `n` counts what took less than `2^n` microseconds and isn't in one before it; the last
-    /// counts all else.
-    pub buckets: Vec<u64>,
-}
-
 impl TargetReport {
-    /// Keeps only these exports; all without names. The names that no export has come back.
+    /// Keeps only these exports; everything without names. The names that no export has come back.
     pub fn keep(&mut self, addresses: &[String]) -> Vec<String> {
         if addresses.is_empty() {
             return Vec::new();
@@ -139,6 +125,7 @@ impl TargetReport {
         let there = |address: &&String| self.exports.iter().any(|e| e.address == **address);
         let missing = addresses.iter().filter(|address| !there(address)).cloned().collect();
         self.exports.retain(has);
+        self.volumes.clear();
         missing
     }
 }

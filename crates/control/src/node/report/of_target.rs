@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use aoe::driver::PortStatus;
-use aoe::target::{ClientStatus, ExportStats, ExportStatus, Histogram, Latencies, TargetStats};
+use aoe_target::{ClientStatus, ExportStats, ExportStatus, Latencies, TargetStats};
+use aoe_wire::PortStatus;
 use block::Instant;
 
-use super::{ClientReport, Counters, ExportReport, Latency, PortReport, TargetReport};
+use super::{ClientReport, Counters, ExportReport, PortReport, TargetReport};
 
 impl TargetReport {
     /// A report without exports and ports.
@@ -23,6 +23,7 @@ impl TargetReport {
             ]),
             ports: Vec::new(),
             exports: Vec::new(),
+            volumes: BTreeMap::new(),
         }
     }
 }
@@ -46,7 +47,7 @@ impl From<&PortStatus> for PortReport {
 impl ExportReport {
     /// An export and its clients, as of `now`.
     pub fn new(export: &ExportStatus, clients: &[ClientStatus], now: Instant) -> ExportReport {
-        let Latencies { read, write, flush } = &export.latencies;
+        let Latencies { read, write, flush } = export.latencies;
         let latency = [("read", read), ("write", write), ("flush", flush)];
         ExportReport {
             address: export.options.address.to_string(),
@@ -57,7 +58,7 @@ impl ExportReport {
             queued_bytes: export.queued_bytes,
             queued_max: export.queued_max,
             counters: Counters::from(&export.stats),
-            latency: latency.map(|(kind, times)| (kind.to_owned(), Latency::from(times))).into(),
+            latency: latency.map(|(kind, times)| (kind.to_owned(), times)).into(),
             clients: clients.iter().map(|client| ClientReport::new(client, now)).collect(),
         }
     }
@@ -70,7 +71,7 @@ impl ClientReport {
             mac: client.mac.map(|mac| mac.to_string()),
             silent_ms: u64::try_from(silent.as_millis()).unwrap_or(u64::MAX),
             counters: Counters::from(&client.stats),
-            latency: Latency::from(&client.latency),
+            latency: client.latency,
         }
     }
 }
@@ -135,23 +136,6 @@ impl From<&ExportStats> for Counters {
     }
 }
 
-impl From<&Histogram> for Latency {
-    fn from(histogram: &Histogram) -> Latency {
-        let micros = |time: Option<std::time::Duration>| {
-            time.and_then(|time| u64::try_from(time.as_micros()).ok())
-        };
-        Latency {
-            count: histogram.count(),
-            sum_us: micros(Some(histogram.sum())).unwrap_or(u64::MAX),
-            p50_us: micros(histogram.quantile(0.5)),
-            p90_us: micros(histogram.quantile(0.9)),
-            p99_us: micros(histogram.quantile(0.99)),
-            max_us: micros(histogram.quantile(1.0)),
-            buckets: histogram.buckets().to_vec(),
-        }
-    }
-}
-
 fn named<const N: usize>(counts: [(&str, u64); N]) -> BTreeMap<String, u64> {
     counts.map(|(kind, count)| (kind.to_owned(), count)).into()
 }
@@ -179,12 +163,5 @@ mod tests {
         let mut twice = counters.clone();
         twice.add(&counters);
         assert_eq!((twice.requests["write"], twice.errors_sum(), twice.dropped_sum()), (4, 14, 10));
-    }
-
-    #[test]
-    fn nothing_took_no_time_at_all() {
-        let empty = Latency::from(&Histogram::default());
-        assert_eq!((empty.count, empty.p50_us, empty.max_us), (0, None, None));
-        assert_eq!(empty.buckets.len(), aoe::target::HISTOGRAM_BUCKETS);
     }
 }

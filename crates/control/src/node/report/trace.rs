@@ -1,6 +1,6 @@
 //! The log of requests as lines.
 
-use aoe::target::{TraceRecord, TracedCommand, TracedStatus};
+use aoe_target::{TraceRecord, TracedCommand, TracedStatus};
 use serde::{Deserialize, Serialize};
 
 /// A request and what became of it.

@@ -1,6 +1,6 @@
 //! What `pool check` found.
 
-use control::size::Human;
+use block::size::Human;
 use pool::check::{CheckReport, CopyState, DiskCheck, Finding, PoolCheck, Severity, VolumeCheck};
 
 use super::{facts, lines, table};
@@ -48,7 +48,7 @@ fn one_pool(pool: &PoolCheck) -> String {
             disk.owned_extents.to_string(),
             disk.free_extents.to_string(),
             disk.pending_extents.to_string(),
-            disk.missed_regions.to_string(),
+            disk.dirty_regions.to_string(),
             disk_state(disk).into(),
         ]);
     }

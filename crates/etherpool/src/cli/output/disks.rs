@@ -1,7 +1,7 @@
 //! Disks and targets.
 
+use block::size::Human;
 use control::api::SeenTarget;
-use control::size::Human;
 use pool::{DiskReport, DiskState};
 
 use super::{lines, or_dash, table};

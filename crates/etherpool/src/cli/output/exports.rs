@@ -3,10 +3,9 @@
 use std::path::Path;
 
 use comfy_table::Table;
-use control::node::{Counters, ExportReport, Latency, NodeStatus, TargetReport};
-use control::size::Human;
+use control::node::{Counters, ExportReport, NodeStatus, TargetReport};
 
-use super::{facts, lines, or_dash, table};
+use super::{facts, or_dash, percentiles, section, size, table};
 
 /// `target status`.
 pub fn target_status(socket: &Path, status: &NodeStatus) -> String {
@@ -55,10 +54,10 @@ pub fn target_stats(report: &TargetReport) -> String {
     let (mut any_kind, mut any_trouble) = (false, false);
     for export in &report.exports {
         add_work(&mut work, export);
-        for (kind, latency) in export.latency.iter().filter(|(_, latency)| latency.count > 0) {
+        for (kind, times) in export.latency.iter().filter(|(_, times)| !times.is_empty()) {
             any_kind = true;
-            let mut row = vec![export.address.clone(), kind.clone(), latency.count.to_string()];
-            row.extend(times(latency));
+            let mut row = vec![export.address.clone(), kind.clone(), times.count().to_string()];
+            row.extend(percentiles(times));
             kinds.add_row(row);
         }
         let Counters { errors, dropped, foreign_answers, .. } = &export.counters;
@@ -92,7 +91,7 @@ fn add_work(work: &mut Table, export: &ExportReport) {
     for client in &export.clients {
         let who = client.mac.as_deref().unwrap_or("others");
         let queue = "-".to_owned();
-        work.add_row(work_row(address, who, &client.counters, queue, times(&client.latency)));
+        work.add_row(work_row(address, who, &client.counters, queue, percentiles(&client.latency)));
     }
 }
 
@@ -147,38 +146,12 @@ fn ports(report: &TargetReport) -> Table {
     ports
 }
 
-fn section(text: &mut String, table: &Table, wanted: bool) {
-    if wanted {
-        text.push('\n');
-        text.push_str(&lines(table));
-    }
-}
-
-fn size(bytes: u64) -> String {
-    if bytes == 0 { "-".to_owned() } else { Human(bytes).to_string() }
-}
-
-fn times(latency: &Latency) -> [String; 4] {
-    [latency.p50_us, latency.p90_us, latency.p99_us, latency.max_us].map(|time| match time {
-        _ if latency.count == 0 => "-".to_owned(),
-        Some(us) => format!("<{}", duration(us)),
-        None => ">67s".to_owned(),
-    })
-}
-
-/// Three digits are enough for the end of a bucket.
-fn duration(us: u64) -> String {
-    match us {
-        0..1000 => format!("{us}us"),
-        1000..100_000 => format!("{}.{}ms", us / 1000, us % 1000 / 100),
-        100_000..1_000_000 => format!("{}ms", us / 1000),
-        _ => format!("{}.{}s", us / 1_000_000, us % 1_000_000 / 100_000),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use block::Histogram;
     use control::node::{ClientReport, DriveStatus, ExportStatus, NotExported, PortReport};
 
     #[test]
@@ -228,17 +201,14 @@ DRIVE     SETTINGS
             dropped: [("denied".to_owned(), 3)].into(),
             ..Counters::default()
         };
-        let latency = Latency {
-            count: 5,
-            p50_us: Some(64),
-            p90_us: Some(2048),
-            p99_us: Some(262_144),
-            ..Latency::default()
-        };
+        let mut latency = Histogram::default();
+        for us in [40, 50, 60, 1500, 90_000_000] {
+            latency.note(Duration::from_micros(us));
+        }
         let client = ClientReport {
             mac: Some("02:00:00:00:00:01".into()),
             counters: counters.clone(),
-            latency: latency.clone(),
+            latency,
             ..ClientReport::default()
         };
         let export = ExportReport {
@@ -246,7 +216,7 @@ DRIVE     SETTINGS
             queued: 2,
             queued_max: 9,
             counters,
-            latency: [("read".to_owned(), latency), ("write".to_owned(), Latency::default())]
+            latency: [("read".to_owned(), latency), ("write".to_owned(), Histogram::default())]
                 .into(),
             clients: vec![client],
             ..ExportReport::default()
@@ -270,12 +240,12 @@ DRIVE     SETTINGS
         let expected = "\
 target  n
 
-EXPORT  CLIENT             READS  WRITES  OTHER  READ      WRITTEN  ERRORS  DROPPED  QUEUE      P50    P90     P99     MAX
-e7.0    all                5      2       1      4.00 KiB  -        1       3        2 (max 9)  -      -       -       -
-e7.0    02:00:00:00:00:01  5      2       1      4.00 KiB  -        1       3        -          <64us  <2.0ms  <262ms  >67s
+EXPORT  CLIENT             READS  WRITES  OTHER  READ      WRITTEN  ERRORS  DROPPED  QUEUE      P50    P90   P99   MAX
+e7.0    all                5      2       1      4.00 KiB  -        1       3        2 (max 9)  -      -     -     -
+e7.0    02:00:00:00:00:01  5      2       1      4.00 KiB  -        1       3        -          <64us  >67s  >67s  >67s
 
-EXPORT  REQUESTS  COUNT  P50    P90     P99     MAX
-e7.0    read      5      <64us  <2.0ms  <262ms  >67s
+EXPORT  REQUESTS  COUNT  P50    P90   P99   MAX
+e7.0    read      5      <64us  >67s  >67s  >67s
 
 EXPORT  TROUBLE          COUNT
 e7.0    error: medium    1

@@ -6,6 +6,7 @@ mod disks;
 mod exports;
 mod pools;
 mod status;
+mod volume_stats;
 mod volumes;
 
 #[cfg(test)]
@@ -14,14 +15,17 @@ pub mod samples;
 use std::io::{IsTerminal, Write};
 
 use anyhow::Context as _;
+use block::Histogram;
+use block::size::Human;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 pub use check::pool_check;
 pub use disks::{disks, targets};
 pub use exports::{target_stats, target_status};
-pub use pools::{forecast, import_plan, imports, pool, pool_state, pools};
+pub use pools::{forecast, import_plan, imports, pool, pools};
 pub use status::status;
+pub use volume_stats::volume_stats;
 pub use volumes::{NamedVolume, uses, verification, volume, volumes};
 
 use super::Failure;
@@ -35,15 +39,15 @@ pub fn plain(text: &str) -> String {
 
 /// Prints whole lines.
 pub fn print(text: &str) -> Result<(), Failure> {
-    write(&plain(text))
+    write(&plain(text)).map(drop)
 }
 
-/// A reader that has gone away (`| head`) is no failure.
-fn write(text: &str) -> Result<(), Failure> {
+/// Writes what is harmless as it is; false when nobody reads it any more (`| head`), which is no failure.
+pub fn write(text: &str) -> Result<bool, Failure> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        result => Ok(result.context("standard output")?),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        result => Ok(result.map(|()| true).context("standard output")?),
     }
 }
 
@@ -51,7 +55,7 @@ fn write(text: &str) -> Result<(), Failure> {
 pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     let mut text = serde_json::to_string_pretty(value).context("the answer as JSON")?;
     text.push('\n');
-    write(&text)
+    write(&text).map(drop)
 }
 
 /// Columns of the terminal that standard output is; none where it isn't one.
@@ -89,6 +93,41 @@ fn facts(pairs: &[(&str, String)]) -> String {
         text.push_str(&format!("{name:width$}  {value}\n"));
     }
     text
+}
+
+/// A table of its own below what is there.
+fn section(text: &mut String, table: &Table, wanted: bool) {
+    if wanted {
+        text.push('\n');
+        text.push_str(&lines(table));
+    }
+}
+
+/// The heads of [`percentiles`].
+const PERCENTILES: [&str; 4] = ["P50", "P90", "P99", "MAX"];
+
+/// What half of all took, nine of ten, all but one in a hundred, and all.
+fn percentiles(times: &Histogram) -> [String; 4] {
+    [50, 90, 99, 100].map(|percent| match times.percentile(percent) {
+        _ if times.is_empty() => "-".to_owned(),
+        Some(time) => format!("<{}", duration(time.as_micros())),
+        None => ">67s".to_owned(),
+    })
+}
+
+/// Three digits are enough for the end of a bucket.
+fn duration(us: u128) -> String {
+    match us {
+        0..1000 => format!("{us}us"),
+        1000..100_000 => format!("{}.{}ms", us / 1000, us % 1000 / 100),
+        100_000..1_000_000 => format!("{}ms", us / 1000),
+        _ => format!("{}.{}s", us / 1_000_000, us % 1_000_000 / 100_000),
+    }
+}
+
+/// Bytes; `-` for none.
+fn size(bytes: u64) -> String {
+    if bytes == 0 { "-".to_owned() } else { Human(bytes).to_string() }
 }
 
 /// `-` for nothing.

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use block::size::Human;
 use block::spoken;
 use comfy_table::ContentArrangement;
 use control::api::ImportResult;
-use control::size::Human;
 use pool::{ImportPlan, PoolForecast, PoolReport, PoolState};
 
 use super::disks::disk_state;
@@ -64,7 +64,7 @@ pub fn pool(report: &PoolReport) -> String {
             Human(disk.size_bytes).to_string(),
             Human(disk.free_bytes).to_string(),
             disk_state(&disk.state),
-            Human(disk.missed_bytes).to_string(),
+            Human(disk.dirty_bytes).to_string(),
             disk.checksum_errors.to_string(),
             if disk.holds_vote { "yes" } else { "-" }.into(),
         ]);
@@ -162,20 +162,14 @@ fn owner(report: &PoolReport) -> String {
     }
 }
 
-/// A pool's state in words.
-pub fn pool_state(state: &PoolState) -> String {
-    match state {
-        PoolState::Online => "online".into(),
-        PoolState::Degraded => "degraded".into(),
-        PoolState::Suspended { reason } => format!("suspended: {reason}"),
-        PoolState::Foreign { owner, epoch } => {
-            format!("owned by {owner} (epoch {epoch}); take it with `pool import`")
-        }
-        PoolState::Fenced => "fenced: another supervisor took it over".into(),
-        PoolState::Incomplete { missing } => format!("incomplete: {missing}"),
-        PoolState::Opening => "opening".into(),
-        PoolState::Released => "released; open it with `pool import`".into(),
-    }
+/// A pool's state in words, and what to do about it.
+fn pool_state(state: &PoolState) -> String {
+    let to_do = match state {
+        PoolState::Foreign { .. } => "; take it with `pool import`",
+        PoolState::Released => "; open it with `pool import`",
+        _ => "",
+    };
+    format!("{state}{to_do}")
 }
 
 /// How many failures a pool survives, where that can be said.

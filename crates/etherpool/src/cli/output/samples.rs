@@ -1,14 +1,17 @@
 //! Reports to print in tests.
+#![allow(clippy::unwrap_used)]
 
-use aoe::wire::ShelfSlot;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use aoe_wire::ShelfSlot;
+use block::{Histogram, VolumeName};
 use control::api::{
     InterfaceState, ProcessState, SeenTarget, ServiceState, Status, VolumeServices,
 };
-use control::names::VolumeName;
 use pool::{
-    DiskReport, DiskState, PoolDisk, PoolReport, PoolState, Replayed, VolumeReport, VotesReport,
+    DestageStats, DiskOperations, DiskReport, DiskState, DiskStats, OperationStats, PoolDisk,
+    PoolReport, PoolState, Replayed, RequestStats, VolumeReport, VolumeStats, VotesReport,
 };
 
 /// A free disk.
@@ -49,7 +52,7 @@ pub fn volume() -> VolumeReport {
         size_bytes: 1 << 30,
         properties: BTreeMap::from([("mount".into(), r#"{"path":"/srv/v"}"#.into())]),
         degraded: false,
-        missed_bytes: 0,
+        dirty_bytes: 0,
         resynced_bytes: 0,
         read_bytes: 0,
         written_bytes: 0,
@@ -57,6 +60,45 @@ pub fn volume() -> VolumeReport {
         log_bytes: 0,
         suspended: None,
         replayed: Replayed { records: 2, blocks: 9 },
+    }
+}
+
+/// Two reads, one of them slow, a write that waited for the log's room, and a destage.
+pub fn volume_stats() -> VolumeStats {
+    let times = |micros: &[u64]| {
+        let mut times = Histogram::default();
+        micros.iter().for_each(|us| times.note(Duration::from_micros(*us)));
+        times
+    };
+    let read = RequestStats {
+        bytes: 8192,
+        total: times(&[200, 5000]),
+        queue: times(&[0, 0]),
+        device: times(&[200, 5000]),
+        ..RequestStats::default()
+    };
+    let write = RequestStats {
+        bytes: 65536,
+        errors: 1,
+        total: times(&[9000, 10_000]),
+        room: times(&[8000, 8000]),
+        queue: times(&[0, 0]),
+        log: times(&[1000]),
+        ..RequestStats::default()
+    };
+    let operations = DiskOperations {
+        read: OperationStats { bytes: 8192, total: times(&[200, 5000]) },
+        network: OperationStats { bytes: 0, total: times(&[100]) },
+        ..DiskOperations::default()
+    };
+    VolumeStats {
+        began_ms: 1000,
+        now_ms: 7_201_000,
+        read,
+        write,
+        destage: DestageStats { blocks: 16, bytes: 65536, total: times(&[30_000, 900]) },
+        disks: vec![DiskStats { name: "e1.0".into(), node: "n1".into(), operations }],
+        ..VolumeStats::default()
     }
 }
 
@@ -80,7 +122,7 @@ pub fn pool() -> PoolReport {
             size_bytes: 1 << 30,
             free_bytes: 1 << 29,
             state: DiskState::Usable,
-            missed_bytes: 0,
+            dirty_bytes: 0,
             checksum_errors: 0,
             holds_vote: true,
         }],
@@ -111,7 +153,7 @@ pub fn status() -> Status {
         engine_restarts: 0,
         pools: vec![pool()],
         services: vec![VolumeServices {
-            volume: VolumeName::new("cluster", "v"),
+            volume: VolumeName::new("cluster", "v").unwrap(),
             device: Some("/dev/loop0".into()),
             mount: ServiceState::On,
             mount_path: Some("/srv/v".into()),

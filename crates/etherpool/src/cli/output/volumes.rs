@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use block::size::Human;
 use control::settings::{ACTED_ON, HELD_PREFIX, VolumeSettings};
-use control::size::Human;
 use pool::{VerifyReport, VolumeReport};
 use serde::{Deserialize, Serialize};
 
@@ -40,7 +40,7 @@ pub fn volume_rows<'a>(volumes: impl Iterator<Item = (String, &'a VolumeReport)>
             Human(volume.size_bytes).to_string(),
             volume.layout.clone(),
             state(volume),
-            Human(volume.missed_bytes).to_string(),
+            Human(volume.dirty_bytes).to_string(),
             uses(&volume.properties),
         ]);
     }
@@ -58,7 +58,7 @@ pub fn volume(named: &NamedVolume) -> String {
         ("size", format!("{} ({} bytes)", Human(report.size_bytes), report.size_bytes)),
         ("layout", report.layout.clone()),
         ("state", state(report)),
-        ("to resync", Human(report.missed_bytes).to_string()),
+        ("to resync", Human(report.dirty_bytes).to_string()),
         ("resynced", Human(report.resynced_bytes).to_string()),
         ("repaired", format!("{} blocks", report.repaired_blocks)),
         ("log", Human(report.log_bytes).to_string()),
@@ -111,10 +111,10 @@ pub fn uses(properties: &BTreeMap<String, String>) -> String {
 /// `volume verify`.
 pub fn verification(report: &VerifyReport) -> String {
     let mut text = format!(
-        "{} blocks read and right, {} never written, {} missed by a copy that is resync or away\n",
+        "{} blocks read and right, {} never written, {} not compared, because a copy is out of date or away\n",
         report.blocks.saturating_sub(report.bad.len() as u64 + report.more_bad),
         report.unwritten,
-        report.missed
+        report.dirty
     );
     for bad in &report.bad {
         text.push_str(&format!(
@@ -169,10 +169,10 @@ cluster/v  1.00 GiB  mirror:2  usable  0 B          mount /srv/v
             unreadable: false,
         };
         let report =
-            VerifyReport { blocks: 10, unwritten: 3, missed: 0, bad: vec![bad], more_bad: 1 };
+            VerifyReport { blocks: 10, unwritten: 3, dirty: 0, bad: vec![bad], more_bad: 1 };
         assert_eq!(
             verification(&report),
-            "8 blocks read and right, 3 never written, 0 missed by a copy that is resync or away\n\
+            "8 blocks read and right, 3 never written, 0 not compared, because a copy is out of date or away\n\
              BAD: at 4096 of the volume: disk e1.0 at 8192 does not match its checksum\n\
              BAD: 1 more blocks\n"
         );

@@ -1,8 +1,8 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use aoe::target::{Abilities, DeviceState, Target};
-use aoe::wire::PortId;
+use aoe_target::{Abilities, DeviceState, Target};
+use aoe_wire::PortId;
 use block::{DurabilityClass, Geometry, Instant};
 
 const ALLOWED: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
@@ -12,7 +12,7 @@ const BROADCAST: MacAddr = MacAddr([0xff; 6]);
 
 fn setting(allow: &[MacAddr]) -> ExportSetting {
     ExportSetting {
-        address: aoe::wire::ShelfSlot { shelf: 7, slot: 1 },
+        address: aoe_wire::ShelfSlot { shelf: 7, slot: 1 },
         interfaces: Vec::new(),
         allow: allow.iter().map(|mac| (*mac).try_into().unwrap()).collect(),
         read_only: false,
@@ -23,7 +23,7 @@ fn setting(allow: &[MacAddr]) -> ExportSetting {
 fn target(allow: &[MacAddr]) -> (Target, Vec<Vec<u8>>) {
     let identity = NodeIdentity { id: uuid::Uuid::from_u128(1), name: "host".into() };
     let mut target = Target::new(identity, 1);
-    let name = VolumeName::new("pool", "volume");
+    let name = VolumeName::new("pool", "volume").unwrap();
     let options = options(&name, &setting(allow), &["eth0".to_owned()], Remembered::default());
     let device = DeviceState {
         geometry: Geometry {
@@ -34,7 +34,7 @@ fn target(allow: &[MacAddr]) -> (Target, Vec<Vec<u8>>) {
             class: DurabilityClass::Durable,
         },
         instance: block::Instance::default(),
-        ownership: aoe::fenced::Ownership::Unclaimed { labelled: false },
+        ownership: aoe_target::Ownership::Unclaimed { labelled: false },
         labelled: [None; 2],
     };
     target.set_port(PortId(0), "eth0".into(), OWN, 9000);
@@ -143,7 +143,7 @@ fn the_clients_on_the_list_are_served() {
 
 #[test]
 fn clients_on_the_list_cannot_lock_out_each_other() {
-    let name = VolumeName::new("pool", "volume");
+    let name = VolumeName::new("pool", "volume").unwrap();
     let guarded = options(&name, &setting(&[ALLOWED]), &[], Remembered::default());
     assert!(!guarded.list_editors.allows(ALLOWED));
     let open = options(&name, &setting(&[]), &[], Remembered::default());
@@ -159,7 +159,7 @@ fn report(state: pool::PoolState) -> PoolReport {
         size_bytes: 1,
         properties: BTreeMap::from([(control::settings::EXPORTS_KEY.to_owned(), text)]),
         degraded: false,
-        missed_bytes: 0,
+        dirty_bytes: 0,
         resynced_bytes: 0,
         read_bytes: 0,
         written_bytes: 0,

@@ -200,7 +200,7 @@ fn a_missing_disk_and_what_it_takes_along_are_named() {
         let volume = volume(&report);
         assert_eq!((volume.least.metadata, volume.least.votes), (2, 2));
         let has = |kind| found.iter().any(|(_, found, _)| *found == kind);
-        assert_eq!(volume.least.data == Some(1), has(Kind::Missed));
+        assert_eq!(volume.least.data == Some(1), has(Kind::Dirty));
         let member = report.pools[0].disks.iter().find(|disk| disk.name.is_none()).unwrap();
         assert_eq!(member.number, Some(missing as u32));
     }
@@ -223,7 +223,7 @@ fn a_disk_that_is_out_and_behind_is_named() {
     assert!(found.contains(&(Severity::Redundancy, Kind::DiskOut, "e1.0".into())), "{found:?}");
     assert!(found.iter().all(|(severity, ..)| *severity == Severity::Redundancy), "{found:?}");
     let disk = &report.pools[0].disks[1];
-    assert!(disk.out && disk.missed_regions > 0);
+    assert!(disk.out && disk.dirty_regions > 0);
     assert_eq!(volume(&report).least.data, Some(1));
     assert_eq!(volume(&report).row_copies_bad, 0);
 }

@@ -40,11 +40,23 @@ impl Bench {
         self.run(async move { open.pool.give_area(&member, extents).await })
     }
 
-    fn label(&self, disk: usize) -> Label {
+    pub(super) fn label(&self, disk: usize) -> Label {
         let device = Rc::clone(&self.devices.borrow()[disk]);
         let found = self.run(async move { read_label(&*device).await });
         let Ok(LabelState::Labelled(found)) = found else { panic!("{found:?}") };
         found.label
+    }
+
+    /// Puts a label in the place of a disk's own, in all four slots.
+    pub(super) fn set_label(&self, disk: usize, label: &Label) {
+        let slots = DiskGeometry::label_slots(label.geometry.labelled_bytes());
+        let mut image = self.disks[disk].image();
+        for (slot, at) in slots.into_iter().enumerate() {
+            let bytes = label.encode(8 + slot as u64 % 2, slot);
+            let at = at.byte_offset() as usize;
+            image[at..at + bytes.len()].copy_from_slice(&bytes);
+        }
+        self.disks[disk].set_image(&image);
     }
 
     /// What the metadata says of a disk's areas.
@@ -56,7 +68,7 @@ impl Bench {
     }
 
     /// All disks are in, all voters have everything, and label and metadata agree, for good.
-    fn assert_settled(&self, what: &str) {
+    fn assert_resolved(&self, what: &str) {
         self.until(|report| report.state == PoolState::Online);
         self.pass(Duration::from_secs(30));
         let open = self.opened();
@@ -97,19 +109,19 @@ fn a_disk_gets_a_longer_area_and_then_another_one() {
     assert_eq!(place.layout.area_bytes(), 10 * MIB);
     assert_eq!(bench.opened().pool.area.borrow().layout.area_bytes(), 8 * MIB);
     bench.add_volume("first");
-    bench.assert_settled("longer");
+    bench.assert_resolved("longer");
     // The extents of the first one are anybody's, also its own again.
     bench.give_area(1, FIRST).unwrap();
     let (shorter, _) = bench.areas(1);
     assert_eq!(shorter.map(|area| area.count), Some(FIRST));
     assert_ne!(shorter.map(|area| area.first), longer.map(|area| area.first));
     bench.add_volume("second");
-    bench.assert_settled("shorter");
+    bench.assert_resolved("shorter");
     drop(volume);
     let bench = bench.power_cut();
     let volume = bench.reopened();
     assert_eq!(bench.read(&volume, 3, 4).unwrap(), pattern(3, 4, 1));
-    bench.assert_settled("after a power cut");
+    bench.assert_resolved("after a power cut");
 }
 
 #[test]
@@ -122,7 +134,7 @@ fn the_metadata_may_grow_once_all_voters_have_longer_areas() {
     }
     assert_eq!(bench.give_area(0, FIRST), Err(AreaError::TooShort));
     bench.add_volume("later");
-    bench.assert_settled("all longer");
+    bench.assert_resolved("all longer");
     let bench = bench.power_cut();
     bench.until(|report| report.state == PoolState::Online);
     assert_eq!(bench.opened().pool.area.borrow().layout.area_bytes(), 10 * MIB);
@@ -143,9 +155,9 @@ fn a_disk_without_a_vote_gets_an_area() {
     // Nothing there may be taken for metadata.
     let bytes = bench.area_of(3);
     assert!(bench.disks[3].image()[bytes].iter().all(|byte| *byte == 0));
-    bench.assert_settled("an area without a vote");
+    bench.assert_resolved("an area without a vote");
     let bench = bench.crash_engine();
-    bench.assert_settled("after a crash");
+    bench.assert_resolved("after a crash");
     assert_eq!(bench.areas(3), (area, None));
 }
 
@@ -155,7 +167,7 @@ fn what_cannot_be_is_refused() {
     assert_eq!(bench.give_area(0, u32::MAX), Err(AreaError::NoSpace));
     assert_eq!(bench.give_area(0, 0), Err(AreaError::NoSpace));
     assert_eq!(bench.give_area(0, FIRST - 1), Err(AreaError::TooShort));
-    bench.assert_settled("refused");
+    bench.assert_resolved("refused");
 }
 
 /// The only current copy stays where it is: for a moment there would be none.
@@ -184,7 +196,7 @@ fn a_cut_at_every_step_leaves_one_area() {
         let volume = bench.reopened();
         assert_eq!(bench.read(&volume, 3, 4).unwrap(), pattern(3, 4, 1), "step {step}");
         bench.add_volume("later");
-        bench.assert_settled(&format!("step {step}"));
+        bench.assert_resolved(&format!("step {step}"));
         match bench.areas(1).0 {
             Some(area) if area.count == LONGER => switched += 1,
             Some(area) if area == range(0, FIRST) => kept += 1,
@@ -213,7 +225,7 @@ fn a_disk_that_goes_away_at_any_step_has_one_area() {
             bench.disks[1].crash(&bench.executor.handle());
         }
         bench.set_mode(1, Mode::Well);
-        bench.assert_settled(&format!("step {step}"));
+        bench.assert_resolved(&format!("step {step}"));
         if done.is_some() {
             break;
         }
@@ -233,14 +245,14 @@ fn a_disk_that_was_rolled_back_over_a_move_gets_the_right_label() {
     bench.pass(Duration::from_secs(5));
     bench.disks[1].set_image(&image);
     bench.set_mode(1, Mode::Well);
-    bench.assert_settled("rolled back");
+    bench.assert_resolved("rolled back");
     assert_eq!(bench.label(1).area, area);
     // And before an opening.
     drop(volume);
     bench.disks[1].set_image(&image);
     let bench = bench.power_cut();
     let volume = bench.reopened();
-    bench.assert_settled("rolled back before an opening");
+    bench.assert_resolved("rolled back before an opening");
     assert_eq!((bench.label(1).area, bench.areas(1).0), (area, area));
     assert_eq!(bench.read(&volume, 3, 4).unwrap(), pattern(3, 4, 1));
 }
@@ -254,17 +266,10 @@ fn a_label_that_names_another_place_is_not_believed() {
         bench.pass(Duration::from_secs(5));
         drop(volume);
         let label = Label { area: other, ..bench.label(0) };
-        let slots = DiskGeometry::label_slots(label.geometry.labelled_bytes());
-        let mut image = bench.disks[0].image();
-        for (slot, at) in slots.into_iter().enumerate() {
-            let bytes = label.encode(8 + slot as u64 % 2, slot);
-            let at = at.byte_offset() as usize;
-            image[at..at + bytes.len()].copy_from_slice(&bytes);
-        }
-        bench.disks[0].set_image(&image);
+        bench.set_label(0, &label);
         let bench = bench.power_cut();
         let volume = bench.reopened();
-        bench.assert_settled(&format!("{other:?}"));
+        bench.assert_resolved(&format!("{other:?}"));
         assert_eq!(bench.label(0).area, Some(range(0, FIRST)));
         assert_eq!(bench.read(&volume, 3, 4).unwrap(), pattern(3, 4, 1));
     }

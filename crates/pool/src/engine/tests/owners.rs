@@ -4,11 +4,12 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::super::observe::{Content, read_content};
 use super::super::testing::{Bench, TestDisk};
 use super::super::{CreatePool, ImportOptions};
 use super::pattern;
 use crate::error::PoolError;
-use crate::format::FailureDomain;
+use crate::format::{FailureDomain, Features, Label};
 use crate::report::{DiskState, ImportPlan, PoolForecast, PoolReport, PoolState};
 
 impl Bench {
@@ -380,4 +381,28 @@ fn an_import_that_failed_is_over() {
     second.pass(Duration::from_secs(60));
     let state = second.report().state;
     assert!(matches!(state, PoolState::Foreign { .. }), "{state:?}");
+}
+
+/// A newer etherpool may give a pool a feature that lets older ones read it and not write it. The engine
+/// can't but write.
+#[test]
+fn a_pool_that_may_only_be_read_is_refused() {
+    let (bench, volume) = Bench::mirrored(730);
+    drop(volume);
+    let features = Features { read_only: 1 << 3, ..Features::default() };
+    let labels: Vec<Label> = (0..3).map(|disk| Label { features, ..bench.label(disk) }).collect();
+    labels.iter().enumerate().for_each(|(disk, label)| bench.set_label(disk, label));
+    let before: Vec<Vec<u8>> = bench.disks.iter().map(|disk| disk.image()).collect();
+    let bench = bench.power_cut();
+    bench.pass(Duration::from_secs(10));
+    assert!(bench.import(true).is_err());
+    let device = Rc::clone(&bench.devices.borrow()[0]);
+    let content = bench.run(async move { read_content(&*device, true).await });
+    let Ok(Content::Refused(error)) = content else { panic!("{content:?}") };
+    assert_eq!(
+        error.to_string(),
+        "the pool uses what this etherpool does not know: feature 3 (without it a pool may only be read)"
+    );
+    let after: Vec<Vec<u8>> = bench.disks.iter().map(|disk| disk.image()).collect();
+    assert!(before == after, "it was written");
 }

@@ -2,7 +2,7 @@
 
 use super::{COPIES_MAX, Inconsistent};
 use crate::format::{BirthId, DiskNumber, RecordNumber, ReleaseNumber, SegmentNumber, VolumeId};
-use crate::metadata::{Metadata, Misses, RootChange, Segment, SegmentState};
+use crate::metadata::{DirtyRegions, Metadata, RootChange, Segment, SegmentState};
 
 impl Metadata {
     pub(super) fn open_segment(
@@ -110,7 +110,7 @@ impl Metadata {
         log: RecordNumber,
         release: ReleaseNumber,
         touched: &[DiskNumber],
-        (misses, roots): (&Misses, &[RootChange]),
+        (dirty_regions, roots): (&DirtyRegions, &[RootChange]),
     ) -> Result<(), Inconsistent> {
         let next = self.check_release(release, touched)?;
         if log < self.volume_mut(id)?.log.released {
@@ -122,7 +122,7 @@ impl Metadata {
                 return Err(Inconsistent::UnknownGroup(change.group));
             }
         }
-        self.set_misses(misses)?;
+        self.mark_dirty(dirty_regions)?;
         for change in roots {
             self.set_root(*change);
         }

@@ -2,9 +2,9 @@
 //! the metadata as it was, and no sequence of records, however hostile, gives an extent to two owners,
 //! reuses a number or leaves a region of a group without a member that has it.
 
+mod dirty_regions;
 mod disks;
 mod logs;
-mod misses;
 mod volumes;
 
 use std::collections::BTreeSet;
@@ -120,10 +120,10 @@ impl Metadata {
             MetaRecord::SegmentCopyDropped { volume, number, disk } => {
                 self.drop_copy(*volume, *number, *disk)
             }
-            MetaRecord::MissesSet(misses) => self.set_misses(misses),
-            MetaRecord::MissesCleared(misses) => self.clear_misses(misses),
-            MetaRecord::Released { volume, log, release, touched, misses, roots } => {
-                self.release(*volume, *log, *release, touched, (misses, roots))
+            MetaRecord::RegionsDirtied(dirty_regions) => self.mark_dirty(dirty_regions),
+            MetaRecord::RegionsCleaned(dirty_regions) => self.mark_clean(dirty_regions),
+            MetaRecord::Released { volume, log, release, touched, dirty_regions, roots } => {
+                self.release(*volume, *log, *release, touched, (dirty_regions, roots))
             }
             MetaRecord::Confirmed { release, disks } => self.confirm(*release, disks),
             MetaRecord::PendingFreed { disk, extents } => self.free_pending(*disk, *extents),

@@ -9,7 +9,7 @@ use crate::metadata::testing::{
     any_record, disk_added, empty_pool, history, pool_of, restored, run, segment, whole,
 };
 use crate::metadata::{
-    ExtentSet, GroupRun, Layout, Member, Misses, SegmentCopyPlace, SegmentState,
+    DirtyRegions, ExtentSet, GroupRun, Layout, Member, SegmentCopyPlace, SegmentState,
 };
 
 fn after_history() -> Metadata {
@@ -81,9 +81,9 @@ fn every_kind_of_record_applies_and_a_snapshot_restores_all_of_it() {
     let volume = &metadata.volumes()[&VolumeId(1)];
     assert_eq!(volume.name, "subspace");
     assert_eq!(volume.properties.keys().collect::<Vec<_>>(), ["mount"]);
-    assert_eq!(metadata.missed(BirthId(2), DiskNumber(0)), 0xc0);
-    assert_eq!(metadata.missed(BirthId(18), DiskNumber(2)), 1);
-    assert_eq!(metadata.missed(BirthId(19), DiskNumber(2)), 0);
+    assert_eq!(metadata.dirty(BirthId(2), DiskNumber(0)), 0xc0);
+    assert_eq!(metadata.dirty(BirthId(18), DiskNumber(2)), 1);
+    assert_eq!(metadata.dirty(BirthId(19), DiskNumber(2)), 0);
     let behind = metadata.groups_behind(volume).map(|group| group.birth());
     assert_eq!(behind.collect::<Vec<_>>(), [BirthId(2), BirthId(18)]);
     assert_eq!(metadata.pool().name, "pond");
@@ -249,51 +249,51 @@ fn a_size_is_covered_by_groups_without_a_hole() {
 fn every_region_keeps_a_member_that_has_it() {
     let mut metadata = small();
     let miss = |disk, mask| ((BirthId(3), DiskNumber(disk)), mask);
-    metadata.apply(&MetaRecord::MissesSet([miss(0, 0b11)].into())).unwrap();
+    metadata.apply(&MetaRecord::RegionsDirtied([miss(0, 0b11)].into())).unwrap();
     let no_right_member = Inconsistent::NoRightMember(BirthId(3));
-    let error = refused(&metadata, MetaRecord::MissesSet([miss(1, 0b10)].into()));
+    let error = refused(&metadata, MetaRecord::RegionsDirtied([miss(1, 0b10)].into()));
     assert_eq!(error, no_right_member);
     let both = [miss(1, 0b1000), miss(0, 0b1000)].into();
-    let error = refused(&metadata, MetaRecord::MissesSet(both));
+    let error = refused(&metadata, MetaRecord::RegionsDirtied(both));
     assert_eq!(error, no_right_member);
     let released = MetaRecord::Released {
         volume: VolumeId(1),
         log: RecordNumber(4),
         release: ReleaseNumber(1),
         touched: vec![DiskNumber(0)],
-        misses: [miss(1, 0b1)].into(),
+        dirty_regions: [miss(1, 0b1)].into(),
         roots: vec![],
     };
     assert_eq!(refused(&metadata, released), no_right_member);
-    metadata.apply(&MetaRecord::MissesSet([miss(1, 0b100)].into())).unwrap();
+    metadata.apply(&MetaRecord::RegionsDirtied([miss(1, 0b100)].into())).unwrap();
     let unknown = [((BirthId(17), DiskNumber(0)), 1)].into();
-    let error = refused(&metadata, MetaRecord::MissesSet(unknown));
+    let error = refused(&metadata, MetaRecord::RegionsDirtied(unknown));
     assert_eq!(error, Inconsistent::UnknownGroup(BirthId(17)));
 }
 
 #[test]
-fn only_a_disk_with_a_position_in_a_group_misses_something_of_it() {
+fn only_a_disk_with_a_position_in_a_group_has_dirty_regions_of_it() {
     let mut metadata = small();
     let volume = VolumeId(1);
     metadata
         .apply(&MetaRecord::RunAdded { volume, run: run(16, 4, 17, &[(1, 30), (2, 0)]) })
         .unwrap();
-    let miss = |birth, disk| Misses::from([((BirthId(birth), DiskNumber(disk)), 1)]);
+    let miss = |birth, disk| DirtyRegions::from([((BirthId(birth), DiskNumber(disk)), 1)]);
     for (birth, disk) in [(1, 2), (16, 2), (17, 0), (20, 0), (3, 9)] {
         let nowhere = Inconsistent::UnknownPosition(BirthId(birth), DiskNumber(disk));
-        for record in [MetaRecord::MissesSet, MetaRecord::MissesCleared] {
+        for record in [MetaRecord::RegionsDirtied, MetaRecord::RegionsCleaned] {
             assert_eq!(refused(&metadata, record(miss(birth, disk))), nowhere);
         }
     }
     // The same position of two runs is two disks'.
     metadata
-        .apply_all(&[(16, 1), (17, 2)].map(|(b, d)| MetaRecord::MissesSet(miss(b, d))))
+        .apply_all(&[(16, 1), (17, 2)].map(|(b, d)| MetaRecord::RegionsDirtied(miss(b, d))))
         .unwrap();
     let volume = &metadata.volumes()[&volume];
-    let missed: Vec<_> = metadata.misses_of(volume).collect();
+    let dirty: Vec<_> = metadata.dirty_regions_of(volume).collect();
     let key = |birth, disk| (BirthId(birth), DiskNumber(disk));
-    assert_eq!(missed, [(key(16, 1), 1), (key(17, 2), 1)]);
-    assert_eq!(metadata.missed(BirthId(17), DiskNumber(1)), 0);
+    assert_eq!(dirty, [(key(16, 1), 1), (key(17, 2), 1)]);
+    assert_eq!(metadata.dirty(BirthId(17), DiskNumber(1)), 0);
 }
 
 #[test]
@@ -330,7 +330,7 @@ fn a_segment_keeps_its_last_copy_and_unreleased_records() {
         log: RecordNumber(log),
         release: ReleaseNumber(log),
         touched: vec![],
-        misses: Misses::new(),
+        dirty_regions: DirtyRegions::new(),
         roots: vec![],
     };
     metadata.apply(&released(7)).unwrap();
@@ -357,12 +357,12 @@ fn a_removed_volume_leaves_pending_extents_and_no_trace() {
     let mut metadata = small();
     let volume = VolumeId(1);
     let (first, last) = ((BirthId(1), DiskNumber(1)), (BirthId(16), DiskNumber(0)));
-    metadata.apply(&MetaRecord::MissesSet([(first, 1), (last, 1)].into())).unwrap();
+    metadata.apply(&MetaRecord::RegionsDirtied([(first, 1), (last, 1)].into())).unwrap();
     metadata
         .apply(&MetaRecord::SegmentOpened { volume, segment: segment(1, 17, &[(0, 60)]) })
         .unwrap();
     metadata.apply(&MetaRecord::VolumeRemoved { id: volume }).unwrap();
-    assert!(metadata.misses().is_empty());
+    assert!(metadata.dirty_regions().is_empty());
     assert!(metadata.group_by_birth(BirthId(3)).is_none());
     let disk = &metadata.disks()[&DiskNumber(0)];
     assert_eq!(disk.pending.len(), 18);
@@ -391,12 +391,12 @@ proptest! {
             }
         }
         assert_every_extent_has_one_owner(&metadata);
-        for ((birth, disk), mask) in metadata.misses() {
+        for ((birth, disk), mask) in metadata.dirty_regions() {
             prop_assert_ne!(*mask, 0);
             let group = metadata.group_by_birth(*birth).unwrap();
             prop_assert!(group.is_on(*disk));
-            let missed = group.members().map(|(disk, _)| metadata.missed(*birth, disk));
-            prop_assert_eq!(missed.fold(u64::MAX, |nobody, missed| nobody & missed), 0);
+            let dirty = group.members().map(|(disk, _)| metadata.dirty(*birth, disk));
+            prop_assert_eq!(dirty.fold(u64::MAX, |nobody, dirty| nobody & dirty), 0);
         }
         let restored = restored(&metadata);
         prop_assert_eq!(restored.as_ref(), Ok(&metadata));
@@ -440,7 +440,7 @@ fn a_planned_change_leaves_the_metadata_as_it_was() {
     let kept = whole(&before);
     let changes = [
         MetaRecord::PoolRenamed { name: "ocean".into() },
-        MetaRecord::MissesSet([((BirthId(3), DiskNumber(0)), 4)].into()),
+        MetaRecord::RegionsDirtied([((BirthId(3), DiskNumber(0)), 4)].into()),
         MetaRecord::VolumeResized { id: VolumeId(1), bytes: 4096 },
         MetaRecord::RunInitialised {
             volume: VolumeId(1),

@@ -80,9 +80,9 @@ impl Metadata {
     pub(super) fn remove_volume(&mut self, id: VolumeId) -> Result<(), Inconsistent> {
         let unknown = Inconsistent::UnknownVolume(id);
         let volume = self.volumes.get(&id).cloned().ok_or(unknown)?;
-        let misses: Vec<_> = self.misses_of(&volume).map(|(key, _)| key).collect();
-        for key in misses {
-            self.misses.remove_mut(&key);
+        let dirty_regions: Vec<_> = self.dirty_regions_of(&volume).map(|(key, _)| key).collect();
+        for key in dirty_regions {
+            self.dirty_regions.remove_mut(&key);
         }
         self.volumes.remove_mut(&id);
         for run in volume.runs.values() {

@@ -1,0 +1,229 @@
+//! A remote disk as a [`BlockDevice`]: connects a client's state machine to the ports and to the
+//! tasks that wait for operations.
+//!
+//! One task per disk lets out what the state machine has to say and wakes it at its deadlines. It
+//! holds the disk weakly: when the last user lets go, the session is closed and the task ends.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::rc::{Rc, Weak};
+
+use block::{BlockDevice, DeviceEvent, Done, Geometry, Operation};
+use futures::FutureExt;
+use futures::future::{LocalBoxFuture, select};
+use runtime::{EventQueue, Handle, Notify};
+
+use crate::{Client, LocalPort, OperationId, PathId, Statistics, Transmit};
+use aoe_wire::Port;
+use aoe_wire::{Frame, PortId, ShelfSlot};
+
+/// Hints that nobody fetched; older ones are lost, which hints may be.
+const EVENTS_MAX: usize = 16;
+
+/// The ports in use, shared by discovery and all disks.
+#[derive(Default)]
+pub(crate) struct PortTable {
+    ports: RefCell<BTreeMap<PortId, Rc<dyn Port>>>,
+    /// Frames on their way to each port; kept for their memory.
+    scratch: RefCell<BTreeMap<PortId, Vec<Frame>>>,
+    number: Cell<u32>,
+}
+
+impl PortTable {
+    pub fn add(&self, port: Rc<dyn Port>) -> PortId {
+        let id = PortId(self.number.get());
+        self.number.set(id.0 + 1);
+        self.ports.borrow_mut().insert(id, port);
+        id
+    }
+
+    pub fn remove(&self, id: PortId) {
+        self.ports.borrow_mut().remove(&id);
+        self.scratch.borrow_mut().remove(&id);
+    }
+
+    /// All ports as they are now.
+    pub fn local_ports(&self) -> Vec<LocalPort> {
+        let ports = self.ports.borrow();
+        let describe = |(id, port): (&PortId, &Rc<dyn Port>)| LocalPort {
+            id: *id,
+            mac: port.mac(),
+            mtu_bytes: port.mtu_bytes(),
+        };
+        ports.iter().map(describe).collect()
+    }
+
+    pub fn name(&self, id: PortId) -> Option<String> {
+        self.ports.borrow().get(&id).map(|port| port.name())
+    }
+
+    /// Sends everything that `poll` yields, in one batch per port.
+    pub fn transmit(&self, mut poll: impl FnMut() -> Option<Transmit>) {
+        let mut scratch = self.scratch.borrow_mut();
+        while let Some(Transmit { port, frame }) = poll() {
+            scratch.entry(port).or_default().push(frame);
+        }
+        for (id, frames) in scratch.iter_mut().filter(|(_, frames)| !frames.is_empty()) {
+            match self.ports.borrow().get(id) {
+                Some(port) => port.transmit(frames),
+                None => frames.clear(),
+            }
+        }
+    }
+}
+
+/// Called with each hint, besides the disk's own listener.
+pub(crate) type HintHook = Box<dyn Fn(DeviceEvent)>;
+
+/// A disk behind a client's state machine.
+pub struct RemoteDisk<C: Client> {
+    address: ShelfSlot,
+    handle: Handle,
+    ports: Rc<PortTable>,
+    client: RefCell<C>,
+    waiting: RefCell<BTreeMap<OperationId, Done>>,
+    hints: Rc<EventQueue<DeviceEvent, EVENTS_MAX>>,
+    hook: HintHook,
+    wake: Rc<Notify>,
+}
+
+impl<C: Client + 'static> RemoteDisk<C> {
+    /// A disk and the task that drives it.
+    pub(crate) fn new(
+        address: ShelfSlot,
+        handle: Handle,
+        ports: Rc<PortTable>,
+        client: C,
+        hook: HintHook,
+    ) -> Rc<RemoteDisk<C>> {
+        let disk = Rc::new(RemoteDisk {
+            address,
+            handle: handle.clone(),
+            ports,
+            client: RefCell::new(client),
+            waiting: RefCell::default(),
+            hints: Rc::default(),
+            hook,
+            wake: Rc::new(Notify::new()),
+        });
+        for port in disk.ports.local_ports() {
+            disk.set_port(port);
+        }
+        handle.spawn(drive(Rc::downgrade(&disk), Rc::clone(&disk.wake), handle.clone()));
+        disk
+    }
+
+    /// The disk's address.
+    pub fn address(&self) -> ShelfSlot {
+        self.address
+    }
+
+    /// What was counted.
+    pub fn statistics(&self) -> Statistics {
+        self.client.borrow().statistics()
+    }
+
+    /// The ways to the disk.
+    pub fn paths(&self) -> Vec<PathId> {
+        self.client.borrow().paths()
+    }
+
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&C) -> T) -> T {
+        look(&self.client.borrow())
+    }
+
+    pub(crate) fn set_port(&self, port: LocalPort) {
+        self.act(|client, now| client.set_port(now, port));
+    }
+
+    pub(crate) fn remove_port(&self, port: PortId) {
+        self.act(|client, now| client.remove_port(now, port));
+    }
+
+    pub(crate) fn add_path(&self, path: PathId) {
+        self.act(|client, now| client.add_path(now, path));
+    }
+
+    pub(crate) fn handle_frame(&self, port: PortId, frame: &[u8]) {
+        self.act(|client, now| client.handle_frame(now, port, frame));
+    }
+
+    fn look_mut<T>(&self, look: impl FnOnce(&mut C) -> T) -> T {
+        look(&mut self.client.borrow_mut())
+    }
+
+    fn act<T>(&self, act: impl FnOnce(&mut C, block::Instant) -> T) -> T {
+        let result = act(&mut self.client.borrow_mut(), self.handle.now());
+        self.wake.notify_all();
+        result
+    }
+
+    /// One turn of the disk's task; returns when the next is due without a cause.
+    fn turn(&self) -> Option<block::Instant> {
+        let now = self.handle.now();
+        let mut client = self.client.borrow_mut();
+        if client.poll_timeout().is_some_and(|at| at <= now) {
+            client.handle_timeout(now);
+        }
+        self.ports.transmit(|| client.poll_transmit());
+        drop(client);
+        // Who is told may submit the next operation at once.
+        while let Some((id, outcome)) = self.look_mut(C::poll_outcome) {
+            let done = self.waiting.borrow_mut().remove(&id);
+            if let Some(done) = done {
+                done(outcome);
+            }
+        }
+        while let Some(event) = self.look_mut(C::poll_event) {
+            (self.hook)(event);
+            self.hints.push(event);
+        }
+        self.client.borrow().poll_timeout()
+    }
+}
+
+impl<C: Client> Drop for RemoteDisk<C> {
+    fn drop(&mut self) {
+        let client = self.client.get_mut();
+        client.close(self.handle.now());
+        self.ports.transmit(|| client.poll_transmit());
+        self.wake.notify_all();
+    }
+}
+
+async fn drive<C: Client + 'static>(disk: Weak<RemoteDisk<C>>, wake: Rc<Notify>, handle: Handle) {
+    loop {
+        let woken = wake.notified();
+        let deadline = match disk.upgrade() {
+            Some(disk) => disk.turn(),
+            None => return,
+        };
+        match deadline {
+            Some(deadline) => {
+                select(pin!(woken), pin!(handle.sleep_until(deadline))).await;
+            }
+            None => woken.await,
+        }
+    }
+}
+
+impl<C: Client + 'static> BlockDevice for RemoteDisk<C> {
+    fn geometry(&self) -> Geometry {
+        self.client.borrow().geometry()
+    }
+
+    fn submit(&self, operation: Operation, done: Done) {
+        let id = self.act(|client, now| client.submit(now, operation));
+        self.waiting.borrow_mut().insert(id, done);
+    }
+
+    fn disown(&self) {
+        self.act(|client, now| client.disown(now));
+    }
+
+    fn next_event(&self) -> LocalBoxFuture<'static, DeviceEvent> {
+        let hints = Rc::clone(&self.hints);
+        async move { hints.next().await }.boxed_local()
+    }
+}

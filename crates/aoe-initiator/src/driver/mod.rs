@@ -1,0 +1,499 @@
+//! The initiator: ports in, disks out.
+//!
+//! One hub task per port hands replies to discovery and to the disk that they are for; requests are
+//! somebody else's. One task runs discovery. Disks appear by themselves, each with a task of its own.
+
+mod disk;
+
+pub use disk::RemoteDisk;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use block::{BlockDevice, DeviceEvent, DurabilityClass, Holder, Instance};
+use futures::FutureExt;
+use futures::future::{LocalBoxFuture, select};
+use runtime::{EventQueue, Handle, Notify};
+
+use crate::discovery::{Discovery, DiscoveryEvent, TargetInfo};
+use crate::discovery::{TARGETS_MAX, is_same_disk};
+use crate::{
+    LocalPort, PathId, Plain, PlainOptions, Random, Session, SessionOptions, Statistics, TargetKind,
+};
+use aoe_wire::Port;
+use aoe_wire::{Command, Header, Incarnation, PortId, ShelfSlot};
+use disk::{HintHook, PortTable};
+
+/// A disk reached by sequenced sessions.
+pub type SessionDisk = RemoteDisk<Session>;
+/// A disk reached by plain AoE.
+pub type PlainDisk = RemoteDisk<Plain>;
+
+/// Events that nobody fetched; older ones are dropped.
+const EVENTS_MAX: usize = 1024;
+
+/// How an initiator behaves.
+#[derive(Clone, Debug)]
+pub struct InitiatorOptions {
+    /// Who we are: random, made anew at each start of the process.
+    pub incarnation: Incarnation,
+    /// A session target that answers nothing for so long is lost.
+    pub lost_after: Duration,
+    /// Most unanswered requests per disk.
+    pub window_max: u32,
+    /// Whether disks are opened as they are found; else they are only listed.
+    pub connect: bool,
+    /// Plain disks of which the operator states that they acknowledge only what is stable.
+    pub declared: Vec<ShelfSlot>,
+}
+
+impl InitiatorOptions {
+    /// The usual ones.
+    pub fn new(incarnation: Incarnation) -> InitiatorOptions {
+        let usual = SessionOptions::new(ShelfSlot::default(), incarnation);
+        InitiatorOptions {
+            incarnation,
+            lost_after: usual.lost_after,
+            window_max: usual.window_max,
+            connect: true,
+            declared: Vec::new(),
+        }
+    }
+}
+
+/// A disk that the initiator knows.
+#[derive(Clone)]
+pub enum Disk {
+    /// By session.
+    Session(Rc<SessionDisk>),
+    /// By plain AoE.
+    Plain(Rc<PlainDisk>),
+}
+
+impl Disk {
+    /// Its address.
+    pub fn address(&self) -> ShelfSlot {
+        match self {
+            Disk::Session(disk) => disk.address(),
+            Disk::Plain(disk) => disk.address(),
+        }
+    }
+
+    /// As a device.
+    pub fn device(&self) -> Rc<dyn BlockDevice> {
+        match self {
+            Disk::Session(disk) => Rc::clone(disk) as Rc<dyn BlockDevice>,
+            Disk::Plain(disk) => Rc::clone(disk) as Rc<dyn BlockDevice>,
+        }
+    }
+
+    /// What was counted.
+    pub fn statistics(&self) -> Statistics {
+        match self {
+            Disk::Session(disk) => disk.statistics(),
+            Disk::Plain(disk) => disk.statistics(),
+        }
+    }
+
+    /// The ways to it.
+    pub fn paths(&self) -> Vec<PathId> {
+        match self {
+            Disk::Session(disk) => disk.paths(),
+            Disk::Plain(disk) => disk.paths(),
+        }
+    }
+
+    /// Whether it has ever answered, so that its geometry is known.
+    pub fn is_known(&self) -> bool {
+        match self {
+            Disk::Session(disk) => disk.look(|client| client.export().is_some()),
+            Disk::Plain(_) => true,
+        }
+    }
+
+    /// Whether it is there, so that whoever else answers on this path is an intruder.
+    fn defends_against(&self, path: PathId) -> bool {
+        match self {
+            Disk::Session(disk) => disk.look(Session::is_open),
+            // One that has learnt to open sessions says so on a path of its own.
+            Disk::Plain(disk) => !disk.look(Plain::is_lost) && !disk.paths().contains(&path),
+        }
+    }
+
+    fn add_path(&self, path: PathId) {
+        match self {
+            Disk::Session(disk) => disk.add_path(path),
+            Disk::Plain(disk) => disk.add_path(path),
+        }
+    }
+
+    fn set_port(&self, port: LocalPort) {
+        match self {
+            Disk::Session(disk) => disk.set_port(port),
+            Disk::Plain(disk) => disk.set_port(port),
+        }
+    }
+
+    fn remove_port(&self, port: PortId) {
+        match self {
+            Disk::Session(disk) => disk.remove_port(port),
+            Disk::Plain(disk) => disk.remove_port(port),
+        }
+    }
+
+    fn handle_frame(&self, port: PortId, frame: &[u8]) {
+        match self {
+            Disk::Session(disk) => disk.handle_frame(port, frame),
+            Disk::Plain(disk) => disk.handle_frame(port, frame),
+        }
+    }
+}
+
+/// Something about disks changed. A hint: what counts is what [`Initiator::disks`] and the disks'
+/// completions say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiskEvent {
+    /// A disk answered for the first time.
+    Appeared(ShelfSlot),
+    /// A disk doesn't answer.
+    Lost(ShelfSlot),
+    /// A disk answers again, or as another instance.
+    Back(ShelfSlot, Instance),
+    /// A disk's size changed.
+    Resized(ShelfSlot),
+    /// A second target answers for an address. It isn't used.
+    Conflict(TargetInfo),
+}
+
+/// Finds disks on its ports and drives them.
+pub struct Initiator {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    handle: Handle,
+    options: InitiatorOptions,
+    ports: Rc<PortTable>,
+    /// As they were when everybody was told last.
+    told_ports: RefCell<BTreeMap<PortId, LocalPort>>,
+    hubs: RefCell<BTreeMap<PortId, Rc<Hub>>>,
+    discovery: RefCell<Discovery>,
+    disks: RefCell<BTreeMap<ShelfSlot, Known>>,
+    wake: Rc<Notify>,
+    events: Rc<EventQueue<DiskEvent, EVENTS_MAX>>,
+}
+
+struct Known {
+    disk: Disk,
+    kind: TargetKind,
+}
+
+/// Ends the hub task of a port.
+#[derive(Default)]
+struct Hub {
+    is_stopped: Cell<bool>,
+    stop: Notify,
+}
+
+impl Initiator {
+    /// An initiator without ports.
+    pub fn new(handle: Handle, options: InitiatorOptions) -> Initiator {
+        let discovery = Discovery::new(handle.now(), random_of(&handle));
+        let inner = Rc::new(Inner {
+            handle: handle.clone(),
+            options,
+            ports: Rc::default(),
+            told_ports: RefCell::default(),
+            hubs: RefCell::default(),
+            discovery: RefCell::new(discovery),
+            disks: RefCell::default(),
+            wake: Rc::new(Notify::new()),
+            events: Rc::default(),
+        });
+        let wake = Rc::clone(&inner.wake);
+        handle.spawn(discover(Rc::downgrade(&inner), wake, handle.clone()));
+        Initiator { inner }
+    }
+
+    /// Starts to use a port.
+    pub fn add_port(&self, port: Rc<dyn Port>) -> PortId {
+        let id = self.inner.ports.add(Rc::clone(&port));
+        let hub = Rc::new(Hub::default());
+        self.inner.hubs.borrow_mut().insert(id, Rc::clone(&hub));
+        self.inner.tell_ports();
+        let inner = Rc::downgrade(&self.inner);
+        self.inner.handle.spawn(listen(inner, id, port, hub, self.inner.handle.clone()));
+        self.inner.wake.notify_all();
+        id
+    }
+
+    /// Stops using a port. Disks that have no other are lost after the usual time.
+    pub fn remove_port(&self, id: PortId) {
+        self.inner.remove_port(id);
+    }
+
+    /// The name of a port.
+    pub fn port_name(&self, id: PortId) -> Option<String> {
+        self.inner.ports.name(id)
+    }
+
+    /// Asks all targets now, instead of at the next interval.
+    pub fn ask(&self) {
+        let now = self.inner.handle.now();
+        self.inner.discovery.borrow_mut().ask(now);
+        self.inner.wake.notify_all();
+    }
+
+    /// Everybody who answered a query, on each path. Who holds a disk is told as its own client heard
+    /// last; of a disk that isn't used, as it was when it was asked.
+    pub fn targets(&self) -> Vec<TargetInfo> {
+        let mut targets = self.inner.discovery.borrow().targets();
+        for info in targets.iter_mut().filter(|info| !info.is_conflict) {
+            if let Some(newest) = self.inner.holder(info)
+                && let Some(TargetKind::Session(export)) = &mut info.kind
+            {
+                export.holder = newest;
+            }
+        }
+        targets
+    }
+
+    /// The disks that have answered, by address; lost ones too.
+    pub fn disks(&self) -> Vec<Disk> {
+        let disks = self.inner.disks.borrow();
+        disks.values().map(|known| known.disk.clone()).filter(Disk::is_known).collect()
+    }
+
+    /// The disk at an address, if it has ever answered.
+    pub fn disk(&self, address: ShelfSlot) -> Option<Disk> {
+        let disks = self.inner.disks.borrow();
+        disks.get(&address).map(|known| known.disk.clone()).filter(Disk::is_known)
+    }
+
+    /// Lets a disk go. It is closed when its last user does so too, and appears again when it
+    /// answers a query.
+    pub fn forget(&self, address: ShelfSlot) {
+        let known = self.inner.disks.borrow_mut().remove(&address);
+        drop(known);
+    }
+
+    /// The next change. One listener at a time.
+    pub fn next_disk_event(&self) -> LocalBoxFuture<'static, DiskEvent> {
+        let events = Rc::clone(&self.inner.events);
+        async move { events.next().await }.boxed_local()
+    }
+}
+
+impl Drop for Initiator {
+    fn drop(&mut self) {
+        let hubs = std::mem::take(&mut *self.inner.hubs.borrow_mut());
+        hubs.into_values().for_each(|hub| hub.stop());
+        self.inner.wake.notify_all();
+    }
+}
+
+impl Hub {
+    fn stop(&self) {
+        self.is_stopped.set(true);
+        self.stop.notify_all();
+    }
+}
+
+impl Inner {
+    fn remove_port(&self, id: PortId) {
+        if let Some(hub) = self.hubs.borrow_mut().remove(&id) {
+            hub.stop();
+        }
+        self.ports.remove(id);
+        self.told_ports.borrow_mut().remove(&id);
+        self.discovery.borrow_mut().remove_port(id);
+        self.disks.borrow().values().for_each(|known| known.disk.remove_port(id));
+    }
+
+    /// Tells everybody about ports that are new or have another address or MTU than before.
+    fn tell_ports(&self) {
+        let now = self.handle.now();
+        for port in self.ports.local_ports() {
+            if self.told_ports.borrow_mut().insert(port.id, port) == Some(port) {
+                continue;
+            }
+            self.discovery.borrow_mut().set_port(now, port);
+            self.disks.borrow().values().for_each(|known| known.disk.set_port(port));
+        }
+    }
+
+    /// Who holds a disk, as its client knows.
+    fn holder(&self, info: &TargetInfo) -> Option<Holder> {
+        let disks = self.disks.borrow();
+        let known = disks.get(&info.address)?;
+        let Disk::Session(disk) = &known.disk else { return None };
+        if !is_same_disk(&known.kind, info.kind.as_ref()?) {
+            return None;
+        }
+        let now = self.handle.now();
+        disk.look(|client| client.holder(now))
+    }
+
+    fn handle_frame(&self, port: PortId, frame: &[u8]) {
+        let Ok(header) = Header::parse(frame) else { return };
+        if !header.response || !header.is_our_version() {
+            return;
+        }
+        let is_data = matches!(header.command, Command::Session | Command::Ata);
+        if !is_data && header.command != Command::Config {
+            return;
+        }
+        let now = self.handle.now();
+        if self.discovery.borrow_mut().handle_frame(now, port, &header, frame) {
+            self.wake.notify_all();
+        } else if let Some(known) = self.disks.borrow().get(&header.address) {
+            known.disk.handle_frame(port, frame);
+        }
+    }
+
+    /// One turn of discovery; returns when the next is due without a cause.
+    fn turn(self: &Rc<Self>) -> Option<block::Instant> {
+        self.tell_ports();
+        let now = self.handle.now();
+        let mut discovery = self.discovery.borrow_mut();
+        if discovery.poll_timeout().is_some_and(|at| at <= now) {
+            discovery.handle_timeout(now);
+        }
+        self.ports.transmit(|| discovery.poll_transmit());
+        while let Some(event) = discovery.poll_event() {
+            match event {
+                DiscoveryEvent::Found(info) => self.found(info),
+                DiscoveryEvent::Seen(address, path) => {
+                    if let Some(known) = self.disks.borrow().get(&address) {
+                        known.disk.add_path(path);
+                    }
+                }
+                DiscoveryEvent::Conflict(info) => {
+                    tracing::warn!(
+                        "{} at {} is not the disk that has this address already; ignored",
+                        info.address,
+                        info.path.target
+                    );
+                    self.events.push(DiskEvent::Conflict(info));
+                }
+            }
+        }
+        discovery.poll_timeout()
+    }
+
+    fn found(self: &Rc<Self>, info: TargetInfo) {
+        let Some(kind) = info.kind.clone() else { return };
+        if !self.options.connect || matches!(kind, TargetKind::Refused(_)) {
+            return;
+        }
+        let mut disks = self.disks.borrow_mut();
+        match disks.get(&info.address) {
+            Some(known) if is_same_disk(&known.kind, &kind) => known.disk.add_path(info.path),
+            Some(known) if known.disk.defends_against(info.path) => {
+                self.events.push(DiskEvent::Conflict(info));
+            }
+            None if disks.len() >= TARGETS_MAX => {}
+            // New, or another disk at the address of one that is gone.
+            before => {
+                if before.is_some() {
+                    tracing::warn!("{} is another disk now", info.address);
+                }
+                let disk = self.connect(&info, &kind);
+                disk.add_path(info.path);
+                disks.insert(info.address, Known { disk, kind });
+            }
+        }
+    }
+
+    fn connect(self: &Rc<Self>, info: &TargetInfo, kind: &TargetKind) -> Disk {
+        let (handle, ports) = (self.handle.clone(), Rc::clone(&self.ports));
+        let (now, random) = (handle.now(), random_of(&handle));
+        let hook = self.hook(info.address);
+        if let TargetKind::Plain(identify) = kind {
+            let config = &info.config;
+            let mut options =
+                PlainOptions::new(info.address, config.buffer_count, config.sectors_max);
+            if self.options.declared.contains(&info.address) {
+                options.class = DurabilityClass::Declared;
+            }
+            let client = Plain::new(now, options, identify.clone(), random);
+            return Disk::Plain(RemoteDisk::new(info.address, handle, ports, client, hook));
+        }
+        let options = SessionOptions {
+            lost_after: self.options.lost_after,
+            window_max: self.options.window_max,
+            ..SessionOptions::new(info.address, self.options.incarnation)
+        };
+        let client = Session::new(now, options, random);
+        Disk::Session(RemoteDisk::new(info.address, handle, ports, client, hook))
+    }
+
+    /// Turns a disk's hints into the initiator's.
+    fn hook(&self, address: ShelfSlot) -> HintHook {
+        let events = Rc::clone(&self.events);
+        let has_appeared = Cell::new(false);
+        Box::new(move |event| {
+            events.push(match event {
+                DeviceEvent::Back(_) if !has_appeared.replace(true) => DiskEvent::Appeared(address),
+                DeviceEvent::Back(instance) => DiskEvent::Back(address, instance),
+                DeviceEvent::Lost => DiskEvent::Lost(address),
+                DeviceEvent::Resized => DiskEvent::Resized(address),
+            });
+        })
+    }
+}
+
+fn random_of(handle: &Handle) -> Random {
+    let handle = handle.clone();
+    Box::new(move || handle.random_u64())
+}
+
+async fn discover(inner: Weak<Inner>, wake: Rc<Notify>, handle: Handle) {
+    loop {
+        let woken = wake.notified();
+        let deadline = match inner.upgrade() {
+            Some(inner) => inner.turn(),
+            None => return,
+        };
+        match deadline {
+            Some(deadline) => {
+                select(pin!(woken), pin!(handle.sleep_until(deadline))).await;
+            }
+            None => woken.await,
+        }
+    }
+}
+
+async fn listen(inner: Weak<Inner>, id: PortId, port: Rc<dyn Port>, hub: Rc<Hub>, handle: Handle) {
+    let mut seen = (port.mac(), port.mtu_bytes());
+    loop {
+        let stopped = hub.stop.notified();
+        if hub.is_stopped.get() {
+            return;
+        }
+        let received = match inner.upgrade() {
+            Some(inner) => {
+                let present = (port.mac(), port.mtu_bytes());
+                if std::mem::replace(&mut seen, present) != present {
+                    // Another card, or another MTU: whoever was reached the old way is asked now.
+                    inner.tell_ports();
+                    inner.wake.notify_all();
+                }
+                port.receive(&mut |frame| inner.handle_frame(id, frame))
+            }
+            None => return,
+        };
+        if received == 0 {
+            select(pin!(stopped), port.readable()).await;
+        } else {
+            // Let the disks' tasks act on what arrived before more is taken.
+            handle.yield_now().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

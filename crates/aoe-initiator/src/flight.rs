@@ -1,0 +1,296 @@
+//! Requests on their way: which are unanswered, how long answers take, which count as lost.
+//!
+//! Each transmission has a tag of its own, which the target echoes; so every answer is a clean
+//! measurement, also of a request that was sent more than once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use arrayvec::ArrayVec;
+use block::Instant;
+
+use super::paths::PathId;
+use super::window::RoundTrip;
+
+/// Requests whose answers take comparable time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Answered from the server's memory.
+    Quick,
+    /// A read.
+    Read,
+    /// A write that may be answered at once.
+    Write,
+    /// A write that is answered when it is durable.
+    Durable,
+    /// Flushes, claims and discards: any time, in any order. Only the time-out tells of a loss.
+    Slow,
+}
+
+const KINDS: [Kind; 5] = [Kind::Quick, Kind::Read, Kind::Write, Kind::Durable, Kind::Slow];
+
+/// Transmissions of a request that are remembered to recognise their answers.
+const TRANSMISSIONS_MAX: usize = 4;
+
+#[derive(Clone, Copy, Debug)]
+struct Transmission {
+    tag: u32,
+    at: Instant,
+}
+
+/// An unanswered request.
+pub(crate) struct Flying<T> {
+    /// What to send again, and what to do with the answer.
+    pub what: T,
+    pub kind: Kind,
+    pub first_sent: Instant,
+    pub tries: u32,
+    /// Where the last transmission went.
+    pub path: PathId,
+    recent: ArrayVec<Transmission, TRANSMISSIONS_MAX>,
+    deadline: Instant,
+}
+
+/// A request that has been answered.
+pub(crate) struct Answered<T> {
+    pub what: T,
+    /// An earlier copy was answered, so the later ones were sent in vain: nothing had been lost.
+    pub was_spurious: bool,
+    /// The last copy was answered and no earlier one: those had been lost.
+    pub was_lost: bool,
+}
+
+/// A request that a later one of its kind overtook.
+struct Overtaken {
+    number: u64,
+    /// It counts as lost from here on.
+    lost_at: Instant,
+    /// Neither it nor one that was sent later is lost before.
+    earliest: Instant,
+}
+
+/// All unanswered requests of a session, by number.
+pub(crate) struct Flight<T> {
+    requests: BTreeMap<u64, Flying<T>>,
+    deadlines: BTreeSet<(Instant, u64)>,
+    kinds: [KindState; KINDS.len()],
+    /// The round trip of the opening, until a kind has one of its own.
+    opening: Option<Duration>,
+}
+
+#[derive(Default)]
+struct KindState {
+    round_trip: RoundTrip,
+    /// Last transmission of each unanswered request.
+    sent: BTreeSet<(Instant, u64)>,
+    /// When the newest answered transmission was sent.
+    answered: Option<Instant>,
+}
+
+impl<T> Flight<T> {
+    /// Nothing on its way.
+    pub fn new() -> Flight<T> {
+        Flight {
+            requests: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            kinds: Default::default(),
+            opening: None,
+        }
+    }
+
+    /// Takes the round trip of an opening as a first idea.
+    pub fn set_opening_round_trip(&mut self, round_trip: Duration) {
+        self.opening = Some(round_trip);
+    }
+
+    /// A request was sent for the first time.
+    pub fn sent(&mut self, number: u64, kind: Kind, what: T, tag: u32, path: PathId, now: Instant) {
+        let recent = ArrayVec::new();
+        let flying = Flying { what, kind, first_sent: now, tries: 0, path, recent, deadline: now };
+        self.requests.insert(number, flying);
+        self.sent_again(number, tag, path, now);
+    }
+
+    /// A request was sent once more.
+    pub fn sent_again(&mut self, number: u64, tag: u32, path: PathId, now: Instant) {
+        let Some(request) = self.requests.get_mut(&number) else { return };
+        let kind = &mut self.kinds[request.kind as usize];
+        self.deadlines.remove(&(request.deadline, number));
+        if let Some(last) = request.recent.last() {
+            kind.sent.remove(&(last.at, number));
+        }
+        request.tries += 1;
+        request.path = path;
+        request.deadline = now + kind.round_trip.timeout(request.tries, self.opening);
+        if request.recent.is_full() {
+            request.recent.remove(0);
+        }
+        request.recent.push(Transmission { tag, at: now });
+        kind.sent.insert((now, number));
+        self.deadlines.insert((request.deadline, number));
+    }
+
+    /// A request was answered, to the transmission with this tag. `None` when it was before.
+    pub fn answered(&mut self, number: u64, tag: u32, now: Instant) -> Option<Answered<T>> {
+        let request = self.requests.remove(&number)?;
+        self.forget(number, &request);
+        let matching = request.recent.iter().position(|sent| sent.tag == tag);
+        let was_spurious = matching.is_some_and(|index| index + 1 < request.recent.len());
+        let was_lost = matching.is_some() && !was_spurious && request.tries > 1;
+        let kind = &mut self.kinds[request.kind as usize];
+        if let Some(index) = matching {
+            let sent = request.recent[index].at;
+            kind.round_trip.measure(now.since(sent));
+            kind.answered = kind.answered.max(Some(sent));
+        }
+        if was_spurious {
+            kind.round_trip.was_spurious();
+        } else if was_lost {
+            kind.round_trip.was_lost();
+        }
+        Some(Answered { what: request.what, was_spurious, was_lost })
+    }
+
+    /// The requests that count as lost now, oldest number first.
+    pub fn lost(&self, now: Instant) -> Vec<u64> {
+        let mut lost: BTreeSet<u64> = self
+            .deadlines
+            .iter()
+            .take_while(|(deadline, _)| *deadline <= now)
+            .map(|(_, number)| *number)
+            .collect();
+        for kind in KINDS {
+            let could_be = self.overtaken(kind).take_while(|overtaken| overtaken.earliest <= now);
+            let is_lost = could_be.filter(|overtaken| overtaken.lost_at <= now);
+            lost.extend(is_lost.map(|overtaken| overtaken.number));
+        }
+        lost.into_iter().collect()
+    }
+
+    /// When [`Flight::lost`] may tell something new.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let mut next = self.deadlines.first().map(|(deadline, _)| *deadline);
+        for kind in KINDS {
+            for overtaken in self.overtaken(kind) {
+                // Of hundreds on their way mostly the first one tells.
+                if next.is_some_and(|next| next <= overtaken.earliest) {
+                    break;
+                }
+                next = Some(next.map_or(overtaken.lost_at, |next| next.min(overtaken.lost_at)));
+            }
+        }
+        next
+    }
+
+    /// The request of this number.
+    pub fn get(&self, number: u64) -> Option<&Flying<T>> {
+        self.requests.get(&number)
+    }
+
+    /// The same, to change what it carries.
+    pub fn get_mut(&mut self, number: u64) -> Option<&mut Flying<T>> {
+        self.requests.get_mut(&number)
+    }
+
+    /// The lowest unanswered number.
+    pub fn lowest(&self) -> Option<u64> {
+        self.requests.first_key_value().map(|(number, _)| *number)
+    }
+
+    /// When the longest unanswered request was sent for the first time.
+    pub fn oldest(&self) -> Option<Instant> {
+        // Numbers are given in order of the first transmission.
+        self.requests.first_key_value().map(|(_, request)| request.first_sent)
+    }
+
+    /// How many are unanswered.
+    pub fn len(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// Whether all are answered.
+    pub fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    /// What is known about the round trip of a kind.
+    pub fn round_trip(&self, kind: Kind) -> &RoundTrip {
+        &self.kinds[kind as usize].round_trip
+    }
+
+    /// Gives up on all, in order of their numbers.
+    pub fn take_all(&mut self) -> Vec<T> {
+        self.deadlines.clear();
+        self.kinds.iter_mut().for_each(|kind| kind.sent.clear());
+        std::mem::take(&mut self.requests).into_values().map(|request| request.what).collect()
+    }
+
+    /// Requests that later ones of their kind overtook, in order of the last transmission.
+    fn overtaken(&self, kind: Kind) -> impl Iterator<Item = Overtaken> + '_ {
+        let state = &self.kinds[kind as usize];
+        let answered = if kind == Kind::Slow { None } else { state.answered };
+        let overtaken = state.sent.iter().take_while(move |(at, _)| Some(*at) < answered);
+        let least = state.round_trip.overtaken_timeout(1);
+        overtaken.filter_map(move |(at, number)| {
+            let tries = self.requests.get(number)?.tries;
+            let lost_at = *at + state.round_trip.overtaken_timeout(tries)?;
+            Some(Overtaken { number: *number, earliest: *at + least?, lost_at })
+        })
+    }
+
+    fn forget(&mut self, number: u64, request: &Flying<T>) {
+        self.deadlines.remove(&(request.deadline, number));
+        if let Some(last) = request.recent.last() {
+            self.kinds[request.kind as usize].sent.remove(&(last.at, number));
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use aoe_wire::{MacAddr, PortId};
+
+    const PATH: PathId = PathId { port: PortId(1), target: MacAddr([1; 6]) };
+
+    fn at(micros: u64) -> Instant {
+        Instant::from_nanos(micros * 1000)
+    }
+
+    #[test]
+    fn what_was_overtaken_is_lost_within_a_round_trip() {
+        let mut flight = Flight::new();
+        for number in 1..=20 {
+            flight.sent(number, Kind::Read, (), number as u32, PATH, at(number * 10));
+            flight.answered(number, number as u32, at(number * 10 + 100)).unwrap();
+        }
+        let usual = flight.round_trip(Kind::Read).smoothed();
+        assert_eq!(usual, Some(Duration::from_micros(100)));
+        flight.sent(21, Kind::Read, (), 21, PATH, at(1000));
+        flight.sent(22, Kind::Slow, (), 22, PATH, at(1000));
+        flight.sent(23, Kind::Read, (), 23, PATH, at(1010));
+        assert!(flight.lost(at(1200)).is_empty(), "nothing later was answered yet");
+        flight.answered(23, 23, at(1110)).unwrap();
+        assert_eq!(flight.lost(at(1200)), [21]);
+        flight.sent_again(21, 24, PATH, at(1200));
+        assert!(flight.lost(at(1300)).is_empty());
+        assert!(flight.answered(21, 21, at(1300)).unwrap().was_spurious);
+        assert!(flight.answered(21, 24, at(1310)).is_none());
+        assert_eq!(flight.lowest(), Some(22));
+    }
+
+    #[test]
+    fn a_lone_request_is_lost_by_time_and_ever_later() {
+        let mut flight = Flight::new();
+        flight.sent(1, Kind::Write, "data", 1, PATH, at(0));
+        let first = flight.next_deadline().unwrap();
+        assert_eq!(flight.lost(first), [1]);
+        flight.sent_again(1, 2, PATH, first);
+        let second = flight.next_deadline().unwrap();
+        assert!(second.since(first) > first.since(at(0)));
+        assert_eq!(flight.take_all(), ["data"]);
+        assert_eq!(flight.next_deadline(), None);
+        assert!(flight.is_empty());
+    }
+}

@@ -1,0 +1,169 @@
+//! Asks one target on one path what it is: ours (it opens a session) or plain (it answers IDENTIFY).
+//!
+//! The session is opened under an incarnation made up for the purpose and closed at once, so that
+//! the disk's own session isn't disturbed: a target ends the former session of an incarnation when it
+//! opens another.
+
+use std::time::Duration;
+
+use block::{Buffer, Instant, IoError, Lba};
+
+use super::client::Random;
+use super::opening::{Opened, Opening, Progress, random16};
+use super::outlet::Outlet;
+use super::paths::PathId;
+use aoe_wire::{
+    AtaCommand, AtaReply, AtaRequest, Command, ExportInfo, Header, Identify, Incarnation,
+    Operation, SessionReply, SessionRequest, ShelfSlot,
+};
+
+/// HELLOs without any answer after which a target is asked as a plain one.
+const HELLO_TRIES: u32 = 5;
+/// IDENTIFYs without an answer after which there is nobody.
+const IDENTIFY_TRIES: u32 = 4;
+const IDENTIFY_INTERVAL: Duration = Duration::from_millis(100);
+/// No probe takes longer, whatever is answered in between.
+const PROBE_MAX: Duration = Duration::from_secs(5);
+
+/// What a target turned out to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetKind {
+    /// It speaks our session.
+    Session(ExportInfo),
+    /// It speaks plain AoE.
+    Plain(Identify),
+    /// It speaks our session, but not with us.
+    Refused(IoError),
+}
+
+/// A target being asked.
+pub(crate) struct Probe {
+    path: PathId,
+    started: Instant,
+    stage: Stage,
+}
+
+enum Stage {
+    Opening(Opening),
+    Identify { tag: Option<u32>, tries: u32, next: Instant },
+}
+
+/// How a probe stands.
+pub(crate) enum ProbeState {
+    Running,
+    Done(TargetKind),
+    Nobody,
+}
+
+impl Probe {
+    /// Begins now.
+    pub fn new(now: Instant, address: ShelfSlot, path: PathId, random: &mut Random) -> Probe {
+        let incarnation = Incarnation(random16(random.as_mut()));
+        let opening = Opening::new(address, incarnation, now, false, random.as_mut());
+        Probe { path, started: now, stage: Stage::Opening(opening) }
+    }
+
+    /// When [`Probe::advance`] has something to do.
+    pub fn deadline(&self) -> Instant {
+        match &self.stage {
+            Stage::Opening(opening) => opening.deadline(),
+            Stage::Identify { next, .. } => *next,
+        }
+    }
+
+    /// Sends what is due.
+    pub fn advance(
+        &mut self,
+        now: Instant,
+        outlet: &mut Outlet,
+        random: &mut Random,
+    ) -> ProbeState {
+        if now >= self.started + PROBE_MAX {
+            return ProbeState::Nobody;
+        }
+        if now < self.deadline() {
+            return ProbeState::Running;
+        }
+        if matches!(&self.stage, Stage::Opening(opening) if opening.tries() >= HELLO_TRIES) {
+            self.stage = Stage::Identify { tag: None, tries: 0, next: now };
+        }
+        let command = match self.stage {
+            Stage::Opening(_) => Command::Session,
+            Stage::Identify { .. } => Command::Ata,
+        };
+        let Some(header) = outlet.header_on(self.path, command) else { return ProbeState::Nobody };
+        match &mut self.stage {
+            Stage::Opening(opening) => {
+                let frame = opening.transmit(now, header, random.as_mut());
+                outlet.push(self.path, frame);
+            }
+            Stage::Identify { tries, .. } if *tries >= IDENTIFY_TRIES => return ProbeState::Nobody,
+            Stage::Identify { tag, tries, next } => {
+                *tries += 1;
+                *tag = Some(header.tag);
+                *next = now + IDENTIFY_INTERVAL;
+                let request = AtaRequest::new(header, AtaCommand::IDENTIFY, Lba(0), 1);
+                outlet.push(self.path, request.emit(Buffer::empty()));
+            }
+        }
+        ProbeState::Running
+    }
+
+    /// Takes a reply from this probe's path and address. Says whether it answers this probe.
+    pub fn handle_frame(
+        &mut self,
+        now: Instant,
+        header: &Header,
+        frame: &[u8],
+        outlet: &mut Outlet,
+        random: &mut Random,
+    ) -> (bool, ProbeState) {
+        match &mut self.stage {
+            Stage::Opening(_) if header.command == Command::Session && header.error.is_some() => {
+                // It doesn't know the command: plain, and no need to wait.
+                self.stage = Stage::Identify { tag: None, tries: 0, next: now };
+            }
+            Stage::Opening(opening) => {
+                let Ok((reply, payload)) = SessionReply::parse(frame) else {
+                    return (false, ProbeState::Running);
+                };
+                match opening.handle_reply(now, &reply, payload, random.as_mut()) {
+                    Progress::Stale => return (false, ProbeState::Running),
+                    Progress::Heard => {}
+                    Progress::Refused(error) => {
+                        return (true, ProbeState::Done(TargetKind::Refused(error)));
+                    }
+                    Progress::Opened(opened) => {
+                        close(&opened, self.path, outlet);
+                        return (true, ProbeState::Done(TargetKind::Session(opened.export)));
+                    }
+                }
+            }
+            Stage::Identify { tag, .. } => {
+                let is_mine = *tag == Some(header.tag);
+                let (true, Ok((reply, data))) = (is_mine, AtaReply::parse(frame)) else {
+                    return (is_mine, ProbeState::Running);
+                };
+                if !reply.is_failure()
+                    && header.error.is_none()
+                    && let Ok(identify) = Identify::parse(data)
+                {
+                    return (true, ProbeState::Done(TargetKind::Plain(identify)));
+                }
+            }
+        }
+        (true, self.advance(now, outlet, random))
+    }
+}
+
+fn close(opened: &Opened, path: PathId, outlet: &mut Outlet) {
+    let Some(header) = outlet.header_on(path, Command::Session) else { return };
+    let request = SessionRequest {
+        session: opened.session,
+        instance: opened.instance,
+        sequence: 1,
+        floor: 1,
+        ..SessionRequest::new(header, Operation::Close)
+    };
+    outlet.push(path, request.emit(Buffer::empty()));
+}

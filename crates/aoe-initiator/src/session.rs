@@ -1,0 +1,593 @@
+//! The client of a sequenced session: one disk of our own target, whatever happens in between.
+//!
+//! | state   | what it means                                              | ends by                     |
+//! |---------|------------------------------------------------------------|-----------------------------|
+//! | opening | HELLO and OPEN are tried on all paths                      | the export's description    |
+//! | open    | requests run                                               | no-session, restart, loss   |
+//! | closed  | the owner is gone                                          | –                           |
+//!
+//! "Lost" is no state of its own but a judgement: nothing has answered for `lost_after` while
+//! something was wanted. Then every operation fails, and an opening is tried until the target is
+//! back. A disk that came back always has a new session, and a target answers OPEN only when
+//! everything accepted before has completed: so no late frame of the old one can still execute.
+//!
+//! Operations that were on their way when a session ended are sent again in the next one if the
+//! target's instance is the same. That is harmless even when they had been executed: nothing that
+//! overlaps them was sent since. Under another instance they fail with `Restarted`; those that only
+//! look are repeated.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use block::{
+    Answer, Buffer, Claim, Completion, DeviceEvent, DurabilityClass, Epoch, Geometry, Holder,
+    Instance, Instant, IoError, Operation, Outcome,
+};
+
+use super::client::{Client, Random};
+use super::link::{Link, Told, Verdict};
+use super::opening::{Opened, Opening, Progress};
+use super::operations::OperationId;
+use super::outlet::{Traffic, Transmit};
+use super::paths::{LocalPort, PathId};
+use super::statistics::Statistics;
+use aoe_wire::{
+    Command, ExportInfo, Incarnation, ParseError, PortId, SessionId, SessionReply, ShelfSlot,
+};
+
+/// Largest operation that callers may ask for.
+pub(crate) const TRANSFER_BYTES_MAX: u32 = 1 << 20;
+
+/// More sessions than this that end before they answered anything are as good as no answer.
+const FRUITLESS_MAX: u32 = 8;
+/// An opening that lasts this many times `lost_after` is as good as no answer, whatever is heard.
+const OPENING_LOST_AFTERS: u32 = 3;
+
+/// How a session client behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionOptions {
+    /// The export.
+    pub address: ShelfSlot,
+    /// Who we are; anew at each start of the process.
+    pub incarnation: Incarnation,
+    /// A target that answers nothing for so long is lost.
+    pub lost_after: Duration,
+    /// A target of which nothing is wanted is asked so often whether it lives.
+    pub keepalive_after: Duration,
+    /// A request that isn't answered for so long means a lost disk, though the target lives.
+    pub stuck_after: Duration,
+    /// Most unanswered requests from our side.
+    pub window_max: u32,
+}
+
+impl SessionOptions {
+    /// The usual ones.
+    pub fn new(address: ShelfSlot, incarnation: Incarnation) -> SessionOptions {
+        SessionOptions {
+            address,
+            incarnation,
+            lost_after: Duration::from_secs(1),
+            keepalive_after: Duration::from_secs(2),
+            stuck_after: Duration::from_secs(30),
+            window_max: 256,
+        }
+    }
+}
+
+enum State {
+    Opening(Opening),
+    Open(Box<Link>),
+    Closed,
+}
+
+/// The client's side of a session disk. See [`Client`] for how to drive it.
+pub struct Session {
+    options: SessionOptions,
+    random: Random,
+    state: State,
+    traffic: Traffic,
+    events: VecDeque<DeviceEvent>,
+    claim: Option<Claim>,
+    export: Option<ExportInfo>,
+    told: Option<Told>,
+    /// The highest epoch that an answer of this session has named.
+    highest: Epoch,
+    /// The instance that callers know.
+    instance: Option<Instance>,
+    /// How often the target's clock went back. A target that was rolled back with its whole memory
+    /// doesn't know it and keeps its instance: this number makes it another one for our callers.
+    rollbacks: u64,
+    is_lost: bool,
+    /// Why the target refuses to open.
+    denied: Option<IoError>,
+    heard: Option<Instant>,
+    /// Sessions in a row that ended before they answered anything.
+    fruitless: u32,
+    /// Since when something is wanted without a pause.
+    wanting_since: Option<Instant>,
+    /// When we had a turn last.
+    turned: Instant,
+    /// When we were ourselves stopped until, last: silence from before says nothing about the target.
+    resumed: Instant,
+}
+
+impl Session {
+    /// A disk that isn't open yet; it opens as soon as it has a port and a path.
+    pub fn new(now: Instant, options: SessionOptions, mut random: Random) -> Session {
+        let first_tag = random() as u32;
+        let opening =
+            Opening::new(options.address, options.incarnation, now, false, random.as_mut());
+        Session {
+            options,
+            random,
+            state: State::Opening(opening),
+            traffic: Traffic::new(options.address, first_tag),
+            events: VecDeque::new(),
+            claim: None,
+            export: None,
+            told: None,
+            highest: Epoch::OBSERVER,
+            instance: None,
+            rollbacks: 0,
+            is_lost: false,
+            denied: None,
+            heard: None,
+            fruitless: 0,
+            wanting_since: None,
+            turned: now,
+            resumed: now,
+        }
+    }
+
+    /// What the target told about the export, when a session was opened last.
+    pub fn export(&self) -> Option<&ExportInfo> {
+        self.export.as_ref()
+    }
+
+    /// Who holds the medium, as an opening or an answer told last.
+    pub fn holder(&self, now: Instant) -> Option<Holder> {
+        self.told.map(|told| told.holder(now))
+    }
+
+    /// Whether requests can be sent now.
+    pub fn is_open(&self) -> bool {
+        matches!(self.state, State::Open(_))
+    }
+
+    /// The present session; none while opening.
+    pub fn session_id(&self) -> SessionId {
+        match &self.state {
+            State::Open(link) => link.session(),
+            _ => SessionId::NONE,
+        }
+    }
+
+    /// Whether the target doesn't answer.
+    pub fn is_lost(&self) -> bool {
+        self.is_lost
+    }
+
+    /// The claim that every operation is sent under.
+    pub fn claim(&self) -> Option<Claim> {
+        self.claim
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.claim.map_or(Epoch::OBSERVER, |claim| claim.epoch)
+    }
+
+    /// The outcome of an operation that needs no target; `None` when it does.
+    fn refusal(&self, operation: &Operation) -> Option<Outcome> {
+        if matches!(self.state, State::Closed) || self.is_lost {
+            return Some(Err(self.denied.unwrap_or(IoError::Lost)));
+        }
+        if let Some(error) = self.denied {
+            return Some(Err(error));
+        }
+        let range = operation.range();
+        if let Operation::Write { data, .. } = operation
+            && !data.len().is_multiple_of(block::SECTOR_BYTES)
+        {
+            return Some(Err(IoError::OutOfRange(range)));
+        }
+        if range.len_bytes() > u64::from(TRANSFER_BYTES_MAX) {
+            return Some(Err(IoError::OutOfRange(range)));
+        }
+        if let Some(export) = &self.export
+            && operation.has_range()
+            && !range.fits(export.sectors)
+        {
+            return Some(Err(IoError::OutOfRange(range)));
+        }
+        let instance = self.instance?;
+        if operation.has_range() && range.count == 0 {
+            let answer = match operation {
+                Operation::Read(_) => Answer::Data(Buffer::empty()),
+                _ => Answer::Done,
+            };
+            return Some(Ok(Completion::new(instance, answer)));
+        }
+        None
+    }
+
+    fn handle_reply(&mut self, now: Instant, path: PathId, reply: &SessionReply, payload: &[u8]) {
+        match &mut self.state {
+            State::Opening(opening) => {
+                match opening.handle_reply(now, reply, payload, self.random.as_mut()) {
+                    Progress::Stale => self.traffic.statistics.late_replies += 1,
+                    Progress::Heard => self.note_heard(now, path),
+                    Progress::Refused(error) => {
+                        self.note_heard(now, path);
+                        self.deny(now, error);
+                    }
+                    Progress::Opened(opened) => {
+                        self.note_heard(now, path);
+                        self.open(now, path, &opened);
+                    }
+                }
+            }
+            State::Open(link) => {
+                let verdict = link.handle_reply(now, path, reply, payload, &mut self.traffic);
+                if let Some(told) = link.take_told() {
+                    self.told = Some(told.or_newer(self.told));
+                }
+                match verdict {
+                    Verdict::Late => self.traffic.statistics.late_replies += 1,
+                    Verdict::Malformed => self.traffic.statistics.malformed_replies += 1,
+                    Verdict::Fine => self.note_progress(now, reply.epoch),
+                    Verdict::Claimed(claim) => {
+                        self.note_progress(now, reply.epoch);
+                        // Force was for the content that was there then.
+                        self.claim = Some(Claim { force: false, ..claim });
+                    }
+                    Verdict::Reopen => self.reopen(now),
+                    Verdict::RolledBack => {
+                        self.rollbacks += 1;
+                        self.reopen(now);
+                    }
+                    Verdict::Gone => self.lose(now),
+                }
+            }
+            State::Closed => self.traffic.statistics.late_replies += 1,
+        }
+    }
+
+    fn note_heard(&mut self, now: Instant, path: PathId) {
+        self.heard = Some(now);
+        self.traffic.outlet.paths.heard(path, now, 0);
+        self.traffic.outlet.paths.prefer(path);
+    }
+
+    fn open(&mut self, now: Instant, path: PathId, opened: &Opened) {
+        if let Some(known) = &self.export {
+            let same = known.node_id == opened.export.node_id
+                && known.export_name == opened.export.export_name;
+            if !same {
+                // Somebody else has this address now. What we hold isn't on that disk.
+                self.traffic.statistics.identity_conflicts += 1;
+                self.traffic.outlet.paths.remove(path);
+                self.start_opening(now);
+                return;
+            }
+            if known.sectors != opened.export.sectors {
+                self.events.push_back(DeviceEvent::Resized);
+            }
+        }
+        let shown = Instance(opened.instance.0.wrapping_add(self.rollbacks));
+        let holder = opened.export.holder;
+        // A higher epoch of our own may be a claim of ours whose answer was lost.
+        let deposed = self
+            .claim
+            .is_some_and(|claim| holder.epoch >= claim.epoch && holder.owner != claim.owner);
+        if self.instance != Some(shown) {
+            let error = match deposed {
+                true => IoError::Fenced { highest: holder.epoch },
+                false => IoError::Restarted { now: shown },
+            };
+            self.traffic.operations.restart(error);
+        }
+        if self.instance != Some(shown) || self.is_lost {
+            self.events.push_back(DeviceEvent::Back(shown));
+        }
+        let mut link = Link::new(opened, shown, self.options.window_max);
+        if let Some(claim) = self.claim.filter(|claim| holder.epoch < claim.epoch) {
+            link.reclaim(now, claim, &mut self.traffic.outlet);
+        }
+        self.export = Some(opened.export.clone());
+        self.told = Some(Told::new(holder, opened.clock, now));
+        self.highest = holder.epoch;
+        self.instance = Some(shown);
+        self.is_lost = false;
+        self.denied = None;
+        self.state = State::Open(Box::new(link));
+    }
+
+    /// The session is no more; its target lives.
+    fn reopen(&mut self, now: Instant) {
+        self.heard = Some(now);
+        self.traffic.statistics.reopenings += 1;
+        self.fruitless += 1;
+        if self.fruitless > FRUITLESS_MAX {
+            self.lose(now);
+        } else {
+            self.start_opening(now);
+        }
+    }
+
+    fn note_progress(&mut self, now: Instant, highest: Epoch) {
+        self.heard = Some(now);
+        self.highest = self.highest.max(highest);
+        self.fruitless = 0;
+    }
+
+    fn start_opening(&mut self, now: Instant) {
+        if let Some(link) = self.take_link(now) {
+            link.give_up(&mut self.traffic.operations);
+        }
+    }
+
+    /// Begins to open; what was open until now is the caller's to end.
+    fn take_link(&mut self, now: Instant) -> Option<Box<Link>> {
+        let opening = Opening::new(
+            self.options.address,
+            self.options.incarnation,
+            now,
+            self.is_lost,
+            self.random.as_mut(),
+        );
+        let before = std::mem::replace(&mut self.state, State::Opening(opening));
+        let State::Open(link) = before else { return None };
+        link.describe(&mut self.traffic.statistics);
+        Some(link)
+    }
+
+    fn deny(&mut self, now: Instant, error: IoError) {
+        if error != IoError::Lost {
+            self.denied = Some(error);
+            self.traffic.operations.fail_all(error);
+        } else if !self.is_lost {
+            self.lose(now);
+        }
+    }
+
+    fn lose(&mut self, now: Instant) {
+        self.is_lost = true;
+        self.denied = None;
+        self.fruitless = 0;
+        self.traffic.statistics.losses += 1;
+        self.start_opening(now);
+        if let State::Opening(opening) = &mut self.state {
+            opening.slow_down(now);
+        }
+        self.traffic.operations.fail_all(IoError::Lost);
+        self.events.push_back(DeviceEvent::Lost);
+    }
+
+    /// When the target counts as lost if nothing is heard.
+    fn lost_deadline(&self) -> Option<Instant> {
+        let since = self.wanting_since?.max(self.resumed);
+        let silence = self.heard.map_or(since, |heard| heard.max(since)) + self.options.lost_after;
+        Some(match &self.state {
+            State::Opening(opening) => {
+                let started = opening.started().max(self.resumed);
+                silence.min(started + self.options.lost_after * OPENING_LOST_AFTERS)
+            }
+            _ => silence,
+        })
+    }
+
+    /// When to ask the target whether it lives.
+    fn probe_deadline(&self) -> Option<Instant> {
+        let State::Open(link) = &self.state else { return None };
+        if !link.can_probe() {
+            return None;
+        }
+        let heard = self.heard.unwrap_or_default();
+        Some(match link.oldest() {
+            Some(oldest) => heard.max(oldest) + self.options.lost_after / 4,
+            None => heard + self.options.keepalive_after,
+        })
+    }
+
+    fn stuck_deadline(&self) -> Option<Instant> {
+        let State::Open(link) = &self.state else { return None };
+        link.oldest().map(|oldest| oldest.max(self.resumed) + self.options.stuck_after)
+    }
+
+    /// Does what is due and sends what may be sent.
+    fn advance(&mut self, now: Instant) {
+        self.note_pause(now);
+        self.note_wanting(now);
+        let is_due = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= now);
+        if is_due(self.lost_deadline()) || is_due(self.stuck_deadline()) {
+            self.lose(now);
+        }
+        if let State::Open(link) = &mut self.state
+            && link.repeat_lost(now, &mut self.traffic)
+        {
+            self.traffic.statistics.reopenings += 1;
+            self.start_opening(now);
+        }
+        let must_probe = is_due(self.probe_deadline());
+        let epoch = self.epoch();
+        match &mut self.state {
+            State::Opening(opening) if opening.deadline() <= now => {
+                if opening.tries() > 0 {
+                    self.traffic.outlet.paths.rotate();
+                }
+                match self.traffic.outlet.header(Command::Session) {
+                    Some((path, header)) => {
+                        let frame = opening.transmit(now, header, self.random.as_mut());
+                        self.traffic.outlet.push(path, frame);
+                    }
+                    None => opening.pause(now),
+                }
+            }
+            State::Opening(_) | State::Closed => {}
+            State::Open(link) => {
+                if must_probe {
+                    link.probe(now, &mut self.traffic.outlet);
+                }
+                link.fill(now, epoch, &mut self.traffic);
+            }
+        }
+        self.note_wanting(now);
+    }
+
+    /// A process that was stopped (by a debugger, a hypervisor, a machine in trouble) finds all its
+    /// timers due and the answers still unread. It would take every disk at once for lost.
+    fn note_pause(&mut self, now: Instant) {
+        let long = self.options.lost_after / 4;
+        let is_late = self.poll_timeout().is_some_and(|due| now > due + long);
+        // A timer that is late although we had turns is no sign of a pause.
+        if is_late && now > self.turned + long {
+            self.resumed = now;
+        }
+        self.turned = now;
+    }
+
+    fn note_wanting(&mut self, now: Instant) {
+        let wanting = !self.is_lost
+            && match &self.state {
+                State::Opening(_) => true,
+                State::Open(link) => !link.is_idle() || !self.traffic.operations.is_empty(),
+                State::Closed => false,
+            };
+        self.wanting_since = wanting.then(|| self.wanting_since.unwrap_or(now));
+    }
+}
+
+impl Client for Session {
+    fn geometry(&self) -> Geometry {
+        let export = self.export.as_ref();
+        Geometry {
+            sectors: export.map_or(0, |export| export.sectors),
+            physical_block_bytes: export.map_or(512, |export| export.physical_block_bytes),
+            max_transfer_bytes: TRANSFER_BYTES_MAX,
+            read_only: export.is_some_and(|export| export.read_only),
+            class: DurabilityClass::Durable,
+        }
+    }
+
+    fn submit(&mut self, now: Instant, operation: Operation) -> OperationId {
+        if let Some(outcome) = self.refusal(&operation) {
+            return self.traffic.operations.submit_completed(outcome);
+        }
+        let id = self.traffic.operations.submit(operation);
+        self.advance(now);
+        id
+    }
+
+    fn set_port(&mut self, now: Instant, port: LocalPort) {
+        self.traffic.outlet.paths.set_port(port);
+        self.advance(now);
+    }
+
+    fn remove_port(&mut self, now: Instant, port: PortId) {
+        self.traffic.outlet.paths.remove_port(port);
+        self.advance(now);
+    }
+
+    fn add_path(&mut self, now: Instant, path: PathId) {
+        let is_new = self.traffic.outlet.paths.add(path);
+        if let State::Opening(opening) = &mut self.state
+            && (is_new || self.is_lost)
+        {
+            self.traffic.outlet.paths.prefer(path);
+            opening.hurry(now);
+        }
+        self.advance(now);
+    }
+
+    fn paths(&self) -> Vec<PathId> {
+        self.traffic.outlet.paths.ids()
+    }
+
+    /// With another session, since a target answers its opening only when nothing of the former one can
+    /// be executed any more. So what failed here doesn't happen later.
+    fn disown(&mut self, now: Instant) {
+        if self.claim.is_none() && !self.traffic.operations.is_claiming() {
+            return;
+        }
+        let claimed = self.claim.take().map_or(Epoch::OBSERVER, |claim| claim.epoch);
+        self.traffic.outlet.clear();
+        if self.is_open()
+            && let Some(link) = self.take_link(now)
+        {
+            // Spares the target the flush that taking the place of an open session costs.
+            link.close(now, &mut self.traffic.outlet);
+        }
+        self.traffic.operations.fail_all(IoError::Fenced { highest: self.highest.max(claimed) });
+        self.advance(now);
+    }
+
+    fn close(&mut self, now: Instant) {
+        if let State::Open(link) = std::mem::replace(&mut self.state, State::Closed) {
+            link.close(now, &mut self.traffic.outlet);
+        }
+        self.traffic.operations.fail_all(IoError::Lost);
+        self.note_wanting(now);
+    }
+
+    fn handle_frame(&mut self, now: Instant, port: PortId, frame: &[u8]) {
+        match SessionReply::parse(frame) {
+            Ok((reply, payload)) if reply.header.address == self.options.address => {
+                let path = PathId { port, target: reply.header.source };
+                if self.traffic.outlet.paths.contains(path) {
+                    self.handle_reply(now, path, &reply, payload);
+                } else {
+                    self.traffic.statistics.late_replies += 1;
+                }
+            }
+            Ok(_) | Err(ParseError::WrongKind) => {}
+            Err(ParseError::Checksum) => self.traffic.statistics.checksum_errors += 1,
+            Err(_) => self.traffic.statistics.malformed_replies += 1,
+        }
+        self.advance(now);
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.advance(now);
+    }
+
+    fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.traffic.outlet.poll()
+    }
+
+    fn poll_outcome(&mut self) -> Option<(OperationId, Outcome)> {
+        self.traffic.operations.poll_outcome()
+    }
+
+    fn poll_event(&mut self) -> Option<DeviceEvent> {
+        self.events.pop_front()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let (opening, link) = match &self.state {
+            State::Opening(opening) => (Some(opening.deadline()), None),
+            // Without a path nothing can be repeated: whoever brings one gives us a turn.
+            State::Open(_) if self.traffic.outlet.paths.active().is_none() => (None, None),
+            State::Open(link) => (None, link.deadline()),
+            State::Closed => (None, None),
+        };
+        [opening, link, self.lost_deadline(), self.probe_deadline(), self.stuck_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn statistics(&self) -> Statistics {
+        let mut statistics = self.traffic.statistics;
+        if let State::Open(link) = &self.state {
+            link.describe(&mut statistics);
+        }
+        statistics
+    }
+}
+
+#[cfg(test)]
+#[path = "disown_tests.rs"]
+mod disown_tests;
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

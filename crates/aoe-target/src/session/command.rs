@@ -1,0 +1,411 @@
+//! Commands within a session: who may do what, and at most once.
+
+use block::{
+    Access, Answer, Buffer, Claim, Durability, Epoch, IoError, OwnerId, RefusalReason, SECTOR_BYTES,
+};
+
+use crate::Shared;
+use crate::export::{Export, PortState};
+use crate::fenced::Ownership;
+use crate::io::{IoOperation, IoResult, IoValue, Start, Work};
+use crate::merge::Kind;
+use crate::meter::Origin;
+use crate::policy::AccessOperation;
+use crate::session::observer;
+use crate::session::{Cached, Slot, is_present, no_session, reply};
+use crate::stats::{DropReason, Moved};
+use crate::trace::{Traced, TracedStatus};
+use aoe_wire::PortId;
+use aoe_wire::{HolderPayload, MacAddr, Operation, SessionReply, SessionRequest, Status};
+
+/// A session's command that waits for its turn or for the device.
+pub(crate) struct SessionWork {
+    port: PortId,
+    pub origin: Origin,
+    request: SessionRequest,
+    data: Buffer,
+    /// CLAIM: for whom.
+    owner: OwnerId,
+    /// It came from a program of this machine.
+    trusted: bool,
+    /// It is with the device.
+    pub begun: bool,
+}
+
+impl SessionWork {
+    /// Bytes that count for its client's rate.
+    pub(crate) fn cost(&self) -> Option<u64> {
+        match self.request.operation {
+            Operation::Claim => None,
+            Operation::Read | Operation::Write => Some(self.request.range().len_bytes()),
+            _ => Some(0),
+        }
+    }
+
+    /// Whose change of the disk is with the device; nobody's whom no list binds.
+    pub(crate) fn begun_by(&self) -> Option<MacAddr> {
+        let shown = self.begun && !self.trusted && changes(&self.request);
+        shown.then_some(self.request.header.source)
+    }
+
+    /// Whether it is nothing but sectors that are moved, and which way.
+    pub(crate) fn transfers(&self) -> Option<Kind> {
+        match self.request.operation {
+            Operation::Read => Some(Kind::Read),
+            Operation::Write => Some(Kind::Write),
+            _ => None,
+        }
+    }
+}
+
+/// What to do with a command that may run.
+enum Verdict {
+    /// It is answered with who holds the medium.
+    Holder,
+    /// It takes its place in the queue.
+    Queue(Access),
+}
+
+pub(crate) fn handle(
+    export: &mut Export,
+    shared: &mut Shared,
+    port: &PortState,
+    request: SessionRequest,
+    payload: &[u8],
+) {
+    let now = shared.now;
+    let present = is_present(export, request.instance);
+    let owner = match request.operation {
+        Operation::Claim => HolderPayload::parse_claim(payload).unwrap_or_default(),
+        _ => OwnerId::NONE,
+    };
+    let is_owners = is_owners(export, &request, owner);
+    let Some(session) = export.sessions.get_mut(request.session).filter(|_| present) else {
+        return no_session(export, shared, port, &request);
+    };
+    if !session.admit(&request, now) {
+        return answer(export, shared, port, &request, Status::OutsideWindow, 0, Buffer::empty());
+    }
+    if is_owners {
+        export.owner_heard = Some(now);
+    }
+    if request.operation == Operation::Close {
+        answer(export, shared, port, &request, Status::Ok, 0, Buffer::empty());
+        return export.sessions.close(request.session);
+    }
+    if request.operation.is_once() {
+        match session.slot(request.sequence) {
+            Some(Slot::Running(operation)) if *operation == request.operation => {
+                let traced = Traced::session(port.id, &request);
+                return shared.drop(export, traced, DropReason::Repeated);
+            }
+            Some(Slot::Done(cached)) if cached.operation == request.operation => {
+                let cached = *cached;
+                export.meter.count(|stats| stats.replayed += 1);
+                let Cached { status, detail, holder, .. } = cached;
+                let payload = holder.map_or_else(Buffer::empty, HolderPayload::emit);
+                return answer(export, shared, port, &request, status, detail, payload);
+            }
+            // One number, two commands: the client contradicts itself.
+            Some(_) => return export.meter.dropped(DropReason::Malformed),
+            None => {}
+        }
+    }
+    let judged = permit(export, port.trusted, &request)
+        .and_then(|()| judge(export, export.session_sectors_max(port), &request, owner));
+    match judged {
+        Ok(Verdict::Queue(access)) => {
+            enqueue(export, shared, port, request, payload, owner, access);
+        }
+        Ok(Verdict::Holder) => {
+            let payload = HolderPayload::emit(export.holder(shared.now));
+            export.meter.count(|stats| stats.others += 1);
+            conclude(export, shared, port, &request, Status::Ok, 0, payload);
+        }
+        Err(error) => {
+            export.meter.failed(error);
+            let (status, detail) = Status::of(error);
+            conclude(export, shared, port, &request, status, detail, Buffer::empty());
+        }
+    }
+}
+
+/// Whether a request shows that the present owner lives. A claim of the accepted epoch by somebody
+/// else doesn't.
+fn is_owners(export: &Export, request: &SessionRequest, owner: OwnerId) -> bool {
+    let holder = export.device.ownership.holder();
+    request.epoch != Epoch::OBSERVER
+        && request.epoch == holder.epoch
+        && (request.operation != Operation::Claim || owner == holder.owner)
+}
+
+fn enqueue(
+    export: &mut Export,
+    shared: &mut Shared,
+    port: &PortState,
+    request: SessionRequest,
+    payload: &[u8],
+    owner: OwnerId,
+    access: Access,
+) {
+    let is_write = request.operation == Operation::Write;
+    let bytes = match request.operation {
+        Operation::Read | Operation::Write => u64::from(request.sectors) * SECTOR_BYTES as u64,
+        _ => 0,
+    };
+    if !export.has_room(bytes, shared.now) {
+        return shared.drop(export, Traced::session(port.id, &request), DropReason::QueueFull);
+    }
+    let Some(session) = export.sessions.get_mut(request.session) else { return };
+    session.begin(request.sequence, request.operation);
+    let data = if is_write { Buffer::copy_of(payload) } else { Buffer::empty() };
+    let origin = export.meter.origin(shared.now);
+    let trusted = port.trusted;
+    let work = SessionWork { port: port.id, origin, request, data, owner, trusted, begun: false };
+    export.enqueue(access, bytes, Work::Session(work));
+}
+
+/// Whether the client is one of those who may: by the administrator's rules, and by the reservation
+/// of a disk that has no owner yet. Asked at arrival and again when its turn has come, because a
+/// reservation may have come between.
+fn permit(export: &Export, trusted: bool, request: &SessionRequest) -> Result<(), IoError> {
+    let client = request.header.source;
+    let reserved = !export.admits(trusted, client);
+    let looks = matches!(request.operation, Operation::Status | Operation::Unknown(_));
+    let denied = changes(request) && !export.permits(trusted, AccessOperation::Write, client);
+    match denied || reserved && !looks {
+        true => Err(IoError::Refused(RefusalReason::AccessDenied)),
+        false => Ok(()),
+    }
+}
+
+/// Whether a command changes the disk.
+fn changes(request: &SessionRequest) -> bool {
+    request.operation.is_once() && request.operation != Operation::Flush
+}
+
+/// Whether and how a command may run; asked at arrival and again when its turn has come, because a
+/// claim may have come between.
+fn judge(
+    export: &Export,
+    sectors_max: u32,
+    request: &SessionRequest,
+    owner: OwnerId,
+) -> Result<Verdict, IoError> {
+    check_epoch(export.device.ownership, request, owner)?;
+    let range = request.range();
+    let geometry = &export.device.geometry;
+    match request.operation {
+        Operation::Read | Operation::Write if request.sectors > sectors_max => {
+            return Err(IoError::OutOfRange(range));
+        }
+        Operation::Read | Operation::Write | Operation::Discard | Operation::WriteZeroes
+            if request.sectors == 0 || !range.fits(geometry.sectors) =>
+        {
+            return Err(IoError::OutOfRange(range));
+        }
+        Operation::Read
+            if request.epoch == Epoch::OBSERVER && !observer::may_read(&export.device, range) =>
+        {
+            return Err(IoError::Refused(RefusalReason::Owned));
+        }
+        _ => {}
+    }
+    let held = export.device.ownership.holder();
+    let is_known = held.epoch == request.epoch && held.owner == owner;
+    if changes(request)
+        && export.is_read_only()
+        && !(request.operation == Operation::Claim && is_known)
+    {
+        return Err(IoError::ReadOnly);
+    }
+    match request.operation {
+        Operation::Read => Ok(Verdict::Queue(Access::Read(range))),
+        Operation::Write | Operation::Discard | Operation::WriteZeroes => {
+            Ok(Verdict::Queue(Access::Write(range)))
+        }
+        Operation::Flush => Ok(Verdict::Queue(Access::Free)),
+        Operation::Claim if is_known => Ok(Verdict::Holder),
+        Operation::Claim => Ok(Verdict::Queue(Access::Barrier)),
+        Operation::Status => Ok(Verdict::Holder),
+        Operation::Hello | Operation::Open | Operation::Close | Operation::Unknown(_) => {
+            Err(IoError::Unsupported)
+        }
+    }
+}
+
+/// Rule 3: only the holder of the accepted epoch, and observers who look, get through; only CLAIM
+/// raises it.
+fn check_epoch(
+    ownership: Ownership,
+    request: &SessionRequest,
+    owner: OwnerId,
+) -> Result<(), IoError> {
+    let looks = matches!(request.operation, Operation::Read | Operation::Status);
+    if matches!(request.operation, Operation::Unknown(_)) {
+        return Err(IoError::Unsupported);
+    }
+    if request.epoch == Epoch::OBSERVER {
+        let refused = IoError::Refused(RefusalReason::ObserverOnly);
+        return if looks { Ok(()) } else { Err(refused) };
+    }
+    let is_claim = request.operation == Operation::Claim;
+    if ownership == Ownership::Unreadable {
+        let refused = IoError::Refused(RefusalReason::ReservationUnreadable);
+        return if is_claim && request.force { Ok(()) } else { Err(refused) };
+    }
+    let holder = ownership.holder();
+    let allowed = match is_claim {
+        true => {
+            request.epoch > holder.epoch || request.epoch == holder.epoch && owner == holder.owner
+        }
+        false => request.epoch == holder.epoch,
+    };
+    if allowed { Ok(()) } else { Err(IoError::Fenced { highest: holder.epoch }) }
+}
+
+/// A command's turn has come.
+pub(crate) fn start(export: &mut Export, shared: &mut Shared, work: &mut SessionWork) -> Start {
+    let request = work.request;
+    if !is_present(export, request.instance) {
+        if let Some(port) = shared.ports.get(&work.port).cloned() {
+            no_session(export, shared, &port, &request);
+        }
+        return Start::Answered;
+    }
+    if !export.hears(work.trusted, request.header.source) {
+        forget(export, shared, work);
+        return Start::Answered;
+    }
+    // What fits into a message was judged at arrival.
+    let judged = permit(export, work.trusted, &request)
+        .and_then(|()| judge(export, u32::MAX, &request, work.owner));
+    match judged {
+        Ok(Verdict::Queue(_)) => {}
+        Ok(Verdict::Holder) => {
+            let held = IoValue::Device(Answer::Holder(export.holder(shared.now)));
+            let done = Ok(block::Completion::new(export.device.instance, held));
+            finish(export, shared, work, done);
+            return Start::Answered;
+        }
+        Err(error) => {
+            finish(export, shared, work, Err(error));
+            return Start::Answered;
+        }
+    }
+    let durability = if request.durable { Durability::Durable } else { Durability::Volatile };
+    Start::Io(match request.operation {
+        Operation::Read => IoOperation::Device(block::Operation::Read(request.range())),
+        Operation::Write => IoOperation::Device(block::Operation::Write {
+            start: request.lba,
+            // Kept: when writing together with others fails, it is written once more alone.
+            data: work.data.clone(),
+            durability,
+        }),
+        Operation::Discard => IoOperation::Device(block::Operation::Discard(request.range())),
+        Operation::WriteZeroes => IoOperation::Device(block::Operation::WriteZeroes {
+            range: request.range(),
+            durability,
+        }),
+        Operation::Claim => IoOperation::Device(block::Operation::Claim(Claim {
+            epoch: request.epoch,
+            owner: work.owner,
+            force: request.force,
+        })),
+        _ => IoOperation::Device(block::Operation::Flush(request.instance)),
+    })
+}
+
+/// To who was taken off the mask list meanwhile, nothing is there any more. The number counts as refused
+/// nevertheless: should the client be heard again, its repetition must not run.
+fn forget(export: &mut Export, shared: &mut Shared, work: &SessionWork) {
+    let request = &work.request;
+    let (status, detail) = Status::of(IoError::Refused(RefusalReason::AccessDenied));
+    if let Some(session) = export.sessions.get_mut(request.session) {
+        let cached = Cached { operation: request.operation, status, detail, holder: None };
+        session.end(request.sequence, cached);
+    }
+    shared.drop(export, Traced::session(work.port, request), DropReason::Denied);
+}
+
+/// The device has answered.
+pub(crate) fn finish(
+    export: &mut Export,
+    shared: &mut Shared,
+    work: &SessionWork,
+    result: IoResult,
+) {
+    let request = &work.request;
+    let range = request.range();
+    let (status, detail, payload) = match result.map(|completion| completion.value) {
+        Ok(IoValue::Device(Answer::Data(data))) if data.len() as u64 == range.len_bytes() => {
+            export.meter.moved(Moved::Read, range.len_bytes(), shared.now);
+            (Status::Ok, 0, data)
+        }
+        Ok(IoValue::Device(Answer::Data(_))) => failure(export, IoError::Medium(range)),
+        Ok(IoValue::Device(Answer::Holder(_))) => {
+            export.meter.count(|stats| stats.others += 1);
+            (Status::Ok, 0, HolderPayload::emit(export.holder(shared.now)))
+        }
+        Ok(IoValue::Device(Answer::Done) | IoValue::Smart(_)) => {
+            match request.operation {
+                Operation::Write => {
+                    export.meter.moved(Moved::Write, range.len_bytes(), shared.now);
+                }
+                Operation::Flush => export.meter.moved(Moved::Flush, 0, shared.now),
+                _ => export.meter.count(|stats| stats.others += 1),
+            }
+            (Status::Ok, 0, Buffer::empty())
+        }
+        Err(error) => failure(export, error),
+    };
+    let Some(session) = export.sessions.get_mut(request.session) else {
+        export.sessions.unheard |= request.operation.is_once();
+        return;
+    };
+    let holder = HolderPayload::parse(&payload).ok();
+    let cached = Cached { operation: request.operation, status, detail, holder };
+    session.end(request.sequence, cached);
+    if let Some(port) = shared.ports.get(&work.port).cloned() {
+        answer(export, shared, &port, request, status, detail, payload);
+    }
+}
+
+fn failure(export: &mut Export, error: IoError) -> (Status, u64, Buffer) {
+    export.meter.failed(error);
+    let (status, detail) = Status::of(error);
+    (status, detail, Buffer::empty())
+}
+
+/// Answers a command that never was in the queue, and remembers the answer.
+fn conclude(
+    export: &mut Export,
+    shared: &mut Shared,
+    port: &PortState,
+    request: &SessionRequest,
+    status: Status,
+    detail: u64,
+    payload: Buffer,
+) {
+    let holder = HolderPayload::parse(&payload).ok();
+    let cached = Cached { operation: request.operation, status, detail, holder };
+    if let Some(session) = export.sessions.get_mut(request.session) {
+        session.remember(request.sequence, cached);
+    }
+    answer(export, shared, port, request, status, detail, payload);
+}
+
+fn answer(
+    export: &mut Export,
+    shared: &mut Shared,
+    port: &PortState,
+    request: &SessionRequest,
+    status: Status,
+    detail: u64,
+    payload: Buffer,
+) {
+    let traced = Traced::session(port.id, request);
+    shared.trace.note(shared.now, export, traced, TracedStatus::Session(status));
+    let reply = SessionReply { detail, ..reply(export, shared, port, request, status) };
+    shared.send(port.id, reply.emit(payload));
+}

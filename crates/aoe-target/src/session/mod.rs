@@ -1,0 +1,398 @@
+//! The server's end of sequenced sessions (docs/session.md): opening them, and what is remembered
+//! of each so that no write runs twice.
+
+pub(crate) mod command;
+pub(crate) mod observer;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use block::{Access, Buffer, Holder, Instance, Instant, IoError};
+use rand::RngCore;
+
+use crate::Shared;
+use crate::export::{Export, PortState};
+use crate::io::{IoOperation, IoResult, Start, Work};
+use crate::meter::Origin;
+use crate::policy::AccessOperation;
+use crate::stats::DropReason;
+use aoe_wire::PortId;
+use aoe_wire::{
+    ExportInfo, Incarnation, Nonce, OpenPayload, Operation, SessionId, SessionReply,
+    SessionRequest, Status, WINDOW_MAX,
+};
+
+pub(crate) use crate::session::command::SessionWork;
+
+/// Sessions per export.
+pub(crate) const SESSIONS_MAX: usize = 32;
+/// Openings per export whose second message is awaited.
+const PENDING_MAX: usize = 64;
+/// How long it is awaited.
+const PENDING_LIFE: Duration = Duration::from_secs(10);
+
+/// The sessions of an export.
+#[derive(Default)]
+pub(crate) struct Sessions {
+    open: BTreeMap<SessionId, Session>,
+    /// In order of their expiry.
+    pending: VecDeque<Pending>,
+    /// Openings that wait until the commands before them have completed.
+    opening: BTreeMap<SessionId, Incarnation>,
+    /// Something was carried out for a session that has ended, and perhaps not heard of, nor is the
+    /// medium flushed since.
+    pub(crate) unheard: bool,
+}
+
+/// One that said HELLO.
+struct Pending {
+    opening: OpenPayload,
+    expires: Instant,
+}
+
+/// A session.
+pub(crate) struct Session {
+    incarnation: Incarnation,
+    /// Every lower number is answered.
+    floor: u64,
+    /// Commands that run at most once, from the floor on.
+    slots: BTreeMap<u64, Slot>,
+    /// Highest number executed.
+    executed: u64,
+    /// Commands in the queue.
+    running: usize,
+    last_used: Instant,
+}
+
+/// A command that runs at most once.
+pub(crate) enum Slot {
+    /// It is in the queue.
+    Running(Operation),
+    /// It was answered so.
+    Done(Cached),
+}
+
+/// A reply that is kept.
+#[derive(Clone, Copy)]
+pub(crate) struct Cached {
+    pub operation: Operation,
+    pub status: Status,
+    pub detail: u64,
+    /// What the answers to CLAIM carry.
+    pub holder: Option<Holder>,
+}
+
+/// An opening that waits for the end of the commands before it.
+pub(crate) struct OpenWork {
+    port: PortId,
+    pub origin: Origin,
+    request: SessionRequest,
+}
+
+impl Sessions {
+    pub(crate) fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.open.get_mut(&id)
+    }
+
+    /// Ends a session. What its client hasn't heard of it reads in its next one, and relies on that.
+    pub(crate) fn close(&mut self, id: SessionId) {
+        let session = self.open.remove(&id);
+        self.unheard |= session.is_some_and(|session| !session.slots.is_empty());
+    }
+
+    pub(crate) fn end_all(&mut self) {
+        *self = Sessions::default();
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.open.len() + self.opening.len()
+    }
+
+    pub(crate) fn next_expiry(&self) -> Option<Instant> {
+        self.pending.front().map(|pending| pending.expires)
+    }
+
+    pub(crate) fn expire(&mut self, now: Instant) {
+        while self.pending.front().is_some_and(|pending| pending.expires <= now) {
+            self.pending.pop_front();
+        }
+    }
+
+    /// The target's nonce for who says HELLO; the same again if it says so again, so that a
+    /// repetition doesn't make the first answer void.
+    fn greet(&mut self, client: Nonce, incarnation: Incarnation, shared: &mut Shared) -> Nonce {
+        let known = self.pending.iter().find(|pending| {
+            pending.opening.client == client && pending.opening.incarnation == incarnation
+        });
+        if let Some(pending) = known {
+            return pending.opening.target;
+        }
+        if self.pending.len() >= PENDING_MAX {
+            self.pending.pop_front();
+        }
+        let mut target = Nonce::default();
+        shared.random.fill_bytes(&mut target.0);
+        shared.has_pending = true;
+        let opening = OpenPayload { client, target, incarnation };
+        self.pending.push_back(Pending { opening, expires: shared.now + PENDING_LIFE });
+        target
+    }
+
+    fn is_pending(&self, opening: &OpenPayload) -> bool {
+        self.pending.iter().any(|pending| pending.opening == *opening)
+    }
+
+    /// Makes room for one more; false when all are busy.
+    fn make_room(&mut self) -> bool {
+        if self.len() < SESSIONS_MAX {
+            return true;
+        }
+        let idle = self.open.iter().filter(|(_, session)| session.running == 0);
+        let oldest = idle.min_by_key(|(_, session)| session.last_used).map(|(id, _)| *id);
+        oldest.inspect(|id| self.close(*id)).is_some()
+    }
+
+    /// Ends what this client had; whether there was anything.
+    fn end_former(&mut self, incarnation: Incarnation) -> bool {
+        let before = self.len();
+        self.open.retain(|_, session| session.incarnation != incarnation);
+        self.opening.retain(|_, opening| *opening != incarnation);
+        self.len() < before
+    }
+}
+
+impl Session {
+    fn new(incarnation: Incarnation, now: Instant) -> Session {
+        Session {
+            incarnation,
+            floor: 0,
+            slots: BTreeMap::new(),
+            executed: 0,
+            running: 0,
+            last_used: now,
+        }
+    }
+
+    /// Takes note of a request: whether its number lies in the window.
+    pub(crate) fn admit(&mut self, request: &SessionRequest, now: Instant) -> bool {
+        self.last_used = now;
+        if request.floor > self.floor {
+            self.floor = request.floor;
+            self.slots = self.slots.split_off(&self.floor);
+        }
+        let top = self.floor.saturating_add(WINDOW_MAX);
+        (self.floor..top).contains(&request.sequence)
+    }
+
+    pub(crate) fn slot(&self, sequence: u64) -> Option<&Slot> {
+        self.slots.get(&sequence)
+    }
+
+    pub(crate) fn begin(&mut self, sequence: u64, operation: Operation) {
+        self.running += 1;
+        if operation.is_once() {
+            self.slots.insert(sequence, Slot::Running(operation));
+        }
+    }
+
+    /// A command in the queue is done.
+    pub(crate) fn end(&mut self, sequence: u64, cached: Cached) {
+        self.running = self.running.saturating_sub(1);
+        self.remember(sequence, cached);
+    }
+
+    /// A number was answered. The slot is kept unless the floor passed meanwhile.
+    pub(crate) fn remember(&mut self, sequence: u64, cached: Cached) {
+        self.executed = self.executed.max(sequence);
+        if cached.operation.is_once() && sequence >= self.floor {
+            self.slots.insert(sequence, Slot::Done(cached));
+        }
+    }
+}
+
+/// A message of command 0xF0 has arrived.
+pub(crate) fn handle(export: &mut Export, shared: &mut Shared, port: &PortState, frame: &[u8]) {
+    let Ok((request, payload)) = SessionRequest::parse(frame) else {
+        export.meter.dropped(DropReason::Malformed);
+        return;
+    };
+    let client = request.header.source;
+    if !export.hears(port.trusted, client)
+        || !export.permits(port.trusted, AccessOperation::Read, client)
+    {
+        return export.meter.dropped(DropReason::Denied);
+    }
+    match request.operation {
+        Operation::Hello => hello(export, shared, port, &request, payload),
+        Operation::Open => open(export, shared, port, &request, payload),
+        _ => command::handle(export, shared, port, request, payload),
+    }
+}
+
+fn hello(
+    export: &mut Export,
+    shared: &mut Shared,
+    port: &PortState,
+    request: &SessionRequest,
+    payload: &[u8],
+) {
+    let Ok((client, incarnation)) = OpenPayload::parse_hello(payload) else { return };
+    export.sessions.expire(shared.now);
+    let target = export.sessions.greet(client, incarnation, shared);
+    let opening = OpenPayload { client, target, incarnation };
+    let session = SessionId::derive(&opening, export.device.instance, export.address());
+    let answered = reply(export, shared, port, request, Status::Ok);
+    let answered = SessionReply { session, ..answered };
+    shared.send(port.id, answered.emit(OpenPayload::emit_hello_reply(target)));
+}
+
+fn open(
+    export: &mut Export,
+    shared: &mut Shared,
+    port: &PortState,
+    request: &SessionRequest,
+    payload: &[u8],
+) {
+    let Ok(opening) = OpenPayload::parse(payload) else { return };
+    export.sessions.expire(shared.now);
+    let id = request.session;
+    if request.instance == export.device.instance {
+        if export.sessions.opening.contains_key(&id) {
+            return export.meter.dropped(DropReason::Repeated);
+        }
+        if export.sessions.open.contains_key(&id) {
+            // The answer got lost, or this is a replay: it changes nothing either way.
+            return welcome(export, shared, port, request);
+        }
+    }
+    let derived = SessionId::derive(&opening, request.instance, export.address());
+    if request.instance != export.device.instance
+        || derived != id
+        || !export.sessions.is_pending(&opening)
+    {
+        return no_session(export, shared, port, request);
+    }
+    if !export.has_room(0, shared.now) {
+        return export.meter.dropped(DropReason::QueueFull);
+    }
+    export.sessions.unheard |= export.sessions.end_former(opening.incarnation);
+    if !export.sessions.make_room() {
+        return export.meter.dropped(DropReason::SessionLimit);
+    }
+    export.sessions.pending.retain(|pending| pending.opening != opening);
+    // Commands of this client's earlier sessions may be in the queue even if those have ended.
+    if export.sessions.unheard || export.queue.len() > 0 {
+        export.sessions.opening.insert(id, opening.incarnation);
+        let origin = export.meter.origin(shared.now);
+        let work = OpenWork { port: port.id, origin, request: *request };
+        export.enqueue(Access::Barrier, 0, Work::Open(work));
+        return;
+    }
+    establish(export, shared, id, opening.incarnation);
+    welcome(export, shared, port, request);
+}
+
+fn establish(export: &mut Export, shared: &Shared, id: SessionId, incarnation: Incarnation) {
+    export.meter.count(|stats| stats.sessions_opened += 1);
+    export.sessions.open.insert(id, Session::new(incarnation, shared.now));
+}
+
+/// All commands before an opening have completed: now the medium. Not for an opening that a newer one
+/// has made void: the openings of a client that waited for a disk that hung would each cost a flush,
+/// and while those last the client gives up on the newest too.
+pub(crate) fn start_open(export: &mut Export, shared: &mut Shared, work: &OpenWork) -> Start {
+    let is_wanted = export.sessions.opening.contains_key(&work.request.session);
+    if work.request.instance != export.device.instance || !is_wanted {
+        if let Some(port) = shared.ports.get(&work.port).cloned() {
+            no_session(export, shared, &port, &work.request);
+        }
+        return Start::Answered;
+    }
+    export.sessions.unheard = false;
+    Start::Io(IoOperation::Device(block::Operation::Flush(export.device.instance)))
+}
+
+/// The medium is flushed: the client hears of its session.
+pub(crate) fn finish_open(
+    export: &mut Export,
+    shared: &mut Shared,
+    work: &OpenWork,
+    result: IoResult,
+) {
+    let request = &work.request;
+    // Of a disk that was away for a moment a flush is wanted still. One that failed isn't tried again, as
+    // clients hear by their own.
+    export.sessions.unheard |= matches!(result, Err(error) if error != IoError::FlushFailed);
+    // A still newer opening of the same client, or a restart, has made this one void.
+    let wanted = export.sessions.opening.remove(&request.session);
+    let Some(port) = shared.ports.get(&work.port).cloned() else { return };
+    let Some(incarnation) = wanted else { return no_session(export, shared, &port, request) };
+    match result {
+        Ok(_) => {
+            establish(export, shared, request.session, incarnation);
+            welcome(export, shared, &port, request);
+        }
+        Err(error) => {
+            export.meter.failed(error);
+            let (status, detail) = Status::of(error);
+            let answer = SessionReply { detail, ..reply(export, shared, &port, request, status) };
+            shared.send(port.id, answer.emit(Buffer::empty()));
+        }
+    }
+}
+
+fn welcome(export: &mut Export, shared: &mut Shared, port: &PortState, request: &SessionRequest) {
+    let info = ExportInfo {
+        sectors: export.device.geometry.sectors,
+        physical_block_bytes: export.device.geometry.physical_block_bytes,
+        message_sectors_max: export.session_sectors_max(port),
+        read_only: export.is_read_only(),
+        window: WINDOW_MAX as u32,
+        holder: export.holder(shared.now),
+        node_id: shared.node.id,
+        node_name: shared.node.name.clone(),
+        export_name: export.options.name.clone(),
+    };
+    let answer = reply(export, shared, port, request, Status::Ok);
+    shared.send(port.id, answer.emit(info.emit()));
+}
+
+/// The session or the instance isn't known: the client opens anew.
+pub(crate) fn no_session(
+    export: &mut Export,
+    shared: &mut Shared,
+    port: &PortState,
+    request: &SessionRequest,
+) {
+    let answer = reply(export, shared, port, request, Status::NoSession);
+    shared.send(port.id, answer.emit(Buffer::empty()));
+}
+
+/// The answer to a request, with what every answer carries.
+pub(crate) fn reply(
+    export: &Export,
+    shared: &Shared,
+    port: &PortState,
+    request: &SessionRequest,
+    status: Status,
+) -> SessionReply {
+    let executed = export.sessions.open.get(&request.session).map_or(0, |session| session.executed);
+    SessionReply {
+        header: request.header.answer(port.mac, export.address()),
+        operation: request.operation,
+        status,
+        detail: 0,
+        session: request.session,
+        instance: export.device.instance,
+        epoch: export.device.ownership.holder().epoch,
+        sequence: request.sequence,
+        executed,
+        clock: shared.now,
+        sectors: request.sectors,
+    }
+}
+
+/// What an export's present instance has to be for a request to be executed.
+pub(crate) fn is_present(export: &Export, instance: Instance) -> bool {
+    export.device.instance == instance
+}

@@ -1,0 +1,59 @@
+//! What a target tells its administrator: how exports are doing, and why one can't be as wanted.
+
+use crate::ExportId;
+use crate::export::{DeviceState, ExportOptions};
+use crate::plain::remembered::Remembered;
+use crate::probe::ExportState;
+use crate::stats::{ExportStats, Latencies};
+use aoe_wire::ShelfSlot;
+
+/// Why an export can't be added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddExportError {
+    /// Something else is exported there.
+    #[error("{0} is exported already")]
+    AddressInUse(ShelfSlot),
+    /// A wildcard is no address.
+    #[error("{0} is not an address of an export")]
+    InvalidAddress(ShelfSlot),
+}
+
+/// Why the settings of an export can't be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SetOptionsError {
+    /// It isn't there any more.
+    #[error("there is no such export")]
+    NoSuchExport,
+    /// Another address is another export: its clients would get answers from somebody else.
+    #[error("the address of an export can't be changed")]
+    OtherAddress,
+}
+
+/// What is to be known about an export from outside.
+#[derive(Clone, Debug)]
+pub struct ExportStatus {
+    /// Its number.
+    pub id: ExportId,
+    /// How it was set up.
+    pub options: ExportOptions,
+    /// Whether it answers.
+    pub state: ExportState,
+    /// Its device.
+    pub device: DeviceState,
+    /// What clients left with it, as it is now.
+    pub remembered: Remembered,
+    /// Whether plain writes are answered early, at present.
+    pub write_cache: bool,
+    /// Open sessions.
+    pub sessions: usize,
+    /// Commands in the queue.
+    pub queued: usize,
+    /// Bytes that those hold or ask for.
+    pub queued_bytes: u64,
+    /// Commands that were in the queue at once, at most.
+    pub queued_max: usize,
+    /// Counters.
+    pub stats: ExportStats,
+    /// How long commands took.
+    pub latencies: Latencies,
+}

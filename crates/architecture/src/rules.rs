@@ -1,0 +1,184 @@
+//! The rules: arrows between crates, purity, `unsafe`, the second reader of disks, lengths of files.
+
+use std::collections::BTreeSet;
+
+use crate::paths::named;
+use crate::source::{Crate, Module};
+
+/// Which of our crates each may depend on. In dependency order, so that there can be no cycle.
+const ARROWS: [(&str, &[&str]); 13] = [
+    ("block", &[]),
+    ("runtime", &["block"]),
+    ("aoe-wire", &["block"]),
+    ("aoe-target", &["block", "runtime", "aoe_wire"]),
+    ("aoe-initiator", &["block", "runtime", "aoe_wire"]),
+    ("pool", &["block", "runtime"]),
+    ("os", &["block", "runtime", "aoe_wire", "aoe_target"]),
+    ("frontend", &["block", "runtime", "os"]),
+    ("control", &["block", "runtime", "aoe_wire", "aoe_target", "pool"]),
+    ("terminal", &[]),
+    ("lab", &["block", "pool", "os", "frontend", "control", "terminal"]),
+    ("sim", &["block", "runtime", "aoe_wire", "aoe_target", "aoe_initiator", "pool"]),
+    (
+        "etherpool",
+        &[
+            "block",
+            "runtime",
+            "aoe_wire",
+            "aoe_target",
+            "aoe_initiator",
+            "pool",
+            "os",
+            "frontend",
+            "control",
+            "terminal",
+            "lab",
+        ],
+    ),
+];
+/// These use nothing of ours, and nothing of ours uses them.
+const TOOLS: [&str; 1] = ["architecture"];
+
+/// Crates that name no socket, file, thread or clock: what they need of the world is given to them, so that
+/// the simulator runs what production runs.
+const PURE: [&str; 7] =
+    ["block", "runtime", "aoe-wire", "aoe-target", "aoe-initiator", "pool", "control"];
+/// What they may use of other people's crates: none of these reaches the world.
+const PURE_DEPENDENCIES: [&str; 13] = [
+    "arrayvec",
+    "crc_fast",
+    "futures",
+    "rand",
+    "rpds",
+    "serde",
+    "serde_json",
+    "siphasher",
+    "thiserror",
+    "toml",
+    "tracing",
+    "uuid",
+    "zerocopy",
+];
+/// What they must not name of the standard library.
+const IMPURE: [&[&str]; 16] = [
+    &["std", "net"],
+    &["std", "fs"],
+    &["std", "thread"],
+    &["std", "process"],
+    &["std", "env"],
+    &["std", "os"],
+    &["std", "io", "stdin"],
+    &["std", "io", "stdout"],
+    &["std", "io", "stderr"],
+    &["std", "time", "Instant"],
+    &["std", "time", "SystemTime"],
+    &["std", "time", "UNIX_EPOCH"],
+    // Their order doesn't follow from the seed.
+    &["std", "collections", "HashMap"],
+    &["std", "collections", "HashSet"],
+    &["std", "collections", "hash_map"],
+    &["std", "collections", "hash_set"],
+];
+/// Of these, what is only a value.
+const VALUES: [&[&str]; 3] =
+    [&["std", "net", "SocketAddr"], &["std", "net", "IpAddr"], &["std", "net", "Ipv4Addr"]];
+/// Macros of it that reach the world.
+const IMPURE_MACROS: [&str; 4] = ["println", "print", "eprintln", "eprint"];
+
+/// Lines of a file before its tests: a longer one is hard to read as a whole.
+const LINES_MAX: usize = 600;
+
+/// What isn't as it should be, in words.
+pub fn check(crates: &[Crate]) -> Vec<String> {
+    let mut faults = Vec::new();
+    let ours: BTreeSet<String> = crates.iter().map(|one| one.name.replace('-', "_")).collect();
+    for one in crates {
+        faults.extend(check_arrows(one, &ours));
+        for (file, lines) in one.files.iter().filter(|(_, lines)| **lines > LINES_MAX) {
+            faults.push(format!(
+                "{}/{} has {lines} lines before its tests: split it by operation",
+                one.name,
+                file.display()
+            ));
+        }
+        for (path, module) in &one.modules {
+            let place = || {
+                format!(
+                    "{} ({})",
+                    path.join("::").replacen("crate", &one.name, 1),
+                    module.file.display()
+                )
+            };
+            if module.has_unsafe && one.name != "os" {
+                faults.push(format!("{}: unsafe outside of os", place()));
+            }
+            if PURE.contains(&one.name.as_str()) {
+                for what in impure(one, path, module) {
+                    faults.push(format!("{}: {what}, but {} is pure", place(), one.name));
+                }
+            }
+            if one.name == "pool" && path.get(1).is_some_and(|name| name == "check") {
+                let forbidden = |name: &&Vec<String>| {
+                    name[0] == "crate"
+                        && name.get(1).is_some_and(|name| name == "engine" || name == "allocate")
+                };
+                for name in named(one, path, module).iter().filter(forbidden) {
+                    faults.push(format!(
+                        "{}: {}: the second reader of disks shares nothing with the engine",
+                        place(),
+                        name.join("::")
+                    ));
+                }
+            }
+        }
+    }
+    faults
+}
+
+fn check_arrows(one: &Crate, ours: &BTreeSet<String>) -> Vec<String> {
+    let known = ARROWS.iter().find(|(name, _)| *name == one.name);
+    let may = match known {
+        Some((_, may)) => *may,
+        None if TOOLS.contains(&one.name.as_str()) => &[],
+        None => return vec![format!("{}: a crate that isn't in the table of arrows", one.name)],
+    };
+    let mut faults = Vec::new();
+    for dependency in &one.dependencies {
+        let is_ours = ours.contains(dependency);
+        if is_ours && !may.contains(&dependency.as_str()) {
+            faults.push(format!("{} must not depend on {dependency}", one.name));
+        }
+        let is_pure = PURE.contains(&one.name.as_str());
+        if is_pure && !is_ours && !PURE_DEPENDENCIES.contains(&dependency.as_str()) {
+            faults.push(format!("{} is pure and must not depend on {dependency}", one.name));
+        }
+    }
+    faults
+}
+
+/// What a module of a pure crate names of the world.
+fn impure(one: &Crate, path: &[String], module: &Module) -> Vec<String> {
+    let mut found = Vec::new();
+    for name in named(one, path, module) {
+        let is_under = |place: &&[&str]| {
+            name.len() >= place.len() && name.iter().zip(place.iter()).all(|(a, b)| a == b)
+        };
+        if IMPURE.iter().any(is_under) && !VALUES.iter().any(is_under) {
+            found.push(format!("names {}", name.join("::")));
+        }
+    }
+    for (name, path) in &module.imports {
+        let is_std = path.first().is_some_and(|first| first == "std");
+        if is_std && path.len() == 1 {
+            found.push(format!("imports all of std as {name}"));
+        }
+    }
+    found.extend(
+        module
+            .macros
+            .iter()
+            .filter(|name| IMPURE_MACROS.contains(&name.as_str()))
+            .map(|name| format!("prints by {name}!")),
+    );
+    found
+}

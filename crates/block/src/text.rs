@@ -1,0 +1,67 @@
+//! Types that are text wherever people or other processes meet them: on command lines, in files, in
+//! JSON. Each is written and read by one pair of functions, `Display` and `FromStr`.
+
+/// Not one of the words that a type has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{word}' is not known here: use {}", .known.join(" or "))]
+pub struct UnknownWord {
+    /// What was said.
+    pub word: String,
+    /// What could have been said.
+    pub known: &'static [&'static str],
+}
+
+/// Gives an enum a word for each of its values: `FromStr`, `Display` and `name`.
+#[macro_export]
+macro_rules! words {
+    ($type:ident { $($value:ident = $word:literal),+ $(,)? }) => {
+        impl $type {
+            /// Its word.
+            pub fn name(self) -> &'static str {
+                match self { $($type::$value => $word,)+ }
+            }
+        }
+
+        impl ::std::str::FromStr for $type {
+            type Err = $crate::UnknownWord;
+
+            fn from_str(text: &str) -> ::std::result::Result<$type, $crate::UnknownWord> {
+                match text {
+                    $($word => Ok($type::$value),)+
+                    _ => Err($crate::UnknownWord { word: text.to_owned(), known: &[$($word),+] }),
+                }
+            }
+        }
+
+        impl ::std::fmt::Display for $type {
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+                f.pad(self.name())
+            }
+        }
+    };
+}
+
+/// Has types written and read by serde as what `Display` writes and `FromStr` reads, so that a text
+/// is checked wherever it comes in.
+#[macro_export]
+macro_rules! serde_as_text {
+    ($($type:ty),+) => {$(
+        impl ::serde::Serialize for $type {
+            fn serialize<S: ::serde::Serializer>(
+                &self,
+                serializer: S,
+            ) -> ::std::result::Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> ::serde::Deserialize<'de> for $type {
+            fn deserialize<D: ::serde::Deserializer<'de>>(
+                deserializer: D,
+            ) -> ::std::result::Result<$type, D::Error> {
+                let text = <::std::string::String as ::serde::Deserialize>::deserialize(deserializer)?;
+                text.parse().map_err(::serde::de::Error::custom)
+            }
+        }
+    )+};
+}

@@ -1,0 +1,74 @@
+//! The volume's root directory: lent to operations while the server serves.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::beneath::Beneath;
+
+/// The root while the server serves. Operations hold a copy as long as they run.
+#[derive(Debug)]
+pub(super) struct Root(Mutex<Option<Arc<OwnedFd>>>);
+
+/// A file that a transfer has open. It holds the root as long: `close` must not seem done, and the
+/// volume be unmounted, while one is still open. The order of the fields is the order of the drops.
+pub(super) struct OpenFile {
+    pub(super) file: File,
+    _root: Arc<OwnedFd>,
+}
+
+/// A user's part of the volume, which holds the root as an open file does.
+pub(super) struct Home {
+    path: PathBuf,
+    root: Arc<OwnedFd>,
+}
+
+impl Root {
+    pub(super) fn new(root: OwnedFd) -> Root {
+        Root(Mutex::new(Some(Arc::new(root))))
+    }
+
+    /// What a user at `path` may see. Fails when the server stops.
+    pub(super) fn home(&self, path: &Path) -> io::Result<Home> {
+        let root = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let root = root.ok_or_else(|| io::Error::other("the server stops"))?;
+        Ok(Home { path: path.to_owned(), root })
+    }
+
+    /// No operation begins any more; the last one that runs drops the directory.
+    pub(super) fn close(&self) -> Option<Arc<OwnedFd>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Home {
+    /// The home's directory; on a thread that may wait for the volume.
+    pub(super) fn beneath(&self) -> io::Result<Beneath> {
+        Beneath::new(&self.root, &self.path)
+    }
+
+    /// Runs `work` beneath the home on such a thread.
+    pub(super) async fn run<T: Send + 'static>(
+        self,
+        work: impl FnOnce(&Beneath) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        blocking(move || work(&self.beneath()?)).await
+    }
+
+    /// Opens a file beneath the home.
+    pub(super) async fn open(
+        self,
+        open: impl FnOnce(&Beneath) -> io::Result<File> + Send + 'static,
+    ) -> io::Result<OpenFile> {
+        blocking(move || Ok(OpenFile { file: open(&self.beneath()?)?, _root: self.root })).await
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let ran = tokio::task::spawn_blocking(work).await;
+    ran.unwrap_or_else(|error| Err(io::Error::other(error)))
+}

@@ -1,0 +1,437 @@
+//! A session: one client's commands, one after the other, each answered before the next is looked at.
+//! What a client sends ahead waits its turn; only ABOR is seen while a transfer runs.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use futures::{FutureExt, pin_mut, select_biased};
+use rustix::fs::{AtFlags, Stat};
+use tokio::net::TcpStream;
+
+use super::accounts::FtpUser;
+use super::beneath::{Beneath, relative};
+use super::command::{Command, Listing};
+use super::control::{Control, End};
+use super::data::{Flow, Passive, Transfer};
+use super::listing::{facts, is_directory, listing, size_bytes, time_text};
+use super::reply::Reply;
+use super::root::Home;
+use super::server::Shared;
+
+/// Serves a client until it goes or has to.
+pub(super) async fn serve(
+    shared: Arc<Shared>,
+    client: TcpStream,
+    peer: SocketAddr,
+) -> io::Result<End> {
+    client.set_nodelay(true)?;
+    let local = client.local_addr()?.ip();
+    let mut stop = shared.stopping.clone();
+    let mut control = Control::new(client, shared.config.idle);
+    let mut session = Session {
+        shared,
+        peer: peer.ip(),
+        local,
+        named: None,
+        user: None,
+        directory: ".".into(),
+        restart: 0,
+        rename_from: None,
+        passive: Passive::default(),
+        passive_always: false,
+    };
+    let end = {
+        let stopped = stop.wait_for(|stop| *stop).map(|_| ()).fuse();
+        let served = session.run(&mut control).fuse();
+        pin_mut!(stopped, served);
+        select_biased! {
+            () = stopped => End::Stopped,
+            end = served => match end { Err(end) => end, Ok(never) => match never {} },
+        }
+    };
+    control.close(end).await;
+    Ok(end)
+}
+
+struct Session {
+    shared: Arc<Shared>,
+    /// The client.
+    peer: IpAddr,
+    /// The address that it reached us at.
+    local: IpAddr,
+    /// Who the client says to be, until the password decides.
+    named: Option<String>,
+    user: Option<FtpUser>,
+    /// The working directory, from the home on, without `..`.
+    directory: PathBuf,
+    /// Where the next transfer starts.
+    restart: u64,
+    rename_from: Option<PathBuf>,
+    passive: Passive,
+    /// By EPSV ALL.
+    passive_always: bool,
+}
+
+/// Why a command isn't done.
+enum Failure {
+    /// The session is over.
+    End(End),
+    Refused(Reply),
+    Volume(io::Error),
+}
+
+impl From<End> for Failure {
+    fn from(end: End) -> Failure {
+        Failure::End(end)
+    }
+}
+
+impl From<Reply> for Failure {
+    fn from(reply: Reply) -> Failure {
+        Failure::Refused(reply)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::Volume(error)
+    }
+}
+
+impl Session {
+    async fn run(&mut self, control: &mut Control) -> Result<Infallible, End> {
+        control.say(&Reply::new(220, "etherpool")).await?;
+        loop {
+            let command = Command::parse(&control.line().await?);
+            if command != Ok(Command::Quit) && !(self.shared.config.lease)().await {
+                tracing::warn!(peer = %self.peer, "FTP session ended: no lease");
+                return Err(End::LeaseLost);
+            }
+            let answered = match command {
+                Ok(command) => self.answer(control, command).await,
+                Err(reply) => Ok(reply),
+            };
+            let reply = match answered {
+                Ok(reply) | Err(Failure::Refused(reply)) => reply,
+                Err(Failure::Volume(error)) => self.told(&error),
+                Err(Failure::End(end)) => return Err(end),
+            };
+            control.say(&reply).await?;
+        }
+    }
+
+    async fn answer(&mut self, control: &mut Control, command: Command) -> Result<Reply, Failure> {
+        Ok(match command {
+            Command::Known(reply) => reply,
+            Command::Quit => return Err(End::Quit.into()),
+            Command::User(name) => self.name(name),
+            Command::Password(password) => self.log_in(&password).await,
+            _ if self.user.is_none() => not_logged_in(),
+            Command::Abort => {
+                self.passive = Passive::default();
+                Reply::new(226, "There is no transfer.")
+            }
+            Command::Status => Reply::new(211, "There is no transfer."),
+            Command::Passive(family) => self.passive(family)?,
+            Command::PassiveV4 => self.passive_v4()?,
+            Command::PassiveAlways => {
+                self.passive_always = true;
+                Reply::new(200, "EPSV only from now on.")
+            }
+            Command::Restart(start) => {
+                self.restart = start;
+                Reply::new(350, format!("The next transfer starts at {start}."))
+            }
+            Command::PrintDirectory => Reply::new(257, quoted(&self.directory)),
+            Command::ChangeDirectory(path) => {
+                let path = self.resolve(&path)?;
+                let asked = path.clone();
+                self.look(move |beneath| beneath.is_directory(&asked)).await?;
+                self.directory = path;
+                Reply::new(250, quoted(&self.directory))
+            }
+            Command::Size(path) => {
+                let stat = self.stat(&path).await?;
+                if is_directory(&stat) {
+                    return Err(io::Error::from(io::ErrorKind::IsADirectory).into());
+                }
+                Reply::new(213, size_bytes(&stat).to_string())
+            }
+            Command::ModificationTime(path) => Reply::new(213, time_text(&self.stat(&path).await?)),
+            Command::Facts(path) => {
+                let facts = facts(&self.stat(&path).await?);
+                let line = [facts.as_bytes(), b" ", &shown(&self.resolve(&path)?)].concat();
+                Reply::lines(250, "Listing", &[line], "End")
+            }
+            Command::List(how, path) => self.list(control, how, &path).await?,
+            Command::Retrieve(path) => self.retrieve(control, &path).await?,
+            Command::Store(path) => {
+                let start = std::mem::take(&mut self.restart);
+                self.store(control, &path, Some(start)).await?
+            }
+            Command::Append(path) => {
+                self.restart = 0;
+                self.store(control, &path, None).await?
+            }
+            Command::Delete(path) => self.remove(&path, AtFlags::empty()).await?,
+            Command::RemoveDirectory(path) => self.remove(&path, AtFlags::REMOVEDIR).await?,
+            Command::MakeDirectory(path) => {
+                let path = self.resolve(&path)?;
+                let made = Reply::new(257, quoted(&path));
+                self.change(move |beneath| beneath.make_directory(&path)).await?;
+                made
+            }
+            Command::RenameFrom(path) => {
+                self.stat(&path).await?;
+                self.rename_from = Some(self.resolve(&path)?);
+                Reply::new(350, "RNTO comes next.")
+            }
+            Command::RenameTo(path) => {
+                let from = self.rename_from.take();
+                let from = from.ok_or_else(|| Reply::new(503, "RNFR comes first."))?;
+                let to = self.resolve(&path)?;
+                self.change(move |beneath| beneath.rename(&from, &to)).await?;
+                Reply::new(250, "Renamed.")
+            }
+        })
+    }
+
+    fn name(&mut self, name: String) -> Reply {
+        if self.user.is_some() {
+            return Reply::new(503, "Connect anew to log in as somebody else.");
+        }
+        self.named = Some(name);
+        Reply::new(331, "Password, please.")
+    }
+
+    async fn log_in(&mut self, password: &[u8]) -> Reply {
+        let Some(name) = self.named.take() else {
+            return Reply::new(503, "USER comes first.");
+        };
+        let peer = self.peer.to_canonical();
+        self.user = self.shared.accounts.log_in(&name, password, peer).await;
+        if self.user.is_none() {
+            tracing::warn!(%peer, user = name, "FTP login refused");
+            return Reply::new(530, "Wrong name or password.");
+        }
+        Reply::new(230, "Logged in.")
+    }
+
+    fn passive(&mut self, family: Option<u8>) -> Result<Reply, Reply> {
+        let local = if self.local.to_canonical().is_ipv4() { 1 } else { 2 };
+        if family.is_some_and(|family| family != local) {
+            return Err(Reply::new(522, format!("Network protocol not supported, use ({local})")));
+        }
+        let port = self.listen()?;
+        Ok(Reply::new(229, format!("Entering Extended Passive Mode (|||{port}|)")))
+    }
+
+    fn passive_v4(&mut self) -> Result<Reply, Reply> {
+        let IpAddr::V4(address) = self.local.to_canonical() else {
+            return Err(Reply::new(425, "PASV is for IPv4; use EPSV."));
+        };
+        if self.passive_always {
+            return Err(Reply::new(503, "EPSV ALL was said."));
+        }
+        let [high, low] = self.listen()?.to_be_bytes();
+        let [a, b, c, d] = address.octets();
+        Ok(Reply::new(227, format!("Entering Passive Mode ({a},{b},{c},{d},{high},{low}).")))
+    }
+
+    fn listen(&mut self) -> Result<u16, Reply> {
+        // The former port is free before the new one is chosen.
+        self.passive = Passive::default();
+        let ports = self.shared.config.passive_ports.clone();
+        let (passive, port) = Passive::listen(self.local, ports, self.peer)
+            .map_err(|_| Reply::new(425, "No port is free for data."))?;
+        self.passive = passive;
+        Ok(port)
+    }
+
+    async fn list(
+        &mut self,
+        control: &mut Control,
+        how: Listing,
+        path: &Path,
+    ) -> Result<Reply, Failure> {
+        let passive = std::mem::take(&mut self.passive);
+        let path = self.resolve(path)?;
+        let mut entries = self.look(move |beneath| beneath.list(&path)).await?;
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now_secs = now.map_or(0, |now| now.as_secs() as i64);
+        let bytes = listing(&entries, how, now_secs);
+        drop(entries);
+        self.transfer(control, passive, move |flow| flow.send(&bytes)).await
+    }
+
+    async fn retrieve(&mut self, control: &mut Control, path: &Path) -> Result<Reply, Failure> {
+        let passive = std::mem::take(&mut self.passive);
+        let start = std::mem::take(&mut self.restart);
+        let path = self.resolve(path)?;
+        let (user, home) = self.home()?;
+        let (user, asked) = (user.clone(), path.clone());
+        let open = home.open(move |beneath| beneath.read(&asked, start)).await?;
+        let work = move |flow: &mut Flow| {
+            let sent = flow.send_file(&open.file);
+            log("FTP sent", &user, &path, start, flow.bytes(), sent)
+        };
+        self.transfer(control, passive, work).await
+    }
+
+    /// From `start` on, or the end of what is there.
+    async fn store(
+        &mut self,
+        control: &mut Control,
+        path: &Path,
+        start: Option<u64>,
+    ) -> Result<Reply, Failure> {
+        let passive = std::mem::take(&mut self.passive);
+        let path = self.resolve(path)?;
+        let (user, home) = self.home()?;
+        if !user.may_write {
+            return Err(io::Error::from(io::ErrorKind::PermissionDenied).into());
+        }
+        let user = user.clone();
+        // Opened only when the client is connected: what is there isn't cut for one who never comes.
+        let work = move |flow: &mut Flow| {
+            let beneath = home.beneath()?;
+            let mut file = match start {
+                Some(start) => beneath.write(&path, start)?,
+                None => beneath.append(&path)?,
+            };
+            let received = flow.receive(&mut file).and_then(|()| {
+                file.sync_all()?;
+                beneath.sync_parent(&path)
+            });
+            log("FTP received", &user, &path, start.unwrap_or(0), flow.bytes(), received)
+        };
+        self.transfer(control, passive, work).await
+    }
+
+    /// Connects and moves data, unless the client calls it off.
+    async fn transfer(
+        &mut self,
+        control: &mut Control,
+        passive: Passive,
+        work: impl FnOnce(&mut Flow) -> io::Result<()> + Send + 'static,
+    ) -> Result<Reply, Failure> {
+        if !passive.is_listening() {
+            return Err(Reply::new(425, "EPSV or PASV comes first.").into());
+        }
+        control.say(&Reply::new(150, "Data comes or goes.")).await?;
+        let aborted = || Reply::new(226, "Aborted.");
+        let Some(connected) = control.unless_aborted(passive.connected()).await? else {
+            control.say(&Reply::new(426, "The transfer was aborted.")).await?;
+            return Ok(aborted());
+        };
+        let stream = connected.ok_or_else(|| Reply::new(425, "No data connection was made."))?;
+        let mut transfer = Transfer::start(stream, self.shared.config.idle, work)?;
+        if let Some(ended) = control.unless_aborted(transfer.ended()).await? {
+            return Ok(self.moved(ended));
+        }
+        transfer.call_off();
+        let reply = self.moved(transfer.ended().await);
+        control.say(&reply).await?;
+        Ok(aborted())
+    }
+
+    fn moved(&self, result: io::Result<()>) -> Reply {
+        match result {
+            Ok(()) => Reply::new(226, "All is transferred."),
+            Err(error) => self.told(&error),
+        }
+    }
+
+    async fn remove(&self, path: &Path, what: AtFlags) -> Result<Reply, Failure> {
+        let path = self.resolve(path)?;
+        self.change(move |beneath| beneath.remove(&path, what)).await?;
+        Ok(Reply::new(250, "Removed."))
+    }
+
+    async fn stat(&self, path: &Path) -> Result<Stat, Failure> {
+        let path = self.resolve(path)?;
+        self.look(move |beneath| beneath.stat(&path)).await
+    }
+
+    /// Does something that changes the volume.
+    async fn change(
+        &self,
+        work: impl FnOnce(&Beneath) -> io::Result<()> + Send + 'static,
+    ) -> Result<(), Failure> {
+        if !self.home()?.0.may_write {
+            return Err(io::Error::from(io::ErrorKind::PermissionDenied).into());
+        }
+        self.look(work).await
+    }
+
+    async fn look<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Beneath) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, Failure> {
+        Ok(self.home()?.1.run(work).await?)
+    }
+
+    /// The user, and their part of the volume.
+    fn home(&self) -> Result<(&FtpUser, Home), Failure> {
+        let user = self.user.as_ref().ok_or_else(not_logged_in)?;
+        Ok((user, self.shared.root.home(&user.home)?))
+    }
+
+    /// What `path` means in the working directory, from the home on.
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        relative(&self.directory.join(path))
+    }
+
+    fn told(&self, error: &io::Error) -> Reply {
+        let reply = Reply::of_error(error);
+        if reply.code() == 451 {
+            tracing::warn!(peer = %self.peer, %error, "FTP command failed");
+        }
+        reply
+    }
+}
+
+fn not_logged_in() -> Reply {
+    Reply::new(530, "Log in with USER and PASS.")
+}
+
+fn log(
+    what: &str,
+    user: &FtpUser,
+    path: &Path,
+    start: u64,
+    bytes: u64,
+    result: io::Result<()>,
+) -> io::Result<()> {
+    let path = path.display();
+    match &result {
+        Ok(()) => tracing::info!(%user, %path, bytes, start, "{what}"),
+        Err(error) => tracing::info!(%user, %path, bytes, start, %error, "{what} in part"),
+    }
+    result
+}
+
+/// A path as clients see it, from the home on.
+fn shown(path: &Path) -> Vec<u8> {
+    let bytes = path.as_os_str().as_bytes();
+    [&b"/"[..], if bytes == b"." { &[][..] } else { bytes }].concat()
+}
+
+/// In quotes; quotes within are doubled.
+fn quoted(path: &Path) -> Vec<u8> {
+    let mut bytes = vec![b'"'];
+    for byte in shown(path) {
+        bytes.push(byte);
+        if byte == b'"' {
+            bytes.push(b'"');
+        }
+    }
+    bytes.push(b'"');
+    bytes
+}

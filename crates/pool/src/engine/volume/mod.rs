@@ -1,0 +1,170 @@
+//! A volume of an open pool: what is known of it, and whether it serves. `device` is what front ends see of
+//! it, `write` makes records of what they write, and `log`, in the `segment`s that it has, makes these
+//! durable within the `credit` that there is. `pending` is what isn't in place yet.
+
+pub(crate) mod credit;
+pub(crate) mod device;
+pub(crate) mod log;
+pub(crate) mod pending;
+pub(crate) mod segment;
+mod write;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use block::{IoError, Line};
+use runtime::{Notify, Semaphore};
+
+use super::checksums::Checksums;
+use super::lease::Ended;
+use super::measure::milliseconds;
+use super::pool::{Pool, ended_error};
+use crate::format::{BirthId, Row, VolumeId};
+use crate::layout::StripeLayout;
+use crate::report::{PoolEvent, Replayed};
+use crate::stats::VolumeStats;
+use credit::Credit;
+use log::Log;
+use pending::Pending;
+use segment::LogShape;
+
+/// Whether a volume serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Serving {
+    /// Its log is being replayed.
+    Opening,
+    /// It waits for something.
+    Suspended(String),
+    /// It serves.
+    Yes,
+    /// It was removed.
+    Gone,
+}
+
+/// A volume of an open pool.
+pub(crate) struct Volume {
+    pub(crate) pool: Rc<Pool>,
+    pub(crate) id: VolumeId,
+    pub(crate) name: String,
+    pub(crate) stripes: StripeLayout,
+    pub(crate) log_shape: LogShape,
+    /// Only the newest write of a block can be unacknowledged. Destaging takes no place here: it moves what
+    /// is already acknowledged, so a request may hold its place while it waits for log credit.
+    line: Rc<Line>,
+    pub(crate) credit: Rc<Credit>,
+    pub(crate) pending: RefCell<Pending>,
+    pub(crate) log: Log,
+    pub(crate) checksums: Checksums,
+    /// One destage at a time.
+    pub(crate) destaging: Rc<Semaphore>,
+    pub(crate) size_bytes: Cell<u64>,
+    serving: RefCell<Serving>,
+    pub(crate) changed: Notify,
+    pub(crate) repairing: RefCell<BTreeSet<(BirthId, Row, usize)>>,
+    pub(crate) repaired_blocks: Cell<u64>,
+    pub(crate) resynced_bytes: Cell<u64>,
+    pub(crate) replayed: Cell<Replayed>,
+    /// Counts reads of members.
+    pub(crate) reads: Cell<u32>,
+    pub(crate) stats: RefCell<VolumeStats>,
+}
+
+impl Volume {
+    /// The volume with this id of an open pool's metadata; it doesn't serve yet.
+    pub(crate) fn new(pool: &Rc<Pool>, id: VolumeId) -> Option<Rc<Volume>> {
+        let meta = pool.meta.borrow();
+        let volume = meta.volumes().get(&id)?;
+        let log_shape = LogShape::of(&meta);
+        let began_ms = milliseconds(pool.runtime.now());
+        Some(Rc::new(Volume {
+            pool: Rc::clone(pool),
+            id,
+            name: volume.name.clone(),
+            stripes: volume.stripes(meta.shape())?,
+            log_shape,
+            line: Line::new(usize::MAX),
+            credit: Credit::new(log_shape.credit_bytes()),
+            pending: RefCell::default(),
+            log: Log::new(),
+            checksums: Checksums::new(pool.limits.checksum_blocks),
+            destaging: Semaphore::new(1),
+            size_bytes: Cell::new(volume.bytes),
+            serving: RefCell::new(Serving::Opening),
+            changed: Notify::new(),
+            repairing: RefCell::default(),
+            repaired_blocks: Cell::new(0),
+            resynced_bytes: Cell::new(0),
+            replayed: Cell::default(),
+            reads: Cell::new(0),
+            stats: RefCell::new(VolumeStats { began_ms, ..VolumeStats::default() }),
+        }))
+    }
+
+    pub(crate) fn serving(&self) -> Serving {
+        self.serving.borrow().clone()
+    }
+
+    /// Changes whether it serves, and tells. What is gone stays gone, whatever its opening finds.
+    pub(crate) fn set_serving(&self, serving: Serving) {
+        if *self.serving.borrow() == serving || self.is_gone() {
+            return;
+        }
+        let (pool, volume) = (self.pool.name.clone(), self.name.clone());
+        match &serving {
+            Serving::Yes => {
+                let replayed = self.replayed.get();
+                self.pool.events.tell(PoolEvent::VolumeServing { pool, volume, replayed });
+            }
+            Serving::Suspended(reason) => {
+                let reason = reason.clone();
+                self.pool.events.tell(PoolEvent::VolumeSuspended { pool, volume, reason });
+            }
+            Serving::Opening | Serving::Gone => {}
+        }
+        *self.serving.borrow_mut() = serving;
+        self.changed.notify_all();
+    }
+
+    /// Ends the volume's tasks.
+    pub(crate) fn stop(&self) {
+        self.log.wake_all();
+        self.pool.changed.notify_all();
+    }
+
+    /// As [`Pool::wait_for_change`], for what the volume itself does: its removal waits for no member.
+    pub(crate) async fn wait_for_change(&self) -> Result<(), Ended> {
+        if self.is_gone() {
+            return Err(Ended::Closed);
+        }
+        self.pool.wait_for_change().await
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        *self.serving.borrow() == Serving::Gone
+    }
+
+    /// Waits until the volume serves.
+    pub(crate) async fn wait_serving(&self) -> Result<(), IoError> {
+        loop {
+            let changed = self.changed.notified();
+            match &*self.serving.borrow() {
+                Serving::Yes => return Ok(()),
+                Serving::Gone => return Err(IoError::Lost),
+                Serving::Opening | Serving::Suspended(_) => {}
+            }
+            let waited = self.pool.unless_over(changed).await;
+            waited.map_err(|ended| ended_error(&self.pool, ended))?;
+        }
+    }
+
+    /// The right to answer: waits for the lease. Who was stopped since this turn began, for longer than
+    /// the lease runs, mustn't answer by the time that it was then.
+    pub(super) async fn may_answer(&self) -> Result<(), IoError> {
+        if self.pool.lease.holds(self.pool.runtime.look_at_clock()) {
+            return Ok(());
+        }
+        let lease = self.pool.lease.wait(&self.pool.runtime).await;
+        lease.map_err(|ended| ended_error(&self.pool, ended))
+    }
+}

@@ -1,0 +1,236 @@
+//! Log segments in the metadata: opening the next one, dropping a copy, and how much of a pool a log
+//! may take.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use block::{BLOCK_BYTES, SECTOR_BYTES};
+
+use super::Volume;
+use crate::allocate::{SEGMENT_EXTENTS, Usable, plan_segment, segments_per_log};
+use crate::engine::lease::Ended;
+use crate::engine::pool::Pool;
+use crate::format::{Configuration, DiskNumber, SEGMENT_HEADER_BYTES, SegmentNumber, VolumeId};
+use crate::metadata::{MetaRecord, Metadata, Segment, SegmentCopyPlace, SegmentState};
+
+/// How a volume's log is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LogShape {
+    /// Live segments, at most.
+    pub(crate) segments_max: u32,
+    /// Bytes of a segment's copy.
+    pub(crate) segment_bytes: u64,
+    /// Rows of a record, at most.
+    pub(crate) record_rows: u32,
+}
+
+/// Records of more rows are cut, so that a batch fits into one transfer of most devices.
+const RECORD_ROWS: u64 = 128;
+/// The largest record takes at most this part of a segment, so that little is left unused.
+const RECORD_PART: u64 = 8;
+
+/// A batch is no larger than one transfer of most devices ...
+const BATCH_BYTES: u64 = 1 << 20;
+/// ... and no larger than this part of a segment.
+const BATCH_PART: u64 = 4;
+
+impl LogShape {
+    /// The shape of logs in this pool.
+    pub(crate) fn of(meta: &Metadata) -> LogShape {
+        let all = meta.disks().keys().copied().collect();
+        let segment_bytes = u64::from(SEGMENT_EXTENTS) * meta.shape().extent_bytes();
+        let rows = segment_bytes / BLOCK_BYTES as u64 / RECORD_PART;
+        LogShape {
+            segments_max: segments_per_log(meta, &all),
+            segment_bytes,
+            record_rows: rows.clamp(1, RECORD_ROWS) as u32,
+        }
+    }
+
+    /// Bytes of records that writers may have in the log. One segment, an eighth of a usual log, is
+    /// kept for destaging, and of each of the others what a switch may leave unused.
+    pub(crate) fn credit_bytes(self) -> u64 {
+        let block = BLOCK_BYTES as u64;
+        let unused = SEGMENT_HEADER_BYTES as u64 + self.record_bytes_max() + block;
+        u64::from(self.segments_max - 1) * (self.segment_bytes.saturating_sub(unused))
+    }
+
+    /// A batch takes no further record beyond this.
+    pub(crate) fn batch_bytes(self) -> usize {
+        (self.segment_bytes / BATCH_PART).min(BATCH_BYTES) as usize
+    }
+
+    fn record_bytes_max(self) -> u64 {
+        u64::from(self.record_rows) * (BLOCK_BYTES as u64 + 4) + SECTOR_BYTES as u64
+    }
+}
+
+impl Volume {
+    /// Closes the open segment and opens the next one; waits for room.
+    pub(crate) async fn switch_segment(self: &Rc<Self>) -> Result<Segment, Ended> {
+        loop {
+            let lock = self.pool.meta_lock.acquire(1).await;
+            if self.is_gone() {
+                return Err(Ended::Closed);
+            }
+            let planned = self.plan_segment();
+            if let Some((records, segment)) = planned {
+                self.pool.commit_locked(&records).await?;
+                drop(lock);
+                self.log.destaging.notify_all();
+                return Ok(segment);
+            }
+            drop(lock);
+            // Destaging gives room back; a disk that returns or is added may have some.
+            self.log.wants_room.set(true);
+            self.log.destaging.notify_all();
+            self.wait_for_change().await?;
+        }
+    }
+
+    /// The open segment, if nothing of it is durable.
+    fn unused_segment(&self) -> Option<SegmentNumber> {
+        let state = self.log.state.borrow();
+        let unused = state.current.as_ref().filter(|current| current.after >= state.durable);
+        unused.map(|current| current.segment.number)
+    }
+
+    fn plan_segment(&self) -> Option<(Vec<MetaRecord>, Segment)> {
+        let meta = self.pool.meta.borrow();
+        let volume = meta.volumes().get(&self.id)?;
+        let log = &volume.log;
+        let durable = self.log.state.borrow().durable;
+        let unused = self.unused_segment();
+        let live = log.segments.size() - usize::from(unused.is_some());
+        let full = live as u32 >= self.log_shape.segments_max;
+        if full && !self.log.may_exceed.get() {
+            return None;
+        }
+        let usable = self.pool.usable_disks();
+        let wanted = volume.layout.copies();
+        let copies = plan_segment(&meta, &self.pool.disks_for_logs(&usable), wanted);
+        let copies = copies.or_else(|_| plan_segment(&meta, &usable, wanted)).ok()?;
+        let segment = Segment {
+            number: log.next_segment,
+            epoch: self.pool.epoch,
+            birth: meta.counters().birth,
+            copies,
+            wanted,
+            state: SegmentState::Open,
+            key: self.pool.runtime.random_u64(),
+        };
+        // Nothing is in flight: what isn't durable everywhere goes into the new one.
+        let state = SegmentState::Closed(durable);
+        let open = log.segments.values().filter(|live| live.state == SegmentState::Open);
+        let mut records: Vec<MetaRecord> = open
+            .map(|live| MetaRecord::SegmentEnded { volume: self.id, number: live.number, state })
+            .collect();
+        // While a disk comes and goes each switch would take room for nothing.
+        let unused = unused.map(|number| MetaRecord::SegmentFreed { volume: self.id, number });
+        records.extend(unused);
+        records.push(MetaRecord::SegmentOpened { volume: self.id, segment: segment.clone() });
+        Some((records, segment))
+    }
+}
+
+impl Volume {
+    /// Whether a segment takes no batch any more: a disk with a copy was evicted since it was opened,
+    /// by whomever (the copy may be off the list again since that disk is back), or, opened with
+    /// fewer copies than wanted, it could have more now.
+    pub(crate) fn is_over(&self, opened: &Segment) -> bool {
+        let now = {
+            let meta = self.pool.meta.borrow();
+            let live =
+                meta.volumes().get(&self.id).and_then(|v| v.log.segments.get(&opened.number));
+            live.map_or(0, |live| copies_in(live, &self.pool.config.borrow()))
+        };
+        if now < opened.copies.len() || now >= usize::from(opened.wanted) {
+            return now < opened.copies.len();
+        }
+        self.plan_segment().is_some_and(|(_, better)| better.copies.len() > now)
+    }
+
+    /// Whether a closed segment has fewer copies than wanted: nothing brings them back, so what it
+    /// holds goes into place at once.
+    pub(crate) fn has_thin_segment(&self) -> bool {
+        let meta = self.pool.meta.borrow();
+        let Some(volume) = meta.volumes().get(&self.id) else { return false };
+        let config = self.pool.config.borrow();
+        let mut closed = volume.log.segments.values().filter(|live| live.end().is_some());
+        closed.any(|live| copies_in(live, &config) < usize::from(live.wanted))
+    }
+
+    /// The same of the segment that takes records.
+    pub(crate) fn is_current_over(&self) -> bool {
+        let current = self.log.state.borrow().current.clone();
+        current.is_some_and(|current| self.is_over(&current.segment))
+    }
+}
+
+impl Pool {
+    /// The disks that new space may be taken from.
+    pub(crate) fn usable_disks(&self) -> Usable {
+        let members = self.members.borrow();
+        let usable = members.values().filter(|m| m.is_usable() && !self.is_out(m.number));
+        usable.map(|member| member.number).collect()
+    }
+
+    /// Those of them that don't refuse writes to logs.
+    fn disks_for_logs(&self, usable: &Usable) -> Usable {
+        let now = self.runtime.now();
+        let takes = |disk: &DiskNumber| {
+            self.member(*disk).is_some_and(|member| member.without_logs_until.get() <= now)
+        };
+        usable.iter().copied().filter(takes).collect()
+    }
+
+    /// Takes a copy off a live segment's list, if another current one remains, and not on one of the
+    /// `silent` disks, which may never come back; tells whether.
+    pub(crate) async fn drop_copy(
+        self: &Rc<Self>,
+        volume: VolumeId,
+        number: SegmentNumber,
+        disk: DiskNumber,
+        silent: &BTreeSet<DiskNumber>,
+    ) -> Result<bool, Ended> {
+        let _lock = self.meta_lock.acquire(1).await;
+        let others = {
+            let meta = self.meta.borrow();
+            let live = meta.volumes().get(&volume).and_then(|v| v.log.segments.get(&number));
+            let Some(live) = live else { return Ok(true) };
+            if !live.copies.iter().any(|copy| copy.disk == disk) {
+                return Ok(true);
+            }
+            let mut others = live.copies.iter().filter(|copy| copy.disk != disk);
+            let is_in = |disk| !self.is_out(disk);
+            let answers = |disk| !silent.contains(&disk);
+            others.any(|copy| is_in(copy.disk) && answers(copy.disk))
+        };
+        if others {
+            let record = MetaRecord::SegmentCopyDropped { volume, number, disk };
+            self.commit_locked(&[record]).await?;
+        }
+        Ok(others)
+    }
+}
+
+/// The copies of a segment on disks that are in.
+fn copies_in(segment: &Segment, config: &Configuration) -> usize {
+    segment.copies.iter().filter(|copy| !config.is_out(copy.disk)).count()
+}
+
+/// The copies of a segment that hold everything that was acknowledged: those on disks that aren't
+/// out, or, when all are out, those that were evicted last. (Nothing was acknowledged without them:
+/// an acknowledgement needs a copy that is in.)
+pub(crate) fn current_copies(segment: &Segment, config: &Configuration) -> Vec<SegmentCopyPlace> {
+    let since = |copy: &SegmentCopyPlace| {
+        config.out.iter().find(|out| out.disk == copy.disk).map(|out| out.since)
+    };
+    let inside: Vec<_> =
+        segment.copies.iter().filter(|copy| since(copy).is_none()).copied().collect();
+    if !inside.is_empty() {
+        return inside;
+    }
+    let last = segment.copies.iter().filter_map(since).max();
+    segment.copies.iter().filter(|copy| since(copy) == last).copied().collect()
+}

@@ -1,0 +1,226 @@
+//! The write path: what a change is as records, and their way into the log.
+
+use std::rc::Rc;
+
+use block::{
+    BLOCK_BYTES, BLOCK_SECTORS, Buffer, BufferMut, IoError, Lba, Place, SECTOR_BYTES, SectorRange,
+};
+use futures::channel::oneshot;
+use futures::future::join_all;
+
+use super::Volume;
+use super::credit::Turn;
+use super::device::block_range;
+use super::log::Append;
+use crate::engine::measure::Stopwatch;
+use crate::engine::pool::ended_error;
+use crate::format::{BirthId, RecordBody, Row, RowRange};
+use crate::layout::VolumeBlock;
+use crate::stats::Stage;
+
+/// Log room charged per block of a record of zeros, for the memory that it takes until destaged.
+pub(super) const ZERO_CHARGE_BYTES: u64 = 128;
+
+/// What a write brings.
+pub(super) enum Change {
+    Data(Buffer),
+    Zero { discard: bool },
+}
+
+impl Volume {
+    /// Writes `data` (zeros without data), of which the places are already in line.
+    pub(super) async fn write(
+        self: Rc<Self>,
+        range: SectorRange,
+        data: Change,
+        place: Place,
+        turn: Turn,
+        mut request: Stopwatch,
+    ) -> Result<(), IoError> {
+        let room = self.pool.unless_over(turn.take()).await;
+        let room = room.map_err(|ended| ended_error(&self.pool, ended))?;
+        let mut room = Room { volume: &self, bytes: room };
+        self.end_stage(&mut request, Stage::Room);
+        self.wait_serving().await?;
+        place.turn().await;
+        self.end_stage(&mut request, Stage::Queue);
+        let reads_edges = !is_whole(range) && !matches!(data, Change::Zero { discard: true });
+        let bodies = self.bodies_for(range, data).await?;
+        if reads_edges {
+            self.end_stage(&mut request, Stage::Device);
+        }
+        // Zeros where nothing was need no record.
+        let waits_for_log = !bodies.is_empty();
+        let appended = self.append(bodies, &mut room);
+        for done in join_all(appended).await {
+            // A sender that was dropped is a log that ended without an answer.
+            done.unwrap_or(Err(IoError::Lost))?;
+        }
+        if waits_for_log {
+            self.end_stage(&mut request, Stage::Log);
+        }
+        self.may_answer().await
+    }
+
+    /// The records for a change of `range`; edges that aren't whole blocks are read first.
+    async fn bodies_for(
+        self: &Rc<Self>,
+        range: SectorRange,
+        data: Change,
+    ) -> Result<Vec<(u64, RecordBody)>, IoError> {
+        let blocks = block_range(range);
+        let mut bodies = Vec::new();
+        match data {
+            Change::Data(data) if is_whole(range) => {
+                self.data_bodies(blocks.start, &data, &mut bodies)?
+            }
+            Change::Data(data) => {
+                let merged = self.merge_edges(range, |window, offset| {
+                    window.copy_from_slice(&data[offset..offset + window.len()]);
+                });
+                self.data_bodies(blocks.start, &merged.await?, &mut bodies)?;
+            }
+            Change::Zero { discard } => {
+                let inner = whole_blocks(range);
+                for edge in [
+                    SectorRange::new(range.start, inner.start.0.min(range.end().0) - range.start.0),
+                    SectorRange::new(
+                        inner.end().max(range.start),
+                        range.end().0.saturating_sub(inner.end().max(range.start).0),
+                    ),
+                ] {
+                    if edge.count > 0 && !discard {
+                        let merged = self.merge_edges(edge, |window, _| window.fill(0)).await?;
+                        self.data_bodies(block_range(edge).start, &merged, &mut bodies)?;
+                    }
+                }
+                self.zero_bodies(inner, discard, &mut bodies)?;
+            }
+        }
+        Ok(bodies)
+    }
+
+    /// The blocks that `range` lies in, as they are, with its own part changed by `change` (given the
+    /// window to change and its offset in the range).
+    async fn merge_edges(
+        self: &Rc<Self>,
+        range: SectorRange,
+        change: impl FnOnce(&mut [u8], usize),
+    ) -> Result<Buffer, IoError> {
+        let blocks = block_range(range);
+        let reading = self.read_blocks(blocks.start, blocks.end - blocks.start);
+        let before = self.pool.unless_over(reading).await;
+        let before = before.map_err(|ended| ended_error(&self.pool, ended))??;
+        let mut merged: BufferMut = before.into_mut();
+        let skip = (range.start.0 - blocks.start * BLOCK_SECTORS) as usize * SECTOR_BYTES;
+        change(&mut merged[skip..skip + range.len_bytes() as usize], 0);
+        Ok(merged.freeze())
+    }
+
+    fn data_bodies(
+        &self,
+        first: u64,
+        data: &Buffer,
+        bodies: &mut Vec<(u64, RecordBody)>,
+    ) -> Result<(), IoError> {
+        let count = (data.len() / BLOCK_BYTES) as u64;
+        for piece in self.stripes.pieces(VolumeBlock(first), count) {
+            let birth = self.birth_at(piece.at)?;
+            let mut done = 0;
+            while done < piece.count {
+                let rows = (piece.count - done).min(self.log_shape.record_rows);
+                let block = piece.block.0 + u64::from(done);
+                let start = (block - first) as usize * BLOCK_BYTES;
+                let payload = data.slice(start, start + rows as usize * BLOCK_BYTES);
+                let row = Row(piece.at.row.0 + done);
+                bodies.push((block, RecordBody::data(birth, row, payload)));
+                done += rows;
+            }
+        }
+        Ok(())
+    }
+
+    fn zero_bodies(
+        &self,
+        range: SectorRange,
+        discard: bool,
+        bodies: &mut Vec<(u64, RecordBody)>,
+    ) -> Result<(), IoError> {
+        let first = range.start.0 / BLOCK_SECTORS;
+        for piece in self.stripes.pieces(VolumeBlock(first), range.count / BLOCK_SECTORS) {
+            let block = piece.block.0;
+            let count = u64::from(piece.count);
+            let group = self.pool.group_at(self.id, piece.at).ok_or(out_of_range(block, count))?;
+            let nothing_there = !group.initialised
+                && self.pending.borrow().range(block..block + count).next().is_none();
+            if !nothing_there {
+                let rows = RowRange { group: group.birth, first: piece.at.row, count: piece.count };
+                bodies.push((block, RecordBody::Zero { rows, discard }));
+            }
+        }
+        Ok(())
+    }
+
+    fn birth_at(&self, at: crate::layout::RowAddress) -> Result<BirthId, IoError> {
+        let group = self.pool.group_at(self.id, at);
+        Ok(group.ok_or(IoError::OutOfRange(SectorRange::default()))?.birth)
+    }
+
+    /// Queues records, which take over the room that was taken for them.
+    fn append(
+        &self,
+        bodies: Vec<(u64, RecordBody)>,
+        room: &mut Room<'_>,
+    ) -> Vec<oneshot::Receiver<Result<(), IoError>>> {
+        let last = bodies.len().saturating_sub(1);
+        let mut receivers = Vec::with_capacity(bodies.len());
+        for (index, (block, body)) in bodies.into_iter().enumerate() {
+            let share = charge_of(&body).min(room.bytes);
+            let charge_bytes = if index == last { room.bytes } else { share };
+            room.bytes -= charge_bytes;
+            let (done, receiver) = oneshot::channel();
+            self.log.append(Append { body, block, charge_bytes, done });
+            receivers.push(receiver);
+        }
+        receivers
+    }
+}
+
+/// Log room that was taken and not given to a record yet.
+struct Room<'a> {
+    volume: &'a Volume,
+    bytes: u64,
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.volume.credit.give_back(self.bytes);
+        }
+    }
+}
+
+/// Room that a record takes: as if it were alone in its batch.
+fn charge_of(body: &RecordBody) -> u64 {
+    let zeros = match body {
+        RecordBody::Zero { rows, .. } => u64::from(rows.count) * ZERO_CHARGE_BYTES,
+        _ => 0,
+    };
+    (body.encoded_len() as u64).next_multiple_of(BLOCK_BYTES as u64) + zeros
+}
+
+/// Whether sectors are whole blocks.
+fn is_whole(range: SectorRange) -> bool {
+    range.start.0.is_multiple_of(BLOCK_SECTORS) && range.count.is_multiple_of(BLOCK_SECTORS)
+}
+
+/// The whole blocks within sectors.
+fn whole_blocks(range: SectorRange) -> SectorRange {
+    let start = range.start.0.next_multiple_of(BLOCK_SECTORS);
+    let end = range.end().0 / BLOCK_SECTORS * BLOCK_SECTORS;
+    SectorRange::new(Lba(start), end.saturating_sub(start))
+}
+
+fn out_of_range(block: u64, count: u64) -> IoError {
+    IoError::OutOfRange(crate::engine::read::sectors_of(block, count))
+}

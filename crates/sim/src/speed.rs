@@ -1,0 +1,111 @@
+//! Speed in virtual time: what a pool makes of disks and cables that have limits.
+//!
+//! [`pool`] does what people do with a volume (stream, read and write at random, bring a machine back) and
+//! says each rate as a part of what the disks and the cables would allow; [`disks`] does the same to the
+//! models of disks alone and says how near each comes to the figures that it was made from. Nothing here
+//! depends on the machine that it runs on, and processors cost nothing: a rate is what policy, protocol
+//! and hardware allow, never more. It is no part of the random runs.
+
+use std::fmt::Write;
+
+use crate::disk::service::{Model, SolidState, Spinning};
+use crate::network::Line;
+
+pub mod disks;
+pub mod pool;
+
+/// Hardware, all of one kind.
+#[derive(Clone, Copy, Debug)]
+pub struct Hardware {
+    /// What it is called.
+    pub name: &'static str,
+    /// Its disks.
+    pub disk: Model,
+    /// Its cables.
+    pub line: Line,
+}
+
+/// What `sim --speed` compares.
+pub const HARDWARE: [Hardware; 5] = [
+    Hardware {
+        name: "hard disks, 1 Gbit/s",
+        disk: Model::Spinning(Spinning::HARD_DISK),
+        line: Line::GIGABIT,
+    },
+    Hardware {
+        name: "hard disks, 10 Gbit/s",
+        disk: Model::Spinning(Spinning::HARD_DISK),
+        line: Line::TEN_GIGABIT,
+    },
+    Hardware {
+        name: "solid-state disks, 1 Gbit/s",
+        disk: Model::SolidState(SolidState::SATA),
+        line: Line::GIGABIT,
+    },
+    Hardware {
+        name: "solid-state disks, 10 Gbit/s",
+        disk: Model::SolidState(SolidState::SATA),
+        line: Line::TEN_GIGABIT,
+    },
+    Hardware {
+        name: "measured disks, 10 Gbit/s",
+        disk: Model::SolidState(SolidState::MEASURED),
+        line: Line::TEN_GIGABIT,
+    },
+];
+
+/// A rate of operations that are alike.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rate {
+    /// Operations a second.
+    pub per_second: f64,
+    /// Bytes of each.
+    pub len_bytes: u64,
+}
+
+impl Rate {
+    /// Bytes a second.
+    pub fn bytes_per_second(self) -> f64 {
+        self.per_second * self.len_bytes as f64
+    }
+}
+
+/// Small operations are counted, large ones are measured by their bytes.
+impl std::fmt::Display for Rate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.len_bytes {
+            ..64_000 => write!(f, "{:.0}/s", self.per_second),
+            _ => write!(f, "{:.1} MB/s", self.bytes_per_second() / 1e6),
+        }
+    }
+}
+
+/// A Markdown table whose columns are as wide as their widest cell.
+fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = head.iter().map(|cell| cell.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    let mut line = |cells: &mut dyn Iterator<Item = String>| {
+        let cells: Vec<String> = cells.collect();
+        // A string takes whatever is written to it.
+        let _ = writeln!(text, "| {} |", cells.join(" | "));
+    };
+    // What something is called stands left, figures stand right.
+    let aligned = |cell: &str, place: usize| match place {
+        0 => format!("{cell:<width$}", width = widths[place]),
+        _ => format!("{cell:>width$}", width = widths[place]),
+    };
+    line(&mut head.iter().enumerate().map(|(place, cell)| aligned(cell, place)));
+    line(&mut widths.iter().enumerate().map(|(place, width)| match place {
+        0 => "-".repeat(*width),
+        _ => format!("{}:", "-".repeat(width - 1)),
+    }));
+    for row in rows {
+        line(&mut row.iter().enumerate().map(|(place, cell)| aligned(cell, place)));
+    }
+    text
+}
