@@ -157,7 +157,14 @@ fn what_a_kill_of_everything_leaves_is_well() {
     let least = &pool["volumes"][0]["least"];
     assert!(least["log_records"].is_null() || least["log_records"] == 2, "{report:#}");
     assert!(least["data"].is_null() || least["data"] == 2, "{report:#}");
-    assert_eq!((&least["metadata"], &least["votes"]), (&3.into(), &3.into()));
+    assert_eq!(least["votes"], 3);
+    // The kill may find one record on its way; all before it are on all copies.
+    let copies = pool["metadata"].as_array().unwrap();
+    let records = copies.iter().map(|copy| copy["record"].as_u64().unwrap());
+    let newest = records.clone().max().unwrap();
+    assert!(records.clone().all(|record| record + 1 >= newest), "{report:#}");
+    let holders = records.filter(|record| *record == newest).count() as u64;
+    assert_eq!(least["metadata"], holders, "{report:#}");
 }
 
 /// A disk and the place on it of a block of one of the files.
