@@ -12,13 +12,13 @@ use futures::StreamExt;
 use futures::future::{join_all, select};
 
 use super::lease::Ended;
-use super::limits::READ_TRIES;
+use super::limits::{LOOKS_MAX, READ_TRIES};
 use super::volume::log::put_record;
 use super::volume::segment::current_copies;
 use super::volume::{Serving, Volume};
 use crate::format::{
-    DiskNumber, FoundRecord, Record, RecordBody, RecordNumber, SEGMENT_HEADER_BYTES, SegmentNumber,
-    Stamp, UncheckedSegmentHeader, read_segment,
+    DiskNumber, FoundRecord, Record, RecordBody, RecordNumber, SEGMENT_HEADER_BYTES,
+    SegmentContents, SegmentNumber, Stamp, UncheckedSegmentHeader, read_segment,
 };
 use crate::layout::RowAddress;
 use crate::metadata::{MetaRecord, Segment, SegmentCopyPlace, SegmentState};
@@ -313,13 +313,8 @@ impl Volume {
             segments.iter().filter(|segment| segment.is_needed(released)).collect();
         let mut unread = false;
         for segment in &needed {
-            let copies = self.read_copies(segment).await?;
+            let (copies, contents) = self.contents_of(segment, released).await?;
             let current = current_copies(segment, &self.pool.config.borrow());
-            let bytes: Vec<Buffer> = copies.iter().map(|copy| copy.bytes.clone()).collect();
-            let contents = read_segment(&segment.seal(), released, segment.end(), &bytes);
-            let contradiction = |what| Blocked::Contradiction(format!("{what}; neither is chosen"));
-            let contents = contents.map_err(|conflict| contradiction(conflict.to_string()))?;
-            let is_whole = |found: &FoundRecord| found.record.is_some() && found.lost.is_empty();
             let all_unread = copies.iter().all(|copy| copy.is_unread);
             unread |= copies.iter().any(|copy| copy.is_unread);
             if reads_again && unread && (all_unread || !contents.records.values().all(is_whole)) {
@@ -343,7 +338,7 @@ impl Volume {
                 held.safe |= safe;
                 if !held.merge(found.record, found.lost) {
                     let what = format!("two segments of its log hold different {number}");
-                    return Err(contradiction(what));
+                    return Err(contradiction(&what));
                 }
             }
         }
@@ -439,6 +434,29 @@ impl Volume {
         records
     }
 
+    /// A segment's copies in sight, and what they hold together. A lone copy that may hold more than it
+    /// showed is read again, until two looks in a row show the same, and all looks count: what a disk
+    /// answers may be wrong now and right next time, and what nobody saw passes for never written.
+    async fn contents_of(
+        self: &Rc<Self>,
+        segment: &Segment,
+        released: RecordNumber,
+    ) -> Result<(Vec<CopyRead>, SegmentContents), Blocked> {
+        let mut copies: Vec<CopyRead> = Vec::new();
+        loop {
+            copies.extend(self.read_copies(segment).await?);
+            let bytes: Vec<Buffer> = copies.iter().map(|copy| copy.bytes.clone()).collect();
+            let contents = read_segment(&segment.seal(), released, segment.end(), &bytes);
+            let contents = contents.map_err(|conflict| contradiction(&conflict.to_string()))?;
+            let is_lone = copies.iter().all(|copy| copy.disk == copies[0].disk);
+            let is_settled = matches!(bytes.as_slice(), [.., before, last] if before == last);
+            let is_enough = is_settled || copies.len() >= LOOKS_MAX as usize;
+            if !is_lone || is_enough || has_all(segment, &contents) {
+                return Ok((copies, contents));
+            }
+        }
+    }
+
     /// Every current copy of a segment in sight, whole; at least one.
     async fn read_copies(self: &Rc<Self>, segment: &Segment) -> Result<Vec<CopyRead>, Blocked> {
         let current = current_copies(segment, &self.pool.config.borrow());
@@ -485,6 +503,25 @@ impl Volume {
         let flushed = self.pool.within(self.pool.limits.background, flush).await.is_ok();
         Some(CopyRead { disk: copy.disk, bytes: whole, is_unread, flushed })
     }
+}
+
+fn contradiction(what: &str) -> Blocked {
+    Blocked::Contradiction(format!("{what}; neither is chosen"))
+}
+
+fn is_whole(found: &FoundRecord) -> bool {
+    found.record.is_some() && found.lost.is_empty()
+}
+
+/// Whether a segment is known to hold no more than this: a closed one was acknowledged up to its end.
+fn has_all(segment: &Segment, contents: &SegmentContents) -> bool {
+    let records = &contents.records;
+    let (Some((first, _)), Some((last, _))) = (records.first_key_value(), records.last_key_value())
+    else {
+        return false;
+    };
+    let has_no_gap = last.0 - first.0 < records.len() as u64;
+    segment.state == SegmentState::Closed(*last) && has_no_gap && records.values().all(is_whole)
 }
 
 /// Reads a piece; what of it can't be read is zeros, which no record is: another copy may have it.

@@ -73,11 +73,17 @@ pub const SCENARIOS: &[Scenario] = &[
         "unread-log",
         "sectors of the log can't be read for a while when it is replayed: nothing passes for lost",
         300,
-        |stage| unread_log(stage, Layout::Mirror(2)).boxed_local(),
+        |stage| badly_read_log(stage, Layout::Mirror(2), unread).boxed_local(),
     ),
     scenario("unread-log-raid0", "the same with one copy of the log", 300, |stage| {
-        unread_log(stage, Layout::Raid0).boxed_local()
+        badly_read_log(stage, Layout::Raid0, unread).boxed_local()
     }),
+    scenario(
+        "wrong-log-reads-raid0",
+        "the only copy of a log is answered wrongly once when it is replayed: nothing passes for lost",
+        300,
+        |stage| badly_read_log(stage, Layout::Raid0, wrong_once).boxed_local(),
+    ),
     scenario(
         "broken-labels",
         "some or all labels of a disk are damaged: used, or refused by name; the pool opens",
@@ -366,24 +372,39 @@ async fn unread_confirms(stage: Stage, layout: Layout) -> Result<(), Failure> {
     rig.converge().await
 }
 
-/// While sectors of a log can't be read nobody knows what they hold: not that it ends there, either.
-async fn unread_log(stage: Stage, layout: Layout) -> Result<(), Failure> {
+/// While a log is read badly nobody knows what it holds: not that it ends there, either.
+async fn badly_read_log(
+    stage: Stage,
+    layout: Layout,
+    spoil: fn(&Rig, &Disk),
+) -> Result<(), Failure> {
     let rig = Rig::start(&stage, Plan::simple(3, 32), &[(VOLUME, 4 << 20, layout)]).await?;
     let mix = Mix { writes: 90, sectors_max: 64, ..Mix::default() };
     rig.load(mix).await?;
-    rig.run_for(rig.between(200, 2000)).await;
+    rig.run_for(rig.between(100, 1000)).await;
+    rig.cluster.disks().iter().for_each(|(_, disk)| disk.remember());
+    rig.run_for(rig.between(100, 1000)).await;
     rig.cluster.kill_supervisor(rig.active());
     rig.forget_clients();
-    let times = 2 + rig.below(100);
-    for (_, disk) in rig.cluster.disks() {
-        (0..times).for_each(|_| disk.spoil_next_read(Part::Extents, ReadFault::Error));
-    }
+    rig.cluster.disks().iter().for_each(|(_, disk)| spoil(&rig, disk));
     rig.cluster.start_supervisor(rig.active());
     for _ in 0..4 {
         rig.run_for(rig.between(100, 2000)).await;
         rig.count_now()?;
     }
     rig.converge().await
+}
+
+/// Many reads say that sectors can't be read.
+fn unread(rig: &Rig, disk: &Disk) {
+    (0..2 + rig.below(100)).for_each(|_| disk.spoil_next_read(Part::Extents, ReadFault::Error));
+}
+
+/// One read is answered with something else.
+fn wrong_once(rig: &Rig, disk: &Disk) {
+    let by = if rig.below(2) == 0 { 8 } else { -8 };
+    let faults = [ReadFault::Stale, ReadFault::Flipped, ReadFault::Misdirected(by)];
+    disk.spoil_next_read(Part::Extents, faults[rig.below(3)]);
 }
 
 async fn broken_labels(stage: Stage) -> Result<(), Failure> {
