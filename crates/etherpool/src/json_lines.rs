@@ -14,8 +14,10 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{
+    Receiver, RecvError, RecvTimeoutError, SyncSender, TrySendError, sync_channel,
+};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -74,7 +76,7 @@ pub fn listen(
         .with_context(|| format!("{} can't be made private", socket.display()))?;
     let (serve, places) = (Arc::new(serve), Arc::new(()));
     let accept = move |stream| {
-        let place = Arc::clone(&places);
+        let place = Arc::new(Arc::clone(&places));
         if Arc::strong_count(&places) > rules.connections_max + 1 {
             tracing::warn!(server = rules.name, "too many connections; one is refused");
             return Ok(());
@@ -122,7 +124,7 @@ pub struct Connection {
 }
 
 /// A connection counts as one as long as somebody has this.
-pub type Place = Arc<()>;
+pub type Place = Arc<Arc<()>>;
 
 impl Connection {
     /// Over `stream`, by these rules.
@@ -178,12 +180,15 @@ impl Connection {
 
     /// Has what is put into the queue sent by a thread of its own, until all of its ends are dropped or
     /// the other end goes.
-    pub fn send_from<T: Serialize + Send + 'static>(&self, queue: Receiver<T>) -> io::Result<()> {
+    pub fn send_from<T: Serialize + Send + 'static>(&self, queue: Queue<T>) -> io::Result<()> {
         let stream = self.stream.try_clone()?;
         self.rules.spawn(move || {
-            if queue.iter().any(|answer| (&stream).write_all(&to_line(&answer)).is_err()) {
-                // It may have closed already.
-                let _ = stream.shutdown(Shutdown::Both);
+            while let Ok(line) = queue.next() {
+                if (&stream).write_all(&to_line(&line)).is_err() {
+                    // It may have closed already.
+                    let _ = stream.shutdown(Shutdown::Both);
+                    return;
+                }
             }
         })
     }
@@ -210,24 +215,45 @@ impl Drop for Connection {
     }
 }
 
-/// The way to a connection's thread. What finds no room may be lost, which is counted and told before
-/// the next.
+/// The way to a connection's thread. News that find no room are lost, which is counted and told before
+/// the next; they never take the room of answers, of which none may be lost.
 pub struct Outgoing<T> {
-    queue: SyncSender<T>,
+    queue: SyncSender<(T, Kind)>,
+    news_waiting: Arc<AtomicUsize>,
+    news_max: usize,
     lost: AtomicU64,
     tell_lost: fn(u64) -> T,
 }
 
+/// The end of an [`Outgoing`].
+pub struct Queue<T> {
+    lines: Receiver<(T, Kind)>,
+    news_waiting: Arc<AtomicUsize>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Answer,
+    News,
+}
+
 impl<T> Outgoing<T> {
-    /// A way on which at most `most` wait, and its end. `tell_lost` says how many were lost.
-    pub fn new(most: usize, tell_lost: fn(u64) -> T) -> (Outgoing<T>, Receiver<T>) {
-        let (queue, receiver) = sync_channel(most);
-        (Outgoing { queue, lost: AtomicU64::new(0), tell_lost }, receiver)
+    /// A way on which so many answers and so much news may wait, and its end. `tell_lost` says how much
+    /// was lost.
+    pub fn new(
+        answers_max: usize,
+        news_max: usize,
+        tell_lost: fn(u64) -> T,
+    ) -> (Outgoing<T>, Queue<T>) {
+        let (queue, lines) = sync_channel(answers_max + news_max);
+        let news_waiting = Arc::<AtomicUsize>::default();
+        let end = Queue { lines, news_waiting: Arc::clone(&news_waiting) };
+        (Outgoing { queue, news_waiting, news_max, lost: AtomicU64::new(0), tell_lost }, end)
     }
 
-    /// Sends; false when there is no room, or nobody.
+    /// Sends an answer; false when there is no room, or nobody.
     pub fn send(&self, answer: T) -> bool {
-        self.queue.try_send(answer).is_ok()
+        self.queue.try_send((answer, Kind::Answer)).is_ok()
     }
 
     /// Sends what may be lost; false when nobody is there any more.
@@ -235,23 +261,65 @@ impl<T> Outgoing<T> {
         let lost = self.lost.swap(0, Ordering::Relaxed);
         let told = match lost {
             0 => Ok(()),
-            lost => {
-                self.queue.try_send((self.tell_lost)(lost)).inspect_err(|_| self.note_lost(lost))
-            }
+            lost => self.try_tell((self.tell_lost)(lost)).inspect_err(|_| self.note_lost(lost)),
         };
-        match told.and_then(|()| self.queue.try_send(news)) {
+        match told.and_then(|()| self.try_tell(news)) {
             Ok(()) => true,
-            Err(TrySendError::Full(_)) => {
+            Err(TrySendError::Full(())) => {
                 self.note_lost(1);
                 true
             }
-            Err(TrySendError::Disconnected(_)) => false,
+            Err(TrySendError::Disconnected(())) => false,
         }
+    }
+
+    /// Sends what is of no interest any more when there is no room.
+    pub fn try_tell(&self, news: T) -> Result<(), TrySendError<()>> {
+        let has_room = self.news_waiting.fetch_add(1, Ordering::Relaxed) < self.news_max;
+        let sent = match has_room {
+            true => self.queue.try_send((news, Kind::News)).map_err(|error| match error {
+                TrySendError::Full(_) => TrySendError::Full(()),
+                TrySendError::Disconnected(_) => TrySendError::Disconnected(()),
+            }),
+            false => Err(TrySendError::Full(())),
+        };
+        sent.inspect_err(|_| _ = self.news_waiting.fetch_sub(1, Ordering::Relaxed))
     }
 
     /// Counts what was lost on its way here.
     pub fn note_lost(&self, count: u64) {
         self.lost.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
+impl<T> Queue<T> {
+    /// What is to be sent next; an error when nothing can come any more.
+    pub fn next(&self) -> Result<T, RecvError> {
+        self.lines.recv().map(|line| self.taken(line))
+    }
+
+    /// What is to be sent next, if it comes in time.
+    pub fn next_within(&self, timeout: Duration) -> Result<T, RecvTimeoutError> {
+        self.lines.recv_timeout(timeout).map(|line| self.taken(line))
+    }
+
+    /// What waits to be sent.
+    pub fn waiting(&self) -> impl Iterator<Item = T> {
+        self.lines.try_iter().map(|line| self.taken(line))
+    }
+
+    fn taken(&self, (line, kind): (T, Kind)) -> T {
+        if kind == Kind::News {
+            self.news_waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+        line
+    }
+}
+
+impl<T> Drop for Queue<T> {
+    /// Makes room, so that who tells learns that nobody is there.
+    fn drop(&mut self) {
+        self.waiting().for_each(drop);
     }
 }
 

@@ -11,7 +11,7 @@ use futures::channel::oneshot;
 use futures::future::{Either, select};
 use os::ReactorHandle;
 
-use crate::json_lines::{Connection, Outgoing};
+use crate::json_lines::{Connection, Outgoing, Queue};
 
 /// Listeners to the log at once: each costs the target time for every request.
 const LISTENERS_MAX: usize = 4;
@@ -44,14 +44,14 @@ pub struct Listen {
 
 /// A listener's end, for the thread that serves it.
 pub struct Listening {
-    news: Receiver<TraceNews>,
+    news: Queue<TraceNews>,
     accepted: Receiver<Result<(), String>>,
     _here: oneshot::Sender<()>,
 }
 
 /// Both ends for a listener to these exports, or to all if none is named.
 pub fn listener(exports: Vec<String>) -> (Listen, Listening) {
-    let (outgoing, news) = Outgoing::new(NEWS_MAX, TraceNews::Lost);
+    let (outgoing, news) = Outgoing::new(0, NEWS_MAX, TraceNews::Lost);
     let (accepted_sender, accepted) = sync_channel(1);
     let (here, gone) = oneshot::channel();
     let listen = Listen { exports, news: outgoing, gone, accepted: accepted_sender };
@@ -119,10 +119,9 @@ impl Listening {
         // Nothing was lost yet: the first line only says that from here on all is told.
         connection.send(&NodeReply::Trace(TraceNews::Lost(0)))?;
         loop {
-            match self.news.recv_timeout(LOOK_EVERY) {
+            match self.news.next_within(LOOK_EVERY) {
                 Ok(first) => {
-                    let more = std::iter::from_fn(|| self.news.try_recv().ok());
-                    let all = std::iter::once(first).chain(more);
+                    let all = std::iter::once(first).chain(self.news.waiting());
                     connection.send_all(all.map(NodeReply::Trace))?;
                 }
                 Err(RecvTimeoutError::Timeout) if connection.is_open() => {}

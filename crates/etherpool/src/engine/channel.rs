@@ -22,8 +22,10 @@ use crate::json_lines::{self, Connection, Outgoing, Place, Rules, invalid};
 
 /// Connections at a time: services, and a look from outside now and then.
 const CONNECTIONS_MAX: usize = 8;
-/// Lines that wait for being sent on one connection.
+/// Answers that wait for being sent on one connection.
 const ANSWERS_QUEUED_MAX: usize = 1024;
+/// Events, and words of progress, that do.
+const NEWS_QUEUED_MAX: usize = 1024;
 /// Descriptors that may wait for their line.
 const DESCRIPTORS_MAX: usize = 8;
 
@@ -58,7 +60,7 @@ impl Peer {
 
     /// How far a request is. A slow peer isn't told.
     pub fn tell_progress(&self, id: u64, progress: Progress) {
-        self.answers.send(ReplyLine::Progress { id, progress });
+        let _ = self.answers.try_tell(ReplyLine::Progress { id, progress });
     }
 }
 
@@ -103,7 +105,8 @@ impl Channel {
     }
 
     fn admit(&self, connection: &Connection) -> io::Result<Arc<Peer>> {
-        let (answers, queue) = Outgoing::new(ANSWERS_QUEUED_MAX, ReplyLine::EventsLost);
+        let (answers, queue) =
+            Outgoing::new(ANSWERS_QUEUED_MAX, NEWS_QUEUED_MAX, ReplyLine::EventsLost);
         let (stream, place) = connection.parts()?;
         connection.send_from(queue)?;
         let peer = Peer { stream, answers, in_flight: AtomicUsize::new(0), _place: place };
@@ -182,6 +185,47 @@ mod tests {
         }
         channel.tell_all(&ReplyLine::EventsLost(3));
         assert_eq!(lines.next().unwrap().unwrap(), "{\"events-lost\":3}");
+    }
+
+    /// However many events there are, and however slowly they are read.
+    #[test]
+    fn events_take_no_answer_its_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("engine.sock");
+        let (channel, mailbox) = Channel::listen(&socket, || {}).unwrap();
+        let mut stream = UnixStream::connect(&socket).unwrap();
+        let ask = to_line(&RequestLine { id: 1, request: EngineRequest::Pools });
+        stream.write_all(&ask).unwrap();
+        let (mut reactor, _handle) = os::Reactor::new().unwrap();
+        let (mut mailbox, peer) = reactor
+            .run_until(async move {
+                let mut mailbox = mailbox;
+                let peer = mailbox.receive().await.unwrap().peer;
+                (mailbox, peer)
+            })
+            .unwrap();
+        // More than the socket takes.
+        let long =
+            ReplyLine::Error { id: 7, error: ApiError::new(ErrorCode::Busy, "x".repeat(9000)) };
+        (0..3 * NEWS_QUEUED_MAX).for_each(|_| channel.tell_all(&long));
+        peer.finish(ReplyLine::Result { id: 1, value: 1.into() });
+        let is_answer = |line: io::Result<String>| line.unwrap().starts_with("{\"result\"");
+        assert!(BufReader::new(stream).lines().any(is_answer));
+        drop(mailbox.receive());
+    }
+
+    #[test]
+    fn a_connection_counts_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("engine.sock");
+        let (_channel, mailbox) = Channel::listen(&socket, || {}).unwrap();
+        let ask = to_line(&RequestLine { id: 1, request: EngineRequest::Pools });
+        let mut connections: Vec<UnixStream> =
+            (0..=CONNECTIONS_MAX).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+        let mut refused = connections.pop().unwrap();
+        assert_eq!(std::io::Read::read(&mut refused, &mut [0]).unwrap(), 0);
+        connections.iter_mut().for_each(|stream| stream.write_all(&ask).unwrap());
+        assert_eq!(answer(mailbox, CONNECTIONS_MAX).len(), CONNECTIONS_MAX);
     }
 
     #[test]

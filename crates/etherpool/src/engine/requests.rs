@@ -119,7 +119,7 @@ impl Work<'_> {
             EngineRequest::AttachVolume { volume } => self.attach(&volume, descriptor),
             EngineRequest::AttachedVolumes => value(process.volumes.attachments()),
             EngineRequest::Lease { volume, attachment } => {
-                let runs = engine.reports().iter().any(|report| report.keeps(&volume));
+                let runs = engine.keeps(volume.pool(), volume.volume());
                 value(runs && process.volumes.serves(&volume, attachment))
             }
             EngineRequest::CheckExport { export } => {

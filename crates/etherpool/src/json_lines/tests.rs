@@ -130,7 +130,7 @@ fn descriptors_that_nobody_asks_for_end_the_connection() {
 #[test]
 fn a_queue_is_sent_until_its_end() {
     let (connection, there) = Connection::pair();
-    let (outgoing, queue) = Outgoing::new(8, |lost| format!("{lost} lost"));
+    let (outgoing, queue) = Outgoing::new(0, 8, |lost| format!("{lost} lost"));
     connection.send_from(queue).unwrap();
     assert!(outgoing.send("one".to_owned()));
     let mut lines = BufReader::new(there).lines();
@@ -142,14 +142,14 @@ fn a_queue_is_sent_until_its_end() {
 
 #[test]
 fn what_finds_no_room_is_counted() {
-    let (outgoing, queue) = Outgoing::new(2, |lost| format!("{lost} lost"));
+    let (outgoing, queue) = Outgoing::new(1, 2, |lost| format!("{lost} lost"));
     for number in 0..4 {
         assert!(outgoing.tell(number.to_string()));
     }
     outgoing.note_lost(5);
-    assert_eq!([queue.recv().unwrap(), queue.recv().unwrap()], ["0", "1"]);
+    assert_eq!([queue.next().unwrap(), queue.next().unwrap()], ["0", "1"]);
     assert!(outgoing.tell("4".to_owned()));
-    assert_eq!([queue.recv().unwrap(), queue.recv().unwrap()], ["7 lost", "4"]);
+    assert_eq!([queue.next().unwrap(), queue.next().unwrap()], ["7 lost", "4"]);
     drop(queue);
     assert!(!outgoing.tell("5".to_owned()));
 }

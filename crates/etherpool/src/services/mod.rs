@@ -62,6 +62,8 @@ pub struct ServicesArgs {
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// How long the first engine may take to be there before leftovers are taken for dead.
 const ENGINE_START_LIMIT: Duration = Duration::from_secs(5);
+/// How long an engine may be out of reach before what it served is taken down.
+const RECONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// How long disks have to come in sight before "there is no pool" is believed.
 const SIGHT_LIMIT: Duration = Duration::from_secs(10);
 /// Threads for API, FTP and mounts.
@@ -209,6 +211,9 @@ async fn follow(services: Arc<Services>) {
     adopt(&services, &mut process).await;
     let mut seen = None;
     loop {
+        // An engine that lives on is back at once, and its devices never stopped.
+        let back = process.wait_for(Option::is_some);
+        let _ = tokio::time::timeout(RECONNECT_LIMIT, back).await;
         let generation = services.engine.generation();
         let looked = match generation {
             Some(_) => services.look_at_engine().await.map(|(pools, served)| (pools, Some(served))),
@@ -229,12 +234,8 @@ async fn follow(services: Arc<Services>) {
             }
             Ok(_) => continue,
             // No word is no reason to take anything down: what its pause costs shows when it goes on.
-            Err(error) if still_there && generation.is_some() => {
-                tracing::warn!(%error, "the engine doesn't say how its pools are");
-            }
             Err(error) => {
-                tracing::debug!(%error, "no reports");
-                services.reconciler.want(None, &[]);
+                tracing::warn!(%error, "the engine doesn't say how its pools are");
             }
         }
         tokio::select! {

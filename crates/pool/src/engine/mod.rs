@@ -370,6 +370,14 @@ impl Engine {
         open.stats_of(&found).ok_or_else(|| PoolError::no_volume(pool, volume))
     }
 
+    /// Whether a volume may go on being served: its pool is open here and its lease runs. Costs a look-up
+    /// where a report walks all groups, since services ask before each of their answers.
+    pub fn keeps(&self, pool: &str, volume: &str) -> bool {
+        self.inner.open_pool(pool).is_ok_and(|open| {
+            open.pool.lease.holds(open.pool.runtime.now()) && open.volume_by_name(volume).is_ok()
+        })
+    }
+
     /// Reads every written block of one copy, or of all, and compares it with its checksum.
     pub async fn verify_volume(
         &self,
