@@ -84,7 +84,8 @@ impl Volume {
         }
         if closed.is_none() && !undestaged {
             // All is in place, and the open segment still holds room that somebody waits for.
-            let stuck = self.credit.is_wanted() && self.credit.used_bytes() > 0 && quiet;
+            let gives_room = state.charges.values().any(|bytes| *bytes > 0);
+            let stuck = self.credit.is_wanted() && gives_room && quiet;
             return if stuck { DestageDue::Now(state.durable) } else { DestageDue::Never };
         }
         let destageable = self.has_destageable();

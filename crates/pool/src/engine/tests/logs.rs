@@ -1,5 +1,8 @@
 //! Logs that are damaged, or of which one copy has more than the others.
 
+use futures::future::join_all;
+
+use super::super::lease::Ended;
 use super::*;
 
 /// A pool of three nodes with a striped volume of 8 MiB: each record has one copy.
@@ -345,4 +348,20 @@ fn more_than_can_be_appended_again_is_waited_for_by_name() {
         assert_eq!(bench.read(&volume, *block, 1).unwrap(), pattern(*block, 1, 2));
     }
     assert_eq!(bench.verify(None).bad, []);
+}
+
+/// A write that waits for an overlapping one comes to the log when nobody looks at it any more.
+#[test]
+fn who_is_in_line_when_the_pool_ends_is_answered() {
+    let (bench, volume) = Bench::mirrored(67);
+    bench.disks.iter().for_each(|disk| disk.latency.set(Duration::from_millis(5)));
+    let write = |version| volume.write(Lba(0), pattern(0, 1, version), Durability::Durable);
+    let both = join_all([write(1), write(2)]);
+    let (engine, runtime) = (Rc::clone(&bench.engine), bench.executor.handle());
+    let end = async move {
+        runtime.sleep(Duration::from_millis(2)).await;
+        engine.inner.open_pool("pool").unwrap().pool.lease.end(Ended::Closed);
+    };
+    let (answers, ()) = bench.run(async move { futures::join!(both, end) });
+    assert_eq!(answers, [Err(IoError::Lost), Err(IoError::Lost)]);
 }

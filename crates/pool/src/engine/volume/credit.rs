@@ -14,6 +14,8 @@ pub(crate) struct Credit {
     free_bytes: Cell<u64>,
     capacity_bytes: u64,
     turns: RefCell<BTreeMap<u64, Option<Waker>>>,
+    /// Of all that are in line.
+    wanted_bytes: Cell<u64>,
     next_turn: Cell<u64>,
 }
 
@@ -32,6 +34,7 @@ impl Credit {
             free_bytes: Cell::new(capacity_bytes),
             capacity_bytes,
             turns: RefCell::default(),
+            wanted_bytes: Cell::new(0),
             next_turn: Cell::new(0),
         })
     }
@@ -46,9 +49,10 @@ impl Credit {
         self.capacity_bytes
     }
 
-    /// Whether somebody waits for room.
+    /// Whether there is too little room for those in line. Who merely was called, and takes what is there
+    /// when its task runs, waits for nothing.
     pub(crate) fn is_wanted(&self) -> bool {
-        !self.turns.borrow().is_empty()
+        self.wanted_bytes.get() > self.free_bytes.get()
     }
 
     /// Takes a place in line for `bytes`. More than the log ever has is cut to that: such a request
@@ -58,6 +62,7 @@ impl Credit {
         self.next_turn.set(number + 1);
         self.turns.borrow_mut().insert(number, None);
         let bytes = bytes.min(self.capacity_bytes);
+        self.wanted_bytes.set(self.wanted_bytes.get() + bytes);
         Turn { credit: Rc::clone(self), number, bytes, taken: Cell::new(false) }
     }
 
@@ -65,6 +70,11 @@ impl Credit {
     pub(crate) fn give_back(&self, bytes: u64) {
         self.free_bytes.set((self.free_bytes.get() + bytes).min(self.capacity_bytes));
         self.wake_first();
+    }
+
+    fn leave(&self, turn: &Turn) {
+        self.turns.borrow_mut().remove(&turn.number);
+        self.wanted_bytes.set(self.wanted_bytes.get() - turn.bytes);
     }
 
     fn wake_first(&self) {
@@ -92,8 +102,8 @@ impl Turn {
                     turns.insert(self.number, Some(context.waker().clone()));
                     return Poll::Pending;
                 }
-                turns.remove(&self.number);
             }
+            credit.leave(self);
             self.taken.set(true);
             credit.free_bytes.set(credit.free_bytes.get() - self.bytes);
             credit.wake_first();
@@ -105,7 +115,7 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         if !self.taken.get() {
-            self.credit.turns.borrow_mut().remove(&self.number);
+            self.credit.leave(self);
             self.credit.wake_first();
         }
     }
@@ -121,13 +131,16 @@ mod tests {
     fn room_goes_in_order_of_calls_and_comes_back() {
         let credit = Credit::new(10);
         let large = credit.line_up(8);
+        assert!(!credit.is_wanted(), "it only has to take it");
         let small = credit.line_up(4);
         let tiny = credit.line_up(1);
         assert!(small.take().now_or_never().is_none(), "not its turn");
         assert_eq!(large.take().now_or_never(), Some(8));
         assert!(small.take().now_or_never().is_none());
         assert!(tiny.take().now_or_never().is_none(), "must not overtake");
+        assert!(credit.is_wanted());
         drop(small);
+        assert!(!credit.is_wanted());
         assert_eq!(tiny.take().now_or_never(), Some(1));
         assert_eq!(credit.used_bytes(), 9);
         drop(large);

@@ -41,6 +41,8 @@ pub(crate) struct Append {
 /// A volume's log.
 pub(crate) struct Log {
     queue: RefCell<VecDeque<Append>>,
+    /// Nobody looks at the queue any more.
+    has_ended: Cell<bool>,
     arrived: Notify,
     pub(crate) state: RefCell<LogState>,
     /// Held while a batch is written or the open segment is given up.
@@ -108,6 +110,7 @@ impl Log {
     pub(crate) fn new() -> Log {
         Log {
             queue: RefCell::default(),
+            has_ended: Cell::new(false),
             arrived: Notify::new(),
             state: RefCell::default(),
             writing: Semaphore::new(1),
@@ -122,7 +125,7 @@ impl Log {
     }
 
     /// Queues a record. It is durable, in memory for readers and acknowledged when `done` says so.
-    pub(crate) fn append(&self, append: Append) {
+    fn append(&self, append: Append) {
         self.queue.borrow_mut().push_back(append);
         self.arrived.notify_all();
     }
@@ -168,14 +171,23 @@ impl Volume {
                 break;
             }
         }
-        let ended = self.pool.lease.ended().unwrap_or(Ended::Closed);
-        loop {
-            let batch = self.log.take_batch(self.log_shape.batch_bytes());
-            if batch.is_empty() {
-                break;
-            }
-            self.answer(batch, Err(ended_error(&self.pool, ended)));
+        self.log.has_ended.set(true);
+        self.answer_unheard();
+    }
+
+    /// Queues records.
+    pub(super) fn append_all(&self, appends: impl Iterator<Item = Append>) {
+        appends.for_each(|append| self.log.append(append));
+        // Who waited in line until now may come when nobody looks at the queue any more.
+        if self.log.has_ended.get() {
+            self.answer_unheard();
         }
+    }
+
+    fn answer_unheard(&self) {
+        let ended = self.pool.lease.ended().unwrap_or(Ended::Closed);
+        let unheard = self.log.queue.take();
+        self.answer(unheard, Err(ended_error(&self.pool, ended)));
     }
 
     /// Waits for the next record; when none comes for a while, a MARK says how far the log was
@@ -244,7 +256,7 @@ impl Volume {
         self.log.appended_at.set(self.pool.runtime.now());
     }
 
-    fn answer(&self, batch: Vec<Append>, result: Result<(), IoError>) {
+    fn answer(&self, batch: impl IntoIterator<Item = Append>, result: Result<(), IoError>) {
         for append in batch {
             if result.is_err() {
                 self.credit.give_back(append.charge_bytes);

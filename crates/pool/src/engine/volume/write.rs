@@ -174,14 +174,14 @@ impl Volume {
     ) -> Vec<oneshot::Receiver<Result<(), IoError>>> {
         let last = bodies.len().saturating_sub(1);
         let mut receivers = Vec::with_capacity(bodies.len());
-        for (index, (block, body)) in bodies.into_iter().enumerate() {
+        self.append_all(bodies.into_iter().enumerate().map(|(index, (block, body))| {
             let share = charge_of(&body).min(room.bytes);
             let charge_bytes = if index == last { room.bytes } else { share };
             room.bytes -= charge_bytes;
             let (done, receiver) = oneshot::channel();
-            self.log.append(Append { body, block, charge_bytes, done });
             receivers.push(receiver);
-        }
+            Append { body, block, charge_bytes, done }
+        }));
         receivers
     }
 }
