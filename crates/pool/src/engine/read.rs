@@ -5,6 +5,7 @@
 use std::rc::Rc;
 
 use block::{BLOCK_BYTES, BLOCK_SECTORS, Buffer, BufferMut, IoError, Lba, SectorRange};
+use futures::FutureExt;
 use futures::future::join_all;
 
 use super::belief::LoadError;
@@ -190,24 +191,23 @@ impl Volume {
         first: Row,
         crcs: &[u32],
     ) -> Result<Buffer, IoError> {
-        let found = loop {
-            match self.rows_of_one(group, first, crcs).await {
-                Some(found) => break found,
-                None => self.wait_for_members().await?,
-            }
-        };
+        let found = self.rows_of_one(group, first, crcs).await;
         if found.wrong.is_empty() {
             return Ok(found.data);
         }
+        // At once: a member that hangs costs all of them together what it costs one.
+        let singly = found.wrong.iter().map(|index| {
+            let row = Row(first.0 + *index as u32);
+            self.read_row(group, row, crcs[*index], found.member).map(move |read| (*index, read))
+        });
         let mut data = found.data.into_mut();
         let mut lost: Option<SectorRange> = None;
-        for index in found.wrong {
-            let row = Row(first.0 + index as u32);
-            match self.read_row(group, row, crcs[index], found.member).await? {
+        for (index, read) in join_all(singly).await {
+            match read? {
                 Some(right) => data[index * BLOCK_BYTES..][..BLOCK_BYTES].copy_from_slice(&right),
                 None => {
                     // A row that the volume doesn't have can't be named, and is lost all the same.
-                    let block = self.block_of(group, row);
+                    let block = self.block_of(group, Row(first.0 + index as u32));
                     block.iter().for_each(|block| self.tell_unrepairable(group, *block, 1));
                     let range = block.map(|block| sectors_of(block, 1));
                     lost.get_or_insert(range.unwrap_or_default());

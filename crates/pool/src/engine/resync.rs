@@ -12,6 +12,7 @@ use super::disk_work::{DiskWork, Touched};
 use super::lease::Ended;
 use super::open_pool::OpenPool;
 use super::pool::{GroupPlace, Pool};
+use super::right_copy::NoRightCopy;
 use super::volume::Volume;
 use crate::format::{BirthId, DiskNumber, ExtentShape, Row, VolumeId};
 use crate::metadata::{DirtyRegions, MetaRecord};
@@ -204,6 +205,7 @@ impl Volume {
         };
         let mut work = DiskWork::new(Rc::clone(&member), device);
         let mut copied = Copied { mask: dirty, bytes: 0, instance: None };
+        let (mut writes, mut is_silent) = (Vec::new(), false);
         for index in 0..shape.checksum_blocks() {
             let (first, count) = shape.rows_of_block(index);
             let regions = ExtentShape::CHECKSUMS;
@@ -232,18 +234,26 @@ impl Volume {
                         Some((Row(row), entry.checksum()?))
                     })
                     .collect();
-                let touched = Touched { group: group.birth, mask: 1 << region };
                 for run in rows.chunk_by(|one, next| one.0.0 + 1 == next.0.0) {
-                    match self.right_rows(group, run).await {
-                        Some(data) => {
-                            let sector = Lba(start.0 + shape.row_sector(run[0].0));
-                            copied.bytes += data.len() as u64;
-                            work.write(sector, data, touched);
-                        }
+                    // Nobody waits under the group's lock for the same silent source again and again.
+                    let right = match is_silent {
+                        false => self.right_rows(group, run).await,
+                        true => None,
+                    };
+                    is_silent = right.is_none();
+                    match right {
+                        Some(right) => writes.extend(right.map(|(row, data)| (region, row, data))),
                         None => copied.mask &= !(1 << region),
                     }
                 }
             }
+        }
+        // What can't be taken off the list of what is dirty would be written again at the next look.
+        writes.retain(|(region, ..)| copied.mask & 1 << region != 0);
+        for (region, row, data) in writes {
+            copied.bytes += data.len() as u64;
+            let touched = Touched { group: group.birth, mask: 1 << region };
+            work.write(Lba(start.0 + shape.row_sector(row)), data, touched);
         }
         let disk = member.number;
         let works: BTreeMap<DiskNumber, DiskWork> = BTreeMap::from([(disk, work)]);
@@ -258,21 +268,34 @@ impl Volume {
         Ok(Some(copied))
     }
 
-    /// Consecutive rows of a region as they should be; `None` if no right copy of some is there now.
+    /// Those of consecutive rows of a region of which somebody has a right copy, as runs: what all have
+    /// lost is no member's to copy, and its checksum says so. `None` if members are silent.
     async fn right_rows(
         self: &Rc<Self>,
         group: &GroupPlace,
         rows: &[(Row, u32)],
-    ) -> Option<Buffer> {
+    ) -> Option<impl Iterator<Item = (Row, Buffer)>> {
         let crcs: Vec<u32> = rows.iter().map(|(_, crc)| *crc).collect();
-        let found = self.rows_of_one(group, rows.first()?.0, &crcs).await?;
+        let (first, _) = *rows.first()?;
+        let found = self.rows_of_one(group, first, &crcs).await;
         let mut data = found.data.into_mut();
+        let mut there: Vec<usize> = (0..rows.len()).collect();
         for index in found.wrong {
             let (row, crc) = rows[index];
-            let copy = self.right_copy(group, row, crc, found.member).await.ok()?;
-            self.repair_soon(group.birth, row, &copy.wrong);
-            data[index * BLOCK_BYTES..][..BLOCK_BYTES].copy_from_slice(&copy.data);
+            match self.right_copy(group, row, crc, found.member).await {
+                Ok(copy) => {
+                    self.repair_soon(group.birth, row, &copy.wrong);
+                    data[index * BLOCK_BYTES..][..BLOCK_BYTES].copy_from_slice(&copy.data);
+                }
+                Err(NoRightCopy::Lost) => there.retain(|other| *other != index),
+                Err(NoRightCopy::Silent { .. }) => return None,
+            }
         }
-        Some(data.freeze())
+        let data = data.freeze();
+        let runs = there.chunk_by(|one, next| one + 1 == *next).map(|run| {
+            let (from, to) = (run[0], run[0] + run.len());
+            (Row(first.0 + from as u32), data.slice(from * BLOCK_BYTES, to * BLOCK_BYTES))
+        });
+        Some(runs.collect::<Vec<_>>().into_iter())
     }
 }

@@ -86,7 +86,7 @@ pub(crate) struct RowsOfOne {
     pub(crate) data: Buffer,
     /// Indices of those that are wrong.
     pub(crate) wrong: Vec<usize>,
-    /// Whose they are; nobody's if all of them are wrong because nobody can give them at once.
+    /// Whose they are; nobody's if all of them are wrong because nobody gave them at once.
     pub(crate) member: Option<usize>,
 }
 
@@ -132,41 +132,34 @@ impl Volume {
     }
 
     /// Rows of which these are the checksums, read at once from the least busy member that should have all
-    /// of them, or from another one if that takes long. `None` when those members are silent.
+    /// of them, or from another one if that takes long.
     pub(crate) async fn rows_of_one(
         &self,
         group: &GroupPlace,
         first: Row,
         crcs: &[u32],
-    ) -> Option<RowsOfOne> {
+    ) -> RowsOfOne {
         let count = crcs.len() as u32;
         let members = self.by_turns(group, first, self.pool.region_mask(first, count));
-        let mut is_silent = !members.is_empty();
         let mut found = None;
         let asks = members
             .into_iter()
             .map(|member| async move { (member, self.ask(group, first, count, member).await) });
-        let all_answered = self.pool.ask_in_turn(asks, |(member, answer)| {
-            is_silent &= !answer.as_ref().is_err_and(is_unreadable);
+        let asked = self.pool.ask_in_turn(asks, |(member, answer)| {
             found = answer.ok().map(|data| (member, data));
             found.is_some()
         });
-        let all_answered = all_answered.await;
-        match found {
-            Some((member, data)) => {
-                let blocks = data.chunks_exact(BLOCK_BYTES).zip(crcs).enumerate();
-                let wrong = blocks.filter(|(index, (block, crc))| {
-                    !is_right(group, Row(first.0 + *index as u32), **crc, block)
-                });
-                let wrong = wrong.map(|(index, _)| index).collect();
-                Some(RowsOfOne { data, wrong, member: Some(member) })
-            }
-            None if is_silent || !all_answered => None,
-            None => {
-                let data = Buffer::zeroed(crcs.len() * BLOCK_BYTES);
-                Some(RowsOfOne { data, wrong: (0..crcs.len()).collect(), member: None })
-            }
-        }
+        asked.await;
+        let Some((member, data)) = found else {
+            let data = Buffer::zeroed(crcs.len() * BLOCK_BYTES);
+            return RowsOfOne { data, wrong: (0..crcs.len()).collect(), member: None };
+        };
+        let blocks = data.chunks_exact(BLOCK_BYTES).zip(crcs).enumerate();
+        let wrong = blocks.filter(|(index, (block, crc))| {
+            !is_right(group, Row(first.0 + *index as u32), **crc, block)
+        });
+        let wrong = wrong.map(|(index, _)| index).collect();
+        RowsOfOne { data, wrong, member: Some(member) }
     }
 
     /// What one member has in the place of a row; silent after `limit`.
