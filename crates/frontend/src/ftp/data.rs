@@ -194,16 +194,19 @@ impl Flow {
         }
     }
 
-    /// Reads until `buffer` is full; true if the client has sent all instead.
+    /// Reads what comes until `buffer` is full or a [`TICK`] is over; true if the client has sent all
+    /// instead. Nothing is kept over a wait for more: written later, it could land on what the client
+    /// has sent anew by another connection.
     fn fill(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
-        let mut count = 0;
-        while count < buffer.len() {
+        let (mut count, begun) = (0, Instant::now());
+        while count == 0 || (count < buffer.len() && begun.elapsed() < TICK) {
             match self.stream.read(&mut buffer[count..]) {
                 Ok(0) => return Ok(true),
                 Ok(more) => {
                     count += more;
                     self.moved(more)?;
                 }
+                Err(error) if is_wait(&error) && count > 0 => break,
                 Err(error) if is_wait(&error) => self.wait_on()?,
                 Err(error) => return Err(error),
             }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod transfers;
+
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
@@ -69,12 +71,16 @@ impl Server {
 
     /// Waits until no session is left, and stops.
     async fn end(self) {
-        let start = Instant::now();
-        while self.server.sessions() > 0 {
-            assert!(start.elapsed() < LONG, "a session stays");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        wait_for("the end of the sessions", || self.server.sessions() == 0).await;
         assert!(self.server.stop().await);
+    }
+}
+
+async fn wait_for(what: &str, done: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < LONG / 2, "{what} is awaited for too long");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
