@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
@@ -104,10 +105,8 @@ impl Transfer {
         work: impl FnOnce(&mut Flow) -> io::Result<()> + Send + 'static,
     ) -> io::Result<Transfer> {
         let called_off = Arc::new(AtomicBool::new(false));
+        // It stays non-blocking: a sendfile that waits does so for each part of its piece.
         let stream = stream.into_std()?;
-        stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(TICK))?;
-        stream.set_write_timeout(Some(TICK))?;
         let watched = Arc::clone(&called_off);
         let mut flow =
             Flow { stream, idle, called_off: watched, bytes: 0, last_moved: Instant::now() };
@@ -157,7 +156,7 @@ impl Flow {
             match rustix::fs::sendfile(&self.stream, file, None, PIECE_BYTES) {
                 Ok(0) => return self.stream.shutdown(Shutdown::Write),
                 Ok(count) => self.moved(count)?,
-                Err(Errno::AGAIN | Errno::INTR) => self.wait_on()?,
+                Err(Errno::AGAIN | Errno::INTR) => self.wait_for(PollFlags::OUT)?,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -171,7 +170,7 @@ impl Flow {
                     bytes = &bytes[count..];
                     self.moved(count)?;
                 }
-                Err(error) if is_wait(&error) => self.wait_on()?,
+                Err(error) if is_wait(&error) => self.wait_for(PollFlags::OUT)?,
                 Err(error) => return Err(error),
             }
         }
@@ -206,8 +205,7 @@ impl Flow {
                     count += more;
                     self.moved(more)?;
                 }
-                Err(error) if is_wait(&error) && count > 0 => break,
-                Err(error) if is_wait(&error) => self.wait_on()?,
+                Err(error) if is_wait(&error) => self.wait_for(PollFlags::IN)?,
                 Err(error) => return Err(error),
             }
         }
@@ -225,11 +223,16 @@ impl Flow {
         self.check()
     }
 
-    fn wait_on(&self) -> io::Result<()> {
+    /// Waits for the client, no longer than a [`TICK`].
+    fn wait_for(&self, what: PollFlags) -> io::Result<()> {
         if self.last_moved.elapsed() >= self.idle {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        self.check()
+        let tick = Timespec { tv_sec: 0, tv_nsec: TICK.subsec_nanos().into() };
+        match rustix::event::poll(&mut [PollFd::new(&self.stream, what)], Some(&tick)) {
+            Ok(_) | Err(Errno::INTR) => self.check(),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn check(&self) -> io::Result<()> {

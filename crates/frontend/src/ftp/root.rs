@@ -15,8 +15,15 @@ pub(super) struct Root(Mutex<Option<Arc<OwnedFd>>>);
 /// A file that a transfer has open. It holds the root as long: `close` must not seem done, and the
 /// volume be unmounted, while one is still open. The order of the fields is the order of the drops.
 pub(super) struct OpenFile {
-    pub(super) file: File,
+    file: File,
     _root: Arc<OwnedFd>,
+}
+
+impl OpenFile {
+    /// Not a field that is visible: a closure that names one takes only that, and leaves the root.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
 }
 
 /// A user's part of the volume, which holds the root as an open file does.

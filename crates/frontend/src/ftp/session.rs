@@ -278,7 +278,7 @@ impl Session {
         let (user, asked) = (user.clone(), path.clone());
         let open = home.open(move |beneath| beneath.read(&asked, start)).await?;
         let work = move |flow: &mut Flow| {
-            let sent = flow.send_file(&open.file);
+            let sent = flow.send_file(open.file());
             log("FTP sent", &user, &path, start, flow.bytes(), sent)
         };
         self.transfer(control, passive, work).await

@@ -5,7 +5,7 @@
 mod transfers;
 
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -505,9 +505,19 @@ async fn a_transfer_ends_with_its_session() {
     let mut client = server.log_in("anonymous").await;
     let mut data = client.data().await;
     client.say("RETR large", 150).await;
+    // Its file is closed as well: whoever stops it unmounts the volume next.
+    let large = server.path("large");
     assert!(server.server.stop().await);
+    assert!(!is_open(&large));
     client.expect(421..=421).await;
     assert!(is_reset(&mut data).await, "it looks complete");
+}
+
+/// Whether this process has the file open.
+fn is_open(path: &Path) -> bool {
+    let mut descriptors = std::fs::read_dir("/proc/self/fd").unwrap();
+    descriptors
+        .any(|one| std::fs::read_link(one.unwrap().path()).is_ok_and(|target| target == *path))
 }
 
 fn anything() -> impl Strategy<Value = Vec<u8>> {
