@@ -147,6 +147,12 @@ impl Command {
         };
         Ok(command)
     }
+
+    /// Whether it may come between REST and its transfer.
+    pub(super) fn prepares(&self) -> bool {
+        use Command::{Known, Passive, PassiveAlways, PassiveV4};
+        matches!(self, Known(_) | Passive(_) | PassiveAlways | PassiveV4)
+    }
 }
 
 /// The answer to what depends on nothing.

@@ -112,8 +112,13 @@ impl Session {
                 tracing::warn!(peer = %self.peer, "FTP session ended: no lease");
                 return Err(End::LeaseLost);
             }
+            // Left by anything else, it would cut the head off a transfer that isn't meant.
+            let start = match &command {
+                Ok(command) if command.prepares() => self.restart,
+                _ => std::mem::take(&mut self.restart),
+            };
             let answered = match command {
-                Ok(command) => self.answer(control, command).await,
+                Ok(command) => self.answer(control, command, start).await,
                 Err(reply) => Ok(reply),
             };
             let reply = match answered {
@@ -125,7 +130,13 @@ impl Session {
         }
     }
 
-    async fn answer(&mut self, control: &mut Control, command: Command) -> Result<Reply, Failure> {
+    /// `start` is what REST said, right before.
+    async fn answer(
+        &mut self,
+        control: &mut Control,
+        command: Command,
+        start: u64,
+    ) -> Result<Reply, Failure> {
         Ok(match command {
             Command::Known(reply) => reply,
             Command::Quit => return Err(End::Quit.into()),
@@ -169,15 +180,9 @@ impl Session {
                 Reply::lines(250, "Listing", &[line], "End")
             }
             Command::List(how, path) => self.list(control, how, &path).await?,
-            Command::Retrieve(path) => self.retrieve(control, &path).await?,
-            Command::Store(path) => {
-                let start = std::mem::take(&mut self.restart);
-                self.store(control, &path, Some(start)).await?
-            }
-            Command::Append(path) => {
-                self.restart = 0;
-                self.store(control, &path, None).await?
-            }
+            Command::Retrieve(path) => self.retrieve(control, &path, start).await?,
+            Command::Store(path) => self.store(control, &path, Some(start)).await?,
+            Command::Append(path) => self.store(control, &path, None).await?,
             Command::Delete(path) => self.remove(&path, AtFlags::empty()).await?,
             Command::RemoveDirectory(path) => self.remove(&path, AtFlags::REMOVEDIR).await?,
             Command::MakeDirectory(path) => {
@@ -270,9 +275,13 @@ impl Session {
         self.transfer(control, passive, move |flow| flow.send(&bytes)).await
     }
 
-    async fn retrieve(&mut self, control: &mut Control, path: &Path) -> Result<Reply, Failure> {
+    async fn retrieve(
+        &mut self,
+        control: &mut Control,
+        path: &Path,
+        start: u64,
+    ) -> Result<Reply, Failure> {
         let passive = std::mem::take(&mut self.passive);
-        let start = std::mem::take(&mut self.restart);
         let path = self.resolve(path)?;
         let (user, home) = self.home()?;
         let (user, asked) = (user.clone(), path.clone());

@@ -39,3 +39,33 @@ async fn what_came_of_an_upload_is_in_the_file_while_more_is_awaited() {
     drop((dead, client));
     server.end().await;
 }
+
+/// A REST counted for the next transfer however much came between, and that one lacked its head without
+/// a word. It is for what comes right behind it, and for nothing once anything else came.
+#[tokio::test]
+async fn rest_is_for_the_transfer_right_behind_it() {
+    let server = Server::new(LONG).await;
+    std::fs::write(server.path("file"), "0123456789").unwrap();
+    let mut client = server.log_in("alice").await;
+    for (between, code) in
+        [("ABOR", 226), ("RETR a\tb", 501), ("FROB", 500), ("SIZE file", 213), ("LIST", 425)]
+    {
+        client.say("REST 5", 350).await;
+        client.say(between, code).await;
+        assert_eq!(client.download("RETR file").await, b"0123456789", "{between}");
+    }
+    client.say("REST 5", 350).await;
+    client.download("LIST").await;
+    client.upload("STOR file", b"new").await;
+    assert_eq!(server.read("file"), b"new");
+    client.say("REST 1", 350).await;
+    client.say("RETR missing", 550).await;
+    assert_eq!(client.download("RETR file").await, b"new");
+    // What prepares a transfer may come between.
+    client.say("REST 1", 350).await;
+    client.say("TYPE I", 200).await;
+    client.say("NOOP", 200).await;
+    assert_eq!(client.download("RETR file").await, b"ew");
+    drop(client);
+    server.end().await;
+}
