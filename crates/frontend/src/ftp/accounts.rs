@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::Read;
+use std::io::{self, Read};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -40,7 +40,7 @@ pub enum UsersFileError {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// A line isn't `name:argon2-hash[:home]`.
     #[error("{path}, line {line}: expected name:argon2-hash[:home] with a relative home")]
@@ -110,9 +110,7 @@ impl Accounts {
 
     fn entries(&self) -> Result<Vec<Entry>, UsersFileError> {
         let Some(path) = &self.users_file else { return Ok(Vec::new()) };
-        let mut text = String::new();
-        std::fs::File::open(path)
-            .and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text))
+        let text = read(path)
             .map_err(|source| UsersFileError::Unreadable { path: path.clone(), source })?;
         let lines = text.lines().map(str::trim).enumerate();
         lines
@@ -194,6 +192,15 @@ impl Accounts {
 const UNKNOWN_USERS_HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$b2Zub2JvZHlhdGFsbA$\
                                   3yrYzEo4aLBOcWxWzn2YLkyyOxUQPFy1Q2pmVPbqHwA";
 
+fn read(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
 fn parse_line(line: &str) -> Option<Entry> {
     let mut fields = line.splitn(3, ':');
     let (name, hash) = (fields.next()?, fields.next()?);
@@ -253,5 +260,19 @@ mod tests {
         std::fs::write(file.path(), format!("a:{hash}\nb:{hash}:x/../..\n")).unwrap();
         let accounts = Accounts::new(Some(file.path().to_owned()), true);
         assert!(matches!(accounts.check(), Err(UsersFileError::Line { line: 2, .. })));
+    }
+
+    /// Its end was ignored, and where the cut was a user could lose the home that they can't leave.
+    #[test]
+    fn a_file_that_is_too_long_is_refused_and_not_cut() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let accounts = Accounts::new(Some(file.path().to_owned()), true);
+        let user = format!("\na:{UNKNOWN_USERS_HASH}");
+        let comment = "#".repeat(FILE_BYTES_MAX as usize - user.len());
+        std::fs::write(file.path(), format!("{comment}{user}:home\n")).unwrap();
+        assert!(matches!(accounts.check(), Err(UsersFileError::Unreadable { .. })));
+        assert!(accounts.find("a").is_none());
+        std::fs::write(file.path(), format!("{comment}{user}")).unwrap();
+        assert!(accounts.find("a").is_some());
     }
 }
