@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures::FutureExt;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -223,6 +224,45 @@ async fn an_upload_is_answered_after_the_flush() {
     assert!(control.get().writes > 0);
     control.change(|state| state.hold_flushes = false);
     assert!(client.reply().await.starts_with("226"));
+    service.end().await;
+}
+
+/// On a volume that hangs, each client that came, began a transfer and went left a thread and an open
+/// file, without limit. What a session has begun counts as the session until it ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_session_began_takes_its_place_until_it_ends() {
+    if !possible("what_a_session_began_takes_its_place_until_it_ends") {
+        return;
+    }
+    let service = Service::new(1).await;
+    let server = service.server.as_ref().unwrap();
+    let control = Arc::clone(&service.volume.control);
+    let mut client = service.client().await;
+    client.log_in("alice").await;
+    let mut data = client.data().await;
+    assert!(client.say("STOR file").await.starts_with("150"));
+    control.change(|state| state.hold_flushes = true);
+    data.write_all(b"contents").await.unwrap();
+    drop(data);
+    let waiting = Arc::clone(&control);
+    tokio::task::spawn_blocking(move || waiting.wait_for("a flush", |state| state.held > 0))
+        .await
+        .unwrap();
+    drop(client);
+    for _ in 0..10 {
+        let mut early = Client(BufReader::new(TcpStream::connect(server.address()).await.unwrap()));
+        let answer = early.reply().await;
+        assert!(answer.starts_with("421"), "{answer}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    control.change(|state| state.hold_flushes = false);
+    let ended = async {
+        while server.sessions() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), ended).await.unwrap();
+    drop(service.client().await);
     service.end().await;
 }
 

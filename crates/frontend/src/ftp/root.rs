@@ -6,30 +6,34 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::beneath::Beneath;
 
 /// The root while the server serves. Operations hold a copy as long as they run.
 #[derive(Debug)]
 pub(super) struct Root(Mutex<Option<Arc<OwnedFd>>>);
 
-/// A file that a transfer has open. It holds the root as long: `close` must not seem done, and the
+/// A file that a transfer has open. It holds the home as long: `close` must not seem done, and the
 /// volume be unmounted, while one is still open. The order of the fields is the order of the drops.
 pub(super) struct OpenFile {
     file: File,
-    _root: Arc<OwnedFd>,
+    _home: Home,
 }
 
 impl OpenFile {
-    /// Not a field that is visible: a closure that names one takes only that, and leaves the root.
+    /// Not a field that is visible: a closure that names one takes only that, and leaves the home.
     pub(super) fn file(&self) -> &File {
         &self.file
     }
 }
 
-/// A user's part of the volume, which holds the root as an open file does.
+/// A user's part of the volume. It holds the root, and the place of the session that took it: on a
+/// volume that hangs, what sessions have begun is what the limit of sessions is for.
 pub(super) struct Home {
     path: PathBuf,
     root: Arc<OwnedFd>,
+    _place: Arc<OwnedSemaphorePermit>,
 }
 
 impl Root {
@@ -37,11 +41,11 @@ impl Root {
         Root(Mutex::new(Some(Arc::new(root))))
     }
 
-    /// What a user at `path` may see. Fails when the server stops.
-    pub(super) fn home(&self, path: &Path) -> io::Result<Home> {
+    /// What a user at `path` may see, whose session has that `place`. Fails when the server stops.
+    pub(super) fn home(&self, path: &Path, place: &Arc<OwnedSemaphorePermit>) -> io::Result<Home> {
         let root = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let root = root.ok_or_else(|| io::Error::other("the server stops"))?;
-        Ok(Home { path: path.to_owned(), root })
+        Ok(Home { path: path.to_owned(), root, _place: Arc::clone(place) })
     }
 
     /// No operation begins any more; the last one that runs drops the directory.
@@ -69,7 +73,7 @@ impl Home {
         self,
         open: impl FnOnce(&Beneath) -> io::Result<File> + Send + 'static,
     ) -> io::Result<OpenFile> {
-        blocking(move || Ok(OpenFile { file: open(&self.beneath()?)?, _root: self.root })).await
+        blocking(move || Ok(OpenFile { file: open(&self.beneath()?)?, _home: self })).await
     }
 }
 

@@ -167,7 +167,7 @@ impl FtpServer {
         self.address
     }
 
-    /// Sessions at this moment.
+    /// Sessions at this moment, and what of former ones the volume still works at.
     pub fn sessions(&self) -> usize {
         self.sessions_max.saturating_sub(self.free.available_permits())
     }
@@ -254,7 +254,7 @@ async fn admit(
     mut client: TcpStream,
     peer: SocketAddr,
 ) {
-    let Ok(permit) = Arc::clone(&shared.free).try_acquire_owned() else {
+    let Ok(place) = Arc::clone(&shared.free).try_acquire_owned() else {
         tracing::warn!(%peer, "FTP session refused: too many");
         // A fresh connection takes this much without waiting.
         let refusal = client.write_all(b"421 Too many sessions; try again later.\r\n");
@@ -263,10 +263,9 @@ async fn admit(
     };
     let shared = Arc::clone(shared);
     sessions.spawn(async move {
-        match session::serve(shared, client, peer).await {
+        match session::serve(shared, client, peer, place).await {
             Ok(end) => tracing::info!(%peer, ?end, "FTP session ended"),
             Err(error) => tracing::warn!(%peer, %error, "FTP session failed"),
         }
-        drop(permit);
     });
 }

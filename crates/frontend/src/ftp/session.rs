@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use futures::{FutureExt, pin_mut, select_biased};
 use rustix::fs::{AtFlags, Stat};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::accounts::FtpUser;
 use super::beneath::{Beneath, relative};
@@ -28,6 +29,7 @@ pub(super) async fn serve(
     shared: Arc<Shared>,
     client: TcpStream,
     peer: SocketAddr,
+    place: OwnedSemaphorePermit,
 ) -> io::Result<End> {
     client.set_nodelay(true)?;
     let local = client.local_addr()?.ip();
@@ -35,6 +37,7 @@ pub(super) async fn serve(
     let mut control = Control::new(client, shared.config.idle);
     let mut session = Session {
         shared,
+        place: Arc::new(place),
         peer: peer.ip(),
         local,
         named: None,
@@ -60,6 +63,8 @@ pub(super) async fn serve(
 
 struct Session {
     shared: Arc<Shared>,
+    /// Among those that may be at a time.
+    place: Arc<OwnedSemaphorePermit>,
     /// The client.
     peer: IpAddr,
     /// The address that it reached us at.
@@ -389,7 +394,7 @@ impl Session {
     /// The user, and their part of the volume.
     fn home(&self) -> Result<(&FtpUser, Home), Failure> {
         let user = self.user.as_ref().ok_or_else(not_logged_in)?;
-        Ok((user, self.shared.root.home(&user.home)?))
+        Ok((user, self.shared.root.home(&user.home, &self.place)?))
     }
 
     /// What `path` means in the working directory, from the home on.
