@@ -7,13 +7,14 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, Dir, DirEntry, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-/// Entries of a directory that are listed at once: the whole listing is in memory.
-const ENTRIES_MAX: usize = 200_000;
+/// Entries of a directory that are in memory, and put in order, at a time.
+const ENTRIES_MAX: usize = 4096;
 /// Longest path, the kernel's own limit; also what keeps a session's working directory bounded.
 const PATH_BYTES_MAX: usize = 4096;
 
@@ -40,34 +41,6 @@ impl Beneath {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let file = open_beneath(&self.root, &relative(path)?, flags, Mode::empty())?;
         Ok(rustix::fs::fstat(file)?)
-    }
-
-    pub(super) fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
-        let directory = self.directory(&relative(path)?)?;
-        let mut entries = Vec::new();
-        for entry in Dir::read_from(&directory)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            // A line feed in a name would be a line of its own in a listing.
-            if matches!(name.to_bytes(), b"." | b"..")
-                || name.to_bytes().iter().any(u8::is_ascii_control)
-            {
-                continue;
-            }
-            if entries.len() == ENTRIES_MAX {
-                return Err(io::Error::other("the directory has too many entries"));
-            }
-            use std::os::unix::ffi::OsStrExt;
-            match rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => {
-                    let name = OsStr::from_bytes(name.to_bytes()).to_owned();
-                    entries.push(Entry { name, stat });
-                }
-                Err(Errno::NOENT) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(entries)
     }
 
     /// Opens a regular file to be read from `start` on, which isn't behind its end.
@@ -120,8 +93,10 @@ impl Beneath {
         Ok(rustix::fs::fsync(from_parent)?)
     }
 
-    pub(super) fn is_directory(&self, path: &Path) -> io::Result<()> {
-        self.directory(&relative(path)?).map(|_| ())
+    /// Opens a directory to be listed.
+    pub(super) fn directory(&self, path: &Path) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        open_beneath(&self.root, &relative(path)?, flags, Mode::empty())
     }
 
     fn open_regular(&self, path: &Path, flags: OFlags) -> io::Result<File> {
@@ -137,19 +112,50 @@ impl Beneath {
         }
     }
 
-    fn directory(&self, relative: &Path) -> io::Result<OwnedFd> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        open_beneath(&self.root, relative, flags, Mode::empty())
-    }
-
     fn parent(&self, path: &Path) -> io::Result<(OwnedFd, OsString)> {
         let path = relative(path)?;
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             // The root itself.
             return Err(Errno::ACCESS.into());
         };
-        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         Ok((self.directory(parent)?, name.to_owned()))
+    }
+}
+
+/// Hands over what is in `directory`, some [`ENTRIES_MAX`] entries at a time, each time in order.
+pub(super) fn list(
+    directory: &OwnedFd,
+    mut each: impl FnMut(&[Entry]) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut found = Dir::read_from(directory)?;
+    loop {
+        let mut entries = Vec::new();
+        for entry in found.by_ref() {
+            entries.extend(look_at(directory, &entry?)?);
+            if entries.len() == ENTRIES_MAX {
+                break;
+            }
+        }
+        if entries.is_empty() {
+            return Ok(());
+        }
+        entries.sort_unstable_by(|a: &Entry, b: &Entry| a.name.cmp(&b.name));
+        each(&entries)?;
+    }
+}
+
+/// Nothing if it isn't listed, or is there no more.
+fn look_at(directory: &OwnedFd, entry: &DirEntry) -> io::Result<Option<Entry>> {
+    let name = entry.file_name();
+    let bytes = name.to_bytes();
+    // A line feed in a name would be a line of its own in a listing.
+    if matches!(bytes, b"." | b"..") || bytes.iter().any(u8::is_ascii_control) {
+        return Ok(None);
+    }
+    match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(Entry { name: OsStr::from_bytes(bytes).to_owned(), stat })),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -233,7 +239,7 @@ mod tests {
         assert!(whole.remove(Path::new("/"), AtFlags::REMOVEDIR).is_err());
 
         let home = Beneath::new(&root_of(&root), Path::new("home")).unwrap();
-        assert!(home.is_directory(Path::new("/in")).is_ok());
+        assert!(home.directory(Path::new("/in")).is_ok());
         assert!(home.read(Path::new("up"), 0).is_err(), "out of the home");
         assert!(home.read(Path::new("/../top"), 0).is_err());
         assert!(Beneath::new(&root_of(&root), Path::new("home/absolute")).is_err());
@@ -246,6 +252,15 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let beneath = Beneath::new(&root_of(root.path()), Path::new("")).unwrap();
         let path = Path::new("/file");
+        let count = |path: &str| {
+            let (directory, mut count) = (beneath.directory(Path::new(path)).unwrap(), 0);
+            list(&directory, |entries| {
+                count += entries.len();
+                Ok(())
+            })
+            .unwrap();
+            count
+        };
         beneath.write(path, 0).unwrap().write_all(b"0123456789").unwrap();
         let file = beneath.write(path, 4).unwrap();
         assert_eq!(file.metadata().unwrap().len(), 4);
@@ -256,11 +271,11 @@ mod tests {
         beneath.sync_parent(path).unwrap();
         beneath.make_directory(Path::new("d")).unwrap();
         beneath.rename(path, Path::new("d/moved")).unwrap();
-        assert_eq!(beneath.list(Path::new("d")).unwrap().len(), 1);
+        assert_eq!(count("d"), 1);
         assert!(beneath.read(Path::new("d"), 0).is_err());
         beneath.remove(Path::new("d/moved"), AtFlags::empty()).unwrap();
         beneath.remove(Path::new("d"), AtFlags::REMOVEDIR).unwrap();
-        assert!(beneath.list(Path::new("")).unwrap().is_empty());
+        assert_eq!(count(""), 0);
         rustix::fs::mknodat(root_of(root.path()), "fifo", FileType::Fifo, Mode::RUSR, 0).unwrap();
         assert!(beneath.read(Path::new("fifo"), 0).is_err());
     }

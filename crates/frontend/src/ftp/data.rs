@@ -154,7 +154,7 @@ impl Flow {
     pub(super) fn send_file(&mut self, file: &File) -> io::Result<()> {
         loop {
             match rustix::fs::sendfile(&self.stream, file, None, PIECE_BYTES) {
-                Ok(0) => return self.stream.shutdown(Shutdown::Write),
+                Ok(0) => return self.end(),
                 Ok(count) => self.moved(count)?,
                 Err(Errno::AGAIN | Errno::INTR) => self.wait_for(PollFlags::OUT)?,
                 Err(error) => return Err(error.into()),
@@ -174,6 +174,11 @@ impl Flow {
                 Err(error) => return Err(error),
             }
         }
+        Ok(())
+    }
+
+    /// Tells the client that all was sent.
+    pub(super) fn end(&self) -> io::Result<()> {
         self.stream.shutdown(Shutdown::Write)
     }
 

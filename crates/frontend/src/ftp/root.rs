@@ -1,6 +1,5 @@
 //! The volume's root directory: lent to operations while the server serves.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -14,16 +13,16 @@ use super::beneath::Beneath;
 #[derive(Debug)]
 pub(super) struct Root(Mutex<Option<Arc<OwnedFd>>>);
 
-/// A file that a transfer has open. It holds the home as long: `close` must not seem done, and the
+/// What a transfer has open: a file, or a directory. It holds the home as long: `close` must not seem done, and the
 /// volume be unmounted, while one is still open. The order of the fields is the order of the drops.
-pub(super) struct OpenFile {
-    file: File,
+pub(super) struct Open<T> {
+    file: T,
     _home: Home,
 }
 
-impl OpenFile {
+impl<T> Open<T> {
     /// Not a field that is visible: a closure that names one takes only that, and leaves the home.
-    pub(super) fn file(&self) -> &File {
+    pub(super) fn file(&self) -> &T {
         &self.file
     }
 }
@@ -68,12 +67,12 @@ impl Home {
         blocking(move || work(&self.beneath()?)).await
     }
 
-    /// Opens a file beneath the home.
-    pub(super) async fn open(
+    /// Opens something beneath the home.
+    pub(super) async fn open<T: Send + 'static>(
         self,
-        open: impl FnOnce(&Beneath) -> io::Result<File> + Send + 'static,
-    ) -> io::Result<OpenFile> {
-        blocking(move || Ok(OpenFile { file: open(&self.beneath()?)?, _home: self })).await
+        open: impl FnOnce(&Beneath) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<Open<T>> {
+        blocking(move || Ok(Open { file: open(&self.beneath()?)?, _home: self })).await
     }
 }
 

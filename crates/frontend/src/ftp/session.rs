@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::accounts::FtpUser;
-use super::beneath::{Beneath, relative};
+use super::beneath::{self, Beneath, relative};
 use super::command::{Command, Listing};
 use super::control::{Control, End};
 use super::data::{Flow, Passive, Transfer};
@@ -167,7 +167,7 @@ impl Session {
             Command::ChangeDirectory(path) => {
                 let path = self.resolve(&path)?;
                 let asked = path.clone();
-                self.look(move |beneath| beneath.is_directory(&asked)).await?;
+                self.look(move |beneath| beneath.directory(&asked).map(|_| ())).await?;
                 self.directory = path;
                 Reply::new(250, quoted(&self.directory))
             }
@@ -269,15 +269,17 @@ impl Session {
         how: Listing,
         path: &Path,
     ) -> Result<Reply, Failure> {
-        let passive = std::mem::take(&mut self.passive);
+        let passive = self.data_connection()?;
         let path = self.resolve(path)?;
-        let mut entries = self.look(move |beneath| beneath.list(&path)).await?;
-        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        let (_, home) = self.home()?;
+        let open = home.open(move |beneath| beneath.directory(&path)).await?;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now_secs = now.map_or(0, |now| now.as_secs() as i64);
-        let bytes = listing(&entries, how, now_secs);
-        drop(entries);
-        self.transfer(control, passive, move |flow| flow.send(&bytes)).await
+        let work = move |flow: &mut Flow| {
+            beneath::list(open.file(), |entries| flow.send(&listing(entries, how, now_secs)))?;
+            flow.end()
+        };
+        self.transfer(control, passive, work).await
     }
 
     async fn retrieve(
@@ -286,7 +288,7 @@ impl Session {
         path: &Path,
         start: u64,
     ) -> Result<Reply, Failure> {
-        let passive = std::mem::take(&mut self.passive);
+        let passive = self.data_connection()?;
         let path = self.resolve(path)?;
         let (user, home) = self.home()?;
         let (user, asked) = (user.clone(), path.clone());
@@ -305,7 +307,7 @@ impl Session {
         path: &Path,
         start: Option<u64>,
     ) -> Result<Reply, Failure> {
-        let passive = std::mem::take(&mut self.passive);
+        let passive = self.data_connection()?;
         let path = self.resolve(path)?;
         let (user, home) = self.home()?;
         if !user.may_write {
@@ -328,6 +330,15 @@ impl Session {
         self.transfer(control, passive, work).await
     }
 
+    /// The one that the client was told a port for; it is for one transfer.
+    fn data_connection(&mut self) -> Result<Passive, Reply> {
+        let passive = std::mem::take(&mut self.passive);
+        if !passive.is_listening() {
+            return Err(Reply::new(425, "EPSV or PASV comes first."));
+        }
+        Ok(passive)
+    }
+
     /// Connects and moves data, unless the client calls it off.
     async fn transfer(
         &mut self,
@@ -335,9 +346,6 @@ impl Session {
         passive: Passive,
         work: impl FnOnce(&mut Flow) -> io::Result<()> + Send + 'static,
     ) -> Result<Reply, Failure> {
-        if !passive.is_listening() {
-            return Err(Reply::new(425, "EPSV or PASV comes first.").into());
-        }
         control.say(&Reply::new(150, "Data comes or goes.")).await?;
         let aborted = || Reply::new(226, "Aborted.");
         let Some(connected) = control.unless_aborted(passive.connected()).await? else {

@@ -59,6 +59,7 @@ async fn rest_is_for_the_transfer_right_behind_it() {
     client.upload("STOR file", b"new").await;
     assert_eq!(server.read("file"), b"new");
     client.say("REST 1", 350).await;
+    client.port().await;
     client.say("RETR missing", 550).await;
     assert_eq!(client.download("RETR file").await, b"new");
     // What prepares a transfer may come between.
@@ -66,6 +67,35 @@ async fn rest_is_for_the_transfer_right_behind_it() {
     client.say("TYPE I", 200).await;
     client.say("NOOP", 200).await;
     assert_eq!(client.download("RETR file").await, b"ew");
+    drop(client);
+    server.end().await;
+}
+
+/// A directory was read, looked at and sorted as a whole, in memory, also for a client that had no data
+/// connection, and held there while the client read slowly: hundreds of megabytes for each that asked.
+#[tokio::test]
+async fn a_listing_is_read_while_it_is_sent() {
+    let server = Server::new(LONG).await;
+    let mut client = server.log_in("anonymous").await;
+    for command in ["LIST missing", "NLST missing", "MLSD missing", "RETR missing"] {
+        client.say(command, 425).await;
+        client.port().await;
+        client.say(command, 550).await;
+    }
+    let mut names: Vec<String> = (0..10_000).map(|number| format!("{number:0>200}")).collect();
+    std::fs::create_dir(server.path("d")).unwrap();
+    for name in &names {
+        std::fs::File::create(server.path("d").join(name)).unwrap();
+    }
+    let told = String::from_utf8(client.download("NLST d").await).unwrap();
+    let mut told: Vec<&str> = told.split_terminator("\r\n").collect();
+    told.sort_unstable();
+    assert!(told == names);
+    names.split_off(1000).iter().for_each(|name| {
+        std::fs::remove_file(server.path("d").join(name)).unwrap();
+    });
+    let told = String::from_utf8(client.download("NLST d").await).unwrap();
+    assert!(told.split_terminator("\r\n").eq(names), "few are in order");
     drop(client);
     server.end().await;
 }
