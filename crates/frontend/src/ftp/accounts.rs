@@ -26,7 +26,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// A password longer than this isn't hashed.
 const PASSWORD_BYTES_MAX: usize = 1024;
 /// Wrong passwords that an address may try within [`FAILURE_WINDOW`].
-const FAILURES_MAX: u32 = 10;
+const FAILURES_MAX: usize = 10;
 const FAILURE_WINDOW: Duration = Duration::from_secs(600);
 /// Addresses that are remembered for their failures.
 const FAILURE_ADDRESSES_MAX: usize = 4096;
@@ -89,7 +89,8 @@ pub(super) struct Accounts {
     anonymous: bool,
     /// One hash at a time: each takes 19 MiB and much of a core.
     hashing: Semaphore,
-    failures: Mutex<BTreeMap<IpAddr, (u32, Instant)>>,
+    /// When an address gave wrong passwords; what it logs in with besides doesn't excuse them.
+    failures: Mutex<BTreeMap<IpAddr, Vec<Instant>>>,
 }
 
 struct Entry {
@@ -147,10 +148,14 @@ impl Accounts {
         if let Some(user) = self.anonymous(name) {
             return Some(user);
         }
-        if self.is_locked(peer) || password.len() > PASSWORD_BYTES_MAX {
+        if password.len() > PASSWORD_BYTES_MAX {
             return None;
         }
         let _permit = self.hashing.acquire().await.ok()?;
+        // Those who waited in front of this one count.
+        if self.is_locked(peer) {
+            return None;
+        }
         let (accounts, name) = (Arc::clone(self), name.to_owned());
         let password = password.to_owned();
         let verified = tokio::task::spawn_blocking(move || {
@@ -162,30 +167,33 @@ impl Accounts {
             entry.filter(|_| matches).map(|entry| entry.user)
         });
         let user = verified.await.ok().flatten();
-        self.count(peer, user.is_some());
+        if user.is_none() {
+            self.count_failure(peer);
+        }
         user
     }
 
     fn is_locked(&self, peer: IpAddr) -> bool {
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        failures
-            .get(&peer)
-            .is_some_and(|(count, last)| *count >= FAILURES_MAX && last.elapsed() < FAILURE_WINDOW)
+        let recent = |times: &Vec<Instant>| times.iter().filter(|time| is_recent(time)).count();
+        failures.get(&peer).map_or(0, recent) >= FAILURES_MAX
     }
 
-    fn count(&self, peer: IpAddr, verified: bool) {
+    fn count_failure(&self, peer: IpAddr) {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        if verified {
-            failures.remove(&peer);
-            return;
-        }
-        failures.retain(|_, (_, last)| last.elapsed() < FAILURE_WINDOW);
+        failures.retain(|_, times| {
+            times.retain(is_recent);
+            !times.is_empty()
+        });
         if failures.len() >= FAILURE_ADDRESSES_MAX && !failures.contains_key(&peer) {
             failures.pop_first();
         }
-        let entry = failures.entry(peer).or_insert((0, Instant::now()));
-        *entry = (entry.0.saturating_add(1), Instant::now());
+        failures.entry(peer).or_default().push(Instant::now());
     }
+}
+
+fn is_recent(time: &Instant) -> bool {
+    time.elapsed() < FAILURE_WINDOW
 }
 
 /// The hash of a random password that nobody knows.
@@ -221,7 +229,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn passwords_decide_and_failures_lock_an_address() {
+    async fn passwords_decide() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let hash = hash_password("secret").unwrap();
         std::fs::write(file.path(), format!("# users\n\nalice:{hash}:in/here\n")).unwrap();
@@ -235,11 +243,33 @@ mod tests {
         let user = accounts.find("alice").unwrap().user;
         assert_eq!((user.home, user.may_write), (PathBuf::from("in/here"), true));
         assert!(!accounts.anonymous("ftp").unwrap().may_write);
-        for _ in 0..FAILURES_MAX {
-            accounts.count(peer, false);
+    }
+
+    /// Who had an account could try the passwords of others without limit: each login of their own
+    /// began the count anew, and tries that came at once were all let in before the first was counted.
+    #[tokio::test]
+    async fn failures_lock_an_address_whatever_else_it_does() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let cheap = argon2::Params::new(8, 1, 1, None).unwrap();
+        let salt = SaltString::encode_b64(&[7; 16]).unwrap();
+        let cheap = Argon2::new(Default::default(), Default::default(), cheap);
+        let hash = cheap.hash_password(b"secret", &salt).unwrap();
+        std::fs::write(file.path(), format!("alice:{hash}\n")).unwrap();
+        let accounts = Arc::new(Accounts::new(Some(file.path().to_owned()), true));
+        let peer = IpAddr::from([192, 0, 2, 1]);
+        for _ in 1..FAILURES_MAX {
+            assert!(accounts.log_in("alice", b"wrong", peer).await.is_none());
+            assert!(accounts.log_in("alice", b"secret", peer).await.is_some());
         }
+        assert!(accounts.log_in("alice", b"wrong", peer).await.is_none());
         assert!(accounts.log_in("alice", b"secret", peer).await.is_none());
-        assert!(accounts.log_in("alice", b"secret", IpAddr::from([192, 0, 2, 2])).await.is_some());
+
+        let other = IpAddr::from([192, 0, 2, 2]);
+        assert!(accounts.log_in("alice", b"secret", other).await.is_some());
+        let mut tries: Vec<&[u8]> = vec![b"wrong"; FAILURES_MAX];
+        tries.push(b"secret");
+        let at_once = tries.into_iter().map(|password| accounts.log_in("alice", password, other));
+        assert!(futures::future::join_all(at_once).await.iter().all(Option::is_none));
     }
 
     #[test]
