@@ -32,6 +32,8 @@ pub(super) async fn serve(
     place: OwnedSemaphorePermit,
 ) -> io::Result<End> {
     client.set_nodelay(true)?;
+    // Some clients send ABOR as urgent data, whose last byte, the end of the line, would be elsewhere.
+    rustix::net::sockopt::set_socket_oobinline(&client, true)?;
     let local = client.local_addr()?.ip();
     let mut stop = shared.stopping.clone();
     let mut control = Control::new(client, shared.config.idle);

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use rustix::net::SendFlags;
 use tokio::io::AsyncWriteExt;
 
-use super::{LONG, Server, wait_for};
+use super::{LONG, Server, is_reset, wait_for};
 
 /// An upload that had died kept up to a megabyte until its limit, and wrote it then: over the file that
 /// had been sent again meanwhile, or behind the end that a resumed one had given it. What came is in the
@@ -96,6 +97,24 @@ async fn a_listing_is_read_while_it_is_sent() {
     });
     let told = String::from_utf8(client.download("NLST d").await).unwrap();
     assert!(told.split_terminator("\r\n").eq(names), "few are in order");
+    drop(client);
+    server.end().await;
+}
+
+/// Some clients send ABOR as urgent data, whose last byte doesn't come with the others by default: the
+/// line had no end, the client waited for its limit, and the next command was taken for part of it.
+#[tokio::test]
+async fn abor_comes_as_urgent_data_too() {
+    let server = Server::new(LONG).await;
+    std::fs::File::create(server.path("large")).unwrap().set_len(1 << 30).unwrap();
+    let mut client = server.log_in("anonymous").await;
+    let mut data = client.data().await;
+    client.say("RETR large", 150).await;
+    rustix::net::send(client.0.get_ref(), b"ABOR\r\n", SendFlags::OOB).unwrap();
+    client.expect(426..=426).await;
+    client.expect(226..=226).await;
+    assert!(is_reset(&mut data).await, "it looks complete");
+    client.say("NOOP", 200).await;
     drop(client);
     server.end().await;
 }
