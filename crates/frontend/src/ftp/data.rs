@@ -28,27 +28,30 @@ const PIECE_BYTES: usize = 1 << 20;
 /// How long a thread waits for a client before it looks whether it shall.
 const TICK: Duration = Duration::from_millis(100);
 
-/// A data connection that is being made, or was; at most one. Dropping it closes the port.
+/// A data connection that is being made, or was; at most one. Dropping it closes the port, at some
+/// time.
 #[derive(Default)]
 pub(super) struct Passive(JoinSet<io::Result<tokio::net::TcpStream>>);
 
 impl Passive {
     /// Listens at `local`, on any of the ports that is free, for a connection from `peer`.
-    pub(super) fn listen(
-        local: IpAddr,
+    pub(super) async fn listen(
+        &mut self,
+        mut local: SocketAddr,
         ports: RangeInclusive<u16>,
         peer: IpAddr,
-    ) -> io::Result<(Passive, u16)> {
+    ) -> io::Result<u16> {
+        self.close().await;
         let (first, last) = (u32::from(*ports.start()), u32::from(*ports.end()));
         let count = (last + 1).saturating_sub(first).max(1);
         // Not to be guessed easily; each `RandomState` has keys of its own.
         let offset = RandomState::new().build_hasher().finish() as u32 % count;
         let candidates = (0..count).map(|step| first + (offset + step) % count);
         for port in candidates.filter_map(|port| u16::try_from(port).ok()) {
-            if let Ok(listener) = listen(SocketAddr::new(local, port)) {
-                let mut connecting = JoinSet::new();
-                connecting.spawn(accept(listener, peer));
-                return Ok((Passive(connecting), port));
+            local.set_port(port);
+            if let Ok(listener) = listen(local) {
+                self.0.spawn(accept(listener, peer));
+                return Ok(port);
             }
         }
         tracing::warn!(?ports, "no free port for FTP data");
@@ -61,8 +64,13 @@ impl Passive {
     }
 
     /// The connection; nothing if the client never came.
-    pub(super) async fn connected(mut self) -> Option<tokio::net::TcpStream> {
+    pub(super) async fn connected(&mut self) -> Option<tokio::net::TcpStream> {
         self.0.join_next().await?.ok()?.ok()
+    }
+
+    /// Its port is free when this is done.
+    pub(super) async fn close(&mut self) {
+        self.0.shutdown().await;
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) async fn serve(
     client.set_nodelay(true)?;
     // Some clients send ABOR as urgent data, whose last byte, the end of the line, would be elsewhere.
     rustix::net::sockopt::set_socket_oobinline(&client, true)?;
-    let local = client.local_addr()?.ip();
+    let local = client.local_addr()?;
     let mut stop = shared.stopping.clone();
     let mut control = Control::new(client, shared.config.idle);
     let mut session = Session {
@@ -70,7 +70,7 @@ struct Session {
     /// The client.
     peer: IpAddr,
     /// The address that it reached us at.
-    local: IpAddr,
+    local: SocketAddr,
     /// Who the client says to be, until the password decides.
     named: Option<String>,
     user: Option<FtpUser>,
@@ -83,6 +83,9 @@ struct Session {
     /// By EPSV ALL.
     passive_always: bool,
 }
+
+/// What a transfer does with its connection, on its thread.
+type Work = Box<dyn FnOnce(&mut Flow) -> io::Result<()> + Send>;
 
 /// Why a command isn't done.
 enum Failure {
@@ -151,12 +154,12 @@ impl Session {
             Command::Password(password) => self.log_in(&password).await,
             _ if self.user.is_none() => not_logged_in(),
             Command::Abort => {
-                self.passive = Passive::default();
+                self.passive.close().await;
                 Reply::new(226, "There is no transfer.")
             }
             Command::Status => Reply::new(211, "There is no transfer."),
-            Command::Passive(family) => self.passive(family)?,
-            Command::PassiveV4 => self.passive_v4()?,
+            Command::Passive(family) => self.passive(family).await?,
+            Command::PassiveV4 => self.passive_v4().await?,
             Command::PassiveAlways => {
                 self.passive_always = true;
                 Reply::new(200, "EPSV only from now on.")
@@ -186,10 +189,22 @@ impl Session {
                 let line = [facts.as_bytes(), b" ", &shown(&self.resolve(&path)?)].concat();
                 Reply::lines(250, "Listing", &[line], "End")
             }
-            Command::List(how, path) => self.list(control, how, &path).await?,
-            Command::Retrieve(path) => self.retrieve(control, &path, start).await?,
-            Command::Store(path) => self.store(control, &path, Some(start)).await?,
-            Command::Append(path) => self.store(control, &path, None).await?,
+            Command::List(how, path) => {
+                let work = self.list(how, &path).await;
+                self.transfer(control, work).await?
+            }
+            Command::Retrieve(path) => {
+                let work = self.retrieve(&path, start).await;
+                self.transfer(control, work).await?
+            }
+            Command::Store(path) => {
+                let work = self.store(&path, Some(start));
+                self.transfer(control, work).await?
+            }
+            Command::Append(path) => {
+                let work = self.store(&path, None);
+                self.transfer(control, work).await?
+            }
             Command::Delete(path) => self.remove(&path, AtFlags::empty()).await?,
             Command::RemoveDirectory(path) => self.remove(&path, AtFlags::REMOVEDIR).await?,
             Command::MakeDirectory(path) => {
@@ -234,82 +249,61 @@ impl Session {
         Reply::new(230, "Logged in.")
     }
 
-    fn passive(&mut self, family: Option<u8>) -> Result<Reply, Reply> {
-        let local = if self.local.to_canonical().is_ipv4() { 1 } else { 2 };
+    async fn passive(&mut self, family: Option<u8>) -> Result<Reply, Reply> {
+        let local = if self.local.ip().to_canonical().is_ipv4() { 1 } else { 2 };
         if family.is_some_and(|family| family != local) {
             return Err(Reply::new(522, format!("Network protocol not supported, use ({local})")));
         }
-        let port = self.listen()?;
+        let port = self.listen().await?;
         Ok(Reply::new(229, format!("Entering Extended Passive Mode (|||{port}|)")))
     }
 
-    fn passive_v4(&mut self) -> Result<Reply, Reply> {
-        let IpAddr::V4(address) = self.local.to_canonical() else {
+    async fn passive_v4(&mut self) -> Result<Reply, Reply> {
+        let IpAddr::V4(address) = self.local.ip().to_canonical() else {
             return Err(Reply::new(425, "PASV is for IPv4; use EPSV."));
         };
         if self.passive_always {
             return Err(Reply::new(503, "EPSV ALL was said."));
         }
-        let [high, low] = self.listen()?.to_be_bytes();
+        let [high, low] = self.listen().await?.to_be_bytes();
         let [a, b, c, d] = address.octets();
         Ok(Reply::new(227, format!("Entering Passive Mode ({a},{b},{c},{d},{high},{low}).")))
     }
 
-    fn listen(&mut self) -> Result<u16, Reply> {
-        // The former port is free before the new one is chosen.
-        self.passive = Passive::default();
+    async fn listen(&mut self) -> Result<u16, Reply> {
         let ports = self.shared.config.passive_ports.clone();
-        let (passive, port) = Passive::listen(self.local, ports, self.peer)
-            .map_err(|_| Reply::new(425, "No port is free for data."))?;
-        self.passive = passive;
-        Ok(port)
+        let listening = self.passive.listen(self.local, ports, self.peer).await;
+        listening.map_err(|_| Reply::new(425, "No port is free for data."))
     }
 
-    async fn list(
-        &mut self,
-        control: &mut Control,
-        how: Listing,
-        path: &Path,
-    ) -> Result<Reply, Failure> {
-        let passive = self.data_connection()?;
+    async fn list(&self, how: Listing, path: &Path) -> Result<Work, Failure> {
+        self.needs_data_connection()?;
         let path = self.resolve(path)?;
         let (_, home) = self.home()?;
         let open = home.open(move |beneath| beneath.directory(&path)).await?;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now_secs = now.map_or(0, |now| now.as_secs() as i64);
-        let work = move |flow: &mut Flow| {
+        Ok(Box::new(move |flow| {
             beneath::list(open.file(), |entries| flow.send(&listing(entries, how, now_secs)))?;
             flow.end()
-        };
-        self.transfer(control, passive, work).await
+        }))
     }
 
-    async fn retrieve(
-        &mut self,
-        control: &mut Control,
-        path: &Path,
-        start: u64,
-    ) -> Result<Reply, Failure> {
-        let passive = self.data_connection()?;
+    async fn retrieve(&self, path: &Path, start: u64) -> Result<Work, Failure> {
+        self.needs_data_connection()?;
         let path = self.resolve(path)?;
         let (user, home) = self.home()?;
         let (user, asked) = (user.clone(), path.clone());
         let open = home.open(move |beneath| beneath.read(&asked, start)).await?;
-        let work = move |flow: &mut Flow| {
+        Ok(Box::new(move |flow| {
             let sent = flow.send_file(open.file());
             log("FTP sent", &user, &path, start, flow.bytes(), sent)
-        };
-        self.transfer(control, passive, work).await
+        }))
     }
 
     /// From `start` on, or the end of what is there.
-    async fn store(
-        &mut self,
-        control: &mut Control,
-        path: &Path,
-        start: Option<u64>,
-    ) -> Result<Reply, Failure> {
-        let passive = self.data_connection()?;
+    fn store(&self, path: &Path, start: Option<u64>) -> Result<Work, Failure> {
+        self.needs_data_connection()?;
         let path = self.resolve(path)?;
         let (user, home) = self.home()?;
         if !user.may_write {
@@ -317,7 +311,7 @@ impl Session {
         }
         let user = user.clone();
         // Opened only when the client is connected: what is there isn't cut for one who never comes.
-        let work = move |flow: &mut Flow| {
+        Ok(Box::new(move |flow| {
             let beneath = home.beneath()?;
             let mut file = match start {
                 Some(start) => beneath.write(&path, start)?,
@@ -328,29 +322,39 @@ impl Session {
                 beneath.sync_parent(&path)
             });
             log("FTP received", &user, &path, start.unwrap_or(0), flow.bytes(), received)
-        };
-        self.transfer(control, passive, work).await
+        }))
     }
 
-    /// The one that the client was told a port for; it is for one transfer.
-    fn data_connection(&mut self) -> Result<Passive, Reply> {
-        let passive = std::mem::take(&mut self.passive);
-        if !passive.is_listening() {
+    fn needs_data_connection(&self) -> Result<(), Reply> {
+        if !self.passive.is_listening() {
             return Err(Reply::new(425, "EPSV or PASV comes first."));
         }
-        Ok(passive)
+        Ok(())
     }
 
-    /// Connects and moves data, unless the client calls it off.
+    /// Does the work of a transfer, if it may. The data connection is for no other, in any case.
     async fn transfer(
         &mut self,
         control: &mut Control,
-        passive: Passive,
-        work: impl FnOnce(&mut Flow) -> io::Result<()> + Send + 'static,
+        work: Result<Work, Failure>,
+    ) -> Result<Reply, Failure> {
+        let done = match work {
+            Ok(work) => self.connect_and_move(control, work).await,
+            Err(failure) => Err(failure),
+        };
+        self.passive.close().await;
+        done
+    }
+
+    /// Connects and moves data, unless the client calls it off.
+    async fn connect_and_move(
+        &mut self,
+        control: &mut Control,
+        work: Work,
     ) -> Result<Reply, Failure> {
         control.say(&Reply::new(150, "Data comes or goes.")).await?;
         let aborted = || Reply::new(226, "Aborted.");
-        let Some(connected) = control.unless_aborted(passive.connected()).await? else {
+        let Some(connected) = control.unless_aborted(self.passive.connected()).await? else {
             control.say(&Reply::new(426, "The transfer was aborted.")).await?;
             return Ok(aborted());
         };

@@ -4,6 +4,7 @@
 
 mod transfers;
 
+use std::net::{SocketAddr, SocketAddrV6};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
@@ -27,20 +28,18 @@ struct Server {
 
 impl Server {
     async fn new(idle: Duration) -> Server {
-        Server::at("127.0.0.1:0", idle).await.unwrap()
+        Server::with(|config| FtpConfig { idle, ..config }).await.unwrap()
     }
 
-    async fn at(listen: &str, idle: Duration) -> Option<Server> {
+    async fn with(change: impl FnOnce(FtpConfig) -> FtpConfig) -> Option<Server> {
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir(directory.path().join("root")).unwrap();
         let users = directory.path().join("users");
         std::fs::write(&users, format!("alice:{}\n", *HASH)).unwrap();
         let root = directory.path().join("root");
-        let config = FtpConfig {
-            listen: listen.parse().unwrap(),
-            idle,
-            ..FtpConfig::new(root.clone(), PathBuf::new())
-        };
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let config = FtpConfig { listen, ..FtpConfig::new(root.clone(), PathBuf::new()) };
+        let config = change(config);
         let accounts = Arc::new(Accounts::new(Some(users), true));
         let root = std::fs::File::open(root).unwrap().into();
         let server = FtpServer::serve(config, accounts, root).await.ok()?;
@@ -82,6 +81,15 @@ async fn wait_for(what: &str, done: impl Fn() -> bool) {
         assert!(start.elapsed() < LONG / 2, "{what} is awaited for too long");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// An address that is one only together with its interface, if this machine has any.
+fn link_local() -> Option<SocketAddr> {
+    let addresses = std::fs::read_to_string("/proc/net/if_inet6").ok()?;
+    let line = addresses.lines().find(|line| line.starts_with("fe80"))?;
+    let mut fields = line.split(' ').map(|field| u128::from_str_radix(field, 16).unwrap_or(0));
+    let (address, scope) = (fields.next()?, fields.next()?);
+    Some(SocketAddrV6::new(address.into(), 0, 0, scope as u32).into())
 }
 
 /// A client that says exactly what it is told, and waits for nothing for ever.
@@ -132,10 +140,11 @@ impl Client {
         assert_eq!(self.line().await, "");
     }
 
-    async fn port(&mut self) -> (std::net::IpAddr, u16) {
+    async fn port(&mut self) -> SocketAddr {
         let answer = self.say("EPSV", 229).await;
-        let port = answer.split('|').nth(3).unwrap().parse().unwrap();
-        (self.0.get_ref().peer_addr().unwrap().ip(), port)
+        let mut address = self.0.get_ref().peer_addr().unwrap();
+        address.set_port(answer.split('|').nth(3).unwrap().parse().unwrap());
+        address
     }
 
     async fn data(&mut self) -> TcpStream {
@@ -281,24 +290,24 @@ async fn data_is_of_the_clients_own_address() {
         client.say(command, 502).await;
     }
     client.say("RETR file", 425).await;
-    let (address, port) = client.port().await;
+    let port = client.port().await;
     // More strangers than the port's queue is long, and before the client itself.
     for _ in 0..20 {
         let stranger = TcpSocket::new_v4().unwrap();
         stranger.bind("127.0.0.2:0".parse().unwrap()).unwrap();
-        let mut stranger = stranger.connect((address, port).into()).await.unwrap();
+        let mut stranger = stranger.connect(port).await.unwrap();
         let mut bytes = Vec::new();
         let _ = stranger.read_to_end(&mut bytes).await;
         assert!(bytes.is_empty());
     }
-    let mut data = TcpStream::connect((address, port)).await.unwrap();
+    let mut data = TcpStream::connect(port).await.unwrap();
     client.say("RETR file", 150).await;
     let mut bytes = String::new();
     data.read_to_string(&mut bytes).await.unwrap();
     assert_eq!(bytes, "secret");
     client.expect(226..=226).await;
     // The port was for one.
-    assert!(TcpStream::connect((address, port)).await.is_err());
+    assert!(TcpStream::connect(port).await.is_err());
     client.say("RETR file", 425).await;
 
     client.say("EPSV 2", 522).await;
@@ -310,7 +319,10 @@ async fn data_is_of_the_clients_own_address() {
     drop(client);
     server.end().await;
 
-    if let Some(server) = Server::at("[::1]:0", LONG).await {
+    let six = ["[::1]:0".parse().unwrap()];
+    for listen in six.into_iter().chain(link_local()) {
+        let server = Server::with(|config| FtpConfig { listen, ..config }).await;
+        let Some(server) = server else { continue };
         std::fs::write(server.path("file"), "six").unwrap();
         let mut client = server.log_in("anonymous").await;
         client.say("PASV", 425).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rustix::net::SendFlags;
 use tokio::io::AsyncWriteExt;
 
-use super::{LONG, Server, is_reset, wait_for};
+use super::{FtpConfig, LONG, Server, is_reset, wait_for};
 
 /// An upload that had died kept up to a megabyte until its limit, and wrote it then: over the file that
 /// had been sent again meanwhile, or behind the end that a resumed one had given it. What came is in the
@@ -115,6 +115,34 @@ async fn abor_comes_as_urgent_data_too() {
     client.expect(226..=226).await;
     assert!(is_reset(&mut data).await, "it looks complete");
     client.say("NOOP", 200).await;
+    drop(client);
+    server.end().await;
+}
+
+/// The former port was closed a while after the next one was chosen: with as many ports as sessions there
+/// was none.
+#[tokio::test]
+async fn a_port_is_free_for_the_next_transfer() {
+    // Where no other test is.
+    let at = "127.0.0.3:0".parse().unwrap();
+    let server =
+        Server::with(|config| FtpConfig { listen: at, passive_ports: 2100..=2100, ..config });
+    let server = server.await.unwrap();
+    std::fs::write(server.path("file"), "contents").unwrap();
+    let mut client = server.log_in("anonymous").await;
+    client.port().await;
+    client.port().await;
+    client.data().await;
+    client.say("PASV", 227).await;
+    client.say("RETR missing", 550).await;
+    client.port().await;
+    client.say("RETR file", 150).await;
+    client.say("ABOR", 426).await;
+    client.expect(226..=226).await;
+    client.port().await;
+    client.say("ABOR", 226).await;
+    assert_eq!(client.download("RETR file").await, b"contents");
+    assert_eq!(client.download("RETR file").await, b"contents");
     drop(client);
     server.end().await;
 }
