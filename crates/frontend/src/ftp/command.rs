@@ -153,6 +153,16 @@ impl Command {
         use Command::{Known, Passive, PassiveAlways, PassiveV4};
         matches!(self, Known(_) | Passive(_) | PassiveAlways | PassiveV4)
     }
+
+    /// Whether somebody who is logged in reaches the volume with it.
+    pub(super) fn uses_volume(&self) -> bool {
+        use Command::{Abort, Password, PrintDirectory, Quit, Restart, Status, User};
+        let session = matches!(
+            self,
+            Quit | Abort | User(_) | Password(_) | Status | Restart(_) | PrintDirectory
+        );
+        !session && !self.prepares()
+    }
 }
 
 /// The answer to what depends on nothing.

@@ -6,8 +6,8 @@
 //!   RNTO. Uploads are written in place, so that an interrupted one can be resumed; a file that is
 //!   being replaced is therefore not its former self from the first byte on.
 //! - A session serves one command after the other (`session`), whenever they arrive, and asks for the
-//!   lease before each. A transfer has a thread of its own (`data`), so that data goes once through
-//!   TCP and never through the session.
+//!   lease before each that uses the volume. A transfer has a thread of its own (`data`), so that data
+//!   goes once through TCP and never through the session.
 //! - Data connections are passive and of the client's own address: the server connects to nobody.
 
 mod accounts;

@@ -27,7 +27,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// Waits before the next accept when the last one failed (no descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Asked before each command: whether the volume is still ours to serve.
+/// Asked before each command that uses the volume: whether the volume is still ours to serve.
 pub type Lease = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
 
 /// How a volume is served by FTP.
@@ -49,7 +49,7 @@ pub struct FtpConfig {
     pub sessions_max: usize,
     /// A session in which nothing happens for so long ends.
     pub idle: Duration,
-    /// Asked before each command.
+    /// Asked before each command that uses the volume.
     pub lease: Lease,
 }
 

@@ -118,7 +118,10 @@ impl Session {
         control.say(&Reply::new(220, "etherpool")).await?;
         loop {
             let command = Command::parse(&control.line().await?);
-            if command != Ok(Command::Quit) && !(self.shared.config.lease)().await {
+            // Strangers and nonsense are no reason to ask the engine.
+            let needs_lease =
+                self.user.is_some() && command.as_ref().is_ok_and(Command::uses_volume);
+            if needs_lease && !(self.shared.config.lease)().await {
                 tracing::warn!(peer = %self.peer, "FTP session ended: no lease");
                 return Err(End::LeaseLost);
             }

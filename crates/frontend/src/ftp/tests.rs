@@ -7,16 +7,18 @@ mod transfers;
 use std::net::{SocketAddr, SocketAddrV6};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use proptest::prelude::*;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::accounts::Accounts;
 use super::command::LINE_BYTES_MAX;
-use super::{FtpConfig, FtpServer, hash_password};
+use super::{FtpConfig, FtpServer, Lease, hash_password};
 
 const LONG: Duration = Duration::from_secs(60);
 static HASH: LazyLock<String> = LazyLock::new(|| hash_password("pass word").unwrap());
@@ -248,6 +250,36 @@ async fn nothing_but_the_login_is_for_everybody() {
     client.say("RNTO b", 503).await;
     assert_eq!(client.download("RETR a").await, b"a");
     drop(client);
+    server.end().await;
+}
+
+/// Each line of anybody, nonsense too, was a question to the engine.
+#[tokio::test]
+async fn the_lease_is_asked_for_by_what_needs_the_volume() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&asked);
+    let lease: Lease = Arc::new(move || {
+        let may = counter.fetch_add(1, Ordering::SeqCst) < 3;
+        futures::future::ready(may).boxed()
+    });
+    let server = Server::with(|config| FtpConfig { lease, ..config }).await.unwrap();
+    let mut client = server.connect().await;
+    for (command, code) in [("NOOP", 200), ("SIZE a", 530), ("RETR", 501), ("x", 500)] {
+        client.say(command, code).await;
+    }
+    client.say("USER anonymous", 331).await;
+    client.say("PASS x", 230).await;
+    for (command, code) in [("NOOP", 200), ("TYPE I", 200), ("FEAT", 211), ("x", 500), ("PWD", 257)]
+    {
+        client.say(command, code).await;
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
+    client.say("SIZE a", 550).await;
+    client.say("CWD /", 250).await;
+    client.download("LIST").await;
+    assert_eq!(asked.load(Ordering::SeqCst), 3);
+    client.say("SIZE a", 421).await;
+    client.expect_end().await;
     server.end().await;
 }
 
