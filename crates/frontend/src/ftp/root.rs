@@ -13,8 +13,9 @@ use super::beneath::Beneath;
 #[derive(Debug)]
 pub(super) struct Root(Mutex<Option<Arc<OwnedFd>>>);
 
-/// What a transfer has open: a file, or a directory. It holds the home as long: `close` must not seem done, and the
-/// volume be unmounted, while one is still open. The order of the fields is the order of the drops.
+/// What a transfer has open: a file, or a directory. It holds the home as long: `close` must not seem
+/// done, and the volume be unmounted, while one is still open. The order of the fields is the order of
+/// the drops.
 pub(super) struct Open<T> {
     file: T,
     _home: Home,
