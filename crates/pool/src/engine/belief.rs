@@ -13,6 +13,7 @@ use std::rc::Rc;
 
 use block::{BLOCK_BYTES, BLOCK_SECTORS, BlockDevice, Buffer, Instance, IoError, Lba};
 
+use super::disk_work::instance_now;
 use super::limits::LOOKS_MAX;
 use super::pool::{GroupPlace, Pool};
 use super::version_search;
@@ -245,8 +246,12 @@ async fn read_slots(
             Err(error) => return Err(error),
         }
     }
-    // Who answered can't be told where no block could be read; nothing was read from him either.
-    Ok((instance.unwrap_or_default(), blocks))
+    // Errors don't tell whose they are: where no block could be read, something else is.
+    let instance = match instance {
+        Some(instance) => instance,
+        None => instance_now(device).await?,
+    };
+    Ok((instance, blocks))
 }
 
 /// One sound slot per block, of whoever was heard, that sum to the root.

@@ -271,16 +271,7 @@ impl Pool {
     /// the old one: it would pass for a disk that has everything.
     async fn checked_now(&self, work: &DiskWork) -> Result<Instance, IoError> {
         let member = &work.member;
-        let slots = DiskGeometry::confirm_slots();
-        let seen = work.device.read(SectorRange::new(slots[0], BLOCK_SECTORS)).await;
-        let instance = match seen {
-            Ok(seen) => seen.instance,
-            // Writing the slot anew makes it readable; the other one says what was confirmed.
-            Err(IoError::Medium(_)) => {
-                work.device.read(SectorRange::new(slots[1], BLOCK_SECTORS)).await?.instance
-            }
-            Err(error) => return Err(error),
-        };
+        let instance = instance_now(&*work.device).await?;
         if member.checked_instance.get() == Some(instance) {
             return Ok(instance);
         }
@@ -297,5 +288,17 @@ impl Pool {
         let record = self.area.borrow().committed();
         let confirm = Confirm { pool: self.id, disk: member.id, sequence, release, record };
         (DiskGeometry::confirm_slots()[confirm.slot()], confirm.encode())
+    }
+}
+
+/// The instance that answers now, by whichever confirm block can be read: writing the other one anew makes
+/// it readable.
+pub(super) async fn instance_now(device: &dyn BlockDevice) -> Result<Instance, IoError> {
+    let [first, second] =
+        DiskGeometry::confirm_slots().map(|slot| SectorRange::new(slot, BLOCK_SECTORS));
+    match device.read(first).await {
+        Ok(seen) => Ok(seen.instance),
+        Err(IoError::Medium(_)) => Ok(device.read(second).await?.instance),
+        Err(error) => Err(error),
     }
 }

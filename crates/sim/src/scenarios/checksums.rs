@@ -20,9 +20,9 @@ use crate::runner::{Failure, Scenario, Stage};
 use crate::workload::{Mix, Watched};
 
 /// Sectors between the first blocks of neighbouring areas that these scenarios write.
-const STEP: u64 = 128;
+pub(super) const STEP: u64 = 128;
 /// Sectors that they write in.
-const SPAN: u64 = 4096;
+pub(super) const SPAN: u64 = 4096;
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario(
@@ -93,19 +93,6 @@ pub const SCENARIOS: &[Scenario] = &[
         |stage| torn_checksums(stage, 4 << 20).boxed_local(),
     ),
     scenario(
-        "both-slots-rotten",
-        "both slots of checksum blocks rot on one disk: the other one serves, and they are mended",
-        400,
-        |stage| both_slots_rotten(stage).boxed_local(),
-    ),
-    scenario(
-        "both-slots-rotten-raid0",
-        "raid0: both slots of a disk's checksum blocks rot: its rows are errors until they are written \
-         anew, the others are read",
-        400,
-        |stage| both_slots_rotten_raid0(stage).boxed_local(),
-    ),
-    scenario(
         "older-attempt",
         "a disk has checksums that a crash cut short, others went on under another epoch; it is alone \
          for a while: never believed",
@@ -115,7 +102,7 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 /// Writes a block in every area, so that each checksum block goes into its other slot.
-async fn write_each_area(rig: &Rig, sectors: u64) -> Result<(), Failure> {
+pub(super) async fn write_each_area(rig: &Rig, sectors: u64) -> Result<(), Failure> {
     rig.on_volume(VOLUME, move |watched| async move {
         for start in (0..SPAN).step_by(STEP as usize) {
             watched.change(Change::Write, SectorRange::new(Lba(start), sectors)).await?;
@@ -127,7 +114,7 @@ async fn write_each_area(rig: &Rig, sectors: u64) -> Result<(), Failure> {
 }
 
 /// Writes rows that were never written before, somewhere, and waits until they are in place.
-async fn write_fresh_rows(rig: &Rig) -> Result<(), Failure> {
+pub(super) async fn write_fresh_rows(rig: &Rig) -> Result<(), Failure> {
     let areas = (SPAN / STEP) as usize;
     let fresh = SectorRange::new(Lba(rig.below(areas) as u64 * STEP + STEP / 2), 32);
     rig.on_volume(VOLUME, move |watched| async move { watched.change(Change::Write, fresh).await })
@@ -136,7 +123,7 @@ async fn write_fresh_rows(rig: &Rig) -> Result<(), Failure> {
 }
 
 /// Reads block by block; what is read is compared with what was written, and errors are counted.
-async fn read_blocks(rig: &Rig) -> Result<u64, Failure> {
+pub(super) async fn read_blocks(rig: &Rig) -> Result<u64, Failure> {
     rig.on_volume(VOLUME, |watched| async move {
         let mut failed = 0;
         for start in (0..SPAN).step_by(BLOCK_SECTORS as usize) {
@@ -148,7 +135,7 @@ async fn read_blocks(rig: &Rig) -> Result<u64, Failure> {
     .await
 }
 
-async fn read_all(rig: &Rig) -> Result<(), Failure> {
+pub(super) async fn read_all(rig: &Rig) -> Result<(), Failure> {
     let read = rig.on_volume(VOLUME, |watched: Watched| async move { watched.read_all().await });
     read.await?.map_err(|error| Failure(format!("a read says {error:?}")))
 }
@@ -224,7 +211,11 @@ async fn rotten_slot(stage: Stage) -> Result<(), Failure> {
 }
 
 /// A volume without redundancy, each block of `span` sectors written twice and in place.
-async fn written_raid0(stage: &Stage, span: u64, step: usize) -> Result<Rc<Rig>, Failure> {
+pub(super) async fn written_raid0(
+    stage: &Stage,
+    span: u64,
+    step: usize,
+) -> Result<Rc<Rig>, Failure> {
     let rig = Rig::start(stage, Plan::simple(3, 32), &[(VOLUME, 4 << 20, Layout::Raid0)]).await?;
     for _ in 0..2 {
         rig.on_volume(VOLUME, move |watched| async move {
@@ -483,67 +474,6 @@ async fn torn_checksums(stage: Stage, extent_bytes: u64) -> Result<(), Failure> 
         rig.open(VOLUME).await?;
     }
     rig.converge().await
-}
-
-/// Damages both slots of every checksum block on a disk.
-fn rot_all_slots(disk: &Disk) {
-    for sector in (0..disk.sectors()).step_by(BLOCK_SECTORS as usize) {
-        if disk.peek(SectorRange::new(Lba(sector), 1)).starts_with(b"epCS") {
-            disk.flip_byte(sector * SECTOR_BYTES as u64 + 1000, 4);
-        }
-    }
-}
-
-async fn both_slots_rotten(stage: Stage) -> Result<(), Failure> {
-    let rig = Rig::mirror(&stage).await?;
-    for _ in 0..2 {
-        write_each_area(&rig, BLOCK_SECTORS).await?;
-    }
-    write_fresh_rows(&rig).await?;
-    rig.forget_clients();
-    rig.cluster.cut_all_power();
-    let rotten = rig.below(3);
-    rig.cluster.node(rotten).disks().iter().for_each(|disk| rot_all_slots(disk));
-    (0..3).for_each(|node| rig.cluster.start_node(node));
-    rig.cluster.start_supervisor(rig.active());
-    rig.open(VOLUME).await?;
-    read_all(&rig).await?;
-    write_each_area(&rig, 2 * BLOCK_SECTORS).await?;
-    rig.converge().await?;
-    // What it holds now is right also when it is alone.
-    let away = (rotten + 1 + rig.below(2)) % 3;
-    rig.forget_clients();
-    rig.cluster.cut_all_power();
-    (0..3).filter(|node| *node != away).for_each(|node| rig.cluster.start_node(node));
-    rig.cluster.start_supervisor(rig.active());
-    rig.open(VOLUME).await?;
-    read_all(&rig).await
-}
-
-async fn both_slots_rotten_raid0(stage: Stage) -> Result<(), Failure> {
-    // More than what is written anew below: the rest must stay an error.
-    let rig = written_raid0(&stage, SPAN, STEP as usize / 4).await?;
-    rig.forget_clients();
-    rig.cluster.cut_all_power();
-    rig.cluster.node(rig.below(3)).disks().iter().for_each(|disk| rot_all_slots(disk));
-    (0..3).for_each(|node| rig.cluster.start_node(node));
-    rig.cluster.start_supervisor(rig.active());
-    rig.record(VOLUME).expect_unreadable(SectorRange::new(Lba(0), SPAN));
-    let failed = read_blocks(&rig).await?;
-    let all = SPAN / BLOCK_SECTORS;
-    expect(failed < all, || format!("{failed} of {all} blocks can't be read"))?;
-    // Writes go on, and what is written anew can be read.
-    write_each_area(&rig, BLOCK_SECTORS).await?;
-    rig.on_volume(VOLUME, |watched| async move {
-        for start in (0..SPAN).step_by(STEP as usize) {
-            watched.read(SectorRange::new(Lba(start), BLOCK_SECTORS)).await?;
-        }
-        Ok::<(), block::IoError>(())
-    })
-    .await?
-    .map_err(|error| Failure(format!("what was written anew reads as {error:?}")))?;
-    let left = read_blocks(&rig).await?;
-    expect(left <= failed, || format!("{failed} blocks couldn't be read, now {left}"))
 }
 
 /// Attempts of different epochs have the same sequence and other contents.

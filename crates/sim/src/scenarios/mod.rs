@@ -18,6 +18,7 @@ mod owners;
 mod random;
 mod sessions;
 mod shapes;
+mod slots;
 mod space;
 mod target_rules;
 mod votes;
@@ -49,6 +50,7 @@ pub fn named() -> Vec<Scenario> {
         frames::SCENARIOS,
         space::SCENARIOS,
         checksums::SCENARIOS,
+        slots::SCENARIOS,
         logs::SCENARIOS,
         copies::SCENARIOS,
         nth_step::SCENARIOS,
