@@ -66,7 +66,10 @@ impl Volume {
         let appended = self.append_rows(&stuck, last).await;
         self.log.may_exceed.set(false);
         let number = self.pool.config.borrow().number;
-        let doubted = |destage: &GroupDestage| destage.is_doubtful.then_some(number);
+        // Where members are missing, their return is what it waits for.
+        let doubted = |destage: &GroupDestage| {
+            (destage.is_doubtful && self.has_right_members(destage)).then_some(number)
+        };
         let stuck = stuck.iter().map(|destage| (destage.group.birth, doubted(destage)));
         self.log.stuck.borrow_mut().extend(stuck);
         appended

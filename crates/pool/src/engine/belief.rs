@@ -33,8 +33,7 @@ const UNKNOWN_SEQUENCES: u64 = 64;
 /// Why a checksum block isn't known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum LoadError {
-    /// Nobody who may have it answers now. Named are those who take part, don't answer, and are all
-    /// that it waits for.
+    /// Nobody who may have it answers now. Named are those who take part and don't answer.
     Unreachable(Vec<DiskNumber>),
     /// All who take part answered, and nobody has it.
     Doubtful(Doubt),
@@ -144,10 +143,7 @@ async fn believe_under(
         let blocks = blocks.into_iter().map(Ok).collect();
         return Ok(Belief { blocks, heard: gathered.heard });
     }
-    if !gathered.holder {
-        return Err(LoadError::Unreachable(Vec::new()));
-    }
-    if !gathered.silent.is_empty() {
+    if !gathered.holder || !gathered.silent.is_empty() {
         return Err(LoadError::Unreachable(gathered.silent));
     }
     doubt(pool, group, root, gathered).map_err(LoadError::Doubtful)

@@ -34,7 +34,7 @@ pub(crate) struct GroupDestage {
     pub(crate) group: GroupPlace,
     pub(crate) rows: BTreeMap<Row, Option<BlockData>>,
     blocks: Vec<NextBlock>,
-    /// Some checksum block of its rows can't be believed now.
+    /// Some checksum block of its rows can't be believed now, or nobody is there who could have it.
     pub(crate) is_doubtful: bool,
     _lock: Permit,
 }
@@ -127,8 +127,14 @@ impl Volume {
         self.log.wants_room.set(false);
         let due = self.pending.borrow().up_to(last);
         let mut destages = self.lock_groups(due).await;
-        self.set_stuck_aside(&mut destages, last).await?;
-        self.initialise_for(&destages.iter().map(|f| f.group.clone()).collect::<Vec<_>>()).await?;
+        // Members may go away until all are initialised.
+        loop {
+            self.set_stuck_aside(&mut destages, last).await?;
+            let groups: Vec<_> = destages.iter().map(|f| f.group.clone()).collect();
+            if self.initialise_for(&groups).await? {
+                break;
+            }
+        }
         self.pool.unless_over(self.load_checksums(&mut destages)).await??;
         let results = loop {
             self.set_stuck_aside(&mut destages, last).await?;
@@ -241,8 +247,9 @@ impl Volume {
     }
 
     /// The block that follows the one that counts, in the other slot. Where that one is lost for good,
-    /// one of which all rows are lost; none where it is doubtful: nothing may be built on it. It is
-    /// read again for some seconds before it passes for lost; `tries` counts those of the whole group.
+    /// one of which all rows are lost; none where it is doubtful: nothing may be built on it, and none
+    /// where nobody is there who could have it. It is read again for some seconds before it passes for
+    /// lost; `tries` counts those of the whole group.
     async fn next_block(
         self: &Rc<Self>,
         group: &GroupPlace,
@@ -273,6 +280,7 @@ impl Volume {
                     return Ok(Some(NextBlock { block, followed_hash: doubt.hash }));
                 }
                 Err(LoadError::Doubtful(_)) => return Ok(None),
+                Err(LoadError::Unreachable(_)) if !self.has_holder(group) => return Ok(None),
                 Err(LoadError::Unreachable(silent)) => self.wait_for_holders(&silent).await?,
             }
         }
@@ -299,6 +307,13 @@ impl Volume {
             }
         }
         covered == touched
+    }
+
+    /// Whether a member that takes part should have a group's checksums.
+    fn has_holder(&self, group: &GroupPlace) -> bool {
+        let mut there =
+            (0..group.members.len()).filter(|index| self.pool.extent_of(group, *index).is_some());
+        there.any(|index| self.pool.has_all(group, index, ExtentShape::CHECKSUMS))
     }
 
     fn touched_mask(&self, destage: &GroupDestage) -> u64 {

@@ -18,28 +18,32 @@ use crate::metadata::{MetaRecord, RunKey};
 const AHEAD: u32 = 8;
 
 impl Volume {
-    /// Initialises these groups where they aren't. Destaging is the only caller, so nobody else
-    /// initialises the same groups at the same time.
+    /// Initialises these groups where they aren't; false if no member of some is there. Destaging is
+    /// the only caller, so nobody else initialises the same groups at the same time.
     pub(crate) async fn initialise_for(
         self: &Rc<Self>,
         groups: &[GroupPlace],
-    ) -> Result<(), Ended> {
+    ) -> Result<bool, Ended> {
         let mut needed: BTreeMap<RunKey, u32> = BTreeMap::new();
         for group in groups.iter().filter(|group| !group.initialised) {
             let count = needed.entry(group.key).or_default();
             *count = (*count).max(group.index + 1);
         }
         for (key, count) in needed {
-            self.initialise_run(key, count).await?;
+            if !self.initialise_run(key, count).await? {
+                return Ok(false);
+            }
         }
-        Ok(())
+        Ok(true)
     }
 
-    async fn initialise_run(self: &Rc<Self>, key: RunKey, needed: u32) -> Result<(), Ended> {
+    async fn initialise_run(self: &Rc<Self>, key: RunKey, needed: u32) -> Result<bool, Ended> {
         loop {
             // Nobody is taken in before the commit says what it lacks.
             let members_stay = self.pool.release_lock.acquire(1).await;
-            let Some((groups, count)) = self.uninitialised(key, needed) else { return Ok(()) };
+            let Some((groups, count)) = self.uninitialised(key, needed) else {
+                return Ok(true);
+            };
             let mut works = BTreeMap::new();
             let mut alone: BTreeSet<BirthId> = groups.iter().map(|group| group.birth).collect();
             for group in &groups {
@@ -55,9 +59,7 @@ impl Volume {
                 }
             }
             if !alone.is_empty() {
-                drop(members_stay);
-                self.wait_for_change().await?;
-                continue;
+                return Ok(false);
             }
             let release = self.pool.meta.borrow().counters().release;
             let work = self.pool.run_works(works, Some(release));
@@ -80,7 +82,7 @@ impl Volume {
             match self.pool.try_commit_locked(&records).await {
                 Ok(()) => {
                     self.remember_initialised(&groups, &results);
-                    return Ok(());
+                    return Ok(true);
                 }
                 Err(super::commit::CommitError::Ended(ended)) => return Err(ended),
                 // No member could take the blocks, or the volume is gone: try again, or find out.

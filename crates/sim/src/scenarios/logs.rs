@@ -61,6 +61,13 @@ pub const SCENARIOS: &[Scenario] = &[
         |stage| stuck_rows(stage).boxed_local(),
     ),
     scenario(
+        "stuck-unread",
+        "raid0: a node dies before anything was read of what belongs there, or was ever written there, \
+         and nobody has evicted it when a destage comes: the rest goes on",
+        400,
+        |stage| stuck_unread(stage).boxed_local(),
+    ),
+    scenario(
         "overwritten-while-stuck",
         "raid0: a node is away, and what belongs there is overwritten all the time: appending it again \
          brings nothing older back",
@@ -290,6 +297,34 @@ async fn stuck_rows(stage: Stage) -> Result<(), Failure> {
     rig.cluster.start_node(away);
     rig.run_for(rig.between(0, 1000)).await;
     trickle(&rig, 20, span, rig.between(0, 100)).await?;
+    rig.converge().await
+}
+
+/// A destage that needs the checksums of a group, or its initialisation, finds out by itself that nobody is
+/// there who could give them.
+async fn stuck_unread(stage: Stage) -> Result<(), Failure> {
+    let span = 384;
+    let rig = Rig::start(&stage, Plan::simple(3, 32), &[(VOLUME, 4 << 20, Layout::Raid0)]).await?;
+    let write_each = || {
+        rig.on_volume(VOLUME, move |watched| async move {
+            for start in (0..span).step_by(128) {
+                watched.change(Change::Write, SectorRange::new(Lba(start), BLOCK_SECTORS)).await?;
+            }
+            Ok::<(), block::IoError>(())
+        })
+    };
+    if rig.below(2) == 0 {
+        write_each().await??;
+        rig.in_place(VOLUME).await?;
+        rig.restart_supervisor(rig.between(1, 500)).await;
+    }
+    write_each().await??;
+    let away = rig.below(3);
+    rig.cluster.kill_node(away);
+    rig.run_for(rig.between(0, 2000)).await;
+    trickle(&rig, 600, span, Duration::ZERO).await?;
+    rig.run_for(rig.between(0, 4000)).await;
+    rig.cluster.start_node(away);
     rig.converge().await
 }
 
