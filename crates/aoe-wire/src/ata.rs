@@ -160,12 +160,6 @@ impl AtaRequest {
     }
 }
 
-impl fmt::Display for AtaRequest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}+{}", self.header, self.command, self.lba(), self.count)
-    }
-}
-
 /// The answer to an ATA command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AtaReply {
@@ -245,12 +239,6 @@ impl AtaReply {
     pub fn emit(&self, data: Buffer) -> Frame {
         let registers = [self.flags, self.error, self.count, self.status];
         emit(&self.header, registers, self.lba_raw, data)
-    }
-}
-
-impl fmt::Display for AtaReply {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} status {:#04x} error {:#04x}", self.header, self.status, self.error)
     }
 }
 

@@ -1,7 +1,5 @@
 //! Command 1: discovery, and the configuration string that clients use as a label or a cheap lock.
 
-use std::fmt;
-
 use block::Buffer;
 
 use super::{Command, Frame, HEADER_BYTES, Head, Header, ParseError, frame, put, u8_at, u16_at};
@@ -34,31 +32,7 @@ pub enum ConfigCommand {
     Unknown(u8),
 }
 
-impl From<u8> for ConfigCommand {
-    fn from(raw: u8) -> ConfigCommand {
-        match raw {
-            0 => ConfigCommand::Read,
-            1 => ConfigCommand::Test,
-            2 => ConfigCommand::TestPrefix,
-            3 => ConfigCommand::Set,
-            4 => ConfigCommand::ForceSet,
-            other => ConfigCommand::Unknown(other),
-        }
-    }
-}
-
-impl From<ConfigCommand> for u8 {
-    fn from(command: ConfigCommand) -> u8 {
-        match command {
-            ConfigCommand::Read => 0,
-            ConfigCommand::Test => 1,
-            ConfigCommand::TestPrefix => 2,
-            ConfigCommand::Set => 3,
-            ConfigCommand::ForceSet => 4,
-            ConfigCommand::Unknown(raw) => raw & 0x0f,
-        }
-    }
-}
+codes!(ConfigCommand { Read = 0, Test = 1, TestPrefix = 2, Set = 3, ForceSet = 4 });
 
 /// A query or its answer; the string comes behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,19 +89,9 @@ impl ConfigMessage {
         self.header.emit(&mut head);
         put(&mut head, &self.buffer_count.to_be_bytes());
         put(&mut head, &self.firmware.to_be_bytes());
-        put(&mut head, &[self.sectors_max, version | u8::from(self.command)]);
+        put(&mut head, &[self.sectors_max, version | u8::from(self.command) & 0x0f]);
         put(&mut head, &(string.len() as u16).to_be_bytes());
         frame(head, if string.is_empty() { Buffer::empty() } else { Buffer::copy_of(string) })
-    }
-}
-
-impl fmt::Display for ConfigMessage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {:?}", self.header, self.command)?;
-        if self.header.response {
-            write!(f, " buffers {} sectors {}", self.buffer_count, self.sectors_max)?;
-        }
-        Ok(())
     }
 }
 

@@ -1,7 +1,5 @@
 //! What a target tells about an export when a session opens: the payload of the reply to OPEN.
 
-use std::fmt;
-
 use block::{Buffer, Epoch, Holder, OwnerId};
 
 use super::session::{emit_heard, parse_heard};
@@ -93,16 +91,6 @@ impl ExportInfo {
         put_text(&mut bytes[EXPORT_NAME..HOLDER_HEARD], &self.export_name);
         bytes[HOLDER_HEARD..].copy_from_slice(&emit_heard(self.holder.heard).to_be_bytes());
         Buffer::copy_of(&bytes)
-    }
-}
-
-impl fmt::Display for ExportInfo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} on {}: {} sectors, {}",
-            self.export_name, self.node_name, self.sectors, self.holder.epoch
-        )
     }
 }
 

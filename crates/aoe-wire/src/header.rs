@@ -1,7 +1,5 @@
 //! What every AoE frame begins with: the Ethernet header and the common AoE header.
 
-use std::fmt;
-
 use super::{Head, MacAddr, ParseError, ShelfSlot, bytes_at, put, u8_at, u16_at, u32_at};
 
 /// The EtherType of ATA over Ethernet.
@@ -42,31 +40,7 @@ pub enum Command {
     Unknown(u8),
 }
 
-impl From<u8> for Command {
-    fn from(raw: u8) -> Command {
-        match raw {
-            0 => Command::Ata,
-            1 => Command::Config,
-            2 => Command::Mask,
-            3 => Command::Reserve,
-            0xf0 => Command::Session,
-            other => Command::Unknown(other),
-        }
-    }
-}
-
-impl From<Command> for u8 {
-    fn from(command: Command) -> u8 {
-        match command {
-            Command::Ata => 0,
-            Command::Config => 1,
-            Command::Mask => 2,
-            Command::Reserve => 3,
-            Command::Session => 0xf0,
-            Command::Unknown(raw) => raw,
-        }
-    }
-}
+codes!(Command { Ata = 0, Config = 1, Mask = 2, Reserve = 3, Session = 0xf0 });
 
 /// Why a server could make nothing of a request. Failures of a disk are never told this way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,33 +61,14 @@ pub enum AoeError {
     Unknown(u8),
 }
 
-impl From<u8> for AoeError {
-    fn from(raw: u8) -> AoeError {
-        match raw {
-            1 => AoeError::UnrecognisedCommand,
-            2 => AoeError::BadArgument,
-            3 => AoeError::DeviceUnavailable,
-            4 => AoeError::ConfigStringPresent,
-            5 => AoeError::UnsupportedVersion,
-            6 => AoeError::Reserved,
-            other => AoeError::Unknown(other),
-        }
-    }
-}
-
-impl From<AoeError> for u8 {
-    fn from(error: AoeError) -> u8 {
-        match error {
-            AoeError::UnrecognisedCommand => 1,
-            AoeError::BadArgument => 2,
-            AoeError::DeviceUnavailable => 3,
-            AoeError::ConfigStringPresent => 4,
-            AoeError::UnsupportedVersion => 5,
-            AoeError::Reserved => 6,
-            AoeError::Unknown(raw) => raw,
-        }
-    }
-}
+codes!(AoeError {
+    UnrecognisedCommand = 1,
+    BadArgument = 2,
+    DeviceUnavailable = 3,
+    ConfigStringPresent = 4,
+    UnsupportedVersion = 5,
+    Reserved = 6,
+});
 
 /// The Ethernet and the common AoE header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,21 +166,6 @@ impl Header {
         bytes[COMMAND] = self.command.into();
         bytes[TAG..].copy_from_slice(&self.tag.to_be_bytes());
         put(head, &bytes);
-    }
-}
-
-impl fmt::Display for Header {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if self.response { "reply" } else { "request" };
-        write!(
-            f,
-            "{} > {} {} {:?} {kind} tag {:#010x}",
-            self.source, self.destination, self.address, self.command, self.tag
-        )?;
-        match self.error {
-            Some(error) => write!(f, " error {error:?}"),
-            None => Ok(()),
-        }
     }
 }
 

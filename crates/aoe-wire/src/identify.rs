@@ -1,7 +1,5 @@
 //! The 512 bytes with which a disk tells what it is, as far as AoE initiators look.
 
-use std::fmt;
-
 use super::ParseError;
 
 const BLOCK_BYTES: usize = 512;
@@ -117,16 +115,6 @@ impl Identify {
                 .then_some(words[ENABLED1_WORD] & BIT_SMART != 0),
             physical_block_bytes: physical_block_bytes(words[SECTOR_SIZE_WORD]),
         })
-    }
-}
-
-impl fmt::Display for Identify {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} {} (firmware {}), {} sectors",
-            self.model, self.serial, self.firmware, self.sectors
-        )
     }
 }
 

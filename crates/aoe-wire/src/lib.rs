@@ -2,9 +2,32 @@
 //! and what frames go through, a [`Port`].
 //!
 //! Every file has the same shape: offsets in order, a checked `parse` from `&[u8]` into a validated
-//! value, `emit` into a [`Frame`], `Display`, tests from literal bytes. What
+//! value, `emit` into a [`Frame`], tests from literal bytes. What
 //! comes in is taken as liberally as real initiators need it (no padding, trailing bytes, reserved
 //! header bits); what goes out is exact. The VLAN tag is absent: ports hand over untagged frames.
+
+/// The bytes that stand for the variants of an enum; any other one is its `Unknown`.
+macro_rules! codes {
+    ($name:ident { $($variant:ident = $raw:literal),+ $(,)? }) => {
+        impl From<u8> for $name {
+            fn from(raw: u8) -> $name {
+                match raw {
+                    $($raw => $name::$variant,)+
+                    other => $name::Unknown(other),
+                }
+            }
+        }
+
+        impl From<$name> for u8 {
+            fn from(value: $name) -> u8 {
+                match value {
+                    $($name::$variant => $raw,)+
+                    $name::Unknown(raw) => raw,
+                }
+            }
+        }
+    };
+}
 
 mod address;
 mod ata;

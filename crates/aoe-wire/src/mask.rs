@@ -1,7 +1,5 @@
 //! Command 2: the list of clients (by Ethernet address) that a target answers at all.
 
-use std::fmt;
-
 use block::Buffer;
 
 use super::{
@@ -30,25 +28,7 @@ pub enum MaskCommand {
     Unknown(u8),
 }
 
-impl From<u8> for MaskCommand {
-    fn from(raw: u8) -> MaskCommand {
-        match raw {
-            0 => MaskCommand::Read,
-            1 => MaskCommand::Edit,
-            other => MaskCommand::Unknown(other),
-        }
-    }
-}
-
-impl From<MaskCommand> for u8 {
-    fn from(command: MaskCommand) -> u8 {
-        match command {
-            MaskCommand::Read => 0,
-            MaskCommand::Edit => 1,
-            MaskCommand::Unknown(raw) => raw,
-        }
-    }
-}
+codes!(MaskCommand { Read = 0, Edit = 1 });
 
 /// How an edit went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,29 +45,7 @@ pub enum MaskError {
     Unknown(u8),
 }
 
-impl From<u8> for MaskError {
-    fn from(raw: u8) -> MaskError {
-        match raw {
-            0 => MaskError::None,
-            1 => MaskError::Unspecified,
-            2 => MaskError::BadDirective,
-            3 => MaskError::ListFull,
-            other => MaskError::Unknown(other),
-        }
-    }
-}
-
-impl From<MaskError> for u8 {
-    fn from(error: MaskError) -> u8 {
-        match error {
-            MaskError::None => 0,
-            MaskError::Unspecified => 1,
-            MaskError::BadDirective => 2,
-            MaskError::ListFull => 3,
-            MaskError::Unknown(raw) => raw,
-        }
-    }
-}
+codes!(MaskError { None = 0, Unspecified = 1, BadDirective = 2, ListFull = 3 });
 
 /// What a directive does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,27 +60,7 @@ pub enum DirectiveCommand {
     Unknown(u8),
 }
 
-impl From<u8> for DirectiveCommand {
-    fn from(raw: u8) -> DirectiveCommand {
-        match raw {
-            0 => DirectiveCommand::None,
-            1 => DirectiveCommand::Add,
-            2 => DirectiveCommand::Delete,
-            other => DirectiveCommand::Unknown(other),
-        }
-    }
-}
-
-impl From<DirectiveCommand> for u8 {
-    fn from(command: DirectiveCommand) -> u8 {
-        match command {
-            DirectiveCommand::None => 0,
-            DirectiveCommand::Add => 1,
-            DirectiveCommand::Delete => 2,
-            DirectiveCommand::Unknown(raw) => raw,
-        }
-    }
-}
+codes!(DirectiveCommand { None = 0, Add = 1, Delete = 2 });
 
 /// One step of an edit, or one entry of the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,16 +125,6 @@ impl MaskMessage {
             list.extend(directive.mac.0);
         }
         frame(head, if list.is_empty() { Buffer::empty() } else { Buffer::copy_of(&list) })
-    }
-}
-
-impl fmt::Display for MaskMessage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {:?} {} entries", self.header, self.command, self.directives.len())?;
-        if self.error == MaskError::None {
-            return Ok(());
-        }
-        write!(f, " {:?} at {}", self.error, self.count)
     }
 }
 

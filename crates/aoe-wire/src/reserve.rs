@@ -1,7 +1,5 @@
 //! Command 3: reservation of a target for a set of clients.
 
-use std::fmt;
-
 use block::Buffer;
 
 use super::{
@@ -30,27 +28,7 @@ pub enum ReserveCommand {
     Unknown(u8),
 }
 
-impl From<u8> for ReserveCommand {
-    fn from(raw: u8) -> ReserveCommand {
-        match raw {
-            0 => ReserveCommand::Read,
-            1 => ReserveCommand::Set,
-            2 => ReserveCommand::ForceSet,
-            other => ReserveCommand::Unknown(other),
-        }
-    }
-}
-
-impl From<ReserveCommand> for u8 {
-    fn from(command: ReserveCommand) -> u8 {
-        match command {
-            ReserveCommand::Read => 0,
-            ReserveCommand::Set => 1,
-            ReserveCommand::ForceSet => 2,
-            ReserveCommand::Unknown(raw) => raw,
-        }
-    }
-}
+codes!(ReserveCommand { Read = 0, Set = 1, ForceSet = 2 });
 
 /// A request or its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,12 +72,6 @@ impl ReserveMessage {
         put(&mut head, &[self.command.into(), macs.len() as u8]);
         let list: Vec<u8> = macs.iter().flat_map(|mac| mac.0).collect();
         frame(head, if list.is_empty() { Buffer::empty() } else { Buffer::copy_of(&list) })
-    }
-}
-
-impl fmt::Display for ReserveMessage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {:?} {} clients", self.header, self.command, self.macs.len())
     }
 }
 

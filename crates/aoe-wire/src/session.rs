@@ -1,6 +1,5 @@
 //! Vendor command 0xF0: sequenced sessions between our own ends. The byte map is docs/session.md.
 
-use std::fmt;
 use std::time::Duration;
 
 use block::{Buffer, Crc32c, Epoch, Holder, Instance, Instant, Lba, OwnerId, SECTOR_BYTES};
@@ -87,41 +86,18 @@ impl Operation {
     }
 }
 
-impl From<u8> for Operation {
-    fn from(raw: u8) -> Operation {
-        match raw {
-            0x01 => Operation::Hello,
-            0x02 => Operation::Open,
-            0x10 => Operation::Read,
-            0x11 => Operation::Write,
-            0x12 => Operation::Flush,
-            0x13 => Operation::Discard,
-            0x14 => Operation::WriteZeroes,
-            0x15 => Operation::Claim,
-            0x16 => Operation::Status,
-            0x17 => Operation::Close,
-            other => Operation::Unknown(other),
-        }
-    }
-}
-
-impl From<Operation> for u8 {
-    fn from(operation: Operation) -> u8 {
-        match operation {
-            Operation::Hello => 0x01,
-            Operation::Open => 0x02,
-            Operation::Read => 0x10,
-            Operation::Write => 0x11,
-            Operation::Flush => 0x12,
-            Operation::Discard => 0x13,
-            Operation::WriteZeroes => 0x14,
-            Operation::Claim => 0x15,
-            Operation::Status => 0x16,
-            Operation::Close => 0x17,
-            Operation::Unknown(raw) => raw,
-        }
-    }
-}
+codes!(Operation {
+    Hello = 0x01,
+    Open = 0x02,
+    Read = 0x10,
+    Write = 0x11,
+    Flush = 0x12,
+    Discard = 0x13,
+    WriteZeroes = 0x14,
+    Claim = 0x15,
+    Status = 0x16,
+    Close = 0x17,
+});
 
 /// A random number used once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -147,12 +123,6 @@ impl SessionId {
         bytes[56..58].copy_from_slice(&address.shelf.to_be_bytes());
         bytes[58] = address.slot;
         SessionId(crc64_nvme(&bytes).max(1))
-    }
-}
-
-impl fmt::Display for SessionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "session {:016x}", self.0)
     }
 }
 
@@ -263,22 +233,6 @@ impl SessionRequest {
     }
 }
 
-impl fmt::Display for SessionRequest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} {} {:?} #{} (floor {}) {} {}",
-            self.header,
-            self.session,
-            self.operation,
-            self.sequence,
-            self.floor,
-            self.range(),
-            self.epoch
-        )
-    }
-}
-
 /// The answer to a request; its payload travels behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionReply {
@@ -349,22 +303,6 @@ impl SessionReply {
             detail: self.detail,
         };
         raw.emit(payload)
-    }
-}
-
-impl fmt::Display for SessionReply {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} {} {:?} #{} {:?} ({}) {}",
-            self.header,
-            self.session,
-            self.operation,
-            self.sequence,
-            self.status,
-            self.detail,
-            self.epoch
-        )
     }
 }
 

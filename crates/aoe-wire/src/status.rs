@@ -34,45 +34,20 @@ pub enum Status {
     Unknown(u8),
 }
 
-impl From<u8> for Status {
-    fn from(raw: u8) -> Status {
-        match raw {
-            0 => Status::Ok,
-            1 => Status::Medium,
-            2 => Status::NoSpace,
-            3 => Status::OutOfRange,
-            4 => Status::ReadOnly,
-            5 => Status::FlushFailed,
-            6 => Status::Fenced,
-            7 => Status::Refused,
-            8 => Status::NoSession,
-            9 => Status::Unsupported,
-            10 => Status::OutsideWindow,
-            11 => Status::MediumGone,
-            other => Status::Unknown(other),
-        }
-    }
-}
-
-impl From<Status> for u8 {
-    fn from(status: Status) -> u8 {
-        match status {
-            Status::Ok => 0,
-            Status::Medium => 1,
-            Status::NoSpace => 2,
-            Status::OutOfRange => 3,
-            Status::ReadOnly => 4,
-            Status::FlushFailed => 5,
-            Status::Fenced => 6,
-            Status::Refused => 7,
-            Status::NoSession => 8,
-            Status::Unsupported => 9,
-            Status::OutsideWindow => 10,
-            Status::MediumGone => 11,
-            Status::Unknown(raw) => raw,
-        }
-    }
-}
+codes!(Status {
+    Ok = 0,
+    Medium = 1,
+    NoSpace = 2,
+    OutOfRange = 3,
+    ReadOnly = 4,
+    FlushFailed = 5,
+    Fenced = 6,
+    Refused = 7,
+    NoSession = 8,
+    Unsupported = 9,
+    OutsideWindow = 10,
+    MediumGone = 11,
+});
 
 impl Status {
     /// How a device's failure is told to a client: the status and its detail.

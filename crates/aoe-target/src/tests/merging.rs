@@ -95,7 +95,7 @@ fn a_bad_sector_fails_the_request_that_asks_for_it_and_no_neighbour() {
         for bytes in replies {
             let (reply, data) = AtaReply::parse(&bytes).unwrap();
             let bad = reply.header.tag == 17;
-            assert_eq!(reply.is_failure(), bad, "{reply}");
+            assert_eq!(reply.is_failure(), bad, "{reply:?}");
             assert_eq!((reply.status, reply.error), if bad { (0x41, 0x40) } else { (0x40, 0) });
             assert!(bad || data.len() == 1024);
         }

@@ -29,7 +29,7 @@ fn said(bench: &mut Bench) -> Vec<&'static str> {
                 (false, MacAddr::BROADCAST) => "query",
                 (true, MacAddr::BROADCAST) => "announcement",
                 (true, _) => "answer",
-                _ => panic!("{header}"),
+                _ => panic!("{header:?}"),
             }
         })
         .collect()
