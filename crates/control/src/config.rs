@@ -3,7 +3,7 @@
 //! silently ignored opens a server to everybody.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
@@ -47,14 +47,6 @@ pub struct InterfaceConfig {
     /// Network namespace: a name under /run/netns or a path.
     #[serde(default)]
     pub netns: Option<String>,
-}
-
-impl InterfaceConfig {
-    /// Path of the namespace, if one is named.
-    pub fn netns_path(&self) -> Option<PathBuf> {
-        let netns = self.netns.as_deref()?;
-        Some(if netns.contains('/') { netns.into() } else { Path::new("/run/netns").join(netns) })
-    }
 }
 
 /// How FTP is served.
@@ -263,6 +255,8 @@ impl SupervisorConfig {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -295,8 +289,8 @@ mod tests {
             "#,
         )
         .unwrap();
-        assert_eq!(config.interfaces[0].netns_path(), None);
-        assert_eq!(config.interfaces[1].netns_path().unwrap(), Path::new("/run/netns/storage"));
+        let namespaces = config.interfaces.iter().map(|interface| interface.netns.as_deref());
+        assert_eq!(namespaces.collect::<Vec<_>>(), [None, Some("storage")]);
         assert_eq!(config.ftp.passive_ports, PortRange { first: 50000, last: 50010 });
         assert!(!config.ftp.anonymous);
         assert_eq!(config.engine_socket(), Path::new("/run/x/engine.sock"));

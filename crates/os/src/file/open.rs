@@ -30,30 +30,11 @@ pub struct FileOptions {
     /// Refuse to share it with any other program, and keep others out as far as they ask. The
     /// default; without it two programs may destroy each other's data.
     pub exclusive: bool,
-    /// How durable writes are made so.
-    pub durable: DurableMode,
-    /// Requests in the kernel's hands at once.
-    pub depth_max: usize,
-}
-
-/// How durable writes are made so. The module's head has figures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DurableMode {
-    /// Each on its own, with RWF_DSYNC.
-    PerWrite,
-    /// Written, then covered by a sync that all share who wait at that moment.
-    Grouped,
 }
 
 impl Default for FileOptions {
     fn default() -> FileOptions {
-        FileOptions {
-            direct: true,
-            read_only: false,
-            exclusive: true,
-            durable: DurableMode::PerWrite,
-            depth_max: 128,
-        }
+        FileOptions { direct: true, read_only: false, exclusive: true }
     }
 }
 

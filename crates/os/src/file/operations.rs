@@ -12,7 +12,7 @@ use block::{
 
 use super::Shared;
 use super::errors::translate;
-use super::open::{self, DurableMode};
+use super::open;
 use super::writer::{self, Writer};
 use crate::reactor::Part;
 use crate::sys::boot_time;
@@ -139,7 +139,7 @@ impl Shared {
     /// promised) or "an earlier one" (a promise is broken). Write and sync apart, each failure has
     /// one meaning.
     pub(super) fn is_synced_alone(&self, durability: Durability) -> bool {
-        durability == Durability::Durable && self.durable == DurableMode::PerWrite && self.direct
+        durability == Durability::Durable && self.direct
     }
 
     /// The `RWF_*` flags of a write.

@@ -63,13 +63,7 @@ impl Fixture {
 }
 
 fn all_options() -> Vec<FileOptions> {
-    let mut all = Vec::new();
-    for direct in [true, false] {
-        for durable in [DurableMode::PerWrite, DurableMode::Grouped] {
-            all.push(FileOptions { direct, durable, ..FileOptions::default() });
-        }
-    }
-    all
+    [true, false].map(|direct| FileOptions { direct, ..FileOptions::default() }).into()
 }
 
 fn pattern(seed: u8, len: usize) -> Buffer {
@@ -119,8 +113,7 @@ fn what_is_one_request_is_in_order_with_all_others() {
             assert!(read.await.unwrap().value == pattern(2, 8192));
             assert!(data_of(told(&device, Operation::Read(range)).await) == pattern(2, 8192));
             // Shared syncs, and what the medium wouldn't take as it is, go the ordinary way.
-            let alone = options.direct && options.durable == DurableMode::PerWrite;
-            assert_eq!(device.shared.is_one_call(&write(3, Durability::Durable)), alone);
+            assert_eq!(device.shared.is_one_call(&write(3, Durability::Durable)), options.direct);
             let beyond = SectorRange::new(Lba(2040), 16);
             assert!(!device.shared.is_one_call(&Operation::Read(beyond)));
         });
@@ -303,9 +296,9 @@ fn overlapping_operations(fixture: &mut Fixture, device: Rc<FileDevice>) {
 }
 
 #[test]
-fn grouped_durable_writes_share_their_syncs() {
+fn durable_writes_through_the_page_cache_share_their_syncs() {
     let mut fixture = Fixture::new();
-    let options = FileOptions { durable: DurableMode::Grouped, ..FileOptions::default() };
+    let options = FileOptions { direct: false, ..FileOptions::default() };
     let device = fixture.device(MEBIBYTE, options);
     fixture.run(async move {
         let data = pattern(9, 4096);
@@ -326,7 +319,6 @@ fn durable_writes_through_the_page_cache_are_synced_apart() {
         let mut fixture = Fixture::new();
         let options = FileOptions { direct, ..FileOptions::default() };
         let device = fixture.device(MEBIBYTE, options);
-        assert_eq!(options.durable, DurableMode::PerWrite);
         fixture.run(async move {
             device.write(Lba(0), pattern(1, 4096), Durability::Durable).await.unwrap();
             let syncs = u64::from(!device.is_direct());

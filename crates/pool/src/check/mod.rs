@@ -33,7 +33,7 @@ use self::disks::{Disk, judge_votes, part_twins, read_disk, tell_slots};
 use self::findings::{Findings, finding};
 use self::view::View;
 use crate::format::{Configuration, DiskId, DiskNumber, PoolId};
-use crate::metadata::{Disk as MemberDisk, DiskState, Metadata, Volume};
+use crate::metadata::{Disk as MemberDisk, Metadata, Volume};
 
 pub use contents::{BlockCopies, Visit};
 pub use report::{
@@ -232,9 +232,6 @@ fn check_members(view: &View<'_, '_>, findings: &mut Findings) -> Vec<DiskCheck>
     }
     let mut members = Vec::new();
     for (number, member) in view.metadata.disks() {
-        if member.state == DiskState::Gone {
-            continue;
-        }
         let name = space::disk_name(view.disks, member);
         let given = view.by_number.get(number).and_then(|index| view.disks.get(*index));
         let out = view.config.is_some_and(|config| config.is_out(*number));

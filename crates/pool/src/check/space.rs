@@ -12,7 +12,7 @@ use super::report::{Kind, Severity};
 use crate::format::{DiskNumber, ExtentNumber, MIB, RecordNumber, Row};
 use crate::layout::RowAddress;
 use crate::metadata::{
-    Disk as MemberDisk, DiskState, ExtentRange, Inconsistent, MetaRecord, Metadata, RunKey, Volume,
+    Disk as MemberDisk, ExtentRange, Inconsistent, MetaRecord, Metadata, RunKey, Volume,
 };
 
 /// Extents of one disk that somebody has.
@@ -146,7 +146,7 @@ fn check_disk(
             let means = "they lie beyond the end of the disk";
             findings.add(finding(Severity::Damage, Kind::ExtentOutside, what, means).on(name));
         }
-        if claim.first > reached && member.state != DiskState::Gone {
+        if claim.first > reached {
             let (at, bytes) = place(reached, claim.first);
             findings.add(nobodys(reached, claim.first).on(name).at(at, bytes));
         }
@@ -161,7 +161,7 @@ fn check_disk(
             last = Some(claim);
         }
     }
-    if reached < u64::from(member.extents) && member.state != DiskState::Gone {
+    if reached < u64::from(member.extents) {
         let (at, bytes) = place(reached, u64::from(member.extents));
         findings.add(nobodys(reached, u64::from(member.extents)).on(name).at(at, bytes));
     }

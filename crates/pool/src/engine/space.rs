@@ -9,7 +9,7 @@ use super::pool::Pool;
 use crate::allocate::{Usable, usable_bytes};
 use crate::error::PoolError;
 use crate::format::{DiskId, DiskNumber, FailureDomain};
-use crate::metadata::{Disk, DiskState, Layout, MetaRecord, Metadata};
+use crate::metadata::{Disk, Layout, MetaRecord, Metadata};
 
 /// Where space may be taken from, and what people call those disks.
 pub(crate) struct Room {
@@ -42,7 +42,7 @@ pub(super) fn no_space(
         FailureDomain::Disk => "disk",
     };
     let mut domains: BTreeMap<Uuid, Vec<&Disk>> = BTreeMap::new();
-    for disk in meta.disks().values().filter(|disk| disk.state == DiskState::Active) {
+    for disk in meta.disks().values() {
         domains.entry(meta.domain_of(disk)).or_default().push(disk);
     }
     let listed = domains.values().take(LISTED_MAX).map(|disks| room_of(meta, room, disks));

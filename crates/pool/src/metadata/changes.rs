@@ -199,12 +199,10 @@ impl Metadata {
             | MetaRecord::AreaSwitched { disk }
             | MetaRecord::AreaCancelled { disk }
             | MetaRecord::DiskMoved { number: disk, .. }
-            | MetaRecord::DiskStateChanged { number: disk, .. }
             | MetaRecord::DiskRestored { number: disk, .. }
             | MetaRecord::PendingFreed { disk, .. } => vec![Change::disk(*disk)],
             MetaRecord::VolumeCreated { id, .. }
             | MetaRecord::VolumeResized { id, .. }
-            | MetaRecord::VolumeRenamed { id, .. }
             | MetaRecord::PropertySet { id, .. } => vec![Change::volume(*id)],
             MetaRecord::SegmentOpened { volume, .. }
             | MetaRecord::SegmentEnded { volume, .. }

@@ -9,8 +9,8 @@
 use block::Epoch;
 
 use super::{
-    DirtyRegions, DiskState, ExtentRange, GroupRun, Layout, Member, MetaRecord, RootChange, Roots,
-    RunKey, Segment, SegmentCopyPlace, SegmentState,
+    DirtyRegions, ExtentRange, GroupRun, Layout, Member, MetaRecord, RootChange, Roots, RunKey,
+    Segment, SegmentCopyPlace, SegmentState,
 };
 use crate::format::{
     BirthId, DiskId, DiskNumber, ExtentNumber, Malformed, Reader, RecordNumber, ReleaseNumber,
@@ -19,10 +19,10 @@ use crate::format::{
 
 const DISK_ADDED: u8 = 1;
 const DISK_MOVED: u8 = 2;
-const DISK_STATE_CHANGED: u8 = 3;
+// 3 is for disks that take nothing new, or are gone.
 const VOLUME_CREATED: u8 = 4;
 const VOLUME_RESIZED: u8 = 5;
-const VOLUME_RENAMED: u8 = 6;
+// 6 is for volumes that get another name.
 const VOLUME_REMOVED: u8 = 7;
 const PROPERTY_SET: u8 = 8;
 const RUN_ADDED: u8 = 9;
@@ -88,14 +88,6 @@ pub(super) fn put_record(w: &mut Writer, record: &MetaRecord) {
         MetaRecord::DiskMoved { number, node, node_name } => {
             w.byte(DISK_MOVED).number(number.0.into()).uuid(*node).text(node_name);
         }
-        MetaRecord::DiskStateChanged { number, state } => {
-            let state = match state {
-                DiskState::Active => 0,
-                DiskState::Draining => 1,
-                DiskState::Gone => 2,
-            };
-            w.byte(DISK_STATE_CHANGED).number(number.0.into()).byte(state);
-        }
         MetaRecord::VolumeCreated { id, name, layout, width } => {
             // No mirror has zero copies: that is how a striped volume is told.
             let layout = match layout {
@@ -107,9 +99,6 @@ pub(super) fn put_record(w: &mut Writer, record: &MetaRecord) {
         }
         MetaRecord::VolumeResized { id, bytes } => {
             w.byte(VOLUME_RESIZED).number(id.0.into()).number(*bytes);
-        }
-        MetaRecord::VolumeRenamed { id, name } => {
-            w.byte(VOLUME_RENAMED).number(id.0.into()).text(name);
         }
         MetaRecord::VolumeRemoved { id } => {
             w.byte(VOLUME_REMOVED).number(id.0.into());
@@ -216,16 +205,6 @@ fn take_record(r: &mut Reader<'_>) -> Result<MetaRecord, Malformed> {
         DISK_MOVED => {
             MetaRecord::DiskMoved { number: disk(r)?, node: r.uuid()?, node_name: r.text()? }
         }
-        DISK_STATE_CHANGED => {
-            let number = disk(r)?;
-            let state = match r.byte()? {
-                0 => DiskState::Active,
-                1 => DiskState::Draining,
-                2 => DiskState::Gone,
-                _ => return Err(r.malformed()),
-            };
-            MetaRecord::DiskStateChanged { number, state }
-        }
         VOLUME_CREATED => MetaRecord::VolumeCreated {
             id: volume(r)?,
             name: r.text()?,
@@ -236,7 +215,6 @@ fn take_record(r: &mut Reader<'_>) -> Result<MetaRecord, Malformed> {
             width: r.number16()?,
         },
         VOLUME_RESIZED => MetaRecord::VolumeResized { id: volume(r)?, bytes: r.number()? },
-        VOLUME_RENAMED => MetaRecord::VolumeRenamed { id: volume(r)?, name: r.text()? },
         VOLUME_REMOVED => MetaRecord::VolumeRemoved { id: volume(r)? },
         PROPERTY_SET => {
             let (id, key) = (volume(r)?, r.text()?);

@@ -47,7 +47,7 @@ pub use recover::{AreaFault, ChooseError, Foundation, Recovered, choose_copy, fo
 pub use restore::Restoring;
 pub use shared::{Roots, SharedMap};
 pub use state::{
-    Counters, DirtyRegions, Disk, DiskState, Group, GroupRun, InvalidLayout, Layout, Member,
-    Metadata, PoolIdentity, RunKey, Segment, SegmentCopyPlace, SegmentState, Volume, VolumeLog,
+    Counters, DirtyRegions, Disk, Group, GroupRun, InvalidLayout, Layout, Member, Metadata,
+    PoolIdentity, RunKey, Segment, SegmentCopyPlace, SegmentState, Volume, VolumeLog,
 };
 pub use table::{BlockRun, Section, Table};

@@ -2,9 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{
-    DirtyRegions, DiskState, ExtentRange, GroupRun, Layout, RunKey, Segment, SegmentState,
-};
+use super::{DirtyRegions, ExtentRange, GroupRun, Layout, RunKey, Segment, SegmentState};
 use crate::format::{
     BirthId, DiskId, DiskNumber, RecordNumber, ReleaseNumber, SegmentNumber, VolumeId,
 };
@@ -62,13 +60,6 @@ pub enum MetaRecord {
         /// Its machine's name.
         node_name: String,
     },
-    /// A disk takes new allocations from now on, or none, or is gone (only when it holds nothing).
-    DiskStateChanged {
-        /// Which.
-        number: DiskNumber,
-        /// What it is now.
-        state: DiskState,
-    },
     /// A volume comes into being, without size or groups.
     VolumeCreated {
         /// Its number: the next one.
@@ -86,13 +77,6 @@ pub enum MetaRecord {
         id: VolumeId,
         /// Its size.
         bytes: u64,
-    },
-    /// A volume gets another name.
-    VolumeRenamed {
-        /// Which.
-        id: VolumeId,
-        /// Its name.
-        name: String,
     },
     /// A volume ends: its groups and segments become pending frees.
     VolumeRemoved {

@@ -7,7 +7,7 @@ use std::ops::Bound;
 
 use super::changes::{ROOTS_TOGETHER, SectionKey, SectionKind};
 use super::codec::{put_record, put_run_added};
-use super::{DirtyRegions, Disk, DiskState, MetaRecord, Metadata, RunKey, Volume};
+use super::{DirtyRegions, Disk, MetaRecord, Metadata, RunKey, Volume};
 use crate::format::{BirthId, DiskNumber, VolumeId, Writer};
 
 /// A section that was encoded, and the keys at which it may be cut.
@@ -165,9 +165,6 @@ fn put_disk(w: &mut Writer, disk: &Disk) {
     let pending = disk.pending.ranges().collect();
     let expected_release = disk.expected_release;
     put_record(w, &MetaRecord::DiskRestored { number, expected_release, pending });
-    if disk.state != DiskState::Active {
-        put_record(w, &MetaRecord::DiskStateChanged { number, state: disk.state });
-    }
 }
 
 fn put_volume(w: &mut Writer, volume: &Volume) {

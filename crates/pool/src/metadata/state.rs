@@ -26,17 +26,6 @@ pub struct PoolIdentity {
     pub failure_domain: FailureDomain,
 }
 
-/// Whether a disk takes new allocations. (Whether it answers, or is out, is the configuration's.)
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum DiskState {
-    /// In use.
-    Active,
-    /// Keeps what it has and gets nothing new.
-    Draining,
-    /// Holds nothing any more and never comes back; its number stays taken.
-    Gone,
-}
-
 /// A disk of the pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
@@ -56,8 +45,6 @@ pub struct Disk {
     pub incoming_area: Option<ExtentRange>,
     /// Number of its extents.
     pub extents: u32,
-    /// Whether it takes new allocations.
-    pub state: DiskState,
     /// What nobody owns.
     pub free: ExtentSet,
     /// What has lost its owner but may still be under an operation that names it.

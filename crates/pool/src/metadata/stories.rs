@@ -51,12 +51,7 @@ pub(crate) fn records(metadata: &Metadata, what: u8, luck: u64) -> Vec<MetaRecor
                     .collect(),
             }
         }
-        7 => {
-            let state =
-                if luck.is_multiple_of(2) { DiskState::Active } else { DiskState::Draining };
-            vec![MetaRecord::DiskStateChanged { number: disk, state }]
-        }
-        8 => {
+        7 | 8 => {
             let release = ReleaseNumber(metadata.counters().release.0 + luck % 3);
             vec![MetaRecord::Confirmed { release, disks: vec![disk] }]
         }
@@ -127,8 +122,7 @@ fn of_volume(metadata: &Metadata, volume: &Volume, what: u8, luck: u64) -> Vec<M
             let stripe = u64::from(volume.width) * u64::from(metadata.shape().rows()) * 4096;
             vec![MetaRecord::VolumeResized { id, bytes: sets.saturating_mul(stripe) }]
         }
-        _ if luck.is_multiple_of(4) => vec![MetaRecord::VolumeRemoved { id }],
-        _ => vec![MetaRecord::VolumeRenamed { id, name: format!("w{}-{luck}", id.0) }],
+        _ => vec![MetaRecord::VolumeRemoved { id }],
     }
 }
 
@@ -136,7 +130,7 @@ fn add_run(metadata: &Metadata, volume: &Volume, luck: u64) -> Vec<MetaRecord> {
     let lane = (luck % u64::from(volume.width)) as u16;
     let count = [1, 2, 300, 20_000][(luck / 4 % 4) as usize];
     let free = metadata.disks().values().filter_map(|disk| {
-        let fits = disk.free.first_fit(count).filter(|_| disk.state != DiskState::Gone)?;
+        let fits = disk.free.first_fit(count)?;
         Some(Member { disk: disk.number, first: fits.first })
     });
     let members: Vec<Member> = free.skip((luck / 16 % 2) as usize).collect();

@@ -23,7 +23,7 @@
 //!
 //! | kind | records |
 //! |---|---|
-//! | disks | of each: DiskAdded, AreaBegun, DiskRestored, DiskStateChanged |
+//! | disks | of each: DiskAdded, AreaBegun, DiskRestored |
 //! | volumes | of each: VolumeCreated, PropertySet, SegmentOpened, LogRestored, VolumeResized |
 //! | runs | RunAdded |
 //! | roots | RootsRestored |

@@ -124,7 +124,6 @@ pub(crate) fn history() -> Vec<MetaRecord> {
         MetaRecord::Confirmed { release: ReleaseNumber(2), disks: vec![DiskNumber(1)] },
         MetaRecord::RegionsCleaned([miss(19, 2, u64::MAX), miss(2, 0, 0x30)].into()),
         ended(2, SegmentState::Bounded(RecordNumber(44))),
-        MetaRecord::VolumeRenamed { id: volume, name: "subspace".into() },
         MetaRecord::VolumeCreated {
             id: VolumeId(2),
             name: "scratch".into(),
@@ -149,8 +148,6 @@ pub(crate) fn history() -> Vec<MetaRecord> {
         begun(2, 204, 4),
         MetaRecord::AreaCancelled { disk: DiskNumber(2) },
         begun(1, 204, 4),
-        MetaRecord::DiskStateChanged { number: DiskNumber(1), state: DiskState::Draining },
-        MetaRecord::DiskStateChanged { number: DiskNumber(3), state: DiskState::Gone },
         MetaRecord::PoolRenamed { name: "pond".into() },
         MetaRecord::DiskRestored {
             number: DiskNumber(0),
@@ -189,10 +186,6 @@ pub(crate) fn any_record() -> impl Strategy<Value = MetaRecord> {
             .prop_map(|(disk, extents)| MetaRecord::AreaBegun { disk, extents }),
         disk.clone().prop_map(|disk| MetaRecord::AreaSwitched { disk }),
         disk.clone().prop_map(|disk| MetaRecord::AreaCancelled { disk }),
-        (disk.clone(), 0..3).prop_map(|(number, state)| {
-            let state = [DiskState::Active, DiskState::Draining, DiskState::Gone][state as usize];
-            MetaRecord::DiskStateChanged { number, state }
-        }),
         (volume.clone(), "[ab]", 0_u8..3, 0_u16..3).prop_map(|(id, name, copies, width)| {
             let layout = if copies == 0 { Layout::Raid0 } else { Layout::Mirror(copies) };
             MetaRecord::VolumeCreated { id, name, layout, width }

@@ -140,7 +140,7 @@ fn members_in_one_failure_domain_are_named() {
 #[test]
 fn metadata_copies_with_different_histories_are_named() {
     let mut images = at_rest(44);
-    let rename = |name: &str| [MetaRecord::VolumeRenamed { id: VolumeId(1), name: name.into() }];
+    let rename = |name: &str| [MetaRecord::PoolRenamed { name: name.into() }];
     commit(&mut images[..2], &rename("left"));
     commit(&mut images[2..], &rename("right"));
     let found = serious(&look(&images, false));

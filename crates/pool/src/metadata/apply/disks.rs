@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::{Inconsistent, check_name};
 use crate::format::{DiskGeometry, DiskNumber, ReleaseNumber};
-use crate::metadata::{AreaLayout, Disk, DiskState, ExtentRange, ExtentSet, MetaRecord, Metadata};
+use crate::metadata::{AreaLayout, Disk, ExtentRange, ExtentSet, MetaRecord, Metadata};
 
 impl Metadata {
     pub(super) fn add_disk(&mut self, record: &MetaRecord) -> Result<(), Inconsistent> {
@@ -33,7 +33,6 @@ impl Metadata {
             area: *area,
             incoming_area: None,
             extents: geometry.extents(),
-            state: DiskState::Active,
             free,
             pending: ExtentSet::default(),
             expected_release: ReleaseNumber(0),
@@ -52,22 +51,6 @@ impl Metadata {
         let disk = self.disk_mut(number)?;
         disk.node = node;
         disk.node_name = node_name.to_string();
-        Ok(())
-    }
-
-    pub(super) fn change_disk(
-        &mut self,
-        number: DiskNumber,
-        state: DiskState,
-    ) -> Result<(), Inconsistent> {
-        let disk = self.disk_mut(number)?;
-        if state == DiskState::Gone {
-            if disk.free.len() != disk.extents {
-                return Err(Inconsistent::StillInUse(number));
-            }
-            disk.free = ExtentSet::default();
-        }
-        disk.state = state;
         Ok(())
     }
 

@@ -9,9 +9,7 @@ mod volumes;
 
 use std::collections::BTreeSet;
 
-use super::{
-    Counters, Disk, DiskState, ExtentRange, MetaRecord, Metadata, RunKey, Segment, Volume,
-};
+use super::{Counters, Disk, ExtentRange, MetaRecord, Metadata, RunKey, Segment, Volume};
 use crate::format::{
     BirthId, DiskNumber, ExtentNumber, NAME_BYTES_MAX, ReleaseNumber, SegmentNumber, VolumeId,
 };
@@ -62,9 +60,6 @@ pub enum Inconsistent {
     /// Extents that aren't pending would be freed.
     #[error("{0} does not have these extents pending")]
     NotPending(DiskNumber),
-    /// The disk still holds something.
-    #[error("{0} still holds something")]
-    StillInUse(DiskNumber),
     /// Groups overlap in the volume's map.
     #[error("{0} has groups there already")]
     Overlap(VolumeId),
@@ -100,12 +95,10 @@ impl Metadata {
             MetaRecord::AreaBegun { disk, extents } => self.begin_area(*disk, *extents),
             MetaRecord::AreaSwitched { disk } => self.end_area(*disk, true),
             MetaRecord::AreaCancelled { disk } => self.end_area(*disk, false),
-            MetaRecord::DiskStateChanged { number, state } => self.change_disk(*number, *state),
             MetaRecord::VolumeCreated { id, name, layout, width } => {
                 self.create_volume(*id, name, *layout, *width)
             }
             MetaRecord::VolumeResized { id, bytes } => self.resize_volume(*id, *bytes),
-            MetaRecord::VolumeRenamed { id, name } => self.rename_volume(*id, name),
             MetaRecord::VolumeRemoved { id } => self.remove_volume(*id),
             MetaRecord::PropertySet { id, key, value } => self.set_property(*id, key, value),
             MetaRecord::RunAdded { volume, run } => self.add_run(*volume, run),
@@ -181,8 +174,7 @@ impl Metadata {
     }
 
     fn disk_mut(&mut self, number: DiskNumber) -> Result<&mut Disk, Inconsistent> {
-        let disk = self.disks.get_mut(&number).filter(|disk| disk.state != DiskState::Gone);
-        disk.ok_or(Inconsistent::UnknownDisk(number))
+        self.disks.get_mut(&number).ok_or(Inconsistent::UnknownDisk(number))
     }
 
     fn volume_mut(&mut self, id: VolumeId) -> Result<&mut Volume, Inconsistent> {
