@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use control::api::SeenTarget;
 use control::exit::Exit;
 
-use super::output::{self, print_json};
+use super::output;
 use super::{Context, Failure};
 
 /// Look at the AoE segment.
@@ -39,10 +39,6 @@ pub async fn run(context: &Context, command: AoeCommand) -> Result<Exit, Failure
                 .map_err(anyhow::Error::from)??
         }
     };
-    if context.json {
-        print_json(&targets)?;
-    } else {
-        output::print(&output::targets(&targets))?;
-    }
+    output::show(context.json, &targets, || output::targets(&targets))?;
     Ok(Exit::Ok)
 }

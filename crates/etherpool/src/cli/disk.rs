@@ -10,7 +10,7 @@ use pool::{DiskReport, DiskState, PoolReport};
 
 use super::args::Confirmation;
 use super::confirm::{Proceed, confirm};
-use super::output::{self, print_json};
+use super::output;
 use super::{Context, Failure};
 use aoe_wire::ShelfSlot;
 
@@ -44,11 +44,7 @@ pub async fn run(context: &Context, command: DiskCommand) -> Result<Exit, Failur
             let disks: Vec<DiskReport> = context.client.get("/v1/disks").await?;
             // Disks that aren't in sight are known by their pools only.
             let pools: Vec<PoolReport> = context.client.get("/v1/pools").await?;
-            if context.json {
-                print_json(&disks)?;
-            } else {
-                output::print(&output::disks(&disks))?;
-            }
+            output::show(context.json, &disks, || output::disks(&disks))?;
             Ok(health(&disks, &pools))
         }
         DiskCommand::ResetEpoch(args) => reset_epoch(context, args).await,
@@ -90,11 +86,7 @@ async fn reset_epoch(context: &Context, args: ResetEpochArgs) -> Result<Exit, Fa
     let () = context.client.post(&path, &ResetEpoch { force_disk, dry_run: true }).await?;
     if confirm(&what, args.confirmation)? == Proceed::Yes {
         let () = context.client.post(&path, &ResetEpoch { force_disk, dry_run: false }).await?;
-        if context.json {
-            print_json(&())?;
-        } else {
-            output::print(&format!("{disk} is open again\n"))?;
-        }
+        output::show(context.json, &(), || format!("{disk} is open again\n"))?;
     }
     Ok(Exit::Ok)
 }

@@ -130,11 +130,7 @@ pub async fn run(context: &Context, command: PoolCommand) -> Result<Exit, Failur
         PoolCommand::List => {
             let mut pools: Vec<PoolReport> = context.client.get("/v1/pools").await?;
             pools.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
-            if context.json {
-                print_json(&pools)?;
-            } else {
-                output::print(&output::pools(&pools, output::terminal_width()))?;
-            }
+            output::show(context.json, &pools, || output::pools(&pools, output::terminal_width()))?;
             let well = pools.iter().filter(|pool| pool.is_ours()).all(PoolReport::is_healthy);
             Ok(Exit::of_health(well))
         }
@@ -164,16 +160,12 @@ pub fn pool_path(pool: &str) -> Result<String, Failure> {
 
 /// Tells that something without a result is done.
 pub fn done(context: &Context, text: &str) -> Result<Exit, Failure> {
-    if context.json {
-        print_json(&())?;
-    } else {
-        output::print(text)?;
-    }
+    output::show(context.json, &(), || text.to_owned())?;
     Ok(Exit::Ok)
 }
 
 fn show(context: &Context, report: &PoolReport) -> Result<(), Failure> {
-    if context.json { print_json(report) } else { output::print(&output::pool(report)) }
+    output::show(context.json, report, || output::pool(report))
 }
 
 struct Targets {
@@ -358,11 +350,7 @@ async fn import_all(context: &Context, args: ImportArgs) -> Result<Exit, Failure
             }
         });
     }
-    if context.json {
-        print_json(&results)?;
-    } else {
-        output::print(&output::imports(&results))?;
-    }
+    output::show(context.json, &results, || output::imports(&results))?;
     for report in results.iter().filter_map(|result| result.report.as_ref()) {
         super::held::ask(context, &report.name, args.confirmation).await?;
     }

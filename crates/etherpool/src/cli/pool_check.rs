@@ -16,7 +16,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 
 use super::Failure;
-use super::output::{self, print_json};
+use super::output;
 
 /// Arguments of `pool check`.
 #[derive(Debug, Args)]
@@ -46,11 +46,7 @@ pub fn run(args: &CheckArgs, json: bool) -> Result<Exit, Failure> {
     for disk in disks.iter().filter(|disk| disk.in_use) {
         tell_in_use(&mut report, &disk.name);
     }
-    if json {
-        print_json(&report)?;
-    } else {
-        output::print(&output::pool_check(&report))?;
-    }
+    output::show(json, &report, || output::pool_check(&report))?;
     Ok(Exit::of_health(report.is_well()))
 }
 

@@ -4,7 +4,7 @@ use clap::Args;
 use control::api::{ServiceState, Status};
 use control::exit::Exit;
 
-use super::output::{self, print_json};
+use super::output;
 use super::{Context, Failure};
 
 /// Arguments of `status`.
@@ -14,11 +14,7 @@ pub struct StatusArgs {}
 /// Runs it.
 pub async fn run(context: &Context, _args: StatusArgs) -> Result<Exit, Failure> {
     let status: Status = context.client.get("/v1/status").await?;
-    if context.json {
-        print_json(&status)?;
-    } else {
-        output::print(&output::status(&status))?;
-    }
+    output::show(context.json, &status, || output::status(&status))?;
     Ok(exit_of(&status))
 }
 

@@ -18,7 +18,7 @@ use pool::{Layout, PoolReport, VerifyReport, VolumeForecast, VolumeReport};
 
 use super::args::Confirmation;
 use super::confirm::{Proceed, confirm, effects};
-use super::output::{self, NamedVolume, print_json};
+use super::output::{self, NamedVolume};
 use super::pool::done;
 use super::progress::ProgressDisplay;
 use super::volume_export::{self, ExportArgs};
@@ -250,11 +250,10 @@ pub async fn run(context: &Context, command: VolumeCommand) -> Result<Exit, Fail
         VolumeCommand::Attach { volume } => {
             let path = format!("{}/attach", path_of(&volume));
             let device: PathBuf = context.client.post(&path, &()).await?;
-            if context.json {
-                print_json(&serde_json::json!({ "device": device }))?;
-                return Ok(Exit::Ok);
-            }
-            done(context, &format!("{volume} is {}\n", device.display()))
+            output::show(context.json, &serde_json::json!({ "device": device }), || {
+                format!("{volume} is {}\n", device.display())
+            })?;
+            Ok(Exit::Ok)
         }
         VolumeCommand::Detach { volume } => {
             let () = context.client.post(&format!("{}/detach", path_of(&volume)), &()).await?;
@@ -292,26 +291,20 @@ fn show_forecast(
     volume: &VolumeName,
     forecast: VolumeForecast,
 ) -> Result<Exit, Failure> {
-    if context.json {
-        print_json(&forecast)?;
-        return Ok(Exit::Ok);
-    }
-    output::print(&format!(
-        "Volume {volume} would be made with {}; another one of its layout could have {} then.\n\
-         Nothing was done (--dry-run).\n",
-        Human(forecast.size_bytes),
-        Human(forecast.left_bytes)
-    ))?;
+    output::show(context.json, &forecast, || {
+        format!(
+            "Volume {volume} would be made with {}; another one of its layout could have {} then.\n\
+             Nothing was done (--dry-run).\n",
+            Human(forecast.size_bytes),
+            Human(forecast.left_bytes)
+        )
+    })?;
     Ok(Exit::Ok)
 }
 
 fn show(context: &Context, volume: &VolumeName, report: &VolumeReport) -> Result<Exit, Failure> {
     let named = NamedVolume { pool: volume.pool().to_owned(), report: report.clone() };
-    if context.json {
-        print_json(&named)?;
-    } else {
-        output::print(&output::volume(&named))?;
-    }
+    output::show(context.json, &named, || output::volume(&named))?;
     Ok(Exit::Ok)
 }
 
@@ -325,11 +318,7 @@ async fn list(context: &Context) -> Result<Exit, Failure> {
             pool.volumes.into_iter().map(move |report| NamedVolume { pool: name.clone(), report })
         })
         .collect();
-    if context.json {
-        print_json(&volumes)?;
-    } else {
-        output::print(&output::volumes(&volumes))?;
-    }
+    output::show(context.json, &volumes, || output::volumes(&volumes))?;
     Ok(exit)
 }
 
@@ -411,11 +400,7 @@ async fn verify(context: &Context, volume: &VolumeName, copy: Option<u8>) -> Res
     let path = format!("{}/verify", path_of(volume));
     let report: VerifyReport =
         streamed(context, "verifying", &path, &VerifyVolume { copy }).await?;
-    if context.json {
-        print_json(&report)?;
-    } else {
-        output::print(&output::verification(&report))?;
-    }
+    output::show(context.json, &report, || output::verification(&report))?;
     Ok(Exit::of_health(report.bad.is_empty() && report.more_bad == 0))
 }
 
@@ -498,11 +483,10 @@ async fn serve(context: &Context, args: ServeArgs) -> Result<Exit, Failure> {
         return done(context, &format!("{volume} is not served by FTP any more\n"));
     }
     let listen: SocketAddr = context.client.post(&path, &ServeFtp { listen: args.listen }).await?;
-    if context.json {
-        print_json(&serde_json::json!({ "ftp": listen }))?;
-        return Ok(Exit::Ok);
-    }
-    done(context, &format!("{volume} is served at ftp://{listen}/\n"))
+    output::show(context.json, &serde_json::json!({ "ftp": listen }), || {
+        format!("{volume} is served at ftp://{listen}/\n")
+    })?;
+    Ok(Exit::Ok)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use control::settings::ClientMac;
 
 use super::args::Confirmation;
 use super::confirm::{Proceed, confirm};
-use super::output::print_json;
+use super::output;
 use super::pool::done;
 use super::volume::{description, path_of};
 use super::{Context, Failure};
@@ -66,11 +66,10 @@ pub async fn export(context: &Context, args: ExportArgs) -> Result<Exit, Failure
         }
     }
     let address: ShelfSlot = context.client.post(&path, &request).await?;
-    if context.json {
-        print_json(&serde_json::json!({ "address": address }))?;
-        return Ok(Exit::Ok);
-    }
-    done(context, &format!("{} is exported as {address}\n", args.volume))
+    output::show(context.json, &serde_json::json!({ "address": address }), || {
+        format!("{} is exported as {address}\n", args.volume)
+    })?;
+    Ok(Exit::Ok)
 }
 
 /// Ends one export of a volume, or all.

@@ -7,7 +7,7 @@ use clap::Args;
 use control::exit::Exit;
 use pool::VolumeStats;
 
-use super::output::{self, print_json};
+use super::output;
 use super::volume::path_of;
 use super::{Context, Failure};
 
@@ -32,12 +32,9 @@ pub async fn run(context: &Context, args: StatsArgs) -> Result<Exit, Failure> {
     let path = format!("{}/stats", path_of(&args.volume));
     let mut before: VolumeStats = context.client.get(&path).await?;
     let Some(interval) = args.interval.map(Duration::from_secs) else {
-        if context.json {
-            print_json(&before)?;
-        } else {
-            let since = "since the pool was opened";
-            output::print(&output::volume_stats(&args.volume, &before, since))?;
-        }
+        output::show(context.json, &before, || {
+            output::volume_stats(&args.volume, &before, "since the pool was opened")
+        })?;
         return Ok(Exit::Ok);
     };
     let mut left = args.count.unwrap_or(u64::MAX);

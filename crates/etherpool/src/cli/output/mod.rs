@@ -51,6 +51,15 @@ pub fn write(text: &str) -> Result<bool, Failure> {
     }
 }
 
+/// Prints an answer: a value as JSON, or its text.
+pub fn show(
+    json: bool,
+    value: &impl Serialize,
+    text: impl FnOnce() -> String,
+) -> Result<(), Failure> {
+    if json { print_json(value) } else { print(&text()) }
+}
+
 /// Prints a value as JSON.
 pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     let mut text = serde_json::to_string_pretty(value).context("the answer as JSON")?;
