@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use control::exit::Exit;
-use control::node::{NodeReply, NodeRequest, NodeStatus, ONLINE, TargetReport, TraceNews};
+use control::node::{NodeReply, NodeRequest, NodeStatus, ONLINE, TraceNews};
 use serde::Serialize;
 
 use super::Failure;
-use super::output::{self, print_json};
+use super::output;
 use super::target_client::{TargetClient, targets};
 
 /// How long a look may take.
@@ -51,20 +51,12 @@ pub struct TraceArgs {
     count: Option<u64>,
 }
 
-/// One target's status, as JSON shows it.
+/// What one target told, as JSON shows it.
 #[derive(Debug, Serialize)]
-struct OneStatus {
+struct One<T> {
     socket: PathBuf,
     #[serde(flatten)]
-    status: NodeStatus,
-}
-
-/// One target's counters, as JSON shows them.
-#[derive(Debug, Serialize)]
-struct OneReport {
-    socket: PathBuf,
-    #[serde(flatten)]
-    report: TargetReport,
+    told: T,
 }
 
 /// Runs it.
@@ -101,19 +93,12 @@ fn status(args: TargetAskArgs, clients: Vec<TargetClient>, json: bool) -> Result
         if !args.exports.is_empty() {
             status.exports.retain(|export| args.exports.contains(&export.address));
         }
-        all.push(OneStatus { socket: client.socket, status });
+        all.push(One { socket: client.socket, told: status });
     }
-    let addresses = |one: &OneStatus| {
-        one.status.exports.iter().map(|export| export.address.clone()).collect::<Vec<_>>()
-    };
-    refuse_missing(&args.exports, all.iter().flat_map(addresses))?;
-    if json {
-        print_json(&all)?;
-    } else {
-        let texts = all.iter().map(|one| output::target_status(&one.socket, &one.status));
-        output::print(&texts.collect::<Vec<_>>().join("\n"))?;
-    }
-    Ok(health(all.iter().map(|one| &one.status)))
+    let present = all.iter().flat_map(|one| &one.told.exports).map(|export| &export.address);
+    refuse_missing(&args.exports, present)?;
+    tell(json, &all, |one| output::target_status(&one.socket, &one.told))?;
+    Ok(health(all.iter().map(|one| &one.told)))
 }
 
 /// Degraded if an export isn't served or a drive isn't set up.
@@ -134,19 +119,21 @@ fn stats(args: TargetAskArgs, clients: Vec<TargetClient>, json: bool) -> Result<
             return Err(client.broken("it answers something else"));
         };
         report.keep(&args.exports);
-        all.push(OneReport { socket: client.socket, report });
+        all.push(One { socket: client.socket, told: report });
     }
-    let addresses = |one: &OneReport| {
-        one.report.exports.iter().map(|export| export.address.clone()).collect::<Vec<_>>()
-    };
-    refuse_missing(&args.exports, all.iter().flat_map(addresses))?;
-    if json {
-        print_json(&all)?;
-    } else {
-        let texts = all.iter().map(|one| output::target_stats(&one.report));
-        output::print(&texts.collect::<Vec<_>>().join("\n"))?;
-    }
+    let present = all.iter().flat_map(|one| &one.told.exports).map(|export| &export.address);
+    refuse_missing(&args.exports, present)?;
+    tell(json, &all, |one| output::target_stats(&one.told))?;
     Ok(Exit::Ok)
+}
+
+/// What all targets told, each target's text apart from the next.
+fn tell<T: Serialize>(
+    json: bool,
+    all: &[One<T>],
+    text: impl Fn(&One<T>) -> String,
+) -> Result<(), Failure> {
+    output::show(json, &all, || all.iter().map(text).collect::<Vec<_>>().join("\n"))
 }
 
 fn trace(args: TraceArgs, clients: Vec<TargetClient>, json: bool) -> Result<Exit, Failure> {
@@ -209,8 +196,11 @@ fn status_of(client: &mut TargetClient) -> Result<NodeStatus, Failure> {
     }
 }
 
-fn refuse_missing(wanted: &[String], present: impl Iterator<Item = String>) -> Result<(), Failure> {
-    let present: Vec<String> = present.collect();
+fn refuse_missing<'a>(
+    wanted: &[String],
+    present: impl Iterator<Item = &'a String>,
+) -> Result<(), Failure> {
+    let present: Vec<&String> = present.collect();
     let missing: Vec<String> =
         wanted.iter().filter(|address| !present.contains(address)).cloned().collect();
     if missing.is_empty() { Ok(()) } else { Err(not_exported(&missing)) }
@@ -249,8 +239,8 @@ mod tests {
     #[test]
     fn what_is_not_exported_is_named() {
         let named = ["e1.0".to_owned(), "e9.9".to_owned()];
-        assert!(refuse_missing(&named[..1], named.clone().into_iter()).is_ok());
-        let failure = refuse_missing(&named, ["e1.0".to_owned()].into_iter()).err();
+        assert!(refuse_missing(&named[..1], named.iter()).is_ok());
+        let failure = refuse_missing(&named, ["e1.0".to_owned()].iter()).err();
         let failure = failure.unwrap_or_else(|| Failure::usage("missing"));
         assert_eq!(failure.exit, Exit::NotFound);
         assert!(failure.message.starts_with("e9.9 "), "{}", failure.message);
