@@ -212,16 +212,14 @@ impl ApiClient {
         let (what, remedy) = match error.kind() {
             std::io::ErrorKind::PermissionDenied => (
                 format!("no permission to use the supervisor's socket {socket}"),
-                "run the command as root".to_owned(),
+                "run the command as root",
             ),
             _ => (
                 format!("no supervisor answers on {socket} ({error})"),
-                "start one (`etherpool supervisor`, or `etherpool lab up` to try things), or name its socket with --socket"
-                    .to_owned(),
+                "start one (`etherpool supervisor`, or `etherpool lab up` to try things), or name its socket with --socket",
             ),
         };
-        let exit = control::exit::Exit::NotRunning;
-        Failure { exit, code: ErrorCode::Unavailable, message: what, remedy: Some(remedy) }
+        Failure::not_running(what, remedy)
     }
 }
 
@@ -307,7 +305,7 @@ mod tests {
         let client = ApiClient::new(directory.path().join("none.sock"), None, false);
         let failure = client.get::<u32>("/v1/status").await.unwrap_err();
         assert_eq!(failure.exit, Exit::NotRunning);
-        assert!(failure.message.contains("none.sock"), "{}", failure.message);
+        assert!(failure.error.message.contains("none.sock"), "{}", failure.error.message);
     }
 
     #[test]
@@ -345,10 +343,13 @@ mod tests {
         drop(listener);
         for (failure, what) in failures.iter().zip(["look at pool p", "mount volume p/v", "mkfs"]) {
             assert_eq!(failure.exit, Exit::Unavailable);
-            assert!(failure.message.contains(what), "{}", failure.message);
-            assert!(failure.message.contains("mute.sock"), "{}", failure.message);
-            assert!(failure.remedy.as_ref().unwrap().contains("pool show p"), "{failure:?}");
+            assert!(failure.error.message.contains(what), "{}", failure.error.message);
+            assert!(failure.error.message.contains("mute.sock"), "{}", failure.error.message);
+            assert!(failure.error.remedy.as_ref().unwrap().contains("pool show p"), "{failure:?}");
         }
-        assert!(!failures[0].message.contains("go on") && failures[1].message.contains("go on"));
+        assert!(
+            !failures[0].error.message.contains("go on")
+                && failures[1].error.message.contains("go on")
+        );
     }
 }

@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(resolve(&[disk.clone()], &argument).unwrap().to_string(), "e1.0");
         let twin = DiskReport { name: "e1.1".into(), ..disk.clone() };
         let failure = resolve(&[disk, twin], &argument).unwrap_err();
-        assert!(failure.message.contains("e1.0 and e1.1"));
+        assert!(failure.error.message.contains("e1.0 and e1.1"));
     }
 
     #[test]

@@ -10,12 +10,8 @@ use super::output::plain;
 pub struct Failure {
     /// What the process ends with.
     pub exit: Exit,
-    /// The kind, as in the API.
-    pub code: ErrorCode,
-    /// What failed, on what.
-    pub message: String,
-    /// What to do.
-    pub remedy: Option<String>,
+    /// What failed and what to do, as in the API.
+    pub error: ApiError,
 }
 
 impl Failure {
@@ -34,38 +30,38 @@ impl Failure {
         ApiError::new(ErrorCode::NotFound, message).remedy(remedy).into()
     }
 
+    /// Nobody answers who could do it.
+    pub fn not_running(message: impl Into<String>, remedy: impl Into<String>) -> Failure {
+        let error = ApiError::new(ErrorCode::Unavailable, message).remedy(remedy);
+        Failure { exit: Exit::NotRunning, error }
+    }
+
     /// Tells it on standard error.
     pub fn print(&self, json: bool) {
         eprintln!("{}", plain(&self.text(json)));
     }
 
     fn text(&self, json: bool) -> String {
+        let message = &self.error.message;
         if json {
-            let error = ApiError {
-                code: self.code,
-                message: self.message.clone(),
-                remedy: self.remedy.clone(),
-            };
-            return serde_json::to_string(&error).unwrap_or_else(|_| self.message.clone());
+            return serde_json::to_string(&self.error).unwrap_or_else(|_| message.clone());
         }
-        match &self.remedy {
-            Some(remedy) => format!("etherpool: {}\n  to do: {remedy}", self.message),
-            None => format!("etherpool: {}", self.message),
+        match &self.error.remedy {
+            Some(remedy) => format!("etherpool: {message}\n  to do: {remedy}"),
+            None => format!("etherpool: {message}"),
         }
     }
 }
 
 impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Failure {
-        let exit = error.code.exit();
-        Failure { exit, code: error.code, message: error.message, remedy: error.remedy }
+        Failure { exit: error.code.exit(), error }
     }
 }
 
 impl From<Failure> for ApiError {
     fn from(failure: Failure) -> ApiError {
-        let Failure { code, message, remedy, .. } = failure;
-        ApiError { code, message, remedy }
+        failure.error
     }
 }
 
@@ -73,12 +69,7 @@ impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Failure {
         match error.downcast::<ApiError>() {
             Ok(error) => error.into(),
-            Err(error) => Failure {
-                exit: Exit::Failure,
-                code: ErrorCode::Internal,
-                message: format!("{error:#}"),
-                remedy: None,
-            },
+            Err(error) => ApiError::new(ErrorCode::Internal, format!("{error:#}")).into(),
         }
     }
 }
@@ -106,6 +97,6 @@ mod tests {
         let error = anyhow::Error::from(ApiError::new(ErrorCode::NotFound, "no such pool"));
         assert_eq!(Failure::from(error).exit, Exit::NotFound);
         let error = anyhow::anyhow!("inner").context("outer");
-        assert_eq!(Failure::from(error).message, "outer: inner");
+        assert_eq!(Failure::from(error).error.message, "outer: inner");
     }
 }

@@ -243,6 +243,6 @@ mod tests {
         let failure = refuse_missing(&named, ["e1.0".to_owned()].iter()).err();
         let failure = failure.unwrap_or_else(|| Failure::usage("missing"));
         assert_eq!(failure.exit, Exit::NotFound);
-        assert!(failure.message.starts_with("e9.9 "), "{}", failure.message);
+        assert!(failure.error.message.starts_with("e9.9 "), "{}", failure.error.message);
     }
 }

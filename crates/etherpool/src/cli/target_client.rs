@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use control::api::{ApiError, ErrorCode};
-use control::exit::Exit;
 use control::node::{NodeReply, NodeRequest, TraceNews};
 
 use terminal::Slow;
@@ -34,7 +33,7 @@ pub fn targets(socket: Option<&Path>, timeout: Duration) -> Result<Vec<TargetCli
         let path = if socket.is_dir() { socket.join(SOCKET) } else { socket.to_owned() };
         return TargetClient::connect(&path, timeout).map(|client| vec![client]).map_err(|error| {
             let denied = error.kind() == std::io::ErrorKind::PermissionDenied;
-            not_running(
+            Failure::not_running(
                 format!("no target answers on {} ({error})", path.display()),
                 if denied {
                     "run the command as root"
@@ -61,11 +60,11 @@ pub fn targets_below(run_dir: &Path, timeout: Duration) -> Result<Vec<TargetClie
     }
     match refused {
         _ if !found.is_empty() => Ok(found),
-        Some((path, error)) => Err(not_running(
+        Some((path, error)) => Err(Failure::not_running(
             format!("the target at {} can't be asked ({error})", path.display()),
             "run the command as root",
         )),
-        None => Err(not_running(
+        None => Err(Failure::not_running(
             format!("no target or node runs with a run directory below {}", run_dir.display()),
             "start one (`etherpool target`, `etherpool node`), or name its run directory with --socket",
         )),
@@ -96,11 +95,6 @@ fn connect_within(path: &Path, timeout: Duration) -> std::io::Result<UnixStream>
         Err(rustix::io::Errno::AGAIN) => Err(std::io::ErrorKind::TimedOut.into()),
         connected => Ok(connected.map(|()| UnixStream::from(socket))?),
     }
-}
-
-fn not_running(message: String, remedy: &str) -> Failure {
-    let remedy = Some(remedy.to_owned());
-    Failure { exit: Exit::NotRunning, code: ErrorCode::Unavailable, message, remedy }
 }
 
 impl TargetClient {
@@ -185,6 +179,7 @@ impl TargetClient {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use control::exit::Exit;
     use std::os::unix::net::UnixListener;
 
     const LONG: Duration = Duration::from_secs(60);
@@ -210,7 +205,7 @@ mod tests {
         let named = targets(Some(&dir.path().join("target-e1.0")), LONG).unwrap();
         assert_eq!(named[0].socket, at("target-e1.0"));
         let missing = targets(Some(&dir.path().join("none")), LONG).err().unwrap();
-        assert!(missing.exit == Exit::NotRunning && missing.message.contains("none"));
+        assert!(missing.exit == Exit::NotRunning && missing.error.message.contains("none"));
     }
 
     #[test]
@@ -221,7 +216,11 @@ mod tests {
         let mut client = targets(Some(&path), Duration::from_millis(20)).unwrap().remove(0);
         let failure = client.ask(&NodeRequest::Status).unwrap_err();
         assert_eq!(failure.exit, Exit::Unavailable);
-        assert!(failure.message.contains(&path.display().to_string()), "{}", failure.message);
+        assert!(
+            failure.error.message.contains(&path.display().to_string()),
+            "{}",
+            failure.error.message
+        );
     }
 
     #[test]
@@ -241,7 +240,7 @@ mod tests {
         for expected in ["not now", "broken", "closed"] {
             let mut client = targets(Some(&path), LONG).unwrap().remove(0);
             let failure = client.ask(&NodeRequest::Status).unwrap_err();
-            assert!(failure.message.contains(expected), "{}", failure.message);
+            assert!(failure.error.message.contains(expected), "{}", failure.error.message);
         }
         server.join().unwrap();
     }
