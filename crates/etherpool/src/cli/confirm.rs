@@ -9,15 +9,6 @@ use super::Failure;
 use super::args::Confirmation;
 use super::output::plain;
 
-/// Whether to go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Proceed {
-    /// Do it.
-    Yes,
-    /// It was only to be shown.
-    No,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Decision {
     Go,
@@ -40,15 +31,15 @@ pub fn effects(preview: &Preview) -> String {
     preview.effects.iter().map(|effect| format!("  {effect}\n")).collect()
 }
 
-/// Shows `what` (whole lines) and gets a word for it.
-pub fn confirm(what: &str, confirmation: Confirmation) -> Result<Proceed, Failure> {
+/// Shows `what` (whole lines) and gets a word for it; false where it was only to be shown.
+pub fn confirm(what: &str, confirmation: Confirmation) -> Result<bool, Failure> {
     let what = plain(what);
     let interactive = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     match decide(confirmation, interactive) {
-        Decision::Go => Ok(Proceed::Yes),
+        Decision::Go => Ok(true),
         Decision::ShowOnly => {
             println!("{what}Nothing was done (--dry-run).");
-            Ok(Proceed::No)
+            Ok(false)
         }
         Decision::Refuse => Err(Failure::refused(
             format!("not confirmed, and there is no terminal to ask on:\n{}", what.trim_end()),
@@ -60,7 +51,7 @@ pub fn confirm(what: &str, confirmation: Confirmation) -> Result<Proceed, Failur
             let mut answer = String::new();
             std::io::stdin().lock().read_line(&mut answer).map_err(anyhow::Error::from)?;
             if answer.trim() == "yes" {
-                Ok(Proceed::Yes)
+                Ok(true)
             } else {
                 Err(Failure::refused("not confirmed; nothing was done", "type yes, or give --yes"))
             }

@@ -9,7 +9,7 @@ use control::names::DiskArgument;
 use pool::{DiskReport, DiskState, PoolReport};
 
 use super::args::Confirmation;
-use super::confirm::{Proceed, confirm};
+use super::confirm::confirm;
 use super::output;
 use super::{Context, Failure};
 use aoe_wire::ShelfSlot;
@@ -84,7 +84,7 @@ async fn reset_epoch(context: &Context, args: ResetEpochArgs) -> Result<Exit, Fa
     );
     let path = format!("/v1/disks/{disk}/reset-epoch");
     let () = context.client.post(&path, &ResetEpoch { force_disk, dry_run: true }).await?;
-    if confirm(&what, args.confirmation)? == Proceed::Yes {
+    if confirm(&what, args.confirmation)? {
         let () = context.client.post(&path, &ResetEpoch { force_disk, dry_run: false }).await?;
         output::show(context.json, &(), || format!("{disk} is open again\n"))?;
     }

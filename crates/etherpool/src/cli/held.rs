@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use control::api::HeldReport;
 
 use super::args::Confirmation;
-use super::confirm::{Proceed, confirm};
+use super::confirm::confirm;
 use super::pool::pool_path;
 use super::{Context, Failure};
 
@@ -22,16 +22,11 @@ pub async fn ask(context: &Context, pool: &str, confirmation: Confirmation) -> R
     let wanted: Vec<&HeldReport> = held.iter().filter(|one| one.refused.is_none()).collect();
     let asked =
         confirmation.yes || std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
-    if wanted.is_empty() || confirmation.dry_run || !asked {
+    let what = "All of this would be done now and from now on.\n";
+    let confirmed = || confirm(what, confirmation).unwrap_or(false);
+    if wanted.is_empty() || confirmation.dry_run || !asked || !confirmed() {
         eprint!("{}", later(pool));
         return Ok(());
-    }
-    match confirm("All of this would be done now and from now on.\n", confirmation) {
-        Ok(Proceed::Yes) => {}
-        Ok(Proceed::No) | Err(_) => {
-            eprint!("{}", later(pool));
-            return Ok(());
-        }
     }
     let out: Vec<HeldReport> =
         context.client.post(&format!("{path}/confirm-settings"), &()).await?;

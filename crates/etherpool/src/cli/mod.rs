@@ -84,7 +84,7 @@ enum Command {
     #[command(subcommand)]
     Volume(volume::VolumeCommand),
     /// State of the supervisor, its pools, mounts and servers
-    Status(status::StatusArgs),
+    Status,
     /// Own pools, mount and serve their volumes
     Supervisor(supervisor::SupervisorArgs),
     /// Export this machine's disks
@@ -180,7 +180,6 @@ fn run(cli: Cli, socket: Option<&Path>) -> Result<ExitCode, Failure> {
         Command::Completion(args) => docs::completion(args)?,
         Command::Man(args) => docs::man(args)?,
         Command::User(command) => user::run(command)?,
-        Command::Pool(pool::PoolCommand::Check(args)) => pool_check::run(&args, cli.json)?,
         command => {
             let tell = terminal::is_seen(cli.json);
             let client = ApiClient::new(cli.socket, timeout, tell);
@@ -201,7 +200,7 @@ async fn ask_supervisor(context: &Context, command: Command) -> Result<Exit, Fai
         Command::Disk(command) => disk::run(context, command).await,
         Command::Pool(command) => pool::run(context, command).await,
         Command::Volume(command) => volume::run(context, command).await,
-        Command::Status(args) => status::run(context, args).await,
+        Command::Status => status::run(context).await,
         _ => Err(Failure::usage("this command does not use the supervisor")),
     }
 }

@@ -14,7 +14,7 @@ use pool::{DiskReport, FailureDomain, ImportPlan, PoolForecast, PoolReport};
 use serde::Serialize;
 
 use super::args::{Confirmation, parse_name};
-use super::confirm::{Proceed, confirm, effects};
+use super::confirm::{confirm, effects};
 use super::disk::{describe, resolve_all};
 use super::output::{self, print_json};
 use super::pool_check::CheckArgs;
@@ -173,7 +173,7 @@ struct Targets {
     force_disks: Vec<ShelfSlot>,
 }
 
-/// Finds the disks.
+/// Finds the disks; with them what ends the question about them.
 async fn find_disks(context: &Context, args: &DiskArgs) -> Result<(Targets, String), Failure> {
     let sight = context.client.get::<Vec<DiskReport>>("/v1/disks").await?;
     let disks = resolve_all(&sight, &args.disks)?;
@@ -181,7 +181,7 @@ async fn find_disks(context: &Context, args: &DiskArgs) -> Result<(Targets, Stri
     if let Some(stray) = force_disks.iter().find(|disk| !disks.contains(disk)) {
         return Err(Failure::usage(format!("--force-disk {stray} is not among the disks")));
     }
-    let mut what = String::new();
+    let mut what = ", and what they carry lost:\n".to_owned();
     for disk in &disks {
         what.push_str(&describe(&sight, *disk)?);
         if force_disks.contains(disk) {
@@ -201,33 +201,16 @@ async fn create(context: &Context, args: CreateArgs) -> Result<Exit, Failure> {
         force_disks: targets.force_disks,
         extent_bytes: args.extent_size,
     };
-    let what = format!("Pool {} would be made of these disks", request.name);
-    let paths = ("/v1/plan/pool", "/v1/pools");
-    take_disks(
-        context,
-        paths,
-        &request,
-        &format!("{what}, and what they carry lost:\n{disks}"),
-        &args.disks,
-    )
-    .await
+    let what = format!("Pool {} would be made of these disks{disks}", request.name);
+    take_disks(context, ("/v1/plan/pool", "/v1/pools"), &request, &what, &args.disks).await
 }
 
 async fn extend(context: &Context, args: ExtendArgs) -> Result<Exit, Failure> {
     let path = format!("{}/extend", pool_path(&args.pool)?);
     let (targets, disks) = find_disks(context, &args.disks).await?;
     let request = ExtendPool { disks: targets.disks, force_disks: targets.force_disks };
-    let what = format!("These disks would be added to pool {}", args.pool);
-    let paths = (format!("{path}/plan"), path);
-    let paths = (paths.0.as_str(), paths.1.as_str());
-    take_disks(
-        context,
-        paths,
-        &request,
-        &format!("{what}, and what they carry lost:\n{disks}"),
-        &args.disks,
-    )
-    .await
+    let what = format!("These disks would be added to pool {}{disks}", args.pool);
+    take_disks(context, (&format!("{path}/plan"), &path), &request, &what, &args.disks).await
 }
 
 /// Has disks made a pool's: asks at the first of two paths what would be had of it, says that with
@@ -245,7 +228,7 @@ async fn take_disks(
         return Ok(Exit::Ok);
     }
     let what = format!("{what}{}", output::forecast(&forecast));
-    if confirm(&what, args.confirmation)? == Proceed::No {
+    if !confirm(&what, args.confirmation)? {
         return Ok(Exit::Ok);
     }
     let report: PoolReport = context.client.post(path, request).await?;
@@ -262,7 +245,7 @@ async fn release(
     let ask = ReleasePool { dry_run: true, ..ReleasePool::default() };
     let preview: Option<Preview> = context.client.post(&path, &ask).await?;
     let effects = effects(&preview.unwrap_or_default());
-    if confirm(&format!("Releasing pool {pool} means:\n{effects}"), confirmation)? == Proceed::No {
+    if !confirm(&format!("Releasing pool {pool} means:\n{effects}"), confirmation)? {
         return Ok(Exit::Ok);
     }
     let request = ReleasePool { confirmed: true, dry_run: false };
@@ -295,7 +278,7 @@ async fn import(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
     let what = output::import_plan(&plan);
     // Nobody is deprived where nobody owns it; whoever else does is named first.
     let asks = plan.owner.is_some() && !plan.is_ours;
-    if (asks || args.confirmation.dry_run) && confirm(&what, args.confirmation)? == Proceed::No {
+    if (asks || args.confirmation.dry_run) && !confirm(&what, args.confirmation)? {
         return Ok(Exit::Ok);
     }
     let outdated_metadata = args.outdated_metadata;
@@ -333,7 +316,7 @@ async fn import_all(context: &Context, args: ImportArgs) -> Result<Exit, Failure
         let refused: String = refused
             .map(|(result, error)| format!("{}: not imported: {error}\n", result.pool))
             .collect();
-        if confirm(&format!("{what}{refused}"), args.confirmation)? == Proceed::No {
+        if !confirm(&format!("{what}{refused}"), args.confirmation)? {
             return Ok(Exit::Ok);
         }
     }

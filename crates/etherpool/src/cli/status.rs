@@ -1,18 +1,13 @@
 //! `etherpool status`: everything at a glance; its exit code says whether all is well.
 
-use clap::Args;
 use control::api::{ServiceState, Status};
 use control::exit::Exit;
 
 use super::output;
 use super::{Context, Failure};
 
-/// Arguments of `status`.
-#[derive(Debug, Args)]
-pub struct StatusArgs {}
-
 /// Runs it.
-pub async fn run(context: &Context, _args: StatusArgs) -> Result<Exit, Failure> {
+pub async fn run(context: &Context) -> Result<Exit, Failure> {
     let status: Status = context.client.get("/v1/status").await?;
     output::show(context.json, &status, || output::status(&status))?;
     Ok(exit_of(&status))

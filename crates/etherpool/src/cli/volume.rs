@@ -17,7 +17,7 @@ use control::settings::VolumeSettings;
 use pool::{Layout, PoolReport, VerifyReport, VolumeForecast, VolumeReport};
 
 use super::args::Confirmation;
-use super::confirm::{Proceed, confirm, effects};
+use super::confirm::{confirm, effects};
 use super::output::{self, NamedVolume};
 use super::pool::done;
 use super::progress::ProgressDisplay;
@@ -351,7 +351,7 @@ async fn remove(context: &Context, args: DestroyArgs) -> Result<Exit, Failure> {
         );
         // What the command would be refused for is said before anybody is asked.
         let () = context.client.delete_as(&path, &RemoveVolume { dry_run: true }).await?;
-        if confirm(&what, args.confirmation)? == Proceed::No {
+        if !confirm(&what, args.confirmation)? {
             return Ok(Exit::Ok);
         }
     }
@@ -365,7 +365,7 @@ async fn accept_loss(context: &Context, args: DestroyArgs) -> Result<Exit, Failu
     if !args.confirmation.is_given() {
         let loss: String = context.client.post(&path, &AcceptLoss { dry_run: true }).await?;
         let what = format!("Volume {volume} would serve as it is for ever: {loss}.\n");
-        if confirm(&what, args.confirmation)? == Proceed::No {
+        if !confirm(&what, args.confirmation)? {
             return Ok(Exit::Ok);
         }
     }
@@ -387,7 +387,7 @@ async fn mkfs(context: &Context, args: MkfsArgs) -> Result<Exit, Failure> {
             description(context, &volume).await?
         );
         let () = streamed(context, "looking at the volume", &path, &request).await?;
-        if confirm(&what, args.target.confirmation)? == Proceed::No {
+        if !confirm(&what, args.target.confirmation)? {
             return Ok(Exit::Ok);
         }
     }
@@ -422,7 +422,7 @@ async fn mount(context: &Context, args: MountArgs) -> Result<Exit, Failure> {
         let preview = preview.unwrap_or_default();
         let what = format!("Mounting {volume} at {} means:\n{}", path.display(), effects(&preview));
         let ask = preview.ends_something || args.confirmation.dry_run;
-        if ask && confirm(&what, args.confirmation)? == Proceed::No {
+        if ask && !confirm(&what, args.confirmation)? {
             return Ok(Exit::Ok);
         }
         request.move_from = preview.move_from;
@@ -462,7 +462,7 @@ async fn extend(
         let preview: Preview = context.client.post(&path, &ask).await?;
         let what = format!("Growing {volume} means:\n{}", effects(&preview));
         let needed = preview.ends_something || confirmation.dry_run;
-        if needed && confirm(&what, confirmation)? == Proceed::No {
+        if needed && !confirm(&what, confirmation)? {
             return Ok(Exit::Ok);
         }
         request.may_unmount = preview.ends_something;

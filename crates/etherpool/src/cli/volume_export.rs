@@ -9,7 +9,7 @@ use control::names::{ExportTarget, ExportWish};
 use control::settings::ClientMac;
 
 use super::args::Confirmation;
-use super::confirm::{Proceed, confirm};
+use super::confirm::confirm;
 use super::output;
 use super::pool::done;
 use super::volume::{description, path_of};
@@ -61,7 +61,7 @@ pub async fn export(context: &Context, args: ExportArgs) -> Result<Exit, Failure
     // Who is named is meant.
     if request.allow.is_empty() {
         let what = export_question(context, &args.volume, &request).await?;
-        if confirm(&what, confirmation)? == Proceed::No {
+        if !confirm(&what, confirmation)? {
             return Ok(Exit::Ok);
         }
     }
