@@ -7,28 +7,31 @@ use std::path::{Path, PathBuf};
 
 /// A line of `/proc/self/mountinfo`, as far as it is of use here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct MountEntry {
+pub struct MountEntry {
     /// Major and minor number of the device.
     pub device: (u32, u32),
     /// The part of the file system that is mounted; `/` for all of it.
     pub root: PathBuf,
+    /// Where it is.
     pub target: PathBuf,
     /// Of this mount.
     pub options: String,
+    /// The type of the file system.
     pub kind: String,
+    /// What is mounted, as whoever mounted it named it.
     pub source: String,
     /// Of the file system, whatever its mounts say.
     pub super_options: String,
 }
 
 /// All mounts in sight, in order of mounting.
-pub(crate) fn mounts() -> io::Result<Vec<MountEntry>> {
+pub fn mounts() -> io::Result<Vec<MountEntry>> {
     let table = std::fs::read("/proc/self/mountinfo")?;
     Ok(table.split(|byte| *byte == b'\n').filter_map(parse).collect())
 }
 
 /// The mount at `target` that is on top, if something is mounted exactly there.
-pub(crate) fn mount_at(target: &Path) -> io::Result<Option<MountEntry>> {
+pub fn mount_at(target: &Path) -> io::Result<Option<MountEntry>> {
     Ok(mounts()?.into_iter().rev().find(|entry| entry.target == target))
 }
 
@@ -94,5 +97,6 @@ mod tests {
         for bad in ["", "36 35 98:0 /", "36 35 98 / / rw - ext4 a", "1 2 3:4 / /x rw"] {
             assert_eq!(parse(bad.as_bytes()), None, "{bad}");
         }
+        assert_eq!(unescape(br"a\9zz\"), r"a\9zz\");
     }
 }

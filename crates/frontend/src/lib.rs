@@ -10,5 +10,6 @@ pub mod filesystem;
 pub mod ftp;
 pub mod fuse;
 
-mod kernel;
+pub mod kernel;
+
 mod wait;

@@ -4,15 +4,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use frontend::kernel::{self, MountEntry};
+
 use crate::command::try_run;
 use crate::place::Place;
-
-/// A line of /proc/self/mountinfo.
-struct Mount {
-    device_minor: String,
-    point: PathBuf,
-    source: String,
-}
 
 /// Unmounts the lab's file systems, detaches its loop devices, aborts its FUSE connections.
 pub fn detach_all(place: &Place) {
@@ -22,14 +17,14 @@ pub fn detach_all(place: &Place) {
     // File systems first, while their device may still answer; then the device is taken away, and
     // what is left is unmounted lazily.
     for mount in mounts(place).iter().rev().filter(|mount| !is_fuse(mount)) {
-        try_run("timeout", ["10".as_ref(), "umount".as_ref(), mount.point.as_os_str()]);
+        try_run("timeout", ["10".as_ref(), "umount".as_ref(), mount.target.as_os_str()]);
     }
     for device in loops(place) {
         try_run("losetup", ["-d".as_ref(), device.as_os_str()]);
     }
     abort_connections(place);
     for mount in mounts(place).iter().rev() {
-        try_run("umount", ["-l".as_ref(), mount.point.as_os_str()]);
+        try_run("umount", ["-l".as_ref(), mount.target.as_os_str()]);
     }
     for device in loops(place) {
         try_run("losetup", ["-d".as_ref(), device.as_os_str()]);
@@ -39,7 +34,8 @@ pub fn detach_all(place: &Place) {
 /// Makes everything that waits for the lab's volume fail, so that it can be killed.
 pub fn abort_connections(place: &Place) {
     for mount in mounts(place).iter().filter(|mount| is_fuse(mount)) {
-        let abort = Path::new("/sys/fs/fuse/connections").join(&mount.device_minor).join("abort");
+        let abort =
+            Path::new("/sys/fs/fuse/connections").join(mount.device.1.to_string()).join("abort");
         let _ = fs::write(abort, "1");
     }
 }
@@ -48,33 +44,20 @@ pub fn abort_connections(place: &Place) {
 pub fn leftovers(place: &Place) -> Vec<String> {
     let mounts = mounts(place)
         .into_iter()
-        .map(|mount| format!("{} is still mounted", mount.point.display()));
+        .map(|mount| format!("{} is still mounted", mount.target.display()));
     let loops =
         loops(place).into_iter().map(|device| format!("{} is still attached", device.display()));
     mounts.chain(loops).collect()
 }
 
-fn is_fuse(mount: &Mount) -> bool {
-    mount.source.contains("fuse") || mount.source == "etherpool"
+fn is_fuse(mount: &MountEntry) -> bool {
+    mount.kind.starts_with("fuse")
 }
 
-fn mounts(place: &Place) -> Vec<Mount> {
-    let Ok(table) = fs::read_to_string("/proc/self/mountinfo") else { return Vec::new() };
-    table
-        .lines()
-        .filter_map(|line| {
-            let (fields, kind) = line.split_once(" - ")?;
-            let mut fields = fields.split(' ').skip(2);
-            let (_, minor) = fields.next()?.split_once(':')?;
-            let point = PathBuf::from(unescape(fields.nth(1)?));
-            let kind_and_source: Vec<_> = kind.split(' ').take(2).collect();
-            point.starts_with(place.dir()).then(|| Mount {
-                device_minor: minor.to_owned(),
-                point,
-                source: kind_and_source.join(" "),
-            })
-        })
-        .collect()
+fn mounts(place: &Place) -> Vec<MountEntry> {
+    let mut mounts = kernel::mounts().unwrap_or_default();
+    mounts.retain(|mount| mount.target.starts_with(place.dir()));
+    mounts
 }
 
 /// Loop devices whose file lies in the lab; also after it was unmounted lazily.
@@ -88,37 +71,4 @@ fn loops(place: &Place) -> Vec<PathBuf> {
         })
         .map(|entry| Path::new("/dev").join(entry.file_name()))
         .collect()
-}
-
-/// mountinfo writes blanks and the like as octal escapes.
-fn unescape(text: &str) -> String {
-    let mut plain = String::new();
-    let mut rest = text;
-    while let Some((before, behind)) = rest.split_once('\\') {
-        plain.push_str(before);
-        match behind.get(..3).and_then(|code| u8::from_str_radix(code, 8).ok()) {
-            Some(code) => {
-                plain.push(char::from(code));
-                rest = &behind[3..];
-            }
-            None => {
-                plain.push('\\');
-                rest = behind;
-            }
-        }
-    }
-    plain.push_str(rest);
-    plain
-}
-
-#[cfg(test)]
-mod tests {
-    use super::unescape;
-
-    #[test]
-    fn mountinfo_escapes() {
-        assert_eq!(unescape("/a\\040b\\134c"), "/a b\\c");
-        assert_eq!(unescape("/plain"), "/plain");
-        assert_eq!(unescape("/odd\\9"), "/odd\\9");
-    }
 }

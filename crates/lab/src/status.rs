@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use control::exit::Exit;
+use frontend::kernel::mount_at;
 use pool::PoolReport;
 use serde_json::{Value, json};
 
@@ -103,9 +104,9 @@ fn node_status(place: &Place, node: &NodePlan) -> Value {
 
 /// The mount point, if something is mounted there.
 fn mount(place: &Place) -> Option<String> {
-    let point = place.mount_point().display().to_string();
-    let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;
-    mounts.lines().any(|line| line.split(' ').nth(1) == Some(point.as_str())).then_some(point)
+    let point = place.mount_point();
+    mount_at(&point).ok()??;
+    Some(point.display().to_string())
 }
 
 /// The FTP server's address, if it greets.

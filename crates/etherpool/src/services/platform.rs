@@ -15,6 +15,7 @@ use control::reconcile::{Attachment, Fault};
 use control::settings::{FtpSetting, MountSetting};
 use frontend::attach::{self, AttachError, Detach, Places};
 use frontend::filesystem::{self, FilesystemError, NeededDirectory, PlaceRules};
+use frontend::kernel::{self, MountEntry};
 
 use super::engine_client::EngineClient;
 use super::ftp::{FtpHandle, FtpServers};
@@ -391,18 +392,19 @@ impl Platform for Linux {
         let places = self.places.clone();
         blocking(move || {
             let attached = attach::list(&places).map_err(attach_trouble)?;
-            let mounts = std::fs::read_to_string("/proc/self/mounts").map_err(|error| {
+            let mounts = kernel::mounts().map_err(|error| {
                 ApiError::new(ErrorCode::Io, format!("the mount table can't be read: {error}"))
             })?;
             Ok(attached
                 .into_iter()
-                .map(|left| Leftover {
-                    volume: left.name,
-                    mounted_at: left
-                        .device
-                        .as_deref()
-                        .and_then(|device| mounted_at(&mounts, device)),
-                    device: left.device,
+                .map(|left| {
+                    let of_it =
+                        |mount: &&MountEntry| left.device.as_deref() == Some(mount.source.as_ref());
+                    Leftover {
+                        volume: left.name,
+                        mounted_at: mounts.iter().find(of_it).map(|mount| mount.target.clone()),
+                        device: left.device,
+                    }
                 })
                 .collect())
         })
@@ -422,37 +424,6 @@ fn is_open(device: &Path) -> bool {
         .flatten()
         .filter_map(|descriptor| std::fs::read_link(descriptor.ok()?.path()).ok())
         .any(|target| target == device)
-}
-
-/// Where `device` is mounted, by the kernel's table.
-fn mounted_at(mounts: &str, device: &Path) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
-        let mut fields = line.split(' ');
-        let (source, target) = (fields.next()?, fields.next()?);
-        (Path::new(source) == device).then(|| unescape(target).into())
-    })
-}
-
-/// The kernel writes blanks and backslashes in paths as `\040`.
-fn unescape(path: &str) -> String {
-    let mut text = String::with_capacity(path.len());
-    let mut rest = path;
-    while let Some(at) = rest.find('\\') {
-        let code = rest.get(at + 1..at + 4).and_then(|code| u8::from_str_radix(code, 8).ok());
-        text.push_str(&rest[..at]);
-        match code {
-            Some(code) => {
-                text.push(char::from(code));
-                rest = &rest[at + 4..];
-            }
-            None => {
-                text.push('\\');
-                rest = &rest[at + 1..];
-            }
-        }
-    }
-    text.push_str(rest);
-    text
 }
 
 /// The options of a mount: the machine's own, and those of the setting, which is the pool's and may be a
@@ -501,16 +472,5 @@ mod tests {
         assert_eq!(options(&["nosuid, noexec"], &["exec", "dev"]), "nosuid,noexec,dev");
         assert_eq!(options(&["noatime"], &["nosuid", "suid"]), "noatime,nosuid,suid");
         assert_eq!(options(&[], &["dev"]), "dev");
-    }
-
-    #[test]
-    fn the_mount_table_is_read_with_its_escapes() {
-        let table = "\
-/dev/loop1 /srv/other ext4 rw 0 0
-/dev/loop0 /srv/a\\040b\\134c ext4 rw,noatime 0 0
-";
-        assert_eq!(mounted_at(table, Path::new("/dev/loop0")), Some("/srv/a b\\c".into()));
-        assert_eq!(mounted_at(table, Path::new("/dev/loop")), None);
-        assert_eq!(unescape("a\\9zz\\"), "a\\9zz\\");
     }
 }
