@@ -22,8 +22,7 @@ pub struct Attached {
 
 /// All volumes in `places` of which a mount or a loop device exists, by name.
 pub fn list(places: &Places) -> Result<Vec<Attached>, AttachError> {
-    let run =
-        places.real_run().map_err(|error| AttachError::system("finding the directory", error))?;
+    let run = places.real_run()?;
     let mounts =
         kernel::mounts().map_err(|error| AttachError::system("reading the mount table", error))?;
     let mut found: BTreeMap<VolumeName, (Option<PathBuf>, Option<PathBuf>)> = BTreeMap::new();

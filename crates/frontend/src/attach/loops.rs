@@ -55,10 +55,7 @@ pub(super) fn set_up(file: &Path, name: &str, read_only: bool) -> Result<u32, At
 /// (`LOOP_GET_STATUS64`) look at the file, and hang when the engine behind it does. Devices that are
 /// leaving don't count: nothing can be done about them, and nothing need be.
 pub(super) fn find(places: &Places, name: &VolumeName) -> Result<Vec<u32>, AttachError> {
-    let file = places
-        .directory(name)
-        .map_err(|error| AttachError::system("finding the directory", error))?
-        .join(FILE_NAME);
+    let file = places.directory(name)?.join(FILE_NAME);
     let ours = |number: &u32| {
         backing_file(*number).is_some_and(|path| path == file) && !is_leaving(*number)
     };

@@ -55,14 +55,14 @@ impl Places {
 
     /// As the kernel writes it: without links. Only `run` itself is looked at, because looking at
     /// a directory that a dead engine served may fail or hang.
-    fn directory(&self, name: &VolumeName) -> io::Result<PathBuf> {
+    fn directory(&self, name: &VolumeName) -> Result<PathBuf, AttachError> {
         Ok(self.real_run()?.join(name.pool()).join(name.volume()))
     }
 
-    fn real_run(&self) -> io::Result<PathBuf> {
+    fn real_run(&self) -> Result<PathBuf, AttachError> {
         match self.run.canonicalize() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(self.run.clone()),
-            result => result,
+            result => result.map_err(|error| AttachError::system("finding the directory", error)),
         }
     }
 }
@@ -114,9 +114,7 @@ pub enum Detach {
 /// The caller keeps no copy of it: the kernel fails the volume's I/O when the last one goes.
 pub fn mount(places: &Places, name: &VolumeName) -> Result<OwnedFd, AttachError> {
     create_private(&places.run)?;
-    let directory = places
-        .directory(name)
-        .map_err(|error| AttachError::system("finding the directory", error))?;
+    let directory = places.directory(name)?;
     if mounted_at(&directory)? {
         return Err(AttachError::AlreadyMounted(directory));
     }
@@ -141,9 +139,7 @@ pub fn mount(places: &Places, name: &VolumeName) -> Result<OwnedFd, AttachError>
 /// Puts a loop device with direct I/O on the volume's file and the stable link on that. The engine
 /// must serve the file. A volume that has its device keeps it.
 pub fn attach(places: &Places, name: &VolumeName, read_only: bool) -> Result<PathBuf, AttachError> {
-    let directory = places
-        .directory(name)
-        .map_err(|error| AttachError::system("finding the directory", error))?;
+    let directory = places.directory(name)?;
     if !mounted_at(&directory)? {
         return Err(AttachError::NotAttached(name.clone()));
     }
@@ -168,9 +164,7 @@ pub fn check(
     name: &VolumeName,
     device: &Path,
 ) -> Result<Option<String>, AttachError> {
-    let directory = places
-        .directory(name)
-        .map_err(|error| AttachError::system("finding the directory", error))?;
+    let directory = places.directory(name)?;
     if !mounted_at(&directory)? {
         return Ok(Some(format!("{} is no longer mounted", directory.display())));
     }
@@ -197,10 +191,7 @@ pub fn check(
 pub fn resize(places: &Places, name: &VolumeName) -> Result<u64, AttachError> {
     let not_attached = || AttachError::NotAttached(name.clone());
     let number = *loops::find(places, name)?.first().ok_or_else(not_attached)?;
-    let file = places
-        .directory(name)
-        .map_err(|error| AttachError::system("finding the directory", error))?
-        .join(FILE_NAME);
+    let file = places.directory(name)?.join(FILE_NAME);
     // Before 6.16 the loop driver believes the cached size, which this renews.
     let size_bytes = std::fs::metadata(&file)
         .map_err(|error| AttachError::system(format!("{}", file.display()), error))?
@@ -212,9 +203,7 @@ pub fn resize(places: &Places, name: &VolumeName) -> Result<u64, AttachError> {
 /// Takes the volume's loop device, mount, link and directory away, as far as they exist, in
 /// whatever state they are. The file system on the device is unmounted before.
 pub fn detach(places: &Places, name: &VolumeName, how: Detach) -> Result<(), AttachError> {
-    let directory = places
-        .directory(name)
-        .map_err(|error| AttachError::system("finding the directory", error))?;
+    let directory = places.directory(name)?;
     let loops = loops::find(places, name)?;
     if how == Detach::Abort {
         // Fails everything under way. The mount itself goes last: while it is there, its loop
