@@ -25,6 +25,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 pub use check::check;
+pub use identity::shelf_of;
 pub use server::{Spec, run as run_server};
 pub use source::{Source, TargetSource};
 

@@ -24,6 +24,7 @@ use super::Services;
 use super::kept::Shown;
 use super::mounts::check_open;
 use super::platform::Platform;
+use crate::node::shelf_of;
 use aoe_wire::ShelfSlot;
 
 /// How long a mount or unmount may take before the command says that it goes on by itself.
@@ -475,16 +476,10 @@ impl Services {
 /// Addresses that are tried; each that somebody has costs the time of a question.
 const CHOICES_MAX: usize = 8;
 
-/// Shelves that are chosen by ourselves start here, above what people give by hand.
-const FIRST_CHOSEN_SHELF: u16 = 0x400;
-/// Linux refuses shelf 4095 ("dip switches"), and 65535 means all.
-const CHOSEN_SHELVES: u16 = 0xfff - FIRST_CHOSEN_SHELF;
-
 /// The lowest free address of the shelf that follows from the owner's identity: another supervisor
 /// has most likely another. The address is kept with the export, whoever has the pool then.
 fn choose_address(owner: uuid::Uuid, taken: &BTreeSet<ShelfSlot>) -> Option<ShelfSlot> {
-    let spread = block::crc32c(owner.as_bytes()) % u32::from(CHOSEN_SHELVES);
-    let shelf = FIRST_CHOSEN_SHELF + u16::try_from(spread).unwrap_or_default();
+    let shelf = shelf_of(owner);
     (0..255).map(|slot| ShelfSlot { shelf, slot }).find(|address| !taken.contains(address))
 }
 
@@ -543,7 +538,7 @@ mod tests {
         let owner = uuid::Uuid::from_u128(7);
         let mut taken = BTreeSet::new();
         while let Some(address) = choose_address(owner, &taken) {
-            assert!((FIRST_CHOSEN_SHELF..0xfff).contains(&address.shelf) && address.slot < 255);
+            assert!((0x400..0xfff).contains(&address.shelf) && address.slot < 255);
             assert!(taken.insert(address), "{address} twice");
         }
         assert_eq!(taken.len(), 255);
