@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Request, State};
+use axum::extract::{FromRequest, Path, Request, State};
 use axum::http::{StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -130,6 +130,30 @@ async fn no_route(uri: Uri) -> Refusal {
         .into()
 }
 
+/// A request with a body: what its path names, and what is asked for.
+struct On<P, R> {
+    services: Arc<Services>,
+    path: P,
+    request: R,
+}
+
+type OnPool<R> = On<String, R>;
+type OnVolume<R> = On<(String, String), R>;
+
+impl<P, R> FromRequest<Arc<Services>> for On<P, R>
+where
+    P: DeserializeOwned + Send + 'static,
+    R: DeserializeOwned,
+{
+    type Rejection = Response;
+
+    async fn from_request(request: Request, services: &Arc<Services>) -> Result<Self, Response> {
+        let (Path(path), body) = <(Path<P>, Bytes)>::from_request(request, services).await?;
+        let request = read(&body).map_err(IntoResponse::into_response)?;
+        Ok(On { services: Arc::clone(services), path, request })
+    }
+}
+
 /// A request's body. An empty one counts as `{}`, so that `curl -X POST` does for plain operations.
 fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
     let text: &[u8] = if body.is_empty() { b"{}" } else { body };
@@ -246,8 +270,8 @@ async fn disks(State(services): App) -> Answer<Vec<DiskReport>> {
     services.ask(EngineRequest::Disks).await
 }
 
-async fn reset_epoch(State(services): App, Path(disk): Path<ShelfSlot>, body: Bytes) -> Answer<()> {
-    let request: ResetEpoch = read(&body)?;
+async fn reset_epoch(on: On<ShelfSlot, ResetEpoch>) -> Answer<()> {
+    let On { services, path: disk, request } = on;
     if request.force_disk != disk {
         return Err(ApiError::new(
             ErrorCode::Refused,
@@ -284,57 +308,34 @@ async fn plan_pool(State(services): App, body: Bytes) -> Answer<PoolForecast> {
     services.ask(EngineRequest::PlanCreatePool(request)).await
 }
 
-async fn plan_extension(
-    State(services): App,
-    Path(pool): Path<String>,
-    body: Bytes,
-) -> Answer<PoolForecast> {
-    let request: ExtendPool = read(&body)?;
-    services.ask(EngineRequest::PlanExtendPool { pool, request }).await
+async fn plan_extension(on: OnPool<ExtendPool>) -> Answer<PoolForecast> {
+    on.services.ask(EngineRequest::PlanExtendPool { pool: on.path, request: on.request }).await
 }
 
 async fn plan_import(State(services): App, Path(pool): Path<String>) -> Answer<ImportPlan> {
     services.ask(EngineRequest::PlanImportPool { pool }).await
 }
 
-async fn plan_volume(
-    State(services): App,
-    Path(pool): Path<String>,
-    body: Bytes,
-) -> Answer<VolumeForecast> {
-    let request: CreateVolume = read(&body)?;
-    pool_name(&request.name)?;
-    services.ask(EngineRequest::PlanVolume { pool, request }).await
+async fn plan_volume(on: OnPool<CreateVolume>) -> Answer<VolumeForecast> {
+    pool_name(&on.request.name)?;
+    on.services.ask(EngineRequest::PlanVolume { pool: on.path, request: on.request }).await
 }
 
-async fn extend_pool(
-    State(services): App,
-    Path(pool): Path<String>,
-    body: Bytes,
-) -> Answer<PoolReport> {
-    let request: ExtendPool = read(&body)?;
+async fn extend_pool(on: OnPool<ExtendPool>) -> Answer<PoolReport> {
+    let On { services, path: pool, request } = on;
     let Json(mut report) =
         services.ask::<PoolReport>(EngineRequest::ExtendPool { pool, request }).await?;
     services.registry.set_apart(std::slice::from_mut(&mut report));
     Ok(Json(report))
 }
 
-async fn import_pool(
-    State(services): App,
-    Path(pool): Path<String>,
-    body: Bytes,
-) -> Answer<PoolReport> {
-    let request: ImportPool = read(&body)?;
+async fn import_pool(on: OnPool<ImportPool>) -> Answer<PoolReport> {
+    let On { services, path: pool, request } = on;
     services.ask_for_pool(&pool.clone(), EngineRequest::ImportPool { pool, request }).await
 }
 
-async fn release_pool(
-    State(services): App,
-    Path(pool): Path<String>,
-    body: Bytes,
-) -> Answer<Option<Preview>> {
-    let request: ReleasePool = read(&body)?;
-    Ok(Json(services.release_pool(pool, request).await?))
+async fn release_pool(on: OnPool<ReleasePool>) -> Answer<Option<Preview>> {
+    Ok(Json(on.services.release_pool(on.path, on.request).await?))
 }
 
 async fn held(State(services): App, Path(pool): Path<String>) -> Answer<Vec<HeldReport>> {
@@ -348,14 +349,9 @@ async fn confirm_settings(
     Ok(Json(services.confirm_settings(&pool).await?))
 }
 
-async fn create_volume(
-    State(services): App,
-    Path(pool): Path<String>,
-    body: Bytes,
-) -> Answer<VolumeReport> {
-    let request: CreateVolume = read(&body)?;
-    pool_name(&request.name)?;
-    Ok(Json(services.create_volume(pool, request).await?))
+async fn create_volume(on: OnPool<CreateVolume>) -> Answer<VolumeReport> {
+    pool_name(&on.request.name)?;
+    Ok(Json(on.services.create_volume(on.path, on.request).await?))
 }
 
 async fn volume(State(services): App, Path(name): Path<(String, String)>) -> Answer<VolumeReport> {
@@ -380,30 +376,17 @@ async fn volume_stats(
     Ok(Json(services.engine.call(EngineRequest::VolumeStats { volume }).await?))
 }
 
-async fn remove_volume(
-    State(services): App,
-    Path(name): Path<(String, String)>,
-    body: Bytes,
-) -> Answer<()> {
-    let request: RemoveVolume = read(&body)?;
-    Ok(Json(services.remove_volume(&volume_name(name)?, request).await?))
+async fn remove_volume(on: OnVolume<RemoveVolume>) -> Answer<()> {
+    Ok(Json(on.services.remove_volume(&volume_name(on.path)?, on.request).await?))
 }
 
-async fn accept_loss(
-    State(services): App,
-    Path(name): Path<(String, String)>,
-    body: Bytes,
-) -> Answer<String> {
-    let request: AcceptLoss = read(&body)?;
-    Ok(Json(services.accept_loss(&volume_name(name)?, request).await?))
+async fn accept_loss(on: OnVolume<AcceptLoss>) -> Answer<String> {
+    Ok(Json(on.services.accept_loss(&volume_name(on.path)?, on.request).await?))
 }
 
-async fn extend_volume(
-    State(services): App,
-    Path(name): Path<(String, String)>,
-    body: Bytes,
-) -> Result<Response, Refusal> {
-    let (name, request) = (volume_name(name)?, read::<ExtendVolume>(&body)?);
+async fn extend_volume(on: OnVolume<ExtendVolume>) -> Result<Response, Refusal> {
+    let On { services, path, request } = on;
+    let name = volume_name(path)?;
     if request.dry_run {
         return Ok(Json(services.extend_preview(&name, &request).await?).into_response());
     }
@@ -414,12 +397,9 @@ async fn extend_volume(
     ))
 }
 
-async fn verify_volume(
-    State(services): App,
-    Path(name): Path<(String, String)>,
-    body: Bytes,
-) -> Result<Response, Refusal> {
-    let (volume, request) = (volume_name(name)?, read::<VerifyVolume>(&body)?);
+async fn verify_volume(on: OnVolume<VerifyVolume>) -> Result<Response, Refusal> {
+    let On { services, path, request } = on;
+    let volume = volume_name(path)?;
     let waits = waits_for(&services, &volume, "disks are read");
     Ok(streamed(waits, |progress| async move {
         let request = EngineRequest::VerifyVolume { volume, copy: request.copy };
@@ -427,12 +407,9 @@ async fn verify_volume(
     }))
 }
 
-async fn make_fs(
-    State(services): App,
-    Path(name): Path<(String, String)>,
-    body: Bytes,
-) -> Result<Response, Refusal> {
-    let (name, request) = (volume_name(name)?, read::<MakeFs>(&body)?);
+async fn make_fs(on: OnVolume<MakeFs>) -> Result<Response, Refusal> {
+    let On { services, path, request } = on;
+    let name = volume_name(path)?;
     let waits = waits_for(&services, &name, "mkfs is at work");
     Ok(streamed(waits, |progress| async move { services.make_fs(&name, request, progress).await }))
 }
@@ -457,53 +434,28 @@ async fn detach(State(services): App, Path(name): Path<(String, String)>) -> Ans
     Ok(Json(services.detach(&volume_name(name)?).await?))
 }
 
-async fn mount(
-    State(services): App,
-    Path(name): Path<(String, String)>,
-    body: Bytes,
-) -> Answer<Option<Preview>> {
-    let request: MountVolume = read(&body)?;
-    Ok(Json(services.mount(&volume_name(name)?, request).await?))
+async fn mount(on: OnVolume<MountVolume>) -> Answer<Option<Preview>> {
+    Ok(Json(on.services.mount(&volume_name(on.path)?, on.request).await?))
 }
 
-async fn unmount(
-    State(services): App,
-    Path(name): Path<(String, String)>,
-    body: Bytes,
-) -> Answer<Option<Preview>> {
-    let request: UnmountVolume = read(&body)?;
-    Ok(Json(services.unmount(&volume_name(name)?, request).await?))
+async fn unmount(on: OnVolume<UnmountVolume>) -> Answer<Option<Preview>> {
+    Ok(Json(on.services.unmount(&volume_name(on.path)?, on.request).await?))
 }
 
-async fn serve_ftp(
-    State(services): App,
-    Path(name): Path<(String, String)>,
-    body: Bytes,
-) -> Answer<std::net::SocketAddr> {
-    let request: ServeFtp = read(&body)?;
-    Ok(Json(services.serve_ftp(&volume_name(name)?, request).await?))
+async fn serve_ftp(on: OnVolume<ServeFtp>) -> Answer<std::net::SocketAddr> {
+    Ok(Json(on.services.serve_ftp(&volume_name(on.path)?, on.request).await?))
 }
 
 async fn stop_ftp(State(services): App, Path(name): Path<(String, String)>) -> Answer<()> {
     Ok(Json(services.stop_ftp(&volume_name(name)?).await?))
 }
 
-async fn export(
-    State(services): App,
-    Path(name): Path<(String, String)>,
-    body: Bytes,
-) -> Answer<ShelfSlot> {
-    let request: ExportVolume = read(&body)?;
-    Ok(Json(services.export(&volume_name(name)?, request).await?))
+async fn export(on: OnVolume<ExportVolume>) -> Answer<ShelfSlot> {
+    Ok(Json(on.services.export(&volume_name(on.path)?, on.request).await?))
 }
 
-async fn unexport(
-    State(services): App,
-    Path(name): Path<(String, String)>,
-    body: Bytes,
-) -> Answer<()> {
-    let request: UnexportVolume = read(&body)?;
-    Ok(Json(services.unexport(&volume_name(name)?, request).await?))
+async fn unexport(on: OnVolume<UnexportVolume>) -> Answer<()> {
+    Ok(Json(on.services.unexport(&volume_name(on.path)?, on.request).await?))
 }
 
 /// How often a streamed answer says something, at least.
