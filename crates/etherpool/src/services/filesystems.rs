@@ -37,13 +37,7 @@ impl Services {
     ) -> Result<(), ApiError> {
         let _turn = self.turns.on(name).await?;
         let settings = self.settings(name).await?;
-        if let Some(mount) = &settings.mount {
-            return Err(ApiError::new(
-                ErrorCode::Busy,
-                format!("{name} is mounted at {}", mount.path.display()),
-            )
-            .remedy(format!("unmount it first: etherpool volume unmount {name}")));
-        }
+        check_not_mounted(name, &settings)?;
         if let Some(export) = settings.exports.first() {
             return Err(ApiError::new(
                 ErrorCode::Busy,
@@ -62,15 +56,9 @@ impl Services {
                 let checked = filesystem::check_mkfs(device, force).await;
                 return checked.map_err(|error| filesystem_trouble(error).error);
             }
-            let mut reader = ToolProgress::default();
-            filesystem::mkfs(device, options, |text| {
-                if let Some(news) = reader.read(text) {
-                    // Whoever asked may have gone; the file system is made all the same.
-                    let _ = progress.send(news);
-                }
-            })
-            .await
-            .map_err(|error| filesystem_trouble(error).error)
+            filesystem::mkfs(device, options, told_to(&progress))
+                .await
+                .map_err(|error| filesystem_trouble(error).error)
         });
         made.await.map_err(|error| match error.code {
             ErrorCode::Refused => error.remedy(format!(
@@ -84,13 +72,7 @@ impl Services {
     /// Checks the file system of a volume that isn't mounted, without changing anything.
     pub async fn check_fs(&self, name: &VolumeName) -> Result<(), ApiError> {
         let _turn = self.turns.on(name).await?;
-        if let Some(mount) = self.settings(name).await?.mount {
-            return Err(ApiError::new(
-                ErrorCode::Busy,
-                format!("{name} is mounted at {}", mount.path.display()),
-            )
-            .remedy(format!("unmount it first: etherpool volume unmount {name}")));
-        }
+        check_not_mounted(name, &self.settings(name).await?)?;
         let checked = self.on_bare_device(name, async |device| {
             filesystem::check(device, FsType::default())
                 .await
@@ -308,6 +290,12 @@ impl Services {
     }
 }
 
+fn check_not_mounted(name: &VolumeName, settings: &VolumeSettings) -> Result<(), ApiError> {
+    let Some(mount) = &settings.mount else { return Ok(()) };
+    Err(ApiError::new(ErrorCode::Busy, format!("{name} is mounted at {}", mount.path.display()))
+        .remedy(format!("unmount it first: etherpool volume unmount {name}")))
+}
+
 /// Waits for what may hang in the kernel as long as its engine doesn't answer. It can't be cancelled,
 /// so it goes on by itself.
 async fn within<T: Send + 'static>(
@@ -327,14 +315,20 @@ async fn within<T: Send + 'static>(
 
 /// Grows the file system on a device to its size; ext4 is the one there is.
 async fn grow_fs(device: PathBuf, progress: &UnboundedSender<Progress>) -> Result<(), ApiError> {
+    filesystem::grow(device, FsType::default(), told_to(progress))
+        .await
+        .map_err(|error| filesystem_trouble(error).error)
+}
+
+/// Takes what a tool says about its progress.
+fn told_to(progress: &UnboundedSender<Progress>) -> impl FnMut(&str) {
     let mut reader = ToolProgress::default();
-    filesystem::grow(device, FsType::default(), |text| {
+    move |text: &str| {
         if let Some(news) = reader.read(text) {
+            // Whoever asked may have gone; the tool goes on all the same.
             let _ = progress.send(news);
         }
-    })
-    .await
-    .map_err(|error| filesystem_trouble(error).error)
+    }
 }
 
 /// Reads `12/345` out of what mkfs and resize tools say about their progress.

@@ -15,6 +15,7 @@ use frontend::filesystem::{self, FilesystemError};
 use pool::{PoolReport, VolumeReport};
 
 use super::Services;
+use super::kept::Shown;
 use super::operations::{Was, find, find_pool, other_volumes, valid};
 use super::platform::Platform;
 use super::troubles::{contents_trouble, filesystem_trouble};
@@ -55,16 +56,10 @@ impl Services {
             return Err(not_moved(name, &preview, move_from.as_deref()));
         }
         let was = Was::of(volume, MOUNT_KEY);
-        let failures = self.failures(name);
-        self.set(name, MOUNT_KEY, Some(property_text(&setting))).await?;
-        let done =
-            self.kept(name, failures, |shown| shown.actual.mount.as_ref() == Some(&setting)).await;
-        if let Err(error) = &done
-            && error.code != ErrorCode::Unavailable
-        {
-            self.put_back(name, MOUNT_KEY, &was).await?;
-        }
-        done.map(|()| None)
+        let wanted = (MOUNT_KEY, property_text(&setting));
+        let good = |shown: &Shown| shown.actual.mount.as_ref() == Some(&setting);
+        self.set_and_wait(name, wanted, &was, good).await?;
+        Ok(None)
     }
 
     /// Judges a mount that is asked for, or that a pool brought; returns it with the path that it

@@ -140,6 +140,26 @@ impl Services {
         Ok(())
     }
 
+    /// Sets a property and waits until that is done; when it can't be, puts it back as it was. What
+    /// isn't done in time goes on by itself.
+    pub(super) async fn set_and_wait(
+        &self,
+        name: &VolumeName,
+        (key, value): (&str, String),
+        was: &Was,
+        good: impl Fn(&Shown) -> bool,
+    ) -> Result<(), ApiError> {
+        let failures = self.failures(name);
+        self.set(name, key, Some(value)).await?;
+        let done = self.kept(name, failures, good).await;
+        if let Err(error) = &done
+            && error.code != ErrorCode::Unavailable
+        {
+            self.put_back(name, key, was).await?;
+        }
+        done
+    }
+
     /// Waits until the reconciler has done it or failed at it.
     pub(super) async fn kept(
         &self,
@@ -213,15 +233,8 @@ impl Services {
         let _turn = self.turns.on(name).await?;
         let pools = self.fresh_pools().await?;
         let was = Was::of(find(&pools, name)?.1, DEVICE_KEY);
-        let failures = self.failures(name);
-        self.set(name, DEVICE_KEY, Some(property_text(&true))).await?;
-        let done = self.kept(name, failures, |shown| shown.device.is_some()).await;
-        if let Err(error) = done {
-            if error.code != ErrorCode::Unavailable {
-                self.put_back(name, DEVICE_KEY, &was).await?;
-            }
-            return Err(error);
-        }
+        let wanted = (DEVICE_KEY, property_text(&true));
+        self.set_and_wait(name, wanted, &was, |shown| shown.device.is_some()).await?;
         Ok(self.config.device_dir.join(name.pool()).join(name.volume()))
     }
 
@@ -313,16 +326,10 @@ impl Services {
             )
             .remedy("choose another address with --listen"));
         }
-        let failures = self.failures(name);
-        self.set(name, FTP_KEY, Some(property_text(&setting))).await?;
-        let done =
-            self.kept(name, failures, |shown| shown.actual.ftp.as_ref() == Some(&setting)).await;
-        if let Err(error) = &done
-            && error.code != ErrorCode::Unavailable
-        {
-            self.put_back(name, FTP_KEY, &was).await?;
-        }
-        done.map(|()| address)
+        let wanted = (FTP_KEY, property_text(&setting));
+        let good = |shown: &Shown| shown.actual.ftp.as_ref() == Some(&setting);
+        self.set_and_wait(name, wanted, &was, good).await?;
+        Ok(address)
     }
 
     /// Ends FTP, now and from now on.
