@@ -14,16 +14,16 @@ use block::VolumeName;
 use block::{BlockDevice, Claim, Epoch, IoError, OwnerId};
 use clap::{Args, Subcommand};
 use frontend::attach::{self, Detach, Places};
-use frontend::fuse::{Options, Reply, VolumeFile, VolumeRequest, perform};
+use frontend::fuse::VolumeFile;
 use futures::channel::oneshot;
 use futures::future::select;
 use os::net::{InterfaceSpec, PacketPort, Role};
 use os::process::{Signal, lock_memory, set_io_flusher, signals};
-use os::reactor::{Mailbox, SendError, mailbox};
+use os::reactor::{Mailbox, mailbox};
 use os::{Reactor, ReactorHandle};
 
-/// Requests on their way from the serving thread; more than the server lets in at once.
-const REQUESTS_MAX: usize = 256;
+use crate::engine::serve_device;
+
 /// How long a disk may take to be found: several of discovery's rounds.
 const FIND_LIMIT: Duration = Duration::from_secs(15);
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -86,6 +86,8 @@ struct Served {
     file: VolumeFile,
     place: Place,
     ended: Mailbox<()>,
+    /// Without it the disk would see no frames.
+    _initiator: Initiator,
 }
 
 async fn serve(handle: &ReactorHandle, args: AttachArgs) -> anyhow::Result<Served> {
@@ -101,26 +103,12 @@ async fn serve(handle: &ReactorHandle, args: AttachArgs) -> anyhow::Result<Serve
     let place = (Places { run: args.dir.join("run"), links: args.dir.join("dev") }, name);
     let (places, name) = place.clone();
     let fuse = blocking(move || attach::mount(&places, &name)).await??;
-    let (requests, receiver) = mailbox(REQUESTS_MAX);
     let (ends, ended) = mailbox(1);
-    let options = Options {
-        sectors: device.geometry().sectors,
-        read_only: device.geometry().read_only,
-        on_thread_start: || drop(set_io_flusher()),
-        on_end: Box::new(move || drop(ends.send(()))),
-    };
-    let hand_on = move |request: VolumeRequest, reply: Reply| {
-        if let Err(SendError::Full((_, reply)) | SendError::Closed((_, reply))) =
-            requests.send((request, reply))
-        {
-            reply.answer(Err(IoError::Lost));
-        }
-    };
-    let file = VolumeFile::serve(fuse, options, hand_on).context("serving the device")?;
-    handle.runtime().spawn(perform_all(handle.clone(), device, initiator, receiver));
+    let on_end = move || drop(ends.send(()));
+    let (file, _) = serve_device(handle, &device, fuse, on_end).context("serving the device")?;
     let (places, name) = place.clone();
     match blocking(move || attach::attach(&places, &name, false)).await? {
-        Ok(block_device) => Ok(Served { block_device, file, place, ended }),
+        Ok(block_device) => Ok(Served { block_device, file, place, ended, _initiator: initiator }),
         Err(error) => {
             clear(file, place).await?;
             Err(error.into())
@@ -153,19 +141,6 @@ async fn claim(device: &Rc<dyn BlockDevice>, address: ShelfSlot) -> anyhow::Resu
         Ok(_) => Ok(()),
         Err(IoError::Fenced { .. }) => bail!("{address} belongs to somebody"),
         Err(error) => bail!("{address} can't be claimed: {error}"),
-    }
-}
-
-/// Keeps the initiator, without which the disk would see no frames.
-async fn perform_all(
-    handle: ReactorHandle,
-    device: Rc<dyn BlockDevice>,
-    _initiator: Initiator,
-    mut requests: Mailbox<(VolumeRequest, Reply)>,
-) {
-    while let Some((request, reply)) = requests.receive().await {
-        let answer = perform(&device, request);
-        handle.runtime().spawn(async move { reply.answer(answer.await) });
     }
 }
 

@@ -41,6 +41,8 @@ use namespaces::Namespaces;
 use network::Network;
 use volumes::Volumes;
 
+pub use volumes::serve_device;
+
 /// Arguments of the hidden `engine`.
 #[derive(Clone, Debug, Args)]
 pub struct EngineArgs {

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
@@ -63,29 +64,13 @@ impl Volumes {
         self.drop_one(name);
         let number = self.next_number.get();
         self.next_number.set(number + 1);
-        let (requests, receiver) = mailbox(REQUESTS_MAX);
         let (ends, ended) = (self.ends.clone(), (name.clone(), number));
-        let options = Options {
-            sectors: device.geometry().sectors,
-            read_only: device.geometry().read_only,
-            on_thread_start,
-            // A full mailbox only delays the tidying: a new attachment replaces the old one.
-            on_end: Box::new(move || drop(ends.send(ended))),
-        };
-        let hand_on = move |request: VolumeRequest, reply: Reply| {
-            if let Err(SendError::Full((_, reply)) | SendError::Closed((_, reply))) =
-                requests.send((request, reply))
-            {
-                reply.answer(Err(IoError::Lost));
-            }
-        };
-        let file = VolumeFile::serve(fuse, options, hand_on).map_err(|error| {
+        // A full mailbox only delays the tidying: a new attachment replaces the old one.
+        let on_end = move || drop(ends.send(ended));
+        let served = serve_device(&self.handle, &device, fuse, on_end);
+        let (file, errors) = served.map_err(|error| {
             ApiError::new(ErrorCode::Io, format!("{name} can't be served to the kernel: {error}"))
         })?;
-        let errors = Rc::default();
-        let work =
-            perform_all(self.handle.clone(), Rc::clone(&device), receiver, Rc::clone(&errors));
-        self.handle.runtime().spawn(work);
         self.served.borrow_mut().insert(name.clone(), Served { file, device, number, errors });
         Ok(Attachment { engine: self.generation, number })
     }
@@ -145,6 +130,35 @@ impl Volumes {
         let one = self.served.borrow_mut().remove(name);
         drop(one);
     }
+}
+
+/// Serves a device to the kernel through a descriptor. Beside the file: how many requests were answered
+/// with an error.
+pub fn serve_device(
+    handle: &ReactorHandle,
+    device: &Rc<dyn BlockDevice>,
+    fuse: OwnedFd,
+    on_end: impl FnOnce() + Send + 'static,
+) -> io::Result<(VolumeFile, Rc<Cell<u64>>)> {
+    let (requests, receiver) = mailbox(REQUESTS_MAX);
+    let options = Options {
+        sectors: device.geometry().sectors,
+        read_only: device.geometry().read_only,
+        on_thread_start,
+        on_end: Box::new(on_end),
+    };
+    let hand_on = move |request: VolumeRequest, reply: Reply| {
+        if let Err(SendError::Full((_, reply)) | SendError::Closed((_, reply))) =
+            requests.send((request, reply))
+        {
+            reply.answer(Err(IoError::Lost));
+        }
+    };
+    let file = VolumeFile::serve(fuse, options, hand_on)?;
+    let errors = Rc::default();
+    let work = perform_all(handle.clone(), Rc::clone(device), receiver, Rc::clone(&errors));
+    handle.runtime().spawn(work);
+    Ok((file, errors))
 }
 
 async fn perform_all(
