@@ -212,7 +212,7 @@ fn is_right(group: &GroupPlace, row: Row, crc: u32, data: &[u8]) -> bool {
 }
 
 /// The disk answered, and can't read it.
-fn is_unreadable(error: &IoError) -> bool {
+pub(super) fn is_unreadable(error: &IoError) -> bool {
     matches!(error, IoError::Medium(_) | IoError::OutOfRange(_))
 }
 

@@ -8,9 +8,9 @@ use block::{BLOCK_BYTES, Lba};
 use super::belief::LoadError;
 use super::lease::Ended;
 use super::pool::GroupPlace;
-use super::right_copy::Answer;
+use super::right_copy::{Answer, is_unreadable};
 use super::volume::Volume;
-use crate::format::{ChecksumBlock, Entry, Row};
+use crate::format::{ChecksumBlock, DiskNumber, Entry, Row};
 use crate::report::{BadBlock, Progress, VerifyReport};
 
 /// Bad blocks that a report lists.
@@ -66,38 +66,72 @@ impl Volume {
         copy: Option<u8>,
         report: &mut VerifyReport,
     ) -> Result<(), Ended> {
-        let _lock = self.pool.group_lock(place.birth).acquire(1).await;
-        let Some(place) = self.pool.group_by_birth(place.birth) else { return Ok(()) };
-        let shape = self.pool.shape();
-        if !place.initialised {
-            report.unwritten += u64::from(shape.rows());
-            return Ok(());
-        }
-        // As the disks have them now.
-        self.checksums.forget(place.birth);
-        self.mend_checksums_soon(place.birth);
-        for index in 0..shape.checksum_blocks() {
-            let block = loop {
-                match self.checksum_block(&place, index).await {
-                    Ok(loaded) => break Some(loaded.block),
-                    Err(LoadError::Unreachable(silent)) => self.wait_for_holders(&silent).await?,
-                    Err(LoadError::Doubtful(_)) => break None,
+        loop {
+            let lock = self.pool.group_lock(place.birth).acquire(1).await;
+            let Some(place) = self.pool.group_by_birth(place.birth) else { return Ok(()) };
+            if !place.initialised {
+                report.unwritten += u64::from(self.pool.shape().rows());
+                return Ok(());
+            }
+            // As the disks have them now.
+            self.checksums.forget(place.birth);
+            self.mend_checksums_soon(place.birth);
+            match self.known_blocks(&place).await {
+                Ok(blocks) => {
+                    self.verify_blocks(&place, &blocks, copy, report).await;
+                    return Ok(());
                 }
-            };
-            let (first, count) = shape.rows_of_block(index);
-            let Some(block) = block else {
-                for row in (first.0..first.0 + count).map(Row) {
-                    self.report_bad(&place, row, 0, true, report);
-                }
-                continue;
-            };
-            for member in 0..place.members.len() {
-                if copy.is_none_or(|copy| usize::from(copy) == member) {
-                    self.verify_rows(&place, &block, (first, count), member, report).await;
+                // Not with the lock held: a destage that needs it would wait for them too.
+                Err(silent) => {
+                    drop(lock);
+                    self.wait_for_holders(&silent).await?;
                 }
             }
         }
-        Ok(())
+    }
+
+    /// A group's checksum blocks, none for those in doubt, unless it must be waited for somebody.
+    async fn known_blocks(
+        &self,
+        place: &GroupPlace,
+    ) -> Result<Vec<Option<Rc<ChecksumBlock>>>, Vec<DiskNumber>> {
+        let mut blocks = Vec::new();
+        for index in 0..self.pool.shape().checksum_blocks() {
+            blocks.push(match self.checksum_block(place, index).await {
+                Ok(loaded) => Some(loaded.block),
+                Err(LoadError::Doubtful(_)) => None,
+                Err(LoadError::Unreachable(silent)) => return Err(silent),
+            });
+        }
+        Ok(blocks)
+    }
+
+    async fn verify_blocks(
+        self: &Rc<Self>,
+        place: &GroupPlace,
+        blocks: &[Option<Rc<ChecksumBlock>>],
+        copy: Option<u8>,
+        report: &mut VerifyReport,
+    ) {
+        let shape = self.pool.shape();
+        let spans = (0..).map(|index| shape.rows_of_block(index));
+        let doubted = blocks.iter().zip(spans.clone()).filter(|(block, _)| block.is_none());
+        for (_, (first, count)) in doubted {
+            for row in (first.0..first.0 + count).map(Row) {
+                self.report_bad(place, row, 0, true, report);
+            }
+        }
+        for member in 0..place.members.len() {
+            if copy.is_some_and(|copy| usize::from(copy) != member) {
+                continue;
+            }
+            // Of one that was silent once no more is asked: each time would take as long, with the lock.
+            let mut is_silent = false;
+            for (block, rows) in blocks.iter().zip(spans.clone()) {
+                let Some(block) = block else { continue };
+                self.verify_rows(place, block, rows, (member, &mut is_silent), report).await;
+            }
+        }
     }
 
     async fn verify_rows(
@@ -105,19 +139,28 @@ impl Volume {
         place: &GroupPlace,
         block: &ChecksumBlock,
         (first, count): (Row, u32),
-        member: usize,
+        (member, is_silent): (usize, &mut bool),
         report: &mut VerifyReport,
     ) {
         let shape = self.pool.shape();
+        let Some((disk, _)) = place.members.get(member).copied() else { return };
+        let ask = |first, count| {
+            let reading = self.ask(place, first, count, member);
+            self.pool.within_while_in(disk, self.pool.limits.background, reading)
+        };
         let mut next = 0;
         while next < count {
             let rows = RUN_ROWS.min(count - next);
             let from = Row(first.0 + next);
             let written =
                 (0..rows).any(|row| block.get((next + row) as usize).checksum().is_some());
-            let limit = self.pool.limits.background;
-            let reading = self.pool.within(limit, self.ask(place, from, rows, member));
-            let data = if written { reading.await.ok() } else { None };
+            let data = if written && !*is_silent {
+                let read = ask(from, rows).await;
+                *is_silent = read.as_ref().is_err_and(|error| !is_unreadable(error));
+                read.ok()
+            } else {
+                None
+            };
             for index in 0..rows {
                 let row = Row(from.0 + index);
                 let crc = match block.get((next + index) as usize) {
@@ -141,8 +184,9 @@ impl Volume {
                         let data = data.slice(at, at + BLOCK_BYTES);
                         Answer::of(place, row, crc, Ok(data))
                     }
+                    None if *is_silent => Answer::Silent,
                     // Only the bad ones of a run that can't be read are to be named.
-                    None => self.ask_for_row(place, row, crc, member, limit).await,
+                    None => Answer::of(place, row, crc, ask(row, 1).await),
                 };
                 match answer {
                     Answer::Right(_) => {}
@@ -150,6 +194,7 @@ impl Volume {
                     Answer::Unreadable => self.report_bad(place, row, member, true, report),
                     // A disk that isn't there has nothing bad: what it holds can't be told now.
                     Answer::Silent => {
+                        *is_silent = true;
                         report.dirty += 1;
                         continue;
                     }

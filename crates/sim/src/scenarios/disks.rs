@@ -1,22 +1,26 @@
 //! Disks that fail in the ways they admit, and those that lie about what they did: errors and full
 //! stores in every structure, wrong reads, rollbacks in the middle of a resync, rot while nobody looks.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::SECTOR_BYTES;
+use block::{BLOCK_SECTORS, Lba, SECTOR_BYTES, SectorRange};
 use futures::FutureExt;
+use futures::future::try_join;
 use pool::DiskState;
+use pool::engine::Engine;
 use pool::metadata::Layout;
 use rand::Rng;
 
-use super::common::{CONVERGENCE_MAX, Rig, VOLUME, expect};
+use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, expect};
 use super::copies::copies_of_log;
 use super::damage::{mend_every_copy, places_of};
 use super::losses::trickle;
 use super::scenario;
 use crate::cluster::Plan;
 use crate::disk::{Chances, Disk, Part, ReadFault, WriteFault};
+use crate::oracle::Change;
 use crate::runner::{Failure, Scenario, Stage};
 use crate::workload::Mix;
 
@@ -86,6 +90,19 @@ pub const SCENARIOS: &[Scenario] = &[
          its eviction, not for the disk",
         400,
         |stage| hung_under_locks(stage).boxed_local(),
+    ),
+    scenario(
+        "hung-while-verified",
+        "a disk hangs for 10 s while a volume is verified: clients wait for its eviction, not for the disk",
+        400,
+        |stage| hung_while_verified(stage).boxed_local(),
+    ),
+    scenario(
+        "away-while-verified",
+        "two nodes are away while a volume is verified: the verification waits for them, and writes \
+         elsewhere don't",
+        400,
+        |stage| away_while_verified(stage).boxed_local(),
     ),
 ];
 
@@ -316,5 +333,72 @@ async fn hung_under_locks(stage: Stage) -> Result<(), Failure> {
         expect(pause < HUNG_MAX, || format!("clients waited {pause:?}"))?;
         rig.wait_clean(CONVERGENCE_MAX).await?;
     }
+    rig.converge().await
+}
+
+async fn verify(rig: &Rig) -> Result<(), Failure> {
+    let verifying =
+        |engine: Rc<Engine>| async move { engine.verify_volume(POOL, VOLUME, None, &|_| ()).await };
+    rig.with(verifying).await.map(drop)
+}
+
+async fn hung_while_verified(stage: Stage) -> Result<(), Failure> {
+    let volumes = [(VOLUME, 4 << 20, Layout::Mirror(2))];
+    let rig = Rig::start(&stage, Plan::simple(8, 32), &volumes).await?;
+    rig.load(Mix { writes: 70, ..Mix::default() }).await?;
+    rig.run_for(rig.between(300, 1500)).await;
+    let is_over = Cell::new(false);
+    let verifying = async {
+        while !is_over.get() {
+            verify(&rig).await?;
+            rig.run_for(rig.between(0, 400)).await;
+        }
+        Ok::<(), Failure>(())
+    };
+    let hanging = async {
+        for _ in 0..2 {
+            let (_, disk) = victim(&rig);
+            rig.record(VOLUME).forget_waits();
+            disk.stick_for(Duration::from_secs(10));
+            rig.run_for(rig.between(4000, 9000)).await;
+            let pause = rig.record(VOLUME).longest_wait();
+            expect(pause < HUNG_MAX, || format!("clients waited {pause:?}"))?;
+            rig.wait_clean(CONVERGENCE_MAX).await?;
+        }
+        is_over.set(true);
+        Ok::<(), Failure>(())
+    };
+    try_join(verifying, hanging).await?;
+    rig.converge().await
+}
+
+/// More than the log holds is written, and what belongs on both nodes stays in it meanwhile: a block or two
+/// of each group, so that it is less than an eighth of the log.
+async fn away_while_verified(stage: Stage) -> Result<(), Failure> {
+    let size_bytes = 8 << 20;
+    let volumes = [(VOLUME, size_bytes, Layout::Mirror(2))];
+    let rig = Rig::start(&stage, Plan::simple(6, 32), &volumes).await?;
+    let write_all = || {
+        rig.on_volume(VOLUME, move |watched| async move {
+            for start in (0..size_bytes / SECTOR_BYTES as u64).step_by(640) {
+                watched.change(Change::Write, SectorRange::new(Lba(start), BLOCK_SECTORS)).await?;
+            }
+            Ok::<(), block::IoError>(())
+        })
+    };
+    write_all().await??;
+    rig.in_place(VOLUME).await?;
+    let first = rig.below(6);
+    let away = [first, (first + 1 + rig.below(5)) % 6];
+    let writing = async {
+        rig.run_for(rig.between(0, 100)).await;
+        away.iter().for_each(|node| rig.cluster.kill_node(*node));
+        for _ in 0..30 {
+            write_all().await??;
+        }
+        away.iter().for_each(|node| rig.cluster.start_node(*node));
+        Ok::<(), Failure>(())
+    };
+    try_join(verify(&rig), writing).await?;
     rig.converge().await
 }
