@@ -84,23 +84,28 @@ impl OpenPool {
 
     /// Removes a volume and gives its space back.
     pub(crate) async fn remove_volume(self: &Rc<Self>, name: &str) -> Result<(), PoolError> {
+        let (this, id) = (Rc::clone(self), self.volume_by_name(name)?.id);
+        self.in_time(async move { this.remove_now(id).await }).await
+    }
+
+    async fn remove_now(self: &Rc<Self>, id: VolumeId) -> Result<(), PoolError> {
         let over = |ended| self.over(ended);
         // One at a time: what waits to be freed is then this one's.
         let _removing = self.pool.unless_over(self.removing.acquire(1)).await.map_err(over)?;
-        let volume = self.volume_by_name(name)?;
+        // Somebody else may have removed it meanwhile.
+        let Some(volume) = self.volume(id) else { return Ok(()) };
         volume.set_serving(Serving::Gone);
         volume.stop();
         // What is under way on its extents ends before they get another owner.
         let (destaging, writing) = (volume.destaging.acquire(1), volume.log.writing.acquire(1));
         let both = futures::future::join(destaging, writing);
         let _quiet = self.pool.unless_over(both).await.map_err(over)?;
-        let id = volume.id;
         let births: Vec<BirthId> = {
             let meta = self.pool.meta.borrow();
             let groups = meta.volumes().get(&id).into_iter().flat_map(|volume| volume.groups());
             groups.map(|group| group.birth()).collect()
         };
-        let removed = self.administer(move |_| Ok((vec![MetaRecord::VolumeRemoved { id }], ())));
+        let removed = self.administer_now(|_| Ok((vec![MetaRecord::VolumeRemoved { id }], ())));
         if let Err(error) = removed.await {
             // Its log has all that was acknowledged.
             self.open_volume(id);
@@ -131,11 +136,19 @@ impl OpenPool {
         self: &Rc<Self>,
         plan: impl FnOnce(&Metadata) -> Result<(Vec<MetaRecord>, T), PoolError> + 'static,
     ) -> Result<T, PoolError> {
-        let (done, receiver) = oneshot::channel();
         let this = Rc::clone(self);
+        self.in_time(async move { this.administer_now(plan).await }).await
+    }
+
+    /// Waits for what an administrator asked for, not for ever; it goes on all the same.
+    async fn in_time<T: 'static>(
+        self: &Rc<Self>,
+        work: impl Future<Output = Result<T, PoolError>> + 'static,
+    ) -> Result<T, PoolError> {
+        let (done, receiver) = oneshot::channel();
         // A task of its own: a caller that gives up mustn't leave a transaction half written.
         self.pool.runtime.spawn(async move {
-            let _ = done.send(this.administer_now(plan).await);
+            let _ = done.send(work.await);
         });
         let limit = self.pool.limits.administer;
         match self.pool.unless_over(runtime::timeout(&self.pool.runtime, limit, receiver)).await {

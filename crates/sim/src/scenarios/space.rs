@@ -20,6 +20,13 @@ pub const SCENARIOS: &[Scenario] = &[
         |stage| reused_space(stage).boxed_local(),
     ),
     scenario(
+        "removed-without-majority",
+        "a volume is removed while most votes are away: nobody knows whether it is gone before they are \
+         back; a new one of its name serves",
+        400,
+        |stage| removed_without_majority(stage).boxed_local(),
+    ),
+    scenario(
         "extend",
         "a node is added, pool and volume are extended under load: nothing pauses, nothing is copied",
         300,
@@ -71,6 +78,35 @@ async fn reused_space(stage: Stage) -> Result<(), Failure> {
             rig.wait_in(away, Duration::from_secs(20)).await?;
         }
     }
+    rig.load(mix).await?;
+    rig.run_for(rig.between(300, 1500)).await;
+    rig.converge().await
+}
+
+/// The command gives up long before the change is made.
+async fn removed_without_majority(stage: Stage) -> Result<(), Failure> {
+    let volumes = [(VOLUME, 3 << 20, Layout::Mirror(2))];
+    let rig = Rig::start(&stage, Plan::simple(3, 16), &volumes).await?;
+    let mix = Mix { think: Duration::from_millis(15), ..Mix::default() };
+    rig.load(mix).await?;
+    rig.run_for(rig.between(300, 1500)).await;
+    rig.quiet(CONVERGENCE_MAX).await?;
+    let stays = rig.below(3);
+    let cut = |is_cut| {
+        let others = (0..3).filter(|node| *node != stays);
+        others.for_each(|node| rig.cluster.cut_link(node, is_cut));
+    };
+    cut(true);
+    rig.uncertain_volume(VOLUME);
+    let removed = rig.remove_volume(VOLUME).await;
+    expect(removed.is_err(), || "it was removed without a majority".to_string())?;
+    rig.run_for(rig.between(0, 10_000)).await;
+    cut(false);
+    let is_gone = || rig.report().is_some_and(|report| report.volumes.is_empty());
+    rig.cluster.wait_for("it is gone", CONVERGENCE_MAX, is_gone).await?;
+    rig.wait_clean(CONVERGENCE_MAX).await?;
+    rig.adopt_volumes()?;
+    rig.create_volume(VOLUME, 2 << 20, Layout::Mirror(2)).await?;
     rig.load(mix).await?;
     rig.run_for(rig.between(300, 1500)).await;
     rig.converge().await
