@@ -93,7 +93,9 @@ impl Volume {
         let half = full || destageable && segments.size() as u32 > self.log_shape.segments_max / 2;
         let pressed = destageable && self.credit.is_wanted() || self.log.wants_room.get();
         if half || pressed || self.has_thin_segment() {
-            // The open segment is left alone while destaging the closed ones gives room.
+            // The open segment is left alone while destaging the closed ones gives room; not if something
+            // is stuck: of that, what each segment has would make the next one due, without end.
+            let closed = closed.filter(|_| self.log.stuck.borrow().is_empty());
             return DestageDue::Now(closed.unwrap_or(state.durable));
         }
         if !destageable {

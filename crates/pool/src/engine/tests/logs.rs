@@ -365,3 +365,60 @@ fn who_is_in_line_when_the_pool_ends_is_answered() {
     let (answers, ()) = bench.run(async move { futures::join!(both, end) });
     assert_eq!(answers, [Err(IoError::Lost), Err(IoError::Lost)]);
 }
+
+/// Damages all checksum blocks of the groups that were made first, on some disks.
+fn spoil_first_checksums(bench: &Bench, disks: &[usize], groups: usize) {
+    let birth_of = |block: &[u8]| u64::from_le_bytes(block[8..16].try_into().unwrap());
+    let sums = |image: &[u8]| -> Vec<(usize, u64)> {
+        let blocks = image.chunks_exact(BLOCK_BYTES).enumerate();
+        let sums = blocks.filter(|(_, block)| block.starts_with(b"epCS"));
+        sums.map(|(at, block)| (at * BLOCK_BYTES, birth_of(block))).collect()
+    };
+    for disk in disks.iter().map(|index| &bench.disks[*index]) {
+        let sums = sums(&disk.image());
+        let births: std::collections::BTreeSet<u64> = sums.iter().map(|sum| sum.1).collect();
+        let first: Vec<u64> = births.into_iter().take(groups).collect();
+        for (at, _) in sums.iter().filter(|(_, birth)| first.contains(birth)) {
+            disk.damage(at + 1000, |byte| *byte ^= 4);
+        }
+    }
+}
+
+/// Moved one segment after the other, each time what the last one closed would be due next.
+#[test]
+fn what_is_stuck_in_several_segments_comes_to_rest() {
+    let bench = Bench::new(210, 3, 48);
+    bench.create();
+    let volume = bench.create_volume(8, Layout::Mirror(3));
+    let spread: Vec<u64> = (0..2048).step_by(32).collect();
+    for block in &spread {
+        bench.write(&volume, *block, pattern(*block, 1, 1)).unwrap();
+    }
+    bench.pass(Duration::from_secs(3));
+    // Whether the one that is away has what the others lost isn't known, and each segment is thin.
+    let bench = bench.crash_engine();
+    spoil_first_checksums(&bench, &[0, 1], 2);
+    bench.disks[2].set_mode(Mode::Lost);
+    let volume = bench.reopened();
+    let (good, stuck): (Vec<u64>, Vec<u64>) =
+        spread.into_iter().partition(|block| bench.read(&volume, *block, 1).is_ok());
+    assert!(good.len() > 40 && stuck.len() >= 2, "{stuck:?}");
+    bench.write(&volume, stuck[0], pattern(stuck[0], 1, 2)).unwrap();
+    // More than a segment holds, before the first one is set aside.
+    for round in 0..100 {
+        let block = good[round as usize % good.len()];
+        bench.write(&volume, block, pattern(block, 1, 2 + round)).unwrap();
+    }
+    let last = stuck[stuck.len() - 1];
+    bench.write(&volume, last, pattern(last, 1, 2)).unwrap();
+    bench.pass(Duration::from_secs(10));
+    let writes = |bench: &Bench| bench.disks.iter().map(|disk| disk.writes.get()).sum::<u64>();
+    let before = writes(&bench);
+    bench.pass(Duration::from_secs(20));
+    assert_eq!(writes(&bench), before, "what is appended again stays where it is");
+    bench.set_mode(2, Mode::Well);
+    bench.until(|report| report.volumes[0].log_bytes == 0);
+    for block in [stuck[0], last] {
+        assert_eq!(bench.read(&volume, block, 1).unwrap(), pattern(block, 1, 2));
+    }
+}
