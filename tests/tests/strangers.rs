@@ -88,7 +88,7 @@ impl Stranger {
         let frame = request.emit(payload);
         let bytes = [frame.head.as_slice(), &frame.payload].concat();
         let answer = self.client.ask(&bytes, 50).unwrap();
-        let answer = answer.unwrap_or_else(|| panic!("{request} is not answered"));
+        let answer = answer.unwrap_or_else(|| panic!("{request:?} is not answered"));
         let (reply, payload) = SessionReply::parse(&answer).unwrap();
         self.epoch = reply.epoch;
         (reply, payload.to_vec())

@@ -75,7 +75,6 @@ impl OpenDisks {
                     direct: plan.medium.io == IoMode::Direct,
                     read_only: !plan.medium.writable,
                     exclusive: plan.medium.exclusive,
-                    ..FileOptions::default()
                 };
                 let file = Rc::new(FileDevice::open_apart(&self.handle, &path, options).await?);
                 let disk = Rc::new(OpenDisk {

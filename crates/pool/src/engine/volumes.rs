@@ -28,14 +28,14 @@ impl OpenPool {
         layout: Layout,
     ) -> Result<Rc<Volume>, PoolError> {
         check_new(name, layout)?;
-        let (pool, name) = (self.pool.name.clone(), name.to_string());
-        let room = self.pool.room();
-        let id = self
-            .administer(move |meta| plan_volume(meta, &room, &pool, name, size, layout))
-            .await?;
-        self.open_volume(id);
-        let volume = self.volume(id);
-        let volume = volume.ok_or_else(|| PoolError::no_volume(&self.pool.name, "new"))?;
+        let (this, name, room) = (Rc::clone(self), name.to_string(), self.pool.room());
+        let made = self.in_time(async move {
+            let plan = |meta: &_| plan_volume(meta, &room, &this.pool.name, name, size, layout);
+            let id = this.administer_now(plan).await?;
+            this.open_volume(id);
+            this.volume(id).ok_or_else(|| PoolError::no_volume(&this.pool.name, "new"))
+        });
+        let volume = made.await?;
         // It exists now, whether it serves at once or later.
         let serving = volume.wait_serving();
         let _ = runtime::timeout(&self.pool.runtime, self.pool.limits.administer, serving).await;
@@ -75,11 +75,14 @@ impl OpenPool {
         size: VolumeSize,
     ) -> Result<Rc<Volume>, PoolError> {
         let volume = self.volume_by_name(name)?;
-        let (id, room) = (volume.id, self.pool.room());
-        let bytes = self.administer(move |meta| plan_growth(meta, &room, id, size)).await?;
-        volume.size_bytes.set(bytes);
-        volume.changed.notify_all();
-        Ok(volume)
+        let (this, id, room) = (Rc::clone(self), volume.id, self.pool.room());
+        self.in_time(async move {
+            let bytes = this.administer_now(|meta| plan_growth(meta, &room, id, size)).await?;
+            volume.size_bytes.set(bytes);
+            volume.changed.notify_all();
+            Ok(volume)
+        })
+        .await
     }
 
     /// Removes a volume and gives its space back.

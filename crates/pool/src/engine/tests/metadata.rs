@@ -345,3 +345,38 @@ fn the_lease_is_compared_with_the_clock_as_it_is() {
     stopped.set(Duration::ZERO);
     assert_eq!(bench.run_for(Duration::from_secs(5), read()), Some(true));
 }
+
+/// Their commands say that nobody knows; once it is known, what was made serves, at its size.
+#[test]
+fn what_was_asked_for_without_a_majority_is_whole_when_it_is_back() {
+    let bench = Bench::new(211, 3, 48);
+    bench.create();
+    bench.add_volume("v");
+    let lose = |mode| [1, 2].into_iter().for_each(|disk| bench.set_mode(disk, mode));
+    lose(Mode::Lost);
+    let engine = Rc::clone(&bench.engine);
+    let (made, grown) = bench.run(async move {
+        let layout = Layout::Mirror(2);
+        let made = engine.create_volume("pool", "w", VolumeSize::Bytes(MIB), layout);
+        let grown = engine.extend_volume("pool", "v", VolumeSize::Bytes(2 * MIB));
+        futures::join!(made, grown)
+    });
+    for error in [made.unwrap_err(), grown.unwrap_err()] {
+        assert!(matches!(error, PoolError::Suspended { .. }), "{error}");
+    }
+    lose(Mode::Well);
+    bench.until(|report| {
+        let serves = |size| {
+            move |volume: &crate::report::VolumeReport| {
+                volume.size_bytes == size && volume.suspended.is_none()
+            }
+        };
+        report.volumes.iter().any(serves(MIB)) && report.volumes.iter().any(serves(2 * MIB))
+    });
+    for name in ["v", "w"] {
+        let volume = bench.engine.open_volume("pool", name).unwrap();
+        let last = volume.geometry().sectors / 8 - 1;
+        bench.write(&volume, last, pattern(last, 1, 1)).unwrap();
+        assert_eq!(bench.read(&volume, last, 1).unwrap(), pattern(last, 1, 1));
+    }
+}
