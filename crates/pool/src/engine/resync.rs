@@ -242,7 +242,9 @@ impl Volume {
                     };
                     is_silent = right.is_none();
                     match right {
-                        Some(right) => writes.extend(right.map(|(row, data)| (region, row, data))),
+                        Some(runs) => {
+                            writes.extend(runs.into_iter().map(|(row, data)| (region, row, data)));
+                        }
                         None => copied.mask &= !(1 << region),
                     }
                 }
@@ -274,7 +276,7 @@ impl Volume {
         self: &Rc<Self>,
         group: &GroupPlace,
         rows: &[(Row, u32)],
-    ) -> Option<impl Iterator<Item = (Row, Buffer)>> {
+    ) -> Option<Vec<(Row, Buffer)>> {
         let crcs: Vec<u32> = rows.iter().map(|(_, crc)| *crc).collect();
         let (first, _) = *rows.first()?;
         let found = self.rows_of_one(group, first, &crcs).await;
@@ -296,6 +298,6 @@ impl Volume {
             let (from, to) = (run[0], run[0] + run.len());
             (Row(first.0 + from as u32), data.slice(from * BLOCK_BYTES, to * BLOCK_BYTES))
         });
-        Some(runs.collect::<Vec<_>>().into_iter())
+        Some(runs.collect())
     }
 }
