@@ -218,7 +218,7 @@ async fn status(State(services): App) -> Json<Status> {
     let (pools, served) = looked.ok().unzip();
     let pools = pools.unwrap_or_else(|| services.pools.borrow().clone());
     services.reconciler.look_now(served.as_ref()).await;
-    let mut report = services.reconciler.report();
+    let mut report = services.reconciler.report(services.engine.generation());
     let held = services.held(&pools).await;
     let mut warnings = services.registry.warnings();
     for pool in &pools {

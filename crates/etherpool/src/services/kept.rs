@@ -13,7 +13,8 @@ use std::time::Duration;
 use block::VolumeName;
 use control::api::{ApiError, ErrorCode, ServiceState, VolumeServices};
 use control::reconcile::{
-    Actual, Attachment, Attachments, Fault, Service, Step, Wanted, after, next_step, standing,
+    Actual, Attachment, Attachments, EngineGeneration, Fault, Service, Step, Wanted, after,
+    next_step, standing,
 };
 use control::settings::FtpSetting;
 use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard, watch};
@@ -436,14 +437,16 @@ impl<P: Platform> Kept<P> {
         });
     }
 
-    /// For status; nothing where nothing is or should be.
-    pub fn report(&self, platform: &P) -> Option<VolumeServices> {
+    /// For status, where `engine` is the one that runs; nothing where nothing is or should be.
+    pub fn report(&self, engine: Option<EngineGeneration>, platform: &P) -> Option<VolumeServices> {
         let (wanted, shown) = (self.wanted.borrow().clone(), self.shown.borrow().clone());
         let idle = !wanted.device && wanted.mount.is_none();
         if idle && shown.actual == Actual::default() && shown.lingering.is_empty() {
             return None;
         }
-        let stands = standing(&wanted, &shown.actual);
+        // What another engine served isn't right, also while it still stands.
+        let served_by = wanted.served_by.filter(|service| Some(service.engine) == engine);
+        let stands = standing(&Wanted { served_by, ..wanted.clone() }, &shown.actual);
         let trouble = self.trouble(&wanted, &shown);
         let mount = wanted.mount.as_ref().or(shown.actual.mount.as_ref());
         let ftp: Option<&FtpSetting> = wanted.ftp.as_ref().or(shown.actual.ftp.as_ref());

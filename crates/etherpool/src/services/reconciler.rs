@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use block::VolumeName;
 use control::api::{ApiError, ErrorCode, PoolReportExt as _, VolumeServices};
-use control::reconcile::{Actual, Attachment, Attachments, Wanted, next_step};
+use control::reconcile::{Actual, Attachment, Attachments, EngineGeneration, Wanted, next_step};
 use control::settings::{MountSetting, VolumeSettings};
 use pool::{PoolReport, VolumeReport};
 
@@ -251,9 +251,9 @@ impl<P: Platform> Reconciler<P> {
         })
     }
 
-    /// For status.
-    pub fn report(&self) -> Vec<VolumeServices> {
-        self.volumes().values().filter_map(|kept| kept.report(&*self.platform)).collect()
+    /// For status, where `engine` is the one that runs.
+    pub fn report(&self, engine: Option<EngineGeneration>) -> Vec<VolumeServices> {
+        self.volumes().values().filter_map(|kept| kept.report(engine, &*self.platform)).collect()
     }
 
     /// Who listens on `address`, other than `except`.

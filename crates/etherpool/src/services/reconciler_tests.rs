@@ -5,7 +5,7 @@
 use super::super::kept::Shown;
 use super::super::platform::{Finding, Holding, Made};
 use super::*;
-use control::api::ServiceState;
+use control::api::{ServiceState, VolumeServices};
 use control::reconcile::{AttachedVolume, EngineGeneration, Fault};
 use control::settings::{FTP_KEY, FtpSetting, MOUNT_KEY};
 use pool::{PoolState, Replayed, VotesReport};
@@ -206,7 +206,12 @@ fn broken(what: Fault) -> Finding {
 }
 
 fn trouble(reconciler: &Reconciler<Fake>) -> Option<String> {
-    reconciler.report().first().and_then(|report| report.trouble.clone())
+    report(&reconciler).first().and_then(|report| report.trouble.clone())
+}
+
+fn report(reconciler: &Reconciler<Fake>) -> Vec<VolumeServices> {
+    let engine = reconciler.platform().engine.load(Ordering::Relaxed);
+    reconciler.report(Some(EngineGeneration(engine)))
 }
 
 fn log(reconciler: &Reconciler<Fake>) -> Vec<String> {
@@ -231,7 +236,7 @@ async fn a_new_engine_means_everything_anew_without_a_command() {
     wait(&reconciler, |shown| is_up(shown, 2)).await;
     assert_eq!(log(&reconciler), UP);
     // Who still holds files of the old file system is named; who has ended isn't.
-    assert_eq!(reconciler.report()[0].busy_processes, ["process 2"]);
+    assert_eq!(report(&reconciler)[0].busy_processes, ["process 2"]);
     assert!(reconciler.platform().came_back.load(Ordering::Relaxed));
 }
 
@@ -282,7 +287,7 @@ async fn a_step_that_fails_is_shown_and_tried_again() {
     let shown = wait(&reconciler, |shown| shown.failures == 2).await;
     assert_eq!(shown.trouble.unwrap().error.message, "mount failed");
     assert!(!reconciler.is_up_to_date());
-    let report = reconciler.report();
+    let report = report(&reconciler);
     assert_eq!(report[0].mount, ServiceState::Waiting);
     assert_eq!(report[0].trouble.as_deref(), Some("mount failed"));
     reconciler.platform().failing.lock().unwrap().clear();
@@ -381,9 +386,20 @@ async fn an_attachment_that_its_engine_ended_is_made_anew() {
 async fn what_is_known_to_be_dead_is_not_called_well_for_a_moment() {
     let reconciler = up().await;
     reconciler.want(Some(&word(1, None, 2)), &[pool_report()]);
-    let report = &reconciler.report()[0];
+    let report = &report(&reconciler)[0];
     assert_eq!((&report.mount, &report.ftp), (&ServiceState::Waiting, &ServiceState::Waiting));
     assert!(report.trouble.as_ref().is_some_and(|text| text.contains("dead")), "{report:?}");
+}
+
+/// Status between the death of an engine and what is done about it, also when its successor runs.
+#[tokio::test]
+async fn what_a_dead_engine_served_is_not_called_well() {
+    let reconciler = up().await;
+    assert_eq!(report(&reconciler)[0].mount, ServiceState::On);
+    for engine in [None, Some(EngineGeneration(2))] {
+        let report = &reconciler.report(engine)[0];
+        assert_eq!((&report.mount, &report.ftp), (&ServiceState::Waiting, &ServiceState::Waiting));
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -398,12 +414,12 @@ async fn what_a_look_finds_dead_is_made_anew() {
         reconciler.platform().findings.lock().unwrap().push(broken(fault));
         tokio::time::sleep(Duration::from_secs(3)).await;
         assert_eq!(trouble(&reconciler).as_deref(), Some("it is dead"));
-        assert_eq!(reconciler.report()[0].mount, ServiceState::Waiting);
+        assert_eq!(report(&reconciler)[0].mount, ServiceState::Waiting);
         reconciler.platform().hanging.lock().unwrap().clear();
         tokio::time::sleep(Duration::from_secs(3)).await;
         assert_eq!(log(&reconciler), steps);
         assert_eq!(trouble(&reconciler), None, "{fault:?}");
-        assert_eq!(reconciler.report()[0].ftp, ServiceState::On);
+        assert_eq!(report(&reconciler)[0].ftp, ServiceState::On);
         assert!(reconciler.platform().came_back.load(Ordering::Relaxed));
     }
     let reconciler = up().await;
@@ -449,7 +465,7 @@ async fn a_look_that_hangs_is_told_of_and_holds_nothing_up() {
     tokio::time::sleep(Duration::from_secs(25)).await;
     let told = trouble(&reconciler).unwrap();
     assert!(told.contains("has not answered for"), "{told}");
-    assert!(reconciler.report()[0].mount == ServiceState::On);
+    assert!(report(&reconciler)[0].mount == ServiceState::On);
     // Its engine ends it meanwhile.
     reconciler.want(Some(&word(1, None, 2)), &[pool_report()]);
     wait(&reconciler, |shown| is_up(shown, 1) && shown.actual.attached.unwrap().number == 2).await;
@@ -491,7 +507,7 @@ async fn a_remark_ends_with_its_cause() {
     want(&reconciler, without);
     wait(&reconciler, |shown| shown.trouble.is_none()).await;
     assert_eq!(trouble(&reconciler), None);
-    assert_eq!(reconciler.report()[0].mount, ServiceState::On);
+    assert_eq!(report(&reconciler)[0].mount, ServiceState::On);
 
     // A mount that fails, and then isn't wanted, or can't be had.
     for (engine, report) in [
