@@ -181,8 +181,18 @@ impl Lab {
     /// Waits until the file system is mounted and FTP greets.
     pub fn wait_served(&self) {
         crate::wait_until("the file system is served", || {
-            let status = self.status();
-            status["mount"].is_string() && status["ftp"].is_string()
+            // By the supervisor's word: what a dead engine left mounted is there for a moment more.
+            let output = self.cli_output(&["status", "--json"]);
+            let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+            let mut services = answer["services"].as_array().into_iter().flatten();
+            let lab = self.status();
+            lab["mount"].is_string()
+                && lab["ftp"].is_string()
+                && services.any(|one| {
+                    one["volume"] == "cluster/hyperspace"
+                        && one["mount"] == "on"
+                        && one["ftp"] == "on"
+                })
         });
     }
 

@@ -132,7 +132,7 @@ fn damaged_and_foreign_disks_are_refused_by_name() {
 #[test]
 fn a_disk_of_another_pool_is_refused() {
     let lab = Lab::up(&LabOptions { size: "256M", disks: 2, bare: true, ..LabOptions::default() });
-    wait_until("all disks are in sight", || {
+    wait_until("all disks are present", || {
         let text = lab.show(&["disk", "list", "--json"]);
         (1..=3).all(|shelf| (0..2).all(|slot| text.contains(&format!("\"e{shelf}.{slot}\""))))
     });
@@ -160,7 +160,7 @@ fn disks_with_data_are_neither_labelled_nor_exported_unasked() {
     let sums: Vec<_> = ["n1", "n2", "n3"].map(|n| checksum(&lab.disk_file(n, 0))).into();
 
     lab.lab(&["up", "--bare"]);
-    wait_until("all disks are in sight", || {
+    wait_until("all disks are present", || {
         let text = lab.show(&["disk", "list", "--json"]);
         (1..=3).all(|shelf| text.contains(&format!("\"e{shelf}.0\"")))
     });

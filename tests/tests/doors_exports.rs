@@ -307,7 +307,7 @@ fn lab_with_volume() -> Lab {
         bare: true,
         ..LabOptions::default()
     });
-    wait_until("the disks are in sight", || {
+    wait_until("the disks are present", || {
         lab.json(&["disk", "list"]).as_array().unwrap().len() == 2
     });
     lab.cli(&["pool", "create", "cluster", "e1.0", "e2.0", "--yes"]);
@@ -439,7 +439,7 @@ fn an_address_that_is_somebodys_is_refused() {
 
     // A disk that is no pool's, which discovery knows.
     lab.lab(&["add-node"]);
-    wait_until("the disk is in sight", || {
+    wait_until("the disk is present", || {
         lab.json(&["disk", "list"]).as_array().unwrap().len() == 3
     });
     let mac = lab.json(&["aoe", "discover"]);

@@ -25,7 +25,7 @@ fn bare() -> Lab {
         bare: true,
         ..LabOptions::default()
     });
-    wait_until("the disks are in sight", || {
+    wait_until("the disks are present", || {
         lab.json(&["disk", "list"]).as_array().unwrap().len() == 2
     });
     lab.cli(&["pool", "create", "cluster", "e1.0", "e2.0", "--yes"]);

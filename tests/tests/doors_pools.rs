@@ -22,7 +22,7 @@ fn a_pool_that_is_not_in_the_records_is_left_alone() {
     lab.lab(&["kill", "supervisor"]);
     std::fs::remove_file(&records).unwrap();
     lab.lab(&["start", "supervisor"]);
-    wait_until("the pool is in sight", || lab.pool_state() == "foreign");
+    wait_until("the pool is present", || lab.pool_state() == "foreign");
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(lab.pool_state(), "foreign", "it is not opened by itself");
     assert!(lab.status()["mount"].is_null(), "and not mounted");
@@ -63,7 +63,7 @@ fn a_pool_that_a_stranger_made_in_our_name_gets_nothing() {
         let evil = pools.as_array().unwrap().iter().find(|pool| pool["name"] == "evil").cloned();
         evil.map_or(String::new(), |pool| pool["state"]["is"].as_str().unwrap().to_owned())
     };
-    wait_until("the pool is in sight", || state() == "foreign");
+    wait_until("the pool is present", || state() == "foreign");
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(state(), "foreign");
     assert!(!is_mounted(), "nothing of it is mounted");
@@ -80,7 +80,7 @@ fn a_pool_that_a_stranger_made_in_our_name_gets_nothing() {
 #[test]
 fn a_disk_belongs_to_one_pool() {
     let lab = Lab::up(&LabOptions { size: "256M", bare: true, ..LabOptions::default() });
-    wait_until("the disks are in sight", || {
+    wait_until("the disks are present", || {
         lab.json(&["disk", "list"]).as_array().map_or(0, Vec::len) == 6
     });
     lab.cli(&["pool", "create", "cluster", "e1.0", "e2.0", "e3.0", "--yes"]);
@@ -260,7 +260,7 @@ fn a_dry_run_answers_as_the_command_would() {
 
     // What would be done is said and not done.
     let lab = Lab::up(&LabOptions { size: "256M", disks: 1, bare: true, ..LabOptions::default() });
-    wait_until("the disks are in sight", || {
+    wait_until("the disks are present", || {
         lab.json(&["disk", "list"]).as_array().map_or(0, Vec::len) == 3
     });
     let sees = |what: &str, count: usize| {

@@ -95,7 +95,7 @@ fn a_reset_takes_no_disk_with_other_data() {
     File::options().write(true).open(&disk).unwrap().write_all_at(&[0x53, 0xef], 0x438).unwrap();
     let before = std::fs::read(&disk).unwrap();
     lab.lab(&["up", "--bare"]);
-    wait_until("the disk is in sight", || lab.show(&["disk", "list"]).contains("e1.0"));
+    wait_until("the disk is present", || lab.show(&["disk", "list"]).contains("e1.0"));
     let (code, text) = said(&lab, "disk reset-epoch e1.0 --force-disk e1.0 --yes");
     assert!(code == 2 && text.contains("nothing to reset"), "{text}");
     let (code, text) = said(&lab, "pool create p e1.0 --failure-domain disk --yes");

@@ -73,7 +73,7 @@ fn the_real_machines_of_the_readme() {
         bare: true,
         ..LabOptions::default()
     });
-    wait_until("all disks are in sight", || {
+    wait_until("all disks are present", || {
         let text = lab.cli(&["disk", "list", "--json"]);
         (7..=9).all(|shelf| (0..2).all(|slot| text.contains(&format!("\"e{shelf}.{slot}\""))))
     });

@@ -30,9 +30,9 @@ pub const REQUESTS_IN_FLIGHT_MAX: usize = 256;
 pub enum EngineRequest {
     /// Answered with [`crate::api::ProcessState`].
     Process,
-    /// Answered with the targets in sight.
+    /// Answered with the targets present.
     Discover,
-    /// Answered with the devices in sight.
+    /// Answered with the devices present.
     Disks,
     /// Answered with all pools.
     Pools,

@@ -17,27 +17,27 @@ use block::VolumeName;
 /// An engine process, told apart from its predecessors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct EngineGeneration(pub u64);
+pub struct EngineInstance(pub u64);
 
 /// The engine's end of one block device: never the same again, once it has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Attachment {
     /// The engine.
-    pub engine: EngineGeneration,
+    pub engine: EngineInstance,
     /// Which of its attachments; they are counted.
     pub number: u64,
 }
 
 impl Attachment {
-    /// Of a device that no engine serves: generations are never 0.
-    pub const DEAD: Attachment = Attachment { engine: EngineGeneration(0), number: 0 };
+    /// Of a device that no engine serves: instances are never 0.
+    pub const DEAD: Attachment = Attachment { engine: EngineInstance(0), number: 0 };
 }
 
 /// What an engine serves to this machine's kernel at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachments {
     /// The engine.
-    pub engine: EngineGeneration,
+    pub engine: EngineInstance,
     /// The number that its next attachment gets: this is no word on any from there on.
     pub next: u64,
     /// The volumes that are served, each through one attachment.
@@ -72,7 +72,7 @@ impl Attachments {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Service {
     /// The engine.
-    pub engine: EngineGeneration,
+    pub engine: EngineInstance,
     /// The number of the attachment that was alive.
     pub attachment: Option<u64>,
     /// Requests that were answered with an error through it.
@@ -93,7 +93,7 @@ impl Service {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// The engine that serves the volume now, and what it says of its attachment; none while it is
-    /// suspended, fenced or not in sight.
+    /// suspended, fenced or not present.
     pub served_by: Option<Service>,
     /// Whether it should have a block device also without a mount.
     pub device: bool,
@@ -272,11 +272,11 @@ mod tests {
     }
 
     fn attachment(engine: u64, number: u64) -> Attachment {
-        Attachment { engine: EngineGeneration(engine), number }
+        Attachment { engine: EngineInstance(engine), number }
     }
 
     fn service(engine: u64, attachment: Option<u64>, next: u64) -> Service {
-        Service { engine: EngineGeneration(engine), attachment, errors: 0, next }
+        Service { engine: EngineInstance(engine), attachment, errors: 0, next }
     }
 
     /// What the engine makes of a request to attach.
@@ -294,9 +294,9 @@ mod tests {
         (all, actual)
     }
 
-    fn served(generation: u64) -> Wanted {
+    fn served(instance: u64) -> Wanted {
         Wanted {
-            served_by: Some(service(generation, None, 1)),
+            served_by: Some(service(instance, None, 1)),
             device: false,
             mount: mount("/srv/a"),
             ftp: Some(FtpSetting::default()),

@@ -35,7 +35,7 @@ pub struct KnownPool {
     pub id: Uuid,
     /// Its name.
     pub name: String,
-    /// Its disks, as they were last in sight.
+    /// Its disks, as they were last present.
     #[serde(default)]
     pub disks: Vec<KnownDisk>,
     /// Settings that came with an import; nothing is done by them until they are confirmed.
@@ -43,7 +43,7 @@ pub struct KnownPool {
     pub held: BTreeSet<HeldSetting>,
 }
 
-/// A disk of a pool, as it was last in sight.
+/// A disk of a pool, as it was last present.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownDisk {
     /// Its identity in the pool.
@@ -126,7 +126,7 @@ impl Registry {
     /// Takes note of what the engine tells. A pool that is open is remembered; the settings of one
     /// that wasn't known came with it and wait. One that is another's or nobody's is forgotten, so
     /// that it counts as unknown when it comes back: others may have written its settings meanwhile.
-    /// What is only out of sight, or is being opened, stays as it is.
+    /// What is only absent, or is being opened, stays as it is.
     pub fn take_note(&mut self, pools: &[PoolReport]) {
         for report in pools {
             let Ok(id) = report.id.parse::<Uuid>() else { continue };
@@ -201,7 +201,7 @@ pub fn held(volume: &str, key: &str) -> HeldSetting {
     HeldSetting { volume: volume.to_owned(), key: key.to_owned() }
 }
 
-/// What is to be remembered of a disk. One that is missing keeps what was known when it was in sight.
+/// What is to be remembered of a disk. One that is missing keeps what was known when it was present.
 fn known_disk(id: Uuid, disk: &PoolDisk, before: Option<&KnownDisk>) -> Option<KnownDisk> {
     if disk.state == DiskState::Missing {
         return before.cloned();
@@ -325,7 +325,7 @@ mod tests {
         now.state = PoolState::Incomplete { missing: "e1.0".into() };
         now.disks.clear();
         registry.take_note(std::slice::from_ref(&now));
-        assert_eq!(registry.pools[0].disks.len(), 1, "out of sight isn't gone");
+        assert_eq!(registry.pools[0].disks.len(), 1, "absent isn't gone");
     }
 
     #[test]

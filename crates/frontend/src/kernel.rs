@@ -24,7 +24,7 @@ pub struct MountEntry {
     pub super_options: String,
 }
 
-/// All mounts in sight, in order of mounting.
+/// All mounts, in order of mounting.
 pub fn mounts() -> io::Result<Vec<MountEntry>> {
     let table = std::fs::read("/proc/self/mountinfo")?;
     Ok(table.split(|byte| *byte == b'\n').filter_map(parse).collect())

@@ -34,7 +34,7 @@ pub struct LabPlan {
     pub mtu: u32,
     pub ftp_port: u16,
     pub nodes: Vec<NodePlan>,
-    /// The pool was made: from then on it is waited for, however little of it is in sight.
+    /// The pool was made: from then on it is waited for, however little of it is present.
     #[serde(default)]
     pub pool_made: bool,
 }

@@ -230,7 +230,7 @@ fn ensure_pool(place: &Place, plan: &LabPlan) -> anyhow::Result<()> {
 
 fn ensure_volume(place: &Place, plan: &LabPlan) -> anyhow::Result<()> {
     let name = format!("{POOL}/{VOLUME}");
-    // After a restart the pool is opened by itself, as soon as enough disks are in sight.
+    // After a restart the pool is opened by itself, as soon as enough disks are present.
     wait("the pool to be open", TIMEOUT, || {
         let pools = etherpool_json(place, ["pool", "list", "--json"])?;
         let pool = entry(&pools, "pools", POOL);
@@ -239,7 +239,7 @@ fn ensure_volume(place: &Place, plan: &LabPlan) -> anyhow::Result<()> {
         }
         let state = pool
             .and_then(|pool| serde_json::from_value::<PoolState>(pool.get("state")?.clone()).ok());
-        let state = state.map_or("not in sight".to_owned(), |state| state.to_string());
+        let state = state.map_or("not present".to_owned(), |state| state.to_string());
         Ok(Step::Wait(format!("pool {POOL} is {state}")))
     })?;
     let volumes = etherpool_json(place, ["volume", "list", "--json"])?;
@@ -278,11 +278,11 @@ fn wait_for_disks(place: &Place, nodes: &[NodePlan]) -> anyhow::Result<()> {
     wait("the nodes' disks to be visible", TIMEOUT, || {
         let disks = etherpool_json(place, ["disk", "list", "--json"])?;
         let text = disks.to_string();
-        let in_sight = |disk: &&String| text.contains(&format!("{disk:?}"));
-        let missing: Vec<_> = wanted.iter().filter(|disk| !in_sight(disk)).cloned().collect();
+        let present = |disk: &&String| text.contains(&format!("{disk:?}"));
+        let missing: Vec<_> = wanted.iter().filter(|disk| !present(disk)).cloned().collect();
         Ok(match missing.is_empty() {
             true => Step::Done,
-            false => Step::Wait(format!("not in sight: {}", missing.join(", "))),
+            false => Step::Wait(format!("not present: {}", missing.join(", "))),
         })
     })
 }

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use block::BLOCK_BYTES;
 use uuid::Uuid;
 
-use crate::format::{BirthId, DiskNumber, VolumeId};
+use crate::format::{DiskNumber, GenerationId, VolumeId};
 use crate::metadata::{
     ExtentRange, ExtentSet, GroupRun, Layout, Member, Metadata, Roots, RunKey, SegmentCopyPlace,
     WIDTH_MAX,
@@ -42,7 +42,7 @@ pub struct NoSpace {
     pub available_bytes: u64,
 }
 
-/// The disks that new space may be taken from: in sight and not out.
+/// The disks that new space may be taken from: present and not out.
 pub type Usable = BTreeSet<DiskNumber>;
 
 /// Groups in a set of a new volume: one for mirrors, one per disk for striped volumes.
@@ -85,7 +85,7 @@ pub fn usable_bytes(
 }
 
 /// Plans the groups by which an existing volume must grow so that it covers `bytes`; none when it
-/// does already. Births count up from the metadata's next.
+/// does already. Generations count up from the metadata's next.
 pub fn plan_groups(
     metadata: &Metadata,
     usable: &Usable,
@@ -109,7 +109,7 @@ pub fn plan_groups(
     if space.sets_left(volume.layout, volume.width) < wanted - have {
         return Err(no_space());
     }
-    let mut plan = Plan { space, runs: Vec::new(), birth: metadata.counters().birth };
+    let mut plan = Plan { space, runs: Vec::new(), generation: metadata.counters().generation };
     let mut next = have;
     while next < wanted {
         let most = u32::try_from(wanted - next).unwrap_or(u32::MAX).min(RUN_GROUPS_MAX);
@@ -282,7 +282,7 @@ fn most_groups(domains: &BTreeMap<Uuid, u64>, copies: u8) -> u64 {
 struct Plan {
     space: Space,
     runs: Vec<GroupRun>,
-    birth: BirthId,
+    generation: GenerationId,
 }
 
 impl Plan {
@@ -375,11 +375,11 @@ impl Plan {
         self.runs.push(GroupRun {
             key,
             count,
-            birth: self.birth,
+            generation: self.generation,
             members,
             roots: Roots::default(),
         });
-        self.birth = self.birth.plus(u64::from(count));
+        self.generation = self.generation.plus(u64::from(count));
     }
 }
 

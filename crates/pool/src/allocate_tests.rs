@@ -47,7 +47,7 @@ fn open_segment(metadata: &mut Metadata, usable: &Usable, volume: VolumeId, copi
     let segment = Segment {
         number: metadata.volumes()[&volume].log.next_segment,
         epoch: Epoch(1),
-        birth: metadata.counters().birth,
+        generation: metadata.counters().generation,
         copies: places,
         wanted: copies,
         state: SegmentState::Open,

@@ -36,7 +36,7 @@ pub enum PoolError {
     /// A disk can't be used for this.
     #[error("disk {disk} refused: {why}; {remedy}")]
     Refused {
-        /// The disk, by the name under which it is in sight.
+        /// The disk, by the name under which it is present.
         disk: String,
         /// What is wrong with it.
         why: String,
@@ -173,7 +173,7 @@ mod tests {
         );
         let error = PoolError::NoQuorum {
             pool: "cluster".into(),
-            why: "1 of 3 votes in sight".into(),
+            why: "1 of 3 votes present".into(),
             missing: vec!["e2.0".into(), "e3.0".into()],
         };
         assert!(error.to_string().ends_with("bring back e2.0, e3.0"));

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::PoolError;
 
-/// A device in sight.
+/// A device that is present.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskReport {
     /// The name it is addressed by (`e1.0`).
@@ -36,15 +36,15 @@ pub enum DiskState {
     Free,
     /// Carries something that isn't etherpool's.
     InUse,
-    /// A member of a pool in sight that isn't open here.
+    /// A member of a pool present that isn't open here.
     Seen,
     /// A member that takes part in everything.
     Usable,
     /// A member that the pool does without; it is resynced once it is back.
     Out,
-    /// A member that is known and not in sight.
+    /// A member that is known and not present.
     Missing,
-    /// A member that came back with older contents than it had confirmed: resynced in everything.
+    /// A member that came back with older contents than it had applied: resynced in everything.
     RolledBack,
     /// Not used.
     Refused {
@@ -75,7 +75,7 @@ pub enum PoolState {
     },
     /// Taken over by another supervisor while open here; closed.
     Fenced,
-    /// Ours, but too little of it is in sight to open it.
+    /// Ours, but too little of it is present to open it.
     Incomplete {
         /// What is missing and what to do.
         missing: String,
@@ -119,7 +119,7 @@ pub struct PoolReport {
 }
 
 impl PoolReport {
-    /// Whether it is this supervisor's. Pools of others, and those that were released, are in sight, not
+    /// Whether it is this supervisor's. Pools of others, and those that were released, are present, not
     /// in trouble.
     pub fn is_ours(&self) -> bool {
         !matches!(self.state, PoolState::Foreign { .. } | PoolState::Released)
@@ -135,7 +135,7 @@ impl PoolReport {
 /// A pool's disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolDisk {
-    /// The name under which it is or was in sight.
+    /// The name under which it is or was present.
     pub name: String,
     /// Its identity in the pool.
     pub id: String,
@@ -163,7 +163,7 @@ pub struct VotesReport {
     /// Votes of the pool.
     pub total: u32,
     /// Of these, in reach.
-    pub in_sight: u32,
+    pub present: u32,
 }
 
 /// A volume.
@@ -255,9 +255,9 @@ pub struct ImportPlan {
     pub heard_ms: Option<u64>,
     /// Why it isn't imported without force: its owner was heard within its lease and didn't release it.
     pub refusal: Option<PoolError>,
-    /// Its disks in sight.
+    /// Its disks present.
     pub disks: Vec<String>,
-    /// Its vote disks in sight, and in all.
+    /// Its vote disks present, and in all.
     pub votes: VotesReport,
 }
 
@@ -358,7 +358,7 @@ pub enum PoolEvent {
         /// What is wrong and what to do.
         why: String,
     },
-    /// A disk came back with older contents than it had confirmed.
+    /// A disk came back with older contents than it had applied.
     RolledBack {
         /// The pool.
         pool: String,

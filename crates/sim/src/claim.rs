@@ -70,7 +70,7 @@ impl Claim {
         let mut claim = Claim {
             survives: report.survives,
             state: format!("{:?}", report.state),
-            waits: report.votes.in_sight * 2 <= report.votes.total
+            waits: report.votes.present * 2 <= report.votes.total
                 || report.volumes.iter().any(|volume| volume.suspended.is_some()),
             there: BTreeSet::new(),
             absent: BTreeSet::new(),

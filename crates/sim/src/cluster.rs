@@ -98,7 +98,7 @@ pub struct Remains {
 }
 
 impl Remains {
-    /// The identity of the disk that was last in sight at `address`, as the owner's records have it.
+    /// The identity of the disk that was last present at `address`, as the owner's records have it.
     pub fn identity_of(&self, address: &str) -> Option<String> {
         let disks = self.records.iter().flat_map(|pool| &pool.disks);
         disks.into_iter().find(|disk| disk.place.name == address).map(|disk| disk.id.to_string())

@@ -114,7 +114,7 @@ fn export_of(initiator: &Initiator, address: ShelfSlot) -> Option<ExportInfo> {
     })
 }
 
-/// An engine process: every disk in sight is shown to the engine.
+/// An engine process: every disk present is shown to the engine.
 pub fn attach(handle: &Handle, ports: Vec<Rc<SimPort>>, engine: &Rc<Engine>) {
     let engine = Rc::clone(engine);
     look_for_disks(handle, ports, move |found| {

@@ -19,7 +19,7 @@ fn a_seed_replays_exactly() {
 }
 
 /// - stuck-disk 0: a destage waited for a disk that was out already, and writers waited for the destage.
-/// - rolled-back-disk 4: after a quick restart an older disk was given a newer confirmed number before
+/// - rolled-back-disk 4: after a quick restart an older disk was given a newer applied number before
 ///   anybody had looked at the old one; what it had lost was found by checksums only.
 /// - two-votes: of two votes one failed for a moment; its disk could neither be evicted nor count as
 ///   fine again, and everything hung after it was back.

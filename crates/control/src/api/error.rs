@@ -24,7 +24,7 @@ pub enum ErrorCode {
     Refused,
     /// Not enough room, or too few failure domains with room.
     NoSpace,
-    /// Too few votes in sight.
+    /// Too few votes present.
     NoQuorum,
     /// Another supervisor owns the pool.
     NotOwner,

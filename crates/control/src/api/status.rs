@@ -26,7 +26,7 @@ pub struct Status {
     pub services_pid: u32,
     /// How often the engine was replaced since the services began.
     pub engine_restarts: u64,
-    /// All pools in sight.
+    /// All pools present.
     pub pools: Vec<PoolReport>,
     /// Devices, mounts, FTP and exports of volumes that have or want any.
     pub services: Vec<VolumeServices>,
@@ -73,7 +73,7 @@ pub struct ProcessState {
     /// Process id.
     pub pid: u32,
     /// Tells it from its predecessors.
-    pub generation: u64,
+    pub instance: u64,
     /// Whether its memory is locked.
     pub memory_locked: bool,
     /// Whether the kernel knows that it serves a block device (PR_SET_IO_FLUSHER).

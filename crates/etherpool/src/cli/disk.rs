@@ -1,4 +1,4 @@
-//! `etherpool disk`: disks in sight, and the one thing that can be wrong with one alone.
+//! `etherpool disk`: disks, and the one thing that can be wrong with one alone.
 
 use std::path::Path;
 
@@ -14,10 +14,10 @@ use super::output;
 use super::{Context, Failure};
 use aoe_wire::ShelfSlot;
 
-/// Disks in sight.
+/// Disks present.
 #[derive(Debug, Subcommand)]
 pub enum DiskCommand {
-    /// List the disks in sight: whose they are, and what is on them
+    /// List the disks: whose they are, and what is on them
     List,
     /// Open a disk whose record of its owner can't be read any more
     ResetEpoch(ResetEpochArgs),
@@ -42,7 +42,7 @@ pub async fn run(context: &Context, command: DiskCommand) -> Result<Exit, Failur
     match command {
         DiskCommand::List => {
             let disks: Vec<DiskReport> = context.client.get("/v1/disks").await?;
-            // Disks that aren't in sight are known by their pools only.
+            // Disks that aren't present are known by their pools only.
             let pools: Vec<PoolReport> = context.client.get("/v1/pools").await?;
             output::show(context.json, &disks, || output::disks(&disks))?;
             Ok(health(&disks, &pools))
@@ -146,7 +146,7 @@ pub fn describe(disks: &[DiskReport], address: ShelfSlot) -> Result<String, Fail
     let name = address.to_string();
     let Some(disk) = disks.iter().find(|disk| disk.name == name) else {
         return Err(Failure::not_found(
-            format!("disk {name} is not in sight"),
+            format!("disk {name} was not found"),
             "see `etherpool disk list`; check that its node runs and is on the same segment",
         ));
     };
@@ -193,7 +193,7 @@ mod tests {
         assert_eq!(health(std::slice::from_ref(&refused), &[pool.clone()]), Exit::Degraded);
         let others = DiskReport { pool: Some("elsewhere".into()), ..refused.clone() };
         assert_eq!(health(&[others], &[pool.clone()]), Exit::Ok);
-        // What isn't in sight is in no list but its pool's.
+        // What isn't present is in no list but its pool's.
         pool.disks[0].state = DiskState::Missing;
         assert_eq!(health(&[], &[pool.clone()]), Exit::Degraded);
         pool.state = pool::PoolState::Released;

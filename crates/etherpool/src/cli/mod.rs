@@ -74,7 +74,7 @@ enum Command {
     /// Look at the AoE segment
     #[command(subcommand)]
     Aoe(aoe::AoeCommand),
-    /// Disks in sight
+    /// Disks
     #[command(subcommand)]
     Disk(disk::DiskCommand),
     /// Pools

@@ -28,7 +28,7 @@ pub enum PoolCommand {
     Create(CreateArgs),
     /// Add disks to a pool; what they carry is lost
     Extend(ExtendArgs),
-    /// List the pools in sight
+    /// List the pools
     List,
     /// Show a pool with its disks and volumes
     Show {
@@ -100,7 +100,7 @@ pub struct ImportArgs {
     #[arg(required_unless_present = "all")]
     pool: Option<String>,
 
-    /// Every pool in sight that isn't open here, but for those whose owner lives
+    /// Every pool found that isn't open here, but for those whose owner lives
     #[arg(long, conflicts_with_all = ["pool", "force"])]
     all: bool,
 
@@ -114,7 +114,7 @@ pub struct ImportArgs {
     #[arg(long, conflicts_with = "all")]
     outdated_metadata: bool,
 
-    /// How long to wait for disks that are not in sight, once the pool could be opened without them
+    /// How long to wait for disks that are not present, once the pool could be opened without them
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=3600))]
     grace: Option<u64>,
 
@@ -175,15 +175,15 @@ struct Targets {
 
 /// Finds the disks; with them what ends the question about them.
 async fn find_disks(context: &Context, args: &DiskArgs) -> Result<(Targets, String), Failure> {
-    let sight = context.client.get::<Vec<DiskReport>>("/v1/disks").await?;
-    let disks = resolve_all(&sight, &args.disks)?;
-    let force_disks = resolve_all(&sight, &args.force_disk)?;
+    let listed = context.client.get::<Vec<DiskReport>>("/v1/disks").await?;
+    let disks = resolve_all(&listed, &args.disks)?;
+    let force_disks = resolve_all(&listed, &args.force_disk)?;
     if let Some(stray) = force_disks.iter().find(|disk| !disks.contains(disk)) {
         return Err(Failure::usage(format!("--force-disk {stray} is not among the disks")));
     }
     let mut what = ", and what they carry lost:\n".to_owned();
     for disk in &disks {
-        what.push_str(&describe(&sight, *disk)?);
+        what.push_str(&describe(&listed, *disk)?);
         if force_disks.contains(disk) {
             what.push_str("  ** overwritten whatever it carries **");
         }

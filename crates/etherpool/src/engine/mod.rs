@@ -25,7 +25,7 @@ use clap::Args;
 use control::api::{PoolReportExt as _, SeenTarget};
 use control::channel::ReplyLine;
 use control::config::{InterfaceConfig, SupervisorConfig};
-use control::reconcile::EngineGeneration;
+use control::reconcile::EngineInstance;
 use control::registry::Registry;
 use os::process::{Signal, Signals, signals};
 use os::reactor::Mailbox;
@@ -72,7 +72,7 @@ pub struct Process {
     volumes: Rc<Volumes>,
     exports: Rc<Exports>,
     hardening: Hardening,
-    generation: u64,
+    instance: u64,
     stopping: runtime::Notify,
     /// All pools are being closed, but stay ours.
     closing: Cell<bool>,
@@ -88,10 +88,10 @@ pub fn run(args: EngineArgs) -> anyhow::Result<ExitCode> {
     let hardening = hardening::apply();
     crate::logging::start(&config.log.level);
     hardening.tell();
-    let generation = os::random_u64().context("random numbers")?.max(1);
+    let instance = os::random_u64().context("random numbers")?.max(1);
     let (channel, requests) = Channel::listen(&config.engine_socket(), hardening::on_thread_start)?;
     let outcome = reactor.run_until(async move {
-        let process = Process::start(handle, &config, &args, hardening, generation)?;
+        let process = Process::start(handle, &config, &args, hardening, instance)?;
         let _admin = process.open_admin(&config);
         process.serve(channel, requests, told).await
     });
@@ -105,7 +105,7 @@ impl Process {
         config: &SupervisorConfig,
         args: &EngineArgs,
         hardening: Hardening,
-        generation: u64,
+        instance: u64,
     ) -> anyhow::Result<Rc<Process>> {
         let registry = read_registry(&config.state_dir);
         let owner = EngineConfig {
@@ -118,7 +118,7 @@ impl Process {
         let namespaces = Namespaces::of(&config.interfaces);
         let network =
             Network::open(&handle, &config.interfaces, &namespaces, &config.node_socket())?;
-        let volumes = Volumes::new(handle.clone(), EngineGeneration(generation));
+        let volumes = Volumes::new(handle.clone(), EngineInstance(instance));
         let exports =
             Exports::new(&engine, &handle, &config.interfaces, &namespaces, args.owner, &args.host);
         exports.know(&registry);
@@ -131,7 +131,7 @@ impl Process {
             volumes,
             exports,
             hardening,
-            generation,
+            instance,
             stopping: runtime::Notify::new(),
             closing: Cell::new(false),
         }))
@@ -159,7 +159,7 @@ impl Process {
         signals: Signals,
     ) -> anyhow::Result<()> {
         let runtime = self.handle.runtime().clone();
-        tracing::info!(generation = self.generation, "engine begins");
+        tracing::info!(instance = self.instance, "engine begins");
         runtime.spawn(Rc::clone(&self).feed_disks());
         runtime.spawn(Rc::clone(&self).keep_ports());
         runtime.spawn(Rc::clone(&self).tell_events(channel));

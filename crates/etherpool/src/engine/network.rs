@@ -135,7 +135,7 @@ impl Network {
             if known.is_some() {
                 engine.remove_device(&facts.name);
             }
-            tracing::info!(disk = facts.name, node = facts.node_name, "in sight");
+            tracing::info!(disk = facts.name, node = facts.node_name, "discovered");
             self.given.borrow_mut().insert(address, Rc::clone(&device));
             engine.add_device(facts, device);
         }

@@ -144,7 +144,7 @@ impl Work<'_> {
         let dropped = crate::logging::dropped_lines();
         ProcessState {
             pid: std::process::id(),
-            generation: process.generation,
+            instance: process.instance,
             memory_locked: process.hardening.memory_locked,
             io_flusher: process.hardening.io_flusher,
             log_lines_dropped: dropped,
@@ -178,7 +178,7 @@ impl Work<'_> {
     /// pool that it belongs to raises it at once.
     async fn reset_epoch(&self, disk: ShelfSlot, dry_run: bool) -> Result<Value, ApiError> {
         let device = self.process.network.device(disk).ok_or_else(|| {
-            ApiError::new(ErrorCode::NotFound, format!("disk {disk} is not in sight"))
+            ApiError::new(ErrorCode::NotFound, format!("disk {disk} was not found"))
                 .remedy("see `etherpool disk list`")
         })?;
         let failed = |error: IoError| {

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use block::VolumeName;
 use block::{BlockDevice, IoError};
 use control::api::{ApiError, ErrorCode};
-use control::reconcile::{AttachedVolume, Attachment, Attachments, EngineGeneration};
+use control::reconcile::{AttachedVolume, Attachment, Attachments, EngineInstance};
 use frontend::fuse::{Options, Reply, VolumeFile, VolumeRequest, perform};
 use os::ReactorHandle;
 use os::reactor::{MailSender, Mailbox, SendError, mailbox};
@@ -26,7 +26,7 @@ pub struct Volumes {
     handle: ReactorHandle,
     served: RefCell<BTreeMap<VolumeName, Served>>,
     ends: MailSender<(VolumeName, u64)>,
-    generation: EngineGeneration,
+    instance: EngineInstance,
     next_number: Cell<u64>,
 }
 
@@ -40,14 +40,14 @@ struct Served {
 
 impl Volumes {
     /// None yet, of this engine.
-    pub fn new(handle: ReactorHandle, generation: EngineGeneration) -> Rc<Volumes> {
+    pub fn new(handle: ReactorHandle, instance: EngineInstance) -> Rc<Volumes> {
         let (ends, ended) = mailbox(ENDS_MAX);
         let runtime = handle.runtime().clone();
         let volumes = Rc::new(Volumes {
             handle,
             served: RefCell::default(),
             ends,
-            generation,
+            instance,
             next_number: Cell::new(1),
         });
         runtime.spawn(notice_ends(Rc::clone(&volumes), ended));
@@ -72,7 +72,7 @@ impl Volumes {
             ApiError::new(ErrorCode::Io, format!("{name} can't be served to the kernel: {error}"))
         })?;
         self.served.borrow_mut().insert(name.clone(), Served { file, device, number, errors });
-        Ok(Attachment { engine: self.generation, number })
+        Ok(Attachment { engine: self.instance, number })
     }
 
     /// What is served.
@@ -80,7 +80,7 @@ impl Volumes {
         let served = self.served.borrow();
         let alive = served.iter().filter(|(_, one)| one.file.is_served());
         Attachments {
-            engine: self.generation,
+            engine: self.instance,
             next: self.next_number.get(),
             served: alive
                 .map(|(name, one)| AttachedVolume {
@@ -94,7 +94,7 @@ impl Volumes {
 
     /// Whether a volume is served through that attachment.
     pub fn serves(&self, name: &VolumeName, attachment: Attachment) -> bool {
-        attachment.engine == self.generation
+        attachment.engine == self.instance
             && self
                 .served
                 .borrow()

@@ -218,7 +218,7 @@ async fn status(State(services): App) -> Json<Status> {
     let (pools, served) = looked.ok().unzip();
     let pools = pools.unwrap_or_else(|| services.pools.borrow().clone());
     services.reconciler.look_now(served.as_ref()).await;
-    let mut report = services.reconciler.report(services.engine.generation());
+    let mut report = services.reconciler.report(services.engine.instance());
     let held = services.held(&pools).await;
     let mut warnings = services.registry.warnings();
     for pool in &pools {
@@ -237,7 +237,7 @@ async fn status(State(services): App) -> Json<Status> {
     }
     report.sort_by(|a, b| a.volume.cmp(&b.volume));
     if services.config.interfaces.is_empty() {
-        warnings.push("no interface is configured: no disk of another machine is in sight".into());
+        warnings.push("no interface is configured: no disk of another machine is present".into());
     }
     let served = report.iter().any(|entry| entry.ftp_listen.is_some());
     if served && services.config.ftp.users_file.is_none() {
@@ -290,7 +290,7 @@ async fn pool(State(services): App, Path(name): Path<String>) -> Answer<PoolRepo
     let pools = services.fresh_pools().await?;
     let found = pools.into_iter().find(|pool| pool.name == name || pool.id == name);
     found.map(Json).ok_or_else(|| {
-        ApiError::new(ErrorCode::NotFound, format!("pool {name} is not in sight"))
+        ApiError::new(ErrorCode::NotFound, format!("pool {name} was not found"))
             .remedy("see `etherpool pool list`")
             .into()
     })
@@ -512,7 +512,7 @@ fn waits_for(
 ) -> impl Fn() -> String + use<> {
     let (services, name) = (Arc::clone(services), name.clone());
     move || {
-        if services.engine.generation().is_none() {
+        if services.engine.instance().is_none() {
             return "waits for the engine, which is being started".to_owned();
         }
         let pools = services.pools.borrow();

@@ -15,7 +15,7 @@ use control::api::{ApiError, ErrorCode, ProcessState};
 use control::channel::{
     EngineRequest, LineReader, REQUESTS_IN_FLIGHT_MAX, ReplyLine, RequestLine, to_line,
 };
-use control::reconcile::EngineGeneration;
+use control::reconcile::EngineInstance;
 use pool::{PoolEvent, Progress};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::de::DeserializeOwned;
@@ -96,8 +96,8 @@ impl EngineClient {
     }
 
     /// Which engine it is; none while there is none.
-    pub fn generation(&self) -> Option<EngineGeneration> {
-        self.shared.process.borrow().as_ref().map(|process| EngineGeneration(process.generation))
+    pub fn instance(&self) -> Option<EngineInstance> {
+        self.shared.process.borrow().as_ref().map(|process| EngineInstance(process.instance))
     }
 
     /// What happens from now on.
@@ -360,10 +360,10 @@ mod tests {
         }
     }
 
-    async fn greet(stream: &mut UnixStream, lines: &mut LineReader, generation: u64) {
+    async fn greet(stream: &mut UnixStream, lines: &mut LineReader, instance: u64) {
         let request = read_request(stream, lines).await;
         assert_eq!(request.request, EngineRequest::Process);
-        let process = ProcessState { generation, ..ProcessState::default() };
+        let process = ProcessState { instance, ..ProcessState::default() };
         let value = serde_json::to_value(process).unwrap();
         stream.write_all(&to_line(&ReplyLine::Result { id: request.id, value })).await.unwrap();
     }
@@ -379,7 +379,7 @@ mod tests {
         let (mut engine, mut lines) = (listener.accept().await.unwrap().0, LineReader::default());
         greet(&mut engine, &mut lines, 7).await;
         process.wait_for(Option::is_some).await.unwrap();
-        assert_eq!(client.generation(), Some(EngineGeneration(7)));
+        assert_eq!(client.instance(), Some(EngineInstance(7)));
 
         let one = tokio::spawn({
             let client = client.clone();
@@ -409,7 +409,7 @@ mod tests {
         let (mut engine, mut lines) = (listener.accept().await.unwrap().0, LineReader::default());
         greet(&mut engine, &mut lines, 8).await;
         let anew =
-            |process: &Option<ProcessState>| process.as_ref().is_some_and(|p| p.generation == 8);
+            |process: &Option<ProcessState>| process.as_ref().is_some_and(|p| p.instance == 8);
         process.wait_for(anew).await.unwrap();
     }
 
@@ -441,7 +441,7 @@ mod tests {
         tokio::time::pause();
         let error = asked.await.unwrap().unwrap_err();
         assert_eq!(error.code, ErrorCode::Unavailable);
-        assert!(error.message.contains("which pools are in sight"), "{error}");
+        assert!(error.message.contains("which pools there are"), "{error}");
         let news = Progress { done_bytes: 1, total_bytes: 2 };
         let line = to_line(&ReplyLine::Progress { id: verify.id, progress: news });
         tokio::time::resume();

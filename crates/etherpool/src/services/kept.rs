@@ -13,7 +13,7 @@ use std::time::Duration;
 use block::VolumeName;
 use control::api::{ApiError, ErrorCode, ServiceState, VolumeServices};
 use control::reconcile::{
-    Actual, Attachment, Attachments, EngineGeneration, Fault, Service, Step, Wanted, after,
+    Actual, Attachment, Attachments, EngineInstance, Fault, Service, Step, Wanted, after,
     next_step, standing,
 };
 use control::settings::FtpSetting;
@@ -438,7 +438,7 @@ impl<P: Platform> Kept<P> {
     }
 
     /// For status, where `engine` is the one that runs; nothing where nothing is or should be.
-    pub fn report(&self, engine: Option<EngineGeneration>, platform: &P) -> Option<VolumeServices> {
+    pub fn report(&self, engine: Option<EngineInstance>, platform: &P) -> Option<VolumeServices> {
         let (wanted, shown) = (self.wanted.borrow().clone(), self.shown.borrow().clone());
         let idle = !wanted.device && wanted.mount.is_none();
         if idle && shown.actual == Actual::default() && shown.lingering.is_empty() {

@@ -64,8 +64,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 const ENGINE_START_LIMIT: Duration = Duration::from_secs(5);
 /// How long an engine may be out of reach before what it served is taken down.
 const RECONNECT_LIMIT: Duration = Duration::from_secs(1);
-/// How long disks have to come in sight before "there is no pool" is believed.
-const SIGHT_LIMIT: Duration = Duration::from_secs(10);
+/// How long disks have to be discovered before "there is no pool" is believed.
+const DISCOVERY_LIMIT: Duration = Duration::from_secs(10);
 /// Threads for API, FTP and mounts.
 const WORKERS: usize = 2;
 
@@ -214,19 +214,19 @@ async fn follow(services: Arc<Services>) {
         // An engine that lives on is back at once, and its devices never stopped.
         let back = process.wait_for(Option::is_some);
         let _ = tokio::time::timeout(RECONNECT_LIMIT, back).await;
-        let generation = services.engine.generation();
-        let looked = match generation {
+        let instance = services.engine.instance();
+        let looked = match instance {
             Some(_) => services.look_at_engine().await.map(|(pools, served)| (pools, Some(served))),
             None => Ok((Vec::new(), None)),
         };
-        let still_there = services.engine.generation() == generation;
+        let still_there = services.engine.instance() == instance;
         match looked {
             // An engine that was replaced in between gave a report for which nobody stands.
             Ok((pools, served))
-                if still_there && served.as_ref().map(|served| served.engine) == generation =>
+                if still_there && served.as_ref().map(|served| served.engine) == instance =>
             {
-                if generation.is_some() && generation != seen {
-                    seen = generation;
+                if instance.is_some() && instance != seen {
+                    seen = instance;
                     services.engines_seen.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 }
                 services.reconciler.want(served.as_ref(), &pools);
@@ -269,8 +269,8 @@ async fn tell_ready(services: Arc<Services>) {
         let opening = |report: &PoolReport| {
             matches!(report.state, PoolState::Opening | PoolState::Incomplete { .. })
         };
-        let connected = services.engine.generation().is_some();
-        let long_enough = begun.elapsed() >= SIGHT_LIMIT;
+        let connected = services.engine.instance().is_some();
+        let long_enough = begun.elapsed() >= DISCOVERY_LIMIT;
         let open = !seen.is_empty() && !seen.iter().any(opening);
         if connected && (open || long_enough) && services.reconciler.is_up_to_date() {
             println!("{}", crate::supervisor::READY_LINE);

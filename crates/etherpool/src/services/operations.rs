@@ -58,7 +58,7 @@ pub(super) fn valid(result: Result<(), SettingError>) -> Result<(), ApiError> {
 pub fn find_pool<'a>(pools: &'a [PoolReport], name: &str) -> Result<&'a PoolReport, ApiError> {
     let named = pools.iter().filter(|pool| pool.name == name);
     named.max_by_key(|pool| pool.is_open()).ok_or_else(|| {
-        ApiError::new(ErrorCode::NotFound, format!("pool {name} is not in sight"))
+        ApiError::new(ErrorCode::NotFound, format!("pool {name} was not found"))
             .remedy("see `etherpool pool list`")
     })
 }
@@ -429,7 +429,7 @@ impl Services {
         self.engine.call(EngineRequest::CheckExport { export: setting.clone() }).await
     }
 
-    /// An address that no volume has and nobody in sight answers for.
+    /// An address that no volume has and nobody present answers for.
     async fn free_address(
         &self,
         pools: &[PoolReport],

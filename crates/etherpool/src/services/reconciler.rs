@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use block::VolumeName;
 use control::api::{ApiError, ErrorCode, PoolReportExt as _, VolumeServices};
-use control::reconcile::{Actual, Attachment, Attachments, EngineGeneration, Wanted, next_step};
+use control::reconcile::{Actual, Attachment, Attachments, EngineInstance, Wanted, next_step};
 use control::settings::{MountSetting, VolumeSettings};
 use pool::{PoolReport, VolumeReport};
 
@@ -252,7 +252,7 @@ impl<P: Platform> Reconciler<P> {
     }
 
     /// For status, where `engine` is the one that runs.
-    pub fn report(&self, engine: Option<EngineGeneration>) -> Vec<VolumeServices> {
+    pub fn report(&self, engine: Option<EngineInstance>) -> Vec<VolumeServices> {
         self.volumes().values().filter_map(|kept| kept.report(engine, &*self.platform)).collect()
     }
 

@@ -6,7 +6,7 @@ use super::super::kept::Shown;
 use super::super::platform::{Finding, Holding, Made};
 use super::*;
 use control::api::{ServiceState, VolumeServices};
-use control::reconcile::{AttachedVolume, EngineGeneration, Fault};
+use control::reconcile::{AttachedVolume, EngineInstance, Fault};
 use control::settings::{FTP_KEY, FtpSetting, MOUNT_KEY};
 use pool::{PoolState, Replayed, VotesReport};
 use std::path::Path;
@@ -55,7 +55,7 @@ impl Platform for Fake {
 
     async fn attach(&self, _: &VolumeName) -> Result<Made, Trouble> {
         self.act("attach")?;
-        let engine = EngineGeneration(self.engine.load(Ordering::Relaxed));
+        let engine = EngineInstance(self.engine.load(Ordering::Relaxed));
         let number = self.attachments.fetch_add(1, Ordering::Relaxed) + 1;
         let attachment = Attachment { engine, number };
         Ok(Made { device: "/dev/loop0".into(), attachment })
@@ -168,16 +168,16 @@ async fn wait(reconciler: &Reconciler<Fake>, good: impl Fn(&Shown) -> bool) -> S
     shown.wait_for(|shown| good(shown)).await.unwrap().clone()
 }
 
-fn is_up(shown: &Shown, generation: u64) -> bool {
+fn is_up(shown: &Shown, instance: u64) -> bool {
     shown.actual.ftp.is_some()
-        && shown.actual.attached.map(|device| device.engine) == Some(EngineGeneration(generation))
+        && shown.actual.attached.map(|device| device.engine) == Some(EngineInstance(instance))
 }
 
 /// The word of an engine that serves the volume through this attachment, or none.
 fn word(engine: u64, alive: Option<u64>, next: u64) -> Attachments {
     let volume = VolumeName::new("p", "v").unwrap();
     let served = alive.map(|number| AttachedVolume { volume, number, errors: 0 });
-    let engine = EngineGeneration(engine);
+    let engine = EngineInstance(engine);
     Attachments { engine, next, served: served.into_iter().collect() }
 }
 
@@ -211,7 +211,7 @@ fn trouble(reconciler: &Reconciler<Fake>) -> Option<String> {
 
 fn report(reconciler: &Reconciler<Fake>) -> Vec<VolumeServices> {
     let engine = reconciler.platform().engine.load(Ordering::Relaxed);
-    reconciler.report(Some(EngineGeneration(engine)))
+    reconciler.report(Some(EngineInstance(engine)))
 }
 
 fn log(reconciler: &Reconciler<Fake>) -> Vec<String> {
@@ -396,7 +396,7 @@ async fn what_is_known_to_be_dead_is_not_called_well_for_a_moment() {
 async fn what_a_dead_engine_served_is_not_called_well() {
     let reconciler = up().await;
     assert_eq!(report(&reconciler)[0].mount, ServiceState::On);
-    for engine in [None, Some(EngineGeneration(2))] {
+    for engine in [None, Some(EngineInstance(2))] {
         let report = &reconciler.report(engine)[0];
         assert_eq!((&report.mount, &report.ftp), (&ServiceState::Waiting, &ServiceState::Waiting));
     }

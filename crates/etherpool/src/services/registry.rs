@@ -10,7 +10,7 @@ use anyhow::Context;
 use block::VolumeName;
 use control::api::{ApiError, ErrorCode, PoolReportExt as _};
 use control::channel::EngineRequest;
-use control::reconcile::EngineGeneration;
+use control::reconcile::EngineInstance;
 use control::registry::{HeldSetting, REGISTRY_FILE, Registry, held};
 use control::settings::EXPORTS_KEY;
 use pool::PoolReport;
@@ -56,7 +56,7 @@ struct Inner {
     /// Those that are open.
     open: BTreeSet<Uuid>,
     /// What the engine was told to hold, by pool.
-    told: BTreeMap<Uuid, (EngineGeneration, BTreeSet<String>)>,
+    told: BTreeMap<Uuid, (EngineInstance, BTreeSet<String>)>,
 }
 
 /// Held while the engine is asked and what it says is noted.
@@ -208,7 +208,7 @@ impl PoolRegistry {
 
     /// Tells the engine which exports wait, wherever it doesn't know yet. It may be a new one.
     async fn tell_engine(&self, pools: &[PoolReport]) {
-        let Some(generation) = self.engine.generation() else { return };
+        let Some(instance) = self.engine.instance() else { return };
         // What isn't open may be another's by the time that the engine hears of it.
         for report in pools.iter().filter(|report| report.may_stay()) {
             let Ok(id) = report.id.parse::<Uuid>() else { continue };
@@ -216,7 +216,7 @@ impl PoolRegistry {
                 let inner = self.inner();
                 let Some(known) = inner.registry.pool(id) else { continue };
                 let exports = known.held.iter().filter(|held| held.key == EXPORTS_KEY);
-                let told = (generation, exports.map(|held| held.volume.clone()).collect());
+                let told = (instance, exports.map(|held| held.volume.clone()).collect());
                 if inner.told.get(&id) == Some(&told) {
                     continue;
                 }
@@ -226,7 +226,7 @@ impl PoolRegistry {
                 EngineRequest::HeldExports { pool: report.id.clone(), volumes: volumes.clone() };
             match self.engine.call::<()>(request).await {
                 Ok(()) => {
-                    self.inner().told.insert(id, (generation, volumes));
+                    self.inner().told.insert(id, (instance, volumes));
                 }
                 Err(error) => {
                     tracing::warn!(pool = report.name, %error, "the engine can't be told which exports wait; tried again");

@@ -9,7 +9,7 @@ use control::channel::EngineRequest;
 /// What the engine's loop answers out of memory. Longer than a short machine's pauses; shorter than
 /// people believe in an answer.
 const FROM_MEMORY: Duration = Duration::from_secs(5);
-/// What asks disks in sight: each has its own limits, all below this.
+/// What asks disks present: each has its own limits, all below this.
 const FROM_DISKS: Duration = Duration::from_secs(30);
 /// What is committed to a pool's metadata. The engine itself gives up before
 /// (`Limits::administer`, 30 s), and says more about why.
@@ -58,9 +58,9 @@ pub fn timeout_of(request: &EngineRequest) -> Duration {
 pub fn what(request: &EngineRequest) -> String {
     match request {
         EngineRequest::Process => "to say how it is".into(),
-        EngineRequest::Discover => "which targets are in sight".into(),
-        EngineRequest::Disks => "which disks are in sight".into(),
-        EngineRequest::Pools => "which pools are in sight".into(),
+        EngineRequest::Discover => "which targets there are".into(),
+        EngineRequest::Disks => "which disks there are".into(),
+        EngineRequest::Pools => "which pools there are".into(),
         EngineRequest::AttachedVolumes => "which volumes it serves".into(),
         EngineRequest::CreatePool(request) => format!("to make pool {}", request.name),
         EngineRequest::ExtendPool { pool, .. } => format!("to extend pool {pool}"),

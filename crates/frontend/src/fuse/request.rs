@@ -114,7 +114,7 @@ pub fn perform(
     }
 }
 
-/// What was acknowledged is durable, under whichever boot generation. But only the device knows whether
+/// What was acknowledged is durable, under whichever instance. But only the device knows whether
 /// it may still say so: its owner may have lost the right to answer.
 async fn flush(device: Rc<dyn BlockDevice>) -> Answer {
     let mut answer = device.flush(Instance::default()).await;

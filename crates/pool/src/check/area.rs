@@ -56,7 +56,7 @@ impl Copy {
 
     /// Newer copies are greater.
     pub(super) fn rank(&self) -> (Epoch, u64, RecordNumber) {
-        (self.stamp.epoch, self.stamp.generation, self.number())
+        (self.stamp.epoch, self.stamp.sequence, self.number())
     }
 }
 
@@ -92,16 +92,16 @@ pub(super) fn read_copy(
     let mut slots = [0, 1].map(|slot| read_slot(pool, disk, (start, &layout), slot));
     let rank = |slot: &Slot| match slot {
         Slot::Sound(CheckpointHead { stamp, .. }, _) | Slot::Rotten(stamp, ..) => {
-            Some((stamp.epoch, stamp.generation))
+            Some((stamp.epoch, stamp.sequence))
         }
         Slot::Empty | Slot::Damaged => None,
     };
     let slot = usize::from(rank(&slots[1]) > rank(&slots[0]));
     let other = 1 - slot;
     let orphan = first_entry(pool, disk, (start, &layout), other)
-        .filter(|(epoch, generation)| Some((*epoch, *generation)) > rank(&slots[slot]));
-    let newest_damaged = |(at, bytes): (u64, u64), generation: u64, how: &str| {
-        let what = format!("its newest checkpoint, of generation {generation}, is damaged");
+        .filter(|(epoch, sequence)| Some((*epoch, *sequence)) > rank(&slots[slot]));
+    let newest_damaged = |(at, bytes): (u64, u64), sequence: u64, how: &str| {
+        let what = format!("its newest checkpoint, of sequence {sequence}, is damaged");
         let means = format!(
             "{how} that it was in use: what the older checkpoint says is out of date, and this copy \
              of no use"
@@ -110,7 +110,7 @@ pub(super) fn read_copy(
         found.on(disk.name()).at(at, bytes)
     };
     if let Slot::Rotten(stamp, at, bytes) = slots[slot] {
-        findings.add(newest_damaged((at, bytes), stamp.generation, "its header shows"));
+        findings.add(newest_damaged((at, bytes), stamp.sequence, "its header shows"));
         return None;
     }
     let newest = std::mem::replace(&mut slots[slot], Slot::Empty);
@@ -122,9 +122,9 @@ pub(super) fn read_copy(
         return None;
     };
     let other_at = start + layout.checkpoint_offset(other);
-    if let (Slot::Damaged | Slot::Empty, Some((_, generation))) = (&slots[other], orphan) {
+    if let (Slot::Damaged | Slot::Empty, Some((_, sequence))) = (&slots[other], orphan) {
         let place = (other_at, BLOCK_BYTES as u64);
-        findings.add(newest_damaged(place, generation, "entries behind it show"));
+        findings.add(newest_damaged(place, sequence, "entries behind it show"));
         return None;
     }
     if matches!(slots[other], Slot::Damaged | Slot::Rotten(..)) {
@@ -206,7 +206,7 @@ pub(super) fn place_bytes(
     Some(found)
 }
 
-/// Epoch and generation of the first entry behind a checkpoint slot.
+/// Epoch and sequence of the first entry behind a checkpoint slot.
 fn first_entry(
     pool: PoolId,
     disk: &Disk<'_>,
@@ -216,7 +216,7 @@ fn first_entry(
     let at = start + layout.log_offset(slot);
     let bytes = entry_bytes(pool, disk, at, at.checked_add(layout.log_bytes())?)?;
     let entry = check_entry(&bytes, pool)?;
-    Some((entry.epoch, entry.generation))
+    Some((entry.epoch, entry.sequence))
 }
 
 /// All bytes of what claims to be an entry there; bounded by the log's end.
@@ -236,7 +236,7 @@ fn read_entries(pool: PoolId, disk: &Disk<'_>, copy: &mut Copy, log_end: u64) {
         let next = copy.number().next();
         let bytes = entry_bytes(pool, disk, copy.end, log_end);
         let entry = bytes.as_deref().and_then(|bytes| check_entry(bytes, pool)).filter(|entry| {
-            (entry.epoch, entry.generation) == (copy.stamp.epoch, copy.stamp.generation)
+            (entry.epoch, entry.sequence) == (copy.stamp.epoch, copy.stamp.sequence)
                 && entry.number == next
                 && entry.previous == chain
         });
@@ -244,7 +244,7 @@ fn read_entries(pool: PoolId, disk: &Disk<'_>, copy: &mut Copy, log_end: u64) {
             let head = disk.image.bytes_at(copy.end, ENTRY_HEAD_BYTES).ok();
             let claim = head.and_then(|head| entry_claim(&head, pool));
             copy.torn = claim.is_some_and(|claim| {
-                (claim.epoch, claim.generation) == (copy.stamp.epoch, copy.stamp.generation)
+                (claim.epoch, claim.sequence) == (copy.stamp.epoch, copy.stamp.sequence)
                     && claim.number == next
             });
             return;
@@ -268,7 +268,7 @@ fn find_behind(pool: PoolId, disk: &Disk<'_>, copy: &Copy, log_end: u64) -> Opti
         for (index, block) in piece.chunks(BLOCK_BYTES).enumerate() {
             let claim = entry_claim(block.get(..ENTRY_HEAD_BYTES).unwrap_or_default(), pool);
             let ours = claim.is_some_and(|claim| {
-                (claim.epoch, claim.generation) == (copy.stamp.epoch, copy.stamp.generation)
+                (claim.epoch, claim.sequence) == (copy.stamp.epoch, copy.stamp.sequence)
                     && claim.number > copy.number()
             });
             if !ours {

@@ -13,7 +13,7 @@ use super::report::{Kind, LeastCopies, Severity, VolumeCheck};
 use super::space::{extent_offset, volume_offset};
 use super::view::View;
 use crate::format::{
-    BirthId, ChecksumBlock, ChecksumVersion, Entry, ExtentShape, Row, UncheckedChecksumBlock,
+    ChecksumBlock, ChecksumVersion, Entry, ExtentShape, GenerationId, Row, UncheckedChecksumBlock,
     version_hash,
 };
 use crate::metadata::{Group, GroupRun, Volume};
@@ -149,8 +149,8 @@ struct GroupCheck<'s, 'd, 'a> {
 }
 
 impl<'d, 'a> GroupCheck<'_, 'd, 'a> {
-    fn birth(&self) -> BirthId {
-        self.group.birth()
+    fn generation(&self) -> GenerationId {
+        self.group.generation()
     }
 
     fn volume_at(&self, row: Row) -> Option<u64> {
@@ -166,7 +166,7 @@ impl<'d, 'a> GroupCheck<'_, 'd, 'a> {
         for (index, (number, extent)) in self.group.members().enumerate() {
             let Some(disk) = self.view.disk(number) else { continue };
             let Some(start) = extent_offset(disk, extent) else { continue };
-            let dirty = self.view.metadata.dirty(self.birth(), number);
+            let dirty = self.view.metadata.dirty(self.generation(), number);
             heads.push(disk.image.blocks_at(start, head).0);
             legs.push(Leg { index, disk, start, dirty });
         }
@@ -184,14 +184,14 @@ impl<'d, 'a> GroupCheck<'_, 'd, 'a> {
         for index in 0..shape.checksum_blocks() {
             check.checksum_blocks += 1;
             let (first, rows) = shape.rows_of_block(index);
-            let named = self.named.has(self.birth(), first, rows);
+            let named = self.named.has(self.generation(), first, rows);
             let holders = &slots[index as usize];
             let version = versions[index as usize];
             let newest = self.judge(index, version, holders, &legs, &mut check.least, findings);
             let Some(newest) = newest else { continue };
             let mut job = RowJob {
                 volume: &self.volume.name,
-                birth: self.birth(),
+                generation: self.generation(),
                 first,
                 shape,
                 legs: &legs,
@@ -212,7 +212,7 @@ impl<'d, 'a> GroupCheck<'_, 'd, 'a> {
                     }
                 }
                 check.rows_written += 1;
-                if named && self.named.has(self.birth(), row, 1) {
+                if named && self.named.has(self.generation(), row, 1) {
                     check.rows_in_log += 1;
                 } else {
                     written |= 1 << shape.region_of_row(row);
@@ -255,7 +255,8 @@ impl<'d, 'a> GroupCheck<'_, 'd, 'a> {
     fn versions(&self, slots: &[Vec<Slots>]) -> Vec<Option<ChecksumVersion>> {
         let pool = self.view.metadata.pool().id;
         let root = self.group.root().unwrap_or_default();
-        let hash = |index: usize, version| version_hash(pool, self.birth(), index as u32, version);
+        let hash =
+            |index: usize, version| version_hash(pool, self.generation(), index as u32, version);
         let candidates: Vec<Vec<(u64, ChecksumVersion)>> = slots
             .iter()
             .enumerate()
@@ -390,7 +391,7 @@ impl<'d, 'a> GroupCheck<'_, 'd, 'a> {
         let shape = self.view.metadata.shape();
         let at = shape.checksum_sector(index, slot) as usize * block::SECTOR_BYTES;
         let bytes = head.get(at..at + BLOCK_BYTES)?;
-        UncheckedChecksumBlock(bytes).check(self.birth(), index, slot).ok()
+        UncheckedChecksumBlock(bytes).check(self.generation(), index, slot).ok()
     }
 
     fn finding(

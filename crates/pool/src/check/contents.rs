@@ -8,7 +8,7 @@ use block::{BLOCK_BYTES, Buffer};
 use super::log_scan::{CopyPlace, Found};
 use super::space::volume_offset;
 use super::view::View;
-use crate::format::{BirthId, RecordNumber, Role, Row, row_checksum};
+use crate::format::{GenerationId, RecordNumber, Role, Row, row_checksum};
 use crate::metadata::Volume;
 
 /// A block of a volume. Blocks that were never written, or were given back, are not told of; neither are
@@ -45,7 +45,7 @@ struct NewestRow<'d, 'a> {
 
 /// The newest contents of the rows that a log names.
 #[derive(Default)]
-pub(super) struct LogRows<'d, 'a>(BTreeMap<(BirthId, u32), NewestRow<'d, 'a>>);
+pub(super) struct LogRows<'d, 'a>(BTreeMap<(GenerationId, u32), NewestRow<'d, 'a>>);
 
 impl<'d, 'a> LogRows<'d, 'a> {
     /// Adds the rows of a record that counts.
@@ -78,9 +78,9 @@ impl<'d, 'a> LogRows<'d, 'a> {
     /// Tells of all of them.
     pub(super) fn tell(&self, view: &View<'_, '_>, volume: &Volume, visit: Visit<'_>) {
         let zeros = Buffer::zeroed(BLOCK_BYTES);
-        for ((birth, row), newest) in &self.0 {
+        for ((generation, row), newest) in &self.0 {
             // Records of a group that doesn't exist any more are void.
-            let Some(group) = view.metadata.group_by_birth(*birth) else { continue };
+            let Some(group) = view.metadata.group_by_generation(*generation) else { continue };
             let (set, lane, row) = (group.set(), group.lane(), Row(*row));
             let offset = volume_offset(view.metadata, volume, set, lane, row);
             let Some(offset_bytes) = offset.filter(|_| group.volume == volume.id) else { continue };
@@ -97,8 +97,9 @@ impl<'d, 'a> LogRows<'d, 'a> {
                 told.copies = 0;
                 for (disk, at) in &newest.places {
                     let block = disk.image.bytes_at(*at, BLOCK_BYTES).ok();
-                    let is_right =
-                        |block: &Vec<u8>| row_checksum(*birth, row, Role::Data(0), block) == crc;
+                    let is_right = |block: &Vec<u8>| {
+                        row_checksum(*generation, row, Role::Data(0), block) == crc
+                    };
                     if let Some(block) = block.filter(is_right) {
                         told.copies += 1;
                         found = Some(block);

@@ -43,7 +43,7 @@ pub(super) fn read_metadata(
             current,
             state,
             epoch: copy.as_ref().map(|(_, copy)| copy.stamp.epoch.0),
-            generation: copy.as_ref().map(|(_, copy)| copy.stamp.generation),
+            sequence: copy.as_ref().map(|(_, copy)| copy.stamp.sequence),
             entries: copy.as_ref().map_or(0, |(_, copy)| copy.entries.len() as u64),
             record: copy.as_ref().map(|(_, copy)| copy.number().0),
         });
@@ -116,12 +116,12 @@ fn tell_of_witnesses(
     best: &Copy,
     findings: &mut Findings,
 ) {
-    let confirmed = disks.iter().filter_map(|disk| {
-        let record = disk.confirm?.record;
-        Some((record, format!("the confirm block of {}", disk.name())))
+    let applied = disks.iter().filter_map(|disk| {
+        let record = disk.applied?.record;
+        Some((record, format!("the applied block of {}", disk.name())))
     });
     let voted = config.map(|config| (config.record, "a vote".to_owned()));
-    let newest = confirmed.chain(voted).max_by_key(|(record, _)| *record);
+    let newest = applied.chain(voted).max_by_key(|(record, _)| *record);
     if let Some((record, who)) = newest.filter(|(record, _)| *record > best.number()) {
         let what = format!("the metadata ends at {}, {who} knows of {record}", best.number());
         let means = "committed metadata is lost, or on a disk that wasn't given; an engine doesn't open \
@@ -183,7 +183,7 @@ fn compare(
     };
     let last = copy.number();
     let same_log =
-        (copy.stamp.epoch, copy.stamp.generation) == (best.stamp.epoch, best.stamp.generation);
+        (copy.stamp.epoch, copy.stamp.sequence) == (best.stamp.epoch, best.stamp.sequence);
     if same_log {
         if (copy.stamp.number, copy.crc) != (best.stamp.number, best.crc) {
             findings.add(histories(best.stamp.number));
@@ -202,8 +202,7 @@ fn compare(
         if same_log {
             return true;
         }
-        let what =
-            format!("it lacks the newest checkpoint, of generation {}", best.stamp.generation);
+        let what = format!("it lacks the newest checkpoint, of sequence {}", best.stamp.sequence);
         let (severity, means) = under_way(released);
         let found = finding(severity, Kind::MetadataOlder, what, means);
         findings.add(found.on(disk.name()).at(copy.checkpoint, block::BLOCK_BYTES as u64));

@@ -6,7 +6,7 @@ use super::checksums::Leg;
 use super::contents::{BlockCopies, Visit};
 use super::findings::{Findings, finding};
 use super::report::{Kind, Severity, VolumeCheck};
-use crate::format::{BirthId, ChecksumBlock, ExtentShape, Role, Row, row_checksum};
+use crate::format::{ChecksumBlock, ExtentShape, GenerationId, Role, Row, row_checksum};
 
 /// Rows read by one transfer: 1 MiB.
 const RUN_ROWS: usize = 256;
@@ -14,7 +14,7 @@ const RUN_ROWS: usize = 256;
 /// The rows of one checksum block.
 pub(super) struct RowJob<'s, 'd, 'a> {
     pub(super) volume: &'s str,
-    pub(super) birth: BirthId,
+    pub(super) generation: GenerationId,
     /// The first row that the block has an entry for.
     pub(super) first: Row,
     pub(super) shape: ExtentShape,
@@ -120,7 +120,7 @@ fn read_run(
     for (offset, (block, index)) in bytes.chunks(BLOCK_BYTES).zip(run).enumerate() {
         let row = job.rows[index];
         let stored = job.block.get((row.0 - job.first.0) as usize);
-        let found = row_checksum(job.birth, row, Role::Data(0), block);
+        let found = row_checksum(job.generation, row, Role::Data(0), block);
         if stored.checksum() == Some(found) && !unreadable.contains(&offset) {
             copies[index].right += 1;
             if job.visit.is_some() && copies[index].contents.is_none() {

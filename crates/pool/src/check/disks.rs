@@ -1,4 +1,4 @@
-//! The structures at fixed places of a disk: labels, votes, confirm blocks.
+//! The structures at fixed places of a disk: labels, votes, applied blocks.
 
 use block::{BLOCK_BYTES, Lba};
 
@@ -6,8 +6,8 @@ use super::findings::{Findings, finding};
 use super::report::{Kind, Severity, VotesCheck};
 use super::source::DiskImage;
 use crate::format::{
-    CONFIRM_BYTES, Configuration, Confirm, DiskGeometry, DiskId, LABEL_BYTES, Label, LabelError,
-    LabelState, PoolId, VOTE_BYTES, VotePlace, end_of_labelled, select_confirm, select_label,
+    APPLIED_BYTES, Applied, Configuration, DiskGeometry, DiskId, LABEL_BYTES, Label, LabelError,
+    LabelState, PoolId, VOTE_BYTES, VotePlace, end_of_labelled, select_applied, select_label,
     select_vote,
 };
 
@@ -17,8 +17,8 @@ pub(super) struct Disk<'a> {
     pub(super) label: Label,
     /// What its two vote slots hold.
     pub(super) vote: Option<Configuration>,
-    /// What its two confirm slots hold.
-    pub(super) confirm: Option<Confirm>,
+    /// What its two applied slots hold.
+    pub(super) applied: Option<Applied>,
     /// Faults of its slots, told once it is known whether the owner ended in order.
     slots: Vec<SlotFault>,
     /// Whether what is on it counts: it is what the metadata means, and no older.
@@ -96,9 +96,9 @@ pub(super) fn read_disk<'a>(
     let label = selected.label;
     let pool = label.pool;
     let mut disk =
-        Disk { image, label, vote: None, confirm: None, slots: Vec::new(), trusted: true };
+        Disk { image, label, vote: None, applied: None, slots: Vec::new(), trusted: true };
     read_vote(&mut disk);
-    read_confirm(&mut disk);
+    read_applied(&mut disk);
     Some((pool, disk))
 }
 
@@ -147,23 +147,23 @@ fn read_vote(disk: &mut Disk<'_>) {
     }
 }
 
-fn read_confirm(disk: &mut Disk<'_>) {
-    let places = DiskGeometry::confirm_slots();
+fn read_applied(disk: &mut Disk<'_>) {
+    let places = DiskGeometry::applied_slots();
     let (pool, id) = (disk.label.pool, disk.label.disk);
-    let check = |slots: [Option<&[u8]>; 2]| select_confirm(pool, id, slots).newest;
+    let check = |slots: [Option<&[u8]>; 2]| select_applied(pool, id, slots).newest;
     for (slot, state) in
-        read_slots(disk.image, places, CONFIRM_BYTES, check).into_iter().enumerate()
+        read_slots(disk.image, places, APPLIED_BYTES, check).into_iter().enumerate()
     {
         match state {
-            SlotState::Sound(confirm) => {
-                let before = disk.confirm.map(|before| before.sequence);
-                if before.is_none_or(|before| confirm.sequence > before) {
-                    disk.confirm = Some(confirm);
+            SlotState::Sound(applied) => {
+                let before = disk.applied.map(|before| before.sequence);
+                if before.is_none_or(|before| applied.sequence > before) {
+                    disk.applied = Some(applied);
                 }
             }
             SlotState::Blank => {}
             SlotState::Damaged => disk.slots.push(SlotFault {
-                kind: Kind::ConfirmSlot,
+                kind: Kind::AppliedSlot,
                 slot,
                 at: places[slot].byte_offset(),
                 bytes: BLOCK_BYTES as u64,
@@ -172,13 +172,13 @@ fn read_confirm(disk: &mut Disk<'_>) {
     }
 }
 
-/// Tells of damaged slots of votes and confirm blocks. While the owner hasn't ended in order, one may
+/// Tells of damaged slots of votes and applied blocks. While the owner hasn't ended in order, one may
 /// have been torn by its end.
 pub(super) fn tell_slots(disk: &Disk<'_>, released: bool, findings: &mut Findings) {
     for fault in &disk.slots {
         let what = match fault.kind {
             Kind::VoteSlot => "vote",
-            _ => "confirm block",
+            _ => "applied block",
         };
         let alone = disk.slots.iter().filter(|other| other.kind == fault.kind).count() == 1;
         let (severity, means) = match (alone, released) {
@@ -197,11 +197,11 @@ pub(super) fn tell_slots(disk: &Disk<'_>, released: bool, findings: &mut Finding
     }
 }
 
-/// Of disks that say that they are the same member, only the one that confirmed most counts.
+/// Of disks that say that they are the same member, only the one that applied most counts.
 pub(super) fn part_twins<'a>(disks: Vec<Disk<'a>>, findings: &mut Findings) -> Vec<Disk<'a>> {
     let mut members: Vec<Disk<'a>> = Vec::new();
     let rank = |disk: &Disk<'_>| {
-        let release = disk.confirm.map(|confirm| (confirm.release, confirm.sequence));
+        let release = disk.applied.map(|applied| (applied.release, applied.sequence));
         (release, disk.vote.as_ref().map(Configuration::rank))
     };
     for disk in disks {
@@ -216,7 +216,7 @@ pub(super) fn part_twins<'a>(disks: Vec<Disk<'a>>, findings: &mut Findings) -> V
             (twin.name().to_owned(), disk.name().to_owned())
         };
         let what = format!("it says that it is the same member as {kept}");
-        let means = "one is a clone or an older copy of the other; the one that confirmed more is \
+        let means = "one is a clone or an older copy of the other; the one that applied more is \
                      checked, this one is not";
         findings.add(finding(Severity::Damage, Kind::Twin, what, means).on(&left));
     }

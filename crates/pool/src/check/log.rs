@@ -17,7 +17,7 @@ use super::report::{Finding, Kind, LeastCopies, SegmentCheck, SegmentCopyCheck, 
 use super::space::{disk_name, extent_offset};
 use super::view::View;
 use crate::format::{
-    BirthId, RecordNumber, Row, RowRange, SEGMENT_HEADER_BYTES, SegmentHeader,
+    GenerationId, RecordNumber, Row, RowRange, SEGMENT_HEADER_BYTES, SegmentHeader,
     UncheckedSegmentHeader,
 };
 use crate::metadata::{Segment, SegmentCopyPlace, SegmentState, Volume};
@@ -28,7 +28,7 @@ const NAMED_MAX: usize = 1 << 20;
 /// The rows that unreleased records name: what is in place of them is about to be written again.
 #[derive(Debug, Default)]
 pub(super) struct NamedRows {
-    by_group: BTreeMap<BirthId, Vec<(u32, u32)>>,
+    by_group: BTreeMap<GenerationId, Vec<(u32, u32)>>,
     len: usize,
 }
 
@@ -57,7 +57,7 @@ impl NamedRows {
     }
 
     /// Whether any of these rows is named.
-    pub(super) fn has(&self, group: BirthId, first: Row, count: u32) -> bool {
+    pub(super) fn has(&self, group: GenerationId, first: Row, count: u32) -> bool {
         let end = first.0.saturating_add(count);
         self.by_group.get(&group).is_some_and(|ranges| {
             let after = ranges.partition_point(|(_, last)| *last <= first.0);
@@ -157,7 +157,7 @@ impl<'d, 'a> SegmentReader<'_, 'd, 'a> {
             blocks: u32::try_from(bytes / BLOCK_BYTES as u64).unwrap_or(u32::MAX),
             number: segment.number,
             epoch: segment.epoch,
-            birth: segment.birth,
+            generation: segment.generation,
         };
         let (mut copies, places) = self.open_copies(&header);
         let scanner = Scanner {

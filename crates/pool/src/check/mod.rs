@@ -203,21 +203,21 @@ fn match_members(
             findings.add(found.on(disk.name()));
             disk.trusted = false;
         }
-        check_confirm(member, disk, findings);
+        check_applied(member, disk, findings);
     }
     by_number
 }
 
-fn check_confirm(member: &MemberDisk, disk: &mut Disk<'_>, findings: &mut Findings) {
-    let has = disk.confirm.map(|confirm| confirm.release).unwrap_or_default();
+fn check_applied(member: &MemberDisk, disk: &mut Disk<'_>, findings: &mut Findings) {
+    let has = disk.applied.map(|applied| applied.release).unwrap_or_default();
     if has >= member.expected_release {
         return;
     }
-    let what = format!("it confirmed {has}, and should have {}", member.expected_release);
-    let means = "an older copy of it was put back, it lost writes, or its newest confirm block is \
+    let what = format!("it has applied {has}, and should have {}", member.expected_release);
+    let means = "an older copy of it was put back, it lost writes, or its newest applied block is \
                  damaged; nothing on it counts";
-    let [place, _] = crate::format::DiskGeometry::confirm_slots();
-    let bytes = 2 * crate::format::CONFIRM_BYTES as u64;
+    let [place, _] = crate::format::DiskGeometry::applied_slots();
+    let bytes = 2 * crate::format::APPLIED_BYTES as u64;
     let found = finding(Severity::Redundancy, Kind::RolledBack, what, means);
     findings.add(found.on(disk.name()).at(place.byte_offset(), bytes));
     disk.trusted = false;

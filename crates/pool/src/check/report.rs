@@ -52,10 +52,10 @@ pub enum Kind {
     DiskMissing,
     /// A member that the configuration has evicted.
     DiskOut,
-    /// A member with older contents than it had confirmed.
+    /// A member with older contents than it had applied.
     RolledBack,
-    /// One of a confirm block's two slots.
-    ConfirmSlot,
+    /// One of an applied block's two slots.
+    AppliedSlot,
     /// One of a vote's two slots.
     VoteSlot,
     /// A voter without a sound vote.
@@ -195,7 +195,7 @@ pub struct DiskCheck {
     pub node: String,
     /// Whether the configuration has evicted it.
     pub out: bool,
-    /// Whether its contents are older than what it had confirmed, or otherwise not what the metadata
+    /// Whether its contents are older than what it had applied, or otherwise not what the metadata
     /// means: nothing on it counts.
     pub distrusted: bool,
     /// Extents that groups and log segments own.
@@ -250,8 +250,8 @@ pub struct MetadataCheck {
     pub state: CopyState,
     /// Epoch of its newest checkpoint.
     pub epoch: Option<u64>,
-    /// Generation of its newest checkpoint.
-    pub generation: Option<u64>,
+    /// Sequence of its newest checkpoint.
+    pub sequence: Option<u64>,
     /// Entries of the log behind that.
     pub entries: u64,
     /// The last record that it has.

@@ -1,6 +1,6 @@
 //! Adopting the metadata when a pool is opened: the longest sound tail of the copies that the newest
-//! configuration names. It is refused, by name, when anything in sight knows of a later record: the
-//! newest copy may be away, and what is in sight a copy that rotted, lost a write or was rolled back.
+//! configuration names. It is refused, by name, when anything present knows of a later record: the
+//! newest copy may be away, and what is present a copy that rotted, lost a write or was rolled back.
 //! Old maps give extents that others own by now; nothing may be served by them unasked.
 
 use std::collections::BTreeSet;
@@ -14,14 +14,14 @@ use super::observe::{read_label, read_slots};
 use super::open::{Claimed, OpenRequest, Quorum, SeenDisk};
 use crate::error::PoolError;
 use crate::format::{
-    Configuration, DiskGeometry, DiskId, ExtentRange, LabelState, RecordNumber, select_confirm,
+    Configuration, DiskGeometry, DiskId, ExtentRange, LabelState, RecordNumber, select_applied,
 };
 use crate::metadata::{
     AreaBytes, CopyUnusable, Metadata, Recovered, choose_copy, found_on, recover_copy,
 };
 use block::read_run;
 
-/// More than are committed before some disk confirms a release.
+/// More than are committed before some disk records a release as applied.
 const RECORDS_SKIPPED: u64 = 1 << 20;
 
 /// A record that was committed, and who knows of it.
@@ -37,7 +37,7 @@ struct Unusable {
 }
 
 impl OpenRequest {
-    /// Reads the metadata copies that are current and in sight; the longest valid tail counts.
+    /// Reads the metadata copies that are current and present; the longest valid tail counts.
     pub(super) async fn adopt(
         &self,
         quorum: &Quorum,
@@ -87,30 +87,30 @@ impl OpenRequest {
         let best = choose_copy(&copies).map_err(|error| {
             unusable(format!("no usable copy of its metadata: {error}{faults}"))
         })?;
-        let highest = copies.iter().map(|copy| copy.highest_generation).max().unwrap_or(0);
+        let highest = copies.iter().map(|copy| copy.highest_sequence).max().unwrap_or(0);
         let none = || unusable("no metadata area".into());
         let foundation = found_on(&mut copies, best).ok_or_else(none)?;
         let mut chosen = copies.swap_remove(best);
-        chosen.position.generation = highest;
+        chosen.position.sequence = highest;
         let ends = chosen.position.number;
         let newest = witnesses.into_iter().max_by_key(|witness| witness.record);
         let committed = newest.as_ref().map_or(RecordNumber(0), |witness| witness.record);
         if let Some(Witness { record, who }) = newest.filter(|witness| witness.record > ends) {
             if !self.outdated {
                 return Err(unusable(format!(
-                    "its metadata in sight ends at {ends}, {who} knows of {record}{faults}; \
+                    "the newest metadata found ends at {ends}, {who} knows of {record}{faults}; \
                      `etherpool pool import --outdated-metadata` gives up what was changed since"
                 )));
             }
             tracing::warn!(pool = %self.name, %ends, %record, "outdated metadata is adopted");
-            // No later number means two things. Logs may know of more than votes and confirm blocks.
+            // No later number means two things. Logs may know of more than votes and applied blocks.
             chosen.position.number = RecordNumber(record.0.saturating_add(RECORDS_SKIPPED));
         }
         if chosen.config > before.number && !self.outdated {
             return Err(PoolError::NoQuorum {
                 pool: self.name.clone(),
                 why: format!(
-                    "its votes in sight are older than its metadata ({}, which knows of {})",
+                    "the votes found are older than its metadata ({}, which knows of {})",
                     before.number, chosen.config
                 ),
                 missing: self.votes_away(quorum, claimed),
@@ -135,16 +135,16 @@ impl OpenRequest {
         quorum.vote_disks.iter().filter(away).map(|disk| self.name_of(*disk)).collect()
     }
 
-    /// What the votes and the disks' confirm blocks know to be committed.
+    /// What the votes and the disks' applied blocks know to be committed.
     async fn witnesses(&self, before: &Configuration, claimed: &[Claimed]) -> Vec<Witness> {
         let mut known = vec![Witness { record: before.record, who: "a vote".into() }];
         let reads = claimed.iter().map(|claimed| async move {
             let SeenDisk { device, label, place, .. } = &claimed.disk;
-            let slots = read_slots(&**device, DiskGeometry::confirm_slots(), 8);
+            let slots = read_slots(&**device, DiskGeometry::applied_slots(), 8);
             let slots = self.within(slots).await.ok()?;
             let slots = [slots[0].as_deref(), slots[1].as_deref()];
-            let record = select_confirm(self.id, label.disk, slots).newest?.record;
-            Some(Witness { record, who: format!("{}, by what it confirmed,", place.name) })
+            let record = select_applied(self.id, label.disk, slots).newest?.record;
+            Some(Witness { record, who: format!("{}, by what it applied,", place.name) })
         });
         known.extend(join_all(reads).await.into_iter().flatten());
         known
@@ -179,7 +179,7 @@ impl OpenRequest {
     }
 }
 
-/// The metadata area of a disk in sight. Each piece has its time, so that a long log is read to its end.
+/// The metadata area of a disk present. Each piece has its time, so that a long log is read to its end.
 struct AreaOf<'a> {
     request: &'a OpenRequest,
     disk: &'a SeenDisk,

@@ -15,7 +15,7 @@ use super::lease::Ended;
 use super::volume::Volume;
 use super::volume::log::put_record;
 use super::volume::pending::{PendingBlock, gather};
-use crate::format::{BirthId, RecordBody, RecordNumber, Row, RowRange};
+use crate::format::{GenerationId, RecordBody, RecordNumber, Row, RowRange};
 use crate::layout::{RowAddress, VolumeBlock};
 
 /// At most this part of the log is for repetitions: as much as writers never get.
@@ -70,7 +70,7 @@ impl Volume {
         let doubted = |destage: &GroupDestage| {
             (destage.is_doubtful && self.has_right_members(destage)).then_some(number)
         };
-        let stuck = stuck.iter().map(|destage| (destage.group.birth, doubted(destage)));
+        let stuck = stuck.iter().map(|destage| (destage.group.generation, doubted(destage)));
         self.log.stuck.borrow_mut().extend(stuck);
         appended
     }
@@ -89,7 +89,7 @@ impl Volume {
                 let pending = self.pending.borrow().get(block).cloned();
                 // A newer record has it by now.
                 if let Some(pending) = pending.filter(|pending| pending.number <= last) {
-                    bodies.push((block, body_of(destage.group.birth, *row, &pending)));
+                    bodies.push((block, body_of(destage.group.generation, *row, &pending)));
                 }
             }
         }
@@ -138,20 +138,20 @@ impl Volume {
         }
         // What was doubtful may be known once another disk is in.
         let number = self.pool.config.borrow().number;
-        stuck.retain(|birth, doubted| {
-            doubted.map_or_else(|| self.is_without_members(*birth), |under| under == number)
+        stuck.retain(|generation, doubted| {
+            doubted.map_or_else(|| self.is_without_members(*generation), |under| under == number)
         });
         let pending = self.pending.borrow();
-        let mut groups: BTreeSet<BirthId> = BTreeSet::new();
+        let mut groups: BTreeSet<GenerationId> = BTreeSet::new();
         for (block, _) in pending.range(0..u64::MAX) {
             let at = self.stripes.locate(VolumeBlock(block)).at;
-            groups.extend(self.pool.group_at(self.id, at).map(|group| group.birth));
+            groups.extend(self.pool.group_at(self.id, at).map(|group| group.generation));
         }
-        groups.iter().any(|birth| !stuck.contains_key(birth))
+        groups.iter().any(|generation| !stuck.contains_key(generation))
     }
 
-    fn is_without_members(&self, birth: BirthId) -> bool {
-        let Some(group) = self.pool.group_by_birth(birth) else { return false };
+    fn is_without_members(&self, generation: GenerationId) -> bool {
+        let Some(group) = self.pool.group_by_generation(generation) else { return false };
         let there =
             (0..group.members.len()).filter(|index| self.pool.extent_of(&group, *index).is_some());
         let lacking = there.map(|index| self.pool.dirty(&group, index));
@@ -160,7 +160,7 @@ impl Volume {
 }
 
 /// The record that says of one row what pending says.
-fn body_of(group: BirthId, row: Row, pending: &PendingBlock) -> RecordBody {
+fn body_of(group: GenerationId, row: Row, pending: &PendingBlock) -> RecordBody {
     let rows = RowRange { group, first: row, count: 1 };
     match &pending.data {
         Some(data) if data.is_lost => RecordBody::Lost { rows, checksums: vec![data.crc] },

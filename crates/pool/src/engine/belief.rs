@@ -1,11 +1,11 @@
 //! Which checksum blocks to believe. A group's blocks are a span, and its root in the metadata says
 //! which version of each counts: what is read from disks is believed only if one sound slot per block
 //! can be chosen so that their versions sum to it. One holder's slots suffice, also alone; being the
-//! newest in sight, agreement, or silence of the others prove nothing.
+//! newest present, agreement, or silence of the others prove nothing.
 //!
 //! What can't be found is **doubtful**: it is never kept, copied or used to mend anything. A disk that
-//! isn't in sight may have it. Only when all disks of the group have answered, none of them with older
-//! contents than it confirmed, may a block be written anew, with all of its rows lost.
+//! isn't present may have it. Only when all disks of the group have answered, none of them with older
+//! contents than it had applied, may a block be written anew, with all of its rows lost.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -106,7 +106,7 @@ pub(super) struct Belief {
 pub(super) async fn believe(pool: &Rc<Pool>, group: &GroupPlace) -> Result<Belief, LoadError> {
     let (begun, mut looks) = (pool.runtime.now(), 0);
     loop {
-        let root = pool.root_of(group.birth).ok_or(LoadError::Unreachable(Vec::new()))?;
+        let root = pool.root_of(group.generation).ok_or(LoadError::Unreachable(Vec::new()))?;
         let believed = believe_under(pool, group, root).await;
         looks += 1;
         let doubt = match &believed {
@@ -121,7 +121,7 @@ pub(super) async fn believe(pool: &Rc<Pool>, group: &GroupPlace) -> Result<Belie
         }
         // A release that was committed meanwhile, and a later one under way, may have overwritten what
         // this root names.
-        if believed.is_ok() || pool.root_of(group.birth) == Some(root) {
+        if believed.is_ok() || pool.root_of(group.generation) == Some(root) {
             return believed;
         }
     }
@@ -160,7 +160,7 @@ pub(super) async fn gather(
     let members = group.members.len();
     let has = |member: &usize| pool.has_all(group, *member, ExtentShape::CHECKSUMS);
     // Groups begin with different members, so that no disk answers for all.
-    let turn = group.birth.0 as usize;
+    let turn = group.generation.0 as usize;
     let all = || (0..members).map(|member| (member + turn) % members);
     let order = all().filter(has).chain(all().filter(|member| !has(member)));
     let asks = order.filter_map(|member| {
@@ -206,7 +206,7 @@ pub(super) async fn hear(
     let blocks = positions.clone().zip(bytes).map(|(position, bytes)| {
         let (slot, index) =
             (position / shape.checksum_blocks(), position % shape.checksum_blocks());
-        UncheckedChecksumBlock(&bytes?).check(group.birth, index, slot).ok().map(Rc::new)
+        UncheckedChecksumBlock(&bytes?).check(group.generation, index, slot).ok().map(Rc::new)
     });
     let blocks = blocks.collect();
     Ok(Heard { member, instance, is_unread, first: positions.start, blocks })
@@ -280,7 +280,7 @@ fn sound(shape: ExtentShape, heard: &[Heard], index: u32) -> Vec<Rc<ChecksumBloc
 }
 
 fn hash_of(pool: &Rc<Pool>, group: &GroupPlace, index: u32, version: ChecksumVersion) -> u64 {
-    version_hash(pool.id, group.birth, index, version)
+    version_hash(pool.id, group.generation, index, version)
 }
 
 /// Which blocks of a span nobody has: those in whose place a later version makes the sum right. If

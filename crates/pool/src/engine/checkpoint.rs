@@ -40,8 +40,8 @@ struct Ground {
     base: Option<StoredCheckpoint>,
     /// What else is in use.
     in_use: Vec<BlockRun>,
-    /// The newest generation there; its slot isn't taken.
-    generation: u64,
+    /// The newest sequence there; its slot isn't taken.
+    sequence: u64,
 }
 
 impl Pool {
@@ -141,14 +141,14 @@ impl Pool {
         ground: &Ground,
     ) -> Result<EncodedCheckpoint, LogFull> {
         let mut area = self.area.borrow_mut();
-        let above = area.attempted.max(area.position.generation).max(ground.generation);
-        // Two generations on, where the next one's slot has what this builds on.
-        let is_beside = |generation: &u64| generation % 2 != ground.generation % 2;
-        let generation = [above + 1, above + 2].into_iter().find(is_beside).unwrap_or(above + 1);
-        let stamp = CheckpointStamp { generation, epoch: self.epoch, number };
+        let above = area.attempted.max(area.position.sequence).max(ground.sequence);
+        // Two sequences on, where the next one's slot has what this builds on.
+        let is_beside = |sequence: &u64| sequence % 2 != ground.sequence % 2;
+        let sequence = [above + 1, above + 2].into_iter().find(is_beside).unwrap_or(above + 1);
+        let stamp = CheckpointStamp { sequence, epoch: self.epoch, number };
         let base = ground.base.as_ref();
         let encoded = encode_checkpoint(&area.layout, metadata, stamp, base, &ground.in_use)?;
-        area.attempted = generation;
+        area.attempted = sequence;
         area.in_use.extend(encoded.places());
         Ok(encoded)
     }
@@ -222,7 +222,7 @@ impl Pool {
             return Ok(Ground {
                 base: Some(area.base.clone()),
                 in_use: area.in_use.clone(),
-                generation: area.base.head.stamp.generation,
+                sequence: area.base.head.stamp.sequence,
             });
         }
         let mut attempt = 0;
@@ -264,9 +264,9 @@ impl Pool {
             heads.extend(check_header(&header, self.id, slot, &layout).head().cloned());
         }
         let mut ground = Ground::default();
-        heads.sort_unstable_by_key(|head| (head.stamp.epoch, head.stamp.generation));
+        heads.sort_unstable_by_key(|head| (head.stamp.epoch, head.stamp.sequence));
         for head in heads {
-            ground.generation = head.stamp.generation;
+            ground.sequence = head.stamp.sequence;
             ground.in_use.extend(&head.place);
             // Sections of a table that is of no use are of none either.
             if let Ok(table) = read_table(self.id, &layout, &reader, &head).await {

@@ -11,7 +11,7 @@ use crate::metadata::testing::empty_pool;
 fn a_checkpoint_is_durable_before_its_header_and_an_area_is_cleared_by_headers() {
     let geometry = DiskGeometry::new(64 * MIB, 4 * MIB).unwrap();
     let area = AreaPlace::new(&geometry, ExtentRange::new(ExtentNumber(0), 2)).unwrap();
-    let stamp = CheckpointStamp { generation: 2, epoch: Epoch(1), number: RecordNumber(0) };
+    let stamp = CheckpointStamp { sequence: 2, epoch: Epoch(1), number: RecordNumber(0) };
     let metadata = empty_pool(FailureDomain::Node);
     let checkpoint = encode_checkpoint(&area.layout, &metadata, stamp, None, &[]).unwrap();
     let Lba(start) = area.sector_at(0);

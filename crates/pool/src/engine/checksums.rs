@@ -9,7 +9,7 @@ use block::Instance;
 
 use super::belief::{Belief, Doubt, LoadError, believe, gather};
 use super::pool::{GroupPlace, Pool};
-use crate::format::{BirthId, ChecksumBlock, ChecksumVersion, ExtentShape};
+use crate::format::{ChecksumBlock, ChecksumVersion, ExtentShape, GenerationId};
 
 /// A checksum block.
 #[derive(Clone)]
@@ -33,15 +33,15 @@ type Aged = (u64, Rc<ChecksumBlock>);
 
 /// The checksum blocks of one volume.
 pub(crate) struct Checksums {
-    cache: RefCell<BTreeMap<(BirthId, u32), Aged>>,
-    by_age: RefCell<BTreeMap<u64, (BirthId, u32)>>,
+    cache: RefCell<BTreeMap<(GenerationId, u32), Aged>>,
+    by_age: RefCell<BTreeMap<u64, (GenerationId, u32)>>,
     next_age: Cell<u64>,
-    spans: RefCell<BTreeMap<BirthId, Span>>,
+    spans: RefCell<BTreeMap<GenerationId, Span>>,
     /// Counts commits: what was being read meanwhile may be older, and isn't kept.
     commits: Cell<u64>,
     /// The highest sequence that was given to each block under our epoch. A version must never name
     /// two contents, and an attempt that was given up may be on some disk.
-    given: RefCell<BTreeMap<(BirthId, u32), u64>>,
+    given: RefCell<BTreeMap<(GenerationId, u32), u64>>,
     blocks_max: usize,
 }
 
@@ -65,11 +65,11 @@ impl Checksums {
         group: &GroupPlace,
         index: u32,
     ) -> Result<Loaded, LoadError> {
-        if let Some(block) = self.cached(group.birth, index) {
+        if let Some(block) = self.cached(group.generation, index) {
             return Ok(Loaded { block, lagging: false });
         }
         let commits = self.commits.get();
-        if let Some(version) = self.version(group.birth, index) {
+        if let Some(version) = self.version(group.generation, index) {
             if let Some(loaded) = load_version(pool, group, index, version).await {
                 if commits == self.commits.get() {
                     self.keep(&loaded.block);
@@ -77,7 +77,7 @@ impl Checksums {
                 return Ok(loaded);
             }
             // The disks changed behind our back: all of the span is looked at again.
-            self.forget(group.birth);
+            self.forget(group.generation);
         }
         let Belief { blocks, heard } = believe(pool, group).await?;
         let wanted = blocks.get(index as usize).cloned();
@@ -100,7 +100,7 @@ impl Checksums {
             if commits == self.commits.get() {
                 known.iter().for_each(|block| self.keep(block));
                 let versions = known.iter().map(|block| block.version).collect();
-                self.spans.borrow_mut().insert(group.birth, Span { versions, shown });
+                self.spans.borrow_mut().insert(group.generation, Span { versions, shown });
             }
         }
         match wanted {
@@ -111,19 +111,19 @@ impl Checksums {
     }
 
     /// The version that counts, of a span that was verified.
-    pub(crate) fn version(&self, group: BirthId, index: u32) -> Option<ChecksumVersion> {
+    pub(crate) fn version(&self, group: GenerationId, index: u32) -> Option<ChecksumVersion> {
         self.spans.borrow().get(&group)?.versions.get(index as usize).copied()
     }
 
     /// All versions that count, of a span that was verified.
-    pub(crate) fn versions(&self, group: BirthId) -> Option<Vec<ChecksumVersion>> {
+    pub(crate) fn versions(&self, group: GenerationId) -> Option<Vec<ChecksumVersion>> {
         self.spans.borrow().get(&group).map(|span| span.versions.clone())
     }
 
     /// Whether a member was seen to hold what counts, under this instance.
     pub(crate) fn is_shown(
         &self,
-        group: BirthId,
+        group: GenerationId,
         member: usize,
         instance: Option<Instance>,
     ) -> bool {
@@ -133,7 +133,7 @@ impl Checksums {
     }
 
     /// A member was seen to hold what counts.
-    pub(crate) fn set_shown(&self, group: BirthId, member: usize, instance: Instance) {
+    pub(crate) fn set_shown(&self, group: GenerationId, member: usize, instance: Instance) {
         if let Some(span) = self.spans.borrow_mut().get_mut(&group) {
             span.shown.insert(member, instance);
         }
@@ -142,7 +142,7 @@ impl Checksums {
     /// A group was initialised; these members hold it.
     pub(crate) fn initialised(
         &self,
-        group: BirthId,
+        group: GenerationId,
         blocks: u32,
         shown: BTreeMap<usize, Instance>,
     ) {
@@ -153,7 +153,7 @@ impl Checksums {
     /// The next version for the slot that `now` doesn't lie in.
     pub(crate) fn next_version(
         &self,
-        (group, index): (BirthId, u32),
+        (group, index): (GenerationId, u32),
         now: ChecksumVersion,
         epoch: u32,
     ) -> ChecksumVersion {
@@ -181,7 +181,7 @@ impl Checksums {
     }
 
     /// Forgets what was seen of a span, so that it is read anew.
-    pub(crate) fn forget(&self, group: BirthId) {
+    pub(crate) fn forget(&self, group: GenerationId) {
         self.spans.borrow_mut().remove(&group);
         let mut cache = self.cache.borrow_mut();
         let keys: Vec<_> = cache
@@ -194,7 +194,7 @@ impl Checksums {
         }
     }
 
-    fn cached(&self, group: BirthId, index: u32) -> Option<Rc<ChecksumBlock>> {
+    fn cached(&self, group: GenerationId, index: u32) -> Option<Rc<ChecksumBlock>> {
         let mut cache = self.cache.borrow_mut();
         let (age, block) = cache.get_mut(&(group, index))?;
         let mut by_age = self.by_age.borrow_mut();
@@ -233,7 +233,7 @@ async fn load_version(
     version: ChecksumVersion,
 ) -> Option<Loaded> {
     if version == ChecksumVersion::INITIAL {
-        let block = Rc::new(ChecksumBlock::unwritten(group.birth, index, version));
+        let block = Rc::new(ChecksumBlock::unwritten(group.generation, index, version));
         return Some(Loaded { block, lagging: false });
     }
     let shape = pool.shape();
@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn a_version_never_names_two_contents() {
         let checksums = Checksums::new(16);
-        let key = (BirthId(7), 0);
+        let key = (GenerationId(7), 0);
         let next = |epoch, sequence| {
             let now = ChecksumVersion { epoch, sequence };
             let next = checksums.next_version(key, now, 5);
@@ -272,7 +272,7 @@ mod tests {
         assert_eq!(next(5, 13), 14);
         // Blocks are told apart.
         let other = ChecksumVersion { epoch: 4, sequence: 10 };
-        assert_eq!(checksums.next_version((BirthId(7), 1), other, 5).sequence, 11);
-        assert_eq!(checksums.next_version((BirthId(8), 0), other, 5).sequence, 11);
+        assert_eq!(checksums.next_version((GenerationId(7), 1), other, 5).sequence, 11);
+        assert_eq!(checksums.next_version((GenerationId(8), 0), other, 5).sequence, 11);
     }
 }

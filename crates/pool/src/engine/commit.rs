@@ -1,9 +1,9 @@
 //! Metadata transactions. One is committed when it is durable on **all current copies**; a copy that
 //! can't take it leaves the current list by a configuration change first. When the log of the area
-//! is full, a checkpoint of the next generation goes to all copies; a copy that joins gets one too, and
+//! is full, a checkpoint of the next sequence goes to all copies; a copy that joins gets one too, and
 //! one that contains it takes the place of a transaction that is too long for the log.
 //!
-//! An entry is worth something only behind the entries before it. So under a boot generation of a disk
+//! An entry is worth something only behind the entries before it. So under a instance of a disk
 //! that didn't take all of them, the last one is read back before an answer counts: a disk that was
 //! rolled back would take new entries behind a hole, where they are never found.
 
@@ -38,7 +38,7 @@ pub(crate) struct Area {
     pub(super) base: StoredCheckpoint,
     /// What else their headers may name: the former checkpoint, and attempts that weren't seen to succeed.
     pub(super) in_use: Vec<BlockRun>,
-    /// The highest generation of any attempt.
+    /// The highest sequence of any attempt.
     pub(super) attempted: u64,
     /// `None` before the first commit.
     pub(super) checkpoint: Option<Checkpoint>,
@@ -49,7 +49,7 @@ pub(crate) struct Area {
 /// What is known of a copy that has everything.
 #[derive(Clone, Debug, Default)]
 pub(super) struct CopyState {
-    /// The boot generation that took, or showed, the last entry.
+    /// The instance that took, or showed, the last entry.
     pub(super) checked: Option<Instance>,
     /// How far it was read back since the newest checkpoint.
     pub(super) read_back: Option<AreaPosition>,
@@ -166,7 +166,7 @@ impl Area {
             copies,
             base: foundation.base,
             in_use: foundation.in_use,
-            attempted: position.generation,
+            attempted: position.sequence,
             checkpoint: None,
             last_entry: None,
         }

@@ -100,8 +100,8 @@ impl Pool {
         self.vote_disks.iter().position(|voter| *voter == disk)
     }
 
-    /// The voters whose disks are in sight and claimed.
-    pub(crate) fn voters_in_sight(&self) -> Vec<Rc<Member>> {
+    /// The voters whose disks are present and claimed.
+    pub(crate) fn present_voters(&self) -> Vec<Rc<Member>> {
         let members = self.vote_disks.iter().filter_map(|disk| self.member_by_id(*disk));
         members.filter(|member| member.claimed.get() && member.device().is_some()).collect()
     }
@@ -146,7 +146,7 @@ impl Pool {
         }
     }
 
-    /// Sends the newest configuration to every voter in sight that lacks it.
+    /// Sends the newest configuration to every voter present that lacks it.
     pub(crate) fn push_votes(self: &Rc<Self>) {
         for voter in self.votes.voters.values() {
             let behind = voter.has.get() < self.votes.target.borrow().number;

@@ -141,7 +141,7 @@ impl Creation<'_> {
                 failure_domain: identity.failure_domain,
                 node: candidate.node,
                 node_name: cut_name(&candidate.place.node_name),
-                birth_owner: self.config.owner,
+                first_owner: self.config.owner,
                 vote_disks: vote_disks.clone(),
             })
         });
@@ -181,7 +181,7 @@ impl Creation<'_> {
                 return Ok(());
             }
             let area = label.area.and_then(|area| AreaPlace::new(&label.geometry, area));
-            let stamp = CheckpointStamp { generation: 1, epoch, number: RecordNumber(0) };
+            let stamp = CheckpointStamp { sequence: 1, epoch, number: RecordNumber(0) };
             let checkpoint = area.and_then(|area| {
                 let whole = encode_checkpoint(&area.layout, metadata, stamp, None, &[]);
                 Some((area, whole.ok()?))
@@ -222,7 +222,7 @@ fn too_large() -> PoolError {
     )
 }
 
-/// What a pool with this metadata could hold, all its disks in sight.
+/// What a pool with this metadata could hold, all its disks present.
 fn forecast_of(metadata: &Metadata, losses: Vec<String>) -> PoolForecast {
     let all: Usable = metadata.disks().keys().copied().collect();
     let disks = || metadata.disks().values();
@@ -334,7 +334,7 @@ impl OpenPool {
             failure_domain: pool.failure_domain,
             node: candidate.node,
             node_name: cut_name(&candidate.place.node_name),
-            birth_owner: self.pool.owner,
+            first_owner: self.pool.owner,
             vote_disks: self.pool.vote_disks.clone(),
         };
         let prepared = candidate.prepare(&label).await;

@@ -1,5 +1,5 @@
 //! Destaging: what the log holds goes into place, with its checksums, on every usable member; the others
-//! get dirty regions. Only when all of that is durable and confirmed is the log's space released. From the
+//! get dirty regions. Only when all of that is durable and recorded is the log's space released. From the
 //! choice of whom a destage reaches to its commit no disk is taken in: it would pass for one that has all.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +18,7 @@ use super::pool::GroupPlace;
 use super::volume::Volume;
 use super::volume::pending::{BlockData, PendingBlock, gather};
 use crate::format::{
-    BirthId, ChecksumBlock, ChecksumVersion, DiskNumber, Entry, ExtentShape, RecordNumber,
+    ChecksumBlock, ChecksumVersion, DiskNumber, Entry, ExtentShape, GenerationId, RecordNumber,
     ReleaseNumber, Row, SegmentNumber, version_hash,
 };
 use crate::layout::VolumeBlock;
@@ -189,7 +189,7 @@ impl Volume {
     }
 
     async fn lock_groups(self: &Rc<Self>, due: Vec<(u64, PendingBlock)>) -> Vec<GroupDestage> {
-        let mut groups: BTreeMap<BirthId, (GroupPlace, BTreeMap<Row, Option<BlockData>>)> =
+        let mut groups: BTreeMap<GenerationId, (GroupPlace, BTreeMap<Row, Option<BlockData>>)> =
             BTreeMap::new();
         let mut last: Option<GroupPlace> = None;
         for (block, pending) in due {
@@ -202,14 +202,14 @@ impl Volume {
             // A block whose group is gone belongs to a volume that is being removed.
             let Some(group) = group else { continue };
             let entry =
-                groups.entry(group.birth).or_insert_with(|| (group.clone(), BTreeMap::new()));
+                groups.entry(group.generation).or_insert_with(|| (group.clone(), BTreeMap::new()));
             entry.1.insert(piece.at.row, pending.data);
             last = Some(group);
         }
         let mut destages = Vec::with_capacity(groups.len());
-        for (birth, (group, rows)) in groups {
-            // Ascending by birth; nobody else holds more than one.
-            let lock = self.pool.group_lock(birth).acquire(1).await;
+        for (generation, (group, rows)) in groups {
+            // Ascending by generation; nobody else holds more than one.
+            let lock = self.pool.group_lock(generation).acquire(1).await;
             let blocks = Vec::new();
             destages.push(GroupDestage { group, rows, blocks, is_doubtful: false, _lock: lock });
         }
@@ -260,12 +260,12 @@ impl Volume {
     ) -> Result<Option<NextBlock>, Ended> {
         let pool = &self.pool;
         let next =
-            |now| self.checksums.next_version((group.birth, index), now, pool.epoch.0 as u32);
+            |now| self.checksums.next_version((group.generation, index), now, pool.epoch.0 as u32);
         loop {
             match self.checksum_block(group, index).await {
                 Ok(loaded) => {
                     let now = loaded.block.version;
-                    let followed_hash = version_hash(pool.id, group.birth, index, now);
+                    let followed_hash = version_hash(pool.id, group.generation, index, now);
                     let mut block = (*loaded.block).clone();
                     block.version = next(now);
                     return Ok(Some(NextBlock { block, followed_hash }));
@@ -275,10 +275,10 @@ impl Volume {
                     pool.unless_over(pool.runtime.sleep(pool.limits.rejoin)).await?;
                 }
                 Err(LoadError::Doubtful(doubt)) if doubt.is_lost => {
-                    tracing::error!(volume = %self.name, group = %group.birth, index, "checksums lost");
+                    tracing::error!(volume = %self.name, group = %group.generation, index, "checksums lost");
                     let newest = ChecksumVersion { epoch: 0, sequence: doubt.newest_sequence };
                     let (_, rows) = pool.shape().rows_of_block(index);
-                    let block = ChecksumBlock::lost(group.birth, index, next(newest), rows);
+                    let block = ChecksumBlock::lost(group.generation, index, next(newest), rows);
                     return Ok(Some(NextBlock { block, followed_hash: doubt.hash }));
                 }
                 Err(LoadError::Doubtful(_)) => return Ok(None),
@@ -290,7 +290,7 @@ impl Volume {
 
     /// The root of a group once a destage is in place.
     fn next_root(&self, destage: &GroupDestage) -> Option<RootChange> {
-        let group = destage.group.birth;
+        let group = destage.group.generation;
         let mut root = self.pool.root_of(group)?;
         for NextBlock { block, followed_hash } in &destage.blocks {
             let hash = version_hash(self.pool.id, group, block.index, block.version);
@@ -325,7 +325,7 @@ impl Volume {
         rows.fold(ExtentShape::CHECKSUMS, |mask, (row, _)| mask | 1 << shape.region_of_row(*row))
     }
 
-    /// Writes all of it on all usable members, each confirmed and flushed.
+    /// Writes all of it on all usable members, each recorded as applied and flushed.
     async fn write_destages(
         self: &Rc<Self>,
         destages: &[GroupDestage],
@@ -356,7 +356,7 @@ impl Volume {
         start: Lba,
     ) {
         let shape = self.pool.shape();
-        let touched = |mask| Touched { group: destage.group.birth, mask };
+        let touched = |mask| Touched { group: destage.group.generation, mask };
         for (first, data) in runs {
             let count = (data.len() / BLOCK_BYTES) as u32;
             let mask = self.pool.region_mask(*first, count);
@@ -475,7 +475,7 @@ fn row_runs(rows: &BTreeMap<Row, Option<BlockData>>) -> Vec<(Row, Buffer)> {
 /// The members of a group that have all that a destage wrote of it.
 fn reached_members(group: &GroupPlace, results: &BTreeMap<DiskNumber, WorkResult>) -> Vec<usize> {
     let reached = group.members.iter().enumerate().filter(|(_, (disk, _))| {
-        results.get(disk).is_some_and(|result| !result.dirty.contains_key(&group.birth))
+        results.get(disk).is_some_and(|result| !result.dirty.contains_key(&group.generation))
     });
     reached.map(|(index, _)| index).collect()
 }

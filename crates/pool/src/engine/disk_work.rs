@@ -1,4 +1,4 @@
-//! Volatile writes to one disk that become durable together: written, confirmed, and flushed under
+//! Volatile writes to one disk that become durable together: written, recorded as applied, and flushed under
 //! the instance that took them. When the disk began anew in between, all of it is done again.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +15,7 @@ use futures::future::{Either, join_all, select};
 use super::measure::Underway;
 use super::member::Member;
 use super::pool::{GroupPlace, Pool};
-use crate::format::{BirthId, Confirm, DiskGeometry, DiskNumber, ReleaseNumber};
+use crate::format::{Applied, DiskGeometry, DiskNumber, GenerationId, ReleaseNumber};
 use crate::metadata::DirtyRegions;
 use crate::stats::Purpose;
 use block::{RESTARTS_MAX, read_seen, write_run};
@@ -26,7 +26,7 @@ const WRITES: usize = 16;
 /// The regions of a group that a write touches.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Touched {
-    pub(crate) group: BirthId,
+    pub(crate) group: GenerationId,
     pub(crate) mask: u64,
 }
 
@@ -45,7 +45,7 @@ pub(crate) struct WorkResult {
     /// The disk as a whole failed: nothing on it counts.
     pub(crate) failed: Option<IoError>,
     /// Sectors that it can't take: these regions of groups are missed.
-    pub(crate) dirty: BTreeMap<BirthId, u64>,
+    pub(crate) dirty: BTreeMap<GenerationId, u64>,
     /// The instance that took them.
     pub(crate) instance: Option<Instance>,
     /// It began anew since what it holds was looked at: that must be done again first.
@@ -86,10 +86,10 @@ pub(crate) fn dirty_after<'a>(
         for (disk, _) in &group.members {
             let dirty = match results.get(disk) {
                 None => touched,
-                Some(result) => result.dirty.get(&group.birth).copied().unwrap_or(0),
+                Some(result) => result.dirty.get(&group.generation).copied().unwrap_or(0),
             };
             if dirty != 0 {
-                dirty_regions.insert((group.birth, *disk), dirty);
+                dirty_regions.insert((group.generation, *disk), dirty);
             }
         }
     }
@@ -97,7 +97,7 @@ pub(crate) fn dirty_after<'a>(
 }
 
 impl Pool {
-    /// Does the work of several disks at once; with a release number, each confirms it.
+    /// Does the work of several disks at once; with a release number, each records it as applied.
     pub(crate) async fn run_works(
         &self,
         works: BTreeMap<DiskNumber, DiskWork>,
@@ -109,9 +109,9 @@ impl Pool {
         join_all(runs).await.into_iter().collect()
     }
 
-    /// Has disks confirm a release number, each under the instance that took, durably, what is to be
+    /// Has disks record a release number as applied, each under the instance that took, durably, what is to be
     /// credited to it. Returns who did. The caller holds the lock of releases.
-    pub(crate) async fn confirm(
+    pub(crate) async fn record_applied(
         &self,
         took: BTreeMap<DiskNumber, Option<Instance>>,
         release: ReleaseNumber,
@@ -195,7 +195,7 @@ impl Pool {
     }
 
     async fn repeat_work(&self, work: &DiskWork, release: Option<ReleaseNumber>) -> WorkResult {
-        let _confirming = work.member.confirming.acquire(1).await;
+        let _recording = work.member.recording_applied.acquire(1).await;
         for _ in 0..RESTARTS_MAX {
             match self.try_work(work, release).await {
                 Err(IoError::Restarted { now }) if work.shown.is_some() => {
@@ -216,7 +216,7 @@ impl Pool {
         &self,
         work: &DiskWork,
         release: Option<ReleaseNumber>,
-    ) -> Result<(BTreeMap<BirthId, u64>, Option<Instance>), IoError> {
+    ) -> Result<(BTreeMap<GenerationId, u64>, Option<Instance>), IoError> {
         let limit = self.limits.background;
         let mut taken_by = work.shown;
         if release.is_some() {
@@ -227,10 +227,10 @@ impl Pool {
             taken_by = Some(now);
         }
         let mut dirty = BTreeMap::new();
-        let confirm = release.map(|release| self.confirm_write(work, release));
+        let applied = release.map(|release| self.applied_write(work, release));
         let writes =
             work.writes.iter().map(|(start, data, touched)| (*start, data.clone(), Some(*touched)));
-        let writes = writes.chain(confirm.map(|(start, data)| (start, data, None)));
+        let writes = writes.chain(applied.map(|(start, data)| (start, data, None)));
         let writes = writes.map(|(start, data, touched)| async move {
             let bytes = data.len() as u64;
             let write = write_run(&*work.device, start, data, Durability::Volatile);
@@ -260,14 +260,14 @@ impl Pool {
             self.within(limit, work.device.flush(instance)).await?;
         }
         if release.is_some() {
-            // Only now: a confirm block that may be torn is written again in the same slot.
-            work.member.confirm_sequence.set(work.member.confirm_sequence.get() + 1);
+            // Only now: an applied block that may be torn is written again in the same slot.
+            work.member.applied_sequence.set(work.member.applied_sequence.get() + 1);
         }
         Ok((dirty, taken_by))
     }
 
-    /// The instance that answers now, which has all that the disk ever confirmed. A disk that began
-    /// anew with older contents must not get a newer confirmed number before somebody has looked at
+    /// The instance that answers now, which has all that the disk ever applied. A disk that began
+    /// anew with older contents must not get a newer applied number before somebody has looked at
     /// the old one: it would pass for a disk that has everything.
     async fn checked_now(&self, work: &DiskWork) -> Result<Instance, IoError> {
         let member = &work.member;
@@ -275,27 +275,27 @@ impl Pool {
         if member.checked_instance.get() == Some(instance) {
             return Ok(instance);
         }
-        let confirm = self.confirmed_on(member, &*work.device).await?;
-        if self.is_rolled_back(member.number, &confirm) {
+        let applied = self.applied_on(member, &*work.device).await?;
+        if self.is_rolled_back(member.number, &applied) {
             return Err(IoError::Lost);
         }
         Ok(instance)
     }
 
-    fn confirm_write(&self, work: &DiskWork, release: ReleaseNumber) -> (Lba, Buffer) {
+    fn applied_write(&self, work: &DiskWork, release: ReleaseNumber) -> (Lba, Buffer) {
         let member = &work.member;
-        let sequence = member.confirm_sequence.get();
+        let sequence = member.applied_sequence.get();
         let record = self.area.borrow().committed();
-        let confirm = Confirm { pool: self.id, disk: member.id, sequence, release, record };
-        (DiskGeometry::confirm_slots()[confirm.slot()], confirm.encode())
+        let applied = Applied { pool: self.id, disk: member.id, sequence, release, record };
+        (DiskGeometry::applied_slots()[applied.slot()], applied.encode())
     }
 }
 
-/// The instance that answers now, by whichever confirm block can be read: writing the other one anew makes
+/// The instance that answers now, by whichever applied block can be read: writing the other one anew makes
 /// it readable.
 pub(super) async fn instance_now(device: &dyn BlockDevice) -> Result<Instance, IoError> {
     let [first, second] =
-        DiskGeometry::confirm_slots().map(|slot| SectorRange::new(slot, BLOCK_SECTORS));
+        DiskGeometry::applied_slots().map(|slot| SectorRange::new(slot, BLOCK_SECTORS));
     match device.read(first).await {
         Ok(seen) => Ok(seen.instance),
         Err(IoError::Medium(_)) => Ok(device.read(second).await?.instance),

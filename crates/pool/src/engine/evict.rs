@@ -119,7 +119,7 @@ impl Pool {
     /// that is claimed again and can't take part as it is (its contents are older) does answer: where
     /// there is no majority without it, its own vote is needed.
     async fn majority_answers(self: &Rc<Self>, suspects: &BTreeSet<DiskNumber>) -> bool {
-        let voters = self.voters_in_sight();
+        let voters = self.present_voters();
         let counts = |member: &Rc<Member>| {
             let is_unfit = member.answers.get() && !member.is_usable();
             is_unfit || !suspects.contains(&member.number)
@@ -151,6 +151,6 @@ impl Pool {
 /// Reads something small.
 async fn probe(member: &Rc<Member>) -> Result<(), IoError> {
     let device = member.device().ok_or(IoError::Lost)?;
-    let [slot, _] = DiskGeometry::confirm_slots();
+    let [slot, _] = DiskGeometry::applied_slots();
     device.read(SectorRange::new(slot, block::BLOCK_SECTORS)).await.map(|_| ())
 }

@@ -10,7 +10,7 @@ use block::{
 use super::observe::{Content, read_content, remedy_of_refusal};
 use super::{DiskPlace, EngineConfig};
 use crate::error::PoolError;
-use crate::format::{Confirm, DiskGeometry, ExtentRange, Label, MIB, RecordNumber, ReleaseNumber};
+use crate::format::{Applied, DiskGeometry, ExtentRange, Label, MIB, RecordNumber, ReleaseNumber};
 use block::write_durably;
 
 /// A device that shall become a disk.
@@ -65,22 +65,22 @@ impl Candidate {
         }
     }
 
-    /// Wipes what might be recognised later and writes the first confirm block.
+    /// Wipes what might be recognised later and writes the first applied block.
     pub(crate) async fn prepare(&self, label: &Label) -> Result<(), IoError> {
         let end = label.geometry.labelled_bytes();
         let free = [(16 << 10, MIB), (end - MIB + (16 << 10), end)];
         for (from, to) in free {
             wipe(&*self.device, from, to).await?;
         }
-        let confirm = Confirm {
+        let applied = Applied {
             pool: label.pool,
             disk: label.disk,
             sequence: 1,
             release: ReleaseNumber(0),
             record: RecordNumber(0),
         };
-        let sector = DiskGeometry::confirm_slots()[confirm.slot()];
-        write_durably(&*self.device, sector, confirm.encode()).await?;
+        let sector = DiskGeometry::applied_slots()[applied.slot()];
+        write_durably(&*self.device, sector, applied.encode()).await?;
         Ok(())
     }
 

@@ -64,7 +64,7 @@ impl Inner {
         self.check_candidates(&request.disks, &request.force_disks, None).await
     }
 
-    /// Whether all that is in sight of a closed pool, which isn't ours, is about to be overwritten: what is
+    /// Whether all that is present of a closed pool, which isn't ours, is about to be overwritten: what is
     /// left of a `pool create` that was cut short goes so.
     fn is_given_up(&self, slot: &Slot, force_disks: &[String]) -> bool {
         self.rank(slot) > 1
@@ -202,7 +202,7 @@ impl Inner {
             several => {
                 let ids: Vec<String> = several.iter().map(|slot| slot.id.to_string()).collect();
                 Err(PoolError::invalid(
-                    format!("{} pools in sight are called {name}: {}", ids.len(), ids.join(", ")),
+                    format!("{} pools are called {name}: {}", ids.len(), ids.join(", ")),
                     "name one by its id",
                 ))
             }
@@ -231,7 +231,7 @@ impl Inner {
             disks: disks.iter().map(|disk| disk.place.to_string()).collect(),
             votes: VotesReport {
                 total: quorum.vote_disks.len() as u32,
-                in_sight: quorum.in_sight as u32,
+                present: quorum.present as u32,
             },
         })
     }

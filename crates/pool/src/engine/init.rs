@@ -11,7 +11,7 @@ use super::disk_work::{DiskWork, Touched, WorkResult, dirty_after};
 use super::lease::Ended;
 use super::pool::GroupPlace;
 use super::volume::Volume;
-use crate::format::{BirthId, ChecksumBlock, ChecksumVersion, DiskNumber, ExtentShape};
+use crate::format::{ChecksumBlock, ChecksumVersion, DiskNumber, ExtentShape, GenerationId};
 use crate::metadata::{MetaRecord, RunKey};
 
 /// Groups that are initialised beyond those that are needed.
@@ -45,13 +45,14 @@ impl Volume {
                 return Ok(true);
             };
             let mut works = BTreeMap::new();
-            let mut alone: BTreeSet<BirthId> = groups.iter().map(|group| group.birth).collect();
+            let mut alone: BTreeSet<GenerationId> =
+                groups.iter().map(|group| group.generation).collect();
             for group in &groups {
                 for index in 0..group.members.len() {
                     let Some((member, device, start)) = self.pool.extent_of(group, index) else {
                         continue;
                     };
-                    alone.remove(&group.birth);
+                    alone.remove(&group.generation);
                     let work = works
                         .entry(member.number)
                         .or_insert_with(|| DiskWork::new(Rc::clone(&member), device));
@@ -77,7 +78,7 @@ impl Volume {
             let records = [
                 MetaRecord::RegionsDirtied(dirty_regions),
                 MetaRecord::RunInitialised { volume: self.id, key, count },
-                MetaRecord::Confirmed { release, disks: results.keys().copied().collect() },
+                MetaRecord::Applied { release, disks: results.keys().copied().collect() },
             ];
             match self.pool.try_commit_locked(&records).await {
                 Ok(()) => {
@@ -103,10 +104,10 @@ impl Volume {
         for group in groups {
             let shown = group.members.iter().enumerate().filter_map(|(index, (disk, _))| {
                 let result = results.get(disk)?;
-                let whole = !result.dirty.contains_key(&group.birth);
+                let whole = !result.dirty.contains_key(&group.generation);
                 whole.then_some((index, result.instance?))
             });
-            self.checksums.initialised(group.birth, blocks, shown.collect());
+            self.checksums.initialised(group.generation, blocks, shown.collect());
         }
     }
 
@@ -136,9 +137,9 @@ impl Volume {
         for index in 0..shape.checksum_blocks() {
             for sequence in 0..2 {
                 let version = ChecksumVersion { sequence, ..ChecksumVersion::INITIAL };
-                let block = ChecksumBlock::unwritten(group.birth, index, version);
+                let block = ChecksumBlock::unwritten(group.generation, index, version);
                 let sector = Lba(start.0 + shape.checksum_sector(index, block.slot()));
-                let touched = Touched { group: group.birth, mask: ExtentShape::CHECKSUMS };
+                let touched = Touched { group: group.generation, mask: ExtentShape::CHECKSUMS };
                 work.write(sector, block.encode(), touched);
             }
         }

@@ -134,7 +134,7 @@ impl Pool {
     }
 
     /// Lets every other disk hear that its owner lives, so that nobody takes it for another pool, the
-    /// vote disks being out of his sight.
+    /// vote disks being absent for him.
     fn show_life(&self) {
         let others = self.members().into_iter();
         let others = others
@@ -151,7 +151,7 @@ impl Pool {
 
     async fn ask_votes(&self) {
         let sent = self.runtime.now();
-        let voters = self.voters_in_sight();
+        let voters = self.present_voters();
         let renewals = voters.iter().filter_map(|member| {
             let renewal = member.device()?.renew();
             let underway = Underway::new(&self.runtime, member, Purpose::Network, 0);

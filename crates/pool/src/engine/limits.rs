@@ -41,7 +41,7 @@ pub struct Limits {
     pub mark: Duration,
     /// A log that was idle for so long is destaged.
     pub destage_idle: Duration,
-    /// How long a pool that could be opened waits for the disks that aren't in sight yet.
+    /// How long a pool that could be opened waits for the disks that aren't present yet.
     pub grace: Duration,
     /// How long closing a pool waits for destaging and for the votes.
     pub close: Duration,

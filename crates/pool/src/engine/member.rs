@@ -23,13 +23,13 @@ const PAUSE_DOUBLINGS_MAX: u32 = 5;
 /// Whether a disk takes part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// No device in sight, or one that doesn't answer, or one that is being checked.
+    /// No device present, or one that doesn't answer, or one that is being checked.
     Away,
     /// Takes part in everything.
     Usable,
     /// The configuration does without it.
     Out,
-    /// In sight and not used, with the reason.
+    /// Present and not used, with the reason.
     Refused(String),
 }
 
@@ -41,9 +41,9 @@ pub(crate) struct Member {
     pub(crate) id: DiskId,
     /// Where things are on it.
     pub(crate) geometry: DiskGeometry,
-    /// Where it is or was in sight.
+    /// Where it is or was present.
     pub(crate) place: RefCell<DiskPlace>,
-    /// The machine that it is in sight on; nil before it was.
+    /// The machine that it is present on; nil before it was.
     pub(crate) machine: Cell<Uuid>,
     /// The metadata area that its label names; not known before it was claimed and checked.
     pub(crate) labelled_area: Cell<Option<ExtentRange>>,
@@ -66,17 +66,17 @@ pub(crate) struct Member {
     pub(crate) failed_instance: Cell<Option<Instance>>,
     /// The instance that took the last volatile writes.
     pub(crate) seen_instance: Cell<Option<Instance>>,
-    /// The sequence of its next confirm block.
-    pub(crate) confirm_sequence: Cell<u64>,
-    /// How often in a row what it has confirmed couldn't be read.
-    pub(crate) unread_confirms: Cell<u32>,
+    /// The sequence of its next applied block.
+    pub(crate) applied_sequence: Cell<u64>,
+    /// How often in a row what it has applied couldn't be read.
+    pub(crate) unread_applied: Cell<u32>,
     /// Blocks that didn't match, or couldn't be read.
     pub(crate) checksum_errors: Cell<u64>,
     /// Whether it came back with older contents and hasn't resynced yet.
     pub(crate) rolled_back: Cell<bool>,
     /// When it is judged next whether its older contents lack anything that counts.
     pub(crate) judge_at: Cell<Instant>,
-    /// The instance whose confirmed number was looked at when the disk was taken in.
+    /// The instance whose applied number was looked at when the disk was taken in.
     pub(crate) checked_instance: Cell<Option<Instance>>,
     /// It is being taken in.
     pub(crate) joining: Cell<bool>,
@@ -92,8 +92,8 @@ pub(crate) struct Member {
     pub(crate) is_behind: Cell<bool>,
     /// Bytes being read from it, to spread reads over mirrors.
     pub(crate) reading_bytes: Cell<u64>,
-    /// One confirm block at a time: two slots are written in turn.
-    pub(crate) confirming: Rc<Semaphore>,
+    /// One applied block at a time: two slots are written in turn.
+    pub(crate) recording_applied: Rc<Semaphore>,
     /// Bytes copied to it since it came back.
     pub(crate) resynced_bytes: Cell<u64>,
     /// What it was asked to do, since the pool was opened.
@@ -119,8 +119,8 @@ impl Member {
             answers: Cell::new(false),
             failed_instance: Cell::new(None),
             seen_instance: Cell::new(None),
-            confirm_sequence: Cell::new(1),
-            unread_confirms: Cell::new(0),
+            applied_sequence: Cell::new(1),
+            unread_applied: Cell::new(0),
             checksum_errors: Cell::new(0),
             rolled_back: Cell::new(false),
             judge_at: Cell::new(Instant::default()),
@@ -133,13 +133,13 @@ impl Member {
             without_logs_until: Cell::new(Instant::default()),
             is_behind: Cell::new(false),
             reading_bytes: Cell::new(0),
-            confirming: Semaphore::new(1),
+            recording_applied: Semaphore::new(1),
             resynced_bytes: Cell::new(0),
             operations: RefCell::default(),
         })
     }
 
-    /// The device, if one is in sight.
+    /// The device, if one is present.
     pub(crate) fn device(&self) -> Option<Rc<dyn BlockDevice>> {
         self.device.borrow().clone()
     }
@@ -190,7 +190,7 @@ impl Member {
         again
     }
 
-    /// A device came in sight at `place`, on `machine`.
+    /// A device was discovered at `place`, on `machine`.
     pub(crate) fn attach(&self, place: DiskPlace, machine: Uuid, device: Rc<dyn BlockDevice>) {
         self.machine.set(machine);
         *self.place.borrow_mut() = place;
@@ -201,7 +201,7 @@ impl Member {
         self.appear();
     }
 
-    /// The device went out of sight.
+    /// The device disappeared.
     pub(crate) fn detach(&self) {
         *self.device.borrow_mut() = None;
         self.claimed.set(false);

@@ -173,7 +173,7 @@ impl Pool {
         };
         let due = sections_due(&stored.table.sections, &state);
         let done = async {
-            let mut at = match state.read_back.filter(|at| at.generation == end.generation) {
+            let mut at = match state.read_back.filter(|at| at.sequence == end.sequence) {
                 Some(at) => at,
                 None => {
                     reader.checkpoint(&header, &stored.head).await?;
@@ -193,7 +193,7 @@ impl Pool {
         };
         let done = done.await;
         let mut area = self.area.borrow_mut();
-        if area.position.generation != end.generation {
+        if area.position.sequence != end.sequence {
             // A checkpoint came between, and what was read may have been overwritten.
             return Ok(());
         }
@@ -264,7 +264,7 @@ impl Pool {
         Ok(without(copies) == copies)
     }
 
-    /// The boot generation under which a copy shows the last thing that was committed.
+    /// The instance under which a copy shows the last thing that was committed.
     pub(super) async fn shows_tail(&self, member: &Member) -> Result<Instance, CopyFault> {
         let device = member.device().ok_or(IoError::Lost)?;
         let place = self.area_place(member).ok_or(CopyFault::Older)?;

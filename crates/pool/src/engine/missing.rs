@@ -22,7 +22,7 @@ impl OpenPool {
             }
         }
         for group in meta.groups_behind(volume) {
-            let dirty = |disk: DiskNumber| meta.dirty(group.birth(), disk);
+            let dirty = |disk: DiskNumber| meta.dirty(group.generation(), disk);
             let disks = || group.members().map(|(disk, _)| disk);
             let there = disks().filter(|disk| self.is_there(*disk));
             let wrong = there.map(dirty).fold(u64::MAX, |a, b| a & b);
@@ -37,7 +37,7 @@ impl OpenPool {
         let log = self.log_missing(volume);
         if !log.is_empty() && away.is_empty() {
             return Some(format!(
-                "no current copy of its log is in sight; bring back {}",
+                "no current copy of its log is present; bring back {}",
                 self.names(&log, " or ")
             ));
         }
@@ -49,7 +49,7 @@ impl OpenPool {
             false => format!(" ({} is there, but missed them)", self.names(&behind, ", ")),
         };
         let away = self.names(&away, ", ");
-        Some(format!("no disk in sight has all of its blocks{behind}; bring back {away}"))
+        Some(format!("no disk that is present has all of its blocks{behind}; bring back {away}"))
     }
 
     /// The disks of which one is needed for a live segment of a volume's log.

@@ -1,6 +1,6 @@
 //! The engine: pools of disks, and volumes on them, kept true.
 //!
-//! [`Engine`] is what the outside holds: it is told which devices are in sight, opens by itself every
+//! [`Engine`] is what the outside holds: it is told which devices are present, opens by itself every
 //! pool that names its owner, and offers volumes as block devices. The rules that it keeps stand in
 //! `docs/engine.md`; each operation has a file of its own:
 //!
@@ -23,6 +23,7 @@ mod commit;
 mod config;
 mod create;
 mod destage;
+mod discovered;
 mod disk_work;
 mod events;
 mod evict;
@@ -47,7 +48,6 @@ mod repair;
 mod replay;
 mod resync;
 mod right_copy;
-mod sight;
 mod slot;
 mod space;
 mod status;
@@ -128,11 +128,11 @@ impl DiskFacts {
 pub struct KnownPool {
     /// Its identity.
     pub id: uuid::Uuid,
-    /// Its disks as they were last in sight. Some may have come since.
+    /// Its disks as they were last present. Some may have come since.
     pub disks: Vec<KnownDisk>,
 }
 
-/// A disk of a known pool, as it was last in sight.
+/// A disk of a known pool, as it was last present.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownDisk {
     /// Its identity in the pool.
@@ -197,7 +197,7 @@ impl<Disk: ToString> CreatePool<Disk> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ImportOptions {
-    /// How long to wait for disks that aren't in sight, once the pool could be opened without them;
+    /// How long to wait for disks that aren't present, once the pool could be opened without them;
     /// the engine decides without it. Whole seconds where it is written.
     #[serde(rename = "grace_secs", with = "seconds")]
     pub grace: Option<Duration>,
@@ -231,17 +231,17 @@ impl Engine {
         Rc::new(Engine { inner: Inner::new(runtime, config) })
     }
 
-    /// A device came in sight. Known names are replaced.
+    /// A device was discovered. Known names are replaced.
     pub fn add_device(&self, facts: DiskFacts, device: Rc<dyn BlockDevice>) {
         self.inner.add_device(facts, device);
     }
 
-    /// A device went out of sight.
+    /// A device disappeared.
     pub fn remove_device(&self, name: &str) {
         self.inner.remove_device(name);
     }
 
-    /// Every device in sight.
+    /// Every device present.
     pub async fn disks(&self) -> Vec<DiskReport> {
         self.inner.disk_reports()
     }
@@ -430,7 +430,7 @@ impl Engine {
         self.inner.open_pool(pool)?.set_property(volume, key, value).await
     }
 
-    /// Every pool in sight, open or not, with what keeps it from being open.
+    /// Every pool present, open or not, with what keeps it from being open.
     pub fn reports(&self) -> Vec<PoolReport> {
         self.inner.pool_reports()
     }

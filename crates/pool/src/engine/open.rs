@@ -25,7 +25,7 @@ use crate::error::PoolError;
 use crate::format::{Configuration, CopySet, DiskGeometry, DiskId, DiskNumber, Label, PoolId};
 use crate::metadata::Metadata;
 
-/// A labelled disk in sight.
+/// A labelled disk that is present.
 #[derive(Clone)]
 pub(crate) struct SeenDisk {
     pub(crate) place: DiskPlace,
@@ -44,7 +44,7 @@ pub(crate) struct OpenRequest {
     pub(crate) id: PoolId,
     pub(crate) name: String,
     pub(crate) disks: Vec<SeenDisk>,
-    /// Where the pool's disks were last in sight, those that are missing now among them.
+    /// Where the pool's disks were last present, those that are missing now among them.
     pub(crate) known: BTreeMap<DiskId, DiskPlace>,
     /// Somebody asked for it: the pool is taken from whoever has it.
     pub(crate) import: bool,
@@ -52,15 +52,15 @@ pub(crate) struct OpenRequest {
     pub(crate) outdated: bool,
 }
 
-/// What the votes in sight say.
+/// What the votes present say.
 #[derive(Clone, Debug)]
 pub(crate) struct Quorum {
     pub(crate) vote_disks: Vec<DiskId>,
-    pub(crate) in_sight: usize,
+    pub(crate) present: usize,
     /// Those of them of which both slots can be read.
     whole: usize,
     pub(crate) newest: Option<Configuration>,
-    /// Whether a metadata copy that the newest configuration names is in sight.
+    /// Whether a metadata copy that the newest configuration names is present.
     pub(crate) has_metadata: bool,
 }
 
@@ -72,22 +72,22 @@ impl Quorum {
         let votes: Vec<&Vote> = disks.iter().filter_map(|disk| disk.vote.as_ref()).collect();
         let newest = votes.iter().map(|vote| &vote.newest).max_by_key(|vote| vote.rank()).cloned();
         let whole = votes.iter().filter(|vote| vote.is_whole).count();
-        let in_sight: BTreeSet<DiskId> =
+        let present: BTreeSet<DiskId> =
             disks.iter().filter(|d| d.vote.is_some()).map(|disk| disk.label.disk).collect();
         let has_metadata = newest.as_ref().is_some_and(|newest| {
             let current = newest.copies.iter().filter_map(|index| vote_disks.get(index));
-            current.into_iter().any(|disk| in_sight.contains(disk))
+            current.into_iter().any(|disk| present.contains(disk))
         });
-        Quorum { vote_disks, in_sight: in_sight.len(), whole, newest, has_metadata }
+        Quorum { vote_disks, present: present.len(), whole, newest, has_metadata }
     }
 
     /// Whether the newest of these votes is the newest of all: a majority is there, and of what another
     /// majority accepted one of them shows it. A vote of which a slot can't be read shows only what is
     /// older. (Of two votes each has what was accepted, and a lone one has nobody to ask.)
-    fn is_enough(&self, in_sight: usize, whole: usize) -> bool {
+    fn is_enough(&self, present: usize, whole: usize) -> bool {
         let total = self.vote_disks.len();
         let shows = whole + self.majority() > total || total <= 2;
-        total > 0 && in_sight >= self.majority() && shows
+        total > 0 && present >= self.majority() && shows
     }
 
     /// How many votes make a majority.
@@ -95,9 +95,9 @@ impl Quorum {
         self.vote_disks.len() / 2 + 1
     }
 
-    /// Whether the pool can be opened from what is in sight.
+    /// Whether the pool can be opened from what is present.
     pub(crate) fn suffices(&self) -> bool {
-        self.is_enough(self.in_sight, self.whole) && self.has_metadata
+        self.is_enough(self.present, self.whole) && self.has_metadata
     }
 }
 
@@ -153,16 +153,16 @@ impl OpenRequest {
     }
 
     pub(crate) fn no_quorum(&self, quorum: &Quorum) -> PoolError {
-        let in_sight: Vec<&str> = self.disks.iter().map(|disk| disk.place.name.as_str()).collect();
-        let sight = match in_sight.is_empty() {
-            true => "none of its disks is in sight".to_owned(),
-            false => format!("of its disks {} are in sight", in_sight.join(", ")),
+        let present: Vec<&str> = self.disks.iter().map(|disk| disk.place.name.as_str()).collect();
+        let there = match present.is_empty() {
+            true => "none of its disks is present".to_owned(),
+            false => format!("of its disks {} are present", present.join(", ")),
         };
         let why = match quorum.vote_disks.is_empty() {
-            true => sight,
+            true => there,
             false => format!(
-                "{} of {} votes answer, {} are needed, with a current copy of its metadata; {sight}",
-                quorum.in_sight,
+                "{} of {} votes answer, {} are needed, with a current copy of its metadata; {there}",
+                quorum.present,
                 quorum.vote_disks.len(),
                 quorum.majority()
             ),
@@ -171,7 +171,7 @@ impl OpenRequest {
             self.disks.iter().filter(|d| d.vote.is_some()).map(|disk| disk.label.disk).collect();
         let missing = quorum.vote_disks.iter().filter(|disk| !present.contains(disk));
         let missing = missing.map(|disk| self.name_of(*disk)).collect();
-        let why = match quorum.in_sight.saturating_sub(quorum.whole) {
+        let why = match quorum.present.saturating_sub(quorum.whole) {
             0 => why,
             hidden => format!("{why}; of {hidden} votes a newer state can't be read"),
         };
@@ -187,7 +187,7 @@ impl OpenRequest {
         }
     }
 
-    /// Claims every disk in sight under an epoch above all that were ever accepted, vote disks
+    /// Claims every disk present under an epoch above all that were ever accepted, vote disks
     /// first.
     async fn claim_all(
         &self,
@@ -223,7 +223,7 @@ impl OpenRequest {
                 continue;
             }
             if claimed.len() < quorum.majority() {
-                return Err(self.no_quorum(&Quorum { in_sight: claimed.len(), ..quorum.clone() }));
+                return Err(self.no_quorum(&Quorum { present: claimed.len(), ..quorum.clone() }));
             }
             let others = self.disks.iter().filter(|disk| !is_voter(disk)).collect();
             // A data disk with a higher epoch was claimed by somebody who didn't get the votes.
@@ -283,7 +283,7 @@ impl OpenRequest {
         let votes: Vec<Vote> = join_all(reads).await.into_iter().flatten().collect();
         let whole = votes.iter().filter(|vote| vote.is_whole).count();
         if !quorum.is_enough(votes.len(), whole) {
-            return Err(self.no_quorum(&Quorum { in_sight: votes.len(), whole, ..quorum.clone() }));
+            return Err(self.no_quorum(&Quorum { present: votes.len(), whole, ..quorum.clone() }));
         }
         let newest = |newer: Configuration, vote: Configuration| {
             let record = newer.record.max(vote.record);
@@ -392,7 +392,7 @@ impl OpenRequest {
     }
 
     /// The first configuration under the new epoch: what is missing is out, and metadata copies that
-    /// aren't in sight aren't current.
+    /// aren't present aren't current.
     async fn evict_missing(
         &self,
         pool: &Rc<Pool>,
@@ -422,7 +422,7 @@ impl OpenRequest {
             pool.events.tell(crate::report::PoolEvent::DiskOut {
                 pool: pool.name.clone(),
                 disk: pool.disk_name(disk),
-                why: "it was not in sight when the pool was opened".into(),
+                why: "it was not present when the pool was opened".into(),
             });
         }
         Ok(())

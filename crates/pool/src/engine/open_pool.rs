@@ -60,7 +60,7 @@ impl OpenPool {
         found.ok_or_else(|| PoolError::no_volume(&self.pool.name, name))
     }
 
-    /// A device of one of the pool's disks came in sight.
+    /// A device of one of the pool's disks was discovered.
     pub(crate) fn attach(
         self: &Rc<Self>,
         member: &Rc<Member>,

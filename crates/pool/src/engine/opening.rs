@@ -85,7 +85,7 @@ impl Inner {
         self.set_state(slot, SlotState::Closed);
     }
 
-    /// Devices that came in sight while the pool was being opened, and disks that were and couldn't be
+    /// Devices that was discovered while the pool was being opened, and disks that were and couldn't be
     /// taken. What was last read of those says nothing: where the answer to our claim got lost, nothing can
     /// be read under the former one.
     fn attach_late(self: &Rc<Self>, open: &Rc<OpenPool>) {
@@ -131,7 +131,7 @@ impl Inner {
             }
             let then = match begun {
                 true => "opening it goes on, see `etherpool pool show`",
-                false => "its disks are not in sight any more, see `etherpool pool show`",
+                false => "its disks are not present any more, see `etherpool pool show`",
             };
             let reason = format!("it is not open after {} seconds; {then}", limit.as_secs());
             Err(PoolError::Suspended { name: slot.name.borrow().clone(), reason })

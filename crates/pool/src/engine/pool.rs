@@ -19,7 +19,8 @@ use super::events::Events;
 use super::lease::{Ended, Lease};
 use super::member::{Member, Standing};
 use crate::format::{
-    BirthId, Configuration, DiskId, DiskNumber, ExtentNumber, ExtentShape, PoolId, Row, VolumeId,
+    Configuration, DiskId, DiskNumber, ExtentNumber, ExtentShape, GenerationId, PoolId, Row,
+    VolumeId,
 };
 use crate::layout::RowAddress;
 use crate::metadata::{Group, Metadata, RunKey};
@@ -56,7 +57,7 @@ pub(crate) struct Pool {
     /// only go up, and who is taken in meanwhile would lack what the destage has given up in the log.
     /// Taken before `meta_lock`.
     pub(crate) release_lock: Rc<Semaphore>,
-    pub(crate) group_locks: RefCell<BTreeMap<BirthId, Rc<Semaphore>>>,
+    pub(crate) group_locks: RefCell<BTreeMap<GenerationId, Rc<Semaphore>>>,
     /// Resync is running.
     pub(crate) resyncing: Cell<bool>,
 }
@@ -70,7 +71,7 @@ pub(crate) struct GroupPlace {
     pub(crate) index: u32,
     pub(crate) set: u64,
     pub(crate) lane: u16,
-    pub(crate) birth: BirthId,
+    pub(crate) generation: GenerationId,
     pub(crate) members: Vec<(DiskNumber, ExtentNumber)>,
     pub(crate) initialised: bool,
 }
@@ -83,7 +84,7 @@ impl GroupPlace {
             index: group.index,
             set: group.set(),
             lane: group.lane(),
-            birth: group.birth(),
+            generation: group.generation(),
             members: group.members().collect(),
             initialised: group.is_initialised(),
         }
@@ -117,20 +118,20 @@ impl Pool {
         meta.volumes().get(&volume)?.group(at.set, at.lane).map(GroupPlace::of)
     }
 
-    /// The group with this birth id, if it still exists.
-    pub(crate) fn group_by_birth(&self, birth: BirthId) -> Option<GroupPlace> {
-        self.meta.borrow().group_by_birth(birth).map(GroupPlace::of)
+    /// The group with this generation id, if it still exists.
+    pub(crate) fn group_by_generation(&self, generation: GenerationId) -> Option<GroupPlace> {
+        self.meta.borrow().group_by_generation(generation).map(GroupPlace::of)
     }
 
     /// Which versions of a group's checksum blocks count.
-    pub(crate) fn root_of(&self, birth: BirthId) -> Option<u64> {
-        self.meta.borrow().group_by_birth(birth)?.root()
+    pub(crate) fn root_of(&self, generation: GenerationId) -> Option<u64> {
+        self.meta.borrow().group_by_generation(generation)?.root()
     }
 
     /// The regions of a group that are out of date on the member at `index`: a bit each.
     pub(crate) fn dirty(&self, group: &GroupPlace, index: usize) -> u64 {
         let member = group.members.get(index);
-        member.map_or(u64::MAX, |(disk, _)| self.meta.borrow().dirty(group.birth, *disk))
+        member.map_or(u64::MAX, |(disk, _)| self.meta.borrow().dirty(group.generation, *disk))
     }
 
     /// Whether the member at `index` of a group has everything of the regions in `mask`.
@@ -161,18 +162,18 @@ impl Pool {
 
     /// The lock under which a group's blocks and checksums change place: destaging, repair, resync and
     /// verification take it.
-    pub(crate) fn group_lock(&self, birth: BirthId) -> Rc<Semaphore> {
+    pub(crate) fn group_lock(&self, generation: GenerationId) -> Rc<Semaphore> {
         let mut locks = self.group_locks.borrow_mut();
         if locks.len() > GROUP_LOCKS_KEPT {
             locks.retain(|_, lock| Rc::strong_count(lock) > 1 || lock.available() == 0);
         }
-        Rc::clone(locks.entry(birth).or_insert_with(|| Semaphore::new(1)))
+        Rc::clone(locks.entry(generation).or_insert_with(|| Semaphore::new(1)))
     }
 
     /// The locks of those groups that somebody may be working on.
-    pub(crate) fn held_group_locks(&self, births: &[BirthId]) -> Vec<Rc<Semaphore>> {
+    pub(crate) fn held_group_locks(&self, generations: &[GenerationId]) -> Vec<Rc<Semaphore>> {
         let locks = self.group_locks.borrow();
-        births.iter().filter_map(|birth| locks.get(birth)).cloned().collect()
+        generations.iter().filter_map(|generation| locks.get(generation)).cloned().collect()
     }
 
     /// Waits until something changed, or a moment passed (a hint may have been lost). Fails when the

@@ -13,7 +13,7 @@ use super::observe::{self, Content};
 use super::pool::Pool;
 use super::volume::segment::current_copies;
 use crate::format::{
-    Confirm, ConfirmSlots, DiskGeometry, DiskNumber, ExtentShape, LabelError, select_confirm,
+    Applied, AppliedSlots, DiskGeometry, DiskNumber, ExtentShape, LabelError, select_applied,
     select_vote,
 };
 use crate::metadata::{DirtyRegions, MetaRecord};
@@ -107,7 +107,7 @@ impl Pool {
     }
 
     /// Claims a disk under our epoch and checks that it is the disk that the metadata means; tells
-    /// whether it came back with older contents than it had confirmed.
+    /// whether it came back with older contents than it had applied.
     pub(crate) async fn claim_and_check(
         &self,
         member: &Rc<Member>,
@@ -124,12 +124,12 @@ impl Pool {
         if label.holds_vote() {
             self.refresh_vote(member, device).await?;
         }
-        // It votes, whatever it has confirmed: on its own eviction, too.
+        // It votes, whatever it has applied: on its own eviction, too.
         member.claimed.set(true);
         member.answers.set(true);
-        let confirm = self.read_confirm(member, device).await?;
-        let rolled_back = self.is_rolled_back(member.number, &confirm);
-        member.confirm_sequence.set(confirm.next_sequence);
+        let applied = self.read_applied(member, device).await?;
+        let rolled_back = self.is_rolled_back(member.number, &applied);
+        member.applied_sequence.set(applied.next_sequence);
         member.rolled_back.set(rolled_back);
         if rolled_back {
             if member.is_usable() {
@@ -146,60 +146,60 @@ impl Pool {
         Ok(rolled_back)
     }
 
-    /// What a disk has confirmed. A block that can't be read may hold the newest number, so that a disk
+    /// What a disk has applied. A block that can't be read may hold the newest number, so that a disk
     /// isn't taken for one with older contents for it: it is read again for a while. Then it is written
-    /// anew, as one that confirmed nothing, unless that would give up a log that no other disk has.
-    async fn read_confirm(
+    /// anew, as one that applied nothing, unless that would give up a log that no other disk has.
+    async fn read_applied(
         &self,
         member: &Member,
         device: &dyn BlockDevice,
-    ) -> Result<ConfirmSlots, NotFit> {
-        let confirm = self.confirmed_on(member, device);
-        let confirm = self.within(self.limits.claim, confirm).await.map_err(not_fit)?;
-        if confirm.is_whole || !self.is_rolled_back(member.number, &confirm) {
-            member.unread_confirms.set(0);
-            return Ok(confirm);
+    ) -> Result<AppliedSlots, NotFit> {
+        let applied = self.applied_on(member, device);
+        let applied = self.within(self.limits.claim, applied).await.map_err(not_fit)?;
+        if applied.is_whole || !self.is_rolled_back(member.number, &applied) {
+            member.unread_applied.set(0);
+            return Ok(applied);
         }
-        member.unread_confirms.set(member.unread_confirms.get() + 1);
-        if member.unread_confirms.get() < READ_TRIES {
+        member.unread_applied.set(member.unread_applied.get() + 1);
+        if member.unread_applied.get() < READ_TRIES {
             return Err(NotFit::Lost);
         }
         if self.has_lone_log_copy(member.number) {
-            let why = "what it has confirmed can't be read, so nobody can tell whether it has \
+            let why = "what it has applied can't be read, so nobody can tell whether it has \
                        everything, and no other disk has the log that is on it; see whether its \
                        drive or cable fails (log of its node), or bring back the other disks";
             return Err(NotFit::Unreadable(why.into()));
         }
-        tracing::warn!(pool = %self.name, disk = %member.display_name(), "its confirm blocks are lost");
+        tracing::warn!(pool = %self.name, disk = %member.display_name(), "its applied blocks are lost");
         // Both: one that can be read again later mustn't pass for newer than what follows.
-        let mut sequence = confirm.next_sequence;
-        let known = confirm.newest.map(|newest| (newest.release, newest.record));
+        let mut sequence = applied.next_sequence;
+        let known = applied.newest.map(|newest| (newest.release, newest.record));
         let (release, record) = known.unwrap_or_default();
-        let places = DiskGeometry::confirm_slots();
+        let places = DiskGeometry::applied_slots();
         for _ in places {
-            let anew = Confirm { pool: self.id, disk: member.id, sequence, release, record };
+            let anew = Applied { pool: self.id, disk: member.id, sequence, release, record };
             let write = device.write(places[anew.slot()], anew.encode(), Durability::Durable);
             self.within(self.limits.claim, write).await.map_err(not_fit)?;
             sequence += 1;
         }
-        Ok(ConfirmSlots { next_sequence: sequence, ..confirm })
+        Ok(AppliedSlots { next_sequence: sequence, ..applied })
     }
 
-    /// What the confirm blocks of a disk say now.
-    pub(super) async fn confirmed_on(
+    /// What the applied blocks of a disk say now.
+    pub(super) async fn applied_on(
         &self,
         member: &Member,
         device: &dyn BlockDevice,
-    ) -> Result<ConfirmSlots, IoError> {
-        let places = DiskGeometry::confirm_slots();
+    ) -> Result<AppliedSlots, IoError> {
+        let places = DiskGeometry::applied_slots();
         let slots = observe::read_slots(device, places, BLOCK_SECTORS).await?;
-        Ok(select_confirm(self.id, member.id, [slots[0].as_deref(), slots[1].as_deref()]))
+        Ok(select_applied(self.id, member.id, [slots[0].as_deref(), slots[1].as_deref()]))
     }
 
-    pub(crate) fn is_rolled_back(&self, disk: DiskNumber, confirm: &ConfirmSlots) -> bool {
+    pub(crate) fn is_rolled_back(&self, disk: DiskNumber, applied: &AppliedSlots) -> bool {
         let meta = self.meta.borrow();
         let expected = meta.disks().get(&disk).map(|disk| disk.expected_release);
-        let has = confirm.newest.map(|confirm| confirm.release);
+        let has = applied.newest.map(|applied| applied.release);
         expected.is_some_and(|expected| has.unwrap_or_default() < expected)
     }
 
@@ -256,7 +256,7 @@ impl Pool {
         let examined = self.config.borrow().out_entry(member.number);
         self.note_move(member).await?;
         if rolled_back && self.has_lone_log_copy(member.number) {
-            let why = "it has older contents than it had confirmed, and no other disk has the log \
+            let why = "it has older contents than it had applied, and no other disk has the log \
                        that was on it; bring back its newest state or the other disks first";
             self.refuse(member, why.into());
             return Ok(Joined::Yes);
@@ -335,8 +335,8 @@ impl Pool {
         let here = groups.filter(|group| group.is_initialised() && group.is_on(disk));
         let dirty_regions = here.map(|group| {
             let others = group.members().filter(|(other, _)| *other != disk);
-            let has = others.map(|(other, _)| !meta.dirty(group.birth(), other));
-            ((group.birth(), disk), has.fold(0, |any, has| any | has))
+            let has = others.map(|(other, _)| !meta.dirty(group.generation(), other));
+            ((group.generation(), disk), has.fold(0, |any, has| any | has))
         });
         dirty_regions.filter(|(_, mask)| *mask != 0).collect()
     }

@@ -145,7 +145,7 @@ impl Volume {
             match self.checksum_block(group, index).await {
                 Ok(loaded) => {
                     if loaded.lagging {
-                        self.mend_checksums_soon(group.birth);
+                        self.mend_checksums_soon(group.generation);
                     }
                     return Ok(loaded.block);
                 }
@@ -230,7 +230,7 @@ impl Volume {
         loop {
             match self.right_copy(group, row, crc, suspect).await {
                 Ok(copy) => {
-                    self.repair_soon(group.birth, row, &copy.wrong);
+                    self.repair_soon(group.generation, row, &copy.wrong);
                     return Ok(Some(copy.data));
                 }
                 Err(NoRightCopy::Lost) => return Ok(None),

@@ -12,7 +12,7 @@ use super::lease::Ended;
 use super::pool::GroupPlace;
 use super::right_copy::Answer;
 use super::volume::Volume;
-use crate::format::{BirthId, DiskNumber, ExtentShape, Row};
+use crate::format::{DiskNumber, ExtentShape, GenerationId, Row};
 use crate::report::PoolEvent;
 use block::write_durably;
 
@@ -21,7 +21,7 @@ const REPAIRS_MAX: usize = 64;
 
 impl Volume {
     /// Repairs a row in the background on the members that were found wrong.
-    pub(crate) fn repair_soon(self: &Rc<Self>, group: BirthId, row: Row, wrong: &[usize]) {
+    pub(crate) fn repair_soon(self: &Rc<Self>, group: GenerationId, row: Row, wrong: &[usize]) {
         for member in wrong.iter().copied() {
             let key = (group, row, member);
             let mut repairing = self.repairing.borrow_mut();
@@ -38,9 +38,9 @@ impl Volume {
         }
     }
 
-    async fn repair_row(self: &Rc<Self>, birth: BirthId, row: Row, bad: usize) {
-        let _lock = self.pool.group_lock(birth).acquire(1).await;
-        let Some(group) = self.pool.group_by_birth(birth) else { return };
+    async fn repair_row(self: &Rc<Self>, generation: GenerationId, row: Row, bad: usize) {
+        let _lock = self.pool.group_lock(generation).acquire(1).await;
+        let Some(group) = self.pool.group_by_generation(generation) else { return };
         let shape = self.pool.shape();
         let (index, entry) = shape.entry_of(row);
         let loaded = self.checksum_block(&group, index).await;
@@ -91,7 +91,7 @@ impl Volume {
     }
 
     /// Brings members that lag behind a span up to date in the background.
-    pub(crate) fn mend_checksums_soon(self: &Rc<Self>, group: BirthId) {
+    pub(crate) fn mend_checksums_soon(self: &Rc<Self>, group: GenerationId) {
         let key = (group, Row(u32::MAX), usize::MAX);
         let mut repairing = self.repairing.borrow_mut();
         if repairing.len() >= REPAIRS_MAX || !repairing.insert(key) {
@@ -101,7 +101,7 @@ impl Volume {
         self.pool.runtime.spawn(async move {
             let mending = async {
                 let _lock = volume.pool.group_lock(group).acquire(1).await;
-                if let Some(place) = volume.pool.group_by_birth(group) {
+                if let Some(place) = volume.pool.group_by_generation(group) {
                     let _ = volume.try_show(&place).await;
                 }
             };
@@ -132,13 +132,13 @@ impl Volume {
     /// Whether all of them were shown to hold it. Of a span of which something is doubtful nothing is
     /// remembered, and what is known of it doesn't lose its place.
     pub(crate) fn is_shown(&self, group: &GroupPlace) -> bool {
-        let known = self.checksums.versions(group.birth).is_some();
+        let known = self.checksums.versions(group.generation).is_some();
         !known
             || (0..group.members.len()).all(|index| {
                 let holds = self.pool.has_all(group, index, ExtentShape::CHECKSUMS);
                 let member = self.pool.extent_of(group, index).map(|(member, ..)| member);
                 member.filter(|_| holds).is_none_or(|member| {
-                    self.checksums.is_shown(group.birth, index, member.seen_instance.get())
+                    self.checksums.is_shown(group.generation, index, member.seen_instance.get())
                 })
             })
     }
@@ -151,7 +151,7 @@ impl Volume {
             let holds = self.pool.has_all(group, index, ExtentShape::CHECKSUMS);
             let Some((member, device, start)) = self.pool.extent_of(group, index) else { continue };
             let seen = member.seen_instance.get();
-            if !holds || self.checksums.is_shown(group.birth, index, seen) {
+            if !holds || self.checksums.is_shown(group.generation, index, seen) {
                 continue;
             }
             let positions = 0..2 * shape.checksum_blocks();
@@ -170,7 +170,7 @@ impl Volume {
             match self.mend_holder(group, &heard).await {
                 Ok(true) => {
                     member.seen_instance.set(Some(heard.instance));
-                    self.checksums.set_shown(group.birth, index, heard.instance);
+                    self.checksums.set_shown(group.generation, index, heard.instance);
                 }
                 // What counts isn't known of all blocks, and what is known it has.
                 Ok(false) => {}
@@ -193,7 +193,7 @@ impl Volume {
         };
         let mut has_all = true;
         for index in 0..shape.checksum_blocks() {
-            let version = self.checksums.version(group.birth, index);
+            let version = self.checksums.version(group.generation, index);
             if version.is_some_and(|version| heard.find(shape, index, version).is_some()) {
                 continue;
             }
@@ -220,6 +220,6 @@ impl Volume {
                 disk_offset_bytes: sector.byte_offset(),
             });
         }
-        Ok(has_all && self.checksums.versions(group.birth).is_some())
+        Ok(has_all && self.checksums.versions(group.generation).is_some())
     }
 }

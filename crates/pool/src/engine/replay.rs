@@ -1,4 +1,4 @@
-//! Opening a volume: its log is read from every current copy in sight, and the end that counts is
+//! Opening a volume: its log is read from every current copy present, and the end that counts is
 //! decided and committed. What isn't on all current copies by then is appended again, so that nothing
 //! acknowledged is overwritten by what one failure takes away; then everything is destaged into place.
 //! Only then does the volume serve. A log that is damaged, and not merely at its end, is told from one
@@ -166,7 +166,7 @@ impl Volume {
                 Err(Blocked::Missing(disks)) => {
                     let names = self.names_of(disks);
                     self.set_serving(Serving::Suspended(format!(
-                        "no current copy of its log is in sight; bring back {names}"
+                        "no current copy of its log is present; bring back {names}"
                     )));
                 }
                 Err(Blocked::Damaged(damage)) => {
@@ -251,7 +251,7 @@ impl Volume {
             replayed.records += 1;
             // A record of a group that doesn't exist any more is void.
             let place = record.body.rows().and_then(|rows| {
-                let group = self.pool.group_by_birth(rows.group)?;
+                let group = self.pool.group_by_generation(rows.group)?;
                 let fits = rows.first.0.checked_add(rows.count)? <= self.pool.shape().rows();
                 let row = rows.first;
                 let at = RowAddress { set: group.set, lane: group.lane, row };
@@ -434,7 +434,7 @@ impl Volume {
         records
     }
 
-    /// A segment's copies in sight, and what they hold together. A lone copy that may hold more than it
+    /// A segment's copies present, and what they hold together. A lone copy that may hold more than it
     /// showed is read again, until two looks in a row show the same, and all looks count: what a disk
     /// answers may be wrong now and right next time, and what nobody saw passes for never written.
     async fn contents_of(
@@ -457,7 +457,7 @@ impl Volume {
         }
     }
 
-    /// Every current copy of a segment in sight, whole; at least one.
+    /// Every current copy of a segment present, whole; at least one.
     async fn read_copies(self: &Rc<Self>, segment: &Segment) -> Result<Vec<CopyRead>, Blocked> {
         let current = current_copies(segment, &self.pool.config.borrow());
         let reads = current.iter().map(|copy| self.read_copy(segment, copy));

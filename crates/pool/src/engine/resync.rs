@@ -14,7 +14,7 @@ use super::open_pool::OpenPool;
 use super::pool::{GroupPlace, Pool};
 use super::right_copy::NoRightCopy;
 use super::volume::Volume;
-use crate::format::{BirthId, DiskNumber, ExtentShape, Row, VolumeId};
+use crate::format::{DiskNumber, ExtentShape, GenerationId, Row, VolumeId};
 use crate::metadata::{DirtyRegions, MetaRecord};
 use crate::report::PoolEvent;
 
@@ -40,13 +40,13 @@ impl Pool {
     }
 
     /// The groups of which usable members miss something.
-    fn groups_behind(&self) -> BTreeSet<BirthId> {
+    fn groups_behind(&self) -> BTreeSet<GenerationId> {
         let meta = self.meta.borrow();
         let behind = meta
             .dirty_regions()
             .keys()
             .filter(|(_, disk)| self.member(*disk).is_some_and(|member| member.is_usable()));
-        behind.map(|(birth, _)| *birth).collect()
+        behind.map(|(generation, _)| *generation).collect()
     }
 }
 
@@ -57,8 +57,8 @@ impl OpenPool {
             let changed = self.pool.changed.notified();
             let behind = self.pool.groups_behind();
             let mut progress = false;
-            for birth in behind {
-                match self.resync_group(birth).await {
+            for generation in behind {
+                match self.resync_group(generation).await {
                     Ok(copied) => progress |= copied,
                     Err(_) => return,
                 }
@@ -78,13 +78,13 @@ impl OpenPool {
         }
     }
 
-    async fn resync_group(self: &Rc<Self>, birth: BirthId) -> Result<bool, Ended> {
+    async fn resync_group(self: &Rc<Self>, generation: GenerationId) -> Result<bool, Ended> {
         let volume = {
             let meta = self.pool.meta.borrow();
-            meta.group_by_birth(birth).and_then(|group| self.volume(group.volume))
+            meta.group_by_generation(generation).and_then(|group| self.volume(group.volume))
         };
         let Some(volume) = volume else { return Ok(false) };
-        self.pool.unless_over(volume.resync_group(birth)).await?
+        self.pool.unless_over(volume.resync_group(generation)).await?
     }
 
     /// A disk that came back with older contents and misses nothing that others have is as good as the
@@ -110,15 +110,16 @@ impl OpenPool {
     }
 
     async fn has_what_counts(&self, disk: DiskNumber) -> bool {
-        let groups: Vec<(VolumeId, BirthId)> = {
+        let groups: Vec<(VolumeId, GenerationId)> = {
             let meta = self.pool.meta.borrow();
             let groups = meta.volumes().values().flat_map(|volume| volume.groups());
             let here = groups.filter(|group| group.is_initialised() && group.is_on(disk));
-            here.map(|group| (group.volume, group.birth())).collect()
+            here.map(|group| (group.volume, group.generation())).collect()
         };
-        for (volume, birth) in groups {
+        for (volume, generation) in groups {
             let volume = self.volume(volume);
-            let (Some(volume), Some(place)) = (volume, self.pool.group_by_birth(birth)) else {
+            let (Some(volume), Some(place)) = (volume, self.pool.group_by_generation(generation))
+            else {
                 continue;
             };
             for index in 0..self.pool.shape().checksum_blocks() {
@@ -149,9 +150,9 @@ impl OpenPool {
 
 impl Volume {
     /// Copies what usable members of one group miss; tells whether any bit was cleared.
-    async fn resync_group(self: &Rc<Self>, birth: BirthId) -> Result<bool, Ended> {
-        let _lock = self.pool.group_lock(birth).acquire(1).await;
-        let Some(group) = self.pool.group_by_birth(birth) else { return Ok(false) };
+    async fn resync_group(self: &Rc<Self>, generation: GenerationId) -> Result<bool, Ended> {
+        let _lock = self.pool.group_lock(generation).acquire(1).await;
+        let Some(group) = self.pool.group_by_generation(generation) else { return Ok(false) };
         let mut cleared = DirtyRegions::new();
         let mut took = BTreeMap::new();
         for (index, (disk, _)) in group.members.iter().enumerate() {
@@ -166,7 +167,7 @@ impl Volume {
                     member.resynced_bytes.set(member.resynced_bytes.get() + copied.bytes);
                 }
                 took.insert(*disk, copied.instance);
-                cleared.insert((birth, *disk), copied.mask);
+                cleared.insert((generation, *disk), copied.mask);
             }
         }
         if cleared.is_empty() {
@@ -175,14 +176,13 @@ impl Volume {
         // A disk that was rolled back behind what it is credited with now must be told by its number.
         let _releases = self.pool.release_lock.acquire(1).await;
         let release = self.pool.meta.borrow().counters().release;
-        let confirmed = self.pool.confirm(took, release).await;
-        cleared.retain(|(_, disk), _| confirmed.contains(disk));
+        let applied = self.pool.record_applied(took, release).await;
+        cleared.retain(|(_, disk), _| applied.contains(disk));
         if cleared.is_empty() {
             return Ok(false);
         }
-        let disks = confirmed.into_iter().collect();
-        let records =
-            [MetaRecord::RegionsCleaned(cleared), MetaRecord::Confirmed { release, disks }];
+        let disks = applied.into_iter().collect();
+        let records = [MetaRecord::RegionsCleaned(cleared), MetaRecord::Applied { release, disks }];
         let _meta = self.pool.meta_lock.acquire(1).await;
         // Whoever removes the volume frees its extents only once nobody works on the group.
         if self.is_gone() {
@@ -219,7 +219,7 @@ impl Volume {
             };
             if dirty & regions != 0 {
                 let sector = Lba(start.0 + shape.checksum_sector(index, loaded.block.slot()));
-                let touched = Touched { group: group.birth, mask: regions };
+                let touched = Touched { group: group.generation, mask: regions };
                 work.write(sector, loaded.block.encode(), touched);
                 copied.bytes += BLOCK_BYTES as u64;
             }
@@ -254,7 +254,7 @@ impl Volume {
         writes.retain(|(region, ..)| copied.mask & 1 << region != 0);
         for (region, row, data) in writes {
             copied.bytes += data.len() as u64;
-            let touched = Touched { group: group.birth, mask: 1 << region };
+            let touched = Touched { group: group.generation, mask: 1 << region };
             work.write(Lba(start.0 + shape.row_sector(row)), data, touched);
         }
         let disk = member.number;
@@ -266,7 +266,7 @@ impl Volume {
             return Ok(None);
         }
         copied.instance = result.instance;
-        copied.mask &= !result.dirty.get(&group.birth).copied().unwrap_or(0);
+        copied.mask &= !result.dirty.get(&group.generation).copied().unwrap_or(0);
         Ok(Some(copied))
     }
 
@@ -286,7 +286,7 @@ impl Volume {
             let (row, crc) = rows[index];
             match self.right_copy(group, row, crc, found.member).await {
                 Ok(copy) => {
-                    self.repair_soon(group.birth, row, &copy.wrong);
+                    self.repair_soon(group.generation, row, &copy.wrong);
                     data[index * BLOCK_BYTES..][..BLOCK_BYTES].copy_from_slice(&copy.data);
                 }
                 Err(NoRightCopy::Lost) => there.retain(|other| *other != index),

@@ -208,7 +208,7 @@ impl Volume {
 }
 
 fn is_right(group: &GroupPlace, row: Row, crc: u32, data: &[u8]) -> bool {
-    row_checksum(group.birth, row, Role::Data(0), data) == crc
+    row_checksum(group.generation, row, Role::Data(0), data) == crc
 }
 
 /// The disk answered, and can't read it.

@@ -1,4 +1,4 @@
-//! Which devices and pools are in sight, and when a pool is opened: one task per device looks at it,
+//! Which devices and pools are present, and when a pool is opened: one task per device looks at it,
 //! one per pool decides.
 
 use std::cell::{Cell, RefCell};
@@ -30,7 +30,7 @@ pub(crate) struct Inner {
     pub(super) devices: RefCell<BTreeMap<String, Rc<Device>>>,
     pub(super) slots: RefCell<BTreeMap<PoolId, Rc<Slot>>>,
     /// The pools that are opened without being asked for: those that the supervisor's records name, or
-    /// that were made or imported since. Their disks as they were last in sight.
+    /// that were made or imported since. Their disks as they were last present.
     pub(super) known: RefCell<BTreeMap<PoolId, KnownDisks>>,
     /// What commands under way are about to use.
     pub(super) taken: Taken,
@@ -39,10 +39,10 @@ pub(crate) struct Inner {
     closing: Cell<bool>,
 }
 
-/// Where the disks of a known pool were last in sight.
+/// Where the disks of a known pool were last present.
 pub(super) type KnownDisks = BTreeMap<DiskId, DiskPlace>;
 
-/// A device in sight.
+/// A device that is present.
 pub(super) struct Device {
     pub(super) facts: DiskFacts,
     pub(super) device: Rc<dyn BlockDevice>,
@@ -56,7 +56,7 @@ pub(super) struct Device {
     poked: Notify,
 }
 
-/// A pool in sight.
+/// A pool that is present.
 pub(super) struct Slot {
     pub(super) id: PoolId,
     pub(super) name: RefCell<String>,
@@ -195,7 +195,7 @@ impl Inner {
                 Err(error) => Content::Unreadable(error),
             };
             *device.content.borrow_mut() = content;
-            self.sighted(device);
+            self.discovered(device);
             return;
         }
     }
@@ -219,7 +219,7 @@ impl Inner {
     }
 
     /// A device was looked at.
-    fn sighted(self: &Rc<Self>, device: &Rc<Device>) {
+    fn discovered(self: &Rc<Self>, device: &Rc<Device>) {
         let content = device.content.borrow().clone();
         match content {
             Content::Labelled { label, .. } => {
@@ -304,7 +304,7 @@ impl Inner {
             let since = *could_since.get_or_insert(now);
             let import = slot.import.get();
             let grace = import.map_or(self.config.limits.grace, |import| import.grace);
-            if now < since + grace && !self.all_in_sight(&slot) {
+            if now < since + grace && !self.all_present(&slot) {
                 let timer = self.runtime.sleep(self.config.limits.retry);
                 select(std::pin::pin!(changed), timer).await;
                 continue;
@@ -364,7 +364,7 @@ impl Inner {
         quorum.suffices() && !name_taken && (slot.import.get().is_some() || ours)
     }
 
-    /// The disks of a pool in sight, without those that aren't who they say (`twins`).
+    /// The disks of a pool present, without those that aren't who they say (`twins`).
     pub(super) fn seen_disks(&self, pool: PoolId) -> Vec<SeenDisk> {
         let mut seen: BTreeMap<DiskId, SeenDisk> = BTreeMap::new();
         for device in self.devices.borrow().values() {
@@ -383,8 +383,8 @@ impl Inner {
         seen.into_values().collect()
     }
 
-    /// Whether a device in sight has a label of it.
-    fn is_in_sight(&self, pool: PoolId) -> bool {
+    /// Whether a device present has a label of it.
+    fn is_present(&self, pool: PoolId) -> bool {
         self.devices.borrow().values().any(|device| {
             matches!(&*device.content.borrow(), Content::Labelled { label, .. } if label.label.pool == pool)
         })
@@ -411,8 +411,8 @@ impl Inner {
         }
     }
 
-    /// Whether all disks are in sight that a known pool had. Of another's pool they aren't known.
-    fn all_in_sight(&self, slot: &Slot) -> bool {
+    /// Whether all disks are present that a known pool had. Of another's pool they aren't known.
+    fn all_present(&self, slot: &Slot) -> bool {
         let known = self.known.borrow();
         let Some(known) = known.get(&slot.id).filter(|known| !known.is_empty()) else {
             return false;
@@ -464,13 +464,13 @@ impl Inner {
         self.slots_named(name_or_id).into_iter().next()
     }
 
-    /// All pools of this name or id, ours first; of others those that are in sight.
+    /// All pools of this name or id, ours first; of others those that are present.
     pub(super) fn slots_named(&self, name_or_id: &str) -> Vec<Rc<Slot>> {
         let slots = self.slots.borrow();
         let is_named = |slot: &&Rc<Slot>| {
             *slot.name.borrow() == name_or_id || slot.id.to_string() == name_or_id
         };
-        let is_there = |slot: &&Rc<Slot>| self.rank(slot) < 2 || self.is_in_sight(slot.id);
+        let is_there = |slot: &&Rc<Slot>| self.rank(slot) < 2 || self.is_present(slot.id);
         let mut found: Vec<_> = slots.values().filter(is_named).filter(is_there).cloned().collect();
         found.sort_by_key(|slot| self.rank(slot));
         found

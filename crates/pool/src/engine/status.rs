@@ -27,8 +27,8 @@ impl OpenPool {
         let volumes: Vec<VolumeReport> =
             self.volumes.borrow().values().filter_map(|v| self.volume_report(&meta, v)).collect();
         let extents: u64 = meta.disks().values().map(|disk| u64::from(disk.room())).sum();
-        let in_sight = pool.voters_in_sight().iter().filter(|m| m.answers.get()).count();
-        let votes = VotesReport { total: pool.votes.total() as u32, in_sight: in_sight as u32 };
+        let present = pool.present_voters().iter().filter(|m| m.answers.get()).count();
+        let votes = VotesReport { total: pool.votes.total() as u32, present: present as u32 };
         let lease_ok = pool.lease.holds(pool.runtime.now());
         let spare_votes = self.spare_votes(&meta);
         let whole = pool.whole_metadata_copies();
@@ -173,7 +173,7 @@ impl OpenPool {
         }
         for group in meta.groups_behind(volume) {
             let disks = group.members().map(|(disk, _)| disk);
-            let whole = disks.filter(|disk| meta.dirty(group.birth(), *disk) == 0);
+            let whole = disks.filter(|disk| meta.dirty(group.generation(), *disk) == 0);
             let whole = self.domains_there(meta, whole);
             // Two members that are each behind the other still make one copy together.
             least = least.min(whole.max(least.min(1)));
@@ -196,7 +196,7 @@ impl OpenPool {
         let accepted = self.pool.config.borrow().number;
         let takes_part = |m: &&Rc<Member>| m.answers.get() && self.pool.votes.has(m.id, accepted);
         let mut by_domain: BTreeMap<Uuid, usize> = BTreeMap::new();
-        for member in self.pool.voters_in_sight().iter().filter(takes_part) {
+        for member in self.pool.present_voters().iter().filter(takes_part) {
             let Some(disk) = meta.disks().get(&member.number) else { continue };
             *by_domain.entry(meta.domain_of(disk)).or_default() += 1;
         }

@@ -314,7 +314,7 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// One disk of `mib` MiB on each of `nodes` nodes, all in sight.
+    /// One disk of `mib` MiB on each of `nodes` nodes, all present.
     pub(crate) fn new(seed: u64, nodes: u8, mib: usize) -> Bench {
         let disks =
             (0..nodes).map(|n| TestDisk::new(&format!("e{n}.0"), n, mib << 20)).collect::<Vec<_>>();
@@ -341,7 +341,7 @@ impl Bench {
         bench
     }
 
-    /// The same without any disk in sight yet.
+    /// The same without any disk present yet.
     pub(crate) fn alone(
         seed: u64,
         disks: Vec<Rc<TestDisk>>,
@@ -365,7 +365,7 @@ impl Bench {
         }
     }
 
-    /// Brings `disk` in sight.
+    /// Has `disk` discovered.
     pub(crate) fn attach(&self, disk: &Rc<TestDisk>) {
         let device = Rc::new(TestDevice {
             disk: Rc::clone(disk),

@@ -46,7 +46,7 @@ impl Inner {
         }
     }
 
-    /// A device in sight that is labelled as a member of an open pool: it is taken for it, unless
+    /// A device present that is labelled as a member of an open pool: it is taken for it, unless
     /// another one is held for that and answers.
     pub(super) fn take_or_part(
         self: &Rc<Self>,

@@ -29,10 +29,15 @@ impl Volume {
         let places: Vec<GroupPlace> = {
             let meta = self.pool.meta.borrow();
             let volume = meta.volumes().get(&self.id);
-            let births: Vec<_> =
-                volume.into_iter().flat_map(|v| v.groups().map(|group| group.birth())).collect();
+            let generations: Vec<_> = volume
+                .into_iter()
+                .flat_map(|v| v.groups().map(|group| group.generation()))
+                .collect();
             drop(meta);
-            births.into_iter().filter_map(|birth| self.pool.group_by_birth(birth)).collect()
+            generations
+                .into_iter()
+                .filter_map(|generation| self.pool.group_by_generation(generation))
+                .collect()
         };
         let group_bytes = u64::from(self.pool.shape().rows()) * BLOCK_BYTES as u64;
         let total_bytes = places.len() as u64 * group_bytes;
@@ -67,15 +72,17 @@ impl Volume {
         report: &mut VerifyReport,
     ) -> Result<(), Ended> {
         loop {
-            let lock = self.pool.group_lock(place.birth).acquire(1).await;
-            let Some(place) = self.pool.group_by_birth(place.birth) else { return Ok(()) };
+            let lock = self.pool.group_lock(place.generation).acquire(1).await;
+            let Some(place) = self.pool.group_by_generation(place.generation) else {
+                return Ok(());
+            };
             if !place.initialised {
                 report.unwritten += u64::from(self.pool.shape().rows());
                 return Ok(());
             }
             // As the disks have them now.
-            self.checksums.forget(place.birth);
-            self.mend_checksums_soon(place.birth);
+            self.checksums.forget(place.generation);
+            self.mend_checksums_soon(place.generation);
             match self.known_blocks(&place).await {
                 Ok(blocks) => {
                     self.verify_blocks(&place, &blocks, copy, report).await;
@@ -213,7 +220,7 @@ impl Volume {
         unreadable: bool,
         report: &mut VerifyReport,
     ) {
-        self.repair_soon(place.birth, row, &[member]);
+        self.repair_soon(place.generation, row, &[member]);
         if report.bad.len() >= BAD_LISTED_MAX {
             report.more_bad += 1;
             return;

@@ -15,7 +15,7 @@ use super::space::{Room, no_space};
 use super::volume::{Serving, Volume};
 use crate::allocate::{NoSpace, Usable, plan_groups, stripe_width, usable_bytes};
 use crate::error::PoolError;
-use crate::format::{BirthId, VolumeId};
+use crate::format::{GenerationId, VolumeId};
 use crate::metadata::{COPIES_MAX, Layout, MetaRecord, Metadata};
 use crate::report::VolumeForecast;
 
@@ -103,10 +103,10 @@ impl OpenPool {
         let (destaging, writing) = (volume.destaging.acquire(1), volume.log.writing.acquire(1));
         let both = futures::future::join(destaging, writing);
         let _quiet = self.pool.unless_over(both).await.map_err(over)?;
-        let births: Vec<BirthId> = {
+        let generations: Vec<GenerationId> = {
             let meta = self.pool.meta.borrow();
             let groups = meta.volumes().get(&id).into_iter().flat_map(|volume| volume.groups());
-            groups.map(|group| group.birth()).collect()
+            groups.map(|group| group.generation()).collect()
         };
         let removed = self.administer_now(|_| Ok((vec![MetaRecord::VolumeRemoved { id }], ())));
         if let Err(error) = removed.await {
@@ -116,7 +116,7 @@ impl OpenPool {
         }
         self.volumes.borrow_mut().remove(&id);
         // Of its groups only: whoever works on another volume's may wait for disks.
-        for lock in self.pool.held_group_locks(&births) {
+        for lock in self.pool.held_group_locks(&generations) {
             drop(self.pool.unless_over(lock.acquire(1)).await.map_err(over)?);
         }
         self.pool.free_pending().await.map_err(over)

@@ -232,7 +232,7 @@ impl Inner {
     }
 }
 
-/// The name of who owns a pool, by its votes in sight.
+/// The name of who owns a pool, by its votes present.
 pub(crate) fn owner_name(quorum: &Quorum) -> String {
     let owner = quorum.newest.as_ref().filter(|newest| newest.owner != OwnerId::NONE);
     match owner.map(|newest| newest.owner_name.as_str()) {
@@ -251,9 +251,9 @@ fn loss_of(label: &Label, disks: &[SeenDisk], quorum: &Quorum) -> String {
         false => String::new(),
     };
     let others = match disks.iter().filter(|disk| disk.label.disk != label.disk).count() {
-        0 => "no other disk of it is in sight".to_owned(),
-        1 => "one other disk of it is in sight".to_owned(),
-        count => format!("{count} other disks of it are in sight"),
+        0 => "no other disk of it is present".to_owned(),
+        1 => "one other disk of it is present".to_owned(),
+        count => format!("{count} other disks of it are present"),
     };
     format!(
         "pool {} ({}, owned by {}) would lose this disk's copies of its data{vote} for good; {others}",

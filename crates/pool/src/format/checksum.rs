@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | 0 | 4 | magic "epCS" |
 //! | 4 | 4 | CRC32C of the block, this field as zeros |
-//! | 8 | 8 | birth id of the group |
+//! | 8 | 8 | generation id of the group |
 //! | 16 | 4 | index of the block within the extent |
 //! | 20 | 4 | epoch under which it was written, the low 32 bits |
 //! | 24 | 8 | sequence; the block lies in slot (sequence mod 2) |
@@ -22,20 +22,20 @@
 //!
 //! Protects against: rows that were lost, misdirected, rotten or rolled back (the entry's seed covers
 //! group, row and role, and is stored elsewhere than the row); a checksum block of an earlier group in
-//! the same place (birth id), of another place (index, slot), or torn (CRC; the other slot remains). A
+//! the same place (generation id), of another place (index, slot), or torn (CRC; the other slot remains). A
 //! row whose checksum was lost is *lost*: an error, until it is written anew.
 
 use block::{BLOCK_BYTES, BLOCK_SECTORS, Buffer, BufferMut, Crc32c};
 
 use super::field::{Field, crc_without};
-use super::{BirthId, Row};
+use super::{GenerationId, Row};
 
 const MAGIC_BYTES: &[u8; 4] = b"epCS";
 
 const MAGIC: Field = Field::first(4);
 const CRC: Field = MAGIC.then(4);
-const BIRTH: Field = CRC.then(8);
-const INDEX: Field = BIRTH.then(4);
+const GENERATION: Field = CRC.then(8);
+const INDEX: Field = GENERATION.then(4);
 const EPOCH: Field = INDEX.then(4);
 const SEQUENCE: Field = EPOCH.then(8);
 const WRITTEN: Field = SEQUENCE.then(CHECKSUM_ENTRIES.div_ceil(8));
@@ -57,7 +57,7 @@ pub enum Role {
 }
 
 /// The checksum of a row's 4 KiB: CRC32C seeded with its place.
-pub fn row_checksum(group: BirthId, row: Row, role: Role, data: &[u8]) -> u32 {
+pub fn row_checksum(group: GenerationId, row: Row, role: Role, data: &[u8]) -> u32 {
     let (kind, index) = match role {
         Role::Data(index) => (0, index),
         Role::Parity(index) => (1, index),
@@ -212,7 +212,7 @@ const LOST: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChecksumBlock {
     /// The group.
-    pub group: BirthId,
+    pub group: GenerationId,
     /// Which of the extent's checksum blocks.
     pub index: u32,
     /// How new it is; decides the slot.
@@ -223,14 +223,19 @@ pub struct ChecksumBlock {
 
 impl ChecksumBlock {
     /// A block that says of all its rows that they weren't written.
-    pub fn unwritten(group: BirthId, index: u32, version: ChecksumVersion) -> ChecksumBlock {
+    pub fn unwritten(group: GenerationId, index: u32, version: ChecksumVersion) -> ChecksumBlock {
         let written = vec![0; CHECKSUM_ENTRIES.div_ceil(8)].into();
         let entries = vec![0; CHECKSUM_ENTRIES].into();
         ChecksumBlock { group, index, version, written, entries }
     }
 
     /// A block whose first `rows` rows are all lost.
-    pub fn lost(group: BirthId, index: u32, version: ChecksumVersion, rows: u32) -> ChecksumBlock {
+    pub fn lost(
+        group: GenerationId,
+        index: u32,
+        version: ChecksumVersion,
+        rows: u32,
+    ) -> ChecksumBlock {
         let mut block = ChecksumBlock::unwritten(group, index, version);
         (0..rows as usize).for_each(|entry| block.set(entry, Entry::Lost));
         block
@@ -273,7 +278,7 @@ impl ChecksumBlock {
     pub fn encode(&self) -> Buffer {
         let mut block = BufferMut::zeroed(BLOCK_BYTES);
         MAGIC.of_mut(&mut block).copy_from_slice(MAGIC_BYTES);
-        BIRTH.put_number(&mut block, self.group.0);
+        GENERATION.put_number(&mut block, self.group.0);
         INDEX.put_number(&mut block, u64::from(self.index));
         EPOCH.put_number(&mut block, u64::from(self.version.epoch));
         SEQUENCE.put_number(&mut block, self.version.sequence);
@@ -298,7 +303,7 @@ pub enum ChecksumFault {
     #[error("checksum block belongs elsewhere ({group}, block {index})")]
     Elsewhere {
         /// The group that it names.
-        group: BirthId,
+        group: GenerationId,
         /// The index that it names.
         index: u32,
     },
@@ -313,7 +318,7 @@ impl UncheckedChecksumBlock<'_> {
     /// read from.
     pub fn check(
         self,
-        group: BirthId,
+        group: GenerationId,
         index: u32,
         slot: u32,
     ) -> Result<ChecksumBlock, ChecksumFault> {
@@ -324,7 +329,7 @@ impl UncheckedChecksumBlock<'_> {
         {
             return Err(ChecksumFault::Damaged);
         }
-        let found = (BirthId(BIRTH.number(bytes)), INDEX.number32(bytes));
+        let found = (GenerationId(GENERATION.number(bytes)), INDEX.number32(bytes));
         let version =
             ChecksumVersion { epoch: EPOCH.number32(bytes), sequence: SEQUENCE.number(bytes) };
         if found != (group, index) || version.slot() != slot {
@@ -353,7 +358,7 @@ mod tests {
 
     fn sample() -> ChecksumBlock {
         let version = ChecksumVersion { epoch: 0x0a0b, sequence: 7 };
-        let mut block = ChecksumBlock::unwritten(BirthId(0x0102_0304), 1, version);
+        let mut block = ChecksumBlock::unwritten(GenerationId(0x0102_0304), 1, version);
         block.set(0, Entry::Written(0xaabb_ccdd));
         block.set(9, Entry::Written(0));
         block.set(10, Entry::Lost);
@@ -362,7 +367,7 @@ mod tests {
     }
 
     fn check(bytes: &[u8]) -> Result<ChecksumBlock, ChecksumFault> {
-        UncheckedChecksumBlock(bytes).check(BirthId(0x0102_0304), 1, 1)
+        UncheckedChecksumBlock(bytes).check(GenerationId(0x0102_0304), 1, 1)
     }
 
     #[test]
@@ -466,19 +471,19 @@ mod tests {
     fn blocks_of_other_places_are_refused() {
         let bytes = sample().encode();
         let unchecked = UncheckedChecksumBlock(&bytes);
-        assert!(unchecked.check(BirthId(0x0102_0305), 1, 1).is_err());
-        assert!(unchecked.check(BirthId(0x0102_0304), 0, 1).is_err());
-        assert!(unchecked.check(BirthId(0x0102_0304), 1, 0).is_err());
+        assert!(unchecked.check(GenerationId(0x0102_0305), 1, 1).is_err());
+        assert!(unchecked.check(GenerationId(0x0102_0304), 0, 1).is_err());
+        assert!(unchecked.check(GenerationId(0x0102_0304), 1, 0).is_err());
     }
 
     #[test]
     fn a_row_checksum_covers_its_place() {
         let data = [7; 4096];
-        let right = row_checksum(BirthId(1), Row(2), Role::Data(0), &data);
-        assert_ne!(right, row_checksum(BirthId(2), Row(2), Role::Data(0), &data));
-        assert_ne!(right, row_checksum(BirthId(1), Row(3), Role::Data(0), &data));
-        assert_ne!(right, row_checksum(BirthId(1), Row(2), Role::Data(1), &data));
-        assert_ne!(right, row_checksum(BirthId(1), Row(2), Role::Parity(0), &data));
+        let right = row_checksum(GenerationId(1), Row(2), Role::Data(0), &data);
+        assert_ne!(right, row_checksum(GenerationId(2), Row(2), Role::Data(0), &data));
+        assert_ne!(right, row_checksum(GenerationId(1), Row(3), Role::Data(0), &data));
+        assert_ne!(right, row_checksum(GenerationId(1), Row(2), Role::Data(1), &data));
+        assert_ne!(right, row_checksum(GenerationId(1), Row(2), Role::Parity(0), &data));
         let mut seeded = vec![1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0];
         seeded.extend_from_slice(&data);
         assert_eq!(right, block::crc32c(&seeded));

@@ -5,7 +5,7 @@
 //! | 0, 4 KiB | label slots 0 and 1 |
 //! | 8 KiB, 12 KiB | the reservation record (not ours) |
 //! | 16 KiB, 32 KiB | vote record, two slots |
-//! | 48 KiB, 52 KiB | confirm block, two slots |
+//! | 48 KiB, 52 KiB | applied block, two slots |
 //! | 1 MiB | extents; a run of them is the metadata area, where there is one |
 //! | S − 1 MiB + 0, 4 KiB | label slots 2 and 3 |
 //! | S − 1 MiB + 8 KiB, 12 KiB | the reservation record (not ours) |
@@ -20,12 +20,12 @@ pub const MIB: u64 = 1 << 20;
 const SLOT_BYTES: u64 = 4096;
 const VOTE_OFFSET: u64 = 16 << 10;
 const VOTE_SLOT_BYTES: u64 = 16 << 10;
-const CONFIRM_OFFSET: u64 = VOTE_OFFSET + 2 * VOTE_SLOT_BYTES;
+const APPLIED_OFFSET: u64 = VOTE_OFFSET + 2 * VOTE_SLOT_BYTES;
 const HEAD_BYTES: u64 = MIB;
 const TAIL_BYTES: u64 = MIB;
 
-const _: () = assert!(CONFIRM_OFFSET == 48 << 10);
-const _: () = assert!(CONFIRM_OFFSET + 2 * SLOT_BYTES <= HEAD_BYTES);
+const _: () = assert!(APPLIED_OFFSET == 48 << 10);
+const _: () = assert!(APPLIED_OFFSET + 2 * SLOT_BYTES <= HEAD_BYTES);
 
 /// Why a disk can't be laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -126,9 +126,9 @@ impl DiskGeometry {
         [lba(VOTE_OFFSET), lba(VOTE_OFFSET + VOTE_SLOT_BYTES)]
     }
 
-    /// The two slots of the confirm block, 4 KiB each.
-    pub fn confirm_slots() -> [Lba; 2] {
-        [lba(CONFIRM_OFFSET), lba(CONFIRM_OFFSET + SLOT_BYTES)]
+    /// The two slots of the applied block, 4 KiB each.
+    pub fn applied_slots() -> [Lba; 2] {
+        [lba(APPLIED_OFFSET), lba(APPLIED_OFFSET + SLOT_BYTES)]
     }
 }
 
@@ -163,7 +163,7 @@ mod tests {
         let slots = DiskGeometry::label_slots(1 << 30).map(Lba::byte_offset);
         assert_eq!(slots, [0, 4096, (1 << 30) - MIB, (1 << 30) - MIB + 4096]);
         assert_eq!(DiskGeometry::vote_slots().map(Lba::byte_offset), [16384, 32768]);
-        assert_eq!(DiskGeometry::confirm_slots().map(Lba::byte_offset), [49152, 53248]);
+        assert_eq!(DiskGeometry::applied_slots().map(Lba::byte_offset), [49152, 53248]);
     }
 
     #[test]

@@ -50,9 +50,9 @@ number!(
     VolumeId(u32), "volume"
 );
 number!(
-    /// Counts, pool-wide, the births of groups and log segments; never reused, so that an old log
+    /// Counts, pool-wide, the generations of groups and log segments; never reused, so that an old log
     /// record or checksum can't be taken for one of what now lies in the same place.
-    BirthId(u64), "birth"
+    GenerationId(u64), "generation"
 );
 number!(
     /// A segment within its log; never reused.
@@ -67,7 +67,7 @@ number!(
     ConfigNumber(u64), "configuration"
 );
 number!(
-    /// Counts, pool-wide, the releases of log space. Each disk that took part confirms it.
+    /// Counts, pool-wide, the releases of log space. Each disk that took part records it as applied.
     ReleaseNumber(u64), "release"
 );
 number!(
@@ -79,10 +79,10 @@ number!(
     Row(u32), "row"
 );
 
-impl BirthId {
-    /// The birth of the `index`th of a run whose first has this one; saturates.
-    pub fn plus(self, index: u64) -> BirthId {
-        BirthId(self.0.saturating_add(index))
+impl GenerationId {
+    /// The generation of the `index`th of a run whose first has this one; saturates.
+    pub fn plus(self, index: u64) -> GenerationId {
+        GenerationId(self.0.saturating_add(index))
     }
 }
 

@@ -66,8 +66,8 @@ const EXTENT: Field = LABELLED.then(8);
 const AREA_FIRST: Field = EXTENT.then(4);
 const AREA_COUNT: Field = AREA_FIRST.then(4);
 const NODE: Field = AREA_COUNT.then(16);
-const BIRTH_OWNER: Field = NODE.then(16);
-const VOTES: Field = BIRTH_OWNER.then(16 * VOTE_DISKS_MAX);
+const FIRST_OWNER: Field = NODE.then(16);
+const VOTES: Field = FIRST_OWNER.then(16 * VOTE_DISKS_MAX);
 const POOL_NAME: Field = VOTES.then(NAME_BYTES_MAX);
 const NODE_NAME: Field = POOL_NAME.then(NAME_BYTES_MAX);
 const REST: Field = NODE_NAME.then(LABEL_BYTES - NODE_NAME.end());
@@ -157,7 +157,7 @@ pub struct Label {
     /// That machine's name.
     pub node_name: String,
     /// Who made the pool. (Who owns it now is in the votes.)
-    pub birth_owner: OwnerId,
+    pub first_owner: OwnerId,
     /// The disks that hold a vote and a metadata copy, at most [`VOTE_DISKS_MAX`].
     pub vote_disks: Vec<DiskId>,
 }
@@ -190,7 +190,7 @@ impl Label {
             AREA_COUNT.put_number(&mut label, u64::from(area.count));
         }
         NODE.put_uuid(&mut label, self.node);
-        BIRTH_OWNER.put_uuid(&mut label, self.birth_owner.0);
+        FIRST_OWNER.put_uuid(&mut label, self.first_owner.0);
         let votes = VOTES.of_mut(&mut label).chunks_exact_mut(16);
         for (field, disk) in votes.zip(&self.vote_disks) {
             field.copy_from_slice(disk.0.as_bytes());
@@ -419,7 +419,7 @@ impl Slot {
             failure_domain,
             node: NODE.uuid(bytes),
             node_name: NODE_NAME.text(bytes)?,
-            birth_owner: OwnerId(BIRTH_OWNER.uuid(bytes)),
+            first_owner: OwnerId(FIRST_OWNER.uuid(bytes)),
             vote_disks: vote_disks.collect(),
         };
         Some((label, SEQUENCE.number(bytes)))

@@ -19,7 +19,7 @@ fn label() -> Label {
         failure_domain: FailureDomain::Node,
         node: Uuid::from_u128(0x33),
         node_name: "attic".into(),
-        birth_owner: OwnerId(Uuid::from_u128(0x44)),
+        first_owner: OwnerId(Uuid::from_u128(0x44)),
         vote_disks: vec![DiskId(Uuid::from_u128(0x22)), DiskId(Uuid::from_u128(0x55))],
     }
 }

@@ -5,9 +5,9 @@
 //! CRC and identity, because a disk may hold anything: an older pool's bytes, another disk's, a torn
 //! or misdirected write, or what somebody put there on purpose. Nothing here panics on such bytes.
 
+mod applied;
 mod bytes;
 mod checksum;
-mod confirm;
 pub(crate) mod field;
 mod geometry;
 mod ids;
@@ -16,16 +16,16 @@ mod log;
 mod root;
 mod vote;
 
+pub use applied::{APPLIED_BYTES, Applied, AppliedSlots, select_applied};
 pub(crate) use bytes::{Malformed, Reader, Writer};
 pub use checksum::{
     CHECKSUM_ENTRIES, ChecksumBlock, ChecksumFault, ChecksumVersion, Entry, ExtentShape, Role,
     UncheckedChecksumBlock, row_checksum,
 };
-pub use confirm::{CONFIRM_BYTES, Confirm, ConfirmSlots, select_confirm};
 pub use geometry::{DiskGeometry, GeometryError, MIB, choose_extent_bytes};
 pub use ids::{
-    BirthId, ConfigNumber, DiskId, DiskNumber, ExtentNumber, ExtentRange, PoolId, RecordNumber,
-    ReleaseNumber, Row, SegmentNumber, VolumeId,
+    ConfigNumber, DiskId, DiskNumber, ExtentNumber, ExtentRange, GenerationId, PoolId,
+    RecordNumber, ReleaseNumber, Row, SegmentNumber, VolumeId,
 };
 pub use label::{
     FailureDomain, Features, LABEL_BYTES, Label, LabelError, LabelFaults, LabelState,

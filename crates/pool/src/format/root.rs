@@ -5,13 +5,13 @@
 //!
 //! | off | size | field |
 //! |---|---|---|
-//! | 0 | 8 | birth id of the group |
+//! | 0 | 8 | generation id of the group |
 //! | 8 | 4 | index of the block |
 //! | 12 | 4 | epoch of its version |
 //! | 16 | 8 | sequence of its version |
 //!
 //! It is committed with each release. What disks hold is believed only if one version per block can be
-//! found on them that sum to it. That a slot is the newest in sight, that holders agree, or that nobody
+//! found on them that sum to it. That a slot is the newest present, that holders agree, or that nobody
 //! else answers proves nothing: a write may be lost, a disk rolled back, a slot rotten, a holder away.
 //!
 //! A sum, so that a release needs to know only the blocks that it changes; of keyed hashes, so that
@@ -21,10 +21,15 @@ use std::hash::Hasher;
 
 use siphasher::sip::SipHasher24;
 
-use super::{BirthId, ChecksumVersion, PoolId};
+use super::{ChecksumVersion, GenerationId, PoolId};
 
 /// What a checksum block of this version adds to its span's root.
-pub fn version_hash(pool: PoolId, group: BirthId, index: u32, version: ChecksumVersion) -> u64 {
+pub fn version_hash(
+    pool: PoolId,
+    group: GenerationId,
+    index: u32,
+    version: ChecksumVersion,
+) -> u64 {
     let mut message = [0; 24];
     message[..8].copy_from_slice(&group.0.to_le_bytes());
     message[8..12].copy_from_slice(&index.to_le_bytes());
@@ -36,7 +41,7 @@ pub fn version_hash(pool: PoolId, group: BirthId, index: u32, version: ChecksumV
 }
 
 /// The root of a group that was just initialised, with `blocks` checksum blocks.
-pub fn initial_root(pool: PoolId, group: BirthId, blocks: u32) -> u64 {
+pub fn initial_root(pool: PoolId, group: GenerationId, blocks: u32) -> u64 {
     let hashes =
         (0..blocks).map(|index| version_hash(pool, group, index, ChecksumVersion::INITIAL));
     hashes.fold(0, u64::wrapping_add)
@@ -70,12 +75,12 @@ mod tests {
         let (pool, other) = (PoolId(Uuid::from_u128(1)), PoolId(Uuid::from_u128(2)));
         let version = |epoch, sequence| ChecksumVersion { epoch, sequence };
         let hashes = [
-            version_hash(pool, BirthId(1), 2, version(3, 4)),
-            version_hash(other, BirthId(1), 2, version(3, 4)),
-            version_hash(pool, BirthId(2), 2, version(3, 4)),
-            version_hash(pool, BirthId(1), 3, version(3, 4)),
-            version_hash(pool, BirthId(1), 2, version(4, 4)),
-            version_hash(pool, BirthId(1), 2, version(3, 5)),
+            version_hash(pool, GenerationId(1), 2, version(3, 4)),
+            version_hash(other, GenerationId(1), 2, version(3, 4)),
+            version_hash(pool, GenerationId(2), 2, version(3, 4)),
+            version_hash(pool, GenerationId(1), 3, version(3, 4)),
+            version_hash(pool, GenerationId(1), 2, version(4, 4)),
+            version_hash(pool, GenerationId(1), 2, version(3, 5)),
         ];
         let different: std::collections::BTreeSet<u64> = hashes.into_iter().collect();
         assert_eq!(different.len(), hashes.len());
@@ -89,7 +94,12 @@ mod tests {
             (0_u32..2)
                 .map(|index| {
                     let sequence = sequences[index as usize];
-                    version_hash(pool, BirthId(7), index, ChecksumVersion { epoch: 1, sequence })
+                    version_hash(
+                        pool,
+                        GenerationId(7),
+                        index,
+                        ChecksumVersion { epoch: 1, sequence },
+                    )
                 })
                 .fold(0, u64::wrapping_add)
         };

@@ -5,7 +5,7 @@
 //! A checkpoint holds the whole metadata; the log behind it the transactions since. It is a header, which
 //! names a table, which names sections (`table`). The two headers begin the checkpoint quarters; all else
 //! of both quarters is one space of blocks for tables and sections. When the log is full, a checkpoint of
-//! a higher generation writes anew what changed, a table, and the **other** header (slot = generation mod
+//! a higher sequence writes anew what changed, a table, and the **other** header (slot = sequence mod
 //! 2), whose log starts empty. Nothing is written to a block that the newest or the former checkpoint names
 //! (`checkpoint`): both stay whole until the header is there, so a torn write loses nothing. Entries
 //! are committed to a log only until its successor is begun.
@@ -18,7 +18,7 @@
 //! | 8 | 4 | CRC32C of the header, this field as zeros |
 //! | 12 | 4 | slot, 0 or 1 |
 //! | 16 | 16 | pool |
-//! | 32 | 8 | generation |
+//! | 32 | 8 | sequence |
 //! | 40 | 8 | epoch |
 //! | 48 | 8 | number of the last record that it contains |
 //! | 56 | 8 | bytes of the table |
@@ -38,7 +38,7 @@
 //! | 8 | 4 | CRC32C of header and payload, this field as zeros |
 //! | 12 | 4 | CRC of the entry before; of the checkpoint's table for the first |
 //! | 16 | 16 | pool |
-//! | 32 | 8 | generation |
+//! | 32 | 8 | sequence |
 //! | 40 | 8 | epoch |
 //! | 48 | 8 | number |
 //! | 56 | 4 | bytes of the payload |
@@ -53,7 +53,7 @@
 //! (`reading`): what lies beyond is out of use.
 //!
 //! Protects against: torn checkpoints and entries (CRCs; the other slot), entries of an earlier
-//! generation or owner in the same place (generation, epoch, chain), two histories (chain), another
+//! sequence or owner in the same place (sequence, epoch, chain), two histories (chain), another
 //! pool's area, a log without its checkpoint or with a gap (see `recover`), and votes that are older
 //! than the metadata (configuration number).
 
@@ -69,8 +69,8 @@ const MAGIC: Field = Field::first(8);
 const CRC: Field = MAGIC.then(4);
 const SLOT: Field = CRC.then(4);
 const POOL: Field = SLOT.then(16);
-const GENERATION: Field = POOL.then(8);
-const EPOCH: Field = GENERATION.then(8);
+const SEQUENCE: Field = POOL.then(8);
+const EPOCH: Field = SEQUENCE.then(8);
 const NUMBER: Field = EPOCH.then(8);
 const LENGTH: Field = NUMBER.then(8);
 const TABLE_CRC: Field = LENGTH.then(4);
@@ -83,8 +83,8 @@ const _: () = assert!(REST.end() == BLOCK_BYTES);
 const ENTRY_MAGIC: &[u8; 8] = b"epMETLOG";
 const ENTRY_PREVIOUS: Field = CRC.then(4);
 const ENTRY_POOL: Field = ENTRY_PREVIOUS.then(16);
-const ENTRY_GENERATION: Field = ENTRY_POOL.then(8);
-const ENTRY_EPOCH: Field = ENTRY_GENERATION.then(8);
+const ENTRY_SEQUENCE: Field = ENTRY_POOL.then(8);
+const ENTRY_EPOCH: Field = ENTRY_SEQUENCE.then(8);
 const ENTRY_NUMBER: Field = ENTRY_EPOCH.then(8);
 const ENTRY_LENGTH: Field = ENTRY_NUMBER.then(4);
 const ENTRY_ZERO: Field = ENTRY_LENGTH.then(4);
@@ -198,9 +198,9 @@ impl AreaLayout {
     }
 }
 
-/// The slot of a checkpoint of this generation.
-pub(super) fn slot_of(generation: u64) -> usize {
-    (generation % 2) as usize
+/// The slot of a checkpoint of this sequence.
+pub(super) fn slot_of(sequence: u64) -> usize {
+    (sequence % 2) as usize
 }
 
 /// Where the next entry goes: the same on all current copies.
@@ -208,8 +208,8 @@ pub(super) fn slot_of(generation: u64) -> usize {
 pub struct AreaPosition {
     /// The pool.
     pub pool: PoolId,
-    /// Generation of the checkpoint that this log follows.
-    pub generation: u64,
+    /// Sequence of the checkpoint that this log follows.
+    pub sequence: u64,
     /// The epoch of checkpoint and log.
     pub epoch: Epoch,
     /// The last committed record.
@@ -223,13 +223,13 @@ pub struct AreaPosition {
 impl AreaPosition {
     /// The slot of that checkpoint and its log.
     pub fn slot(&self) -> usize {
-        slot_of(self.generation)
+        slot_of(self.sequence)
     }
 
     /// The entry that follows here, if `bytes` begin with it.
     pub(crate) fn entry_here<'a>(&self, bytes: &'a [u8]) -> Option<CheckedEntry<'a>> {
         check_entry(bytes, self.pool).filter(|entry| {
-            entry.generation == self.generation
+            entry.sequence == self.sequence
                 && entry.epoch == self.epoch
                 && entry.number == self.number.next()
                 && entry.previous == self.chain
@@ -250,7 +250,7 @@ impl AreaPosition {
 /// Why something can't be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LogFull {
-    /// The log is full: write a checkpoint of the next generation, then the entry.
+    /// The log is full: write a checkpoint of the next sequence, then the entry.
     #[error("the metadata log is full; a checkpoint is due")]
     CheckpointDue,
     /// The transaction is longer than an entry may be: a checkpoint with it takes the entry's place.
@@ -278,8 +278,8 @@ pub struct EncodedEntry {
 /// What a checkpoint stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CheckpointStamp {
-    /// Above all generations seen.
-    pub generation: u64,
+    /// Above all sequences seen.
+    pub sequence: u64,
     /// The owner's epoch.
     pub epoch: Epoch,
     /// The last record that the metadata contains.
@@ -307,7 +307,7 @@ pub fn encode_entry(
     MAGIC.of_mut(&mut bytes).copy_from_slice(ENTRY_MAGIC);
     ENTRY_PREVIOUS.put_number(&mut bytes, u64::from(position.chain));
     ENTRY_POOL.put_uuid(&mut bytes, position.pool.0);
-    ENTRY_GENERATION.put_number(&mut bytes, position.generation);
+    ENTRY_SEQUENCE.put_number(&mut bytes, position.sequence);
     ENTRY_EPOCH.put_number(&mut bytes, position.epoch.0);
     ENTRY_NUMBER.put_number(&mut bytes, number.0);
     ENTRY_LENGTH.put_number(&mut bytes, payload.len() as u64);
@@ -357,7 +357,7 @@ pub struct CheckpointHead {
 impl CheckpointHead {
     /// The header's slot.
     pub fn slot(&self) -> usize {
-        slot_of(self.stamp.generation)
+        slot_of(self.stamp.sequence)
     }
 
     /// The header.
@@ -366,7 +366,7 @@ impl CheckpointHead {
         MAGIC.of_mut(&mut header).copy_from_slice(CHECKPOINT_MAGIC);
         SLOT.put_number(&mut header, self.slot() as u64);
         POOL.put_uuid(&mut header, pool.0);
-        GENERATION.put_number(&mut header, self.stamp.generation);
+        SEQUENCE.put_number(&mut header, self.stamp.sequence);
         EPOCH.put_number(&mut header, self.stamp.epoch.0);
         NUMBER.put_number(&mut header, self.stamp.number.0);
         LENGTH.put_number(&mut header, self.table_bytes);
@@ -397,7 +397,7 @@ pub(crate) fn check_header(
     let runs = RUN.of(header).chunks_exact(8).take(RUNS.number32(header) as usize);
     let head = CheckpointHead {
         stamp: CheckpointStamp {
-            generation: GENERATION.number(header),
+            sequence: SEQUENCE.number(header),
             epoch: Epoch(EPOCH.number(header)),
             number: RecordNumber(NUMBER.number(header)),
         },
@@ -421,7 +421,7 @@ pub(crate) fn check_header(
 /// A sound log entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CheckedEntry<'a> {
-    pub(crate) generation: u64,
+    pub(crate) sequence: u64,
     pub(crate) epoch: Epoch,
     pub(crate) number: RecordNumber,
     pub(crate) previous: u32,
@@ -444,7 +444,7 @@ pub(crate) fn check_entry(bytes: &[u8], pool: PoolId) -> Option<CheckedEntry<'_>
         return None;
     }
     Some(CheckedEntry {
-        generation: ENTRY_GENERATION.number(entry),
+        sequence: ENTRY_SEQUENCE.number(entry),
         epoch: Epoch(ENTRY_EPOCH.number(entry)),
         number: RecordNumber(ENTRY_NUMBER.number(entry)),
         previous: ENTRY_PREVIOUS.number32(entry),
@@ -459,7 +459,7 @@ pub(crate) fn check_entry(bytes: &[u8], pool: PoolId) -> Option<CheckedEntry<'_>
 /// telling a torn or damaged entry from the end of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EntryClaim {
-    pub(crate) generation: u64,
+    pub(crate) sequence: u64,
     pub(crate) epoch: Epoch,
     pub(crate) number: RecordNumber,
     /// Header and payload, without the padding.
@@ -473,7 +473,7 @@ pub(crate) const ENTRY_HEAD_BYTES: usize = ENTRY_HEADER_BYTES;
 pub(crate) fn entry_claim(head: &[u8], pool: PoolId) -> Option<EntryClaim> {
     let header = head.get(..ENTRY_HEADER_BYTES)?;
     (MAGIC.of(header) == ENTRY_MAGIC && ENTRY_POOL.uuid(header) == pool.0).then(|| EntryClaim {
-        generation: ENTRY_GENERATION.number(header),
+        sequence: ENTRY_SEQUENCE.number(header),
         epoch: Epoch(ENTRY_EPOCH.number(header)),
         number: RecordNumber(ENTRY_NUMBER.number(header)),
         bytes: ENTRY_HEADER_BYTES + ENTRY_LENGTH.number32(header) as usize,

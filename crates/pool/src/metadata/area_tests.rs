@@ -44,7 +44,7 @@ impl Copy {
     fn new(quarter_blocks: u64) -> Copy {
         let layout = AreaLayout::new(4 * quarter_blocks * BLOCK_BYTES as u64).unwrap();
         let mut metadata = empty_pool(FailureDomain::Node);
-        let stamp = CheckpointStamp { generation: 2, epoch: Epoch(1), number: RecordNumber(0) };
+        let stamp = CheckpointStamp { sequence: 2, epoch: Epoch(1), number: RecordNumber(0) };
         let first = encode_checkpoint(&layout, &metadata, stamp, None, &[]).unwrap();
         let bytes = vec![0; layout.area_bytes() as usize];
         metadata.forget_changes();
@@ -63,11 +63,11 @@ impl Copy {
         Ok(Write { at, bytes: entry.bytes })
     }
 
-    /// The writes of the next generation.
+    /// The writes of the next sequence.
     fn checkpoint(&mut self, epoch: u64) -> Vec<Write> {
-        let above = self.position.generation + 1;
+        let above = self.position.sequence + 1;
         let stamp = CheckpointStamp {
-            generation: above + u64::from(slot_of(above) == self.newest.head.slot()),
+            sequence: above + u64::from(slot_of(above) == self.newest.head.slot()),
             epoch: Epoch(epoch),
             number: self.position.number,
         };
@@ -114,7 +114,7 @@ impl Copy {
 }
 
 #[test]
-fn what_was_committed_is_recovered_over_many_generations() {
+fn what_was_committed_is_recovered_over_many_sequences() {
     let mut copy = Copy::new(12);
     copy.assert_recovers();
     for record in history() {
@@ -126,7 +126,7 @@ fn what_was_committed_is_recovered_over_many_generations() {
         copy.apply(&[MetaRecord::PoolRenamed { name }]);
         copy.assert_recovers();
     }
-    assert!(copy.position.generation > 10);
+    assert!(copy.position.sequence > 10);
 }
 
 /// Every subset of sectors of a short write and every prefix of a long one leaves old or new.
@@ -217,7 +217,7 @@ proptest! {
                 let found = torn.recovered();
                 prop_assert!(found.metadata == old.metadata || found.metadata == new.metadata);
                 torn.position = found.position;
-                torn.position.generation = found.highest_generation;
+                torn.position.sequence = found.highest_sequence;
                 torn.former = found.former.iter().flat_map(StoredCheckpoint::in_use).collect();
                 (torn.metadata, torn.newest) = (found.metadata, found.newest);
                 torn.checkpoint(epoch).iter().for_each(|write| torn.store(write));
@@ -279,14 +279,14 @@ fn a_damaged_checkpoint_that_was_in_use_is_not_replaced_by_an_older_one() {
     let header = writes.pop().unwrap();
     let mut torn = copy.clone();
     writes.iter().for_each(|write| torn.store(write));
-    assert_eq!(torn.recovered().position.generation, 2);
+    assert_eq!(torn.recovered().position.sequence, 2);
     writes.iter().for_each(|write| copy.store(write));
     copy.store(&header);
     torn.store(&header);
     torn.bytes[header.at + 20] ^= 1;
     assert_eq!(torn.recovered().metadata, copy.metadata);
     // A header is written once all that it names is durable.
-    let newest = AreaFault::NewestDamaged { generation: 3 };
+    let newest = AreaFault::NewestDamaged { sequence: 3 };
     for write in &writes {
         let mut damaged = copy.clone();
         damaged.bytes[write.at + 7] ^= 1;
@@ -317,7 +317,7 @@ fn a_gap_in_the_log_is_no_end_of_it() {
             assert_eq!(damaged.recover().unwrap_err(), AreaFault::Gap { after, found });
         }
     }
-    // The last one may be torn. What an earlier generation left behind isn't of this log.
+    // The last one may be torn. What an earlier sequence left behind isn't of this log.
     let mut torn = copy.clone();
     torn.bytes[log_at + 4 * BLOCK_BYTES + 70] ^= 1;
     assert_eq!(torn.recovered().position.number, RecordNumber(4));
@@ -417,7 +417,7 @@ fn what_is_too_large_for_the_area_is_an_error() {
         width: 1,
     };
     copy.metadata.apply_all(&(1..600).map(created).collect::<Vec<_>>()).unwrap();
-    let stamp = CheckpointStamp { generation: 2, epoch: Epoch(1), number: RecordNumber(4) };
+    let stamp = CheckpointStamp { sequence: 2, epoch: Epoch(1), number: RecordNumber(4) };
     let checkpoint = encode_checkpoint(&copy.layout, &copy.metadata, stamp, None, &[]);
     assert!(matches!(checkpoint, Err(LogFull::AreaTooSmall { .. })));
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use super::apply::owned_by;
 use super::{MetaRecord, Metadata, Section, SharedMap, Table};
-use crate::format::{BirthId, DiskNumber, VolumeId};
+use crate::format::{DiskNumber, GenerationId, VolumeId};
 
 /// What a section is about. Restoring takes them in this order: each kind names what those before made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,7 +20,7 @@ pub enum SectionKind {
     Runs = 3,
     /// Roots, by volume, lane and set.
     Roots = 4,
-    /// Dirty regions, by birth.
+    /// Dirty regions, by generation.
     DirtyRegions = 5,
 }
 
@@ -42,11 +42,11 @@ pub struct SectionKey {
     pub volume: VolumeId,
     /// In which lane.
     pub lane: u16,
-    /// The set; or the disk's number, or a birth.
+    /// The set; or the disk's number, or a generation.
     pub at: u64,
 }
 
-/// Groups whose dirty regions aren't separated: so many births, from a multiple on.
+/// Groups whose dirty regions aren't separated: so many generations, from a multiple on.
 pub(super) const MISSES_TOGETHER: u64 = 256;
 /// Roots of a run that aren't separated: 64 chunks of [`super::Roots`], from a multiple on.
 pub(super) const ROOTS_TOGETHER: u32 = 64 * 256;
@@ -68,8 +68,8 @@ impl SectionKey {
         SectionKey { volume, lane, at: set }
     }
 
-    pub(super) fn of_dirty_regions(birth: BirthId) -> SectionKey {
-        let at = birth.0 / MISSES_TOGETHER * MISSES_TOGETHER;
+    pub(super) fn of_dirty_regions(generation: GenerationId) -> SectionKey {
+        let at = generation.0 / MISSES_TOGETHER * MISSES_TOGETHER;
         SectionKey { at, ..SectionKey::default() }
     }
 }
@@ -234,16 +234,16 @@ impl Metadata {
             }
             MetaRecord::RegionsDirtied(dirty_regions)
             | MetaRecord::RegionsCleaned(dirty_regions) => {
-                dirty(dirty_regions.keys().map(|(birth, _)| *birth)).collect()
+                dirty(dirty_regions.keys().map(|(generation, _)| *generation)).collect()
             }
-            MetaRecord::Confirmed { disks, .. } => {
+            MetaRecord::Applied { disks, .. } => {
                 disks.iter().map(|disk| Change::disk(*disk)).collect()
             }
             MetaRecord::Released { volume, touched, dirty_regions, roots, .. } => {
                 let disks = touched.iter().map(|disk| Change::disk(*disk));
-                let dirty_regions = dirty(dirty_regions.keys().map(|(birth, _)| *birth));
+                let dirty_regions = dirty(dirty_regions.keys().map(|(generation, _)| *generation));
                 let roots = roots.iter().filter_map(|change| {
-                    let group = self.group_by_birth(change.group)?;
+                    let group = self.group_by_generation(change.group)?;
                     // As many marks as there are pieces that are written, not as there are roots.
                     let index = group.index / ROOTS_TOGETHER * ROOTS_TOGETHER;
                     let count = (group.run.count - index).min(ROOTS_TOGETHER);
@@ -272,13 +272,13 @@ impl Metadata {
         changes.extend(owned_by(volume).map(|(disk, _)| Change::disk(disk)));
         changes.extend(volume.runs.values().filter(|run| self.is_dirty(run)).map(|run| Change {
             kind: SectionKind::DirtyRegions,
-            first: SectionKey::of_dirty_regions(run.birth),
-            last: SectionKey::of_dirty_regions(run.birth.plus(u64::from(run.count - 1))),
+            first: SectionKey::of_dirty_regions(run.generation),
+            last: SectionKey::of_dirty_regions(run.generation.plus(u64::from(run.count - 1))),
         }));
         changes
     }
 }
 
-fn dirty(groups: impl Iterator<Item = BirthId>) -> impl Iterator<Item = Change> {
+fn dirty(groups: impl Iterator<Item = GenerationId>) -> impl Iterator<Item = Change> {
     groups.map(|group| Change::at(SectionKind::DirtyRegions, SectionKey::of_dirty_regions(group)))
 }

@@ -87,7 +87,7 @@ pub struct EncodedCheckpoint {
     pub sections: Vec<Placed>,
     /// The table.
     pub table: Placed,
-    /// The header, for the slot of its generation.
+    /// The header, for the slot of its sequence.
     pub header: Buffer,
     /// What is on a disk that has all of it.
     pub stored: StoredCheckpoint,
@@ -204,8 +204,8 @@ fn encode_cut(
 impl CheckpointHead {
     /// Where the log behind it begins.
     pub fn log_begins(&self, pool: PoolId) -> AreaPosition {
-        let CheckpointStamp { generation, epoch, number } = self.stamp;
-        AreaPosition { pool, generation, epoch, number, chain: self.crc, log_at: 0 }
+        let CheckpointStamp { sequence, epoch, number } = self.stamp;
+        AreaPosition { pool, sequence, epoch, number, chain: self.crc, log_at: 0 }
     }
 }
 

@@ -61,7 +61,7 @@ impl Owner {
     /// A pool and the area of its copies.
     fn create() -> (Owner, Vec<u8>) {
         let mut metadata = begin();
-        let stamp = CheckpointStamp { generation: 1, epoch: Epoch(1), number: RecordNumber(0) };
+        let stamp = CheckpointStamp { sequence: 1, epoch: Epoch(1), number: RecordNumber(0) };
         let first = encode_cut(&layout(), (&metadata, stamp), None, &[], &SHORT).unwrap();
         let mut area = vec![0; layout().area_bytes() as usize];
         writes_of(&first).iter().for_each(|write| store(&mut area, write));
@@ -82,7 +82,7 @@ impl Owner {
         let above = self.attempted + 1;
         let kept = self.base.head.slot();
         let stamp = CheckpointStamp {
-            generation: above + u64::from(slot_of(above) == kept),
+            sequence: above + u64::from(slot_of(above) == kept),
             epoch: Epoch(self.epoch),
             number: RecordNumber(0),
         };
@@ -90,7 +90,7 @@ impl Owner {
         let encoded = encode_cut(&layout(), (metadata, stamp), base, &self.in_use, &SHORT).unwrap();
         let blocks: u64 = encoded.stored.in_use().iter().map(|run| u64::from(run.count)).sum();
         assert!(blocks <= layout().checkpoint_blocks_max());
-        self.attempted = stamp.generation;
+        self.attempted = stamp.sequence;
         self.in_use.extend(encoded.places());
         encoded
     }
@@ -106,7 +106,7 @@ impl Owner {
     fn take_over(areas: &[Vec<u8>], epoch: u64) -> (Owner, Vec<usize>) {
         let recover = |area: &Vec<u8>| recover_bytes(POOL, &layout(), area).unwrap();
         let mut copies: Vec<Recovered> = areas.iter().map(recover).collect();
-        let attempted = copies.iter().map(|copy| copy.highest_generation).max().unwrap();
+        let attempted = copies.iter().map(|copy| copy.highest_sequence).max().unwrap();
         let best = choose_copy(&copies).unwrap();
         let found = found_on(&mut copies, best).unwrap();
         let metadata = copies.swap_remove(best).metadata;
@@ -360,12 +360,11 @@ fn what_is_cut_too_long_is_cut_and_what_is_short_becomes_one() {
     let area = AreaLayout::new(64 * MIB).unwrap();
     let add = |metadata: &mut Metadata, from: u32, to: u32| {
         for at in from..to {
-            let run = run(at.into(), 1, metadata.counters().birth.0, &[(0, at), (1, at)]);
+            let run = run(at.into(), 1, metadata.counters().generation.0, &[(0, at), (1, at)]);
             metadata.apply(&MetaRecord::RunAdded { volume, run }).unwrap();
         }
     };
-    let stamp =
-        |generation| CheckpointStamp { generation, epoch: Epoch(1), number: RecordNumber(0) };
+    let stamp = |sequence| CheckpointStamp { sequence, epoch: Epoch(1), number: RecordNumber(0) };
     add(&mut metadata, 0, 40_000);
     let first = encode_checkpoint(&area, &metadata, stamp(1), None, &[]).unwrap();
     metadata.forget_changes();
@@ -399,7 +398,7 @@ fn a_shorter_area_gets_what_it_has_no_place_for() {
     for run in far.table.sections.iter_mut().flat_map(|section| &mut section.place) {
         run.first += 1000;
     }
-    let stamp = CheckpointStamp { generation: 2, epoch: Epoch(1), number: RecordNumber(0) };
+    let stamp = CheckpointStamp { sequence: 2, epoch: Epoch(1), number: RecordNumber(0) };
     let next = encode_checkpoint(&layout(), &owner.metadata, stamp, Some(&far), &[]).unwrap();
     assert_eq!(next.sections.len(), far.table.sections.len());
     assert!(next.stored.in_use().iter().all(|run| layout().has_run(run)));
@@ -421,18 +420,18 @@ fn a_checkpoint_costs_what_changed() {
             metadata.apply(&MetaRecord::RunInitialised { volume, key, count: groups }).unwrap();
         }
         let mut base = None;
-        for generation in 1..4 {
-            let root = RootChange { group: crate::format::BirthId(50_000), root: generation };
+        for sequence in 1..4 {
+            let root = RootChange { group: crate::format::GenerationId(50_000), root: sequence };
             let released = MetaRecord::Released {
                 volume,
-                log: RecordNumber(generation),
-                release: ReleaseNumber(generation),
+                log: RecordNumber(sequence),
+                release: ReleaseNumber(sequence),
                 touched: vec![DiskNumber(0)],
                 dirty_regions: Default::default(),
                 roots: vec![root],
             };
             metadata.apply(&released).unwrap();
-            let stamp = CheckpointStamp { generation, epoch: Epoch(1), number: RecordNumber(0) };
+            let stamp = CheckpointStamp { sequence, epoch: Epoch(1), number: RecordNumber(0) };
             let encoded = encode_checkpoint(&area, &metadata, stamp, base.as_ref(), &[]).unwrap();
             metadata.forget_changes();
             let written: u64 = encoded.places().map(|run| run.bytes()).sum();

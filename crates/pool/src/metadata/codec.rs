@@ -1,6 +1,6 @@
 //! Records as bytes: a tag, then the fields in the order of their declaration.
 //!
-//! Dirty regions are {count; per group and disk, ascending: how much higher the group's birth is than
+//! Dirty regions are {count; per group and disk, ascending: how much higher the group's generation is than
 //! that of the one before, the disk, 8 bytes of mask}, so neighbouring groups take a byte each for it.
 //!
 //! Tags are never given another meaning. Decoding accepts exactly what encoding yields; whether a
@@ -13,7 +13,7 @@ use super::{
     Segment, SegmentCopyPlace, SegmentState,
 };
 use crate::format::{
-    BirthId, DiskId, DiskNumber, ExtentNumber, Malformed, Reader, RecordNumber, ReleaseNumber,
+    DiskId, DiskNumber, ExtentNumber, GenerationId, Malformed, Reader, RecordNumber, ReleaseNumber,
     SegmentNumber, VolumeId, Writer,
 };
 
@@ -40,7 +40,7 @@ const POOL_RENAMED: u8 = 20;
 const DISK_RESTORED: u8 = 21;
 const LOG_RESTORED: u8 = 22;
 // 23 was for the counters, which are in the table of a checkpoint.
-const CONFIRMED: u8 = 24;
+const APPLIED: u8 = 24;
 const AREA_BEGUN: u8 = 25;
 const AREA_SWITCHED: u8 = 26;
 const AREA_CANCELLED: u8 = 27;
@@ -151,8 +151,8 @@ pub(super) fn put_record(w: &mut Writer, record: &MetaRecord) {
                 w.number(change.group.0).fixed64(change.root);
             }
         }
-        MetaRecord::Confirmed { release, disks } => {
-            w.byte(CONFIRMED).number(release.0).number(disks.len() as u64);
+        MetaRecord::Applied { release, disks } => {
+            w.byte(APPLIED).number(release.0).number(disks.len() as u64);
             for disk in disks {
                 w.number(disk.0.into());
             }
@@ -250,13 +250,12 @@ fn take_record(r: &mut Reader<'_>) -> Result<MetaRecord, Malformed> {
             touched: take_list(r, disk)?,
             dirty_regions: take_dirty_regions(r)?,
             roots: take_list(r, |r| {
-                Ok(RootChange { group: BirthId(r.number()?), root: r.fixed64()? })
+                Ok(RootChange { group: GenerationId(r.number()?), root: r.fixed64()? })
             })?,
         },
-        CONFIRMED => MetaRecord::Confirmed {
-            release: ReleaseNumber(r.number()?),
-            disks: take_list(r, disk)?,
-        },
+        APPLIED => {
+            MetaRecord::Applied { release: ReleaseNumber(r.number()?), disks: take_list(r, disk)? }
+        }
         PENDING_FREED => MetaRecord::PendingFreed { disk: disk(r)?, extents: take_extents(r)? },
         POOL_RENAMED => MetaRecord::PoolRenamed { name: r.text()? },
         DISK_RESTORED => MetaRecord::DiskRestored {
@@ -315,17 +314,17 @@ fn take_key(r: &mut Reader<'_>) -> Result<RunKey, Malformed> {
 pub(super) fn put_run_added(w: &mut Writer, volume: VolumeId, run: &GroupRun) {
     w.byte(RUN_ADDED).number(volume.0.into());
     w.number(run.key.lane.into()).number(run.key.first_set).number(run.count.into());
-    w.number(run.birth.0).number(run.members.len() as u64);
+    w.number(run.generation.0).number(run.members.len() as u64);
     for member in &run.members {
         w.number(member.disk.0.into()).number(member.first.0.into());
     }
 }
 
 fn take_run(r: &mut Reader<'_>) -> Result<GroupRun, Malformed> {
-    let (key, count, birth) = (take_key(r)?, r.number32()?, BirthId(r.number()?));
+    let (key, count, generation) = (take_key(r)?, r.number32()?, GenerationId(r.number()?));
     let members =
         take_list(r, |r| Ok(Member { disk: disk(r)?, first: ExtentNumber(r.number32()?) }))?;
-    Ok(GroupRun { key, count, birth, members, roots: Roots::default() })
+    Ok(GroupRun { key, count, generation, members, roots: Roots::default() })
 }
 
 fn put_segment_state(w: &mut Writer, state: SegmentState) {
@@ -347,7 +346,7 @@ fn take_segment_state(r: &mut Reader<'_>) -> Result<SegmentState, Malformed> {
 }
 
 fn put_segment(w: &mut Writer, segment: &Segment) {
-    w.number(segment.number.0).number(segment.epoch.0).number(segment.birth.0);
+    w.number(segment.number.0).number(segment.epoch.0).number(segment.generation.0);
     w.byte(segment.wanted).fixed64(segment.key);
     put_segment_state(w, segment.state);
     w.number(segment.copies.len() as u64);
@@ -358,11 +357,11 @@ fn put_segment(w: &mut Writer, segment: &Segment) {
 }
 
 fn take_segment(r: &mut Reader<'_>) -> Result<Segment, Malformed> {
-    let (number, epoch, birth) = (segment(r)?, Epoch(r.number()?), BirthId(r.number()?));
+    let (number, epoch, generation) = (segment(r)?, Epoch(r.number()?), GenerationId(r.number()?));
     let (wanted, key, state) = (r.byte()?, r.fixed64()?, take_segment_state(r)?);
     let copies =
         take_list(r, |r| Ok(SegmentCopyPlace { disk: disk(r)?, extents: take_extents(r)? }))?;
-    Ok(Segment { number, epoch, birth, copies, wanted, state, key })
+    Ok(Segment { number, epoch, generation, copies, wanted, state, key })
 }
 
 fn put_dirty_regions(w: &mut Writer, dirty_regions: &DirtyRegions) {
@@ -379,7 +378,7 @@ fn take_dirty_regions(r: &mut Reader<'_>) -> Result<DirtyRegions, Malformed> {
     let mut group = 0_u64;
     for _ in 0..r.count()? {
         group = group.checked_add(r.number()?).ok_or_else(|| r.malformed())?;
-        let key = (BirthId(group), disk(r)?);
+        let key = (GenerationId(group), disk(r)?);
         if dirty_regions.last_key_value().is_some_and(|(before, _)| *before >= key) {
             return Err(r.malformed());
         }

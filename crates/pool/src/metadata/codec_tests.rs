@@ -26,8 +26,8 @@ fn golden_bytes() {
         log: RecordNumber(300),
         release: ReleaseNumber(7),
         touched: vec![DiskNumber(2)],
-        dirty_regions: [((BirthId(9), DiskNumber(1)), 0x0102_0304_0506_0708)].into(),
-        roots: vec![RootChange { group: BirthId(9), root: 0x1112_1314_1516_1718 }],
+        dirty_regions: [((GenerationId(9), DiskNumber(1)), 0x0102_0304_0506_0708)].into(),
+        roots: vec![RootChange { group: GenerationId(9), root: 0x1112_1314_1516_1718 }],
     };
     let resized = MetaRecord::VolumeResized { id: VolumeId(1), bytes: 4096 };
     assert_eq!(
@@ -76,12 +76,13 @@ fn dirty_regions_are_ascending_and_neighbours_take_a_byte_for_their_group() {
         assert!(decode_records(&bytes(entries)).is_err(), "{entries:?}");
     }
     assert!(decode_records(&bytes(&[(9, 1), (0, 2), (1, 0)])).is_ok());
-    let last = [((BirthId(u64::MAX), DiskNumber(0)), 1)].into();
+    let last = [((GenerationId(u64::MAX), DiskNumber(0)), 1)].into();
     let mut beyond = encode_records(&[MetaRecord::RegionsDirtied(last)]);
     beyond[1] = 2;
     beyond.extend([1, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
     assert!(decode_records(&beyond).is_err());
-    let neighbours = (0..1000).map(|index| ((BirthId(1 << 40 | index), DiskNumber(77)), u64::MAX));
+    let neighbours =
+        (0..1000).map(|index| ((GenerationId(1 << 40 | index), DiskNumber(77)), u64::MAX));
     let bytes = encode_records(&[MetaRecord::RegionsDirtied(neighbours.collect())]);
     assert!(bytes.len() < 10 * 1000 + 16, "{}", bytes.len());
 }
@@ -91,7 +92,7 @@ proptest! {
     fn any_dirty_regions_round_trip(
         dirty_regions in prop::collection::btree_map((any::<u64>(), any::<u32>()), any::<u64>(), 0..20)
     ) {
-        let dirty_regions = dirty_regions.into_iter().map(|((group, disk), mask)| ((BirthId(group), DiskNumber(disk)), mask));
+        let dirty_regions = dirty_regions.into_iter().map(|((group, disk), mask)| ((GenerationId(group), DiskNumber(disk)), mask));
         let records = [MetaRecord::RegionsCleaned(dirty_regions.collect())];
         prop_assert_eq!(decode_records(&encode_records(&records)), Ok(records.to_vec()));
     }

@@ -45,28 +45,27 @@ pub async fn recover_copy(
         let header = area.read(layout.checkpoint_offset(slot), BLOCK_BYTES as u64).await?;
         *found = check_header(&header, pool, slot, layout);
     }
-    let rank =
-        |slot: usize| found[slot].head().map(|head| (head.stamp.epoch, head.stamp.generation));
+    let rank = |slot: usize| found[slot].head().map(|head| (head.stamp.epoch, head.stamp.sequence));
     let slot = usize::from(rank(1) > rank(0));
     let other = 1 - slot;
     let CheckpointSlot::Sound(head) = found[slot].clone() else {
         let empty = found.iter().all(|slot| *slot == CheckpointSlot::Empty);
         return Err(if empty { AreaFault::Empty } else { AreaFault::Damaged }.into());
     };
-    let generation = head.stamp.generation;
+    let sequence = head.stamp.sequence;
     let table = read_table(pool, layout, area, &head).await?;
     let metadata = read_sections(layout, area, &head, &table).await?;
     if found[other].head().is_none() {
-        // A torn checkpoint has an older generation's entries behind it, or none.
+        // A torn checkpoint has an older sequence's entries behind it, or none.
         let mut log = Log::new(layout, area, other);
         let orphan = log.entry(0, pool).await?.and_then(|bytes| check_entry(bytes, pool));
-        let later = orphan.filter(|entry| Some((entry.epoch, entry.generation)) > rank(slot));
+        let later = orphan.filter(|entry| Some((entry.epoch, entry.sequence)) > rank(slot));
         if let Some(orphan) = later {
-            return Err(AreaFault::NewestDamaged { generation: orphan.generation }.into());
+            return Err(AreaFault::NewestDamaged { sequence: orphan.sequence }.into());
         }
     }
-    let generations = (0..2).filter_map(rank).map(|(_, generation)| generation);
-    let highest_generation = generations.max().unwrap_or(generation);
+    let sequences = (0..2).filter_map(rank).map(|(_, sequence)| sequence);
+    let highest_sequence = sequences.max().unwrap_or(sequence);
     let former = match found[other].head() {
         // Nobody goes back to one whose table is of no use.
         Some(head) => read_table(pool, layout, area, head)
@@ -76,7 +75,7 @@ pub async fn recover_copy(
         None => None,
     };
     let newest = StoredCheckpoint { head, table };
-    let mut recovered = Recovered::of_checkpoint(metadata, newest, former, highest_generation);
+    let mut recovered = Recovered::of_checkpoint(metadata, newest, former, highest_sequence);
     let mut log = Log::new(layout, area, slot);
     replay(&mut recovered, &mut log).await?;
     look_behind(&recovered.position, &mut log).await?;
@@ -92,7 +91,7 @@ pub(crate) async fn read_table(
 ) -> Result<Table, CopyUnusable> {
     let bytes = read_placed(layout, area, &head.place, (head.table_bytes, head.crc)).await?;
     let number = head.stamp.number;
-    let bytes = bytes.ok_or(AreaFault::NewestDamaged { generation: head.stamp.generation })?;
+    let bytes = bytes.ok_or(AreaFault::NewestDamaged { sequence: head.stamp.sequence })?;
     let table = Table::decode(pool, &bytes, layout);
     table.map_err(|fault| AreaFault::Malformed { number, fault }.into())
 }
@@ -109,7 +108,7 @@ async fn read_sections(
     let mut restoring = Restoring::new(table.identity.clone()).map_err(inconsistent)?;
     for section in &table.sections {
         let bytes = read_placed(layout, area, &section.place, (section.bytes, section.crc)).await?;
-        let bytes = bytes.ok_or(AreaFault::NewestDamaged { generation: head.stamp.generation })?;
+        let bytes = bytes.ok_or(AreaFault::NewestDamaged { sequence: head.stamp.sequence })?;
         let records = decode_records(&bytes);
         let records = records.map_err(|fault| AreaFault::Malformed { number, fault })?;
         records.iter().try_for_each(|record| restoring.take(record)).map_err(inconsistent)?;
@@ -171,7 +170,7 @@ async fn look_behind<A: AreaBytes>(
         else {
             continue;
         };
-        let later = (claim.generation, claim.epoch) == (position.generation, position.epoch)
+        let later = (claim.sequence, claim.epoch) == (position.sequence, position.epoch)
             && claim.number > position.number;
         if !later || claim.bytes as u64 > budget {
             continue;

@@ -19,7 +19,7 @@ fn area_with(
 ) -> (AreaLayout, Vec<u8>, Vec<(u64, u64)>, Metadata) {
     let layout = AreaLayout::new(area_bytes).unwrap();
     let mut metadata = empty_pool(FailureDomain::Node);
-    let stamp = CheckpointStamp { generation: 2, epoch: Epoch(1), number: RecordNumber(0) };
+    let stamp = CheckpointStamp { sequence: 2, epoch: Epoch(1), number: RecordNumber(0) };
     let checkpoint = encode_checkpoint(&layout, &metadata, stamp, None, &[]).unwrap();
     let mut bytes = vec![0; area_bytes as usize];
     bytes[..BLOCK_BYTES].copy_from_slice(&checkpoint.header);

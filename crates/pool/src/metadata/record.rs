@@ -4,14 +4,14 @@ use uuid::Uuid;
 
 use super::{DirtyRegions, ExtentRange, GroupRun, Layout, RunKey, Segment, SegmentState};
 use crate::format::{
-    BirthId, DiskId, DiskNumber, RecordNumber, ReleaseNumber, SegmentNumber, VolumeId,
+    DiskId, DiskNumber, GenerationId, RecordNumber, ReleaseNumber, SegmentNumber, VolumeId,
 };
 
 /// The versions of a group's checksum blocks that count from now on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RootChange {
     /// The group.
-    pub group: BirthId,
+    pub group: GenerationId,
     /// Its root.
     pub root: u64,
 }
@@ -96,7 +96,7 @@ pub enum MetaRecord {
     RunAdded {
         /// Whose.
         volume: VolumeId,
-        /// The groups. Births are new, none has a root.
+        /// The groups. Generations are new, none has a root.
         run: GroupRun,
     },
     /// The checksum blocks of a run's groups, from the first on, are durable.
@@ -112,7 +112,7 @@ pub enum MetaRecord {
     SegmentOpened {
         /// Whose log.
         volume: VolumeId,
-        /// The segment. Its birth is new.
+        /// The segment. Its generation is new.
         segment: Segment,
     },
     /// A segment takes no more records.
@@ -144,15 +144,15 @@ pub enum MetaRecord {
     RegionsDirtied(DirtyRegions),
     /// Disks have resynced with these regions.
     RegionsCleaned(DirtyRegions),
-    /// Disks wrote a release number into their confirm blocks, durably, with what the other records of
+    /// Disks wrote a release number into their applied blocks, durably, with what the other records of
     /// this transaction credit to them.
-    Confirmed {
+    Applied {
         /// The next number, or higher.
         release: ReleaseNumber,
         /// The disks.
         disks: Vec<DiskNumber>,
     },
-    /// A destage is done: everything up to `log` is in place, on `touched` disks confirmed under
+    /// A destage is done: everything up to `log` is in place, on `touched` disks recorded as applied under
     /// `release`, elsewhere marked dirty.
     Released {
         /// Whose log.
@@ -161,7 +161,7 @@ pub enum MetaRecord {
         log: RecordNumber,
         /// The release's number: the next one, or higher.
         release: ReleaseNumber,
-        /// The disks that wrote it into their confirm blocks.
+        /// The disks that wrote it into their applied blocks.
         touched: Vec<DiskNumber>,
         /// What wasn't reached.
         dirty_regions: DirtyRegions,
@@ -184,7 +184,7 @@ pub enum MetaRecord {
     DiskRestored {
         /// Which.
         number: DiskNumber,
-        /// What its confirm block must hold at least.
+        /// What its applied block must hold at least.
         expected_release: ReleaseNumber,
         /// Its pending extents.
         pending: Vec<ExtentRange>,

@@ -21,10 +21,10 @@ pub enum AreaFault {
     Damaged,
     /// The newer checkpoint's header is sound, or its log has entries: it was complete once, and what
     /// the older one says is out of date.
-    #[error("the newest checkpoint of the metadata is damaged; generation {generation} was in use")]
+    #[error("the newest checkpoint of the metadata is damaged; sequence {sequence} was in use")]
     NewestDamaged {
-        /// Generation of the damaged one.
-        generation: u64,
+        /// Sequence of the damaged one.
+        sequence: u64,
     },
     /// An entry is damaged that was committed: one behind it was written.
     #[error("the metadata log is damaged after {after}, though it goes on to {found}")]
@@ -73,8 +73,8 @@ pub struct Recovered {
     pub newest: StoredCheckpoint,
     /// The one in the other slot.
     pub former: Option<StoredCheckpoint>,
-    /// The highest generation in either slot.
-    pub highest_generation: u64,
+    /// The highest sequence in either slot.
+    pub highest_sequence: u64,
     /// The newest configuration that its entries know of.
     pub config: ConfigNumber,
     entries: BTreeMap<RecordNumber, u32>,
@@ -101,7 +101,7 @@ pub enum ChooseError {
 impl Recovered {
     /// Newer copies are greater: first by owner, then by checkpoint, then by how far the log goes.
     fn rank(&self) -> (Epoch, u64, RecordNumber) {
-        (self.position.epoch, self.position.generation, self.position.number)
+        (self.position.epoch, self.position.sequence, self.position.number)
     }
 
     /// A copy without its log.
@@ -109,14 +109,14 @@ impl Recovered {
         metadata: Metadata,
         newest: StoredCheckpoint,
         former: Option<StoredCheckpoint>,
-        highest_generation: u64,
+        highest_sequence: u64,
     ) -> Recovered {
         Recovered {
             position: newest.head.log_begins(metadata.pool().id),
             metadata,
             newest,
             former,
-            highest_generation,
+            highest_sequence,
             config: ConfigNumber(0),
             entries: BTreeMap::new(),
         }
@@ -151,7 +151,7 @@ impl Recovered {
             return None;
         }
         let (newer, older) = if self.rank() > other.rank() { (self, other) } else { (other, self) };
-        if newer.position.generation != older.position.generation {
+        if newer.position.sequence != older.position.sequence {
             // An owner commits nothing to a log once it has begun its successor.
             let begins = newer.newest.head.stamp.number;
             return (older.position.number > begins).then(|| begins.next());

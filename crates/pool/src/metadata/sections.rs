@@ -8,7 +8,7 @@ use std::ops::Bound;
 use super::changes::{ROOTS_TOGETHER, SectionKey, SectionKind};
 use super::codec::{put_record, put_run_added};
 use super::{DirtyRegions, Disk, MetaRecord, Metadata, RunKey, Volume};
-use crate::format::{BirthId, DiskNumber, VolumeId, Writer};
+use crate::format::{DiskNumber, GenerationId, VolumeId, Writer};
 
 /// A section that was encoded, and the keys at which it may be cut.
 pub(super) struct SectionBytes {
@@ -125,16 +125,16 @@ impl Metadata {
         from: SectionKey,
         ends: impl Fn(SectionKey) -> bool,
     ) {
-        let first = (BirthId(from.at), DiskNumber(0));
+        let first = (GenerationId(from.at), DiskNumber(0));
         let mut dirty_regions = self.dirty_regions.range(first..).peekable();
-        while let Some(((birth, _), _)) = dirty_regions.peek() {
-            let key = SectionKey::of_dirty_regions(*birth);
+        while let Some(((generation, _), _)) = dirty_regions.peek() {
+            let key = SectionKey::of_dirty_regions(*generation);
             if ends(key) {
                 return;
             }
             let mut together = DirtyRegions::new();
-            while let Some((missing, mask)) =
-                dirty_regions.next_if(|((birth, _), _)| SectionKey::of_dirty_regions(*birth) == key)
+            while let Some((missing, mask)) = dirty_regions
+                .next_if(|((generation, _), _)| SectionKey::of_dirty_regions(*generation) == key)
             {
                 together.insert(*missing, *mask);
             }

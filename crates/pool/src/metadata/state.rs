@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::changes::Changes;
 use super::{ExtentRange, ExtentSet, Roots, SharedMap};
 use crate::format::{
-    BirthId, DiskId, DiskNumber, ExtentNumber, ExtentShape, FailureDomain, PoolId, RecordNumber,
-    ReleaseNumber, SegmentNumber, SegmentSeal, VolumeId,
+    DiskId, DiskNumber, ExtentNumber, ExtentShape, FailureDomain, GenerationId, PoolId,
+    RecordNumber, ReleaseNumber, SegmentNumber, SegmentSeal, VolumeId,
 };
 use crate::layout::StripeLayout;
 
@@ -49,7 +49,7 @@ pub struct Disk {
     pub free: ExtentSet,
     /// What has lost its owner but may still be under an operation that names it.
     pub pending: ExtentSet,
-    /// The release number that its confirm block must hold at least.
+    /// The release number that its applied block must hold at least.
     pub expected_release: ReleaseNumber,
 }
 
@@ -151,8 +151,8 @@ pub struct GroupRun {
     pub key: RunKey,
     /// How many groups, in consecutive sets.
     pub count: u32,
-    /// Birth of the first group; the others follow.
-    pub birth: BirthId,
+    /// Generation of the first group; the others follow.
+    pub generation: GenerationId,
     /// Where its members lie.
     pub members: Vec<Member>,
     /// Of each group that has durable checksum blocks, from the first on: which versions of them
@@ -179,9 +179,9 @@ pub struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    /// Its birth id.
-    pub fn birth(&self) -> BirthId {
-        self.run.birth.plus(u64::from(self.index))
+    /// Its generation id.
+    pub fn generation(&self) -> GenerationId {
+        self.run.generation.plus(u64::from(self.index))
     }
 
     /// The set that it belongs to.
@@ -248,8 +248,8 @@ pub struct Segment {
     pub number: SegmentNumber,
     /// The epoch of all its records.
     pub epoch: Epoch,
-    /// Its birth id.
-    pub birth: BirthId,
+    /// Its generation id.
+    pub generation: GenerationId,
     /// The copies that are current: each has everything that was acknowledged.
     pub copies: Vec<SegmentCopyPlace>,
     /// How many there should be.
@@ -263,7 +263,7 @@ pub struct Segment {
 impl Segment {
     /// What makes a record one of this segment.
     pub fn seal(&self) -> SegmentSeal {
-        SegmentSeal { birth: self.birth, epoch: self.epoch, key: self.key }
+        SegmentSeal { generation: self.generation, epoch: self.epoch, key: self.key }
     }
 
     /// Its last record that counts, where it is known.
@@ -312,15 +312,15 @@ pub struct Volume {
     pub properties: SharedMap<String, String>,
 }
 
-/// Dirty bits: for a group's birth and a disk that has a position in it a bit per region of the extent.
+/// Dirty bits: for a group's generation and a disk that has a position in it a bit per region of the extent.
 /// They are a disk's: who takes over a position inherits nothing.
-pub type DirtyRegions = BTreeMap<(BirthId, DiskNumber), u64>;
+pub type DirtyRegions = BTreeMap<(GenerationId, DiskNumber), u64>;
 
 /// The numbers that will be given next; none is ever given twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counters {
     /// For groups and segments.
-    pub birth: BirthId,
+    pub generation: GenerationId,
     /// For volumes.
     pub volume: VolumeId,
     /// For disks.
@@ -333,7 +333,7 @@ impl Default for Counters {
     /// Zero is nobody's number, so that zeroed bytes never name anything.
     fn default() -> Counters {
         Counters {
-            birth: BirthId(1),
+            generation: GenerationId(1),
             volume: VolumeId(1),
             disk: DiskNumber(0),
             release: ReleaseNumber(1),
@@ -348,10 +348,10 @@ pub struct Metadata {
     pub(super) shape: ExtentShape,
     pub(super) disks: SharedMap<DiskNumber, Disk>,
     pub(super) volumes: SharedMap<VolumeId, Volume>,
-    pub(super) dirty_regions: SharedMap<(BirthId, DiskNumber), u64>,
+    pub(super) dirty_regions: SharedMap<(GenerationId, DiskNumber), u64>,
     pub(super) next: Counters,
-    /// First birth of each run to its place.
-    pub(super) births: SharedMap<BirthId, (VolumeId, RunKey)>,
+    /// First generation of each run to its place.
+    pub(super) generations: SharedMap<GenerationId, (VolumeId, RunKey)>,
     /// What the newest checkpoint's sections don't have.
     pub(super) changes: Changes,
 }
@@ -367,7 +367,7 @@ impl Metadata {
             volumes: SharedMap::default(),
             dirty_regions: SharedMap::default(),
             next: Counters::default(),
-            births: SharedMap::default(),
+            generations: SharedMap::default(),
             changes: Changes::everything(),
         })
     }
@@ -403,37 +403,40 @@ impl Metadata {
     }
 
     /// The regions that are out of date on disks, by group.
-    pub fn dirty_regions(&self) -> &SharedMap<(BirthId, DiskNumber), u64> {
+    pub fn dirty_regions(&self) -> &SharedMap<(GenerationId, DiskNumber), u64> {
         &self.dirty_regions
     }
 
     /// Whether a run has dirty regions.
     pub(super) fn is_dirty(&self, run: &GroupRun) -> bool {
-        let end = run.birth.plus(run.count.into());
-        self.dirty_regions.range((run.birth, DiskNumber(0))..(end, DiskNumber(0))).next().is_some()
+        let end = run.generation.plus(run.count.into());
+        self.dirty_regions
+            .range((run.generation, DiskNumber(0))..(end, DiskNumber(0)))
+            .next()
+            .is_some()
     }
 
     /// The dirty regions of a volume's groups.
     pub fn dirty_regions_of<'a>(
         &'a self,
         volume: &'a Volume,
-    ) -> impl Iterator<Item = ((BirthId, DiskNumber), u64)> + 'a {
+    ) -> impl Iterator<Item = ((GenerationId, DiskNumber), u64)> + 'a {
         volume.runs.values().flat_map(move |run| {
-            let first = (run.birth, DiskNumber(0));
-            let end = (run.birth.plus(u64::from(run.count)), DiskNumber(0));
+            let first = (run.generation, DiskNumber(0));
+            let end = (run.generation.plus(u64::from(run.count)), DiskNumber(0));
             self.dirty_regions.range(first..end).map(|(key, mask)| (*key, *mask))
         })
     }
 
     /// The groups of a volume of which a disk has dirty regions.
     pub fn groups_behind<'a>(&'a self, volume: &'a Volume) -> impl Iterator<Item = Group<'a>> + 'a {
-        let births: BTreeSet<BirthId> =
-            self.dirty_regions_of(volume).map(|((birth, _), _)| birth).collect();
-        births.into_iter().filter_map(|birth| self.group_by_birth(birth))
+        let generations: BTreeSet<GenerationId> =
+            self.dirty_regions_of(volume).map(|((generation, _), _)| generation).collect();
+        generations.into_iter().filter_map(|generation| self.group_by_generation(generation))
     }
 
     /// The regions of a group that are out of date on a disk: a bit each.
-    pub fn dirty(&self, group: BirthId, disk: DiskNumber) -> u64 {
+    pub fn dirty(&self, group: GenerationId, disk: DiskNumber) -> u64 {
         self.dirty_regions.get(&(group, disk)).copied().unwrap_or(0)
     }
 
@@ -442,11 +445,12 @@ impl Metadata {
         self.next
     }
 
-    /// The group with this birth id; `None` when its space was given back.
-    pub fn group_by_birth(&self, birth: BirthId) -> Option<Group<'_>> {
-        let (first, (volume, key)) = self.births.range(..=birth).next_back()?;
+    /// The group with this generation id; `None` when its space was given back.
+    pub fn group_by_generation(&self, generation: GenerationId) -> Option<Group<'_>> {
+        let (first, (volume, key)) = self.generations.range(..=generation).next_back()?;
         let run = self.volumes.get(volume)?.runs.get(key)?;
-        let index = u32::try_from(birth.0 - first.0).ok().filter(|index| *index < run.count)?;
+        let index =
+            u32::try_from(generation.0 - first.0).ok().filter(|index| *index < run.count)?;
         Some(Group { volume: *volume, run, index })
     }
 

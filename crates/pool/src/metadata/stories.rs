@@ -1,10 +1,10 @@
-//! Random records that mostly fit the metadata that they are made for: births, sets and extents spread so
+//! Random records that mostly fit the metadata that they are made for: generations, sets and extents spread so
 //! far that a checkpoint of it has many sections.
 
 use super::testing::{disk_added, pool_of, segment};
 use super::*;
 use crate::format::{
-    BirthId, DiskNumber, ExtentNumber, FailureDomain, MIB, RecordNumber, ReleaseNumber,
+    DiskNumber, ExtentNumber, FailureDomain, GenerationId, MIB, RecordNumber, ReleaseNumber,
 };
 
 /// A pool of three disks, with room for long runs.
@@ -53,7 +53,7 @@ pub(crate) fn records(metadata: &Metadata, what: u8, luck: u64) -> Vec<MetaRecor
         }
         7 | 8 => {
             let release = ReleaseNumber(metadata.counters().release.0 + luck % 3);
-            vec![MetaRecord::Confirmed { release, disks: vec![disk] }]
+            vec![MetaRecord::Applied { release, disks: vec![disk] }]
         }
         what => match volume {
             Some(volume) => of_volume(metadata, volume, what, luck),
@@ -81,10 +81,11 @@ fn of_volume(metadata: &Metadata, volume: &Volume, what: u8, luck: u64) -> Vec<M
         }),
         14 | 15 => run.map_or_else(Vec::new, |run| {
             let disk = run.members[nth(run.members.len())].disk;
-            let births =
-                groups(run, run.count).into_iter().map(|group| run.birth.plus(group.into()));
-            let dirty_regions =
-                births.map(|birth: BirthId| ((birth, disk), 1 << (luck % 64))).collect();
+            let generations =
+                groups(run, run.count).into_iter().map(|group| run.generation.plus(group.into()));
+            let dirty_regions = generations
+                .map(|generation: GenerationId| ((generation, disk), 1 << (luck % 64)))
+                .collect();
             vec![MetaRecord::RegionsDirtied(dirty_regions)]
         }),
         16 => {
@@ -98,14 +99,14 @@ fn of_volume(metadata: &Metadata, volume: &Volume, what: u8, luck: u64) -> Vec<M
             let changed = groups(run, run.initialised()).into_iter();
             let roots = changed
                 .filter(|_| run.initialised() > 0)
-                .map(|group| RootChange { group: run.birth.plus(group.into()), root: luck });
+                .map(|group| RootChange { group: run.generation.plus(group.into()), root: luck });
             vec![MetaRecord::Released {
                 volume: id,
                 log: RecordNumber(volume.log.released.0 + luck % 4),
                 release: metadata.counters().release,
                 touched: vec![run.members[0].disk],
                 dirty_regions: (run.members.len() > 1)
-                    .then(|| ((run.birth, run.members[1].disk), luck % 7))
+                    .then(|| ((run.generation, run.members[1].disk), luck % 7))
                     .into_iter()
                     .collect(),
                 roots: roots.collect(),
@@ -139,7 +140,7 @@ fn add_run(metadata: &Metadata, volume: &Volume, luck: u64) -> Vec<MetaRecord> {
         // Sometimes a hole is left.
         key: RunKey { lane, first_set: volume.sets_in_lane(lane) + luck / 32 % 2 },
         count,
-        birth: BirthId(metadata.counters().birth.0 + luck / 64 % 2 * 1000),
+        generation: GenerationId(metadata.counters().generation.0 + luck / 64 % 2 * 1000),
         members: members.into_iter().take(copies).collect(),
         roots: Roots::default(),
     };
@@ -164,6 +165,6 @@ fn of_log(metadata: &Metadata, volume: &Volume, luck: u64) -> Vec<MetaRecord> {
     let free = free.filter_map(|disk| Some((disk.number.0, disk.free.first_fit(2)?.first)));
     let copies: Vec<(u32, u32)> =
         free.take(2).map(|(disk, ExtentNumber(first))| (disk, first)).collect();
-    let (number, birth) = (volume.log.next_segment.0, metadata.counters().birth.0);
-    vec![MetaRecord::SegmentOpened { volume: id, segment: segment(number, birth, &copies) }]
+    let (number, generation) = (volume.log.next_segment.0, metadata.counters().generation.0);
+    vec![MetaRecord::SegmentOpened { volume: id, segment: segment(number, generation, &copies) }]
 }

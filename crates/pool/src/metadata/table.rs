@@ -6,7 +6,7 @@
 //! | bytes of an extent | number |
 //! | failure domain | 1 node, 2 disk |
 //! | name of the pool | text |
-//! | next birth, volume, disk, release | numbers |
+//! | next generation, volume, disk, release | numbers |
 //! | sections | their number, then each: |
 //! | – kind | 1 disks, 2 volumes, 3 runs, 4 roots, 5 dirty regions |
 //! | – first key: volume, lane, place | numbers |
@@ -37,7 +37,8 @@ use block::BLOCK_BYTES;
 use super::changes::{SectionKey, SectionKind};
 use super::{AreaLayout, Counters, PoolIdentity};
 use crate::format::{
-    BirthId, DiskNumber, FailureDomain, Malformed, PoolId, Reader, ReleaseNumber, VolumeId, Writer,
+    DiskNumber, FailureDomain, GenerationId, Malformed, PoolId, Reader, ReleaseNumber, VolumeId,
+    Writer,
 };
 
 /// Consecutive blocks of the section space.
@@ -104,7 +105,7 @@ impl Table {
             FailureDomain::Disk => 2,
         });
         let counters = self.counters;
-        w.text(&self.identity.name).number(counters.birth.0).number(counters.volume.0.into());
+        w.text(&self.identity.name).number(counters.generation.0).number(counters.volume.0.into());
         w.number(counters.disk.0.into()).number(counters.release.0);
         w.number(self.sections.len() as u64);
         for section in &self.sections {
@@ -134,7 +135,7 @@ impl Table {
         };
         let identity = PoolIdentity { id: pool, name: r.text()?, extent_bytes, failure_domain };
         let counters = Counters {
-            birth: BirthId(r.number()?),
+            generation: GenerationId(r.number()?),
             volume: VolumeId(r.number32()?),
             disk: DiskNumber(r.number32()?),
             release: ReleaseNumber(r.number()?),

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::format::{
-    BirthId, DiskGeometry, DiskId, DiskNumber, ExtentNumber, FailureDomain, MIB, PoolId,
+    DiskGeometry, DiskId, DiskNumber, ExtentNumber, FailureDomain, GenerationId, MIB, PoolId,
     RecordNumber, ReleaseNumber, SegmentNumber, VolumeId,
 };
 
@@ -47,21 +47,21 @@ pub(crate) fn pool_of(failure_domain: FailureDomain, disks: &[(u32, u64)]) -> Me
 }
 
 /// A run of a mirror in lane 0.
-pub(crate) fn run(first_set: u64, count: u32, birth: u64, members: &[(u32, u32)]) -> GroupRun {
+pub(crate) fn run(first_set: u64, count: u32, generation: u64, members: &[(u32, u32)]) -> GroupRun {
     let members = members
         .iter()
         .map(|(disk, first)| Member { disk: DiskNumber(*disk), first: ExtentNumber(*first) });
     GroupRun {
         key: RunKey { lane: 0, first_set },
         count,
-        birth: BirthId(birth),
+        generation: GenerationId(generation),
         members: members.collect(),
         roots: Roots::default(),
     }
 }
 
 /// A segment of two extents per copy.
-pub(crate) fn segment(number: u64, birth: u64, copies: &[(u32, u32)]) -> Segment {
+pub(crate) fn segment(number: u64, generation: u64, copies: &[(u32, u32)]) -> Segment {
     let copies = copies.iter().map(|(disk, first)| SegmentCopyPlace {
         disk: DiskNumber(*disk),
         extents: ExtentRange::new(ExtentNumber(*first), 2),
@@ -69,7 +69,7 @@ pub(crate) fn segment(number: u64, birth: u64, copies: &[(u32, u32)]) -> Segment
     Segment {
         number: SegmentNumber(number),
         epoch: Epoch(1),
-        birth: BirthId(birth),
+        generation: GenerationId(generation),
         copies: copies.collect(),
         wanted: 2,
         state: SegmentState::Open,
@@ -80,7 +80,7 @@ pub(crate) fn segment(number: u64, birth: u64, copies: &[(u32, u32)]) -> Segment
 /// Every kind of record, in an order in which all apply to a pool without disks.
 pub(crate) fn history() -> Vec<MetaRecord> {
     let volume = VolumeId(1);
-    let miss = |group, disk, mask| ((BirthId(group), DiskNumber(disk)), mask);
+    let miss = |group, disk, mask| ((GenerationId(group), DiskNumber(disk)), mask);
     let ended =
         |number, state| MetaRecord::SegmentEnded { volume, number: SegmentNumber(number), state };
     let begun = |disk, first, count| {
@@ -118,10 +118,10 @@ pub(crate) fn history() -> Vec<MetaRecord> {
             release: ReleaseNumber(1),
             touched: vec![DiskNumber(0), DiskNumber(1)],
             dirty_regions: [miss(18, 2, 1)].into(),
-            roots: vec![RootChange { group: BirthId(2), root: 0xfeed_f00d_0000_0001 }],
+            roots: vec![RootChange { group: GenerationId(2), root: 0xfeed_f00d_0000_0001 }],
         },
         MetaRecord::SegmentFreed { volume, number: SegmentNumber(1) },
-        MetaRecord::Confirmed { release: ReleaseNumber(2), disks: vec![DiskNumber(1)] },
+        MetaRecord::Applied { release: ReleaseNumber(2), disks: vec![DiskNumber(1)] },
         MetaRecord::RegionsCleaned([miss(19, 2, u64::MAX), miss(2, 0, 0x30)].into()),
         ended(2, SegmentState::Bounded(RecordNumber(44))),
         MetaRecord::VolumeCreated {
@@ -176,7 +176,7 @@ pub(crate) fn any_record() -> impl Strategy<Value = MetaRecord> {
         .prop_map(|(first, count)| ExtentRange::new(ExtentNumber(first), count));
     let members = prop::collection::vec((0_u32..5, 0_u32..30), 1..3);
     let missing =
-        (1_u64..30, 0_u32..5).prop_map(|(group, disk)| (BirthId(group), DiskNumber(disk)));
+        (1_u64..30, 0_u32..5).prop_map(|(group, disk)| (GenerationId(group), DiskNumber(disk)));
     let dirty_regions = prop::collection::btree_map(missing, 0_u64..0x100, 0..3);
     prop_oneof![
         (0_u32..6, 0_u32..3, 0_u64..3).prop_map(|(number, node, area)| {
@@ -194,16 +194,16 @@ pub(crate) fn any_record() -> impl Strategy<Value = MetaRecord> {
         (volume.clone(), 0_u64..9)
             .prop_map(|(id, sets)| MetaRecord::VolumeResized { id, bytes: sets * 1020 * 4096 }),
         (volume.clone(), 0_u16..2, 0_u64..9, 0_u32..4, 1_u64..30, members.clone()).prop_map(
-            |(volume, lane, set, count, birth, members)| {
-                let mut run = run(set, count, birth, &members);
+            |(volume, lane, set, count, generation, members)| {
+                let mut run = run(set, count, generation, &members);
                 run.key.lane = lane;
                 MetaRecord::RunAdded { volume, run }
             }
         ),
         (volume.clone(), 1_u64..6, 1_u64..30, members).prop_map(
-            |(volume, number, birth, copies)| MetaRecord::SegmentOpened {
+            |(volume, number, generation, copies)| MetaRecord::SegmentOpened {
                 volume,
-                segment: segment(number, birth, &copies),
+                segment: segment(number, generation, &copies),
             }
         ),
         (volume.clone(), 1_u64..6, 0_u64..9, any::<bool>()).prop_map(

@@ -61,8 +61,8 @@ pub enum Part {
     Reservation,
     /// The vote record.
     Votes,
-    /// The confirm blocks.
-    Confirms,
+    /// The applied blocks.
+    Applied,
     /// The metadata area, if the disk has one.
     Metadata,
     /// Data, checksums and logs.
@@ -75,7 +75,7 @@ impl Part {
         Part::Labels,
         Part::Reservation,
         Part::Votes,
-        Part::Confirms,
+        Part::Applied,
         Part::Metadata,
         Part::Extents,
     ];
@@ -103,7 +103,7 @@ impl Part {
             // Behind the labels at each end.
             Part::Reservation => [run(16, 32), run(labels[2].0 + 16, labels[2].0 + 32)].concat(),
             Part::Votes => run(32, 96),
-            Part::Confirms => blocks(&DiskGeometry::confirm_slots()),
+            Part::Applied => blocks(&DiskGeometry::applied_slots()),
             Part::Metadata => area.map_or_else(Vec::new, |(from, to)| run(from, to)),
             Part::Extents => {
                 let (from, to) = area.unwrap_or((EXTENTS, EXTENTS));

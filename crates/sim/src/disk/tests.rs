@@ -97,7 +97,7 @@ fn a_block_is_lost_alone_and_a_copy_is_what_a_cut_would_leave() {
 fn faults_wait_for_their_part_of_the_disk() {
     in_world(async |disk| {
         let device = disk.open();
-        disk.spoil_next_write(Part::Confirms, WriteFault::NoSpace);
+        disk.spoil_next_write(Part::Applied, WriteFault::NoSpace);
         disk.spoil_next_write(Part::Reservation, WriteFault::Error);
         disk.spoil_next_read(Part::Votes, ReadFault::Flipped);
         let write = |sector| device.write(Lba(sector), Buffer::zeroed(4096), Durability::Volatile);

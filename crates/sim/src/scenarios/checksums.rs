@@ -420,7 +420,7 @@ async fn rolled_back_while_behind(stage: Stage) -> Result<(), Failure> {
     rig.converge().await
 }
 
-/// What a disk is credited with after a resync, its confirmed number tells.
+/// What a disk is credited with after a resync, its applied number tells.
 async fn rolled_back_after_resync(stage: Stage) -> Result<(), Failure> {
     let rig = Rig::mirror(&stage).await?;
     write_each_area(&rig, BLOCK_SECTORS).await?;

@@ -86,7 +86,7 @@ impl Rig {
         })
     }
 
-    /// Makes the pool, as soon as its disks are in sight.
+    /// Makes the pool, as soon as its disks are present.
     pub async fn create_pool(&self, disks: Vec<String>) -> Result<(), Failure> {
         self.create_pool_of(disks, Some(self.cluster.plan().extent_bytes)).await
     }
@@ -101,7 +101,7 @@ impl Rig {
         self.make_pool(disks, extent_bytes, Vec::new()).await
     }
 
-    /// Makes the pool of disks in sight, of which some may carry something.
+    /// Makes the pool of disks present, of which some may carry something.
     pub async fn make_pool(
         &self,
         disks: Vec<String>,
@@ -120,7 +120,7 @@ impl Rig {
         Ok(())
     }
 
-    /// Waits until so many disks are in sight.
+    /// Waits until so many disks are present.
     pub async fn see_disks(&self, count: usize) -> Result<(), Failure> {
         for _ in 0..500 {
             let seen = self
@@ -131,7 +131,7 @@ impl Rig {
             }
             self.cluster.sleep(Duration::from_millis(20)).await;
         }
-        Err(Failure(format!("{count} disks are not in sight within 10 s")))
+        Err(Failure(format!("{count} disks are not present within 10 s")))
     }
 
     /// Makes a volume with an oracle of its own.

@@ -57,17 +57,17 @@ pub const SCENARIOS: &[Scenario] = &[
         |stage| rolled_back(stage).boxed_local(),
     ),
     scenario(
-        "unread-confirms",
-        "a disk comes back and what it has confirmed can't be read for a while, or for good: it doesn't \
+        "unread-applied",
+        "a disk comes back and what it has applied can't be read for a while, or for good: it doesn't \
          pass for one with older contents",
         300,
-        |stage| unread_confirms(stage, Layout::Mirror(2)).boxed_local(),
+        |stage| unread_applied(stage, Layout::Mirror(2)).boxed_local(),
     ),
     scenario(
-        "unread-confirms-raid0",
+        "unread-applied-raid0",
         "the same where no other disk has what is on it",
         300,
-        |stage| unread_confirms(stage, Layout::Raid0).boxed_local(),
+        |stage| unread_applied(stage, Layout::Raid0).boxed_local(),
     ),
     scenario(
         "unread-log",
@@ -344,8 +344,8 @@ async fn rolled_back(stage: Stage) -> Result<(), Failure> {
     rig.converge().await
 }
 
-/// Whether a disk has everything, its confirm blocks say. While they can't be read nobody knows.
-async fn unread_confirms(stage: Stage, layout: Layout) -> Result<(), Failure> {
+/// Whether a disk has everything, its applied blocks say. While they can't be read nobody knows.
+async fn unread_applied(stage: Stage, layout: Layout) -> Result<(), Failure> {
     let rig = Rig::start(&stage, Plan::simple(3, 32), &[(VOLUME, 4 << 20, layout)]).await?;
     rig.load(Mix::default()).await?;
     rig.run_for(rig.between(500, 3000)).await;
@@ -354,12 +354,12 @@ async fn unread_confirms(stage: Stage, layout: Layout) -> Result<(), Failure> {
     rig.run_for(rig.between(0, 4000)).await;
     // What can't be read for good is written anew, where other disks have what is on this one.
     if layout != Layout::Raid0 && rig.below(2) == 0 {
-        Part::Confirms.ranges(&disk).into_iter().for_each(|slot| disk.set_bad(slot));
+        Part::Applied.ranges(&disk).into_iter().for_each(|slot| disk.set_bad(slot));
     } else {
         for _ in 0..1 + rig.below(8) {
             let by = if rig.below(2) == 0 { 8 } else { -8 };
             let faults = [ReadFault::Error, ReadFault::Flipped, ReadFault::Misdirected(by)];
-            disk.spoil_next_read(Part::Confirms, faults[rig.below(3)]);
+            disk.spoil_next_read(Part::Applied, faults[rig.below(3)]);
         }
     }
     if rig.below(2) == 0 {

@@ -25,7 +25,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario(
         "rolled-back-metadata",
         "a node restarts quickly with an older disk; later its metadata copy is the only current one \
-         in sight: the old maps aren't adopted",
+         present: the old maps aren't adopted",
         400,
         |stage| rolled_back_metadata(stage).boxed_local(),
     ),
@@ -38,17 +38,17 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     scenario(
         "rotten-metadata",
-        "the log of the only current metadata copy in sight is rotten, in its middle or up to its end: \
+        "the log of the only current metadata copy present is rotten, in its middle or up to its end: \
          what it says without that isn't adopted",
         400,
         |stage| rotten_metadata(stage).boxed_local(),
     ),
     scenario(
-        "clone-in-sight",
-        "a copy of a member comes in sight while the pool is open, and at a cold start: it isn't taken \
+        "clone-present",
+        "a copy of a member is discovered while the pool is open, and at a cold start: it isn't taken \
          for the member",
         400,
-        |stage| clone_in_sight(stage).boxed_local(),
+        |stage| clone_present(stage).boxed_local(),
     ),
     scenario(
         "disks-moved",
@@ -181,7 +181,7 @@ async fn eviction_during_claim(stage: Stage) -> Result<(), Failure> {
 }
 
 /// Of two current copies one is away, and the other lost entries: one in the middle of its log, or all
-/// from one on, of which votes and confirm blocks know. What it says without them is out of date.
+/// from one on, of which votes and applied blocks know. What it says without them is out of date.
 async fn rotten_metadata(stage: Stage) -> Result<(), Failure> {
     let rig = Rig::mirror(&stage).await?;
     rig.load(Mix::default()).await?;
@@ -195,7 +195,7 @@ async fn rotten_metadata(stage: Stage) -> Result<(), Failure> {
     let before = entries_of(&disk).last().map_or(0, |(number, _)| *number);
     rig.create_volume("later", 1 << 20, Layout::Mirror(2)).await?;
     trickle(&rig, 1 + rig.below(4), 4096, Duration::ZERO).await?;
-    // What is brought into place is confirmed, with the metadata as it is by then.
+    // What is brought into place is applied, with the metadata as it is by then.
     rig.in_place(VOLUME).await?;
     let later: Vec<_> =
         entries_of(&disk).into_iter().filter(|(number, _)| *number > before).collect();
@@ -244,9 +244,9 @@ fn entries_of(disk: &Disk) -> Vec<(u64, u64)> {
     entries
 }
 
-/// A copy, made while writes go on, comes in sight beside its original; then the original goes, and at
+/// A copy, made while writes go on, is discovered beside its original; then the original goes, and at
 /// last both are there at a cold start.
-async fn clone_in_sight(stage: Stage) -> Result<(), Failure> {
+async fn clone_present(stage: Stage) -> Result<(), Failure> {
     let rig = Rig::mirror(&stage).await?;
     rig.load(Mix::default()).await?;
     rig.run_for(rig.between(300, 1500)).await;

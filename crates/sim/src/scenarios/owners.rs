@@ -45,7 +45,7 @@ pub const SCENARIOS: &[Scenario] = &[
         |stage| cold_start_without_one(stage).boxed_local(),
     ),
     scenario(
-        "stale-copy-in-sight",
+        "stale-copy-present",
         "after a power cut only nodes that missed writes are there: nothing stale is read",
         400,
         |stage| stale_copy(stage).boxed_local(),
@@ -159,7 +159,7 @@ async fn cold_start_without_one(stage: Stage) -> Result<(), Failure> {
 }
 
 /// Nodes 1 and 2 carry the data. Node 2 misses writes, then the power goes, and node 1 stays away:
-/// what is in sight has a majority of votes, and stale data.
+/// what is present has a majority of votes, and stale data.
 async fn stale_copy(stage: Stage) -> Result<(), Failure> {
     let mut plan = Plan::simple(3, 32);
     // The third is too small for data: it has its vote.

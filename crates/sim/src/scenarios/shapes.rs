@@ -173,7 +173,7 @@ async fn metadata_roll_over(stage: Stage) -> Result<(), Failure> {
     let rig = Rig::mirror(&stage).await?;
     let mix = Mix { depth: 2, think: Duration::from_millis(60), ..Mix::default() };
     rig.load(mix).await?;
-    // A generation has 512 blocks, and each of these takes one.
+    // A checkpoint sequence has 512 blocks, and each of these takes one.
     for round in 0..5 {
         commit_often(&rig, 260).await;
         let victim = rig.below(3);

@@ -29,11 +29,11 @@ pub const SCENARIOS: &[Scenario] = &[
         |stage| minority_goes_on(stage).boxed_local(),
     ),
     scenario(
-        "one-vote-in-sight",
+        "one-vote-present",
         "after a power cut only a machine that was evicted is there, with its vote and its copy of the \
          metadata: the pool isn't opened by them",
         400,
-        |stage| one_vote_in_sight(stage).boxed_local(),
+        |stage| one_vote_present(stage).boxed_local(),
     ),
     scenario(
         "unread-vote",
@@ -49,15 +49,15 @@ pub const SCENARIOS: &[Scenario] = &[
         |stage| cut_in_vote(stage).boxed_local(),
     ),
     scenario(
-        "older-copy-in-sight",
+        "older-copy-present",
         "the current copies of the metadata can't be read for a while, an older one can: it isn't adopted",
         400,
-        |stage| older_copy_in_sight(stage).boxed_local(),
+        |stage| older_copy_present(stage).boxed_local(),
     ),
     scenario(
         "metadata-ends-early",
-        "a disk loses all that is written to the metadata's log, and confirms data; it is the only current \
-         copy in sight: it isn't adopted",
+        "a disk loses all that is written to the metadata's log, and applies data; it is the only current \
+         copy present: it isn't adopted",
         400,
         |stage| metadata_ends_early(stage).boxed_local(),
     ),
@@ -138,7 +138,7 @@ async fn minority_goes_on(stage: Stage) -> Result<(), Failure> {
     rig.converge().await
 }
 
-async fn one_vote_in_sight(stage: Stage) -> Result<(), Failure> {
+async fn one_vote_present(stage: Stage) -> Result<(), Failure> {
     let rig = Rig::mirror(&stage).await?;
     rig.load(Mix { think: Duration::from_millis(10), ..Mix::default() }).await?;
     rig.run_for(rig.between(300, 1500)).await;
@@ -155,7 +155,7 @@ async fn one_vote_in_sight(stage: Stage) -> Result<(), Failure> {
     rig.converge().await
 }
 
-/// An older vote of those in sight names the disk as taking part that was evicted since, and for which
+/// An older vote of those present names the disk as taking part that was evicted since, and for which
 /// nothing waited.
 async fn unread_vote(stage: Stage) -> Result<(), Failure> {
     let rig = Rig::mirror(&stage).await?;
@@ -223,8 +223,8 @@ async fn cut_in_vote(stage: Stage) -> Result<(), Failure> {
 }
 
 /// The votes know which copies are current. One that isn't ends before what was committed since, of
-/// which no vote and no confirm block need know.
-async fn older_copy_in_sight(stage: Stage) -> Result<(), Failure> {
+/// which no vote and no applied block need know.
+async fn older_copy_present(stage: Stage) -> Result<(), Failure> {
     let rig = Rig::mirror(&stage).await?;
     trickle(&rig, 1 + rig.below(20), 4096, Duration::ZERO).await?;
     rig.in_place(VOLUME).await?;
@@ -254,19 +254,19 @@ async fn metadata_ends_early(stage: Stage) -> Result<(), Failure> {
     rig.wait_out(lagging, Duration::from_secs(10)).await?;
     let loses = (lagging + 1 + rig.below(2)) % 3;
     let losing = disk(&rig, loses);
-    let confirmed = || {
-        let places = Part::Confirms.ranges(&losing);
+    let applied = || {
+        let places = Part::Applied.ranges(&losing);
         places.into_iter().map(|place| losing.peek(place)).collect::<Vec<_>>()
     };
     losing.lose_next_blocks(*b"epME", u32::MAX);
     rig.create_volume("later", 1 << 20, Layout::Mirror(2)).await?;
-    let before = confirmed();
+    let before = applied();
     trickle(&rig, 1 + rig.below(8), 4096, Duration::ZERO).await?;
     rig.in_place(VOLUME).await?;
-    // Where it had no part in that, nobody in sight would know.
-    if confirmed() != before {
+    // Where it had no part in that, nobody present would know.
+    if applied() != before {
         rig.fork(Loss {
-            what: format!("the metadata in sight ends early; status: {}", status(&rig)),
+            what: format!("the metadata present ends early; status: {}", status(&rig)),
             lost: BTreeSet::new(),
             away: disks_of(&rig, 3 - lagging - loses),
             survival: Some(Survival::None),

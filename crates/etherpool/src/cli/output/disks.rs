@@ -9,7 +9,7 @@ use super::{lines, or_dash, table};
 /// `disk list`.
 pub fn disks(disks: &[DiskReport]) -> String {
     if disks.is_empty() {
-        return "No disk is in sight: check the interfaces in the supervisor's configuration, and that nodes run\n".into();
+        return "No disks found: check the interfaces in the supervisor's configuration, and that nodes run\n".into();
     }
     let mut table = table(&["DISK", "SIZE", "NODE", "DEVICE", "CONTENT", "POOL", "OWNER", "STATE"]);
     for disk in disks {

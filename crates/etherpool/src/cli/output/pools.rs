@@ -15,7 +15,7 @@ use super::{facts, lines, table};
 /// `pool list`, not wider than the terminal where there is one.
 pub fn pools(pools: &[PoolReport], width: Option<u16>) -> String {
     if pools.is_empty() {
-        return "No pool is in sight; make one with `etherpool pool create NAME DISK...`\n".into();
+        return "No pools found; make one with `etherpool pool create NAME DISK...`\n".into();
     }
     let mut table = table(&["POOL", "STATE", "SIZE", "FREE", "DISKS", "VOLUMES", "SURVIVES"]);
     for pool in pools {
@@ -49,7 +49,7 @@ pub fn pool(report: &PoolReport) -> String {
             "votes",
             format!(
                 "{} of {} in reach{}",
-                report.votes.in_sight,
+                report.votes.present,
                 report.votes.total,
                 if report.lease_ok { "" } else { ", no lease" }
             ),
@@ -111,7 +111,7 @@ pub fn import_plan(plan: &ImportPlan) -> String {
     let mut text = format!("Pool {} ({}) would be imported.\n", plan.name, plan.id);
     text.push_str(&facts(&[
         ("owner", owner),
-        ("votes", format!("{} of {} in sight", plan.votes.in_sight, plan.votes.total)),
+        ("votes", format!("{} of {} present", plan.votes.present, plan.votes.total)),
         ("disks", plan.disks.join(", ")),
     ]));
     if plan.refusal.is_some() {
@@ -128,7 +128,7 @@ pub fn import_plan(plan: &ImportPlan) -> String {
 /// `pool import --all`.
 pub fn imports(results: &[ImportResult]) -> String {
     if results.is_empty() {
-        return "No pool to import is in sight\n".into();
+        return "No pools available to import\n".into();
     }
     let mut text = String::new();
     for result in results {

@@ -126,7 +126,7 @@ pub fn pool() -> PoolReport {
             checksum_errors: 0,
             holds_vote: true,
         }],
-        votes: VotesReport { total: 3, in_sight: 3 },
+        votes: VotesReport { total: 3, present: 3 },
         lease_ok: true,
         volumes: vec![volume()],
     }

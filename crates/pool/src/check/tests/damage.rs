@@ -73,7 +73,7 @@ fn a_copy_of_the_metadata_in_another_place_does_not_count() {
 
 /// All copies as they were a while ago, each of them sound.
 #[test]
-fn metadata_that_ends_before_what_was_confirmed_is_damage() {
+fn metadata_that_ends_before_what_was_applied_is_damage() {
     let machines = Machines::new(27);
     machines.write(10, 100, 0xa1);
     machines.quiesce();
@@ -117,19 +117,19 @@ fn places_of(report: &CheckReport) -> Vec<Kind> {
 }
 
 #[test]
-fn a_damaged_confirm_block_is_named_and_its_disk_not_believed() {
+fn a_damaged_applied_block_is_named_and_its_disk_not_believed() {
     let images = at_rest(22);
     let report = look(&images, false);
     assert!(report.is_well());
-    // The third disk has taken nothing yet that it had to confirm.
+    // The third disk has taken nothing yet that it had to record.
     for disk in 0..2 {
         let (mut distrusted, mut believed) = (0, 0);
-        for slot in DiskGeometry::confirm_slots() {
+        for slot in DiskGeometry::applied_slots() {
             let mut damaged = images.clone();
             damaged[disk][slot.byte_offset() as usize + 3000] ^= 1;
             let report = look(&damaged, false);
             let kinds = places_of(&report);
-            assert!(kinds.contains(&Kind::ConfirmSlot), "{kinds:?}");
+            assert!(kinds.contains(&Kind::AppliedSlot), "{kinds:?}");
             assert_eq!(kinds.contains(&Kind::RolledBack), report.pools[0].disks[disk].distrusted);
             match report.pools[0].disks[disk].distrusted {
                 true => distrusted += 1,

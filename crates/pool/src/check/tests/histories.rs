@@ -1,7 +1,7 @@
 //! Disks that tell different stories: stale ones, clones, and maps that contradict themselves.
 
 use super::*;
-use crate::format::{BirthId, DiskNumber, ExtentNumber, VolumeId};
+use crate::format::{DiskNumber, ExtentNumber, GenerationId, VolumeId};
 use crate::metadata::testing::recover_bytes;
 use crate::metadata::{
     AreaLayout, AreaPosition, ExtentRange, GroupRun, Member, MetaRecord, Roots, RunKey, Segment,
@@ -26,7 +26,7 @@ fn an_older_copy_of_a_disk_is_not_believed() {
         let report = look(&images, true);
         let found = serious(&report);
         let name = format!("e{stale}.0");
-        // A disk that took part in no destage since can't be told by what it confirmed.
+        // A disk that took part in no destage since can't be told by what it applied.
         let rolled_back = (Severity::Redundancy, Kind::RolledBack, name.clone());
         let distrusted = report.pools[0].disks[stale].distrusted;
         assert_eq!(found.contains(&rolled_back), distrusted, "{found:?}");
@@ -69,7 +69,7 @@ fn commit(images: &mut [Vec<u8>], records: &[MetaRecord]) -> Vec<u64> {
     at
 }
 
-fn mad_run(first_set: u64, birth: u64, members: &[(u32, u32)]) -> MetaRecord {
+fn mad_run(first_set: u64, generation: u64, members: &[(u32, u32)]) -> MetaRecord {
     let members = members
         .iter()
         .map(|(disk, first)| Member { disk: DiskNumber(*disk), first: ExtentNumber(*first) });
@@ -78,7 +78,7 @@ fn mad_run(first_set: u64, birth: u64, members: &[(u32, u32)]) -> MetaRecord {
         run: GroupRun {
             key: RunKey { lane: 0, first_set },
             count: 2,
-            birth: BirthId(birth),
+            generation: GenerationId(generation),
             members: members.collect(),
             roots: Roots::default(),
         },
@@ -107,7 +107,7 @@ fn an_extent_of_a_log_segment_and_one_beyond_the_disk_are_named() {
     let segment = Segment {
         number: crate::format::SegmentNumber(900),
         epoch: block::Epoch(1000),
-        birth: BirthId(9100),
+        generation: GenerationId(9100),
         copies: vec![SegmentCopyPlace {
             disk: DiskNumber(0),
             extents: ExtentRange::new(ExtentNumber(0), 2),

@@ -368,17 +368,17 @@ fn who_is_in_line_when_the_pool_ends_is_answered() {
 
 /// Damages all checksum blocks of the groups that were made first, on some disks.
 fn spoil_first_checksums(bench: &Bench, disks: &[usize], groups: usize) {
-    let birth_of = |block: &[u8]| u64::from_le_bytes(block[8..16].try_into().unwrap());
+    let generation_of = |block: &[u8]| u64::from_le_bytes(block[8..16].try_into().unwrap());
     let sums = |image: &[u8]| -> Vec<(usize, u64)> {
         let blocks = image.chunks_exact(BLOCK_BYTES).enumerate();
         let sums = blocks.filter(|(_, block)| block.starts_with(b"epCS"));
-        sums.map(|(at, block)| (at * BLOCK_BYTES, birth_of(block))).collect()
+        sums.map(|(at, block)| (at * BLOCK_BYTES, generation_of(block))).collect()
     };
     for disk in disks.iter().map(|index| &bench.disks[*index]) {
         let sums = sums(&disk.image());
-        let births: std::collections::BTreeSet<u64> = sums.iter().map(|sum| sum.1).collect();
-        let first: Vec<u64> = births.into_iter().take(groups).collect();
-        for (at, _) in sums.iter().filter(|(_, birth)| first.contains(birth)) {
+        let generations: std::collections::BTreeSet<u64> = sums.iter().map(|sum| sum.1).collect();
+        let first: Vec<u64> = generations.into_iter().take(groups).collect();
+        for (at, _) in sums.iter().filter(|(_, generation)| first.contains(generation)) {
             disk.damage(at + 1000, |byte| *byte ^= 4);
         }
     }

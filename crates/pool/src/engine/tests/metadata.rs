@@ -110,10 +110,10 @@ fn a_checkpoint_without_room_gives_up_the_former_one() {
     checkpoint();
     let everything = open.pool.area.borrow().layout.section_space();
     open.pool.area.borrow_mut().in_use = everything.into();
-    let before = open.pool.area.borrow().position.generation;
+    let before = open.pool.area.borrow().position.sequence;
     bench.add_volume("second");
     checkpoint();
-    assert!(open.pool.area.borrow().position.generation > before);
+    assert!(open.pool.area.borrow().position.sequence > before);
     let now = open.pool.meta.borrow().clone();
     for disk in 0..3 {
         assert!(bench.copy_of(disk) == now, "copy {disk}");
@@ -174,7 +174,7 @@ fn a_long_transaction_is_committed_by_a_checkpoint() {
     };
     bench.run(committed).unwrap();
     let after = open.pool.area.borrow().position;
-    assert_eq!((after.generation, after.log_at), (before.generation + 1, 0));
+    assert_eq!((after.sequence, after.log_at), (before.sequence + 1, 0));
     assert_eq!(after.number, before.number.next());
     for disk in 0..3 {
         assert!(bench.copy_of(disk) == *open.pool.meta.borrow(), "copy {disk}");
@@ -246,7 +246,7 @@ fn a_vote_of_a_newer_owner_is_not_overwritten() {
     assert!(refused, "{report:#?}");
 }
 
-/// Finding 1.4: the newest metadata is away, and what is in sight lost entries; votes and confirm
+/// Finding 1.4: the newest metadata is away, and what is present lost entries; votes and applied
 /// blocks know of them.
 #[test]
 fn metadata_older_than_any_witness_is_refused() {
@@ -258,7 +258,7 @@ fn metadata_older_than_any_witness_is_refused() {
     let before = bench.disks[1].image();
     bench.add_volume("later");
     bench.write(&volume, 3, pattern(3, 4, 9)).unwrap();
-    // Brought into place, and confirmed with the metadata as it is by then.
+    // Brought into place, and applied with the metadata as it is by then.
     bench.pass(Duration::from_secs(5));
     let known = open.pool.area.borrow().committed();
     drop((open, volume));

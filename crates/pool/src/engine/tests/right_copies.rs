@@ -100,7 +100,7 @@ impl Mirror {
     /// A member misses a row's region, or not any more.
     fn miss(&self, index: usize, row: u32, on: bool) {
         let region = self.volume.pool.region_mask(Row(self.first.0 + row), 1);
-        let regions = [((self.group.birth, self.disks[index].0.number), region)].into();
+        let regions = [((self.group.generation, self.disks[index].0.number), region)].into();
         let record = match on {
             true => MetaRecord::RegionsDirtied(regions),
             false => MetaRecord::RegionsCleaned(regions),

@@ -21,8 +21,8 @@ use crate::engine::measure::Underway;
 use crate::engine::member::WITHOUT_LOGS;
 use crate::engine::pool::ended_error;
 use crate::format::{
-    BirthId, ConfigNumber, DiskNumber, LogTail, RecordBody, RecordNumber, SEGMENT_HEADER_BYTES,
-    SegmentHeader, SegmentNumber, Stamp, encode_batch,
+    ConfigNumber, DiskNumber, GenerationId, LogTail, RecordBody, RecordNumber,
+    SEGMENT_HEADER_BYTES, SegmentHeader, SegmentNumber, Stamp, encode_batch,
 };
 use crate::metadata::{Segment, SegmentCopyPlace};
 use crate::stats::Purpose;
@@ -58,7 +58,7 @@ pub(crate) struct Log {
     pub(crate) may_exceed: Cell<bool>,
     /// The groups of what had to be appended again; where their checksums were doubtful, under which
     /// configuration.
-    pub(crate) stuck: RefCell<BTreeMap<BirthId, Option<ConfigNumber>>>,
+    pub(crate) stuck: RefCell<BTreeMap<GenerationId, Option<ConfigNumber>>>,
     /// What is damaged in it, while the volume waits for that.
     pub(crate) damage: RefCell<Option<String>>,
     /// Somebody said that it shall be served without what is damaged.
@@ -345,7 +345,7 @@ impl Volume {
             blocks: (bytes / BLOCK_BYTES as u64) as u32,
             number: segment.number,
             epoch: segment.epoch,
-            birth: segment.birth,
+            generation: segment.generation,
         }
     }
 

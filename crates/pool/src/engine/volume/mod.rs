@@ -20,7 +20,7 @@ use super::checksums::Checksums;
 use super::lease::Ended;
 use super::measure::milliseconds;
 use super::pool::{Pool, ended_error};
-use crate::format::{BirthId, Row, VolumeId};
+use crate::format::{GenerationId, Row, VolumeId};
 use crate::layout::StripeLayout;
 use crate::report::{PoolEvent, Replayed};
 use crate::stats::VolumeStats;
@@ -61,7 +61,7 @@ pub(crate) struct Volume {
     pub(crate) size_bytes: Cell<u64>,
     serving: RefCell<Serving>,
     pub(crate) changed: Notify,
-    pub(crate) repairing: RefCell<BTreeSet<(BirthId, Row, usize)>>,
+    pub(crate) repairing: RefCell<BTreeSet<(GenerationId, Row, usize)>>,
     pub(crate) repaired_blocks: Cell<u64>,
     pub(crate) resynced_bytes: Cell<u64>,
     pub(crate) replayed: Cell<Replayed>,

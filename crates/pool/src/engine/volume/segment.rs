@@ -113,7 +113,7 @@ impl Volume {
         let segment = Segment {
             number: log.next_segment,
             epoch: self.pool.epoch,
-            birth: meta.counters().birth,
+            generation: meta.counters().generation,
             copies,
             wanted,
             state: SegmentState::Open,

@@ -14,7 +14,7 @@ use super::device::block_range;
 use super::log::Append;
 use crate::engine::measure::Stopwatch;
 use crate::engine::pool::ended_error;
-use crate::format::{BirthId, RecordBody, Row, RowRange};
+use crate::format::{GenerationId, RecordBody, Row, RowRange};
 use crate::layout::VolumeBlock;
 use crate::stats::Stage;
 
@@ -125,7 +125,7 @@ impl Volume {
     ) -> Result<(), IoError> {
         let count = (data.len() / BLOCK_BYTES) as u64;
         for piece in self.stripes.pieces(VolumeBlock(first), count) {
-            let birth = self.birth_at(piece.at)?;
+            let generation = self.generation_at(piece.at)?;
             let mut done = 0;
             while done < piece.count {
                 let rows = (piece.count - done).min(self.log_shape.record_rows);
@@ -133,7 +133,7 @@ impl Volume {
                 let start = (block - first) as usize * BLOCK_BYTES;
                 let payload = data.slice(start, start + rows as usize * BLOCK_BYTES);
                 let row = Row(piece.at.row.0 + done);
-                bodies.push((block, RecordBody::data(birth, row, payload)));
+                bodies.push((block, RecordBody::data(generation, row, payload)));
                 done += rows;
             }
         }
@@ -154,16 +154,17 @@ impl Volume {
             let nothing_there = !group.initialised
                 && self.pending.borrow().range(block..block + count).next().is_none();
             if !nothing_there {
-                let rows = RowRange { group: group.birth, first: piece.at.row, count: piece.count };
+                let rows =
+                    RowRange { group: group.generation, first: piece.at.row, count: piece.count };
                 bodies.push((block, RecordBody::Zero { rows, discard }));
             }
         }
         Ok(())
     }
 
-    fn birth_at(&self, at: crate::layout::RowAddress) -> Result<BirthId, IoError> {
+    fn generation_at(&self, at: crate::layout::RowAddress) -> Result<GenerationId, IoError> {
         let group = self.pool.group_at(self.id, at);
-        Ok(group.ok_or(IoError::OutOfRange(SectorRange::default()))?.birth)
+        Ok(group.ok_or(IoError::OutOfRange(SectorRange::default()))?.generation)
     }
 
     /// Queues records, which take over the room that was taken for them.

@@ -9,17 +9,17 @@
 //! | 20 | 4 | bytes of the segment in units of 4 KiB |
 //! | 24 | 8 | segment number |
 //! | 32 | 8 | epoch |
-//! | 40 | 8 | birth id |
+//! | 40 | 8 | generation id |
 //! | 48 | 4048 | zero |
 //!
-//! Protects against: taking an earlier owner's bytes in the same extents for this segment's: its birth
+//! Protects against: taking an earlier owner's bytes in the same extents for this segment's: its generation
 //! id is in no other segment's header or record. All copies of a segment are equal byte for byte; a
 //! copy is known by where the metadata says it is.
 
 use block::{BLOCK_BYTES, Buffer, BufferMut, Epoch};
 
 use crate::format::field::{Field, crc_without};
-use crate::format::{BirthId, SegmentNumber, VolumeId};
+use crate::format::{GenerationId, SegmentNumber, VolumeId};
 
 const MAGIC_BYTES: &[u8; 8] = b"epSEGMNT";
 
@@ -30,8 +30,8 @@ const LOG: Field = VOLUME.then(4);
 const BLOCKS: Field = LOG.then(4);
 const NUMBER: Field = BLOCKS.then(8);
 const EPOCH: Field = NUMBER.then(8);
-const BIRTH: Field = EPOCH.then(8);
-const REST: Field = BIRTH.then(SEGMENT_HEADER_BYTES - BIRTH.end());
+const GENERATION: Field = EPOCH.then(8);
+const REST: Field = GENERATION.then(SEGMENT_HEADER_BYTES - GENERATION.end());
 
 /// Bytes of the header block; records follow.
 pub const SEGMENT_HEADER_BYTES: usize = BLOCK_BYTES;
@@ -49,8 +49,8 @@ pub struct SegmentHeader {
     pub number: SegmentNumber,
     /// The epoch of all its records.
     pub epoch: Epoch,
-    /// Its birth id, in each of its records too.
-    pub birth: BirthId,
+    /// Its generation id, in each of its records too.
+    pub generation: GenerationId,
 }
 
 /// Why a header isn't that of the segment that was looked for.
@@ -61,7 +61,7 @@ pub enum SegmentFault {
     Damaged,
     /// A sound header of another segment.
     #[error("segment header belongs to another segment ({0})")]
-    Elsewhere(BirthId),
+    Elsewhere(GenerationId),
 }
 
 impl SegmentHeader {
@@ -73,7 +73,7 @@ impl SegmentHeader {
         BLOCKS.put_number(&mut block, u64::from(self.blocks));
         NUMBER.put_number(&mut block, self.number.0);
         EPOCH.put_number(&mut block, self.epoch.0);
-        BIRTH.put_number(&mut block, self.birth.0);
+        GENERATION.put_number(&mut block, self.generation.0);
         let crc = crc_without(&block, CRC);
         CRC.put_number(&mut block, u64::from(crc));
         block.freeze()
@@ -100,9 +100,9 @@ impl UncheckedSegmentHeader<'_> {
             blocks: BLOCKS.number32(bytes),
             number: SegmentNumber(NUMBER.number(bytes)),
             epoch: Epoch(EPOCH.number(bytes)),
-            birth: BirthId(BIRTH.number(bytes)),
+            generation: GenerationId(GENERATION.number(bytes)),
         };
-        if found == *expected { Ok(found) } else { Err(SegmentFault::Elsewhere(found.birth)) }
+        if found == *expected { Ok(found) } else { Err(SegmentFault::Elsewhere(found.generation)) }
     }
 }
 
@@ -117,7 +117,7 @@ mod tests {
             blocks: 2048,
             number: SegmentNumber(9),
             epoch: Epoch(5),
-            birth: BirthId(0x0102),
+            generation: GenerationId(0x0102),
         }
     }
 
@@ -125,9 +125,9 @@ mod tests {
     fn round_trip_and_identity() {
         let bytes = header().encode();
         assert_eq!(UncheckedSegmentHeader(&bytes).check(&header()), Ok(header()));
-        let other = SegmentHeader { birth: BirthId(3), ..header() };
+        let other = SegmentHeader { generation: GenerationId(3), ..header() };
         let found = UncheckedSegmentHeader(&bytes).check(&other);
-        assert_eq!(found, Err(SegmentFault::Elsewhere(BirthId(0x0102))));
+        assert_eq!(found, Err(SegmentFault::Elsewhere(GenerationId(0x0102))));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Reading a segment back from all of its copies that are in sight.
+//! Reading a segment back from all of its copies that are present.
 //!
 //! Copies are equal byte for byte as far as they go. Each is searched for sound headers, sector by
 //! sector but not within a record's rows; so damage hides nothing that lies behind it, and whether a

@@ -10,10 +10,10 @@
 //! | 9 | 1 | flags: 0x01 the zeros are a discard |
 //! | 10 | 2 | sectors of the header |
 //! | 12 | 4 | CRC field of the record with the previous number; 0 before the first |
-//! | 16 | 8 | birth id of the segment |
+//! | 16 | 8 | generation id of the segment |
 //! | 24 | 8 | epoch |
 //! | 32 | 8 | number |
-//! | 40 | 8 | birth id of the group; 0 in a MARK |
+//! | 40 | 8 | generation id of the group; 0 in a MARK |
 //! | 48 | 4 | first row |
 //! | 52 | 4 | number of rows |
 //! | 56 | 2 | role of the rows: 0 is data 0 |
@@ -31,17 +31,17 @@
 //! a block of the disk with one that was acknowledged, and begins with a record where the padding ends.
 //! A batch is sealed once: every copy of the segment, and every repetition, gets the same bytes.
 //!
-//! Protects against: torn batches (CRCs over everything), bytes of an earlier segment or owner (birth
+//! Protects against: torn batches (CRCs over everything), bytes of an earlier segment or owner (generation
 //! id, epoch), gaps and two histories (consecutive numbers, each with its predecessor's CRC), records
 //! that somebody wrote as data (the key is random and nowhere but in the metadata), replaying into
-//! space that was given to another group (group birth id instead of a place), and damage that passes
+//! space that was given to another group (group generation id instead of a place), and damage that passes
 //! for the log's end: D of a later record says what must be there. A MARK says nothing but D and A. LOST
 //! names rows that were acknowledged and of which the log has the checksums alone.
 
 use block::{BLOCK_BYTES, Buffer, BufferMut, Epoch, SECTOR_BYTES};
 
 use crate::format::field::{Field, crc_seeded};
-use crate::format::{BirthId, ConfigNumber, RecordNumber, Role, Row, row_checksum};
+use crate::format::{ConfigNumber, GenerationId, RecordNumber, Role, Row, row_checksum};
 
 const MAGIC_BYTES: &[u8; 4] = b"epLR";
 const KIND_DATA: u64 = 1;
@@ -81,11 +81,11 @@ const _: () = assert!(
     (FIXED_BYTES + 4 * RECORD_ROWS_MAX as usize).div_ceil(SECTOR_BYTES) <= u16::MAX as usize
 );
 
-/// Rows of a group, named by birth and never by place.
+/// Rows of a group, named by generation and never by place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowRange {
     /// The group.
-    pub group: BirthId,
+    pub group: GenerationId,
     /// The first row.
     pub first: Row,
     /// How many.
@@ -127,7 +127,7 @@ impl RecordBody {
     ///
     /// # Panics
     /// When the payload isn't 1 to [`RECORD_ROWS_MAX`] whole blocks: the caller's arithmetic is wrong.
-    pub fn data(group: BirthId, first: Row, payload: Buffer) -> RecordBody {
+    pub fn data(group: GenerationId, first: Row, payload: Buffer) -> RecordBody {
         let count = payload.len() / BLOCK_BYTES;
         assert!(
             payload.len().is_multiple_of(BLOCK_BYTES)
@@ -198,8 +198,8 @@ pub struct Record {
 /// What makes a record one of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentSeal {
-    /// The segment's birth id.
-    pub birth: BirthId,
+    /// The segment's generation id.
+    pub generation: GenerationId,
     /// The epoch of all its records.
     pub epoch: Epoch,
     /// Random; in no record, but in the CRC of each.
@@ -310,7 +310,7 @@ fn encode_header(header: &mut [u8], tail: LogTail, witness: Stamp, body: &Record
     FLAGS.put_number(header, flags);
     SECTORS.put_number(header, (header.len() / SECTOR_BYTES) as u64);
     PREVIOUS.put_number(header, u64::from(tail.previous_crc));
-    SEGMENT.put_number(header, tail.segment.birth.0);
+    SEGMENT.put_number(header, tail.segment.generation.0);
     EPOCH.put_number(header, tail.segment.epoch.0);
     NUMBER.put_number(header, tail.next.0);
     GROUP.put_number(header, group);
@@ -374,7 +374,7 @@ pub(crate) fn claimed_header_len(sector: &[u8]) -> Option<usize> {
 /// The record header of this segment that these bytes begin with.
 pub(crate) fn check_header(bytes: &[u8], segment: &SegmentSeal) -> Option<CheckedHeader> {
     let header = bytes.get(..claimed_header_len(bytes)?)?;
-    if SEGMENT.number(header) != segment.birth.0
+    if SEGMENT.number(header) != segment.generation.0
         || EPOCH.number(header) != segment.epoch.0
         || CRC.number32(header) != crc_seeded(&segment.key.to_le_bytes(), header, CRC)
         || ZERO.number(header) != 0
@@ -385,7 +385,7 @@ pub(crate) fn check_header(bytes: &[u8], segment: &SegmentSeal) -> Option<Checke
     }
     let count = ROW_COUNT.number32(header);
     let rows = RowRange {
-        group: BirthId(GROUP.number(header)),
+        group: GenerationId(GROUP.number(header)),
         first: Row(FIRST_ROW.number32(header)),
         count,
     };

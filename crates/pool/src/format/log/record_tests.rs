@@ -8,7 +8,7 @@ use crate::format::log::{
 const SEGMENT_BLOCKS: usize = 64;
 
 fn seal() -> SegmentSeal {
-    SegmentSeal { birth: BirthId(77), epoch: Epoch(5), key: 0x0102_0304_0506_0708 }
+    SegmentSeal { generation: GenerationId(77), epoch: Epoch(5), key: 0x0102_0304_0506_0708 }
 }
 
 fn tail() -> LogTail {
@@ -30,17 +30,17 @@ fn witness() -> Stamp {
 }
 
 fn data(row: u32, rows: usize, fill: u8) -> RecordBody {
-    RecordBody::data(BirthId(3), Row(row), Buffer::copy_of(&vec![fill; rows * BLOCK_BYTES]))
+    RecordBody::data(GenerationId(3), Row(row), Buffer::copy_of(&vec![fill; rows * BLOCK_BYTES]))
 }
 
 fn zero(row: u32) -> RecordBody {
-    let rows = RowRange { group: BirthId(4), first: Row(row), count: 300 };
+    let rows = RowRange { group: GenerationId(4), first: Row(row), count: 300 };
     RecordBody::Zero { rows, discard: row % 2 == 1 }
 }
 
 fn lost(row: u32, rows: u32) -> RecordBody {
     let checksums = (0..rows).map(|index| row + index).collect();
-    let rows = RowRange { group: BirthId(3), first: Row(row), count: rows };
+    let rows = RowRange { group: GenerationId(3), first: Row(row), count: rows };
     RecordBody::Lost { rows, checksums }
 }
 
@@ -223,7 +223,7 @@ fn two_histories_are_refused() {
 fn records_of_other_segments_epochs_and_keys_are_void() {
     let (copy, _) = sample();
     for other in [
-        SegmentSeal { birth: BirthId(78), ..seal() },
+        SegmentSeal { generation: GenerationId(78), ..seal() },
         SegmentSeal { epoch: Epoch(6), ..seal() },
         SegmentSeal { key: 1, ..seal() },
     ] {
@@ -238,20 +238,20 @@ fn a_record_in_the_payload_is_not_found() {
     let forged = LogTail { segment: SegmentSeal { key: 0, ..seal() }, ..tail() };
     let forged = encode_batch(forged, witness(), &[zero(1)]).bytes;
     let mut copy = Copy::new();
-    let range = copy.write(&[RecordBody::data(BirthId(3), Row(1), forged)]);
+    let range = copy.write(&[RecordBody::data(GenerationId(3), Row(1), forged)]);
     copy.bytes[range.start + 9] ^= 1;
     assert_eq!(read(&[copy.buffer()]), SegmentContents::default());
     // One with the key (a piece of the log itself) isn't looked for where data is.
     let own = encode_batch(tail(), witness(), &[zero(1)]).bytes;
     let mut copy = Copy::new();
-    copy.write(&[RecordBody::data(BirthId(3), Row(1), own)]);
+    copy.write(&[RecordBody::data(GenerationId(3), Row(1), own)]);
     assert_eq!(numbers(&read(&[copy.buffer()])), [11]);
 }
 
 #[test]
 fn hostile_lengths_reserve_nothing() {
     // A sound header that announces the most rows, at the end of a short segment.
-    let rows = RowRange { group: BirthId(1), first: Row(0), count: RECORD_ROWS_MAX };
+    let rows = RowRange { group: GenerationId(1), first: Row(0), count: RECORD_ROWS_MAX };
     let count = RECORD_ROWS_MAX as usize;
     let len = header_len_for(count);
     let mut bytes = vec![0; SEGMENT_HEADER_BYTES + len];
@@ -284,6 +284,6 @@ fn golden_bytes() {
     assert_eq!(&header[80..96], &[44, 1, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(&header[96..104], &[10, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(header[104..128], [0; 24]);
-    let checksum = row_checksum(BirthId(3), Row(5), Role::Data(0), &[0; 4096]);
+    let checksum = row_checksum(GenerationId(3), Row(5), Role::Data(0), &[0; 4096]);
     assert_eq!(header[128..132], checksum.to_le_bytes());
 }

@@ -3,21 +3,24 @@
 use std::collections::BTreeSet;
 
 use super::Inconsistent;
-use crate::format::BirthId;
+use crate::format::GenerationId;
 use crate::metadata::{DirtyRegions, Metadata};
 
 impl Metadata {
     pub(super) fn mark_dirty(&mut self, dirty_regions: &DirtyRegions) -> Result<(), Inconsistent> {
         self.check_positions(dirty_regions)?;
-        let dirty = |key: (BirthId, _)| {
+        let dirty = |key: (GenerationId, _)| {
             self.dirty(key.0, key.1) | dirty_regions.get(&key).copied().unwrap_or(0)
         };
-        let births: BTreeSet<BirthId> = dirty_regions.keys().map(|(birth, _)| *birth).collect();
-        for group in births.into_iter().filter_map(|birth| self.group_by_birth(birth)) {
-            let birth = group.birth();
-            let masks = group.members().map(|(disk, _)| dirty((birth, disk)));
+        let generations: BTreeSet<GenerationId> =
+            dirty_regions.keys().map(|(generation, _)| *generation).collect();
+        for group in
+            generations.into_iter().filter_map(|generation| self.group_by_generation(generation))
+        {
+            let generation = group.generation();
+            let masks = group.members().map(|(disk, _)| dirty((generation, disk)));
             if masks.fold(u64::MAX, |nobody_has, mask| nobody_has & mask) != 0 {
-                return Err(Inconsistent::NoRightMember(birth));
+                return Err(Inconsistent::NoRightMember(generation));
             }
         }
         for (key, mask) in dirty_regions.iter().filter(|(_, mask)| **mask != 0) {
@@ -41,10 +44,12 @@ impl Metadata {
     }
 
     fn check_positions(&self, dirty_regions: &DirtyRegions) -> Result<(), Inconsistent> {
-        for (birth, disk) in dirty_regions.keys() {
-            let group = self.group_by_birth(*birth).ok_or(Inconsistent::UnknownGroup(*birth))?;
+        for (generation, disk) in dirty_regions.keys() {
+            let group = self
+                .group_by_generation(*generation)
+                .ok_or(Inconsistent::UnknownGroup(*generation))?;
             if !group.is_on(*disk) {
-                return Err(Inconsistent::UnknownPosition(*birth, *disk));
+                return Err(Inconsistent::UnknownPosition(*generation, *disk));
             }
         }
         Ok(())

@@ -1,7 +1,9 @@
 //! Records about the volumes' logs.
 
 use super::{COPIES_MAX, Inconsistent};
-use crate::format::{BirthId, DiskNumber, RecordNumber, ReleaseNumber, SegmentNumber, VolumeId};
+use crate::format::{
+    DiskNumber, GenerationId, RecordNumber, ReleaseNumber, SegmentNumber, VolumeId,
+};
 use crate::metadata::{DirtyRegions, Metadata, RootChange, Segment, SegmentState};
 
 impl Metadata {
@@ -10,13 +12,13 @@ impl Metadata {
         id: VolumeId,
         segment: &Segment,
     ) -> Result<(), Inconsistent> {
-        if segment.birth < self.next.birth {
+        if segment.generation < self.next.generation {
             return Err(Inconsistent::NumberReused);
         }
         self.place_segment(id, segment)
     }
 
-    /// Adds a segment whose birth is free.
+    /// Adds a segment whose generation is free.
     pub(in crate::metadata) fn place_segment(
         &mut self,
         id: VolumeId,
@@ -24,7 +26,8 @@ impl Metadata {
     ) -> Result<(), Inconsistent> {
         let log = &self.volumes.get(&id).ok_or(Inconsistent::UnknownVolume(id))?.log;
         let next_number = segment.number.0.checked_add(1).ok_or(Inconsistent::NumberReused)?;
-        let next_birth = segment.birth.0.checked_add(1).ok_or(Inconsistent::NumberReused)?;
+        let next_generation =
+            segment.generation.0.checked_add(1).ok_or(Inconsistent::NumberReused)?;
         if segment.number < log.next_segment {
             return Err(Inconsistent::NumberReused);
         }
@@ -42,7 +45,7 @@ impl Metadata {
         let places =
             segment.copies.iter().map(|copy| (copy.disk, copy.extents.first, copy.extents.count));
         self.take(places)?;
-        self.next.birth = self.next.birth.max(BirthId(next_birth));
+        self.next.generation = self.next.generation.max(GenerationId(next_generation));
         let log = &mut self.volume_mut(id)?.log;
         log.next_segment = SegmentNumber(next_number);
         log.segments.insert_mut(segment.number, segment.clone());
@@ -117,7 +120,7 @@ impl Metadata {
             return Err(Inconsistent::Backwards);
         }
         for change in roots {
-            let group = self.group_by_birth(change.group);
+            let group = self.group_by_generation(change.group);
             if !group.is_some_and(|group| group.volume == id && group.is_initialised()) {
                 return Err(Inconsistent::UnknownGroup(change.group));
             }
@@ -126,22 +129,22 @@ impl Metadata {
         for change in roots {
             self.set_root(*change);
         }
-        self.set_confirmed(release, next, touched);
+        self.set_applied(release, next, touched);
         self.volume_mut(id)?.log.released = log;
         Ok(())
     }
 
-    pub(super) fn confirm(
+    pub(super) fn record_applied(
         &mut self,
         release: ReleaseNumber,
         disks: &[DiskNumber],
     ) -> Result<(), Inconsistent> {
         let next = self.check_release(release, disks)?;
-        self.set_confirmed(release, next, disks);
+        self.set_applied(release, next, disks);
         Ok(())
     }
 
-    /// The number after `release`, if that may be confirmed by these disks.
+    /// The number after `release`, if these disks may record it.
     fn check_release(
         &mut self,
         release: ReleaseNumber,
@@ -156,7 +159,7 @@ impl Metadata {
         release.0.checked_add(1).map(ReleaseNumber).ok_or(Inconsistent::NumberReused)
     }
 
-    fn set_confirmed(&mut self, release: ReleaseNumber, next: ReleaseNumber, disks: &[DiskNumber]) {
+    fn set_applied(&mut self, release: ReleaseNumber, next: ReleaseNumber, disks: &[DiskNumber]) {
         self.next.release = next;
         for number in disks {
             if let Some(disk) = self.disks.get_mut(number) {
@@ -166,7 +169,9 @@ impl Metadata {
     }
 
     fn set_root(&mut self, change: RootChange) {
-        let Some((first, place)) = self.births.range(..=change.group).next_back() else { return };
+        let Some((first, place)) = self.generations.range(..=change.group).next_back() else {
+            return;
+        };
         let (index, (volume, key)) = ((change.group.0 - first.0) as usize, *place);
         let run = self.volumes.get_mut(&volume).and_then(|volume| volume.runs.get_mut(&key));
         if let Some(run) = run {

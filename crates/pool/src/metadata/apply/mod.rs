@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use super::{Counters, Disk, ExtentRange, MetaRecord, Metadata, RunKey, Segment, Volume};
 use crate::format::{
-    BirthId, DiskNumber, ExtentNumber, NAME_BYTES_MAX, ReleaseNumber, SegmentNumber, VolumeId,
+    DiskNumber, ExtentNumber, GenerationId, NAME_BYTES_MAX, ReleaseNumber, SegmentNumber, VolumeId,
 };
 
 /// Widest set of groups.
@@ -33,12 +33,12 @@ pub enum Inconsistent {
     /// No such run of groups.
     #[error("{0} has no run at lane {lane}, set {set}", lane = .1.lane, set = .1.first_set)]
     UnknownRun(VolumeId, RunKey),
-    /// No group with this birth id.
+    /// No group with this generation id.
     #[error("no group with {0}")]
-    UnknownGroup(BirthId),
+    UnknownGroup(GenerationId),
     /// A group has no position on the disk.
     #[error("the group with {0} has no position on {1}")]
-    UnknownPosition(BirthId, DiskNumber),
+    UnknownPosition(GenerationId, DiskNumber),
     /// No such segment, or no copy there.
     #[error("{0} has no {1}, or no such copy of it")]
     UnknownSegment(VolumeId, SegmentNumber),
@@ -68,7 +68,7 @@ pub enum Inconsistent {
     NotCovered(VolumeId),
     /// A region would be right on no member.
     #[error("a region of the group with {0} would be right on no member")]
-    NoRightMember(BirthId),
+    NoRightMember(GenerationId),
     /// A counter or state would go backwards.
     #[error("a counter or state would go backwards")]
     Backwards,
@@ -118,7 +118,7 @@ impl Metadata {
             MetaRecord::Released { volume, log, release, touched, dirty_regions, roots } => {
                 self.release(*volume, *log, *release, touched, (dirty_regions, roots))
             }
-            MetaRecord::Confirmed { release, disks } => self.confirm(*release, disks),
+            MetaRecord::Applied { release, disks } => self.record_applied(*release, disks),
             MetaRecord::PendingFreed { disk, extents } => self.free_pending(*disk, *extents),
             MetaRecord::PoolRenamed { name } => self.rename_pool(name),
             MetaRecord::DiskRestored { number, expected_release, pending } => {
@@ -156,7 +156,7 @@ impl Metadata {
     /// Sets the counters, none lower than they are.
     pub(super) fn set_counters(&mut self, counters: Counters) -> Result<(), Inconsistent> {
         let now = self.next;
-        if counters.birth < now.birth
+        if counters.generation < now.generation
             || counters.volume < now.volume
             || counters.disk < now.disk
             || counters.release < now.release
@@ -168,7 +168,7 @@ impl Metadata {
     }
 
     /// Leaves out numbers that the former owner may have given to releases that were never committed:
-    /// disks may have confirmed them, and would pass for having the releases that get them next.
+    /// disks may have applied them, and would pass for having the releases that get them next.
     pub fn skip_releases(&mut self) {
         self.next.release = ReleaseNumber(self.next.release.0.saturating_add(RELEASES_SKIPPED));
     }

@@ -81,11 +81,11 @@ fn every_kind_of_record_applies_and_a_snapshot_restores_all_of_it() {
     let volume = &metadata.volumes()[&VolumeId(1)];
     assert_eq!(volume.name, "hyperspace");
     assert_eq!(volume.properties.keys().collect::<Vec<_>>(), ["mount"]);
-    assert_eq!(metadata.dirty(BirthId(2), DiskNumber(0)), 0xc0);
-    assert_eq!(metadata.dirty(BirthId(18), DiskNumber(2)), 1);
-    assert_eq!(metadata.dirty(BirthId(19), DiskNumber(2)), 0);
-    let behind = metadata.groups_behind(volume).map(|group| group.birth());
-    assert_eq!(behind.collect::<Vec<_>>(), [BirthId(2), BirthId(18)]);
+    assert_eq!(metadata.dirty(GenerationId(2), DiskNumber(0)), 0xc0);
+    assert_eq!(metadata.dirty(GenerationId(18), DiskNumber(2)), 1);
+    assert_eq!(metadata.dirty(GenerationId(19), DiskNumber(2)), 0);
+    let behind = metadata.groups_behind(volume).map(|group| group.generation());
+    assert_eq!(behind.collect::<Vec<_>>(), [GenerationId(2), GenerationId(18)]);
     assert_eq!(metadata.pool().name, "pond");
 }
 
@@ -150,23 +150,23 @@ fn a_disk_joins_with_an_area_that_it_can_have() {
 }
 
 #[test]
-fn groups_are_found_by_birth_and_by_place() {
+fn groups_are_found_by_generation_and_by_place() {
     let metadata = after_history();
     let volume = &metadata.volumes()[&VolumeId(1)];
     for group in volume.groups() {
-        let by_birth = metadata.group_by_birth(group.birth()).unwrap();
-        assert_eq!((by_birth.run, by_birth.index), (group.run, group.index));
+        let by_generation = metadata.group_by_generation(group.generation()).unwrap();
+        assert_eq!((by_generation.run, by_generation.index), (group.run, group.index));
         let by_place = volume.group(group.set(), group.lane()).unwrap();
         assert_eq!((by_place.run, by_place.index), (group.run, group.index));
     }
     assert_eq!(volume.groups().count(), 20);
-    let group = metadata.group_by_birth(BirthId(20)).unwrap();
+    let group = metadata.group_by_generation(GenerationId(20)).unwrap();
     let members: Vec<_> = group.members().map(|(disk, extent)| (disk.0, extent.0)).collect();
     assert_eq!(members, [(1, 18), (2, 2)]);
-    assert!(metadata.group_by_birth(BirthId(10)).unwrap().is_initialised());
-    assert!(!metadata.group_by_birth(BirthId(11)).unwrap().is_initialised());
+    assert!(metadata.group_by_generation(GenerationId(10)).unwrap().is_initialised());
+    assert!(!metadata.group_by_generation(GenerationId(11)).unwrap().is_initialised());
     for absent in [0, 17, 22, 23, 24, 499, u64::MAX] {
-        assert!(metadata.group_by_birth(BirthId(absent)).is_none(), "{absent}");
+        assert!(metadata.group_by_generation(GenerationId(absent)).is_none(), "{absent}");
     }
     assert!(volume.group(20, 0).is_none() && volume.group(0, 1).is_none());
 }
@@ -188,11 +188,11 @@ fn extents_have_one_owner() {
 }
 
 #[test]
-fn births_and_numbers_are_given_once() {
+fn generations_and_numbers_are_given_once() {
     let metadata = small();
     let volume = VolumeId(1);
-    for birth in [0, 1, 16] {
-        let run = run(16, 4, birth, &[(2, 0), (1, 30)]);
+    for generation in [0, 1, 16] {
+        let run = run(16, 4, generation, &[(2, 0), (1, 30)]);
         let error = refused(&metadata, MetaRecord::RunAdded { volume, run });
         assert_eq!(error, Inconsistent::NumberReused);
     }
@@ -206,7 +206,7 @@ fn births_and_numbers_are_given_once() {
     let (name, layout) = ("v".to_string(), Layout::Raid0);
     let again = MetaRecord::VolumeCreated { id: volume, name, layout, width: 1 };
     assert_eq!(refused(&metadata, again), Inconsistent::NumberReused);
-    let lower = Counters { birth: BirthId(3), ..metadata.counters() };
+    let lower = Counters { generation: GenerationId(3), ..metadata.counters() };
     assert_eq!(metadata.set_counters(lower), Err(Inconsistent::Backwards));
 }
 
@@ -246,9 +246,9 @@ fn a_size_is_covered_by_groups_without_a_hole() {
 #[test]
 fn every_region_keeps_a_member_that_has_it() {
     let mut metadata = small();
-    let miss = |disk, mask| ((BirthId(3), DiskNumber(disk)), mask);
+    let miss = |disk, mask| ((GenerationId(3), DiskNumber(disk)), mask);
     metadata.apply(&MetaRecord::RegionsDirtied([miss(0, 0b11)].into())).unwrap();
-    let no_right_member = Inconsistent::NoRightMember(BirthId(3));
+    let no_right_member = Inconsistent::NoRightMember(GenerationId(3));
     let error = refused(&metadata, MetaRecord::RegionsDirtied([miss(1, 0b10)].into()));
     assert_eq!(error, no_right_member);
     let both = [miss(1, 0b1000), miss(0, 0b1000)].into();
@@ -264,9 +264,9 @@ fn every_region_keeps_a_member_that_has_it() {
     };
     assert_eq!(refused(&metadata, released), no_right_member);
     metadata.apply(&MetaRecord::RegionsDirtied([miss(1, 0b100)].into())).unwrap();
-    let unknown = [((BirthId(17), DiskNumber(0)), 1)].into();
+    let unknown = [((GenerationId(17), DiskNumber(0)), 1)].into();
     let error = refused(&metadata, MetaRecord::RegionsDirtied(unknown));
-    assert_eq!(error, Inconsistent::UnknownGroup(BirthId(17)));
+    assert_eq!(error, Inconsistent::UnknownGroup(GenerationId(17)));
 }
 
 #[test]
@@ -276,11 +276,12 @@ fn only_a_disk_with_a_position_in_a_group_has_dirty_regions_of_it() {
     metadata
         .apply(&MetaRecord::RunAdded { volume, run: run(16, 4, 17, &[(1, 30), (2, 0)]) })
         .unwrap();
-    let miss = |birth, disk| DirtyRegions::from([((BirthId(birth), DiskNumber(disk)), 1)]);
-    for (birth, disk) in [(1, 2), (16, 2), (17, 0), (20, 0), (3, 9)] {
-        let nowhere = Inconsistent::UnknownPosition(BirthId(birth), DiskNumber(disk));
+    let miss =
+        |generation, disk| DirtyRegions::from([((GenerationId(generation), DiskNumber(disk)), 1)]);
+    for (generation, disk) in [(1, 2), (16, 2), (17, 0), (20, 0), (3, 9)] {
+        let nowhere = Inconsistent::UnknownPosition(GenerationId(generation), DiskNumber(disk));
         for record in [MetaRecord::RegionsDirtied, MetaRecord::RegionsCleaned] {
-            assert_eq!(refused(&metadata, record(miss(birth, disk))), nowhere);
+            assert_eq!(refused(&metadata, record(miss(generation, disk))), nowhere);
         }
     }
     // The same position of two runs is two disks'.
@@ -289,9 +290,9 @@ fn only_a_disk_with_a_position_in_a_group_has_dirty_regions_of_it() {
         .unwrap();
     let volume = &metadata.volumes()[&volume];
     let dirty: Vec<_> = metadata.dirty_regions_of(volume).collect();
-    let key = |birth, disk| (BirthId(birth), DiskNumber(disk));
+    let key = |generation, disk| (GenerationId(generation), DiskNumber(disk));
     assert_eq!(dirty, [(key(16, 1), 1), (key(17, 2), 1)]);
-    assert_eq!(metadata.dirty(BirthId(17), DiskNumber(1)), 0);
+    assert_eq!(metadata.dirty(GenerationId(17), DiskNumber(1)), 0);
 }
 
 #[test]
@@ -354,14 +355,14 @@ fn a_segment_keeps_its_last_copy_and_unreleased_records() {
 fn a_removed_volume_leaves_pending_extents_and_no_trace() {
     let mut metadata = small();
     let volume = VolumeId(1);
-    let (first, last) = ((BirthId(1), DiskNumber(1)), (BirthId(16), DiskNumber(0)));
+    let (first, last) = ((GenerationId(1), DiskNumber(1)), (GenerationId(16), DiskNumber(0)));
     metadata.apply(&MetaRecord::RegionsDirtied([(first, 1), (last, 1)].into())).unwrap();
     metadata
         .apply(&MetaRecord::SegmentOpened { volume, segment: segment(1, 17, &[(0, 60)]) })
         .unwrap();
     metadata.apply(&MetaRecord::VolumeRemoved { id: volume }).unwrap();
     assert!(metadata.dirty_regions().is_empty());
-    assert!(metadata.group_by_birth(BirthId(3)).is_none());
+    assert!(metadata.group_by_generation(GenerationId(3)).is_none());
     let disk = &metadata.disks()[&DiskNumber(0)];
     assert_eq!(disk.pending.len(), 18);
     assert_every_extent_has_one_owner(&metadata);
@@ -387,11 +388,11 @@ proptest! {
             }
         }
         assert_every_extent_has_one_owner(&metadata);
-        for ((birth, disk), mask) in metadata.dirty_regions() {
+        for ((generation, disk), mask) in metadata.dirty_regions() {
             prop_assert_ne!(*mask, 0);
-            let group = metadata.group_by_birth(*birth).unwrap();
+            let group = metadata.group_by_generation(*generation).unwrap();
             prop_assert!(group.is_on(*disk));
-            let dirty = group.members().map(|(disk, _)| metadata.dirty(*birth, disk));
+            let dirty = group.members().map(|(disk, _)| metadata.dirty(*generation, disk));
             prop_assert_eq!(dirty.fold(u64::MAX, |nobody, dirty| nobody & dirty), 0);
         }
         let restored = restored(&metadata);
@@ -436,7 +437,7 @@ fn a_planned_change_leaves_the_metadata_as_it_was() {
     let kept = whole(&before);
     let changes = [
         MetaRecord::PoolRenamed { name: "ocean".into() },
-        MetaRecord::RegionsDirtied([((BirthId(3), DiskNumber(0)), 4)].into()),
+        MetaRecord::RegionsDirtied([((GenerationId(3), DiskNumber(0)), 4)].into()),
         MetaRecord::VolumeResized { id: VolumeId(1), bytes: 4096 },
         MetaRecord::RunInitialised {
             volume: VolumeId(1),

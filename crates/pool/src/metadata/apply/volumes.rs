@@ -1,7 +1,7 @@
 //! Records about volumes and their maps.
 
 use super::{COPIES_MAX, Inconsistent, WIDTH_MAX, check_name, owned_by};
-use crate::format::{BirthId, SegmentNumber, VolumeId, initial_root};
+use crate::format::{GenerationId, SegmentNumber, VolumeId, initial_root};
 use crate::metadata::{GroupRun, Layout, Metadata, RunKey, Volume, VolumeLog};
 
 /// Longest key of a property.
@@ -77,7 +77,7 @@ impl Metadata {
         }
         self.volumes.remove_mut(&id);
         for run in volume.runs.values() {
-            self.births.remove_mut(&run.birth);
+            self.generations.remove_mut(&run.generation);
         }
         for (disk, extents) in owned_by(&volume) {
             if let Some(disk) = self.disks.get_mut(&disk) {
@@ -108,22 +108,22 @@ impl Metadata {
     }
 
     pub(super) fn add_run(&mut self, id: VolumeId, run: &GroupRun) -> Result<(), Inconsistent> {
-        if run.birth < self.next.birth {
+        if run.generation < self.next.generation {
             return Err(Inconsistent::NumberReused);
         }
         self.place_run(id, run)
     }
 
-    /// Adds a run whose births are free.
+    /// Adds a run whose generations are free.
     pub(in crate::metadata) fn place_run(
         &mut self,
         id: VolumeId,
         run: &GroupRun,
     ) -> Result<(), Inconsistent> {
         let volume = self.volumes.get(&id).ok_or(Inconsistent::UnknownVolume(id))?;
-        let next_birth = run.birth.0.checked_add(u64::from(run.count));
+        let next_generation = run.generation.0.checked_add(u64::from(run.count));
         let end_set = run.key.first_set.checked_add(u64::from(run.count));
-        let (Some(next_birth), Some(end_set)) = (next_birth, end_set) else {
+        let (Some(next_generation), Some(end_set)) = (next_generation, end_set) else {
             return Err(Inconsistent::BadShape);
         };
         if run.count == 0
@@ -142,8 +142,8 @@ impl Metadata {
         }
         let places = run.members.iter().map(|member| (member.disk, member.first, run.count));
         self.take(places)?;
-        self.next.birth = self.next.birth.max(BirthId(next_birth));
-        self.births.insert_mut(run.birth, (id, run.key));
+        self.next.generation = self.next.generation.max(GenerationId(next_generation));
+        self.generations.insert_mut(run.generation, (id, run.key));
         self.volume_mut(id)?.runs.insert_mut(run.key, run.clone());
         Ok(())
     }
@@ -177,8 +177,10 @@ impl Metadata {
         if count < run.initialised() || count > run.count {
             return Err(Inconsistent::Backwards);
         }
-        let births = (run.initialised()..count).map(|index| run.birth.plus(u64::from(index)));
-        let roots: Vec<u64> = births.map(|birth| initial_root(pool, birth, blocks)).collect();
+        let generations =
+            (run.initialised()..count).map(|index| run.generation.plus(u64::from(index)));
+        let roots: Vec<u64> =
+            generations.map(|generation| initial_root(pool, generation, blocks)).collect();
         run.roots.extend(roots);
         Ok(())
     }

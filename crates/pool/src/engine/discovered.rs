@@ -1,4 +1,4 @@
-//! Reports on what is in sight: devices, and pools whether open or not.
+//! Reports on what is present: devices, and pools whether open or not.
 
 use std::rc::Rc;
 
@@ -144,7 +144,7 @@ impl Inner {
             disks: disks.iter().map(pool_disk).collect(),
             votes: VotesReport {
                 total: quorum.vote_disks.len() as u32,
-                in_sight: quorum.in_sight as u32,
+                present: quorum.present as u32,
             },
             lease_ok: false,
             volumes: Vec::new(),

@@ -1,4 +1,4 @@
-//! The confirm block: up to which release this disk holds everything that was meant for it.
+//! The applied block: up to which release this disk holds everything that was meant for it.
 //!
 //! | off | size | field |
 //! |---|---|---|
@@ -31,16 +31,16 @@ const DISK: Field = POOL.then(16);
 const SEQUENCE: Field = DISK.then(8);
 const RELEASE: Field = SEQUENCE.then(8);
 const RECORD: Field = RELEASE.then(8);
-const REST: Field = RECORD.then(CONFIRM_BYTES - RECORD.end());
+const REST: Field = RECORD.then(APPLIED_BYTES - RECORD.end());
 
 /// Bytes in a slot.
-pub const CONFIRM_BYTES: usize = BLOCK_BYTES;
+pub const APPLIED_BYTES: usize = BLOCK_BYTES;
 
-const _: () = assert!(REST.end() == CONFIRM_BYTES);
+const _: () = assert!(REST.end() == APPLIED_BYTES);
 
-/// A confirm block.
+/// An applied block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Confirm {
+pub struct Applied {
     /// The disk's pool.
     pub pool: PoolId,
     /// The disk.
@@ -53,7 +53,7 @@ pub struct Confirm {
     pub record: RecordNumber,
 }
 
-impl Confirm {
+impl Applied {
     /// The slot that it lies in.
     pub fn slot(&self) -> usize {
         (self.sequence % 2) as usize
@@ -61,7 +61,7 @@ impl Confirm {
 
     /// Its bytes.
     pub fn encode(&self) -> Buffer {
-        let mut block = BufferMut::zeroed(CONFIRM_BYTES);
+        let mut block = BufferMut::zeroed(APPLIED_BYTES);
         MAGIC.of_mut(&mut block).copy_from_slice(MAGIC_BYTES);
         POOL.put_uuid(&mut block, self.pool.0);
         DISK.put_uuid(&mut block, self.disk.0);
@@ -73,13 +73,13 @@ impl Confirm {
         block.freeze()
     }
 
-    fn decode(bytes: &[u8]) -> Option<Confirm> {
-        let sound = bytes.len() == CONFIRM_BYTES
+    fn decode(bytes: &[u8]) -> Option<Applied> {
+        let sound = bytes.len() == APPLIED_BYTES
             && MAGIC.of(bytes) == MAGIC_BYTES
             && CRC.number32(bytes) == crc_without(bytes, CRC)
             && ZERO.number(bytes) == 0
             && REST.of(bytes).iter().all(|byte| *byte == 0);
-        sound.then(|| Confirm {
+        sound.then(|| Applied {
             pool: PoolId(POOL.uuid(bytes)),
             disk: DiskId(DISK.uuid(bytes)),
             sequence: SEQUENCE.number(bytes),
@@ -91,9 +91,9 @@ impl Confirm {
 
 /// What the two slots hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConfirmSlots {
+pub struct AppliedSlots {
     /// The newest valid one.
-    pub newest: Option<Confirm>,
+    pub newest: Option<Applied>,
     /// The sequence to write next: it goes to the slot that doesn't hold the newest.
     pub next_sequence: u64,
     /// The other slot holds the one before the newest, or nothing where there was none: no newer one is
@@ -101,15 +101,15 @@ pub struct ConfirmSlots {
     pub is_whole: bool,
 }
 
-/// Selects the newest valid confirm block of a disk. `None` is a slot that couldn't be read.
-pub fn select_confirm(pool: PoolId, disk: DiskId, slots: [Option<&[u8]>; 2]) -> ConfirmSlots {
+/// Selects the newest valid applied block of a disk. `None` is a slot that couldn't be read.
+pub fn select_applied(pool: PoolId, disk: DiskId, slots: [Option<&[u8]>; 2]) -> AppliedSlots {
     let found = [0, 1].map(|slot| {
-        slots[slot].and_then(Confirm::decode).filter(|confirm| {
-            confirm.pool == pool && confirm.disk == disk && confirm.slot() == slot
+        slots[slot].and_then(Applied::decode).filter(|applied| {
+            applied.pool == pool && applied.disk == disk && applied.slot() == slot
         })
     });
-    let newest = found.into_iter().flatten().max_by_key(|confirm| confirm.sequence);
-    let next_sequence = newest.map_or(1, |confirm| confirm.sequence.saturating_add(1));
+    let newest = found.into_iter().flatten().max_by_key(|applied| applied.sequence);
+    let next_sequence = newest.map_or(1, |applied| applied.sequence.saturating_add(1));
     let is_whole = match (found, slots) {
         ([Some(even), Some(odd)], _) => even.sequence.abs_diff(odd.sequence) == 1,
         ([None, Some(only)], [Some(blank), _]) => {
@@ -117,7 +117,7 @@ pub fn select_confirm(pool: PoolId, disk: DiskId, slots: [Option<&[u8]>; 2]) -> 
         }
         _ => false,
     };
-    ConfirmSlots { newest, next_sequence, is_whole }
+    AppliedSlots { newest, next_sequence, is_whole }
 }
 
 #[cfg(test)]
@@ -130,27 +130,27 @@ mod tests {
     const POOL_ID: PoolId = PoolId(Uuid::from_u128(0x11));
     const DISK_ID: DiskId = DiskId(Uuid::from_u128(0x22));
 
-    fn confirm(sequence: u64, release: u64) -> Confirm {
+    fn applied(sequence: u64, release: u64) -> Applied {
         let (release, record) = (ReleaseNumber(release), RecordNumber(release + 0x100));
-        Confirm { pool: POOL_ID, disk: DISK_ID, sequence, release, record }
+        Applied { pool: POOL_ID, disk: DISK_ID, sequence, release, record }
     }
 
     #[test]
     fn the_newer_slot_wins_and_the_older_one_is_written_next() {
-        let (old, new) = (confirm(4, 70).encode(), confirm(5, 71).encode());
-        let slots = select_confirm(POOL_ID, DISK_ID, [Some(&old), Some(&new)]);
-        let newest = Some(confirm(5, 71));
-        assert_eq!(slots, ConfirmSlots { newest, next_sequence: 6, is_whole: true });
-        let newer = confirm(6, 72).encode();
-        let slots = select_confirm(POOL_ID, DISK_ID, [Some(&newer), Some(&new)]);
-        assert_eq!(slots.newest, Some(confirm(6, 72)));
+        let (old, new) = (applied(4, 70).encode(), applied(5, 71).encode());
+        let slots = select_applied(POOL_ID, DISK_ID, [Some(&old), Some(&new)]);
+        let newest = Some(applied(5, 71));
+        assert_eq!(slots, AppliedSlots { newest, next_sequence: 6, is_whole: true });
+        let newer = applied(6, 72).encode();
+        let slots = select_applied(POOL_ID, DISK_ID, [Some(&newer), Some(&new)]);
+        assert_eq!(slots.newest, Some(applied(6, 72)));
     }
 
     #[test]
     fn a_slot_that_hides_something_is_noticed() {
-        let [first, second, fourth] = [1, 2, 4].map(|sequence| confirm(sequence, 70).encode());
-        let blank = [0; CONFIRM_BYTES];
-        let is_whole = |slots| select_confirm(POOL_ID, DISK_ID, slots).is_whole;
+        let [first, second, fourth] = [1, 2, 4].map(|sequence| applied(sequence, 70).encode());
+        let blank = [0; APPLIED_BYTES];
+        let is_whole = |slots| select_applied(POOL_ID, DISK_ID, slots).is_whole;
         assert!(is_whole([Some(&blank), Some(&first)]));
         assert!(is_whole([Some(&second), Some(&first)]));
         assert!(!is_whole([None, Some(&first)]));
@@ -162,30 +162,30 @@ mod tests {
 
     #[test]
     fn every_damaged_byte_is_noticed() {
-        let (old, new) = (confirm(4, 70).encode(), confirm(5, 71).encode());
+        let (old, new) = (applied(4, 70).encode(), applied(5, 71).encode());
         for at in 0..new.len() {
             let mut damaged = new.to_vec();
             damaged[at] ^= 1;
-            let slots = select_confirm(POOL_ID, DISK_ID, [Some(&old), Some(&damaged)]);
-            assert_eq!(slots.newest, Some(confirm(4, 70)), "byte {at}");
+            let slots = select_applied(POOL_ID, DISK_ID, [Some(&old), Some(&damaged)]);
+            assert_eq!(slots.newest, Some(applied(4, 70)), "byte {at}");
             assert!(!slots.is_whole, "byte {at}");
         }
     }
 
     #[test]
     fn another_place_is_refused() {
-        let bytes = confirm(5, 71).encode();
-        let none = ConfirmSlots { newest: None, next_sequence: 1, is_whole: false };
-        assert_eq!(select_confirm(POOL_ID, DISK_ID, [Some(&bytes), None]), none);
+        let bytes = applied(5, 71).encode();
+        let none = AppliedSlots { newest: None, next_sequence: 1, is_whole: false };
+        assert_eq!(select_applied(POOL_ID, DISK_ID, [Some(&bytes), None]), none);
         let other = DiskId(Uuid::from_u128(0x23));
-        assert_eq!(select_confirm(POOL_ID, other, [None, Some(&bytes)]), none);
+        assert_eq!(select_applied(POOL_ID, other, [None, Some(&bytes)]), none);
         let other = PoolId(Uuid::from_u128(0x12));
-        assert_eq!(select_confirm(other, DISK_ID, [None, Some(&bytes)]), none);
+        assert_eq!(select_applied(other, DISK_ID, [None, Some(&bytes)]), none);
     }
 
     #[test]
     fn golden_bytes() {
-        let bytes = confirm(5, 0x47).encode();
+        let bytes = applied(5, 0x47).encode();
         let mut expected = b"epCONFRM".to_vec();
         expected.extend_from_slice(&CRC.number32(&bytes).to_le_bytes());
         expected.extend_from_slice(&[0; 4]);
