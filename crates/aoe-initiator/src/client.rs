@@ -3,7 +3,7 @@
 //! Order of use: any number of verbs and `handle_*`, then `poll_transmit`, `poll_outcome` and
 //! `poll_event` until each returns `None`, then wait until `poll_timeout`.
 
-use block::{DeviceEvent, Geometry, Instant, Operation, Outcome};
+use block::{DeviceEvent, Geometry, Holder, Instant, Operation, Outcome};
 
 use super::operations::OperationId;
 use super::outlet::Transmit;
@@ -12,10 +12,22 @@ use super::statistics::Statistics;
 use aoe_wire::PortId;
 
 /// A generator of random numbers.
-pub type Random = Box<dyn FnMut() -> u64>;
+pub(crate) type Random = Box<dyn FnMut() -> u64>;
 
 /// The client's side of one disk.
-pub trait Client {
+pub(crate) trait Client {
+    /// Whether it speaks sequenced sessions.
+    fn has_sessions(&self) -> bool;
+
+    /// Whether the target has ever answered, so that its geometry is known.
+    fn is_known(&self) -> bool;
+
+    /// Whether the target is there, so that whoever else answers on this path is an intruder.
+    fn defends_against(&self, path: PathId) -> bool;
+
+    /// Who holds the medium, as an answer told last; never told by a target that can't be claimed.
+    fn holder(&self, now: Instant) -> Option<Holder>;
+
     /// Size and block limits, as last known.
     fn geometry(&self) -> Geometry;
 

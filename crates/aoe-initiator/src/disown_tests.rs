@@ -37,7 +37,7 @@ fn assert_observes(pair: &mut SessionPair) {
     let before = pair.server.writes_executed;
     assert!(ended(pair, write(DATA, pattern(1, 1))).is_err());
     assert_eq!(pair.server.writes_executed, before);
-    assert_eq!(pair.client.claim(), None);
+    assert_eq!(pair.client.claim, None);
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn who_was_deposed_looks_on_and_may_claim_again() {
     disown(&mut pair);
     assert_observes(&mut pair);
     ended(&mut pair, Operation::Claim(claim(7, 77))).unwrap();
-    assert_eq!(pair.client.claim(), Some(claim(7, 77)));
+    assert_eq!(pair.client.claim, Some(claim(7, 77)));
     ended(&mut pair, write(DATA, pattern(1, 9))).unwrap();
     let data = ended(&mut pair, read(DATA, 1)).unwrap().value;
     assert_eq!(data, Answer::Data(pattern(1, 9)));
@@ -146,9 +146,9 @@ fn a_claim_without_an_answer_is_given_up_too() {
     assert!(matches!(pair.outcomes[&id].1, Err(IoError::Fenced { .. })));
     pair.server.is_silent = false;
     pair.run_for(SECOND);
-    assert_eq!((pair.client.claim(), pair.server.holder), (None, Holder::default()));
+    assert_eq!((pair.client.claim, pair.server.holder), (None, Holder::default()));
     ended(&mut pair, Operation::Claim(claim(6, 77))).unwrap();
-    assert_eq!(pair.client.claim(), Some(claim(6, 77)));
+    assert_eq!(pair.client.claim, Some(claim(6, 77)));
 }
 
 #[test]

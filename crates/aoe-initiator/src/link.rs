@@ -173,6 +173,7 @@ impl Link {
     }
 
     /// The session's number.
+    #[cfg(test)]
     pub fn session(&self) -> SessionId {
         self.session
     }

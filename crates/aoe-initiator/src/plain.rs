@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use block::{
-    Answer, Buffer, Completion, DeviceEvent, DurabilityClass, Geometry, Instance, Instant, IoError,
-    Lba, Operation, Outcome, RefusalReason, SECTOR_BYTES, SectorRange,
+    Answer, Buffer, Completion, DeviceEvent, DurabilityClass, Geometry, Holder, Instance, Instant,
+    IoError, Lba, Operation, Outcome, RefusalReason, SECTOR_BYTES, SectorRange,
 };
 
 use super::client::{Client, Random};
@@ -144,13 +144,8 @@ impl Plain {
         }
     }
 
-    /// What the disk said about itself.
-    pub fn identify(&self) -> &Identify {
-        &self.identify
-    }
-
     /// Whether the target doesn't answer.
-    pub fn is_lost(&self) -> bool {
+    fn is_lost(&self) -> bool {
         self.ask_at.is_some() || self.is_closed
     }
 
@@ -453,6 +448,23 @@ fn error_of(reply: &AtaReply, command: AtaCommand, range: SectorRange) -> Option
 }
 
 impl Client for Plain {
+    fn has_sessions(&self) -> bool {
+        false
+    }
+
+    fn is_known(&self) -> bool {
+        true
+    }
+
+    /// One that has learnt to open sessions says so on a path of its own.
+    fn defends_against(&self, path: PathId) -> bool {
+        !self.is_lost() && !self.traffic.outlet.paths.contains(path)
+    }
+
+    fn holder(&self, _: Instant) -> Option<Holder> {
+        None
+    }
+
     fn geometry(&self) -> Geometry {
         Geometry {
             sectors: self.identify.sectors,

@@ -31,9 +31,7 @@ use super::operations::OperationId;
 use super::outlet::{Traffic, Transmit};
 use super::paths::{LocalPort, PathId};
 use super::statistics::Statistics;
-use aoe_wire::{
-    Command, ExportInfo, Incarnation, ParseError, PortId, SessionId, SessionReply, ShelfSlot,
-};
+use aoe_wire::{Command, ExportInfo, Incarnation, ParseError, PortId, SessionReply, ShelfSlot};
 
 /// Largest operation that callers may ask for.
 pub(crate) const TRANSFER_BYTES_MAX: u32 = 1 << 20;
@@ -139,37 +137,8 @@ impl Session {
         }
     }
 
-    /// What the target told about the export, when a session was opened last.
-    pub fn export(&self) -> Option<&ExportInfo> {
-        self.export.as_ref()
-    }
-
-    /// Who holds the medium, as an opening or an answer told last.
-    pub fn holder(&self, now: Instant) -> Option<Holder> {
-        self.told.map(|told| told.holder(now))
-    }
-
-    /// Whether requests can be sent now.
-    pub fn is_open(&self) -> bool {
+    fn is_open(&self) -> bool {
         matches!(self.state, State::Open(_))
-    }
-
-    /// The present session; none while opening.
-    pub fn session_id(&self) -> SessionId {
-        match &self.state {
-            State::Open(link) => link.session(),
-            _ => SessionId::NONE,
-        }
-    }
-
-    /// Whether the target doesn't answer.
-    pub fn is_lost(&self) -> bool {
-        self.is_lost
-    }
-
-    /// The claim that every operation is sent under.
-    pub fn claim(&self) -> Option<Claim> {
-        self.claim
     }
 
     fn epoch(&self) -> Epoch {
@@ -458,6 +427,22 @@ impl Session {
 }
 
 impl Client for Session {
+    fn has_sessions(&self) -> bool {
+        true
+    }
+
+    fn is_known(&self) -> bool {
+        self.export.is_some()
+    }
+
+    fn defends_against(&self, _: PathId) -> bool {
+        self.is_open()
+    }
+
+    fn holder(&self, now: Instant) -> Option<Holder> {
+        self.told.map(|told| told.holder(now))
+    }
+
     fn geometry(&self) -> Geometry {
         let export = self.export.as_ref();
         Geometry {

@@ -9,7 +9,7 @@ use super::*;
 use crate::testing::{
     ADDRESS, Faults, Pair, ScriptedTarget, claim, pattern, rand_like::Random, write,
 };
-use aoe_wire::Status;
+use aoe_wire::{SessionId, Status};
 
 const SECTORS: u64 = 4096;
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -235,10 +235,15 @@ fn a_clock_that_goes_back_is_a_restart_even_under_the_same_instance() {
     pair.outcome(id, SECOND).unwrap();
 }
 
+fn session_of(client: &Session) -> SessionId {
+    let State::Open(link) = &client.state else { panic!("not open") };
+    link.session()
+}
+
 #[test]
 fn silence_means_lost_and_the_way_back_has_a_new_session() {
     let mut pair = claimed(6, 9000);
-    let session = pair.client.session_id();
+    let session = session_of(&pair.client);
     pair.server.is_silent = true;
     let begin = pair.now;
     let ids: Vec<_> = (0..20).map(|n| pair.submit(write(n * 8, pattern(8, n)))).collect();
@@ -257,7 +262,7 @@ fn silence_means_lost_and_the_way_back_has_a_new_session() {
     pair.server.is_silent = false;
     pair.run_for(2 * SECOND);
     assert_eq!(pair.events.last(), Some(&DeviceEvent::Back(pair.server.instance)));
-    assert_ne!(pair.client.session_id(), session);
+    assert_ne!(session_of(&pair.client), session);
     let id = pair.submit(write(0, pattern(1, 1)));
     pair.outcome(id, SECOND).unwrap();
 }
@@ -486,7 +491,7 @@ fn a_stuck_request_leaves_numbers_to_ask_the_target() {
     let stuck = pair.submit(read(4000, 8));
     let others: Vec<_> = (0..2000).map(|n| pair.submit(read(n % 400 * 8, 8))).collect();
     pair.run_for(20 * SECOND);
-    assert!(!pair.client.is_lost() && !pair.outcomes.contains_key(&stuck));
+    assert!(!pair.client.is_lost && !pair.outcomes.contains_key(&stuck));
     let answered = others.iter().filter(|id| pair.outcomes.contains_key(id)).count();
     assert!(answered > 250, "{answered} got past it");
     let renewal = pair.submit(Operation::Renew);

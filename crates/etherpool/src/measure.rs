@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use aoe_initiator::{Disk, Initiator, InitiatorOptions};
+use aoe_initiator::{Initiator, InitiatorOptions};
 use aoe_wire::{Incarnation, ShelfSlot};
 use block::VolumeName;
 use block::{BlockDevice, Claim, Epoch, IoError, OwnerId};
@@ -124,9 +124,9 @@ async fn find(
     let deadline = handle.runtime().now() + FIND_LIMIT;
     while handle.runtime().now() < deadline {
         match initiator.disk(address) {
-            Some(disk @ Disk::Session(_)) if disk.is_known() => return Ok(disk.device()),
-            Some(Disk::Plain(_)) => bail!("{address} speaks plain AoE only; want one of ours"),
-            _ => handle.runtime().sleep(LOOK_INTERVAL).await,
+            Some(disk) if disk.has_sessions() => return Ok(disk),
+            Some(_) => bail!("{address} speaks plain AoE only; want one of ours"),
+            None => handle.runtime().sleep(LOOK_INTERVAL).await,
         }
     }
     bail!("no disk {address} answered within {} s", FIND_LIMIT.as_secs())

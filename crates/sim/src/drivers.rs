@@ -93,7 +93,7 @@ pub fn look_for_disks(handle: &Handle, ports: Vec<Rc<SimPort>>, found: impl Fn(F
         let mut known: BTreeMap<ShelfSlot, Rc<dyn BlockDevice>> = BTreeMap::new();
         loop {
             for disk in initiator.disks() {
-                let (address, device) = (disk.address(), disk.device());
+                let (address, device) = (disk.address(), disk as Rc<dyn BlockDevice>);
                 let same = known.get(&address).is_some_and(|known| Rc::ptr_eq(known, &device));
                 if !same {
                     known.insert(address, Rc::clone(&device));

@@ -9,12 +9,16 @@ use std::collections::BTreeMap;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
 
-use block::{BlockDevice, DeviceEvent, Done, Geometry, Operation};
+use block::{BlockDevice, DeviceEvent, Done, Geometry, Holder, Operation};
 use futures::FutureExt;
 use futures::future::{LocalBoxFuture, select};
 use runtime::{EventQueue, Handle, Notify};
 
-use crate::{Client, LocalPort, OperationId, PathId, Statistics, Transmit};
+use crate::client::Client;
+use crate::operations::OperationId;
+use crate::outlet::Transmit;
+use crate::paths::{LocalPort, PathId};
+use crate::statistics::Statistics;
 use aoe_wire::Port;
 use aoe_wire::{Frame, PortId, ShelfSlot};
 
@@ -77,26 +81,26 @@ impl PortTable {
 pub(crate) type HintHook = Box<dyn Fn(DeviceEvent)>;
 
 /// A disk behind a client's state machine.
-pub struct RemoteDisk<C: Client> {
+pub struct RemoteDisk {
     address: ShelfSlot,
     handle: Handle,
     ports: Rc<PortTable>,
-    client: RefCell<C>,
+    client: RefCell<Box<dyn Client>>,
     waiting: RefCell<BTreeMap<OperationId, Done>>,
     hints: Rc<EventQueue<DeviceEvent, EVENTS_MAX>>,
     hook: HintHook,
     wake: Rc<Notify>,
 }
 
-impl<C: Client + 'static> RemoteDisk<C> {
+impl RemoteDisk {
     /// A disk and the task that drives it.
     pub(crate) fn new(
         address: ShelfSlot,
         handle: Handle,
         ports: Rc<PortTable>,
-        client: C,
+        client: Box<dyn Client>,
         hook: HintHook,
-    ) -> Rc<RemoteDisk<C>> {
+    ) -> Rc<RemoteDisk> {
         let disk = Rc::new(RemoteDisk {
             address,
             handle: handle.clone(),
@@ -129,8 +133,24 @@ impl<C: Client + 'static> RemoteDisk<C> {
         self.client.borrow().paths()
     }
 
-    pub(crate) fn look<T>(&self, look: impl FnOnce(&C) -> T) -> T {
-        look(&self.client.borrow())
+    /// Whether it is reached by sequenced sessions; else it speaks plain AoE only.
+    pub fn has_sessions(&self) -> bool {
+        self.client.borrow().has_sessions()
+    }
+
+    /// Whether it has ever answered, so that its geometry is known.
+    pub fn is_known(&self) -> bool {
+        self.client.borrow().is_known()
+    }
+
+    /// Whether it is there, so that whoever else answers on this path is an intruder.
+    pub(crate) fn defends_against(&self, path: PathId) -> bool {
+        self.client.borrow().defends_against(path)
+    }
+
+    /// Who holds it, as it told last.
+    pub(crate) fn holder(&self) -> Option<Holder> {
+        self.client.borrow().holder(self.handle.now())
     }
 
     pub(crate) fn set_port(&self, port: LocalPort) {
@@ -149,12 +169,8 @@ impl<C: Client + 'static> RemoteDisk<C> {
         self.act(|client, now| client.handle_frame(now, port, frame));
     }
 
-    fn look_mut<T>(&self, look: impl FnOnce(&mut C) -> T) -> T {
-        look(&mut self.client.borrow_mut())
-    }
-
-    fn act<T>(&self, act: impl FnOnce(&mut C, block::Instant) -> T) -> T {
-        let result = act(&mut self.client.borrow_mut(), self.handle.now());
+    fn act<T>(&self, act: impl FnOnce(&mut dyn Client, block::Instant) -> T) -> T {
+        let result = act(self.client.borrow_mut().as_mut(), self.handle.now());
         self.wake.notify_all();
         result
     }
@@ -169,13 +185,15 @@ impl<C: Client + 'static> RemoteDisk<C> {
         self.ports.transmit(|| client.poll_transmit());
         drop(client);
         // Who is told may submit the next operation at once.
-        while let Some((id, outcome)) = self.look_mut(C::poll_outcome) {
+        let next_outcome = || self.client.borrow_mut().poll_outcome();
+        while let Some((id, outcome)) = next_outcome() {
             let done = self.waiting.borrow_mut().remove(&id);
             if let Some(done) = done {
                 done(outcome);
             }
         }
-        while let Some(event) = self.look_mut(C::poll_event) {
+        let next_event = || self.client.borrow_mut().poll_event();
+        while let Some(event) = next_event() {
             (self.hook)(event);
             self.hints.push(event);
         }
@@ -183,7 +201,7 @@ impl<C: Client + 'static> RemoteDisk<C> {
     }
 }
 
-impl<C: Client> Drop for RemoteDisk<C> {
+impl Drop for RemoteDisk {
     fn drop(&mut self) {
         let client = self.client.get_mut();
         client.close(self.handle.now());
@@ -192,7 +210,7 @@ impl<C: Client> Drop for RemoteDisk<C> {
     }
 }
 
-async fn drive<C: Client + 'static>(disk: Weak<RemoteDisk<C>>, wake: Rc<Notify>, handle: Handle) {
+async fn drive(disk: Weak<RemoteDisk>, wake: Rc<Notify>, handle: Handle) {
     loop {
         let woken = wake.notified();
         let deadline = match disk.upgrade() {
@@ -208,7 +226,7 @@ async fn drive<C: Client + 'static>(disk: Weak<RemoteDisk<C>>, wake: Rc<Notify>,
     }
 }
 
-impl<C: Client + 'static> BlockDevice for RemoteDisk<C> {
+impl BlockDevice for RemoteDisk {
     fn geometry(&self) -> Geometry {
         self.client.borrow().geometry()
     }

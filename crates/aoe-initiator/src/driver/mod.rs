@@ -13,24 +13,21 @@ use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use block::{BlockDevice, DeviceEvent, DurabilityClass, Holder, Instance};
+use block::{DeviceEvent, DurabilityClass, Holder, Instance};
 use futures::FutureExt;
 use futures::future::{LocalBoxFuture, select};
 use runtime::{EventQueue, Handle, Notify};
 
+use crate::client::{Client, Random};
 use crate::discovery::{Discovery, DiscoveryEvent, TargetInfo};
 use crate::discovery::{TARGETS_MAX, is_same_disk};
-use crate::{
-    LocalPort, PathId, Plain, PlainOptions, Random, Session, SessionOptions, Statistics, TargetKind,
-};
+use crate::paths::LocalPort;
+use crate::plain::{Plain, PlainOptions};
+use crate::probe::TargetKind;
+use crate::session::{Session, SessionOptions};
 use aoe_wire::Port;
 use aoe_wire::{Command, Header, Incarnation, PortId, ShelfSlot};
 use disk::{HintHook, PortTable};
-
-/// A disk reached by sequenced sessions.
-pub type SessionDisk = RemoteDisk<Session>;
-/// A disk reached by plain AoE.
-pub type PlainDisk = RemoteDisk<Plain>;
 
 /// Events that nobody fetched; older ones are dropped.
 const EVENTS_MAX: usize = 1024;
@@ -60,94 +57,6 @@ impl InitiatorOptions {
             window_max: usual.window_max,
             connect: true,
             declared: Vec::new(),
-        }
-    }
-}
-
-/// A disk that the initiator knows.
-#[derive(Clone)]
-pub enum Disk {
-    /// By session.
-    Session(Rc<SessionDisk>),
-    /// By plain AoE.
-    Plain(Rc<PlainDisk>),
-}
-
-impl Disk {
-    /// Its address.
-    pub fn address(&self) -> ShelfSlot {
-        match self {
-            Disk::Session(disk) => disk.address(),
-            Disk::Plain(disk) => disk.address(),
-        }
-    }
-
-    /// As a device.
-    pub fn device(&self) -> Rc<dyn BlockDevice> {
-        match self {
-            Disk::Session(disk) => Rc::clone(disk) as Rc<dyn BlockDevice>,
-            Disk::Plain(disk) => Rc::clone(disk) as Rc<dyn BlockDevice>,
-        }
-    }
-
-    /// What was counted.
-    pub fn statistics(&self) -> Statistics {
-        match self {
-            Disk::Session(disk) => disk.statistics(),
-            Disk::Plain(disk) => disk.statistics(),
-        }
-    }
-
-    /// The ways to it.
-    pub fn paths(&self) -> Vec<PathId> {
-        match self {
-            Disk::Session(disk) => disk.paths(),
-            Disk::Plain(disk) => disk.paths(),
-        }
-    }
-
-    /// Whether it has ever answered, so that its geometry is known.
-    pub fn is_known(&self) -> bool {
-        match self {
-            Disk::Session(disk) => disk.look(|client| client.export().is_some()),
-            Disk::Plain(_) => true,
-        }
-    }
-
-    /// Whether it is there, so that whoever else answers on this path is an intruder.
-    fn defends_against(&self, path: PathId) -> bool {
-        match self {
-            Disk::Session(disk) => disk.look(Session::is_open),
-            // One that has learnt to open sessions says so on a path of its own.
-            Disk::Plain(disk) => !disk.look(Plain::is_lost) && !disk.paths().contains(&path),
-        }
-    }
-
-    fn add_path(&self, path: PathId) {
-        match self {
-            Disk::Session(disk) => disk.add_path(path),
-            Disk::Plain(disk) => disk.add_path(path),
-        }
-    }
-
-    fn set_port(&self, port: LocalPort) {
-        match self {
-            Disk::Session(disk) => disk.set_port(port),
-            Disk::Plain(disk) => disk.set_port(port),
-        }
-    }
-
-    fn remove_port(&self, port: PortId) {
-        match self {
-            Disk::Session(disk) => disk.remove_port(port),
-            Disk::Plain(disk) => disk.remove_port(port),
-        }
-    }
-
-    fn handle_frame(&self, port: PortId, frame: &[u8]) {
-        match self {
-            Disk::Session(disk) => disk.handle_frame(port, frame),
-            Disk::Plain(disk) => disk.handle_frame(port, frame),
         }
     }
 }
@@ -187,7 +96,7 @@ struct Inner {
 }
 
 struct Known {
-    disk: Disk,
+    disk: Rc<RemoteDisk>,
     kind: TargetKind,
 }
 
@@ -262,15 +171,15 @@ impl Initiator {
     }
 
     /// The disks that have answered, by address; lost ones too.
-    pub fn disks(&self) -> Vec<Disk> {
+    pub fn disks(&self) -> Vec<Rc<RemoteDisk>> {
         let disks = self.inner.disks.borrow();
-        disks.values().map(|known| known.disk.clone()).filter(Disk::is_known).collect()
+        disks.values().map(|known| &known.disk).filter(|disk| disk.is_known()).cloned().collect()
     }
 
     /// The disk at an address, if it has ever answered.
-    pub fn disk(&self, address: ShelfSlot) -> Option<Disk> {
+    pub fn disk(&self, address: ShelfSlot) -> Option<Rc<RemoteDisk>> {
         let disks = self.inner.disks.borrow();
-        disks.get(&address).map(|known| known.disk.clone()).filter(Disk::is_known)
+        disks.get(&address).map(|known| &known.disk).filter(|disk| disk.is_known()).cloned()
     }
 
     /// Lets a disk go. It is closed when its last user does so too, and appears again when it
@@ -329,12 +238,10 @@ impl Inner {
     fn holder(&self, info: &TargetInfo) -> Option<Holder> {
         let disks = self.disks.borrow();
         let known = disks.get(&info.address)?;
-        let Disk::Session(disk) = &known.disk else { return None };
         if !is_same_disk(&known.kind, info.kind.as_ref()?) {
             return None;
         }
-        let now = self.handle.now();
-        disk.look(|client| client.holder(now))
+        known.disk.holder()
     }
 
     fn handle_frame(&self, port: PortId, frame: &[u8]) {
@@ -408,27 +315,26 @@ impl Inner {
         }
     }
 
-    fn connect(self: &Rc<Self>, info: &TargetInfo, kind: &TargetKind) -> Disk {
-        let (handle, ports) = (self.handle.clone(), Rc::clone(&self.ports));
-        let (now, random) = (handle.now(), random_of(&handle));
-        let hook = self.hook(info.address);
-        if let TargetKind::Plain(identify) = kind {
+    fn connect(self: &Rc<Self>, info: &TargetInfo, kind: &TargetKind) -> Rc<RemoteDisk> {
+        let (now, random) = (self.handle.now(), random_of(&self.handle));
+        let client: Box<dyn Client> = if let TargetKind::Plain(identify) = kind {
             let config = &info.config;
             let mut options =
                 PlainOptions::new(info.address, config.buffer_count, config.sectors_max);
             if self.options.declared.contains(&info.address) {
                 options.class = DurabilityClass::Declared;
             }
-            let client = Plain::new(now, options, identify.clone(), random);
-            return Disk::Plain(RemoteDisk::new(info.address, handle, ports, client, hook));
-        }
-        let options = SessionOptions {
-            lost_after: self.options.lost_after,
-            window_max: self.options.window_max,
-            ..SessionOptions::new(info.address, self.options.incarnation)
+            Box::new(Plain::new(now, options, identify.clone(), random))
+        } else {
+            let options = SessionOptions {
+                lost_after: self.options.lost_after,
+                window_max: self.options.window_max,
+                ..SessionOptions::new(info.address, self.options.incarnation)
+            };
+            Box::new(Session::new(now, options, random))
         };
-        let client = Session::new(now, options, random);
-        Disk::Session(RemoteDisk::new(info.address, handle, ports, client, hook))
+        let (handle, ports) = (self.handle.clone(), Rc::clone(&self.ports));
+        RemoteDisk::new(info.address, handle, ports, client, self.hook(info.address))
     }
 
     /// Turns a disk's hints into the initiator's.

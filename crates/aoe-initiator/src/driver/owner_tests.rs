@@ -19,13 +19,6 @@ fn rival(world: &World) -> Initiator {
     initiator
 }
 
-fn disk_of(initiator: &Initiator) -> Rc<SessionDisk> {
-    match initiator.disk(ADDRESS) {
-        Some(Disk::Session(disk)) => disk,
-        _ => panic!("no session disk at {ADDRESS}"),
-    }
-}
-
 fn label(slot: u8) -> Buffer {
     let mut label = vec![0; LABEL_BYTES];
     label[..8].copy_from_slice(b"EPLABEL\0");
@@ -37,21 +30,21 @@ fn label(slot: u8) -> Buffer {
 }
 
 impl World {
-    fn read(&self, disk: &SessionDisk, start: u64, count: u64) -> Result<Buffer, IoError> {
+    fn read(&self, disk: &RemoteDisk, start: u64, count: u64) -> Result<Buffer, IoError> {
         let read = disk.read(SectorRange::new(Lba(start), count));
         self.run(SECOND, read).map(|done| done.value)
     }
 
-    fn write(&self, disk: &SessionDisk, start: u64, data: Buffer) -> Result<(), IoError> {
+    fn write(&self, disk: &RemoteDisk, start: u64, data: Buffer) -> Result<(), IoError> {
         let write = disk.write(Lba(start), data, Durability::Durable);
         self.run(SECOND, write).map(|_| ())
     }
 
-    fn holder(&self, disk: &SessionDisk) -> Holder {
+    fn holder(&self, disk: &RemoteDisk) -> Holder {
         self.run(SECOND, disk.renew()).unwrap().value
     }
 
-    fn claim(&self, disk: &SessionDisk, claim: Claim) {
+    fn claim(&self, disk: &RemoteDisk, claim: Claim) {
         self.run(SECOND, disk.claim(claim)).unwrap();
     }
 }
@@ -68,7 +61,7 @@ fn others_see_the_ends_that_the_label_names() {
     let _node = world.node(1, 10, disk(), true);
     world.run(5 * SECOND, world.initiator.next_disk_event());
     let (owner, initiator) = (world.session_disk(), rival(&world));
-    let stranger = disk_of(&initiator);
+    let stranger = session_disk_of(&initiator);
     world.read(&stranger, 0, 2048).unwrap();
     let blank = Rc::clone(&stranger);
     assert_eq!(world.run(SECOND, async move { probe(&*blank).await }), Ok(Vec::new()));
@@ -94,7 +87,7 @@ fn who_was_deposed_finds_its_way_back() {
         let node = world.node(1, 10, disk(), true);
         world.run(5 * SECOND, world.initiator.next_disk_event());
         let (deposed, initiator) = (world.session_disk(), rival(&world));
-        let owner = disk_of(&initiator);
+        let owner = session_disk_of(&initiator);
         world.claim(&deposed, CLAIM);
         world.write(&deposed, START, bytes(8, 1)).unwrap();
         let other = Claim { epoch: Epoch(4), owner: OwnerId(uuid::Uuid::max()), ..CLAIM };

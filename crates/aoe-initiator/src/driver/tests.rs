@@ -4,7 +4,8 @@
 use std::collections::VecDeque;
 
 use block::{
-    Buffer, Claim, Durability, Epoch, Instant, IoError, Lba, MemoryDevice, OwnerId, SectorRange,
+    BlockDevice, Buffer, Claim, Durability, Epoch, Instant, IoError, Lba, MemoryDevice, OwnerId,
+    SectorRange,
 };
 use futures::FutureExt;
 use runtime::{Executor, Order};
@@ -215,12 +216,13 @@ impl World {
         Node { port, driver }
     }
 
-    fn session_disk(&self) -> Rc<SessionDisk> {
-        match self.initiator.disk(ADDRESS) {
-            Some(Disk::Session(disk)) => disk,
-            _ => panic!("no session disk at {ADDRESS}"),
-        }
+    fn session_disk(&self) -> Rc<RemoteDisk> {
+        session_disk_of(&self.initiator)
     }
+}
+
+fn session_disk_of(initiator: &Initiator) -> Rc<RemoteDisk> {
+    initiator.disk(ADDRESS).filter(|disk| disk.has_sessions()).unwrap()
 }
 
 struct Node {
@@ -363,7 +365,8 @@ fn a_plain_target_is_a_plain_disk() {
         let _node = world.node(1, 10, disk(), false);
         let event = world.run(5 * SECOND, world.initiator.next_disk_event());
         assert_eq!(event, DiskEvent::Appeared(ADDRESS));
-        let Some(Disk::Plain(remote)) = world.initiator.disk(ADDRESS) else { panic!() };
+        let remote = world.initiator.disk(ADDRESS).unwrap();
+        assert!(!remote.has_sessions());
         assert_eq!(remote.geometry().sectors, 16384);
         world.segment.loss_per_mille.set(20);
         let data = bytes(300, 9);

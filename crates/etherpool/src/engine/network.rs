@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::Context;
 use aoe_initiator::TargetKind;
 use aoe_initiator::discovery::TargetInfo;
-use aoe_initiator::{Disk, DiskEvent, Initiator, InitiatorOptions};
+use aoe_initiator::{DiskEvent, Initiator, InitiatorOptions};
 use aoe_wire::Port;
 use aoe_wire::{Incarnation, ShelfSlot};
 use block::{BlockDevice, OwnerId, SECTOR_BYTES};
@@ -124,9 +124,8 @@ impl Network {
     /// say so themselves, and answer again when they are back.
     pub fn feed(&self, engine: &Engine) {
         let targets = self.initiator.targets();
-        for disk in self.initiator.disks() {
-            let Disk::Session(_) = &disk else { continue };
-            let (address, device) = (disk.address(), disk.device());
+        for disk in self.initiator.disks().into_iter().filter(|disk| disk.has_sessions()) {
+            let (address, device) = (disk.address(), disk as Rc<dyn BlockDevice>);
             let known = self.given.borrow().get(&address).cloned();
             if known.as_ref().is_some_and(|known| is_same(known, &device)) {
                 continue;
