@@ -1,7 +1,7 @@
 //! A session client that gives its claim up, and what it knows of who holds the medium.
 #![allow(clippy::unwrap_used)]
 
-use block::{Holder, OwnerId, RefusalReason};
+use block::{Answer, Holder, OwnerId, RefusalReason};
 
 use super::tests::{SECOND, SessionPair, bad_wire, claimed, pair, read};
 use super::*;

@@ -234,7 +234,7 @@ impl Link {
 
     /// Sends what the window admits. `epoch` is that of the claim.
     pub fn fill(&mut self, now: Instant, epoch: Epoch, traffic: &mut Traffic) {
-        let Traffic { operations, outlet, statistics } = traffic;
+        let Traffic { operations, outlet, statistics, .. } = traffic;
         let sectors = outlet.paths.data_sectors(SESSION_HEADER_BYTES).min(self.message_sectors);
         let limits = PieceLimits { data_sectors: sectors, bare_sectors: BARE_SECTORS };
         let reserve = NUMBERS_RESERVE.min(self.numbers / 2);
@@ -299,7 +299,7 @@ impl Link {
         payload: &[u8],
         traffic: &mut Traffic,
     ) -> Verdict {
-        let Traffic { operations, outlet, statistics } = traffic;
+        let Traffic { operations, outlet, statistics, .. } = traffic;
         if reply.session != self.session {
             return Verdict::Late;
         }

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use block::DeviceEvent;
+
 use super::operations::Operations;
 use super::paths::{PathId, Paths};
 use super::statistics::Statistics;
@@ -61,11 +63,12 @@ impl Outlet {
     }
 }
 
-/// What a client's parts share: the operations, the way out, the counters.
+/// What a client's parts share: the operations, the way out, the counters, the hints not yet fetched.
 pub(crate) struct Traffic {
     pub operations: Operations,
     pub outlet: Outlet,
     pub statistics: Statistics,
+    pub events: VecDeque<DeviceEvent>,
 }
 
 impl Traffic {
@@ -75,6 +78,18 @@ impl Traffic {
             operations: Operations::default(),
             outlet: Outlet::new(address, first_tag),
             statistics: Statistics::default(),
+            events: VecDeque::new(),
         }
+    }
+
+    /// The path by which a reply for this disk came. One that came by no path of ours is late.
+    pub fn path_of(&mut self, port: PortId, header: &Header) -> Option<PathId> {
+        if header.address != self.outlet.address {
+            return None;
+        }
+        let path = PathId { port, target: header.source };
+        let is_known = self.outlet.paths.contains(path);
+        self.statistics.late_replies += u64::from(!is_known);
+        is_known.then_some(path)
     }
 }

@@ -8,7 +8,7 @@
 //!
 //! Nor does it tell of a restart: whoever comes back after being lost counts as another instance.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
@@ -17,12 +17,11 @@ use block::{
     IoError, Lba, Operation, Outcome, RefusalReason, SECTOR_BYTES, SectorRange,
 };
 
-use super::client::{Client, Random};
+use super::client::{Client, Random, TRANSFER_BYTES_MAX, outcome_by_range};
 use super::flight::{Flight, Kind};
-use super::operations::{OperationId, Piece, PieceAnswer, PieceLimits};
-use super::outlet::{Traffic, Transmit};
-use super::paths::{LocalPort, PathId};
-use super::session::TRANSFER_BYTES_MAX;
+use super::operations::{Piece, PieceAnswer, PieceLimits};
+use super::outlet::Traffic;
+use super::paths::PathId;
 use super::statistics::Statistics;
 use super::window::Window;
 use aoe_wire::{
@@ -108,7 +107,6 @@ pub struct Plain {
     is_closed: bool,
     /// A flush failed under this instance: all later ones do.
     flush_failed: bool,
-    events: VecDeque<DeviceEvent>,
 }
 
 impl Plain {
@@ -123,8 +121,10 @@ impl Plain {
         let first_tag = random() as u32;
         let instance = Instance(random());
         let limit = options.window_max.min(u32::from(options.buffer_count).max(1));
+        let mut traffic = Traffic::new(options.address, first_tag);
+        traffic.events.push_back(DeviceEvent::Back(instance));
         Plain {
-            traffic: Traffic::new(options.address, first_tag),
+            traffic,
             window: Window::new(limit),
             options,
             random,
@@ -140,51 +140,12 @@ impl Plain {
             ask_tag: None,
             is_closed: false,
             flush_failed: false,
-            events: VecDeque::from([DeviceEvent::Back(instance)]),
         }
     }
 
     /// Whether the target doesn't answer.
     fn is_lost(&self) -> bool {
         self.ask_at.is_some() || self.is_closed
-    }
-
-    /// The outcome of an operation that sends nothing; `None` when it does.
-    fn immediate_outcome(&self, operation: &Operation) -> Option<Outcome> {
-        let range = operation.range();
-        let done = || Some(Ok(Completion::new(self.instance, Answer::Done)));
-        if self.is_lost() {
-            return Some(Err(IoError::Lost));
-        }
-        let is_whole = match operation {
-            Operation::Write { data, .. } => data.len().is_multiple_of(SECTOR_BYTES),
-            _ => true,
-        };
-        let is_long = range.len_bytes() > u64::from(TRANSFER_BYTES_MAX);
-        if operation.has_range() && (!is_whole || is_long || !range.fits(self.identify.sectors)) {
-            return Some(Err(IoError::OutOfRange(range)));
-        }
-        match operation {
-            Operation::Read(_) if range.count == 0 => {
-                Some(Ok(Completion::new(self.instance, Answer::Data(Buffer::empty()))))
-            }
-            // What is read after a discard is undefined: what was there will do.
-            Operation::Discard(_) => done(),
-            Operation::Write { .. } | Operation::WriteZeroes { .. } if range.count == 0 => done(),
-            Operation::Flush(instance) if *instance != self.instance => {
-                Some(Err(IoError::Restarted { now: self.instance }))
-            }
-            Operation::Flush(_) if self.flush_failed => Some(Err(IoError::FlushFailed)),
-            // A declared disk acknowledges only what is stable; many of those have no flush.
-            Operation::Flush(_)
-                if !self.identify.flush && self.options.class != DurabilityClass::Unknown =>
-            {
-                done()
-            }
-            Operation::Flush(_) if !self.identify.flush => Some(Err(IoError::Unsupported)),
-            Operation::Claim(_) | Operation::Renew => Some(Err(IoError::Unsupported)),
-            _ => None,
-        }
     }
 
     fn fill(&mut self, now: Instant) {
@@ -357,14 +318,14 @@ impl Plain {
             return;
         }
         if identify.sectors != self.identify.sectors {
-            self.events.push_back(DeviceEvent::Resized);
+            self.traffic.events.push_back(DeviceEvent::Resized);
         }
         self.identify = identify;
         self.instance = Instance((self.random)());
         self.flush_failed = false;
         self.ask_at = None;
         self.ask_tag = None;
-        self.events.push_back(DeviceEvent::Back(self.instance));
+        self.traffic.events.push_back(DeviceEvent::Back(self.instance));
     }
 
     fn lose(&mut self, now: Instant) {
@@ -375,7 +336,7 @@ impl Plain {
         self.held_until.clear();
         self.traffic.operations.fail_all(IoError::Lost);
         self.ask_at = Some(now + ASK_INTERVAL);
-        self.events.push_back(DeviceEvent::Lost);
+        self.traffic.events.push_back(DeviceEvent::Lost);
     }
 
     fn ask(&mut self, now: Instant) {
@@ -390,25 +351,6 @@ impl Plain {
 
     fn dead_at(&self) -> Option<Instant> {
         self.flight.oldest().map(|oldest| oldest + self.options.dead_after)
-    }
-
-    fn advance(&mut self, now: Instant) {
-        if self.is_closed {
-            return;
-        }
-        while let Some((&(at, number), ())) = self.held_until.first_key_value()
-            && at <= now
-        {
-            self.release(number);
-        }
-        if self.dead_at().is_some_and(|at| at <= now) {
-            self.lose(now);
-        }
-        if self.ask_at.is_some_and(|at| at <= now) {
-            self.ask(now);
-        }
-        self.repeat_lost(now);
-        self.fill(now);
     }
 }
 
@@ -465,6 +407,10 @@ impl Client for Plain {
         None
     }
 
+    fn traffic(&mut self) -> &mut Traffic {
+        &mut self.traffic
+    }
+
     fn geometry(&self) -> Geometry {
         Geometry {
             sectors: self.identify.sectors,
@@ -475,32 +421,33 @@ impl Client for Plain {
         }
     }
 
-    fn submit(&mut self, now: Instant, operation: Operation) -> OperationId {
-        if let Some(outcome) = self.immediate_outcome(&operation) {
-            return self.traffic.operations.submit_completed(outcome);
+    fn immediate_outcome(&self, operation: &Operation) -> Option<Outcome> {
+        if self.is_lost() {
+            return Some(Err(IoError::Lost));
         }
-        let id = self.traffic.operations.submit(operation);
-        self.advance(now);
-        id
-    }
-
-    fn set_port(&mut self, now: Instant, port: LocalPort) {
-        self.traffic.outlet.paths.set_port(port);
-        self.advance(now);
-    }
-
-    fn remove_port(&mut self, now: Instant, port: PortId) {
-        self.traffic.outlet.paths.remove_port(port);
-        self.advance(now);
+        let by_range =
+            outcome_by_range(operation, Some(self.identify.sectors), Some(self.instance));
+        let done = Ok(Completion::new(self.instance, Answer::Done));
+        by_range.or_else(|| match operation {
+            // What is read after a discard is undefined: what was there will do.
+            Operation::Discard(_) => Some(done),
+            Operation::Flush(instance) if *instance != self.instance => {
+                Some(Err(IoError::Restarted { now: self.instance }))
+            }
+            Operation::Flush(_) if self.flush_failed => Some(Err(IoError::FlushFailed)),
+            Operation::Flush(_) if self.identify.flush => None,
+            // A declared disk acknowledges only what is stable; many of those have no flush.
+            Operation::Flush(_) if self.options.class != DurabilityClass::Unknown => Some(done),
+            Operation::Flush(_) | Operation::Claim(_) | Operation::Renew => {
+                Some(Err(IoError::Unsupported))
+            }
+            _ => None,
+        })
     }
 
     fn add_path(&mut self, now: Instant, path: PathId) {
         self.traffic.outlet.paths.add(path);
         self.advance(now);
-    }
-
-    fn paths(&self) -> Vec<PathId> {
-        self.traffic.outlet.paths.ids()
     }
 
     fn close(&mut self, _: Instant) {
@@ -511,32 +458,30 @@ impl Client for Plain {
 
     fn handle_frame(&mut self, now: Instant, port: PortId, frame: &[u8]) {
         if let Ok((reply, data)) = AtaReply::parse(frame)
-            && reply.header.address == self.options.address
+            && let Some(path) = self.traffic.path_of(port, &reply.header)
         {
-            let path = PathId { port, target: reply.header.source };
-            if self.traffic.outlet.paths.contains(path) {
-                self.handle_reply(now, path, &reply, data);
-            } else {
-                self.traffic.statistics.late_replies += 1;
-            }
+            self.handle_reply(now, path, &reply, data);
         }
         self.advance(now);
     }
 
-    fn handle_timeout(&mut self, now: Instant) {
-        self.advance(now);
-    }
-
-    fn poll_transmit(&mut self) -> Option<Transmit> {
-        self.traffic.outlet.poll()
-    }
-
-    fn poll_outcome(&mut self) -> Option<(OperationId, Outcome)> {
-        self.traffic.operations.poll_outcome()
-    }
-
-    fn poll_event(&mut self) -> Option<DeviceEvent> {
-        self.events.pop_front()
+    fn advance(&mut self, now: Instant) {
+        if self.is_closed {
+            return;
+        }
+        while let Some((&(at, number), ())) = self.held_until.first_key_value()
+            && at <= now
+        {
+            self.release(number);
+        }
+        if self.dead_at().is_some_and(|at| at <= now) {
+            self.lose(now);
+        }
+        if self.ask_at.is_some_and(|at| at <= now) {
+            self.ask(now);
+        }
+        self.repeat_lost(now);
+        self.fill(now);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {

@@ -16,25 +16,20 @@
 //! overlaps them was sent since. Under another instance they fail with `Restarted`; those that only
 //! look are repeated.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use block::{
-    Answer, Buffer, Claim, Completion, DeviceEvent, DurabilityClass, Epoch, Geometry, Holder,
-    Instance, Instant, IoError, Operation, Outcome,
+    Claim, DeviceEvent, DurabilityClass, Epoch, Geometry, Holder, Instance, Instant, IoError,
+    Operation, Outcome,
 };
 
-use super::client::{Client, Random};
+use super::client::{Client, Random, TRANSFER_BYTES_MAX, outcome_by_range};
 use super::link::{Link, Told, Verdict};
 use super::opening::{Opened, Opening, Progress};
-use super::operations::OperationId;
-use super::outlet::{Traffic, Transmit};
-use super::paths::{LocalPort, PathId};
+use super::outlet::Traffic;
+use super::paths::PathId;
 use super::statistics::Statistics;
 use aoe_wire::{Command, ExportInfo, Incarnation, ParseError, PortId, SessionReply, ShelfSlot};
-
-/// Largest operation that callers may ask for.
-pub(crate) const TRANSFER_BYTES_MAX: u32 = 1 << 20;
 
 /// More sessions than this that end before they answered anything are as good as no answer.
 const FRUITLESS_MAX: u32 = 8;
@@ -84,7 +79,6 @@ pub struct Session {
     random: Random,
     state: State,
     traffic: Traffic,
-    events: VecDeque<DeviceEvent>,
     claim: Option<Claim>,
     export: Option<ExportInfo>,
     told: Option<Told>,
@@ -120,7 +114,6 @@ impl Session {
             random,
             state: State::Opening(opening),
             traffic: Traffic::new(options.address, first_tag),
-            events: VecDeque::new(),
             claim: None,
             export: None,
             told: None,
@@ -143,40 +136,6 @@ impl Session {
 
     fn epoch(&self) -> Epoch {
         self.claim.map_or(Epoch::OBSERVER, |claim| claim.epoch)
-    }
-
-    /// The outcome of an operation that needs no target; `None` when it does.
-    fn refusal(&self, operation: &Operation) -> Option<Outcome> {
-        if matches!(self.state, State::Closed) || self.is_lost {
-            return Some(Err(self.denied.unwrap_or(IoError::Lost)));
-        }
-        if let Some(error) = self.denied {
-            return Some(Err(error));
-        }
-        let range = operation.range();
-        if let Operation::Write { data, .. } = operation
-            && !data.len().is_multiple_of(block::SECTOR_BYTES)
-        {
-            return Some(Err(IoError::OutOfRange(range)));
-        }
-        if range.len_bytes() > u64::from(TRANSFER_BYTES_MAX) {
-            return Some(Err(IoError::OutOfRange(range)));
-        }
-        if let Some(export) = &self.export
-            && operation.has_range()
-            && !range.fits(export.sectors)
-        {
-            return Some(Err(IoError::OutOfRange(range)));
-        }
-        let instance = self.instance?;
-        if operation.has_range() && range.count == 0 {
-            let answer = match operation {
-                Operation::Read(_) => Answer::Data(Buffer::empty()),
-                _ => Answer::Done,
-            };
-            return Some(Ok(Completion::new(instance, answer)));
-        }
-        None
     }
 
     fn handle_reply(&mut self, now: Instant, path: PathId, reply: &SessionReply, payload: &[u8]) {
@@ -239,7 +198,7 @@ impl Session {
                 return;
             }
             if known.sectors != opened.export.sectors {
-                self.events.push_back(DeviceEvent::Resized);
+                self.traffic.events.push_back(DeviceEvent::Resized);
             }
         }
         let shown = Instance(opened.instance.0.wrapping_add(self.rollbacks));
@@ -256,7 +215,7 @@ impl Session {
             self.traffic.operations.restart(error);
         }
         if self.instance != Some(shown) || self.is_lost {
-            self.events.push_back(DeviceEvent::Back(shown));
+            self.traffic.events.push_back(DeviceEvent::Back(shown));
         }
         let mut link = Link::new(opened, shown, self.options.window_max);
         if let Some(claim) = self.claim.filter(|claim| holder.epoch < claim.epoch) {
@@ -329,7 +288,7 @@ impl Session {
             opening.slow_down(now);
         }
         self.traffic.operations.fail_all(IoError::Lost);
-        self.events.push_back(DeviceEvent::Lost);
+        self.traffic.events.push_back(DeviceEvent::Lost);
     }
 
     /// When the target counts as lost if nothing is heard.
@@ -361,46 +320,6 @@ impl Session {
     fn stuck_deadline(&self) -> Option<Instant> {
         let State::Open(link) = &self.state else { return None };
         link.oldest().map(|oldest| oldest.max(self.resumed) + self.options.stuck_after)
-    }
-
-    /// Does what is due and sends what may be sent.
-    fn advance(&mut self, now: Instant) {
-        self.note_pause(now);
-        self.note_wanting(now);
-        let is_due = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= now);
-        if is_due(self.lost_deadline()) || is_due(self.stuck_deadline()) {
-            self.lose(now);
-        }
-        if let State::Open(link) = &mut self.state
-            && link.repeat_lost(now, &mut self.traffic)
-        {
-            self.traffic.statistics.reopenings += 1;
-            self.start_opening(now);
-        }
-        let must_probe = is_due(self.probe_deadline());
-        let epoch = self.epoch();
-        match &mut self.state {
-            State::Opening(opening) if opening.deadline() <= now => {
-                if opening.tries() > 0 {
-                    self.traffic.outlet.paths.rotate();
-                }
-                match self.traffic.outlet.header(Command::Session) {
-                    Some((path, header)) => {
-                        let frame = opening.transmit(now, header, self.random.as_mut());
-                        self.traffic.outlet.push(path, frame);
-                    }
-                    None => opening.pause(now),
-                }
-            }
-            State::Opening(_) | State::Closed => {}
-            State::Open(link) => {
-                if must_probe {
-                    link.probe(now, &mut self.traffic.outlet);
-                }
-                link.fill(now, epoch, &mut self.traffic);
-            }
-        }
-        self.note_wanting(now);
     }
 
     /// A process that was stopped (by a debugger, a hypervisor, a machine in trouble) finds all its
@@ -443,6 +362,10 @@ impl Client for Session {
         self.told.map(|told| told.holder(now))
     }
 
+    fn traffic(&mut self) -> &mut Traffic {
+        &mut self.traffic
+    }
+
     fn geometry(&self) -> Geometry {
         let export = self.export.as_ref();
         Geometry {
@@ -454,23 +377,15 @@ impl Client for Session {
         }
     }
 
-    fn submit(&mut self, now: Instant, operation: Operation) -> OperationId {
-        if let Some(outcome) = self.refusal(&operation) {
-            return self.traffic.operations.submit_completed(outcome);
+    fn immediate_outcome(&self, operation: &Operation) -> Option<Outcome> {
+        if matches!(self.state, State::Closed) || self.is_lost {
+            return Some(Err(self.denied.unwrap_or(IoError::Lost)));
         }
-        let id = self.traffic.operations.submit(operation);
-        self.advance(now);
-        id
-    }
-
-    fn set_port(&mut self, now: Instant, port: LocalPort) {
-        self.traffic.outlet.paths.set_port(port);
-        self.advance(now);
-    }
-
-    fn remove_port(&mut self, now: Instant, port: PortId) {
-        self.traffic.outlet.paths.remove_port(port);
-        self.advance(now);
+        if let Some(error) = self.denied {
+            return Some(Err(error));
+        }
+        let sectors = self.export.as_ref().map(|export| export.sectors);
+        outcome_by_range(operation, sectors, self.instance)
     }
 
     fn add_path(&mut self, now: Instant, path: PathId) {
@@ -482,10 +397,6 @@ impl Client for Session {
             opening.hurry(now);
         }
         self.advance(now);
-    }
-
-    fn paths(&self) -> Vec<PathId> {
-        self.traffic.outlet.paths.ids()
     }
 
     /// With another session, since a target answers its opening only when nothing of the former one can
@@ -516,35 +427,55 @@ impl Client for Session {
 
     fn handle_frame(&mut self, now: Instant, port: PortId, frame: &[u8]) {
         match SessionReply::parse(frame) {
-            Ok((reply, payload)) if reply.header.address == self.options.address => {
-                let path = PathId { port, target: reply.header.source };
-                if self.traffic.outlet.paths.contains(path) {
+            Ok((reply, payload)) => {
+                if let Some(path) = self.traffic.path_of(port, &reply.header) {
                     self.handle_reply(now, path, &reply, payload);
-                } else {
-                    self.traffic.statistics.late_replies += 1;
                 }
             }
-            Ok(_) | Err(ParseError::WrongKind) => {}
+            Err(ParseError::WrongKind) => {}
             Err(ParseError::Checksum) => self.traffic.statistics.checksum_errors += 1,
             Err(_) => self.traffic.statistics.malformed_replies += 1,
         }
         self.advance(now);
     }
 
-    fn handle_timeout(&mut self, now: Instant) {
-        self.advance(now);
-    }
-
-    fn poll_transmit(&mut self) -> Option<Transmit> {
-        self.traffic.outlet.poll()
-    }
-
-    fn poll_outcome(&mut self) -> Option<(OperationId, Outcome)> {
-        self.traffic.operations.poll_outcome()
-    }
-
-    fn poll_event(&mut self) -> Option<DeviceEvent> {
-        self.events.pop_front()
+    fn advance(&mut self, now: Instant) {
+        self.note_pause(now);
+        self.note_wanting(now);
+        let is_due = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= now);
+        if is_due(self.lost_deadline()) || is_due(self.stuck_deadline()) {
+            self.lose(now);
+        }
+        if let State::Open(link) = &mut self.state
+            && link.repeat_lost(now, &mut self.traffic)
+        {
+            self.traffic.statistics.reopenings += 1;
+            self.start_opening(now);
+        }
+        let must_probe = is_due(self.probe_deadline());
+        let epoch = self.epoch();
+        match &mut self.state {
+            State::Opening(opening) if opening.deadline() <= now => {
+                if opening.tries() > 0 {
+                    self.traffic.outlet.paths.rotate();
+                }
+                match self.traffic.outlet.header(Command::Session) {
+                    Some((path, header)) => {
+                        let frame = opening.transmit(now, header, self.random.as_mut());
+                        self.traffic.outlet.push(path, frame);
+                    }
+                    None => opening.pause(now),
+                }
+            }
+            State::Opening(_) | State::Closed => {}
+            State::Open(link) => {
+                if must_probe {
+                    link.probe(now, &mut self.traffic.outlet);
+                }
+                link.fill(now, epoch, &mut self.traffic);
+            }
+        }
+        self.note_wanting(now);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use block::{Buffer, Lba, SECTOR_BYTES, SectorRange};
+use block::{Answer, Buffer, Lba, SECTOR_BYTES, SectorRange};
 
 use super::*;
+use crate::operations::OperationId;
 use crate::testing::{
     ADDRESS, Faults, Pair, ScriptedTarget, claim, pattern, rand_like::Random, write,
 };
@@ -447,7 +448,7 @@ fn a_pause_of_our_own_is_no_loss() {
         let mut pair = claimed(1, 9000);
         let answered = pair.submit(read(0, 8));
         pair.now = pair.now + pause;
-        pair.client.handle_timeout(pair.now);
+        pair.client.advance(pair.now);
         pair.outcome(answered, SECOND).unwrap();
         assert!(!pair.events.contains(&DeviceEvent::Lost));
 
@@ -455,7 +456,7 @@ fn a_pause_of_our_own_is_no_loss() {
         pair.cut.insert(PortId(1));
         let silent = pair.submit(read(0, 8));
         pair.now = pair.now + pause;
-        pair.client.handle_timeout(pair.now);
+        pair.client.advance(pair.now);
         assert_eq!(pair.outcome(silent, 2 * SECOND), Err(IoError::Lost));
     }
 }

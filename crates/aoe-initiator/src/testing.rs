@@ -417,7 +417,7 @@ impl<C: Client, S: Server> Pair<C, S> {
             }
         }
         if self.client.poll_timeout().is_some_and(|at| at <= self.now) {
-            self.client.handle_timeout(self.now);
+            self.client.advance(self.now);
             let next = self.client.poll_timeout();
             assert!(next.is_none_or(|at| at > self.now), "a timer that stays due spins");
         }

@@ -6,14 +6,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::pin::pin;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 
 use block::{BlockDevice, DeviceEvent, Done, Geometry, Holder, Operation};
 use futures::FutureExt;
-use futures::future::{LocalBoxFuture, select};
+use futures::future::LocalBoxFuture;
 use runtime::{EventQueue, Handle, Notify};
 
+use super::drive;
 use crate::client::Client;
 use crate::operations::OperationId;
 use crate::outlet::Transmit;
@@ -114,7 +114,8 @@ impl RemoteDisk {
         for port in disk.ports.local_ports() {
             disk.set_port(port);
         }
-        handle.spawn(drive(Rc::downgrade(&disk), Rc::clone(&disk.wake), handle.clone()));
+        let wake = Rc::clone(&disk.wake);
+        handle.spawn(drive(Rc::downgrade(&disk), RemoteDisk::turn, wake, handle.clone()));
         disk
     }
 
@@ -130,7 +131,7 @@ impl RemoteDisk {
 
     /// The ways to the disk.
     pub fn paths(&self) -> Vec<PathId> {
-        self.client.borrow().paths()
+        self.client.borrow_mut().traffic().outlet.paths.ids()
     }
 
     /// Whether it is reached by sequenced sessions; else it speaks plain AoE only.
@@ -176,11 +177,11 @@ impl RemoteDisk {
     }
 
     /// One turn of the disk's task; returns when the next is due without a cause.
-    fn turn(&self) -> Option<block::Instant> {
+    fn turn(self: &Rc<Self>) -> Option<block::Instant> {
         let now = self.handle.now();
         let mut client = self.client.borrow_mut();
         if client.poll_timeout().is_some_and(|at| at <= now) {
-            client.handle_timeout(now);
+            client.advance(now);
         }
         self.ports.transmit(|| client.poll_transmit());
         drop(client);
@@ -207,22 +208,6 @@ impl Drop for RemoteDisk {
         client.close(self.handle.now());
         self.ports.transmit(|| client.poll_transmit());
         self.wake.notify_all();
-    }
-}
-
-async fn drive(disk: Weak<RemoteDisk>, wake: Rc<Notify>, handle: Handle) {
-    loop {
-        let woken = wake.notified();
-        let deadline = match disk.upgrade() {
-            Some(disk) => disk.turn(),
-            None => return,
-        };
-        match deadline {
-            Some(deadline) => {
-                select(pin!(woken), pin!(handle.sleep_until(deadline))).await;
-            }
-            None => woken.await,
-        }
     }
 }
 

@@ -123,7 +123,7 @@ impl Initiator {
             events: Rc::default(),
         });
         let wake = Rc::clone(&inner.wake);
-        handle.spawn(discover(Rc::downgrade(&inner), wake, handle.clone()));
+        handle.spawn(drive(Rc::downgrade(&inner), Inner::turn, wake, handle.clone()));
         Initiator { inner }
     }
 
@@ -357,11 +357,17 @@ fn random_of(handle: &Handle) -> Random {
     Box::new(move || handle.random_u64())
 }
 
-async fn discover(inner: Weak<Inner>, wake: Rc<Notify>, handle: Handle) {
+/// Gives something its turns, when it is woken and when it wants one, for as long as somebody has it.
+async fn drive<T>(
+    driven: Weak<T>,
+    turn: impl Fn(&Rc<T>) -> Option<block::Instant>,
+    wake: Rc<Notify>,
+    handle: Handle,
+) {
     loop {
         let woken = wake.notified();
-        let deadline = match inner.upgrade() {
-            Some(inner) => inner.turn(),
+        let deadline = match driven.upgrade() {
+            Some(driven) => turn(&driven),
             None => return,
         };
         match deadline {
