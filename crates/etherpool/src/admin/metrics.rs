@@ -1,30 +1,35 @@
-//! Metrics for Prometheus: a page by HTTP, and nothing else. It has threads of its own, so that who
+//! Metrics for Prometheus: a page by HTTP, and nothing else. It has a thread of its own, so that who
 //! asks slowly, much or nonsense costs the target nothing but the collecting of its counters; and it
 //! serves few at once, each with a limit of time and bytes.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::future::ready;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use control::node::{NodeReply, NodeRequest};
-use rustix::event::{PollFd, PollFlags, poll};
+use hyper::body::Incoming;
+use hyper::header::CONTENT_TYPE;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::AdminServer;
 
 /// Who may ask at once; others are turned away.
 const ASKERS_MAX: usize = 4;
-/// Prometheus sends less than 1 KiB.
+/// Prometheus sends less than 1 KiB. Who sends more is refused, and may see a reset instead of an answer.
 const REQUEST_BYTES_MAX: usize = 8 * 1024;
-/// For sending the question, and again for taking the answer.
+/// For sending the question and taking the answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// The process locks its memory, stacks included.
-const STACK_BYTES: usize = 256 * 1024;
+const STACK_BYTES: usize = 512 * 1024;
 /// What the text format is called.
-const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+const PAGE_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The page, where the configuration says.
 pub struct Metrics {
@@ -69,7 +74,7 @@ fn page(admin: &AdminServer) -> Option<String> {
 pub struct MetricsServer {
     address: SocketAddr,
     /// Its end is the thread's sign to stop.
-    _running: OwnedFd,
+    _running: oneshot::Sender<()>,
 }
 
 impl MetricsServer {
@@ -78,15 +83,22 @@ impl MetricsServer {
         address: SocketAddr,
         page: impl Fn() -> Option<String> + Send + Sync + 'static,
     ) -> anyhow::Result<MetricsServer> {
-        let listener = TcpListener::bind(address)
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let listener = runtime
+            .block_on(TcpListener::bind(address))
             .with_context(|| format!("cannot listen at {address} for metrics"))?;
-        listener.set_nonblocking(true)?;
         let bound = listener.local_addr()?;
-        let (stop, running) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-        std::thread::Builder::new()
-            .name("metrics".to_owned())
-            .stack_size(STACK_BYTES)
-            .spawn(move || accept(&listener, &stop, &Arc::new(page)))?;
+        let (running, stopped) = oneshot::channel();
+        std::thread::Builder::new().name("metrics".to_owned()).stack_size(STACK_BYTES).spawn(
+            move || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        _ = stopped => {}
+                        () = accept(listener, page) => {}
+                    }
+                });
+            },
+        )?;
         Ok(MetricsServer { address: bound, _running: running })
     }
 
@@ -96,155 +108,51 @@ impl MetricsServer {
     }
 }
 
-fn accept<P>(listener: &TcpListener, stop: &OwnedFd, page: &Arc<P>)
-where
-    P: Fn() -> Option<String> + Send + Sync + 'static,
-{
-    let askers = Arc::new(AtomicUsize::new(0));
+async fn accept(listener: TcpListener, page: impl Fn() -> Option<String> + Send + Sync + 'static) {
+    let (page, room) = (Arc::new(page), Arc::new(Semaphore::new(ASKERS_MAX)));
     loop {
-        let mut events =
-            [PollFd::new(listener, PollFlags::IN), PollFd::new(stop, PollFlags::empty())];
-        match poll(&mut events, None) {
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(error) => return tracing::error!(%error, "metrics are not served any more"),
-            Ok(_) if !events[1].revents().is_empty() => return,
-            Ok(_) => {}
-        }
-        let stream = match listener.accept() {
-            Ok((stream, _)) => stream,
+        let Ok((stream, _)) = listener.accept().await else {
             // Somebody who went away, or no descriptors left: no reason to turn in circles.
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
-            Err(_) => {
-                std::thread::sleep(Duration::from_millis(100));
-                continue;
-            }
-        };
-        if askers.fetch_add(1, Ordering::SeqCst) >= ASKERS_MAX {
-            askers.fetch_sub(1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
-        }
-        let (counter, page) = (Arc::clone(&askers), Arc::clone(page));
-        let asker = std::thread::Builder::new().name("metrics-asker".to_owned());
-        let started = asker.stack_size(STACK_BYTES).spawn(move || {
-            if let Err(error) = serve(&stream, &*page) {
-                tracing::debug!(%error, "metrics asked in vain");
+        };
+        let Ok(place) = Arc::clone(&room).try_acquire_owned() else { continue };
+        let page = Arc::clone(&page);
+        tokio::spawn(async move {
+            let serve = service_fn(|request| ready(answer(&request, &*page)));
+            let mut http = http1::Builder::new();
+            http.keep_alive(false).max_buf_size(REQUEST_BYTES_MAX).title_case_headers(true);
+            let served = http.serve_connection(TokioIo::new(stream), serve);
+            if !matches!(tokio::time::timeout(TIMEOUT, served).await, Ok(Ok(()))) {
+                tracing::debug!("metrics asked in vain");
             }
-            counter.fetch_sub(1, Ordering::SeqCst);
+            drop(place);
         });
-        if started.is_err() {
-            askers.fetch_sub(1, Ordering::SeqCst);
-        }
     }
 }
 
-fn serve(stream: &TcpStream, page: &dyn Fn() -> Option<String>) -> std::io::Result<()> {
-    stream.set_nonblocking(false)?;
-    stream.set_nodelay(true)?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
-    let head = read_head(stream)?;
-    let answer = match judge(&head) {
-        Verdict::Page { with_body } => match page() {
-            Some(text) => respond("200 OK", CONTENT_TYPE, &text, with_body),
-            None => refuse("503 Service Unavailable"),
+fn answer(
+    request: &Request<Incoming>,
+    page: &dyn Fn() -> Option<String>,
+) -> hyper::http::Result<Response<String>> {
+    let status = match (request.method(), request.uri().path()) {
+        (&Method::GET | &Method::HEAD, "/metrics") => match page() {
+            Some(page) => return Response::builder().header(CONTENT_TYPE, PAGE_TYPE).body(page),
+            None => StatusCode::SERVICE_UNAVAILABLE,
         },
-        Verdict::Refuse(status) => refuse(status),
+        (_, "/metrics") => StatusCode::METHOD_NOT_ALLOWED,
+        _ => StatusCode::NOT_FOUND,
     };
-    write_within(stream, answer.as_bytes())?;
-    stream.shutdown(std::net::Shutdown::Write)?;
-    // What is unread when the connection closes would make the kernel take the answer back.
-    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-    let mut rest = [0; 1024];
-    for _ in 0..16 {
-        if (&mut &*stream).read(&mut rest)? == 0 {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// Writes within the limit of time, however little the other side takes at once.
-fn write_within(mut stream: &TcpStream, mut bytes: &[u8]) -> std::io::Result<()> {
-    let end = Instant::now() + TIMEOUT;
-    while !bytes.is_empty() {
-        if Instant::now() >= end {
-            return Err(std::io::ErrorKind::TimedOut.into());
-        }
-        let written = stream.write(bytes)?;
-        bytes = bytes.get(written..).unwrap_or_default();
-    }
-    Ok(())
-}
-
-/// The request's head, or as much of it as may be sent.
-fn read_head(mut stream: &TcpStream) -> std::io::Result<Vec<u8>> {
-    let end = Instant::now() + TIMEOUT;
-    let mut head = Vec::new();
-    let mut part = [0; 1024];
-    while !is_complete(&head) && head.len() < REQUEST_BYTES_MAX {
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(std::io::ErrorKind::TimedOut.into());
-        }
-        stream.set_read_timeout(Some(left))?;
-        match stream.read(&mut part)? {
-            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-            len => head.extend_from_slice(&part[..len]),
-        }
-    }
-    Ok(head)
-}
-
-fn is_complete(head: &[u8]) -> bool {
-    head.windows(4).any(|end| end == b"\r\n\r\n")
-}
-
-/// What becomes of a request.
-#[derive(Debug, PartialEq, Eq)]
-enum Verdict {
-    Page { with_body: bool },
-    Refuse(&'static str),
-}
-
-fn judge(head: &[u8]) -> Verdict {
-    if !is_complete(head) {
-        return Verdict::Refuse("431 Request Header Fields Too Large");
-    }
-    let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
-    let Ok(line) = str::from_utf8(line) else { return Verdict::Refuse("400 Bad Request") };
-    let mut words = line.split(' ');
-    let (Some(method), Some(target), Some(version), None) =
-        (words.next(), words.next(), words.next(), words.next())
-    else {
-        return Verdict::Refuse("400 Bad Request");
-    };
-    if !version.starts_with("HTTP/1.") {
-        return Verdict::Refuse("505 HTTP Version Not Supported");
-    }
-    let path = target.split('?').next().unwrap_or_default();
-    match (method, path) {
-        ("GET", "/metrics") => Verdict::Page { with_body: true },
-        ("HEAD", "/metrics") => Verdict::Page { with_body: false },
-        (_, "/metrics") => Verdict::Refuse("405 Method Not Allowed"),
-        _ => Verdict::Refuse("404 Not Found"),
-    }
-}
-
-fn refuse(status: &str) -> String {
-    respond(status, "text/plain; charset=utf-8", &format!("{status}\n"), true)
-}
-
-fn respond(status: &str, content_type: &str, body: &str, with_body: bool) -> String {
-    let len = body.len();
-    let body = if with_body { body } else { "" };
-    format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len}\r\n\
-         Connection: close\r\n\r\n{body}"
-    )
+    let refusal = Response::builder().status(status);
+    refusal.header(CONTENT_TYPE, "text/plain; charset=utf-8").body(format!("{status}\n"))
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+
     use super::*;
 
     fn ask_once(address: SocketAddr, request: &str) -> std::io::Result<String> {
@@ -281,15 +189,14 @@ mod tests {
         assert!(page.contains("\r\nContent-Length: 4\r\n") && page.ends_with("\r\n\r\na 1\n"));
         let head = ask(server.address(), "HEAD /metrics HTTP/1.0\r\n\r\n");
         assert!(head.contains("Content-Length: 4\r\n") && head.ends_with("\r\n\r\n"), "{head}");
-        let long = format!("GET /metrics HTTP/1.1\r\nX: {}\r\n\r\n", "y".repeat(20_000));
+        let endless = format!("GET /metrics HTTP/1.1\r\nX: {}", "y".repeat(REQUEST_BYTES_MAX));
         for (request, status) in [
             ("GET / HTTP/1.1\r\n\r\n", "404"),
             ("GET /metricsx HTTP/1.1\r\n\r\n", "404"),
             ("POST /metrics HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", "405"),
-            ("GET /metrics HTTP/2\r\n\r\n", "505"),
+            ("GET /metrics HTTP/2\r\n\r\n", "400"),
             ("nonsense\r\n\r\n", "400"),
-            ("\r\n\r\n", "400"),
-            (&long, "431"),
+            (&endless[..REQUEST_BYTES_MAX], "431"),
         ] {
             let answer = ask(server.address(), request);
             assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request}: {answer}");
@@ -327,7 +234,7 @@ mod tests {
         assert!(ask(address, "GET /metrics HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 503"));
         drop(server);
         // Its thread lets go of the port.
-        while TcpListener::bind(address).is_err() {
+        while std::net::TcpListener::bind(address).is_err() {
             std::thread::yield_now();
         }
     }
