@@ -21,6 +21,16 @@ pub enum AccessOperation {
     Write,
 }
 
+block::words!(AccessOperation {
+    Discover = "discover",
+    ConfigRead = "config-read",
+    ConfigSet = "config-set",
+    Read = "read",
+    Write = "write",
+});
+block::words!(Access { Accept = "accept", Reject = "reject" });
+block::serde_as_text!(AccessOperation, Access);
+
 impl AccessOperation {
     /// All of them.
     pub const ALL: [AccessOperation; 5] =

@@ -1,13 +1,13 @@
 //! Access lists: from MAC addresses and names of groups to sets of MAC addresses.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use aoe_target::{Access, AccessOperation, AccessPolicy, AccessRule, ListEditors};
+use aoe_target::{Access, AccessPolicy, AccessRule, ListEditors};
 use aoe_wire::MacAddr;
 
 use crate::client::{InvalidClient, check_client};
 
-use super::settings::{AccessList, AccessLists, Editors, Groups, Policy};
+use super::settings::{AccessList, AccessLists, Editors, Groups};
 
 /// Groups within groups: deeper than anybody needs, and not deep enough to overflow a stack.
 const DEPTH_MAX: usize = 64;
@@ -60,25 +60,9 @@ impl<'a> Resolver<'a> {
     }
 
     /// Who may do what.
-    pub fn access(&self, default: Policy, lists: &AccessLists) -> Result<AccessPolicy, GroupError> {
-        let named = [
-            (AccessOperation::Discover, &lists.discover),
-            (AccessOperation::ConfigRead, &lists.config_read),
-            (AccessOperation::ConfigSet, &lists.config_set),
-            (AccessOperation::Read, &lists.read),
-            (AccessOperation::Write, &lists.write),
-        ];
-        let mut rules = BTreeMap::new();
-        for (operation, list) in named {
-            if let Some(list) = list {
-                rules.insert(operation, self.rule(list)?);
-            }
-        }
-        let default = match default {
-            Policy::Accept => Access::Accept,
-            Policy::Reject => Access::Reject,
-        };
-        Ok(AccessPolicy { default, rules })
+    pub fn access(&self, default: Access, lists: &AccessLists) -> Result<AccessPolicy, GroupError> {
+        let rules = lists.iter().map(|(operation, list)| Ok((*operation, self.rule(list)?)));
+        Ok(AccessPolicy { default, rules: rules.collect::<Result<_, GroupError>>()? })
     }
 
     /// Who may change the protocol's lists.

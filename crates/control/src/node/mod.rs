@@ -20,8 +20,8 @@ pub use report::{
     TraceNews, metrics,
 };
 pub use settings::{
-    AccessList, AccessLists, DamagedState, Editors, ExportSettings, Groups, IoMode, Limit, Policy,
-    Sectors, SectorsError, WriteCache,
+    AccessList, AccessLists, DamagedState, Editors, ExportSettings, Groups, IoMode, Limit, Sectors,
+    SectorsError, WriteCache,
 };
 pub use status::{
     DriveStatus, ExportStatus, NodeReply, NodeRequest, NodeStatus, NotExported, ONLINE,

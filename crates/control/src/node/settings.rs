@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use aoe_target::{OnRefusal, Probe};
+use aoe_target::{Access, AccessOperation, OnRefusal, Probe};
 use block::size::{SizeError, parse_bytes};
 use block::{serde_as_text, words};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -42,7 +42,7 @@ pub struct ExportSettings {
     /// What to do about others that answer for the address.
     pub probe: Option<Probe>,
     /// What clients may do that no list names.
-    pub default_access: Option<Policy>,
+    pub default_access: Option<Access>,
     /// Who may do what.
     pub access: Option<AccessLists>,
     /// Who may change mask list and reservation by the protocol.
@@ -77,7 +77,7 @@ impl ExportSettings {
             default_access: self.default_access.or(d.default_access),
             // Per operation: an export that says who may write still has the target's readers.
             access: match (self.access, d.access) {
-                (Some(own), Some(all)) => Some(own.or(all)),
+                (Some(own), Some(all)) => Some(all.into_iter().chain(own).collect()),
                 (own, all) => own.or(all),
             },
             list_editors: self.list_editors.or(d.list_editors),
@@ -110,16 +110,6 @@ pub enum WriteCache {
     Switchable,
 }
 
-/// Whether what no list names may be done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Policy {
-    /// It may.
-    #[default]
-    Accept,
-    /// It may not.
-    Reject,
-}
-
 /// What an export does that doesn't know for whom it was reserved or masked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DamagedState {
@@ -131,32 +121,7 @@ pub enum DamagedState {
 }
 
 /// Accept and deny lists, per operation.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
-pub struct AccessLists {
-    /// Find the export without naming it.
-    pub discover: Option<AccessList>,
-    /// Read the configuration string.
-    pub config_read: Option<AccessList>,
-    /// Change it.
-    pub config_set: Option<AccessList>,
-    /// IDENTIFY, reads, SMART.
-    pub read: Option<AccessList>,
-    /// Writes.
-    pub write: Option<AccessList>,
-}
-
-impl AccessLists {
-    fn or(self, defaults: AccessLists) -> AccessLists {
-        AccessLists {
-            discover: self.discover.or(defaults.discover),
-            config_read: self.config_read.or(defaults.config_read),
-            config_set: self.config_set.or(defaults.config_set),
-            read: self.read.or(defaults.read),
-            write: self.write.or(defaults.write),
-        }
-    }
-}
+pub type AccessLists = BTreeMap<AccessOperation, AccessList>;
 
 /// Who may do something: MAC addresses and names of groups. Who is denied may not; with an accept
 /// list only those on it may.
@@ -255,9 +220,8 @@ impl<'de> Deserialize<'de> for Sectors {
 
 words!(IoMode { Direct = "direct", Buffered = "buffered" });
 words!(WriteCache { Off = "off", On = "on", Switchable = "switchable" });
-words!(Policy { Accept = "accept", Reject = "reject" });
 words!(DamagedState { Closed = "closed", Discard = "discard" });
-serde_as_text!(IoMode, Policy, DamagedState);
+serde_as_text!(IoMode, DamagedState);
 
 impl Serialize for WriteCache {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -369,8 +333,8 @@ mod tests {
         assert_eq!(both.io, Some(IoMode::Buffered));
         assert_eq!((both.buffers, both.write_cache), (Some(7), Some(WriteCache::On)));
         let access = both.access.unwrap();
-        assert_eq!(access.read.unwrap().accept, ["a"]);
-        assert_eq!(access.write.unwrap().deny, ["b"]);
+        assert_eq!(access[&AccessOperation::Read].accept, ["a"]);
+        assert_eq!(access[&AccessOperation::Write].deny, ["b"]);
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! The settings of exports as options of `etherpool target`.
 
-use aoe_target::{OnRefusal, Probe};
+use aoe_target::{Access, AccessOperation, OnRefusal, Probe};
+use block::UnknownWord;
 use block::size::parse_bytes;
 use clap::Args;
 use control::node::{
-    AccessList, AccessLists, DamagedState, Editors, ExportConfig, ExportSettings, IoMode, Limit,
-    Policy, Sectors, WriteCache,
+    AccessLists, DamagedState, Editors, ExportConfig, ExportSettings, IoMode, Limit, Sectors,
+    WriteCache,
 };
 
 /// Options that hold for all exports of the command.
@@ -70,13 +71,13 @@ pub struct SettingsArgs {
     allow: Vec<String>,
     /// Who may do something: discover, config-read, config-set, read or write
     #[arg(long, value_name = "OPERATION=MAC,…", value_parser = parse_list)]
-    accept: Vec<(Operation, Vec<String>)>,
+    accept: Vec<(AccessOperation, Vec<String>)>,
     /// Who may not, even if accepted
     #[arg(long, value_name = "OPERATION=MAC,…", value_parser = parse_list)]
-    deny: Vec<(Operation, Vec<String>)>,
+    deny: Vec<(AccessOperation, Vec<String>)>,
     /// What clients may do that no list names: accept (the default) or reject
     #[arg(long, value_name = "POLICY")]
-    default_access: Option<Policy>,
+    default_access: Option<Access>,
     /// Who may change mask list and reservation by the protocol: all (the default), nobody, or MAC
     /// addresses
     #[arg(long, value_name = "WHO")]
@@ -96,16 +97,6 @@ pub struct SettingsArgs {
     /// When the file with mask list and reservation is damaged: closed (the default) or discard
     #[arg(long, value_name = "WHAT")]
     damaged_state: Option<DamagedState>,
-}
-
-/// What a client may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Operation {
-    Discover,
-    ConfigRead,
-    ConfigSet,
-    Read,
-    Write,
 }
 
 impl SettingsArgs {
@@ -151,54 +142,25 @@ impl SettingsArgs {
             return None;
         }
         let mut lists = AccessLists::default();
-        let all = [
-            Operation::Discover,
-            Operation::ConfigRead,
-            Operation::ConfigSet,
-            Operation::Read,
-            Operation::Write,
-        ];
         if !self.allow.is_empty() {
-            for operation in all {
-                list_of(&mut lists, operation).accept.extend(self.allow.iter().cloned());
+            for operation in AccessOperation::ALL {
+                lists.entry(operation).or_default().accept.extend(self.allow.iter().cloned());
             }
         }
         for (operation, macs) in &self.accept {
-            list_of(&mut lists, *operation).accept.extend(macs.iter().cloned());
+            lists.entry(*operation).or_default().accept.extend(macs.iter().cloned());
         }
         for (operation, macs) in &self.deny {
-            list_of(&mut lists, *operation).deny.extend(macs.iter().cloned());
+            lists.entry(*operation).or_default().deny.extend(macs.iter().cloned());
         }
         Some(lists)
     }
 }
 
-fn list_of(lists: &mut AccessLists, operation: Operation) -> &mut AccessList {
-    let list = match operation {
-        Operation::Discover => &mut lists.discover,
-        Operation::ConfigRead => &mut lists.config_read,
-        Operation::ConfigSet => &mut lists.config_set,
-        Operation::Read => &mut lists.read,
-        Operation::Write => &mut lists.write,
-    };
-    list.get_or_insert_default()
-}
-
-fn parse_list(text: &str) -> Result<(Operation, Vec<String>), String> {
+fn parse_list(text: &str) -> Result<(AccessOperation, Vec<String>), String> {
     let (operation, macs) =
         text.split_once('=').ok_or("want for example read=02:00:00:00:00:01")?;
-    let operation = match operation {
-        "discover" => Operation::Discover,
-        "config-read" => Operation::ConfigRead,
-        "config-set" => Operation::ConfigSet,
-        "read" => Operation::Read,
-        "write" => Operation::Write,
-        other => {
-            return Err(format!(
-                "'{other}' is none of: discover, config-read, config-set, read, write"
-            ));
-        }
-    };
+    let operation = operation.parse().map_err(|error: UnknownWord| error.to_string())?;
     Ok((operation, macs.split(',').map(|mac| mac.trim().to_owned()).collect()))
 }
 
@@ -255,10 +217,9 @@ mod tests {
     #[test]
     fn allowing_is_accepting_for_everything() {
         let lists = settings("--allow a,b --deny write=b").access.unwrap();
-        let accept = Some(vec!["a".to_owned(), "b".to_owned()]);
-        for list in [&lists.discover, &lists.config_read, &lists.config_set, &lists.read] {
-            assert_eq!(list.as_ref().map(|list| list.accept.clone()), accept);
+        for operation in AccessOperation::ALL {
+            assert_eq!(lists[&operation].accept, ["a", "b"]);
         }
-        assert_eq!(lists.write.unwrap().deny, ["b"]);
+        assert_eq!(lists[&AccessOperation::Write].deny, ["b"]);
     }
 }
