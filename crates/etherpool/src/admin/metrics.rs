@@ -2,7 +2,6 @@
 //! asks slowly, much or nonsense costs the target nothing but the collecting of its counters; and it
 //! serves few at once, each with a limit of time and bytes.
 
-use std::future::ready;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,7 +82,12 @@ impl MetricsServer {
         address: SocketAddr,
         page: impl Fn() -> Option<String> + Send + Sync + 'static,
     ) -> anyhow::Result<MetricsServer> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        // What is on the page is waited for, up to a minute where a target hangs: not by who takes turns.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(ASKERS_MAX)
+            .thread_stack_size(STACK_BYTES)
+            .build()?;
         let listener = runtime
             .block_on(TcpListener::bind(address))
             .with_context(|| format!("cannot listen at {address} for metrics"))?;
@@ -97,6 +101,7 @@ impl MetricsServer {
                         () = accept(listener, page) => {}
                     }
                 });
+                runtime.shutdown_background();
             },
         )?;
         Ok(MetricsServer { address: bound, _running: running })
@@ -119,7 +124,7 @@ async fn accept(listener: TcpListener, page: impl Fn() -> Option<String> + Send 
         let Ok(place) = Arc::clone(&room).try_acquire_owned() else { continue };
         let page = Arc::clone(&page);
         tokio::spawn(async move {
-            let serve = service_fn(|request| ready(answer(&request, &*page)));
+            let serve = service_fn(|request| answer(request, Arc::clone(&page)));
             let mut http = http1::Builder::new();
             http.keep_alive(false).max_buf_size(REQUEST_BYTES_MAX).title_case_headers(true);
             let served = http.serve_connection(TokioIo::new(stream), serve);
@@ -131,15 +136,19 @@ async fn accept(listener: TcpListener, page: impl Fn() -> Option<String> + Send 
     }
 }
 
-fn answer(
-    request: &Request<Incoming>,
-    page: &dyn Fn() -> Option<String>,
+async fn answer(
+    request: Request<Incoming>,
+    page: Arc<impl Fn() -> Option<String> + Send + Sync + 'static>,
 ) -> hyper::http::Result<Response<String>> {
     let status = match (request.method(), request.uri().path()) {
-        (&Method::GET | &Method::HEAD, "/metrics") => match page() {
-            Some(page) => return Response::builder().header(CONTENT_TYPE, PAGE_TYPE).body(page),
-            None => StatusCode::SERVICE_UNAVAILABLE,
-        },
+        (&Method::GET | &Method::HEAD, "/metrics") => {
+            match tokio::task::spawn_blocking(move || page()).await {
+                Ok(Some(page)) => {
+                    return Response::builder().header(CONTENT_TYPE, PAGE_TYPE).body(page);
+                }
+                Ok(None) | Err(_) => StatusCode::SERVICE_UNAVAILABLE,
+            }
+        }
         (_, "/metrics") => StatusCode::METHOD_NOT_ALLOWED,
         _ => StatusCode::NOT_FOUND,
     };
@@ -164,7 +173,7 @@ mod tests {
     }
 
     /// Who asks again at once may be turned away because of those before: they have their answers, but
-    /// their threads aren't quite gone.
+    /// their turns aren't quite over.
     fn ask(address: SocketAddr, request: &str) -> String {
         loop {
             match ask_once(address, request) {
@@ -203,6 +212,26 @@ mod tests {
         }
         let query = ask(server.address(), "GET /metrics?x=y HTTP/1.1\r\n\r\n");
         assert!(query.starts_with("HTTP/1.1 200"), "{query}");
+    }
+
+    #[test]
+    fn a_page_that_hangs_keeps_neither_others_out_nor_the_port() {
+        let (hang, wait) = std::sync::mpsc::channel::<()>();
+        let (begun, hangs) = std::sync::mpsc::channel();
+        let (wait, begun) = (std::sync::Mutex::new(wait), std::sync::Mutex::new(begun));
+        let hanging = move || {
+            begun.lock().unwrap().send(()).unwrap();
+            wait.lock().unwrap().recv().ok().map(|()| String::new())
+        };
+        let server = MetricsServer::start(local(), hanging).unwrap();
+        let address = server.address();
+        let mut hung = TcpStream::connect(address).unwrap();
+        hung.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+        hangs.recv().unwrap();
+        assert!(ask(address, "GET / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404"));
+        drop(server);
+        while TcpStream::connect(address).is_ok() {}
+        drop(hang);
     }
 
     #[test]
