@@ -115,8 +115,17 @@ impl Held {
     }
 }
 
-/// The records of which a segment has a sound header, and whether it has all of their rows.
-type Numbers = BTreeMap<RecordNumber, bool>;
+/// The records of which a segment has a sound header.
+type Numbers = BTreeMap<RecordNumber, InSegment>;
+
+/// What a segment has of a record.
+#[derive(Clone, Copy)]
+struct InSegment {
+    /// All of its rows.
+    is_whole: bool,
+    /// All current copies have it, durably.
+    is_safe: bool,
+}
 
 /// What a log holds beyond what is in place.
 struct Adopted {
@@ -332,7 +341,8 @@ impl Volume {
                 let safe = current.iter().all(durable_on);
                 if found.record.is_some() {
                     let numbers = by_segment.entry(segment.number).or_default();
-                    numbers.insert(number, found.lost.is_empty());
+                    let is_whole = found.lost.is_empty();
+                    numbers.insert(number, InSegment { is_whole, is_safe: safe });
                 }
                 let held = all.entry(number).or_default();
                 held.safe |= safe;
@@ -399,7 +409,8 @@ impl Volume {
 
     /// Before anything is appended again it is decided, for ever, where each segment ends: what is
     /// beyond is void, and what isn't stays valid beside its repetition until all of it is in place. A
-    /// repetition that was cut short goes, if an older segment has all of it.
+    /// repetition that was cut short goes, if an older segment has all of it, and as safely: what isn't
+    /// appended again because of a repetition rests on that one.
     fn ends_of(
         &self,
         segments: &[Segment],
@@ -421,8 +432,11 @@ impl Volume {
             });
             let repeats = |(other, other_end): &(SegmentNumber, RecordNumber)| {
                 let others = numbers.get(other).unwrap_or(&none);
-                let has_all = |number| others.get(number) == Some(&true);
-                *other_end >= end && has.range(..=end).all(|(number, _)| has_all(number))
+                let does_without = |(number, repeated): (&RecordNumber, &InSegment)| {
+                    let older = others.get(number).filter(|older| older.is_whole);
+                    older.is_some_and(|older| older.is_safe || !repeated.is_safe)
+                };
+                *other_end >= end && has.range(..=end).all(does_without)
             };
             let proven = matches!(segment.state, SegmentState::Closed(_));
             if end <= released || !proven && older.iter().any(repeats) {

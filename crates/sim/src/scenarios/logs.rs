@@ -47,6 +47,13 @@ pub const SCENARIOS: &[Scenario] = &[
         |stage| lone_tail(stage).boxed_local(),
     ),
     scenario(
+        "lone-tail-again",
+        "the same where the opening that brings it into place dies and another one follows: what was \
+         appended again goes only once nothing rests on it any more",
+        400,
+        |stage| lone_tail_again(stage).boxed_local(),
+    ),
+    scenario(
         "rotten-record",
         "raid0: a record in the middle of the log rots: what was acknowledged behind it is there, or \
          the volume waits and says for what",
@@ -168,6 +175,33 @@ async fn join_and_evict(stage: Stage) -> Result<(), Failure> {
 /// safe as that.
 async fn lone_tail(stage: Stage) -> Result<(), Failure> {
     let rig = Rig::mirror(&stage).await?;
+    let reconciler = leave_lone_tail(&rig).await?;
+    rig.cluster.start_supervisor(0);
+    lose_while_in_caches(&rig, reconciler, "while the tail is destaged").await;
+    Ok(())
+}
+
+/// What an opening appended again makes the tail safe, and the next opening finds it twice: it mustn't
+/// take the repetition for superfluous, since what came first is still on one copy only.
+async fn lone_tail_again(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    let reconciler = leave_lone_tail(&rig).await?;
+    rig.cluster.start_supervisor(0);
+    // From the first sector of the repetition to the release.
+    for _ in 0..OPENING_MAX.as_millis() {
+        if rig.volume_report(VOLUME).is_some() {
+            break;
+        }
+        rig.run_for(Duration::from_millis(1)).await;
+    }
+    rig.run_for(rig.between(0, 20)).await;
+    rig.restart_supervisor(rig.between(0, 50)).await;
+    lose_while_in_caches(&rig, reconciler, "while the tail is destaged once more").await;
+    Ok(())
+}
+
+/// Writes on their way reach the log of one node only, and the supervisor dies; tells which node.
+async fn leave_lone_tail(rig: &Rig) -> Result<usize, Failure> {
     let span = 512;
     rig.on_volume(VOLUME, move |watched| async move {
         for start in (0..span).step_by(64) {
@@ -180,7 +214,6 @@ async fn lone_tail(stage: Stage) -> Result<(), Failure> {
     let mix = Mix { depth: 8, writes: 100, zeroes: 0, discards: 0, flushes: 0, ..Mix::default() };
     rig.load(Mix { span_sectors: span, think: Duration::from_millis(20), ..mix }).await?;
     rig.run_for(rig.between(50, 400)).await;
-    // What is on its way reaches one node only.
     let reconciler = rig.below(3);
     for number in (0..3).filter(|number| *number != reconciler) {
         rig.cluster.cut_link(number, true);
@@ -190,21 +223,27 @@ async fn lone_tail(stage: Stage) -> Result<(), Failure> {
     rig.forget_clients();
     (0..3).for_each(|number| rig.cluster.cut_link(number, false));
     rig.run_for(Duration::from_millis(50)).await;
-    rig.cluster.start_supervisor(0);
+    Ok(reconciler)
+}
+
+/// Whether some other node than this one has something in a cache.
+fn in_caches(rig: &Rig, but: usize) -> bool {
+    let disks = |node: usize| rig.cluster.node(node).disks();
+    (0..3).filter(|node| *node != but).any(|node| disks(node).iter().any(|disk| !disk.is_stable()))
+}
+
+/// An opening is in the middle of its destage while rows are in a cache: then the node is lost.
+async fn lose_while_in_caches(rig: &Rig, reconciler: usize, what: &str) {
     let mut left = 6;
     let begin = rig.cluster.world().timeline().now();
-    // The opening is in the middle of its destage while rows are in a cache.
     while left > 0 && rig.cluster.world().timeline().now().since(begin) < Duration::from_secs(12) {
         rig.run_for(Duration::from_micros(100)).await;
-        let others = (0..3).filter(|node| *node != reconciler);
-        let unstable = others
-            .filter(|node| rig.cluster.node(*node).disks().iter().any(|disk| !disk.is_stable()));
-        if unstable.count() > 0 && rig.report().is_some_and(|report| report.survives >= 1) {
-            lose_node(&rig, reconciler, "while the tail is destaged", Survival::Arbitrary);
+        let survives = || rig.report().is_some_and(|report| report.survives >= 1);
+        if in_caches(rig, reconciler) && survives() {
+            lose_node(rig, reconciler, what, Survival::Arbitrary);
             left -= 1;
         }
     }
-    Ok(())
 }
 
 /// A record that can't be read must not pass for the end of the log. The last one's damage is told by
