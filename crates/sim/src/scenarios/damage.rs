@@ -180,7 +180,7 @@ async fn bit_rot(stage: Stage) -> Result<(), Failure> {
 }
 
 /// Only one disk was bad: what is found bad is repaired from the others, without anybody writing it anew.
-async fn repaired_by_verifying(rig: &Rig) -> Result<(), Failure> {
+pub(super) async fn repaired_by_verifying(rig: &Rig) -> Result<(), Failure> {
     let mut bad = Vec::new();
     for _ in 0..=VERIFIED_AGAIN {
         let report = rig

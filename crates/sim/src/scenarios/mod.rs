@@ -16,6 +16,7 @@ mod nodes;
 pub mod nth_step;
 mod owners;
 mod random;
+mod rows;
 mod sessions;
 mod shapes;
 mod slots;
@@ -51,6 +52,7 @@ pub fn named() -> Vec<Scenario> {
         space::SCENARIOS,
         checksums::SCENARIOS,
         slots::SCENARIOS,
+        rows::SCENARIOS,
         logs::SCENARIOS,
         copies::SCENARIOS,
         nth_step::SCENARIOS,
