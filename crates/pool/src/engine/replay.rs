@@ -7,12 +7,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use block::{BLOCK_BYTES, Buffer, BufferMut, IoError, Lba, SECTOR_BYTES, SectorRange};
+use block::{
+    BLOCK_BYTES, BLOCK_SECTORS, BlockDevice, Buffer, BufferMut, IoError, Lba, SECTOR_BYTES,
+    SectorRange,
+};
 use futures::StreamExt;
 use futures::future::{join_all, select};
 
 use super::lease::Ended;
 use super::limits::{LOOKS_MAX, READ_TRIES};
+use super::member::Member;
 use super::volume::log::put_record;
 use super::volume::segment::current_copies;
 use super::volume::{Serving, Volume};
@@ -489,16 +493,16 @@ impl Volume {
         let start = member.geometry.extent_start(copy.extents.first)?;
         let header = self.segment_header(segment);
         let bytes = header.blocks as usize * BLOCK_BYTES;
-        let pieces =
-            (0..bytes.div_ceil(PIECE_BYTES)).map(|piece| {
-                let from = piece * PIECE_BYTES;
-                let sectors = (bytes - from).min(PIECE_BYTES) / SECTOR_BYTES;
-                let sector = Lba(start.0 + (from / SECTOR_BYTES) as u64);
-                let device = Rc::clone(&device);
-                async move {
-                    (from, read_piece(&*device, SectorRange::new(sector, sectors as u64)).await)
-                }
-            });
+        let pieces = (0..bytes.div_ceil(PIECE_BYTES)).map(|piece| {
+            let from = piece * PIECE_BYTES;
+            let sectors = (bytes - from).min(PIECE_BYTES) / SECTOR_BYTES;
+            let sector = Lba(start.0 + (from / SECTOR_BYTES) as u64);
+            let (member, device) = (Rc::clone(&member), Rc::clone(&device));
+            async move {
+                let range = SectorRange::new(sector, sectors as u64);
+                (from, self.read_piece(&member, &*device, range).await)
+            }
+        });
         let mut whole = BufferMut::zeroed(bytes);
         let mut is_unread = false;
         let mut pieces = futures::stream::iter(pieces).buffer_unordered(PIECES);
@@ -516,6 +520,33 @@ impl Volume {
         let flush = async { device.flush(instance.ok_or(IoError::Lost)?).await };
         let flushed = self.pool.within(self.pool.limits.background, flush).await.is_ok();
         Some(CopyRead { disk: copy.disk, bytes: whole, is_unread, flushed })
+    }
+
+    /// Reads a piece of the instance that was looked at; what of it can't be read is zeros, which no record
+    /// is: another copy may have it. Tells whether there is such.
+    async fn read_piece(
+        &self,
+        member: &Rc<Member>,
+        device: &dyn BlockDevice,
+        range: SectorRange,
+    ) -> Result<(Buffer, bool), IoError> {
+        match self.pool.read_member(member, device, range.start, range.count).await {
+            Err(IoError::Medium(_)) => {}
+            answer => return answer.map(|data| (data, false)),
+        }
+        let mut whole = BufferMut::zeroed(range.len_bytes() as usize);
+        let mut has_gaps = false;
+        for block in 0..range.count / BLOCK_SECTORS {
+            let start = Lba(range.start.0 + block * BLOCK_SECTORS);
+            let at = block as usize * BLOCK_BYTES;
+            let window = at..at + BLOCK_BYTES;
+            match self.pool.read_member(member, device, start, BLOCK_SECTORS).await {
+                Ok(data) => whole[window].copy_from_slice(&data),
+                Err(IoError::Medium(_)) => has_gaps = true,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((whole.freeze(), has_gaps))
     }
 }
 
@@ -536,31 +567,6 @@ fn has_all(segment: &Segment, contents: &SegmentContents) -> bool {
     };
     let has_no_gap = last.0 - first.0 < records.len() as u64;
     segment.state == SegmentState::Closed(*last) && has_no_gap && records.values().all(is_whole)
-}
-
-/// Reads a piece; what of it can't be read is zeros, which no record is: another copy may have it.
-/// Tells whether there is such.
-async fn read_piece(
-    device: &dyn block::BlockDevice,
-    range: SectorRange,
-) -> Result<(Buffer, bool), IoError> {
-    match block::read_run(device, range.start, range.count).await {
-        Err(IoError::Medium(_)) => {}
-        answer => return answer.map(|data| (data, false)),
-    }
-    let mut whole = BufferMut::zeroed(range.len_bytes() as usize);
-    let mut has_gaps = false;
-    for block in 0..range.count / block::BLOCK_SECTORS {
-        let start = Lba(range.start.0 + block * block::BLOCK_SECTORS);
-        let at = block as usize * BLOCK_BYTES;
-        let window = at..at + BLOCK_BYTES;
-        match block::read_run(device, start, block::BLOCK_SECTORS).await {
-            Ok(data) => whole[window].copy_from_slice(&data),
-            Err(IoError::Medium(_)) => has_gaps = true,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok((whole.freeze(), has_gaps))
 }
 
 /// The part of a record's body for `count` rows from `offset`.

@@ -47,6 +47,13 @@ pub const SCENARIOS: &[Scenario] = &[
         |stage| rotten_and_stuck(stage).boxed_local(),
     ),
     scenario(
+        "older-log-while-opening",
+        "raid0: a disk begins anew with older contents between the look at it and the look at the log that it \
+         alone has: the volume waits for the newest ones",
+        400,
+        |stage| older_log_while_opening(stage).boxed_local(),
+    ),
+    scenario(
         "full-for-logs",
         "a disk takes what it has in place and nothing new: writes go on without it",
         400,
@@ -252,6 +259,39 @@ async fn look_at(rig: &Rig, blocks: &BTreeSet<u64>) -> Result<(), Failure> {
         futures::future::join_all(reads).await;
     })
     .await
+}
+
+/// What was looked at when a disk was taken in is another instance's from the moment that it began anew.
+async fn older_log_while_opening(stage: Stage) -> Result<(), Failure> {
+    let volumes = [(VOLUME, 4 << 20, Layout::Raid0)];
+    let rig = Rig::start(&stage, Plan::simple(3, 32), &volumes).await?;
+    trickle(&rig, 8, SPAN, Duration::ZERO).await?;
+    let disk = |node: usize| rig.cluster.node(node).disks()[0].clone();
+    let older: Vec<_> = (0..3).map(|node| disk(node).snapshot()).collect();
+    // Whoever has an older image has applied less.
+    rig.in_place(VOLUME).await?;
+    trickle(&rig, 1 + rig.below(6), SPAN, Duration::ZERO).await?;
+    let holders = holders_of_newest(&rig);
+    let [holder] = holders[..] else {
+        return Err(Failure(format!("the newest record is on the nodes {holders:?}")));
+    };
+    rig.restart_supervisor(Duration::from_millis(50)).await;
+    rig.run_for(rig.between(0, 80)).await;
+    if rig.volume_report(VOLUME).is_some() {
+        // Its log is being read.
+        return rig.converge().await;
+    }
+    let change_to = |image| {
+        rig.cluster.kill_node(holder);
+        let before = disk(holder).snapshot();
+        disk(holder).roll_back(image);
+        rig.cluster.start_node(holder);
+        before
+    };
+    let newest = change_to(older[holder].clone());
+    rig.run_for(rig.between(1000, 8000)).await;
+    change_to(newest);
+    rig.converge().await
 }
 
 /// Disks that refuse each new segment aren't asked again and again, and leave nothing of them behind.
