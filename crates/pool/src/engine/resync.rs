@@ -22,9 +22,9 @@ use crate::report::PoolEvent;
 const JUDGE_EVERY: Duration = Duration::from_secs(5);
 
 /// What was copied to a member.
-struct Copied {
+pub(crate) struct Copied {
     /// Regions that it has now.
-    mask: u64,
+    pub(crate) mask: u64,
     bytes: u64,
     /// The instance that took it, if anything had to be written.
     instance: Option<Instance>,
@@ -193,7 +193,7 @@ impl Volume {
     }
 
     /// Copies regions to one member; `None` when the member failed.
-    async fn copy_regions(
+    pub(crate) async fn copy_regions(
         self: &Rc<Self>,
         group: &GroupPlace,
         target: usize,
@@ -235,12 +235,15 @@ impl Volume {
                     })
                     .collect();
                 for run in rows.chunk_by(|one, next| one.0.0 + 1 == next.0.0) {
-                    // Nobody waits under the group's lock for the same silent source again and again.
+                    // Nobody waits under the group's lock for the same silent source again and again. One
+                    // that is away costs no time, and holds up nothing that others have.
+                    let begun = self.pool.runtime.now();
                     let right = match is_silent {
                         false => self.right_rows(group, run).await,
                         true => None,
                     };
-                    is_silent = right.is_none();
+                    let took = self.pool.runtime.now().since(begun);
+                    is_silent |= right.is_none() && took >= self.pool.limits.hedge;
                     match right {
                         Some(runs) => {
                             writes.extend(runs.into_iter().map(|(row, data)| (region, row, data)));

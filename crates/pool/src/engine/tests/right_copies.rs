@@ -289,3 +289,29 @@ fn rows_that_no_member_has_all_of_come_from_each_that_has_them() {
     assert_eq!(read.unwrap(), pattern(0, u64::from(ROWS), 1));
     assert!(time <= ANSWERS, "{time:?}");
 }
+
+#[test]
+fn resync_copies_what_it_can_whoever_is_away() {
+    // The first row is right on the first member only; of the second row the second one has it, too.
+    for (has, waits) in [(Has::Away, false), (Has::Hanging, true)] {
+        let mirror = Mirror::new(3);
+        mirror.miss(1, 0, true);
+        mirror.miss(2, 0, true);
+        mirror.miss(2, 1, true);
+        mirror.change(1, 0, Has::Wrong, true);
+        mirror.change(2, 0, Has::Wrong, true);
+        mirror.change(2, 1, Has::Wrong, true);
+        mirror.change(0, 0, has, true);
+        let (volume, group) = (Rc::clone(&mirror.volume), mirror.group.clone());
+        let pool = Rc::clone(&volume.pool);
+        let dirty = pool.dirty(&group, 2);
+        let copying = async move { volume.copy_regions(&group, 2, dirty).await.unwrap() };
+        let (copied, time) = mirror.timed(copying);
+        let second = pool.region_mask(Row(mirror.first.0 + 1), 1);
+        let expected = if waits { 0 } else { second };
+        assert_eq!(copied.unwrap().mask, expected, "{has:?}");
+        // Who hangs is waited for once.
+        let limit = if waits { HEDGE + 2 * EVICTION } else { Duration::ZERO };
+        assert!(time <= limit + ANSWERS, "{has:?} after {time:?}");
+    }
+}
