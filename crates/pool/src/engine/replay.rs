@@ -310,13 +310,15 @@ impl Volume {
     /// that no copy has ends the log, unless something proves that it was acknowledged, or what can't be
     /// read may hide it. `reads_again`: unreadable sectors that matter are an answer of their own.
     async fn read_log(self: &Rc<Self>, reads_again: bool) -> Result<Adopted, Blocked> {
-        let (segments, released) = {
+        // All of one moment: a disk that is taken in meanwhile has its copies off the list first, and passes
+        // for current by a list from before that.
+        let (segments, released, config) = {
             let meta = self.pool.meta.borrow();
             let Some(volume) = meta.volumes().get(&self.id) else {
                 return Err(Blocked::Ended(Ended::Closed));
             };
             let segments: Vec<Segment> = volume.log.segments.values().cloned().collect();
-            (segments, volume.log.released)
+            (segments, volume.log.released, self.pool.config.borrow().clone())
         };
         let mut all: BTreeMap<RecordNumber, Held> = BTreeMap::new();
         let mut by_segment: BTreeMap<SegmentNumber, Numbers> = BTreeMap::new();
@@ -326,8 +328,8 @@ impl Volume {
             segments.iter().filter(|segment| segment.is_needed(released)).collect();
         let mut unread = false;
         for segment in &needed {
-            let (copies, contents) = self.contents_of(segment, released).await?;
-            let current = current_copies(segment, &self.pool.config.borrow());
+            let current = current_copies(segment, &config);
+            let (copies, contents) = self.contents_of(segment, &current, released).await?;
             let all_unread = copies.iter().all(|copy| copy.is_unread);
             unread |= copies.iter().any(|copy| copy.is_unread);
             if reads_again && unread && (all_unread || !contents.records.values().all(is_whole)) {
@@ -458,11 +460,12 @@ impl Volume {
     async fn contents_of(
         self: &Rc<Self>,
         segment: &Segment,
+        current: &[SegmentCopyPlace],
         released: RecordNumber,
     ) -> Result<(Vec<CopyRead>, SegmentContents), Blocked> {
         let mut copies: Vec<CopyRead> = Vec::new();
         loop {
-            copies.extend(self.read_copies(segment).await?);
+            copies.extend(self.read_copies(segment, current).await?);
             let bytes: Vec<Buffer> = copies.iter().map(|copy| copy.bytes.clone()).collect();
             let contents = read_segment(&segment.seal(), released, segment.end(), &bytes);
             let contents = contents.map_err(|conflict| contradiction(&conflict.to_string()))?;
@@ -475,9 +478,12 @@ impl Volume {
         }
     }
 
-    /// Every current copy of a segment present, whole; at least one.
-    async fn read_copies(self: &Rc<Self>, segment: &Segment) -> Result<Vec<CopyRead>, Blocked> {
-        let current = current_copies(segment, &self.pool.config.borrow());
+    /// Every current copy of a segment that is present, whole; at least one.
+    async fn read_copies(
+        self: &Rc<Self>,
+        segment: &Segment,
+        current: &[SegmentCopyPlace],
+    ) -> Result<Vec<CopyRead>, Blocked> {
         let reads = current.iter().map(|copy| self.read_copy(segment, copy));
         let copies: Vec<CopyRead> = join_all(reads).await.into_iter().flatten().collect();
         if copies.is_empty() {

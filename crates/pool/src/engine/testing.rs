@@ -49,6 +49,8 @@ pub(crate) struct TestDisk {
     /// So many reads of a vote by an owner get no answer.
     pub(crate) vote_reads_lost: Cell<u32>,
     pub(crate) latency: Cell<Duration>,
+    /// Reads that touch these sectors take so long.
+    pub(crate) slow_reads: Cell<Option<(SectorRange, Duration)>>,
     pub(crate) bytes_written: Cell<u64>,
     pub(crate) writes: Cell<u64>,
 }
@@ -78,6 +80,7 @@ impl TestDisk {
             flush_fails: Cell::new(false),
             vote_reads_lost: Cell::new(0),
             latency: Cell::new(Duration::from_micros(100)),
+            slow_reads: Cell::new(None),
             bytes_written: Cell::new(0),
             writes: Cell::new(0),
         })
@@ -159,14 +162,21 @@ enum Begun {
 }
 
 impl TestDisk {
-    async fn end(&self, begun: Begun, runtime: &Handle) -> Outcome {
+    fn latency_of(&self, operation: &Operation) -> Duration {
+        let slow = self.slow_reads.get().filter(
+            |(sectors, _)| matches!(operation, Operation::Read(range) if range.overlaps(*sectors)),
+        );
+        slow.map_or(self.latency.get(), |(_, latency)| latency)
+    }
+
+    async fn end(&self, begun: Begun, latency: Duration, runtime: &Handle) -> Outcome {
         if let Begun::Stuck = begun {
             while self.mode.get() == Mode::Hanging {
                 self.mode_changed.notified().await;
             }
             return Err(IoError::Lost);
         }
-        runtime.sleep(self.latency.get()).await;
+        runtime.sleep(latency).await;
         let now = self.instance.get();
         let restarted = Err(IoError::Restarted { now: Instance(now) });
         match begun {
@@ -288,9 +298,10 @@ impl BlockDevice for TestDevice {
     }
 
     fn submit(&self, operation: Operation, done: Done) {
+        let latency = self.disk.latency_of(&operation);
         let begun = self.begin(operation);
         let (disk, runtime) = (Rc::clone(&self.disk), self.runtime.clone());
-        self.runtime.spawn(async move { done(disk.end(begun, &runtime).await) });
+        self.runtime.spawn(async move { done(disk.end(begun, latency, &runtime).await) });
     }
 
     fn disown(&self) {

@@ -1,6 +1,7 @@
 //! Logs that are damaged, or of which one copy has more than the others.
 
 use futures::future::join_all;
+use runtime::Semaphore;
 
 use super::super::lease::Ended;
 use super::*;
@@ -225,6 +226,70 @@ fn a_tail_that_one_copy_has_is_on_all_before_anything_is_in_place() {
         }
     }
     panic!("it never gets into place");
+}
+
+/// Its log copy, of what was acknowledged without it, is off the list from then on, also of the list that
+/// the opening began with.
+#[test]
+fn a_disk_that_is_taken_in_while_a_log_is_read_gives_nothing_of_it() {
+    let bench = Bench::new(260, 8, 48);
+    bench.create();
+    let volume = bench.create_volume(8, Layout::Mirror(2));
+    let places = |contents: &[u8]| records_of(&bench, contents);
+    let disks_with = |bench: &Bench, contents: &[u8]| -> Vec<usize> {
+        records_of(bench, contents).into_iter().map(|place| place.0).collect()
+    };
+    let open = bench.engine.inner.open_pool("pool").unwrap();
+    // Nothing gets into place, so that the first segment is read as well.
+    let locks: Vec<_> = {
+        let meta = open.pool.meta.borrow();
+        let groups = meta.volumes().values().flat_map(|volume| volume.groups());
+        groups.map(|group| open.pool.group_lock(group.generation())).collect()
+    };
+    let take = |lock| bench.run(async move { Semaphore::acquire(&lock, 1).await });
+    let _held: Vec<_> = locks.into_iter().map(take).collect();
+    bench.write(&volume, 0, pattern(0, 1, 1)).unwrap();
+    bench.write(&volume, 128, pattern(128, 110, 1)).unwrap();
+    let slow = places(&pattern(0, 1, 1));
+    let first: Vec<usize> = slow.iter().map(|place| place.0).collect();
+    let is_first = |name: &str| first.iter().any(|disk| bench.disks[*disk].name == name);
+    for member in open.pool.members().iter().filter(|member| is_first(&member.display_name())) {
+        member.without_logs_until.set(bench.executor.handle().now() + Duration::from_secs(600));
+    }
+    let (mut second, mut block) = (first.clone(), 32);
+    while second.iter().any(|disk| first.contains(disk)) {
+        assert!(block < 64, "each segment lies on {first:?}");
+        bench.write(&volume, block, pattern(block, 1, 1)).unwrap();
+        second = disks_with(&bench, &pattern(block, 1, 1));
+        block += 1;
+    }
+    // Without the one that has no vote.
+    let (lone, stale) = (second[0].min(second[1]), second[0].max(second[1]));
+    bench.set_mode(stale, Mode::Lost);
+    bench.write(&volume, 16, pattern(16, 1, 2)).unwrap();
+    assert_eq!(disks_with(&bench, &pattern(16, 1, 2)), [lone]);
+    let (now, pools) = (bench.executor.handle().now(), bench.engine.known_pools());
+    bench.executor.clear();
+    let bench = Bench::alone(261, bench.disks.clone(), now, bench.owner, pools);
+    bench.disks[stale].mode.set(Mode::Well);
+    let away = [lone, stale];
+    let others = bench.disks.iter().enumerate().filter(|(index, _)| !away.contains(index));
+    others.for_each(|(_, disk)| bench.attach(disk));
+    for (disk, at) in slow {
+        let sectors = SectorRange::new(Lba((at / block::SECTOR_BYTES) as u64), 1);
+        bench.disks[disk].slow_reads.set(Some((sectors, Duration::from_secs(1))));
+    }
+    while bench.engine.inner.open_pool("pool").is_err() {
+        bench.pass(Duration::from_millis(1));
+    }
+    bench.attach(&bench.disks[stale]);
+    // It is taken in while the first segment is read.
+    bench.pass(Duration::from_secs(3));
+    let why = suspended(&bench);
+    assert!(why.contains(&bench.disks[lone].name), "{why}");
+    bench.attach(&bench.disks[lone]);
+    let volume = bench.reopened();
+    assert_eq!(bench.read(&volume, 16, 1).unwrap(), pattern(16, 1, 2));
 }
 
 #[test]
