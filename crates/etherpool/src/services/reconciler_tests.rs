@@ -206,7 +206,7 @@ fn broken(what: Fault) -> Finding {
 }
 
 fn trouble(reconciler: &Reconciler<Fake>) -> Option<String> {
-    report(&reconciler).first().and_then(|report| report.trouble.clone())
+    report(reconciler).first().and_then(|report| report.trouble.clone())
 }
 
 fn report(reconciler: &Reconciler<Fake>) -> Vec<VolumeServices> {
