@@ -25,6 +25,8 @@ fn a_seed_replays_exactly() {
 ///   fine again, and everything hung after it was back.
 /// - vanish-while-opening: disks vanished while the pool was being opened; the opening waited for
 ///   ever.
+/// - unread-applied 187: both slots of a disk's applied block were unreadable before it had anything to
+///   show in them; it was taken in, and its resync began again for ever.
 #[test]
 fn what_failed_once() {
     let seeds = [
@@ -35,6 +37,7 @@ fn what_failed_once() {
         ("rolled-back-disk", 4),
         ("two-votes", 1),
         ("vanish-while-opening", 1),
+        ("unread-applied", 187),
     ];
     for (name, seed) in seeds {
         assert_eq!(run(name, seed).failure, None, "{name} {seed}");

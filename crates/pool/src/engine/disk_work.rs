@@ -291,14 +291,17 @@ impl Pool {
     }
 }
 
-/// The instance that answers now, by whichever applied block can be read: writing the other one anew makes
-/// it readable.
+/// The instance that answers now, by whichever applied block can be read, or label: writing an applied
+/// block anew makes it readable.
 pub(super) async fn instance_now(device: &dyn BlockDevice) -> Result<Instance, IoError> {
-    let [first, second] =
-        DiskGeometry::applied_slots().map(|slot| SectorRange::new(slot, BLOCK_SECTORS));
-    match device.read(first).await {
-        Ok(seen) => Ok(seen.instance),
-        Err(IoError::Medium(_)) => Ok(device.read(second).await?.instance),
-        Err(error) => Err(error),
+    let [first, second, ..] =
+        DiskGeometry::label_slots(device.geometry().sectors * SECTOR_BYTES as u64);
+    let mut unreadable = IoError::Lost;
+    for place in DiskGeometry::applied_slots().into_iter().chain([first, second]) {
+        match device.read(SectorRange::new(place, BLOCK_SECTORS)).await {
+            Err(error @ IoError::Medium(_)) => unreadable = error,
+            answer => return Ok(answer?.instance),
+        }
     }
+    Err(unreadable)
 }

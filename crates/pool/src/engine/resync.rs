@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{BLOCK_BYTES, Buffer, Instance, Lba};
+use futures::future::select;
 
 use super::disk_work::{DiskWork, Touched};
 use super::lease::Ended;
@@ -18,8 +19,8 @@ use crate::format::{DiskNumber, ExtentShape, GenerationId, Row, VolumeId};
 use crate::metadata::{DirtyRegions, MetaRecord};
 use crate::report::PoolEvent;
 
-/// How often a disk with older contents is looked at.
-const JUDGE_EVERY: Duration = Duration::from_secs(5);
+/// How often is looked at what couldn't be copied, and at a disk with older contents.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// What was copied to a member.
 pub(crate) struct Copied {
@@ -66,7 +67,9 @@ impl OpenPool {
             self.judge_rolled_back().await;
             self.tell_resynced();
             if !progress {
-                if self.pool.unless_over(changed).await.is_err() {
+                // What failed may be well without anything else changing.
+                let again = self.pool.runtime.sleep(LOOK_AGAIN);
+                if self.pool.unless_over(select(std::pin::pin!(changed), again)).await.is_err() {
                     return;
                 }
                 // What couldn't be copied just now isn't tried again at every small change.
@@ -101,7 +104,7 @@ impl OpenPool {
             {
                 continue;
             }
-            member.judge_at.set(now + JUDGE_EVERY);
+            member.judge_at.set(now + LOOK_AGAIN);
             if self.has_what_counts(member.number).await && member.appearance.get() == appearance {
                 member.rolled_back.set(false);
                 self.pool.changed.notify_all();
