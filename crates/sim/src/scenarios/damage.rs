@@ -395,9 +395,10 @@ async fn badly_read_log(
     rig.converge().await
 }
 
-/// Many reads say that sectors can't be read.
+/// Many reads say that sectors can't be read. Not so many that a disk without a log fails the three reads
+/// of its checksums that a round has for all of the four seconds after which they are given up.
 fn unread(rig: &Rig, disk: &Disk) {
-    (0..2 + rig.below(100)).for_each(|_| disk.spoil_next_read(Part::Extents, ReadFault::Error));
+    (0..2 + rig.below(19)).for_each(|_| disk.spoil_next_read(Part::Extents, ReadFault::Error));
 }
 
 /// One read is answered with something else.
