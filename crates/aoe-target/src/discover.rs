@@ -7,7 +7,7 @@ use crate::Shared;
 use crate::export::{Export, PortState};
 use crate::plain::change::{self, Change};
 use crate::policy::AccessOperation;
-use crate::stats::DropReason;
+use crate::stats::Counter;
 use crate::trace::{Traced, TracedStatus};
 use aoe_wire::{
     AoeError, Command, ConfigCommand, ConfigMessage, Directive, DirectiveCommand, Header, MacAddr,
@@ -35,7 +35,7 @@ pub(crate) fn is_search(header: &Header) -> bool {
 pub(crate) fn config(export: &mut Export, shared: &mut Shared, port: &PortState, frame: &[u8]) {
     let (request, string) = match ConfigMessage::parse(frame) {
         Ok(parsed) => parsed,
-        Err(_) => return export.meter.dropped(DropReason::Malformed),
+        Err(_) => return export.meter.count(Counter::Malformed),
     };
     let client = request.header.source;
     let needed = match request.command {
@@ -45,7 +45,7 @@ pub(crate) fn config(export: &mut Export, shared: &mut Shared, port: &PortState,
         _ => AccessOperation::ConfigRead,
     };
     if !export.permits(port.trusted, needed, client) {
-        return shared.drop(export, Traced::other(port.id, &request.header), DropReason::Denied);
+        return shared.drop(export, Traced::other(port.id, &request.header), Counter::Denied);
     }
     let present = &export.remembered.config_string;
     match request.command {
@@ -72,7 +72,7 @@ pub(crate) fn tell_config(
     error: Option<AoeError>,
     command: ConfigCommand,
 ) {
-    export.meter.count(|stats| stats.others += 1);
+    export.meter.count(Counter::Others);
     let status = error.map_or(TracedStatus::Done, TracedStatus::Aoe);
     shared.trace.note(shared.now, export, Traced::other(port.id, asked), status);
     // Who may set the string learns by that what it is.
@@ -150,7 +150,7 @@ pub(crate) fn mask(export: &mut Export, shared: &mut Shared, port: &PortState, f
     };
     let client = request.header.source;
     if !may_look(export, port, client) {
-        return shared.drop(export, Traced::other(port.id, &request.header), DropReason::Denied);
+        return shared.drop(export, Traced::other(port.id, &request.header), Counter::Denied);
     }
     let refuse = match request.command {
         _ if !has_lists(export) => Some(AoeError::UnrecognisedCommand),
@@ -179,7 +179,7 @@ pub(crate) fn tell_mask(
     command: MaskCommand,
     edited: Result<(), (u8, MaskError)>,
 ) {
-    export.meter.count(|stats| stats.others += 1);
+    export.meter.count(Counter::Others);
     shared.trace.note(shared.now, export, Traced::other(port.id, asked), TracedStatus::Done);
     let header = asked.answer(port.mac, export.address());
     let entries = mask_entries_max(port.mtu_bytes);
@@ -203,7 +203,7 @@ pub(crate) fn reserve(export: &mut Export, shared: &mut Shared, port: &PortState
     };
     let client = request.header.source;
     if !may_look(export, port, client) {
-        return shared.drop(export, Traced::other(port.id, &request.header), DropReason::Denied);
+        return shared.drop(export, Traced::other(port.id, &request.header), Counter::Denied);
     }
     let is_read = request.command == ReserveCommand::Read;
     let refuse = match request.command {
@@ -230,7 +230,7 @@ pub(crate) fn tell_reservation(
     asked: &Header,
     command: ReserveCommand,
 ) {
-    export.meter.count(|stats| stats.others += 1);
+    export.meter.count(Counter::Others);
     shared.trace.note(shared.now, export, Traced::other(port.id, asked), TracedStatus::Done);
     let header = asked.answer(port.mac, export.address());
     // A list that was set on a port with larger frames is told as far as it fits.
@@ -249,6 +249,6 @@ fn malformed(
 ) {
     match Header::parse(frame) {
         Ok(header) => shared.refuse(export, port, &header, AoeError::BadArgument),
-        Err(_) => export.meter.dropped(DropReason::Malformed),
+        Err(_) => export.meter.count(Counter::Malformed),
     }
 }

@@ -49,7 +49,7 @@ pub use plain::smart::{SmartCommand, SmartFeature, SmartReply};
 pub use policy::{Access, AccessOperation, AccessPolicy, AccessRule, ListEditors};
 pub use probe::{ExportState, Probe, TargetEvent};
 pub use queue::Ticket;
-pub use stats::{DropReason, ExportStats, Latencies, TargetStats};
+pub use stats::{COUNTERS, Counter, ExportStats, Latencies, TargetStats};
 pub use status::{AddExportError, ExportStatus, SetOptionsError};
 pub use target::{ExportId, NodeIdentity, Target};
 pub use trace::{TraceRecord, TracedCommand, TracedStatus};

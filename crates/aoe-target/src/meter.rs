@@ -8,10 +8,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use block::{Histogram, Instant, IoError};
+use block::{Histogram, Instant};
 
 use crate::plain::recent::Recent;
-use crate::stats::{DropReason, ExportStats, Latencies, Moved};
+use crate::stats::{Counter, ExportStats, Latencies, Moved};
 use aoe_wire::MacAddr;
 
 /// Clients per export that are told apart.
@@ -127,8 +127,12 @@ impl Meter {
         self.clients.get_mut(usize::from(slot.index)).filter(|client| client.mac == slot.mac)
     }
 
-    /// Counts for the export and for the client.
-    pub(crate) fn count(&mut self, change: impl Fn(&mut ExportStats)) {
+    /// Counts one of something for the export and for the client.
+    pub(crate) fn count(&mut self, counter: Counter) {
+        self.change(|stats| stats.count(counter, 1));
+    }
+
+    fn change(&mut self, change: impl Fn(&mut ExportStats)) {
         change(&mut self.total);
         match self.current.and_then(|origin| self.client(origin.client)) {
             Some(client) => change(&mut client.stats),
@@ -136,17 +140,9 @@ impl Meter {
         }
     }
 
-    pub(crate) fn dropped(&mut self, why: DropReason) {
-        self.count(|stats| stats.dropped(why));
-    }
-
-    pub(crate) fn failed(&mut self, error: IoError) {
-        self.count(|stats| stats.failed(error));
-    }
-
     /// Sectors were moved, or flushed.
     pub(crate) fn moved(&mut self, what: Moved, bytes: u64, now: Instant) {
-        self.count(|stats| stats.moved(what, bytes));
+        self.change(|stats| stats.moved(what, bytes));
         let Some(origin) = self.current else { return };
         let took = now.since(origin.arrived);
         self.latencies.of_mut(what).note(took);
@@ -251,6 +247,8 @@ impl Meter {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use block::IoError;
+
     use super::*;
 
     fn mac(n: u16) -> MacAddr {
@@ -268,18 +266,23 @@ mod tests {
         meter.arrives(mac(1), at(0));
         let first = meter.origin(at(0));
         meter.arrives(mac(2), at(5));
-        meter.dropped(DropReason::Denied);
+        meter.count(Counter::Denied);
         meter.resumes(first);
         meter.moved(Moved::Read, 512, at(100));
-        meter.failed(IoError::Lost);
+        meter.count(Counter::of_error(IoError::Lost));
         let clients = meter.clients();
         assert_eq!(clients.iter().map(|c| c.mac).collect::<Vec<_>>(), [Some(mac(1)), Some(mac(2))]);
         let [one, two] = [clients[0].stats, clients[1].stats];
         assert_eq!(
-            (one.reads, one.read_bytes, one.errors_lost, one.dropped_denied),
+            (
+                one[Counter::Reads],
+                one[Counter::ReadBytes],
+                one[Counter::Lost],
+                one[Counter::Denied]
+            ),
             (1, 512, 1, 0)
         );
-        assert_eq!((two.reads, two.dropped_denied), (0, 1));
+        assert_eq!((two[Counter::Reads], two[Counter::Denied]), (0, 1));
         assert_eq!(clients[0].latency.count(), 1);
         assert_eq!(meter.latencies.read.sum(), Duration::from_micros(100));
         let mut sum = one;
@@ -315,13 +318,13 @@ mod tests {
         let worker = meter.origin(at(0));
         for n in 1..2000 {
             meter.arrives(mac(n), at(u64::from(n)));
-            meter.dropped(DropReason::Denied);
+            meter.count(Counter::Denied);
         }
         let clients = meter.clients();
         assert_eq!(clients.len(), CLIENTS_MAX + 1);
-        assert_eq!((clients[0].mac, clients[0].stats.writes), (Some(mac(0)), 1));
+        assert_eq!((clients[0].mac, clients[0].stats[Counter::Writes]), (Some(mac(0)), 1));
         let others = clients.last().unwrap();
-        assert_eq!((others.mac, others.stats.dropped_denied), (None, 1999 - 255));
+        assert_eq!((others.mac, others.stats[Counter::Denied]), (None, 1999 - 255));
         // A command of a client that has been forgotten meanwhile counts for the others.
         meter.arrives(mac(1999), at(3000));
         let late = meter.origin(at(3000));
@@ -330,9 +333,9 @@ mod tests {
         }
         meter.resumes(late);
         meter.moved(Moved::Read, 512, at(4000));
-        assert_eq!(meter.clients().last().unwrap().stats.reads, 1);
+        assert_eq!(meter.clients().last().unwrap().stats[Counter::Reads], 1);
         meter.resumes(worker);
         meter.moved(Moved::Write, 512, at(4000));
-        assert_eq!(meter.clients()[0].stats.writes, 2);
+        assert_eq!(meter.clients()[0].stats[Counter::Writes], 2);
     }
 }

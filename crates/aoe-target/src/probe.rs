@@ -14,6 +14,7 @@ use block::Instant;
 
 use crate::discover;
 use crate::export::{Export, PortState};
+use crate::stats::Counter;
 use crate::{ExportId, Shared};
 use aoe_wire::PortId;
 use aoe_wire::{Command, ConfigCommand, ConfigMessage, Header, MacAddr};
@@ -211,7 +212,7 @@ pub(crate) fn foreign_answer(
     port: &PortState,
     mac: MacAddr,
 ) {
-    export.meter.total.foreign_answers += 1;
+    export.meter.total.count(Counter::ForeignAnswers, 1);
     if export.prober.is_news(mac, shared.now) {
         shared.event(TargetEvent::AddressConflict { export: export.id, port: port.id, mac });
     }

@@ -1,70 +1,65 @@
 //! What is counted, so that people see what happens to their exports.
 
+use std::ops::Index;
+
 use block::{Histogram, IoError};
 
-/// Why a frame got no answer.
+/// What an export counts, of itself and of each of its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DropReason {
-    /// The queue is full; the client will ask again.
+#[repr(usize)]
+pub enum Counter {
+    /// READ commands executed.
+    Reads,
+    /// WRITE commands executed.
+    Writes,
+    /// FLUSH commands executed.
+    Flushes,
+    /// All other requests answered.
+    Others,
+    /// Replies from the cache to repeated commands.
+    Replayed,
+    /// Failures: bad sectors.
+    MediumErrors,
+    /// Failures: no room under the export.
+    NoSpace,
+    /// Failures: beyond the end.
+    OutOfRange,
+    /// Failures: a flush that failed.
+    FailedFlushes,
+    /// Failures: a change by a client that couldn't be put on stable storage.
+    NotRemembered,
+    /// Failures: device gone or restarted.
+    Lost,
+    /// Refusals: a deposed owner.
+    Fenced,
+    /// Refusals: read-only, protected, reserved, not supported. The last one of those that are answers.
+    Refused,
+    /// Bytes read.
+    ReadBytes,
+    /// Bytes written.
+    WrittenBytes,
+    /// Sessions opened.
+    SessionsOpened,
+    /// Answers that others gave for the export's address.
+    ForeignAnswers,
+    /// Frames without an answer: the queue is full; the client will ask again.
     QueueFull,
-    /// A checksum, length, version or reserved bit is wrong.
+    /// Frames without an answer: a checksum, length, version or reserved bit is wrong.
     Malformed,
-    /// The client is on no list that may ask.
+    /// Frames without an answer: the client is on no list that may ask.
     Denied,
-    /// It has been asked before and is being worked on.
+    /// Frames without an answer: asked before, and being worked on.
     Repeated,
-    /// A session could not be opened now.
+    /// Frames without an answer: a session could not be opened now.
     SessionLimit,
 }
 
+/// How many counters there are.
+pub const COUNTERS: usize = Counter::SessionLimit as usize + 1;
+
 /// Counters of an export from its start on, or one client's share of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ExportStats {
-    /// READ commands executed.
-    pub reads: u64,
-    /// WRITE commands executed.
-    pub writes: u64,
-    /// FLUSH commands executed.
-    pub flushes: u64,
-    /// All other requests answered.
-    pub others: u64,
-    /// Bytes read.
-    pub read_bytes: u64,
-    /// Bytes written.
-    pub written_bytes: u64,
-    /// Replies from the cache to repeated commands.
-    pub replayed: u64,
-    /// Sessions opened.
-    pub sessions_opened: u64,
-    /// Failures: bad sectors.
-    pub errors_medium: u64,
-    /// Failures: no room under the export.
-    pub errors_no_space: u64,
-    /// Failures: beyond the end.
-    pub errors_out_of_range: u64,
-    /// Failures: a flush that failed.
-    pub errors_flush: u64,
-    /// Failures: a change by a client that couldn't be put on stable storage.
-    pub errors_remember: u64,
-    /// Failures: device gone or restarted.
-    pub errors_lost: u64,
-    /// Refusals: a deposed owner.
-    pub fenced: u64,
-    /// Refusals: read-only, protected, reserved, not supported.
-    pub refused: u64,
-    /// Answers that others gave for the export's address.
-    pub foreign_answers: u64,
-    /// Frames dropped because the queue was full.
-    pub dropped_queue_full: u64,
-    /// Frames dropped because something in them is wrong.
-    pub dropped_malformed: u64,
-    /// Frames dropped because the client may not ask.
-    pub dropped_denied: u64,
-    /// Repetitions dropped while the first is being worked on.
-    pub dropped_repeated: u64,
-    /// Openings dropped because there are too many sessions.
-    pub dropped_session_limit: u64,
-}
+pub struct ExportStats(pub [u64; COUNTERS]);
 
 /// What moves sectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,84 +69,59 @@ pub(crate) enum Moved {
     Flush,
 }
 
+impl Index<Counter> for ExportStats {
+    type Output = u64;
+
+    fn index(&self, counter: Counter) -> &u64 {
+        &self.0[counter as usize]
+    }
+}
+
 impl ExportStats {
     /// Requests that got an answer.
     pub fn answered(&self) -> u64 {
-        let failed = self.errors_medium
-            + self.errors_no_space
-            + self.errors_out_of_range
-            + self.errors_flush
-            + self.errors_remember
-            + self.errors_lost;
-        let done = self.reads + self.writes + self.flushes + self.others + self.replayed;
-        done + failed + self.fenced + self.refused
+        self.0[..=Counter::Refused as usize].iter().sum()
+    }
+
+    /// Counts more of something.
+    pub fn count(&mut self, counter: Counter, more: u64) {
+        self.0[counter as usize] += more;
     }
 
     pub(crate) fn moved(&mut self, what: Moved, bytes: u64) {
         match what {
             Moved::Read => {
-                self.reads += 1;
-                self.read_bytes += bytes;
+                self.count(Counter::Reads, 1);
+                self.count(Counter::ReadBytes, bytes);
             }
             Moved::Write => {
-                self.writes += 1;
-                self.written_bytes += bytes;
+                self.count(Counter::Writes, 1);
+                self.count(Counter::WrittenBytes, bytes);
             }
-            Moved::Flush => self.flushes += 1,
+            Moved::Flush => self.count(Counter::Flushes, 1),
         }
     }
 
     pub(crate) fn has_moved(&self) -> bool {
-        self.reads + self.writes > 0
+        self[Counter::Reads] + self[Counter::Writes] > 0
     }
 
     pub(crate) fn add(&mut self, other: &ExportStats) {
-        self.reads += other.reads;
-        self.writes += other.writes;
-        self.flushes += other.flushes;
-        self.others += other.others;
-        self.read_bytes += other.read_bytes;
-        self.written_bytes += other.written_bytes;
-        self.replayed += other.replayed;
-        self.sessions_opened += other.sessions_opened;
-        self.errors_medium += other.errors_medium;
-        self.errors_no_space += other.errors_no_space;
-        self.errors_out_of_range += other.errors_out_of_range;
-        self.errors_flush += other.errors_flush;
-        self.errors_remember += other.errors_remember;
-        self.errors_lost += other.errors_lost;
-        self.fenced += other.fenced;
-        self.refused += other.refused;
-        self.foreign_answers += other.foreign_answers;
-        self.dropped_queue_full += other.dropped_queue_full;
-        self.dropped_malformed += other.dropped_malformed;
-        self.dropped_denied += other.dropped_denied;
-        self.dropped_repeated += other.dropped_repeated;
-        self.dropped_session_limit += other.dropped_session_limit;
+        self.0.iter_mut().zip(other.0).for_each(|(own, more)| *own += more);
     }
+}
 
-    pub(crate) fn dropped(&mut self, why: DropReason) {
-        let counter = match why {
-            DropReason::QueueFull => &mut self.dropped_queue_full,
-            DropReason::Malformed => &mut self.dropped_malformed,
-            DropReason::Denied => &mut self.dropped_denied,
-            DropReason::Repeated => &mut self.dropped_repeated,
-            DropReason::SessionLimit => &mut self.dropped_session_limit,
-        };
-        *counter += 1;
-    }
-
-    pub(crate) fn failed(&mut self, error: IoError) {
-        let counter = match error {
-            IoError::Medium(_) => &mut self.errors_medium,
-            IoError::NoSpace(_) => &mut self.errors_no_space,
-            IoError::OutOfRange(_) => &mut self.errors_out_of_range,
-            IoError::FlushFailed => &mut self.errors_flush,
-            IoError::Lost | IoError::Restarted { .. } => &mut self.errors_lost,
-            IoError::Fenced { .. } => &mut self.fenced,
-            IoError::ReadOnly | IoError::Refused(_) | IoError::Unsupported => &mut self.refused,
-        };
-        *counter += 1;
+impl Counter {
+    pub(crate) fn of_error(error: IoError) -> Counter {
+        match error {
+            IoError::Medium(_) => Counter::MediumErrors,
+            IoError::NoSpace(_) => Counter::NoSpace,
+            IoError::OutOfRange(_) => Counter::OutOfRange,
+            IoError::FlushFailed => Counter::FailedFlushes,
+            IoError::Lost | IoError::Restarted { .. } => Counter::Lost,
+            IoError::Fenced { .. } => Counter::Fenced,
+            IoError::ReadOnly | IoError::Refused(_) | IoError::Unsupported => Counter::Refused,
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::export::{Abilities, DeviceState, Export, ExportOptions, PortState, Re
 use crate::io::{IoId, IoRequest, IoResult, Work};
 use crate::policy::AccessOperation;
 use crate::probe::{ExportState, TargetEvent};
-use crate::stats::{DropReason, TargetStats};
+use crate::stats::{Counter, TargetStats};
 use crate::status::{AddExportError, ExportStatus, SetOptionsError};
 use crate::trace::{Trace, TraceRecord, Traced, TracedStatus};
 use crate::{ClientStatus, discover, export, plain, probe, pump, session};
@@ -101,8 +101,8 @@ impl Shared {
     }
 
     /// A request gets no answer.
-    pub(crate) fn drop(&mut self, export: &mut Export, what: Traced, why: DropReason) {
-        export.meter.dropped(why);
+    pub(crate) fn drop(&mut self, export: &mut Export, what: Traced, why: Counter) {
+        export.meter.count(why);
         self.trace.note(self.now, export, what, TracedStatus::Dropped(why));
     }
 
@@ -115,7 +115,7 @@ impl Shared {
         asked: &Header,
         error: AoeError,
     ) {
-        export.meter.count(|stats| stats.refused += 1);
+        export.meter.count(Counter::Refused);
         let traced = Traced::other(port.id, asked);
         self.trace.note(self.now, export, traced, TracedStatus::Aoe(error));
         let answer = asked.answer(port.mac, export.address());
@@ -513,7 +513,7 @@ impl Target {
             return true;
         }
         if !is_heard(export, port, header) {
-            shared.drop(export, Traced::read(port.id, header, frame), DropReason::Denied);
+            shared.drop(export, Traced::read(port.id, header, frame), Counter::Denied);
             return true;
         }
         match header.command {

@@ -10,7 +10,7 @@ use runtime::EventQueue;
 
 use crate::ExportId;
 use crate::export::Export;
-use crate::stats::DropReason;
+use crate::stats::Counter;
 use aoe_wire::PortId;
 use aoe_wire::{
     AoeError, AtaCommand, AtaReply, AtaRequest, Command, Header, MacAddr, Operation,
@@ -48,7 +48,7 @@ pub enum TracedStatus {
     /// How a session's command ended.
     Session(Status),
     /// It got no answer.
-    Dropped(DropReason),
+    Dropped(Counter),
 }
 
 /// A request and what became of it.

@@ -13,7 +13,7 @@ use crate::io::{IoOperation, IoResult, Start};
 use crate::meter::Origin;
 use crate::plain::remembered::Remembered;
 use crate::queue::Ticket;
-use crate::stats::DropReason;
+use crate::stats::Counter;
 use crate::trace::Traced;
 use aoe_wire::PortId;
 use aoe_wire::{
@@ -73,7 +73,7 @@ pub(crate) fn enqueue(
     change: Change,
 ) {
     if export.changes >= CHANGES_MAX || !export.has_room(0, shared.now) {
-        return shared.drop(export, Traced::other(port.id, header), DropReason::QueueFull);
+        return shared.drop(export, Traced::other(port.id, header), Counter::QueueFull);
     }
     export.changes += 1;
     let origin = export.meter.origin(shared.now);
@@ -104,7 +104,7 @@ pub(crate) fn finish(
     match result {
         Ok(_) => conclude(export, shared, work, next, outcome),
         Err(_) => {
-            export.meter.count(|stats| stats.errors_remember += 1);
+            export.meter.count(Counter::NotRemembered);
             let former = export.remembered.clone();
             conclude(export, shared, work, former, Outcome::Refused(AoeError::DeviceUnavailable));
         }
@@ -159,7 +159,7 @@ fn conclude(
     // A client that repeats itself wants one answer.
     export.fences.retain(|fence| fence.work.header != work.header || fence.work.port != work.port);
     if export.fences.len() >= FENCES_MAX {
-        return shared.drop(export, Traced::other(work.port, &work.header), DropReason::QueueFull);
+        return shared.drop(export, Traced::other(work.port, &work.header), Counter::QueueFull);
     }
     export.fences.push(Fence { work: work.clone(), outcome, writes });
 }

@@ -5,6 +5,7 @@ use block::{Access, Buffer, IoError};
 use crate::export::{Export, PortState};
 use crate::io::IoOperation;
 use crate::plain::smart::{SmartCommand, SmartFeature, SmartReply};
+use crate::stats::Counter;
 use aoe_wire::{AtaReply, AtaRequest};
 
 /// SET FEATURES: switch the write cache on.
@@ -69,7 +70,7 @@ pub(crate) fn finish_smart(
         Some(SmartFeature::Disable) if !failed => export.smart_enabled = false,
         _ => {}
     }
-    export.meter.count(|stats| stats.others += 1);
+    export.meter.count(Counter::Others);
     let [low, middle, high] = said.lba.map(u64::from);
     let lba_raw = reply.lba_raw & !0xff_ffff | high << 16 | middle << 8 | low;
     let SmartReply { status, error, count, .. } = said;

@@ -17,7 +17,7 @@ use crate::merge::{BlockLimits, Kind};
 use crate::meter::Origin;
 use crate::plain::recent::{Print, Verdict as Repeated};
 use crate::policy::AccessOperation;
-use crate::stats::{DropReason, Moved};
+use crate::stats::{Counter, Moved};
 use crate::trace::{Traced, TracedStatus};
 use crate::{FIRMWARE_TEXT, Shared};
 use aoe_wire::PortId;
@@ -95,11 +95,11 @@ pub(crate) fn handle(export: &mut Export, shared: &mut Shared, port: &PortState,
     }
     match verdict {
         Verdict::Answer(reply, data) => {
-            export.meter.count(|stats| stats.others += 1);
+            export.meter.count(Counter::Others);
             answer(export, shared, port.id, &request, reply, data);
         }
         Verdict::Refuse(error) => shared.refuse(export, port, &request.header, error),
-        Verdict::Silence => shared.drop(export, Traced::ata(port.id, &request), DropReason::Denied),
+        Verdict::Silence => shared.drop(export, Traced::ata(port.id, &request), Counter::Denied),
         Verdict::Queue(access) => {
             let data = match access {
                 Access::Write(range) => data.get(..range.len_bytes() as usize).unwrap_or_default(),
@@ -108,7 +108,7 @@ pub(crate) fn handle(export: &mut Export, shared: &mut Shared, port: &PortState,
             enqueue(export, shared, port, request, data, access);
         }
         Verdict::Ask(_) if export.questions >= QUESTIONS_MAX => {
-            shared.drop(export, Traced::ata(port.id, &request), DropReason::QueueFull);
+            shared.drop(export, Traced::ata(port.id, &request), Counter::QueueFull);
         }
         Verdict::Ask(data) => enqueue(export, shared, port, request, &data, Access::Free),
     }
@@ -164,7 +164,7 @@ fn enqueue(
         _ => 0,
     };
     if !export.has_room(bytes, shared.now) {
-        return shared.drop(export, Traced::ata(port.id, &request), DropReason::QueueFull);
+        return shared.drop(export, Traced::ata(port.id, &request), Counter::QueueFull);
     }
     let origin = export.meter.origin(shared.now);
     if let Access::Write(range) = access
@@ -206,9 +206,9 @@ fn answer_repetition(
     let Some(recent) = export.meter.recent_of_writer(client) else { return false };
     match recent.write(print, shared.now) {
         Repeated::New => return false,
-        Repeated::Waits => shared.drop(export, Traced::ata(port.id, request), DropReason::Repeated),
+        Repeated::Waits => shared.drop(export, Traced::ata(port.id, request), Counter::Repeated),
         Repeated::Done => {
-            export.meter.count(|stats| stats.replayed += 1);
+            export.meter.count(Counter::Replayed);
             let reply = AtaReply::to(request, request.header.answer(port.mac, export.address()));
             answer(export, shared, port.id, request, reply, Buffer::empty());
         }
@@ -232,7 +232,7 @@ fn judge(export: &mut Export, port: &PortState, request: &AtaRequest, data: &[u8
         };
     }
     if !export.device.ownership.is_open_to_plain_clients() {
-        export.meter.count(|stats| stats.refused += 1);
+        export.meter.count(Counter::Refused);
         return aborted;
     }
     if !export.admits(port.trusted, request.header.source) {
@@ -297,7 +297,7 @@ fn judge_transfer(
 }
 
 fn unsupported(export: &mut Export, aborted: Verdict) -> Verdict {
-    export.meter.count(|stats| stats.refused += 1);
+    export.meter.count(Counter::Refused);
     aborted
 }
 
@@ -305,7 +305,7 @@ fn unsupported(export: &mut Export, aborted: Verdict) -> Verdict {
 fn refusal(export: &mut Export, aborted: Verdict) -> Verdict {
     match export.options.on_refusal {
         OnRefusal::AtaError => {
-            export.meter.count(|stats| stats.refused += 1);
+            export.meter.count(Counter::Refused);
             aborted
         }
         OnRefusal::AoeError => Verdict::Refuse(AoeError::Reserved),
@@ -314,7 +314,7 @@ fn refusal(export: &mut Export, aborted: Verdict) -> Verdict {
 }
 
 fn failure(export: &mut Export, reply: AtaReply, error: IoError, is_write: bool) -> Verdict {
-    export.meter.failed(error);
+    export.meter.count(Counter::of_error(error));
     Verdict::Answer(failed(reply, error, is_write), Buffer::empty())
 }
 
@@ -331,7 +331,7 @@ pub(crate) fn start(export: &mut Export, shared: &mut Shared, work: &mut PlainWo
     let client = request.header.source;
     if !export.hears(work.trusted, client) {
         ended(export, work, false);
-        shared.drop(export, Traced::ata(work.port, &work.request), DropReason::Denied);
+        shared.drop(export, Traced::ata(work.port, &work.request), Counter::Denied);
         return Start::Answered;
     }
     // And so may other rules of the administrator.
@@ -396,7 +396,7 @@ pub(crate) fn start(export: &mut Export, shared: &mut Shared, work: &mut PlainWo
 
 /// The write cache is switched, and the device has nothing to do for it.
 fn answer_switch(export: &mut Export, shared: &mut Shared, work: &PlainWork) {
-    export.meter.count(|stats| stats.others += 1);
+    export.meter.count(Counter::Others);
     let Some(port) = shared.ports.get(&work.port).cloned() else { return };
     let header = work.request.header.answer(port.mac, export.address());
     let reply = AtaReply::to(&work.request, header);
@@ -419,7 +419,7 @@ fn refuse_late(export: &mut Export, shared: &mut Shared, work: &mut PlainWork) {
             }
         }
         OnRefusal::Silent => {
-            shared.drop(export, Traced::ata(work.port, &work.request), DropReason::Denied);
+            shared.drop(export, Traced::ata(work.port, &work.request), Counter::Denied);
         }
     }
 }
@@ -501,7 +501,7 @@ fn told(
     error: IoError,
     is_write: bool,
 ) -> (AtaReply, Buffer) {
-    export.meter.failed(error);
+    export.meter.count(Counter::of_error(error));
     (failed(reply, error, is_write), Buffer::empty())
 }
 
@@ -517,7 +517,7 @@ pub(crate) fn start_cache_flush(export: &mut Export) -> Start {
 /// The end of that flush. Nobody asked for it: a failure is told at the next flush.
 pub(crate) fn finish_cache_flush(export: &mut Export, result: IoResult) {
     if let Err(error) = result {
-        export.meter.failed(error);
+        export.meter.count(Counter::of_error(error));
         export.plain_unflushed = true;
     }
 }

@@ -13,7 +13,7 @@ use crate::meter::Origin;
 use crate::policy::AccessOperation;
 use crate::session::observer;
 use crate::session::{Cached, Slot, is_present, no_session, reply};
-use crate::stats::{DropReason, Moved};
+use crate::stats::{Counter, Moved};
 use crate::trace::{Traced, TracedStatus};
 use aoe_wire::PortId;
 use aoe_wire::{HolderPayload, MacAddr, Operation, SessionReply, SessionRequest, Status};
@@ -97,17 +97,17 @@ pub(crate) fn handle(
         match session.slot(request.sequence) {
             Some(Slot::Running(operation)) if *operation == request.operation => {
                 let traced = Traced::session(port.id, &request);
-                return shared.drop(export, traced, DropReason::Repeated);
+                return shared.drop(export, traced, Counter::Repeated);
             }
             Some(Slot::Done(cached)) if cached.operation == request.operation => {
                 let cached = *cached;
-                export.meter.count(|stats| stats.replayed += 1);
+                export.meter.count(Counter::Replayed);
                 let Cached { status, detail, holder, .. } = cached;
                 let payload = holder.map_or_else(Buffer::empty, HolderPayload::emit);
                 return answer(export, shared, port, &request, status, detail, payload);
             }
             // One number, two commands: the client contradicts itself.
-            Some(_) => return export.meter.dropped(DropReason::Malformed),
+            Some(_) => return export.meter.count(Counter::Malformed),
             None => {}
         }
     }
@@ -119,11 +119,11 @@ pub(crate) fn handle(
         }
         Ok(Verdict::Holder) => {
             let payload = HolderPayload::emit(export.holder(shared.now));
-            export.meter.count(|stats| stats.others += 1);
+            export.meter.count(Counter::Others);
             conclude(export, shared, port, &request, Status::Ok, 0, payload);
         }
         Err(error) => {
-            export.meter.failed(error);
+            export.meter.count(Counter::of_error(error));
             let (status, detail) = Status::of(error);
             conclude(export, shared, port, &request, status, detail, Buffer::empty());
         }
@@ -154,7 +154,7 @@ fn enqueue(
         _ => 0,
     };
     if !export.has_room(bytes, shared.now) {
-        return shared.drop(export, Traced::session(port.id, &request), DropReason::QueueFull);
+        return shared.drop(export, Traced::session(port.id, &request), Counter::QueueFull);
     }
     let Some(session) = export.sessions.get_mut(request.session) else { return };
     session.begin(request.sequence, request.operation);
@@ -325,7 +325,7 @@ fn forget(export: &mut Export, shared: &mut Shared, work: &SessionWork) {
         let cached = Cached { operation: request.operation, status, detail, holder: None };
         session.end(request.sequence, cached);
     }
-    shared.drop(export, Traced::session(work.port, request), DropReason::Denied);
+    shared.drop(export, Traced::session(work.port, request), Counter::Denied);
 }
 
 /// The device has answered.
@@ -344,7 +344,7 @@ pub(crate) fn finish(
         }
         Ok(IoValue::Device(Answer::Data(_))) => failure(export, IoError::Medium(range)),
         Ok(IoValue::Device(Answer::Holder(_))) => {
-            export.meter.count(|stats| stats.others += 1);
+            export.meter.count(Counter::Others);
             (Status::Ok, 0, HolderPayload::emit(export.holder(shared.now)))
         }
         Ok(IoValue::Device(Answer::Done) | IoValue::Smart(_)) => {
@@ -353,7 +353,7 @@ pub(crate) fn finish(
                     export.meter.moved(Moved::Write, range.len_bytes(), shared.now);
                 }
                 Operation::Flush => export.meter.moved(Moved::Flush, 0, shared.now),
-                _ => export.meter.count(|stats| stats.others += 1),
+                _ => export.meter.count(Counter::Others),
             }
             (Status::Ok, 0, Buffer::empty())
         }
@@ -372,7 +372,7 @@ pub(crate) fn finish(
 }
 
 fn failure(export: &mut Export, error: IoError) -> (Status, u64, Buffer) {
-    export.meter.failed(error);
+    export.meter.count(Counter::of_error(error));
     let (status, detail) = Status::of(error);
     (status, detail, Buffer::empty())
 }

@@ -15,7 +15,7 @@ use crate::export::{Export, PortState};
 use crate::io::{IoOperation, IoResult, Start, Work};
 use crate::meter::Origin;
 use crate::policy::AccessOperation;
-use crate::stats::DropReason;
+use crate::stats::Counter;
 use aoe_wire::PortId;
 use aoe_wire::{
     ExportInfo, Incarnation, Nonce, OpenPayload, Operation, SessionId, SessionReply,
@@ -213,14 +213,14 @@ impl Session {
 /// A message of command 0xF0 has arrived.
 pub(crate) fn handle(export: &mut Export, shared: &mut Shared, port: &PortState, frame: &[u8]) {
     let Ok((request, payload)) = SessionRequest::parse(frame) else {
-        export.meter.dropped(DropReason::Malformed);
+        export.meter.count(Counter::Malformed);
         return;
     };
     let client = request.header.source;
     if !export.hears(port.trusted, client)
         || !export.permits(port.trusted, AccessOperation::Read, client)
     {
-        return export.meter.dropped(DropReason::Denied);
+        return export.meter.count(Counter::Denied);
     }
     match request.operation {
         Operation::Hello => hello(export, shared, port, &request, payload),
@@ -258,7 +258,7 @@ fn open(
     let id = request.session;
     if request.instance == export.device.instance {
         if export.sessions.opening.contains_key(&id) {
-            return export.meter.dropped(DropReason::Repeated);
+            return export.meter.count(Counter::Repeated);
         }
         if export.sessions.open.contains_key(&id) {
             // The answer got lost, or this is a replay: it changes nothing either way.
@@ -273,11 +273,11 @@ fn open(
         return no_session(export, shared, port, request);
     }
     if !export.has_room(0, shared.now) {
-        return export.meter.dropped(DropReason::QueueFull);
+        return export.meter.count(Counter::QueueFull);
     }
     export.sessions.unheard |= export.sessions.end_former(opening.incarnation);
     if !export.sessions.make_room() {
-        return export.meter.dropped(DropReason::SessionLimit);
+        return export.meter.count(Counter::SessionLimit);
     }
     export.sessions.pending.retain(|pending| pending.opening != opening);
     // Commands of this client's earlier sessions may be in the queue even if those have ended.
@@ -293,7 +293,7 @@ fn open(
 }
 
 fn establish(export: &mut Export, shared: &Shared, id: SessionId, incarnation: Incarnation) {
-    export.meter.count(|stats| stats.sessions_opened += 1);
+    export.meter.count(Counter::SessionsOpened);
     export.sessions.open.insert(id, Session::new(incarnation, shared.now));
 }
 
@@ -333,7 +333,7 @@ pub(crate) fn finish_open(
             welcome(export, shared, &port, request);
         }
         Err(error) => {
-            export.meter.failed(error);
+            export.meter.count(Counter::of_error(error));
             let (status, detail) = Status::of(error);
             let answer = SessionReply { detail, ..reply(export, shared, &port, request, status) };
             shared.send(port.id, answer.emit(Buffer::empty()));

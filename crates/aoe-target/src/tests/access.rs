@@ -92,7 +92,7 @@ fn each_operation_by_itself() {
             });
             let answered = ask(&mut bench, &frame).is_some();
             assert_eq!(answered, !silenced_by.contains(&operation), "{operation:?} {frame:?}");
-            assert_eq!(bench.stats().dropped_denied, u64::from(!answered));
+            assert_eq!(bench.stats()[Counter::Denied], u64::from(!answered));
         }
     }
 }
@@ -149,7 +149,7 @@ fn a_refused_write_leaves_the_disk() {
     bench.disk.fill(7);
     ask(&mut bench, &plain(CLIENT, AtaCommand::WRITE_EXT, 4));
     assert!(bench.disk.iter().all(|byte| *byte == 7) && bench.io.is_empty());
-    assert_eq!(bench.stats().refused, 1);
+    assert_eq!(bench.stats()[Counter::Refused], 1);
 }
 
 /// Who may do nothing can't tell an export from an empty wire, but for what it asks of the disk.

@@ -79,7 +79,7 @@ fn what_cannot_be_stored_is_not_so() {
         assert_eq!(error, Some(AoeError::DeviceUnavailable));
         let status = bench.target.export_status(bench.export).unwrap();
         let old = Remembered { config_string: b"old".to_vec(), ..Remembered::default() };
-        assert_eq!((status.remembered, status.stats.errors_remember), (old, 1));
+        assert_eq!((status.remembered, status.stats[Counter::NotRemembered]), (old, 1));
         // The next one is tried anew.
         bench.send(&change);
         bench.serve();
@@ -132,7 +132,7 @@ fn repetitions_cost_no_write_and_waiting_is_bounded() {
         bench.send(&set(&i.to_be_bytes()));
     }
     assert_eq!(bench.target.export_status(bench.export).unwrap().queued, 32);
-    assert_eq!(bench.stats().dropped_queue_full, 968);
+    assert_eq!(bench.stats()[Counter::QueueFull], 968);
     bench.serve();
     assert_eq!((bench.stored.len(), bench.sent.len()), (33, 32));
 }

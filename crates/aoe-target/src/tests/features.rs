@@ -131,7 +131,7 @@ fn who_may_not_switch_is_refused() {
             let (reply, _) = ask(&mut bench, ata(AtaCommand::SET_FEATURES, feature, 0), &[]);
             assert_eq!(registers(reply), ABORTED);
         }
-        assert!(!identify(&mut bench).write_cache && bench.stats().flushes == 0);
+        assert!(!identify(&mut bench).write_cache && bench.stats()[Counter::Flushes] == 0);
     }
 }
 
@@ -216,7 +216,7 @@ fn smart_goes_to_the_disk() {
         assert_eq!((reply.status, reply.error, data.len()), (0x50, 0, answer.max(512)));
         assert!(answer > 0 || data.iter().all(|byte| *byte == 0));
         assert_eq!(reply.lba_raw, 0xa02c_f407, "the disk's registers: it is about to fail");
-        assert_eq!(bench.stats().others, 1);
+        assert_eq!(bench.stats()[Counter::Others], 1);
         let status = bench.target.export_status(bench.export).unwrap();
         assert_eq!(status.device.instance, Instance(77));
         assert_eq!(identify(&mut bench).smart, Some(feature != 0xd9));
@@ -270,7 +270,7 @@ fn questions_to_a_slow_disk_are_bounded() {
     for _ in 0..100 {
         bench.send(&smart(0xd0, 1).emit(Buffer::empty()));
     }
-    assert_eq!((bench.io.len(), bench.stats().dropped_queue_full), (8, 92));
+    assert_eq!((bench.io.len(), bench.stats()[Counter::QueueFull]), (8, 92));
     bench.smart = Some(said(512));
     bench.serve();
     assert_eq!(bench.sent.drain(..).len(), 8);

@@ -28,10 +28,15 @@ fn commands_count_for_who_sent_them() {
     let clients = bench.target.clients(bench.export);
     let [client, other] = clients.as_slice() else { panic!("{clients:?}") };
     assert_eq!((client.mac, other.mac), (Some(CLIENT), Some(OTHER)));
-    let counted = |c: &ClientStatus| (c.stats.reads, c.stats.writes, c.stats.flushes);
+    let counted = |c: &ClientStatus| {
+        (c.stats[Counter::Reads], c.stats[Counter::Writes], c.stats[Counter::Flushes])
+    };
     assert_eq!((counted(client), counted(other)), ((1, 0, 1), (0, 1, 0)));
-    assert_eq!((client.stats.read_bytes, other.stats.written_bytes), (1024, 1536));
-    assert_eq!((client.stats.errors_out_of_range, other.stats.errors_out_of_range), (0, 1));
+    assert_eq!(
+        (client.stats[Counter::ReadBytes], other.stats[Counter::WrittenBytes]),
+        (1024, 1536)
+    );
+    assert_eq!((client.stats[Counter::OutOfRange], other.stats[Counter::OutOfRange]), (0, 1));
     assert_eq!((client.stats.answered(), other.stats.answered()), (3, 3));
     assert_eq!((client.latency.count(), other.latency.count()), (2, 1));
     let status = status(&bench);
@@ -105,7 +110,7 @@ fn a_flood_leaves_room_for_others() {
     }
     assert_eq!(status(&bench).queued, 2048, "alone it may have all");
     bench.send(&read(OTHER, 0));
-    assert_eq!(bench.stats().dropped_queue_full, 5000 - 2048 + 1);
+    assert_eq!(bench.stats()[Counter::QueueFull], 5000 - 2048 + 1);
     // What is done now is for the other, who is there.
     for _ in 0..3 {
         // Neighbours go to the disk together: each answer is one for many.
@@ -118,12 +123,12 @@ fn a_flood_leaves_room_for_others() {
             let data = Buffer::zeroed(range.len_bytes() as usize);
             bench.complete(asked.id, Ok(Answer::Data(data)));
         }
-        let before = bench.target.clients(bench.export)[1].stats.dropped_queue_full;
+        let before = bench.target.clients(bench.export)[1].stats[Counter::QueueFull];
         for n in 0..1000 {
             bench.send(&read(CLIENT, n));
         }
         bench.send(&read(OTHER, 1));
-        let after = bench.target.clients(bench.export)[1].stats.dropped_queue_full;
+        let after = bench.target.clients(bench.export)[1].stats[Counter::QueueFull];
         assert_eq!(before, after);
     }
     assert!(status(&bench).queued <= 2048 / 4 * 3 + 3);

@@ -101,7 +101,7 @@ fn who_finds_another_waits_until_it_is_gone() {
         bench.send(&config(RIVAL, true, 0));
     }
     assert!(events(&mut bench).is_empty(), "one report per minute");
-    assert_eq!(bench.stats().foreign_answers, 4);
+    assert_eq!(bench.stats()[Counter::ForeignAnswers], 4);
     assert_eq!(pass_ms(&mut bench, 5300), ["query", "query", "query", "announcement"]);
     assert_eq!(state(&bench), ExportState::Up);
 }
@@ -133,7 +133,7 @@ fn who_is_up_stays_up_and_reports() {
         assert_eq!(answers(&mut bench, &identified), 1, "another one is news");
         bench.now = bench.now + Duration::from_secs(60);
         assert_eq!(answers(&mut bench, &config(RIVAL, true, 0)), 1, "and a minute later again");
-        assert_eq!(bench.stats().foreign_answers, 4);
+        assert_eq!(bench.stats()[Counter::ForeignAnswers], 4);
     }
 }
 
@@ -150,7 +150,7 @@ fn our_own_answers_and_those_about_others_are_none() {
     let (command, error) = (MaskCommand::Read, MaskError::None);
     let masked = MaskMessage { header: masked, command, error, count: 0, directives: vec![] };
     bench.send(&masked.emit());
-    assert_eq!((events(&mut bench).len(), bench.stats().foreign_answers), (0, 0));
+    assert_eq!((events(&mut bench).len(), bench.stats()[Counter::ForeignAnswers]), (0, 0));
 }
 
 /// Two that start together would both find the address free.

@@ -46,7 +46,7 @@ fn commands_wait_and_none_is_lost() {
     assert!((99..=101).contains(&second) && other == 1, "{second} {other}");
     let [rest, _] = answers(&mut bench, 10_000);
     assert_eq!(first + second + rest, 300);
-    assert_eq!((bench.target.poll_timeout(), bench.stats().dropped_queue_full), (None, 0));
+    assert_eq!((bench.target.poll_timeout(), bench.stats()[Counter::QueueFull]), (None, 0));
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn questions_refused_late_are_forgotten() {
     let header = Header::request(SERVER, CLIENT, ADDRESS, Command::Ata, 7);
     let ask = AtaRequest::new(header, AtaCommand::SMART, Lba(0), 1);
     bench.send(&AtaRequest { feature: 0xda, lba_raw: 0xc2_4f00, ..ask }.emit(Buffer::empty()));
-    assert_eq!(answers(&mut bench, 1000), [1, 0], "dropped {}", bench.stats().dropped_queue_full);
+    assert_eq!(answers(&mut bench, 1000), [1, 0], "dropped {}", bench.stats()[Counter::QueueFull]);
 }
 
 /// A write that was refused late may come again with its tag.

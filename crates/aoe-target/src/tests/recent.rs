@@ -49,7 +49,7 @@ fn a_late_duplicate_undoes_nothing() {
     let (reply, _) = AtaReply::parse(&bytes).unwrap();
     assert!(!reply.is_failure() && reply.header.tag == 1);
     assert_eq!(bench.disk[5 * 512], 0xb);
-    assert_eq!((bench.stats().dropped_repeated, bench.stats().replayed), (1, 1));
+    assert_eq!((bench.stats()[Counter::Repeated], bench.stats()[Counter::Replayed]), (1, 1));
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn a_port_that_is_gone_takes_nothing_with_it() {
     bench.target.set_port(PORT, "eth0".into(), SERVER, 9000);
     bench.collect();
     bench.sent.clear();
-    assert_eq!(bench.stats().writes, 1);
+    assert_eq!(bench.stats()[Counter::Writes], 1);
     // It was answered from the cache as far as anybody knows: its loss is told.
     bench.target.set_device(bench.export, DeviceState { instance: Instance(78), ..device(OPEN) });
     let flush = AtaRequest::new(header(Command::Ata), AtaCommand::FLUSH_CACHE, Lba(0), 0);

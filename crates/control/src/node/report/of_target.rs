@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use aoe_target::{ClientStatus, ExportStats, ExportStatus, Latencies, TargetStats};
+use aoe_target::{ClientStatus, Counter, ExportStats, ExportStatus, Latencies, TargetStats};
 use aoe_wire::PortStatus;
 use block::Instant;
 
@@ -78,59 +78,34 @@ impl ClientReport {
 
 impl From<&ExportStats> for Counters {
     fn from(stats: &ExportStats) -> Counters {
-        // All by name: a counter that is added there must get a name here.
-        let ExportStats {
-            reads,
-            writes,
-            flushes,
-            others,
-            read_bytes,
-            written_bytes,
-            replayed,
-            sessions_opened,
-            errors_medium,
-            errors_no_space,
-            errors_out_of_range,
-            errors_flush,
-            errors_remember,
-            errors_lost,
-            fenced,
-            refused,
-            dropped_queue_full,
-            dropped_malformed,
-            dropped_denied,
-            dropped_repeated,
-            dropped_session_limit,
-            foreign_answers,
-        } = *stats;
         Counters {
             requests: named([
-                ("read", reads),
-                ("write", writes),
-                ("flush", flushes),
-                ("other", others),
-                ("replayed", replayed),
+                ("read", stats[Counter::Reads]),
+                ("write", stats[Counter::Writes]),
+                ("flush", stats[Counter::Flushes]),
+                ("other", stats[Counter::Others]),
+                ("replayed", stats[Counter::Replayed]),
             ]),
-            read_bytes,
-            written_bytes,
-            sessions_opened,
-            foreign_answers,
+            read_bytes: stats[Counter::ReadBytes],
+            written_bytes: stats[Counter::WrittenBytes],
+            sessions_opened: stats[Counter::SessionsOpened],
+            foreign_answers: stats[Counter::ForeignAnswers],
             errors: named([
-                ("medium", errors_medium),
-                ("no_space", errors_no_space),
-                ("out_of_range", errors_out_of_range),
-                ("flush", errors_flush),
-                ("remember", errors_remember),
-                ("lost", errors_lost),
-                ("fenced", fenced),
-                ("refused", refused),
+                ("medium", stats[Counter::MediumErrors]),
+                ("no_space", stats[Counter::NoSpace]),
+                ("out_of_range", stats[Counter::OutOfRange]),
+                ("flush", stats[Counter::FailedFlushes]),
+                ("remember", stats[Counter::NotRemembered]),
+                ("lost", stats[Counter::Lost]),
+                ("fenced", stats[Counter::Fenced]),
+                ("refused", stats[Counter::Refused]),
             ]),
             dropped: named([
-                ("queue_full", dropped_queue_full),
-                ("malformed", dropped_malformed),
-                ("denied", dropped_denied),
-                ("repeated", dropped_repeated),
-                ("session_limit", dropped_session_limit),
+                ("queue_full", stats[Counter::QueueFull]),
+                ("malformed", stats[Counter::Malformed]),
+                ("denied", stats[Counter::Denied]),
+                ("repeated", stats[Counter::Repeated]),
+                ("session_limit", stats[Counter::SessionLimit]),
             ]),
         }
     }
@@ -142,19 +117,27 @@ fn named<const N: usize>(counts: [(&str, u64); N]) -> BTreeMap<String, u64> {
 
 #[cfg(test)]
 mod tests {
+    use aoe_target::COUNTERS;
+
     use super::*;
 
     #[test]
     fn each_counter_has_its_place() {
-        let stats = ExportStats {
-            reads: 1,
-            writes: 2,
-            errors_medium: 3,
-            fenced: 4,
-            dropped_denied: 5,
-            read_bytes: 512,
-            ..ExportStats::default()
-        };
+        let each = Counters::from(&ExportStats([1; COUNTERS]));
+        let named = each.requests_sum() + each.errors_sum() + each.dropped_sum();
+        let own = each.read_bytes + each.written_bytes + each.sessions_opened;
+        assert_eq!(named + own + each.foreign_answers, COUNTERS as u64);
+        let mut stats = ExportStats::default();
+        for (counter, count) in [
+            (Counter::Reads, 1),
+            (Counter::Writes, 2),
+            (Counter::MediumErrors, 3),
+            (Counter::Fenced, 4),
+            (Counter::Denied, 5),
+            (Counter::ReadBytes, 512),
+        ] {
+            stats.count(counter, count);
+        }
         let counters = Counters::from(&stats);
         assert_eq!(counters.requests["read"] + counters.requests["write"], 3);
         assert_eq!((counters.errors["medium"], counters.errors["fenced"]), (3, 4));
