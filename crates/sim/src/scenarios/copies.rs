@@ -69,7 +69,7 @@ const READ_MAX: Duration = Duration::from_millis(500);
 const SWITCHED_MAX: Duration = Duration::from_secs(10);
 
 /// The nodes whose disks have the newest write: those with the log, as long as it isn't in place.
-fn holders_of_newest(rig: &Rig) -> Vec<usize> {
+pub(super) fn holders_of_newest(rig: &Rig) -> Vec<usize> {
     let newest = rig.record(VOLUME).oracle().operations();
     let holds = |node: &usize| {
         let disk = &rig.cluster.node(*node).disks()[0];

@@ -11,6 +11,7 @@ use pool::metadata::Layout;
 use rand::Rng;
 
 use super::common::{CONVERGENCE_MAX, POOL, Rig, VERIFIED_AGAIN, VOLUME, expect};
+use super::copies::holders_of_newest;
 use super::scenario;
 use crate::cluster::Plan;
 use crate::disk::{Disk, Part, ReadFault, WriteFault};
@@ -376,7 +377,7 @@ async fn unread_applied(stage: Stage, layout: Layout) -> Result<(), Failure> {
 async fn badly_read_log(
     stage: Stage,
     layout: Layout,
-    spoil: fn(&Rig, &Disk),
+    spoil: fn(&Rig, &Disk, bool),
 ) -> Result<(), Failure> {
     let rig = Rig::start(&stage, Plan::simple(3, 32), &[(VOLUME, 4 << 20, layout)]).await?;
     let mix = Mix { writes: 90, sectors_max: 64, ..Mix::default() };
@@ -386,7 +387,14 @@ async fn badly_read_log(
     rig.run_for(rig.between(100, 1000)).await;
     rig.cluster.kill_supervisor(rig.active());
     rig.forget_clients();
-    rig.cluster.disks().iter().for_each(|(_, disk)| spoil(&rig, disk));
+    let holders = holders_of_newest(&rig);
+    for node in 0..rig.cluster.node_count() {
+        rig.cluster
+            .node(node)
+            .disks()
+            .iter()
+            .for_each(|disk| spoil(&rig, disk, holders.contains(&node)));
+    }
     rig.cluster.start_supervisor(rig.active());
     for _ in 0..4 {
         rig.run_for(rig.between(100, 2000)).await;
@@ -395,14 +403,16 @@ async fn badly_read_log(
     rig.converge().await
 }
 
-/// Many reads say that sectors can't be read. Not so many that a disk without a log fails the three reads
-/// of its checksums that a round has for all of the four seconds after which they are given up.
-fn unread(rig: &Rig, disk: &Disk) {
-    (0..2 + rig.below(19)).for_each(|_| disk.spoil_next_read(Part::Extents, ReadFault::Error));
+/// Many reads say that sectors can't be read: of the log so many that the smaller reads that follow fail
+/// as well; of a disk without it fewer than the reads of its checksums in the four seconds after which
+/// these are given up.
+fn unread(rig: &Rig, disk: &Disk, has_log: bool) {
+    let most = if has_log { 100 } else { 19 };
+    (0..2 + rig.below(most)).for_each(|_| disk.spoil_next_read(Part::Extents, ReadFault::Error));
 }
 
 /// One read is answered with something else.
-fn wrong_once(rig: &Rig, disk: &Disk) {
+fn wrong_once(rig: &Rig, disk: &Disk, _has_log: bool) {
     let by = if rig.below(2) == 0 { 8 } else { -8 };
     let faults = [ReadFault::Stale, ReadFault::Flipped, ReadFault::Misdirected(by)];
     disk.spoil_next_read(Part::Extents, faults[rig.below(3)]);
