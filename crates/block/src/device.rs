@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::future::{LocalBoxFuture, join_all};
+use futures::{FutureExt, TryFutureExt};
 
 use crate::{
     Answer, BLOCK_BYTES, Buffer, BufferMut, Done, Epoch, Instance, IoError, Lba, Operation,
@@ -229,80 +229,82 @@ fn holder(answer: Answer) -> Option<Holder> {
 /// A device that restarts this often during one write is as good as lost.
 pub const RESTARTS_MAX: usize = 8;
 
-/// Reads `sectors` from `start`, in parallel pieces.
-pub async fn read_run(
+/// Reads `sectors` from `start`, in parallel pieces, all asked for before this returns.
+pub fn read_run(
     device: &dyn BlockDevice,
     start: Lba,
     sectors: u64,
-) -> Result<Buffer, IoError> {
-    read_seen(device, start, sectors).await.map(|seen| seen.value)
+) -> impl Future<Output = Result<Buffer, IoError>> + use<> {
+    read_seen(device, start, sectors).map_ok(|seen| seen.value)
 }
 
 /// The same, with the instance that answered: one, otherwise `Restarted`.
-pub async fn read_seen(
+pub fn read_seen(
     device: &dyn BlockDevice,
     start: Lba,
     sectors: u64,
-) -> Result<Completion<Buffer>, IoError> {
-    let most = most_sectors(device);
-    if sectors <= most {
-        let range = SectorRange::new(start, sectors);
-        let seen = device.read(range).await?;
-        return if seen.value.len() as u64 == range.len_bytes() {
-            Ok(seen)
-        } else {
-            // A device that answers with another length than asked for has not read this range.
-            Err(IoError::Medium(range))
+) -> impl Future<Output = Result<Completion<Buffer>, IoError>> + use<> {
+    let range = SectorRange::new(start, sectors);
+    let pieces = range.pieces(most_sectors(device));
+    let reads: Vec<_> = pieces.clone().map(|piece| device.read(piece)).collect();
+    async move {
+        let Completion { instance, value: read, .. } = of_one_instance(join_all(reads).await)?;
+        // A device that answers with another length than asked for has not read this range.
+        let is_right =
+            |(piece, data): (SectorRange, &Buffer)| data.len() as u64 == piece.len_bytes();
+        if !pieces.zip(&read).all(is_right) {
+            return Err(IoError::Medium(range));
+        }
+        let whole = match &read[..] {
+            [only] => only.clone(),
+            _ => {
+                let mut whole = BufferMut::for_overwriting(range.len_bytes() as usize);
+                let mut rest = &mut whole[..];
+                for data in &read {
+                    let (piece, after) = rest.split_at_mut(data.len());
+                    piece.copy_from_slice(data);
+                    rest = after;
+                }
+                whole.freeze()
+            }
         };
+        Ok(Completion::new(instance, whole))
     }
-    let pieces = pieces(start, sectors, most).map(|range| {
-        let reading = device.read(range);
-        async move { (range, reading.await) }
-    });
-    let mut whole = BufferMut::zeroed(sectors as usize * SECTOR_BYTES);
-    let mut instance: Option<Instance> = None;
-    for (range, result) in join_all(pieces).await {
-        let Completion { instance: now, value: data, .. } = result?;
-        if instance.is_some_and(|instance| instance != now) {
-            return Err(IoError::Restarted { now });
-        }
-        instance = Some(now);
-        let offset = (range.start.0 - start.0) as usize * SECTOR_BYTES;
-        match whole.get_mut(offset..offset + data.len()) {
-            Some(window) if data.len() as u64 == range.len_bytes() => window.copy_from_slice(&data),
-            _ => return Err(IoError::Medium(range)),
-        }
-    }
-    Ok(Completion::new(instance.unwrap_or_default(), whole.freeze()))
 }
 
-/// Writes `data` from `start`, in parallel pieces, all answered by one instance: otherwise
-/// `Restarted`, since what the earlier one took may be gone.
-pub async fn write_run(
+/// Writes `data` from `start`, in parallel pieces, all asked for before this returns and answered by one
+/// instance: otherwise `Restarted`, since what the earlier one took may be gone.
+pub fn write_run(
     device: &dyn BlockDevice,
     start: Lba,
     data: Buffer,
     durability: Durability,
-) -> Result<Completion<()>, IoError> {
-    let most = most_sectors(device);
-    let sectors = (data.len() / SECTOR_BYTES) as u64;
-    if sectors <= most {
-        return device.write(start, data, durability).await;
-    }
-    let writes = pieces(start, sectors, most).map(|range| {
-        let offset = (range.start.0 - start.0) as usize * SECTOR_BYTES;
-        let piece = data.slice(offset, offset + range.len_bytes() as usize);
-        device.write(range.start, piece, durability)
+) -> impl Future<Output = Result<Completion<()>, IoError>> + use<> {
+    let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
+    let writes = range.pieces(most_sectors(device)).map(|piece| {
+        let offset = (piece.start.0 - start.0) as usize * SECTOR_BYTES;
+        let data = data.slice(offset, offset + piece.len_bytes() as usize);
+        device.write(piece.start, data, durability)
     });
+    let writes = join_all(writes.collect::<Vec<_>>());
+    writes.map(|written| of_one_instance(written).map(|all| Completion::new(all.instance, ())))
+}
+
+/// What all pieces brought, if all of them were done under one instance.
+fn of_one_instance<T>(
+    pieces: Vec<Result<Completion<T>, IoError>>,
+) -> Result<Completion<Vec<T>>, IoError> {
+    let mut values = Vec::with_capacity(pieces.len());
     let mut instance: Option<Instance> = None;
-    for result in join_all(writes).await {
-        let now = result?.instance;
+    for piece in pieces {
+        let Completion { instance: now, value, .. } = piece?;
         if instance.is_some_and(|instance| instance != now) {
             return Err(IoError::Restarted { now });
         }
         instance = Some(now);
+        values.push(value);
     }
-    Ok(Completion::new(instance.unwrap_or_default(), ()))
+    Ok(Completion::new(instance.unwrap_or_default(), values))
 }
 
 /// As [`write_run`], durable, and again when the device restarted meanwhile: for structures that are
@@ -321,16 +323,10 @@ pub async fn write_durably(
     Err(IoError::Lost)
 }
 
-fn most_sectors(device: &dyn BlockDevice) -> u64 {
+/// Sectors of the longest operation that a device takes, in whole blocks.
+pub fn most_sectors(device: &dyn BlockDevice) -> u64 {
     let bytes = device.geometry().max_transfer_bytes as usize;
     ((bytes - bytes % BLOCK_BYTES).max(BLOCK_BYTES) / SECTOR_BYTES) as u64
-}
-
-fn pieces(start: Lba, sectors: u64, most: u64) -> impl Iterator<Item = SectorRange> {
-    (0..sectors.div_ceil(most)).map(move |piece| {
-        let from = piece * most;
-        SectorRange::new(Lba(start.0 + from), most.min(sectors - from))
-    })
 }
 
 #[cfg(test)]

@@ -69,6 +69,14 @@ impl SectorRange {
         self.start <= other.start && other.end() <= self.end()
     }
 
+    /// The range in pieces of `most` sectors, the last one perhaps shorter.
+    pub fn pieces(self, most: u64) -> impl Iterator<Item = SectorRange> + Clone {
+        (0..self.count.div_ceil(most)).map(move |piece| {
+            let from = piece * most;
+            SectorRange::new(Lba(self.start.0 + from), most.min(self.count - from))
+        })
+    }
+
     /// Whether the range lies on a device of `sectors` sectors, without overflow.
     pub fn fits(self, sectors: u64) -> bool {
         self.start.0.checked_add(self.count).is_some_and(|end| end <= sectors)

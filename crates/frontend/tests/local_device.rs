@@ -150,7 +150,7 @@ fn direct_io_of_all_sizes_and_the_stable_link() {
     drop(file);
 
     // In use: refused, and still there.
-    volume.control.change(|state| state.hold_flushes = false);
+    volume.control.change(|state| state.hold_writes = false);
     match attach::detach(&volume.places, &volume.name, Detach::Clean) {
         Err(AttachError::Busy { path }) => assert_eq!(path, volume.device),
         other => panic!("{other:?}"),
@@ -173,12 +173,12 @@ async fn a_dead_engine_fails_io_and_everything_can_be_taken_away() {
     held.write_all(&noise(1, 100_000)).unwrap();
     held.sync_all().unwrap();
 
-    // A flush is in the engine's hands when it dies: its waiter gets an error, not silence.
-    volume.control.change(|state| state.hold_flushes = true);
+    // A write is in the engine's hands when it dies: its waiter gets an error, not silence.
+    volume.control.change(|state| state.hold_writes = true);
     held.write_all(b"more").unwrap();
     let (file, control) = (held.try_clone().unwrap(), std::sync::Arc::clone(&volume.control));
     let waiter = std::thread::spawn(move || file.sync_all());
-    control.wait_for("a flush", |state| state.held > 0);
+    control.wait_for("a write", |state| state.held > 0);
     volume.kill_engine();
     assert!(waiter.join().unwrap().is_err());
     assert!(volume.file.as_ref().unwrap().is_served());
@@ -214,54 +214,22 @@ fn a_successor_finds_and_removes_what_a_predecessor_left() {
         return;
     }
     let mut volume = TestVolume::new(4 * MIB_SECTORS);
-    volume.control.change(|state| state.hold_flushes = true);
+    volume.control.change(|state| state.hold_writes = true);
     let device = File::options().write(true).open(&volume.device).unwrap();
     device.write_all_at(&[7; 4096], 0).unwrap();
     let waiter = std::thread::spawn(move || device.sync_all());
-    volume.control.wait_for("a flush", |state| state.held > 0);
+    volume.control.wait_for("a write", |state| state.held > 0);
     let left = attach::list(&volume.places).unwrap();
     assert_eq!(left.len(), 1);
-    // The abort fails the flush, so that its waiter lets the device go.
+    // The abort fails the write, so that its waiter lets the device go.
     eventually("everything to be taken away", || {
         attach::detach(&volume.places, &left[0].name, Detach::Abort).is_ok()
     });
     assert!(waiter.join().unwrap().is_err());
     assert_eq!(attach::list(&volume.places).unwrap(), []);
     eventually("the server to notice", || !volume.file.as_ref().unwrap().is_served());
-    volume.control.change(|state| state.hold_flushes = false);
+    volume.control.change(|state| state.hold_writes = false);
     volume.file = None;
-}
-
-/// A bug in the engine's handler must not leave the kernel waiting.
-#[test]
-fn a_handler_that_panics_ends_the_service() {
-    if !possible("a_handler_that_panics_ends_the_service") {
-        return;
-    }
-    let root = tempfile::tempdir().unwrap();
-    let places = attach::Places { run: root.path().join("run"), links: root.path().join("dev") };
-    let name: block::VolumeName = "pool/vol".parse().unwrap();
-    let fuse = attach::mount(&places, &name).unwrap();
-    let (ended, wait) = std::sync::mpsc::channel();
-    let options = frontend::fuse::Options {
-        sectors: 2048,
-        read_only: true,
-        on_thread_start: || {},
-        on_end: Box::new(move || ended.send(()).unwrap()),
-    };
-    let served = frontend::fuse::VolumeFile::serve(fuse, options, |request, _reply| {
-        panic!("told to, at {request:?}")
-    })
-    .unwrap();
-    let path = attach::list(&places).unwrap()[0].directory.clone().unwrap().join("volume");
-    let file = File::open(&path).unwrap();
-    assert_eq!(file.metadata().unwrap().len(), 1 << 20);
-    assert!(file.read_at(&mut [0; 512], 0).is_err());
-    wait.recv().unwrap();
-    assert!(!served.is_served() && file.read_at(&mut [0; 512], 0).is_err());
-    drop(file);
-    attach::detach(&places, &name, Detach::Abort).unwrap();
-    assert!(!mounted_below(root.path()));
 }
 
 /// Not a test of speed: prints what fio sees, for whoever asks (`--ignored --nocapture`).

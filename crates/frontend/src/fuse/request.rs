@@ -2,11 +2,12 @@
 
 use std::rc::Rc;
 
+use futures::TryFutureExt;
 use futures::future::{FutureExt, LocalBoxFuture, try_join_all};
 
 use block::{
-    BlockDevice, Buffer, BufferMut, Durability, Instance, IoError, IoFuture, Lba, SECTOR_BYTES,
-    SectorRange,
+    BlockDevice, Buffer, Durability, IoError, IoFuture, Lba, SectorRange, most_sectors, read_run,
+    write_run,
 };
 
 use super::server::Pending;
@@ -23,8 +24,6 @@ pub enum VolumeRequest {
         /// Whole sectors.
         data: Buffer,
     },
-    /// Answer when all that was answered before is durable.
-    Flush,
     /// The range reads as zeros from now on, exactly, down to single sectors.
     Zero {
         /// The sectors.
@@ -68,36 +67,20 @@ impl Drop for Reply {
 /// Zeroing is cut into this many operations at a time.
 const ZERO_WINDOW: usize = 16;
 
-/// Does `request` on `device`, which acknowledges durable writes: a flush is a barrier without I/O
-/// then. What is longer than the device takes is split. All operations but the later parts of a
+/// Does `request` on `device`, which acknowledges durable writes. What is longer than the device takes is split. All operations but the later parts of a
 /// long zeroing are queued before this returns.
 pub fn perform(
     device: &Rc<dyn BlockDevice>,
     request: VolumeRequest,
 ) -> LocalBoxFuture<'static, Answer> {
-    let part_bytes = device.geometry().max_transfer_bytes.max(SECTOR_BYTES as u32) as usize;
-    let part_sectors = (part_bytes / SECTOR_BYTES) as u64;
     match request {
-        VolumeRequest::Read(range) => {
-            let parts: Vec<IoFuture<'static, Buffer>> =
-                split(range, part_sectors).map(|part| device.read(part)).collect();
-            async move { joined(range, try_join_all(parts).await?.into_iter().map(|part| part.value)) }
-                .boxed_local()
-        }
+        VolumeRequest::Read(range) => read_run(&**device, range.start, range.count).boxed_local(),
         VolumeRequest::Write { start, data } => {
-            let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
-            let offset_of = |at: Lba| (at.byte_offset() - start.byte_offset()) as usize;
-            let parts: Vec<IoFuture<'static, ()>> = split(range, part_sectors)
-                .map(|part| {
-                    let data = data.slice(offset_of(part.start), offset_of(part.end()));
-                    device.write(part.start, data, Durability::Durable)
-                })
-                .collect();
-            async move { try_join_all(parts).await.map(|_| Buffer::empty()) }.boxed_local()
+            let write = write_run(&**device, start, data, Durability::Durable);
+            write.map_ok(|_| Buffer::empty()).boxed_local()
         }
-        VolumeRequest::Flush => flush(Rc::clone(device)).boxed_local(),
         VolumeRequest::Zero { range, unmap: _ } => {
-            let mut parts = split(range, part_sectors);
+            let mut parts = range.pieces(most_sectors(&**device));
             let device = Rc::clone(device);
             let zero = move |part| device.write_zeroes(part, Durability::Durable);
             let mut window: Vec<IoFuture<'static, ()>> =
@@ -114,46 +97,11 @@ pub fn perform(
     }
 }
 
-/// What was acknowledged is durable, under whichever instance. But only the device knows whether
-/// it may still say so: its owner may have lost the right to answer.
-async fn flush(device: Rc<dyn BlockDevice>) -> Answer {
-    let mut answer = device.flush(Instance::default()).await;
-    if let Err(IoError::Restarted { now }) = answer {
-        answer = device.flush(now).await;
-    }
-    answer.map(|_| Buffer::empty())
-}
-
-fn split(range: SectorRange, part_sectors: u64) -> impl Iterator<Item = SectorRange> + 'static {
-    let end = range.end().0;
-    let mut at = range.start.0;
-    std::iter::from_fn(move || {
-        let count = part_sectors.min(end.checked_sub(at)?);
-        let part = SectorRange::new(Lba(at), count);
-        at += count;
-        (count > 0).then_some(part)
-    })
-}
-
-fn joined(range: SectorRange, mut parts: impl ExactSizeIterator<Item = Buffer>) -> Answer {
-    if parts.len() == 1 {
-        return Ok(parts.next().unwrap_or_else(Buffer::empty));
-    }
-    let mut whole = BufferMut::zeroed(range.len_bytes() as usize);
-    let mut rest = &mut whole[..];
-    for part in parts {
-        let Some((target, after)) = rest.split_at_mut_checked(part.len()) else { break };
-        target.copy_from_slice(&part);
-        rest = after;
-    }
-    Ok(whole.freeze())
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use block::MemoryDevice;
+    use block::{MemoryDevice, SECTOR_BYTES};
 
     fn done(device: &Rc<dyn BlockDevice>, request: VolumeRequest) -> Answer {
         perform(device, request).now_or_never().unwrap()
@@ -173,7 +121,6 @@ mod tests {
         let now = done(&device, VolumeRequest::Read(range)).unwrap();
         assert!(now[..1024] == bytes[..1024] && now[6002 * 512..] == bytes[6002 * 512..]);
         assert!(now[1024..6002 * 512].iter().all(|byte| *byte == 0));
-        assert_eq!(done(&device, VolumeRequest::Flush), Ok(Buffer::empty()));
         let outside = SectorRange::new(Lba(8000), 4000);
         assert_eq!(
             done(&device, VolumeRequest::Read(outside)),

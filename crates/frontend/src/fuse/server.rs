@@ -289,7 +289,7 @@ impl<H: FnMut(VolumeRequest, Reply)> Server<H> {
         let unique = header.unique;
         let size_bytes = self.shared.size_bytes();
         match opcode {
-            Opcode::Read | Opcode::Write | Opcode::Fallocate | Opcode::Fsync => {
+            Opcode::Read | Opcode::Write | Opcode::Fallocate => {
                 if let Err(errno) = self.hand_on(opcode, header, received, size_bytes) {
                     send(fuse, unique, -errno, &[]);
                 }
@@ -325,13 +325,18 @@ impl<H: FnMut(VolumeRequest, Reply)> Server<H> {
             Opcode::Release
             | Opcode::ReleaseDir
             | Opcode::Flush
-            | Opcode::FsyncDir
             | Opcode::Access
             | Opcode::Destroy => send(fuse, unique, 0, &[]),
             Opcode::Open | Opcode::OpenDir | Opcode::SetAttr => {
                 send(fuse, unique, -libc::EPERM, &[])
             }
-            Opcode::Unknown => send(fuse, unique, -libc::ENOSYS, &[]),
+            // A volume's writes are durable when they are answered. The kernel takes this answer for success,
+            // and asks no more (fs/fuse/file.c, `no_fsync`): the loop device's flushes end there. Its cache
+            // could be declared write-through as well, but that outlives the volume: the next user of the
+            // same loop device would lose his flushes.
+            Opcode::Fsync | Opcode::FsyncDir | Opcode::Unknown => {
+                send(fuse, unique, -libc::ENOSYS, &[])
+            }
         }
     }
 
@@ -344,7 +349,7 @@ impl<H: FnMut(VolumeRequest, Reply)> Server<H> {
         size_bytes: u64,
     ) -> Result<(), i32> {
         if header.node != FILE_NODE {
-            return if opcode == Opcode::Fsync { Err(libc::ENOSYS) } else { Err(libc::EISDIR) };
+            return Err(libc::EISDIR);
         }
         let (request, kind, bytes) = match opcode {
             Opcode::Read => match read_request(&self.body(received), size_bytes)? {
@@ -358,14 +363,13 @@ impl<H: FnMut(VolumeRequest, Reply)> Server<H> {
                 let len = data.len();
                 (VolumeRequest::Write { start, data }, Kind::Write { len: len as u32 }, len)
             }
-            Opcode::Fallocate => {
+            _ => {
                 let (range, unmap) = zero_request(&self.body(received), size_bytes)?;
                 if self.read_only {
                     return Err(libc::EROFS);
                 }
                 (VolumeRequest::Zero { range, unmap }, Kind::Plain, 0)
             }
-            _ => (VolumeRequest::Flush, Kind::Plain, 0),
         };
         {
             let mut flight = self.shared.flight();

@@ -47,11 +47,10 @@ pub struct Control {
 pub struct State {
     pub reads: u64,
     pub writes: u64,
-    pub flushes: u64,
     pub zeroed_sectors: u64,
-    /// Flushes are not answered while set.
-    pub hold_flushes: bool,
-    /// Flushes that wait.
+    /// Writes are neither done nor answered while set.
+    pub hold_writes: bool,
+    /// Writes that wait.
     pub held: u64,
     /// Writes fail while set.
     pub fail_writes: bool,
@@ -164,7 +163,7 @@ impl Drop for TestVolume {
         let target = self.mount_point().canonicalize().unwrap_or_else(|_| self.mount_point());
         let how = rustix::mount::UnmountFlags::DETACH;
         while rustix::mount::unmount(&target, how).is_ok() {}
-        self.control.change(|state| state.hold_flushes = false);
+        self.control.change(|state| state.hold_writes = false);
         self.file = None;
         let _ = attach::detach(&self.places, &self.name, Detach::Abort);
         let _ = self.engine.send(Message::Die);
@@ -172,7 +171,7 @@ impl Drop for TestVolume {
 }
 
 fn serve(requests: Receiver<Message>, mut bytes: Vec<u8>, control: &Control) {
-    let mut held: Vec<Reply> = Vec::new();
+    let mut held: Vec<(VolumeRequest, Reply)> = Vec::new();
     loop {
         let message = match requests.recv_timeout(Duration::from_millis(20)) {
             Ok(message) => Some(message),
@@ -180,9 +179,8 @@ fn serve(requests: Receiver<Message>, mut bytes: Vec<u8>, control: &Control) {
             Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return,
         };
         match message {
-            Some(Message::Request(VolumeRequest::Flush, reply)) => {
-                control.change(|state| state.flushes += 1);
-                held.push(reply);
+            Some(Message::Request(request @ VolumeRequest::Write { .. }, reply)) => {
+                held.push((request, reply));
             }
             Some(Message::Request(request, reply)) => {
                 reply.answer(execute(request, &mut bytes, control));
@@ -191,9 +189,10 @@ fn serve(requests: Receiver<Message>, mut bytes: Vec<u8>, control: &Control) {
             Some(Message::Die) => return,
             None => {}
         }
-        let hold = control.get().hold_flushes;
-        if !hold {
-            held.drain(..).for_each(|reply| reply.answer(Ok(Buffer::empty())));
+        if !control.get().hold_writes {
+            for (request, reply) in held.drain(..) {
+                reply.answer(execute(request, &mut bytes, control));
+            }
         }
         let waiting = held.len() as u64;
         if control.get().held != waiting {
@@ -228,7 +227,6 @@ fn execute(request: VolumeRequest, bytes: &mut [u8], control: &Control) -> Resul
             bytes.get_mut(window(range)).ok_or(IoError::OutOfRange(range))?.fill(0);
             Ok(Buffer::empty())
         }
-        VolumeRequest::Flush => Ok(Buffer::empty()),
     }
 }
 
