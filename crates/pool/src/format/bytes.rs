@@ -3,6 +3,8 @@
 //! Numbers are LEB128, because most of them are small and there are many. The reader never reads
 //! past the end, never reserves more than the bytes that are there could fill, and refuses
 //! everything that the writer wouldn't have written.
+//!
+//! A structure is its fields one after the other, and says once in which order ([`coded`]).
 
 use uuid::Uuid;
 
@@ -51,14 +53,8 @@ impl Writer {
         self
     }
 
-    pub(crate) fn uuid(&mut self, value: Uuid) -> &mut Writer {
-        self.0.extend_from_slice(value.as_bytes());
-        self
-    }
-
-    pub(crate) fn text(&mut self, value: &str) -> &mut Writer {
-        self.number(value.len() as u64);
-        self.0.extend_from_slice(value.as_bytes());
+    pub(crate) fn put(&mut self, value: &impl Coded) -> &mut Writer {
+        value.put(self);
         self
     }
 }
@@ -84,7 +80,11 @@ impl<'a> Reader<'a> {
         Malformed { at: self.at }
     }
 
-    pub(crate) fn take(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
+    pub(crate) fn take<T: Coded>(&mut self) -> Result<T, Malformed> {
+        T::take(self)
+    }
+
+    fn bytes(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
         let end = self.at.checked_add(len).ok_or(self.malformed())?;
         let taken = self.bytes.get(self.at..end).ok_or(self.malformed())?;
         self.at = end;
@@ -92,15 +92,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn byte(&mut self) -> Result<u8, Malformed> {
-        Ok(self.take(1)?[0])
-    }
-
-    pub(crate) fn flag(&mut self) -> Result<bool, Malformed> {
-        match self.byte()? {
-            0 => Ok(false),
-            1 => Ok(true),
-            _ => Err(self.malformed()),
-        }
+        Ok(self.bytes(1)?[0])
     }
 
     pub(crate) fn number(&mut self) -> Result<u64, Malformed> {
@@ -120,31 +112,9 @@ impl<'a> Reader<'a> {
         Err(self.malformed())
     }
 
-    pub(crate) fn number32(&mut self) -> Result<u32, Malformed> {
-        let value = self.number()?;
-        u32::try_from(value).map_err(|_| self.malformed())
-    }
-
-    pub(crate) fn number16(&mut self) -> Result<u16, Malformed> {
-        let value = self.number()?;
-        u16::try_from(value).map_err(|_| self.malformed())
-    }
-
     pub(crate) fn fixed64(&mut self) -> Result<u64, Malformed> {
-        let bytes = self.take(8)?;
+        let bytes = self.bytes(8)?;
         Ok(bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
-    }
-
-    pub(crate) fn uuid(&mut self) -> Result<Uuid, Malformed> {
-        let bytes = self.take(16)?;
-        Uuid::from_slice(bytes).map_err(|_| self.malformed())
-    }
-
-    pub(crate) fn text(&mut self) -> Result<String, Malformed> {
-        let len = self.number()?;
-        let len = usize::try_from(len).map_err(|_| self.malformed())?;
-        let bytes = self.take(len)?;
-        String::from_utf8(bytes.to_vec()).map_err(|_| self.malformed())
     }
 
     /// A count of items of at least one byte each, so never more than there are bytes left.
@@ -152,6 +122,118 @@ impl<'a> Reader<'a> {
         let count = self.number()?;
         let left = self.bytes.len() - self.at;
         usize::try_from(count).ok().filter(|count| *count <= left).ok_or(self.malformed())
+    }
+}
+
+/// What has one form as bytes.
+pub(crate) trait Coded: Sized {
+    fn put(&self, w: &mut Writer);
+    fn take(r: &mut Reader<'_>) -> Result<Self, Malformed>;
+}
+
+/// What lists are made of. Plain numbers aren't: nothing would say of which form they are.
+pub(crate) trait Listed: Coded {}
+
+/// Has a structure coded as its fields, in the order that is told, and an enum as a tag and the fields
+/// behind it.
+macro_rules! coded {
+    (struct $type:ident { $($field:tt),+ }) => {
+        impl $crate::format::Coded for $type {
+            fn put(&self, w: &mut $crate::format::Writer) {
+                $(w.put(&self.$field);)+
+            }
+
+            fn take(r: &mut $crate::format::Reader<'_>) -> Result<$type, $crate::format::Malformed> {
+                Ok($type { $($field: r.take()?),+ })
+            }
+        }
+
+        impl $crate::format::Listed for $type {}
+    };
+    (enum $type:ident {
+        $($tag:literal => $variant:ident $({ $($field:ident),+ })? $(($only:ident))?,)+
+    }) => {
+        impl $crate::format::Coded for $type {
+            fn put(&self, w: &mut $crate::format::Writer) {
+                match self {
+                    $($type::$variant $({ $($field),+ })? $(($only))? => {
+                        w.byte($tag)$($(.put($field))+)?$(.put($only))?;
+                    })+
+                }
+            }
+
+            fn take(r: &mut $crate::format::Reader<'_>) -> Result<$type, $crate::format::Malformed> {
+                Ok(match r.byte()? {
+                    $($tag => {
+                        $($(let $field = r.take()?;)+)?
+                        $(let $only = r.take()?;)?
+                        $type::$variant $({ $($field),+ })? $(($only))?
+                    })+
+                    _ => return Err(r.malformed()),
+                })
+            }
+        }
+    };
+}
+pub(crate) use coded;
+
+impl Coded for u8 {
+    fn put(&self, w: &mut Writer) {
+        w.byte(*self);
+    }
+
+    fn take(r: &mut Reader<'_>) -> Result<u8, Malformed> {
+        r.byte()
+    }
+}
+
+macro_rules! coded_numbers {
+    ($($type:ty),+) => {$(
+        impl Coded for $type {
+            fn put(&self, w: &mut Writer) {
+                w.number((*self).into());
+            }
+
+            fn take(r: &mut Reader<'_>) -> Result<$type, Malformed> {
+                <$type>::try_from(r.number()?).map_err(|_| r.malformed())
+            }
+        }
+    )+};
+}
+
+coded_numbers!(u16, u32, u64);
+
+impl Coded for Uuid {
+    fn put(&self, w: &mut Writer) {
+        w.0.extend_from_slice(self.as_bytes());
+    }
+
+    fn take(r: &mut Reader<'_>) -> Result<Uuid, Malformed> {
+        Uuid::from_slice(r.bytes(16)?).map_err(|_| r.malformed())
+    }
+}
+
+impl Coded for String {
+    fn put(&self, w: &mut Writer) {
+        w.number(self.len() as u64);
+        w.0.extend_from_slice(self.as_bytes());
+    }
+
+    fn take(r: &mut Reader<'_>) -> Result<String, Malformed> {
+        let len = r.number()?;
+        let len = usize::try_from(len).map_err(|_| r.malformed())?;
+        String::from_utf8(r.bytes(len)?.to_vec()).map_err(|_| r.malformed())
+    }
+}
+
+impl<T: Listed> Coded for Vec<T> {
+    fn put(&self, w: &mut Writer) {
+        w.number(self.len() as u64);
+        self.iter().for_each(|item| item.put(w));
+    }
+
+    fn take(r: &mut Reader<'_>) -> Result<Vec<T>, Malformed> {
+        (0..r.count()?).map(|_| r.take()).collect()
     }
 }
 
@@ -178,7 +260,7 @@ mod tests {
         let mut writer = Writer::new();
         writer.number(u64::MAX).byte(b'x');
         let bytes = writer.into_bytes();
-        assert!(Reader::new(&bytes).text().is_err());
+        assert!(Reader::new(&bytes).take::<String>().is_err());
         assert!(Reader::new(&bytes).count().is_err());
     }
 }

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use super::bytes::coded;
+
 /// Makes a newtype over a plain number.
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident($inner:ty), $word:literal) => {
@@ -15,6 +17,8 @@ macro_rules! number {
                 write!(f, concat!($word, " {}"), self.0)
             }
         }
+
+        coded!(struct $name { 0 });
     };
 }
 
@@ -30,6 +34,8 @@ macro_rules! identity {
                 self.0.fmt(f)
             }
         }
+
+        coded!(struct $name { 0 });
     };
 }
 
@@ -108,6 +114,8 @@ pub struct ExtentRange {
     /// How many.
     pub count: u32,
 }
+
+coded!(struct ExtentRange { first, count });
 
 impl ExtentRange {
     /// `count` extents from `first`.

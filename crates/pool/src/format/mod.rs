@@ -17,7 +17,7 @@ mod root;
 mod vote;
 
 pub use applied::{APPLIED_BYTES, Applied, AppliedSlots, select_applied};
-pub(crate) use bytes::{Malformed, Reader, Writer};
+pub(crate) use bytes::{Coded, Listed, Malformed, Reader, Writer, coded};
 pub use checksum::{
     CHECKSUM_ENTRIES, ChecksumBlock, ChecksumFault, ChecksumVersion, Entry, ExtentShape, Role,
     UncheckedChecksumBlock, row_checksum,

@@ -13,15 +13,15 @@ use crate::format::{DiskNumber, GenerationId, VolumeId};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SectionKind {
     /// The disks, by number.
-    Disks = 1,
+    Disks,
     /// Volumes, each with properties and log, without its map; by number.
-    Volumes = 2,
+    Volumes,
     /// Group runs, by volume, lane and first set.
-    Runs = 3,
+    Runs,
     /// Roots, by volume, lane and set.
-    Roots = 4,
+    Roots,
     /// Dirty regions, by generation.
-    DirtyRegions = 5,
+    DirtyRegions,
 }
 
 impl SectionKind {

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::format::{DiskId, ExtentNumber, RecordNumber, ReleaseNumber, VolumeId};
 use crate::metadata::testing::history;
 
 #[test]

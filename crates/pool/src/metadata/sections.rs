@@ -6,7 +6,6 @@
 use std::ops::Bound;
 
 use super::changes::{ROOTS_TOGETHER, SectionKey, SectionKind};
-use super::codec::{put_record, put_run_added};
 use super::{DirtyRegions, Disk, MetaRecord, Metadata, RunKey, Volume};
 use crate::format::{DiskNumber, GenerationId, VolumeId, Writer};
 
@@ -74,7 +73,7 @@ impl Metadata {
                 if ends(key) {
                     return;
                 }
-                put_run_added(w.begin(key), *id, run);
+                w.begin(key).put(&MetaRecord::RunAdded { volume: *id, run: run.clone() });
             }
         }
     }
@@ -112,7 +111,7 @@ impl Metadata {
                     let set = key.first_set + u64::from(index);
                     let record =
                         MetaRecord::RootsRestored { volume: *id, key: *key, first: index, roots };
-                    put_record(w.begin(place(set, key.lane)), &record);
+                    w.begin(place(set, key.lane)).put(&record);
                     index = next;
                 }
             }
@@ -138,7 +137,7 @@ impl Metadata {
             {
                 together.insert(*missing, *mask);
             }
-            put_record(w.begin(key), &MetaRecord::RegionsDirtied(together));
+            w.begin(key).put(&MetaRecord::RegionsDirtied(together));
         }
     }
 
@@ -158,13 +157,13 @@ fn put_disk(w: &mut Writer, disk: &Disk) {
         bytes: disk.bytes,
         area: disk.area,
     };
-    put_record(w, &added);
+    w.put(&added);
     if let Some(extents) = disk.incoming_area {
-        put_record(w, &MetaRecord::AreaBegun { disk: number, extents });
+        w.put(&MetaRecord::AreaBegun { disk: number, extents });
     }
     let pending = disk.pending.ranges().collect();
     let expected_release = disk.expected_release;
-    put_record(w, &MetaRecord::DiskRestored { number, expected_release, pending });
+    w.put(&MetaRecord::DiskRestored { number, expected_release, pending });
 }
 
 fn put_volume(w: &mut Writer, volume: &Volume) {
@@ -175,16 +174,16 @@ fn put_volume(w: &mut Writer, volume: &Volume) {
         layout: volume.layout,
         width: volume.width,
     };
-    put_record(w, &created);
+    w.put(&created);
     for (key, value) in volume.properties.iter() {
         let (key, value) = (key.clone(), Some(value.clone()));
-        put_record(w, &MetaRecord::PropertySet { id, key, value });
+        w.put(&MetaRecord::PropertySet { id, key, value });
     }
     for segment in volume.log.segments.values() {
-        put_record(w, &MetaRecord::SegmentOpened { volume: id, segment: segment.clone() });
+        w.put(&MetaRecord::SegmentOpened { volume: id, segment: segment.clone() });
     }
     let log = &volume.log;
     let (next_segment, released) = (log.next_segment, log.released);
-    put_record(w, &MetaRecord::LogRestored { volume: id, next_segment, released });
-    put_record(w, &MetaRecord::VolumeResized { id, bytes: volume.bytes });
+    w.put(&MetaRecord::LogRestored { volume: id, next_segment, released });
+    w.put(&MetaRecord::VolumeResized { id, bytes: volume.bytes });
 }

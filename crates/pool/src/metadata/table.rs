@@ -36,10 +36,7 @@ use block::BLOCK_BYTES;
 
 use super::changes::{SectionKey, SectionKind};
 use super::{AreaLayout, Counters, PoolIdentity};
-use crate::format::{
-    DiskNumber, FailureDomain, GenerationId, Malformed, PoolId, Reader, ReleaseNumber, VolumeId,
-    Writer,
-};
+use crate::format::{FailureDomain, Malformed, PoolId, Reader, Writer, coded};
 
 /// Consecutive blocks of the section space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,24 +96,8 @@ impl Table {
     /// Its bytes.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut w = Writer::new();
-        w.number(self.identity.extent_bytes);
-        w.byte(match self.identity.failure_domain {
-            FailureDomain::Node => 1,
-            FailureDomain::Disk => 2,
-        });
-        let counters = self.counters;
-        w.text(&self.identity.name).number(counters.generation.0).number(counters.volume.0.into());
-        w.number(counters.disk.0.into()).number(counters.release.0);
-        w.number(self.sections.len() as u64);
-        for section in &self.sections {
-            let SectionKey { volume, lane, at } = section.first;
-            w.byte(section.kind as u8).number(volume.0.into()).number(lane.into()).number(at);
-            w.number(section.bytes).number(section.crc.into());
-            w.number(section.place.len() as u64);
-            for run in &section.place {
-                w.number(run.first.into()).number(run.count.into());
-            }
-        }
+        w.put(&self.identity.extent_bytes).put(&self.identity.failure_domain);
+        w.put(&self.identity.name).put(&self.counters).put(&self.sections);
         w.into_bytes()
     }
 
@@ -127,55 +108,40 @@ impl Table {
         layout: &AreaLayout,
     ) -> Result<Table, Malformed> {
         let mut r = Reader::new(bytes);
-        let extent_bytes = r.number()?;
-        let failure_domain = match r.byte()? {
-            1 => FailureDomain::Node,
-            2 => FailureDomain::Disk,
-            _ => return Err(r.malformed()),
-        };
-        let identity = PoolIdentity { id: pool, name: r.text()?, extent_bytes, failure_domain };
-        let counters = Counters {
-            generation: GenerationId(r.number()?),
-            volume: VolumeId(r.number32()?),
-            disk: DiskNumber(r.number32()?),
-            release: ReleaseNumber(r.number()?),
-        };
-        let mut sections: Vec<Section> = Vec::new();
-        for _ in 0..r.count()? {
-            let section = take_section(&mut r, layout)?;
-            let rank = |section: &Section| (section.kind, section.first);
-            if sections.last().is_some_and(|last| rank(last) >= rank(&section)) {
-                return Err(r.malformed());
-            }
-            sections.push(section);
-        }
+        let (extent_bytes, failure_domain) = (r.take()?, r.take()?);
+        let identity = PoolIdentity { id: pool, name: r.take()?, extent_bytes, failure_domain };
+        let (counters, sections): (Counters, Vec<Section>) = (r.take()?, r.take()?);
+        let rank = |section: &Section| (section.kind, section.first);
+        let in_order = sections.windows(2).all(|pair| rank(&pair[0]) < rank(&pair[1]));
+        let placed = |s: &Section| s.bytes > 0 && is_place(layout, &s.place, s.bytes);
         let mut runs: Vec<BlockRun> =
             sections.iter().flat_map(|s| s.place.iter().copied()).collect();
         runs.sort_unstable();
         let overlap = runs.windows(2).any(|pair| pair[0].end() > u64::from(pair[1].first));
-        if overlap || !r.is_empty() {
+        if !in_order || !sections.iter().all(placed) || overlap || !r.is_empty() {
             return Err(r.malformed());
         }
         Ok(Table { identity, counters, sections })
     }
 }
 
-fn take_section(r: &mut Reader<'_>, layout: &AreaLayout) -> Result<Section, Malformed> {
-    let code = r.byte()?;
-    let kind = SectionKind::ALL.into_iter().find(|kind| *kind as u8 == code);
-    let kind = kind.ok_or(r.malformed())?;
-    let first =
-        SectionKey { volume: VolumeId(r.number32()?), lane: r.number16()?, at: r.number()? };
-    let (bytes, crc, runs) = (r.number()?, r.number32()?, r.count()?);
-    let mut place = Vec::new();
-    for _ in 0..runs {
-        place.push(BlockRun { first: r.number32()?, count: r.number32()? });
-    }
-    match bytes > 0 && is_place(layout, &place, bytes) {
-        true => Ok(Section { kind, first, bytes, crc, place }),
-        false => Err(r.malformed()),
-    }
-}
+coded!(enum FailureDomain {
+    1 => Node,
+    2 => Disk,
+});
+
+coded!(enum SectionKind {
+    1 => Disks,
+    2 => Volumes,
+    3 => Runs,
+    4 => Roots,
+    5 => DirtyRegions,
+});
+
+coded!(struct Counters { generation, volume, disk, release });
+coded!(struct SectionKey { volume, lane, at });
+coded!(struct BlockRun { first, count });
+coded!(struct Section { kind, first, bytes, crc, place });
 
 /// Whether so many bytes, padded, fill exactly these runs, and an area has them.
 pub(super) fn is_place(layout: &AreaLayout, place: &[BlockRun], bytes: u64) -> bool {

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::format::MIB;
+use crate::format::{MIB, VolumeId};
 use crate::metadata::testing::{POOL, empty_pool};
 
 fn layout() -> AreaLayout {
