@@ -1,6 +1,6 @@
 //! The structures at fixed places of a disk: labels, votes, applied blocks.
 
-use block::{BLOCK_BYTES, Lba};
+use block::Lba;
 
 use super::findings::{Findings, finding};
 use super::report::{Kind, Severity, VotesCheck};
@@ -40,14 +40,6 @@ impl Disk<'_> {
     pub(super) fn id(&self) -> DiskId {
         self.label.disk
     }
-}
-
-/// What a slot holds.
-enum SlotState<T> {
-    Sound(T),
-    /// Never written.
-    Blank,
-    Damaged,
 }
 
 /// Reads what is at fixed places; `None` when the disk belongs to no pool that could be told.
@@ -94,82 +86,47 @@ pub(super) fn read_disk<'a>(
         findings.add(found.on(&image.name).at(place.byte_offset(), LABEL_BYTES as u64));
     }
     let label = selected.label;
-    let pool = label.pool;
-    let mut disk =
-        Disk { image, label, vote: None, applied: None, slots: Vec::new(), trusted: true };
-    read_vote(&mut disk);
-    read_applied(&mut disk);
-    Some((pool, disk))
+    let (pool, id) = (label.pool, label.disk);
+    let mut slots = Vec::new();
+    let mut vote = None;
+    if label.holds_vote() {
+        let place = VotePlace { pool, disk: id, witness: None };
+        let check = |slots: [Option<&[u8]>; 2]| select_vote(&place, slots).newest;
+        let places = (Kind::VoteSlot, DiskGeometry::vote_slots(), VOTE_BYTES);
+        vote = newest(read_slots(image, places, &mut slots, check), Configuration::rank);
+    }
+    let check = |slots: [Option<&[u8]>; 2]| select_applied(pool, id, slots).newest;
+    let places = (Kind::AppliedSlot, DiskGeometry::applied_slots(), APPLIED_BYTES);
+    let found = read_slots(image, places, &mut slots, check);
+    let applied = newest(found, |applied| applied.sequence);
+    Some((pool, Disk { image, label, vote, applied, slots, trusted: true }))
 }
 
-/// Judges two slots one by one.
+/// Of two that are as new as each other the first one.
+fn newest<T, R: Ord>(found: [Option<T>; 2], rank: impl Fn(&T) -> R) -> Option<T> {
+    found.into_iter().flatten().rev().max_by_key(rank)
+}
+
+/// What each of two slots holds for itself, if it is sound.
 fn read_slots<T>(
     image: &DiskImage<'_>,
-    places: [Lba; 2],
-    bytes: usize,
+    (kind, places, bytes): (Kind, [Lba; 2], usize),
+    faults: &mut Vec<SlotFault>,
     check: impl Fn([Option<&[u8]>; 2]) -> Option<T>,
-) -> [SlotState<T>; 2] {
+) -> [Option<T>; 2] {
     [0, 1].map(|slot| {
-        let Ok(found) = image.bytes_at(places[slot].byte_offset(), bytes) else {
-            return SlotState::Damaged;
-        };
+        let at = places[slot].byte_offset();
+        let found = image.bytes_at(at, bytes).ok();
         let mut slots = [None, None];
-        slots[slot] = Some(&found[..]);
-        match check(slots) {
-            Some(sound) => SlotState::Sound(sound),
-            None if found.iter().all(|byte| *byte == 0) => SlotState::Blank,
-            None => SlotState::Damaged,
+        slots[slot] = found.as_deref();
+        let sound = check(slots);
+        // One that was never written is none, and no fault.
+        let blank = found.is_some_and(|found| found.iter().all(|byte| *byte == 0));
+        if sound.is_none() && !blank {
+            faults.push(SlotFault { kind, slot, at, bytes: bytes as u64 });
         }
+        sound
     })
-}
-
-fn read_vote(disk: &mut Disk<'_>) {
-    if !disk.label.holds_vote() {
-        return;
-    }
-    let place = VotePlace { pool: disk.label.pool, disk: disk.label.disk, witness: None };
-    let places = DiskGeometry::vote_slots();
-    let check = |slots: [Option<&[u8]>; 2]| select_vote(&place, slots).newest;
-    for (slot, state) in read_slots(disk.image, places, VOTE_BYTES, check).into_iter().enumerate() {
-        match state {
-            SlotState::Sound(vote) => {
-                let newer = disk.vote.as_ref().is_none_or(|before| vote.rank() > before.rank());
-                disk.vote = if newer { Some(vote) } else { disk.vote.take() };
-            }
-            SlotState::Blank => {}
-            SlotState::Damaged => disk.slots.push(SlotFault {
-                kind: Kind::VoteSlot,
-                slot,
-                at: places[slot].byte_offset(),
-                bytes: VOTE_BYTES as u64,
-            }),
-        }
-    }
-}
-
-fn read_applied(disk: &mut Disk<'_>) {
-    let places = DiskGeometry::applied_slots();
-    let (pool, id) = (disk.label.pool, disk.label.disk);
-    let check = |slots: [Option<&[u8]>; 2]| select_applied(pool, id, slots).newest;
-    for (slot, state) in
-        read_slots(disk.image, places, APPLIED_BYTES, check).into_iter().enumerate()
-    {
-        match state {
-            SlotState::Sound(applied) => {
-                let before = disk.applied.map(|before| before.sequence);
-                if before.is_none_or(|before| applied.sequence > before) {
-                    disk.applied = Some(applied);
-                }
-            }
-            SlotState::Blank => {}
-            SlotState::Damaged => disk.slots.push(SlotFault {
-                kind: Kind::AppliedSlot,
-                slot,
-                at: places[slot].byte_offset(),
-                bytes: BLOCK_BYTES as u64,
-            }),
-        }
-    }
 }
 
 /// Tells of damaged slots of votes and applied blocks. While the owner hasn't ended in order, one may
