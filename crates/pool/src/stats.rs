@@ -129,6 +129,38 @@ pub(crate) enum Purpose {
     Network,
 }
 
+/// What is counted: of what came since an earlier time, each count is the difference of its counts.
+trait Counted {
+    fn since(&self, earlier: &Self) -> Self;
+}
+
+impl Counted for u64 {
+    fn since(&self, earlier: &u64) -> u64 {
+        self.saturating_sub(*earlier)
+    }
+}
+
+impl Counted for Histogram {
+    fn since(&self, earlier: &Histogram) -> Histogram {
+        Histogram::since(self, earlier)
+    }
+}
+
+macro_rules! counted {
+    ($type:ident { $($field:ident),+ }) => {
+        impl Counted for $type {
+            fn since(&self, earlier: &$type) -> $type {
+                $type { $($field: self.$field.since(&earlier.$field)),+ }
+            }
+        }
+    };
+}
+
+counted!(RequestStats { bytes, errors, total, room, queue, device, log });
+counted!(DestageStats { blocks, bytes, total });
+counted!(DiskOperations { read, log, write, flush, network });
+counted!(OperationStats { bytes, total });
+
 impl VolumeStats {
     /// What was counted since it was `earlier`; `None` if counting began anew since, with the opening of
     /// the pool.
@@ -193,28 +225,6 @@ impl RequestStats {
             Stage::Log => &mut self.log,
         }
     }
-
-    fn since(&self, earlier: &RequestStats) -> RequestStats {
-        RequestStats {
-            bytes: self.bytes.saturating_sub(earlier.bytes),
-            errors: self.errors.saturating_sub(earlier.errors),
-            total: self.total.since(&earlier.total),
-            room: self.room.since(&earlier.room),
-            queue: self.queue.since(&earlier.queue),
-            device: self.device.since(&earlier.device),
-            log: self.log.since(&earlier.log),
-        }
-    }
-}
-
-impl DestageStats {
-    fn since(&self, earlier: &DestageStats) -> DestageStats {
-        DestageStats {
-            blocks: self.blocks.saturating_sub(earlier.blocks),
-            bytes: self.bytes.saturating_sub(earlier.bytes),
-            total: self.total.since(&earlier.total),
-        }
-    }
 }
 
 impl DiskOperations {
@@ -236,25 +246,6 @@ impl DiskOperations {
             Purpose::Write => &mut self.write,
             Purpose::Flush => &mut self.flush,
             Purpose::Network => &mut self.network,
-        }
-    }
-
-    fn since(&self, earlier: &DiskOperations) -> DiskOperations {
-        DiskOperations {
-            read: self.read.since(&earlier.read),
-            log: self.log.since(&earlier.log),
-            write: self.write.since(&earlier.write),
-            flush: self.flush.since(&earlier.flush),
-            network: self.network.since(&earlier.network),
-        }
-    }
-}
-
-impl OperationStats {
-    fn since(&self, earlier: &OperationStats) -> OperationStats {
-        OperationStats {
-            bytes: self.bytes.saturating_sub(earlier.bytes),
-            total: self.total.since(&earlier.total),
         }
     }
 }
