@@ -77,15 +77,7 @@ impl Creation<'_> {
         let area_extents = area_extents_for(total, extent_bytes);
         let labels = self.labels(&identity, &voters, area_extents)?;
         for label in &labels {
-            let added = MetaRecord::DiskAdded {
-                number: label.number,
-                id: label.disk,
-                node: label.node,
-                node_name: label.node_name.clone(),
-                bytes: label.geometry.labelled_bytes(),
-                area: label.area,
-            };
-            metadata.apply(&added).map_err(|error| {
+            metadata.apply(&added(label)).map_err(|error| {
                 PoolError::invalid(error.to_string(), "report this: it should not happen")
             })?;
         }
@@ -215,6 +207,18 @@ impl Creation<'_> {
     }
 }
 
+/// A disk with this label joins.
+fn added(label: &Label) -> MetaRecord {
+    MetaRecord::DiskAdded {
+        number: label.number,
+        id: label.disk,
+        node: label.node,
+        node_name: label.node_name.clone(),
+        bytes: label.geometry.labelled_bytes(),
+        area: label.area,
+    }
+}
+
 fn too_large() -> PoolError {
     PoolError::invalid(
         "the pool's metadata does not fit its area",
@@ -341,14 +345,7 @@ impl OpenPool {
         prepared.map_err(|error| PoolError::io("writing to it", &candidate.place.name, error))?;
         candidate.write_label(&label).await?;
         candidate.check_label(&label).await?;
-        let added = MetaRecord::DiskAdded {
-            number,
-            id: disk,
-            node: label.node,
-            node_name: label.node_name.clone(),
-            bytes: geometry.labelled_bytes(),
-            area: None,
-        };
+        let added = added(&label);
         self.administer(move |_| Ok((vec![added], ()))).await?;
         let member = Member::new(number, disk, geometry);
         self.pool.members.borrow_mut().insert(number, Rc::clone(&member));

@@ -216,12 +216,7 @@ impl OpenPool {
         let volumes = meta.volumes().values();
         let copies = volumes.map(|volume| self.volume_copies(meta, volume).saturating_sub(1));
         // Without volumes only the disks' number counts.
-        let domains: BTreeSet<Uuid> = meta
-            .disks()
-            .values()
-            .filter(|disk| self.is_there(disk.number))
-            .map(|disk| meta.domain_of(disk))
-            .collect();
-        copies.min().unwrap_or((domains.len() as u32).saturating_sub(1))
+        let domains = self.domains_there(meta, meta.disks().keys().copied());
+        copies.min().unwrap_or(domains.saturating_sub(1))
     }
 }
