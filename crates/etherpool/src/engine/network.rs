@@ -122,7 +122,7 @@ impl Network {
 
     /// Gives the engine every session disk that it doesn't have yet. Disks that go away stay: they
     /// say so themselves, and answer again when they are back.
-    pub fn feed(&self, engine: &Engine) {
+    pub fn feed(&self, engine: &Rc<Engine>) {
         let targets = self.initiator.targets();
         for disk in self.initiator.disks().into_iter().filter(|disk| disk.has_sessions()) {
             let (address, device) = (disk.address(), disk as Rc<dyn BlockDevice>);

@@ -4,15 +4,17 @@ use std::rc::Rc;
 
 use block::OwnerId;
 
+use super::Engine;
 use super::lease::Ended;
 use super::observe::{Content, explain, explain_io};
 use super::open::{Quorum, SeenDisk};
-use super::slot::{Device, Inner, Slot, SlotState};
+use super::slot::{Device, Slot, SlotState};
 use crate::format::PoolId;
-use crate::report::{DiskReport, DiskState, PoolDisk, PoolReport, PoolState, VotesReport};
+use crate::report::{DiskReport, DiskState, PoolDisk, PoolReport, PoolState};
 
-impl Inner {
-    pub(crate) fn disk_reports(&self) -> Vec<DiskReport> {
+impl Engine {
+    /// Every device present.
+    pub async fn disks(&self) -> Vec<DiskReport> {
         self.devices.borrow().values().map(|device| self.disk_report(device)).collect()
     }
 
@@ -53,7 +55,8 @@ impl Inner {
         }
     }
 
-    pub(crate) fn pool_reports(&self) -> Vec<PoolReport> {
+    /// Every pool present, open or not, with what keeps it from being open.
+    pub fn reports(&self) -> Vec<PoolReport> {
         let mut slots: Vec<Rc<Slot>> = self.slots.borrow().values().cloned().collect();
         // Who looks a pool up by its name finds ours first: anybody may bring one of the same name.
         slots.sort_by_cached_key(|slot| (self.rank(slot), slot.name.borrow().clone()));
@@ -142,10 +145,7 @@ impl Inner {
             free_bytes: 0,
             survives: 0,
             disks: disks.iter().map(pool_disk).collect(),
-            votes: VotesReport {
-                total: quorum.vote_disks.len() as u32,
-                present: quorum.present as u32,
-            },
+            votes: quorum.votes(),
             lease_ok: false,
             volumes: Vec::new(),
         })

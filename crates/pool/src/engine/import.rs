@@ -10,16 +10,16 @@ use super::create::{Creation, check_name, check_once};
 use super::format_disk::Candidate;
 use super::open::Quorum;
 use super::open_pool::OpenPool;
-use super::slot::{Import, Inner, Slot, SlotState};
+use super::slot::{Import, Slot, SlotState};
 use super::whose::{ALIVE_WITHIN, owner_name};
-use super::{CreatePool, ImportOptions, KnownDisk, KnownPool};
+use super::{CreatePool, Engine, ImportOptions, KnownDisk, KnownPool};
 use crate::error::PoolError;
 use crate::format::{DiskId, PoolId};
-use crate::report::{ImportPlan, PoolForecast, PoolReport, VotesReport};
+use crate::report::{ImportPlan, PoolForecast, PoolReport};
 
-impl Inner {
+impl Engine {
     /// Makes a pool and opens it.
-    pub(crate) async fn create_pool(
+    pub async fn create_pool(
         self: &Rc<Self>,
         request: CreatePool,
     ) -> Result<PoolReport, PoolError> {
@@ -40,11 +40,8 @@ impl Inner {
         self.wait_open(&slot, Duration::ZERO).await
     }
 
-    /// What making a pool would do.
-    pub(crate) async fn plan_create(
-        &self,
-        request: &CreatePool,
-    ) -> Result<PoolForecast, PoolError> {
+    /// What [`Engine::create_pool`] would do, or why it wouldn't.
+    pub async fn plan_create(&self, request: &CreatePool) -> Result<PoolForecast, PoolError> {
         let (candidates, losses) = self.check_create(request).await?;
         let creation =
             Creation { config: &self.config, runtime: &self.runtime, request, candidates };
@@ -72,7 +69,7 @@ impl Inner {
     }
 
     /// Adds disks to a pool.
-    pub(crate) async fn extend_pool(
+    pub async fn extend_pool(
         &self,
         pool: &str,
         disks: &[String],
@@ -87,8 +84,8 @@ impl Inner {
         extended.map(|()| open.report())
     }
 
-    /// What adding disks would do.
-    pub(crate) async fn plan_extend(
+    /// What [`Engine::extend_pool`] would do, or why it wouldn't.
+    pub async fn plan_extend(
         &self,
         pool: &str,
         disks: &[String],
@@ -145,13 +142,14 @@ impl Inner {
         names.iter().map(candidate).collect()
     }
 
-    /// Takes a pool over and opens it.
-    pub(crate) async fn import_pool(
+    /// Takes a pool over and opens it: one that nobody owns, or whose owner wasn't heard for longer
+    /// than its lease lasts, or any other if that is forced.
+    pub async fn import_pool(
         self: &Rc<Self>,
-        name: &str,
+        name_or_id: &str,
         options: ImportOptions,
     ) -> Result<PoolReport, PoolError> {
-        let slot = self.importable(name)?;
+        let slot = self.importable(name_or_id)?;
         if let SlotState::Open(open) = &*slot.state.borrow() {
             return Ok(open.report());
         }
@@ -178,9 +176,9 @@ impl Inner {
         Some(owner_lives(&slot.name.borrow(), &owner_name(&quorum), heard))
     }
 
-    /// Whose a pool is that may be imported.
-    pub(crate) async fn plan_import(self: &Rc<Self>, name: &str) -> Result<ImportPlan, PoolError> {
-        let slot = self.importable(name)?;
+    /// Whose a pool is, and whether [`Engine::import_pool`] would take it without force.
+    pub async fn plan_import(self: &Rc<Self>, name_or_id: &str) -> Result<ImportPlan, PoolError> {
+        let slot = self.importable(name_or_id)?;
         if let SlotState::Open(open) = &*slot.state.borrow() {
             return Err(PoolError::Exists {
                 what: "open pool".into(),
@@ -229,15 +227,12 @@ impl Inner {
             is_ours: owner == self.config.owner,
             heard_ms: heard.map(|heard| heard.as_millis() as u64),
             disks: disks.iter().map(|disk| disk.place.to_string()).collect(),
-            votes: VotesReport {
-                total: quorum.vote_disks.len() as u32,
-                present: quorum.present as u32,
-            },
+            votes: quorum.votes(),
         })
     }
 
-    /// What the supervisor's records should say.
-    pub(crate) fn known_pools(&self) -> Vec<KnownPool> {
+    /// The pools that the supervisor's records should name now.
+    pub fn known_pools(&self) -> Vec<KnownPool> {
         let open: Vec<Rc<OpenPool>> = {
             let slots = self.slots.borrow();
             let open = slots.values().filter_map(|slot| match &*slot.state.borrow() {

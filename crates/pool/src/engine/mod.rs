@@ -68,21 +68,17 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{BlockDevice, OwnerId};
-use runtime::Handle;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use block::size::VolumeSize;
 pub use limits::Limits;
+pub use slot::Engine;
 
 use crate::error::PoolError;
 use crate::format::FailureDomain;
 use crate::metadata::Layout;
-use crate::report::{
-    DiskReport, ImportPlan, PoolEvent, PoolForecast, PoolReport, Progress, VerifyReport,
-    VolumeForecast, VolumeReport,
-};
+use crate::report::{PoolEvent, Progress, VerifyReport, VolumeForecast, VolumeReport};
 use crate::stats::VolumeStats;
-use slot::Inner;
 use volume::device::VolumeDevice;
 
 /// Who an engine works for, and its limits.
@@ -220,92 +216,7 @@ mod seconds {
     }
 }
 
-/// The engine.
-pub struct Engine {
-    inner: Rc<Inner>,
-}
-
 impl Engine {
-    /// An engine without devices. It spawns its tasks on `runtime`.
-    pub fn new(runtime: Handle, config: EngineConfig) -> Rc<Engine> {
-        Rc::new(Engine { inner: Inner::new(runtime, config) })
-    }
-
-    /// A device was discovered. Known names are replaced.
-    pub fn add_device(&self, facts: DiskFacts, device: Rc<dyn BlockDevice>) {
-        self.inner.add_device(facts, device);
-    }
-
-    /// A device disappeared.
-    pub fn remove_device(&self, name: &str) {
-        self.inner.remove_device(name);
-    }
-
-    /// Every device present.
-    pub async fn disks(&self) -> Vec<DiskReport> {
-        self.inner.disk_reports()
-    }
-
-    /// Makes a pool and opens it.
-    pub async fn create_pool(&self, request: CreatePool) -> Result<PoolReport, PoolError> {
-        self.inner.create_pool(request).await
-    }
-
-    /// What [`Engine::create_pool`] would do, or why it wouldn't.
-    pub async fn plan_create(&self, request: &CreatePool) -> Result<PoolForecast, PoolError> {
-        self.inner.plan_create(request).await
-    }
-
-    /// Adds disks to a pool.
-    pub async fn extend_pool(
-        &self,
-        pool: &str,
-        disks: &[String],
-        force_disks: &[String],
-    ) -> Result<PoolReport, PoolError> {
-        self.inner.extend_pool(pool, disks, force_disks).await
-    }
-
-    /// What [`Engine::extend_pool`] would do, or why it wouldn't.
-    pub async fn plan_extend(
-        &self,
-        pool: &str,
-        disks: &[String],
-        force_disks: &[String],
-    ) -> Result<PoolForecast, PoolError> {
-        self.inner.plan_extend(pool, disks, force_disks).await
-    }
-
-    /// Takes a pool over and opens it: one that nobody owns, or whose owner wasn't heard for longer
-    /// than its lease lasts, or any other if that is forced.
-    pub async fn import_pool(
-        &self,
-        name_or_id: &str,
-        options: ImportOptions,
-    ) -> Result<PoolReport, PoolError> {
-        self.inner.import_pool(name_or_id, options).await
-    }
-
-    /// Whose a pool is, and whether [`Engine::import_pool`] would take it without force.
-    pub async fn plan_import(&self, name_or_id: &str) -> Result<ImportPlan, PoolError> {
-        self.inner.plan_import(name_or_id).await
-    }
-
-    /// The pools that the supervisor's records should name now.
-    pub fn known_pools(&self) -> Vec<KnownPool> {
-        self.inner.known_pools()
-    }
-
-    /// Gives a pool up: everything in place, closed, and nobody's.
-    pub async fn release_pool(&self, pool: &str) -> Result<(), PoolError> {
-        self.inner.release_pool(pool).await
-    }
-
-    /// Closes all pools in good order; they stay ours.
-    pub async fn shutdown(&self) {
-        self.inner.shutdown().await;
-    }
-
     /// Makes a volume.
     pub async fn create_volume(
         &self,
@@ -314,7 +225,7 @@ impl Engine {
         size: VolumeSize,
         layout: Layout,
     ) -> Result<VolumeReport, PoolError> {
-        let open = self.inner.open_pool(pool)?;
+        let open = self.open_pool(pool)?;
         let made = open.create_volume(volume, size, layout).await?;
         open.report_of(&made).ok_or_else(|| PoolError::no_volume(pool, volume))
     }
@@ -327,7 +238,7 @@ impl Engine {
         size: VolumeSize,
         layout: Layout,
     ) -> Result<VolumeForecast, PoolError> {
-        self.inner.open_pool(pool)?.plan_volume(volume, size, layout)
+        self.open_pool(pool)?.plan_volume(volume, size, layout)
     }
 
     /// What [`Engine::extend_volume`] would do, or why it wouldn't.
@@ -337,7 +248,7 @@ impl Engine {
         volume: &str,
         size: VolumeSize,
     ) -> Result<VolumeForecast, PoolError> {
-        self.inner.open_pool(pool)?.plan_growth(volume, size)
+        self.open_pool(pool)?.plan_growth(volume, size)
     }
 
     /// Grows a volume.
@@ -347,25 +258,25 @@ impl Engine {
         volume: &str,
         size: VolumeSize,
     ) -> Result<VolumeReport, PoolError> {
-        let open = self.inner.open_pool(pool)?;
+        let open = self.open_pool(pool)?;
         let grown = open.extend_volume(volume, size).await?;
         open.report_of(&grown).ok_or_else(|| PoolError::no_volume(pool, volume))
     }
 
     /// Removes a volume. Requests under way fail.
     pub async fn remove_volume(&self, pool: &str, volume: &str) -> Result<(), PoolError> {
-        self.inner.open_pool(pool)?.remove_volume(volume).await
+        self.open_pool(pool)?.remove_volume(volume).await
     }
 
     /// A volume as a block device; several front ends may hold one each.
     pub fn open_volume(&self, pool: &str, volume: &str) -> Result<Rc<dyn BlockDevice>, PoolError> {
-        let volume = self.inner.open_pool(pool)?.volume_by_name(volume)?;
+        let volume = self.open_pool(pool)?.volume_by_name(volume)?;
         Ok(Rc::new(VolumeDevice::new(volume)))
     }
 
     /// Where the time of a volume's requests went since its pool was opened here.
     pub fn volume_stats(&self, pool: &str, volume: &str) -> Result<VolumeStats, PoolError> {
-        let open = self.inner.open_pool(pool)?;
+        let open = self.open_pool(pool)?;
         let found = open.volume_by_name(volume)?;
         open.stats_of(&found).ok_or_else(|| PoolError::no_volume(pool, volume))
     }
@@ -373,7 +284,7 @@ impl Engine {
     /// Whether a volume may go on being served: its pool is open here and its lease runs. Costs a look-up
     /// where a report walks all groups, since services ask before each of their answers.
     pub fn keeps(&self, pool: &str, volume: &str) -> bool {
-        self.inner.open_pool(pool).is_ok_and(|open| {
+        self.open_pool(pool).is_ok_and(|open| {
             open.pool.lease.holds(open.pool.runtime.now()) && open.volume_by_name(volume).is_ok()
         })
     }
@@ -386,7 +297,7 @@ impl Engine {
         copy: Option<u8>,
         progress: &dyn Fn(Progress),
     ) -> Result<VerifyReport, PoolError> {
-        let open = self.inner.open_pool(pool)?;
+        let open = self.open_pool(pool)?;
         let volume = open.volume_by_name(volume)?;
         let copies = {
             let meta = open.pool.meta.borrow();
@@ -410,7 +321,7 @@ impl Engine {
         volume: &str,
         dry_run: bool,
     ) -> Result<String, PoolError> {
-        let loss = self.inner.open_pool(pool)?.volume_by_name(volume)?.accept_log_loss(dry_run);
+        let loss = self.open_pool(pool)?.volume_by_name(volume)?.accept_log_loss(dry_run);
         loss.ok_or_else(|| {
             PoolError::invalid(
                 format!("the log of {pool}/{volume} is not damaged"),
@@ -427,22 +338,17 @@ impl Engine {
         key: &str,
         value: Option<String>,
     ) -> Result<(), PoolError> {
-        self.inner.open_pool(pool)?.set_property(volume, key, value).await
-    }
-
-    /// Every pool present, open or not, with what keeps it from being open.
-    pub fn reports(&self) -> Vec<PoolReport> {
-        self.inner.pool_reports()
+        self.open_pool(pool)?.set_property(volume, key, value).await
     }
 
     /// The next event.
     pub async fn next_event(&self) -> PoolEvent {
-        self.inner.events.next().await
+        self.events.next().await
     }
 
     /// How many events were lost since the last question because nobody fetched them: all of them
     /// before what [`Engine::next_event`] gives next.
     pub fn take_lost_events(&self) -> u64 {
-        self.inner.events.take_lost()
+        self.events.take_lost()
     }
 }

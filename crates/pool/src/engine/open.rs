@@ -24,6 +24,7 @@ use super::{DiskPlace, EngineConfig, Limits};
 use crate::error::PoolError;
 use crate::format::{Configuration, CopySet, DiskGeometry, DiskId, DiskNumber, Label, PoolId};
 use crate::metadata::Metadata;
+use crate::report::VotesReport;
 
 /// A labelled disk that is present.
 #[derive(Clone)]
@@ -93,6 +94,11 @@ impl Quorum {
     /// How many votes make a majority.
     pub(crate) fn majority(&self) -> usize {
         self.vote_disks.len() / 2 + 1
+    }
+
+    /// How the votes stand.
+    pub(crate) fn votes(&self) -> VotesReport {
+        VotesReport { total: self.vote_disks.len() as u32, present: self.present as u32 }
     }
 
     /// Whether the pool can be opened from what is present.

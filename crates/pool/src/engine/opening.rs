@@ -4,14 +4,15 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::Engine;
 use super::lease::{Ended, TAKEOVER_WAIT};
 use super::open_pool::OpenPool;
-use super::slot::{Inner, Slot, SlotState};
+use super::slot::{Slot, SlotState};
 use crate::error::PoolError;
 use crate::format::PoolId;
 use crate::report::PoolReport;
 
-impl Inner {
+impl Engine {
     /// Another pool of this name that is open or being opened. Volumes, mounts and exports are named by
     /// their pool's name: with two of one name a command could hit the one that wasn't meant.
     pub(super) fn namesake(&self, slot: &Slot) -> Option<PoolId> {

@@ -22,8 +22,8 @@ use crate::error::PoolError;
 use crate::format::{DiskId, PoolId};
 use crate::report::{PoolEvent, PoolState};
 
-/// The engine's inside, shared by its tasks.
-pub(crate) struct Inner {
+/// The engine. Its tasks share it.
+pub struct Engine {
     pub(crate) runtime: Handle,
     pub(crate) config: EngineConfig,
     pub(crate) events: Rc<Events>,
@@ -96,13 +96,14 @@ pub(super) enum SlotState {
     Ended(Ended),
 }
 
-impl Inner {
-    pub(crate) fn new(runtime: Handle, config: EngineConfig) -> Rc<Inner> {
+impl Engine {
+    /// An engine without devices. It spawns its tasks on `runtime`.
+    pub fn new(runtime: Handle, config: EngineConfig) -> Rc<Engine> {
         let known = config.pools.iter().map(|pool| {
             let disks = pool.disks.iter().map(|disk| (DiskId(disk.id), disk.place.clone()));
             (PoolId(pool.id), disks.collect())
         });
-        Rc::new(Inner {
+        Rc::new(Engine {
             known: RefCell::new(known.collect()),
             runtime,
             config,
@@ -115,7 +116,8 @@ impl Inner {
         })
     }
 
-    pub(crate) fn add_device(self: &Rc<Self>, facts: DiskFacts, device: Rc<dyn BlockDevice>) {
+    /// A device was discovered. Known names are replaced.
+    pub fn add_device(self: &Rc<Self>, facts: DiskFacts, device: Rc<dyn BlockDevice>) {
         let name = facts.name.clone();
         if self.devices.borrow().contains_key(&name) {
             self.remove_device(&name);
@@ -133,7 +135,8 @@ impl Inner {
         self.runtime.spawn(Rc::clone(self).watch(device));
     }
 
-    pub(crate) fn remove_device(&self, name: &str) {
+    /// A device disappeared.
+    pub fn remove_device(&self, name: &str) {
         let Some(device) = self.devices.borrow_mut().remove(name) else { return };
         device.gone.set(true);
         device.poked.notify_all();
@@ -524,7 +527,8 @@ impl Inner {
         }
     }
 
-    pub(crate) async fn release_pool(self: &Rc<Self>, name: &str) -> Result<(), PoolError> {
+    /// Gives a pool up: everything in place, closed, and nobody's.
+    pub async fn release_pool(self: &Rc<Self>, name: &str) -> Result<(), PoolError> {
         let open = self.open_pool(name)?;
         self.known.borrow_mut().remove(&open.pool.id);
         let closed = open.close(true).await;
@@ -538,7 +542,8 @@ impl Inner {
         })
     }
 
-    pub(crate) async fn shutdown(self: &Rc<Self>) {
+    /// Closes all pools in good order; they stay ours.
+    pub async fn shutdown(self: &Rc<Self>) {
         self.closing.set(true);
         let slots: Vec<Rc<Slot>> = self.slots.borrow().values().cloned().collect();
         for slot in slots {

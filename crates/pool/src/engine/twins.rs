@@ -5,15 +5,16 @@
 
 use std::rc::Rc;
 
+use super::Engine;
 use super::member::Member;
 use super::observe::Content;
 use super::observe::read_label;
 use super::open_pool::OpenPool;
-use super::slot::{Device, Inner};
+use super::slot::Device;
 use crate::format::{DiskId, LabelState, PoolId};
 use crate::report::PoolEvent;
 
-impl Inner {
+impl Engine {
     /// Why a labelled device isn't taken for the disk that its label names, if it isn't.
     pub(super) fn why_not_itself(&self, device: &Device) -> Option<String> {
         let identity = identity_of(device)?;

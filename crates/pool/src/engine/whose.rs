@@ -8,19 +8,20 @@ use std::time::Duration;
 use block::{BlockDevice, DurabilityClass, Holder, OwnerId, spoken};
 use futures::future::join_all;
 
+use super::Engine;
 use super::format_disk::Candidate;
 use super::lease::TAKEOVER_WAIT;
 use super::observe::{Content, read_content, remedy_of_label};
 use super::open::{Quorum, SeenDisk};
 use super::open_pool::OpenPool;
-use super::slot::{Inner, SlotState};
+use super::slot::SlotState;
 use crate::error::PoolError;
 use crate::format::{DiskId, Label, LabelError, PoolId};
 
 /// An owner that was heard within this time may still be answering: as long as a new owner waits.
 pub(crate) const ALIVE_WITHIN: Duration = TAKEOVER_WAIT;
 
-impl Inner {
+impl Engine {
     /// Whether a device may become a disk (of `target`, or of a new pool); what that costs another
     /// pool, if anything.
     pub(crate) async fn check_candidate(

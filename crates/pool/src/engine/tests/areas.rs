@@ -28,7 +28,7 @@ fn range(first: u32, count: u32) -> ExtentRange {
 
 impl Bench {
     fn opened(&self) -> Rc<OpenPool> {
-        self.engine.inner.open_pool("pool").unwrap()
+        self.engine.open_pool("pool").unwrap()
     }
 
     fn member_of(&self, disk: u32) -> Rc<Member> {

@@ -239,7 +239,7 @@ fn a_disk_that_is_taken_in_while_a_log_is_read_gives_nothing_of_it() {
     let disks_with = |bench: &Bench, contents: &[u8]| -> Vec<usize> {
         records_of(bench, contents).into_iter().map(|place| place.0).collect()
     };
-    let open = bench.engine.inner.open_pool("pool").unwrap();
+    let open = bench.engine.open_pool("pool").unwrap();
     // Nothing gets into place, so that the first segment is read as well.
     let locks: Vec<_> = {
         let meta = open.pool.meta.borrow();
@@ -279,7 +279,7 @@ fn a_disk_that_is_taken_in_while_a_log_is_read_gives_nothing_of_it() {
         let sectors = SectorRange::new(Lba((at / block::SECTOR_BYTES) as u64), 1);
         bench.disks[disk].slow_reads.set(Some((sectors, Duration::from_secs(1))));
     }
-    while bench.engine.inner.open_pool("pool").is_err() {
+    while bench.engine.open_pool("pool").is_err() {
         bench.pass(Duration::from_millis(1));
     }
     bench.attach(&bench.disks[stale]);
@@ -425,7 +425,7 @@ fn who_is_in_line_when_the_pool_ends_is_answered() {
     let (engine, runtime) = (Rc::clone(&bench.engine), bench.executor.handle());
     let end = async move {
         runtime.sleep(Duration::from_millis(2)).await;
-        engine.inner.open_pool("pool").unwrap().pool.lease.end(Ended::Closed);
+        engine.open_pool("pool").unwrap().pool.lease.end(Ended::Closed);
     };
     let (answers, ()) = bench.run(async move { futures::join!(both, end) });
     assert_eq!(answers, [Err(IoError::Lost), Err(IoError::Lost)]);

@@ -25,14 +25,14 @@ impl Bench {
 
     /// The metadata that a disk's copy alone yields.
     pub(super) fn copy_of(&self, disk: usize) -> Metadata {
-        let open = self.engine.inner.open_pool("pool").unwrap();
+        let open = self.engine.open_pool("pool").unwrap();
         let layout = self.place_of(disk).layout;
         let image = self.disks[disk].image();
         recover_bytes(open.pool.id, &layout, &image[self.area_of(disk)]).unwrap().metadata
     }
 
     pub(super) fn place_of(&self, disk: usize) -> AreaPlace {
-        let open = self.engine.inner.open_pool("pool").unwrap();
+        let open = self.engine.open_pool("pool").unwrap();
         open.pool.area_place(&open.pool.member(DiskNumber(disk as u32)).unwrap()).unwrap()
     }
 
@@ -59,7 +59,7 @@ fn a_metadata_copy_that_was_rolled_back_takes_no_entries_behind_a_hole() {
         bench.add_volume("last");
         bench.until(|report| report.state == PoolState::Online);
         bench.pass(Duration::from_secs(5));
-        let open = bench.engine.inner.open_pool("pool").unwrap();
+        let open = bench.engine.open_pool("pool").unwrap();
         let now = open.pool.meta.borrow().clone();
         assert_eq!(open.pool.config.borrow().copies.len(), 3, "hinted: {hinted}");
         for disk in 0..3 {
@@ -75,7 +75,7 @@ fn the_last_metadata_copy_is_written_whole_when_it_was_rolled_back() {
     // A pool of three votes goes on with two, and with one copy of its metadata.
     bench.disks[2].mode.set(Mode::Lost);
     bench.add_volume("without-2");
-    let open = bench.engine.inner.open_pool("pool").unwrap();
+    let open = bench.engine.open_pool("pool").unwrap();
     let pool = Rc::clone(&open.pool);
     bench
         .run(async move {
@@ -98,7 +98,7 @@ fn the_last_metadata_copy_is_written_whole_when_it_was_rolled_back() {
 #[test]
 fn a_checkpoint_without_room_gives_up_the_former_one() {
     let (bench, _volume) = Bench::mirrored(303);
-    let open = bench.engine.inner.open_pool("pool").unwrap();
+    let open = bench.engine.open_pool("pool").unwrap();
     let checkpoint = || {
         let pool = Rc::clone(&open.pool);
         bench.run(async move {
@@ -130,7 +130,7 @@ fn a_checkpoint_without_room_gives_up_the_former_one() {
 fn a_section_that_rots_is_noticed_and_its_copy_written_anew() {
     for is_last in [false, true] {
         let (bench, _volume) = Bench::mirrored(302);
-        let open = bench.engine.inner.open_pool("pool").unwrap();
+        let open = bench.engine.open_pool("pool").unwrap();
         bench.pass(Duration::from_secs(20));
         let pool = Rc::clone(&open.pool);
         let checkpoint = async move {
@@ -158,7 +158,7 @@ fn a_section_that_rots_is_noticed_and_its_copy_written_anew() {
 #[test]
 fn a_long_transaction_is_committed_by_a_checkpoint() {
     let (bench, _volume) = Bench::mirrored(303);
-    let open = bench.engine.inner.open_pool("pool").unwrap();
+    let open = bench.engine.open_pool("pool").unwrap();
     let before = open.pool.area.borrow().position;
     let id = *open.pool.meta.borrow().volumes().keys().next().unwrap();
     let set = |number: usize| MetaRecord::PropertySet {
@@ -195,7 +195,7 @@ fn votes_are_read_again_once_they_are_claimed() {
     let second = first.other(2);
     second.pass(Duration::from_secs(5));
     let request = || {
-        let inner = &second.engine.inner;
+        let inner = &second.engine;
         let slot = inner.find_slot("pool").unwrap();
         let (force, outdated) = (true, false);
         slot.import.set(Some(Import { grace: Duration::ZERO, force, outdated }));
@@ -207,7 +207,7 @@ fn votes_are_read_again_once_they_are_claimed() {
     first.disks[2].mode.set(Mode::Lost);
     first.write(&volume, 3, pattern(3, 4, 9)).unwrap();
     first.add_volume("later");
-    let open = first.engine.inner.open_pool("pool").unwrap();
+    let open = first.engine.open_pool("pool").unwrap();
     let told = open.pool.config.borrow().clone();
     assert!(told.is_out(DiskNumber(2)));
     for disk in 0..2 {
@@ -225,7 +225,7 @@ fn votes_are_read_again_once_they_are_claimed() {
 #[test]
 fn a_vote_of_a_newer_owner_is_not_overwritten() {
     let (bench, _volume) = Bench::mirrored(303);
-    let open = bench.engine.inner.open_pool("pool").unwrap();
+    let open = bench.engine.open_pool("pool").unwrap();
     let mut newer = open.pool.config.borrow().clone();
     newer.epoch = newer.epoch.next();
     newer.owner_name = "cellar".into();
@@ -253,7 +253,7 @@ fn metadata_older_than_any_witness_is_refused() {
     let (bench, volume) = Bench::mirrored(310);
     bench.disks[2].mode.set(Mode::Lost);
     bench.add_volume("first");
-    let open = bench.engine.inner.open_pool("pool").unwrap();
+    let open = bench.engine.open_pool("pool").unwrap();
     let area = bench.area_of(1);
     let before = bench.disks[1].image();
     bench.add_volume("later");
@@ -275,7 +275,7 @@ fn metadata_older_than_any_witness_is_refused() {
     let options =
         ImportOptions { grace: Some(Duration::ZERO), force: true, outdated_metadata: true };
     bench.run(async move { engine.import_pool("pool", options).await }).unwrap();
-    let open = bench.engine.inner.open_pool("pool").unwrap();
+    let open = bench.engine.open_pool("pool").unwrap();
     assert!(open.pool.meta.borrow().volume_by_name("first").is_some());
     assert!(open.pool.meta.borrow().volume_by_name("later").is_none());
     assert!(open.pool.area.borrow().committed() >= known);

@@ -57,7 +57,7 @@ impl Mirror {
         bench.write(&device, 0, pattern(0, u64::from(ROWS), 1)).unwrap();
         bench.pass(Duration::from_secs(3));
         let states: Vec<SlotState> = {
-            let slots = bench.engine.inner.slots.borrow();
+            let slots = bench.engine.slots.borrow();
             slots.values().map(|slot| slot.state.borrow().clone()).collect()
         };
         let [SlotState::Open(open)] = states.as_slice() else { panic!("the pool isn't open") };
