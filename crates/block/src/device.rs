@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::channel::oneshot;
-use futures::future::{LocalBoxFuture, join_all};
+use futures::future::{Either, LocalBoxFuture, join_all};
 use futures::{FutureExt, TryFutureExt};
 
 use crate::{
@@ -245,31 +245,32 @@ pub fn read_seen(
     sectors: u64,
 ) -> impl Future<Output = Result<Completion<Buffer>, IoError>> + use<> {
     let range = SectorRange::new(start, sectors);
-    let pieces = range.pieces(most_sectors(device));
-    let reads: Vec<_> = pieces.clone().map(|piece| device.read(piece)).collect();
-    async move {
-        let Completion { instance, value: read, .. } = of_one_instance(join_all(reads).await)?;
-        // A device that answers with another length than asked for has not read this range.
-        let is_right =
-            |(piece, data): (SectorRange, &Buffer)| data.len() as u64 == piece.len_bytes();
-        if !pieces.zip(&read).all(is_right) {
-            return Err(IoError::Medium(range));
-        }
-        let whole = match &read[..] {
-            [only] => only.clone(),
-            _ => {
-                let mut whole = BufferMut::for_overwriting(range.len_bytes() as usize);
-                let mut rest = &mut whole[..];
-                for data in &read {
-                    let (piece, after) = rest.split_at_mut(data.len());
-                    piece.copy_from_slice(data);
-                    rest = after;
-                }
-                whole.freeze()
-            }
+    let has_length = |(range, data): (SectorRange, &Buffer)| data.len() as u64 == range.len_bytes();
+    // A device that answers with another length than asked for has not read this range.
+    let wrong_length = Err(IoError::Medium(range));
+    let most = most_sectors(device);
+    if sectors <= most {
+        let checked = move |seen: Completion<Buffer>| {
+            if has_length((range, &seen.value)) { Ok(seen) } else { wrong_length }
         };
-        Ok(Completion::new(instance, whole))
+        return Either::Left(device.read(range).map(|seen| seen.and_then(checked)));
     }
+    let pieces = range.pieces(most);
+    let reads: Vec<_> = pieces.clone().map(|piece| device.read(piece)).collect();
+    Either::Right(async move {
+        let Completion { instance, value: read, .. } = of_one_instance(join_all(reads).await)?;
+        if !pieces.zip(&read).all(has_length) {
+            return wrong_length;
+        }
+        let mut whole = BufferMut::for_overwriting(range.len_bytes() as usize);
+        let mut rest = &mut whole[..];
+        for data in &read {
+            let (piece, after) = rest.split_at_mut(data.len());
+            piece.copy_from_slice(data);
+            rest = after;
+        }
+        Ok(Completion::new(instance, whole.freeze()))
+    })
 }
 
 /// Writes `data` from `start`, in parallel pieces, all asked for before this returns and answered by one
@@ -281,13 +282,19 @@ pub fn write_run(
     durability: Durability,
 ) -> impl Future<Output = Result<Completion<()>, IoError>> + use<> {
     let range = SectorRange::new(start, (data.len() / SECTOR_BYTES) as u64);
-    let writes = range.pieces(most_sectors(device)).map(|piece| {
+    let most = most_sectors(device);
+    if range.count <= most {
+        return Either::Left(device.write(start, data, durability));
+    }
+    let writes = range.pieces(most).map(|piece| {
         let offset = (piece.start.0 - start.0) as usize * SECTOR_BYTES;
         let data = data.slice(offset, offset + piece.len_bytes() as usize);
         device.write(piece.start, data, durability)
     });
     let writes = join_all(writes.collect::<Vec<_>>());
-    writes.map(|written| of_one_instance(written).map(|all| Completion::new(all.instance, ())))
+    Either::Right(
+        writes.map(|written| of_one_instance(written).map(|all| Completion::new(all.instance, ()))),
+    )
 }
 
 /// What all pieces brought, if all of them were done under one instance.
