@@ -111,6 +111,11 @@ async fn exchange(
 
 fn run(test: &str, scenario: impl AsyncFnOnce(ReactorHandle, Rc<Wire>) + 'static) {
     let Some(wire) = Wire::new(test).map(Rc::new) else { return };
+    // A veth queues frames on the processor that sends them: a thread that was moved to another one in the
+    // middle can overtake itself, which no cable does.
+    let mut here = rustix::thread::CpuSet::new();
+    here.set(rustix::thread::sched_getcpu());
+    rustix::thread::sched_setaffinity(None, &here).unwrap();
     let (mut reactor, handle) = Reactor::new().unwrap();
     let limited = async move {
         let runtime = handle.runtime().clone();
