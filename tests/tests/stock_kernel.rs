@@ -315,7 +315,7 @@ fn a_file_system_grows_while_mounted() {
         variables: &[],
         memory_mb: 2048,
         disk_mb: Some(2048),
-        limit: Duration::from_secs(170),
+        limit: Duration::from_secs(600),
     });
     machine.wait_for("WRITING").unwrap();
     let start = Instant::now();
