@@ -223,6 +223,7 @@ async fn an_upload_is_answered_when_it_is_on_the_volume() {
     assert!(client.0.read(&mut early).now_or_never().is_none(), "answered before that");
     control.change(|state| state.hold_writes = false);
     assert!(client.reply().await.starts_with("226"));
+    assert!(control.get().writes > 0);
     service.end().await;
 }
 

@@ -67,8 +67,8 @@ impl Drop for Reply {
 /// Zeroing is cut into this many operations at a time.
 const ZERO_WINDOW: usize = 16;
 
-/// Does `request` on `device`, which acknowledges durable writes. What is longer than the device takes is split. All operations but the later parts of a
-/// long zeroing are queued before this returns.
+/// Does `request` on `device`, which acknowledges durable writes. What is longer than the device takes is
+/// split. All operations but the later parts of a long zeroing are queued before this returns.
 pub fn perform(
     device: &Rc<dyn BlockDevice>,
     request: VolumeRequest,

@@ -374,11 +374,7 @@ async fn unread_applied(stage: Stage, layout: Layout) -> Result<(), Failure> {
 }
 
 /// While a log is read badly nobody knows what it holds: not that it ends there, either.
-async fn badly_read_log(
-    stage: Stage,
-    layout: Layout,
-    spoil: fn(&Rig, &Disk, bool),
-) -> Result<(), Failure> {
+async fn badly_read_log(stage: Stage, layout: Layout, spoil: fn(&Rig)) -> Result<(), Failure> {
     let rig = Rig::start(&stage, Plan::simple(3, 32), &[(VOLUME, 4 << 20, layout)]).await?;
     let mix = Mix { writes: 90, sectors_max: 64, ..Mix::default() };
     rig.load(mix).await?;
@@ -387,14 +383,7 @@ async fn badly_read_log(
     rig.run_for(rig.between(100, 1000)).await;
     rig.cluster.kill_supervisor(rig.active());
     rig.forget_clients();
-    let holders = holders_of_newest(&rig);
-    for node in 0..rig.cluster.node_count() {
-        rig.cluster
-            .node(node)
-            .disks()
-            .iter()
-            .for_each(|disk| spoil(&rig, disk, holders.contains(&node)));
-    }
+    spoil(&rig);
     rig.cluster.start_supervisor(rig.active());
     for _ in 0..4 {
         rig.run_for(rig.between(100, 2000)).await;
@@ -406,16 +395,24 @@ async fn badly_read_log(
 /// Many reads say that sectors can't be read: of the log so many that the smaller reads that follow fail
 /// as well; of a disk without it fewer than the reads of its checksums in the four seconds after which
 /// these are given up.
-fn unread(rig: &Rig, disk: &Disk, has_log: bool) {
-    let most = if has_log { 100 } else { 19 };
-    (0..2 + rig.below(most)).for_each(|_| disk.spoil_next_read(Part::Extents, ReadFault::Error));
+fn unread(rig: &Rig) {
+    let holders = holders_of_newest(rig);
+    for node in 0..rig.cluster.node_count() {
+        let most = if holders.contains(&node) { 100 } else { 19 };
+        for disk in rig.cluster.node(node).disks() {
+            (0..2 + rig.below(most))
+                .for_each(|_| disk.spoil_next_read(Part::Extents, ReadFault::Error));
+        }
+    }
 }
 
-/// One read is answered with something else.
-fn wrong_once(rig: &Rig, disk: &Disk, _has_log: bool) {
-    let by = if rig.below(2) == 0 { 8 } else { -8 };
-    let faults = [ReadFault::Stale, ReadFault::Flipped, ReadFault::Misdirected(by)];
-    disk.spoil_next_read(Part::Extents, faults[rig.below(3)]);
+/// One read of each disk is answered with something else.
+fn wrong_once(rig: &Rig) {
+    for (_, disk) in rig.cluster.disks() {
+        let by = if rig.below(2) == 0 { 8 } else { -8 };
+        let faults = [ReadFault::Stale, ReadFault::Flipped, ReadFault::Misdirected(by)];
+        disk.spoil_next_read(Part::Extents, faults[rig.below(3)]);
+    }
 }
 
 async fn broken_labels(stage: Stage) -> Result<(), Failure> {
