@@ -131,6 +131,11 @@ impl Semaphore {
         }
     }
 
+    /// Whether somebody waits for a turn.
+    pub fn is_wanted(&self) -> bool {
+        !self.queue.borrow().is_empty()
+    }
+
     /// How much is free.
     pub fn available(&self) -> u64 {
         self.free.get()

@@ -13,9 +13,9 @@ use block::BLOCK_BYTES;
 use super::destage::GroupDestage;
 use super::lease::Ended;
 use super::volume::Volume;
-use super::volume::log::put_record;
+use super::volume::log::{Append, Batch};
 use super::volume::pending::{PendingBlock, gather};
-use crate::format::{GenerationId, RecordBody, RecordNumber, Row, RowRange};
+use crate::format::{GenerationId, RecordBody, RecordNumber, Row, RowRange, SegmentNumber};
 use crate::layout::{RowAddress, VolumeBlock};
 
 /// At most this part of the log is for repetitions: as much as writers never get.
@@ -81,7 +81,7 @@ impl Volume {
         last: RecordNumber,
     ) -> Result<(), Ended> {
         let _writing = self.pool.unless_over(self.log.writing.acquire(1)).await?;
-        let mut bodies: Vec<(u64, RecordBody)> = Vec::new();
+        let mut appends: Vec<Append> = Vec::new();
         for destage in stuck {
             for row in destage.rows.keys() {
                 let at = RowAddress { set: destage.group.set, lane: destage.group.lane, row: *row };
@@ -89,7 +89,8 @@ impl Volume {
                 let pending = self.pending.borrow().get(block).cloned();
                 // A newer record has it by now.
                 if let Some(pending) = pending.filter(|pending| pending.number <= last) {
-                    bodies.push((block, body_of(destage.group.generation, *row, &pending)));
+                    let body = body_of(destage.group.generation, *row, &pending);
+                    appends.push(Append::own(block, body));
                 }
             }
         }
@@ -97,36 +98,28 @@ impl Volume {
         if let Some(current) = self.log.state.borrow_mut().current.as_mut() {
             current.given_up = true;
         }
-        self.append_bodies(&bodies, |volume, number, (block, body)| {
-            put_record(&mut volume.pending.borrow_mut(), *block, number, body);
-        })
-        .await
+        self.append_own(appends, |batch, first, segment| self.adopt_batch(&batch, first, segment))
+            .await
     }
 
-    /// Appends records in batches; the caller holds the permit to write.
-    pub(crate) async fn append_bodies(
+    /// Appends records of the volume's own; the caller holds the permit to write.
+    pub(crate) async fn append_own(
         self: &Rc<Self>,
-        bodies: &[(u64, RecordBody)],
-        durable: impl Fn(&Volume, RecordNumber, &(u64, RecordBody)),
+        appends: Vec<Append>,
+        durable: impl FnMut(Batch, RecordNumber, SegmentNumber),
     ) -> Result<(), Ended> {
-        let mut rest = bodies;
-        while !rest.is_empty() {
-            let mut bytes = 0;
-            let fits = |(_, body): &&(u64, RecordBody)| {
-                bytes += body.encoded_len();
-                bytes <= self.log_shape.batch_bytes()
-            };
-            let count = rest.iter().take_while(fits).count().max(1);
-            let batch: Vec<RecordBody> =
-                rest[..count].iter().map(|(_, body)| body.clone()).collect();
-            let written = self.pool.unless_over(self.write_bodies(&batch)).await;
-            let (first, _) = written.and_then(|written| written)?;
-            for (append, number) in rest[..count].iter().zip(first.0..) {
-                durable(self, RecordNumber(number), append);
+        let mut rest = appends.into_iter().peekable();
+        let next = |bytes_max: usize, _| {
+            let (mut batch, mut bytes) = (Batch::new(), 0);
+            while let Some(append) = rest.next_if(|append| {
+                bytes += append.body.encoded_len();
+                batch.is_empty() || bytes <= bytes_max
+            }) {
+                batch.push(append);
             }
-            rest = &rest[count..];
-        }
-        Ok(())
+            (!batch.is_empty()).then_some(batch)
+        };
+        self.append_batches(next, durable).await
     }
 
     /// Whether a destage would bring anything into place: what the last one had to append again doesn't

@@ -17,7 +17,7 @@ use futures::future::{join_all, select};
 use super::lease::Ended;
 use super::limits::{LOOKS_MAX, READ_TRIES};
 use super::member::Member;
-use super::volume::log::put_record;
+use super::volume::log::Append;
 use super::volume::segment::current_copies;
 use super::volume::{Serving, Volume};
 use crate::format::{
@@ -229,13 +229,14 @@ impl Volume {
             state.content = adopted.safe;
             state.witnessed = adopted.safe;
             state.previous_crc = adopted.crc_of(adopted.safe);
+            state.durable_crc = state.previous_crc;
         }
         let again = adopted.records.iter().filter(|record| record.number > adopted.safe);
-        let bodies: Vec<(u64, RecordBody)> = again.map(|record| (0, record.body.clone())).collect();
+        let again = again.map(|record| Append::own(0, record.body.clone())).collect();
         let _writing = self.log.writing.acquire(1).await;
         // It must append before it can free anything.
         self.log.may_exceed.set(true);
-        let appended = self.append_bodies(&bodies, |_, _, _| {}).await;
+        let appended = self.append_own(again, |_, _, _| {}).await;
         self.log.may_exceed.set(false);
         appended
     }
@@ -282,7 +283,7 @@ impl Volume {
             }
             for (offset, (block, count)) in place.into_iter().flatten() {
                 let body = slice_body(&record.body, offset, count);
-                put_record(&mut pending, block, record.number, &body);
+                pending.put_record(block, record.number, &body);
                 for row in lost.iter().filter(|row| (offset..offset + count).contains(*row)) {
                     pending.lose(block + u64::from(row - offset), record.number);
                 }

@@ -10,7 +10,7 @@ use super::common::{CONVERGENCE_MAX, OPENING_MAX, Rig, VOLUME, expect};
 use super::losses::{lose_node, trickle};
 use super::scenario;
 use crate::cluster::Plan;
-use crate::disk::Latency;
+use crate::disk::{Latency, Part, WriteFault};
 use crate::medium::Survival;
 use crate::oracle::Change;
 use crate::pattern::{self, Content};
@@ -52,6 +52,14 @@ pub const SCENARIOS: &[Scenario] = &[
          appended again goes only once nothing rests on it any more",
         400,
         |stage| lone_tail_again(stage).boxed_local(),
+    ),
+    scenario(
+        "batches-under-way",
+        "long writes come faster than the log's disks take them, so that several batches are under way, \
+         in one small segment after the other; the power is cut, the supervisor or a node dies, or disks \
+         refuse some",
+        400,
+        |stage| batches_under_way(stage).boxed_local(),
     ),
     scenario(
         "rotten-record",
@@ -244,6 +252,43 @@ async fn lose_while_in_caches(rig: &Rig, reconciler: usize, what: &str) {
             left -= 1;
         }
     }
+}
+
+/// A batch counts only with all before it: what is durable behind one that isn't was answered to nobody,
+/// and neither proves that one nor stays when its segment is closed.
+async fn batches_under_way(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    let mix = Mix { depth: 16, writes: 96, zeroes: 1, discards: 1, flushes: 0, ..Mix::default() };
+    rig.load(Mix { sectors_max: 128, think: Duration::from_millis(1), ..mix }).await?;
+    for _ in 0..3 {
+        rig.run_for(rig.between(20, 1500)).await;
+        match rig.below(4) {
+            0 => {
+                // Every disk that may have a copy refuses some: a batch may find no copy that takes it.
+                for (_, disk) in rig.cluster.disks() {
+                    (0..rig.below(4)).for_each(|_| {
+                        let fault = [WriteFault::Error, WriteFault::NoSpace][rig.below(2)];
+                        disk.spoil_next_write(Part::Extents, fault);
+                    });
+                }
+            }
+            1 => {
+                let node = rig.below(3);
+                rig.cluster.kill_node(node);
+                rig.run_for(rig.between(0, 4000)).await;
+                rig.cluster.start_node(node);
+            }
+            2 => rig.restart_supervisor(rig.between(0, 500)).await,
+            _ => {
+                rig.forget_clients();
+                rig.cluster.cut_all_power();
+                rig.run_for(rig.between(0, 500)).await;
+                (0..3).for_each(|node| rig.cluster.start_node(node));
+                rig.cluster.start_supervisor(rig.active());
+            }
+        }
+    }
+    rig.converge().await
 }
 
 /// A record that can't be read must not pass for the end of the log. The last one's damage is told by

@@ -1,32 +1,36 @@
-//! Appending to a volume's log. All records that waited while the previous batch was in flight make
-//! the next batch: one durable write per copy. When every current copy has it, the writers are
-//! answered in order. A copy that doesn't answer is evicted by a majority of votes first. Whoever puts
-//! a disk out closes each segment with a copy there: a batch in flight is its last, and the log goes on
-//! in a new one on healthy disks.
+//! Appending to a volume's log. Records that waited make a batch: one durable write per copy. What is long
+//! enough leaves beside the batches that are under way; the rest waits for them and leaves together. When
+//! every current copy has a batch and all before it, its writers are answered. A copy that doesn't answer is
+//! evicted by a majority of votes first. Whoever puts a disk out closes each segment with a copy there: the
+//! batches under way are its last, and the log goes on in a new one on healthy disks. What no copy took is
+//! appended there again with all that came behind it, under the same numbers.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
-use block::{BLOCK_BYTES, Buffer, Instant, IoError, Lba, SECTOR_BYTES};
-use futures::StreamExt;
+use block::{BLOCK_BYTES, Buffer, Instant, IoError, Lba, SECTOR_BYTES, write_durably};
 use futures::channel::oneshot;
-use futures::future::{Either, select};
-use futures::stream::FuturesUnordered;
+use futures::future::{Either, LocalBoxFuture, select};
+use futures::stream::{FuturesOrdered, FuturesUnordered};
+use futures::{FutureExt, StreamExt};
 use runtime::{Notify, Semaphore};
 
 use super::Volume;
+use super::segment::Current;
 use crate::engine::lease::Ended;
 use crate::engine::measure::Underway;
 use crate::engine::member::WITHOUT_LOGS;
 use crate::engine::pool::ended_error;
 use crate::format::{
-    ConfigNumber, DiskNumber, GenerationId, LogTail, RecordBody, RecordNumber,
-    SEGMENT_HEADER_BYTES, SegmentHeader, SegmentNumber, Stamp, encode_batch,
+    ConfigNumber, DiskNumber, GenerationId, LogTail, RecordBody, RecordNumber, SegmentNumber,
+    Stamp, encode_batch,
 };
 use crate::metadata::{Segment, SegmentCopyPlace};
 use crate::stats::Purpose;
-use block::write_durably;
+
+/// Batches under way at once, so that a disk needn't wait for the next while the last one is answered.
+const BATCHES_MAX: usize = 8;
 
 /// A record on its way into the log.
 pub(crate) struct Append {
@@ -35,17 +39,42 @@ pub(crate) struct Append {
     pub(crate) block: u64,
     /// Log room that it was given.
     pub(crate) charge_bytes: u64,
-    pub(crate) done: oneshot::Sender<Result<(), IoError>>,
+    /// Whoever waits for it.
+    pub(crate) done: Option<oneshot::Sender<Result<(), IoError>>>,
+}
+
+impl Append {
+    /// A record that the volume itself appends.
+    pub(crate) fn own(block: u64, body: RecordBody) -> Append {
+        Append { body, block, charge_bytes: 0, done: None }
+    }
+}
+
+/// Records that go to each copy by one write.
+pub(crate) type Batch = Vec<Append>;
+
+/// A batch that was given its numbers and its place in a segment.
+struct Sealed {
+    appends: Batch,
+    segment: SegmentNumber,
+    numbers: (RecordNumber, RecordNumber),
+    last_crc: u32,
+    /// What its records say was durable.
+    witnessed: RecordNumber,
 }
 
 /// A volume's log.
 pub(crate) struct Log {
     queue: RefCell<VecDeque<Append>>,
+    /// Bytes of the records in it.
+    queued_bytes: Cell<usize>,
+    /// Batches are under way: less than [`LogShape::beside_bytes`] waits for them.
+    is_busy: Cell<bool>,
     /// Nobody looks at the queue any more.
     has_ended: Cell<bool>,
     arrived: Notify,
     pub(crate) state: RefCell<LogState>,
-    /// Held while a batch is written or the open segment is given up.
+    /// Held while batches are written or the open segment is given up.
     pub(crate) writing: Rc<Semaphore>,
     /// When a record was last appended.
     pub(crate) appended_at: Cell<Instant>,
@@ -72,8 +101,10 @@ pub(crate) struct LogState {
     /// The next record's number.
     pub(crate) next: RecordNumber,
     pub(crate) previous_crc: u32,
-    /// The last record that is durable on all current copies.
+    /// The last record that is durable on all current copies, as are all before it.
     pub(crate) durable: RecordNumber,
+    /// Its header's.
+    pub(crate) durable_crc: u32,
     /// The last of them that isn't a MARK.
     pub(crate) content: RecordNumber,
     /// Up to here a durable record says that all is durable.
@@ -82,21 +113,8 @@ pub(crate) struct LogState {
     pub(crate) charges: BTreeMap<SegmentNumber, u64>,
 }
 
-/// The segment that takes records.
-#[derive(Clone)]
-pub(crate) struct Current {
-    pub(crate) segment: Segment,
-    /// The number before its first record.
-    pub(crate) after: RecordNumber,
-    /// Where the next batch goes.
-    pub(crate) at: u64,
-    pub(crate) bytes: u64,
-    /// No further batch: no copy took the last one.
-    pub(crate) given_up: bool,
-}
-
 /// What became of a batch.
-enum Written {
+pub(super) enum Written {
     /// All that are current by now have it.
     Everywhere,
     /// No copy is left.
@@ -110,6 +128,8 @@ impl Log {
     pub(crate) fn new() -> Log {
         Log {
             queue: RefCell::default(),
+            queued_bytes: Cell::new(0),
+            is_busy: Cell::new(false),
             has_ended: Cell::new(false),
             arrived: Notify::new(),
             state: RefCell::default(),
@@ -125,9 +145,12 @@ impl Log {
     }
 
     /// Queues a record. It is durable, in memory for readers and acknowledged when `done` says so.
-    fn append(&self, append: Append) {
+    fn append(&self, append: Append, beside_bytes: usize) {
+        self.queued_bytes.update(|bytes| bytes + append.body.encoded_len());
         self.queue.borrow_mut().push_back(append);
-        self.arrived.notify_all();
+        if !self.is_busy.get() || self.queued_bytes.get() >= beside_bytes {
+            self.arrived.notify_all();
+        }
     }
 
     /// Wakes appending and destaging, to see that the volume is gone.
@@ -136,18 +159,20 @@ impl Log {
         self.destaging.notify_all();
     }
 
-    fn take_batch(&self, bytes_max: usize) -> Vec<Append> {
+    fn take_batch(&self, bytes_max: usize) -> Option<Batch> {
         let mut queue = self.queue.borrow_mut();
         let mut bytes = 0;
-        let mut batch = Vec::new();
+        let mut batch = Batch::new();
         while let Some(next) = queue.front() {
-            bytes += next.body.encoded_len();
-            if bytes > bytes_max && !batch.is_empty() {
+            let with_next = bytes + next.body.encoded_len();
+            if with_next > bytes_max && !batch.is_empty() {
                 break;
             }
+            bytes = with_next;
             batch.extend(queue.pop_front());
         }
-        batch
+        self.queued_bytes.update(|queued| queued - bytes);
+        (!batch.is_empty()).then_some(batch)
     }
 }
 
@@ -159,15 +184,13 @@ impl Volume {
             if self.is_gone() {
                 break;
             }
-            let batch = self.log.take_batch(self.log_shape.batch_bytes());
-            if batch.is_empty() {
-                if self.wait_and_mark(arrived).await.is_err() {
-                    break;
-                }
-                continue;
-            }
-            let written = self.write_batch(batch).await;
-            if written.is_err() {
+            let has_work = !self.log.queue.borrow().is_empty();
+            let worked = if has_work {
+                self.write_queued().await
+            } else {
+                self.wait_and_mark(arrived).await
+            };
+            if worked.is_err() {
                 break;
             }
         }
@@ -175,9 +198,29 @@ impl Volume {
         self.answer_unheard();
     }
 
+    /// Writes what is queued, and what is while that is under way, unless somebody else wants to append.
+    async fn write_queued(self: &Rc<Self>) -> Result<(), Ended> {
+        let writing = &self.log.writing;
+        let _writing = writing.acquire(1).await;
+        let (shape, mut is_first) = (self.log_shape, true);
+        let next = |bytes_max: usize, is_alone: bool| {
+            let leaves = is_alone || self.log.queued_bytes.get() >= shape.beside_bytes();
+            let has_turn = std::mem::take(&mut is_first) || !writing.is_wanted();
+            let may = leaves && has_turn && !self.is_gone();
+            may.then(|| self.log.take_batch(bytes_max)).flatten()
+        };
+        self.append_batches(next, |batch, first, segment| {
+            self.adopt_batch(&batch, first, segment);
+            self.answer(batch, Ok(()));
+            self.log.destaging.notify_all();
+        })
+        .await
+    }
+
     /// Queues records.
     pub(super) fn append_all(&self, appends: impl Iterator<Item = Append>) {
-        appends.for_each(|append| self.log.append(append));
+        let beside_bytes = self.log_shape.beside_bytes();
+        appends.for_each(|append| self.log.append(append, beside_bytes));
         // Who waited in line until now may come when nobody looks at the queue any more.
         if self.log.has_ended.get() {
             self.answer_unheard();
@@ -187,6 +230,7 @@ impl Volume {
     fn answer_unheard(&self) {
         let ended = self.pool.lease.ended().unwrap_or(Ended::Closed);
         let unheard = self.log.queue.take();
+        self.log.queued_bytes.set(0);
         self.answer(unheard, Err(ended_error(&self.pool, ended)));
     }
 
@@ -205,11 +249,8 @@ impl Volume {
             return Ok(());
         }
         let _writing = self.log.writing.acquire(1).await;
-        if self.may_mark() {
-            let mark = self.write_bodies(&[RecordBody::Mark]);
-            self.pool.unless_over(mark).await.and_then(|result| result)?;
-        }
-        Ok(())
+        let mut mark = self.may_mark().then(|| vec![Append::own(0, RecordBody::Mark)]);
+        self.append_batches(|_, _| mark.take(), |_, _, _| {}).await
     }
 
     /// Whether a MARK would say something that no record says, and the open segment has room for it. (A
@@ -224,33 +265,18 @@ impl Volume {
             && !self.is_current_over()
     }
 
-    async fn write_batch(self: &Rc<Self>, batch: Vec<Append>) -> Result<(), Ended> {
-        let writing = self.log.writing.acquire(1).await;
-        let bodies: Vec<RecordBody> = batch.iter().map(|append| append.body.clone()).collect();
-        let result = self.pool.unless_over(self.write_bodies(&bodies)).await;
-        let result = result.and_then(|result| result);
-        match result {
-            Ok((first, segment)) => {
-                self.adopt_batch(&batch, first, segment);
-                drop(writing);
-                self.answer(batch, Ok(()));
-                self.log.destaging.notify_all();
-                Ok(())
-            }
-            Err(ended) => {
-                self.answer(batch, Err(ended_error(&self.pool, ended)));
-                Err(ended)
-            }
-        }
-    }
-
     /// Readers find the batch in memory from now on.
-    fn adopt_batch(&self, batch: &[Append], first: RecordNumber, segment: SegmentNumber) {
+    pub(crate) fn adopt_batch(
+        &self,
+        batch: &[Append],
+        first: RecordNumber,
+        segment: SegmentNumber,
+    ) {
         let mut pending = self.pending.borrow_mut();
         let mut state = self.log.state.borrow_mut();
         for (append, number) in batch.iter().zip(first.0..) {
             let number = RecordNumber(number);
-            put_record(&mut pending, append.block, number, &append.body);
+            pending.put_record(append.block, number, &append.body);
             *state.charges.entry(segment).or_default() += append.charge_bytes;
         }
         self.log.appended_at.set(self.pool.runtime.now());
@@ -262,104 +288,163 @@ impl Volume {
                 self.credit.give_back(append.charge_bytes);
             }
             // A writer that went away doesn't matter: its write has happened.
-            let _ = append.done.send(result);
+            let _ = append.done.map(|done| done.send(result));
         }
     }
 
-    /// Brings records into the log; tells the first one's number and their segment.
-    pub(crate) async fn write_bodies(
+    /// Brings batches into the log, several at once, until `next` has no more. It is told how long a batch
+    /// may be, if it has more than one record, and whether none is under way. `durable` is told of each in
+    /// order, with its first record's number and its segment. The caller holds the permit to write. When the
+    /// pool is over, those who wait for a batch are told.
+    pub(crate) async fn append_batches(
         self: &Rc<Self>,
-        bodies: &[RecordBody],
-    ) -> Result<(RecordNumber, SegmentNumber), Ended> {
-        let bytes = bodies.iter().map(|body| body.encoded_len() as u64).sum::<u64>();
-        let bytes = bytes.next_multiple_of(BLOCK_BYTES as u64);
-        loop {
-            let current = self.segment_with_room(bytes).await?;
-            let (tail, witness) = {
-                let state = self.log.state.borrow();
-                let tail = LogTail {
-                    segment: current.segment.seal(),
-                    after: current.after,
-                    next: state.next,
-                    previous_crc: state.previous_crc,
-                };
-                let witness = Stamp {
-                    durable: state.durable,
-                    acknowledged: state.durable,
-                    metadata: self.pool.area.borrow().committed(),
-                    configuration: self.pool.config.borrow().number,
-                };
-                (tail, witness)
+        mut next: impl FnMut(usize, bool) -> Option<Batch>,
+        mut durable: impl FnMut(Batch, RecordNumber, SegmentNumber),
+    ) -> Result<(), Ended> {
+        let mut under_way: VecDeque<Sealed> = VecDeque::new();
+        let mut writes: FuturesOrdered<LocalBoxFuture<'_, Result<Written, Ended>>> =
+            FuturesOrdered::new();
+        // What is to be sealed next: what no copy took and what came behind it, then what found no room.
+        let mut again: VecDeque<Batch> = VecDeque::new();
+        let mut returned = 0;
+        let ended = loop {
+            let arrived = self.log.arrived.notified();
+            let waiting = match returned > 0 || under_way.len() >= BATCHES_MAX {
+                true => None,
+                false => {
+                    again.pop_front().or_else(|| next(self.batch_bytes_max(), under_way.is_empty()))
+                }
             };
-            // Sealed here, once for this segment: all copies and repetitions get the same bytes.
-            let batch = encode_batch(tail, witness, bodies);
-            let written = self.write_copies(&current.segment, current.at, batch.bytes).await?;
-            let mut state = self.log.state.borrow_mut();
-            let Some(open) = state.current.as_mut() else { continue };
-            match written {
-                Written::Nowhere => open.given_up = true,
-                Written::Everywhere => {
-                    open.at += bytes;
-                    state.next = batch.tail.next;
-                    state.previous_crc = batch.tail.previous_crc;
-                    state.durable = batch.numbers.1;
-                    state.witnessed = witness.durable;
-                    if bodies.iter().any(|body| *body != RecordBody::Mark) {
-                        state.content = state.durable;
+            if let Some(batch) = waiting {
+                let bytes = bytes_of(&batch);
+                let current = match self.open_segment_for(bytes) {
+                    Some(current) => Some(current),
+                    // A segment is closed at its last acknowledged record: all of it must be known.
+                    None if !under_way.is_empty() => None,
+                    None => match self.pool.unless_over(self.segment_with_room(bytes)).await {
+                        Ok(Ok(current)) => Some(current),
+                        Ok(Err(ended)) | Err(ended) => {
+                            again.push_front(batch);
+                            break ended;
+                        }
+                    },
+                };
+                match current {
+                    Some(current) => {
+                        let (sealed, write) = self.seal(batch, current);
+                        under_way.push_back(sealed);
+                        writes.push_back(write.boxed_local());
+                        continue;
                     }
-                    return Ok((batch.numbers.0, current.segment.number));
+                    None => again.push_front(batch),
                 }
             }
-        }
-    }
-
-    async fn segment_with_room(self: &Rc<Self>, bytes: u64) -> Result<Current, Ended> {
-        loop {
-            let current = self.log.state.borrow().current.clone();
-            let current = current.filter(|c| !c.given_up && c.at + bytes <= c.bytes);
-            if let Some(current) = current.filter(|c| !self.is_over(&c.segment)) {
-                return Ok(current);
+            self.log.is_busy.set(!under_way.is_empty());
+            if under_way.is_empty() {
+                return Ok(());
             }
-            let segment = self.switch_segment().await?;
-            let header = self.segment_header(&segment);
-            let bytes = u64::from(header.blocks) * BLOCK_BYTES as u64;
-            let written = self.write_copies(&segment, 0, header.encode()).await?;
-            let next = self.log.state.borrow().next;
-            let current = Current {
-                segment,
-                after: RecordNumber(next.0.saturating_sub(1)),
-                at: SEGMENT_HEADER_BYTES as u64,
-                bytes,
-                given_up: matches!(written, Written::Nowhere),
+            let told = select(writes.next(), arrived);
+            let written = match self.pool.unless_over(told).await {
+                Ok(Either::Left((Some(Ok(written)), _))) => written,
+                Ok(Either::Right(_)) => continue,
+                Ok(Either::Left((Some(Err(ended)), _))) | Err(ended) => break ended,
+                Ok(Either::Left((None, _))) => break Ended::Closed,
             };
-            self.log.state.borrow_mut().current = Some(current);
-        }
+            let Some(sealed) = under_way.pop_front() else { break Ended::Closed };
+            if returned == 0 && matches!(written, Written::Everywhere) {
+                let (batch, first, segment) = self.settle(sealed);
+                durable(batch, first, segment);
+                continue;
+            }
+            // Wherever what came behind it is, it is no part of the log without it.
+            again.insert(returned, sealed.appends);
+            returned = if under_way.is_empty() { 0 } else { returned + 1 };
+            self.take_numbers_back();
+        };
+        self.log.is_busy.set(false);
+        let unheard = under_way.into_iter().map(|sealed| sealed.appends).chain(again).flatten();
+        self.answer(unheard, Err(ended_error(&self.pool, ended)));
+        Err(ended)
     }
 
-    /// The header that a segment of this volume has.
-    pub(crate) fn segment_header(&self, segment: &Segment) -> SegmentHeader {
-        let extents = segment.copies.first().map_or(0, |copy| copy.extents.count);
-        let bytes = u64::from(extents) * self.pool.shape().extent_bytes();
-        SegmentHeader {
-            volume: self.id,
-            blocks: (bytes / BLOCK_BYTES as u64) as u32,
-            number: segment.number,
-            epoch: segment.epoch,
-            generation: segment.generation,
-        }
+    /// How long the next batch may be: a segment is filled before the next one is opened.
+    fn batch_bytes_max(&self) -> usize {
+        let state = self.log.state.borrow();
+        let room = state.current.as_ref().map_or(0, |open| open.bytes.saturating_sub(open.at));
+        let most = self.log_shape.batch_bytes();
+        if room == 0 { most } else { most.min(room as usize) }
     }
 
-    /// The copies of a segment that are current now.
-    fn copies_of(&self, segment: &Segment) -> Vec<SegmentCopyPlace> {
-        let meta = self.pool.meta.borrow();
-        let volume = meta.volumes().get(&self.id);
-        let live = volume.and_then(|volume| volume.log.segments.get(&segment.number));
-        let copies = live.map_or(&[][..], |live| live.copies.as_slice());
-        copies.iter().filter(|copy| !self.pool.is_out(copy.disk)).copied().collect()
+    /// The open segment, if it takes a batch of so many bytes.
+    pub(super) fn open_segment_for(&self, bytes: u64) -> Option<Current> {
+        let current = self.log.state.borrow().current.clone();
+        let current = current.filter(|open| !open.given_up && open.at + bytes <= open.bytes)?;
+        (!self.is_over(&current.segment)).then_some(current)
+    }
+
+    /// Gives a batch its numbers and its place: once for this segment, so that all copies and repetitions
+    /// get the same bytes. With it comes the write to every current copy.
+    fn seal(
+        self: &Rc<Self>,
+        appends: Batch,
+        current: Current,
+    ) -> (Sealed, impl Future<Output = Result<Written, Ended>> + 'static) {
+        let mut state = self.log.state.borrow_mut();
+        let tail = LogTail {
+            segment: current.segment.seal(),
+            after: current.after,
+            next: state.next,
+            previous_crc: state.previous_crc,
+        };
+        let witness = Stamp {
+            durable: state.durable,
+            acknowledged: state.durable,
+            metadata: self.pool.area.borrow().committed(),
+            configuration: self.pool.config.borrow().number,
+        };
+        let batch = encode_batch(tail, witness, appends.iter().map(|append| &append.body));
+        state.next = batch.tail.next;
+        state.previous_crc = batch.tail.previous_crc;
+        if let Some(open) = state.current.as_mut() {
+            open.at += batch.bytes.len() as u64;
+        }
+        let sealed = Sealed {
+            appends,
+            segment: current.segment.number,
+            numbers: batch.numbers,
+            last_crc: batch.tail.previous_crc,
+            witnessed: witness.durable,
+        };
+        let volume = Rc::clone(self);
+        let write =
+            async move { volume.write_copies(&current.segment, current.at, batch.bytes).await };
+        (sealed, write)
+    }
+
+    /// Every current copy has the batch, and all before it.
+    fn settle(&self, sealed: Sealed) -> (Batch, RecordNumber, SegmentNumber) {
+        let mut state = self.log.state.borrow_mut();
+        state.durable = sealed.numbers.1;
+        state.durable_crc = sealed.last_crc;
+        state.witnessed = sealed.witnessed;
+        if sealed.appends.iter().any(|append| append.body != RecordBody::Mark) {
+            state.content = state.durable;
+        }
+        (sealed.appends, sealed.numbers.0, sealed.segment)
+    }
+
+    /// The open segment is of no use any more; what was sealed and isn't durable gets its numbers anew.
+    fn take_numbers_back(&self) {
+        let mut state = self.log.state.borrow_mut();
+        state.next = state.durable.next();
+        state.previous_crc = state.durable_crc;
+        if let Some(open) = state.current.as_mut() {
+            open.given_up = true;
+        }
     }
 
     /// Writes the same bytes to every current copy of a segment, durably.
-    async fn write_copies(
+    pub(super) async fn write_copies(
         self: &Rc<Self>,
         segment: &Segment,
         at: u64,
@@ -383,6 +468,15 @@ impl Volume {
         Ok(Written::Nowhere)
     }
 
+    /// The copies of a segment that are current now.
+    fn copies_of(&self, segment: &Segment) -> Vec<SegmentCopyPlace> {
+        let meta = self.pool.meta.borrow();
+        let volume = meta.volumes().get(&self.id);
+        let live = volume.and_then(|volume| volume.log.segments.get(&segment.number));
+        let copies = live.map_or(&[][..], |live| live.copies.as_slice());
+        copies.iter().filter(|copy| !self.pool.is_out(copy.disk)).copied().collect()
+    }
+
     /// Lets go of copies that failed: by configuration change where the disk doesn't answer, by a
     /// metadata transaction where it answers that it can't.
     async fn part_with(
@@ -404,8 +498,12 @@ impl Volume {
         let (refusing, mut lost): (BTreeMap<_, _>, BTreeMap<_, _>) =
             failed.iter().partition(|(_, error)| is_refusal(error));
         let silent: BTreeSet<DiskNumber> = lost.keys().copied().collect();
+        let has_copy = |disk| self.copies_of(segment).iter().any(|copy| copy.disk == disk);
         for (disk, error) in refusing {
-            self.note_refusal(disk);
+            // Several batches may find the same.
+            if has_copy(disk) {
+                self.note_refusal(disk);
+            }
             if !self.pool.drop_copy(self.id, segment.number, disk, &silent).await? {
                 lost.insert(disk, error);
             }
@@ -477,21 +575,8 @@ impl Volume {
     }
 }
 
-/// Puts what a durable record says where readers and destaging look.
-pub(crate) fn put_record(
-    pending: &mut super::pending::Pending,
-    block: u64,
-    number: RecordNumber,
-    body: &RecordBody,
-) {
-    match body {
-        RecordBody::Data { rows, checksums, payload } => {
-            pending.put(block, u64::from(rows.count), number, Some((payload, checksums)));
-        }
-        RecordBody::Zero { rows, .. } => pending.put(block, u64::from(rows.count), number, None),
-        RecordBody::Lost { rows, checksums } => {
-            pending.put_lost(block, rows.count, number, checksums)
-        }
-        RecordBody::Mark => {}
-    }
+/// Bytes that a batch takes in a segment.
+fn bytes_of(batch: &[Append]) -> u64 {
+    let bytes: u64 = batch.iter().map(|append| append.body.encoded_len() as u64).sum();
+    bytes.next_multiple_of(BLOCK_BYTES as u64)
 }

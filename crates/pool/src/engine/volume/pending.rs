@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use block::{BLOCK_BYTES, Buffer};
 
-use crate::format::RecordNumber;
+use crate::format::{RecordBody, RecordNumber};
 
 /// What a block shall hold.
 #[derive(Clone, Debug)]
@@ -58,6 +58,20 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
+    /// Puts what a durable record says, whose first row is `block`, where readers and destaging look.
+    pub(crate) fn put_record(&mut self, block: u64, number: RecordNumber, body: &RecordBody) {
+        match body {
+            RecordBody::Data { rows, checksums, payload } => {
+                self.put(block, u64::from(rows.count), number, Some((payload, checksums)));
+            }
+            RecordBody::Zero { rows, .. } => self.put(block, u64::from(rows.count), number, None),
+            RecordBody::Lost { rows, checksums } => {
+                self.put_lost(block, rows.count, number, checksums)
+            }
+            RecordBody::Mark => {}
+        }
+    }
+
     /// A durable record says what `blocks` hold. Older records of the same blocks are forgotten:
     /// they need not reach their place any more.
     pub(crate) fn put(
@@ -88,7 +102,7 @@ impl Pending {
     }
 
     /// A durable record says of these blocks no more than the checksums of their contents.
-    pub(crate) fn put_lost(&mut self, first: u64, count: u32, number: RecordNumber, crcs: &[u32]) {
+    fn put_lost(&mut self, first: u64, count: u32, number: RecordNumber, crcs: &[u32]) {
         let nothing = Buffer::zeroed(BLOCK_BYTES);
         for (block, crc) in (first..first + u64::from(count)).zip(crcs) {
             self.put(block, 1, number, Some((&nothing, &[*crc])));

@@ -7,11 +7,28 @@ use std::rc::Rc;
 use block::{BLOCK_BYTES, SECTOR_BYTES};
 
 use super::Volume;
+use super::log::Written;
 use crate::allocate::{SEGMENT_EXTENTS, Usable, plan_segment, segments_per_log};
 use crate::engine::lease::Ended;
 use crate::engine::pool::Pool;
-use crate::format::{Configuration, DiskNumber, SEGMENT_HEADER_BYTES, SegmentNumber, VolumeId};
+use crate::format::{
+    Configuration, DiskNumber, RecordNumber, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentNumber,
+    VolumeId,
+};
 use crate::metadata::{MetaRecord, Metadata, Segment, SegmentCopyPlace, SegmentState};
+
+/// The segment that takes records.
+#[derive(Clone)]
+pub(crate) struct Current {
+    pub(crate) segment: Segment,
+    /// The number before its first record.
+    pub(crate) after: RecordNumber,
+    /// Where the next batch goes.
+    pub(crate) at: u64,
+    pub(crate) bytes: u64,
+    /// No further batch: no copy took the last one.
+    pub(crate) given_up: bool,
+}
 
 /// How a volume's log is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,15 +41,18 @@ pub(crate) struct LogShape {
     pub(crate) record_rows: u32,
 }
 
-/// Records of more rows are cut, so that a batch fits into one transfer of most devices.
+/// Records of more rows are cut, so that little of a segment is left unused where the next one doesn't fit.
 const RECORD_ROWS: u64 = 128;
-/// The largest record takes at most this part of a segment, so that little is left unused.
+/// For the same reason the largest record takes at most this part of a segment.
 const RECORD_PART: u64 = 8;
 
-/// A batch is no larger than one transfer of most devices ...
-const BATCH_BYTES: u64 = 1 << 20;
+/// A batch is no larger than this ...
+const BATCH_BYTES: u64 = 4 << 20;
 /// ... and no larger than this part of a segment.
 const BATCH_PART: u64 = 4;
+/// What leaves beside batches that are under way is this part of the largest one at least: of small
+/// records, that wait for a batch and leave together, fewer bytes go to the disks.
+const BESIDE_PART: usize = 8;
 
 impl LogShape {
     /// The shape of logs in this pool.
@@ -60,14 +80,54 @@ impl LogShape {
         (self.segment_bytes / BATCH_PART).min(BATCH_BYTES) as usize
     }
 
+    /// So much doesn't wait until nothing is under way.
+    pub(crate) fn beside_bytes(self) -> usize {
+        self.batch_bytes() / BESIDE_PART
+    }
+
     fn record_bytes_max(self) -> u64 {
         u64::from(self.record_rows) * (BLOCK_BYTES as u64 + 4) + SECTOR_BYTES as u64
     }
 }
 
 impl Volume {
+    /// The open segment, or the next one, as soon as it takes so many bytes. Nothing is under way.
+    pub(super) async fn segment_with_room(self: &Rc<Self>, bytes: u64) -> Result<Current, Ended> {
+        loop {
+            if let Some(current) = self.open_segment_for(bytes) {
+                return Ok(current);
+            }
+            let segment = self.switch_segment().await?;
+            let header = self.segment_header(&segment);
+            let bytes = u64::from(header.blocks) * BLOCK_BYTES as u64;
+            let written = self.write_copies(&segment, 0, header.encode()).await?;
+            let next = self.log.state.borrow().next;
+            let current = Current {
+                segment,
+                after: RecordNumber(next.0.saturating_sub(1)),
+                at: SEGMENT_HEADER_BYTES as u64,
+                bytes,
+                given_up: matches!(written, Written::Nowhere),
+            };
+            self.log.state.borrow_mut().current = Some(current);
+        }
+    }
+
+    /// The header that a segment of this volume has.
+    pub(crate) fn segment_header(&self, segment: &Segment) -> SegmentHeader {
+        let extents = segment.copies.first().map_or(0, |copy| copy.extents.count);
+        let bytes = u64::from(extents) * self.pool.shape().extent_bytes();
+        SegmentHeader {
+            volume: self.id,
+            blocks: (bytes / BLOCK_BYTES as u64) as u32,
+            number: segment.number,
+            epoch: segment.epoch,
+            generation: segment.generation,
+        }
+    }
+
     /// Closes the open segment and opens the next one; waits for room.
-    pub(crate) async fn switch_segment(self: &Rc<Self>) -> Result<Segment, Ended> {
+    async fn switch_segment(self: &Rc<Self>) -> Result<Segment, Ended> {
         loop {
             let lock = self.pool.meta_lock.acquire(1).await;
             if self.is_gone() {

@@ -181,7 +181,7 @@ impl Volume {
             room.bytes -= charge_bytes;
             let (done, receiver) = oneshot::channel();
             receivers.push(receiver);
-            Append { body, block, charge_bytes, done }
+            Append { body, block, charge_bytes, done: Some(done) }
         }));
         receivers
     }

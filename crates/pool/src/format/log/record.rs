@@ -257,17 +257,21 @@ pub struct Batch {
 }
 
 /// Bytes of a batch of records of these lengths ([`RecordBody::encoded_len`]).
-fn batch_len(bodies: &[RecordBody]) -> usize {
-    bodies.iter().map(RecordBody::encoded_len).sum::<usize>().next_multiple_of(BLOCK_BYTES)
+fn batch_len<'b>(bodies: impl Iterator<Item = &'b RecordBody>) -> usize {
+    bodies.map(RecordBody::encoded_len).sum::<usize>().next_multiple_of(BLOCK_BYTES)
 }
 
 /// Lays records end to end into one buffer, numbers and chains them.
 ///
 /// # Panics
 /// When there are no records, or a DATA record's checksums, rows and payload don't go together.
-pub fn encode_batch(tail: LogTail, witness: Stamp, bodies: &[RecordBody]) -> Batch {
-    assert!(!bodies.is_empty(), "a batch without records");
-    let mut bytes = BufferMut::zeroed(batch_len(bodies));
+pub fn encode_batch<'b>(
+    tail: LogTail,
+    witness: Stamp,
+    bodies: impl Iterator<Item = &'b RecordBody> + Clone,
+) -> Batch {
+    assert!(bodies.clone().next().is_some(), "a batch without records");
+    let mut bytes = BufferMut::zeroed(batch_len(bodies.clone()));
     let mut after = tail;
     let mut at = 0;
     for body in bodies {

@@ -61,7 +61,7 @@ impl Copy {
     }
 
     fn write(&mut self, bodies: &[RecordBody]) -> std::ops::Range<usize> {
-        let batch = encode_batch(self.tail, witness(), bodies);
+        let batch = encode_batch(self.tail, witness(), bodies.iter());
         let range = self.at..self.at + batch.bytes.len();
         self.bytes[range.clone()].copy_from_slice(&batch.bytes);
         self.at = range.end;
@@ -236,13 +236,13 @@ fn records_of_other_segments_epochs_and_keys_are_void() {
 fn a_record_in_the_payload_is_not_found() {
     // Somebody who has guessed all but the key writes a record as data, and the header before it rots.
     let forged = LogTail { segment: SegmentSeal { key: 0, ..seal() }, ..tail() };
-    let forged = encode_batch(forged, witness(), &[zero(1)]).bytes;
+    let forged = encode_batch(forged, witness(), [zero(1)].iter()).bytes;
     let mut copy = Copy::new();
     let range = copy.write(&[RecordBody::data(GenerationId(3), Row(1), forged)]);
     copy.bytes[range.start + 9] ^= 1;
     assert_eq!(read(&[copy.buffer()]), SegmentContents::default());
     // One with the key (a piece of the log itself) isn't looked for where data is.
-    let own = encode_batch(tail(), witness(), &[zero(1)]).bytes;
+    let own = encode_batch(tail(), witness(), [zero(1)].iter()).bytes;
     let mut copy = Copy::new();
     copy.write(&[RecordBody::data(GenerationId(3), Row(1), own)]);
     assert_eq!(numbers(&read(&[copy.buffer()])), [11]);
@@ -271,7 +271,7 @@ fn hostile_lengths_reserve_nothing() {
 
 #[test]
 fn golden_bytes() {
-    let batch = encode_batch(tail(), witness(), &[data(5, 1, 0)]);
+    let batch = encode_batch(tail(), witness(), [data(5, 1, 0)].iter());
     assert_eq!(batch.bytes.len(), 8192);
     assert_eq!(batch.numbers, (RecordNumber(11), RecordNumber(11)));
     let header = &batch.bytes[..512];
