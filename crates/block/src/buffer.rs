@@ -5,6 +5,7 @@
 //! until it completes, whoever drops the future meanwhile.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -18,16 +19,68 @@ use crate::BLOCK_BYTES;
 #[repr(C, align(4096))]
 struct Page([u8; BLOCK_BYTES]);
 
-/// Largest memory that is kept for the next buffer: what a frame needs. Aligned allocation costs
-/// more than the copy of a sector.
-const KEPT_PAGES_MAX: usize = 4;
-/// Kept of each size.
+/// What a frame needs at most; such memory is kept by number. Aligned allocation costs more than the copy of
+/// a sector.
+const SMALL_PAGES_MAX: usize = 4;
+/// Kept of each small size.
 const KEPT_COUNT_MAX: usize = 128;
+/// Of what is larger so many pages are kept, 8 MiB: memory that is fresh from the kernel costs more than the
+/// copy of what shall stand in it.
+const KEPT_PAGES_MAX: usize = 2048;
+
+/// Memory that nobody needs at the moment.
+struct Kept {
+    small: [Vec<Vec<Page>>; SMALL_PAGES_MAX],
+    /// By number of pages.
+    large: BTreeMap<usize, Vec<Vec<Page>>>,
+    large_pages: usize,
+}
 
 thread_local! {
-    static KEPT: RefCell<[Vec<Vec<Page>>; KEPT_PAGES_MAX]> = const {
-        RefCell::new([const { Vec::new() }; KEPT_PAGES_MAX])
+    static KEPT: RefCell<Kept> = const {
+        RefCell::new(Kept {
+            small: [const { Vec::new() }; SMALL_PAGES_MAX],
+            large: BTreeMap::new(),
+            large_pages: 0,
+        })
     };
+}
+
+impl Kept {
+    fn take(&mut self, count: usize) -> Option<Vec<Page>> {
+        if let Some(small) = self.small.get_mut(count.checked_sub(1)?) {
+            return small.pop();
+        }
+        let pages = self.large.get_mut(&count)?.pop()?;
+        self.large_pages -= count;
+        Some(pages)
+    }
+
+    fn keep(&mut self, pages: Vec<Page>) {
+        let count = pages.len();
+        match count.checked_sub(1).and_then(|class| self.small.get_mut(class)) {
+            Some(small) if small.len() < KEPT_COUNT_MAX => small.push(pages),
+            None if (1..=KEPT_PAGES_MAX).contains(&count) => {
+                if self.large_pages + count > KEPT_PAGES_MAX {
+                    // Perhaps of sizes that nobody asks for any more.
+                    self.large.clear();
+                    self.large_pages = 0;
+                }
+                self.large_pages += count;
+                self.large.entry(count).or_default().push(pages);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Pages that are allocated for so many: of large sizes there are four for each doubling, so that what was
+/// kept of one length serves for the next.
+fn size_class(count: usize) -> usize {
+    if count <= SMALL_PAGES_MAX {
+        return count;
+    }
+    count.next_multiple_of(1 << (count.ilog2() - 2))
 }
 
 /// Memory that returns to its thread's store when nobody needs it any more.
@@ -37,14 +90,13 @@ struct Memory(Vec<Page>);
 impl Memory {
     /// `count` pages that were kept, with what was in them.
     fn kept(count: usize) -> Option<Memory> {
-        let class = count.checked_sub(1)?;
-        let taken = KEPT.try_with(|kept| kept.try_borrow_mut().ok()?.get_mut(class)?.pop());
+        let taken = KEPT.try_with(|kept| kept.try_borrow_mut().ok()?.take(size_class(count)));
         taken.ok().flatten().map(Memory)
     }
 
     fn zeroed(count: usize) -> Memory {
         Memory(
-            Page::new_vec_zeroed(count).unwrap_or_else(|_| {
+            Page::new_vec_zeroed(size_class(count)).unwrap_or_else(|_| {
                 std::alloc::handle_alloc_error(std::alloc::Layout::new::<Page>())
             }),
         )
@@ -53,17 +105,11 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        let Some(class) = self.0.len().checked_sub(1).filter(|class| *class < KEPT_PAGES_MAX)
-        else {
-            return;
-        };
         let pages = std::mem::take(&mut self.0);
         // At the end of a thread there is no store any more.
         let _ = KEPT.try_with(|kept| {
-            if let Ok(mut kept) = kept.try_borrow_mut()
-                && kept[class].len() < KEPT_COUNT_MAX
-            {
-                kept[class].push(pages);
+            if let Ok(mut kept) = kept.try_borrow_mut() {
+                kept.keep(pages);
             }
         });
     }
@@ -225,8 +271,30 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_is_bounded_and_serves_similar_lengths() {
+        assert_eq!(
+            [1, 4, 5, 7, 8, 9, 16, 17, 257].map(size_class),
+            [1, 4, 5, 7, 8, 10, 16, 20, 320]
+        );
+        let large = |count: usize| drop(Buffer::zeroed(count * BLOCK_BYTES));
+        (5..1200).for_each(large);
+        KEPT.with_borrow(|kept| {
+            let pages = kept.large.values().flatten().map(Vec::len).sum::<usize>();
+            assert_eq!(pages, kept.large_pages);
+            assert!((1..=KEPT_PAGES_MAX).contains(&pages));
+        });
+        large(10);
+        let kept = || KEPT.with_borrow(|kept| kept.large_pages);
+        let before = kept();
+        let buffer = Buffer::zeroed(9 * BLOCK_BYTES);
+        assert_eq!(before - kept(), 10);
+        drop(buffer);
+        assert_eq!(kept(), before);
+    }
+
+    #[test]
     fn memory_that_is_used_again_is_as_new() {
-        for len in [1, 512, 4096, 8192, 16_384, 20_000] {
+        for len in [1, 512, 4096, 8192, 16_384, 20_000, 1 << 20, (4 << 20) + 4096] {
             BufferMut::copy_of(&vec![0xff; len]).freeze().slice(0, len / 2);
             assert!(Buffer::zeroed(len).iter().all(|byte| *byte == 0), "{len}");
             drop(Buffer::copy_of(&vec![0xee; len]));

@@ -271,12 +271,13 @@ pub fn encode_batch<'b>(
     bodies: impl Iterator<Item = &'b RecordBody> + Clone,
 ) -> Batch {
     assert!(bodies.clone().next().is_some(), "a batch without records");
-    let mut bytes = BufferMut::zeroed(batch_len(bodies.clone()));
+    let mut bytes = BufferMut::for_overwriting(batch_len(bodies.clone()));
     let mut after = tail;
     let mut at = 0;
     for body in bodies {
         let header_len = body.header_len();
         let header = &mut bytes[at..at + header_len];
+        header.fill(0);
         after.previous_crc = encode_header(header, after, witness, body);
         after.next = after.next.next();
         at += header_len;
@@ -285,6 +286,7 @@ pub fn encode_batch<'b>(
             at += payload.len();
         }
     }
+    bytes[at..].fill(0);
     let last = RecordNumber(after.next.0 - 1);
     Batch { bytes: bytes.freeze(), numbers: (tail.next, last), tail: after }
 }
