@@ -5,7 +5,7 @@
 //! Numbers are given under the `writing` permit. What pending has is the newest of all that is durable,
 //! and whatever is queued meanwhile gets a higher number; so a repetition never supersedes a newer write.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use block::BLOCK_BYTES;
@@ -13,7 +13,7 @@ use block::BLOCK_BYTES;
 use super::destage::GroupDestage;
 use super::lease::Ended;
 use super::volume::Volume;
-use super::volume::log::{Append, Batch};
+use super::volume::log::{Append, Batch, take_batch};
 use super::volume::pending::{PendingBlock, gather};
 use crate::format::{GenerationId, RecordBody, RecordNumber, Row, RowRange, SegmentNumber};
 use crate::layout::{RowAddress, VolumeBlock};
@@ -81,7 +81,7 @@ impl Volume {
         last: RecordNumber,
     ) -> Result<(), Ended> {
         let _writing = self.pool.unless_over(self.log.writing.acquire(1)).await?;
-        let mut appends: Vec<Append> = Vec::new();
+        let mut appends: VecDeque<Append> = VecDeque::new();
         for destage in stuck {
             for row in destage.rows.keys() {
                 let at = RowAddress { set: destage.group.set, lane: destage.group.lane, row: *row };
@@ -90,7 +90,7 @@ impl Volume {
                 // A newer record has it by now.
                 if let Some(pending) = pending.filter(|pending| pending.number <= last) {
                     let body = body_of(destage.group.generation, *row, &pending);
-                    appends.push(Append::own(block, body));
+                    appends.push_back(Append::own(block, body));
                 }
             }
         }
@@ -105,20 +105,10 @@ impl Volume {
     /// Appends records of the volume's own; the caller holds the permit to write.
     pub(crate) async fn append_own(
         self: &Rc<Self>,
-        appends: Vec<Append>,
+        mut appends: VecDeque<Append>,
         durable: impl FnMut(Batch, RecordNumber, SegmentNumber),
     ) -> Result<(), Ended> {
-        let mut rest = appends.into_iter().peekable();
-        let next = |bytes_max: usize, _| {
-            let (mut batch, mut bytes) = (Batch::new(), 0);
-            while let Some(append) = rest.next_if(|append| {
-                bytes += append.body.encoded_len();
-                batch.is_empty() || bytes <= bytes_max
-            }) {
-                batch.push(append);
-            }
-            (!batch.is_empty()).then_some(batch)
-        };
+        let next = |bytes_max: usize, _| take_batch(&mut appends, bytes_max);
         self.append_batches(next, durable).await
     }
 

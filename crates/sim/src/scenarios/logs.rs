@@ -259,8 +259,13 @@ async fn lose_while_in_caches(rig: &Rig, reconciler: usize, what: &str) {
 async fn batches_under_way(stage: Stage) -> Result<(), Failure> {
     let rig = Rig::mirror(&stage).await?;
     let mix = Mix { depth: 16, writes: 96, zeroes: 1, discards: 1, flushes: 0, ..Mix::default() };
-    rig.load(Mix { sectors_max: 128, think: Duration::from_millis(1), ..mix }).await?;
+    let mix = Mix { sectors_max: 128, think: Duration::from_millis(1), ..mix };
+    let mut is_loaded = false;
     for _ in 0..3 {
+        if !is_loaded {
+            rig.load(mix).await?;
+            is_loaded = true;
+        }
         rig.run_for(rig.between(20, 1500)).await;
         match rig.below(4) {
             0 => {
@@ -278,13 +283,17 @@ async fn batches_under_way(stage: Stage) -> Result<(), Failure> {
                 rig.run_for(rig.between(0, 4000)).await;
                 rig.cluster.start_node(node);
             }
-            2 => rig.restart_supervisor(rig.between(0, 500)).await,
+            2 => {
+                rig.restart_supervisor(rig.between(0, 500)).await;
+                is_loaded = false;
+            }
             _ => {
                 rig.forget_clients();
                 rig.cluster.cut_all_power();
                 rig.run_for(rig.between(0, 500)).await;
                 (0..3).for_each(|node| rig.cluster.start_node(node));
                 rig.cluster.start_supervisor(rig.active());
+                is_loaded = false;
             }
         }
     }

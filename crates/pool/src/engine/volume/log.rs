@@ -160,19 +160,10 @@ impl Log {
     }
 
     fn take_batch(&self, bytes_max: usize) -> Option<Batch> {
-        let mut queue = self.queue.borrow_mut();
-        let mut bytes = 0;
-        let mut batch = Batch::new();
-        while let Some(next) = queue.front() {
-            let with_next = bytes + next.body.encoded_len();
-            if with_next > bytes_max && !batch.is_empty() {
-                break;
-            }
-            bytes = with_next;
-            batch.extend(queue.pop_front());
-        }
+        let batch = take_batch(&mut self.queue.borrow_mut(), bytes_max)?;
+        let bytes = records_len(&batch);
         self.queued_bytes.update(|queued| queued - bytes);
-        (!batch.is_empty()).then_some(batch)
+        Some(batch)
     }
 }
 
@@ -575,8 +566,22 @@ impl Volume {
     }
 }
 
+/// The records in front that make no longer a batch than this, at least one.
+pub(crate) fn take_batch(queue: &mut VecDeque<Append>, bytes_max: usize) -> Option<Batch> {
+    let mut bytes = 0;
+    let fits = |append: &&Append| {
+        bytes += append.body.encoded_len();
+        bytes <= bytes_max
+    };
+    let count = queue.iter().take_while(fits).count().max(1);
+    (!queue.is_empty()).then(|| queue.drain(..count).collect())
+}
+
+fn records_len(batch: &[Append]) -> usize {
+    batch.iter().map(|append| append.body.encoded_len()).sum()
+}
+
 /// Bytes that a batch takes in a segment.
 fn bytes_of(batch: &[Append]) -> u64 {
-    let bytes: u64 = batch.iter().map(|append| append.body.encoded_len() as u64).sum();
-    bytes.next_multiple_of(BLOCK_BYTES as u64)
+    records_len(batch).next_multiple_of(BLOCK_BYTES) as u64
 }
