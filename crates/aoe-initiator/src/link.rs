@@ -18,10 +18,11 @@ use super::paths::PathId;
 use super::statistics::Statistics;
 use super::window::Window;
 use aoe_wire::{
-    Command, HolderPayload, Operation as Verb, PortId, SESSION_HEADER_BYTES, SessionId,
-    SessionReply, SessionRequest, Status, WINDOW_MAX,
+    Command, HolderPayload, Operation as Verb, PortId, SessionId, SessionReply, SessionRequest,
+    SessionVersion, Status, WINDOW_MAX,
 };
 
+const SESSION_HEADER_BYTES: usize = SessionVersion::One.header_bytes();
 /// Sectors of one discard or write-zeroes: as much as one operation of a device may concern.
 const BARE_SECTORS: u64 = 2048;
 /// Numbers that stay free for probes and renewals. While one request is stuck the floor stands, and

@@ -140,6 +140,7 @@ impl ScriptedTarget {
     ) -> Option<(SessionReply, Buffer)> {
         let mut reply = SessionReply {
             header: request.header.answer(request.header.destination, ADDRESS),
+            version: request.version,
             operation: request.operation,
             status: Status::Ok,
             detail: 0,
@@ -150,6 +151,8 @@ impl ScriptedTarget {
             executed: 0,
             clock: now + Duration::from_nanos(self.clock_offset),
             sectors: request.sectors,
+            first: 0,
+            takes: 0,
         };
         match request.operation {
             Verb::Hello => {

@@ -19,7 +19,8 @@ use crate::pump::Flight;
 use crate::queue::{Queue, QueueLimits, Ticket};
 use crate::session::Sessions;
 use aoe_wire::PortId;
-use aoe_wire::{MacAddr, ShelfSlot, WINDOW_MAX, ata_sectors_max, session_sectors_max};
+use aoe_wire::{MacAddr, SessionVersion, ShelfSlot, WINDOW_MAX};
+use aoe_wire::{ata_sectors_max, session_sectors_max};
 
 /// Commands that an export takes before it drops: the windows of a few busy sessions.
 const QUEUE_ENTRIES_MAX: usize = 2 * WINDOW_MAX as usize;
@@ -336,7 +337,7 @@ impl Export {
 
     /// Most sectors that a session's READ or WRITE may have on this port.
     pub(crate) fn session_sectors_max(&self, port: &PortState) -> u32 {
-        session_sectors_max(port.mtu_bytes).min(self.transfer_sectors_max())
+        session_sectors_max(port.mtu_bytes, SessionVersion::One).min(self.transfer_sectors_max())
     }
 
     /// Another instance answers now: no session outlives that.

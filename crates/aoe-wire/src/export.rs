@@ -2,7 +2,7 @@
 
 use block::{Buffer, Epoch, Holder, OwnerId};
 
-use super::session::{emit_heard, parse_heard};
+use super::holder::{emit_heard, parse_heard};
 use super::{ParseError, bytes_at, u32_at, u64_at};
 
 const SECTORS: usize = 0;

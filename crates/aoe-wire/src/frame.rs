@@ -3,7 +3,7 @@
 use arrayvec::ArrayVec;
 use block::Buffer;
 
-/// Room for Ethernet, AoE and session header (96 bytes) with some to spare.
+/// Room for Ethernet, AoE and session header.
 pub const HEAD_BYTES_MAX: usize = 128;
 
 /// An outgoing frame: headers, then data that is shared, not copied. The port pads it to 60 bytes.

@@ -35,10 +35,13 @@ mod config;
 mod export;
 mod frame;
 mod header;
+mod holder;
 mod identify;
 mod mask;
+mod opening;
 mod port;
 mod reserve;
+mod sector_map;
 mod session;
 mod shelf_slot;
 mod status;
@@ -49,13 +52,15 @@ pub use config::{CONFIG_STRING_BYTES_MAX, ConfigCommand, ConfigMessage};
 pub use export::{EXPORT_INFO_BYTES, ExportInfo};
 pub use frame::{Frame, HEAD_BYTES_MAX, PortId};
 pub use header::{AoeError, Command, HEADER_BYTES, Header};
+pub use holder::HolderPayload;
 pub use identify::Identify;
 pub use mask::{DIRECTIVES_MAX, Directive, DirectiveCommand, MaskCommand, MaskError, MaskMessage};
+pub use opening::{Incarnation, Nonce, OpenPayload, SessionId};
 pub use port::{Port, PortCounters, PortStatus};
 pub use reserve::{RESERVED_MAX, ReserveCommand, ReserveMessage};
+pub use sector_map::{COMMAND_SECTORS_MAX, SectorMap};
 pub use session::{
-    HolderPayload, Incarnation, Nonce, OpenPayload, Operation, SESSION_HEADER_BYTES, SessionId,
-    SessionReply, SessionRequest, WINDOW_MAX, session_sectors_max,
+    Operation, SessionReply, SessionRequest, SessionVersion, WINDOW_MAX, session_sectors_max,
 };
 pub use shelf_slot::{InvalidShelfSlot, ShelfSlot};
 pub use status::Status;
@@ -89,9 +94,7 @@ pub enum ParseError {
 /// The head of a frame under construction.
 type Head = ArrayVec<u8, HEAD_BYTES_MAX>;
 
-const _: () = assert!(SESSION_HEADER_BYTES <= HEAD_BYTES_MAX);
-
-/// Appends to a head. All headers of the protocol fit, by the assertion above.
+/// Appends to a head. All headers of the protocol fit: the longest is the session's, which asserts it.
 fn put(head: &mut Head, bytes: &[u8]) {
     let fits = head.try_extend_from_slice(bytes).is_ok();
     debug_assert!(fits, "a header outgrew HEAD_BYTES_MAX");

@@ -1,15 +1,13 @@
-//! Vendor command 0xF0: sequenced sessions between our own ends. The byte map is docs/session.md.
+//! Vendor command 0xF0: sequenced sessions between our own ends, in both of its versions. The byte map is
+//! docs/session.md.
 
-use std::time::Duration;
-
-use block::{Buffer, Crc32c, Epoch, Holder, Instance, Instant, Lba, OwnerId, SECTOR_BYTES};
-use block::{SectorRange, crc64_nvme};
+use block::{Buffer, Crc32c, Epoch, Instance, Instant, Lba, SECTOR_BYTES, SectorRange};
 
 use super::{
-    Command, HEADER_BYTES, Head, Header, ParseError, ShelfSlot, Status, bytes_at, frame, put,
-    u8_at, u32_at, u64_at,
+    COMMAND_SECTORS_MAX, Command, HEADER_BYTES, Head, Header, ParseError, SectorMap, SessionId,
+    Status, bytes_at, frame, put, u8_at, u16_at, u32_at, u64_at,
 };
-use crate::Frame;
+use crate::{Frame, HEAD_BYTES_MAX};
 
 const VERSION: usize = HEADER_BYTES;
 const OPERATION: usize = VERSION + 1;
@@ -25,24 +23,92 @@ const LBA_CLOCK: usize = FLOOR_EXECUTED + 8;
 const SECTORS: usize = LBA_CLOCK + 8;
 const PAYLOAD_LEN: usize = SECTORS + 4;
 const DETAIL: usize = PAYLOAD_LEN + 4;
-/// Bytes of a message before its payload, from the first of the Ethernet header on.
-pub const SESSION_HEADER_BYTES: usize = DETAIL + 8;
-const _: () = assert!(SESSION_HEADER_BYTES == 96);
+const END_ONE: usize = DETAIL + 8;
+const _: () = assert!(END_ONE == 96);
+// What version 2 has more.
+const FIRST: usize = END_ONE;
+const TAKES: usize = FIRST + 2;
+/// Key, counter and tag: zeros until sessions have keys.
+const SEAL: usize = TAKES + 2;
+const SEAL_BYTES: usize = 4 + 8 + 16;
+const END_TWO: usize = SEAL + SEAL_BYTES;
+const _: () = assert!(END_TWO == 128 && END_TWO <= HEAD_BYTES_MAX);
 
-const SESSION_VERSION: u8 = 1;
 const FLAG_REPLY: u8 = 0x01;
 const FLAG_DURABLE: u8 = 0x02;
 const FLAG_FORCE: u8 = 0x04;
+const FLAG_LAST: u8 = 0x08;
 const ETHERNET_BYTES: usize = 14;
 
 /// Most sequence numbers between floor and top.
 pub const WINDOW_MAX: u64 = 1024;
 
-/// Sectors that one message carries at an MTU: whole 4 KiB blocks where they fit.
-pub fn session_sectors_max(mtu_bytes: usize) -> u32 {
-    let room = mtu_bytes.saturating_sub(SESSION_HEADER_BYTES - ETHERNET_BYTES) / SECTOR_BYTES;
+/// Which form a message has. Both are understood, and an answer has that of its request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SessionVersion {
+    /// A command and its data fit into one frame.
+    #[default]
+    One,
+    /// The data of a command travels in fragments, as many as it takes.
+    Two,
+}
+
+impl SessionVersion {
+    /// The newest one.
+    pub const NEWEST: SessionVersion = SessionVersion::Two;
+
+    /// Bytes of a message before its payload, from the first of the Ethernet header on.
+    pub const fn header_bytes(self) -> usize {
+        match self {
+            SessionVersion::One => END_ONE,
+            SessionVersion::Two => END_TWO,
+        }
+    }
+
+    /// The newest version that both ends know, where the answer to HELLO has this in its detail. Who
+    /// knows the first one only has nothing there.
+    pub fn of_offer(detail: u64) -> SessionVersion {
+        if detail >= SessionVersion::Two.offer() {
+            SessionVersion::Two
+        } else {
+            SessionVersion::One
+        }
+    }
+
+    /// What the answer to HELLO has in its detail where this is the newest version.
+    pub fn offer(self) -> u64 {
+        match self {
+            SessionVersion::One => 0,
+            SessionVersion::Two => 2,
+        }
+    }
+
+    fn parse(raw: u8) -> Result<SessionVersion, ParseError> {
+        match raw {
+            1 => Ok(SessionVersion::One),
+            2 => Ok(SessionVersion::Two),
+            _ => Err(ParseError::Version),
+        }
+    }
+
+    fn number(self) -> u8 {
+        match self {
+            SessionVersion::One => 1,
+            SessionVersion::Two => 2,
+        }
+    }
+}
+
+/// Sectors that one frame carries at an MTU. Where they are all that a command can have, whole 4 KiB
+/// blocks if they fit.
+pub fn session_sectors_max(mtu_bytes: usize, version: SessionVersion) -> u32 {
+    let room = mtu_bytes.saturating_sub(version.header_bytes() - ETHERNET_BYTES) / SECTOR_BYTES;
     let sectors = u32::try_from(room).unwrap_or(u32::MAX);
-    if sectors >= 8 { sectors & !7 } else { sectors }
+    match version {
+        SessionVersion::One if sectors >= 8 => sectors & !7,
+        SessionVersion::One => sectors,
+        SessionVersion::Two => sectors.min(COMMAND_SECTORS_MAX),
+    }
 }
 
 /// What a message asks for or answers.
@@ -99,38 +165,13 @@ codes!(Operation {
     Close = 0x17,
 });
 
-/// A random number used once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Nonce(pub [u8; 16]);
-
-/// The identity of a client process, made anew at each of its starts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Incarnation(pub [u8; 16]);
-
-/// The number of a session. Both ends derive it; 0 is none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SessionId(pub u64);
-
-impl SessionId {
-    /// No session yet.
-    pub const NONE: SessionId = SessionId(0);
-
-    /// The session that this opening yields at this export.
-    pub fn derive(opening: &OpenPayload, instance: Instance, address: ShelfSlot) -> SessionId {
-        let mut bytes = [0; 59];
-        bytes[..48].copy_from_slice(&opening.bytes());
-        bytes[48..56].copy_from_slice(&instance.0.to_be_bytes());
-        bytes[56..58].copy_from_slice(&address.shelf.to_be_bytes());
-        bytes[58] = address.slot;
-        SessionId(crc64_nvme(&bytes).max(1))
-    }
-}
-
-/// A request; its payload travels behind.
+/// A request, or a fragment of one; its payload travels behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionRequest {
     /// Ethernet and AoE header.
     pub header: Header,
+    /// Its form. The last three fields are of version 2.
+    pub version: SessionVersion,
     /// What to do.
     pub operation: Operation,
     /// WRITE, WRITE_ZEROES: answer when it is on stable storage.
@@ -147,10 +188,16 @@ pub struct SessionRequest {
     pub sequence: u64,
     /// Every lower number is answered and won't be repeated.
     pub floor: u64,
-    /// First sector.
+    /// First sector of the command.
     pub lba: Lba,
-    /// Sectors.
+    /// Sectors of the command.
     pub sectors: u32,
+    /// WRITE: of these the first whose data is in this fragment.
+    pub first: u16,
+    /// Most sectors of data that its sender takes in a frame on this path; 0 doesn't say.
+    pub takes: u16,
+    /// Whether an answer is waited for. Unset where more fragments of a WRITE follow at once.
+    pub last: bool,
 }
 
 impl SessionRequest {
@@ -158,6 +205,7 @@ impl SessionRequest {
     pub fn new(header: Header, operation: Operation) -> SessionRequest {
         SessionRequest {
             header,
+            version: SessionVersion::One,
             operation,
             durable: false,
             force: false,
@@ -168,6 +216,9 @@ impl SessionRequest {
             floor: 0,
             lba: Lba(0),
             sectors: 0,
+            first: 0,
+            takes: 0,
+            last: true,
         }
     }
 
@@ -185,19 +236,23 @@ impl SessionRequest {
         }
         let durable = raw.flags & FLAG_DURABLE != 0;
         let force = raw.flags & FLAG_FORCE != 0;
+        let last = raw.flags & FLAG_LAST != 0;
         let writes = matches!(raw.operation, Operation::Write | Operation::WriteZeroes);
+        let in_fragments = raw.version == SessionVersion::Two && raw.operation == Operation::Write;
         if durable && !writes
             || force && raw.operation != Operation::Claim
+            || (last || raw.first != 0) && !in_fragments
             || raw.status != 0
             || raw.detail != 0
         {
             return Err(ParseError::Reserved);
         }
-        if !has_payload(raw.operation, raw.sectors, payload.len()) {
+        if !raw.has_payload(payload.len()) {
             return Err(ParseError::Length);
         }
         let request = SessionRequest {
             header: raw.header,
+            version: raw.version,
             operation: raw.operation,
             durable,
             force,
@@ -208,17 +263,24 @@ impl SessionRequest {
             floor: raw.floor_or_executed,
             lba: Lba(raw.lba_or_clock),
             sectors: raw.sectors,
+            first: raw.first,
+            takes: raw.takes,
+            last: last || !in_fragments,
         };
         Ok((request, payload))
     }
 
     /// The frame with its checksum.
     pub fn emit(&self, payload: Buffer) -> Frame {
+        let in_fragments =
+            self.version == SessionVersion::Two && self.operation == Operation::Write;
         let raw = Raw {
             header: self.header,
+            version: self.version,
             operation: self.operation,
             flags: if self.durable { FLAG_DURABLE } else { 0 }
-                | if self.force { FLAG_FORCE } else { 0 },
+                | if self.force { FLAG_FORCE } else { 0 }
+                | if self.last && in_fragments { FLAG_LAST } else { 0 },
             status: 0,
             session: self.session,
             instance: self.instance,
@@ -228,16 +290,20 @@ impl SessionRequest {
             lba_or_clock: self.lba.0,
             sectors: self.sectors,
             detail: 0,
+            first: self.first,
+            takes: self.takes,
         };
         raw.emit(payload)
     }
 }
 
-/// The answer to a request; its payload travels behind.
+/// The answer to a request, or a fragment of it; its payload travels behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionReply {
     /// Ethernet and AoE header.
     pub header: Header,
+    /// The form of the request. The last two fields are of version 2.
+    pub version: SessionVersion,
     /// The request's operation.
     pub operation: Operation,
     /// How it went.
@@ -258,6 +324,10 @@ pub struct SessionReply {
     pub clock: Instant,
     /// The request's sectors.
     pub sectors: u32,
+    /// READ: of these the first whose data is in this fragment.
+    pub first: u16,
+    /// Most sectors of data that its sender takes in a frame on this path; 0 doesn't say.
+    pub takes: u16,
 }
 
 impl SessionReply {
@@ -267,11 +337,12 @@ impl SessionReply {
         if !raw.header.response {
             return Err(ParseError::WrongKind);
         }
-        if raw.flags != 0 {
+        if raw.flags != 0 || raw.first != 0 && raw.operation != Operation::Read {
             return Err(ParseError::Reserved);
         }
         let reply = SessionReply {
             header: raw.header,
+            version: raw.version,
             operation: raw.operation,
             status: Status::from(raw.status),
             detail: raw.detail,
@@ -282,6 +353,8 @@ impl SessionReply {
             executed: raw.floor_or_executed,
             clock: Instant::from_nanos(raw.lba_or_clock),
             sectors: raw.sectors,
+            first: raw.first,
+            takes: raw.takes,
         };
         Ok((reply, payload))
     }
@@ -290,6 +363,7 @@ impl SessionReply {
     pub fn emit(&self, payload: Buffer) -> Frame {
         let raw = Raw {
             header: self.header,
+            version: self.version,
             operation: self.operation,
             flags: 0,
             status: self.status.into(),
@@ -301,141 +375,17 @@ impl SessionReply {
             lba_or_clock: self.clock.as_nanos(),
             sectors: self.sectors,
             detail: self.detail,
+            first: self.first,
+            takes: self.takes,
         };
         raw.emit(payload)
-    }
-}
-
-/// The payload of OPEN; HELLO carries its first and last part, HELLO's answer the middle one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OpenPayload {
-    /// The client's nonce.
-    pub client: Nonce,
-    /// The target's.
-    pub target: Nonce,
-    /// Who opens.
-    pub incarnation: Incarnation,
-}
-
-impl OpenPayload {
-    /// Reads the payload of OPEN.
-    pub fn parse(payload: &[u8]) -> Result<OpenPayload, ParseError> {
-        Ok(OpenPayload {
-            client: Nonce(bytes_at(payload, 0)?),
-            target: Nonce(bytes_at(payload, 16)?),
-            incarnation: Incarnation(bytes_at(payload, 32)?),
-        })
-    }
-
-    /// Reads the payload of HELLO; the target's nonce is its reader's to choose.
-    pub fn parse_hello(payload: &[u8]) -> Result<(Nonce, Incarnation), ParseError> {
-        Ok((Nonce(bytes_at(payload, 0)?), Incarnation(bytes_at(payload, 16)?)))
-    }
-
-    /// Reads the payload of HELLO's answer.
-    pub fn parse_hello_reply(payload: &[u8]) -> Result<Nonce, ParseError> {
-        if payload.len() == 16 { Ok(Nonce(bytes_at(payload, 0)?)) } else { Err(ParseError::Length) }
-    }
-
-    /// The payload of HELLO.
-    pub fn emit_hello(client: Nonce, incarnation: Incarnation) -> Buffer {
-        let mut bytes = [0; 32];
-        bytes[..16].copy_from_slice(&client.0);
-        bytes[16..].copy_from_slice(&incarnation.0);
-        Buffer::copy_of(&bytes)
-    }
-
-    /// The payload of HELLO's answer.
-    pub fn emit_hello_reply(target: Nonce) -> Buffer {
-        Buffer::copy_of(&target.0)
-    }
-
-    /// The payload of OPEN.
-    pub fn emit(&self) -> Buffer {
-        Buffer::copy_of(&self.bytes())
-    }
-
-    fn bytes(&self) -> [u8; 48] {
-        let mut bytes = [0; 48];
-        bytes[..16].copy_from_slice(&self.client.0);
-        bytes[16..32].copy_from_slice(&self.target.0);
-        bytes[32..].copy_from_slice(&self.incarnation.0);
-        bytes
-    }
-}
-
-/// Payloads about ownership: CLAIM's request, and the answers to CLAIM and STATUS.
-pub struct HolderPayload;
-
-impl HolderPayload {
-    /// Reads the payload of CLAIM.
-    pub fn parse_claim(payload: &[u8]) -> Result<OwnerId, ParseError> {
-        Ok(OwnerId(uuid::Uuid::from_bytes(bytes_at(payload, 0)?)))
-    }
-
-    /// The payload of CLAIM.
-    pub fn emit_claim(owner: OwnerId) -> Buffer {
-        Buffer::copy_of(owner.0.as_bytes())
-    }
-
-    /// Reads the payload of an answer to CLAIM or STATUS.
-    pub fn parse(payload: &[u8]) -> Result<Holder, ParseError> {
-        if payload.len() != HOLDER_BYTES {
-            return Err(ParseError::Length);
-        }
-        Ok(Holder {
-            epoch: Epoch(u64_at(payload, 0)?),
-            owner: OwnerId(uuid::Uuid::from_bytes(bytes_at(payload, 8)?)),
-            heard: parse_heard(u64_at(payload, 24)?),
-        })
-    }
-
-    /// The payload of an answer to CLAIM or STATUS.
-    pub fn emit(holder: Holder) -> Buffer {
-        let mut bytes = [0; HOLDER_BYTES];
-        bytes[..8].copy_from_slice(&holder.epoch.0.to_be_bytes());
-        bytes[8..24].copy_from_slice(holder.owner.0.as_bytes());
-        bytes[24..].copy_from_slice(&emit_heard(holder.heard).to_be_bytes());
-        Buffer::copy_of(&bytes)
-    }
-}
-
-const HOLDER_BYTES: usize = 32;
-const NEVER_HEARD: u64 = u64::MAX;
-
-/// How long ago an owner was heard, from its field.
-pub(crate) fn parse_heard(millis: u64) -> Option<Duration> {
-    (millis != NEVER_HEARD).then(|| Duration::from_millis(millis))
-}
-
-/// The field of how long ago an owner was heard, in whole milliseconds.
-pub(crate) fn emit_heard(heard: Option<Duration>) -> u64 {
-    heard.map_or(NEVER_HEARD, |age| {
-        u64::try_from(age.as_millis()).unwrap_or(NEVER_HEARD).min(NEVER_HEARD - 1)
-    })
-}
-
-/// Whether a request has the payload that its operation asks for. Unknown operations may carry
-/// anything: they are answered, so that a newer client learns where it is.
-fn has_payload(operation: Operation, sectors: u32, len: usize) -> bool {
-    match operation {
-        Operation::Hello => len == 32,
-        Operation::Open => len == 48,
-        Operation::Claim => len == 16,
-        Operation::Write => len as u64 == u64::from(sectors) * SECTOR_BYTES as u64,
-        Operation::Read
-        | Operation::Flush
-        | Operation::Discard
-        | Operation::WriteZeroes
-        | Operation::Status
-        | Operation::Close => len == 0,
-        Operation::Unknown(_) => true,
     }
 }
 
 /// The fields that requests and replies share, before they get their meaning.
 struct Raw {
     header: Header,
+    version: SessionVersion,
     operation: Operation,
     /// Without [`FLAG_REPLY`], which the header says too.
     flags: u8,
@@ -448,6 +398,8 @@ struct Raw {
     lba_or_clock: u64,
     sectors: u32,
     detail: u64,
+    first: u16,
+    takes: u16,
 }
 
 impl Raw {
@@ -456,29 +408,41 @@ impl Raw {
         if header.command != Command::Session {
             return Err(ParseError::WrongKind);
         }
-        if !header.is_our_version() || u8_at(bytes, VERSION)? != SESSION_VERSION {
+        if !header.is_our_version() {
             return Err(ParseError::Version);
         }
+        let version = SessionVersion::parse(u8_at(bytes, VERSION)?)?;
         let payload_len = usize::try_from(u32_at(bytes, PAYLOAD_LEN)?).unwrap_or(usize::MAX);
-        let end = SESSION_HEADER_BYTES.checked_add(payload_len).ok_or(ParseError::Length)?;
-        if bytes.len() < SESSION_HEADER_BYTES {
+        let end = version.header_bytes().checked_add(payload_len).ok_or(ParseError::Length)?;
+        if bytes.len() < version.header_bytes() {
             return Err(ParseError::Truncated);
         }
         let message = bytes.get(..end).ok_or(ParseError::Length)?;
-        let (head, payload) = message.split_at(SESSION_HEADER_BYTES);
+        let (head, payload) = message.split_at(version.header_bytes());
         let operation = Operation::from(u8_at(head, OPERATION)?);
         let session = SessionId(u64_at(head, SESSION)?);
         if u32_at(head, CRC)? != checksum(operation, session, head, payload) {
             return Err(ParseError::Checksum);
         }
         let flags = u8_at(head, FLAGS)?;
-        let reserved = !(FLAG_REPLY | FLAG_DURABLE | FLAG_FORCE);
+        let reserved = !(FLAG_REPLY | FLAG_DURABLE | FLAG_FORCE | FLAG_LAST);
         let says_reply = flags & FLAG_REPLY != 0;
         if flags & reserved != 0 || says_reply != header.response || header.error.is_some() {
             return Err(ParseError::Reserved);
         }
+        let (first, takes) = match version {
+            SessionVersion::One => (0, 0),
+            SessionVersion::Two => {
+                // Who seals it expects that nobody takes it who can't tell a forgery.
+                if bytes_at::<SEAL_BYTES>(head, SEAL)? != [0; SEAL_BYTES] {
+                    return Err(ParseError::Reserved);
+                }
+                (u16_at(head, FIRST)?, u16_at(head, TAKES)?)
+            }
+        };
         let raw = Raw {
             header,
+            version,
             operation,
             flags: flags & !FLAG_REPLY,
             status: u8_at(head, STATUS)?,
@@ -490,8 +454,43 @@ impl Raw {
             lba_or_clock: u64_at(head, LBA_CLOCK)?,
             sectors: u32_at(head, SECTORS)?,
             detail: u64_at(head, DETAIL)?,
+            first,
+            takes,
         };
         Ok((raw, payload))
+    }
+
+    /// Whether a request has the payload that its operation asks for. Unknown operations may carry
+    /// anything: they are answered, so that a newer client learns where it is.
+    fn has_payload(&self, len: usize) -> bool {
+        match self.operation {
+            Operation::Hello => len == 32,
+            Operation::Open => len == 48,
+            Operation::Claim => len == 16,
+            Operation::Write => self.is_part(len),
+            Operation::Read => len == 0 || self.version == SessionVersion::Two && self.is_map(len),
+            Operation::Flush
+            | Operation::Discard
+            | Operation::WriteZeroes
+            | Operation::Status
+            | Operation::Close => len == 0,
+            Operation::Unknown(_) => true,
+        }
+    }
+
+    /// Whether these bytes are data of the command, which in version 1 is all of it.
+    fn is_part(&self, len: usize) -> bool {
+        let (all, part) = (u64::from(self.sectors), (len / SECTOR_BYTES) as u64);
+        len.is_multiple_of(SECTOR_BYTES)
+            && match self.version {
+                SessionVersion::One => part == all,
+                SessionVersion::Two if all == 0 => part == 0 && self.first == 0,
+                SessionVersion::Two => part > 0 && u64::from(self.first) + part <= all,
+            }
+    }
+
+    fn is_map(&self, len: usize) -> bool {
+        self.sectors <= COMMAND_SECTORS_MAX && len == SectorMap::len_bytes(self.sectors)
     }
 
     fn emit(&self, payload: Buffer) -> Frame {
@@ -499,7 +498,7 @@ impl Raw {
         let flags = self.flags | if self.header.response { FLAG_REPLY } else { 0 };
         let mut head = Head::new();
         self.header.emit(&mut head);
-        put(&mut head, &[SESSION_VERSION, self.operation.into(), flags, self.status]);
+        put(&mut head, &[self.version.number(), self.operation.into(), flags, self.status]);
         put(&mut head, &[0; 4]);
         put(&mut head, &self.session.0.to_be_bytes());
         put(&mut head, &self.instance.0.to_be_bytes());
@@ -510,6 +509,11 @@ impl Raw {
         put(&mut head, &self.sectors.to_be_bytes());
         put(&mut head, &(payload.len() as u32).to_be_bytes());
         put(&mut head, &self.detail.to_be_bytes());
+        if self.version == SessionVersion::Two {
+            put(&mut head, &self.first.to_be_bytes());
+            put(&mut head, &self.takes.to_be_bytes());
+            put(&mut head, &[0; SEAL_BYTES]);
+        }
         let crc = checksum(self.operation, self.session, &head, &payload);
         head[CRC..SESSION].copy_from_slice(&crc.to_be_bytes());
         frame(head, payload)

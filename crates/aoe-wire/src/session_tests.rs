@@ -1,9 +1,11 @@
 //! Session messages against literal bytes and against damage.
 #![allow(clippy::unwrap_used)]
 
+use std::time::Duration;
+
 use super::*;
-use crate::MacAddr;
-use block::crc32c;
+use crate::{HolderPayload, Incarnation, MacAddr, Nonce, OpenPayload, ShelfSlot};
+use block::{Holder, OwnerId, crc32c};
 use proptest::prelude::*;
 
 fn header(response: bool) -> Header {
@@ -53,7 +55,7 @@ fn a_write_from_literal_bytes() {
         0, 0, 0, 1, 0, 0, 2, 0,
         0, 0, 0, 0, 0, 0, 0, 0,
     ];
-    assert_eq!(expected.len(), SESSION_HEADER_BYTES);
+    assert_eq!(expected.len(), SessionVersion::One.header_bytes());
     expected.extend([0xab; 512]);
     let seeded = [&expected[32..40], &expected[..]].concat();
     let crc = crc32c(&seeded);
@@ -65,10 +67,116 @@ fn a_write_from_literal_bytes() {
     assert_eq!((parsed, payload), (write(), &[0xab; 512][..]));
 }
 
+/// The second of two fragments of a write of three sectors.
+fn fragment() -> SessionRequest {
+    SessionRequest {
+        version: SessionVersion::Two,
+        sectors: 3,
+        first: 1,
+        takes: 0x0203,
+        last: true,
+        ..write()
+    }
+}
+
+#[test]
+fn a_fragment_from_literal_bytes() {
+    #[rustfmt::skip]
+    let mut expected = vec![
+        0x52, 0x54, 0, 0, 0, 1, 0x52, 0x54, 0, 0, 0, 2, 0x88, 0xa2,
+        0x10, 0, 0x00, 0xc2, 3, 0xf0, 1, 2, 3, 4,
+        2, 0x11, 0x0a, 0, 0, 0, 0, 0,
+        0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18,
+        0x21, 0x22, 0x23, 0x24, 0x25, 0x26, 0x27, 0x28,
+        0, 0, 0, 0, 0, 0, 0, 0x31,
+        0, 0, 0, 0, 0, 0, 0, 0x41,
+        0, 0, 0, 0, 0, 0, 0, 0x40,
+        0, 0, 0, 0, 0, 0, 0, 0x51,
+        0, 0, 0, 3, 0, 0, 4, 0,
+        0, 0, 0, 0, 0, 0, 0, 0,
+        0, 1, 2, 3, 0, 0, 0, 0,
+        0, 0, 0, 0, 0, 0, 0, 0,
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    ];
+    assert_eq!(expected.len(), SessionVersion::Two.header_bytes());
+    expected.extend([0xab; 1024]);
+    let seeded = [&expected[32..40], &expected[..]].concat();
+    let crc = crc32c(&seeded);
+    expected[28..32].copy_from_slice(&crc.to_be_bytes());
+
+    let data = Buffer::copy_of(&[0xab; 1024]);
+    assert_eq!(bytes_of(&fragment().emit(data.clone())), expected);
+    let (parsed, payload) = SessionRequest::parse(&expected).unwrap();
+    assert_eq!((parsed, payload), (fragment(), &data[..]));
+    let more_follows = SessionRequest { last: false, ..fragment() };
+    let bytes = bytes_of(&more_follows.emit(data));
+    assert_eq!(bytes[26], 0x02);
+    assert_eq!(SessionRequest::parse(&bytes).unwrap().0, more_follows);
+}
+
+/// Nobody who can't tell a forgery takes what somebody sealed.
+#[test]
+fn sealed_messages_are_dropped() {
+    for at in 100..128 {
+        let mut bytes = bytes_of(&fragment().emit(Buffer::zeroed(1024)));
+        bytes[at] = 1;
+        bytes[28..32].fill(0);
+        let crc = crc32c(&[&bytes[32..40], &bytes].concat());
+        bytes[28..32].copy_from_slice(&crc.to_be_bytes());
+        assert_eq!(SessionRequest::parse(&bytes), Err(ParseError::Reserved), "{at}");
+    }
+}
+
+#[test]
+fn a_fragment_of_a_reply() {
+    let reply = SessionReply {
+        header: header(true),
+        version: SessionVersion::Two,
+        operation: Operation::Read,
+        status: Status::Ok,
+        detail: 0,
+        session: SessionId(9),
+        instance: Instance(8),
+        epoch: Epoch(7),
+        sequence: 6,
+        executed: 5,
+        clock: Instant::from_nanos(4),
+        sectors: 2048,
+        first: 0x0123,
+        takes: 0x0011,
+    };
+    let bytes = bytes_of(&reply.emit(Buffer::zeroed(512)));
+    assert_eq!((bytes[24], &bytes[96..100]), (2, &[1, 0x23, 0, 0x11][..]));
+    assert_eq!(SessionReply::parse(&bytes), Ok((reply, &[0; 512][..])));
+    let elsewhere = SessionReply { operation: Operation::Write, ..reply };
+    let bytes = bytes_of(&elsewhere.emit(Buffer::empty()));
+    assert_eq!(SessionReply::parse(&bytes), Err(ParseError::Reserved));
+}
+
+#[test]
+fn the_newest_version_that_both_know() {
+    for (offer, version) in [
+        (0, SessionVersion::One),
+        (1, SessionVersion::One),
+        (2, SessionVersion::Two),
+        (3, SessionVersion::Two),
+        (SessionVersion::One.offer(), SessionVersion::One),
+        (SessionVersion::NEWEST.offer(), SessionVersion::Two),
+    ] {
+        assert_eq!(SessionVersion::of_offer(offer), version, "{offer}");
+    }
+    for number in [0, 3, 255] {
+        let mut bytes = bytes_of(&write().emit(Buffer::zeroed(512)));
+        bytes[24] = number;
+        assert_eq!(SessionRequest::parse(&bytes), Err(ParseError::Version));
+    }
+}
+
 #[test]
 fn a_reply_round_trip() {
     let reply = SessionReply {
         header: header(true),
+        version: SessionVersion::One,
         operation: Operation::Status,
         status: Status::Fenced,
         detail: 3,
@@ -79,6 +187,8 @@ fn a_reply_round_trip() {
         executed: 5,
         clock: Instant::from_nanos(4),
         sectors: 0,
+        first: 0,
+        takes: 0,
     };
     let holder = Holder::new(Epoch(7), OwnerId(uuid::Uuid::from_bytes([3; 16])));
     let bytes = bytes_of(&reply.emit(HolderPayload::emit(holder)));
@@ -187,19 +297,177 @@ fn lengths_and_reserved_bits_are_strict() {
 }
 
 #[test]
-fn sectors_per_message() {
-    for (mtu, sectors) in [(0, 0), (1500, 2), (4096, 7), (9000, 16), (9216, 16), (65536, 120)] {
-        assert_eq!(session_sectors_max(mtu), sectors, "mtu {mtu}");
+fn fragments_lie_within_their_command() {
+    let refused = |change: &dyn Fn(&mut SessionRequest), payload: usize| {
+        let mut request = fragment();
+        change(&mut request);
+        SessionRequest::parse(&bytes_of(&request.emit(Buffer::zeroed(payload)))).err()
+    };
+    for (sectors, first, payload) in
+        [(3, 1, 512), (3, 1, 1024), (3, 2, 512), (3, 0, 1536), (u32::MAX, u16::MAX, 512), (0, 0, 0)]
+    {
+        let change = |r: &mut SessionRequest| (r.sectors, r.first) = (sectors, first);
+        assert_eq!(refused(&change, payload), None, "{sectors} {first} {payload}");
     }
+    for (sectors, first, payload) in
+        [(3, 1, 0), (3, 1, 1536), (3, 3, 512), (3, 0, 511), (3, 0, 513), (0, 1, 0), (0, 0, 512)]
+    {
+        let change = |r: &mut SessionRequest| (r.sectors, r.first) = (sectors, first);
+        assert_eq!(refused(&change, payload), Some(ParseError::Length), "{sectors} {first}");
+    }
+    // What isn't data has no place in it, and is waited for always.
+    let flush = |first, last: bool| {
+        let mut bytes = bytes_of(
+            &SessionRequest { operation: Operation::Flush, durable: false, first, ..fragment() }
+                .emit(Buffer::empty()),
+        );
+        bytes[26] |= if last { 0x08 } else { 0 };
+        bytes[28..32].fill(0);
+        let crc = crc32c(&[&bytes[32..40], &bytes].concat());
+        bytes[28..32].copy_from_slice(&crc.to_be_bytes());
+        SessionRequest::parse(&bytes).map(|(request, _)| request.last)
+    };
+    assert_eq!(flush(0, false), Ok(true));
+    assert_eq!(flush(1, false), Err(ParseError::Reserved));
+    assert_eq!(flush(0, true), Err(ParseError::Reserved));
+}
+
+#[test]
+fn a_read_may_name_what_it_wants() {
+    let read = |version, sectors, payload: usize| {
+        let request = SessionRequest {
+            version,
+            operation: Operation::Read,
+            durable: false,
+            sectors,
+            first: 0,
+            ..fragment()
+        };
+        let bytes = bytes_of(&request.emit(Buffer::zeroed(payload)));
+        SessionRequest::parse(&bytes).map(|(_, payload)| payload.len())
+    };
+    use SessionVersion::{One, Two};
+    for (version, sectors, payload, expected) in [
+        (One, 17, 0, Ok(0)),
+        (One, 17, 3, Err(ParseError::Length)),
+        (Two, 17, 0, Ok(0)),
+        (Two, 17, 3, Ok(3)),
+        (Two, 17, 2, Err(ParseError::Length)),
+        (Two, 2048, 256, Ok(256)),
+        (Two, 2049, 257, Err(ParseError::Length)),
+        (Two, 2049, 0, Ok(0)),
+    ] {
+        assert_eq!(read(version, sectors, payload), expected, "{version:?} {sectors} {payload}");
+    }
+}
+
+#[test]
+fn sectors_per_message() {
+    use SessionVersion::{One, Two};
+    for (mtu, one, two) in [
+        (0, 0, 0),
+        (1500, 2, 2),
+        (4096, 7, 7),
+        (9000, 16, 17),
+        (9216, 16, 17),
+        (65536, 120, 127),
+        (usize::MAX, !7, 2048),
+    ] {
+        assert_eq!(session_sectors_max(mtu, One), one, "mtu {mtu}");
+        assert_eq!(session_sectors_max(mtu, Two), two, "mtu {mtu}");
+    }
+}
+
+fn version() -> impl Strategy<Value = SessionVersion> {
+    prop_oneof![Just(SessionVersion::One), Just(SessionVersion::Two)]
 }
 
 proptest! {
     #[test]
     fn one_changed_byte_is_never_accepted(at in 0usize..608, change in 1u8..) {
-        let mut bytes = bytes_of(&write().emit(Buffer::zeroed(512)));
-        bytes[at] ^= change;
-        prop_assert!(SessionRequest::parse(&bytes).is_err());
-        prop_assert!(SessionReply::parse(&bytes).is_err());
+        for request in [write(), SessionRequest { first: 0, sectors: 1, ..fragment() }] {
+            let mut bytes = bytes_of(&request.emit(Buffer::zeroed(512)));
+            bytes[at] ^= change;
+            prop_assert!(SessionRequest::parse(&bytes).is_err());
+            prop_assert!(SessionReply::parse(&bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn requests_survive_the_wire(
+        version in version(),
+        raw in (any::<u8>(), any::<bool>(), any::<bool>(), any::<bool>()),
+        numbers in any::<[u64; 6]>(),
+        part in (1u32..40, 0u16..40, 0u32..40, any::<u16>()),
+    ) {
+        let (operation, durable, force, last) = raw;
+        let operation = Operation::from(operation);
+        let [session, instance, epoch, sequence, floor, lba] = numbers;
+        let is_write = operation == Operation::Write;
+        let in_fragments = is_write && version == SessionVersion::Two;
+        let (count, first, behind, takes) = part;
+        let first = if in_fragments { first } else { 0 };
+        let sectors = count + u32::from(first) + if in_fragments { behind } else { 0 };
+        let request = SessionRequest {
+            version,
+            operation,
+            durable: durable && matches!(operation, Operation::Write | Operation::WriteZeroes),
+            force: force && operation == Operation::Claim,
+            session: SessionId(session),
+            instance: Instance(instance),
+            epoch: Epoch(epoch),
+            sequence,
+            floor,
+            lba: Lba(lba),
+            sectors,
+            first,
+            takes: if version == SessionVersion::Two { takes } else { 0 },
+            last: last || !in_fragments,
+            ..SessionRequest::new(header(false), operation)
+        };
+        let payload = match operation {
+            Operation::Hello => 32,
+            Operation::Open => 48,
+            Operation::Claim => 16,
+            Operation::Write => count as usize * 512,
+            _ => 0,
+        };
+        let bytes = bytes_of(&request.emit(Buffer::zeroed(payload)));
+        prop_assert_eq!(bytes.len(), version.header_bytes() + payload);
+        let (parsed, data) = SessionRequest::parse(&bytes).unwrap();
+        prop_assert_eq!((parsed, data.len()), (request, payload));
+    }
+
+    #[test]
+    fn replies_survive_the_wire(
+        version in version(),
+        raw in (any::<u8>(), any::<u8>()),
+        numbers in any::<[u64; 7]>(),
+        part in (any::<u32>(), any::<u16>(), any::<u16>()),
+        payload in 0usize..2000,
+    ) {
+        let operation = Operation::from(raw.0);
+        let [session, instance, epoch, sequence, executed, clock, detail] = numbers;
+        let in_fragments = operation == Operation::Read && version == SessionVersion::Two;
+        let reply = SessionReply {
+            header: header(true),
+            version,
+            operation,
+            status: Status::from(raw.1),
+            detail,
+            session: SessionId(session),
+            instance: Instance(instance),
+            epoch: Epoch(epoch),
+            sequence,
+            executed,
+            clock: Instant::from_nanos(clock),
+            sectors: part.0,
+            first: if in_fragments { part.1 } else { 0 },
+            takes: if version == SessionVersion::Two { part.2 } else { 0 },
+        };
+        let bytes = bytes_of(&reply.emit(Buffer::zeroed(payload)));
+        let (parsed, data) = SessionReply::parse(&bytes).unwrap();
+        prop_assert_eq!((parsed, data.len()), (reply, payload));
     }
 
     #[test]

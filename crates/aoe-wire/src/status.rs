@@ -30,6 +30,8 @@ pub enum Status {
     OutsideWindow,
     /// The device behind the export vanished.
     MediumGone,
+    /// Fragments of the command are missing; the payload says which sectors.
+    Incomplete,
     /// A number that isn't known.
     Unknown(u8),
 }
@@ -47,6 +49,7 @@ codes!(Status {
     Unsupported = 9,
     OutsideWindow = 10,
     MediumGone = 11,
+    Incomplete = 12,
 });
 
 impl Status {
@@ -68,7 +71,7 @@ impl Status {
 
     /// What a status means to the caller of an operation on `range`; `None` for success. `highest`
     /// is the epoch field of the reply. What only the session itself can react to (no session,
-    /// outside of the window, unknown numbers) is as if there had been no answer.
+    /// outside of the window, incomplete, unknown numbers) is as if there had been no answer.
     pub fn to_error(self, detail: u64, range: SectorRange, highest: Epoch) -> Option<IoError> {
         Some(match self {
             Status::Ok => return None,
@@ -83,9 +86,11 @@ impl Status {
                 None => IoError::Unsupported,
             },
             Status::Unsupported => IoError::Unsupported,
-            Status::NoSession | Status::OutsideWindow | Status::MediumGone | Status::Unknown(_) => {
-                IoError::Lost
-            }
+            Status::NoSession
+            | Status::OutsideWindow
+            | Status::MediumGone
+            | Status::Incomplete
+            | Status::Unknown(_) => IoError::Lost,
         })
     }
 }

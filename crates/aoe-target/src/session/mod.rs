@@ -19,7 +19,7 @@ use crate::stats::Counter;
 use aoe_wire::PortId;
 use aoe_wire::{
     ExportInfo, Incarnation, Nonce, OpenPayload, Operation, SessionId, SessionReply,
-    SessionRequest, Status, WINDOW_MAX,
+    SessionRequest, SessionVersion, Status, WINDOW_MAX,
 };
 
 pub(crate) use crate::session::command::SessionWork;
@@ -216,6 +216,9 @@ pub(crate) fn handle(export: &mut Export, shared: &mut Shared, port: &PortState,
         export.meter.count(Counter::Malformed);
         return;
     };
+    if request.version != SessionVersion::One {
+        return export.meter.count(Counter::Malformed);
+    }
     let client = request.header.source;
     if !export.hears(port.trusted, client)
         || !export.permits(port.trusted, AccessOperation::Read, client)
@@ -379,6 +382,7 @@ pub(crate) fn reply(
     let executed = export.sessions.open.get(&request.session).map_or(0, |session| session.executed);
     SessionReply {
         header: request.header.answer(port.mac, export.address()),
+        version: request.version,
         operation: request.operation,
         status,
         detail: 0,
@@ -389,6 +393,8 @@ pub(crate) fn reply(
         executed,
         clock: shared.now,
         sectors: request.sectors,
+        first: 0,
+        takes: 0,
     }
 }
 
