@@ -19,7 +19,7 @@ use crate::pump::Flight;
 use crate::queue::{Queue, QueueLimits, Ticket};
 use crate::session::Sessions;
 use aoe_wire::PortId;
-use aoe_wire::{MacAddr, SessionVersion, ShelfSlot, WINDOW_MAX};
+use aoe_wire::{COMMAND_SECTORS_MAX, MacAddr, SessionVersion, ShelfSlot, WINDOW_MAX};
 use aoe_wire::{ata_sectors_max, session_sectors_max};
 
 /// Commands that an export takes before it drops: the windows of a few busy sessions.
@@ -335,9 +335,13 @@ impl Export {
         if sectors >= 8 && self.options.sectors_max.is_none() { sectors & !7 } else { sectors }
     }
 
-    /// Most sectors that a session's READ or WRITE may have on this port.
-    pub(crate) fn session_sectors_max(&self, port: &PortState) -> u32 {
-        session_sectors_max(port.mtu_bytes, SessionVersion::One).min(self.transfer_sectors_max())
+    /// Most sectors that a session's READ or WRITE may have on this port, in fragments or not.
+    pub(crate) fn session_sectors_max(&self, port: &PortState, version: SessionVersion) -> u32 {
+        let possible = match version {
+            SessionVersion::One => session_sectors_max(port.mtu_bytes, version),
+            SessionVersion::Two => COMMAND_SECTORS_MAX,
+        };
+        possible.min(self.transfer_sectors_max())
     }
 
     /// Another instance answers now: no session outlives that.

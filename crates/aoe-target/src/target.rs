@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
+use std::time::Duration;
 
 use aoe_wire::{AoeError, AtaReply, Command, Frame, Header, MacAddr, PortId, ShelfSlot};
 use block::{BlockDevice, Holder, Instant};
@@ -14,6 +15,7 @@ use crate::export::{Abilities, DeviceState, Export, ExportOptions, PortState, Re
 use crate::io::{IoId, IoRequest, IoResult, Work};
 use crate::policy::AccessOperation;
 use crate::probe::{ExportState, TargetEvent};
+use crate::session::assembly::{Budget, TARGET_BYTES_MAX};
 use crate::stats::{Counter, TargetStats};
 use crate::status::{AddExportError, ExportStatus, SetOptionsError};
 use crate::trace::{Trace, TraceRecord, Traced, TracedStatus};
@@ -21,6 +23,8 @@ use crate::{ClientStatus, discover, export, plain, probe, pump, session};
 
 /// Frames that may wait to be taken away. A batch of requests is answered by fewer.
 const TRANSMIT_MAX: usize = 16 * 1024;
+/// Looking for commands that were given up costs: not for each frame of a flood.
+const SWEEPS_APART: Duration = Duration::from_millis(100);
 /// What plain clients hear as firmware version.
 pub(crate) const FIRMWARE_VERSION: u16 = 1;
 pub(crate) const FIRMWARE_TEXT: &str = "0.1";
@@ -44,6 +48,8 @@ pub struct Target {
     exports: BTreeMap<ExportId, Export>,
     addresses: BTreeMap<ShelfSlot, ExportId>,
     next_export: u64,
+    /// When commands that were given up were looked for.
+    swept: Option<Instant>,
 }
 
 /// What all exports share.
@@ -65,6 +71,10 @@ pub(crate) struct Shared {
     pub(crate) events: EventQueue<TargetEvent, { probe::EVENTS_MAX }>,
     /// Exports where something is to happen at a time of its own.
     pub(crate) waiting: BTreeSet<ExportId>,
+    /// What incomplete commands of all sessions may hold.
+    pub(crate) assembling: Rc<Budget>,
+    /// Some of it was wanted and there was none.
+    pub(crate) lacks_memory: bool,
     /// Openings may be pending somewhere; spares looking for them.
     pub(crate) has_pending: bool,
     /// Exports where commands arrived or ended since [`pump`] was last called for them.
@@ -141,10 +151,18 @@ impl Target {
             trace: Trace::default(),
             events: EventQueue::default(),
             waiting: BTreeSet::new(),
+            assembling: Budget::new(TARGET_BYTES_MAX),
+            lacks_memory: false,
             has_pending: false,
             woken: Vec::new(),
         };
-        Target { shared, exports: BTreeMap::new(), addresses: BTreeMap::new(), next_export: 0 }
+        Target {
+            swept: None,
+            shared,
+            exports: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            next_export: 0,
+        }
     }
 
     /// A frame has arrived.
@@ -166,6 +184,9 @@ impl Target {
             if !reached {
                 self.shared.stats.not_ours += 1;
             }
+            if std::mem::take(&mut self.shared.lacks_memory) {
+                self.drop_stale();
+            }
             return;
         }
         // A session has one end: nobody opens it with whoever is there.
@@ -177,6 +198,17 @@ impl Target {
         for id in matching {
             self.handle_request(id, &port, &header, frame);
         }
+    }
+
+    /// Incomplete commands that were given up give their memory back, whichever export they are of. Who
+    /// wanted it asks again.
+    fn drop_stale(&mut self) {
+        let now = self.shared.now;
+        if self.swept.is_some_and(|swept| now.since(swept) < SWEEPS_APART) {
+            return;
+        }
+        self.swept = Some(now);
+        self.exports.values_mut().for_each(|export| export.sessions.drop_stale(now));
     }
 
     /// A device has answered.

@@ -1,7 +1,8 @@
 //! Commands within a session: who may do what, and at most once.
 
 use block::{
-    Access, Answer, Buffer, Claim, Durability, Epoch, IoError, OwnerId, RefusalReason, SECTOR_BYTES,
+    Access, Answer, Buffer, Claim, Durability, Epoch, IoError, Lba, OwnerId, RefusalReason,
+    SECTOR_BYTES, SectorRange,
 };
 
 use crate::Shared;
@@ -16,13 +17,20 @@ use crate::session::{Cached, Slot, is_present, no_session, reply};
 use crate::stats::{Counter, Moved};
 use crate::trace::{Traced, TracedStatus};
 use aoe_wire::PortId;
-use aoe_wire::{HolderPayload, MacAddr, Operation, SessionReply, SessionRequest, Status};
+use aoe_wire::{
+    HolderPayload, MacAddr, Operation, ParseError, SectorMap, SessionReply, SessionRequest,
+    SessionVersion, Status,
+};
 
 /// A session's command that waits for its turn or for the device.
 pub(crate) struct SessionWork {
     port: PortId,
     pub origin: Origin,
     request: SessionRequest,
+    /// What the device is asked about.
+    range: SectorRange,
+    /// READ: the sectors that the client lacks, if that isn't all.
+    wanted: Option<Box<SectorMap>>,
     data: Buffer,
     /// CLAIM: for whom.
     owner: OwnerId,
@@ -37,7 +45,7 @@ impl SessionWork {
     pub(crate) fn cost(&self) -> Option<u64> {
         match self.request.operation {
             Operation::Claim => None,
-            Operation::Read | Operation::Write => Some(self.request.range().len_bytes()),
+            Operation::Read | Operation::Write => Some(self.range.len_bytes()),
             _ => Some(0),
         }
     }
@@ -74,16 +82,23 @@ pub(crate) fn handle(
     payload: &[u8],
 ) {
     let now = shared.now;
-    let present = is_present(export, request.instance);
+    let (present, version) = (is_present(export, request.instance), request.version);
     let owner = match request.operation {
         Operation::Claim => HolderPayload::parse_claim(payload).unwrap_or_default(),
         _ => OwnerId::NONE,
     };
     let is_owners = is_owners(export, &request, owner);
     let Some(session) = export.sessions.get_mut(request.session).filter(|_| present) else {
-        return no_session(export, shared, port, &request);
+        if request.last {
+            no_session(export, shared, port, &request);
+        }
+        return;
     };
-    if !session.admit(&request, now) {
+    let admitted = session.admit(&request, now);
+    if !admitted && !request.last {
+        return shared.drop(export, Traced::session(port.id, &request), Counter::Repeated);
+    }
+    if !admitted {
         return answer(export, shared, port, &request, Status::OutsideWindow, 0, Buffer::empty());
     }
     if is_owners {
@@ -99,6 +114,11 @@ pub(crate) fn handle(
                 let traced = Traced::session(port.id, &request);
                 return shared.drop(export, traced, Counter::Repeated);
             }
+            // Of all the fragments of a command one is answered.
+            Some(Slot::Done(cached)) if cached.operation == request.operation && !request.last => {
+                let traced = Traced::session(port.id, &request);
+                return shared.drop(export, traced, Counter::Repeated);
+            }
             Some(Slot::Done(cached)) if cached.operation == request.operation => {
                 let cached = *cached;
                 export.meter.count(Counter::Replayed);
@@ -106,13 +126,14 @@ pub(crate) fn handle(
                 let payload = holder.map_or_else(Buffer::empty, HolderPayload::emit);
                 return answer(export, shared, port, &request, status, detail, payload);
             }
+            Some(Slot::Assembling(assembly)) if assembly.agrees(&request) => {}
             // One number, two commands: the client contradicts itself.
             Some(_) => return export.meter.count(Counter::Malformed),
             None => {}
         }
     }
     let judged = permit(export, port.trusted, &request)
-        .and_then(|()| judge(export, export.session_sectors_max(port), &request, owner));
+        .and_then(|()| judge(export, export.session_sectors_max(port, version), &request, owner));
     match judged {
         Ok(Verdict::Queue(access)) => {
             enqueue(export, shared, port, request, payload, owner, access);
@@ -148,21 +169,92 @@ fn enqueue(
     owner: OwnerId,
     access: Access,
 ) {
-    let is_write = request.operation == Operation::Write;
+    let Ok(wanted) = wanted_of(&request, payload) else {
+        return export.meter.count(Counter::Malformed);
+    };
+    let (range, access) = match &wanted {
+        Some(wanted) => {
+            let hull = wanted.hull();
+            let start = Lba(request.lba.0 + u64::from(hull.start));
+            let range = SectorRange::new(start, u64::from(hull.end - hull.start));
+            (range, Access::Read(range))
+        }
+        None => (request.range(), access),
+    };
     let bytes = match request.operation {
-        Operation::Read | Operation::Write => u64::from(request.sectors) * SECTOR_BYTES as u64,
+        Operation::Read | Operation::Write => range.len_bytes(),
         _ => 0,
     };
+    // Also for a fragment that completes nothing: it would be in vain.
     if !export.has_room(bytes, shared.now) {
         return shared.drop(export, Traced::session(port.id, &request), Counter::QueueFull);
     }
+    let data = match request.operation {
+        Operation::Write => match gather(export, shared, port, &request, payload) {
+            Some(data) => data,
+            None => return,
+        },
+        _ => Buffer::empty(),
+    };
     let Some(session) = export.sessions.get_mut(request.session) else { return };
     session.begin(request.sequence, request.operation);
-    let data = if is_write { Buffer::copy_of(payload) } else { Buffer::empty() };
-    let origin = export.meter.origin(shared.now);
-    let trusted = port.trusted;
-    let work = SessionWork { port: port.id, origin, request, data, owner, trusted, begun: false };
+    let work = SessionWork {
+        port: port.id,
+        origin: export.meter.origin(shared.now),
+        request,
+        range,
+        wanted,
+        data,
+        owner,
+        trusted: port.trusted,
+        begun: false,
+    };
     export.enqueue(access, bytes, Work::Session(work));
+}
+
+/// Which sectors a READ wants, if it doesn't want all.
+fn wanted_of(
+    request: &SessionRequest,
+    payload: &[u8],
+) -> Result<Option<Box<SectorMap>>, ParseError> {
+    if request.operation != Operation::Read || payload.is_empty() {
+        return Ok(None);
+    }
+    let wanted = SectorMap::parse(payload, request.sectors)?;
+    if wanted.is_empty() { Err(ParseError::Length) } else { Ok(Some(Box::new(wanted))) }
+}
+
+/// All of the data of a write, if nothing of it is missing any more: the command has arrived. Else the
+/// client, if it waits, hears what is missing.
+fn gather(
+    export: &mut Export,
+    shared: &mut Shared,
+    port: &PortState,
+    request: &SessionRequest,
+    payload: &[u8],
+) -> Option<Buffer> {
+    if payload.len() as u64 == request.range().len_bytes() {
+        return Some(Buffer::copy_of(payload));
+    }
+    let session = export.sessions.get_mut(request.session)?;
+    let Some(assembly) = session.assembly(request, &shared.assembling, shared.now) else {
+        shared.lacks_memory = true;
+        shared.drop(export, Traced::session(port.id, request), Counter::QueueFull);
+        return None;
+    };
+    let is_new = assembly.add(request.first, payload, shared.now);
+    let missing = assembly.missing();
+    if missing.is_empty() {
+        return session.assembled(request.sequence);
+    }
+    let missing = request.last.then(|| missing.emit());
+    if !is_new {
+        export.meter.count(Counter::Repeated);
+    }
+    if let Some(missing) = missing {
+        answer(export, shared, port, request, Status::Incomplete, 0, missing);
+    }
+    None
 }
 
 /// Whether the client is one of those who may: by the administrator's rules, and by the reservation
@@ -295,7 +387,7 @@ pub(crate) fn start(export: &mut Export, shared: &mut Shared, work: &mut Session
     }
     let durability = if request.durable { Durability::Durable } else { Durability::Volatile };
     Start::Io(match request.operation {
-        Operation::Read => IoOperation::Device(block::Operation::Read(request.range())),
+        Operation::Read => IoOperation::Device(block::Operation::Read(work.range)),
         Operation::Write => IoOperation::Device(block::Operation::Write {
             start: request.lba,
             // Kept: when writing together with others fails, it is written once more alone.
@@ -335,8 +427,7 @@ pub(crate) fn finish(
     work: &SessionWork,
     result: IoResult,
 ) {
-    let request = &work.request;
-    let range = request.range();
+    let (request, range) = (&work.request, work.range);
     let (status, detail, payload) = match result.map(|completion| completion.value) {
         Ok(IoValue::Device(Answer::Data(data))) if data.len() as u64 == range.len_bytes() => {
             export.meter.moved(Moved::Read, range.len_bytes(), shared.now);
@@ -366,8 +457,37 @@ pub(crate) fn finish(
     let holder = HolderPayload::parse(&payload).ok();
     let cached = Cached { operation: request.operation, status, detail, holder };
     session.end(request.sequence, cached);
-    if let Some(port) = shared.ports.get(&work.port).cloned() {
-        answer(export, shared, &port, request, status, detail, payload);
+    let Some(port) = shared.ports.get(&work.port).cloned() else { return };
+    match (request.operation, status) {
+        (Operation::Read, Status::Ok) => answer_read(export, shared, &port, work, &payload),
+        _ => answer(export, shared, &port, request, status, detail, payload),
+    }
+}
+
+/// Sends what was read, in as many frames as that takes on this path.
+fn answer_read(
+    export: &mut Export,
+    shared: &mut Shared,
+    port: &PortState,
+    work: &SessionWork,
+    data: &Buffer,
+) {
+    let request = &work.request;
+    let traced = Traced::session(port.id, request);
+    shared.trace.note(shared.now, export, traced, TracedStatus::Session(Status::Ok));
+    let answer = reply(export, shared, port, request, Status::Ok);
+    let sectors = match (request.version, request.takes) {
+        (SessionVersion::One, _) => request.sectors,
+        (SessionVersion::Two, 0) => u32::from(answer.takes),
+        (SessionVersion::Two, takes) => u32::from(takes.min(answer.takes)),
+    };
+    let all = SectorMap::full(request.sectors);
+    let skipped = (work.range.start.0 - request.lba.0) as usize;
+    for part in work.wanted.as_deref().unwrap_or(&all).fragments(sectors) {
+        let [start, end] =
+            [part.start, part.end].map(|sector| (sector as usize - skipped) * SECTOR_BYTES);
+        let fragment = SessionReply { first: part.start as u16, ..answer };
+        shared.send(port.id, fragment.emit(data.slice(start, end)));
     }
 }
 

@@ -1,10 +1,12 @@
 //! The server's end of sequenced sessions (docs/session.md): opening them, and what is remembered
 //! of each so that no write runs twice.
 
+pub(crate) mod assembly;
 pub(crate) mod command;
 pub(crate) mod observer;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 use std::time::Duration;
 
 use block::{Access, Buffer, Holder, Instance, Instant, IoError};
@@ -15,11 +17,12 @@ use crate::export::{Export, PortState};
 use crate::io::{IoOperation, IoResult, Start, Work};
 use crate::meter::Origin;
 use crate::policy::AccessOperation;
+use crate::session::assembly::{Assembly, Budget, SESSION_BYTES_MAX};
 use crate::stats::Counter;
 use aoe_wire::PortId;
 use aoe_wire::{
     ExportInfo, Incarnation, Nonce, OpenPayload, Operation, SessionId, SessionReply,
-    SessionRequest, SessionVersion, Status, WINDOW_MAX,
+    SessionRequest, SessionVersion, Status, WINDOW_MAX, session_sectors_max,
 };
 
 pub(crate) use crate::session::command::SessionWork;
@@ -61,11 +64,15 @@ pub(crate) struct Session {
     executed: u64,
     /// Commands in the queue.
     running: usize,
+    /// What its incomplete commands may hold.
+    budget: Rc<Budget>,
     last_used: Instant,
 }
 
 /// A command that runs at most once.
 pub(crate) enum Slot {
+    /// Not all of its data is here.
+    Assembling(Box<Assembly>),
     /// It is in the queue.
     Running(Operation),
     /// It was answered so.
@@ -96,8 +103,17 @@ impl Sessions {
 
     /// Ends a session. What its client hasn't heard of it reads in its next one, and relies on that.
     pub(crate) fn close(&mut self, id: SessionId) {
-        let session = self.open.remove(&id);
-        self.unheard |= session.is_some_and(|session| !session.slots.is_empty());
+        let Some(session) = self.open.remove(&id) else { return };
+        let has_begun = |slot: &Slot| !matches!(slot, Slot::Assembling(_));
+        self.unheard |= session.slots.values().any(has_begun);
+    }
+
+    /// Memory is wanted: incomplete commands of which nothing comes any more give theirs back.
+    pub(crate) fn drop_stale(&mut self, now: Instant) {
+        let is_stale = |slot: &Slot| matches!(slot, Slot::Assembling(some) if some.is_stale(now));
+        for session in self.open.values_mut() {
+            session.slots.retain(|_, slot| !is_stale(slot));
+        }
     }
 
     pub(crate) fn end_all(&mut self) {
@@ -169,6 +185,7 @@ impl Session {
             slots: BTreeMap::new(),
             executed: 0,
             running: 0,
+            budget: Budget::new(SESSION_BYTES_MAX),
             last_used: now,
         }
     }
@@ -186,6 +203,33 @@ impl Session {
 
     pub(crate) fn slot(&self, sequence: u64) -> Option<&Slot> {
         self.slots.get(&sequence)
+    }
+
+    /// The incomplete command that a fragment belongs to, begun with it if it is the first; `None` where
+    /// there is no memory for that.
+    pub(crate) fn assembly(
+        &mut self,
+        fragment: &SessionRequest,
+        target: &Rc<Budget>,
+        now: Instant,
+    ) -> Option<&mut Assembly> {
+        let sequence = fragment.sequence;
+        if !self.slots.contains_key(&sequence) {
+            let assembly = Assembly::begin(*fragment, now, [&self.budget, target])?;
+            self.slots.insert(sequence, Slot::Assembling(assembly));
+        }
+        match self.slots.get_mut(&sequence)? {
+            Slot::Assembling(assembly) => Some(assembly),
+            Slot::Running(_) | Slot::Done(_) => None,
+        }
+    }
+
+    /// The data of a command that was incomplete until now. To be begun at once.
+    pub(crate) fn assembled(&mut self, sequence: u64) -> Option<Buffer> {
+        match self.slots.remove(&sequence)? {
+            Slot::Assembling(assembly) => Some(assembly.into_data()),
+            Slot::Running(_) | Slot::Done(_) => None,
+        }
     }
 
     pub(crate) fn begin(&mut self, sequence: u64, operation: Operation) {
@@ -216,9 +260,6 @@ pub(crate) fn handle(export: &mut Export, shared: &mut Shared, port: &PortState,
         export.meter.count(Counter::Malformed);
         return;
     };
-    if request.version != SessionVersion::One {
-        return export.meter.count(Counter::Malformed);
-    }
     let client = request.header.source;
     if !export.hears(port.trusted, client)
         || !export.permits(port.trusted, AccessOperation::Read, client)
@@ -245,7 +286,7 @@ fn hello(
     let opening = OpenPayload { client, target, incarnation };
     let session = SessionId::derive(&opening, export.device.instance, export.address());
     let answered = reply(export, shared, port, request, Status::Ok);
-    let answered = SessionReply { session, ..answered };
+    let answered = SessionReply { session, detail: SessionVersion::NEWEST.offer(), ..answered };
     shared.send(port.id, answered.emit(OpenPayload::emit_hello_reply(target)));
 }
 
@@ -348,7 +389,7 @@ fn welcome(export: &mut Export, shared: &mut Shared, port: &PortState, request: 
     let info = ExportInfo {
         sectors: export.device.geometry.sectors,
         physical_block_bytes: export.device.geometry.physical_block_bytes,
-        message_sectors_max: export.session_sectors_max(port),
+        message_sectors_max: export.session_sectors_max(port, request.version),
         read_only: export.is_read_only(),
         window: WINDOW_MAX as u32,
         holder: export.holder(shared.now),
@@ -379,6 +420,10 @@ pub(crate) fn reply(
     request: &SessionRequest,
     status: Status,
 ) -> SessionReply {
+    let takes = match request.version {
+        SessionVersion::One => 0,
+        SessionVersion::Two => session_sectors_max(port.mtu_bytes, request.version),
+    };
     let executed = export.sessions.open.get(&request.session).map_or(0, |session| session.executed);
     SessionReply {
         header: request.header.answer(port.mac, export.address()),
@@ -394,7 +439,7 @@ pub(crate) fn reply(
         clock: shared.now,
         sectors: request.sectors,
         first: 0,
-        takes: 0,
+        takes: u16::try_from(takes).unwrap_or(u16::MAX),
     }
 }
 

@@ -5,6 +5,7 @@ mod access;
 mod change;
 mod features;
 mod fence;
+mod fragments;
 mod hostile;
 mod merging;
 mod meter;
