@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::testing::{ScriptedTarget, TARGET_MAC, rand_like};
-use aoe_wire::Frame;
+use aoe_wire::{ExportInfo, Frame};
 
 const PORT: LocalPort =
     LocalPort { id: PortId(1), mac: MacAddr([2, 0, 0, 0, 1, 1]), mtu_bytes: 9000 };
@@ -48,7 +48,7 @@ fn converse(discovery: &mut Discovery, target: &mut ScriptedTarget, now: Instant
             return;
         }
         for frame in frames {
-            if let Some(reply) = target.handle(now, &frame) {
+            for reply in target.handle(now, &frame) {
                 take(discovery, now, &bytes_of(&reply));
             }
         }
@@ -66,7 +66,8 @@ fn a_target_of_ours_is_told_by_its_session_which_is_closed_again() {
     take(&mut discovery, Instant::default(), &announcement(ADDRESS, TARGET_MAC, query.tag));
     converse(&mut discovery, &mut target, Instant::default());
     let Some(DiscoveryEvent::Found(info)) = discovery.poll_event() else { panic!() };
-    assert_eq!(info.kind, Some(TargetKind::Session(target.info.clone())));
+    let described = ExportInfo { message_sectors_max: 2048, ..target.info.clone() };
+    assert_eq!(info.kind, Some(TargetKind::Session(described)));
     assert_eq!((info.config.buffer_count, &*info.config.string), (16, &b"name"[..]));
     assert_eq!((target.openings, target.sessions()), (1, 0));
 }
@@ -99,7 +100,7 @@ fn a_flood_of_announcements_is_bounded_and_does_not_hide_a_real_target() {
             if header.command == Command::Config {
                 tag = header.tag;
             }
-            if let Some(reply) = target.handle(now, &frame) {
+            for reply in target.handle(now, &frame) {
                 take(&mut discovery, now, &bytes_of(&reply));
             }
         }

@@ -1,7 +1,8 @@
 //! Requests on their way: which are unanswered, how long answers take, which count as lost.
 //!
 //! Each transmission has a tag of its own, which the target echoes; so every answer is a clean
-//! measurement, also of a request that was sent more than once.
+//! measurement, also of a request that was sent more than once. A transmission may be of several frames,
+//! in one direction or the other; how many are on their way is what windows bound.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -32,10 +33,17 @@ const KINDS: [Kind; 5] = [Kind::Quick, Kind::Read, Kind::Write, Kind::Durable, K
 /// Transmissions of a request that are remembered to recognise their answers.
 const TRANSMISSIONS_MAX: usize = 4;
 
+/// Parts of an answer count as signs of life so often at most within a usual round trip.
+const PARTS_COUNTED: u32 = 8;
+
+/// One sending of a request.
 #[derive(Clone, Copy, Debug)]
-struct Transmission {
-    tag: u32,
-    at: Instant,
+pub(crate) struct Transmission {
+    pub tag: u32,
+    pub path: PathId,
+    /// How many frames are on their way by it: to the server, or from there.
+    pub frames: usize,
+    pub at: Instant,
 }
 
 /// An unanswered request.
@@ -44,10 +52,17 @@ pub(crate) struct Flying<T> {
     pub what: T,
     pub kind: Kind,
     pub first_sent: Instant,
+    /// Transmissions since there was progress.
     pub tries: u32,
     /// Where the last transmission went.
     pub path: PathId,
+    /// Frames of the last transmission that are on their way still.
+    pub frames: usize,
     recent: ArrayVec<Transmission, TRANSMISSIONS_MAX>,
+    /// The last transmission, or what came of the answer since.
+    active: Instant,
+    /// The transmission that the round trip was last measured of.
+    measured: Option<u32>,
     deadline: Instant,
 }
 
@@ -72,6 +87,8 @@ struct Overtaken {
 /// All unanswered requests of a session, by number.
 pub(crate) struct Flight<T> {
     requests: BTreeMap<u64, Flying<T>>,
+    /// Of all of them.
+    frames: usize,
     deadlines: BTreeSet<(Instant, u64)>,
     kinds: [KindState; KINDS.len()],
     /// The round trip of the opening, until a kind has one of its own.
@@ -81,7 +98,7 @@ pub(crate) struct Flight<T> {
 #[derive(Default)]
 struct KindState {
     round_trip: RoundTrip,
-    /// Last transmission of each unanswered request.
+    /// When each unanswered request was sent last, or something of its answer came.
     sent: BTreeSet<(Instant, u64)>,
     /// When the newest answered transmission was sent.
     answered: Option<Instant>,
@@ -92,6 +109,7 @@ impl<T> Flight<T> {
     pub fn new() -> Flight<T> {
         Flight {
             requests: BTreeMap::new(),
+            frames: 0,
             deadlines: BTreeSet::new(),
             kinds: Default::default(),
             opening: None,
@@ -104,45 +122,101 @@ impl<T> Flight<T> {
     }
 
     /// A request was sent for the first time.
-    pub fn sent(&mut self, number: u64, kind: Kind, what: T, tag: u32, path: PathId, now: Instant) {
-        let recent = ArrayVec::new();
-        let flying = Flying { what, kind, first_sent: now, tries: 0, path, recent, deadline: now };
+    pub fn sent(&mut self, number: u64, kind: Kind, what: T, transmission: Transmission) {
+        let Transmission { path, at, .. } = transmission;
+        let flying = Flying {
+            what,
+            kind,
+            first_sent: at,
+            tries: 0,
+            path,
+            frames: 0,
+            recent: ArrayVec::new(),
+            active: at,
+            measured: None,
+            deadline: at,
+        };
         self.requests.insert(number, flying);
-        self.sent_again(number, tag, path, now);
+        self.sent_again(number, transmission);
     }
 
     /// A request was sent once more.
-    pub fn sent_again(&mut self, number: u64, tag: u32, path: PathId, now: Instant) {
+    pub fn sent_again(&mut self, number: u64, transmission: Transmission) {
         let Some(request) = self.requests.get_mut(&number) else { return };
-        let kind = &mut self.kinds[request.kind as usize];
-        self.deadlines.remove(&(request.deadline, number));
-        if let Some(last) = request.recent.last() {
-            kind.sent.remove(&(last.at, number));
-        }
         request.tries += 1;
-        request.path = path;
-        request.deadline = now + kind.round_trip.timeout(request.tries, self.opening);
+        request.path = transmission.path;
         if request.recent.is_full() {
             request.recent.remove(0);
         }
-        request.recent.push(Transmission { tag, at: now });
+        request.recent.push(transmission);
+        self.frames = self.frames - request.frames + transmission.frames;
+        request.frames = transmission.frames;
+        self.set_active(number, transmission.at);
+    }
+
+    /// The server has more of a request, or we of its answer, than at its last transmission.
+    pub fn progressed(&mut self, number: u64) {
+        if let Some(request) = self.requests.get_mut(&number) {
+            request.tries = 0;
+        }
+    }
+
+    /// A frame of the answer came, to the transmission with this tag, and others are to come.
+    pub fn part_came(&mut self, number: u64, tag: u32, now: Instant) {
+        let Some(request) = self.requests.get_mut(&number) else { return };
+        request.tries = 0;
+        // The last one says that nothing is on its way any more.
+        let fewer = usize::from(request.frames > 1);
+        request.frames -= fewer;
+        self.frames -= fewer;
+        let usual = self.kinds[request.kind as usize].round_trip.smoothed().unwrap_or_default();
+        let is_news = now >= request.active + usual / PARTS_COUNTED;
+        self.measure(number, tag, now);
+        if is_news {
+            self.set_active(number, now);
+        }
+    }
+
+    /// Whether a request's last transmission has this tag.
+    pub fn is_latest(&self, number: u64, tag: u32) -> bool {
+        let latest = self.requests.get(&number).and_then(|request| request.recent.last());
+        latest.is_some_and(|latest| latest.tag == tag)
+    }
+
+    /// From now on a request has its time again.
+    fn set_active(&mut self, number: u64, now: Instant) {
+        let Some(request) = self.requests.get_mut(&number) else { return };
+        let kind = &mut self.kinds[request.kind as usize];
+        self.deadlines.remove(&(request.deadline, number));
+        kind.sent.remove(&(request.active, number));
+        request.active = now;
+        request.deadline = now + kind.round_trip.timeout(request.tries, self.opening);
         kind.sent.insert((now, number));
         self.deadlines.insert((request.deadline, number));
     }
 
+    /// Takes the round trip of a transmission, once.
+    fn measure(&mut self, number: u64, tag: u32, now: Instant) {
+        let Some(request) = self.requests.get_mut(&number) else { return };
+        if request.measured == Some(tag) {
+            return;
+        }
+        let Some(sent) = request.recent.iter().find(|sent| sent.tag == tag) else { return };
+        request.measured = Some(tag);
+        let kind = &mut self.kinds[request.kind as usize];
+        kind.round_trip.measure(now.since(sent.at));
+        kind.answered = kind.answered.max(Some(sent.at));
+    }
+
     /// A request was answered, to the transmission with this tag. `None` when it was before.
     pub fn answered(&mut self, number: u64, tag: u32, now: Instant) -> Option<Answered<T>> {
+        self.measure(number, tag, now);
         let request = self.requests.remove(&number)?;
         self.forget(number, &request);
         let matching = request.recent.iter().position(|sent| sent.tag == tag);
         let was_spurious = matching.is_some_and(|index| index + 1 < request.recent.len());
-        let was_lost = matching.is_some() && !was_spurious && request.tries > 1;
+        let was_lost = matching.is_some() && !was_spurious && request.recent.len() > 1;
         let kind = &mut self.kinds[request.kind as usize];
-        if let Some(index) = matching {
-            let sent = request.recent[index].at;
-            kind.round_trip.measure(now.since(sent));
-            kind.answered = kind.answered.max(Some(sent));
-        }
         if was_spurious {
             kind.round_trip.was_spurious();
         } else if was_lost {
@@ -203,9 +277,9 @@ impl<T> Flight<T> {
         self.requests.first_key_value().map(|(_, request)| request.first_sent)
     }
 
-    /// How many are unanswered.
-    pub fn len(&self) -> usize {
-        self.requests.len()
+    /// How many frames of them are on their way.
+    pub fn frames(&self) -> usize {
+        self.frames
     }
 
     /// Whether all are answered.
@@ -220,12 +294,13 @@ impl<T> Flight<T> {
 
     /// Gives up on all, in order of their numbers.
     pub fn take_all(&mut self) -> Vec<T> {
+        self.frames = 0;
         self.deadlines.clear();
         self.kinds.iter_mut().for_each(|kind| kind.sent.clear());
         std::mem::take(&mut self.requests).into_values().map(|request| request.what).collect()
     }
 
-    /// Requests that later ones of their kind overtook, in order of the last transmission.
+    /// Requests that later ones of their kind overtook, in order of their last sign of life.
     fn overtaken(&self, kind: Kind) -> impl Iterator<Item = Overtaken> + '_ {
         let state = &self.kinds[kind as usize];
         let answered = if kind == Kind::Slow { None } else { state.answered };
@@ -239,10 +314,9 @@ impl<T> Flight<T> {
     }
 
     fn forget(&mut self, number: u64, request: &Flying<T>) {
+        self.frames -= request.frames;
         self.deadlines.remove(&(request.deadline, number));
-        if let Some(last) = request.recent.last() {
-            self.kinds[request.kind as usize].sent.remove(&(last.at, number));
-        }
+        self.kinds[request.kind as usize].sent.remove(&(request.active, number));
     }
 }
 
@@ -258,22 +332,26 @@ mod tests {
         Instant::from_nanos(micros * 1000)
     }
 
+    fn by(tag: u32, micros: u64) -> Transmission {
+        Transmission { tag, path: PATH, frames: 1, at: at(micros) }
+    }
+
     #[test]
     fn what_was_overtaken_is_lost_within_a_round_trip() {
         let mut flight = Flight::new();
         for number in 1..=20 {
-            flight.sent(number, Kind::Read, (), number as u32, PATH, at(number * 10));
+            flight.sent(number, Kind::Read, (), by(number as u32, number * 10));
             flight.answered(number, number as u32, at(number * 10 + 100)).unwrap();
         }
         let usual = flight.round_trip(Kind::Read).smoothed();
         assert_eq!(usual, Some(Duration::from_micros(100)));
-        flight.sent(21, Kind::Read, (), 21, PATH, at(1000));
-        flight.sent(22, Kind::Slow, (), 22, PATH, at(1000));
-        flight.sent(23, Kind::Read, (), 23, PATH, at(1010));
+        flight.sent(21, Kind::Read, (), by(21, 1000));
+        flight.sent(22, Kind::Slow, (), by(22, 1000));
+        flight.sent(23, Kind::Read, (), by(23, 1010));
         assert!(flight.lost(at(1200)).is_empty(), "nothing later was answered yet");
         flight.answered(23, 23, at(1110)).unwrap();
         assert_eq!(flight.lost(at(1200)), [21]);
-        flight.sent_again(21, 24, PATH, at(1200));
+        flight.sent_again(21, by(24, 1200));
         assert!(flight.lost(at(1300)).is_empty());
         assert!(flight.answered(21, 21, at(1300)).unwrap().was_spurious);
         assert!(flight.answered(21, 24, at(1310)).is_none());
@@ -283,14 +361,44 @@ mod tests {
     #[test]
     fn a_lone_request_is_lost_by_time_and_ever_later() {
         let mut flight = Flight::new();
-        flight.sent(1, Kind::Write, "data", 1, PATH, at(0));
+        flight.sent(1, Kind::Write, "data", by(1, 0));
         let first = flight.next_deadline().unwrap();
         assert_eq!(flight.lost(first), [1]);
-        flight.sent_again(1, 2, PATH, first);
+        flight.sent_again(1, Transmission { at: first, ..by(2, 0) });
         let second = flight.next_deadline().unwrap();
         assert!(second.since(first) > first.since(at(0)));
         assert_eq!(flight.take_all(), ["data"]);
         assert_eq!(flight.next_deadline(), None);
         assert!(flight.is_empty());
+    }
+
+    /// While parts of an answer come nothing is lost; the round trip is that of the first.
+    #[test]
+    fn parts_of_an_answer_are_signs_of_life() {
+        let mut flight = Flight::new();
+        let many = |tag, micros| Transmission { frames: 100, ..by(tag, micros) };
+        flight.sent(1, Kind::Read, (), many(1, 0));
+        flight.sent(2, Kind::Write, (), by(2, 0));
+        assert_eq!(flight.frames(), 101);
+        for part in 0..50 {
+            let now = 200 + part * 1000;
+            assert!(!flight.lost(at(now)).contains(&1), "{now}");
+            flight.part_came(1, 1, at(now));
+        }
+        assert_eq!(flight.round_trip(Kind::Read).smoothed(), Some(Duration::from_micros(200)));
+        assert_eq!(flight.frames(), 51);
+        assert!(!flight.lost(at(54_000)).contains(&1) && flight.lost(at(55_000)).contains(&1));
+        // What is asked for once more is all that is on its way.
+        flight.sent_again(1, Transmission { frames: 3, ..by(3, 55_000) });
+        assert_eq!((flight.frames(), flight.get(1).unwrap().tries), (4, 1));
+        assert!(flight.is_latest(1, 3) && !flight.is_latest(1, 1));
+        for _ in 0..9 {
+            flight.part_came(1, 3, at(55_100));
+        }
+        assert_eq!(flight.frames(), 2, "the last is to come");
+        assert!(flight.answered(1, 1, at(55_200)).unwrap().was_spurious);
+        assert_eq!(flight.frames(), 1);
+        flight.take_all();
+        assert_eq!(flight.frames(), 0);
     }
 }

@@ -16,6 +16,7 @@ mod outlet;
 mod paths;
 mod plain;
 mod probe;
+mod request;
 mod session;
 mod statistics;
 mod window;

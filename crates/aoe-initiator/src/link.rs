@@ -1,88 +1,43 @@
 //! An open session from the client's side: numbers, window, unanswered requests.
 //!
+//! The window counts frames, requests and data in either direction, whatever their commands are: so none of
+//! these is longer than half of it, and none shorter than a quarter only because others are on their way.
+//! What a command lacks is sent or asked for again as soon as it shows;
+//! where nothing shows, one frame asks.
+//!
 //! The link sends what the operations table hands out and takes the answers in. What an answer means
 //! for the session as a whole (begin anew, lost) it reports to its owner, which has the right to act
 //! on it.
 
 use std::time::Duration;
 
-use block::{
-    Buffer, Claim, Durability, Epoch, Holder, Instance, Instant, IoError, Operation, SectorRange,
-};
+use block::{Claim, Durability, Epoch, Holder, Instance, Instant, IoError, Operation};
 
-use super::flight::{Flight, Kind};
+use super::flight::{Flight, Kind, Transmission};
 use super::opening::Opened;
 use super::operations::{Operations, Piece, PieceAnswer, PieceLimits};
 use super::outlet::{Outlet, Traffic};
-use super::paths::PathId;
+use super::paths::{PathId, Paths};
+use super::request::{Came, Portion, Request};
 use super::statistics::Statistics;
 use super::window::Window;
 use aoe_wire::{
-    Command, HolderPayload, Operation as Verb, PortId, SessionId, SessionReply, SessionRequest,
-    SessionVersion, Status, WINDOW_MAX,
+    COMMAND_SECTORS_MAX, Command, Header, HolderPayload, Operation as Verb, PortId, SessionId,
+    SessionReply, SessionRequest, SessionVersion, Status, WINDOW_MAX,
 };
 
-const SESSION_HEADER_BYTES: usize = SessionVersion::One.header_bytes();
 /// Sectors of one discard or write-zeroes: as much as one operation of a device may concern.
 const BARE_SECTORS: u64 = 2048;
 /// Numbers that stay free for probes and renewals. While one request is stuck the floor stands, and
 /// each of them uses a number up: four probes a second and some renewals, for as long as a request may
 /// be stuck.
 const NUMBERS_RESERVE: u64 = 192;
-/// So many requests may be on their way beyond the window, if they are urgent.
+/// So many frames may be on their way beyond the window, if they are urgent.
 const URGENT_MAX: usize = 8;
 /// After so many transmissions of a request the window starts from small.
 const TRIES_COLLAPSE: u32 = 4;
 /// After so many transmissions of a large frame it is asked whether large frames pass at all.
 const TRIES_LARGE: u32 = 5;
-
-/// A request as it is sent, and sent again.
-struct Request {
-    verb: Verb,
-    /// `None` for requests of the session's own.
-    piece: Option<Piece>,
-    range: SectorRange,
-    durable: bool,
-    force: bool,
-    epoch: Epoch,
-    payload: Buffer,
-    /// The target's clock when this was first sent: an answer from before is from before a restart.
-    clock_floor: Instant,
-}
-
-impl Request {
-    fn new(verb: Verb, clock_floor: Instant) -> Request {
-        Request {
-            verb,
-            piece: None,
-            range: SectorRange::default(),
-            durable: false,
-            force: false,
-            epoch: Epoch::OBSERVER,
-            payload: Buffer::empty(),
-            clock_floor,
-        }
-    }
-
-    /// Bytes of the frame that carries the data, whichever way it goes.
-    fn frame_bytes(&self) -> usize {
-        let data = match self.verb {
-            Verb::Read | Verb::Write => self.range.len_bytes() as usize,
-            _ => 0,
-        };
-        SESSION_HEADER_BYTES + data
-    }
-
-    fn kind(&self) -> Kind {
-        match self.verb {
-            Verb::Read => Kind::Read,
-            Verb::Write if self.durable => Kind::Durable,
-            Verb::Write => Kind::Write,
-            Verb::Status => Kind::Quick,
-            _ => Kind::Slow,
-        }
-    }
-}
 
 /// Who holds the medium, as the target told.
 #[derive(Clone, Copy)]
@@ -119,6 +74,8 @@ pub(crate) enum Verdict {
     Malformed,
     /// All is well.
     Fine,
+    /// All is well, and there is nothing to be done: more of the answer is to come.
+    Part,
     /// A claim succeeded.
     Claimed(Claim),
     /// The session is no more: open anew.
@@ -131,6 +88,7 @@ pub(crate) enum Verdict {
 
 /// An open session.
 pub(crate) struct Link {
+    version: SessionVersion,
     session: SessionId,
     instance: Instance,
     /// What callers see as instance.
@@ -139,7 +97,8 @@ pub(crate) struct Link {
     window: Window,
     numbers: u64,
     next_number: u64,
-    message_sectors: u64,
+    /// Most sectors of a READ or WRITE.
+    command_sectors: u32,
     clock: Instant,
     shrunk: Option<Instant>,
     probe: Option<u64>,
@@ -156,15 +115,16 @@ impl Link {
             flight.set_opening_round_trip(opened.round_trip);
         }
         Link {
+            version: opened.version,
             session: opened.session,
             instance: opened.instance,
             shown_instance,
             flight,
-            // Fewer than there are numbers: a lost frame holds the floor, and the others go on.
+            // No more than there are numbers: a lost frame holds the floor, and the others go on.
             window: Window::new(window_max.min(numbers as u32)),
             numbers,
             next_number: 1,
-            message_sectors: u64::from(opened.export.message_sectors_max),
+            command_sectors: opened.export.message_sectors_max.clamp(1, COMMAND_SECTORS_MAX),
             clock: opened.clock,
             shrunk: None,
             probe: None,
@@ -236,8 +196,7 @@ impl Link {
     /// Sends what the window admits. `epoch` is that of the claim.
     pub fn fill(&mut self, now: Instant, epoch: Epoch, traffic: &mut Traffic) {
         let Traffic { operations, outlet, statistics, .. } = traffic;
-        let sectors = outlet.paths.data_sectors(SESSION_HEADER_BYTES).min(self.message_sectors);
-        let limits = PieceLimits { data_sectors: sectors, bare_sectors: BARE_SECTORS };
+        let fragment = self.fragment_sectors(&outlet.paths);
         let reserve = NUMBERS_RESERVE.min(self.numbers / 2);
         while self.reclaim.is_none() && outlet.paths.active().is_some() {
             // A lease must not run out because a disk is slow: its target answers renewals at once.
@@ -245,9 +204,19 @@ impl Link {
                 true => (self.window.size() + URGENT_MAX, 1.min(reserve)),
                 false => (self.window.size(), reserve),
             };
-            if self.flight.len() >= in_flight_max
-                || self.next_number >= self.floor() + self.numbers - reserve
-            {
+            let free = in_flight_max.saturating_sub(self.flight.frames());
+            let limits = PieceLimits {
+                data_sectors: self.piece_sectors(fragment, free),
+                bare_sectors: BARE_SECTORS,
+            };
+            let Some(next) = operations.next_piece(limits) else { return };
+            let frames = match operations.get(next.operation) {
+                Some(Operation::Read(_) | Operation::Write { .. }) => {
+                    next.range.count.div_ceil(u64::from(fragment)) as usize
+                }
+                _ => 1,
+            };
+            if frames > free || self.next_number >= self.floor() + self.numbers - reserve {
                 return;
             }
             let Some(piece) = operations.take_piece(limits) else { return };
@@ -269,24 +238,22 @@ impl Link {
         for number in self.flight.lost(now) {
             let Some(flying) = self.flight.get(number) else { continue };
             let (path, tries, first_sent) = (flying.path, flying.tries, flying.first_sent);
-            let frame_bytes = flying.what.frame_bytes();
-            let kind = flying.kind;
+            let (frame_bytes, data_sectors) = (flying.what.frame_bytes, flying.what.data_sectors());
             outlet.paths.lost(path);
-            self.note_loss(now, kind, tries);
+            self.note_loss(now, number);
             if tries >= TRIES_LARGE && outlet.paths.swallows_large(path, first_sent, frame_bytes) {
                 outlet.paths.limit_to_standard(path);
+            }
+            if outlet.paths.active().is_none() {
+                continue;
+            }
+            if self.version == SessionVersion::One
+                && data_sectors > self.fragment_sectors(&outlet.paths)
+            {
                 return true;
             }
-            let Some((path, header)) = outlet.header(Command::Session) else { continue };
-            let room = outlet.paths.data_sectors(SESSION_HEADER_BYTES) * 512;
-            if frame_bytes > SESSION_HEADER_BYTES + room as usize {
-                return true;
-            }
-            let Some(flying) = self.flight.get(number) else { continue };
-            let frame = self.message(number, &flying.what, header);
             statistics.retransmissions += 1;
-            self.flight.sent_again(number, header.tag, path, now);
-            outlet.push(path, frame);
+            self.send_again(now, number, true, outlet);
         }
         false
     }
@@ -307,8 +274,9 @@ impl Link {
         if reply.instance != self.instance || reply.status == Status::NoSession {
             return Verdict::Reopen;
         }
-        let Some(flying) = self.flight.get(reply.sequence) else { return Verdict::Late };
-        let request = &flying.what;
+        let (number, tag) = (reply.sequence, reply.header.tag);
+        let Some(flying) = self.flight.get_mut(number) else { return Verdict::Late };
+        let request = &mut flying.what;
         if request.verb != reply.operation {
             return Verdict::Malformed;
         }
@@ -318,28 +286,48 @@ impl Link {
         match reply.status {
             Status::OutsideWindow => return Verdict::Reopen,
             Status::MediumGone => return Verdict::Gone,
+            Status::Incomplete => {
+                return self.handle_incomplete(now, path, reply, payload, traffic);
+            }
             _ => {}
         }
-        let Some(answer) = answer_of(request, reply, payload) else { return Verdict::Malformed };
-        outlet.paths.heard(path, now, request.frame_bytes());
-        self.clock = self.clock.max(reply.clock);
-        let Some(answered) = self.flight.answered(reply.sequence, reply.header.tag, now) else {
-            return Verdict::Late;
+        let mut frame_bytes = request.frame_bytes;
+        let answer = match (request.verb, reply.status) {
+            (Verb::Read, Status::Ok) => {
+                frame_bytes = self.version.header_bytes() + payload.len();
+                match request.take_data(reply, payload, operations) {
+                    None => return Verdict::Malformed,
+                    Some(Came::Rest) => Some(Ok(PieceAnswer::Done)),
+                    Some(Came::Part) => None,
+                }
+            }
+            _ => match request.answer(reply, payload) {
+                None => return Verdict::Malformed,
+                answer => answer,
+            },
         };
+        outlet.paths.heard(path, now, frame_bytes);
+        outlet.paths.told(path, reply.takes);
+        self.clock = self.clock.max(reply.clock);
+        let Some(answer) = answer else {
+            self.handle_part(now, reply, payload, outlet, statistics);
+            return Verdict::Part;
+        };
+        let Some(answered) = self.flight.answered(number, tag, now) else { return Verdict::Late };
         statistics.spurious_retransmissions += u64::from(answered.was_spurious);
         if answered.was_spurious {
             self.window.restore();
         } else if answered.was_lost {
             self.window.confirm();
         }
-        self.window.grow();
+        self.window.grow(answered.what.frames);
         // A repeated claim may be answered with what it was once answered.
         if let Ok(PieceAnswer::Holder(holder)) = &answer
             && holder.epoch == reply.epoch
         {
             self.told = Some(Told::new(*holder, reply.clock, now));
         }
-        let is_own = |number: Option<u64>| number == Some(reply.sequence);
+        let is_own = |own: Option<u64>| own == Some(number);
         self.probe = self.probe.filter(|_| !is_own(self.probe));
         self.reclaim = self.reclaim.filter(|_| !is_own(self.reclaim));
         let Some(piece) = answered.what.piece else { return Verdict::Fine };
@@ -349,6 +337,70 @@ impl Link {
         };
         operations.answer(piece, self.shown_instance, answer);
         verdict
+    }
+
+    /// More of an answer is to come. Where it has come to its end nevertheless, the rest was lost or is to
+    /// be asked for still.
+    fn handle_part(
+        &mut self,
+        now: Instant,
+        reply: &SessionReply,
+        payload: &[u8],
+        outlet: &mut Outlet,
+        statistics: &mut Statistics,
+    ) {
+        let (number, tag) = (reply.sequence, reply.header.tag);
+        self.flight.part_came(number, tag, now);
+        let Some(flying) = self.flight.get(number) else { return };
+        if !flying.what.is_end(reply, payload) || !self.flight.is_latest(number, tag) {
+            return;
+        }
+        if flying.what.lacks_what_was_sent() {
+            // Where frames overtake each other it may yet come. The timers know for how long.
+            if !self.flight.round_trip(flying.kind).is_steady() {
+                return;
+            }
+            self.note_loss(now, number);
+            statistics.retransmissions += 1;
+        }
+        self.send_again(now, number, false, outlet);
+    }
+
+    /// The target lacks a part of a command.
+    fn handle_incomplete(
+        &mut self,
+        now: Instant,
+        path: PathId,
+        reply: &SessionReply,
+        payload: &[u8],
+        traffic: &mut Traffic,
+    ) -> Verdict {
+        let (number, tag) = (reply.sequence, reply.header.tag);
+        // What was said to an earlier transmission may be true no more, and copies of it mustn't each
+        // bring copies of the command.
+        let is_latest = self.flight.is_latest(number, tag);
+        let Traffic { outlet, statistics, .. } = traffic;
+        outlet.paths.heard(path, now, 0);
+        outlet.paths.told(path, reply.takes);
+        self.clock = self.clock.max(reply.clock);
+        if !is_latest {
+            return Verdict::Fine;
+        }
+        let Some(flying) = self.flight.get_mut(number) else { return Verdict::Late };
+        let is_progress = match flying.what.note_missing(payload) {
+            None => return Verdict::Malformed,
+            Some(is_less) => is_less,
+        };
+        let is_loss = flying.what.lacks_what_was_sent();
+        if is_loss {
+            self.note_loss(now, number);
+            statistics.retransmissions += 1;
+        }
+        if is_progress {
+            self.flight.progressed(number);
+        }
+        self.send_again(now, number, false, outlet);
+        Verdict::Fine
     }
 
     /// Puts everything unanswered back, for another session to send.
@@ -409,26 +461,78 @@ impl Link {
         })
     }
 
-    fn send(&mut self, now: Instant, request: Request, outlet: &mut Outlet) {
-        let number = self.next_number;
-        self.next_number += 1;
-        let Some((path, header)) = outlet.header(Command::Session) else {
-            // Nothing to send it on. It counts as sent, and is sent when there is a path again.
-            let nowhere = PathId { port: PortId(u32::MAX), target: Default::default() };
-            self.flight.sent(number, request.kind(), request, 0, nowhere, now);
-            return;
-        };
-        // The floor must already know of this number.
-        let kind = request.kind();
-        self.flight.sent(number, kind, request, header.tag, path, now);
-        if let Some(flying) = self.flight.get(number) {
-            let frame = self.message(number, &flying.what, header);
-            outlet.push(path, frame);
+    /// Sectors of a READ or WRITE that fit into so much of the window.
+    fn piece_sectors(&self, fragment: u32, free_frames: usize) -> u64 {
+        let size = self.window.size();
+        let frames = free_frames.clamp((size / 4).max(1), (size / 2).max(1)) as u64;
+        match self.version {
+            SessionVersion::One => u64::from(fragment),
+            SessionVersion::Two => {
+                u64::from(self.command_sectors).min(frames * u64::from(fragment))
+            }
         }
     }
 
-    fn message(&self, number: u64, request: &Request, header: aoe_wire::Header) -> aoe_wire::Frame {
-        SessionRequest {
+    /// Sectors whose data fits into a frame on the active path.
+    fn fragment_sectors(&self, paths: &Paths) -> u32 {
+        match self.version {
+            SessionVersion::One => {
+                let room = paths.data_sectors(self.version.header_bytes());
+                u32::try_from(room).unwrap_or(u32::MAX).clamp(1, self.command_sectors)
+            }
+            SessionVersion::Two => paths.fragment_sectors(),
+        }
+    }
+
+    fn send(&mut self, now: Instant, mut request: Request, outlet: &mut Outlet) {
+        let (number, kind) = (self.next_number, request.kind());
+        self.next_number += 1;
+        let Some((path, header)) = outlet.header(Command::Session) else {
+            // Nothing to send it on. It counts as sent, and is sent when there is a path again.
+            let path = PathId { port: PortId(u32::MAX), target: Default::default() };
+            let nowhere = Transmission { tag: 0, path, frames: 1, at: now };
+            self.flight.sent(number, kind, request, nowhere);
+            return;
+        };
+        let fragment = self.fragment_sectors(&outlet.paths);
+        let portion = request.portion(self.version, fragment, usize::MAX);
+        request.frames = portion.frames;
+        // The floor must already know of this number.
+        let transmission = Transmission { tag: header.tag, path, frames: portion.frames, at: now };
+        self.flight.sent(number, kind, request, transmission);
+        self.transmit(number, &portion, path, header, outlet);
+    }
+
+    /// Sends what is missing of a request, or a question for it, as far as the window has room.
+    fn send_again(&mut self, now: Instant, number: u64, is_question: bool, outlet: &mut Outlet) {
+        let Some((path, header)) = outlet.header(Command::Session) else { return };
+        let (version, fragment) = (self.version, self.fragment_sectors(&outlet.paths));
+        let (size, in_flight) = (self.window.size(), self.flight.frames());
+        let Some(flying) = self.flight.get_mut(number) else { return };
+        let free = size.saturating_sub(in_flight - flying.frames);
+        let frames_max = free.clamp(1, (size / 2).max(1));
+        let portion = match is_question {
+            true => flying.what.question(version, fragment, frames_max),
+            false => flying.what.portion(version, fragment, frames_max),
+        };
+        let transmission = Transmission { tag: header.tag, path, frames: portion.frames, at: now };
+        self.flight.sent_again(number, transmission);
+        self.transmit(number, &portion, path, header, outlet);
+    }
+
+    fn transmit(
+        &self,
+        number: u64,
+        portion: &Portion,
+        path: PathId,
+        header: Header,
+        outlet: &mut Outlet,
+    ) {
+        let Some(flying) = self.flight.get(number) else { return };
+        let request = &flying.what;
+        let takes = self.fragment_sectors(&outlet.paths);
+        let message = SessionRequest {
+            version: self.version,
             durable: request.durable,
             force: request.force,
             session: self.session,
@@ -438,13 +542,19 @@ impl Link {
             floor: self.floor(),
             lba: request.range.start,
             sectors: u32::try_from(request.range.count).unwrap_or(u32::MAX),
+            takes: u16::try_from(takes).unwrap_or(u16::MAX),
             ..SessionRequest::new(header, request.verb)
+        };
+        for (message, payload) in request.messages(message, portion) {
+            outlet.push(path, message.emit(payload));
         }
-        .emit(request.payload.clone())
     }
 
     /// At most one step down per round trip: the losses of one burst are one sign.
-    fn note_loss(&mut self, now: Instant, kind: Kind, tries: u32) {
+    fn note_loss(&mut self, now: Instant, number: u64) {
+        let Some(flying) = self.flight.get(number) else { return };
+        let (kind, tries) = (flying.kind, flying.tries);
+        let own_frames = flying.what.frames;
         let round_trip = *self.flight.round_trip(kind);
         let pause = round_trip.smoothed().unwrap_or(Duration::from_millis(1));
         if kind == Kind::Slow || self.shrunk.is_some_and(|shrunk| now < shrunk + pause) {
@@ -454,30 +564,7 @@ impl Link {
         if tries >= TRIES_COLLAPSE {
             self.window.collapse();
         } else {
-            self.window.shrink(&round_trip);
+            self.window.shrink(&round_trip, own_frames);
         }
-    }
-}
-
-/// What a reply says to the request; `None` when it contradicts itself.
-fn answer_of<'a>(
-    request: &Request,
-    reply: &SessionReply,
-    payload: &'a [u8],
-) -> Option<Result<PieceAnswer<'a>, IoError>> {
-    if let Status::Unknown(_) = reply.status {
-        // A newer target's reason. It won't get better by asking again.
-        return Some(Err(IoError::Unsupported));
-    }
-    if let Some(error) = reply.status.to_error(reply.detail, request.range, reply.epoch) {
-        return Some(Err(error));
-    }
-    match request.verb {
-        Verb::Read => (payload.len() as u64 == request.range.len_bytes())
-            .then_some(Ok(PieceAnswer::Data(payload))),
-        Verb::Claim | Verb::Status => {
-            HolderPayload::parse(payload).ok().map(|holder| Ok(PieceAnswer::Holder(holder)))
-        }
-        _ => Some(Ok(PieceAnswer::Done)),
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use aoe_wire::{
     ExportInfo, Frame, Header, Incarnation, Nonce, OpenPayload, Operation, SessionId, SessionReply,
-    SessionRequest, ShelfSlot, Status,
+    SessionRequest, SessionVersion, ShelfSlot, Status,
 };
 use block::{Instance, Instant, IoError, SectorRange};
 
@@ -42,19 +42,31 @@ pub(crate) struct Opening {
     last_sent: Option<Instant>,
     next: Instant,
     target_is_lost: bool,
+    /// The newest version that we speak.
+    newest: SessionVersion,
 }
 
 enum Stage {
     Hello,
-    Open { payload: OpenPayload, session: SessionId, instance: Instance, until: Instant },
+    Open {
+        payload: OpenPayload,
+        session: SessionId,
+        instance: Instance,
+        version: SessionVersion,
+        until: Instant,
+    },
 }
 
 /// What the answer to OPEN brought.
 pub(crate) struct Opened {
+    /// The newest that both ends speak.
+    pub version: SessionVersion,
     pub session: SessionId,
     pub instance: Instance,
     pub export: ExportInfo,
     pub clock: Instant,
+    /// Most sectors of data that the target takes in one frame on this path; 0 when it doesn't say.
+    pub takes: u16,
     /// Zero when it can't be told.
     pub round_trip: Duration,
 }
@@ -90,7 +102,13 @@ impl Opening {
             last_sent: None,
             next: now,
             target_is_lost,
+            newest: SessionVersion::NEWEST,
         }
+    }
+
+    /// Speaks nothing newer than this.
+    pub fn with_newest(self, newest: SessionVersion) -> Opening {
+        Opening { newest, ..self }
     }
 
     /// When to send next.
@@ -148,7 +166,8 @@ impl Opening {
         match &self.stage {
             Stage::Hello => SessionRequest::new(header, Operation::Hello)
                 .emit(OpenPayload::emit_hello(self.client, self.incarnation)),
-            Stage::Open { payload, session, instance, .. } => SessionRequest {
+            Stage::Open { payload, session, instance, version, .. } => SessionRequest {
+                version: *version,
                 session: *session,
                 instance: *instance,
                 ..SessionRequest::new(header, Operation::Open)
@@ -167,8 +186,8 @@ impl Opening {
     ) -> Progress {
         match (&self.stage, reply.operation) {
             (Stage::Hello, Operation::Hello) => self.handle_hello(now, reply, payload),
-            (Stage::Open { session, instance, .. }, Operation::Open)
-                if *session == reply.session =>
+            (Stage::Open { session, instance, version, .. }, Operation::Open)
+                if *session == reply.session && *version == reply.version =>
             {
                 let same_instance = *instance == reply.instance;
                 match reply.status {
@@ -205,7 +224,8 @@ impl Opening {
             return Progress::Stale;
         }
         let until = now + OPEN_TIMEOUT;
-        self.stage = Stage::Open { payload, session, instance: reply.instance, until };
+        let version = SessionVersion::of_offer(reply.detail).min(self.newest);
+        self.stage = Stage::Open { payload, session, instance: reply.instance, version, until };
         self.tries = 0;
         self.next = now;
         Progress::Heard
@@ -218,10 +238,12 @@ impl Opening {
             _ => Duration::ZERO,
         };
         Progress::Opened(Box::new(Opened {
+            version: reply.version,
             session: reply.session,
             instance: reply.instance,
             export,
             clock: reply.clock,
+            takes: reply.takes,
             round_trip,
         }))
     }

@@ -1,5 +1,5 @@
 //! A disk's operations between the call and its answer: in which order they may be sent, how they
-//! are cut into pieces that fit a frame, and how the answers become one again.
+//! are cut into pieces that fit a request, and how the answers become one again.
 //!
 //! A target runs commands in order of arrival, but frames are lost and repeated. So an operation
 //! that overlaps one still unanswered, of which either writes, is held back until that is answered:
@@ -37,9 +37,8 @@ pub(crate) struct PieceLimits {
 }
 
 /// What a target said to a piece.
-pub(crate) enum PieceAnswer<'a> {
+pub(crate) enum PieceAnswer {
     Done,
-    Data(&'a [u8]),
     Holder(Holder),
 }
 
@@ -114,19 +113,28 @@ impl Operations {
         self.ready.first().is_some_and(|(rank, _)| *rank == 0)
     }
 
-    /// The next piece to send. The caller sends it until it is answered, put back or failed.
-    pub fn take_piece(&mut self, limits: PieceLimits) -> Option<Piece> {
-        let &(rank, id) = self.ready.first()?;
-        let Some(entry) = self.entries.get_mut(&id) else {
-            self.ready.remove(&(rank, id));
-            return None;
-        };
-        let rest = entry.unsent.pop_front()?;
+    /// What [`Operations::take_piece`] gives next.
+    pub fn next_piece(&self, limits: PieceLimits) -> Option<Piece> {
+        let (_, id) = self.ready.first()?;
+        let entry = self.entries.get(id)?;
+        let rest = entry.unsent.front()?;
         let limit = match entry.operation {
             Operation::Discard(_) | Operation::WriteZeroes { .. } => limits.bare_sectors,
             _ => limits.data_sectors,
         };
-        let count = first_piece_sectors(rest, limit);
+        let count = first_piece_sectors(*rest, limit);
+        Some(Piece { operation: *id, range: SectorRange::new(rest.start, count) })
+    }
+
+    /// The next piece to send. The caller sends it until it is answered, put back or failed.
+    pub fn take_piece(&mut self, limits: PieceLimits) -> Option<Piece> {
+        let &(rank, id) = self.ready.first()?;
+        if !self.entries.contains_key(&id) {
+            self.ready.remove(&(rank, id));
+        }
+        let piece = self.next_piece(limits)?;
+        let entry = self.entries.get_mut(&id)?;
+        let (rest, count) = (entry.unsent.pop_front()?, piece.range.count);
         if count < rest.count {
             entry
                 .unsent
@@ -137,7 +145,14 @@ impl Operations {
         if entry.unsent.is_empty() {
             self.ready.remove(&(rank, id));
         }
-        Some(Piece { operation: id, range: SectorRange::new(rest.start, count) })
+        Some(piece)
+    }
+
+    /// Data of a piece has come, perhaps not all of it.
+    pub fn take_data(&mut self, piece: Piece, range: SectorRange, bytes: &[u8]) {
+        if let Some(entry) = self.entries.get_mut(&piece.operation) {
+            entry.take_data(range, bytes);
+        }
     }
 
     /// Takes a piece back that was never answered, to be sent again (maybe cut otherwise).
@@ -153,20 +168,19 @@ impl Operations {
         self.ready.insert(key);
     }
 
-    /// A piece was answered by `instance`. An operation with a failed piece ends when no piece of it
+    /// A piece was answered by `instance`, its data taken in before. An operation with a failed piece ends when no piece of it
     /// is on its way any more: until then something overlapping must not be sent.
     pub fn answer(
         &mut self,
         piece: Piece,
         instance: Instance,
-        answer: Result<PieceAnswer<'_>, IoError>,
+        answer: Result<PieceAnswer, IoError>,
     ) {
         let Some(entry) = self.entries.get_mut(&piece.operation) else { return };
         entry.outstanding -= 1;
         match answer {
             Ok(PieceAnswer::Done) => {}
             Ok(PieceAnswer::Holder(holder)) => entry.holder = Some(holder),
-            Ok(PieceAnswer::Data(bytes)) => entry.take_data(piece.range, bytes),
             Err(error) => {
                 entry.failure.get_or_insert(error);
                 entry.unsent.clear();
@@ -183,7 +197,7 @@ impl Operations {
         &mut self,
         piece: Piece,
         instance: Instance,
-        answer: Result<PieceAnswer<'_>, IoError>,
+        answer: Result<PieceAnswer, IoError>,
     ) {
         if let Some(entry) = self.entries.get_mut(&piece.operation) {
             entry.held += 1;
@@ -340,7 +354,13 @@ mod tests {
     }
 
     fn pieces(operations: &mut Operations) -> Vec<Piece> {
-        std::iter::from_fn(|| operations.take_piece(LIMITS)).collect()
+        std::iter::from_fn(|| {
+            let next = operations.next_piece(LIMITS);
+            let taken = operations.take_piece(LIMITS);
+            assert_eq!(next, taken);
+            taken
+        })
+        .collect()
     }
 
     fn done(operations: &mut Operations, piece: Piece) {
@@ -371,11 +391,9 @@ mod tests {
         let ids: Vec<_> = pieces(&mut operations).iter().map(|piece| piece.operation).collect();
         assert_eq!(ids, [overlapping, second_reader]);
         assert!(operations.get(beside).is_some());
-        operations.answer(
-            Piece { operation: second_reader, range: range(15, 2) },
-            INSTANCE,
-            Ok(PieceAnswer::Data(&[5; 1024])),
-        );
+        let piece = Piece { operation: second_reader, range: range(15, 2) };
+        operations.take_data(piece, range(15, 2), &[5; 1024]);
+        done(&mut operations, piece);
         assert_eq!(pieces(&mut operations)[0].operation, beside);
     }
 
@@ -428,7 +446,8 @@ mod tests {
         let sent_write = operations.submit(write(0, 16));
         let read = operations.submit(Operation::Read(range(64, 32)));
         let sent = pieces(&mut operations);
-        operations.answer(sent[1], Instance(1), Ok(PieceAnswer::Data(&[1; 8192])));
+        operations.take_data(sent[1], sent[1].range, &[1; 8192]);
+        operations.answer(sent[1], Instance(1), Ok(PieceAnswer::Done));
         let unsent_write = operations.submit(write(8, 1));
         let restarted = IoError::Restarted { now: Instance(2) };
         operations.restart(restarted);
@@ -437,7 +456,11 @@ mod tests {
         let ids: Vec<_> = again.iter().map(|piece| piece.operation).collect();
         assert_eq!(ids, [read, read, unsent_write]);
         for piece in &again[..2] {
-            operations.answer(*piece, Instance(2), Ok(PieceAnswer::Data(&[2; 8192])));
+            // In two parts.
+            let [first, second] = [0, 8].map(|at| range(piece.range.start.0 + at, 8));
+            operations.take_data(*piece, second, &[2; 4096]);
+            operations.take_data(*piece, first, &[2; 4096]);
+            operations.answer(*piece, Instance(2), Ok(PieceAnswer::Done));
         }
         let (_, outcome) = operations.poll_outcome().unwrap();
         let expected = Answer::Data(Buffer::copy_of(&[2; 16384]));

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use block::{Instant, SECTOR_BYTES};
 
-use aoe_wire::{MacAddr, PortId};
+use aoe_wire::{MacAddr, PortId, SessionVersion, session_sectors_max};
 
 /// What a state machine must know of a port to send through it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +49,8 @@ struct Path {
     mtu_limit_bytes: usize,
     /// A frame larger than the standard MTU has been answered.
     large_proven: bool,
+    /// Most sectors of data in one frame that the target takes this way, as it said.
+    takes: Option<u16>,
 }
 
 /// All paths to one target.
@@ -87,6 +89,7 @@ impl Paths {
             losses: 0,
             mtu_limit_bytes: usize::MAX,
             large_proven: false,
+            takes: None,
         });
         true
     }
@@ -140,6 +143,15 @@ impl Paths {
         }
     }
 
+    /// The target takes so many sectors of data in one frame that comes this way; 0 doesn't say.
+    pub fn told(&mut self, id: PathId, takes: u16) {
+        if takes > 0
+            && let Some(path) = self.get_mut(id)
+        {
+            path.takes = Some(takes);
+        }
+    }
+
     /// A request that went this way was lost. Moves on to the next path after some of these.
     pub fn lost(&mut self, id: PathId) {
         let Some(path) = self.get_mut(id) else { return };
@@ -177,6 +189,16 @@ impl Paths {
         let mtu = self.ports.get(&path.id.port).map_or(0, |port| port.mtu_bytes);
         let frame_bytes = mtu.min(path.mtu_limit_bytes) + ETHERNET_BYTES;
         (frame_bytes.saturating_sub(head_bytes) / SECTOR_BYTES) as u64
+    }
+
+    /// Sectors of a fragment on the active path: what both ends of it carry. Until the target has said what
+    /// its side does, what passes every Ethernet.
+    pub fn fragment_sectors(&self) -> u32 {
+        let head_bytes = SessionVersion::Two.header_bytes();
+        let own = u32::try_from(self.data_sectors(head_bytes)).unwrap_or(u32::MAX);
+        let takes = self.paths.get(self.active).and_then(|path| path.takes);
+        let standard = session_sectors_max(MTU_STANDARD_BYTES, SessionVersion::Two);
+        own.min(takes.map_or(standard, u32::from)).max(1)
     }
 
     fn get_mut(&mut self, id: PathId) -> Option<&mut Path> {
@@ -237,9 +259,14 @@ mod tests {
     fn sectors_follow_the_mtu() {
         let mut paths = two();
         assert_eq!(paths.data_sectors(96), 17);
+        assert_eq!(paths.fragment_sectors(), 2, "nothing was said");
+        for (takes, sectors) in [(0, 2), (7, 7), (30, 17), (0, 17)] {
+            paths.told(path(1, 9), takes);
+            assert_eq!(paths.fragment_sectors(), sectors);
+        }
         paths.limit_to_standard(path(1, 9));
         assert_eq!(paths.data_sectors(96), 2);
         paths.set_port(LocalPort { id: PortId(1), mac: MacAddr::default(), mtu_bytes: 10 });
-        assert_eq!(paths.data_sectors(96), 0);
+        assert_eq!((paths.data_sectors(96), paths.fragment_sectors()), (0, 1));
     }
 }

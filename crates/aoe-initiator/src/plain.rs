@@ -18,7 +18,7 @@ use block::{
 };
 
 use super::client::{Client, Random, TRANSFER_BYTES_MAX, outcome_by_range};
-use super::flight::{Flight, Kind};
+use super::flight::{Flight, Kind, Transmission};
 use super::operations::{Piece, PieceAnswer, PieceLimits};
 use super::outlet::Traffic;
 use super::paths::PathId;
@@ -154,7 +154,7 @@ impl Plain {
             sectors => u64::from(sectors),
         };
         while !self.is_lost()
-            && self.flight.len() < self.window.size()
+            && self.flight.frames() < self.window.size()
             && self.traffic.outlet.paths.active().is_some()
         {
             // As vblade and Linux count: the Ethernet header goes off the MTU too.
@@ -203,7 +203,8 @@ impl Plain {
             AtaCommand::READ | AtaCommand::READ_EXT => Kind::Read,
             _ => Kind::Slow,
         };
-        self.flight.sent(number, kind, request, header.tag, path, now);
+        let transmission = Transmission { tag: header.tag, path, frames: 1, at: now };
+        self.flight.sent(number, kind, request, transmission);
     }
 
     fn repeat_lost(&mut self, now: Instant) {
@@ -213,10 +214,10 @@ impl Plain {
             let is_full = flying.what.copies.is_full();
             self.traffic.outlet.paths.lost(path);
             let round_trip = *self.flight.round_trip(kind);
-            self.window.shrink(&round_trip);
+            self.window.shrink(&round_trip, 0);
             let header = self.traffic.outlet.header_on(path, Command::Ata).filter(|_| !is_full);
             let tag = header.map_or(0, |header| header.tag);
-            self.flight.sent_again(number, tag, path, now);
+            self.flight.sent_again(number, Transmission { tag, path, frames: 1, at: now });
             let Some(header) = header else { continue };
             self.tags.insert(header.tag, number);
             if let Some(flying) = self.flight.get_mut(number) {
@@ -249,8 +250,13 @@ impl Plain {
         let error = error_of(reply, flying.what.command, flying.what.range);
         let answer = match (error, data.get(..wanted)) {
             (Some(error), _) => Err(error),
-            (None, Some(data)) if flying.kind == Kind::Read => Ok(PieceAnswer::Data(data)),
-            (None, Some(_)) => Ok(PieceAnswer::Done),
+            (None, Some(data)) => {
+                if flying.kind == Kind::Read {
+                    let Request { piece, range, .. } = flying.what;
+                    self.traffic.operations.take_data(piece, range, data);
+                }
+                Ok(PieceAnswer::Done)
+            }
             (None, None) => {
                 self.traffic.statistics.malformed_replies += 1;
                 return;
@@ -266,7 +272,7 @@ impl Plain {
         } else if answered.was_lost {
             self.window.confirm();
         }
-        self.window.grow();
+        self.window.grow(1);
         let mut request = answered.what;
         request.copies.retain(|copy| *copy != tag);
         let writes = matches!(request.command, AtaCommand::WRITE | AtaCommand::WRITE_EXT);

@@ -18,7 +18,13 @@ struct PlainServer {
 }
 
 impl Server for PlainServer {
-    fn handle(&mut self, _: Instant, bytes: &[u8]) -> Option<Frame> {
+    fn handle(&mut self, _: Instant, bytes: &[u8]) -> Vec<Frame> {
+        self.answer(bytes).into_iter().collect()
+    }
+}
+
+impl PlainServer {
+    fn answer(&mut self, bytes: &[u8]) -> Option<Frame> {
         let (request, data) = AtaRequest::parse(bytes).ok()?;
         if self.is_silent || request.header.address != ADDRESS {
             return None;

@@ -159,6 +159,7 @@ impl Probe {
 fn close(opened: &Opened, path: PathId, outlet: &mut Outlet) {
     let Some(header) = outlet.header_on(path, Command::Session) else { return };
     let request = SessionRequest {
+        version: opened.version,
         session: opened.session,
         instance: opened.instance,
         sequence: 1,

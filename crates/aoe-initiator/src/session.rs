@@ -29,7 +29,9 @@ use super::opening::{Opened, Opening, Progress};
 use super::outlet::Traffic;
 use super::paths::PathId;
 use super::statistics::Statistics;
-use aoe_wire::{Command, ExportInfo, Incarnation, ParseError, PortId, SessionReply, ShelfSlot};
+use aoe_wire::{
+    Command, ExportInfo, Incarnation, ParseError, PortId, SessionReply, SessionVersion, ShelfSlot,
+};
 
 /// More sessions than this that end before they answered anything are as good as no answer.
 const FRUITLESS_MAX: u32 = 8;
@@ -49,8 +51,10 @@ pub struct SessionOptions {
     pub keepalive_after: Duration,
     /// A request that isn't answered for so long means a lost disk, though the target lives.
     pub stuck_after: Duration,
-    /// Most unanswered requests from our side.
+    /// Most frames on their way.
     pub window_max: u32,
+    /// The newest version of the session that is spoken.
+    pub newest: SessionVersion,
 }
 
 impl SessionOptions {
@@ -63,6 +67,7 @@ impl SessionOptions {
             keepalive_after: Duration::from_secs(2),
             stuck_after: Duration::from_secs(30),
             window_max: 256,
+            newest: SessionVersion::NEWEST,
         }
     }
 }
@@ -108,7 +113,8 @@ impl Session {
     pub fn new(now: Instant, options: SessionOptions, mut random: Random) -> Session {
         let first_tag = random() as u32;
         let opening =
-            Opening::new(options.address, options.incarnation, now, false, random.as_mut());
+            Opening::new(options.address, options.incarnation, now, false, random.as_mut())
+                .with_newest(options.newest);
         Session {
             options,
             random,
@@ -138,7 +144,14 @@ impl Session {
         self.claim.map_or(Epoch::OBSERVER, |claim| claim.epoch)
     }
 
-    fn handle_reply(&mut self, now: Instant, path: PathId, reply: &SessionReply, payload: &[u8]) {
+    /// Whether there may be something to do now.
+    fn handle_reply(
+        &mut self,
+        now: Instant,
+        path: PathId,
+        reply: &SessionReply,
+        payload: &[u8],
+    ) -> bool {
         match &mut self.state {
             State::Opening(opening) => {
                 match opening.handle_reply(now, reply, payload, self.random.as_mut()) {
@@ -163,6 +176,10 @@ impl Session {
                     Verdict::Late => self.traffic.statistics.late_replies += 1,
                     Verdict::Malformed => self.traffic.statistics.malformed_replies += 1,
                     Verdict::Fine => self.note_progress(now, reply.epoch),
+                    Verdict::Part => {
+                        self.note_progress(now, reply.epoch);
+                        return false;
+                    }
                     Verdict::Claimed(claim) => {
                         self.note_progress(now, reply.epoch);
                         // Force was for the content that was there then.
@@ -178,6 +195,7 @@ impl Session {
             }
             State::Closed => self.traffic.statistics.late_replies += 1,
         }
+        true
     }
 
     fn note_heard(&mut self, now: Instant, path: PathId) {
@@ -217,6 +235,7 @@ impl Session {
         if self.instance != Some(shown) || self.is_lost {
             self.traffic.events.push_back(DeviceEvent::Back(shown));
         }
+        self.traffic.outlet.paths.told(path, opened.takes);
         let mut link = Link::new(opened, shown, self.options.window_max);
         if let Some(claim) = self.claim.filter(|claim| holder.epoch < claim.epoch) {
             link.reclaim(now, claim, &mut self.traffic.outlet);
@@ -262,7 +281,8 @@ impl Session {
             now,
             self.is_lost,
             self.random.as_mut(),
-        );
+        )
+        .with_newest(self.options.newest);
         let before = std::mem::replace(&mut self.state, State::Opening(opening));
         let State::Open(link) = before else { return None };
         link.describe(&mut self.traffic.statistics);
@@ -428,8 +448,10 @@ impl Client for Session {
     fn handle_frame(&mut self, now: Instant, port: PortId, frame: &[u8]) {
         match SessionReply::parse(frame) {
             Ok((reply, payload)) => {
-                if let Some(path) = self.traffic.path_of(port, &reply.header) {
-                    self.handle_reply(now, path, &reply, payload);
+                if let Some(path) = self.traffic.path_of(port, &reply.header)
+                    && !self.handle_reply(now, path, &reply, payload)
+                {
+                    return;
                 }
             }
             Err(ParseError::WrongKind) => {}
@@ -504,6 +526,9 @@ impl Client for Session {
 #[cfg(test)]
 #[path = "disown_tests.rs"]
 mod disown_tests;
+#[cfg(test)]
+#[path = "fragment_tests.rs"]
+mod fragment_tests;
 #[cfg(test)]
 #[path = "session_tests.rs"]
 mod tests;

@@ -23,7 +23,7 @@ pub struct Statistics {
     pub losses: u64,
     /// Frames from a target with another identity at the same address.
     pub identity_conflicts: u64,
-    /// Requests that may be unanswered at present.
+    /// Frames that may be on their way at present.
     pub window: u32,
     /// Usual round trip of a read.
     pub read_round_trip: Option<Duration>,

@@ -15,7 +15,7 @@ use super::operations::OperationId;
 use super::paths::{LocalPort, PathId};
 use aoe_wire::{
     ExportInfo, Frame, HolderPayload, Incarnation, MacAddr, Nonce, OpenPayload, Operation as Verb,
-    PortId, SessionId, SessionReply, SessionRequest, ShelfSlot, Status,
+    PortId, SessionId, SessionReply, SessionRequest, SessionVersion, ShelfSlot, Status,
 };
 
 pub(crate) const ADDRESS: ShelfSlot = ShelfSlot { shelf: 7, slot: 3 };
@@ -52,6 +52,8 @@ struct ServerSession {
     answers: BTreeMap<u64, (SessionRequest, SessionReply, Buffer)>,
     floor: u64,
     highest: u64,
+    /// Writes of which fragments are missing: the first of them, and each sector that came.
+    parts: BTreeMap<u64, (SessionRequest, BTreeMap<u32, Vec<u8>>)>,
 }
 
 /// The scripted target.
@@ -74,7 +76,14 @@ pub(crate) struct ScriptedTarget {
     /// Never answers what begins here.
     pub stuck: Option<Lba>,
     pub writes_executed: u64,
+    pub reads_executed: u64,
     pub openings: u64,
+    /// The newest version that it speaks.
+    pub newest: SessionVersion,
+    /// Sectors of data that it takes in a frame.
+    pub takes: u16,
+    /// Has no memory to put fragments together.
+    pub lacks_memory: bool,
 }
 
 impl ScriptedTarget {
@@ -103,7 +112,11 @@ impl ScriptedTarget {
             failing: None,
             stuck: None,
             writes_executed: 0,
+            reads_executed: 0,
             openings: 0,
+            newest: SessionVersion::Two,
+            takes: 17,
+            lacks_memory: false,
         }
     }
 
@@ -119,17 +132,79 @@ impl ScriptedTarget {
         self.sessions.clear();
     }
 
-    pub fn handle(&mut self, now: Instant, bytes: &[u8]) -> Option<Frame> {
+    pub fn handle(&mut self, now: Instant, bytes: &[u8]) -> Vec<Frame> {
         if self.is_silent || bytes.len() > self.frame_bytes_max {
-            return None;
+            return Vec::new();
         }
-        let (request, payload) = SessionRequest::parse(bytes).ok()?;
-        if request.header.address != ADDRESS || self.stuck == Some(request.lba) {
-            return None;
+        let Ok((request, payload)) = SessionRequest::parse(bytes) else { return Vec::new() };
+        let is_for_us = request.header.address == ADDRESS && request.version <= self.newest;
+        if !is_for_us || self.stuck == Some(request.lba) {
+            return Vec::new();
         }
-        let (reply, payload) = self.answer(now, &request, payload)?;
-        let frame = reply.emit(payload);
-        (frame.len_bytes() <= self.frame_bytes_max).then_some(frame)
+        assert!(request.operation != Verb::Hello || request.version == SessionVersion::One);
+        let Some((reply, data)) = self.answer(now, &request, payload) else { return Vec::new() };
+        let frames = match (request.version, request.operation, reply.status) {
+            (SessionVersion::Two, Verb::Read, Status::Ok) => {
+                self.cut(&request, payload, reply, &data)
+            }
+            _ => vec![reply.emit(data)],
+        };
+        frames.into_iter().filter(|frame| frame.len_bytes() <= self.frame_bytes_max).collect()
+    }
+
+    /// The answer to a READ in fragments: what `wanted` names, or all.
+    fn cut(
+        &self,
+        request: &SessionRequest,
+        wanted: &[u8],
+        reply: SessionReply,
+        data: &Buffer,
+    ) -> Vec<Frame> {
+        let is_wanted =
+            |sector: &usize| wanted.is_empty() || wanted[sector / 8] & (0x80 >> (sector % 8)) != 0;
+        let all: Vec<usize> = (0..request.sectors as usize).filter(is_wanted).collect();
+        let takes = usize::from(request.takes.min(self.takes));
+        let mut frames = Vec::new();
+        for run in all.chunk_by(|one, next| one + 1 == *next) {
+            for part in run.chunks(takes) {
+                let bytes = data.slice(part[0] * 512, (part[0] + part.len()) * 512);
+                frames.push(SessionReply { first: part[0] as u16, ..reply }.emit(bytes));
+            }
+        }
+        frames
+    }
+
+    /// The whole data of a write, if this fragment is the last that was missing; else the map of what
+    /// is, if its sender waits.
+    fn gather(
+        &mut self,
+        request: &SessionRequest,
+        payload: &[u8],
+    ) -> Result<Vec<u8>, Option<Buffer>> {
+        let count = (payload.len() / 512) as u32;
+        if count == request.sectors {
+            return Ok(payload.to_vec());
+        }
+        assert!(count <= u32::from(self.takes), "more than the target takes");
+        if self.lacks_memory {
+            return Err(None);
+        }
+        let session = self.sessions.get_mut(&request.session).ok_or(None)?;
+        let (first, sectors) =
+            session.parts.entry(request.sequence).or_insert((*request, BTreeMap::new()));
+        let same = first.range() == request.range() && first.durable == request.durable;
+        assert!(same, "one number, two requests");
+        for (sector, bytes) in (u32::from(request.first)..).zip(payload.chunks(512)) {
+            sectors.insert(sector, bytes.to_vec());
+        }
+        if sectors.len() == request.sectors as usize {
+            return Ok(sectors.values().flatten().copied().collect());
+        }
+        let mut map = vec![0; request.sectors.div_ceil(8) as usize];
+        for sector in (0..request.sectors).filter(|sector| !sectors.contains_key(sector)) {
+            map[sector as usize / 8] |= 0x80 >> (sector % 8);
+        }
+        Err(request.last.then(|| Buffer::copy_of(&map)))
     }
 
     fn answer(
@@ -152,7 +227,7 @@ impl ScriptedTarget {
             clock: now + Duration::from_nanos(self.clock_offset),
             sectors: request.sectors,
             first: 0,
-            takes: 0,
+            takes: if request.version == SessionVersion::Two { self.takes } else { 0 },
         };
         match request.operation {
             Verb::Hello => {
@@ -161,6 +236,7 @@ impl ScriptedTarget {
                 self.pending.insert((client, target));
                 let opening = OpenPayload { client, target, incarnation };
                 reply.session = SessionId::derive(&opening, self.instance, ADDRESS);
+                reply.detail = if self.newest == SessionVersion::Two { 2 } else { 0 };
                 return Some((reply, OpenPayload::emit_hello_reply(target)));
             }
             Verb::Open => {
@@ -178,7 +254,10 @@ impl ScriptedTarget {
                     let session = ServerSession { incarnation, ..ServerSession::default() };
                     self.sessions.insert(id, session);
                 }
-                let info = ExportInfo { holder: self.holder, ..self.info.clone() };
+                let mut info = ExportInfo { holder: self.holder, ..self.info.clone() };
+                if request.version == SessionVersion::Two {
+                    info.message_sectors_max = 2048;
+                }
                 return Some((reply, info.emit()));
             }
             _ => {}
@@ -202,6 +281,7 @@ impl ScriptedTarget {
         session.floor = session.floor.max(request.floor);
         let floor = session.floor;
         session.answers.retain(|number, _| *number >= floor);
+        session.parts.retain(|number, _| *number >= floor);
         assert!(request.sequence >= request.floor, "a request below its own floor");
         if request.sequence < floor || request.sequence >= floor + window {
             assert!(request.sequence < floor, "the client overran the window");
@@ -211,14 +291,29 @@ impl ScriptedTarget {
         if let Some((first, answer, payload)) = session.answers.get(&request.sequence) {
             let same = first.range() == request.range() && first.operation == request.operation;
             assert!(same, "one number, two requests");
+            if !request.last {
+                return None;
+            }
             let mut answer = *answer;
             answer.header = reply.header;
             answer.clock = reply.clock;
             return Some((answer, payload.clone()));
         }
+        let mut whole = payload.to_vec();
+        if request.operation == Verb::Write {
+            match self.gather(request, payload) {
+                Ok(data) => whole = data,
+                Err(missing) => {
+                    reply.status = Status::Incomplete;
+                    return missing.map(|missing| (reply, missing));
+                }
+            }
+        }
+        let session = self.sessions.get_mut(&request.session)?;
+        session.parts.remove(&request.sequence);
         session.highest = session.highest.max(request.sequence);
         reply.executed = session.highest;
-        let (status, detail, data) = self.execute(request, payload);
+        let (status, detail, data) = self.execute(request, &whole);
         (reply.status, reply.detail, reply.epoch) = (status, detail, self.holder.epoch);
         if request.operation.is_once() {
             let session = self.sessions.get_mut(&request.session)?;
@@ -246,7 +341,10 @@ impl ScriptedTarget {
             Verb::Read if request.epoch == Epoch::OBSERVER && !self.shows(request) => {
                 return (Status::Refused, 6, Buffer::empty());
             }
-            Verb::Read => return (Status::Ok, 0, Buffer::copy_of(&self.disk[window])),
+            Verb::Read => {
+                self.reads_executed += 1;
+                return (Status::Ok, 0, Buffer::copy_of(&self.disk[window]));
+            }
             Verb::Write => {
                 self.writes_executed += 1;
                 self.disk[window].copy_from_slice(payload);
@@ -306,11 +404,11 @@ impl Faults {
 
 /// Anything that answers frames.
 pub(crate) trait Server {
-    fn handle(&mut self, now: Instant, bytes: &[u8]) -> Option<Frame>;
+    fn handle(&mut self, now: Instant, bytes: &[u8]) -> Vec<Frame>;
 }
 
 impl Server for ScriptedTarget {
-    fn handle(&mut self, now: Instant, bytes: &[u8]) -> Option<Frame> {
+    fn handle(&mut self, now: Instant, bytes: &[u8]) -> Vec<Frame> {
         ScriptedTarget::handle(self, now, bytes)
     }
 }
@@ -412,7 +510,7 @@ impl<C: Client, S: Server> Pair<C, S> {
             }
             match first.remove() {
                 Arrival::AtServer(port, bytes) => {
-                    if let Some(frame) = self.server.handle(self.now, &bytes) {
+                    for frame in self.server.handle(self.now, &bytes) {
                         self.put_on_wire(1, port, &frame);
                     }
                 }

@@ -79,6 +79,11 @@ impl RoundTrip {
         Some(wait * (1 + self.slack) * (1 << tries.saturating_sub(1).min(8)))
     }
 
+    /// Whether nothing was sent again in vain lately.
+    pub fn is_steady(&self) -> bool {
+        self.slack == 0
+    }
+
     /// How many of `size` unanswered requests don't stand in queues on the way, judging by how much
     /// longer than necessary answers take.
     fn without_queue(&self, size: u32) -> u32 {
@@ -91,7 +96,7 @@ impl RoundTrip {
     }
 }
 
-/// The number of requests that may be unanswered: slow start up to the first loss, then an eighth
+/// The number of frames that may be on their way, or of requests where each is one: slow start up to the first loss, then an eighth
 /// more per round trip. A loss takes back what only stood in queues (as TCP Westwood does): a frame
 /// that was lost by chance then costs little, one that a full buffer dropped costs what had filled
 /// the buffer.
@@ -107,7 +112,7 @@ pub(crate) struct Window {
 
 /// Where a window starts.
 const SIZE_INITIAL: u32 = 16;
-/// Replies for one more, after the first loss.
+/// Answered frames for one more, after the first loss.
 const GROWTH_REPLIES: u32 = 8;
 /// No loss makes a window smaller.
 const SIZE_MIN: u32 = 4;
@@ -119,13 +124,17 @@ impl Window {
         Window { size: SIZE_INITIAL.min(limit), limit, threshold: limit, credit: 0, before: None }
     }
 
-    /// How many requests may be unanswered.
+    /// How many frames may be on their way.
     pub fn size(&self) -> usize {
         self.size as usize
     }
 
-    /// A request was answered.
-    pub fn grow(&mut self) {
+    /// Requests of so many frames were answered.
+    pub fn grow(&mut self, frames: usize) {
+        (0..frames).for_each(|_| self.grow_by_frame());
+    }
+
+    fn grow_by_frame(&mut self) {
         if self.size >= self.limit {
             return;
         }
@@ -140,10 +149,13 @@ impl Window {
         }
     }
 
-    /// A request was lost. Called at most once per round trip.
-    pub fn shrink(&mut self, round_trip: &RoundTrip) {
+    /// Something of a request of `own_frames` was lost. Called at most once per round trip. Its round trip
+    /// has the way of as many frames in it, each behind the other, its own or those of the command before:
+    /// they are no queue that a smaller window would spare.
+    pub fn shrink(&mut self, round_trip: &RoundTrip, own_frames: usize) {
         self.before.get_or_insert((self.size, self.threshold));
-        let smaller = round_trip.without_queue(self.size);
+        let own = u32::try_from(own_frames).unwrap_or(u32::MAX).min(self.size / 2);
+        let smaller = round_trip.without_queue(self.size) * self.size / (self.size - own);
         let bounded = smaller.clamp(self.size / 2, self.size - self.size / 16);
         self.size = bounded.max(SIZE_MIN).min(self.limit);
         self.threshold = self.size;
@@ -216,12 +228,12 @@ mod tests {
         assert_eq!(round_trip.overtaken_timeout(1), usual);
 
         let mut window = Window::new(64);
-        (0..100).for_each(|_| window.grow());
-        window.shrink(&round_trip);
+        window.grow(100);
+        window.shrink(&round_trip, 0);
         window.collapse();
         window.restore();
         assert_eq!(window.size(), 64);
-        window.shrink(&round_trip);
+        window.shrink(&round_trip, 0);
         window.confirm();
         window.restore();
         assert!(window.size() < 64, "a proven loss isn't taken back");
@@ -230,9 +242,9 @@ mod tests {
     #[test]
     fn a_window_grows_to_its_limit_and_survives_loss() {
         let mut window = Window::new(64);
-        (0..100).for_each(|_| window.grow());
+        window.grow(100);
         assert_eq!(window.size(), 64);
-        window.shrink(&RoundTrip::default());
+        window.shrink(&RoundTrip::default(), 0);
         assert_eq!(window.size(), 60);
         (0..20).for_each(|_| window.collapse());
         assert_eq!(window.size(), SIZE_MIN as usize);
@@ -240,5 +252,22 @@ mod tests {
         let mut tiny = Window::new(2);
         tiny.collapse();
         assert_eq!(tiny.size(), 2);
+    }
+
+    /// Two commands that share the window, each half of it, stand in each other's way by nature. A window
+    /// that doesn't know it gets smaller with each loss, until the way is idle most of the time.
+    #[test]
+    fn a_commands_own_frames_are_no_queue() {
+        let mut round_trip = RoundTrip::default();
+        round_trip.measure(Duration::from_micros(100));
+        (0..50).for_each(|_| round_trip.measure(Duration::from_micros(200)));
+        let after = |own| {
+            let mut window = Window::new(256);
+            window.grow(256);
+            window.shrink(&round_trip, own);
+            window.size()
+        };
+        assert_eq!((after(0), after(1), after(64)), (128, 128, 170));
+        assert_eq!((after(128), after(1000)), (240, 240), "nothing but a step");
     }
 }

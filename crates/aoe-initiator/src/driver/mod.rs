@@ -26,7 +26,7 @@ use crate::plain::{Plain, PlainOptions};
 use crate::probe::TargetKind;
 use crate::session::{Session, SessionOptions};
 use aoe_wire::Port;
-use aoe_wire::{Command, Header, Incarnation, PortId, ShelfSlot};
+use aoe_wire::{Command, Header, Incarnation, PortId, SessionVersion, ShelfSlot};
 use disk::{HintHook, PortTable};
 
 /// Events that nobody fetched; older ones are dropped.
@@ -39,8 +39,10 @@ pub struct InitiatorOptions {
     pub incarnation: Incarnation,
     /// A session target that answers nothing for so long is lost.
     pub lost_after: Duration,
-    /// Most unanswered requests per disk.
+    /// Most frames on their way to and from a disk.
     pub window_max: u32,
+    /// The newest version of the session that is spoken.
+    pub newest: SessionVersion,
     /// Whether disks are opened as they are found; else they are only listed.
     pub connect: bool,
     /// Plain disks of which the operator states that they acknowledge only what is stable.
@@ -55,6 +57,7 @@ impl InitiatorOptions {
             incarnation,
             lost_after: usual.lost_after,
             window_max: usual.window_max,
+            newest: usual.newest,
             connect: true,
             declared: Vec::new(),
         }
@@ -329,6 +332,7 @@ impl Inner {
             let options = SessionOptions {
                 lost_after: self.options.lost_after,
                 window_max: self.options.window_max,
+                newest: self.options.newest,
                 ..SessionOptions::new(info.address, self.options.incarnation)
             };
             Box::new(Session::new(now, options, random))

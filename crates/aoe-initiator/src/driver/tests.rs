@@ -282,7 +282,7 @@ fn a_disk_is_found_claimed_written_and_let_go() {
         let range = SectorRange::new(Lba(START + 3), 777);
         assert_eq!(world.run(SECOND, remote.read(range)).unwrap().value, data);
         assert_eq!(world.run(SECOND, remote.renew()).unwrap().value.epoch, Epoch(3));
-        assert!(remote.statistics().requests > 10);
+        assert!(remote.statistics().requests >= 5);
         world.initiator.forget(ADDRESS);
         assert_eq!(node.driver.exports()[0].sessions, 1);
         let pending = remote.read(range);
