@@ -58,6 +58,8 @@ pub(crate) struct Flying<T> {
     pub path: PathId,
     /// Frames of the last transmission that are on their way still.
     pub frames: usize,
+    /// And of the first one.
+    held: usize,
     recent: ArrayVec<Transmission, TRANSMISSIONS_MAX>,
     /// The last transmission, or what came of the answer since.
     active: Instant,
@@ -87,8 +89,9 @@ struct Overtaken {
 /// All unanswered requests of a session, by number.
 pub(crate) struct Flight<T> {
     requests: BTreeMap<u64, Flying<T>>,
-    /// Of all of them.
+    /// Of all of them on their way, and as they were when they were first sent.
     frames: usize,
+    held: usize,
     deadlines: BTreeSet<(Instant, u64)>,
     kinds: [KindState; KINDS.len()],
     /// The round trip of the opening, until a kind has one of its own.
@@ -110,6 +113,7 @@ impl<T> Flight<T> {
         Flight {
             requests: BTreeMap::new(),
             frames: 0,
+            held: 0,
             deadlines: BTreeSet::new(),
             kinds: Default::default(),
             opening: None,
@@ -131,11 +135,13 @@ impl<T> Flight<T> {
             tries: 0,
             path,
             frames: 0,
+            held: transmission.frames,
             recent: ArrayVec::new(),
             active: at,
             measured: None,
             deadline: at,
         };
+        self.held += flying.held;
         self.requests.insert(number, flying);
         self.sent_again(number, transmission);
     }
@@ -282,6 +288,11 @@ impl<T> Flight<T> {
         self.frames
     }
 
+    /// How many they were when they were first sent: a measure of what the server has to do.
+    pub fn held(&self) -> usize {
+        self.held
+    }
+
     /// Whether all are answered.
     pub fn is_empty(&self) -> bool {
         self.requests.is_empty()
@@ -294,7 +305,7 @@ impl<T> Flight<T> {
 
     /// Gives up on all, in order of their numbers.
     pub fn take_all(&mut self) -> Vec<T> {
-        self.frames = 0;
+        (self.frames, self.held) = (0, 0);
         self.deadlines.clear();
         self.kinds.iter_mut().for_each(|kind| kind.sent.clear());
         std::mem::take(&mut self.requests).into_values().map(|request| request.what).collect()
@@ -315,6 +326,7 @@ impl<T> Flight<T> {
 
     fn forget(&mut self, number: u64, request: &Flying<T>) {
         self.frames -= request.frames;
+        self.held -= request.held;
         self.deadlines.remove(&(request.deadline, number));
         self.kinds[request.kind as usize].sent.remove(&(request.active, number));
     }
@@ -395,10 +407,10 @@ mod tests {
         for _ in 0..9 {
             flight.part_came(1, 3, at(55_100));
         }
-        assert_eq!(flight.frames(), 2, "the last is to come");
+        assert_eq!((flight.frames(), flight.held()), (2, 101), "the last is to come");
         assert!(flight.answered(1, 1, at(55_200)).unwrap().was_spurious);
-        assert_eq!(flight.frames(), 1);
+        assert_eq!((flight.frames(), flight.held()), (1, 1));
         flight.take_all();
-        assert_eq!(flight.frames(), 0);
+        assert_eq!((flight.frames(), flight.held()), (0, 0));
     }
 }

@@ -34,6 +34,9 @@ const BARE_SECTORS: u64 = 2048;
 const NUMBERS_RESERVE: u64 = 192;
 /// So many frames may be on their way beyond the window, if they are urgent.
 const URGENT_MAX: usize = 8;
+/// What isn't answered may be so many of the largest windows: what has arrived of it is on its way no more, and
+/// waits at the target, which has bounds too.
+const HELD_WINDOWS: usize = 2;
 /// After so many transmissions of a request the window starts from small.
 const TRIES_COLLAPSE: u32 = 4;
 /// After so many transmissions of a large frame it is asked whether large frames pass at all.
@@ -216,7 +219,10 @@ impl Link {
                 }
                 _ => 1,
             };
-            if frames > free || self.next_number >= self.floor() + self.numbers - reserve {
+            let beyond = in_flight_max - self.window.size();
+            let is_much = self.flight.held() + frames > self.window.limit() * HELD_WINDOWS + beyond;
+            if frames > free || is_much || self.next_number >= self.floor() + self.numbers - reserve
+            {
                 return;
             }
             let Some(piece) = operations.take_piece(limits) else { return };

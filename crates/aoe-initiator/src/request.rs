@@ -173,7 +173,8 @@ impl Request {
         let end = first.checked_add(u32::try_from(count).ok()?)?;
         let all = self.data_sectors();
         let is_whole = count as u64 == u64::from(all);
-        let fits = payload.len().is_multiple_of(SECTOR_BYTES) && first < end && end <= all;
+        let fits = payload.len().is_multiple_of(SECTOR_BYTES)
+            && (first < end && end <= all && reply.sectors == all);
         if !fits || reply.version == SessionVersion::One && !is_whole {
             return None;
         }

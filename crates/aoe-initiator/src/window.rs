@@ -129,6 +129,11 @@ impl Window {
         self.size as usize
     }
 
+    /// How many it is at most.
+    pub fn limit(&self) -> usize {
+        self.limit as usize
+    }
+
     /// Requests of so many frames were answered.
     pub fn grow(&mut self, frames: usize) {
         (0..frames).for_each(|_| self.grow_by_frame());

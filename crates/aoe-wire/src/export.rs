@@ -31,7 +31,7 @@ pub struct ExportInfo {
     pub sectors: u64,
     /// Smallest write without read-modify-write, in bytes.
     pub physical_block_bytes: u32,
-    /// Most sectors in a READ or WRITE on this path.
+    /// Most sectors in a READ or WRITE, in version 1 on this path.
     pub message_sectors_max: u32,
     /// Whether writes are refused.
     pub read_only: bool,
