@@ -184,7 +184,8 @@ impl Flood {
                 script::mutate(request, &mut choices)
             }
             200..225 => {
-                let message = self.owner.message(&mut choices);
+                let version = 1 + u8::from(choices.often(128));
+                let message = self.owner.message(version, &mut choices);
                 script::mutate(message, &mut choices)
             }
             _ => script::noise(&mut choices),

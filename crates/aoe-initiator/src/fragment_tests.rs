@@ -185,6 +185,26 @@ fn reordering_alone_costs_little() {
     assert!(pair.frames_sent < 3 * frames, "{} frames", pair.frames_sent);
 }
 
+/// Of a command that misses one frame nearly nothing is on its way, but the target holds the rest.
+#[test]
+fn what_waits_at_the_target_is_bounded_too() {
+    let mut pair = wide_open(12, 1500);
+    for lba in 0..16 {
+        pair.client.submit(pair.now, write(lba * 256, pattern(256, lba)));
+    }
+    let mut held = std::collections::BTreeMap::new();
+    for _ in 0..20 {
+        let frames = sent(&mut pair);
+        let commands = frames.iter().map(|frame| request(frame));
+        held.extend(commands.map(|command| (command.sequence, command.sectors.div_ceil(2))));
+        let rest: Vec<_> = frames.into_iter().filter(|frame| request(frame).first > 0).collect();
+        let told = deliver(&mut pair, &rest);
+        hear(&mut pair, &told);
+    }
+    let frames: u32 = held.values().sum();
+    assert!((384..=512).contains(&frames), "{frames}, not twice the window");
+}
+
 /// What one path lost goes by the other, which carries less.
 #[test]
 fn a_command_goes_on_by_another_path() {

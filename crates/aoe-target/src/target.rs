@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use aoe_wire::{AoeError, AtaReply, Command, Frame, Header, MacAddr, PortId, ShelfSlot};
+use aoe_wire::{
+    AoeError, AtaReply, Command, Frame, Header, MacAddr, PortId, SessionVersion, ShelfSlot,
+};
 use block::{BlockDevice, Holder, Instant};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -62,6 +64,8 @@ pub(crate) struct Shared {
     /// Those without a link.
     pub(crate) down: BTreeSet<PortId>,
     pub(crate) random: SmallRng,
+    /// The newest version of the session that is spoken.
+    pub(crate) newest: SessionVersion,
     /// Answers that the driver hasn't taken yet.
     pub(crate) frames: VecDeque<(PortId, Frame)>,
     /// What it hasn't asked devices for yet.
@@ -145,6 +149,7 @@ impl Target {
             trusted: BTreeSet::new(),
             down: BTreeSet::new(),
             random: SmallRng::seed_from_u64(seed),
+            newest: SessionVersion::NEWEST,
             frames: VecDeque::new(),
             requests: VecDeque::new(),
             stats: TargetStats::default(),
@@ -163,6 +168,11 @@ impl Target {
             addresses: BTreeMap::new(),
             next_export: 0,
         }
+    }
+
+    /// Speaks nothing newer than this with clients of sessions.
+    pub fn set_newest(&mut self, newest: SessionVersion) {
+        self.shared.newest = newest;
     }
 
     /// A frame has arrived.

@@ -26,7 +26,7 @@ use crate::{
     ExportStatus, IoId, IoOperation, IoRequest, IoResult, IoValue, NodeIdentity, SetOptionsError,
     Target, TargetEvent, TargetStats,
 };
-use aoe_wire::{Frame, PortId, ShelfSlot};
+use aoe_wire::{Frame, PortId, SessionVersion, ShelfSlot};
 use aoe_wire::{Port, PortStatus};
 use perform::{Beside, in_parts, part_sectors};
 use trace::Listeners;
@@ -203,6 +203,11 @@ impl TargetDriver {
             }
         });
         driver
+    }
+
+    /// Speaks nothing newer than this with clients of sessions.
+    pub fn set_newest(&self, newest: SessionVersion) {
+        self.inner.target.borrow_mut().set_newest(newest);
     }
 
     /// Adds an interface; exports are announced on it.

@@ -256,9 +256,10 @@ impl Session {
 
 /// A message of command 0xF0 has arrived.
 pub(crate) fn handle(export: &mut Export, shared: &mut Shared, port: &PortState, frame: &[u8]) {
-    let Ok((request, payload)) = SessionRequest::parse(frame) else {
-        export.meter.count(Counter::Malformed);
-        return;
+    let parsed = SessionRequest::parse(frame).ok();
+    let Some((request, payload)) = parsed.filter(|(asked, _)| asked.version <= shared.newest)
+    else {
+        return export.meter.count(Counter::Malformed);
     };
     let client = request.header.source;
     if !export.hears(port.trusted, client)
@@ -286,7 +287,7 @@ fn hello(
     let opening = OpenPayload { client, target, incarnation };
     let session = SessionId::derive(&opening, export.device.instance, export.address());
     let answered = reply(export, shared, port, request, Status::Ok);
-    let answered = SessionReply { session, detail: SessionVersion::NEWEST.offer(), ..answered };
+    let answered = SessionReply { session, detail: shared.newest.offer(), ..answered };
     shared.send(port.id, answered.emit(OpenPayload::emit_hello_reply(target)));
 }
 

@@ -37,6 +37,10 @@ pub struct Tally {
     pub withheld: u64,
     /// Answers that tell when the owner was heard.
     pub heard: u64,
+    /// Commands that were put together of fragments.
+    pub assembled: u64,
+    /// Answers that say what is missing of one.
+    pub incomplete: u64,
 }
 
 impl Tally {
@@ -48,6 +52,8 @@ impl Tally {
         self.session_writes += other.session_writes;
         self.withheld += other.withheld;
         self.heard += other.heard;
+        self.assembled += other.assembled;
+        self.incomplete += other.incomplete;
     }
 }
 
@@ -57,17 +63,22 @@ pub fn run(bytes: &[u8]) -> Tally {
     let mut choices = Choices::new(bytes);
     let mut owner = Owner::new();
     while !choices.is_empty() {
-        let frame = match choices.byte() {
-            0..190 => {
+        // What stood for something stands for it still: there are seeds.
+        let kind = choices.byte();
+        let frame = match kind {
+            0..180 => {
                 let request = script::request(&mut choices);
                 script::mutate(request, &mut choices)
             }
-            190..235 => {
-                let message = owner.message(&mut choices);
+            180..248 => {
+                let version = if matches!(kind, 190..235) { 1 } else { 2 };
+                let message = owner.message(version, &mut choices);
                 let before = message.clone();
                 let mut message = script::mutate(message, &mut choices);
                 // A forger can compute checksums too.
-                if message != before && message.len() >= session::HEADER_BYTES && choices.often(128)
+                if message != before
+                    && message.len() >= session::header_bytes(&message)
+                    && choices.often(128)
                 {
                     session::seal(&mut message);
                 }
@@ -354,17 +365,24 @@ impl World {
     /// to him, nor withholds what is.
     fn check_session_reply(&mut self, reply: &[u8]) {
         assert!(session::is_sound(reply), "an answer with a wrong checksum");
+        if reply[27] == session::INCOMPLETE {
+            return self.check_incomplete(reply);
+        }
         let (operation, status) = (reply[25], reply[27]);
         let withheld = status == 7 && session::be64(reply, 88) == 6;
         let answered = self.sound.iter().any(|asked| {
             let is_its = asked[6..12] == reply[..6]
                 && asked[16..24] == reply[16..24]
-                && asked[25] == operation;
+                && asked[24..26] == reply[24..26];
             is_its
                 && match operation {
                     session::READ if status == 0 => {
-                        let bytes = session::be32(asked, 80) as usize * SECTOR;
-                        session::is_shown(asked) && reply.len() == session::HEADER_BYTES + bytes
+                        let all = session::be32(asked, 80) as usize;
+                        let (first, count) = session::part(reply);
+                        let is_second = session::is_second(reply);
+                        session::is_shown(asked)
+                            && reply.len() == session::header_bytes(reply) + count * SECTOR
+                            && (is_second && count > 0 && first + count <= all || count == all)
                     }
                     session::READ if withheld => !session::is_shown(asked),
                     _ => !withheld,
@@ -372,13 +390,32 @@ impl World {
         });
         assert!(answered, "an answer to nothing: {reply:02x?}");
         self.tally.withheld += u64::from(withheld);
-        if let (0, Some(at)) = (status, session::heard_at(operation)) {
+        if let (0, Some(at)) = (status, session::heard_at(reply)) {
             assert_eq!(reply.len(), at + 8, "of another length");
             let millis = session::be64(reply, at);
             let least = self.owner_heard.map_or(u64::MAX, |at| (self.now - at) / 1_000_000);
             assert!(millis >= least, "nobody heard the owner {millis} ms ago: {reply:02x?}");
             self.tally.heard += u64::from(millis != u64::MAX);
         }
+    }
+
+    /// It says of a command's sectors which are missing: some are, and the others came.
+    fn check_incomplete(&mut self, reply: &[u8]) {
+        let map = &reply[session::header_bytes(reply)..];
+        let sectors = session::be32(reply, 80) as usize;
+        assert!(session::is_second(reply) && map.len() == sectors.div_ceil(8), "{reply:02x?}");
+        let is_missing = |sector: usize| map[sector / 8] & (0x80 >> (sector % 8)) != 0;
+        assert!((0..sectors).any(is_missing), "nothing is missing: {reply:02x?}");
+        let came = |sector: usize| {
+            self.sound.iter().any(|asked| {
+                number_of(asked) == number_of(reply)
+                    && asked[24..26] == reply[24..26]
+                    && session::be32(asked, 80) as usize == sectors
+                    && session::sector(asked, sector).is_some()
+            })
+        };
+        assert!((0..sectors).all(|sector| is_missing(sector) || came(sector)), "{reply:02x?}");
+        self.tally.incomplete += 1;
     }
 
     fn perform(&mut self, request: &IoRequest) -> IoValue {
@@ -426,6 +463,13 @@ impl World {
         let found = self.find_sound(operation, range.start.0, range.end().0, data, &mut taken);
         assert!(found, "nobody asked for {operation:#x} {range:?}");
         self.tally.session_writes += taken.len() as u64;
+        let is_part = |index: &&usize| {
+            let frame = &self.unused[**index];
+            session::part(frame).1 < session::be32(frame, 80) as usize
+        };
+        if operation == session::WRITE {
+            self.tally.assembled += taken.iter().filter(is_part).count() as u64;
+        }
         self.used.extend(taken.iter().map(|index| number_of(&self.unused[*index])));
         let used = &self.used;
         self.unused.retain(|frame| !used.contains(&number_of(frame)));
@@ -455,7 +499,7 @@ impl World {
                 continue;
             }
             let (own, rest) = data.split_at(data.len().min(count as usize * SECTOR));
-            if !frame[session::HEADER_BYTES..].starts_with(own) {
+            if !self.is_all_sound(frame, own) {
                 continue;
             }
             taken.push(index);
@@ -465,6 +509,15 @@ impl World {
             taken.pop();
         }
         false
+    }
+
+    /// Whether each sector of a command came in a fragment that says the same of it as this one.
+    fn is_all_sound(&self, frame: &[u8], data: &[u8]) -> bool {
+        data.chunks(SECTOR).enumerate().all(|(sector, data)| {
+            self.unused.iter().any(|other| {
+                session::agree(frame, other) && session::sector(other, sector) == Some(data)
+            })
+        })
     }
 }
 

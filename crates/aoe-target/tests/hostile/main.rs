@@ -44,10 +44,11 @@ fn every_effect_and_every_answer_is_foretold() {
     println!("{tally:?}");
     if count >= SCRIPTS_DEFAULT {
         // A generator that hits nothing would pass.
-        let Tally { frames, replies, writes, denied, session_writes, withheld, heard } = tally;
+        let Tally { frames, replies, writes, denied, session_writes, withheld, heard, .. } = tally;
         assert!(replies * 4 > frames && writes * 50 > frames, "{tally:?}");
         assert!(denied > 100 && session_writes > 100, "{tally:?}");
         assert!(withheld > 100 && heard > 100, "{tally:?}");
+        assert!(tally.assembled > 100 && tally.incomplete > 100, "{tally:?}");
     }
 }
 
