@@ -11,7 +11,7 @@ use aoe_initiator::{Initiator, InitiatorOptions};
 use aoe_target::FencedDevice;
 use aoe_target::{ExportDevice, ExportSetup, TargetDriver};
 use aoe_target::{ExportOptions, NodeIdentity};
-use aoe_wire::{ExportInfo, Incarnation, ShelfSlot};
+use aoe_wire::{ExportInfo, Incarnation, SessionVersion, ShelfSlot};
 use block::BlockDevice;
 use pool::PoolEvent;
 use pool::engine::{DiskFacts, Engine};
@@ -38,9 +38,21 @@ pub struct NodeFacts<'a> {
 
 /// A node process: exports `disks`, each as soon as its medium is opened.
 pub fn serve(process: &Process, ports: Vec<Rc<SimPort>>, facts: NodeFacts<'_>, disks: &[Rc<Disk>]) {
+    serve_as(process, ports, facts, disks, SessionVersion::NEWEST);
+}
+
+/// The same by a program that speaks nothing newer than this.
+pub fn serve_as(
+    process: &Process,
+    ports: Vec<Rc<SimPort>>,
+    facts: NodeFacts<'_>,
+    disks: &[Rc<Disk>],
+    newest: SessionVersion,
+) {
     let Some(handle) = process.handle() else { return };
     let identity = NodeIdentity { id: facts.machine, name: facts.name.to_string() };
     let driver = TargetDriver::new(handle.clone(), identity);
+    driver.set_newest(newest);
     for port in ports {
         driver.add_port(port);
     }
@@ -84,7 +96,18 @@ pub struct Found {
 /// A client process: calls `found` for each disk that answers for the first time, and for each other
 /// disk that takes its address, for as long as the process lives.
 pub fn look_for_disks(handle: &Handle, ports: Vec<Rc<SimPort>>, found: impl Fn(Found) + 'static) {
-    let options = InitiatorOptions::new(Incarnation(handle.random_bytes16()));
+    look_for_disks_as(handle, ports, SessionVersion::NEWEST, found);
+}
+
+/// The same by a program that speaks nothing newer than this.
+pub fn look_for_disks_as(
+    handle: &Handle,
+    ports: Vec<Rc<SimPort>>,
+    newest: SessionVersion,
+    found: impl Fn(Found) + 'static,
+) {
+    let usual = InitiatorOptions::new(Incarnation(handle.random_bytes16()));
+    let options = InitiatorOptions { newest, ..usual };
     let initiator = Initiator::new(handle.clone(), options);
     for port in ports {
         initiator.add_port(port);

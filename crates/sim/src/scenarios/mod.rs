@@ -7,6 +7,7 @@ mod crash_point;
 mod damage;
 mod disks;
 mod flushes;
+mod fragments;
 mod frames;
 mod leases;
 mod logs;
@@ -42,6 +43,7 @@ pub fn all() -> Vec<Scenario> {
 pub fn named() -> Vec<Scenario> {
     [
         sessions::SCENARIOS,
+        fragments::SCENARIOS,
         shapes::SCENARIOS,
         nodes::SCENARIOS,
         owners::SCENARIOS,

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use aoe_wire::SessionVersion;
 use block::{BlockDevice, Claim, Epoch, Instance, IoError, Lba, OwnerId, SectorRange, Window};
 use futures::FutureExt;
 use rand::Rng;
@@ -68,6 +69,12 @@ pub(super) struct Pair {
     pub network: Rc<Network>,
     pub disk: Rc<Disk>,
     pub target: Rc<Station>,
+    /// Another way to it.
+    second: Option<(Rc<Network>, Rc<Station>)>,
+    /// What target and clients speak that are started next.
+    newest: Cell<[SessionVersion; 2]>,
+    /// The clients' ends of the second way.
+    others: RefCell<Vec<Rc<Station>>>,
     target_process: RefCell<Option<Rc<Process>>>,
     pub record: Rc<Record>,
     random: RefCell<SmallRng>,
@@ -98,15 +105,32 @@ pub(super) struct Client {
 
 impl Pair {
     pub fn new(stage: &Stage) -> Rc<Pair> {
+        Pair::on_paths(stage, false)
+    }
+
+    /// With a second path between all of them, on which other frames pass than on the first.
+    pub fn on_two_paths(stage: &Stage) -> Rc<Pair> {
+        Pair::on_paths(stage, true)
+    }
+
+    fn on_paths(stage: &Stage, has_second: bool) -> Rc<Pair> {
         let world = &stage.world;
         let network = Network::new(world);
         let mut random = fork(world.seed(), "pair");
         let mtu_bytes = if random.random_bool(0.7) { 9000 } else { 1500 };
         let disk = Disk::new(world, "disk", 6 << 20);
         let record = Record::new(world, Oracle::of_disk("disk", 1), Rc::clone(&stage.verdict));
+        let second = has_second.then(|| {
+            let network = Network::numbered(world, 1);
+            let station = network.plug("target", if mtu_bytes == 9000 { 1500 } else { 9000 });
+            (network, station)
+        });
         let pair = Rc::new(Pair {
             stage: stage.clone(),
             target: network.plug("target", mtu_bytes),
+            second,
+            newest: Cell::new([SessionVersion::NEWEST; 2]),
+            others: RefCell::default(),
             network,
             disk,
             target_process: RefCell::default(),
@@ -121,16 +145,33 @@ impl Pair {
 
     pub fn start_target(&self) {
         let process = self.stage.world.start_process("target", Clock::default());
-        let port = self.network.open(&self.target);
+        let mut ports = vec![self.network.open(&self.target)];
+        ports.extend(self.second.iter().map(|(network, station)| network.open(station)));
         let disks = [Rc::clone(&self.disk)];
         let facts = NodeFacts { machine: Uuid::from_u128(1), name: "target", shelf: 1 };
-        drivers::serve(&process, vec![port], facts, &disks);
+        drivers::serve_as(&process, ports, facts, &disks, self.newest.get()[0]);
         *self.target_process.borrow_mut() = Some(process);
     }
 
     pub fn kill_target(&self) {
         let process = self.target_process.borrow_mut().take();
         process.iter().for_each(|process| process.kill());
+    }
+
+    pub fn kill_and_start_target(&self) {
+        self.kill_target();
+        self.start_target();
+    }
+
+    /// From their next start on target and clients speak nothing newer than this.
+    pub fn speak(&self, target: SessionVersion, client: SessionVersion) {
+        self.newest.set([target, client]);
+    }
+
+    /// The target's ends of all ways to it.
+    pub fn targets(&self) -> Vec<Rc<Station>> {
+        let second = self.second.iter().map(|(_, station)| Rc::clone(station));
+        [Rc::clone(&self.target)].into_iter().chain(second).collect()
     }
 
     /// A new client machine that claims the disk with the next epoch.
@@ -146,11 +187,16 @@ impl Pair {
         let name = format!("client-{number}");
         let station = self.network.plug(&name, self.target.mtu_bytes());
         let process = self.stage.world.start_process(&name, Clock::default());
-        let port = self.network.open(&station);
+        let mut ports = vec![self.network.open(&station)];
+        if let Some((network, target)) = &self.second {
+            let other = network.plug(&name, target.mtu_bytes());
+            ports.push(network.open(&other));
+            self.others.borrow_mut().push(other);
+        }
         let handle = process.handle().ok_or_else(|| Failure("dead".to_string()))?;
         let (sender, receiver) = futures::channel::oneshot::channel();
         let sender = RefCell::new(Some(sender));
-        drivers::look_for_disks(&handle, vec![port], move |disk| {
+        drivers::look_for_disks_as(&handle, ports, self.newest.get()[1], move |disk| {
             if let Some(sender) = sender.borrow_mut().take() {
                 // The client may have been given up.
                 let _ = sender.send(disk.device);
@@ -219,8 +265,10 @@ impl Pair {
 
     /// After all repairs: operations succeed within a bound, clients come to rest, all is right.
     pub async fn converge(&self, client: &Client, clients: Clients) -> Result<(), Failure> {
-        self.target.set_quality(Quality::GOOD);
-        self.target.set_cut(false, false);
+        for station in self.targets().iter().chain(self.others.borrow().iter()) {
+            station.set_quality(Quality::GOOD);
+            station.set_cut(false, false);
+        }
         client.station.set_quality(Quality::GOOD);
         client.station.set_cut(false, false);
         if self.target_process.borrow().is_none() {
