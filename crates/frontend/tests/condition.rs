@@ -30,8 +30,9 @@ fn look(volume: &TestVolume, thorough: bool) -> Condition {
     probe(&volume.device, &volume.mount_point(), false, thorough).unwrap()
 }
 
-fn is_dead(condition: &Condition) -> bool {
-    matches!(condition, Condition::Dead(_))
+fn assert_dead(volume: &TestVolume, thorough: bool) {
+    let condition = look(volume, thorough);
+    assert!(matches!(condition, Condition::Dead(_)), "{condition:?}");
 }
 
 fn run(program: &str, args: &[&str]) {
@@ -80,7 +81,7 @@ async fn a_file_system_that_was_shut_down_is_dead() {
     let volume = mounted("").await;
     let root = File::open(volume.mount_point()).unwrap();
     os::ioctl::shutdown_filesystem(root.as_fd()).unwrap();
-    assert!(is_dead(&look(&volume, false)));
+    assert_dead(&volume, false);
 }
 
 #[tokio::test]
@@ -92,7 +93,7 @@ async fn a_device_without_its_engine_is_dead() {
     volume.file = None;
     let check = || attach::check(&volume.places, &volume.name, &volume.device).unwrap();
     assert!(check().is_some_and(|why| why.contains("serve")), "{:?}", check());
-    assert!(is_dead(&look(&volume, true)), "{:?}", look(&volume, true));
+    assert_dead(&volume, true);
 }
 
 /// Nobody has met the error yet, and the device works again.
@@ -106,8 +107,8 @@ async fn a_journal_that_gave_up_is_found_by_a_thorough_look() {
     volume.control.change(|state| state.fail_writes = true);
     File::open(volume.mount_point()).unwrap().sync_all().unwrap_err();
     volume.control.change(|state| state.fail_writes = false);
-    assert!(is_dead(&look(&volume, true)), "{:?}", look(&volume, true));
-    assert!(is_dead(&look(&volume, false)), "{:?}", look(&volume, false));
+    assert_dead(&volume, true);
+    assert_dead(&volume, false);
 }
 
 #[tokio::test]
@@ -126,7 +127,10 @@ async fn damage_and_peoples_deeds_are_told_apart_from_death() {
 
     let name = volume.device.file_name().unwrap().to_str().unwrap();
     std::fs::write(format!("/sys/fs/ext4/{name}/trigger_fs_error"), "test").unwrap();
-    assert!(matches!(look(&volume, false), Condition::Damaged(_)), "{:?}", look(&volume, false));
+    let condition = look(&volume, false);
+    let codes = ["first", "last"]
+        .map(|which| std::fs::read_to_string(format!("/sys/fs/ext4/{name}/{which}_error_errcode")));
+    assert!(matches!(condition, Condition::Damaged(_)), "{condition:?}, {codes:?}");
 }
 
 #[tokio::test]

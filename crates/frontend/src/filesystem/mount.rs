@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use block::FsType;
 use rustix::io::Errno;
@@ -15,6 +16,10 @@ use super::make::recognise;
 use super::place::{Place, check_now};
 use super::{FilesystemError, PlaceRules, blocking};
 use crate::kernel;
+
+/// How often, and how far apart, an unmount is tried that finds somebody who may just be letting go.
+const BUSY_TRIES: u32 = 10;
+const BUSY_PAUSE: Duration = Duration::from_millis(25);
 
 /// What a call of [`mount`] found or did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +137,13 @@ pub async fn unmount(device: PathBuf, target: PathBuf) -> Result<(), FilesystemE
         let synced = File::open(&target).and_then(|root| Ok(rustix::fs::syncfs(root)?));
         if let Err(error) = synced {
             tracing::warn!(target = %target.display(), %error, "can't be synchronised");
+        }
+        // A program that one of our threads is starting has copies of our descriptors until it runs.
+        for _ in 0..BUSY_TRIES {
+            match unmount_now(target.clone()) {
+                Err(FilesystemError::Busy { .. }) => std::thread::sleep(BUSY_PAUSE),
+                outcome => return outcome,
+            }
         }
         unmount_now(target)
     })

@@ -4,6 +4,7 @@
 use std::io;
 use std::path::Path;
 
+use block::{BLOCK_BYTES, BufferMut};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
@@ -27,8 +28,10 @@ pub enum Condition {
     ReadOnly,
 }
 
-/// Of ext4's `last_error_errcode`: a checksum that is wrong, and contents that are.
+/// Of ext4's `last_error_errcode` (fs/ext4/ext4.h): a checksum that is wrong, and contents that are.
 const DAMAGE_CODES: [u32; 2] = [4, 5];
+/// Somebody met a file system that had become read-only: what had made it so is the first error.
+const READ_ONLY_CODE: u32 = 8;
 
 /// Looks at the mount of `device` at `target`: by what the kernel says of it, which costs nothing. If
 /// `thorough`, something is written too, which blocks until the device answers: a journal that has
@@ -58,7 +61,7 @@ pub fn probe(
     if read_only || !thorough {
         return Ok(Condition::Well);
     }
-    match write(&entry.target) {
+    match write(&entry.target, device) {
         Ok(()) => Ok(Condition::Well),
         Err(error) if is_fatal(error) => {
             // A file system that has just stopped by itself says more in the table than by its errors.
@@ -105,24 +108,35 @@ fn damage_of(device: &Path) -> Option<String> {
         let (function, line) = (read("last_error_func")?, read("last_error_line")?);
         Some(format!("ext4 found an error in {}, line {}", function.trim(), line.trim()))
     };
-    match read("last_error_errcode").and_then(|code| code.trim().parse().ok()) {
+    let code = |name: &str| read(name)?.trim().parse().ok();
+    let last = code("last_error_errcode").filter(|last| *last != READ_ONLY_CODE);
+    match last.or_else(|| code("first_error_errcode")) {
         Some(code) if !DAMAGE_CODES.contains(&code) => None,
         _ => Some(place().unwrap_or_else(|| "ext4 made itself read-only".to_owned())),
     }
 }
 
 /// Writes a file without a name: nobody sees it, and it goes with its descriptor.
-fn write(root: &Path) -> Result<(), Errno> {
+fn write(root: &Path, device: &Path) -> Result<(), Errno> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     match rustix::fs::open(root, flags, Mode::RUSR | Mode::WUSR) {
         Ok(file) => rustix::fs::fsync(file),
-        // Full is not dead, though a dead one may call itself full: it can't be written back.
+        // Full is not dead, though a dead one may call itself full: it can't be written back. Where there
+        // is nothing to write back, or not yet, it can't be read.
         Err(Errno::NOSPC | Errno::DQUOT | Errno::OPNOTSUPP) => {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            rustix::fs::syncfs(rustix::fs::open(root, flags, Mode::empty())?)
+            rustix::fs::syncfs(rustix::fs::open(root, flags, Mode::empty())?)?;
+            read(device)
         }
         Err(error) => Err(error),
     }
+}
+
+/// Reads a block of the device itself, past the page cache.
+fn read(device: &Path) -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
+    let device = rustix::fs::open(device, flags, Mode::empty())?;
+    rustix::io::pread(device, &mut *BufferMut::zeroed(BLOCK_BYTES), 0).map(drop)
 }
 
 /// Whether an error says that the file system or device is dead, not that this process is short of
