@@ -472,7 +472,7 @@ impl Disk {
                 Performed::Written { number, at: range, durability }
             }
             Some(WriteFault::Lost) => Performed::Answered(Ok(Answer::Done)),
-            Some(WriteFault::Error) => {
+            Some(WriteFault::Error | WriteFault::Refused) => {
                 let done = self.random.borrow_mut().random_range(0..=range.count);
                 self.put(number, start.0, &data[..done as usize * SECTOR_BYTES]);
                 // What was done is as volatile as if it had been answered.

@@ -23,6 +23,8 @@ pub enum WriteFault {
     Misdirected(i64),
     /// Answered with a medium error; done as far as the error, if at all.
     Error,
+    /// The same, and again whenever something is written there, until the disk is healed.
+    Refused,
     /// Answered that the store is full.
     NoSpace,
 }
@@ -211,6 +213,9 @@ impl Faults {
         random: &RefCell<SmallRng>,
     ) -> Option<WriteFault> {
         if let Some(fault) = take(&self.writes, range) {
+            if fault == WriteFault::Refused {
+                self.spoil_write(vec![range], fault);
+            }
             return Some(fault);
         }
         let chances = self.chances.get()?;

@@ -59,7 +59,13 @@ pub const SCENARIOS: &[Scenario] = &[
          in one small segment after the other; the power is cut, the supervisor or a node dies, or disks \
          refuse some",
         400,
-        |stage| batches_under_way(stage).boxed_local(),
+        |stage| batches_under_way(stage, Layout::Mirror(2)).boxed_local(),
+    ),
+    scenario(
+        "batches-under-way-raid0",
+        "the same with one copy of each log: where it refuses a batch there is none left",
+        400,
+        |stage| batches_under_way(stage, Layout::Raid0).boxed_local(),
     ),
     scenario(
         "rotten-record",
@@ -256,8 +262,8 @@ async fn lose_while_in_caches(rig: &Rig, reconciler: usize, what: &str) {
 
 /// A batch counts only with all before it: what is durable behind one that isn't was answered to nobody,
 /// and neither proves that one nor stays when its segment is closed.
-async fn batches_under_way(stage: Stage) -> Result<(), Failure> {
-    let rig = Rig::mirror(&stage).await?;
+async fn batches_under_way(stage: Stage, layout: Layout) -> Result<(), Failure> {
+    let rig = Rig::start(&stage, Plan::simple(3, 32), &[(VOLUME, 4 << 20, layout)]).await?;
     let mix = Mix { depth: 16, writes: 96, zeroes: 1, discards: 1, flushes: 0, ..Mix::default() };
     let mix = Mix { sectors_max: 128, think: Duration::from_millis(1), ..mix };
     let mut is_loaded = false;
@@ -269,12 +275,20 @@ async fn batches_under_way(stage: Stage) -> Result<(), Failure> {
         rig.run_for(rig.between(20, 1500)).await;
         match rig.below(4) {
             0 => {
-                // Every disk that may have a copy refuses some: a batch may find no copy that takes it.
+                // Every disk that may have a copy refuses some: a batch may find no copy that takes it,
+                // and those behind it may have found all. What was answered must survive that, now.
+                let each = rig.below(4);
                 for (_, disk) in rig.cluster.disks() {
-                    (0..rig.below(4)).for_each(|_| {
-                        let fault = [WriteFault::Error, WriteFault::NoSpace][rig.below(2)];
-                        disk.spoil_next_write(Part::Extents, fault);
+                    let count = if each == 0 { rig.below(4) } else { 1 };
+                    (0..count).for_each(|_| {
+                        let faults = [WriteFault::Error, WriteFault::NoSpace, WriteFault::Refused];
+                        disk.spoil_next_write(Part::Extents, faults[rig.below(3)]);
                     });
+                }
+                if rig.below(2) == 0 {
+                    rig.run_for(rig.between(0, 100)).await;
+                    cut_and_start(&rig).await;
+                    is_loaded = false;
                 }
             }
             1 => {
@@ -288,16 +302,20 @@ async fn batches_under_way(stage: Stage) -> Result<(), Failure> {
                 is_loaded = false;
             }
             _ => {
-                rig.forget_clients();
-                rig.cluster.cut_all_power();
-                rig.run_for(rig.between(0, 500)).await;
-                (0..3).for_each(|node| rig.cluster.start_node(node));
-                rig.cluster.start_supervisor(rig.active());
+                cut_and_start(&rig).await;
                 is_loaded = false;
             }
         }
     }
     rig.converge().await
+}
+
+async fn cut_and_start(rig: &Rig) {
+    rig.forget_clients();
+    rig.cluster.cut_all_power();
+    rig.run_for(rig.between(0, 500)).await;
+    (0..3).for_each(|node| rig.cluster.start_node(node));
+    rig.cluster.start_supervisor(rig.active());
 }
 
 /// A record that can't be read must not pass for the end of the log. The last one's damage is told by
