@@ -536,7 +536,6 @@ impl Link {
     ) {
         let Some(flying) = self.flight.get(number) else { return };
         let request = &flying.what;
-        let takes = self.fragment_sectors(&outlet.paths);
         let message = SessionRequest {
             version: self.version,
             durable: request.durable,
@@ -548,7 +547,7 @@ impl Link {
             floor: self.floor(),
             lba: request.range.start,
             sectors: u32::try_from(request.range.count).unwrap_or(u32::MAX),
-            takes: u16::try_from(takes).unwrap_or(u16::MAX),
+            takes: u16::try_from(portion.fragment_sectors).unwrap_or(u16::MAX),
             ..SessionRequest::new(header, request.verb)
         };
         for (message, payload) in request.messages(message, portion) {

@@ -38,7 +38,8 @@ pub(crate) struct Request {
 pub(crate) struct Portion {
     /// Of a READ or WRITE.
     sectors: SectorMap,
-    fragment_sectors: u32,
+    /// What one frame carries of it on this path.
+    pub fragment_sectors: u32,
     /// How many frames that is, in one direction or the other.
     pub frames: usize,
 }

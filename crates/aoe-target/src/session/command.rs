@@ -94,11 +94,10 @@ pub(crate) fn handle(
         }
         return;
     };
-    let admitted = session.admit(&request, now);
-    if !admitted && !request.last {
-        return shared.drop(export, Traced::session(port.id, &request), Counter::Repeated);
-    }
-    if !admitted {
+    if !session.admit(&request, now) {
+        if !request.last {
+            return shared.drop(export, Traced::session(port.id, &request), Counter::Repeated);
+        }
         return answer(export, shared, port, &request, Status::OutsideWindow, 0, Buffer::empty());
     }
     if is_owners {
@@ -110,21 +109,19 @@ pub(crate) fn handle(
     }
     if request.operation.is_once() {
         match session.slot(request.sequence) {
-            Some(Slot::Running(operation)) if *operation == request.operation => {
-                let traced = Traced::session(port.id, &request);
-                return shared.drop(export, traced, Counter::Repeated);
-            }
-            // Of all the fragments of a command one is answered.
-            Some(Slot::Done(cached)) if cached.operation == request.operation && !request.last => {
-                let traced = Traced::session(port.id, &request);
-                return shared.drop(export, traced, Counter::Repeated);
-            }
-            Some(Slot::Done(cached)) if cached.operation == request.operation => {
+            Some(Slot::Done(cached)) if cached.operation == request.operation && request.last => {
                 let cached = *cached;
                 export.meter.count(Counter::Replayed);
                 let Cached { status, detail, holder, .. } = cached;
                 let payload = holder.map_or_else(Buffer::empty, HolderPayload::emit);
                 return answer(export, shared, port, &request, status, detail, payload);
+            }
+            // It runs still, or is answered: of all the fragments of a command only one is.
+            Some(Slot::Running(operation) | Slot::Done(Cached { operation, .. }))
+                if *operation == request.operation =>
+            {
+                let traced = Traced::session(port.id, &request);
+                return shared.drop(export, traced, Counter::Repeated);
             }
             Some(Slot::Assembling(assembly)) if assembly.agrees(&request) => {}
             // One number, two commands: the client contradicts itself.

@@ -138,20 +138,23 @@ pub async fn unmount(device: PathBuf, target: PathBuf) -> Result<(), FilesystemE
         if let Err(error) = synced {
             tracing::warn!(target = %target.display(), %error, "can't be synchronised");
         }
-        // A program that one of our threads is starting has copies of our descriptors until it runs.
-        for _ in 0..BUSY_TRIES {
-            match unmount_now(target.clone()) {
-                Err(FilesystemError::Busy { .. }) => std::thread::sleep(BUSY_PAUSE),
-                outcome => return outcome,
-            }
-        }
         unmount_now(target)
     })
     .await
 }
 
 fn unmount_now(target: PathBuf) -> Result<(), FilesystemError> {
-    match rustix::mount::unmount(real(&target), UnmountFlags::NOFOLLOW) {
+    let attempt = || rustix::mount::unmount(real(&target), UnmountFlags::NOFOLLOW);
+    let mut outcome = attempt();
+    // A program that one of our threads is starting has copies of our descriptors until it runs.
+    for _ in 0..BUSY_TRIES {
+        if outcome != Err(Errno::BUSY) {
+            break;
+        }
+        std::thread::sleep(BUSY_PAUSE);
+        outcome = attempt();
+    }
+    match outcome {
         Ok(()) => Ok(()),
         Err(Errno::INVAL | Errno::NOENT) => Err(FilesystemError::NotMounted(target)),
         Err(Errno::BUSY) => {
