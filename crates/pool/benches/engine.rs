@@ -77,6 +77,8 @@ enum Kind {
     DurableWrite,
     /// A volatile write, then a flush.
     WriteAndFlush,
+    /// A durable write where nothing is: what was there is discarded before.
+    WriteFree,
     Discard,
 }
 
@@ -96,12 +98,20 @@ const WORKS: &[Work] = &[
     work("random 4 KiB write and flush, depth 1", Kind::WriteAndFlush, Place::Random, SMALL, 1),
     work("the same 4 KiB again, durable, depth 1", Kind::DurableWrite, Place::TheSame, SMALL, 1),
     work("sequential 1 MiB write, depth 4", Kind::DurableWrite, Place::Sequential, LARGE_BYTES, 4),
+    work(
+        "1 MiB write into free space, depth 4",
+        Kind::WriteFree,
+        Place::Sequential,
+        LARGE_BYTES,
+        4,
+    ),
     work("random 4 KiB read, depth 1", Kind::Read, Place::Random, SMALL, 1),
     work("random 4 KiB read, depth 32", Kind::Read, Place::Random, SMALL, 32),
     work("sequential 1 MiB read, depth 4", Kind::Read, Place::Sequential, LARGE_BYTES, 4),
     work("1 MiB discard, depth 1", Kind::Discard, Place::Sequential, LARGE_BYTES, 1),
 ];
 
+const EMPTY: Work = work("empty", Kind::Discard, Place::Sequential, LARGE_BYTES, 4);
 const FILL: Work = work("fill", Kind::DurableWrite, Place::Sequential, LARGE_BYTES, 4);
 
 const fn work(name: &'static str, kind: Kind, order: Place, bytes: u64, depth: usize) -> Work {
@@ -278,6 +288,12 @@ impl Bench {
 
     /// Does the work, and waits until all of it is in place.
     fn measure(&self, work: &Work) -> Result<Cost, Failure> {
+        if work.kind == Kind::WriteFree {
+            self.run(&EMPTY)?;
+            while self.log_bytes()? > 0 {
+                turn(&self.executor, &self.answers)?;
+            }
+        }
         let begun: Vec<Counts> = self.counts.iter().map(|counts| counts.get()).collect();
         self.answers.busy.set(Duration::ZERO);
         let (cpu, wall) = (cpu_time(), std::time::Instant::now());
@@ -334,7 +350,7 @@ impl Bench {
         let write = |durability| Operation::Write { start, data: data.clone(), durability };
         let operation = match work.kind {
             Kind::Read => Operation::Read(range),
-            Kind::DurableWrite => write(Durability::Durable),
+            Kind::DurableWrite | Kind::WriteFree => write(Durability::Durable),
             Kind::WriteAndFlush => write(Durability::Volatile),
             Kind::Discard => Operation::Discard(range),
         };
@@ -347,7 +363,7 @@ impl Bench {
                     Err(error) => last(Err(error)),
                 })
             }
-            Kind::Read | Kind::DurableWrite | Kind::Discard => last,
+            Kind::Read | Kind::DurableWrite | Kind::WriteFree | Kind::Discard => last,
         };
         self.volume.submit(operation, done);
     }

@@ -45,6 +45,8 @@ pub struct Plan {
     pub failure_domain: FailureDomain,
     /// Checksum blocks that an engine keeps in memory, if not production's number.
     pub checksum_blocks: Option<usize>,
+    /// Whether large writes go in place.
+    pub in_place: bool,
     /// What disks are like.
     pub disk: Model,
     /// What cables carry.
@@ -68,6 +70,7 @@ impl Plan {
             extent_bytes: EXTENT_BYTES,
             failure_domain: FailureDomain::Node,
             checksum_blocks: None,
+            in_place: false,
             disk: Model::Quick,
             line: None,
         }
@@ -95,6 +98,7 @@ pub struct Remains {
     records: Vec<KnownPool>,
     mtu_bytes: usize,
     checksum_blocks: Option<usize>,
+    in_place: bool,
 }
 
 impl Remains {
@@ -305,6 +309,7 @@ impl Cluster {
             supervisors: 2,
             mtu_bytes: remains.mtu_bytes,
             checksum_blocks: remains.checksum_blocks,
+            in_place: remains.in_place,
             ..Plan::simple(0, 0)
         };
         let mut cluster = Cluster::build(stage, plan);
@@ -360,6 +365,7 @@ impl Cluster {
             records,
             mtu_bytes: self.plan.mtu_bytes,
             checksum_blocks: self.plan.checksum_blocks,
+            in_place: self.plan.in_place,
         }
     }
 

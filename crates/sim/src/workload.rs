@@ -32,7 +32,9 @@ pub struct Mix {
     pub discards: u32,
     /// Of a hundred operations, how many are flushes; the rest are reads.
     pub flushes: u32,
-    /// Longest operation, in sectors.
+    /// Of a hundred operations, how many are of whole blocks, and long.
+    pub large: u32,
+    /// Longest of the other operations, in sectors.
     pub sectors_max: u64,
     /// Operations stay below this sector, so that they overlap; `u64::MAX` is the whole volume.
     pub span_sectors: u64,
@@ -48,6 +50,7 @@ impl Default for Mix {
             zeroes: 4,
             discards: 3,
             flushes: 4,
+            large: 0,
             sectors_max: 64,
             span_sectors: u64::MAX,
             think: Duration::from_millis(40),
@@ -482,7 +485,10 @@ impl Clients {
 
 async fn one_operation(watched: &Watched, mix: &Mix, random: &mut SmallRng) -> Result<(), IoError> {
     let sectors = watched.device.geometry().sectors.min(mix.span_sectors);
-    let range = random_range(sectors, mix.sectors_max, random);
+    let range = match mix.large > 0 && random.random_range(0..100) < mix.large {
+        true => large_range(sectors, random),
+        false => random_range(sectors, mix.sectors_max, random),
+    };
     if range.count == 0 {
         return Ok(());
     }
@@ -497,6 +503,13 @@ async fn one_operation(watched: &Watched, mix: &Mix, random: &mut SmallRng) -> R
         _ if dice < discards + mix.flushes => watched.flush().await,
         _ => watched.read(range).await.map(drop),
     }
+}
+
+/// 16 to 80 whole blocks.
+fn large_range(sectors: u64, random: &mut SmallRng) -> SectorRange {
+    let start = random.random_range(0..sectors.max(1)) / BLOCK_SECTORS * BLOCK_SECTORS;
+    let count = random.random_range(16..=80) * BLOCK_SECTORS;
+    SectorRange::new(Lba(start), count.min(sectors - start) / BLOCK_SECTORS * BLOCK_SECTORS)
 }
 
 /// Mostly whole blocks, sometimes single sectors, now and then something long.

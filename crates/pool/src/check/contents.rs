@@ -50,7 +50,7 @@ pub(super) struct LogRows<'d, 'a>(BTreeMap<(GenerationId, u32), NewestRow<'d, 'a
 impl<'d, 'a> LogRows<'d, 'a> {
     /// Adds the rows of a record that counts.
     pub(super) fn add(&mut self, record: &Found, copies: &[CopyPlace<'d, 'a>], rows_max: u32) {
-        let Some(rows) = record.rows else { return };
+        let Some(rows) = record.rows.filter(|_| !record.is_intent) else { return };
         let end = rows.first.0.saturating_add(rows.count).min(rows_max);
         for row in rows.first.0..end {
             let known = self.0.get(&(rows.group, row));
@@ -73,6 +73,16 @@ impl<'d, 'a> LogRows<'d, 'a> {
             };
             self.0.insert((rows.group, row), newest);
         }
+    }
+
+    /// The record that a row is named by last.
+    pub(super) fn newest(&self, row: (GenerationId, u32)) -> Option<RecordNumber> {
+        self.0.get(&row).map(|newest| newest.record)
+    }
+
+    /// A newer record says what the row is.
+    pub(super) fn forget(&mut self, row: (GenerationId, u32)) {
+        self.0.remove(&row);
     }
 
     /// Tells of all of them.

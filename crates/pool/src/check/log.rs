@@ -12,6 +12,7 @@ use block::BLOCK_BYTES;
 use super::contents::LogRows;
 use super::disks::Disk;
 use super::findings::{Findings, finding};
+use super::intents::IntentRows;
 use super::log_scan::{CopyPlace, Found, Gap, Scan, Scanner};
 use super::report::{Finding, Kind, LeastCopies, SegmentCheck, SegmentCopyCheck, Severity};
 use super::space::{disk_name, extent_offset};
@@ -73,6 +74,8 @@ pub(super) struct LogCheck<'d, 'a> {
     pub(super) named: NamedRows,
     /// Filled when somebody wants contents.
     pub(super) rows: LogRows<'d, 'a>,
+    /// What was written in place.
+    pub(super) intents: IntentRows,
 }
 
 /// The copies of a segment that hold everything that was acknowledged: those on disks that aren't out,
@@ -345,6 +348,7 @@ impl<'d, 'a> SegmentReader<'_, 'd, 'a> {
     ) -> u64 {
         let mut unreleased = 0;
         for record in &scan.records {
+            log.intents.note(record);
             let tail = record.number > acknowledged;
             if self.counts(record) {
                 unreleased += 1;
@@ -360,8 +364,12 @@ impl<'d, 'a> SegmentReader<'_, 'd, 'a> {
                     if record.is_lost {
                         self.tell_lost(record, places);
                     }
+                    let rows_max = self.view.metadata.shape().rows();
+                    if self.view.data {
+                        log.intents.add(record, rows_max);
+                    }
                     if self.view.visit.is_some() {
-                        log.rows.add(record, places, self.view.metadata.shape().rows());
+                        log.rows.add(record, places, rows_max);
                     }
                 }
             }

@@ -39,10 +39,14 @@ pub(super) struct Found {
     pub(super) after: RecordNumber,
     /// Up to here all was durable on all current copies, as it says.
     pub(super) durable: RecordNumber,
-    /// Of DATA and LOST: for each row.
+    /// Up to here all was acknowledged, as it says.
+    pub(super) acknowledged: RecordNumber,
+    /// Of DATA, INTENT and LOST: for each row.
     pub(super) checksums: Vec<u32>,
     /// It says that nobody has its rows.
     pub(super) is_lost: bool,
+    /// It says that its rows are in their place.
+    pub(super) is_intent: bool,
     /// By copy: whether it has the header.
     pub(super) headers: Vec<bool>,
     /// By copy: whether it holds all of the record.
@@ -235,8 +239,10 @@ impl Scanner<'_, '_, '_> {
             rows: None,
             after: header.after,
             durable: header.witness.durable,
+            acknowledged: header.witness.acknowledged,
             checksums: Vec::new(),
             is_lost: false,
+            is_intent: false,
             headers,
             holders: Vec::new(),
             copies: 0,
@@ -246,8 +252,14 @@ impl Scanner<'_, '_, '_> {
             CheckedKind::Whole(body) => {
                 found.rows = body.rows();
                 found.copies = holders.iter().enumerate().filter(is_current).count() as u32;
-                if let RecordBody::Lost { checksums, .. } = body {
-                    (found.checksums, found.is_lost) = (checksums, true);
+                match body {
+                    RecordBody::Lost { checksums, .. } => {
+                        (found.checksums, found.is_lost) = (checksums, true);
+                    }
+                    RecordBody::Intent { checksums, .. } => {
+                        (found.checksums, found.is_intent) = (checksums, true);
+                    }
+                    RecordBody::Data { .. } | RecordBody::Zero { .. } | RecordBody::Mark => {}
                 }
             }
             CheckedKind::Data(rows, checksums) => {

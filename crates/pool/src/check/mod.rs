@@ -17,6 +17,7 @@ mod copies;
 mod data;
 mod disks;
 mod findings;
+mod intents;
 mod log;
 mod log_scan;
 mod report;
@@ -288,7 +289,7 @@ fn check_volume(
 ) -> VolumeCheck {
     let mut least =
         LeastCopies { metadata: metadata_copies, votes: votes.newest, ..LeastCopies::default() };
-    let log = log::check_log(view, volume, &mut least, findings);
+    let mut log = log::check_log(view, volume, &mut least, findings);
     let mut check = VolumeCheck {
         name: volume.name.clone(),
         id: volume.id.0,
@@ -297,7 +298,7 @@ fn check_volume(
         copies: u32::from(volume.layout.copies()),
         least,
         released: volume.log.released.0,
-        segments: log.segments,
+        segments: std::mem::take(&mut log.segments),
         groups: 0,
         initialised_groups: 0,
         checksum_blocks: 0,
@@ -307,6 +308,19 @@ fn check_volume(
         row_copies_bad: 0,
     };
     checksums::check_groups(view, volume, &log.named, &mut check, findings);
+    let mut lacking = intents::Lacking::default();
+    for (row, offset, arrived) in log.intents.look(view, volume) {
+        let is_newest = log.rows.newest(row).is_none_or(|newest| newest < arrived.record);
+        if !is_newest || !arrived.counts() {
+            continue;
+        }
+        lacking.note(&arrived, offset, &mut check);
+        log.rows.forget(row);
+        if let Some(visit) = view.visit {
+            intents::show((view, volume), offset, &arrived, visit);
+        }
+    }
+    lacking.tell(&check, findings);
     if let Some(visit) = view.visit {
         log.rows.tell(view, volume, visit);
     }

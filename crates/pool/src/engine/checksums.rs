@@ -110,6 +110,12 @@ impl Checksums {
         }
     }
 
+    /// The same if it is in memory.
+    pub(crate) fn in_memory(&self, group: GenerationId, index: u32) -> Option<Rc<ChecksumBlock>> {
+        let known = self.cached(group, index);
+        known.or_else(|| initial(group, index, self.version(group, index)?))
+    }
+
     /// The version that counts, of a span that was verified.
     pub(crate) fn version(&self, group: GenerationId, index: u32) -> Option<ChecksumVersion> {
         self.spans.borrow().get(&group)?.versions.get(index as usize).copied()
@@ -225,6 +231,12 @@ impl Checksums {
     }
 }
 
+/// A block into which nothing was ever written.
+fn initial(group: GenerationId, index: u32, version: ChecksumVersion) -> Option<Rc<ChecksumBlock>> {
+    let is_initial = version == ChecksumVersion::INITIAL;
+    is_initial.then(|| Rc::new(ChecksumBlock::unwritten(group, index, version)))
+}
+
 /// A block whose version is known: one slot of whoever has it.
 async fn load_version(
     pool: &Rc<Pool>,
@@ -232,8 +244,7 @@ async fn load_version(
     index: u32,
     version: ChecksumVersion,
 ) -> Option<Loaded> {
-    if version == ChecksumVersion::INITIAL {
-        let block = Rc::new(ChecksumBlock::unwritten(group.generation, index, version));
+    if let Some(block) = initial(group.generation, index, version) {
         return Some(Loaded { block, lagging: false });
     }
     let shape = pool.shape();

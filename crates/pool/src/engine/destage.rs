@@ -26,6 +26,8 @@ use crate::metadata::{DirtyRegions, MetaRecord, RootChange, Segment, SegmentStat
 
 /// Rows written by one transfer, at most.
 const RUN_ROWS: usize = 256;
+/// This part of the room stays with what was written in place last, where nobody waits for room.
+const LEFT_PART: u64 = 8;
 /// Checksum blocks loaded at once.
 const LOADS: usize = 32;
 
@@ -77,16 +79,21 @@ impl Volume {
         let segments = &volume.log.segments;
         let closed = segments.values().filter_map(Segment::end).max();
         // A MARK alone is worth no destage.
-        let undestaged = state.content > volume.log.released;
+        let (last, released) = (state.releasable(), volume.log.released);
+        if last < state.durable && last <= released {
+            // Rows of an INTENT are being written; then this is looked at again.
+            return DestageDue::Never;
+        }
+        let undestaged = state.content.min(last) > released;
         let quiet = self.log.writing.available() > 0;
         if (undestaged || quiet) && self.is_current_over() {
-            return DestageDue::Now(state.durable);
+            return DestageDue::Now(last);
         }
         if closed.is_none() && !undestaged {
             // All is in place, and the open segment still holds room that somebody waits for.
             let gives_room = state.charges.values().any(|bytes| *bytes > 0);
             let stuck = self.credit.is_wanted() && gives_room && quiet;
-            return if stuck { DestageDue::Now(state.durable) } else { DestageDue::Never };
+            return if stuck { DestageDue::Now(last) } else { DestageDue::Never };
         }
         let destageable = self.has_destageable();
         let full = self.credit.used_bytes() > self.credit.capacity_bytes() / 2;
@@ -96,14 +103,20 @@ impl Volume {
             // The open segment is left alone while destaging the closed ones gives room; not if something
             // is stuck: of that, what each segment has would make the next one due, without end.
             let closed = closed.filter(|_| self.log.stuck.borrow().is_empty());
-            return DestageDue::Now(closed.unwrap_or(state.durable));
+            if closed.is_none() && !pressed && !self.has_thin_segment() {
+                // Whoever writes in sequence goes on in the groups that were written last.
+                let newest = self.credit.capacity_bytes() / LEFT_PART;
+                let older = state.intents.but_newest(newest).filter(|older| *older <= last);
+                return DestageDue::Now(older.unwrap_or(last));
+            }
+            return DestageDue::Now(closed.map_or(last, |closed| closed.min(last)));
         }
         if !destageable {
             return DestageDue::Never;
         }
         let idle_at = self.log.appended_at.get() + self.pool.limits.destage_idle;
         if idle_at <= self.pool.runtime.now() {
-            DestageDue::Now(state.durable)
+            DestageDue::Now(last)
         } else {
             DestageDue::At(idle_at)
         }
@@ -209,7 +222,7 @@ impl Volume {
         let mut destages = Vec::with_capacity(groups.len());
         for (generation, (group, rows)) in groups {
             // Ascending by generation; nobody else holds more than one.
-            let lock = self.pool.group_lock(generation).acquire(1).await;
+            let lock = self.pool.lock_group(generation).await;
             let blocks = Vec::new();
             destages.push(GroupDestage { group, rows, blocks, is_doubtful: false, _lock: lock });
         }
@@ -333,7 +346,9 @@ impl Volume {
     ) -> BTreeMap<DiskNumber, WorkResult> {
         let mut works: BTreeMap<DiskNumber, DiskWork> = BTreeMap::new();
         for destage in destages {
-            let runs = row_runs(&destage.rows);
+            let mut data = destage.rows.values().flatten();
+            let is_in_place = data.any(BlockData::went_in_place);
+            let runs = if is_in_place { Vec::new() } else { row_runs(&destage.rows, |_| true) };
             for index in 0..destage.group.members.len() {
                 let Some((member, device, start)) = self.pool.extent_of(&destage.group, index)
                 else {
@@ -342,7 +357,14 @@ impl Volume {
                 let work = works
                     .entry(member.number)
                     .or_insert_with(|| DiskWork::new(Rc::clone(&member), device).only_as_shown());
-                self.add_writes(work, destage, &runs, start);
+                if is_in_place {
+                    // Whoever took rows when they were written has them.
+                    let (disk, instance) = (member.number, work.shown());
+                    let runs = row_runs(&destage.rows, |data| !data.is_on(disk, instance));
+                    self.add_writes(work, destage, &runs, start);
+                } else {
+                    self.add_writes(work, destage, &runs, start);
+                }
             }
         }
         self.pool.run_works(works, Some(release)).await
@@ -424,8 +446,9 @@ impl Volume {
             state.current = None;
         }
         let charges: u64 = freed.iter().filter_map(|number| state.charges.remove(number)).sum();
+        let in_place = state.intents.released(last);
         drop(state);
-        self.credit.give_back(charges);
+        self.credit.give_back(charges + in_place);
         Ok(true)
     }
 
@@ -457,11 +480,15 @@ enum DestageDue {
     Never,
 }
 
-/// Rows with data as runs that are written by one transfer each.
-fn row_runs(rows: &BTreeMap<Row, Option<BlockData>>) -> Vec<(Row, Buffer)> {
+/// Rows with data that are wanted, as runs that are written by one transfer each.
+fn row_runs(
+    rows: &BTreeMap<Row, Option<BlockData>>,
+    is_wanted: impl Fn(&BlockData) -> bool,
+) -> Vec<(Row, Buffer)> {
     let mut runs: Vec<(Row, Vec<&BlockData>)> = Vec::new();
     for (row, data) in rows {
-        let Some(data) = data.as_ref().filter(|data| !data.is_lost) else { continue };
+        let data = data.as_ref().filter(|data| !data.is_lost && is_wanted(data));
+        let Some(data) = data else { continue };
         match runs.last_mut() {
             Some((first, run)) if first.0 + run.len() as u32 == row.0 && run.len() < RUN_ROWS => {
                 run.push(data);

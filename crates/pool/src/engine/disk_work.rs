@@ -57,6 +57,11 @@ impl DiskWork {
         DiskWork { member, device, writes: Vec::new(), shown: None }
     }
 
+    /// The instance that must take it, if only one may.
+    pub(crate) fn shown(&self) -> Option<Instance> {
+        self.shown
+    }
+
     /// Only this instance may take it.
     pub(crate) fn only_by(mut self, instance: Option<Instance>) -> DiskWork {
         self.shown = instance;
@@ -177,7 +182,11 @@ impl Pool {
     }
 
     /// Work on one disk; `None` as soon as the disk is out.
-    async fn while_in<T>(&self, disk: DiskNumber, work: impl Future<Output = T>) -> Option<T> {
+    pub(crate) async fn while_in<T>(
+        &self,
+        disk: DiskNumber,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
         match select(std::pin::pin!(work), std::pin::pin!(self.until_out(disk))).await {
             Either::Left((result, _)) => Some(result),
             Either::Right(_) => None,

@@ -50,7 +50,8 @@ impl Volume {
     /// A destage that began then has brought this into place.
     pub(crate) fn note_destage(&self, began: Instant, destages: &[GroupDestage]) {
         let rows = || destages.iter().flat_map(|destage| destage.rows.values());
-        let written = rows().flatten().filter(|data| !data.is_lost).count();
+        let written =
+            rows().flatten().filter(|data| !data.is_lost && !data.went_in_place()).count();
         let destage = &mut self.stats.borrow_mut().destage;
         destage.blocks += rows().count() as u64;
         destage.bytes += (written * BLOCK_BYTES) as u64;

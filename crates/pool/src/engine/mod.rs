@@ -14,6 +14,7 @@
 //! It is single-threaded: state is in cells, and no borrow lives across an await.
 
 mod adopt;
+mod adopted;
 mod again;
 mod areas;
 mod belief;
@@ -53,6 +54,7 @@ mod space;
 mod status;
 mod taken;
 mod twins;
+mod undecided;
 mod verify;
 mod version_search;
 mod volume;

@@ -100,8 +100,8 @@ impl OpenPool {
             destaged.push(receiver);
             // Beside us, not within a limit of time: a commit mustn't be left half done.
             self.pool.runtime.spawn(async move {
-                let durable = volume.log.state.borrow().durable;
-                let _ = done.send(volume.destage(durable).await);
+                let last = volume.log.state.borrow().releasable();
+                let _ = done.send(volume.destage(last).await);
             });
         }
         let limit = self.pool.limits.close;

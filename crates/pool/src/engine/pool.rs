@@ -7,10 +7,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{BlockDevice, Epoch, IoError, Lba, OwnerId};
+use futures::FutureExt;
 use futures::StreamExt;
 use futures::future::{Either, select};
 use futures::stream::FuturesUnordered;
-use runtime::{Handle, Notify, Semaphore};
+use runtime::{Handle, Notify, Permit, Semaphore};
 
 use super::Limits;
 use super::commit::Area;
@@ -160,14 +161,25 @@ impl Pool {
         Some((member, device, start))
     }
 
-    /// The lock under which a group's blocks and checksums change place: destaging, repair, resync and
-    /// verification take it.
+    /// Takes a group's lock alone: under it the group's blocks and checksums change place. Destaging, repair,
+    /// resync and verification take it, and who gives its extents away.
+    pub(crate) async fn lock_group(&self, generation: GenerationId) -> Permit {
+        self.group_lock(generation).acquire(GROUP_LOCK_SHARES).await
+    }
+
+    /// A share of it, if nobody has it alone or waits to: for who writes rows of which nothing is in place.
+    /// Its holder waits for disks, and never for the log: who destages may have what the log waits for.
+    pub(crate) fn try_share_group(&self, generation: GenerationId) -> Option<Permit> {
+        self.group_lock(generation).acquire(1).now_or_never()
+    }
+
     pub(crate) fn group_lock(&self, generation: GenerationId) -> Rc<Semaphore> {
         let mut locks = self.group_locks.borrow_mut();
         if locks.len() > GROUP_LOCKS_KEPT {
             locks.retain(|_, lock| Rc::strong_count(lock) > 1 || lock.available() == 0);
         }
-        Rc::clone(locks.entry(generation).or_insert_with(|| Semaphore::new(1)))
+        let new = || Semaphore::new(GROUP_LOCK_SHARES);
+        Rc::clone(locks.entry(generation).or_insert_with(new))
     }
 
     /// The locks of those groups that somebody may be working on.
@@ -241,6 +253,8 @@ impl Pool {
     }
 }
 
+/// Shares of a group's lock.
+pub(crate) const GROUP_LOCK_SHARES: u64 = 1 << 20;
 /// Idle group locks kept before they are swept.
 const GROUP_LOCKS_KEPT: usize = 1024;
 

@@ -39,7 +39,7 @@ impl Volume {
     }
 
     async fn repair_row(self: &Rc<Self>, generation: GenerationId, row: Row, bad: usize) {
-        let _lock = self.pool.group_lock(generation).acquire(1).await;
+        let _lock = self.pool.lock_group(generation).await;
         let Some(group) = self.pool.group_by_generation(generation) else { return };
         let shape = self.pool.shape();
         let (index, entry) = shape.entry_of(row);
@@ -100,7 +100,7 @@ impl Volume {
         let volume = Rc::clone(self);
         self.pool.runtime.spawn(async move {
             let mending = async {
-                let _lock = volume.pool.group_lock(group).acquire(1).await;
+                let _lock = volume.pool.lock_group(group).await;
                 if let Some(place) = volume.pool.group_by_generation(group) {
                     let _ = volume.try_show(&place).await;
                 }

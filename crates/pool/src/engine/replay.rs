@@ -24,7 +24,6 @@ use crate::format::{
     DiskNumber, FoundRecord, Record, RecordBody, RecordNumber, SEGMENT_HEADER_BYTES,
     SegmentContents, SegmentNumber, Stamp, UncheckedSegmentHeader, read_segment,
 };
-use crate::layout::RowAddress;
 use crate::metadata::{MetaRecord, Segment, SegmentCopyPlace, SegmentState};
 use crate::report::Replayed;
 
@@ -32,6 +31,9 @@ use crate::report::Replayed;
 const PIECE_BYTES: usize = 1 << 20;
 /// Pieces of a copy under way at once.
 const PIECES: usize = 4;
+/// What INTENTs of a log name may be so many times as large as the log: their contents take room in it as
+/// if they were there, and those that were given up follow as DATA.
+const INTENTS_TO_LOG: u64 = 8;
 
 /// Why a log can't be adopted now.
 enum Blocked {
@@ -140,6 +142,8 @@ struct Adopted {
     last: RecordNumber,
     /// Up to here all is on all current copies.
     safe: RecordNumber,
+    /// Up to here all was acknowledged, so that INTENTs are complete (A').
+    complete: RecordNumber,
     /// What becomes of the segments.
     ends: Vec<MetaRecord>,
 }
@@ -213,8 +217,9 @@ impl Volume {
             self.pool.commit_locked(&adopted.ends).await?;
         }
         self.append_again(&adopted).await?;
-        let replayed = self.adopt(&adopted);
-        self.replayed.set(replayed);
+        let replayed = self.adopt(&adopted.records, &adopted.lost);
+        self.decide_intents(&adopted.records, adopted.complete).await?;
+        self.replayed.set(Replayed { blocks: self.pending.borrow().len() as u64, ..replayed });
         self.destage_all(adopted.last).await
     }
 
@@ -228,6 +233,12 @@ impl Volume {
             state.durable = adopted.safe;
             state.content = adopted.safe;
             state.witnessed = adopted.safe;
+            state.told = adopted.complete;
+            // Nobody has decided yet what became of them: no record may say that they are complete.
+            let intents = adopted.records.iter().filter(|record| is_intent(record));
+            for record in intents.filter(|record| record.number > adopted.complete) {
+                state.intents.abandon(record.number);
+            }
             state.previous_crc = adopted.crc_of(adopted.safe);
             state.durable_crc = state.previous_crc;
         }
@@ -241,7 +252,7 @@ impl Volume {
         appended
     }
 
-    fn names_of(&self, disks: impl IntoIterator<Item = DiskNumber>) -> String {
+    pub(super) fn names_of(&self, disks: impl IntoIterator<Item = DiskNumber>) -> String {
         let members = disks.into_iter().filter_map(|disk| self.pool.member(disk));
         let names: Vec<_> = members.map(|member| member.describe()).collect();
         names.join(" or ")
@@ -255,56 +266,6 @@ impl Volume {
             self.pool.changed.notify_all();
         }
         Some(damage)
-    }
-
-    /// Puts the adopted records where destaging looks.
-    fn adopt(&self, adopted: &Adopted) -> Replayed {
-        let mut pending = self.pending.borrow_mut();
-        let mut replayed = Replayed::default();
-        for record in &adopted.records {
-            replayed.records += 1;
-            // A record of a group that doesn't exist any more is void.
-            let place = record.body.rows().and_then(|rows| {
-                let group = self.pool.group_by_generation(rows.group)?;
-                let fits = rows.first.0.checked_add(rows.count)? <= self.pool.shape().rows();
-                let row = rows.first;
-                let at = RowAddress { set: group.set, lane: group.lane, row };
-                (fits && group.volume == self.id).then(|| self.blocks_from(at, rows.count))
-            });
-            let lost = adopted.lost.get(&record.number).map_or(&[][..], Vec::as_slice);
-            if !lost.is_empty() {
-                tracing::error!(
-                    volume = %self.name,
-                    "record {} of its log was acknowledged, and {} of its blocks are damaged in every \
-                     copy: reading them fails",
-                    record.number.0,
-                    lost.len()
-                );
-            }
-            for (offset, (block, count)) in place.into_iter().flatten() {
-                let body = slice_body(&record.body, offset, count);
-                pending.put_record(block, record.number, &body);
-                for row in lost.iter().filter(|row| (offset..offset + count).contains(*row)) {
-                    pending.lose(block + u64::from(row - offset), record.number);
-                }
-            }
-        }
-        replayed.blocks = pending.len() as u64;
-        replayed
-    }
-
-    /// Rows of a group as runs of blocks: (offset in the rows, (first block, count)).
-    fn blocks_from(&self, at: RowAddress, count: u32) -> Vec<(u32, (u64, u32))> {
-        let mut runs: Vec<(u32, (u64, u32))> = Vec::new();
-        for offset in 0..count {
-            let row = crate::format::Row(at.row.0 + offset);
-            let Some(block) = self.stripes.block_of(RowAddress { row, ..at }) else { continue };
-            match runs.last_mut() {
-                Some((_, (first, run))) if *first + u64::from(*run) == block.0 => *run += 1,
-                _ => runs.push((offset, (block.0, 1))),
-            }
-        }
-        runs
     }
 
     /// Reads all segments that hold anything beyond what is in place, and decides what counts. A number
@@ -403,15 +364,25 @@ impl Volume {
         while safe < last && is_safe(safe.next()) {
             safe = safe.next();
         }
-        // A MARK at the end says nothing that is worth writing again.
-        while last > safe && records.last().is_some_and(|last| last.body == RecordBody::Mark) {
+        let named: u64 = records.iter().filter(|record| is_intent(record)).map(rows_of).sum();
+        let log_bytes = u64::from(self.log_shape.segments_max) * self.log_shape.segment_bytes;
+        if named > INTENTS_TO_LOG * log_bytes / BLOCK_BYTES as u64 {
+            return Err(contradiction("its log names more rows than any engine writes in place"));
+        }
+        // A MARK at the end says nothing that is worth writing again, unless it tells of an INTENT.
+        let has_intents = named > 0;
+        while !has_intents
+            && last > safe
+            && records.last().is_some_and(|last| last.body == RecordBody::Mark)
+        {
             records.pop();
             last = RecordNumber(last.0 - 1);
         }
         let ends = self.ends_of(&segments, &by_segment, released, last);
         let lost = all.into_iter().map(|(number, held)| (number, held.lost));
         let lost = lost.filter(|(number, rows)| *number <= last && !rows.is_empty()).collect();
-        Ok(Adopted { records, lost, last, safe, ends })
+        let complete = witness.acknowledged.max(released);
+        Ok(Adopted { records, lost, last, safe, complete, ends })
     }
 
     /// Before anything is appended again it is decided, for ever, where each segment ends: what is
@@ -557,6 +528,14 @@ impl Volume {
     }
 }
 
+fn is_intent(record: &Record) -> bool {
+    matches!(record.body, RecordBody::Intent { .. })
+}
+
+fn rows_of(record: &Record) -> u64 {
+    record.body.rows().map_or(0, |rows| u64::from(rows.count))
+}
+
 fn contradiction(what: &str) -> Blocked {
     Blocked::Contradiction(format!("{what}; neither is chosen"))
 }
@@ -574,27 +553,4 @@ fn has_all(segment: &Segment, contents: &SegmentContents) -> bool {
     };
     let has_no_gap = last.0 - first.0 < records.len() as u64;
     segment.state == SegmentState::Closed(*last) && has_no_gap && records.values().all(is_whole)
-}
-
-/// The part of a record's body for `count` rows from `offset`.
-fn slice_body(body: &RecordBody, offset: u32, count: u32) -> RecordBody {
-    use crate::format::{Row, RowRange};
-    let part =
-        |rows: &RowRange| RowRange { group: rows.group, first: Row(rows.first.0 + offset), count };
-    let window = offset as usize..(offset + count) as usize;
-    match body {
-        RecordBody::Data { rows, checksums, payload } => RecordBody::Data {
-            rows: part(rows),
-            checksums: checksums.get(window.clone()).unwrap_or_default().to_vec(),
-            payload: payload.slice(window.start * BLOCK_BYTES, window.end * BLOCK_BYTES),
-        },
-        RecordBody::Zero { rows, discard } => {
-            RecordBody::Zero { rows: part(rows), discard: *discard }
-        }
-        RecordBody::Lost { rows, checksums } => RecordBody::Lost {
-            rows: part(rows),
-            checksums: checksums.get(window).unwrap_or_default().to_vec(),
-        },
-        RecordBody::Mark => RecordBody::Mark,
-    }
 }

@@ -154,7 +154,7 @@ impl OpenPool {
 impl Volume {
     /// Copies what usable members of one group miss; tells whether any bit was cleared.
     async fn resync_group(self: &Rc<Self>, generation: GenerationId) -> Result<bool, Ended> {
-        let _lock = self.pool.group_lock(generation).acquire(1).await;
+        let _lock = self.pool.lock_group(generation).await;
         let Some(group) = self.pool.group_by_generation(generation) else { return Ok(false) };
         let mut cleared = DirtyRegions::new();
         let mut took = BTreeMap::new();

@@ -207,7 +207,7 @@ impl Volume {
     }
 }
 
-fn is_right(group: &GroupPlace, row: Row, crc: u32, data: &[u8]) -> bool {
+pub(super) fn is_right(group: &GroupPlace, row: Row, crc: u32, data: &[u8]) -> bool {
     row_checksum(group.generation, row, Role::Data(0), data) == crc
 }
 

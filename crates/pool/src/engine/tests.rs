@@ -14,6 +14,7 @@ use crate::metadata::Layout;
 use crate::report::{PoolEvent, PoolReport, PoolState, VerifyReport};
 
 mod areas;
+mod in_place;
 mod logs;
 mod metadata;
 mod owners;

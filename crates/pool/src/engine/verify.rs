@@ -52,7 +52,7 @@ impl Volume {
 
     /// Brings what the log holds into place, so that it is verified there.
     async fn replay_for_verify(self: &Rc<Self>) -> Result<(), Ended> {
-        let durable = self.log.state.borrow().durable;
+        let last = self.log.state.borrow().releasable();
         if self.pending.borrow().is_empty() {
             return Ok(());
         }
@@ -60,7 +60,7 @@ impl Volume {
         let volume = Rc::clone(self);
         // A task of its own: a caller that goes away mustn't leave a commit half done.
         self.pool.runtime.spawn(async move {
-            let _ = done.send(volume.destage(durable).await);
+            let _ = done.send(volume.destage(last).await);
         });
         self.pool.unless_over(receiver).await?.unwrap_or(Err(Ended::Closed))
     }
@@ -72,7 +72,7 @@ impl Volume {
         report: &mut VerifyReport,
     ) -> Result<(), Ended> {
         loop {
-            let lock = self.pool.group_lock(place.generation).acquire(1).await;
+            let lock = self.pool.lock_group(place.generation).await;
             let Some(place) = self.pool.group_by_generation(place.generation) else {
                 return Ok(());
             };

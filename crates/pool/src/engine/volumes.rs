@@ -10,7 +10,7 @@ use super::commit::CommitError;
 use super::create::check_name;
 use super::lease::Ended;
 use super::open_pool::OpenPool;
-use super::pool::Pool;
+use super::pool::{GROUP_LOCK_SHARES, Pool};
 use super::space::{Room, no_space};
 use super::volume::{Serving, Volume};
 use crate::allocate::{NoSpace, Usable, plan_groups, stripe_width, usable_bytes};
@@ -117,7 +117,7 @@ impl OpenPool {
         self.volumes.borrow_mut().remove(&id);
         // Of its groups only: whoever works on another volume's may wait for disks.
         for lock in self.pool.held_group_locks(&generations) {
-            drop(self.pool.unless_over(lock.acquire(1)).await.map_err(over)?);
+            drop(self.pool.unless_over(lock.acquire(GROUP_LOCK_SHARES)).await.map_err(over)?);
         }
         self.pool.free_pending().await.map_err(over)
     }

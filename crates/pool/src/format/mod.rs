@@ -36,7 +36,7 @@ pub use log::{
     SEGMENT_HEADER_BYTES, SegmentContents, SegmentFault, SegmentHeader, SegmentSeal, Stamp,
     UncheckedSegmentHeader, encode_batch, read_segment,
 };
-pub(crate) use log::{CheckedHeader, CheckedKind, check_header, claimed_header_len};
+pub(crate) use log::{CheckedHeader, CheckedKind, check_header, claimed_header_len, row_checksums};
 pub use root::{initial_root, version_hash};
 pub use vote::{
     Configuration, CopySet, OUT_DISKS_MAX, OutDisk, TooManyOut, VOTE_BYTES, VotePlace, VoteSlots,

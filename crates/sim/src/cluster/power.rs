@@ -54,13 +54,15 @@ impl Cluster {
         }
         let process = self.world().start_process(&supervisor.name, supervisor.clock);
         let Some(handle) = process.handle() else { return };
+        let defaults = Limits::default();
         let config = EngineConfig {
             owner: supervisor.owner,
             owner_name: supervisor.name.clone(),
             pools: supervisor.records.borrow().clone(),
-            limits: match self.plan.checksum_blocks {
-                Some(checksum_blocks) => Limits { checksum_blocks, ..Limits::default() },
-                None => Limits::default(),
+            limits: Limits {
+                checksum_blocks: self.plan.checksum_blocks.unwrap_or(defaults.checksum_blocks),
+                in_place: self.plan.in_place,
+                ..defaults
             },
         };
         let engine = Engine::new(handle.clone(), config);

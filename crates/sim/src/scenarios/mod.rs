@@ -9,6 +9,7 @@ mod disks;
 mod flushes;
 mod fragments;
 mod frames;
+mod in_place;
 mod leases;
 mod logs;
 mod losses;
@@ -62,6 +63,7 @@ pub fn named() -> Vec<Scenario> {
         votes::SCENARIOS,
         target_rules::SCENARIOS,
         leases::SCENARIOS,
+        in_place::SCENARIOS,
     ]
     .concat()
 }

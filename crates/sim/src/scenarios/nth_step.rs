@@ -66,6 +66,18 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("crash-in-verify", "a crash at any step of a verification", 400, |stage| {
         by_luck(stage, &VERIFY).boxed_local()
     }),
+    scenario(
+        "crash-in-large-write",
+        "a crash at any step of writing to places where nothing was",
+        400,
+        |stage| by_luck(stage, &LARGE_WRITE).boxed_local(),
+    ),
+    scenario(
+        "crash-in-undecided",
+        "a crash at any step of opening what was left while something large was written",
+        400,
+        |stage| by_luck(stage, &UNDECIDED).boxed_local(),
+    ),
     scenario("crash-in-remove", "a crash at any step of removing a volume", 400, |stage| {
         by_luck(stage, &REMOVE).boxed_local()
     }),
@@ -95,8 +107,21 @@ pub struct Operation {
 }
 
 /// Every operation.
-pub const OPERATIONS: &[Operation] =
-    &[CREATE, EXTEND, IMPORT, TAKEOVER, DESTAGE, SWITCH, READD, REPAIR, VERIFY, REMOVE, CHECKPOINT];
+pub const OPERATIONS: &[Operation] = &[
+    CREATE,
+    EXTEND,
+    IMPORT,
+    TAKEOVER,
+    DESTAGE,
+    SWITCH,
+    READD,
+    REPAIR,
+    VERIFY,
+    REMOVE,
+    CHECKPOINT,
+    LARGE_WRITE,
+    UNDECIDED,
+];
 
 const CREATE: Operation = Operation {
     name: "create",
@@ -169,6 +194,22 @@ const VERIFY: Operation = Operation {
     on_disks: 14,
     prepare: |stage| rotten(stage).boxed_local(),
     act: |rig| verify(rig).boxed_local(),
+};
+const LARGE_WRITE: Operation = Operation {
+    name: "large-write",
+    is_short: true,
+    steps: 300,
+    on_disks: 60,
+    prepare: |stage| base_of(stage, Plan { in_place: true, ..plan() }).boxed_local(),
+    act: |rig| super::in_place::large_write(rig).boxed_local(),
+};
+const UNDECIDED: Operation = Operation {
+    name: "undecided",
+    is_short: true,
+    steps: 2000,
+    on_disks: 100,
+    prepare: |stage| super::in_place::to_be_opened(stage).boxed_local(),
+    act: |rig| takeover(rig).boxed_local(),
 };
 const REMOVE: Operation = Operation {
     name: "remove",
@@ -397,7 +438,11 @@ fn plan() -> Plan {
 
 /// A pool with something in place and something in the log.
 async fn base(stage: Stage) -> Result<Rc<Rig>, Failure> {
-    let rig = Rig::start(&stage, plan(), &[(VOLUME, 2 << 20, Layout::Mirror(2))]).await?;
+    base_of(stage, plan()).await
+}
+
+async fn base_of(stage: Stage, plan: Plan) -> Result<Rc<Rig>, Failure> {
+    let rig = Rig::start(&stage, plan, &[(VOLUME, 2 << 20, Layout::Mirror(2))]).await?;
     write_some(&rig, 6).await?;
     rig.in_place(VOLUME).await?;
     write_some(&rig, 4).await?;

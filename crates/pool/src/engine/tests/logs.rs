@@ -4,6 +4,7 @@ use futures::future::join_all;
 use runtime::Semaphore;
 
 use super::super::lease::Ended;
+use super::super::pool::GROUP_LOCK_SHARES;
 use super::*;
 
 /// A pool of three nodes with a striped volume of 8 MiB: each record has one copy.
@@ -246,7 +247,7 @@ fn a_disk_that_is_taken_in_while_a_log_is_read_gives_nothing_of_it() {
         let groups = meta.volumes().values().flat_map(|volume| volume.groups());
         groups.map(|group| open.pool.group_lock(group.generation())).collect()
     };
-    let take = |lock| bench.run(async move { Semaphore::acquire(&lock, 1).await });
+    let take = |lock| bench.run(async move { Semaphore::acquire(&lock, GROUP_LOCK_SHARES).await });
     let _held: Vec<_> = locks.into_iter().map(take).collect();
     bench.write(&volume, 0, pattern(0, 1, 1)).unwrap();
     bench.write(&volume, 128, pattern(128, 110, 1)).unwrap();

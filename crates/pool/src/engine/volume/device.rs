@@ -75,11 +75,9 @@ impl VolumeDevice {
         let room = match change {
             // Headers: a record for each stripe unit at worst, padded.
             Change::Data(_) => {
-                let records = volume.stripes.pieces(VolumeBlock(blocks.start), count);
-                let records: u64 = records
-                    .map(|piece| u64::from(piece.count.div_ceil(volume.log_shape.record_rows)))
-                    .sum();
-                (count + records) * BLOCK_BYTES as u64
+                let pieces = volume.stripes.pieces(VolumeBlock(blocks.start), count);
+                let room: u64 = pieces.map(|piece| volume.room_blocks(&piece)).sum();
+                room * BLOCK_BYTES as u64
             }
             Change::Zero { .. } => {
                 let pieces = volume.stripes.pieces(VolumeBlock(blocks.start), count).count() as u64;

@@ -17,6 +17,7 @@ use futures::{FutureExt, StreamExt};
 use runtime::{Notify, Semaphore};
 
 use super::Volume;
+use super::intents::Intents;
 use super::segment::Current;
 use crate::engine::lease::Ended;
 use crate::engine::measure::Underway;
@@ -39,8 +40,8 @@ pub(crate) struct Append {
     pub(crate) block: u64,
     /// Log room that it was given.
     pub(crate) charge_bytes: u64,
-    /// Whoever waits for it.
-    pub(crate) done: Option<oneshot::Sender<Result<(), IoError>>>,
+    /// Whoever waits for it, and is told its number.
+    pub(crate) done: Option<oneshot::Sender<Result<RecordNumber, IoError>>>,
 }
 
 impl Append {
@@ -59,8 +60,8 @@ struct Sealed {
     segment: SegmentNumber,
     numbers: (RecordNumber, RecordNumber),
     last_crc: u32,
-    /// What its records say was durable.
-    witnessed: RecordNumber,
+    /// What its records say was durable and acknowledged.
+    witness: Stamp,
 }
 
 /// A volume's log.
@@ -107,10 +108,26 @@ pub(crate) struct LogState {
     pub(crate) durable_crc: u32,
     /// The last of them that isn't a MARK.
     pub(crate) content: RecordNumber,
-    /// Up to here a durable record says that all is durable.
+    /// Up to here a durable record says that all is durable ...
     pub(crate) witnessed: RecordNumber,
+    /// ... and that all is acknowledged.
+    pub(crate) told: RecordNumber,
+    /// Those that aren't in place as far as the metadata knows.
+    pub(crate) intents: Intents,
     /// Room taken by the records of each live segment.
     pub(crate) charges: BTreeMap<SegmentNumber, u64>,
+}
+
+impl LogState {
+    /// The last record up to which all is acknowledged (A).
+    pub(crate) fn acknowledged(&self) -> RecordNumber {
+        self.intents.acknowledged(self.durable)
+    }
+
+    /// The last record that a destage may take: beyond it are INTENTs whose rows are being written.
+    pub(crate) fn releasable(&self) -> RecordNumber {
+        self.intents.releasable(self.durable)
+    }
 }
 
 /// What became of a batch.
@@ -151,6 +168,11 @@ impl Log {
         if !self.is_busy.get() || self.queued_bytes.get() >= beside_bytes {
             self.arrived.notify_all();
         }
+    }
+
+    /// An INTENT holds nothing up any more: a MARK may be due, or a destage.
+    pub(super) fn settled(&self) {
+        self.wake_all();
     }
 
     /// Wakes appending and destaging, to see that the volume is gone.
@@ -202,7 +224,7 @@ impl Volume {
         };
         self.append_batches(next, |batch, first, segment| {
             self.adopt_batch(&batch, first, segment);
-            self.answer(batch, Ok(()));
+            self.answer(batch, Ok(first));
             self.log.destaging.notify_all();
         })
         .await
@@ -225,37 +247,6 @@ impl Volume {
         self.answer(unheard, Err(ended_error(&self.pool, ended)));
     }
 
-    /// Waits for the next record; when none comes for a while, a MARK says how far the log was
-    /// acknowledged.
-    async fn wait_and_mark(
-        self: &Rc<Self>,
-        arrived: impl Future<Output = ()> + Unpin,
-    ) -> Result<(), Ended> {
-        if !self.may_mark() {
-            return self.pool.unless_over(arrived).await;
-        }
-        let due = self.log.appended_at.get() + self.pool.limits.mark;
-        let timer = self.pool.runtime.sleep_until(due);
-        if let Either::Left(_) = self.pool.unless_over(select(arrived, timer)).await? {
-            return Ok(());
-        }
-        let _writing = self.log.writing.acquire(1).await;
-        let mut mark = self.may_mark().then(|| vec![Append::own(0, RecordBody::Mark)]);
-        self.append_batches(|_, _| mark.take(), |_, _, _| {}).await
-    }
-
-    /// Whether a MARK would say something that no record says, and the open segment has room for it. (A
-    /// closed one's end is in the metadata.)
-    fn may_mark(&self) -> bool {
-        let state = self.log.state.borrow();
-        let fits = |current: &Current| {
-            !current.given_up && current.at + BLOCK_BYTES as u64 <= current.bytes
-        };
-        state.content > state.witnessed.max(self.released())
-            && state.current.as_ref().is_some_and(fits)
-            && !self.is_current_over()
-    }
-
     /// Readers find the batch in memory from now on.
     pub(crate) fn adopt_batch(
         &self,
@@ -268,18 +259,27 @@ impl Volume {
         for (append, number) in batch.iter().zip(first.0..) {
             let number = RecordNumber(number);
             pending.put_record(append.block, number, &append.body);
+            if let RecordBody::Intent { .. } = append.body {
+                state.intents.begin(number);
+            }
             *state.charges.entry(segment).or_default() += append.charge_bytes;
         }
         self.log.appended_at.set(self.pool.runtime.now());
     }
 
-    fn answer(&self, batch: impl IntoIterator<Item = Append>, result: Result<(), IoError>) {
-        for append in batch {
+    /// Tells the writers of a batch its first number, or why there is none.
+    fn answer(
+        &self,
+        batch: impl IntoIterator<Item = Append>,
+        result: Result<RecordNumber, IoError>,
+    ) {
+        for (append, index) in batch.into_iter().zip(0..) {
             if result.is_err() {
                 self.credit.give_back(append.charge_bytes);
             }
             // A writer that went away doesn't matter: its write has happened.
-            let _ = append.done.map(|done| done.send(result));
+            let number = result.map(|first| RecordNumber(first.0 + index));
+            let _ = append.done.map(|done| done.send(number));
         }
     }
 
@@ -389,7 +389,7 @@ impl Volume {
         };
         let witness = Stamp {
             durable: state.durable,
-            acknowledged: state.durable,
+            acknowledged: state.acknowledged(),
             metadata: self.pool.area.borrow().committed(),
             configuration: self.pool.config.borrow().number,
         };
@@ -404,7 +404,7 @@ impl Volume {
             segment: current.segment.number,
             numbers: batch.numbers,
             last_crc: batch.tail.previous_crc,
-            witnessed: witness.durable,
+            witness,
         };
         let volume = Rc::clone(self);
         let write =
@@ -417,7 +417,7 @@ impl Volume {
         let mut state = self.log.state.borrow_mut();
         state.durable = sealed.numbers.1;
         state.durable_crc = sealed.last_crc;
-        state.witnessed = sealed.witnessed;
+        (state.witnessed, state.told) = (sealed.witness.durable, sealed.witness.acknowledged);
         if sealed.appends.iter().any(|append| append.body != RecordBody::Mark) {
             state.content = state.durable;
         }

@@ -1,10 +1,14 @@
 //! A volume of an open pool: what is known of it, and whether it serves. `device` is what front ends see of
 //! it, `write` makes records of what they write, and `log`, in the `segment`s that it has, makes these
-//! durable within the `credit` that there is. `pending` is what isn't in place yet.
+//! durable within the `credit` that there is; `mark` says how far. `in_place` writes what is large to its
+//! place at once, behind `intents`. `pending` is what isn't in place yet, or not known to be by the metadata.
 
 pub(crate) mod credit;
 pub(crate) mod device;
+mod in_place;
+pub(crate) mod intents;
 pub(crate) mod log;
+mod mark;
 pub(crate) mod pending;
 pub(crate) mod segment;
 mod write;
@@ -55,6 +59,8 @@ pub(crate) struct Volume {
     pub(crate) credit: Rc<Credit>,
     pub(crate) pending: RefCell<Pending>,
     pub(crate) log: Log,
+    /// Blocks that may still be on their way to their places.
+    placing: Rc<Semaphore>,
     pub(crate) checksums: Checksums,
     /// One destage at a time.
     pub(crate) destaging: Rc<Semaphore>,
@@ -87,6 +93,7 @@ impl Volume {
             credit: Credit::new(log_shape.credit_bytes()),
             pending: RefCell::default(),
             log: Log::new(),
+            placing: Semaphore::new(in_place::UNDER_WAY_MAX),
             checksums: Checksums::new(pool.limits.checksum_blocks),
             destaging: Semaphore::new(1),
             size_bytes: Cell::new(volume.bytes),

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::rc::Rc;
 
-use block::{BLOCK_BYTES, Buffer};
+use block::{BLOCK_BYTES, Buffer, Instance};
 
-use crate::format::{RecordBody, RecordNumber};
+use crate::format::{DiskNumber, RecordBody, RecordNumber};
 
 /// What a block shall hold.
 #[derive(Clone, Debug)]
@@ -27,7 +28,12 @@ pub(crate) struct BlockData {
     pub(crate) crc: u32,
     /// The contents are damaged in every copy of the log: nobody has them, unless it is their place.
     pub(crate) is_lost: bool,
+    /// Disks that have it in its place, durably.
+    in_place: Option<Rc<InPlaceOn>>,
 }
+
+/// Disks, and the instances that took something.
+pub(crate) type InPlaceOn = Vec<(DiskNumber, Instance)>;
 
 impl BlockData {
     /// The contents.
@@ -38,6 +44,18 @@ impl BlockData {
     /// The contents, sharing the payload's memory.
     pub(crate) fn buffer(&self) -> Buffer {
         self.payload.slice(self.index * BLOCK_BYTES, (self.index + 1) * BLOCK_BYTES)
+    }
+
+    /// Whether it was written to its place when it was written.
+    pub(crate) fn went_in_place(&self) -> bool {
+        self.in_place.is_some()
+    }
+
+    /// Whether this instance of a disk took it in its place. What another one holds may be older.
+    pub(crate) fn is_on(&self, disk: DiskNumber, instance: Option<Instance>) -> bool {
+        let took =
+            |on: &Rc<InPlaceOn>| on.iter().any(|took| (took.0, Some(took.1)) == (disk, instance));
+        self.in_place.as_ref().is_some_and(took)
     }
 
     /// Whether `next` lies right behind this block in memory.
@@ -58,7 +76,8 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
-    /// Puts what a durable record says, whose first row is `block`, where readers and destaging look.
+    /// Puts what a durable record says, whose first row is `block`, where readers and destaging look. An INTENT
+    /// says nothing yet.
     pub(crate) fn put_record(&mut self, block: u64, number: RecordNumber, body: &RecordBody) {
         match body {
             RecordBody::Data { rows, checksums, payload } => {
@@ -68,7 +87,7 @@ impl Pending {
             RecordBody::Lost { rows, checksums } => {
                 self.put_lost(block, rows.count, number, checksums)
             }
-            RecordBody::Mark => {}
+            RecordBody::Intent { .. } | RecordBody::Mark => {}
         }
     }
 
@@ -81,11 +100,34 @@ impl Pending {
         number: RecordNumber,
         payload: Option<(&Buffer, &[u32])>,
     ) {
+        self.put_as((first, count), number, payload, None);
+    }
+
+    /// The same of what these disks have in its place.
+    pub(crate) fn put_in_place(
+        &mut self,
+        first: u64,
+        number: RecordNumber,
+        (payload, crcs): (&Buffer, &[u32]),
+        on: InPlaceOn,
+    ) {
+        let on = Some(Rc::new(on));
+        self.put_as((first, crcs.len() as u64), number, Some((payload, crcs)), on.as_ref());
+    }
+
+    fn put_as(
+        &mut self,
+        (first, count): (u64, u64),
+        number: RecordNumber,
+        payload: Option<(&Buffer, &[u32])>,
+        in_place: Option<&Rc<InPlaceOn>>,
+    ) {
         for index in 0..count {
             let data = payload.and_then(|(payload, crcs)| {
                 let crc = *crcs.get(index as usize)?;
                 let (payload, index) = (payload.clone(), index as usize);
-                Some(BlockData { payload, index, crc, is_lost: false })
+                let in_place = in_place.cloned();
+                Some(BlockData { payload, index, crc, is_lost: false, in_place })
             });
             let newer = PendingBlock { number, data };
             match self.blocks.entry(first + index) {
@@ -102,7 +144,7 @@ impl Pending {
     }
 
     /// A durable record says of these blocks no more than the checksums of their contents.
-    fn put_lost(&mut self, first: u64, count: u32, number: RecordNumber, crcs: &[u32]) {
+    pub(crate) fn put_lost(&mut self, first: u64, count: u32, number: RecordNumber, crcs: &[u32]) {
         let nothing = Buffer::zeroed(BLOCK_BYTES);
         for (block, crc) in (first..first + u64::from(count)).zip(crcs) {
             self.put(block, 1, number, Some((&nothing, &[*crc])));

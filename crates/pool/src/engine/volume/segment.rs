@@ -220,6 +220,19 @@ impl Volume {
         closed.any(|live| copies_in(live, &config) < usize::from(live.wanted))
     }
 
+    /// Whether the segment that takes records has all the copies that are wanted.
+    pub(crate) fn has_whole_segment(&self) -> bool {
+        let state = self.log.state.borrow();
+        let Some(current) = state.current.as_ref().filter(|current| !current.given_up) else {
+            return false;
+        };
+        let meta = self.pool.meta.borrow();
+        let live = meta.volumes().get(&self.id);
+        let live = live.and_then(|volume| volume.log.segments.get(&current.segment.number));
+        let config = self.pool.config.borrow();
+        live.is_some_and(|live| copies_in(live, &config) >= usize::from(live.wanted))
+    }
+
     /// The same of the segment that takes records.
     pub(crate) fn is_current_over(&self) -> bool {
         let current = self.log.state.borrow().current.clone();

@@ -9,4 +9,6 @@ pub use merge::{Conflict, FoundRecord, SegmentContents, read_segment};
 pub use record::{
     Batch, LogTail, RECORD_ROWS_MAX, Record, RecordBody, RowRange, SegmentSeal, Stamp, encode_batch,
 };
-pub(crate) use record::{CheckedHeader, CheckedKind, check_header, claimed_header_len};
+pub(crate) use record::{
+    CheckedHeader, CheckedKind, check_header, claimed_header_len, row_checksums,
+};

@@ -6,8 +6,8 @@
 //! |---|---|---|
 //! | 0 | 4 | magic "epLR" |
 //! | 4 | 4 | CRC32C of the segment's key and the header (all its sectors), this field as zeros |
-//! | 8 | 1 | kind: 1 DATA, 2 ZERO, 4 MARK, 6 LOST; reserved: 3 INTENT, 5 PARITY |
-//! | 9 | 1 | flags: 0x01 the zeros are a discard |
+//! | 8 | 1 | kind: 1 DATA, 2 ZERO, 3 INTENT, 4 MARK, 6 LOST; reserved: 5 PARITY |
+//! | 9 | 1 | flags: 0x01 the zeros are a discard; 0x02 the INTENT is FRESH, which each is so far |
 //! | 10 | 2 | sectors of the header |
 //! | 12 | 4 | CRC field of the record with the previous number; 0 before the first |
 //! | 16 | 8 | generation id of the segment |
@@ -24,7 +24,7 @@
 //! | 88 | 8 | number of the configuration |
 //! | 96 | 8 | continues after: the number before the first one of this segment |
 //! | 104 | 24 | zero |
-//! | 128 | 4 each | DATA, LOST: CRC32C of each row, seeded as in checksum blocks |
+//! | 128 | 4 each | DATA, INTENT, LOST: CRC32C of each row, seeded as in checksum blocks |
 //! | … | | zero to the end of the sector |
 //!
 //! Records lie end to end; a batch of them is padded with zeros to 4 KiB, so that a batch never shares
@@ -36,7 +36,9 @@
 //! that somebody wrote as data (the key is random and nowhere but in the metadata), replaying into
 //! space that was given to another group (group generation id instead of a place), and damage that passes
 //! for the log's end: D of a later record says what must be there. A MARK says nothing but D and A. LOST
-//! names rows that were acknowledged and of which the log has the checksums alone.
+//! names rows that were acknowledged and of which the log has the checksums alone. INTENT names rows whose
+//! contents go to their place and nowhere else: A says whether they have arrived, and without it the
+//! checksums show.
 
 use block::{BLOCK_BYTES, Buffer, BufferMut, Epoch, SECTOR_BYTES};
 
@@ -46,9 +48,11 @@ use crate::format::{ConfigNumber, GenerationId, RecordNumber, Role, Row, row_che
 const MAGIC_BYTES: &[u8; 4] = b"epLR";
 const KIND_DATA: u64 = 1;
 const KIND_ZERO: u64 = 2;
+const KIND_INTENT: u64 = 3;
 const KIND_MARK: u64 = 4;
 const KIND_LOST: u64 = 6;
 const FLAG_DISCARD: u64 = 0x01;
+const FLAG_FRESH: u64 = 0x02;
 
 const MAGIC: Field = Field::first(4);
 const CRC: Field = MAGIC.then(4);
@@ -111,6 +115,14 @@ pub enum RecordBody {
         /// Whether they may go back to unwritten.
         discard: bool,
     },
+    /// These rows are being written in their place, where nothing was that counts; whether they have
+    /// arrived is to be found out.
+    Intent {
+        /// The rows.
+        rows: RowRange,
+        /// A checksum per row.
+        checksums: Vec<u32>,
+    },
     /// These rows were written, and what is known of their contents is this.
     Lost {
         /// The rows.
@@ -135,10 +147,7 @@ impl RecordBody {
             "a record of {} bytes",
             payload.len()
         );
-        let blocks = payload.chunks_exact(BLOCK_BYTES).zip(first.0..);
-        let checksums = blocks
-            .map(|(block, row)| row_checksum(group, Row(row), Role::Data(0), block))
-            .collect();
+        let checksums = row_checksums(group, first, &payload);
         RecordBody::Data {
             rows: RowRange { group, first, count: count as u32 },
             checksums,
@@ -151,6 +160,7 @@ impl RecordBody {
         match self {
             RecordBody::Data { rows, .. }
             | RecordBody::Zero { rows, .. }
+            | RecordBody::Intent { rows, .. }
             | RecordBody::Lost { rows, .. } => Some(*rows),
             RecordBody::Mark => None,
         }
@@ -167,7 +177,9 @@ impl RecordBody {
 
     fn checksums(&self) -> &[u32] {
         match self {
-            RecordBody::Data { checksums, .. } | RecordBody::Lost { checksums, .. } => checksums,
+            RecordBody::Data { checksums, .. }
+            | RecordBody::Intent { checksums, .. }
+            | RecordBody::Lost { checksums, .. } => checksums,
             RecordBody::Zero { .. } | RecordBody::Mark => &[],
         }
     }
@@ -178,6 +190,12 @@ impl RecordBody {
             _ => None,
         }
     }
+}
+
+/// The checksums of consecutive rows of a mirror that have these contents.
+pub(crate) fn row_checksums(group: GenerationId, first: Row, contents: &[u8]) -> Vec<u32> {
+    let blocks = contents.chunks_exact(BLOCK_BYTES).zip(first.0..);
+    blocks.map(|(block, row)| row_checksum(group, Row(row), Role::Data(0), block)).collect()
 }
 
 fn header_len_for(checksums: usize) -> usize {
@@ -291,17 +309,23 @@ pub fn encode_batch<'b>(
     Batch { bytes: bytes.freeze(), numbers: (tail.next, last), tail: after }
 }
 
+/// Whether a record of this kind has a checksum for each of its rows.
+fn has_checksums(kind: u64) -> bool {
+    matches!(kind, KIND_DATA | KIND_INTENT | KIND_LOST)
+}
+
 fn encode_header(header: &mut [u8], tail: LogTail, witness: Stamp, body: &RecordBody) -> u32 {
     let (kind, flags) = match body {
         RecordBody::Data { .. } => (KIND_DATA, 0),
         RecordBody::Zero { discard, .. } => (KIND_ZERO, if *discard { FLAG_DISCARD } else { 0 }),
+        RecordBody::Intent { .. } => (KIND_INTENT, FLAG_FRESH),
         RecordBody::Lost { .. } => (KIND_LOST, 0),
         RecordBody::Mark => (KIND_MARK, 0),
     };
     let (group, first, count) =
         body.rows().map_or((0, 0, 0), |rows| (rows.group.0, rows.first.0, rows.count));
     let checksums = body.checksums();
-    if matches!(kind, KIND_DATA | KIND_LOST) {
+    if has_checksums(kind) {
         assert_eq!(checksums.len(), count as usize, "checksums of a record");
     }
     if let Some(payload) = body.payload() {
@@ -399,13 +423,14 @@ pub(crate) fn check_header(bytes: &[u8], segment: &SegmentSeal) -> Option<Checke
         (1..=RECORD_ROWS_MAX).contains(&count) && rows.first.0.checked_add(count).is_some();
     let flags = FLAGS.number(header);
     let kind = KIND.number(header);
-    let has_checksums = matches!(kind, KIND_DATA | KIND_LOST);
-    let expected_len = header_len_for(if has_checksums { count as usize } else { 0 });
-    let known_flags = if kind == KIND_ZERO { FLAG_DISCARD } else { 0 };
-    if header.len() != expected_len
-        || flags & !known_flags != 0
-        || (kind != KIND_MARK && !sane_rows)
-    {
+    let expected_len = header_len_for(if has_checksums(kind) { count as usize } else { 0 });
+    let flags_are_known = match kind {
+        KIND_ZERO => flags & !FLAG_DISCARD == 0,
+        // One that isn't FRESH says something that only a later version knows.
+        KIND_INTENT => flags == FLAG_FRESH,
+        _ => flags == 0,
+    };
+    if header.len() != expected_len || !flags_are_known || (kind != KIND_MARK && !sane_rows) {
         return None;
     }
     let checksums = || {
@@ -414,6 +439,7 @@ pub(crate) fn check_header(bytes: &[u8], segment: &SegmentSeal) -> Option<Checke
     };
     let kind = match kind {
         KIND_DATA => CheckedKind::Data(rows, checksums()),
+        KIND_INTENT => CheckedKind::Whole(RecordBody::Intent { rows, checksums: checksums() }),
         KIND_LOST => CheckedKind::Whole(RecordBody::Lost { rows, checksums: checksums() }),
         KIND_ZERO => {
             CheckedKind::Whole(RecordBody::Zero { rows, discard: flags & FLAG_DISCARD != 0 })

@@ -44,6 +44,12 @@ fn lost(row: u32, rows: u32) -> RecordBody {
     RecordBody::Lost { rows, checksums }
 }
 
+fn intent(row: u32, rows: u32) -> RecordBody {
+    let checksums = (0..rows).map(|index| 7 * row + index).collect();
+    let rows = RowRange { group: GenerationId(3), first: Row(row), count: rows };
+    RecordBody::Intent { rows, checksums }
+}
+
 /// A segment's bytes being written.
 struct Copy {
     bytes: Vec<u8>,
@@ -76,7 +82,7 @@ impl Copy {
 
 /// Two batches with all kinds of records, and a third.
 fn sample() -> (Copy, Vec<RecordBody>) {
-    let bodies = vec![data(5, 2, 0xaa), zero(8), data(20, 3, 0xcc), lost(30, 200)];
+    let bodies = vec![data(5, 2, 0xaa), zero(8), data(20, 3, 0xcc), lost(30, 200), intent(60, 256)];
     let mut copy = Copy::new();
     copy.write(&bodies);
     copy.write(&[RecordBody::Mark]);
@@ -103,8 +109,8 @@ fn all_kinds_round_trip_over_batches() {
     let found: Vec<_> =
         contents.records.values().map(|found| found.record.clone().unwrap().body).collect();
     assert_eq!(found, bodies);
-    assert_eq!(numbers(&contents), [11, 12, 13, 14, 15, 16]);
-    let last = contents.records[&RecordNumber(16)].record.clone().unwrap();
+    assert_eq!(numbers(&contents), [11, 12, 13, 14, 15, 16, 17]);
+    let last = contents.records[&RecordNumber(17)].record.clone().unwrap();
     assert_eq!(last.crc, copy.tail.previous_crc);
     assert_eq!(contents.witness, witness());
     assert!(contents.records.values().all(|found| found.holders == [true]));
@@ -163,7 +169,7 @@ fn a_lagging_copy_adds_nothing_and_takes_nothing() {
     let mut late = Copy::new();
     late.write(&bodies[..3]);
     let contents = read(&[late.buffer(), copy.buffer()]);
-    assert_eq!(numbers(&contents), [11, 12, 13, 14, 15, 16]);
+    assert_eq!(numbers(&contents), [11, 12, 13, 14, 15, 16, 17]);
     assert_eq!(contents.records[&RecordNumber(14)].holders, [false, true]);
 }
 
@@ -267,6 +273,59 @@ fn hostile_lengths_reserve_nothing() {
     for cut in [0, 100, 4096, 4097, 4160, 4608] {
         assert!(read(&[Buffer::copy_of(&bytes[..cut])]).records.is_empty());
     }
+}
+
+/// The header that `body` has, with some bytes changed and its CRC made right again.
+fn changed(body: &RecordBody, change: impl Fn(&mut [u8])) -> Option<CheckedHeader> {
+    let mut header = encode_batch(tail(), witness(), std::iter::once(body)).bytes.to_vec();
+    header.truncate(body.header_len());
+    change(&mut header);
+    CRC.put_number(&mut header, 0);
+    let crc = crc_seeded(&seal().key.to_le_bytes(), &header, CRC);
+    CRC.put_number(&mut header, u64::from(crc));
+    check_header(&header, &seal())
+}
+
+#[test]
+fn flags_and_lengths_that_no_encoder_yields_are_refused() {
+    for flags in 0..=u8::MAX {
+        let with = |body: &RecordBody| changed(body, |header| header[9] = flags).is_some();
+        assert_eq!(with(&intent(5, 20)), flags == 2, "INTENT with {flags:#x}");
+        assert_eq!(with(&zero(5)), flags <= 1, "ZERO with {flags:#x}");
+        for body in [data(5, 2, 1), lost(5, 2), RecordBody::Mark] {
+            assert_eq!(with(&body), flags == 0, "{body:?} with {flags:#x}");
+        }
+    }
+    // More rows than it has checksums for, none, and rows that no number names.
+    for count in [0, 200, RECORD_ROWS_MAX, RECORD_ROWS_MAX + 1, u32::MAX] {
+        let found = changed(&intent(5, 20), |header| ROW_COUNT.put_number(header, count.into()));
+        assert_eq!(found, None, "{count} rows");
+    }
+    assert_eq!(changed(&intent(5, 20), |header| FIRST_ROW.put_number(header, 0xffff_fff0)), None);
+}
+
+#[test]
+fn an_intent_has_no_rows_behind_it() {
+    let body = intent(5, 40);
+    let header = changed(&body, |_| {}).unwrap();
+    assert_eq!((header.record_len(), body.encoded_len()), (512, 512));
+    assert_eq!(header.kind, CheckedKind::Whole(body));
+    // What follows is the next record and not its payload.
+    let mut copy = Copy::new();
+    copy.write(&[intent(5, 40), zero(9)]);
+    assert_eq!(numbers(&read(&[copy.buffer()])), [11, 12]);
+}
+
+#[test]
+fn golden_bytes_of_an_intent() {
+    let bytes = encode_batch(tail(), witness(), [intent(2, 3)].iter()).bytes;
+    assert_eq!(bytes.len(), 4096);
+    assert_eq!(&bytes[8..16], &[3, 2, 1, 0, 0xed, 0xfe, 0, 0]);
+    assert_eq!(
+        &bytes[40..64],
+        &[3, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+    );
+    assert_eq!(&bytes[128..144], &[14, 0, 0, 0, 15, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0]);
 }
 
 #[test]

@@ -1,0 +1,215 @@
+//! Large writes in place (docs/engine.md, 10): what goes to rows of which nothing is in place goes there at
+//! once, on every position, beside an INTENT that says so, instead of first into the log and then there.
+//! What can't, or fails, goes into the log like any other write.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use block::{BLOCK_BYTES, BlockDevice, Buffer, Instance, IoError, Lba, write_durably};
+use futures::channel::oneshot;
+use futures::future::{Either, join, join_all, select};
+use runtime::Permit;
+
+use super::Volume;
+use super::log::Append;
+use super::pending::InPlaceOn;
+use super::write::Room;
+use crate::engine::measure::Underway;
+use crate::engine::member::Member;
+use crate::engine::pool::{GroupPlace, ended_error};
+use crate::format::{
+    ConfigNumber, DiskNumber, Entry, RecordBody, RecordNumber, Row, RowRange, row_checksums,
+};
+use crate::layout::Piece;
+use crate::stats::Purpose;
+
+/// The least that goes in place: 64 KiB.
+const ROWS_MIN: u32 = 16;
+/// Blocks that are on their way to their places at once: 4 MiB. As much as keeps disks busy; with more, each
+/// would wait behind the others until its disk passes for one that hangs.
+pub(super) const UNDER_WAY_MAX: u64 = 1024;
+
+/// A piece of a write that goes in place.
+pub(super) struct InPlace {
+    piece: Piece,
+    group: GroupPlace,
+    contents: Buffer,
+    legs: Vec<Leg>,
+    /// What was decided under this one holds under no other.
+    config: ConfigNumber,
+    /// Held until its positions have answered.
+    lock: Permit,
+    turn: Rc<Permit>,
+}
+
+/// Where a position of the group has the rows.
+struct Leg {
+    member: Rc<Member>,
+    device: Rc<dyn BlockDevice>,
+    sector: Lba,
+}
+
+impl Volume {
+    /// Blocks of log room that a piece of a write takes, wherever it goes: its contents and a header for
+    /// each record of it; and one for the INTENT, if it may have one and the contents must follow.
+    pub(super) fn room_blocks(&self, piece: &Piece) -> u64 {
+        let records = u64::from(piece.count.div_ceil(self.log_shape.record_rows));
+        let has_intent = self.pool.limits.in_place && piece.count >= ROWS_MIN;
+        u64::from(piece.count) + records + u64::from(has_intent)
+    }
+
+    /// Whether a piece of a write may go in place, as far as is known without locks.
+    pub(super) fn may_go_in_place(&self, piece: &Piece, group: &GroupPlace) -> bool {
+        let is_mirror = group.members.len() > 1;
+        let is_large = piece.count >= ROWS_MIN;
+        self.pool.limits.in_place
+            && is_large
+            && is_mirror
+            && group.initialised
+            && self.has_whole_segment()
+            && self.is_free(piece, group)
+    }
+
+    /// Whether a piece of a write goes in place: then with the share of its group's lock, for which nobody
+    /// waits. The caller holds its range, and has waited for its turn.
+    pub(super) fn try_in_place(
+        &self,
+        piece: &Piece,
+        group: &GroupPlace,
+        contents: &Buffer,
+        turn: &Rc<Permit>,
+    ) -> Option<InPlace> {
+        let legs: Option<Vec<Leg>> =
+            (0..group.members.len()).map(|index| self.leg_of(group, index, piece.at.row)).collect();
+        let (legs, lock) = (legs?, self.pool.try_share_group(group.generation)?);
+        // Who removes the volume waits for the lock once it has said so.
+        if self.is_gone() || !self.may_go_in_place(piece, group) {
+            return None;
+        }
+        let (piece, group, contents) = (*piece, group.clone(), contents.clone());
+        let config = self.pool.config.borrow().number;
+        Some(InPlace { piece, group, contents, legs, config, lock, turn: Rc::clone(turn) })
+    }
+
+    /// A position, if its disk takes part and misses nothing of the group.
+    fn leg_of(&self, group: &GroupPlace, index: usize, first: Row) -> Option<Leg> {
+        let (member, device, start) = self.pool.extent_of(group, index)?;
+        let is_whole = !self.pool.is_out(member.number)
+            && !member.rolled_back.get()
+            && self.pool.dirty(group, index) == 0;
+        let sector = Lba(start.0 + self.pool.shape().row_sector(first));
+        is_whole.then_some(Leg { member, device, sector })
+    }
+
+    /// Whether nothing that counts is, or is to come, in the place of these rows.
+    fn is_free(&self, piece: &Piece, group: &GroupPlace) -> bool {
+        let first = piece.block.0;
+        let pending = self.pending.borrow();
+        if pending.range(first..first + u64::from(piece.count)).next().is_some() {
+            return false;
+        }
+        let shape = self.pool.shape();
+        let mut known = None;
+        (piece.at.row.0..piece.at.row.0 + piece.count).all(|row| {
+            let (index, entry) = shape.entry_of(Row(row));
+            let block = match known.take() {
+                Some((of, block)) if of == index => Some(block),
+                _ => self.checksums.in_memory(group.generation, index),
+            };
+            let Some(block) = block else { return false };
+            let is_unwritten = block.get(entry) == Entry::Unwritten;
+            known = Some((index, block));
+            is_unwritten
+        })
+    }
+
+    /// Writes a piece in place, and answers once that is durable and known to be; else by what goes into the
+    /// log, under the same range and with the same room.
+    pub(super) async fn write_in_place(
+        &self,
+        write: InPlace,
+        mut room: Room<'_>,
+    ) -> Result<(), IoError> {
+        let InPlace { piece, group, contents, legs, config, lock, turn } = write;
+        let rows = RowRange { group: group.generation, first: piece.at.row, count: piece.count };
+        let checksums = row_checksums(group.generation, piece.at.row, &contents);
+        let body = RecordBody::Intent { rows, checksums: checksums.clone() };
+        let (done, receiver) = oneshot::channel();
+        let charge_bytes = room.take(body.encoded_len().next_multiple_of(BLOCK_BYTES) as u64);
+        let append = Append { body, block: piece.block.0, charge_bytes, done: Some(done) };
+        self.append_all(std::iter::once(append));
+        let writing = async {
+            let took = join_all(legs.iter().map(|leg| self.write_leg(leg, &contents))).await;
+            // The log is waited for without it.
+            drop((lock, turn));
+            took.into_iter().collect::<Option<InPlaceOn>>()
+        };
+        let both = self.pool.unless_over(join(writing, receiver)).await;
+        let (took, appended) = both.map_err(|ended| ended_error(&self.pool, ended))?;
+        let number = appended.unwrap_or(Err(IoError::Lost))?;
+        match took {
+            Some(took) if self.pool.config.borrow().number == config => {
+                let block = piece.block.0;
+                self.complete(block, number, (&contents, &checksums), took, room);
+                return Ok(());
+            }
+            _ => {}
+        }
+        self.log.state.borrow_mut().intents.abandon(number);
+        self.log.settled();
+        let mut bodies = Vec::new();
+        self.records_of(&piece, group.generation, &contents, &mut bodies);
+        let appended = self.append(bodies, &mut room);
+        for done in join_all(appended).await {
+            done.unwrap_or(Err(IoError::Lost))?;
+        }
+        self.log.state.borrow_mut().intents.replaced(number);
+        self.log.settled();
+        Ok(())
+    }
+
+    /// From here on the contents count.
+    fn complete(
+        &self,
+        block: u64,
+        number: RecordNumber,
+        contents: (&Buffer, &[u32]),
+        took: InPlaceOn,
+        room: Room<'_>,
+    ) {
+        self.pending.borrow_mut().put_in_place(block, number, contents, took);
+        let mut state = self.log.state.borrow_mut();
+        state.intents.complete(number, room.keep());
+        drop(state);
+        self.log.appended_at.set(self.pool.runtime.now());
+        self.log.settled();
+    }
+
+    /// Has a position write rows durably; tells whom, or that it didn't. It is left only after its answer or
+    /// once its disk is out: what it may still write can then harm nobody.
+    async fn write_leg(&self, leg: &Leg, contents: &Buffer) -> Option<(DiskNumber, Instance)> {
+        let (disk, bytes) = (leg.member.number, contents.len() as u64);
+        let write = async {
+            let _underway = Underway::new(&self.pool.runtime, &leg.member, Purpose::Write, bytes);
+            write_durably(&*leg.device, leg.sector, contents.clone()).await
+        };
+        let mut write = std::pin::pin!(self.pool.while_in(disk, write));
+        let mut waited = false;
+        loop {
+            let timer = self.pool.runtime.sleep(self.pool.limits.eviction);
+            match select(write.as_mut(), timer).await {
+                Either::Left((Some(Ok(done)), _)) => {
+                    self.pool.expect_instance(&leg.member, done.instance).ok()?;
+                    return Some((disk, done.instance));
+                }
+                Either::Left(_) => return None,
+                Either::Right(_) => {
+                    // One that answers a probe may answer this as well, once.
+                    let silent = BTreeMap::from([(disk, IoError::Lost)]);
+                    self.pool.evict(&silent, waited).await.ok()?;
+                    waited = true;
+                }
+            }
+        }
+    }
+}
