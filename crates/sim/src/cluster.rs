@@ -70,7 +70,7 @@ impl Plan {
             extent_bytes: EXTENT_BYTES,
             failure_domain: FailureDomain::Node,
             checksum_blocks: None,
-            in_place: false,
+            in_place: true,
             disk: Model::Quick,
             line: None,
         }

@@ -49,8 +49,8 @@ pub struct Limits {
     pub administer: Duration,
     /// Checksum blocks (4 KiB, each for 4 MiB of volume) kept in memory per volume.
     pub checksum_blocks: usize,
-    /// Whether large writes go in place where nothing is. Off until the simulator has been through it for long:
-    /// an opening decides what became of them all the same.
+    /// Whether large writes go in place where nothing is. An opening decides what became of those that did all
+    /// the same.
     pub in_place: bool,
 }
 
@@ -72,7 +72,7 @@ impl Default for Limits {
             close: Duration::from_secs(20),
             administer: Duration::from_secs(30),
             checksum_blocks: 4096,
-            in_place: false,
+            in_place: true,
         }
     }
 }

@@ -361,7 +361,7 @@ impl Bench {
         pools: Vec<KnownPool>,
     ) -> Bench {
         let executor = Executor::new(now, seed, Order::Seeded, || {});
-        let limits = Limits { in_place: true, ..Limits::default() };
+        let limits = Limits::default();
         let engine = Engine::new(executor.handle(), Bench::config(owner, limits, pools));
         let devices = RefCell::default();
         Bench { executor, disks, engine, devices, owner, seed }

@@ -168,7 +168,7 @@ const SWITCH: Operation = Operation {
     is_short: false,
     steps: 1095,
     on_disks: 356,
-    prepare: |stage| base(stage).boxed_local(),
+    prepare: |stage| base_of(stage, Plan { in_place: false, ..plan() }).boxed_local(),
     act: |rig| switch(rig).boxed_local(),
 };
 const READD: Operation = Operation {
@@ -200,7 +200,7 @@ const LARGE_WRITE: Operation = Operation {
     is_short: true,
     steps: 300,
     on_disks: 60,
-    prepare: |stage| base_of(stage, Plan { in_place: true, ..plan() }).boxed_local(),
+    prepare: |stage| base(stage).boxed_local(),
     act: |rig| super::in_place::large_write(rig).boxed_local(),
 };
 const UNDECIDED: Operation = Operation {

@@ -169,6 +169,8 @@ fn random_mix(rig: &Rig) -> Mix {
         sectors_max: 8 << rig.below(6),
         span_sectors: if rig.below(2) == 0 { u64::MAX } else { 256 << rig.below(4) },
         think: rig.between(15, 90),
+        large: [0, 8, 40][rig.below(3)],
+        discards: 3 + 9 * rig.below(2) as u32,
         ..Mix::default()
     }
 }
