@@ -54,7 +54,7 @@ impl Volume {
         loop {
             // A disk that is evicted or taken in may make a segment due.
             let told = select(self.log.destaging.notified(), self.pool.changed.notified());
-            if self.is_gone() {
+            if self.is_gone() || self.initialise_wanted().await.is_err() {
                 return;
             }
             let work = self.destage_due();

@@ -1,6 +1,7 @@
 //! Initialising groups: before a group's first destage its checksum blocks say "unwritten", durably, in
 //! both slots on every usable member. Done for some groups ahead, so that a sequential writer seldom
-//! waits for it.
+//! waits for it, and as soon as somebody writes much near the end of those that are: only to groups that are
+//! initialised anything goes in place.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -16,10 +17,44 @@ use crate::metadata::{MetaRecord, RunKey};
 
 /// Groups that are initialised beyond those that are needed.
 const AHEAD: u32 = 8;
+/// A large write wants so many initialised beyond its own.
+const WANTED_AHEAD: u64 = AHEAD as u64 / 2;
 
 impl Volume {
-    /// Initialises these groups where they aren't; false if no member of some is there. Destaging is
-    /// the only caller, so nobody else initialises the same groups at the same time.
+    /// Somebody writes much to this group: has it and the next ones of its lane initialised soon.
+    pub(crate) fn want_initialised(&self, group: &GroupPlace) {
+        let meta = self.pool.meta.borrow();
+        let Some(volume) = meta.volumes().get(&self.id) else { return };
+        let next =
+            (0..=WANTED_AHEAD).map_while(|ahead| volume.group(group.set + ahead, group.lane));
+        let mut wanted = self.wanted_groups.borrow_mut();
+        for group in next.filter(|group| !group.is_initialised()) {
+            let count = wanted.entry(group.run.key).or_default();
+            if *count <= group.index {
+                *count = group.index + 1;
+                self.log.destaging.notify_all();
+            }
+        }
+    }
+
+    /// Initialises what large writes want. What nobody is there for waits until it is needed.
+    pub(crate) async fn initialise_wanted(self: &Rc<Self>) -> Result<(), Ended> {
+        let wanted = std::mem::take(&mut *self.wanted_groups.borrow_mut());
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let _one_at_a_time = self.destaging.acquire(1).await;
+        if self.is_gone() {
+            return Err(Ended::Closed);
+        }
+        for (key, count) in wanted {
+            self.initialise_run(key, count).await?;
+        }
+        Ok(())
+    }
+
+    /// Initialises these groups where they aren't; false if no member of some is there. The caller holds
+    /// `destaging`, so nobody else initialises the same groups at the same time.
     pub(crate) async fn initialise_for(
         self: &Rc<Self>,
         groups: &[GroupPlace],
@@ -86,11 +121,12 @@ impl Volume {
                     return Ok(true);
                 }
                 Err(super::commit::CommitError::Ended(ended)) => return Err(ended),
-                // No member could take the blocks, or the volume is gone: try again, or find out.
+                // No member could take the blocks, or the volume is gone: the caller finds out.
                 Err(error) => tracing::warn!(volume = %self.name, ?error, "initialising"),
             }
             drop((_lock, members_stay));
             self.wait_for_change().await?;
+            return Ok(false);
         }
     }
 

@@ -204,3 +204,25 @@ fn room_comes_back_when_the_contents_are_released() {
         settle(&bench);
     }
 }
+
+/// Into a new volume all but the first write goes in place, before anything was destaged.
+#[test]
+fn groups_are_ready_before_who_writes_in_sequence_comes_to_them() {
+    let (bench, volume) = Bench::mirrored(460);
+    bench.write(&volume, 0, pattern(0, LARGE, 1)).unwrap();
+    bench.pass(Duration::from_millis(50));
+    for first in (62..20 * 62).step_by(62) {
+        bench.write(&volume, first, pattern(first, LARGE, 1)).unwrap();
+        assert_eq!(
+            places(&bench, &pattern(first + 1, 1, 1)).len(),
+            2,
+            "block {first} went in place"
+        );
+        bench.pass(Duration::from_millis(20));
+    }
+    settle(&bench);
+    for first in (0..20 * 62).step_by(62) {
+        assert_eq!(bench.read(&volume, first, LARGE).unwrap(), pattern(first, LARGE, 1));
+    }
+    assert_eq!(bench.verify(None).bad, []);
+}

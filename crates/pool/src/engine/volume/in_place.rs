@@ -58,13 +58,15 @@ impl Volume {
         u64::from(piece.count) + records + u64::from(has_intent)
     }
 
+    /// Whether a piece of a write is of those that go in place if they may.
+    pub(super) fn is_for_place(&self, piece: &Piece, group: &GroupPlace) -> bool {
+        let is_mirror = group.members.len() > 1;
+        self.pool.limits.in_place && piece.count >= ROWS_MIN && is_mirror
+    }
+
     /// Whether a piece of a write may go in place, as far as is known without locks.
     pub(super) fn may_go_in_place(&self, piece: &Piece, group: &GroupPlace) -> bool {
-        let is_mirror = group.members.len() > 1;
-        let is_large = piece.count >= ROWS_MIN;
-        self.pool.limits.in_place
-            && is_large
-            && is_mirror
+        self.is_for_place(piece, group)
             && group.initialised
             && self.has_whole_segment()
             && self.is_free(piece, group)

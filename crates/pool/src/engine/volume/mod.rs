@@ -14,7 +14,7 @@ pub(crate) mod segment;
 mod write;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use block::{IoError, Line};
@@ -26,6 +26,7 @@ use super::measure::milliseconds;
 use super::pool::{Pool, ended_error};
 use crate::format::{GenerationId, Row, VolumeId};
 use crate::layout::StripeLayout;
+use crate::metadata::RunKey;
 use crate::report::{PoolEvent, Replayed};
 use crate::stats::VolumeStats;
 use credit::Credit;
@@ -62,8 +63,10 @@ pub(crate) struct Volume {
     /// Blocks that may still be on their way to their places.
     placing: Rc<Semaphore>,
     pub(crate) checksums: Checksums,
-    /// One destage at a time.
+    /// One destage at a time, and nobody else initialises groups.
     pub(crate) destaging: Rc<Semaphore>,
+    /// How many groups of a run large writes want initialised.
+    pub(crate) wanted_groups: RefCell<BTreeMap<RunKey, u32>>,
     pub(crate) size_bytes: Cell<u64>,
     serving: RefCell<Serving>,
     pub(crate) changed: Notify,
@@ -96,6 +99,7 @@ impl Volume {
             placing: Semaphore::new(in_place::UNDER_WAY_MAX),
             checksums: Checksums::new(pool.limits.checksum_blocks),
             destaging: Semaphore::new(1),
+            wanted_groups: RefCell::default(),
             size_bytes: Cell::new(volume.bytes),
             serving: RefCell::new(Serving::Opening),
             changed: Notify::new(),

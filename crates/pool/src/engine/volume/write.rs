@@ -147,7 +147,11 @@ impl Volume {
         };
         let mut in_place = 0;
         for piece in self.stripes.pieces(VolumeBlock(first), count) {
-            if self.may_go_in_place(&piece, &group_of(&piece)?) {
+            let group = group_of(&piece)?;
+            if self.is_for_place(&piece, &group) {
+                self.want_initialised(&group);
+            }
+            if self.may_go_in_place(&piece, &group) {
                 in_place += u64::from(piece.count);
             }
         }
