@@ -74,6 +74,13 @@ pub const SCENARIOS: &[Scenario] = &[
         400,
         |stage| refused(stage).boxed_local(),
     ),
+    scenario(
+        "large-write-left",
+        "disks restart while something large is written to them, and all power goes while that follows into the \
+         log: nothing says that it arrived",
+        400,
+        |stage| left(stage).boxed_local(),
+    ),
 ];
 
 /// Blocks of the volume.
@@ -134,13 +141,24 @@ fn record_number(sector: &[u8]) -> Option<u64> {
     number.map(u64::from_le_bytes)
 }
 
-/// Machines that have the newest record of the log.
-fn machines_of_log(rig: &Rig) -> BTreeSet<usize> {
+/// Kinds of records.
+const DATA: u8 = 1;
+const INTENT: u8 = 3;
+
+/// The number of the newest record of these kinds on the disks.
+fn newest_record(rig: &Rig, is_of: impl Fn(u8) -> bool) -> u64 {
     let mut newest = 0;
     machines_with(rig, |_, sector| {
-        newest = newest.max(record_number(sector).unwrap_or(0));
+        let number = record_number(sector).filter(|_| is_of(sector[8]));
+        newest = newest.max(number.unwrap_or(0));
         false
     });
+    newest
+}
+
+/// Machines that have the newest record of the log.
+fn machines_of_log(rig: &Rig) -> BTreeSet<usize> {
+    let newest = newest_record(rig, |_| true);
     machines_with(rig, |_, sector| record_number(sector) == Some(newest))
 }
 
@@ -170,7 +188,7 @@ fn intents(rig: &Rig) -> usize {
     let count = disks.iter().map(|(_, disk)| {
         let headers = disk.written_sectors().into_iter().filter(|at| {
             let bytes = disk.peek(SectorRange::new(Lba(*at), 1));
-            bytes.starts_with(b"epLR") && bytes[8] == 3
+            bytes.starts_with(b"epLR") && bytes[8] == INTENT
         });
         headers.count()
     });
@@ -478,6 +496,43 @@ async fn refused(stage: Stage) -> Result<(), Failure> {
             rig.cluster.cut_all_power();
         }
         rig.cluster.cut_link(node, false);
+        start_all(&rig);
+        rig.open(VOLUME).await?;
+        read_all(&rig).await?;
+        rig.wait_clean(CONVERGENCE_MAX).await?;
+    }
+    rig.converge().await
+}
+
+/// As long as the contents of one that was left aren't durable, no record says that it was acknowledged.
+async fn left(stage: Stage) -> Result<(), Failure> {
+    let rig = primed_on(&stage, 5).await?;
+    for _ in 0..3 {
+        let (range, positions) = apart(&rig).await?;
+        let late = Latency { base: Duration::from_millis(400), ..Latency::FAST };
+        for (node, disk) in (0..5).map(|node| (node, rig.cluster.node(node).disks()[0].clone())) {
+            disk.set_latency(if positions.contains(&node) { late } else { Latency::SLOW });
+        }
+        let newest = |kind| newest_record(&rig, |of| of == kind);
+        let (intent, data) = (newest(INTENT), newest(DATA));
+        let cut = async {
+            while newest(INTENT) == intent {
+                rig.run_for(Duration::from_millis(1)).await;
+            }
+            // Its record is in the log. Those that it goes to have it in their memory, and lose that.
+            for node in &positions {
+                rig.cluster.cut_node_power(*node, Survival::None);
+                rig.cluster.start_node(*node);
+            }
+            for _ in (0..1000).take_while(|_| newest(DATA) == data) {
+                rig.run_for(Duration::from_millis(4)).await;
+            }
+            rig.run_for(rig.between(0, 6)).await;
+            rig.forget_clients();
+            rig.cluster.cut_all_power();
+        };
+        let _ = join(change(&rig, Change::Write, range), cut).await;
+        (0..5).for_each(|node| rig.cluster.node(node).disks()[0].set_latency(Latency::FAST));
         start_all(&rig);
         rig.open(VOLUME).await?;
         read_all(&rig).await?;
