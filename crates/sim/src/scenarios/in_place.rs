@@ -14,7 +14,7 @@ use super::common::{CONVERGENCE_MAX, OPENING_MAX, Rig, VOLUME, expect};
 use super::losses::{lose_node, trickle};
 use super::scenario;
 use crate::cluster::Plan;
-use crate::disk::Latency;
+use crate::disk::{Disk, Latency};
 use crate::medium::Survival;
 use crate::oracle::Change;
 use crate::pattern::{self, Content};
@@ -145,21 +145,20 @@ fn record_number(sector: &[u8]) -> Option<u64> {
 const DATA: u8 = 1;
 const INTENT: u8 = 3;
 
-/// The number of the newest record of these kinds on the disks.
-fn newest_record(rig: &Rig, is_of: impl Fn(u8) -> bool) -> u64 {
-    let mut newest = 0;
-    machines_with(rig, |_, sector| {
-        let number = record_number(sector).filter(|_| is_of(sector[8]));
-        newest = newest.max(number.unwrap_or(0));
-        false
-    });
-    newest
+/// The number of the newest record of these kinds on a disk.
+fn newest_record(disk: &Disk, is_of: impl Fn(u8) -> bool) -> u64 {
+    let number = |at| {
+        let sector = disk.peek(SectorRange::new(Lba(at), 1));
+        record_number(&sector).filter(|_| is_of(sector[8]))
+    };
+    disk.written_sectors().into_iter().filter_map(number).max().unwrap_or(0)
 }
 
 /// Machines that have the newest record of the log.
 fn machines_of_log(rig: &Rig) -> BTreeSet<usize> {
-    let newest = newest_record(rig, |_| true);
-    machines_with(rig, |_, sector| record_number(sector) == Some(newest))
+    let numbers = rig.cluster.disks().into_iter().map(|(_, disk)| newest_record(&disk, |_| true));
+    let newest = numbers.max();
+    machines_with(rig, |_, sector| record_number(sector) == newest)
 }
 
 /// Somewhere large where nothing is, and the machines that it is on, which aren't those of the log.
@@ -325,8 +324,8 @@ async fn torn(stage: Stage) -> Result<(), Failure> {
 }
 
 /// A pool that was left while something large was written: its record is durable, and records behind it say
-/// so; the machines that it goes to have none or some of it.
-pub async fn left_undecided(rig: &Rig) -> Result<(), Failure> {
+/// so; the machines that it goes to have none or some of it. Tells which those are.
+async fn left_undecided(rig: &Rig) -> Result<BTreeSet<usize>, Failure> {
     let (range, positions) = apart(rig).await?;
     let disks = positions.iter().map(|node| rig.cluster.node(*node).disks()[0].clone());
     let disks: Vec<_> = disks.collect();
@@ -340,7 +339,7 @@ pub async fn left_undecided(rig: &Rig) -> Result<(), Failure> {
     };
     let _ = join3(change(rig, Change::Write, range), join_all(small), cut).await;
     disks.iter().for_each(|disk| disk.set_latency(Latency::FAST));
-    Ok(())
+    Ok(positions)
 }
 
 /// The same, as an opening finds it that is to be crashed.
@@ -355,7 +354,15 @@ pub async fn to_be_opened(stage: Stage) -> Result<Rc<Rig>, Failure> {
 async fn undecided(stage: Stage) -> Result<(), Failure> {
     let rig = primed_on(&stage, 5).await?;
     for _ in 0..2 {
-        left_undecided(&rig).await?;
+        let positions = left_undecided(&rig).await?;
+        if rig.below(2) == 0 {
+            // Nobody can tell, for as long as it takes to give somebody up.
+            rig.cluster.start_supervisor(rig.active());
+            for node in (0..5).filter(|node| !positions.contains(node)) {
+                rig.cluster.start_node(node);
+            }
+            rig.run_for(rig.between(0, 30_000)).await;
+        }
         start_all(&rig);
         for _ in 0..rig.below(3) {
             rig.run_for(rig.between(0, 700)).await;
@@ -509,30 +516,32 @@ async fn left(stage: Stage) -> Result<(), Failure> {
     let rig = primed_on(&stage, 5).await?;
     for _ in 0..3 {
         let (range, positions) = apart(&rig).await?;
-        let late = Latency { base: Duration::from_millis(400), ..Latency::FAST };
-        for (node, disk) in (0..5).map(|node| (node, rig.cluster.node(node).disks()[0].clone())) {
-            disk.set_latency(if positions.contains(&node) { late } else { Latency::SLOW });
-        }
-        let newest = |kind| newest_record(&rig, |of| of == kind);
+        let disk = |node: usize| rig.cluster.node(node).disks()[0].clone();
+        let slow = |ms| Latency { base: Duration::from_millis(ms), ..Latency::SLOW };
+        (0..5).for_each(|node| {
+            disk(node).set_latency(slow(if positions.contains(&node) { 400 } else { 50 }))
+        });
+        let log = machines_of_log(&rig).first().map(|node| disk(*node));
+        let newest = |kind| log.as_ref().map(|disk| newest_record(disk, |of| of == kind));
         let (intent, data) = (newest(INTENT), newest(DATA));
         let cut = async {
             while newest(INTENT) == intent {
-                rig.run_for(Duration::from_millis(1)).await;
+                rig.run_for(Duration::from_millis(10)).await;
             }
             // Its record is in the log. Those that it goes to have it in their memory, and lose that.
             for node in &positions {
                 rig.cluster.cut_node_power(*node, Survival::None);
                 rig.cluster.start_node(*node);
             }
-            for _ in (0..1000).take_while(|_| newest(DATA) == data) {
-                rig.run_for(Duration::from_millis(4)).await;
+            for _ in (0..150).take_while(|_| newest(DATA) == data) {
+                rig.run_for(Duration::from_millis(15)).await;
             }
-            rig.run_for(rig.between(0, 6)).await;
+            rig.run_for(rig.between(0, 60)).await;
             rig.forget_clients();
             rig.cluster.cut_all_power();
         };
         let _ = join(change(&rig, Change::Write, range), cut).await;
-        (0..5).for_each(|node| rig.cluster.node(node).disks()[0].set_latency(Latency::FAST));
+        (0..5).for_each(|node| disk(node).set_latency(Latency::FAST));
         start_all(&rig);
         rig.open(VOLUME).await?;
         read_all(&rig).await?;
