@@ -222,7 +222,7 @@ impl Volume {
         let mut destages = Vec::with_capacity(groups.len());
         for (generation, (group, rows)) in groups {
             // Ascending by generation; nobody else holds more than one.
-            let lock = self.pool.lock_group(generation).await;
+            let lock = self.pool.lock_group_to_destage(generation).await;
             let blocks = Vec::new();
             destages.push(GroupDestage { group, rows, blocks, is_doubtful: false, _lock: lock });
         }

@@ -161,13 +161,19 @@ impl Pool {
         Some((member, device, start))
     }
 
-    /// Takes a group's lock alone: under it the group's blocks and checksums change place. Destaging, repair,
-    /// resync and verification take it, and who gives its extents away.
+    /// Takes a group's lock alone: under it the group's blocks and checksums change place. Repair, resync and
+    /// verification take it, and who gives its extents away.
     pub(crate) async fn lock_group(&self, generation: GenerationId) -> Permit {
         self.group_lock(generation).acquire(GROUP_LOCK_SHARES).await
     }
 
-    /// A share of it, if nobody has it alone or waits to: for who writes rows of which nothing is in place.
+    /// Takes it for a destage: alone but for who has a share. Their rows are in no record that is destaged, and
+    /// it leaves their places and entries as they are.
+    pub(crate) async fn lock_group_to_destage(&self, generation: GenerationId) -> Permit {
+        self.group_lock(generation).acquire(GROUP_LOCK_SHARES / 2 + 1).await
+    }
+
+    /// A share of it, if nobody has it alone or waits for it: for who writes rows of which nothing is in place.
     /// Its holder waits for disks, and never for the log: who destages may have what the log waits for.
     pub(crate) fn try_share_group(&self, generation: GenerationId) -> Option<Permit> {
         self.group_lock(generation).acquire(1).now_or_never()
