@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::time::Duration;
 
 use block::{IoError, SectorRange};
 use futures::StreamExt;
@@ -30,11 +31,12 @@ impl Pool {
                 self.note_failed_flush(&member).await;
             }
         }
-        let mut resolved = resolved;
+        let (mut resolved, mut patience) = (resolved, self.limits.probe);
         loop {
             let mut out = BTreeSet::new();
             for (disk, error) in failed {
-                let gone = !self.is_out(*disk) && !self.is_fine(*disk, *error, resolved).await;
+                let is_fine = self.is_fine(*disk, *error, resolved, patience);
+                let gone = !self.is_out(*disk) && !is_fine.await;
                 if gone {
                     out.insert(*disk);
                 }
@@ -46,8 +48,9 @@ impl Pool {
                 return self.evict_now(out, failed).await;
             }
             self.wait_for_change().await?;
-            // Without it there is no majority; if it answers by now, it needn't be evicted.
-            resolved = false;
+            // Without it there is no majority; if it answers by now, it needn't be evicted. One that is slow
+            // may take its time: nothing else can be done meanwhile.
+            (resolved, patience) = (false, self.limits.eviction);
         }
     }
 
@@ -98,7 +101,13 @@ impl Pool {
     }
 
     /// Whether a disk that failed an operation answers now, so that the operation may be repeated.
-    async fn is_fine(&self, disk: DiskNumber, error: IoError, resolved: bool) -> bool {
+    async fn is_fine(
+        &self,
+        disk: DiskNumber,
+        error: IoError,
+        resolved: bool,
+        patience: Duration,
+    ) -> bool {
         let Some(member) = self.member(disk) else { return false };
         let is_failed_instance = member.failed_instance.get() == member.seen_instance.get();
         let unflushed = matches!(error, IoError::FlushFailed) && is_failed_instance;
@@ -107,7 +116,7 @@ impl Pool {
         }
         // A member that hung for the whole eviction time gets no second chance; one that said
         // `Lost` may have come back since.
-        self.answers(&member).await
+        self.within(patience, probe(&member)).await.is_ok()
     }
 
     /// Whether a disk answers a small read at once.
