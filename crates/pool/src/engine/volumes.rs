@@ -110,16 +110,23 @@ impl OpenPool {
         };
         let removed = self.administer_now(|_| Ok((vec![MetaRecord::VolumeRemoved { id }], ())));
         if let Err(error) = removed.await {
-            // Its log has all that was acknowledged.
+            // Its log has all that was acknowledged, and nothing comes to its places behind its back.
+            self.quiet_groups(&generations).await?;
             self.open_volume(id);
             return Err(error);
         }
         self.volumes.borrow_mut().remove(&id);
-        // Of its groups only: whoever works on another volume's may wait for disks.
-        for lock in self.pool.held_group_locks(&generations) {
-            drop(self.pool.unless_over(lock.acquire(GROUP_LOCK_SHARES)).await.map_err(over)?);
-        }
+        self.quiet_groups(&generations).await?;
         self.pool.free_pending().await.map_err(over)
+    }
+
+    /// Waits until nobody works on these groups. On no others: whoever does may wait for disks.
+    async fn quiet_groups(&self, generations: &[GenerationId]) -> Result<(), PoolError> {
+        for lock in self.pool.held_group_locks(generations) {
+            let alone = self.pool.unless_over(lock.acquire(GROUP_LOCK_SHARES)).await;
+            drop(alone.map_err(|ended| self.over(ended))?);
+        }
+        Ok(())
     }
 
     /// Remembers something about a volume, or forgets it.

@@ -149,13 +149,14 @@ impl Volume {
         let both = self.pool.unless_over(join(writing, receiver)).await;
         let (took, appended) = both.map_err(|ended| ended_error(&self.pool, ended))?;
         let number = appended.unwrap_or(Err(IoError::Lost))?;
-        match took {
-            Some(took) if self.pool.config.borrow().number == config => {
-                let block = piece.block.0;
-                self.complete(block, number, (&contents, &checksums), took, room);
-                return Ok(());
-            }
-            _ => {}
+        // A destage beside it may have found a position that restarts away, and say that it misses something.
+        let is_clean = || (0..group.members.len()).all(|at| self.pool.dirty(&group, at) == 0);
+        let still_holds =
+            || self.pool.config.borrow().number == config && is_clean() && !self.is_gone();
+        if let Some(took) = took.filter(|_| still_holds()) {
+            let block = piece.block.0;
+            self.complete(block, number, (&contents, &checksums), took, room);
+            return Ok(());
         }
         self.log.state.borrow_mut().intents.abandon(number);
         self.log.settled();
