@@ -50,6 +50,8 @@ check:
 
 unit:
 	$(CARGO) test --locked --workspace --exclude blackbox --exclude architecture
+	scripts/fuse-over-ring $(CARGO) test --locked -p frontend --test local_device --test condition \
+		--test panicking_handler --test ftp
 
 # Frames that mean harm, some millions of them, against an independent reader of the protocol.
 # `scripts/fuzz` looks for them guided by coverage.

@@ -1,8 +1,8 @@
 //! The control channel between services and engine: JSON lines on a Unix socket.
 //!
 //! Requests carry ids, many are in flight, answers come in any order. A request may be followed by
-//! progress lines with its id before its one result or error. Events come in between. The descriptor
-//! that [`EngineRequest::AttachVolume`] speaks of travels with the first byte of its line.
+//! progress lines with its id before its one result or error. Events come in between. The descriptors
+//! that [`EngineRequest::AttachVolume`] speaks of travel with the first byte of its line.
 
 use std::collections::BTreeSet;
 
@@ -137,6 +137,9 @@ pub enum EngineRequest {
     AttachVolume {
         /// The volume.
         volume: VolumeName,
+        /// A second descriptor comes with it, which ends the connection of the first when it is written to.
+        #[serde(default)]
+        controlled: bool,
     },
     /// Answered with what is served through FUSE, as [`crate::reconcile::Attachments`].
     AttachedVolumes,
@@ -333,7 +336,7 @@ mod tests {
                 key: "mount".into(),
                 value: Some("{\"path\":\"/srv/a\nb\"}".into()),
             },
-            EngineRequest::AttachVolume { volume: volume.clone() },
+            EngineRequest::AttachVolume { volume: volume.clone(), controlled: true },
             EngineRequest::Lease { volume, attachment: Attachment::DEAD },
             EngineRequest::HeldExports { pool: "1".into(), volumes: ["v".into()].into() },
             EngineRequest::Shutdown,

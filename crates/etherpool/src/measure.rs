@@ -102,10 +102,11 @@ async fn serve(handle: &ReactorHandle, args: AttachArgs) -> anyhow::Result<Serve
     let name = VolumeName::new("measure", &address.to_string())?;
     let place = (Places { run: args.dir.join("run"), links: args.dir.join("dev") }, name);
     let (places, name) = place.clone();
-    let fuse = blocking(move || attach::mount(&places, &name)).await??;
+    let connection = blocking(move || attach::mount(&places, &name)).await??;
     let (ends, ended) = mailbox(1);
     let on_end = move || drop(ends.send(()));
-    let (file, _) = serve_device(handle, &device, fuse, on_end).context("serving the device")?;
+    let (file, _) =
+        serve_device(handle, &device, connection, on_end).context("serving the device")?;
     let (places, name) = place.clone();
     match blocking(move || attach::attach(&places, &name, false)).await? {
         Ok(block_device) => Ok(Served { block_device, file, place, ended, _initiator: initiator }),

@@ -13,7 +13,7 @@ use block::BufferMut;
 use block::FsType;
 use frontend::attach::{self, AttachError, Detach};
 use frontend::filesystem::{self, FilesystemError, MkfsOptions, Mounted};
-use support::{TestVolume, eventually, mounted_below, noise, possible};
+use support::{TestVolume, eventually, mounted_below, noise, over_ring, possible};
 
 const MIB_SECTORS: usize = 2048;
 
@@ -181,7 +181,8 @@ async fn a_dead_engine_fails_io_and_everything_can_be_taken_away() {
     control.wait_for("a write", |state| state.held > 0);
     volume.kill_engine();
     assert!(waiter.join().unwrap().is_err());
-    assert!(volume.file.as_ref().unwrap().is_served());
+    // A ring dies with its thread, and all that came by it.
+    assert_eq!(volume.file.as_ref().unwrap().is_served(), !over_ring());
 
     // Then the process: the kernel gives up on its own.
     volume.file = None;
@@ -204,6 +205,69 @@ async fn a_dead_engine_fails_io_and_everything_can_be_taken_away() {
         filesystem::shutdown(volume.device.clone(), volume.mount_point()).await.unwrap(),
         []
     );
+}
+
+/// The engine ends one device and goes on: nobody waits for it, and no memory of it is used any more.
+#[test]
+fn a_dropped_file_fails_what_is_under_way() {
+    if !possible("a_dropped_file_fails_what_is_under_way") {
+        return;
+    }
+    let mut volume = TestVolume::new(4 * MIB_SECTORS);
+    volume.control.change(|state| state.hold_writes = true);
+    let waiters: Vec<_> = (0..40)
+        .map(|index| {
+            let device = volume.device.clone();
+            std::thread::spawn(move || {
+                let direct = libc::O_DIRECT;
+                let file = File::options().write(true).custom_flags(direct).open(device).unwrap();
+                let data = BufferMut::copy_of(&noise(index, 65_536));
+                file.write_all_at(&data, index * 65_536)
+            })
+        })
+        .collect();
+    volume.control.wait_for("writes", |state| state.held >= 16);
+    volume.file = None;
+    for waiter in waiters {
+        assert!(waiter.join().unwrap().is_err());
+    }
+    // Answers that come too late reach nobody.
+    volume.control.change(|state| state.hold_writes = false);
+    volume.control.wait_for("the engine to answer", |state| state.held == 0);
+    eventually("everything to be taken away", || {
+        attach::detach(&volume.places, &volume.name, Detach::Abort).is_ok()
+    });
+    assert!(!mounted_below(volume.root.path()));
+}
+
+/// More requests at once than the kernel and we have room for.
+#[test]
+fn many_requests_at_once_find_their_answers() {
+    if !possible("many_requests_at_once_find_their_answers") {
+        return;
+    }
+    let mut volume = TestVolume::new(64 * MIB_SECTORS);
+    let workers: Vec<_> = (0..96_u64)
+        .map(|worker| {
+            let device = volume.device.clone();
+            std::thread::spawn(move || {
+                let mut options = File::options();
+                let options = options.read(true).write(true).custom_flags(libc::O_DIRECT);
+                let file = options.open(device).unwrap();
+                let (len, at) =
+                    ([4096, 65_536, 512 * 1024][worker as usize % 3], worker * 640 * 1024);
+                for round in 0..8 {
+                    let wanted = noise(worker * 100 + round, len);
+                    file.write_all_at(&BufferMut::copy_of(&wanted), at).unwrap();
+                    let mut found = BufferMut::zeroed(len);
+                    file.read_exact_at(&mut found, at).unwrap();
+                    assert!(found[..] == wanted[..], "worker {worker}, round {round}");
+                }
+            })
+        })
+        .collect();
+    workers.into_iter().for_each(|worker| worker.join().unwrap());
+    volume.detach(Detach::Clean);
 }
 
 /// The engine's process is stopped while requests are under way and the predecessor's mounts are

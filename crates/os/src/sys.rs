@@ -80,6 +80,20 @@ pub(crate) fn online_cores() -> usize {
     usize::try_from(unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }).unwrap_or(1)
 }
 
+/// The numbers in a list of the kernel's, as in `0-3,8`.
+pub(crate) fn parse_list(list: &str) -> Option<Vec<u32>> {
+    let mut numbers = Vec::new();
+    for part in list.trim().split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+        if last < first || last > u32::from(u16::MAX) {
+            return None;
+        }
+        numbers.extend(first..=last);
+    }
+    Some(numbers)
+}
+
 /// A new event counter that blocks nobody.
 pub(crate) fn event_fd() -> io::Result<OwnedFd> {
     // SAFETY: no memory is involved.
@@ -140,4 +154,18 @@ pub(crate) fn clear_error(fd: BorrowedFd<'_>) {
             &raw mut len,
         )
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_the_kernel() {
+        assert_eq!(parse_list("0\n"), Some(vec![0]));
+        assert_eq!(parse_list("0-2,5,7-8\n"), Some(vec![0, 1, 2, 5, 7, 8]));
+        for bad in ["", "a", "3-1", "0-4294967295", "0,"] {
+            assert_eq!(parse_list(bad), None, "{bad}");
+        }
+    }
 }

@@ -15,6 +15,6 @@ pub use request::{
     UnmountVolume, VerifyVolume,
 };
 pub use status::{
-    HeldReport, ImportResult, InterfaceState, PoolReportExt, Preview, ProcessState, SeenTarget,
-    ServiceState, Status, StreamLine, VolumeServices,
+    FuseOverIoUring, HeldReport, ImportResult, InterfaceState, PoolReportExt, Preview,
+    ProcessState, SeenTarget, ServiceState, Status, StreamLine, VolumeServices,
 };

@@ -30,6 +30,9 @@ pub struct Status {
     pub pools: Vec<PoolReport>,
     /// Devices, mounts, FTP and exports of volumes that have or want any.
     pub services: Vec<VolumeServices>,
+    /// How the kernel hands over the requests for volumes that are attached from now on.
+    #[serde(default)]
+    pub fuse_over_io_uring: FuseOverIoUring,
     /// Settings that came with a pool and aren't acted on.
     #[serde(default)]
     pub held: Vec<HeldReport>,
@@ -38,6 +41,20 @@ pub struct Status {
     pub troubles: Vec<String>,
     /// What a user must know about that is nobody's failure yet.
     pub warnings: Vec<String>,
+}
+
+/// Whether the kernel has FUSE over io_uring, and whether the administrator has it switched on; the program
+/// never does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FuseOverIoUring {
+    /// It doesn't have it, or FUSE isn't there yet.
+    #[default]
+    Missing,
+    /// It has it.
+    Off,
+    /// It uses it.
+    On,
 }
 
 /// A setting that came with a pool. `GET /v1/pools/POOL/held` answers with a list of them; `POST

@@ -33,8 +33,8 @@ const DESCRIPTORS_MAX: usize = 8;
 pub struct Incoming {
     /// The request.
     pub line: RequestLine,
-    /// The descriptor that came with it.
-    pub descriptor: Option<OwnedFd>,
+    /// The descriptors that came with it.
+    pub descriptors: Vec<OwnedFd>,
     /// Whom to answer.
     pub peer: Arc<Peer>,
 }
@@ -129,12 +129,13 @@ fn hand_on(
     requests: &MailSender<Incoming>,
 ) {
     let id = line.id;
-    let descriptor = match line.request {
-        EngineRequest::AttachVolume { .. } => connection.take_descriptor(),
-        _ => None,
+    let wanted = match line.request {
+        EngineRequest::AttachVolume { controlled, .. } => 1 + usize::from(controlled),
+        _ => 0,
     };
+    let descriptors = (0..wanted).map_while(|_| connection.take_descriptor()).collect();
     let busy = peer.in_flight.fetch_add(1, Ordering::Relaxed) >= REQUESTS_IN_FLIGHT_MAX;
-    let incoming = Incoming { line, descriptor, peer: Arc::clone(peer) };
+    let incoming = Incoming { line, descriptors, peer: Arc::clone(peer) };
     if busy || requests.send(incoming).is_err() {
         let error = ApiError::new(ErrorCode::Busy, "the engine has too many requests in flight");
         peer.finish(ReplyLine::Error { id, error: error.remedy("try again") });
@@ -156,8 +157,8 @@ mod tests {
                 let mut seen = Vec::new();
                 while seen.len() < count {
                     let Some(incoming) = mailbox.receive().await else { break };
-                    let Incoming { line, descriptor, peer } = incoming;
-                    seen.push((line.request, descriptor.is_some()));
+                    let Incoming { line, descriptors, peer } = incoming;
+                    seen.push((line.request, !descriptors.is_empty()));
                     peer.finish(ReplyLine::Result { id: line.id, value: line.id.into() });
                 }
                 seen

@@ -8,6 +8,7 @@ use block::VolumeName;
 use block::{Claim, Epoch, IoError, Lba, OwnerId, RefusalReason, SectorRange};
 use control::api::{ApiError, CreateVolume, ErrorCode, PoolReportExt as _, ProcessState};
 use control::channel::{EngineRequest, ReplyLine};
+use frontend::fuse::Connection;
 use os::reactor::Mailbox;
 use serde::Serialize;
 use serde_json::Value;
@@ -18,13 +19,13 @@ use aoe_wire::ShelfSlot;
 
 /// Answers until the engine stops.
 pub async fn answer_all(process: Rc<Process>, mut requests: Mailbox<Incoming>) {
-    while let Some(Incoming { line, descriptor, peer }) = requests.receive().await {
+    while let Some(Incoming { line, descriptors, peer }) = requests.receive().await {
         let process = Rc::clone(&process);
         let runtime = process.handle.runtime().clone();
         runtime.spawn(async move {
             let id = line.id;
             let work = Work { process: &process, id, peer: &peer };
-            let reply = match work.perform(line.request, descriptor).await {
+            let reply = match work.perform(line.request, descriptors).await {
                 Ok(value) => ReplyLine::Result { id, value },
                 Err(error) => ReplyLine::Error { id, error },
             };
@@ -50,7 +51,7 @@ impl Work<'_> {
     async fn perform(
         &self,
         request: EngineRequest,
-        descriptor: Option<OwnedFd>,
+        descriptors: Vec<OwnedFd>,
     ) -> Result<Value, ApiError> {
         let process = self.process;
         let engine = &process.engine;
@@ -116,7 +117,7 @@ impl Work<'_> {
                 process.look_at_served().await;
                 Ok(Value::Null)
             }
-            EngineRequest::AttachVolume { volume } => self.attach(&volume, descriptor),
+            EngineRequest::AttachVolume { volume, .. } => self.attach(&volume, descriptors),
             EngineRequest::AttachedVolumes => value(process.volumes.attachments()),
             EngineRequest::Lease { volume, attachment } => {
                 let runs = engine.keeps(volume.pool(), volume.volume());
@@ -161,17 +162,19 @@ impl Work<'_> {
         value(engine.verify_volume(volume.pool(), volume.volume(), copy, &tell).await?)
     }
 
-    fn attach(&self, volume: &VolumeName, descriptor: Option<OwnedFd>) -> Result<Value, ApiError> {
-        let descriptor = descriptor.ok_or_else(|| {
+    fn attach(&self, volume: &VolumeName, descriptors: Vec<OwnedFd>) -> Result<Value, ApiError> {
+        let mut descriptors = descriptors.into_iter();
+        let fuse = descriptors.next().ok_or_else(|| {
             ApiError::new(ErrorCode::Invalid, "no descriptor came with the request to attach")
         })?;
+        let connection = Connection { fuse, abort: descriptors.next() };
         let serving = self.process.engine.reports().iter().any(|pool| pool.serves(volume));
         if !serving {
             return Err(ApiError::new(ErrorCode::Suspended, format!("{volume} is not served now"))
                 .remedy("see `etherpool pool show`"));
         }
         let device = self.process.engine.open_volume(volume.pool(), volume.volume())?;
-        value(self.process.volumes.attach(volume, device, descriptor)?)
+        value(self.process.volumes.attach(volume, device, connection)?)
     }
 
     /// Claims a disk whose record of its owner can't be read, with the lowest epoch there is: the

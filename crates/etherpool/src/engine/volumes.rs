@@ -3,14 +3,15 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use block::VolumeName;
 use block::{BlockDevice, IoError};
 use control::api::{ApiError, ErrorCode};
 use control::reconcile::{AttachedVolume, Attachment, Attachments, EngineInstance};
-use frontend::fuse::{Options, Reply, VolumeFile, VolumeRequest, perform};
+use frontend::fuse::{
+    Connection, Finish, Options, Reply, TRANSFER_BYTES_MAX, VolumeFile, VolumeRequest, perform,
+};
 use os::ReactorHandle;
 use os::reactor::{MailSender, Mailbox, SendError, mailbox};
 
@@ -54,12 +55,12 @@ impl Volumes {
         volumes
     }
 
-    /// Serves a volume through a descriptor, instead of one that served it before.
+    /// Serves a volume through a connection, instead of one that served it before.
     pub fn attach(
         &self,
         name: &VolumeName,
         device: Rc<dyn BlockDevice>,
-        fuse: OwnedFd,
+        connection: Connection,
     ) -> Result<Attachment, ApiError> {
         self.drop_one(name);
         let number = self.next_number.get();
@@ -67,7 +68,7 @@ impl Volumes {
         let (ends, ended) = (self.ends.clone(), (name.clone(), number));
         // A full mailbox only delays the tidying: a new attachment replaces the old one.
         let on_end = move || drop(ends.send(ended));
-        let served = serve_device(&self.handle, &device, fuse, on_end);
+        let served = serve_device(&self.handle, &device, connection, on_end);
         let (file, errors) = served.map_err(|error| {
             ApiError::new(ErrorCode::Io, format!("{name} can't be served to the kernel: {error}"))
         })?;
@@ -132,18 +133,26 @@ impl Volumes {
     }
 }
 
-/// Serves a device to the kernel through a descriptor. Beside the file: how many requests were answered
+/// Serves a device to the kernel through a connection. Beside the file: how many requests were answered
 /// with an error.
 pub fn serve_device(
     handle: &ReactorHandle,
     device: &Rc<dyn BlockDevice>,
-    fuse: OwnedFd,
+    connection: Connection,
     on_end: impl FnOnce() + Send + 'static,
 ) -> io::Result<(VolumeFile, Rc<Cell<u64>>)> {
     let (requests, receiver) = mailbox(REQUESTS_MAX);
+    let queues = connection.abort.is_some().then(|| handle.fuse_queues(TRANSFER_BYTES_MAX));
+    let queues = queues.and_then(|queues| {
+        let told = |error: &io::Error| {
+            tracing::warn!(%error, "a device is served by a thread, not by io_uring");
+        };
+        queues.inspect_err(told).ok()
+    });
     let options = Options {
         sectors: device.geometry().sectors,
         read_only: device.geometry().read_only,
+        over_ring: queues.is_some(),
         on_thread_start,
         on_end: Box::new(on_end),
     };
@@ -154,24 +163,39 @@ pub fn serve_device(
             reply.answer(Err(IoError::Lost));
         }
     };
-    let file = VolumeFile::serve(fuse, options, hand_on)?;
-    let errors = Rc::default();
-    let work = perform_all(handle.clone(), Rc::clone(device), receiver, Rc::clone(&errors));
-    handle.runtime().spawn(work);
+    let (file, ring) = VolumeFile::serve(connection, options, hand_on)?;
+    let performer =
+        Performer { handle: handle.clone(), device: Rc::clone(device), errors: Rc::default() };
+    let errors = Rc::clone(&performer.errors);
+    if let Some((ring, queues)) = ring.zip(queues) {
+        let performer = performer.clone();
+        let by_ring = ring.serve(queues, move |request, reply| performer.perform(request, reply));
+        handle.runtime().spawn(by_ring);
+    }
+    handle.runtime().spawn(performer.perform_all(receiver));
     Ok((file, errors))
 }
 
-async fn perform_all(
+/// Does what the kernel asks of a device.
+#[derive(Clone)]
+struct Performer {
     handle: ReactorHandle,
     device: Rc<dyn BlockDevice>,
-    mut requests: Mailbox<(VolumeRequest, Reply)>,
     errors: Rc<Cell<u64>>,
-) {
-    while let Some((request, reply)) = requests.receive().await {
+}
+
+impl Performer {
+    async fn perform_all(self, mut requests: Mailbox<(VolumeRequest, Reply)>) {
+        while let Some((request, reply)) = requests.receive().await {
+            self.perform(request, reply);
+        }
+    }
+
+    fn perform<P: Finish + 'static>(&self, request: VolumeRequest, reply: Reply<P>) {
         // Queued on the device here, in order; only the answer is waited for elsewhere.
-        let answer = perform(&device, request);
-        let errors = Rc::clone(&errors);
-        handle.runtime().spawn(async move {
+        let answer = perform(&self.device, request);
+        let errors = Rc::clone(&self.errors);
+        self.handle.runtime().spawn(async move {
             let answer = answer.await;
             if answer.is_err() {
                 errors.set(errors.get().saturating_add(1));

@@ -17,12 +17,13 @@ use axum::routing::{get, post};
 use block::{VolumeName, check_name};
 use control::api::{
     AcceptLoss, ApiError, CreatePool, CreateVolume, ErrorCode, ExportVolume, ExtendPool,
-    ExtendVolume, HeldReport, ImportPool, MakeFs, MountVolume, PoolReportExt as _, Preview,
-    ProcessState, ReleasePool, RemoveVolume, ResetEpoch, SeenTarget, ServeFtp, Status, StreamLine,
-    UnexportVolume, UnmountVolume, VerifyVolume,
+    ExtendVolume, FuseOverIoUring, HeldReport, ImportPool, MakeFs, MountVolume, PoolReportExt as _,
+    Preview, ProcessState, ReleasePool, RemoveVolume, ResetEpoch, SeenTarget, ServeFtp, Status,
+    StreamLine, UnexportVolume, UnmountVolume, VerifyVolume,
 };
 use control::channel::{EngineRequest, to_line};
 use control::settings::VolumeSettings;
+use frontend::fuse::Switch;
 use pool::{
     DiskReport, ImportPlan, PoolForecast, PoolReport, Progress, VerifyReport, VolumeForecast,
     VolumeReport, VolumeStats,
@@ -256,6 +257,11 @@ async fn status(State(services): App) -> Json<Status> {
         engine_restarts: services.engines_seen.load(Ordering::Relaxed).saturating_sub(1),
         pools,
         services: report,
+        fuse_over_io_uring: match frontend::fuse::switch() {
+            Switch::Missing => FuseOverIoUring::Missing,
+            Switch::Off => FuseOverIoUring::Off,
+            Switch::On => FuseOverIoUring::On,
+        },
         held,
         troubles,
         warnings,

@@ -62,7 +62,7 @@ struct Link {
 
 struct Outgoing {
     line: Vec<u8>,
-    descriptor: Option<OwnedFd>,
+    descriptors: Vec<OwnedFd>,
 }
 
 type Answer = Result<Result<Value, ApiError>, oneshot::error::RecvError>;
@@ -107,7 +107,7 @@ impl EngineClient {
 
     /// Asks for something.
     pub async fn call<T: DeserializeOwned>(&self, request: EngineRequest) -> Result<T, ApiError> {
-        self.ask(request, None).await
+        self.ask(request, Vec::new()).await
     }
 
     /// Asks for something that tells how far it is; the limit is for its silence.
@@ -118,7 +118,7 @@ impl EngineClient {
     ) -> Result<T, ApiError> {
         let asked = what(&request);
         let (sender, mut news) = mpsc::unbounded_channel();
-        let mut answer = self.begin(request, None, Some(sender))?;
+        let mut answer = self.begin(request, Vec::new(), Some(sender))?;
         loop {
             let heard = tokio::time::timeout(SILENCE, async {
                 tokio::select! {
@@ -136,24 +136,24 @@ impl EngineClient {
         }
     }
 
-    /// Asks for something and hands a descriptor along.
-    pub async fn call_with_descriptor<T: DeserializeOwned>(
+    /// Asks for something and hands descriptors along, two at most.
+    pub async fn call_with_descriptors<T: DeserializeOwned>(
         &self,
         request: EngineRequest,
-        descriptor: OwnedFd,
+        descriptors: Vec<OwnedFd>,
     ) -> Result<T, ApiError> {
-        self.ask(request, Some(descriptor)).await
+        self.ask(request, descriptors).await
     }
 
     async fn ask<T: DeserializeOwned>(
         &self,
         request: EngineRequest,
-        descriptor: Option<OwnedFd>,
+        descriptors: Vec<OwnedFd>,
     ) -> Result<T, ApiError> {
         let (asked, limit) = (what(&request), timeout_of(&request));
         // Who gives up leaves the entry of the request behind: it counts as in flight until the engine
         // has answered it or is gone, so that a silent engine isn't asked without end.
-        let answer = self.begin(request, descriptor, None)?;
+        let answer = self.begin(request, descriptors, None)?;
         match tokio::time::timeout(limit, answer).await {
             Ok(answer) => decode(answer),
             Err(_) => Err(too_long(&asked, limit)),
@@ -163,7 +163,7 @@ impl EngineClient {
     fn begin(
         &self,
         request: EngineRequest,
-        descriptor: Option<OwnedFd>,
+        descriptors: Vec<OwnedFd>,
         progress: Option<mpsc::UnboundedSender<Progress>>,
     ) -> Result<oneshot::Receiver<Result<Value, ApiError>>, ApiError> {
         let (done, answer) = oneshot::channel();
@@ -179,7 +179,7 @@ impl EngineClient {
         let id = link.next_id;
         link.next_id += 1;
         let line = to_line(&RequestLine { id, request });
-        outgoing.try_send(Outgoing { line, descriptor }).map_err(|_| busy())?;
+        outgoing.try_send(Outgoing { line, descriptors }).map_err(|_| busy())?;
         link.pending.insert(id, Pending { done, progress });
         Ok(answer)
     }
@@ -304,15 +304,14 @@ fn decode<T: DeserializeOwned>(answer: Answer) -> Result<T, ApiError> {
 }
 
 async fn send_all(writer: OwnedWriteHalf, mut receiver: mpsc::Receiver<Outgoing>) -> String {
-    while let Some(Outgoing { line, descriptor }) = receiver.recv().await {
+    while let Some(Outgoing { line, mut descriptors }) = receiver.recv().await {
         let mut sent = 0;
-        let mut descriptor = descriptor;
         while sent < line.len() {
-            match send_some(writer.as_ref(), &line[sent..], descriptor.as_ref()).await {
+            match send_some(writer.as_ref(), &line[sent..], &descriptors).await {
                 Ok(count) => {
                     sent += count;
-                    // It went with the first byte; no copy of it may stay here.
-                    descriptor = None;
+                    // They went with the first byte; no copy of them may stay here.
+                    descriptors.clear();
                 }
                 Err(error) => return error.to_string(),
             }
@@ -324,17 +323,17 @@ async fn send_all(writer: OwnedWriteHalf, mut receiver: mpsc::Receiver<Outgoing>
 async fn send_some(
     stream: &UnixStream,
     bytes: &[u8],
-    descriptor: Option<&OwnedFd>,
+    descriptors: &[OwnedFd],
 ) -> io::Result<usize> {
     stream
         .async_io(Interest::WRITABLE, || {
-            let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
             let mut ancillary = SendAncillaryBuffer::new(&mut space);
-            let descriptors = descriptor.map(|descriptor| [descriptor.as_fd()]);
-            if let Some(descriptors) = &descriptors
-                && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors))
+            let descriptors: Vec<_> = descriptors.iter().map(OwnedFd::as_fd).collect();
+            if !descriptors.is_empty()
+                && !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors))
             {
-                return Err(io::Error::other("no room for the descriptor"));
+                return Err(io::Error::other("no room for the descriptors"));
             }
             Ok(sendmsg(stream, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?)
         })
@@ -462,7 +461,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_descriptor_travels_with_its_request() {
+    async fn descriptors_travel_with_their_request() {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("engine.sock");
         let listener = UnixListener::bind(&socket).unwrap();
@@ -473,11 +472,13 @@ mod tests {
 
         let (ours, theirs) = UnixStream::pair().unwrap();
         let theirs: OwnedFd = theirs.into_std().unwrap().into();
+        let second = theirs.try_clone().unwrap();
         let volume = block::VolumeName::new("p", "v").unwrap();
         let asked = tokio::spawn({
             let client = client.clone();
-            let request = EngineRequest::AttachVolume { volume };
-            async move { client.call_with_descriptor::<()>(request, theirs).await }
+            let request = EngineRequest::AttachVolume { volume, controlled: true };
+            let both = vec![theirs, second];
+            async move { client.call_with_descriptors::<()>(request, both).await }
         });
         let engine = engine.into_std().unwrap();
         engine.set_nonblocking(false).unwrap();
@@ -489,9 +490,9 @@ mod tests {
         .await
         .unwrap();
         assert!(received.bytes > 0);
-        assert_eq!(received.descriptors.len(), 1);
+        assert_eq!(received.descriptors.len(), 2);
         drop(received);
-        // The only copy is gone: our end sees it.
+        // There are no other copies: our end sees it.
         ours.readable().await.unwrap();
         assert_eq!(ours.try_read(&mut [0; 1]).unwrap(), 0);
         drop(engine);

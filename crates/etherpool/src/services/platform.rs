@@ -15,6 +15,7 @@ use control::reconcile::{Attachment, Fault};
 use control::settings::{FtpSetting, MountSetting};
 use frontend::attach::{self, AttachError, Detach, Places};
 use frontend::filesystem::{self, FilesystemError, NeededDirectory, PlaceRules};
+use frontend::fuse::Connection;
 use frontend::kernel::{self, MountEntry};
 
 use super::engine_client::EngineClient;
@@ -241,7 +242,7 @@ impl Platform for Linux {
 
     async fn attach(&self, volume: &VolumeName) -> Result<Made, Trouble> {
         let (places, name) = (self.places.clone(), volume.clone());
-        let fuse = {
+        let connection = {
             let (places, name) = (places.clone(), name.clone());
             blocking(move || {
                 let mounted = attach::mount(&places, &name);
@@ -256,8 +257,11 @@ impl Platform for Linux {
             })
             .await?
         };
-        let request = EngineRequest::AttachVolume { volume: volume.clone() };
-        let served = self.engine.call_with_descriptor::<Attachment>(request, fuse).await;
+        let Connection { fuse, abort } = connection;
+        let controlled = abort.is_some();
+        let request = EngineRequest::AttachVolume { volume: volume.clone(), controlled };
+        let descriptors = std::iter::once(fuse).chain(abort).collect();
+        let served = self.engine.call_with_descriptors::<Attachment>(request, descriptors).await;
         let attached = match served {
             Ok(attachment) => {
                 let (places, name) = (places.clone(), name.clone());

@@ -93,7 +93,7 @@ pub fn what(request: &EngineRequest) -> String {
         EngineRequest::SetProperty { volume, key, .. } => {
             format!("to set the property {key} of volume {volume}")
         }
-        EngineRequest::AttachVolume { volume } => format!("to serve volume {volume}"),
+        EngineRequest::AttachVolume { volume, .. } => format!("to serve volume {volume}"),
         EngineRequest::Lease { volume, .. } => format!("whether {volume} may be served"),
         EngineRequest::CheckExport { export } => {
             format!("whether aoe:{} can be exported", export.address)

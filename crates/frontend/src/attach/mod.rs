@@ -7,6 +7,7 @@
 //! All functions block, [`attach`] and [`resize`] until the engine answers: call them where that
 //! harms nobody, never in the engine.
 
+mod control;
 mod leftovers;
 mod loops;
 
@@ -19,7 +20,7 @@ use block::VolumeName;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use crate::fuse::{FILE_NAME, TRANSFER_BYTES_MAX};
+use crate::fuse::{self, Connection, FILE_NAME, Switch, TRANSFER_BYTES_MAX};
 use crate::wait::wait_until;
 use crate::{filesystem, kernel};
 
@@ -110,20 +111,20 @@ pub enum Detach {
     Abort,
 }
 
-/// Mounts the directory of a volume's file and returns the descriptor for the engine to serve.
+/// Mounts the directory of a volume's file and returns the connection for the engine to serve.
 /// The caller keeps no copy of it: the kernel fails the volume's I/O when the last one goes.
-pub fn mount(places: &Places, name: &VolumeName) -> Result<OwnedFd, AttachError> {
+pub fn mount(places: &Places, name: &VolumeName) -> Result<Connection, AttachError> {
     create_private(&places.run)?;
     let directory = places.directory(name)?;
     if mounted_at(&directory)? {
         return Err(AttachError::AlreadyMounted(directory));
     }
     create_private(&directory)?;
-    let fuse = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+    let descriptor = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| AttachError::system("opening /dev/fuse", error))?;
     let options = format!(
         "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions,max_read={}",
-        std::os::fd::AsRawFd::as_raw_fd(&fuse),
+        std::os::fd::AsRawFd::as_raw_fd(&descriptor),
         TRANSFER_BYTES_MAX
     );
     let options = std::ffi::CString::new(options)
@@ -133,7 +134,19 @@ pub fn mount(places: &Places, name: &VolumeName) -> Result<OwnedFd, AttachError>
         .map_err(|error| {
             AttachError::system(format!("mounting on {}", directory.display()), error)
         })?;
-    Ok(fuse)
+    let abort = (fuse::switch() == Switch::On).then(|| abort_of(&directory)).and_then(|abort| {
+        let told = |error: &io::Error| {
+            tracing::warn!(volume = %name, %error, "served by a thread, not by io_uring: its connection can't be controlled");
+        };
+        abort.inspect_err(told).ok()
+    });
+    Ok(Connection { fuse: descriptor, abort })
+}
+
+fn abort_of(directory: &Path) -> io::Result<OwnedFd> {
+    // The kernel's table has the number without asking the server, who isn't there yet.
+    let entry = kernel::mount_at(directory)?.filter(|entry| entry.kind == MOUNT_KIND);
+    control::abort_of(entry.ok_or(io::ErrorKind::NotFound)?.device)
 }
 
 /// Puts a loop device with direct I/O on the volume's file and the stable link on that. The engine

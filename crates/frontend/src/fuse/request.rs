@@ -38,13 +38,20 @@ pub enum VolumeRequest {
 /// The sectors that were read, or an empty buffer for all else.
 pub type Answer = Result<Buffer, IoError>;
 
-/// The right to answer one request, from any thread. Dropped without an answer, it answers with an
-/// I/O error: nobody waits for ever for an engine that is gone.
+/// The right to answer one request. Dropped without an answer, it answers with an I/O error: nobody waits
+/// for ever for an engine that is gone. A request that came by the descriptor is answered from any thread;
+/// one that came by a ring only where that is.
 #[derive(Debug)]
-pub struct Reply(Option<Pending>);
+pub struct Reply<P: Finish = Pending>(Option<P>);
 
-impl Reply {
-    pub(super) fn new(pending: Pending) -> Reply {
+/// The way back of a request.
+pub trait Finish {
+    /// Gives the answer to the kernel.
+    fn finish(self, answer: Answer);
+}
+
+impl<P: Finish> Reply<P> {
+    pub(super) fn new(pending: P) -> Reply<P> {
         Reply(Some(pending))
     }
 
@@ -56,7 +63,7 @@ impl Reply {
     }
 }
 
-impl Drop for Reply {
+impl<P: Finish> Drop for Reply<P> {
     fn drop(&mut self) {
         if let Some(pending) = self.0.take() {
             pending.finish(Err(IoError::Lost));

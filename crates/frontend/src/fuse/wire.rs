@@ -22,6 +22,10 @@ pub(super) mod init_flag {
     pub const ASYNC_DIO: u32 = 1 << 15;
     pub const PARALLEL_DIROPS: u32 = 1 << 18;
     pub const MAX_PAGES: u32 = 1 << 22;
+    /// There are more of them, in the next word of both messages.
+    pub const EXTENDED: u32 = 1 << 30;
+    /// Of those: requests by io_uring.
+    pub const OVER_IO_URING: u32 = 1 << (41 - 32);
 }
 
 pub(super) mod open_flag {
@@ -111,7 +115,7 @@ pub(super) struct OutHeader {
     pub unique: u64,
 }
 
-/// The part of INIT that all versions have.
+/// The part of INIT that all versions have; [`init_flag::EXTENDED`] has more flags behind it.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub(super) struct InitIn {

@@ -1,10 +1,13 @@
-//! A volume in memory behind FUSE and a loop device, for the tests that need a real kernel.
+//! A volume in memory behind FUSE and a loop device, for the tests that need a real kernel. Its requests
+//! come by a thread, or by a ring where `FUSE_OVER_RING` says so (scripts/fuse-over-ring runs the tests
+//! that way).
 
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+use std::cell::RefCell;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::rc::Rc;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -13,7 +16,12 @@ use block::VolumeName;
 use block::{Buffer, IoError, SectorRange};
 use frontend::attach::{self, Detach, Places};
 use frontend::filesystem::PlaceRules;
-use frontend::fuse::{Options, Reply, VolumeFile, VolumeRequest};
+use frontend::fuse::{
+    Answer, Finish, Options, Reply, RingSide, Switch, TRANSFER_BYTES_MAX, VolumeFile,
+    VolumeRequest, switch,
+};
+use os::reactor::{MailSender, Mailbox, mailbox};
+use os::{Reactor, ReactorHandle};
 
 /// Whether this machine lets us; says so loudly when not.
 pub fn possible(test: &str) -> bool {
@@ -29,6 +37,16 @@ pub fn possible(test: &str) -> bool {
     };
     shout(&format!("{test}: needs {missing}, which is not here"));
     false
+}
+
+/// Whether requests are to come by a ring.
+pub fn over_ring() -> bool {
+    let wanted = std::env::var_os("FUSE_OVER_RING").is_some();
+    assert!(
+        !wanted || switch() == Switch::On,
+        "FUSE_OVER_RING, but the kernel has it not switched on"
+    );
+    wanted
 }
 
 /// Tells what was skipped, past the capture of the test harness.
@@ -79,6 +97,7 @@ impl Control {
 
 enum Message {
     Request(VolumeRequest, Reply),
+    Ring(RingSide),
     Resize(usize),
     Die,
 }
@@ -90,7 +109,7 @@ pub struct TestVolume {
     pub name: VolumeName,
     pub device: PathBuf,
     pub control: Arc<Control>,
-    engine: Sender<Message>,
+    engine: MailSender<Message>,
     thread: Option<JoinHandle<()>>,
     pub file: Option<VolumeFile>,
 }
@@ -101,23 +120,29 @@ impl TestVolume {
         let places = Places { run: root.path().join("run"), links: root.path().join("dev") };
         let name: VolumeName = "pool/vol".parse().unwrap();
         let control = Arc::new(Control::default());
-        let (engine, requests) = channel();
+        let (engine, requests) = mailbox(1024);
         let seen = Arc::clone(&control);
-        let thread = std::thread::spawn(move || serve(requests, vec![0; sectors * 512], &seen));
-        let fuse = attach::mount(&places, &name).unwrap();
+        let thread = std::thread::spawn(move || serve(requests, vec![0; sectors * 512], seen));
+        let connection = attach::mount(&places, &name).unwrap();
         let to_engine = engine.clone();
         let options = Options {
             sectors: sectors as u64,
             read_only: false,
+            over_ring: over_ring(),
             on_thread_start: || {},
             on_end: Box::new(|| {}),
         };
-        let file = VolumeFile::serve(fuse, options, move |request, reply| {
+        let (file, ring) = VolumeFile::serve(connection, options, move |request, reply| {
             // A dead engine drops the message and with it the reply.
             let _ = to_engine.send(Message::Request(request, reply));
         })
         .unwrap();
+        assert_eq!(ring.is_some(), over_ring());
+        if let Some(ring) = ring {
+            assert!(engine.send(Message::Ring(ring)).is_ok());
+        }
         let device = attach::attach(&places, &name, false).unwrap();
+        assert_eq!(file.is_over_ring(), over_ring());
         TestVolume {
             root,
             places,
@@ -131,7 +156,7 @@ impl TestVolume {
     }
 
     pub fn resize(&self, sectors: usize) {
-        self.engine.send(Message::Resize(sectors)).unwrap();
+        assert!(self.engine.send(Message::Resize(sectors)).is_ok());
         self.file.as_ref().unwrap().set_sectors(sectors as u64);
         assert_eq!(attach::resize(&self.places, &self.name).unwrap(), sectors as u64 * 512);
     }
@@ -170,33 +195,73 @@ impl Drop for TestVolume {
     }
 }
 
-fn serve(requests: Receiver<Message>, mut bytes: Vec<u8>, control: &Control) {
-    let mut held: Vec<(VolumeRequest, Reply)> = Vec::new();
-    loop {
-        let message = match requests.recv_timeout(Duration::from_millis(20)) {
-            Ok(message) => Some(message),
-            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => None,
-            Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return,
-        };
+/// How often the engine looks at what it is told to do.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// The way back, whichever the request came by.
+type Respond = Box<dyn FnOnce(Answer)>;
+
+struct Engine {
+    bytes: Vec<u8>,
+    held: Vec<(VolumeRequest, Respond)>,
+    control: Arc<Control>,
+}
+
+fn serve(requests: Mailbox<Message>, bytes: Vec<u8>, control: Arc<Control>) {
+    let (mut reactor, handle) = Reactor::new().unwrap();
+    let engine = Rc::new(RefCell::new(Engine { bytes, held: Vec::new(), control }));
+    let looker = (Rc::clone(&engine), handle.runtime().clone());
+    handle.runtime().spawn(async move {
+        loop {
+            looker.1.sleep(LOOK).await;
+            looker.0.borrow_mut().look();
+        }
+    });
+    reactor.run_until(receive(handle, requests, Rc::clone(&engine))).unwrap();
+    // What is held has the ring's slots, which have this.
+    let held = std::mem::take(&mut engine.borrow_mut().held);
+    drop(reactor);
+    drop(held);
+}
+
+async fn receive(
+    handle: ReactorHandle,
+    mut requests: Mailbox<Message>,
+    engine: Rc<RefCell<Engine>>,
+) {
+    while let Some(message) = requests.receive().await {
         match message {
-            Some(Message::Request(request @ VolumeRequest::Write { .. }, reply)) => {
-                held.push((request, reply));
+            Message::Request(request, reply) => engine.borrow_mut().take(request, reply),
+            Message::Ring(ring) => {
+                let queues = handle.fuse_queues(TRANSFER_BYTES_MAX).unwrap();
+                let engine = Rc::clone(&engine);
+                let take = move |request, reply| engine.borrow_mut().take(request, reply);
+                handle.runtime().spawn(ring.serve(queues, take));
             }
-            Some(Message::Request(request, reply)) => {
-                reply.answer(execute(request, &mut bytes, control));
-            }
-            Some(Message::Resize(sectors)) => bytes.resize(sectors * 512, 0),
-            Some(Message::Die) => return,
-            None => {}
+            Message::Resize(sectors) => engine.borrow_mut().bytes.resize(sectors * 512, 0),
+            Message::Die => return,
         }
-        if !control.get().hold_writes {
-            for (request, reply) in held.drain(..) {
-                reply.answer(execute(request, &mut bytes, control));
+    }
+}
+
+impl Engine {
+    fn take<P: Finish + 'static>(&mut self, request: VolumeRequest, reply: Reply<P>) {
+        if let VolumeRequest::Write { .. } = request {
+            self.held.push((request, Box::new(move |answer| reply.answer(answer))));
+            return self.look();
+        }
+        reply.answer(execute(request, &mut self.bytes, &self.control));
+    }
+
+    fn look(&mut self) {
+        if !self.control.get().hold_writes {
+            for (request, answer) in self.held.drain(..) {
+                answer(execute(request, &mut self.bytes, &self.control));
             }
         }
-        let waiting = held.len() as u64;
-        if control.get().held != waiting {
-            control.change(|state| state.held = waiting);
+        let waiting = self.held.len() as u64;
+        if self.control.get().held != waiting {
+            self.control.change(|state| state.held = waiting);
         }
     }
 }

@@ -8,6 +8,7 @@
 #![allow(unsafe_code)] // requests to the kernel carry raw pointers; see `ReactorHandle::submit`
 
 mod blocking;
+mod fuse;
 mod mailbox;
 mod ops;
 mod poll_source;
@@ -25,10 +26,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::Duration;
 
-use io_uring::squeue::Entry;
+use io_uring::squeue::{Entry, Entry128};
 use io_uring::{opcode, types};
 use runtime::{Executor, Handle, Order, Semaphore};
 
+pub use fuse::{FuseQueues, FuseRequest, FuseServer};
 pub use mailbox::{MailSender, Mailbox, SendError, mailbox};
 pub(crate) use poll_source::{PollSource, PollWatch};
 pub(crate) use requests::Part;
@@ -279,6 +281,8 @@ impl Reactor {
         let deadline = boot_time() + SHUTDOWN_LIMIT;
         let keys = self.shared.ops.borrow().cancellable();
         keys.into_iter().for_each(|key| self.shared.cancel(key));
+        let all = self.shared.ops.borrow().all();
+        all.into_iter().for_each(|op| op.abandon());
         loop {
             if self.shared.ops.borrow().in_flight() == 0 {
                 return true;
@@ -324,6 +328,17 @@ impl Shared {
         if let Some(ring) = self.ring.borrow_mut().as_mut() {
             // SAFETY: the caller's promise.
             unsafe { ring.push(entry) };
+        }
+    }
+
+    /// Queues a driver's command, where [`Ring::takes_commands`].
+    ///
+    /// # Safety
+    /// As for [`Ring::push`].
+    unsafe fn push_command(&self, entry: Entry128) {
+        if let Some(ring) = self.ring.borrow_mut().as_mut() {
+            // SAFETY: the caller's promise.
+            unsafe { ring.push_command(entry) };
         }
     }
 

@@ -63,6 +63,9 @@ fn outcome(result: i32) -> io::Result<u32> {
 
 pub(super) trait Complete {
     fn complete(&self, result: i32);
+
+    /// The reactor ends, and waits for the completion of what can't be taken back.
+    fn abandon(&self) {}
 }
 
 impl<T> Complete for OpState<T> {
@@ -141,6 +144,11 @@ impl OpTable {
 
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight
+    }
+
+    /// All that are in flight.
+    pub(super) fn all(&self) -> Vec<Rc<dyn Complete>> {
+        self.slots.iter().filter_map(|slot| Some(Rc::clone(&slot.op.as_ref()?.0))).collect()
     }
 
     /// Keys of the operations that may be taken back without harm.

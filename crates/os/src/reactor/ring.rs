@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use io_uring::squeue::Entry;
+use io_uring::squeue::{Entry, Entry128};
 use io_uring::{IoUring, types};
 
 use crate::sys;
@@ -26,10 +26,34 @@ const ENTRIES_EARLY: usize = 2;
 /// How long to wait at most while the kernel refuses submissions for lack of memory.
 const REFUSED_WAIT: Duration = Duration::from_millis(1);
 
+/// The kernel's ring, by the length of its entries.
+enum Kernel {
+    Short(IoUring),
+    /// With room for the commands of drivers in each entry: FUSE's don't fit into the short ones.
+    Long(IoUring<Entry128>),
+}
+
+/// An entry of either length.
+#[derive(Clone)]
+enum Queued {
+    Short(Entry),
+    Long(Entry128),
+}
+
+/// The same, whatever the entries' length.
+macro_rules! each {
+    ($kernel:expr, $ring:ident => $do:expr) => {
+        match $kernel {
+            Kernel::Short($ring) => $do,
+            Kernel::Long($ring) => $do,
+        }
+    };
+}
+
 pub(super) struct Ring {
-    ring: IoUring,
+    kernel: Kernel,
     /// Entries that found the submission queue full.
-    backlog: VecDeque<Entry>,
+    backlog: VecDeque<Queued>,
     /// The kernel's word that something is finished is of something that has been posted: it adds the
     /// work first and says so afterwards, and another entry may come between. It stands until there is
     /// other work.
@@ -42,7 +66,9 @@ impl Ring {
         for entries in ENTRIES {
             for flags in [Flags::Deferred, Flags::Cooperative, Flags::Plain] {
                 match flags.build(entries) {
-                    Ok(ring) => return Ok(Ring { ring, backlog: VecDeque::new(), stale: false }),
+                    Ok(kernel) => {
+                        return Ok(Ring { kernel, backlog: VecDeque::new(), stale: false });
+                    }
                     Err(error) => refusal = error,
                 }
             }
@@ -61,9 +87,27 @@ impl Ring {
     /// # Safety
     /// What the entry points to stays valid and unmoved until its completion is reaped.
     pub(super) unsafe fn push(&mut self, entry: Entry) {
+        self.queue(Queued::Short(entry));
+    }
+
+    /// Whether [`Ring::push_command`] may be called.
+    pub(super) fn takes_commands(&self) -> bool {
+        matches!(self.kernel, Kernel::Long(_))
+    }
+
+    /// Queues a driver's command.
+    ///
+    /// # Safety
+    /// As for [`Ring::push`].
+    pub(super) unsafe fn push_command(&mut self, entry: Entry128) {
+        debug_assert!(self.takes_commands());
+        self.queue(Queued::Long(entry));
+    }
+
+    fn queue(&mut self, entry: Queued) {
         self.backlog.push_back(entry);
         self.fill();
-        let waiting = self.ring.submission().len();
+        let waiting = self.entries();
         // What is refused now is tried again, and told, at the end of the turn.
         if waiting >= ENTRIES_EARLY && self.enter_now(waiting).is_ok() {
             self.fill();
@@ -71,20 +115,43 @@ impl Ring {
     }
 
     fn fill(&mut self) {
-        let mut queue = self.ring.submission();
         while let Some(entry) = self.backlog.front() {
-            // SAFETY: `push` demands validity until completion.
-            if unsafe { queue.push(entry) }.is_err() {
+            // SAFETY: `push` and `push_command` demand validity until completion.
+            let pushed = unsafe {
+                match (&mut self.kernel, entry) {
+                    (Kernel::Short(ring), Queued::Short(entry)) => ring.submission().push(entry),
+                    (Kernel::Long(ring), Queued::Short(entry)) => {
+                        ring.submission().push(&Entry128::from(entry.clone()))
+                    }
+                    (Kernel::Long(ring), Queued::Long(entry)) => ring.submission().push(entry),
+                    // Nobody may queue such.
+                    (Kernel::Short(_), Queued::Long(_)) => Ok(()),
+                }
+            };
+            if pushed.is_err() {
                 return;
             }
             self.backlog.pop_front();
         }
     }
 
+    /// Entries that the kernel hasn't taken yet.
+    fn entries(&mut self) -> usize {
+        each!(&mut self.kernel, ring => ring.submission().len())
+    }
+
+    fn is_full(&mut self) -> bool {
+        each!(&mut self.kernel, ring => ring.submission().is_full())
+    }
+
+    fn has_completions(&mut self) -> bool {
+        each!(&mut self.kernel, ring => !ring.completion().is_empty())
+    }
+
     /// Whether something can be reaped, or would be after one call into the kernel. Costs no
     /// system call.
     pub(super) fn has_news(&mut self) -> bool {
-        if !self.ring.completion().is_empty() {
+        if self.has_completions() {
             return true;
         }
         let told = self.is_told_of_work();
@@ -93,13 +160,15 @@ impl Ring {
     }
 
     fn is_told_of_work(&mut self) -> bool {
-        let queue = self.ring.submission();
-        queue.taskrun() || queue.cq_overflow()
+        each!(&mut self.kernel, ring => {
+            let queue = ring.submission();
+            queue.taskrun() || queue.cq_overflow()
+        })
     }
 
     /// Whether entries wait to be submitted.
     fn has_entries(&mut self) -> bool {
-        !self.backlog.is_empty() || !self.ring.submission().is_empty()
+        !self.backlog.is_empty() || self.entries() > 0
     }
 
     /// Hands queued entries to the kernel and lets it post what is finished, also where its word of that
@@ -107,14 +176,14 @@ impl Ring {
     pub(super) fn submit(&mut self) -> io::Result<()> {
         loop {
             self.fill();
-            let entries = self.ring.submission().len();
+            let entries = self.entries();
             if entries == 0 && !self.is_told_of_work() {
                 return Ok(());
             }
             tolerate(self.enter_now(entries))?;
-            self.stale = self.ring.completion().is_empty() && self.is_told_of_work();
+            self.stale = !self.has_completions() && self.is_told_of_work();
             // A full queue that the kernel didn't take is tried again after completions are reaped.
-            if self.backlog.is_empty() || self.ring.submission().is_full() {
+            if self.backlog.is_empty() || self.is_full() {
                 return Ok(());
             }
         }
@@ -124,15 +193,16 @@ impl Ring {
     /// GETEVENTS the kernel posts nothing.
     fn enter_now(&self, entries: usize) -> io::Result<usize> {
         let entries = u32::try_from(entries).unwrap_or(u32::MAX);
+        let submitter = each!(&self.kernel, ring => ring.submitter());
         // SAFETY: no argument, and the entries are those that `push` answers for.
-        unsafe { self.ring.submitter().enter::<libc::sigset_t>(entries, 0, ENTER_GETEVENTS, None) }
+        unsafe { submitter.enter::<libc::sigset_t>(entries, 0, ENTER_GETEVENTS, None) }
     }
 
     /// Submits, then waits for a completion, at most for `limit`: by one system call where the kernel
     /// takes all entries.
     pub(super) fn wait(&mut self, limit: Option<Duration>) -> io::Result<()> {
         self.fill();
-        if !self.ring.completion().is_empty() {
+        if self.has_completions() {
             return self.submit();
         }
         if self.backlog.is_empty() && self.has_entries() && self.can_wait(limit) {
@@ -148,7 +218,7 @@ impl Ring {
         } else {
             limit
         };
-        if !self.ring.completion().is_empty() {
+        if self.has_completions() {
             return Ok(());
         }
         match limit {
@@ -159,21 +229,23 @@ impl Ring {
 
     /// Whether the kernel knows how to wait so.
     fn can_wait(&self, limit: Option<Duration>) -> bool {
-        limit.is_none() || self.ring.params().is_feature_ext_arg()
+        limit.is_none() || each!(&self.kernel, ring => ring.params().is_feature_ext_arg())
     }
 
     fn enter(&mut self, limit: Option<Duration>) -> io::Result<()> {
         let Some(limit) = limit else {
-            return tolerate(self.ring.submit_and_wait(1));
+            return tolerate(each!(&self.kernel, ring => ring.submit_and_wait(1)));
         };
         let limit = types::Timespec::from(limit);
         let arguments = types::SubmitArgs::new().timespec(&limit);
-        tolerate(self.ring.submitter().submit_with_args(1, &arguments))
+        let submitter = each!(&self.kernel, ring => ring.submitter());
+        tolerate(submitter.submit_with_args(1, &arguments))
     }
 
     /// Before Linux 5.11 waiting takes no deadline, but the ring's descriptor can be polled.
     fn poll_descriptor(&self, limit: Duration) -> io::Result<()> {
-        let mut poll = libc::pollfd { fd: self.ring.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let fd = each!(&self.kernel, ring => ring.as_raw_fd());
+        let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         let limit = libc::timespec {
             tv_sec: libc::time_t::try_from(limit.as_secs()).unwrap_or(libc::time_t::MAX),
             tv_nsec: limit.subsec_nanos().into(),
@@ -186,9 +258,8 @@ impl Ring {
     /// Takes finished operations (user data and result), at most `into`'s free capacity.
     pub(super) fn reap(&mut self, into: &mut Vec<(u64, i32)>) {
         let room = into.capacity() - into.len();
-        into.extend(
-            self.ring.completion().take(room).map(|entry| (entry.user_data(), entry.result())),
-        );
+        let queue = each!(&mut self.kernel, ring => ring.completion());
+        into.extend(queue.take(room).map(|entry| (entry.user_data(), entry.result())));
     }
 }
 
@@ -206,7 +277,8 @@ fn tolerate(result: io::Result<usize>) -> io::Result<()> {
 /// From the cheapest way of completion to what every kernel has.
 #[derive(Clone, Copy)]
 enum Flags {
-    /// Linux 6.1: completions are posted when we ask, by our own thread.
+    /// Linux 6.1: completions are posted when we ask, by our own thread. Kernels that know FUSE over
+    /// io_uring know this.
     Deferred,
     /// Linux 5.19: no interrupt for a completion.
     Cooperative,
@@ -214,19 +286,23 @@ enum Flags {
 }
 
 impl Flags {
-    fn build(self, entries: u32) -> io::Result<IoUring> {
-        let mut builder = IoUring::builder();
-        builder.dontfork().setup_clamp().setup_cqsize(entries * COMPLETIONS_PER_ENTRY);
+    fn build(self, entries: u32) -> io::Result<Kernel> {
+        let completions = entries * COMPLETIONS_PER_ENTRY;
+        let mut short = IoUring::builder();
+        short.dontfork().setup_clamp().setup_cqsize(completions);
         match self {
             Flags::Deferred => {
-                builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
+                let mut long = IoUring::<Entry128>::builder();
+                long.dontfork().setup_clamp().setup_cqsize(completions);
+                long.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
+                return long.build(entries).map(Kernel::Long);
             }
             Flags::Cooperative => {
-                builder.setup_coop_taskrun().setup_taskrun_flag();
+                short.setup_coop_taskrun().setup_taskrun_flag();
             }
             Flags::Plain => {}
         }
-        builder.build(entries)
+        short.build(entries).map(Kernel::Short)
     }
 }
 

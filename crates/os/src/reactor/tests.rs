@@ -175,3 +175,54 @@ fn a_call_at_the_end_of_a_request_sees_the_present() {
     writer.join().unwrap();
     assert!(late < Duration::from_millis(20), "the clock stood {late:?} behind");
 }
+
+struct Ends(Cell<usize>);
+
+impl FuseServer for Ends {
+    fn serve(&self, _: FuseRequest) {
+        panic!("a request of whom?");
+    }
+
+    fn end(&self) {
+        self.0.set(self.0.get() + 1);
+    }
+}
+
+/// A queue that the kernel doesn't accept would let its requests wait for ever.
+#[test]
+fn refused_commands_end_the_connection_and_free_their_memory() {
+    let (mut reactor, handle) = Reactor::new().unwrap();
+    let queues = match handle.fuse_queues(1 << 20) {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => return,
+        queues => queues.unwrap(),
+    };
+    let server = Rc::new(Ends(Cell::new(0)));
+    // No such descriptor knows of FUSE's commands.
+    queues.serve(Arc::new(sys::event_fd().unwrap()), Rc::clone(&server) as Rc<dyn FuseServer>);
+    let (shared, runtime) = (Rc::clone(&handle.shared), handle.runtime().clone());
+    assert!(shared.ops.borrow().in_flight() > 0);
+    reactor
+        .run_until(async move {
+            while shared.ops.borrow().in_flight() > 0 {
+                runtime.sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .unwrap();
+    assert!(server.0.get() > 0);
+    assert_eq!(Rc::strong_count(&server), 1);
+}
+
+/// The reactor's end ends connections first: their commands can't be taken back.
+#[test]
+fn the_end_tells_those_who_serve() {
+    let (reactor, handle) = Reactor::new().unwrap();
+    let queues = match handle.fuse_queues(4096) {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => return,
+        queues => queues.unwrap(),
+    };
+    let server = Rc::new(Ends(Cell::new(0)));
+    queues.serve(Arc::new(sys::event_fd().unwrap()), Rc::clone(&server) as Rc<dyn FuseServer>);
+    drop(reactor);
+    assert!(server.0.get() > 0);
+    assert_eq!((Rc::strong_count(&server), handle.shared.ops.borrow().in_flight()), (1, 0));
+}

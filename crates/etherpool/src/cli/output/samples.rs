@@ -7,7 +7,7 @@ use std::time::Duration;
 use aoe_wire::ShelfSlot;
 use block::{Histogram, VolumeName};
 use control::api::{
-    InterfaceState, ProcessState, SeenTarget, ServiceState, Status, VolumeServices,
+    FuseOverIoUring, InterfaceState, ProcessState, SeenTarget, ServiceState, Status, VolumeServices,
 };
 use pool::{
     DestageStats, DiskOperations, DiskReport, DiskState, DiskStats, OperationStats, PoolDisk,
@@ -163,6 +163,7 @@ pub fn status() -> Status {
             trouble: None,
             busy_processes: Vec::new(),
         }],
+        fuse_over_io_uring: FuseOverIoUring::Off,
         held: Vec::new(),
         troubles: Vec::new(),
         warnings: Vec::new(),

@@ -1,8 +1,12 @@
 //! The supervisor at a glance.
 
-use control::api::{ServiceState, Status};
+use control::api::{FuseOverIoUring, ServiceState, Status};
 
 use super::{facts, lines, or_dash, table};
+
+/// What an administrator can do where the kernel has FUSE over io_uring.
+const FUSE_OFF: &str = "by threads; over io_uring from the next attaching on: \
+                        echo Y > /sys/module/fuse/parameters/enable_uring";
 
 /// `status`.
 pub fn status(status: &Status) -> String {
@@ -19,7 +23,7 @@ pub fn status(status: &Status) -> String {
             None => format!("{} (mtu {})", interface.name, interface.mtu_bytes),
         })
         .collect();
-    let mut text = facts(&[
+    let mut told = vec![
         (
             "supervisor",
             format!(
@@ -30,7 +34,13 @@ pub fn status(status: &Status) -> String {
         ("owner id", status.owner.clone()),
         ("engine", engine),
         ("interfaces", interfaces.join(", ")),
-    ]);
+    ];
+    match status.fuse_over_io_uring {
+        FuseOverIoUring::Missing => {}
+        FuseOverIoUring::Off => told.push(("fuse", FUSE_OFF.into())),
+        FuseOverIoUring::On => told.push(("fuse", "over io_uring".into())),
+    }
+    let mut text = facts(&told);
     text.push('\n');
     text.push_str(&super::pools(&status.pools, None));
     if !status.services.is_empty() {
@@ -91,6 +101,7 @@ supervisor  host (process 10, version 0.1.0)
 owner id    22222222-2222-2222-2222-222222222222
 engine      running (process 11)
 interfaces  eth0 (mtu 9000)
+fuse        by threads; over io_uring from the next attaching on: echo Y > /sys/module/fuse/parameters/enable_uring
 
 POOL     STATE   SIZE      FREE      DISKS  VOLUMES  SURVIVES
 cluster  online  3.00 GiB  1.00 GiB  1      1        1 failure
@@ -101,5 +112,11 @@ cluster/v  /dev/loop0  /srv/v  127.0.0.1:2121  aoe:e7.1
 warning: no users file: nobody can write by FTP
 ";
         assert_eq!(text, expected, "\n{text}");
+        let fuse = |switch| {
+            let text = status(&Status { fuse_over_io_uring: switch, ..samples::status() });
+            text.lines().find(|line| line.starts_with("fuse")).map(str::to_owned)
+        };
+        assert_eq!(fuse(FuseOverIoUring::On).as_deref(), Some("fuse        over io_uring"));
+        assert_eq!(fuse(FuseOverIoUring::Missing), None);
     }
 }
