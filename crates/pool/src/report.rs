@@ -277,7 +277,8 @@ pub struct VerifyReport {
     pub blocks: u64,
     /// Blocks that were never written; they read as zeros without a copy.
     pub unwritten: u64,
-    /// Blocks that a copy is known to have missed and was not asked for, or whose disk isn't there.
+    /// Blocks that a copy is known to have missed and was not asked for, whose disk isn't there, or that were
+    /// being written over until a moment ago. (What isn't in place yet counts nowhere.)
     pub dirty: u64,
     /// Blocks that didn't match or couldn't be read.
     pub bad: Vec<BadBlock>,

@@ -12,7 +12,7 @@
 //! It doesn't know processes: an operation whose process died is one that was never acknowledged. So
 //! a deposed owner that answers reads or acknowledges writes is caught by the same rules.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 
@@ -53,8 +53,13 @@ pub struct Oracle {
     volume: u64,
     /// Whether a block is written as a whole or not at all: true of volumes, not of disks.
     whole_blocks: bool,
+    /// Where machines come and go one by one, a large write that wasn't answered may be torn in a block.
+    large_may_tear: Cell<bool>,
     state: RefCell<State>,
 }
+
+/// What may go in place: 64 KiB.
+const LARGE_SECTORS: u64 = 128;
 
 #[derive(Clone, Default)]
 struct State {
@@ -73,6 +78,16 @@ struct Operation {
     range: SectorRange,
     called: Instant,
     acknowledged: Option<Instant>,
+}
+
+impl Operation {
+    /// Whether it may have gone in place over what was there, and not everywhere: then a block of it may be old
+    /// and new, where the power went in the middle and the machines that have it whole aren't there.
+    fn is_large_and_open(self) -> bool {
+        let is_whole = self.range.start.0.is_multiple_of(BLOCK_SECTORS)
+            && self.range.count.is_multiple_of(BLOCK_SECTORS);
+        self.acknowledged.is_none() && is_whole && self.range.count >= LARGE_SECTORS
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +119,8 @@ impl Oracle {
 
     fn of(name: &str, volume: u64, whole_blocks: bool) -> Rc<Oracle> {
         let name = name.to_string();
-        Rc::new(Oracle { name, volume, whole_blocks, state: RefCell::default() })
+        let (large_may_tear, state) = (Cell::new(true), RefCell::default());
+        Rc::new(Oracle { name, volume, whole_blocks, large_may_tear, state })
     }
 
     /// What may be read if the world ends at this moment: nothing that is called for later counts.
@@ -113,8 +129,15 @@ impl Oracle {
             name: self.name.clone(),
             volume: self.volume,
             whole_blocks: self.whole_blocks,
+            large_may_tear: Cell::new(true),
             state: RefCell::new(self.state.borrow().clone()),
         })
+    }
+
+    /// All machines are there whenever the volume is opened: every block of it is whole. A fork of it may have
+    /// lost some.
+    pub fn expect_whole_blocks(&self) {
+        self.large_may_tear.set(false);
     }
 
     /// Whether this is a bare disk: its restarts and failed flushes are its client's to handle.
@@ -291,7 +314,7 @@ impl Oracle {
         }
     }
 
-    /// No operation shows in some of its sectors of a block and is missing in others.
+    /// No operation shows in some of its sectors of a block and is missing in others, unless it may tear.
     fn check_blocks(&self, state: &State, seen: &[(u64, Vec<Candidate>)]) -> Result<(), Violation> {
         let same_block = |a: &(u64, Vec<Candidate>), b: &(u64, Vec<Candidate>)| {
             a.0 / BLOCK_SECTORS == b.0 / BLOCK_SECTORS
@@ -302,7 +325,11 @@ impl Oracle {
                 _ => None,
             });
             for operation in shown.collect::<std::collections::BTreeSet<_>>() {
-                let range = state.operations[operation as usize - 1].range;
+                let written = state.operations[operation as usize - 1];
+                if self.large_may_tear.get() && written.is_large_and_open() {
+                    continue;
+                }
+                let range = written.range;
                 let torn = block.iter().find(|(sector, matching)| {
                     (range.start.0..range.end().0).contains(sector)
                         && matching.iter().all(|candidate| candidate.operation < operation)

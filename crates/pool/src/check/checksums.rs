@@ -8,6 +8,7 @@ use block::BLOCK_BYTES;
 use super::data::{RowJob, check_rows};
 use super::disks::Disk;
 use super::findings::{Findings, finding};
+use super::intents::IntentRows;
 use super::log::NamedRows;
 use super::report::{Kind, LeastCopies, Severity, VolumeCheck};
 use super::space::{extent_offset, volume_offset};
@@ -86,7 +87,7 @@ struct Cover {
 pub(super) fn check_groups(
     view: &View<'_, '_>,
     volume: &Volume,
-    named: &NamedRows,
+    (named, intents): (&NamedRows, &mut IntentRows),
     check: &mut VolumeCheck,
     findings: &mut Findings,
 ) {
@@ -110,7 +111,7 @@ pub(super) fn check_groups(
         for index in 0..initialised {
             let group = Group { volume: volume.id, run, index };
             let worker = GroupCheck { view, volume, named, group, run };
-            worker.check(check, &mut cover, findings);
+            worker.check(intents, check, &mut cover, findings);
         }
     }
     tell_cover(view, volume, &cover, findings);
@@ -158,7 +159,13 @@ impl<'d, 'a> GroupCheck<'_, 'd, 'a> {
         volume_offset(self.view.metadata, self.volume, set, self.run.key.lane, row)
     }
 
-    fn check(&self, check: &mut VolumeCheck, cover: &mut Cover, findings: &mut Findings) {
+    fn check(
+        &self,
+        intents: &mut IntentRows,
+        check: &mut VolumeCheck,
+        cover: &mut Cover,
+        findings: &mut Findings,
+    ) {
         let shape = self.view.metadata.shape();
         let head = 2 * shape.checksum_blocks() as usize * BLOCK_BYTES;
         let mut legs: Vec<Leg<'d, 'a>> = Vec::new();
@@ -202,18 +209,19 @@ impl<'d, 'a> GroupCheck<'_, 'd, 'a> {
             };
             for entry in 0..rows {
                 let row = Row(first.0 + entry);
-                match newest.get(entry as usize) {
-                    Entry::Written(_) => {}
+                let crc = match newest.get(entry as usize) {
+                    Entry::Written(crc) => crc,
                     Entry::Unwritten => continue,
                     Entry::Lost => {
                         lost += 1;
                         lost_at = lost_at.or(self.volume_at(row));
                         continue;
                     }
-                }
+                };
                 check.rows_written += 1;
                 if named && self.named.has(self.generation(), row, 1) {
                     check.rows_in_log += 1;
+                    intents.was(self.generation(), row, crc);
                 } else {
                     written |= 1 << shape.region_of_row(row);
                     job.rows.push(row);

@@ -47,6 +47,8 @@ pub(super) struct Found {
     pub(super) is_lost: bool,
     /// It says that its rows are in their place.
     pub(super) is_intent: bool,
+    /// Of an INTENT over what was written: for each sector.
+    pub(super) sectors: Vec<u32>,
     /// By copy: whether it has the header.
     pub(super) headers: Vec<bool>,
     /// By copy: whether it holds all of the record.
@@ -243,6 +245,7 @@ impl Scanner<'_, '_, '_> {
             checksums: Vec::new(),
             is_lost: false,
             is_intent: false,
+            sectors: Vec::new(),
             headers,
             holders: Vec::new(),
             copies: 0,
@@ -256,8 +259,9 @@ impl Scanner<'_, '_, '_> {
                     RecordBody::Lost { checksums, .. } => {
                         (found.checksums, found.is_lost) = (checksums, true);
                     }
-                    RecordBody::Intent { checksums, .. } => {
+                    RecordBody::Intent { checksums, sectors, .. } => {
                         (found.checksums, found.is_intent) = (checksums, true);
+                        found.sectors = sectors;
                     }
                     RecordBody::Data { .. } | RecordBody::Zero { .. } | RecordBody::Mark => {}
                 }

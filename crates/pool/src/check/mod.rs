@@ -307,7 +307,7 @@ fn check_volume(
         row_copies_read: 0,
         row_copies_bad: 0,
     };
-    checksums::check_groups(view, volume, &log.named, &mut check, findings);
+    checksums::check_groups(view, volume, (&log.named, &mut log.intents), &mut check, findings);
     let mut lacking = intents::Lacking::default();
     for (row, offset, arrived) in log.intents.look(view, volume) {
         let is_newest = log.rows.newest(row).is_none_or(|newest| newest < arrived.record);

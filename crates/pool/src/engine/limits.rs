@@ -49,7 +49,7 @@ pub struct Limits {
     pub administer: Duration,
     /// Checksum blocks (4 KiB, each for 4 MiB of volume) kept in memory per volume.
     pub checksum_blocks: usize,
-    /// Whether large writes go in place where nothing is. An opening decides what became of those that did all
+    /// Whether large writes go in place. An opening decides what became of those that did all
     /// the same.
     pub in_place: bool,
 }

@@ -8,6 +8,7 @@ use block::{IoError, Lba};
 
 use super::belief::{Heard, LoadError, hear};
 use super::checksums::Loaded;
+use super::known::SaidBy;
 use super::lease::Ended;
 use super::pool::GroupPlace;
 use super::right_copy::Answer;
@@ -46,6 +47,9 @@ impl Volume {
         let loaded = self.checksum_block(&group, index).await;
         let known = loaded.ok().and_then(|loaded| loaded.block.get(entry).checksum());
         let Some(crc) = known else { return };
+        if self.known_of(&group, row) != SaidBy::Entry {
+            return;
+        }
         let Some((member, device, start)) = self.pool.extent_of(&group, bad) else { return };
         member.checksum_errors.set(member.checksum_errors.get() + 1);
         let Ok(copy) = self.right_copy(&group, row, crc, Some(bad)).await else { return };

@@ -219,6 +219,7 @@ impl Volume {
         self.append_again(&adopted).await?;
         let replayed = self.adopt(&adopted.records, &adopted.lost);
         self.decide_intents(&adopted.records, adopted.complete).await?;
+        self.is_decided.set(true);
         self.replayed.set(Replayed { blocks: self.pending.borrow().len() as u64, ..replayed });
         self.destage_all(adopted.last).await
     }

@@ -10,6 +10,7 @@ use block::{BLOCK_BYTES, Buffer, Instance, Lba};
 use futures::future::select;
 
 use super::disk_work::{DiskWork, Touched};
+use super::known::SaidBy;
 use super::lease::Ended;
 use super::open_pool::OpenPool;
 use super::pool::{GroupPlace, Pool};
@@ -86,7 +87,9 @@ impl OpenPool {
             let meta = self.pool.meta.borrow();
             meta.group_by_generation(generation).and_then(|group| self.volume(group.volume))
         };
-        let Some(volume) = volume else { return Ok(false) };
+        // What its log says of rows nobody knows before it is read; a destage follows that.
+        let decided = volume.filter(|volume| volume.is_decided.get());
+        let Some(volume) = decided else { return Ok(false) };
         self.pool.unless_over(volume.resync_group(generation)).await?
     }
 
@@ -230,8 +233,15 @@ impl Volume {
                 (0..ExtentShape::CHECKSUM_REGION).filter(|region| dirty & 1 << region != 0)
             {
                 let (from, count) = shape.rows_of_region(region);
+                let known = |row: u32| self.known_of(group, Row(row));
+                if (from.0..from.0 + count).any(|row| known(row) == SaidBy::Nobody) {
+                    copied.mask &= !(1 << region);
+                    continue;
+                }
+                // What a record says comes by the destage.
                 let rows: Vec<(Row, u32)> = (from.0..from.0 + count)
                     .filter(|row| shape.entry_of(Row(*row)).0 == index)
+                    .filter(|row| known(*row) == SaidBy::Entry)
                     .filter_map(|row| {
                         let entry = loaded.block.get(shape.entry_of(Row(row)).1);
                         Some((Row(row), entry.checksum()?))

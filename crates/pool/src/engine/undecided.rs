@@ -1,6 +1,7 @@
-//! INTENTs at an opening (docs/engine.md, 10.11 and 10.12): whether their rows have arrived. What was
+//! INTENTs at an opening (docs/engine.md, 10.11, 10.12 and 10.20): whether their rows have arrived. What was
 //! acknowledged has arrived everywhere; of the others the checksums tell, row by row. What is found is adopted
-//! like DATA, and goes to all members, whatever they hold.
+//! like DATA, and goes to all members, whatever they hold: also what was there before, since a position that
+//! was being written over may have neither.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -8,12 +9,17 @@ use std::rc::Rc;
 use block::{BLOCK_BYTES, Buffer, IoError};
 use futures::future::join_all;
 
+use super::belief::LoadError;
 use super::lease::Ended;
 use super::limits::{LOOKS_MAX, READ_TRIES};
 use super::pool::GroupPlace;
 use super::right_copy::{is_right, is_unreadable};
+use super::torn::compose;
 use super::volume::{Serving, Volume};
-use crate::format::{DiskNumber, Record, RecordBody, RecordNumber, Row};
+use crate::format::{
+    ChecksumBlock, DiskNumber, Entry, ROW_SECTORS, Record, RecordBody, RecordNumber, Role, Row,
+    row_checksum, sector_checksum,
+};
 
 /// Rows read at once.
 const RUN_ROWS: usize = 256;
@@ -23,10 +29,28 @@ struct Asked<'a> {
     group: &'a GroupPlace,
     first: Row,
     crcs: &'a [u32],
+    /// For each sector, if something may have been there.
+    sectors: &'a [u32],
     /// Whether a newer record says what the row is.
     is_superseded: Vec<bool>,
+    /// Whether an older record says what the row was.
+    has_older: Vec<bool>,
     /// Whether the INTENT is known to be complete.
     is_complete: bool,
+}
+
+/// What a row was before.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Was {
+    /// What says it isn't in its place: nothing is there, an older record has it, or it can't be read anyhow.
+    #[default]
+    Elsewhere,
+    /// In its place, with this checksum.
+    Kept(u32),
+    /// What those have who are there may not be the newest that says it.
+    Doubtful,
+    /// Nobody who is there can tell.
+    Unknown,
 }
 
 /// What was seen of a row.
@@ -35,6 +59,52 @@ struct Seen {
     right: Option<Buffer>,
     /// A position that has all that it ever took has something else.
     differs: bool,
+    was: Was,
+    /// What it was.
+    old: Option<Buffer>,
+    /// The same, as a disk with older contents has it: another one may have more.
+    old_of_older: Option<Buffer>,
+    /// What positions have that should have all of it, when they were asked last, and whether they had the same
+    /// the time before: nothing else tells whether an answer was right.
+    copies: BTreeMap<usize, (Buffer, bool)>,
+}
+
+impl Seen {
+    /// What counts of a row that wasn't acknowledged and isn't there, if it is known: old contents that are in
+    /// its place, or nothing if they are elsewhere. `is_last`: nobody else will say more.
+    fn undecided(
+        &self,
+        asked: &Asked<'_>,
+        index: usize,
+        is_last: bool,
+    ) -> Option<Option<(Buffer, u32)>> {
+        let crc = match self.was {
+            Was::Doubtful if !is_last => return None,
+            Was::Elsewhere | Was::Doubtful => return self.differs.then_some(None),
+            Was::Unknown => return None,
+            Was::Kept(crc) => crc,
+        };
+        let old = self.old.clone().map(|old| (old, crc));
+        let found = old.or_else(|| self.composed(asked, index, crc));
+        let older = || self.old_of_older.clone().filter(|_| is_last).map(|old| (old, crc));
+        Some(Some(found.or_else(older)?))
+    }
+
+    fn composed(&self, asked: &Asked<'_>, index: usize, was: u32) -> Option<(Buffer, u32)> {
+        let (group, row) = (asked.group.generation, Row(asked.first.0 + index as u32));
+        let sectors = asked.sectors.chunks(ROW_SECTORS).nth(index)?;
+        let is_new =
+            |at: usize, bytes: &[u8]| sector_checksum(group, row, at, bytes) == sectors[at];
+        let crc_of = |bytes: &[u8]| row_checksum(group, row, Role::Data(0), bytes);
+        if self.copies.values().any(|(_, same)| !same) {
+            return None;
+        }
+        let copies: Vec<&[u8]> = self.copies.values().map(|(copy, _)| &**copy).collect();
+        // The first position is written before the others.
+        let first = self.copies.keys().position(|member| *member == 0);
+        let found = compose(&copies, first, is_new, |bytes| crc_of(bytes) == was)?;
+        Some((Buffer::copy_of(&found), crc_of(&found)))
+    }
 }
 
 /// What a position answered: rows, `None` for those that its medium can't read.
@@ -50,11 +120,13 @@ impl Volume {
     ) -> Result<(), Ended> {
         // The newest first: what it is known to say no older one needs to be asked for.
         for record in records.iter().rev() {
-            let RecordBody::Intent { rows, checksums } = &record.body else { continue };
+            let RecordBody::Intent { rows, checksums, sectors } = &record.body else { continue };
             let Some(group) = self.adoptable(rows) else { continue };
+            let mut sectors = sectors.chunks(RUN_ROWS * ROW_SECTORS);
             for (index, crcs) in checksums.chunks(RUN_ROWS).enumerate() {
                 let first = Row(rows.first.0 + (index * RUN_ROWS) as u32);
-                self.decide_run(&group, record.number, first, crcs, complete).await?;
+                let says = (crcs, sectors.next().unwrap_or_default());
+                self.decide_run(&group, record.number, first, says, complete).await?;
             }
         }
         Ok(())
@@ -65,7 +137,7 @@ impl Volume {
         group: &GroupPlace,
         number: RecordNumber,
         first: Row,
-        crcs: &[u32],
+        (crcs, sectors): (&[u32], &[u32]),
         complete: RecordNumber,
     ) -> Result<(), Ended> {
         let block = |index: usize| self.block_of(group, Row(first.0 + index as u32));
@@ -74,19 +146,27 @@ impl Volume {
             let pending = self.pending.borrow();
             block.is_none_or(|block| pending.get(block).is_some_and(|newer| newer.number > number))
         };
-        let is_superseded = blocks.iter().map(is_superseded).collect();
+        let is_superseded: Vec<bool> = blocks.iter().map(is_superseded).collect();
+        let has_older = {
+            let pending = self.pending.borrow();
+            let has = |block: &Option<u64>| block.is_some_and(|block| pending.get(block).is_some());
+            blocks.iter().map(has).collect()
+        };
         let is_complete = number <= complete;
-        let asked = Asked { group, first, crcs, is_superseded, is_complete };
+        let asked = Asked { group, first, crcs, sectors, is_superseded, has_older, is_complete };
         let seen = self.look_at_intent(&asked, number).await?;
         let mut pending = self.pending.borrow_mut();
         for (index, seen) in seen.into_iter().enumerate().filter(|(i, _)| !asked.is_superseded[*i])
         {
             let (Some(block), crc) = (blocks[index], crcs[index]) else { continue };
-            match seen.right {
-                Some(contents) => pending.put(block, 1, number, Some((&contents, &[crc]))),
-                None if is_complete || !seen.differs => pending.put_lost(block, 1, number, &[crc]),
+            let undecided = || seen.undecided(&asked, index, true).filter(|_| !is_complete);
+            match seen.right.clone().map(|new| Some((new, crc))).or_else(undecided) {
+                Some(Some((contents, crc))) => {
+                    pending.put(block, 1, number, Some((&contents, &[crc])));
+                }
                 // It was being written, and is what it was.
-                None => {}
+                Some(None) => {}
+                None => pending.put_lost(block, 1, number, &[crc]),
             }
         }
         Ok(())
@@ -107,6 +187,10 @@ impl Volume {
             if !seen.iter().enumerate().any(|row| is_open(&row)) {
                 break;
             }
+            let waited_for = match asked.sectors.is_empty() || asked.is_complete {
+                true => Vec::new(),
+                false => self.note_entries(asked, &mut seen).await,
+            };
             let members = 0..asked.group.members.len();
             let asks = members.clone().map(|member| self.ask_for_intent(asked, member));
             let answers = self.pool.unless_over(join_all(asks)).await?;
@@ -115,7 +199,7 @@ impl Volume {
                 let (disk, _) = asked.group.members[member];
                 match answer {
                     None => away.push(disk),
-                    Some(Ok(rows)) => note_rows(asked, disk, rows, &mut seen, self),
+                    Some(Ok(rows)) => note_rows(asked, (member, disk), rows, &mut seen, self),
                     Some(Err(error)) => drop(silent.insert(disk, error)),
                 }
             }
@@ -132,7 +216,13 @@ impl Volume {
             if looks < LOOKS_MAX {
                 continue;
             }
-            let is_unread = |row: (usize, &Seen)| is_open(&row) && !row.1.differs;
+            let is_unread = |row: (usize, &Seen)| {
+                let is_known = match asked.is_complete {
+                    true => row.1.differs,
+                    false => row.1.undecided(asked, row.0, false).is_some(),
+                };
+                is_open(&row) && !is_known
+            };
             let unread = seen.iter().enumerate().any(is_unread);
             if unread && tries < READ_TRIES {
                 tries += 1;
@@ -143,6 +233,10 @@ impl Volume {
                 self.wait_for_positions(number, &away).await?;
                 continue;
             }
+            if unread && !waited_for.is_empty() && !self.log.accepts_loss.get() {
+                self.wait_for_holders(&waited_for).await?;
+                continue;
+            }
             break;
         }
         if self.log.damage.take().is_some() {
@@ -150,6 +244,46 @@ impl Volume {
             self.set_serving(Serving::Opening);
         }
         Ok(seen)
+    }
+
+    /// Finds out what rows were before; returns the disks that would have to say it, if nobody there does.
+    async fn note_entries(
+        self: &Rc<Self>,
+        asked: &Asked<'_>,
+        seen: &mut [Seen],
+    ) -> Vec<DiskNumber> {
+        let mut waited_for = Vec::new();
+        // One that can't be had takes its time, and isn't asked for again for each row.
+        let mut known: Option<(u32, Result<Rc<ChecksumBlock>, Was>)> = None;
+        for (index, seen) in seen.iter_mut().enumerate() {
+            let (block, entry) = self.pool.shape().entry_of(Row(asked.first.0 + index as u32));
+            if asked.has_older[index] {
+                continue;
+            }
+            let (_, loaded) = match known.take().filter(|(of, _)| *of == block) {
+                Some(loaded) => known.insert(loaded),
+                None => {
+                    let loaded = match self.checksum_block(asked.group, block).await {
+                        Ok(loaded) => Ok(loaded.block),
+                        Err(LoadError::Doubtful(doubt)) if doubt.is_lost => Err(Was::Elsewhere),
+                        Err(LoadError::Doubtful(_)) => Err(Was::Doubtful),
+                        Err(LoadError::Unreachable(silent)) => {
+                            waited_for = silent;
+                            Err(Was::Unknown)
+                        }
+                    };
+                    known.insert((block, loaded))
+                }
+            };
+            seen.was = match loaded {
+                Ok(block) => match block.get(entry) {
+                    Entry::Written(crc) => Was::Kept(crc),
+                    Entry::Unwritten | Entry::Lost => Was::Elsewhere,
+                },
+                Err(was) => *was,
+            };
+        }
+        waited_for
     }
 
     /// The rows as a position has them; `None` if its disk isn't there.
@@ -204,7 +338,7 @@ impl Volume {
 
 fn note_rows(
     asked: &Asked<'_>,
-    disk: DiskNumber,
+    (member, disk): (usize, DiskNumber),
     rows: Vec<Option<Buffer>>,
     seen: &mut [Seen],
     volume: &Volume,
@@ -214,11 +348,22 @@ fn note_rows(
     for (index, row) in rows.into_iter().enumerate() {
         let Some(row) = row else { continue };
         let at = Row(asked.first.0 + index as u32);
-        let is_right = is_right(asked.group, at, asked.crcs[index], &row);
+        let is = |crc: u32| is_right(asked.group, at, crc, &row);
         let seen = &mut seen[index];
-        seen.differs |= !is_right && !is_older;
-        if is_right && seen.right.is_none() {
-            seen.right = Some(row);
+        let is_new = is(asked.crcs[index]);
+        seen.differs |= !is_new && !is_older;
+        if is_new {
+            seen.right.get_or_insert(row);
+        } else if matches!(seen.was, Was::Kept(crc) if is(crc)) {
+            let old = if is_older { &mut seen.old_of_older } else { &mut seen.old };
+            old.get_or_insert(row);
+        } else if !is_older && volume.pool.has_all(asked.group, member, region_of(volume, at)) {
+            let same = seen.copies.get(&member).is_some_and(|(before, _)| *before == row);
+            seen.copies.insert(member, (row, same));
         }
     }
+}
+
+fn region_of(volume: &Volume, row: Row) -> u64 {
+    volume.pool.region_mask(row, 1)
 }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use block::{BLOCK_BYTES, Lba};
 
 use super::belief::LoadError;
+use super::known::SaidBy;
 use super::lease::Ended;
 use super::pool::GroupPlace;
 use super::right_copy::{Answer, is_unreadable};
@@ -25,6 +26,10 @@ impl Volume {
         copy: Option<u8>,
         progress: &dyn Fn(Progress),
     ) -> Result<VerifyReport, Ended> {
+        // Before its log is read nobody knows what its blocks are, and nothing of it may be destaged.
+        if !self.until_serving().await? {
+            return Err(Ended::Closed);
+        }
         self.replay_for_verify().await?;
         let places: Vec<GroupPlace> = {
             let meta = self.pool.meta.borrow();
@@ -181,7 +186,13 @@ impl Volume {
                         continue;
                     }
                 };
-                if !self.pool.has_all(place, member, 1 << shape.region_of_row(row)) {
+                let said_by = self.known_of(place, row);
+                if said_by == SaidBy::Record {
+                    // A destage brings it.
+                    continue;
+                }
+                let is_known = said_by == SaidBy::Entry;
+                if !is_known || !self.pool.has_all(place, member, 1 << shape.region_of_row(row)) {
                     report.dirty += 1;
                     continue;
                 }

@@ -25,7 +25,7 @@
 //! the same place (generation id), of another place (index, slot), or torn (CRC; the other slot remains). A
 //! row whose checksum was lost is *lost*: an error, until it is written anew.
 
-use block::{BLOCK_BYTES, BLOCK_SECTORS, Buffer, BufferMut, Crc32c};
+use block::{BLOCK_BYTES, BLOCK_SECTORS, Buffer, BufferMut, Crc32c, SECTOR_BYTES};
 
 use super::field::{Field, crc_without};
 use super::{GenerationId, Row};
@@ -70,6 +70,23 @@ pub fn row_checksum(group: GenerationId, row: Row, role: Role, data: &[u8]) -> u
     // The last two bytes are the offset within the row's block, for rows of several blocks.
     Crc32c::new().update(&seed).update(data).finish()
 }
+
+/// Sectors of a row.
+pub(crate) const ROW_SECTORS: usize = BLOCK_BYTES / SECTOR_BYTES;
+
+/// The checksum of one of a row's sectors of 512 bytes: CRC32C seeded with its place. It is in records only,
+/// for rows that a power cut may leave half written.
+pub(crate) fn sector_checksum(group: GenerationId, row: Row, index: usize, data: &[u8]) -> u32 {
+    let mut seed = [0; 16];
+    seed[..8].copy_from_slice(&group.0.to_le_bytes());
+    seed[8..12].copy_from_slice(&row.0.to_le_bytes());
+    seed[12] = SECTOR_KIND;
+    seed[13] = index as u8;
+    Crc32c::new().update(&seed).update(data).finish()
+}
+
+/// No role is of this kind.
+const SECTOR_KIND: u8 = 0xff;
 
 /// How the blocks of an extent are divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

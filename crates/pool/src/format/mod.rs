@@ -22,6 +22,7 @@ pub use checksum::{
     CHECKSUM_ENTRIES, ChecksumBlock, ChecksumFault, ChecksumVersion, Entry, ExtentShape, Role,
     UncheckedChecksumBlock, row_checksum,
 };
+pub(crate) use checksum::{ROW_SECTORS, sector_checksum};
 pub use geometry::{DiskGeometry, GeometryError, MIB, choose_extent_bytes};
 pub use ids::{
     ConfigNumber, DiskId, DiskNumber, ExtentNumber, ExtentRange, GenerationId, PoolId,
@@ -36,7 +37,9 @@ pub use log::{
     SEGMENT_HEADER_BYTES, SegmentContents, SegmentFault, SegmentHeader, SegmentSeal, Stamp,
     UncheckedSegmentHeader, encode_batch, read_segment,
 };
-pub(crate) use log::{CheckedHeader, CheckedKind, check_header, claimed_header_len, row_checksums};
+pub(crate) use log::{
+    CheckedHeader, CheckedKind, check_header, claimed_header_len, row_checksums, sector_checksums,
+};
 pub use root::{initial_root, version_hash};
 pub use vote::{
     Configuration, CopySet, OUT_DISKS_MAX, OutDisk, TooManyOut, VOTE_BYTES, VotePlace, VoteSlots,

@@ -12,6 +12,7 @@ use pool::metadata::Layout;
 
 use super::common::{CONVERGENCE_MAX, OPENING_MAX, Rig, VOLUME, expect};
 use super::losses::{lose_node, trickle};
+use super::over::verify_meanwhile;
 use super::scenario;
 use crate::cluster::Plan;
 use crate::disk::{Disk, Latency};
@@ -84,31 +85,36 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 /// Blocks of the volume.
-const BLOCKS: usize = 1024;
+pub(super) const BLOCKS: usize = 1024;
 /// The first of them, for small writes.
-const SMALL: usize = 64;
+pub(super) const SMALL: usize = 64;
 
 /// A pool whose volume has space that was prepared, and nearly nothing in it.
-async fn primed(stage: &Stage) -> Result<Rc<Rig>, Failure> {
+pub(super) async fn primed(stage: &Stage) -> Result<Rc<Rig>, Failure> {
     primed_on(stage, 3).await
 }
 
 async fn primed_on(stage: &Stage, nodes: usize) -> Result<Rc<Rig>, Failure> {
-    let plan = Plan { extent_bytes: 1 << 20, ..Plan::simple(nodes, 64) };
-    let rig = Rig::start(stage, plan, &[(VOLUME, 4 << 20, Layout::Mirror(2))]).await?;
+    primed_with(stage, Plan::simple(nodes, 64), 2).await
+}
+
+/// The same on these machines, with so many copies.
+pub(super) async fn primed_with(stage: &Stage, plan: Plan, copies: u8) -> Result<Rc<Rig>, Failure> {
+    let plan = Plan { extent_bytes: 1 << 20, ..plan };
+    let rig = Rig::start(stage, plan, &[(VOLUME, 4 << 20, Layout::Mirror(copies))]).await?;
     trickle(&rig, 1, BLOCK_SECTORS, Duration::ZERO).await?;
     rig.in_place(VOLUME).await?;
     Ok(rig)
 }
 
 /// Whole blocks, enough of them to go in place.
-fn large(rig: &Rig) -> SectorRange {
+pub(super) fn large(rig: &Rig) -> SectorRange {
     let count = 16 + rig.below(100);
     let first = SMALL + rig.below(BLOCKS - SMALL - count);
     SectorRange::new(Lba(first as u64 * BLOCK_SECTORS), count as u64 * BLOCK_SECTORS)
 }
 
-async fn change(rig: &Rig, change: Change, range: SectorRange) -> Result<(), Failure> {
+pub(super) async fn change(rig: &Rig, change: Change, range: SectorRange) -> Result<(), Failure> {
     let changing =
         move |watched: crate::workload::Watched| async move { watched.change(change, range).await };
     rig.on_volume(VOLUME, changing).await??;
@@ -126,7 +132,10 @@ async fn free(rig: &Rig) -> Result<SectorRange, Failure> {
 }
 
 /// Machines of which a disk has something that this finds in its sectors.
-fn machines_with(rig: &Rig, mut is_it: impl FnMut(u64, &[u8]) -> bool) -> BTreeSet<usize> {
+pub(super) fn machines_with(
+    rig: &Rig,
+    mut is_it: impl FnMut(u64, &[u8]) -> bool,
+) -> BTreeSet<usize> {
     let mut has = |node: &usize| {
         let disk = rig.cluster.node(*node).disks()[0].clone();
         let mut written = disk.written_sectors().into_iter();
@@ -155,7 +164,7 @@ fn newest_record(disk: &Disk, is_of: impl Fn(u8) -> bool) -> u64 {
 }
 
 /// Machines that have the newest record of the log.
-fn machines_of_log(rig: &Rig) -> BTreeSet<usize> {
+pub(super) fn machines_of_log(rig: &Rig) -> BTreeSet<usize> {
     let numbers = rig.cluster.disks().into_iter().map(|(_, disk)| newest_record(&disk, |_| true));
     let newest = numbers.max();
     machines_with(rig, |_, sector| record_number(sector) == newest)
@@ -163,6 +172,14 @@ fn machines_of_log(rig: &Rig) -> BTreeSet<usize> {
 
 /// Somewhere large where nothing is, and the machines that it is on, which aren't those of the log.
 async fn apart(rig: &Rig) -> Result<(SectorRange, BTreeSet<usize>), Failure> {
+    apart_with(rig, false).await
+}
+
+/// The same, or where something is.
+pub(super) async fn apart_with(
+    rig: &Rig,
+    is_kept: bool,
+) -> Result<(SectorRange, BTreeSet<usize>), Failure> {
     for _ in 0..30 {
         let range = free(rig).await?;
         change(rig, Change::Write, range).await?;
@@ -171,7 +188,9 @@ async fn apart(rig: &Rig) -> Result<(SectorRange, BTreeSet<usize>), Failure> {
             let content = pattern::recognise(sector);
             matches!(content, Content::Written { operation, .. } if operation == written)
         });
-        change(rig, Change::Discard, range).await?;
+        if !is_kept {
+            change(rig, Change::Discard, range).await?;
+        }
         rig.in_place(VOLUME).await?;
         trickle(rig, 1, BLOCK_SECTORS, Duration::ZERO).await?;
         if positions.len() == 2 && positions.is_disjoint(&machines_of_log(rig)) {
@@ -183,39 +202,48 @@ async fn apart(rig: &Rig) -> Result<(SectorRange, BTreeSet<usize>), Failure> {
 
 /// Headers of INTENTs on the disks, also of those that are released.
 fn intents(rig: &Rig) -> usize {
+    intents_of(rig, 2) + overwrites(rig)
+}
+
+/// Those of them that are over what was there.
+pub(super) fn overwrites(rig: &Rig) -> usize {
+    intents_of(rig, 4)
+}
+
+fn intents_of(rig: &Rig, flags: u8) -> usize {
     let disks = rig.cluster.disks();
     let count = disks.iter().map(|(_, disk)| {
         let headers = disk.written_sectors().into_iter().filter(|at| {
             let bytes = disk.peek(SectorRange::new(Lba(*at), 1));
-            bytes.starts_with(b"epLR") && bytes[8] == INTENT
+            bytes.starts_with(b"epLR") && bytes[8..10] == [INTENT, flags]
         });
         headers.count()
     });
     count.sum()
 }
 
-fn start_all(rig: &Rig) {
+pub(super) fn start_all(rig: &Rig) {
     (0..rig.cluster.node_count()).for_each(|number| rig.cluster.start_node(number));
     rig.cluster.start_supervisor(rig.active());
 }
 
-async fn read_all(rig: &Rig) -> Result<(), Failure> {
+pub(super) async fn read_all(rig: &Rig) -> Result<(), Failure> {
     rig.on_volume(VOLUME, |watched| async move { watched.read_all().await }).await??;
     Ok(())
 }
 
-fn lose_any(rig: &Rig, what: &str) {
+pub(super) fn lose_any(rig: &Rig, what: &str) {
     lose_any_with(rig, what, Survival::None);
 }
 
-fn lose_any_with(rig: &Rig, what: &str, survival: Survival) {
+pub(super) fn lose_any_with(rig: &Rig, what: &str, survival: Survival) {
     if rig.report().is_some_and(|report| report.lease_ok && report.survives >= 1) {
         lose_node(rig, rig.below(3), what, survival);
     }
 }
 
 /// Small writes beside what is large: so records follow an INTENT while its rows are written.
-async fn beside(rig: &Rig) -> Result<(), Failure> {
+pub(super) async fn beside(rig: &Rig) -> Result<(), Failure> {
     let mix = Mix { depth: 3, writes: 100, zeroes: 0, discards: 0, flushes: 0, ..Mix::default() };
     let span_sectors = SMALL as u64 * BLOCK_SECTORS;
     rig.load(Mix { span_sectors, sectors_max: 16, think: Duration::from_millis(2), ..mix }).await
@@ -279,6 +307,7 @@ async fn large_writes(stage: Stage) -> Result<(), Failure> {
 /// What was never answered is old or new, and stays so; what was there before isn't touched.
 async fn torn(stage: Stage) -> Result<(), Failure> {
     let rig = primed(&stage).await?;
+    rig.record(VOLUME).oracle().expect_whole_blocks();
     for _ in 0..4 {
         let range = match rig.below(4) {
             0 => large(&rig),
@@ -329,6 +358,11 @@ async fn left_undecided(rig: &Rig) -> Result<BTreeSet<usize>, Failure> {
     let (range, positions) = apart(rig).await?;
     let disks = positions.iter().map(|node| rig.cluster.node(*node).disks()[0].clone());
     let disks: Vec<_> = disks.collect();
+    // What was answered before it has its record in the log as well.
+    let answered = large(rig);
+    if answered.end() <= range.start || range.end() <= answered.start {
+        change(rig, Change::Write, answered).await?;
+    }
     let slow = Latency { base: Duration::from_millis(400), ..Latency::FAST };
     disks.iter().for_each(|disk| disk.set_latency(slow));
     let small = (0..3).map(|_| trickle(rig, 60, SMALL as u64 * BLOCK_SECTORS, Duration::ZERO));
@@ -361,11 +395,11 @@ async fn undecided(stage: Stage) -> Result<(), Failure> {
             for node in (0..5).filter(|node| !positions.contains(node)) {
                 rig.cluster.start_node(node);
             }
-            rig.run_for(rig.between(0, 30_000)).await;
+            verify_meanwhile(&rig, rig.between(0, 30_000)).await?;
         }
         start_all(&rig);
         for _ in 0..rig.below(3) {
-            rig.run_for(rig.between(0, 700)).await;
+            verify_meanwhile(&rig, rig.between(0, 700)).await?;
             rig.cluster.cut_all_power();
             start_all(&rig);
         }
@@ -443,7 +477,8 @@ async fn rotten(stage: Stage) -> Result<(), Failure> {
     let rig = primed_on(&stage, 5).await?;
     // Also where its rows are on all positions only long after its record is in the log.
     let late = rig.below(2) == 0;
-    let (range, positions) = apart(&rig).await?;
+    let is_kept = rig.below(2) == 0;
+    let (range, positions) = apart_with(&rig, is_kept).await?;
     let nodes: Vec<usize> = positions.into_iter().collect();
     let stuck = rig.cluster.node(nodes[rig.below(2)]).disks()[0].clone();
     let hangs = async {

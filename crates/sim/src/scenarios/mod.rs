@@ -16,6 +16,7 @@ mod losses;
 mod metadata;
 mod nodes;
 pub mod nth_step;
+mod over;
 mod owners;
 mod random;
 mod rows;
@@ -64,6 +65,7 @@ pub fn named() -> Vec<Scenario> {
         target_rules::SCENARIOS,
         leases::SCENARIOS,
         in_place::SCENARIOS,
+        over::SCENARIOS,
     ]
     .concat()
 }

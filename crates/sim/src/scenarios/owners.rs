@@ -192,7 +192,7 @@ async fn stale_copy(stage: Stage) -> Result<(), Failure> {
     rig.converge().await
 }
 
-async fn import(rig: &Rig, number: usize) -> Result<(), Failure> {
+pub(super) async fn import(rig: &Rig, number: usize) -> Result<(), Failure> {
     rig.set_active(number);
     rig.see_disks(rig.cluster.disks().len()).await?;
     let import = || {

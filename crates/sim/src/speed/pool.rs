@@ -214,6 +214,7 @@ impl Bench {
 
     async fn all(&self) -> Result<(), Failure> {
         self.writes("sequential 1 MiB write", self.in_sequence(), STREAM_DEPTH).await?;
+        self.writes("sequential 1 MiB overwrite", self.in_sequence(), STREAM_DEPTH).await?;
         self.reads("sequential 1 MiB read", self.in_sequence(), STREAM_DEPTH).await?;
         for depth in [1, 32] {
             self.reads(&format!("random 4 KiB read, depth {depth}"), self.anywhere(), depth)

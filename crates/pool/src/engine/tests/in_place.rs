@@ -58,8 +58,9 @@ fn what_is_large_is_written_once_where_nothing_was() {
     assert!((2.0..2.6).contains(&cost), "{cost} bytes for each");
     assert_eq!(bench.read(&volume, 70, LARGE).unwrap(), pattern(70, LARGE, 1));
     assert_eq!(bench.verify(None).bad, []);
-    // Small writes over it, and larger ones, go through the log: something is there.
+    // Small writes over it go through the log, and larger ones over what the log still holds.
     bench.write(&volume, 80, pattern(80, 1, 2)).unwrap();
+    bench.write(&volume, 90, pattern(90, 1, 3)).unwrap();
     bench.write(&volume, 90, pattern(90, 20, 2)).unwrap();
     assert_eq!(places(&bench, &pattern(91, 1, 2)), [], "in the log, and not in place");
     settle(&bench);
@@ -69,6 +70,61 @@ fn what_is_large_is_written_once_where_nothing_was() {
     assert_eq!(bench.read(&volume, 70, 10).unwrap(), pattern(70, 10, 1));
     assert_eq!(bench.read(&volume, 80, 1).unwrap(), pattern(80, 1, 2));
     assert_eq!(bench.read(&volume, 90, 20).unwrap(), pattern(90, 20, 2));
+    assert_eq!(bench.verify(None).bad, []);
+}
+
+#[test]
+fn what_is_large_is_written_once_where_something_was() {
+    let (bench, volume) = ready(460);
+    bench.write(&volume, 70, pattern(70, LARGE, 1)).unwrap();
+    settle(&bench);
+    // Something in the log, so that it has an open segment.
+    bench.write(&volume, 0, pattern(0, 1, 2)).unwrap();
+    let before = written(&bench);
+    bench.write(&volume, 70, pattern(70, LARGE, 2)).unwrap();
+    assert_eq!(places(&bench, &pattern(71, 1, 2)).len(), 2, "in place, and not in the log");
+    assert_eq!(places(&bench, &pattern(71, 1, 1)), [], "nowhere");
+    assert_eq!(bench.read(&volume, 70, LARGE).unwrap(), pattern(70, LARGE, 2));
+    // By its entry every row of it is wrong, and none is.
+    assert_eq!(bench.verify(None).bad, []);
+    settle(&bench);
+    let cost = (written(&bench) - before) as f64 / (LARGE * BLOCK_BYTES as u64) as f64;
+    assert!((2.0..2.7).contains(&cost), "{cost} bytes for each");
+    bench.write(&volume, 0, pattern(0, 1, 3)).unwrap();
+    bench.write(&volume, 75, pattern(75, 30, 3)).unwrap();
+    let bench = bench.power_cut();
+    let volume = bench.reopened();
+    assert_eq!(bench.read(&volume, 70, 5).unwrap(), pattern(70, 5, 2));
+    assert_eq!(bench.read(&volume, 75, 30).unwrap(), pattern(75, 30, 3));
+    assert_eq!(bench.read(&volume, 105, LARGE - 35).unwrap(), pattern(105, LARGE - 35, 2));
+    assert_eq!(bench.verify(None).bad, []);
+}
+
+/// While one position has it and the other hasn't, and one of them is gone: the row is what the other one has.
+#[test]
+fn a_row_that_is_half_written_is_what_the_only_one_left_has() {
+    let (bench, volume) = ready(470);
+    bench.write(&volume, 70, pattern(70, LARGE, 1)).unwrap();
+    settle(&bench);
+    bench.write(&volume, 0, pattern(0, 1, 2)).unwrap();
+    let places = places(&bench, &pattern(72, 1, 1));
+    bench.write(&volume, 70, pattern(70, LARGE, 2)).unwrap();
+    // No record says yet that it was answered.
+    let bench = bench.crash_engine();
+    let old = pattern(72, 1, 1);
+    // As if the power had gone: half of one row is what it was.
+    let (disk, at) = places[0];
+    for byte in 0..1024 {
+        bench.disks[disk].damage(at + byte, |live| *live = old[byte]);
+    }
+    bench.set_mode(places[1].0, Mode::Lost);
+    let volume = bench.reopened();
+    let row = bench.read(&volume, 72, 1).unwrap();
+    assert_eq!((&row[..1024], &row[1024..]), (&old[..1024], &pattern(72, 1, 2)[1024..]));
+    assert_eq!(bench.read(&volume, 73, LARGE - 3).unwrap(), pattern(73, LARGE - 3, 2));
+    bench.set_mode(places[1].0, Mode::Well);
+    bench.until(|report| report.state == PoolState::Online);
+    assert_eq!(bench.read(&volume, 72, 1).unwrap(), row);
     assert_eq!(bench.verify(None).bad, []);
 }
 

@@ -1,11 +1,13 @@
 //! Large writes in place (docs/engine.md, 10): what goes to rows of which nothing is in place goes there at
-//! once, on every position, beside an INTENT that says so, instead of first into the log and then there.
-//! What can't, or fails, goes into the log like any other write.
+//! once, on every position, beside an INTENT that says so, instead of first into the log and then there. Where
+//! something is in place, the INTENT is durable first, and one position after another has the rows: so one of
+//! them is whole at any instant. What can't, or fails, goes into the log like any other write.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use block::{BLOCK_BYTES, BlockDevice, Buffer, Instance, IoError, Lba, write_durably};
+use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::future::{Either, join, join_all, select};
 use runtime::Permit;
@@ -19,6 +21,7 @@ use crate::engine::member::Member;
 use crate::engine::pool::{GroupPlace, ended_error};
 use crate::format::{
     ConfigNumber, DiskNumber, Entry, RecordBody, RecordNumber, Row, RowRange, row_checksums,
+    sector_checksums,
 };
 use crate::layout::Piece;
 use crate::stats::Purpose;
@@ -34,12 +37,28 @@ pub(super) struct InPlace {
     piece: Piece,
     group: GroupPlace,
     contents: Buffer,
+    /// At once, if nothing is there.
+    begun: Option<Begun>,
+    turn: Rc<Permit>,
+}
+
+/// The positions of a group, as they may be written to now.
+struct Begun {
+    way: Way,
     legs: Vec<Leg>,
     /// What was decided under this one holds under no other.
     config: ConfigNumber,
-    /// Held until its positions have answered.
-    lock: Permit,
-    turn: Rc<Permit>,
+    /// Held until they have answered.
+    _lock: Permit,
+}
+
+/// What is in the place of rows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Nothing that counts.
+    Fresh,
+    /// What counts, and is in no record any more.
+    Over,
 }
 
 /// Where a position of the group has the rows.
@@ -51,11 +70,12 @@ struct Leg {
 
 impl Volume {
     /// Blocks of log room that a piece of a write takes, wherever it goes: its contents and a header for
-    /// each record of it; and one for the INTENT, if it may have one and the contents must follow.
+    /// each record of it; and those of the INTENT, if it may have one and the contents must follow.
     pub(super) fn room_blocks(&self, piece: &Piece) -> u64 {
         let records = u64::from(piece.count.div_ceil(self.log_shape.record_rows));
         let has_intent = self.pool.limits.in_place && piece.count >= ROWS_MIN;
-        u64::from(piece.count) + records + u64::from(has_intent)
+        let intent = RecordBody::intent_len_max(piece.count).div_ceil(BLOCK_BYTES) as u64;
+        u64::from(piece.count) + records + if has_intent { intent } else { 0 }
     }
 
     /// Whether a piece of a write is of those that go in place if they may.
@@ -64,12 +84,10 @@ impl Volume {
         self.pool.limits.in_place && piece.count >= ROWS_MIN && is_mirror
     }
 
-    /// Whether a piece of a write may go in place, as far as is known without locks.
-    pub(super) fn may_go_in_place(&self, piece: &Piece, group: &GroupPlace) -> bool {
-        self.is_for_place(piece, group)
-            && group.initialised
-            && self.has_whole_segment()
-            && self.is_free(piece, group)
+    /// How a piece of a write may go in place, as far as is known without locks.
+    pub(super) fn way_in_place(&self, piece: &Piece, group: &GroupPlace) -> Option<Way> {
+        let may = self.is_for_place(piece, group) && group.initialised && self.has_whole_segment();
+        may.then(|| self.what_is_there(piece, group)).flatten()
     }
 
     /// Whether a piece of a write goes in place: then with the share of its group's lock, for which nobody
@@ -81,16 +99,25 @@ impl Volume {
         contents: &Buffer,
         turn: &Rc<Permit>,
     ) -> Option<InPlace> {
+        let begun = self.try_begin(piece, group)?;
+        // The log is waited for without the lock.
+        let begun = Some(begun).filter(|begun| begun.way == Way::Fresh);
+        let (piece, group, contents) = (*piece, group.clone(), contents.clone());
+        Some(InPlace { piece, group, contents, begun, turn: Rc::clone(turn) })
+    }
+
+    /// Whether the positions may be written to now.
+    fn try_begin(&self, piece: &Piece, group: &GroupPlace) -> Option<Begun> {
         let legs: Option<Vec<Leg>> =
             (0..group.members.len()).map(|index| self.leg_of(group, index, piece.at.row)).collect();
-        let (legs, lock) = (legs?, self.pool.try_share_group(group.generation)?);
+        let (legs, _lock) = (legs?, self.pool.try_share_group(group.generation)?);
         // Who removes the volume waits for the lock once it has said so.
-        if self.is_gone() || !self.may_go_in_place(piece, group) {
+        if self.is_gone() {
             return None;
         }
-        let (piece, group, contents) = (*piece, group.clone(), contents.clone());
+        let way = self.way_in_place(piece, group)?;
         let config = self.pool.config.borrow().number;
-        Some(InPlace { piece, group, contents, legs, config, lock, turn: Rc::clone(turn) })
+        Some(Begun { way, legs, config, _lock })
     }
 
     /// A position, if its disk takes part and misses nothing of the group.
@@ -103,26 +130,29 @@ impl Volume {
         is_whole.then_some(Leg { member, device, sector })
     }
 
-    /// Whether nothing that counts is, or is to come, in the place of these rows.
-    fn is_free(&self, piece: &Piece, group: &GroupPlace) -> bool {
+    /// What is in the place of these rows; none if that isn't all that is known of them, or isn't known.
+    fn what_is_there(&self, piece: &Piece, group: &GroupPlace) -> Option<Way> {
         let first = piece.block.0;
         let pending = self.pending.borrow();
         if pending.range(first..first + u64::from(piece.count)).next().is_some() {
-            return false;
+            return None;
         }
         let shape = self.pool.shape();
-        let mut known = None;
-        (piece.at.row.0..piece.at.row.0 + piece.count).all(|row| {
+        let (mut known, mut way) = (None, Way::Fresh);
+        for row in piece.at.row.0..piece.at.row.0 + piece.count {
             let (index, entry) = shape.entry_of(Row(row));
             let block = match known.take() {
-                Some((of, block)) if of == index => Some(block),
-                _ => self.checksums.in_memory(group.generation, index),
+                Some((of, block)) if of == index => block,
+                _ => self.checksums.in_memory(group.generation, index)?,
             };
-            let Some(block) = block else { return false };
-            let is_unwritten = block.get(entry) == Entry::Unwritten;
+            match block.get(entry) {
+                Entry::Unwritten => {}
+                Entry::Written(_) => way = Way::Over,
+                Entry::Lost => return None,
+            }
             known = Some((index, block));
-            is_unwritten
-        })
+        }
+        Some(way)
     }
 
     /// Writes a piece in place, and answers once that is durable and known to be; else by what goes into the
@@ -132,28 +162,44 @@ impl Volume {
         write: InPlace,
         mut room: Room<'_>,
     ) -> Result<(), IoError> {
-        let InPlace { piece, group, contents, legs, config, lock, turn } = write;
-        let rows = RowRange { group: group.generation, first: piece.at.row, count: piece.count };
-        let checksums = row_checksums(group.generation, piece.at.row, &contents);
-        let body = RecordBody::Intent { rows, checksums: checksums.clone() };
+        let InPlace { piece, group, contents, begun, turn } = write;
+        let (generation, first) = (group.generation, piece.at.row);
+        let rows = RowRange { group: generation, first, count: piece.count };
+        let checksums = row_checksums(generation, first, &contents);
+        let sectors = match begun {
+            Some(_) => Vec::new(),
+            None => sector_checksums(generation, first, &contents),
+        };
+        let body = RecordBody::Intent { rows, checksums: checksums.clone(), sectors };
         let (done, receiver) = oneshot::channel();
+        let appended = receiver.shared();
         let charge_bytes = room.take(body.encoded_len().next_multiple_of(BLOCK_BYTES) as u64);
         let append = Append { body, block: piece.block.0, charge_bytes, done: Some(done) };
         self.append_all(std::iter::once(append));
         let writing = async {
-            let took = join_all(legs.iter().map(|leg| self.write_leg(leg, &contents))).await;
-            // The log is waited for without it.
-            drop((lock, turn));
-            took.into_iter().collect::<Option<InPlaceOn>>()
+            let begun = match begun {
+                Some(begun) => begun,
+                None => {
+                    let Ok(Ok(number)) = appended.clone().await else { return None };
+                    let begun = self.try_begin(&piece, &group)?;
+                    self.log.state.borrow_mut().intents.write_over(number, rows);
+                    begun
+                }
+            };
+            let took = self.write_legs(&begun, &contents).await;
+            // The log is waited for without it, and without the lock.
+            drop(turn);
+            took.map(|took| (took, begun.config))
         };
-        let both = self.pool.unless_over(join(writing, receiver)).await;
+        let both = self.pool.unless_over(join(writing, appended.clone())).await;
         let (took, appended) = both.map_err(|ended| ended_error(&self.pool, ended))?;
         let number = appended.unwrap_or(Err(IoError::Lost))?;
         // A destage beside it may have found a position that restarts away, and say that it misses something.
         let is_clean = || (0..group.members.len()).all(|at| self.pool.dirty(&group, at) == 0);
-        let still_holds =
-            || self.pool.config.borrow().number == config && is_clean() && !self.is_gone();
-        if let Some(took) = took.filter(|_| still_holds()) {
+        let still_holds = |config: ConfigNumber| {
+            self.pool.config.borrow().number == config && is_clean() && !self.is_gone()
+        };
+        if let Some((took, _)) = took.filter(|(_, config)| still_holds(*config)) {
             let block = piece.block.0;
             self.complete(block, number, (&contents, &checksums), took, room);
             return Ok(());
@@ -161,7 +207,7 @@ impl Volume {
         self.log.state.borrow_mut().intents.abandon(number);
         self.log.settled();
         let mut bodies = Vec::new();
-        self.records_of(&piece, group.generation, &contents, &mut bodies);
+        self.records_of(&piece, generation, &contents, &mut bodies);
         let appended = self.append(bodies, &mut room);
         for done in join_all(appended).await {
             done.unwrap_or(Err(IoError::Lost))?;
@@ -169,6 +215,19 @@ impl Volume {
         self.log.state.borrow_mut().intents.replaced(number);
         self.log.settled();
         Ok(())
+    }
+
+    /// Writes to every position: to all at once where nothing was, else to the first one before the others,
+    /// so that at any instant one has all of what was or all of what is new.
+    async fn write_legs(&self, begun: &Begun, contents: &Buffer) -> Option<InPlaceOn> {
+        let alone = usize::from(begun.way == Way::Over);
+        let (first, others) = begun.legs.split_at(alone);
+        let mut took = Vec::with_capacity(begun.legs.len());
+        for legs in [first, others] {
+            let answers = join_all(legs.iter().map(|leg| self.write_leg(leg, contents))).await;
+            took.extend(answers.into_iter().collect::<Option<InPlaceOn>>()?);
+        }
+        Some(took)
     }
 
     /// From here on the contents count.

@@ -3,15 +3,29 @@
 
 use std::collections::BTreeMap;
 
-use crate::format::RecordNumber;
+use crate::format::{GenerationId, RecordNumber, Row, RowRange};
 
 /// Why an INTENT isn't complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unsettled {
     /// Its rows are being written.
     UnderWay,
-    /// Its contents go into the log, or nobody has decided what became of it.
+    /// The same, over what was there: nobody knows what they are.
+    Over(RowRange),
+    /// Those were given up, and their contents go into the log.
+    Torn(RowRange),
+    /// Its contents go into the log, and its rows are what they were; or nobody has decided what became of it.
     Abandoned,
+}
+
+impl Unsettled {
+    /// Rows of which nobody knows what they are.
+    fn rows(self) -> Option<RowRange> {
+        match self {
+            Unsettled::Over(rows) | Unsettled::Torn(rows) => Some(rows),
+            Unsettled::UnderWay | Unsettled::Abandoned => None,
+        }
+    }
 }
 
 /// The INTENTs of a log beyond what is released.
@@ -30,9 +44,30 @@ impl Intents {
         self.unsettled.insert(number, Unsettled::UnderWay);
     }
 
+    /// Rows of one begin to be written over what is there.
+    pub(crate) fn write_over(&mut self, number: RecordNumber, rows: RowRange) {
+        self.unsettled.insert(number, Unsettled::Over(rows));
+    }
+
     /// One won't become complete by itself.
     pub(crate) fn abandon(&mut self, number: RecordNumber) {
-        self.unsettled.insert(number, Unsettled::Abandoned);
+        let now = self.unsettled.get(&number).and_then(|why| why.rows());
+        let why = now.map_or(Unsettled::Abandoned, Unsettled::Torn);
+        self.unsettled.insert(number, why);
+    }
+
+    /// Whether nobody knows what a row is: something is being written over it, or that was given up, and what
+    /// takes its place isn't durable.
+    pub(crate) fn is_in_doubt(&self, group: GenerationId, row: Row) -> bool {
+        let has = |rows: RowRange| {
+            rows.group == group && (rows.first.0..rows.first.0 + rows.count).contains(&row.0)
+        };
+        self.unsettled.values().any(|why| why.rows().is_some_and(has))
+    }
+
+    /// Whether release waits for what is to be appended in the place of something.
+    pub(crate) fn has_torn(&self) -> bool {
+        self.unsettled.values().any(|why| matches!(why, Unsettled::Torn(_)))
     }
 
     /// Its rows are on all positions; its contents take this room from now on.
@@ -70,10 +105,10 @@ impl Intents {
         first.map_or(durable, |first| before(*first).min(durable))
     }
 
-    /// How far a destage may release.
+    /// How far a destage may release. What was abandoned holds it up if its rows aren't what they were.
     pub(crate) fn releasable(&self, durable: RecordNumber) -> RecordNumber {
-        let mut under_way = self.unsettled.iter().filter(|(_, why)| **why == Unsettled::UnderWay);
-        under_way.next().map_or(durable, |(first, _)| before(*first).min(durable))
+        let mut held = self.unsettled.iter().filter(|(_, why)| **why != Unsettled::Abandoned);
+        held.next().map_or(durable, |(first, _)| before(*first).min(durable))
     }
 
     /// Up to here some INTENT is known to be complete.
@@ -111,6 +146,21 @@ mod tests {
         assert_eq!(intents.but_newest(99), Some(RecordNumber(9)));
         assert_eq!(intents.but_newest(100), None);
         intents.abandon(RecordNumber(12));
+        assert_eq!(ends(&intents), (11, 20));
+        let rows = RowRange { group: GenerationId(3), first: Row(10), count: 4 };
+        intents.begin(RecordNumber(14));
+        intents.write_over(RecordNumber(14), rows);
+        let doubts = |intents: &Intents| {
+            [9, 10, 13, 14].map(|row| intents.is_in_doubt(GenerationId(3), Row(row)))
+        };
+        assert_eq!(doubts(&intents), [false, true, true, false]);
+        assert!(!intents.is_in_doubt(GenerationId(4), Row(10)) && !intents.has_torn());
+        intents.abandon(RecordNumber(14));
+        assert_eq!((ends(&intents), intents.has_torn()), ((11, 13), true));
+        assert_eq!(doubts(&intents), [false, true, true, false]);
+        intents.replaced(RecordNumber(14));
+        assert_eq!((ends(&intents), intents.has_torn()), ((11, 20), false));
+        assert_eq!(doubts(&intents), [false; 4]);
         assert_eq!(intents.released(RecordNumber(8)), 0);
         assert_eq!(intents.released(RecordNumber(12)), 100);
         assert_eq!(ends(&intents), (20, 20));

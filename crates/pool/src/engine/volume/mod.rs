@@ -69,6 +69,8 @@ pub(crate) struct Volume {
     pub(crate) wanted_groups: RefCell<BTreeMap<RunKey, u32>>,
     pub(crate) size_bytes: Cell<u64>,
     serving: RefCell<Serving>,
+    /// What became of the INTENTs that the log had when it was opened.
+    pub(crate) is_decided: Cell<bool>,
     pub(crate) changed: Notify,
     pub(crate) repairing: RefCell<BTreeSet<(GenerationId, Row, usize)>>,
     pub(crate) repaired_blocks: Cell<u64>,
@@ -102,6 +104,7 @@ impl Volume {
             wanted_groups: RefCell::default(),
             size_bytes: Cell::new(volume.bytes),
             serving: RefCell::new(Serving::Opening),
+            is_decided: Cell::new(false),
             changed: Notify::new(),
             repairing: RefCell::default(),
             repaired_blocks: Cell::new(0),
@@ -157,15 +160,23 @@ impl Volume {
 
     /// Waits until the volume serves.
     pub(crate) async fn wait_serving(&self) -> Result<(), IoError> {
+        match self.until_serving().await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(IoError::Lost),
+            Err(ended) => Err(ended_error(&self.pool, ended)),
+        }
+    }
+
+    /// The same; false if it was removed.
+    pub(crate) async fn until_serving(&self) -> Result<bool, Ended> {
         loop {
             let changed = self.changed.notified();
             match &*self.serving.borrow() {
-                Serving::Yes => return Ok(()),
-                Serving::Gone => return Err(IoError::Lost),
+                Serving::Yes => return Ok(true),
+                Serving::Gone => return Ok(false),
                 Serving::Opening | Serving::Suspended(_) => {}
             }
-            let waited = self.pool.unless_over(changed).await;
-            waited.map_err(|ended| ended_error(&self.pool, ended))?;
+            self.pool.unless_over(changed).await?;
         }
     }
 

@@ -163,7 +163,10 @@ impl Volume {
         let unused = self.unused_segment();
         let live = log.segments.size() - usize::from(unused.is_some());
         let full = live as u32 >= self.log_shape.segments_max;
-        if full && !self.log.may_exceed.get() {
+        // What is to be appended in the place of something torn has its room, and may be all that release
+        // waits for: evictions may have closed segments that are far from full.
+        let exceeds = self.log.may_exceed.get() || self.log.state.borrow().intents.has_torn();
+        if full && !exceeds {
             return None;
         }
         let usable = self.pool.usable_disks();

@@ -151,7 +151,7 @@ impl Volume {
             if self.is_for_place(&piece, &group) {
                 self.want_initialised(&group);
             }
-            if self.may_go_in_place(&piece, &group) {
+            if self.way_in_place(&piece, &group).is_some() {
                 in_place += u64::from(piece.count);
             }
         }

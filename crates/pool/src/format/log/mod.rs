@@ -10,5 +10,5 @@ pub use record::{
     Batch, LogTail, RECORD_ROWS_MAX, Record, RecordBody, RowRange, SegmentSeal, Stamp, encode_batch,
 };
 pub(crate) use record::{
-    CheckedHeader, CheckedKind, check_header, claimed_header_len, row_checksums,
+    CheckedHeader, CheckedKind, check_header, claimed_header_len, row_checksums, sector_checksums,
 };

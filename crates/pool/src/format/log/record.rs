@@ -7,7 +7,7 @@
 //! | 0 | 4 | magic "epLR" |
 //! | 4 | 4 | CRC32C of the segment's key and the header (all its sectors), this field as zeros |
 //! | 8 | 1 | kind: 1 DATA, 2 ZERO, 3 INTENT, 4 MARK, 6 LOST; reserved: 5 PARITY |
-//! | 9 | 1 | flags: 0x01 the zeros are a discard; 0x02 the INTENT is FRESH, which each is so far |
+//! | 9 | 1 | flags: 0x01 the zeros are a discard; 0x02 the INTENT is FRESH; 0x04 it is OVERWRITE |
 //! | 10 | 2 | sectors of the header |
 //! | 12 | 4 | CRC field of the record with the previous number; 0 before the first |
 //! | 16 | 8 | generation id of the segment |
@@ -25,6 +25,7 @@
 //! | 96 | 8 | continues after: the number before the first one of this segment |
 //! | 104 | 24 | zero |
 //! | 128 | 4 each | DATA, INTENT, LOST: CRC32C of each row, seeded as in checksum blocks |
+//! | … | 4 each | OVERWRITE: CRC32C of each sector of each row |
 //! | … | | zero to the end of the sector |
 //!
 //! Records lie end to end; a batch of them is padded with zeros to 4 KiB, so that a batch never shares
@@ -38,10 +39,12 @@
 //! for the log's end: D of a later record says what must be there. A MARK says nothing but D and A. LOST
 //! names rows that were acknowledged and of which the log has the checksums alone. INTENT names rows whose
 //! contents go to their place and nowhere else: A says whether they have arrived, and without it the
-//! checksums show.
+//! checksums show. FRESH ones go where nothing was; OVERWRITE ones where something was, so that a power cut
+//! may leave rows of which some sectors are old and some new.
 
 use block::{BLOCK_BYTES, Buffer, BufferMut, Epoch, SECTOR_BYTES};
 
+use crate::format::checksum::{ROW_SECTORS, sector_checksum};
 use crate::format::field::{Field, crc_seeded};
 use crate::format::{ConfigNumber, GenerationId, RecordNumber, Role, Row, row_checksum};
 
@@ -53,6 +56,7 @@ const KIND_MARK: u64 = 4;
 const KIND_LOST: u64 = 6;
 const FLAG_DISCARD: u64 = 0x01;
 const FLAG_FRESH: u64 = 0x02;
+const FLAG_OVERWRITE: u64 = 0x04;
 
 const MAGIC: Field = Field::first(4);
 const CRC: Field = MAGIC.then(4);
@@ -81,9 +85,10 @@ const _: () = assert!(FIXED_BYTES == 128);
 /// Rows that a record can name, at most: those of the largest extent.
 pub const RECORD_ROWS_MAX: u32 = 1 << 18;
 
-const _: () = assert!(
-    (FIXED_BYTES + 4 * RECORD_ROWS_MAX as usize).div_ceil(SECTOR_BYTES) <= u16::MAX as usize
-);
+/// Bytes of a header, at most: that of an OVERWRITE of so many rows.
+const HEADER_BYTES_MAX: usize = header_len_for((1 + ROW_SECTORS) * RECORD_ROWS_MAX as usize);
+
+const _: () = assert!(HEADER_BYTES_MAX / SECTOR_BYTES <= u16::MAX as usize);
 
 /// Rows of a group, named by generation and never by place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,13 +120,14 @@ pub enum RecordBody {
         /// Whether they may go back to unwritten.
         discard: bool,
     },
-    /// These rows are being written in their place, where nothing was that counts; whether they have
-    /// arrived is to be found out.
+    /// These rows are being written in their place; whether they have arrived is to be found out.
     Intent {
         /// The rows.
         rows: RowRange,
         /// A checksum per row.
         checksums: Vec<u32>,
+        /// A checksum per sector; none where nothing was there that counts (FRESH).
+        sectors: Vec<u32>,
     },
     /// These rows were written, and what is known of their contents is this.
     Lost {
@@ -171,8 +177,20 @@ impl RecordBody {
         self.header_len() + self.payload().map_or(0, |payload| payload.len())
     }
 
+    /// Bytes that an INTENT for so many rows takes at most.
+    pub(crate) fn intent_len_max(rows: u32) -> usize {
+        header_len_for((1 + ROW_SECTORS) * rows as usize)
+    }
+
     fn header_len(&self) -> usize {
-        header_len_for(self.checksums().len())
+        header_len_for(self.checksums().len() + self.sectors().len())
+    }
+
+    fn sectors(&self) -> &[u32] {
+        match self {
+            RecordBody::Intent { sectors, .. } => sectors,
+            _ => &[],
+        }
     }
 
     fn checksums(&self) -> &[u32] {
@@ -198,7 +216,17 @@ pub(crate) fn row_checksums(group: GenerationId, first: Row, contents: &[u8]) ->
     blocks.map(|(block, row)| row_checksum(group, Row(row), Role::Data(0), block)).collect()
 }
 
-fn header_len_for(checksums: usize) -> usize {
+/// The checksums of the sectors of consecutive rows of a mirror that have these contents.
+pub(crate) fn sector_checksums(group: GenerationId, first: Row, contents: &[u8]) -> Vec<u32> {
+    let blocks = contents.chunks_exact(BLOCK_BYTES).zip(first.0..);
+    let sectors = blocks.flat_map(|(block, row)| {
+        let sectors = block.chunks_exact(SECTOR_BYTES).enumerate();
+        sectors.map(move |(index, sector)| sector_checksum(group, Row(row), index, sector))
+    });
+    sectors.collect()
+}
+
+const fn header_len_for(checksums: usize) -> usize {
     (FIXED_BYTES + 4 * checksums).next_multiple_of(SECTOR_BYTES)
 }
 
@@ -318,7 +346,8 @@ fn encode_header(header: &mut [u8], tail: LogTail, witness: Stamp, body: &Record
     let (kind, flags) = match body {
         RecordBody::Data { .. } => (KIND_DATA, 0),
         RecordBody::Zero { discard, .. } => (KIND_ZERO, if *discard { FLAG_DISCARD } else { 0 }),
-        RecordBody::Intent { .. } => (KIND_INTENT, FLAG_FRESH),
+        RecordBody::Intent { sectors, .. } if sectors.is_empty() => (KIND_INTENT, FLAG_FRESH),
+        RecordBody::Intent { .. } => (KIND_INTENT, FLAG_OVERWRITE),
         RecordBody::Lost { .. } => (KIND_LOST, 0),
         RecordBody::Mark => (KIND_MARK, 0),
     };
@@ -327,6 +356,10 @@ fn encode_header(header: &mut [u8], tail: LogTail, witness: Stamp, body: &Record
     let checksums = body.checksums();
     if has_checksums(kind) {
         assert_eq!(checksums.len(), count as usize, "checksums of a record");
+    }
+    let sectors = body.sectors();
+    if flags == FLAG_OVERWRITE {
+        assert_eq!(sectors.len(), count as usize * ROW_SECTORS, "sectors of a record");
     }
     if let Some(payload) = body.payload() {
         assert_eq!(payload.len(), count as usize * BLOCK_BYTES, "payload of a record");
@@ -351,6 +384,7 @@ fn encode_header(header: &mut [u8], tail: LogTail, witness: Stamp, body: &Record
     METADATA.put_number(header, witness.metadata.0);
     CONFIGURATION.put_number(header, witness.configuration.0);
     AFTER.put_number(header, tail.after.0);
+    let checksums = checksums.iter().chain(sectors);
     for (bytes, checksum) in header[FIXED_BYTES..].chunks_exact_mut(4).zip(checksums) {
         bytes.copy_from_slice(&checksum.to_le_bytes());
     }
@@ -396,8 +430,8 @@ impl CheckedHeader {
 pub(crate) fn claimed_header_len(sector: &[u8]) -> Option<usize> {
     let sector = sector.get(..SECTOR_BYTES)?;
     let len = SECTORS.number(sector) as usize * SECTOR_BYTES;
-    let plausible = MAGIC.of(sector) == MAGIC_BYTES
-        && (SECTOR_BYTES..=header_len_for(RECORD_ROWS_MAX as usize)).contains(&len);
+    let plausible =
+        MAGIC.of(sector) == MAGIC_BYTES && (SECTOR_BYTES..=HEADER_BYTES_MAX).contains(&len);
     plausible.then_some(len)
 }
 
@@ -423,23 +457,36 @@ pub(crate) fn check_header(bytes: &[u8], segment: &SegmentSeal) -> Option<Checke
         (1..=RECORD_ROWS_MAX).contains(&count) && rows.first.0.checked_add(count).is_some();
     let flags = FLAGS.number(header);
     let kind = KIND.number(header);
-    let expected_len = header_len_for(if has_checksums(kind) { count as usize } else { 0 });
+    let is_overwrite = kind == KIND_INTENT && flags == FLAG_OVERWRITE;
+    let each = match has_checksums(kind) {
+        true if is_overwrite => 1 + ROW_SECTORS,
+        has_one => usize::from(has_one),
+    };
+    let expected_len = header_len_for(count as usize * each);
     let flags_are_known = match kind {
         KIND_ZERO => flags & !FLAG_DISCARD == 0,
-        // One that isn't FRESH says something that only a later version knows.
-        KIND_INTENT => flags == FLAG_FRESH,
+        // Another one says something that only a later version knows.
+        KIND_INTENT => flags == FLAG_FRESH || flags == FLAG_OVERWRITE,
         _ => flags == 0,
     };
     if header.len() != expected_len || !flags_are_known || (kind != KIND_MARK && !sane_rows) {
         return None;
     }
-    let checksums = || {
-        let entries = header[FIXED_BYTES..].chunks_exact(4).take(count as usize);
+    let checksums_from = |skipped: usize, taken: usize| {
+        let entries = header[FIXED_BYTES..].chunks_exact(4).skip(skipped).take(taken);
         entries.map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])).collect()
+    };
+    let checksums = || checksums_from(0, count as usize);
+    let sectors = || match is_overwrite {
+        true => checksums_from(count as usize, count as usize * ROW_SECTORS),
+        false => Vec::new(),
     };
     let kind = match kind {
         KIND_DATA => CheckedKind::Data(rows, checksums()),
-        KIND_INTENT => CheckedKind::Whole(RecordBody::Intent { rows, checksums: checksums() }),
+        KIND_INTENT => {
+            let (checksums, sectors) = (checksums(), sectors());
+            CheckedKind::Whole(RecordBody::Intent { rows, checksums, sectors })
+        }
         KIND_LOST => CheckedKind::Whole(RecordBody::Lost { rows, checksums: checksums() }),
         KIND_ZERO => {
             CheckedKind::Whole(RecordBody::Zero { rows, discard: flags & FLAG_DISCARD != 0 })

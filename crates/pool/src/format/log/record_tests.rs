@@ -47,7 +47,17 @@ fn lost(row: u32, rows: u32) -> RecordBody {
 fn intent(row: u32, rows: u32) -> RecordBody {
     let checksums = (0..rows).map(|index| 7 * row + index).collect();
     let rows = RowRange { group: GenerationId(3), first: Row(row), count: rows };
-    RecordBody::Intent { rows, checksums }
+    RecordBody::Intent { rows, checksums, sectors: Vec::new() }
+}
+
+fn overwrite(row: u32, rows: u32) -> RecordBody {
+    let sectors = (0..8 * rows).map(|index| 11 * row + index).collect();
+    match intent(row, rows) {
+        RecordBody::Intent { rows, checksums, .. } => {
+            RecordBody::Intent { rows, checksums, sectors }
+        }
+        other => other,
+    }
 }
 
 /// A segment's bytes being written.
@@ -82,7 +92,9 @@ impl Copy {
 
 /// Two batches with all kinds of records, and a third.
 fn sample() -> (Copy, Vec<RecordBody>) {
-    let bodies = vec![data(5, 2, 0xaa), zero(8), data(20, 3, 0xcc), lost(30, 200), intent(60, 256)];
+    let intents = [intent(60, 256), overwrite(400, 100)];
+    let bodies = [data(5, 2, 0xaa), zero(8), data(20, 3, 0xcc), lost(30, 200)];
+    let bodies: Vec<RecordBody> = bodies.into_iter().chain(intents).collect();
     let mut copy = Copy::new();
     copy.write(&bodies);
     copy.write(&[RecordBody::Mark]);
@@ -109,8 +121,8 @@ fn all_kinds_round_trip_over_batches() {
     let found: Vec<_> =
         contents.records.values().map(|found| found.record.clone().unwrap().body).collect();
     assert_eq!(found, bodies);
-    assert_eq!(numbers(&contents), [11, 12, 13, 14, 15, 16, 17]);
-    let last = contents.records[&RecordNumber(17)].record.clone().unwrap();
+    assert_eq!(numbers(&contents), [11, 12, 13, 14, 15, 16, 17, 18]);
+    let last = contents.records[&RecordNumber(18)].record.clone().unwrap();
     assert_eq!(last.crc, copy.tail.previous_crc);
     assert_eq!(contents.witness, witness());
     assert!(contents.records.values().all(|found| found.holders == [true]));
@@ -169,7 +181,7 @@ fn a_lagging_copy_adds_nothing_and_takes_nothing() {
     let mut late = Copy::new();
     late.write(&bodies[..3]);
     let contents = read(&[late.buffer(), copy.buffer()]);
-    assert_eq!(numbers(&contents), [11, 12, 13, 14, 15, 16, 17]);
+    assert_eq!(numbers(&contents), [11, 12, 13, 14, 15, 16, 17, 18]);
     assert_eq!(contents.records[&RecordNumber(14)].holders, [false, true]);
 }
 
@@ -290,7 +302,8 @@ fn changed(body: &RecordBody, change: impl Fn(&mut [u8])) -> Option<CheckedHeade
 fn flags_and_lengths_that_no_encoder_yields_are_refused() {
     for flags in 0..=u8::MAX {
         let with = |body: &RecordBody| changed(body, |header| header[9] = flags).is_some();
-        assert_eq!(with(&intent(5, 20)), flags == 2, "INTENT with {flags:#x}");
+        assert_eq!(with(&intent(5, 20)), flags == 2, "FRESH with {flags:#x}");
+        assert_eq!(with(&overwrite(5, 20)), flags == 4, "OVERWRITE with {flags:#x}");
         assert_eq!(with(&zero(5)), flags <= 1, "ZERO with {flags:#x}");
         for body in [data(5, 2, 1), lost(5, 2), RecordBody::Mark] {
             assert_eq!(with(&body), flags == 0, "{body:?} with {flags:#x}");
@@ -298,8 +311,10 @@ fn flags_and_lengths_that_no_encoder_yields_are_refused() {
     }
     // More rows than it has checksums for, none, and rows that no number names.
     for count in [0, 200, RECORD_ROWS_MAX, RECORD_ROWS_MAX + 1, u32::MAX] {
-        let found = changed(&intent(5, 20), |header| ROW_COUNT.put_number(header, count.into()));
-        assert_eq!(found, None, "{count} rows");
+        for body in [intent(5, 20), overwrite(5, 20)] {
+            let found = changed(&body, |header| ROW_COUNT.put_number(header, count.into()));
+            assert_eq!(found, None, "{count} rows");
+        }
     }
     assert_eq!(changed(&intent(5, 20), |header| FIRST_ROW.put_number(header, 0xffff_fff0)), None);
 }
@@ -326,6 +341,22 @@ fn golden_bytes_of_an_intent() {
         &[3, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
     );
     assert_eq!(&bytes[128..144], &[14, 0, 0, 0, 15, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0]);
+}
+
+#[test]
+fn golden_bytes_of_an_overwrite() {
+    let bytes = encode_batch(tail(), witness(), [overwrite(2, 3)].iter()).bytes;
+    assert_eq!(bytes.len(), 4096);
+    assert_eq!(&bytes[8..16], &[3, 4, 1, 0, 0xed, 0xfe, 0, 0]);
+    assert_eq!(&bytes[128..144], &[14, 0, 0, 0, 15, 0, 0, 0, 16, 0, 0, 0, 22, 0, 0, 0]);
+    assert_eq!(&bytes[232..240], &[45, 0, 0, 0, 0, 0, 0, 0]);
+    // A sector's checksum is that of its place, which is no row's.
+    let contents = [0x5a; BLOCK_BYTES];
+    let sectors = sector_checksums(GenerationId(3), Row(5), &contents);
+    assert_eq!(sectors.len(), 8);
+    let of_all: std::collections::BTreeSet<u32> = sectors.iter().copied().collect();
+    assert_eq!(of_all.len(), 8);
+    assert_eq!(sectors[1], sector_checksum(GenerationId(3), Row(5), 1, &contents[..512]));
 }
 
 #[test]
