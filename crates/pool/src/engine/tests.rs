@@ -763,8 +763,12 @@ impl Storm {
             }
             None => {
                 let random = self.bench.executor.handle();
-                let disk = random.random_below(3) as usize;
+                let any = random.random_below(3) as usize;
                 let lost = random.random_below(2) == 0;
+                // One that is still behind is as good as sick: a second one would be one too many.
+                let report = self.bench.report();
+                let behind = report.disks.iter().position(|disk| disk.dirty_bytes > 0);
+                let disk = behind.unwrap_or(any);
                 self.bench.set_mode(disk, if lost { Mode::Lost } else { Mode::Hanging });
                 self.sick = Some(disk);
             }
