@@ -40,8 +40,7 @@ struct Shared {
     now: Cell<Instant>,
     /// What `now` is read from now and then, if there is such a thing.
     clock: RefCell<Option<Box<dyn Fn() -> Instant>>>,
-    tasks: RefCell<BTreeMap<u64, Task>>,
-    next_task: Cell<u64>,
+    tasks: RefCell<Tasks>,
     ready: Arc<ReadyQueue>,
     timers: RefCell<BTreeMap<(Instant, u64), Waker>>,
     next_timer: Cell<u64>,
@@ -55,14 +54,79 @@ struct Task {
     waker: Waker,
 }
 
+/// A task's place in the table, and which of the tasks that had that place it is: a waker may outlive its
+/// task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct TaskId {
+    place: u32,
+    turn: u32,
+}
+
+/// The tasks that haven't ended. Every request is a task, and each step takes one out and puts it back.
+#[derive(Default)]
+struct Tasks {
+    places: Vec<TaskPlace>,
+    free: Vec<u32>,
+}
+
+struct TaskPlace {
+    turn: u32,
+    /// `None` while it runs, and while the place is free.
+    task: Option<Task>,
+}
+
+impl Tasks {
+    fn add(&mut self, task: impl FnOnce(TaskId) -> Task) -> TaskId {
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.places.push(TaskPlace { turn: 0, task: None });
+            (self.places.len() - 1) as u32
+        });
+        let slot = &mut self.places[place as usize];
+        let id = TaskId { place, turn: slot.turn };
+        slot.task = Some(task(id));
+        id
+    }
+
+    /// Takes a task out, to run it; unless it has ended or runs.
+    fn take(&mut self, id: TaskId) -> Option<Task> {
+        let place = &mut self.places[id.place as usize];
+        if place.turn == id.turn { place.task.take() } else { None }
+    }
+
+    /// Puts one back that hasn't ended.
+    fn put_back(&mut self, id: TaskId, task: Task) {
+        self.places[id.place as usize].task = Some(task);
+    }
+
+    /// A task that was taken has ended.
+    fn end(&mut self, id: TaskId) {
+        let place = &mut self.places[id.place as usize];
+        place.turn = place.turn.wrapping_add(1);
+        self.free.push(id.place);
+    }
+
+    /// Takes out all that are there, which have ended thereby.
+    fn end_all(&mut self) -> Vec<Task> {
+        let mut ended = Vec::new();
+        for (place, number) in self.places.iter_mut().zip(0..) {
+            if let Some(task) = place.task.take() {
+                place.turn = place.turn.wrapping_add(1);
+                self.free.push(number);
+                ended.push(task);
+            }
+        }
+        ended
+    }
+}
+
 /// Woken tasks; the only part that other threads may touch, through wakers.
 struct ReadyQueue {
-    queue: Mutex<VecDeque<u64>>,
+    queue: Mutex<VecDeque<TaskId>>,
     on_wake: Box<dyn Fn() + Send + Sync>,
 }
 
 struct TaskWaker {
-    task: u64,
+    task: TaskId,
     ready: Arc<ReadyQueue>,
 }
 
@@ -77,7 +141,7 @@ impl Wake for TaskWaker {
 }
 
 impl ReadyQueue {
-    fn push(&self, task: u64) {
+    fn push(&self, task: TaskId) {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).push_back(task);
         (self.on_wake)();
     }
@@ -96,7 +160,6 @@ impl Executor {
             now: Cell::new(now),
             clock: RefCell::default(),
             tasks: RefCell::default(),
-            next_task: Cell::new(0),
             ready: Arc::new(ReadyQueue { queue: Mutex::default(), on_wake: Box::new(on_wake) }),
             timers: RefCell::default(),
             next_timer: Cell::new(0),
@@ -145,10 +208,11 @@ impl Executor {
     pub fn run_one(&self) -> bool {
         let Some(task) = self.take_ready() else { return false };
         // Out of the table while it runs, so that it may spawn and be woken meanwhile.
-        let Some(mut running) = self.shared.tasks.borrow_mut().remove(&task) else { return true };
+        let Some(mut running) = self.shared.tasks.borrow_mut().take(task) else { return true };
         let mut context = Context::from_waker(&running.waker);
-        if running.future.as_mut().poll(&mut context).is_pending() {
-            self.shared.tasks.borrow_mut().insert(task, running);
+        match running.future.as_mut().poll(&mut context) {
+            Poll::Pending => self.shared.tasks.borrow_mut().put_back(task, running),
+            Poll::Ready(()) => self.shared.tasks.borrow_mut().end(task),
         }
         true
     }
@@ -162,7 +226,7 @@ impl Executor {
     pub fn clear(&self) {
         // A task's drop may spawn or wake: go on until nothing is left.
         loop {
-            let tasks = std::mem::take(&mut *self.shared.tasks.borrow_mut());
+            let tasks = self.shared.tasks.borrow_mut().end_all();
             if tasks.is_empty() {
                 break;
             }
@@ -173,7 +237,7 @@ impl Executor {
         self.shared.ready.queue.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    fn take_ready(&self) -> Option<u64> {
+    fn take_ready(&self) -> Option<TaskId> {
         let mut queue = self.shared.ready.queue.lock().unwrap_or_else(PoisonError::into_inner);
         match self.order {
             Order::Fifo => queue.pop_front(),
@@ -201,18 +265,17 @@ impl Handle {
 
     /// Runs `future` beside its caller, to its end.
     pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
-        let task = self.shared.next_task.get();
-        self.shared.next_task.set(task + 1);
-        let ready = Arc::clone(&self.shared.ready);
-        let waker = Waker::from(Arc::new(TaskWaker { task, ready }));
         let future = future.boxed_local();
-        self.shared.tasks.borrow_mut().insert(task, Task { future, waker });
+        let task = self.shared.tasks.borrow_mut().add(|task| {
+            let ready = Arc::clone(&self.shared.ready);
+            Task { future, waker: Waker::from(Arc::new(TaskWaker { task, ready })) }
+        });
         self.shared.ready.push(task);
     }
 
     /// Completes at `deadline`; at once when that is past.
     pub fn sleep_until(&self, deadline: Instant) -> Sleep {
-        Sleep { shared: Rc::clone(&self.shared), deadline, key: None }
+        Sleep { shared: Rc::clone(&self.shared), deadline, timer: None }
     }
 
     /// Completes after `duration`.
@@ -255,7 +318,14 @@ impl Handle {
 pub struct Sleep {
     shared: Rc<Shared>,
     deadline: Instant,
-    key: Option<(Instant, u64)>,
+    timer: Option<Timer>,
+}
+
+/// A place among the timers, and whom it wakes: most sleeps are polled again and again by the same task,
+/// which waits for something else as well.
+struct Timer {
+    key: (Instant, u64),
+    waker: Waker,
 }
 
 impl Future for Sleep {
@@ -265,24 +335,26 @@ impl Future for Sleep {
         if self.shared.now.get() >= self.deadline {
             return Poll::Ready(());
         }
-        let key = match self.key {
-            Some(key) => key,
+        let key = match &self.timer {
+            Some(timer) if timer.waker.will_wake(context.waker()) => return Poll::Pending,
+            Some(timer) => timer.key,
             None => {
                 let number = self.shared.next_timer.get();
                 self.shared.next_timer.set(number + 1);
                 (self.deadline, number)
             }
         };
-        self.key = Some(key);
-        self.shared.timers.borrow_mut().insert(key, context.waker().clone());
+        let waker = context.waker().clone();
+        self.shared.timers.borrow_mut().insert(key, waker.clone());
+        self.timer = Some(Timer { key, waker });
         Poll::Pending
     }
 }
 
 impl Drop for Sleep {
     fn drop(&mut self) {
-        if let Some(key) = self.key {
-            let waker = self.shared.timers.borrow_mut().remove(&key);
+        if let Some(timer) = &self.timer {
+            let waker = self.shared.timers.borrow_mut().remove(&timer.key);
             drop(waker);
         }
     }
@@ -359,6 +431,55 @@ mod tests {
         });
         executor.run_ready(10);
         assert_eq!(*same.borrow(), [true, true]);
+    }
+
+    #[test]
+    fn a_waker_that_outlives_its_task_wakes_no_other() {
+        let executor = executor(Order::Fifo, 0);
+        let handle = executor.handle();
+        let waker = Rc::new(RefCell::new(None));
+        let kept = Rc::clone(&waker);
+        handle.spawn(std::future::poll_fn(move |context| {
+            *kept.borrow_mut() = Some(context.waker().clone());
+            Poll::Ready(())
+        }));
+        executor.run_ready(10);
+        // The next one has the place of the one that ended.
+        let polls = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&polls);
+        handle.spawn(std::future::poll_fn(move |_| {
+            counted.set(counted.get() + 1);
+            Poll::Pending
+        }));
+        executor.run_ready(10);
+        if let Some(waker) = waker.take() {
+            waker.wake();
+        }
+        executor.run_ready(10);
+        assert_eq!(polls.get(), 1);
+        executor.clear();
+        assert_eq!(executor.run_ready(10), 0);
+    }
+
+    /// A sleep that one task has begun to wait for may be waited for by another one.
+    #[test]
+    fn a_sleep_wakes_who_polled_it_last() {
+        let executor = executor(Order::Fifo, 0);
+        let handle = executor.handle();
+        let sleep = Rc::new(RefCell::new(handle.sleep(Duration::from_secs(1))));
+        let done = Rc::new(Cell::new(0));
+        for _ in 0..2 {
+            let (sleep, done) = (Rc::clone(&sleep), Rc::clone(&done));
+            handle.spawn(std::future::poll_fn(move |context| {
+                let polled = Pin::new(&mut *sleep.borrow_mut()).poll(context);
+                done.set(done.get() + u32::from(polled.is_ready()));
+                polled
+            }));
+        }
+        executor.run_ready(10);
+        executor.set_now(Instant::from_nanos(1_000_000_000));
+        assert_eq!((executor.run_ready(10), done.get()), (1, 1));
+        assert_eq!(executor.next_deadline(), None);
     }
 
     #[test]
