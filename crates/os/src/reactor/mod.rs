@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::Duration;
 
+use block::Instant;
 use io_uring::squeue::{Entry, Entry128};
 use io_uring::{opcode, types};
 use runtime::{Executor, Handle, Order, Semaphore};
@@ -39,7 +40,7 @@ pub use watch::FdWatch;
 use crate::sys::{self, boot_time};
 use ops::{Op, OpState, OpTable};
 use ring::Ring;
-use spin::{SPIN_LIMIT, Spin};
+use spin::Spin;
 
 /// Completion of the poll on the eventfd by which other threads rouse a sleeping reactor.
 const KEY_ROUSE: u64 = u64::MAX;
@@ -193,11 +194,12 @@ impl Reactor {
         if limit.is_some_and(|limit| limit.is_zero()) {
             return self.with_ring(Ring::submit);
         }
-        if self.spin.is_worth_it(self.shared.elsewhere.get() > 0) {
+        let spin =
+            self.spin.limit(self.shared.elsewhere.get() > 0).min(limit.unwrap_or(Duration::MAX));
+        if !spin.is_zero() {
             self.with_ring(Ring::submit)?;
-            let found = self.spin_for(limit.unwrap_or(SPIN_LIMIT).min(SPIN_LIMIT))?;
-            self.spin.spun(found);
-            if found {
+            if self.spin_for(now, spin)? {
+                self.spin.waited(boot_time().since(now), false);
                 return Ok(());
             }
         }
@@ -211,17 +213,15 @@ impl Reactor {
             self.with_ring(Ring::submit)
         } else {
             let limit = self.executor.next_deadline().map(|at| at.since(boot_time()));
-            let begun = boot_time();
             let waited = self.with_ring(|ring| ring.wait(limit));
-            self.spin.slept(boot_time().since(begun));
+            self.spin.waited(boot_time().since(now), true);
             waited
         };
         self.rouser.sleeping.store(false, Ordering::SeqCst);
         waited
     }
 
-    fn spin_for(&mut self, limit: Duration) -> io::Result<bool> {
-        let begun = boot_time();
+    fn spin_for(&mut self, begun: Instant, limit: Duration) -> io::Result<bool> {
         loop {
             let news = self.with_ring(|ring| Ok(ring.has_news()))?;
             if self.shared.look() || news || self.executor.has_ready() {
