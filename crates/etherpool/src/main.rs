@@ -16,6 +16,10 @@ mod target_command;
 
 use std::process::ExitCode;
 
+/// A request is some dozen allocations, mostly of futures too large for glibc's quick ways.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     target_command::called_as_vblade().unwrap_or_else(cli::main)
 }

@@ -1,13 +1,14 @@
 //! What a daemon asks of the system for itself: memory that stays, a parent's death as its own,
 //! signals as futures, locks against a second of its kind, and who it is.
-#![allow(unsafe_code)] // prctl and signalfd
+#![allow(unsafe_code)] // prctl, mlock and signalfd
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::mm::{MlockAllFlags, mlockall};
+use rustix::mm::{MlockAllFlags, mlock, mlockall};
 
 use crate::dir::Directory;
 pub use crate::dir::WriteError;
@@ -17,9 +18,29 @@ use crate::sys;
 /// `PR_SET_IO_FLUSHER` of <linux/prctl.h> (5.6).
 const PR_SET_IO_FLUSHER: libc::c_int = 57;
 
-/// Keeps all present and future memory resident. Who serves write-back must not wait for paging.
+/// Keeps memory resident, who serves write-back must not wait for paging: at once what is mapped of files,
+/// since the disk that an instruction would be read from may be one of ours, and all else, also what comes
+/// later, from its first use on. (Of what is only reserved, by the allocator or for stacks, most is never
+/// used.)
 pub fn lock_memory() -> io::Result<()> {
-    Ok(mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE)?)
+    mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)?;
+    for mapped in mapped_of_files(&fs::read_to_string("/proc/self/maps")?) {
+        // SAFETY: whatever is there by now, locking it changes no contents.
+        unsafe { mlock(mapped.start as *mut _, mapped.len()) }?;
+    }
+    Ok(())
+}
+
+/// Where files can be read in memory, by the lines of /proc/PID/maps (proc_pid_maps(5)).
+fn mapped_of_files(maps: &str) -> impl Iterator<Item = Range<usize>> {
+    maps.lines().filter_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        let (addresses, rights, path) = (words.next()?, words.next()?, words.nth(3)?);
+        let (start, end) = addresses.split_once('-')?;
+        let address = |text| usize::from_str_radix(text, 16).ok();
+        let is_file = rights.starts_with('r') && path.starts_with('/');
+        is_file.then_some(address(start)?..address(end)?)
+    })
 }
 
 /// Tells the kernel that this process serves write-back, so that its allocations never wait for
@@ -70,6 +91,12 @@ pub fn terminate(pid: u32) -> io::Result<()> {
     let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
     let pid = pid.ok_or(io::ErrorKind::InvalidInput)?;
     Ok(rustix::process::kill_process(pid, rustix::process::Signal::TERM)?)
+}
+
+/// The memory of this machine.
+pub fn machine_memory_bytes() -> u64 {
+    let system = rustix::system::sysinfo();
+    system.totalram.saturating_mul(system.mem_unit.into())
 }
 
 /// The name of this machine.
@@ -252,6 +279,20 @@ mod tests {
         let seen = reactor.run_until(async move { [signals.next().await, signals.next().await] });
         // The kernel hands out the lowest number first.
         assert_eq!(seen.unwrap(), [Signal::HangUp, Signal::Terminate]);
+    }
+
+    #[test]
+    fn mappings_of_files_are_told_from_others() {
+        let maps = "\
+55d0c8a00000-55d0c8a9c000 r--p 00000000 fe:00 12345    /usr/bin/a program
+55d0c8a9c000-55d0c8aa0000 ---p 0009c000 fe:00 12345    /usr/bin/a program
+7f52c0000000-7f52c0021000 rw-p 00000000 00:00 0
+7ffc5a3f1000-7ffc5a412000 rw-p 00000000 00:00 0        [stack]
+7f52c4000000-7f52c4001000 r-xp 00001000 fe:00 99       /lib/libc.so.6
+";
+        let found: Vec<_> = mapped_of_files(maps).collect();
+        let expected = [0x55d0_c8a0_0000..0x55d0_c8a9_c000, 0x7f52_c400_0000..0x7f52_c400_1000];
+        assert_eq!(found, expected);
     }
 
     #[test]

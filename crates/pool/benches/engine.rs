@@ -21,6 +21,10 @@ use runtime::{Executor, Order};
 use rustix::time::{ClockId, clock_gettime};
 use uuid::Uuid;
 
+/// The program's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// As scripts/bench has it, so that bytes can be compared.
 const DISKS: usize = 3;
 const DISK_BYTES: u64 = 768 << 20;

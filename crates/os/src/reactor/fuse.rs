@@ -274,7 +274,7 @@ impl Drop for FuseRequest {
     }
 }
 
-/// Pages that get memory when they are first written to, also in a process that locks all it has.
+/// Pages that get memory when they are first written to.
 struct Memory {
     base: NonNull<u8>,
     len: usize,
@@ -282,26 +282,20 @@ struct Memory {
 
 impl Memory {
     fn reserve(len: usize) -> io::Result<Memory> {
-        // Without rights first: a process that locks its future memory would get all of it now.
         // SAFETY: a new mapping, of no file.
         let base = unsafe {
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-            libc::mmap(std::ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0)
+            let rights = libc::PROT_READ | libc::PROT_WRITE;
+            libc::mmap(std::ptr::null_mut(), len, rights, flags, -1, 0)
         };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         let memory = Memory { base, len };
-        // SAFETY: our own mapping. A refusal to lock is that of a process without the right to it, of which
-        // its status tells.
-        unsafe {
-            libc::mlock2(base.as_ptr().cast(), len, libc::MLOCK_ONFAULT as libc::c_uint);
-            let rights = libc::PROT_READ | libc::PROT_WRITE;
-            sys::check(libc::mprotect(base.as_ptr().cast(), len, rights))?;
-            // What a child that is forked would inherit.
-            sys::check(libc::madvise(base.as_ptr().cast(), len, libc::MADV_DONTFORK))?;
-        }
+        // A child that is forked would inherit it.
+        // SAFETY: our own mapping.
+        sys::check(unsafe { libc::madvise(base.as_ptr().cast(), len, libc::MADV_DONTFORK) })?;
         Ok(memory)
     }
 
