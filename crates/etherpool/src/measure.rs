@@ -1,5 +1,5 @@
-//! `etherpool measure`: a network disk as a block device without a pool. The benchmark compares a
-//! volume with it: what sessions and the way to the kernel cost alone, and what the pool adds.
+//! `etherpool measure`: a network disk, or memory, as a block device without a pool. The benchmark compares a
+//! volume with them: what the way to the kernel costs alone, what sessions cost, and what the pool adds.
 
 use std::path::PathBuf;
 use std::pin::pin;
@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use aoe_initiator::{Initiator, InitiatorOptions};
 use aoe_wire::{Incarnation, ShelfSlot};
 use block::VolumeName;
-use block::{BlockDevice, Claim, Epoch, IoError, OwnerId};
+use block::{BlockDevice, Claim, Epoch, IoError, MemoryDevice, OwnerId};
 use clap::{Args, Subcommand};
 use frontend::attach::{self, Detach, Places};
 use frontend::fuse::VolumeFile;
@@ -31,7 +31,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// Aids of the benchmark.
 #[derive(Debug, Subcommand)]
 pub enum MeasureCommand {
-    /// Make a disk that nobody owns a block device here, until SIGTERM; its contents are lost
+    /// Make a disk that nobody owns, or memory, a block device here, until SIGTERM; its contents are lost
     Attach(AttachArgs),
 }
 
@@ -39,13 +39,17 @@ pub enum MeasureCommand {
 #[derive(Debug, Args)]
 pub struct AttachArgs {
     /// The interface, in this namespace or another: IF or IF@NETNS
-    #[arg(long, short, value_name = "IF[@NETNS]", value_parser = parse_interface)]
-    interface: InterfaceSpec,
+    #[arg(long, short, value_name = "IF[@NETNS]", value_parser = parse_interface, requires = "disk")]
+    interface: Option<InterfaceSpec>,
     /// Holds the mount point and a link to the device
     #[arg(long)]
     dir: PathBuf,
+    /// Memory instead of a disk, so many MiB
+    #[arg(long, value_name = "MIB", conflicts_with = "disk", required_unless_present = "disk")]
+    memory: Option<u32>,
     /// The disk: eSHELF.SLOT
-    disk: aoe_wire::ShelfSlot,
+    #[arg(requires = "interface")]
+    disk: Option<ShelfSlot>,
 }
 
 fn parse_interface(text: &str) -> Result<InterfaceSpec, String> {
@@ -87,19 +91,22 @@ struct Served {
     place: Place,
     ended: Mailbox<()>,
     /// Without it the disk would see no frames.
-    _initiator: Initiator,
+    _initiator: Option<Initiator>,
 }
 
 async fn serve(handle: &ReactorHandle, args: AttachArgs) -> anyhow::Result<Served> {
-    let incarnation = Incarnation(os::random_bytes().context("random numbers")?);
-    let initiator = Initiator::new(handle.runtime().clone(), InitiatorOptions::new(incarnation));
-    let port = PacketPort::open(handle, args.interface, Role::Replies)?;
-    initiator.add_port(Rc::new(port));
-    let address = ShelfSlot { shelf: args.disk.shelf, slot: args.disk.slot };
-    let device = find(handle, &initiator, address).await?;
-    claim(&device, address).await?;
-
-    let name = VolumeName::new("measure", &address.to_string())?;
+    let (device, initiator, name) = match (args.disk, args.interface) {
+        (Some(address), Some(interface)) => {
+            let (device, initiator) = network_disk(handle, interface, address).await?;
+            (device, Some(initiator), address.to_string())
+        }
+        _ => {
+            let sectors = u64::from(args.memory.unwrap_or_default()) << 11;
+            let device: Rc<dyn BlockDevice> = Rc::new(MemoryDevice::new(sectors));
+            (device, None, "memory".to_owned())
+        }
+    };
+    let name = VolumeName::new("measure", &name)?;
     let place = (Places { run: args.dir.join("run"), links: args.dir.join("dev") }, name);
     let (places, name) = place.clone();
     let connection = blocking(move || attach::mount(&places, &name)).await??;
@@ -115,6 +122,21 @@ async fn serve(handle: &ReactorHandle, args: AttachArgs) -> anyhow::Result<Serve
             Err(error.into())
         }
     }
+}
+
+/// A disk of the network, claimed, and what sees to its frames.
+async fn network_disk(
+    handle: &ReactorHandle,
+    interface: InterfaceSpec,
+    address: ShelfSlot,
+) -> anyhow::Result<(Rc<dyn BlockDevice>, Initiator)> {
+    let incarnation = Incarnation(os::random_bytes().context("random numbers")?);
+    let initiator = Initiator::new(handle.runtime().clone(), InitiatorOptions::new(incarnation));
+    let port = PacketPort::open(handle, interface, Role::Replies)?;
+    initiator.add_port(Rc::new(port));
+    let device = find(handle, &initiator, address).await?;
+    claim(&device, address).await?;
+    Ok((device, initiator))
 }
 
 async fn find(
