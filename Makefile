@@ -11,7 +11,7 @@ HOSTILE_SCRIPTS ?= 150000
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ETHERPOOL := $(TARGET)/release/etherpool
 
-.PHONY: help lab build test test-long check unit hostile sim sim-long sim-speed mutants mutants-check mutants-few
+.PHONY: help lab build build-dist test test-long check unit hostile sim sim-long sim-speed mutants mutants-check mutants-few
 .PHONY: blackbox bench bench-target bench-engine setup setup-qemu deny clean
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make bench     measure, side by side with plain files, bare AoE disks and btrfs; the target with vblade"
 	@echo "make bench-engine: the engine alone, on devices in memory, under a minute and without root"
 	@echo "make build     the program: $(ETHERPOOL)"
+	@echo "make build-dist: the same for packages, optimised as a whole: $(TARGET)/dist/etherpool"
 
 setup:
 	scripts/setup
@@ -33,6 +34,9 @@ setup-qemu:
 
 build:
 	$(CARGO) build --release --locked -p etherpool
+
+build-dist:
+	$(CARGO) build --profile dist --locked -p etherpool
 
 lab: setup build
 	$(ETHERPOOL) lab up
