@@ -43,8 +43,8 @@ pub struct Plan {
     pub extent_bytes: u64,
     /// What fails as a whole.
     pub failure_domain: FailureDomain,
-    /// Checksum blocks that an engine keeps in memory, if not production's number.
-    pub checksum_blocks: Option<usize>,
+    /// Memory of an engine for checksum blocks, if not production's.
+    pub checksum_bytes: Option<usize>,
     /// Whether large writes go in place.
     pub in_place: bool,
     /// What disks are like.
@@ -69,7 +69,7 @@ impl Plan {
             paths: 1,
             extent_bytes: EXTENT_BYTES,
             failure_domain: FailureDomain::Node,
-            checksum_blocks: None,
+            checksum_bytes: None,
             in_place: true,
             disk: Model::Quick,
             line: None,
@@ -97,7 +97,7 @@ pub struct Remains {
     owner: OwnerId,
     records: Vec<KnownPool>,
     mtu_bytes: usize,
-    checksum_blocks: Option<usize>,
+    checksum_bytes: Option<usize>,
     in_place: bool,
 }
 
@@ -308,7 +308,7 @@ impl Cluster {
         let plan = Plan {
             supervisors: 2,
             mtu_bytes: remains.mtu_bytes,
-            checksum_blocks: remains.checksum_blocks,
+            checksum_bytes: remains.checksum_bytes,
             in_place: remains.in_place,
             ..Plan::simple(0, 0)
         };
@@ -364,7 +364,7 @@ impl Cluster {
             owner: supervisor.owner,
             records,
             mtu_bytes: self.plan.mtu_bytes,
-            checksum_blocks: self.plan.checksum_blocks,
+            checksum_bytes: self.plan.checksum_bytes,
             in_place: self.plan.in_place,
         }
     }

@@ -62,6 +62,9 @@ pub const TARGET_DIR: &str = "target-volumes";
 
 /// How often what is served is compared with what may be, when no event says so.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// One part in so many of the machine's memory may be taken by checksums, as they are used: 1 GiB is enough for
+/// 1 TiB that is read at random.
+const CHECKSUM_SHARE: u64 = 16;
 
 /// The parts of the process.
 pub struct Process {
@@ -99,6 +102,14 @@ pub fn run(args: EngineArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Production's, on this machine.
+fn limits() -> Limits {
+    let defaults = Limits::default();
+    let share = os::process::machine_memory_bytes() / CHECKSUM_SHARE;
+    let checksum_bytes = usize::try_from(share).unwrap_or(usize::MAX);
+    Limits { checksum_bytes: checksum_bytes.max(defaults.checksum_bytes), ..defaults }
+}
+
 impl Process {
     fn start(
         handle: ReactorHandle,
@@ -112,7 +123,7 @@ impl Process {
             owner: OwnerId(args.owner),
             owner_name: args.host.clone(),
             pools: known_pools(&registry),
-            limits: Limits::default(),
+            limits: limits(),
         };
         let engine = Engine::new(handle.runtime().clone(), owner);
         let namespaces = Namespaces::of(&config.interfaces);

@@ -1,4 +1,4 @@
-//! Checksum blocks in memory: a bounded cache of them, and of each span that was verified the
+//! What is known of a volume's checksum blocks: its part of the cache, and of each span that was verified the
 //! versions that count and who was shown to hold them.
 
 use std::cell::{Cell, RefCell};
@@ -8,6 +8,7 @@ use std::rc::Rc;
 use block::Instance;
 
 use super::belief::{Belief, Doubt, LoadError, believe, gather};
+use super::checksum_cache::CachePart;
 use super::pool::{GroupPlace, Pool};
 use crate::format::{ChecksumBlock, ChecksumVersion, ExtentShape, GenerationId};
 
@@ -28,33 +29,24 @@ struct Span {
     shown: BTreeMap<usize, Instance>,
 }
 
-/// A block and when it was used last.
-type Aged = (u64, Rc<ChecksumBlock>);
-
 /// The checksum blocks of one volume.
 pub(crate) struct Checksums {
-    cache: RefCell<BTreeMap<(GenerationId, u32), Aged>>,
-    by_age: RefCell<BTreeMap<u64, (GenerationId, u32)>>,
-    next_age: Cell<u64>,
+    cache: CachePart,
     spans: RefCell<BTreeMap<GenerationId, Span>>,
     /// Counts commits: what was being read meanwhile may be older, and isn't kept.
     commits: Cell<u64>,
     /// The highest sequence that was given to each block under our epoch. A version must never name
     /// two contents, and an attempt that was given up may be on some disk.
     given: RefCell<BTreeMap<(GenerationId, u32), u64>>,
-    blocks_max: usize,
 }
 
 impl Checksums {
-    pub(crate) fn new(blocks_max: usize) -> Checksums {
+    pub(crate) fn new(cache: CachePart) -> Checksums {
         Checksums {
-            cache: RefCell::default(),
-            by_age: RefCell::default(),
-            next_age: Cell::new(0),
+            cache,
             spans: RefCell::default(),
             commits: Cell::new(0),
             given: RefCell::default(),
-            blocks_max: blocks_max.max(16),
         }
     }
 
@@ -65,19 +57,19 @@ impl Checksums {
         group: &GroupPlace,
         index: u32,
     ) -> Result<Loaded, LoadError> {
-        if let Some(block) = self.cached(group.generation, index) {
+        if let Some(block) = self.cache.get(group.generation, index) {
             return Ok(Loaded { block, lagging: false });
         }
         let commits = self.commits.get();
         if let Some(version) = self.version(group.generation, index) {
             if let Some(loaded) = load_version(pool, group, index, version).await {
                 if commits == self.commits.get() {
-                    self.keep(&loaded.block);
+                    self.cache.put(&loaded.block);
                 }
                 return Ok(loaded);
             }
             // The disks changed behind our back: all of the span is looked at again.
-            self.forget(group.generation);
+            self.forget(group.generation, pool.shape());
         }
         let Belief { blocks, heard } = believe(pool, group).await?;
         let wanted = blocks.get(index as usize).cloned();
@@ -98,7 +90,7 @@ impl Checksums {
                 }
             }
             if commits == self.commits.get() {
-                known.iter().for_each(|block| self.keep(block));
+                known.iter().for_each(|block| self.cache.put(block));
                 let versions = known.iter().map(|block| block.version).collect();
                 self.spans.borrow_mut().insert(group.generation, Span { versions, shown });
             }
@@ -112,7 +104,7 @@ impl Checksums {
 
     /// The same if it is in memory.
     pub(crate) fn in_memory(&self, group: GenerationId, index: u32) -> Option<Rc<ChecksumBlock>> {
-        let known = self.cached(group, index);
+        let known = self.cache.get(group, index);
         known.or_else(|| initial(group, index, self.version(group, index)?))
     }
 
@@ -183,51 +175,13 @@ impl Checksums {
             }
             span.shown.retain(|member, _| reached.contains(member));
         }
-        self.keep(&block);
+        self.cache.put(&block);
     }
 
     /// Forgets what was seen of a span, so that it is read anew.
-    pub(crate) fn forget(&self, group: GenerationId) {
+    pub(crate) fn forget(&self, group: GenerationId, shape: ExtentShape) {
         self.spans.borrow_mut().remove(&group);
-        let mut cache = self.cache.borrow_mut();
-        let keys: Vec<_> = cache
-            .range((group, 0)..=(group, u32::MAX))
-            .map(|(key, (age, _))| (*key, *age))
-            .collect();
-        for (key, age) in keys {
-            cache.remove(&key);
-            self.by_age.borrow_mut().remove(&age);
-        }
-    }
-
-    fn cached(&self, group: GenerationId, index: u32) -> Option<Rc<ChecksumBlock>> {
-        let mut cache = self.cache.borrow_mut();
-        let (age, block) = cache.get_mut(&(group, index))?;
-        let mut by_age = self.by_age.borrow_mut();
-        by_age.remove(age);
-        *age = self.next_age();
-        by_age.insert(*age, (group, index));
-        Some(Rc::clone(block))
-    }
-
-    fn keep(&self, block: &Rc<ChecksumBlock>) {
-        let key = (block.group, block.index);
-        let age = self.next_age();
-        let mut cache = self.cache.borrow_mut();
-        let mut by_age = self.by_age.borrow_mut();
-        if let Some((older, _)) = cache.insert(key, (age, Rc::clone(block))) {
-            by_age.remove(&older);
-        }
-        by_age.insert(age, key);
-        while cache.len() > self.blocks_max {
-            let Some((_, oldest)) = by_age.pop_first() else { break };
-            cache.remove(&oldest);
-        }
-    }
-
-    fn next_age(&self) -> u64 {
-        self.next_age.set(self.next_age.get() + 1);
-        self.next_age.get()
+        (0..shape.checksum_blocks()).for_each(|index| self.cache.remove(group, index));
     }
 }
 
@@ -266,10 +220,11 @@ async fn load_version(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::checksum_cache::ChecksumCache;
 
     #[test]
     fn a_version_never_names_two_contents() {
-        let checksums = Checksums::new(16);
+        let checksums = Checksums::new(ChecksumCache::new(0).part());
         let key = (GenerationId(7), 0);
         let next = |epoch, sequence| {
             let now = ChecksumVersion { epoch, sequence };

@@ -252,8 +252,7 @@ impl Pool {
                 Err(LogFull::AreaTooSmall { .. }) => return Err(CommitError::TooLarge),
             }
         }
-        *self.meta.borrow_mut() = next;
-        self.changed.notify_all();
+        self.set_meta(next);
         Ok(())
     }
 

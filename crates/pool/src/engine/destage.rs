@@ -31,10 +31,13 @@ const LEFT_PART: u64 = 8;
 /// Checksum blocks loaded at once.
 const LOADS: usize = 32;
 
+/// What is due to rows: data, or zeros.
+type DueRows = BTreeMap<Row, Option<BlockData>>;
+
 /// What a destage does to one group.
 pub(crate) struct GroupDestage {
-    pub(crate) group: GroupPlace,
-    pub(crate) rows: BTreeMap<Row, Option<BlockData>>,
+    pub(crate) group: Rc<GroupPlace>,
+    pub(crate) rows: DueRows,
     blocks: Vec<NextBlock>,
     /// Some checksum block of its rows can't be believed now, or nobody is there who could have it.
     pub(crate) is_doubtful: bool,
@@ -168,7 +171,7 @@ impl Volume {
             let results = self.write_destages(&destages, release).await;
             let touched = touched_disks(&results);
             let written =
-                destages.iter().map(|destage| (&destage.group, self.touched_mask(destage)));
+                destages.iter().map(|destage| (&*destage.group, self.touched_mask(destage)));
             let dirty_regions = dirty_after(written, &results);
             let failed = failures(&results);
             if failed.is_empty() && results.values().any(|result| result.began_anew) {
@@ -202,9 +205,8 @@ impl Volume {
     }
 
     async fn lock_groups(self: &Rc<Self>, due: Vec<(u64, PendingBlock)>) -> Vec<GroupDestage> {
-        let mut groups: BTreeMap<GenerationId, (GroupPlace, BTreeMap<Row, Option<BlockData>>)> =
-            BTreeMap::new();
-        let mut last: Option<GroupPlace> = None;
+        let mut groups: BTreeMap<GenerationId, (Rc<GroupPlace>, DueRows)> = BTreeMap::new();
+        let mut last: Option<Rc<GroupPlace>> = None;
         for (block, pending) in due {
             let piece = self.stripes.locate(VolumeBlock(block));
             let same = last.as_ref().filter(|g| (g.set, g.lane) == (piece.at.set, piece.at.lane));
@@ -481,10 +483,7 @@ enum DestageDue {
 }
 
 /// Rows with data that are wanted, as runs that are written by one transfer each.
-fn row_runs(
-    rows: &BTreeMap<Row, Option<BlockData>>,
-    is_wanted: impl Fn(&BlockData) -> bool,
-) -> Vec<(Row, Buffer)> {
+fn row_runs(rows: &DueRows, is_wanted: impl Fn(&BlockData) -> bool) -> Vec<(Row, Buffer)> {
     let mut runs: Vec<(Row, Vec<&BlockData>)> = Vec::new();
     for (row, data) in rows {
         let data = data.as_ref().filter(|data| !data.is_lost && is_wanted(data));

@@ -57,7 +57,7 @@ impl Volume {
     /// `destaging`, so nobody else initialises the same groups at the same time.
     pub(crate) async fn initialise_for(
         self: &Rc<Self>,
-        groups: &[GroupPlace],
+        groups: &[Rc<GroupPlace>],
     ) -> Result<bool, Ended> {
         let mut needed: BTreeMap<RunKey, u32> = BTreeMap::new();
         for group in groups.iter().filter(|group| !group.initialised) {
@@ -107,7 +107,7 @@ impl Volume {
                 self.pool.evict(&failed, true).await?;
                 continue;
             }
-            let written = groups.iter().map(|group| (group, ExtentShape::CHECKSUMS));
+            let written = groups.iter().map(|group| (&**group, ExtentShape::CHECKSUMS));
             let dirty_regions = dirty_after(written, &results);
             let _lock = self.pool.meta_lock.acquire(1).await;
             let records = [
@@ -133,7 +133,7 @@ impl Volume {
     /// Who took the blocks is known to hold them, so that the first destage needn't look.
     fn remember_initialised(
         &self,
-        groups: &[GroupPlace],
+        groups: &[Rc<GroupPlace>],
         results: &BTreeMap<DiskNumber, WorkResult>,
     ) {
         let blocks = self.pool.shape().checksum_blocks();
@@ -149,7 +149,7 @@ impl Volume {
 
     /// The groups of a run from the first uninitialised one to those needed and some more, and how
     /// many of the run will then be initialised.
-    fn uninitialised(&self, key: RunKey, needed: u32) -> Option<(Vec<GroupPlace>, u32)> {
+    fn uninitialised(&self, key: RunKey, needed: u32) -> Option<(Vec<Rc<GroupPlace>>, u32)> {
         let (first, count) = {
             let meta = self.pool.meta.borrow();
             let run = meta.volumes().get(&self.id)?.runs.get(&key)?;

@@ -47,8 +47,8 @@ pub struct Limits {
     pub close: Duration,
     /// How long an administrator's command waits for the pool.
     pub administer: Duration,
-    /// Checksum blocks (4 KiB, each for 4 MiB of volume) kept in memory per volume.
-    pub checksum_blocks: usize,
+    /// Memory for checksum blocks, of all volumes together: each takes 4 KiB and is for 4 MiB of a volume.
+    pub checksum_bytes: usize,
     /// Whether large writes go in place. An opening decides what became of those that did all
     /// the same.
     pub in_place: bool,
@@ -71,7 +71,7 @@ impl Default for Limits {
             grace: Duration::from_secs(2),
             close: Duration::from_secs(20),
             administer: Duration::from_secs(30),
-            checksum_blocks: 4096,
+            checksum_bytes: 16 << 20,
             in_place: true,
         }
     }

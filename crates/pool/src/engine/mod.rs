@@ -19,6 +19,7 @@ mod again;
 mod areas;
 mod belief;
 mod checkpoint;
+mod checksum_cache;
 mod checksums;
 mod commit;
 mod config;

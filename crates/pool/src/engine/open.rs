@@ -11,6 +11,7 @@ use futures::future::join_all;
 use runtime::{Handle, Notify, Semaphore};
 use uuid::Uuid;
 
+use super::checksum_cache::ChecksumCache;
 use super::commit::{Area, CommitError};
 use super::config::{Votes, evict};
 use super::events::Events;
@@ -42,6 +43,7 @@ pub(crate) struct OpenRequest {
     pub(crate) runtime: Handle,
     pub(crate) config: EngineConfig,
     pub(crate) events: Rc<Events>,
+    pub(crate) checksum_cache: Rc<ChecksumCache>,
     pub(crate) id: PoolId,
     pub(crate) name: String,
     pub(crate) disks: Vec<SeenDisk>,
@@ -329,6 +331,7 @@ impl OpenRequest {
             runtime: self.runtime.clone(),
             limits: self.config.limits.clone(),
             events: Rc::clone(&self.events),
+            checksum_cache: Rc::clone(&self.checksum_cache),
             id: self.id,
             name: metadata.pool().name.clone(),
             owner: self.config.owner,
@@ -337,6 +340,7 @@ impl OpenRequest {
             vote_disks: quorum.vote_disks.clone(),
             members: RefCell::new(members),
             meta: RefCell::new(metadata),
+            places: RefCell::default(),
             meta_lock: Semaphore::new(1),
             area: RefCell::new(area),
             config: RefCell::new(config.clone()),

@@ -14,6 +14,7 @@ use futures::stream::FuturesUnordered;
 use runtime::{Handle, Notify, Permit, Semaphore};
 
 use super::Limits;
+use super::checksum_cache::ChecksumCache;
 use super::commit::Area;
 use super::config::Votes;
 use super::events::Events;
@@ -26,11 +27,15 @@ use crate::format::{
 use crate::layout::RowAddress;
 use crate::metadata::{Group, Metadata, RunKey};
 
+/// Groups whose places are kept at hand until the next commit: looking one up walks the volume's map.
+const PLACES_MAX: usize = 4096;
+
 /// An open pool.
 pub(crate) struct Pool {
     pub(crate) runtime: Handle,
     pub(crate) limits: Limits,
     pub(crate) events: Rc<Events>,
+    pub(crate) checksum_cache: Rc<ChecksumCache>,
     pub(crate) id: PoolId,
     pub(crate) name: String,
     pub(crate) owner: OwnerId,
@@ -40,8 +45,10 @@ pub(crate) struct Pool {
     /// The disks that vote, in the order of the label's list.
     pub(crate) vote_disks: Vec<DiskId>,
     pub(crate) members: RefCell<BTreeMap<DiskNumber, Rc<Member>>>,
-    /// Changed only by [`Pool::commit`].
+    /// Changed only by [`Pool::commit`], with [`Pool::set_meta`].
     pub(crate) meta: RefCell<Metadata>,
+    /// Groups as they were looked up in it.
+    pub(crate) places: RefCell<BTreeMap<(VolumeId, u64, u16), Rc<GroupPlace>>>,
     /// Held over each metadata transaction. Taken before `config_lock`, never after.
     pub(crate) meta_lock: Rc<Semaphore>,
     pub(crate) area: RefCell<Area>,
@@ -114,9 +121,27 @@ impl Pool {
     }
 
     /// The group that a row address of a volume lies in.
-    pub(crate) fn group_at(&self, volume: VolumeId, at: RowAddress) -> Option<GroupPlace> {
+    pub(crate) fn group_at(&self, volume: VolumeId, at: RowAddress) -> Option<Rc<GroupPlace>> {
+        let key = (volume, at.set, at.lane);
+        if let Some(place) = self.places.borrow().get(&key) {
+            return Some(Rc::clone(place));
+        }
         let meta = self.meta.borrow();
-        meta.volumes().get(&volume)?.group(at.set, at.lane).map(GroupPlace::of)
+        let group = meta.volumes().get(&volume)?.group(at.set, at.lane)?;
+        let place = Rc::new(GroupPlace::of(group));
+        let mut places = self.places.borrow_mut();
+        if places.len() >= PLACES_MAX {
+            places.clear();
+        }
+        places.insert(key, Rc::clone(&place));
+        Some(place)
+    }
+
+    /// From now on this is what the pool knows about itself.
+    pub(crate) fn set_meta(&self, meta: Metadata) {
+        *self.meta.borrow_mut() = meta;
+        self.places.borrow_mut().clear();
+        self.changed.notify_all();
     }
 
     /// The group with this generation id, if it still exists.
@@ -232,8 +257,18 @@ impl Pool {
         asks: impl Iterator<Item = impl Future<Output = T>>,
         mut is_enough: impl FnMut(T) -> bool,
     ) -> bool {
-        let mut asks = asks.fuse();
-        let mut asked = FuturesUnordered::new();
+        let mut asks = asks.map(Box::pin).fuse();
+        let Some(mut first) = asks.next() else { return true };
+        // Mostly that is all, so it goes without a collection.
+        let answer = match select(&mut first, self.runtime.sleep(self.limits.hedge)).await {
+            Either::Left((answer, _)) => Some(answer),
+            Either::Right(_) => None,
+        };
+        let unanswered = answer.is_none().then_some(first);
+        if answer.is_some_and(&mut is_enough) {
+            return true;
+        }
+        let mut asked: FuturesUnordered<_> = unanswered.into_iter().collect();
         loop {
             let next = asks.next();
             let are_all_asked = next.is_none();

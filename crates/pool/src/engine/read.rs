@@ -101,7 +101,7 @@ impl Volume {
                 Some(data.map_or(Source::Zero, |data| Source::Memory(data.buffer())));
             known += 1;
         }
-        let Some(group) = self.pool.group_at(self.id, at).map(Rc::new) else {
+        let Some(group) = self.pool.group_at(self.id, at) else {
             return Err(IoError::OutOfRange(sectors_of(block, u64::from(count))));
         };
         if known < count && group.initialised {

@@ -10,6 +10,7 @@ use block::{BlockDevice, DeviceEvent, Epoch, Instant, IoError};
 use futures::future::{Either, join_all, select};
 use runtime::{Handle, Notify};
 
+use super::checksum_cache::ChecksumCache;
 use super::events::Events;
 use super::lease::Ended;
 use super::member::Member;
@@ -27,6 +28,7 @@ pub struct Engine {
     pub(crate) runtime: Handle,
     pub(crate) config: EngineConfig,
     pub(crate) events: Rc<Events>,
+    checksum_cache: Rc<ChecksumCache>,
     pub(super) devices: RefCell<BTreeMap<String, Rc<Device>>>,
     pub(super) slots: RefCell<BTreeMap<PoolId, Rc<Slot>>>,
     /// The pools that are opened without being asked for: those that the supervisor's records name, or
@@ -106,6 +108,7 @@ impl Engine {
         Rc::new(Engine {
             known: RefCell::new(known.collect()),
             runtime,
+            checksum_cache: ChecksumCache::new(config.limits.checksum_bytes),
             config,
             events: Rc::default(),
             devices: RefCell::default(),
@@ -405,6 +408,7 @@ impl Engine {
             runtime: self.runtime.clone(),
             config: self.config.clone(),
             events: Rc::clone(&self.events),
+            checksum_cache: Rc::clone(&self.checksum_cache),
             id: slot.id,
             name: slot.name.borrow().clone(),
             disks: self.free_disks(slot.id),

@@ -86,7 +86,7 @@ impl Volume {
                 return Ok(());
             }
             // As the disks have them now.
-            self.checksums.forget(place.generation);
+            self.checksums.forget(place.generation, self.pool.shape());
             self.mend_checksums_soon(place.generation);
             match self.known_blocks(&place).await {
                 Ok(blocks) => {

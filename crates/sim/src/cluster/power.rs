@@ -60,7 +60,7 @@ impl Cluster {
             owner_name: supervisor.name.clone(),
             pools: supervisor.records.borrow().clone(),
             limits: Limits {
-                checksum_blocks: self.plan.checksum_blocks.unwrap_or(defaults.checksum_blocks),
+                checksum_bytes: self.plan.checksum_bytes.unwrap_or(defaults.checksum_bytes),
                 in_place: self.plan.in_place,
                 ..defaults
             },

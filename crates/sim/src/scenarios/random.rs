@@ -132,7 +132,7 @@ async fn build(stage: &Stage) -> Result<Rc<Rig>, Failure> {
         mtu_bytes: if luck.random_bool(0.8) { 9000 } else { 1500 },
         paths: if luck.random_bool(0.2) { 2 } else { 1 },
         extent_bytes,
-        checksum_blocks: luck.random_bool(0.3).then_some(16),
+        checksum_bytes: luck.random_bool(0.3).then_some(64 << 10),
         ..Plan::simple(0, 0)
     };
     let count = luck.random_range(1..=2);

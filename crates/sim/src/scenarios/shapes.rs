@@ -83,7 +83,8 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 async fn production_extents(stage: Stage) -> Result<(), Failure> {
-    let plan = Plan { extent_bytes: 4 << 20, checksum_blocks: Some(16), ..Plan::simple(3, 160) };
+    let plan =
+        Plan { extent_bytes: 4 << 20, checksum_bytes: Some(64 << 10), ..Plan::simple(3, 160) };
     let rig = Rig::start(&stage, plan, &[(VOLUME, 24 << 20, Layout::Mirror(2))]).await?;
     let mix = Mix { sectors_max: 512, depth: 3, ..Mix::default() };
     rig.load(mix).await?;
@@ -114,7 +115,7 @@ async fn production_extents(stage: Stage) -> Result<(), Failure> {
 }
 
 async fn many_groups(stage: Stage) -> Result<(), Failure> {
-    let plan = Plan { checksum_blocks: Some(16), ..Plan::simple(4, 96) };
+    let plan = Plan { checksum_bytes: Some(64 << 10), ..Plan::simple(4, 96) };
     let rig = Rig::start(&stage, plan, &[(VOLUME, 80 << 20, Layout::Mirror(2))]).await?;
     let mix = Mix { depth: 6, think: Duration::from_millis(15), ..Mix::default() };
     rig.load(mix).await?;

@@ -43,7 +43,7 @@ struct State {
 struct Mirror {
     bench: Bench,
     volume: Rc<Volume>,
-    group: GroupPlace,
+    group: Rc<GroupPlace>,
     first: Row,
     crcs: Vec<u32>,
     disks: Vec<(Rc<Member>, Rc<TestDisk>, Lba)>,
@@ -105,7 +105,9 @@ impl Mirror {
             true => MetaRecord::RegionsDirtied(regions),
             false => MetaRecord::RegionsCleaned(regions),
         };
-        self.volume.pool.meta.borrow_mut().apply(&record).unwrap();
+        let mut meta = self.volume.pool.meta.borrow().clone();
+        meta.apply(&record).unwrap();
+        self.volume.pool.set_meta(meta);
     }
 
     /// Runs `test` while the members have this of the first row.

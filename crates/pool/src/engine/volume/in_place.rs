@@ -35,7 +35,7 @@ pub(super) const UNDER_WAY_MAX: u64 = 1024;
 /// A piece of a write that goes in place.
 pub(super) struct InPlace {
     piece: Piece,
-    group: GroupPlace,
+    group: Rc<GroupPlace>,
     contents: Buffer,
     /// At once, if nothing is there.
     begun: Option<Begun>,
@@ -95,14 +95,14 @@ impl Volume {
     pub(super) fn try_in_place(
         &self,
         piece: &Piece,
-        group: &GroupPlace,
+        group: &Rc<GroupPlace>,
         contents: &Buffer,
         turn: &Rc<Permit>,
     ) -> Option<InPlace> {
         let begun = self.try_begin(piece, group)?;
         // The log is waited for without the lock.
         let begun = Some(begun).filter(|begun| begun.way == Way::Fresh);
-        let (piece, group, contents) = (*piece, group.clone(), contents.clone());
+        let (piece, group, contents) = (*piece, Rc::clone(group), contents.clone());
         Some(InPlace { piece, group, contents, begun, turn: Rc::clone(turn) })
     }
 

@@ -99,7 +99,7 @@ impl Volume {
             pending: RefCell::default(),
             log: Log::new(),
             placing: Semaphore::new(in_place::UNDER_WAY_MAX),
-            checksums: Checksums::new(pool.limits.checksum_blocks),
+            checksums: Checksums::new(pool.checksum_cache.part()),
             destaging: Semaphore::new(1),
             wanted_groups: RefCell::default(),
             size_bytes: Cell::new(volume.bytes),
