@@ -24,11 +24,15 @@ const PR_SET_IO_FLUSHER: libc::c_int = 57;
 /// used.)
 pub fn lock_memory() -> io::Result<()> {
     mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)?;
-    for mapped in mapped_of_files(&fs::read_to_string("/proc/self/maps")?) {
+    let maps = fs::read_to_string("/proc/self/maps")?;
+    let mut outcome = Ok(());
+    for mapped in mapped_of_files(&maps) {
         // SAFETY: whatever is there by now, locking it changes no contents.
-        unsafe { mlock(mapped.start as *mut _, mapped.len()) }?;
+        let locked = unsafe { mlock(mapped.start as *mut _, mapped.len()) };
+        // As much as can be, also where something can't.
+        outcome = outcome.and(locked);
     }
-    Ok(())
+    Ok(outcome?)
 }
 
 /// Where files can be read in memory, by the lines of /proc/PID/maps (proc_pid_maps(5)).

@@ -345,7 +345,9 @@ impl Future for Sleep {
             }
         };
         let waker = context.waker().clone();
-        self.shared.timers.borrow_mut().insert(key, waker.clone());
+        let former = self.shared.timers.borrow_mut().insert(key, waker.clone());
+        // Outside of the borrow: it may be the last thing that keeps a task.
+        drop(former);
         self.timer = Some(Timer { key, waker });
         Poll::Pending
     }

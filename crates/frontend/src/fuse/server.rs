@@ -357,7 +357,7 @@ impl<H: FnMut(VolumeRequest, Reply)> Server<H> {
             congestion_threshold: (REQUESTS_MAX / 4 * 3) as u16,
             max_write: TRANSFER_BYTES_MAX as u32,
             time_granularity: 1,
-            max_pages: (TRANSFER_BYTES_MAX / BLOCK_BYTES) as u16,
+            max_pages: (TRANSFER_BYTES_MAX / rustix::param::page_size()) as u16,
             ..Default::default()
         };
         let more = wire::head::<u32>(&body[size_of::<wire::InitIn>()..]).unwrap_or(0);

@@ -293,9 +293,12 @@ impl Memory {
         }
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         let memory = Memory { base, len };
-        // A child that is forked would inherit it.
-        // SAFETY: our own mapping.
-        sys::check(unsafe { libc::madvise(base.as_ptr().cast(), len, libc::MADV_DONTFORK) })?;
+        // A child that is forked would inherit it; and the first word of a huge page would take all of it.
+        // SAFETY: our own mapping. The second is refused by a kernel that has no huge pages.
+        unsafe {
+            sys::check(libc::madvise(base.as_ptr().cast(), len, libc::MADV_DONTFORK))?;
+            libc::madvise(base.as_ptr().cast(), len, libc::MADV_NOHUGEPAGE);
+        }
         Ok(memory)
     }
 
