@@ -11,6 +11,7 @@ use std::time::Duration;
 use block::{Histogram, Instant};
 
 use crate::plain::recent::Recent;
+use crate::queue::QueueLimits;
 use crate::stats::{Counter, ExportStats, Latencies, Moved};
 use aoe_wire::MacAddr;
 
@@ -54,8 +55,9 @@ struct Client {
     stats: ExportStats,
     latency: Histogram,
     recent: Option<Box<Recent>>,
-    /// Commands in the queue.
+    /// Commands in the queue, and the bytes that they hold.
     held: usize,
+    held_bytes: u64,
 }
 
 /// See the module.
@@ -87,7 +89,7 @@ impl Default for Meter {
 impl Client {
     fn new(mac: MacAddr, now: Instant) -> Client {
         let (stats, latency) = Default::default();
-        Client { mac, last_seen: now, stats, latency, recent: None, held: 0 }
+        Client { mac, last_seen: now, stats, latency, recent: None, held: 0, held_bytes: 0 }
     }
 
     fn status(&self, mac: Option<MacAddr>) -> ClientStatus {
@@ -153,24 +155,29 @@ impl Meter {
     }
 
     /// A command of the present client enters the queue.
-    pub(crate) fn enters(&mut self) {
+    pub(crate) fn enters(&mut self, bytes: u64) {
         let current = self.current;
         if let Some(client) = current.and_then(|origin| self.client(origin.client)) {
             client.held += 1;
+            client.held_bytes += bytes;
         }
     }
 
     /// It leaves the queue.
-    pub(crate) fn leaves(&mut self, origin: Origin) {
+    pub(crate) fn leaves(&mut self, origin: Origin, bytes: u64) {
         if let Some(client) = self.client(origin.client) {
             client.held = client.held.saturating_sub(1);
+            client.held_bytes = client.held_bytes.saturating_sub(bytes);
         }
     }
 
-    /// Whether the present client has this many commands in the queue, and isn't alone.
-    pub(crate) fn is_greedy(&mut self, share: usize, now: Instant) -> bool {
+    /// Whether the present client has as much in the queue as this, and isn't alone.
+    pub(crate) fn is_greedy(&mut self, share: QueueLimits, now: Instant) -> bool {
         let Some(current) = self.current else { return false };
-        if self.client(current.client).is_none_or(|client| client.held < share) {
+        let has_less = |client: &mut Client| {
+            client.held < share.entries_max && client.held_bytes < share.bytes_max
+        };
+        if self.client(current.client).is_none_or(has_less) {
             return false;
         }
         let others = self.clients.iter().filter(|client| client.mac != current.client.mac);

@@ -188,9 +188,9 @@ fn start(export: &mut Export, shared: &mut Shared, ticket: Ticket) -> Option<IoO
             Some(operation)
         }
         Start::Answered => {
-            export.queue.finish(ticket);
-            if let Some(origin) = origin {
-                export.meter.leaves(origin);
+            let finished = export.queue.finish(ticket);
+            if let (Some(origin), Some((_, bytes))) = (origin, finished) {
+                export.meter.leaves(origin, bytes);
             }
             None
         }
@@ -203,7 +203,7 @@ fn request(export: &Export, shared: &mut Shared, ticket: Ticket, operation: IoOp
 }
 
 fn finish_command(export: &mut Export, shared: &mut Shared, ticket: Ticket, result: IoResult) {
-    let Some(mut work) = export.queue.finish(ticket) else { return };
+    let Some((mut work, bytes)) = export.queue.finish(ticket) else { return };
     match &result {
         _ if !work.is_of_device() => {}
         Ok(completion) => {
@@ -219,7 +219,7 @@ fn finish_command(export: &mut Export, shared: &mut Shared, ticket: Ticket, resu
     }
     if let Some(origin) = work.origin() {
         export.meter.resumes(origin);
-        export.meter.leaves(origin);
+        export.meter.leaves(origin, bytes);
     }
     match &mut work {
         Work::Plain(work) => plain::finish(export, shared, work, result),

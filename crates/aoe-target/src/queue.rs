@@ -70,9 +70,11 @@ impl<T> Queue<T> {
             || self.bytes >= self.limits.bytes_max / 4 * 3
     }
 
-    /// As many commands as one of several clients may have in a crowded queue.
-    pub(crate) fn share(&self) -> usize {
-        (self.limits.entries_max / 4).max(1)
+    /// As much as one of several clients may have in a crowded queue, either way: a quarter of the commands
+    /// may be all of the bytes.
+    pub(crate) fn share(&self) -> QueueLimits {
+        let QueueLimits { entries_max, bytes_max } = self.limits;
+        QueueLimits { entries_max: (entries_max / 4).max(1), bytes_max: bytes_max / 4 }
     }
 
     /// Whether something waits for all that came before.
@@ -134,13 +136,13 @@ impl<T> Queue<T> {
         self.entries.iter().map(|(ticket, entry)| (*ticket, &entry.work))
     }
 
-    /// A command is done: it leaves, and what waited for nothing else may run.
-    pub(crate) fn finish(&mut self, ticket: Ticket) -> Option<T> {
+    /// A command is done: it leaves, with the bytes that it held, and what waited for nothing else may run.
+    pub(crate) fn finish(&mut self, ticket: Ticket) -> Option<(T, u64)> {
         let done = self.entries.remove(&ticket)?;
         self.bytes -= done.bytes;
         self.ready.extend(self.order.leave(ticket));
         self.ready.extend(self.lists.leave(ticket));
-        Some(done.work)
+        Some((done.work, done.bytes))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -163,17 +165,17 @@ impl Export {
     /// Appends a command to the queue. Ask whether it has room first.
     pub(crate) fn enqueue(&mut self, access: Access, bytes: u64, work: Work) {
         self.queue.push(access, bytes, work);
-        self.note_queued();
+        self.note_queued(bytes);
     }
 
     /// Takes in a change of what clients left: in a line of its own.
     pub(crate) fn enqueue_change(&mut self, change: ChangeWork) {
         self.queue.push_lists(Work::Change(change));
-        self.note_queued();
+        self.note_queued(0);
     }
 
-    fn note_queued(&mut self) {
-        self.meter.enters();
+    fn note_queued(&mut self, bytes: u64) {
+        self.meter.enters(bytes);
         self.meter.queued_max = self.meter.queued_max.max(self.queue.len());
     }
 

@@ -242,6 +242,34 @@ fn a_full_queue_drops_fragments_and_the_repetition_runs() {
     assert_eq!(bench.disk[..34 * 512], data(1, 0..34));
 }
 
+/// A few long commands are all that a queue holds: who has many of them isn't told by their number.
+#[test]
+fn a_flood_of_long_commands_leaves_room_for_others() {
+    let mut bench = Bench::new(held(5, 1), |_| ());
+    let (flood, other) = (connect(&mut bench, 1), connect(&mut bench, 2));
+    let of_other = |sequence| {
+        let mut request = read(other, sequence, 0, LONG);
+        request.header.source = OTHER;
+        request
+    };
+    let queued = |bench: &Bench| bench.target.export_status(bench.export).unwrap().queued;
+    let full = (16 << 20) / (SECTORS as usize * 512);
+    for sequence in 1..=64 {
+        send(&mut bench, read(flood, sequence, 0, LONG), &[]);
+    }
+    assert_eq!(queued(&bench), full, "alone it may have all");
+    // What is done from now on is for the other, who is there.
+    send(&mut bench, of_other(1), &[]);
+    for sequence in 1..=8 {
+        let asked = bench.io.pop_front().unwrap();
+        bench.complete(asked.id, Ok(Answer::Data(Buffer::zeroed(SECTORS as usize * 512))));
+        send(&mut bench, read(flood, 64, 0, LONG), &[]);
+        assert_eq!(queued(&bench), full - 1, "{sequence}");
+        send(&mut bench, of_other(sequence), &[]);
+        assert_eq!(queued(&bench), full, "{sequence}");
+    }
+}
+
 /// Begins as many commands as it takes until there is no memory, and says how many there were.
 fn fill(bench: &mut Bench, session: SessionId) -> u64 {
     for sequence in 1..=1000 {
