@@ -12,7 +12,7 @@ use block::{BLOCK_BYTES, Buffer, BufferMut, Instant, SECTOR_BYTES};
 pub(crate) const SESSION_BYTES_MAX: u64 = 8 << 20;
 /// What those of all sessions of a target may hold.
 pub(crate) const TARGET_BYTES_MAX: u64 = 64 << 20;
-/// Where memory is wanted, commands go of which nothing has come for so long: their client has given them
+/// Where memory is wanted, commands go of which nothing new has come for so long: their client has given them
 /// up, or the target.
 pub(crate) const STALE_AFTER: Duration = Duration::from_secs(1);
 /// What an incomplete command takes beside its data.
@@ -57,7 +57,7 @@ pub(crate) struct Assembly {
     request: SessionRequest,
     missing: SectorMap,
     data: BufferMut,
-    /// When something of it came last.
+    /// When something new of it came last.
     touched: Instant,
     _loans: [Loan; 2],
 }
@@ -87,7 +87,6 @@ impl Assembly {
 
     /// Takes a fragment in; false for one that brings nothing new.
     pub(crate) fn add(&mut self, first: u16, payload: &[u8], now: Instant) -> bool {
-        self.touched = now;
         let first = u32::from(first);
         let count = (payload.len() / SECTOR_BYTES) as u32;
         let from = first as usize * SECTOR_BYTES;
@@ -95,6 +94,8 @@ impl Assembly {
         if self.missing.remove(first..first + count) == 0 {
             return false;
         }
+        // What brings nothing new keeps nothing: else a frame a second would.
+        self.touched = now;
         place.copy_from_slice(payload);
         true
     }
@@ -104,7 +105,7 @@ impl Assembly {
         &self.missing
     }
 
-    /// Whether nothing has come for long.
+    /// Whether nothing new has come for long.
     pub(crate) fn is_stale(&self, now: Instant) -> bool {
         now.since(self.touched) >= STALE_AFTER
     }

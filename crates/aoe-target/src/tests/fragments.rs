@@ -326,6 +326,7 @@ fn what_was_given_up_goes_where_memory_is_wanted() {
     bench.pass(Duration::from_millis(900));
     fragment(&mut bench, last(write(sessions[0], 2, 0, LONG)), 17..34);
     assert_eq!(missing(&mut bench), [34..LONG]);
+    fragment(&mut bench, write(sessions[0], 3, 0, LONG), 0..17);
     fragment(&mut bench, request, 0..17);
     bench.silence();
     bench.pass(Duration::from_millis(200));
@@ -338,6 +339,9 @@ fn what_was_given_up_goes_where_memory_is_wanted() {
     assert_eq!(missing(&mut bench), [0..17]);
     fragment(&mut bench, last(write(sessions[0], 2, 0, LONG)), 0..17);
     assert_eq!(missing(&mut bench), [34..LONG]);
+    // Saying the same again and again is no reason to stay.
+    fragment(&mut bench, last(write(sessions[0], 3, 0, LONG)), 17..LONG);
+    assert_eq!(missing(&mut bench), [0..17]);
 }
 
 /// What was begun under a former session isn't completed in the next one.
