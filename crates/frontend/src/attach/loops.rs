@@ -125,6 +125,17 @@ pub(super) fn set_capacity(number: u32) -> Result<(), AttachError> {
     })
 }
 
+/// The size that the kernel gives the device.
+pub(super) fn size_bytes(number: u32) -> Result<u64, AttachError> {
+    let path = format!("/sys/block/loop{number}/size");
+    let sectors = std::fs::read_to_string(&path).and_then(|text| {
+        let sectors = text.trim().parse::<u64>();
+        sectors.map_err(|_| std::io::Error::from(std::io::ErrorKind::InvalidData))
+    });
+    let sectors = sectors.map_err(|error| AttachError::system(path, error))?;
+    Ok(sectors.saturating_mul(block::SECTOR_BYTES as u64))
+}
+
 pub(super) fn device_path(number: u32) -> PathBuf {
     PathBuf::from(format!("/dev/loop{number}"))
 }

@@ -30,6 +30,8 @@ pub use leftovers::{Attached, list};
 pub(crate) const MOUNT_KIND: &str = "fuse.etherpool";
 /// How long the kernel may take to let go of a device or mount that nobody uses.
 const RELEASE_LIMIT: Duration = Duration::from_secs(5);
+/// How long a device may go on showing an older size, beside writes.
+const RESIZE_LIMIT: Duration = Duration::from_secs(10);
 /// More mounts than this on top of each other aren't ours to dig through.
 const STACKED_MOUNTS_MAX: usize = 16;
 
@@ -205,11 +207,28 @@ pub fn resize(places: &Places, name: &VolumeName) -> Result<u64, AttachError> {
     let not_attached = || AttachError::NotAttached(name.clone());
     let number = *loops::find(places, name)?.first().ok_or_else(not_attached)?;
     let file = places.directory(name)?.join(FILE_NAME);
-    // Before 6.16 the loop driver believes the cached size, which this renews.
-    let size_bytes = std::fs::metadata(&file)
-        .map_err(|error| AttachError::system(format!("{}", file.display()), error))?
-        .len();
-    loops::set_capacity(number)?;
+    let show = || {
+        // Before 6.16 the loop driver believes the cached size, which this renews ...
+        let size_bytes = std::fs::metadata(&file)
+            .map_err(|error| AttachError::system(format!("{}", file.display()), error))?
+            .len();
+        loops::set_capacity(number)?;
+        Ok((size_bytes, loops::size_bytes(number)?))
+    };
+    // ... unless a write was answered meanwhile: the kernel takes what it was told of the file for older than
+    // that then (`fuse_change_attributes`: the version of attributes).
+    let mut shown = show();
+    let is_seen = wait_until(RESIZE_LIMIT, || {
+        let differs = matches!(&shown, Ok((file, device)) if file != device);
+        if differs {
+            shown = show();
+        }
+        !differs
+    });
+    let (size_bytes, _) = shown?;
+    if !is_seen {
+        return Err(AttachError::Busy { path: loops::device_path(number) });
+    }
     Ok(size_bytes)
 }
 
