@@ -133,7 +133,7 @@ pub(super) fn size_bytes(number: u32) -> Result<u64, AttachError> {
         sectors.map_err(|_| std::io::Error::from(std::io::ErrorKind::InvalidData))
     });
     let sectors = sectors.map_err(|error| AttachError::system(path, error))?;
-    Ok(sectors.saturating_mul(block::SECTOR_BYTES as u64))
+    Ok(sectors.saturating_mul(SECTOR_BYTES as u64))
 }
 
 pub(super) fn device_path(number: u32) -> PathBuf {

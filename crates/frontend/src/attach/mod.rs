@@ -217,17 +217,16 @@ pub fn resize(places: &Places, name: &VolumeName) -> Result<u64, AttachError> {
     };
     // ... unless a write was answered meanwhile: the kernel takes what it was told of the file for older than
     // that then (`fuse_change_attributes`: the version of attributes).
-    let mut shown = show();
-    let is_seen = wait_until(RESIZE_LIMIT, || {
-        let differs = matches!(&shown, Ok((file, device)) if file != device);
-        if differs {
-            shown = show();
-        }
-        !differs
+    let mut shown = Ok((0, 0));
+    let is_over = wait_until(RESIZE_LIMIT, || {
+        shown = show();
+        !matches!(&shown, Ok((file, device)) if file != device)
     });
-    let (size_bytes, _) = shown?;
-    if !is_seen {
-        return Err(AttachError::Busy { path: loops::device_path(number) });
+    let (size_bytes, device_bytes) = shown?;
+    if !is_over {
+        let device = loops::device_path(number);
+        let what = format!("{} still shows {device_bytes} of {size_bytes} bytes", device.display());
+        return Err(AttachError::system(what, io::ErrorKind::TimedOut));
     }
     Ok(size_bytes)
 }

@@ -45,9 +45,11 @@ pub(super) fn compose(
     }
     // What a position has of the old row, and of the others what it doesn't have.
     let old = all().find_map(|one| {
-        let mut order = std::iter::once(one).chain(all());
-        let order: Vec<usize> = order.by_ref().collect();
-        let old = row(&|at| order.iter().copied().find(|copy| !has_new(*copy, at)).or(Some(one)));
+        let has_old = |copy: &usize, at: usize| !has_new(*copy, at);
+        let old = row(&|at| {
+            let of_others = || all().find(|copy| has_old(copy, at));
+            Some(one).filter(|one| has_old(one, at)).or_else(of_others).or(Some(one))
+        });
         old.filter(|old| is_old(old))
     });
     if old.is_some() {

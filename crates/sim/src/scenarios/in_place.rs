@@ -11,7 +11,7 @@ use futures::future::{join, join_all, join3};
 use pool::metadata::Layout;
 
 use super::common::{CONVERGENCE_MAX, OPENING_MAX, Rig, VOLUME, expect};
-use super::losses::{lose_node, trickle};
+use super::losses::{lose_any, lose_any_with, lose_node, trickle};
 use super::over::verify_meanwhile;
 use super::scenario;
 use crate::cluster::Plan;
@@ -131,15 +131,22 @@ async fn free(rig: &Rig) -> Result<SectorRange, Failure> {
     Ok(range)
 }
 
+/// Whether a sector is what that operation wrote.
+pub(super) fn is_of(sector: &[u8], operation: u64) -> bool {
+    matches!(pattern::recognise(sector), Content::Written { operation: of, .. } if of == operation)
+}
+
+/// Machines of which a disk has something that an operation wrote.
+pub(super) fn holders_of(rig: &Rig, operation: u64) -> BTreeSet<usize> {
+    machines_with(rig, |sector| is_of(sector, operation))
+}
+
 /// Machines of which a disk has something that this finds in its sectors.
-pub(super) fn machines_with(
-    rig: &Rig,
-    mut is_it: impl FnMut(u64, &[u8]) -> bool,
-) -> BTreeSet<usize> {
-    let mut has = |node: &usize| {
+fn machines_with(rig: &Rig, is_it: impl Fn(&[u8]) -> bool) -> BTreeSet<usize> {
+    let has = |node: &usize| {
         let disk = rig.cluster.node(*node).disks()[0].clone();
         let mut written = disk.written_sectors().into_iter();
-        written.any(|at| is_it(at, &disk.peek(SectorRange::new(Lba(at), 1))))
+        written.any(|at| is_it(&disk.peek(SectorRange::new(Lba(at), 1))))
     };
     (0..rig.cluster.node_count()).filter(|node| has(node)).collect()
 }
@@ -167,7 +174,7 @@ fn newest_record(disk: &Disk, is_of: impl Fn(u8) -> bool) -> u64 {
 pub(super) fn machines_of_log(rig: &Rig) -> BTreeSet<usize> {
     let numbers = rig.cluster.disks().into_iter().map(|(_, disk)| newest_record(&disk, |_| true));
     let newest = numbers.max();
-    machines_with(rig, |_, sector| record_number(sector) == newest)
+    machines_with(rig, |sector| record_number(sector) == newest)
 }
 
 /// Somewhere large where nothing is, and the machines that it is on, which aren't those of the log.
@@ -183,11 +190,7 @@ pub(super) async fn apart_with(
     for _ in 0..30 {
         let range = free(rig).await?;
         change(rig, Change::Write, range).await?;
-        let written = rig.record(VOLUME).oracle().operations();
-        let positions = machines_with(rig, |_, sector| {
-            let content = pattern::recognise(sector);
-            matches!(content, Content::Written { operation, .. } if operation == written)
-        });
+        let positions = holders_of(rig, rig.record(VOLUME).oracle().operations());
         if !is_kept {
             change(rig, Change::Discard, range).await?;
         }
@@ -232,14 +235,24 @@ pub(super) async fn read_all(rig: &Rig) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(super) fn lose_any(rig: &Rig, what: &str) {
-    lose_any_with(rig, what, Survival::None);
+/// What there is can be read as soon as the volume is open, and everything comes to be whole again.
+pub(super) async fn read_when_open(rig: &Rig) -> Result<(), Failure> {
+    rig.open(VOLUME).await?;
+    read_all(rig).await?;
+    rig.wait_clean(CONVERGENCE_MAX).await.map(drop)
 }
 
-pub(super) fn lose_any_with(rig: &Rig, what: &str, survival: Survival) {
-    if rig.report().is_some_and(|report| report.lease_ok && report.survives >= 1) {
-        lose_node(rig, rig.below(3), what, survival);
+/// A disk is slower than the others while this is written; any machine may be lost for good as soon as it is
+/// answered.
+pub(super) async fn lose_one_when_answered(rig: &Rig, range: SectorRange) -> Result<(), Failure> {
+    let slow = rig.cluster.node(rig.below(3)).disks()[0].clone();
+    slow.set_latency(Latency { base: rig.between(5, 60), ..Latency::FAST });
+    change(rig, Change::Write, range).await?;
+    for node in 0..3 {
+        lose_node(rig, node, "right after the answer", Survival::None);
     }
+    slow.set_latency(Latency::FAST);
+    rig.wait_clean(CONVERGENCE_MAX).await.map(drop)
 }
 
 /// Small writes beside what is large: so records follow an INTENT while its rows are written.
@@ -403,9 +416,7 @@ async fn undecided(stage: Stage) -> Result<(), Failure> {
             rig.cluster.cut_all_power();
             start_all(&rig);
         }
-        rig.open(VOLUME).await?;
-        read_all(&rig).await?;
-        rig.wait_clean(CONVERGENCE_MAX).await?;
+        read_when_open(&rig).await?;
     }
     rig.converge().await
 }
@@ -415,14 +426,7 @@ async fn one_leg(stage: Stage) -> Result<(), Failure> {
     let rig = primed(&stage).await?;
     for _ in 0..2 {
         let range = free(&rig).await?;
-        let slow = rig.cluster.node(rig.below(3)).disks()[0].clone();
-        slow.set_latency(Latency { base: rig.between(5, 60), ..Latency::FAST });
-        change(&rig, Change::Write, range).await?;
-        for node in 0..3 {
-            lose_node(&rig, node, "right after the answer", Survival::None);
-        }
-        slow.set_latency(Latency::FAST);
-        rig.wait_clean(CONVERGENCE_MAX).await?;
+        lose_one_when_answered(&rig, range).await?;
     }
     expect(intents(&rig) > 0, || "nothing went in place".into())
 }
@@ -443,9 +447,7 @@ async fn held_up(stage: Stage) -> Result<(), Failure> {
         rig.forget_clients();
         rig.cluster.cut_all_power();
         start_all(&rig);
-        rig.open(VOLUME).await?;
-        read_all(&rig).await?;
-        rig.wait_clean(CONVERGENCE_MAX).await?;
+        read_when_open(&rig).await?;
     }
     rig.converge().await
 }
@@ -539,9 +541,7 @@ async fn refused(stage: Stage) -> Result<(), Failure> {
         }
         rig.cluster.cut_link(node, false);
         start_all(&rig);
-        rig.open(VOLUME).await?;
-        read_all(&rig).await?;
-        rig.wait_clean(CONVERGENCE_MAX).await?;
+        read_when_open(&rig).await?;
     }
     rig.converge().await
 }
@@ -578,9 +578,7 @@ async fn left(stage: Stage) -> Result<(), Failure> {
         let _ = join(change(&rig, Change::Write, range), cut).await;
         (0..5).for_each(|node| disk(node).set_latency(Latency::FAST));
         start_all(&rig);
-        rig.open(VOLUME).await?;
-        read_all(&rig).await?;
-        rig.wait_clean(CONVERGENCE_MAX).await?;
+        read_when_open(&rig).await?;
     }
     rig.converge().await
 }

@@ -57,3 +57,14 @@ pub async fn trickle(rig: &Rig, count: usize, span: u64, pause: Duration) -> Res
     }
     Ok(())
 }
+
+/// One of three machines, if status says that everything survives that.
+pub(super) fn lose_any(rig: &Rig, what: &str) {
+    lose_any_with(rig, what, Survival::None);
+}
+
+pub(super) fn lose_any_with(rig: &Rig, what: &str, survival: Survival) {
+    if rig.report().is_some_and(|report| report.lease_ok && report.survives >= 1) {
+        lose_node(rig, rig.below(3), what, survival);
+    }
+}

@@ -10,19 +10,18 @@ use futures::future::{Either, join, join3, select};
 
 use super::common::{CONVERGENCE_MAX, OPENING_MAX, POOL, Rig, VOLUME, expect};
 use super::in_place::{
-    BLOCKS, SMALL, apart_with, beside, change, large, lose_any, lose_any_with, machines_of_log,
-    machines_with, overwrites, primed, primed_with, read_all, start_all,
+    BLOCKS, SMALL, apart_with, beside, change, holders_of, is_of, large, lose_one_when_answered,
+    machines_of_log, overwrites, primed, primed_with, read_all, read_when_open, start_all,
 };
-use super::losses::{lose_disks, lose_node, trickle};
-use super::owners::import;
+use super::losses::{lose_any, lose_any_with, lose_disks, trickle};
+use super::owners::take_over;
 use super::scenario;
 use crate::cluster::Plan;
 use crate::disk::Latency;
 use crate::medium::Survival;
 use crate::oracle::Change;
-use crate::pattern::{self, Content};
 use crate::runner::{Failure, Scenario, Stage};
-use crate::workload::{Clients, Mix};
+use crate::workload::Mix;
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario(
@@ -114,6 +113,12 @@ fn set_latency(rig: &Rig, latency: Latency) {
         .for_each(|node| rig.cluster.node(node).disks()[0].set_latency(latency));
 }
 
+/// Makes each step of all disks take from `least_us` to twice `below_us` more.
+fn slow_all(rig: &Rig, least_us: u64, below_us: usize) {
+    let base = Duration::from_micros(least_us + rig.below(below_us) as u64);
+    set_latency(rig, Latency { base, spread: base, stable: base });
+}
+
 /// As many machines as status says, lost for good.
 fn lose_as_many(rig: &Rig, what: &str, survival: Survival) {
     let claimed = rig.report().filter(|report| report.lease_ok).map_or(0, |report| report.survives);
@@ -145,8 +150,7 @@ async fn torn(stage: Stage) -> Result<(), Failure> {
     let mut over = 0;
     for _ in 0..4 {
         let (range, _) = kept(&rig).await?;
-        let base = Duration::from_micros(100 + rig.below(3000) as u64);
-        set_latency(&rig, Latency { base, spread: base, stable: base });
+        slow_all(&rig, 100, 3000);
         if rig.below(2) == 0 {
             beside(&rig).await?;
             rig.run_for(rig.between(0, 20)).await;
@@ -174,11 +178,7 @@ async fn torn(stage: Stage) -> Result<(), Failure> {
 
 /// Damages one copy of some sectors that an operation wrote.
 fn rot(rig: &Rig, operation: u64) {
-    let is_its = |sector: &[u8]| {
-        let content = pattern::recognise(sector);
-        matches!(content, Content::Written { operation: of, .. } if of == operation)
-    };
-    let holders: Vec<usize> = machines_with(rig, |_, sector| is_its(sector)).into_iter().collect();
+    let holders = Vec::from_iter(holders_of(rig, operation));
     if holders.is_empty() {
         return;
     }
@@ -186,7 +186,7 @@ fn rot(rig: &Rig, operation: u64) {
     let written = disk.written_sectors();
     let its: Vec<u64> = written
         .into_iter()
-        .filter(|at| is_its(&disk.peek(SectorRange::new(Lba(*at), 1))))
+        .filter(|at| is_of(&disk.peek(SectorRange::new(Lba(*at), 1)), operation))
         .collect();
     for _ in 0..40 {
         disk.flip_byte(its[rig.below(its.len())] * SECTOR_BYTES as u64 + 77, 4);
@@ -199,8 +199,7 @@ async fn rotten(stage: Stage) -> Result<(), Failure> {
     for _ in 0..4 {
         let (range, operation) = kept(&rig).await?;
         rot(&rig, operation);
-        let base = Duration::from_micros(100 + rig.below(1500) as u64);
-        set_latency(&rig, Latency { base, spread: base, stable: base });
+        slow_all(&rig, 100, 1500);
         let cut = async {
             rig.run_for(rig.between(0, 12)).await;
             rig.run_for(Duration::from_micros(rig.below(1000) as u64)).await;
@@ -210,9 +209,7 @@ async fn rotten(stage: Stage) -> Result<(), Failure> {
         let _ = join(change(&rig, Change::Write, range), cut).await;
         set_latency(&rig, Latency::FAST);
         start_all(&rig);
-        rig.open(VOLUME).await?;
-        read_all(&rig).await?;
-        rig.wait_clean(CONVERGENCE_MAX).await?;
+        read_when_open(&rig).await?;
         // What is still rotten is found before the next one rots elsewhere.
         change(&rig, Change::Write, range).await?;
         rig.in_place(VOLUME).await?;
@@ -224,14 +221,7 @@ async fn one_leg(stage: Stage) -> Result<(), Failure> {
     let rig = any_mirror(&stage).await?;
     for _ in 0..3 {
         let (range, _) = kept(&rig).await?;
-        let slow = rig.cluster.node(rig.below(3)).disks()[0].clone();
-        slow.set_latency(Latency { base: rig.between(5, 60), ..Latency::FAST });
-        change(&rig, Change::Write, range).await?;
-        for node in 0..3 {
-            lose_node(&rig, node, "right after the answer", Survival::None);
-        }
-        slow.set_latency(Latency::FAST);
-        rig.wait_clean(CONVERGENCE_MAX).await?;
+        lose_one_when_answered(&rig, range).await?;
     }
     expect(overwrites(&rig) > 0, || "nothing went in place over something".into())
 }
@@ -242,8 +232,7 @@ async fn refused(stage: Stage) -> Result<(), Failure> {
     for _ in 0..3 {
         let (range, _) = kept(&rig).await?;
         let (node, how) = (rig.below(3), rig.below(6));
-        let base = Duration::from_micros(100 + rig.below(2000) as u64);
-        set_latency(&rig, Latency { base, spread: base, stable: base });
+        slow_all(&rig, 100, 2000);
         let goes = async {
             rig.run_for(rig.between(0, 15)).await;
             match how {
@@ -283,9 +272,7 @@ async fn refused(stage: Stage) -> Result<(), Failure> {
             rig.cluster.kill_node(node);
         }
         start_all(&rig);
-        rig.open(VOLUME).await?;
-        read_all(&rig).await?;
-        rig.wait_clean(CONVERGENCE_MAX).await?;
+        read_when_open(&rig).await?;
     }
     rig.converge().await
 }
@@ -368,8 +355,7 @@ async fn over_the_log(stage: Stage) -> Result<(), Failure> {
         let at = range.start.0 + rig.below((range.count - some) as usize + 1) as u64;
         let at = at / BLOCK_SECTORS * BLOCK_SECTORS;
         change(&rig, Change::Write, SectorRange::new(Lba(at), some)).await?;
-        let base = Duration::from_micros(100 + rig.below(1500) as u64);
-        set_latency(&rig, Latency { base, spread: base, stable: base });
+        slow_all(&rig, 100, 1500);
         // Now and then it is destaged just now: for a verification, whatever is written then.
         if rig.below(2) == 0 {
             let verified = async {
@@ -383,9 +369,7 @@ async fn over_the_log(stage: Stage) -> Result<(), Failure> {
         } else {
             cut_while_written(&rig, range, 12).await?;
         }
-        rig.open(VOLUME).await?;
-        read_all(&rig).await?;
-        rig.wait_clean(CONVERGENCE_MAX).await?;
+        read_when_open(&rig).await?;
     }
     rig.converge().await
 }
@@ -403,15 +387,9 @@ async fn cut_when_given_up(stage: Stage) -> Result<(), Failure> {
     let rig = primed(&stage).await?;
     for _ in 0..4 {
         let (range, operation) = kept(&rig).await?;
-        let positions: Vec<usize> = machines_with(&rig, |_, sector| {
-            let content = pattern::recognise(sector);
-            matches!(content, Content::Written { operation: of, .. } if of == operation)
-        })
-        .into_iter()
-        .collect();
+        let positions = Vec::from_iter(holders_of(&rig, operation));
         let victim = positions[rig.below(positions.len())];
-        let base = Duration::from_micros(500 + rig.below(2000) as u64);
-        set_latency(&rig, Latency { base, spread: base, stable: base });
+        slow_all(&rig, 500, 2000);
         let hang = async {
             rig.run_for(Duration::from_micros(rig.below(20_000) as u64)).await;
             rig.cluster.node(victim).disks()[0].stick_for(Duration::from_millis(4000));
@@ -428,9 +406,7 @@ async fn cut_when_given_up(stage: Stage) -> Result<(), Failure> {
         start_all(&rig);
         // It may have been answered before anything hung: then nobody is out.
         let _ = hung;
-        rig.open(VOLUME).await?;
-        read_all(&rig).await?;
-        rig.wait_clean(CONVERGENCE_MAX).await?;
+        read_when_open(&rig).await?;
     }
     rig.converge().await
 }
@@ -446,8 +422,7 @@ async fn late_in_the_log(stage: Stage) -> Result<(), Failure> {
         }
         // One of them holds up what is appended, and the others are a majority.
         let log = machines_of_log(&rig).into_iter().nth(rig.below(2));
-        let base = Duration::from_micros(500 + rig.below(2000) as u64);
-        set_latency(&rig, Latency { base, spread: base, stable: base });
+        slow_all(&rig, 500, 2000);
         let victim = positions[rig.below(positions.len())];
         let goes = async {
             rig.run_for(Duration::from_micros(rig.below(20_000) as u64)).await;
@@ -480,9 +455,7 @@ async fn late_in_the_log(stage: Stage) -> Result<(), Failure> {
         set_latency(&rig, Latency::FAST);
         rig.cluster.heal();
         start_all(&rig);
-        rig.open(VOLUME).await?;
-        read_all(&rig).await?;
-        rig.wait_clean(CONVERGENCE_MAX).await?;
+        read_when_open(&rig).await?;
     }
     rig.converge().await
 }
@@ -543,18 +516,6 @@ async fn deposed(stage: Stage) -> Result<(), Failure> {
         _ => rig.cluster.supervisor(0).station().set_cut(false, true),
     }
     rig.run_for(rig.between(1, 4000)).await;
-    rig.cluster.start_supervisor(1);
-    import(&rig, 1).await?;
-    let watched = rig.open(VOLUME).await?;
-    let process = rig.cluster.supervisor(1).process().ok_or(Failure("dead".into()))?;
-    let clients = Clients::start(rig.cluster.world(), &process, &watched, mix, "second");
-    rig.run_for(rig.between(200, 2000)).await;
-    rig.cluster.tell("the first one is back");
-    first.iter().for_each(|process| process.resume());
-    rig.cluster.supervisor(0).station().set_cut(false, false);
-    rig.run_for(Duration::from_secs(10)).await;
-    rig.cluster.kill_supervisor(0);
-    rig.forget_clients();
-    clients.stop().await.map_err(|_| Failure("the second supervisor died".into()))?;
+    take_over(&rig, mix).await?;
     rig.converge().await
 }

@@ -224,8 +224,16 @@ async fn deposed(stage: Stage) -> Result<(), Failure> {
         _ => rig.cluster.supervisor(0).station().set_cut(true, true),
     }
     rig.run_for(rig.between(1, 4000)).await;
+    take_over(&rig, mix).await?;
+    rig.converge().await
+}
+
+/// The second supervisor takes the pool from the first one, which comes back while clients work by both, and
+/// knows soon that it is deposed.
+pub(super) async fn take_over(rig: &Rig, mix: Mix) -> Result<(), Failure> {
+    let first = rig.cluster.supervisor(0).process();
     rig.cluster.start_supervisor(1);
-    import(&rig, 1).await?;
+    import(rig, 1).await?;
     // The clients of the second work on the same oracle; those of the first still run, or will.
     let watched = rig.open(VOLUME).await?;
     let process = rig.cluster.supervisor(1).process().ok_or(Failure("dead".into()))?;
@@ -241,8 +249,7 @@ async fn deposed(stage: Stage) -> Result<(), Failure> {
     }
     rig.cluster.kill_supervisor(0);
     rig.forget_clients();
-    clients.stop().await.map_err(|_| Failure("the second supervisor died".into()))?;
-    rig.converge().await
+    clients.stop().await.map_err(|_| Failure("the second supervisor died".into()))
 }
 
 async fn deposed_switched_on(stage: Stage) -> Result<(), Failure> {
