@@ -473,7 +473,7 @@ impl Link {
         let frames = free_frames.clamp((size / 4).max(1), (size / 2).max(1)) as u64;
         match self.version {
             SessionVersion::One => u64::from(fragment),
-            SessionVersion::Two => {
+            SessionVersion::Two | SessionVersion::Three => {
                 u64::from(self.command_sectors).min(frames * u64::from(fragment))
             }
         }
@@ -486,7 +486,7 @@ impl Link {
                 let room = paths.data_sectors(self.version.header_bytes());
                 u32::try_from(room).unwrap_or(u32::MAX).clamp(1, self.command_sectors)
             }
-            SessionVersion::Two => paths.fragment_sectors(),
+            SessionVersion::Two | SessionVersion::Three => paths.fragment_sectors(),
         }
     }
 
@@ -536,6 +536,11 @@ impl Link {
     ) {
         let Some(flying) = self.flight.get(number) else { return };
         let request = &flying.what;
+        // Long frames must be known to get through, because for short messages nobody would guess why they are
+        // lost; and what was lost goes alone.
+        let together = self.version >= SessionVersion::Three
+            && flying.tries <= 1
+            && outlet.paths.carries_large(path);
         let message = SessionRequest {
             version: self.version,
             durable: request.durable,
@@ -548,6 +553,7 @@ impl Link {
             lba: request.range.start,
             sectors: u32::try_from(request.range.count).unwrap_or(u32::MAX),
             takes: u16::try_from(portion.fragment_sectors).unwrap_or(u16::MAX),
+            together,
             ..SessionRequest::new(header, request.verb)
         };
         for (message, payload) in request.messages(message, portion) {

@@ -165,6 +165,11 @@ impl Paths {
         }
     }
 
+    /// Whether frames larger than the standard MTU are known to pass.
+    pub fn carries_large(&self, id: PathId) -> bool {
+        self.paths.iter().any(|path| path.id == id && path.large_proven)
+    }
+
     /// Whether large frames seem to vanish on a path on which small ones pass: nothing large was
     /// ever answered, though something was heard after `since`.
     pub fn swallows_large(&self, id: PathId, since: Instant, frame_bytes: usize) -> bool {

@@ -114,7 +114,7 @@ impl ScriptedTarget {
             writes_executed: 0,
             reads_executed: 0,
             openings: 0,
-            newest: SessionVersion::Two,
+            newest: SessionVersion::NEWEST,
             takes: 17,
             lacks_memory: false,
         }
@@ -143,10 +143,8 @@ impl ScriptedTarget {
         }
         assert!(request.operation != Verb::Hello || request.version == SessionVersion::One);
         let Some((reply, data)) = self.answer(now, &request, payload) else { return Vec::new() };
-        let frames = match (request.version, request.operation, reply.status) {
-            (SessionVersion::Two, Verb::Read, Status::Ok) => {
-                self.cut(&request, payload, reply, &data)
-            }
+        let frames = match (request.version.has_fragments(), request.operation, reply.status) {
+            (true, Verb::Read, Status::Ok) => self.cut(&request, payload, reply, &data),
             _ => vec![reply.emit(data)],
         };
         frames.into_iter().filter(|frame| frame.len_bytes() <= self.frame_bytes_max).collect()
@@ -227,7 +225,7 @@ impl ScriptedTarget {
             clock: now + Duration::from_nanos(self.clock_offset),
             sectors: request.sectors,
             first: 0,
-            takes: if request.version == SessionVersion::Two { self.takes } else { 0 },
+            takes: if request.version.has_fragments() { self.takes } else { 0 },
         };
         match request.operation {
             Verb::Hello => {
@@ -236,7 +234,7 @@ impl ScriptedTarget {
                 self.pending.insert((client, target));
                 let opening = OpenPayload { client, target, incarnation };
                 reply.session = SessionId::derive(&opening, self.instance, ADDRESS);
-                reply.detail = if self.newest == SessionVersion::Two { 2 } else { 0 };
+                reply.detail = self.newest.offer();
                 return Some((reply, OpenPayload::emit_hello_reply(target)));
             }
             Verb::Open => {
@@ -255,7 +253,7 @@ impl ScriptedTarget {
                     self.sessions.insert(id, session);
                 }
                 let mut info = ExportInfo { holder: self.holder, ..self.info.clone() };
-                if request.version == SessionVersion::Two {
+                if request.version.has_fragments() {
                     info.message_sectors_max = 2048;
                 }
                 return Some((reply, info.emit()));

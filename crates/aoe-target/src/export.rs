@@ -339,7 +339,7 @@ impl Export {
     pub(crate) fn session_sectors_max(&self, port: &PortState, version: SessionVersion) -> u32 {
         let possible = match version {
             SessionVersion::One => session_sectors_max(port.mtu_bytes, version),
-            SessionVersion::Two => COMMAND_SECTORS_MAX,
+            SessionVersion::Two | SessionVersion::Three => COMMAND_SECTORS_MAX,
         };
         possible.min(self.transfer_sectors_max())
     }

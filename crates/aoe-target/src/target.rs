@@ -179,6 +179,10 @@ impl Target {
     pub fn handle_frame(&mut self, now: Instant, port: PortId, frame: &[u8]) {
         self.shared.now = now;
         self.shared.stats.frames += 1;
+        aoe_wire::messages(frame).for_each(|message| self.handle_message(port, message));
+    }
+
+    fn handle_message(&mut self, port: PortId, frame: &[u8]) {
         let header = match Header::parse(frame) {
             Ok(header) if !header.source.is_group() => header,
             // An answer to a group would ask others to answer.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use block::{Buffer, Lba, SECTOR_BYTES};
 
-use super::{Command, Frame, HEADER_BYTES, Head, Header, ParseError, bytes_at, frame, put, u8_at};
+use super::{Command, Frame, HEADER_BYTES, Head, Header, ParseError, bytes_at, put, u8_at};
 
 const FLAGS: usize = HEADER_BYTES;
 const FEATURE_ERROR: usize = FLAGS + 1;
@@ -254,7 +254,7 @@ fn emit(header: &Header, registers: [u8; 4], lba_raw: u64, data: Buffer) -> Fram
     put(&mut head, &registers);
     put(&mut head, &lba_raw.to_le_bytes()[..6]);
     put(&mut head, &[0, 0]);
-    frame(head, data)
+    Frame::alone(head, data)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use block::Buffer;
 
-use super::{Command, Frame, HEADER_BYTES, Head, Header, ParseError, frame, put, u8_at, u16_at};
+use super::{Command, Frame, HEADER_BYTES, Head, Header, ParseError, put, u8_at, u16_at};
 
 const BUFFER_COUNT: usize = HEADER_BYTES;
 const FIRMWARE: usize = BUFFER_COUNT + 2;
@@ -91,7 +91,10 @@ impl ConfigMessage {
         put(&mut head, &self.firmware.to_be_bytes());
         put(&mut head, &[self.sectors_max, version | u8::from(self.command) & 0x0f]);
         put(&mut head, &(string.len() as u16).to_be_bytes());
-        frame(head, if string.is_empty() { Buffer::empty() } else { Buffer::copy_of(string) })
+        Frame::alone(
+            head,
+            if string.is_empty() { Buffer::empty() } else { Buffer::copy_of(string) },
+        )
     }
 }
 

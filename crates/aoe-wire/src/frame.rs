@@ -13,9 +13,21 @@ pub struct Frame {
     pub head: ArrayVec<u8, HEAD_BYTES_MAX>,
     /// What follows; empty for most requests.
     pub payload: Buffer,
+    /// How long a frame may be in which this travels together with others ([`crate::join`]); 0 for alone.
+    pub together_bytes: usize,
 }
 
 impl Frame {
+    /// A frame that travels alone.
+    pub fn alone(head: ArrayVec<u8, HEAD_BYTES_MAX>, payload: Buffer) -> Frame {
+        Frame { head, payload, together_bytes: 0 }
+    }
+
+    /// The same, together with others where that makes a frame no longer than this.
+    pub fn together(self, together_bytes: usize) -> Frame {
+        Frame { together_bytes, ..self }
+    }
+
     /// Bytes of the frame before padding.
     pub fn len_bytes(&self) -> usize {
         self.head.len() + self.payload.len()

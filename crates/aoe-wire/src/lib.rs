@@ -45,6 +45,7 @@ mod sector_map;
 mod session;
 mod shelf_slot;
 mod status;
+mod together;
 
 pub use address::{InvalidMacAddr, MacAddr};
 pub use ata::{ATA_HEADER_BYTES, AtaCommand, AtaReply, AtaRequest, ata_sectors_max};
@@ -64,9 +65,9 @@ pub use session::{
 };
 pub use shelf_slot::{InvalidShelfSlot, ShelfSlot};
 pub use status::Status;
+pub use together::{join, messages};
 
 use arrayvec::ArrayVec;
-use block::Buffer;
 
 /// Why bytes are no message of ours. Such a frame is dropped and counted unless said otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -98,10 +99,6 @@ type Head = ArrayVec<u8, HEAD_BYTES_MAX>;
 fn put(head: &mut Head, bytes: &[u8]) {
     let fits = head.try_extend_from_slice(bytes).is_ok();
     debug_assert!(fits, "a header outgrew HEAD_BYTES_MAX");
-}
-
-fn frame(head: Head, payload: Buffer) -> Frame {
-    Frame { head, payload }
 }
 
 /// `N` bytes from `at` on, if the frame has them.

@@ -2,9 +2,7 @@
 
 use block::Buffer;
 
-use super::{
-    Command, HEADER_BYTES, Head, Header, MacAddr, ParseError, bytes_at, frame, put, u8_at,
-};
+use super::{Command, HEADER_BYTES, Head, Header, MacAddr, ParseError, bytes_at, put, u8_at};
 use crate::Frame;
 
 const COMMAND: usize = HEADER_BYTES + 1;
@@ -124,7 +122,7 @@ impl MaskMessage {
             list.extend([0, u8::from(directive.command)]);
             list.extend(directive.mac.0);
         }
-        frame(head, if list.is_empty() { Buffer::empty() } else { Buffer::copy_of(&list) })
+        Frame::alone(head, if list.is_empty() { Buffer::empty() } else { Buffer::copy_of(&list) })
     }
 }
 

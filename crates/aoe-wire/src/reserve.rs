@@ -2,9 +2,7 @@
 
 use block::Buffer;
 
-use super::{
-    Command, HEADER_BYTES, Head, Header, MacAddr, ParseError, bytes_at, frame, put, u8_at,
-};
+use super::{Command, HEADER_BYTES, Head, Header, MacAddr, ParseError, bytes_at, put, u8_at};
 use crate::Frame;
 
 const COMMAND: usize = HEADER_BYTES;
@@ -71,7 +69,7 @@ impl ReserveMessage {
         self.header.emit(&mut head);
         put(&mut head, &[self.command.into(), macs.len() as u8]);
         let list: Vec<u8> = macs.iter().flat_map(|mac| mac.0).collect();
-        frame(head, if list.is_empty() { Buffer::empty() } else { Buffer::copy_of(&list) })
+        Frame::alone(head, if list.is_empty() { Buffer::empty() } else { Buffer::copy_of(&list) })
     }
 }
 

@@ -1,15 +1,15 @@
-//! Vendor command 0xF0: sequenced sessions between our own ends, in both of its versions. The byte map is
+//! Vendor command 0xF0: sequenced sessions between our own ends, in all of its versions. The byte map is
 //! docs/session.md.
 
 use block::{Buffer, Crc32c, Epoch, Instance, Instant, Lba, SECTOR_BYTES, SectorRange};
 
 use super::{
     COMMAND_SECTORS_MAX, Command, HEADER_BYTES, Head, Header, ParseError, SectorMap, SessionId,
-    Status, bytes_at, frame, put, u8_at, u16_at, u32_at, u64_at,
+    Status, bytes_at, put, u8_at, u16_at, u32_at, u64_at,
 };
 use crate::{Frame, HEAD_BYTES_MAX};
 
-const VERSION: usize = HEADER_BYTES;
+pub(super) const VERSION: usize = HEADER_BYTES;
 const OPERATION: usize = VERSION + 1;
 const FLAGS: usize = OPERATION + 1;
 const STATUS: usize = FLAGS + 1;
@@ -21,7 +21,7 @@ const SEQUENCE: usize = EPOCH + 8;
 const FLOOR_EXECUTED: usize = SEQUENCE + 8;
 const LBA_CLOCK: usize = FLOOR_EXECUTED + 8;
 const SECTORS: usize = LBA_CLOCK + 8;
-const PAYLOAD_LEN: usize = SECTORS + 4;
+pub(super) const PAYLOAD_LEN: usize = SECTORS + 4;
 const DETAIL: usize = PAYLOAD_LEN + 4;
 const END_ONE: usize = DETAIL + 8;
 const _: () = assert!(END_ONE == 96);
@@ -38,12 +38,13 @@ const FLAG_REPLY: u8 = 0x01;
 const FLAG_DURABLE: u8 = 0x02;
 const FLAG_FORCE: u8 = 0x04;
 const FLAG_LAST: u8 = 0x08;
+const FLAG_TOGETHER: u8 = 0x10;
 const ETHERNET_BYTES: usize = 14;
 
 /// Most sequence numbers between floor and top.
 pub const WINDOW_MAX: u64 = 1024;
 
-/// Which form a message has. Both are understood, and an answer has that of its request.
+/// Which form a message has. All are understood, and an answer has that of its request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SessionVersion {
     /// A command and its data fit into one frame.
@@ -51,27 +52,34 @@ pub enum SessionVersion {
     One,
     /// The data of a command travels in fragments, as many as it takes.
     Two,
+    /// And messages travel together where a frame has room.
+    Three,
 }
 
 impl SessionVersion {
     /// The newest one.
-    pub const NEWEST: SessionVersion = SessionVersion::Two;
+    pub const NEWEST: SessionVersion = SessionVersion::Three;
 
     /// Bytes of a message before its payload, from the first of the Ethernet header on.
     pub const fn header_bytes(self) -> usize {
         match self {
             SessionVersion::One => END_ONE,
-            SessionVersion::Two => END_TWO,
+            SessionVersion::Two | SessionVersion::Three => END_TWO,
         }
+    }
+
+    /// Whether the data of a command may be in several frames.
+    pub fn has_fragments(self) -> bool {
+        self >= SessionVersion::Two
     }
 
     /// The newest version that both ends know, where the answer to HELLO has this in its detail. Who
     /// knows the first one only has nothing there.
     pub fn of_offer(detail: u64) -> SessionVersion {
-        if detail >= SessionVersion::Two.offer() {
-            SessionVersion::Two
-        } else {
-            SessionVersion::One
+        match detail {
+            0 | 1 => SessionVersion::One,
+            2 => SessionVersion::Two,
+            _ => SessionVersion::Three,
         }
     }
 
@@ -79,7 +87,7 @@ impl SessionVersion {
     pub fn offer(self) -> u64 {
         match self {
             SessionVersion::One => 0,
-            SessionVersion::Two => 2,
+            SessionVersion::Two | SessionVersion::Three => self.number().into(),
         }
     }
 
@@ -87,14 +95,16 @@ impl SessionVersion {
         match raw {
             1 => Ok(SessionVersion::One),
             2 => Ok(SessionVersion::Two),
+            3 => Ok(SessionVersion::Three),
             _ => Err(ParseError::Version),
         }
     }
 
-    fn number(self) -> u8 {
+    pub(super) fn number(self) -> u8 {
         match self {
             SessionVersion::One => 1,
             SessionVersion::Two => 2,
+            SessionVersion::Three => 3,
         }
     }
 }
@@ -107,7 +117,7 @@ pub fn session_sectors_max(mtu_bytes: usize, version: SessionVersion) -> u32 {
     match version {
         SessionVersion::One if sectors >= 8 => sectors & !7,
         SessionVersion::One => sectors,
-        SessionVersion::Two => sectors.min(COMMAND_SECTORS_MAX),
+        SessionVersion::Two | SessionVersion::Three => sectors.min(COMMAND_SECTORS_MAX),
     }
 }
 
@@ -170,7 +180,7 @@ codes!(Operation {
 pub struct SessionRequest {
     /// Ethernet and AoE header.
     pub header: Header,
-    /// Its form. The last three fields are of version 2.
+    /// Its form. The last four fields are of version 2 on, the last one of version 3.
     pub version: SessionVersion,
     /// What to do.
     pub operation: Operation,
@@ -198,6 +208,8 @@ pub struct SessionRequest {
     pub takes: u16,
     /// Whether an answer is waited for. Unset where more fragments of a WRITE follow at once.
     pub last: bool,
+    /// Whether it and its answer may go with others in frames as long as `takes` says.
+    pub together: bool,
 }
 
 impl SessionRequest {
@@ -219,6 +231,15 @@ impl SessionRequest {
             first: 0,
             takes: 0,
             last: true,
+            together: false,
+        }
+    }
+
+    /// How long a frame may be in which it, or its answer, goes with others to who takes so much; 0 for alone.
+    pub fn together_bytes(&self, takes: u16) -> usize {
+        match self.together {
+            true => self.version.header_bytes() + usize::from(takes) * SECTOR_BYTES,
+            false => 0,
         }
     }
 
@@ -237,10 +258,12 @@ impl SessionRequest {
         let durable = raw.flags & FLAG_DURABLE != 0;
         let force = raw.flags & FLAG_FORCE != 0;
         let last = raw.flags & FLAG_LAST != 0;
+        let together = raw.flags & FLAG_TOGETHER != 0;
         let writes = matches!(raw.operation, Operation::Write | Operation::WriteZeroes);
-        let in_fragments = raw.version == SessionVersion::Two && raw.operation == Operation::Write;
+        let in_fragments = raw.version.has_fragments() && raw.operation == Operation::Write;
         if durable && !writes
             || force && raw.operation != Operation::Claim
+            || together && raw.version < SessionVersion::Three
             || (last || raw.first != 0) && !in_fragments
             || raw.status != 0
             || raw.detail != 0
@@ -266,21 +289,22 @@ impl SessionRequest {
             first: raw.first,
             takes: raw.takes,
             last: last || !in_fragments,
+            together,
         };
         Ok((request, payload))
     }
 
     /// The frame with its checksum.
     pub fn emit(&self, payload: Buffer) -> Frame {
-        let in_fragments =
-            self.version == SessionVersion::Two && self.operation == Operation::Write;
+        let in_fragments = self.version.has_fragments() && self.operation == Operation::Write;
         let raw = Raw {
             header: self.header,
             version: self.version,
             operation: self.operation,
             flags: if self.durable { FLAG_DURABLE } else { 0 }
                 | if self.force { FLAG_FORCE } else { 0 }
-                | if self.last && in_fragments { FLAG_LAST } else { 0 },
+                | if self.last && in_fragments { FLAG_LAST } else { 0 }
+                | if self.together { FLAG_TOGETHER } else { 0 },
             status: 0,
             session: self.session,
             instance: self.instance,
@@ -293,7 +317,7 @@ impl SessionRequest {
             first: self.first,
             takes: self.takes,
         };
-        raw.emit(payload)
+        raw.emit(payload).together(self.together_bytes(self.takes))
     }
 }
 
@@ -302,7 +326,7 @@ impl SessionRequest {
 pub struct SessionReply {
     /// Ethernet and AoE header.
     pub header: Header,
-    /// The form of the request. The last two fields are of version 2.
+    /// The form of the request. The last two fields are of version 2 on.
     pub version: SessionVersion,
     /// The request's operation.
     pub operation: Operation,
@@ -425,14 +449,14 @@ impl Raw {
             return Err(ParseError::Checksum);
         }
         let flags = u8_at(head, FLAGS)?;
-        let reserved = !(FLAG_REPLY | FLAG_DURABLE | FLAG_FORCE | FLAG_LAST);
+        let reserved = !(FLAG_REPLY | FLAG_DURABLE | FLAG_FORCE | FLAG_LAST | FLAG_TOGETHER);
         let says_reply = flags & FLAG_REPLY != 0;
         if flags & reserved != 0 || says_reply != header.response || header.error.is_some() {
             return Err(ParseError::Reserved);
         }
         let (first, takes) = match version {
             SessionVersion::One => (0, 0),
-            SessionVersion::Two => {
+            SessionVersion::Two | SessionVersion::Three => {
                 // Who seals it expects that nobody takes it who can't tell a forgery.
                 if bytes_at::<SEAL_BYTES>(head, SEAL)? != [0; SEAL_BYTES] {
                     return Err(ParseError::Reserved);
@@ -468,7 +492,7 @@ impl Raw {
             Operation::Open => len == 48,
             Operation::Claim => len == 16,
             Operation::Write => self.is_part(len),
-            Operation::Read => len == 0 || self.version == SessionVersion::Two && self.is_map(len),
+            Operation::Read => len == 0 || self.version.has_fragments() && self.is_map(len),
             Operation::Flush
             | Operation::Discard
             | Operation::WriteZeroes
@@ -484,8 +508,8 @@ impl Raw {
         len.is_multiple_of(SECTOR_BYTES)
             && match self.version {
                 SessionVersion::One => part == all,
-                SessionVersion::Two if all == 0 => part == 0 && self.first == 0,
-                SessionVersion::Two => part > 0 && u64::from(self.first) + part <= all,
+                _ if all == 0 => part == 0 && self.first == 0,
+                _ => part > 0 && u64::from(self.first) + part <= all,
             }
     }
 
@@ -509,14 +533,14 @@ impl Raw {
         put(&mut head, &self.sectors.to_be_bytes());
         put(&mut head, &(payload.len() as u32).to_be_bytes());
         put(&mut head, &self.detail.to_be_bytes());
-        if self.version == SessionVersion::Two {
+        if self.version.has_fragments() {
             put(&mut head, &self.first.to_be_bytes());
             put(&mut head, &self.takes.to_be_bytes());
             put(&mut head, &[0; SEAL_BYTES]);
         }
         let crc = checksum(self.operation, self.session, &head, &payload);
         head[CRC..SESSION].copy_from_slice(&crc.to_be_bytes());
-        frame(head, payload)
+        Frame::alone(head, payload)
     }
 }
 

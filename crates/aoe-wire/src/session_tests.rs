@@ -148,6 +148,9 @@ fn a_fragment_of_a_reply() {
     let bytes = bytes_of(&reply.emit(Buffer::zeroed(512)));
     assert_eq!((bytes[24], &bytes[96..100]), (2, &[1, 0x23, 0, 0x11][..]));
     assert_eq!(SessionReply::parse(&bytes), Ok((reply, &[0; 512][..])));
+    let older = SessionRequest { version: SessionVersion::Two, together: true, ..write() };
+    let bytes = bytes_of(&older.emit(Buffer::zeroed(512)));
+    assert_eq!(SessionRequest::parse(&bytes).err(), Some(ParseError::Reserved));
     let elsewhere = SessionReply { operation: Operation::Write, ..reply };
     let bytes = bytes_of(&elsewhere.emit(Buffer::empty()));
     assert_eq!(SessionReply::parse(&bytes), Err(ParseError::Reserved));
@@ -159,13 +162,14 @@ fn the_newest_version_that_both_know() {
         (0, SessionVersion::One),
         (1, SessionVersion::One),
         (2, SessionVersion::Two),
-        (3, SessionVersion::Two),
+        (3, SessionVersion::Three),
+        (4, SessionVersion::Three),
         (SessionVersion::One.offer(), SessionVersion::One),
-        (SessionVersion::NEWEST.offer(), SessionVersion::Two),
+        (SessionVersion::NEWEST.offer(), SessionVersion::NEWEST),
     ] {
         assert_eq!(SessionVersion::of_offer(offer), version, "{offer}");
     }
-    for number in [0, 3, 255] {
+    for number in [0, 4, 255] {
         let mut bytes = bytes_of(&write().emit(Buffer::zeroed(512)));
         bytes[24] = number;
         assert_eq!(SessionRequest::parse(&bytes), Err(ParseError::Version));
@@ -379,7 +383,7 @@ fn sectors_per_message() {
 }
 
 fn version() -> impl Strategy<Value = SessionVersion> {
-    prop_oneof![Just(SessionVersion::One), Just(SessionVersion::Two)]
+    prop_oneof![Just(SessionVersion::One), Just(SessionVersion::Two), Just(SessionVersion::Three)]
 }
 
 proptest! {
@@ -404,7 +408,7 @@ proptest! {
         let operation = Operation::from(operation);
         let [session, instance, epoch, sequence, floor, lba] = numbers;
         let is_write = operation == Operation::Write;
-        let in_fragments = is_write && version == SessionVersion::Two;
+        let in_fragments = is_write && version.has_fragments();
         let (count, first, behind, takes) = part;
         let first = if in_fragments { first } else { 0 };
         let sectors = count + u32::from(first) + if in_fragments { behind } else { 0 };
@@ -421,8 +425,9 @@ proptest! {
             lba: Lba(lba),
             sectors,
             first,
-            takes: if version == SessionVersion::Two { takes } else { 0 },
+            takes: if version.has_fragments() { takes } else { 0 },
             last: last || !in_fragments,
+            together: version == SessionVersion::Three && lba.is_multiple_of(2),
             ..SessionRequest::new(header(false), operation)
         };
         let payload = match operation {
@@ -448,7 +453,7 @@ proptest! {
     ) {
         let operation = Operation::from(raw.0);
         let [session, instance, epoch, sequence, executed, clock, detail] = numbers;
-        let in_fragments = operation == Operation::Read && version == SessionVersion::Two;
+        let in_fragments = operation == Operation::Read && version.has_fragments();
         let reply = SessionReply {
             header: header(true),
             version,
@@ -463,7 +468,7 @@ proptest! {
             clock: Instant::from_nanos(clock),
             sectors: part.0,
             first: if in_fragments { part.1 } else { 0 },
-            takes: if version == SessionVersion::Two { part.2 } else { 0 },
+            takes: if version.has_fragments() { part.2 } else { 0 },
         };
         let bytes = bytes_of(&reply.emit(Buffer::zeroed(payload)));
         let (parsed, data) = SessionReply::parse(&bytes).unwrap();

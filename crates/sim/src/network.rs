@@ -89,6 +89,8 @@ pub struct Network {
     number: u8,
     /// Between whom nothing passes, though each hears everybody else.
     parted: RefCell<BTreeSet<(MacAddr, MacAddr)>>,
+    /// Largest payload that passes the switch, whatever its cables carry.
+    mtu_bytes: Cell<usize>,
     timeline: Rc<Timeline>,
     story: Rc<Story>,
     stations: RefCell<BTreeMap<MacAddr, Rc<Station>>>,
@@ -152,6 +154,7 @@ impl Network {
         Rc::new(Network {
             number,
             parted: RefCell::default(),
+            mtu_bytes: Cell::new(usize::MAX),
             timeline: Rc::clone(world.timeline()),
             story: Rc::clone(world.story()),
             stations: RefCell::default(),
@@ -182,6 +185,12 @@ impl Network {
         });
         self.stations.borrow_mut().insert(station.mac, Rc::clone(&station));
         station
+    }
+
+    /// From now on the switch swallows longer frames, and nobody is told.
+    pub fn set_mtu_bytes(&self, mtu_bytes: usize) {
+        self.story.tell("switch", &format!("carries {mtu_bytes} bytes"));
+        self.mtu_bytes.set(mtu_bytes);
     }
 
     /// Whether nothing passes between two stations, in either direction.
@@ -246,7 +255,7 @@ impl Network {
     }
 
     fn carry(self: &Rc<Self>, from: &Rc<Station>, to: &Rc<Station>, bytes: &Rc<Vec<u8>>) {
-        let mtu = from.mtu_bytes.get().min(to.mtu_bytes.get());
+        let mtu = from.mtu_bytes.get().min(to.mtu_bytes.get()).min(self.mtu_bytes.get());
         let (sender, receiver) = (from.quality.get(), to.quality.get());
         let lost = from.cut_out.get()
             || to.cut_in.get()

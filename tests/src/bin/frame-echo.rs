@@ -131,6 +131,6 @@ impl Echo {
             }
             _ => return None,
         };
-        Some(Frame { head, payload })
+        Some(Frame::alone(head, payload))
     }
 }

@@ -70,7 +70,10 @@ impl PortTable {
         }
         for (id, frames) in scratch.iter_mut().filter(|(_, frames)| !frames.is_empty()) {
             match self.ports.borrow().get(id) {
-                Some(port) => port.transmit(frames),
+                Some(port) => {
+                    aoe_wire::join(frames);
+                    port.transmit(frames);
+                }
                 None => frames.clear(),
             }
         }

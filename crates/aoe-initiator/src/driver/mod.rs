@@ -248,6 +248,10 @@ impl Inner {
     }
 
     fn handle_frame(&self, port: PortId, frame: &[u8]) {
+        aoe_wire::messages(frame).for_each(|message| self.handle_message(port, message));
+    }
+
+    fn handle_message(&self, port: PortId, frame: &[u8]) {
         let Ok(header) = Header::parse(frame) else { return };
         if !header.response || !header.is_our_version() {
             return;

@@ -446,6 +446,7 @@ impl Inner {
             }
         }
         for entry in ports.values_mut().filter(|entry| !entry.batch.is_empty()) {
+            aoe_wire::join(&mut entry.batch);
             entry.port.transmit(&mut entry.batch);
             entry.batch.clear();
         }

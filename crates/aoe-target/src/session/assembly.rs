@@ -81,8 +81,8 @@ impl Assembly {
 
     /// Whether a fragment says the same of the command as the first one did.
     pub(crate) fn agrees(&self, fragment: &SessionRequest) -> bool {
-        let SessionRequest { header, floor, first, takes, last, .. } = *fragment;
-        SessionRequest { header, floor, first, takes, last, ..self.request } == *fragment
+        let SessionRequest { header, floor, first, takes, last, together, .. } = *fragment;
+        SessionRequest { header, floor, first, takes, last, together, ..self.request } == *fragment
     }
 
     /// Takes a fragment in; false for one that brings nothing new.
@@ -127,7 +127,7 @@ mod tests {
     fn request(sectors: u32) -> SessionRequest {
         let (mac, address) = (MacAddr([2; 6]), ShelfSlot::new(1, 1));
         SessionRequest {
-            version: SessionVersion::Two,
+            version: SessionVersion::Three,
             sectors,
             lba: Lba(8),
             epoch: Epoch(5),
@@ -158,7 +158,7 @@ mod tests {
         let assembly = Assembly::begin(request(9), Instant::default(), [&budget; 2]).unwrap();
         let other_way = Header { tag: 7, source: MacAddr([4; 6]), ..request(9).header };
         let part = SessionRequest { header: other_way, first: 3, floor: 1, ..request(9) };
-        assert!(assembly.agrees(&SessionRequest { last: false, takes: 2, ..part }));
+        assert!(assembly.agrees(&SessionRequest { last: false, takes: 2, together: true, ..part }));
         for other in [
             SessionRequest { sectors: 10, ..part },
             SessionRequest { lba: Lba(9), ..part },

@@ -475,8 +475,8 @@ fn answer_read(
     let answer = reply(export, shared, port, request, Status::Ok);
     let sectors = match (request.version, request.takes) {
         (SessionVersion::One, _) => request.sectors,
-        (SessionVersion::Two, 0) => u32::from(answer.takes),
-        (SessionVersion::Two, takes) => u32::from(takes.min(answer.takes)),
+        (_, 0) => u32::from(answer.takes),
+        (_, takes) => u32::from(takes.min(answer.takes)),
     };
     let all = SectorMap::full(request.sectors);
     let skipped = (work.range.start.0 - request.lba.0) as usize;
@@ -484,7 +484,8 @@ fn answer_read(
         let [start, end] =
             [part.start, part.end].map(|sector| (sector as usize - skipped) * SECTOR_BYTES);
         let fragment = SessionReply { first: part.start as u16, ..answer };
-        shared.send(port.id, fragment.emit(data.slice(start, end)));
+        let frame = fragment.emit(data.slice(start, end));
+        shared.send(port.id, frame.together(together_bytes(request, &answer)));
     }
 }
 
@@ -524,5 +525,11 @@ fn answer(
     let traced = Traced::session(port.id, request);
     shared.trace.note(shared.now, export, traced, TracedStatus::Session(status));
     let reply = SessionReply { detail, ..reply(export, shared, port, request, status) };
-    shared.send(port.id, reply.emit(payload));
+    let frame = reply.emit(payload).together(together_bytes(request, &reply));
+    shared.send(port.id, frame);
+}
+
+/// How long a frame may be that carries an answer among others: what both ends take.
+fn together_bytes(request: &SessionRequest, reply: &SessionReply) -> usize {
+    request.together_bytes(request.takes.min(reply.takes))
 }

@@ -423,7 +423,7 @@ pub(crate) fn reply(
 ) -> SessionReply {
     let takes = match request.version {
         SessionVersion::One => 0,
-        SessionVersion::Two => session_sectors_max(port.mtu_bytes, request.version),
+        _ => session_sectors_max(port.mtu_bytes, request.version),
     };
     let executed = export.sessions.open.get(&request.session).map_or(0, |session| session.executed);
     SessionReply {

@@ -9,29 +9,29 @@ use block::{Answer, Epoch, Lba, SectorRange};
 use super::session::{ask, hello, of, opening, received, send};
 use super::*;
 
-const TWO: SessionVersion = SessionVersion::Two;
+const NEWEST: SessionVersion = SessionVersion::NEWEST;
 /// The most that the disk of these tests has, and how many such commands a session's memory holds.
 const LONG: u32 = SECTORS as u32;
 const LONG_PER_SESSION: u64 = (8 << 20) / (SECTORS * 512 + 1024);
 
 fn connect(bench: &mut Bench, n: u8) -> SessionId {
     let (opening, session) = hello(bench, opening(n));
-    let open = SessionRequest { version: TWO, ..of(Operation::Open, session, 0, 0) };
+    let open = SessionRequest { version: NEWEST, ..of(Operation::Open, session, 0, 0) };
     send(bench, open, &opening.emit());
     bench.serve();
     let (reply, _) = received(bench);
-    assert_eq!((reply.status, reply.version), (Status::Ok, TWO));
+    assert_eq!((reply.status, reply.version), (Status::Ok, NEWEST));
     session
 }
 
 fn write(session: SessionId, sequence: u64, lba: u64, sectors: u32) -> SessionRequest {
     let write = of(Operation::Write, session, sequence, 5);
-    SessionRequest { version: TWO, lba: Lba(lba), sectors, last: false, ..write }
+    SessionRequest { version: NEWEST, lba: Lba(lba), sectors, last: false, ..write }
 }
 
 fn read(session: SessionId, sequence: u64, lba: u64, sectors: u32) -> SessionRequest {
     let read = of(Operation::Read, session, sequence, 5);
-    SessionRequest { version: TWO, lba: Lba(lba), sectors, ..read }
+    SessionRequest { version: NEWEST, lba: Lba(lba), sectors, ..read }
 }
 
 /// What a write of this number has for a sector of the disk.
@@ -53,7 +53,7 @@ fn last(request: SessionRequest) -> SessionRequest {
 /// Which sectors the only answer says are missing.
 fn missing(bench: &mut Bench) -> Vec<Range<u32>> {
     let (reply, payload) = received(bench);
-    assert_eq!((reply.status, reply.version), (Status::Incomplete, TWO));
+    assert_eq!((reply.status, reply.version), (Status::Incomplete, NEWEST));
     SectorMap::parse(&payload, reply.sectors).unwrap().runs().collect()
 }
 
@@ -64,12 +64,12 @@ fn a_session_begins_with_an_offer() {
     let payload = OpenPayload::emit_hello(Nonce([1; 16]), Incarnation([1; 16]));
     bench.send(&greeting.emit(payload));
     let (reply, _) = received(&mut bench);
-    assert_eq!((reply.version, reply.detail), (SessionVersion::One, 2));
+    assert_eq!((reply.version, reply.detail), (SessionVersion::One, 3));
 
     let (opening, session) = hello(&mut bench, opening(1));
-    let open = SessionRequest { version: TWO, ..of(Operation::Open, session, 0, 0) };
+    let open = SessionRequest { version: NEWEST, ..of(Operation::Open, session, 0, 0) };
     let (reply, payload) = ask(&mut bench, open, &opening.emit());
-    assert_eq!((reply.version, reply.takes), (TWO, 17));
+    assert_eq!((reply.version, reply.takes), (NEWEST, 17));
     assert_eq!(ExportInfo::parse(&payload).unwrap().message_sectors_max, 2048);
 }
 
@@ -156,7 +156,7 @@ fn fragments_that_disagree_are_dropped_and_counted() {
         fragment(&mut bench, last(stranger), 17..100);
         bench.silence();
     }
-    let flush = SessionRequest { version: TWO, ..of(Operation::Flush, session, 1, 5) };
+    let flush = SessionRequest { version: NEWEST, ..of(Operation::Flush, session, 1, 5) };
     send(&mut bench, flush, &[]);
     bench.silence();
     assert_eq!(bench.stats()[Counter::Malformed], 4);
@@ -193,7 +193,7 @@ fn a_claim_between_two_fragments_fences_the_command() {
     let request = write(session, 1, 0, 34);
     fragment(&mut bench, request, 0..17);
     // It is no command that has arrived: the claim doesn't wait for it.
-    let claim = SessionRequest { version: TWO, ..of(Operation::Claim, other, 1, 6) };
+    let claim = SessionRequest { version: NEWEST, ..of(Operation::Claim, other, 1, 6) };
     let (reply, _) = ask(&mut bench, claim, owner(2).0.as_bytes());
     assert_eq!(reply.status, Status::Ok);
     fragment(&mut bench, last(request), 17..34);
@@ -229,7 +229,7 @@ fn a_full_queue_drops_fragments_and_the_repetition_runs() {
     let session = connect(&mut bench, 1);
     let request = write(session, 1, 0, 34);
     fragment(&mut bench, request, 0..17);
-    let flush = SessionRequest { version: TWO, ..of(Operation::Flush, session, 2, 5) };
+    let flush = SessionRequest { version: NEWEST, ..of(Operation::Flush, session, 2, 5) };
     send(&mut bench, flush, &[]);
     fragment(&mut bench, last(request), 17..34);
     assert!(bench.sent.is_empty());
@@ -371,10 +371,10 @@ fn a_session_that_closes_with_incomplete_commands_owes_no_flush() {
     let mut bench = Bench::new(held(5, 1), |_| ());
     let session = connect(&mut bench, 1);
     fragment(&mut bench, write(session, 1, 0, 34), 0..17);
-    let close = SessionRequest { version: TWO, ..of(Operation::Close, session, 2, 0) };
+    let close = SessionRequest { version: NEWEST, ..of(Operation::Close, session, 2, 0) };
     assert_eq!(ask(&mut bench, close, &[]).0.status, Status::Ok);
     let (opening, next) = hello(&mut bench, opening(2));
-    let open = SessionRequest { version: TWO, ..of(Operation::Open, next, 0, 0) };
+    let open = SessionRequest { version: NEWEST, ..of(Operation::Open, next, 0, 0) };
     send(&mut bench, open, &opening.emit());
     assert_eq!(received(&mut bench).0.status, Status::Ok, "at once");
 }
@@ -432,7 +432,7 @@ fn both_versions_are_understood_side_by_side() {
     let mut bench = Bench::new(held(5, 1), |_| ());
     let old = super::session::connect(&mut bench, 1);
     let new = connect(&mut bench, 2);
-    for (session, version) in [(old, SessionVersion::One), (new, TWO)] {
+    for (session, version) in [(old, SessionVersion::One), (new, NEWEST)] {
         let request = SessionRequest { version, ..last(write(session, 1, 0, 16)) };
         let (reply, _) = ask(&mut bench, request, &data(1, 0..16));
         assert_eq!((reply.status, reply.version), (Status::Ok, version));

@@ -41,6 +41,8 @@ pub struct Tally {
     pub assembled: u64,
     /// Answers that say what is missing of one.
     pub incomplete: u64,
+    /// Sound messages behind others in a frame.
+    pub together: u64,
 }
 
 impl Tally {
@@ -54,6 +56,7 @@ impl Tally {
         self.heard += other.heard;
         self.assembled += other.assembled;
         self.incomplete += other.incomplete;
+        self.together += other.together;
     }
 }
 
@@ -71,8 +74,15 @@ pub fn run(bytes: &[u8]) -> Tally {
                 script::mutate(request, &mut choices)
             }
             180..248 => {
-                let version = if matches!(kind, 190..235) { 1 } else { 2 };
-                let message = owner.message(version, &mut choices);
+                let version = match kind {
+                    190..235 => 1,
+                    240..248 => 3,
+                    _ => 2,
+                };
+                let mut message = owner.message(version, &mut choices);
+                while version == 3 && message.len() < MTU && choices.often(200) {
+                    message.extend(owner.message(version, &mut choices));
+                }
                 let before = message.clone();
                 let mut message = script::mutate(message, &mut choices);
                 // A forger can compute checksums too.
@@ -253,15 +263,9 @@ impl World {
         }
         self.now += 1_000_000;
         if self.witness.is_session(frame) {
-            if session::is_sound(frame) {
-                if session::epoch_of(frame) != 0 {
-                    self.owner_heard = Some(self.now);
-                }
-                self.sound.push(frame.to_vec());
-                if !self.used.contains(&number_of(frame)) {
-                    self.unused.push(frame.to_vec());
-                }
-            }
+            session::messages(frame).into_iter().enumerate().for_each(|(index, message)| {
+                self.tally.together += u64::from(self.note_sound(message) && index > 0);
+            });
         } else {
             self.expected.extend(self.witness.handle(frame));
         }
@@ -270,6 +274,21 @@ impl World {
         if serial {
             self.drain();
         }
+    }
+
+    /// A message of a session has arrived; whether it is sound.
+    fn note_sound(&mut self, message: &[u8]) -> bool {
+        if !session::is_sound(message) {
+            return false;
+        }
+        if session::epoch_of(message) != 0 {
+            self.owner_heard = Some(self.now);
+        }
+        self.sound.push(message.to_vec());
+        if !self.used.contains(&number_of(message)) {
+            self.unused.push(message.to_vec());
+        }
+        true
     }
 
     /// A disk finishes one of what it was asked, if there is any.
@@ -379,10 +398,10 @@ impl World {
                     session::READ if status == 0 => {
                         let all = session::be32(asked, 80) as usize;
                         let (first, count) = session::part(reply);
-                        let is_second = session::is_second(reply);
+                        let in_parts = session::has_fragments(reply);
                         session::is_shown(asked)
                             && reply.len() == session::header_bytes(reply) + count * SECTOR
-                            && (is_second && count > 0 && first + count <= all || count == all)
+                            && (in_parts && count > 0 && first + count <= all || count == all)
                     }
                     session::READ if withheld => !session::is_shown(asked),
                     _ => !withheld,
@@ -403,7 +422,7 @@ impl World {
     fn check_incomplete(&mut self, reply: &[u8]) {
         let map = &reply[session::header_bytes(reply)..];
         let sectors = session::be32(reply, 80) as usize;
-        assert!(session::is_second(reply) && map.len() == sectors.div_ceil(8), "{reply:02x?}");
+        assert!(session::has_fragments(reply) && map.len() == sectors.div_ceil(8), "{reply:02x?}");
         let is_missing = |sector: usize| map[sector / 8] & (0x80 >> (sector % 8)) != 0;
         assert!((0..sectors).any(is_missing), "nothing is missing: {reply:02x?}");
         let came = |sector: usize| {

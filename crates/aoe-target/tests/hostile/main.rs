@@ -49,6 +49,7 @@ fn every_effect_and_every_answer_is_foretold() {
         assert!(denied > 100 && session_writes > 100, "{tally:?}");
         assert!(withheld > 100 && heard > 100, "{tally:?}");
         assert!(tally.assembled > 100 && tally.incomplete > 100, "{tally:?}");
+        assert!(tally.together > 100, "{tally:?}");
     }
 }
 

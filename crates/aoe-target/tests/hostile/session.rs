@@ -6,7 +6,7 @@ use crate::script::Choices;
 
 /// Of version 1, which is the shorter one.
 pub const HEADER_BYTES: usize = 96;
-/// Of version 2.
+/// Of versions 2 and 3.
 const LONG_HEADER_BYTES: usize = 128;
 /// The export that belongs to a pool.
 pub const SHELF: u16 = 4;
@@ -31,6 +31,8 @@ pub const STATUS: u8 = 0x16;
 pub const INCOMPLETE: u8 = 12;
 /// No other fragment follows at once.
 const LAST: u8 = 0x08;
+/// It and its answer may go with others.
+const TOGETHER: u8 = 0x10;
 const OPERATIONS: [u8; 9] = [WRITE, WRITE, WRITE, READ, 0x12, DISCARD, ZEROES, STATUS, CLAIM];
 
 /// CRC32C, bit by bit.
@@ -63,19 +65,38 @@ pub fn be32(frame: &[u8], at: usize) -> u32 {
         .map_or(0, |b| u32::from_be_bytes(*b))
 }
 
-/// Whether a message is of version 2.
-pub fn is_second(frame: &[u8]) -> bool {
-    frame.get(24) == Some(&2)
+/// Whether a message is of version 2 or 3.
+pub fn has_fragments(frame: &[u8]) -> bool {
+    matches!(frame.get(24), Some(2 | 3))
+}
+
+/// The messages of a frame: behind one of version 3 there may be others, whole, that go the same way.
+pub fn messages(frame: &[u8]) -> Vec<&[u8]> {
+    let end_of = |bytes: &[u8]| {
+        let is_third = bytes.len() >= LONG_HEADER_BYTES && bytes[19] == 0xf0 && bytes[24] == 3;
+        let end = LONG_HEADER_BYTES + be32(bytes, 84) as usize;
+        (is_third && end <= bytes.len()).then_some(end)
+    };
+    let (mut found, mut rest) = (Vec::new(), frame);
+    while let Some((message, behind)) = end_of(rest).map(|end| rest.split_at(end))
+        && end_of(behind).is_some()
+        && behind[..14] == frame[..14]
+    {
+        found.push(message);
+        rest = behind;
+    }
+    found.push(rest);
+    found
 }
 
 /// Where a message's payload begins.
 pub fn header_bytes(frame: &[u8]) -> usize {
-    if is_second(frame) { LONG_HEADER_BYTES } else { HEADER_BYTES }
+    if has_fragments(frame) { LONG_HEADER_BYTES } else { HEADER_BYTES }
 }
 
 /// The first sector of its command that a fragment has, and how many it has.
 pub fn part(frame: &[u8]) -> (usize, usize) {
-    let first = if is_second(frame) { be16(frame, 96) } else { 0 };
+    let first = if has_fragments(frame) { be16(frame, 96) } else { 0 };
     (usize::from(first), be32(frame, 84) as usize / 512)
 }
 
@@ -88,7 +109,7 @@ pub fn sector(frame: &[u8], sector: usize) -> Option<&[u8]> {
 
 /// Whether two fragments say the same of their command: all but path, floor, part and payload.
 pub fn agree(one: &[u8], other: &[u8]) -> bool {
-    let flags = [one, other].map(|frame| frame[26] & !LAST);
+    let flags = [one, other].map(|frame| frame[26] & !(LAST | TOGETHER));
     one[24..26] == other[24..26]
         && flags[0] == flags[1]
         && one[32..64] == other[32..64]
@@ -179,9 +200,9 @@ impl Owner {
             return hello;
         }
         let operation = choices.pick(&OPERATIONS);
-        let goes_on = version == 2 && self.long.is_some() && choices.often(160);
-        if version == 2 && operation == WRITE || goes_on {
-            return self.fragment(choices);
+        let goes_on = version >= 2 && self.long.is_some() && choices.often(160);
+        if version >= 2 && operation == WRITE || goes_on {
+            return self.fragment(version, choices);
         }
         let (place, count) = (choices.byte(), choices.byte());
         let lba = PLACES[usize::from(place / 34)] + u64::from(place % 34);
@@ -196,7 +217,7 @@ impl Owner {
         let payload = match operation {
             WRITE => vec![choices.byte(); sectors as usize * 512],
             CLAIM => vec![7; 16],
-            READ if version == 2 && sectors > 0 && choices.often(64) => {
+            READ if version >= 2 && sectors > 0 && choices.often(64) => {
                 vec![choices.byte() & !(0xff >> sectors)]
             }
             _ => Vec::new(),
@@ -208,7 +229,7 @@ impl Owner {
     }
 
     /// A part of a write, mostly of the one that went before.
-    fn fragment(&mut self, choices: &mut Choices<'_>) -> Vec<u8> {
+    fn fragment(&mut self, version: u8, choices: &mut Choices<'_>) -> Vec<u8> {
         let goes_on = choices.often(210);
         let mut long = match self.long.take() {
             Some(long) if goes_on => long,
@@ -227,7 +248,7 @@ impl Owner {
         let payload: Vec<u8> = data.collect();
         // One that contradicts the others now and then.
         let lba = long.lba + u64::from(choices.often(12));
-        let mut frame = self.frame(2, WRITE, lba, long.sectors, &payload, long.sequence);
+        let mut frame = self.frame(version, WRITE, lba, long.sectors, &payload, long.sequence);
         frame[97] = first as u8;
         frame[26] |= if choices.often(128) { LAST } else { 0 };
         seal(&mut frame);
@@ -245,7 +266,8 @@ impl Owner {
         sequence: u64,
     ) -> Vec<u8> {
         let mut frame = header(CLIENTS[0], SHELF, SLOT, 0xf0, sequence as u32);
-        frame.extend([version, operation, 0, 0, 0, 0, 0, 0]);
+        let flags = if version == 3 && sequence.is_multiple_of(2) { TOGETHER } else { 0 };
+        frame.extend([version, operation, flags, 0, 0, 0, 0, 0]);
         let opening = matches!(operation, 0x01 | OPEN);
         let epoch = if opening { 0 } else { EPOCH };
         let floor = if opening { 0 } else { sequence.saturating_sub(100) };

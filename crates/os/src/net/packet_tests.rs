@@ -87,7 +87,7 @@ fn frame(from: &PacketPort, to: MacAddr, flags: u8, payload_bytes: usize) -> Fra
     head.extend(from.mac().0);
     head.extend([0x88, 0xa2, 0x10 | flags, 0]);
     head.extend([0; 20]);
-    Frame { head, payload: Buffer::copy_of(&vec![0x5a; payload_bytes]) }
+    Frame::alone(head, Buffer::copy_of(&vec![0x5a; payload_bytes]))
 }
 
 /// Sends until it arrives: the link takes a moment to come up.

@@ -12,7 +12,7 @@ use crate::Reactor;
 fn frame(first: u8, payload_bytes: usize) -> Frame {
     let mut head = ArrayVec::new();
     head.extend([first; 36]);
-    Frame { head, payload: Buffer::copy_of(&vec![first; payload_bytes]) }
+    Frame::alone(head, Buffer::copy_of(&vec![first; payload_bytes]))
 }
 
 async fn next_frames(port: &UnixPort) -> Vec<Vec<u8>> {

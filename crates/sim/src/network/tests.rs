@@ -7,7 +7,7 @@ fn frame(to: MacAddr, from: MacAddr, number: u8, payload_bytes: usize) -> Frame 
     head.try_extend_from_slice(&to.0).unwrap();
     head.try_extend_from_slice(&from.0).unwrap();
     head.try_extend_from_slice(&[0x88, 0xa2, number]).unwrap();
-    Frame { head, payload: Buffer::zeroed(payload_bytes) }
+    Frame::alone(head, Buffer::zeroed(payload_bytes))
 }
 
 /// Sends `count` frames over a pair of cables of `quality`; returns the numbers that arrived.

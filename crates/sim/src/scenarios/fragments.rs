@@ -4,11 +4,15 @@
 use std::time::Duration;
 
 use aoe_wire::SessionVersion;
+use block::{IoError, Lba, SectorRange};
 use futures::FutureExt;
+use futures::future::join_all;
 
+use super::common::expect;
 use super::scenario;
-use super::sessions::{Pair, busy};
+use super::sessions::{Client, Pair, busy};
 use crate::network::Quality;
+use crate::oracle::Change;
 use crate::runner::{Failure, Scenario, Stage};
 use crate::workload::Mix;
 
@@ -30,6 +34,13 @@ pub const SCENARIOS: &[Scenario] = &[
         "two paths that carry fragments of different sizes, cut by turns in the middle of commands",
         600,
         |stage| two_paths(stage).boxed_local(),
+    ),
+    scenario(
+        "together-swallowed",
+        "short requests in plenty through a switch that swallows longer frames than the standard's, from the \
+         beginning or once longer ones have passed",
+        120,
+        |stage| swallowed(stage).boxed_local(),
     ),
     scenario(
         "versions",
@@ -123,11 +134,54 @@ async fn two_paths(stage: Stage) -> Result<(), Failure> {
     pair.converge(&client, clients).await
 }
 
+/// Short writes in plenty, all at once.
+async fn burst(client: &Client) -> Result<(), Failure> {
+    let watched = client.watched.clone();
+    let writes = async move {
+        let place = |number: u64| SectorRange::new(Lba(number * 2), 1);
+        let writes = (0..40).map(|number| watched.change(Change::Write, place(number)));
+        join_all(writes).await.into_iter().collect::<Result<Vec<()>, IoError>>()
+    };
+    let written =
+        client.process.run(writes).await.map_err(|_| Failure("the client died".into()))?;
+    written.map(drop).map_err(|error| Failure(format!("a short write failed: {error}")))
+}
+
+/// Nobody would guess from short messages that the length of their frames is why they get lost.
+async fn swallowed(stage: Stage) -> Result<(), Failure> {
+    let pair = Pair::new(&stage);
+    pair.target.set_mtu_bytes(9000);
+    let was_known = pair.below(2) == 0;
+    if !was_known {
+        pair.network.set_mtu_bytes(1500);
+    }
+    let client = pair.client().await?;
+    if was_known {
+        let long = SectorRange::new(Lba(0), 16);
+        let watched = client.watched.clone();
+        let written = client.process.run(async move { watched.change(Change::Write, long).await });
+        let failed = |_| Failure("nothing long passes".into());
+        written.await.map_err(failed)?.map_err(|_| Failure("nothing long passes".into()))?;
+        burst(&client).await?;
+        pair.network.set_mtu_bytes(1500);
+    }
+    let director = pair.stage.world.director();
+    let begun = director.now();
+    for _ in 0..20 {
+        burst(&client).await?;
+    }
+    let took = director.now().since(begun);
+    // A millisecond each where nothing is lost, else as long as it takes to notice.
+    let most = Duration::from_millis(if was_known { 500 } else { 60 });
+    expect(took < most, || format!("20 times 40 short writes took {took:?}"))
+}
+
 async fn versions(stage: Stage) -> Result<(), Failure> {
     let pair = Pair::new(&stage);
-    let any = || match pair.below(2) {
+    let any = || match pair.below(3) {
         0 => SessionVersion::One,
-        _ => SessionVersion::Two,
+        1 => SessionVersion::Two,
+        _ => SessionVersion::Three,
     };
     pair.speak(any(), any());
     pair.kill_and_start_target();
