@@ -96,6 +96,7 @@ blackbox: build
 	ETHERPOOL_BIN=$(abspath $(ETHERPOOL)) $(CARGO) test --release --locked -p blackbox --no-fail-fast -- --test-threads=1
 
 bench: setup build
+	$(CARGO) build --release --locked -p blackbox --bins
 	scripts/bench $(abspath $(ETHERPOOL))
 	$(MAKE) bench-target
 

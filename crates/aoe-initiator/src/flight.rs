@@ -105,6 +105,9 @@ struct KindState {
     sent: BTreeSet<(Instant, u64)>,
     /// When the newest answered transmission was sent.
     answered: Option<Instant>,
+    /// When an answer told last whether something was sent again in vain. Others at the same time may have
+    /// come in the same frame, and tell nothing more.
+    judged: Option<Instant>,
 }
 
 impl<T> Flight<T> {
@@ -223,10 +226,11 @@ impl<T> Flight<T> {
         let was_spurious = matching.is_some_and(|index| index + 1 < request.recent.len());
         let was_lost = matching.is_some() && !was_spurious && request.recent.len() > 1;
         let kind = &mut self.kinds[request.kind as usize];
-        if was_spurious {
-            kind.round_trip.was_spurious();
-        } else if was_lost {
-            kind.round_trip.was_lost();
+        if (was_spurious || was_lost) && kind.judged.replace(now) != Some(now) {
+            match was_spurious {
+                true => kind.round_trip.was_spurious(),
+                false => kind.round_trip.was_lost(),
+            }
         }
         Some(Answered { what: request.what, was_spurious, was_lost })
     }
@@ -368,6 +372,23 @@ mod tests {
         assert!(flight.answered(21, 21, at(1300)).unwrap().was_spurious);
         assert!(flight.answered(21, 24, at(1310)).is_none());
         assert_eq!(flight.lowest(), Some(22));
+    }
+
+    /// One frame that was late, or lost, is one sign, however many messages it had.
+    #[test]
+    fn answers_that_come_together_are_one_sign() {
+        let mut flight = Flight::new();
+        let slack_after = |flight: &mut Flight<()>, first: u64, tag: u32, micros: u64| {
+            for number in first..first + 8 {
+                flight.sent(number, Kind::Read, (), by(1, 0));
+                flight.sent_again(number, by(2, 30_000));
+                assert!(flight.answered(number, tag, at(micros)).is_some());
+            }
+            flight.round_trip(Kind::Read).slack()
+        };
+        assert_eq!(slack_after(&mut flight, 0, 1, 31_000), 1);
+        assert_eq!(slack_after(&mut flight, 8, 1, 32_000), 2);
+        assert_eq!(slack_after(&mut flight, 16, 2, 33_000), 1);
     }
 
     #[test]

@@ -241,11 +241,15 @@ impl Link {
     /// its way doesn't fit the path.
     pub fn repeat_lost(&mut self, now: Instant, traffic: &mut Traffic) -> bool {
         let Traffic { outlet, statistics, .. } = traffic;
+        // What went together was one frame, perhaps, and tells of one loss.
+        let mut told_of = None;
         for number in self.flight.lost(now) {
             let Some(flying) = self.flight.get(number) else { continue };
             let (path, tries, first_sent) = (flying.path, flying.tries, flying.first_sent);
             let (frame_bytes, data_sectors) = (flying.what.frame_bytes, flying.what.data_sectors());
-            outlet.paths.lost(path);
+            if !flying.what.together || told_of.replace(path) != Some(path) {
+                outlet.paths.lost(path);
+            }
             self.note_loss(now, number);
             if tries >= TRIES_LARGE && outlet.paths.swallows_large(path, first_sent, frame_bytes) {
                 outlet.paths.limit_to_standard(path);
@@ -297,7 +301,8 @@ impl Link {
             }
             _ => {}
         }
-        let mut frame_bytes = request.frame_bytes;
+        // An error instead of data says nothing of how long a frame may be.
+        let mut frame_bytes = if request.verb == Verb::Read { 0 } else { request.frame_bytes };
         let answer = match (request.verb, reply.status) {
             (Verb::Read, Status::Ok) => {
                 frame_bytes = self.version.header_bytes() + payload.len();
@@ -503,6 +508,10 @@ impl Link {
         let fragment = self.fragment_sectors(&outlet.paths);
         let portion = request.portion(self.version, fragment, usize::MAX);
         request.frames = portion.frames;
+        // Where a switch swallows long frames nobody would guess from short messages why they are lost.
+        let longest_bytes = self.version.header_bytes() + fragment as usize * block::SECTOR_BYTES;
+        request.together =
+            self.version >= SessionVersion::Three && outlet.paths.carries(path, longest_bytes);
         // The floor must already know of this number.
         let transmission = Transmission { tag: header.tag, path, frames: portion.frames, at: now };
         self.flight.sent(number, kind, request, transmission);
@@ -517,6 +526,7 @@ impl Link {
         let Some(flying) = self.flight.get_mut(number) else { return };
         let free = size.saturating_sub(in_flight - flying.frames);
         let frames_max = free.clamp(1, (size / 2).max(1));
+        flying.what.together = false;
         let portion = match is_question {
             true => flying.what.question(version, fragment, frames_max),
             false => flying.what.portion(version, fragment, frames_max),
@@ -536,11 +546,6 @@ impl Link {
     ) {
         let Some(flying) = self.flight.get(number) else { return };
         let request = &flying.what;
-        // Long frames must be known to get through, because for short messages nobody would guess why they are
-        // lost; and what was lost goes alone.
-        let together = self.version >= SessionVersion::Three
-            && flying.tries <= 1
-            && outlet.paths.carries_large(path);
         let message = SessionRequest {
             version: self.version,
             durable: request.durable,
@@ -553,7 +558,7 @@ impl Link {
             lba: request.range.start,
             sectors: u32::try_from(request.range.count).unwrap_or(u32::MAX),
             takes: u16::try_from(portion.fragment_sectors).unwrap_or(u16::MAX),
-            together,
+            together: request.together,
             ..SessionRequest::new(header, request.verb)
         };
         for (message, payload) in request.messages(message, portion) {

@@ -165,9 +165,10 @@ impl Paths {
         }
     }
 
-    /// Whether frames larger than the standard MTU are known to pass.
-    pub fn carries_large(&self, id: PathId) -> bool {
-        self.paths.iter().any(|path| path.id == id && path.large_proven)
+    /// Whether frames of this length are known to pass.
+    pub fn carries(&self, id: PathId, frame_bytes: usize) -> bool {
+        let is_standard = frame_bytes <= MTU_STANDARD_BYTES + ETHERNET_BYTES;
+        self.paths.iter().any(|path| path.id == id && (is_standard || path.large_proven))
     }
 
     /// Whether large frames seem to vanish on a path on which small ones pass: nothing large was
@@ -249,6 +250,20 @@ mod tests {
         assert_eq!(paths.active().map(|(id, _)| id), Some(path(1, 9)));
         paths.remove_port(PortId(1));
         assert!(paths.active().is_none());
+    }
+
+    #[test]
+    fn a_path_carries_what_was_seen_to_pass_there() {
+        let mut paths = two();
+        let carried = |paths: &Paths| {
+            [1, 2].map(|port| [1514, 1515].map(|bytes| paths.carries(path(port, 9), bytes)))
+        };
+        assert_eq!(carried(&paths), [[true, false]; 2]);
+        paths.heard(path(1, 9), Instant::default(), 1514);
+        assert_eq!(carried(&paths), [[true, false]; 2]);
+        paths.heard(path(1, 9), Instant::default(), 1515);
+        assert_eq!(carried(&paths), [[true, true], [true, false]]);
+        assert!(!paths.carries(path(3, 9), 60));
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub(crate) struct Request {
     pub frames: usize,
     /// The longest one of the last transmission.
     pub frame_bytes: usize,
+    /// Whether the last transmission may have shared its frame with others; a repeated one goes alone.
+    pub together: bool,
     /// Whose data hasn't arrived: at the target that of a WRITE, here that of a READ. `None` for all.
     pub missing: Option<Box<SectorMap>>,
     /// The last transmission was of what was missing before this sector.
@@ -65,6 +67,7 @@ impl Request {
             clock_floor,
             frames: 1,
             frame_bytes: 0,
+            together: false,
             missing: None,
             sent_end: 0,
         }

@@ -79,6 +79,11 @@ impl RoundTrip {
         Some(wait * (1 + self.slack) * (1 << tries.saturating_sub(1).min(8)))
     }
 
+    #[cfg(test)]
+    pub fn slack(&self) -> u32 {
+        self.slack
+    }
+
     /// Whether nothing was sent again in vain lately.
     pub fn is_steady(&self) -> bool {
         self.slack == 0

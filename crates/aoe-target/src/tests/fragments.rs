@@ -428,18 +428,89 @@ fn one_read_and_many_frames() {
 
 /// A message of version 1 is a command in one fragment.
 #[test]
-fn both_versions_are_understood_side_by_side() {
+fn all_versions_are_understood_side_by_side() {
     let mut bench = Bench::new(held(5, 1), |_| ());
     let old = super::session::connect(&mut bench, 1);
     let new = connect(&mut bench, 2);
-    for (session, version) in [(old, SessionVersion::One), (new, NEWEST)] {
-        let request = SessionRequest { version, ..last(write(session, 1, 0, 16)) };
+    let versions =
+        [(old, SessionVersion::One), (new, SessionVersion::Two), (new, SessionVersion::Three)];
+    for ((session, version), number) in versions.into_iter().zip([1, 3, 5]) {
+        let request = SessionRequest { version, ..last(write(session, number, 0, 16)) };
         let (reply, _) = ask(&mut bench, request, &data(1, 0..16));
         assert_eq!((reply.status, reply.version), (Status::Ok, version));
-        let request = SessionRequest { version, ..read(session, 2, 0, 16) };
+        let request = SessionRequest { version, ..read(session, number + 1, 0, 16) };
         let (reply, payload) = ask(&mut bench, request, &[]);
         assert_eq!((reply.version, payload), (version, data(1, 0..16)));
     }
     let request = SessionRequest { version: SessionVersion::One, ..read(old, 3, 0, 17) };
     assert_eq!(ask(&mut bench, request, &[]).0.status, Status::OutOfRange);
+}
+
+/// Each message of a frame is answered as if it had come alone; who doesn't know that version takes none.
+#[test]
+fn messages_come_together() {
+    let mut bench = Bench::new(held(5, 1), |_| ());
+    let session = connect(&mut bench, 1);
+    let message = |number: u64| {
+        let request = last(write(session, number, number * 8, 2));
+        let frame = request.emit(Buffer::copy_of(&data(number, 0..2)));
+        [frame.head.as_slice(), &frame.payload].concat()
+    };
+    bench.target.set_newest(SessionVersion::Two);
+    bench.frame(&[message(1), message(2)].concat());
+    bench.silence();
+    bench.target.set_newest(SessionVersion::Three);
+    // The second is damaged, the third comes twice.
+    let mut damaged = message(2);
+    damaged[200] ^= 1;
+    bench.frame(&[message(1), damaged, message(3), message(3)].concat());
+    assert_eq!(bench.io.len(), 2);
+    bench.serve();
+    let answers = std::mem::take(&mut bench.sent);
+    let answered: Vec<u64> =
+        answers.iter().map(|answer| SessionReply::parse(answer).unwrap().0.sequence).collect();
+    assert_eq!(answered, [1, 3]);
+}
+
+/// No longer than both ends take, and only with others if the client lets it.
+#[test]
+fn answers_travel_together_as_far_as_both_ends_take() {
+    for (mtu_bytes, takes, most) in [(9000, 17, 17), (9000, 4, 4), (1500, 17, 2)] {
+        let mut bench = Bench::new(held(5, 1), |_| ());
+        let session = connect(&mut bench, 1);
+        bench.target.set_port(PORT, "eth0".into(), SERVER, mtu_bytes);
+        bench.collect();
+        let together = |bench: &mut Bench, request: SessionRequest, payload: &[u8]| {
+            let frame = request.emit(Buffer::copy_of(payload));
+            let bytes = [frame.head.as_slice(), &frame.payload].concat();
+            bench.target.handle_frame(bench.now, PORT, &bytes);
+            let asked: Vec<_> = std::iter::from_fn(|| bench.target.poll_io()).collect();
+            for asked in asked {
+                let IoOperation::Device(operation) = asked.operation else { continue };
+                let answer = match operation {
+                    block::Operation::Read(range) => {
+                        Answer::Data(Buffer::zeroed(range.len_bytes() as usize))
+                    }
+                    _ => Answer::Done,
+                };
+                let done = Ok(Completion::new(bench.instance, IoValue::Device(answer)));
+                bench.target.handle_io_done(bench.now, asked.id, done);
+            }
+            let sent = std::iter::from_fn(|| bench.target.poll_transmit());
+            sent.map(|(_, frame)| frame.together_bytes).collect::<Vec<usize>>()
+        };
+        let limit = 128 + most * 512;
+        let asked = |request| SessionRequest { takes, together: true, ..request };
+        let wrote = asked(last(write(session, 1, 0, 1)));
+        assert_eq!(together(&mut bench, wrote, &[1; 512]), [limit]);
+        // The same once more, alone; it was kept.
+        let again = SessionRequest { together: false, ..wrote };
+        assert_eq!(together(&mut bench, again, &[1; 512]), [0]);
+        let whole = asked(read(session, 2, 0, 34));
+        let parts = 34usize.div_ceil(most);
+        assert_eq!(together(&mut bench, whole, &[]), vec![limit; parts]);
+        let older =
+            SessionRequest { version: SessionVersion::Two, takes, ..read(session, 3, 0, 1) };
+        assert_eq!(together(&mut bench, older, &[]), [0]);
+    }
 }

@@ -66,7 +66,7 @@ pub fn run(bytes: &[u8]) -> Tally {
     let mut choices = Choices::new(bytes);
     let mut owner = Owner::new();
     while !choices.is_empty() {
-        // What stood for something stands for it still: there are seeds.
+        // What stood for something stands for it still, or for a newer form of it: there are seeds.
         let kind = choices.byte();
         let frame = match kind {
             0..180 => {

@@ -11,6 +11,7 @@ use futures::future::join_all;
 use super::common::expect;
 use super::scenario;
 use super::sessions::{Client, Pair, busy};
+use crate::disk::Latency;
 use crate::network::Quality;
 use crate::oracle::Change;
 use crate::runner::{Failure, Scenario, Stage};
@@ -44,7 +45,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     scenario(
         "versions",
-        "target and clients of either version of the session, upgraded and downgraded under load",
+        "target and clients of each version of the session, upgraded and downgraded under load",
         600,
         |stage| versions(stage).boxed_local(),
     ),
@@ -151,6 +152,7 @@ async fn burst(client: &Client) -> Result<(), Failure> {
 async fn swallowed(stage: Stage) -> Result<(), Failure> {
     let pair = Pair::new(&stage);
     pair.target.set_mtu_bytes(9000);
+    pair.kill_and_start_target();
     let was_known = pair.below(2) == 0;
     if !was_known {
         pair.network.set_mtu_bytes(1500);
@@ -162,7 +164,15 @@ async fn swallowed(stage: Stage) -> Result<(), Failure> {
         let written = client.process.run(async move { watched.change(Change::Write, long).await });
         let failed = |_| Failure("nothing long passes".into());
         written.await.map_err(failed)?.map_err(|_| Failure("nothing long passes".into()))?;
-        burst(&client).await?;
+        // All is answered at the same time.
+        pair.disk.set_latency(Latency { spread: Duration::ZERO, ..Latency::FAST });
+        let before = pair.network.counters().delivered;
+        for _ in 0..20 {
+            burst(&client).await?;
+        }
+        // Alone they would be 1,600.
+        let frames = pair.network.counters().delivered - before;
+        expect(frames < 600, || format!("20 times 40 short writes in {frames} frames"))?;
         pair.network.set_mtu_bytes(1500);
     }
     let director = pair.stage.world.director();
