@@ -14,7 +14,7 @@ const VERSION_FLAGS: usize = TYPE + 2;
 const ERROR: usize = VERSION_FLAGS + 1;
 const SHELF: usize = ERROR + 1;
 const SLOT: usize = SHELF + 2;
-const COMMAND: usize = SLOT + 1;
+pub(super) const COMMAND: usize = SLOT + 1;
 const TAG: usize = COMMAND + 1;
 /// Bytes of the Ethernet and the common AoE header.
 pub const HEADER_BYTES: usize = TAG + 4;

@@ -39,7 +39,7 @@ const FLAG_DURABLE: u8 = 0x02;
 const FLAG_FORCE: u8 = 0x04;
 const FLAG_LAST: u8 = 0x08;
 const FLAG_TOGETHER: u8 = 0x10;
-const ETHERNET_BYTES: usize = 14;
+pub(super) const ETHERNET_BYTES: usize = 14;
 
 /// Most sequence numbers between floor and top.
 pub const WINDOW_MAX: u64 = 1024;

@@ -4,12 +4,9 @@
 
 use block::BufferMut;
 
-use super::session::{PAYLOAD_LEN, VERSION};
-use super::{Command, Frame, HEADER_BYTES, SessionVersion, u8_at, u32_at};
-
-const ETHERNET_BYTES: usize = 14;
-/// The last but the tag of the common header.
-const COMMAND: usize = HEADER_BYTES - 5;
+use super::header::COMMAND;
+use super::session::{ETHERNET_BYTES, PAYLOAD_LEN, VERSION};
+use super::{Command, Frame, SessionVersion, u8_at, u32_at};
 
 /// Puts neighbours of `frames` together that go the same way, as long as all of them may be in a frame of that
 /// length. Their order stays.

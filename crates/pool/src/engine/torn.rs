@@ -45,10 +45,9 @@ pub(super) fn compose(
     }
     // What a position has of the old row, and of the others what it doesn't have.
     let old = all().find_map(|one| {
-        let has_old = |copy: &usize, at: usize| !has_new(*copy, at);
         let old = row(&|at| {
-            let of_others = || all().find(|copy| has_old(copy, at));
-            Some(one).filter(|one| has_old(one, at)).or_else(of_others).or(Some(one))
+            let mut order = std::iter::once(one).chain(all());
+            order.find(|copy| !has_new(*copy, at)).or(Some(one))
         });
         old.filter(|old| is_old(old))
     });

@@ -135,17 +135,22 @@ async fn two_paths(stage: Stage) -> Result<(), Failure> {
     pair.converge(&client, clients).await
 }
 
-/// Short writes in plenty, all at once.
-async fn burst(client: &Client) -> Result<(), Failure> {
+/// Writes all of these at once.
+async fn write_all(client: &Client, places: Vec<SectorRange>) -> Result<(), Failure> {
     let watched = client.watched.clone();
     let writes = async move {
-        let place = |number: u64| SectorRange::new(Lba(number * 2), 1);
-        let writes = (0..40).map(|number| watched.change(Change::Write, place(number)));
+        let writes = places.into_iter().map(|place| watched.change(Change::Write, place));
         join_all(writes).await.into_iter().collect::<Result<Vec<()>, IoError>>()
     };
     let written =
         client.process.run(writes).await.map_err(|_| Failure("the client died".into()))?;
-    written.map(drop).map_err(|error| Failure(format!("a short write failed: {error}")))
+    written.map(drop).map_err(|error| Failure(format!("a write failed: {error}")))
+}
+
+/// Short writes in plenty.
+async fn burst(client: &Client) -> Result<(), Failure> {
+    let place = |number: u64| SectorRange::new(Lba(number * 2), 1);
+    write_all(client, (0..40).map(place).collect()).await
 }
 
 /// Nobody would guess from short messages that the length of their frames is why they get lost.
@@ -159,11 +164,7 @@ async fn swallowed(stage: Stage) -> Result<(), Failure> {
     }
     let client = pair.client().await?;
     if was_known {
-        let long = SectorRange::new(Lba(0), 16);
-        let watched = client.watched.clone();
-        let written = client.process.run(async move { watched.change(Change::Write, long).await });
-        let failed = |_| Failure("nothing long passes".into());
-        written.await.map_err(failed)?.map_err(|_| Failure("nothing long passes".into()))?;
+        write_all(&client, vec![SectorRange::new(Lba(0), 16)]).await?;
         // All is answered at the same time.
         pair.disk.set_latency(Latency { spread: Duration::ZERO, ..Latency::FAST });
         let before = pair.network.counters().delivered;
