@@ -19,11 +19,10 @@ use crate::BLOCK_BYTES;
 #[repr(C, align(4096))]
 struct Page([u8; BLOCK_BYTES]);
 
-/// What a frame needs at most; such memory is kept by number. Aligned allocation costs more than the copy of
-/// a sector.
+/// What a frame needs at most. Aligned allocation costs more than the copy of a sector.
 const SMALL_PAGES_MAX: usize = 4;
-/// Kept of each small size.
-const KEPT_COUNT_MAX: usize = 128;
+/// Of each small size so many pages are kept, 4 MiB: a destage gives back what hundreds of writes brought.
+const KEPT_SMALL_PAGES_MAX: usize = 1024;
 /// Of what is larger so many pages are kept, 8 MiB: memory that is fresh from the kernel costs more than the
 /// copy of what shall stand in it.
 const KEPT_PAGES_MAX: usize = 2048;
@@ -59,7 +58,7 @@ impl Kept {
     fn keep(&mut self, pages: Vec<Page>) {
         let count = pages.len();
         match count.checked_sub(1).and_then(|class| self.small.get_mut(class)) {
-            Some(small) if small.len() < KEPT_COUNT_MAX => small.push(pages),
+            Some(small) if (small.len() + 1) * count <= KEPT_SMALL_PAGES_MAX => small.push(pages),
             None if (1..=KEPT_PAGES_MAX).contains(&count) => {
                 if self.large_pages + count > KEPT_PAGES_MAX {
                     // Perhaps of sizes that nobody asks for any more.

@@ -207,7 +207,7 @@ pub(crate) fn gather(blocks: &[&BlockData]) -> Buffer {
     if blocks.windows(2).all(|pair| pair[0].is_followed_by(pair[1])) {
         return first.run(blocks.len());
     }
-    let mut joined = block::BufferMut::zeroed(blocks.len() * BLOCK_BYTES);
+    let mut joined = block::BufferMut::for_overwriting(blocks.len() * BLOCK_BYTES);
     for (window, block) in joined.chunks_exact_mut(BLOCK_BYTES).zip(blocks) {
         window.copy_from_slice(block.bytes());
     }
