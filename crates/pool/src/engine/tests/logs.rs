@@ -6,6 +6,7 @@ use runtime::Semaphore;
 use super::super::lease::Ended;
 use super::super::pool::GROUP_LOCK_SHARES;
 use super::*;
+use crate::format::SEGMENT_HEADER_BYTES;
 
 /// A pool of three nodes with a striped volume of 8 MiB: each record has one copy.
 fn striped(seed: u64) -> (Bench, Rc<dyn BlockDevice>) {
@@ -486,5 +487,42 @@ fn what_is_stuck_in_several_segments_comes_to_rest() {
     bench.until(|report| report.volumes[0].log_bytes == 0);
     for block in [stuck[0], last] {
         assert_eq!(bench.read(&volume, block, 1).unwrap(), pattern(block, 1, 2));
+    }
+}
+
+/// What leaves in one batch shares its padding, and the log holds so much more of it.
+#[test]
+fn records_of_a_batch_are_charged_what_they_take_together() {
+    let bench = Bench::new(230, 3, 48);
+    bench.create();
+    let volume = bench.create_volume(8, Layout::Mirror(2));
+    let volumes: Vec<_> =
+        bench.engine.open_pool("pool").unwrap().volumes.borrow().values().cloned().collect();
+    let (log, credit) = (&volumes[0].log, &volumes[0].credit);
+    let charged = || log.state.borrow().charges.values().sum::<u64>();
+    let at_once = |round: u64| {
+        let write = |block: u64| {
+            volume.write(Lba(block * 8), pattern(block, 1, round), Durability::Durable)
+        };
+        let done = bench.run(join_all((0..64).map(write).collect::<Vec<_>>()));
+        assert!(done.iter().all(Result::is_ok));
+    };
+    at_once(1);
+    let written = {
+        let state = log.state.borrow();
+        state.current.as_ref().unwrap().at - SEGMENT_HEADER_BYTES as u64
+    };
+    assert_eq!((charged(), credit.used_bytes()), (written, written));
+    assert!(written < 64 * 5120, "{written}");
+    // Many times what the log holds, zeros among it.
+    for round in 2..60 {
+        at_once(round);
+        let zeroed =
+            volume.write_zeroes(SectorRange::new(Lba(80 * 8), 8 * 20), Durability::Durable);
+        bench.run(async move { zeroed.await.map(drop) }).unwrap();
+    }
+    assert_eq!(credit.used_bytes(), charged());
+    for block in 0..64 {
+        assert_eq!(bench.read(&volume, block, 1).unwrap(), pattern(block, 1, 59));
     }
 }

@@ -19,6 +19,7 @@ use runtime::{Notify, Semaphore};
 use super::Volume;
 use super::intents::Intents;
 use super::segment::Current;
+use super::write::fit_charges;
 use crate::engine::lease::Ended;
 use crate::engine::measure::Underway;
 use crate::engine::member::WITHOUT_LOGS;
@@ -377,7 +378,7 @@ impl Volume {
     /// get the same bytes. With it comes the write to every current copy.
     fn seal(
         self: &Rc<Self>,
-        appends: Batch,
+        mut appends: Batch,
         current: Current,
     ) -> (Sealed, impl Future<Output = Result<Written, Ended>> + 'static) {
         let mut state = self.log.state.borrow_mut();
@@ -399,6 +400,8 @@ impl Volume {
         if let Some(open) = state.current.as_mut() {
             open.at += batch.bytes.len() as u64;
         }
+        let above = fit_charges(&mut appends, batch.bytes.len() as u64);
+        self.credit.give_back(above);
         let sealed = Sealed {
             appends,
             segment: current.segment.number,

@@ -290,11 +290,33 @@ impl Drop for Room<'_> {
 
 /// Room that a record takes: as if it were alone in its batch.
 fn charge_of(body: &RecordBody) -> u64 {
-    let zeros = match body {
+    (body.encoded_len() as u64).next_multiple_of(BLOCK_BYTES as u64) + zeros_charge(body)
+}
+
+fn zeros_charge(body: &RecordBody) -> u64 {
+    match body {
         RecordBody::Zero { rows, .. } => u64::from(rows.count) * ZERO_CHARGE_BYTES,
         _ => 0,
-    };
-    (body.encoded_len() as u64).next_multiple_of(BLOCK_BYTES as u64) + zeros
+    }
+}
+
+/// Charges the records of a batch what they take there, together `batch_bytes` of a segment, and returns
+/// what they were charged above it: of many small ones that leave together nearly half.
+pub(super) fn fit_charges(batch: &mut [Append], batch_bytes: u64) -> u64 {
+    let mut above = 0;
+    let mut padding = batch_bytes;
+    for append in batch.iter_mut() {
+        let encoded = append.body.encoded_len() as u64;
+        padding = padding.saturating_sub(encoded);
+        let charge = append.charge_bytes.min(encoded + zeros_charge(&append.body));
+        above += append.charge_bytes - charge;
+        append.charge_bytes = charge;
+    }
+    let padding = padding.min(above);
+    if let Some(last) = batch.last_mut() {
+        last.charge_bytes += padding;
+    }
+    above - padding
 }
 
 /// What of `data`, whose first block is `first`, belongs to a piece.
