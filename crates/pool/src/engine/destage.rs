@@ -101,7 +101,7 @@ impl Volume {
         let destageable = self.has_destageable();
         let full = self.credit.used_bytes() > self.credit.capacity_bytes() / 2;
         let half = full || destageable && segments.size() as u32 > self.log_shape.segments_max / 2;
-        let pressed = destageable && self.credit.is_wanted() || self.log.wants_room.get();
+        let pressed = destageable && self.credit.is_wanted() || self.credit.wants_segment.get();
         if half || pressed || self.has_thin_segment() {
             // The open segment is left alone while destaging the closed ones gives room; not if something
             // is stuck: of that, what each segment has would make the next one due, without end.
@@ -142,7 +142,7 @@ impl Volume {
         if self.is_gone() {
             return Err(Ended::Closed);
         }
-        self.log.wants_room.set(false);
+        self.credit.wants_segment.set(false);
         let due = self.pending.borrow().up_to(last);
         let mut destages = self.lock_groups(due).await;
         // Members may go away until all are initialised.

@@ -226,10 +226,9 @@ impl Pool {
         work: &DiskWork,
         release: Option<ReleaseNumber>,
     ) -> Result<(BTreeMap<GenerationId, u64>, Option<Instance>), IoError> {
-        let limit = self.limits.background;
         let mut taken_by = work.shown;
         if release.is_some() {
-            let now = self.within(limit, self.checked_now(work)).await?;
+            let now = self.within_patience(self.checked_now(work)).await?;
             if taken_by.is_some_and(|instance| instance != now) {
                 return Err(IoError::Restarted { now });
             }
@@ -244,7 +243,7 @@ impl Pool {
             let bytes = data.len() as u64;
             let write = write_run(&*work.device, start, data, Durability::Volatile);
             let _underway = Underway::new(&self.runtime, &work.member, Purpose::Write, bytes);
-            (touched, self.within(limit, write).await)
+            (touched, self.within_patience(write).await)
         });
         let mut writes = futures::stream::iter(writes).buffer_unordered(WRITES);
         while let Some((touched, answer)) = writes.next().await {
@@ -266,13 +265,37 @@ impl Pool {
         if let Some(instance) = taken_by {
             work.member.seen_instance.set(Some(instance));
             let _underway = Underway::new(&self.runtime, &work.member, Purpose::Flush, 0);
-            self.within(limit, work.device.flush(instance)).await?;
+            self.within_patience(work.device.flush(instance)).await?;
         }
         if release.is_some() {
             // Only now: an applied block that may be torn is written again in the same slot.
             work.member.applied_sequence.set(work.member.applied_sequence.get() + 1);
         }
         Ok((dirty, taken_by))
+    }
+
+    /// Background work on a disk may take long, unless somebody waits for room in a log meanwhile: he must
+    /// not wait longer for a disk that holds up destaging than for one that is to have his record.
+    async fn within_patience<T>(
+        &self,
+        work: impl Future<Output = Result<T, IoError>>,
+    ) -> Result<T, IoError> {
+        match select(std::pin::pin!(work), std::pin::pin!(self.end_of_patience())).await {
+            Either::Left((result, _)) => result,
+            Either::Right(_) => Err(IoError::Lost),
+        }
+    }
+
+    async fn end_of_patience(&self) {
+        let mut left = self.limits.background;
+        while !left.is_zero() {
+            let piece = self.limits.eviction.min(left);
+            self.runtime.sleep(piece).await;
+            left -= piece;
+            if self.is_room_awaited() {
+                return;
+            }
+        }
     }
 
     /// The instance that answers now, which has all that the disk ever applied. A disk that began

@@ -351,6 +351,7 @@ impl OpenRequest {
             release_lock: Semaphore::new(1),
             group_locks: RefCell::default(),
             resyncing: Cell::new(false),
+            credits: RefCell::default(),
         })
     }
 

@@ -3,7 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use block::{BlockDevice, Epoch, IoError, Lba, OwnerId};
@@ -20,6 +20,7 @@ use super::config::Votes;
 use super::events::Events;
 use super::lease::{Ended, Lease};
 use super::member::{Member, Standing};
+use super::volume::credit::Credit;
 use crate::format::{
     Configuration, DiskId, DiskNumber, ExtentNumber, ExtentShape, GenerationId, PoolId, Row,
     VolumeId,
@@ -68,6 +69,8 @@ pub(crate) struct Pool {
     pub(crate) group_locks: RefCell<BTreeMap<GenerationId, Rc<Semaphore>>>,
     /// Resync is running.
     pub(crate) resyncing: Cell<bool>,
+    /// The room of each log.
+    pub(crate) credits: RefCell<Vec<Weak<Credit>>>,
 }
 
 /// A group as it is mapped now.
@@ -100,6 +103,21 @@ impl GroupPlace {
 }
 
 impl Pool {
+    /// Room for the log of a volume that is opened.
+    pub(crate) fn new_credit(&self, capacity_bytes: u64) -> Rc<Credit> {
+        let credit = Credit::new(capacity_bytes);
+        let mut credits = self.credits.borrow_mut();
+        credits.retain(|other| other.strong_count() > 0);
+        credits.push(Rc::downgrade(&credit));
+        credit
+    }
+
+    /// Whether somebody waits for what only destaging gives back, in any log.
+    pub(crate) fn is_room_awaited(&self) -> bool {
+        let credits = self.credits.borrow();
+        credits.iter().filter_map(Weak::upgrade).any(|credit| credit.is_awaited())
+    }
+
     /// A member by its number.
     pub(crate) fn member(&self, number: DiskNumber) -> Option<Rc<Member>> {
         self.members.borrow().get(&number).cloned()

@@ -16,6 +16,8 @@ pub(crate) struct Credit {
     turns: RefCell<BTreeMap<u64, Option<Waker>>>,
     /// Of all that are in line.
     wanted_bytes: Cell<u64>,
+    /// A new segment waits for the room of older ones.
+    pub(crate) wants_segment: Cell<bool>,
     next_turn: Cell<u64>,
 }
 
@@ -35,6 +37,7 @@ impl Credit {
             capacity_bytes,
             turns: RefCell::default(),
             wanted_bytes: Cell::new(0),
+            wants_segment: Cell::new(false),
             next_turn: Cell::new(0),
         })
     }
@@ -53,6 +56,11 @@ impl Credit {
     /// when its task runs, waits for nothing.
     pub(crate) fn is_wanted(&self) -> bool {
         self.wanted_bytes.get() > self.free_bytes.get()
+    }
+
+    /// Whether somebody waits for what only destaging gives back.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.is_wanted() || self.wants_segment.get()
     }
 
     /// Takes a place in line for `bytes`. More than the log ever has is cut to that: such a request

@@ -82,8 +82,6 @@ pub(crate) struct Log {
     pub(crate) appended_at: Cell<Instant>,
     /// Wakes destaging.
     pub(crate) destaging: Notify,
-    /// A new segment waits for the room of older ones.
-    pub(crate) wants_room: Cell<bool>,
     /// Something is being appended again, and room comes of that: a log may have more segments than
     /// usual meanwhile.
     pub(crate) may_exceed: Cell<bool>,
@@ -154,7 +152,6 @@ impl Log {
             writing: Semaphore::new(1),
             appended_at: Cell::default(),
             destaging: Notify::new(),
-            wants_room: Cell::new(false),
             may_exceed: Cell::new(false),
             stuck: RefCell::default(),
             damage: RefCell::default(),

@@ -95,7 +95,7 @@ impl Volume {
             stripes: volume.stripes(meta.shape())?,
             log_shape,
             line: Line::new(usize::MAX),
-            credit: Credit::new(log_shape.credit_bytes()),
+            credit: pool.new_credit(log_shape.credit_bytes()),
             pending: RefCell::default(),
             log: Log::new(),
             placing: Semaphore::new(in_place::UNDER_WAY_MAX),

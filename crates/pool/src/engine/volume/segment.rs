@@ -142,7 +142,7 @@ impl Volume {
             }
             drop(lock);
             // Destaging gives room back; a disk that returns or is added may have some.
-            self.log.wants_room.set(true);
+            self.credit.wants_segment.set(true);
             self.log.destaging.notify_all();
             self.wait_for_change().await?;
         }
