@@ -50,9 +50,9 @@ const RECORD_PART: u64 = 8;
 const BATCH_BYTES: u64 = 4 << 20;
 /// ... and no larger than this part of a segment.
 const BATCH_PART: u64 = 4;
-/// What leaves beside batches that are under way is this part of the largest one at least: of small
-/// records, that wait for a batch and leave together, fewer bytes go to the disks.
-const BESIDE_PART: usize = 8;
+/// What leaves beside batches that are under way has so many bytes at least: small records that wait for a
+/// batch share its padding. Of more, who waits would wait for nothing: a disk takes the next batch meanwhile.
+const BESIDE_BYTES: usize = 64 << 10;
 
 impl LogShape {
     /// The shape of logs in this pool.
@@ -82,7 +82,7 @@ impl LogShape {
 
     /// So much doesn't wait until nothing is under way.
     pub(crate) fn beside_bytes(self) -> usize {
-        self.batch_bytes() / BESIDE_PART
+        self.batch_bytes().min(BESIDE_BYTES)
     }
 
     fn record_bytes_max(self) -> u64 {
