@@ -102,11 +102,12 @@ impl Volume {
         let full = self.credit.used_bytes() > self.credit.capacity_bytes() / 2;
         let half = full || destageable && segments.size() as u32 > self.log_shape.segments_max / 2;
         let pressed = destageable && self.credit.is_wanted() || self.credit.wants_segment.get();
-        if half || pressed || self.has_thin_segment() {
+        let thin = self.has_thin_segment(destageable);
+        if half || pressed || thin {
             // The open segment is left alone while destaging the closed ones gives room; not if something
             // is stuck: of that, what each segment has would make the next one due, without end.
             let closed = closed.filter(|_| self.log.stuck.borrow().is_empty());
-            if closed.is_none() && !pressed && !self.has_thin_segment() {
+            if closed.is_none() && !pressed && !thin {
                 // Whoever writes in sequence goes on in the groups that were written last.
                 let newest = self.credit.capacity_bytes() / LEFT_PART;
                 let older = state.intents.but_newest(newest).filter(|older| *older <= last);
@@ -351,14 +352,17 @@ impl Volume {
             let mut data = destage.rows.values().flatten();
             let is_in_place = data.any(BlockData::went_in_place);
             let runs = if is_in_place { Vec::new() } else { row_runs(&destage.rows, |_| true) };
-            for index in 0..destage.group.members.len() {
-                let Some((member, device, start)) = self.pool.extent_of(&destage.group, index)
-                else {
-                    continue;
-                };
+            let members = (0..destage.group.members.len())
+                .filter_map(|index| self.pool.extent_of(&destage.group, index));
+            let members: Vec<_> = members.collect();
+            let is_alone = members.len() == 1;
+            for (member, device, start) in members {
                 let work = works
                     .entry(member.number)
                     .or_insert_with(|| DiskWork::new(Rc::clone(&member), device).only_as_shown());
+                if is_alone {
+                    work.set_alone();
+                }
                 if is_in_place {
                     // Whoever took rows when they were written has them.
                     let (disk, instance) = (member.number, work.shown());

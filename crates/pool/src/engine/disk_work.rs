@@ -1,6 +1,7 @@
 //! Volatile writes to one disk that become durable together: written, recorded as applied, and flushed under
 //! the instance that took them. When the disk began anew in between, all of it is done again.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
@@ -37,6 +38,8 @@ pub(crate) struct DiskWork {
     writes: Vec<(Lba, Buffer, Touched)>,
     /// The instance that must take them: what it holds was looked at.
     shown: Option<Instance>,
+    /// Nobody else can do what is done here.
+    is_alone: bool,
 }
 
 /// What became of them.
@@ -54,7 +57,7 @@ pub(crate) struct WorkResult {
 
 impl DiskWork {
     pub(crate) fn new(member: Rc<Member>, device: Rc<dyn BlockDevice>) -> DiskWork {
-        DiskWork { member, device, writes: Vec::new(), shown: None }
+        DiskWork { member, device, writes: Vec::new(), shown: None, is_alone: false }
     }
 
     /// The instance that must take it, if only one may.
@@ -72,6 +75,11 @@ impl DiskWork {
     pub(crate) fn only_as_shown(self) -> DiskWork {
         let seen = self.member.seen_instance.get();
         self.only_by(seen)
+    }
+
+    /// Nobody else can do what is done here, so it is waited for as long as background work may take.
+    pub(crate) fn set_alone(&mut self) {
+        self.is_alone = true;
     }
 
     /// Adds a write.
@@ -108,9 +116,12 @@ impl Pool {
         works: BTreeMap<DiskNumber, DiskWork>,
         release: Option<ReleaseNumber>,
     ) -> BTreeMap<DiskNumber, WorkResult> {
-        let runs = works
-            .into_iter()
-            .map(|(disk, work)| async move { (disk, self.run_work(&work, release).await) });
+        let unfinished = &Cell::new(works.len());
+        let runs = works.into_iter().map(|(disk, work)| async move {
+            let result = self.run_work(&work, release, unfinished).await;
+            unfinished.update(|count| count - 1);
+            (disk, result)
+        });
         join_all(runs).await.into_iter().collect()
     }
 
@@ -164,8 +175,13 @@ impl Pool {
 
     /// Ends with the work, or when others evict the disk meanwhile: whoever waits for this
     /// work has no reason to wait for a disk that doesn't count any more.
-    async fn run_work(&self, work: &DiskWork, release: Option<ReleaseNumber>) -> WorkResult {
-        let done = self.while_in(work.member.number, self.repeat_work(work, release));
+    async fn run_work(
+        &self,
+        work: &DiskWork,
+        release: Option<ReleaseNumber>,
+        unfinished: &Cell<usize>,
+    ) -> WorkResult {
+        let done = self.while_in(work.member.number, self.repeat_work(work, release, unfinished));
         let lost = WorkResult { failed: Some(IoError::Lost), ..WorkResult::default() };
         done.await.unwrap_or(lost)
     }
@@ -203,10 +219,15 @@ impl Pool {
         }
     }
 
-    async fn repeat_work(&self, work: &DiskWork, release: Option<ReleaseNumber>) -> WorkResult {
+    async fn repeat_work(
+        &self,
+        work: &DiskWork,
+        release: Option<ReleaseNumber>,
+        unfinished: &Cell<usize>,
+    ) -> WorkResult {
         let _recording = work.member.recording_applied.acquire(1).await;
         for _ in 0..RESTARTS_MAX {
-            match self.try_work(work, release).await {
+            match self.try_work(work, release, unfinished).await {
                 Err(IoError::Restarted { now }) if work.shown.is_some() => {
                     work.member.seen_instance.set(Some(now));
                     return WorkResult { began_anew: true, ..WorkResult::default() };
@@ -225,10 +246,12 @@ impl Pool {
         &self,
         work: &DiskWork,
         release: Option<ReleaseNumber>,
+        unfinished: &Cell<usize>,
     ) -> Result<(BTreeMap<GenerationId, u64>, Option<Instance>), IoError> {
+        let is_last = || !work.is_alone && unfinished.get() == 1;
         let mut taken_by = work.shown;
         if release.is_some() {
-            let now = self.within_patience(self.checked_now(work)).await?;
+            let now = self.within_patience(&is_last, self.checked_now(work)).await?;
             if taken_by.is_some_and(|instance| instance != now) {
                 return Err(IoError::Restarted { now });
             }
@@ -239,11 +262,12 @@ impl Pool {
         let writes =
             work.writes.iter().map(|(start, data, touched)| (*start, data.clone(), Some(*touched)));
         let writes = writes.chain(applied.map(|(start, data)| (start, data, None)));
+        let is_last = &is_last;
         let writes = writes.map(|(start, data, touched)| async move {
             let bytes = data.len() as u64;
             let write = write_run(&*work.device, start, data, Durability::Volatile);
             let _underway = Underway::new(&self.runtime, &work.member, Purpose::Write, bytes);
-            (touched, self.within_patience(write).await)
+            (touched, self.within_patience(is_last, write).await)
         });
         let mut writes = futures::stream::iter(writes).buffer_unordered(WRITES);
         while let Some((touched, answer)) = writes.next().await {
@@ -265,7 +289,7 @@ impl Pool {
         if let Some(instance) = taken_by {
             work.member.seen_instance.set(Some(instance));
             let _underway = Underway::new(&self.runtime, &work.member, Purpose::Flush, 0);
-            self.within_patience(work.device.flush(instance)).await?;
+            self.within_patience(is_last, work.device.flush(instance)).await?;
         }
         if release.is_some() {
             // Only now: an applied block that may be torn is written again in the same slot.
@@ -274,25 +298,27 @@ impl Pool {
         Ok((dirty, taken_by))
     }
 
-    /// Background work on a disk may take long, unless somebody waits for room in a log meanwhile: he must
-    /// not wait longer for a disk that holds up destaging than for one that is to have his record.
+    /// Background work on a disk may take long, unless somebody waits for room in a log meanwhile, and the
+    /// others who do the same have done it: he must not wait longer for the one that holds up destaging than
+    /// for one that is to have his record. Disks that are all slow are no reason to lose any.
     async fn within_patience<T>(
         &self,
+        is_last: impl Fn() -> bool,
         work: impl Future<Output = Result<T, IoError>>,
     ) -> Result<T, IoError> {
-        match select(std::pin::pin!(work), std::pin::pin!(self.end_of_patience())).await {
+        match select(std::pin::pin!(work), std::pin::pin!(self.end_of_patience(is_last))).await {
             Either::Left((result, _)) => result,
             Either::Right(_) => Err(IoError::Lost),
         }
     }
 
-    async fn end_of_patience(&self) {
+    async fn end_of_patience(&self, is_last: impl Fn() -> bool) {
         let mut left = self.limits.background;
         while !left.is_zero() {
             let piece = self.limits.eviction.min(left);
             self.runtime.sleep(piece).await;
             left -= piece;
-            if self.is_room_awaited() {
+            if is_last() && self.is_room_awaited() {
                 return;
             }
         }

@@ -49,6 +49,8 @@ pub(crate) struct TestDisk {
     /// So many reads of a vote by an owner get no answer.
     pub(crate) vote_reads_lost: Cell<u32>,
     pub(crate) latency: Cell<Duration>,
+    /// A flush takes so long, if that is more.
+    pub(crate) flush_latency: Cell<Duration>,
     /// Reads that touch these sectors take so long.
     pub(crate) slow_reads: Cell<Option<(SectorRange, Duration)>>,
     pub(crate) bytes_written: Cell<u64>,
@@ -80,6 +82,7 @@ impl TestDisk {
             flush_fails: Cell::new(false),
             vote_reads_lost: Cell::new(0),
             latency: Cell::new(Duration::from_micros(100)),
+            flush_latency: Cell::new(Duration::ZERO),
             slow_reads: Cell::new(None),
             bytes_written: Cell::new(0),
             writes: Cell::new(0),
@@ -166,7 +169,10 @@ impl TestDisk {
         let slow = self.slow_reads.get().filter(
             |(sectors, _)| matches!(operation, Operation::Read(range) if range.overlaps(*sectors)),
         );
-        slow.map_or(self.latency.get(), |(_, latency)| latency)
+        match operation {
+            Operation::Flush(_) => self.flush_latency.get().max(self.latency.get()),
+            _ => slow.map_or(self.latency.get(), |(_, latency)| latency),
+        }
     }
 
     async fn end(&self, begun: Begun, latency: Duration, runtime: &Handle) -> Outcome {

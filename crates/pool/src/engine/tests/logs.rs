@@ -6,7 +6,8 @@ use runtime::Semaphore;
 use super::super::lease::Ended;
 use super::super::pool::GROUP_LOCK_SHARES;
 use super::*;
-use crate::format::SEGMENT_HEADER_BYTES;
+use crate::engine::volume::log::Append;
+use crate::format::{RecordBody, SEGMENT_HEADER_BYTES};
 
 /// A pool of three nodes with a striped volume of 8 MiB: each record has one copy.
 fn striped(seed: u64) -> (Bench, Rc<dyn BlockDevice>) {
@@ -525,4 +526,66 @@ fn records_of_a_batch_are_charged_what_they_take_together() {
     for block in 0..64 {
         assert_eq!(bench.read(&volume, block, 1).unwrap(), pattern(block, 1, 59));
     }
+}
+
+/// It woke nobody, since batches were under way, and those who look at the queue had not begun them.
+#[test]
+fn who_comes_while_something_is_appended_again_is_answered() {
+    let bench = Bench::new(240, 3, 48);
+    bench.create();
+    let volume = bench.create_volume(8, Layout::Mirror(2));
+    bench.write(&volume, 0, pattern(0, 1, 1)).unwrap();
+    // Its MARK is written, and nothing is due.
+    bench.pass(Duration::from_secs(3));
+    let serving = bench.engine.open_pool("pool").unwrap().volumes.borrow().values().next().cloned();
+    let serving = serving.unwrap();
+    let appending = async move {
+        let _writing = serving.log.writing.acquire(1).await;
+        let own = [Append::own(0, RecordBody::Mark)].into();
+        serving.append_own(own, |_, _, _| {}).await.unwrap();
+    };
+    let runtime = bench.executor.handle();
+    let writing = async move {
+        runtime.sleep(Duration::from_micros(50)).await;
+        volume.write(Lba(8), pattern(1, 1, 1), Durability::Durable).await
+    };
+    let both = bench.run_for(Duration::from_secs(5), futures::future::join(appending, writing));
+    assert!(both.expect("nobody looks at what is queued").1.is_ok());
+}
+
+/// Writes as much at once as the log holds several times, and waits for it so long.
+fn overfill(bench: &Bench, volume: &Rc<dyn BlockDevice>, limit: Duration) {
+    let write = |block: u64| {
+        let data = pattern(block * 8 % 2048, 8, 1);
+        volume.write(Lba(block * 64 % (2048 * 8)), data, Durability::Durable)
+    };
+    let writes = join_all((0..512).map(write).collect::<Vec<_>>());
+    let done = bench.run_for(limit, writes).expect("still waiting");
+    assert!(done.iter().all(Result::is_ok));
+}
+
+fn went_out(bench: &Bench) -> Vec<String> {
+    let out = bench.events().into_iter().filter_map(|event| match event {
+        PoolEvent::DiskOut { disk, .. } => Some(disk),
+        _ => None,
+    });
+    out.collect()
+}
+
+#[test]
+fn writers_who_wait_for_room_do_not_wait_long_for_one_disk() {
+    let (bench, volume) = Bench::mirrored(241);
+    bench.disks[1].flush_latency.set(Duration::from_secs(5));
+    overfill(&bench, &volume, Duration::from_secs(20));
+    assert_eq!(went_out(&bench), ["e1.0"]);
+}
+
+#[test]
+fn disks_that_are_all_slow_stay_in() {
+    let (bench, volume) = Bench::mirrored(242);
+    for disk in &bench.disks {
+        disk.flush_latency.set(Duration::from_secs(4));
+    }
+    overfill(&bench, &volume, Duration::from_secs(600));
+    assert_eq!(went_out(&bench), [""; 0]);
 }

@@ -330,6 +330,8 @@ impl Volume {
             }
             self.log.is_busy.set(!under_way.is_empty());
             if under_way.is_empty() {
+                // Who came meanwhile woke nobody, and these may have been somebody else's batches.
+                self.log.arrived.notify_all();
                 return Ok(());
             }
             let told = select(writes.next(), arrived);

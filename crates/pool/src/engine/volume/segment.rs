@@ -137,6 +137,7 @@ impl Volume {
             if let Some((records, segment)) = planned {
                 self.pool.commit_locked(&records).await?;
                 drop(lock);
+                self.credit.wants_segment.set(false);
                 self.log.destaging.notify_all();
                 return Ok(segment);
             }
@@ -210,17 +211,23 @@ impl Volume {
         if now < opened.copies.len() || now >= usize::from(opened.wanted) {
             return now < opened.copies.len();
         }
-        self.plan_segment().is_some_and(|(_, better)| better.copies.len() > now)
+        self.is_next_better(now)
+    }
+
+    /// Whether the next segment had more copies than that.
+    fn is_next_better(&self, copies: usize) -> bool {
+        self.plan_segment().is_some_and(|(_, next)| next.copies.len() > copies)
     }
 
     /// Whether a closed segment has fewer copies than wanted: nothing brings them back, so what it
-    /// holds goes into place at once.
-    pub(crate) fn has_thin_segment(&self) -> bool {
+    /// holds goes into place at once. What can't go there stays, unless a new segment had more copies.
+    pub(crate) fn has_thin_segment(&self, destageable: bool) -> bool {
         let meta = self.pool.meta.borrow();
         let Some(volume) = meta.volumes().get(&self.id) else { return false };
         let config = self.pool.config.borrow();
-        let mut closed = volume.log.segments.values().filter(|live| live.end().is_some());
-        closed.any(|live| copies_in(live, &config) < usize::from(live.wanted))
+        let closed = volume.log.segments.values().filter(|live| live.end().is_some());
+        let mut copies = closed.map(|live| (copies_in(live, &config), usize::from(live.wanted)));
+        copies.any(|(now, wanted)| now < wanted && (destageable || self.is_next_better(now)))
     }
 
     /// Whether the segment that takes records has all the copies that are wanted.
