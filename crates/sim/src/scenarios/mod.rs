@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use crate::runner::{Body, Scenario};
 pub use common::POOL;
-pub(crate) use common::{Rig, VOLUME};
+pub(crate) use common::Rig;
 
 /// All scenarios.
 pub fn all() -> Vec<Scenario> {

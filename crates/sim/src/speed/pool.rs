@@ -1,4 +1,5 @@
-//! A volume with two copies on three machines with a disk each, under the work that people judge speed by.
+//! A volume with two copies on three machines with a disk each, under the work that people judge speed by, and
+//! several that share what it had.
 //!
 //! What the disks allow is what the same models do alone, under the pattern that this work would be to
 //! them if each byte went to its place at once, and of random work on as large a part of the disk. What the
@@ -21,11 +22,13 @@ use crate::cluster::Plan;
 use crate::disk::service::{Model, Usage, Work};
 use crate::random::fork;
 use crate::runner::{self, Failure, Options, Outcome, Stage};
-use crate::scenarios::{POOL, Rig, VOLUME};
+use crate::scenarios::{POOL, Rig};
 
 const MACHINES: usize = 3;
 const COPIES: f64 = 2.0;
 const MIB: u64 = 1 << 20;
+/// Volumes that are written at once.
+const VOLUMES: usize = 4;
 /// Requests in flight of somebody who streams.
 const STREAM_DEPTH: usize = 4;
 /// Longest that any step takes in virtual time.
@@ -38,7 +41,7 @@ const AWAY: usize = 2;
 /// How much is done, and how.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Size of the volume: what is streamed.
+    /// Size of the volume, what is streamed, and of several together.
     pub volume_bytes: u64,
     /// Operations of each random pattern on disks with an arm; ten times as many on others.
     pub operations: usize,
@@ -140,12 +143,26 @@ pub fn report(only: &str, settings: Settings) -> Result<String, Failure> {
 
 /// All kinds of work on one kind of hardware.
 pub fn measure(hardware: Hardware, settings: Settings) -> Result<Vec<Row>, Failure> {
+    let mut rows = measure_shared(hardware, settings, 1)?;
+    rows.extend(measure_shared(hardware, settings, VOLUMES)?);
+    Ok(rows)
+}
+
+/// The same for one volume, or what differs where there are several.
+fn measure_shared(
+    hardware: Hardware,
+    settings: Settings,
+    volumes: usize,
+) -> Result<Vec<Row>, Failure> {
     let rows = Rc::default();
     let measured = Rc::clone(&rows);
     let body = move |stage: Stage| -> LocalBoxFuture<'static, Result<(), Failure>> {
         async move {
-            let bench = Bench::start(&stage, hardware, settings, measured).await?;
-            bench.all().await
+            let bench = Bench::start(&stage, hardware, settings, volumes, measured).await?;
+            match volumes {
+                1 => bench.all().await,
+                _ => bench.shared().await,
+            }
         }
         .boxed_local()
     };
@@ -160,15 +177,16 @@ pub fn measure(hardware: Hardware, settings: Settings) -> Result<Vec<Row>, Failu
     }
 }
 
-/// Two copies on three disks fill two thirds of the volume's size; the rest is for logs.
-fn disk_bytes(settings: Settings) -> u64 {
-    settings.volume_bytes + (64 << 20)
+/// Two copies on three disks fill two thirds of the size of all volumes; the rest is for logs.
+fn disk_bytes(settings: Settings, volumes: usize) -> u64 {
+    settings.volume_bytes + volumes as u64 * (64 << 20)
 }
 
 struct Bench {
     rig: Rc<Rig>,
     hardware: Hardware,
     settings: Settings,
+    volumes: Vec<String>,
     rows: Rc<std::cell::RefCell<Vec<Row>>>,
 }
 
@@ -198,18 +216,22 @@ impl Bench {
         stage: &Stage,
         hardware: Hardware,
         settings: Settings,
+        volumes: usize,
         rows: Rc<std::cell::RefCell<Vec<Row>>>,
     ) -> Result<Bench, Failure> {
-        let disk_mib = disk_bytes(settings) / MIB;
+        let disk_mib = disk_bytes(settings, volumes) / MIB;
         let plan = Plan {
             disk: hardware.disk,
             line: Some(hardware.line),
             extent_bytes: 4 * MIB,
             ..Plan::simple(MACHINES, disk_mib)
         };
-        let volume = (VOLUME, settings.volume_bytes, Layout::Mirror(2));
-        let rig = Rig::start(stage, plan, &[volume]).await?;
-        Ok(Bench { rig, hardware, settings, rows })
+        let len_bytes = settings.volume_bytes / volumes as u64;
+        let volumes: Vec<String> = (0..volumes).map(|number| format!("v{number}")).collect();
+        let created: Vec<_> =
+            volumes.iter().map(|name| (&**name, len_bytes, Layout::Mirror(2))).collect();
+        let rig = Rig::start(stage, plan, &created).await?;
+        Ok(Bench { rig, hardware, settings, volumes, rows })
     }
 
     async fn all(&self) -> Result<(), Failure> {
@@ -226,6 +248,13 @@ impl Bench {
         }
         self.resync("resync of what was streamed", self.in_sequence()).await?;
         self.resync("resync of 4 KiB here and there", self.anywhere()).await
+    }
+
+    async fn shared(&self) -> Result<(), Failure> {
+        let name = format!("random 4 KiB write, depth 32, {} volumes", self.volumes.len());
+        self.submit(self.in_sequence(), STREAM_DEPTH, Work::DurableWrite).await?;
+        self.in_place().await?;
+        self.writes(&name, self.anywhere(), 32).await
     }
 
     fn in_sequence(&self) -> Vec<SectorRange> {
@@ -310,11 +339,21 @@ impl Bench {
         work: Work,
     ) -> Result<(), Failure> {
         let supervisor = self.rig.cluster.supervisor(0);
-        let device = supervisor.with(|engine| async move { engine.open_volume(POOL, VOLUME) });
-        let device: Rc<dyn BlockDevice> = device.await.map_err(|_| Failure::from("killed"))??;
+        let mut devices: Vec<Rc<dyn BlockDevice>> = Vec::new();
+        for name in self.volumes.clone() {
+            let device =
+                supervisor.with(move |engine| async move { engine.open_volume(POOL, &name) });
+            devices.push(device.await.map_err(|_| Failure::from("killed"))??);
+        }
+        // What is told apart by its place lies in one volume behind the other.
+        let sectors = devices[0].geometry().sectors;
+        let place = move |range: SectorRange| {
+            let device = Rc::clone(&devices[(range.start.0 / sectors) as usize]);
+            (device, SectorRange::new(Lba(range.start.0 % sectors), range.count))
+        };
         let done = supervisor.with(move |_| async move {
             let data = Buffer::copy_of(&[0x5a; MIB as usize]);
-            let each = ranges.into_iter().map(|range| match work {
+            let each = ranges.into_iter().map(place).map(|(device, range)| match work {
                 Work::Read => device.read(range).map(|read| read.map(drop)).boxed_local(),
                 _ => {
                     let data = data.slice(0, range.len_bytes() as usize);
@@ -333,7 +372,10 @@ impl Bench {
 
     /// Waits until the log holds nothing that isn't in place.
     async fn in_place(&self) -> Result<(), Failure> {
-        let empty = || self.rig.volume_report(VOLUME).is_some_and(|volume| volume.log_bytes == 0);
+        let is_empty = |name: &String| {
+            self.rig.volume_report(name).is_some_and(|volume| volume.log_bytes == 0)
+        };
+        let empty = || self.volumes.iter().all(is_empty);
         self.rig.cluster.wait_for("all is in place", STEP_MAX, empty).await.map(drop)
     }
 
@@ -348,7 +390,7 @@ impl Bench {
         let at_work = (depth as f64 * copies).min(MACHINES as f64);
         let each = ((depth as f64 * copies / MACHINES as f64).round() as usize).max(1);
         let used_bytes = self.settings.volume_bytes as f64 * COPIES / MACHINES as f64;
-        let part = used_bytes / disk_bytes(self.settings) as f64;
+        let part = used_bytes / disk_bytes(self.settings, self.volumes.len()) as f64;
         let alone = disks::rate_within(self.hardware.disk, in_turn(each), part);
         alone.map_or(0.0, |alone| alone.per_second) * at_work / copies
     }
