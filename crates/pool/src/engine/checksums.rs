@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::rc::Rc;
 
 use block::Instance;
@@ -50,21 +51,26 @@ impl Checksums {
         }
     }
 
-    /// The believed block at `index` of a group's extent.
+    /// The believed block at the start of `indexes` in a group's extent. The others are wanted soon: if it must
+    /// be read, the same read brings them.
     pub(crate) async fn load(
         &self,
         pool: &Rc<Pool>,
         group: &GroupPlace,
-        index: u32,
+        indexes: Range<u32>,
     ) -> Result<Loaded, LoadError> {
+        let index = indexes.start;
         if let Some(block) = self.cache.get(group.generation, index) {
             return Ok(Loaded { block, lagging: false });
         }
         let commits = self.commits.get();
         if let Some(version) = self.version(group.generation, index) {
-            if let Some(loaded) = load_version(pool, group, index, version).await {
+            let others = self.not_in_memory(group.generation, index + 1..indexes.end);
+            let loading = load_version(pool, group, (index, version), &others);
+            if let Some((loaded, others)) = loading.await {
                 if commits == self.commits.get() {
                     self.cache.put(&loaded.block);
+                    others.iter().for_each(|block| self.cache.put(block));
                 }
                 return Ok(loaded);
             }
@@ -100,6 +106,20 @@ impl Checksums {
             Some(Err(doubt)) => Err(LoadError::Doubtful(doubt)),
             None => Err(LoadError::Unreachable(Vec::new())),
         }
+    }
+
+    /// Those of a span whose versions are known, but not they.
+    fn not_in_memory(
+        &self,
+        group: GenerationId,
+        indexes: Range<u32>,
+    ) -> Vec<(u32, ChecksumVersion)> {
+        let spans = self.spans.borrow();
+        let Some(span) = spans.get(&group) else { return Vec::new() };
+        let versions = (0..).zip(&span.versions).skip(indexes.start as usize).take(indexes.len());
+        let known = |index| self.cache.get(group, index).is_some();
+        let lacking = versions.filter(|(index, version)| !version.is_initial() && !known(*index));
+        lacking.map(|(index, version)| (index, *version)).collect()
     }
 
     /// The same if it is in memory.
@@ -178,6 +198,12 @@ impl Checksums {
         self.cache.put(&block);
     }
 
+    /// Makes room for others in memory.
+    #[cfg(test)]
+    pub(crate) fn evict(&self, group: GenerationId, index: u32) {
+        self.cache.remove(group, index);
+    }
+
     /// Forgets what was seen of a span, so that it is read anew.
     pub(crate) fn forget(&self, group: GenerationId, shape: ExtentShape) {
         self.spans.borrow_mut().remove(&group);
@@ -187,24 +213,28 @@ impl Checksums {
 
 /// A block into which nothing was ever written.
 fn initial(group: GenerationId, index: u32, version: ChecksumVersion) -> Option<Rc<ChecksumBlock>> {
-    let is_initial = version == ChecksumVersion::INITIAL;
-    is_initial.then(|| Rc::new(ChecksumBlock::unwritten(group, index, version)))
+    version.is_initial().then(|| Rc::new(ChecksumBlock::unwritten(group, index, version)))
 }
 
-/// A block whose version is known: one slot of whoever has it.
+/// A block whose version is known: one slot of whoever has it, and with the same read what is there of others.
 async fn load_version(
     pool: &Rc<Pool>,
     group: &GroupPlace,
-    index: u32,
-    version: ChecksumVersion,
-) -> Option<Loaded> {
+    (index, version): (u32, ChecksumVersion),
+    others: &[(u32, ChecksumVersion)],
+) -> Option<(Loaded, Vec<Rc<ChecksumBlock>>)> {
     if let Some(block) = initial(group.generation, index, version) {
-        return Some(Loaded { block, lagging: false });
+        return Some((Loaded { block, lagging: false }, Vec::new()));
     }
     let shape = pool.shape();
-    let position = version.slot() * shape.checksum_blocks() + index;
+    let place = |(index, version): &(u32, ChecksumVersion)| {
+        version.slot() * shape.checksum_blocks() + index
+    };
+    let own = place(&(index, version));
+    let (first, last) =
+        others.iter().map(place).fold((own, own), |(a, b), at| (a.min(at), b.max(at)));
     let mut found = None;
-    let gathered = gather(pool, group, position..position + 1, |heard| {
+    let gathered = gather(pool, group, first..last + 1, |heard| {
         let last = heard.last().and_then(|heard| heard.find(shape, index, version));
         found = last.map(Rc::clone);
         found.is_some()
@@ -214,7 +244,10 @@ async fn load_version(
         let mask = ExtentShape::CHECKSUMS;
         heard.find(shape, index, version).is_none() && pool.has_all(group, heard.member, mask)
     });
-    Some(Loaded { block: found?, lagging })
+    let all = |(index, version): &(u32, ChecksumVersion)| {
+        gathered.heard.iter().find_map(|heard| heard.find(shape, *index, *version)).cloned()
+    };
+    Some((Loaded { block: found?, lagging }, others.iter().filter_map(all).collect()))
 }
 
 #[cfg(test)]

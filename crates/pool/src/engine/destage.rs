@@ -3,6 +3,7 @@
 //! choice of whom a destage reaches to its commit no disk is taken in: it would pass for one that has all.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::rc::Rc;
 
 use block::{BLOCK_BYTES, Buffer, IoError, Lba};
@@ -246,10 +247,12 @@ impl Volume {
         let shape = self.pool.shape();
         destage.is_doubtful = false;
         let (mut blocks, mut tries): (BTreeMap<u32, NextBlock>, u32) = (BTreeMap::new(), 0);
+        let end = destage.rows.keys().next_back().map_or(0, |last| shape.entry_of(*last).0 + 1);
         for (row, data) in &destage.rows {
             let (index, entry) = shape.entry_of(*row);
             if let std::collections::btree_map::Entry::Vacant(vacant) = blocks.entry(index) {
-                let Some(next) = self.next_block(&destage.group, index, &mut tries).await? else {
+                let Some(next) = self.next_block(&destage.group, index..end, &mut tries).await?
+                else {
                     destage.is_doubtful = true;
                     return Ok(());
                 };
@@ -271,14 +274,14 @@ impl Volume {
     async fn next_block(
         self: &Rc<Self>,
         group: &GroupPlace,
-        index: u32,
+        indexes: Range<u32>,
         tries: &mut u32,
     ) -> Result<Option<NextBlock>, Ended> {
-        let pool = &self.pool;
+        let (pool, index) = (&self.pool, indexes.start);
         let next =
             |now| self.checksums.next_version((group.generation, index), now, pool.epoch.0 as u32);
         loop {
-            match self.checksum_block(group, index).await {
+            match self.checksum_block(group, indexes.clone()).await {
                 Ok(loaded) => {
                     let now = loaded.block.version;
                     let followed_hash = version_hash(pool.id, group.generation, index, now);

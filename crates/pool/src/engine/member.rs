@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BlockDevice, Instance, Instant};
+use block::{BlockDevice, Instance, Instant, Lba};
 use runtime::Semaphore;
 use uuid::Uuid;
 
@@ -92,6 +92,8 @@ pub(crate) struct Member {
     pub(crate) is_behind: Cell<bool>,
     /// Bytes being read from it, to spread reads over mirrors.
     pub(crate) reading_bytes: Cell<u64>,
+    /// Where the last read of rows ended.
+    pub(crate) read_until: Cell<Lba>,
     /// One applied block at a time: two slots are written in turn.
     pub(crate) recording_applied: Rc<Semaphore>,
     /// Bytes copied to it since it came back.
@@ -133,6 +135,7 @@ impl Member {
             without_logs_until: Cell::new(Instant::default()),
             is_behind: Cell::new(false),
             reading_bytes: Cell::new(0),
+            read_until: Cell::default(),
             recording_applied: Semaphore::new(1),
             resynced_bytes: Cell::new(0),
             operations: RefCell::default(),

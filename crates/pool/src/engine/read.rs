@@ -2,6 +2,7 @@
 //! members, verified (`right_copy`). What is wrong there is repaired. Members that don't answer are waited
 //! for while none has it right; what is lost is named.
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use block::{BLOCK_BYTES, BLOCK_SECTORS, Buffer, BufferMut, IoError, Lba, SectorRange};
@@ -13,7 +14,7 @@ use super::pool::{GroupPlace, ended_error};
 use super::right_copy::{NoRightCopy, SPREAD_ROWS};
 use super::volume::Volume;
 use crate::format::{ChecksumBlock, Entry, Row};
-use crate::layout::VolumeBlock;
+use crate::layout::{STRIPE_UNIT_ROWS, VolumeBlock};
 use crate::report::PoolEvent;
 
 /// Rows of a group that shall be read from disk, with what they should be.
@@ -114,7 +115,12 @@ impl Volume {
                     Some(loaded) => sums.insert(loaded),
                     None => {
                         let block = block + offset as u64;
-                        sums.insert((index, self.checksums_of(&group, index, block).await?))
+                        // Whoever comes to its first rows goes in sequence, mostly.
+                        let end = match entry < STRIPE_UNIT_ROWS as usize {
+                            true => self.pool.shape().checksum_blocks(),
+                            false => index + 1,
+                        };
+                        sums.insert((index, self.checksums_of(&group, index..end, block).await?))
                     }
                 };
                 *source = Some(match known.get(entry) {
@@ -134,15 +140,16 @@ impl Volume {
         Ok((!zeros).then_some((group, sources)))
     }
 
-    /// A checksum block of a group; `block` is the volume's block that it is wanted for.
+    /// The first of some checksum blocks of a group, the others of which are wanted soon; `block` is the
+    /// volume's block that it is wanted for.
     async fn checksums_of(
         self: &Rc<Self>,
         group: &GroupPlace,
-        index: u32,
+        indexes: Range<u32>,
         block: u64,
     ) -> Result<Rc<ChecksumBlock>, IoError> {
         loop {
-            match self.checksum_block(group, index).await {
+            match self.checksum_block(group, indexes.clone()).await {
                 Ok(loaded) => {
                     if loaded.lagging {
                         self.mend_checksums_soon(group.generation);

@@ -2,6 +2,7 @@
 //! and only after verifying there once more that it is needed.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::rc::Rc;
 
 use block::{IoError, Lba};
@@ -44,7 +45,7 @@ impl Volume {
         let Some(group) = self.pool.group_by_generation(generation) else { return };
         let shape = self.pool.shape();
         let (index, entry) = shape.entry_of(row);
-        let loaded = self.checksum_block(&group, index).await;
+        let loaded = self.checksum_block(&group, index..index + 1).await;
         let known = loaded.ok().and_then(|loaded| loaded.block.get(entry).checksum());
         let Some(crc) = known else { return };
         if self.known_of(&group, row) != SaidBy::Entry {
@@ -72,13 +73,13 @@ impl Volume {
         }
     }
 
-    /// The believed checksum block of a group.
+    /// The believed checksum block of a group at the start of `indexes`, of which the others are wanted soon.
     pub(crate) async fn checksum_block(
         &self,
         group: &GroupPlace,
-        index: u32,
+        indexes: Range<u32>,
     ) -> Result<Loaded, LoadError> {
-        self.checksums.load(&self.pool, group, index).await
+        self.checksums.load(&self.pool, group, indexes).await
     }
 
     /// Waits for disks whose checksums are needed. Those that take part and don't answer are evicted
@@ -196,13 +197,14 @@ impl Volume {
             return lost;
         };
         let mut has_all = true;
-        for index in 0..shape.checksum_blocks() {
+        let blocks = shape.checksum_blocks();
+        for index in 0..blocks {
             let version = self.checksums.version(group.generation, index);
             if version.is_some_and(|version| heard.find(shape, index, version).is_some()) {
                 continue;
             }
             // Whatever stands in the way of knowing it is for those who need it to wait for.
-            let Ok(loaded) = self.checksum_block(group, index).await else {
+            let Ok(loaded) = self.checksum_block(group, index..blocks).await else {
                 has_all = false;
                 continue;
             };

@@ -128,8 +128,9 @@ impl OpenPool {
             else {
                 continue;
             };
-            for index in 0..self.pool.shape().checksum_blocks() {
-                if volume.checksum_block(&place, index).await.is_err() {
+            let blocks = self.pool.shape().checksum_blocks();
+            for index in 0..blocks {
+                if volume.checksum_block(&place, index..blocks).await.is_err() {
                     return false;
                 }
             }
@@ -212,14 +213,15 @@ impl Volume {
         let mut work = DiskWork::new(Rc::clone(&member), device);
         let mut copied = Copied { mask: dirty, bytes: 0, instance: None };
         let (mut writes, mut is_silent) = (Vec::new(), false);
-        for index in 0..shape.checksum_blocks() {
+        let blocks = shape.checksum_blocks();
+        for index in 0..blocks {
             let (first, count) = shape.rows_of_block(index);
             let regions = ExtentShape::CHECKSUMS;
             let rows = self.pool.region_mask(first, count);
             if dirty & (regions | rows) == 0 {
                 continue;
             }
-            let Ok(loaded) = self.checksum_block(group, index).await else {
+            let Ok(loaded) = self.checksum_block(group, index..blocks).await else {
                 copied.mask &= !(regions | rows);
                 continue;
             };

@@ -28,6 +28,10 @@ use crate::format::{Role, Row, row_checksum};
 /// Rows read from one member at once before the next run goes to another one.
 pub(crate) const SPREAD_ROWS: u32 = 64;
 
+/// A read that begins where the last one of a member ended goes on there, unless so much more waits for it
+/// than for another one.
+const STAY_BYTES: u64 = 4 << 20;
+
 /// Reads after which the members change their turns.
 const READS_PER_TURN: u32 = 16;
 
@@ -187,6 +191,7 @@ impl Volume {
         let sector = Lba(start.0 + self.pool.shape().row_sector(first));
         let sectors = u64::from(count) * BLOCK_SECTORS;
         let _busy = Busy::new(&member.reading_bytes, sectors);
+        member.read_until.set(Lba(sector.0 + sectors));
         self.pool.read_member(&member, &*device, sector, sectors).await
     }
 
@@ -196,14 +201,23 @@ impl Volume {
         // Now and then the other way round, so that each copy is looked at in the long run.
         let reads = self.reads.replace(self.reads.get().wrapping_add(1));
         let turn = (first.0 / SPREAD_ROWS + group.index + reads / READS_PER_TURN) as usize;
-        let mut order: Vec<usize> =
-            (0..members).filter(|member| self.pool.has_all(group, *member, regions)).collect();
-        order.sort_by_key(|index| {
-            let (disk, _) = group.members[*index];
-            let busy = self.pool.member(disk).map_or(0, |member| member.reading_bytes.get());
-            (busy >> 18, (index + turn) % members)
+        let able = (0..members).filter(|member| self.pool.has_all(group, *member, regions));
+        let sector = self.pool.shape().row_sector(first);
+        let mut order: Vec<(u64, bool, usize)> = able
+            .map(|index| match self.pool.extent_of(group, index) {
+                Some((member, _, start)) => {
+                    let goes_on = member.read_until.get() == Lba(start.0 + sector);
+                    (member.reading_bytes.get(), goes_on, index)
+                }
+                None => (0, false, index),
+            })
+            .collect();
+        let least = order.iter().map(|(busy, ..)| *busy).min().unwrap_or(0);
+        order.sort_by_key(|(busy, goes_on, index)| {
+            let stays = *goes_on && *busy <= least + STAY_BYTES;
+            (!stays, busy >> 18, (index + turn) % members)
         });
-        order
+        order.into_iter().map(|(_, _, index)| index).collect()
     }
 }
 

@@ -55,6 +55,7 @@ pub(crate) struct TestDisk {
     pub(crate) slow_reads: Cell<Option<(SectorRange, Duration)>>,
     pub(crate) bytes_written: Cell<u64>,
     pub(crate) writes: Cell<u64>,
+    pub(crate) reads: Cell<u64>,
 }
 
 /// One engine's way to a disk.
@@ -86,6 +87,7 @@ impl TestDisk {
             slow_reads: Cell::new(None),
             bytes_written: Cell::new(0),
             writes: Cell::new(0),
+            reads: Cell::new(0),
         })
     }
 
@@ -263,6 +265,7 @@ impl TestDevice {
         if owned && self.epoch.get() == Epoch::OBSERVER && !open {
             return Err(IoError::Refused(block::RefusalReason::Owned));
         }
+        self.disk.reads.set(self.disk.reads.get() + 1);
         assert!(range.len_bytes() <= 1 << 20, "a transfer larger than the device takes");
         let lost = self.disk.vote_reads_lost.get();
         let of_vote = DiskGeometry::vote_slots().contains(&range.start);

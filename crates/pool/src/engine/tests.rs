@@ -18,6 +18,7 @@ mod in_place;
 mod logs;
 mod metadata;
 mod owners;
+mod reads;
 mod right_copies;
 mod stats;
 
@@ -25,12 +26,16 @@ const MIB: u64 = 1 << 20;
 
 impl Bench {
     fn create(&self) -> PoolReport {
+        self.create_with(256 << 10)
+    }
+
+    fn create_with(&self, extent_bytes: u64) -> PoolReport {
         let request = CreatePool {
             name: "pool".into(),
             disks: self.disks.iter().map(|disk| disk.name.clone()).collect(),
             failure_domain: FailureDomain::Node,
             force_disks: Vec::new(),
-            extent_bytes: Some(256 << 10),
+            extent_bytes: Some(extent_bytes),
         };
         let engine = Rc::clone(&self.engine);
         self.run(async move { engine.create_pool(request).await }).unwrap()

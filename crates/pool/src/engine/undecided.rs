@@ -263,7 +263,7 @@ impl Volume {
             let (_, loaded) = match known.take().filter(|(of, _)| *of == block) {
                 Some(loaded) => known.insert(loaded),
                 None => {
-                    let loaded = match self.checksum_block(asked.group, block).await {
+                    let loaded = match self.checksum_block(asked.group, block..block + 1).await {
                         Ok(loaded) => Ok(loaded.block),
                         Err(LoadError::Doubtful(doubt)) if doubt.is_lost => Err(Was::Elsewhere),
                         Err(LoadError::Doubtful(_)) => Err(Was::Doubtful),

@@ -108,8 +108,9 @@ impl Volume {
         place: &GroupPlace,
     ) -> Result<Vec<Option<Rc<ChecksumBlock>>>, Vec<DiskNumber>> {
         let mut blocks = Vec::new();
-        for index in 0..self.pool.shape().checksum_blocks() {
-            blocks.push(match self.checksum_block(place, index).await {
+        let count = self.pool.shape().checksum_blocks();
+        for index in 0..count {
+            blocks.push(match self.checksum_block(place, index..count).await {
                 Ok(loaded) => Some(loaded.block),
                 Err(LoadError::Doubtful(_)) => None,
                 Err(LoadError::Unreachable(silent)) => return Err(silent),

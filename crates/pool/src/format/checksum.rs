@@ -195,6 +195,11 @@ impl ChecksumVersion {
     /// What a block is initialised to.
     pub const INITIAL: ChecksumVersion = ChecksumVersion { epoch: 0, sequence: 1 };
 
+    /// Whether nothing was ever written under it.
+    pub fn is_initial(self) -> bool {
+        self == ChecksumVersion::INITIAL
+    }
+
     /// The slot that a block of this version lies in.
     pub fn slot(self) -> u32 {
         (self.sequence % 2) as u32

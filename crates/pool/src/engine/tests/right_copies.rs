@@ -70,7 +70,7 @@ impl Mirror {
         let (shape, place) = (pool.shape(), group.clone());
         let loading = Rc::clone(&volume);
         let index = shape.entry_of(first).0;
-        let sums = bench.run(async move { loading.checksum_block(&place, index).await });
+        let sums = bench.run(async move { loading.checksum_block(&place, index..index + 1).await });
         let sums = sums.unwrap().block;
         let rows = (first.0..first.0 + ROWS).map(Row);
         let crcs = rows.map(|row| sums.get(shape.entry_of(row).1).checksum().unwrap()).collect();
