@@ -564,6 +564,28 @@ fn overfill(bench: &Bench, volume: &Rc<dyn BlockDevice>, limit: Duration) {
     assert!(done.iter().all(Result::is_ok));
 }
 
+/// They waited for room that nobody gives any more.
+#[test]
+fn who_writes_to_a_volume_that_is_removed_is_answered() {
+    let (bench, volume) = striped(243);
+    bench.write(&volume, 0, pattern(0, 1, 1)).unwrap();
+    bench.set_mode(1, Mode::Lost);
+    bench.pass(Duration::from_secs(5));
+    let write = |block: u64| {
+        volume.write(Lba(block * 64 % (2048 * 8)), pattern(block, 8, 1), Durability::Durable)
+    };
+    let writes = join_all((0..1024).map(write).collect::<Vec<_>>());
+    let (engine, runtime) = (Rc::clone(&bench.engine), bench.executor.handle());
+    let removal = async move {
+        runtime.sleep(Duration::from_secs(10)).await;
+        engine.remove_volume("pool", "v").await
+    };
+    let both = bench.run_for(Duration::from_secs(100), futures::future::join(writes, removal));
+    let (written, removed) = both.expect("still waiting");
+    removed.unwrap();
+    assert!(written.iter().any(Result::is_ok) && written.iter().any(Result::is_err));
+}
+
 fn went_out(bench: &Bench) -> Vec<String> {
     let out = bench.events().into_iter().filter_map(|event| match event {
         PoolEvent::DiskOut { disk, .. } => Some(disk),

@@ -18,6 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use block::{IoError, Line};
+use futures::FutureExt;
+use futures::future::{Either, select};
 use runtime::{Notify, Semaphore};
 
 use super::checksums::Checksums;
@@ -140,8 +142,9 @@ impl Volume {
         self.changed.notify_all();
     }
 
-    /// Ends the volume's tasks.
+    /// Ends the volume's tasks, which want nothing any more.
     pub(crate) fn stop(&self) {
+        self.credit.wants_segment.set(false);
         self.log.wake_all();
         self.pool.changed.notify_all();
     }
@@ -156,6 +159,31 @@ impl Volume {
 
     pub(crate) fn is_gone(&self) -> bool {
         *self.serving.borrow() == Serving::Gone
+    }
+
+    /// `work`, unless the volume is removed or the pool over before it is done.
+    pub(super) async fn while_there<T>(&self, work: impl Future<Output = T>) -> Result<T, IoError> {
+        let mut work = std::pin::pin!(work);
+        // Mostly there is nothing to wait for.
+        if let Some(done) = work.as_mut().now_or_never() {
+            return Ok(done);
+        }
+        let gone = std::pin::pin!(self.until_gone());
+        match self.pool.unless_over(select(work, gone)).await {
+            Ok(Either::Left((done, _))) => Ok(done),
+            Ok(Either::Right(_)) => Err(IoError::Lost),
+            Err(ended) => Err(ended_error(&self.pool, ended)),
+        }
+    }
+
+    async fn until_gone(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.is_gone() {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Waits until the volume serves.

@@ -46,8 +46,7 @@ impl Volume {
         turn: Turn,
         mut request: Stopwatch,
     ) -> Result<(), IoError> {
-        let room = self.pool.unless_over(turn.take()).await;
-        let room = room.map_err(|ended| ended_error(&self.pool, ended))?;
+        let room = self.while_there(turn.take()).await?;
         let mut room = Room { volume: &self, bytes: room };
         self.end_stage(&mut request, Stage::Room);
         self.wait_serving().await?;
@@ -160,8 +159,7 @@ impl Volume {
             0 => None,
             blocks => {
                 let turn = self.placing.acquire(blocks.min(UNDER_WAY_MAX));
-                let turn = self.pool.unless_over(turn).await;
-                Some(Rc::new(turn.map_err(|ended| ended_error(&self.pool, ended))?))
+                Some(Rc::new(self.while_there(turn).await?))
             }
         };
         for piece in self.stripes.pieces(VolumeBlock(first), count) {
