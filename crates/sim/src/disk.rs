@@ -271,9 +271,9 @@ impl Disk {
         self.faults.spoil_read(part.ranges(self), fault);
     }
 
-    /// The next read that touches `range` suffers `fault`.
-    pub fn spoil_read_of(&self, range: SectorRange, fault: ReadFault) {
-        self.faults.spoil_read(vec![range], fault);
+    /// The next read that touches one of `ranges` suffers `fault`.
+    pub fn spoil_read_of(&self, ranges: &[SectorRange], fault: ReadFault) {
+        self.faults.spoil_read(ranges.to_vec(), fault);
     }
 
     /// Faults come by chance from now on.

@@ -392,18 +392,27 @@ async fn badly_read_log(stage: Stage, layout: Layout, spoil: fn(&Rig)) -> Result
     rig.converge().await
 }
 
-/// Many reads say that sectors can't be read: of the log so many that the smaller reads that follow fail
-/// as well; of a disk without it fewer than the reads of its checksums in the four seconds after which
+/// Many reads say that sectors can't be read: of records so many that the smaller reads that follow fail as
+/// well; of whatever a disk holds fewer than the reads of its checksums in the four seconds after which
 /// these are given up.
 fn unread(rig: &Rig) {
     let holders = holders_of_newest(rig);
     for node in 0..rig.cluster.node_count() {
-        let most = if holders.contains(&node) { 100 } else { 19 };
         for disk in rig.cluster.node(node).disks() {
-            (0..2 + rig.below(most))
+            (0..2 + rig.below(19))
                 .for_each(|_| disk.spoil_next_read(Part::Extents, ReadFault::Error));
+            if holders.contains(&node) {
+                let records = records_on(&disk);
+                (0..rig.below(80)).for_each(|_| disk.spoil_read_of(&records, ReadFault::Error));
+            }
         }
     }
+}
+
+/// The sectors where a record of a log begins.
+fn records_on(disk: &Disk) -> Vec<SectorRange> {
+    let sectors = disk.written_sectors().into_iter().map(|sector| SectorRange::new(Lba(sector), 1));
+    sectors.filter(|sector| disk.peek(*sector).starts_with(b"epLR")).collect()
 }
 
 /// One read of each disk is answered with something else.

@@ -172,7 +172,7 @@ async fn unread_vote(stage: Stage) -> Result<(), Failure> {
     rig.forget_clients();
     if let Some(slot) = newest {
         let slot = SectorRange::new(Lba(slot), 32);
-        (0..LASTING).for_each(|_| disk(&rig, witness).spoil_read_of(slot, ReadFault::Error));
+        (0..LASTING).for_each(|_| disk(&rig, witness).spoil_read_of(&[slot], ReadFault::Error));
     }
     rig.cluster.start_node(witness);
     rig.cluster.start_node(evicted);
