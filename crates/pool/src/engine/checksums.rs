@@ -66,8 +66,12 @@ impl Checksums {
         let commits = self.commits.get();
         if let Some(version) = self.version(group.generation, index) {
             let others = self.not_in_memory(group.generation, index + 1..indexes.end);
-            let loading = load_version(pool, group, (index, version), &others);
-            if let Some((loaded, others)) = loading.await {
+            let mut found = load_version(pool, group, (index, version), &others).await;
+            if found.is_none() && !others.is_empty() {
+                // A medium may take long for what isn't wanted yet.
+                found = load_version(pool, group, (index, version), &[]).await;
+            }
+            if let Some((loaded, others)) = found {
                 if commits == self.commits.get() {
                     self.cache.put(&loaded.block);
                     others.iter().for_each(|block| self.cache.put(block));

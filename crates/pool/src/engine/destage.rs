@@ -355,15 +355,15 @@ impl Volume {
             let mut data = destage.rows.values().flatten();
             let is_in_place = data.any(BlockData::went_in_place);
             let runs = if is_in_place { Vec::new() } else { row_runs(&destage.rows, |_| true) };
-            let members = (0..destage.group.members.len())
-                .filter_map(|index| self.pool.extent_of(&destage.group, index));
-            let members: Vec<_> = members.collect();
-            let is_alone = members.len() == 1;
-            for (member, device, start) in members {
+            for index in 0..destage.group.members.len() {
+                let Some((member, device, start)) = self.pool.extent_of(&destage.group, index)
+                else {
+                    continue;
+                };
                 let work = works
                     .entry(member.number)
                     .or_insert_with(|| DiskWork::new(Rc::clone(&member), device).only_as_shown());
-                if is_alone {
+                if !self.pool.has_another_right(&destage.group, index) {
                     work.set_alone();
                 }
                 if is_in_place {

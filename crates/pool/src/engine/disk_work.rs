@@ -119,7 +119,10 @@ impl Pool {
         let unfinished = &Cell::new(works.len());
         let runs = works.into_iter().map(|(disk, work)| async move {
             let result = self.run_work(&work, release, unfinished).await;
-            unfinished.update(|count| count - 1);
+            // Who failed has done nothing that another one could be done without for.
+            if result.failed.is_none() && !result.began_anew {
+                unfinished.update(|count| count - 1);
+            }
             (disk, result)
         });
         join_all(runs).await.into_iter().collect()

@@ -91,6 +91,9 @@ impl Volume {
                     let work = works
                         .entry(member.number)
                         .or_insert_with(|| DiskWork::new(Rc::clone(&member), device));
+                    if !self.pool.has_another_right(group, index) {
+                        work.set_alone();
+                    }
                     self.add_unwritten(work, group, start);
                 }
             }

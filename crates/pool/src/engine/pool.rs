@@ -183,6 +183,13 @@ impl Pool {
         self.dirty(group, index) & mask == 0
     }
 
+    /// Whether a group can do without a member: another one takes part and misses nothing.
+    pub(crate) fn has_another_right(&self, group: &GroupPlace, index: usize) -> bool {
+        let others = (0..group.members.len()).filter(|other| *other != index);
+        let mut right = others.filter(|other| self.has_all(group, *other, u64::MAX));
+        right.any(|other| self.extent_of(group, other).is_some())
+    }
+
     /// The regions that rows lie in: a bit each.
     pub(crate) fn region_mask(&self, first: Row, count: u32) -> u64 {
         let shape = self.shape();

@@ -194,6 +194,7 @@ impl TestDisk {
             Begun::Changed { instance, .. } if instance != now => return restarted,
             Begun::Changed { range, durability: Durability::Durable, .. } => self.settle(range),
             Begun::Changed { .. } => {}
+            Begun::Flushing { .. } if self.mode.get() != Mode::Well => return Err(IoError::Lost),
             Begun::Flushing { instance, .. } if instance.0 != now => return restarted,
             Begun::Flushing { .. } if self.flush_fails.get() => return Err(IoError::FlushFailed),
             Begun::Flushing { covered, .. } => {

@@ -611,3 +611,30 @@ fn disks_that_are_all_slow_stay_in() {
     overfill(&bench, &volume, Duration::from_secs(600));
     assert_eq!(went_out(&bench), [""; 0]);
 }
+
+/// The one that failed has done nothing that the other one could be done without for.
+#[test]
+fn who_is_slow_stays_in_when_another_one_dies() {
+    for away in 0..5 {
+        // So many that there is a majority without both.
+        let bench = Bench::new(244 + away as u64, 5, 48);
+        bench.create();
+        let volume = bench.create_volume(8, Layout::Mirror(2));
+        for disk in &bench.disks {
+            disk.flush_latency.set(Duration::from_secs(4));
+        }
+        bench.disks[away].flush_latency.set(Duration::from_millis(2500));
+        let engine = Rc::clone(&bench.engine);
+        let (dies, runtime) = (Rc::clone(&bench.disks[away]), bench.executor.handle());
+        bench.executor.handle().spawn(async move {
+            let full = || engine.open_pool("pool").unwrap().pool.is_room_awaited();
+            while !full() {
+                runtime.sleep(Duration::from_millis(1)).await;
+            }
+            runtime.sleep(Duration::from_secs(1)).await;
+            dies.set_mode(Mode::Lost);
+        });
+        overfill(&bench, &volume, Duration::from_secs(600));
+        assert_eq!(went_out(&bench), [format!("e{away}.0")]);
+    }
+}
