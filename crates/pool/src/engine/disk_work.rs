@@ -40,6 +40,8 @@ pub(crate) struct DiskWork {
     shown: Option<Instance>,
     /// Nobody else can do what is done here.
     is_alone: bool,
+    /// Of the works that are run with this one, those that aren't done.
+    unfinished: Rc<Cell<usize>>,
 }
 
 /// What became of them.
@@ -57,7 +59,8 @@ pub(crate) struct WorkResult {
 
 impl DiskWork {
     pub(crate) fn new(member: Rc<Member>, device: Rc<dyn BlockDevice>) -> DiskWork {
-        DiskWork { member, device, writes: Vec::new(), shown: None, is_alone: false }
+        let (writes, unfinished) = (Vec::new(), Rc::default());
+        DiskWork { member, device, writes, shown: None, is_alone: false, unfinished }
     }
 
     /// The instance that must take it, if only one may.
@@ -80,6 +83,11 @@ impl DiskWork {
     /// Nobody else can do what is done here, so it is waited for as long as background work may take.
     pub(crate) fn set_alone(&mut self) {
         self.is_alone = true;
+    }
+
+    /// Whether the others have done what is done here, and can do without it.
+    fn is_last(&self) -> bool {
+        !self.is_alone && self.unfinished.get() == 1
     }
 
     /// Adds a write.
@@ -116,14 +124,17 @@ impl Pool {
         works: BTreeMap<DiskNumber, DiskWork>,
         release: Option<ReleaseNumber>,
     ) -> BTreeMap<DiskNumber, WorkResult> {
-        let unfinished = &Cell::new(works.len());
-        let runs = works.into_iter().map(|(disk, work)| async move {
-            let result = self.run_work(&work, release, unfinished).await;
-            // Who failed has done nothing that another one could be done without for.
-            if result.failed.is_none() && !result.began_anew {
-                unfinished.update(|count| count - 1);
+        let unfinished = Rc::new(Cell::new(works.len()));
+        let runs = works.into_iter().map(|(disk, mut work)| {
+            work.unfinished = Rc::clone(&unfinished);
+            async move {
+                let result = self.run_work(&work, release).await;
+                // Who failed has done nothing that another one could be done without for.
+                if result.failed.is_none() && !result.began_anew {
+                    work.unfinished.update(|count| count - 1);
+                }
+                (disk, result)
             }
-            (disk, result)
         });
         join_all(runs).await.into_iter().collect()
     }
@@ -178,13 +189,8 @@ impl Pool {
 
     /// Ends with the work, or when others evict the disk meanwhile: whoever waits for this
     /// work has no reason to wait for a disk that doesn't count any more.
-    async fn run_work(
-        &self,
-        work: &DiskWork,
-        release: Option<ReleaseNumber>,
-        unfinished: &Cell<usize>,
-    ) -> WorkResult {
-        let done = self.while_in(work.member.number, self.repeat_work(work, release, unfinished));
+    async fn run_work(&self, work: &DiskWork, release: Option<ReleaseNumber>) -> WorkResult {
+        let done = self.while_in(work.member.number, self.repeat_work(work, release));
         let lost = WorkResult { failed: Some(IoError::Lost), ..WorkResult::default() };
         done.await.unwrap_or(lost)
     }
@@ -222,15 +228,10 @@ impl Pool {
         }
     }
 
-    async fn repeat_work(
-        &self,
-        work: &DiskWork,
-        release: Option<ReleaseNumber>,
-        unfinished: &Cell<usize>,
-    ) -> WorkResult {
+    async fn repeat_work(&self, work: &DiskWork, release: Option<ReleaseNumber>) -> WorkResult {
         let _recording = work.member.recording_applied.acquire(1).await;
         for _ in 0..RESTARTS_MAX {
-            match self.try_work(work, release, unfinished).await {
+            match self.try_work(work, release).await {
                 Err(IoError::Restarted { now }) if work.shown.is_some() => {
                     work.member.seen_instance.set(Some(now));
                     return WorkResult { began_anew: true, ..WorkResult::default() };
@@ -249,12 +250,10 @@ impl Pool {
         &self,
         work: &DiskWork,
         release: Option<ReleaseNumber>,
-        unfinished: &Cell<usize>,
     ) -> Result<(BTreeMap<GenerationId, u64>, Option<Instance>), IoError> {
-        let is_last = || !work.is_alone && unfinished.get() == 1;
         let mut taken_by = work.shown;
         if release.is_some() {
-            let now = self.within_patience(&is_last, self.checked_now(work)).await?;
+            let now = self.within_patience(work, self.checked_now(work)).await?;
             if taken_by.is_some_and(|instance| instance != now) {
                 return Err(IoError::Restarted { now });
             }
@@ -265,12 +264,11 @@ impl Pool {
         let writes =
             work.writes.iter().map(|(start, data, touched)| (*start, data.clone(), Some(*touched)));
         let writes = writes.chain(applied.map(|(start, data)| (start, data, None)));
-        let is_last = &is_last;
         let writes = writes.map(|(start, data, touched)| async move {
             let bytes = data.len() as u64;
             let write = write_run(&*work.device, start, data, Durability::Volatile);
             let _underway = Underway::new(&self.runtime, &work.member, Purpose::Write, bytes);
-            (touched, self.within_patience(is_last, write).await)
+            (touched, self.within_patience(work, write).await)
         });
         let mut writes = futures::stream::iter(writes).buffer_unordered(WRITES);
         while let Some((touched, answer)) = writes.next().await {
@@ -292,7 +290,7 @@ impl Pool {
         if let Some(instance) = taken_by {
             work.member.seen_instance.set(Some(instance));
             let _underway = Underway::new(&self.runtime, &work.member, Purpose::Flush, 0);
-            self.within_patience(is_last, work.device.flush(instance)).await?;
+            self.within_patience(work, work.device.flush(instance)).await?;
         }
         if release.is_some() {
             // Only now: an applied block that may be torn is written again in the same slot.
@@ -306,22 +304,22 @@ impl Pool {
     /// for one that is to have his record. Disks that are all slow are no reason to lose any.
     async fn within_patience<T>(
         &self,
-        is_last: impl Fn() -> bool,
-        work: impl Future<Output = Result<T, IoError>>,
+        work: &DiskWork,
+        operation: impl Future<Output = Result<T, IoError>>,
     ) -> Result<T, IoError> {
-        match select(std::pin::pin!(work), std::pin::pin!(self.end_of_patience(is_last))).await {
+        match select(std::pin::pin!(operation), std::pin::pin!(self.end_of_patience(work))).await {
             Either::Left((result, _)) => result,
             Either::Right(_) => Err(IoError::Lost),
         }
     }
 
-    async fn end_of_patience(&self, is_last: impl Fn() -> bool) {
+    async fn end_of_patience(&self, work: &DiskWork) {
         let mut left = self.limits.background;
         while !left.is_zero() {
             let piece = self.limits.eviction.min(left);
             self.runtime.sleep(piece).await;
             left -= piece;
-            if is_last() && self.is_room_awaited() {
+            if work.is_last() && self.is_room_awaited() {
                 return;
             }
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use block::{BLOCK_BYTES, BlockDevice, Buffer, Durability, IoError, Lba, SectorRange};
 
 use super::testing::{Bench, Mode};
+use super::volume::Volume;
 use super::{CreatePool, ImportOptions, VolumeSize};
 use crate::error::PoolError;
 use crate::format::FailureDomain;
@@ -65,6 +66,12 @@ impl Bench {
                 && report.volumes.iter().all(|volume| volume.suspended.is_none())
         });
         self.engine.open_volume("pool", "v").unwrap()
+    }
+
+    /// The only volume, as the engine has it.
+    fn serving(&self) -> Rc<Volume> {
+        let volumes = self.engine.open_pool("pool").unwrap().volumes.borrow().clone();
+        volumes.into_values().next().unwrap()
     }
 
     fn report(&self) -> PoolReport {

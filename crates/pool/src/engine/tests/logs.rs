@@ -494,12 +494,9 @@ fn what_is_stuck_in_several_segments_comes_to_rest() {
 /// What leaves in one batch shares its padding, and the log holds so much more of it.
 #[test]
 fn records_of_a_batch_are_charged_what_they_take_together() {
-    let bench = Bench::new(230, 3, 48);
-    bench.create();
-    let volume = bench.create_volume(8, Layout::Mirror(2));
-    let volumes: Vec<_> =
-        bench.engine.open_pool("pool").unwrap().volumes.borrow().values().cloned().collect();
-    let (log, credit) = (&volumes[0].log, &volumes[0].credit);
+    let (bench, volume) = Bench::mirrored(230);
+    let serving = bench.serving();
+    let (log, credit) = (&serving.log, &serving.credit);
     let charged = || log.state.borrow().charges.values().sum::<u64>();
     let at_once = |round: u64| {
         let write = |block: u64| {
@@ -531,14 +528,11 @@ fn records_of_a_batch_are_charged_what_they_take_together() {
 /// It woke nobody, since batches were under way, and those who look at the queue had not begun them.
 #[test]
 fn who_comes_while_something_is_appended_again_is_answered() {
-    let bench = Bench::new(240, 3, 48);
-    bench.create();
-    let volume = bench.create_volume(8, Layout::Mirror(2));
+    let (bench, volume) = Bench::mirrored(240);
     bench.write(&volume, 0, pattern(0, 1, 1)).unwrap();
     // Its MARK is written, and nothing is due.
     bench.pass(Duration::from_secs(3));
-    let serving = bench.engine.open_pool("pool").unwrap().volumes.borrow().values().next().cloned();
-    let serving = serving.unwrap();
+    let serving = bench.serving();
     let appending = async move {
         let _writing = serving.log.writing.acquire(1).await;
         let own = [Append::own(0, RecordBody::Mark)].into();
@@ -553,14 +547,22 @@ fn who_comes_while_something_is_appended_again_is_answered() {
     assert!(both.expect("nobody looks at what is queued").1.is_ok());
 }
 
+/// So many writes of eight blocks at once, over all of a volume of 8 MiB.
+fn at_once(
+    volume: &Rc<dyn BlockDevice>,
+    count: u64,
+) -> impl Future<Output = Vec<Result<(), IoError>>> + 'static {
+    let write = |number: u64| {
+        let block = number * 8 % 2048;
+        let done = volume.write(Lba(block * 8), pattern(block, 8, 1), Durability::Durable);
+        async move { done.await.map(drop) }
+    };
+    join_all((0..count).map(write).collect::<Vec<_>>())
+}
+
 /// Writes as much at once as the log holds several times, and waits for it so long.
 fn overfill(bench: &Bench, volume: &Rc<dyn BlockDevice>, limit: Duration) {
-    let write = |block: u64| {
-        let data = pattern(block * 8 % 2048, 8, 1);
-        volume.write(Lba(block * 64 % (2048 * 8)), data, Durability::Durable)
-    };
-    let writes = join_all((0..512).map(write).collect::<Vec<_>>());
-    let done = bench.run_for(limit, writes).expect("still waiting");
+    let done = bench.run_for(limit, at_once(volume, 512)).expect("still waiting");
     assert!(done.iter().all(Result::is_ok));
 }
 
@@ -571,10 +573,7 @@ fn who_writes_to_a_volume_that_is_removed_is_answered() {
     bench.write(&volume, 0, pattern(0, 1, 1)).unwrap();
     bench.set_mode(1, Mode::Lost);
     bench.pass(Duration::from_secs(5));
-    let write = |block: u64| {
-        volume.write(Lba(block * 64 % (2048 * 8)), pattern(block, 8, 1), Durability::Durable)
-    };
-    let writes = join_all((0..1024).map(write).collect::<Vec<_>>());
+    let writes = at_once(&volume, 1024);
     let (engine, runtime) = (Rc::clone(&bench.engine), bench.executor.handle());
     let removal = async move {
         runtime.sleep(Duration::from_secs(10)).await;

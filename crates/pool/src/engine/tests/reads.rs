@@ -1,16 +1,8 @@
 //! Whom reads ask, and how often.
 
-use std::rc::Rc;
-
 use super::super::testing::Bench;
-use super::super::volume::Volume;
 use super::pattern;
 use crate::metadata::Layout;
-
-fn serving(bench: &Bench) -> Rc<Volume> {
-    let volumes = bench.engine.open_pool("pool").unwrap().volumes.borrow().clone();
-    volumes.into_values().next().unwrap()
-}
 
 fn reads(bench: &Bench) -> Vec<u64> {
     bench.disks.iter().map(|disk| disk.reads.get()).collect()
@@ -26,7 +18,7 @@ fn whoever_reads_in_sequence_has_the_checksums_of_a_span_by_one_read() {
         bench.write(&volume, *block, pattern(*block, 1, 1)).unwrap();
     }
     bench.until(|report| report.volumes[0].log_bytes == 0);
-    let serving = serving(&bench);
+    let serving = bench.serving();
     let group = {
         let meta = serving.pool.meta.borrow();
         meta.volumes().values().flat_map(|volume| volume.groups()).next().unwrap().generation()
