@@ -127,6 +127,65 @@ pub fn plan_area(metadata: &Metadata, disk: DiskNumber, extents: u32) -> Option<
     metadata.disks().get(&disk)?.free.first_fit(extents)
 }
 
+/// Where positions of runs may move to, one after the other.
+pub struct MovePlan<'a> {
+    metadata: &'a Metadata,
+    space: Space,
+}
+
+impl MovePlan<'_> {
+    /// Plans on these disks, and leaves what logs may need.
+    pub fn new<'a>(metadata: &'a Metadata, usable: &Usable) -> MovePlan<'a> {
+        let mut space = Space::new(metadata, usable);
+        space.reserve_for_logs(metadata, false);
+        MovePlan { metadata, space }
+    }
+
+    /// Takes a place for `count` groups of a run's position: on a disk that has none of its others, in another
+    /// failure domain than they; on `to`, if that is told.
+    pub fn take(
+        &mut self,
+        run: &GroupRun,
+        position: u8,
+        count: u32,
+        to: Option<DiskNumber>,
+    ) -> Option<Member> {
+        let others = run.members.iter().enumerate();
+        let others = others.filter(|(index, _)| *index != usize::from(position));
+        let disks = others.filter_map(|(_, member)| self.metadata.disks().get(&member.disk));
+        let domains: BTreeSet<Uuid> = disks.map(|disk| self.metadata.domain_of(disk)).collect();
+        let disk = self.space.most_free(count, |number, disk| {
+            to.is_none_or(|to| to == number)
+                && !domains.contains(&disk.domain)
+                && run.members.iter().all(|member| member.disk != number)
+        })?;
+        let first = self.space.take_first(disk, count)?.first;
+        Some(Member { disk, first })
+    }
+
+    /// How many extents of a disk find no place elsewhere.
+    pub fn homeless(&mut self, disk: DiskNumber, to: Option<DiskNumber>) -> u64 {
+        let volumes = self.metadata.volumes().values();
+        let mut homeless = 0;
+        for run in volumes.flat_map(|volume| volume.runs.values()) {
+            let Some(position) = run.position_on(disk) else { continue };
+            let mut left = match run.incoming {
+                Some(incoming) if incoming.position == position => 0,
+                _ => run.count,
+            };
+            while left > 0 {
+                let fits = |plan: &mut Self, count| plan.take(run, position, count, to).is_some();
+                match halvings(left).find(|count| fits(self, *count)) {
+                    Some(count) => left -= count,
+                    None => break,
+                }
+            }
+            homeless += u64::from(left);
+        }
+        homeless
+    }
+}
+
 /// Plans the copies of a log segment: `copies` on disks of different failure domains, fewer when there
 /// are fewer domains with room. At least one, or no space.
 ///
@@ -377,6 +436,7 @@ impl Plan {
             count,
             generation: self.generation,
             members,
+            incoming: None,
             roots: Roots::default(),
         });
         self.generation = self.generation.plus(u64::from(count));

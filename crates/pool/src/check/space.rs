@@ -91,7 +91,7 @@ fn claims_of(metadata: &Metadata) -> BTreeMap<DiskNumber, Vec<Claim>> {
     };
     for volume in metadata.volumes().values() {
         for run in volume.runs.values() {
-            for member in &run.members {
+            for member in run.holders() {
                 let owner = Owner::Run(volume.id.0, run.key);
                 add(member.disk, ExtentRange::new(member.first, run.count), owner);
             }

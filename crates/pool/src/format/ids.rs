@@ -77,6 +77,10 @@ number!(
     ReleaseNumber(u64), "release"
 );
 number!(
+    /// A job of the pool, among those that there are.
+    JobNumber(u32), "job"
+);
+number!(
     /// An extent on its disk.
     ExtentNumber(u32), "extent"
 );

@@ -25,7 +25,7 @@ pub use checksum::{
 pub(crate) use checksum::{ROW_SECTORS, sector_checksum};
 pub use geometry::{DiskGeometry, GeometryError, MIB, choose_extent_bytes};
 pub use ids::{
-    ConfigNumber, DiskId, DiskNumber, ExtentNumber, ExtentRange, GenerationId, PoolId,
+    ConfigNumber, DiskId, DiskNumber, ExtentNumber, ExtentRange, GenerationId, JobNumber, PoolId,
     RecordNumber, ReleaseNumber, Row, SegmentNumber, VolumeId,
 };
 pub use label::{

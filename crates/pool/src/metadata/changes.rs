@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::apply::owned_by;
-use super::{MetaRecord, Metadata, Section, SharedMap, Table};
+use super::{GroupRun, MetaRecord, Metadata, RunKey, Section, SharedMap, Table};
 use crate::format::{DiskNumber, GenerationId, VolumeId};
 
 /// What a section is about. Restoring takes them in this order: each kind names what those before made.
@@ -22,16 +22,19 @@ pub enum SectionKind {
     Roots,
     /// Dirty regions, by generation.
     DirtyRegions,
+    /// Jobs and properties of the pool.
+    Pool,
 }
 
 impl SectionKind {
     /// In order.
-    pub const ALL: [SectionKind; 5] = [
+    pub const ALL: [SectionKind; 6] = [
         SectionKind::Disks,
         SectionKind::Volumes,
         SectionKind::Runs,
         SectionKind::Roots,
         SectionKind::DirtyRegions,
+        SectionKind::Pool,
     ];
 }
 
@@ -215,9 +218,7 @@ impl Metadata {
                 vec![Change::at(SectionKind::Runs, key)]
             }
             MetaRecord::RunInitialised { volume, key, count } => {
-                let runs = self.volumes.get(volume).map(|volume| &volume.runs);
-                let run = runs.and_then(|runs| runs.get(key));
-                let first = run.map_or(0, |run| run.initialised());
+                let first = self.run(*volume, *key).map_or(0, |run| run.initialised());
                 let last = count.saturating_sub(1).max(first);
                 let set = |index: u32| {
                     let set = key.first_set.saturating_add(index.into());
@@ -231,6 +232,36 @@ impl Metadata {
                 let [first, last] =
                     [first, last].map(|set| SectionKey::of_set(*volume, key.lane, set));
                 vec![Change { kind: SectionKind::Roots, first, last }]
+            }
+            MetaRecord::RunSplit { volume, key, count } => {
+                let of_run = |run: &GroupRun| {
+                    let [first, second, last] = [0, *count, run.count.saturating_sub(1)]
+                        .map(|index| key.first_set.saturating_add(index.into()))
+                        .map(|set| SectionKey::of_set(*volume, key.lane, set));
+                    vec![
+                        Change::at(SectionKind::Runs, first),
+                        Change::at(SectionKind::Runs, second),
+                        Change { kind: SectionKind::Roots, first, last },
+                    ]
+                };
+                self.run(*volume, *key).map_or_else(Vec::new, of_run)
+            }
+            MetaRecord::MoveBegun { volume, key, to, .. }
+            | MetaRecord::MoveRestored { volume, key, to, .. } => {
+                self.changed_by_move(*volume, *key, Some(to.disk))
+            }
+            MetaRecord::MoveSwitched { volume, key } => {
+                let outgoing = self.run(*volume, *key).and_then(|run| run.outgoing());
+                self.changed_by_move(*volume, *key, outgoing.map(|member| member.disk))
+            }
+            MetaRecord::MoveCancelled { volume, key } => {
+                let incoming = self.run(*volume, *key).and_then(|run| run.incoming);
+                self.changed_by_move(*volume, *key, incoming.map(|incoming| incoming.member.disk))
+            }
+            MetaRecord::JobSet { .. }
+            | MetaRecord::JobRemoved { .. }
+            | MetaRecord::PoolPropertySet { .. } => {
+                vec![Change::at(SectionKind::Pool, SectionKey::default())]
             }
             MetaRecord::RegionsDirtied(dirty_regions)
             | MetaRecord::RegionsCleaned(dirty_regions) => {
@@ -262,6 +293,20 @@ impl Metadata {
         }
     }
 
+    /// What changes of a run where a place on a disk begins or ends.
+    fn changed_by_move(
+        &self,
+        volume: VolumeId,
+        key: RunKey,
+        disk: Option<DiskNumber>,
+    ) -> Vec<Change> {
+        let Some(run) = self.run(volume, key) else { return Vec::new() };
+        let place = SectionKey::of_set(volume, key.lane, key.first_set);
+        let mut changes = vec![Change::at(SectionKind::Runs, place), dirty_regions_of(run)];
+        changes.extend(disk.map(Change::disk));
+        changes
+    }
+
     fn changed_by_removal(&self, id: VolumeId) -> Vec<Change> {
         let Some(volume) = self.volumes.get(&id) else { return Vec::new() };
         let mut changes = vec![
@@ -270,12 +315,17 @@ impl Metadata {
             Change::all_of(SectionKind::Roots, id),
         ];
         changes.extend(owned_by(volume).map(|(disk, _)| Change::disk(disk)));
-        changes.extend(volume.runs.values().filter(|run| self.is_dirty(run)).map(|run| Change {
-            kind: SectionKind::DirtyRegions,
-            first: SectionKey::of_dirty_regions(run.generation),
-            last: SectionKey::of_dirty_regions(run.generation.plus(u64::from(run.count - 1))),
-        }));
+        let dirty_runs = volume.runs.values().filter(|run| self.is_dirty(run));
+        changes.extend(dirty_runs.map(dirty_regions_of));
         changes
+    }
+}
+
+fn dirty_regions_of(run: &GroupRun) -> Change {
+    Change {
+        kind: SectionKind::DirtyRegions,
+        first: SectionKey::of_dirty_regions(run.generation),
+        last: SectionKey::of_dirty_regions(run.generation.plus(u64::from(run.count - 1))),
     }
 }
 

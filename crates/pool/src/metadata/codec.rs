@@ -9,8 +9,8 @@
 use block::Epoch;
 
 use super::{
-    DirtyRegions, ExtentRange, GroupRun, Layout, Member, MetaRecord, RootChange, Roots, RunKey,
-    Segment, SegmentCopyPlace, SegmentState,
+    DirtyRegions, ExtentRange, GroupRun, Job, JobKind, Layout, Member, MetaRecord, RootChange,
+    Roots, RunKey, Segment, SegmentCopyPlace, SegmentState,
 };
 use crate::format::{Coded, DiskNumber, GenerationId, Listed, Malformed, Reader, Writer, coded};
 
@@ -43,6 +43,14 @@ coded!(enum MetaRecord {
     26 => AreaSwitched { disk },
     27 => AreaCancelled { disk },
     28 => RootsRestored { volume, key, first, roots },
+    29 => RunSplit { volume, key, count },
+    30 => MoveBegun { volume, key, position, to },
+    31 => MoveSwitched { volume, key },
+    32 => MoveCancelled { volume, key },
+    33 => MoveRestored { volume, key, position, to },
+    34 => JobSet { number, job },
+    35 => JobRemoved { number },
+    36 => PoolPropertySet { key, value },
 });
 
 coded!(enum SegmentState {
@@ -56,6 +64,7 @@ coded!(struct Epoch { 0 });
 coded!(struct RunKey { lane, first_set });
 coded!(struct Member { disk, first });
 coded!(struct SegmentCopyPlace { disk, extents });
+coded!(struct Job { kind, disks, extents });
 
 /// Records, one after the other.
 pub fn encode_records(records: &[MetaRecord]) -> Vec<u8> {
@@ -89,6 +98,27 @@ impl Coded for Layout {
         Ok(match r.byte()? {
             0 => Layout::Raid0,
             copies => Layout::Mirror(copies),
+        })
+    }
+}
+
+/// What an earlier version of the program doesn't know it keeps.
+impl Coded for JobKind {
+    fn put(&self, w: &mut Writer) {
+        w.byte(match self {
+            JobKind::Rebuild => 1,
+            JobKind::Evacuate => 2,
+            JobKind::Replace => 3,
+            JobKind::Other(kind) => *kind,
+        });
+    }
+
+    fn take(r: &mut Reader<'_>) -> Result<JobKind, Malformed> {
+        Ok(match r.byte()? {
+            1 => JobKind::Rebuild,
+            2 => JobKind::Evacuate,
+            3 => JobKind::Replace,
+            kind => JobKind::Other(kind),
         })
     }
 }
@@ -127,7 +157,8 @@ impl Coded for Option<String> {
     }
 }
 
-/// Without its roots: a run that is added has none, or is told them by records behind this one.
+/// Without its roots and where it moves to: a run that is added has none, or is told them by records behind
+/// this one.
 impl Coded for GroupRun {
     fn put(&self, w: &mut Writer) {
         w.put(&self.key).put(&self.count).put(&self.generation).put(&self.members);
@@ -135,7 +166,7 @@ impl Coded for GroupRun {
 
     fn take(r: &mut Reader<'_>) -> Result<GroupRun, Malformed> {
         let (key, count, generation, members) = (r.take()?, r.take()?, r.take()?, r.take()?);
-        Ok(GroupRun { key, count, generation, members, roots: Roots::default() })
+        Ok(GroupRun { key, count, generation, members, incoming: None, roots: Roots::default() })
     }
 }
 

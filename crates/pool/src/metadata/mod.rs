@@ -1,4 +1,4 @@
-//! What a pool knows about itself: its disks, volumes, maps, log segments and dirty regions.
+//! What a pool knows about itself: its disks, volumes, maps, log segments, dirty regions and jobs.
 //!
 //! [`Metadata`] is held in memory and changes only by [`MetaRecord`]s, which are validated before
 //! they change anything: what is read from a disk may be damaged or hostile, and a map that gives
@@ -47,7 +47,8 @@ pub use recover::{AreaFault, ChooseError, Foundation, Recovered, choose_copy, fo
 pub use restore::Restoring;
 pub use shared::{Roots, SharedMap};
 pub use state::{
-    Counters, DirtyRegions, Disk, Group, GroupRun, InvalidLayout, Layout, Member, Metadata,
-    PoolIdentity, RunKey, Segment, SegmentCopyPlace, SegmentState, Volume, VolumeLog,
+    Counters, DirtyRegions, Disk, Group, GroupRun, Incoming, InvalidLayout, Job, JobKind, Layout,
+    Member, Metadata, PoolIdentity, RunKey, Segment, SegmentCopyPlace, SegmentState, Volume,
+    VolumeLog,
 };
 pub use table::{BlockRun, Section, Table};

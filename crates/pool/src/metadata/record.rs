@@ -2,9 +2,12 @@
 
 use uuid::Uuid;
 
-use super::{DirtyRegions, ExtentRange, GroupRun, Layout, RunKey, Segment, SegmentState};
+use super::{
+    DirtyRegions, ExtentRange, GroupRun, Job, Layout, Member, RunKey, Segment, SegmentState,
+};
 use crate::format::{
-    DiskId, DiskNumber, GenerationId, RecordNumber, ReleaseNumber, SegmentNumber, VolumeId,
+    DiskId, DiskNumber, GenerationId, JobNumber, RecordNumber, ReleaseNumber, SegmentNumber,
+    VolumeId,
 };
 
 /// The versions of a group's checksum blocks that count from now on.
@@ -108,6 +111,60 @@ pub enum MetaRecord {
         /// How many of its groups now; never fewer than before.
         count: u32,
     },
+    /// A run becomes two; all that is known of its groups stays.
+    RunSplit {
+        /// Whose.
+        volume: VolumeId,
+        /// Which run.
+        key: RunKey,
+        /// How many of its groups stay in it: some, not all.
+        count: u32,
+    },
+    /// A position of a run is to be on another disk, which takes its extents and lacks everything.
+    MoveBegun {
+        /// Whose.
+        volume: VolumeId,
+        /// Which run: one without a move.
+        key: RunKey,
+        /// Which of its positions.
+        position: u8,
+        /// Where it is to be.
+        to: Member,
+    },
+    /// The disk that a position moves to lacks nothing: it is the position now, and what it was on before is
+    /// pending.
+    MoveSwitched {
+        /// Whose.
+        volume: VolumeId,
+        /// Which run.
+        key: RunKey,
+    },
+    /// A position stays where it is; what it was to move to is pending.
+    MoveCancelled {
+        /// Whose.
+        volume: VolumeId,
+        /// Which run.
+        key: RunKey,
+    },
+    /// A job is begun, or told anew.
+    JobSet {
+        /// Its number.
+        number: JobNumber,
+        /// What it does.
+        job: Job,
+    },
+    /// A job is over.
+    JobRemoved {
+        /// Its number.
+        number: JobNumber,
+    },
+    /// A property of the pool is set, or taken away.
+    PoolPropertySet {
+        /// Which.
+        key: String,
+        /// Its value.
+        value: Option<String>,
+    },
     /// A log gets a segment; its copies take their extents.
     SegmentOpened {
         /// Whose log.
@@ -197,6 +254,17 @@ pub enum MetaRecord {
         next_segment: SegmentNumber,
         /// The last released record.
         released: RecordNumber,
+    },
+    /// Checkpoints only: where a position of a run moves to. What that disk lacks is told for itself.
+    MoveRestored {
+        /// Whose.
+        volume: VolumeId,
+        /// Which run.
+        key: RunKey,
+        /// Which of its positions.
+        position: u8,
+        /// Where it is to be.
+        to: Member,
     },
     /// Checkpoints only: roots of a run's groups, behind those that it has.
     RootsRestored {

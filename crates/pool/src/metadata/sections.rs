@@ -58,6 +58,7 @@ impl Metadata {
             SectionKind::Runs => self.put_runs(&mut w, from, ends),
             SectionKind::Roots => self.put_roots(&mut w, from, end),
             SectionKind::DirtyRegions => self.put_dirty_regions(&mut w, from, ends),
+            SectionKind::Pool => self.put_pool(&mut w),
         }
         SectionBytes { bytes: w.writer.into_bytes(), cuts: w.cuts }
     }
@@ -73,7 +74,13 @@ impl Metadata {
                 if ends(key) {
                     return;
                 }
-                w.begin(key).put(&MetaRecord::RunAdded { volume: *id, run: run.clone() });
+                let w = w.begin(key);
+                w.put(&MetaRecord::RunAdded { volume: *id, run: run.clone() });
+                if let Some(incoming) = run.incoming {
+                    let (volume, key) = (*id, run.key);
+                    let (position, to) = (incoming.position, incoming.member);
+                    w.put(&MetaRecord::MoveRestored { volume, key, position, to });
+                }
             }
         }
     }
@@ -138,6 +145,21 @@ impl Metadata {
                 together.insert(*missing, *mask);
             }
             w.begin(key).put(&MetaRecord::RegionsDirtied(together));
+        }
+    }
+
+    /// All of it: there is little, so it isn't cut.
+    fn put_pool(&self, w: &mut SectionWriter) {
+        if self.jobs.is_empty() && self.properties.is_empty() {
+            return;
+        }
+        let w = w.begin(SectionKey::default());
+        for (number, job) in &self.jobs {
+            w.put(&MetaRecord::JobSet { number: *number, job: job.clone() });
+        }
+        for (key, value) in &self.properties {
+            let (key, value) = (key.clone(), Some(value.clone()));
+            w.put(&MetaRecord::PoolPropertySet { key, value });
         }
     }
 

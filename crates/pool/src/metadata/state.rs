@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::changes::Changes;
 use super::{ExtentRange, ExtentSet, Roots, SharedMap};
 use crate::format::{
-    DiskId, DiskNumber, ExtentNumber, ExtentShape, FailureDomain, GenerationId, PoolId,
+    DiskId, DiskNumber, ExtentNumber, ExtentShape, FailureDomain, GenerationId, JobNumber, PoolId,
     RecordNumber, ReleaseNumber, SegmentNumber, SegmentSeal, VolumeId,
 };
 use crate::layout::StripeLayout;
@@ -144,6 +144,16 @@ pub struct RunKey {
     pub first_set: u64,
 }
 
+/// A position that moves to another disk. Until it has moved both are positions: the new one gets all that is
+/// written, and counts for what it doesn't lack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Incoming {
+    /// Which of the run's positions.
+    pub position: u8,
+    /// Where it is to be.
+    pub member: Member,
+}
+
 /// Consecutive groups of one lane on one set of disks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupRun {
@@ -155,6 +165,8 @@ pub struct GroupRun {
     pub generation: GenerationId,
     /// Where its members lie.
     pub members: Vec<Member>,
+    /// Where one of them is to lie.
+    pub incoming: Option<Incoming>,
     /// Of each group that has durable checksum blocks, from the first on: which versions of them
     /// count ([`crate::format::version_hash`]).
     pub roots: Roots,
@@ -164,6 +176,21 @@ impl GroupRun {
     /// How many groups, from the first on, have durable checksum blocks.
     pub fn initialised(&self) -> u32 {
         self.roots.len() as u32
+    }
+
+    /// Its members, and where one of them moves to.
+    pub fn holders(&self) -> impl Iterator<Item = Member> + '_ {
+        self.members.iter().copied().chain(self.incoming.map(|incoming| incoming.member))
+    }
+
+    /// The position that a disk has; none for one that it is only to have.
+    pub fn position_on(&self, disk: DiskNumber) -> Option<u8> {
+        self.members.iter().position(|member| member.disk == disk).map(|position| position as u8)
+    }
+
+    /// Where the member lies that is to move.
+    pub fn outgoing(&self) -> Option<Member> {
+        self.members.get(usize::from(self.incoming?.position)).copied()
     }
 }
 
@@ -204,18 +231,17 @@ impl<'a> Group<'a> {
         self.run.roots.get(self.index as usize)
     }
 
-    /// Its members' extents, in order of the member index.
-    pub fn members(&self) -> impl ExactSizeIterator<Item = (DiskNumber, ExtentNumber)> + 'a {
+    /// Its members' extents, in order of the member index; at last where one of them moves to.
+    pub fn members(&self) -> impl Iterator<Item = (DiskNumber, ExtentNumber)> + 'a {
         let index = self.index;
         self.run
-            .members
-            .iter()
+            .holders()
             .map(move |member| (member.disk, ExtentNumber(member.first.0.saturating_add(index))))
     }
 
     /// Whether it has a position on a disk.
     pub fn is_on(&self, disk: DiskNumber) -> bool {
-        self.run.members.iter().any(|member| member.disk == disk)
+        self.run.holders().any(|member| member.disk == disk)
     }
 }
 
@@ -341,6 +367,30 @@ impl Default for Counters {
     }
 }
 
+/// What a job is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum JobKind {
+    /// A disk is out: what it has is made anew on others.
+    Rebuild,
+    /// What a disk has moves to others, and it gets nothing new.
+    Evacuate,
+    /// The same, to one other disk.
+    Replace,
+    /// Of a later version: it is kept, and nobody works on it.
+    Other(u8),
+}
+
+/// Long work, which goes on after a crash. What of it is done, the maps say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// What for.
+    pub kind: JobKind,
+    /// The disk that it is about; behind it the one that takes its place.
+    pub disks: Vec<DiskNumber>,
+    /// Extents that were to be moved when it began.
+    pub extents: u64,
+}
+
 /// All that a pool knows about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metadata {
@@ -349,6 +399,8 @@ pub struct Metadata {
     pub(super) disks: SharedMap<DiskNumber, Disk>,
     pub(super) volumes: SharedMap<VolumeId, Volume>,
     pub(super) dirty_regions: SharedMap<(GenerationId, DiskNumber), u64>,
+    pub(super) jobs: SharedMap<JobNumber, Job>,
+    pub(super) properties: SharedMap<String, String>,
     pub(super) next: Counters,
     /// First generation of each run to its place.
     pub(super) generations: SharedMap<GenerationId, (VolumeId, RunKey)>,
@@ -366,6 +418,8 @@ impl Metadata {
             disks: SharedMap::default(),
             volumes: SharedMap::default(),
             dirty_regions: SharedMap::default(),
+            jobs: SharedMap::default(),
+            properties: SharedMap::default(),
             next: Counters::default(),
             generations: SharedMap::default(),
             changes: Changes::everything(),
@@ -400,6 +454,22 @@ impl Metadata {
     /// A volume by its name.
     pub fn volume_by_name(&self, name: &str) -> Option<&Volume> {
         self.volumes.values().find(|volume| volume.name == name)
+    }
+
+    /// The jobs.
+    pub fn jobs(&self) -> &SharedMap<JobNumber, Job> {
+        &self.jobs
+    }
+
+    /// The pool's properties.
+    pub fn properties(&self) -> &SharedMap<String, String> {
+        &self.properties
+    }
+
+    /// The disks that get nothing new, since jobs are to empty them.
+    pub fn leaving(&self) -> BTreeSet<DiskNumber> {
+        let jobs = self.jobs.values().filter(|job| !matches!(job.kind, JobKind::Other(_)));
+        jobs.filter_map(|job| job.disks.first().copied()).collect()
     }
 
     /// The regions that are out of date on disks, by group.
@@ -443,6 +513,11 @@ impl Metadata {
     /// The numbers that will be given next.
     pub fn counters(&self) -> Counters {
         self.next
+    }
+
+    /// A run of a volume.
+    pub fn run(&self, volume: VolumeId, key: RunKey) -> Option<&GroupRun> {
+        self.volumes.get(&volume)?.runs.get(&key)
     }
 
     /// The group with this generation id; `None` when its space was given back.

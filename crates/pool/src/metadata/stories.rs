@@ -1,10 +1,11 @@
 //! Random records that mostly fit the metadata that they are made for: generations, sets and extents spread so
 //! far that a checkpoint of it has many sections.
 
-use super::testing::{disk_added, pool_of, segment};
+use super::testing::{disk_added, job, pool_of, segment};
 use super::*;
 use crate::format::{
-    DiskNumber, ExtentNumber, FailureDomain, GenerationId, MIB, RecordNumber, ReleaseNumber,
+    DiskNumber, ExtentNumber, FailureDomain, GenerationId, JobNumber, MIB, RecordNumber,
+    ReleaseNumber, VolumeId,
 };
 
 /// A pool of three disks, with room for long runs.
@@ -23,7 +24,7 @@ pub(crate) fn records(metadata: &Metadata, what: u8, luck: u64) -> Vec<MetaRecor
         let (name, width) = (format!("v{}", id.0), 1 + (luck / 2 % 2) as u16);
         vec![MetaRecord::VolumeCreated { id, name, layout, width }]
     };
-    match what % 22 {
+    match what % 26 {
         0 => {
             let number = metadata.counters().disk.0;
             vec![disk_added(number, number, 100_000 * MIB, (luck % 2) * 8 * MIB)]
@@ -55,6 +56,19 @@ pub(crate) fn records(metadata: &Metadata, what: u8, luck: u64) -> Vec<MetaRecor
             let release = ReleaseNumber(metadata.counters().release.0 + luck % 3);
             vec![MetaRecord::Applied { release, disks: vec![disk] }]
         }
+        9 => {
+            let number = JobNumber((luck % 4) as u32 + 1);
+            match metadata.jobs().contains_key(&number) {
+                true => vec![MetaRecord::JobRemoved { number }],
+                false => {
+                    vec![MetaRecord::JobSet { number, job: job(JobKind::Evacuate, &[disk.0]) }]
+                }
+            }
+        }
+        10 => vec![MetaRecord::PoolPropertySet {
+            key: format!("key-{}", luck % 3),
+            value: (!luck.is_multiple_of(4)).then(|| "y".repeat(nth(300))),
+        }],
         what => match volume {
             Some(volume) => of_volume(metadata, volume, what, luck),
             None => new_volume(),
@@ -73,13 +87,13 @@ fn of_volume(metadata: &Metadata, volume: &Volume, what: u8, luck: u64) -> Vec<M
             .collect()
     };
     match what {
-        9..=11 => add_run(metadata, volume, luck),
-        12 | 13 => run.map_or_else(Vec::new, |run| {
+        11..=13 => add_run(metadata, volume, luck),
+        14 | 15 => run.map_or_else(Vec::new, |run| {
             let left = u64::from(run.count - run.initialised());
             let count = run.initialised() + (luck % (left + 1)) as u32;
             vec![MetaRecord::RunInitialised { volume: id, key: run.key, count }]
         }),
-        14 | 15 => run.map_or_else(Vec::new, |run| {
+        16 | 17 => run.map_or_else(Vec::new, |run| {
             let disk = run.members[nth(run.members.len())].disk;
             let generations =
                 groups(run, run.count).into_iter().map(|group| run.generation.plus(group.into()));
@@ -88,14 +102,14 @@ fn of_volume(metadata: &Metadata, volume: &Volume, what: u8, luck: u64) -> Vec<M
                 .collect();
             vec![MetaRecord::RegionsDirtied(dirty_regions)]
         }),
-        16 => {
+        18 => {
             let dirty_regions =
                 metadata.dirty_regions().iter().skip(nth(metadata.dirty_regions().size())).take(2);
             vec![MetaRecord::RegionsCleaned(
                 dirty_regions.map(|(key, mask)| (*key, *mask)).collect(),
             )]
         }
-        17 => run.map_or_else(Vec::new, |run| {
+        19 => run.map_or_else(Vec::new, |run| {
             let changed = groups(run, run.initialised()).into_iter();
             let roots = changed
                 .filter(|_| run.initialised() > 0)
@@ -112,19 +126,41 @@ fn of_volume(metadata: &Metadata, volume: &Volume, what: u8, luck: u64) -> Vec<M
                 roots: roots.collect(),
             }]
         }),
-        18 => vec![MetaRecord::PropertySet {
+        20 => vec![MetaRecord::PropertySet {
             id,
             key: format!("key-{}", luck % 3),
             value: (!luck.is_multiple_of(4)).then(|| "x".repeat(nth(2000))),
         }],
-        19 => of_log(metadata, volume, luck),
-        20 => {
+        21 => of_log(metadata, volume, luck),
+        22 => {
             let sets = luck % (volume.whole_sets() + 1);
             let stripe = u64::from(volume.width) * u64::from(metadata.shape().rows()) * 4096;
             vec![MetaRecord::VolumeResized { id, bytes: sets.saturating_mul(stripe) }]
         }
+        23 | 24 => run.map_or_else(Vec::new, |run| of_move(metadata, id, run, luck)),
         _ => vec![MetaRecord::VolumeRemoved { id }],
     }
+}
+
+fn of_move(metadata: &Metadata, volume: VolumeId, run: &GroupRun, luck: u64) -> Vec<MetaRecord> {
+    let key = run.key;
+    let Some(incoming) = run.incoming else {
+        let mut to = metadata.disks().values().filter_map(|disk| {
+            let first = disk.free.first_fit(run.count)?.first;
+            Some(Member { disk: disk.number, first })
+        });
+        let (to, position) = (to.nth((luck % 3) as usize), (luck % 2) as u8);
+        let begun = to.map(|to| MetaRecord::MoveBegun { volume, key, position, to });
+        let count = (luck % u64::from(run.count)) as u32;
+        let split = luck.is_multiple_of(5).then_some(MetaRecord::RunSplit { volume, key, count });
+        return split.into_iter().chain(begun).collect();
+    };
+    if luck.is_multiple_of(3) {
+        return vec![MetaRecord::MoveCancelled { volume, key }];
+    }
+    let groups = (0..run.count).map(|index| run.generation.plus(index.into()));
+    let lacks = groups.map(|generation| ((generation, incoming.member.disk), u64::MAX)).collect();
+    vec![MetaRecord::RegionsCleaned(lacks), MetaRecord::MoveSwitched { volume, key }]
 }
 
 fn add_run(metadata: &Metadata, volume: &Volume, luck: u64) -> Vec<MetaRecord> {
@@ -142,6 +178,7 @@ fn add_run(metadata: &Metadata, volume: &Volume, luck: u64) -> Vec<MetaRecord> {
         count,
         generation: GenerationId(metadata.counters().generation.0 + luck / 64 % 2 * 1000),
         members: members.into_iter().take(copies).collect(),
+        incoming: None,
         roots: Roots::default(),
     };
     vec![MetaRecord::RunAdded { volume: volume.id, run }]

@@ -8,7 +8,7 @@
 //! | name of the pool | text |
 //! | next generation, volume, disk, release | numbers |
 //! | sections | their number, then each: |
-//! | – kind | 1 disks, 2 volumes, 3 runs, 4 roots, 5 dirty regions |
+//! | – kind | 1 disks, 2 volumes, 3 runs, 4 roots, 5 dirty regions, 6 the pool |
 //! | – first key: volume, lane, place | numbers |
 //! | – bytes | number |
 //! | – CRC32C of the bytes | number |
@@ -25,9 +25,10 @@
 //! |---|---|
 //! | disks | of each: DiskAdded, AreaBegun, DiskRestored |
 //! | volumes | of each: VolumeCreated, PropertySet, SegmentOpened, LogRestored, VolumeResized |
-//! | runs | RunAdded |
+//! | runs | of each: RunAdded, MoveRestored |
 //! | roots | RootsRestored |
 //! | dirty regions | RegionsDirtied |
+//! | the pool | JobSet, PoolPropertySet |
 //!
 //! Protects against: a section that is rotten, lost or misdirected (its CRC), another table in the same
 //! place (its CRC is in the header, and the log's chain begins with it), two that name the same place.
@@ -136,6 +137,7 @@ coded!(enum SectionKind {
     3 => Runs,
     4 => Roots,
     5 => DirtyRegions,
+    6 => Pool,
 });
 
 coded!(struct Counters { generation, volume, disk, release });

@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use super::*;
 use crate::format::{
-    DiskGeometry, DiskId, DiskNumber, ExtentNumber, FailureDomain, GenerationId, MIB, PoolId,
-    RecordNumber, ReleaseNumber, SegmentNumber, VolumeId,
+    DiskGeometry, DiskId, DiskNumber, ExtentNumber, FailureDomain, GenerationId, JobNumber, MIB,
+    PoolId, RecordNumber, ReleaseNumber, SegmentNumber, VolumeId,
 };
 
 /// The pool of all tests here.
@@ -56,6 +56,7 @@ pub(crate) fn run(first_set: u64, count: u32, generation: u64, members: &[(u32, 
         count,
         generation: GenerationId(generation),
         members: members.collect(),
+        incoming: None,
         roots: Roots::default(),
     }
 }
@@ -83,6 +84,8 @@ pub(crate) fn history() -> Vec<MetaRecord> {
     let miss = |group, disk, mask| ((GenerationId(group), DiskNumber(disk)), mask);
     let ended =
         |number, state| MetaRecord::SegmentEnded { volume, number: SegmentNumber(number), state };
+    let at = |first_set| RunKey { lane: 0, first_set };
+    let to = |disk, first| Member { disk: DiskNumber(disk), first: ExtentNumber(first) };
     let begun = |disk, first, count| {
         let extents = ExtentRange::new(ExtentNumber(first), count);
         MetaRecord::AreaBegun { disk: DiskNumber(disk), extents }
@@ -165,7 +168,28 @@ pub(crate) fn history() -> Vec<MetaRecord> {
             first: 8,
             roots: vec![0x0123_4567_89ab_cdef, 7],
         },
+        MetaRecord::RunSplit { volume, key: at(0), count: 6 },
+        MetaRecord::MoveBegun { volume, key: at(6), position: 0, to: to(3, 0) },
+        MetaRecord::RegionsCleaned((7..11).map(|group| miss(group, 3, u64::MAX)).collect()),
+        MetaRecord::MoveSwitched { volume, key: at(6) },
+        MetaRecord::MoveBegun { volume, key: at(6), position: 1, to: to(2, 20) },
+        MetaRecord::MoveCancelled { volume, key: at(6) },
+        MetaRecord::MoveBegun { volume, key: at(6), position: 1, to: to(0, 20) },
+        MetaRecord::MoveRestored { volume, key: at(16), position: 1, to: to(3, 40) },
+        MetaRecord::RunSplit { volume, key: at(16), count: 3 },
+        MetaRecord::JobSet { number: JobNumber(1), job: job(JobKind::Evacuate, &[0]) },
+        MetaRecord::JobSet { number: JobNumber(2), job: job(JobKind::Replace, &[1, 2]) },
+        MetaRecord::JobSet { number: JobNumber(3), job: job(JobKind::Other(77), &[1, 2, 3]) },
+        MetaRecord::JobRemoved { number: JobNumber(1) },
+        MetaRecord::PoolPropertySet { key: "rebuild-delay".into(), value: Some("600".into()) },
+        MetaRecord::PoolPropertySet { key: "owner".into(), value: Some("x".into()) },
+        MetaRecord::PoolPropertySet { key: "owner".into(), value: None },
     ]
+}
+
+/// A job that is about these disks.
+pub(crate) fn job(kind: JobKind, disks: &[u32]) -> Job {
+    Job { kind, disks: disks.iter().copied().map(DiskNumber).collect(), extents: 300 }
 }
 
 /// Some record, rarely one that fits.
@@ -212,6 +236,34 @@ pub(crate) fn any_record() -> impl Strategy<Value = MetaRecord> {
                 let state =
                     if proven { SegmentState::Closed(end) } else { SegmentState::Bounded(end) };
                 MetaRecord::SegmentEnded { volume, number: SegmentNumber(number), state }
+            }
+        ),
+        (volume.clone(), 0_u64..9, 0_u32..5).prop_map(|(volume, first_set, count)| {
+            MetaRecord::RunSplit { volume, key: RunKey { lane: 0, first_set }, count }
+        }),
+        (volume.clone(), 0_u64..9, 0_u8..3, 0_u32..5, 0_u32..30).prop_map(
+            |(volume, first_set, position, disk, first)| {
+                let key = RunKey { lane: 0, first_set };
+                let to = Member { disk: DiskNumber(disk), first: ExtentNumber(first) };
+                MetaRecord::MoveBegun { volume, key, position, to }
+            }
+        ),
+        (volume.clone(), 0_u64..9, any::<bool>()).prop_map(|(volume, first_set, switches)| {
+            let key = RunKey { lane: 0, first_set };
+            match switches {
+                true => MetaRecord::MoveSwitched { volume, key },
+                false => MetaRecord::MoveCancelled { volume, key },
+            }
+        }),
+        (1_u32..4, 0_u8..5, prop::collection::vec(0_u32..6, 0..3)).prop_map(
+            |(number, kind, disks)| {
+                let kind = match kind {
+                    1 => JobKind::Rebuild,
+                    2 => JobKind::Evacuate,
+                    3 => JobKind::Replace,
+                    other => JobKind::Other(other),
+                };
+                MetaRecord::JobSet { number: JobNumber(number), job: job(kind, &disks) }
             }
         ),
         (volume.clone(), 1_u64..6).prop_map(|(volume, number)| MetaRecord::SegmentFreed {

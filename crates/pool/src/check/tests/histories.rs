@@ -80,6 +80,7 @@ fn mad_run(first_set: u64, generation: u64, members: &[(u32, u32)]) -> MetaRecor
             count: 2,
             generation: GenerationId(generation),
             members: members.collect(),
+            incoming: None,
             roots: Roots::default(),
         },
     }

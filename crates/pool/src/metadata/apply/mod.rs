@@ -4,14 +4,17 @@
 
 mod dirty_regions;
 mod disks;
+mod jobs;
 mod logs;
+mod moves;
 mod volumes;
 
 use std::collections::BTreeSet;
 
 use super::{Counters, Disk, ExtentRange, MetaRecord, Metadata, RunKey, Segment, Volume};
 use crate::format::{
-    DiskNumber, ExtentNumber, GenerationId, NAME_BYTES_MAX, ReleaseNumber, SegmentNumber, VolumeId,
+    DiskNumber, ExtentNumber, GenerationId, JobNumber, NAME_BYTES_MAX, ReleaseNumber,
+    SegmentNumber, VolumeId,
 };
 
 /// Widest set of groups.
@@ -69,6 +72,12 @@ pub enum Inconsistent {
     /// A region would be right on no member.
     #[error("a region of the group with {0} would be right on no member")]
     NoRightMember(GenerationId),
+    /// A run has a move already, or none.
+    #[error("a position of that run moves already, or none does")]
+    Moving(VolumeId, RunKey),
+    /// No such job, or the disk has another one.
+    #[error("{0} is unknown, or its disk has another job")]
+    UnknownJob(JobNumber),
     /// A counter or state would go backwards.
     #[error("a counter or state would go backwards")]
     Backwards,
@@ -105,6 +114,18 @@ impl Metadata {
             MetaRecord::RunInitialised { volume, key, count } => {
                 self.initialise_run(*volume, *key, *count)
             }
+            MetaRecord::RunSplit { volume, key, count } => self.split_run(*volume, *key, *count),
+            MetaRecord::MoveBegun { volume, key, position, to } => {
+                self.begin_move(*volume, *key, *position, *to)
+            }
+            MetaRecord::MoveSwitched { volume, key } => self.switch_move(*volume, *key),
+            MetaRecord::MoveCancelled { volume, key } => self.cancel_move(*volume, *key),
+            MetaRecord::MoveRestored { volume, key, position, to } => {
+                self.place_incoming(*volume, *key, *position, *to)
+            }
+            MetaRecord::JobSet { number, job } => self.set_job(*number, job),
+            MetaRecord::JobRemoved { number } => self.remove_job(*number),
+            MetaRecord::PoolPropertySet { key, value } => self.set_pool_property(key, value),
             MetaRecord::SegmentOpened { volume, segment } => self.open_segment(*volume, segment),
             MetaRecord::SegmentEnded { volume, number, state } => {
                 self.end_segment(*volume, *number, *state)
@@ -221,7 +242,7 @@ impl Metadata {
 /// All extents that a volume owns: its groups' and its segments'.
 pub(super) fn owned_by(volume: &Volume) -> impl Iterator<Item = (DiskNumber, ExtentRange)> + '_ {
     let groups = volume.runs.values().flat_map(|run| {
-        run.members.iter().map(|member| (member.disk, ExtentRange::new(member.first, run.count)))
+        run.holders().map(|member| (member.disk, ExtentRange::new(member.first, run.count)))
     });
     let segments = volume.log.segments.values();
     let copies = segments.flat_map(|segment| segment.copies.iter());

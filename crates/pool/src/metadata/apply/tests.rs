@@ -9,7 +9,7 @@ use crate::metadata::testing::{
     any_record, disk_added, empty_pool, history, pool_of, restored, run, segment, whole,
 };
 use crate::metadata::{
-    DirtyRegions, ExtentSet, GroupRun, Layout, Member, SegmentCopyPlace, SegmentState,
+    DirtyRegions, ExtentSet, GroupRun, JobKind, Layout, Member, SegmentCopyPlace, SegmentState,
 };
 
 fn after_history() -> Metadata {
@@ -85,7 +85,7 @@ fn every_kind_of_record_applies_and_a_snapshot_restores_all_of_it() {
     assert_eq!(metadata.dirty(GenerationId(18), DiskNumber(2)), 1);
     assert_eq!(metadata.dirty(GenerationId(19), DiskNumber(2)), 0);
     let behind = metadata.groups_behind(volume).map(|group| group.generation());
-    assert_eq!(behind.collect::<Vec<_>>(), [GenerationId(2), GenerationId(18)]);
+    assert_eq!(behind.map(|group| group.0).collect::<Vec<_>>(), [2, 7, 8, 9, 10, 18]);
     assert_eq!(metadata.pool().name, "pond");
 }
 
@@ -162,7 +162,8 @@ fn groups_are_found_by_generation_and_by_place() {
     assert_eq!(volume.groups().count(), 20);
     let group = metadata.group_by_generation(GenerationId(20)).unwrap();
     let members: Vec<_> = group.members().map(|(disk, extent)| (disk.0, extent.0)).collect();
-    assert_eq!(members, [(1, 18), (2, 2)]);
+    // At last where one of them moves to.
+    assert_eq!(members, [(1, 18), (2, 2), (3, 42)]);
     assert!(metadata.group_by_generation(GenerationId(10)).unwrap().is_initialised());
     assert!(!metadata.group_by_generation(GenerationId(11)).unwrap().is_initialised());
     for absent in [0, 17, 22, 23, 24, 499, u64::MAX] {
@@ -441,8 +442,8 @@ fn a_planned_change_leaves_the_metadata_as_it_was() {
         MetaRecord::VolumeResized { id: VolumeId(1), bytes: 4096 },
         MetaRecord::RunInitialised {
             volume: VolumeId(1),
-            key: RunKey { lane: 0, first_set: 0 },
-            count: 12,
+            key: RunKey { lane: 0, first_set: 6 },
+            count: 5,
         },
         MetaRecord::VolumeRemoved { id: VolumeId(1) },
     ];
@@ -451,4 +452,146 @@ fn a_planned_change_leaves_the_metadata_as_it_was() {
         assert_ne!(after, before, "{change:?}");
         assert_eq!(whole(&before), kept, "{change:?}");
     }
+}
+
+/// The record that moves position 1 of the small pool's run to disk 2.
+fn moving() -> (VolumeId, RunKey, MetaRecord) {
+    let (volume, key) = (VolumeId(1), RunKey { lane: 0, first_set: 0 });
+    let to = Member { disk: DiskNumber(2), first: ExtentNumber(8) };
+    (volume, key, MetaRecord::MoveBegun { volume, key, position: 1, to })
+}
+
+#[test]
+fn a_position_moves_once_its_new_disk_lacks_nothing() {
+    let (volume, key, begun) = moving();
+    let switched = MetaRecord::MoveSwitched { volume, key };
+    let mut metadata = small();
+    metadata.apply(&MetaRecord::RunInitialised { volume, key, count: 3 }).unwrap();
+    assert_eq!(refused(&metadata, switched.clone()), Inconsistent::Moving(volume, key));
+    metadata.apply(&begun).unwrap();
+    assert_every_extent_has_one_owner(&metadata);
+    // Of groups that nothing was ever written to it lacks nothing.
+    let lacks = |metadata: &Metadata| -> Vec<_> {
+        metadata.dirty_regions().iter().map(|(key, mask)| (key.0.0, key.1.0, *mask)).collect()
+    };
+    assert_eq!(lacks(&metadata), [(1, 2, u64::MAX), (2, 2, u64::MAX), (3, 2, u64::MAX)]);
+    let group = metadata.group_by_generation(GenerationId(3)).unwrap();
+    let members: Vec<_> = group.members().map(|(disk, extent)| (disk.0, extent.0)).collect();
+    assert_eq!(members, [(0, 2), (1, 6), (2, 10)]);
+    assert_eq!(refused(&metadata, begun), Inconsistent::Moving(volume, key));
+    let lacking = Inconsistent::NoRightMember(GenerationId(1));
+    assert_eq!(refused(&metadata, switched.clone()), lacking);
+    // Whoever is to go may be the only one that is right somewhere.
+    let mut alone = metadata.clone();
+    let dirty = |disk, mask| [((GenerationId(2), DiskNumber(disk)), mask)].into();
+    alone.apply(&MetaRecord::RegionsCleaned(dirty(2, 1))).unwrap();
+    alone.apply(&MetaRecord::RegionsDirtied(dirty(0, 1))).unwrap();
+    alone.apply(&MetaRecord::RegionsDirtied(dirty(1, 1))).unwrap();
+    let cancelled = MetaRecord::MoveCancelled { volume, key };
+    let lacking = Inconsistent::NoRightMember(GenerationId(2));
+    assert_eq!(refused(&alone, cancelled.clone()), lacking);
+    for group in 1..=3 {
+        let all = [((GenerationId(group), DiskNumber(2)), u64::MAX)].into();
+        metadata.apply(&MetaRecord::RegionsCleaned(all)).unwrap();
+    }
+    // What the one that goes lacks goes with it.
+    metadata.apply(&MetaRecord::RegionsDirtied(dirty(1, 7))).unwrap();
+    metadata.apply(&switched).unwrap();
+    assert!(metadata.dirty_regions().is_empty());
+    let run = metadata.run(volume, key).unwrap();
+    assert_eq!((run.members[1].disk, run.incoming), (DiskNumber(2), None));
+    let pending: Vec<_> = metadata.disks()[&DiskNumber(1)].pending.ranges().collect();
+    assert_eq!(pending, [ExtentRange::new(ExtentNumber(4), 16)]);
+    assert_every_extent_has_one_owner(&metadata);
+    assert_eq!(refused(&metadata, cancelled), Inconsistent::Moving(volume, key));
+}
+
+#[test]
+fn a_move_goes_to_free_extents_of_a_disk_without_a_position() {
+    let (volume, key, begun) = moving();
+    let metadata = small();
+    let to = |disk, first| Member { disk: DiskNumber(disk), first: ExtentNumber(first) };
+    let wrong = |position, to| MetaRecord::MoveBegun { volume, key, position, to };
+    assert_eq!(refused(&metadata, wrong(2, to(2, 0))), Inconsistent::BadShape);
+    assert_eq!(refused(&metadata, wrong(0, to(1, 40))), Inconsistent::BadShape);
+    assert_eq!(refused(&metadata, wrong(0, to(2, 120))), Inconsistent::NotFree(DiskNumber(2)));
+    assert_eq!(refused(&metadata, wrong(0, to(9, 0))), Inconsistent::UnknownDisk(DiskNumber(9)));
+    let mut cancelled = metadata.clone();
+    cancelled.apply(&begun).unwrap();
+    cancelled.apply(&MetaRecord::MoveCancelled { volume, key }).unwrap();
+    assert!(cancelled.run(volume, key).unwrap().incoming.is_none());
+    assert_eq!(cancelled.disks()[&DiskNumber(2)].pending.ranges().count(), 1);
+    assert_every_extent_has_one_owner(&cancelled);
+    // Who removes the volume gives up both places.
+    let mut removed = metadata;
+    removed.apply(&begun).unwrap();
+    removed.apply(&MetaRecord::VolumeRemoved { id: volume }).unwrap();
+    assert_every_extent_has_one_owner(&removed);
+}
+
+#[test]
+fn a_run_is_split_and_its_groups_are_what_they_were() {
+    let (volume, key, begun) = moving();
+    let mut metadata = small();
+    metadata.apply(&MetaRecord::RunInitialised { volume, key, count: 9 }).unwrap();
+    metadata.apply(&begun).unwrap();
+    let groups = |metadata: &Metadata| -> Vec<_> {
+        let volume = &metadata.volumes()[&volume];
+        let groups = volume.groups().map(|group| {
+            (group.generation(), group.set(), group.root(), group.members().collect::<Vec<_>>())
+        });
+        groups.collect()
+    };
+    let before = groups(&metadata);
+    let split = |first_set, count| {
+        let key = RunKey { lane: 0, first_set };
+        MetaRecord::RunSplit { volume, key, count }
+    };
+    for count in [0, 16, 17] {
+        assert_eq!(refused(&metadata, split(0, count)), Inconsistent::BadShape);
+    }
+    metadata.apply(&split(0, 12)).unwrap();
+    metadata.apply(&split(0, 5)).unwrap();
+    assert_eq!(groups(&metadata), before);
+    let runs = metadata.volumes()[&volume].runs.values();
+    assert_eq!(runs.map(|run| run.initialised()).collect::<Vec<_>>(), [5, 4, 0]);
+    for generation in 1..=16 {
+        let group = metadata.group_by_generation(GenerationId(generation)).unwrap();
+        assert_eq!(group.generation(), GenerationId(generation));
+    }
+    assert_every_extent_has_one_owner(&metadata);
+    // One of them moves for itself.
+    let key = RunKey { lane: 0, first_set: 12 };
+    metadata.apply(&MetaRecord::MoveSwitched { volume, key }).unwrap();
+    assert_eq!(restored(&metadata).as_ref(), Ok(&metadata));
+    assert_every_extent_has_one_owner(&metadata);
+}
+
+#[test]
+fn a_disk_has_one_job() {
+    let mut metadata = small();
+    let set = |number, kind, disks: &[u32]| MetaRecord::JobSet {
+        number: JobNumber(number),
+        job: crate::metadata::testing::job(kind, disks),
+    };
+    metadata.apply(&set(1, JobKind::Evacuate, &[0])).unwrap();
+    metadata.apply(&set(1, JobKind::Replace, &[0, 2])).unwrap();
+    let taken = Inconsistent::UnknownJob(JobNumber(2));
+    assert_eq!(refused(&metadata, set(2, JobKind::Rebuild, &[0])), taken);
+    for (kind, disks) in [
+        (JobKind::Evacuate, &[][..]),
+        (JobKind::Rebuild, &[1, 2]),
+        (JobKind::Replace, &[1]),
+        (JobKind::Replace, &[1, 1]),
+    ] {
+        assert_eq!(refused(&metadata, set(2, kind, disks)), Inconsistent::BadShape);
+    }
+    let unknown = Inconsistent::UnknownDisk(DiskNumber(7));
+    assert_eq!(refused(&metadata, set(2, JobKind::Evacuate, &[7])), unknown);
+    metadata.apply(&set(3, JobKind::Other(200), &[1])).unwrap();
+    assert_eq!(metadata.leaving(), [DiskNumber(0)].into(), "nobody works on what isn't known");
+    assert_eq!(restored(&metadata).as_ref(), Ok(&metadata));
+    metadata.apply(&MetaRecord::JobRemoved { number: JobNumber(1) }).unwrap();
+    let unknown = Inconsistent::UnknownJob(JobNumber(1));
+    assert_eq!(refused(&metadata, MetaRecord::JobRemoved { number: JobNumber(1) }), unknown);
 }

@@ -2,12 +2,31 @@
 
 use super::{COPIES_MAX, Inconsistent, WIDTH_MAX, check_name, owned_by};
 use crate::format::{GenerationId, SegmentNumber, VolumeId, initial_root};
-use crate::metadata::{GroupRun, Layout, Metadata, RunKey, Volume, VolumeLog};
+use crate::metadata::{GroupRun, Layout, Metadata, RunKey, SharedMap, Volume, VolumeLog};
 
 /// Longest key of a property.
 const KEY_BYTES_MAX: usize = 128;
 /// Longest value of a property.
 const VALUE_BYTES_MAX: usize = 64 << 10;
+
+/// Sets a property, or takes it away.
+pub(super) fn set_in(
+    properties: &mut SharedMap<String, String>,
+    key: &str,
+    value: &Option<String>,
+) -> Result<(), Inconsistent> {
+    let too_long = value.as_ref().is_some_and(|value| value.len() > VALUE_BYTES_MAX);
+    if key.is_empty() || key.len() > KEY_BYTES_MAX || too_long {
+        return Err(Inconsistent::BadName);
+    }
+    match value {
+        Some(value) => properties.insert_mut(key.to_string(), value.clone()),
+        None => {
+            properties.remove_mut(key);
+        }
+    }
+    Ok(())
+}
 
 impl Metadata {
     pub(super) fn create_volume(
@@ -93,18 +112,7 @@ impl Metadata {
         key: &str,
         value: &Option<String>,
     ) -> Result<(), Inconsistent> {
-        let too_long = value.as_ref().is_some_and(|value| value.len() > VALUE_BYTES_MAX);
-        if key.is_empty() || key.len() > KEY_BYTES_MAX || too_long {
-            return Err(Inconsistent::BadName);
-        }
-        let properties = &mut self.volume_mut(id)?.properties;
-        match value {
-            Some(value) => properties.insert_mut(key.to_string(), value.clone()),
-            None => {
-                properties.remove_mut(key);
-            }
-        }
-        Ok(())
+        set_in(&mut self.volume_mut(id)?.properties, key, value)
     }
 
     pub(super) fn add_run(&mut self, id: VolumeId, run: &GroupRun) -> Result<(), Inconsistent> {
@@ -129,6 +137,7 @@ impl Metadata {
         if run.count == 0
             || run.key.lane >= volume.width
             || run.initialised() > 0
+            || run.incoming.is_some()
             || run.members.len() != usize::from(volume.layout.copies())
         {
             return Err(Inconsistent::BadShape);

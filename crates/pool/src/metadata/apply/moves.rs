@@ -1,0 +1,129 @@
+//! Records about runs of which a position moves to another disk. While it does, both are positions: every
+//! region of a group is right on one that stays, whichever of the two goes.
+
+use super::Inconsistent;
+use crate::format::{ExtentNumber, GenerationId, VolumeId};
+use crate::metadata::{ExtentRange, GroupRun, Incoming, Member, Metadata, RunKey};
+
+impl Metadata {
+    pub(super) fn split_run(
+        &mut self,
+        id: VolumeId,
+        key: RunKey,
+        count: u32,
+    ) -> Result<(), Inconsistent> {
+        let run = self.run_of(id, key)?;
+        if count == 0 || count >= run.count {
+            return Err(Inconsistent::BadShape);
+        }
+        let behind = |member: Member| {
+            let first = member.first.0.checked_add(count).map(ExtentNumber);
+            first.map(|first| Member { first, ..member }).ok_or(Inconsistent::BadShape)
+        };
+        let members = run.members.iter().copied().map(behind).collect::<Result<_, _>>()?;
+        let incoming = match run.incoming {
+            Some(incoming) => Some(Incoming { member: behind(incoming.member)?, ..incoming }),
+            None => None,
+        };
+        let initialised = run.initialised() as usize;
+        let second = GroupRun {
+            key: RunKey { first_set: key.first_set + u64::from(count), ..key },
+            count: run.count - count,
+            generation: run.generation.plus(count.into()),
+            members,
+            incoming,
+            roots: run.roots.between(count as usize, initialised).collect(),
+        };
+        let roots = run.roots.between(0, initialised.min(count as usize)).collect();
+        let first = GroupRun { count, roots, ..run };
+        self.generations.insert_mut(second.generation, (id, second.key));
+        let runs = &mut self.volume_mut(id)?.runs;
+        runs.insert_mut(first.key, first);
+        runs.insert_mut(second.key, second);
+        Ok(())
+    }
+
+    pub(super) fn begin_move(
+        &mut self,
+        id: VolumeId,
+        key: RunKey,
+        position: u8,
+        to: Member,
+    ) -> Result<(), Inconsistent> {
+        self.place_incoming(id, key, position, to)?;
+        let run = self.run_of(id, key)?;
+        for generation in generations(&run, run.initialised()) {
+            self.dirty_regions.insert_mut((generation, to.disk), u64::MAX);
+        }
+        Ok(())
+    }
+
+    pub(super) fn place_incoming(
+        &mut self,
+        id: VolumeId,
+        key: RunKey,
+        position: u8,
+        to: Member,
+    ) -> Result<(), Inconsistent> {
+        let run = self.run_of(id, key)?;
+        if run.incoming.is_some() {
+            return Err(Inconsistent::Moving(id, key));
+        }
+        let is_there = run.members.iter().any(|member| member.disk == to.disk);
+        if usize::from(position) >= run.members.len() || is_there {
+            return Err(Inconsistent::BadShape);
+        }
+        self.take(std::iter::once((to.disk, to.first, run.count)))?;
+        let incoming = Some(Incoming { position, member: to });
+        self.volume_mut(id)?.runs.insert_mut(key, GroupRun { incoming, ..run });
+        Ok(())
+    }
+
+    pub(super) fn switch_move(&mut self, id: VolumeId, key: RunKey) -> Result<(), Inconsistent> {
+        let mut run = self.run_of(id, key)?;
+        let outgoing = run.outgoing();
+        let moving = run.incoming.take().zip(outgoing);
+        let (incoming, outgoing) = moving.ok_or(Inconsistent::Moving(id, key))?;
+        let lacks = |generation: &GenerationId| self.dirty(*generation, incoming.member.disk) != 0;
+        if let Some(lacking) = generations(&run, run.count).find(lacks) {
+            return Err(Inconsistent::NoRightMember(lacking));
+        }
+        run.members[usize::from(incoming.position)] = incoming.member;
+        self.end_move(id, run, outgoing)
+    }
+
+    pub(super) fn cancel_move(&mut self, id: VolumeId, key: RunKey) -> Result<(), Inconsistent> {
+        let mut run = self.run_of(id, key)?;
+        let incoming = run.incoming.take().ok_or(Inconsistent::Moving(id, key))?;
+        self.end_move(id, run, incoming.member)
+    }
+
+    /// A run is as it is told from now on, and one place of it is given up.
+    fn end_move(&mut self, id: VolumeId, run: GroupRun, left: Member) -> Result<(), Inconsistent> {
+        let nobody_has = |generation: &GenerationId| {
+            let masks = run.members.iter().map(|member| self.dirty(*generation, member.disk));
+            masks.fold(u64::MAX, |nobody_has, mask| nobody_has & mask) != 0
+        };
+        if let Some(lacking) = generations(&run, run.count).find(nobody_has) {
+            return Err(Inconsistent::NoRightMember(lacking));
+        }
+        for generation in generations(&run, run.count) {
+            self.dirty_regions.remove_mut(&(generation, left.disk));
+        }
+        let extents = ExtentRange::new(left.first, run.count);
+        self.disk_mut(left.disk)?.pending.insert(extents);
+        self.volume_mut(id)?.runs.insert_mut(run.key, run);
+        Ok(())
+    }
+
+    fn run_of(&self, id: VolumeId, key: RunKey) -> Result<GroupRun, Inconsistent> {
+        let volume = self.volumes.get(&id).ok_or(Inconsistent::UnknownVolume(id))?;
+        volume.runs.get(&key).cloned().ok_or(Inconsistent::UnknownRun(id, key))
+    }
+}
+
+/// The generations of the first groups of a run.
+fn generations(run: &GroupRun, count: u32) -> impl Iterator<Item = GenerationId> + use<> {
+    let first = run.generation;
+    (0..count).map(move |index| first.plus(index.into()))
+}
