@@ -236,6 +236,7 @@ mod tests {
             disks: Vec::new(),
             votes: VotesReport::default(),
             lease_ok: true,
+            jobs: Vec::new(),
             volumes: vec![VolumeReport {
                 name: "files".into(),
                 id: "1".into(),
@@ -267,6 +268,7 @@ mod tests {
             dirty_bytes: 0,
             checksum_errors: 0,
             holds_vote: true,
+            rebuild_waits: None,
         }
     }
 

@@ -18,16 +18,16 @@ mod report;
 mod stats;
 
 pub use engine::{
-    CreatePool, DiskFacts, DiskPlace, Engine, EngineConfig, ImportOptions, KnownDisk, KnownPool,
-    Limits, VolumeSize,
+    CreatePool, DiskFacts, DiskPlace, EmptyDisks, Engine, EngineConfig, ImportOptions, KnownDisk,
+    KnownPool, Limits, VolumeSize,
 };
 pub use error::PoolError;
 pub use format::FailureDomain;
 pub use metadata::{InvalidLayout, Layout};
 pub use report::{
-    BadBlock, DiskReport, DiskState, ImportPlan, LayoutRoom, PoolDisk, PoolEvent, PoolForecast,
-    PoolReport, PoolState, Progress, Replayed, VerifyReport, VolumeForecast, VolumeReport,
-    VotesReport,
+    BadBlock, DiskReport, DiskState, EmptyForecast, ImportPlan, JobReport, JobState, LayoutRoom,
+    PoolDisk, PoolEvent, PoolForecast, PoolReport, PoolState, Progress, Replayed, VerifyReport,
+    VolumeForecast, VolumeReport, VotesReport,
 };
 pub use stats::{
     DestageStats, DiskOperations, DiskStats, OperationStats, RequestStats, VolumeStats,

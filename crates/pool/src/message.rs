@@ -29,6 +29,18 @@ impl fmt::Display for PoolEvent {
             PoolEvent::DiskIn { pool, disk, dirty_bytes } => {
                 write!(f, "pool {pool} takes disk {disk} in again, {dirty_bytes} bytes to resync")
             }
+            PoolEvent::JobBegun { pool, kind, disk } => {
+                write!(f, "pool {pool}: {kind} of disk {disk} begins")
+            }
+            PoolEvent::JobDone { pool, kind, disk } => {
+                write!(
+                    f,
+                    "pool {pool}: {kind} of disk {disk} is done, nothing of the pool's data is on it"
+                )
+            }
+            PoolEvent::RebuildWaits { pool, disk, why } => {
+                write!(f, "pool {pool}: what disk {disk} had is not rebuilt: {why}")
+            }
             PoolEvent::Resynced { pool, disk, copied_bytes } => {
                 write!(
                     f,

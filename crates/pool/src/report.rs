@@ -116,6 +116,8 @@ pub struct PoolReport {
     pub lease_ok: bool,
     /// Its volumes.
     pub volumes: Vec<VolumeReport>,
+    /// Its jobs.
+    pub jobs: Vec<JobReport>,
 }
 
 impl PoolReport {
@@ -155,6 +157,44 @@ pub struct PoolDisk {
     pub checksum_errors: u64,
     /// Whether it holds a vote.
     pub holds_vote: bool,
+    /// Why what it had isn't rebuilt on others, though it is gone for long enough.
+    pub rebuild_waits: Option<String>,
+}
+
+/// Long work on a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobReport {
+    /// Its number.
+    pub number: u32,
+    /// `rebuild`, `evacuate` or `replace`.
+    pub kind: String,
+    /// The disk that is emptied.
+    pub disk: String,
+    /// The disk that takes its place, where one was named.
+    pub to: Option<String>,
+    /// Bytes that it was to move when it began.
+    pub total_bytes: u64,
+    /// Of these, those that aren't moved yet.
+    pub left_bytes: u64,
+    /// Where it stands.
+    pub state: JobState,
+}
+
+/// Where a job stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "kebab-case")]
+pub enum JobState {
+    /// It moves something.
+    Running,
+    /// It can't go on.
+    Waiting {
+        /// For what.
+        why: String,
+    },
+    /// The disk is empty, and stays so until the job is cancelled. (A rebuild that is done is no job any more.)
+    Done,
+    /// It is of a later version of the program.
+    Unknown,
 }
 
 /// How the votes stand.
@@ -226,6 +266,17 @@ pub struct LayoutRoom {
     pub layout: String,
     /// Bytes of volume.
     pub bytes: u64,
+}
+
+/// What emptying disks would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmptyForecast {
+    /// The disks, by the names under which they are or were present.
+    pub disks: Vec<String>,
+    /// Bytes that would be moved.
+    pub bytes: u64,
+    /// Free space of the other disks afterwards.
+    pub free_bytes: u64,
 }
 
 /// What making or growing a volume would do.
@@ -327,6 +378,33 @@ pub enum PoolEvent {
         disk: String,
         /// What it has to resync.
         dirty_bytes: u64,
+    },
+    /// A disk is emptied from now on.
+    JobBegun {
+        /// The pool.
+        pool: String,
+        /// `rebuild`, `evacuate` or `replace`.
+        kind: String,
+        /// The disk.
+        disk: String,
+    },
+    /// A job has done what it was to do.
+    JobDone {
+        /// The pool.
+        pool: String,
+        /// `rebuild`, `evacuate` or `replace`.
+        kind: String,
+        /// The disk.
+        disk: String,
+    },
+    /// A disk that is out isn't rebuilt.
+    RebuildWaits {
+        /// The pool.
+        pool: String,
+        /// The disk.
+        disk: String,
+        /// Why not, and what to do.
+        why: String,
     },
     /// A disk that was away has everything again.
     Resynced {

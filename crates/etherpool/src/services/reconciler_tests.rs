@@ -143,6 +143,7 @@ fn pool_report() -> PoolReport {
         disks: Vec::new(),
         votes: VotesReport::default(),
         lease_ok: true,
+        jobs: Vec::new(),
         volumes: vec![VolumeReport {
             name: "v".into(),
             id: "1".into(),

@@ -11,7 +11,7 @@ use block::Instance;
 use super::belief::{Belief, Doubt, LoadError, believe, gather};
 use super::checksum_cache::CachePart;
 use super::pool::{GroupPlace, Pool};
-use crate::format::{ChecksumBlock, ChecksumVersion, ExtentShape, GenerationId};
+use crate::format::{ChecksumBlock, ChecksumVersion, DiskNumber, ExtentShape, GenerationId};
 
 /// A checksum block.
 #[derive(Clone)]
@@ -24,10 +24,10 @@ pub(crate) struct Loaded {
 /// What is known of a span that was verified.
 struct Span {
     versions: Vec<ChecksumVersion>,
-    /// Members that were seen to hold all of these versions, and under which instance. Before a newer
+    /// Disks that were seen to hold all of these versions, and under which instance. Before a newer
     /// version takes the other slot, each member that it goes to must be: a crash would else take the
     /// only useful slot of one that lags.
-    shown: BTreeMap<usize, Instance>,
+    shown: BTreeMap<DiskNumber, Instance>,
 }
 
 /// The checksum blocks of one volume.
@@ -93,7 +93,7 @@ impl Checksums {
                     heard.find(shape, block.index, block.version).is_some()
                 };
                 if known.iter().all(has) {
-                    shown.insert(heard.member, heard.instance);
+                    shown.insert(group.members[heard.member].0, heard.instance);
                 } else {
                     let mask = ExtentShape::CHECKSUMS;
                     lagging |= pool.has_all(group, heard.member, mask);
@@ -146,18 +146,18 @@ impl Checksums {
     pub(crate) fn is_shown(
         &self,
         group: GenerationId,
-        member: usize,
+        disk: DiskNumber,
         instance: Option<Instance>,
     ) -> bool {
         let spans = self.spans.borrow();
-        let shown = spans.get(&group).and_then(|span| span.shown.get(&member));
+        let shown = spans.get(&group).and_then(|span| span.shown.get(&disk));
         shown.is_some() && shown.copied() == instance
     }
 
     /// A member was seen to hold what counts.
-    pub(crate) fn set_shown(&self, group: GenerationId, member: usize, instance: Instance) {
+    pub(crate) fn set_shown(&self, group: GenerationId, disk: DiskNumber, instance: Instance) {
         if let Some(span) = self.spans.borrow_mut().get_mut(&group) {
-            span.shown.insert(member, instance);
+            span.shown.insert(disk, instance);
         }
     }
 
@@ -166,7 +166,7 @@ impl Checksums {
         &self,
         group: GenerationId,
         blocks: u32,
-        shown: BTreeMap<usize, Instance>,
+        shown: BTreeMap<DiskNumber, Instance>,
     ) {
         let versions = vec![ChecksumVersion::INITIAL; blocks as usize];
         self.spans.borrow_mut().insert(group, Span { versions, shown });
@@ -189,15 +189,15 @@ impl Checksums {
         ChecksumVersion { epoch, sequence }
     }
 
-    /// A release with these blocks is committed; only `reached` members have them.
-    pub(crate) fn committed(&self, block: ChecksumBlock, reached: &[usize]) {
+    /// A release with these blocks is committed; only `reached` disks have them.
+    pub(crate) fn committed(&self, block: ChecksumBlock, reached: &[DiskNumber]) {
         self.commits.set(self.commits.get() + 1);
         let block = Rc::new(block);
         if let Some(span) = self.spans.borrow_mut().get_mut(&block.group) {
             if let Some(version) = span.versions.get_mut(block.index as usize) {
                 *version = block.version;
             }
-            span.shown.retain(|member, _| reached.contains(member));
+            span.shown.retain(|disk, _| reached.contains(disk));
         }
         self.cache.put(&block);
     }

@@ -119,6 +119,9 @@ impl Volume {
         if !destageable {
             return DestageDue::Never;
         }
+        if self.is_destage_awaited.get() {
+            return DestageDue::Now(last);
+        }
         let idle_at = self.log.appended_at.get() + self.pool.limits.destage_idle;
         if idle_at <= self.pool.runtime.now() {
             DestageDue::Now(last)
@@ -145,6 +148,7 @@ impl Volume {
             return Err(Ended::Closed);
         }
         self.credit.wants_segment.set(false);
+        self.is_destage_awaited.set(false);
         let due = self.pending.borrow().up_to(last);
         let mut destages = self.lock_groups(due).await;
         // Members may go away until all are initialised.
@@ -194,7 +198,7 @@ impl Volume {
         };
         self.note_destage(began, &destages);
         for destage in destages {
-            let reached = reached_members(&destage.group, &results);
+            let reached = reached_disks(&destage.group, &results);
             for next in destage.blocks {
                 self.checksums.committed(next.block, &reached);
             }
@@ -227,6 +231,8 @@ impl Volume {
         for (generation, (group, rows)) in groups {
             // Ascending by generation; nobody else holds more than one.
             let lock = self.pool.lock_group_to_destage(generation).await;
+            // Whoever had it may have moved a position.
+            let group = self.pool.mapped_anew(&group).map_or(group, Rc::new);
             let blocks = Vec::new();
             destages.push(GroupDestage { group, rows, blocks, is_doubtful: false, _lock: lock });
         }
@@ -505,12 +511,14 @@ fn row_runs(rows: &DueRows, is_wanted: impl Fn(&BlockData) -> bool) -> Vec<(Row,
     runs.into_iter().map(|(first, run)| (first, gather(&run))).collect()
 }
 
-/// The members of a group that have all that a destage wrote of it.
-fn reached_members(group: &GroupPlace, results: &BTreeMap<DiskNumber, WorkResult>) -> Vec<usize> {
-    let reached = group.members.iter().enumerate().filter(|(_, (disk, _))| {
-        results.get(disk).is_some_and(|result| !result.dirty.contains_key(&group.generation))
-    });
-    reached.map(|(index, _)| index).collect()
+/// The disks that have all that a destage wrote of a group.
+fn reached_disks(
+    group: &GroupPlace,
+    results: &BTreeMap<DiskNumber, WorkResult>,
+) -> Vec<DiskNumber> {
+    let disks = group.members.iter().map(|(disk, _)| *disk);
+    let has_all = |result: &WorkResult| !result.dirty.contains_key(&group.generation);
+    disks.filter(|disk| results.get(disk).is_some_and(has_all)).collect()
 }
 
 fn touched_disks(results: &BTreeMap<DiskNumber, WorkResult>) -> BTreeSet<DiskNumber> {

@@ -133,6 +133,7 @@ impl Engine {
             dirty_bytes: 0,
             checksum_errors: 0,
             holds_vote: disk.label.holds_vote(),
+            rebuild_waits: None,
         };
         Some(PoolReport {
             name: slot.name.borrow().clone(),
@@ -148,6 +149,7 @@ impl Engine {
             votes: quorum.votes(),
             lease_ok: false,
             volumes: Vec::new(),
+            jobs: Vec::new(),
         })
     }
 }

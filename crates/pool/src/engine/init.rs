@@ -141,10 +141,10 @@ impl Volume {
     ) {
         let blocks = self.pool.shape().checksum_blocks();
         for group in groups {
-            let shown = group.members.iter().enumerate().filter_map(|(index, (disk, _))| {
+            let shown = group.members.iter().filter_map(|(disk, _)| {
                 let result = results.get(disk)?;
                 let whole = !result.dirty.contains_key(&group.generation);
-                whole.then_some((index, result.instance?))
+                whole.then_some((*disk, result.instance?))
             });
             self.checksums.initialised(group.generation, blocks, shown.collect());
         }

@@ -45,6 +45,9 @@ pub struct Limits {
     pub grace: Duration,
     /// How long closing a pool waits for destaging and for the votes.
     pub close: Duration,
+    /// A disk that is out for so long is rebuilt elsewhere: a machine that is restarted or repaired is back by
+    /// then. The pool's property comes before it.
+    pub rebuild_delay: Duration,
     /// How long an administrator's command waits for the pool.
     pub administer: Duration,
     /// Memory for checksum blocks, of all volumes together: each takes 4 KiB and is for 4 MiB of a volume.
@@ -70,6 +73,7 @@ impl Default for Limits {
             destage_idle: Duration::from_secs(1),
             grace: Duration::from_secs(2),
             close: Duration::from_secs(20),
+            rebuild_delay: Duration::from_secs(600),
             administer: Duration::from_secs(30),
             checksum_bytes: 16 << 20,
             in_place: true,

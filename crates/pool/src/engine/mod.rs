@@ -9,6 +9,7 @@
 //! - **who takes part**: `config` (votes), `commit`, `checkpoint` and `areas` (metadata), `lease`, `evict`, `re_add`;
 //! - **data**: `volume/` (requests, their way into the log, what isn't in place yet), `destage` with `init`,
 //!   `disk_work` and `again`, `read`, `right_copy` (which member's answer counts), `checksums`, `replay`;
+//! - **where data is**: `relocate` moves groups to other disks, and `jobs` with `job_steps` decides which, and why;
 //! - **upkeep**: `repair`, `resync`, `verify`; and `status`, `measure` and `events` for people.
 //!
 //! It is single-threaded: state is in cells, and no borrow lives across an await.
@@ -32,6 +33,8 @@ mod evict;
 mod format_disk;
 mod import;
 mod init;
+mod job_steps;
+mod jobs;
 mod known;
 mod lease;
 mod limits;
@@ -47,6 +50,7 @@ mod opening;
 mod pool;
 mod re_add;
 mod read;
+mod relocate;
 mod repair;
 mod replay;
 mod resync;
@@ -80,9 +84,11 @@ pub use limits::Limits;
 pub use slot::Engine;
 
 use crate::error::PoolError;
-use crate::format::FailureDomain;
+use crate::format::{FailureDomain, JobNumber};
 use crate::metadata::Layout;
-use crate::report::{PoolEvent, Progress, VerifyReport, VolumeForecast, VolumeReport};
+use crate::report::{
+    EmptyForecast, PoolEvent, Progress, VerifyReport, VolumeForecast, VolumeReport,
+};
 use crate::stats::VolumeStats;
 use volume::device::VolumeDevice;
 
@@ -207,6 +213,19 @@ pub struct ImportOptions {
     /// Open it with metadata that is older than what votes or disks know of: what was changed since is
     /// given up.
     pub outdated_metadata: bool,
+}
+
+/// Disks that are to be emptied.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EmptyDisks {
+    /// Each a disk, by the name under which it is or was present or by its identity, or a machine: all of its
+    /// disks.
+    pub disks: Vec<String>,
+    /// A disk of the pool that takes the place of the one that is named.
+    pub to: Option<String>,
+    /// Only say what it would do.
+    pub dry_run: bool,
 }
 
 mod seconds {
@@ -344,6 +363,29 @@ impl Engine {
         value: Option<String>,
     ) -> Result<(), PoolError> {
         self.open_pool(pool)?.set_property(volume, key, value).await
+    }
+
+    /// Has disks emptied by jobs, or tells what that would do.
+    pub async fn empty_disks(
+        &self,
+        pool: &str,
+        request: &EmptyDisks,
+    ) -> Result<EmptyForecast, PoolError> {
+        self.open_pool(pool)?.empty_disks(request).await
+    }
+
+    /// Ends a job before it is done: what it moved stays where it is.
+    pub async fn cancel_job(&self, pool: &str, number: u32) -> Result<(), PoolError> {
+        self.open_pool(pool)?.cancel_job(JobNumber(number)).await
+    }
+
+    /// Sets after how long a disk that is out is rebuilt on others; never with `None`.
+    pub async fn set_rebuild_delay(
+        &self,
+        pool: &str,
+        delay: Option<Duration>,
+    ) -> Result<(), PoolError> {
+        self.open_pool(pool)?.set_rebuild_delay(delay).await
     }
 
     /// The next event.

@@ -340,6 +340,7 @@ impl OpenRequest {
             vote_disks: quorum.vote_disks.clone(),
             members: RefCell::new(members),
             meta: RefCell::new(metadata),
+            leaving: RefCell::default(),
             places: RefCell::default(),
             meta_lock: Semaphore::new(1),
             area: RefCell::new(area),

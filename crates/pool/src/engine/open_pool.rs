@@ -11,6 +11,7 @@ use runtime::Semaphore;
 use uuid::Uuid;
 
 use super::DiskPlace;
+use super::jobs::Jobs;
 use super::lease::Ended;
 use super::member::{Member, Standing};
 use super::pool::Pool;
@@ -24,16 +25,19 @@ pub(crate) struct OpenPool {
     pub(crate) volumes: RefCell<BTreeMap<VolumeId, Rc<Volume>>>,
     /// Held over the removal of a volume.
     pub(super) removing: Rc<Semaphore>,
+    pub(super) jobs: Jobs,
 }
 
 impl OpenPool {
     pub(crate) fn new(pool: Rc<Pool>) -> Rc<OpenPool> {
-        Rc::new(OpenPool { pool, volumes: RefCell::default(), removing: Semaphore::new(1) })
+        let (removing, jobs) = (Semaphore::new(1), Jobs::default());
+        Rc::new(OpenPool { pool, volumes: RefCell::default(), removing, jobs })
     }
 
     /// Starts what runs beside requests, and opens the volumes.
     pub(crate) fn start(self: &Rc<Self>) {
         self.pool.runtime.spawn(Rc::clone(self).run_resync());
+        self.pool.runtime.spawn(Rc::clone(self).run_jobs());
         self.pool.runtime.spawn(Rc::clone(&self.pool).run_metadata_copies());
         let ids: Vec<VolumeId> = self.pool.meta.borrow().volumes().keys().copied().collect();
         for id in ids {

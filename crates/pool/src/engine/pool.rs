@@ -1,8 +1,8 @@
 //! What the operations of an open pool share: its members, metadata, configuration and lease. The
 //! operations themselves are each in a file of their own.
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::cell::{Cell, Ref, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -48,6 +48,8 @@ pub(crate) struct Pool {
     pub(crate) members: RefCell<BTreeMap<DiskNumber, Rc<Member>>>,
     /// Changed only by [`Pool::commit`], with [`Pool::set_meta`].
     pub(crate) meta: RefCell<Metadata>,
+    /// The disks that jobs empty, by it.
+    pub(super) leaving: RefCell<BTreeSet<DiskNumber>>,
     /// Groups as they were looked up in it.
     pub(crate) places: RefCell<BTreeMap<(VolumeId, u64, u16), Rc<GroupPlace>>>,
     /// Held over each metadata transaction. Taken before `config_lock`, never after.
@@ -83,7 +85,9 @@ pub(crate) struct GroupPlace {
     pub(crate) set: u64,
     pub(crate) lane: u16,
     pub(crate) generation: GenerationId,
+    /// At last where one of them moves to.
     pub(crate) members: Vec<(DiskNumber, ExtentNumber)>,
+    pub(crate) is_moving: bool,
     pub(crate) initialised: bool,
 }
 
@@ -97,6 +101,7 @@ impl GroupPlace {
             lane: group.lane(),
             generation: group.generation(),
             members: group.members().collect(),
+            is_moving: group.run.incoming.is_some(),
             initialised: group.is_initialised(),
         }
     }
@@ -157,14 +162,27 @@ impl Pool {
 
     /// From now on this is what the pool knows about itself.
     pub(crate) fn set_meta(&self, meta: Metadata) {
+        *self.leaving.borrow_mut() = meta.leaving();
         *self.meta.borrow_mut() = meta;
         self.places.borrow_mut().clear();
         self.changed.notify_all();
     }
 
+    /// The disks that get nothing new, since jobs are to empty them.
+    pub(crate) fn leaving(&self) -> Ref<'_, BTreeSet<DiskNumber>> {
+        self.leaving.borrow()
+    }
+
     /// The group with this generation id, if it still exists.
     pub(crate) fn group_by_generation(&self, generation: GenerationId) -> Option<GroupPlace> {
         self.meta.borrow().group_by_generation(generation).map(GroupPlace::of)
+    }
+
+    /// A group as it is mapped now, if that isn't as it was looked up: positions change under the group's lock
+    /// alone, and not everybody holds it.
+    pub(crate) fn mapped_anew(&self, group: &GroupPlace) -> Option<GroupPlace> {
+        let now = self.group_by_generation(group.generation);
+        now.filter(|now| now.members != group.members)
     }
 
     /// Which versions of a group's checksum blocks count.

@@ -148,7 +148,9 @@ impl Volume {
         indexes: Range<u32>,
         block: u64,
     ) -> Result<Rc<ChecksumBlock>, IoError> {
+        let mut moved = None;
         loop {
+            let group = moved.as_ref().unwrap_or(group);
             match self.checksum_block(group, indexes.clone()).await {
                 Ok(loaded) => {
                     if loaded.lagging {
@@ -156,6 +158,8 @@ impl Volume {
                     }
                     return Ok(loaded.block);
                 }
+                // Those who were asked may not have it any more.
+                Err(_) if let Some(now) = self.pool.mapped_anew(group) => moved = Some(now),
                 Err(LoadError::Doubtful(_)) => {
                     self.tell_unrepairable(group, block, 1);
                     return Err(IoError::Medium(sectors_of(block, 1)));
@@ -226,7 +230,7 @@ impl Volume {
 
     /// Reads one row, from whoever has it right; `None` when it is lost, or others are wrong and the silent
     /// ones have been for as long as a write waits for them: a machine that restarts is back in a moment.
-    async fn read_row(
+    pub(crate) async fn read_row(
         self: &Rc<Self>,
         group: &GroupPlace,
         row: Row,
@@ -234,11 +238,17 @@ impl Volume {
         suspect: Option<usize>,
     ) -> Result<Option<Buffer>, IoError> {
         let until = self.pool.runtime.now() + self.pool.limits.eviction;
+        let (mut moved, mut suspect) = (None, suspect);
         loop {
+            let group = moved.as_ref().unwrap_or(group);
             match self.right_copy(group, row, crc, suspect).await {
                 Ok(copy) => {
-                    self.repair_soon(group.generation, row, &copy.wrong);
+                    self.repair_soon(group, row, &copy.wrong);
                     return Ok(Some(copy.data));
+                }
+                // Those who were asked may not have it any more.
+                Err(_) if let Some(now) = self.pool.mapped_anew(group) => {
+                    (moved, suspect) = (Some(now), None);
                 }
                 Err(NoRightCopy::Lost) => return Ok(None),
                 Err(NoRightCopy::Silent { others_wrong })

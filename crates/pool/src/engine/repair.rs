@@ -23,16 +23,17 @@ const REPAIRS_MAX: usize = 64;
 
 impl Volume {
     /// Repairs a row in the background on the members that were found wrong.
-    pub(crate) fn repair_soon(self: &Rc<Self>, group: GenerationId, row: Row, wrong: &[usize]) {
-        for member in wrong.iter().copied() {
-            let key = (group, row, member);
+    pub(crate) fn repair_soon(self: &Rc<Self>, place: &GroupPlace, row: Row, wrong: &[usize]) {
+        let group = place.generation;
+        for (disk, _) in wrong.iter().filter_map(|member| place.members.get(*member)).copied() {
+            let key = (group, row, disk);
             let mut repairing = self.repairing.borrow_mut();
             if repairing.len() >= REPAIRS_MAX || !repairing.insert(key) {
                 continue;
             }
             let volume = Rc::clone(self);
             self.pool.runtime.spawn(async move {
-                let repair = volume.repair_row(group, row, member);
+                let repair = volume.repair_row(group, row, disk);
                 // The pool's end ends the repair; nothing was promised.
                 let _ = volume.pool.unless_over(repair).await;
                 volume.repairing.borrow_mut().remove(&key);
@@ -40,9 +41,10 @@ impl Volume {
         }
     }
 
-    async fn repair_row(self: &Rc<Self>, generation: GenerationId, row: Row, bad: usize) {
+    async fn repair_row(self: &Rc<Self>, generation: GenerationId, row: Row, bad: DiskNumber) {
         let _lock = self.pool.lock_group(generation).await;
         let Some(group) = self.pool.group_by_generation(generation) else { return };
+        let Some(bad) = group.members.iter().position(|(disk, _)| *disk == bad) else { return };
         let shape = self.pool.shape();
         let (index, entry) = shape.entry_of(row);
         let loaded = self.checksum_block(&group, index..index + 1).await;
@@ -97,7 +99,7 @@ impl Volume {
 
     /// Brings members that lag behind a span up to date in the background.
     pub(crate) fn mend_checksums_soon(self: &Rc<Self>, group: GenerationId) {
-        let key = (group, Row(u32::MAX), usize::MAX);
+        let key = (group, Row(u32::MAX), DiskNumber(u32::MAX));
         let mut repairing = self.repairing.borrow_mut();
         if repairing.len() >= REPAIRS_MAX || !repairing.insert(key) {
             return;
@@ -143,7 +145,11 @@ impl Volume {
                 let holds = self.pool.has_all(group, index, ExtentShape::CHECKSUMS);
                 let member = self.pool.extent_of(group, index).map(|(member, ..)| member);
                 member.filter(|_| holds).is_none_or(|member| {
-                    self.checksums.is_shown(group.generation, index, member.seen_instance.get())
+                    self.checksums.is_shown(
+                        group.generation,
+                        member.number,
+                        member.seen_instance.get(),
+                    )
                 })
             })
     }
@@ -156,7 +162,7 @@ impl Volume {
             let holds = self.pool.has_all(group, index, ExtentShape::CHECKSUMS);
             let Some((member, device, start)) = self.pool.extent_of(group, index) else { continue };
             let seen = member.seen_instance.get();
-            if !holds || self.checksums.is_shown(group.generation, index, seen) {
+            if !holds || self.checksums.is_shown(group.generation, member.number, seen) {
                 continue;
             }
             let positions = 0..2 * shape.checksum_blocks();
@@ -175,7 +181,7 @@ impl Volume {
             match self.mend_holder(group, &heard).await {
                 Ok(true) => {
                     member.seen_instance.set(Some(heard.instance));
-                    self.checksums.set_shown(group.generation, index, heard.instance);
+                    self.checksums.set_shown(group.generation, member.number, heard.instance);
                 }
                 // What counts isn't known of all blocks, and what is known it has.
                 Ok(false) => {}

@@ -2,12 +2,15 @@
 //! region, checksum blocks first, under the group's lock, verified and flushed; only then are the
 //! bits cleared. Groups whose last right copy is at stake come first.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
 use block::{BLOCK_BYTES, Buffer, Instance, Lba};
-use futures::future::select;
+use futures::StreamExt;
+use futures::future::{join_all, select};
+use runtime::Permit;
 
 use super::disk_work::{DiskWork, Touched};
 use super::known::SaidBy;
@@ -22,6 +25,16 @@ use crate::report::PoolEvent;
 
 /// How often is looked at what couldn't be copied, and at a disk with older contents.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// So much of a group is copied under its lock at once: a destage waits for it, and it is in memory.
+const COPIED_AT_ONCE_BYTES: u64 = 4 << 20;
+/// Groups that are copied together: their credit costs one flush of each disk, and one commit.
+const BATCH_GROUPS: usize = 4;
+/// Batches under way: while one is flushed and committed another one is read and written.
+const BATCHES: usize = 2;
+/// After so many groups is looked anew which are the most endangered.
+const LOOK_ANEW_AFTER: usize = 64;
+/// Reads for a group's copy at once.
+const READS: usize = 8;
 
 /// What was copied to a member.
 pub(crate) struct Copied {
@@ -41,15 +54,72 @@ impl Pool {
         }
     }
 
-    /// The groups of which usable members miss something.
-    fn groups_behind(&self) -> BTreeSet<GenerationId> {
+    /// The groups of which usable members miss something, the fewer have everything the earlier.
+    fn groups_behind(&self) -> Vec<GenerationId> {
         let meta = self.meta.borrow();
-        let behind = meta
-            .dirty_regions()
-            .keys()
-            .filter(|(_, disk)| self.member(*disk).is_some_and(|member| member.is_usable()));
-        behind.map(|(generation, _)| *generation).collect()
+        let is_usable = |disk: DiskNumber| self.member(disk).is_some_and(|m| m.is_usable());
+        let behind = meta.dirty_regions().keys().filter(|(_, disk)| is_usable(*disk));
+        let behind: BTreeSet<GenerationId> = behind.map(|(generation, _)| *generation).collect();
+        let whole = |generation: GenerationId| {
+            let group = meta.group_by_generation(generation)?;
+            let has_all = |disk: DiskNumber| meta.dirty(generation, disk) == 0;
+            Some(group.members().filter(|(disk, _)| has_all(*disk) && is_usable(*disk)).count())
+        };
+        let mut behind: Vec<(Option<usize>, GenerationId)> =
+            behind.into_iter().map(|generation| (whole(generation), generation)).collect();
+        behind.sort_unstable();
+        behind.into_iter().map(|(_, generation)| generation).collect()
     }
+
+    /// Commits that disks have what was copied to them; tells of how many groups.
+    async fn credit_copies(self: &Rc<Self>, copies: Vec<GroupCopy>) -> Result<usize, Ended> {
+        let mut took: BTreeMap<DiskNumber, Option<Instance>> = BTreeMap::new();
+        let mut cleared = DirtyRegions::new();
+        for (disk, instance) in copies.iter().flat_map(|copy| &copy.took) {
+            let first = took.entry(*disk).or_insert(*instance);
+            *first = first.or(*instance);
+        }
+        for copy in &copies {
+            let same = |disk: &DiskNumber| {
+                let instance = copy.took.get(disk).copied().flatten();
+                instance.is_none() || took.get(disk) == Some(&instance)
+            };
+            cleared.extend(copy.cleared.iter().filter(|((_, disk), _)| same(disk)));
+        }
+        if cleared.is_empty() {
+            return Ok(0);
+        }
+        // A disk that was rolled back behind what it is credited with now must be told by its number.
+        let _releases = self.unless_over(self.release_lock.acquire(1)).await?;
+        let release = self.meta.borrow().counters().release;
+        let applied = self.unless_over(self.record_applied(took, release)).await?;
+        let _meta = self.unless_over(self.meta_lock.acquire(1)).await?;
+        // Whoever removes a volume frees its extents only once nobody works on its groups.
+        let is_there = |generation: GenerationId| {
+            let meta = self.meta.borrow();
+            let group = meta.group_by_generation(generation).map(|group| group.volume);
+            copies.iter().any(|copy| Some(copy.volume.id) == group && !copy.volume.is_gone())
+        };
+        cleared.retain(|(generation, disk), _| applied.contains(disk) && is_there(*generation));
+        if cleared.is_empty() {
+            return Ok(0);
+        }
+        let groups: BTreeSet<GenerationId> =
+            cleared.keys().map(|(generation, _)| *generation).collect();
+        let disks = applied.into_iter().collect();
+        let records = [MetaRecord::RegionsCleaned(cleared), MetaRecord::Applied { release, disks }];
+        self.commit_locked(&records).await?;
+        Ok(groups.len())
+    }
+}
+
+/// What was copied of a group. Its lock is held until that is committed.
+struct GroupCopy {
+    volume: Rc<Volume>,
+    cleared: DirtyRegions,
+    /// The disks that took it, and which instance of each, if anything had to be written.
+    took: BTreeMap<DiskNumber, Option<Instance>>,
+    _lock: Permit,
 }
 
 impl OpenPool {
@@ -57,14 +127,7 @@ impl OpenPool {
     pub(crate) async fn run_resync(self: Rc<Self>) {
         loop {
             let changed = self.pool.changed.notified();
-            let behind = self.pool.groups_behind();
-            let mut progress = false;
-            for generation in behind {
-                match self.resync_group(generation).await {
-                    Ok(copied) => progress |= copied,
-                    Err(_) => return,
-                }
-            }
+            let Ok(progress) = self.resync_behind().await else { return };
             self.judge_rolled_back().await;
             self.tell_resynced();
             if !progress {
@@ -82,15 +145,46 @@ impl OpenPool {
         }
     }
 
-    async fn resync_group(self: &Rc<Self>, generation: GenerationId) -> Result<bool, Ended> {
-        let volume = {
-            let meta = self.pool.meta.borrow();
-            meta.group_by_generation(generation).and_then(|group| self.volume(group.volume))
-        };
-        // What its log says of rows nobody knows before it is read; a destage follows that.
-        let decided = volume.filter(|volume| volume.is_decided.get());
-        let Some(volume) = decided else { return Ok(false) };
-        self.pool.unless_over(volume.resync_group(generation)).await?
+    /// Resyncs some of what usable members miss, the most endangered groups first; tells whether any bit was
+    /// cleared.
+    async fn resync_behind(self: &Rc<Self>) -> Result<bool, Ended> {
+        let behind = self.pool.groups_behind();
+        let cleared = &Cell::new(0);
+        let batches = behind.chunks(BATCH_GROUPS).map(|batch| async move {
+            // Others may be more endangered by now.
+            if cleared.get() >= LOOK_ANEW_AFTER {
+                return Ok(());
+            }
+            // Ascending, since it holds the locks of all: so do those who destage.
+            let mut batch = batch.to_vec();
+            batch.sort_unstable();
+            cleared.set(cleared.get() + self.resync_batch(batch).await?);
+            Ok(())
+        });
+        let mut batches = futures::stream::iter(batches).buffer_unordered(BATCHES);
+        while let Some(batch) = batches.next().await {
+            batch?;
+        }
+        Ok(cleared.get() > 0)
+    }
+
+    /// Copies what usable members miss of some groups, and commits that together; tells of how many groups bits
+    /// were cleared.
+    async fn resync_batch(self: &Rc<Self>, groups: Vec<GenerationId>) -> Result<usize, Ended> {
+        let mut copying = Vec::with_capacity(groups.len());
+        for generation in groups {
+            let volume = {
+                let meta = self.pool.meta.borrow();
+                meta.group_by_generation(generation).and_then(|group| self.volume(group.volume))
+            };
+            // What its log says of rows nobody knows before it is read; a destage follows that.
+            let Some(volume) = volume.filter(|volume| volume.is_decided.get()) else { continue };
+            let lock = self.pool.unless_over(self.pool.lock_group(generation)).await?;
+            copying.push(async move { volume.copy_group(generation, lock).await });
+        }
+        let copies = self.pool.unless_over(join_all(copying)).await?;
+        let copies: Vec<GroupCopy> = copies.into_iter().collect::<Result<_, Ended>>()?;
+        self.pool.credit_copies(copies).await
     }
 
     /// A disk that came back with older contents and misses nothing that others have is as good as the
@@ -156,47 +250,38 @@ impl OpenPool {
 }
 
 impl Volume {
-    /// Copies what usable members of one group miss; tells whether any bit was cleared.
-    async fn resync_group(self: &Rc<Self>, generation: GenerationId) -> Result<bool, Ended> {
-        let _lock = self.pool.lock_group(generation).await;
-        let Some(group) = self.pool.group_by_generation(generation) else { return Ok(false) };
-        let mut cleared = DirtyRegions::new();
-        let mut took = BTreeMap::new();
+    /// Copies what usable members of one group miss, or the first part of it.
+    async fn copy_group(
+        self: Rc<Self>,
+        generation: GenerationId,
+        lock: Permit,
+    ) -> Result<GroupCopy, Ended> {
+        let mut copy = GroupCopy {
+            cleared: DirtyRegions::new(),
+            took: BTreeMap::new(),
+            volume: Rc::clone(&self),
+            _lock: lock,
+        };
+        let Some(group) = self.pool.group_by_generation(generation) else { return Ok(copy) };
+        let region_bytes = self.pool.shape().extent_bytes() / u64::from(ExtentShape::REGIONS);
+        let regions_at_once = (COPIED_AT_ONCE_BYTES / region_bytes).max(1) as u32;
         for (index, (disk, _)) in group.members.iter().enumerate() {
             let dirty = self.pool.dirty(&group, index);
             if dirty == 0 || self.pool.extent_of(&group, index).is_none() {
                 continue;
             }
+            let dirty = dirty & ExtentShape::CHECKSUMS | lowest_bits(dirty, regions_at_once);
             let Some(copied) = self.copy_regions(&group, index, dirty).await? else { continue };
             if copied.mask != 0 {
                 self.resynced_bytes.set(self.resynced_bytes.get() + copied.bytes);
                 if let Some(member) = self.pool.member(*disk) {
                     member.resynced_bytes.set(member.resynced_bytes.get() + copied.bytes);
                 }
-                took.insert(*disk, copied.instance);
-                cleared.insert((generation, *disk), copied.mask);
+                copy.took.insert(*disk, copied.instance);
+                copy.cleared.insert((generation, *disk), copied.mask);
             }
         }
-        if cleared.is_empty() {
-            return Ok(false);
-        }
-        // A disk that was rolled back behind what it is credited with now must be told by its number.
-        let _releases = self.pool.release_lock.acquire(1).await;
-        let release = self.pool.meta.borrow().counters().release;
-        let applied = self.pool.record_applied(took, release).await;
-        cleared.retain(|(_, disk), _| applied.contains(disk));
-        if cleared.is_empty() {
-            return Ok(false);
-        }
-        let disks = applied.into_iter().collect();
-        let records = [MetaRecord::RegionsCleaned(cleared), MetaRecord::Applied { release, disks }];
-        let _meta = self.pool.meta_lock.acquire(1).await;
-        // Whoever removes the volume frees its extents only once nobody works on the group.
-        if self.is_gone() {
-            return Ok(false);
-        }
-        self.pool.commit_locked(&records).await?;
-        Ok(true)
+        Ok(copy)
     }
 
     /// Copies regions to one member; `None` when the member failed.
@@ -212,7 +297,7 @@ impl Volume {
         };
         let mut work = DiskWork::new(Rc::clone(&member), device);
         let mut copied = Copied { mask: dirty, bytes: 0, instance: None };
-        let (mut writes, mut is_silent) = (Vec::new(), false);
+        let (mut runs, is_silent) = (Vec::new(), Cell::new(false));
         let blocks = shape.checksum_blocks();
         for index in 0..blocks {
             let (first, count) = shape.rows_of_block(index);
@@ -236,7 +321,18 @@ impl Volume {
             {
                 let (from, count) = shape.rows_of_region(region);
                 let known = |row: u32| self.known_of(group, Row(row));
-                if (from.0..from.0 + count).any(|row| known(row) == SaidBy::Nobody) {
+                let seen = member.seen_instance.get();
+                let stays_out = |row: u32| match known(row) {
+                    SaidBy::Nobody => true,
+                    // Its log has no contents, and in its place this disk may lack them.
+                    SaidBy::Record if !self.is_carried(group, Row(row), member.number, seen) => {
+                        self.is_destage_awaited.set(true);
+                        true
+                    }
+                    SaidBy::Record => false,
+                    SaidBy::Entry => false,
+                };
+                if (from.0..from.0 + count).any(stays_out) {
                     copied.mask &= !(1 << region);
                     continue;
                 }
@@ -249,23 +345,36 @@ impl Volume {
                         Some((Row(row), entry.checksum()?))
                     })
                     .collect();
-                for run in rows.chunk_by(|one, next| one.0.0 + 1 == next.0.0) {
-                    // Nobody waits under the group's lock for the same silent source again and again. One
-                    // that is away costs no time, and holds up nothing that others have.
-                    let begun = self.pool.runtime.now();
-                    let right = match is_silent {
-                        false => self.right_rows(group, run).await,
-                        true => None,
-                    };
-                    let took = self.pool.runtime.now().since(begun);
-                    is_silent |= right.is_none() && took >= self.pool.limits.hedge;
-                    match right {
-                        Some(runs) => {
-                            writes.extend(runs.into_iter().map(|(row, data)| (region, row, data)));
-                        }
-                        None => copied.mask &= !(1 << region),
-                    }
+                let chunks = rows.chunk_by(|one, next| one.0.0 + 1 == next.0.0);
+                runs.extend(chunks.map(|run| (region, run.to_vec())));
+            }
+        }
+        if self.is_destage_awaited.get() {
+            self.log.destaging.notify_all();
+        }
+        let reads = runs.into_iter().map(|(region, run)| {
+            let is_silent = &is_silent;
+            async move {
+                // Nobody waits under the group's lock for the same silent source again and again. One that
+                // is away costs no time, and holds up nothing that others have.
+                let begun = self.pool.runtime.now();
+                let right = match is_silent.get() {
+                    false => self.right_rows(group, &run).await,
+                    true => None,
+                };
+                let took = self.pool.runtime.now().since(begun);
+                is_silent.set(is_silent.get() || right.is_none() && took >= self.pool.limits.hedge);
+                (region, right)
+            }
+        });
+        let mut reads = futures::stream::iter(reads).buffered(READS);
+        let mut writes = Vec::new();
+        while let Some((region, right)) = reads.next().await {
+            match right {
+                Some(runs) => {
+                    writes.extend(runs.into_iter().map(|(row, data)| (region, row, data)))
                 }
+                None => copied.mask &= !(1 << region),
             }
         }
         // What can't be taken off the list of what is dirty would be written again at the next look.
@@ -304,7 +413,7 @@ impl Volume {
             let (row, crc) = rows[index];
             match self.right_copy(group, row, crc, found.member).await {
                 Ok(copy) => {
-                    self.repair_soon(group.generation, row, &copy.wrong);
+                    self.repair_soon(group, row, &copy.wrong);
                     data[index * BLOCK_BYTES..][..BLOCK_BYTES].copy_from_slice(&copy.data);
                 }
                 Err(NoRightCopy::Lost) => there.retain(|other| *other != index),
@@ -317,5 +426,27 @@ impl Volume {
             (Row(first.0 + from as u32), data.slice(from * BLOCK_BYTES, to * BLOCK_BYTES))
         });
         Some(runs.collect())
+    }
+}
+
+/// Of the bits that are set the lowest ones, so many at most.
+fn lowest_bits(mask: u64, count: u32) -> u64 {
+    let mut left = mask;
+    for _ in 0..count {
+        left &= left.wrapping_sub(1);
+    }
+    mask & !left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_what_is_dirty_is_its_lowest_regions() {
+        assert_eq!(lowest_bits(0b1011_0110, 3), 0b1_0110);
+        assert_eq!(lowest_bits(u64::MAX, 64), u64::MAX);
+        assert_eq!(lowest_bits(0b101, 7), 0b101);
+        assert_eq!(lowest_bits(0, 1), 0);
     }
 }

@@ -49,6 +49,7 @@ impl OpenPool {
             votes,
             lease_ok,
             volumes,
+            jobs: self.job_reports(&meta),
         }
     }
 
@@ -93,6 +94,7 @@ impl OpenPool {
             dirty_bytes: self.pool.dirty_bytes(member.number),
             checksum_errors: member.checksum_errors.get(),
             holds_vote: self.pool.vote_index(member.id).is_some(),
+            rebuild_waits: self.rebuild_waits(member.number),
         }
     }
 

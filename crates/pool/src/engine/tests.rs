@@ -16,6 +16,7 @@ use crate::report::{PoolEvent, PoolReport, PoolState, VerifyReport};
 
 mod areas;
 mod in_place;
+mod jobs;
 mod logs;
 mod metadata;
 mod owners;

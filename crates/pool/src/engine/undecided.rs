@@ -344,11 +344,14 @@ fn note_rows(
     volume: &Volume,
 ) {
     // What a disk with older contents lacks may have been there.
-    let is_older = volume.pool.member(disk).is_none_or(|member| member.rolled_back.get());
+    let is_rolled_back = volume.pool.member(disk).is_none_or(|member| member.rolled_back.get());
     for (index, row) in rows.into_iter().enumerate() {
         let Some(row) = row else { continue };
         let at = Row(asked.first.0 + index as u32);
         let is = |crc: u32| is_right(asked.group, at, crc, &row);
+        // Nor does it follow from what one has that lacks something there, as where a position moves to.
+        let has_all = volume.pool.has_all(asked.group, member, region_of(volume, at));
+        let is_older = is_rolled_back || !has_all;
         let seen = &mut seen[index];
         let is_new = is(asked.crcs[index]);
         seen.differs |= !is_new && !is_older;
@@ -357,7 +360,7 @@ fn note_rows(
         } else if matches!(seen.was, Was::Kept(crc) if is(crc)) {
             let old = if is_older { &mut seen.old_of_older } else { &mut seen.old };
             old.get_or_insert(row);
-        } else if !is_older && volume.pool.has_all(asked.group, member, region_of(volume, at)) {
+        } else if !is_older {
             let same = seen.copies.get(&member).is_some_and(|(before, _)| *before == row);
             seen.copies.insert(member, (row, same));
         }

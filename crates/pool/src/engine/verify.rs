@@ -232,7 +232,7 @@ impl Volume {
         unreadable: bool,
         report: &mut VerifyReport,
     ) {
-        self.repair_soon(place.generation, row, &[member]);
+        self.repair_soon(place, row, &[member]);
         if report.bad.len() >= BAD_LISTED_MAX {
             report.more_bad += 1;
             return;

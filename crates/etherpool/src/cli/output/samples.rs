@@ -125,10 +125,12 @@ pub fn pool() -> PoolReport {
             dirty_bytes: 0,
             checksum_errors: 0,
             holds_vote: true,
+            rebuild_waits: None,
         }],
         votes: VotesReport { total: 3, present: 3 },
         lease_ok: true,
         volumes: vec![volume()],
+        jobs: Vec::new(),
     }
 }
 

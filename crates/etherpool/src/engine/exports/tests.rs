@@ -181,6 +181,7 @@ fn report(state: pool::PoolState) -> PoolReport {
         disks: Vec::new(),
         votes: pool::VotesReport::default(),
         lease_ok: true,
+        jobs: Vec::new(),
         volumes: vec![volume],
     }
 }

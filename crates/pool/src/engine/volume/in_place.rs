@@ -86,7 +86,8 @@ impl Volume {
 
     /// How a piece of a write may go in place, as far as is known without locks.
     pub(super) fn way_in_place(&self, piece: &Piece, group: &GroupPlace) -> Option<Way> {
-        let may = self.is_for_place(piece, group) && group.initialised && self.has_whole_segment();
+        let is_at_rest = group.initialised && !group.is_moving;
+        let may = self.is_for_place(piece, group) && is_at_rest && self.has_whole_segment();
         may.then(|| self.what_is_there(piece, group)).flatten()
     }
 
@@ -111,8 +112,9 @@ impl Volume {
         let legs: Option<Vec<Leg>> =
             (0..group.members.len()).map(|index| self.leg_of(group, index, piece.at.row)).collect();
         let (legs, _lock) = (legs?, self.pool.try_share_group(group.generation)?);
-        // Who removes the volume waits for the lock once it has said so.
-        if self.is_gone() {
+        // Who removes the volume waits for the lock once it has said so, and who moves a position for all that
+        // were looked up before.
+        if self.is_gone() || self.pool.mapped_anew(group).is_some() {
             return None;
         }
         let way = self.way_in_place(piece, group)?;
@@ -197,7 +199,10 @@ impl Volume {
         // A destage beside it may have found a position that restarts away, and say that it misses something.
         let is_clean = || (0..group.members.len()).all(|at| self.pool.dirty(&group, at) == 0);
         let still_holds = |config: ConfigNumber| {
-            self.pool.config.borrow().number == config && is_clean() && !self.is_gone()
+            let is_same = self.pool.config.borrow().number == config;
+            // Where one of them moves to didn't get the rows, and may count from the next moment on.
+            let is_mapped_so = self.pool.mapped_anew(&group).is_none();
+            is_same && is_mapped_so && is_clean() && !self.is_gone()
         };
         if let Some((took, _)) = took.filter(|(_, config)| still_holds(*config)) {
             let block = piece.block.0;

@@ -26,7 +26,7 @@ use super::checksums::Checksums;
 use super::lease::Ended;
 use super::measure::milliseconds;
 use super::pool::{Pool, ended_error};
-use crate::format::{GenerationId, Row, VolumeId};
+use crate::format::{DiskNumber, GenerationId, Row, VolumeId};
 use crate::layout::StripeLayout;
 use crate::metadata::RunKey;
 use crate::report::{PoolEvent, Replayed};
@@ -67,6 +67,8 @@ pub(crate) struct Volume {
     pub(crate) checksums: Checksums,
     /// One destage at a time, and nobody else initialises groups.
     pub(crate) destaging: Rc<Semaphore>,
+    /// A copy waits for rows that only a destage brings.
+    pub(crate) is_destage_awaited: Cell<bool>,
     /// How many groups of a run large writes want initialised.
     pub(crate) wanted_groups: RefCell<BTreeMap<RunKey, u32>>,
     pub(crate) size_bytes: Cell<u64>,
@@ -74,7 +76,7 @@ pub(crate) struct Volume {
     /// What became of the INTENTs that the log had when it was opened.
     pub(crate) is_decided: Cell<bool>,
     pub(crate) changed: Notify,
-    pub(crate) repairing: RefCell<BTreeSet<(GenerationId, Row, usize)>>,
+    pub(crate) repairing: RefCell<BTreeSet<(GenerationId, Row, DiskNumber)>>,
     pub(crate) repaired_blocks: Cell<u64>,
     pub(crate) resynced_bytes: Cell<u64>,
     pub(crate) replayed: Cell<Replayed>,
@@ -103,6 +105,7 @@ impl Volume {
             placing: Semaphore::new(in_place::UNDER_WAY_MAX),
             checksums: Checksums::new(pool.checksum_cache.part()),
             destaging: Semaphore::new(1),
+            is_destage_awaited: Cell::new(false),
             wanted_groups: RefCell::default(),
             size_bytes: Cell::new(volume.bytes),
             serving: RefCell::new(Serving::Opening),

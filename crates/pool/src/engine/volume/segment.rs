@@ -206,7 +206,7 @@ impl Volume {
             let meta = self.pool.meta.borrow();
             let live =
                 meta.volumes().get(&self.id).and_then(|v| v.log.segments.get(&opened.number));
-            live.map_or(0, |live| copies_in(live, &self.pool.config.borrow()))
+            live.map_or(0, |live| self.pool.copies_that_stay(live))
         };
         if now < opened.copies.len() || now >= usize::from(opened.wanted) {
             return now < opened.copies.len();
@@ -224,9 +224,9 @@ impl Volume {
     pub(crate) fn has_thin_segment(&self, destageable: bool) -> bool {
         let meta = self.pool.meta.borrow();
         let Some(volume) = meta.volumes().get(&self.id) else { return false };
-        let config = self.pool.config.borrow();
         let closed = volume.log.segments.values().filter(|live| live.end().is_some());
-        let mut copies = closed.map(|live| (copies_in(live, &config), usize::from(live.wanted)));
+        let mut copies =
+            closed.map(|live| (self.pool.copies_that_stay(live), usize::from(live.wanted)));
         copies.any(|(now, wanted)| now < wanted && (destageable || self.is_next_better(now)))
     }
 
@@ -239,8 +239,7 @@ impl Volume {
         let meta = self.pool.meta.borrow();
         let live = meta.volumes().get(&self.id);
         let live = live.and_then(|volume| volume.log.segments.get(&current.segment.number));
-        let config = self.pool.config.borrow();
-        live.is_some_and(|live| copies_in(live, &config) >= usize::from(live.wanted))
+        live.is_some_and(|live| self.pool.copies_that_stay(live) >= usize::from(live.wanted))
     }
 
     /// The same of the segment that takes records.
@@ -253,9 +252,17 @@ impl Volume {
 impl Pool {
     /// The disks that new space may be taken from.
     pub(crate) fn usable_disks(&self) -> Usable {
-        let members = self.members.borrow();
+        let (members, leaving) = (self.members.borrow(), self.leaving());
         let usable = members.values().filter(|m| m.is_usable() && !self.is_out(m.number));
-        usable.map(|member| member.number).collect()
+        let numbers = usable.map(|member| member.number);
+        numbers.filter(|disk| !leaving.contains(disk)).collect()
+    }
+
+    /// The copies of a segment on disks that are in, and that no job empties.
+    fn copies_that_stay(&self, segment: &Segment) -> usize {
+        let (config, leaving) = (self.config.borrow(), self.leaving());
+        let stays = |disk: DiskNumber| !config.is_out(disk) && !leaving.contains(&disk);
+        segment.copies.iter().filter(|copy| stays(copy.disk)).count()
     }
 
     /// Those of them that don't refuse writes to logs.
@@ -295,11 +302,6 @@ impl Pool {
         }
         Ok(others)
     }
-}
-
-/// The copies of a segment on disks that are in.
-fn copies_in(segment: &Segment, config: &Configuration) -> usize {
-    segment.copies.iter().filter(|copy| !config.is_out(copy.disk)).count()
 }
 
 /// The copies of a segment that hold everything that was acknowledged: those on disks that aren't

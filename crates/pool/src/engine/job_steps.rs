@@ -1,0 +1,203 @@
+//! What jobs do next: which positions begin to move and where to, which moves are over, which are given up, and
+//! when nothing is left to do. Planned from the metadata as it is at each look; whatever changed by the time that
+//! a step is taken, `relocate` notices.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use super::jobs::is_about;
+use super::lease::Ended;
+use super::open_pool::OpenPool;
+use super::volume::{Serving, Volume};
+use crate::allocate::MovePlan;
+use crate::format::{DiskNumber, JobNumber, VolumeId};
+use crate::metadata::{GroupRun, Job, JobKind, Member, MetaRecord, Metadata, RunKey};
+
+/// Runs that move at once.
+const MOVES_MAX: usize = 8;
+
+/// What is to be done next.
+enum Step {
+    Begin { run: GroupRun, position: u8, to: Member },
+    Split { run: GroupRun, count: u32 },
+    Switch(GroupRun),
+    Cancel(GroupRun),
+}
+
+/// Steps, and whose runs they are about.
+type Steps = Vec<(Rc<Volume>, Step)>;
+
+/// A run with a position on a disk that is to be emptied.
+struct Candidate<'a> {
+    /// Members that take part.
+    there: usize,
+    volume: Rc<Volume>,
+    run: &'a GroupRun,
+    position: u8,
+    number: JobNumber,
+    job: &'a Job,
+}
+
+impl OpenPool {
+    /// Takes the next steps of all jobs; tells whether there were any.
+    pub(super) async fn advance_jobs(self: &Rc<Self>) -> Result<bool, Ended> {
+        let (steps, ended) = self.next_steps();
+        let mut progress = false;
+        for (volume, step) in steps {
+            progress |= match step {
+                Step::Begin { run, position, to } => {
+                    self.begin_move(&volume, &run, position, to).await?
+                }
+                Step::Split { run, count } => self.split_run(&volume, &run, count).await?,
+                Step::Switch(run) => self.switch_move(&volume, &run).await?,
+                Step::Cancel(run) => self.cancel_move(&volume, &run).await?,
+            };
+        }
+        for (number, job) in ended {
+            let Some(disk) = job.disks.first().copied() else { continue };
+            // An empty disk may be pulled, so it stays empty until somebody withdraws that.
+            if job.kind != JobKind::Rebuild {
+                if self.jobs.done.borrow_mut().insert(number) {
+                    self.tell_job(job.kind, disk, false);
+                }
+                continue;
+            }
+            let _lock = self.pool.unless_over(self.pool.meta_lock.acquire(1)).await?;
+            if self.pool.meta.borrow().jobs().get(&number) != Some(&job) {
+                continue;
+            }
+            self.pool.commit_locked(&[MetaRecord::JobRemoved { number }]).await?;
+            self.tell_job(job.kind, disk, false);
+            progress = true;
+        }
+        Ok(progress)
+    }
+
+    /// What is to be done next, and the jobs that have nothing left to do.
+    fn next_steps(&self) -> (Steps, Vec<(JobNumber, Job)>) {
+        let meta = self.pool.meta.borrow();
+        let mut jobs: BTreeMap<DiskNumber, (JobNumber, &Job)> = BTreeMap::new();
+        for (number, job) in meta.jobs() {
+            let disk = job.disks.first().filter(|disk| is_about(job, **disk));
+            jobs.extend(disk.map(|disk| (*disk, (*number, job))));
+        }
+        self.jobs.done.borrow_mut().retain(|number| meta.jobs().contains_key(number));
+        let (mut steps, mut busy, mut candidates) = (Steps::new(), BTreeSet::new(), Vec::new());
+        let mut moving = 0;
+        for (id, known) in meta.volumes() {
+            let volume = self.volume(*id).filter(|volume| volume.serving() == Serving::Yes);
+            for run in known.runs.values() {
+                let members = run.members.iter().enumerate();
+                let job_of = |member: &Member| jobs.get(&member.disk).copied();
+                busy.extend(members.clone().filter_map(|(_, m)| job_of(m)).map(|(n, _)| n));
+                let Some(volume) = &volume else { continue };
+                if run.incoming.is_some() {
+                    moving += 1;
+                    steps.extend(self.step_of(run, &jobs).map(|step| (Rc::clone(volume), step)));
+                    continue;
+                }
+                for (position, member) in members {
+                    let Some((number, job)) = job_of(member) else { continue };
+                    let there = run.members.iter().filter(|m| self.is_there(m.disk)).count();
+                    let (volume, position) = (Rc::clone(volume), position as u8);
+                    candidates.push(Candidate { there, volume, run, position, number, job });
+                }
+            }
+        }
+        // The fewer copies are there the sooner.
+        candidates.sort_by_key(|candidate| candidate.there);
+        self.begin_some(&meta, candidates, moving, &mut steps);
+        let is_done = |(number, _): &(JobNumber, &Job)| !busy.contains(number);
+        let has_log = |job: &Job| job.disks.first().is_some_and(|disk| has_log_copy(&meta, *disk));
+        let over = jobs.values().copied().filter(is_done).filter(|(_, job)| !has_log(job));
+        let back = jobs.values().copied().filter(|(number, job)| {
+            let disk = job.disks.first();
+            let moves = |run: &GroupRun| run.outgoing().map(|member| member.disk).as_ref() == disk;
+            let mut runs = meta.volumes().values().flat_map(|volume| volume.runs.values());
+            let is_back = job.kind == JobKind::Rebuild && disk.is_some_and(|d| self.is_there(*d));
+            is_back && busy.contains(number) && !runs.any(moves)
+        });
+        let ended = over.chain(back).map(|(number, job)| (number, job.clone())).collect();
+        (steps, ended)
+    }
+
+    /// What becomes of a run of which a position moves.
+    fn step_of(
+        &self,
+        run: &GroupRun,
+        jobs: &BTreeMap<DiskNumber, (JobNumber, &Job)>,
+    ) -> Option<Step> {
+        let (incoming, outgoing) = (run.incoming?.member, run.outgoing()?);
+        let job = jobs.get(&outgoing.disk).map(|(_, job)| *job);
+        let goes_there = job.is_some_and(|job| {
+            let to = job.disks.get(1);
+            to.is_none_or(|to| *to == incoming.disk) && !jobs.contains_key(&incoming.disk)
+        });
+        if !goes_there {
+            return Some(Step::Cancel(run.clone()));
+        }
+        if self.is_there(incoming.disk) && self.lacks_nothing(run, incoming) {
+            return Some(Step::Switch(run.clone()));
+        }
+        // A disk that is back may be whole before what was to take its place.
+        let is_rebuild = job.is_some_and(|job| job.kind == JobKind::Rebuild);
+        let is_back = self.is_there(outgoing.disk) && self.lacks_nothing(run, outgoing);
+        (is_rebuild && is_back).then(|| Step::Cancel(run.clone()))
+    }
+
+    fn begin_some(
+        &self,
+        meta: &Metadata,
+        candidates: Vec<Candidate<'_>>,
+        mut moving: usize,
+        steps: &mut Steps,
+    ) {
+        let mut plan: Option<MovePlan<'_>> = None;
+        let mut waits = self.jobs.waits.borrow_mut();
+        waits.clear();
+        let mut taken: BTreeSet<(VolumeId, RunKey)> = BTreeSet::new();
+        for Candidate { there, volume, run, position, number, job } in candidates {
+            let disk = job.disks.first().copied();
+            // A rebuild's disk that is back gets what it missed.
+            let is_back =
+                job.kind == JobKind::Rebuild && disk.is_some_and(|disk| self.is_there(disk));
+            if moving >= MOVES_MAX || is_back || !taken.insert((volume.id, run.key)) {
+                continue;
+            }
+            if there == 0 {
+                let why = format!("no copy of some blocks of volume {} is there", volume.name);
+                waits.insert(number, why);
+                continue;
+            }
+            let plan = plan.get_or_insert_with(|| MovePlan::new(meta, &self.pool.usable_disks()));
+            let to = job.disks.get(1).copied();
+            let lens = std::iter::successors(Some(run.count), |len| Some(len / 2));
+            let mut lens = lens.take_while(|len| *len > 0);
+            let place = lens.find_map(|len| Some((len, plan.take(run, position, len, to)?)));
+            let Some((len, to)) = place else {
+                let why = match to {
+                    Some(to) if !self.is_there(to) => {
+                        format!("{} is not there", self.pool.disk_name(to))
+                    }
+                    Some(to) => format!("{} has no room for the rest", self.pool.disk_name(to)),
+                    None => "there is no room for the rest where its other copies aren't".into(),
+                };
+                waits.insert(number, why);
+                continue;
+            };
+            moving += 1;
+            let run = run.clone();
+            let step = match len == run.count {
+                true => Step::Begin { run, position, to },
+                false => Step::Split { run, count: len },
+            };
+            steps.push((volume, step));
+        }
+    }
+}
+
+/// Whether a log segment has a copy on a disk.
+fn has_log_copy(meta: &Metadata, disk: DiskNumber) -> bool {
+    let segments = meta.volumes().values().flat_map(|volume| volume.log.segments.values());
+    segments.flat_map(|segment| &segment.copies).any(|copy| copy.disk == disk)
+}

@@ -1,0 +1,433 @@
+//! Jobs: long work on a pool, which its metadata names and which goes on after a crash. All there are so far
+//! empty a disk, by moving its positions of groups elsewhere one run after the other (`relocate`): because it is
+//! out for good (rebuild), because an administrator wants it empty (evacuate), or because another one is to take
+//! its place (replace). What of it is done the map says, so a job has no cursor that could be wrong.
+//!
+//! A disk that a job empties gets nothing new, and its copies of log segments are given up like those of a
+//! disk that is out: the segment is closed and destaged.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use block::{Instant, IoError};
+use futures::future::select;
+use uuid::Uuid;
+
+use super::EmptyDisks;
+use super::lease::Ended;
+use super::member::Member;
+use super::open_pool::OpenPool;
+use crate::allocate::{MovePlan, Usable};
+use crate::error::PoolError;
+use crate::format::{DiskNumber, JobNumber};
+use crate::metadata::{GroupRun, Job, JobKind, MetaRecord, Metadata};
+use crate::report::{EmptyForecast, JobReport, JobState, PoolEvent};
+
+/// How often jobs are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The pool's property that says after how many seconds a disk that is out is rebuilt; `off` for never.
+pub(crate) const REBUILD_DELAY: &str = "rebuild-delay";
+
+/// What is known of jobs besides the metadata.
+#[derive(Default)]
+pub(crate) struct Jobs {
+    /// Why they wait.
+    pub(super) waits: RefCell<BTreeMap<JobNumber, String>>,
+    /// Those that were told to be done, and stay.
+    pub(super) done: RefCell<BTreeSet<JobNumber>>,
+    /// Since when disks aren't there. One that nobody needed meanwhile may still be in.
+    gone_since: RefCell<BTreeMap<DiskNumber, Instant>>,
+    /// Why they aren't rebuilt.
+    not_rebuilt: RefCell<BTreeMap<DiskNumber, String>>,
+}
+
+impl JobKind {
+    fn name(self) -> &'static str {
+        match self {
+            JobKind::Rebuild => "rebuild",
+            JobKind::Evacuate => "evacuate",
+            JobKind::Replace => "replace",
+            JobKind::Other(_) => "unknown",
+        }
+    }
+}
+
+impl OpenPool {
+    /// Works on the pool's jobs, and begins those that nobody has to ask for.
+    pub(crate) async fn run_jobs(self: Rc<Self>) {
+        loop {
+            let done = match self.begin_rebuilds().await {
+                Ok(()) => self.advance_jobs().await,
+                Err(ended) => Err(ended),
+            };
+            match done {
+                Err(_) => return,
+                Ok(true) => continue,
+                Ok(false) => {}
+            }
+            // What was copied may let a move end.
+            let has_jobs = !self.pool.meta.borrow().jobs().is_empty();
+            let timer = self.pool.runtime.sleep(LOOK_EVERY);
+            let waited = match has_jobs {
+                true => {
+                    let changed = self.pool.changed.notified();
+                    let rest = self.pool.runtime.sleep(self.pool.limits.retry);
+                    let both = async {
+                        select(std::pin::pin!(changed), std::pin::pin!(timer)).await;
+                        rest.await;
+                    };
+                    self.pool.unless_over(both).await
+                }
+                false => self.pool.unless_over(timer).await,
+            };
+            if waited.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Has disks emptied, or tells what that would do.
+    pub(crate) async fn empty_disks(
+        self: &Rc<Self>,
+        request: &EmptyDisks,
+    ) -> Result<EmptyForecast, PoolError> {
+        let mut disks: Vec<DiskNumber> = Vec::new();
+        for name in &request.disks {
+            disks.extend(self.disks_named(name)?);
+        }
+        disks.sort_unstable();
+        disks.dedup();
+        let to = match &request.to {
+            Some(name) => self.disks_named(name)?.first().copied(),
+            None => None,
+        };
+        if disks.is_empty() || to.is_some() && disks.len() > 1 {
+            let why = format!("{} disks are named", disks.len());
+            return Err(PoolError::invalid(why, "name the one disk whose place another one takes"));
+        }
+        let forecast = {
+            let meta = self.pool.meta.borrow();
+            self.check_jobs(&meta, &disks, to)?;
+            self.forecast_without(&meta, &disks)
+        };
+        if request.dry_run {
+            return Ok(forecast);
+        }
+        let kind = if to.is_some() { JobKind::Replace } else { JobKind::Evacuate };
+        let (this, named) = (Rc::clone(self), disks.clone());
+        let begun = self.administer(move |meta| {
+            this.check_jobs(meta, &named, to)?;
+            Ok((job_records(meta, kind, &named, to), ()))
+        });
+        begun.await?;
+        disks.iter().for_each(|disk| self.tell_job(kind, *disk, true));
+        Ok(forecast)
+    }
+
+    /// The disks that a name means: of a disk, or of a machine.
+    fn disks_named(&self, name: &str) -> Result<Vec<DiskNumber>, PoolError> {
+        let members = self.pool.members();
+        let is_it =
+            |member: &&Rc<Member>| member.display_name() == name || member.id.to_string() == name;
+        if let Some(member) = members.iter().find(is_it) {
+            return Ok(vec![member.number]);
+        }
+        let meta = self.pool.meta.borrow();
+        let there = meta.disks().values().filter(|disk| disk.node_name == name);
+        let there: Vec<DiskNumber> = there.map(|disk| disk.number).collect();
+        match there.is_empty() {
+            false => Ok(there),
+            true => Err(PoolError::NotFound {
+                what: "disk".into(),
+                name: name.into(),
+                remedy: format!("see `etherpool pool show {}`", self.pool.name),
+            }),
+        }
+    }
+
+    fn forecast_without(&self, meta: &Metadata, disks: &[DiskNumber]) -> EmptyForecast {
+        let mut usable = self.pool.usable_disks();
+        usable.retain(|disk| !disks.contains(disk));
+        let extent_bytes = meta.shape().extent_bytes();
+        let extents: u64 = disks.iter().map(|disk| extents_on(meta, *disk)).sum();
+        let taken = disks.iter().flat_map(|disk| runs_on(meta, *disk));
+        let taken: u64 = taken.map(|run| u64::from(run.count)).sum();
+        let others = meta.disks().values().filter(|disk| usable.contains(&disk.number));
+        let free: u64 = others.map(|disk| u64::from(disk.free.len())).sum();
+        EmptyForecast {
+            disks: disks.iter().map(|disk| self.pool.disk_name(*disk)).collect(),
+            bytes: extents * extent_bytes,
+            free_bytes: free.saturating_sub(taken) * extent_bytes,
+        }
+    }
+
+    /// Sets after how long a disk that is out is rebuilt; never with `None`.
+    pub(crate) async fn set_rebuild_delay(
+        self: &Rc<Self>,
+        delay: Option<Duration>,
+    ) -> Result<(), PoolError> {
+        let value = delay.map_or_else(|| "off".into(), |delay| delay.as_secs().to_string());
+        let (key, value) = (REBUILD_DELAY.to_owned(), Some(value));
+        let set = MetaRecord::PoolPropertySet { key, value };
+        self.administer(move |_| Ok((vec![set], ()))).await
+    }
+
+    /// What emptying disks would be refused for.
+    fn check_jobs(
+        &self,
+        meta: &Metadata,
+        disks: &[DiskNumber],
+        to: Option<DiskNumber>,
+    ) -> Result<(), PoolError> {
+        if let Some(to) = to {
+            let name = self.pool.disk_name(to);
+            if disks.contains(&to) {
+                let remedy = "name the disk that takes its place";
+                return Err(PoolError::refused(name, "it would take its own place", remedy));
+            }
+            if !self.pool.usable_disks().contains(&to) {
+                let why = "it takes no part in the pool now, or is to be emptied itself";
+                return Err(PoolError::refused(name, why, "see `etherpool pool show`"));
+            }
+        }
+        let homeless = self.homeless(meta, disks, to);
+        if homeless == 0 {
+            return Ok(());
+        }
+        let names: Vec<String> = disks.iter().map(|disk| self.pool.disk_name(*disk)).collect();
+        let domain = match meta.pool().failure_domain {
+            crate::format::FailureDomain::Node => "machine",
+            crate::format::FailureDomain::Disk => "disk",
+        };
+        let extent_bytes = meta.shape().extent_bytes();
+        let extents = disks.iter().map(|disk| extents_on(meta, *disk)).sum::<u64>();
+        Err(PoolError::NoSpace {
+            needed_bytes: extents * extent_bytes,
+            free_bytes: extents.saturating_sub(homeless) * extent_bytes,
+            remedy: format!(
+                "what is on {} must go to another {domain} than its other copies are on, besides what is kept \
+                 for logs; add disks first (pool extend)",
+                names.join(" and ")
+            ),
+        })
+    }
+
+    /// Extents of disks that find no place elsewhere.
+    fn homeless(&self, meta: &Metadata, disks: &[DiskNumber], to: Option<DiskNumber>) -> u64 {
+        let mut usable: Usable = self.pool.usable_disks();
+        usable.retain(|disk| !disks.contains(disk));
+        let mut plan = MovePlan::new(meta, &usable);
+        disks.iter().map(|disk| plan.homeless(*disk, to)).sum()
+    }
+
+    /// Ends a job before it is done; what it moved stays where it is.
+    pub(crate) async fn cancel_job(self: &Rc<Self>, number: JobNumber) -> Result<(), PoolError> {
+        let pool = self.pool.name.clone();
+        // A rebuild that is withdrawn isn't begun again at once.
+        let job = self.pool.meta.borrow().jobs().get(&number).cloned();
+        let now = self.pool.runtime.now();
+        for disk in job.iter().flat_map(|job| &job.disks) {
+            if let Some(since) = self.jobs.gone_since.borrow_mut().get_mut(disk) {
+                *since = now;
+            }
+        }
+        self.administer(move |meta| {
+            if !meta.jobs().contains_key(&number) {
+                return Err(PoolError::NotFound {
+                    what: "job".into(),
+                    name: format!("{} of pool {pool}", number.0),
+                    remedy: "see `etherpool pool jobs`".into(),
+                });
+            }
+            Ok((vec![MetaRecord::JobRemoved { number }], ()))
+        })
+        .await
+    }
+
+    /// Begins to rebuild disks that are out for long enough, where that can be done as a whole.
+    async fn begin_rebuilds(self: &Rc<Self>) -> Result<(), Ended> {
+        let due = self.rebuilds_due();
+        for disk in due {
+            let why_not = self.why_not_rebuilt(disk);
+            let told = match &why_not {
+                Some(why) => self.jobs.not_rebuilt.borrow_mut().insert(disk, why.clone()),
+                None => self.jobs.not_rebuilt.borrow_mut().remove(&disk),
+            };
+            if let Some(why) = why_not {
+                if told.as_ref() != Some(&why) {
+                    let (pool, disk) = (self.pool.name.clone(), self.pool.disk_name(disk));
+                    self.pool.events.tell(PoolEvent::RebuildWaits { pool, disk, why });
+                }
+                continue;
+            }
+            if !self.pool.is_out(disk) {
+                self.pool.evict(&BTreeMap::from([(disk, IoError::Lost)]), false).await?;
+            }
+            let lock = self.pool.unless_over(self.pool.meta_lock.acquire(1)).await?;
+            let meta = self.pool.meta.borrow().clone();
+            // It may be back by now, or somebody asked for something else.
+            if !self.pool.is_out(disk) || meta.jobs().values().any(|job| is_about(job, disk)) {
+                continue;
+            }
+            let records = job_records(&meta, JobKind::Rebuild, &[disk], None);
+            self.pool.commit_locked(&records).await?;
+            drop(lock);
+            self.tell_job(JobKind::Rebuild, disk, true);
+        }
+        Ok(())
+    }
+
+    /// The disks that are gone for so long that they are rebuilt, and that have something to rebuild.
+    fn rebuilds_due(&self) -> Vec<DiskNumber> {
+        let meta = self.pool.meta.borrow();
+        let delay = match meta.properties().get(REBUILD_DELAY).map(String::as_str) {
+            Some("off") => None,
+            Some(seconds) => seconds.parse().ok().map(Duration::from_secs),
+            None => Some(self.pool.limits.rebuild_delay),
+        };
+        let now = self.pool.runtime.now();
+        let mut gone_since = self.jobs.gone_since.borrow_mut();
+        gone_since.retain(|disk, _| !self.is_there(*disk));
+        for disk in meta.disks().keys().filter(|disk| !self.is_there(**disk)) {
+            gone_since.entry(*disk).or_insert(now);
+        }
+        self.jobs.not_rebuilt.borrow_mut().retain(|disk, _| gone_since.contains_key(disk));
+        let Some(delay) = delay else { return Vec::new() };
+        let due = gone_since.iter().filter(|(_, since)| now.since(**since) >= delay);
+        let due = due.map(|(disk, _)| *disk);
+        let has_job = |disk: &DiskNumber| meta.jobs().values().any(|job| is_about(job, *disk));
+        due.filter(|disk| !has_job(disk) && is_used(&meta, *disk)).collect()
+    }
+
+    /// Why a disk that is out isn't rebuilt.
+    fn why_not_rebuilt(&self, disk: DiskNumber) -> Option<String> {
+        let meta = self.pool.meta.borrow();
+        let mut nodes: BTreeMap<Uuid, bool> = BTreeMap::new();
+        for other in meta.disks().values() {
+            *nodes.entry(other.node).or_default() |= self.is_there(other.number);
+        }
+        let gone = nodes.values().filter(|is_there| !**is_there).count();
+        if gone * 3 > nodes.len() {
+            return Some(format!(
+                "{gone} of {} machines are gone, more than a third: that is seldom their disks' fault; bring \
+                 them back, or begin it yourself (pool evacuate)",
+                nodes.len()
+            ));
+        }
+        let homeless = self.homeless(&meta, &[disk], None);
+        (homeless > 0).then(|| {
+            let bytes = homeless * meta.shape().extent_bytes();
+            format!(
+                "{bytes} bytes of it would find no place on machines or disks that don't have the other \
+                 copies; add disks (pool extend)"
+            )
+        })
+    }
+
+    pub(super) fn tell_job(&self, kind: JobKind, disk: DiskNumber, is_begun: bool) {
+        let (pool, kind) = (self.pool.name.clone(), kind.name().to_owned());
+        let disk = self.pool.disk_name(disk);
+        self.pool.events.tell(match is_begun {
+            true => PoolEvent::JobBegun { pool, kind, disk },
+            false => PoolEvent::JobDone { pool, kind, disk },
+        });
+    }
+
+    /// Why a disk that is gone isn't rebuilt, if it is so for that long.
+    pub(super) fn rebuild_waits(&self, disk: DiskNumber) -> Option<String> {
+        self.jobs.not_rebuilt.borrow().get(&disk).cloned()
+    }
+
+    /// The jobs as they stand.
+    pub(super) fn job_reports(&self, meta: &Metadata) -> Vec<JobReport> {
+        let extent_bytes = meta.shape().extent_bytes();
+        let reports = meta.jobs().iter().map(|(number, job)| {
+            let disk = job.disks.first().copied();
+            let left_bytes = disk.map_or(0, |disk| left_on(meta, disk));
+            let why = self.jobs.waits.borrow().get(number).cloned();
+            let state = match (job.kind, why) {
+                (JobKind::Other(_), _) => JobState::Unknown,
+                _ if self.jobs.done.borrow().contains(number) => JobState::Done,
+                (_, Some(why)) if !disk.is_some_and(|disk| is_moving(meta, disk)) => {
+                    JobState::Waiting { why }
+                }
+                _ => JobState::Running,
+            };
+            JobReport {
+                number: number.0,
+                kind: job.kind.name().to_owned(),
+                disk: disk.map_or_else(String::new, |disk| self.pool.disk_name(disk)),
+                to: job.disks.get(1).map(|disk| self.pool.disk_name(*disk)),
+                total_bytes: (job.extents * extent_bytes).max(left_bytes),
+                left_bytes,
+                state,
+            }
+        });
+        reports.collect()
+    }
+}
+
+/// The records that give disks a job, or another one.
+fn job_records(
+    meta: &Metadata,
+    kind: JobKind,
+    disks: &[DiskNumber],
+    to: Option<DiskNumber>,
+) -> Vec<MetaRecord> {
+    let highest = meta.jobs().keys().next_back().map_or(0, |number| number.0);
+    let mut next = highest.saturating_add(1);
+    let mut records = Vec::new();
+    for disk in disks {
+        let known = meta.jobs().iter().find(|(_, job)| is_about(job, *disk));
+        let number = known.map_or(JobNumber(next), |(number, _)| *number);
+        next += u32::from(known.is_none());
+        let disks = std::iter::once(*disk).chain(to).collect();
+        let job = Job { kind, disks, extents: extents_on(meta, *disk) };
+        records.push(MetaRecord::JobSet { number, job });
+    }
+    records
+}
+
+/// Whether a job empties a disk.
+pub(super) fn is_about(job: &Job, disk: DiskNumber) -> bool {
+    !matches!(job.kind, JobKind::Other(_)) && job.disks.first() == Some(&disk)
+}
+
+/// The runs that have a position on a disk.
+fn runs_on(meta: &Metadata, disk: DiskNumber) -> impl Iterator<Item = &GroupRun> {
+    let runs = meta.volumes().values().flat_map(|volume| volume.runs.values());
+    runs.filter(move |run| run.position_on(disk).is_some())
+}
+
+/// Extents of a disk into which something was written.
+fn extents_on(meta: &Metadata, disk: DiskNumber) -> u64 {
+    runs_on(meta, disk).map(|run| u64::from(run.initialised())).sum()
+}
+
+/// Bytes of them that are on no other disk that is to have them.
+fn left_on(meta: &Metadata, disk: DiskNumber) -> u64 {
+    let extent_bytes = meta.shape().extent_bytes();
+    let region_bytes = extent_bytes / u64::from(crate::format::ExtentShape::REGIONS);
+    let left = runs_on(meta, disk).map(|run| match (run.incoming, run.outgoing()) {
+        (Some(incoming), Some(outgoing)) if outgoing.disk == disk => {
+            let groups = (0..run.initialised()).map(|index| run.generation.plus(index.into()));
+            let lacks = groups.map(|group| meta.dirty(group, incoming.member.disk).count_ones());
+            lacks.map(u64::from).sum::<u64>() * region_bytes
+        }
+        _ => u64::from(run.initialised()) * extent_bytes,
+    });
+    left.sum()
+}
+
+/// Whether something moves from a disk just now.
+fn is_moving(meta: &Metadata, disk: DiskNumber) -> bool {
+    let outgoing = |run: &GroupRun| run.outgoing().map(|member| member.disk);
+    runs_on(meta, disk).any(|run| outgoing(run) == Some(disk))
+}
+
+/// Whether there is anything to move from a disk.
+fn is_used(meta: &Metadata, disk: DiskNumber) -> bool {
+    runs_on(meta, disk).next().is_some()
+}

@@ -1,0 +1,131 @@
+//! Moving a position of groups to another disk (docs/engine.md, 11): the one mechanism of rebuilding, replacing
+//! and evacuating. From its beginning on the new disk is a position like the others, of which it lacks
+//! everything: destages write to it too, and resync copies what it lacks. Once it lacks nothing it takes the
+//! former one's place, in one step. So a crash needs no rule of its own, and a move that is cancelled has
+//! changed nothing.
+//!
+//! **Where groups are changes only with their locks held alone**, and while no destage has chosen whom it
+//! reaches: whoever holds one of these may rely on a group's positions.
+
+use std::rc::Rc;
+
+use super::commit::CommitError;
+use super::lease::Ended;
+use super::open_pool::OpenPool;
+use super::volume::Volume;
+use crate::format::GenerationId;
+use crate::metadata::{ExtentRange, GroupRun, Member, MetaRecord, RunKey};
+
+impl OpenPool {
+    /// Begins to move a position of a run; false if it isn't as it was any more.
+    pub(crate) async fn begin_move(
+        &self,
+        volume: &Rc<Volume>,
+        run: &GroupRun,
+        position: u8,
+        to: Member,
+    ) -> Result<bool, Ended> {
+        let (volume_id, key) = (volume.id, run.key);
+        let begun = MetaRecord::MoveBegun { volume: volume_id, key, position, to };
+        self.change_map(volume, run, vec![begun]).await
+    }
+
+    /// Ends the move of a run: where it went lacks nothing.
+    pub(crate) async fn switch_move(
+        &self,
+        volume: &Rc<Volume>,
+        run: &GroupRun,
+    ) -> Result<bool, Ended> {
+        let switched = MetaRecord::MoveSwitched { volume: volume.id, key: run.key };
+        self.end_move(volume, run, switched, run.outgoing()).await
+    }
+
+    /// Gives the move of a run up.
+    pub(crate) async fn cancel_move(
+        &self,
+        volume: &Rc<Volume>,
+        run: &GroupRun,
+    ) -> Result<bool, Ended> {
+        let cancelled = MetaRecord::MoveCancelled { volume: volume.id, key: run.key };
+        let incoming = run.incoming.map(|incoming| incoming.member);
+        self.end_move(volume, run, cancelled, incoming).await
+    }
+
+    /// Nothing is written to the place that is given up, and who reads there finds contents of another
+    /// generation at worst, so it is free at once.
+    async fn end_move(
+        &self,
+        volume: &Rc<Volume>,
+        run: &GroupRun,
+        ended: MetaRecord,
+        left: Option<Member>,
+    ) -> Result<bool, Ended> {
+        let freed = left.map(|left| MetaRecord::PendingFreed {
+            disk: left.disk,
+            extents: ExtentRange::new(left.first, run.count),
+        });
+        self.change_map(volume, run, [ended].into_iter().chain(freed).collect()).await
+    }
+
+    /// Makes two runs of one, the first of so many groups.
+    pub(crate) async fn split_run(
+        &self,
+        volume: &Rc<Volume>,
+        run: &GroupRun,
+        count: u32,
+    ) -> Result<bool, Ended> {
+        let (volume_id, key): (_, RunKey) = (volume.id, run.key);
+        let split = MetaRecord::RunSplit { volume: volume_id, key, count };
+        self.change_map(volume, run, vec![split]).await
+    }
+
+    /// Commits what changes the place of a run's groups; false if the run isn't as it was any more, or the
+    /// records don't fit it.
+    async fn change_map(
+        &self,
+        volume: &Rc<Volume>,
+        run: &GroupRun,
+        records: Vec<MetaRecord>,
+    ) -> Result<bool, Ended> {
+        let pool = &self.pool;
+        let groups = || (0..run.count).map(|index| run.generation.plus(index.into()));
+        let mut locks = Vec::with_capacity(run.count as usize);
+        // Ascending, like those who destage.
+        for generation in groups() {
+            locks.push(pool.unless_over(pool.lock_group(generation)).await?);
+        }
+        // Nobody initialises groups, and no destage has chosen whom it reaches.
+        let _releases = pool.unless_over(pool.release_lock.acquire(1)).await?;
+        let _meta = pool.unless_over(pool.meta_lock.acquire(1)).await?;
+        let is_same = {
+            let meta = pool.meta.borrow();
+            meta.run(volume.id, run.key).is_some_and(|now| is_mapped_alike(now, run))
+        };
+        if !is_same || volume.is_gone() {
+            return Ok(false);
+        }
+        match pool.try_commit_locked(&records).await {
+            Ok(()) => {}
+            Err(CommitError::Ended(ended)) => return Err(ended),
+            Err(error) => {
+                tracing::warn!(volume = %volume.name, ?error, "a change of the map was refused");
+                return Ok(false);
+            }
+        }
+        pool.resync_soon();
+        Ok(true)
+    }
+
+    /// Whether the place that a run moves to lacks nothing, or a disk of it.
+    pub(crate) fn lacks_nothing(&self, run: &GroupRun, member: Member) -> bool {
+        let meta = self.pool.meta.borrow();
+        let mut groups = (0..run.count).map(|index| run.generation.plus(index.into()));
+        groups.all(|generation: GenerationId| meta.dirty(generation, member.disk) == 0)
+    }
+}
+
+/// Whether groups are where they were, whatever was written to them.
+fn is_mapped_alike(now: &GroupRun, run: &GroupRun) -> bool {
+    (now.generation, now.count, &now.members, now.incoming)
+        == (run.generation, run.count, &run.members, run.incoming)
+}

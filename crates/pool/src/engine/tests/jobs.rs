@@ -1,0 +1,380 @@
+//! Disks that are emptied: rebuilt because they are out, evacuated, replaced; and what becomes of that when
+//! everything loses power in the middle.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use block::{BLOCK_BYTES, BlockDevice, Buffer};
+
+use super::super::EmptyDisks;
+use super::super::testing::{Bench, Mode};
+use super::pattern;
+use crate::error::PoolError;
+use crate::metadata::Layout;
+use crate::report::{EmptyForecast, JobState, PoolEvent, PoolState};
+
+impl Bench {
+    fn empty(&self, disk: &str, to: Option<&str>) -> Result<EmptyForecast, PoolError> {
+        let request =
+            EmptyDisks { disks: vec![disk.to_owned()], to: to.map(str::to_owned), dry_run: false };
+        let engine = Rc::clone(&self.engine);
+        self.run(async move { engine.empty_disks("pool", &request).await })
+    }
+
+    fn set_rebuild_delay(&self, seconds: u64) {
+        let engine = Rc::clone(&self.engine);
+        let delay = Some(Duration::from_secs(seconds));
+        self.run(async move { engine.set_rebuild_delay("pool", delay).await }).unwrap();
+    }
+
+    /// Extents of a disk that the pool has given to something.
+    fn taken_of(&self, disk: usize) -> u32 {
+        let open = self.engine.open_pool("pool").unwrap();
+        let meta = open.pool.meta.borrow();
+        let disk = meta.disks().values().nth(disk).unwrap();
+        disk.room() - disk.free.len()
+    }
+
+    fn assert_reads(&self, volume: &Rc<dyn BlockDevice>, blocks: u64) {
+        for first in (0..blocks).step_by(100) {
+            let count = 100.min(blocks - first);
+            let read = self.read(volume, first, count).unwrap();
+            assert!(read == pattern(first, count, 1), "what was written isn't what is read");
+        }
+    }
+
+    /// All that was written is right on each copy.
+    fn assert_sound(&self, volume: &Rc<dyn BlockDevice>, blocks: u64) {
+        self.assert_reads(volume, blocks);
+        for copy in [None, Some(0)] {
+            let report = self.verify(copy);
+            assert_eq!((report.bad, report.dirty), (vec![], 0));
+        }
+    }
+}
+
+/// Five nodes, the first blocks of a mirrored volume written.
+fn written(seed: u64, layout: Layout, blocks: u64) -> (Bench, Rc<dyn BlockDevice>) {
+    let bench = Bench::new(seed, 5, 48);
+    bench.create();
+    let volume = bench.create_volume(16, layout);
+    for first in (0..blocks).step_by(50) {
+        bench.write(&volume, first, pattern(first, 50.min(blocks - first), 1)).unwrap();
+    }
+    (bench, volume)
+}
+
+#[test]
+fn an_evacuated_disk_is_empty_and_stays_so() {
+    let (bench, volume) = written(1, Layout::Mirror(2), 2000);
+    assert!(bench.taken_of(0) > 0);
+    let forecast = bench.empty("e0.0", None).unwrap();
+    assert_eq!(forecast.disks, ["e0.0"]);
+    // While somebody writes.
+    for block in 0..200 {
+        bench.write(&volume, block * 10, pattern(block * 10, 1, 1)).unwrap();
+    }
+    bench.until(|report| report.jobs.iter().all(|job| job.state == JobState::Done));
+    assert_eq!(bench.taken_of(0), 0);
+    assert_eq!(bench.report().jobs[0].left_bytes, 0);
+    bench.assert_sound(&volume, 2000);
+    bench.write(&volume, 3000, pattern(3000, 200, 1)).unwrap();
+    bench.pass(Duration::from_secs(5));
+    assert_eq!((bench.taken_of(0), bench.report().state), (0, PoolState::Online));
+    // Without it nothing is missing, and nobody needs its copies.
+    bench.set_mode(0, Mode::Lost);
+    bench.pass(Duration::from_secs(10));
+    assert!(!bench.report().volumes[0].degraded);
+    assert_eq!(bench.report().survives, 1);
+    bench.assert_sound(&volume, 2000);
+    let engine = Rc::clone(&bench.engine);
+    bench.run(async move { engine.cancel_job("pool", 1).await }).unwrap();
+    assert!(bench.report().jobs.is_empty());
+}
+
+#[test]
+fn what_a_disk_had_that_is_out_for_good_is_rebuilt() {
+    let (bench, volume) = written(2, Layout::Mirror(2), 2000);
+    bench.set_rebuild_delay(60);
+    bench.pass(Duration::from_secs(5));
+    bench.set_mode(0, Mode::Lost);
+    bench.write(&volume, 0, pattern(0, 50, 1)).unwrap();
+    bench.pass(Duration::from_secs(50));
+    assert!(bench.report().jobs.is_empty(), "it may be back any moment");
+    bench.write(&volume, 500, pattern(500, 50, 1)).unwrap();
+    bench.until(|report| !report.jobs.is_empty());
+    bench.until(|report| report.jobs.is_empty());
+    let report = bench.report();
+    assert_eq!((report.survives, report.volumes[0].degraded), (1, false));
+    assert_eq!(bench.taken_of(0), 0);
+    bench.assert_sound(&volume, 2000);
+    let events = bench.events();
+    let done =
+        |event: &PoolEvent| matches!(event, PoolEvent::JobDone { kind, .. } if kind == "rebuild");
+    assert!(events.iter().any(done), "{events:?}");
+    // Another one may be lost now.
+    bench.set_mode(1, Mode::Lost);
+    bench.pass(Duration::from_secs(10));
+    bench.assert_reads(&volume, 2000);
+}
+
+#[test]
+fn a_disk_that_is_back_in_the_middle_of_its_rebuild_is_used() {
+    let (bench, volume) = written(3, Layout::Mirror(2), 3000);
+    bench.set_rebuild_delay(10);
+    bench.pass(Duration::from_secs(5));
+    for disk in &bench.disks {
+        disk.latency.set(Duration::from_millis(5));
+    }
+    bench.set_mode(0, Mode::Lost);
+    bench.write(&volume, 0, pattern(0, 50, 1)).unwrap();
+    bench.until(|report| !report.jobs.is_empty());
+    bench.pass(Duration::from_millis(700));
+    bench.set_mode(0, Mode::Well);
+    bench.until(|report| report.jobs.is_empty() && report.state == PoolState::Online);
+    assert!(bench.taken_of(0) > 0, "what of it is right is used");
+    bench.assert_sound(&volume, 3000);
+}
+
+#[test]
+fn another_disk_takes_the_place_of_one() {
+    for layout in [Layout::Raid0, Layout::Mirror(2), Layout::Mirror(3)] {
+        let (bench, volume) = written(4, layout, 2000);
+        let extra = super::super::testing::TestDisk::new("e9.0", 9, 48 << 20);
+        bench.attach(&extra);
+        bench.pass(Duration::from_secs(1));
+        let engine = Rc::clone(&bench.engine);
+        let extended =
+            bench.run(async move { engine.extend_pool("pool", &["e9.0".into()], &[]).await });
+        extended.unwrap();
+        let refused = bench.empty("e1.0", Some("e1.0")).unwrap_err();
+        assert!(refused.to_string().contains("its own place"), "{refused}");
+        bench.empty("e1.0", Some("e9.0")).unwrap();
+        bench.until(|report| report.jobs.iter().all(|job| job.state == JobState::Done));
+        assert_eq!(bench.taken_of(1), 0, "{layout}");
+        bench.assert_reads(&volume, 2000);
+        bench.set_mode(1, Mode::Lost);
+        bench.pass(Duration::from_secs(10));
+        bench.assert_reads(&volume, 2000);
+    }
+}
+
+#[test]
+fn an_evacuation_without_room_is_refused_and_changes_nothing() {
+    let bench = Bench::new(5, 2, 48);
+    bench.create();
+    let volume = bench.create_volume(8, Layout::Mirror(2));
+    bench.write(&volume, 0, pattern(0, 50, 1)).unwrap();
+    let refused = bench.empty("e0.0", None).unwrap_err();
+    assert!(matches!(refused, PoolError::NoSpace { .. }), "{refused}");
+    assert!(bench.report().jobs.is_empty());
+    let unknown = bench.empty("e7.0", None).unwrap_err();
+    assert!(matches!(unknown, PoolError::NotFound { .. }), "{unknown}");
+    // Nor is a half of the machines rebuilt by itself.
+    bench.set_rebuild_delay(5);
+    bench.set_mode(1, Mode::Hanging);
+    bench.pass(Duration::from_secs(30));
+    assert!(bench.report().jobs.is_empty());
+}
+
+#[test]
+fn a_cancelled_evacuation_leaves_what_moved_where_it_is() {
+    let (bench, volume) = written(6, Layout::Mirror(2), 3000);
+    for disk in &bench.disks {
+        disk.latency.set(Duration::from_millis(3));
+    }
+    bench.empty("e0.0", None).unwrap();
+    bench.pass(Duration::from_millis(1500));
+    let engine = Rc::clone(&bench.engine);
+    bench.run(async move { engine.cancel_job("pool", 1).await }).unwrap();
+    bench.pass(Duration::from_secs(20));
+    let open = bench.engine.open_pool("pool").unwrap();
+    let moving = |open: &super::super::open_pool::OpenPool| {
+        let meta = open.pool.meta.borrow();
+        let runs = meta.volumes().values().flat_map(|volume| volume.runs.values());
+        runs.filter(|run| run.incoming.is_some()).count()
+    };
+    assert_eq!(moving(&open), 0);
+    assert_eq!(bench.report().state, PoolState::Online);
+    bench.assert_sound(&volume, 3000);
+    bench.empty("e0.0", None).unwrap();
+    bench.until(|report| report.jobs.iter().all(|job| job.state == JobState::Done));
+    bench.assert_sound(&volume, 3000);
+}
+
+#[test]
+fn whenever_the_power_goes_an_evacuation_goes_on() {
+    for seed in 0..24 {
+        let layout = if seed % 3 == 0 { Layout::Raid0 } else { Layout::Mirror(2) };
+        let (bench, volume) = written(100 + seed, layout, 1500);
+        for disk in &bench.disks {
+            disk.latency.set(Duration::from_millis(1));
+        }
+        bench.empty("e0.0", None).unwrap();
+        let mut bench = bench;
+        let mut volume = volume;
+        for cut in 0..3_u64 {
+            for write in 0..10 {
+                let block = write * 130 + cut;
+                bench.write(&volume, block, pattern(block, 16, 1)).unwrap();
+            }
+            bench.pass(Duration::from_millis(37 * (seed + 1) * (cut + 1)));
+            bench = bench.power_cut();
+            volume = bench.reopened();
+        }
+        bench.until(|report| report.jobs.iter().all(|job| job.state == JobState::Done));
+        assert_eq!(bench.taken_of(0), 0, "seed {seed}");
+        bench.assert_sound(&volume, 1500);
+    }
+}
+
+/// Rows that a large write put in place aren't in the log: where a position moves to lacks them until a destage
+/// has brought them there.
+#[test]
+fn what_went_in_place_before_a_move_is_on_the_new_disk_before_it_counts() {
+    let (bench, volume) = written(7, Layout::Mirror(2), 400);
+    bench.pass(Duration::from_secs(5));
+    bench.write(&volume, 400, pattern(400, 64, 1)).unwrap();
+    bench.empty("e0.0", None).unwrap();
+    for pause in 0..40 {
+        bench.pass(Duration::from_millis(50));
+        bench.write(&volume, 464 + pause * 64, pattern(464 + pause * 64, 64, 1)).unwrap();
+    }
+    bench.until(|report| report.jobs.iter().all(|job| job.state == JobState::Done));
+    let blocks = 464 + 40 * 64;
+    bench.assert_sound(&volume, blocks);
+    let zeros = bench.read(&volume, blocks, 64).unwrap();
+    assert_eq!(zeros, Buffer::zeroed(64 * BLOCK_BYTES));
+}
+
+#[test]
+fn a_disk_that_nobody_misses_is_rebuilt_all_the_same() {
+    let (bench, volume) = written(8, Layout::Mirror(2), 1000);
+    bench.set_rebuild_delay(60);
+    bench.pass(Duration::from_secs(20));
+    // Nothing is written, so nobody has to do without it.
+    bench.set_mode(0, Mode::Lost);
+    bench.pass(Duration::from_secs(50));
+    assert!(bench.report().jobs.is_empty());
+    bench.pass(Duration::from_secs(60));
+    assert_eq!((bench.report().jobs.len(), bench.taken_of(0)), (0, 0));
+    bench.assert_sound(&volume, 1000);
+}
+
+/// A read that began before a move waits for nobody who doesn't have the row any more.
+#[test]
+fn who_reads_without_a_lock_looks_again_where_a_group_is() {
+    let (bench, volume) = written(9, Layout::Raid0, 600);
+    bench.pass(Duration::from_secs(5));
+    let serving = bench.serving();
+    let pool = Rc::clone(&serving.pool);
+    let disk_of = |name: &str| {
+        let members = pool.members();
+        members.iter().find(|member| member.display_name() == name).unwrap().number
+    };
+    let first = disk_of("e0.0");
+    let at = |block| serving.stripes.locate(crate::layout::VolumeBlock(block)).at;
+    let is_there =
+        |block: &u64| pool.group_at(serving.id, at(*block)).unwrap().members[0].0 == first;
+    let block = (0..600).find(is_there).unwrap();
+    let (place, row) = (pool.group_at(serving.id, at(block)).unwrap(), at(block).row);
+    bench.empty("e0.0", None).unwrap();
+    bench.until(|report| report.jobs.iter().all(|job| job.state == JobState::Done));
+    bench.set_mode(0, Mode::Lost);
+    let crc = crate::format::row_checksum(
+        place.generation,
+        row,
+        crate::format::Role::Data(0),
+        &pattern(block, 1, 1),
+    );
+    let reader = Rc::clone(&serving);
+    let read = async move { reader.read_row(&place, row, crc, None).await };
+    let read = bench.run_for(Duration::from_secs(60), read).expect("it waits for the former disk");
+    assert!(read.unwrap().unwrap() == pattern(block, 1, 1));
+    bench.assert_reads(&volume, 600);
+}
+
+/// A destage that waits for the lock of one group, while another one that it has to do with moves.
+#[test]
+fn a_destage_looks_again_where_a_group_is_once_it_has_its_lock() {
+    let (bench, volume) = written(10, Layout::Mirror(2), 1500);
+    bench.pass(Duration::from_secs(5));
+    let serving = bench.serving();
+    let pool = Rc::clone(&serving.pool);
+    let runs: Vec<_> = {
+        let meta = pool.meta.borrow();
+        meta.volumes().values().flat_map(|volume| volume.runs.values().cloned()).collect()
+    };
+    let held = runs[0].generation;
+    let lock = {
+        let pool = Rc::clone(&pool);
+        bench.run(async move { pool.lock_group(held).await })
+    };
+    // In the first group of each of two runs.
+    let second = u64::from(runs[0].count) * u64::from(pool.shape().rows());
+    for block in [0, second] {
+        bench.write(&volume, block, pattern(block, 8, 1)).unwrap();
+    }
+    bench.pass(Duration::from_secs(3));
+    let leaves = pool.disk_name(runs[1].members[0].disk);
+    bench.empty(&leaves, None).unwrap();
+    let moved = || {
+        let meta = pool.meta.borrow();
+        let run = meta.run(serving.id, runs[1].key);
+        run.is_some_and(|run| run.members != runs[1].members && run.incoming.is_none())
+    };
+    bench.until(|_| moved());
+    drop(lock);
+    bench.until(|report| report.jobs.iter().all(|job| job.state == JobState::Done));
+    bench.pass(Duration::from_secs(5));
+    assert_eq!(bench.report().volumes[0].log_bytes, 0);
+    let report = bench.verify(None);
+    assert_eq!((report.bad, report.dirty), (vec![], 0));
+    bench.assert_reads(&volume, second + 8);
+}
+
+/// The record of a write in place becomes durable only when a position has already moved: who is there now
+/// doesn't have the rows.
+#[test]
+fn a_write_in_place_that_a_move_overtakes_goes_into_the_log() {
+    let (bench, volume) = written(11, Layout::Mirror(2), 100);
+    bench.pass(Duration::from_secs(5));
+    let serving = bench.serving();
+    let pool = Rc::clone(&serving.pool);
+    let members = || {
+        let meta = pool.meta.borrow();
+        let run = meta.volumes().values().flat_map(|volume| volume.runs.values()).next().unwrap();
+        (run.members.clone(), run.incoming.is_some())
+    };
+    let (before, _) = members();
+    let log = Rc::clone(&serving.log.writing);
+    let held = bench.run(async move { log.acquire(1).await });
+    let answered: Rc<std::cell::Cell<bool>> = Rc::default();
+    bench.executor.handle().spawn({
+        let (volume, answered) = (Rc::clone(&volume), Rc::clone(&answered));
+        async move {
+            let durable = block::Durability::Durable;
+            volume.write(block::Lba(100 * 8), pattern(100, 16, 1), durable).await.unwrap();
+            answered.set(true);
+        }
+    });
+    bench.pass(Duration::from_millis(100));
+    bench.empty(&pool.disk_name(before[0].disk), None).unwrap();
+    bench.until(|_| members().0[0] != before[0] && !members().1);
+    assert!(!answered.get());
+    drop(held);
+    for _ in 0..1000 {
+        bench.pass(Duration::from_micros(200));
+        if answered.get() {
+            break;
+        }
+    }
+    assert!(answered.get());
+    let other = pool.disk_name(before[1].disk);
+    drop((serving, pool, volume));
+    let bench = bench.crash_engine();
+    let lost = bench.disks.iter().position(|disk| disk.name == other).unwrap();
+    bench.set_mode(lost, Mode::Lost);
+    let volume = bench.reopened();
+    assert!(bench.read(&volume, 100, 16).unwrap() == pattern(100, 16, 1));
+}
