@@ -8,7 +8,7 @@ use std::time::Duration;
 use block::{Instant, OwnerId};
 use pool::engine::{Engine, EngineConfig, Limits};
 use pool::format::FailureDomain;
-use pool::{DiskState, KnownPool, PoolReport, PoolState};
+use pool::{DiskState, JobState, KnownPool, PoolReport, PoolState};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use runtime::Handle;
@@ -517,6 +517,7 @@ impl Cluster {
 /// Whether everything is there and nobody is behind.
 pub fn is_clean(report: &PoolReport) -> bool {
     report.state == PoolState::Online
+        && report.jobs.iter().all(|job| job.state == JobState::Done)
         && report.disks.iter().all(|disk| disk.state == DiskState::Usable && disk.dirty_bytes == 0)
         && report
             .volumes

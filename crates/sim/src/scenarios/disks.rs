@@ -17,6 +17,7 @@ use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, expect};
 use super::copies::copies_of_log;
 use super::damage::{mend_every_copy, places_of};
 use super::losses::trickle;
+use super::nth_step::{base, write_some};
 use super::scenario;
 use crate::cluster::Plan;
 use crate::disk::{Chances, Disk, Part, ReadFault, WriteFault};
@@ -401,4 +402,22 @@ async fn away_while_verified(stage: Stage) -> Result<(), Failure> {
     };
     try_join(verify(&rig), writing).await?;
     rig.converge().await
+}
+
+/// A machine that is away and has missed something.
+pub(super) async fn to_be_re_added(stage: Stage) -> Result<Rc<Rig>, Failure> {
+    let rig = base(stage).await?;
+    let away = rig.below(3);
+    rig.cluster.kill_node(away);
+    rig.wait_out(away, Duration::from_secs(20)).await?;
+    write_some(&rig, 3).await?;
+    rig.in_place(VOLUME).await?;
+    write_some(&rig, 2).await?;
+    Ok(rig)
+}
+
+/// It is back, and whole.
+pub(super) async fn re_added(rig: Rc<Rig>) -> Result<(), Failure> {
+    (0..3).for_each(|number| rig.cluster.start_node(number));
+    rig.wait_clean(CONVERGENCE_MAX).await.map(drop)
 }

@@ -10,6 +10,7 @@ mod flushes;
 mod fragments;
 mod frames;
 mod in_place;
+mod jobs;
 mod leases;
 mod logs;
 mod losses;
@@ -66,6 +67,7 @@ pub fn named() -> Vec<Scenario> {
         leases::SCENARIOS,
         in_place::SCENARIOS,
         over::SCENARIOS,
+        jobs::SCENARIOS,
     ]
     .concat()
 }

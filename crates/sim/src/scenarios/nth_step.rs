@@ -60,6 +60,12 @@ pub const SCENARIOS: &[Scenario] = &[
         400,
         |stage| by_luck(stage, &READD).boxed_local(),
     ),
+    scenario("crash-in-evacuate", "a crash at any step of emptying a disk", 400, |stage| {
+        by_luck(stage, &EVACUATE).boxed_local()
+    }),
+    scenario("crash-in-rebuild", "a crash at any step of a rebuild", 400, |stage| {
+        by_luck(stage, &REBUILD).boxed_local()
+    }),
     scenario("crash-in-repair", "a crash at any step of reading and mending rot", 400, |stage| {
         by_luck(stage, &REPAIR).boxed_local()
     }),
@@ -121,6 +127,8 @@ pub const OPERATIONS: &[Operation] = &[
     CHECKPOINT,
     LARGE_WRITE,
     UNDECIDED,
+    EVACUATE,
+    REBUILD,
 ];
 
 const CREATE: Operation = Operation {
@@ -176,8 +184,8 @@ const READD: Operation = Operation {
     is_short: true,
     steps: 319,
     on_disks: 102,
-    prepare: |stage| prepare_readd(stage).boxed_local(),
-    act: |rig| readd(rig).boxed_local(),
+    prepare: |stage| super::disks::to_be_re_added(stage).boxed_local(),
+    act: |rig| super::disks::re_added(rig).boxed_local(),
 };
 const REPAIR: Operation = Operation {
     name: "repair",
@@ -210,6 +218,22 @@ const UNDECIDED: Operation = Operation {
     on_disks: 100,
     prepare: |stage| super::in_place::to_be_opened(stage).boxed_local(),
     act: |rig| takeover(rig).boxed_local(),
+};
+const EVACUATE: Operation = Operation {
+    name: "evacuate",
+    is_short: true,
+    steps: 1500,
+    on_disks: 300,
+    prepare: |stage| super::jobs::to_be_emptied(stage).boxed_local(),
+    act: |rig| super::jobs::emptied(rig).boxed_local(),
+};
+const REBUILD: Operation = Operation {
+    name: "rebuild",
+    is_short: true,
+    steps: 1500,
+    on_disks: 300,
+    prepare: |stage| super::jobs::to_be_rebuilt(stage).boxed_local(),
+    act: |rig| super::jobs::rebuilt(rig).boxed_local(),
 };
 const REMOVE: Operation = Operation {
     name: "remove",
@@ -420,7 +444,7 @@ fn lose_one(rig: &Rig) {
     });
 }
 
-async fn write_some(rig: &Rig, count: usize) -> Result<(), Failure> {
+pub(super) async fn write_some(rig: &Rig, count: usize) -> Result<(), Failure> {
     for _ in 0..count {
         let start = Lba(rig.below(400) as u64 * BLOCK_SECTORS);
         let range = SectorRange::new(start, BLOCK_SECTORS * (1 + rig.below(3) as u64));
@@ -432,16 +456,16 @@ async fn write_some(rig: &Rig, count: usize) -> Result<(), Failure> {
     Ok(())
 }
 
-fn plan() -> Plan {
+pub(super) fn plan() -> Plan {
     Plan { supervisors: 2, ..Plan::simple(3, 24) }
 }
 
 /// A pool with something in place and something in the log.
-async fn base(stage: Stage) -> Result<Rc<Rig>, Failure> {
+pub(super) async fn base(stage: Stage) -> Result<Rc<Rig>, Failure> {
     base_of(stage, plan()).await
 }
 
-async fn base_of(stage: Stage, plan: Plan) -> Result<Rc<Rig>, Failure> {
+pub(super) async fn base_of(stage: Stage, plan: Plan) -> Result<Rc<Rig>, Failure> {
     let rig = Rig::start(&stage, plan, &[(VOLUME, 2 << 20, Layout::Mirror(2))]).await?;
     write_some(&rig, 6).await?;
     rig.in_place(VOLUME).await?;
@@ -527,22 +551,6 @@ async fn switch(rig: Rc<Rig>) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn prepare_readd(stage: Stage) -> Result<Rc<Rig>, Failure> {
-    let rig = base(stage).await?;
-    let away = rig.below(3);
-    rig.cluster.kill_node(away);
-    rig.wait_out(away, Duration::from_secs(20)).await?;
-    write_some(&rig, 3).await?;
-    rig.in_place(VOLUME).await?;
-    write_some(&rig, 2).await?;
-    Ok(rig)
-}
-
-async fn readd(rig: Rc<Rig>) -> Result<(), Failure> {
-    (0..3).for_each(|number| rig.cluster.start_node(number));
-    rig.wait_clean(CONVERGENCE_MAX).await.map(drop)
-}
-
 /// Rot on one disk that nobody has seen yet.
 async fn rotten(stage: Stage) -> Result<Rc<Rig>, Failure> {
     let rig = base(stage).await?;
@@ -583,9 +591,8 @@ async fn remove(rig: Rc<Rig>) -> Result<(), Failure> {
 
 /// Metadata transactions until their log begins anew.
 async fn properties(rig: Rc<Rig>) -> Result<(), Failure> {
-    for number in 0..300 {
-        // So long that the log is full before the last.
-        let value = format!("{number:06000}");
+    // So long that the log is full before the last.
+    for value in (0..300).map(|number| format!("{number:06000}")) {
         rig.with(|engine| async move { engine.set_property(POOL, VOLUME, "k", Some(value)).await })
             .await?;
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use block::{Lba, SectorRange};
 use futures::FutureExt;
-use pool::engine::VolumeSize;
+use pool::engine::{EmptyDisks, VolumeSize};
 use pool::format::{FailureDomain, MIB};
 use pool::metadata::Layout;
 use rand::Rng;
@@ -47,6 +47,12 @@ async fn run(stage: Stage) -> Result<(), Failure> {
     }
     let faults = 2 + rig.below(7);
     let mix = random_mix(&rig);
+    // Luck of its own, so that the other runs stay as they are.
+    let mut luck = crate::random::fork(stage.world.seed(), "jobs");
+    let has_jobs = luck.random_bool(0.3);
+    if has_jobs {
+        rig.set_rebuild_delay(luck.random_range(1..15)).await?;
+    }
     rig.load(mix).await?;
     rig.watch_trouble();
     for _ in 0..faults {
@@ -58,10 +64,16 @@ async fn run(stage: Stage) -> Result<(), Failure> {
         if rig.below(3) == 0 && happens {
             one_command(&rig).await?;
         }
+        if has_jobs && happens && luck.random_bool(0.6) {
+            one_job(&rig, &mut luck).await;
+        }
     }
     rig.cluster.part_luck("end");
     rig.run_for(rig.between(10, 1500)).await;
     rig.fork_by_luck(15_000);
+    if has_jobs {
+        end_jobs(&rig).await?;
+    }
     rig.converge().await?;
     // What is damaged from here on takes the place of a loss.
     stage.forks.close();
@@ -382,6 +394,49 @@ async fn one_command(rig: &Rig) -> Result<(), Failure> {
         Err(_) => rig.cluster.tell("no answer yet"),
     }
     Ok(())
+}
+
+/// A disk is to be emptied, or that is withdrawn.
+async fn one_job(rig: &Rig, luck: &mut impl Rng) {
+    let Some(report) = rig.report() else { return };
+    if report.disks.is_empty() {
+        return;
+    }
+    let supervisor = Rc::clone(rig.cluster.supervisor(rig.active()));
+    let job = report.jobs.first().filter(|_| luck.random_bool(0.4)).map(|job| job.number);
+    let mut names: Vec<String> = report.disks.into_iter().map(|disk| disk.name).collect();
+    let disk = names.swap_remove(luck.random_range(0..names.len()));
+    let to = (luck.random_bool(0.3) && !names.is_empty())
+        .then(|| names.swap_remove(luck.random_range(0..names.len())));
+    rig.cluster.tell(&format!("{disk} shall be emptied to {to:?}, or job {job:?} withdrawn"));
+    let asked = supervisor.with(|engine| async move {
+        match job {
+            Some(job) => engine.cancel_job(POOL, job).await,
+            None => {
+                let request = EmptyDisks { disks: vec![disk], to, dry_run: false };
+                engine.empty_disks(POOL, &request).await.map(drop)
+            }
+        }
+    });
+    match runtime::timeout(&rig.cluster.director(), COMMAND_MAX, asked).await {
+        Ok(Ok(Err(refused))) => rig.cluster.tell(&format!("refused: {refused}")),
+        Ok(_) => {}
+        Err(_) => rig.cluster.tell("no answer yet"),
+    }
+}
+
+/// Jobs may lack room by now: what they moved stays where it is.
+async fn end_jobs(rig: &Rc<Rig>) -> Result<(), Failure> {
+    rig.cluster.heal();
+    rig.cluster.start_supervisor(rig.active());
+    let is_open = || rig.report().is_some_and(|report| report.lease_ok);
+    rig.cluster.wait_for("the pool is open", CONVERGENCE_MAX, is_open).await?;
+    if rig.below(2) == 0 {
+        rig.run_for(rig.between(1, 8000)).await;
+    }
+    // Nobody is out for long from here on.
+    rig.set_rebuild_delay(3600).await?;
+    rig.cancel_jobs().await
 }
 
 fn has_mirrors_only(rig: &Rig) -> bool {
