@@ -10,7 +10,7 @@ use pool::{PoolEvent, Progress};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::api::{ApiError, CreatePool, CreateVolume, ExtendPool, ImportPool};
+use crate::api::{ApiError, CreatePool, CreateVolume, EmptyDisks, ExtendPool, ImportPool};
 use crate::reconcile::Attachment;
 use crate::settings::ExportSetting;
 use aoe_wire::ShelfSlot;
@@ -70,6 +70,27 @@ pub enum EngineRequest {
     ReleasePool {
         /// The pool.
         pool: String,
+    },
+    /// Answered with a [`pool::EmptyForecast`].
+    EmptyDisks {
+        /// The pool.
+        pool: String,
+        /// The disks.
+        request: EmptyDisks,
+    },
+    /// Answered with null.
+    CancelJob {
+        /// The pool.
+        pool: String,
+        /// The job.
+        number: u32,
+    },
+    /// Answered with null.
+    SetRebuildDelay {
+        /// The pool.
+        pool: String,
+        /// After how long a disk that is out is rebuilt; never when none.
+        seconds: Option<u64>,
     },
     /// Answered with the volume.
     CreateVolume {
@@ -338,6 +359,12 @@ mod tests {
             },
             EngineRequest::AttachVolume { volume: volume.clone(), controlled: true },
             EngineRequest::Lease { volume, attachment: Attachment::DEAD },
+            EngineRequest::EmptyDisks {
+                pool: "p".into(),
+                request: EmptyDisks { disks: vec!["node2".into()], ..EmptyDisks::default() },
+            },
+            EngineRequest::CancelJob { pool: "p".into(), number: 3 },
+            EngineRequest::SetRebuildDelay { pool: "p".into(), seconds: None },
             EngineRequest::HeldExports { pool: "1".into(), volumes: ["v".into()].into() },
             EngineRequest::Shutdown,
         ];

@@ -236,6 +236,8 @@ fn what_is_asked(method: &Method, path: &str) -> What {
     let (object, rest) = match &parts[..] {
         ["pools", pool, "volumes", volume, rest @ ..] => (format!("volume {pool}/{volume}"), rest),
         ["pools", pool, "volumes"] => (format!("pool {pool}"), &["make a volume in"][..]),
+        ["pools", pool, "empty"] => (format!("pool {pool}"), &["empty disks of"][..]),
+        ["pools", pool, "jobs", job] => (format!("job {job} of pool {pool}"), &[][..]),
         ["pools", pool, rest @ ..] => (format!("pool {pool}"), rest),
         ["disks", disk, rest @ ..] => (format!("disk {disk}"), rest),
         ["pools"] if *method != Method::GET => ("a new pool".to_owned(), &["create"][..]),
@@ -322,6 +324,8 @@ mod tests {
             (Method::POST, "/v1/pools/p/volumes/v/mount", "mount volume p/v"),
             (Method::DELETE, "/v1/pools/p/volumes/v", "remove volume p/v"),
             (Method::DELETE, "/v1/pools/p/volumes/v/ftp", "end ftp of volume p/v"),
+            (Method::POST, "/v1/pools/p/empty", "empty disks of pool p"),
+            (Method::DELETE, "/v1/pools/p/jobs/3", "remove job 3 of pool p"),
             (Method::POST, "/v1/disks/e1.0/reset-epoch", "reset-epoch disk e1.0"),
         ] {
             assert_eq!(what_is_asked(&method, path).text, expected);

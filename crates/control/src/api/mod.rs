@@ -10,9 +10,9 @@ mod status;
 
 pub use error::{ApiError, ErrorCode};
 pub use request::{
-    AcceptLoss, CreatePool, CreateVolume, ExportVolume, ExtendPool, ExtendVolume, ImportPool,
-    MakeFs, MountVolume, ReleasePool, RemoveVolume, ResetEpoch, ServeFtp, UnexportVolume,
-    UnmountVolume, VerifyVolume,
+    AcceptLoss, CreatePool, CreateVolume, EmptyDisks, ExportVolume, ExtendPool, ExtendVolume,
+    ImportPool, MakeFs, MountVolume, ReleasePool, RemoveVolume, ResetEpoch, ServeFtp, SetPool,
+    UnexportVolume, UnmountVolume, VerifyVolume,
 };
 pub use status::{
     FuseOverIoUring, HeldReport, ImportResult, InterfaceState, PoolReportExt, Preview,

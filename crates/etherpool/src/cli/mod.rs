@@ -13,6 +13,8 @@ mod held;
 mod output;
 mod pool;
 mod pool_check;
+mod pool_jobs;
+mod pool_wait;
 mod progress;
 mod status;
 mod target_ask;
@@ -234,6 +236,14 @@ mod tests {
             "etherpool pool import cluster --yes",
             "etherpool pool import --all",
             "etherpool pool release cluster",
+            "etherpool pool evacuate cluster e1.0 node2 --wait --yes",
+            "etherpool pool evacuate cluster e1.0 --dry-run --json",
+            "etherpool pool replace cluster e1.0 e4.0 --force-disk e4.0 --wait",
+            "etherpool pool jobs",
+            "etherpool pool jobs cluster --wait --json",
+            "etherpool pool cancel cluster 3 --yes",
+            "etherpool pool set cluster rebuild-delay 10min",
+            "etherpool pool set cluster rebuild-delay off",
             "etherpool pool check /dev/sdb /srv/d1.img",
             "etherpool pool check cluster d0.img d1.img --data --json",
             "etherpool volume create cluster/v --size 10G --layout mirror:2",
@@ -308,6 +318,9 @@ mod tests {
             ("etherpool pool import", "required"),
             ("etherpool pool import p --all", "cannot be used with"),
             ("etherpool pool check", "required"),
+            ("etherpool pool evacuate cluster", "required"),
+            ("etherpool pool replace cluster e1.0", "required"),
+            ("etherpool pool set cluster rebuild-delay 0s", "off for never"),
             ("etherpool volume create p/v --layout raid0", "--size"),
             ("etherpool volume create v --size 1G --layout raid0", "want POOL/VOLUME"),
             ("etherpool volume create p/v --size 1X --layout raid0", "unknown unit"),

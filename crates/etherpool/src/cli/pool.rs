@@ -18,6 +18,7 @@ use super::confirm::{confirm, effects};
 use super::disk::{describe, resolve_all};
 use super::output::{self, print_json};
 use super::pool_check::CheckArgs;
+use super::pool_jobs::{self, CancelArgs, EvacuateArgs, JobsArgs, ReplaceArgs, SetArgs};
 use super::{Context, Failure};
 use aoe_wire::ShelfSlot;
 
@@ -39,6 +40,16 @@ pub enum PoolCommand {
     Import(ImportArgs),
     /// Look for damage on the disks of a pool, without a supervisor and without changing anything
     Check(CheckArgs),
+    /// Empty disks, so that they can be taken out: what they have moves to the pool's others
+    Evacuate(EvacuateArgs),
+    /// Have a disk take another one's place
+    Replace(ReplaceArgs),
+    /// List what is moved from disks: what was asked for, and what is rebuilt because a disk is gone
+    Jobs(JobsArgs),
+    /// End a job before it is done; what it moved stays where it is
+    Cancel(CancelArgs),
+    /// Change a pool's settings
+    Set(SetArgs),
     /// Close a pool so that another supervisor can import it without waiting
     Release {
         /// The pool
@@ -54,14 +65,14 @@ pub enum PoolCommand {
 pub struct DiskArgs {
     /// Disks: eSHELF.SLOT, or a path on this machine that its node process exports
     #[arg(required = true, value_name = "DISK")]
-    disks: Vec<DiskArgument>,
+    pub disks: Vec<DiskArgument>,
 
     /// Overwrite this disk although it carries something
     #[arg(long, value_name = "DISK")]
-    force_disk: Vec<DiskArgument>,
+    pub force_disk: Vec<DiskArgument>,
 
     #[command(flatten)]
-    confirmation: Confirmation,
+    pub confirmation: Confirmation,
 }
 
 /// Arguments of `pool create`.
@@ -146,6 +157,11 @@ pub async fn run(context: &Context, command: PoolCommand) -> Result<Exit, Failur
         }
         PoolCommand::Import(args) if args.all => import_all(context, args).await,
         PoolCommand::Import(args) => import(context, args).await,
+        PoolCommand::Evacuate(args) => pool_jobs::evacuate(context, args).await,
+        PoolCommand::Replace(args) => pool_jobs::replace(context, args).await,
+        PoolCommand::Jobs(args) => pool_jobs::jobs(context, args).await,
+        PoolCommand::Cancel(args) => pool_jobs::cancel(context, args).await,
+        PoolCommand::Set(args) => pool_jobs::set(context, args).await,
         PoolCommand::Release { pool, confirmation } => release(context, &pool, confirmation).await,
         PoolCommand::Check(args) => super::pool_check::run(&args, context.json),
     }
@@ -168,13 +184,16 @@ fn show(context: &Context, report: &PoolReport) -> Result<(), Failure> {
     output::show(context.json, report, || output::pool(report))
 }
 
-struct Targets {
-    disks: Vec<ShelfSlot>,
-    force_disks: Vec<ShelfSlot>,
+/// Disks that are to be a pool's.
+pub struct Targets {
+    /// All of them.
+    pub disks: Vec<ShelfSlot>,
+    /// Those that may be overwritten although they carry something.
+    pub force_disks: Vec<ShelfSlot>,
 }
 
 /// Finds the disks; with them what ends the question about them.
-async fn find_disks(context: &Context, args: &DiskArgs) -> Result<(Targets, String), Failure> {
+pub async fn find_disks(context: &Context, args: &DiskArgs) -> Result<(Targets, String), Failure> {
     let listed = context.client.get::<Vec<DiskReport>>("/v1/disks").await?;
     let disks = resolve_all(&listed, &args.disks)?;
     let force_disks = resolve_all(&listed, &args.force_disk)?;

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use block::VolumeName;
 use block::{Claim, Epoch, IoError, Lba, OwnerId, RefusalReason, SectorRange};
@@ -93,6 +94,15 @@ impl Work<'_> {
                 value(process.exports.while_importing(named, import).await?)
             }
             EngineRequest::ReleasePool { pool } => value(engine.release_pool(&pool).await?),
+            EngineRequest::EmptyDisks { pool, request } => {
+                value(engine.empty_disks(&pool, &request).await?)
+            }
+            EngineRequest::CancelJob { pool, number } => {
+                value(engine.cancel_job(&pool, number).await?)
+            }
+            EngineRequest::SetRebuildDelay { pool, seconds } => {
+                value(engine.set_rebuild_delay(&pool, seconds.map(Duration::from_secs)).await?)
+            }
             EngineRequest::CreateVolume { pool, request } => {
                 let CreateVolume { name, size, layout } = request;
                 value(engine.create_volume(&pool, &name, size, layout).await?)

@@ -13,20 +13,20 @@ use axum::extract::{FromRequest, Path, Request, State};
 use axum::http::{StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use block::{VolumeName, check_name};
 use control::api::{
-    AcceptLoss, ApiError, CreatePool, CreateVolume, ErrorCode, ExportVolume, ExtendPool,
-    ExtendVolume, FuseOverIoUring, HeldReport, ImportPool, MakeFs, MountVolume, PoolReportExt as _,
-    Preview, ProcessState, ReleasePool, RemoveVolume, ResetEpoch, SeenTarget, ServeFtp, Status,
-    StreamLine, UnexportVolume, UnmountVolume, VerifyVolume,
+    AcceptLoss, ApiError, CreatePool, CreateVolume, EmptyDisks, ErrorCode, ExportVolume,
+    ExtendPool, ExtendVolume, FuseOverIoUring, HeldReport, ImportPool, MakeFs, MountVolume,
+    PoolReportExt as _, Preview, ProcessState, ReleasePool, RemoveVolume, ResetEpoch, SeenTarget,
+    ServeFtp, SetPool, Status, StreamLine, UnexportVolume, UnmountVolume, VerifyVolume,
 };
 use control::channel::{EngineRequest, to_line};
 use control::settings::VolumeSettings;
 use frontend::fuse::Switch;
 use pool::{
-    DiskReport, ImportPlan, PoolForecast, PoolReport, Progress, VerifyReport, VolumeForecast,
-    VolumeReport, VolumeStats,
+    DiskReport, EmptyForecast, ImportPlan, PoolForecast, PoolReport, Progress, VerifyReport,
+    VolumeForecast, VolumeReport, VolumeStats,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -56,6 +56,9 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/v1/pools/{pool}/extend/plan", post(plan_extension))
         .route("/v1/pools/{pool}/import", get(plan_import).post(import_pool))
         .route("/v1/pools/{pool}/release", post(release_pool))
+        .route("/v1/pools/{pool}/empty", post(empty_disks))
+        .route("/v1/pools/{pool}/jobs/{number}", delete(cancel_job))
+        .route("/v1/pools/{pool}/set", post(set_pool))
         .route("/v1/pools/{pool}/held", get(held))
         .route("/v1/pools/{pool}/confirm-settings", post(confirm_settings))
         .route("/v1/pools/{pool}/volumes", post(create_volume))
@@ -342,6 +345,19 @@ async fn import_pool(on: OnPool<ImportPool>) -> Answer<PoolReport> {
 
 async fn release_pool(on: OnPool<ReleasePool>) -> Answer<Option<Preview>> {
     Ok(Json(on.services.release_pool(on.path, on.request).await?))
+}
+
+async fn empty_disks(on: OnPool<EmptyDisks>) -> Answer<EmptyForecast> {
+    on.services.ask(EngineRequest::EmptyDisks { pool: on.path, request: on.request }).await
+}
+
+async fn cancel_job(State(services): App, Path((pool, number)): Path<(String, u32)>) -> Answer<()> {
+    services.ask(EngineRequest::CancelJob { pool, number }).await
+}
+
+async fn set_pool(on: OnPool<SetPool>) -> Answer<()> {
+    let seconds = on.request.rebuild_delay_secs;
+    on.services.ask(EngineRequest::SetRebuildDelay { pool: on.path, seconds }).await
 }
 
 async fn held(State(services): App, Path(pool): Path<String>) -> Answer<Vec<HeldReport>> {

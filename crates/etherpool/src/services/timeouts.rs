@@ -78,6 +78,15 @@ pub fn what(request: &EngineRequest) -> String {
         EngineRequest::PlanGrowth { volume, .. } => format!("whether volume {volume} can grow"),
         EngineRequest::HeldExports { .. } => "to hold exports back".into(),
         EngineRequest::ReleasePool { pool } => format!("to release pool {pool}"),
+        EngineRequest::EmptyDisks { pool, request } => {
+            format!("to empty {} in pool {pool}", request.disks.join(" and "))
+        }
+        EngineRequest::CancelJob { pool, number } => {
+            format!("to cancel job {number} of pool {pool}")
+        }
+        EngineRequest::SetRebuildDelay { pool, .. } => {
+            format!("when to rebuild disks of pool {pool}")
+        }
         EngineRequest::CreateVolume { pool, request } => {
             format!("to make volume {pool}/{}", request.name)
         }

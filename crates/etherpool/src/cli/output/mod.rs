@@ -4,6 +4,7 @@
 mod check;
 mod disks;
 mod exports;
+mod jobs;
 mod pools;
 mod status;
 mod volume_stats;
@@ -23,6 +24,7 @@ use serde::Serialize;
 pub use check::pool_check;
 pub use disks::{disks, targets};
 pub use exports::{target_stats, target_status};
+pub use jobs::{PoolJob, cancelling, evacuation, jobs, named, replacement};
 pub use pools::{forecast, import_plan, imports, pool, pools};
 pub use status::status;
 pub use volume_stats::volume_stats;

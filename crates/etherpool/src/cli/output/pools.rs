@@ -9,6 +9,7 @@ use control::api::ImportResult;
 use pool::{ImportPlan, PoolForecast, PoolReport, PoolState};
 
 use super::disks::disk_state;
+use super::jobs::job_rows;
 use super::volumes::volume_rows;
 use super::{facts, lines, table};
 
@@ -71,6 +72,15 @@ pub fn pool(report: &PoolReport) -> String {
     }
     text.push('\n');
     text.push_str(&lines(&disks));
+    for disk in &report.disks {
+        if let Some(why) = &disk.rebuild_waits {
+            text.push_str(&format!("What {} had isn't rebuilt: {why}\n", disk.name));
+        }
+    }
+    if !report.jobs.is_empty() {
+        text.push('\n');
+        text.push_str(&job_rows(&report.jobs));
+    }
     if !report.volumes.is_empty() {
         text.push('\n');
         text.push_str(&volume_rows(
@@ -189,6 +199,7 @@ mod tests {
     use super::super::samples;
     use super::*;
     use control::api::{ApiError, ErrorCode};
+    use pool::{JobReport, JobState};
 
     #[test]
     fn pools_as_people_see_them() {
@@ -236,6 +247,21 @@ VOLUME  SIZE      LAYOUT    STATE   TO CATCH UP  USED AS
 v       1.00 GiB  mirror:2  usable  0 B          mount /srv/v
 ";
         assert_eq!(text, expected, "\n{text}");
+    }
+
+    #[test]
+    fn a_pools_jobs_stand_under_its_disks() {
+        let mut busy = samples::pool();
+        let state = JobState::Waiting { why: "e9.0 has no room for the rest".into() };
+        busy.jobs = vec![samples::job(), JobReport { number: 3, state, ..samples::job() }];
+        let text = pool(&busy);
+        let expected = "
+JOB  KIND      DISK  TO  DONE  LEFT     STATE
+2    evacuate  e1.0  -   75%   256 MiB  running
+3    evacuate  e1.0  -   75%   256 MiB  waiting: e9.0 has no room for the rest
+
+VOLUME ";
+        assert!(text.contains(expected), "\n{text}");
     }
 
     #[test]

@@ -10,8 +10,9 @@ use control::api::{
     FuseOverIoUring, InterfaceState, ProcessState, SeenTarget, ServiceState, Status, VolumeServices,
 };
 use pool::{
-    DestageStats, DiskOperations, DiskReport, DiskState, DiskStats, OperationStats, PoolDisk,
-    PoolReport, PoolState, Replayed, RequestStats, VolumeReport, VolumeStats, VotesReport,
+    DestageStats, DiskOperations, DiskReport, DiskState, DiskStats, JobReport, JobState,
+    OperationStats, PoolDisk, PoolReport, PoolState, Replayed, RequestStats, VolumeReport,
+    VolumeStats, VotesReport,
 };
 
 /// A free disk.
@@ -131,6 +132,19 @@ pub fn pool() -> PoolReport {
         lease_ok: true,
         volumes: vec![volume()],
         jobs: Vec::new(),
+    }
+}
+
+/// An evacuation that is three quarters done.
+pub fn job() -> JobReport {
+    JobReport {
+        number: 2,
+        kind: "evacuate".into(),
+        disk: "e1.0".into(),
+        to: None,
+        total_bytes: 1 << 30,
+        left_bytes: 1 << 28,
+        state: JobState::Running,
     }
 }
 

@@ -1,0 +1,172 @@
+//! Disks that are emptied: because they are to go, because another one is to take their place, because they are
+//! gone for good.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use std::path::{Path, PathBuf};
+
+use blackbox::{Lab, LabOptions, wait_until};
+use serde_json::Value;
+
+/// A lab with a pool of one disk of each of five machines, and a mounted volume with a file.
+struct Filled {
+    lab: Lab,
+    file: PathBuf,
+    contents: Vec<u8>,
+}
+
+impl Filled {
+    fn new() -> Filled {
+        let options =
+            LabOptions { nodes: 5, disks: 2, size: "512M", bare: true, ..LabOptions::default() };
+        let lab = Lab::up(&options);
+        wait_until("the disks are present", || {
+            lab.json(&["disk", "list"]).as_array().map_or(0, Vec::len) == 10
+        });
+        lab.cli(&["pool", "create", "cluster", "e1.0", "e2.0", "e3.0", "e4.0", "e5.0", "--yes"]);
+        let create = ["volume", "create", "cluster/hyperspace", "--size", "256M"];
+        lab.cli(&[&create[..], &["--layout", "mirror:2"]].concat());
+        lab.cli(&["volume", "mkfs", "cluster/hyperspace", "--yes"]);
+        std::fs::create_dir_all(lab.mount()).unwrap();
+        lab.cli(&["volume", "mount", "cluster/hyperspace", lab.mount().to_str().unwrap()]);
+        let file = lab.mount().join("kept");
+        let contents: Vec<u8> = (0..96u32 << 18).flat_map(u32::to_le_bytes).collect();
+        std::fs::write(&file, &contents).unwrap();
+        sync(&lab);
+        Filled { lab, file, contents }
+    }
+
+    fn pool(&self) -> Value {
+        self.lab.json(&["pool", "show", "cluster"])
+    }
+
+    fn jobs(&self) -> Vec<Value> {
+        self.pool()["jobs"].as_array().unwrap().clone()
+    }
+
+    fn disk(&self, name: &str) -> Value {
+        let pool = self.pool();
+        let mut disks = pool["disks"].as_array().unwrap().iter();
+        disks.find(|disk| disk["name"] == name).cloned().unwrap_or_else(|| panic!("{name}: {pool}"))
+    }
+
+    /// From the disks, past the page cache.
+    fn read_back(&self) {
+        let mount = self.lab.mount();
+        self.lab.cli(&["volume", "unmount", "cluster/hyperspace"]);
+        self.lab.cli(&["volume", "mount", "cluster/hyperspace", mount.to_str().unwrap()]);
+        assert!(std::fs::read(&self.file).unwrap() == self.contents, "the file is as it was");
+    }
+}
+
+fn sync(lab: &Lab) {
+    rustix::fs::syncfs(std::fs::File::open(lab.mount()).unwrap()).unwrap();
+}
+
+/// Zeroes a disk: what was there can't be read from it any more.
+fn wipe(disk: &Path) {
+    let bytes = std::fs::metadata(disk).unwrap().len();
+    let file = std::fs::File::options().write(true).open(disk).unwrap();
+    file.set_len(0).unwrap();
+    file.set_len(bytes).unwrap();
+}
+
+#[test]
+fn a_disk_is_emptied_and_taken_out() {
+    let filled = Filled::new();
+    let lab = &filled.lab;
+    let (code, text) = lab.said(&["pool", "evacuate", "cluster", "e1.0", "--dry-run"]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("would be emptied") && text.contains("Nothing was done"), "{text}");
+    assert!(text.contains("e1.0 has a vote, and votes don't move yet"), "{text}");
+    let (code, text) = lab.said(&["pool", "evacuate", "cluster", "e1.0"]);
+    assert_eq!(code, 4, "unasked: {text}");
+    assert!(filled.jobs().is_empty());
+    let (code, text) = lab.said(&["pool", "evacuate", "cluster", "e7.0", "--yes"]);
+    assert_eq!(code, 3, "{text}");
+
+    let full = filled.disk("e1.0")["free_bytes"].as_u64().unwrap();
+    let text = lab.cli(&["pool", "evacuate", "cluster", "n1", "--wait", "--yes"]);
+    assert!(text.contains("may be pulled"), "{text}");
+    let disk = filled.disk("e1.0");
+    assert!(disk["free_bytes"].as_u64().unwrap() > full, "{disk}");
+    let jobs = filled.jobs();
+    assert_eq!(jobs.len(), 1, "{jobs:?}");
+    assert_eq!(jobs[0]["state"]["is"], "done");
+    assert_eq!(jobs[0]["left_bytes"], 0);
+    let text = lab.cli(&["pool", "jobs"]);
+    assert!(text.contains("evacuate") && text.contains("100%") && text.contains("done"), "{text}");
+    assert!(lab.show(&["pool", "show", "cluster"]).contains("KIND"));
+
+    // Pulled: nothing is missed.
+    lab.lab(&["kill", "n1"]);
+    wait_until("the disk is missing", || filled.disk("e1.0")["state"]["is"] != "usable");
+    std::fs::write(lab.mount().join("more"), vec![7; 8 << 20]).unwrap();
+    sync(lab);
+    let pool = filled.pool();
+    assert_eq!(pool["survives"], 1, "{pool}");
+    assert_eq!(pool["volumes"][0]["degraded"], false, "{pool}");
+    assert_eq!(pool["volumes"][0]["dirty_bytes"], 0, "{pool}");
+    filled.read_back();
+    lab.lab(&["start", "n1"]);
+    wait_until("the disk is back", || filled.disk("e1.0")["state"]["is"] == "usable");
+
+    // It is used again once nobody keeps it empty.
+    let number = jobs[0]["number"].to_string();
+    lab.cli(&["pool", "cancel", "cluster", &number, "--yes"]);
+    assert!(filled.jobs().is_empty());
+    let (code, text) = lab.said(&["pool", "cancel", "cluster", &number, "--yes"]);
+    assert_eq!(code, 3, "{text}");
+}
+
+#[test]
+fn a_node_that_is_gone_for_good_is_rebuilt_on_the_others() {
+    let filled = Filled::new();
+    let lab = &filled.lab;
+    lab.cli(&["pool", "set", "cluster", "rebuild-delay", "2s"]);
+    lab.lab(&["kill", "n2"]);
+    wipe(&lab.disk_file("n2", 0));
+    // The pool notices by what it writes.
+    std::fs::write(lab.mount().join("more"), vec![7; 8 << 20]).unwrap();
+    sync(lab);
+    wait_until("all copies are there again", || {
+        let pool = filled.pool();
+        let rests = pool["jobs"].as_array().unwrap().is_empty();
+        let rebuilt = pool["volumes"][0]["degraded"] == false;
+        rests && rebuilt && pool["survives"] == 1
+    });
+    let log = lab.log("supervisor");
+    for part in ["rebuild of disk e2.0 begins", "rebuild of disk e2.0 is done"] {
+        assert!(log.contains(part), "{part}");
+    }
+    lab.lab(&["kill", "n3"]);
+    wipe(&lab.disk_file("n3", 0));
+    filled.read_back();
+    assert!(std::fs::read(lab.mount().join("more")).unwrap() == vec![7; 8 << 20]);
+}
+
+#[test]
+fn a_free_disk_takes_the_place_of_another() {
+    let filled = Filled::new();
+    let lab = &filled.lab;
+    let (code, text) = lab.said(&["pool", "replace", "cluster", "e4.0", "e4.1", "--dry-run"]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("would be added") && text.contains("what they carry lost"), "{text}");
+    assert!(text.contains("e4.1 would take the place of e4.0"), "{text}");
+    assert_eq!(filled.pool()["disks"].as_array().unwrap().len(), 5, "nothing was added");
+
+    let empty = filled.disk("e4.0")["free_bytes"].as_u64().unwrap();
+    let text = lab.cli(&["pool", "replace", "cluster", "e4.0", "e4.1", "--wait", "--yes"]);
+    assert!(text.contains("may be pulled"), "{text}");
+    let jobs = filled.jobs();
+    assert_eq!(jobs[0]["state"]["is"], "done", "{jobs:?}");
+    assert!(filled.disk("e4.0")["free_bytes"].as_u64().unwrap() > empty);
+    assert_eq!(filled.disk("e4.1")["state"]["is"], "usable");
+
+    // Back, between disks of the pool, once it may get something again.
+    let (code, text) = lab.said(&["pool", "replace", "cluster", "e4.1", "e4.0", "--yes"]);
+    assert!(code != 0 && text.contains("to be emptied itself"), "{text}");
+    lab.cli(&["pool", "cancel", "cluster", &jobs[0]["number"].to_string(), "--yes"]);
+    lab.cli(&["pool", "replace", "cluster", "e4.1", "e4.0", "--wait", "--yes"]);
+    filled.read_back();
+    lab.cli(&["volume", "verify", "cluster/hyperspace"]);
+}
