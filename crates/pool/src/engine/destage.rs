@@ -231,8 +231,8 @@ impl Volume {
         for (generation, (group, rows)) in groups {
             // Ascending by generation; nobody else holds more than one.
             let lock = self.pool.lock_group_to_destage(generation).await;
-            // Whoever had it may have moved a position.
-            let group = self.pool.mapped_anew(&group).map_or(group, Rc::new);
+            // Whoever had it may have moved a position, or split the run.
+            let group = self.pool.group_by_generation(generation).map_or(group, Rc::new);
             let blocks = Vec::new();
             destages.push(GroupDestage { group, rows, blocks, is_doubtful: false, _lock: lock });
         }

@@ -81,7 +81,6 @@ impl OpenPool {
             let disk = job.disks.first().filter(|disk| is_about(job, **disk));
             jobs.extend(disk.map(|disk| (*disk, (*number, job))));
         }
-        self.jobs.done.borrow_mut().retain(|number| meta.jobs().contains_key(number));
         let (mut steps, mut busy, mut candidates) = (Steps::new(), BTreeSet::new(), Vec::new());
         let mut moving = 0;
         for (id, known) in meta.volumes() {
@@ -104,6 +103,10 @@ impl OpenPool {
                 }
             }
         }
+        // A number may be another job's by now.
+        let is_done =
+            |number: &JobNumber| meta.jobs().contains_key(number) && !busy.contains(number);
+        self.jobs.done.borrow_mut().retain(is_done);
         // The fewer copies are there the sooner.
         candidates.sort_by_key(|candidate| candidate.there);
         self.begin_some(&meta, candidates, moving, &mut steps);

@@ -90,9 +90,13 @@ impl OpenPool {
         let pool = &self.pool;
         let groups = || (0..run.count).map(|index| run.generation.plus(index.into()));
         let mut locks = Vec::with_capacity(run.count as usize);
-        // Ascending, like those who destage.
+        // Ascending, like those who destage. One of these may wait for a disk that never comes back: then other
+        // runs go on, and this one is tried again.
         for generation in groups() {
-            locks.push(pool.unless_over(pool.lock_group(generation)).await?);
+            let lock = pool.lock_group(generation);
+            let lock = runtime::timeout(&pool.runtime, pool.limits.eviction, lock);
+            let Ok(lock) = pool.unless_over(lock).await? else { return Ok(false) };
+            locks.push(lock);
         }
         // Nobody initialises groups, and no destage has chosen whom it reaches.
         let _releases = pool.unless_over(pool.release_lock.acquire(1)).await?;

@@ -158,7 +158,8 @@ impl OpenPool {
             // Ascending, since it holds the locks of all: so do those who destage.
             let mut batch = batch.to_vec();
             batch.sort_unstable();
-            cleared.set(cleared.get() + self.resync_batch(batch).await?);
+            let more = self.resync_batch(batch).await?;
+            cleared.set(cleared.get() + more);
             Ok(())
         });
         let mut batches = futures::stream::iter(batches).buffer_unordered(BATCHES);
@@ -179,7 +180,10 @@ impl OpenPool {
             };
             // What its log says of rows nobody knows before it is read; a destage follows that.
             let Some(volume) = volume.filter(|volume| volume.is_decided.get()) else { continue };
-            let lock = self.pool.unless_over(self.pool.lock_group(generation)).await?;
+            // A destage that has it may wait for a disk that never comes back, and others for those taken here.
+            let lock = self.pool.lock_group(generation);
+            let lock = runtime::timeout(&self.pool.runtime, self.pool.limits.hedge, lock);
+            let Ok(lock) = self.pool.unless_over(lock).await? else { continue };
             copying.push(async move { volume.copy_group(generation, lock).await });
         }
         let copies = self.pool.unless_over(join_all(copying)).await?;
@@ -270,15 +274,22 @@ impl Volume {
             if dirty == 0 || self.pool.extent_of(&group, index).is_none() {
                 continue;
             }
-            let dirty = dirty & ExtentShape::CHECKSUMS | lowest_bits(dirty, regions_at_once);
-            let Some(copied) = self.copy_regions(&group, index, dirty).await? else { continue };
-            if copied.mask != 0 {
+            // What nobody there has right mustn't keep the rest from being copied.
+            let (mut left, begun) = (dirty, self.pool.runtime.now());
+            while left != 0 && self.pool.runtime.now().since(begun) < self.pool.limits.hedge {
+                let part = left & ExtentShape::CHECKSUMS | lowest_bits(left, regions_at_once);
+                left &= !part;
+                let Some(copied) = self.copy_regions(&group, index, part).await? else { break };
+                if copied.mask == 0 {
+                    continue;
+                }
                 self.resynced_bytes.set(self.resynced_bytes.get() + copied.bytes);
                 if let Some(member) = self.pool.member(*disk) {
                     member.resynced_bytes.set(member.resynced_bytes.get() + copied.bytes);
                 }
                 copy.took.insert(*disk, copied.instance);
                 copy.cleared.insert((generation, *disk), copied.mask);
+                break;
             }
         }
         Ok(copy)
