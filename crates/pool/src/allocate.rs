@@ -143,7 +143,7 @@ impl MovePlan<'_> {
 
     /// Takes a place for `count` groups of a run's position: on a disk that has none of its others, in another
     /// failure domain than they; on `to`, if that is told.
-    pub fn take(
+    fn take(
         &mut self,
         run: &GroupRun,
         position: u8,
@@ -163,6 +163,17 @@ impl MovePlan<'_> {
         Some(Member { disk, first })
     }
 
+    /// The same for as many groups as there is a place for, `most` or the half of that and so on; tells how many.
+    pub fn take_some(
+        &mut self,
+        run: &GroupRun,
+        position: u8,
+        most: u32,
+        to: Option<DiskNumber>,
+    ) -> Option<(u32, Member)> {
+        halvings(most).find_map(|count| Some((count, self.take(run, position, count, to)?)))
+    }
+
     /// How many extents of a disk find no place elsewhere.
     pub fn homeless(&mut self, disk: DiskNumber, to: Option<DiskNumber>) -> u64 {
         let volumes = self.metadata.volumes().values();
@@ -173,12 +184,8 @@ impl MovePlan<'_> {
                 Some(incoming) if incoming.position == position => 0,
                 _ => run.count,
             };
-            while left > 0 {
-                let fits = |plan: &mut Self, count| plan.take(run, position, count, to).is_some();
-                match halvings(left).find(|count| fits(self, *count)) {
-                    Some(count) => left -= count,
-                    None => break,
-                }
+            while let Some((count, _)) = self.take_some(run, position, left, to) {
+                left -= count;
             }
             homeless += u64::from(left);
         }

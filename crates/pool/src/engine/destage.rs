@@ -229,7 +229,7 @@ impl Volume {
         }
         let mut destages = Vec::with_capacity(groups.len());
         for (generation, (group, rows)) in groups {
-            // Ascending by generation; nobody else holds more than one.
+            // Ascending by generation, as whoever else holds several.
             let lock = self.pool.lock_group_to_destage(generation).await;
             // Whoever had it may have moved a position, or split the run.
             let group = self.pool.group_by_generation(generation).map_or(group, Rc::new);

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use super::jobs::is_about;
+use super::jobs::is_moving;
 use super::lease::Ended;
 use super::open_pool::OpenPool;
 use super::volume::{Serving, Volume};
@@ -54,7 +54,7 @@ impl OpenPool {
             };
         }
         for (number, job) in ended {
-            let Some(disk) = job.disks.first().copied() else { continue };
+            let Some(disk) = job.empties() else { continue };
             // An empty disk may be pulled, so it stays empty until somebody withdraws that.
             if job.kind != JobKind::Rebuild {
                 if self.jobs.done.borrow_mut().insert(number) {
@@ -78,8 +78,7 @@ impl OpenPool {
         let meta = self.pool.meta.borrow();
         let mut jobs: BTreeMap<DiskNumber, (JobNumber, &Job)> = BTreeMap::new();
         for (number, job) in meta.jobs() {
-            let disk = job.disks.first().filter(|disk| is_about(job, **disk));
-            jobs.extend(disk.map(|disk| (*disk, (*number, job))));
+            jobs.extend(job.empties().map(|disk| (disk, (*number, job))));
         }
         let (mut steps, mut busy, mut candidates) = (Steps::new(), BTreeSet::new(), Vec::new());
         let mut moving = 0;
@@ -111,14 +110,11 @@ impl OpenPool {
         candidates.sort_by_key(|candidate| candidate.there);
         self.begin_some(&meta, candidates, moving, &mut steps);
         let is_done = |(number, _): &(JobNumber, &Job)| !busy.contains(number);
-        let has_log = |job: &Job| job.disks.first().is_some_and(|disk| has_log_copy(&meta, *disk));
+        let has_log = |job: &Job| job.empties().is_some_and(|disk| has_log_copy(&meta, disk));
         let over = jobs.values().copied().filter(is_done).filter(|(_, job)| !has_log(job));
         let back = jobs.values().copied().filter(|(number, job)| {
-            let disk = job.disks.first();
-            let moves = |run: &GroupRun| run.outgoing().map(|member| member.disk).as_ref() == disk;
-            let mut runs = meta.volumes().values().flat_map(|volume| volume.runs.values());
-            let is_back = job.kind == JobKind::Rebuild && disk.is_some_and(|d| self.is_there(*d));
-            is_back && busy.contains(number) && !runs.any(moves)
+            let moves = || job.empties().is_some_and(|disk| is_moving(&meta, disk));
+            self.is_back(job) && busy.contains(number) && !moves()
         });
         let ended = over.chain(back).map(|(number, job)| (number, job.clone())).collect();
         (steps, ended)
@@ -133,8 +129,7 @@ impl OpenPool {
         let (incoming, outgoing) = (run.incoming?.member, run.outgoing()?);
         let job = jobs.get(&outgoing.disk).map(|(_, job)| *job);
         let goes_there = job.is_some_and(|job| {
-            let to = job.disks.get(1);
-            to.is_none_or(|to| *to == incoming.disk) && !jobs.contains_key(&incoming.disk)
+            job.to().is_none_or(|to| to == incoming.disk) && !jobs.contains_key(&incoming.disk)
         });
         if !goes_there {
             return Some(Step::Cancel(run.clone()));
@@ -143,9 +138,14 @@ impl OpenPool {
             return Some(Step::Switch(run.clone()));
         }
         // A disk that is back may be whole before what was to take its place.
-        let is_rebuild = job.is_some_and(|job| job.kind == JobKind::Rebuild);
-        let is_back = self.is_there(outgoing.disk) && self.lacks_nothing(run, outgoing);
-        (is_rebuild && is_back).then(|| Step::Cancel(run.clone()))
+        let is_whole =
+            job.is_some_and(|job| self.is_back(job)) && self.lacks_nothing(run, outgoing);
+        is_whole.then(|| Step::Cancel(run.clone()))
+    }
+
+    /// Whether the disk is there that a job rebuilds.
+    fn is_back(&self, job: &Job) -> bool {
+        job.kind == JobKind::Rebuild && job.empties().is_some_and(|disk| self.is_there(disk))
     }
 
     fn begin_some(
@@ -160,10 +160,8 @@ impl OpenPool {
         waits.clear();
         let mut taken: BTreeSet<(VolumeId, RunKey)> = BTreeSet::new();
         for Candidate { there, volume, run, position, number, job } in candidates {
-            let disk = job.disks.first().copied();
             // A rebuild's disk that is back gets what it missed.
-            let is_back =
-                job.kind == JobKind::Rebuild && disk.is_some_and(|disk| self.is_there(disk));
+            let is_back = self.is_back(job);
             if moving >= MOVES_MAX || is_back || !taken.insert((volume.id, run.key)) {
                 continue;
             }
@@ -173,11 +171,8 @@ impl OpenPool {
                 continue;
             }
             let plan = plan.get_or_insert_with(|| MovePlan::new(meta, &self.pool.usable_disks()));
-            let to = job.disks.get(1).copied();
-            let lens = std::iter::successors(Some(run.count), |len| Some(len / 2));
-            let mut lens = lens.take_while(|len| *len > 0);
-            let place = lens.find_map(|len| Some((len, plan.take(run, position, len, to)?)));
-            let Some((len, to)) = place else {
+            let to = job.to();
+            let Some((len, to)) = plan.take_some(run, position, run.count, to) else {
                 let why = match to {
                     Some(to) if !self.is_there(to) => {
                         format!("{} is not there", self.pool.disk_name(to))

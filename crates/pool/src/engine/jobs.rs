@@ -19,6 +19,7 @@ use super::EmptyDisks;
 use super::lease::Ended;
 use super::member::Member;
 use super::open_pool::OpenPool;
+use super::space::domain_word;
 use crate::allocate::{MovePlan, Usable};
 use crate::error::PoolError;
 use crate::format::{DiskNumber, JobNumber};
@@ -148,8 +149,7 @@ impl OpenPool {
     }
 
     fn forecast_without(&self, meta: &Metadata, disks: &[DiskNumber]) -> EmptyForecast {
-        let mut usable = self.pool.usable_disks();
-        usable.retain(|disk| !disks.contains(disk));
+        let usable = self.usable_without(disks);
         let extent_bytes = meta.shape().extent_bytes();
         let extents: u64 = disks.iter().map(|disk| extents_on(meta, *disk)).sum();
         let taken = disks.iter().flat_map(|disk| runs_on(meta, *disk));
@@ -197,10 +197,7 @@ impl OpenPool {
             return Ok(());
         }
         let names: Vec<String> = disks.iter().map(|disk| self.pool.disk_name(*disk)).collect();
-        let domain = match meta.pool().failure_domain {
-            crate::format::FailureDomain::Node => "machine",
-            crate::format::FailureDomain::Disk => "disk",
-        };
+        let domain = domain_word(meta);
         let extent_bytes = meta.shape().extent_bytes();
         let extents = disks.iter().map(|disk| extents_on(meta, *disk)).sum::<u64>();
         Err(PoolError::NoSpace {
@@ -216,10 +213,15 @@ impl OpenPool {
 
     /// Extents of disks that find no place elsewhere.
     fn homeless(&self, meta: &Metadata, disks: &[DiskNumber], to: Option<DiskNumber>) -> u64 {
-        let mut usable: Usable = self.pool.usable_disks();
-        usable.retain(|disk| !disks.contains(disk));
-        let mut plan = MovePlan::new(meta, &usable);
+        let mut plan = MovePlan::new(meta, &self.usable_without(disks));
         disks.iter().map(|disk| plan.homeless(*disk, to)).sum()
+    }
+
+    /// The disks that new space may be taken from once these are to be emptied.
+    fn usable_without(&self, disks: &[DiskNumber]) -> Usable {
+        let mut usable = self.pool.usable_disks();
+        usable.retain(|disk| !disks.contains(disk));
+        usable
     }
 
     /// Ends a job before it is done; what it moved stays where it is.
@@ -268,7 +270,7 @@ impl OpenPool {
             let lock = self.pool.unless_over(self.pool.meta_lock.acquire(1)).await?;
             let meta = self.pool.meta.borrow().clone();
             // It may be back by now, or somebody asked for something else.
-            if !self.pool.is_out(disk) || meta.jobs().values().any(|job| is_about(job, disk)) {
+            if !self.pool.is_out(disk) || meta.job_of(disk).is_some() {
                 continue;
             }
             let records = job_records(&meta, JobKind::Rebuild, &[disk], None);
@@ -297,8 +299,8 @@ impl OpenPool {
         let Some(delay) = delay else { return Vec::new() };
         let due = gone_since.iter().filter(|(_, since)| now.since(**since) >= delay);
         let due = due.map(|(disk, _)| *disk);
-        let has_job = |disk: &DiskNumber| meta.jobs().values().any(|job| is_about(job, *disk));
-        due.filter(|disk| !has_job(disk) && is_used(&meta, *disk)).collect()
+        due.filter(|disk| meta.job_of(*disk).is_none() && runs_on(&meta, *disk).next().is_some())
+            .collect()
     }
 
     /// Why a disk that is out isn't rebuilt.
@@ -359,7 +361,7 @@ impl OpenPool {
                 number: number.0,
                 kind: job.kind.name().to_owned(),
                 disk: disk.map_or_else(String::new, |disk| self.pool.disk_name(disk)),
-                to: job.disks.get(1).map(|disk| self.pool.disk_name(*disk)),
+                to: job.to().map(|disk| self.pool.disk_name(disk)),
                 total_bytes: (job.extents * extent_bytes).max(left_bytes),
                 left_bytes,
                 state,
@@ -380,19 +382,14 @@ fn job_records(
     let mut next = highest.saturating_add(1);
     let mut records = Vec::new();
     for disk in disks {
-        let known = meta.jobs().iter().find(|(_, job)| is_about(job, *disk));
-        let number = known.map_or(JobNumber(next), |(number, _)| *number);
+        let known = meta.job_of(*disk);
+        let number = known.map_or(JobNumber(next), |(number, _)| number);
         next += u32::from(known.is_none());
         let disks = std::iter::once(*disk).chain(to).collect();
         let job = Job { kind, disks, extents: extents_on(meta, *disk) };
         records.push(MetaRecord::JobSet { number, job });
     }
     records
-}
-
-/// Whether a job empties a disk.
-pub(super) fn is_about(job: &Job, disk: DiskNumber) -> bool {
-    !matches!(job.kind, JobKind::Other(_)) && job.disks.first() == Some(&disk)
 }
 
 /// The runs that have a position on a disk.
@@ -412,7 +409,7 @@ fn left_on(meta: &Metadata, disk: DiskNumber) -> u64 {
     let region_bytes = extent_bytes / u64::from(crate::format::ExtentShape::REGIONS);
     let left = runs_on(meta, disk).map(|run| match (run.incoming, run.outgoing()) {
         (Some(incoming), Some(outgoing)) if outgoing.disk == disk => {
-            let groups = (0..run.initialised()).map(|index| run.generation.plus(index.into()));
+            let groups = run.generations(run.initialised());
             let lacks = groups.map(|group| meta.dirty(group, incoming.member.disk).count_ones());
             lacks.map(u64::from).sum::<u64>() * region_bytes
         }
@@ -422,12 +419,7 @@ fn left_on(meta: &Metadata, disk: DiskNumber) -> u64 {
 }
 
 /// Whether something moves from a disk just now.
-fn is_moving(meta: &Metadata, disk: DiskNumber) -> bool {
+pub(super) fn is_moving(meta: &Metadata, disk: DiskNumber) -> bool {
     let outgoing = |run: &GroupRun| run.outgoing().map(|member| member.disk);
     runs_on(meta, disk).any(|run| outgoing(run) == Some(disk))
-}
-
-/// Whether there is anything to move from a disk.
-fn is_used(meta: &Metadata, disk: DiskNumber) -> bool {
-    runs_on(meta, disk).next().is_some()
 }

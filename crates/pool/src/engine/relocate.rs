@@ -13,8 +13,7 @@ use super::commit::CommitError;
 use super::lease::Ended;
 use super::open_pool::OpenPool;
 use super::volume::Volume;
-use crate::format::GenerationId;
-use crate::metadata::{ExtentRange, GroupRun, Member, MetaRecord, RunKey};
+use crate::metadata::{ExtentRange, GroupRun, Member, MetaRecord};
 
 impl OpenPool {
     /// Begins to move a position of a run; false if it isn't as it was any more.
@@ -25,8 +24,7 @@ impl OpenPool {
         position: u8,
         to: Member,
     ) -> Result<bool, Ended> {
-        let (volume_id, key) = (volume.id, run.key);
-        let begun = MetaRecord::MoveBegun { volume: volume_id, key, position, to };
+        let begun = MetaRecord::MoveBegun { volume: volume.id, key: run.key, position, to };
         self.change_map(volume, run, vec![begun]).await
     }
 
@@ -74,8 +72,7 @@ impl OpenPool {
         run: &GroupRun,
         count: u32,
     ) -> Result<bool, Ended> {
-        let (volume_id, key): (_, RunKey) = (volume.id, run.key);
-        let split = MetaRecord::RunSplit { volume: volume_id, key, count };
+        let split = MetaRecord::RunSplit { volume: volume.id, key: run.key, count };
         self.change_map(volume, run, vec![split]).await
     }
 
@@ -88,11 +85,10 @@ impl OpenPool {
         records: Vec<MetaRecord>,
     ) -> Result<bool, Ended> {
         let pool = &self.pool;
-        let groups = || (0..run.count).map(|index| run.generation.plus(index.into()));
         let mut locks = Vec::with_capacity(run.count as usize);
         // Ascending, like those who destage. One of these may wait for a disk that never comes back: then other
         // runs go on, and this one is tried again.
-        for generation in groups() {
+        for generation in run.generations(run.count) {
             let lock = pool.lock_group(generation);
             let lock = runtime::timeout(&pool.runtime, pool.limits.eviction, lock);
             let Ok(lock) = pool.unless_over(lock).await? else { return Ok(false) };
@@ -123,8 +119,7 @@ impl OpenPool {
     /// Whether the place that a run moves to lacks nothing, or a disk of it.
     pub(crate) fn lacks_nothing(&self, run: &GroupRun, member: Member) -> bool {
         let meta = self.pool.meta.borrow();
-        let mut groups = (0..run.count).map(|index| run.generation.plus(index.into()));
-        groups.all(|generation: GenerationId| meta.dirty(generation, member.disk) == 0)
+        run.generations(run.count).all(|generation| meta.dirty(generation, member.disk) == 0)
     }
 }
 

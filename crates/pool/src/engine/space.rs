@@ -37,10 +37,7 @@ pub(super) fn no_space(
     needed: u64,
     free: u64,
 ) -> PoolError {
-    let what = match meta.pool().failure_domain {
-        FailureDomain::Node => "machine",
-        FailureDomain::Disk => "disk",
-    };
+    let what = domain_word(meta);
     let mut domains: BTreeMap<Uuid, Vec<&Disk>> = BTreeMap::new();
     for disk in meta.disks().values() {
         domains.entry(meta.domain_of(disk)).or_default().push(disk);
@@ -69,6 +66,14 @@ pub(super) fn no_space(
             "{rule}, besides what is kept for logs; free: {}; {more} (pool extend)",
             listed.join("; ")
         ),
+    }
+}
+
+/// What copies must not share, for people.
+pub(super) fn domain_word(meta: &Metadata) -> &'static str {
+    match meta.pool().failure_domain {
+        FailureDomain::Node => "machine",
+        FailureDomain::Disk => "disk",
     }
 }
 

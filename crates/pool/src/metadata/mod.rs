@@ -13,6 +13,7 @@ mod changes;
 mod checkpoint;
 mod codec;
 mod extent_set;
+mod job;
 mod reading;
 mod record;
 mod recover;
@@ -40,6 +41,7 @@ pub use changes::{SectionKey, SectionKind};
 pub use checkpoint::{EncodedCheckpoint, Placed, StoredCheckpoint, encode_checkpoint};
 pub use codec::{decode_records, encode_records};
 pub use extent_set::ExtentSet;
+pub use job::{Job, JobKind};
 pub use reading::{AreaBytes, CopyUnusable, recover_copy};
 pub(crate) use reading::{read_placed, read_table};
 pub use record::{MetaRecord, RootChange};
@@ -47,8 +49,7 @@ pub use recover::{AreaFault, ChooseError, Foundation, Recovered, choose_copy, fo
 pub use restore::Restoring;
 pub use shared::{Roots, SharedMap};
 pub use state::{
-    Counters, DirtyRegions, Disk, Group, GroupRun, Incoming, InvalidLayout, Job, JobKind, Layout,
-    Member, Metadata, PoolIdentity, RunKey, Segment, SegmentCopyPlace, SegmentState, Volume,
-    VolumeLog,
+    Counters, DirtyRegions, Disk, Group, GroupRun, Incoming, InvalidLayout, Layout, Member,
+    Metadata, PoolIdentity, RunKey, Segment, SegmentCopyPlace, SegmentState, Volume, VolumeLog,
 };
 pub use table::{BlockRun, Section, Table};

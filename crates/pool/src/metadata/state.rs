@@ -6,7 +6,7 @@ use block::Epoch;
 use uuid::Uuid;
 
 use super::changes::Changes;
-use super::{ExtentRange, ExtentSet, Roots, SharedMap};
+use super::{ExtentRange, ExtentSet, Job, Roots, SharedMap};
 use crate::format::{
     DiskId, DiskNumber, ExtentNumber, ExtentShape, FailureDomain, GenerationId, JobNumber, PoolId,
     RecordNumber, ReleaseNumber, SegmentNumber, SegmentSeal, VolumeId,
@@ -188,6 +188,12 @@ impl GroupRun {
         self.members.iter().position(|member| member.disk == disk).map(|position| position as u8)
     }
 
+    /// The generations of its first groups, ascending.
+    pub fn generations(&self, count: u32) -> impl Iterator<Item = GenerationId> + use<> {
+        let first = self.generation;
+        (0..count).map(move |index| first.plus(index.into()))
+    }
+
     /// Where the member lies that is to move.
     pub fn outgoing(&self) -> Option<Member> {
         self.members.get(usize::from(self.incoming?.position)).copied()
@@ -367,30 +373,6 @@ impl Default for Counters {
     }
 }
 
-/// What a job is there for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum JobKind {
-    /// A disk is out: what it has is made anew on others.
-    Rebuild,
-    /// What a disk has moves to others, and it gets nothing new.
-    Evacuate,
-    /// The same, to one other disk.
-    Replace,
-    /// Of a later version: it is kept, and nobody works on it.
-    Other(u8),
-}
-
-/// Long work, which goes on after a crash. What of it is done, the maps say.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Job {
-    /// What for.
-    pub kind: JobKind,
-    /// The disk that it is about; behind it the one that takes its place.
-    pub disks: Vec<DiskNumber>,
-    /// Extents that were to be moved when it began.
-    pub extents: u64,
-}
-
 /// All that a pool knows about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metadata {
@@ -468,8 +450,13 @@ impl Metadata {
 
     /// The disks that get nothing new, since jobs are to empty them.
     pub fn leaving(&self) -> BTreeSet<DiskNumber> {
-        let jobs = self.jobs.values().filter(|job| !matches!(job.kind, JobKind::Other(_)));
-        jobs.filter_map(|job| job.disks.first().copied()).collect()
+        self.jobs.values().filter_map(Job::empties).collect()
+    }
+
+    /// The job that empties a disk.
+    pub fn job_of(&self, disk: DiskNumber) -> Option<(JobNumber, &Job)> {
+        let mut jobs = self.jobs.iter().map(|(number, job)| (*number, job));
+        jobs.find(|(_, job)| job.empties() == Some(disk))
     }
 
     /// The regions that are out of date on disks, by group.

@@ -456,7 +456,7 @@ pub(super) async fn write_some(rig: &Rig, count: usize) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(super) fn plan() -> Plan {
+fn plan() -> Plan {
     Plan { supervisors: 2, ..Plan::simple(3, 24) }
 }
 

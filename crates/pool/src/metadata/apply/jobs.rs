@@ -19,12 +19,8 @@ impl Metadata {
         if !fits {
             return Err(Inconsistent::BadShape);
         }
-        let empties = |job: &Job| match job.kind {
-            JobKind::Other(_) => None,
-            _ => job.disks.first().copied(),
-        };
-        let mut others = self.jobs.iter().filter(|(other, _)| **other != number);
-        if empties(job).is_some() && others.any(|(_, other)| empties(other) == empties(job)) {
+        let known = job.empties().and_then(|disk| self.job_of(disk));
+        if known.is_some_and(|(other, _)| other != number) {
             return Err(Inconsistent::UnknownJob(number));
         }
         self.jobs.insert_mut(number, job.clone());

@@ -52,7 +52,7 @@ impl Metadata {
     ) -> Result<(), Inconsistent> {
         self.place_incoming(id, key, position, to)?;
         let run = self.run_of(id, key)?;
-        for generation in generations(&run, run.initialised()) {
+        for generation in run.generations(run.initialised()) {
             self.dirty_regions.insert_mut((generation, to.disk), u64::MAX);
         }
         Ok(())
@@ -85,7 +85,7 @@ impl Metadata {
         let moving = run.incoming.take().zip(outgoing);
         let (incoming, outgoing) = moving.ok_or(Inconsistent::Moving(id, key))?;
         let lacks = |generation: &GenerationId| self.dirty(*generation, incoming.member.disk) != 0;
-        if let Some(lacking) = generations(&run, run.count).find(lacks) {
+        if let Some(lacking) = run.generations(run.count).find(lacks) {
             return Err(Inconsistent::NoRightMember(lacking));
         }
         run.members[usize::from(incoming.position)] = incoming.member;
@@ -104,10 +104,10 @@ impl Metadata {
             let masks = run.members.iter().map(|member| self.dirty(*generation, member.disk));
             masks.fold(u64::MAX, |nobody_has, mask| nobody_has & mask) != 0
         };
-        if let Some(lacking) = generations(&run, run.count).find(nobody_has) {
+        if let Some(lacking) = run.generations(run.count).find(nobody_has) {
             return Err(Inconsistent::NoRightMember(lacking));
         }
-        for generation in generations(&run, run.count) {
+        for generation in run.generations(run.count) {
             self.dirty_regions.remove_mut(&(generation, left.disk));
         }
         let extents = ExtentRange::new(left.first, run.count);
@@ -120,10 +120,4 @@ impl Metadata {
         let volume = self.volumes.get(&id).ok_or(Inconsistent::UnknownVolume(id))?;
         volume.runs.get(&key).cloned().ok_or(Inconsistent::UnknownRun(id, key))
     }
-}
-
-/// The generations of the first groups of a run.
-fn generations(run: &GroupRun, count: u32) -> impl Iterator<Item = GenerationId> + use<> {
-    let first = run.generation;
-    (0..count).map(move |index| first.plus(index.into()))
 }
