@@ -32,6 +32,17 @@ impl fmt::Display for PoolEvent {
             PoolEvent::JobBegun { pool, kind, disk } => {
                 write!(f, "pool {pool}: {kind} of disk {disk} begins")
             }
+            PoolEvent::VotesMoved { pool, from, to } => {
+                let names = |disks: &[String]| match disks.is_empty() {
+                    true => "none".to_owned(),
+                    false => disks.join(", "),
+                };
+                let (from, to) = (names(from), names(to));
+                write!(f, "pool {pool}: votes and metadata copies that moved: {from} to {to}")
+            }
+            PoolEvent::JobDone { pool, kind, disk } if kind == "remove" => {
+                write!(f, "pool {pool}: disk {disk} belongs to it no more")
+            }
             PoolEvent::JobDone { pool, kind, disk } => {
                 write!(
                     f,

@@ -166,7 +166,7 @@ pub struct PoolDisk {
 pub struct JobReport {
     /// Its number.
     pub number: u32,
-    /// `rebuild`, `evacuate` or `replace`.
+    /// `rebuild`, `evacuate`, `replace` or `remove`.
     pub kind: String,
     /// The disk that is emptied.
     pub disk: String,
@@ -379,11 +379,20 @@ pub enum PoolEvent {
         /// What it has to resync.
         dirty_bytes: u64,
     },
+    /// Other disks vote, and have the metadata.
+    VotesMoved {
+        /// The pool.
+        pool: String,
+        /// The disks that vote no more.
+        from: Vec<String>,
+        /// Those that vote instead.
+        to: Vec<String>,
+    },
     /// A disk is emptied from now on.
     JobBegun {
         /// The pool.
         pool: String,
-        /// `rebuild`, `evacuate` or `replace`.
+        /// `rebuild`, `evacuate`, `replace` or `remove`.
         kind: String,
         /// The disk.
         disk: String,
@@ -392,7 +401,7 @@ pub enum PoolEvent {
     JobDone {
         /// The pool.
         pool: String,
-        /// `rebuild`, `evacuate` or `replace`.
+        /// `rebuild`, `evacuate`, `replace` or `remove`.
         kind: String,
         /// The disk.
         disk: String,

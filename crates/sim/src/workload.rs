@@ -42,19 +42,25 @@ pub struct Mix {
     pub think: Duration,
 }
 
+impl Mix {
+    const USUAL: Mix = Mix {
+        depth: 4,
+        writes: 55,
+        zeroes: 4,
+        discards: 3,
+        flushes: 4,
+        large: 0,
+        sectors_max: 64,
+        span_sectors: u64::MAX,
+        think: Duration::from_millis(40),
+    };
+    /// More of it, and large writes among them.
+    pub const BUSY: Mix = Mix { think: Duration::from_millis(20), large: 20, ..Mix::USUAL };
+}
+
 impl Default for Mix {
     fn default() -> Mix {
-        Mix {
-            depth: 4,
-            writes: 55,
-            zeroes: 4,
-            discards: 3,
-            flushes: 4,
-            large: 0,
-            sectors_max: 64,
-            span_sectors: u64::MAX,
-            think: Duration::from_millis(40),
-        }
+        Mix::USUAL
     }
 }
 

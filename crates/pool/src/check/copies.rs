@@ -5,7 +5,7 @@ use super::disks::Disk;
 use super::findings::{Findings, finding};
 use super::report::{CopyState, Finding, Kind, MetadataCheck, Severity};
 use super::space::tell_refused;
-use crate::format::{Configuration, DiskId, PoolId, RecordNumber};
+use crate::format::{Configuration, PoolId, RecordNumber};
 use crate::metadata::{Inconsistent, MetaRecord, Metadata, Restoring, decode_records};
 
 /// The metadata and how many copies have it.
@@ -20,15 +20,19 @@ pub(super) struct Chosen {
 pub(super) fn read_metadata(
     pool: PoolId,
     disks: &[Disk<'_>],
-    voters: &[DiskId],
     config: Option<&Configuration>,
     findings: &mut Findings,
 ) -> Chosen {
     let released = config.is_some_and(|config| config.released);
     let mut copies: Vec<(&Disk<'_>, bool, Copy)> = Vec::new();
     let mut checks = Vec::new();
-    for (index, voter) in voters.iter().enumerate() {
-        let current = config.is_some_and(|config| config.copies.contains(index));
+    // Without a vote, whoever has a copy may have the one that counts.
+    let voters = match config {
+        Some(config) => config.voters.all(),
+        None => disks.iter().filter(|disk| disk.label.area.is_some()).map(Disk::id).collect(),
+    };
+    for voter in &voters {
+        let current = config.is_some_and(|config| config.copies.contains(voter));
         let disk = disks.iter().find(|disk| disk.id() == *voter);
         let read = disk.map(|disk| (disk, read_copy(pool, disk, released, findings)));
         let (name, state, copy) = match read {

@@ -7,8 +7,8 @@ use super::report::{Kind, Severity, VotesCheck};
 use super::source::DiskImage;
 use crate::format::{
     APPLIED_BYTES, Applied, Configuration, DiskGeometry, DiskId, LABEL_BYTES, Label, LabelError,
-    LabelState, PoolId, VOTE_BYTES, VotePlace, end_of_labelled, select_applied, select_label,
-    select_vote,
+    LabelState, PoolId, VOTE_BYTES, VotePlace, end_of_labelled, majority_of, poorest,
+    select_applied, select_label, select_vote,
 };
 
 /// A disk of a pool.
@@ -88,13 +88,10 @@ pub(super) fn read_disk<'a>(
     let label = selected.label;
     let (pool, id) = (label.pool, label.disk);
     let mut slots = Vec::new();
-    let mut vote = None;
-    if label.holds_vote() {
-        let place = VotePlace { pool, disk: id, witness: None };
-        let check = |slots: [Option<&[u8]>; 2]| select_vote(&place, slots).newest;
-        let places = (Kind::VoteSlot, DiskGeometry::vote_slots(), VOTE_BYTES);
-        vote = newest(read_slots(image, places, &mut slots, check), Configuration::rank);
-    }
+    let place = VotePlace { pool, disk: id, witness: None };
+    let check = |slots: [Option<&[u8]>; 2]| select_vote(&place, slots, &label.vote_disks).newest;
+    let places = (Kind::VoteSlot, DiskGeometry::vote_slots(), VOTE_BYTES);
+    let vote = newest(read_slots(image, places, &mut slots, check), Configuration::rank);
     let check = |slots: [Option<&[u8]>; 2]| select_applied(pool, id, slots).newest;
     let places = (Kind::AppliedSlot, DiskGeometry::applied_slots(), APPLIED_BYTES);
     let found = read_slots(image, places, &mut slots, check);
@@ -131,8 +128,11 @@ fn read_slots<T>(
 
 /// Tells of damaged slots of votes and applied blocks. While the owner hasn't ended in order, one may
 /// have been torn by its end.
-pub(super) fn tell_slots(disk: &Disk<'_>, released: bool, findings: &mut Findings) {
-    for fault in &disk.slots {
+pub(super) fn tell_slots(disk: &Disk<'_>, config: Option<&Configuration>, findings: &mut Findings) {
+    let released = config.is_some_and(|config| config.released);
+    let votes = config.is_none_or(|config| config.voters.contains(disk.id()));
+    // Nobody needs the slots of a vote that the disk doesn't have.
+    for fault in disk.slots.iter().filter(|fault| votes || fault.kind != Kind::VoteSlot) {
         let what = match fault.kind {
             Kind::VoteSlot => "vote",
             _ => "applied block",
@@ -183,23 +183,26 @@ pub(super) fn part_twins<'a>(disks: Vec<Disk<'a>>, findings: &mut Findings) -> V
 /// The newest configuration among the votes, and what the votes are worth.
 pub(super) fn judge_votes(
     disks: &[Disk<'_>],
-    voters: &[DiskId],
     findings: &mut Findings,
 ) -> (Option<Configuration>, VotesCheck) {
-    let majority = voters.len() / 2 + 1;
-    let mut check =
-        VotesCheck { total: voters.len() as u32, majority: majority as u32, ..Default::default() };
-    let holders = disks.iter().filter(|disk| voters.contains(&disk.id()));
-    let votes: Vec<(&Disk<'_>, &Configuration)> =
-        holders.filter_map(|disk| Some((disk, disk.vote.as_ref()?))).collect();
-    check.sound = votes.len() as u32;
-    let Some((first, newest)) = votes.iter().max_by_key(|(_, vote)| vote.rank()).copied() else {
-        let (what, means) = (
-            format!("none of the pool's {} votes was found", voters.len()),
-            "which copies of metadata and log count can't be told",
-        );
+    // One that has no vote any more may know by what it had who has them.
+    let known = || disks.iter().filter_map(|disk| Some((disk, disk.vote.as_ref()?)));
+    let Some((first, newest)) = known().max_by_key(|(_, vote)| vote.rank()) else {
+        let what = "none of the pool's votes was found";
+        let means = "which copies of metadata and log count can't be told";
         findings.add(finding(Severity::Damage, Kind::Votes, what, means));
-        return (None, check);
+        return (None, VotesCheck::default());
+    };
+    let has_newest = |id: DiskId| known().any(|(disk, vote)| disk.id() == id && vote == newest);
+    let voters = poorest(newest.voters.lists(), has_newest);
+    let majority = majority_of(voters);
+    let votes: Vec<(&Disk<'_>, &Configuration)> =
+        known().filter(|(disk, _)| voters.contains(&disk.id())).collect();
+    let mut check = VotesCheck {
+        total: voters.len() as u32,
+        majority: majority as u32,
+        sound: votes.len() as u32,
+        ..Default::default()
     };
     check.epoch = Some(newest.epoch.0);
     check.configuration = Some(newest.number.0);

@@ -33,7 +33,7 @@ use std::collections::BTreeMap;
 use self::disks::{Disk, judge_votes, part_twins, read_disk, tell_slots};
 use self::findings::{Findings, finding};
 use self::view::View;
-use crate::format::{Configuration, DiskId, DiskNumber, PoolId};
+use crate::format::{Configuration, DiskNumber, PoolId};
 use crate::metadata::{Disk as MemberDisk, Metadata, Volume};
 
 pub use contents::{BlockCopies, Visit};
@@ -109,13 +109,12 @@ fn check_pool(
     visit: Option<Visit<'_>>,
 ) -> PoolCheck {
     let mut disks = part_twins(disks, &mut findings);
-    let voters = voters_of(&disks, &mut findings);
-    let (config, votes) = judge_votes(&disks, &voters, &mut findings);
+    let (config, votes) = judge_votes(&disks, &mut findings);
     let released = config.as_ref().is_some_and(|config| config.released);
     for disk in &disks {
-        tell_slots(disk, released, &mut findings);
+        tell_slots(disk, config.as_ref(), &mut findings);
     }
-    let chosen = copies::read_metadata(id, &disks, &voters, config.as_ref(), &mut findings);
+    let chosen = copies::read_metadata(id, &disks, config.as_ref(), &mut findings);
     let label_name = disks.first().map(|disk| disk.label.pool_name.clone());
     let mut pool = PoolCheck {
         name: label_name.unwrap_or_default(),
@@ -156,23 +155,6 @@ fn check_pool(
     pool
 }
 
-/// The pool's voters: the list that most labels have.
-fn voters_of(disks: &[Disk<'_>], findings: &mut Findings) -> Vec<DiskId> {
-    let mut lists: BTreeMap<&[DiskId], usize> = BTreeMap::new();
-    for disk in disks {
-        *lists.entry(&disk.label.vote_disks).or_default() += 1;
-    }
-    let most = lists.iter().max_by_key(|(_, count)| **count).map(|(list, _)| list.to_vec());
-    let most = most.unwrap_or_default();
-    for disk in disks.iter().filter(|disk| disk.label.vote_disks != most) {
-        let what = "its label names other voters than the other labels do";
-        let means = "an engine may take the wrong disks for the pool's votes";
-        let found = finding(Severity::Damage, Kind::LabelDiffers, what, means);
-        findings.add(found.on(disk.name()));
-    }
-    most
-}
-
 /// Finds the members among the disks, and which of them can be trusted.
 fn match_members(
     metadata: &Metadata,
@@ -184,8 +166,13 @@ fn match_members(
     for (index, disk) in disks.iter_mut().enumerate() {
         let Some(member) = metadata.disk_by_id(disk.id()) else {
             let what = "its label names the pool, and the metadata doesn't know it";
-            let means = "it was being added when the owner ended, or it was removed";
-            let found = finding(Severity::Redundancy, Kind::LabelDiffers, what, means);
+            // Numbers aren't given again.
+            let was_removed = disk.label.number < metadata.counters().disk;
+            let (severity, means) = match was_removed {
+                true => (Severity::Note, "it was removed while it was away; it may be added again"),
+                false => (Severity::Redundancy, "it was being added when the owner ended"),
+            };
+            let found = finding(severity, Kind::LabelDiffers, what, means);
             findings.add(found.on(disk.name()));
             disk.trusted = false;
             continue;

@@ -3,15 +3,13 @@
 //! newest copy may be away, and what is present a copy that rotted, lost a write or was rolled back.
 //! Old maps give extents that others own by now; nothing may be served by them unasked.
 
-use std::collections::BTreeSet;
-
 use block::{Buffer, IoError, SECTOR_BYTES};
 use futures::future::join_all;
 
 use super::areas::{AreaPlace, shortest_area};
 use super::commit::Area;
 use super::observe::{read_label, read_slots};
-use super::open::{Claimed, OpenRequest, Quorum, SeenDisk};
+use super::open::{Claimed, OpenRequest, SeenDisk};
 use crate::error::PoolError;
 use crate::format::{
     Configuration, DiskGeometry, DiskId, ExtentRange, LabelState, RecordNumber, select_applied,
@@ -40,16 +38,10 @@ impl OpenRequest {
     /// Reads the metadata copies that are current and present; the longest valid tail counts.
     pub(super) async fn adopt(
         &self,
-        quorum: &Quorum,
         before: &Configuration,
         claimed: &[Claimed],
     ) -> Result<(Metadata, Area), PoolError> {
-        let current: BTreeSet<DiskId> = before
-            .copies
-            .iter()
-            .filter_map(|index| quorum.vote_disks.get(index))
-            .copied()
-            .collect();
+        let current = &before.copies;
         let holders: Vec<_> =
             claimed.iter().filter(|c| current.contains(&c.disk.label.disk)).collect();
         let mut witnesses = self.witnesses(before, claimed).await;
@@ -113,11 +105,11 @@ impl OpenRequest {
                     "the votes found are older than its metadata ({}, which knows of {})",
                     before.number, chosen.config
                 ),
-                missing: self.votes_away(quorum, claimed),
+                missing: self.votes_away(before, claimed),
             });
         }
         chosen.metadata.skip_releases();
-        let layout = shortest_area(&chosen.metadata, &quorum.vote_disks);
+        let layout = shortest_area(&chosen.metadata, &before.voters.all());
         let layout = layout.ok_or_else(none)?;
         // A copy that the newest metadata looks for elsewhere isn't written to before its label is right.
         let in_step = foundation.in_step.iter().filter_map(|index| places.get(*index));
@@ -130,9 +122,9 @@ impl OpenRequest {
         Ok((chosen.metadata, area))
     }
 
-    fn votes_away(&self, quorum: &Quorum, claimed: &[Claimed]) -> Vec<String> {
+    fn votes_away(&self, before: &Configuration, claimed: &[Claimed]) -> Vec<String> {
         let away = |disk: &&DiskId| !claimed.iter().any(|c| c.disk.label.disk == **disk);
-        quorum.vote_disks.iter().filter(away).map(|disk| self.name_of(*disk)).collect()
+        before.voters.all().iter().filter(away).map(|disk| self.name_of(*disk)).collect()
     }
 
     /// What the votes and the disks' applied blocks know to be committed.

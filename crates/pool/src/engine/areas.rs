@@ -190,7 +190,6 @@ impl Pool {
 
     /// Gives a disk a metadata area of so many extents: its first one, or one in the place of another. A
     /// disk with the only current copy keeps the one that it has.
-    #[cfg_attr(not(test), expect(dead_code, reason = "votes and metadata copies will move by it"))]
     pub(super) async fn give_area(
         self: &Rc<Self>,
         member: &Rc<Member>,
@@ -231,14 +230,20 @@ impl Pool {
             member.label_resolved.set(true);
         }
         self.commit_locked(&self.end_of_area(member)).await?;
-        let layout = shortest_area(&self.meta.borrow(), &self.vote_disks);
+        self.measure_areas();
+        if self.is_voter(member.id) {
+            self.write_copy(member).await?;
+        }
+        Ok(())
+    }
+
+    /// The metadata must fit the shortest area of who votes.
+    pub(super) fn measure_areas(&self) {
+        let voters: Vec<DiskId> = self.all_voters().into_iter().collect();
+        let layout = shortest_area(&self.meta.borrow(), &voters);
         if let Some(layout) = layout {
             self.area.borrow_mut().layout = layout;
         }
-        if let Some(index) = self.vote_index(member.id) {
-            self.write_copy(member, index).await?;
-        }
-        Ok(())
     }
 
     /// Takes the extents; from then on the disk has no current copy.
@@ -257,8 +262,8 @@ impl Pool {
         if self.awaits_area(member) {
             return Err(AreaError::UnderWay);
         }
-        if let Some(index) = self.vote_index(member.id) {
-            if !self.leave_older(&[index]).await? {
+        if self.is_voter(member.id) {
+            if !self.leave_older(&[member.id]).await? {
                 return Err(AreaError::OnlyCopy);
             }
             self.area.borrow_mut().copies.remove(&member.id);

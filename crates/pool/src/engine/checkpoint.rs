@@ -236,8 +236,7 @@ impl Pool {
             }
             let lone = members.remove(lone);
             // Only of one is everything kept.
-            let others: Vec<usize> =
-                members.iter().filter_map(|other| self.vote_index(other.id)).collect();
+            let others: Vec<DiskId> = members.iter().map(|other| other.id).collect();
             self.leave_older(&others).await?;
             match self.ground_of(&lone).await {
                 Ok(ground) => return Ok(ground),

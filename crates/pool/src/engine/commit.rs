@@ -365,12 +365,11 @@ impl Pool {
         any_done: bool,
         attempt: usize,
     ) -> Result<bool, Ended> {
-        let index = |disk| self.member(disk).and_then(|member| self.vote_index(member.id));
         let older = failed.iter().filter(|(_, fault)| **fault == CopyFault::Older);
         let older: Vec<DiskNumber> = older.map(|(disk, _)| *disk).collect();
         if !older.is_empty() {
-            let indices: Vec<usize> = older.iter().filter_map(|disk| index(*disk)).collect();
-            if !self.give_up_copies(&indices).await? {
+            let ids: Vec<DiskId> = older.iter().filter_map(|disk| self.id_of(*disk)).collect();
+            if !self.give_up_copies(&ids).await? {
                 // The last one has no place in the list of those in step: it gets everything.
                 return Ok(false);
             }
@@ -379,10 +378,10 @@ impl Pool {
             }
         }
         let bad = failed.iter().filter(|(_, fault)| fault.is_unfit());
-        let bad: Vec<usize> = bad.filter_map(|(disk, _)| index(*disk)).collect();
+        let bad: Vec<DiskId> = bad.filter_map(|(disk, _)| self.id_of(*disk)).collect();
         if !bad.is_empty() && any_done {
             self.change_configuration(|config| {
-                config.copies = bad.iter().fold(config.copies, |copies, i| copies.without(*i));
+                config.copies.retain(|disk| !bad.contains(disk));
                 true
             })
             .await?;

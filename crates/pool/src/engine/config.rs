@@ -14,14 +14,15 @@ use super::lease::Ended;
 use super::member::Member;
 use super::pool::Pool;
 use crate::format::{
-    ConfigNumber, Configuration, CopySet, DiskGeometry, DiskId, DiskNumber, OutDisk, PoolId,
-    VotePlace,
+    ConfigNumber, Configuration, DiskGeometry, DiskId, DiskNumber, OutDisk, PoolId, VotePlace,
+    Voters,
 };
 use block::write_durably;
 
 /// What is known about the voters.
 pub(crate) struct Votes {
-    voters: BTreeMap<DiskId, Rc<Voter>>,
+    /// What is known of them, and of disks that had a vote or may get one.
+    voters: RefCell<BTreeMap<DiskId, Rc<Voter>>>,
     /// The configuration that all voters shall have.
     target: RefCell<Configuration>,
     arrived: Notify,
@@ -36,33 +37,25 @@ struct Voter {
 }
 
 impl Votes {
-    /// Voters with what their slots held when the pool was opened.
-    pub(crate) fn new(voters: &[DiskId], target: Configuration) -> Votes {
-        let voters = voters.iter().map(|disk| {
-            let voter = Voter {
-                disk: *disk,
-                has: Cell::default(),
-                next_slot: Cell::new(0),
-                writing: Cell::new(false),
-            };
-            (*disk, Rc::new(voter))
-        });
-        Votes { voters: voters.collect(), target: RefCell::new(target), arrived: Notify::new() }
+    /// Voters that nothing is known of yet.
+    pub(crate) fn new(target: Configuration) -> Votes {
+        Votes { voters: RefCell::default(), target: RefCell::new(target), arrived: Notify::new() }
     }
 
-    /// Votes in all.
-    pub(crate) fn total(&self) -> usize {
-        self.voters.len()
+    fn voter(&self, disk: DiskId) -> Rc<Voter> {
+        let new = || Voter {
+            disk,
+            has: Cell::default(),
+            next_slot: Cell::new(0),
+            writing: Cell::new(false),
+        };
+        Rc::clone(self.voters.borrow_mut().entry(disk).or_insert_with(|| Rc::new(new())))
     }
 
-    /// How many make a majority.
-    pub(crate) fn majority(&self) -> usize {
-        self.total() / 2 + 1
-    }
-
-    /// Tells which slot of a voter doesn't hold its newest record.
+    /// Tells which slot of a disk doesn't hold its newest record.
     pub(crate) fn set_next_slot(&self, disk: DiskId, slot: usize) {
-        if let Some(voter) = self.voters.get(&disk).filter(|voter| !voter.writing.get()) {
+        let voter = self.voter(disk);
+        if !voter.writing.get() {
             voter.next_slot.set(slot);
             voter.has.set(ConfigNumber(0));
         }
@@ -76,11 +69,7 @@ impl Votes {
 
     /// Whether a voter is known to have a configuration, or a newer one.
     pub(crate) fn has(&self, disk: DiskId, number: ConfigNumber) -> bool {
-        self.voters.get(&disk).is_some_and(|voter| voter.has.get() >= number)
-    }
-
-    fn holders_of(&self, number: ConfigNumber) -> usize {
-        self.voters.keys().filter(|disk| self.has(**disk, number)).count()
+        self.voters.borrow().get(&disk).is_some_and(|voter| voter.has.get() >= number)
     }
 }
 
@@ -95,14 +84,39 @@ impl Pool {
         self.members.borrow().values().find(|member| member.id == disk).cloned()
     }
 
-    /// The index of a member among the voters.
-    pub(crate) fn vote_index(&self, disk: DiskId) -> Option<usize> {
-        self.vote_disks.iter().position(|voter| *voter == disk)
+    /// The identity of a member.
+    pub(crate) fn id_of(&self, disk: DiskNumber) -> Option<DiskId> {
+        self.member(disk).map(|member| member.id)
+    }
+
+    /// The lists of voters of which each must have a majority for anything: of the configuration that counts,
+    /// and of the one that the votes are being brought to, which an opening may find.
+    pub(crate) fn voters(&self) -> Vec<Voters> {
+        let (config, target) = (self.config.borrow(), self.votes.target.borrow());
+        let mut voters = vec![config.voters.clone()];
+        voters.extend((target.voters != config.voters).then(|| target.voters.clone()));
+        voters
+    }
+
+    /// Whether these disks are a majority of each list of voters.
+    pub(crate) fn is_majority(&self, are: impl Fn(DiskId) -> bool) -> bool {
+        self.voters().iter().all(|voters| voters.is_majority(&are))
+    }
+
+    /// All who vote.
+    pub(crate) fn all_voters(&self) -> BTreeSet<DiskId> {
+        self.voters().iter().flat_map(Voters::all).collect()
+    }
+
+    /// Whether a disk votes.
+    pub(crate) fn is_voter(&self, disk: DiskId) -> bool {
+        self.config.borrow().voters.contains(disk)
+            || self.votes.target.borrow().voters.contains(disk)
     }
 
     /// The voters whose disks are present and claimed.
     pub(crate) fn present_voters(&self) -> Vec<Rc<Member>> {
-        let members = self.vote_disks.iter().filter_map(|disk| self.member_by_id(*disk));
+        let members = self.all_voters().into_iter().filter_map(|disk| self.member_by_id(disk));
         members.filter(|member| member.claimed.get() && member.device().is_some()).collect()
     }
 
@@ -135,7 +149,8 @@ impl Pool {
     async fn push_target_until(self: &Rc<Self>, number: ConfigNumber) -> Result<(), Ended> {
         loop {
             let arrived = self.votes.arrived.notified();
-            if self.votes.holders_of(number) >= self.votes.majority() {
+            // Also of the voters before, who must not decide without those that follow them.
+            if self.is_majority(|disk| self.votes.has(disk, number)) {
                 return Ok(());
             }
             self.push_votes();
@@ -148,12 +163,12 @@ impl Pool {
 
     /// Sends the newest configuration to every voter present that lacks it.
     pub(crate) fn push_votes(self: &Rc<Self>) {
-        for voter in self.votes.voters.values() {
+        for member in self.present_voters() {
+            let voter = self.votes.voter(member.id);
             let behind = voter.has.get() < self.votes.target.borrow().number;
-            let Some(member) = self.member_by_id(voter.disk) else { continue };
-            if behind && !voter.writing.get() && member.claimed.get() && member.device().is_some() {
+            if behind && !voter.writing.get() {
                 voter.writing.set(true);
-                let (pool, voter) = (Rc::clone(self), Rc::clone(voter));
+                let pool = Rc::clone(self);
                 self.runtime.spawn(async move { pool.write_vote(&voter, &member).await });
             }
         }
@@ -196,12 +211,22 @@ impl Pool {
 
     /// The members whose metadata copies are current.
     pub(crate) fn metadata_members(&self) -> Vec<Rc<Member>> {
-        let copies = self.config.borrow().copies;
-        copies
-            .iter()
-            .filter_map(|index| self.vote_disks.get(index))
-            .filter_map(|disk| self.member_by_id(*disk))
-            .collect()
+        let config = self.config.borrow();
+        config.copies.iter().filter_map(|disk| self.member_by_id(*disk)).collect()
+    }
+}
+
+impl Configuration {
+    /// Takes disks off the current metadata copies, unless no other would be left (nothing is committed without
+    /// that one); tells whether that changed anything.
+    pub(super) fn leave_copies(&mut self, disks: &[DiskId]) -> bool {
+        let stay = |disk: &&DiskId| !disks.contains(disk);
+        let left: BTreeSet<DiskId> = self.copies.iter().filter(stay).copied().collect();
+        let changes = !left.is_empty() && left != self.copies;
+        if changes {
+            self.copies = left;
+        }
+        changes
     }
 }
 
@@ -209,11 +234,11 @@ impl Pool {
 pub(crate) const UNSET: ConfigNumber = ConfigNumber(u64::MAX);
 
 /// Takes disks out of a configuration: they lose their place among the current metadata copies,
-/// unless no other copy would be left (nothing is committed without that one).
+/// unless no other copy would be left.
 pub(crate) fn evict(
     config: &mut Configuration,
     disks: &BTreeSet<DiskNumber>,
-    vote_index: impl Fn(DiskNumber) -> Option<usize>,
+    id: impl Fn(DiskNumber) -> Option<DiskId>,
 ) -> bool {
     let mut changed = false;
     for disk in disks {
@@ -222,11 +247,6 @@ pub(crate) fn evict(
             changed = true;
         }
     }
-    let gone = disks.iter().filter_map(|disk| vote_index(*disk));
-    let copies = gone.fold(config.copies, CopySet::without);
-    if !copies.is_empty() && copies != config.copies {
-        config.copies = copies;
-        changed = true;
-    }
-    changed
+    let gone: Vec<DiskId> = disks.iter().filter_map(|disk| id(*disk)).collect();
+    config.leave_copies(&gone) || changed
 }

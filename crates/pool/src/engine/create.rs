@@ -1,6 +1,5 @@
 //! Making a pool, and adding disks to one.
 
-use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
@@ -13,13 +12,12 @@ use super::checkpoint::{clear_headers, store_header, store_placed};
 use super::format_disk::Candidate;
 use super::member::Member;
 use super::open_pool::OpenPool;
-use super::{CreatePool, DiskPlace, EngineConfig};
+use super::{CreatePool, DiskPlace, EngineConfig, votes};
 use crate::allocate::{Usable, usable_bytes};
 use crate::error::PoolError;
 use crate::format::{
-    ConfigNumber, Configuration, CopySet, DiskGeometry, DiskId, DiskNumber, ExtentNumber,
-    ExtentRange, FailureDomain, Features, Label, NAME_BYTES_MAX, PoolId, RecordNumber,
-    VOTE_DISKS_MAX, choose_extent_bytes,
+    ConfigNumber, Configuration, DiskGeometry, DiskId, DiskNumber, ExtentNumber, ExtentRange,
+    Features, Label, NAME_BYTES_MAX, PoolId, RecordNumber, Voters, choose_extent_bytes,
 };
 use crate::metadata::{
     COPIES_MAX, CheckpointStamp, Layout, MetaRecord, Metadata, PoolIdentity, area_extents_for,
@@ -73,7 +71,13 @@ impl Creation<'_> {
                 "use a power of two from 64 KiB to 1 GiB",
             )
         })?;
-        let voters = self.choose_voters();
+        let candidates = self.candidates.iter().map(|candidate| votes::Candidate {
+            machine: candidate.node,
+            bytes: candidate.size_bytes(),
+            votes: false,
+        });
+        let candidates: Vec<votes::Candidate> = candidates.collect();
+        let voters = votes::choose_voters(self.request.failure_domain, &candidates);
         let area_extents = area_extents_for(total, extent_bytes);
         let labels = self.labels(&identity, &voters, area_extents)?;
         for label in &labels {
@@ -86,28 +90,6 @@ impl Creation<'_> {
 
     fn random_id(&self) -> Uuid {
         uuid::Builder::from_random_bytes(self.runtime.random_bytes16()).into_uuid()
-    }
-
-    /// One vote per failure domain, up to five: the largest disk of each machine; where single disks
-    /// are the domains, then the next one of each machine, and so on.
-    fn choose_voters(&self) -> Vec<usize> {
-        let mut nodes: Vec<(Uuid, Vec<usize>)> = Vec::new();
-        for (index, candidate) in self.candidates.iter().enumerate() {
-            match nodes.iter_mut().find(|(node, _)| *node == candidate.node) {
-                Some((_, disks)) => disks.push(index),
-                None => nodes.push((candidate.node, vec![index])),
-            }
-        }
-        for (_, disks) in &mut nodes {
-            disks.sort_by_key(|index| Reverse(self.candidates[*index].size_bytes()));
-        }
-        let rounds = match self.request.failure_domain {
-            FailureDomain::Node => 1,
-            FailureDomain::Disk => VOTE_DISKS_MAX,
-        };
-        let in_turn = (0..rounds)
-            .flat_map(|round| nodes.iter().filter_map(move |(_, disks)| disks.get(round)));
-        in_turn.copied().take(VOTE_DISKS_MAX).collect()
     }
 
     fn labels(
@@ -153,7 +135,7 @@ impl Creation<'_> {
         metadata: &Metadata,
         epoch: Epoch,
     ) -> Result<(), PoolError> {
-        let votes = labels.first().map_or(0, |label| label.vote_disks.len());
+        let voters = labels.first().map(|label| label.vote_disks.clone()).unwrap_or_default();
         let config = Configuration {
             epoch,
             number: ConfigNumber(1),
@@ -161,7 +143,8 @@ impl Creation<'_> {
             owner_name: self.config.owner_name.clone(),
             // Nobody serves it yet, so nobody need wait.
             released: true,
-            copies: CopySet::first(votes),
+            copies: voters.iter().copied().collect(),
+            voters: Voters::of(voters),
             record: RecordNumber(0),
             out: Vec::new(),
         };
@@ -169,7 +152,7 @@ impl Creation<'_> {
         let prepared = disks().map(|(candidate, label)| async {
             let io = |error| PoolError::io("writing to it", &candidate.place.name, error);
             candidate.prepare(label).await.map_err(io)?;
-            if !label.holds_vote() {
+            if !holds_vote(label) {
                 return Ok(());
             }
             let area = label.area.and_then(|area| AreaPlace::new(&label.geometry, area));
@@ -194,7 +177,7 @@ impl Creation<'_> {
         let checked = join_all(disks().map(|(c, label)| c.check_label(label))).await;
         checked.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
         // Last: a pool that a majority votes for is opened, with whatever disks it has.
-        let voters = disks().filter(|(_, label)| label.holds_vote());
+        let voters = disks().filter(|(_, label)| holds_vote(label));
         let voted = join_all(voters.map(|(candidate, label)| async {
             let place = super::config::vote_place(label.pool, label.disk);
             let vote = config.encode(&place, 0).map_err(|_| too_large())?;
@@ -205,6 +188,11 @@ impl Creation<'_> {
         voted.await.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
         Ok(())
     }
+}
+
+/// Whether a new disk votes.
+fn holds_vote(label: &Label) -> bool {
+    label.vote_disks.contains(&label.disk)
 }
 
 /// A disk with this label joins.
@@ -339,7 +327,7 @@ impl OpenPool {
             node: candidate.node,
             node_name: cut_name(&candidate.place.node_name),
             first_owner: self.pool.owner,
-            vote_disks: self.pool.vote_disks.clone(),
+            vote_disks: self.pool.config.borrow().voters.now.clone(),
         };
         let prepared = candidate.prepare(&label).await;
         prepared.map_err(|error| PoolError::io("writing to it", &candidate.place.name, error))?;

@@ -7,7 +7,8 @@ use block::OwnerId;
 use super::Engine;
 use super::lease::Ended;
 use super::observe::{Content, explain, explain_io};
-use super::open::{Quorum, SeenDisk};
+use super::open::SeenDisk;
+use super::quorum::Quorum;
 use super::slot::{Device, Slot, SlotState};
 use crate::format::PoolId;
 use crate::report::{DiskReport, DiskState, PoolDisk, PoolReport, PoolState};
@@ -132,7 +133,7 @@ impl Engine {
             state: DiskState::Seen,
             dirty_bytes: 0,
             checksum_errors: 0,
-            holds_vote: disk.label.holds_vote(),
+            holds_vote: quorum.voters.contains(disk.label.disk),
             rebuild_waits: None,
         };
         Some(PoolReport {

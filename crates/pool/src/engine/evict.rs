@@ -73,10 +73,9 @@ impl Pool {
         failed: &BTreeMap<DiskNumber, IoError>,
     ) -> Result<(), Ended> {
         let pool = Rc::clone(self);
-        let index = |disk| pool.member(disk).and_then(|member| pool.vote_index(member.id));
         let before: BTreeSet<DiskNumber> =
             out.iter().copied().filter(|disk| self.is_out(*disk)).collect();
-        self.change_configuration(|config| evict(config, &out, index)).await?;
+        self.change_configuration(|config| evict(config, &out, |disk| pool.id_of(disk))).await?;
         for disk in out.difference(&before) {
             let Some(member) = self.member(*disk) else { continue };
             if member.is_usable() {
@@ -135,18 +134,18 @@ impl Pool {
         };
         let rounds = voters.into_iter().filter(counts);
         let mut asked: FuturesUnordered<_> = rounds
-            .filter_map(|member| member.device())
-            .map(|device| async move { device.renew().await })
+            .filter_map(|member| Some((member.id, member.device()?)))
+            .map(|(disk, device)| async move { (disk, device.renew().await) })
             .collect();
-        let mut ours = 0;
+        let mut ours = BTreeSet::new();
         let limit = self.runtime.sleep(self.limits.eviction);
         let mut limit = std::pin::pin!(limit);
-        while ours < self.votes.majority() {
+        while !self.is_majority(|disk| ours.contains(&disk)) {
             match futures::future::select(asked.next(), limit.as_mut()).await {
-                futures::future::Either::Left((Some(Ok(answer)), _)) => {
-                    ours += usize::from(answer.value.epoch == self.epoch);
+                futures::future::Either::Left((Some((disk, Ok(answer))), _)) => {
+                    ours.extend((answer.value.epoch == self.epoch).then_some(disk));
                 }
-                futures::future::Either::Left((Some(Err(_)), _)) => {}
+                futures::future::Either::Left((Some((_, Err(_))), _)) => {}
                 _ => {
                     self.lease_round();
                     return false;

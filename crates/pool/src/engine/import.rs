@@ -8,8 +8,8 @@ use block::{OwnerId, spoken};
 
 use super::create::{Creation, check_name, check_once};
 use super::format_disk::Candidate;
-use super::open::Quorum;
 use super::open_pool::OpenPool;
+use super::quorum::Quorum;
 use super::slot::{Import, Slot, SlotState};
 use super::whose::{ALIVE_WITHIN, owner_name};
 use super::{CreatePool, Engine, ImportOptions, KnownDisk, KnownPool};

@@ -55,10 +55,14 @@ impl OpenPool {
         }
         for (number, job) in ended {
             let Some(disk) = job.empties() else { continue };
+            if job.kind == JobKind::Remove {
+                progress |= self.remove_disk(number, disk).await?;
+                continue;
+            }
             // An empty disk may be pulled, so it stays empty until somebody withdraws that.
             if job.kind != JobKind::Rebuild {
                 if self.jobs.done.borrow_mut().insert(number) {
-                    self.tell_job(job.kind, disk, false);
+                    self.tell_job(job.kind, &self.pool.disk_name(disk), false);
                 }
                 continue;
             }
@@ -67,7 +71,7 @@ impl OpenPool {
                 continue;
             }
             self.pool.commit_locked(&[MetaRecord::JobRemoved { number }]).await?;
-            self.tell_job(job.kind, disk, false);
+            self.tell_job(job.kind, &self.pool.disk_name(disk), false);
             progress = true;
         }
         Ok(progress)
@@ -109,9 +113,16 @@ impl OpenPool {
         // The fewer copies are there the sooner.
         candidates.sort_by_key(|candidate| candidate.there);
         self.begin_some(&meta, candidates, moving, &mut steps);
-        let is_done = |(number, _): &(JobNumber, &Job)| !busy.contains(number);
-        let has_log = |job: &Job| job.empties().is_some_and(|disk| has_log_copy(&meta, disk));
-        let over = jobs.values().copied().filter(is_done).filter(|(_, job)| !has_log(job));
+        let is_done = |(number, job): &(JobNumber, &Job)| {
+            let disk = job.empties().and_then(|disk| self.pool.member(disk));
+            let is_empty = disk.is_none_or(|disk| {
+                // What is rebuilt elsewhere may vote when it is back.
+                let votes = job.kind != JobKind::Rebuild && self.pool.is_voter(disk.id);
+                !votes && !has_log_copy(&meta, disk.number)
+            });
+            !busy.contains(number) && is_empty
+        };
+        let over = jobs.values().copied().filter(is_done);
         let back = jobs.values().copied().filter(|(number, job)| {
             let moves = || job.empties().is_some_and(|disk| is_moving(&meta, disk));
             self.is_back(job) && busy.contains(number) && !moves()
@@ -195,7 +206,7 @@ impl OpenPool {
 }
 
 /// Whether a log segment has a copy on a disk.
-fn has_log_copy(meta: &Metadata, disk: DiskNumber) -> bool {
+pub(super) fn has_log_copy(meta: &Metadata, disk: DiskNumber) -> bool {
     let segments = meta.volumes().values().flat_map(|volume| volume.log.segments.values());
     segments.flat_map(|segment| &segment.copies).any(|copy| copy.disk == disk)
 }

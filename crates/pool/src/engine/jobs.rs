@@ -50,6 +50,7 @@ impl JobKind {
             JobKind::Rebuild => "rebuild",
             JobKind::Evacuate => "evacuate",
             JobKind::Replace => "replace",
+            JobKind::Remove => "remove",
             JobKind::Other(_) => "unknown",
         }
     }
@@ -116,14 +117,18 @@ impl OpenPool {
         if request.dry_run {
             return Ok(forecast);
         }
-        let kind = if to.is_some() { JobKind::Replace } else { JobKind::Evacuate };
+        let kind = match to {
+            Some(_) => JobKind::Replace,
+            None if request.remove => JobKind::Remove,
+            None => JobKind::Evacuate,
+        };
         let (this, named) = (Rc::clone(self), disks.clone());
         let begun = self.administer(move |meta| {
             this.check_jobs(meta, &named, to)?;
             Ok((job_records(meta, kind, &named, to), ()))
         });
         begun.await?;
-        disks.iter().for_each(|disk| self.tell_job(kind, *disk, true));
+        forecast.disks.iter().for_each(|disk| self.tell_job(kind, disk, true));
         Ok(forecast)
     }
 
@@ -193,10 +198,18 @@ impl OpenPool {
             }
         }
         let homeless = self.homeless(meta, disks, to);
+        let names: Vec<String> = disks.iter().map(|disk| self.pool.disk_name(*disk)).collect();
+        if self.usable_without(disks).is_empty() {
+            let why = "no other disk of the pool takes part, and its votes must be somewhere";
+            return Err(PoolError::refused(
+                names.join(" and "),
+                why,
+                "add disks first (pool extend)",
+            ));
+        }
         if homeless == 0 {
             return Ok(());
         }
-        let names: Vec<String> = disks.iter().map(|disk| self.pool.disk_name(*disk)).collect();
         let domain = domain_word(meta);
         let extent_bytes = meta.shape().extent_bytes();
         let extents = disks.iter().map(|disk| extents_on(meta, *disk)).sum::<u64>();
@@ -276,7 +289,7 @@ impl OpenPool {
             let records = job_records(&meta, JobKind::Rebuild, &[disk], None);
             self.pool.commit_locked(&records).await?;
             drop(lock);
-            self.tell_job(JobKind::Rebuild, disk, true);
+            self.tell_job(JobKind::Rebuild, &self.pool.disk_name(disk), true);
         }
         Ok(())
     }
@@ -284,11 +297,7 @@ impl OpenPool {
     /// The disks that are gone for so long that they are rebuilt, and that have something to rebuild.
     fn rebuilds_due(&self) -> Vec<DiskNumber> {
         let meta = self.pool.meta.borrow();
-        let delay = match meta.properties().get(REBUILD_DELAY).map(String::as_str) {
-            Some("off") => None,
-            Some(seconds) => seconds.parse().ok().map(Duration::from_secs),
-            None => Some(self.pool.limits.rebuild_delay),
-        };
+        let delay = self.rebuild_delay(&meta);
         let now = self.pool.runtime.now();
         let mut gone_since = self.jobs.gone_since.borrow_mut();
         gone_since.retain(|disk, _| !self.is_there(*disk));
@@ -301,6 +310,22 @@ impl OpenPool {
         let due = due.map(|(disk, _)| *disk);
         due.filter(|disk| meta.job_of(*disk).is_none() && runs_on(&meta, *disk).next().is_some())
             .collect()
+    }
+
+    /// After how long a disk that is gone is rebuilt, if it is.
+    fn rebuild_delay(&self, meta: &Metadata) -> Option<Duration> {
+        match meta.properties().get(REBUILD_DELAY).map(String::as_str) {
+            Some("off") => None,
+            Some(seconds) => seconds.parse().ok().map(Duration::from_secs),
+            None => Some(self.pool.limits.rebuild_delay),
+        }
+    }
+
+    /// Whether a disk is gone for so long that others do what it did.
+    pub(super) fn is_long_gone(&self, meta: &Metadata, disk: DiskNumber) -> bool {
+        let delay = self.rebuild_delay(meta).unwrap_or(self.pool.limits.rebuild_delay);
+        let since = self.jobs.gone_since.borrow().get(&disk).copied();
+        since.is_some_and(|since| self.pool.runtime.now().since(since) >= delay)
     }
 
     /// Why a disk that is out isn't rebuilt.
@@ -328,9 +353,9 @@ impl OpenPool {
         })
     }
 
-    pub(super) fn tell_job(&self, kind: JobKind, disk: DiskNumber, is_begun: bool) {
+    pub(super) fn tell_job(&self, kind: JobKind, disk: &str, is_begun: bool) {
         let (pool, kind) = (self.pool.name.clone(), kind.name().to_owned());
-        let disk = self.pool.disk_name(disk);
+        let disk = disk.to_owned();
         self.pool.events.tell(match is_begun {
             true => PoolEvent::JobBegun { pool, kind, disk },
             false => PoolEvent::JobDone { pool, kind, disk },
@@ -393,7 +418,7 @@ fn job_records(
 }
 
 /// The runs that have a position on a disk.
-fn runs_on(meta: &Metadata, disk: DiskNumber) -> impl Iterator<Item = &GroupRun> {
+pub(super) fn runs_on(meta: &Metadata, disk: DiskNumber) -> impl Iterator<Item = &GroupRun> {
     let runs = meta.volumes().values().flat_map(|volume| volume.runs.values());
     runs.filter(move |run| run.position_on(disk).is_some())
 }

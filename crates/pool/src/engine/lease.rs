@@ -3,6 +3,7 @@
 //! after a request arrived and before its data is used or acknowledged; without it requests wait.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -138,7 +139,7 @@ impl Pool {
     fn show_life(&self) {
         let others = self.members().into_iter();
         let others = others
-            .filter(|member| member.claimed.get() && self.vote_index(member.id).is_none())
+            .filter(|member| member.claimed.get() && !self.is_voter(member.id))
             .filter_map(|member| Some((member.device()?, member)));
         for (device, member) in others {
             let runtime = self.runtime.clone();
@@ -155,24 +156,25 @@ impl Pool {
         let renewals = voters.iter().filter_map(|member| {
             let renewal = member.device()?.renew();
             let underway = Underway::new(&self.runtime, member, Purpose::Network, 0);
+            let disk = member.id;
             Some(async move {
                 let _underway = underway;
-                renewal.await
+                (disk, renewal.await)
             })
         });
         let mut asked: FuturesUnordered<_> = renewals.collect();
-        let (mut ours, mut theirs) = (0, 0);
-        while let Some(answer) = asked.next().await {
+        let (mut ours, mut theirs) = (BTreeSet::new(), BTreeSet::new());
+        while let Some((disk, answer)) = asked.next().await {
             match answer {
-                Ok(answer) if answer.value.epoch == self.epoch => ours += 1,
-                Ok(answer) if answer.value.epoch > self.epoch => theirs += 1,
-                Err(IoError::Fenced { .. }) => theirs += 1,
-                _ => {}
-            }
-            if ours == self.votes.majority() {
+                Ok(answer) if answer.value.epoch == self.epoch => ours.insert(disk),
+                Ok(answer) if answer.value.epoch > self.epoch => theirs.insert(disk),
+                Err(IoError::Fenced { .. }) => theirs.insert(disk),
+                _ => false,
+            };
+            if self.is_majority(|disk| ours.contains(&disk)) {
                 self.lease.renewed(sent);
             }
-            if theirs >= self.votes.majority() {
+            if self.voters().iter().any(|voters| voters.is_blocked(|disk| theirs.contains(&disk))) {
                 self.lease.end(Ended::Fenced);
                 self.changed.notify_all();
             }

@@ -19,7 +19,7 @@ use super::commit::{CommitError, CopyFault, CopyState, LastEntry};
 use super::lease::Ended;
 use super::member::Member;
 use super::pool::Pool;
-use crate::format::{CopySet, DiskId, DiskNumber};
+use crate::format::{DiskId, DiskNumber};
 use crate::metadata::{
     AreaBytes, AreaLayout, AreaPosition, BlockRun, CheckpointHead, Section, entry_claim,
     read_placed,
@@ -57,8 +57,8 @@ impl Pool {
             if self.unless_over(pause).await.is_err() {
                 return;
             }
-            for index in 0..self.vote_disks.len() {
-                if self.look_after_copy(index, &mut pauses).await.is_err() {
+            for disk in self.all_voters() {
+                if self.look_after_copy(disk, &mut pauses).await.is_err() {
                     return;
                 }
             }
@@ -68,16 +68,15 @@ impl Pool {
     /// Reads a current copy back, and brings one back that isn't current.
     async fn look_after_copy(
         self: &Rc<Self>,
-        index: usize,
+        disk: DiskId,
         pauses: &mut Pauses,
     ) -> Result<(), Ended> {
-        let member = self.vote_disks.get(index).and_then(|disk| self.member_by_id(*disk));
+        let member = self.member_by_id(disk);
         let takes_part = |member: &Rc<Member>| {
             member.is_usable() && member.claimed.get() && !member.joining.get()
         };
         let Some(member) = member.filter(takes_part) else { return Ok(()) };
-        let is_current =
-            || self.config.borrow().copies.contains(index) && self.has_metadata(member.id);
+        let is_current = || self.config.borrow().copies.contains(&disk) && self.has_metadata(disk);
         if is_current() {
             if !self.is_unfit(&member).await? {
                 pauses.remove(&member.number);
@@ -95,9 +94,9 @@ impl Pool {
         }
         if is_current() {
             // The last one stays, and gets everything anew.
-            self.give_up_copies(&[index]).await?;
+            self.give_up_copies(&[disk]).await?;
         }
-        if !self.write_copy(&member, index).await? {
+        if !self.write_copy(&member).await? {
             let (_, last) = pauses.get(&member.number).copied().unwrap_or_default();
             let usual = self.limits.metadata_check;
             let pause = (last * 2).clamp(usual, usual * PAUSES_MAX);
@@ -127,20 +126,13 @@ impl Pool {
     }
 
     /// The same, and makes it a current one.
-    pub(super) async fn write_copy(
-        self: &Rc<Self>,
-        member: &Rc<Member>,
-        index: usize,
-    ) -> Result<bool, Ended> {
+    pub(super) async fn write_copy(self: &Rc<Self>, member: &Rc<Member>) -> Result<bool, Ended> {
         if !self.fill_copy(member).await? {
             return Ok(false);
         }
         self.change_configuration(|config| {
-            let joins = !config.is_out(member.number) && !config.copies.contains(index);
-            if joins {
-                config.copies = config.copies.with(index);
-            }
-            joins
+            let joins = !config.is_out(member.number) && config.voters.contains(member.id);
+            joins && config.copies.insert(member.id)
         })
         .await?;
         Ok(true)
@@ -221,9 +213,9 @@ impl Pool {
     /// Whether the copy on a disk that is taken in has all that is committed. One that hasn't leaves
     /// the list, if it isn't the last on it. The caller holds `meta_lock`.
     pub(crate) async fn check_copy(self: &Rc<Self>, member: &Rc<Member>) -> Result<bool, Ended> {
-        let index = self.vote_index(member.id);
-        let index = index.filter(|index| self.config.borrow().copies.contains(*index));
-        let Some(index) = index.filter(|_| self.has_metadata(member.id)) else { return Ok(false) };
+        if !self.config.borrow().copies.contains(&member.id) || !self.has_metadata(member.id) {
+            return Ok(false);
+        }
         let shown = self.within(self.limits.claim, self.shows_tail(member)).await;
         match shown {
             Ok(instance) => {
@@ -233,7 +225,7 @@ impl Pool {
                 Ok(true)
             }
             Err(CopyFault::Older) => {
-                self.give_up_copies(&[index]).await?;
+                self.give_up_copies(&[member.id]).await?;
                 Ok(false)
             }
             // A disk that doesn't answer is another's business; the next entry asks again.
@@ -243,25 +235,16 @@ impl Pool {
 
     /// Takes copies that lack something off the current list, unless no other would be left; tells which.
     /// The last one stays on it, and like the others gets nothing more that builds on what it lacks.
-    pub(super) async fn give_up_copies(self: &Rc<Self>, older: &[usize]) -> Result<bool, Ended> {
+    pub(super) async fn give_up_copies(self: &Rc<Self>, older: &[DiskId]) -> Result<bool, Ended> {
         let others = self.leave_older(older).await?;
-        let disks = older.iter().filter_map(|index| self.vote_disks.get(*index));
-        disks.for_each(|disk| drop(self.area.borrow_mut().copies.remove(disk)));
+        older.iter().for_each(|disk| drop(self.area.borrow_mut().copies.remove(disk)));
         Ok(others)
     }
 
     /// Takes older copies off the current list, unless no other would be left; tells which.
-    pub(super) async fn leave_older(self: &Rc<Self>, older: &[usize]) -> Result<bool, Ended> {
-        let without = |copies: CopySet| older.iter().fold(copies, |set, index| set.without(*index));
-        self.change_configuration(|config| {
-            let copies = without(config.copies);
-            let changes = !copies.is_empty() && copies != config.copies;
-            config.copies = if changes { copies } else { config.copies };
-            changes
-        })
-        .await?;
-        let copies = self.config.borrow().copies;
-        Ok(without(copies) == copies)
+    pub(super) async fn leave_older(self: &Rc<Self>, older: &[DiskId]) -> Result<bool, Ended> {
+        self.change_configuration(|config| config.leave_copies(older)).await?;
+        Ok(!older.iter().any(|disk| self.config.borrow().copies.contains(disk)))
     }
 
     /// The instance under which a copy shows the last thing that was committed.

@@ -69,7 +69,8 @@ impl OpenPool {
 
     /// Why the lease doesn't run, with the vote disks that are missing.
     pub(super) fn votes_missing(&self) -> String {
-        let voters = self.pool.vote_disks.iter().filter_map(|disk| self.pool.member_by_id(*disk));
+        let voters = self.pool.all_voters().into_iter();
+        let voters = voters.filter_map(|disk| self.pool.member_by_id(disk));
         let silent = voters.filter(|member| {
             !member.claimed.get() || !member.answers.get() || member.device().is_none()
         });

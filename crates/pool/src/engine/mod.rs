@@ -48,9 +48,11 @@ mod open;
 mod open_pool;
 mod opening;
 mod pool;
+mod quorum;
 mod re_add;
 mod read;
 mod relocate;
+mod remove;
 mod repair;
 mod replay;
 mod resync;
@@ -66,6 +68,7 @@ mod verify;
 mod version_search;
 mod volume;
 mod volumes;
+mod votes;
 mod whose;
 
 #[cfg(test)]
@@ -224,6 +227,8 @@ pub struct EmptyDisks {
     pub disks: Vec<String>,
     /// A disk of the pool that takes the place of the one that is named.
     pub to: Option<String>,
+    /// They belong to the pool no more then.
+    pub remove: bool,
     /// Only say what it would do.
     pub dry_run: bool,
 }

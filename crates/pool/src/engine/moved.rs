@@ -27,13 +27,13 @@ impl Pool {
                 return Ok(());
             }
             (disk.node != node)
-                .then(|| (disk.node_name.clone(), shared_domains(&meta, &self.vote_disks)))
+                .then(|| (disk.node_name.clone(), shared_domains(&meta, &self.all_voters())))
         };
         let (number, to) = (member.number, node_name.clone());
         self.commit_locked(&[MetaRecord::DiskMoved { number, node, node_name }]).await?;
         // A machine that has another name is where it was.
         let Some((from, before)) = before else { return Ok(()) };
-        let shared = shared_domains(&self.meta.borrow(), &self.vote_disks);
+        let shared = shared_domains(&self.meta.borrow(), &self.all_voters());
         let shared: Vec<String> = shared.difference(&before).cloned().collect();
         let shared = match shared.is_empty() {
             true => String::new(),
@@ -61,7 +61,7 @@ impl Pool {
 }
 
 /// What has two copies in one failure domain.
-fn shared_domains(meta: &Metadata, voters: &[DiskId]) -> BTreeSet<String> {
+fn shared_domains(meta: &Metadata, voters: &BTreeSet<DiskId>) -> BTreeSet<String> {
     let shares = |disks: &[DiskNumber]| Pool::domains(meta, disks.iter().copied()) < disks.len();
     let mut shared = BTreeSet::new();
     for volume in meta.volumes().values() {

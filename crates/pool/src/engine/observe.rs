@@ -5,9 +5,12 @@ use futures::future::join_all;
 
 use super::config::vote_place;
 use crate::format::{
-    Configuration, DiskGeometry, LabelError, LabelState, SelectedLabel, end_of_labelled,
-    select_label, select_vote,
+    Configuration, DiskGeometry, Label, LabelError, LabelState, SelectedLabel, VOTE_BYTES,
+    VoteSlots, end_of_labelled, select_label, select_vote,
 };
+
+/// Sectors of a vote slot.
+const VOTE_SECTORS: u64 = (VOTE_BYTES / block::SECTOR_BYTES) as u64;
 
 /// What is on a disk.
 #[derive(Clone, Debug)]
@@ -18,7 +21,7 @@ pub(crate) enum Content {
     Blank,
     /// Something that isn't etherpool's.
     Foreign(Vec<Signature>),
-    /// A disk of a pool, with its vote if it has one.
+    /// A disk of a pool, with the configuration that it shows if it has or had a vote.
     Labelled { label: Box<SelectedLabel>, vote: Option<Vote> },
     /// A disk of a pool that can't be used as it is.
     Refused(LabelError),
@@ -42,15 +45,10 @@ pub(crate) async fn read_content(
 ) -> Result<Content, IoError> {
     Ok(match read_label(device).await? {
         LabelState::Labelled(label) => {
-            let vote = if label.label.holds_vote() {
-                let place = vote_place(label.label.pool, label.label.disk);
-                let slots = read_slots(device, DiskGeometry::vote_slots(), 32).await?;
-                let is_whole = slots.iter().all(Option::is_some);
-                let newest = select_vote(&place, [slots[0].as_deref(), slots[1].as_deref()]).newest;
-                newest.map(|newest| Vote { newest, is_whole })
-            } else {
-                None
-            };
+            // Any disk may have a vote by now, or know by the one that it had who has them.
+            let (slots, read) = read_vote(device, &label.label).await?;
+            let is_whole = read.iter().all(|is_read| *is_read);
+            let vote = slots.newest.map(|newest| Vote { newest, is_whole });
             Content::Labelled { label, vote }
         }
         LabelState::Refused(error) => Content::Refused(error),
@@ -60,6 +58,17 @@ pub(crate) async fn read_content(
         }
         LabelState::Blank => Content::Blank,
     })
+}
+
+/// What the vote slots of a disk hold, and which of them could be read.
+pub(crate) async fn read_vote(
+    device: &dyn BlockDevice,
+    label: &Label,
+) -> Result<(VoteSlots, [bool; 2]), IoError> {
+    let place = vote_place(label.pool, label.disk);
+    let slots = read_slots(device, DiskGeometry::vote_slots(), VOTE_SECTORS).await?;
+    let found = select_vote(&place, [slots[0].as_deref(), slots[1].as_deref()], &label.vote_disks);
+    Ok((found, [slots[0].is_some(), slots[1].is_some()]))
 }
 
 /// Reads and judges the four label slots. A slot that can't be read counts as missing; a device that

@@ -20,12 +20,12 @@ use super::member::Member;
 use super::observe::Vote;
 use super::open_pool::OpenPool;
 use super::pool::Pool;
+use super::quorum::Quorum;
 use super::re_add::{Joined, NotFit};
 use super::{DiskPlace, EngineConfig, Limits};
 use crate::error::PoolError;
-use crate::format::{Configuration, CopySet, DiskGeometry, DiskId, DiskNumber, Label, PoolId};
+use crate::format::{Configuration, DiskGeometry, DiskId, DiskNumber, Label, PoolId};
 use crate::metadata::Metadata;
-use crate::report::VotesReport;
 
 /// A labelled disk that is present.
 #[derive(Clone)]
@@ -55,60 +55,6 @@ pub(crate) struct OpenRequest {
     pub(crate) outdated: bool,
 }
 
-/// What the votes present say.
-#[derive(Clone, Debug)]
-pub(crate) struct Quorum {
-    pub(crate) vote_disks: Vec<DiskId>,
-    pub(crate) present: usize,
-    /// Those of them of which both slots can be read.
-    whole: usize,
-    pub(crate) newest: Option<Configuration>,
-    /// Whether a metadata copy that the newest configuration names is present.
-    pub(crate) has_metadata: bool,
-}
-
-impl Quorum {
-    /// What the votes of these disks say together.
-    pub(crate) fn of(disks: &[SeenDisk]) -> Quorum {
-        let vote_disks = disks.first().map(|disk| disk.label.vote_disks.clone());
-        let vote_disks = vote_disks.unwrap_or_default();
-        let votes: Vec<&Vote> = disks.iter().filter_map(|disk| disk.vote.as_ref()).collect();
-        let newest = votes.iter().map(|vote| &vote.newest).max_by_key(|vote| vote.rank()).cloned();
-        let whole = votes.iter().filter(|vote| vote.is_whole).count();
-        let present: BTreeSet<DiskId> =
-            disks.iter().filter(|d| d.vote.is_some()).map(|disk| disk.label.disk).collect();
-        let has_metadata = newest.as_ref().is_some_and(|newest| {
-            let current = newest.copies.iter().filter_map(|index| vote_disks.get(index));
-            current.into_iter().any(|disk| present.contains(disk))
-        });
-        Quorum { vote_disks, present: present.len(), whole, newest, has_metadata }
-    }
-
-    /// Whether the newest of these votes is the newest of all: a majority is there, and of what another
-    /// majority accepted one of them shows it. A vote of which a slot can't be read shows only what is
-    /// older. (Of two votes each has what was accepted, and a lone one has nobody to ask.)
-    fn is_enough(&self, present: usize, whole: usize) -> bool {
-        let total = self.vote_disks.len();
-        let shows = whole + self.majority() > total || total <= 2;
-        total > 0 && present >= self.majority() && shows
-    }
-
-    /// How many votes make a majority.
-    pub(crate) fn majority(&self) -> usize {
-        self.vote_disks.len() / 2 + 1
-    }
-
-    /// How the votes stand.
-    pub(crate) fn votes(&self) -> VotesReport {
-        VotesReport { total: self.vote_disks.len() as u32, present: self.present as u32 }
-    }
-
-    /// Whether the pool can be opened from what is present.
-    pub(crate) fn suffices(&self) -> bool {
-        self.is_enough(self.present, self.whole) && self.has_metadata
-    }
-}
-
 /// A disk that has accepted our epoch.
 pub(super) struct Claimed {
     pub(super) disk: SeenDisk,
@@ -133,19 +79,20 @@ impl OpenRequest {
         let claimed_at = self.runtime.now();
         // The votes may have changed until the claim; from now on only we change them. What a majority
         // was told before is on one of any majority; less than that may have missed it.
-        let before = self.reread_votes(&quorum, &claimed, before).await?;
-        let (metadata, area) = self.adopt(&quorum, &before, &claimed).await?;
+        let before = self.reread_votes(&claimed, before).await?;
+        let (metadata, area) = self.adopt(&before, &claimed).await?;
         let config = Configuration {
             epoch,
             number: before.number,
             owner: self.config.owner,
             owner_name: self.config.owner_name.clone(),
             released: false,
-            copies: before.copies,
+            voters: before.voters.clone(),
+            copies: before.copies.clone(),
             record: before.record,
             out: before.out.clone(),
         };
-        let pool = self.build(epoch, config, metadata, area, &quorum);
+        let pool = self.build(epoch, config, metadata, area);
         let pool = OpenPool::new(pool);
         let readying = self.make_ready(&pool, &claimed, &before, claimed_at);
         // Nobody takes back a disk that is lost while it is being claimed: begin again instead.
@@ -166,20 +113,17 @@ impl OpenRequest {
             true => "none of its disks is present".to_owned(),
             false => format!("of its disks {} are present", present.join(", ")),
         };
-        let why = match quorum.vote_disks.is_empty() {
-            true => there,
-            false => format!(
-                "{} of {} votes answer, {} are needed, with a current copy of its metadata; {there}",
-                quorum.present,
-                quorum.vote_disks.len(),
-                quorum.majority()
+        let votes = quorum.votes();
+        let why = match votes.total {
+            0 => there,
+            total => format!(
+                "{} of {total} votes answer, {} are needed, with a current copy of its metadata; {there}",
+                votes.present,
+                total / 2 + 1
             ),
         };
-        let present: BTreeSet<DiskId> =
-            self.disks.iter().filter(|d| d.vote.is_some()).map(|disk| disk.label.disk).collect();
-        let missing = quorum.vote_disks.iter().filter(|disk| !present.contains(disk));
-        let missing = missing.map(|disk| self.name_of(*disk)).collect();
-        let why = match quorum.present.saturating_sub(quorum.whole) {
+        let missing = quorum.missing().into_iter().map(|disk| self.name_of(disk)).collect();
+        let why = match quorum.hidden() {
             0 => why,
             hidden => format!("{why}; of {hidden} votes a newer state can't be read"),
         };
@@ -205,18 +149,18 @@ impl OpenRequest {
         let mut highest =
             self.disks.iter().filter_map(|disk| Some(disk.vote.as_ref()?.newest.epoch));
         let mut epoch = highest.by_ref().max().unwrap_or(before.epoch).next();
-        let is_voter = |disk: &&SeenDisk| quorum.vote_disks.contains(&disk.label.disk);
+        let is_voter = |disk: &&SeenDisk| quorum.voters.contains(disk.label.disk);
         let holders = self.disks.iter().map(|disk| self.within(disk.device.renew()));
-        let mut others = 0;
+        let mut others: BTreeSet<DiskId> = BTreeSet::new();
         for (disk, holder) in self.disks.iter().zip(join_all(holders).await) {
             let Ok(holder) = holder else { continue };
             epoch = epoch.max(holder.value.epoch.next());
             let theirs = holder.value.owner != self.config.owner
                 && holder.value.epoch > before.epoch
                 && is_voter(&disk);
-            others += usize::from(theirs);
+            others.extend(theirs.then_some(disk.label.disk));
         }
-        if !self.import && others >= quorum.majority() {
+        if !self.import && quorum.voters.is_majority(|disk| others.contains(&disk)) {
             return Err(self.not_ours());
         }
         for _ in 0..CLAIM_ATTEMPTS {
@@ -230,8 +174,9 @@ impl OpenRequest {
                 epoch = fenced.next();
                 continue;
             }
-            if claimed.len() < quorum.majority() {
-                return Err(self.no_quorum(&Quorum { present: claimed.len(), ..quorum.clone() }));
+            let have: BTreeSet<DiskId> = claimed.iter().map(|c| c.disk.label.disk).collect();
+            if !quorum.voters.is_majority(|disk| have.contains(&disk)) {
+                return Err(self.no_quorum(&quorum.among(&have)));
             }
             let others = self.disks.iter().filter(|disk| !is_voter(disk)).collect();
             // A data disk with a higher epoch was claimed by somebody who didn't get the votes.
@@ -274,31 +219,33 @@ impl OpenRequest {
         (claimed, fenced)
     }
 
+    /// The newest configuration, as the disks show it that were claimed. Who votes may have changed since they
+    /// were looked at; then these must be a majority of those.
     async fn reread_votes(
         &self,
-        quorum: &Quorum,
         claimed: &[Claimed],
         before: Configuration,
     ) -> Result<Configuration, PoolError> {
-        let voters = claimed.iter().filter(|c| quorum.vote_disks.contains(&c.disk.label.disk));
-        let reads = voters.map(|claimed| async {
+        let reads = claimed.iter().map(|claimed| async {
             let content = super::observe::read_content(&*claimed.disk.device, false);
-            match self.within(content).await {
+            let vote = match self.within(content).await {
                 Ok(super::observe::Content::Labelled { vote, .. }) => vote,
                 _ => None,
-            }
+            };
+            SeenDisk { vote, ..claimed.disk.clone() }
         });
-        let votes: Vec<Vote> = join_all(reads).await.into_iter().flatten().collect();
-        let whole = votes.iter().filter(|vote| vote.is_whole).count();
-        if !quorum.is_enough(votes.len(), whole) {
-            return Err(self.no_quorum(&Quorum { present: votes.len(), whole, ..quorum.clone() }));
+        let disks = join_all(reads).await;
+        let mut quorum = Quorum::of(&disks);
+        // What was seen before the claim was there.
+        if quorum.newest.as_ref().is_none_or(|newest| newest.rank() < before.rank()) {
+            quorum.voters = before.voters.clone();
+            quorum.newest = Some(before.clone());
         }
-        let newest = |newer: Configuration, vote: Configuration| {
-            let record = newer.record.max(vote.record);
-            let newer = if vote.rank() > newer.rank() { vote } else { newer };
-            Configuration { record, ..newer }
-        };
-        Ok(votes.into_iter().map(|vote| vote.newest).fold(before, newest))
+        let newest = quorum.newest.clone().filter(|_| quorum.is_enough());
+        let newest = newest.ok_or_else(|| self.no_quorum(&quorum))?;
+        let votes = disks.iter().filter_map(|disk| disk.vote.as_ref());
+        let record = votes.map(|vote| vote.newest.record).fold(before.record, Ord::max);
+        Ok(Configuration { record: newest.record.max(record), ..newest })
     }
 
     fn build(
@@ -307,7 +254,6 @@ impl OpenRequest {
         config: Configuration,
         metadata: Metadata,
         area: Area,
-        quorum: &Quorum,
     ) -> Rc<Pool> {
         let members = metadata.disks().values().filter_map(|disk| {
             let extent = metadata.shape().extent_bytes();
@@ -337,7 +283,6 @@ impl OpenRequest {
             owner: self.config.owner,
             owner_name: self.config.owner_name.clone(),
             epoch,
-            vote_disks: quorum.vote_disks.clone(),
             members: RefCell::new(members),
             leaving: RefCell::new(metadata.leaving()),
             meta: RefCell::new(metadata),
@@ -346,7 +291,7 @@ impl OpenRequest {
             area: RefCell::new(area),
             config: RefCell::new(config.clone()),
             config_lock: Semaphore::new(1),
-            votes: Votes::new(&quorum.vote_disks, config),
+            votes: Votes::new(config),
             lease: Lease::new(),
             changed: Notify::new(),
             release_lock: Semaphore::new(1),
@@ -415,18 +360,11 @@ impl OpenRequest {
             pool.members().iter().map(|m| m.number).filter(|n| !present.contains(n)).collect();
         let newly: Vec<DiskNumber> =
             missing.iter().filter(|disk| !pool.is_out(**disk)).copied().collect();
-        let index = |disk| pool.member(disk).and_then(|member| pool.vote_index(member.id));
-        let stale: CopySet = fit
-            .iter()
-            .filter(|(_, rolled_back)| *rolled_back)
-            .filter_map(|(member, _)| pool.vote_index(member.id))
-            .fold(CopySet::default(), CopySet::with);
+        let rolled_back = fit.iter().filter(|(_, rolled_back)| *rolled_back);
+        let stale: Vec<DiskId> = rolled_back.map(|(member, _)| member.id).collect();
         pool.change_configuration(|config| {
-            evict(config, &missing, index);
-            let trusted = stale.iter().fold(config.copies, CopySet::without);
-            if !trusted.is_empty() {
-                config.copies = trusted;
-            }
+            evict(config, &missing, |disk| pool.id_of(disk));
+            config.leave_copies(&stale);
             true
         })
         .await?;

@@ -16,6 +16,7 @@ use super::lease::Ended;
 use super::member::{Member, Standing};
 use super::pool::Pool;
 use super::volume::{Serving, Volume};
+use super::votes::Unfit;
 use crate::error::PoolError;
 use crate::format::VolumeId;
 
@@ -26,18 +27,21 @@ pub(crate) struct OpenPool {
     /// Held over the removal of a volume.
     pub(super) removing: Rc<Semaphore>,
     pub(super) jobs: Jobs,
+    pub(super) unfit: Unfit,
 }
 
 impl OpenPool {
     pub(crate) fn new(pool: Rc<Pool>) -> Rc<OpenPool> {
         let (removing, jobs) = (Semaphore::new(1), Jobs::default());
-        Rc::new(OpenPool { pool, volumes: RefCell::default(), removing, jobs })
+        let (volumes, unfit) = (RefCell::default(), Unfit::default());
+        Rc::new(OpenPool { pool, volumes, removing, jobs, unfit })
     }
 
     /// Starts what runs beside requests, and opens the volumes.
     pub(crate) fn start(self: &Rc<Self>) {
         self.pool.runtime.spawn(Rc::clone(self).run_resync());
         self.pool.runtime.spawn(Rc::clone(self).run_jobs());
+        self.pool.runtime.spawn(Rc::clone(self).run_votes());
         self.pool.runtime.spawn(Rc::clone(&self.pool).run_metadata_copies());
         let ids: Vec<VolumeId> = self.pool.meta.borrow().volumes().keys().copied().collect();
         for id in ids {

@@ -22,8 +22,7 @@ use super::lease::{Ended, Lease};
 use super::member::{Member, Standing};
 use super::volume::credit::Credit;
 use crate::format::{
-    Configuration, DiskId, DiskNumber, ExtentNumber, ExtentShape, GenerationId, PoolId, Row,
-    VolumeId,
+    Configuration, DiskNumber, ExtentNumber, ExtentShape, GenerationId, PoolId, Row, VolumeId,
 };
 use crate::layout::RowAddress;
 use crate::metadata::{Group, Metadata, RunKey};
@@ -43,8 +42,6 @@ pub(crate) struct Pool {
     pub(crate) owner_name: String,
     /// The epoch under which we own it.
     pub(crate) epoch: Epoch,
-    /// The disks that vote, in the order of the label's list.
-    pub(crate) vote_disks: Vec<DiskId>,
     pub(crate) members: RefCell<BTreeMap<DiskNumber, Rc<Member>>>,
     /// Changed only by [`Pool::commit`], with [`Pool::set_meta`].
     pub(crate) meta: RefCell<Metadata>,

@@ -13,8 +13,7 @@ use super::observe::{self, Content};
 use super::pool::Pool;
 use super::volume::segment::current_copies;
 use crate::format::{
-    Applied, AppliedSlots, DiskGeometry, DiskNumber, ExtentShape, LabelError, select_applied,
-    select_vote,
+    Applied, AppliedSlots, DiskGeometry, DiskNumber, ExtentShape, Label, LabelError, select_applied,
 };
 use crate::metadata::{DirtyRegions, MetaRecord};
 use crate::report::PoolEvent;
@@ -121,9 +120,7 @@ impl Pool {
         }
         self.check_label(member, device).await?;
         let label = self.resolve_label(member, device).await?;
-        if label.holds_vote() {
-            self.refresh_vote(member, device).await?;
-        }
+        self.refresh_vote(member, &label, device).await?;
         // It votes, whatever it has applied: on its own eviction, too.
         member.claimed.set(true);
         member.answers.set(true);
@@ -228,11 +225,14 @@ impl Pool {
         }
     }
 
-    async fn refresh_vote(&self, member: &Member, device: &dyn BlockDevice) -> Result<(), NotFit> {
-        let slots = observe::read_slots(device, DiskGeometry::vote_slots(), 32);
-        let slots = self.within(self.limits.claim, slots).await.map_err(not_fit)?;
-        let place = super::config::vote_place(self.id, member.id);
-        let vote = select_vote(&place, [slots[0].as_deref(), slots[1].as_deref()]);
+    async fn refresh_vote(
+        &self,
+        member: &Member,
+        label: &Label,
+        device: &dyn BlockDevice,
+    ) -> Result<(), NotFit> {
+        let read = self.within(self.limits.claim, observe::read_vote(device, label)).await;
+        let (vote, _) = read.map_err(not_fit)?;
         if let Some(newest) = vote.newest.filter(|newest| newest.epoch > self.epoch) {
             let owner = newest.owner_name;
             return Err(NotFit::Refused(format!(
@@ -280,8 +280,8 @@ impl Pool {
         if !area_ends.is_empty() && !member.moving_area.get() {
             self.commit_locked(&area_ends).await?;
         }
-        let vote = self.vote_index(member.id);
-        if vote.is_some() && !self.check_copy(member).await? {
+        let votes = self.is_voter(member.id);
+        if votes && !self.check_copy(member).await? {
             let filled = self.fill_copy(member).await?;
             if !filled && !self.answers(member).await {
                 // It would be evicted by the first who writes, who would wait for that as well.
@@ -295,13 +295,10 @@ impl Pool {
                 joined = Joined::NotYet;
                 return false;
             }
-            let copies = match vote {
-                Some(index) if has_metadata => config.copies.with(index),
-                _ => config.copies,
-            };
-            let changes = config.is_out(member.number) || copies != config.copies;
+            let joins = has_metadata && config.voters.contains(member.id);
+            let joins = joins && config.copies.insert(member.id);
+            let changes = config.is_out(member.number) || joins;
             config.out.retain(|out| out.disk != member.number);
-            config.copies = copies;
             changes
         })
         .await?;

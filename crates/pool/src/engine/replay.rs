@@ -323,7 +323,8 @@ impl Volume {
         }
         let newest = self.pool.area.borrow().committed();
         if witness.metadata > newest {
-            let holders = self.pool.vote_disks.iter().filter_map(|id| self.pool.member_by_id(*id));
+            let holders = self.pool.all_voters().into_iter();
+            let holders = holders.filter_map(|disk| self.pool.member_by_id(disk));
             let away = holders.filter(|member| !member.is_usable()).map(|member| member.number);
             let away = self.names_of(away.collect::<Vec<_>>());
             return Err(Blocked::Contradiction(format!(

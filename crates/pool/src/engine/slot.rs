@@ -15,8 +15,9 @@ use super::events::Events;
 use super::lease::Ended;
 use super::member::Member;
 use super::observe::{Content, explain, read_content};
-use super::open::{OpenRequest, Quorum, SeenDisk};
+use super::open::{OpenRequest, SeenDisk};
 use super::open_pool::OpenPool;
+use super::quorum::Quorum;
 use super::taken::Taken;
 use super::{DiskFacts, DiskPlace, EngineConfig};
 use crate::error::PoolError;
@@ -168,9 +169,12 @@ impl Engine {
             let poked = device.poked.notified();
             let event = device.device.next_event();
             let due = async {
-                self.runtime.sleep(self.config.limits.look_at_closed).await;
-                if self.member_on(&device).is_some() {
-                    std::future::pending::<()>().await;
+                loop {
+                    self.runtime.sleep(self.config.limits.look_at_closed).await;
+                    // It may be removed from its pool.
+                    if self.member_on(&device).is_none() {
+                        return;
+                    }
                 }
             };
             let (poked, due) = (std::pin::pin!(poked), std::pin::pin!(due));

@@ -12,7 +12,7 @@ use super::open_pool::OpenPool;
 use super::pool::Pool;
 use super::volume::segment::current_copies;
 use super::volume::{Serving, Volume};
-use crate::format::{DiskNumber, ExtentShape};
+use crate::format::{DiskId, DiskNumber, ExtentShape, Voters, majority_of, poorest};
 use crate::metadata::{Metadata, Volume as VolumeMeta};
 use crate::report::{DiskState, PoolDisk, PoolReport, PoolState, VolumeReport, VotesReport};
 use crate::stats::{DiskStats, VolumeStats};
@@ -27,8 +27,7 @@ impl OpenPool {
         let volumes: Vec<VolumeReport> =
             self.volumes.borrow().values().filter_map(|v| self.volume_report(&meta, v)).collect();
         let extents: u64 = meta.disks().values().map(|disk| u64::from(disk.room())).sum();
-        let present = pool.present_voters().iter().filter(|m| m.answers.get()).count();
-        let votes = VotesReport { total: pool.votes.total() as u32, present: present as u32 };
+        let votes = self.votes_report();
         let lease_ok = pool.lease.holds(pool.runtime.now());
         let spare_votes = self.spare_votes(&meta);
         let whole = pool.whole_metadata_copies();
@@ -93,7 +92,7 @@ impl OpenPool {
             state,
             dirty_bytes: self.pool.dirty_bytes(member.number),
             checksum_errors: member.checksum_errors.get(),
-            holds_vote: self.pool.vote_index(member.id).is_some(),
+            holds_vote: self.poorest_voters().contains(&member.id),
             rebuild_waits: self.rebuild_waits(member.number),
         }
     }
@@ -196,21 +195,28 @@ impl OpenPool {
     /// what was accepted may be one that hangs, whether or not its driver has noticed.
     fn spare_votes(&self, meta: &Metadata) -> u32 {
         let accepted = self.pool.config.borrow().number;
+        let present = self.pool.present_voters();
         let takes_part = |m: &&Rc<Member>| m.answers.get() && self.pool.votes.has(m.id, accepted);
-        let mut by_domain: BTreeMap<Uuid, usize> = BTreeMap::new();
-        for member in self.pool.present_voters().iter().filter(takes_part) {
-            let Some(disk) = meta.disks().get(&member.number) else { continue };
-            *by_domain.entry(meta.domain_of(disk)).or_default() += 1;
-        }
-        let mut votes: Vec<usize> = by_domain.into_values().collect();
-        votes.sort_unstable();
-        let mut left: usize = votes.iter().sum();
-        // The machine with the most votes is the one to fail.
-        let lost = votes.into_iter().rev().take_while(|votes| {
-            left = left.saturating_sub(*votes);
-            left >= self.pool.votes.majority()
-        });
-        lost.count() as u32
+        let there: Vec<DiskId> = present.iter().filter(takes_part).map(|m| m.id).collect();
+        let voters = self.pool.voters();
+        let lists = voters.iter().flat_map(Voters::lists);
+        let spare = lists.map(|list| spare_of(meta, list, |disk| there.contains(&disk)));
+        spare.min().unwrap_or(0)
+    }
+
+    /// The list of voters of which the fewest are there beyond a majority.
+    fn poorest_voters(&self) -> Vec<DiskId> {
+        let there = self.pool.present_voters();
+        let is_there = |disk| there.iter().any(|m| m.id == disk && m.answers.get());
+        let voters = self.pool.voters();
+        poorest(voters.iter().flat_map(Voters::lists), is_there).to_vec()
+    }
+
+    fn votes_report(&self) -> VotesReport {
+        let list = self.poorest_voters();
+        let there = self.pool.present_voters();
+        let present = there.iter().filter(|m| m.answers.get() && list.contains(&m.id));
+        VotesReport { total: list.len() as u32, present: present.count() as u32 }
     }
 
     /// How many more machines (or disks) may fail before some volume loses its last copy.
@@ -221,4 +227,22 @@ impl OpenPool {
         let domains = self.domains_there(meta, meta.disks().keys().copied());
         copies.min().unwrap_or(domains.saturating_sub(1))
     }
+}
+
+/// How many failure domains may be lost before those of a list that `are` there are no majority of it.
+pub(super) fn spare_of(meta: &Metadata, list: &[DiskId], are: impl Fn(DiskId) -> bool) -> u32 {
+    let mut by_domain: BTreeMap<Uuid, usize> = BTreeMap::new();
+    let there = list.iter().filter(|disk| are(**disk));
+    for disk in there.filter_map(|disk| meta.disk_by_id(*disk)) {
+        *by_domain.entry(meta.domain_of(disk)).or_default() += 1;
+    }
+    let mut votes: Vec<usize> = by_domain.into_values().collect();
+    votes.sort_unstable();
+    let mut left: usize = votes.iter().sum();
+    // The machine with the most votes is the one to fail.
+    let lost = votes.into_iter().rev().take_while(|votes| {
+        left = left.saturating_sub(*votes);
+        left >= majority_of(list)
+    });
+    lost.count() as u32
 }

@@ -12,8 +12,9 @@ use super::Engine;
 use super::format_disk::Candidate;
 use super::lease::TAKEOVER_WAIT;
 use super::observe::{Content, read_content, remedy_of_label};
-use super::open::{Quorum, SeenDisk};
+use super::open::SeenDisk;
 use super::open_pool::OpenPool;
+use super::quorum::Quorum;
 use super::slot::SlotState;
 use crate::error::PoolError;
 use crate::format::{DiskId, Label, LabelError, PoolId};
@@ -245,9 +246,9 @@ pub(crate) fn owner_name(quorum: &Quorum) -> String {
 
 /// What a closed pool loses with a disk.
 fn loss_of(label: &Label, disks: &[SeenDisk], quorum: &Quorum) -> String {
-    let vote = match label.holds_vote() {
+    let vote = match quorum.voters.contains(label.disk) {
         true => {
-            format!(", one of its {} votes and a copy of its metadata", quorum.vote_disks.len())
+            format!(", one of its {} votes and a copy of its metadata", quorum.votes().total)
         }
         false => String::new(),
     };

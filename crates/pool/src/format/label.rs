@@ -21,7 +21,7 @@
 //! | 108 | 4 | metadata area: how many extents; 0 (and 0 as the first) for none |
 //! | 112 | 16 | machine that the disk was labelled on |
 //! | 128 | 16 | owner that made the pool |
-//! | 144 | 80 | ids of the vote disks, 16 each |
+//! | 144 | 80 | ids of the disks that had a vote when it was written, 16 each |
 //! | 224 | 64 | pool's name, UTF-8, zero padded |
 //! | 288 | 64 | machine's name, UTF-8, zero padded |
 //! | 352 | 3744 | zero |
@@ -43,6 +43,7 @@ use block::{BLOCK_BYTES, Buffer, BufferMut, OwnerId};
 use uuid::Uuid;
 
 use super::field::{Field, crc_without};
+use super::voters::VOTE_DISKS_MAX;
 use super::{DiskGeometry, DiskId, DiskNumber, ExtentNumber, ExtentRange, PoolId};
 
 const MAGIC_BYTES: &[u8; 8] = &block::probe::LABEL_MAGIC;
@@ -76,8 +77,6 @@ const REST: Field = NODE_NAME.then(LABEL_BYTES - NODE_NAME.end());
 pub const LABEL_BYTES: usize = BLOCK_BYTES;
 /// Longest name of a pool or machine, in bytes of UTF-8.
 pub const NAME_BYTES_MAX: usize = 64;
-/// Disks that hold a vote and a metadata copy, at most.
-pub const VOTE_DISKS_MAX: usize = 5;
 
 const _: () = assert!(REST.end() == LABEL_BYTES);
 const _: () = assert!(NODE_NAME.end() == 352);
@@ -158,7 +157,8 @@ pub struct Label {
     pub node_name: String,
     /// Who made the pool. (Who owns it now is in the votes.)
     pub first_owner: OwnerId,
-    /// The disks that hold a vote and a metadata copy, at most [`VOTE_DISKS_MAX`].
+    /// The disks that had a vote when it was written, at most [`VOTE_DISKS_MAX`]: whom to look for where no
+    /// vote can be read. Who votes now is in the votes.
     pub vote_disks: Vec<DiskId>,
 }
 
@@ -206,11 +206,6 @@ impl Label {
     pub fn slots_of(sequence: u64) -> [usize; 2] {
         let parity = (sequence % 2) as usize;
         [parity, 2 + parity]
-    }
-
-    /// Whether this disk holds a vote and a metadata copy.
-    pub fn holds_vote(&self) -> bool {
-        self.vote_disks.contains(&self.disk)
     }
 }
 

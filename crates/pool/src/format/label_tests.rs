@@ -66,7 +66,7 @@ fn the_newest_with_two_copies_counts() {
     assert_eq!((found.sequence, found.next_sequence), (8, 9));
     assert_eq!(found.label.pool_name, "renamed");
     assert_eq!(found.faults, LabelFaults::default());
-    assert!(found.label.holds_vote());
+    assert_eq!(found.label.vote_disks.len(), 2);
 }
 
 #[test]

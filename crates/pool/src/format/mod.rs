@@ -15,6 +15,7 @@ mod label;
 mod log;
 mod root;
 mod vote;
+mod voters;
 
 pub use applied::{APPLIED_BYTES, Applied, AppliedSlots, select_applied};
 pub(crate) use bytes::{Coded, Listed, Malformed, Reader, Writer, coded};
@@ -30,7 +31,7 @@ pub use ids::{
 };
 pub use label::{
     FailureDomain, Features, LABEL_BYTES, Label, LabelError, LabelFaults, LabelState,
-    NAME_BYTES_MAX, SelectedLabel, VOTE_DISKS_MAX, end_of_labelled, select_label,
+    NAME_BYTES_MAX, SelectedLabel, end_of_labelled, select_label,
 };
 pub use log::{
     Batch, Conflict, FoundRecord, LogTail, RECORD_ROWS_MAX, Record, RecordBody, RowRange,
@@ -42,6 +43,7 @@ pub(crate) use log::{
 };
 pub use root::{initial_root, version_hash};
 pub use vote::{
-    Configuration, CopySet, OUT_DISKS_MAX, OutDisk, TooManyOut, VOTE_BYTES, VotePlace, VoteSlots,
-    Witness, select_vote,
+    Configuration, OUT_DISKS_MAX, OutDisk, TooManyOut, VOTE_BYTES, VotePlace, VoteSlots, Witness,
+    select_vote,
 };
+pub use voters::{VOTE_DISKS_MAX, Voters, majority_of, poorest};

@@ -5,8 +5,8 @@
 //! | 0 | 8 | magic "epVOTE\0\0" |
 //! | 8 | 4 | CRC32C of the record, this field as zeros |
 //! | 12 | 1 | slot, 0 or 1 |
-//! | 13 | 1 | flags: 0x01 cleanly released, 0x02 witness |
-//! | 14 | 1 | current metadata copies: a bit per entry of the label's list of vote disks |
+//! | 13 | 1 | flags: 0x01 cleanly released, 0x02 witness, 0x04 names the voters |
+//! | 14 | 1 | number of voters; without the flag 0x04 current metadata copies: a bit per entry of the label's list of vote disks, who are the voters then |
 //! | 15 | 1 | zero |
 //! | 16 | 16 | pool |
 //! | 32 | 16 | disk (or witness) that this record lies on |
@@ -19,29 +19,38 @@
 //! | 168 | 4 | number of disks that are out |
 //! | 172 | 4 | zero |
 //! | 176 | 12 each | disk number 4, configuration number since when 8 |
+//! | … | | zero up to 15,984 |
+//! | 15,984 | 40 each | voters: id 16, zero 16 (for the machine of a witness), bits 1 (0x01 on the list that counts, 0x02 on the one that is to take its place, 0x04 has a current copy of the metadata), zero 7 |
 //! | … | | zero up to 16 KiB |
+//!
+//! Without a voter that is to take a place there is one list. What lies on a disk that has no vote any more is
+//! a record all the same: it names those that do.
 //!
 //! Protects against: two owners, and a stale copy of metadata or log that is taken for a current one:
 //! what is out, and which copies count, changes only by a record with a higher number on a majority
 //! of votes. A record of another disk or pool, or in the other slot, isn't believed. Two slots: a torn
 //! write leaves the former one. Metadata that ends before the record that a vote knows isn't adopted.
 
+use std::collections::BTreeSet;
+
 use block::{Buffer, BufferMut, Epoch, OwnerId};
 use uuid::Uuid;
 
 use super::field::{Field, crc_without};
+use super::voters::{VOTE_DISKS_MAX, Voters};
 use super::{ConfigNumber, DiskId, DiskNumber, PoolId, RecordNumber};
 
 const MAGIC_BYTES: &[u8; 8] = b"epVOTE\0\0";
 const FLAG_RELEASED: u64 = 0x01;
 const FLAG_WITNESS: u64 = 0x02;
+const FLAG_VOTERS: u64 = 0x04;
 
 const MAGIC: Field = Field::first(8);
 const CRC: Field = MAGIC.then(4);
 const SLOT: Field = CRC.then(1);
 const FLAGS: Field = SLOT.then(1);
-const COPIES: Field = FLAGS.then(1);
-const ZERO: Field = COPIES.then(1);
+const COUNT: Field = FLAGS.then(1);
+const ZERO: Field = COUNT.then(1);
 const POOL: Field = ZERO.then(16);
 const DISK: Field = POOL.then(16);
 const MACHINE: Field = DISK.then(16);
@@ -53,62 +62,31 @@ const RECORD: Field = OWNER_NAME.then(8);
 const OUT_COUNT: Field = RECORD.then(4);
 const ZERO_TOO: Field = OUT_COUNT.then(4);
 const OUT: Field = ZERO_TOO.then(OUT_DISKS_MAX * OUT_BYTES);
-const REST: Field = OUT.then(VOTE_BYTES - OUT.end());
+const ZERO_BETWEEN: Field = OUT.then(VOTERS_AT - OUT.end());
+const VOTERS: Field = ZERO_BETWEEN.then(VOTERS_MAX * VOTER_BYTES);
 
 const OUT_DISK: Field = Field::first(4);
 const OUT_SINCE: Field = OUT_DISK.then(8);
 const OUT_BYTES: usize = OUT_SINCE.end();
 
+const VOTER_ID: Field = Field::first(16);
+const VOTER_MACHINE: Field = VOTER_ID.then(16);
+const VOTER_BITS: Field = VOTER_MACHINE.then(1);
+const VOTER_BYTES: usize = VOTER_BITS.then(7).end();
+/// Two lists that have nobody in common.
+const VOTERS_MAX: usize = 2 * VOTE_DISKS_MAX;
+const VOTERS_AT: usize = VOTE_BYTES - VOTERS_MAX * VOTER_BYTES;
+const BIT_NOW: u64 = 0x01;
+const BIT_NEXT: u64 = 0x02;
+const BIT_COPY: u64 = 0x04;
+
 /// Bytes in a slot.
 pub const VOTE_BYTES: usize = 16 << 10;
 /// Disks that can be out at once: as many as fit.
-pub const OUT_DISKS_MAX: usize = (VOTE_BYTES - ZERO_TOO.end()) / OUT_BYTES;
+pub const OUT_DISKS_MAX: usize = (VOTERS_AT - ZERO_TOO.end()) / OUT_BYTES;
 
-const _: () = assert!(REST.end() == VOTE_BYTES);
-const _: () = assert!(ZERO_TOO.end() == 176 && OUT_BYTES == 12);
-
-/// A set over the pool's vote disks, in the order of the label's list.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct CopySet(pub u8);
-
-impl CopySet {
-    /// The first `count` vote disks.
-    pub fn first(count: usize) -> CopySet {
-        CopySet(((1_u16 << count.min(8)) - 1) as u8)
-    }
-
-    /// Whether the vote disk at `index` is in.
-    pub fn contains(self, index: usize) -> bool {
-        index < 8 && self.0 & 1 << index != 0
-    }
-
-    /// The set with the vote disk at `index`.
-    #[must_use]
-    pub fn with(self, index: usize) -> CopySet {
-        if index < 8 { CopySet(self.0 | 1 << index) } else { self }
-    }
-
-    /// The set without the vote disk at `index`.
-    #[must_use]
-    pub fn without(self, index: usize) -> CopySet {
-        if index < 8 { CopySet(self.0 & !(1 << index)) } else { self }
-    }
-
-    /// The indices that are in, ascending.
-    pub fn iter(self) -> impl Iterator<Item = usize> {
-        (0..8).filter(move |index| self.contains(*index))
-    }
-
-    /// How many are in.
-    pub fn len(self) -> usize {
-        self.0.count_ones() as usize
-    }
-
-    /// Whether none is in.
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-}
+const _: () = assert!(VOTERS.end() == VOTE_BYTES && VOTERS_AT == 15_984);
+const _: () = assert!(ZERO_TOO.end() == 176 && OUT_BYTES == 12 && VOTER_BYTES == 40);
 
 /// A disk that is out: nothing reaches it until it is taken in again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -132,8 +110,10 @@ pub struct Configuration {
     pub owner_name: String,
     /// Whether the owner gave the pool up: nobody need wait for its lease.
     pub released: bool,
-    /// The metadata copies that hold everything that is committed.
-    pub copies: CopySet,
+    /// Who votes.
+    pub voters: Voters,
+    /// The voters whose metadata copies hold everything that is committed.
+    pub copies: BTreeSet<DiskId>,
     /// The last metadata record that was committed by then.
     pub record: RecordNumber,
     /// The disks that are out, ascending.
@@ -194,8 +174,21 @@ impl Configuration {
         SLOT.put_number(&mut record, slot as u64 % 2);
         let released = if self.released { FLAG_RELEASED } else { 0 };
         let witness = if place.witness.is_some() { FLAG_WITNESS } else { 0 };
-        FLAGS.put_number(&mut record, released | witness);
-        COPIES.put_number(&mut record, u64::from(self.copies.0));
+        FLAGS.put_number(&mut record, released | witness | FLAG_VOTERS);
+        let voters = self.voters.all();
+        COUNT.put_number(&mut record, voters.len().min(VOTERS_MAX) as u64);
+        let entries = VOTERS.of_mut(&mut record).chunks_exact_mut(VOTER_BYTES);
+        for (entry, disk) in entries.zip(&voters) {
+            let next = self.voters.next.as_ref().is_some_and(|next| next.contains(disk));
+            let bits = [
+                (self.voters.now.contains(disk), BIT_NOW),
+                (next, BIT_NEXT),
+                (self.copies.contains(disk), BIT_COPY),
+            ];
+            let bits = bits.iter().filter(|(is_set, _)| *is_set).fold(0, |all, (_, bit)| all | bit);
+            VOTER_ID.put_uuid(entry, disk.0);
+            VOTER_BITS.put_number(entry, bits);
+        }
         POOL.put_uuid(&mut record, place.pool.0);
         DISK.put_uuid(&mut record, place.disk.0);
         MACHINE.put_uuid(&mut record, place.witness.map_or(Uuid::nil(), |witness| witness.machine));
@@ -215,14 +208,19 @@ impl Configuration {
         Ok(record.freeze())
     }
 
-    fn decode(bytes: &[u8], place: &VotePlace, slot: usize) -> Option<Configuration> {
+    fn decode(
+        bytes: &[u8],
+        place: &VotePlace,
+        slot: usize,
+        labelled: &[DiskId],
+    ) -> Option<Configuration> {
         let flags = FLAGS.number(bytes);
         let machine = place.witness.map_or(Uuid::nil(), |witness| witness.machine);
         let sound = bytes.len() == VOTE_BYTES
             && MAGIC.of(bytes) == MAGIC_BYTES
             && CRC.number32(bytes) == crc_without(bytes, CRC)
             && SLOT.number(bytes) == slot as u64
-            && flags & !(FLAG_RELEASED | FLAG_WITNESS) == 0
+            && flags & !(FLAG_RELEASED | FLAG_WITNESS | FLAG_VOTERS) == 0
             && (flags & FLAG_WITNESS != 0) == place.witness.is_some()
             && MACHINE.uuid(bytes) == machine
             && POOL.uuid(bytes) == place.pool.0
@@ -235,17 +233,45 @@ impl Configuration {
             disk: DiskNumber(OUT_DISK.number32(entry)),
             since: ConfigNumber(OUT_SINCE.number(entry)),
         });
+        let (voters, copies) = match flags & FLAG_VOTERS {
+            0 => {
+                let set = COUNT.number(bytes);
+                let has = |(index, _): &(usize, &DiskId)| set & 1 << index != 0;
+                let copies = labelled.iter().take(8).enumerate().filter(has);
+                (Voters::of(labelled.to_vec()), copies.map(|(_, disk)| *disk).collect())
+            }
+            _ => decode_voters(bytes)?,
+        };
         Some(Configuration {
             epoch: Epoch(EPOCH.number(bytes)),
             number: ConfigNumber(NUMBER.number(bytes)),
             owner: OwnerId(OWNER.uuid(bytes)),
             owner_name: OWNER_NAME.text(bytes)?,
             released: flags & FLAG_RELEASED != 0,
-            copies: CopySet(COPIES.number(bytes) as u8),
+            voters,
+            copies,
             record: RecordNumber(RECORD.number(bytes)),
             out: out.collect(),
         })
     }
+}
+
+/// Who votes, and who of them has a current copy of the metadata.
+fn decode_voters(bytes: &[u8]) -> Option<(Voters, BTreeSet<DiskId>)> {
+    let count = COUNT.number(bytes) as usize;
+    let entries = VOTERS.of(bytes).chunks_exact(VOTER_BYTES).take(count).map(|entry| {
+        let bits = VOTER_BITS.number(entry);
+        (bits & (BIT_NOW | BIT_NEXT) != 0).then_some((DiskId(VOTER_ID.uuid(entry)), bits))
+    });
+    let entries: Vec<(DiskId, u64)> = entries.collect::<Option<_>>()?;
+    let with = |bit: u64| -> Vec<DiskId> {
+        entries.iter().filter(|(_, bits)| bits & bit != 0).map(|(disk, _)| *disk).collect()
+    };
+    let (now, next) = (with(BIT_NOW), with(BIT_NEXT));
+    let fits = |list: &[DiskId]| list.len() <= VOTE_DISKS_MAX;
+    let sound = count <= VOTERS_MAX && !now.is_empty() && fits(&now) && fits(&next);
+    let voters = Voters { now, next: Some(next).filter(|next| !next.is_empty()) };
+    sound.then(|| (voters, with(BIT_COPY).into_iter().collect()))
 }
 
 /// What a voter's two slots hold.
@@ -257,11 +283,12 @@ pub struct VoteSlots {
     pub next_slot: usize,
 }
 
-/// Selects the newest valid record of a voter. `None` is a slot that couldn't be read.
-pub fn select_vote(place: &VotePlace, slots: [Option<&[u8]>; 2]) -> VoteSlots {
+/// Selects the newest valid record of a voter. `None` is a slot that couldn't be read. `labelled` are the voters
+/// that the disk's label names: a record from before votes could move doesn't name them.
+pub fn select_vote(place: &VotePlace, slots: [Option<&[u8]>; 2], labelled: &[DiskId]) -> VoteSlots {
     let [first, second] = slots;
-    let first = first.and_then(|bytes| Configuration::decode(bytes, place, 0));
-    let second = second.and_then(|bytes| Configuration::decode(bytes, place, 1));
+    let first = first.and_then(|bytes| Configuration::decode(bytes, place, 0, labelled));
+    let second = second.and_then(|bytes| Configuration::decode(bytes, place, 1, labelled));
     if second.as_ref().map(Configuration::rank) > first.as_ref().map(Configuration::rank) {
         VoteSlots { newest: second, next_slot: 0 }
     } else {
@@ -280,6 +307,10 @@ mod tests {
         VotePlace { pool, disk: DiskId(Uuid::from_u128(0x22)), witness: None }
     }
 
+    fn disks(numbers: std::ops::Range<u128>) -> Vec<DiskId> {
+        numbers.map(|number| DiskId(Uuid::from_u128(number))).collect()
+    }
+
     fn configuration(epoch: u64, number: u64) -> Configuration {
         let out = OutDisk { disk: DiskNumber(3), since: ConfigNumber(number) };
         Configuration {
@@ -288,7 +319,8 @@ mod tests {
             owner: OwnerId(Uuid::from_u128(0x33)),
             owner_name: "attic".into(),
             released: true,
-            copies: CopySet::first(3).without(1),
+            voters: Voters { now: disks(1..4), next: Some(disks(2..5)) },
+            copies: [1, 3].map(|number| DiskId(Uuid::from_u128(number))).into(),
             record: RecordNumber(900),
             out: vec![out, OutDisk { disk: DiskNumber(5), ..out }],
         }
@@ -299,11 +331,11 @@ mod tests {
         let place = place();
         let (a, b) = (configuration(4, 9), configuration(5, 2));
         let slots = [a.encode(&place, 0).unwrap(), b.encode(&place, 1).unwrap()];
-        let found = select_vote(&place, [Some(&slots[0]), Some(&slots[1])]);
+        let found = select_vote(&place, [Some(&slots[0]), Some(&slots[1])], &[]);
         assert_eq!(found, VoteSlots { newest: Some(b), next_slot: 0 });
-        let found = select_vote(&place, [Some(&slots[0]), None]);
+        let found = select_vote(&place, [Some(&slots[0]), None], &[]);
         assert_eq!(found, VoteSlots { newest: Some(a), next_slot: 1 });
-        let found = select_vote(&place, [Some(&[0; VOTE_BYTES]), None]);
+        let found = select_vote(&place, [Some(&[0; VOTE_BYTES]), None], &[]);
         assert_eq!(found, VoteSlots { newest: None, next_slot: 0 });
     }
 
@@ -314,23 +346,23 @@ mod tests {
         for at in 0..bytes.len() {
             let mut damaged = bytes.to_vec();
             damaged[at] ^= 0x40;
-            assert_eq!(select_vote(&place, [Some(&damaged), None]).newest, None, "byte {at}");
+            assert_eq!(select_vote(&place, [Some(&damaged), None], &[]).newest, None, "byte {at}");
         }
-        assert_eq!(select_vote(&place, [Some(&bytes[..9000]), None]).newest, None);
+        assert_eq!(select_vote(&place, [Some(&bytes[..9000]), None], &[]).newest, None);
     }
 
     #[test]
     fn another_place_is_refused() {
         let place = place();
         let bytes = configuration(4, 9).encode(&place, 0).unwrap();
-        assert_eq!(select_vote(&place, [None, Some(&bytes)]).newest, None);
+        assert_eq!(select_vote(&place, [None, Some(&bytes)], &[]).newest, None);
         let other = VotePlace { disk: DiskId(Uuid::from_u128(0x23)), ..place };
-        assert_eq!(select_vote(&other, [Some(&bytes), None]).newest, None);
+        assert_eq!(select_vote(&other, [Some(&bytes), None], &[]).newest, None);
         let other = VotePlace { pool: PoolId(Uuid::from_u128(0x12)), ..place };
-        assert_eq!(select_vote(&other, [Some(&bytes), None]).newest, None);
+        assert_eq!(select_vote(&other, [Some(&bytes), None], &[]).newest, None);
         let witness = Some(Witness { machine: Uuid::from_u128(0x44) });
         let other = VotePlace { witness, ..place };
-        assert_eq!(select_vote(&other, [Some(&bytes), None]).newest, None);
+        assert_eq!(select_vote(&other, [Some(&bytes), None], &[]).newest, None);
     }
 
     #[test]
@@ -338,10 +370,10 @@ mod tests {
         let place =
             VotePlace { witness: Some(Witness { machine: Uuid::from_u128(0x44) }), ..place() };
         let bytes = configuration(4, 9).encode(&place, 1).unwrap();
-        assert!(select_vote(&place, [None, Some(&bytes)]).newest.is_some());
+        assert!(select_vote(&place, [None, Some(&bytes)], &[]).newest.is_some());
         let moved =
             VotePlace { witness: Some(Witness { machine: Uuid::from_u128(0x45) }), ..place };
-        assert_eq!(select_vote(&moved, [None, Some(&bytes)]).newest, None);
+        assert_eq!(select_vote(&moved, [None, Some(&bytes)], &[]).newest, None);
     }
 
     #[test]
@@ -351,7 +383,10 @@ mod tests {
             .map(|disk| OutDisk { disk: DiskNumber(disk), since: ConfigNumber(u64::MAX) })
             .collect();
         let bytes = configuration.encode(&place(), 0).unwrap();
-        assert_eq!(select_vote(&place(), [Some(&bytes), None]).newest, Some(configuration.clone()));
+        assert_eq!(
+            select_vote(&place(), [Some(&bytes), None], &[]).newest,
+            Some(configuration.clone())
+        );
         configuration.out.push(configuration.out[0]);
         let count = OUT_DISKS_MAX + 1;
         assert_eq!(configuration.encode(&place(), 0), Err(TooManyOut { count }));
@@ -361,12 +396,44 @@ mod tests {
     fn golden_bytes() {
         let bytes = configuration(4, 9).encode(&place(), 1).unwrap();
         assert_eq!(&bytes[..8], b"epVOTE\0\0");
-        assert_eq!(&bytes[12..16], &[1, 1, 0b101, 0]);
+        assert_eq!(&bytes[12..16], &[1, 5, 4, 0]);
+        let voters = bytes[15_984..].chunks_exact(40);
+        let voters: Vec<_> = voters.map(|voter| (voter[15], voter[32])).collect();
+        assert_eq!(voters[..5], [(1, 5), (2, 3), (3, 7), (4, 2), (0, 0)]);
         assert_eq!((bytes[31], bytes[47], bytes[63]), (0x11, 0x22, 0));
         assert_eq!(&bytes[64..80], &[4, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(bytes[95], 0x33);
         assert_eq!(&bytes[96..102], b"attic\0");
         assert_eq!(&bytes[160..176], &[0x84, 3, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(&bytes[176..192], &[3, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0]);
+    }
+
+    /// As records were before votes could move: their voters are those of the label.
+    #[test]
+    fn a_record_without_voters_has_those_of_the_label() {
+        let mut bytes = configuration(4, 9).encode(&place(), 0).unwrap().to_vec();
+        bytes[13] = 1;
+        bytes[14] = 0b101;
+        bytes[15_984..].fill(0);
+        let crc = crc_without(&bytes, CRC);
+        CRC.put_number(&mut bytes, u64::from(crc));
+        let newest = select_vote(&place(), [Some(&bytes), None], &disks(6..9)).newest;
+        let voters = Voters::of(disks(6..9));
+        let copies = [6, 8].map(|number| DiskId(Uuid::from_u128(number))).into();
+        assert_eq!(newest, Some(Configuration { voters, copies, ..configuration(4, 9) }));
+    }
+
+    #[test]
+    fn voters_on_no_list_or_too_many_are_no_record() {
+        let damaged = |at: usize, value: u8| {
+            let mut bytes = configuration(4, 9).encode(&place(), 0).unwrap().to_vec();
+            bytes[at] = value;
+            let crc = crc_without(&bytes, CRC);
+            CRC.put_number(&mut bytes, u64::from(crc));
+            select_vote(&place(), [Some(&bytes), None], &[]).newest
+        };
+        assert!(damaged(14, 3).is_some());
+        assert_eq!((damaged(14, 0), damaged(14, 11), damaged(14, 5)), (None, None, None));
+        assert_eq!(damaged(15_984 + 32, 4), None);
     }
 }

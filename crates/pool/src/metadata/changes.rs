@@ -198,6 +198,7 @@ impl Metadata {
         match record {
             MetaRecord::PoolRenamed { .. } => Vec::new(),
             MetaRecord::DiskAdded { number: disk, .. }
+            | MetaRecord::DiskRemoved { number: disk }
             | MetaRecord::AreaBegun { disk, .. }
             | MetaRecord::AreaSwitched { disk }
             | MetaRecord::AreaCancelled { disk }

@@ -17,7 +17,7 @@ use crate::format::{Coded, DiskNumber, GenerationId, Listed, Malformed, Reader, 
 coded!(enum MetaRecord {
     1 => DiskAdded { number, id, node, node_name, bytes, area },
     2 => DiskMoved { number, node, node_name },
-    // 3 is for disks that take nothing new, or are gone.
+    3 => DiskRemoved { number },
     4 => VolumeCreated { id, name, layout, width },
     5 => VolumeResized { id, bytes },
     // 6 is for volumes that get another name.
@@ -109,6 +109,7 @@ impl Coded for JobKind {
             JobKind::Rebuild => 1,
             JobKind::Evacuate => 2,
             JobKind::Replace => 3,
+            JobKind::Remove => 4,
             JobKind::Other(kind) => *kind,
         });
     }
@@ -118,6 +119,7 @@ impl Coded for JobKind {
             1 => JobKind::Rebuild,
             2 => JobKind::Evacuate,
             3 => JobKind::Replace,
+            4 => JobKind::Remove,
             kind => JobKind::Other(kind),
         })
     }

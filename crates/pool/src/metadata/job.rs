@@ -11,6 +11,8 @@ pub enum JobKind {
     Evacuate,
     /// The same, to one other disk.
     Replace,
+    /// What a disk has moves to others, and then it belongs to the pool no more.
+    Remove,
     /// Of a later version: it is kept, and nobody works on it.
     Other(u8),
 }
@@ -30,8 +32,8 @@ impl Job {
     /// The disk that it empties; none if it isn't known what it does.
     pub fn empties(&self) -> Option<DiskNumber> {
         match self.kind {
-            JobKind::Rebuild | JobKind::Evacuate | JobKind::Replace => self.disks.first().copied(),
             JobKind::Other(_) => None,
+            _ => self.disks.first().copied(),
         }
     }
 

@@ -37,6 +37,11 @@ pub enum MetaRecord {
         /// Its metadata area, if it has one.
         area: Option<ExtentRange>,
     },
+    /// A disk that has nothing of the pool belongs to it no more. Its number isn't given again.
+    DiskRemoved {
+        /// Its number.
+        number: DiskNumber,
+    },
     /// A disk is to get a metadata area, or another one: the extents are the metadata's from now on.
     AreaBegun {
         /// Which disk.

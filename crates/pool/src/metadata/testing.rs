@@ -184,6 +184,10 @@ pub(crate) fn history() -> Vec<MetaRecord> {
         MetaRecord::PoolPropertySet { key: "rebuild-delay".into(), value: Some("600".into()) },
         MetaRecord::PoolPropertySet { key: "owner".into(), value: Some("x".into()) },
         MetaRecord::PoolPropertySet { key: "owner".into(), value: None },
+        disk_added(4, 4, 1 << 30, 8 * MIB),
+        MetaRecord::JobSet { number: JobNumber(4), job: job(JobKind::Remove, &[4]) },
+        MetaRecord::JobRemoved { number: JobNumber(4) },
+        MetaRecord::DiskRemoved { number: DiskNumber(4) },
     ]
 }
 
@@ -206,6 +210,7 @@ pub(crate) fn any_record() -> impl Strategy<Value = MetaRecord> {
         (0_u32..6, 0_u32..3, 0_u64..3).prop_map(|(number, node, area)| {
             disk_added(number, node, 128 * MIB, area * 4 * MIB)
         }),
+        disk.clone().prop_map(|number| MetaRecord::DiskRemoved { number }),
         (disk.clone(), extents.clone())
             .prop_map(|(disk, extents)| MetaRecord::AreaBegun { disk, extents }),
         disk.clone().prop_map(|disk| MetaRecord::AreaSwitched { disk }),
@@ -261,6 +266,7 @@ pub(crate) fn any_record() -> impl Strategy<Value = MetaRecord> {
                     1 => JobKind::Rebuild,
                     2 => JobKind::Evacuate,
                     3 => JobKind::Replace,
+                    4 => JobKind::Remove,
                     other => JobKind::Other(other),
                 };
                 MetaRecord::JobSet { number: JobNumber(number), job: job(kind, &disks) }

@@ -76,7 +76,13 @@ impl Rig {
     /// Has a disk emptied.
     pub async fn empty(&self, disk: &str, to: Option<&str>) -> Result<(), Failure> {
         let (disks, to) = (vec![disk.to_owned()], to.map(str::to_owned));
-        let request = EmptyDisks { disks, to, dry_run: false };
+        let request = EmptyDisks { disks, to, ..EmptyDisks::default() };
+        self.with(|engine| async move { engine.empty_disks(POOL, &request).await }).await.map(drop)
+    }
+
+    /// Has disks taken out of the pool.
+    pub async fn remove(&self, disks: &[String]) -> Result<(), Failure> {
+        let request = EmptyDisks { disks: disks.to_vec(), remove: true, ..EmptyDisks::default() };
         self.with(|engine| async move { engine.empty_disks(POOL, &request).await }).await.map(drop)
     }
 
@@ -118,13 +124,13 @@ impl Rig {
         by_space.get(chosen).map_or(0, |(_, node)| *node)
     }
 
-    fn has_job(&self) -> bool {
+    pub fn has_job(&self) -> bool {
         self.report().is_some_and(|report| !report.jobs.is_empty())
     }
 }
 
 /// In a fork, one of the machines is lost for good, if status says that all survives that.
-fn lose_one_of(rig: &Rig, nodes: usize, what: &str) {
+pub(super) fn lose_one_of(rig: &Rig, nodes: usize, what: &str) {
     let survives = rig.report().is_some_and(|r| r.lease_ok && r.survives >= 1);
     if survives {
         let what = format!("{what}; status: {}", status(rig));
@@ -133,7 +139,7 @@ fn lose_one_of(rig: &Rig, nodes: usize, what: &str) {
 }
 
 /// Something goes, and is back after a while.
-async fn disturb(rig: &Rc<Rig>, mix: Mix) -> Result<(), Failure> {
+pub(super) async fn disturb(rig: &Rc<Rig>, mix: Mix) -> Result<(), Failure> {
     let nodes = rig.cluster.node_count();
     match rig.below(5) {
         0 => {
@@ -167,15 +173,14 @@ async fn evacuate(stage: Stage) -> Result<(), Failure> {
         _ => Plan::simple(nodes, 32),
     };
     let rig = Rig::start(&stage, plan, &[(VOLUME, 6 << 20, layout)]).await?;
-    let mix = Mix { think: Duration::from_millis(20), large: 20, ..Mix::default() };
-    rig.load(mix).await?;
+    rig.load(Mix::BUSY).await?;
     rig.run_for(rig.between(500, 3000)).await;
     let leaves = rig.one_of_the_fullest(3);
     rig.empty(&format!("e{}.0", leaves + 1), None).await?;
     for _ in 0..1 + rig.below(3) {
         rig.run_for(rig.between(1, 2500)).await;
         lose_one_of(&rig, nodes, "while it is evacuated");
-        disturb(&rig, mix).await?;
+        disturb(&rig, Mix::BUSY).await?;
         rig.run_for(rig.between(1, 1500)).await;
         lose_one_of(&rig, nodes, "while it is evacuated, after something went");
     }
@@ -193,8 +198,7 @@ async fn rebuild(stage: Stage) -> Result<(), Failure> {
         Rig::start(&stage, Plan::simple(5, 32), &[(VOLUME, 6 << 20, Layout::Mirror(2))]).await?;
     let delay = 1 + rig.below(4) as u64;
     rig.set_rebuild_delay(delay).await?;
-    let mix = Mix { think: Duration::from_millis(20), large: 20, ..Mix::default() };
-    rig.load(mix).await?;
+    rig.load(Mix::BUSY).await?;
     rig.run_for(rig.between(500, 3000)).await;
     let lost = rig.one_of_the_fullest(2);
     rig.cluster.kill_node(lost);
@@ -203,7 +207,7 @@ async fn rebuild(stage: Stage) -> Result<(), Failure> {
     if rig.below(2) == 0 {
         rig.run_for(rig.between(1, 1500)).await;
         rig.restart_supervisor(rig.between(1, 1000)).await;
-        rig.load(mix).await?;
+        rig.load(Mix::BUSY).await?;
     }
     let whole = || {
         rig.report().is_some_and(|report| {
@@ -237,8 +241,7 @@ async fn rebuild_and_back(stage: Stage) -> Result<(), Failure> {
     let rig =
         Rig::start(&stage, Plan::simple(5, 32), &[(VOLUME, 6 << 20, Layout::Mirror(2))]).await?;
     rig.set_rebuild_delay(1).await?;
-    let mix = Mix { think: Duration::from_millis(20), large: 20, ..Mix::default() };
-    rig.load(mix).await?;
+    rig.load(Mix::BUSY).await?;
     for round in 0..2 {
         rig.run_for(rig.between(500, 3000)).await;
         let away = rig.one_of_the_fullest(2);
@@ -254,7 +257,7 @@ async fn rebuild_and_back(stage: Stage) -> Result<(), Failure> {
         if round == 0 {
             // What it had has another owner now.
             rig.create_volume("w", 4 << 20, Layout::Mirror(2)).await?;
-            rig.load(mix).await?;
+            rig.load(Mix::BUSY).await?;
         }
         lose_one_of(&rig, 5, "all is clean");
     }
@@ -264,8 +267,7 @@ async fn rebuild_and_back(stage: Stage) -> Result<(), Failure> {
 async fn replace(stage: Stage) -> Result<(), Failure> {
     let volumes = [(VOLUME, 4 << 20, Layout::Mirror(2)), ("s", 2 << 20, Layout::Raid0)];
     let rig = Rig::start(&stage, Plan::simple(3, 32), &volumes).await?;
-    let mix = Mix { think: Duration::from_millis(20), large: 20, ..Mix::default() };
-    rig.load(mix).await?;
+    rig.load(Mix::BUSY).await?;
     rig.run_for(rig.between(500, 2000)).await;
     rig.cluster.add_node(&[32 << 20]);
     rig.see_disks(4).await?;
@@ -281,7 +283,7 @@ async fn replace(stage: Stage) -> Result<(), Failure> {
             rig.run_for(rig.between(1, 3000)).await;
             rig.empty(&disk, Some("e4.0")).await?;
         }
-        disturb(&rig, mix).await?;
+        disturb(&rig, Mix::BUSY).await?;
     }
     rig.cluster.heal();
     rig.jobs_done(CONVERGENCE_MAX).await?;
@@ -300,8 +302,7 @@ async fn rebuild_without_room(stage: Stage) -> Result<(), Failure> {
     });
     made.await?;
     rig.adopt_volumes()?;
-    let mix = Mix { think: Duration::from_millis(20), large: 20, ..Mix::default() };
-    rig.load(mix).await?;
+    rig.load(Mix::BUSY).await?;
     rig.run_for(rig.between(500, 2000)).await;
     let lost = rig.below(3);
     rig.cluster.kill_node(lost);
@@ -321,8 +322,7 @@ async fn rebuild_of_many(stage: Stage) -> Result<(), Failure> {
     let rig =
         Rig::start(&stage, Plan::simple(5, 32), &[(VOLUME, 8 << 20, Layout::Mirror(3))]).await?;
     rig.set_rebuild_delay(1).await?;
-    let mix = Mix { think: Duration::from_millis(20), large: 20, ..Mix::default() };
-    rig.load(mix).await?;
+    rig.load(Mix::BUSY).await?;
     rig.run_for(rig.between(500, 2000)).await;
     let first = rig.one_of_the_fullest(3);
     let second = (first + 1 + rig.below(4)) % 5;

@@ -20,6 +20,7 @@ pub mod nth_step;
 mod over;
 mod owners;
 mod random;
+mod removal;
 mod rows;
 mod sessions;
 mod shapes;
@@ -68,6 +69,7 @@ pub fn named() -> Vec<Scenario> {
         in_place::SCENARIOS,
         over::SCENARIOS,
         jobs::SCENARIOS,
+        removal::SCENARIOS,
     ]
     .concat()
 }

@@ -66,6 +66,12 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("crash-in-rebuild", "a crash at any step of a rebuild", 400, |stage| {
         by_luck(stage, &REBUILD).boxed_local()
     }),
+    scenario(
+        "crash-in-removal",
+        "a crash at any step of removing a disk with a vote",
+        400,
+        |stage| by_luck(stage, &REMOVAL).boxed_local(),
+    ),
     scenario("crash-in-repair", "a crash at any step of reading and mending rot", 400, |stage| {
         by_luck(stage, &REPAIR).boxed_local()
     }),
@@ -129,6 +135,7 @@ pub const OPERATIONS: &[Operation] = &[
     UNDECIDED,
     EVACUATE,
     REBUILD,
+    REMOVAL,
 ];
 
 const CREATE: Operation = Operation {
@@ -234,6 +241,14 @@ const REBUILD: Operation = Operation {
     on_disks: 300,
     prepare: |stage| super::jobs::to_be_rebuilt(stage).boxed_local(),
     act: |rig| super::jobs::rebuilt(rig).boxed_local(),
+};
+const REMOVAL: Operation = Operation {
+    name: "removal",
+    is_short: true,
+    steps: 3000,
+    on_disks: 400,
+    prepare: |stage| super::removal::to_be_removed(stage).boxed_local(),
+    act: |rig| super::removal::removed(rig).boxed_local(),
 };
 const REMOVE: Operation = Operation {
     name: "remove",

@@ -413,7 +413,7 @@ async fn one_job(rig: &Rig, luck: &mut impl Rng) {
         match job {
             Some(job) => engine.cancel_job(POOL, job).await,
             None => {
-                let request = EmptyDisks { disks: vec![disk], to, dry_run: false };
+                let request = EmptyDisks { disks: vec![disk], to, ..EmptyDisks::default() };
                 engine.empty_disks(POOL, &request).await.map(drop)
             }
         }

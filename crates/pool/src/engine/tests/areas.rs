@@ -77,7 +77,7 @@ impl Bench {
         for disk in 0..self.disks.len() {
             let (area, incoming) = self.areas(disk as u32);
             assert_eq!((self.label(disk).area, incoming), (area, None), "{what}, disk {disk}");
-            if open.pool.vote_index(self.member_of(disk as u32).id).is_some() {
+            if open.pool.is_voter(self.member_of(disk as u32).id) {
                 assert!(self.copy_of(disk) == now, "{what}, copy {disk}");
             }
         }

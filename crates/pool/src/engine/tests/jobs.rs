@@ -15,8 +15,11 @@ use crate::report::{EmptyForecast, JobState, PoolEvent, PoolState};
 
 impl Bench {
     fn empty(&self, disk: &str, to: Option<&str>) -> Result<EmptyForecast, PoolError> {
-        let request =
-            EmptyDisks { disks: vec![disk.to_owned()], to: to.map(str::to_owned), dry_run: false };
+        let request = EmptyDisks {
+            disks: vec![disk.to_owned()],
+            to: to.map(str::to_owned),
+            ..EmptyDisks::default()
+        };
         let engine = Rc::clone(&self.engine);
         self.run(async move { engine.empty_disks("pool", &request).await })
     }

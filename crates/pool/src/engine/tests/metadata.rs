@@ -77,16 +77,13 @@ fn the_last_metadata_copy_is_written_whole_when_it_was_rolled_back() {
     bench.add_volume("without-2");
     let open = bench.engine.open_pool("pool").unwrap();
     let pool = Rc::clone(&open.pool);
-    bench
-        .run(async move {
-            pool.change_configuration(|config| {
-                config.copies = config.copies.without(0);
-                true
-            })
-            .await
-        })
-        .unwrap();
-    assert_eq!(open.pool.config.borrow().copies.iter().collect::<Vec<_>>(), [1]);
+    let voters = open.pool.config.borrow().voters.now.clone();
+    let first = voters[0];
+    let left = async move {
+        pool.change_configuration(|config| config.leave_copies(&[first])).await.unwrap();
+    };
+    bench.run(left);
+    assert_eq!(open.pool.config.borrow().copies, [voters[1]].into());
     let image = bench.disks[1].image();
     bench.add_volume("later");
     bench.disks[1].set_image(&image);
@@ -133,15 +130,17 @@ fn a_section_that_rots_is_noticed_and_its_copy_written_anew() {
         let open = bench.engine.open_pool("pool").unwrap();
         bench.pass(Duration::from_secs(20));
         let pool = Rc::clone(&open.pool);
+        let voters = open.pool.config.borrow().voters.now.clone();
+        let others = [voters[0], voters[2]];
         let checkpoint = async move {
             let _meta = pool.meta_lock.acquire(1).await;
             if is_last {
-                pool.leave_older(&[0, 2]).await.unwrap();
+                pool.leave_older(&others).await.unwrap();
             }
             pool.write_checkpoint(None).await.unwrap();
         };
         bench.run(checkpoint);
-        let member = open.pool.member_by_id(open.pool.vote_disks[1]).unwrap();
+        let member = open.pool.member_by_id(voters[1]).unwrap();
         let section = open.pool.area.borrow().base.table.sections[0].clone();
         let area = open.pool.area_place(&member).unwrap();
         let at = area.sector_at(area.layout.run_offset(&section.place[0])).byte_offset() as usize;
@@ -150,7 +149,7 @@ fn a_section_that_rots_is_noticed_and_its_copy_written_anew() {
         bench.disks[1].set_image(&image);
         bench.pass(Duration::from_secs(40));
         assert!(bench.copy_of(1) == *open.pool.meta.borrow(), "{is_last}");
-        assert_eq!(open.pool.config.borrow().copies.iter().count(), 3, "{is_last}");
+        assert_eq!(open.pool.config.borrow().copies.len(), 3, "{is_last}");
     }
 }
 

@@ -41,6 +41,17 @@ impl Metadata {
         Ok(())
     }
 
+    pub(super) fn remove_disk(&mut self, number: DiskNumber) -> Result<(), Inconsistent> {
+        let disk = self.disk_mut(number)?;
+        let own: u32 = disk.areas().map(|area| area.count).sum();
+        let is_used = disk.free.len() + disk.pending.len() + own != disk.extents;
+        if is_used || self.jobs.values().any(|job| job.disks.contains(&number)) {
+            return Err(Inconsistent::StillUsed(number));
+        }
+        self.disks.remove_mut(&number);
+        Ok(())
+    }
+
     pub(super) fn move_disk(
         &mut self,
         number: DiskNumber,

@@ -11,7 +11,7 @@ impl Metadata {
             return Err(Inconsistent::UnknownDisk(*unknown));
         }
         let fits = match (job.kind, job.disks.as_slice()) {
-            (JobKind::Rebuild | JobKind::Evacuate, [_]) => true,
+            (JobKind::Rebuild | JobKind::Evacuate | JobKind::Remove, [_]) => true,
             (JobKind::Replace, [disk, by]) => disk != by,
             (JobKind::Other(_), _) => true,
             _ => false,

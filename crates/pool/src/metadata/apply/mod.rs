@@ -84,6 +84,9 @@ pub enum Inconsistent {
     /// The last copy of a segment would go, or one with records that aren't released.
     #[error("{1} of {0} is still needed")]
     StillNeeded(VolumeId, SegmentNumber),
+    /// A disk has something yet, or a job names it.
+    #[error("{0} is still used")]
+    StillUsed(DiskNumber),
 }
 
 impl Metadata {
@@ -101,6 +104,7 @@ impl Metadata {
             MetaRecord::DiskMoved { number, node, node_name } => {
                 self.move_disk(*number, *node, node_name)
             }
+            MetaRecord::DiskRemoved { number } => self.remove_disk(*number),
             MetaRecord::AreaBegun { disk, extents } => self.begin_area(*disk, *extents),
             MetaRecord::AreaSwitched { disk } => self.end_area(*disk, true),
             MetaRecord::AreaCancelled { disk } => self.end_area(*disk, false),

@@ -1,0 +1,81 @@
+//! Taking a disk out of the pool for good, once nothing of the pool is on it.
+
+use std::rc::Rc;
+
+use block::{BlockDevice, IoError, SECTOR_BYTES};
+use futures::future::join_all;
+
+use super::format_disk::wipe;
+use super::job_steps::has_log_copy;
+use super::jobs::runs_on;
+use super::lease::Ended;
+use super::member::Member;
+use super::open_pool::OpenPool;
+use crate::format::{APPLIED_BYTES, DiskGeometry, DiskNumber, JobNumber, LABEL_BYTES, VOTE_BYTES};
+use crate::metadata::{JobKind, MetaRecord};
+
+impl OpenPool {
+    /// Removes a disk as a job asks for, with all jobs that name it; false while it is needed, or if nobody asks
+    /// any more.
+    pub(super) async fn remove_disk(
+        self: &Rc<Self>,
+        number: JobNumber,
+        disk: DiskNumber,
+    ) -> Result<bool, Ended> {
+        let pool = &self.pool;
+        // Whoever releases names the disks that he wrote to.
+        let reach = pool.unless_over(pool.release_lock.acquire(1)).await?;
+        let lock = pool.unless_over(pool.meta_lock.acquire(1)).await?;
+        let Some(member) = pool.member(disk) else { return Ok(false) };
+        let records = {
+            let meta = pool.meta.borrow();
+            let asks = meta
+                .jobs()
+                .get(&number)
+                .is_some_and(|job| job.kind == JobKind::Remove && job.empties() == Some(disk));
+            let is_needed = runs_on(&meta, disk).next().is_some() || has_log_copy(&meta, disk);
+            if !asks || is_needed || pool.is_voter(member.id) {
+                return Ok(false);
+            }
+            let named = meta.jobs().iter().filter(|(_, job)| job.disks.contains(&disk));
+            let jobs = named.map(|(number, _)| MetaRecord::JobRemoved { number: *number });
+            jobs.chain([MetaRecord::DiskRemoved { number: disk }]).collect::<Vec<_>>()
+        };
+        pool.commit_locked(&records).await?;
+        pool.members.borrow_mut().remove(&disk);
+        pool.change_configuration(|config| {
+            let before = config.out.len();
+            config.out.retain(|out| out.disk != disk);
+            config.out.len() != before
+        })
+        .await?;
+        drop((lock, reach));
+        self.tell_job(JobKind::Remove, &member.display_name(), false);
+        let device = member.device().filter(|_| member.claimed.get());
+        member.detach();
+        if let Some(device) = device {
+            let _labelling = pool.unless_over(member.labelling.acquire(1)).await?;
+            let wiped = pool.within(pool.limits.background, wipe_own(&member, &*device)).await;
+            if let Err(error) = wiped {
+                // Its label names a pool that doesn't know it: whoever adds it to that one may.
+                tracing::warn!(pool = %pool.name, disk = %member.display_name(), %error, "not wiped");
+            }
+            device.disown();
+        }
+        pool.changed.notify_all();
+        Ok(true)
+    }
+}
+
+/// Leaves nothing on a disk that says that it belongs to a pool.
+async fn wipe_own(member: &Member, device: &dyn BlockDevice) -> Result<(), IoError> {
+    let labels = DiskGeometry::label_slots(member.geometry.labelled_bytes());
+    let labels = labels.into_iter().map(|slot| (slot, LABEL_BYTES));
+    let votes = DiskGeometry::vote_slots().into_iter().map(|slot| (slot, VOTE_BYTES));
+    let applied = DiskGeometry::applied_slots().into_iter().map(|slot| (slot, APPLIED_BYTES));
+    let slots = labels.chain(votes).chain(applied).map(|(slot, bytes)| {
+        let from = slot.0 * SECTOR_BYTES as u64;
+        wipe(device, from, from + bytes as u64)
+    });
+    join_all(slots).await.into_iter().collect()
+}

@@ -1,0 +1,270 @@
+//! Who votes follows what is there. A vote that is gone for long, or whose disk is to be emptied, goes to another
+//! disk, and a machine that comes gets one, as long as there are fewer than five.
+//!
+//! The list of voters gives way to another in two steps, each a configuration of its own ([`Voters`]): both
+//! lists count, then the new one alone. Whoever is to vote has a metadata area before the first step, without
+//! which he couldn't get a copy, and a current copy of the metadata before the second. What a crash leaves half
+//! done is finished, or taken back, by whoever opens the pool next.
+
+use std::cell::RefCell;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use block::Instant;
+use uuid::Uuid;
+
+use super::areas::AreaError;
+use super::lease::Ended;
+use super::member::Member;
+use super::open_pool::OpenPool;
+use super::status::spare_of;
+use crate::format::{DiskId, DiskNumber, FailureDomain, VOTE_DISKS_MAX, Voters};
+use crate::metadata::{JobKind, Metadata, area_extents_for};
+use crate::report::PoolEvent;
+
+/// How often the votes are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A disk that couldn't be made ready to vote isn't tried again for so long.
+const UNFIT_FOR: Duration = Duration::from_secs(60);
+
+/// Until when disks aren't tried that couldn't be made ready to vote.
+pub(crate) type Unfit = RefCell<BTreeMap<DiskNumber, Instant>>;
+
+/// A disk that may vote.
+pub(super) struct Candidate {
+    pub(super) machine: Uuid,
+    pub(super) bytes: u64,
+    /// It votes already.
+    pub(super) votes: bool,
+}
+
+/// Who of the candidates should vote, by index: one per failure domain, up to five; of each machine who votes
+/// already, else the largest disk; where single disks are the domains then the next one of each machine, and so
+/// on.
+pub(super) fn choose_voters(domain: FailureDomain, candidates: &[Candidate]) -> Vec<usize> {
+    let mut machines: Vec<(Uuid, Vec<usize>)> = Vec::new();
+    for (index, candidate) in candidates.iter().enumerate() {
+        match machines.iter_mut().find(|(machine, _)| *machine == candidate.machine) {
+            Some((_, disks)) => disks.push(index),
+            None => machines.push((candidate.machine, vec![index])),
+        }
+    }
+    for (_, disks) in &mut machines {
+        disks.sort_by_key(|at| (!candidates[*at].votes, Reverse(candidates[*at].bytes)));
+    }
+    machines.sort_by_key(|(_, disks)| !disks.iter().any(|at| candidates[*at].votes));
+    let rounds = match domain {
+        FailureDomain::Node => 1,
+        FailureDomain::Disk => VOTE_DISKS_MAX,
+    };
+    let in_turn = (0..rounds)
+        .flat_map(|round| machines.iter().filter_map(move |(_, disks)| disks.get(round)));
+    in_turn.copied().take(VOTE_DISKS_MAX).collect()
+}
+
+impl OpenPool {
+    /// Looks after the votes for as long as the pool is open.
+    pub(crate) async fn run_votes(self: Rc<Self>) {
+        loop {
+            let pause = self.pool.runtime.sleep(LOOK_EVERY);
+            if self.pool.unless_over(pause).await.is_err() {
+                return;
+            }
+            let step = self.pool.unless_over(self.move_votes());
+            if !matches!(step.await, Ok(Ok(()))) {
+                return;
+            }
+        }
+    }
+
+    /// Takes the next step towards those who should vote.
+    async fn move_votes(self: &Rc<Self>) -> Result<(), Ended> {
+        let voters = self.pool.config.borrow().voters.clone();
+        let wanted = self.wanted_voters(&voters);
+        let newcomers = |list: &[DiskId]| -> Vec<Rc<Member>> {
+            let new = list.iter().filter(|disk| !voters.now.contains(disk));
+            new.filter_map(|disk| self.pool.member_by_id(*disk)).collect()
+        };
+        let Some(next) = &voters.next else {
+            if are_same(&wanted, &voters.now) {
+                return Ok(());
+            }
+            for member in newcomers(&wanted) {
+                if !self.make_ready_to_vote(&member).await? {
+                    let until = self.pool.runtime.now() + UNFIT_FOR;
+                    self.unfit.borrow_mut().insert(member.number, until);
+                    return Ok(());
+                }
+            }
+            let begun = Voters { now: voters.now.clone(), next: Some(wanted) };
+            return self.set_voters(&voters, begun).await.map(drop);
+        };
+        if !are_same(&wanted, next) {
+            // Not again at once: it may come and go.
+            for member in newcomers(next).iter().filter(|member| !wanted.contains(&member.id)) {
+                let until = self.pool.runtime.now() + UNFIT_FOR;
+                self.unfit.borrow_mut().insert(member.number, until);
+            }
+            let taken_back = Voters::of(voters.now.clone());
+            return self.set_voters(&voters, taken_back).await.map(drop);
+        }
+        for member in newcomers(next) {
+            if !self.pool.config.borrow().copies.contains(&member.id) {
+                let _meta = self.pool.meta_lock.acquire(1).await;
+                self.pool.measure_areas();
+                if !self.pool.write_copy(&member).await? {
+                    return Ok(());
+                }
+            }
+        }
+        if self.set_voters(&voters, Voters::of(next.clone())).await? {
+            self.tell_voters(&voters.now, next);
+        }
+        Ok(())
+    }
+
+    /// Who votes from now on, unless somebody changed that, or a copy of the metadata that this needs is gone.
+    async fn set_voters(self: &Rc<Self>, from: &Voters, to: Voters) -> Result<bool, Ended> {
+        let mut done = false;
+        let change = self.pool.change_configuration(|config| {
+            let copies: BTreeSet<DiskId> =
+                config.copies.iter().filter(|disk| to.contains(**disk)).copied().collect();
+            // Of one list alone whoever is new on it has a copy: as many as before would survive.
+            let is_new = |disk: &&DiskId| !from.now.contains(disk);
+            let have =
+                to.next.is_some() || to.now.iter().filter(is_new).all(|d| copies.contains(d));
+            done = config.voters == *from && have && !copies.is_empty();
+            if done {
+                config.voters = to;
+                config.copies = copies;
+            }
+            done
+        });
+        change.await?;
+        let _meta = self.pool.meta_lock.acquire(1).await;
+        let voters = self.pool.all_voters();
+        self.pool.area.borrow_mut().copies.retain(|disk, _| voters.contains(disk));
+        self.pool.measure_areas();
+        Ok(done)
+    }
+
+    fn tell_voters(&self, from: &[DiskId], to: &[DiskId]) {
+        let names = |list: &[DiskId], without: &[DiskId]| -> Vec<String> {
+            let list = list.iter().filter(|disk| !without.contains(disk));
+            let named = list.filter_map(|disk| self.pool.member_by_id(*disk));
+            named.map(|member| member.display_name()).collect()
+        };
+        let (pool, from, to) = (self.pool.name.clone(), names(from, to), names(to, from));
+        self.pool.events.tell(PoolEvent::VotesMoved { pool, from, to });
+    }
+
+    /// Gives a disk what it needs to get a copy of the metadata; false where it can't have that.
+    async fn make_ready_to_vote(self: &Rc<Self>, member: &Rc<Member>) -> Result<bool, Ended> {
+        let (extents, has) = {
+            let meta = self.pool.meta.borrow();
+            let extent_bytes = meta.shape().extent_bytes();
+            let total: u64 = meta.disks().values().map(|disk| disk.bytes).sum();
+            let least = self.pool.area.borrow().layout.area_bytes().div_ceil(extent_bytes) as u32;
+            let disk = meta.disks().get(&member.number);
+            let has = disk.and_then(|disk| disk.area).map_or(0, |area| area.count);
+            ([area_extents_for(total, extent_bytes).max(least), least], has)
+        };
+        if has < extents[1] {
+            for count in extents {
+                match self.pool.give_area(member, count).await {
+                    Ok(()) => break,
+                    Err(AreaError::Ended(ended)) => return Err(ended),
+                    Err(AreaError::NoSpace) if count != extents[1] => {}
+                    Err(error) => {
+                        let disk = member.display_name();
+                        tracing::warn!(pool = %self.pool.name, disk, ?error, "no metadata area");
+                        return Ok(false);
+                    }
+                }
+            }
+        }
+        Ok(self.pool.area_place(member).is_some() && self.pool.answers(member).await)
+    }
+
+    /// Who should vote, by who votes now.
+    fn wanted_voters(&self, voters: &Voters) -> Vec<DiskId> {
+        let meta = self.pool.meta.borrow();
+        let emptied = emptied(&meta);
+        let now = self.pool.runtime.now();
+        self.unfit.borrow_mut().retain(|_, until| now < *until);
+        let fits = |disk: &crate::metadata::Disk| match voters.now.contains(&disk.id) {
+            true => !self.is_long_gone(&meta, disk.number),
+            false => self.is_there(disk.number) && !self.unfit.borrow().contains_key(&disk.number),
+        };
+        let able = |disk: &&crate::metadata::Disk| !emptied.contains(&disk.number) && fits(disk);
+        let disks: Vec<&crate::metadata::Disk> = meta.disks().values().filter(able).collect();
+        let candidates = disks.iter().map(|disk| Candidate {
+            machine: disk.node,
+            bytes: disk.bytes,
+            votes: voters.contains(disk.id),
+        });
+        let candidates: Vec<Candidate> = candidates.collect();
+        let chosen = choose_voters(meta.pool().failure_domain, &candidates);
+        let chosen: BTreeSet<DiskId> = chosen.iter().map(|at| disks[*at].id).collect();
+        if chosen.is_empty() {
+            return voters.now.clone();
+        }
+        // Those who are away may come back, so as many of them stay as cost nothing.
+        let is_emptied = |disk: &DiskId| {
+            meta.disk_by_id(*disk).is_none_or(|disk| emptied.contains(&disk.number))
+        };
+        let stay = voters.now.iter().filter(|disk| chosen.contains(disk));
+        let new = chosen.iter().filter(|disk| !voters.now.contains(disk));
+        let base: Vec<DiskId> = stay.chain(new).copied().collect();
+        let away = voters.now.iter().filter(|disk| !chosen.contains(disk) && !is_emptied(disk));
+        let mut lists = vec![base];
+        for disk in away {
+            let mut longer = lists.last().cloned().unwrap_or_default();
+            longer.push(*disk);
+            lists.push(longer);
+        }
+        let best = lists.into_iter().filter(|list| list.len() <= VOTE_DISKS_MAX);
+        let spare = |list: &[DiskId]| spare_of(&meta, list, |disk| chosen.contains(&disk));
+        best.max_by_key(|list| (spare(list), list.len())).unwrap_or_else(|| voters.now.clone())
+    }
+}
+
+/// Disks that shall hold nothing, not even a vote. One that is rebuilt keeps it if nobody else can have it.
+fn emptied(meta: &Metadata) -> BTreeSet<DiskNumber> {
+    let jobs = meta.jobs().values().filter(|job| job.kind != JobKind::Rebuild);
+    jobs.filter_map(|job| job.empties()).collect()
+}
+
+fn are_same(one: &[DiskId], other: &[DiskId]) -> bool {
+    let set = |list: &[DiskId]| list.iter().copied().collect::<BTreeSet<DiskId>>();
+    set(one) == set(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidates(of: &[(u128, u64, bool)]) -> Vec<Candidate> {
+        let candidate = |(machine, bytes, votes): &(u128, u64, bool)| Candidate {
+            machine: Uuid::from_u128(*machine),
+            bytes: *bytes,
+            votes: *votes,
+        };
+        of.iter().map(candidate).collect()
+    }
+
+    #[test]
+    fn each_machine_votes_by_its_largest_disk_unless_another_does_already() {
+        let disks = candidates(&[(1, 4, false), (1, 9, false), (2, 4, true), (2, 9, false)]);
+        assert_eq!(choose_voters(FailureDomain::Node, &disks), [2, 1]);
+        assert_eq!(choose_voters(FailureDomain::Disk, &disks), [2, 1, 3, 0]);
+    }
+
+    #[test]
+    fn there_are_five_at_most_and_who_votes_stays() {
+        let disks: Vec<_> = (0..7).map(|machine| (machine, 9, machine > 1)).collect();
+        assert_eq!(choose_voters(FailureDomain::Node, &candidates(&disks)), [2, 3, 4, 5, 6]);
+    }
+}

@@ -1,0 +1,284 @@
+//! Disks and machines that leave for good, and votes that move before them: whatever is lost, cut or back
+//! meanwhile, who opens what is left finds the newest configuration, or says what he needs.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use pool::PoolState;
+use pool::metadata::Layout;
+
+use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, expect};
+use super::jobs::{disturb, lose_one_of};
+use super::losses::{disks_of, lose_node, status};
+use super::nth_step::{base_of, write_some};
+use super::scenario;
+use crate::cluster::Plan;
+use crate::fork::{Judgement, Loss, Owner};
+use crate::medium::Survival;
+use crate::runner::{Failure, Scenario, Stage};
+use crate::workload::Mix;
+
+pub const SCENARIOS: &[Scenario] = &[
+    scenario(
+        "remove-disk",
+        "a disk with a vote is removed under load, machines and processes go meanwhile; then it is added again",
+        600,
+        |stage| remove_disk(stage).boxed_local(),
+    ),
+    scenario(
+        "one-after-the-other",
+        "machines are lost for good one after the other, each is removed; of five two are left, then one comes",
+        900,
+        |stage| one_after_the_other(stage).boxed_local(),
+    ),
+    scenario(
+        "votes-move",
+        "most votes move at once; in forks only who had them is in sight, or only who has them now",
+        600,
+        |stage| votes_move(stage).boxed_local(),
+    ),
+    scenario(
+        "votes-follow",
+        "voters are gone for long, and others vote in their place; then as many more are lost",
+        600,
+        |stage| votes_follow(stage).boxed_local(),
+    ),
+];
+
+fn disk_of(node: usize) -> String {
+    format!("e{}.0", node + 1)
+}
+
+impl Rig {
+    /// The machines whose disks vote.
+    fn voters(&self) -> BTreeSet<usize> {
+        let report = self.report();
+        let disks = report.iter().flat_map(|report| &report.disks).filter(|disk| disk.holds_vote);
+        let nodes = 0..self.cluster.node_count();
+        disks.filter_map(|disk| nodes.clone().find(|node| disk_of(*node) == disk.name)).collect()
+    }
+
+    async fn wait_until(
+        &self,
+        what: &str,
+        is_so: impl Fn(&pool::PoolReport) -> bool,
+    ) -> Result<(), Failure> {
+        let holds = || self.report().is_some_and(|report| is_so(&report));
+        let waited = self.cluster.wait_for(what, CONVERGENCE_MAX, holds).await;
+        waited
+            .map(drop)
+            .map_err(|failure| Failure(format!("{}\nlast report: {:#?}", failure.0, self.report())))
+    }
+
+    async fn wait_removed(&self, disk: &str) -> Result<(), Failure> {
+        self.wait_until("the disk is removed", |report| {
+            report.jobs.is_empty() && report.disks.iter().all(|other| other.name != disk)
+        })
+        .await
+    }
+
+    async fn extend(&self, disk: &str) -> Result<(), Failure> {
+        let added = [disk.to_owned()];
+        self.with(|engine| async move { engine.extend_pool(POOL, &added, &[]).await })
+            .await
+            .map(drop)
+    }
+}
+
+async fn remove_disk(stage: Stage) -> Result<(), Failure> {
+    let nodes = 4 + usize::from(stage.world.seed().is_multiple_of(2));
+    let plan = Plan { supervisors: 2, ..Plan::simple(nodes, 32) };
+    let rig = Rig::start(&stage, plan, &[(VOLUME, 6 << 20, Layout::Mirror(2))]).await?;
+    rig.load(Mix::BUSY).await?;
+    rig.run_for(rig.between(500, 3000)).await;
+    let leaves = rig.below(nodes);
+    let disk = disk_of(leaves);
+    rig.remove(std::slice::from_ref(&disk)).await?;
+    for _ in 0..1 + rig.below(3) {
+        rig.run_for(rig.between(1, 3000)).await;
+        lose_one_of(&rig, nodes, "while it is removed");
+        disturb(&rig, Mix::BUSY).await?;
+        rig.run_for(rig.between(1, 1500)).await;
+        lose_one_of(&rig, nodes, "while it is removed, after something went");
+    }
+    rig.cluster.heal();
+    rig.wait_removed(&disk).await?;
+    rig.wait_clean(CONVERGENCE_MAX).await?;
+    lose_node(&rig, leaves, "its disk was removed", Survival::None);
+    if rig.below(2) == 0 {
+        rig.run_for(Duration::from_secs(10)).await;
+        if rig.extend(&disk).await.is_err() {
+            // What was being wiped when the power went may still say what it was.
+            let (added, forced) = ([disk.clone()], [disk.clone()]);
+            rig.with(|engine| async move { engine.extend_pool(POOL, &added, &forced).await })
+                .await?;
+        }
+        rig.run_for(rig.between(1, 8000)).await;
+        lose_one_of(&rig, nodes, "it is added again");
+    }
+    rig.converge().await?;
+    lose_one_of(&rig, nodes, "at rest");
+    Ok(())
+}
+
+async fn one_after_the_other(stage: Stage) -> Result<(), Failure> {
+    let rig =
+        Rig::start(&stage, Plan::simple(5, 32), &[(VOLUME, 4 << 20, Layout::Mirror(2))]).await?;
+    rig.load(Mix::BUSY).await?;
+    let mut left: Vec<usize> = (0..5).collect();
+    while left.len() > 2 {
+        rig.run_for(rig.between(500, 3000)).await;
+        let lost = left.remove(rig.below(left.len()));
+        rig.cluster.kill_node(lost);
+        rig.wait_out(lost, Duration::from_secs(20)).await?;
+        rig.remove(&[disk_of(lost)]).await?;
+        if rig.below(3) == 0 {
+            rig.run_for(rig.between(1, 1500)).await;
+            rig.restart_supervisor(rig.between(1, 1000)).await;
+            rig.load(Mix::BUSY).await?;
+        }
+        rig.wait_removed(&disk_of(lost)).await?;
+        // As if that one had never been.
+        let spare = u32::from(left.len() > 2);
+        rig.wait_until("all is as it was", |report| {
+            let whole = |volume: &pool::VolumeReport| !volume.degraded && volume.dirty_bytes == 0;
+            report.state == PoolState::Online
+                && report.survives >= spare
+                && report.volumes.iter().all(whole)
+        })
+        .await?;
+        let voters = rig.voters();
+        expect(voters == left.iter().copied().collect(), || format!("{voters:?} vote"))?;
+        let next = left[rig.below(left.len())];
+        if spare > 0 {
+            lose_node(&rig, next, &format!("{left:?} are left"), Survival::None);
+        }
+    }
+    rig.on_volume(VOLUME, |watched| async move { watched.read_all().await }).await??;
+    rig.cluster.add_node(&[32 << 20]);
+    rig.run_for(Duration::from_secs(3)).await;
+    rig.extend("e6.0").await?;
+    rig.wait_until("three vote", |report| report.votes.present == 3 && report.survives >= 1)
+        .await?;
+    left.push(5);
+    lose_node(&rig, left[rig.below(3)], "three vote", Survival::None);
+    // Those that were removed come back: they are none of the pool's.
+    rig.converge().await?;
+    expect(rig.report().is_some_and(|report| report.disks.len() == 3), || {
+        format!("a disk that was removed is in the pool: {:#?}", rig.report())
+    })
+}
+
+/// In a fork, only the disks of these machines are left; nothing is quietly wrong.
+fn leave_only(rig: &Rig, nodes: &BTreeSet<usize>, what: &str) {
+    // Of disks that were removed nothing says any more that there was a pool.
+    let report = rig.report();
+    let mut disks = report.iter().flat_map(|report| &report.disks);
+    if !disks.any(|disk| nodes.iter().any(|node| disk_of(*node) == disk.name)) {
+        return;
+    }
+    let gone = (0..rig.cluster.node_count()).filter(|node| !nodes.contains(node));
+    let lost = gone.flat_map(|node| disks_of(rig, node)).collect();
+    rig.fork(Loss {
+        what: format!("{what}; status: {}", status(rig)),
+        lost,
+        away: BTreeSet::new(),
+        survival: Some(Survival::None),
+        owners: vec![Owner::Same, Owner::New],
+        judgement: Judgement::RightOrNamed,
+    });
+}
+
+async fn votes_move(stage: Stage) -> Result<(), Failure> {
+    let plan = Plan { supervisors: 2, ..Plan::simple(8, 24) };
+    let rig = Rig::start(&stage, plan, &[(VOLUME, 4 << 20, Layout::Mirror(3))]).await?;
+    rig.load(Mix::BUSY).await?;
+    rig.run_for(rig.between(500, 2000)).await;
+    let before = rig.voters();
+    expect(before.len() == 5, || format!("{before:?} vote"))?;
+    let leave: Vec<usize> = before.iter().copied().take(3).collect();
+    let disks: Vec<String> = leave.iter().map(|node| disk_of(*node)).collect();
+    rig.remove(&disks).await?;
+    let mut is_quiet = true;
+    for _ in 0..3 + rig.below(4) {
+        rig.run_for(rig.between(1, 1500)).await;
+        let survives = rig.report().map_or(0, |report| report.survives);
+        expect(!is_quiet || survives >= 2, || format!("nothing failed, and {survives} may go"))?;
+        leave_only(&rig, &before, "only who voted at first is in sight");
+        leave_only(
+            &rig,
+            &leave.iter().copied().collect(),
+            "only who voted at first and leaves is in sight",
+        );
+        leave_only(&rig, &rig.voters(), "only who votes now is in sight");
+        lose_one_of(&rig, 8, "votes move");
+        if rig.below(3) == 0 {
+            disturb(&rig, Mix::BUSY).await?;
+            is_quiet = false;
+        }
+    }
+    rig.cluster.heal();
+    for disk in &disks {
+        rig.wait_removed(disk).await?;
+    }
+    rig.wait_until("five vote", |report| report.votes.present == 5).await?;
+    let after = rig.voters();
+    expect(leave.iter().all(|node| !after.contains(node)), || format!("{after:?} vote"))?;
+    rig.converge().await?;
+    lose_one_of(&rig, 8, "at rest");
+    Ok(())
+}
+
+async fn votes_follow(stage: Stage) -> Result<(), Failure> {
+    let rig =
+        Rig::start(&stage, Plan::simple(7, 24), &[(VOLUME, 4 << 20, Layout::Mirror(3))]).await?;
+    rig.set_rebuild_delay(1 + rig.below(4) as u64).await?;
+    rig.load(Mix::BUSY).await?;
+    rig.run_for(rig.between(500, 2000)).await;
+    let voters: Vec<usize> = rig.voters().into_iter().collect();
+    let first = rig.below(5);
+    let gone = [voters[first], voters[(first + 1 + rig.below(4)) % 5]];
+    for node in gone {
+        rig.cluster.kill_node(node);
+        rig.run_for(rig.between(1, 3000)).await;
+    }
+    let others = |report: &pool::PoolReport| {
+        let votes = |disk: &pool::PoolDisk| disk.holds_vote;
+        let names = gone.map(disk_of);
+        let voters = report.disks.iter().filter(|disk| votes(disk));
+        report.votes.present == 5 && voters.clone().all(|disk| !names.contains(&disk.name))
+    };
+    rig.wait_until("others vote", others).await?;
+    rig.jobs_done(CONVERGENCE_MAX).await?;
+    rig.wait_until("two more may go", |report| report.survives >= 2).await?;
+    let there: Vec<usize> = (0..7).filter(|node| !gone.contains(node)).collect();
+    let second = rig.below(5);
+    let lost = [there[second], there[(second + 1 + rig.below(4)) % 5]];
+    let lost = lost.iter().flat_map(|node| disks_of(&rig, *node)).collect();
+    let away = gone.iter().flat_map(|node| disks_of(&rig, *node)).collect();
+    rig.fork(Loss {
+        what: format!("{gone:?} are away; status: {}", status(&rig)),
+        lost,
+        away,
+        survival: Some(Survival::None),
+        owners: vec![Owner::Same, Owner::New],
+        judgement: Judgement::Readable,
+    });
+    rig.converge().await?;
+    lose_one_of(&rig, 7, "at rest");
+    Ok(())
+}
+
+/// A pool of which a voter is about to be removed, and a machine has no vote yet.
+pub(super) async fn to_be_removed(stage: Stage) -> Result<Rc<Rig>, Failure> {
+    base_of(stage, Plan { supervisors: 2, ..Plan::simple(6, 24) }).await
+}
+
+pub(super) async fn removed(rig: Rc<Rig>) -> Result<(), Failure> {
+    let voter = rig.voters().first().map_or(0, |node| *node);
+    rig.remove(&[disk_of(voter)]).await?;
+    write_some(&rig, 3).await?;
+    rig.wait_removed(&disk_of(voter)).await
+}
