@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::jobs::is_moving;
 use super::lease::Ended;
@@ -15,6 +16,8 @@ use crate::metadata::{GroupRun, Job, JobKind, Member, MetaRecord, Metadata, RunK
 
 /// Runs that move at once.
 const MOVES_MAX: usize = 8;
+/// A move that lacks as much as so long ago doesn't count among them.
+const STUCK_AFTER: Duration = Duration::from_secs(30);
 
 /// What is to be done next.
 enum Step {
@@ -94,8 +97,10 @@ impl OpenPool {
                 busy.extend(members.clone().filter_map(|(_, m)| job_of(m)).map(|(n, _)| n));
                 let Some(volume) = &volume else { continue };
                 if run.incoming.is_some() {
-                    moving += 1;
-                    steps.extend(self.step_of(run, &jobs).map(|step| (Rc::clone(volume), step)));
+                    moving += usize::from(self.is_under_way(&meta, *id, run));
+                    steps.extend(
+                        self.step_of(&meta, run, &jobs).map(|step| (Rc::clone(volume), step)),
+                    );
                     continue;
                 }
                 for (position, member) in members {
@@ -106,6 +111,10 @@ impl OpenPool {
                 }
             }
         }
+        let still = |volume: &VolumeId, key: &RunKey| {
+            meta.run(*volume, *key).is_some_and(|run| run.incoming.is_some())
+        };
+        self.jobs.moves.borrow_mut().retain(|(volume, key), _| still(volume, key));
         // A number may be another job's by now.
         let is_done =
             |number: &JobNumber| meta.jobs().contains_key(number) && !busy.contains(number);
@@ -131,16 +140,34 @@ impl OpenPool {
         (steps, ended)
     }
 
+    /// Whether a move gets on, so that others wait for it. One that doesn't may need something that never comes
+    /// back.
+    fn is_under_way(&self, meta: &Metadata, volume: VolumeId, run: &GroupRun) -> bool {
+        let Some(incoming) = run.incoming else { return false };
+        let groups = run.generations(run.initialised());
+        let lacks = groups.map(|group| meta.dirty(group, incoming.member.disk).count_ones()).sum();
+        let now = self.pool.runtime.now();
+        let mut moves = self.jobs.moves.borrow_mut();
+        let known = moves.entry((volume, run.key)).or_insert((lacks, now));
+        if known.0 != lacks {
+            *known = (lacks, now);
+        }
+        now.since(known.1) < STUCK_AFTER
+    }
+
     /// What becomes of a run of which a position moves.
     fn step_of(
         &self,
+        meta: &Metadata,
         run: &GroupRun,
         jobs: &BTreeMap<DiskNumber, (JobNumber, &Job)>,
     ) -> Option<Step> {
         let (incoming, outgoing) = (run.incoming?.member, run.outgoing()?);
         let job = jobs.get(&outgoing.disk).map(|(_, job)| *job);
         let goes_there = job.is_some_and(|job| {
-            job.to().is_none_or(|to| to == incoming.disk) && !jobs.contains_key(&incoming.disk)
+            let is_right = job.to().is_none_or(|to| to == incoming.disk);
+            let is_lost = self.is_long_gone(meta, incoming.disk);
+            is_right && !is_lost && !jobs.contains_key(&incoming.disk)
         });
         if !goes_there {
             return Some(Step::Cancel(run.clone()));

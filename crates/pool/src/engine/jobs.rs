@@ -22,8 +22,8 @@ use super::open_pool::OpenPool;
 use super::space::domain_word;
 use crate::allocate::{MovePlan, Usable};
 use crate::error::PoolError;
-use crate::format::{DiskNumber, JobNumber};
-use crate::metadata::{GroupRun, Job, JobKind, MetaRecord, Metadata};
+use crate::format::{DiskNumber, JobNumber, VolumeId};
+use crate::metadata::{GroupRun, Job, JobKind, MetaRecord, Metadata, RunKey};
 use crate::report::{EmptyForecast, JobReport, JobState, PoolEvent};
 
 /// How often jobs are looked at.
@@ -36,6 +36,8 @@ pub(crate) const REBUILD_DELAY: &str = "rebuild-delay";
 pub(crate) struct Jobs {
     /// Why they wait.
     pub(super) waits: RefCell<BTreeMap<JobNumber, String>>,
+    /// What the moves under way lack, in regions, and since when that is so.
+    pub(super) moves: RefCell<BTreeMap<(VolumeId, RunKey), (u32, Instant)>>,
     /// Those that were told to be done, and stay.
     pub(super) done: RefCell<BTreeSet<JobNumber>>,
     /// Since when disks aren't there. One that nobody needed meanwhile may still be in.
@@ -224,9 +226,14 @@ impl OpenPool {
         })
     }
 
-    /// Extents of disks that find no place elsewhere.
+    /// Extents of disks that find no place elsewhere, besides what is on its way already.
     fn homeless(&self, meta: &Metadata, disks: &[DiskNumber], to: Option<DiskNumber>) -> u64 {
         let mut plan = MovePlan::new(meta, &self.usable_without(disks));
+        for job in meta.jobs().values() {
+            if let Some(disk) = job.empties().filter(|disk| !disks.contains(disk)) {
+                plan.homeless(disk, job.to());
+            }
+        }
         disks.iter().map(|disk| plan.homeless(*disk, to)).sum()
     }
 

@@ -14,7 +14,7 @@ use super::checksum_cache::ChecksumCache;
 use super::events::Events;
 use super::lease::Ended;
 use super::member::Member;
-use super::observe::{Content, explain, read_content};
+use super::observe::{Content, explain};
 use super::open::{OpenRequest, SeenDisk};
 use super::open_pool::OpenPool;
 use super::quorum::Quorum;
@@ -213,7 +213,7 @@ impl Engine {
     /// What is on a device, and under which reservation.
     async fn read_device(&self, device: &Device) -> Result<Content, IoError> {
         let reading = async {
-            let content = read_content(&*device.device, true).await?;
+            let content = self.recognise(&*device.device).await?;
             if matches!(content, Content::Labelled { .. }) {
                 match device.device.renew().await {
                     Ok(holder) => device.epoch.set(holder.value.epoch),

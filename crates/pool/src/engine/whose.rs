@@ -5,7 +5,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BlockDevice, DurabilityClass, Holder, OwnerId, spoken};
+use block::probe::Signature;
+use block::{BlockDevice, DurabilityClass, Holder, IoError, OwnerId, spoken};
 use futures::future::join_all;
 
 use super::Engine;
@@ -51,7 +52,7 @@ impl Engine {
             return refuse("it is read-only".into(), "export it writable");
         }
         let volatile = geometry.class == DurabilityClass::Unknown;
-        let content = read_content(&*candidate.device, true).await;
+        let content = self.recognise(&*candidate.device).await;
         match content.map_err(|error| PoolError::io("looking at it", name, error))? {
             Content::Blank if volatile && !candidate.forced => refuse(
                 "it is blank, but its target may acknowledge writes that are not durable".into(),
@@ -89,7 +90,7 @@ impl Engine {
         };
         let named = match error {
             LabelError::Damaged { named: Some((pool, disk)), .. }
-                if is_unfinished(target, *pool, *disk) =>
+                if is_unknown_to(target, *pool, *disk) =>
             {
                 return Ok(None);
             }
@@ -151,11 +152,20 @@ impl Engine {
         let refuse = |why: String, remedy: &str| {
             Err(PoolError::refused(candidate.place.to_string(), why, remedy))
         };
-        if is_unfinished(target, label.pool, label.disk) {
+        if is_unknown_to(target, label.pool, label.disk) {
             return Ok(None);
         }
         let slot = self.slots.borrow().get(&label.pool).cloned();
         let state = slot.map(|slot| slot.state.borrow().clone());
+        if let Some(SlotState::Open(open)) = &state
+            && is_unknown_to(Some(open), label.pool, label.disk)
+        {
+            let pool = &open.pool.name;
+            return refuse(
+                format!("it was a disk of pool {pool}, which doesn't have it any more"),
+                &format!("name another one; pool extend {pool} takes it back, empty"),
+            );
+        }
         if matches!(state, Some(SlotState::Open(_) | SlotState::Opening)) {
             return refuse(
                 format!("it is a disk of pool {}, which is open here", label.pool_name),
@@ -180,6 +190,17 @@ impl Engine {
             true => Ok(Some(format!("{}: {loss}", candidate.place.name))),
             false => refuse(format!("it belongs to pool {}; {loss}", label.pool_name), force),
         }
+    }
+
+    /// What is on a device. One that was removed from a pool of ours is blank: all that is left is the record of
+    /// its target, which no client can write, that we had it.
+    pub(super) async fn recognise(&self, device: &dyn BlockDevice) -> Result<Content, IoError> {
+        let content = read_content(device, true).await?;
+        if !matches!(&content, Content::Foreign(found) if *found == [Signature::Etherpool]) {
+            return Ok(content);
+        }
+        let ours = device.renew().await.is_ok_and(|holder| holder.value.owner == self.config.owner);
+        Ok(if ours { Content::Blank } else { content })
     }
 
     /// The open pool that has the candidate's device among its disks, whatever the label says.
@@ -265,9 +286,9 @@ fn loss_of(label: &Label, disks: &[SeenDisk], quorum: &Quorum) -> String {
     )
 }
 
-/// Whether a label is what is left of an extension that was cut off: `target`, which is to be extended,
-/// is the pool that it names, and doesn't know the disk.
-fn is_unfinished(target: Option<&OpenPool>, pool: PoolId, disk: DiskId) -> bool {
+/// Whether a label is what is left of an extension that was cut off, or of a disk that was removed while it was
+/// away: `target` is the pool that it names, and doesn't know the disk.
+fn is_unknown_to(target: Option<&OpenPool>, pool: PoolId, disk: DiskId) -> bool {
     let target = target.filter(|open| open.pool.id == pool);
     target.is_some_and(|open| open.pool.meta.borrow().disk_by_id(disk).is_none())
 }

@@ -24,6 +24,13 @@ impl Bench {
         self.run(async move { engine.empty_disks("pool", &request).await })
     }
 
+    fn remove(&self, disk: &str) -> Result<EmptyForecast, PoolError> {
+        let disks = vec![disk.to_owned()];
+        let request = EmptyDisks { disks, remove: true, ..EmptyDisks::default() };
+        let engine = Rc::clone(&self.engine);
+        self.run(async move { engine.empty_disks("pool", &request).await })
+    }
+
     fn set_rebuild_delay(&self, seconds: u64) {
         let engine = Rc::clone(&self.engine);
         let delay = Some(Duration::from_secs(seconds));
@@ -65,6 +72,90 @@ fn written(seed: u64, layout: Layout, blocks: u64) -> (Bench, Rc<dyn BlockDevice
         bench.write(&volume, first, pattern(first, 50.min(blocks - first), 1)).unwrap();
     }
     (bench, volume)
+}
+
+#[test]
+fn a_disk_that_is_removed_is_blank_and_may_be_added_again() {
+    let (bench, volume) = written(11, Layout::Mirror(2), 2000);
+    bench.remove("e0.0").unwrap();
+    bench.until(|report| report.disks.len() == 4 && report.jobs.is_empty());
+    bench.pass(Duration::from_secs(30));
+    let report = bench.report();
+    assert_eq!((report.state, report.votes.total, report.survives), (PoolState::Online, 4, 1));
+    assert!(report.disks.iter().all(|disk| disk.holds_vote));
+    bench.assert_sound(&volume, 2000);
+    let engine = Rc::clone(&bench.engine);
+    let added = ["e0.0".to_owned()];
+    bench.run(async move { engine.extend_pool("pool", &added, &[]).await }).unwrap();
+    bench.until(|report| report.votes.present == 5);
+    bench.assert_sound(&volume, 2000);
+    let names: Vec<String> = bench.report().disks.into_iter().map(|disk| disk.name).collect();
+    assert_eq!(names, ["e1.0", "e2.0", "e3.0", "e4.0", "e0.0"]);
+}
+
+#[test]
+fn one_that_is_removed_while_it_is_away_is_none_of_the_pool_s_when_it_is_back() {
+    let (bench, volume) = written(12, Layout::Mirror(2), 2000);
+    bench.set_mode(0, Mode::Lost);
+    bench.write(&volume, 0, pattern(0, 50, 1)).unwrap();
+    bench.remove("e0.0").unwrap();
+    bench.until(|report| report.disks.len() == 4 && report.jobs.is_empty());
+    assert_eq!(bench.report().state, PoolState::Online);
+    bench.set_mode(0, Mode::Well);
+    bench.pass(Duration::from_secs(30));
+    assert_eq!(bench.report().disks.len(), 4);
+    bench.assert_sound(&volume, 2000);
+    // Nor does its old vote say anything.
+    let bench = bench.power_cut();
+    bench.until(|report| report.state == PoolState::Online);
+    assert_eq!((bench.report().disks.len(), bench.report().votes.total), (4, 4));
+}
+
+#[test]
+fn the_last_disk_is_not_removed() {
+    let bench = Bench::new(13, 1, 48);
+    bench.create();
+    let refused = bench.remove("e0.0").unwrap_err();
+    assert!(matches!(refused, PoolError::Refused { .. }), "{refused}");
+}
+
+#[test]
+fn two_that_fit_alone_and_not_together_are_not_both_emptied() {
+    let bench = Bench::new(14, 5, 48);
+    bench.create();
+    bench.create_volume(64, Layout::Mirror(2));
+    bench.empty("e0.0", None).unwrap();
+    let refused = bench.empty("e1.0", None).unwrap_err();
+    assert!(matches!(refused, PoolError::NoSpace { .. }), "{refused}");
+    bench.until(|report| report.jobs.iter().all(|job| job.state == JobState::Done));
+    assert!(bench.empty("e1.0", None).is_err(), "it was all done before");
+}
+
+#[test]
+fn what_moves_to_a_disk_that_never_comes_back_goes_elsewhere() {
+    let (bench, volume) = written(15, Layout::Mirror(2), 3000);
+    bench.set_rebuild_delay(20);
+    bench.remove("e4.0").unwrap();
+    bench.until(|report| report.disks.len() == 4);
+    bench.pass(Duration::from_secs(30));
+    let engine = Rc::clone(&bench.engine);
+    let added = ["e4.0".to_owned()];
+    bench.run(async move { engine.extend_pool("pool", &added, &[]).await }).unwrap();
+    bench.disks[4].latency.set(Duration::from_millis(200));
+    bench.empty("e0.0", None).unwrap();
+    let moves_there = || {
+        let open = bench.engine.open_pool("pool").unwrap();
+        let meta = open.pool.meta.borrow();
+        let new = meta.disks().values().next_back().unwrap();
+        new.room() > new.free.len()
+    };
+    while !moves_there() {
+        bench.pass(Duration::from_millis(100));
+    }
+    bench.set_mode(4, Mode::Lost);
+    bench.until(|report| report.jobs.iter().all(|job| job.state == JobState::Done));
+    assert_eq!(bench.taken_of(0), 0);
+    bench.assert_reads(&volume, 3000);
 }
 
 #[test]
