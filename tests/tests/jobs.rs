@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use blackbox::{Lab, LabOptions, wait_until};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A lab with a pool of one disk of each of five machines, and a mounted volume with a file.
 struct Filled {
@@ -49,6 +49,11 @@ impl Filled {
         disks.find(|disk| disk["name"] == name).cloned().unwrap_or_else(|| panic!("{name}: {pool}"))
     }
 
+    fn has(&self, name: &str) -> bool {
+        let pool = self.pool();
+        pool["disks"].as_array().unwrap().iter().any(|disk| disk["name"] == name)
+    }
+
     /// From the disks, past the page cache.
     fn read_back(&self) {
         let mount = self.lab.mount();
@@ -77,7 +82,7 @@ fn a_disk_is_emptied_and_taken_out() {
     let (code, text) = lab.said(&["pool", "evacuate", "cluster", "e1.0", "--dry-run"]);
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("would be emptied") && text.contains("Nothing was done"), "{text}");
-    assert!(text.contains("e1.0 has a vote, and votes don't move yet"), "{text}");
+    assert!(text.contains("e1.0 has a vote, which moves"), "{text}");
     let (code, text) = lab.said(&["pool", "evacuate", "cluster", "e1.0"]);
     assert_eq!(code, 4, "unasked: {text}");
     assert!(filled.jobs().is_empty());
@@ -93,6 +98,8 @@ fn a_disk_is_emptied_and_taken_out() {
     assert_eq!(jobs.len(), 1, "{jobs:?}");
     assert_eq!(jobs[0]["state"]["is"], "done");
     assert_eq!(jobs[0]["left_bytes"], 0);
+    assert_eq!(disk["holds_vote"], false, "{disk}");
+    assert_eq!(filled.pool()["votes"], json!({"total": 4, "present": 4}));
     let text = lab.cli(&["pool", "jobs"]);
     assert!(text.contains("evacuate") && text.contains("100%") && text.contains("done"), "{text}");
     assert!(lab.show(&["pool", "show", "cluster"]).contains("KIND"));
@@ -116,6 +123,79 @@ fn a_disk_is_emptied_and_taken_out() {
     assert!(filled.jobs().is_empty());
     let (code, text) = lab.said(&["pool", "cancel", "cluster", &number, "--yes"]);
     assert_eq!(code, 3, "{text}");
+}
+
+#[test]
+fn a_disk_is_removed_and_is_free_again() {
+    let filled = Filled::new();
+    let lab = &filled.lab;
+    let (code, text) = lab.said(&["pool", "remove", "cluster", "e1.0", "--dry-run"]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("It belongs to the pool no more then, and its labels"), "{text}");
+    let (code, text) = lab.said(&["pool", "remove", "cluster", "e1.0"]);
+    assert_eq!(code, 4, "unasked: {text}");
+    assert!(filled.jobs().is_empty());
+
+    let text = lab.cli(&["pool", "remove", "cluster", "e1.0", "--wait", "--yes"]);
+    assert_eq!(text, "e1.0 belongs to pool cluster no more\n");
+    assert!(!filled.has("e1.0") && filled.jobs().is_empty());
+    let pool = filled.pool();
+    assert_eq!(pool["votes"], json!({"total": 4, "present": 4}));
+    assert_eq!(pool["volumes"][0]["degraded"], false, "{pool}");
+    lab.wait_clean();
+    filled.read_back();
+    wait_until("the disk is free", || {
+        let disks = lab.json(&["disk", "list"]);
+        let mut disks = disks.as_array().unwrap().iter();
+        disks.any(|disk| disk["name"] == "e1.0" && disk["state"]["is"] == "free")
+    });
+
+    lab.cli(&["pool", "extend", "cluster", "e1.0", "--yes"]);
+    assert_eq!(filled.disk("e1.0")["state"]["is"], "usable");
+    wait_until("its machine votes again", || filled.pool()["votes"]["total"] == 5);
+
+    // What is empty already, and one of which nobody says so.
+    lab.cli(&["pool", "evacuate", "cluster", "e1.0", "--wait", "--yes"]);
+    let text = lab.cli(&["pool", "remove", "cluster", "e1.0", "e2.0", "--wait", "--yes"]);
+    assert_eq!(text, "e1.0, e2.0 belong to pool cluster no more\n");
+    assert_eq!(filled.pool()["disks"].as_array().unwrap().len(), 3);
+    filled.read_back();
+    lab.cli(&["volume", "verify", "cluster/hyperspace"]);
+}
+
+#[test]
+fn a_node_that_is_gone_for_good_is_removed() {
+    let filled = Filled::new();
+    let lab = &filled.lab;
+    lab.lab(&["kill", "n2"]);
+    // The pool notices by what it writes.
+    std::fs::write(lab.mount().join("more"), vec![7; 8 << 20]).unwrap();
+    sync(lab);
+    wait_until("the disk is missing", || filled.disk("e2.0")["state"]["is"] == "missing");
+    assert_eq!(lab.pool_state(), "degraded");
+    let (_, text) = lab.said(&["pool", "remove", "cluster", "n2", "--dry-run"]);
+    assert!(text.contains("e2.0 can't be read: what it had is made anew"), "{text}");
+    let text = lab.cli(&["pool", "remove", "cluster", "e2.0", "--yes", "--wait"]);
+    assert!(text.contains("e2.0 belongs to pool cluster no more"), "{text}");
+    lab.wait_clean();
+    let pool = filled.pool();
+    assert_eq!(pool["disks"].as_array().unwrap().len(), 4, "{pool}");
+    assert_eq!(pool["votes"], json!({"total": 4, "present": 4}));
+    assert_eq!(pool["survives"], 1, "{pool}");
+    filled.read_back();
+
+    // It is back with its label, and nobody's until it is taken back.
+    lab.lab(&["start", "n2"]);
+    let other = || lab.said(&["pool", "create", "other", "e2.0", "--dry-run"]);
+    wait_until("it is seen", || other().1.contains("which doesn't have it any more"));
+    assert_eq!(other().0, 4);
+    assert_eq!(filled.pool()["disks"].as_array().unwrap().len(), 4);
+    lab.cli(&["pool", "extend", "cluster", "e2.0", "--yes"]);
+    wait_until("its machine votes again", || {
+        filled.pool()["votes"] == json!({"total": 5, "present": 5})
+    });
+    filled.read_back();
+    assert_eq!(lab.pool_state(), "online");
 }
 
 #[test]

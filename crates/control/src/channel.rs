@@ -361,7 +361,11 @@ mod tests {
             EngineRequest::Lease { volume, attachment: Attachment::DEAD },
             EngineRequest::EmptyDisks {
                 pool: "p".into(),
-                request: EmptyDisks { disks: vec!["node2".into()], ..EmptyDisks::default() },
+                request: EmptyDisks {
+                    disks: vec!["node2".into()],
+                    remove: true,
+                    ..EmptyDisks::default()
+                },
             },
             EngineRequest::CancelJob { pool: "p".into(), number: 3 },
             EngineRequest::SetRebuildDelay { pool: "p".into(), seconds: None },

@@ -18,7 +18,7 @@ use super::confirm::{confirm, effects};
 use super::disk::{describe, resolve_all};
 use super::output::{self, print_json};
 use super::pool_check::CheckArgs;
-use super::pool_jobs::{self, CancelArgs, EvacuateArgs, JobsArgs, ReplaceArgs, SetArgs};
+use super::pool_jobs::{self, CancelArgs, EmptyArgs, JobsArgs, ReplaceArgs, SetArgs};
 use super::{Context, Failure};
 use aoe_wire::ShelfSlot;
 
@@ -41,9 +41,11 @@ pub enum PoolCommand {
     /// Look for damage on the disks of a pool, without a supervisor and without changing anything
     Check(CheckArgs),
     /// Empty disks, so that they can be taken out: what they have moves to the pool's others
-    Evacuate(EvacuateArgs),
+    Evacuate(EmptyArgs),
     /// Have a disk take another one's place
     Replace(ReplaceArgs),
+    /// Take disks out of a pool, also dead ones: what they have moves to its others, or is made anew there
+    Remove(EmptyArgs),
     /// List what is moved from disks: what was asked for, and what is rebuilt because a disk is gone
     Jobs(JobsArgs),
     /// End a job before it is done; what it moved stays where it is
@@ -159,6 +161,7 @@ pub async fn run(context: &Context, command: PoolCommand) -> Result<Exit, Failur
         PoolCommand::Import(args) => import(context, args).await,
         PoolCommand::Evacuate(args) => pool_jobs::evacuate(context, args).await,
         PoolCommand::Replace(args) => pool_jobs::replace(context, args).await,
+        PoolCommand::Remove(args) => pool_jobs::remove(context, args).await,
         PoolCommand::Jobs(args) => pool_jobs::jobs(context, args).await,
         PoolCommand::Cancel(args) => pool_jobs::cancel(context, args).await,
         PoolCommand::Set(args) => pool_jobs::set(context, args).await,

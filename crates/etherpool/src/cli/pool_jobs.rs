@@ -1,4 +1,4 @@
-//! `etherpool pool evacuate`, `replace`, `jobs`, `cancel` and `set`: disks that are emptied.
+//! `etherpool pool evacuate`, `replace`, `remove`, `jobs`, `cancel` and `set`: disks that are emptied.
 
 use std::path::Path;
 use std::time::Duration;
@@ -18,9 +18,9 @@ use super::pool::{DiskArgs, Targets, done, find_disks, pool_path};
 use super::pool_wait::{Watch, wait};
 use super::{Context, Failure};
 
-/// Arguments of `pool evacuate`.
+/// Arguments of `pool evacuate` and `pool remove`.
 #[derive(Debug, Args)]
-pub struct EvacuateArgs {
+pub struct EmptyArgs {
     /// The pool
     pool: String,
 
@@ -28,7 +28,7 @@ pub struct EvacuateArgs {
     #[arg(required = true, value_name = "DISK|NODE")]
     disks: Vec<String>,
 
-    /// Wait until they are empty
+    /// Wait until it is done
     #[arg(long)]
     wait: bool,
 
@@ -121,38 +121,102 @@ fn parse_delay(text: &str) -> Result<Delay, String> {
     }
 }
 
+/// What disks are emptied for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Evacuate,
+    Replace,
+    Remove,
+}
+
+impl Purpose {
+    fn word(self) -> &'static str {
+        match self {
+            Purpose::Evacuate => "evacuate",
+            Purpose::Replace => "replace",
+            Purpose::Remove => "remove",
+        }
+    }
+
+    /// Whether it is done with a disk. A job that isn't there any more was cancelled, unless the disk went too.
+    fn is_done(self, now: &PoolReport, disk: &PoolDisk) -> bool {
+        let is_empty =
+            || now.jobs.iter().any(|job| job.disk == disk.name && job.state == JobState::Done);
+        let is_there = now.disks.iter().any(|other| other.id == disk.id);
+        !is_there || self != Purpose::Remove && is_empty()
+    }
+
+    /// Of disks that are being emptied: waits where that is asked for, and says what became of them.
+    async fn finish(
+        self,
+        context: &Context,
+        report: &PoolReport,
+        disks: &[&PoolDisk],
+        plan: &EmptyForecast,
+        waits: bool,
+    ) -> Result<Exit, Failure> {
+        if waits {
+            wait(context, Watch::of(self.word(), report, disks)).await?;
+            let now: PoolReport = context.client.get(&pool_path(&report.id)?).await?;
+            if let Some(disk) = disks.iter().find(|disk| !self.is_done(&now, disk)) {
+                let message =
+                    format!("the job that empties {} was ended before it was done", disk.name);
+                return Err(ApiError::new(ErrorCode::Busy, message)
+                    .remedy("see `etherpool pool jobs`, then begin it again")
+                    .into());
+            }
+        }
+        output::show(context.json, plan, || self.outcome(report, disks, waits))?;
+        Ok(Exit::Ok)
+    }
+
+    fn outcome(self, report: &PoolReport, disks: &[&PoolDisk], waited: bool) -> String {
+        let (names, pool) = (output::named(disks), &report.name);
+        let one = disks.len() == 1;
+        if !waited {
+            let are = if one { "is" } else { "are" };
+            return format!("{names} {are} being emptied; see `etherpool pool jobs {pool}`\n");
+        }
+        if self == Purpose::Remove {
+            let belong = if one { "belongs" } else { "belong" };
+            return format!("{names} {belong} to pool {pool} no more\n");
+        }
+        let they = if one { "it" } else { "they" };
+        format!("nothing of pool {pool} is on {names} any more: {they} may be pulled\n")
+    }
+}
+
 /// `pool evacuate`.
-pub async fn evacuate(context: &Context, args: EvacuateArgs) -> Result<Exit, Failure> {
+pub async fn evacuate(context: &Context, args: EmptyArgs) -> Result<Exit, Failure> {
+    empty(context, args, Purpose::Evacuate).await
+}
+
+/// `pool remove`.
+pub async fn remove(context: &Context, args: EmptyArgs) -> Result<Exit, Failure> {
+    empty(context, args, Purpose::Remove).await
+}
+
+async fn empty(context: &Context, args: EmptyArgs, purpose: Purpose) -> Result<Exit, Failure> {
     let path = pool_path(&args.pool)?;
     let report: PoolReport = context.client.get(&path).await?;
     let disks = find_members(&report, &args.disks)?;
     let path = format!("{path}/empty");
-    let request = EmptyDisks { dry_run: true, ..emptying(&disks) };
-    let plan: EmptyForecast = context.client.post(&path, &request).await?;
+    let request = EmptyDisks { remove: purpose == Purpose::Remove, ..emptying(&disks) };
+    let look = EmptyDisks { dry_run: true, ..request.clone() };
+    let plan: EmptyForecast = context.client.post(&path, &look).await?;
     if context.json && args.confirmation.dry_run {
         print_json(&plan)?;
         return Ok(Exit::Ok);
     }
-    if !confirm(&output::evacuation(&report, &disks, &plan), args.confirmation)? {
+    let what = match purpose {
+        Purpose::Remove => output::removal(&report, &disks, &plan),
+        _ => output::evacuation(&report, &disks, &plan),
+    };
+    if !confirm(&what, args.confirmation)? {
         return Ok(Exit::Ok);
     }
-    let plan: EmptyForecast = context.client.post(&path, &emptying(&disks)).await?;
-    if args.wait {
-        wait(context, Watch::of("evacuate", &report, &disks)).await?;
-        let now: PoolReport = context.client.get(&pool_path(&args.pool)?).await?;
-        let is_done = |disk: &&PoolDisk| {
-            now.jobs.iter().any(|job| job.disk == disk.name && job.state == JobState::Done)
-        };
-        if let Some(disk) = disks.iter().find(|disk| !is_done(disk)) {
-            let message =
-                format!("the job that empties {} was ended before it was done", disk.name);
-            return Err(ApiError::new(ErrorCode::Busy, message)
-                .remedy("see `etherpool pool jobs`, then begin it again")
-                .into());
-        }
-    }
-    output::show(context.json, &plan, || emptied(&report, &disks, args.wait))?;
-    Ok(Exit::Ok)
+    let plan: EmptyForecast = context.client.post(&path, &request).await?;
+    purpose.finish(context, &report, &disks, &plan, args.wait).await
 }
 
 /// `pool replace`.
@@ -211,11 +275,7 @@ pub async fn replace(context: &Context, args: ReplaceArgs) -> Result<Exit, Failu
             })?
         }
     };
-    if args.wait {
-        wait(context, Watch::of("replace", &report, &[old])).await?;
-    }
-    output::show(context.json, &plan, || emptied(&report, &[old], args.wait))?;
-    Ok(Exit::Ok)
+    Purpose::Replace.finish(context, &report, &[old], &plan, args.wait).await
 }
 
 /// What replacing would do, for programs.
@@ -327,16 +387,6 @@ fn emptying(disks: &[&PoolDisk]) -> EmptyDisks {
     EmptyDisks { disks, ..EmptyDisks::default() }
 }
 
-/// What became of disks that were to be emptied.
-fn emptied(report: &PoolReport, disks: &[&PoolDisk], waited: bool) -> String {
-    let (names, pool) = (output::named(disks), &report.name);
-    let (are, they) = if disks.len() == 1 { ("is", "it") } else { ("are", "they") };
-    match waited {
-        true => format!("nothing of pool {pool} is on {names} any more: {they} may be pulled\n"),
-        false => format!("{names} {are} being emptied; see `etherpool pool jobs {pool}`\n"),
-    }
-}
-
 /// The disks of a pool that are named, each once: by the names under which they are or were present, their
 /// identities or their paths on this machine; or all of a machine.
 fn find_members<'a>(
@@ -380,6 +430,8 @@ fn find_members<'a>(
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use pool::JobReport;
+
     use super::*;
     use crate::cli::output::samples;
 
@@ -390,6 +442,40 @@ mod tests {
         for wrong in ["0s", "500ms", "1s500ms", "10", "never"] {
             assert!(parse_delay(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_job_that_was_cancelled_is_no_success() {
+        let all = [Purpose::Evacuate, Purpose::Replace, Purpose::Remove];
+        let report = samples::pool();
+        let disk = &report.disks[0];
+        let with = |state| {
+            let job = JobReport { state, ..samples::job() };
+            PoolReport { jobs: vec![job], ..samples::pool() }
+        };
+        for purpose in all {
+            assert!(!purpose.is_done(&report, disk), "{purpose:?}, cancelled");
+            assert!(!purpose.is_done(&with(JobState::Running), disk), "{purpose:?}, begun anew");
+            let is_empty = purpose.is_done(&with(JobState::Done), disk);
+            assert_eq!(is_empty, purpose != Purpose::Remove, "{purpose:?}");
+            // Others may remove what we empty.
+            let without = PoolReport { disks: Vec::new(), ..samples::pool() };
+            assert!(purpose.is_done(&without, disk), "{purpose:?}");
+        }
+    }
+
+    #[test]
+    fn what_became_of_disks_is_said() {
+        let report = samples::pool();
+        let second = PoolDisk { name: "e1.1".into(), ..report.disks[0].clone() };
+        let (one, two) = ([&report.disks[0]], [&report.disks[0], &second]);
+        let said = |purpose: Purpose, disks: &[&PoolDisk]| purpose.outcome(&report, disks, true);
+        assert_eq!(said(Purpose::Remove, &one), "e1.0 belongs to pool cluster no more\n");
+        assert_eq!(said(Purpose::Remove, &two), "e1.0, e1.1 belong to pool cluster no more\n");
+        let pulled = "nothing of pool cluster is on e1.0, e1.1 any more: they may be pulled\n";
+        assert_eq!(said(Purpose::Evacuate, &two), pulled);
+        let begun = Purpose::Remove.outcome(&report, &one, false);
+        assert_eq!(begun, "e1.0 is being emptied; see `etherpool pool jobs cluster`\n");
     }
 
     #[test]

@@ -81,6 +81,8 @@ impl Watch {
                 match &job.state {
                     JobState::Running => going = true,
                     JobState::Waiting { why } => waits = Some((pool, job, why)),
+                    // It was evacuated before, and is gone from the list soon.
+                    JobState::Done if job.kind == "remove" => going = true,
                     JobState::Done | JobState::Unknown => {}
                 }
             }
@@ -172,6 +174,8 @@ mod tests {
         assert_eq!((progress.done_bytes, progress.total_bytes), (3 << 28, 1 << 30));
         let other = JobReport { disk: "e2.0".into(), ..job.clone() };
         let done = JobReport { state: JobState::Done, left_bytes: 0, ..job.clone() };
+        let removed = JobReport { kind: "remove".into(), ..done.clone() };
+        assert!(matches!(watch.look(&[pool_with(vec![removed])]), Look::Going(_)));
         assert!(matches!(watch.look(&[pool_with(vec![done, other])]), Look::Over));
         assert!(matches!(watch.look(&[pool_with(Vec::new())]), Look::Over));
 

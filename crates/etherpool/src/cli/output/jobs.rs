@@ -1,5 +1,7 @@
 //! Jobs, and what is asked before disks are emptied.
 
+use std::collections::BTreeSet;
+
 use block::size::Human;
 use pool::{DiskState, EmptyForecast, JobReport, JobState, PoolDisk, PoolReport};
 use serde::Serialize;
@@ -71,14 +73,40 @@ fn job_state(state: &JobState) -> String {
 
 /// What evacuating would do.
 pub fn evacuation(report: &PoolReport, disks: &[&PoolDisk], plan: &EmptyForecast) -> String {
-    let (pool, names) = (&report.name, named(disks));
+    let pool = &report.name;
+    let then = format!(
+        "Nothing new would be put there until the job is cancelled (pool cancel). What `etherpool pool jobs {pool}`\n\
+         calls done is empty and may be pulled.\n"
+    );
+    emptying(report, disks, plan, &then)
+}
+
+/// What removing would do.
+pub fn removal(report: &PoolReport, disks: &[&PoolDisk], plan: &EmptyForecast) -> String {
+    let (they_belong, their) = match disks.len() {
+        1 => ("It belongs", "its"),
+        _ => ("They belong", "their"),
+    };
+    let wiped = match disks.iter().all(|disk| is_unreadable(disk)) {
+        true => String::new(),
+        false => format!(", and {their} labels are wiped; the rest isn't erased"),
+    };
+    let then = format!(
+        "{they_belong} to the pool no more then{wiped}.\nUntil then `etherpool pool cancel` ends the job.\n"
+    );
+    emptying(report, disks, plan, &then)
+}
+
+fn emptying(report: &PoolReport, disks: &[&PoolDisk], plan: &EmptyForecast, then: &str) -> String {
     format!(
-        "{names} of pool {pool} would be emptied: {} would be moved to its other disks, which have {} free then.\n\
-         Nothing new would be put there until the job is cancelled (pool cancel). What `etherpool pool jobs {pool}`\n\
-         calls done is empty and may be pulled.\n{}",
+        "{} of pool {} would be emptied: {} would be moved to its other disks, which have {} free then.\n{then}{}{}{}",
+        named(disks),
+        report.name,
         Human(plan.bytes),
         Human(plan.free_bytes),
-        votes(report, disks),
+        made_anew(disks),
+        votes(disks),
+        few_votes(report, disks),
     )
 }
 
@@ -94,31 +122,70 @@ pub fn replacement(
         None => format!("at most {}", Human(old.size_bytes.saturating_sub(old.free_bytes))),
     };
     let (pool, name) = (&report.name, &old.name);
+    // One that is added may vote as well.
+    let is_added = !report.disks.iter().any(|disk| disk.name == new);
+    let few_votes = if is_added { String::new() } else { few_votes(report, &[old]) };
     format!(
         "{new} would take the place of {name} in pool {pool}: {bytes} would be moved to it.\n\
          When `etherpool pool jobs {pool}` calls it done, {name} is empty and may be pulled. Nothing new is put\n\
-         there until the job is cancelled (pool cancel).\n{}",
-        votes(report, &[old]),
+         there until the job is cancelled (pool cancel).\n{}{}{few_votes}",
+        made_anew(&[old]),
+        votes(&[old]),
     )
 }
 
+fn is_unreadable(disk: &PoolDisk) -> bool {
+    matches!(disk.state, DiskState::Missing | DiskState::Refused { .. })
+}
+
+/// That nothing is moved from disks that aren't there, in a line; nothing if all of them are.
+fn made_anew(disks: &[&PoolDisk]) -> String {
+    let gone: Vec<&PoolDisk> = disks.iter().copied().filter(|disk| is_unreadable(disk)).collect();
+    let they = match gone.len() {
+        0 => return String::new(),
+        1 => "it",
+        _ => "they",
+    };
+    let gone = named(&gone);
+    format!("{gone} can't be read: what {they} had is made anew from the other copies.\n")
+}
+
 /// What becomes of votes, in a line; nothing if none of the disks has one.
-fn votes(report: &PoolReport, disks: &[&PoolDisk]) -> String {
+fn votes(disks: &[&PoolDisk]) -> String {
     let holders: Vec<&PoolDisk> = disks.iter().copied().filter(|disk| disk.holds_vote).collect();
-    if holders.is_empty() {
-        return String::new();
-    }
-    let has = if holders.len() == 1 { "has a vote" } else { "have votes" };
-    let there = holders.iter().filter(|disk| disk.state != DiskState::Missing).count();
-    let left = (report.votes.present as usize).saturating_sub(there);
-    let needed = report.votes.total as usize / 2 + 1;
-    let then = if left < needed { ", so the pool stands still then" } else { "" };
-    format!(
-        "** {} {has}, and votes don't move yet: when pulled, {left} of the pool's {} votes are in reach, and \
-         {needed} are needed{then} **\n",
-        named(&holders),
-        report.votes.total,
-    )
+    let moves = match holders.len() {
+        0 => return String::new(),
+        1 => "has a vote, which moves to another disk; if none may have it, the pool has one less",
+        _ => "have votes, which move to other disks; if none may have them, the pool has fewer",
+    };
+    format!("{} {moves}.\n", named(&holders))
+}
+
+/// That the pool is left with so few votes that it needs all of them, in a line.
+fn few_votes(report: &PoolReport, disks: &[&PoolDisk]) -> String {
+    let is_emptied = |disk: &PoolDisk| {
+        disks.iter().any(|emptied| emptied.id == disk.id)
+            || report.jobs.iter().any(|job| job.disk == disk.name && job.kind != "rebuild")
+    };
+    let stays = |disk: &&PoolDisk| !is_unreadable(disk) && !is_emptied(disk);
+    let others: Vec<&PoolDisk> = report.disks.iter().filter(stays).collect();
+    let voters: Vec<&PoolDisk> = report.disks.iter().filter(|disk| disk.holds_vote).collect();
+    // Machines have one vote each, unless disks fail by themselves.
+    let left = match machines(&voters) < voters.len() {
+        true => others.len(),
+        false => machines(&others),
+    };
+    let few = match left {
+        _ if left >= voters.len() => return String::new(),
+        1 => "1 vote then, and stands still when it is gone",
+        2 => "2 votes then, and stands still when one of them is gone",
+        _ => return String::new(),
+    };
+    format!("** The pool has {few} **\n")
+}
+
+fn machines(disks: &[&PoolDisk]) -> usize {
+    disks.iter().map(|disk| &disk.node).collect::<BTreeSet<_>>().len()
 }
 
 /// What cancelling a job means.
@@ -132,6 +199,7 @@ pub fn cancelling(pool: &str, job: &JobReport) -> String {
         "rebuild" => {
             "It begins again after the rebuild-delay, unless the disk is back or `pool set` says off"
         }
+        "remove" => "The disk remains the pool's then, and something new may be put on it",
         _ => "Something new may be put on the disk then",
     };
     format!(
@@ -185,7 +253,7 @@ cluster  4    evacuate  e1.0  -     100%  0 B      done
 e1.0 of pool cluster would be emptied: 512 MiB would be moved to its other disks, which have 1.00 GiB free then.
 Nothing new would be put there until the job is cancelled (pool cancel). What `etherpool pool jobs cluster`
 calls done is empty and may be pulled.
-** e1.0 has a vote, and votes don't move yet: when pulled, 2 of the pool's 3 votes are in reach, and 2 are needed **
+e1.0 has a vote, which moves to another disk; if none may have it, the pool has one less.
 ";
         assert_eq!(text, expected, "\n{text}");
         let voteless = PoolDisk { name: "e1.1".into(), holds_vote: false, ..disk.clone() };
@@ -193,9 +261,62 @@ calls done is empty and may be pulled.
         assert!(!text.contains("vote"), "\n{text}");
         let other = PoolDisk { name: "e2.0".into(), ..disk.clone() };
         let text = evacuation(&report, &[disk, &other], &plan);
-        assert!(text.contains("e1.0, e2.0 have votes"), "\n{text}");
-        assert!(text.contains("1 of the pool's 3 votes are in reach"), "\n{text}");
-        assert!(text.contains("stands still then"), "\n{text}");
+        assert!(text.contains("e1.0, e2.0 have votes, which move to other disks"), "\n{text}");
+        let missing = PoolDisk { state: DiskState::Missing, ..disk.clone() };
+        let text = evacuation(&report, &[&missing], &plan);
+        assert!(text.contains("e1.0 can't be read: what it had is made anew"), "\n{text}");
+    }
+
+    #[test]
+    fn the_question_says_what_removing_means() {
+        let report = samples::pool();
+        let plan = EmptyForecast { disks: Vec::new(), bytes: 512 << 20, free_bytes: 1 << 30 };
+        let disk = PoolDisk { holds_vote: false, ..report.disks[0].clone() };
+        let text = removal(&report, &[&disk], &plan);
+        let expected = "\
+e1.0 of pool cluster would be emptied: 512 MiB would be moved to its other disks, which have 1.00 GiB free then.
+It belongs to the pool no more then, and its labels are wiped; the rest isn't erased.
+Until then `etherpool pool cancel` ends the job.
+";
+        assert_eq!(text, expected, "\n{text}");
+        let missing = PoolDisk { state: DiskState::Missing, name: "e2.0".into(), ..disk.clone() };
+        let text = removal(&report, &[&missing], &plan);
+        assert!(text.contains("no more then.\nUntil then"), "\n{text}");
+        assert!(text.contains("e2.0 can't be read: what it had is made anew"), "\n{text}");
+        let text = removal(&report, &[&disk, &missing], &plan);
+        assert!(text.contains("They belong") && text.contains("their labels"), "\n{text}");
+        assert!(text.contains("\ne2.0 can't be read"), "\n{text}");
+    }
+
+    #[test]
+    fn a_pool_that_is_left_with_few_votes_is_warned_of() {
+        let one = samples::pool().disks.remove(0);
+        let disk = |shelf: u32, slot: u32, holds_vote| PoolDisk {
+            name: format!("e{shelf}.{slot}"),
+            id: format!("{shelf}.{slot}"),
+            node: format!("n{shelf}"),
+            holds_vote,
+            ..one.clone()
+        };
+        let of = |disks: Vec<PoolDisk>| PoolReport { disks, ..samples::pool() };
+        let without = |report: &PoolReport, disks: &[usize]| {
+            let disks: Vec<&PoolDisk> = disks.iter().map(|at| &report.disks[*at]).collect();
+            few_votes(report, &disks)
+        };
+        let machines = |count| of((1..=count).map(|shelf| disk(shelf, 0, true)).collect());
+        assert_eq!(without(&machines(4), &[0]), "");
+        assert!(without(&machines(3), &[0]).contains("has 2 votes then"));
+        assert!(without(&machines(3), &[0, 1]).contains("has 1 vote then"));
+        // Another disk of the machine votes then.
+        let mut report = of(vec![disk(1, 0, true), disk(2, 0, true), disk(1, 1, false)]);
+        assert_eq!(without(&report, &[0]), "");
+        report.disks.push(disk(3, 0, true));
+        assert!(without(&report, &[3]).contains("has 2 votes then"));
+        // Single disks fail by themselves.
+        report.disks[2].holds_vote = true;
+        assert_eq!(without(&report, &[3]), "");
+        report.disks[0].state = DiskState::Missing;
+        assert!(without(&report, &[3]).contains("has 2 votes then"));
     }
 
     #[test]
@@ -207,6 +328,8 @@ Job 2 of pool cluster (evacuate of e1.0) would end: what it moved stays where it
 Something new may be put on the disk then.
 ";
         assert_eq!(text, expected, "\n{text}");
+        let removal = JobReport { kind: "remove".into(), ..job.clone() };
+        assert!(cancelling("cluster", &removal).contains("remains the pool's"));
         let rebuild = JobReport { kind: "rebuild".into(), left_bytes: 0, ..job };
         let text = cancelling("cluster", &rebuild);
         assert!(text.contains("stays where it is.") && text.contains("begins again"), "\n{text}");
@@ -223,5 +346,8 @@ Something new may be put on the disk then.
         let text = replacement(&report, &report.disks[0], "e4.0", None);
         assert!(text.contains("at most 512 MiB would be moved"), "\n{text}");
         assert!(text.contains("a vote") && text.contains("until the job is cancelled"), "\n{text}");
+        let dead = PoolDisk { state: DiskState::Missing, ..report.disks[0].clone() };
+        let text = replacement(&report, &dead, "e4.0", None);
+        assert!(text.contains("e1.0 can't be read"), "\n{text}");
     }
 }
