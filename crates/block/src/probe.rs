@@ -234,6 +234,25 @@ pub async fn probe(device: &dyn BlockDevice) -> Result<Vec<Signature>, IoError> 
     Ok(found)
 }
 
+/// How much of the head of a disk that has an owner its target shows to everybody.
+const SHOWN_BYTES: usize = 48 * 1024;
+/// Where its target keeps who has it.
+const RESERVATION: std::ops::Range<usize> = 8192..16384;
+
+/// Whether nothing is at the start of a disk but its target's record of who has it: of a disk whose owner asks as
+/// much of it as [`probe`] looks at, else what anybody is shown.
+///
+/// # Errors
+/// What reading the device answers.
+pub async fn is_empty_but_for_owner(device: &dyn BlockDevice) -> Result<bool, IoError> {
+    let head = match read_within(device, 0, HEAD_BYTES).await {
+        Err(IoError::Refused(RefusalReason::Owned)) => read_within(device, 0, SHOWN_BYTES).await?,
+        head => head?,
+    };
+    let mut others = head.iter().enumerate().filter(|(at, _)| !RESERVATION.contains(at));
+    Ok(others.all(|(_, byte)| *byte == 0))
+}
+
 fn probe_head(head: &[u8], found: &mut Vec<Signature>) {
     for Magic(signature, offset, magic) in HEAD {
         if head.get(*offset..offset + magic.len()) == Some(*magic) {

@@ -77,17 +77,16 @@ pub(super) fn read_disk<'a>(
             return None;
         }
     };
-    for (slot, place) in
-        places.iter().enumerate().filter(|(slot, _)| selected.faults.damaged[*slot])
-    {
-        let what = format!("label slot {slot} holds no sound label");
-        let means = "the label's other copies count; the next engine writes it anew";
-        let found = finding(Severity::Redundancy, Kind::LabelSlot, what, means);
-        findings.add(found.on(&image.name).at(place.byte_offset(), LABEL_BYTES as u64));
-    }
     let label = selected.label;
     let (pool, id) = (label.pool, label.disk);
-    let mut slots = Vec::new();
+    let damaged = places.iter().enumerate().filter(|(slot, _)| selected.faults.damaged[*slot]);
+    let fault = |(slot, place): (usize, &Lba)| SlotFault {
+        kind: Kind::LabelSlot,
+        slot,
+        at: place.byte_offset(),
+        bytes: LABEL_BYTES as u64,
+    };
+    let mut slots: Vec<SlotFault> = damaged.map(fault).collect();
     let place = VotePlace { pool, disk: id, witness: None };
     let check = |slots: [Option<&[u8]>; 2]| select_vote(&place, slots, &label.vote_disks).newest;
     let places = (Kind::VoteSlot, DiskGeometry::vote_slots(), VOTE_BYTES);
@@ -133,6 +132,13 @@ pub(super) fn tell_slots(disk: &Disk<'_>, config: Option<&Configuration>, findin
     let votes = config.is_none_or(|config| config.voters.contains(disk.id()));
     // Nobody needs the slots of a vote that the disk doesn't have.
     for fault in disk.slots.iter().filter(|fault| votes || fault.kind != Kind::VoteSlot) {
+        if fault.kind == Kind::LabelSlot {
+            let what = format!("label slot {} holds no sound label", fault.slot);
+            let means = "the label's other copies count; the next engine writes it anew";
+            let found = finding(Severity::Redundancy, fault.kind, what, means);
+            findings.add(found.on(disk.name()).at(fault.at, fault.bytes));
+            continue;
+        }
         let what = match fault.kind {
             Kind::VoteSlot => "vote",
             _ => "applied block",

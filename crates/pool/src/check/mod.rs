@@ -111,10 +111,15 @@ fn check_pool(
     let mut disks = part_twins(disks, &mut findings);
     let (config, votes) = judge_votes(&disks, &mut findings);
     let released = config.as_ref().is_some_and(|config| config.released);
-    for disk in &disks {
+    let chosen = copies::read_metadata(id, &disks, config.as_ref(), &mut findings);
+    // One that was removed may be in the middle of being wiped.
+    let was_removed = |disk: &&Disk<'_>| {
+        let metadata = chosen.metadata.as_ref();
+        metadata.is_some_and(|metadata| was_removed(metadata, disk))
+    };
+    for disk in disks.iter().filter(|disk| !was_removed(disk)) {
         tell_slots(disk, config.as_ref(), &mut findings);
     }
-    let chosen = copies::read_metadata(id, &disks, config.as_ref(), &mut findings);
     let label_name = disks.first().map(|disk| disk.label.pool_name.clone());
     let mut pool = PoolCheck {
         name: label_name.unwrap_or_default(),
@@ -155,6 +160,11 @@ fn check_pool(
     pool
 }
 
+/// Whether a disk was the pool's once: numbers aren't given again.
+fn was_removed(metadata: &Metadata, disk: &Disk<'_>) -> bool {
+    metadata.disk_by_id(disk.id()).is_none() && disk.label.number < metadata.counters().disk
+}
+
 /// Finds the members among the disks, and which of them can be trusted.
 fn match_members(
     metadata: &Metadata,
@@ -166,9 +176,7 @@ fn match_members(
     for (index, disk) in disks.iter_mut().enumerate() {
         let Some(member) = metadata.disk_by_id(disk.id()) else {
             let what = "its label names the pool, and the metadata doesn't know it";
-            // Numbers aren't given again.
-            let was_removed = disk.label.number < metadata.counters().disk;
-            let (severity, means) = match was_removed {
+            let (severity, means) = match was_removed(metadata, disk) {
                 true => (Severity::Note, "it was removed while it was away; it may be added again"),
                 false => (Severity::Redundancy, "it was being added when the owner ended"),
             };

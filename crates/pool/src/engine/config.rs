@@ -174,6 +174,28 @@ impl Pool {
         }
     }
 
+    /// Has a disk show the configuration that counts, whether it votes or not; false if it doesn't in time.
+    pub(crate) async fn show_configuration(
+        self: &Rc<Self>,
+        member: &Rc<Member>,
+    ) -> Result<bool, Ended> {
+        let voter = self.votes.voter(member.id);
+        let number = self.config.borrow().number;
+        let shown = async {
+            while voter.has.get() < number {
+                if !voter.writing.replace(true) {
+                    // A task of its own: whoever gives up mustn't leave it in the middle of a record.
+                    let (pool, voter, member) =
+                        (Rc::clone(self), Rc::clone(&voter), Rc::clone(member));
+                    self.runtime.spawn(async move { pool.write_vote(&voter, &member).await });
+                }
+                self.runtime.sleep(self.limits.retry).await;
+            }
+        };
+        let in_time = runtime::timeout(&self.runtime, self.limits.background, shown);
+        Ok(self.unless_over(in_time).await?.is_ok())
+    }
+
     async fn write_vote(self: &Rc<Self>, voter: &Voter, member: &Member) {
         loop {
             let target = self.votes.target.borrow().clone();

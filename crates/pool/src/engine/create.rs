@@ -43,6 +43,9 @@ impl Creation<'_> {
         for result in join_all(self.candidates.iter().map(|c| c.claim(self.config, epoch))).await {
             result?;
         }
+        for result in join_all(self.candidates.iter().map(Candidate::look_again)).await {
+            result?;
+        }
         self.write_all(&labels, &metadata, epoch).await?;
         let places = self.candidates.iter().map(|candidate| candidate.place.clone());
         let disks = labels.iter().map(|label| label.disk).zip(places).collect();
@@ -309,6 +312,7 @@ impl OpenPool {
     ) -> Result<(), PoolError> {
         let geometry = candidate.geometry(None, self.pool.shape().extent_bytes())?;
         candidate.claim(config, self.pool.epoch).await?;
+        candidate.look_again().await?;
         let random = self.pool.runtime.random_bytes16();
         let disk = DiskId(uuid::Builder::from_random_bytes(random).into_uuid());
         let (number, pool) = {

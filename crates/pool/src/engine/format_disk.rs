@@ -11,6 +11,7 @@ use super::observe::{Content, read_content, remedy_of_refusal};
 use super::{DiskPlace, EngineConfig};
 use crate::error::PoolError;
 use crate::format::{Applied, DiskGeometry, ExtentRange, Label, MIB, RecordNumber, ReleaseNumber};
+use block::probe::{Signature, is_empty_but_for_owner};
 use block::write_durably;
 
 /// A device that shall become a disk.
@@ -63,6 +64,35 @@ impl Candidate {
             )),
             Err(error) => Err(PoolError::io("claiming it", &self.place.name, error)),
         }
+    }
+
+    /// That nothing is on it which nobody agreed to lose, now that its target shows all of it. Labels were judged
+    /// before.
+    pub(crate) async fn look_again(&self) -> Result<(), PoolError> {
+        let name = &self.place.name;
+        if self.forced {
+            return Ok(());
+        }
+        let found = async {
+            Ok(match read_content(&*self.device, true).await? {
+                Content::Foreign(found) if found == [Signature::Etherpool] => {
+                    match is_empty_but_for_owner(&*self.device).await? {
+                        true => Vec::new(),
+                        false => vec![Signature::UnknownData],
+                    }
+                }
+                Content::Foreign(found) => found,
+                _ => Vec::new(),
+            })
+        };
+        let found = found.await.map_err(|error| PoolError::io("looking at it", name, error))?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+        let remedy =
+            format!("name another one, or --force-disk {name}: what it carries is lost then");
+        Err(PoolError::refused(name, format!("it carries: {}", found.join(", ")), &remedy))
     }
 
     /// Wipes what might be recognised later and writes the first applied block.

@@ -94,7 +94,7 @@ impl OpenPool {
             for run in known.runs.values() {
                 let members = run.members.iter().enumerate();
                 let job_of = |member: &Member| jobs.get(&member.disk).copied();
-                busy.extend(members.clone().filter_map(|(_, m)| job_of(m)).map(|(n, _)| n));
+                busy.extend(run.holders().filter_map(|m| job_of(&m)).map(|(number, _)| number));
                 let Some(volume) = &volume else { continue };
                 if run.incoming.is_some() {
                     moving += usize::from(self.is_under_way(&meta, *id, run));
@@ -131,6 +131,16 @@ impl OpenPool {
             });
             !busy.contains(number) && is_empty
         };
+        let mut waits = self.jobs.waits.borrow_mut();
+        for (disk, (number, job)) in &jobs {
+            let votes = self.pool.id_of(*disk).is_some_and(|id| self.pool.is_voter(id));
+            if votes && job.kind != JobKind::Rebuild && !busy.contains(number) {
+                let why =
+                    "its vote moves once enough of those who are to vote then answer".to_owned();
+                waits.insert(*number, why);
+            }
+        }
+        drop(waits);
         let over = jobs.values().copied().filter(is_done);
         let back = jobs.values().copied().filter(|(number, job)| {
             let moves = || job.empties().is_some_and(|disk| is_moving(&meta, disk));

@@ -430,6 +430,12 @@ pub(super) fn runs_on(meta: &Metadata, disk: DiskNumber) -> impl Iterator<Item =
     runs.filter(move |run| run.position_on(disk).is_some())
 }
 
+/// Whether groups lie on a disk, or are to.
+pub(super) fn has_groups(meta: &Metadata, disk: DiskNumber) -> bool {
+    let mut runs = meta.volumes().values().flat_map(|volume| volume.runs.values());
+    runs.any(|run| run.holders().any(|member| member.disk == disk))
+}
+
 /// Extents of a disk into which something was written.
 fn extents_on(meta: &Metadata, disk: DiskNumber) -> u64 {
     runs_on(meta, disk).map(|run| u64::from(run.initialised())).sum()

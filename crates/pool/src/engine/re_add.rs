@@ -118,7 +118,12 @@ impl Pool {
         if member.failed_instance.get() == Some(instance) {
             return Err(NotFit::Lost);
         }
-        self.check_label(member, device).await?;
+        let checked = self.check_label(member, device).await;
+        if checked.as_ref().is_err_and(|error| matches!(error, NotFit::Refused(_))) {
+            // Another disk is behind it: nothing is to be written to that one.
+            member.claimed.set(false);
+        }
+        checked?;
         let label = self.resolve_label(member, device).await?;
         self.refresh_vote(member, &label, device).await?;
         // It votes, whatever it has applied: on its own eviction, too.
@@ -200,7 +205,11 @@ impl Pool {
         expected.is_some_and(|expected| has.unwrap_or_default() < expected)
     }
 
-    async fn check_label(&self, member: &Member, device: &dyn BlockDevice) -> Result<(), NotFit> {
+    pub(super) async fn check_label(
+        &self,
+        member: &Member,
+        device: &dyn BlockDevice,
+    ) -> Result<(), NotFit> {
         let content = self.within(self.limits.claim, observe::read_content(device, false)).await;
         match content.map_err(not_fit)? {
             Content::Labelled { label, .. }

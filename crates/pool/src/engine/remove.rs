@@ -7,7 +7,7 @@ use futures::future::join_all;
 
 use super::format_disk::wipe;
 use super::job_steps::has_log_copy;
-use super::jobs::runs_on;
+use super::jobs::has_groups;
 use super::lease::Ended;
 use super::member::Member;
 use super::open_pool::OpenPool;
@@ -33,8 +33,9 @@ impl OpenPool {
                 .jobs()
                 .get(&number)
                 .is_some_and(|job| job.kind == JobKind::Remove && job.empties() == Some(disk));
-            let is_needed = runs_on(&meta, disk).next().is_some() || has_log_copy(&meta, disk);
-            if !asks || is_needed || pool.is_voter(member.id) {
+            let is_needed = has_groups(&meta, disk) || has_log_copy(&meta, disk);
+            // Who writes an area for it writes to the disk's extents.
+            if !asks || is_needed || pool.is_voter(member.id) || member.moving_area.get() {
                 return Ok(false);
             }
             let named = meta.jobs().iter().filter(|(_, job)| job.disks.contains(&disk));
@@ -55,6 +56,12 @@ impl OpenPool {
         member.detach();
         if let Some(device) = device {
             let _labelling = pool.unless_over(member.labelling.acquire(1)).await?;
+            // Another disk may be behind it by now.
+            if pool.check_label(&member, &*device).await.is_err() {
+                device.disown();
+                pool.changed.notify_all();
+                return Ok(true);
+            }
             let wiped = pool.within(pool.limits.background, wipe_own(&member, &*device)).await;
             if let Err(error) = wiped {
                 // Its label names a pool that doesn't know it: whoever adds it to that one may.

@@ -20,7 +20,7 @@ use super::lease::Ended;
 use super::member::Member;
 use super::open_pool::OpenPool;
 use super::status::spare_of;
-use crate::format::{DiskId, DiskNumber, FailureDomain, VOTE_DISKS_MAX, Voters};
+use crate::format::{DiskId, DiskNumber, FailureDomain, VOTE_DISKS_MAX, Voters, majority_of};
 use crate::metadata::{JobKind, Metadata, area_extents_for};
 use crate::report::PoolEvent;
 
@@ -98,6 +98,10 @@ impl OpenPool {
                     return Ok(());
                 }
             }
+            // From then on nothing is decided without a majority of these too.
+            if !self.has_majority_there(&wanted) {
+                return Ok(());
+            }
             let begun = Voters { now: voters.now.clone(), next: Some(wanted) };
             return self.set_voters(&voters, begun).await.map(drop);
         };
@@ -115,6 +119,9 @@ impl OpenPool {
                 let _meta = self.pool.meta_lock.acquire(1).await;
                 self.pool.measure_areas();
                 if !self.pool.write_copy(&member).await? {
+                    // The first list is put back.
+                    let until = self.pool.runtime.now() + UNFIT_FOR;
+                    self.unfit.borrow_mut().insert(member.number, until);
                     return Ok(());
                 }
             }
@@ -135,7 +142,11 @@ impl OpenPool {
             let is_new = |disk: &&DiskId| !from.now.contains(disk);
             let have =
                 to.next.is_some() || to.now.iter().filter(is_new).all(|d| copies.contains(d));
-            done = config.voters == *from && have && !copies.is_empty();
+            let exist = to
+                .all()
+                .iter()
+                .all(|disk| from.contains(*disk) || self.pool.member_by_id(*disk).is_some());
+            done = config.voters == *from && have && exist && !copies.is_empty();
             if done {
                 config.voters = to;
                 config.copies = copies;
@@ -185,7 +196,19 @@ impl OpenPool {
                 }
             }
         }
-        Ok(self.pool.area_place(member).is_some() && self.pool.answers(member).await)
+        let answers = self.pool.area_place(member).is_some() && self.pool.answers(member).await;
+        // An opening counts only those who show a configuration: one that is to vote shows the present one before
+        // it is on any list.
+        Ok(answers && self.pool.show_configuration(member).await?)
+    }
+
+    /// Whether a majority of a list is there.
+    fn has_majority_there(&self, list: &[DiskId]) -> bool {
+        let is_there = |disk: &&DiskId| {
+            let member = self.pool.member_by_id(**disk);
+            member.is_some_and(|member| self.is_there(member.number))
+        };
+        list.iter().filter(is_there).count() >= majority_of(list)
     }
 
     /// Who should vote, by who votes now.

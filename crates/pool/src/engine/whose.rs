@@ -5,7 +5,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::probe::Signature;
+use block::probe::{Signature, is_empty_but_for_owner};
 use block::{BlockDevice, DurabilityClass, Holder, IoError, OwnerId, spoken};
 use futures::future::join_all;
 
@@ -193,14 +193,16 @@ impl Engine {
     }
 
     /// What is on a device. One that was removed from a pool of ours is blank: all that is left is the record of
-    /// its target, which no client can write, that we had it.
+    /// its target, which no client can write, that we had it. Of such a disk only the start is shown, so that it
+    /// is looked at again once it is claimed ([`Candidate::look_again`]).
     pub(super) async fn recognise(&self, device: &dyn BlockDevice) -> Result<Content, IoError> {
         let content = read_content(device, true).await?;
         if !matches!(&content, Content::Foreign(found) if *found == [Signature::Etherpool]) {
             return Ok(content);
         }
         let ours = device.renew().await.is_ok_and(|holder| holder.value.owner == self.config.owner);
-        Ok(if ours { Content::Blank } else { content })
+        let is_blank = ours && is_empty_but_for_owner(device).await?;
+        Ok(if is_blank { Content::Blank } else { content })
     }
 
     /// The open pool that has the candidate's device among its disks, whatever the label says.

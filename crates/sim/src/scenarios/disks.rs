@@ -17,7 +17,7 @@ use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, expect};
 use super::copies::copies_of_log;
 use super::damage::{mend_every_copy, places_of};
 use super::losses::trickle;
-use super::nth_step::{base, write_some};
+use super::operations::{base, write_some};
 use super::scenario;
 use crate::cluster::Plan;
 use crate::disk::{Chances, Disk, Part, ReadFault, WriteFault};

@@ -12,7 +12,7 @@ use pool::metadata::Layout;
 
 use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, expect};
 use super::losses::{lose_node, status};
-use super::nth_step::{base_of, write_some};
+use super::operations::{base_of, write_some};
 use super::scenario;
 use crate::cluster::Plan;
 use crate::disk::Latency;

@@ -17,6 +17,7 @@ mod losses;
 mod metadata;
 mod nodes;
 pub mod nth_step;
+mod operations;
 mod over;
 mod owners;
 mod random;

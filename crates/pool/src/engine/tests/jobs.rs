@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use block::{BLOCK_BYTES, BlockDevice, Buffer};
 
-use super::super::EmptyDisks;
 use super::super::testing::{Bench, Mode};
+use super::super::{CreatePool, EmptyDisks};
 use super::pattern;
 use crate::error::PoolError;
+use crate::format::{DiskNumber, FailureDomain};
 use crate::metadata::Layout;
 use crate::report::{EmptyForecast, JobState, PoolEvent, PoolState};
 
@@ -471,4 +472,125 @@ fn a_write_in_place_that_a_move_overtakes_goes_into_the_log() {
     bench.set_mode(lost, Mode::Lost);
     let volume = bench.reopened();
     assert!(bench.read(&volume, 100, 16).unwrap() == pattern(100, 16, 1));
+}
+
+/// A pool of so many of the bench's disks.
+fn pool_of(bench: &Bench, disks: usize) {
+    let request = CreatePool {
+        name: "pool".into(),
+        disks: (0..disks).map(|disk| format!("e{disk}.0")).collect(),
+        failure_domain: FailureDomain::Node,
+        force_disks: Vec::new(),
+        extent_bytes: Some(256 << 10),
+    };
+    let engine = Rc::clone(&bench.engine);
+    bench.run(async move { engine.create_pool(request).await }).unwrap();
+}
+
+fn extend(bench: &Bench, disk: &str) -> Result<(), PoolError> {
+    let (engine, added) = (Rc::clone(&bench.engine), [disk.to_owned()]);
+    bench.run(async move { engine.extend_pool("pool", &added, &[]).await }).map(drop)
+}
+
+#[test]
+fn one_that_something_moves_to_is_not_removed_before_that_is_taken_back() {
+    let bench = Bench::new(16, 7, 48);
+    pool_of(&bench, 6);
+    let volume = bench.create_volume(16, Layout::Mirror(2));
+    for first in (0..4096).step_by(64) {
+        bench.write(&volume, first, pattern(first, 64, 1)).unwrap();
+    }
+    extend(&bench, "e6.0").unwrap();
+    bench.pass(Duration::from_secs(20));
+    bench.disks[6].latency.set(Duration::from_millis(50));
+    bench.empty("e0.0", Some("e6.0")).unwrap();
+    let comes = |bench: &Bench| {
+        let open = bench.engine.open_pool("pool").unwrap();
+        let meta = open.pool.meta.borrow();
+        let mut runs = meta.volumes().values().flat_map(|volume| volume.runs.values());
+        runs.any(|run| run.incoming.is_some_and(|to| to.member.disk == DiskNumber(6)))
+    };
+    while !comes(&bench) {
+        bench.pass(Duration::from_millis(1));
+    }
+    bench.remove("e6.0").unwrap();
+    assert!(comes(&bench));
+    // No volume serves when the reopened pool first looks at its jobs.
+    let bench = bench.crash_engine();
+    bench.until(|report| report.state == PoolState::Online && report.disks.len() == 6);
+    let volume = bench.reopened();
+    bench.assert_sound(&volume, 4096);
+}
+
+#[test]
+fn votes_do_not_move_to_a_list_of_which_no_majority_is_there() {
+    let bench = Bench::new(3, 3, 48);
+    bench.create();
+    bench.set_mode(0, Mode::Lost);
+    bench.pass(Duration::from_secs(20));
+    bench.remove("e2.0").unwrap();
+    for _ in 0..10 {
+        bench.pass(Duration::from_secs(5));
+        let report = bench.report();
+        assert_eq!((report.votes.present, report.votes.total), (2, 3));
+        assert_eq!(report.state, PoolState::Degraded);
+        assert!(matches!(&report.jobs[0].state, JobState::Waiting { why } if why.contains("vote")));
+    }
+    bench.set_mode(0, Mode::Well);
+    bench.until(|report| report.disks.len() == 2 && report.votes.present == 2);
+}
+
+#[test]
+fn a_pool_opens_after_a_crash_at_the_first_vote_of_a_disk_that_came() {
+    for slow in 1..12 {
+        let bench = Bench::new(5, 2, 48);
+        pool_of(&bench, 1);
+        bench.disks[1].latency.set(Duration::from_millis(20));
+        extend(&bench, "e1.0").unwrap();
+        let voters =
+            |bench: &Bench| bench.engine.open_pool("pool").unwrap().pool.all_voters().len();
+        while voters(&bench) < 2 {
+            bench.pass(Duration::from_millis(1));
+        }
+        bench.disks[1].set_mode(Mode::Hanging);
+        bench.pass(Duration::from_millis(slow));
+        let bench = bench.power_cut();
+        bench.until(|report| report.state == PoolState::Online && report.votes.present == 2);
+    }
+}
+
+#[test]
+fn a_disk_in_the_place_of_one_that_is_removed_is_not_wiped() {
+    let other = Bench::new(77, 1, 48);
+    other.create();
+    other.pass(Duration::from_secs(1));
+    let image = other.disks[0].image();
+    let (bench, volume) = written(17, Layout::Mirror(2), 500);
+    bench.set_mode(4, Mode::Lost);
+    bench.write(&volume, 0, pattern(0, 50, 1)).unwrap();
+    bench.pass(Duration::from_secs(20));
+    bench.disks[4].set_image(&image);
+    bench.set_mode(4, Mode::Well);
+    bench.pass(Duration::from_secs(20));
+    bench.remove("e4.0").unwrap();
+    bench.until(|report| report.disks.len() == 4);
+    bench.pass(Duration::from_secs(20));
+    assert!(bench.disks[4].image()[..64 << 10] == image[..64 << 10]);
+}
+
+#[test]
+fn a_disk_that_was_removed_and_used_is_not_blank() {
+    for at in [0, 600, 4096, 40_000, 65_600, 200_000] {
+        let (bench, _volume) = written(18, Layout::Mirror(2), 500);
+        bench.remove("e0.0").unwrap();
+        bench.until(|report| report.disks.len() == 4 && report.jobs.is_empty());
+        bench.pass(Duration::from_secs(20));
+        let mut image = bench.disks[0].image();
+        image[at..at + 6].copy_from_slice(b"mine!!");
+        bench.disks[0].set_image(&image);
+        bench.pass(Duration::from_secs(20));
+        let refused = extend(&bench, "e0.0").unwrap_err();
+        assert!(matches!(refused, PoolError::Refused { .. }), "{at}: {refused}");
+        assert_eq!(bench.disks[0].image()[at..at + 6], *b"mine!!");
+    }
 }
