@@ -202,7 +202,8 @@ impl Pool {
             if voter.has.get() >= target.number || self.lease.ended().is_some() {
                 break;
             }
-            let Some(device) = member.device() else { break };
+            // Behind one that isn't claimed another disk may be.
+            let Some(device) = member.device().filter(|_| member.claimed.get()) else { break };
             let slot = voter.next_slot.get();
             let Some(record) = self.encode_vote(&target, voter.disk, slot) else { break };
             match write_durably(&*device, DiskGeometry::vote_slots()[slot], record).await {

@@ -43,8 +43,10 @@ impl Creation<'_> {
         for result in join_all(self.candidates.iter().map(|c| c.claim(self.config, epoch))).await {
             result?;
         }
-        for result in join_all(self.candidates.iter().map(Candidate::look_again)).await {
-            result?;
+        let looked = join_all(self.candidates.iter().map(Candidate::look_again)).await;
+        if let Err(refused) = looked.into_iter().collect::<Result<Vec<()>, PoolError>>() {
+            self.candidates.iter().for_each(|candidate| candidate.device.disown());
+            return Err(refused);
         }
         self.write_all(&labels, &metadata, epoch).await?;
         let places = self.candidates.iter().map(|candidate| candidate.place.clone());
@@ -299,20 +301,24 @@ impl OpenPool {
         config: &EngineConfig,
         candidates: Vec<Candidate>,
     ) -> Result<(), PoolError> {
+        // All before the first of them is added.
+        let looked = candidates.iter().map(|candidate| async {
+            candidate.claim(config, self.pool.epoch).await?;
+            candidate.look_again().await
+        });
+        let looked = join_all(looked).await;
+        if let Err(refused) = looked.into_iter().collect::<Result<Vec<()>, PoolError>>() {
+            candidates.iter().for_each(|candidate| candidate.device.disown());
+            return Err(refused);
+        }
         for candidate in candidates {
-            self.add_disk(config, candidate).await?;
+            self.add_disk(candidate).await?;
         }
         Ok(())
     }
 
-    async fn add_disk(
-        self: &Rc<Self>,
-        config: &EngineConfig,
-        candidate: Candidate,
-    ) -> Result<(), PoolError> {
+    async fn add_disk(self: &Rc<Self>, candidate: Candidate) -> Result<(), PoolError> {
         let geometry = candidate.geometry(None, self.pool.shape().extent_bytes())?;
-        candidate.claim(config, self.pool.epoch).await?;
-        candidate.look_again().await?;
         let random = self.pool.runtime.random_bytes16();
         let disk = DiskId(uuid::Builder::from_random_bytes(random).into_uuid());
         let (number, pool) = {

@@ -122,6 +122,7 @@ impl Pool {
         if checked.as_ref().is_err_and(|error| matches!(error, NotFit::Refused(_))) {
             // Another disk is behind it: nothing is to be written to that one.
             member.claimed.set(false);
+            device.disown();
         }
         checked?;
         let label = self.resolve_label(member, device).await?;

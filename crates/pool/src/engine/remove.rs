@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use block::{BlockDevice, IoError, SECTOR_BYTES};
+use block::{BlockDevice, IoError, Lba};
 use futures::future::join_all;
 
 use super::format_disk::wipe;
@@ -52,18 +52,19 @@ impl OpenPool {
         .await?;
         drop((lock, reach));
         self.tell_job(JobKind::Remove, &member.display_name(), false);
-        let device = member.device().filter(|_| member.claimed.get());
+        let (device, is_claimed) = (member.device(), member.claimed.get());
         member.detach();
         if let Some(device) = device {
             let _labelling = pool.unless_over(member.labelling.acquire(1)).await?;
             // Another disk may be behind it by now.
-            if pool.check_label(&member, &*device).await.is_err() {
-                device.disown();
-                pool.changed.notify_all();
-                return Ok(true);
-            }
-            let wiped = pool.within(pool.limits.background, wipe_own(&member, &*device)).await;
-            if let Err(error) = wiped {
+            let is_it = is_claimed && pool.check_label(&member, &*device).await.is_ok();
+            let wiping = async {
+                match is_it {
+                    true => wipe_own(&member, &*device).await,
+                    false => Err(IoError::Lost),
+                }
+            };
+            if let Err(error) = pool.within(pool.limits.background, wiping).await {
                 // Its label names a pool that doesn't know it: whoever adds it to that one may.
                 tracing::warn!(pool = %pool.name, disk = %member.display_name(), %error, "not wiped");
             }
@@ -74,15 +75,18 @@ impl OpenPool {
     }
 }
 
-/// Leaves nothing on a disk that says that it belongs to a pool.
+/// Leaves nothing on a disk that says that it belongs to a pool. Labels go last: as long as one is there, the disk
+/// is one that its pool doesn't know.
 async fn wipe_own(member: &Member, device: &dyn BlockDevice) -> Result<(), IoError> {
     let labels = DiskGeometry::label_slots(member.geometry.labelled_bytes());
     let labels = labels.into_iter().map(|slot| (slot, LABEL_BYTES));
     let votes = DiskGeometry::vote_slots().into_iter().map(|slot| (slot, VOTE_BYTES));
     let applied = DiskGeometry::applied_slots().into_iter().map(|slot| (slot, APPLIED_BYTES));
-    let slots = labels.chain(votes).chain(applied).map(|(slot, bytes)| {
-        let from = slot.0 * SECTOR_BYTES as u64;
+    let wipe_slot = |(slot, bytes): (Lba, usize)| {
+        let from = slot.byte_offset();
         wipe(device, from, from + bytes as u64)
-    });
-    join_all(slots).await.into_iter().collect()
+    };
+    let others = join_all(votes.chain(applied).map(wipe_slot)).await;
+    others.into_iter().collect::<Result<(), IoError>>()?;
+    join_all(labels.map(wipe_slot)).await.into_iter().collect()
 }

@@ -142,10 +142,12 @@ impl OpenPool {
             let is_new = |disk: &&DiskId| !from.now.contains(disk);
             let have =
                 to.next.is_some() || to.now.iter().filter(is_new).all(|d| copies.contains(d));
-            let exist = to
-                .all()
-                .iter()
-                .all(|disk| from.contains(*disk) || self.pool.member_by_id(*disk).is_some());
+            // One that a job empties may be removed before it is on a list, not after.
+            let meta = self.pool.meta.borrow();
+            let exist = to.all().iter().filter(|disk| !from.contains(**disk)).all(|disk| {
+                let known = meta.disk_by_id(*disk);
+                known.is_some_and(|disk| !emptied(&meta).contains(&disk.number))
+            });
             done = config.voters == *from && have && exist && !copies.is_empty();
             if done {
                 config.voters = to;
@@ -250,7 +252,11 @@ impl OpenPool {
         }
         let best = lists.into_iter().filter(|list| list.len() <= VOTE_DISKS_MAX);
         let spare = |list: &[DiskId]| spare_of(&meta, list, |disk| chosen.contains(&disk));
-        best.max_by_key(|list| (spare(list), list.len())).unwrap_or_else(|| voters.now.clone())
+        let is_enough = |list: &[DiskId]| {
+            list.iter().filter(|disk| chosen.contains(disk)).count() >= majority_of(list)
+        };
+        best.max_by_key(|list| (is_enough(list), spare(list), list.len()))
+            .unwrap_or_else(|| voters.now.clone())
     }
 }
 

@@ -14,7 +14,7 @@ use super::jobs::{disturb, lose_one_of};
 use super::losses::{disks_of, lose_node, status};
 use super::operations::{base_of, write_some};
 use super::scenario;
-use crate::cluster::Plan;
+use crate::cluster::{Cluster, Plan};
 use crate::fork::{Judgement, Loss, Owner};
 use crate::medium::Survival;
 use crate::runner::{Failure, Scenario, Stage};
@@ -44,6 +44,12 @@ pub const SCENARIOS: &[Scenario] = &[
         "voters are gone for long, and others vote in their place; then as many more are lost",
         600,
         |stage| votes_follow(stage).boxed_local(),
+    ),
+    scenario(
+        "few-voters",
+        "machines come to a pool of one to three, one leaves while another is away; the power goes as votes move",
+        600,
+        |stage| few_voters(stage).boxed_local(),
     ),
 ];
 
@@ -269,6 +275,66 @@ async fn votes_follow(stage: Stage) -> Result<(), Failure> {
     rig.converge().await?;
     lose_one_of(&rig, 7, "at rest");
     Ok(())
+}
+
+async fn few_voters(stage: Stage) -> Result<(), Failure> {
+    let nodes = 5;
+    let rig = Rig::on(Cluster::start(&stage, Plan::simple(nodes, 24)));
+    rig.see_disks(nodes).await?;
+    let mut members = 1 + rig.below(3);
+    rig.create_pool((0..members).map(disk_of).collect()).await?;
+    let layout = if members == 1 { Layout::Raid0 } else { Layout::Mirror(2) };
+    rig.create_volume(VOLUME, 2 << 20, layout).await?;
+    rig.load(Mix::BUSY).await?;
+    while members < nodes {
+        rig.run_for(rig.between(1, 3000)).await;
+        // Of four or five votes one may be away.
+        let away = (members >= 3 && rig.below(2) == 0).then(|| rig.below(members));
+        if let Some(node) = away {
+            rig.cluster.kill_node(node);
+            rig.run_for(rig.between(1, 4000)).await;
+        }
+        rig.extend(&disk_of(members)).await?;
+        members += 1;
+        rig.run_for(rig.between(1, 2500)).await;
+        rig.cluster.cut_all_power();
+        rig.forget_clients();
+        (0..nodes).for_each(|node| rig.cluster.start_node(node));
+        rig.cluster.start_supervisor(0);
+        rig.load(Mix::BUSY).await?;
+        let all = members as u32;
+        rig.wait_until("all machines vote", |report| report.votes.present == all).await?;
+    }
+    rig.wait_clean(CONVERGENCE_MAX).await?;
+    leave_while_one_is_away(&rig, nodes).await?;
+    rig.converge().await
+}
+
+/// All leave but three; then one more while another is away, which lets nothing wait.
+async fn leave_while_one_is_away(rig: &Rc<Rig>, nodes: usize) -> Result<(), Failure> {
+    for node in 3..nodes {
+        rig.remove(&[disk_of(node)]).await?;
+        rig.wait_removed(&disk_of(node)).await?;
+    }
+    rig.wait_clean(CONVERGENCE_MAX).await?;
+    let away = rig.below(3);
+    let leaves = disk_of((away + 1 + rig.below(2)) % 3);
+    rig.cluster.kill_node(away);
+    rig.wait_out(away, CONVERGENCE_MAX).await?;
+    // Of raid0 what was on the one that is away is waited for.
+    if rig.remove(std::slice::from_ref(&leaves)).await.is_err() {
+        rig.cluster.start_node(away);
+        return Ok(());
+    }
+    rig.run_for(rig.between(1, 20_000)).await;
+    let report = rig.report();
+    expect(report.as_ref().is_some_and(|report| report.lease_ok), || format!("{report:#?}"))?;
+    if rig.below(2) == 0 {
+        rig.restart_supervisor(rig.between(1, 2000)).await;
+        rig.load(Mix::BUSY).await?;
+    }
+    rig.cluster.start_node(away);
+    rig.wait_removed(&leaves).await
 }
 
 /// A pool of which a voter is about to be removed, and a machine has no vote yet.

@@ -594,3 +594,33 @@ fn a_disk_that_was_removed_and_used_is_not_blank() {
         assert_eq!(bench.disks[0].image()[at..at + 6], *b"mine!!");
     }
 }
+
+#[test]
+fn a_vote_moves_though_another_voter_is_gone_for_good() {
+    let bench = Bench::new(19, 3, 48);
+    bench.create();
+    bench.set_rebuild_delay(30);
+    bench.set_mode(0, Mode::Lost);
+    bench.remove("e2.0").unwrap();
+    bench.until(|report| report.disks.len() == 2 && report.votes.present == 1);
+    assert_eq!(bench.report().votes.total, 1);
+}
+
+#[test]
+fn of_disks_of_which_one_is_refused_none_is_added() {
+    let (bench, _volume) = written(20, Layout::Mirror(2), 500);
+    for disk in ["e0.0", "e1.0"] {
+        bench.remove(disk).unwrap();
+        bench.until(|report| report.disks.iter().all(|other| other.name != disk));
+    }
+    bench.pass(Duration::from_secs(20));
+    let mut image = bench.disks[1].image();
+    image[200_000] = 1;
+    bench.disks[1].set_image(&image);
+    bench.pass(Duration::from_secs(20));
+    let (engine, both) = (Rc::clone(&bench.engine), ["e0.0".to_owned(), "e1.0".to_owned()]);
+    bench.run(async move { engine.extend_pool("pool", &both, &[]).await }).unwrap_err();
+    bench.pass(Duration::from_secs(5));
+    assert_eq!(bench.report().disks.len(), 3);
+    extend(&bench, "e0.0").unwrap();
+}
