@@ -10,7 +10,7 @@ use pool::{PoolEvent, Progress};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::api::{ApiError, CreatePool, CreateVolume, EmptyDisks, ExtendPool, ImportPool};
+use crate::api::{ApiError, CreatePool, CreateVolume, EmptyDisks, ExtendPool, ImportPool, SetPool};
 use crate::reconcile::Attachment;
 use crate::settings::ExportSetting;
 use aoe_wire::ShelfSlot;
@@ -86,11 +86,18 @@ pub enum EngineRequest {
         number: u32,
     },
     /// Answered with null.
-    SetRebuildDelay {
+    SetPool {
         /// The pool.
         pool: String,
-        /// After how long a disk that is out is rebuilt; never when none.
-        seconds: Option<u64>,
+        /// What of it.
+        settings: SetPool,
+    },
+    /// Answered with the job's number.
+    ScrubPool {
+        /// The pool.
+        pool: String,
+        /// What is set first.
+        settings: SetPool,
     },
     /// Answered with the volume.
     CreateVolume {
@@ -368,7 +375,11 @@ mod tests {
                 },
             },
             EngineRequest::CancelJob { pool: "p".into(), number: 3 },
-            EngineRequest::SetRebuildDelay { pool: "p".into(), seconds: None },
+            EngineRequest::SetPool {
+                pool: "p".into(),
+                settings: SetPool { rebuild_delay_secs: Some(None), ..SetPool::default() },
+            },
+            EngineRequest::ScrubPool { pool: "p".into(), settings: SetPool::default() },
             EngineRequest::HeldExports { pool: "1".into(), volumes: ["v".into()].into() },
             EngineRequest::Shutdown,
         ];

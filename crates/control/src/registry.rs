@@ -237,6 +237,7 @@ mod tests {
             votes: VotesReport::default(),
             lease_ok: true,
             jobs: Vec::new(),
+            scrub: None,
             volumes: vec![VolumeReport {
                 name: "files".into(),
                 id: "1".into(),

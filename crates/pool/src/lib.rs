@@ -19,15 +19,15 @@ mod stats;
 
 pub use engine::{
     CreatePool, DiskFacts, DiskPlace, EmptyDisks, Engine, EngineConfig, ImportOptions, KnownDisk,
-    KnownPool, Limits, VolumeSize,
+    KnownPool, Limits, PoolSettings, VolumeSize,
 };
 pub use error::PoolError;
 pub use format::FailureDomain;
 pub use metadata::{InvalidLayout, Layout};
 pub use report::{
     BadBlock, DiskReport, DiskState, EmptyForecast, ImportPlan, JobReport, JobState, LayoutRoom,
-    PoolDisk, PoolEvent, PoolForecast, PoolReport, PoolState, Progress, Replayed, VerifyReport,
-    VolumeForecast, VolumeReport, VotesReport,
+    PoolDisk, PoolEvent, PoolForecast, PoolReport, PoolState, Progress, Replayed, ScrubReport,
+    VerifyReport, VolumeForecast, VolumeReport, VotesReport,
 };
 pub use stats::{
     DestageStats, DiskOperations, DiskStats, OperationStats, RequestStats, VolumeStats,

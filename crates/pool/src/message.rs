@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::report::{PoolEvent, PoolState};
+use crate::report::{PoolEvent, PoolState, ScrubReport};
 
 impl fmt::Display for PoolState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -47,6 +47,17 @@ impl fmt::Display for PoolEvent {
                 write!(
                     f,
                     "pool {pool}: {kind} of disk {disk} is done, nothing of the pool's data is on it"
+                )
+            }
+            PoolEvent::ScrubBegun { pool } => {
+                write!(f, "pool {pool}: scrub: everything is read and compared")
+            }
+            PoolEvent::ScrubDone { pool, report } => {
+                let ScrubReport { blocks, bad_blocks, repaired_blocks, unread_blocks, .. } = report;
+                write!(
+                    f,
+                    "pool {pool}: scrub is done: {blocks} blocks read, {bad_blocks} of them bad, \
+                     {repaired_blocks} of these repaired; {unread_blocks} not compared"
                 )
             }
             PoolEvent::RebuildWaits { pool, disk, why } => {

@@ -118,6 +118,8 @@ pub struct PoolReport {
     pub volumes: Vec<VolumeReport>,
     /// Its jobs.
     pub jobs: Vec<JobReport>,
+    /// The scrub that is under way, or the last one; none of a pool that isn't open here.
+    pub scrub: Option<ScrubReport>,
 }
 
 impl PoolReport {
@@ -166,15 +168,15 @@ pub struct PoolDisk {
 pub struct JobReport {
     /// Its number.
     pub number: u32,
-    /// `rebuild`, `evacuate`, `replace` or `remove`.
+    /// `rebuild`, `evacuate`, `replace`, `remove` or `scrub`.
     pub kind: String,
-    /// The disk that is emptied.
+    /// The disk that is emptied; empty for a scrub, which is of all.
     pub disk: String,
     /// The disk that takes its place, where one was named.
     pub to: Option<String>,
-    /// Bytes that it was to move when it began.
+    /// Bytes that it was to move, or to read, when it began.
     pub total_bytes: u64,
-    /// Of these, those that aren't moved yet.
+    /// Of these, those that it hasn't yet.
     pub left_bytes: u64,
     /// Where it stands.
     pub state: JobState,
@@ -184,7 +186,7 @@ pub struct JobReport {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "kebab-case")]
 pub enum JobState {
-    /// It moves something.
+    /// It moves or reads something.
     Running,
     /// It can't go on.
     Waiting {
@@ -195,6 +197,25 @@ pub enum JobState {
     Done,
     /// It is of a later version of the program.
     Unknown,
+}
+
+/// What a scrub found, so far or in all. Times are in seconds since 1970, by the clocks of those who owned the pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubReport {
+    /// When it began; none if there was none yet.
+    pub begun_secs: Option<u64>,
+    /// When it was done; none of one that is under way or was cancelled.
+    pub ended_secs: Option<u64>,
+    /// When the next one begins by itself, if it does.
+    pub next_secs: Option<u64>,
+    /// Blocks that were read and compared, over all copies.
+    pub blocks: u64,
+    /// Of these, those that didn't match or couldn't be read.
+    pub bad_blocks: u64,
+    /// Of the bad ones, those that are right again.
+    pub repaired_blocks: u64,
+    /// Blocks that weren't compared: their disk or volume was away, or they were behind or just being written.
+    pub unread_blocks: u64,
 }
 
 /// How the votes stand.
@@ -335,6 +356,9 @@ pub struct VerifyReport {
     pub bad: Vec<BadBlock>,
     /// Bad blocks beyond those listed.
     pub more_bad: u64,
+    /// Of all bad ones, those that are right again, written anew from another copy.
+    #[serde(default)]
+    pub repaired: u64,
 }
 
 /// A block that failed verification.
@@ -405,6 +429,18 @@ pub enum PoolEvent {
         kind: String,
         /// The disk.
         disk: String,
+    },
+    /// Everything is read and compared from now on, or from where that stopped.
+    ScrubBegun {
+        /// The pool.
+        pool: String,
+    },
+    /// Everything was read and compared.
+    ScrubDone {
+        /// The pool.
+        pool: String,
+        /// What was found.
+        report: ScrubReport,
     },
     /// A disk that is out isn't rebuilt.
     RebuildWaits {

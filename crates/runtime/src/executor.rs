@@ -40,6 +40,8 @@ struct Shared {
     now: Cell<Instant>,
     /// What `now` is read from now and then, if there is such a thing.
     clock: RefCell<Option<Box<dyn Fn() -> Instant>>>,
+    /// Tells people's time, if it isn't `now`.
+    calendar: RefCell<Option<Box<dyn Fn() -> Duration>>>,
     tasks: RefCell<Tasks>,
     ready: Arc<ReadyQueue>,
     timers: RefCell<BTreeMap<(Instant, u64), Waker>>,
@@ -159,6 +161,7 @@ impl Executor {
         let shared = Shared {
             now: Cell::new(now),
             clock: RefCell::default(),
+            calendar: RefCell::default(),
             tasks: RefCell::default(),
             ready: Arc::new(ReadyQueue { queue: Mutex::default(), on_wake: Box::new(on_wake) }),
             timers: RefCell::default(),
@@ -176,6 +179,11 @@ impl Executor {
     /// Gives it a clock to look at between two tellings of the time.
     pub fn set_clock(&self, clock: impl Fn() -> Instant + 'static) {
         *self.shared.clock.borrow_mut() = Some(Box::new(clock));
+    }
+
+    /// Gives it people's clock, which tells the time since 1970 began.
+    pub fn set_calendar(&self, calendar: impl Fn() -> Duration + 'static) {
+        *self.shared.calendar.borrow_mut() = Some(Box::new(calendar));
     }
 
     /// Tells the time; wakes the timers that are due. Time never goes back.
@@ -261,6 +269,13 @@ impl Handle {
     pub fn look_at_clock(&self) -> Instant {
         let clock = self.shared.clock.borrow();
         clock.as_ref().map_or(self.now(), |clock| clock().max(self.now()))
+    }
+
+    /// People's time, since 1970 began. It may be wrong, and jump to and fro: for what happens monthly, and for
+    /// telling when something was; never for waiting.
+    pub fn calendar(&self) -> Duration {
+        let calendar = self.shared.calendar.borrow();
+        calendar.as_ref().map_or(self.now().since(Instant::default()), |calendar| calendar())
     }
 
     /// Runs `future` beside its caller, to its end.

@@ -7,7 +7,7 @@ use aoe_wire::ShelfSlot;
 use block::FsType;
 use block::size::VolumeSize;
 use pool::Layout;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use crate::settings::ClientMac;
 
@@ -41,19 +41,8 @@ pub struct ReleasePool {
 /// `POST /v1/pools/POOL/empty`; answered with a [`pool::EmptyForecast`].
 pub type EmptyDisks = pool::EmptyDisks;
 
-/// `POST /v1/pools/POOL/set`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SetPool {
-    /// After how many seconds a disk that is out is rebuilt on others; never with null, which has to be said.
-    #[serde(deserialize_with = "said")]
-    pub rebuild_delay_secs: Option<u64>,
-}
-
-/// Null, but not by silence: what reads a field by a function wants it to be there.
-fn said<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
-    Option::deserialize(from)
-}
+/// `POST /v1/pools/POOL/set`, and `POST /v1/pools/POOL/scrub`, which sets it and begins.
+pub type SetPool = pool::PoolSettings;
 
 /// `POST /v1/pools/POOL/volumes`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -214,8 +203,9 @@ mod tests {
         assert_eq!(volume.size, VolumeSize::PercentFree(100));
         assert_eq!(serde_json::from_str::<MakeFs>("{}").unwrap(), MakeFs::default());
         let never: SetPool = serde_json::from_str(r#"{"rebuild_delay_secs":null}"#).unwrap();
-        assert_eq!(never.rebuild_delay_secs, None);
-        assert!(serde_json::from_str::<SetPool>("{}").is_err(), "silence sets nothing");
+        assert_eq!((never.rebuild_delay_secs, never.scrub_every_secs), (Some(None), None));
+        let said = serde_json::to_string(&never).unwrap();
+        assert_eq!(said, r#"{"rebuild_delay_secs":null}"#);
         for wrong in [
             r#"{"name":"p","disk":["e1.0"]}"#,
             r#"{"name":"p","disks":["1.0"]}"#,

@@ -14,6 +14,7 @@ mod output;
 mod pool;
 mod pool_check;
 mod pool_jobs;
+mod pool_scrub;
 mod pool_wait;
 mod progress;
 mod status;
@@ -246,6 +247,10 @@ mod tests {
             "etherpool pool cancel cluster 3 --yes",
             "etherpool pool set cluster rebuild-delay 10min",
             "etherpool pool set cluster rebuild-delay off",
+            "etherpool pool set cluster scrub-every 14d",
+            "etherpool pool set cluster scrub-rate 100M",
+            "etherpool pool scrub cluster",
+            "etherpool pool scrub cluster --rate 50M/s --every 30d --wait --json",
             "etherpool pool check /dev/sdb /srv/d1.img",
             "etherpool pool check cluster d0.img d1.img --data --json",
             "etherpool volume create cluster/v --size 10G --layout mirror:2",
@@ -324,6 +329,7 @@ mod tests {
             ("etherpool pool remove cluster", "required"),
             ("etherpool pool replace cluster e1.0", "required"),
             ("etherpool pool set cluster rebuild-delay 0s", "off for never"),
+            ("etherpool pool scrub cluster --rate fast", "fast"),
             ("etherpool volume create p/v --layout raid0", "--size"),
             ("etherpool volume create v --size 1G --layout raid0", "want POOL/VOLUME"),
             ("etherpool volume create p/v --size 1X --layout raid0", "unknown unit"),

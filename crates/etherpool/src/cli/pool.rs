@@ -1,6 +1,6 @@
 //! `etherpool pool`.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use block::size::parse_size;
 use clap::{Args, Subcommand};
@@ -18,7 +18,8 @@ use super::confirm::{confirm, effects};
 use super::disk::{describe, resolve_all};
 use super::output::{self, print_json};
 use super::pool_check::CheckArgs;
-use super::pool_jobs::{self, CancelArgs, EmptyArgs, JobsArgs, ReplaceArgs, SetArgs};
+use super::pool_jobs::{self, CancelArgs, EmptyArgs, JobsArgs, ReplaceArgs};
+use super::pool_scrub::{self, ScrubArgs, SetArgs};
 use super::{Context, Failure};
 use aoe_wire::ShelfSlot;
 
@@ -46,7 +47,9 @@ pub enum PoolCommand {
     Replace(ReplaceArgs),
     /// Take disks out of a pool, also dead ones: what they have moves to its others, or is made anew there
     Remove(EmptyArgs),
-    /// List what is moved from disks: what was asked for, and what is rebuilt because a disk is gone
+    /// Read everything that a pool holds, compare it with its checksums, and repair what is wrong
+    Scrub(ScrubArgs),
+    /// List what is under way: what is moved because somebody asked, what is rebuilt because a disk is gone, scrubs
     Jobs(JobsArgs),
     /// End a job before it is done; what it moved stays where it is
     Cancel(CancelArgs),
@@ -162,9 +165,10 @@ pub async fn run(context: &Context, command: PoolCommand) -> Result<Exit, Failur
         PoolCommand::Evacuate(args) => pool_jobs::evacuate(context, args).await,
         PoolCommand::Replace(args) => pool_jobs::replace(context, args).await,
         PoolCommand::Remove(args) => pool_jobs::remove(context, args).await,
+        PoolCommand::Scrub(args) => pool_scrub::scrub(context, args).await,
         PoolCommand::Jobs(args) => pool_jobs::jobs(context, args).await,
         PoolCommand::Cancel(args) => pool_jobs::cancel(context, args).await,
-        PoolCommand::Set(args) => pool_jobs::set(context, args).await,
+        PoolCommand::Set(args) => pool_scrub::set(context, args).await,
         PoolCommand::Release { pool, confirmation } => release(context, &pool, confirmation).await,
         PoolCommand::Check(args) => super::pool_check::run(&args, context.json),
     }
@@ -184,7 +188,8 @@ pub fn done(context: &Context, text: &str) -> Result<Exit, Failure> {
 }
 
 fn show(context: &Context, report: &PoolReport) -> Result<(), Failure> {
-    output::show(context.json, report, || output::pool(report))
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    output::show(context.json, report, || output::pool(report, now.as_secs()))
 }
 
 /// Disks that are to be a pool's.

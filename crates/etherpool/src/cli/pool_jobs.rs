@@ -1,11 +1,9 @@
-//! `etherpool pool evacuate`, `replace`, `remove`, `jobs`, `cancel` and `set`: disks that are emptied.
+//! `etherpool pool evacuate`, `replace`, `remove`, `jobs` and `cancel`: disks that are emptied.
 
 use std::path::Path;
-use std::time::Duration;
 
-use clap::{Args, Subcommand};
-use control::api::{ApiError, EmptyDisks, ErrorCode, ExtendPool, SetPool};
-use control::duration::{Span, SpanError};
+use clap::Args;
+use control::api::{ApiError, EmptyDisks, ErrorCode, ExtendPool};
 use control::exit::Exit;
 use control::names::{DiskArgument, NameError};
 use pool::{DiskState, EmptyForecast, JobState, PoolDisk, PoolForecast, PoolReport};
@@ -82,43 +80,6 @@ pub struct CancelArgs {
 
     #[command(flatten)]
     confirmation: Confirmation,
-}
-
-/// Arguments of `pool set`.
-#[derive(Debug, Args)]
-pub struct SetArgs {
-    /// The pool
-    pool: String,
-
-    #[command(subcommand)]
-    setting: Setting,
-}
-
-/// What is set.
-#[derive(Debug, Subcommand)]
-enum Setting {
-    /// How long a disk is gone before what it had is made anew on others
-    RebuildDelay {
-        /// Such as 10min; off for never
-        #[arg(value_parser = parse_delay, value_name = "TIME")]
-        delay: Delay,
-    },
-}
-
-/// A rebuild's delay; none for never.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Delay(Option<Duration>);
-
-/// A span's zero is `off`, which here is the opposite of at once.
-fn parse_delay(text: &str) -> Result<Delay, String> {
-    let Span(span) = text.parse().map_err(|error: SpanError| error.to_string())?;
-    match span {
-        _ if text.trim() == "off" => Ok(Delay(None)),
-        _ if span.is_zero() || span.subsec_nanos() > 0 => {
-            Err("want whole seconds, at least 1s, or off for never".into())
-        }
-        _ => Ok(Delay(Some(span))),
-    }
 }
 
 /// What disks are emptied for.
@@ -369,19 +330,6 @@ pub async fn cancel(context: &Context, args: CancelArgs) -> Result<Exit, Failure
     done(context, &format!("job {} of pool {} is cancelled\n", args.job, report.name))
 }
 
-/// `pool set`.
-pub async fn set(context: &Context, args: SetArgs) -> Result<Exit, Failure> {
-    let path = format!("{}/set", pool_path(&args.pool)?);
-    let Setting::RebuildDelay { delay: Delay(delay) } = args.setting;
-    let request = SetPool { rebuild_delay_secs: delay.map(|delay| delay.as_secs()) };
-    let () = context.client.post(&path, &request).await?;
-    let text = match delay {
-        Some(delay) => format!("what a disk had is rebuilt once it is gone for {}", Span(delay)),
-        None => "what a disk had isn't rebuilt unasked".into(),
-    };
-    done(context, &format!("pool {}: {text}\n", args.pool))
-}
-
 fn emptying(disks: &[&PoolDisk]) -> EmptyDisks {
     let disks = disks.iter().map(|disk| disk.id.clone()).collect();
     EmptyDisks { disks, ..EmptyDisks::default() }
@@ -434,15 +382,6 @@ mod tests {
 
     use super::*;
     use crate::cli::output::samples;
-
-    #[test]
-    fn a_delay_of_nothing_isn_t_never() {
-        assert_eq!(parse_delay("10min"), Ok(Delay(Some(Duration::from_secs(600)))));
-        assert_eq!(parse_delay("off"), Ok(Delay(None)));
-        for wrong in ["0s", "500ms", "1s500ms", "10", "never"] {
-            assert!(parse_delay(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn a_job_that_was_cancelled_is_no_success() {

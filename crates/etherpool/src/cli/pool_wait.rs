@@ -24,6 +24,8 @@ pub struct Watch {
     pool: Option<(String, String)>,
     /// The disks that they empty; all without.
     disks: Option<Vec<String>>,
+    /// The one that is waited for; all without.
+    number: Option<u32>,
     /// How far each was when it was seen last.
     seen: BTreeMap<(String, u32), Progress>,
     done_bytes: u64,
@@ -45,13 +47,19 @@ impl Watch {
     /// Of a pool, or of all.
     pub fn new(title: &'static str, pool: Option<&PoolReport>) -> Watch {
         let pool = pool.map(|pool| (pool.name.clone(), pool.id.clone()));
-        Watch { title, pool, disks: None, seen: BTreeMap::new(), done_bytes: 0, still: 0 }
+        let seen = BTreeMap::new();
+        Watch { title, pool, disks: None, number: None, seen, done_bytes: 0, still: 0 }
     }
 
     /// Those that empty disks.
     pub fn of(title: &'static str, pool: &PoolReport, disks: &[&PoolDisk]) -> Watch {
         let disks = disks.iter().map(|disk| disk.name.clone()).collect();
         Watch { disks: Some(disks), ..Watch::new(title, Some(pool)) }
+    }
+
+    /// One of them.
+    pub fn of_job(title: &'static str, pool: &PoolReport, number: u32) -> Watch {
+        Watch { number: Some(number), ..Watch::new(title, Some(pool)) }
     }
 
     fn look(&mut self, pools: &[PoolReport]) -> Look {
@@ -72,8 +80,10 @@ impl Watch {
             if !is_given_up && !matches!(pool.state, PoolState::Online | PoolState::Degraded) {
                 closed = Some(pool);
             }
-            let wanted =
-                |job: &&JobReport| self.disks.as_ref().is_none_or(|d| d.contains(&job.disk));
+            let wanted = |job: &&JobReport| {
+                self.disks.as_ref().is_none_or(|disks| disks.contains(&job.disk))
+                    && self.number.is_none_or(|number| number == job.number)
+            };
             for job in pool.jobs.iter().filter(wanted) {
                 let JobReport { total_bytes, left_bytes, .. } = *job;
                 let done_bytes = total_bytes.saturating_sub(left_bytes);

@@ -3,7 +3,6 @@
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use block::VolumeName;
 use block::{Claim, Epoch, IoError, Lba, OwnerId, RefusalReason, SectorRange};
@@ -100,8 +99,11 @@ impl Work<'_> {
             EngineRequest::CancelJob { pool, number } => {
                 value(engine.cancel_job(&pool, number).await?)
             }
-            EngineRequest::SetRebuildDelay { pool, seconds } => {
-                value(engine.set_rebuild_delay(&pool, seconds.map(Duration::from_secs)).await?)
+            EngineRequest::SetPool { pool, settings } => {
+                value(engine.set_pool(&pool, &settings).await?)
+            }
+            EngineRequest::ScrubPool { pool, settings } => {
+                value(engine.scrub_pool(&pool, &settings).await?)
             }
             EngineRequest::CreateVolume { pool, request } => {
                 let CreateVolume { name, size, layout } = request;

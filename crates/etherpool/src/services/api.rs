@@ -59,6 +59,7 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/v1/pools/{pool}/empty", post(empty_disks))
         .route("/v1/pools/{pool}/jobs/{number}", delete(cancel_job))
         .route("/v1/pools/{pool}/set", post(set_pool))
+        .route("/v1/pools/{pool}/scrub", post(scrub_pool))
         .route("/v1/pools/{pool}/held", get(held))
         .route("/v1/pools/{pool}/confirm-settings", post(confirm_settings))
         .route("/v1/pools/{pool}/volumes", post(create_volume))
@@ -356,8 +357,11 @@ async fn cancel_job(State(services): App, Path((pool, number)): Path<(String, u3
 }
 
 async fn set_pool(on: OnPool<SetPool>) -> Answer<()> {
-    let seconds = on.request.rebuild_delay_secs;
-    on.services.ask(EngineRequest::SetRebuildDelay { pool: on.path, seconds }).await
+    on.services.ask(EngineRequest::SetPool { pool: on.path, settings: on.request }).await
+}
+
+async fn scrub_pool(on: OnPool<SetPool>) -> Answer<u32> {
+    on.services.ask(EngineRequest::ScrubPool { pool: on.path, settings: on.request }).await
 }
 
 async fn held(State(services): App, Path(pool): Path<String>) -> Answer<Vec<HeldReport>> {

@@ -144,6 +144,7 @@ fn pool_report() -> PoolReport {
         votes: VotesReport::default(),
         lease_ok: true,
         jobs: Vec::new(),
+        scrub: None,
         volumes: vec![VolumeReport {
             name: "v".into(),
             id: "1".into(),

@@ -84,9 +84,8 @@ pub fn what(request: &EngineRequest) -> String {
         EngineRequest::CancelJob { pool, number } => {
             format!("to cancel job {number} of pool {pool}")
         }
-        EngineRequest::SetRebuildDelay { pool, .. } => {
-            format!("when to rebuild disks of pool {pool}")
-        }
+        EngineRequest::SetPool { pool, .. } => format!("to change settings of pool {pool}"),
+        EngineRequest::ScrubPool { pool, .. } => format!("to scrub pool {pool}"),
         EngineRequest::CreateVolume { pool, request } => {
             format!("to make volume {pool}/{}", request.name)
         }

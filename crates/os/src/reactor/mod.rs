@@ -24,7 +24,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use block::Instant;
 use io_uring::squeue::{Entry, Entry128};
@@ -131,6 +131,8 @@ impl Reactor {
         let executor =
             Executor::new(boot_time(), sys::random_u64()?, Order::Fifo, move || on_wake.rouse());
         executor.set_clock(boot_time);
+        // Before 1970 is a clock that was never set.
+        executor.set_calendar(|| SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default());
         let shared = Rc::new(Shared {
             ring: RefCell::new(Some(Ring::open()?)),
             ops: RefCell::default(),

@@ -61,6 +61,13 @@ impl Votes {
         }
     }
 
+    /// Whether a voter has a configuration and nothing is being written to it.
+    pub(crate) fn is_at_rest(&self, disk: DiskId, number: ConfigNumber) -> bool {
+        let voters = self.voters.borrow();
+        let at_rest = |voter: &Rc<Voter>| voter.has.get() == number && !voter.writing.get();
+        voters.get(&disk).is_some_and(at_rest)
+    }
+
     /// Whether a disk is out in the configuration that the votes are being brought to. From the first
     /// voter that has it, an opening may find it.
     pub(crate) fn is_going_out(&self, disk: DiskNumber) -> bool {

@@ -151,6 +151,7 @@ impl Engine {
             lease_ok: false,
             volumes: Vec::new(),
             jobs: Vec::new(),
+            scrub: None,
         })
     }
 }

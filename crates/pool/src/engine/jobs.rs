@@ -1,5 +1,5 @@
-//! Jobs: long work on a pool, which its metadata names and which goes on after a crash. All there are so far
-//! empty a disk, by moving its positions of groups elsewhere one run after the other (`relocate`): because it is
+//! Jobs: long work on a pool, which its metadata names and which goes on after a crash. All but the scrub, which
+//! is worked on elsewhere (`scrub`), empty a disk, by moving its positions of groups elsewhere one run after the other (`relocate`): because it is
 //! out for good (rebuild), because an administrator wants it empty (evacuate), or because another one is to take
 //! its place (replace). What of it is done the map says, so a job has no cursor that could be wrong.
 //!
@@ -19,6 +19,7 @@ use super::EmptyDisks;
 use super::lease::Ended;
 use super::member::Member;
 use super::open_pool::OpenPool;
+use super::settings::{REBUILD_DELAY, setting};
 use super::space::domain_word;
 use crate::allocate::{MovePlan, Usable};
 use crate::error::PoolError;
@@ -28,8 +29,6 @@ use crate::report::{EmptyForecast, JobReport, JobState, PoolEvent};
 
 /// How often jobs are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// The pool's property that says after how many seconds a disk that is out is rebuilt; `off` for never.
-pub(crate) const REBUILD_DELAY: &str = "rebuild-delay";
 
 /// What is known of jobs besides the metadata.
 #[derive(Default)]
@@ -53,6 +52,7 @@ impl JobKind {
             JobKind::Evacuate => "evacuate",
             JobKind::Replace => "replace",
             JobKind::Remove => "remove",
+            JobKind::Scrub => "scrub",
             JobKind::Other(_) => "unknown",
         }
     }
@@ -72,7 +72,7 @@ impl OpenPool {
                 Ok(false) => {}
             }
             // What was copied may let a move end.
-            let has_jobs = !self.pool.meta.borrow().jobs().is_empty();
+            let has_jobs = !self.pool.leaving().is_empty();
             let timer = self.pool.runtime.sleep(LOOK_EVERY);
             let waited = match has_jobs {
                 true => {
@@ -168,17 +168,6 @@ impl OpenPool {
             bytes: extents * extent_bytes,
             free_bytes: free.saturating_sub(taken) * extent_bytes,
         }
-    }
-
-    /// Sets after how long a disk that is out is rebuilt; never with `None`.
-    pub(crate) async fn set_rebuild_delay(
-        self: &Rc<Self>,
-        delay: Option<Duration>,
-    ) -> Result<(), PoolError> {
-        let value = delay.map_or_else(|| "off".into(), |delay| delay.as_secs().to_string());
-        let (key, value) = (REBUILD_DELAY.to_owned(), Some(value));
-        let set = MetaRecord::PoolPropertySet { key, value };
-        self.administer(move |_| Ok((vec![set], ()))).await
     }
 
     /// What emptying disks would be refused for.
@@ -321,11 +310,8 @@ impl OpenPool {
 
     /// After how long a disk that is gone is rebuilt, if it is.
     fn rebuild_delay(&self, meta: &Metadata) -> Option<Duration> {
-        match meta.properties().get(REBUILD_DELAY).map(String::as_str) {
-            Some("off") => None,
-            Some(seconds) => seconds.parse().ok().map(Duration::from_secs),
-            None => Some(self.pool.limits.rebuild_delay),
-        }
+        let usual = self.pool.limits.rebuild_delay.as_secs();
+        setting(meta, REBUILD_DELAY, Some(usual)).map(Duration::from_secs)
     }
 
     /// Whether a disk is gone for so long that others do what it did.
@@ -379,7 +365,12 @@ impl OpenPool {
         let extent_bytes = meta.shape().extent_bytes();
         let reports = meta.jobs().iter().map(|(number, job)| {
             let disk = job.disks.first().copied();
-            let left_bytes = disk.map_or(0, |disk| left_on(meta, disk));
+            let left_bytes = match job.kind {
+                JobKind::Scrub => {
+                    job.extents.saturating_sub(self.scrubbed_extents(meta)) * extent_bytes
+                }
+                _ => disk.map_or(0, |disk| left_on(meta, disk)),
+            };
             let why = self.jobs.waits.borrow().get(number).cloned();
             let state = match (job.kind, why) {
                 (JobKind::Other(_), _) => JobState::Unknown,
@@ -410,8 +401,7 @@ fn job_records(
     disks: &[DiskNumber],
     to: Option<DiskNumber>,
 ) -> Vec<MetaRecord> {
-    let highest = meta.jobs().keys().next_back().map_or(0, |number| number.0);
-    let mut next = highest.saturating_add(1);
+    let JobNumber(mut next) = meta.next_job();
     let mut records = Vec::new();
     for disk in disks {
         let known = meta.job_of(*disk);

@@ -10,7 +10,7 @@
 //! - **data**: `volume/` (requests, their way into the log, what isn't in place yet), `destage` with `init`,
 //!   `disk_work` and `again`, `read`, `right_copy` (which member's answer counts), `checksums`, `replay`;
 //! - **where data is**: `relocate` moves groups to other disks, and `jobs` with `job_steps` decides which, and why;
-//! - **upkeep**: `repair`, `resync`, `verify`; and `status`, `measure` and `events` for people.
+//! - **upkeep**: `repair`, `resync`, `verify`, `scrub`; and `status`, `measure` and `events` for people.
 //!
 //! It is single-threaded: state is in cells, and no borrow lives across an await.
 
@@ -57,6 +57,8 @@ mod repair;
 mod replay;
 mod resync;
 mod right_copy;
+mod scrub;
+mod settings;
 mod slot;
 mod space;
 mod status;
@@ -84,6 +86,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use block::size::VolumeSize;
 pub use limits::Limits;
+pub use settings::PoolSettings;
 pub use slot::Engine;
 
 use crate::error::PoolError;
@@ -384,13 +387,16 @@ impl Engine {
         self.open_pool(pool)?.cancel_job(JobNumber(number)).await
     }
 
-    /// Sets after how long a disk that is out is rebuilt on others; never with `None`.
-    pub async fn set_rebuild_delay(
-        &self,
-        pool: &str,
-        delay: Option<Duration>,
-    ) -> Result<(), PoolError> {
-        self.open_pool(pool)?.set_rebuild_delay(delay).await
+    /// Sets what is named of a pool.
+    pub async fn set_pool(&self, pool: &str, settings: &PoolSettings) -> Result<(), PoolError> {
+        self.open_pool(pool)?.change_settings(settings).await
+    }
+
+    /// Begins to read and compare everything, unless that is under way, with new settings if there are any; tells
+    /// the job's number.
+    pub async fn scrub_pool(&self, pool: &str, settings: &PoolSettings) -> Result<u32, PoolError> {
+        let begun = self.open_pool(pool)?.begin_scrub(settings).await;
+        begun.map(|number| number.0)
     }
 
     /// The next event.

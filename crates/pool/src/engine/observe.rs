@@ -5,8 +5,8 @@ use futures::future::join_all;
 
 use super::config::vote_place;
 use crate::format::{
-    Configuration, DiskGeometry, Label, LabelError, LabelState, SelectedLabel, VOTE_BYTES,
-    VoteSlots, end_of_labelled, select_label, select_vote,
+    Configuration, DiskGeometry, DiskId, LabelError, LabelState, SelectedLabel, VOTE_BYTES,
+    VotePlace, VoteSlots, end_of_labelled, select_label, select_vote,
 };
 
 /// Sectors of a vote slot.
@@ -46,7 +46,8 @@ pub(crate) async fn read_content(
     Ok(match read_label(device).await? {
         LabelState::Labelled(label) => {
             // Any disk may have a vote by now, or know by the one that it had who has them.
-            let (slots, read) = read_vote(device, &label.label).await?;
+            let place = vote_place(label.label.pool, label.label.disk);
+            let (slots, read) = read_vote(device, &place, &label.label.vote_disks).await?;
             let is_whole = read.iter().all(|is_read| *is_read);
             let vote = slots.newest.map(|newest| Vote { newest, is_whole });
             Content::Labelled { label, vote }
@@ -60,14 +61,15 @@ pub(crate) async fn read_content(
     })
 }
 
-/// What the vote slots of a disk hold, and which of them could be read.
+/// What the vote slots of a disk hold, and which of them could be read. `labelled` are the voters that its label
+/// names.
 pub(crate) async fn read_vote(
     device: &dyn BlockDevice,
-    label: &Label,
+    place: &VotePlace,
+    labelled: &[DiskId],
 ) -> Result<(VoteSlots, [bool; 2]), IoError> {
-    let place = vote_place(label.pool, label.disk);
     let slots = read_slots(device, DiskGeometry::vote_slots(), VOTE_SECTORS).await?;
-    let found = select_vote(&place, [slots[0].as_deref(), slots[1].as_deref()], &label.vote_disks);
+    let found = select_vote(place, [slots[0].as_deref(), slots[1].as_deref()], labelled);
     Ok((found, [slots[0].is_some(), slots[1].is_some()]))
 }
 

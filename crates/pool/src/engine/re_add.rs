@@ -6,6 +6,7 @@ use std::rc::Rc;
 use block::{BLOCK_SECTORS, BlockDevice, Claim, Durability, IoError};
 
 use super::commit::CommitError;
+use super::config::vote_place;
 use super::lease::Ended;
 use super::limits::READ_TRIES;
 use super::member::{Member, Standing};
@@ -241,7 +242,9 @@ impl Pool {
         label: &Label,
         device: &dyn BlockDevice,
     ) -> Result<(), NotFit> {
-        let read = self.within(self.limits.claim, observe::read_vote(device, label)).await;
+        let place = vote_place(self.id, member.id);
+        let read = observe::read_vote(device, &place, &label.vote_disks);
+        let read = self.within(self.limits.claim, read).await;
         let (vote, _) = read.map_err(not_fit)?;
         if let Some(newest) = vote.newest.filter(|newest| newest.epoch > self.epoch) {
             let owner = newest.owner_name;

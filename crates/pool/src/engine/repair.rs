@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use block::{IoError, Lba};
+use futures::channel::oneshot;
 
 use super::belief::{Heard, LoadError, hear};
 use super::checksums::Loaded;
@@ -27,8 +28,8 @@ impl Volume {
         let group = place.generation;
         for (disk, _) in wrong.iter().filter_map(|member| place.members.get(*member)).copied() {
             let key = (group, row, disk);
-            let mut repairing = self.repairing.borrow_mut();
-            if repairing.len() >= REPAIRS_MAX || !repairing.insert(key) {
+            let is_full = self.repairing.borrow().len() >= REPAIRS_MAX;
+            if is_full || !self.repairing.borrow_mut().insert(key) {
                 continue;
             }
             let volume = Rc::clone(self);
@@ -41,30 +42,55 @@ impl Volume {
         }
     }
 
-    async fn repair_row(self: &Rc<Self>, generation: GenerationId, row: Row, bad: DiskNumber) {
+    /// Repairs a row on a member that was found wrong; tells whether it is right there now.
+    pub(super) async fn repair_now(
+        self: &Rc<Self>,
+        group: GenerationId,
+        row: Row,
+        disk: DiskNumber,
+    ) -> bool {
+        let (done, receiver) = oneshot::channel();
+        let volume = Rc::clone(self);
+        // A task of its own: who gives up mustn't let others at the group in the middle of a write.
+        self.pool.runtime.spawn(async move {
+            let repair = volume.repair_row(group, row, disk);
+            let _ = done.send(volume.pool.unless_over(repair).await);
+        });
+        matches!(receiver.await, Ok(Ok(true)))
+    }
+
+    /// Tells whether the row is right then.
+    async fn repair_row(
+        self: &Rc<Self>,
+        generation: GenerationId,
+        row: Row,
+        bad: DiskNumber,
+    ) -> bool {
         let _lock = self.pool.lock_group(generation).await;
-        let Some(group) = self.pool.group_by_generation(generation) else { return };
-        let Some(bad) = group.members.iter().position(|(disk, _)| *disk == bad) else { return };
+        let Some(group) = self.pool.group_by_generation(generation) else { return false };
+        let position = group.members.iter().position(|(disk, _)| *disk == bad);
+        let Some(bad) = position else { return false };
         let shape = self.pool.shape();
         let (index, entry) = shape.entry_of(row);
         let loaded = self.checksum_block(&group, index..index + 1).await;
         let known = loaded.ok().and_then(|loaded| loaded.block.get(entry).checksum());
-        let Some(crc) = known else { return };
+        let Some(crc) = known else { return false };
         if self.known_of(&group, row) != SaidBy::Entry {
-            return;
+            return false;
         }
-        let Some((member, device, start)) = self.pool.extent_of(&group, bad) else { return };
+        let Some((member, device, start)) = self.pool.extent_of(&group, bad) else { return false };
         member.checksum_errors.set(member.checksum_errors.get() + 1);
-        let Ok(copy) = self.right_copy(&group, row, crc, Some(bad)).await else { return };
+        let Ok(copy) = self.right_copy(&group, row, crc, Some(bad)).await else { return false };
         if !copy.wrong.contains(&bad) {
-            return;
+            return false;
         }
         let sector = Lba(start.0 + shape.row_sector(row));
         let write = write_durably(&*device, sector, copy.data);
         let limits = &self.pool.limits;
         let written = self.pool.within_while_in(member.number, limits.background, write).await;
         let reading = self.ask_for_row(&group, row, crc, bad, limits.eviction);
-        if written.is_ok() && matches!(reading.await, Answer::Right(_)) {
+        let is_right = written.is_ok() && matches!(reading.await, Answer::Right(_));
+        if is_right {
             self.repaired_blocks.set(self.repaired_blocks.get() + 1);
             self.pool.events.tell(PoolEvent::Repaired {
                 pool: self.pool.name.clone(),
@@ -73,6 +99,7 @@ impl Volume {
                 disk_offset_bytes: sector.byte_offset(),
             });
         }
+        is_right
     }
 
     /// The believed checksum block of a group at the start of `indexes`, of which the others are wanted soon.
@@ -155,7 +182,10 @@ impl Volume {
     }
 
     /// The same once; returns the members that couldn't be seen to.
-    async fn try_show(self: &Rc<Self>, group: &GroupPlace) -> BTreeMap<DiskNumber, IoError> {
+    pub(super) async fn try_show(
+        self: &Rc<Self>,
+        group: &GroupPlace,
+    ) -> BTreeMap<DiskNumber, IoError> {
         let shape = self.pool.shape();
         let mut failed = BTreeMap::new();
         for index in 0..group.members.len() {

@@ -49,6 +49,7 @@ impl OpenPool {
             lease_ok,
             volumes,
             jobs: self.job_reports(&meta),
+            scrub: Some(self.scrub_report(&meta)),
         }
     }
 

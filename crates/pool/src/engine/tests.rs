@@ -22,6 +22,7 @@ mod metadata;
 mod owners;
 mod reads;
 mod right_copies;
+mod scrub;
 mod stats;
 
 const MIB: u64 = 1 << 20;

@@ -281,19 +281,24 @@ pub struct VoteSlots {
     pub newest: Option<Configuration>,
     /// The slot to write next: the one that doesn't hold the newest.
     pub next_slot: usize,
+    /// Slots that can't be read, or hold something else than a record or zeros.
+    pub damaged: [bool; 2],
 }
 
 /// Selects the newest valid record of a voter. `None` is a slot that couldn't be read. `labelled` are the voters
 /// that the disk's label names: a record from before votes could move doesn't name them.
 pub fn select_vote(place: &VotePlace, slots: [Option<&[u8]>; 2], labelled: &[DiskId]) -> VoteSlots {
     let [first, second] = slots;
+    let is_blank = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+    let [blank_first, blank_second] = slots.map(|bytes| bytes.is_some_and(is_blank));
     let first = first.and_then(|bytes| Configuration::decode(bytes, place, 0, labelled));
     let second = second.and_then(|bytes| Configuration::decode(bytes, place, 1, labelled));
+    let damaged = [first.is_none() && !blank_first, second.is_none() && !blank_second];
     if second.as_ref().map(Configuration::rank) > first.as_ref().map(Configuration::rank) {
-        VoteSlots { newest: second, next_slot: 0 }
+        VoteSlots { newest: second, next_slot: 0, damaged }
     } else {
         let next_slot = usize::from(first.is_some());
-        VoteSlots { newest: first, next_slot }
+        VoteSlots { newest: first, next_slot, damaged }
     }
 }
 
@@ -332,11 +337,14 @@ mod tests {
         let (a, b) = (configuration(4, 9), configuration(5, 2));
         let slots = [a.encode(&place, 0).unwrap(), b.encode(&place, 1).unwrap()];
         let found = select_vote(&place, [Some(&slots[0]), Some(&slots[1])], &[]);
-        assert_eq!(found, VoteSlots { newest: Some(b), next_slot: 0 });
+        assert_eq!(found, VoteSlots { newest: Some(b), next_slot: 0, damaged: [false; 2] });
         let found = select_vote(&place, [Some(&slots[0]), None], &[]);
-        assert_eq!(found, VoteSlots { newest: Some(a), next_slot: 1 });
+        assert_eq!(found, VoteSlots { newest: Some(a), next_slot: 1, damaged: [false, true] });
         let found = select_vote(&place, [Some(&[0; VOTE_BYTES]), None], &[]);
-        assert_eq!(found, VoteSlots { newest: None, next_slot: 0 });
+        assert_eq!(found, VoteSlots { newest: None, next_slot: 0, damaged: [false, true] });
+        // A label where a vote should be.
+        let found = select_vote(&place, [Some(&[7; VOTE_BYTES]), Some(&[0; VOTE_BYTES])], &[]);
+        assert_eq!(found.damaged, [true, false]);
     }
 
     #[test]

@@ -110,6 +110,7 @@ impl Coded for JobKind {
             JobKind::Evacuate => 2,
             JobKind::Replace => 3,
             JobKind::Remove => 4,
+            JobKind::Scrub => 5,
             JobKind::Other(kind) => *kind,
         });
     }
@@ -120,6 +121,7 @@ impl Coded for JobKind {
             2 => JobKind::Evacuate,
             3 => JobKind::Replace,
             4 => JobKind::Remove,
+            5 => JobKind::Scrub,
             kind => JobKind::Other(kind),
         })
     }

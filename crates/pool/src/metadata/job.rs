@@ -1,6 +1,9 @@
 //! What is to be done to a pool that takes long: it is in the metadata, so any owner goes on with it.
 
-use crate::format::DiskNumber;
+use std::collections::BTreeSet;
+
+use super::Metadata;
+use crate::format::{DiskNumber, JobNumber};
 
 /// What a job is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,26 +16,29 @@ pub enum JobKind {
     Replace,
     /// What a disk has moves to others, and then it belongs to the pool no more.
     Remove,
+    /// Everything is read and compared with its checksum. There is one at most; how far it is stands in the
+    /// pool's property `scrub`.
+    Scrub,
     /// Of a later version: it is kept, and nobody works on it.
     Other(u8),
 }
 
-/// Long work, which goes on after a crash. What of it is done, the maps say.
+/// Long work, which goes on after a crash. What was moved, the maps say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
     /// What for.
     pub kind: JobKind,
-    /// The disk that it is about; behind it the one that takes its place.
+    /// The disk that it is about; behind it the one that takes its place. None of a scrub.
     pub disks: Vec<DiskNumber>,
-    /// Extents that were to be moved when it began.
+    /// Extents that were to be moved, or read, when it began.
     pub extents: u64,
 }
 
 impl Job {
-    /// The disk that it empties; none if it isn't known what it does.
+    /// The disk that it empties, if it is known that it does that.
     pub fn empties(&self) -> Option<DiskNumber> {
         match self.kind {
-            JobKind::Other(_) => None,
+            JobKind::Scrub | JobKind::Other(_) => None,
             _ => self.disks.first().copied(),
         }
     }
@@ -40,5 +46,30 @@ impl Job {
     /// The disk that takes its place, where one was named.
     pub fn to(&self) -> Option<DiskNumber> {
         self.disks.get(1).copied()
+    }
+}
+
+impl Metadata {
+    /// The disks that get nothing new, since jobs are to empty them.
+    pub fn leaving(&self) -> BTreeSet<DiskNumber> {
+        self.jobs().values().filter_map(Job::empties).collect()
+    }
+
+    /// The job that empties a disk.
+    pub fn job_of(&self, disk: DiskNumber) -> Option<(JobNumber, &Job)> {
+        let mut jobs = self.jobs().iter().map(|(number, job)| (*number, job));
+        jobs.find(|(_, job)| job.empties() == Some(disk))
+    }
+
+    /// The job that reads everything.
+    pub fn scrub_job(&self) -> Option<(JobNumber, &Job)> {
+        let mut jobs = self.jobs().iter().map(|(number, job)| (*number, job));
+        jobs.find(|(_, job)| job.kind == JobKind::Scrub)
+    }
+
+    /// The number that the next job gets.
+    pub fn next_job(&self) -> JobNumber {
+        let highest = self.jobs().keys().next_back().map_or(0, |number| number.0);
+        JobNumber(highest.saturating_add(1))
     }
 }

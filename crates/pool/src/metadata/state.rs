@@ -448,17 +448,6 @@ impl Metadata {
         &self.properties
     }
 
-    /// The disks that get nothing new, since jobs are to empty them.
-    pub fn leaving(&self) -> BTreeSet<DiskNumber> {
-        self.jobs.values().filter_map(Job::empties).collect()
-    }
-
-    /// The job that empties a disk.
-    pub fn job_of(&self, disk: DiskNumber) -> Option<(JobNumber, &Job)> {
-        let mut jobs = self.jobs.iter().map(|(number, job)| (*number, job));
-        jobs.find(|(_, job)| job.empties() == Some(disk))
-    }
-
     /// The regions that are out of date on disks, by group.
     pub fn dirty_regions(&self) -> &SharedMap<(GenerationId, DiskNumber), u64> {
         &self.dirty_regions

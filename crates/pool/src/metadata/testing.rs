@@ -181,6 +181,7 @@ pub(crate) fn history() -> Vec<MetaRecord> {
         MetaRecord::JobSet { number: JobNumber(2), job: job(JobKind::Replace, &[1, 2]) },
         MetaRecord::JobSet { number: JobNumber(3), job: job(JobKind::Other(77), &[1, 2, 3]) },
         MetaRecord::JobRemoved { number: JobNumber(1) },
+        MetaRecord::JobSet { number: JobNumber(1), job: job(JobKind::Scrub, &[]) },
         MetaRecord::PoolPropertySet { key: "rebuild-delay".into(), value: Some("600".into()) },
         MetaRecord::PoolPropertySet { key: "owner".into(), value: Some("x".into()) },
         MetaRecord::PoolPropertySet { key: "owner".into(), value: None },
@@ -260,13 +261,14 @@ pub(crate) fn any_record() -> impl Strategy<Value = MetaRecord> {
                 false => MetaRecord::MoveCancelled { volume, key },
             }
         }),
-        (1_u32..4, 0_u8..5, prop::collection::vec(0_u32..6, 0..3)).prop_map(
+        (1_u32..4, 0_u8..7, prop::collection::vec(0_u32..6, 0..3)).prop_map(
             |(number, kind, disks)| {
                 let kind = match kind {
                     1 => JobKind::Rebuild,
                     2 => JobKind::Evacuate,
                     3 => JobKind::Replace,
                     4 => JobKind::Remove,
+                    5 => JobKind::Scrub,
                     other => JobKind::Other(other),
                 };
                 MetaRecord::JobSet { number: JobNumber(number), job: job(kind, &disks) }

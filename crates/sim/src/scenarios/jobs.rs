@@ -7,7 +7,7 @@ use std::time::Duration;
 use block::{Lba, SectorRange};
 use futures::FutureExt;
 use pool::JobState;
-use pool::engine::EmptyDisks;
+use pool::engine::{EmptyDisks, PoolSettings};
 use pool::metadata::Layout;
 
 use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, expect};
@@ -100,8 +100,9 @@ impl Rig {
 
     /// A disk that is out for so long is rebuilt.
     pub async fn set_rebuild_delay(&self, seconds: u64) -> Result<(), Failure> {
-        let delay = Some(Duration::from_secs(seconds));
-        self.with(|engine| async move { engine.set_rebuild_delay(POOL, delay).await }).await
+        let rebuild_delay_secs = Some(Some(seconds));
+        let settings = PoolSettings { rebuild_delay_secs, ..PoolSettings::default() };
+        self.with(|engine| async move { engine.set_pool(POOL, &settings).await }).await
     }
 
     /// Withdraws what disks are emptied for.

@@ -23,6 +23,7 @@ mod owners;
 mod random;
 mod removal;
 mod rows;
+mod scrub;
 mod sessions;
 mod shapes;
 mod slots;
@@ -71,6 +72,7 @@ pub fn named() -> Vec<Scenario> {
         over::SCENARIOS,
         jobs::SCENARIOS,
         removal::SCENARIOS,
+        scrub::SCENARIOS,
     ]
     .concat()
 }

@@ -1,9 +1,11 @@
 //! Jobs, and what is asked before disks are emptied.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use block::size::Human;
-use pool::{DiskState, EmptyForecast, JobReport, JobState, PoolDisk, PoolReport};
+use block::spoken;
+use pool::{DiskState, EmptyForecast, JobReport, JobState, PoolDisk, PoolReport, ScrubReport};
 use serde::Serialize;
 
 use super::{lines, or_dash, table};
@@ -45,7 +47,7 @@ fn row(job: &JobReport) -> [String; 7] {
     [
         job.number.to_string(),
         job.kind.clone(),
-        job.disk.clone(),
+        or_dash(Some(job.disk.as_str()).filter(|disk| !disk.is_empty())),
         or_dash(job.to.as_deref()),
         format!("{}%", percent_done(job)),
         Human(job.left_bytes).to_string(),
@@ -191,6 +193,12 @@ fn machines(disks: &[&PoolDisk]) -> usize {
 /// What cancelling a job means.
 pub fn cancelling(pool: &str, job: &JobReport) -> String {
     let JobReport { number, kind, disk, left_bytes, .. } = job;
+    if kind == "scrub" {
+        return format!(
+            "Job {number} of pool {pool} (scrub) would end: {} stay unread until the next one.\n",
+            Human(*left_bytes)
+        );
+    }
     let stays = match left_bytes {
         0 => String::new(),
         left => format!(", and {} stay on {disk}", Human(*left)),
@@ -206,6 +214,53 @@ pub fn cancelling(pool: &str, job: &JobReport) -> String {
         "Job {number} of pool {pool} ({kind} of {disk}) would end: what it moved stays where it is{stays}.\n\
          {then}.\n"
     )
+}
+
+/// What a scrub found that is over.
+pub fn scrubbed(pool: &str, found: &ScrubReport) -> String {
+    let over = match found.ended_secs {
+        Some(_) => "is done",
+        None => "was cancelled",
+    };
+    format!("pool {pool}: the scrub {over}: {}\n", scrub_counts(found))
+}
+
+fn scrub_counts(found: &ScrubReport) -> String {
+    let read = Human(found.blocks * block::BLOCK_BYTES as u64);
+    let bad = match (found.bad_blocks, found.repaired_blocks) {
+        (0, _) => "all of it right".to_owned(),
+        (bad, repaired) if bad == repaired => format!("{bad} blocks were wrong and are repaired"),
+        (bad, repaired) => {
+            format!("** {bad} blocks were wrong, {repaired} of them are repaired **")
+        }
+    };
+    let unread = match found.unread_blocks {
+        0 => String::new(),
+        unread => {
+            let unread = Human(unread * block::BLOCK_BYTES as u64);
+            format!("; {unread} not compared, because a copy was out of date or away")
+        }
+    };
+    format!("{read} read, {bad}{unread}")
+}
+
+/// How the scrub of a pool stands, for `pool show`; `now_secs` since 1970.
+pub fn scrub(report: &PoolReport, now_secs: u64) -> String {
+    let Some(found) = &report.scrub else { return "-".into() };
+    let ago = |secs: u64| spoken(Duration::from_secs(now_secs.saturating_sub(secs)));
+    let last = match (found.begun_secs, found.ended_secs) {
+        (None, _) => "none yet".to_owned(),
+        (Some(_), Some(ended)) => format!("done {} ago: {}", ago(ended), scrub_counts(found)),
+        (Some(begun), None) if report.jobs.iter().any(|job| job.kind == "scrub") => {
+            format!("under way since {}: {}", ago(begun), scrub_counts(found))
+        }
+        (Some(begun), None) => format!("begun {} ago and cancelled", ago(begun)),
+    };
+    let next = found.next_secs.map(|next| match next.saturating_sub(now_secs) {
+        0 => "; the next one is due".to_owned(),
+        left => format!("; the next one in {}", spoken(Duration::from_secs(left))),
+    });
+    format!("{last}{}", next.unwrap_or_default())
 }
 
 /// Disks by their names.

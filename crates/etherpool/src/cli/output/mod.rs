@@ -24,7 +24,7 @@ use serde::Serialize;
 pub use check::pool_check;
 pub use disks::{disks, targets};
 pub use exports::{target_stats, target_status};
-pub use jobs::{PoolJob, cancelling, evacuation, jobs, named, removal, replacement};
+pub use jobs::{PoolJob, cancelling, evacuation, jobs, named, removal, replacement, scrubbed};
 pub use pools::{forecast, import_plan, imports, pool, pools};
 pub use status::status;
 pub use volume_stats::volume_stats;

@@ -9,7 +9,7 @@ use control::api::ImportResult;
 use pool::{ImportPlan, PoolForecast, PoolReport, PoolState};
 
 use super::disks::disk_state;
-use super::jobs::job_rows;
+use super::jobs::{job_rows, scrub};
 use super::volumes::volume_rows;
 use super::{facts, lines, table};
 
@@ -37,8 +37,8 @@ pub fn pools(pools: &[PoolReport], width: Option<u16>) -> String {
     lines(&table)
 }
 
-/// `pool show`.
-pub fn pool(report: &PoolReport) -> String {
+/// `pool show`; `now_secs` since 1970.
+pub fn pool(report: &PoolReport, now_secs: u64) -> String {
     let mut text = facts(&[
         ("pool", report.name.clone()),
         ("id", report.id.clone()),
@@ -55,6 +55,7 @@ pub fn pool(report: &PoolReport) -> String {
                 if report.lease_ok { "" } else { ", no lease" }
             ),
         ),
+        ("scrub", scrub(report, now_secs)),
     ]);
     let mut disks =
         table(&["DISK", "NODE", "SIZE", "FREE", "STATE", "MISSED", "CHECKSUM ERRORS", "VOTE"]);
@@ -230,7 +231,7 @@ old      degraded  3.00 GiB  1.00 GiB  1      1        no failure
 
     #[test]
     fn a_pool_with_all_its_parts() {
-        let text = pool(&samples::pool());
+        let text = pool(&samples::pool(), 1_000_000);
         let expected = "\
 pool      cluster
 id        11111111-1111-1111-1111-111111111111
@@ -239,6 +240,7 @@ owner     host (epoch 3)
 space     3.00 GiB, 1.00 GiB free
 survives  1 failure
 votes     3 of 3 in reach
+scrub     done 2 days ago: 8.00 KiB read, all of it right; the next one in 5 days
 
 DISK  NODE  SIZE      FREE     STATE   MISSED  CHECKSUM ERRORS  VOTE
 e1.0  n1    1.00 GiB  512 MiB  usable  0 B     0                yes
@@ -254,7 +256,7 @@ v       1.00 GiB  mirror:2  usable  0 B          mount /srv/v
         let mut busy = samples::pool();
         let state = JobState::Waiting { why: "e9.0 has no room for the rest".into() };
         busy.jobs = vec![samples::job(), JobReport { number: 3, state, ..samples::job() }];
-        let text = pool(&busy);
+        let text = pool(&busy, 1_000_000);
         let expected = "
 JOB  KIND      DISK  TO  DONE  LEFT     STATE
 2    evacuate  e1.0  -   75%   256 MiB  running

@@ -11,8 +11,8 @@ use control::api::{
 };
 use pool::{
     DestageStats, DiskOperations, DiskReport, DiskState, DiskStats, JobReport, JobState,
-    OperationStats, PoolDisk, PoolReport, PoolState, Replayed, RequestStats, VolumeReport,
-    VolumeStats, VotesReport,
+    OperationStats, PoolDisk, PoolReport, PoolState, Replayed, RequestStats, ScrubReport,
+    VolumeReport, VolumeStats, VotesReport,
 };
 
 /// A free disk.
@@ -132,6 +132,18 @@ pub fn pool() -> PoolReport {
         lease_ok: true,
         volumes: vec![volume()],
         jobs: Vec::new(),
+        scrub: Some(scrub()),
+    }
+}
+
+/// A scrub that found nothing.
+pub fn scrub() -> ScrubReport {
+    ScrubReport {
+        begun_secs: Some(800_000),
+        ended_secs: Some(1_000_000 - 2 * 86_400),
+        next_secs: Some(1_000_000 + 5 * 86_400),
+        blocks: 2,
+        ..ScrubReport::default()
     }
 }
 

@@ -112,7 +112,7 @@ pub fn uses(properties: &BTreeMap<String, String>) -> String {
 pub fn verification(report: &VerifyReport) -> String {
     let mut text = format!(
         "{} blocks read and right, {} never written, {} not compared, because a copy is out of date or away\n",
-        report.blocks.saturating_sub(report.bad.len() as u64 + report.more_bad),
+        report.blocks.saturating_sub(report.bad_blocks()),
         report.unwritten,
         report.dirty
     );
@@ -127,6 +127,9 @@ pub fn verification(report: &VerifyReport) -> String {
     }
     if report.more_bad > 0 {
         text.push_str(&format!("BAD: {} more blocks\n", report.more_bad));
+    }
+    if report.bad_blocks() > 0 {
+        text.push_str(&format!("{} of the bad ones are right again\n", report.repaired));
     }
     text
 }
@@ -168,13 +171,20 @@ cluster/v  1.00 GiB  mirror:2  usable  0 B          mount /srv/v
             disk_offset_bytes: 8192,
             unreadable: false,
         };
-        let report =
-            VerifyReport { blocks: 10, unwritten: 3, dirty: 0, bad: vec![bad], more_bad: 1 };
+        let report = VerifyReport {
+            blocks: 10,
+            unwritten: 3,
+            dirty: 0,
+            bad: vec![bad],
+            more_bad: 1,
+            repaired: 2,
+        };
         assert_eq!(
             verification(&report),
             "8 blocks read and right, 3 never written, 0 not compared, because a copy is out of date or away\n\
              BAD: at 4096 of the volume: disk e1.0 at 8192 does not match its checksum\n\
-             BAD: 1 more blocks\n"
+             BAD: 1 more blocks\n\
+             2 of the bad ones are right again\n"
         );
     }
 }

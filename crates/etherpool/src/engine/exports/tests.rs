@@ -182,6 +182,7 @@ fn report(state: pool::PoolState) -> PoolReport {
         votes: pool::VotesReport::default(),
         lease_ok: true,
         jobs: Vec::new(),
+        scrub: None,
         volumes: vec![volume],
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use block::{BLOCK_BYTES, BlockDevice, Buffer};
 
 use super::super::testing::{Bench, Mode};
-use super::super::{CreatePool, EmptyDisks};
+use super::super::{CreatePool, EmptyDisks, PoolSettings};
 use super::pattern;
 use crate::error::PoolError;
 use crate::format::{DiskNumber, FailureDomain};
@@ -34,8 +34,9 @@ impl Bench {
 
     fn set_rebuild_delay(&self, seconds: u64) {
         let engine = Rc::clone(&self.engine);
-        let delay = Some(Duration::from_secs(seconds));
-        self.run(async move { engine.set_rebuild_delay("pool", delay).await }).unwrap();
+        let rebuild_delay_secs = Some(Some(seconds));
+        let settings = PoolSettings { rebuild_delay_secs, ..PoolSettings::default() };
+        self.run(async move { engine.set_pool("pool", &settings).await }).unwrap();
     }
 
     /// Extents of a disk that the pool has given to something.

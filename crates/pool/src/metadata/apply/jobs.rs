@@ -13,13 +13,16 @@ impl Metadata {
         let fits = match (job.kind, job.disks.as_slice()) {
             (JobKind::Rebuild | JobKind::Evacuate | JobKind::Remove, [_]) => true,
             (JobKind::Replace, [disk, by]) => disk != by,
-            (JobKind::Other(_), _) => true,
+            (JobKind::Scrub, []) | (JobKind::Other(_), _) => true,
             _ => false,
         };
         if !fits {
             return Err(Inconsistent::BadShape);
         }
-        let known = job.empties().and_then(|disk| self.job_of(disk));
+        let known = match job.kind {
+            JobKind::Scrub => self.scrub_job(),
+            _ => job.empties().and_then(|disk| self.job_of(disk)),
+        };
         if known.is_some_and(|(other, _)| other != number) {
             return Err(Inconsistent::UnknownJob(number));
         }

@@ -1,0 +1,268 @@
+//! Scrub: everything that the pool holds is read and compared, at a rate, from the first group to the last; what
+//! is wrong is repaired. Otherwise what rots is noticed when it is needed, and that is when another disk is gone.
+//!
+//! It is a job: how far it is stands in the metadata ([`state`]), so it goes on after a crash, about there. Once a
+//! month one begins by itself. It waits for nobody: what disks have that are away or behind is counted as unread.
+
+mod pace;
+mod state;
+mod structures;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures::StreamExt;
+
+use self::pace::Pace;
+use self::state::ScrubState;
+use super::lease::Ended;
+use super::open_pool::OpenPool;
+use super::settings::{PoolSettings, SCRUB_EVERY, setting};
+use super::verify::Silent;
+use super::volume::{Serving, Volume};
+use crate::error::PoolError;
+use crate::format::{GenerationId, JobNumber, VolumeId};
+use crate::metadata::{Job, JobKind, MetaRecord, Metadata};
+use crate::report::{PoolEvent, ScrubReport, VerifyReport};
+
+/// How often is looked whether there is something to do.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often is written how far it is: so much is read again after a crash.
+const NOTE_EVERY: Duration = Duration::from_secs(10);
+/// Groups that are read at once.
+const GROUPS: usize = 4;
+/// Groups that are looked up at once.
+const GROUPS_LOOKED_UP: usize = 64;
+/// How long a volume that is being opened is waited for.
+const OPENING_MAX: Duration = Duration::from_secs(60);
+/// From the beginning of one to that of the next, where nobody said otherwise.
+const USUALLY_EVERY_SECS: u64 = 30 * 24 * 3600;
+
+/// A group that is to be read.
+#[derive(Clone, Copy)]
+struct Next {
+    place: (VolumeId, u16, u64),
+    generation: GenerationId,
+    /// Extents that it has.
+    extents: u64,
+}
+
+impl OpenPool {
+    /// Begins a scrub, with new settings if there are any; one that is under way goes on.
+    pub(crate) async fn begin_scrub(
+        self: &Rc<Self>,
+        settings: &PoolSettings,
+    ) -> Result<JobNumber, PoolError> {
+        let (mut records, now) = (settings.records()?, self.calendar_secs());
+        let begun = self.administer(move |meta| {
+            let (number, more) = records_to_begin(meta, now);
+            records.extend(more);
+            Ok((records, number))
+        });
+        begun.await
+    }
+
+    /// Reads what there is to read, and begins when it is due, for as long as the pool is open.
+    pub(crate) async fn run_scrubs(self: Rc<Self>) {
+        loop {
+            let job = self.pool.meta.borrow().scrub_job().map(|(number, _)| number);
+            let done = match job {
+                Some(number) => self.scrub(number).await,
+                None => self.begin_if_due().await,
+            };
+            if done.is_err() || self.pool.unless_over(self.rest()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// What is known of the scrub that is under way, or of the last one.
+    pub(super) fn scrub_report(&self, meta: &Metadata) -> ScrubReport {
+        let state = ScrubState::of(meta).unwrap_or_default();
+        let every = setting(meta, SCRUB_EVERY, Some(USUALLY_EVERY_SECS));
+        let next = every.filter(|_| state.counted_from > 0 && meta.scrub_job().is_none());
+        ScrubReport {
+            begun_secs: Some(state.begun).filter(|secs| *secs > 0),
+            ended_secs: Some(state.ended).filter(|secs| *secs > 0),
+            next_secs: next.map(|every| state.counted_from.saturating_add(every)),
+            blocks: state.blocks,
+            bad_blocks: state.bad,
+            repaired_blocks: state.repaired,
+            unread_blocks: state.unread,
+        }
+    }
+
+    /// Extents that the scrub has read.
+    pub(super) fn scrubbed_extents(&self, meta: &Metadata) -> u64 {
+        ScrubState::of(meta).unwrap_or_default().extents
+    }
+
+    async fn rest(&self) {
+        self.pool.runtime.sleep(LOOK_EVERY).await;
+    }
+
+    fn calendar_secs(&self) -> u64 {
+        self.pool.runtime.calendar().as_secs().max(1)
+    }
+
+    async fn begin_if_due(self: &Rc<Self>) -> Result<(), Ended> {
+        let now = self.calendar_secs();
+        let is_due = |meta: &Metadata| {
+            let every = setting(meta, SCRUB_EVERY, Some(USUALLY_EVERY_SECS))?;
+            let from = ScrubState::of(meta).unwrap_or_default().counted_from;
+            // A clock that was wrong mustn't keep it from ever being due.
+            let is_known = from > 0 && from <= now.saturating_add(every);
+            Some((is_known, now.saturating_sub(from) >= every))
+        };
+        let due = is_due(&self.pool.meta.borrow());
+        let (Some((true, true)) | Some((false, _))) = due else { return Ok(()) };
+        let _meta = self.pool.unless_over(self.pool.meta_lock.acquire(1)).await?;
+        let records = {
+            let meta = self.pool.meta.borrow();
+            let state = ScrubState::of(&meta).unwrap_or_default();
+            match is_due(&meta) {
+                _ if meta.scrub_job().is_some() => return Ok(()),
+                Some((true, true)) => records_to_begin(&meta, now).1,
+                Some((false, _)) => vec![ScrubState { counted_from: now, ..state }.record()],
+                _ => return Ok(()),
+            }
+        };
+        self.pool.commit_locked(&records).await
+    }
+
+    /// Goes on with a scrub from where it was, to its end or until it is cancelled.
+    async fn scrub(self: &Rc<Self>, number: JobNumber) -> Result<(), Ended> {
+        let mut state = ScrubState::of(&self.pool.meta.borrow()).unwrap_or_default();
+        self.pool.events.tell(PoolEvent::ScrubBegun { pool: self.pool.name.clone() });
+        self.pool.scrub_structures().await?;
+        let (pace, mut noted) = (Pace::default(), self.pool.runtime.now());
+        let opened_by = noted + OPENING_MAX;
+        loop {
+            let next = self.next_groups(&state);
+            let Some(first) = next.first() else { break };
+            // Those of one volume together.
+            let volume = first.place.0;
+            let serving = self.serving_volume(volume);
+            if serving.is_none() && self.pool.runtime.now() < opened_by && self.is_opening(volume) {
+                self.pool.unless_over(self.rest()).await?;
+                if !self.is_scrub(number) {
+                    return Ok(());
+                }
+                continue;
+            }
+            let groups = next.iter().take_while(|next| next.place.0 == volume);
+            let groups = groups.map(|next| async {
+                let verified = match &serving {
+                    _ if !self.is_scrub(number) => return (*next, None),
+                    Some(volume) => self.scrub_group(volume, next, &pace).await,
+                    None => Ok(self.unread(next)),
+                };
+                (*next, Some(verified))
+            });
+            // One that is cancelled ends with what it has begun: repairs are among it.
+            let mut verified = futures::stream::iter(groups).buffered(GROUPS);
+            while let Some((next, found)) = verified.next().await {
+                let Some(found) = found else { return Ok(()) };
+                let found = found?;
+                let (volume, lane, set) = next.place;
+                state.set_place((volume, lane, set.saturating_add(1)));
+                state.extents += next.extents;
+                state.blocks += found.blocks;
+                state.bad += found.bad_blocks();
+                state.repaired += found.repaired;
+                state.unread += found.dirty;
+                if self.pool.runtime.now().since(noted) >= NOTE_EVERY {
+                    noted = self.pool.runtime.now();
+                    if !self.note(number, &[state.record()]).await? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        state.ended = self.calendar_secs();
+        let records = [state.record(), MetaRecord::JobRemoved { number }];
+        if self.note(number, &records).await? {
+            let report = self.scrub_report(&self.pool.meta.borrow());
+            let pool = self.pool.name.clone();
+            self.pool.events.tell(PoolEvent::ScrubDone { pool, report });
+        }
+        Ok(())
+    }
+
+    fn is_scrub(&self, number: JobNumber) -> bool {
+        self.pool.meta.borrow().scrub_job().is_some_and(|(known, _)| known == number)
+    }
+
+    /// Commits how far it is, unless it was cancelled; tells whether it wasn't.
+    async fn note(&self, number: JobNumber, records: &[MetaRecord]) -> Result<bool, Ended> {
+        let _meta = self.pool.unless_over(self.pool.meta_lock.acquire(1)).await?;
+        if !self.is_scrub(number) {
+            return Ok(false);
+        }
+        self.pool.commit_locked(records).await?;
+        Ok(true)
+    }
+
+    /// The groups from the next one on, some of them.
+    fn next_groups(&self, state: &ScrubState) -> Vec<Next> {
+        let from = state.place();
+        let meta = self.pool.meta.borrow();
+        let volumes = meta.volumes().range(from.0..).map(|(_, volume)| volume);
+        let runs = volumes.flat_map(|volume| volume.runs.values().map(move |run| (volume, run)));
+        let groups = runs.flat_map(|(volume, run)| {
+            let first = run.key.first_set;
+            let skipped = match (volume.id, run.key.lane) < (from.0, from.1) {
+                true => u64::from(run.count),
+                false if (volume.id, run.key.lane) == (from.0, from.1) => {
+                    from.2.saturating_sub(first)
+                }
+                false => 0,
+            };
+            // What nothing was written to has nothing to compare.
+            (skipped..u64::from(run.initialised())).map(move |index| Next {
+                place: (volume.id, run.key.lane, first + index),
+                generation: run.generation.plus(index),
+                extents: run.holders().count() as u64,
+            })
+        });
+        groups.take(GROUPS_LOOKED_UP).collect()
+    }
+
+    fn serving_volume(&self, id: VolumeId) -> Option<Rc<Volume>> {
+        self.volume(id).filter(|volume| volume.serving() == Serving::Yes)
+    }
+
+    fn is_opening(&self, id: VolumeId) -> bool {
+        self.volume(id).is_some_and(|volume| volume.serving() == Serving::Opening)
+    }
+
+    async fn scrub_group(
+        &self,
+        volume: &Rc<Volume>,
+        next: &Next,
+        pace: &Pace,
+    ) -> Result<VerifyReport, Ended> {
+        let rest = async |bytes, took| pace.rest(self, bytes, took).await;
+        let verifying = volume.verify_group(next.generation, None, Silent::LeftOut, rest);
+        self.pool.unless_over(verifying).await?
+    }
+
+    /// What is found of a group whose volume isn't served.
+    fn unread(&self, next: &Next) -> VerifyReport {
+        let dirty = next.extents * u64::from(self.pool.shape().rows());
+        VerifyReport { dirty, ..VerifyReport::default() }
+    }
+}
+
+/// The records that begin a scrub, and its number; none where one is under way.
+fn records_to_begin(meta: &Metadata, now: u64) -> (JobNumber, Vec<MetaRecord>) {
+    if let Some((number, _)) = meta.scrub_job() {
+        return (number, Vec::new());
+    }
+    let runs = meta.volumes().values().flat_map(|volume| volume.runs.values());
+    let extents = runs.map(|run| u64::from(run.initialised()) * run.holders().count() as u64);
+    let job = Job { kind: JobKind::Scrub, disks: Vec::new(), extents: extents.sum() };
+    let state = ScrubState { counted_from: now, begun: now, ..ScrubState::default() };
+    let number = meta.next_job();
+    (number, vec![MetaRecord::JobSet { number, job }, state.record()])
+}

@@ -1,0 +1,104 @@
+//! What people set of a pool: properties in its metadata, of which each is a number or `off`.
+
+use std::rc::Rc;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::open_pool::OpenPool;
+use crate::error::PoolError;
+use crate::metadata::{MetaRecord, Metadata};
+
+/// After how many seconds a disk that is out is rebuilt.
+pub(super) const REBUILD_DELAY: &str = "rebuild-delay";
+/// Seconds from the beginning of a scrub to that of the next one.
+pub(super) const SCRUB_EVERY: &str = "scrub-every";
+/// Bytes that a scrub reads per second, of all disks together.
+pub(super) const SCRUB_RATE: &str = "scrub-rate";
+
+/// What is to be set of a pool. What isn't named stays as it is; null switches it off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PoolSettings {
+    /// After how many seconds a disk that is out is rebuilt on others; never with null.
+    #[serde(deserialize_with = "said", skip_serializing_if = "Option::is_none")]
+    pub rebuild_delay_secs: Option<Option<u64>>,
+    /// Seconds from the beginning of a scrub to that of the next one; none begins by itself with null.
+    #[serde(deserialize_with = "said", skip_serializing_if = "Option::is_none")]
+    pub scrub_every_secs: Option<Option<u64>>,
+    /// Bytes that a scrub reads per second at most, of all disks together; as many as can be read with null.
+    #[serde(deserialize_with = "said", skip_serializing_if = "Option::is_none")]
+    pub scrub_rate_bytes: Option<Option<u64>>,
+}
+
+/// Null is something else than silence.
+fn said<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Option<u64>>, D::Error> {
+    Option::deserialize(from).map(Some)
+}
+
+impl PoolSettings {
+    /// The records that set it.
+    pub(super) fn records(&self) -> Result<Vec<MetaRecord>, PoolError> {
+        let settings = [
+            (REBUILD_DELAY, self.rebuild_delay_secs),
+            (SCRUB_EVERY, self.scrub_every_secs),
+            (SCRUB_RATE, self.scrub_rate_bytes),
+        ];
+        let said = settings.into_iter().filter_map(|(key, value)| Some((key, value?)));
+        let records = said.map(|(key, value)| {
+            if value == Some(0) && key != REBUILD_DELAY {
+                return Err(PoolError::invalid(
+                    format!("{key} can't be nothing"),
+                    "name what it shall be, or off",
+                ));
+            }
+            let value = value.map_or_else(|| OFF.to_owned(), |value| value.to_string());
+            Ok(MetaRecord::PoolPropertySet { key: key.to_owned(), value: Some(value) })
+        });
+        records.collect()
+    }
+}
+
+/// What stands for none.
+const OFF: &str = "off";
+
+/// What a pool's property is set to: a number, or none where it is switched off; `usual` where nobody set it.
+pub(super) fn setting(meta: &Metadata, key: &str, usual: Option<u64>) -> Option<u64> {
+    match meta.properties().get(key).map(String::as_str) {
+        Some(OFF) => None,
+        Some(number) => number.parse().ok(),
+        None => usual,
+    }
+}
+
+impl OpenPool {
+    /// Sets what is named.
+    pub(crate) async fn change_settings(
+        self: &Rc<Self>,
+        settings: &PoolSettings,
+    ) -> Result<(), PoolError> {
+        let records = settings.records()?;
+        if records.is_empty() {
+            return Err(PoolError::invalid("nothing is named that is to be set", "name a setting"));
+        }
+        self.administer(move |_| Ok((records, ()))).await
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn null_switches_off_and_silence_leaves_it() {
+        let settings = PoolSettings { scrub_rate_bytes: Some(None), ..PoolSettings::default() };
+        let off = MetaRecord::PoolPropertySet {
+            key: SCRUB_RATE.to_owned(),
+            value: Some("off".to_owned()),
+        };
+        assert_eq!(settings.records().unwrap(), [off]);
+        assert!(PoolSettings::default().records().unwrap().is_empty());
+        let nothing = PoolSettings { scrub_every_secs: Some(Some(0)), ..PoolSettings::default() };
+        assert!(nothing.records().is_err(), "it would never end");
+    }
+}
