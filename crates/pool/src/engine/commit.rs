@@ -334,14 +334,16 @@ impl Pool {
                 }
             }
             let current = self.metadata_members();
-            if !current.is_empty() && current.iter().all(|m| done.contains_key(&m.number)) {
+            let have = current.iter().filter(|m| done.contains_key(&m.number)).count();
+            if have > 0 && have == current.len() {
                 let done: BTreeMap<DiskId, CopyState> = done.into_values().collect();
                 if matches!(writing.piece, Piece::Entry { .. }) {
                     self.note_copies(&done);
                 }
                 return Ok(Some(done));
             }
-            if !self.part_with_copies(&failed, !done.is_empty(), attempt).await? {
+            // One that took it and left the list since is none to go on with.
+            if !self.part_with_copies(&failed, have > 0, attempt).await? {
                 return Ok(None);
             }
         }
@@ -380,11 +382,7 @@ impl Pool {
         let bad = failed.iter().filter(|(_, fault)| fault.is_unfit());
         let bad: Vec<DiskId> = bad.filter_map(|(disk, _)| self.id_of(*disk)).collect();
         if !bad.is_empty() && any_done {
-            self.change_configuration(|config| {
-                config.copies.retain(|disk| !bad.contains(disk));
-                true
-            })
-            .await?;
+            self.change_configuration(|config| config.leave_copies(&bad)).await?;
         }
         let lost: BTreeMap<DiskNumber, IoError> = failed
             .iter()

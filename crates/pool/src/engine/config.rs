@@ -172,12 +172,17 @@ impl Pool {
     pub(crate) fn push_votes(self: &Rc<Self>) {
         for member in self.present_voters() {
             let voter = self.votes.voter(member.id);
-            let behind = voter.has.get() < self.votes.target.borrow().number;
-            if behind && !voter.writing.get() {
-                voter.writing.set(true);
-                let pool = Rc::clone(self);
-                self.runtime.spawn(async move { pool.write_vote(&voter, &member).await });
+            if voter.has.get() < self.votes.target.borrow().number {
+                self.push_vote(&voter, &member);
             }
+        }
+    }
+
+    /// In a task of its own: whoever gives up waiting for it mustn't leave it in the middle of a record.
+    fn push_vote(self: &Rc<Self>, voter: &Rc<Voter>, member: &Rc<Member>) {
+        if !voter.writing.replace(true) {
+            let (pool, voter, member) = (Rc::clone(self), Rc::clone(voter), Rc::clone(member));
+            self.runtime.spawn(async move { pool.write_vote(&voter, &member).await });
         }
     }
 
@@ -190,12 +195,7 @@ impl Pool {
         let number = self.config.borrow().number;
         let shown = async {
             while voter.has.get() < number {
-                if !voter.writing.replace(true) {
-                    // A task of its own: whoever gives up mustn't leave it in the middle of a record.
-                    let (pool, voter, member) =
-                        (Rc::clone(self), Rc::clone(&voter), Rc::clone(member));
-                    self.runtime.spawn(async move { pool.write_vote(&voter, &member).await });
-                }
+                self.push_vote(&voter, member);
                 self.runtime.sleep(self.limits.retry).await;
             }
         };

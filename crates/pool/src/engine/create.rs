@@ -40,14 +40,7 @@ impl Creation<'_> {
     pub(crate) async fn run(&self) -> Result<(PoolId, Vec<(DiskId, DiskPlace)>), PoolError> {
         let (metadata, labels) = self.plan()?;
         let epoch = self.free_epoch().await;
-        for result in join_all(self.candidates.iter().map(|c| c.claim(self.config, epoch))).await {
-            result?;
-        }
-        let looked = join_all(self.candidates.iter().map(Candidate::look_again)).await;
-        if let Err(refused) = looked.into_iter().collect::<Result<Vec<()>, PoolError>>() {
-            self.candidates.iter().for_each(|candidate| candidate.device.disown());
-            return Err(refused);
-        }
+        claim_all(self.config, &self.candidates, epoch).await?;
         self.write_all(&labels, &metadata, epoch).await?;
         let places = self.candidates.iter().map(|candidate| candidate.place.clone());
         let disks = labels.iter().map(|label| label.disk).zip(places).collect();
@@ -195,6 +188,25 @@ impl Creation<'_> {
     }
 }
 
+/// Claims devices and looks at them again: all, before anything is written to the first of them. Where one can't be
+/// had none is kept, so that others may have them.
+async fn claim_all(
+    config: &EngineConfig,
+    candidates: &[Candidate],
+    epoch: Epoch,
+) -> Result<(), PoolError> {
+    let all = |results: Vec<Result<(), PoolError>>| results.into_iter().collect();
+    let claimed = async {
+        all(join_all(candidates.iter().map(|c| c.claim(config, epoch))).await)?;
+        all(join_all(candidates.iter().map(Candidate::look_again)).await)
+    };
+    let claimed: Result<(), PoolError> = claimed.await;
+    if claimed.is_err() {
+        candidates.iter().for_each(|candidate| candidate.device.disown());
+    }
+    claimed
+}
+
 /// Whether a new disk votes.
 fn holds_vote(label: &Label) -> bool {
     label.vote_disks.contains(&label.disk)
@@ -301,16 +313,7 @@ impl OpenPool {
         config: &EngineConfig,
         candidates: Vec<Candidate>,
     ) -> Result<(), PoolError> {
-        // All before the first of them is added.
-        let looked = candidates.iter().map(|candidate| async {
-            candidate.claim(config, self.pool.epoch).await?;
-            candidate.look_again().await
-        });
-        let looked = join_all(looked).await;
-        if let Err(refused) = looked.into_iter().collect::<Result<Vec<()>, PoolError>>() {
-            candidates.iter().for_each(|candidate| candidate.device.disown());
-            return Err(refused);
-        }
+        claim_all(config, &candidates, self.pool.epoch).await?;
         for candidate in candidates {
             self.add_disk(candidate).await?;
         }

@@ -89,10 +89,21 @@ impl Candidate {
         if found.is_empty() {
             return Ok(());
         }
+        Err(self.refuse_contents(&found, ""))
+    }
+
+    /// Refuses it for what was found on it, and for what else there is to say.
+    pub(super) fn refuse_contents(&self, found: &[Signature], more: &str) -> PoolError {
         let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+        self.refuse_to_lose(format!("it carries: {}{more}", found.join(", ")))
+    }
+
+    /// Refuses it for what would be lost with it. That is advised only where the same message says what it is.
+    pub(super) fn refuse_to_lose(&self, why: String) -> PoolError {
+        let name = &self.place.name;
         let remedy =
             format!("name another one, or --force-disk {name}: what it carries is lost then");
-        Err(PoolError::refused(name, format!("it carries: {}", found.join(", ")), &remedy))
+        PoolError::refused(self.place.to_string(), why, remedy)
     }
 
     /// Wipes what might be recognised later and writes the first applied block.

@@ -122,19 +122,20 @@ impl OpenPool {
         // The fewer copies are there the sooner.
         candidates.sort_by_key(|candidate| candidate.there);
         self.begin_some(&meta, candidates, moving, &mut steps);
+        // What is rebuilt elsewhere may vote when it is back.
+        let awaits_vote = |disk: DiskNumber, job: &Job| {
+            let votes = || self.pool.id_of(disk).is_some_and(|id| self.pool.is_voter(id));
+            job.kind != JobKind::Rebuild && votes()
+        };
         let is_done = |(number, job): &(JobNumber, &Job)| {
-            let disk = job.empties().and_then(|disk| self.pool.member(disk));
-            let is_empty = disk.is_none_or(|disk| {
-                // What is rebuilt elsewhere may vote when it is back.
-                let votes = job.kind != JobKind::Rebuild && self.pool.is_voter(disk.id);
-                !votes && !has_log_copy(&meta, disk.number)
-            });
+            let disk = job.empties().filter(|disk| self.pool.member(*disk).is_some());
+            let is_empty =
+                disk.is_none_or(|disk| !awaits_vote(disk, job) && !has_log_copy(&meta, disk));
             !busy.contains(number) && is_empty
         };
         let mut waits = self.jobs.waits.borrow_mut();
         for (disk, (number, job)) in &jobs {
-            let votes = self.pool.id_of(*disk).is_some_and(|id| self.pool.is_voter(id));
-            if votes && job.kind != JobKind::Rebuild && !busy.contains(number) {
+            if awaits_vote(*disk, job) && !busy.contains(number) {
                 let why =
                     "its vote moves once enough of those who are to vote then answer".to_owned();
                 waits.insert(*number, why);

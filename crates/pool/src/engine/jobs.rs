@@ -415,7 +415,7 @@ fn job_records(
 }
 
 /// The runs that have a position on a disk.
-pub(super) fn runs_on(meta: &Metadata, disk: DiskNumber) -> impl Iterator<Item = &GroupRun> {
+fn runs_on(meta: &Metadata, disk: DiskNumber) -> impl Iterator<Item = &GroupRun> {
     let runs = meta.volumes().values().flat_map(|volume| volume.runs.values());
     runs.filter(move |run| run.position_on(disk).is_some())
 }

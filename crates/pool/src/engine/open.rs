@@ -348,8 +348,8 @@ impl OpenRequest {
         pool.lease.wait(&pool.runtime).await
     }
 
-    /// The first configuration under the new epoch: what is missing is out, and metadata copies that
-    /// aren't present aren't current.
+    /// The first configuration under the new epoch: what is missing is out, what doesn't exist any more isn't, and
+    /// metadata copies that aren't present aren't current.
     async fn evict_missing(
         &self,
         pool: &Rc<Pool>,
@@ -363,6 +363,8 @@ impl OpenRequest {
         let rolled_back = fit.iter().filter(|(_, rolled_back)| *rolled_back);
         let stale: Vec<DiskId> = rolled_back.map(|(member, _)| member.id).collect();
         pool.change_configuration(|config| {
+            // Whoever removed a disk may have ended before the configuration forgot it.
+            config.out.retain(|out| pool.meta.borrow().disks().contains_key(&out.disk));
             evict(config, &missing, |disk| pool.id_of(disk));
             config.leave_copies(&stale);
             true

@@ -69,9 +69,8 @@ impl Quorum {
 
     /// How the votes stand, in the list where they are fewest.
     pub(crate) fn votes(&self) -> VotesReport {
-        let list = poorest(self.voters.lists(), |disk| self.present.contains(&disk));
-        let present = list.iter().filter(|disk| self.present.contains(disk));
-        VotesReport { total: list.len() as u32, present: present.count() as u32 }
+        let is_present = |disk| self.present.contains(&disk);
+        votes_of(poorest(self.voters.lists(), is_present), is_present)
     }
 
     /// The voters that aren't there.
@@ -87,4 +86,10 @@ impl Quorum {
         let hidden = |disk: &&DiskId| self.present.contains(disk) && !self.whole.contains(disk);
         voters.iter().filter(hidden).count()
     }
+}
+
+/// How the votes of a list stand.
+pub(super) fn votes_of(list: &[DiskId], is_present: impl Fn(DiskId) -> bool) -> VotesReport {
+    let present = list.iter().filter(|disk| is_present(**disk)).count();
+    VotesReport { total: list.len() as u32, present: present as u32 }
 }

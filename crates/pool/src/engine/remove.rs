@@ -58,15 +58,17 @@ impl OpenPool {
             let _labelling = pool.unless_over(member.labelling.acquire(1)).await?;
             // Another disk may be behind it by now.
             let is_it = is_claimed && pool.check_label(&member, &*device).await.is_ok();
-            let wiping = async {
-                match is_it {
-                    true => wipe_own(&member, &*device).await,
-                    false => Err(IoError::Lost),
+            let wiped = match is_it {
+                true => {
+                    let wiping = wipe_own(&member, &*device);
+                    let wiped = pool.within(pool.limits.background, wiping).await;
+                    wiped.map_err(|error| error.to_string())
                 }
+                false => Err("it doesn't show its label".to_owned()),
             };
-            if let Err(error) = pool.within(pool.limits.background, wiping).await {
+            if let Err(why) = wiped {
                 // Its label names a pool that doesn't know it: whoever adds it to that one may.
-                tracing::warn!(pool = %pool.name, disk = %member.display_name(), %error, "not wiped");
+                tracing::warn!(pool = %pool.name, disk = %member.display_name(), why, "not wiped");
             }
             device.disown();
         }

@@ -10,6 +10,7 @@ use super::measure::milliseconds;
 use super::member::{Member, Standing};
 use super::open_pool::OpenPool;
 use super::pool::Pool;
+use super::quorum::votes_of;
 use super::volume::segment::current_copies;
 use super::volume::{Serving, Volume};
 use crate::format::{DiskId, DiskNumber, ExtentShape, Voters, majority_of, poorest};
@@ -23,11 +24,12 @@ impl OpenPool {
         let pool = &self.pool;
         let meta = pool.meta.borrow();
         let extent_bytes = meta.shape().extent_bytes();
-        let disks: Vec<PoolDisk> = pool.members().iter().map(|m| self.disk(&meta, m)).collect();
+        let (voters, votes) = self.votes_there();
+        let disk = |member| self.disk(&meta, member, &voters);
+        let disks: Vec<PoolDisk> = pool.members().iter().map(disk).collect();
         let volumes: Vec<VolumeReport> =
             self.volumes.borrow().values().filter_map(|v| self.volume_report(&meta, v)).collect();
         let extents: u64 = meta.disks().values().map(|disk| u64::from(disk.room())).sum();
-        let votes = self.votes_report();
         let lease_ok = pool.lease.holds(pool.runtime.now());
         let spare_votes = self.spare_votes(&meta);
         let whole = pool.whole_metadata_copies();
@@ -73,7 +75,7 @@ impl OpenPool {
         if whole { PoolState::Online } else { PoolState::Degraded }
     }
 
-    fn disk(&self, meta: &Metadata, member: &Rc<Member>) -> PoolDisk {
+    fn disk(&self, meta: &Metadata, member: &Rc<Member>, voters: &[DiskId]) -> PoolDisk {
         let disk = meta.disks().get(&member.number);
         let state = match member.standing() {
             Standing::Refused(why) => DiskState::Refused { why },
@@ -93,7 +95,7 @@ impl OpenPool {
             state,
             dirty_bytes: self.pool.dirty_bytes(member.number),
             checksum_errors: member.checksum_errors.get(),
-            holds_vote: self.poorest_voters().contains(&member.id),
+            holds_vote: voters.contains(&member.id),
             rebuild_waits: self.rebuild_waits(member.number),
         }
     }
@@ -205,19 +207,13 @@ impl OpenPool {
         spare.min().unwrap_or(0)
     }
 
-    /// The list of voters of which the fewest are there beyond a majority.
-    fn poorest_voters(&self) -> Vec<DiskId> {
+    /// The list of voters of which the fewest are there beyond a majority, and how its votes stand.
+    fn votes_there(&self) -> (Vec<DiskId>, VotesReport) {
         let there = self.pool.present_voters();
         let is_there = |disk| there.iter().any(|m| m.id == disk && m.answers.get());
         let voters = self.pool.voters();
-        poorest(voters.iter().flat_map(Voters::lists), is_there).to_vec()
-    }
-
-    fn votes_report(&self) -> VotesReport {
-        let list = self.poorest_voters();
-        let there = self.pool.present_voters();
-        let present = there.iter().filter(|m| m.answers.get() && list.contains(&m.id));
-        VotesReport { total: list.len() as u32, present: present.count() as u32 }
+        let list = poorest(voters.iter().flat_map(Voters::lists), is_there);
+        (list.to_vec(), votes_of(list, is_there))
     }
 
     /// How many more machines (or disks) may fail before some volume loses its last copy.

@@ -48,6 +48,7 @@ pub(crate) struct TestDisk {
     pub(crate) flush_fails: Cell<bool>,
     /// So many reads of a vote by an owner get no answer.
     pub(crate) vote_reads_lost: Cell<u32>,
+    pub(crate) refuses_claims: Cell<bool>,
     pub(crate) latency: Cell<Duration>,
     /// A flush takes so long, if that is more.
     pub(crate) flush_latency: Cell<Duration>,
@@ -82,6 +83,7 @@ impl TestDisk {
             bad_sectors: RefCell::default(),
             flush_fails: Cell::new(false),
             vote_reads_lost: Cell::new(0),
+            refuses_claims: Cell::new(false),
             latency: Cell::new(Duration::from_micros(100)),
             flush_latency: Cell::new(Duration::ZERO),
             slow_reads: Cell::new(None),
@@ -206,6 +208,11 @@ impl TestDisk {
 }
 
 impl TestDevice {
+    /// Whether an engine has it under an epoch.
+    pub(crate) fn is_owned(&self) -> bool {
+        self.epoch.get() != Epoch::OBSERVER
+    }
+
     fn begin(&self, operation: Operation) -> Begun {
         let looks_only =
             matches!(operation, Operation::Read(_) | Operation::Claim(_) | Operation::Renew);
@@ -282,6 +289,9 @@ impl TestDevice {
     }
 
     fn claim_now(&self, claim: Claim) -> Result<Holder, IoError> {
+        if self.disk.refuses_claims.get() {
+            return Err(IoError::Refused(block::RefusalReason::AccessDenied));
+        }
         let holder = self.disk.holder.get();
         let refused = claim.epoch < holder.epoch
             || (claim.epoch == holder.epoch && claim.owner != holder.owner);

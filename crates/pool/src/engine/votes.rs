@@ -20,7 +20,7 @@ use super::lease::Ended;
 use super::member::Member;
 use super::open_pool::OpenPool;
 use super::status::spare_of;
-use crate::format::{DiskId, DiskNumber, FailureDomain, VOTE_DISKS_MAX, Voters, majority_of};
+use crate::format::{DiskId, DiskNumber, FailureDomain, VOTE_DISKS_MAX, Voters, has_majority};
 use crate::metadata::{JobKind, Metadata, area_extents_for};
 use crate::report::PoolEvent;
 
@@ -144,9 +144,10 @@ impl OpenPool {
                 to.next.is_some() || to.now.iter().filter(is_new).all(|d| copies.contains(d));
             // One that a job empties may be removed before it is on a list, not after.
             let meta = self.pool.meta.borrow();
+            let emptied = emptied(&meta);
             let exist = to.all().iter().filter(|disk| !from.contains(**disk)).all(|disk| {
                 let known = meta.disk_by_id(*disk);
-                known.is_some_and(|disk| !emptied(&meta).contains(&disk.number))
+                known.is_some_and(|disk| !emptied.contains(&disk.number))
             });
             done = config.voters == *from && have && exist && !copies.is_empty();
             if done {
@@ -206,11 +207,10 @@ impl OpenPool {
 
     /// Whether a majority of a list is there.
     fn has_majority_there(&self, list: &[DiskId]) -> bool {
-        let is_there = |disk: &&DiskId| {
-            let member = self.pool.member_by_id(**disk);
+        has_majority(list, |disk| {
+            let member = self.pool.member_by_id(disk);
             member.is_some_and(|member| self.is_there(member.number))
-        };
-        list.iter().filter(is_there).count() >= majority_of(list)
+        })
     }
 
     /// Who should vote, by who votes now.
@@ -251,12 +251,11 @@ impl OpenPool {
             lists.push(longer);
         }
         let best = lists.into_iter().filter(|list| list.len() <= VOTE_DISKS_MAX);
-        let spare = |list: &[DiskId]| spare_of(&meta, list, |disk| chosen.contains(&disk));
-        let is_enough = |list: &[DiskId]| {
-            list.iter().filter(|disk| chosen.contains(disk)).count() >= majority_of(list)
+        let is_chosen = |disk| chosen.contains(&disk);
+        let rank = |list: &Vec<DiskId>| {
+            (has_majority(list, is_chosen), spare_of(&meta, list, is_chosen), list.len())
         };
-        best.max_by_key(|list| (is_enough(list), spare(list), list.len()))
-            .unwrap_or_else(|| voters.now.clone())
+        best.max_by_key(rank).unwrap_or_else(|| voters.now.clone())
     }
 }
 

@@ -35,9 +35,6 @@ impl Engine {
             Err(PoolError::refused(candidate.place.to_string(), why, remedy))
         };
         let name = &candidate.place.name;
-        // Advised only with what was read and would be lost in the same message.
-        let remedy =
-            format!("name another one, or --force-disk {name}: what it carries is lost then");
         if let Some(pool) = self.open_pool_with(candidate) {
             return refuse(format!("it is a disk of pool {pool} already"), "name another one");
         }
@@ -60,16 +57,15 @@ impl Engine {
             ),
             Content::Blank => Ok(None),
             Content::Labelled { label, .. } => {
-                self.check_labelled(candidate, &label.label, target, &remedy).await
+                self.check_labelled(candidate, &label.label, target).await
             }
             Content::Foreign(_) if candidate.forced => Ok(None),
             Content::Foreign(found) => {
-                let found: Vec<_> = found.iter().map(ToString::to_string).collect();
                 let volatile = match volatile {
                     true => "; its target may also acknowledge writes that are not durable",
                     false => "",
                 };
-                refuse(format!("it carries: {}{volatile}", found.join(", ")), &remedy)
+                Err(candidate.refuse_contents(&found, volatile))
             }
             Content::Refused(error) => self.check_damaged(candidate, &error, target).await,
             Content::Unreadable(error) => Err(PoolError::io("looking at it", name, error)),
@@ -147,7 +143,6 @@ impl Engine {
         candidate: &Candidate,
         label: &Label,
         target: Option<&OpenPool>,
-        force: &str,
     ) -> Result<Option<String>, PoolError> {
         let refuse = |why: String, remedy: &str| {
             Err(PoolError::refused(candidate.place.to_string(), why, remedy))
@@ -188,7 +183,10 @@ impl Engine {
         let loss = loss_of(label, &disks, &quorum);
         match candidate.forced {
             true => Ok(Some(format!("{}: {loss}", candidate.place.name))),
-            false => refuse(format!("it belongs to pool {}; {loss}", label.pool_name), force),
+            false => {
+                let why = format!("it belongs to pool {}; {loss}", label.pool_name);
+                Err(candidate.refuse_to_lose(why))
+            }
         }
     }
 

@@ -46,4 +46,5 @@ pub use vote::{
     Configuration, OUT_DISKS_MAX, OutDisk, TooManyOut, VOTE_BYTES, VotePlace, VoteSlots, Witness,
     select_vote,
 };
+pub(crate) use voters::has_majority;
 pub use voters::{VOTE_DISKS_MAX, Voters, majority_of, poorest};

@@ -62,7 +62,8 @@ pub fn poorest<'a>(
     lists.min_by_key(beyond).unwrap_or_default()
 }
 
-fn has_majority(list: &[DiskId], are: impl Fn(DiskId) -> bool) -> bool {
+/// Whether those of a list that `are` are a majority of it.
+pub(crate) fn has_majority(list: &[DiskId], are: impl Fn(DiskId) -> bool) -> bool {
     list.iter().filter(|disk| are(**disk)).count() >= majority_of(list)
 }
 

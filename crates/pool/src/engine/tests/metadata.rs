@@ -1,15 +1,20 @@
 //! Votes and metadata copies: what was forgotten, rolled back or overtaken doesn't count.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use block::{IoError, Lba, SectorRange};
+
 use super::super::areas::AreaPlace;
+use super::super::commit::CopyFault;
+use super::super::config::UNSET;
 use super::super::slot::Import;
 use super::super::testing::{Bench, Mode, TestDisk};
 use super::super::{ImportOptions, VolumeSize};
 use super::{MIB, pattern};
 use crate::error::PoolError;
-use crate::format::{DiskGeometry, DiskNumber, PoolId};
+use crate::format::{Configuration, DiskGeometry, DiskNumber, OutDisk, PoolId};
 use crate::metadata::testing::recover_bytes;
 use crate::metadata::{Layout, MetaRecord, Metadata};
 use crate::report::{DiskState, PoolEvent, PoolState};
@@ -89,6 +94,81 @@ fn the_last_metadata_copy_is_written_whole_when_it_was_rolled_back() {
     bench.disks[1].set_image(&image);
     bench.add_volume("last");
     assert!(bench.copy_of(1) == *open.pool.meta.borrow());
+}
+
+/// The same: without one on the list the pool could never be opened again.
+#[test]
+fn the_last_metadata_copy_stays_current_whatever_it_answers() {
+    let (bench, _volume) = Bench::mirrored(304);
+    let open = bench.engine.open_pool("pool").unwrap();
+    let pool = Rc::clone(&open.pool);
+    let voters = pool.config.borrow().voters.now.clone();
+    let last = pool.member_by_id(voters[1]).unwrap().number;
+    bench.run(async move {
+        let _meta = pool.meta_lock.acquire(1).await;
+        pool.leave_older(&[voters[0], voters[2]]).await.unwrap();
+        let medium = IoError::Medium(SectorRange::new(Lba(0), 8));
+        // One that had taken it is off the list by now.
+        let failed = [(last, CopyFault::Io(medium))].into();
+        assert!(pool.part_with_copies(&failed, true, 0).await.unwrap());
+        assert_eq!(pool.config.borrow().copies, [voters[1]].into());
+    });
+}
+
+/// Nor does a commit go on with one that took it and is out since: it waits for the last one on the list.
+#[test]
+fn a_commit_waits_for_the_last_copy() {
+    let bench = Bench::new(305, 5, 48);
+    bench.create();
+    let open = bench.engine.open_pool("pool").unwrap();
+    let voters = open.pool.config.borrow().voters.now.clone();
+    let is_done = Rc::new(Cell::new(false));
+    let (pool, done, others) = (Rc::clone(&open.pool), Rc::clone(&is_done), voters[2..].to_vec());
+    bench.set_mode(1, Mode::Hanging);
+    bench.executor.handle().spawn(async move {
+        let _meta = pool.meta_lock.acquire(1).await;
+        pool.leave_older(&others).await.unwrap();
+        let set = MetaRecord::PoolPropertySet { key: "key".into(), value: Some("value".into()) };
+        pool.commit_locked(&[set]).await.unwrap();
+        done.set(true);
+    });
+    bench.pass(Duration::from_millis(100));
+    bench.set_mode(0, Mode::Lost);
+    let pool = Rc::clone(&open.pool);
+    bench.run(async move {
+        pool.evict(&[(DiskNumber(0), IoError::Lost)].into(), true).await.unwrap();
+    });
+    assert_eq!(open.pool.config.borrow().copies, [voters[1]].into());
+    bench.engine.remove_device("e1.0");
+    bench.pass(Duration::from_secs(20));
+    assert!(!is_done.get());
+    bench.disks[1].set_mode(Mode::Well);
+    bench.attach(&bench.disks[1]);
+    bench.pass(Duration::from_secs(20));
+    assert!(is_done.get());
+}
+
+/// Whoever removed a disk may have died before the configuration forgot that it was out.
+#[test]
+fn a_disk_that_does_not_exist_is_not_out() {
+    let (bench, _volume) = Bench::mirrored(306);
+    let open = bench.engine.open_pool("pool").unwrap();
+    let pool = Rc::clone(&open.pool);
+    bench.run(async move {
+        let gone = OutDisk { disk: DiskNumber(9), since: UNSET };
+        let leave = |config: &mut Configuration| {
+            config.out.push(gone);
+            true
+        };
+        pool.change_configuration(leave).await.unwrap();
+    });
+    drop(open);
+    bench.disks[2].mode.set(Mode::Lost);
+    let bench = bench.crash_engine();
+    bench.until(|report| report.state == PoolState::Degraded);
+    let open = bench.engine.open_pool("pool").unwrap();
+    let out: Vec<u32> = open.pool.config.borrow().out.iter().map(|out| out.disk.0).collect();
+    assert_eq!(out, [2]);
 }
 
 /// Attempts that failed may take all the room there is.

@@ -57,6 +57,16 @@ fn request(name: &str, disks: &[&str], force: bool) -> CreatePool {
     }
 }
 
+/// Others may have what a pool wasn't made of.
+#[test]
+fn devices_are_given_back_when_one_of_a_new_pool_refuses() {
+    let bench = Bench::new(205, 3, 48);
+    bench.disks[1].refuses_claims.set(true);
+    let refused = bench.create_of("pool", &["e0.0", "e1.0", "e2.0"], false);
+    assert!(refused.unwrap_err().to_string().contains("e1.0"));
+    assert!(bench.devices.borrow().iter().all(|device| !device.is_owned()));
+}
+
 /// Finding 5.1: the owner's identity can be read by everybody; a pool that names it isn't ours for it.
 #[test]
 fn a_pool_that_only_says_that_it_is_ours_is_not_opened() {
