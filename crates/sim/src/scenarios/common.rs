@@ -42,6 +42,11 @@ pub const VERIFIED_AGAIN: usize = 4;
 /// Longest that a command, or a look at a whole volume, may take.
 const COMMAND_MAX: Duration = Duration::from_secs(100);
 
+/// The name of a machine's first disk.
+pub fn disk_of(node: usize) -> String {
+    format!("e{}.0", node + 1)
+}
+
 /// A cluster with a pool under load.
 pub struct Rig {
     /// The machines.

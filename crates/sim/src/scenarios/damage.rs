@@ -12,6 +12,7 @@ use rand::Rng;
 
 use super::common::{CONVERGENCE_MAX, POOL, Rig, VERIFIED_AGAIN, VOLUME, expect};
 use super::copies::holders_of_newest;
+use super::losses::start_all;
 use super::scenario;
 use crate::cluster::Plan;
 use crate::disk::{Disk, Part, ReadFault, WriteFault};
@@ -143,8 +144,7 @@ async fn off_and_on(rig: &Rig, meanwhile: impl FnOnce()) -> Result<(), Failure> 
     rig.quiet(CONVERGENCE_MAX).await?;
     rig.cluster.cut_all_power();
     meanwhile();
-    (0..rig.cluster.node_count()).for_each(|number| rig.cluster.start_node(number));
-    rig.cluster.start_supervisor(rig.active());
+    start_all(rig);
     rig.open(VOLUME).await.map(drop)
 }
 

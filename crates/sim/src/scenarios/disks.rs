@@ -13,7 +13,7 @@ use pool::engine::Engine;
 use pool::metadata::Layout;
 use rand::Rng;
 
-use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, expect};
+use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, disk_of, expect};
 use super::copies::copies_of_log;
 use super::damage::{mend_every_copy, places_of};
 use super::losses::trickle;
@@ -177,7 +177,7 @@ async fn comes_and_goes(stage: Stage) -> Result<(), Failure> {
     rig.load(Mix { writes: 80, ..Mix::default() }).await?;
     rig.run_for(rig.between(100, 1000)).await;
     let (begin, before) = (rig.cluster.world().timeline().now(), rig.cluster.times_evicted());
-    let name = format!("e{}.0", node + 1);
+    let name = disk_of(node);
     while rig.cluster.world().timeline().now().since(begin) < COMES_AND_GOES {
         let is_in = rig.report().is_some_and(|report| {
             let mut disks = report.disks.iter();

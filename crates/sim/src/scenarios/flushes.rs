@@ -7,7 +7,7 @@ use futures::FutureExt;
 
 use pool::DiskState;
 
-use super::common::{Rig, expect};
+use super::common::{Rig, disk_of, expect};
 use super::scenario;
 use crate::medium::Survival;
 use crate::runner::{Failure, Scenario, Stage};
@@ -93,7 +93,7 @@ async fn flush_fails(stage: Stage, answer_lost: bool) -> Result<(), Failure> {
 /// flush would say that all is well.
 async fn stays_out(rig: &Rig, node: usize, time: Duration) -> Result<(), Failure> {
     let end = rig.cluster.world().timeline().now() + time;
-    let name = format!("e{}.0", node + 1);
+    let name = disk_of(node);
     let mut was_out = false;
     while rig.cluster.world().timeline().now() < end {
         let report = rig.report();

@@ -11,7 +11,7 @@ use futures::future::{join, join_all, join3};
 use pool::metadata::Layout;
 
 use super::common::{CONVERGENCE_MAX, OPENING_MAX, Rig, VOLUME, expect};
-use super::losses::{lose_any, lose_any_with, lose_node, trickle};
+use super::losses::{lose_any, lose_any_with, lose_node, power_cut, start_all, trickle};
 use super::over::verify_meanwhile;
 use super::scenario;
 use crate::cluster::Plan;
@@ -225,11 +225,6 @@ fn intents_of(rig: &Rig, flags: u8) -> usize {
     count.sum()
 }
 
-pub(super) fn start_all(rig: &Rig) {
-    (0..rig.cluster.node_count()).for_each(|number| rig.cluster.start_node(number));
-    rig.cluster.start_supervisor(rig.active());
-}
-
 pub(super) async fn read_all(rig: &Rig) -> Result<(), Failure> {
     rig.on_volume(VOLUME, |watched| async move { watched.read_all().await }).await??;
     Ok(())
@@ -283,11 +278,7 @@ async fn large_writes(stage: Stage) -> Result<(), Failure> {
         let (cluster, pause) = (&rig.cluster, rig.between(1, 3000));
         match rig.below(7) {
             0 => rig.restart_supervisor(rig.between(0, 500)).await,
-            1 => {
-                rig.forget_clients();
-                cluster.cut_all_power();
-                start_all(&rig);
-            }
+            1 => power_cut(&rig),
             2 => {
                 cluster.cut_node_power(node, cluster.any_survival());
                 rig.run_for(pause).await;
@@ -444,9 +435,7 @@ async fn held_up(stage: Stage) -> Result<(), Failure> {
         let (written, ()) = join(change(&rig, Change::Write, range), hangs).await;
         written?;
         rig.run_for(rig.between(0, 20)).await;
-        rig.forget_clients();
-        rig.cluster.cut_all_power();
-        start_all(&rig);
+        power_cut(&rig);
         read_when_open(&rig).await?;
     }
     rig.converge().await

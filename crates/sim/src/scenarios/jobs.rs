@@ -10,8 +10,8 @@ use pool::JobState;
 use pool::engine::{EmptyDisks, PoolSettings};
 use pool::metadata::Layout;
 
-use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, expect};
-use super::losses::{lose_node, status};
+use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, disk_of, expect};
+use super::losses::{lose_node, power_cut};
 use super::operations::{base_of, write_some};
 use super::scenario;
 use crate::cluster::Plan;
@@ -134,8 +134,7 @@ impl Rig {
 pub(super) fn lose_one_of(rig: &Rig, nodes: usize, what: &str) {
     let survives = rig.report().is_some_and(|r| r.lease_ok && r.survives >= 1);
     if survives {
-        let what = format!("{what}; status: {}", status(rig));
-        lose_node(rig, rig.below(nodes), &what, rig.cluster.any_survival());
+        lose_node(rig, rig.below(nodes), what, rig.cluster.any_survival());
     }
 }
 
@@ -148,10 +147,7 @@ pub(super) async fn disturb(rig: &Rc<Rig>, mix: Mix) -> Result<(), Failure> {
             rig.load(mix).await?;
         }
         1 => {
-            rig.cluster.cut_all_power();
-            rig.forget_clients();
-            (0..nodes).for_each(|number| rig.cluster.start_node(number));
-            rig.cluster.start_supervisor(0);
+            power_cut(rig);
             rig.load(mix).await?;
         }
         2 | 3 => {
@@ -161,6 +157,19 @@ pub(super) async fn disturb(rig: &Rc<Rig>, mix: Mix) -> Result<(), Failure> {
             rig.cluster.start_node(victim);
         }
         _ => {}
+    }
+    Ok(())
+}
+
+/// The same once or more, each time after at most `most_ms`; a machine may be lost for good before it and after it.
+pub(super) async fn disturb_some(rig: &Rc<Rig>, most_ms: u64, what: &str) -> Result<(), Failure> {
+    let nodes = rig.cluster.node_count();
+    for _ in 0..1 + rig.below(3) {
+        rig.run_for(rig.between(1, most_ms)).await;
+        lose_one_of(rig, nodes, what);
+        disturb(rig, Mix::BUSY).await?;
+        rig.run_for(rig.between(1, 1500)).await;
+        lose_one_of(rig, nodes, &format!("{what}, after something went"));
     }
     Ok(())
 }
@@ -177,14 +186,8 @@ async fn evacuate(stage: Stage) -> Result<(), Failure> {
     rig.load(Mix::BUSY).await?;
     rig.run_for(rig.between(500, 3000)).await;
     let leaves = rig.one_of_the_fullest(3);
-    rig.empty(&format!("e{}.0", leaves + 1), None).await?;
-    for _ in 0..1 + rig.below(3) {
-        rig.run_for(rig.between(1, 2500)).await;
-        lose_one_of(&rig, nodes, "while it is evacuated");
-        disturb(&rig, Mix::BUSY).await?;
-        rig.run_for(rig.between(1, 1500)).await;
-        lose_one_of(&rig, nodes, "while it is evacuated, after something went");
-    }
+    rig.empty(&disk_of(leaves), None).await?;
+    disturb_some(&rig, 2500, "while it is evacuated").await?;
     rig.cluster.heal();
     rig.jobs_done(CONVERGENCE_MAX).await?;
     rig.wait_clean(CONVERGENCE_MAX).await?;
@@ -224,12 +227,7 @@ async fn rebuild(stage: Stage) -> Result<(), Failure> {
     // It never comes back, and another one goes.
     let others: Vec<usize> = (0..5).filter(|node| *node != lost).collect();
     let second = others[rig.below(others.len())];
-    lose_node(
-        &rig,
-        second,
-        &format!("node {} is away; {}", lost + 1, status(&rig)),
-        Survival::None,
-    );
+    lose_node(&rig, second, &format!("node {} is away", lost + 1), Survival::None);
     rig.cluster.kill_node(second);
     rig.run_for(rig.between(1000, 6000)).await;
     rig.on_volume(VOLUME, |watched| async move { watched.read_all().await }).await??;
@@ -275,7 +273,7 @@ async fn replace(stage: Stage) -> Result<(), Failure> {
     let added = ["e4.0".to_string()];
     rig.with(|engine| async move { engine.extend_pool(POOL, &added, &[]).await }).await?;
     let leaves = rig.below(3);
-    let disk = format!("e{}.0", leaves + 1);
+    let disk = disk_of(leaves);
     rig.empty(&disk, Some("e4.0")).await?;
     for _ in 0..1 + rig.below(2) {
         rig.run_for(rig.between(1, 2000)).await;
@@ -376,7 +374,7 @@ async fn come_and_go(stage: Stage) -> Result<(), Failure> {
             slow.set_latency(Latency::SLOW);
             verify_beside(&rig);
         }
-        let disk = format!("e{}.0", 1 + rig.below(4));
+        let disk = disk_of(rig.below(4));
         if rig.empty(&disk, None).await.is_ok() {
             rig.run_for(rig.between(1, 2500)).await;
             if rig.below(3) > 0 {
@@ -438,7 +436,7 @@ async fn large_then_emptied(stage: Stage) -> Result<(), Failure> {
         let write = |watched: Watched| async move { watched.change(Change::Write, range).await };
         rig.on_volume(VOLUME, write).await??;
         let leaves = rig.one_of_the_fullest(2);
-        rig.empty(&format!("e{}.0", leaves + 1), None).await?;
+        rig.empty(&disk_of(leaves), None).await?;
         let begin = rig.cluster.world().timeline().now();
         loop {
             // The log is never idle for long enough to be destaged for that.

@@ -38,6 +38,19 @@ pub fn lose_disks(rig: &Rig, lost: BTreeSet<Place>, what: &str, survival: Surviv
     });
 }
 
+/// All power goes, and is back at once.
+pub fn power_cut(rig: &Rig) {
+    rig.forget_clients();
+    rig.cluster.cut_all_power();
+    start_all(rig);
+}
+
+/// Starts whatever doesn't run.
+pub fn start_all(rig: &Rig) {
+    (0..rig.cluster.node_count()).for_each(|number| rig.cluster.start_node(number));
+    rig.cluster.start_supervisor(rig.active());
+}
+
 pub fn status(rig: &Rig) -> String {
     rig.report()
         .map_or("none".into(), |report| format!("{:?}, survives {}", report.state, report.survives))

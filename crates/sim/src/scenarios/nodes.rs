@@ -9,7 +9,7 @@ use pool::engine::Engine;
 use pool::metadata::Layout;
 use pool::{DiskState, PoolState};
 
-use super::common::{CONVERGENCE_MAX, EXTENT_BYTES, POOL, Rig, VOLUME, expect};
+use super::common::{CONVERGENCE_MAX, EXTENT_BYTES, POOL, Rig, VOLUME, disk_of, expect};
 use super::damage::{mend_every_copy, places_of};
 use super::losses::trickle;
 use super::scenario;
@@ -303,7 +303,7 @@ async fn rotten_source(stage: Stage) -> Result<(), Failure> {
     let verify =
         |engine: Rc<Engine>| async move { engine.verify_volume(POOL, VOLUME, None, &|_| ()).await };
     let report = rig.with(verify).await?;
-    let name = format!("e{}.0", behind + 1);
+    let name = disk_of(behind);
     let spread = report.bad.iter().find(|bad| bad.disk == name);
     expect(spread.is_none(), || format!("rot was copied: {spread:?}"))?;
     mend_every_copy(&rig).await?;

@@ -17,10 +17,11 @@ use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME};
 pub use super::crash_point::{Point, What, points};
 use super::crash_point::{WHATS, WHENS};
 use super::damage::mend_every_copy;
+use super::losses::start_all;
 use super::operations::{
-    ADDED, base, base_of, create, extend, import, plan, prepare_create, prepare_destage,
-    prepare_extend, prepare_import, prepare_takeover, properties, read_all, remove, rotten, switch,
-    takeover, verify, write_some,
+    ADDED, base, base_of, create, disk_names, extend, import, plan, prepare_create,
+    prepare_destage, prepare_extend, prepare_import, prepare_takeover, properties, read_all,
+    remove, rotten, switch, takeover, verify, write_some,
 };
 use super::scenario;
 use crate::cluster::Plan;
@@ -325,8 +326,7 @@ pub async fn crash_at(stage: Stage, point: Point) -> Result<(), Failure> {
     } else {
         rig.run_for(rig.between(1, 3000)).await;
     }
-    (0..rig.cluster.node_count()).for_each(|number| rig.cluster.start_node(number));
-    rig.cluster.start_supervisor(rig.active());
+    start_all(&rig);
     // A command that goes on without the machine, or is refused.
     rig.cluster
         .wait_for("the operation ends", Duration::from_secs(120), || outcome.borrow().is_some())
@@ -439,10 +439,6 @@ async fn recover(rig: &Rc<Rig>, operation: &Operation) -> Result<(), Failure> {
         rig.create_volume(VOLUME, 2 << 20, Layout::Mirror(2)).await?;
     }
     Ok(())
-}
-
-pub(super) fn disk_names(rig: &Rig) -> Vec<String> {
-    rig.cluster.disks().into_iter().map(|(name, _)| name).collect()
 }
 
 /// In a fork one machine is lost for good, if status says that this is survived.

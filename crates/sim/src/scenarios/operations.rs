@@ -8,7 +8,6 @@ use pool::metadata::Layout;
 
 use super::common::{POOL, Rig, VOLUME};
 use super::damage::places_of;
-use super::nth_step::disk_names;
 use crate::cluster::{Cluster, Plan};
 use crate::oracle::Change;
 use crate::runner::{Failure, Stage};
@@ -40,6 +39,10 @@ pub(super) async fn base_of(stage: Stage, plan: Plan) -> Result<Rc<Rig>, Failure
     rig.in_place(VOLUME).await?;
     write_some(&rig, 4).await?;
     Ok(rig)
+}
+
+pub(super) fn disk_names(rig: &Rig) -> Vec<String> {
+    rig.cluster.disks().into_iter().map(|(name, _)| name).collect()
 }
 
 pub(super) async fn prepare_create(stage: Stage) -> Result<Rc<Rig>, Failure> {

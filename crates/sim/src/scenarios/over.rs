@@ -11,9 +11,9 @@ use futures::future::{Either, join, join3, select};
 use super::common::{CONVERGENCE_MAX, OPENING_MAX, POOL, Rig, VOLUME, expect};
 use super::in_place::{
     BLOCKS, SMALL, apart_with, beside, change, holders_of, is_of, large, lose_one_when_answered,
-    machines_of_log, overwrites, primed, primed_with, read_all, read_when_open, start_all,
+    machines_of_log, overwrites, primed, primed_with, read_all, read_when_open,
 };
-use super::losses::{lose_any, lose_any_with, lose_disks, trickle};
+use super::losses::{lose_any, lose_any_with, lose_disks, power_cut, start_all, trickle};
 use super::owners::take_over;
 use super::scenario;
 use crate::cluster::Plan;
@@ -302,9 +302,7 @@ async fn beside_all(stage: Stage) -> Result<(), Failure> {
         match rig.below(5) {
             0 => rig.restart_supervisor(rig.between(0, 500)).await,
             1 => {
-                rig.forget_clients();
-                rig.cluster.cut_all_power();
-                start_all(&rig);
+                power_cut(&rig);
             }
             2 => rig.cluster.cut_node_power(node, rig.cluster.any_survival()),
             3 => rig.cluster.kill_node(node),

@@ -9,9 +9,9 @@ use futures::FutureExt;
 use pool::PoolState;
 use pool::metadata::Layout;
 
-use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, expect};
-use super::jobs::{disturb, lose_one_of};
-use super::losses::{disks_of, lose_node, status};
+use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, disk_of, expect};
+use super::jobs::{disturb, disturb_some, lose_one_of};
+use super::losses::{disks_of, lose_node, power_cut, status};
 use super::operations::{base_of, write_some};
 use super::scenario;
 use crate::cluster::{Cluster, Plan};
@@ -52,10 +52,6 @@ pub const SCENARIOS: &[Scenario] = &[
         |stage| few_voters(stage).boxed_local(),
     ),
 ];
-
-fn disk_of(node: usize) -> String {
-    format!("e{}.0", node + 1)
-}
 
 impl Rig {
     /// The machines whose disks vote.
@@ -102,13 +98,7 @@ async fn remove_disk(stage: Stage) -> Result<(), Failure> {
     let leaves = rig.below(nodes);
     let disk = disk_of(leaves);
     rig.remove(std::slice::from_ref(&disk)).await?;
-    for _ in 0..1 + rig.below(3) {
-        rig.run_for(rig.between(1, 3000)).await;
-        lose_one_of(&rig, nodes, "while it is removed");
-        disturb(&rig, Mix::BUSY).await?;
-        rig.run_for(rig.between(1, 1500)).await;
-        lose_one_of(&rig, nodes, "while it is removed, after something went");
-    }
+    disturb_some(&rig, 3000, "while it is removed").await?;
     rig.cluster.heal();
     rig.wait_removed(&disk).await?;
     rig.wait_clean(CONVERGENCE_MAX).await?;
@@ -297,10 +287,7 @@ async fn few_voters(stage: Stage) -> Result<(), Failure> {
         rig.extend(&disk_of(members)).await?;
         members += 1;
         rig.run_for(rig.between(1, 2500)).await;
-        rig.cluster.cut_all_power();
-        rig.forget_clients();
-        (0..nodes).for_each(|node| rig.cluster.start_node(node));
-        rig.cluster.start_supervisor(0);
+        power_cut(&rig);
         rig.load(Mix::BUSY).await?;
         let all = members as u32;
         rig.wait_until("all machines vote", |report| report.votes.present == all).await?;
