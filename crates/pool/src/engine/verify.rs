@@ -82,9 +82,9 @@ impl Volume {
         let mut report = VerifyReport::default();
         for (index, generation) in generations.iter().enumerate() {
             progress(Progress { done_bytes: index as u64 * group_bytes, total_bytes });
-            let unhurried = async |_, _| {};
+            let unhurried = async |_, _| true;
             let group = self.verify_group(*generation, copy, Silent::Awaited, unhurried);
-            report.add(self.pool.unless_over(group).await??);
+            report.add(self.pool.unless_over(group).await??.unwrap_or_default());
         }
         progress(Progress { done_bytes: total_bytes, total_bytes });
         Ok(report)
@@ -106,14 +106,15 @@ impl Volume {
     }
 
     /// Verifies a group, one checksum block's rows after the other: whoever destages into it waits for one of
-    /// these, not for all. `rest` is told what was read and for how long, and may take its time.
+    /// these, not for all. `rest` is told what was read and for how long, and may take its time; none if it says that
+    /// nobody wants to know any more.
     pub(super) async fn verify_group(
         self: &Rc<Self>,
         generation: GenerationId,
         copy: Option<u8>,
         silent: Silent,
-        rest: impl AsyncFn(u64, Duration),
-    ) -> Result<VerifyReport, Ended> {
+        rest: impl AsyncFn(u64, Duration) -> bool,
+    ) -> Result<Option<VerifyReport>, Ended> {
         let mut report = VerifyReport::default();
         for index in 0..self.pool.shape().checksum_blocks() {
             let begun = self.pool.runtime.now();
@@ -122,9 +123,11 @@ impl Volume {
             };
             let read_bytes = part.blocks * BLOCK_BYTES as u64;
             report.add(part);
-            rest(read_bytes, self.pool.runtime.now().since(begun)).await;
+            if !rest(read_bytes, self.pool.runtime.now().since(begun)).await {
+                return Ok(None);
+            }
         }
-        Ok(report)
+        Ok(Some(report))
     }
 
     /// Verifies the rows of a checksum block, and repairs what is bad; none if the group isn't there any more.

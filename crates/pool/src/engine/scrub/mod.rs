@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::channel::oneshot;
 
 use self::pace::Pace;
 use self::state::ScrubState;
@@ -22,7 +23,7 @@ use super::verify::Silent;
 use super::volume::{Serving, Volume};
 use crate::error::PoolError;
 use crate::format::{GenerationId, JobNumber, VolumeId};
-use crate::metadata::{Job, JobKind, MetaRecord, Metadata};
+use crate::metadata::{Job, JobKind, MetaRecord, Metadata, RunKey};
 use crate::report::{PoolEvent, ScrubReport, VerifyReport};
 
 /// How often is looked whether there is something to do.
@@ -37,6 +38,13 @@ const GROUPS_LOOKED_UP: usize = 64;
 const OPENING_MAX: Duration = Duration::from_secs(60);
 /// From the beginning of one to that of the next, where nobody said otherwise.
 const USUALLY_EVERY_SECS: u64 = 30 * 24 * 3600;
+
+/// Which scrub it is.
+#[derive(Clone, Copy)]
+struct Begun {
+    number: JobNumber,
+    secs: u64,
+}
 
 /// A group that is to be read.
 #[derive(Clone, Copy)]
@@ -135,35 +143,43 @@ impl OpenPool {
         let mut state = ScrubState::of(&self.pool.meta.borrow()).unwrap_or_default();
         self.pool.events.tell(PoolEvent::ScrubBegun { pool: self.pool.name.clone() });
         self.pool.scrub_structures().await?;
-        let (pace, mut noted) = (Pace::default(), self.pool.runtime.now());
+        let (pace, mut noted) = (Rc::new(Pace::default()), self.pool.runtime.now());
         let opened_by = noted + OPENING_MAX;
-        loop {
+        let begun = Begun { number, secs: state.begun };
+        while self.is_wanted(begun) {
             let next = self.next_groups(&state);
-            let Some(first) = next.first() else { break };
+            let Some(first) = next.first() else { return self.end_scrub(begun, state).await };
             // Those of one volume together.
             let volume = first.place.0;
             let serving = self.serving_volume(volume);
             if serving.is_none() && self.pool.runtime.now() < opened_by && self.is_opening(volume) {
                 self.pool.unless_over(self.rest()).await?;
-                if !self.is_scrub(number) {
-                    return Ok(());
-                }
                 continue;
             }
             let groups = next.iter().take_while(|next| next.place.0 == volume);
-            let groups = groups.map(|next| async {
-                let verified = match &serving {
-                    _ if !self.is_scrub(number) => return (*next, None),
-                    Some(volume) => self.scrub_group(volume, next, &pace).await,
-                    None => Ok(self.unread(next)),
-                };
-                (*next, Some(verified))
+            let verified = groups.map(|next| {
+                let verified = serving.as_ref().map(|volume| {
+                    let (done, receiver) = oneshot::channel();
+                    let (this, volume) = (Rc::clone(self), Rc::clone(volume));
+                    let (pace, generation) = (Rc::clone(&pace), next.generation);
+                    // Tasks of their own: they have locks, and go on while this waits for a commit.
+                    let verify = async move {
+                        let found = this.scrub_group(&volume, generation, &pace, begun).await;
+                        let _ = done.send(found);
+                    };
+                    (verify, receiver)
+                });
+                async {
+                    let Some((verify, receiver)) = verified else {
+                        return (*next, Ok(Some(self.unread(next))));
+                    };
+                    self.pool.runtime.spawn(verify);
+                    (*next, receiver.await.unwrap_or(Err(Ended::Closed)))
+                }
             });
-            // One that is cancelled ends with what it has begun: repairs are among it.
-            let mut verified = futures::stream::iter(groups).buffered(GROUPS);
+            let mut verified = futures::stream::iter(verified).buffered(GROUPS);
             while let Some((next, found)) = verified.next().await {
-                let Some(found) = found else { return Ok(()) };
-                let found = found?;
+                let Some(found) = found? else { return Ok(()) };
                 let (volume, lane, set) = next.place;
                 state.set_place((volume, lane, set.saturating_add(1)));
                 state.extents += next.extents;
@@ -173,15 +189,21 @@ impl OpenPool {
                 state.unread += found.dirty;
                 if self.pool.runtime.now().since(noted) >= NOTE_EVERY {
                     noted = self.pool.runtime.now();
-                    if !self.note(number, &[state.record()]).await? {
+                    if !self.note(begun, &[state.record()]).await? {
                         return Ok(());
                     }
                 }
             }
+            // What isn't served costs no time.
+            self.pool.runtime.yield_now().await;
         }
+        Ok(())
+    }
+
+    async fn end_scrub(&self, begun: Begun, mut state: ScrubState) -> Result<(), Ended> {
         state.ended = self.calendar_secs();
-        let records = [state.record(), MetaRecord::JobRemoved { number }];
-        if self.note(number, &records).await? {
+        let records = [state.record(), MetaRecord::JobRemoved { number: begun.number }];
+        if self.note(begun, &records).await? {
             let report = self.scrub_report(&self.pool.meta.borrow());
             let pool = self.pool.name.clone();
             self.pool.events.tell(PoolEvent::ScrubDone { pool, report });
@@ -189,14 +211,17 @@ impl OpenPool {
         Ok(())
     }
 
-    fn is_scrub(&self, number: JobNumber) -> bool {
-        self.pool.meta.borrow().scrub_job().is_some_and(|(known, _)| known == number)
+    /// Whether nobody cancelled it. Another one may have its number.
+    fn is_wanted(&self, begun: Begun) -> bool {
+        let meta = self.pool.meta.borrow();
+        let is_job = meta.scrub_job().is_some_and(|(number, _)| number == begun.number);
+        is_job && ScrubState::of(&meta).is_some_and(|state| state.begun == begun.secs)
     }
 
     /// Commits how far it is, unless it was cancelled; tells whether it wasn't.
-    async fn note(&self, number: JobNumber, records: &[MetaRecord]) -> Result<bool, Ended> {
+    async fn note(&self, begun: Begun, records: &[MetaRecord]) -> Result<bool, Ended> {
         let _meta = self.pool.unless_over(self.pool.meta_lock.acquire(1)).await?;
-        if !self.is_scrub(number) {
+        if !self.is_wanted(begun) {
             return Ok(false);
         }
         self.pool.commit_locked(records).await?;
@@ -208,19 +233,26 @@ impl OpenPool {
         let from = state.place();
         let meta = self.pool.meta.borrow();
         let volumes = meta.volumes().range(from.0..).map(|(_, volume)| volume);
-        let runs = volumes.flat_map(|volume| volume.runs.values().map(move |run| (volume, run)));
-        let groups = runs.flat_map(|(volume, run)| {
-            let first = run.key.first_set;
-            let skipped = match (volume.id, run.key.lane) < (from.0, from.1) {
-                true => u64::from(run.count),
-                false if (volume.id, run.key.lane) == (from.0, from.1) => {
-                    from.2.saturating_sub(first)
-                }
+        let runs = volumes.flat_map(|volume| {
+            let key = match volume.id == from.0 {
+                true => RunKey { lane: from.1, first_set: from.2 },
+                false => RunKey { lane: 0, first_set: 0 },
+            };
+            // The next group may be in the middle of a run.
+            let first = volume.runs.range(..=key).next_back().map_or(key, |(first, _)| *first);
+            volume.runs.range(first..).map(move |(_, run)| (volume.id, key, run))
+        });
+        let groups = runs.flat_map(|(volume, key, run)| {
+            let RunKey { lane, first_set } = run.key;
+            let skipped = match lane == key.lane {
+                true => key.first_set.saturating_sub(first_set),
+                // Of the lane before.
+                false if lane < key.lane => u64::from(run.count),
                 false => 0,
             };
             // What nothing was written to has nothing to compare.
             (skipped..u64::from(run.initialised())).map(move |index| Next {
-                place: (volume.id, run.key.lane, first + index),
+                place: (volume, lane, first_set + index),
                 generation: run.generation.plus(index),
                 extents: run.holders().count() as u64,
             })
@@ -236,14 +268,19 @@ impl OpenPool {
         self.volume(id).is_some_and(|volume| volume.serving() == Serving::Opening)
     }
 
+    /// Nothing if nobody wants to know any more.
     async fn scrub_group(
         &self,
         volume: &Rc<Volume>,
-        next: &Next,
+        generation: GenerationId,
         pace: &Pace,
-    ) -> Result<VerifyReport, Ended> {
-        let rest = async |bytes, took| pace.rest(self, bytes, took).await;
-        let verifying = volume.verify_group(next.generation, None, Silent::LeftOut, rest);
+        begun: Begun,
+    ) -> Result<Option<VerifyReport>, Ended> {
+        let rest = async |bytes, took| {
+            pace.rest(self, bytes, took).await;
+            self.is_wanted(begun)
+        };
+        let verifying = volume.verify_group(generation, None, Silent::LeftOut, rest);
         self.pool.unless_over(verifying).await?
     }
 
