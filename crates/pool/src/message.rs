@@ -93,6 +93,10 @@ impl fmt::Display for PoolEvent {
                     "pool {pool}: repaired a {what} on disk {disk} at byte {disk_offset_bytes}"
                 )
             }
+            PoolEvent::StructureDamaged { pool, disk, what } => write!(
+                f,
+                "pool {pool}: the {what} of disk {disk} isn't as it was written, and stays so; see whether its drive or cable fails"
+            ),
             PoolEvent::Unrepairable { pool, volume, offset_bytes, length_bytes, disks } => write!(
                 f,
                 "volume {pool}/{volume}: {length_bytes} bytes at byte {offset_bytes} are lost: no right copy on disks {}",

@@ -210,11 +210,12 @@ pub struct ScrubReport {
     pub next_secs: Option<u64>,
     /// Blocks that were read and compared, over all copies.
     pub blocks: u64,
-    /// Of these, those that didn't match or couldn't be read.
+    /// Blocks that didn't match or couldn't be read, and labels and votes that stay damaged.
     pub bad_blocks: u64,
     /// Of the bad ones, those that are right again.
     pub repaired_blocks: u64,
-    /// Blocks that weren't compared: their disk or volume was away, or they were behind or just being written.
+    /// Blocks, labels and votes that weren't compared: their disk or volume was away, or they were behind or just
+    /// being written.
     pub unread_blocks: u64,
 }
 
@@ -511,6 +512,15 @@ pub enum PoolEvent {
         what: String,
         /// Byte offset on that disk.
         disk_offset_bytes: u64,
+    },
+    /// A label or vote of a disk that is used isn't as it was written, and couldn't be written anew.
+    StructureDamaged {
+        /// The pool.
+        pool: String,
+        /// The disk.
+        disk: String,
+        /// What it is.
+        what: String,
     },
     /// No copy of these bytes is right.
     Unrepairable {

@@ -127,7 +127,7 @@ impl Pool {
 
     /// Writes all four slots. Those that don't hold the label that counts first, so that it stays until
     /// the others do.
-    async fn write_label(
+    pub(super) async fn write_label(
         &self,
         device: &dyn BlockDevice,
         found: &SelectedLabel,
@@ -144,7 +144,7 @@ impl Pool {
         Ok(())
     }
 
-    fn tell_mended(&self, member: &Member, label: &Label, slot: usize) {
+    pub(super) fn tell_mended(&self, member: &Member, label: &Label, slot: usize) {
         let slots = DiskGeometry::label_slots(label.geometry.labelled_bytes());
         self.events.tell(PoolEvent::StructureRepaired {
             pool: self.name.clone(),

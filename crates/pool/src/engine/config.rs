@@ -34,6 +34,14 @@ struct Voter {
     has: Cell<ConfigNumber>,
     next_slot: Cell<usize>,
     writing: Cell<bool>,
+    /// How often something was begun to be written, or what is known of it changed.
+    changes: Cell<u64>,
+}
+
+impl Voter {
+    fn note_change(&self) {
+        self.changes.set(self.changes.get() + 1);
+    }
 }
 
 impl Votes {
@@ -48,6 +56,7 @@ impl Votes {
             has: Cell::default(),
             next_slot: Cell::new(0),
             writing: Cell::new(false),
+            changes: Cell::new(0),
         };
         Rc::clone(self.voters.borrow_mut().entry(disk).or_insert_with(|| Rc::new(new())))
     }
@@ -58,14 +67,23 @@ impl Votes {
         if !voter.writing.get() {
             voter.next_slot.set(slot);
             voter.has.set(ConfigNumber(0));
+            voter.note_change();
         }
     }
 
-    /// Whether a voter has a configuration and nothing is being written to it.
-    pub(crate) fn is_at_rest(&self, disk: DiskId, number: ConfigNumber) -> bool {
+    /// If a voter has a configuration and nothing is being written to it: how often its state changed so far.
+    pub(crate) fn at_rest(&self, disk: DiskId, number: ConfigNumber) -> Option<u64> {
         let voters = self.voters.borrow();
-        let at_rest = |voter: &Rc<Voter>| voter.has.get() == number && !voter.writing.get();
-        voters.get(&disk).is_some_and(at_rest)
+        let voter = voters.get(&disk)?;
+        let is_at_rest = voter.has.get() == number && !voter.writing.get();
+        is_at_rest.then(|| voter.changes.get())
+    }
+
+    /// Has a voter at rest written to once more: in a slot that is known to be damaged while the other one holds
+    /// the newest record, or else where its next record goes, which is never where its newest one was written.
+    pub(crate) fn write_anew(&self, disk: DiskId, damaged: Option<usize>) {
+        let slot = damaged.unwrap_or_else(|| self.voter(disk).next_slot.get());
+        self.set_next_slot(disk, slot);
     }
 
     /// Whether a disk is out in the configuration that the votes are being brought to. From the first
@@ -213,6 +231,7 @@ impl Pool {
             let Some(device) = member.device().filter(|_| member.claimed.get()) else { break };
             let slot = voter.next_slot.get();
             let Some(record) = self.encode_vote(&target, voter.disk, slot) else { break };
+            voter.note_change();
             match write_durably(&*device, DiskGeometry::vote_slots()[slot], record).await {
                 Ok(_) => {
                     voter.has.set(target.number);

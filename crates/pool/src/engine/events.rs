@@ -18,6 +18,7 @@ impl Events {
             | PoolEvent::RolledBack { .. }
             | PoolEvent::Repaired { .. }
             | PoolEvent::StructureRepaired { .. }
+            | PoolEvent::StructureDamaged { .. }
             | PoolEvent::VolumeSuspended { .. } => tracing::warn!("{event}"),
             PoolEvent::Unrepairable { .. } => tracing::error!("{event}"),
             _ => tracing::info!("{event}"),

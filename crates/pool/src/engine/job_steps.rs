@@ -116,8 +116,10 @@ impl OpenPool {
         };
         self.jobs.moves.borrow_mut().retain(|(volume, key), _| still(volume, key));
         // A number may be another job's by now.
-        let is_done =
-            |number: &JobNumber| meta.jobs().contains_key(number) && !busy.contains(number);
+        let is_done = |number: &JobNumber| {
+            let job = meta.jobs().get(number);
+            job.is_some_and(|job| job.empties().is_some()) && !busy.contains(number)
+        };
         self.jobs.done.borrow_mut().retain(is_done);
         // The fewer copies are there the sooner.
         candidates.sort_by_key(|candidate| candidate.there);

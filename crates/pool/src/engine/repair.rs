@@ -82,7 +82,9 @@ impl Volume {
         member.checksum_errors.set(member.checksum_errors.get() + 1);
         let Ok(copy) = self.right_copy(&group, row, crc, Some(bad)).await else { return false };
         if !copy.wrong.contains(&bad) {
-            return false;
+            // A second look may find it right.
+            let reading = self.ask_for_row(&group, row, crc, bad, self.pool.limits.eviction);
+            return matches!(reading.await, Answer::Right(_));
         }
         let sector = Lba(start.0 + shape.row_sector(row));
         let write = write_durably(&*device, sector, copy.data);

@@ -2,6 +2,8 @@
 //! holders of checksum blocks are shown to have what counts. What is bad is repaired from another copy, as if it
 //! had been read.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use super::lease::Ended;
 use super::pool::GroupPlace;
 use super::right_copy::{Answer, is_unreadable};
 use super::volume::Volume;
-use crate::format::{ChecksumBlock, Entry, GenerationId, Row};
+use crate::format::{ChecksumBlock, DiskNumber, Entry, GenerationId, Row};
 use crate::metadata::Volume as VolumeMeta;
 use crate::report::{BadBlock, Progress, VerifyReport};
 
@@ -24,7 +26,12 @@ const BAD_LISTED_MAX: usize = 100;
 /// with getting there.
 const RUN_ROWS: u32 = 512;
 
-/// What becomes of a group whose checksums somebody has who doesn't answer.
+/// For so long is waited for a group that others work on, where not all of them are awaited: a destage takes
+/// seconds, and one that needs a disk that is gone takes until it is back.
+const GROUP_MAX: Duration = Duration::from_secs(30);
+
+/// What becomes of a group whose checksums somebody has who doesn't answer, or that somebody works on who waits
+/// for such a one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Silent {
     /// He is waited for, however long he is gone.
@@ -33,12 +40,41 @@ pub(super) enum Silent {
     LeftOut,
 }
 
+/// How a group is verified.
+pub(super) struct Manner {
+    /// One copy, or all.
+    copy: Option<u8>,
+    silent: Silent,
+    /// Disks that were silent once: of them no more is asked, each time would take as long, with the lock.
+    unanswered: RefCell<BTreeSet<DiskNumber>>,
+}
+
+impl Manner {
+    pub(super) fn of(copy: Option<u8>, silent: Silent) -> Manner {
+        Manner { copy, silent, unanswered: RefCell::default() }
+    }
+}
+
 /// What was found among some rows.
 #[derive(Default)]
 struct Found {
     report: VerifyReport,
     /// Rows, and the members that have them wrong.
     wrong: Vec<(Row, usize)>,
+    /// Bytes that were asked for.
+    read_bytes: u64,
+    /// Somebody else works on the group and doesn't end: the rest of it isn't read either.
+    is_held: bool,
+}
+
+impl Found {
+    /// So many blocks that weren't compared.
+    fn dirty(blocks: u64) -> Found {
+        Found {
+            report: VerifyReport { dirty: blocks, ..VerifyReport::default() },
+            ..Found::default()
+        }
+    }
 }
 
 impl VerifyReport {
@@ -83,7 +119,8 @@ impl Volume {
         for (index, generation) in generations.iter().enumerate() {
             progress(Progress { done_bytes: index as u64 * group_bytes, total_bytes });
             let unhurried = async |_, _| true;
-            let group = self.verify_group(*generation, copy, Silent::Awaited, unhurried);
+            let manner = Manner::of(copy, Silent::Awaited);
+            let group = self.verify_group(*generation, manner, unhurried);
             report.add(self.pool.unless_over(group).await??.unwrap_or_default());
         }
         progress(Progress { done_bytes: total_bytes, total_bytes });
@@ -106,28 +143,44 @@ impl Volume {
     }
 
     /// Verifies a group, one checksum block's rows after the other: whoever destages into it waits for one of
-    /// these, not for all. `rest` is told what was read and for how long, and may take its time; none if it says that
-    /// nobody wants to know any more.
+    /// these, not for all. `rest` is told how many bytes were read and for how long, and may take its time; none if
+    /// it says that nobody wants to know any more.
     pub(super) async fn verify_group(
         self: &Rc<Self>,
         generation: GenerationId,
-        copy: Option<u8>,
-        silent: Silent,
+        manner: Manner,
         rest: impl AsyncFn(u64, Duration) -> bool,
     ) -> Result<Option<VerifyReport>, Ended> {
         let mut report = VerifyReport::default();
-        for index in 0..self.pool.shape().checksum_blocks() {
+        let shape = self.pool.shape();
+        for index in 0..shape.checksum_blocks() {
             let begun = self.pool.runtime.now();
-            let Some(part) = self.verify_part(generation, index, copy, silent).await? else {
+            let Some(part) = self.verify_part(generation, index, &manner).await? else { break };
+            report.add(part.report);
+            if part.is_held {
+                let rest = (index + 1..shape.checksum_blocks()).map(|at| shape.rows_of_block(at).1);
+                let members = self.pool.group_by_generation(generation);
+                let members = members.map_or(0, |place| place.members.len() as u64);
+                report.dirty += rest.map(u64::from).sum::<u64>() * members;
                 break;
-            };
-            let read_bytes = part.blocks * BLOCK_BYTES as u64;
-            report.add(part);
-            if !rest(read_bytes, self.pool.runtime.now().since(begun)).await {
+            }
+            if !rest(part.read_bytes, self.pool.runtime.now().since(begun)).await {
                 return Ok(None);
             }
         }
         Ok(Some(report))
+    }
+
+    /// Waits for who else works on a group, as long as suits; none if he goes on for too long.
+    async fn as_long_as_suits<T>(
+        &self,
+        manner: &Manner,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        match manner.silent {
+            Silent::Awaited => Some(work.await),
+            Silent::LeftOut => runtime::timeout(&self.pool.runtime, GROUP_MAX, work).await.ok(),
+        }
     }
 
     /// Verifies the rows of a checksum block, and repairs what is bad; none if the group isn't there any more.
@@ -135,29 +188,35 @@ impl Volume {
         self: &Rc<Self>,
         generation: GenerationId,
         index: u32,
-        copy: Option<u8>,
-        silent: Silent,
-    ) -> Result<Option<VerifyReport>, Ended> {
+        manner: &Manner,
+    ) -> Result<Option<Found>, Ended> {
         let shape = self.pool.shape();
         let (_, rows) = shape.rows_of_block(index);
         loop {
-            let lock = self.pool.lock_group(generation).await;
+            let lock = self.as_long_as_suits(manner, self.pool.lock_group(generation)).await;
             let Some(place) = self.pool.group_by_generation(generation) else { return Ok(None) };
+            let all = u64::from(rows) * place.members.len() as u64;
+            let Some(lock) = lock else {
+                return Ok(Some(Found { is_held: true, ..Found::dirty(all) }));
+            };
             if !place.initialised {
-                let unwritten = u64::from(rows);
-                return Ok(Some(VerifyReport { unwritten, ..VerifyReport::default() }));
+                let mut found = Found::default();
+                found.report.unwritten = u64::from(rows);
+                return Ok(Some(found));
             }
             if index == 0 {
                 // As the disks have them now.
                 self.checksums.forget(generation, shape);
             }
+            let left_out = manner.silent == Silent::LeftOut;
             let block = match self.checksum_block(&place, index..shape.checksum_blocks()).await {
                 Ok(loaded) => Some(loaded.block),
-                Err(LoadError::Doubtful(_)) => None,
-                Err(LoadError::Unreachable(_)) if silent == Silent::LeftOut => {
-                    let dirty = u64::from(rows) * place.members.len() as u64;
-                    return Ok(Some(VerifyReport { dirty, ..VerifyReport::default() }));
+                // A disk that is away may have it.
+                Err(LoadError::Doubtful(doubt)) if left_out && !doubt.is_lost => {
+                    return Ok(Some(Found::dirty(all)));
                 }
+                Err(LoadError::Doubtful(_)) => None,
+                Err(LoadError::Unreachable(_)) if left_out => return Ok(Some(Found::dirty(all))),
                 // Not with the lock held: a destage that needs it would wait for them too.
                 Err(LoadError::Unreachable(disks)) => {
                     drop(lock);
@@ -165,17 +224,21 @@ impl Volume {
                     continue;
                 }
             };
-            if index == 0 {
-                // A disk that doesn't answer is for those to see to who need it.
-                let _ = self.try_show(&place).await;
-            }
-            let mut found = self.verify_block(&place, index, block.as_deref(), copy).await;
+            // A disk that doesn't answer is for those to see to who need it.
+            let unseen = if index == 0 { self.try_show(&place).await.len() } else { 0 };
+            let mut found = self.verify_block(&place, index, block.as_deref(), manner).await;
+            found.report.dirty += unseen as u64;
             drop(lock);
             for (row, member) in std::mem::take(&mut found.wrong) {
                 let Some((disk, _)) = place.members.get(member).copied() else { continue };
-                found.report.repaired += u64::from(self.repair_now(generation, row, disk).await);
+                let repair = self.repair_now(generation, row, disk);
+                let Some(is_right) = self.as_long_as_suits(manner, repair).await else {
+                    found.is_held = true;
+                    break;
+                };
+                found.report.repaired += u64::from(is_right);
             }
-            return Ok(Some(found.report));
+            return Ok(Some(found));
         }
     }
 
@@ -185,7 +248,7 @@ impl Volume {
         place: &GroupPlace,
         index: u32,
         block: Option<&ChecksumBlock>,
-        copy: Option<u8>,
+        manner: &Manner,
     ) -> Found {
         let (first, count) = self.pool.shape().rows_of_block(index);
         let mut all = Found::default();
@@ -195,12 +258,14 @@ impl Volume {
             }
             return all;
         };
-        let is_asked = |member: &usize| copy.is_none_or(|copy| usize::from(copy) == *member);
+        let is_asked = |member: &usize| manner.copy.is_none_or(|copy| usize::from(copy) == *member);
         let members = (0..place.members.len()).filter(is_asked);
-        let found = members.map(|member| self.verify_rows(place, block, (first, count), member));
+        let found =
+            members.map(|member| self.verify_rows(place, block, (first, count), member, manner));
         for found in join_all(found).await {
             all.report.add(found.report);
             all.wrong.extend(found.wrong);
+            all.read_bytes += found.read_bytes;
         }
         all
     }
@@ -211,13 +276,14 @@ impl Volume {
         block: &ChecksumBlock,
         (first, count): (Row, u32),
         member: usize,
+        manner: &Manner,
     ) -> Found {
         let shape = self.pool.shape();
         let mut found = Found::default();
         let Some((disk, _)) = place.members.get(member).copied() else { return found };
-        // Of one that was silent once no more is asked: each time would take as long, with the lock.
-        let mut is_silent = false;
-        let Found { report, wrong } = &mut found;
+        let mut is_silent = manner.unanswered.borrow().contains(&disk);
+        let has = |row| self.pool.has_all(place, member, 1 << shape.region_of_row(row));
+        let Found { report, wrong, read_bytes, .. } = &mut found;
         let ask = |first, count| {
             let reading = self.ask(place, first, count, member);
             self.pool.within_while_in(disk, self.pool.limits.background, reading)
@@ -226,9 +292,11 @@ impl Volume {
         while next < count {
             let rows = RUN_ROWS.min(count - next);
             let from = Row(first.0 + next);
-            let written =
-                (0..rows).any(|row| block.get((next + row) as usize).checksum().is_some());
-            let data = if written && !is_silent {
+            let is_wanted = |row: u32| {
+                block.get((next + row) as usize).checksum().is_some() && has(Row(from.0 + row))
+            };
+            let data = if !is_silent && (0..rows).any(is_wanted) {
+                *read_bytes += u64::from(rows) * BLOCK_BYTES as u64;
                 let read = ask(from, rows).await;
                 is_silent = read.as_ref().is_err_and(|error| !is_unreadable(error));
                 read.ok()
@@ -245,6 +313,7 @@ impl Volume {
                     }
                     Entry::Lost => {
                         self.note_bad(place, row, member, true, report);
+                        report.blocks += 1;
                         continue;
                     }
                 };
@@ -254,7 +323,7 @@ impl Volume {
                     continue;
                 }
                 let is_known = said_by == SaidBy::Entry;
-                if !is_known || !self.pool.has_all(place, member, 1 << shape.region_of_row(row)) {
+                if !is_known || !has(row) {
                     report.dirty += 1;
                     continue;
                 }
@@ -266,7 +335,10 @@ impl Volume {
                     }
                     None if is_silent => Answer::Silent,
                     // Only the bad ones of a run that can't be read are to be named.
-                    None => Answer::of(place, row, crc, ask(row, 1).await),
+                    None => {
+                        *read_bytes += BLOCK_BYTES as u64;
+                        Answer::of(place, row, crc, ask(row, 1).await)
+                    }
                 };
                 match answer {
                     Answer::Right(_) => {}
@@ -285,6 +357,9 @@ impl Volume {
                 report.blocks += 1;
             }
             next += rows;
+        }
+        if is_silent {
+            manner.unanswered.borrow_mut().insert(disk);
         }
         found
     }

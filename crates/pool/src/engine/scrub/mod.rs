@@ -16,10 +16,11 @@ use futures::channel::oneshot;
 
 use self::pace::Pace;
 use self::state::ScrubState;
+use super::commit::CommitError;
 use super::lease::Ended;
 use super::open_pool::OpenPool;
 use super::settings::{PoolSettings, SCRUB_EVERY, setting};
-use super::verify::Silent;
+use super::verify::{Manner, Silent};
 use super::volume::{Serving, Volume};
 use crate::error::PoolError;
 use crate::format::{GenerationId, JobNumber, VolumeId};
@@ -119,7 +120,7 @@ impl OpenPool {
             let every = setting(meta, SCRUB_EVERY, Some(USUALLY_EVERY_SECS))?;
             let from = ScrubState::of(meta).unwrap_or_default().counted_from;
             // A clock that was wrong mustn't keep it from ever being due.
-            let is_known = from > 0 && from <= now.saturating_add(every);
+            let is_known = from > 0 && from <= now;
             Some((is_known, now.saturating_sub(from) >= every))
         };
         let due = is_due(&self.pool.meta.borrow());
@@ -135,17 +136,30 @@ impl OpenPool {
                 _ => return Ok(()),
             }
         };
-        self.pool.commit_locked(&records).await
+        match self.pool.try_commit_locked(&records).await {
+            Err(CommitError::Ended(ended)) => Err(ended),
+            // A pool whose metadata is full goes on without.
+            Ok(()) | Err(CommitError::Inconsistent(_) | CommitError::TooLarge) => Ok(()),
+        }
     }
 
     /// Goes on with a scrub from where it was, to its end or until it is cancelled.
     async fn scrub(self: &Rc<Self>, number: JobNumber) -> Result<(), Ended> {
-        let mut state = ScrubState::of(&self.pool.meta.borrow()).unwrap_or_default();
+        let state = ScrubState::of(&self.pool.meta.borrow());
+        let Some(mut state) = state else { return self.begin_anew(number).await };
+        let begun = Begun { number, secs: state.begun };
+        if !self.is_wanted(begun) {
+            return Ok(());
+        }
         self.pool.events.tell(PoolEvent::ScrubBegun { pool: self.pool.name.clone() });
-        self.pool.scrub_structures().await?;
+        // Whoever goes on with it read them when he opened the pool.
+        if state.place() == ScrubState::default().place() {
+            let structures = self.pool.scrub_structures().await?;
+            state.bad = structures.bad;
+            state.unread = structures.unread;
+        }
         let (pace, mut noted) = (Rc::new(Pace::default()), self.pool.runtime.now());
         let opened_by = noted + OPENING_MAX;
-        let begun = Begun { number, secs: state.begun };
         while self.is_wanted(begun) {
             let next = self.next_groups(&state);
             let Some(first) = next.first() else { return self.end_scrub(begun, state).await };
@@ -182,11 +196,7 @@ impl OpenPool {
                 let Some(found) = found? else { return Ok(()) };
                 let (volume, lane, set) = next.place;
                 state.set_place((volume, lane, set.saturating_add(1)));
-                state.extents += next.extents;
-                state.blocks += found.blocks;
-                state.bad += found.bad_blocks();
-                state.repaired += found.repaired;
-                state.unread += found.dirty;
+                state.add(next.extents, &found);
                 if self.pool.runtime.now().since(noted) >= NOTE_EVERY {
                     noted = self.pool.runtime.now();
                     if !self.note(begun, &[state.record()]).await? {
@@ -198,6 +208,20 @@ impl OpenPool {
             self.pool.runtime.yield_now().await;
         }
         Ok(())
+    }
+
+    /// A job of which nothing says how far it is begins at the start.
+    async fn begin_anew(&self, number: JobNumber) -> Result<(), Ended> {
+        let _meta = self.pool.unless_over(self.pool.meta_lock.acquire(1)).await?;
+        let (job, state) = {
+            let meta = self.pool.meta.borrow();
+            (meta.scrub_job().map(|(number, _)| number), ScrubState::of(&meta))
+        };
+        if job != Some(number) || state.is_some() {
+            return Ok(());
+        }
+        let now = self.calendar_secs();
+        self.pool.commit_locked(&[ScrubState::begun_at(now).record()]).await
     }
 
     async fn end_scrub(&self, begun: Begun, mut state: ScrubState) -> Result<(), Ended> {
@@ -277,10 +301,10 @@ impl OpenPool {
         begun: Begun,
     ) -> Result<Option<VerifyReport>, Ended> {
         let rest = async |bytes, took| {
-            pace.rest(self, bytes, took).await;
+            pace.rest(self, bytes, took, || self.is_wanted(begun)).await;
             self.is_wanted(begun)
         };
-        let verifying = volume.verify_group(generation, None, Silent::LeftOut, rest);
+        let verifying = volume.verify_group(generation, Manner::of(None, Silent::LeftOut), rest);
         self.pool.unless_over(verifying).await?
     }
 
@@ -299,7 +323,6 @@ fn records_to_begin(meta: &Metadata, now: u64) -> (JobNumber, Vec<MetaRecord>) {
     let runs = meta.volumes().values().flat_map(|volume| volume.runs.values());
     let extents = runs.map(|run| u64::from(run.initialised()) * run.holders().count() as u64);
     let job = Job { kind: JobKind::Scrub, disks: Vec::new(), extents: extents.sum() };
-    let state = ScrubState { counted_from: now, begun: now, ..ScrubState::default() };
     let number = meta.next_job();
-    (number, vec![MetaRecord::JobSet { number, job }, state.record()])
+    (number, vec![MetaRecord::JobSet { number, job }, ScrubState::begun_at(now).record()])
 }

@@ -8,11 +8,16 @@ use block::Instant;
 
 use super::super::open_pool::OpenPool;
 use super::super::settings::{SCRUB_RATE, setting};
+use super::GROUPS;
 
 /// Requests so long ago still count as being served.
 const BUSY_FOR: Duration = Duration::from_secs(1);
 /// However long a part took, others have had their turn after that.
-const REST_MAX: Duration = Duration::from_secs(2);
+const REST_MAX: Duration = Duration::from_secs(10);
+/// How often who rests looks whether he is still to.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Each part rests so many times as long as it took: with all groups together disks are asked half of the time.
+const RESTS: u32 = 2 * GROUPS as u32 - 1;
 
 /// What keeps it slow.
 #[derive(Default)]
@@ -25,18 +30,42 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// Waits after so much was read in so long a time.
-    pub(super) async fn rest(&self, open: &OpenPool, bytes: u64, took: Duration) {
+    /// Waits after so much was read in so long a time, for as long as that is wanted.
+    pub(super) async fn rest(
+        &self,
+        open: &OpenPool,
+        bytes: u64,
+        took: Duration,
+        is_wanted: impl Fn() -> bool,
+    ) {
         let runtime = &open.pool.runtime;
-        let now = runtime.now();
-        let rate = setting(&open.pool.meta.borrow(), SCRUB_RATE, None);
-        if let Some(rate) = rate.filter(|rate| *rate > 0) {
-            let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate);
-            let costs = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-            let next = self.next.get().max(now) + costs;
-            self.next.set(next);
-            return runtime.sleep_until(next).await;
+        let rate = rate(open);
+        let until = match rate {
+            Some(rate) => {
+                let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate);
+                let costs = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+                self.next.set(self.next.get().max(runtime.now()) + costs);
+                self.next.get()
+            }
+            None => runtime.now() + (took * RESTS).min(REST_MAX),
+        };
+        loop {
+            let now = runtime.now();
+            if self::rate(open) != rate {
+                // By another rate nothing is owed.
+                self.next.set(now);
+                return;
+            }
+            if now >= until || !is_wanted() || (rate.is_none() && !self.is_busy(open)) {
+                return;
+            }
+            runtime.sleep_until(until.min(now + LOOK_EVERY)).await;
         }
+    }
+
+    /// Whether somebody asked for something a moment ago.
+    fn is_busy(&self, open: &OpenPool) -> bool {
+        let now = open.pool.runtime.now();
         let volumes = open.volumes.borrow().values().cloned().collect::<Vec<_>>();
         let counts = volumes.iter().map(|volume| {
             let stats = volume.stats.borrow();
@@ -47,8 +76,11 @@ impl Pace {
         if self.answered.replace(answered) != answered {
             self.busy_at.set(Some(now));
         }
-        if self.busy_at.get().is_some_and(|at| now.since(at) < BUSY_FOR) {
-            runtime.sleep(took.min(REST_MAX)).await;
-        }
+        self.busy_at.get().is_some_and(|at| now.since(at) < BUSY_FOR)
     }
+}
+
+/// Bytes per second that somebody said.
+fn rate(open: &OpenPool) -> Option<u64> {
+    setting(&open.pool.meta.borrow(), SCRUB_RATE, None).filter(|rate| *rate > 0)
 }

@@ -5,6 +5,7 @@ use std::fmt;
 
 use crate::format::VolumeId;
 use crate::metadata::{MetaRecord, Metadata};
+use crate::report::VerifyReport;
 
 /// The pool's property.
 pub(super) const SCRUB: &str = "scrub";
@@ -47,6 +48,25 @@ impl ScrubState {
             }
         }
         Some(state)
+    }
+
+    /// One that has read nothing so far.
+    pub(super) fn begun_at(secs: u64) -> ScrubState {
+        ScrubState { counted_from: secs, begun: secs, ..ScrubState::default() }
+    }
+
+    /// Adds what was found in a group of so many extents. What the metadata says may be anything.
+    pub(super) fn add(&mut self, extents: u64, found: &VerifyReport) {
+        let counts = [
+            (&mut self.extents, extents),
+            (&mut self.blocks, found.blocks),
+            (&mut self.bad, found.bad_blocks()),
+            (&mut self.repaired, found.repaired),
+            (&mut self.unread, found.dirty),
+        ];
+        for (count, more) in counts {
+            *count = count.saturating_add(more);
+        }
     }
 
     /// The record that says so.

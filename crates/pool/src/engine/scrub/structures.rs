@@ -1,5 +1,8 @@
 //! What else rots than data and its checksums: labels and votes, which are read when a pool is opened and hardly
 //! ever before. (Copies of the metadata are read back all the time, by `metadata_copies`.)
+//!
+//! No lock of the pool is held while a disk is asked: who changes the configuration or the metadata waits for none
+//! of this. What changed meanwhile is looked at again.
 
 use std::rc::Rc;
 
@@ -10,42 +13,86 @@ use super::super::lease::Ended;
 use super::super::member::Member;
 use super::super::observe;
 use super::super::pool::Pool;
-use crate::format::{DiskGeometry, LabelState};
+use crate::format::{DiskGeometry, LabelState, SelectedLabel};
 use crate::report::PoolEvent;
+
+/// Looks at a vote, of which each may find something else to be written.
+const VOTE_LOOKS: usize = 8;
+
+/// How a structure is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// As it should be, maybe since a moment.
+    Right,
+    /// Wrong, and it stays so.
+    Bad,
+    /// Nobody knows: its disk didn't answer, or it was always being written.
+    Unread,
+}
+
+/// Structures that aren't as they should be.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Structures {
+    pub(super) bad: u64,
+    pub(super) unread: u64,
+}
 
 impl Pool {
     /// Reads labels and votes of all that take part, and writes anew what of them is damaged.
-    pub(super) async fn scrub_structures(self: &Rc<Self>) -> Result<(), Ended> {
+    pub(super) async fn scrub_structures(self: &Rc<Self>) -> Result<Structures, Ended> {
+        let mut structures = Structures::default();
         for member in self.members() {
-            let takes_part = member.claimed.get() && !member.joining.get();
-            if let Some(device) = member.usable_device().filter(|_| takes_part) {
-                self.unless_over(self.scrub_label(&member, &*device)).await?;
-                self.scrub_vote(&member, &*device).await?;
+            let Some(device) = member.usable_device().filter(|_| takes_part(&member)) else {
+                continue;
+            };
+            let label = self.unless_over(self.scrub_label(&member, &*device)).await?;
+            let vote = self.scrub_vote(&member, &*device).await?;
+            for found in [label, vote] {
+                structures.bad += u64::from(found == Found::Bad);
+                structures.unread += u64::from(found == Found::Unread);
             }
         }
-        Ok(())
+        Ok(structures)
     }
 
-    async fn scrub_label(&self, member: &Member, device: &dyn BlockDevice) {
-        // Which area a label must name doesn't change meanwhile.
-        let _meta = self.meta_lock.acquire(1).await;
+    async fn scrub_label(&self, member: &Member, device: &dyn BlockDevice) -> Found {
+        let _labelling = member.labelling.acquire(1).await;
         if self.awaits_area(member) || member.moving_area.get() {
-            return;
+            // All of it is about to be written.
+            return Found::Right;
         }
-        let read = {
-            let _labelling = member.labelling.acquire(1).await;
-            self.within(self.limits.claim, observe::read_label(device)).await
+        let reading = observe::read_label(device);
+        let limit = self.limits.eviction;
+        let Ok(read) = self.within_while_in(member.number, limit, reading).await else {
+            return Found::Unread;
         };
-        let Ok(LabelState::Labelled(found)) = read else { return };
-        let label = &found.label;
-        let is_its = label.pool == self.id && label.disk == member.id;
-        if is_its
-            && label.area == member.labelled_area.get()
-            && found.faults.damaged.contains(&true)
-        {
-            // It tells what was mended.
-            let _ = self.resolve_label(member, device).await;
+        if !takes_part(member) {
+            return Found::Unread;
         }
+        let is_its = |found: &SelectedLabel| {
+            let label = &found.label;
+            let names = (label.pool, label.disk, label.area);
+            names == (self.id, member.id, member.labelled_area.get())
+        };
+        match read {
+            LabelState::Labelled(found) if is_its(&found) => {
+                let Some(slot) = found.faults.damaged.iter().position(|damaged| *damaged) else {
+                    return Found::Right;
+                };
+                if self.write_label(device, &found, &found.label).await.is_ok() {
+                    self.tell_mended(member, &found.label, slot);
+                    return Found::Right;
+                }
+            }
+            // The drive may be another one, or know it again after a moment: nothing is written over that.
+            LabelState::Labelled(_) | LabelState::Blank | LabelState::Refused(_) => {}
+        }
+        self.events.tell(PoolEvent::StructureDamaged {
+            pool: self.name.clone(),
+            disk: member.display_name(),
+            what: "label".into(),
+        });
+        Found::Bad
     }
 
     /// Of a vote whose newer slot rotted the older one would pass for all that it was told.
@@ -53,36 +100,71 @@ impl Pool {
         self: &Rc<Self>,
         member: &Rc<Member>,
         device: &dyn BlockDevice,
-    ) -> Result<(), Ended> {
-        if !self.is_voter(member.id) {
-            return Ok(());
-        }
-        let damaged = {
-            let _config = self.unless_over(self.config_lock.acquire(1)).await?;
-            let number = self.config.borrow().number;
-            if !self.votes.is_at_rest(member.id, number) {
-                return Ok(());
+    ) -> Result<Found, Ended> {
+        let mut mended = None;
+        for _ in 0..VOTE_LOOKS {
+            if !self.is_voter(member.id) {
+                return Ok(Found::Right);
             }
+            let number = self.config.borrow().number;
+            let Some(written) = self.votes.at_rest(member.id, number) else {
+                self.unless_over(self.runtime.sleep(self.limits.retry)).await?;
+                continue;
+            };
             // Only what says which record it is matters here, not whom an old one means by its voters.
             let place = vote_place(self.id, member.id);
-            let read = observe::read_vote(device, &place, &[]);
-            let read = self.unless_over(self.within(self.limits.claim, read)).await?;
-            let Ok((slots, _)) = read else { return Ok(()) };
+            let reading = observe::read_vote(device, &place, &[]);
+            let reading = self.within_while_in(member.number, self.limits.eviction, reading);
+            let Ok((slots, _)) = self.unless_over(reading).await? else { return Ok(Found::Unread) };
+            if !takes_part(member) {
+                return Ok(Found::Unread);
+            }
+            let is_still = self.config.borrow().number == number
+                && self.votes.at_rest(member.id, number) == Some(written);
+            if !is_still {
+                continue;
+            }
             let has = slots.newest.as_ref().map(|newest| newest.rank());
-            let lags = has != Some((self.epoch, number));
-            let damaged = (0..2).find(|slot| slots.damaged[*slot]);
-            let Some(slot) = damaged.or(lags.then_some(slots.next_slot)) else { return Ok(()) };
-            self.votes.set_next_slot(member.id, slot);
-            slot
-        };
-        if self.show_configuration(member).await? {
-            self.events.tell(PoolEvent::StructureRepaired {
-                pool: self.name.clone(),
-                disk: member.display_name(),
-                what: "vote".into(),
-                disk_offset_bytes: DiskGeometry::vote_slots()[damaged].byte_offset(),
-            });
+            let damaged = slots.damaged.iter().position(|damaged| *damaged);
+            // What doesn't show may still be in the slot where it was written, and be read next time: until it
+            // shows elsewhere that slot isn't touched.
+            let anew = match has < Some((self.epoch, number)) {
+                true => None,
+                false if damaged.is_some() => damaged,
+                false => {
+                    if let Some(slot) = mended {
+                        self.tell_mended_vote(member, slot);
+                    }
+                    return Ok(Found::Right);
+                }
+            };
+            mended = mended.or(damaged).or(Some(slots.next_slot));
+            self.votes.write_anew(member.id, anew);
+            if !self.show_configuration(member).await? {
+                return Ok(Found::Unread);
+            }
         }
-        Ok(())
+        let Some(slot) = mended else { return Ok(Found::Unread) };
+        tracing::warn!(pool = %self.name, disk = %member.display_name(), slot, "a vote stays damaged");
+        self.events.tell(PoolEvent::StructureDamaged {
+            pool: self.name.clone(),
+            disk: member.display_name(),
+            what: "vote".into(),
+        });
+        Ok(Found::Bad)
     }
+
+    fn tell_mended_vote(&self, member: &Member, slot: usize) {
+        self.events.tell(PoolEvent::StructureRepaired {
+            pool: self.name.clone(),
+            disk: member.display_name(),
+            what: "vote".into(),
+            disk_offset_bytes: DiskGeometry::vote_slots()[slot].byte_offset(),
+        });
+    }
+}
+
+/// Whether what a disk shows is the pool's; that of one that is just taken in is looked at there.
+fn takes_part(member: &Member) -> bool {
+    member.claimed.get() && !member.joining.get() && member.is_usable()
 }

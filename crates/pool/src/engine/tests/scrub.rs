@@ -8,11 +8,12 @@ use std::time::Duration;
 use block::{BLOCK_BYTES, BlockDevice};
 
 use super::super::PoolSettings;
+use super::super::config::vote_place;
 use super::super::testing::{Bench, Mode};
 use super::pattern;
 use crate::error::PoolError;
-use crate::format::DiskGeometry;
-use crate::metadata::Layout;
+use crate::format::{DiskGeometry, VOTE_BYTES, select_vote};
+use crate::metadata::{Layout, MetaRecord, Volume};
 use crate::report::{JobState, PoolEvent, PoolState, ScrubReport};
 
 /// Blocks that are written.
@@ -216,4 +217,114 @@ fn a_scrub_begins_once_and_only_what_is_known_is_set() {
     let engine = Rc::clone(&bench.engine);
     let said = bench.run(async move { engine.set_pool("pool", &PoolSettings::default()).await });
     assert!(matches!(said, Err(PoolError::Invalid { .. })));
+}
+
+/// One read that fails is no rot: what is only in the slot that it was about mustn't be written over before it
+/// shows elsewhere.
+#[test]
+fn a_vote_is_written_beside_what_could_not_be_read() {
+    let (bench, _volume) = written(8);
+    let open = bench.engine.open_pool("pool").unwrap();
+    let disk = &bench.disks[1];
+    let member = open.pool.members().into_iter().find(|m| m.display_name() == "e1.0").unwrap();
+    let config = open.pool.config.borrow().clone();
+    let slots = DiskGeometry::vote_slots();
+    let of_slot = |slot: usize| {
+        let at = slots[slot].byte_offset() as usize;
+        disk.image()[at..at + VOTE_BYTES].to_vec()
+    };
+    let place = vote_place(open.pool.id, member.id);
+    let (before, current) = ([of_slot(0), of_slot(1)], |slot: usize| {
+        let bytes = of_slot(slot);
+        let alone = [(slot == 0).then_some(&bytes[..]), (slot == 1).then_some(&bytes[..])];
+        let found = select_vote(&place, alone, &[]).newest;
+        found.map(|found| found.rank()) == Some(config.rank())
+    });
+    let newest = usize::from(!current(0));
+    assert!(current(newest) && !current(1 - newest));
+    disk.bad_sectors.borrow_mut().insert(slots[newest].0);
+    disk.latency.set(Duration::from_millis(50));
+    bench.events();
+    bench.scrub(PoolSettings::default()).unwrap();
+    bench.until(|_| [0, 1].map(of_slot) != before);
+    assert_ne!(of_slot(1 - newest), before[1 - newest]);
+    bench.until(|report| report.jobs.is_empty());
+    assert!(current(0) && current(1) && disk.bad_sectors.borrow().is_empty());
+    let mended = |event: &PoolEvent| matches!(event, PoolEvent::StructureRepaired { what, .. } if what == "vote");
+    assert_eq!(bench.events().iter().filter(|event| mended(event)).count(), 1);
+}
+
+#[test]
+fn a_label_that_is_gone_is_told_and_not_written_over() {
+    let (bench, _volume) = written(9);
+    let disk = &bench.disks[1];
+    let labels = DiskGeometry::label_slots(disk.image().len() as u64);
+    let is_blank = || {
+        let image = disk.image();
+        let mut bytes =
+            labels.iter().flat_map(|slot| &image[slot.byte_offset() as usize..][..BLOCK_BYTES]);
+        bytes.all(|byte| *byte == 0)
+    };
+    for slot in labels {
+        let at = slot.byte_offset() as usize;
+        (at..at + BLOCK_BYTES).for_each(|at| disk.damage(at, |byte| *byte = 0));
+    }
+    bench.events();
+    let found = bench.scrubbed();
+    assert_eq!((found.bad_blocks, found.repaired_blocks), (1, 0));
+    let told = |event: &PoolEvent| matches!(event, PoolEvent::StructureDamaged { disk, .. } if disk == "e1.0");
+    assert_eq!(bench.events().iter().filter(|event| told(event)).count(), 1);
+    assert!(is_blank(), "it may be another drive's");
+}
+
+/// A destage that waits for a disk that is gone has its group for as long as that.
+#[test]
+fn a_scrub_does_not_wait_for_who_has_a_group() {
+    let (bench, _volume) = written(10);
+    let open = bench.engine.open_pool("pool").unwrap();
+    let held = {
+        let meta = open.pool.meta.borrow();
+        let groups =
+            meta.volumes().values().flat_map(Volume::groups).filter(|g| g.is_initialised());
+        groups.map(|group| group.generation()).next().unwrap()
+    };
+    let pool = Rc::clone(&open.pool);
+    let lock = bench.run(async move { pool.lock_group(held).await });
+    let found = bench.scrubbed();
+    assert!(found.unread_blocks > 0 && found.blocks > 0 && found.bad_blocks == 0, "{found:?}");
+    drop(lock);
+    assert_eq!(bench.scrubbed().unread_blocks, 0);
+}
+
+#[test]
+fn another_rate_counts_at_once() {
+    let (bench, _volume) = written(11);
+    bench.scrub(PoolSettings { scrub_rate_bytes: Some(Some(1)), ..Default::default() }).unwrap();
+    bench.pass(Duration::from_secs(100));
+    assert_eq!(bench.report().jobs.len(), 1);
+    bench.set(PoolSettings { scrub_rate_bytes: Some(None), ..Default::default() });
+    bench.pass(Duration::from_secs(10));
+    assert_eq!((bench.report().jobs, bench.found().blocks), (Vec::new(), 2 * BLOCKS));
+}
+
+/// An older program may have removed what it didn't know.
+#[test]
+fn a_job_of_which_nothing_is_known_begins_at_the_start() {
+    let (bench, _volume) = written(12);
+    let slow = PoolSettings { scrub_rate_bytes: Some(Some(100_000)), ..Default::default() };
+    bench.scrub(slow).unwrap();
+    bench.pass(Duration::from_secs(20));
+    let open = bench.engine.open_pool("pool").unwrap();
+    let pool = Rc::clone(&open.pool);
+    bench.run(async move {
+        let _meta = pool.meta_lock.acquire(1).await;
+        let forgotten = MetaRecord::PoolPropertySet { key: "scrub".into(), value: None };
+        pool.commit_locked(&[forgotten]).await.unwrap();
+    });
+    bench.set(PoolSettings { scrub_rate_bytes: Some(None), ..Default::default() });
+    bench.until(|report| report.jobs.is_empty());
+    assert_eq!(bench.found().blocks, 2 * BLOCKS);
+    let begun = |event: &PoolEvent| matches!(event, PoolEvent::ScrubBegun { .. });
+    let events = bench.events();
+    assert_eq!(events.iter().filter(|event| begun(event)).count(), 2, "{events:?}");
 }
