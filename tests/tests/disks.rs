@@ -1,7 +1,9 @@
 //! Disks that are damaged, foreign, or somebody's.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+use std::collections::BTreeMap;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
@@ -66,6 +68,65 @@ fn a_flipped_byte_is_found_repaired_and_named() {
     let mut byte = [0];
     file.read_exact_at(&mut byte, hits[0].1 + 1000).unwrap();
     assert_eq!(byte[0], 0x5a, "the bad copy is repaired on the disk");
+}
+
+const SCRUB_SALT: u64 = 0x7363_7275;
+
+/// A block that can be told from all others.
+fn block(index: u64) -> Vec<u8> {
+    let words = (0..512u64).map(|word| word << 48 ^ index << 32 ^ SCRUB_SALT);
+    words.flat_map(u64::to_le_bytes).collect()
+}
+
+/// Where a disk holds these blocks.
+fn places(disk: &Path, indexes: Range<u64>) -> BTreeMap<u64, u64> {
+    let bytes = std::fs::read(disk).unwrap();
+    let found = (0..).step_by(4096).zip(bytes.chunks_exact(4096)).filter_map(|(at, found)| {
+        let index = (u64::from_le_bytes(found[..8].try_into().unwrap()) ^ SCRUB_SALT) >> 32;
+        (indexes.contains(&index) && found == block(index)).then_some((index, at))
+    });
+    found.collect()
+}
+
+/// What rots unseen while everything is in use.
+#[test]
+fn a_scrub_mends_what_nobody_reads_also_when_it_is_killed() {
+    let lab = small();
+    let contents: Vec<u8> = (0..4096).flat_map(block).collect();
+    std::fs::write(lab.mount().join("f"), &contents).unwrap();
+    rustix::fs::syncfs(File::open(lab.mount()).unwrap()).unwrap();
+    wait_until("all is in place", || lab.volume()["log_bytes"] == 0);
+    let text = lab.cli(&["pool", "scrub", "cluster", "--wait"]);
+    assert!(text.contains("is done") && text.contains("all of it right"), "{text}");
+
+    // More than is repaired at once beside reads.
+    let disks = ["n1", "n2", "n3"].map(|node| lab.disk_file(node, 0));
+    let rotten: Vec<_> = disks.iter().map(|disk| places(disk, 1000..1200)).collect();
+    let (disk, rotten) = disks.iter().zip(rotten).max_by_key(|(_, found)| found.len()).unwrap();
+    assert!(rotten.len() > 64, "{rotten:?}");
+    rotten.values().for_each(|at| flip(disk, at + 1000));
+    let text = lab.cli(&["pool", "scrub", "cluster", "--rate", "1M"]);
+    assert!(text.contains("are read and compared"), "{text}");
+    let begun = lab.pool()["scrub"]["begun_secs"].clone();
+    wait_until("it is under way", || lab.pool()["scrub"]["blocks"].as_u64().unwrap() > 0);
+    lab.lab(&["kill", "supervisor"]);
+    lab.lab(&["up"]);
+    lab.wait_served();
+    assert_eq!(lab.pool()["jobs"][0]["kind"], "scrub");
+    lab.cli(&["pool", "set", "cluster", "scrub-rate", "off"]);
+    let (code, text) = lab.said(&["pool", "jobs", "cluster", "--wait"]);
+    assert_eq!(code, 0, "{text}");
+    let found = lab.pool()["scrub"].clone();
+    assert_eq!(found["begun_secs"], begun, "it went on");
+    // What it read after it had last noted how far it is, it read again, and that was right by then.
+    assert!(found["bad_blocks"].as_u64().unwrap() <= rotten.len() as u64, "{found}");
+    assert_eq!(found["bad_blocks"], found["repaired_blocks"], "{found}");
+    assert_eq!(found["unread_blocks"], 0, "{found}");
+    lab.cli(&["pool", "set", "cluster", "scrub-every", "14d"]);
+    let text = lab.show(&["pool", "show", "cluster"]);
+    assert!(text.contains("done ") && text.contains("the next one in 13 days"), "{text}");
+    lab.lab(&["down"]);
+    assert_eq!(places(disk, 1000..1200), rotten, "each is as it was, in its place");
 }
 
 fn lab_volume_repaired(lab: &Lab, damage: impl FnOnce()) -> u64 {
