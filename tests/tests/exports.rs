@@ -121,6 +121,32 @@ fn a_volume_is_there_for_its_clients_and_as_they_left_it() {
     assert_eq!(client.discover().unwrap().config, string);
     assert_eq!(client.read(7, 8).unwrap(), [0x5a; 4096]);
 
+    // Its name is nothing to its clients: address, identity and what they left stay.
+    // The words of serial number, firmware and model, behind the headers.
+    let identify = |client: &mut Client| {
+        client.ata_reply(IDENTIFY, 1, 0, &[]).unwrap()[36 + 20..36 + 94].to_vec()
+    };
+    let identity = identify(&mut client);
+    assert!(identity.iter().any(|byte| *byte != 0 && *byte != b' '));
+    lab.cli(&["volume", "rename", VOLUME, "cluster/second"]);
+    let (code, text) = lab.said(&["volume", "show", VOLUME]);
+    assert_eq!(code, 3, "{text}");
+    let mut client = connect(friend);
+    assert_eq!(identify(&mut client), identity);
+    assert_eq!(client.discover().unwrap().config, string);
+    assert_eq!(client.read(7, 8).unwrap(), [0x5a; 4096]);
+    client.write(7, &[0xa5; 4096]).unwrap();
+    let (code, text) = lab.said(&["volume", "rename", "cluster/second", "other/two"]);
+    assert!(code == 4 && text.contains("a volume stays in its pool"), "{text}");
+    lab.cli(&["volume", "attach", "cluster/second"]);
+    let (code, text) = lab.said(&["volume", "rename", "cluster/second", "two"]);
+    assert!(code == 8 && text.contains("volume detach cluster/second"), "{text}");
+    lab.cli(&["volume", "detach", "cluster/second"]);
+    lab.cli(&["volume", "rename", "cluster/second", "two"]);
+    let mut client = connect(friend);
+    assert_eq!(client.read(7, 8).unwrap(), [0xa5; 4096]);
+    client.write(7, &[0x5a; 4096]).unwrap();
+
     // For another client, at the same address; then for nobody.
     assert_eq!(export(stranger), address);
     let mut other = connect(stranger);

@@ -127,6 +127,13 @@ pub enum EngineRequest {
         /// New size or share of the free space to add.
         size: VolumeSize,
     },
+    /// Answered with the volume.
+    RenameVolume {
+        /// The volume.
+        volume: VolumeName,
+        /// Its new name, without that of the pool.
+        name: String,
+    },
     /// Answered with null.
     RemoveVolume {
         /// The volume.

@@ -93,6 +93,14 @@ pub struct MakeFs {
     pub dry_run: bool,
 }
 
+/// `POST /v1/pools/POOL/volumes/VOL/rename`, answered with the volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RenameVolume {
+    /// Its new name, without that of the pool.
+    pub name: String,
+}
+
 /// `DELETE /v1/pools/POOL/volumes/VOL`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -9,7 +9,7 @@ use block::{FsType, VolumeName};
 use clap::{Args, Subcommand};
 use control::api::{
     AcceptLoss, CreateVolume, ExtendVolume, MakeFs, MountVolume, PoolReportExt as _, Preview,
-    RemoveVolume, ServeFtp, UnmountVolume, VerifyVolume,
+    RemoveVolume, RenameVolume, ServeFtp, UnmountVolume, VerifyVolume,
 };
 use control::exit::Exit;
 use control::names::ExportTarget;
@@ -69,6 +69,8 @@ pub enum VolumeCommand {
     },
     /// Show where the time of a volume's requests goes
     Stats(StatsArgs),
+    /// Give a volume another name; its data, settings and AoE exports stay
+    Rename(RenameArgs),
     /// Remove a volume and its data
     Remove(DestroyArgs),
     /// Do without acknowledged writes that no disk has any more, so that the volume serves again
@@ -126,6 +128,18 @@ pub enum VolumeCommand {
         /// This export only (aoe:eSHELF.SLOT)
         target: Option<ExportTarget>,
     },
+}
+
+/// Arguments of `volume rename`.
+#[derive(Debug, Args)]
+pub struct RenameArgs {
+    /// The volume
+    #[arg(value_name = "POOL/VOLUME")]
+    volume: VolumeName,
+
+    /// Its new name
+    #[arg(value_name = "[POOL/]NAME")]
+    name: String,
 }
 
 /// Arguments of commands that destroy a volume's data.
@@ -238,6 +252,7 @@ pub async fn run(context: &Context, command: VolumeCommand) -> Result<Exit, Fail
             show(context, &volume, &report)?;
             Ok(Exit::of_health(is_healthy(&report)))
         }
+        VolumeCommand::Rename(args) => rename(context, args).await,
         VolumeCommand::Remove(args) => remove(context, args).await,
         VolumeCommand::AcceptLoss(args) => accept_loss(context, args).await,
         VolumeCommand::Verify { volume, copy } => verify(context, &volume, copy).await,
@@ -339,6 +354,25 @@ pub async fn description(context: &Context, volume: &VolumeName) -> Result<Strin
     let uses = output::uses(&report.properties);
     let uses = if uses.is_empty() { String::new() } else { format!(", {uses}") };
     Ok(format!("{volume} ({}, {}{uses})", Human(report.size_bytes), report.layout))
+}
+
+async fn rename(context: &Context, args: RenameArgs) -> Result<Exit, Failure> {
+    let RenameArgs { volume, name } = args;
+    let name = match name.split_once('/') {
+        None => name,
+        Some((pool, name)) if pool == volume.pool() => name.to_owned(),
+        Some((pool, _)) => {
+            return Err(Failure::refused(
+                format!("{volume} can't be renamed to {name}: that is in pool {pool}"),
+                "a volume stays in its pool; make one there and copy what is on it",
+            ));
+        }
+    };
+    let path = format!("{}/rename", path_of(&volume));
+    let renamed: VolumeReport = context.client.post(&path, &RenameVolume { name }).await?;
+    let text = || format!("{volume} is {}/{} now\n", volume.pool(), renamed.name);
+    output::show(context.json, &renamed, text)?;
+    Ok(Exit::Ok)
 }
 
 async fn remove(context: &Context, args: DestroyArgs) -> Result<Exit, Failure> {

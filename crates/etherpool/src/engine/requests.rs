@@ -114,6 +114,11 @@ impl Work<'_> {
                 process.volumes.refresh(&volume);
                 value(report)
             }
+            EngineRequest::RenameVolume { volume, name } => {
+                let report = engine.rename_volume(volume.pool(), volume.volume(), &name).await?;
+                process.look_at_served().await;
+                value(report)
+            }
             EngineRequest::RemoveVolume { volume } => {
                 value(engine.remove_volume(volume.pool(), volume.volume()).await?)
             }

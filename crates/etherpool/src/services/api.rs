@@ -18,8 +18,8 @@ use block::{VolumeName, check_name};
 use control::api::{
     AcceptLoss, ApiError, CreatePool, CreateVolume, EmptyDisks, ErrorCode, ExportVolume,
     ExtendPool, ExtendVolume, FuseOverIoUring, HeldReport, ImportPool, MakeFs, MountVolume,
-    PoolReportExt as _, Preview, ProcessState, ReleasePool, RemoveVolume, ResetEpoch, SeenTarget,
-    ServeFtp, SetPool, Status, StreamLine, UnexportVolume, UnmountVolume, VerifyVolume,
+    PoolReportExt as _, Preview, ProcessState, ReleasePool, RemoveVolume, RenameVolume, ResetEpoch,
+    SeenTarget, ServeFtp, SetPool, Status, StreamLine, UnexportVolume, UnmountVolume, VerifyVolume,
 };
 use control::channel::{EngineRequest, to_line};
 use control::settings::VolumeSettings;
@@ -67,6 +67,7 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/v1/pools/{pool}/volumes/{volume}", get(volume).delete(remove_volume))
         .route("/v1/pools/{pool}/volumes/{volume}/stats", get(volume_stats))
         .route("/v1/pools/{pool}/volumes/{volume}/extend", post(extend_volume))
+        .route("/v1/pools/{pool}/volumes/{volume}/rename", post(rename_volume))
         .route("/v1/pools/{pool}/volumes/{volume}/accept-loss", post(accept_loss))
         .route("/v1/pools/{pool}/volumes/{volume}/verify", post(verify_volume))
         .route("/v1/pools/{pool}/volumes/{volume}/mkfs", post(make_fs))
@@ -400,6 +401,10 @@ async fn volume_stats(
 ) -> Answer<VolumeStats> {
     let volume = volume_name(name)?;
     Ok(Json(services.engine.call(EngineRequest::VolumeStats { volume }).await?))
+}
+
+async fn rename_volume(on: OnVolume<RenameVolume>) -> Answer<VolumeReport> {
+    Ok(Json(on.services.rename_volume(&volume_name(on.path)?, on.request).await?))
 }
 
 async fn remove_volume(on: OnVolume<RemoveVolume>) -> Answer<()> {

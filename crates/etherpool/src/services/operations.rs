@@ -11,7 +11,7 @@ use std::time::Duration;
 use block::VolumeName;
 use control::api::{
     AcceptLoss, ApiError, CreateVolume, ErrorCode, ExportVolume, PoolReportExt as _, RemoveVolume,
-    SeenTarget, ServeFtp, UnexportVolume,
+    RenameVolume, SeenTarget, ServeFtp, UnexportVolume,
 };
 use control::channel::EngineRequest;
 use control::settings::{
@@ -258,6 +258,32 @@ impl Services {
         self.kept(name, failures, |shown| shown.actual.attached.is_none()).await
     }
 
+    /// Gives a volume another name, which is in the paths of its block device and of whoever mounts it: so while
+    /// this machine uses it, it isn't renamed. Exports stay, with their addresses.
+    pub async fn rename_volume(
+        &self,
+        name: &VolumeName,
+        request: RenameVolume,
+    ) -> Result<VolumeReport, ApiError> {
+        let new = VolumeName::new(name.pool(), &request.name)?;
+        let _turn = self.turns.on_both(name, &new).await?;
+        let settings = self.settings(name).await?;
+        check_not_used_here(name, &settings)?;
+        let pools = self.fresh_pools().await?;
+        let (_, volume) = find(&pools, name)?;
+        if volume.properties.keys().any(|key| key.starts_with(HELD_PREFIX)) {
+            // What waits is noted by the volume's name.
+            return Err(ApiError::new(ErrorCode::Busy, format!("settings of {name} wait"))
+                .remedy(format!("agree to them first: etherpool pool import {}", name.pool())));
+        }
+        let kept = self.reconciler.volume(name);
+        check_detached(name, kept.pause().await?.device().is_some())?;
+        let rename = EngineRequest::RenameVolume { volume: name.clone(), name: request.name };
+        let renamed = self.engine.call(rename).await?;
+        self.look_now();
+        Ok(renamed)
+    }
+
     /// Removes a volume that nobody uses.
     pub async fn remove_volume(
         &self,
@@ -266,24 +292,14 @@ impl Services {
     ) -> Result<(), ApiError> {
         let _turn = self.turns.on(name).await?;
         let settings = self.settings(name).await?;
-        if settings.mount.is_some() {
-            return Err(ApiError::new(ErrorCode::Busy, format!("{name} is mounted"))
-                .remedy(format!("unmount it first: etherpool volume unmount {name}")));
-        }
-        if settings.device {
-            return Err(ApiError::new(ErrorCode::Busy, format!("{name} is attached"))
-                .remedy(format!("detach it first: etherpool volume detach {name}")));
-        }
+        check_not_used_here(name, &settings)?;
         if !settings.exports.is_empty() {
             return Err(ApiError::new(ErrorCode::Busy, format!("{name} is exported"))
                 .remedy(format!("end the export first: etherpool volume unexport {name}")));
         }
         let volume = self.reconciler.volume(name);
         let state = volume.pause().await?;
-        if state.device().is_some() {
-            return Err(ApiError::new(ErrorCode::Busy, format!("{name} is still being detached"))
-                .remedy("see `etherpool status`, then try again"));
-        }
+        check_detached(name, state.device().is_some())?;
         if request.dry_run {
             let pools = self.fresh_pools().await?;
             return check_open(find(&pools, name)?.0);
@@ -499,6 +515,28 @@ pub(super) fn other_volumes<'a>(
         .flat_map(PoolReport::named_volumes)
         .filter(move |(name, _)| name != except)
         .map(|(name, volume)| (name, VolumeSettings::from_properties(&volume.properties)))
+}
+
+/// Refuses what isn't done to a volume that this machine uses.
+fn check_not_used_here(name: &VolumeName, settings: &VolumeSettings) -> Result<(), ApiError> {
+    if settings.mount.is_some() {
+        return Err(ApiError::new(ErrorCode::Busy, format!("{name} is mounted"))
+            .remedy(format!("unmount it first: etherpool volume unmount {name}")));
+    }
+    if settings.device {
+        return Err(ApiError::new(ErrorCode::Busy, format!("{name} is attached"))
+            .remedy(format!("detach it first: etherpool volume detach {name}")));
+    }
+    Ok(())
+}
+
+/// Refuses it as long as there is still a device.
+fn check_detached(name: &VolumeName, has_device: bool) -> Result<(), ApiError> {
+    if !has_device {
+        return Ok(());
+    }
+    Err(ApiError::new(ErrorCode::Busy, format!("{name} is still being detached"))
+        .remedy("see `etherpool status`, then try again"))
 }
 
 /// Refuses an export that clients could write to beside a mount.

@@ -90,6 +90,9 @@ pub fn what(request: &EngineRequest) -> String {
             format!("to make volume {pool}/{}", request.name)
         }
         EngineRequest::ExtendVolume { volume, .. } => format!("to extend volume {volume}"),
+        EngineRequest::RenameVolume { volume, name } => {
+            format!("to rename volume {volume} to {name}")
+        }
         EngineRequest::RemoveVolume { volume } => format!("to remove volume {volume}"),
         EngineRequest::AcceptLoss { volume, .. } => {
             format!("what of the log of volume {volume} is lost")

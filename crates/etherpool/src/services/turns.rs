@@ -27,6 +27,18 @@ impl Turns {
         self.take(volume.to_string()).await
     }
 
+    /// The same for two volumes.
+    pub async fn on_both(
+        &self,
+        one: &VolumeName,
+        other: &VolumeName,
+    ) -> Result<(Turn, Option<Turn>), ApiError> {
+        // In one order, or two who want both would wait for each other.
+        let first = self.on(one.min(other)).await?;
+        let second = if one == other { None } else { Some(self.on(one.max(other)).await?) };
+        Ok((first, second))
+    }
+
     /// The same for exports of all volumes, which share the addresses of the network.
     pub async fn on_exports(&self) -> Result<Turn, ApiError> {
         self.take("the exports of all volumes".to_owned()).await

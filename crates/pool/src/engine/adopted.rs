@@ -30,7 +30,7 @@ impl Volume {
             let lost = damaged.get(&record.number).map_or(&[][..], Vec::as_slice);
             if !lost.is_empty() {
                 tracing::error!(
-                    volume = %self.name,
+                    volume = %self.name(),
                     "record {} of its log was acknowledged, and {} of its blocks are damaged in every \
                      copy: reading them fails",
                     record.number.0,

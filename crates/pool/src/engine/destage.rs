@@ -300,7 +300,7 @@ impl Volume {
                     pool.unless_over(pool.runtime.sleep(pool.limits.rejoin)).await?;
                 }
                 Err(LoadError::Doubtful(doubt)) if doubt.is_lost => {
-                    tracing::error!(volume = %self.name, group = %group.generation, index, "checksums lost");
+                    tracing::error!(volume = %self.name(), group = %group.generation, index, "checksums lost");
                     let newest = ChecksumVersion { epoch: 0, sequence: doubt.newest_sequence };
                     let (_, rows) = pool.shape().rows_of_block(index);
                     let block = ChecksumBlock::lost(group.generation, index, next(newest), rows);
@@ -450,7 +450,7 @@ impl Volume {
             )) => return Ok(false),
             Err(super::commit::CommitError::Ended(ended)) => return Err(ended),
             Err(error) => {
-                tracing::error!(volume = %self.name, ?error, "a destage could not be committed");
+                tracing::error!(volume = %self.name(), ?error, "a destage could not be committed");
                 self.pool.lease.end(Ended::Closed);
                 return Err(Ended::Closed);
             }

@@ -125,7 +125,7 @@ impl Volume {
                 }
                 Err(super::commit::CommitError::Ended(ended)) => return Err(ended),
                 // No member could take the blocks, or the volume is gone: the caller finds out.
-                Err(error) => tracing::warn!(volume = %self.name, ?error, "initialising"),
+                Err(error) => tracing::warn!(volume = %self.name(), ?error, "initialising"),
             }
             drop((_lock, members_stay));
             self.wait_for_change().await?;

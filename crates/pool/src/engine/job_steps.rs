@@ -217,7 +217,7 @@ impl OpenPool {
                 continue;
             }
             if there == 0 {
-                let why = format!("no copy of some blocks of volume {} is there", volume.name);
+                let why = format!("no copy of some blocks of volume {} is there", volume.name());
                 waits.insert(number, why);
                 continue;
             }

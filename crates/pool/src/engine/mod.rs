@@ -295,6 +295,18 @@ impl Engine {
         open.report_of(&grown).ok_or_else(|| PoolError::no_volume(pool, volume))
     }
 
+    /// Gives a volume another name. Whoever has it open goes on with it.
+    pub async fn rename_volume(
+        &self,
+        pool: &str,
+        volume: &str,
+        name: &str,
+    ) -> Result<VolumeReport, PoolError> {
+        let open = self.open_pool(pool)?;
+        let renamed = open.rename_volume(volume, name).await?;
+        open.report_of(&renamed).ok_or_else(|| PoolError::no_volume(pool, name))
+    }
+
     /// Removes a volume. Requests under way fail.
     pub async fn remove_volume(&self, pool: &str, volume: &str) -> Result<(), PoolError> {
         self.open_pool(pool)?.remove_volume(volume).await

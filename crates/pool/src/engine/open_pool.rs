@@ -65,7 +65,7 @@ impl OpenPool {
 
     pub(crate) fn volume_by_name(&self, name: &str) -> Result<Rc<Volume>, PoolError> {
         let volumes = self.volumes.borrow();
-        let found = volumes.values().find(|volume| volume.name == name).cloned();
+        let found = volumes.values().find(|volume| volume.name() == name).cloned();
         found.ok_or_else(|| PoolError::no_volume(&self.pool.name, name))
     }
 

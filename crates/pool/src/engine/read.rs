@@ -271,7 +271,7 @@ impl Volume {
         let disks = group.members.iter().map(|(disk, _)| self.pool.disk_name(*disk));
         self.pool.events.tell(PoolEvent::Unrepairable {
             pool: self.pool.name.clone(),
-            volume: self.name.clone(),
+            volume: self.name(),
             offset_bytes: block * BLOCK_BYTES as u64,
             length_bytes: count * BLOCK_BYTES as u64,
             disks: disks.collect(),

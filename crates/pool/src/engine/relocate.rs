@@ -108,7 +108,7 @@ impl OpenPool {
             Ok(()) => {}
             Err(CommitError::Ended(ended)) => return Err(ended),
             Err(error) => {
-                tracing::warn!(volume = %volume.name, ?error, "a change of the map was refused");
+                tracing::warn!(volume = %volume.name(), ?error, "a change of the map was refused");
                 return Ok(false);
             }
         }

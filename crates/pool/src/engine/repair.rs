@@ -96,7 +96,7 @@ impl Volume {
             self.repaired_blocks.set(self.repaired_blocks.get() + 1);
             self.pool.events.tell(PoolEvent::Repaired {
                 pool: self.pool.name.clone(),
-                volume: self.name.clone(),
+                volume: self.name(),
                 disk: member.display_name(),
                 disk_offset_bytes: sector.byte_offset(),
             });

@@ -192,12 +192,13 @@ impl Volume {
                     self.set_serving(Serving::Suspended(format!(
                         "its log is damaged: {loss}; bring back {names} with them; if nobody can, \
                          `etherpool volume accept-loss {}/{}` does without them for ever",
-                        self.pool.name, self.name
+                        self.pool.name,
+                        self.name()
                     )));
                     *self.log.damage.borrow_mut() = Some(loss);
                 }
                 Err(Blocked::Contradiction(what)) => {
-                    tracing::error!(volume = %self.name, what);
+                    tracing::error!(volume = %self.name(), what);
                     self.set_serving(Serving::Suspended(what));
                 }
             }
@@ -495,7 +496,7 @@ impl Volume {
         // Every record names the segment itself, so a header that was lost loses nothing else.
         let head = &whole[..SEGMENT_HEADER_BYTES];
         if let Err(fault) = UncheckedSegmentHeader(head).check(&header) {
-            tracing::warn!(volume = %self.name, disk = %member.display_name(), %fault);
+            tracing::warn!(volume = %self.name(), disk = %member.display_name(), %fault);
         }
         let flush = async { device.flush(instance.ok_or(IoError::Lost)?).await };
         let flushed = self.pool.within(self.pool.limits.background, flush).await.is_ok();

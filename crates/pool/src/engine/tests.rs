@@ -24,6 +24,7 @@ mod reads;
 mod right_copies;
 mod scrub;
 mod stats;
+mod volumes;
 
 const MIB: u64 = 1 << 20;
 

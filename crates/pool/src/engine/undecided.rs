@@ -329,7 +329,7 @@ impl Volume {
         self.set_serving(Serving::Suspended(format!(
             "{loss}; bring back {names}; if nobody can, `etherpool volume accept-loss {}/{}` does without \
              them for ever",
-            self.pool.name, self.name
+            self.pool.name, self.name()
         )));
         *self.log.damage.borrow_mut() = Some(loss);
         self.wait_for_change().await

@@ -85,6 +85,24 @@ impl OpenPool {
         .await
     }
 
+    /// Gives a volume another name; everything else of it stays, and who has it open goes on.
+    pub(crate) async fn rename_volume(
+        self: &Rc<Self>,
+        name: &str,
+        new: &str,
+    ) -> Result<Rc<Volume>, PoolError> {
+        check_name("volume", new)?;
+        let volume = self.volume_by_name(name)?;
+        let (this, id, new) = (Rc::clone(self), volume.id, new.to_owned());
+        self.in_time(async move {
+            let plan = |meta: &_| plan_renaming(meta, &this.pool.name, id, &new);
+            this.administer_now(plan).await?;
+            volume.rename(new);
+            Ok(volume)
+        })
+        .await
+    }
+
     /// Removes a volume and gives its space back.
     pub(crate) async fn remove_volume(self: &Rc<Self>, name: &str) -> Result<(), PoolError> {
         let (this, id) = (Rc::clone(self), self.volume_by_name(name)?.id);
@@ -228,6 +246,25 @@ fn check_new(name: &str, layout: Layout) -> Result<(), PoolError> {
         ));
     }
     Ok(())
+}
+
+fn plan_renaming(
+    meta: &Metadata,
+    pool: &str,
+    id: VolumeId,
+    name: &str,
+) -> Result<(Vec<MetaRecord>, ()), PoolError> {
+    if !meta.volumes().contains_key(&id) {
+        return Err(PoolError::invalid("the volume was removed", "see `etherpool volume list`"));
+    }
+    match meta.volume_by_name(name) {
+        Some(same) if same.id == id => Ok((Vec::new(), ())),
+        Some(_) => {
+            let name = format!("{pool}/{name}");
+            Err(PoolError::Exists { what: "volume".into(), name })
+        }
+        None => Ok((vec![MetaRecord::VolumeRenamed { id, name: name.to_owned() }], ())),
+    }
 }
 
 fn forecast(

@@ -207,6 +207,7 @@ impl Metadata {
             | MetaRecord::PendingFreed { disk, .. } => vec![Change::disk(*disk)],
             MetaRecord::VolumeCreated { id, .. }
             | MetaRecord::VolumeResized { id, .. }
+            | MetaRecord::VolumeRenamed { id, .. }
             | MetaRecord::PropertySet { id, .. } => vec![Change::volume(*id)],
             MetaRecord::SegmentOpened { volume, .. }
             | MetaRecord::SegmentEnded { volume, .. }

@@ -20,7 +20,7 @@ coded!(enum MetaRecord {
     3 => DiskRemoved { number },
     4 => VolumeCreated { id, name, layout, width },
     5 => VolumeResized { id, bytes },
-    // 6 is for volumes that get another name.
+    6 => VolumeRenamed { id, name },
     7 => VolumeRemoved { id },
     8 => PropertySet { id, key, value },
     9 => RunAdded { volume, run },

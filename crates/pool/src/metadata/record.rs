@@ -86,6 +86,13 @@ pub enum MetaRecord {
         /// Its size.
         bytes: u64,
     },
+    /// A volume has another name, which no other has.
+    VolumeRenamed {
+        /// Which.
+        id: VolumeId,
+        /// Its name.
+        name: String,
+    },
     /// A volume ends: its groups and segments become pending frees.
     VolumeRemoved {
         /// Which.

@@ -134,6 +134,7 @@ pub(crate) fn history() -> Vec<MetaRecord> {
             width: 2,
         },
         MetaRecord::RunAdded { volume: VolumeId(2), run: run(0, 3, 23, &[(2, 50)]) },
+        MetaRecord::VolumeRenamed { id: VolumeId(2), name: "spare".into() },
         MetaRecord::VolumeRemoved { id: VolumeId(2) },
         MetaRecord::PendingFreed {
             disk: DiskNumber(2),
@@ -221,6 +222,7 @@ pub(crate) fn any_record() -> impl Strategy<Value = MetaRecord> {
             MetaRecord::VolumeCreated { id, name, layout, width }
         }),
         volume.clone().prop_map(|id| MetaRecord::VolumeRemoved { id }),
+        (volume.clone(), "[ab]").prop_map(|(id, name)| MetaRecord::VolumeRenamed { id, name }),
         (volume.clone(), 0_u64..9)
             .prop_map(|(id, sets)| MetaRecord::VolumeResized { id, bytes: sets * 1020 * 4096 }),
         (volume.clone(), 0_u16..2, 0_u64..9, 0_u32..4, 1_u64..30, members.clone()).prop_map(

@@ -53,7 +53,7 @@ pub(crate) enum Serving {
 pub(crate) struct Volume {
     pub(crate) pool: Rc<Pool>,
     pub(crate) id: VolumeId,
-    pub(crate) name: String,
+    name: RefCell<String>,
     pub(crate) stripes: StripeLayout,
     pub(crate) log_shape: LogShape,
     /// Only the newest write of a block can be unacknowledged. Destaging takes no place here: it moves what
@@ -95,7 +95,7 @@ impl Volume {
         Some(Rc::new(Volume {
             pool: Rc::clone(pool),
             id,
-            name: volume.name.clone(),
+            name: RefCell::new(volume.name.clone()),
             stripes: volume.stripes(meta.shape())?,
             log_shape,
             line: Line::new(usize::MAX),
@@ -120,6 +120,15 @@ impl Volume {
         }))
     }
 
+    pub(crate) fn name(&self) -> String {
+        self.name.borrow().clone()
+    }
+
+    /// It has another name, which its pool has committed.
+    pub(crate) fn rename(&self, name: String) {
+        *self.name.borrow_mut() = name;
+    }
+
     pub(crate) fn serving(&self) -> Serving {
         self.serving.borrow().clone()
     }
@@ -129,7 +138,7 @@ impl Volume {
         if *self.serving.borrow() == serving || self.is_gone() {
             return;
         }
-        let (pool, volume) = (self.pool.name.clone(), self.name.clone());
+        let (pool, volume) = (self.pool.name.clone(), self.name());
         match &serving {
             Serving::Yes => {
                 let replayed = self.replayed.get();

@@ -112,6 +112,7 @@ impl Metadata {
                 self.create_volume(*id, name, *layout, *width)
             }
             MetaRecord::VolumeResized { id, bytes } => self.resize_volume(*id, *bytes),
+            MetaRecord::VolumeRenamed { id, name } => self.rename_volume(*id, name),
             MetaRecord::VolumeRemoved { id } => self.remove_volume(*id),
             MetaRecord::PropertySet { id, key, value } => self.set_property(*id, key, value),
             MetaRecord::RunAdded { volume, run } => self.add_run(*volume, run),

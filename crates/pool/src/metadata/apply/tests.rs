@@ -427,6 +427,8 @@ fn shapes_that_do_not_fit_are_refused() {
     assert_eq!(error, Inconsistent::BadShape);
     let long = MetaRecord::PoolRenamed { name: "x".repeat(65) };
     assert_eq!(refused(&metadata, long), Inconsistent::BadName);
+    let long = MetaRecord::VolumeRenamed { id: volume, name: "x".repeat(65) };
+    assert_eq!(refused(&metadata, long), Inconsistent::BadName);
     let tiny = disk_added(3, 3, MIB, 0);
     assert_eq!(refused(&metadata, tiny), Inconsistent::BadGeometry(DiskNumber(3)));
 }
@@ -440,6 +442,7 @@ fn a_planned_change_leaves_the_metadata_as_it_was() {
         MetaRecord::PoolRenamed { name: "ocean".into() },
         MetaRecord::RegionsDirtied([((GenerationId(3), DiskNumber(0)), 4)].into()),
         MetaRecord::VolumeResized { id: VolumeId(1), bytes: 4096 },
+        MetaRecord::VolumeRenamed { id: VolumeId(1), name: "other".into() },
         MetaRecord::RunInitialised {
             volume: VolumeId(1),
             key: RunKey { lane: 0, first_set: 6 },

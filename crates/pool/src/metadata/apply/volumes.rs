@@ -87,6 +87,15 @@ impl Metadata {
         Ok(())
     }
 
+    pub(super) fn rename_volume(&mut self, id: VolumeId, name: &str) -> Result<(), Inconsistent> {
+        check_name(name, false)?;
+        if self.volume_by_name(name).is_some_and(|other| other.id != id) {
+            return Err(Inconsistent::BadName);
+        }
+        self.volume_mut(id)?.name = name.to_string();
+        Ok(())
+    }
+
     pub(super) fn remove_volume(&mut self, id: VolumeId) -> Result<(), Inconsistent> {
         let unknown = Inconsistent::UnknownVolume(id);
         let volume = self.volumes.get(&id).cloned().ok_or(unknown)?;
