@@ -123,6 +123,15 @@ impl Count {
         Ok(())
     }
 
+    /// What a scrub leaves nothing of: slots that don't hold what was written to them, also those that aren't the
+    /// newest.
+    pub fn slots_are_sound(&self) -> Result<(), String> {
+        let slots = [Kind::LabelSlot, Kind::VoteSlot];
+        let found = self.report.all_findings().find(|found| slots.contains(&found.kind));
+        found
+            .map_or(Ok(()), |found| Err(format!("a scrub was done and left this: {}", line(found))))
+    }
+
     /// How many machines may be lost by what is on the disks.
     fn survives(&self) -> u32 {
         let pools = self.report.pools.iter().map(|pool| {

@@ -551,7 +551,7 @@ impl Rig {
         });
     }
 
-    fn oracles(&self) -> Vec<Rc<Oracle>> {
+    pub fn oracles(&self) -> Vec<Rc<Oracle>> {
         self.records.borrow().values().map(|record| Rc::clone(record.oracle())).collect()
     }
 

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BLOCK_SECTORS, SECTOR_BYTES};
+use block::{BLOCK_SECTORS, Lba, SECTOR_BYTES, SectorRange};
 use futures::FutureExt;
 use pool::engine::PoolSettings;
 use pool::metadata::Layout;
@@ -13,13 +13,14 @@ use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, expect};
 use super::damage::places_of;
 use super::scenario;
 use crate::cluster::Plan;
+use crate::count::Count;
 use crate::disk::{Disk, Part};
 use crate::runner::{Failure, Scenario, Stage};
 use crate::workload::Mix;
 
 pub const SCENARIOS: &[Scenario] = &[scenario(
     "scrub",
-    "blocks, a label and a vote of one disk rot while it is used: a scrub that is interrupted mends all of it",
+    "blocks, checksums, a label and a vote of one disk rot while it is used: a scrub that is interrupted mends all of it",
     600,
     |stage| scrub(stage).boxed_local(),
 )];
@@ -60,13 +61,16 @@ async fn scrub(stage: Stage) -> Result<(), Failure> {
     let victim = rig.below(nodes);
     rot(&rig, &rig.cluster.node(victim).disks()[0].clone());
     let whole = 2 * (6 << 20);
-    rig.begin_scrub(Some(whole / (1 + rig.below(8) as u64))).await?;
+    // Some take so long that how far they are is noted now and then.
+    let is_slow = rig.below(2) == 0;
+    let seconds = if is_slow { 20 + rig.below(40) } else { 1 + rig.below(8) };
+    rig.begin_scrub(Some(whole / seconds as u64)).await?;
     let is_used = rig.below(2) == 0;
     if is_used {
         rig.load(Mix { writes: 5, ..Mix::default() }).await?;
     }
     for _ in 0..rig.below(3) {
-        rig.run_for(rig.between(1, 4000)).await;
+        rig.run_for(rig.between(1, if is_slow { 20_000 } else { 4000 })).await;
         interrupt(&rig, victim).await?;
     }
     rig.quiet(CONVERGENCE_MAX).await?;
@@ -88,7 +92,7 @@ async fn scrub(stage: Stage) -> Result<(), Failure> {
     expect(report.bad.is_empty() && report.more_bad == 0, || {
         format!("a scrub was done and left this: {:?}", report.bad)
     })?;
-    // Which looks at labels and votes too.
+    Count::of(&rig.cluster, &rig.oracles()).slots_are_sound().map_err(Failure)?;
     rig.converge().await
 }
 
@@ -105,6 +109,15 @@ fn rot(rig: &Rig, disk: &Rc<Disk>) {
         for place in places_of(disk, sectors[index]) {
             disk.flip_byte(place * SECTOR_BYTES as u64 + rig.below(SECTOR_BYTES) as u64, 4);
             rotten += 1;
+        }
+    }
+    // Every checksum block has its name at its start; other disks have them too.
+    let named = |at: &u64| disk.peek(SectorRange::new(Lba(*at), 1)).starts_with(b"epCS");
+    let checksums: Vec<u64> = disk.written_sectors().into_iter().filter(named).collect();
+    if rig.below(2) == 0 && !checksums.is_empty() {
+        for _ in 0..1 + rig.below(6) {
+            let at = checksums[rig.below(checksums.len())];
+            disk.flip_byte(at * SECTOR_BYTES as u64 + rig.below(4000) as u64, 2);
         }
     }
     // One slot of a label, and one of a vote: the others are there.
