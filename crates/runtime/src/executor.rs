@@ -258,6 +258,16 @@ impl Executor {
     }
 }
 
+/// Its tasks end with it: they have handles, which have what has the tasks.
+impl Drop for Executor {
+    fn drop(&mut self) {
+        // What a panic left half done isn't touched: a second one would hide it.
+        if !std::thread::panicking() {
+            self.clear();
+        }
+    }
+}
+
 impl Handle {
     /// The present.
     pub fn now(&self) -> Instant {
@@ -402,6 +412,21 @@ mod tests {
             }
         }
         seen.take()
+    }
+
+    #[test]
+    fn tasks_end_with_their_executor() {
+        let executor = executor(Order::Fifo, 0);
+        let (kept, handle) = (Rc::new(()), executor.handle());
+        let held = Rc::clone(&kept);
+        executor.handle().spawn(async move {
+            handle.sleep(Duration::from_secs(1)).await;
+            drop(held);
+        });
+        executor.run_ready(10);
+        assert_eq!(Rc::strong_count(&kept), 2);
+        drop(executor);
+        assert_eq!(Rc::strong_count(&kept), 1);
     }
 
     #[test]
