@@ -269,6 +269,7 @@ mod tests {
             dirty_bytes: 0,
             checksum_errors: 0,
             holds_vote: true,
+            is_witness: false,
             rebuild_waits: None,
         }
     }

@@ -264,6 +264,7 @@ impl Bench {
             let request = CreatePool {
                 name: POOL.into(),
                 disks,
+                witnesses: Vec::new(),
                 failure_domain: FailureDomain::Node,
                 force_disks: Vec::new(),
                 extent_bytes: None,

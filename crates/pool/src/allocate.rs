@@ -59,7 +59,7 @@ pub fn stripe_width(metadata: &Metadata, usable: &Usable, layout: Layout) -> u16
 /// Live segments that a volume's log may have at a time, on these disks.
 pub fn segments_per_log(metadata: &Metadata, usable: &Usable) -> u32 {
     let mut domains: BTreeMap<Uuid, u32> = BTreeMap::new();
-    for disk in metadata.disks().values().filter(|disk| usable.contains(&disk.number)) {
+    for disk in metadata.data_disks().filter(|disk| usable.contains(&disk.number)) {
         *domains.entry(metadata.domain_of(disk)).or_default() += disk.room();
     }
     let smallest = domains.values().min().copied().unwrap_or(0);
@@ -122,9 +122,11 @@ pub fn plan_groups(
     Ok(plan.runs)
 }
 
-/// Plans a metadata area of so many extents on a disk, none where they don't lie in a row.
+/// Plans a metadata area of so many extents on a disk, none where they don't lie in a row. All of them are never
+/// taken: that would make a witness of the disk, which nobody asked for.
 pub fn plan_area(metadata: &Metadata, disk: DiskNumber, extents: u32) -> Option<ExtentRange> {
-    metadata.disks().get(&disk)?.free.first_fit(extents)
+    let disk = metadata.disks().get(&disk)?;
+    disk.free.first_fit(extents).filter(|area| !area.is_all_of(disk.extents))
 }
 
 /// Where positions of runs may move to, one after the other.
@@ -231,7 +233,7 @@ struct Space {
 
 impl Space {
     fn new(metadata: &Metadata, usable: &Usable) -> Space {
-        let disks = metadata.disks().values().filter(|disk| usable.contains(&disk.number));
+        let disks = metadata.data_disks().filter(|disk| usable.contains(&disk.number));
         let disks = disks.map(|disk| {
             let domain = metadata.domain_of(disk);
             let free = FreeDisk { domain, free: disk.free.clone() };

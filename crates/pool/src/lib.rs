@@ -18,8 +18,8 @@ mod report;
 mod stats;
 
 pub use engine::{
-    CreatePool, DiskFacts, DiskPlace, EmptyDisks, Engine, EngineConfig, ImportOptions, KnownDisk,
-    KnownPool, Limits, PoolSettings, VolumeSize,
+    CreatePool, DiskFacts, DiskPlace, EmptyDisks, Engine, EngineConfig, ExtendPool, ImportOptions,
+    KnownDisk, KnownPool, Limits, PoolSettings, VolumeSize,
 };
 pub use error::PoolError;
 pub use format::FailureDomain;

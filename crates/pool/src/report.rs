@@ -159,6 +159,9 @@ pub struct PoolDisk {
     pub checksum_errors: u64,
     /// Whether it holds a vote.
     pub holds_vote: bool,
+    /// Whether it is a witness: it may vote, and has no data.
+    #[serde(default)]
+    pub is_witness: bool,
     /// Why what it had isn't rebuilt on others, though it is gone for long enough.
     pub rebuild_waits: Option<String>,
 }

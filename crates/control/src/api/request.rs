@@ -15,15 +15,7 @@ use crate::settings::ClientMac;
 pub type CreatePool = pool::CreatePool<ShelfSlot>;
 
 /// `POST /v1/pools/POOL/extend`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ExtendPool {
-    /// Disks to add.
-    pub disks: Vec<ShelfSlot>,
-    /// Those of them that may be overwritten although they carry something.
-    #[serde(default)]
-    pub force_disks: Vec<ShelfSlot>,
-}
+pub type ExtendPool = pool::ExtendPool<ShelfSlot>;
 
 /// `POST /v1/pools/POOL/import`.
 pub type ImportPool = pool::ImportOptions;

@@ -69,8 +69,12 @@ pub enum PoolCommand {
 #[derive(Debug, Args)]
 pub struct DiskArgs {
     /// Disks: eSHELF.SLOT, or a path on this machine that its node process exports
-    #[arg(required = true, value_name = "DISK")]
+    #[arg(required_unless_present = "witness", value_name = "DISK")]
     pub disks: Vec<DiskArgument>,
+
+    /// A disk that only votes, on a machine that has none of the others: of two machines and that one any may be lost
+    #[arg(long, value_name = "DISK")]
+    pub witness: Vec<DiskArgument>,
 
     /// Overwrite this disk although it carries something
     #[arg(long, value_name = "DISK")]
@@ -196,6 +200,8 @@ fn show(context: &Context, report: &PoolReport) -> Result<(), Failure> {
 pub struct Targets {
     /// All of them.
     pub disks: Vec<ShelfSlot>,
+    /// Those that only vote.
+    pub witnesses: Vec<ShelfSlot>,
     /// Those that may be overwritten although they carry something.
     pub force_disks: Vec<ShelfSlot>,
 }
@@ -204,19 +210,24 @@ pub struct Targets {
 pub async fn find_disks(context: &Context, args: &DiskArgs) -> Result<(Targets, String), Failure> {
     let listed = context.client.get::<Vec<DiskReport>>("/v1/disks").await?;
     let disks = resolve_all(&listed, &args.disks)?;
+    let witnesses = resolve_all(&listed, &args.witness)?;
     let force_disks = resolve_all(&listed, &args.force_disk)?;
-    if let Some(stray) = force_disks.iter().find(|disk| !disks.contains(disk)) {
+    let named = || disks.iter().chain(&witnesses);
+    if let Some(stray) = force_disks.iter().find(|disk| !named().any(|named| named == *disk)) {
         return Err(Failure::usage(format!("--force-disk {stray} is not among the disks")));
     }
     let mut what = ", and what they carry lost:\n".to_owned();
-    for disk in &disks {
+    for disk in named() {
         what.push_str(&describe(&listed, *disk)?);
+        if witnesses.contains(disk) {
+            what.push_str("  as a witness");
+        }
         if force_disks.contains(disk) {
             what.push_str("  ** overwritten whatever it carries **");
         }
         what.push('\n');
     }
-    Ok((Targets { disks, force_disks }, what))
+    Ok((Targets { disks, witnesses, force_disks }, what))
 }
 
 async fn create(context: &Context, args: CreateArgs) -> Result<Exit, Failure> {
@@ -224,6 +235,7 @@ async fn create(context: &Context, args: CreateArgs) -> Result<Exit, Failure> {
     let request = CreatePool {
         name: args.name,
         disks: targets.disks,
+        witnesses: targets.witnesses,
         failure_domain: args.failure_domain,
         force_disks: targets.force_disks,
         extent_bytes: args.extent_size,
@@ -235,7 +247,8 @@ async fn create(context: &Context, args: CreateArgs) -> Result<Exit, Failure> {
 async fn extend(context: &Context, args: ExtendArgs) -> Result<Exit, Failure> {
     let path = format!("{}/extend", pool_path(&args.pool)?);
     let (targets, disks) = find_disks(context, &args.disks).await?;
-    let request = ExtendPool { disks: targets.disks, force_disks: targets.force_disks };
+    let Targets { disks: data_disks, witnesses, force_disks } = targets;
+    let request = ExtendPool { disks: data_disks, witnesses, force_disks };
     let what = format!("These disks would be added to pool {}{disks}", args.pool);
     take_disks(context, (&format!("{path}/plan"), &path), &request, &what, &args.disks).await
 }

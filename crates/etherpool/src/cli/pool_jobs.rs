@@ -267,10 +267,11 @@ impl Newcomer {
         let disk =
             args.new.parse().map_err(|error: NameError| Failure::usage(error.to_string()))?;
         let force_disk = args.force_disk.iter().cloned().collect();
-        let disks = DiskArgs { disks: vec![disk], force_disk, confirmation: args.confirmation };
-        let (Targets { disks, force_disks }, what) = find_disks(context, &disks).await?;
+        let confirmation = args.confirmation;
+        let disks = DiskArgs { disks: vec![disk], witness: Vec::new(), force_disk, confirmation };
+        let (Targets { disks, witnesses, force_disks }, what) = find_disks(context, &disks).await?;
         let name = disks.first().map_or_else(String::new, ToString::to_string);
-        let request = ExtendPool { disks, force_disks };
+        let request = ExtendPool { disks, witnesses, force_disks };
         let forecast = context.client.post(&format!("{path}/extend/plan"), &request).await?;
         let what = format!(
             "These disks would be added to pool {}{what}{}",

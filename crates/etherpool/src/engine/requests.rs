@@ -72,8 +72,7 @@ impl Work<'_> {
                 value(engine.plan_create(&request.by_name()).await?)
             }
             EngineRequest::PlanExtendPool { pool, request } => {
-                let (disks, force) = (names(&request.disks), names(&request.force_disks));
-                value(engine.plan_extend(&pool, &disks, &force).await?)
+                value(engine.plan_extend(&pool, &request.by_name()).await?)
             }
             EngineRequest::PlanImportPool { pool } => value(engine.plan_import(&pool).await?),
             EngineRequest::PlanVolume { pool, request } => {
@@ -84,8 +83,7 @@ impl Work<'_> {
                 value(engine.plan_growth(volume.pool(), volume.volume(), size)?)
             }
             EngineRequest::ExtendPool { pool, request } => {
-                let (disks, force) = (names(&request.disks), names(&request.force_disks));
-                value(engine.extend_pool(&pool, &disks, &force).await?)
+                value(engine.extend_pool(&pool, &request.by_name()).await?)
             }
             EngineRequest::ImportPool { pool, request } => {
                 let named = |one: &pool::PoolReport| one.name == pool || one.id == pool;
@@ -233,8 +231,4 @@ impl Work<'_> {
             Err(error) => Err(failed(error)),
         }
     }
-}
-
-fn names(disks: &[ShelfSlot]) -> Vec<String> {
-    disks.iter().map(ToString::to_string).collect()
 }

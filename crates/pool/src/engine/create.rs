@@ -17,11 +17,12 @@ use crate::allocate::{Usable, usable_bytes};
 use crate::error::PoolError;
 use crate::format::{
     ConfigNumber, Configuration, DiskGeometry, DiskId, DiskNumber, ExtentNumber, ExtentRange,
-    Features, Label, NAME_BYTES_MAX, PoolId, RecordNumber, Voters, choose_extent_bytes,
+    FailureDomain, Features, Label, NAME_BYTES_MAX, PoolId, RecordNumber, Voters,
+    choose_extent_bytes,
 };
 use crate::metadata::{
-    COPIES_MAX, CheckpointStamp, Layout, MetaRecord, Metadata, PoolIdentity, area_extents_for,
-    encode_checkpoint,
+    AreaLayout, COPIES_MAX, CheckpointStamp, Layout, MetaRecord, Metadata, PoolIdentity,
+    area_extents_for, encode_checkpoint,
 };
 use crate::report::{LayoutRoom, PoolForecast};
 use block::write_durably;
@@ -55,7 +56,8 @@ impl Creation<'_> {
 
     /// The first metadata and the labels.
     fn plan(&self) -> Result<(Metadata, Vec<Label>), PoolError> {
-        let total: u64 = self.candidates.iter().map(Candidate::size_bytes).sum();
+        let data_disks = self.candidates.iter().filter(|candidate| !candidate.is_witness);
+        let total: u64 = data_disks.map(Candidate::size_bytes).sum();
         let extent_bytes = self.request.extent_bytes.unwrap_or_else(|| choose_extent_bytes(total));
         let identity = PoolIdentity {
             id: PoolId(self.random_id()),
@@ -73,9 +75,10 @@ impl Creation<'_> {
             machine: candidate.node,
             bytes: candidate.size_bytes(),
             votes: false,
+            is_witness: candidate.is_witness,
         });
         let candidates: Vec<votes::Candidate> = candidates.collect();
-        let voters = votes::choose_voters(self.request.failure_domain, &candidates);
+        let voters = votes::first_voters(self.request.failure_domain, &candidates);
         let area_extents = area_extents_for(total, extent_bytes);
         let labels = self.labels(&identity, &voters, area_extents)?;
         for label in &labels {
@@ -100,15 +103,17 @@ impl Creation<'_> {
         let vote_disks: Vec<DiskId> = voters.iter().map(|index| ids[*index]).collect();
         let labels = self.candidates.iter().enumerate().map(|(index, candidate)| {
             // The first extents are free on a new disk.
-            let area = ExtentRange::new(ExtentNumber(0), area_extents);
-            let area = voters.contains(&index).then_some(area);
+            let first = ExtentRange::new(ExtentNumber(0), area_extents);
+            let extents = voters.contains(&index).then_some(first);
+            let (geometry, area) =
+                candidate.geometry_and_area(extents, area_extents, identity.extent_bytes)?;
             Ok(Label {
                 features: Features::default(),
                 pool: identity.id,
                 pool_name: identity.name.clone(),
                 disk: ids[index],
                 number: DiskNumber(index as u32),
-                geometry: candidate.geometry(area, identity.extent_bytes)?,
+                geometry,
                 area,
                 failure_domain: identity.failure_domain,
                 node: candidate.node,
@@ -147,16 +152,19 @@ impl Creation<'_> {
             out: Vec::new(),
         };
         let disks = || self.candidates.iter().zip(labels);
+        let place = |label: &Label| AreaPlace::new(&label.geometry, label.area?);
+        // Sections lie in the same places on all copies, so they must be within the shortest area.
+        let voting = labels.iter().filter(|label| holds_vote(label)).filter_map(place);
+        let shortest = voting.map(|area| area.layout).min_by_key(AreaLayout::area_bytes);
         let prepared = disks().map(|(candidate, label)| async {
             let io = |error| PoolError::io("writing to it", &candidate.place.name, error);
             candidate.prepare(label).await.map_err(io)?;
             if !holds_vote(label) {
                 return Ok(());
             }
-            let area = label.area.and_then(|area| AreaPlace::new(&label.geometry, area));
             let stamp = CheckpointStamp { sequence: 1, epoch, number: RecordNumber(0) };
-            let checkpoint = area.and_then(|area| {
-                let whole = encode_checkpoint(&area.layout, metadata, stamp, None, &[]);
+            let checkpoint = place(label).zip(shortest).and_then(|(area, shortest)| {
+                let whole = encode_checkpoint(&shortest, metadata, stamp, None, &[]);
                 Some((area, whole.ok()?))
             });
             let Some((area, checkpoint)) = checkpoint else { return Err(too_large()) };
@@ -234,7 +242,7 @@ fn too_large() -> PoolError {
 /// What a pool with this metadata could hold, all its disks present.
 fn forecast_of(metadata: &Metadata, losses: Vec<String>) -> PoolForecast {
     let all: Usable = metadata.disks().keys().copied().collect();
-    let disks = || metadata.disks().values();
+    let disks = || metadata.data_disks();
     let domains: BTreeSet<Uuid> = disks().map(|disk| metadata.domain_of(disk)).collect();
     let mirrors = 2..=COPIES_MAX.min(u8::try_from(domains.len()).unwrap_or(COPIES_MAX));
     let layouts = [Layout::Raid0].into_iter().chain(mirrors.map(Layout::Mirror));
@@ -261,14 +269,34 @@ pub(crate) fn check_name(what: &str, name: &str) -> Result<(), PoolError> {
     })
 }
 
-/// Whether each disk is named once.
-pub(crate) fn check_once(disks: &[String]) -> Result<(), PoolError> {
-    let mut seen = BTreeSet::new();
-    match disks.iter().find(|disk| !seen.insert(*disk)) {
+/// Whether each disk is named once, and one at least.
+pub(crate) fn check_once<'a>(
+    mut disks: impl Iterator<Item = &'a String> + Clone,
+) -> Result<(), PoolError> {
+    let (mut seen, is_empty) = (BTreeSet::new(), disks.clone().next().is_none());
+    match disks.find(|disk| !seen.insert(*disk)) {
         Some(disk) => Err(PoolError::refused(disk, "it is named twice", "name each disk once")),
-        None if disks.is_empty() => {
-            Err(PoolError::invalid("no disk is named", "name the disks to use"))
-        }
+        None if is_empty => Err(PoolError::invalid("no disk is named", "name the disks to use")),
+        None => Ok(()),
+    }
+}
+
+/// Refuses witnesses in machines that have one of the pool's other disks: they would be lost with that.
+pub(crate) fn check_machines(
+    domain: FailureDomain,
+    candidates: &[Candidate],
+    pool: Option<&Metadata>,
+) -> Result<(), PoolError> {
+    let new = candidates.iter().filter(|candidate| !candidate.is_witness).map(|disk| disk.node);
+    let known = pool.into_iter().flat_map(Metadata::data_disks).map(|disk| disk.node);
+    let machines: BTreeSet<Uuid> = new.chain(known).collect();
+    let is_wrong = |one: &&Candidate| one.is_witness && machines.contains(&one.node);
+    match candidates.iter().find(is_wrong).filter(|_| domain == FailureDomain::Node) {
+        Some(witness) => Err(PoolError::refused(
+            witness.place.to_string(),
+            "a witness must be on a machine of its own, and on this one are other disks of the pool",
+            "use a disk of a machine that has none",
+        )),
         None => Ok(()),
     }
 }
@@ -291,20 +319,30 @@ impl OpenPool {
         let meta = self.pool.meta.borrow();
         let first = meta.counters().disk.0;
         let added = candidates.iter().zip(first..).map(|(candidate, number)| {
-            let geometry = candidate.geometry(None, meta.shape().extent_bytes())?;
+            let (geometry, area) = self.geometry_of(candidate)?;
             Ok(MetaRecord::DiskAdded {
                 number: DiskNumber(number),
                 id: DiskId(Uuid::from_u128(u128::from(number) + 1)),
                 node: candidate.node,
                 node_name: cut_name(&candidate.place.node_name),
                 bytes: geometry.labelled_bytes(),
-                area: None,
+                area,
             })
         });
         let added: Vec<MetaRecord> = added.collect::<Result<_, PoolError>>()?;
         let with = meta.with(&added);
         let with = with.map_err(|fault| PoolError::invalid(fault.to_string(), "report this"))?;
         Ok(forecast_of(&with, losses))
+    }
+
+    /// The layout of a disk that joins, and a witness's metadata area: another disk gets one when it is to vote.
+    pub(crate) fn geometry_of(
+        &self,
+        candidate: &Candidate,
+    ) -> Result<(DiskGeometry, Option<ExtentRange>), PoolError> {
+        let extent_bytes = self.pool.shape().extent_bytes();
+        let least = self.pool.area.borrow().layout.area_bytes().div_ceil(extent_bytes) as u32;
+        candidate.geometry_and_area(None, least, extent_bytes)
     }
 
     /// Adds disks, which have been checked: labelled, then committed, then taken in.
@@ -321,7 +359,7 @@ impl OpenPool {
     }
 
     async fn add_disk(self: &Rc<Self>, candidate: Candidate) -> Result<(), PoolError> {
-        let geometry = candidate.geometry(None, self.pool.shape().extent_bytes())?;
+        let (geometry, area) = self.geometry_of(&candidate)?;
         let random = self.pool.runtime.random_bytes16();
         let disk = DiskId(uuid::Builder::from_random_bytes(random).into_uuid());
         let (number, pool) = {
@@ -335,7 +373,7 @@ impl OpenPool {
             disk,
             number,
             geometry,
-            area: None,
+            area,
             failure_domain: pool.failure_domain,
             node: candidate.node,
             node_name: cut_name(&candidate.place.node_name),

@@ -134,6 +134,7 @@ impl Engine {
             dirty_bytes: 0,
             checksum_errors: 0,
             holds_vote: quorum.voters.contains(disk.label.disk),
+            is_witness: disk.label.is_witness(),
             rebuild_waits: None,
         };
         Some(PoolReport {

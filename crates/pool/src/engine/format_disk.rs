@@ -4,13 +4,19 @@
 use std::rc::Rc;
 
 use block::{
-    BLOCK_SECTORS, BlockDevice, Claim, Durability, IoError, Lba, SECTOR_BYTES, SectorRange,
+    BLOCK_BYTES, BLOCK_SECTORS, BlockDevice, Claim, Durability, IoError, Lba, SECTOR_BYTES,
+    SectorRange,
 };
+
+use futures::future::try_join_all;
 
 use super::observe::{Content, read_content, remedy_of_refusal};
 use super::{DiskPlace, EngineConfig};
 use crate::error::PoolError;
-use crate::format::{Applied, DiskGeometry, ExtentRange, Label, MIB, RecordNumber, ReleaseNumber};
+use crate::format::{
+    Applied, DiskGeometry, ExtentNumber, ExtentRange, Label, MIB, RecordNumber, ReleaseNumber,
+};
+use crate::metadata::AreaLayout;
 use block::probe::{Signature, is_empty_but_for_owner};
 use block::write_durably;
 
@@ -21,7 +27,12 @@ pub(crate) struct Candidate {
     pub(crate) device: Rc<dyn BlockDevice>,
     /// The user named it as one to be overwritten.
     pub(crate) forced: bool,
+    /// It shall only vote.
+    pub(crate) is_witness: bool,
 }
+
+/// What is wiped of a witness side by side.
+const WIPED_AT_ONCE: u64 = 8;
 
 impl Candidate {
     pub(crate) fn size_bytes(&self) -> u64 {
@@ -31,7 +42,7 @@ impl Candidate {
 
     /// The layout of the disk, or how large it would have to be: with a metadata area in this run, to have
     /// room for that and for something else.
-    pub(crate) fn geometry(
+    fn geometry(
         &self,
         area: Option<ExtentRange>,
         extent_bytes: u64,
@@ -41,6 +52,41 @@ impl Candidate {
         DiskGeometry::with_room(self.size_bytes(), extent_bytes, least).map_err(|error| {
             PoolError::refused(&self.place.name, error.to_string(), "use a larger disk")
         })
+    }
+
+    /// Its layout and its metadata area: this one, if it is to have one, or a witness's.
+    pub(crate) fn geometry_and_area(
+        &self,
+        area: Option<ExtentRange>,
+        least: u32,
+        extent_bytes: u64,
+    ) -> Result<(DiskGeometry, Option<ExtentRange>), PoolError> {
+        if self.is_witness {
+            let (geometry, all) = self.witness_geometry(least, extent_bytes)?;
+            return Ok((geometry, Some(all)));
+        }
+        Ok((self.geometry(area, extent_bytes)?, area))
+    }
+
+    /// The layout of a witness, and its metadata area: all that it has. The pool's metadata must fit `least` extents.
+    fn witness_geometry(
+        &self,
+        least: u32,
+        extent_bytes: u64,
+    ) -> Result<(DiskGeometry, ExtentRange), PoolError> {
+        let name = &self.place.name;
+        let geometry = DiskGeometry::with_room(self.size_bytes(), extent_bytes, least);
+        let geometry = geometry
+            .map_err(|error| PoolError::refused(name, error.to_string(), "use a larger disk"))?;
+        let area = ExtentRange::new(ExtentNumber(0), geometry.extents());
+        if AreaLayout::of(&geometry, area).is_none() {
+            return Err(PoolError::refused(
+                name,
+                "it is too large for a witness, which is for metadata alone: at most 1 GiB of it",
+                "use a disk, partition or file of 1026 MiB, which does for any pool",
+            ));
+        }
+        Ok((geometry, area))
     }
 
     /// Claims the medium.
@@ -112,6 +158,16 @@ impl Candidate {
         let free = [(16 << 10, MIB), (end - MIB + (16 << 10), end)];
         for (from, to) in free {
             wipe(&*self.device, from, to).await?;
+        }
+        if let Some((start, bytes)) = label.witness_place() {
+            // It may get a copy of the metadata at any time, and mustn't have what looks like one.
+            let from = start.byte_offset();
+            let piece = bytes.div_ceil(WIPED_AT_ONCE).next_multiple_of(BLOCK_BYTES as u64);
+            let pieces = (0..WIPED_AT_ONCE).map(|index| {
+                let at = |index: u64| from + (index * piece).min(bytes);
+                wipe(&*self.device, at(index), at(index + 1))
+            });
+            try_join_all(pieces).await?;
         }
         let applied = Applied {
             pool: label.pool,

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use block::{OwnerId, spoken};
 
-use super::create::{Creation, check_name, check_once};
+use super::create::{Creation, check_machines, check_name, check_once};
 use super::format_disk::Candidate;
 use super::open_pool::OpenPool;
 use super::quorum::Quorum;
 use super::slot::{Import, Slot, SlotState};
 use super::whose::{ALIVE_WITHIN, owner_name};
-use super::{CreatePool, Engine, ImportOptions, KnownDisk, KnownPool};
+use super::{CreatePool, Engine, ExtendPool, ImportOptions, KnownDisk, KnownPool};
 use crate::error::PoolError;
 use crate::format::{DiskId, PoolId};
 use crate::report::{ImportPlan, PoolForecast, PoolReport};
@@ -23,7 +23,9 @@ impl Engine {
         self: &Rc<Self>,
         request: CreatePool,
     ) -> Result<PoolReport, PoolError> {
-        let taking = self.taken.take(&request.disks, Some(&request.name))?;
+        let disks = [request.disks.as_slice(), &request.witnesses].concat();
+        check_once(disks.iter())?;
+        let taking = self.taken.take(&disks, Some(&request.name))?;
         let (candidates, _) = self.check_create(&request).await?;
         let creation = Creation {
             config: &self.config,
@@ -31,12 +33,12 @@ impl Engine {
             request: &request,
             candidates,
         };
-        let (id, disks) = creation.run().await?;
+        let (id, places) = creation.run().await?;
         // Ours before it can be seen: the first look opens it.
-        self.known.borrow_mut().insert(id, disks.into_iter().collect());
+        self.known.borrow_mut().insert(id, places.into_iter().collect());
         let slot = self.slot_of(id, &request.name);
         drop(taking);
-        self.observe_again(&request.disks);
+        self.observe_again(&disks);
         self.wait_open(&slot, Duration::ZERO).await
     }
 
@@ -53,12 +55,17 @@ impl Engine {
         request: &CreatePool,
     ) -> Result<(Vec<Candidate>, Vec<String>), PoolError> {
         check_name("pool", &request.name)?;
-        check_once(&request.disks)?;
+        check_once(request.disks.iter())?;
+        check_once(request.disks.iter().chain(&request.witnesses))?;
         let named = self.slots_named(&request.name);
         if named.iter().any(|slot| !self.is_given_up(slot, &request.force_disks)) {
             return Err(PoolError::Exists { what: "pool".into(), name: request.name.clone() });
         }
-        self.check_candidates(&request.disks, &request.force_disks, None).await
+        let candidates =
+            self.candidates(&request.disks, &request.witnesses, &request.force_disks)?;
+        check_machines(request.failure_domain, &candidates, None)?;
+        let losses = self.check_candidates(&candidates, None).await?;
+        Ok((candidates, losses))
     }
 
     /// Whether all that is present of a closed pool, which isn't ours, is about to be overwritten: what is
@@ -72,15 +79,15 @@ impl Engine {
     pub async fn extend_pool(
         &self,
         pool: &str,
-        disks: &[String],
-        force_disks: &[String],
+        request: &ExtendPool,
     ) -> Result<PoolReport, PoolError> {
-        check_once(disks)?;
-        let _taking = self.taken.take(disks, None)?;
-        let (open, candidates, _) = self.check_extend(pool, disks, force_disks).await?;
+        let disks = [request.disks.as_slice(), &request.witnesses].concat();
+        check_once(disks.iter())?;
+        let _taking = self.taken.take(&disks, None)?;
+        let (open, candidates, _) = self.check_extend(pool, request).await?;
         let extended = open.extend(&self.config, candidates).await;
         self.remember_disks(&open);
-        self.observe_again(disks);
+        self.observe_again(&disks);
         extended.map(|()| open.report())
     }
 
@@ -88,45 +95,52 @@ impl Engine {
     pub async fn plan_extend(
         &self,
         pool: &str,
-        disks: &[String],
-        force_disks: &[String],
+        request: &ExtendPool,
     ) -> Result<PoolForecast, PoolError> {
-        let (open, candidates, losses) = self.check_extend(pool, disks, force_disks).await?;
+        let (open, candidates, losses) = self.check_extend(pool, request).await?;
         open.forecast(&candidates, losses)
     }
 
     async fn check_extend(
         &self,
         pool: &str,
-        disks: &[String],
-        force_disks: &[String],
+        request: &ExtendPool,
     ) -> Result<(Rc<OpenPool>, Vec<Candidate>, Vec<String>), PoolError> {
         let open = self.open_pool(pool)?;
-        check_once(disks)?;
-        let (candidates, losses) = self.check_candidates(disks, force_disks, Some(&open)).await?;
+        let ExtendPool { disks, witnesses, force_disks } = request;
+        check_once(disks.iter().chain(witnesses))?;
+        let candidates = self.candidates(disks, witnesses, force_disks)?;
+        {
+            let meta = open.pool.meta.borrow();
+            check_machines(meta.pool().failure_domain, &candidates, Some(&meta))?;
+        }
+        let losses = self.check_candidates(&candidates, Some(&open)).await?;
         for candidate in &candidates {
-            candidate.geometry(None, open.pool.shape().extent_bytes())?;
+            open.geometry_of(candidate)?;
         }
         Ok((open, candidates, losses))
     }
 
     async fn check_candidates(
         &self,
-        disks: &[String],
-        force_disks: &[String],
+        candidates: &[Candidate],
         target: Option<&OpenPool>,
-    ) -> Result<(Vec<Candidate>, Vec<String>), PoolError> {
-        let candidates = self.candidates(disks, force_disks)?;
+    ) -> Result<Vec<String>, PoolError> {
         let mut losses = Vec::new();
-        for candidate in &candidates {
+        for candidate in candidates {
             losses.extend(self.check_candidate(candidate, target).await?);
         }
-        Ok((candidates, losses))
+        Ok(losses)
     }
 
-    fn candidates(&self, names: &[String], force: &[String]) -> Result<Vec<Candidate>, PoolError> {
+    fn candidates(
+        &self,
+        disks: &[String],
+        witnesses: &[String],
+        force: &[String],
+    ) -> Result<Vec<Candidate>, PoolError> {
         let devices = self.devices.borrow();
-        let candidate = |name: &String| {
+        let candidate = |name: &String, is_witness: bool| {
             let device = devices.get(name).ok_or_else(|| PoolError::NotFound {
                 what: "disk".into(),
                 name: name.clone(),
@@ -137,9 +151,11 @@ impl Engine {
                 node: device.facts.node,
                 device: Rc::clone(&device.device),
                 forced: force.contains(name),
+                is_witness,
             })
         };
-        names.iter().map(candidate).collect()
+        let disks = disks.iter().map(|name| candidate(name, false));
+        disks.chain(witnesses.iter().map(|name| candidate(name, true))).collect()
     }
 
     /// Takes a pool over and opens it: one that nobody owns, or whose owner wasn't heard for longer

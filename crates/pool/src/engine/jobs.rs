@@ -178,6 +178,20 @@ impl OpenPool {
         to: Option<DiskNumber>,
     ) -> Result<(), PoolError> {
         if let Some(to) = to {
+            if let Some(witness) = disks.iter().find(|disk| meta.is_witness(**disk)) {
+                return Err(PoolError::refused(
+                    self.pool.disk_name(*witness),
+                    "it is a witness, and has nothing that another one could take over",
+                    "add another witness (pool extend --witness), then remove this one (pool remove)",
+                ));
+            }
+            if meta.is_witness(to) {
+                return Err(PoolError::refused(
+                    self.pool.disk_name(to),
+                    "it is a witness, and no data may be on it",
+                    "name a disk that isn't one, see `etherpool pool show`",
+                ));
+            }
             let name = self.pool.disk_name(to);
             if disks.contains(&to) {
                 let remedy = "name the disk that takes its place";
@@ -325,7 +339,7 @@ impl OpenPool {
     fn why_not_rebuilt(&self, disk: DiskNumber) -> Option<String> {
         let meta = self.pool.meta.borrow();
         let mut nodes: BTreeMap<Uuid, bool> = BTreeMap::new();
-        for other in meta.disks().values() {
+        for other in meta.data_disks() {
             *nodes.entry(other.node).or_default() |= self.is_there(other.number);
         }
         let gone = nodes.values().filter(|is_there| !**is_there).count();

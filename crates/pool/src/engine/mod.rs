@@ -185,6 +185,9 @@ pub struct CreatePool<Disk = String> {
     pub name: String,
     /// Its disks.
     pub disks: Vec<Disk>,
+    /// Further disks, that only vote.
+    #[serde(default = "Vec::new")]
+    pub witnesses: Vec<Disk>,
     /// What copies must not share.
     #[serde(default)]
     pub failure_domain: FailureDomain,
@@ -199,11 +202,46 @@ pub struct CreatePool<Disk = String> {
 impl<Disk: ToString> CreatePool<Disk> {
     /// The same with the disks' names.
     pub fn by_name(self) -> CreatePool {
-        let CreatePool { name, disks, failure_domain, force_disks, extent_bytes } = self;
-        let names = |disks: Vec<Disk>| disks.iter().map(ToString::to_string).collect();
-        let (disks, force_disks) = (names(disks), names(force_disks));
-        CreatePool { name, disks, failure_domain, force_disks, extent_bytes }
+        let CreatePool { name, disks, witnesses, failure_domain, force_disks, extent_bytes } = self;
+        let (disks, witnesses) = (names(&disks), names(&witnesses));
+        let force_disks = names(&force_disks);
+        CreatePool { name, disks, witnesses, failure_domain, force_disks, extent_bytes }
     }
+}
+
+/// Disks to be added to a pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExtendPool<Disk = String> {
+    /// Those that data may be on.
+    #[serde(default = "Vec::new")]
+    pub disks: Vec<Disk>,
+    /// Those that only vote.
+    #[serde(default = "Vec::new")]
+    pub witnesses: Vec<Disk>,
+    /// Those of either that may be overwritten whatever they carry.
+    #[serde(default = "Vec::new")]
+    pub force_disks: Vec<Disk>,
+}
+
+impl<Disk: Clone> ExtendPool<Disk> {
+    /// By disks that data may be on, none of which carries anything.
+    pub fn of(disks: &[Disk]) -> ExtendPool<Disk> {
+        ExtendPool { disks: disks.to_vec(), witnesses: Vec::new(), force_disks: Vec::new() }
+    }
+}
+
+impl<Disk: ToString> ExtendPool<Disk> {
+    /// The same with the disks' names.
+    pub fn by_name(self) -> ExtendPool {
+        let ExtendPool { disks, witnesses, force_disks } = self;
+        let (disks, witnesses) = (names(&disks), names(&witnesses));
+        ExtendPool { disks, witnesses, force_disks: names(&force_disks) }
+    }
+}
+
+fn names<Disk: ToString>(disks: &[Disk]) -> Vec<String> {
+    disks.iter().map(ToString::to_string).collect()
 }
 
 /// How to import a pool.

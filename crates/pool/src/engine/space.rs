@@ -39,7 +39,7 @@ pub(super) fn no_space(
 ) -> PoolError {
     let what = domain_word(meta);
     let mut domains: BTreeMap<Uuid, Vec<&Disk>> = BTreeMap::new();
-    for disk in meta.disks().values() {
+    for disk in meta.data_disks() {
         domains.entry(meta.domain_of(disk)).or_default().push(disk);
     }
     let listed = domains.values().take(LISTED_MAX).map(|disks| room_of(meta, room, disks));
@@ -95,7 +95,7 @@ fn room_of(meta: &Metadata, room: &Room, disks: &[&Disk]) -> String {
 
 /// A disk as large as the largest, in a domain of its own: its size, and what the layout could have.
 fn one_more(meta: &Metadata, usable: &Usable, layout: Layout) -> Option<(u64, u64)> {
-    let largest = meta.disks().values().max_by_key(|disk| disk.extents)?;
+    let largest = meta.data_disks().max_by_key(|disk| disk.extents)?;
     let number = meta.counters().disk;
     let added = MetaRecord::DiskAdded {
         number,

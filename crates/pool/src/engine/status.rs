@@ -96,6 +96,7 @@ impl OpenPool {
             dirty_bytes: self.pool.dirty_bytes(member.number),
             checksum_errors: member.checksum_errors.get(),
             holds_vote: voters.contains(&member.id),
+            is_witness: disk.is_some_and(|disk| disk.is_witness()),
             rebuild_waits: self.rebuild_waits(member.number),
         }
     }
@@ -221,7 +222,7 @@ impl OpenPool {
         let volumes = meta.volumes().values();
         let copies = volumes.map(|volume| self.volume_copies(meta, volume).saturating_sub(1));
         // Without volumes only the disks' number counts.
-        let domains = self.domains_there(meta, meta.disks().keys().copied());
+        let domains = self.domains_there(meta, meta.data_disks().map(|disk| disk.number));
         copies.min().unwrap_or(domains.saturating_sub(1))
     }
 }

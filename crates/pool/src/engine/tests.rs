@@ -8,7 +8,7 @@ use block::{BLOCK_BYTES, BlockDevice, Buffer, Durability, IoError, Lba, SectorRa
 
 use super::testing::{Bench, Mode};
 use super::volume::Volume;
-use super::{CreatePool, ImportOptions, VolumeSize};
+use super::{CreatePool, ExtendPool, ImportOptions, VolumeSize};
 use crate::error::PoolError;
 use crate::format::FailureDomain;
 use crate::metadata::Layout;
@@ -25,6 +25,7 @@ mod right_copies;
 mod scrub;
 mod stats;
 mod volumes;
+mod witness;
 
 const MIB: u64 = 1 << 20;
 
@@ -37,6 +38,7 @@ impl Bench {
         let request = CreatePool {
             name: "pool".into(),
             disks: self.disks.iter().map(|disk| disk.name.clone()).collect(),
+            witnesses: Vec::new(),
             failure_domain: FailureDomain::Node,
             force_disks: Vec::new(),
             extent_bytes: Some(extent_bytes),
@@ -548,6 +550,7 @@ fn pools_grow_and_volumes_come_and_go() {
     let request = CreatePool {
         name: "pool".into(),
         disks: (0..3).map(|n| format!("e{n}.0")).collect(),
+        witnesses: Vec::new(),
         failure_domain: FailureDomain::Node,
         force_disks: Vec::new(),
         extent_bytes: Some(256 << 10),
@@ -558,7 +561,9 @@ fn pools_grow_and_volumes_come_and_go() {
     bench.write(&volume, 0, pattern(0, 64, 1)).unwrap();
     let before = bench.report().capacity_bytes;
     let engine = Rc::clone(&bench.engine);
-    bench.run(async move { engine.extend_pool("pool", &["e3.0".into()], &[]).await }).unwrap();
+    bench
+        .run(async move { engine.extend_pool("pool", &ExtendPool::of(&["e3.0".into()])).await })
+        .unwrap();
     assert!(bench.report().capacity_bytes > before);
     let engine = Rc::clone(&bench.engine);
     let grown = bench
@@ -597,6 +602,7 @@ fn disks_that_carry_something_are_refused_unless_forced() {
     let request = |force: &[&str]| CreatePool {
         name: "pool".into(),
         disks: (0..3).map(|n| format!("e{n}.0")).collect(),
+        witnesses: Vec::new(),
         failure_domain: FailureDomain::Node,
         force_disks: force.iter().map(ToString::to_string).collect(),
         extent_bytes: Some(256 << 10),

@@ -1,5 +1,6 @@
 //! Who votes follows what is there. A vote that is gone for long, or whose disk is to be emptied, goes to another
-//! disk, and a machine that comes gets one, as long as there are fewer than five.
+//! disk, and a machine that comes gets one, as long as there are fewer than five. A **witness** is a disk of which
+//! the metadata area takes all extents: it has no data, and votes where that makes up for an even number of others.
 //!
 //! The list of voters gives way to another in two steps, each a configuration of its own ([`Voters`]): both
 //! lists count, then the new one alone. Whoever is to vote has a metadata area before the first step, without
@@ -21,7 +22,7 @@ use super::member::Member;
 use super::open_pool::OpenPool;
 use super::status::spare_of;
 use crate::format::{DiskId, DiskNumber, FailureDomain, VOTE_DISKS_MAX, Voters, has_majority};
-use crate::metadata::{JobKind, Metadata, area_extents_for};
+use crate::metadata::{Disk, JobKind, Metadata, area_extents_for};
 use crate::report::PoolEvent;
 
 /// How often the votes are looked at.
@@ -38,14 +39,16 @@ pub(super) struct Candidate {
     pub(super) bytes: u64,
     /// It votes already.
     pub(super) votes: bool,
+    /// It has no data.
+    pub(super) is_witness: bool,
 }
 
-/// Who of the candidates should vote, by index: one per failure domain, up to five; of each machine who votes
-/// already, else the largest disk; where single disks are the domains then the next one of each machine, and so
-/// on.
+/// Who of the candidates should vote, by index, but for a witness: one per failure domain, up to five; of each
+/// machine who votes already, else the largest disk; where single disks are the domains then the next one of each
+/// machine, and so on.
 pub(super) fn choose_voters(domain: FailureDomain, candidates: &[Candidate]) -> Vec<usize> {
     let mut machines: Vec<(Uuid, Vec<usize>)> = Vec::new();
-    for (index, candidate) in candidates.iter().enumerate() {
+    for (index, candidate) in candidates.iter().enumerate().filter(|(_, one)| !one.is_witness) {
         match machines.iter_mut().find(|(machine, _)| *machine == candidate.machine) {
             Some((_, disks)) => disks.push(index),
             None => machines.push((candidate.machine, vec![index])),
@@ -62,6 +65,30 @@ pub(super) fn choose_voters(domain: FailureDomain, candidates: &[Candidate]) -> 
     let in_turn = (0..rounds)
         .flat_map(|round| machines.iter().filter_map(move |(_, disks)| disks.get(round)));
     in_turn.copied().take(VOTE_DISKS_MAX).collect()
+}
+
+/// The witness that may vote beside those chosen: one that votes already, else any. In a machine of theirs it would
+/// go with them, and where single disks are the domains that is only worse than another machine.
+pub(super) fn choose_witness(
+    domain: FailureDomain,
+    candidates: &[Candidate],
+    chosen: &[usize],
+) -> Option<usize> {
+    let shares = |at: &usize| {
+        chosen.iter().any(|other| candidates[*other].machine == candidates[*at].machine)
+    };
+    let witnesses = (0..candidates.len()).filter(|at| candidates[*at].is_witness);
+    let able = witnesses.filter(|at| domain == FailureDomain::Disk || !shares(at));
+    able.min_by_key(|at| (!candidates[*at].votes, shares(at)))
+}
+
+/// Who votes in a new pool: a witness where the others would be an even number, of which a half is no majority.
+pub(super) fn first_voters(domain: FailureDomain, candidates: &[Candidate]) -> Vec<usize> {
+    let mut voters = choose_voters(domain, candidates);
+    if voters.len().is_multiple_of(2) {
+        voters.extend(choose_witness(domain, candidates, &voters));
+    }
+    voters
 }
 
 impl OpenPool {
@@ -179,7 +206,7 @@ impl OpenPool {
         let (extents, has) = {
             let meta = self.pool.meta.borrow();
             let extent_bytes = meta.shape().extent_bytes();
-            let total: u64 = meta.disks().values().map(|disk| disk.bytes).sum();
+            let total: u64 = meta.data_disks().map(|disk| disk.bytes).sum();
             let least = self.pool.area.borrow().layout.area_bytes().div_ceil(extent_bytes) as u32;
             let disk = meta.disks().get(&member.number);
             let has = disk.and_then(|disk| disk.area).map_or(0, |area| area.count);
@@ -219,19 +246,22 @@ impl OpenPool {
         let emptied = emptied(&meta);
         let now = self.pool.runtime.now();
         self.unfit.borrow_mut().retain(|_, until| now < *until);
-        let fits = |disk: &crate::metadata::Disk| match voters.now.contains(&disk.id) {
+        let fits = |disk: &Disk| match voters.now.contains(&disk.id) {
             true => !self.is_long_gone(&meta, disk.number),
             false => self.is_there(disk.number) && !self.unfit.borrow().contains_key(&disk.number),
         };
-        let able = |disk: &&crate::metadata::Disk| !emptied.contains(&disk.number) && fits(disk);
-        let disks: Vec<&crate::metadata::Disk> = meta.disks().values().filter(able).collect();
+        let able = |disk: &&Disk| !emptied.contains(&disk.number) && fits(disk);
+        let disks: Vec<&Disk> = meta.disks().values().filter(able).collect();
         let candidates = disks.iter().map(|disk| Candidate {
             machine: disk.node,
             bytes: disk.bytes,
             votes: voters.contains(disk.id),
+            is_witness: disk.is_witness(),
         });
         let candidates: Vec<Candidate> = candidates.collect();
-        let chosen = choose_voters(meta.pool().failure_domain, &candidates);
+        let domain = meta.pool().failure_domain;
+        let chosen = choose_voters(domain, &candidates);
+        let witness = choose_witness(domain, &candidates, &chosen).map(|at| disks[at].id);
         let chosen: BTreeSet<DiskId> = chosen.iter().map(|at| disks[*at].id).collect();
         if chosen.is_empty() {
             return voters.now.clone();
@@ -243,19 +273,25 @@ impl OpenPool {
         let stay = voters.now.iter().filter(|disk| chosen.contains(disk));
         let new = chosen.iter().filter(|disk| !voters.now.contains(disk));
         let base: Vec<DiskId> = stay.chain(new).copied().collect();
-        let away = voters.now.iter().filter(|disk| !chosen.contains(disk) && !is_emptied(disk));
+        let is_chosen = |disk| chosen.contains(&disk) || witness == Some(disk);
+        let away = voters.now.iter().filter(|disk| !is_chosen(**disk) && !is_emptied(disk));
         let mut lists = vec![base];
         for disk in away {
             let mut longer = lists.last().cloned().unwrap_or_default();
             longer.push(*disk);
             lists.push(longer);
         }
-        let best = lists.into_iter().filter(|list| list.len() <= VOTE_DISKS_MAX);
-        let is_chosen = |disk| chosen.contains(&disk);
+        // A witness votes where that lets more be lost, or makes an odd number of them.
+        let with_witness = |list: &Vec<DiskId>| Some([list.as_slice(), &[witness?]].concat());
+        let with: Vec<Vec<DiskId>> = lists.iter().filter_map(with_witness).collect();
+        let lists = lists.into_iter().chain(with).filter(|list| list.len() <= VOTE_DISKS_MAX);
+        let is_witness = |disk: &&DiskId| meta.disk_by_id(**disk).is_some_and(Disk::is_witness);
         let rank = |list: &Vec<DiskId>| {
-            (has_majority(list, is_chosen), spare_of(&meta, list, is_chosen), list.len())
+            let others = list.len() - list.iter().filter(is_witness).count();
+            let spare = spare_of(&meta, list, is_chosen);
+            (has_majority(list, is_chosen), spare, others, !list.len().is_multiple_of(2))
         };
-        best.max_by_key(rank).unwrap_or_else(|| voters.now.clone())
+        lists.max_by_key(rank).unwrap_or_else(|| voters.now.clone())
     }
 }
 
@@ -279,6 +315,7 @@ mod tests {
             machine: Uuid::from_u128(*machine),
             bytes: *bytes,
             votes: *votes,
+            is_witness: false,
         };
         of.iter().map(candidate).collect()
     }
@@ -294,5 +331,21 @@ mod tests {
     fn there_are_five_at_most_and_who_votes_stays() {
         let disks: Vec<_> = (0..7).map(|machine| (machine, 9, machine > 1)).collect();
         assert_eq!(choose_voters(FailureDomain::Node, &candidates(&disks)), [2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn a_witness_makes_an_even_number_odd_and_is_on_a_machine_of_its_own() {
+        let mut disks = candidates(&[(1, 4, false), (2, 4, false), (2, 1, false), (3, 1, false)]);
+        disks[2].is_witness = true;
+        disks[3].is_witness = true;
+        assert_eq!(first_voters(FailureDomain::Node, &disks), [0, 1, 3]);
+        assert_eq!(choose_witness(FailureDomain::Node, &disks, &[0, 1]), Some(3));
+        assert_eq!(choose_witness(FailureDomain::Node, &disks[..3], &[0, 1]), None);
+        // Of single disks the one that votes stays, else another machine's is better.
+        assert_eq!(first_voters(FailureDomain::Disk, &disks), [0, 1, 3]);
+        disks[2].votes = true;
+        assert_eq!(first_voters(FailureDomain::Disk, &disks), [0, 1, 2]);
+        disks[3].is_witness = false;
+        assert_eq!(first_voters(FailureDomain::Node, &disks), [0, 1, 3]);
     }
 }

@@ -131,4 +131,9 @@ impl ExtentRange {
     pub fn end(self) -> Option<u32> {
         self.first.0.checked_add(self.count)
     }
+
+    /// Whether these are all extents of a disk that has so many.
+    pub fn is_all_of(self, extents: u32) -> bool {
+        self.first.0 == 0 && self.count == extents
+    }
 }

@@ -39,7 +39,7 @@
 //! or an older label that surfaced. The two are at different ends, so that what was copied from another
 //! disk in part, or used for something else since, doesn't pass for the disk.
 
-use block::{BLOCK_BYTES, Buffer, BufferMut, OwnerId};
+use block::{BLOCK_BYTES, Buffer, BufferMut, Lba, OwnerId};
 use uuid::Uuid;
 
 use super::field::{Field, crc_without};
@@ -163,6 +163,16 @@ pub struct Label {
 }
 
 impl Label {
+    /// Whether it is a witness's: its metadata area takes all that the disk has.
+    pub fn is_witness(&self) -> bool {
+        self.area.is_some_and(|area| area.is_all_of(self.geometry.extents()))
+    }
+
+    /// Where a witness's extents are, and how many bytes they have.
+    pub(crate) fn witness_place(&self) -> Option<(Lba, u64)> {
+        self.geometry.run_place(self.area.filter(|_| self.is_witness())?)
+    }
+
     /// The bytes for a slot, 0 to 3. A sequence n goes to the slots n mod 2 and 2 + n mod 2. Names
     /// and vote disks beyond the maximum are cut: who makes a pool has refused them.
     pub fn encode(&self, sequence: u64, slot: usize) -> Buffer {

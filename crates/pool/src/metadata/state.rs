@@ -64,6 +64,11 @@ impl Disk {
         labelled == self.area || (labelled.is_some() && labelled == self.incoming_area)
     }
 
+    /// Whether it only votes: its metadata area takes all that it has, so that nothing else ever finds a place on it.
+    pub fn is_witness(&self) -> bool {
+        self.area.is_some_and(|area| area.is_all_of(self.extents))
+    }
+
     /// Number of the extents that others than the metadata may have.
     pub fn room(&self) -> u32 {
         let areas: u32 = self.areas().map(|area| area.count).sum();
@@ -421,6 +426,16 @@ impl Metadata {
     /// The disks.
     pub fn disks(&self) -> &SharedMap<DiskNumber, Disk> {
         &self.disks
+    }
+
+    /// The disks that data may be on: all but witnesses.
+    pub fn data_disks(&self) -> impl Iterator<Item = &Disk> {
+        self.disks.values().filter(|disk| !disk.is_witness())
+    }
+
+    /// Whether a disk is a witness.
+    pub fn is_witness(&self, disk: DiskNumber) -> bool {
+        self.disks.get(&disk).is_some_and(Disk::is_witness)
     }
 
     /// A disk by its identity.

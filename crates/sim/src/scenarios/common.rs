@@ -116,6 +116,7 @@ impl Rig {
         let request = CreatePool {
             name: POOL.to_string(),
             disks,
+            witnesses: Vec::new(),
             failure_domain: self.cluster.plan().failure_domain,
             force_disks,
             extent_bytes,

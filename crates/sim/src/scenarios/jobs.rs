@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use block::{Lba, SectorRange};
 use futures::FutureExt;
-use pool::JobState;
 use pool::engine::{EmptyDisks, PoolSettings};
 use pool::metadata::Layout;
+use pool::{ExtendPool, JobState};
 
 use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, disk_of, expect};
 use super::losses::{lose_node, power_cut};
@@ -271,7 +271,8 @@ async fn replace(stage: Stage) -> Result<(), Failure> {
     rig.cluster.add_node(&[32 << 20]);
     rig.see_disks(4).await?;
     let added = ["e4.0".to_string()];
-    rig.with(|engine| async move { engine.extend_pool(POOL, &added, &[]).await }).await?;
+    rig.with(|engine| async move { engine.extend_pool(POOL, &ExtendPool::of(&added)).await })
+        .await?;
     let leaves = rig.below(3);
     let disk = disk_of(leaves);
     rig.empty(&disk, Some("e4.0")).await?;
@@ -311,7 +312,8 @@ async fn rebuild_without_room(stage: Stage) -> Result<(), Failure> {
     rig.cluster.add_node(&[24 << 20]);
     rig.run_for(Duration::from_secs(3)).await;
     let added = ["e4.0".to_string()];
-    rig.with(|engine| async move { engine.extend_pool(POOL, &added, &[]).await }).await?;
+    rig.with(|engine| async move { engine.extend_pool(POOL, &ExtendPool::of(&added)).await })
+        .await?;
     rig.cluster.wait_for("there is room", Duration::from_secs(30), || rig.has_job()).await?;
     rig.jobs_done(CONVERGENCE_MAX).await?;
     rig.converge().await

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
-use pool::PoolState;
 use pool::engine::ImportOptions;
 use pool::metadata::Layout;
+use pool::{ExtendPool, PoolState};
 
 use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME};
 pub use super::crash_point::{Point, What, points};
@@ -425,9 +425,10 @@ async fn recover(rig: &Rc<Rig>, operation: &Operation) -> Result<(), Failure> {
     };
     // Its machine may have been the one that went: a person tries again.
     while operation.name == "extend" && !added(ADDED) {
-        let disks = [ADDED.to_string()];
+        let mut added = ExtendPool::of(&[ADDED.to_string()]);
+        added.force_disks = added.disks.clone();
         let extended = rig
-            .with(|engine| async move { engine.extend_pool(POOL, &disks, &disks).await.map(drop) })
+            .with(|engine| async move { engine.extend_pool(POOL, &added).await.map(drop) })
             .await;
         if rig.cluster.world().timeline().now().since(begin) > CONVERGENCE_MAX {
             extended?;

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use block::{BLOCK_SECTORS, Lba, SECTOR_BYTES, SectorRange};
-use pool::engine::{ImportOptions, VolumeSize};
+use pool::engine::{ExtendPool, ImportOptions, VolumeSize};
 use pool::metadata::Layout;
 
 use super::common::{POOL, Rig, VOLUME};
@@ -69,7 +69,8 @@ pub(super) const ADDED: &str = "e4.0";
 
 pub(super) async fn extend(rig: Rc<Rig>) -> Result<(), Failure> {
     let disks = [ADDED.to_string()];
-    rig.with(|engine| async move { engine.extend_pool(POOL, &disks, &[]).await }).await?;
+    rig.with(|engine| async move { engine.extend_pool(POOL, &ExtendPool::of(&disks)).await })
+        .await?;
     let size = VolumeSize::Bytes(5 << 20);
     rig.with(|engine| async move { engine.extend_volume(POOL, VOLUME, size).await }).await?;
     write_some(&rig, 2).await

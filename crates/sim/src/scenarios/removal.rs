@@ -6,8 +6,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use pool::PoolState;
 use pool::metadata::Layout;
+use pool::{ExtendPool, PoolState};
 
 use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, disk_of, expect};
 use super::jobs::{disturb, disturb_some, lose_one_of};
@@ -83,7 +83,7 @@ impl Rig {
 
     async fn extend(&self, disk: &str) -> Result<(), Failure> {
         let added = [disk.to_owned()];
-        self.with(|engine| async move { engine.extend_pool(POOL, &added, &[]).await })
+        self.with(|engine| async move { engine.extend_pool(POOL, &ExtendPool::of(&added)).await })
             .await
             .map(drop)
     }
@@ -107,9 +107,9 @@ async fn remove_disk(stage: Stage) -> Result<(), Failure> {
         rig.run_for(Duration::from_secs(10)).await;
         if rig.extend(&disk).await.is_err() {
             // What was being wiped when the power went may still say what it was.
-            let (added, forced) = ([disk.clone()], [disk.clone()]);
-            rig.with(|engine| async move { engine.extend_pool(POOL, &added, &forced).await })
-                .await?;
+            let mut added = ExtendPool::of(std::slice::from_ref(&disk));
+            added.force_disks = added.disks.clone();
+            rig.with(|engine| async move { engine.extend_pool(POOL, &added).await }).await?;
         }
         rig.run_for(rig.between(1, 8000)).await;
         lose_one_of(&rig, nodes, "it is added again");

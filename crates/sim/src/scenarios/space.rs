@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::FutureExt;
-use pool::engine::VolumeSize;
+use pool::engine::{ExtendPool, VolumeSize};
 use pool::metadata::Layout;
 
 use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, expect};
@@ -122,8 +122,9 @@ async fn extend(stage: Stage) -> Result<(), Failure> {
     rig.cluster.add_node(&[16 << 20, 24 << 20]);
     rig.see_disks(5).await?;
     let disks = ["e4.0".to_string(), "e4.1".to_string()];
-    let report =
-        rig.with(|engine| async move { engine.extend_pool(POOL, &disks, &[]).await }).await?;
+    let report = rig
+        .with(|engine| async move { engine.extend_pool(POOL, &ExtendPool::of(&disks)).await })
+        .await?;
     expect(report.capacity_bytes > capacity + (30 << 20), || {
         format!("capacity was {capacity} and is {}", report.capacity_bytes)
     })?;

@@ -1,11 +1,12 @@
 //! Pools.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use block::size::Human;
 use block::spoken;
 use comfy_table::ContentArrangement;
-use control::api::ImportResult;
+use control::api::{ImportResult, PoolReportExt as _};
 use pool::{ImportPlan, PoolForecast, PoolReport, PoolState};
 
 use super::disks::disk_state;
@@ -57,14 +58,24 @@ pub fn pool(report: &PoolReport, now_secs: u64) -> String {
         ),
         ("scrub", scrub(report, now_secs)),
     ]);
-    let mut disks =
-        table(&["DISK", "NODE", "SIZE", "FREE", "STATE", "MISSED", "CHECKSUM ERRORS", "VOTE"]);
+    let mut disks = table(&[
+        "DISK",
+        "NODE",
+        "SIZE",
+        "FREE",
+        "ROLE",
+        "STATE",
+        "MISSED",
+        "CHECKSUM ERRORS",
+        "VOTE",
+    ]);
     for disk in &report.disks {
         disks.add_row([
             disk.name.clone(),
             disk.node.clone(),
             Human(disk.size_bytes).to_string(),
             Human(disk.free_bytes).to_string(),
+            if disk.is_witness { "witness" } else { "data" }.into(),
             disk_state(&disk.state),
             Human(disk.dirty_bytes).to_string(),
             disk.checksum_errors.to_string(),
@@ -78,6 +89,12 @@ pub fn pool(report: &PoolReport, now_secs: u64) -> String {
             text.push_str(&format!("What {} had isn't rebuilt: {why}\n", disk.name));
         }
     }
+    if let Some(machines) = even_votes(report) {
+        text.push_str(&format!(
+            "The votes are on {machines} machines, and half of them are no majority: one more to vote would let \
+             one more\nbe lost, a disk of another machine or only a witness there (pool extend --witness)\n"
+        ));
+    }
     if !report.jobs.is_empty() {
         text.push('\n');
         text.push_str(&job_rows(&report.jobs));
@@ -89,6 +106,14 @@ pub fn pool(report: &PoolReport, now_secs: u64) -> String {
         ));
     }
     text
+}
+
+/// How many machines vote, if each has one vote and they are an even number, so that one more would help.
+fn even_votes(report: &PoolReport) -> Option<usize> {
+    let voters = report.disks.iter().filter(|disk| disk.holds_vote);
+    let machines: BTreeSet<&str> = voters.clone().map(|disk| disk.node.as_str()).collect();
+    let is_even = !machines.is_empty() && machines.len().is_multiple_of(2);
+    (report.is_open() && is_even && machines.len() == voters.count()).then_some(machines.len())
 }
 
 /// What making or extending a pool would do, for the question before it.
@@ -242,8 +267,8 @@ survives  1 failure
 votes     3 of 3 in reach
 scrub     done 2 days ago: 8.00 KiB read, all of it right; the next one in 5 days
 
-DISK  NODE  SIZE      FREE     STATE   MISSED  CHECKSUM ERRORS  VOTE
-e1.0  n1    1.00 GiB  512 MiB  usable  0 B     0                yes
+DISK  NODE  SIZE      FREE     ROLE  STATE   MISSED  CHECKSUM ERRORS  VOTE
+e1.0  n1    1.00 GiB  512 MiB  data  usable  0 B     0                yes
 
 VOLUME  SIZE      LAYOUT    STATE   TO CATCH UP  USED AS
 v       1.00 GiB  mirror:2  usable  0 B          mount /srv/v

@@ -126,6 +126,7 @@ pub fn pool() -> PoolReport {
             dirty_bytes: 0,
             checksum_errors: 0,
             holds_vote: true,
+            is_witness: false,
             rebuild_waits: None,
         }],
         votes: VotesReport { total: 3, present: 3 },

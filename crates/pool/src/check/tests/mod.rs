@@ -36,6 +36,7 @@ impl Machines {
         let request = CreatePool {
             name: "pond".into(),
             disks: bench.disks.iter().map(|disk| disk.name.clone()).collect(),
+            witnesses: Vec::new(),
             failure_domain: FailureDomain::Node,
             force_disks: Vec::new(),
             extent_bytes: Some(extent_bytes),

@@ -282,6 +282,7 @@ fn a_disk_too_small_for_an_area_makes_no_pool() {
     let request = |extent_bytes| CreatePool {
         name: "pool".into(),
         disks: vec!["e0.0".into()],
+        witnesses: Vec::new(),
         failure_domain: FailureDomain::Node,
         force_disks: Vec::new(),
         extent_bytes: Some(extent_bytes),

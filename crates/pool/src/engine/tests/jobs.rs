@@ -7,7 +7,7 @@ use std::time::Duration;
 use block::{BLOCK_BYTES, BlockDevice, Buffer};
 
 use super::super::testing::{Bench, Mode};
-use super::super::{CreatePool, EmptyDisks, PoolSettings};
+use super::super::{CreatePool, EmptyDisks, ExtendPool, PoolSettings};
 use super::pattern;
 use crate::error::PoolError;
 use crate::format::{DiskNumber, FailureDomain};
@@ -15,7 +15,7 @@ use crate::metadata::Layout;
 use crate::report::{EmptyForecast, JobState, PoolEvent, PoolState};
 
 impl Bench {
-    fn empty(&self, disk: &str, to: Option<&str>) -> Result<EmptyForecast, PoolError> {
+    pub(super) fn empty(&self, disk: &str, to: Option<&str>) -> Result<EmptyForecast, PoolError> {
         let request = EmptyDisks {
             disks: vec![disk.to_owned()],
             to: to.map(str::to_owned),
@@ -25,14 +25,14 @@ impl Bench {
         self.run(async move { engine.empty_disks("pool", &request).await })
     }
 
-    fn remove(&self, disk: &str) -> Result<EmptyForecast, PoolError> {
+    pub(super) fn remove(&self, disk: &str) -> Result<EmptyForecast, PoolError> {
         let disks = vec![disk.to_owned()];
         let request = EmptyDisks { disks, remove: true, ..EmptyDisks::default() };
         let engine = Rc::clone(&self.engine);
         self.run(async move { engine.empty_disks("pool", &request).await })
     }
 
-    fn set_rebuild_delay(&self, seconds: u64) {
+    pub(super) fn set_rebuild_delay(&self, seconds: u64) {
         let engine = Rc::clone(&self.engine);
         let rebuild_delay_secs = Some(Some(seconds));
         let settings = PoolSettings { rebuild_delay_secs, ..PoolSettings::default() };
@@ -88,7 +88,7 @@ fn a_disk_that_is_removed_is_blank_and_may_be_added_again() {
     bench.assert_sound(&volume, 2000);
     let engine = Rc::clone(&bench.engine);
     let added = ["e0.0".to_owned()];
-    bench.run(async move { engine.extend_pool("pool", &added, &[]).await }).unwrap();
+    bench.run(async move { engine.extend_pool("pool", &ExtendPool::of(&added)).await }).unwrap();
     bench.until(|report| report.votes.present == 5);
     bench.assert_sound(&volume, 2000);
     let names: Vec<String> = bench.report().disks.into_iter().map(|disk| disk.name).collect();
@@ -142,7 +142,7 @@ fn what_moves_to_a_disk_that_never_comes_back_goes_elsewhere() {
     bench.pass(Duration::from_secs(30));
     let engine = Rc::clone(&bench.engine);
     let added = ["e4.0".to_owned()];
-    bench.run(async move { engine.extend_pool("pool", &added, &[]).await }).unwrap();
+    bench.run(async move { engine.extend_pool("pool", &ExtendPool::of(&added)).await }).unwrap();
     bench.disks[4].latency.set(Duration::from_millis(200));
     bench.empty("e0.0", None).unwrap();
     let moves_there = || {
@@ -240,8 +240,9 @@ fn another_disk_takes_the_place_of_one() {
         bench.attach(&extra);
         bench.pass(Duration::from_secs(1));
         let engine = Rc::clone(&bench.engine);
-        let extended =
-            bench.run(async move { engine.extend_pool("pool", &["e9.0".into()], &[]).await });
+        let extended = bench.run(async move {
+            engine.extend_pool("pool", &ExtendPool::of(&["e9.0".into()])).await
+        });
         extended.unwrap();
         let refused = bench.empty("e1.0", Some("e1.0")).unwrap_err();
         assert!(refused.to_string().contains("its own place"), "{refused}");
@@ -480,6 +481,7 @@ fn pool_of(bench: &Bench, disks: usize) {
     let request = CreatePool {
         name: "pool".into(),
         disks: (0..disks).map(|disk| format!("e{disk}.0")).collect(),
+        witnesses: Vec::new(),
         failure_domain: FailureDomain::Node,
         force_disks: Vec::new(),
         extent_bytes: Some(256 << 10),
@@ -490,7 +492,7 @@ fn pool_of(bench: &Bench, disks: usize) {
 
 fn extend(bench: &Bench, disk: &str) -> Result<(), PoolError> {
     let (engine, added) = (Rc::clone(&bench.engine), [disk.to_owned()]);
-    bench.run(async move { engine.extend_pool("pool", &added, &[]).await }).map(drop)
+    bench.run(async move { engine.extend_pool("pool", &ExtendPool::of(&added)).await }).map(drop)
 }
 
 #[test]
@@ -620,7 +622,7 @@ fn of_disks_of_which_one_is_refused_none_is_added() {
     bench.disks[1].set_image(&image);
     bench.pass(Duration::from_secs(20));
     let (engine, both) = (Rc::clone(&bench.engine), ["e0.0".to_owned(), "e1.0".to_owned()]);
-    bench.run(async move { engine.extend_pool("pool", &both, &[]).await }).unwrap_err();
+    bench.run(async move { engine.extend_pool("pool", &ExtendPool::of(&both)).await }).unwrap_err();
     bench.pass(Duration::from_secs(5));
     assert_eq!(bench.report().disks.len(), 3);
     extend(&bench, "e0.0").unwrap();

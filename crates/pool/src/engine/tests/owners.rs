@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::super::observe::{Content, read_content};
 use super::super::testing::{Bench, TestDisk};
-use super::super::{CreatePool, ImportOptions};
+use super::super::{CreatePool, ExtendPool, ImportOptions};
 use super::pattern;
 use crate::error::PoolError;
 use crate::format::{FailureDomain, Features, Label};
@@ -35,9 +35,10 @@ impl Bench {
     }
 
     fn extend(&self, pool: &'static str, disk: &str, force: bool) -> Result<(), PoolError> {
-        let (engine, disks) = (Rc::clone(&self.engine), vec![disk.to_owned()]);
-        let forced = if force { disks.clone() } else { Vec::new() };
-        self.run(async move { engine.extend_pool(pool, &disks, &forced).await.map(|_| ()) })
+        let engine = Rc::clone(&self.engine);
+        let mut added = ExtendPool::of(&[disk.to_owned()]);
+        added.force_disks = if force { added.disks.clone() } else { Vec::new() };
+        self.run(async move { engine.extend_pool(pool, &added).await.map(|_| ()) })
     }
 
     /// Another supervisor over the same disks, now.
@@ -52,6 +53,7 @@ fn request(name: &str, disks: &[&str], force: bool) -> CreatePool {
         name: name.into(),
         force_disks: if force { disks.clone() } else { Vec::new() },
         disks,
+        witnesses: Vec::new(),
         failure_domain: FailureDomain::Disk,
         extent_bytes: Some(256 << 10),
     }
@@ -261,7 +263,8 @@ fn two_commands_at_once_do_not_get_one_disk() {
         let bench = Bench::new(seed, 4, 48);
         bench.create_of("a", &["e0.0", "e1.0"], false).unwrap();
         let (one, two) = (Rc::clone(&bench.engine), Rc::clone(&bench.engine));
-        let extended = async move { one.extend_pool("a", &["e2.0".to_owned()], &[]).await };
+        let extended =
+            async move { one.extend_pool("a", &ExtendPool::of(&["e2.0".to_owned()])).await };
         let made = async move { two.create_pool(request("b", &["e2.0", "e3.0"], false)).await };
         let (extended, made) = bench.run(async move { futures::join!(extended, made) });
         assert_ne!(extended.is_ok(), made.is_ok(), "{extended:?} {made:?}");

@@ -253,9 +253,10 @@ impl Pool {
     /// The disks that new space may be taken from.
     pub(crate) fn usable_disks(&self) -> Usable {
         let (members, leaving) = (self.members.borrow(), self.leaving());
+        let meta = self.meta.borrow();
         let usable = members.values().filter(|m| m.is_usable() && !self.is_out(m.number));
         let numbers = usable.map(|member| member.number);
-        numbers.filter(|disk| !leaving.contains(disk)).collect()
+        numbers.filter(|disk| !leaving.contains(disk) && !meta.is_witness(*disk)).collect()
     }
 
     /// The copies of a segment on disks that are in, and that no job empties.
