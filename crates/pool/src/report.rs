@@ -160,7 +160,6 @@ pub struct PoolDisk {
     /// Whether it holds a vote.
     pub holds_vote: bool,
     /// Whether it is a witness: it may vote, and has no data.
-    #[serde(default)]
     pub is_witness: bool,
     /// Why what it had isn't rebuilt on others, though it is gone for long enough.
     pub rebuild_waits: Option<String>,
