@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use pool::metadata::Layout;
-use pool::{ExtendPool, PoolState};
+use pool::{CreatePool, ExtendPool, PoolState};
 
 use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, disk_of, expect};
 use super::jobs::{disturb, disturb_some, lose_one_of};
@@ -51,6 +51,12 @@ pub const SCENARIOS: &[Scenario] = &[
         600,
         |stage| few_voters(stage).boxed_local(),
     ),
+    scenario(
+        "witness",
+        "of two machines with data and a third that only votes one is lost for good, any; another takes its place",
+        600,
+        |stage| witness(stage).boxed_local(),
+    ),
 ];
 
 impl Rig {
@@ -82,10 +88,11 @@ impl Rig {
     }
 
     async fn extend(&self, disk: &str) -> Result<(), Failure> {
-        let added = [disk.to_owned()];
-        self.with(|engine| async move { engine.extend_pool(POOL, &ExtendPool::of(&added)).await })
-            .await
-            .map(drop)
+        self.extend_by(ExtendPool::of(&[disk.to_owned()])).await
+    }
+
+    async fn extend_by(&self, added: ExtendPool) -> Result<(), Failure> {
+        self.with(|engine| async move { engine.extend_pool(POOL, &added).await }).await.map(drop)
     }
 }
 
@@ -322,6 +329,73 @@ async fn leave_while_one_is_away(rig: &Rc<Rig>, nodes: usize) -> Result<(), Fail
     }
     rig.cluster.start_node(away);
     rig.wait_removed(&leaves).await
+}
+
+/// The machine of the witness.
+const WITNESS: usize = 2;
+
+async fn witness(stage: Stage) -> Result<(), Failure> {
+    let (data, small) = (vec![32 << 20], vec![12 << 20]);
+    let nodes = vec![data.clone(), data.clone(), small.clone()];
+    let plan = Plan { nodes, supervisors: 2, ..Plan::simple(3, 32) };
+    let rig = Rig::on(Cluster::start(&stage, plan));
+    rig.see_disks(3).await?;
+    let joins_later = rig.below(2) == 0;
+    let of = |is_now: bool| if is_now { vec![disk_of(WITNESS)] } else { Vec::new() };
+    let request = CreatePool {
+        name: POOL.to_owned(),
+        disks: vec![disk_of(0), disk_of(1)],
+        witnesses: of(!joins_later),
+        failure_domain: rig.cluster.plan().failure_domain,
+        force_disks: Vec::new(),
+        extent_bytes: Some(rig.cluster.plan().extent_bytes),
+    };
+    rig.with(|engine| async move { engine.create_pool(request).await }).await?;
+    rig.create_volume(VOLUME, 4 << 20, Layout::Mirror(2)).await?;
+    rig.load(Mix::BUSY).await?;
+    rig.run_for(rig.between(1, 2000)).await;
+    if joins_later {
+        rig.extend_by(ExtendPool { witnesses: of(true), ..ExtendPool::default() }).await?;
+    }
+    let is_whole = |report: &pool::PoolReport| {
+        (report.votes.present, report.votes.total) == (3, 3) && report.survives == 1
+    };
+    rig.wait_until("any may go", is_whole).await?;
+    for _ in 0..3 {
+        lose_one_of(&rig, 3, "all three are there");
+        rig.run_for(rig.between(1, 500)).await;
+    }
+    disturb_some(&rig, 2000, "while a witness votes").await?;
+    rig.cluster.heal();
+    rig.load(Mix::BUSY).await?;
+    rig.wait_clean(CONVERGENCE_MAX).await?;
+    rig.wait_until("any may go", is_whole).await?;
+    // One goes for good, and the two others go on: with all that was written, and able to change who votes.
+    let gone = rig.below(3);
+    rig.cluster.kill_node(gone);
+    rig.run_for(rig.between(1, 40_000)).await;
+    if rig.below(2) == 0 {
+        rig.restart_supervisor(rig.between(1, 2000)).await;
+        rig.load(Mix::BUSY).await?;
+    }
+    let is_witness = gone == WITNESS;
+    let newcomer = rig.cluster.add_node(if is_witness { &small } else { &data });
+    rig.run_for(Duration::from_secs(3)).await;
+    rig.wait_until("it goes on", |report| report.lease_ok).await?;
+    let disks = vec![disk_of(newcomer)];
+    rig.extend_by(match is_witness {
+        true => ExtendPool { witnesses: disks, ..ExtendPool::default() },
+        false => ExtendPool::of(&disks),
+    })
+    .await?;
+    rig.remove(&[disk_of(gone)]).await?;
+    rig.wait_removed(&disk_of(gone)).await?;
+    rig.wait_until("any may go again", is_whole).await?;
+    rig.converge().await?;
+    let there: Vec<usize> = (0..4).filter(|node| *node != gone).collect();
+    let lost = there[rig.below(there.len())];
+    lose_node(&rig, lost, "another one took its place", rig.cluster.any_survival());
+    Ok(())
 }
 
 /// A pool of which a voter is about to be removed, and a machine has no vote yet.

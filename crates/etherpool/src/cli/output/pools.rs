@@ -277,6 +277,32 @@ v       1.00 GiB  mirror:2  usable  0 B          mount /srv/v
     }
 
     #[test]
+    fn where_one_more_vote_would_help_that_is_said() {
+        let mut even = samples::pool();
+        let voters = |nodes: &[&str]| -> Vec<pool::PoolDisk> {
+            let disk = |node: &&str| pool::PoolDisk {
+                node: (*node).to_owned(),
+                ..samples::pool().disks[0].clone()
+            };
+            nodes.iter().map(disk).collect()
+        };
+        for (nodes, is_said) in [
+            (vec!["n1", "n2"], true),
+            (vec!["n1", "n2", "n3"], false),
+            // Each disk fails by itself there.
+            (vec!["n1", "n1", "n2"], false),
+            (vec!["n1", "n2", "n3", "n4"], true),
+        ] {
+            even.disks = voters(&nodes);
+            let text = pool(&even, 1_000_000);
+            assert_eq!(text.contains("(pool extend --witness)"), is_said, "{nodes:?}\n{text}");
+        }
+        even.disks = voters(&["n1", "n2", "n3"]);
+        even.disks[2].is_witness = true;
+        assert!(pool(&even, 1_000_000).contains("  witness  "));
+    }
+
+    #[test]
     fn a_pools_jobs_stand_under_its_disks() {
         let mut busy = samples::pool();
         let state = JobState::Waiting { why: "e9.0 has no room for the rest".into() };
