@@ -261,10 +261,7 @@ impl Executor {
 /// Its tasks end with it: they have handles, which have what has the tasks.
 impl Drop for Executor {
     fn drop(&mut self) {
-        // What a panic left half done isn't touched: a second one would hide it.
-        if !std::thread::panicking() {
-            self.clear();
-        }
+        self.clear();
     }
 }
 
