@@ -15,7 +15,7 @@ use super::member::Member;
 use super::pool::Pool;
 use crate::format::{
     ConfigNumber, Configuration, DiskGeometry, DiskId, DiskNumber, OutDisk, PoolId, VotePlace,
-    Voters,
+    VoteSlots, Voters,
 };
 use block::write_durably;
 
@@ -32,8 +32,11 @@ struct Voter {
     disk: DiskId,
     /// The newest configuration that it is known to have.
     has: Cell<ConfigNumber>,
-    next_slot: Cell<usize>,
+    /// The slot of its newest record, as far as it is known: the other one is written next.
+    newest_slot: Cell<Option<usize>>,
     writing: Cell<bool>,
+    /// Whether it is written to even if it has the newest record.
+    anew: Cell<bool>,
     /// How often something was begun to be written, or what is known of it changed.
     changes: Cell<u64>,
 }
@@ -54,36 +57,52 @@ impl Votes {
         let new = || Voter {
             disk,
             has: Cell::default(),
-            next_slot: Cell::new(0),
+            newest_slot: Cell::new(None),
             writing: Cell::new(false),
+            anew: Cell::new(false),
             changes: Cell::new(0),
         };
         Rc::clone(self.voters.borrow_mut().entry(disk).or_insert_with(|| Rc::new(new())))
     }
 
-    /// Tells which slot of a disk doesn't hold its newest record.
-    pub(crate) fn set_next_slot(&self, disk: DiskId, slot: usize) {
+    /// Tells what a disk shows that is claimed again; it is told the newest configuration anew.
+    pub(crate) fn set_shown(&self, disk: DiskId, slots: &VoteSlots) {
         let voter = self.voter(disk);
         if !voter.writing.get() {
-            voter.next_slot.set(slot);
+            // What can't be read now may be read again, and be all that some configuration was told to.
+            let is_unread = |newest: usize| slots.damaged[newest];
+            if !voter.newest_slot.get().is_some_and(is_unread) {
+                voter.newest_slot.set(slots.newest_slot());
+            }
             voter.has.set(ConfigNumber(0));
             voter.note_change();
         }
     }
 
-    /// If a voter has a configuration and nothing is being written to it: how often its state changed so far.
+    /// If a voter has a configuration, or none as far as is known, and nothing is being written to it: how often
+    /// its state changed so far.
     pub(crate) fn at_rest(&self, disk: DiskId, number: ConfigNumber) -> Option<u64> {
         let voters = self.voters.borrow();
         let voter = voters.get(&disk)?;
-        let is_at_rest = voter.has.get() == number && !voter.writing.get();
+        let has = voter.has.get();
+        let is_at_rest = (has == number || has == ConfigNumber(0)) && !voter.writing.get();
         is_at_rest.then(|| voter.changes.get())
     }
 
-    /// Has a voter at rest written to once more: in a slot that is known to be damaged while the other one holds
-    /// the newest record, or else where its next record goes, which is never where its newest one was written.
-    pub(crate) fn write_anew(&self, disk: DiskId, damaged: Option<usize>) {
-        let slot = damaged.unwrap_or_else(|| self.voter(disk).next_slot.get());
-        self.set_next_slot(disk, slot);
+    /// The slot where a voter's newest record is, as far as it is known.
+    pub(crate) fn newest_slot(&self, disk: DiskId) -> Option<usize> {
+        self.voters.borrow().get(&disk)?.newest_slot.get()
+    }
+
+    /// Tells where the newest record of a voter at rest is, and whether it shows there; if it doesn't, the voter
+    /// has none.
+    pub(crate) fn set_newest(&self, disk: DiskId, slot: usize, shows: bool) {
+        let voter = self.voter(disk);
+        voter.newest_slot.set(Some(slot));
+        if !shows {
+            voter.has.set(ConfigNumber(0));
+        }
+        voter.note_change();
     }
 
     /// Whether a disk is out in the configuration that the votes are being brought to. From the first
@@ -221,21 +240,41 @@ impl Pool {
         Ok(self.unless_over(in_time).await?.is_ok())
     }
 
+    /// Writes the newest configuration into the slot of a voter at rest that doesn't hold its newest record, be it
+    /// there or not; false if that takes too long.
+    pub(crate) async fn write_vote_anew(
+        self: &Rc<Self>,
+        member: &Rc<Member>,
+    ) -> Result<bool, Ended> {
+        let voter = self.votes.voter(member.id);
+        voter.anew.set(true);
+        self.push_vote(&voter, member);
+        let written = async {
+            while voter.writing.get() {
+                self.runtime.sleep(self.limits.retry).await;
+            }
+        };
+        let in_time = runtime::timeout(&self.runtime, self.limits.background, written);
+        Ok(self.unless_over(in_time).await?.is_ok())
+    }
+
     async fn write_vote(self: &Rc<Self>, voter: &Voter, member: &Member) {
         loop {
             let target = self.votes.target.borrow().clone();
-            if voter.has.get() >= target.number || self.lease.ended().is_some() {
+            let is_due = voter.has.get() < target.number || voter.anew.get();
+            if !is_due || self.lease.ended().is_some() {
                 break;
             }
             // Behind one that isn't claimed another disk may be.
             let Some(device) = member.device().filter(|_| member.claimed.get()) else { break };
-            let slot = voter.next_slot.get();
+            let slot = voter.newest_slot.get().map_or(0, |newest| 1 - newest);
             let Some(record) = self.encode_vote(&target, voter.disk, slot) else { break };
             voter.note_change();
             match write_durably(&*device, DiskGeometry::vote_slots()[slot], record).await {
                 Ok(_) => {
                     voter.has.set(target.number);
-                    voter.next_slot.set(1 - slot);
+                    voter.newest_slot.set(Some(slot));
+                    voter.anew.set(false);
                     self.votes.arrived.notify_all();
                 }
                 Err(IoError::Fenced { .. }) => {
@@ -245,6 +284,7 @@ impl Pool {
                 Err(_) => break,
             }
         }
+        voter.anew.set(false);
         voter.writing.set(false);
     }
 

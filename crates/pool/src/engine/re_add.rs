@@ -246,14 +246,14 @@ impl Pool {
         let read = observe::read_vote(device, &place, &label.vote_disks);
         let read = self.within(self.limits.claim, read).await;
         let (vote, _) = read.map_err(not_fit)?;
-        if let Some(newest) = vote.newest.filter(|newest| newest.epoch > self.epoch) {
-            let owner = newest.owner_name;
+        if let Some(newest) = vote.newest.as_ref().filter(|newest| newest.epoch > self.epoch) {
+            let owner = &newest.owner_name;
             return Err(NotFit::Refused(format!(
                 "its vote names a newer owner, {owner} ({}); see `etherpool pool show`",
                 newest.epoch
             )));
         }
-        self.votes.set_next_slot(member.id, vote.next_slot);
+        self.votes.set_shown(member.id, &vote);
         Ok(())
     }
 

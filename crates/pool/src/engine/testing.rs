@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -31,6 +31,15 @@ pub(crate) enum Mode {
     Hanging,
 }
 
+/// How a sector is that a write doesn't mend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dead {
+    /// It takes what is written and can't be read.
+    ToReads,
+    /// It refuses what is written, too.
+    ToWrites,
+}
+
 /// A disk that outlives engines and its own crashes.
 pub(crate) struct TestDisk {
     pub(crate) name: String,
@@ -45,6 +54,8 @@ pub(crate) struct TestDisk {
     mode_changed: Notify,
     /// Reads that begin in one of these sectors fail.
     pub(crate) bad_sectors: RefCell<BTreeSet<u64>>,
+    /// Sectors that can't be read, whatever is written there.
+    pub(crate) dead_sectors: RefCell<BTreeMap<u64, Dead>>,
     pub(crate) flush_fails: Cell<bool>,
     /// So many reads of a vote by an owner get no answer.
     pub(crate) vote_reads_lost: Cell<u32>,
@@ -81,6 +92,7 @@ impl TestDisk {
             mode: Cell::new(Mode::Well),
             mode_changed: Notify::new(),
             bad_sectors: RefCell::default(),
+            dead_sectors: RefCell::default(),
             flush_fails: Cell::new(false),
             vote_reads_lost: Cell::new(0),
             refuses_claims: Cell::new(false),
@@ -239,6 +251,14 @@ impl TestDevice {
             Operation::Read(_) => self.read_now(range, &operation),
             Operation::Write { ref data, durability, .. } => {
                 assert!(data.len() <= 1 << 20, "a transfer larger than the device takes");
+                let dead = self.disk.dead_sectors.borrow();
+                let mut touched = dead.range(range.start.0..range.end().0);
+                if let Some((sector, _)) = touched.find(|(_, how)| **how == Dead::ToWrites) {
+                    return Begun::Answered(Err(IoError::Medium(SectorRange::new(
+                        Lba(*sector),
+                        1,
+                    ))));
+                }
                 let is_other = |sector: &u64| !range.overlaps(SectorRange::new(Lba(*sector), 1));
                 self.disk.bad_sectors.borrow_mut().retain(is_other);
                 self.disk.put(&operation);
@@ -281,7 +301,10 @@ impl TestDevice {
             self.disk.vote_reads_lost.set(lost - 1);
             return Err(IoError::Lost);
         }
-        let bad = self.disk.bad_sectors.borrow();
+        let (bad, dead) = (self.disk.bad_sectors.borrow(), self.disk.dead_sectors.borrow());
+        if let Some((sector, _)) = dead.range(range.start.0..range.end().0).next() {
+            return Err(IoError::Medium(SectorRange::new(Lba(*sector), 1)));
+        }
         if let Some(sector) = bad.range(range.start.0..range.end().0).next() {
             return Err(IoError::Medium(SectorRange::new(Lba(*sector), 1)));
         }

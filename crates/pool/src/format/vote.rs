@@ -285,6 +285,13 @@ pub struct VoteSlots {
     pub damaged: [bool; 2],
 }
 
+impl VoteSlots {
+    /// The slot of the newest valid record.
+    pub fn newest_slot(&self) -> Option<usize> {
+        self.newest.as_ref().map(|_| 1 - self.next_slot)
+    }
+}
+
 /// Selects the newest valid record of a voter. `None` is a slot that couldn't be read. `labelled` are the voters
 /// that the disk's label names: a record from before votes could move doesn't name them.
 pub fn select_vote(place: &VotePlace, slots: [Option<&[u8]>; 2], labelled: &[DiskId]) -> VoteSlots {

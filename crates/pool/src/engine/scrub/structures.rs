@@ -13,11 +13,11 @@ use super::super::lease::Ended;
 use super::super::member::Member;
 use super::super::observe;
 use super::super::pool::Pool;
-use crate::format::{DiskGeometry, LabelState, SelectedLabel};
+use crate::format::{ConfigNumber, DiskGeometry, LabelState, SelectedLabel, VoteSlots};
 use crate::report::PoolEvent;
 
-/// Looks at a vote, of which each may find something else to be written.
-const VOTE_LOOKS: usize = 8;
+/// How often a slot of a vote is written that doesn't show what was written there.
+const VOTE_TRIES: u32 = 2;
 
 /// How a structure is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ impl Pool {
             return Found::Right;
         }
         let reading = observe::read_label(device);
-        let limit = self.limits.eviction;
+        let limit = self.limits.background;
         let Ok(read) = self.within_while_in(member.number, limit, reading).await else {
             return Found::Unread;
         };
@@ -101,57 +101,79 @@ impl Pool {
         member: &Rc<Member>,
         device: &dyn BlockDevice,
     ) -> Result<Found, Ended> {
-        let mut mended = None;
-        for _ in 0..VOTE_LOOKS {
+        let (mut mended, mut tries, mut unread) = (None, [0; 2], None);
+        loop {
             if !self.is_voter(member.id) {
                 return Ok(Found::Right);
             }
-            let number = self.config.borrow().number;
-            let Some(written) = self.votes.at_rest(member.id, number) else {
-                self.unless_over(self.runtime.sleep(self.limits.retry)).await?;
-                continue;
-            };
-            // Only what says which record it is matters here, not whom an old one means by its voters.
-            let place = vote_place(self.id, member.id);
-            let reading = observe::read_vote(device, &place, &[]);
-            let reading = self.within_while_in(member.number, self.limits.eviction, reading);
-            let Ok((slots, _)) = self.unless_over(reading).await? else { return Ok(Found::Unread) };
-            if !takes_part(member) {
-                return Ok(Found::Unread);
-            }
-            let is_still = self.config.borrow().number == number
-                && self.votes.at_rest(member.id, number) == Some(written);
-            if !is_still {
-                continue;
-            }
+            let look = self.look_at_vote(member, device);
+            let in_time = runtime::timeout(&self.runtime, self.limits.background, look);
+            let Ok(looked) = self.unless_over(in_time).await? else { return Ok(Found::Unread) };
+            let Some((number, slots)) = looked else { return Ok(Found::Unread) };
             let has = slots.newest.as_ref().map(|newest| newest.rank());
+            let shows = has >= Some((self.epoch, number));
             let damaged = slots.damaged.iter().position(|damaged| *damaged);
+            if shows && damaged.is_none() {
+                if let Some(slot) = mended {
+                    self.tell_mended_vote(member, slot);
+                }
+                return Ok(Found::Right);
+            }
             // What doesn't show may still be in the slot where it was written, and be read next time: until it
             // shows elsewhere that slot isn't touched.
-            let anew = match has < Some((self.epoch, number)) {
-                true => None,
-                false if damaged.is_some() => damaged,
-                false => {
-                    if let Some(slot) = mended {
-                        self.tell_mended_vote(member, slot);
-                    }
-                    return Ok(Found::Right);
+            let kept = match slots.newest_slot().filter(|_| shows) {
+                Some(newest) => newest,
+                None => {
+                    *unread.get_or_insert(self.votes.newest_slot(member.id).unwrap_or_default())
                 }
             };
-            mended = mended.or(damaged).or(Some(slots.next_slot));
-            self.votes.write_anew(member.id, anew);
-            if !self.show_configuration(member).await? {
+            self.votes.set_newest(member.id, kept, shows);
+            let slot = 1 - kept;
+            mended = mended.or(damaged).or(Some(slot));
+            if tries[slot] == VOTE_TRIES {
+                break;
+            }
+            tries[slot] += 1;
+            if !self.write_vote_anew(member).await? {
                 return Ok(Found::Unread);
             }
         }
-        let Some(slot) = mended else { return Ok(Found::Unread) };
-        tracing::warn!(pool = %self.name, disk = %member.display_name(), slot, "a vote stays damaged");
+        tracing::warn!(pool = %self.name, disk = %member.display_name(), "a vote stays damaged");
         self.events.tell(PoolEvent::StructureDamaged {
             pool: self.name.clone(),
             disk: member.display_name(),
             what: "vote".into(),
         });
         Ok(Found::Bad)
+    }
+
+    /// What a vote shows while nothing is written to it, and the configuration that it has then as far as is
+    /// known; none if its disk doesn't answer.
+    async fn look_at_vote(
+        &self,
+        member: &Member,
+        device: &dyn BlockDevice,
+    ) -> Option<(ConfigNumber, VoteSlots)> {
+        loop {
+            let number = self.config.borrow().number;
+            let Some(written) = self.votes.at_rest(member.id, number) else {
+                self.runtime.sleep(self.limits.retry).await;
+                continue;
+            };
+            // Only what says which record it is matters here, not whom an old one means by its voters.
+            let place = vote_place(self.id, member.id);
+            let reading = observe::read_vote(device, &place, &[]);
+            let reading = self.within_while_in(member.number, self.limits.background, reading);
+            let (slots, _) = reading.await.ok()?;
+            if !takes_part(member) {
+                return None;
+            }
+            let is_still = self.config.borrow().number == number
+                && self.votes.at_rest(member.id, number) == Some(written);
+            if is_still {
+                return Some((number, slots));
+            }
+        }
     }
 
     fn tell_mended_vote(&self, member: &Member, slot: usize) {

@@ -9,10 +9,11 @@ use block::{BLOCK_BYTES, BlockDevice};
 
 use super::super::PoolSettings;
 use super::super::config::vote_place;
-use super::super::testing::{Bench, Mode};
+use super::super::pool::Pool;
+use super::super::testing::{Bench, Dead, Mode, TestDisk};
 use super::pattern;
 use crate::error::PoolError;
-use crate::format::{DiskGeometry, VOTE_BYTES, select_vote};
+use crate::format::{DiskGeometry, VOTE_BYTES, VotePlace, select_vote};
 use crate::metadata::{Layout, MetaRecord, Volume};
 use crate::report::{JobState, PoolEvent, PoolState, ScrubReport};
 
@@ -219,39 +220,138 @@ fn a_scrub_begins_once_and_only_what_is_known_is_set() {
     assert!(matches!(said, Err(PoolError::Invalid { .. })));
 }
 
+/// The vote of the disk e1.0.
+struct Vote<'a> {
+    bench: &'a Bench,
+    disk: &'a TestDisk,
+    place: VotePlace,
+    pool: Rc<Pool>,
+}
+
+impl Vote<'_> {
+    fn of(bench: &Bench) -> Vote<'_> {
+        let pool = Rc::clone(&bench.engine.open_pool("pool").unwrap().pool);
+        let member = pool.members().into_iter().find(|m| m.display_name() == "e1.0").unwrap();
+        let place = vote_place(pool.id, member.id);
+        Vote { bench, disk: &bench.disks[1], place, pool }
+    }
+
+    fn sector(slot: usize) -> u64 {
+        DiskGeometry::vote_slots()[slot].0
+    }
+
+    fn slot(&self, slot: usize) -> Vec<u8> {
+        let at = DiskGeometry::vote_slots()[slot].byte_offset() as usize;
+        self.disk.image()[at..at + VOTE_BYTES].to_vec()
+    }
+
+    fn slots(&self) -> [Vec<u8>; 2] {
+        [0, 1].map(|slot| self.slot(slot))
+    }
+
+    /// Whether a slot holds the configuration that counts.
+    fn is_current(&self, slot: usize) -> bool {
+        let bytes = self.slot(slot);
+        let alone = [(slot == 0).then_some(&bytes[..]), (slot == 1).then_some(&bytes[..])];
+        let found = select_vote(&self.place, alone, &[]).newest;
+        found.map(|found| found.rank()) == Some(self.pool.config.borrow().rank())
+    }
+
+    /// The only slot that holds the configuration that counts.
+    fn newest(&self) -> usize {
+        let newest = usize::from(!self.is_current(0));
+        assert!(self.is_current(newest) && !self.is_current(1 - newest));
+        newest
+    }
+
+    fn told(&self, is_it: impl Fn(&PoolEvent) -> bool) -> usize {
+        self.bench.events().iter().filter(|event| is_it(event)).count()
+    }
+}
+
+fn vote_repaired(event: &PoolEvent) -> bool {
+    matches!(event, PoolEvent::StructureRepaired { what, .. } if what == "vote")
+}
+
+fn vote_damaged(event: &PoolEvent) -> bool {
+    matches!(event, PoolEvent::StructureDamaged { what, .. } if what == "vote")
+}
+
 /// One read that fails is no rot: what is only in the slot that it was about mustn't be written over before it
 /// shows elsewhere.
 #[test]
 fn a_vote_is_written_beside_what_could_not_be_read() {
     let (bench, _volume) = written(8);
-    let open = bench.engine.open_pool("pool").unwrap();
-    let disk = &bench.disks[1];
-    let member = open.pool.members().into_iter().find(|m| m.display_name() == "e1.0").unwrap();
-    let config = open.pool.config.borrow().clone();
-    let slots = DiskGeometry::vote_slots();
-    let of_slot = |slot: usize| {
-        let at = slots[slot].byte_offset() as usize;
-        disk.image()[at..at + VOTE_BYTES].to_vec()
-    };
-    let place = vote_place(open.pool.id, member.id);
-    let (before, current) = ([of_slot(0), of_slot(1)], |slot: usize| {
-        let bytes = of_slot(slot);
-        let alone = [(slot == 0).then_some(&bytes[..]), (slot == 1).then_some(&bytes[..])];
-        let found = select_vote(&place, alone, &[]).newest;
-        found.map(|found| found.rank()) == Some(config.rank())
-    });
-    let newest = usize::from(!current(0));
-    assert!(current(newest) && !current(1 - newest));
-    disk.bad_sectors.borrow_mut().insert(slots[newest].0);
-    disk.latency.set(Duration::from_millis(50));
+    let vote = Vote::of(&bench);
+    let (newest, before) = (vote.newest(), vote.slots());
+    vote.disk.bad_sectors.borrow_mut().insert(Vote::sector(newest));
+    vote.disk.latency.set(Duration::from_millis(50));
     bench.events();
     bench.scrub(PoolSettings::default()).unwrap();
-    bench.until(|_| [0, 1].map(of_slot) != before);
-    assert_ne!(of_slot(1 - newest), before[1 - newest]);
+    bench.until(|_| vote.slots() != before);
+    assert_ne!(vote.slot(1 - newest), before[1 - newest]);
     bench.until(|report| report.jobs.is_empty());
-    assert!(current(0) && current(1) && disk.bad_sectors.borrow().is_empty());
-    let mended = |event: &PoolEvent| matches!(event, PoolEvent::StructureRepaired { what, .. } if what == "vote");
-    assert_eq!(bench.events().iter().filter(|event| mended(event)).count(), 1);
+    assert!(vote.is_current(0) && vote.is_current(1));
+    assert!(vote.disk.bad_sectors.borrow().is_empty());
+    assert_eq!(vote.told(vote_repaired), 1);
+}
+
+/// Nor when a disk comes back: its next record may be torn.
+#[test]
+fn a_disk_that_is_back_is_told_beside_what_could_not_be_read() {
+    let (bench, _volume) = written(13);
+    let vote = Vote::of(&bench);
+    let (newest, before) = (vote.newest(), vote.slots());
+    vote.disk.bad_sectors.borrow_mut().insert(Vote::sector(newest));
+    bench.set_mode(1, Mode::Lost);
+    bench.until(|report| report.state != PoolState::Online);
+    bench.set_mode(1, Mode::Well);
+    bench.until(|_| vote.slots() != before);
+    assert_eq!(vote.slot(newest), before[newest]);
+    bench.until(|report| report.state == PoolState::Online);
+    assert!(vote.is_current(1 - newest));
+}
+
+/// A slot that can't be mended is told, its disk goes on voting by the other one, and that one isn't written over.
+#[test]
+fn a_slot_that_cannot_be_mended_leaves_the_other_one() {
+    for dead in [Dead::ToReads, Dead::ToWrites] {
+        let (bench, _volume) = written(14);
+        let vote = Vote::of(&bench);
+        let newest = vote.newest();
+        let sector = Vote::sector(1 - newest);
+        vote.disk.dead_sectors.borrow_mut().insert(sector, dead);
+        bench.events();
+        let found = bench.scrubbed();
+        assert_eq!((found.bad_blocks, found.unread_blocks), (1, 0), "{dead:?}");
+        assert_eq!((vote.told(vote_damaged), vote.told(vote_repaired)), (1, 0), "{dead:?}");
+        let (config, id) = (vote.pool.config.borrow().clone(), vote.place.disk);
+        assert!(vote.pool.votes.has(id, config.number) && vote.is_current(newest), "{dead:?}");
+        let (kept, writes) = (vote.slot(newest), vote.disk.writes.get());
+        bench.pass(Duration::from_secs(60));
+        assert_eq!(vote.disk.writes.get(), writes, "{dead:?}: nobody tries again by himself");
+        let pool = Rc::clone(&vote.pool);
+        bench.run(async move { pool.change_configuration(|_| true).await.unwrap() });
+        bench.pass(Duration::from_secs(1));
+        assert_eq!(vote.slot(newest), kept, "{dead:?}");
+    }
+}
+
+/// If the newest record doesn't show and the other slot takes nothing, the disk doesn't count as told.
+#[test]
+fn a_vote_that_shows_nothing_new_does_not_count() {
+    for dead in [Dead::ToReads, Dead::ToWrites] {
+        let (bench, _volume) = written(15);
+        let vote = Vote::of(&bench);
+        let newest = vote.newest();
+        vote.disk.bad_sectors.borrow_mut().insert(Vote::sector(newest));
+        vote.disk.dead_sectors.borrow_mut().insert(Vote::sector(1 - newest), dead);
+        let kept = vote.slot(newest);
+        bench.events();
+        let found = bench.scrubbed();
+        assert_eq!((found.bad_blocks, vote.told(vote_damaged)), (1, 1), "{dead:?}");
+        assert_eq!(vote.slot(newest), kept, "{dead:?}: it may be read again");
+    }
 }
 
 #[test]
