@@ -215,12 +215,17 @@ impl Exports {
         }
     }
 
-    async fn begin(&self, key: &(VolumeName, ShelfSlot), wish: Wish) -> Result<(), ApiError> {
+    async fn begin(
+        &self,
+        key: &(VolumeName, ShelfSlot),
+        setting: ExportSetting,
+    ) -> Result<(), ApiError> {
         let (name, address) = key;
-        let Wish { setting, remembered } = wish;
+        // As they are now: a client may have changed them while the volume was exported by its former name.
+        let properties = self.engine.properties(name.pool(), name.volume())?;
         // A list that can't be read may have locked somebody out: closed rather than open to all.
-        let remembered = remembered.map_err(|why| {
-            ApiError::new(ErrorCode::Invalid, why)
+        let remembered = ExportState::read(&properties, setting.address).map_err(|error| {
+            ApiError::new(ErrorCode::Invalid, error.to_string())
                 .remedy(format!("volume unexport {name}, and export it again"))
         })?;
         let interfaces = self.interfaces_of(&setting);
@@ -254,7 +259,11 @@ impl Exports {
     }
 
     /// Takes other settings without losing a request, and announces a volume that has grown.
-    async fn refresh(&self, key: &(VolumeName, ShelfSlot), wish: &Wish) -> Result<(), ApiError> {
+    async fn refresh(
+        &self,
+        key: &(VolumeName, ShelfSlot),
+        wish: &ExportSetting,
+    ) -> Result<(), ApiError> {
         let Ok(device) = self.engine.open_volume(key.0.pool(), key.0.volume()) else {
             return Ok(());
         };
@@ -262,20 +271,20 @@ impl Exports {
         let (id, changed, grown) = {
             let running = self.running.borrow();
             let Some(one) = running.get(key) else { return Ok(()) };
-            (one.id, one.setting != wish.setting, one.sectors != sectors)
+            (one.id, one.setting != *wish, one.sectors != sectors)
         };
         if changed {
-            let interfaces = self.interfaces_of(&wish.setting);
+            let interfaces = self.interfaces_of(wish);
             interfaces.iter().try_for_each(|name| self.port(name).map(drop))?;
             // What clients left is in the running export; this is only for its beginning.
-            let options = options(&key.0, &wish.setting, &interfaces, Remembered::default());
+            let options = options(&key.0, wish, &interfaces, Remembered::default());
             self.driver
                 .set_options(id, options)
                 .map_err(|error| ApiError::new(ErrorCode::Invalid, error.to_string()))?;
             tracing::info!(volume = %key.0, address = %key.1, "the export's settings changed");
         }
         if let Some(one) = self.running.borrow_mut().get_mut(key) {
-            one.setting = wish.setting.clone();
+            one.setting = wish.clone();
             one.sectors = sectors;
         }
         if grown {
@@ -370,14 +379,10 @@ impl AdminHandler for Exports {
     }
 }
 
-/// An export as its pool has it.
-struct Wish {
-    setting: ExportSetting,
-    /// What clients left with it, or why that can't be read.
-    remembered: Result<Remembered, String>,
-}
-
-fn wanted(pools: &[PoolReport], held: &HeldExports) -> BTreeMap<(VolumeName, ShelfSlot), Wish> {
+fn wanted(
+    pools: &[PoolReport],
+    held: &HeldExports,
+) -> BTreeMap<(VolumeName, ShelfSlot), ExportSetting> {
     let mut wanted = BTreeMap::new();
     for pool in pools {
         for (name, volume) in pool.named_volumes() {
@@ -386,9 +391,7 @@ fn wanted(pools: &[PoolReport], held: &HeldExports) -> BTreeMap<(VolumeName, She
             }
             for setting in VolumeSettings::from_properties(&volume.properties).exports {
                 let address = ShelfSlot::new(setting.address.shelf, setting.address.slot);
-                let remembered = ExportState::read(&volume.properties, setting.address)
-                    .map_err(|error| error.to_string());
-                wanted.insert((name.clone(), address), Wish { setting, remembered });
+                wanted.insert((name.clone(), address), setting);
             }
         }
     }

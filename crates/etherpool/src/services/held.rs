@@ -86,6 +86,7 @@ impl Services {
 
     /// Has what waits acted on; returns what stays out.
     pub async fn confirm_settings(&self, name: &str) -> Result<Vec<HeldReport>, ApiError> {
+        let _names = self.turns.on_pool(name).await?;
         let pools = self.fresh_pools().await?;
         let pool = find_pool(&pools, name)?;
         check_open(pool)?;

@@ -206,6 +206,7 @@ impl Services {
         pool: String,
         request: ReleasePool,
     ) -> Result<Option<Preview>, ApiError> {
+        let _names = self.turns.on_pool(&pool).await?;
         let pools = self.fresh_pools().await?;
         let report = find_pool(&pools, &pool)?;
         check_open(report)?;

@@ -266,6 +266,7 @@ impl Services {
         request: RenameVolume,
     ) -> Result<VolumeReport, ApiError> {
         let new = VolumeName::new(name.pool(), &request.name)?;
+        let _names = self.turns.on_pool(name.pool()).await?;
         let _turn = self.turns.on_both(name, &new).await?;
         let settings = self.settings(name).await?;
         check_not_used_here(name, &settings)?;
@@ -277,7 +278,8 @@ impl Services {
                 .remedy(format!("agree to them first: etherpool pool import {}", name.pool())));
         }
         let kept = self.reconciler.volume(name);
-        check_detached(name, kept.pause().await?.device().is_some())?;
+        let state = kept.pause().await?;
+        check_detached(name, state.device().is_some())?;
         let rename = EngineRequest::RenameVolume { volume: name.clone(), name: request.name };
         let renamed = self.engine.call(rename).await?;
         self.look_now();

@@ -39,6 +39,12 @@ impl Turns {
         Ok((first, second))
     }
 
+    /// The same for what concerns all volumes of a pool, or their names. Taken before the turns on volumes, whose
+    /// names don't change then.
+    pub async fn on_pool(&self, pool: &str) -> Result<Turn, ApiError> {
+        self.take(format!("the volumes of pool {pool}")).await
+    }
+
     /// The same for exports of all volumes, which share the addresses of the network.
     pub async fn on_exports(&self) -> Result<Turn, ApiError> {
         self.take("the exports of all volumes".to_owned()).await

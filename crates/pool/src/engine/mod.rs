@@ -78,6 +78,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -354,6 +355,19 @@ impl Engine {
     pub fn open_volume(&self, pool: &str, volume: &str) -> Result<Rc<dyn BlockDevice>, PoolError> {
         let volume = self.open_pool(pool)?.volume_by_name(volume)?;
         Ok(Rc::new(VolumeDevice::new(volume)))
+    }
+
+    /// What services remember of a volume, as it is now.
+    pub fn properties(
+        &self,
+        pool: &str,
+        volume: &str,
+    ) -> Result<BTreeMap<String, String>, PoolError> {
+        let open = self.open_pool(pool)?;
+        let id = open.volume_by_name(volume)?.id;
+        let meta = open.pool.meta.borrow();
+        let volume = meta.volumes().get(&id).ok_or_else(|| PoolError::no_volume(pool, volume))?;
+        Ok(volume.properties.iter().map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 
     /// Where the time of a volume's requests went since its pool was opened here.

@@ -2,7 +2,7 @@
 //! holders of checksum blocks are shown to have what counts. What is bad is repaired from another copy, as if it
 //! had been read.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
@@ -152,10 +152,11 @@ impl Volume {
         rest: impl AsyncFn(u64, Duration) -> bool,
     ) -> Result<Option<VerifyReport>, Ended> {
         let mut report = VerifyReport::default();
-        let shape = self.pool.shape();
+        let (shape, shown) = (self.pool.shape(), Cell::new(false));
         for index in 0..shape.checksum_blocks() {
             let begun = self.pool.runtime.now();
-            let Some(part) = self.verify_part(generation, index, &manner).await? else { break };
+            let part = self.verify_part(generation, index, &manner, &shown).await?;
+            let Some(part) = part else { break };
             report.add(part.report);
             if part.is_held {
                 let rest = (index + 1..shape.checksum_blocks()).map(|at| shape.rows_of_block(at).1);
@@ -184,11 +185,13 @@ impl Volume {
     }
 
     /// Verifies the rows of a checksum block, and repairs what is bad; none if the group isn't there any more.
+    /// `shown` says whether its members were already asked to show what they have.
     async fn verify_part(
         self: &Rc<Self>,
         generation: GenerationId,
         index: u32,
         manner: &Manner,
+        shown: &Cell<bool>,
     ) -> Result<Option<Found>, Ended> {
         let shape = self.pool.shape();
         let (_, rows) = shape.rows_of_block(index);
@@ -225,7 +228,7 @@ impl Volume {
                 }
             };
             // A disk that doesn't answer is for those to see to who need it.
-            let unseen = if index == 0 { self.try_show(&place).await.len() } else { 0 };
+            let unseen = if shown.replace(true) { 0 } else { self.try_show(&place).await.len() };
             let mut found = self.verify_block(&place, index, block.as_deref(), manner).await;
             found.report.dirty += unseen as u64;
             drop(lock);

@@ -92,11 +92,14 @@ impl OpenPool {
         new: &str,
     ) -> Result<Rc<Volume>, PoolError> {
         check_name("volume", new)?;
-        let volume = self.volume_by_name(name)?;
-        let (this, id, new) = (Rc::clone(self), volume.id, new.to_owned());
+        let id = self.volume_by_name(name)?.id;
+        let (this, new) = (Rc::clone(self), new.to_owned());
         self.in_time(async move {
             let plan = |meta: &_| plan_renaming(meta, &this.pool.name, id, &new);
             this.administer_now(plan).await?;
+            // It may have been opened anew meanwhile, by a removal that didn't come to its end.
+            let volume =
+                this.volume(id).ok_or_else(|| PoolError::no_volume(&this.pool.name, &new))?;
             volume.rename(new);
             Ok(volume)
         })

@@ -226,7 +226,7 @@ pub fn scrubbed(pool: &str, found: &ScrubReport) -> String {
 }
 
 fn scrub_counts(found: &ScrubReport) -> String {
-    let read = Human(found.blocks * block::BLOCK_BYTES as u64);
+    let read = Human(found.blocks.saturating_mul(block::BLOCK_BYTES as u64));
     let bad = match (found.bad_blocks, found.repaired_blocks) {
         (0, _) => "all of it right".to_owned(),
         (bad, repaired) if bad == repaired => format!("{bad} blocks were wrong and are repaired"),
@@ -237,7 +237,7 @@ fn scrub_counts(found: &ScrubReport) -> String {
     let unread = match found.unread_blocks {
         0 => String::new(),
         unread => {
-            let unread = Human(unread * block::BLOCK_BYTES as u64);
+            let unread = Human(unread.saturating_mul(block::BLOCK_BYTES as u64));
             format!("; {unread} not compared, because a copy was out of date or away")
         }
     };

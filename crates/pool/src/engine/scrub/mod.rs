@@ -136,10 +136,16 @@ impl OpenPool {
                 _ => return Ok(()),
             }
         };
-        match self.pool.try_commit_locked(&records).await {
+        self.commit_if_room(&records).await.map(drop)
+    }
+
+    /// Commits what is known of a scrub, with the metadata locked. A pool whose metadata is full goes on without;
+    /// false then.
+    async fn commit_if_room(&self, records: &[MetaRecord]) -> Result<bool, Ended> {
+        match self.pool.try_commit_locked(records).await {
+            Ok(()) => Ok(true),
             Err(CommitError::Ended(ended)) => Err(ended),
-            // A pool whose metadata is full goes on without.
-            Ok(()) | Err(CommitError::Inconsistent(_) | CommitError::TooLarge) => Ok(()),
+            Err(CommitError::Inconsistent(_) | CommitError::TooLarge) => Ok(false),
         }
     }
 
@@ -221,13 +227,16 @@ impl OpenPool {
             return Ok(());
         }
         let now = self.calendar_secs();
-        self.pool.commit_locked(&[ScrubState::begun_at(now).record()]).await
+        self.commit_if_room(&[ScrubState::begun_at(now).record()]).await.map(drop)
     }
 
     async fn end_scrub(&self, begun: Begun, mut state: ScrubState) -> Result<(), Ended> {
         state.ended = self.calendar_secs();
         let records = [state.record(), MetaRecord::JobRemoved { number: begun.number }];
         if self.note(begun, &records).await? {
+            if self.is_wanted(begun) && !self.note(begun, &records[1..]).await? {
+                return Ok(());
+            }
             let report = self.scrub_report(&self.pool.meta.borrow());
             let pool = self.pool.name.clone();
             self.pool.events.tell(PoolEvent::ScrubDone { pool, report });
@@ -248,7 +257,8 @@ impl OpenPool {
         if !self.is_wanted(begun) {
             return Ok(false);
         }
-        self.pool.commit_locked(records).await?;
+        // What isn't noted is read again by whoever goes on.
+        self.commit_if_room(records).await?;
         Ok(true)
     }
 
