@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::areas::AreaPlace;
 use super::checkpoint::{clear_headers, store_header, store_placed};
-use super::format_disk::Candidate;
+use super::format_disk::{Candidate, time_to_prepare};
 use super::member::Member;
 use super::open_pool::OpenPool;
 use super::{CreatePool, DiskPlace, EngineConfig, votes};
@@ -41,7 +41,7 @@ impl Creation<'_> {
     pub(crate) async fn run(&self) -> Result<(PoolId, Vec<(DiskId, DiskPlace)>), PoolError> {
         let (metadata, labels) = self.plan()?;
         let epoch = self.free_epoch().await;
-        claim_all(self.config, &self.candidates, epoch).await?;
+        claim_all(self.config, self.runtime, &self.candidates, epoch).await?;
         self.write_all(&labels, &metadata, epoch).await?;
         let places = self.candidates.iter().map(|candidate| candidate.place.clone());
         let disks = labels.iter().map(|label| label.disk).zip(places).collect();
@@ -127,8 +127,11 @@ impl Creation<'_> {
 
     /// An epoch above all that the disks have accepted.
     async fn free_epoch(&self) -> Epoch {
-        let holders = join_all(self.candidates.iter().map(|c| c.device.renew())).await;
-        let highest = holders.into_iter().flatten().map(|holder| holder.value.epoch).max();
+        let limit = self.config.limits.claim;
+        let renewals = self.candidates.iter().map(|c| c.device.renew());
+        let renewals = renewals.map(|renewal| runtime::timeout(self.runtime, limit, renewal));
+        let holders = join_all(renewals).await.into_iter().flatten();
+        let highest = holders.flatten().map(|holder| holder.value.epoch).max();
         highest.unwrap_or_default().next()
     }
 
@@ -156,7 +159,7 @@ impl Creation<'_> {
         // Sections lie in the same places on all copies, so they must be within the shortest area.
         let voting = labels.iter().filter(|label| holds_vote(label)).filter_map(place);
         let shortest = voting.map(|area| area.layout).min_by_key(AreaLayout::area_bytes);
-        let prepared = disks().map(|(candidate, label)| async {
+        let prepare = async |candidate: &Candidate, label: &Label| {
             let io = |error| PoolError::io("writing to it", &candidate.place.name, error);
             candidate.prepare(label).await.map_err(io)?;
             if !holds_vote(label) {
@@ -176,22 +179,31 @@ impl Creation<'_> {
             }
             store_header(device, &area, &checkpoint).await.map_err(io)?;
             Ok(())
+        };
+        let limits = &self.config.limits;
+        let prepared = disks().map(|(candidate, label)| {
+            let limit = time_to_prepare(limits, label);
+            candidate.in_time(self.runtime, limit, prepare(candidate, label))
         });
         join_all(prepared).await.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
-        let labelled = join_all(disks().map(|(c, label)| c.write_label(label))).await;
-        labelled.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
-        let checked = join_all(disks().map(|(c, label)| c.check_label(label))).await;
-        checked.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
+        let limit = limits.administer;
+        let labelled =
+            disks().map(|(c, label)| c.in_time(self.runtime, limit, c.write_label(label)));
+        join_all(labelled).await.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
+        let checked =
+            disks().map(|(c, label)| c.in_time(self.runtime, limit, c.check_label(label)));
+        join_all(checked).await.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
         // Last: a pool that a majority votes for is opened, with whatever disks it has.
         let voters = disks().filter(|(_, label)| holds_vote(label));
-        let voted = join_all(voters.map(|(candidate, label)| async {
+        let vote = async |candidate: &Candidate, label: &Label| {
             let place = super::config::vote_place(label.pool, label.disk);
             let vote = config.encode(&place, 0).map_err(|_| too_large())?;
             let written = write_durably(&*candidate.device, DiskGeometry::vote_slots()[0], vote);
             let written = written.await.map(drop);
             written.map_err(|error| PoolError::io("voting on it", &candidate.place.name, error))
-        }));
-        voted.await.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
+        };
+        let voted = voters.map(|(c, label)| c.in_time(self.runtime, limit, vote(c, label)));
+        join_all(voted).await.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
         Ok(())
     }
 }
@@ -200,13 +212,17 @@ impl Creation<'_> {
 /// had none is kept, so that others may have them.
 async fn claim_all(
     config: &EngineConfig,
+    runtime: &runtime::Handle,
     candidates: &[Candidate],
     epoch: Epoch,
 ) -> Result<(), PoolError> {
     let all = |results: Vec<Result<(), PoolError>>| results.into_iter().collect();
+    let limit = config.limits.administer;
     let claimed = async {
-        all(join_all(candidates.iter().map(|c| c.claim(config, epoch))).await)?;
-        all(join_all(candidates.iter().map(Candidate::look_again)).await)
+        let claims = candidates.iter().map(|c| c.in_time(runtime, limit, c.claim(config, epoch)));
+        all(join_all(claims).await)?;
+        let looks = candidates.iter().map(|c| c.in_time(runtime, limit, c.look_again()));
+        all(join_all(looks).await)
     };
     let claimed: Result<(), PoolError> = claimed.await;
     if claimed.is_err() {
@@ -351,7 +367,7 @@ impl OpenPool {
         config: &EngineConfig,
         candidates: Vec<Candidate>,
     ) -> Result<(), PoolError> {
-        claim_all(config, &candidates, self.pool.epoch).await?;
+        claim_all(config, &self.pool.runtime, &candidates, self.pool.epoch).await?;
         for candidate in candidates {
             self.add_disk(candidate).await?;
         }
@@ -359,6 +375,8 @@ impl OpenPool {
     }
 
     async fn add_disk(self: &Rc<Self>, candidate: Candidate) -> Result<(), PoolError> {
+        let adding = self.pool.unless_over(self.adding.acquire(1)).await;
+        let adding = adding.map_err(|ended| self.over(ended))?;
         let (geometry, area) = self.geometry_of(&candidate)?;
         let random = self.pool.runtime.random_bytes16();
         let disk = DiskId(uuid::Builder::from_random_bytes(random).into_uuid());
@@ -380,16 +398,28 @@ impl OpenPool {
             first_owner: self.pool.owner,
             vote_disks: self.pool.config.borrow().voters.now.clone(),
         };
-        let prepared = candidate.prepare(&label).await;
-        prepared.map_err(|error| PoolError::io("writing to it", &candidate.place.name, error))?;
-        candidate.write_label(&label).await?;
-        candidate.check_label(&label).await?;
-        let added = added(&label);
-        self.administer(move |_| Ok((vec![added], ()))).await?;
-        let member = Member::new(number, disk, geometry);
-        self.pool.members.borrow_mut().insert(number, Rc::clone(&member));
-        let (place, device) = (candidate.place.clone(), Rc::clone(&candidate.device));
-        self.attach(&member, place, candidate.node, device);
+        let labelled = async {
+            let prepared = candidate.prepare(&label).await;
+            prepared.map_err(|e| PoolError::io("writing to it", &candidate.place.name, e))?;
+            candidate.write_label(&label).await?;
+            candidate.check_label(&label).await
+        };
+        // Whoever adds others waits for this.
+        let limit = time_to_prepare(&self.pool.limits, &label);
+        candidate.in_time(&self.pool.runtime, limit, labelled).await?;
+        let (this, device) = (Rc::clone(self), Rc::clone(&candidate.device));
+        let (place, node) = (candidate.place.clone(), candidate.node);
+        // Whoever gives up waiting for the commit doesn't end it, and what is committed is a member.
+        let commit = self.in_time(async move {
+            let _adding = adding;
+            let added = added(&label);
+            this.administer_now(|_| Ok((vec![added], ()))).await?;
+            let member = Member::new(number, disk, geometry);
+            this.pool.members.borrow_mut().insert(number, Rc::clone(&member));
+            this.attach(&member, place, node, device);
+            Ok(member)
+        });
+        let member = commit.await?;
         let usable = async {
             while !member.is_usable() {
                 self.pool.wait_for_change().await?;

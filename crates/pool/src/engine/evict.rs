@@ -75,7 +75,12 @@ impl Pool {
         let pool = Rc::clone(self);
         let before: BTreeSet<DiskNumber> =
             out.iter().copied().filter(|disk| self.is_out(*disk)).collect();
-        self.change_configuration(|config| evict(config, &out, |disk| pool.id_of(disk))).await?;
+        self.change_configuration(|config| {
+            // One that was removed meanwhile is nowhere named any more.
+            let there = out.iter().copied().filter(|disk| pool.member(*disk).is_some()).collect();
+            evict(config, &there, |disk| pool.id_of(disk))
+        })
+        .await?;
         for disk in out.difference(&before) {
             let Some(member) = self.member(*disk) else { continue };
             if member.is_usable() {
@@ -126,7 +131,7 @@ impl Pool {
     /// Whether a majority of votes answers at this moment with our epoch, without the suspects. A suspect
     /// that is claimed again and can't take part as it is (its contents are older) does answer: where
     /// there is no majority without it, its own vote is needed.
-    async fn majority_answers(self: &Rc<Self>, suspects: &BTreeSet<DiskNumber>) -> bool {
+    pub(super) async fn majority_answers(self: &Rc<Self>, suspects: &BTreeSet<DiskNumber>) -> bool {
         let voters = self.present_voters();
         let counts = |member: &Rc<Member>| {
             let is_unfit = member.answers.get() && !member.is_usable();

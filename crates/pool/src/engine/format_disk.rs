@@ -2,6 +2,7 @@
 //! come last, so that a crash leaves a disk that belongs to nobody.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use block::{
     BLOCK_BYTES, BLOCK_SECTORS, BlockDevice, Claim, Durability, IoError, Lba, SECTOR_BYTES,
@@ -11,7 +12,7 @@ use block::{
 use futures::future::try_join_all;
 
 use super::observe::{Content, read_content, remedy_of_refusal};
-use super::{DiskPlace, EngineConfig};
+use super::{DiskPlace, EngineConfig, Limits};
 use crate::error::PoolError;
 use crate::format::{
     Applied, DiskGeometry, ExtentNumber, ExtentRange, Label, MIB, RecordNumber, ReleaseNumber,
@@ -33,11 +34,26 @@ pub(crate) struct Candidate {
 
 /// What is wiped of a witness side by side.
 const WIPED_AT_ONCE: u64 = 8;
+/// A witness that is wiped more slowly is none.
+const WIPED_BYTES_PER_SECOND_MIN: u64 = 4 << 20;
 
 impl Candidate {
     pub(crate) fn size_bytes(&self) -> u64 {
         let bytes = self.device.geometry().sectors.saturating_mul(SECTOR_BYTES as u64);
         DiskGeometry::labelled_bytes_of(bytes)
+    }
+
+    /// `work` on it, for which nobody waits longer than this: a disk that hangs would keep its name and the others'
+    /// from whoever tries again.
+    pub(crate) async fn in_time<T>(
+        &self,
+        runtime: &runtime::Handle,
+        limit: Duration,
+        work: impl Future<Output = Result<T, PoolError>>,
+    ) -> Result<T, PoolError> {
+        let done = runtime::timeout(runtime, limit, work).await;
+        let lost = || Err(PoolError::io("waiting for it", &self.place.name, IoError::Lost));
+        done.unwrap_or_else(|_| lost())
     }
 
     /// The layout of the disk, or how large it would have to be: with a metadata area in this run, to have
@@ -207,6 +223,12 @@ impl Candidate {
             Err(error) => Err(PoolError::io("reading its label", &self.place.name, error)),
         }
     }
+}
+
+/// How long a disk may take to be wiped and written as it must be for this label.
+pub(crate) fn time_to_prepare(limits: &Limits, label: &Label) -> Duration {
+    let wiped_bytes = label.witness_place().map_or(0, |(_, bytes)| bytes);
+    limits.administer + Duration::from_secs(wiped_bytes / WIPED_BYTES_PER_SECOND_MIN)
 }
 
 pub(super) async fn wipe(device: &dyn BlockDevice, from: u64, to: u64) -> Result<(), IoError> {

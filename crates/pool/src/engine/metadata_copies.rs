@@ -16,6 +16,7 @@ use block::{
 
 use super::areas::AreaPlace;
 use super::commit::{CommitError, CopyFault, CopyState, LastEntry};
+use super::disk_work::instance_now;
 use super::lease::Ended;
 use super::member::Member;
 use super::pool::Pool;
@@ -117,6 +118,18 @@ impl Pool {
 
     /// Writes a copy anew; tells whether it has everything. The caller holds `meta_lock`.
     pub(super) async fn fill_copy(self: &Rc<Self>, member: &Rc<Member>) -> Result<bool, Ended> {
+        if !self.config.borrow().copies.contains(&member.id) {
+            // What it had when it left the list isn't what it has now.
+            self.area.borrow_mut().copies.remove(&member.id);
+        }
+        // Behind another instance another disk may be.
+        let looked_at = async {
+            let device = member.device().ok_or(IoError::Lost)?;
+            self.expect_instance(member, instance_now(&*device).await?)
+        };
+        if self.within(self.limits.eviction, looked_at).await.is_err() {
+            return Ok(false);
+        }
         match self.write_checkpoint(Some(member)).await {
             Ok(()) => {}
             Err(CommitError::Ended(ended)) => return Err(ended),
@@ -144,6 +157,11 @@ impl Pool {
         for _ in 0..2 {
             match self.unless_over(self.read_back(member)).await? {
                 Err(fault) if fault.is_unfit() => {}
+                Err(CopyFault::Io(IoError::Restarted { .. })) => {
+                    // Who it is is looked at first, if nobody does that yet.
+                    self.re_add_soon(member);
+                    return Ok(false);
+                }
                 Ok(()) | Err(_) => return Ok(false),
             }
         }
@@ -152,7 +170,8 @@ impl Pool {
 
     /// Reads what a copy took since it was read back last, and some of what it has had for longer.
     async fn read_back(&self, member: &Member) -> Result<(), CopyFault> {
-        let reader = self.copy_reader(member)?;
+        // What another instance shows may be another disk's.
+        let reader = CopyReader { of: member.checked_instance.get(), ..self.copy_reader(member)? };
         let (mut state, stored, header, begin, end) = {
             let area = self.area.borrow();
             let (Some(state), Some(checkpoint)) =
@@ -207,7 +226,7 @@ impl Pool {
     pub(super) fn copy_reader(&self, member: &Member) -> Result<CopyReader<'_>, CopyFault> {
         let device = member.device().ok_or(IoError::Lost)?;
         let area = self.area_place(member).ok_or(CopyFault::Older)?;
-        Ok(CopyReader { pool: self, device, area })
+        Ok(CopyReader { pool: self, device, area, of: None })
     }
 
     /// Whether the copy on a disk that is taken in has all that is committed. One that hasn't leaves
@@ -277,12 +296,18 @@ pub(super) struct CopyReader<'a> {
     pool: &'a Pool,
     device: Rc<dyn BlockDevice>,
     area: AreaPlace,
+    /// Only what this instance answers counts.
+    of: Option<Instance>,
 }
 
 impl AreaBytes for CopyReader<'_> {
     async fn read(&self, at: u64, len: u64) -> Result<Buffer, IoError> {
         let range = SectorRange::new(self.area.sector_at(at), len / SECTOR_BYTES as u64);
-        Ok(self.pool.within(self.pool.limits.background, self.device.read(range)).await?.value)
+        let read = self.pool.within(self.pool.limits.background, self.device.read(range)).await?;
+        match self.of.is_none_or(|of| of == read.instance) {
+            true => Ok(read.value),
+            false => Err(IoError::Restarted { now: read.instance }),
+        }
     }
 }
 

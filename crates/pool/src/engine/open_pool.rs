@@ -26,15 +26,17 @@ pub(crate) struct OpenPool {
     pub(crate) volumes: RefCell<BTreeMap<VolumeId, Rc<Volume>>>,
     /// Held over the removal of a volume.
     pub(super) removing: Rc<Semaphore>,
+    /// Held from choosing a disk's number to its commit.
+    pub(super) adding: Rc<Semaphore>,
     pub(super) jobs: Jobs,
     pub(super) unfit: Unfit,
 }
 
 impl OpenPool {
     pub(crate) fn new(pool: Rc<Pool>) -> Rc<OpenPool> {
-        let (removing, jobs) = (Semaphore::new(1), Jobs::default());
-        let (volumes, unfit) = (RefCell::default(), Unfit::default());
-        Rc::new(OpenPool { pool, volumes, removing, jobs, unfit })
+        let (removing, adding) = (Semaphore::new(1), Semaphore::new(1));
+        let (volumes, jobs, unfit) = (RefCell::default(), Jobs::default(), Unfit::default());
+        Rc::new(OpenPool { pool, volumes, removing, adding, jobs, unfit })
     }
 
     /// Starts what runs beside requests, and opens the volumes.

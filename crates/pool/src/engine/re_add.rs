@@ -207,13 +207,15 @@ impl Pool {
         expected.is_some_and(|expected| has.unwrap_or_default() < expected)
     }
 
+    /// Whether a device is the disk that a member is; refused is what is another one.
     pub(super) async fn check_label(
         &self,
         member: &Member,
         device: &dyn BlockDevice,
     ) -> Result<(), NotFit> {
         let content = self.within(self.limits.claim, observe::read_content(device, false)).await;
-        match content.map_err(not_fit)? {
+        // A target that refuses says nothing of the disk; the next claim tells why.
+        match content.map_err(|_| NotFit::Lost)? {
             Content::Labelled { label, .. }
                 if label.label.pool == self.id && label.label.disk == member.id =>
             {

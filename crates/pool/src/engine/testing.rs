@@ -57,6 +57,10 @@ pub(crate) struct TestDisk {
     /// Sectors that can't be read, whatever is written there.
     pub(crate) dead_sectors: RefCell<BTreeMap<u64, Dead>>,
     pub(crate) flush_fails: Cell<bool>,
+    /// It hangs once it took so many writes.
+    pub(crate) hangs_from: Cell<Option<u64>>,
+    /// So many reads by an owner are refused.
+    pub(crate) reads_refused: Cell<u32>,
     /// So many reads of a vote by an owner get no answer.
     pub(crate) vote_reads_lost: Cell<u32>,
     pub(crate) refuses_claims: Cell<bool>,
@@ -94,6 +98,8 @@ impl TestDisk {
             bad_sectors: RefCell::default(),
             dead_sectors: RefCell::default(),
             flush_fails: Cell::new(false),
+            hangs_from: Cell::new(None),
+            reads_refused: Cell::new(0),
             vote_reads_lost: Cell::new(0),
             refuses_claims: Cell::new(false),
             latency: Cell::new(Duration::from_micros(100)),
@@ -161,6 +167,9 @@ impl TestDisk {
         self.dirty.borrow_mut().extend(range.start.0..range.end().0);
         self.bytes_written.set(self.bytes_written.get() + range.len_bytes());
         self.writes.set(self.writes.get() + 1);
+        if self.hangs_from.get().is_some_and(|from| self.writes.get() >= from) {
+            self.mode.set(Mode::Hanging);
+        }
     }
 }
 
@@ -292,6 +301,11 @@ impl TestDevice {
         let owned = self.disk.holder.get().epoch != Epoch::OBSERVER;
         if owned && self.epoch.get() == Epoch::OBSERVER && !open {
             return Err(IoError::Refused(block::RefusalReason::Owned));
+        }
+        let refused = self.disk.reads_refused.get();
+        if refused > 0 && self.epoch.get() != Epoch::OBSERVER {
+            self.disk.reads_refused.set(refused - 1);
+            return Err(IoError::Refused(block::RefusalReason::AccessDenied));
         }
         self.disk.reads.set(self.disk.reads.get() + 1);
         assert!(range.len_bytes() <= 1 << 20, "a transfer larger than the device takes");

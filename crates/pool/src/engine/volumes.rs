@@ -172,7 +172,7 @@ impl OpenPool {
     }
 
     /// Waits for what an administrator asked for, not for ever; it goes on all the same.
-    async fn in_time<T: 'static>(
+    pub(super) async fn in_time<T: 'static>(
         self: &Rc<Self>,
         work: impl Future<Output = Result<T, PoolError>> + 'static,
     ) -> Result<T, PoolError> {
@@ -195,7 +195,7 @@ impl OpenPool {
         }
     }
 
-    async fn administer_now<T>(
+    pub(super) async fn administer_now<T>(
         self: &Rc<Self>,
         plan: impl FnOnce(&Metadata) -> Result<(Vec<MetaRecord>, T), PoolError>,
     ) -> Result<T, PoolError> {

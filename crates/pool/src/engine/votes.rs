@@ -118,6 +118,9 @@ impl OpenPool {
             if are_same(&wanted, &voters.now) {
                 return Ok(());
             }
+            if !self.pool.lease.holds(self.pool.runtime.now()) {
+                return Ok(());
+            }
             for member in newcomers(&wanted) {
                 if !self.make_ready_to_vote(&member).await? {
                     let until = self.pool.runtime.now() + UNFIT_FOR;
@@ -125,8 +128,11 @@ impl OpenPool {
                     return Ok(());
                 }
             }
-            // From then on nothing is decided without a majority of these too.
-            if !self.has_majority_there(&wanted) {
+            // From then on nothing is decided without a majority of these too, and only who votes now can take that
+            // back. Where they are out of reach, all of these may be gone for good before they are back.
+            let answer = self.pool.majority_answers(&BTreeSet::new()).await;
+            let is_still_wanted = are_same(&self.wanted_voters(&voters), &wanted);
+            if !answer || !is_still_wanted || !self.has_majority_there(&wanted) {
                 return Ok(());
             }
             let begun = Voters { now: voters.now.clone(), next: Some(wanted) };

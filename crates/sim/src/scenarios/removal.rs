@@ -46,6 +46,12 @@ pub const SCENARIOS: &[Scenario] = &[
         |stage| votes_follow(stage).boxed_local(),
     ),
     scenario(
+        "votes-out-of-reach",
+        "all who vote are out of reach for long, then the only other one goes; they come back, and do without it",
+        600,
+        |stage| votes_out_of_reach(stage).boxed_local(),
+    ),
+    scenario(
         "few-voters",
         "machines come to a pool of one to three, one leaves while another is away; the power goes as votes move",
         600,
@@ -272,6 +278,44 @@ async fn votes_follow(stage: Stage) -> Result<(), Failure> {
     rig.converge().await?;
     lose_one_of(&rig, 7, "at rest");
     Ok(())
+}
+
+async fn votes_out_of_reach(stage: Stage) -> Result<(), Failure> {
+    let rig =
+        Rig::start(&stage, Plan::simple(6, 24), &[(VOLUME, 4 << 20, Layout::Mirror(2))]).await?;
+    rig.set_rebuild_delay(1 + rig.below(4) as u64).await?;
+    rig.load(Mix::BUSY).await?;
+    // One that voted before may vote again at once.
+    let other = rig.voters().first().copied().unwrap_or(0);
+    rig.cluster.kill_node(other);
+    let others_vote = |report: &pool::PoolReport| {
+        let votes = |disk: &pool::PoolDisk| disk.holds_vote && disk.name == disk_of(other);
+        report.votes.present == 5 && !report.disks.iter().any(votes)
+    };
+    rig.wait_until("others vote", others_vote).await?;
+    rig.cluster.start_node(other);
+    rig.wait_clean(CONVERGENCE_MAX).await?;
+    let voters = rig.voters();
+    voters.iter().for_each(|node| rig.cluster.kill_node(*node));
+    rig.run_for(rig.between(1, 20_000)).await;
+    rig.cluster.kill_node(other);
+    rig.run_for(rig.between(1, 3000)).await;
+    let restarts = rig.below(2) == 0;
+    if restarts && rig.below(2) == 0 {
+        rig.restart_supervisor(rig.between(1, 1000)).await;
+    }
+    voters.iter().for_each(|node| rig.cluster.start_node(*node));
+    let all_vote = |report: &pool::PoolReport| {
+        report.lease_ok && (5, 5) == (report.votes.present, report.votes.total)
+    };
+    rig.wait_until("who votes goes on", all_vote).await?;
+    if restarts {
+        rig.restart_supervisor(rig.between(1, 2000)).await;
+        rig.wait_until("the pool is opened again", all_vote).await?;
+    }
+    rig.load(Mix::BUSY).await?;
+    rig.wait_out(other, Duration::from_secs(60)).await?;
+    rig.converge().await
 }
 
 async fn few_voters(stage: Stage) -> Result<(), Failure> {

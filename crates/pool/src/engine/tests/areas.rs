@@ -35,7 +35,7 @@ impl Bench {
         self.opened().pool.member(DiskNumber(disk)).unwrap()
     }
 
-    fn give_area(&self, disk: u32, extents: u32) -> Result<(), AreaError> {
+    pub(super) fn give_area(&self, disk: u32, extents: u32) -> Result<(), AreaError> {
         let (open, member) = (self.opened(), self.member_of(disk));
         self.run(async move { open.pool.give_area(&member, extents).await })
     }

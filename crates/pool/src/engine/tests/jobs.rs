@@ -627,3 +627,109 @@ fn of_disks_of_which_one_is_refused_none_is_added() {
     assert_eq!(bench.report().disks.len(), 3);
     extend(&bench, "e0.0").unwrap();
 }
+
+/// What happened: the machines with votes were out of reach for so long that others were to vote, which began with
+/// a configuration that nobody could decide and nobody could take back. Then one of the others was lost for good:
+/// when all who voted were back, nothing could be decided any more, nor the pool opened.
+#[test]
+fn votes_do_not_begin_to_move_while_those_who_vote_are_out_of_reach() {
+    for reopened in [false, true] {
+        let bench = Bench::new(21, 6, 48);
+        bench.create();
+        bench.set_rebuild_delay(5);
+        bench.pass(Duration::from_secs(20));
+        let voting: Vec<usize> = (0..6).filter(|at| bench.report().disks[*at].holds_vote).collect();
+        assert_eq!(voting.len(), 5);
+        let other = (0..6).find(|at| !voting.contains(at)).unwrap();
+        // As one that voted before.
+        let least =
+            bench.engine.open_pool("pool").unwrap().pool.area.borrow().layout.area_bytes() >> 18;
+        bench.give_area(other as u32, least as u32).unwrap();
+        voting.iter().for_each(|disk| bench.set_mode(*disk, Mode::Lost));
+        bench.pass(Duration::from_secs(60));
+        bench.set_mode(other, Mode::Lost);
+        bench.pass(Duration::from_secs(1));
+        voting.iter().for_each(|disk| bench.set_mode(*disk, Mode::Well));
+        bench.pass(Duration::from_secs(10));
+        let bench = if reopened { bench.crash_engine() } else { bench };
+        let goes_on = |report: &crate::report::PoolReport| {
+            report.lease_ok && (report.votes.present, report.votes.total) == (5, 5)
+        };
+        bench.until(goes_on);
+        bench.create_volume(8, Layout::Mirror(2));
+    }
+}
+
+/// The one who asked gave up waiting for a majority, and the commit went on: the disk was in the metadata, and no
+/// member before the pool was opened again. Nothing used it, and it couldn't be removed.
+#[test]
+fn a_disk_that_is_added_though_nobody_waits_any_more_takes_part() {
+    let bench = Bench::new(22, 4, 48);
+    pool_of(&bench, 3);
+    bench.pass(Duration::from_secs(5));
+    (0..3).for_each(|disk| bench.set_mode(disk, Mode::Lost));
+    let gave_up = extend(&bench, "e3.0").unwrap_err();
+    assert!(matches!(gave_up, PoolError::Suspended { .. }), "{gave_up}");
+    (0..3).for_each(|disk| bench.set_mode(disk, Mode::Well));
+    bench.until(|report| report.state == PoolState::Online && report.disks.len() == 4);
+    bench.remove("e3.0").unwrap();
+    bench.until(|report| report.disks.len() == 3 && report.jobs.is_empty());
+}
+
+#[test]
+fn two_who_add_disks_at_once_both_do() {
+    let bench = Bench::new(23, 5, 48);
+    pool_of(&bench, 3);
+    bench.pass(Duration::from_secs(5));
+    let add = |disk: &str| {
+        let (engine, added) = (Rc::clone(&bench.engine), [disk.to_owned()]);
+        async move { engine.extend_pool("pool", &ExtendPool::of(&added)).await }
+    };
+    let both = futures::future::join(add("e3.0"), add("e4.0"));
+    let (one, other) = bench.run(both);
+    assert_eq!((one.map(drop), other.map(drop)), (Ok(()), Ok(())));
+    bench.until(|report| report.state == PoolState::Online && report.disks.len() == 5);
+}
+
+/// A target that refused to be read after it had accepted the claim passed for one with another disk, which isn't
+/// looked at again before it appears anew.
+#[test]
+fn a_disk_whose_target_refuses_once_is_taken_in() {
+    let (bench, volume) = written(24, Layout::Mirror(2), 50);
+    bench.set_mode(4, Mode::Lost);
+    bench.write(&volume, 0, pattern(0, 50, 1)).unwrap();
+    bench.pass(Duration::from_secs(20));
+    bench.disks[4].reads_refused.set(1);
+    bench.set_mode(4, Mode::Well);
+    bench.until(|report| report.state == PoolState::Online);
+    assert_eq!(bench.disks[4].reads_refused.get(), 0);
+}
+
+/// A disk was wiped while nobody saw it: before anybody had looked who is there it got a copy of the metadata.
+#[test]
+fn what_is_in_the_place_of_a_disk_gets_no_copy_of_the_metadata_before_it_is_looked_at() {
+    let bench = Bench::new(25, 3, 48);
+    bench.create();
+    bench.pass(Duration::from_secs(20));
+    let blank = vec![0; 48 << 20];
+    // Something that is to be read back.
+    bench.set_rebuild_delay(60);
+    bench.disks[1].set_image(&blank);
+    bench.pass(Duration::from_secs(60));
+    assert!(bench.disks[1].image() == blank);
+}
+
+#[test]
+fn who_adds_a_disk_that_hangs_is_told_and_holds_up_nobody() {
+    let bench = Bench::new(26, 5, 48);
+    pool_of(&bench, 3);
+    bench.pass(Duration::from_secs(5));
+    bench.disks[3].hangs_from.set(Some(20));
+    let told = extend(&bench, "e3.0").unwrap_err();
+    assert!(told.to_string().contains("e3.0"), "{told}");
+    extend(&bench, "e4.0").unwrap();
+    bench.disks[3].hangs_from.set(None);
+    bench.disks[3].set_mode(Mode::Well);
+    bench.pass(Duration::from_secs(20));
+    extend(&bench, "e3.0").unwrap();
+}
