@@ -12,8 +12,9 @@ use super::belief::{Heard, LoadError, hear};
 use super::checksums::Loaded;
 use super::known::SaidBy;
 use super::lease::Ended;
+use super::limits::READ_TRIES;
 use super::pool::GroupPlace;
-use super::right_copy::Answer;
+use super::right_copy::{Answer, NoRightCopy};
 use super::volume::Volume;
 use crate::format::{DiskNumber, ExtentShape, GenerationId, Row};
 use crate::report::PoolEvent;
@@ -21,6 +22,17 @@ use block::write_durably;
 
 /// Repairs that wait or run at once; more are dropped, and found again by the next read.
 const REPAIRS_MAX: usize = 64;
+
+/// What became of a repair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Repair {
+    /// The row is right on that member now.
+    Done,
+    /// It can't be made so, or needn't be.
+    Dropped,
+    /// The member, or who has it right, was silent: nothing follows from that.
+    Unheard,
+}
 
 impl Volume {
     /// Repairs a row in the background on the members that were found wrong.
@@ -34,11 +46,21 @@ impl Volume {
             }
             let volume = Rc::clone(self);
             self.pool.runtime.spawn(async move {
-                let repair = volume.repair_row(group, row, disk);
                 // The pool's end ends the repair; nothing was promised.
-                let _ = volume.pool.unless_over(repair).await;
+                let _ = volume.pool.unless_over(volume.repair_once_heard(group, row, disk)).await;
                 volume.repairing.borrow_mut().remove(&key);
             });
+        }
+    }
+
+    /// Repairs a row, again if it wasn't heard whether that is needed: a disk that is slow for a moment, perhaps
+    /// with the reads that found the row, would keep it until somebody reads it again.
+    async fn repair_once_heard(self: &Rc<Self>, group: GenerationId, row: Row, disk: DiskNumber) {
+        for _ in 0..READ_TRIES {
+            if self.is_gone() || self.repair_row(group, row, disk).await != Repair::Unheard {
+                return;
+            }
+            self.pool.runtime.sleep(self.pool.limits.rejoin).await;
         }
     }
 
@@ -56,52 +78,63 @@ impl Volume {
             let repair = volume.repair_row(group, row, disk);
             let _ = done.send(volume.pool.unless_over(repair).await);
         });
-        matches!(receiver.await, Ok(Ok(true)))
+        matches!(receiver.await, Ok(Ok(Repair::Done)))
     }
 
-    /// Tells whether the row is right then.
     async fn repair_row(
         self: &Rc<Self>,
         generation: GenerationId,
         row: Row,
         bad: DiskNumber,
-    ) -> bool {
+    ) -> Repair {
         let _lock = self.pool.lock_group(generation).await;
-        let Some(group) = self.pool.group_by_generation(generation) else { return false };
+        let group = self.pool.group_by_generation(generation);
+        let Some(group) = group else { return Repair::Dropped };
         let position = group.members.iter().position(|(disk, _)| *disk == bad);
-        let Some(bad) = position else { return false };
+        let Some(bad) = position else { return Repair::Dropped };
         let shape = self.pool.shape();
         let (index, entry) = shape.entry_of(row);
         let loaded = self.checksum_block(&group, index..index + 1).await;
         let known = loaded.ok().and_then(|loaded| loaded.block.get(entry).checksum());
-        let Some(crc) = known else { return false };
+        let Some(crc) = known else { return Repair::Dropped };
         if self.known_of(&group, row) != SaidBy::Entry {
-            return false;
+            return Repair::Dropped;
         }
-        let Some((member, device, start)) = self.pool.extent_of(&group, bad) else { return false };
-        member.checksum_errors.set(member.checksum_errors.get() + 1);
-        let Ok(copy) = self.right_copy(&group, row, crc, Some(bad)).await else { return false };
-        if !copy.wrong.contains(&bad) {
+        let place = self.pool.extent_of(&group, bad);
+        let Some((member, device, start)) = place else { return Repair::Dropped };
+        let limits = &self.pool.limits;
+        let count = || member.checksum_errors.set(member.checksum_errors.get() + 1);
+        let copy = match self.right_copy(&group, row, crc, Some(bad)).await {
+            Ok(copy) if copy.wrong.contains(&bad) => {
+                count();
+                copy
+            }
             // A second look may find it right.
-            let reading = self.ask_for_row(&group, row, crc, bad, self.pool.limits.eviction);
-            return matches!(reading.await, Answer::Right(_));
-        }
+            Ok(_) => match self.ask_for_row(&group, row, crc, bad, limits.eviction).await {
+                Answer::Right(_) => return Repair::Done,
+                _ => return Repair::Unheard,
+            },
+            Err(NoRightCopy::Lost) => {
+                count();
+                return Repair::Dropped;
+            }
+            Err(NoRightCopy::Silent { .. }) => return Repair::Unheard,
+        };
         let sector = Lba(start.0 + shape.row_sector(row));
         let write = write_durably(&*device, sector, copy.data);
-        let limits = &self.pool.limits;
         let written = self.pool.within_while_in(member.number, limits.background, write).await;
         let reading = self.ask_for_row(&group, row, crc, bad, limits.eviction);
-        let is_right = written.is_ok() && matches!(reading.await, Answer::Right(_));
-        if is_right {
-            self.repaired_blocks.set(self.repaired_blocks.get() + 1);
-            self.pool.events.tell(PoolEvent::Repaired {
-                pool: self.pool.name.clone(),
-                volume: self.name(),
-                disk: member.display_name(),
-                disk_offset_bytes: sector.byte_offset(),
-            });
+        if written.is_err() || !matches!(reading.await, Answer::Right(_)) {
+            return Repair::Dropped;
         }
-        is_right
+        self.repaired_blocks.set(self.repaired_blocks.get() + 1);
+        self.pool.events.tell(PoolEvent::Repaired {
+            pool: self.pool.name.clone(),
+            volume: self.name(),
+            disk: member.display_name(),
+            disk_offset_bytes: sector.byte_offset(),
+        });
+        Repair::Done
     }
 
     /// The believed checksum block of a group at the start of `indexes`, of which the others are wanted soon.

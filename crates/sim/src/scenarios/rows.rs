@@ -140,7 +140,7 @@ async fn rotten_while_behind(stage: Stage) -> Result<(), Failure> {
     // Without the one that is behind they are errors.
     rig.record(VOLUME).expect_unreadable(SectorRange::new(Lba(0), SPAN));
     // Resync takes long, so that most is read before its bits are cleared.
-    let slow = Latency { base: rig.between(50, 200), ..Latency::FAST };
+    let slow = Latency { base: rig.between(50, 400), ..Latency::FAST };
     rig.cluster.node(wrong).disks()[0].set_latency(slow);
     rig.cluster.start_node(behind);
     rig.wait_in(behind, CONVERGENCE_MAX).await?;
