@@ -67,6 +67,38 @@ pub fn join(place: &Place, node: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Takes a machine away for good, with its disks. Its name and its disks' addresses aren't given again.
+pub fn destroy(place: &Place, node: &str) -> anyhow::Result<()> {
+    let mut plan = place.plan()?;
+    let disks = plan.node(node)?.disk_bytes.len();
+    if process::running(place, node).is_some() {
+        kill(place, node)?;
+    }
+    let netns = place.node_netns(node);
+    if network::namespaces(place).contains(&netns) {
+        network::remove_netns(&netns)?;
+    }
+    for disk in 0..disks {
+        remove(std::fs::remove_file(place.disk_file(node, disk)))?;
+    }
+    remove(std::fs::remove_file(place.pid_file(node)))?;
+    remove(std::fs::remove_dir_all(place.node_dir(node)))?;
+    // Last: what is cut short may be done again.
+    plan.nodes_made = plan.nodes_made.max(plan.highest_shelf());
+    plan.nodes.retain(|other| other.name != node);
+    place.store_plan(&plan)?;
+    println!("destroyed {node} with its disks");
+    Ok(())
+}
+
+/// That something is gone, or never was.
+fn remove(removed: std::io::Result<()>) -> anyhow::Result<()> {
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
 fn node_pid(place: &Place, node: &str) -> anyhow::Result<i32> {
     place.plan()?.node(node)?;
     process::running(place, node).with_context(|| format!("{node} does not run"))

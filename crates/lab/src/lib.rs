@@ -78,6 +78,11 @@ enum LabCommand {
         /// `n1`, `n2`, ...
         node: String,
     },
+    /// Destroy a machine for good: its process, its disks and all that was on them, its place in the lab.
+    Destroy {
+        /// `n1`, `n2`, ...
+        node: String,
+    },
     /// Add a machine with disks; `pool extend` then takes them.
     AddNode {
         /// Size of each of its disks; as the first node's by default.
@@ -116,6 +121,7 @@ pub fn run(args: LabArgs) -> anyhow::Result<ExitCode> {
         LabCommand::Resume { node } => fault::resume(&place, &node)?,
         LabCommand::Cut { node } => fault::cut(&place, &node)?,
         LabCommand::Join { node } => fault::join(&place, &node)?,
+        LabCommand::Destroy { node } => fault::destroy(&place, &node)?,
         LabCommand::AddNode { size, disks } => up::add_node(&place, size.as_deref(), disks)?,
         LabCommand::Down { wipe } => down::down(&place, wipe)?,
     }

@@ -34,6 +34,12 @@ pub struct LabPlan {
     pub mtu: u32,
     pub ftp_port: u16,
     pub nodes: Vec<NodePlan>,
+    /// The highest shelf of a node that was destroyed: a new one isn't taken for it.
+    #[serde(default)]
+    pub nodes_made: u16,
+    /// Layout of the volume; none: two copies where there is more than one disk.
+    #[serde(default)]
+    pub layout: Option<String>,
     /// The pool was made: from then on it is waited for, however little of it is present.
     #[serde(default)]
     pub pool_made: bool,
@@ -189,6 +195,11 @@ impl Place {
 }
 
 impl LabPlan {
+    /// The highest shelf of the nodes that there are.
+    pub fn highest_shelf(&self) -> u16 {
+        self.nodes.iter().map(|node| node.shelf).max().unwrap_or(0)
+    }
+
     pub fn node(&self, name: &str) -> anyhow::Result<&NodePlan> {
         self.nodes.iter().find(|node| node.name == name).ok_or_else(|| {
             let names: Vec<_> = self.nodes.iter().map(|node| node.name.as_str()).collect();

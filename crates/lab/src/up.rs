@@ -4,10 +4,11 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 use control::api::{ApiError, ErrorCode};
 use pool::PoolState;
+use pool::metadata::Layout;
 use serde_json::Value;
 
 use crate::command::{etherpool, etherpool_json};
@@ -33,6 +34,9 @@ pub struct UpArgs {
     /// Largest Ethernet payload on the lab's network.
     #[arg(long, default_value_t = 9000, value_parser = clap::value_parser!(u32).range(1500..=65535))]
     mtu: u32,
+    /// Layout of the volume: raid0, mirror:2, mirror:3, ...; two copies by default.
+    #[arg(long, conflicts_with = "bare")]
+    layout: Option<Layout>,
     /// Port of the FTP server on 127.0.0.1.
     #[arg(long, default_value_t = 2121)]
     ftp_port: u16,
@@ -78,13 +82,14 @@ pub fn up(place: &Place, args: &UpArgs) -> anyhow::Result<()> {
 /// Adds a machine to a lab that is up. The pool takes its disks by `pool extend`.
 pub fn add_node(place: &Place, size: Option<&str>, disks: Option<u8>) -> anyhow::Result<()> {
     let mut plan = place.plan()?;
-    let first = plan.nodes.first().context("the lab has no node")?;
+    let first = plan.nodes.first().map(|node| node.disk_bytes.as_slice()).unwrap_or_default();
     let bytes = match size {
         Some(size) => disk_size(size)?,
-        None => first.disk_bytes.first().copied().unwrap_or(1 << 30),
+        None => first.first().copied().unwrap_or(1 << 30),
     };
-    let count = disks.map_or(first.disk_bytes.len(), usize::from);
-    let node = node_plan(plan.nodes.len() + 1, vec![bytes; count])?;
+    let count = disks.map_or(first.len().max(1), usize::from);
+    let number = usize::from(plan.nodes_made.max(plan.highest_shelf())) + 1;
+    let node = node_plan(number, vec![bytes; count])?;
     plan.nodes.push(node.clone());
     place.store_plan(&plan)?;
     network::ensure_node(place, &node.name, plan.mtu)?;
@@ -196,7 +201,9 @@ fn plan(args: &UpArgs) -> anyhow::Result<LabPlan> {
         let bytes = sizes.get(number - 1).or(sizes.first()).copied().unwrap_or(1 << 30);
         nodes.push(node_plan(number, vec![bytes; usize::from(args.disks)])?);
     }
-    Ok(LabPlan { mtu: args.mtu, ftp_port: args.ftp_port, nodes, pool_made: false })
+    let layout = args.layout.map(|layout| layout.to_string());
+    let (mtu, ftp_port) = (args.mtu, args.ftp_port);
+    Ok(LabPlan { mtu, ftp_port, nodes, nodes_made: 0, layout, pool_made: false })
 }
 
 fn disk_size(text: &str) -> anyhow::Result<u64> {
@@ -245,7 +252,8 @@ fn ensure_volume(place: &Place, plan: &LabPlan) -> anyhow::Result<()> {
     let volumes = etherpool_json(place, ["volume", "list", "--json"])?;
     if entry(&volumes, "volumes", VOLUME).is_none() {
         let disks: usize = plan.nodes.iter().map(|node| node.disk_bytes.len()).sum();
-        let layout = if disks > 1 { "mirror:2" } else { "raid0" };
+        let usual = if disks > 1 { "mirror:2" } else { "raid0" };
+        let layout = plan.layout.as_deref().unwrap_or(usual);
         etherpool(place, ["volume", "create", &name, "--size", "100%FREE", "--layout", layout])?;
         etherpool(place, ["volume", "mkfs", &name, "--yes"])?;
         let mount_point = place.mount_point();

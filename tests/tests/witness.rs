@@ -1,0 +1,101 @@
+//! Two machines with data and a third with a witness: any one of them is destroyed with its disks. The pool goes
+//! on, a new machine takes its place, and then another one may go.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use blackbox::{Lab, LabOptions, Load, wait_until};
+use serde_json::{Value, json};
+
+const BLOCKS: u64 = 512;
+const VOLUME: &str = "cluster/hyperspace";
+
+fn pool(lab: &Lab) -> Value {
+    lab.json(&["pool", "show", "cluster"])
+}
+
+/// A pool of three machines, one of which only votes, with a mounted volume. What is lost is made anew at once.
+fn two_and_a_witness() -> Lab {
+    let options =
+        LabOptions { disks: 1, size: "512M,512M,64M", bare: true, ..LabOptions::default() };
+    let lab = Lab::up(&options);
+    wait_until("the disks are present", || {
+        lab.json(&["disk", "list"]).as_array().map_or(0, Vec::len) == 3
+    });
+    lab.cli(&["pool", "create", "cluster", "e1.0", "e2.0", "--witness", "e3.0", "--yes"]);
+    lab.cli(&["pool", "set", "cluster", "rebuild-delay", "2s"]);
+    lab.cli(&["volume", "create", VOLUME, "--size", "128M", "--layout", "mirror:2"]);
+    lab.cli(&["volume", "mkfs", VOLUME, "--yes"]);
+    std::fs::create_dir_all(lab.mount()).unwrap();
+    lab.cli(&["volume", "mount", VOLUME, lab.mount().to_str().unwrap()]);
+    lab
+}
+
+fn wait_whole(lab: &Lab) {
+    wait_until("any machine may go", || {
+        let pool = pool(lab);
+        let volume = &pool["volumes"][0];
+        pool["votes"] == json!({"total": 3, "present": 3})
+            && pool["survives"] == 1
+            && pool["jobs"].as_array().is_some_and(Vec::is_empty)
+            && volume["degraded"] == false
+            && volume["dirty_bytes"] == 0
+    });
+}
+
+/// `lost` is destroyed under load, a new machine takes its place; then `next` is destroyed.
+fn any_may_go(lost: usize, next: &str) {
+    let lab = two_and_a_witness();
+    wait_whole(&lab);
+    let load = Load::start(&lab.mount().join("load"), BLOCKS, lost as u64);
+    load.wait_for_promises();
+    lab.lab(&["destroy", &format!("n{lost}")]);
+    load.wait_for_promises();
+    assert!(!lab.disk_file(&format!("n{lost}"), 0).exists());
+    let is_witness = lost == 3;
+    // The supervisor alone finds what is left of the pool, too.
+    lab.lab(&["kill", "supervisor"]);
+    let before = load.stop();
+    lab.lab(&["start", "supervisor"]);
+    wait_until("the volume is mounted again", || lab.status()["mount"].is_string());
+    let load = Load::start(&lab.mount().join("load2"), BLOCKS, lost as u64 + 7);
+    load.wait_for_promises();
+
+    lab.lab(&["add-node", "--disks", "1", "--size", if is_witness { "64M" } else { "512M" }]);
+    match is_witness {
+        true => lab.cli(&["pool", "extend", "cluster", "--witness", "e4.0", "--yes"]),
+        false => lab.cli(&["pool", "extend", "cluster", "e4.0", "--yes"]),
+    };
+    // Nobody has to say that what was lost is made anew, and who votes instead.
+    wait_whole(&lab);
+    let gone = format!("e{lost}.0");
+    lab.cli(&["pool", "remove", "cluster", &gone, "--yes", "--wait"]);
+    wait_whole(&lab);
+    let disks = pool(&lab)["disks"].as_array().unwrap().len();
+    assert_eq!(disks, 3, "{}", pool(&lab));
+    lab.cli(&["volume", "verify", VOLUME]);
+    load.wait_for_promises();
+
+    lab.lab(&["destroy", next]);
+    load.wait_for_promises();
+    let report = load.stop();
+    // From the disks that are left, past the page cache.
+    lab.cli(&["volume", "unmount", VOLUME]);
+    lab.cli(&["volume", "mount", VOLUME, lab.mount().to_str().unwrap()]);
+    before.verify();
+    report.verify();
+    assert_eq!(lab.pool_state(), "degraded");
+}
+
+#[test]
+fn the_first_machine_is_destroyed_then_the_second() {
+    any_may_go(1, "n2");
+}
+
+#[test]
+fn the_second_machine_is_destroyed_then_the_witness() {
+    any_may_go(2, "n3");
+}
+
+#[test]
+fn the_witness_is_destroyed_then_a_machine_with_data() {
+    any_may_go(3, "n1");
+}
