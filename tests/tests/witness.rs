@@ -29,6 +29,14 @@ fn two_and_a_witness() -> Lab {
     lab
 }
 
+/// By the supervisor's word, which may not answer yet: what a dead engine left mounted is there for a moment more.
+fn is_mounted(lab: &Lab) -> bool {
+    let output = lab.cli_output(&["status", "--json"]);
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let mut services = answer["services"].as_array().into_iter().flatten();
+    services.any(|one| one["volume"] == VOLUME && one["mount"] == "on")
+}
+
 fn wait_whole(lab: &Lab) {
     wait_until("any machine may go", || {
         let pool = pool(lab);
@@ -55,7 +63,7 @@ fn any_may_go(lost: usize, next: &str) {
     lab.lab(&["kill", "supervisor"]);
     let before = load.stop();
     lab.lab(&["start", "supervisor"]);
-    wait_until("the volume is mounted again", || lab.status()["mount"].is_string());
+    wait_until("the volume is mounted again", || is_mounted(&lab));
     let load = Load::start(&lab.mount().join("load2"), BLOCKS, lost as u64 + 7);
     load.wait_for_promises();
 
@@ -82,7 +90,7 @@ fn any_may_go(lost: usize, next: &str) {
     lab.cli(&["volume", "mount", VOLUME, lab.mount().to_str().unwrap()]);
     before.verify();
     report.verify();
-    assert_eq!(lab.pool_state(), "degraded");
+    wait_until("the loss is told", || lab.pool_state() == "degraded");
 }
 
 #[test]
