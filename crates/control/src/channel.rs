@@ -6,11 +6,13 @@
 
 use std::collections::BTreeSet;
 
-use pool::{PoolEvent, Progress};
+use pool::{DestroyPlan, PoolEvent, Progress, WipePlan};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::api::{ApiError, CreatePool, CreateVolume, EmptyDisks, ExtendPool, ImportPool, SetPool};
+use crate::api::{
+    ApiError, CreatePool, CreateVolume, EmptyDisks, ExtendPool, ImportPool, SetPool, WipeDisks,
+};
 use crate::reconcile::Attachment;
 use crate::settings::ExportSetting;
 use aoe_wire::ShelfSlot;
@@ -70,6 +72,23 @@ pub enum EngineRequest {
     ReleasePool {
         /// The pool.
         pool: String,
+    },
+    /// What destroying it would end; answered with a [`pool::DestroyPlan`].
+    PlanDestroyPool {
+        /// Name or id.
+        pool: String,
+    },
+    /// Answered with a [`pool::DestroyReport`].
+    DestroyPool {
+        /// What was shown.
+        shown: DestroyPlan,
+    },
+    /// What would be taken off disks; answered with a [`pool::WipePlan`].
+    PlanWipeDisks(WipeDisks),
+    /// Answered with a [`pool::WipeReport`].
+    WipeDisks {
+        /// What was shown.
+        shown: WipePlan,
     },
     /// Answered with a [`pool::EmptyForecast`].
     EmptyDisks {

@@ -26,7 +26,21 @@ const VERSION: u32 = 1;
 pub struct Registry {
     /// In the order of their ids.
     pub pools: Vec<KnownPool>,
+    /// Those that were destroyed here, the last ones.
+    pub destroyed: Vec<DestroyedPool>,
 }
+
+/// A pool that is no more. A disk of it that was away may come back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DestroyedPool {
+    /// Its identity.
+    pub id: Uuid,
+    /// Its name.
+    pub name: String,
+}
+
+/// Destroyed pools that are remembered, at most.
+const DESTROYED_MAX: usize = 1000;
 
 /// A pool that was made or imported here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +83,8 @@ pub struct HeldSetting {
 struct File {
     version: u32,
     pools: Vec<KnownPool>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    destroyed: Vec<DestroyedPool>,
 }
 
 /// Why a file isn't a registry.
@@ -85,18 +101,19 @@ pub enum RegistryError {
 impl Registry {
     /// Reads the file's text.
     pub fn parse(text: &str) -> Result<Registry, RegistryError> {
-        let File { version, mut pools } = serde_json::from_str(text)?;
+        let File { version, mut pools, destroyed } = serde_json::from_str(text)?;
         if version != VERSION {
             return Err(RegistryError::Version(version));
         }
         pools.sort_by_key(|pool| pool.id);
         pools.dedup_by_key(|pool| pool.id);
-        Ok(Registry { pools })
+        Ok(Registry { pools, destroyed })
     }
 
     /// The file's text.
     pub fn to_text(&self) -> Result<String, RegistryError> {
-        let file = File { version: VERSION, pools: self.pools.clone() };
+        let (pools, destroyed) = (self.pools.clone(), self.destroyed.clone());
+        let file = File { version: VERSION, pools, destroyed };
         Ok(serde_json::to_string_pretty(&file)? + "\n")
     }
 
@@ -123,6 +140,15 @@ impl Registry {
         self.pools.retain(|pool| pool.id != id);
     }
 
+    /// Takes note of a pool that was destroyed.
+    pub fn note_destroyed(&mut self, id: Uuid, name: &str) {
+        self.forget(id);
+        self.destroyed.retain(|pool| pool.id != id);
+        self.destroyed.push(DestroyedPool { id, name: name.to_owned() });
+        let too_many = self.destroyed.len().saturating_sub(DESTROYED_MAX);
+        self.destroyed.drain(..too_many);
+    }
+
     /// Takes note of what the engine tells. A pool that is open is remembered; the settings of one
     /// that wasn't known came with it and wait. One that is another's or nobody's is forgotten, so
     /// that it counts as unknown when it comes back: others may have written its settings meanwhile.
@@ -143,6 +169,8 @@ impl Registry {
     }
 
     fn note_open(&mut self, id: Uuid, report: &PoolReport) {
+        // It was brought back from copies of its disks.
+        self.destroyed.retain(|pool| pool.id != id);
         let is_new = self.pool(id).is_none();
         let known = self.pool_mut(id, &report.name);
         known.name.clone_from(&report.name);
@@ -350,7 +378,9 @@ mod tests {
         assert_eq!(read, registry);
         assert!(read.pool(high).unwrap().held.contains(&held("files", "mount")));
         assert!(read.pool(low).unwrap().held.is_empty());
-        registry.forget(high);
+        registry.note_destroyed(high, "tank");
+        let again = Registry::parse(&registry.to_text().unwrap()).unwrap();
+        assert_eq!(again.destroyed[0].id, high);
         assert_eq!(registry.pools.len(), 1);
         assert_eq!(registry.pool(low).unwrap().name, "other");
     }

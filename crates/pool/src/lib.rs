@@ -12,14 +12,18 @@ pub mod format;
 pub mod layout;
 pub mod metadata;
 
+mod endings;
 mod error;
 mod message;
 mod report;
 mod stats;
 
+pub use endings::{
+    DestroyPlan, DestroyReport, DoomedDisk, DoomedVolume, LeftDisk, WipePlan, WipeReport, WipedDisk,
+};
 pub use engine::{
     CreatePool, DiskFacts, DiskPlace, EmptyDisks, Engine, EngineConfig, ExtendPool, ImportOptions,
-    KnownDisk, KnownPool, Limits, PoolSettings, VolumeSize,
+    KnownDisk, KnownPool, Limits, PoolSettings, VolumeSize, WipeDisks,
 };
 pub use error::PoolError;
 pub use format::FailureDomain;

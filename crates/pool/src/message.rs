@@ -14,6 +14,7 @@ impl fmt::Display for PoolState {
             PoolState::Fenced => f.write_str("fenced: another supervisor took it over"),
             PoolState::Incomplete { missing } => write!(f, "incomplete: {missing}"),
             PoolState::Opening => f.write_str("opening"),
+            PoolState::Destroyed => f.write_str("destroyed"),
             PoolState::Released => f.write_str("released"),
         }
     }

@@ -44,6 +44,8 @@ pub enum DiskState {
     Out,
     /// A member that is known and not present.
     Missing,
+    /// Of a pool that is no more; free once it is wiped.
+    Destroyed,
     /// A member that came back with older contents than it had applied: resynced in everything.
     RolledBack,
     /// Not used.
@@ -84,6 +86,8 @@ pub enum PoolState {
     Opening,
     /// Owned by nobody; opened by import.
     Released,
+    /// No more: its disks that are present are to be wiped yet.
+    Destroyed,
 }
 
 /// A pool and all that belongs to it.
@@ -126,7 +130,10 @@ impl PoolReport {
     /// Whether it is this supervisor's. Pools of others, and those that were released, are present, not
     /// in trouble.
     pub fn is_ours(&self) -> bool {
-        !matches!(self.state, PoolState::Foreign { .. } | PoolState::Released)
+        !matches!(
+            self.state,
+            PoolState::Foreign { .. } | PoolState::Released | PoolState::Destroyed
+        )
     }
 
     /// Whether it is as it should be.

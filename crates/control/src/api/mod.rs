@@ -12,7 +12,7 @@ pub use error::{ApiError, ErrorCode};
 pub use request::{
     AcceptLoss, CreatePool, CreateVolume, EmptyDisks, ExportVolume, ExtendPool, ExtendVolume,
     ImportPool, MakeFs, MountVolume, ReleasePool, RemoveVolume, RenameVolume, ResetEpoch, ServeFtp,
-    SetPool, UnexportVolume, UnmountVolume, VerifyVolume,
+    SetPool, UnexportVolume, UnmountVolume, VerifyVolume, WipeDisks,
 };
 pub use status::{
     FuseOverIoUring, HeldReport, ImportResult, InterfaceState, PoolReportExt, Preview,

@@ -17,6 +17,9 @@ pub type CreatePool = pool::CreatePool<ShelfSlot>;
 /// `POST /v1/pools/POOL/extend`.
 pub type ExtendPool = pool::ExtendPool<ShelfSlot>;
 
+/// `POST /v1/disks/wipe/plan`, answered with a [`pool::WipePlan`], which `POST /v1/disks/wipe` takes.
+pub type WipeDisks = pool::WipeDisks<ShelfSlot>;
+
 /// `POST /v1/pools/POOL/import`.
 pub type ImportPool = pool::ImportOptions;
 

@@ -10,6 +10,7 @@ use pool::{DiskReport, DiskState, PoolReport};
 
 use super::args::Confirmation;
 use super::confirm::confirm;
+use super::endings::WipeArgs;
 use super::output;
 use super::{Context, Failure};
 use aoe_wire::ShelfSlot;
@@ -21,6 +22,8 @@ pub enum DiskCommand {
     List,
     /// Open a disk whose record of its owner can't be read any more
     ResetEpoch(ResetEpochArgs),
+    /// Take etherpool's labels off disks that no pool uses, so that they are free
+    Wipe(WipeArgs),
 }
 
 /// Arguments of `disk reset-epoch`.
@@ -48,6 +51,7 @@ pub async fn run(context: &Context, command: DiskCommand) -> Result<Exit, Failur
             Ok(health(&disks, &pools))
         }
         DiskCommand::ResetEpoch(args) => reset_epoch(context, args).await,
+        DiskCommand::Wipe(args) => super::endings::wipe(context, args).await,
     }
 }
 
@@ -55,7 +59,14 @@ pub async fn run(context: &Context, command: DiskCommand) -> Result<Exit, Failur
 /// and those of other pools are as they are.
 fn health(disks: &[DiskReport], pools: &[PoolReport]) -> Exit {
     let unwell = |state: &DiskState| {
-        !matches!(state, DiskState::Usable | DiskState::Seen | DiskState::Free | DiskState::InUse)
+        !matches!(
+            state,
+            DiskState::Usable
+                | DiskState::Seen
+                | DiskState::Free
+                | DiskState::InUse
+                | DiskState::Destroyed
+        )
     };
     let ours = || pools.iter().filter(|pool| pool.is_ours());
     let member = |disk: &DiskReport| {

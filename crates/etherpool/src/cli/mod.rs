@@ -8,6 +8,7 @@ mod args;
 mod confirm;
 mod disk;
 mod docs;
+mod endings;
 mod failure;
 mod held;
 mod output;

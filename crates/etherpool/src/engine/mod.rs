@@ -126,6 +126,7 @@ impl Process {
             limits: limits(),
         };
         let engine = Engine::new(handle.runtime().clone(), owner);
+        registry.destroyed.iter().for_each(|pool| engine.remember_destroyed(pool.id, &pool.name));
         let namespaces = Namespaces::of(&config.interfaces);
         let network =
             Network::open(&handle, &config.interfaces, &namespaces, &config.node_socket())?;

@@ -91,6 +91,12 @@ impl Work<'_> {
                 value(process.exports.while_importing(named, import).await?)
             }
             EngineRequest::ReleasePool { pool } => value(engine.release_pool(&pool).await?),
+            EngineRequest::PlanDestroyPool { pool } => value(engine.plan_destroy(&pool).await?),
+            EngineRequest::DestroyPool { shown } => value(engine.destroy_pool(&shown).await?),
+            EngineRequest::PlanWipeDisks(request) => {
+                value(engine.plan_wipe(&request.by_name()).await?)
+            }
+            EngineRequest::WipeDisks { shown } => value(engine.wipe_disks(&shown).await?),
             EngineRequest::EmptyDisks { pool, request } => {
                 value(engine.empty_disks(&pool, &request).await?)
             }

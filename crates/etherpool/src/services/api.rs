@@ -25,8 +25,8 @@ use control::channel::{EngineRequest, to_line};
 use control::settings::VolumeSettings;
 use frontend::fuse::Switch;
 use pool::{
-    DiskReport, EmptyForecast, ImportPlan, PoolForecast, PoolReport, Progress, VerifyReport,
-    VolumeForecast, VolumeReport, VolumeStats,
+    DestroyPlan, DestroyReport, DiskReport, EmptyForecast, ImportPlan, PoolForecast, PoolReport,
+    Progress, VerifyReport, VolumeForecast, VolumeReport, VolumeStats, WipePlan, WipeReport,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -49,6 +49,8 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/v1/discover", get(discover))
         .route("/v1/disks", get(disks))
         .route("/v1/disks/{disk}/reset-epoch", post(reset_epoch))
+        .route("/v1/disks/wipe", post(wipe_disks))
+        .route("/v1/disks/wipe/plan", post(plan_wipe))
         .route("/v1/pools", get(pools).post(create_pool))
         .route("/v1/pools/{pool}", get(pool))
         .route("/v1/plan/pool", post(plan_pool))
@@ -56,6 +58,7 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/v1/pools/{pool}/extend/plan", post(plan_extension))
         .route("/v1/pools/{pool}/import", get(plan_import).post(import_pool))
         .route("/v1/pools/{pool}/release", post(release_pool))
+        .route("/v1/pools/{pool}/destroy", get(plan_destroy).post(destroy_pool))
         .route("/v1/pools/{pool}/empty", post(empty_disks))
         .route("/v1/pools/{pool}/jobs/{number}", delete(cancel_job))
         .route("/v1/pools/{pool}/set", post(set_pool))
@@ -347,6 +350,22 @@ async fn import_pool(on: OnPool<ImportPool>) -> Answer<PoolReport> {
 
 async fn release_pool(on: OnPool<ReleasePool>) -> Answer<Option<Preview>> {
     Ok(Json(on.services.release_pool(on.path, on.request).await?))
+}
+
+async fn plan_destroy(State(services): App, Path(pool): Path<String>) -> Answer<DestroyPlan> {
+    Ok(Json(services.plan_destroy(pool).await?))
+}
+
+async fn destroy_pool(on: OnPool<DestroyPlan>) -> Answer<DestroyReport> {
+    Ok(Json(on.services.destroy_pool(on.path, on.request).await?))
+}
+
+async fn plan_wipe(State(services): App, body: Bytes) -> Answer<WipePlan> {
+    services.ask(EngineRequest::PlanWipeDisks(read(&body)?)).await
+}
+
+async fn wipe_disks(State(services): App, body: Bytes) -> Answer<WipeReport> {
+    services.ask(EngineRequest::WipeDisks { shown: read(&body)? }).await
 }
 
 async fn empty_disks(on: OnPool<EmptyDisks>) -> Answer<EmptyForecast> {

@@ -4,6 +4,7 @@
 //! it.
 
 mod api;
+mod endings;
 mod engine_client;
 mod filesystems;
 mod ftp;

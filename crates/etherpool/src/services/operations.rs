@@ -533,7 +533,7 @@ fn check_not_used_here(name: &VolumeName, settings: &VolumeSettings) -> Result<(
 }
 
 /// Refuses it as long as there is still a device.
-fn check_detached(name: &VolumeName, has_device: bool) -> Result<(), ApiError> {
+pub(super) fn check_detached(name: &VolumeName, has_device: bool) -> Result<(), ApiError> {
     if !has_device {
         return Ok(());
     }

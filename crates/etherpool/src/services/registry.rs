@@ -128,6 +128,14 @@ impl PoolRegistry {
         let _ = self.change(change).await;
     }
 
+    /// Takes note of a pool that was destroyed here. What can't be written down is shown by
+    /// [`PoolRegistry::trouble`].
+    pub async fn note_destroyed(self: &Arc<Self>, id: Uuid, name: &str) {
+        let _turn = self.turn().await;
+        // Told as trouble.
+        let _ = self.change(|registry: &mut Registry| registry.note_destroyed(id, name)).await;
+    }
+
     /// An import of these pools begins.
     pub fn import_begins(&self, pools: &[PoolReport]) {
         let ids = pools.iter().filter_map(|pool| pool.id.parse::<Uuid>().ok());

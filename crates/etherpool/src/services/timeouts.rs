@@ -40,8 +40,13 @@ pub fn timeout_of(request: &EngineRequest) -> Duration {
         EngineRequest::CheckExport { .. }
         | EngineRequest::HeldExports { .. }
         | EngineRequest::Disks
+        | EngineRequest::PlanDestroyPool { .. }
+        | EngineRequest::PlanWipeDisks(_)
         | EngineRequest::ResetEpoch { .. } => FROM_DISKS,
-        EngineRequest::ReleasePool { .. } | EngineRequest::Shutdown => RELEASE,
+        EngineRequest::ReleasePool { .. }
+        | EngineRequest::DestroyPool { .. }
+        | EngineRequest::WipeDisks { .. }
+        | EngineRequest::Shutdown => RELEASE,
         EngineRequest::CreatePool(_)
         | EngineRequest::ExtendPool { .. }
         | EngineRequest::CreateVolume { .. }
@@ -78,6 +83,12 @@ pub fn what(request: &EngineRequest) -> String {
         EngineRequest::PlanGrowth { volume, .. } => format!("whether volume {volume} can grow"),
         EngineRequest::HeldExports { .. } => "to hold exports back".into(),
         EngineRequest::ReleasePool { pool } => format!("to release pool {pool}"),
+        EngineRequest::PlanDestroyPool { pool } => {
+            format!("what would end with pool {pool}")
+        }
+        EngineRequest::DestroyPool { shown } => format!("to destroy pool {}", shown.name),
+        EngineRequest::PlanWipeDisks(_) => "what is on disks that are to be wiped".into(),
+        EngineRequest::WipeDisks { .. } => "to wipe disks".into(),
         EngineRequest::EmptyDisks { pool, request } => {
             format!("to empty {} in pool {pool}", request.disks.join(" and "))
         }

@@ -21,12 +21,12 @@ use std::rc::Rc;
 
 use block::{BlockDevice, IoError, Lba, SECTOR_BYTES};
 
-use super::format_disk::wipe;
 use super::lease::Ended;
 use super::member::Member;
 use super::observe;
 use super::pool::Pool;
 use super::re_add::{NotFit, not_fit};
+use super::unlabel::wipe;
 use crate::allocate::plan_area;
 use crate::format::{DiskGeometry, DiskId, ExtentRange, Label, LabelState, SelectedLabel};
 use crate::metadata::{AreaLayout, MetaRecord, Metadata};
@@ -160,7 +160,7 @@ impl Pool {
         let end = at + place.layout.area_bytes();
         while at < end {
             let piece = PIECE_BYTES.min(end - at);
-            self.within(self.limits.background, wipe(device, at, at + piece)).await?;
+            self.within(self.limits.background, wipe(device, None, at, at + piece)).await?;
             at += piece;
         }
         Ok(())

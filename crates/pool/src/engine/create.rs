@@ -16,8 +16,8 @@ use super::{CreatePool, DiskPlace, EngineConfig, votes};
 use crate::allocate::{Usable, usable_bytes};
 use crate::error::PoolError;
 use crate::format::{
-    ConfigNumber, Configuration, DiskGeometry, DiskId, DiskNumber, ExtentNumber, ExtentRange,
-    FailureDomain, Features, Label, NAME_BYTES_MAX, PoolId, RecordNumber, Voters,
+    ConfigNumber, Configuration, Destruction, DiskGeometry, DiskId, DiskNumber, ExtentNumber,
+    ExtentRange, FailureDomain, Features, Label, NAME_BYTES_MAX, PoolId, RecordNumber, Voters,
     choose_extent_bytes,
 };
 use crate::metadata::{
@@ -149,6 +149,7 @@ impl Creation<'_> {
             owner_name: self.config.owner_name.clone(),
             // Nobody serves it yet, so nobody need wait.
             released: true,
+            destruction: Destruction::None,
             copies: voters.iter().copied().collect(),
             voters: Voters::of(voters),
             record: RecordNumber(0),

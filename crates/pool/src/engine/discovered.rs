@@ -30,6 +30,9 @@ impl Engine {
             Content::Labelled { label, .. } => {
                 ("etherpool".to_string(), Some(label.label.clone()), DiskState::Seen)
             }
+            Content::Destroyed(label) => {
+                ("etherpool".to_string(), Some(label.label.clone()), DiskState::Destroyed)
+            }
             Content::Refused(error) => {
                 ("etherpool".into(), None, DiskState::Refused { why: explain(error) })
             }
@@ -84,15 +87,25 @@ impl Engine {
         }
     }
 
+    /// A pool as it stands; none of one that is no more, once none of its disks is left.
     pub(super) fn report_slot(&self, slot: &Slot) -> Option<PoolReport> {
         let state = slot.state.borrow().clone();
         if let SlotState::Open(open) = &state {
             let mut report = open.report();
+            if slot.between.get() {
+                report.state = PoolState::Opening;
+            }
             report.disks.iter_mut().for_each(|disk| self.explain_missing(slot.id, disk));
             return Some(report);
         }
+        let is_ended = self.is_ended(slot.id);
         let disks = self.seen_disks(slot.id);
         let quorum = Quorum::of(&disks);
+        let disks = [disks, self.remnants(slot.id)].concat();
+        let is_known = self.known.borrow().contains_key(&slot.id);
+        if disks.is_empty() && (is_ended || slot.wiped.get() && !is_known) {
+            return None;
+        }
         let newest = quorum.newest.as_ref();
         let owner = newest.map_or(OwnerId::NONE, |newest| newest.owner);
         let known = slot.owner.borrow().clone().filter(|_| !quorum.suffices());
@@ -102,8 +115,9 @@ impl Engine {
             (None, Some(newest)) => (newest.owner_name.clone(), newest.epoch.0),
             (None, None) => (String::new(), 0),
         };
-        let is_known = self.known.borrow().contains_key(&slot.id);
         let state = match state {
+            _ if is_ended => PoolState::Destroyed,
+            _ if slot.between.get() => PoolState::Opening,
             // Tried again and again by itself, a pool says all the time why it couldn't be opened.
             SlotState::Opening => match (&*slot.error.borrow(), slot.import.get()) {
                 (Some(error), None) => PoolState::Suspended { reason: error.to_string() },
@@ -130,7 +144,7 @@ impl Engine {
             device_name: disk.place.device_name.clone(),
             size_bytes: disk.label.geometry.labelled_bytes(),
             free_bytes: 0,
-            state: DiskState::Seen,
+            state: if is_ended { DiskState::Destroyed } else { DiskState::Seen },
             dirty_bytes: 0,
             checksum_errors: 0,
             holds_vote: quorum.voters.contains(disk.label.disk),

@@ -4,14 +4,12 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{
-    BLOCK_BYTES, BLOCK_SECTORS, BlockDevice, Claim, Durability, IoError, Lba, SECTOR_BYTES,
-    SectorRange,
-};
+use block::{BLOCK_BYTES, BlockDevice, Claim, IoError, SECTOR_BYTES};
 
 use futures::future::try_join_all;
 
 use super::observe::{Content, read_content, remedy_of_refusal};
+use super::unlabel::wipe;
 use super::{DiskPlace, EngineConfig, Limits};
 use crate::error::PoolError;
 use crate::format::{
@@ -173,7 +171,7 @@ impl Candidate {
         let end = label.geometry.labelled_bytes();
         let free = [(16 << 10, MIB), (end - MIB + (16 << 10), end)];
         for (from, to) in free {
-            wipe(&*self.device, from, to).await?;
+            wipe(&*self.device, None, from, to).await?;
         }
         if let Some((start, bytes)) = label.witness_place() {
             // It may get a copy of the metadata at any time, and mustn't have what looks like one.
@@ -181,7 +179,7 @@ impl Candidate {
             let piece = bytes.div_ceil(WIPED_AT_ONCE).next_multiple_of(BLOCK_BYTES as u64);
             let pieces = (0..WIPED_AT_ONCE).map(|index| {
                 let at = |index: u64| from + (index * piece).min(bytes);
-                wipe(&*self.device, at(index), at(index + 1))
+                wipe(&*self.device, None, at(index), at(index + 1))
             });
             try_join_all(pieces).await?;
         }
@@ -229,24 +227,4 @@ impl Candidate {
 pub(crate) fn time_to_prepare(limits: &Limits, label: &Label) -> Duration {
     let wiped_bytes = label.witness_place().map_or(0, |(_, bytes)| bytes);
     limits.administer + Duration::from_secs(wiped_bytes / WIPED_BYTES_PER_SECOND_MIN)
-}
-
-pub(super) async fn wipe(device: &dyn BlockDevice, from: u64, to: u64) -> Result<(), IoError> {
-    const PIECE_SECTORS: u64 = 256;
-    let (mut at, end) = (from / SECTOR_BYTES as u64, to / SECTOR_BYTES as u64);
-    while at < end {
-        let sectors = PIECE_SECTORS.min(end - at);
-        let range = SectorRange::new(Lba(at), sectors);
-        match device.write_zeroes(range, Durability::Durable).await {
-            Ok(_) => {}
-            Err(IoError::Unsupported) => {
-                let zeros = block::Buffer::zeroed(range.len_bytes() as usize);
-                write_durably(device, range.start, zeros).await?;
-            }
-            Err(error) => return Err(error),
-        }
-        at += sectors;
-    }
-    debug_assert!(from.is_multiple_of(BLOCK_SECTORS));
-    Ok(())
 }

@@ -14,7 +14,7 @@ use super::slot::{Import, Slot, SlotState};
 use super::whose::{ALIVE_WITHIN, owner_name};
 use super::{CreatePool, Engine, ExtendPool, ImportOptions, KnownDisk, KnownPool};
 use crate::error::PoolError;
-use crate::format::{DiskId, PoolId};
+use crate::format::{Destruction, DiskId, PoolId};
 use crate::report::{ImportPlan, PoolForecast, PoolReport};
 
 impl Engine {
@@ -229,6 +229,9 @@ impl Engine {
         let quorum = Quorum::of(&disks);
         if !quorum.suffices() {
             return Err(self.request(slot).no_quorum(&quorum));
+        }
+        if quorum.destruction() != Destruction::None {
+            return Err(self.request(slot).is_destroyed());
         }
         let owner = quorum.newest.as_ref().map_or(OwnerId::NONE, |newest| newest.owner);
         let heard = self.last_heard(&disks, &quorum).await;

@@ -5,7 +5,7 @@
 //! `docs/engine.md`; each operation has a file of its own:
 //!
 //! - **which pools there are**: `observe` (what is on a disk), `slot` (when a pool is opened), `open`
-//!   (takeover), `create` and `format_disk`;
+//!   (takeover), `create` and `format_disk`, `destroy` and `unlabel`;
 //! - **who takes part**: `config` (votes), `commit`, `checkpoint` and `areas` (metadata), `lease`, `evict`, `re_add`;
 //! - **data**: `volume/` (requests, their way into the log, what isn't in place yet), `destage` with `init`,
 //!   `disk_work` and `again`, `read`, `right_copy` (which member's answer counts), `checksums`, `replay`;
@@ -26,6 +26,7 @@ mod commit;
 mod config;
 mod create;
 mod destage;
+mod destroy;
 mod discovered;
 mod disk_work;
 mod events;
@@ -66,12 +67,14 @@ mod taken;
 mod torn;
 mod twins;
 mod undecided;
+mod unlabel;
 mod verify;
 mod version_search;
 mod volume;
 mod volumes;
 mod votes;
 mod whose;
+mod wipe_disks;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -89,6 +92,7 @@ pub use block::size::VolumeSize;
 pub use limits::Limits;
 pub use settings::PoolSettings;
 pub use slot::Engine;
+pub use wipe_disks::WipeDisks;
 
 use crate::error::PoolError;
 use crate::format::{FailureDomain, JobNumber};
@@ -229,6 +233,13 @@ impl<Disk: Clone> ExtendPool<Disk> {
     /// By disks that data may be on, none of which carries anything.
     pub fn of(disks: &[Disk]) -> ExtendPool<Disk> {
         ExtendPool { disks: disks.to_vec(), witnesses: Vec::new(), force_disks: Vec::new() }
+    }
+}
+
+impl<Disk: ToString> WipeDisks<Disk> {
+    /// The same with the disks' names.
+    pub fn by_name(self) -> WipeDisks {
+        WipeDisks { disks: names(&self.disks), signatures: self.signatures }
     }
 }
 

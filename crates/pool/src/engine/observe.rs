@@ -5,8 +5,8 @@ use futures::future::join_all;
 
 use super::config::vote_place;
 use crate::format::{
-    Configuration, DiskGeometry, DiskId, LabelError, LabelState, SelectedLabel, VOTE_BYTES,
-    VotePlace, VoteSlots, end_of_labelled, select_label, select_vote,
+    Configuration, Destruction, DiskGeometry, DiskId, Label, LabelError, LabelState, SelectedLabel,
+    VOTE_BYTES, VotePlace, VoteSlots, end_of_labelled, select_label, select_vote,
 };
 
 /// Sectors of a vote slot.
@@ -23,10 +23,22 @@ pub(crate) enum Content {
     Foreign(Vec<Signature>),
     /// A disk of a pool, with the configuration that it shows if it has or had a vote.
     Labelled { label: Box<SelectedLabel>, vote: Option<Vote> },
+    /// A disk of a pool that is no more, as it shows itself.
+    Destroyed(Box<SelectedLabel>),
     /// A disk of a pool that can't be used as it is.
     Refused(LabelError),
     /// It can't be read.
     Unreadable(IoError),
+}
+
+impl Content {
+    /// The label of a disk of a pool, be that no more.
+    pub(crate) fn label(&self) -> Option<&Label> {
+        match self {
+            Content::Labelled { label, .. } | Content::Destroyed(label) => Some(&label.label),
+            _ => None,
+        }
+    }
 }
 
 /// What a disk's vote says.
@@ -49,6 +61,13 @@ pub(crate) async fn read_content(
             let place = vote_place(label.label.pool, label.label.disk);
             let (slots, read) = read_vote(device, &place, &label.label.vote_disks).await?;
             let is_whole = read.iter().all(|is_read| *is_read);
+            if slots
+                .newest
+                .as_ref()
+                .is_some_and(|newest| newest.destruction == Destruction::Decided)
+            {
+                return Ok(Content::Destroyed(label));
+            }
             let vote = slots.newest.map(|newest| Vote { newest, is_whole });
             Content::Labelled { label, vote }
         }

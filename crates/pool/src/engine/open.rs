@@ -17,14 +17,14 @@ use super::config::{Votes, evict};
 use super::events::Events;
 use super::lease::{Ended, Lease, TAKEOVER_WAIT};
 use super::member::Member;
-use super::observe::Vote;
+use super::observe::{Content, Vote, read_content};
 use super::open_pool::OpenPool;
 use super::pool::Pool;
 use super::quorum::Quorum;
 use super::re_add::{Joined, NotFit};
 use super::{DiskPlace, EngineConfig, Limits};
 use crate::error::PoolError;
-use crate::format::{Configuration, DiskGeometry, DiskId, DiskNumber, Label, PoolId};
+use crate::format::{Configuration, Destruction, DiskGeometry, DiskId, DiskNumber, Label, PoolId};
 use crate::metadata::Metadata;
 
 /// A labelled disk that is present.
@@ -80,6 +80,9 @@ impl OpenRequest {
         // The votes may have changed until the claim; from now on only we change them. What a majority
         // was told before is on one of any majority; less than that may have missed it.
         let before = self.reread_votes(&claimed, before).await?;
+        if before.destruction != Destruction::None {
+            return Err(self.is_destroyed());
+        }
         let (metadata, area) = self.adopt(&before, &claimed).await?;
         let config = Configuration {
             epoch,
@@ -87,6 +90,7 @@ impl OpenRequest {
             owner: self.config.owner,
             owner_name: self.config.owner_name.clone(),
             released: false,
+            destruction: Destruction::None,
             voters: before.voters.clone(),
             copies: before.copies.clone(),
             record: before.record,
@@ -105,6 +109,13 @@ impl OpenRequest {
                 Err(pool.over(ended))
             }
         }
+    }
+
+    /// That a pool isn't opened any more.
+    pub(super) fn is_destroyed(&self) -> PoolError {
+        let name = self.name.clone();
+        let goes_on = format!("`etherpool pool destroy {}` goes on with that", self.id);
+        PoolError::Suspended { name, reason: format!("it is to be no more; {goes_on}") }
     }
 
     pub(crate) fn no_quorum(&self, quorum: &Quorum) -> PoolError {
@@ -227,14 +238,15 @@ impl OpenRequest {
         before: Configuration,
     ) -> Result<Configuration, PoolError> {
         let reads = claimed.iter().map(|claimed| async {
-            let content = super::observe::read_content(&*claimed.disk.device, false);
+            let content = read_content(&*claimed.disk.device, false);
             let vote = match self.within(content).await {
-                Ok(super::observe::Content::Labelled { vote, .. }) => vote,
+                Ok(Content::Labelled { vote, .. }) => vote,
+                Ok(Content::Destroyed(_)) => return Err(self.is_destroyed()),
                 _ => None,
             };
-            SeenDisk { vote, ..claimed.disk.clone() }
+            Ok(SeenDisk { vote, ..claimed.disk.clone() })
         });
-        let disks = join_all(reads).await;
+        let disks = join_all(reads).await.into_iter().collect::<Result<Vec<_>, PoolError>>()?;
         let mut quorum = Quorum::of(&disks);
         // What was seen before the claim was there.
         if quorum.newest.as_ref().is_none_or(|newest| newest.rank() < before.rank()) {

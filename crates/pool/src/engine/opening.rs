@@ -67,6 +67,8 @@ impl Engine {
             Ok(open) => {
                 *slot.error.borrow_mut() = None;
                 slot.import.set(None);
+                // It was brought back from copies of its disks.
+                self.destroyed.borrow_mut().remove(&slot.id);
                 open.start();
                 self.remember_disks(&open);
                 self.set_state(slot, SlotState::Open(Rc::clone(&open)));

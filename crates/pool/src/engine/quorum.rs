@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use super::observe::Vote;
 use super::open::SeenDisk;
-use crate::format::{Configuration, DiskId, Voters, majority_of, poorest};
+use crate::format::{Configuration, Destruction, DiskId, Voters, majority_of, poorest};
 use crate::report::VotesReport;
 
 /// What the votes present say.
@@ -65,6 +65,11 @@ impl Quorum {
         let has_metadata = newest
             .is_some_and(|newest| newest.copies.iter().any(|disk| self.present.contains(disk)));
         has_metadata && self.is_enough()
+    }
+
+    /// Whether the pool is to be no more, by the newest of these votes.
+    pub(crate) fn destruction(&self) -> Destruction {
+        self.newest.as_ref().map_or(Destruction::None, |newest| newest.destruction)
     }
 
     /// How the votes stand, in the list where they are fewest.

@@ -2,16 +2,12 @@
 
 use std::rc::Rc;
 
-use block::{BlockDevice, IoError, Lba};
-use futures::future::join_all;
-
-use super::format_disk::wipe;
 use super::job_steps::has_log_copy;
 use super::jobs::has_groups;
 use super::lease::Ended;
-use super::member::Member;
 use super::open_pool::OpenPool;
-use crate::format::{APPLIED_BYTES, DiskGeometry, DiskNumber, JobNumber, LABEL_BYTES, VOTE_BYTES};
+use super::unlabel::Unlabelled;
+use crate::format::{DiskNumber, JobNumber};
 use crate::metadata::{JobKind, MetaRecord};
 
 impl OpenPool {
@@ -60,8 +56,13 @@ impl OpenPool {
             let is_it = is_claimed && pool.check_label(&member, &*device).await.is_ok();
             let wiped = match is_it {
                 true => {
-                    let wiping = wipe_own(&member, &*device);
-                    let wiped = pool.within(pool.limits.background, wiping).await;
+                    let unlabelled = Unlabelled {
+                        device: &*device,
+                        instance: member.checked_instance.get(),
+                        labelled_bytes: member.geometry.labelled_bytes(),
+                        newest_vote: pool.votes.newest_slot(member.id),
+                    };
+                    let wiped = pool.within(pool.limits.background, unlabelled.wipe()).await;
                     wiped.map_err(|error| error.to_string())
                 }
                 false => Err("it doesn't show its label".to_owned()),
@@ -75,20 +76,4 @@ impl OpenPool {
         pool.changed.notify_all();
         Ok(true)
     }
-}
-
-/// Leaves nothing on a disk that says that it belongs to a pool. Labels go last: as long as one is there, the disk
-/// is one that its pool doesn't know.
-async fn wipe_own(member: &Member, device: &dyn BlockDevice) -> Result<(), IoError> {
-    let labels = DiskGeometry::label_slots(member.geometry.labelled_bytes());
-    let labels = labels.into_iter().map(|slot| (slot, LABEL_BYTES));
-    let votes = DiskGeometry::vote_slots().into_iter().map(|slot| (slot, VOTE_BYTES));
-    let applied = DiskGeometry::applied_slots().into_iter().map(|slot| (slot, APPLIED_BYTES));
-    let wipe_slot = |(slot, bytes): (Lba, usize)| {
-        let from = slot.byte_offset();
-        wipe(device, from, from + bytes as u64)
-    };
-    let others = join_all(votes.chain(applied).map(wipe_slot)).await;
-    others.into_iter().collect::<Result<(), IoError>>()?;
-    join_all(labels.map(wipe_slot)).await.into_iter().collect()
 }

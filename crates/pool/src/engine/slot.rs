@@ -21,7 +21,7 @@ use super::quorum::Quorum;
 use super::taken::Taken;
 use super::{DiskFacts, DiskPlace, EngineConfig};
 use crate::error::PoolError;
-use crate::format::{DiskId, PoolId};
+use crate::format::{Destruction, DiskId, PoolId};
 use crate::report::{PoolEvent, PoolState};
 
 /// The engine. Its tasks share it.
@@ -35,6 +35,8 @@ pub struct Engine {
     /// The pools that are opened without being asked for: those that the supervisor's records name, or
     /// that were made or imported since. Their disks as they were last present.
     pub(super) known: RefCell<BTreeMap<PoolId, KnownDisks>>,
+    /// Pools that are no more, with their names: disks of theirs that were away come back.
+    pub(super) destroyed: RefCell<BTreeMap<PoolId, String>>,
     /// What commands under way are about to use.
     pub(super) taken: Taken,
     /// A device was looked at, or a pool changed its state.
@@ -67,6 +69,10 @@ pub(super) struct Slot {
     /// An import was asked for.
     pub(super) import: Cell<Option<Import>>,
     pub(super) error: RefCell<Option<PoolError>>,
+    /// Disks of it were wiped here: it is shown as long as others are present.
+    pub(super) wiped: Cell<bool>,
+    /// A command ends it here for a moment: it is still ours.
+    pub(super) between: Cell<bool>,
     /// What a majority of votes said of the owner, when it was last looked at.
     pub(super) owner: RefCell<Option<KnownOwner>>,
 }
@@ -88,6 +94,13 @@ pub(super) struct KnownOwner {
     pub(super) name: String,
     pub(super) epoch: u64,
     pub(super) at: Instant,
+}
+
+impl Device {
+    /// Whether it carries a label of a pool.
+    pub(super) fn is_of(&self, pool: PoolId) -> bool {
+        self.content.borrow().label().is_some_and(|label| label.pool == pool)
+    }
 }
 
 #[derive(Clone)]
@@ -114,6 +127,7 @@ impl Engine {
             events: Rc::default(),
             devices: RefCell::default(),
             slots: RefCell::default(),
+            destroyed: RefCell::default(),
             taken: Taken::default(),
             changed: Notify::new(),
             closing: Cell::new(false),
@@ -242,6 +256,9 @@ impl Engine {
                     self.slot_of(label.pool, &label.pool_name);
                 }
             }
+            Content::Destroyed(label) => {
+                self.slot_of(label.label.pool, &label.label.pool_name);
+            }
             Content::Refused(error) => self.events.tell(PoolEvent::DiskRefused {
                 pool: None,
                 disk: device.facts.name.clone(),
@@ -264,6 +281,8 @@ impl Engine {
             state: RefCell::new(SlotState::Closed),
             import: Cell::new(None),
             error: RefCell::new(None),
+            wiped: Cell::new(false),
+            between: Cell::new(false),
             owner: RefCell::new(None),
         });
         slots.insert(id, Rc::clone(&slot));
@@ -371,7 +390,8 @@ impl Engine {
         let owner = quorum.newest.as_ref().map(|newest| newest.owner);
         let ours = owner == Some(self.config.owner) && self.known.borrow().contains_key(&slot.id);
         let name_taken = self.namesake(slot).is_some() && slot.error.borrow().is_some();
-        quorum.suffices() && !name_taken && (slot.import.get().is_some() || ours)
+        let stays = quorum.destruction() == Destruction::None;
+        quorum.suffices() && stays && !name_taken && (slot.import.get().is_some() || ours)
     }
 
     /// The disks of a pool present, without those that aren't who they say (`twins`).
@@ -395,9 +415,8 @@ impl Engine {
 
     /// Whether a device present has a label of it.
     fn is_present(&self, pool: PoolId) -> bool {
-        self.devices.borrow().values().any(|device| {
-            matches!(&*device.content.borrow(), Content::Labelled { label, .. } if label.label.pool == pool)
-        })
+        let devices = self.devices.borrow();
+        devices.values().any(|device| device.is_of(pool))
     }
 
     /// Those of them that no command is making another pool's.
@@ -442,9 +461,7 @@ impl Engine {
 
     pub(super) async fn look_again(&self, pool: PoolId) {
         let devices: Vec<Rc<Device>> = self.devices.borrow().values().cloned().collect();
-        let of_pool = devices.into_iter().filter(|device| {
-            matches!(&*device.content.borrow(), Content::Labelled { label, .. } if label.label.pool == pool)
-        });
+        let of_pool = devices.into_iter().filter(|device| device.is_of(pool));
         let looks = of_pool.map(|device| async move {
             let mut content = self.read_device(&device).await;
             // A disk that was given up a moment ago is just opened anew as a stranger's.

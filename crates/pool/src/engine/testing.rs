@@ -64,6 +64,8 @@ pub(crate) struct TestDisk {
     /// So many reads of a vote by an owner get no answer.
     pub(crate) vote_reads_lost: Cell<u32>,
     pub(crate) refuses_claims: Cell<bool>,
+    /// Writes of votes fail.
+    pub(crate) refuses_votes: Cell<bool>,
     pub(crate) latency: Cell<Duration>,
     /// A flush takes so long, if that is more.
     pub(crate) flush_latency: Cell<Duration>,
@@ -102,6 +104,7 @@ impl TestDisk {
             reads_refused: Cell::new(0),
             vote_reads_lost: Cell::new(0),
             refuses_claims: Cell::new(false),
+            refuses_votes: Cell::new(false),
             latency: Cell::new(Duration::from_micros(100)),
             flush_latency: Cell::new(Duration::ZERO),
             slow_reads: Cell::new(None),
@@ -260,6 +263,11 @@ impl TestDevice {
             Operation::Read(_) => self.read_now(range, &operation),
             Operation::Write { ref data, durability, .. } => {
                 assert!(data.len() <= 1 << 20, "a transfer larger than the device takes");
+                if self.disk.refuses_votes.get()
+                    && DiskGeometry::vote_slots().contains(&range.start)
+                {
+                    return Begun::Answered(Err(IoError::Medium(range)));
+                }
                 let dead = self.disk.dead_sectors.borrow();
                 let mut touched = dead.range(range.start.0..range.end().0);
                 if let Some((sector, _)) = touched.find(|(_, how)| **how == Dead::ToWrites) {

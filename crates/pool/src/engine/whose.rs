@@ -59,6 +59,8 @@ impl Engine {
             Content::Labelled { label, .. } => {
                 self.check_labelled(candidate, &label.label, target).await
             }
+            // Nothing can be lost with it.
+            Content::Destroyed(_) => Ok(None),
             Content::Foreign(_) if candidate.forced => Ok(None),
             Content::Foreign(found) => {
                 let volatile = match volatile {

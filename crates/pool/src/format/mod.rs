@@ -42,9 +42,10 @@ pub(crate) use log::{
     CheckedHeader, CheckedKind, check_header, claimed_header_len, row_checksums, sector_checksums,
 };
 pub use root::{initial_root, version_hash};
+pub(crate) use vote::VOTE_MAGIC;
 pub use vote::{
-    Configuration, OUT_DISKS_MAX, OutDisk, TooManyOut, VOTE_BYTES, VotePlace, VoteSlots, Witness,
-    select_vote,
+    Configuration, Destruction, OUT_DISKS_MAX, OutDisk, TooManyOut, VOTE_BYTES, VotePlace,
+    VoteSlots, Witness, select_vote,
 };
 pub(crate) use voters::has_majority;
 pub use voters::{VOTE_DISKS_MAX, Voters, majority_of, poorest};

@@ -5,7 +5,7 @@
 //! | 0 | 8 | magic "epVOTE\0\0" |
 //! | 8 | 4 | CRC32C of the record, this field as zeros |
 //! | 12 | 1 | slot, 0 or 1 |
-//! | 13 | 1 | flags: 0x01 cleanly released, 0x02 witness, 0x04 names the voters |
+//! | 13 | 1 | flags: 0x01 cleanly released, 0x02 witness, 0x04 names the voters, 0x08 the pool is to be destroyed, 0x10 with that: a majority has accepted it |
 //! | 14 | 1 | number of voters; without the flag 0x04 current metadata copies: a bit per entry of the label's list of vote disks, who are the voters then |
 //! | 15 | 1 | zero |
 //! | 16 | 16 | pool |
@@ -26,6 +26,9 @@
 //! Without a voter that is to take a place there is one list. What lies on a disk that has no vote any more is
 //! a record all the same: it names those that do.
 //!
+//! The flag 0x08 alone counts like any configuration: once a majority has it. With 0x10 one record of any disk proves
+//! that a majority had it.
+//!
 //! Protects against: two owners, and a stale copy of metadata or log that is taken for a current one:
 //! what is out, and which copies count, changes only by a record with a higher number on a majority
 //! of votes. A record of another disk or pool, or in the other slot, isn't believed. Two slots: a torn
@@ -40,10 +43,14 @@ use super::field::{Field, crc_without};
 use super::voters::{VOTE_DISKS_MAX, Voters};
 use super::{ConfigNumber, DiskId, DiskNumber, PoolId, RecordNumber};
 
-const MAGIC_BYTES: &[u8; 8] = b"epVOTE\0\0";
+/// With what each record begins.
+pub(crate) const VOTE_MAGIC: &[u8; 8] = b"epVOTE\0\0";
 const FLAG_RELEASED: u64 = 0x01;
 const FLAG_WITNESS: u64 = 0x02;
 const FLAG_VOTERS: u64 = 0x04;
+const FLAG_DESTROYED: u64 = 0x08;
+const FLAG_DECIDED: u64 = 0x10;
+const FLAGS_KNOWN: u64 = FLAG_RELEASED | FLAG_WITNESS | FLAG_VOTERS | FLAG_DESTROYED | FLAG_DECIDED;
 
 const MAGIC: Field = Field::first(8);
 const CRC: Field = MAGIC.then(4);
@@ -97,6 +104,18 @@ pub struct OutDisk {
     pub since: ConfigNumber,
 }
 
+/// Whether the pool is to be no more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Destruction {
+    /// It stays.
+    #[default]
+    None,
+    /// It is destroyed if a majority of votes has this.
+    Asked,
+    /// It is destroyed: a majority had the former.
+    Decided,
+}
+
 /// What a majority of votes agrees on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Configuration {
@@ -110,6 +129,8 @@ pub struct Configuration {
     pub owner_name: String,
     /// Whether the owner gave the pool up: nobody need wait for its lease.
     pub released: bool,
+    /// Whether the pool is to be no more.
+    pub destruction: Destruction,
     /// Who votes.
     pub voters: Voters,
     /// The voters whose metadata copies hold everything that is committed.
@@ -170,11 +191,16 @@ impl Configuration {
             return Err(TooManyOut { count: self.out.len() });
         }
         let mut record = BufferMut::zeroed(VOTE_BYTES);
-        MAGIC.of_mut(&mut record).copy_from_slice(MAGIC_BYTES);
+        MAGIC.of_mut(&mut record).copy_from_slice(VOTE_MAGIC);
         SLOT.put_number(&mut record, slot as u64 % 2);
         let released = if self.released { FLAG_RELEASED } else { 0 };
         let witness = if place.witness.is_some() { FLAG_WITNESS } else { 0 };
-        FLAGS.put_number(&mut record, released | witness | FLAG_VOTERS);
+        let destruction = match self.destruction {
+            Destruction::None => 0,
+            Destruction::Asked => FLAG_DESTROYED,
+            Destruction::Decided => FLAG_DESTROYED | FLAG_DECIDED,
+        };
+        FLAGS.put_number(&mut record, released | witness | destruction | FLAG_VOTERS);
         let voters = self.voters.all();
         COUNT.put_number(&mut record, voters.len().min(VOTERS_MAX) as u64);
         let entries = VOTERS.of_mut(&mut record).chunks_exact_mut(VOTER_BYTES);
@@ -217,14 +243,20 @@ impl Configuration {
         let flags = FLAGS.number(bytes);
         let machine = place.witness.map_or(Uuid::nil(), |witness| witness.machine);
         let sound = bytes.len() == VOTE_BYTES
-            && MAGIC.of(bytes) == MAGIC_BYTES
+            && MAGIC.of(bytes) == VOTE_MAGIC
             && CRC.number32(bytes) == crc_without(bytes, CRC)
             && SLOT.number(bytes) == slot as u64
-            && flags & !(FLAG_RELEASED | FLAG_WITNESS | FLAG_VOTERS) == 0
+            && flags & !FLAGS_KNOWN == 0
             && (flags & FLAG_WITNESS != 0) == place.witness.is_some()
             && MACHINE.uuid(bytes) == machine
             && POOL.uuid(bytes) == place.pool.0
             && DISK.uuid(bytes) == place.disk.0;
+        let destruction = match flags & (FLAG_DESTROYED | FLAG_DECIDED) {
+            0 => Destruction::None,
+            FLAG_DESTROYED => Destruction::Asked,
+            FLAG_DECIDED => return None,
+            _ => Destruction::Decided,
+        };
         let count = OUT_COUNT.number(bytes) as usize;
         if !sound || count > OUT_DISKS_MAX {
             return None;
@@ -248,6 +280,7 @@ impl Configuration {
             owner: OwnerId(OWNER.uuid(bytes)),
             owner_name: OWNER_NAME.text(bytes)?,
             released: flags & FLAG_RELEASED != 0,
+            destruction,
             voters,
             copies,
             record: RecordNumber(RECORD.number(bytes)),
@@ -331,11 +364,32 @@ mod tests {
             owner: OwnerId(Uuid::from_u128(0x33)),
             owner_name: "attic".into(),
             released: true,
+            destruction: Destruction::None,
             voters: Voters { now: disks(1..4), next: Some(disks(2..5)) },
             copies: [1, 3].map(|number| DiskId(Uuid::from_u128(number))).into(),
             record: RecordNumber(900),
             out: vec![out, OutDisk { disk: DiskNumber(5), ..out }],
         }
+    }
+
+    #[test]
+    fn a_pool_is_destroyed_by_nothing_but_its_own_flags() {
+        let place = place();
+        for destruction in [Destruction::None, Destruction::Asked, Destruction::Decided] {
+            // Also where nobody has the metadata.
+            let copies = BTreeSet::new();
+            let written = Configuration { destruction, copies, ..configuration(4, 9) };
+            let record = written.encode(&place, 0).unwrap();
+            let found = select_vote(&place, [Some(&record), Some(&[0; VOTE_BYTES])], &[]);
+            assert_eq!(found.newest, Some(written));
+        }
+        // Nobody writes the second flag without the first.
+        let mut record = configuration(4, 9).encode(&place, 0).unwrap().to_vec();
+        FLAGS.put_number(&mut record, FLAG_DECIDED | FLAG_VOTERS);
+        let crc = crc_without(&record, CRC);
+        CRC.put_number(&mut record, u64::from(crc));
+        let found = select_vote(&place, [Some(&record), Some(&[0; VOTE_BYTES])], &[]);
+        assert_eq!((found.newest, found.damaged), (None, [true, false]));
     }
 
     #[test]

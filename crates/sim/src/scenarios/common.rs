@@ -200,6 +200,13 @@ impl Rig {
         Ok(())
     }
 
+    /// Forgets all volumes: their pool is no more.
+    pub fn forget_volumes(&self) {
+        self.forget_clients();
+        let records = self.records.take();
+        records.values().for_each(|record| record.is_removed());
+    }
+
     /// Runs `work` with the active supervisor's engine.
     pub async fn with<T: 'static, E: std::fmt::Display + 'static, F>(
         &self,

@@ -6,6 +6,7 @@ mod copies;
 mod crash_point;
 mod damage;
 mod disks;
+mod endings;
 mod flushes;
 mod fragments;
 mod frames;
@@ -73,6 +74,7 @@ pub fn named() -> Vec<Scenario> {
         jobs::SCENARIOS,
         removal::SCENARIOS,
         scrub::SCENARIOS,
+        endings::SCENARIOS,
     ]
     .concat()
 }

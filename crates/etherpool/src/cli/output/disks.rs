@@ -36,6 +36,7 @@ pub fn disk_state(state: &DiskState) -> String {
         DiskState::Usable => "usable".into(),
         DiskState::Out => "out".into(),
         DiskState::Missing => "missing".into(),
+        DiskState::Destroyed => "of a destroyed pool; `disk wipe` frees it".into(),
         DiskState::RolledBack => "rolled back, resync".into(),
         DiskState::Refused { why } => format!("refused: {why}"),
     }

@@ -202,6 +202,7 @@ fn owner(report: &PoolReport) -> String {
 fn pool_state(state: &PoolState) -> String {
     let to_do = match state {
         PoolState::Foreign { .. } => "; take it with `pool import`",
+        PoolState::Destroyed => "; `pool destroy` frees its disks",
         PoolState::Released => "; open it with `pool import`",
         _ => "",
     };

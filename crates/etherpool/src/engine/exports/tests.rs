@@ -209,7 +209,8 @@ fn what_came_with_a_pool_is_not_exported_until_services_say_so() {
     let volume = control::registry::held("volume", control::settings::EXPORTS_KEY);
     known.pool_mut(uuid::Uuid::from_u128(7), "pool").held.insert(volume);
     assert_eq!(exported(&mut HeldExports::new(&known), &open), 0, "waits over a restart");
-    let mut held = HeldExports::new(&Registry { pools: vec![known.pools[0].clone()] });
+    let mut held =
+        HeldExports::new(&Registry { pools: vec![known.pools[0].clone()], destroyed: Vec::new() });
     held.set(open.id.clone(), BTreeSet::new());
     held.import_begins(&[report(PoolState::Opening)]);
     held.set(open.id.clone(), BTreeSet::new());

@@ -1,0 +1,112 @@
+//! The end of pools, and disks that are freed. A pool of which a volume is used is destroyed by nobody: whoever uses it
+//! is named.
+
+use control::api::{ApiError, ErrorCode, PoolReportExt as _};
+use control::channel::EngineRequest;
+use control::settings::VolumeSettings;
+use pool::{DestroyPlan, DestroyReport, PoolReport};
+
+use super::Services;
+use super::operations::check_detached;
+
+impl Services {
+    /// What destroying a pool would end, or why it isn't destroyed.
+    pub async fn plan_destroy(&self, pool: String) -> Result<DestroyPlan, ApiError> {
+        let pools = self.fresh_pools().await?;
+        let named = |one: &&PoolReport| one.name == pool || one.id == pool;
+        pools.iter().filter(named).try_for_each(check_not_used)?;
+        self.engine.call(EngineRequest::PlanDestroyPool { pool }).await
+    }
+
+    /// Destroys a pool that nobody uses, if it still is what was shown.
+    pub async fn destroy_pool(
+        &self,
+        pool: String,
+        shown: DestroyPlan,
+    ) -> Result<DestroyReport, ApiError> {
+        if pool != shown.id && pool != shown.name {
+            return Err(ApiError::new(
+                ErrorCode::Refused,
+                format!("pool {pool} is to be destroyed, but pool {} was shown", shown.name),
+            ));
+        }
+        let is_it = |one: &&PoolReport| one.id == shown.id && one.is_open();
+        let names: Vec<_> = {
+            let pools = self.fresh_pools().await?;
+            let found = pools.iter().find(is_it);
+            let volumes = found.into_iter().flat_map(PoolReport::named_volumes);
+            volumes.map(|(name, _)| name).collect()
+        };
+        let (mut turns, mut paused) = (Vec::new(), Vec::new());
+        for name in &names {
+            turns.push(self.turns.on(name).await?);
+        }
+        // Looked at once nobody begins anything with them any more.
+        self.fresh_pools().await?.iter().filter(is_it).try_for_each(check_not_used)?;
+        for name in &names {
+            let state = self.reconciler.volume(name).pause().await?;
+            check_detached(name, state.device().is_some())?;
+            paused.push(state);
+        }
+        let request = EngineRequest::DestroyPool { shown: shown.clone() };
+        let destroyed: DestroyReport = self.engine.call(request).await?;
+        if let Ok(id) = shown.id.parse() {
+            // Disks that were away are told by it when they are back. What can't be written is told as trouble.
+            self.registry.note_destroyed(id, &shown.name).await;
+        }
+        self.look_now();
+        Ok(destroyed)
+    }
+}
+
+/// Refuses what would take a volume from whoever uses it, and says who does.
+fn check_not_used(pool: &PoolReport) -> Result<(), ApiError> {
+    let uses: Vec<String> = pool
+        .named_volumes()
+        .flat_map(|(name, volume)| {
+            let settings = VolumeSettings::from_properties(&volume.properties);
+            let mount = settings.mount.iter().map(|mount| {
+                let served = if settings.ftp.is_some() { " and served by FTP" } else { "" };
+                format!("{name} is mounted at {}{served}", mount.path.display())
+            });
+            let device = settings.device.then(|| format!("{name} is attached"));
+            let exports = settings.exports.iter();
+            let exports =
+                exports.map(|export| format!("{name} is exported as aoe:{}", export.address));
+            mount.chain(device).chain(exports).collect::<Vec<_>>()
+        })
+        .collect();
+    if uses.is_empty() {
+        return Ok(());
+    }
+    let remedy = "end that first: etherpool volume unmount, detach, unexport";
+    let why = format!("pool {} is in use: {}", pool.name, uses.join("; "));
+    Err(ApiError::new(ErrorCode::Busy, why).remedy(remedy))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn who_uses_a_pool_is_named() {
+        let mut pool: PoolReport = serde_json::from_str(
+            r#"{"name":"p","id":"1","state":{"is":"online"},"owner":"host","epoch":1,"stale_secs":null,
+                "capacity_bytes":1,"free_bytes":0,"survives":0,"disks":[],"lease_ok":true,"jobs":[],
+                "votes":{"total":1,"present":1},"scrub":null,
+                "volumes":[{"name":"v","id":"1","layout":"raid0","size_bytes":1,"properties":{},
+                "degraded":false,"dirty_bytes":0,"read_bytes":0,"written_bytes":0,"resynced_bytes":0,
+                "repaired_blocks":0,"log_bytes":0,"suspended":null,"replayed":{"records":0,"blocks":0}}]}"#,
+        )
+        .unwrap();
+        assert!(check_not_used(&pool).is_ok());
+        let volume = &mut pool.volumes[0];
+        volume.properties.insert("mount".into(), r#"{"path":"/srv/v"}"#.into());
+        volume.properties.insert("device".into(), "true".into());
+        let error = check_not_used(&pool).unwrap_err();
+        assert_eq!(error.code, ErrorCode::Busy);
+        let said = &error.message;
+        assert!(said.contains("is mounted at /srv/v") && said.contains("is attached"), "{said}");
+    }
+}

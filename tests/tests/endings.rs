@@ -1,0 +1,95 @@
+//! Pools that are destroyed, and disks that are freed.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use std::os::unix::fs::FileExt;
+
+use blackbox::{Lab, LabOptions, wait_until};
+
+/// What `disk list` says of each disk.
+fn states(lab: &Lab) -> Vec<(String, String)> {
+    let disks = lab.json(&["disk", "list"]);
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let disks = disks.as_array().unwrap().iter();
+    disks.map(|disk| (text(&disk["name"]), text(&disk["state"]["is"]))).collect()
+}
+
+fn all_free(lab: &Lab, count: usize) -> bool {
+    let states = states(lab);
+    states.len() == count && states.iter().all(|(_, state)| state == "free")
+}
+
+#[test]
+fn a_pool_is_destroyed_and_its_disks_are_free() {
+    let lab = Lab::up(&LabOptions { size: "512M", disks: 1, ..LabOptions::default() });
+    for args in
+        [&["pool", "destroy", "cluster", "--yes"][..], &["pool", "destroy", "cluster", "--dry-run"]]
+    {
+        let (code, text) = lab.said(args);
+        assert_eq!(code, 8, "it is used: {text}");
+        assert!(text.contains("is mounted at") && text.contains("served by FTP"), "{text}");
+    }
+    let (code, text) = lab.said(&["disk", "wipe", "e1.0", "--yes"]);
+    assert_eq!(code, 4, "{text}");
+    assert!(text.contains("disk of pool cluster"), "{text}");
+    lab.cli(&["volume", "unmount", "cluster/hyperspace"]);
+    // Elsewhere a file is made for whoever uses it from now on.
+    lab.cli(&["volume", "attach", "cluster/hyperspace"]);
+    let (code, text) = lab.said(&["pool", "destroy", "cluster", "--yes"]);
+    assert_eq!(code, 8, "{text}");
+    assert!(text.contains("is attached"), "{text}");
+    lab.cli(&["volume", "detach", "cluster/hyperspace"]);
+
+    let (code, text) = lab.said(&["pool", "destroy", "cluster", "--dry-run"]);
+    assert_eq!(code, 0, "{text}");
+    assert!(
+        text.contains("volume cluster/hyperspace") && text.contains("Nothing was done"),
+        "{text}"
+    );
+    let (code, text) = lab.said(&["pool", "destroy", "cluster"]);
+    assert_eq!(code, 4, "unasked: {text}");
+    let (code, text) = lab.said(&["pool", "destroy", "nowhere", "--yes"]);
+    assert_eq!(code, 3, "{text}");
+
+    lab.lab(&["kill", "n3"]);
+    wait_until("a disk is missing", || {
+        let plan = lab.json(&["pool", "destroy", "cluster", "--dry-run"]);
+        plan["away"].as_array().unwrap().len() == 1
+    });
+    let done = lab.json(&["pool", "destroy", "cluster", "--yes"]);
+    assert_eq!(done["wiped"], serde_json::json!(["e1.0", "e2.0"]), "{done}");
+    assert_eq!(done["away"].as_array().unwrap().len(), 1, "{done}");
+    wait_until("two disks are free", || {
+        states(&lab).iter().filter(|(_, state)| state == "free").count() == 2
+    });
+    assert_eq!(lab.json(&["pool", "list"]), serde_json::json!([]));
+
+    // The one that was away, also to a supervisor that has it from its records alone.
+    lab.lab(&["start", "n3"]);
+    let is_known = || states(&lab).contains(&("e3.0".into(), "destroyed".into()));
+    wait_until("the disk is of a destroyed pool", is_known);
+    lab.lab(&["kill", "supervisor"]);
+    lab.lab(&["start", "supervisor"]);
+    wait_until("the disk is of a destroyed pool after a restart", is_known);
+    let (_, text) = lab.said(&["disk", "list"]);
+    assert!(text.contains("`disk wipe` frees it"), "{text}");
+    let (code, text) = lab.said(&["pool", "import", "cluster", "--yes"]);
+    assert_ne!(code, 0, "{text}");
+    let (code, text) = lab.said(&["disk", "wipe", "e3.0"]);
+    assert_eq!(code, 4, "unasked: {text}");
+    let (code, text) = lab.said(&["disk", "wipe", "e3.0", "--yes"]);
+    assert_eq!(code, 0, "{text}");
+    wait_until("all disks are free", || all_free(&lab, 3));
+
+    // What isn't etherpool's is only taken off where that is asked for.
+    let disk = std::fs::File::options().write(true).open(lab.disk_file("n1", 0)).unwrap();
+    disk.write_all_at(b"XFSB", 0).unwrap();
+    disk.sync_all().unwrap();
+    wait_until("something is on the disk", || !all_free(&lab, 3));
+    let (code, text) = lab.said(&["disk", "wipe", "e1.0", "--yes"]);
+    assert_eq!(code, 4, "{text}");
+    assert!(text.contains("XFS file system") && text.contains("--signatures"), "{text}");
+    let (code, text) = lab.said(&["disk", "wipe", "e1.0", "--signatures", "--yes"]);
+    assert_eq!(code, 0, "{text}");
+    wait_until("all disks are free again", || all_free(&lab, 3));
+    lab.cli(&["pool", "create", "cluster", "e1.0", "e2.0", "e3.0", "--yes"]);
+}
