@@ -16,6 +16,7 @@ mod contents;
 mod copies;
 mod data;
 mod disks;
+mod dump;
 mod findings;
 mod intents;
 mod log;
@@ -37,6 +38,10 @@ use crate::format::{Configuration, DiskNumber, PoolId};
 use crate::metadata::{Disk as MemberDisk, Metadata, Volume};
 
 pub use contents::{BlockCopies, Visit};
+pub use dump::{
+    DumpItem, DumpOptions, Fields, ReadReservation, Reservation, Structure, StructureKind,
+    StructureState, Told, Value, dump,
+};
 pub use report::{
     CheckReport, CopyState, Counts, DiskCheck, Finding, Kind, LeastCopies, MetadataCheck,
     PoolCheck, SegmentCheck, SegmentCopyCheck, Severity, VolumeCheck, VotesCheck,
@@ -90,15 +95,19 @@ fn check_all(
         }
     }
     for (id, (disks, findings)) in pools {
-        let wanted = options.pool.as_ref().is_none_or(|wanted| {
-            *wanted == id.to_string() || disks.iter().any(|disk| disk.label.pool_name == *wanted)
-        });
-        if wanted {
+        if is_wanted(options.pool.as_deref(), id, &disks) {
             report.pools.push(check_pool(id, disks, findings, options.data, visit));
         }
     }
     report.findings = strangers.into_list().0;
     report
+}
+
+/// Whether these are the disks of the pool that was asked for.
+fn is_wanted(pool: Option<&str>, id: PoolId, disks: &[Disk<'_>]) -> bool {
+    pool.is_none_or(|wanted| {
+        wanted == id.to_string() || disks.iter().any(|disk| disk.label.pool_name == wanted)
+    })
 }
 
 fn check_pool(

@@ -46,7 +46,8 @@ pub(crate) struct Jobs {
 }
 
 impl JobKind {
-    fn name(self) -> &'static str {
+    /// Its word.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             JobKind::Rebuild => "rebuild",
             JobKind::Evacuate => "evacuate",

@@ -173,9 +173,21 @@ macro_rules! coded {
                 })
             }
         }
+
+        impl $crate::format::Variant for $type {
+            fn variant(&self) -> &'static str {
+                match self { $($type::$variant { .. } => stringify!($variant),)+ }
+            }
+        }
     };
 }
 pub(crate) use coded;
+
+/// What tells its values apart has a name.
+pub(crate) trait Variant {
+    /// That of this one.
+    fn variant(&self) -> &'static str;
+}
 
 impl Coded for u8 {
     fn put(&self, w: &mut Writer) {

@@ -121,6 +121,12 @@ impl DiskGeometry {
         [lba(0), lba(SLOT_BYTES), lba(tail), lba(tail + SLOT_BYTES)]
     }
 
+    /// The slots of the reservation record on such a disk, 0 to 3. Targets write it.
+    pub fn reservation_slots(labelled_bytes: u64) -> [Lba; 4] {
+        let behind = |slot: Lba| lba(slot.byte_offset() + 2 * SLOT_BYTES);
+        DiskGeometry::label_slots(labelled_bytes).map(behind)
+    }
+
     /// The two slots of the vote record, 16 KiB each.
     pub fn vote_slots() -> [Lba; 2] {
         [lba(VOTE_OFFSET), lba(VOTE_OFFSET + VOTE_SLOT_BYTES)]

@@ -304,6 +304,18 @@ pub fn end_of_labelled(front: [Option<&[u8]>; 2], device_bytes: u64) -> u64 {
     newest.map_or(DiskGeometry::labelled_bytes_of(device_bytes), |(_, bytes)| bytes)
 }
 
+/// What one slot holds for itself, with its sequence; nothing where it holds no sound label.
+///
+/// # Errors
+/// When it is sound, and of a format that this code doesn't know.
+pub fn read_label_slot(bytes: &[u8], slot: usize) -> Result<Option<(Label, u64)>, LabelError> {
+    match Slot::read(bytes, slot) {
+        Slot::Sound(label, sequence) => Ok(Some((label, sequence))),
+        Slot::Newer(error) => Err(error),
+        Slot::Unreadable | Slot::Blank | Slot::Damaged => Ok(None),
+    }
+}
+
 /// Judges the four slots of a disk; `None` is a slot that couldn't be read or isn't on the device.
 pub fn select_label(slots: [Option<&[u8]>; 4], device_bytes: u64) -> LabelState {
     let mut sound: Vec<(u64, Label)> = Vec::new();

@@ -18,7 +18,7 @@ mod vote;
 mod voters;
 
 pub use applied::{APPLIED_BYTES, Applied, AppliedSlots, select_applied};
-pub(crate) use bytes::{Coded, Listed, Malformed, Reader, Writer, coded};
+pub(crate) use bytes::{Coded, Listed, Malformed, Reader, Variant, Writer, coded};
 pub use checksum::{
     CHECKSUM_ENTRIES, ChecksumBlock, ChecksumFault, ChecksumVersion, Entry, ExtentShape, Role,
     UncheckedChecksumBlock, row_checksum,
@@ -31,7 +31,7 @@ pub use ids::{
 };
 pub use label::{
     FailureDomain, Features, LABEL_BYTES, Label, LabelError, LabelFaults, LabelState,
-    NAME_BYTES_MAX, SelectedLabel, end_of_labelled, select_label,
+    NAME_BYTES_MAX, SelectedLabel, end_of_labelled, read_label_slot, select_label,
 };
 pub use log::{
     Batch, Conflict, FoundRecord, LogTail, RECORD_ROWS_MAX, Record, RecordBody, RowRange,
@@ -39,7 +39,8 @@ pub use log::{
     UncheckedSegmentHeader, encode_batch, read_segment,
 };
 pub(crate) use log::{
-    CheckedHeader, CheckedKind, check_header, claimed_header_len, row_checksums, sector_checksums,
+    CheckedHeader, CheckedKind, check_header, claimed_header_len, claimed_segment, row_checksums,
+    sector_checksums,
 };
 pub use root::{initial_root, version_hash};
 pub(crate) use vote::VOTE_MAGIC;

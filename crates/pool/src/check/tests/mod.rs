@@ -3,6 +3,7 @@
 
 mod contents;
 mod damage;
+mod dump;
 mod histories;
 mod hostile;
 mod life;

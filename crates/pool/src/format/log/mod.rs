@@ -10,5 +10,6 @@ pub use record::{
     Batch, LogTail, RECORD_ROWS_MAX, Record, RecordBody, RowRange, SegmentSeal, Stamp, encode_batch,
 };
 pub(crate) use record::{
-    CheckedHeader, CheckedKind, check_header, claimed_header_len, row_checksums, sector_checksums,
+    CheckedHeader, CheckedKind, check_header, claimed_header_len, claimed_segment, row_checksums,
+    sector_checksums,
 };

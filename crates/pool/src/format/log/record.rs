@@ -435,6 +435,11 @@ pub(crate) fn claimed_header_len(sector: &[u8]) -> Option<usize> {
     plausible.then_some(len)
 }
 
+/// The segment that a sector claims to begin a record of.
+pub(crate) fn claimed_segment(sector: &[u8]) -> Option<GenerationId> {
+    claimed_header_len(sector).map(|_| GenerationId(SEGMENT.number(sector)))
+}
+
 /// The record header of this segment that these bytes begin with.
 pub(crate) fn check_header(bytes: &[u8], segment: &SegmentSeal) -> Option<CheckedHeader> {
     let header = bytes.get(..claimed_header_len(bytes)?)?;
