@@ -127,6 +127,51 @@ fn a_pools_disks_are_checked_without_a_supervisor_and_without_a_change() {
     assert_eq!(check(&[], &[]).0, 2);
 }
 
+#[test]
+fn all_that_a_pools_disks_say_is_told_without_a_supervisor_and_without_a_change() {
+    let lab = Lab::up(&LabOptions { size: "256M", disks: 1, ..LabOptions::default() });
+    let disks: Vec<PathBuf> = NODES.iter().map(|node| lab.disk_file(node, 0)).collect();
+    std::fs::write(lab.mount().join("f"), vec![7; 700_000]).unwrap();
+    rustix::fs::syncfs(std::fs::File::open(lab.mount()).unwrap()).unwrap();
+    lab.lab(&["down"]);
+    let before: Vec<_> = disks.iter().map(|disk| state_of(disk)).collect();
+    let dump = |more: &[&str]| {
+        let mut command = etherpool();
+        command.args(["pool", "dump"]).args(more).args(&disks);
+        command.env("ETHERPOOL_SOCKET", "/nonexistent/api.sock").output().unwrap()
+    };
+    let output = dump(&["--json", "--checksums"]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let items: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |kind: &str| items.iter().filter(|item| item["kind"] == kind).collect::<Vec<_>>();
+    // Whose a disk is stands in a record that only targets write.
+    let reservations = of("reservation");
+    assert_eq!(reservations.len(), 12);
+    let sound = reservations.iter().filter(|item| item["state"] == "sound");
+    assert!(sound.clone().count() >= 6, "{reservations:#?}");
+    assert!(sound.clone().all(|item| item["epoch"].as_u64().unwrap() > 0));
+    for (kind, least) in [("label", 12), ("vote", 3), ("applied", 1), ("checkpoint-header", 3)] {
+        let sound = of(kind).into_iter().filter(|item| item["state"] == "sound").count();
+        assert!(sound >= least, "{sound} of {kind}");
+    }
+    assert!(!of("segment-header").is_empty() && !of("checksum-block").is_empty());
+    let pool = items.iter().find(|item| item["about"] == "pool").unwrap();
+    assert_eq!(pool["name"], "cluster");
+    assert!(items.iter().any(|item| item["about"] == "volume" && item["name"] == "hyperspace"));
+
+    let text = String::from_utf8(dump(&["cluster"]).stdout).unwrap();
+    let label =
+        text.lines().find(|line| line.contains(" label ") && line.contains("slot=3")).unwrap();
+    assert!(label.contains("sound") && label.contains("pool_name=cluster"), "{label}");
+    assert!(
+        text.lines().any(|line| line.starts_with("volume") && line.contains("name=hyperspace"))
+    );
+    assert_eq!(dump(&["puddle"]).status.code(), Some(3));
+    let after: Vec<_> = disks.iter().map(|disk| state_of(disk)).collect();
+    assert!(before == after, "a dump changed a disk");
+}
+
 /// Everything ends while files are written: what an interrupted write leaves is no damage.
 #[test]
 fn what_a_kill_of_everything_leaves_is_well() {

@@ -40,7 +40,7 @@ mod tests;
 
 pub use driver::{AtaPassThrough, ExportDevice, ExportSetup, Memory, TargetDriver, TraceStream};
 pub use export::{Abilities, DeviceState, ExportOptions, OnRefusal, Reach};
-pub use fenced::{FencedDevice, Ownership};
+pub use fenced::{FencedDevice, Ownership, ReservationRecord, read_reservation};
 pub use io::{IoId, IoOperation, IoRequest, IoResult, IoValue};
 pub use meter::ClientStatus;
 pub use plain::rate::{Rate, RateLimits};

@@ -26,7 +26,8 @@ mod gate;
 mod reservation;
 
 use gate::{Gate, Passing};
-use reservation::{ReservationRecord, SLOTS, Slot, labelled_sectors, slot_range, slots_of};
+pub use reservation::{ReservationRecord, read_reservation};
+use reservation::{SLOTS, Slot, labelled_sectors, slot_range, slots_of};
 
 /// Whose a medium is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -50,7 +50,7 @@ const CLAIMABLE_SECTORS_MIN: u64 = 2 * TAIL_BYTES / SECTOR_BYTES as u64;
 
 /// The contents of a valid slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ReservationRecord {
+pub struct ReservationRecord {
     /// Its number.
     pub sequence: u64,
     /// The disk's labelled size.
@@ -72,6 +72,14 @@ pub(super) enum Slot {
     Damaged,
     /// Something else's bytes.
     Foreign,
+}
+
+/// What a slot says, for who looks at a disk that nobody serves; nothing where it holds no sound record.
+pub fn read_reservation(bytes: &[u8], slot: u32) -> Option<ReservationRecord> {
+    match Slot::parse(bytes, slot) {
+        Slot::Valid(record) => Some(record),
+        Slot::Zero | Slot::Damaged | Slot::Foreign => None,
+    }
 }
 
 /// The labelled size that a claim gives to a device of `sectors`; `None` if it is too small.

@@ -14,6 +14,7 @@ mod held;
 mod output;
 mod pool;
 mod pool_check;
+mod pool_dump;
 mod pool_jobs;
 mod pool_scrub;
 mod pool_wait;

@@ -19,6 +19,7 @@ use super::disk::{describe, resolve_all};
 use super::endings::DestroyArgs;
 use super::output::{self, print_json};
 use super::pool_check::CheckArgs;
+use super::pool_dump::DumpArgs;
 use super::pool_jobs::{self, CancelArgs, EmptyArgs, JobsArgs, ReplaceArgs};
 use super::pool_scrub::{self, ScrubArgs, SetArgs};
 use super::{Context, Failure};
@@ -42,6 +43,8 @@ pub enum PoolCommand {
     Import(ImportArgs),
     /// Look for damage on the disks of a pool, without a supervisor and without changing anything
     Check(CheckArgs),
+    /// Tell everything that the disks of a pool say, structure by structure, for who looks for what is wrong
+    Dump(DumpArgs),
     /// Empty disks, so that they can be taken out: what they have moves to the pool's others
     Evacuate(EmptyArgs),
     /// Have a disk take another one's place
@@ -179,6 +182,7 @@ pub async fn run(context: &Context, command: PoolCommand) -> Result<Exit, Failur
         PoolCommand::Destroy(args) => super::endings::destroy(context, args).await,
         PoolCommand::Release { pool, confirmation } => release(context, &pool, confirmation).await,
         PoolCommand::Check(args) => super::pool_check::run(&args, context.json),
+        PoolCommand::Dump(args) => super::pool_dump::run(&args, context.json),
     }
 }
 

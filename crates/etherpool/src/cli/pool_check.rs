@@ -38,10 +38,7 @@ pub fn run(args: &CheckArgs, json: bool) -> Result<Exit, Failure> {
     let images: Vec<DiskImage<'_>> = disks.iter().map(Disk::image).collect();
     let mut report = check(&images, &CheckOptions { data: args.data, pool: pool.clone() });
     if let Some(pool) = pool.filter(|_| report.pools.is_empty()) {
-        return Err(Failure::not_found(
-            format!("none of these disks belongs to a pool '{pool}'"),
-            "give the paths of its disks; without a name every pool on them is checked",
-        ));
+        return Err(no_such_pool(&pool));
     }
     for disk in disks.iter().filter(|disk| disk.in_use) {
         tell_in_use(&mut report, &disk.name);
@@ -50,8 +47,15 @@ pub fn run(args: &CheckArgs, json: bool) -> Result<Exit, Failure> {
     Ok(Exit::of_health(report.is_well()))
 }
 
+pub(super) fn no_such_pool(pool: &str) -> Failure {
+    Failure::not_found(
+        format!("none of these disks belongs to a pool '{pool}'"),
+        "give the paths of its disks; without a name every pool on them is read",
+    )
+}
+
 /// Which arguments are paths, and which one names a pool: what exists or has a slash is a path.
-fn sort_out(arguments: &[String]) -> Result<(Vec<PathBuf>, Option<String>), Failure> {
+pub(super) fn sort_out(arguments: &[String]) -> Result<(Vec<PathBuf>, Option<String>), Failure> {
     let (mut paths, mut pool): (Vec<PathBuf>, Option<String>) = (Vec::new(), None);
     for argument in arguments {
         let path = Path::new(argument);
@@ -71,7 +75,7 @@ fn sort_out(arguments: &[String]) -> Result<(Vec<PathBuf>, Option<String>), Fail
     }
     if paths.is_empty() {
         return Err(Failure::usage(
-            "no disk is named: a check asks no supervisor where a pool's disks are; give their paths \
+            "no disk is named: no supervisor is asked where a pool's disks are; give their paths \
              (images or block devices on this machine)",
         ));
     }
@@ -86,15 +90,15 @@ fn missing(path: &Path) -> Failure {
 }
 
 /// A file that is only read.
-struct Disk {
-    name: String,
+pub(super) struct Disk {
+    pub(super) name: String,
     file: File,
     bytes: u64,
-    in_use: bool,
+    pub(super) in_use: bool,
 }
 
 impl Disk {
-    fn image(&self) -> DiskImage<'_> {
+    pub(super) fn image(&self) -> DiskImage<'_> {
         let read = |offset: u64, into: &mut [u8]| {
             self.file.read_exact_at(into, offset).map_err(|_| Unreadable)
         };
@@ -103,7 +107,7 @@ impl Disk {
 }
 
 /// Opens each file once, whatever names it has.
-fn open_all(paths: &[PathBuf]) -> Result<Vec<Disk>, Failure> {
+pub(super) fn open_all(paths: &[PathBuf]) -> Result<Vec<Disk>, Failure> {
     let mut disks = Vec::new();
     let mut seen = Vec::new();
     for path in paths {

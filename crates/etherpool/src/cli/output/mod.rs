@@ -3,6 +3,7 @@
 
 mod check;
 mod disks;
+mod dump;
 mod exports;
 mod jobs;
 mod pools;
@@ -23,6 +24,7 @@ use serde::Serialize;
 
 pub use check::pool_check;
 pub use disks::{disks, targets};
+pub use dump::dumped;
 pub use exports::{target_stats, target_status};
 pub use jobs::{PoolJob, cancelling, evacuation, jobs, named, removal, replacement, scrubbed};
 pub use pools::{forecast, import_plan, imports, pool, pools};
