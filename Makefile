@@ -8,16 +8,18 @@ LONG_SEEDS ?= 10000
 LONG_FORK_SEEDS ?= 2000
 LONG_START ?= 1000000
 HOSTILE_SCRIPTS ?= 150000
+# Places on disks that are damaged by `make bytes`, for each of its tests.
+BYTES ?= 600
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ETHERPOOL := $(TARGET)/release/etherpool
 
-.PHONY: help lab build build-dist test test-long check unit hostile sim sim-long sim-speed mutants mutants-check mutants-few
+.PHONY: help lab build build-dist test test-long check unit bytes bytes-long hostile sim sim-long sim-speed mutants mutants-check mutants-few
 .PHONY: blackbox bench bench-target bench-engine setup setup-qemu deny clean
 
 help:
 	@echo "make lab       build, start a cluster on this machine, say what to do next"
 	@echo "make test      everything that must hold, quick checks first"
-	@echo "make test-long what takes hours: $(LONG_SEEDS) fresh seeds, disks lost for good, all mutants"
+	@echo "make test-long what takes hours: every byte on disks, $(LONG_SEEDS) fresh seeds, disks lost for good, all mutants"
 	@echo "make mutants   undoes each rule of the engine; the simulator must catch all of them"
 	@echo "make sim-speed how fast a pool is on disks and cables with limits, in virtual time"
 	@echo "make bench     measure, side by side with plain files, bare AoE disks and btrfs; the target with vblade"
@@ -41,9 +43,9 @@ build-dist:
 lab: setup build
 	$(ETHERPOOL) lab up
 
-test: setup setup-qemu check unit hostile sim mutants-few blackbox
+test: setup setup-qemu check unit bytes hostile sim mutants-few blackbox
 
-test-long: sim-long mutants
+test-long: bytes-long sim-long mutants
 
 # Formatting and lints: no warning passes.
 check:
@@ -56,6 +58,15 @@ unit:
 	$(CARGO) test --locked --workspace --exclude blackbox --exclude architecture
 	scripts/fuse-over-ring $(CARGO) test --locked -p frontend --test local_device --test condition \
 		--test panicking_handler --test ftp
+
+# Bytes of each structure on disks damaged, and each metadata write torn: a sample, another one every day (BYTES_SEED
+# repeats one), opened by a whole engine each. `bytes-long`: all of them.
+BYTES_SEED ?= $(shell date +%Y%m%d)
+bytes:
+	BYTES=$(BYTES) BYTES_SEED=$(BYTES_SEED) $(CARGO) test --release --locked -p pool --lib check::tests::bytes
+
+bytes-long: BYTES = all
+bytes-long: bytes
 
 # Frames that mean harm, some millions of them, against an independent reader of the protocol.
 # `scripts/fuzz` looks for them guided by coverage.

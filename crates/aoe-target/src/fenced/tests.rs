@@ -106,6 +106,65 @@ fn the_newest_valid_copy_counts_and_none_is_closed() {
     assert_eq!(bench.medium.holder(), Holder::new(Epoch(1), owner(3)));
 }
 
+/// Of the record as of all that is on a disk: no damaged byte of one copy makes it another owner's, or nobody's; none
+/// of both newest ones makes it more than what was before.
+#[test]
+fn a_damaged_byte_of_any_slot_changes_no_owner() {
+    let mut bench = Bench::new(|_| ());
+    bench.claim(claim(5, 1)).unwrap();
+    bench.claim(claim(6, 2)).unwrap();
+    let (former, newest) = (Holder::new(Epoch(5), owner(1)), Holder::new(Epoch(6), owner(2)));
+    let start = |slot: u32| slot_range(slot, SECTORS).start.byte_offset() as usize;
+    let bytes = slot_range(0, SECTORS).len_bytes() as usize;
+    for at in 0..bytes {
+        for change in [1_u8 << (at % 8), 0xff] {
+            for slots in [vec![0], vec![1], vec![2], vec![3], vec![0, 2]] {
+                let flip = |bench: &Bench| {
+                    let mut image = bench.disk.bytes.borrow_mut();
+                    slots.iter().for_each(|slot| image[start(*slot) + at] ^= change);
+                };
+                flip(&bench);
+                bench.restart();
+                let expected = if slots.len() > 1 { former } else { newest };
+                assert_eq!(
+                    bench.medium.ownership(),
+                    Ownership::Held(expected),
+                    "{at} of {slots:?}"
+                );
+                flip(&bench);
+            }
+        }
+    }
+}
+
+/// A write of the record that is cut off behind any of its sectors leaves what was, or what is.
+#[test]
+fn a_claim_that_is_torn_anywhere_leaves_an_owner() {
+    let mut bench = Bench::new(|_| ());
+    bench.claim(claim(5, 1)).unwrap();
+    bench.claim(claim(6, 1)).unwrap();
+    let before = bench.disk.bytes.borrow().clone();
+    bench.claim(claim(7, 2)).unwrap();
+    let after = bench.disk.bytes.borrow().clone();
+    let holders = [Holder::new(Epoch(6), owner(1)), Holder::new(Epoch(7), owner(2))];
+    // Sequence 3 is in slots 1 and 3.
+    let [first, second] = [1, 3].map(|slot| slot_range(slot, SECTORS));
+    let sectors = first.count;
+    for (head, tail) in (0..=sectors).flat_map(|head| (0..=sectors).map(move |tail| (head, tail))) {
+        let mut image = before.clone();
+        for (range, sectors) in [(first, head), (second, tail)] {
+            let from = range.start.byte_offset() as usize;
+            let window = from..from + sectors as usize * 512;
+            image[window.clone()].copy_from_slice(&after[window]);
+        }
+        bench.disk.bytes.borrow_mut().copy_from_slice(&image);
+        bench.restart();
+        let found = bench.medium.holder();
+        let is_whole = head == sectors || tail == sectors;
+        assert_eq!(found, holders[usize::from(is_whole)], "{head} and {tail} sectors");
+    }
+}
+
 /// Whoever can write to a disk can put any number there; it must not panic a node, nor begin again
 /// below the numbers that count.
 #[test]

@@ -9,9 +9,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{
-    Answer, BlockDevice, Claim, Completion, DeviceEvent, Done, Durability, DurabilityClass, Epoch,
-    Geometry, Holder, Instance, Instant, IoError, Lba, Operation, Outcome, OwnerId, SECTOR_BYTES,
-    SectorRange,
+    Answer, BlockDevice, Buffer, Claim, Completion, DeviceEvent, Done, Durability, DurabilityClass,
+    Epoch, Geometry, Holder, Instance, Instant, IoError, Lba, Operation, Outcome, OwnerId,
+    SECTOR_BYTES, SectorRange,
 };
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
@@ -20,6 +20,9 @@ use uuid::Uuid;
 
 use super::{DiskFacts, Engine, EngineConfig, KnownPool, Limits};
 use crate::format::DiskGeometry;
+
+/// Writes of several disks in the order in which they took effect: disk, place, contents.
+pub(crate) type Journal = Rc<RefCell<Vec<(String, Lba, Buffer)>>>;
 
 /// How a disk answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +50,10 @@ pub(crate) struct TestDisk {
     live: RefCell<Vec<u8>>,
     durable: RefCell<Vec<u8>>,
     dirty: RefCell<BTreeSet<u64>>,
+    /// What was changed since it was made or restored.
+    touched: RefCell<Vec<SectorRange>>,
+    /// Where writes are noted, if somebody wants to see them.
+    pub(crate) journal: RefCell<Option<Journal>>,
     instance: Cell<u64>,
     heard: Cell<Option<Instant>>,
     holder: Cell<Holder>,
@@ -92,6 +99,8 @@ impl TestDisk {
             live: RefCell::new(vec![0; bytes]),
             durable: RefCell::new(vec![0; bytes]),
             dirty: RefCell::default(),
+            touched: RefCell::default(),
+            journal: RefCell::default(),
             instance: Cell::new(1),
             heard: Cell::new(None),
             holder: Cell::default(),
@@ -137,6 +146,8 @@ impl TestDisk {
 
     /// Changes what is on the medium, behind everybody's back.
     pub(crate) fn damage(&self, offset: usize, change: impl Fn(&mut u8)) {
+        let sector = Lba((offset / SECTOR_BYTES) as u64);
+        self.touched.borrow_mut().push(SectorRange::new(sector, 1));
         change(&mut self.live.borrow_mut()[offset]);
         change(&mut self.durable.borrow_mut()[offset]);
     }
@@ -150,6 +161,34 @@ impl TestDisk {
         self.durable.borrow_mut().copy_from_slice(image);
         self.dirty.borrow_mut().clear();
         self.instance.set(self.instance.get() + 1);
+    }
+
+    /// Makes it what it was when it was all of `image` and `instance`, whatever was done to it since; nobody owns it.
+    pub(crate) fn restore(&self, image: &[u8]) {
+        let (mut live, mut durable) = (self.live.borrow_mut(), self.durable.borrow_mut());
+        for range in std::mem::take(&mut *self.touched.borrow_mut()) {
+            let window = range.start.byte_offset() as usize..range.end().byte_offset() as usize;
+            live[window.clone()].copy_from_slice(&image[window.clone()]);
+            durable[window.clone()].copy_from_slice(&image[window]);
+        }
+        self.dirty.borrow_mut().clear();
+        self.instance.set(self.instance.get() + 1);
+        self.holder.set(Holder::default());
+        self.heard.set(None);
+    }
+
+    /// Its bytes as they are now.
+    pub(crate) fn with_image<T>(&self, look: impl FnOnce(&[u8]) -> T) -> T {
+        look(&self.live.borrow())
+    }
+
+    /// Puts bytes on the medium, behind everybody's back.
+    pub(crate) fn overwrite(&self, at: Lba, bytes: &[u8]) {
+        let range = SectorRange::new(at, (bytes.len() / SECTOR_BYTES) as u64);
+        let window = at.byte_offset() as usize..range.end().byte_offset() as usize;
+        self.live.borrow_mut()[window.clone()].copy_from_slice(bytes);
+        self.durable.borrow_mut()[window].copy_from_slice(bytes);
+        self.touched.borrow_mut().push(range);
     }
 
     fn settle(&self, range: SectorRange) {
@@ -167,6 +206,14 @@ impl TestDisk {
     fn put(&self, operation: &Operation) {
         operation.perform_on(&mut self.live.borrow_mut()).expect("it was checked");
         let range = operation.range();
+        self.touched.borrow_mut().push(range);
+        if let Some(journal) = &*self.journal.borrow() {
+            let data = match operation {
+                Operation::Write { data, .. } => data.clone(),
+                _ => Buffer::zeroed(range.len_bytes() as usize),
+            };
+            journal.borrow_mut().push((self.name.clone(), range.start, data));
+        }
         self.dirty.borrow_mut().extend(range.start.0..range.end().0);
         self.bytes_written.set(self.bytes_written.get() + range.len_bytes());
         self.writes.set(self.writes.get() + 1);

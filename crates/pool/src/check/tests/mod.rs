@@ -1,6 +1,7 @@
 //! Checks of images that a whole engine made, as they are and with something done to them.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod bytes;
 mod contents;
 mod damage;
 mod dump;
