@@ -37,7 +37,7 @@ pub use names::{FsType, InvalidName, NAME_BYTES_MAX, VolumeName, check_name};
 pub use operation::{Answer, Done, Operation, Outcome};
 pub use order::{Access, Line, Order, Place};
 pub use text::UnknownWord;
-pub use time::{Instant, spoken};
+pub use time::{CalendarTime, Instant, spoken};
 pub use units::{
     BLOCK_BYTES, BLOCK_SECTORS, Lba, SECTOR_BYTES, SectorRange, bytes_to_sectors_ceil,
 };

@@ -53,6 +53,53 @@ pub fn spoken(time: Duration) -> String {
     }
 }
 
+/// A time in UTC, by the Gregorian calendar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CalendarTime {
+    /// The year.
+    pub year: i64,
+    /// From 1.
+    pub month: i64,
+    /// From 1.
+    pub day: i64,
+    /// From 0.
+    pub hour: i64,
+    /// From 0.
+    pub minute: i64,
+    /// From 0.
+    pub second: i64,
+}
+
+impl CalendarTime {
+    /// From seconds since 1970.
+    pub fn of(secs: i64) -> CalendarTime {
+        let (days, second_of_day) = (secs.div_euclid(86_400), secs.rem_euclid(86_400));
+        // Years begin in March here, so that the leap day is the last; an era is 400 of them.
+        let days = days.saturating_add(719_468);
+        let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+        let year_of_era =
+            (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let shifted = (5 * day_of_year + 2) / 153;
+        let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+        CalendarTime {
+            year: era * 400 + year_of_era + i64::from(month <= 2),
+            month,
+            day: day_of_year - (153 * shifted + 2) / 5 + 1,
+            hour: second_of_day / 3600,
+            minute: second_of_day / 60 % 60,
+            second: second_of_day % 60,
+        }
+    }
+}
+
+impl std::fmt::Display for CalendarTime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let CalendarTime { year, month, day, hour, minute, second } = self;
+        write!(f, "{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,5 +118,29 @@ mod tests {
         ] {
             assert_eq!(spoken(Duration::from_secs(seconds)), text);
         }
+    }
+
+    #[test]
+    fn days_are_those_of_the_calendar() {
+        assert_eq!(CalendarTime::of(951_782_399).to_string(), "2000-02-28 23:59:59");
+        // Every day for 800 years: each is the one after the day before.
+        let mut before = CalendarTime::of(0);
+        for day in 1..292_194 {
+            let now = CalendarTime::of(day * 86_400);
+            let leap = now.year % 4 == 0 && (now.year % 100 != 0 || now.year % 400 == 0);
+            let next = match (before.month, before.day) {
+                (12, 31) => (before.year + 1, 1, 1),
+                (2, 28) if leap => (before.year, 2, 29),
+                (2, 28 | 29) => (before.year, 3, 1),
+                (4 | 6 | 9 | 11, 30) | (1 | 3 | 5 | 7 | 8 | 10, 31) => {
+                    (before.year, before.month + 1, 1)
+                }
+                (month, day) => (before.year, month, day + 1),
+            };
+            assert_eq!((now.year, now.month, now.day), next);
+            before = now;
+        }
+        // Times that no file system has, but a damaged one may.
+        let _ = (CalendarTime::of(i64::MAX), CalendarTime::of(i64::MIN));
     }
 }

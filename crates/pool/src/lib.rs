@@ -14,6 +14,7 @@ pub mod metadata;
 
 mod endings;
 mod error;
+mod history;
 mod message;
 mod report;
 mod stats;
@@ -27,6 +28,7 @@ pub use engine::{
 };
 pub use error::PoolError;
 pub use format::FailureDomain;
+pub use history::{HistoryEntry, Severity};
 pub use metadata::{InvalidLayout, Layout};
 pub use report::{
     BadBlock, DiskReport, DiskState, EmptyForecast, ImportPlan, JobReport, JobState, LayoutRoom,

@@ -20,10 +20,38 @@ impl fmt::Display for PoolState {
     }
 }
 
+impl PoolState {
+    /// Its name, as programs are told it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            PoolState::Online => "online",
+            PoolState::Degraded => "degraded",
+            PoolState::Suspended { .. } => "suspended",
+            PoolState::Foreign { .. } => "foreign",
+            PoolState::Fenced => "fenced",
+            PoolState::Incomplete { .. } => "incomplete",
+            PoolState::Opening => "opening",
+            PoolState::Destroyed => "destroyed",
+            PoolState::Released => "released",
+        }
+    }
+}
+
 impl fmt::Display for PoolEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             PoolEvent::PoolState { pool, state } => write!(f, "pool {pool} is {state}"),
+            PoolEvent::Owned { pool, owner, epoch, before } => {
+                write!(f, "pool {pool} is opened by {owner} (epoch {epoch})")?;
+                match before.as_str() {
+                    "" => f.write_str("; nobody owned it"),
+                    before if before == owner => Ok(()),
+                    before => write!(f, "; it was {before}'s"),
+                }
+            }
+            PoolEvent::Command { pool, who, what, result } => {
+                write!(f, "pool {pool}: {who}: {what}: {result}")
+            }
             PoolEvent::DiskOut { pool, disk, why } => {
                 write!(f, "pool {pool} goes on without disk {disk}: {why}")
             }

@@ -264,6 +264,15 @@ pub struct VolumeReport {
     pub repaired_blocks: u64,
     /// Bytes in its log that aren't in place yet.
     pub log_bytes: u64,
+    /// Bytes that its log has room for.
+    #[serde(default)]
+    pub log_capacity_bytes: u64,
+    /// How many more disks may fail before it loses something.
+    #[serde(default)]
+    pub survives_disks: u32,
+    /// How many more machines may.
+    #[serde(default)]
+    pub survives_nodes: u32,
     /// Why its requests wait, when they do.
     pub suspended: Option<String>,
     /// What the last opening found in the log.
@@ -394,6 +403,28 @@ pub enum PoolEvent {
         pool: String,
         /// Its new state.
         state: PoolState,
+    },
+    /// A pool was opened.
+    Owned {
+        /// The pool.
+        pool: String,
+        /// By whom.
+        owner: String,
+        /// In which epoch.
+        epoch: u64,
+        /// Who owned it before; empty if nobody did.
+        before: String,
+    },
+    /// Somebody had something changed.
+    Command {
+        /// The pool.
+        pool: String,
+        /// Who.
+        who: String,
+        /// What.
+        what: String,
+        /// `done`, or why it wasn't.
+        result: String,
     },
     /// A disk was evicted: the pool goes on without it.
     DiskOut {

@@ -2,6 +2,7 @@
 
 use std::os::unix::ffi::OsStrExt;
 
+use block::CalendarTime;
 use rustix::fs::{FileType, Stat};
 
 use super::beneath::Entry;
@@ -42,7 +43,8 @@ pub(super) fn facts(stat: &Stat) -> String {
 
 /// `YYYYMMDDHHMMSS`, in UTC.
 pub(super) fn time_text(stat: &Stat) -> String {
-    let Time { year, month, day, hour, minute, second } = Time::of(modified_secs(stat));
+    let CalendarTime { year, month, day, hour, minute, second } =
+        CalendarTime::of(modified_secs(stat));
     format!("{year:04}{month:02}{day:02}{hour:02}{minute:02}{second:02}")
 }
 
@@ -66,9 +68,9 @@ fn long(stat: &Stat, now_secs: i64) -> String {
     let permissions: String = (0..9)
         .map(|bit| if stat.st_mode & (0o400 >> bit) == 0 { '-' } else { ['r', 'w', 'x'][bit % 3] })
         .collect();
-    let time = Time::of(modified_secs(stat));
+    let time = CalendarTime::of(modified_secs(stat));
     let month = MONTHS[(time.month as usize + 11) % 12];
-    let when = if time.year == Time::of(now_secs).year {
+    let when = if time.year == CalendarTime::of(now_secs).year {
         format!("{:02}:{:02}", time.hour, time.minute)
     } else {
         format!("{:>5}", time.year)
@@ -86,40 +88,6 @@ fn modified_secs(stat: &Stat) -> i64 {
     #[allow(clippy::unnecessary_cast)]
     let secs = stat.st_mtime as i64;
     secs.max(0)
-}
-
-/// A time in UTC, by the Gregorian calendar.
-#[derive(Debug, PartialEq, Eq)]
-struct Time {
-    year: i64,
-    month: i64,
-    day: i64,
-    hour: i64,
-    minute: i64,
-    second: i64,
-}
-
-impl Time {
-    /// From seconds since 1970.
-    fn of(secs: i64) -> Time {
-        let (days, second_of_day) = (secs.div_euclid(86_400), secs.rem_euclid(86_400));
-        // Years begin in March here, so that the leap day is the last; an era is 400 of them.
-        let days = days.saturating_add(719_468);
-        let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-        let year_of_era =
-            (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let shifted = (5 * day_of_year + 2) / 153;
-        let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-        Time {
-            year: era * 400 + year_of_era + i64::from(month <= 2),
-            month,
-            day: day_of_year - (153 * shifted + 2) / 5 + 1,
-            hour: second_of_day / 3600,
-            minute: second_of_day / 60 % 60,
-            second: second_of_day % 60,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -147,25 +115,6 @@ mod tests {
         ] {
             assert_eq!(time_text(&stat(0o100644, 0, secs)), expected);
         }
-        // Every day for 800 years: each is the one after the day before.
-        let mut before = Time::of(0);
-        for day in 1..292_194 {
-            let now = Time::of(day * 86_400);
-            let leap = now.year % 4 == 0 && (now.year % 100 != 0 || now.year % 400 == 0);
-            let next = match (before.month, before.day) {
-                (12, 31) => (before.year + 1, 1, 1),
-                (2, 28) if leap => (before.year, 2, 29),
-                (2, 28 | 29) => (before.year, 3, 1),
-                (4 | 6 | 9 | 11, 30) | (1 | 3 | 5 | 7 | 8 | 10, 31) => {
-                    (before.year, before.month + 1, 1)
-                }
-                (month, day) => (before.year, month, day + 1),
-            };
-            assert_eq!((now.year, now.month, now.day), next);
-            before = now;
-        }
-        // Times that no file system has, but a damaged one may.
-        let _ = (Time::of(i64::MAX), Time::of(i64::MIN));
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! - **data**: `volume/` (requests, their way into the log, what isn't in place yet), `destage` with `init`,
 //!   `disk_work` and `again`, `read`, `right_copy` (which member's answer counts), `checksums`, `replay`;
 //! - **where data is**: `relocate` moves groups to other disks, and `jobs` with `job_steps` decides which, and why;
-//! - **upkeep**: `repair`, `resync`, `verify`, `scrub`; and `status`, `measure` and `events` for people.
+//! - **upkeep**: `repair`, `resync`, `verify`, `scrub`; and `status`, `measure`, `events` and `history` for people.
 //!
 //! It is single-threaded: state is in cells, and no borrow lives across an await.
 
@@ -32,6 +32,7 @@ mod disk_work;
 mod events;
 mod evict;
 mod format_disk;
+mod history;
 mod import;
 mod init;
 mod job_steps;
@@ -96,6 +97,7 @@ pub use wipe_disks::WipeDisks;
 
 use crate::error::PoolError;
 use crate::format::{FailureDomain, JobNumber};
+use crate::history::HistoryEntry;
 use crate::metadata::Layout;
 use crate::report::{
     EmptyForecast, PoolEvent, Progress, VerifyReport, VolumeForecast, VolumeReport,
@@ -472,6 +474,16 @@ impl Engine {
     pub async fn scrub_pool(&self, pool: &str, settings: &PoolSettings) -> Result<u32, PoolError> {
         let begun = self.open_pool(pool)?.begin_scrub(settings).await;
         begun.map(|number| number.0)
+    }
+
+    /// What happened to a pool and what people had done to it, the oldest first.
+    pub fn history(&self, pool: &str) -> Result<Vec<HistoryEntry>, PoolError> {
+        self.open_pool(pool).map(|open| open.history())
+    }
+
+    /// Tells whoever listens what somebody had done to a pool, and has it kept.
+    pub fn tell_command(&self, pool: String, who: String, what: String, result: String) {
+        self.events.tell(PoolEvent::Command { pool, who, what, result });
     }
 
     /// The next event.

@@ -97,7 +97,7 @@ impl OpenRequest {
             out: before.out.clone(),
         };
         let pool = self.build(epoch, config, metadata, area);
-        let pool = OpenPool::new(pool);
+        let pool = OpenPool::new(pool, before.owner_name.clone());
         let readying = self.make_ready(&pool, &claimed, &before, claimed_at);
         // Nobody takes back a disk that is lost while it is being claimed: begin again instead.
         let ready = runtime::timeout(&self.runtime, READY_MAX, readying).await;

@@ -19,6 +19,7 @@ use super::volume::{Serving, Volume};
 use super::votes::Unfit;
 use crate::error::PoolError;
 use crate::format::VolumeId;
+use crate::report::{PoolEvent, PoolState};
 
 /// An open pool.
 pub(crate) struct OpenPool {
@@ -30,21 +31,31 @@ pub(crate) struct OpenPool {
     pub(super) adding: Rc<Semaphore>,
     pub(super) jobs: Jobs,
     pub(super) unfit: Unfit,
+    /// The name of who owned it before it was opened here.
+    owned_before: String,
 }
 
 impl OpenPool {
-    pub(crate) fn new(pool: Rc<Pool>) -> Rc<OpenPool> {
+    pub(crate) fn new(pool: Rc<Pool>, owned_before: String) -> Rc<OpenPool> {
         let (removing, adding) = (Semaphore::new(1), Semaphore::new(1));
         let (volumes, jobs, unfit) = (RefCell::default(), Jobs::default(), Unfit::default());
-        Rc::new(OpenPool { pool, volumes, removing, adding, jobs, unfit })
+        Rc::new(OpenPool { pool, volumes, removing, adding, jobs, unfit, owned_before })
     }
 
     /// Starts what runs beside requests, and opens the volumes.
     pub(crate) fn start(self: &Rc<Self>) {
+        self.pool.events.begin_history(&self.pool.name);
+        self.pool.events.tell(PoolEvent::Owned {
+            pool: self.pool.name.clone(),
+            owner: self.pool.owner_name.clone(),
+            epoch: self.pool.epoch.0,
+            before: self.owned_before.clone(),
+        });
         self.pool.runtime.spawn(Rc::clone(self).run_resync());
         self.pool.runtime.spawn(Rc::clone(self).run_jobs());
         self.pool.runtime.spawn(Rc::clone(self).run_votes());
         self.pool.runtime.spawn(Rc::clone(self).run_scrubs());
+        self.pool.runtime.spawn(Rc::clone(self).run_history());
         self.pool.runtime.spawn(Rc::clone(&self.pool).run_metadata_copies());
         let ids: Vec<VolumeId> = self.pool.meta.borrow().volumes().keys().copied().collect();
         for id in ids {
@@ -115,6 +126,16 @@ impl OpenPool {
                 let _ = done.send(volume.destage(last).await);
             });
         }
+        if give_up {
+            let (pool, state) = (self.pool.name.clone(), PoolState::Released);
+            self.pool.events.keep(&PoolEvent::PoolState { pool, state });
+        }
+        let (done, receiver) = oneshot::channel();
+        destaged.push(receiver);
+        let this = Rc::clone(self);
+        self.pool.runtime.spawn(async move {
+            let _ = done.send(this.keep_history(true).await);
+        });
         let limit = self.pool.limits.close;
         let _ = runtime::timeout(&self.pool.runtime, limit, join_all(destaged)).await;
         // From here on nothing is answered, so nobody need wait for our lease.

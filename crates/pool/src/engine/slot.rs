@@ -121,10 +121,10 @@ impl Engine {
         });
         Rc::new(Engine {
             known: RefCell::new(known.collect()),
-            runtime,
             checksum_cache: ChecksumCache::new(config.limits.checksum_bytes),
             config,
-            events: Rc::default(),
+            events: Rc::new(Events::new(runtime.clone())),
+            runtime,
             devices: RefCell::default(),
             slots: RefCell::default(),
             destroyed: RefCell::default(),
@@ -349,6 +349,7 @@ impl Engine {
     /// An open pool is over. Its disks are looked at as a stranger's from now on: under the epoch that
     /// they were claimed with they wouldn't even tell who has them.
     async fn ended(&self, slot: &Slot, open: &OpenPool, ended: Ended) {
+        self.events.end_history(&open.pool.name);
         if ended == Ended::Fenced {
             self.known.borrow_mut().remove(&slot.id);
         } else if self.known.borrow().contains_key(&slot.id) {

@@ -133,6 +133,11 @@ impl OpenPool {
             read_bytes: stats.read.bytes,
             written_bytes: stats.write.bytes + stats.discard.bytes,
             log_bytes: volume.pending.borrow().bytes(),
+            log_capacity_bytes: volume.credit.capacity_bytes(),
+            survives_disks: self.least_copies(meta, known, |there| there.len()).saturating_sub(1),
+            survives_nodes: self
+                .least_copies(meta, known, |there| nodes(meta, there))
+                .saturating_sub(1),
             suspended,
             replayed: volume.replayed.get(),
         })
@@ -171,15 +176,28 @@ impl OpenPool {
     /// The least number of complete copies that any part of a volume has now. Copies in one failure
     /// domain count once.
     fn volume_copies(&self, meta: &Metadata, volume: &VolumeMeta) -> u32 {
+        self.least_copies(meta, volume, |there| Pool::domains(meta, there.iter().copied()))
+    }
+
+    /// The same where `count` says for how many the disks count that are there.
+    fn least_copies(
+        &self,
+        meta: &Metadata,
+        volume: &VolumeMeta,
+        count: impl Fn(&[DiskNumber]) -> usize,
+    ) -> u32 {
+        let there = |disks: &mut dyn Iterator<Item = DiskNumber>| {
+            let there: Vec<DiskNumber> = disks.filter(|disk| self.is_there(*disk)).collect();
+            count(&there) as u32
+        };
         let mut least = u32::from(volume.layout.copies());
         for run in volume.runs.values() {
-            let there = run.members.iter().map(|member| member.disk);
-            least = least.min(self.domains_there(meta, there));
+            least = least.min(there(&mut run.members.iter().map(|member| member.disk)));
         }
         for group in meta.groups_behind(volume) {
             let disks = group.members().map(|(disk, _)| disk);
             let whole = disks.filter(|disk| meta.dirty(group.generation(), *disk) == 0);
-            let whole = self.domains_there(meta, whole);
+            let whole = there(&mut whole.into_iter());
             // Two members that are each behind the other still make one copy together.
             least = least.min(whole.max(least.min(1)));
         }
@@ -188,8 +206,7 @@ impl OpenPool {
             let current = current_copies(segment, &config);
             // An opening needs one of its copies.
             if segment.is_needed(volume.log.released) {
-                let there = current.iter().map(|copy| copy.disk);
-                least = least.min(self.domains_there(meta, there));
+                least = least.min(there(&mut current.iter().map(|copy| copy.disk)));
             }
         }
         least
@@ -225,6 +242,12 @@ impl OpenPool {
         let domains = self.domains_there(meta, meta.data_disks().map(|disk| disk.number));
         copies.min().unwrap_or(domains.saturating_sub(1))
     }
+}
+
+/// How many machines disks are on.
+fn nodes(meta: &Metadata, disks: &[DiskNumber]) -> usize {
+    let nodes = disks.iter().filter_map(|disk| Some(meta.disks().get(disk)?.node));
+    nodes.collect::<BTreeSet<Uuid>>().len()
 }
 
 /// How many failure domains may be lost before those of a list that `are` there are no majority of it.

@@ -128,7 +128,7 @@ pub(super) fn places_of(disk: &Disk, volume_sector: u64) -> Vec<u64> {
 }
 
 /// Writes whole blocks all over the volume, and waits until they are in place.
-async fn written_and_in_place(rig: &Rig) -> Result<(), Failure> {
+pub(super) async fn written_and_in_place(rig: &Rig) -> Result<(), Failure> {
     rig.on_volume(VOLUME, |watched| async move {
         for piece in 0..40 {
             watched.change(Change::Write, SectorRange::new(Lba(piece * 200 / 8 * 8), 64)).await?;
@@ -140,7 +140,7 @@ async fn written_and_in_place(rig: &Rig) -> Result<(), Failure> {
 }
 
 /// Stops everything in an orderly way and starts it again: whatever was cached is gone.
-async fn off_and_on(rig: &Rig, meanwhile: impl FnOnce()) -> Result<(), Failure> {
+pub(super) async fn off_and_on(rig: &Rig, meanwhile: impl FnOnce()) -> Result<(), Failure> {
     rig.quiet(CONVERGENCE_MAX).await?;
     rig.cluster.cut_all_power();
     meanwhile();

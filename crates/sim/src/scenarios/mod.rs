@@ -10,6 +10,7 @@ mod endings;
 mod flushes;
 mod fragments;
 mod frames;
+mod history;
 mod in_place;
 mod jobs;
 mod leases;
@@ -75,6 +76,7 @@ pub fn named() -> Vec<Scenario> {
         removal::SCENARIOS,
         scrub::SCENARIOS,
         endings::SCENARIOS,
+        history::SCENARIOS,
     ]
     .concat()
 }

@@ -59,6 +59,9 @@ pub fn volume() -> VolumeReport {
         written_bytes: 0,
         repaired_blocks: 0,
         log_bytes: 0,
+        log_capacity_bytes: 1 << 20,
+        survives_disks: 1,
+        survives_nodes: 1,
         suspended: None,
         replayed: Replayed { records: 2, blocks: 9 },
     }

@@ -165,6 +165,9 @@ fn report(state: pool::PoolState) -> PoolReport {
         written_bytes: 0,
         repaired_blocks: 0,
         log_bytes: 0,
+        log_capacity_bytes: 1 << 20,
+        survives_disks: 1,
+        survives_nodes: 1,
         suspended: None,
         replayed: pool::Replayed::default(),
     };
