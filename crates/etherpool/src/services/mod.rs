@@ -15,6 +15,7 @@ mod mounts;
 mod operations;
 mod platform;
 mod reconciler;
+mod reduce;
 mod registry;
 mod timeouts;
 mod troubles;

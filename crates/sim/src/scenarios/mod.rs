@@ -23,6 +23,7 @@ mod operations;
 mod over;
 mod owners;
 mod random;
+mod reduce;
 mod removal;
 mod rows;
 mod scrub;
@@ -74,6 +75,7 @@ pub fn named() -> Vec<Scenario> {
         over::SCENARIOS,
         jobs::SCENARIOS,
         removal::SCENARIOS,
+        reduce::SCENARIOS,
         scrub::SCENARIOS,
         endings::SCENARIOS,
         history::SCENARIOS,
