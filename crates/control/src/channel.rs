@@ -83,6 +83,15 @@ pub enum EngineRequest {
         /// What was shown.
         shown: DestroyPlan,
     },
+    /// Answered with the pool.
+    RenamePool {
+        /// The pool.
+        pool: String,
+        /// Its new name.
+        name: String,
+        /// Only check.
+        dry_run: bool,
+    },
     /// What would be taken off disks; answered with a [`pool::WipePlan`].
     PlanWipeDisks(WipeDisks),
     /// Answered with a [`pool::WipeReport`].

@@ -11,8 +11,9 @@ mod status;
 pub use error::{ApiError, ErrorCode};
 pub use request::{
     AcceptLoss, CreatePool, CreateVolume, EmptyDisks, ExportVolume, ExtendPool, ExtendVolume,
-    ImportPool, MakeFs, MountVolume, ReduceVolume, ReleasePool, RemoveVolume, RenameVolume,
-    ResetEpoch, ServeFtp, SetPool, UnexportVolume, UnmountVolume, VerifyVolume, WipeDisks,
+    ImportPool, MakeFs, MountVolume, ReduceVolume, ReleasePool, RemoveVolume, RenamePool,
+    RenameVolume, ResetEpoch, ServeFtp, SetPool, UnexportVolume, UnmountVolume, VerifyVolume,
+    WipeDisks,
 };
 pub use status::{
     FuseOverIoUring, HeldReport, ImportResult, InterfaceState, PoolReportExt, Preview,

@@ -33,6 +33,17 @@ pub struct ReleasePool {
     pub dry_run: bool,
 }
 
+/// `POST /v1/pools/POOL/rename`, answered with the pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RenamePool {
+    /// Its new name.
+    pub name: String,
+    /// Only check.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
 /// `POST /v1/pools/POOL/empty`; answered with a [`pool::EmptyForecast`].
 pub type EmptyDisks = pool::EmptyDisks;
 

@@ -1,13 +1,13 @@
-//! `etherpool pool destroy` and `disk wipe`: what is shown is what is agreed to, and the supervisor is told just that.
+//! `etherpool pool destroy`, `pool rename` and `disk wipe`. What is to end is shown first: what is shown is what is agreed to, and the supervisor is told just that.
 
 use block::size::Human;
 use clap::Args;
-use control::api::WipeDisks;
+use control::api::{RenamePool, WipeDisks};
 use control::exit::Exit;
 use control::names::DiskArgument;
-use pool::{DestroyPlan, DestroyReport, DiskReport, LeftDisk, WipePlan, WipeReport};
+use pool::{DestroyPlan, DestroyReport, DiskReport, LeftDisk, PoolReport, WipePlan, WipeReport};
 
-use super::args::Confirmation;
+use super::args::{Confirmation, parse_name};
 use super::confirm::confirm;
 use super::disk::resolve_all;
 use super::output::{self, print_json};
@@ -78,6 +78,35 @@ pub async fn wipe(context: &Context, args: WipeArgs) -> Result<Exit, Failure> {
         wiped.chain(std::iter::once(not_wiped(&report.left))).collect()
     })?;
     Ok(if report.left.is_empty() { Exit::Ok } else { Exit::Failure })
+}
+
+/// Arguments of `pool rename`.
+#[derive(Debug, Args)]
+pub struct RenameArgs {
+    /// The pool, which is open here
+    pool: String,
+
+    /// Its new name
+    #[arg(value_parser = parse_name)]
+    name: String,
+
+    /// Only say whether it could be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// `pool rename`.
+pub async fn rename(context: &Context, args: RenameArgs) -> Result<Exit, Failure> {
+    let RenameArgs { pool, name, dry_run } = args;
+    let path = format!("{}/rename", pool_path(&pool)?);
+    let request = RenamePool { name: name.clone(), dry_run };
+    let renamed: PoolReport = context.client.post(&path, &request).await?;
+    let text = || match dry_run {
+        true => format!("Pool {pool} could be called {name}. Nothing was done (--dry-run).\n"),
+        false => format!("{pool} is {} now\n", renamed.name),
+    };
+    output::show(context.json, &renamed, text)?;
+    Ok(Exit::Ok)
 }
 
 /// What would end with a pool, as a question begins.

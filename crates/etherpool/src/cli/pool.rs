@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::args::{Confirmation, parse_name};
 use super::confirm::{confirm, effects};
 use super::disk::{describe, resolve_all};
-use super::endings::DestroyArgs;
+use super::endings::{DestroyArgs, RenameArgs};
 use super::output::{self, print_json};
 use super::pool_check::CheckArgs;
 use super::pool_dump::DumpArgs;
@@ -59,6 +59,8 @@ pub enum PoolCommand {
     Cancel(CancelArgs),
     /// Change a pool's settings
     Set(SetArgs),
+    /// Give a pool another name
+    Rename(RenameArgs),
     /// Destroy a pool with all that is in it, and free its disks
     Destroy(DestroyArgs),
     /// Close a pool so that another supervisor can import it without waiting
@@ -179,6 +181,7 @@ pub async fn run(context: &Context, command: PoolCommand) -> Result<Exit, Failur
         PoolCommand::Jobs(args) => pool_jobs::jobs(context, args).await,
         PoolCommand::Cancel(args) => pool_jobs::cancel(context, args).await,
         PoolCommand::Set(args) => pool_scrub::set(context, args).await,
+        PoolCommand::Rename(args) => super::endings::rename(context, args).await,
         PoolCommand::Destroy(args) => super::endings::destroy(context, args).await,
         PoolCommand::Release { pool, confirmation } => release(context, &pool, confirmation).await,
         PoolCommand::Check(args) => super::pool_check::run(&args, context.json),

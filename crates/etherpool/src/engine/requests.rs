@@ -93,6 +93,14 @@ impl Work<'_> {
             EngineRequest::ReleasePool { pool } => value(engine.release_pool(&pool).await?),
             EngineRequest::PlanDestroyPool { pool } => value(engine.plan_destroy(&pool).await?),
             EngineRequest::DestroyPool { shown } => value(engine.destroy_pool(&shown).await?),
+            EngineRequest::RenamePool { pool, name, dry_run } => {
+                let renamed = match dry_run {
+                    true => engine.plan_rename(&pool, &name)?,
+                    false => engine.rename_pool(&pool, &name).await?,
+                };
+                process.look_at_served().await;
+                value(renamed)
+            }
             EngineRequest::PlanWipeDisks(request) => {
                 value(engine.plan_wipe(&request.by_name()).await?)
             }

@@ -18,7 +18,7 @@ use block::{VolumeName, check_name};
 use control::api::{
     AcceptLoss, ApiError, CreatePool, CreateVolume, EmptyDisks, ErrorCode, ExportVolume,
     ExtendPool, ExtendVolume, FuseOverIoUring, HeldReport, ImportPool, MakeFs, MountVolume,
-    PoolReportExt as _, Preview, ProcessState, ReduceVolume, ReleasePool, RemoveVolume,
+    PoolReportExt as _, Preview, ProcessState, ReduceVolume, ReleasePool, RemoveVolume, RenamePool,
     RenameVolume, ResetEpoch, SeenTarget, ServeFtp, SetPool, Status, StreamLine, UnexportVolume,
     UnmountVolume, VerifyVolume,
 };
@@ -60,6 +60,7 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/v1/pools/{pool}/import", get(plan_import).post(import_pool))
         .route("/v1/pools/{pool}/release", post(release_pool))
         .route("/v1/pools/{pool}/destroy", get(plan_destroy).post(destroy_pool))
+        .route("/v1/pools/{pool}/rename", post(rename_pool))
         .route("/v1/pools/{pool}/empty", post(empty_disks))
         .route("/v1/pools/{pool}/jobs/{number}", delete(cancel_job))
         .route("/v1/pools/{pool}/set", post(set_pool))
@@ -360,6 +361,10 @@ async fn plan_destroy(State(services): App, Path(pool): Path<String>) -> Answer<
 
 async fn destroy_pool(on: OnPool<DestroyPlan>) -> Answer<DestroyReport> {
     Ok(Json(on.services.destroy_pool(on.path, on.request).await?))
+}
+
+async fn rename_pool(on: OnPool<RenamePool>) -> Answer<PoolReport> {
+    Ok(Json(on.services.rename_pool(on.path, on.request).await?))
 }
 
 async fn plan_wipe(State(services): App, body: Bytes) -> Answer<WipePlan> {

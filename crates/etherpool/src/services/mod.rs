@@ -17,6 +17,7 @@ mod platform;
 mod reconciler;
 mod reduce;
 mod registry;
+mod renaming;
 mod timeouts;
 mod troubles;
 mod turns;

@@ -46,6 +46,7 @@ pub fn timeout_of(request: &EngineRequest) -> Duration {
         | EngineRequest::ResetEpoch { .. } => FROM_DISKS,
         EngineRequest::ReleasePool { .. }
         | EngineRequest::DestroyPool { .. }
+        | EngineRequest::RenamePool { .. }
         | EngineRequest::WipeDisks { .. }
         | EngineRequest::Shutdown => RELEASE,
         EngineRequest::CreatePool(_)
@@ -88,6 +89,7 @@ pub fn what(request: &EngineRequest) -> String {
             format!("what would end with pool {pool}")
         }
         EngineRequest::DestroyPool { shown } => format!("to destroy pool {}", shown.name),
+        EngineRequest::RenamePool { pool, name, .. } => format!("to rename pool {pool} to {name}"),
         EngineRequest::PlanWipeDisks(_) => "what is on disks that are to be wiped".into(),
         EngineRequest::WipeDisks { .. } => "to wipe disks".into(),
         EngineRequest::EmptyDisks { pool, request } => {

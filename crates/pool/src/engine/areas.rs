@@ -81,8 +81,8 @@ impl Pool {
         meta.disks().get(&member.number).is_some_and(|disk| disk.incoming_area.is_some())
     }
 
-    /// Makes a disk's label right: damaged slots, all slots where another area was begun, and the area that
-    /// it names where the metadata knows of none there.
+    /// Makes a disk's label right: damaged slots, all slots where another area was begun or the pool has another
+    /// name, and the area that it names where the metadata knows of none there.
     pub(super) async fn resolve_label(
         &self,
         member: &Member,
@@ -92,29 +92,31 @@ impl Pool {
         member.label_resolved.set(false);
         let read = self.within(self.limits.claim, observe::read_label(device)).await;
         let LabelState::Labelled(found) = read.map_err(not_fit)? else { return Err(NotFit::Lost) };
-        let (area, agrees, begun) = {
+        let (area, agrees, begun, pool_name) = {
             let meta = self.meta.borrow();
             let disk = meta.disks().get(&member.number).ok_or(NotFit::Lost)?;
             let agrees = disk.agrees_on_area(found.label.area);
-            (disk.area, agrees, disk.incoming_area.is_some())
+            (disk.area, agrees, disk.incoming_area.is_some(), meta.pool().name.clone())
         };
+        let is_called_so = found.label.pool_name == pool_name;
+        let named = Label { pool_name, ..found.label.clone() };
         if agrees {
             member.labelled_area.set(found.label.area);
-            if (begun || found.faults.damaged.contains(&true))
-                && self.write_label(device, &found, &found.label).await.is_ok()
+            if (begun || !is_called_so || found.faults.damaged.contains(&true))
+                && self.write_label(device, &found, &named).await.is_ok()
             {
                 member.label_resolved.set(true);
                 let damaged = (0..4).find(|slot| found.faults.damaged[*slot]);
                 damaged.into_iter().for_each(|slot| self.tell_mended(member, &found.label, slot));
             }
-            return Ok(found.label);
+            return Ok(named);
         }
         tracing::warn!(
             pool = %self.name, disk = %member.display_name(), labelled = ?found.label.area, ?area,
             "its label names another metadata area than the metadata"
         );
         member.labelled_area.set(None);
-        let label = Label { area, ..found.label.clone() };
+        let label = Label { area, ..named };
         if let Some(place) = area.and_then(|area| AreaPlace::new(&member.geometry, area)) {
             self.wipe_area(device, place).await.map_err(not_fit)?;
         }

@@ -56,6 +56,7 @@ mod read;
 mod reduce;
 mod relocate;
 mod remove;
+mod rename;
 mod repair;
 mod replay;
 mod resync;

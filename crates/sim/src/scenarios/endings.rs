@@ -1,4 +1,4 @@
-//! Pools that are destroyed: whatever is lost, cut or back meanwhile, what is left is a pool that is whole or one that
+//! Pools that are destroyed or get another name: whatever is lost, cut or back meanwhile, what is left is a pool that is whole or one that
 //! is known to be no more, and disks that were away never bring it back.
 
 use std::rc::Rc;
@@ -27,6 +27,12 @@ pub const SCENARIOS: &[Scenario] = &[
         "a pool isn't any more what was shown to whoever agreed to destroy it: it stays",
         400,
         |stage| not_as_shown(stage).boxed_local(),
+    ),
+    scenario(
+        "pool-rename",
+        "a pool gets another name, machines, power and supervisor go at any step; it opens by the one or the other",
+        400,
+        |stage| rename(stage).boxed_local(),
     ),
 ];
 
@@ -152,5 +158,29 @@ async fn not_as_shown(stage: Stage) -> Result<(), Failure> {
     let refused = rig.destroy(shown).await;
     expect(refused.is_err(), || "it was destroyed, though it isn't what was shown".to_owned())?;
     rig.wait_clean(CONVERGENCE_MAX).await?;
+    rig.converge().await
+}
+
+async fn rename(stage: Stage) -> Result<(), Failure> {
+    const OTHER: &str = "q";
+    let rig = Rig::mirror(&stage).await?;
+    write_some(&rig, 8).await?;
+    let renaming = rig.with(|engine| async move { engine.rename_pool(POOL, OTHER).await });
+    let cut_after = rig.between(0, if rig.below(2) == 0 { 50 } else { 2000 });
+    let begun = runtime::timeout(&rig.cluster.director(), cut_after, renaming).await;
+    let is_done = matches!(begun, Ok(Ok(_)));
+    disturb(&rig, 3).await;
+    if rig.below(2) == 0 {
+        rig.cluster.kill_supervisor(0);
+    }
+    rig.cluster.heal();
+    rig.cluster.start_supervisor(0);
+    let called =
+        |name: &str| rig.cluster.supervisor(0).report(name).is_some_and(|report| report.lease_ok);
+    rig.cluster.wait_for("it is open", CONVERGENCE_MAX, || called(POOL) || called(OTHER)).await?;
+    expect(!is_done || called(OTHER), || "it has its former name again".to_owned())?;
+    if called(OTHER) {
+        rig.with(|engine| async move { engine.rename_pool(OTHER, POOL).await }).await?;
+    }
     rig.converge().await
 }

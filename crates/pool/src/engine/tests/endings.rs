@@ -1,4 +1,4 @@
-//! Pools that are destroyed and disks that are wiped: what was decided first, what was looked at again, and what may
+//! Pools that are destroyed or get another name, and disks that are wiped: what was decided first, what was looked at again, and what may
 //! come back.
 
 use std::rc::Rc;
@@ -404,4 +404,65 @@ fn rank_on(disk: &TestDisk) -> Option<(block::Epoch, crate::format::ConfigNumber
     let place = vote_place(label.label.pool, label.label.disk);
     let newest = select_vote(&place, votes, &label.label.vote_disks).newest;
     newest.map(|vote| vote.rank())
+}
+
+#[test]
+fn a_pool_goes_on_under_another_name() {
+    let (bench, volume) = Bench::mirrored(740);
+    bench.write(&volume, 0, pattern(0, 64, 1)).unwrap();
+    bench.set_mode(2, Mode::Lost);
+    bench.pass(Duration::from_secs(10));
+    let id = bench.report().id;
+    let rename = |bench: &Bench, from: &'static str, to: &'static str| {
+        let engine = Rc::clone(&bench.engine);
+        bench.run(async move { engine.rename_pool(from, to).await })
+    };
+    let renamed = rename(&bench, "pool", "lake").unwrap();
+    assert_eq!((renamed.name.as_str(), &renamed.id), ("lake", &id));
+    let volume = bench.engine.open_volume("lake", "v").unwrap();
+    assert_eq!(bench.read(&volume, 0, 64).unwrap(), pattern(0, 64, 1));
+    bench.write(&volume, 0, pattern(0, 64, 2)).unwrap();
+    assert_eq!(names_on(&bench), ["lake", "lake", "pool"]);
+    assert!(bench.engine.open_volume("pool", "v").is_err());
+    // A disk that was away is called so once it is back.
+    bench.set_mode(2, Mode::Well);
+    bench.until(|report| report.state == PoolState::Online && report.name == "lake");
+    assert_eq!(names_on(&bench), ["lake", "lake", "lake"]);
+    assert!(rename(&bench, "lake", "-").is_err());
+    let bench = bench.crash_engine();
+    bench.until(|report| report.state == PoolState::Online && report.name == "lake");
+    let volume = bench.engine.open_volume("lake", "v").unwrap();
+    assert_eq!(bench.read(&volume, 0, 64).unwrap(), pattern(0, 64, 2));
+}
+
+/// The pool's name by each disk's label.
+fn names_on(bench: &Bench) -> Vec<String> {
+    let name = |disk: &Rc<TestDisk>| {
+        let image = disk.image();
+        let slots = DiskGeometry::label_slots(image.len() as u64).map(|slot| {
+            let at = slot.byte_offset() as usize;
+            Some(&image[at..at + LABEL_BYTES])
+        });
+        match crate::format::select_label(slots, image.len() as u64) {
+            crate::format::LabelState::Labelled(label) => label.label.pool_name,
+            other => panic!("{other:?}"),
+        }
+    };
+    bench.disks.iter().map(name).collect()
+}
+
+/// Two pools of one name couldn't be open here: a name that is seen isn't given.
+#[test]
+fn no_pool_gets_the_name_of_another() {
+    let bench = Bench::new(745, 2, 48);
+    create(&bench, "a", &["e0.0"]);
+    create(&bench, "b", &["e1.0"]);
+    let engine = Rc::clone(&bench.engine);
+    let refused = bench.run(async move { engine.rename_pool("a", "b").await });
+    assert!(matches!(refused, Err(PoolError::Exists { .. })), "{refused:?}");
+    let engine = Rc::clone(&bench.engine);
+    bench.run(async move { engine.release_pool("b").await }).unwrap();
+    let engine = Rc::clone(&bench.engine);
+    let refused = bench.run(async move { engine.rename_pool("a", "b").await });
+    assert!(matches!(refused, Err(PoolError::Exists { .. })), "{refused:?}");
 }
