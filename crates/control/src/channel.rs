@@ -200,6 +200,24 @@ pub enum EngineRequest {
         /// The volume.
         volume: VolumeName,
     },
+    /// What happened to a pool; answered with a list of [`pool::HistoryEntry`], the oldest first.
+    History {
+        /// The pool.
+        pool: String,
+    },
+    /// Somebody had something done to a pool: keep and tell that. Answered with null.
+    TellCommand {
+        /// The pool.
+        pool: String,
+        /// Who.
+        who: String,
+        /// What.
+        what: String,
+        /// `done`, or why it wasn't.
+        result: String,
+    },
+    /// Answered with a text for Prometheus: what is exported, and where the time of volumes goes.
+    Metrics,
     /// Answered with null.
     SetProperty {
         /// The volume.
@@ -431,6 +449,13 @@ mod tests {
                 settings: SetPool { rebuild_delay_secs: Some(None), ..SetPool::default() },
             },
             EngineRequest::ScrubPool { pool: "p".into(), settings: SetPool::default() },
+            EngineRequest::History { pool: "p".into() },
+            EngineRequest::TellCommand {
+                pool: "p".into(),
+                who: "root".into(),
+                what: "pool scrub p".into(),
+                result: "done".into(),
+            },
             EngineRequest::HeldExports { pool: "1".into(), volumes: ["v".into()].into() },
             EngineRequest::Shutdown,
         ];

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use crate::alerts::AlertsConfig;
+
 /// The supervisor's configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
@@ -34,6 +36,8 @@ pub struct SupervisorConfig {
     pub ftp: FtpConfig,
     /// Mounts.
     pub mount: MountConfig,
+    /// Who is told what goes wrong.
+    pub alerts: AlertsConfig,
     /// Logging.
     pub log: LogConfig,
 }
@@ -127,6 +131,7 @@ impl Default for SupervisorConfig {
             metrics: None,
             ftp: FtpConfig::default(),
             mount: MountConfig::default(),
+            alerts: AlertsConfig::default(),
             log: LogConfig::default(),
         }
     }
@@ -221,7 +226,7 @@ impl SupervisorConfig {
                 return Err((text.clone(), format!("'{text}' must be an absolute path")));
             }
         }
-        Ok(())
+        self.alerts.check()
     }
 
     /// The API's socket.

@@ -5,13 +5,16 @@
 //! It decides and parses; it opens nothing. Files and sockets belong to the binary, so that all of
 //! this can be tested without root, a pool or a network.
 
+pub mod alerts;
 pub mod api;
 pub mod channel;
 pub mod client;
 pub mod config;
 pub mod duration;
 pub mod exit;
+mod exposition;
 pub mod glob;
+pub mod metrics;
 pub mod names;
 pub mod node;
 pub mod reconcile;

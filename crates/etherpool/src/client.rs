@@ -7,10 +7,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use control::api::{ApiError, ErrorCode, StreamLine};
+use control::api::{ApiError, Asked, COMMAND_HEADER, ErrorCode, StreamLine};
 use control::channel::LineReader;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
+use hyper::header::HeaderValue;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use pool::Progress;
@@ -105,7 +106,7 @@ impl ApiClient {
         body: &impl Serialize,
         mut tell: impl FnMut(News),
     ) -> Result<T, Failure> {
-        let what = what_is_asked(&Method::POST, path);
+        let what = Asked::of("POST", path);
         let limit = self.timeout.unwrap_or(SILENCE_LIMIT);
         let late = |_| self.late(&what, limit);
         let sent = tokio::time::timeout(limit, self.send(Method::POST, path, body));
@@ -135,6 +136,34 @@ impl ApiClient {
         .into())
     }
 
+    /// Hands on each line of what never ends, until `take` has had enough.
+    pub async fn follow<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        mut take: impl FnMut(T) -> Result<bool, Failure>,
+    ) -> Result<(), Failure> {
+        let what = Asked::of("GET", path);
+        let limit = self.timeout.unwrap_or(LOOK_LIMIT);
+        let sent = tokio::time::timeout(limit, self.send(Method::GET, path, &()));
+        let response = sent.await.map_err(|_| self.late(&what, limit))??;
+        if !response.status().is_success() {
+            return Err(read_error(response).await);
+        }
+        let (mut body, mut lines) = (response.into_body(), LineReader::default());
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| broken(&error))?;
+            lines.push(frame.data_ref().map(|data| &data[..]).unwrap_or_default());
+            while let Some(line) = lines.next_line().map_err(|error| broken(&error))? {
+                if !take(serde_json::from_slice(&line).map_err(|error| broken(&error))?)? {
+                    return Ok(());
+                }
+            }
+        }
+        Err(ApiError::new(ErrorCode::Unavailable, "the supervisor's services ended")
+            .remedy("see `etherpool status`, then try again")
+            .into())
+    }
+
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -142,7 +171,7 @@ impl ApiClient {
         body: &impl Serialize,
         limit: Duration,
     ) -> Result<T, Failure> {
-        let what = what_is_asked(&method, path);
+        let what = Asked::of(method.as_str(), path);
         let limit = self.timeout.unwrap_or(limit);
         let answer = async {
             let response = self.send(method, path, body).await?;
@@ -157,7 +186,7 @@ impl ApiClient {
     }
 
     /// Nobody answered in time.
-    fn late(&self, what: &What, limit: Duration) -> Failure {
+    fn late(&self, what: &Asked, limit: Duration) -> Failure {
         let then = match what.changes {
             true => "; it may still go on and be done",
             false => "",
@@ -202,6 +231,7 @@ impl ApiClient {
             .uri(path)
             .header("host", "etherpool")
             .header("content-type", "application/json")
+            .header(COMMAND_HEADER, command_line())
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| broken(&error))?;
         sender.send_request(request).await.map_err(|error| broken(&error))
@@ -223,43 +253,15 @@ impl ApiClient {
     }
 }
 
-/// What a request is about, for whoever waits for it.
-struct What {
-    text: String,
-    pool: Option<String>,
-    changes: bool,
-}
-
-/// From the API's own words: a new operation is named without anything being added here.
-fn what_is_asked(method: &Method, path: &str) -> What {
-    let parts: Vec<&str> = path.trim_start_matches("/v1/").split('/').collect();
-    let (object, rest) = match &parts[..] {
-        ["pools", pool, "volumes", volume, rest @ ..] => (format!("volume {pool}/{volume}"), rest),
-        ["pools", pool, "volumes"] => (format!("pool {pool}"), &["make a volume in"][..]),
-        ["pools", pool, "empty"] => (format!("pool {pool}"), &["empty disks of"][..]),
-        ["pools", pool, "jobs", job] => (format!("job {job} of pool {pool}"), &[][..]),
-        ["pools", pool, rest @ ..] => (format!("pool {pool}"), rest),
-        ["disks", disk, rest @ ..] => (format!("disk {disk}"), rest),
-        ["pools"] if *method != Method::GET => ("a new pool".to_owned(), &["create"][..]),
-        _ => (parts.join(" "), &[][..]),
-    };
-    let action = match (method, rest) {
-        (&Method::GET, []) => "look at".to_owned(),
-        (&Method::GET, rest) => format!("look at {} of", rest.join(" ")),
-        (&Method::DELETE, []) => "remove".to_owned(),
-        (&Method::DELETE, rest) => format!("end {} of", rest.join(" ")),
-        (_, rest) => rest.join(" "),
-    };
-    let text = format!("{action} {object}").trim().to_owned();
-    let pool = match &parts[..] {
-        ["pools", pool, ..] => Some((*pool).to_owned()),
-        _ => None,
-    };
-    What { text, pool, changes: *method != Method::GET }
+/// What was typed, for the pool's history: as it can stand in a header.
+fn command_line() -> HeaderValue {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let text = words.join(" ").replace(|c: char| c.is_control(), " ");
+    HeaderValue::from_bytes(text.as_bytes()).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// Waits, and says on a terminal for what and since when, once it isn't a moment any more.
-async fn waited_for<T>(what: &What, tell: bool, answer: impl Future<Output = T>) -> T {
+async fn waited_for<T>(what: &Asked, tell: bool, answer: impl Future<Output = T>) -> T {
     let mut answer = std::pin::pin!(answer);
     if !tell {
         return answer.await;
@@ -308,28 +310,6 @@ mod tests {
         let failure = client.get::<u32>("/v1/status").await.unwrap_err();
         assert_eq!(failure.exit, Exit::NotRunning);
         assert!(failure.error.message.contains("none.sock"), "{}", failure.error.message);
-    }
-
-    #[test]
-    fn a_request_is_named_by_what_it_does() {
-        for (method, path, expected) in [
-            (Method::GET, "/v1/status", "look at status"),
-            (Method::GET, "/v1/pools", "look at pools"),
-            (Method::POST, "/v1/pools", "create a new pool"),
-            (Method::POST, "/v1/import-all", "import-all"),
-            (Method::POST, "/v1/pools/p/import", "import pool p"),
-            (Method::POST, "/v1/pools/p/volumes", "make a volume in pool p"),
-            (Method::GET, "/v1/pools/p/volumes/v", "look at volume p/v"),
-            (Method::GET, "/v1/pools/p/volumes/v/stats", "look at stats of volume p/v"),
-            (Method::POST, "/v1/pools/p/volumes/v/mount", "mount volume p/v"),
-            (Method::DELETE, "/v1/pools/p/volumes/v", "remove volume p/v"),
-            (Method::DELETE, "/v1/pools/p/volumes/v/ftp", "end ftp of volume p/v"),
-            (Method::POST, "/v1/pools/p/empty", "empty disks of pool p"),
-            (Method::DELETE, "/v1/pools/p/jobs/3", "remove job 3 of pool p"),
-            (Method::POST, "/v1/disks/e1.0/reset-epoch", "reset-epoch disk e1.0"),
-        ] {
-            assert_eq!(what_is_asked(&method, path).text, expected);
-        }
     }
 
     /// Somebody listens and never answers.

@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::Args;
 use control::api::{ApiError, ErrorCode};
 use pool::PoolState;
@@ -160,7 +160,8 @@ pub fn start_supervisor(place: &Place, plan: &LabPlan) -> anyhow::Result<i32> {
         "# Written by `etherpool lab`.\nstate-dir = {:?}\nrun-dir = {:?}\ndevice-dir = {:?}\n\n\
          [[interfaces]]\nname = {:?}\nnetns = {:?}\n\n\
          [ftp]\nlisten = \"127.0.0.1:{}\"\nusers-file = {:?}\n\n\
-         [mount]\nroots = [\"/srv\", \"/mnt\", \"/media\", {:?}]\n",
+         [mount]\nroots = [\"/srv\", \"/mnt\", \"/media\", {:?}]\n\n\
+         [alerts]\nnobody = true\n",
         path("state"),
         path("run"),
         path("dev"),
@@ -175,13 +176,22 @@ pub fn start_supervisor(place: &Place, plan: &LabPlan) -> anyhow::Result<i32> {
         fs::write(&users, lab_user()?)?;
     }
     let file = dir.join("supervisor.toml");
-    fs::write(&file, config)?;
+    fs::write(&file, with_own_settings(&dir, &config)?)?;
     process::start(
         place,
         "supervisor",
         None,
         &["supervisor", "--config", &file.display().to_string()],
     )
+}
+
+/// The supervisor's settings, with those of a file `own.toml` beside it, which take their places.
+fn with_own_settings(dir: &std::path::Path, config: &str) -> anyhow::Result<String> {
+    let Ok(own) = fs::read_to_string(dir.join("own.toml")) else { return Ok(config.to_owned()) };
+    let mut settings: toml::Table = config.parse()?;
+    let own: toml::Table = own.parse().context("own.toml")?;
+    settings.extend(own);
+    Ok(toml::to_string(&settings)?)
 }
 
 /// The lab's FTP user: `lab`, password `lab`, served on loopback only.

@@ -4,10 +4,12 @@
 //! lines ([`StreamLine`]): progress or what it waits for, every two seconds at least, then exactly one
 //! result or error. Everything else answers with one JSON document; an error is always an [`ApiError`].
 
+mod asked;
 mod error;
 mod request;
 mod status;
 
+pub use asked::{Asked, COMMAND_HEADER};
 pub use error::{ApiError, ErrorCode};
 pub use request::{
     AcceptLoss, CreatePool, CreateVolume, EmptyDisks, ExportVolume, ExtendPool, ExtendVolume,

@@ -7,6 +7,7 @@ use pool::{PoolReport, PoolState, Progress, VolumeReport};
 use serde::{Deserialize, Serialize};
 
 use super::ApiError;
+use crate::alerts::AlertsReport;
 use aoe_wire::ShelfSlot;
 
 /// `GET /v1/status`.
@@ -41,6 +42,9 @@ pub struct Status {
     pub troubles: Vec<String>,
     /// What a user must know about that is nobody's failure yet.
     pub warnings: Vec<String>,
+    /// What people were told of that still lasts, and the ways to tell them.
+    #[serde(default)]
+    pub alerts: AlertsReport,
 }
 
 /// Whether the kernel has FUSE over io_uring, and whether the administrator has it switched on; the program

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use aoe_target::TargetDriver;
 use block::VolumeName;
-use control::node::{NodeReply, NodeRequest, NodeStatus};
+use control::node::{NodeReply, NodeRequest, NodeStatus, TargetReport};
 use futures::FutureExt;
 use futures::future::{AbortHandle, LocalBoxFuture, abortable};
 use os::ReactorHandle;
@@ -24,7 +24,7 @@ use os::reactor::{MailSender, mailbox};
 use pool::VolumeStats;
 use runtime::Semaphore;
 
-pub use metrics::Metrics;
+pub use metrics::{Metrics, MetricsServer};
 
 use crate::json_lines::{self, Connection, Rules};
 use observe::{Listen, Listeners};
@@ -82,6 +82,18 @@ pub fn status_of(handler: &dyn AdminHandler) -> NodeStatus {
     let mut status = handler.status();
     conflicts::mark(&mut status, &handler.driver().exports());
     status
+}
+
+async fn report_of(handler: &dyn AdminHandler) -> TargetReport {
+    let (handle, driver) = (handler.handle(), handler.driver());
+    let mut report = observe::report(handle, driver, &handler.name()).await;
+    report.volumes = handler.volumes();
+    report
+}
+
+/// How a target is, for Prometheus.
+pub async fn metrics_of(handler: Rc<dyn AdminHandler>) -> String {
+    control::node::metrics(&report_of(&*handler).await, &status_of(&*handler))
 }
 
 /// The end of answering, when it is dropped.
@@ -174,9 +186,7 @@ async fn answer(
     let change = match request {
         NodeRequest::Status => return NodeReply::Status(status_of(&*handler)),
         NodeRequest::Stats { exports } => {
-            let (handle, driver) = (handler.handle(), handler.driver());
-            let mut report = observe::report(handle, driver, &handler.name()).await;
-            report.volumes = handler.volumes();
+            let mut report = report_of(&*handler).await;
             return match report.keep(&exports).first() {
                 None => NodeReply::Stats(report),
                 Some(address) => NodeReply::Error(format!("{address} is not exported here")),

@@ -3,6 +3,7 @@
 //! Commands talk to the supervisor's API and hold no state. Each family of commands has a file of
 //! its own with its arguments and what it does; what is printed comes from `output`.
 
+mod alert;
 mod aoe;
 mod args;
 mod confirm;
@@ -15,6 +16,7 @@ mod output;
 mod pool;
 mod pool_check;
 mod pool_dump;
+mod pool_history;
 mod pool_jobs;
 mod pool_scrub;
 mod pool_wait;
@@ -35,6 +37,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use control::exit::{Exit, exit_code_table};
 
 pub use failure::Failure;
+#[cfg(test)]
+pub use output::samples;
 pub use target_ask::TargetAsk;
 pub use target_client::{targets, targets_below};
 
@@ -90,6 +94,11 @@ enum Command {
     Volume(volume::VolumeCommand),
     /// State of the supervisor, its pools, mounts and servers
     Status,
+    /// What is wrong, and whether people would hear of it
+    #[command(subcommand)]
+    Alert(alert::AlertCommand),
+    /// What happened to the pools, and who had what done
+    Events(pool_history::EventsArgs),
     /// Own pools, mount and serve their volumes
     Supervisor(supervisor::SupervisorArgs),
     /// Export this machine's disks
@@ -206,6 +215,8 @@ async fn ask_supervisor(context: &Context, command: Command) -> Result<Exit, Fai
         Command::Pool(command) => pool::run(context, command).await,
         Command::Volume(command) => volume::run(context, command).await,
         Command::Status => status::run(context).await,
+        Command::Alert(command) => alert::run(context, command).await,
+        Command::Events(args) => pool_history::events(context, args).await,
         _ => Err(Failure::usage("this command does not use the supervisor")),
     }
 }
@@ -253,6 +264,11 @@ mod tests {
             "etherpool pool set cluster scrub-rate 100M",
             "etherpool pool scrub cluster",
             "etherpool pool scrub cluster --rate 50M/s --every 30d --wait --json",
+            "etherpool pool history cluster -n 20 --json",
+            "etherpool events",
+            "etherpool alert list --json",
+            "etherpool alert test",
+            "etherpool events --follow -n 0 --json",
             "etherpool pool check /dev/sdb /srv/d1.img",
             "etherpool pool check cluster d0.img d1.img --data --json",
             "etherpool volume create cluster/v --size 10G --layout mirror:2",

@@ -20,6 +20,7 @@ use super::endings::{DestroyArgs, RenameArgs};
 use super::output::{self, print_json};
 use super::pool_check::CheckArgs;
 use super::pool_dump::DumpArgs;
+use super::pool_history::{self, HistoryArgs};
 use super::pool_jobs::{self, CancelArgs, EmptyArgs, JobsArgs, ReplaceArgs};
 use super::pool_scrub::{self, ScrubArgs, SetArgs};
 use super::{Context, Failure};
@@ -55,6 +56,8 @@ pub enum PoolCommand {
     Scrub(ScrubArgs),
     /// List what is under way: what is moved because somebody asked, what is rebuilt because a disk is gone, scrubs
     Jobs(JobsArgs),
+    /// Show what happened to a pool, and who had what done
+    History(HistoryArgs),
     /// End a job before it is done; what it moved stays where it is
     Cancel(CancelArgs),
     /// Change a pool's settings
@@ -179,6 +182,7 @@ pub async fn run(context: &Context, command: PoolCommand) -> Result<Exit, Failur
         PoolCommand::Remove(args) => pool_jobs::remove(context, args).await,
         PoolCommand::Scrub(args) => pool_scrub::scrub(context, args).await,
         PoolCommand::Jobs(args) => pool_jobs::jobs(context, args).await,
+        PoolCommand::History(args) => pool_history::history(context, args).await,
         PoolCommand::Cancel(args) => pool_jobs::cancel(context, args).await,
         PoolCommand::Set(args) => pool_scrub::set(context, args).await,
         PoolCommand::Rename(args) => super::endings::rename(context, args).await,
@@ -203,8 +207,12 @@ pub fn done(context: &Context, text: &str) -> Result<Exit, Failure> {
 }
 
 fn show(context: &Context, report: &PoolReport) -> Result<(), Failure> {
-    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-    output::show(context.json, report, || output::pool(report, now.as_secs()))
+    output::show(context.json, report, || output::pool(report, now_secs()))
+}
+
+/// Seconds since 1970.
+pub fn now_secs() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs()
 }
 
 /// Disks that are to be a pool's.

@@ -32,7 +32,7 @@ use os::reactor::Mailbox;
 use os::{Reactor, ReactorHandle};
 use pool::{DiskPlace, Engine, EngineConfig, KnownDisk, KnownPool, Limits, PoolEvent};
 
-use crate::admin::{AdminHandler, AdminServer, Answering, Metrics};
+use crate::admin::{AdminHandler, AdminServer, Answering};
 use crate::supervisor::{ENGINE_SAYS_EVERY, die_with_parent, load_config};
 use channel::{Channel, Incoming};
 use exports::Exports;
@@ -151,7 +151,7 @@ impl Process {
 
     /// Lets programs ask how exported volumes are doing, as they ask any target. Pools and volumes
     /// don't depend on it: what doesn't work is logged.
-    fn open_admin(&self, config: &SupervisorConfig) -> (Answering, Metrics) {
+    fn open_admin(&self, config: &SupervisorConfig) -> Answering {
         let handler = Rc::clone(&self.exports) as Rc<dyn AdminHandler>;
         let (admin, answering) = AdminServer::open(handler);
         let run_dir = config.run_dir.join(TARGET_DIR);
@@ -159,9 +159,7 @@ impl Process {
         if let Err(error) = made.and_then(|()| admin.listen(&run_dir)) {
             tracing::error!("exports can't be asked how they are: {error:#}");
         }
-        let mut metrics = Metrics::new(admin);
-        metrics.follow(config.metrics);
-        (answering, metrics)
+        answering
     }
 
     async fn serve(

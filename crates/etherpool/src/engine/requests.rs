@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use super::Process;
 use super::channel::{Incoming, Peer};
+use crate::admin::AdminHandler;
 use aoe_wire::ShelfSlot;
 
 /// Answers until the engine stops.
@@ -148,6 +149,15 @@ impl Work<'_> {
             EngineRequest::VerifyVolume { volume, copy } => self.verify(&volume, copy).await,
             EngineRequest::VolumeStats { volume } => {
                 value(engine.volume_stats(volume.pool(), volume.volume())?)
+            }
+            EngineRequest::Metrics => {
+                let handler = Rc::clone(&process.exports) as Rc<dyn AdminHandler>;
+                value(crate::admin::metrics_of(handler).await)
+            }
+            EngineRequest::History { pool } => value(engine.history(&pool)?),
+            EngineRequest::TellCommand { pool, who, what, result } => {
+                engine.tell_command(pool, who, what, result);
+                Ok(Value::Null)
             }
             EngineRequest::SetProperty { volume, key, value: property } => {
                 engine.set_property(volume.pool(), volume.volume(), &key, property).await?;

@@ -31,22 +31,21 @@ use pool::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 
 use super::Services;
-use super::engine_client::News;
+use super::commands::{noted, outcome, take_note};
 use super::operations::find;
+use super::told;
 use aoe_wire::ShelfSlot;
 
-type App = State<Arc<Services>>;
-type Answer<T> = Result<Json<T>, Refusal>;
+pub(super) type App = State<Arc<Services>>;
+pub(super) type Answer<T> = Result<Json<T>, Refusal>;
 
 /// All routes.
 pub fn router(services: Arc<Services>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
-        .route("/v1/events", get(events))
         .route("/v1/discover", get(discover))
         .route("/v1/disks", get(disks))
         .route("/v1/disks/{disk}/reset-epoch", post(reset_epoch))
@@ -85,16 +84,17 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/v1/pools/{pool}/volumes/{volume}/ftp", post(serve_ftp).delete(stop_ftp))
         .route("/v1/pools/{pool}/volumes/{volume}/export", post(export))
         .route("/v1/pools/{pool}/volumes/{volume}/unexport", post(unexport))
+        .merge(told::routes())
         .fallback(no_route)
         .method_not_allowed_fallback(no_route)
-        .layer(axum::middleware::from_fn(to_its_end))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&services), to_its_end))
         .with_state(services)
 }
 
 /// Goes on with what was begun when whoever asked goes away: half of a release or a mount leaves the
 /// other half to nobody.
-async fn to_its_end(request: Request, next: Next) -> Response {
-    match tokio::spawn(next.run(request)).await {
+async fn to_its_end(State(services): App, request: Request, next: Next) -> Response {
+    match tokio::spawn(noted(services, request, next)).await {
         Ok(response) => response,
         Err(error) => {
             Refusal(ApiError::new(ErrorCode::Internal, error.to_string())).into_response()
@@ -103,7 +103,7 @@ async fn to_its_end(request: Request, next: Next) -> Response {
 }
 
 /// A JSON document.
-struct Json<T>(T);
+pub(super) struct Json<T>(pub T);
 
 impl<T: Serialize> IntoResponse for Json<T> {
     fn into_response(self) -> Response {
@@ -119,7 +119,7 @@ impl<T: Serialize> IntoResponse for Json<T> {
 }
 
 /// An error as an answer.
-struct Refusal(ApiError);
+pub(super) struct Refusal(ApiError);
 
 impl From<ApiError> for Refusal {
     fn from(error: ApiError) -> Refusal {
@@ -257,6 +257,8 @@ async fn status(State(services): App) -> Json<Status> {
     }
     let mut troubles = engine.as_ref().map(|engine| engine.troubles.clone()).unwrap_or_default();
     troubles.extend(services.registry.trouble());
+    let alerts = services.teller.report();
+    warnings.extend(told::unheard(&services.config.alerts, &alerts));
     Json(Status {
         version: env!("CARGO_PKG_VERSION").into(),
         host: services.host.clone(),
@@ -276,6 +278,7 @@ async fn status(State(services): App) -> Json<Status> {
         held,
         troubles,
         warnings,
+        alerts,
     })
 }
 
@@ -542,7 +545,12 @@ where
     F: Future<Output = Result<T, ApiError>> + Send + 'static,
 {
     let (progress, news) = mpsc::unbounded_channel();
-    let work = tokio::spawn(work(progress));
+    let (work, note) = (work(progress), take_note());
+    let work = tokio::spawn(async move {
+        let result = work.await;
+        note.into_iter().for_each(|note| note.tell(outcome(&result)));
+        result
+    });
     let lines = futures::stream::unfold(Some((news, work, waits_for)), |state| {
         Box::pin(async move {
             let (mut news, mut work, waits_for) = state?;
@@ -589,20 +597,4 @@ fn waits_for(
         let suspended = find(&pools, &name).ok().and_then(|(_, volume)| volume.suspended.clone());
         suspended.map_or_else(|| what.to_owned(), |why| format!("{name} is suspended: {why}"))
     }
-}
-
-/// Everything that happens, as JSON lines, until the listener goes.
-async fn events(State(services): App) -> Response {
-    let news = services.engine.news();
-    let lines = futures::stream::unfold(news, |mut news| async move {
-        let line = match news.recv().await {
-            Ok(News::Event(event)) => to_line(&event),
-            Ok(News::Lost(count)) | Err(RecvError::Lagged(count)) => {
-                to_line(&serde_json::json!({ "event": "lost", "count": count }))
-            }
-            Err(RecvError::Closed) => return None,
-        };
-        Some((Ok::<_, std::io::Error>(line), news))
-    });
-    ([("content-type", "application/x-ndjson")], Body::from_stream(lines)).into_response()
 }

@@ -3,7 +3,10 @@
 //! It may wait for the kernel's write-back, which waits for the engine; the engine never waits for
 //! it.
 
+mod alerts;
 mod api;
+mod channels;
+mod commands;
 mod endings;
 mod engine_client;
 mod filesystems;
@@ -11,6 +14,7 @@ mod ftp;
 mod held;
 mod kept;
 mod local_targets;
+mod metrics;
 mod mounts;
 mod operations;
 mod platform;
@@ -19,6 +23,7 @@ mod reduce;
 mod registry;
 mod renaming;
 mod timeouts;
+mod told;
 mod troubles;
 mod turns;
 
@@ -84,6 +89,7 @@ pub struct Services {
     look: Notify,
     turns: Turns,
     engines_seen: std::sync::atomic::AtomicU64,
+    teller: alerts::Teller,
 }
 
 /// The process.
@@ -108,7 +114,7 @@ async fn serve(config: SupervisorConfig, args: ServicesArgs) -> anyhow::Result<(
     let reconciler = Reconciler::new(Linux::new(&config, engine.clone()));
     let services = Arc::new(Services {
         owner: args.owner,
-        host: args.host,
+        host: args.host.clone(),
         registry: PoolRegistry::open(&config.state_dir, engine.clone()),
         engine,
         reconciler,
@@ -116,19 +122,32 @@ async fn serve(config: SupervisorConfig, args: ServicesArgs) -> anyhow::Result<(
         look: Notify::new(),
         turns: Turns::default(),
         engines_seen: 0.into(),
+        teller: alerts::Teller::start(&config, &args.host),
         config,
     });
+    // On a thread of its own, with a runtime of its own: it can't be made on one of ours.
+    let _metrics = match services.config.metrics {
+        Some(address) => {
+            let (services, runtime) = (Arc::clone(&services), tokio::runtime::Handle::current());
+            let begin = move || metrics::serve(services, runtime, address);
+            std::thread::spawn(begin).join().ok().flatten()
+        }
+        None => None,
+    };
     let listener = listen(&services.config.api_socket())?;
     let router = api::router(Arc::clone(&services));
+    let router = router.into_make_service_with_connect_info::<commands::Peer>();
     let api = tokio::spawn(async move { axum::serve(listener, router).await });
     let follow = tokio::spawn(follow(Arc::clone(&services)));
     let ready = tokio::spawn(tell_ready(Arc::clone(&services)));
+    let alerts = tokio::spawn(alerts::run(Arc::clone(&services)));
     let outcome = tokio::select! {
         _ = terminate.recv() => Ok(()),
         ended = api => Err(anyhow::anyhow!("the API ended: {ended:?}")),
         ended = follow_ended(&follow) => Err(anyhow::anyhow!("the reconciler ended: {ended:?}")),
     };
     tracing::info!("services stop");
+    alerts.abort();
     ready.abort();
     follow.abort();
     // It may be in the middle of telling new wishes: wait until it is gone.

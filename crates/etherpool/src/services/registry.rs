@@ -91,6 +91,12 @@ impl PoolRegistry {
         Turn { registry: self, _alone: self.turn.lock().await }
     }
 
+    /// Identities and names of the pools that are this supervisor's.
+    pub fn known(&self) -> Vec<(String, String)> {
+        let inner = self.inner();
+        inner.registry.pools.iter().map(|pool| (pool.id.to_string(), pool.name.clone())).collect()
+    }
+
     /// Shows the settings that wait under keys that nobody acts on.
     pub fn set_apart(&self, pools: &mut [PoolReport]) {
         self.inner().registry.set_apart(pools);

@@ -36,6 +36,9 @@ pub fn timeout_of(request: &EngineRequest) -> Duration {
         | EngineRequest::PlanGrowth { .. }
         | EngineRequest::PlanReduction { .. }
         | EngineRequest::VolumeStats { .. }
+        | EngineRequest::History { .. }
+        | EngineRequest::Metrics
+        | EngineRequest::TellCommand { .. }
         | EngineRequest::Lease { .. } => FROM_MEMORY,
         // Whether others answer for an address is asked of the network, for some seconds.
         EngineRequest::CheckExport { .. }
@@ -118,6 +121,11 @@ pub fn what(request: &EngineRequest) -> String {
         EngineRequest::VerifyVolume { volume, .. } => format!("to verify volume {volume}"),
         EngineRequest::VolumeStats { volume } => {
             format!("where the time of volume {volume} goes")
+        }
+        EngineRequest::Metrics => "for its metrics".into(),
+        EngineRequest::History { pool } => format!("what happened to pool {pool}"),
+        EngineRequest::TellCommand { pool, .. } => {
+            format!("to keep what was done to pool {pool}")
         }
         EngineRequest::SetProperty { volume, key, .. } => {
             format!("to set the property {key} of volume {volume}")

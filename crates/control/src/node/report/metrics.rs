@@ -1,12 +1,11 @@
 //! A report as Prometheus reads it: the text format, version 0.0.4.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
-use block::Histogram;
 use pool::{DiskOperations, VolumeStats};
 
 use super::{ClientReport, Counters, TargetReport};
+use crate::exposition::Page;
 use crate::node::{NodeStatus, ONLINE};
 
 /// Clients of an export that are shown each by itself, those with the most requests; the others are
@@ -28,7 +27,7 @@ pub fn metrics(report: &TargetReport, status: &NodeStatus) -> String {
     latencies(&mut page, report);
     volumes(&mut page, report);
     pool_disks(&mut page, report);
-    page.text
+    page.into_text()
 }
 
 fn whole_target(page: &mut Page, report: &TargetReport) {
@@ -265,68 +264,6 @@ fn pool_disks(page: &mut Page, report: &TargetReport) {
 
 fn pairs(counts: &BTreeMap<String, u64>) -> Vec<(&str, u64)> {
     counts.iter().map(|(kind, count)| (kind.as_str(), *count)).collect()
-}
-
-/// The text as it grows.
-#[derive(Default)]
-struct Page {
-    text: String,
-}
-
-impl Page {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        // Writing to a string doesn't fail.
-        let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
-    }
-
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
-        self.line(name, labels, None, &value.to_string());
-    }
-
-    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], times: &Histogram) {
-        let bucket = format!("{name}_bucket");
-        let count = times.count().to_string();
-        let mut below = 0u64;
-        // The last has no end: it is in the line for all.
-        let bounded = times.buckets().split_last().map_or(&[][..], |(_, bounded)| bounded);
-        for (index, count) in bounded.iter().enumerate() {
-            below += count;
-            let end = seconds(1u64.checked_shl(index as u32).unwrap_or(u64::MAX));
-            self.line(&bucket, labels, Some(&end), &below.to_string());
-        }
-        self.line(&bucket, labels, Some("+Inf"), &count);
-        let sum = u64::try_from(times.sum().as_micros()).unwrap_or(u64::MAX);
-        self.line(&format!("{name}_sum"), labels, None, &seconds(sum));
-        self.line(&format!("{name}_count"), labels, None, &count);
-    }
-
-    fn line(&mut self, name: &str, labels: &[(&str, &str)], end: Option<&str>, value: &str) {
-        self.text.push_str(name);
-        let end = end.map(|end| ("le", end));
-        for (index, (label, content)) in labels.iter().copied().chain(end).enumerate() {
-            self.text.push(if index == 0 { '{' } else { ',' });
-            let _ = write!(self.text, "{label}=\"");
-            for c in content.chars() {
-                match c {
-                    '\\' => self.text.push_str("\\\\"),
-                    '"' => self.text.push_str("\\\""),
-                    '\n' => self.text.push_str("\\n"),
-                    c => self.text.push(c),
-                }
-            }
-            self.text.push('"');
-        }
-        if !labels.is_empty() || end.is_some() {
-            self.text.push('}');
-        }
-        let _ = writeln!(self.text, " {value}");
-    }
-}
-
-/// Microseconds as seconds, exactly.
-fn seconds(micros: u64) -> String {
-    let text = format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000);
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use block::VolumeName;
+use block::{Histogram, VolumeName};
 use pool::{DestageStats, DiskStats, OperationStats, RequestStats};
 
 use super::super::{ExportReport, PortReport};

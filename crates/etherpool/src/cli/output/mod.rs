@@ -1,10 +1,12 @@
 //! What commands print: tables for people, JSON for programs. Tables are made by pure functions from
 //! the reports, so that they are tested as text.
 
+mod alerts;
 mod check;
 mod disks;
 mod dump;
 mod exports;
+mod history;
 mod jobs;
 mod pools;
 mod status;
@@ -22,10 +24,12 @@ use block::size::Human;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
+pub use alerts::{alert_test, alerts};
 pub use check::pool_check;
 pub use disks::{disks, targets};
 pub use dump::dumped;
 pub use exports::{target_stats, target_status};
+pub use history::{history, history_line};
 pub use jobs::{PoolJob, cancelling, evacuation, jobs, named, removal, replacement, scrubbed};
 pub use pools::{forecast, import_plan, imports, pool, pools};
 pub use status::status;

@@ -199,5 +199,6 @@ pub fn status() -> Status {
         held: Vec::new(),
         troubles: Vec::new(),
         warnings: Vec::new(),
+        alerts: Default::default(),
     }
 }

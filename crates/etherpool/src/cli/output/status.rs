@@ -65,6 +65,15 @@ pub fn status(status: &Status) -> String {
         text.push_str(&lines(&services));
     }
     text.push_str(&crate::cli::held::remark(&status.held));
+    if !status.alerts.raised.is_empty() {
+        let count = status.alerts.raised.len();
+        text.push_str(&format!("\nalerts: {count}, the worst:"));
+        for alert in status.alerts.raised.iter().take(3) {
+            let condition = &alert.condition;
+            text.push_str(&format!("\n  {}: {}", condition.severity.word(), condition.text));
+        }
+        text.push_str("\n  all of them, and what to do: etherpool alert list");
+    }
     for trouble in &status.troubles {
         text.push_str(&format!("\ntrouble: {trouble}"));
     }

@@ -1,0 +1,321 @@
+#![allow(clippy::unwrap_used)]
+use pool::{
+    DiskState, PoolDisk, PoolEvent, PoolReport, PoolState, ScrubReport, VolumeReport, VotesReport,
+};
+
+use super::*;
+
+fn condition(kind: Kind, severity: Severity) -> Condition {
+    Condition {
+        kind,
+        pool: Some("tank".into()),
+        subject: "e1.0".into(),
+        severity,
+        text: "it is wrong".into(),
+        remedy: "mend it".into(),
+    }
+}
+
+/// Steps every five seconds; what was told, and when.
+struct Story {
+    alerts: Alerts,
+    now: u64,
+    told: Vec<(u64, Step)>,
+}
+
+impl Story {
+    fn new() -> Story {
+        Story { alerts: Alerts::default(), now: 1_000_000, told: Vec::new() }
+    }
+
+    fn run(&mut self, secs: u64, wrong: Option<Condition>) {
+        for _ in 0..secs / 5 {
+            self.now += 5;
+            let told = self.alerts.step(self.now, wrong.iter().cloned().collect(), |_| true);
+            self.told.extend(told.iter().map(|message| (message.at_secs, message.step)));
+        }
+    }
+
+    fn steps(&mut self) -> Vec<Step> {
+        std::mem::take(&mut self.told).into_iter().map(|(_, step)| step).collect()
+    }
+}
+
+#[test]
+fn it_is_told_once_then_every_day_and_when_it_is_over() {
+    let mut story = Story::new();
+    let gone = || Some(condition(Kind::DiskGone, Severity::Warning));
+    story.run(25, gone());
+    assert_eq!(story.steps(), [], "what passes by itself is nobody's concern");
+    story.run(600, gone());
+    assert_eq!(story.steps(), [Step::Raised]);
+    assert_eq!(story.alerts.raised().len(), 1);
+    story.run(3 * 24 * 3600, gone());
+    assert_eq!(story.steps(), [Step::Repeated; 3]);
+    story.run(50, None);
+    assert_eq!(story.steps(), [], "it may come back");
+    story.run(20, None);
+    assert_eq!(story.steps(), [Step::Cleared]);
+    assert!(story.alerts.raised().is_empty());
+    story.run(2 * 3600, None);
+    assert_eq!(story.alerts, Alerts::default(), "nothing is kept of it");
+}
+
+#[test]
+fn what_passes_before_it_was_told_is_never_told() {
+    let mut story = Story::new();
+    for _ in 0..50 {
+        story.run(20, Some(condition(Kind::DiskGone, Severity::Warning)));
+        story.run(10, None);
+    }
+    assert_eq!(story.steps(), []);
+}
+
+#[test]
+fn what_flaps_is_told_ever_more_seldom() {
+    let mut story = Story::new();
+    let day = 24 * 3600;
+    let begun = story.now;
+    while story.now < begun + day {
+        story.run(45, Some(condition(Kind::DiskGone, Severity::Warning)));
+        story.run(75, None);
+    }
+    let told = story.steps();
+    assert!(told.len() < 30, "{} messages in a day", told.len());
+    assert!(told.contains(&Step::Raised));
+    // It is stable at last.
+    story.run(CLEAR_SECS_MAX + 10, None);
+    assert_eq!(story.alerts.raised(), Vec::<&Alert>::new());
+}
+
+#[test]
+fn what_gets_worse_is_told_at_once_and_what_gets_better_is_not() {
+    let mut story = Story::new();
+    story.run(60, Some(condition(Kind::PoolSpace, Severity::Warning)));
+    story.run(60, Some(condition(Kind::PoolSpace, Severity::Error)));
+    story.run(60, Some(condition(Kind::PoolSpace, Severity::Warning)));
+    story.run(60, Some(condition(Kind::PoolSpace, Severity::Error)));
+    assert_eq!(story.steps(), [Step::Raised, Step::Worse]);
+}
+
+#[test]
+fn what_is_not_known_stays_as_it_was() {
+    let mut story = Story::new();
+    story.run(60, Some(condition(Kind::DiskGone, Severity::Warning)));
+    story.steps();
+    for _ in 0..1000 {
+        story.now += 5;
+        let told = story.alerts.step(story.now, Vec::new(), |kind| !kind.is_of_pool());
+        assert_eq!(told, []);
+    }
+    assert_eq!(story.alerts.raised().len(), 1);
+    story.run(65, None);
+    assert_eq!(story.steps(), [Step::Cleared]);
+}
+
+#[test]
+fn a_clock_that_is_set_back_keeps_nothing_for_ever() {
+    let mut story = Story::new();
+    story.run(60, Some(condition(Kind::DiskGone, Severity::Warning)));
+    story.now -= 500_000;
+    story.run(120, None);
+    assert_eq!(story.steps(), [Step::Raised, Step::Cleared]);
+}
+
+#[test]
+fn there_are_never_more_than_can_be_kept() {
+    let mut alerts = Alerts::default();
+    let many = (0..2000).map(|n| Condition {
+        subject: n.to_string(),
+        ..condition(Kind::DiskErrors, Severity::Warning)
+    });
+    let told = alerts.step(5, many.collect(), |_| true);
+    assert_eq!(told.len(), ALERTS_MAX);
+    assert!(alerts.is_overflown());
+    let text = serde_json::to_string(&alerts).unwrap();
+    let read: Alerts = serde_json::from_str(&text).unwrap();
+    assert_eq!(read.raised(), alerts.raised(), "they are the same after a restart");
+}
+
+fn disk(name: &str) -> PoolDisk {
+    PoolDisk {
+        name: name.into(),
+        id: name.into(),
+        node: "n1".into(),
+        device_name: "/dev/sda".into(),
+        size_bytes: 1 << 30,
+        free_bytes: 1 << 29,
+        state: DiskState::Usable,
+        dirty_bytes: 0,
+        checksum_errors: 0,
+        holds_vote: true,
+        is_witness: false,
+        rebuild_waits: None,
+    }
+}
+
+fn volume() -> VolumeReport {
+    VolumeReport {
+        name: "v".into(),
+        id: "1".into(),
+        layout: "mirror:3".into(),
+        size_bytes: 1 << 29,
+        properties: Default::default(),
+        degraded: false,
+        dirty_bytes: 0,
+        read_bytes: 0,
+        written_bytes: 0,
+        resynced_bytes: 0,
+        repaired_blocks: 0,
+        log_bytes: 0,
+        log_capacity_bytes: 1000,
+        survives_disks: 2,
+        survives_nodes: 2,
+        suspended: None,
+        replayed: Default::default(),
+    }
+}
+
+fn pool() -> PoolReport {
+    PoolReport {
+        name: "tank".into(),
+        id: "7".into(),
+        state: PoolState::Online,
+        owner: "host".into(),
+        epoch: 1,
+        stale_secs: None,
+        capacity_bytes: 1000,
+        free_bytes: 500,
+        survives: 2,
+        disks: ["e1.0", "e2.0", "e3.0"].map(disk).to_vec(),
+        votes: VotesReport { total: 3, present: 3 },
+        lease_ok: true,
+        volumes: vec![volume()],
+        jobs: Vec::new(),
+        scrub: Some(ScrubReport::default()),
+    }
+}
+
+fn wrong(pools: Option<&[PoolReport]>) -> Vec<(Kind, Severity)> {
+    let process = crate::api::ProcessState::default();
+    let found = conditions(&Seen {
+        now_secs: 100 * 24 * 3600,
+        pools,
+        known_pools: &[("7".into(), "tank".into())],
+        process: Some(&process),
+        services: &[],
+        troubles: &[],
+        slow: &[],
+    });
+    for condition in &found {
+        assert!(!condition.text.is_empty() && !condition.remedy.is_empty(), "{condition:?}");
+    }
+    found.into_iter().map(|found| (found.kind, found.severity)).collect()
+}
+
+#[test]
+fn each_thing_that_is_wrong_is_a_condition() {
+    use Severity::{Error, Warning};
+    type Change = fn(&mut PoolReport);
+    assert_eq!(wrong(Some(&[pool()])), []);
+    assert_eq!(wrong(Some(&[])), [(Kind::PoolNotOpen, Error)], "it isn't there at all");
+    assert_eq!(wrong(None), [], "nobody knows");
+    let cases: [(Change, &[(Kind, Severity)]); 14] = [
+        (|p| p.state = PoolState::Degraded, &[(Kind::PoolDegraded, Warning)]),
+        (
+            |p| p.state = PoolState::Suspended { reason: "x".into() },
+            &[(Kind::PoolSuspended, Error)],
+        ),
+        (
+            |p| p.state = PoolState::Incomplete { missing: "x".into() },
+            &[(Kind::PoolNotOpen, Error)],
+        ),
+        (|p| p.state = PoolState::Fenced, &[(Kind::PoolTaken, Error)]),
+        (
+            |p| p.state = PoolState::Foreign { owner: "x".into(), epoch: 1 },
+            &[(Kind::PoolTaken, Error)],
+        ),
+        (|p| p.votes.present = 2, &[(Kind::PoolVotes, Warning)]),
+        (|p| p.free_bytes = 200, &[(Kind::PoolSpace, Warning)]),
+        (|p| p.free_bytes = 99, &[(Kind::PoolSpace, Error)]),
+        (|p| p.disks[0].state = DiskState::Missing, &[(Kind::DiskGone, Warning)]),
+        (
+            |p| p.disks[1].state = DiskState::Refused { why: "a copy".into() },
+            &[(Kind::DiskRefused, Warning)],
+        ),
+        (|p| p.disks[1].state = DiskState::RolledBack, &[(Kind::DiskRolledBack, Warning)]),
+        (|p| p.volumes[0].survives_disks = 1, &[(Kind::VolumeRedundancy, Warning)]),
+        (|p| p.volumes[0].survives_disks = 0, &[(Kind::VolumeRedundancy, Error)]),
+        (|p| p.volumes[0].log_bytes = 950, &[(Kind::LogSpace, Error)]),
+    ];
+    for (change, expected) in cases {
+        let mut changed = pool();
+        change(&mut changed);
+        assert_eq!(wrong(Some(&[changed.clone()])), expected, "{changed:?}");
+    }
+    let mut late = pool();
+    late.scrub = Some(ScrubReport { next_secs: Some(92 * 24 * 3600), ..Default::default() });
+    assert_eq!(wrong(Some(&[late.clone()])), [(Kind::ScrubOverdue, Warning)]);
+    late.scrub = Some(ScrubReport {
+        ended_secs: Some(1),
+        bad_blocks: 3,
+        repaired_blocks: 2,
+        ..Default::default()
+    });
+    assert_eq!(wrong(Some(&[late])), [(Kind::ScrubDamage, Error)]);
+}
+
+#[test]
+fn errors_of_a_disk_are_counted_and_told_for_a_day() {
+    let mut incidents = Incidents::default();
+    let mut pools = [pool()];
+    incidents.note_reports(&pools, 10);
+    assert_eq!(incidents.conditions(10), []);
+    pools[0].disks[0].checksum_errors = 2;
+    incidents.note_reports(&pools, 20);
+    pools[0].disks[0].checksum_errors = 5;
+    incidents.note_reports(&pools, 30);
+    // The pool was opened anew.
+    pools[0].disks[0].checksum_errors = 1;
+    incidents.note_reports(&pools, 40);
+    let found = incidents.conditions(50);
+    assert_eq!(found.len(), 1);
+    assert!(found[0].text.contains("(6 times)"), "{}", found[0].text);
+    assert_eq!(incidents.conditions(40 + 24 * 3600), []);
+}
+
+#[test]
+fn lost_blocks_are_one_alert_however_often_they_are_read() {
+    let mut alerts = Alerts::default();
+    let mut told = 0;
+    for n in 0..10_000 {
+        let lost = PoolEvent::Unrepairable {
+            pool: "tank".into(),
+            volume: "v".into(),
+            offset_bytes: n * 4096,
+            length_bytes: 4096,
+            disks: vec!["e1.0".into()],
+        };
+        alerts.incidents.note_event(&lost, 100 + n);
+        told += alerts.step(100 + n, Vec::new(), |_| true).len();
+    }
+    assert_eq!(told, 1);
+    assert!(alerts.raised()[0].condition.text.contains("(10000 times)"));
+}
+
+#[test]
+fn mails_say_the_worst_first_and_no_more_than_fits() {
+    let mut alerts = Alerts::default();
+    let bad = Condition {
+        text: "x\r\nBcc: a".repeat(40),
+        ..condition(Kind::LostBlocks, Severity::Error)
+    };
+    let messages =
+        alerts.step(1_000_000, vec![condition(Kind::DiskErrors, Severity::Warning), bad], |_| true);
+    let batch = Batch { host: "h".into(), messages, lost: 2 };
+    let subject = mail_subject(&batch);
+    assert!(subject.starts_with("etherpool on h: error: x"), "{subject}");
+    assert!(subject.ends_with("(and 1 more)") && !subject.contains(['\r', '\n']), "{subject}");
+    let text = text_of(&batch);
+    assert!(text.contains("    mend it\n") && text.contains("2 more messages were lost"), "{text}");
+}

@@ -1,0 +1,530 @@
+//! What is wrong, as far as it can be told from reports and events. One place: what is asked elsewhere, by status,
+//! metrics or people, is asked of the same reports.
+
+use std::collections::BTreeMap;
+
+use block::{size::Human, spoken};
+use pool::{
+    DiskState, JobState, Layout, PoolDisk, PoolEvent, PoolReport, PoolState, Severity, VolumeReport,
+};
+use serde::{Deserialize, Serialize};
+
+use super::slow::Slow;
+use crate::api::{PoolReportExt as _, ProcessState, ServiceState, VolumeServices};
+
+/// What may be wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// The engine doesn't run or doesn't answer.
+    EngineDown,
+    /// A pool of ours isn't present, or too little of it.
+    PoolNotOpen,
+    /// Another supervisor took a pool.
+    PoolTaken,
+    /// Requests of a pool wait.
+    PoolSuspended,
+    /// A pool has less redundancy than it should.
+    PoolDegraded,
+    /// A volume survives fewer failures than its layout promises.
+    VolumeRedundancy,
+    /// Votes of a pool are out of reach.
+    PoolVotes,
+    /// Little space is free in a pool.
+    PoolSpace,
+    /// A volume's log is nearly full, and stays so.
+    LogSpace,
+    /// A disk is gone or evicted.
+    DiskGone,
+    /// A disk isn't used, because it isn't what it should be.
+    DiskRefused,
+    /// A disk came back with older contents.
+    DiskRolledBack,
+    /// What a disk gave didn't match its checksum, and was repaired.
+    DiskErrors,
+    /// A disk is much slower than the pool's others.
+    DiskSlow,
+    /// What a disk had isn't rebuilt.
+    RebuildWaits,
+    /// A job doesn't go on.
+    JobWaits,
+    /// Contents of a volume are lost.
+    LostBlocks,
+    /// A label or vote of a disk stays damaged.
+    StructureDamaged,
+    /// The last scrub is too long ago.
+    ScrubOverdue,
+    /// The last scrub found what it couldn't repair.
+    ScrubDamage,
+    /// A mount, device or FTP server isn't there.
+    ServiceFailed,
+    /// An interface isn't used.
+    InterfaceDown,
+    /// Something else of the supervisor isn't as it should be.
+    SupervisorTrouble,
+}
+
+impl Kind {
+    /// For how long it must be so before anybody is told: what passes by itself is nobody's concern.
+    pub fn hold_secs(self) -> u64 {
+        match self {
+            Kind::LostBlocks | Kind::DiskErrors | Kind::StructureDamaged | Kind::PoolTaken => 0,
+            Kind::PoolSpace | Kind::ScrubOverdue | Kind::ScrubDamage | Kind::DiskSlow => 0,
+            Kind::EngineDown | Kind::PoolSuspended => 15,
+            Kind::LogSpace | Kind::ServiceFailed | Kind::InterfaceDown => 60,
+            Kind::JobWaits | Kind::RebuildWaits => 300,
+            _ => 30,
+        }
+    }
+
+    /// Whether it is of a pool: nothing is known of those while the engine isn't there.
+    pub fn is_of_pool(self) -> bool {
+        !matches!(self, Kind::EngineDown | Kind::SupervisorTrouble | Kind::InterfaceDown)
+    }
+
+    /// As it is written.
+    pub fn word(self) -> String {
+        let word = serde_json::to_value(self).ok();
+        word.and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
+    }
+}
+
+/// Something that is wrong now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// What.
+    pub kind: Kind,
+    /// The pool, if it is one's.
+    pub pool: Option<String>,
+    /// The disk, volume or whatever else of it; empty if it is the whole.
+    pub subject: String,
+    /// How bad it is.
+    pub severity: Severity,
+    /// As a sentence.
+    pub text: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+impl Condition {
+    /// What tells it from others.
+    pub fn key(&self) -> String {
+        format!("{} {} {}", self.kind.word(), self.pool.as_deref().unwrap_or("-"), self.subject)
+    }
+}
+
+/// What is known of everything.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// Seconds since 1970.
+    pub now_secs: u64,
+    /// The pools; none while the engine doesn't tell.
+    pub pools: Option<&'a [PoolReport]>,
+    /// Identities and names of the pools in this supervisor's records.
+    pub known_pools: &'a [(String, String)],
+    /// The engine; none while it doesn't answer.
+    pub process: Option<&'a ProcessState>,
+    /// What is made of volumes.
+    pub services: &'a [VolumeServices],
+    /// What the supervisor itself complains about.
+    pub troubles: &'a [String],
+    /// Disks that are slow.
+    pub slow: &'a [Slow],
+}
+
+/// A scrub that is late by less is none to tell of.
+const SCRUB_GRACE_SECS: u64 = 7 * 24 * 3600;
+/// Shares of space in use from which on people are told, in percent.
+const SPACE_WARNING: u64 = 80;
+const SPACE_ERROR: u64 = 90;
+
+/// All that is wrong now, but for incidents.
+pub fn conditions(seen: &Seen<'_>) -> Vec<Condition> {
+    let mut found = Found(Vec::new());
+    match seen.process {
+        None => found.add(
+            Kind::EngineDown,
+            (None, ""),
+            Severity::Error,
+            "the engine doesn't answer: no pool is served".to_owned(),
+            "it is started again by itself; see the supervisor's log",
+        ),
+        Some(process) => {
+            for interface in &process.interfaces {
+                let Some(why) = &interface.trouble else { continue };
+                let text = format!("interface {} is not used: {why}", interface.name);
+                let remedy = "see cable, switch and `ip link`";
+                found.add(
+                    Kind::InterfaceDown,
+                    (None, &interface.name),
+                    Severity::Warning,
+                    text,
+                    remedy,
+                );
+            }
+            for trouble in &process.troubles {
+                found.add(
+                    Kind::ServiceFailed,
+                    (None, trouble),
+                    Severity::Warning,
+                    trouble.clone(),
+                    "see `etherpool status`",
+                );
+            }
+        }
+    }
+    for trouble in seen.troubles {
+        let (about, remedy) = ((None, trouble.as_str()), "see `etherpool status`");
+        found.add(Kind::SupervisorTrouble, about, Severity::Warning, trouble.clone(), remedy);
+    }
+    for pool in seen.pools.unwrap_or_default() {
+        of_pool(&mut found, pool, seen);
+    }
+    if let Some(pools) = seen.pools {
+        for (id, name) in seen.known_pools {
+            if pools.iter().all(|pool| pool.id != *id) {
+                let text = format!("pool {name} is not there: none of its disks is present");
+                let remedy = "see whether its machines run and the network reaches them";
+                found.add(Kind::PoolNotOpen, (Some(name), ""), Severity::Error, text, remedy);
+            }
+        }
+    }
+    for service in seen.services {
+        of_service(&mut found, service);
+    }
+    for slow in seen.slow {
+        let text = format!(
+            "disk {} of {} in pool {} is slow: nine of ten operations take up to {} ms, those of its peers {} ms",
+            slow.disk, slow.node, slow.pool, slow.p90_ms, slow.peers_p90_ms
+        );
+        let remedy = format!(
+            "look at the drive and its machine; to do without it: etherpool pool evacuate {} {}",
+            slow.pool, slow.disk
+        );
+        found.add(Kind::DiskSlow, (Some(&slow.pool), &slow.disk), Severity::Warning, text, &remedy);
+    }
+    found.0
+}
+
+struct Found(Vec<Condition>);
+
+impl Found {
+    fn add(
+        &mut self,
+        kind: Kind,
+        (pool, subject): (Option<&str>, &str),
+        severity: Severity,
+        text: String,
+        remedy: &str,
+    ) {
+        let (pool, subject) = (pool.map(str::to_owned), subject.to_owned());
+        let remedy = remedy.to_owned();
+        self.0.push(Condition { kind, pool, subject, severity, text, remedy });
+    }
+}
+
+fn of_pool(found: &mut Found, pool: &PoolReport, seen: &Seen<'_>) {
+    let name = pool.name.as_str();
+    let about = (Some(name), "");
+    let show = format!("see `etherpool pool show {name}`");
+    let is_known = seen.known_pools.iter().any(|(id, _)| *id == pool.id);
+    match &pool.state {
+        PoolState::Suspended { reason } => {
+            let text = format!("pool {name} is suspended, its requests wait: {reason}");
+            found.add(Kind::PoolSuspended, about, Severity::Error, text, &show);
+        }
+        PoolState::Degraded => {
+            let text = format!("pool {name} is degraded; it survives {}", failures(pool.survives));
+            found.add(Kind::PoolDegraded, about, Severity::Warning, text, &show);
+        }
+        PoolState::Incomplete { missing } => {
+            let text = format!("pool {name} can't be opened: {missing}");
+            found.add(Kind::PoolNotOpen, about, Severity::Error, text, &show);
+        }
+        PoolState::Fenced => {
+            let text = format!("pool {name} was taken over by another supervisor");
+            let remedy = format!(
+                "see by whom: etherpool pool show {name}; release it there before it is imported here"
+            );
+            found.add(Kind::PoolTaken, about, Severity::Error, text, &remedy);
+        }
+        PoolState::Foreign { owner, .. } if is_known => {
+            let text = format!("pool {name}, which was this supervisor's, is owned by {owner}");
+            found.add(Kind::PoolTaken, about, Severity::Error, text, &show);
+        }
+        _ => {}
+    }
+    if !pool.is_open() {
+        return;
+    }
+    if pool.votes.present < pool.votes.total {
+        let (present, total) = (pool.votes.present, pool.votes.total);
+        let text = format!(
+            "pool {name}: {present} of {total} votes are in reach, {} are needed",
+            total / 2 + 1
+        );
+        found.add(Kind::PoolVotes, about, Severity::Warning, text, &show);
+    }
+    let used = pool.capacity_bytes.saturating_sub(pool.free_bytes);
+    if let Some((percent, severity)) = share(used, pool.capacity_bytes) {
+        let text = format!(
+            "{percent} % of the space of pool {name} is taken, {} are free",
+            Human(pool.free_bytes)
+        );
+        let remedy = format!(
+            "add a disk: etherpool pool extend {name} DISK; where all is taken on purpose: ignore = [\"pool-space\"]"
+        );
+        found.add(Kind::PoolSpace, about, severity, text, &remedy);
+    }
+    for disk in &pool.disks {
+        of_disk(found, pool, disk);
+    }
+    for volume in &pool.volumes {
+        of_volume(found, pool, volume);
+    }
+    for job in &pool.jobs {
+        let JobState::Waiting { why } = &job.state else { continue };
+        let subject = format!("{} {}", job.kind, job.disk);
+        let text = format!("pool {name}: the {} waits: {why}", subject.trim());
+        let remedy = format!("see `etherpool pool jobs {name}`");
+        found.add(Kind::JobWaits, (Some(name), &subject), Severity::Warning, text, &remedy);
+    }
+    of_scrub(found, pool, seen.now_secs);
+}
+
+fn of_scrub(found: &mut Found, pool: &PoolReport, now_secs: u64) {
+    let (Some(scrub), name) = (&pool.scrub, pool.name.as_str()) else { return };
+    let remedy = format!("etherpool pool scrub {name} --wait");
+    if let Some(next) =
+        scrub.next_secs.filter(|next| next.saturating_add(SCRUB_GRACE_SECS) < now_secs)
+    {
+        let late = spoken(std::time::Duration::from_secs(now_secs - next));
+        let text = format!("pool {name}: a scrub has been due for {late}");
+        found.add(Kind::ScrubOverdue, (Some(name), ""), Severity::Warning, text, &remedy);
+    }
+    let left = scrub.bad_blocks.saturating_sub(scrub.repaired_blocks);
+    if scrub.ended_secs.is_some() && left > 0 {
+        let text = format!(
+            "pool {name}: the last scrub found {left} blocks wrong that it could not repair"
+        );
+        let remedy = format!(
+            "what is lost is an error until it is written anew: see etherpool volume verify; then {remedy}"
+        );
+        found.add(Kind::ScrubDamage, (Some(name), ""), Severity::Error, text, &remedy);
+    }
+}
+
+fn of_disk(found: &mut Found, pool: &PoolReport, disk: &PoolDisk) {
+    let (name, about) = (pool.name.as_str(), (Some(pool.name.as_str()), disk.name.as_str()));
+    let place = format!("{} ({} on {})", disk.name, disk.device_name, disk.node);
+    let remedy = format!("if it won't be back: etherpool pool replace {name} {} NEW", disk.name);
+    match &disk.state {
+        DiskState::Missing | DiskState::Out => {
+            let is =
+                if disk.state == DiskState::Missing { "is gone" } else { "does not take part" };
+            let text = format!("pool {name}: disk {place} {is}");
+            found.add(Kind::DiskGone, about, Severity::Warning, text, &remedy);
+        }
+        DiskState::RolledBack => {
+            let text =
+                format!("pool {name}: disk {place} came back with older contents and is resynced");
+            let remedy = format!(
+                "a drive that loses what it said it had written is one to replace: etherpool pool replace {name} {} NEW",
+                disk.name
+            );
+            found.add(Kind::DiskRolledBack, about, Severity::Warning, text, &remedy);
+        }
+        DiskState::Refused { why } => {
+            let text = format!("pool {name}: disk {place} is not used: {why}");
+            found.add(
+                Kind::DiskRefused,
+                about,
+                Severity::Warning,
+                text,
+                "see `etherpool disk list`",
+            );
+        }
+        DiskState::Free
+        | DiskState::InUse
+        | DiskState::Seen
+        | DiskState::Usable
+        | DiskState::Destroyed => {}
+    }
+    if let Some(why) = &disk.rebuild_waits {
+        let text = format!("pool {name}: what disk {place} had is not rebuilt: {why}");
+        let remedy = format!("see `etherpool pool show {name}`");
+        found.add(Kind::RebuildWaits, about, Severity::Warning, text, &remedy);
+    }
+}
+
+fn of_volume(found: &mut Found, pool: &PoolReport, volume: &VolumeReport) {
+    let about = (Some(pool.name.as_str()), volume.name.as_str());
+    let name = format!("{}/{}", pool.name, volume.name);
+    let promised =
+        volume.layout.parse::<Layout>().map_or(0, |layout| u32::from(layout.copies()) - 1);
+    if volume.survives_disks < promised {
+        let severity = match volume.survives_disks {
+            0 => Severity::Error,
+            _ => Severity::Warning,
+        };
+        let text = format!(
+            "volume {name} ({}) survives {} of disks and {} of machines now",
+            volume.layout,
+            failures(volume.survives_disks),
+            volume.survives_nodes
+        );
+        let remedy = format!(
+            "bring back what is gone, or have it rebuilt: see `etherpool pool show {}`",
+            pool.name
+        );
+        found.add(Kind::VolumeRedundancy, about, severity, text, &remedy);
+    }
+    if let Some((percent, severity)) = share(volume.log_bytes, volume.log_capacity_bytes) {
+        let text =
+            format!("{percent} % of the log of volume {name} is taken: writers wait, or soon will");
+        let remedy = format!("see what it waits for: etherpool volume stats {name}");
+        found.add(Kind::LogSpace, about, severity, text, &remedy);
+    }
+}
+
+fn of_service(found: &mut Found, service: &VolumeServices) {
+    let waits = [&service.mount, &service.ftp].contains(&&ServiceState::Waiting);
+    let why = match &service.trouble {
+        Some(why) => why.clone(),
+        None if waits => "it waits for its volume".to_owned(),
+        None => return,
+    };
+    let name = service.volume.to_string();
+    let text = format!("what is served of {name} is not there: {why}");
+    let about = (Some(service.volume.pool()), service.volume.volume());
+    found.add(Kind::ServiceFailed, about, Severity::Error, text, "see `etherpool status`");
+}
+
+fn failures(count: u32) -> String {
+    match count {
+        0 => "no further failure".to_owned(),
+        1 => "1 further failure".to_owned(),
+        count => format!("{count} further failures"),
+    }
+}
+
+/// How much is taken in percent, and how bad that is.
+fn share(used: u64, of: u64) -> Option<(u64, Severity)> {
+    let percent = u128::from(used).checked_mul(100)?.checked_div(u128::from(of))? as u64;
+    match percent {
+        SPACE_ERROR.. => Some((percent, Severity::Error)),
+        SPACE_WARNING.. => Some((percent, Severity::Warning)),
+        _ => None,
+    }
+}
+
+/// For how long what happened once is wrong.
+const INCIDENT_SECS: u64 = 24 * 3600;
+/// Incidents and counters that are remembered.
+const INCIDENTS_MAX: usize = 1000;
+
+/// What happened and isn't a state: errors that were repaired, contents that are lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Incidents {
+    incidents: BTreeMap<String, Incident>,
+    /// Checksum errors of a disk, by pool and disk, as they were last seen.
+    errors: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Incident {
+    condition: Condition,
+    count: u64,
+    last_secs: u64,
+}
+
+impl Incidents {
+    /// Takes an event.
+    pub fn note_event(&mut self, event: &PoolEvent, now_secs: u64) {
+        match event {
+            PoolEvent::Unrepairable { pool, volume, offset_bytes, disks, .. } => {
+                let text = format!(
+                    "volume {pool}/{volume}: contents are lost, at last at byte {offset_bytes}: no right copy on disks {}",
+                    disks.join(", ")
+                );
+                let remedy = format!(
+                    "bring back what is gone; else restore what is lost: see `etherpool volume verify {pool}/{volume}`"
+                );
+                let about = (Kind::LostBlocks, pool, volume);
+                self.add(about, Severity::Error, text, &remedy, 1, now_secs);
+            }
+            PoolEvent::StructureDamaged { pool, disk, .. } => {
+                let remedy = format!("replace the drive: etherpool pool replace {pool} {disk} NEW");
+                let about = (Kind::StructureDamaged, pool, disk);
+                self.add(about, Severity::Warning, event.to_string(), &remedy, 1, now_secs);
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes what the reports count.
+    pub fn note_reports(&mut self, pools: &[PoolReport], now_secs: u64) {
+        for pool in pools.iter().filter(|pool| pool.is_open()) {
+            for disk in &pool.disks {
+                let key = format!("{} {}", pool.id, disk.id);
+                let known = self.errors.len() < INCIDENTS_MAX || self.errors.contains_key(&key);
+                let before = self.errors.get(&key).copied().unwrap_or(0);
+                if disk.checksum_errors == before || !known {
+                    continue;
+                }
+                self.errors.insert(key, disk.checksum_errors);
+                // They are counted from the opening of the pool on.
+                let more = match disk.checksum_errors.checked_sub(before) {
+                    Some(more) => more,
+                    None => disk.checksum_errors,
+                };
+                if more == 0 {
+                    continue;
+                }
+                let text = format!(
+                    "pool {}: disk {} ({} on {}) gave what doesn't match its checksum",
+                    pool.name, disk.name, disk.device_name, disk.node
+                );
+                let remedy = format!(
+                    "what has another copy was repaired; a disk that does it again is one to replace: etherpool pool replace {} {} NEW",
+                    pool.name, disk.name
+                );
+                let about = (Kind::DiskErrors, &pool.name, &disk.name);
+                self.add(about, Severity::Warning, text, &remedy, more, now_secs);
+            }
+        }
+    }
+
+    fn add(
+        &mut self,
+        (kind, pool, subject): (Kind, &String, &String),
+        severity: Severity,
+        text: String,
+        remedy: &str,
+        count: u64,
+        now_secs: u64,
+    ) {
+        let (pool, subject, remedy) = (Some(pool.clone()), subject.clone(), remedy.to_owned());
+        let condition = Condition { kind, pool, subject, severity, text, remedy };
+        let key = condition.key();
+        let before = self.incidents.get(&key).map(|known| known.count);
+        if before.is_some() || self.incidents.len() < INCIDENTS_MAX {
+            let count = before.unwrap_or(0).saturating_add(count);
+            self.incidents.insert(key, Incident { condition, count, last_secs: now_secs });
+        }
+    }
+
+    /// Those that aren't long past.
+    pub fn conditions(&mut self, now_secs: u64) -> Vec<Condition> {
+        self.incidents.retain(|_, one| now_secs.saturating_sub(one.last_secs) < INCIDENT_SECS);
+        let told = self.incidents.values().map(|one| {
+            let text = match one.count {
+                1 => one.condition.text.clone(),
+                count => format!("{} ({count} times)", one.condition.text),
+            };
+            Condition { text, ..one.condition.clone() }
+        });
+        told.collect()
+    }
+}

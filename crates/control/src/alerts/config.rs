@@ -1,0 +1,181 @@
+//! `[alerts]` of supervisor.toml: who is told, and of what not.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::Kind;
+
+/// Who is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct AlertsConfig {
+    /// Nobody is to be told: no mail, and no warning that there is no way to tell anybody.
+    pub nobody: bool,
+    /// Kinds that nobody is told of.
+    pub ignore: BTreeSet<Kind>,
+    /// The local mailer.
+    pub mail: MailConfig,
+    /// URLs that messages are posted to, as JSON.
+    pub webhook: Vec<WebhookConfig>,
+    /// Programs that are given messages, as JSON on standard input.
+    pub command: Vec<CommandConfig>,
+}
+
+/// The local mailer. Where the program is there it is used, unless it is switched off.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct MailConfig {
+    /// Whether mail is sent.
+    pub enabled: bool,
+    /// To whom.
+    pub to: Vec<String>,
+    /// The program.
+    pub sendmail: PathBuf,
+}
+
+impl Default for MailConfig {
+    fn default() -> MailConfig {
+        MailConfig {
+            enabled: true,
+            to: vec!["root".to_owned()],
+            sendmail: "/usr/sbin/sendmail".into(),
+        }
+    }
+}
+
+/// A URL.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebhookConfig {
+    /// `http://HOST[:PORT]/PATH`.
+    pub url: String,
+}
+
+/// A program.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CommandConfig {
+    /// The program's absolute path and its arguments. No shell reads them.
+    pub argv: Vec<String>,
+}
+
+impl AlertsConfig {
+    /// What can't be meant: where it is written, and why.
+    pub fn check(&self) -> Result<(), (String, String)> {
+        let sendmail = self.mail.sendmail.display().to_string();
+        if !self.mail.sendmail.is_absolute() {
+            return Err((sendmail.clone(), format!("'{sendmail}' must be an absolute path")));
+        }
+        for to in &self.mail.to {
+            let is_odd = |c: char| c.is_control() || c.is_whitespace() || c == ',';
+            if to.is_empty() || to.starts_with('-') || to.contains(is_odd) {
+                return Err((to.clone(), format!("'{to}' is not the address of one person")));
+            }
+        }
+        for WebhookConfig { url } in &self.webhook {
+            if let Err(why) = webhook_host(url) {
+                return Err((url.clone(), format!("'{url}' {why}")));
+            }
+        }
+        for CommandConfig { argv } in &self.command {
+            match argv.first() {
+                Some(program) if program.starts_with('/') => {}
+                Some(program) => {
+                    return Err((program.clone(), format!("'{program}' must be an absolute path")));
+                }
+                None => return Err(("argv".to_owned(), "argv names no program".to_owned())),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Host and port of a webhook, and the rest of its URL; or why it can't be used.
+pub fn webhook_host(url: &str) -> Result<(String, u16, String), &'static str> {
+    if url.starts_with("https://") {
+        return Err(
+            "is https, which is not spoken here: have a command do it (argv = [\"/usr/bin/curl\", ...])",
+        );
+    }
+    let rest = url.strip_prefix("http://").ok_or("is not http://HOST[:PORT]/PATH")?;
+    if rest.contains(|c: char| c.is_whitespace() || c.is_control() || !c.is_ascii()) {
+        return Err("has a character that no URL has");
+    }
+    let (authority, path) = match rest.find('/') {
+        Some(at) => rest.split_at(at),
+        None => (rest, "/"),
+    };
+    if authority.contains('@') {
+        return Err("has a password, which is not sent here: have a command do it");
+    }
+    let bare = authority.rfind(']').map_or(0, |at| at + 1);
+    let (host, port) = match authority[bare..].rfind(':') {
+        Some(at) => (
+            &authority[..bare + at],
+            authority[bare + at + 1..].parse().map_err(|_| "has no port")?,
+        ),
+        None => (authority, 80),
+    };
+    match host.trim_matches(['[', ']']) {
+        "" => Err("names no host"),
+        host => Ok((host.to_owned(), port, path.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::SupervisorConfig;
+
+    #[test]
+    fn all_channels_are_read() {
+        let config = SupervisorConfig::parse(
+            r#"
+            [alerts]
+            ignore = ["pool-space", "log-space"]
+            [alerts.mail]
+            to = ["root", "ops@example.com"]
+            [[alerts.webhook]]
+            url = "http://[::1]:8080/x?y"
+            [[alerts.command]]
+            argv = ["/usr/bin/logger", "-t", "etherpool"]
+            "#,
+        )
+        .unwrap();
+        let alerts = config.alerts;
+        assert!(alerts.mail.enabled && !alerts.nobody);
+        assert_eq!(alerts.mail.to.len(), 2);
+        assert!(alerts.ignore.contains(&Kind::PoolSpace));
+        assert_eq!(
+            webhook_host(&alerts.webhook[0].url),
+            Ok(("::1".to_owned(), 8080, "/x?y".to_owned()))
+        );
+        assert_eq!(webhook_host("http://h"), Ok(("h".to_owned(), 80, "/".to_owned())));
+        assert_eq!(alerts.command[0].argv.len(), 3);
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_where_it_stands() {
+        for (text, line, reason) in [
+            ("[alerts]\nnobdy = true\n", 2, "unknown field"),
+            ("[alerts]\nignore = [\"pool-sapce\"]\n", 2, "unknown variant"),
+            ("[alerts.mail]\nto = [\"-x\"]\n", 2, "not the address"),
+            ("[alerts.mail]\nto = [\"a b\"]\n", 2, "not the address"),
+            ("[alerts.mail]\nsendmail = \"sendmail\"\n", 2, "absolute path"),
+            ("[[alerts.webhook]]\nurl = \"https://h/\"\n", 2, "not spoken here"),
+            ("[[alerts.webhook]]\nurl = \"ftp://h/\"\n", 2, "is not http://"),
+            ("[[alerts.webhook]]\nurl = \"http://:80/\"\n", 2, "names no host"),
+            ("[[alerts.webhook]]\nurl = \"http://h:x/\"\n", 2, "no port"),
+            ("[[alerts.webhook]]\nurl = \"http://u:p@h/\"\n", 2, "password"),
+            ("[[alerts.command]]\nargv = [\"logger\"]\n", 2, "absolute path"),
+            ("[[alerts.command]]\nargv = []\n", 2, "no program"),
+        ] {
+            let error = SupervisorConfig::parse(text).unwrap_err();
+            assert_eq!(error.line, line, "{text}: {error}");
+            assert!(error.reason.contains(reason), "{text}: {error}");
+        }
+    }
+}

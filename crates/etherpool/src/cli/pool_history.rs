@@ -1,0 +1,112 @@
+//! `etherpool pool history` and `etherpool events`: what happened, and who had what done.
+
+use clap::Args;
+use control::api::PoolReportExt as _;
+use control::exit::Exit;
+use pool::{HistoryEntry, PoolEvent, PoolReport};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::output;
+use super::pool::{now_secs, pool_path};
+use super::{Context, Failure};
+
+/// Arguments of `pool history`.
+#[derive(Debug, Args)]
+pub struct HistoryArgs {
+    /// The pool
+    pool: String,
+
+    /// Only so many, the last ones
+    #[arg(short = 'n', value_name = "N")]
+    count: Option<usize>,
+}
+
+/// Arguments of `events`.
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// Go on with what happens from now on (with --json a line each), until interrupted
+    #[arg(long, short)]
+    follow: bool,
+
+    /// So many of what happened before, the last ones
+    #[arg(short = 'n', value_name = "N", default_value_t = 20)]
+    count: usize,
+}
+
+/// An entry and whose it is.
+#[derive(Clone, Debug, Serialize)]
+pub struct PoolEntry {
+    /// The pool.
+    pub pool: String,
+    /// What happened.
+    #[serde(flatten)]
+    pub entry: HistoryEntry,
+}
+
+/// `pool history`.
+pub async fn history(context: &Context, args: HistoryArgs) -> Result<Exit, Failure> {
+    let mut entries = entries_of(context, &args.pool).await?;
+    keep_last(&mut entries, args.count.unwrap_or(usize::MAX));
+    output::show(context.json, &entries, || output::history(&entries, false))?;
+    Ok(Exit::Ok)
+}
+
+/// `events`.
+pub async fn events(context: &Context, args: EventsArgs) -> Result<Exit, Failure> {
+    let pools: Vec<PoolReport> = context.client.get("/v1/pools").await?;
+    let mut entries = Vec::new();
+    for pool in pools.iter().filter(|pool| pool.is_open()) {
+        entries.extend(entries_of(context, &pool.name).await?);
+    }
+    entries.sort_by_key(|entry| entry.entry.at_secs);
+    keep_last(&mut entries, args.count);
+    if !args.follow {
+        output::show(context.json, &entries, || output::history(&entries, true))?;
+        return Ok(Exit::Ok);
+    }
+    for entry in &entries {
+        let goes_on = match context.json {
+            true => print_line(&serde_json::to_value(entry).unwrap_or_default())?,
+            false => output::write(&output::plain(&output::history_line(entry, true)))?,
+        };
+        if !goes_on {
+            return Ok(Exit::Ok);
+        }
+    }
+    context
+        .client
+        .follow("/v1/events", |mut line: Value| {
+            let at_secs = now_secs();
+            if context.json {
+                line["at_secs"] = at_secs.into();
+                return print_line(&line);
+            }
+            let text = match serde_json::from_value::<PoolEvent>(line.clone()) {
+                Ok(event) => output::history_line(&live(&event, at_secs), true),
+                Err(_) => format!("{line}\n"),
+            };
+            output::write(&output::plain(&text))
+        })
+        .await?;
+    Ok(Exit::Ok)
+}
+
+fn live(event: &PoolEvent, at_secs: u64) -> PoolEntry {
+    let pool = event.about().1.to_owned();
+    PoolEntry { pool, entry: event.entry(std::time::Duration::from_secs(at_secs)) }
+}
+
+async fn entries_of(context: &Context, pool: &str) -> Result<Vec<PoolEntry>, Failure> {
+    let path = format!("{}/history", pool_path(pool)?);
+    let entries: Vec<HistoryEntry> = context.client.get(&path).await?;
+    Ok(entries.into_iter().map(|entry| PoolEntry { pool: pool.to_owned(), entry }).collect())
+}
+
+fn keep_last(entries: &mut Vec<PoolEntry>, count: usize) {
+    entries.drain(..entries.len().saturating_sub(count));
+}
+
+fn print_line(value: &Value) -> Result<bool, Failure> {
+    output::write(&format!("{value}\n"))
+}

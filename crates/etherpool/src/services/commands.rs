@@ -1,0 +1,206 @@
+//! Who had what done: each request that changes a pool is told to the engine when its outcome is known, and the
+//! engine keeps it in the pool's history. Nobody waits for that.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, Request};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::serve::IncomingStream;
+use control::api::{ApiError, Asked, COMMAND_HEADER};
+use control::channel::EngineRequest;
+use serde_json::Value;
+use tokio::net::UnixListener;
+
+use super::Services;
+
+/// Longest body of a request.
+const REQUEST_BYTES_MAX: usize = 2 << 20;
+/// Longest answer that is read for what went wrong.
+const ERROR_BYTES_MAX: usize = 64 << 10;
+
+tokio::task_local! {
+    /// The note of the request that is being answered. Who answers before the outcome is known takes it along.
+    static NOTE: Arc<Mutex<Option<Note>>>;
+}
+
+/// Who is connected, by the kernel's word.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    uid: Option<u32>,
+    /// As whom somebody logged in who is another by now (`sudo`).
+    login: Option<u32>,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Peer {
+        let credentials = stream.io().peer_cred().ok();
+        let login = credentials.and_then(|peer| peer.pid()).and_then(login_uid);
+        Peer { uid: credentials.map(|peer| peer.uid()), login }
+    }
+}
+
+impl Peer {
+    fn name(self) -> String {
+        let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let Some(uid) = self.uid else { return "somebody".to_owned() };
+        match self.login.filter(|login| *login != uid) {
+            None => user_name(&users, uid),
+            Some(login) => {
+                format!("{}, logged in as {}", user_name(&users, uid), user_name(&users, login))
+            }
+        }
+    }
+}
+
+/// The login that a process comes from, if it comes from one.
+fn login_uid(pid: i32) -> Option<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/loginuid")).ok()?;
+    text.trim().parse().ok().filter(|uid| *uid != u32::MAX)
+}
+
+/// A user's name by the local users file alone: who asks a directory service may wait for it.
+fn user_name(users: &str, uid: u32) -> String {
+    let named = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    });
+    named.unwrap_or_else(|| format!("uid {uid}"))
+}
+
+/// A request whose outcome isn't known yet.
+pub struct Note {
+    services: Arc<Services>,
+    pool: String,
+    who: String,
+    what: String,
+}
+
+impl Note {
+    /// This was its outcome.
+    pub fn tell(self, result: String) {
+        let services = Arc::clone(&self.services);
+        let told = self.request(result);
+        tokio::spawn(async move { log_failure(services.engine.call::<()>(told).await) });
+    }
+
+    fn request(&self, result: String) -> EngineRequest {
+        let pools = self.services.pools.borrow();
+        let named = pools.iter().find(|pool| pool.id == self.pool).map(|pool| pool.name.clone());
+        EngineRequest::TellCommand {
+            pool: named.unwrap_or_else(|| self.pool.clone()),
+            who: self.who.clone(),
+            what: self.what.clone(),
+            result,
+        }
+    }
+}
+
+fn log_failure(told: Result<(), ApiError>) {
+    if let Err(error) = told {
+        tracing::warn!(%error, "a command isn't in the pool's history");
+    }
+}
+
+/// The outcome as it is kept.
+pub fn outcome<T>(result: &Result<T, ApiError>) -> String {
+    match result {
+        Ok(_) => "done".to_owned(),
+        Err(error) => format!("failed: {}", error.message),
+    }
+}
+
+/// The note of the request that is being answered, for whoever goes on after its answer has begun.
+pub fn take_note() -> Option<Note> {
+    NOTE.try_with(take).ok().flatten()
+}
+
+fn take(note: &Arc<Mutex<Option<Note>>>) -> Option<Note> {
+    note.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// Answers a request, and notes it if it changes a pool.
+pub async fn noted(services: Arc<Services>, request: Request, next: Next) -> Response {
+    let asked = Asked::of(request.method().as_str(), request.uri().path());
+    if !asked.changes {
+        return next.run(request).await;
+    }
+    let (parts, body) = request.into_parts();
+    let body = match to_bytes(body, REQUEST_BYTES_MAX).await {
+        Ok(body) => body,
+        Err(error) => {
+            return (axum::http::StatusCode::BAD_REQUEST, error.to_string()).into_response();
+        }
+    };
+    let details: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let peer = parts.extensions.get::<ConnectInfo<Peer>>().map(|ConnectInfo(peer)| *peer);
+    let typed = parts.headers.get(COMMAND_HEADER).map(|typed| typed.as_bytes());
+    let named = || details["name"].as_str().map(str::to_owned);
+    let pool = asked.pool.clone().or_else(|| named().filter(|_| parts.uri.path() == "/v1/pools"));
+    // Afterwards there is nothing that it could be kept in.
+    let ends_it = parts.uri.path().ends_with("/release");
+    let note = pool.filter(|_| details["dry_run"] != true).map(|pool| Note {
+        services,
+        pool,
+        who: peer.map_or_else(|| "somebody".to_owned(), Peer::name),
+        what: what(&asked, typed, &body),
+    });
+    let request = Request::from_parts(parts, Body::from(body));
+    let Some(note) = note else { return next.run(request).await };
+    if ends_it {
+        let begun = note.request("begun".to_owned());
+        log_failure(note.services.engine.call::<()>(begun).await);
+    }
+    let note = Arc::new(Mutex::new(Some(note)));
+    let response = NOTE.scope(Arc::clone(&note), next.run(request)).await;
+    let Some(note) = take(&note) else { return response };
+    if response.status().is_success() {
+        if !ends_it {
+            note.tell("done".to_owned());
+        }
+        return response;
+    }
+    let (parts, body) = response.into_parts();
+    let body = to_bytes(body, ERROR_BYTES_MAX).await.unwrap_or_default();
+    let error = serde_json::from_slice::<ApiError>(&body);
+    let why = error.map_or_else(|_| parts.status.to_string(), |error| error.message);
+    note.tell(format!("failed: {why}"));
+    Response::from_parts(parts, Body::from(body))
+}
+
+/// The command as it was typed, or in the API's words.
+fn what(asked: &Asked, typed: Option<&[u8]>, body: &Bytes) -> String {
+    match typed.filter(|typed| !typed.is_empty()) {
+        Some(typed) => String::from_utf8_lossy(typed).into_owned(),
+        None if body.is_empty() || &body[..] == b"{}" || &body[..] == b"null" => asked.text.clone(),
+        None => format!("{} {}", asked.text, String::from_utf8_lossy(body)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_have_names_where_the_file_says() {
+        let users = "root:x:0:0:root:/root:/bin/sh\nbroken\njoe:x:1000:1000::/home/joe:/bin/sh\n";
+        assert_eq!(user_name(users, 0), "root");
+        assert_eq!(user_name(users, 1000), "joe");
+        assert_eq!(user_name(users, 7), "uid 7");
+    }
+
+    #[test]
+    fn what_was_typed_is_kept_else_what_was_asked() {
+        let asked = Asked::of("POST", "/v1/pools/p/set");
+        let body = Bytes::from_static(b"{\"scrub_rate_bytes\":7}");
+        assert_eq!(
+            what(&asked, Some(b"pool set p scrub-rate 7M"), &body),
+            "pool set p scrub-rate 7M"
+        );
+        assert_eq!(what(&asked, None, &body), "set pool p {\"scrub_rate_bytes\":7}");
+        assert_eq!(what(&asked, Some(b""), &Bytes::from_static(b"{}")), "set pool p");
+    }
+}

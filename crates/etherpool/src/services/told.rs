@@ -1,0 +1,100 @@
+//! Routes of what the supervisor tells: events, the pools' history, alerts.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use control::alerts::{AlertsConfig, AlertsReport, ChannelAnswer};
+use control::channel::{EngineRequest, to_line};
+use pool::HistoryEntry;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::Services;
+use super::api::{Answer, App, Json};
+use super::engine_client::News;
+
+/// All of them.
+pub(super) fn routes() -> Router<Arc<Services>> {
+    Router::new()
+        .route("/v1/events", get(events))
+        .route("/v1/pools/{pool}/history", get(history))
+        .route("/v1/alerts", get(alerts))
+        .route("/v1/alerts/test", post(test))
+}
+
+/// What people must know who would hear of nothing.
+pub(super) fn unheard(config: &AlertsConfig, report: &AlertsReport) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let reached = report.channels.iter().any(|channel| channel.reaches_people);
+    if !reached && !config.nobody {
+        warnings.push(format!(
+            "NOBODY IS TOLD WHEN A DISK DIES: there is no mailer ({}), and no webhook or command in [alerts] of \
+             supervisor.toml; to have it so: nobody = true there",
+            config.mail.sendmail.display()
+        ));
+    }
+    for channel in &report.channels {
+        let Some(why) = &channel.trouble else { continue };
+        warnings.push(format!(
+            "messages don't go out by {}: {why} ({} wait, {} are lost; try: etherpool alert test)",
+            channel.name, channel.waiting, channel.lost
+        ));
+    }
+    warnings
+}
+
+async fn alerts(State(services): App) -> Json<AlertsReport> {
+    Json(services.teller.report())
+}
+
+async fn test(State(services): App) -> Json<Vec<ChannelAnswer>> {
+    Json(services.teller.test().await)
+}
+
+async fn history(State(services): App, Path(pool): Path<String>) -> Answer<Vec<HistoryEntry>> {
+    Ok(Json(services.engine.call(EngineRequest::History { pool }).await?))
+}
+
+/// Everything that happens, as JSON lines, until the listener goes.
+async fn events(State(services): App) -> Response {
+    let news = services.engine.news();
+    let lines = futures::stream::unfold(news, |mut news| async move {
+        let line = match news.recv().await {
+            Ok(News::Event(event)) => to_line(&event),
+            Ok(News::Lost(count)) | Err(RecvError::Lagged(count)) => {
+                to_line(&serde_json::json!({ "event": "lost", "count": count }))
+            }
+            Err(RecvError::Closed) => return None,
+        };
+        Some((Ok::<_, std::io::Error>(line), news))
+    });
+    ([("content-type", "application/x-ndjson")], Body::from_stream(lines)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use control::alerts::ChannelReport;
+
+    use super::*;
+
+    #[test]
+    fn it_is_loud_while_nobody_would_hear() {
+        let journal = ChannelReport { name: "journal".into(), ..ChannelReport::default() };
+        let mut report = AlertsReport { channels: vec![journal], ..AlertsReport::default() };
+        let loud = unheard(&AlertsConfig::default(), &report);
+        assert!(loud[0].starts_with("NOBODY IS TOLD WHEN A DISK DIES"), "{loud:?}");
+        let meant = AlertsConfig { nobody: true, ..AlertsConfig::default() };
+        assert!(unheard(&meant, &report).is_empty());
+        let trouble = Some("it answered 500".to_owned());
+        let name = "webhook http://h/".to_owned();
+        let hook =
+            ChannelReport { name, reaches_people: true, trouble, ..ChannelReport::default() };
+        report.channels.push(hook);
+        let loud = unheard(&AlertsConfig::default(), &report);
+        assert_eq!(loud.len(), 1);
+        assert!(loud[0].contains("webhook http://h/: it answered 500"), "{loud:?}");
+    }
+}
