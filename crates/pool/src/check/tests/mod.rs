@@ -7,6 +7,7 @@ mod damage;
 mod dump;
 mod histories;
 mod hostile;
+mod images;
 mod life;
 
 use std::rc::Rc;
