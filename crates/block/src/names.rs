@@ -78,9 +78,13 @@ pub enum FsType {
     /// ext4.
     #[default]
     Ext4,
+    /// XFS.
+    Xfs,
+    /// btrfs.
+    Btrfs,
 }
 
-crate::words!(FsType { Ext4 = "ext4" });
+crate::words!(FsType { Ext4 = "ext4", Xfs = "xfs", Btrfs = "btrfs" });
 crate::serde_as_text!(VolumeName, FsType);
 
 #[cfg(test)]

@@ -230,6 +230,15 @@ impl MountSetting {
                     "acknowledged writes could be lost",
                 ));
             }
+            // A pool that came from elsewhere would choose among this machine's devices.
+            const OF_DEVICES: [&str; 5] =
+                ["device=", "journal_dev=", "journal_path=", "logdev=", "rtdev="];
+            if OF_DEVICES.iter().any(|names| option.starts_with(names)) {
+                return Err(SettingError::MountOption(
+                    option.clone(),
+                    "a volume's file system lies on the volume alone",
+                ));
+            }
         }
         Ok(())
     }
@@ -376,7 +385,7 @@ mod tests {
         for bad in ["/", "/usr", "/proc/x", "/sys", "/dev/shm", "srv", "", "/srv/../etc"] {
             assert!(mount(bad, &[]).validate().is_err(), "{bad}");
         }
-        for bad in ["", "a,b", "nobarrier", "x y", "a\nb"] {
+        for bad in ["", "a,b", "nobarrier", "x y", "a\nb", "journal_dev=2049", "device=sdb"] {
             assert!(mount("/srv/x", &[bad]).validate().is_err(), "{bad:?}");
         }
     }

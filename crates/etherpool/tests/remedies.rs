@@ -12,7 +12,7 @@ use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 const DANGEROUS: [&str; 5] = ["mkfs", "--force", "reset-epoch", "--wipe", "remount"];
 
 /// Texts that may name such a word, and why: single words as they are, of others the beginning.
-const ALLOWED: [(&str, &str); 15] = [
+const ALLOWED: [(&str, &str); 17] = [
     ("make a file system first: ", "all of the volume was looked at and is blank"),
     ("name another one, or --force-disk ", "stands beside what was read and whose it is"),
     ("export it with etherpool node, or accept that: --force-disk ", "the disk is blank"),
@@ -32,6 +32,8 @@ const ALLOWED: [(&str, &str); 15] = [
     ("/v1/disks/.../reset-epoch", "an address of the API"),
     ("/v1/pools/.../volumes/.../mkfs", "an address of the API"),
     ("mkfs.ext4", "the program"),
+    ("mkfs.xfs", "the program"),
+    ("mkfs.btrfs", "the program"),
     ("mkfs", "the command's name"),
     (".../mkfs", "an address of the API"),
 ];

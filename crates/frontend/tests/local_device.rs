@@ -29,14 +29,15 @@ async fn mount(volume: &TestVolume) -> Result<Mounted, FilesystemError> {
 
 /// Online where the machine lets us; offline elsewhere.
 async fn grow(volume: &TestVolume) {
-    let result = filesystem::grow(volume.device.clone(), FsType::Ext4, |_| {}).await;
-    if filesystem::can_grow_mounted() {
+    let (device, unused) = (volume.device.clone(), volume.scratch());
+    let result = filesystem::grow(device.clone(), FsType::Ext4, &unused, |_| {}).await;
+    if filesystem::can_grow_mounted(FsType::Ext4) {
         return result.unwrap();
     }
     assert!(matches!(result, Err(FilesystemError::MissingCapability { .. })), "{result:?}");
     support::shout("growing ext4 while mounted: needs CAP_SYS_RESOURCE, which is not here");
     filesystem::unmount(volume.device.clone(), volume.mount_point()).await.unwrap();
-    filesystem::grow(volume.device.clone(), FsType::Ext4, |_| {}).await.unwrap();
+    filesystem::grow(device, FsType::Ext4, &unused, |_| {}).await.unwrap();
     mount(volume).await.unwrap();
 }
 

@@ -146,9 +146,9 @@ pub struct AcceptLoss {
 pub struct MountVolume {
     /// Where.
     pub path: PathBuf,
-    /// The file system on the volume.
+    /// The file system on the volume; without it, what is found there.
     #[serde(default)]
-    pub fstype: FsType,
+    pub fstype: Option<FsType>,
     /// Mount options.
     #[serde(default)]
     pub options: Vec<String>,

@@ -184,7 +184,7 @@ pub struct MkfsArgs {
     #[command(flatten)]
     target: DestroyArgs,
 
-    /// The file system
+    /// The file system: ext4, xfs or btrfs
     #[arg(long = "type", short = 't', default_value_t = FsType::Ext4, value_name = "TYPE")]
     fstype: FsType,
 
@@ -203,9 +203,9 @@ pub struct MountArgs {
     /// Where
     path: PathBuf,
 
-    /// The file system
-    #[arg(long = "type", short = 't', default_value_t = FsType::Ext4, value_name = "TYPE")]
-    fstype: FsType,
+    /// The file system (default: what is found on the volume)
+    #[arg(long = "type", short = 't', value_name = "TYPE")]
+    fstype: Option<FsType>,
 
     /// A mount option (repeat for more)
     #[arg(long = "option", short = 'o', value_delimiter = ',')]

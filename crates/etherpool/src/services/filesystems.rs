@@ -1,7 +1,7 @@
 //! File systems on volumes: made, checked and grown, with the tools' progress.
 
 use std::convert::Infallible;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use super::kept::Paused;
 use super::mounts::check_open;
 use super::operations::find;
 use super::platform::{Linux, Platform};
-use super::troubles::filesystem_trouble;
+use super::troubles::{filesystem_trouble, not_mountable};
 
 /// How long a block device may take to be made, resized or given back: all of it is a few questions to
 /// an engine that was seen to serve the volume a moment ago.
@@ -47,7 +47,7 @@ impl Services {
         }
         let options = filesystem::MkfsOptions {
             fstype: request.fstype,
-            label: Some(name.volume().chars().take(16).collect()),
+            label: Some(name.volume().to_owned()),
             force: request.force,
         };
         let (force, dry_run) = (request.force, request.dry_run);
@@ -74,9 +74,8 @@ impl Services {
         let _turn = self.turns.on(name).await?;
         check_not_mounted(name, &self.settings(name).await?)?;
         let checked = self.on_bare_device(name, async |device| {
-            filesystem::check(device, FsType::default())
-                .await
-                .map_err(|error| filesystem_trouble(error).error)
+            let fstype = known_kind(name, &device).await?;
+            filesystem::check(device, fstype).await.map_err(|error| filesystem_trouble(error).error)
         });
         checked.await
     }
@@ -110,7 +109,9 @@ impl Services {
             return Ok(report);
         }
         let grown = match &settings.mount {
-            Some(_) if filesystem::can_grow_mounted() => self.grow_mounted(name, &progress).await,
+            Some(mount) if filesystem::can_grow_mounted(mount.fstype) => {
+                self.grow_mounted(name, mount.fstype, &progress).await
+            }
             Some(_) => self.grow_between_mounts(name, &progress).await,
             None => self.grow_unmounted(name, &progress).await,
         };
@@ -148,8 +149,10 @@ impl Services {
                 Human(forecast.left_bytes)
             ));
         }
-        let unmounts =
-            settings.mount.as_ref().filter(|_| request.resizefs && !filesystem::can_grow_mounted());
+        let unmounts = settings
+            .mount
+            .as_ref()
+            .filter(|mount| request.resizefs && !filesystem::can_grow_mounted(mount.fstype));
         if request.resizefs {
             effects.push("its file system grows with it".to_owned());
         }
@@ -185,6 +188,7 @@ impl Services {
     async fn grow_mounted(
         &self,
         name: &VolumeName,
+        fstype: FsType,
         progress: &UnboundedSender<Progress>,
     ) -> Result<(), ApiError> {
         let paused = self.reconciler.volume(name).pause().await?;
@@ -195,7 +199,7 @@ impl Services {
             ));
         };
         let _paused = self.grow_device(name, paused).await?;
-        grow_fs(device, progress).await
+        self.grow_fs(device, fstype, progress).await
     }
 
     /// Lets the device of a paused volume see its size.
@@ -247,7 +251,29 @@ impl Services {
         } else {
             drop(paused);
         }
-        self.on_bare_device(name, async |device| grow_fs(device, progress).await).await
+        self.on_bare_device(name, async |device| {
+            let fstype = known_kind(name, &device).await?;
+            self.grow_fs(device, fstype, progress).await
+        })
+        .await
+    }
+
+    /// Grows the file system on a device to its size.
+    async fn grow_fs(
+        &self,
+        device: PathBuf,
+        fstype: FsType,
+        progress: &UnboundedSender<Progress>,
+    ) -> Result<(), ApiError> {
+        let scratch = self.reconciler.platform().scratch_of(&device);
+        filesystem::grow(device, fstype, &scratch, told_to(progress))
+            .await
+            .map_err(|error| filesystem_trouble(error).error)
+    }
+
+    /// The kind of file system that a volume carries which isn't mounted.
+    pub(super) async fn kind_on(&self, name: &VolumeName) -> Result<FsType, ApiError> {
+        self.on_bare_device(name, async |device| known_kind(name, &device).await).await
     }
 
     /// Does something on the block device of a volume that isn't mounted, which is made for the
@@ -313,11 +339,9 @@ async fn within<T: Send + 'static>(
     }
 }
 
-/// Grows the file system on a device to its size; ext4 is the one there is.
-async fn grow_fs(device: PathBuf, progress: &UnboundedSender<Progress>) -> Result<(), ApiError> {
-    filesystem::grow(device, FsType::default(), told_to(progress))
-        .await
-        .map_err(|error| filesystem_trouble(error).error)
+async fn known_kind(name: &VolumeName, device: &Path) -> Result<FsType, ApiError> {
+    let found = filesystem::kind_of(device.to_owned()).await;
+    found.map_err(|error| not_mountable(error, &name.to_string()))
 }
 
 /// Takes what a tool says about its progress.

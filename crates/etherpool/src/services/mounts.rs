@@ -18,7 +18,7 @@ use super::Services;
 use super::kept::Shown;
 use super::operations::{Was, find, find_pool, other_volumes, valid};
 use super::platform::Platform;
-use super::troubles::{contents_trouble, filesystem_trouble};
+use super::troubles::filesystem_trouble;
 
 impl Services {
     /// Mounts, now and from now on.
@@ -29,21 +29,26 @@ impl Services {
     ) -> Result<Option<Preview>, ApiError> {
         let _turn = self.turns.on(name).await?;
         let MountVolume { path, fstype, options, move_from, dry_run } = request;
-        let asked = MountSetting { path, fstype, options };
         let pools = self.fresh_pools().await?;
         let (pool, volume) = find(&pools, name)?;
         check_open(pool)?;
-        let setting = self.check_mount(name, &asked, &pools).await?;
         let settings = VolumeSettings::from_properties(&volume.properties);
+        let former = settings.mount.as_ref().map(|mount| mount.fstype);
+        let known = fstype.or(former);
+        let asked = MountSetting { path, fstype: known.unwrap_or_default(), options };
+        let mut setting = self.check_mount(name, &asked, &pools).await?;
         check_not_exported(name, &settings.exports)?;
+        if known.is_none() {
+            setting.fstype = self.kind_on(name).await?;
+        }
         let preview = self.mount_preview(name, &settings, &setting, (pool, volume));
         if settings.mount.as_ref() == Some(&setting) {
             return Ok(dry_run.then_some(preview));
         }
         if settings.mount.is_some() {
             self.check_unused(name).await?;
-        } else if dry_run && pool.serves(name) {
-            self.check_mountable(name).await?;
+        } else if fstype.is_some() && dry_run && pool.serves(name) {
+            self.kind_on(name).await?;
         }
         if settings.mount.is_none() {
             // What it waits for, rather than that it isn't mounted yet.
@@ -128,24 +133,6 @@ impl Services {
             format!("; FTP at {address} ends, and running transfers with it")
         });
         format!("{name} is unmounted from {}{ftp}", mount.path.display())
-    }
-
-    /// Whether the volume carries what can be mounted. Only for dry runs: the operation finds it out
-    /// by mounting.
-    async fn check_mountable(&self, name: &VolumeName) -> Result<(), ApiError> {
-        let contents = self
-            .on_bare_device(name, async |device| {
-                filesystem::contents(device).await.map_err(|error| filesystem_trouble(error).error)
-            })
-            .await?;
-        match contents {
-            filesystem::Contents::Carries { known: true, .. } => Ok(()),
-            other => Err(contents_trouble(
-                ApiError::new(ErrorCode::Io, format!("{name} can't be mounted: {other}")),
-                &other,
-                &name.to_string(),
-            )),
-        }
     }
 
     /// Unmounts, and forgets mount and FTP.

@@ -11,10 +11,10 @@ use block::VolumeName;
 use control::api::{ApiError, ErrorCode};
 use control::channel::EngineRequest;
 use control::config::SupervisorConfig;
-use control::reconcile::{Attachment, Fault};
+use control::reconcile::{Attachment, Attachments, Fault};
 use control::settings::{FtpSetting, MountSetting};
 use frontend::attach::{self, AttachError, Detach, Places};
-use frontend::filesystem::{self, FilesystemError, NeededDirectory, PlaceRules};
+use frontend::filesystem::{self, Condition, FilesystemError, NeededDirectory, PlaceRules};
 use frontend::fuse::Connection;
 use frontend::kernel::{self, MountEntry};
 
@@ -220,6 +220,12 @@ impl Linux {
         .await
     }
 
+    /// Where the file system of a device may be mounted for a moment: nobody else goes there.
+    pub fn scratch_of(&self, device: &Path) -> PathBuf {
+        let name = device.file_name().unwrap_or_default();
+        self.places.run.with_file_name("growing").join(name)
+    }
+
     /// The volume that has a device, for messages.
     async fn name_of(&self, device: &Path) -> String {
         let (places, device) = (self.places.clone(), device.to_owned());
@@ -228,6 +234,20 @@ impl Linux {
             all.into_iter().find(|one| one.device.as_deref() == Some(device.as_path()))
         });
         found.map_or_else(|| "POOL/VOLUME".to_owned(), |one| one.name.to_string())
+    }
+
+    /// Why a file system that doesn't say it has stopped: the engine knows whether its device gave errors.
+    async fn cause_of(
+        &self,
+        volume: &VolumeName,
+        condition: Condition,
+    ) -> Result<Condition, Trouble> {
+        let Condition::Stopped(how) = condition else { return Ok(condition) };
+        let served = self.engine.call::<Attachments>(EngineRequest::AttachedVolumes).await?;
+        Ok(match served.service_of(volume).errors {
+            0 => Condition::Damaged(format!("{how}, and its device has given no error")),
+            _ => Condition::Dead(format!("{how} after errors of its device")),
+        })
     }
 
     /// Lets the volume's device and file system see its new size.
@@ -317,7 +337,9 @@ impl Platform for Linux {
         );
         match mounted.await {
             Ok(_) => Ok(()),
-            Err(error @ FilesystemError::NotMountable { .. }) => {
+            Err(
+                error @ (FilesystemError::NotMountable { .. } | FilesystemError::SameUuid { .. }),
+            ) => {
                 let name = self.name_of(device).await;
                 Err(not_mountable(error, &name).into())
             }
@@ -356,13 +378,22 @@ impl Platform for Linux {
         });
         let found = blocking(move || {
             if let Some(why) = attach::check(&places, &name, &device).map_err(attach_trouble)? {
-                return Ok(dead(&name, &why));
+                return Ok(Err(dead(&name, &why)));
             }
-            let Some((path, read_only)) = mount else { return Ok(Finding::Well) };
+            let Some((path, read_only)) = mount else { return Ok(Err(Finding::Well)) };
             let condition = filesystem::probe(&device, &path, read_only, thorough);
-            Ok(judge(&name, &path, condition.map_err(filesystem_trouble)?))
+            let condition = condition.map_err(filesystem_trouble)?;
+            Ok(Ok((path, condition)))
         });
-        found.await.unwrap_or_else(Finding::Remark)
+        let found = match found.await {
+            Ok(Ok((path, condition))) => self
+                .cause_of(volume, condition)
+                .await
+                .map(|condition| judge(volume, &path, condition)),
+            Ok(Err(finding)) => Ok(finding),
+            Err(trouble) => Err(trouble),
+        };
+        found.unwrap_or_else(Finding::Remark)
     }
 
     fn is_running(&self, pid: u32) -> bool {

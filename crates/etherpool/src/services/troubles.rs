@@ -3,10 +3,11 @@
 
 use std::path::Path;
 
+use block::FsType;
 use control::api::{ApiError, ErrorCode};
 use control::reconcile::Fault;
 use frontend::attach::AttachError;
-use frontend::filesystem::{Condition, Contents, FilesystemError};
+use frontend::filesystem::{Condition, Contents, FilesystemError, Twin};
 
 use super::platform::{Finding, Trouble};
 
@@ -22,7 +23,7 @@ pub fn judge(name: &block::VolumeName, path: &Path, condition: Condition) -> Fin
     let at = path.display();
     match condition {
         Condition::Well => Finding::Well,
-        Condition::Dead(why) => dead(name, &why),
+        Condition::Dead(why) | Condition::Stopped(why) => dead(name, &why),
         Condition::NotMounted(other) => {
             let instead = other.map_or_else(String::new, |other| format!(", {other} is"));
             let error =
@@ -107,6 +108,21 @@ pub fn filesystem_trouble(error: FilesystemError) -> Trouble {
             ErrorCode::Io,
             Some("see `etherpool status` whether its pool answers, then try again".to_owned()),
         ),
+        FilesystemError::TooSmall { fstype, .. } => (
+            ErrorCode::Invalid,
+            Some(format!("grow the volume (etherpool volume extend), or choose another file system than {fstype}")),
+        ),
+        FilesystemError::NeedsReplay { .. } => (
+            ErrorCode::Refused,
+            Some("mount it once, which replays the log, and unmount it; then check it".to_owned()),
+        ),
+        FilesystemError::NoDriver { fstype, .. } => (
+            ErrorCode::Unavailable,
+            Some(format!(
+                "load the kernel's module (modprobe {fstype}), or start a kernel that has it; its file \
+                 system is left as it is"
+            )),
+        ),
         FilesystemError::System { source, .. } if is_of_device(source) => (
             ErrorCode::Io,
             Some("its block device gave an error: see `etherpool status` and the kernel's log (dmesg)".to_owned()),
@@ -117,6 +133,8 @@ pub fn filesystem_trouble(error: FilesystemError) -> Trouble {
         ),
         FilesystemError::MissingCapability { .. }
         | FilesystemError::NotMountable { .. }
+        | FilesystemError::NotKnown { .. }
+        | FilesystemError::SameUuid { .. }
         | FilesystemError::NoTool(_)
         | FilesystemError::Tool { .. }
         | FilesystemError::System { .. } => (ErrorCode::Io, None),
@@ -136,13 +154,34 @@ fn is_of_device(source: &std::io::Error) -> bool {
     Errno::from_io_error(source).is_some_and(|error| of_device.contains(&error))
 }
 
-/// What to do about a mount that the system refused.
+/// What to do about a mount that the system refused, or a file system that isn't one.
 pub fn not_mountable(error: FilesystemError, name: &str) -> ApiError {
     let told = ApiError::new(ErrorCode::Io, error.to_string());
     match error {
-        FilesystemError::NotMountable { contents, .. } => contents_trouble(told, &contents, name),
+        FilesystemError::NotMountable { contents, .. }
+        | FilesystemError::NotKnown { contents, .. } => contents_trouble(told, &contents, name),
+        FilesystemError::SameUuid { fstype, whose, .. } => same_uuid(told, fstype, &whose, name),
         _ => told,
     }
+}
+
+/// What to do about a copy of a file system that is in use.
+fn same_uuid(told: ApiError, fstype: FsType, whose: &Twin, name: &str) -> ApiError {
+    ApiError { code: ErrorCode::Busy, ..told }.remedy(match (whose, fstype) {
+        (Twin::Held, _) => "end what holds files of the other one: `etherpool status` names what had \
+                            files open when its device was lost; it is tried again by itself"
+            .to_owned(),
+        (Twin::MountedAt(_), FsType::Xfs) => format!(
+            "it is a copy; mount it with the option nouuid (etherpool volume mount {name} DIRECTORY \
+             -o nouuid), or give it a UUID of its own: xfs_admin -U generate on the block device that \
+             `etherpool volume attach {name}` makes"
+        ),
+        (Twin::MountedAt(_), _) => format!(
+            "it is a copy; unmount the other one first, or give this one a UUID of its own: btrfstune \
+             -u on the block device that `etherpool volume attach {name}` makes; Linux 6.7 and later \
+             mount both"
+        ),
+    })
 }
 
 /// What to do about a volume that can't be mounted, by what it carries. To make a file system is
@@ -150,11 +189,11 @@ pub fn not_mountable(error: FilesystemError, name: &str) -> ApiError {
 pub fn contents_trouble(error: ApiError, contents: &Contents, name: &str) -> ApiError {
     error.remedy(match contents {
         Contents::Blank => format!("make a file system first: etherpool volume mkfs {name}"),
-        Contents::Carries { known: true, .. } => format!(
+        Contents::Carries { fstype: Some(_), .. } => format!(
             "look at the mount's options, and at the file system: etherpool volume check {name}"
         ),
-        Contents::Carries { known: false, .. } => format!(
-            "only ext4 is mounted; look at it with other programs on the block device that \
+        Contents::Carries { fstype: None, .. } => format!(
+            "only ext4, xfs and btrfs are mounted; look at it with other programs on the block device that \
              `etherpool volume attach {name}` makes"
         ),
         Contents::Unreadable(_) => {
@@ -173,9 +212,10 @@ mod tests {
             let error = ApiError::new(ErrorCode::Io, "no");
             contents_trouble(error, &contents, "p/v").remedy.unwrap_or_default()
         };
-        let carries = |known| Contents::Carries { found: "something".into(), known };
+        let carries = |fstype| Contents::Carries { found: "something".into(), fstype };
         assert!(remedy(Contents::Blank).contains("etherpool volume mkfs p/v"));
-        for other in [carries(true), carries(false), Contents::Unreadable("EIO".into())] {
+        for other in [carries(Some(FsType::Xfs)), carries(None), Contents::Unreadable("EIO".into())]
+        {
             let remedy = remedy(other);
             assert!(!remedy.is_empty());
             for word in ["mkfs", "force", "reset"] {

@@ -13,17 +13,17 @@ use tokio::process::Command;
 
 use block::{
     Answer, BLOCK_BYTES, BlockDevice, BufferMut, Completion, Done, DurabilityClass, FsType,
-    Geometry, Instance, IoError, Operation, SECTOR_BYTES,
+    Geometry, Instance, IoError, Operation, SECTOR_BYTES, probe::Signature,
 };
 
-use block::probe::Signature;
-
-use super::mount::is_mounted_anywhere;
+use super::mount::{mount_for_growth, mounted_anywhere, unmount};
 use super::tool::{failure, run, run_well};
-use super::{FilesystemError, blocking};
+use super::{FilesystemError, blocking, btrfs, xfs};
 
 /// Tools write through the volume, which may be degraded and slow; but not for ever.
 pub(super) const TOOL_LIMIT: Duration = Duration::from_secs(3600);
+/// Longest label of ext4.
+const EXT4_LABEL_BYTES_MAX: usize = 16;
 /// Share of the space that only root may fill, in percent: the tool's own five are a lot of a large
 /// volume.
 const RESERVED_PERCENT: &str = "1";
@@ -33,7 +33,7 @@ const RESERVED_PERCENT: &str = "1";
 pub struct MkfsOptions {
     /// Which one.
     pub fstype: FsType,
-    /// Its label, at most 16 bytes count.
+    /// Its label, of which counts what the file system has room for.
     pub label: Option<String>,
     /// Overwrite what is recognised on the device.
     pub force: bool,
@@ -56,7 +56,7 @@ pub async fn check_mkfs(device: PathBuf, force: bool) -> Result<(), FilesystemEr
 
 /// Makes a file system on `device`. `progress` gets what the tool says, piece by piece.
 ///
-/// Blocks are 4 KiB, the engine's own; a loop device can't tell. Inode tables are left to the
+/// Blocks are 4 KiB, the engine's own; a loop device can't tell. Of ext4, inode tables are left to the
 /// kernel (lazily, by write-zeroes), the journal is zeroed at once, so that nothing old is ever
 /// replayed.
 pub async fn mkfs(
@@ -72,26 +72,55 @@ pub async fn mkfs(
             // Once: don't ask. It still refuses a device that is mounted.
             command.args(["-F", "-E", "lazy_itable_init=1,lazy_journal_init=0"]);
             if let Some(label) = &options.label {
-                command.arg("-L").arg(label);
+                command.arg("-L").arg(cut(label, EXT4_LABEL_BYTES_MAX));
             }
             command.arg("--").arg(&device);
             run_well("mke2fs", &mut command, TOOL_LIMIT, progress).await?;
         }
+        FsType::Xfs => xfs::make(&device, options.label.as_deref(), progress).await?,
+        FsType::Btrfs => btrfs::make(&device, options.label.as_deref(), progress).await?,
     }
-    Ok(())
+    // What a tool left of the former contents would be found beside it for ever.
+    let (looked_at, fstype) = (device.clone(), options.fstype);
+    match blocking(move || Ok(recognise(&looked_at))).await? {
+        Contents::Carries { fstype: Some(found), .. } if found == fstype => Ok(()),
+        contents => Err(FilesystemError::NotKnown { device, contents }),
+    }
 }
 
-/// Grows the file system on `device` to the device's size: under its users when it is mounted (the
-/// kernel wants CAP_SYS_RESOURCE for that), else after a check.
+/// The beginning of `label` that a file system has room for.
+pub(super) fn cut(label: &str, bytes_max: usize) -> &str {
+    &label[..label.floor_char_boundary(bytes_max)]
+}
+
+/// Refuses what the tool would, with its usage for an answer.
+pub(super) fn check_size(
+    device: &Path,
+    fstype: FsType,
+    min_bytes: u64,
+) -> Result<(), FilesystemError> {
+    let size = File::open(device).and_then(|mut file| file.seek(SeekFrom::End(0)));
+    match size {
+        Ok(bytes) if bytes >= min_bytes => Ok(()),
+        Ok(_) => Err(FilesystemError::TooSmall { device: device.to_owned(), fstype, min_bytes }),
+        Err(error) => Err(FilesystemError::system(format!("{}", device.display()), error)),
+    }
+}
+
+/// Grows the file system on `device` to the device's size: under its users when it is mounted (for ext4
+/// the kernel wants CAP_SYS_RESOURCE for that). Else ext4 is checked first; the others, which grow while
+/// they are mounted only, are mounted at `scratch` meanwhile, a directory of this process's own.
 pub async fn grow(
     device: PathBuf,
     fstype: FsType,
-    progress: impl FnMut(&str),
+    scratch: &Path,
+    mut progress: impl FnMut(&str),
 ) -> Result<(), FilesystemError> {
     let looked_at = device.clone();
-    let mounted = blocking(move || is_mounted_anywhere(&looked_at)).await?;
+    let mounted_at = blocking(move || mounted_anywhere(&looked_at)).await?;
     match fstype {
         FsType::Ext4 => {
+            let mounted = mounted_at.is_some();
             if mounted && !has_resource_capability() {
                 return Err(FilesystemError::MissingCapability {
                     what: "growing a mounted ext4",
@@ -103,15 +132,33 @@ pub async fn grow(
             }
             let mut command = Command::new("resize2fs");
             command.args(["-p", "--"]).arg(&device);
-            run_well("resize2fs", &mut command, TOOL_LIMIT, progress).await?;
+            run_well("resize2fs", &mut command, TOOL_LIMIT, progress).await.map(drop)
+        }
+        FsType::Xfs | FsType::Btrfs => {
+            if let Some(mounted_at) = mounted_at {
+                return grow_at(&mounted_at, fstype, &mut progress).await;
+            }
+            mount_for_growth(device.clone(), scratch.to_owned(), fstype).await?;
+            let grown = grow_at(scratch, fstype, &mut progress).await;
+            grown.and(unmount(device, scratch.to_owned()).await)
         }
     }
-    Ok(())
 }
 
-/// Whether this process may grow a mounted file system. Containers often lack the right.
-pub fn can_grow_mounted() -> bool {
-    has_resource_capability()
+async fn grow_at(
+    mounted_at: &Path,
+    fstype: FsType,
+    progress: &mut impl FnMut(&str),
+) -> Result<(), FilesystemError> {
+    match fstype {
+        FsType::Btrfs => btrfs::grow(mounted_at, progress).await,
+        _ => xfs::grow(mounted_at, progress).await,
+    }
+}
+
+/// Whether this process may grow a file system that is mounted. Containers often lack the right for ext4.
+pub fn can_grow_mounted(fstype: FsType) -> bool {
+    fstype != FsType::Ext4 || has_resource_capability()
 }
 
 fn has_resource_capability() -> bool {
@@ -140,9 +187,11 @@ pub async fn check(device: PathBuf, fstype: FsType) -> Result<(), FilesystemErro
             if outcome.code != Some(0) {
                 return Err(failure("e2fsck", outcome));
             }
+            Ok(())
         }
+        FsType::Xfs => xfs::check(&device).await,
+        FsType::Btrfs => btrfs::check(&device).await,
     }
-    Ok(())
 }
 
 /// What a device carries, as far as it can be told.
@@ -154,8 +203,8 @@ pub enum Contents {
     Carries {
         /// What, in words.
         found: String,
-        /// Whether it is a file system of a kind that volumes carry.
-        known: bool,
+        /// The file system, if it is one, and one only, of those that volumes carry.
+        fstype: Option<FsType>,
     },
     /// It can't be told.
     Unreadable(String),
@@ -171,6 +220,14 @@ impl fmt::Display for Contents {
     }
 }
 
+/// The file system that a device carries.
+pub async fn kind_of(device: PathBuf) -> Result<FsType, FilesystemError> {
+    match contents(device.clone()).await? {
+        Contents::Carries { fstype: Some(fstype), .. } => Ok(fstype),
+        contents => Err(FilesystemError::NotKnown { device, contents }),
+    }
+}
+
 /// Looks at what a device carries.
 pub async fn contents(device: PathBuf) -> Result<Contents, FilesystemError> {
     blocking(move || Ok(recognise(&device))).await
@@ -180,8 +237,7 @@ pub(super) fn recognise(device: &Path) -> Contents {
     match signatures(device) {
         Ok(signatures) if signatures.is_empty() => Contents::Blank,
         Ok(signatures) => {
-            let known = signatures.contains(&Signature::Ext);
-            Contents::Carries { found: in_words(&signatures), known }
+            Contents::Carries { found: in_words(&signatures), fstype: known_of(&signatures) }
         }
         Err(why) => Contents::Unreadable(why),
     }
@@ -205,6 +261,16 @@ pub(super) fn signatures(device: &Path) -> Result<Vec<Signature>, String> {
         // The reader below answers at once.
         None => Err("no answer".to_owned()),
     }
+}
+
+fn known_of(signatures: &[Signature]) -> Option<FsType> {
+    let mut known = signatures.iter().filter_map(|signature| match signature {
+        Signature::Ext => Some(FsType::Ext4),
+        Signature::Xfs => Some(FsType::Xfs),
+        Signature::Btrfs => Some(FsType::Btrfs),
+        _ => None,
+    });
+    known.next().filter(|_| known.next().is_none())
 }
 
 /// A device for the recogniser: reads at once, and nothing else.

@@ -4,6 +4,7 @@
 //! Runs in the services' process on tokio. What may wait for the volume runs on tokio's blocking
 //! threads.
 
+mod btrfs;
 mod holders;
 mod make;
 mod mount;
@@ -11,18 +12,26 @@ mod place;
 mod probe;
 mod shrink;
 mod tool;
+mod twins;
+mod xfs;
 
 use std::io;
 use std::path::PathBuf;
 
+use block::FsType;
+use block::size::Human;
+
 pub use holders::{Holder, holders};
-pub use make::{Contents, MkfsOptions, can_grow_mounted, check, check_mkfs, contents, grow, mkfs};
-pub(crate) use mount::device_number;
+pub use make::{
+    Contents, MkfsOptions, can_grow_mounted, check, check_mkfs, contents, grow, kind_of, mkfs,
+};
+pub(crate) use mount::is_on;
 pub use mount::{Mounted, check_place, is_mounted, mount, shutdown, unmount};
 pub use place::{NeededDirectory, PlaceRules};
 pub(crate) use probe::is_fatal;
 pub use probe::{Condition, probe};
 pub use shrink::{Extent, Shrinking, extent, shrink, smallest};
+pub use twins::Twin;
 
 /// Why an operation on a file system failed.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +43,56 @@ pub enum FilesystemError {
         device: PathBuf,
         /// What was recognised.
         found: String,
+    },
+    /// The device doesn't carry one file system of a known kind.
+    #[error("{device} has no file system that is known here; {contents}")]
+    NotKnown {
+        /// The device.
+        device: PathBuf,
+        /// What it carries.
+        contents: Contents,
+    },
+    /// The device is smaller than a file system of that kind can be.
+    #[error("{device} is too small for {fstype}, which needs {}", Human(*min_bytes))]
+    TooSmall {
+        /// The device.
+        device: PathBuf,
+        /// The kind.
+        fstype: FsType,
+        /// How large the smallest is.
+        min_bytes: u64,
+    },
+    /// The log has changes that are nowhere else, and only the kernel replays it.
+    #[error(
+        "{device} was not unmounted in order: changes in its log have to be replayed before it can be checked"
+    )]
+    NeedsReplay {
+        /// The device.
+        device: PathBuf,
+    },
+    /// A file system with the same UUID is in use.
+    #[error("mounting {device} at {target}: a {fstype} with the same UUID, {uuid}, {whose}")]
+    SameUuid {
+        /// The device.
+        device: PathBuf,
+        /// The mount point.
+        target: PathBuf,
+        /// Its kind.
+        fstype: FsType,
+        /// The UUID.
+        uuid: String,
+        /// Where the other is.
+        whose: Twin,
+    },
+    /// The kernel doesn't know the kind.
+    #[error("mounting {device} at {target}: this kernel has no driver for {fstype}")]
+    NoDriver {
+        /// The device.
+        device: PathBuf,
+        /// The mount point.
+        target: PathBuf,
+        /// The kind.
+        fstype: FsType,
     },
     /// The mount point isn't one that may be used.
     #[error("mount point {path}: {reason}")]
@@ -78,7 +137,8 @@ pub enum FilesystemError {
     },
     /// A tool isn't installed.
     #[error(
-        "{0} is not installed or not executable; install the package that has it (e2fsprogs for ext4)"
+        "{0} is not installed or not executable; install the package that has it (e2fsprogs for ext4, \
+         xfsprogs, btrfs-progs)"
     )]
     NoTool(&'static str),
     /// A tool failed.

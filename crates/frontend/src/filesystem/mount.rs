@@ -2,8 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use super::holders::{Holder, holders};
 use super::make::recognise;
 use super::place::{Place, check_now};
+use super::twins::{Twin, mounted_twin, uuid_of};
 use super::{FilesystemError, PlaceRules, blocking};
 use crate::kernel;
 
@@ -67,7 +67,7 @@ fn mount_now(
     let expected = device_number(device)?;
     // A mount point whose file system is dead answers nothing: look at the table first.
     if let Some(entry) = mount_entry(target)? {
-        if entry.device == expected && entry.kind == fstype.name() {
+        if entry.is_of(expected) && entry.kind == fstype.name() {
             return Ok(Mounted::Before);
         }
         let (target, source_name) = (entry.target, entry.source);
@@ -80,20 +80,19 @@ fn mount_now(
         let remedy = "name the directory itself".to_owned();
         return Err(FilesystemError::MountPoint { path: target.to_owned(), reason, remedy });
     }
-    let (flags, data) = parse_options(options);
-    let data = std::ffi::CString::new(data)
-        .map_err(|error| FilesystemError::system("mount options", io::Error::other(error)))?;
-    rustix::mount::mount(device, place.handle(), fstype.name(), flags, data.as_c_str()).map_err(
-        |error| FilesystemError::NotMountable {
-            device: device.to_owned(),
-            target: target.to_owned(),
-            source: error.into(),
-            contents: recognise(device),
-        },
-    )?;
+    let what = MountCall { device, on: &place.handle(), fstype, options };
+    let mounted = match what.perform() {
+        // What refuses is the one that this one replaces: it was shut down and its device taken away, but
+        // programs hold files of it. A copy that is in use would be in sight.
+        Err(Errno::INVAL) if fstype == FsType::Xfs && rules.comes_back && !has_twin(&what)? => {
+            MountCall { options: &format!("{options},nouuid"), ..what }.perform()
+        }
+        done => done,
+    };
+    mounted.map_err(|error| what.refused(target, error))?;
     // Where whoever unmounts it will look.
     match mount_entry(target)? {
-        Some(entry) if entry.device == expected && entry.kind == fstype.name() => Ok(Mounted::Now),
+        Some(entry) if entry.is_of(expected) && entry.kind == fstype.name() => Ok(Mounted::Now),
         _ => {
             unmount_everywhere(expected)?;
             Err(FilesystemError::NotMounted(target.to_owned()))
@@ -101,11 +100,72 @@ fn mount_now(
     }
 }
 
+/// Mounts `device` at `target`, a directory of this process's own, for as long as it takes to grow.
+pub(super) async fn mount_for_growth(
+    device: PathBuf,
+    target: PathBuf,
+    fstype: FsType,
+) -> Result<(), FilesystemError> {
+    blocking(move || {
+        std::fs::create_dir_all(&target).map_err(|error| {
+            FilesystemError::system(format!("creating {}", target.display()), error)
+        })?;
+        let what = MountCall { device: &device, on: &target, fstype, options: "noexec" };
+        what.perform().map_err(|error| what.refused(&target, error))
+    })
+    .await
+}
+
+/// A call to the kernel.
+#[derive(Clone, Copy)]
+struct MountCall<'a> {
+    device: &'a Path,
+    /// A path that leads to the mount point.
+    on: &'a Path,
+    fstype: FsType,
+    options: &'a str,
+}
+
+impl MountCall<'_> {
+    fn perform(&self) -> Result<(), Errno> {
+        let (flags, data) = parse_options(self.options);
+        let data = std::ffi::CString::new(data).map_err(|_| Errno::INVAL)?;
+        rustix::mount::mount(self.device, self.on, self.fstype.name(), flags, data.as_c_str())
+    }
+
+    /// What the kernel's refusal means.
+    fn refused(&self, target: &Path, error: Errno) -> FilesystemError {
+        let (device, target, fstype) = (self.device.to_owned(), target.to_owned(), self.fstype);
+        if error == Errno::NODEV {
+            return FilesystemError::NoDriver { device, target, fstype };
+        }
+        // btrfs says so, XFS says that something is wrong.
+        let expected = [(FsType::Btrfs, Errno::EXIST), (FsType::Xfs, Errno::INVAL)];
+        let twin = expected.contains(&(fstype, error)).then(|| {
+            let uuid = uuid_of(&device, fstype)?;
+            let mounted = mounted_twin(device_number(&device).ok()?, fstype, &uuid).ok()?;
+            let whose = mounted.map(Twin::MountedAt);
+            Some((uuid, whose.or((error == Errno::EXIST).then_some(Twin::Held))?))
+        });
+        if let Some((uuid, whose)) = twin.flatten() {
+            return FilesystemError::SameUuid { device, target, fstype, uuid, whose };
+        }
+        let contents = recognise(&device);
+        FilesystemError::NotMountable { device, target, source: error.into(), contents }
+    }
+}
+
+/// Whether a file system of the same UUID is mounted in sight.
+fn has_twin(what: &MountCall<'_>) -> Result<bool, FilesystemError> {
+    let Some(uuid) = uuid_of(what.device, what.fstype) else { return Ok(false) };
+    Ok(mounted_twin(device_number(what.device)?, what.fstype, &uuid)?.is_some())
+}
+
 /// Takes back a mount whose directory was moved while it was made.
 fn unmount_everywhere(device: (u32, u32)) -> Result<(), FilesystemError> {
     let mounts = kernel::mounts()
         .map_err(|error| FilesystemError::system("reading the mount table", error))?;
-    for entry in mounts.iter().rev().filter(|entry| entry.device == device) {
+    for entry in mounts.iter().rev().filter(|entry| entry.is_of(device)) {
         rustix::mount::unmount(&entry.target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
             .map_err(|error| failed(&entry.target, error))?;
     }
@@ -115,15 +175,23 @@ fn unmount_everywhere(device: (u32, u32)) -> Result<(), FilesystemError> {
 /// Whether `device` is what is mounted at `target`.
 pub fn is_mounted(device: &Path, target: &Path) -> Result<bool, FilesystemError> {
     let expected = device_number(device)?;
-    Ok(mount_entry(target)?.is_some_and(|entry| entry.device == expected))
+    Ok(mount_entry(target)?.is_some_and(|entry| entry.is_of(expected)))
 }
 
-/// Whether `device` is mounted at all, as far as this process can see.
-pub(super) fn is_mounted_anywhere(device: &Path) -> Result<bool, FilesystemError> {
+/// Whether what was opened is on the file system of `device`.
+pub(crate) fn is_on(opened: BorrowedFd<'_>, device: &Path) -> Result<bool, FilesystemError> {
+    let expected = device_number(device)?;
+    let entry = kernel::mount_of(opened)
+        .map_err(|error| FilesystemError::system("reading the mount table", error))?;
+    Ok(entry.is_some_and(|entry| entry.is_of(expected)))
+}
+
+/// Where `device` is mounted, as far as this process can see.
+pub(super) fn mounted_anywhere(device: &Path) -> Result<Option<PathBuf>, FilesystemError> {
     let expected = device_number(device)?;
     let mounts = kernel::mounts()
         .map_err(|error| FilesystemError::system("reading the mount table", error))?;
-    Ok(mounts.iter().any(|entry| entry.device == expected))
+    Ok(mounts.into_iter().find(|entry| entry.is_of(expected)).map(|entry| entry.target))
 }
 
 /// Unmounts `device` from `target`, which writes everything back. Refused with the names of those who
@@ -175,12 +243,14 @@ pub async fn shutdown(device: PathBuf, target: PathBuf) -> Result<Vec<Holder>, F
     blocking(move || {
         let mut remaining = Vec::new();
         let ours = device_number(&device)?;
-        while let Some(entry) = mount_entry(&target)?.filter(|entry| entry.device == ours) {
+        while let Some(entry) = mount_entry(&target)?.filter(|entry| entry.is_of(ours)) {
             let target = entry.target;
             // Opening the root of a mounted file system needs no I/O. It fails on one that has
             // stopped by itself, which is as good.
+            // btrfs can't be, before Linux 6.19; its device, which is dead, keeps it from writing.
             if let Ok(root) = File::open(&target)
                 && let Err(error) = os::ioctl::shutdown_filesystem(root.as_fd())
+                && !(entry.kind == FsType::Btrfs.name() && is_unknown_call(&error))
             {
                 tracing::warn!(target = %target.display(), %error, "the file system can't be shut down");
             }
@@ -197,6 +267,11 @@ pub async fn shutdown(device: PathBuf, target: PathBuf) -> Result<Vec<Holder>, F
         Ok(remaining)
     })
     .await
+}
+
+fn is_unknown_call(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    errno.is_some_and(|errno| matches!(errno, Errno::NOTTY | Errno::OPNOTSUPP))
 }
 
 fn failed(target: &Path, error: Errno) -> FilesystemError {
@@ -217,11 +292,9 @@ fn real(target: &Path) -> PathBuf {
 }
 
 /// Major and minor number of a block device.
-pub(crate) fn device_number(device: &Path) -> Result<(u32, u32), FilesystemError> {
-    let metadata = std::fs::metadata(device)
-        .map_err(|error| FilesystemError::system(format!("{}", device.display()), error))?;
-    let number = metadata.rdev();
-    Ok((rustix::fs::major(number), rustix::fs::minor(number)))
+pub(super) fn device_number(device: &Path) -> Result<(u32, u32), FilesystemError> {
+    kernel::device_number(device)
+        .map_err(|error| FilesystemError::system(format!("{}", device.display()), error))
 }
 
 /// What of `options` is the kernel's own, and what the file system's.

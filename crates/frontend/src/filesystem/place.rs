@@ -242,7 +242,7 @@ fn check_mounts(
         .map_err(|error| FilesystemError::system("reading the mount table", error))?;
     let at = |entry: &&MountEntry| entry.target == resolved;
     if let Some(entry) = mounts.iter().rev().find(at) {
-        if device == Some(entry.device) {
+        if device.is_some_and(|device| entry.is_of(device)) {
             return Ok(true);
         }
         let (target, source_name) = (resolved.to_owned(), entry.source.clone());

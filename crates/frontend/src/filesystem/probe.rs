@@ -4,12 +4,12 @@
 use std::io;
 use std::path::Path;
 
-use block::{BLOCK_BYTES, BufferMut};
+use block::{BLOCK_BYTES, BufferMut, FsType};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::mount::mount_entry;
-use super::{FilesystemError, device_number};
+use super::FilesystemError;
+use super::mount::{device_number, mount_entry};
 use crate::kernel::MountEntry;
 
 /// How a mount is doing.
@@ -24,6 +24,8 @@ pub enum Condition {
     /// The file system found damage in itself and refuses writes; mounting it anew would only spread
     /// that.
     Damaged(String),
+    /// It has stopped for ever, and doesn't say why: errors of its device, then it is dead, or damage.
+    Stopped(String),
     /// Somebody made it read-only.
     ReadOnly,
 }
@@ -44,7 +46,7 @@ pub fn probe(
 ) -> Result<Condition, FilesystemError> {
     let expected = device_number(device)?;
     let look = || mount_entry(target);
-    let ours = |entry: &MountEntry| entry.device == expected;
+    let ours = |entry: &MountEntry| entry.is_of(expected);
     let mut entry = look()?;
     if !entry.as_ref().is_some_and(ours) {
         // The table is read in pieces: one that changes meanwhile may hide a line.
@@ -54,19 +56,21 @@ pub fn probe(
         Some(entry) if ours(&entry) => entry,
         other => return Ok(Condition::NotMounted(other.map(|entry| entry.source))),
     };
-    let damage = || damage_of(device);
-    if let Some(condition) = by_options(&entry, read_only, damage) {
+    let by_itself = |entry: &MountEntry| {
+        by_options(entry, read_only, || damage_of(device)).or_else(|| shut_down_by_itself(entry))
+    };
+    if let Some(condition) = by_itself(&entry) {
         return Ok(condition);
     }
     if read_only || !thorough {
         return Ok(Condition::Well);
     }
-    match write(&entry.target, device) {
+    match write(&entry, device) {
         Ok(()) => Ok(Condition::Well),
         Err(error) if is_fatal(error) => {
             // A file system that has just stopped by itself says more in the table than by its errors.
             let now = look()?.filter(ours);
-            let told = now.and_then(|entry| by_options(&entry, read_only, damage));
+            let told = now.as_ref().and_then(by_itself);
             Ok(told.unwrap_or_else(|| Condition::Dead(io::Error::from(error).to_string())))
         }
         Err(error) => {
@@ -89,6 +93,9 @@ fn by_options(
         Some(Condition::Dead("the file system was shut down".to_owned()))
     } else if stopped {
         Some(match damage() {
+            _ if entry.kind != FsType::Ext4.name() => {
+                Condition::Stopped(format!("{} made itself read-only", entry.kind))
+            }
             Some(damage) => Condition::Damaged(damage),
             None => Condition::Dead("errors of the device made it read-only".to_owned()),
         })
@@ -97,6 +104,14 @@ fn by_options(
     } else {
         None
     }
+}
+
+/// An XFS that has shut itself down says so to whoever asks for one of its inodes, for which it needs no
+/// device, and nowhere else.
+fn shut_down_by_itself(entry: &MountEntry) -> Option<Condition> {
+    let is_shut_down = entry.kind == FsType::Xfs.name()
+        && rustix::fs::stat(&entry.target).err() == Some(Errno::IO);
+    is_shut_down.then(|| Condition::Stopped("xfs has shut itself down".to_owned()))
 }
 
 /// Why an ext4 that made itself read-only did so, when it wasn't for errors of its device. Where that
@@ -117,9 +132,12 @@ fn damage_of(device: &Path) -> Option<String> {
 }
 
 /// Writes a file without a name: nobody sees it, and it goes with its descriptor.
-fn write(root: &Path, device: &Path) -> Result<(), Errno> {
+fn write(entry: &MountEntry, device: &Path) -> Result<(), Errno> {
+    let root = &entry.target;
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     match rustix::fs::open(root, flags, Mode::RUSR | Mode::WUSR) {
+        // It spares itself the writing of a file that nothing leads to.
+        Ok(file) if entry.kind == FsType::Btrfs.name() => rustix::fs::syncfs(file),
         Ok(file) => rustix::fs::fsync(file),
         // Full is not dead, though a dead one may call itself full: it can't be written back. Where there
         // is nothing to write back, or not yet, it can't be read.
@@ -150,12 +168,22 @@ mod tests {
     use super::*;
 
     fn told(options: &str, super_options: &str, read_only: bool) -> Option<Condition> {
+        told_of("ext4", options, super_options, read_only)
+    }
+
+    fn told_of(
+        kind: &str,
+        options: &str,
+        super_options: &str,
+        read_only: bool,
+    ) -> Option<Condition> {
         let entry = MountEntry {
+            id: 1,
             device: (7, 0),
             root: "/".into(),
             target: "/srv/v".into(),
             options: options.into(),
-            kind: "ext4".into(),
+            kind: kind.into(),
             source: "/dev/loop0".into(),
             super_options: super_options.into(),
         };
@@ -173,6 +201,9 @@ mod tests {
         assert_eq!(told("rw", "ro", false), damaged());
         assert_eq!(told("rw", "rw,emergency_ro", false), damaged());
         assert_eq!(told("ro", "ro,emergency_ro", true), damaged());
+        let btrfs = |options, super_options| told_of("btrfs", options, super_options, false);
+        assert!(matches!(btrfs("rw,noatime", "ro,subvol=/"), Some(Condition::Stopped(_))));
+        assert_eq!(btrfs("ro", "ro,subvol=/"), Some(Condition::ReadOnly));
         for dead in ["rw,shutdown", "rw,emergency_ro,shutdown"] {
             assert!(matches!(told("rw", dead, false), Some(Condition::Dead(_))), "{dead}");
         }

@@ -8,7 +8,7 @@ use block::probe::Signature;
 use tokio::process::Command;
 
 use super::make::{TOOL_LIMIT, in_words, repair, signatures};
-use super::mount::is_mounted_anywhere;
+use super::mount::mounted_anywhere;
 use super::tool::run_well;
 use super::{FilesystemError, blocking};
 
@@ -87,7 +87,7 @@ pub async fn shrink(
     progress: impl FnMut(&str),
 ) -> Result<(), FilesystemError> {
     let looked_at = device.clone();
-    if blocking(move || is_mounted_anywhere(&looked_at)).await? {
+    if blocking(move || mounted_anywhere(&looked_at)).await?.is_some() {
         let why = std::io::Error::other("it is mounted");
         return Err(FilesystemError::system("making a file system smaller", why));
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -211,9 +211,7 @@ fn open_root(root: &Path, device: &Path) -> Result<OwnedFd, FtpError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let opened = rustix::fs::open(root, flags, Mode::empty()).map_err(|_| not_mounted())?;
     // What was opened, not what the table said a moment ago.
-    let number = rustix::fs::fstat(&opened).map_err(|_| not_mounted())?.st_dev;
-    let found = (rustix::fs::major(number), rustix::fs::minor(number));
-    if found != filesystem::device_number(device)? {
+    if !filesystem::is_on(opened.as_fd(), device)? {
         return Err(not_mounted());
     }
     Ok(opened)

@@ -7,13 +7,14 @@
 use std::cell::RefCell;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::rc::Rc;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use block::VolumeName;
 use block::{Buffer, IoError, SectorRange};
+use block::{FsType, VolumeName};
 use frontend::attach::{self, Detach, Places};
 use frontend::filesystem::PlaceRules;
 use frontend::fuse::{
@@ -37,6 +38,20 @@ pub fn possible(test: &str) -> bool {
     };
     shout(&format!("{test}: needs {missing}, which is not here"));
     false
+}
+
+/// Whether the kernel has a driver for a file system, or gets one; says so loudly when not.
+pub fn has_driver(test: &str, fstype: FsType) -> bool {
+    let known = || {
+        let list = std::fs::read_to_string("/proc/filesystems").unwrap();
+        list.lines().any(|line| line.split_whitespace().last() == Some(fstype.name()))
+    };
+    let loaded = || Command::new("modprobe").arg(fstype.name()).status().is_ok_and(|s| s.success());
+    let found = known() || (loaded() && known());
+    if !found {
+        shout(&format!("{test}: needs a kernel with {fstype}, which this is not"));
+    }
+    found
 }
 
 /// Whether requests are to come by a ring.
@@ -171,6 +186,11 @@ impl TestVolume {
         self.root.path().join("mnt")
     }
 
+    /// A directory of the test's own, for a mount that lasts a moment.
+    pub fn scratch(&self) -> PathBuf {
+        self.root.path().join("scratch")
+    }
+
     pub fn place_rules(&self) -> PlaceRules {
         PlaceRules { roots: vec![self.root.path().to_owned()], ..PlaceRules::default() }
     }
@@ -185,9 +205,11 @@ impl TestVolume {
 impl Drop for TestVolume {
     fn drop(&mut self) {
         // Only what a failed test left: errors would hide its own.
-        let target = self.mount_point().canonicalize().unwrap_or_else(|_| self.mount_point());
-        let how = rustix::mount::UnmountFlags::DETACH;
-        while rustix::mount::unmount(&target, how).is_ok() {}
+        for target in [self.mount_point(), self.scratch()] {
+            let target = target.canonicalize().unwrap_or(target);
+            let how = rustix::mount::UnmountFlags::DETACH;
+            while rustix::mount::unmount(&target, how).is_ok() {}
+        }
         self.control.change(|state| state.hold_writes = false);
         self.file = None;
         let _ = attach::detach(&self.places, &self.name, Detach::Abort);
