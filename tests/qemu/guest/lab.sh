@@ -13,8 +13,6 @@ logs() {
         tail -n 40 "$log"
     done
 }
-# Fails with the lab's logs on the console.
-check() { "$@" || { logs; fail "failed: $*"; }; }
 
 check etherpool lab up --nodes 3 --disks 1 --size 192M
 mark UP "$(etherpool lab status | tr '\n' ';')"
