@@ -142,13 +142,11 @@ const SPACE_ERROR: u64 = 90;
 pub fn conditions(seen: &Seen<'_>) -> Vec<Condition> {
     let mut found = Found(Vec::new());
     match seen.process {
-        None => found.add(
-            Kind::EngineDown,
-            (None, ""),
-            Severity::Error,
-            "the engine doesn't answer: no pool is served".to_owned(),
-            "it is started again by itself; see the supervisor's log",
-        ),
+        None => {
+            let text = "the engine doesn't answer: no pool is served".to_owned();
+            let remedy = "it is started again by itself; see the supervisor's log";
+            found.add(Kind::EngineDown, (None, ""), Severity::Error, text, remedy);
+        }
         Some(process) => {
             for interface in &process.interfaces {
                 let Some(why) = &interface.trouble else { continue };
@@ -336,13 +334,8 @@ fn of_disk(found: &mut Found, pool: &PoolReport, disk: &PoolDisk) {
         }
         DiskState::Refused { why } => {
             let text = format!("pool {name}: disk {place} is not used: {why}");
-            found.add(
-                Kind::DiskRefused,
-                about,
-                Severity::Warning,
-                text,
-                "see `etherpool disk list`",
-            );
+            let remedy = "see `etherpool disk list`";
+            found.add(Kind::DiskRefused, about, Severity::Warning, text, remedy);
         }
         DiskState::Free
         | DiskState::InUse
