@@ -112,7 +112,7 @@ fn one_more(meta: &Metadata, usable: &Usable, layout: Layout) -> Option<(u64, u6
 }
 
 /// Bytes as people read them.
-fn human(bytes: u64) -> String {
+pub(super) fn human(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if bytes < 1024 {
         return format!("{bytes} B");

@@ -111,7 +111,9 @@ impl OpenPool {
         let region = meta.shape().extent_bytes() / u64::from(ExtentShape::REGIONS);
         let dirty: u64 = meta.dirty_regions_of(known).map(|(_, m)| u64::from(m.count_ones())).sum();
         let suspended = match volume.serving() {
-            Serving::Yes | Serving::Gone => self.blocked(meta, known),
+            Serving::Yes | Serving::Gone => {
+                self.blocked(meta, known).or_else(|| volume.lacks_space())
+            }
             Serving::Opening => {
                 let replaying = || "its log is being replayed".to_owned();
                 Some(self.blocked(meta, known).unwrap_or_else(replaying))
