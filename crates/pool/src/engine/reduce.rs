@@ -8,7 +8,7 @@
 
 use std::rc::Rc;
 
-use block::{BLOCK_BYTES, IoError, Lba, SECTOR_BYTES, SectorRange};
+use block::{BLOCK_BYTES, Instant, IoError, Lba, SECTOR_BYTES, SectorRange};
 
 use super::open_pool::OpenPool;
 use super::volume::device::VolumeDevice;
@@ -54,46 +54,41 @@ impl OpenPool {
     }
 
     async fn reduce_now(self: &Rc<Self>, volume: &Rc<Volume>, bytes: u64) -> Result<(), PoolError> {
-        let over = |ended| self.over(ended);
-        let _sizing = self.pool.unless_over(volume.sizing.acquire(1)).await.map_err(over)?;
+        let until = self.pool.runtime.now() + self.pool.limits.administer / 2;
+        let _sizing = self.by(until, volume, volume.sizing.acquire(1)).await?;
         // What waits to be freed is this one's.
-        let _removing = self.pool.unless_over(self.removing.acquire(1)).await.map_err(over)?;
-        self.wait_until_served(volume).await?;
+        let _removing = self.by(until, volume, self.removing.acquire(1)).await?;
+        self.wait_until_served(volume, until).await?;
         let bytes = plan(&self.pool.meta.borrow(), volume.id, bytes)?.bytes;
         // From now on nothing more is asked of what goes.
         let former = volume.size_bytes.replace(bytes);
-        let reduced = self.reduce_quietly(volume, former, bytes).await;
+        let reduced = self.reduce_quietly(volume, (former, bytes), until).await;
         let meta = self.pool.meta.borrow().volumes().get(&volume.id).map(|now| now.bytes);
         volume.size_bytes.set(meta.unwrap_or(bytes));
         volume.changed.notify_all();
         let groups = reduced?;
         // Whoever works on one of them ends before its extents get another owner.
         self.quiet_groups(&groups).await?;
-        self.pool.free_pending().await.map_err(over)
+        self.pool.free_pending().await.map_err(|ended| self.over(ended))
     }
 
     /// Commits it once nothing is under way there; tells which groups went.
     async fn reduce_quietly(
         self: &Rc<Self>,
         volume: &Rc<Volume>,
-        former: u64,
-        bytes: u64,
+        (former, bytes): (u64, u64),
+        until: Instant,
     ) -> Result<Vec<GenerationId>, PoolError> {
         let place = volume.line.enter(block::Access::Write(sectors(bytes, former)));
         let quiet = async {
             place.turn().await;
             volume.destaging.acquire(1).await
         };
-        // Both may wait for disks that never come back. Nothing has changed yet, so it can be given up.
-        let limit = self.pool.limits.administer / 2;
-        let quiet = runtime::timeout(&self.pool.runtime, limit, quiet);
-        let quiet = self.pool.unless_over(quiet).await.map_err(|ended| self.over(ended))?;
-        let Ok(_no_destage) = quiet else {
-            let reason = "what is under way on its end, or in its log, waits for disks; nothing was \
-                          changed: see `etherpool pool show` for the disks to bring back";
-            return Err(self.suspended(volume, reason.to_owned()));
-        };
+        let _no_destage = self.by(until, volume, quiet).await?;
         let planned = self.administer_now(|meta| {
+            if self.pool.runtime.now() > until {
+                return Err(self.given_up(volume));
+            }
             let mut reduction = plan(meta, volume.id, bytes)?;
             Ok((std::mem::take(&mut reduction.records), reduction))
         });
@@ -118,17 +113,38 @@ impl OpenPool {
         if to <= from {
             return Ok(());
         }
-        self.wait_until_served(volume).await?;
+        let until = self.pool.runtime.now() + self.pool.limits.administer / 2;
+        self.wait_until_served(volume, until).await?;
         let zeroed = VolumeDevice::new(Rc::clone(volume)).zero_unseen(sectors(from, to));
         zeroed.await.map_err(|error: IoError| {
             self.suspended(volume, format!("what lies behind its end can't be zeroed: {error}"))
         })
     }
 
-    /// Waits for a volume that is being opened; not for ever.
-    async fn wait_until_served(&self, volume: &Volume) -> Result<(), PoolError> {
-        let (runtime, limit) = (&self.pool.runtime, self.pool.limits.administer / 2);
-        match runtime::timeout(runtime, limit, volume.until_serving()).await {
+    /// Waits for what a change of a volume's size needs, and gives the change up when that takes too long: it may
+    /// wait for disks that never come back, and whoever asked has looked at what is on the volume. Later there may
+    /// be something else.
+    async fn by<T>(
+        &self,
+        until: Instant,
+        volume: &Volume,
+        work: impl Future<Output = T>,
+    ) -> Result<T, PoolError> {
+        let left = until.since(self.pool.runtime.now());
+        let done = runtime::timeout(&self.pool.runtime, left, work);
+        let done = self.pool.unless_over(done).await.map_err(|ended| self.over(ended))?;
+        done.map_err(|_| self.given_up(volume))
+    }
+
+    fn given_up(&self, volume: &Volume) -> PoolError {
+        let reason = "what is under way on its end, or in its log, waits for disks; nothing was changed: see \
+                      `etherpool pool show` for the disks to bring back";
+        self.suspended(volume, reason.to_owned())
+    }
+
+    /// Waits for a volume that is being opened.
+    async fn wait_until_served(&self, volume: &Volume, until: Instant) -> Result<(), PoolError> {
+        match self.by(until, volume, volume.until_serving()).await {
             Ok(Err(ended)) => Err(self.over(ended)),
             Ok(Ok(_)) | Err(_) => self.check_serving(volume),
         }
