@@ -711,12 +711,13 @@ fn what_is_in_the_place_of_a_disk_gets_no_copy_of_the_metadata_before_it_is_look
     let bench = Bench::new(25, 3, 48);
     bench.create();
     bench.pass(Duration::from_secs(20));
-    let blank = vec![0; 48 << 20];
     // Something that is to be read back.
     bench.set_rebuild_delay(60);
-    bench.disks[1].set_image(&blank);
+    bench.disks[1].set_image(&vec![0; 48 << 20]);
     bench.pass(Duration::from_secs(60));
-    assert!(bench.disks[1].image() == blank);
+    // (An entry that was on its way to the disk may have met the one in its place.)
+    let is_copy = |sector: &[u8]| sector.starts_with(b"epCHECKP");
+    assert!(!bench.disks[1].image().chunks(512).any(is_copy));
 }
 
 #[test]

@@ -255,11 +255,11 @@ impl Busy {
             pond.write(400, 2);
             pond.pass(Duration::from_millis(1500));
         }
-        // Where nothing was, and then over that.
+        // Where nothing was, and then over that: in its place only once the log has let go of the first.
         pond.write(130, 1);
         pond.write(140, 40);
+        pond.pass(Duration::from_secs(3));
         pond.clear(25, 3);
-        pond.pass(Duration::from_millis(150));
         pond.write(140, 40);
         pond.write(5, 2);
         pond.pass(Duration::from_millis(120));
@@ -312,7 +312,8 @@ impl Busy {
             let has_lost = |(.., data): &(_, _, Buffer)| data.chunks(SECTOR_BYTES).any(is_lost);
             found = journal.take().iter().any(has_lost);
             if found {
-                bench.pass(Duration::from_millis(1));
+                // Until a mark tells that it is durable. What rots before that is taken for what was being written.
+                bench.pass(Duration::from_millis(200));
                 break;
             }
         }
