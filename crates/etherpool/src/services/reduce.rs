@@ -154,9 +154,9 @@ impl Services {
 /// What is to be done first, or why it isn't done.
 fn first_of(name: &VolumeName, extent: &Extent, request: &ReduceVolume) -> Result<First, ApiError> {
     let Some(found) = &extent.found else { return Ok(First::Nothing) };
-    let refused = |why: String, remedy: String| {
+    let refused = |why: String, what_to_do: String| {
         Err(ApiError::new(ErrorCode::Refused, format!("{name} is left as it is: {why}"))
-            .remedy(remedy))
+            .remedy(what_to_do))
     };
     let Some(used) = extent.bytes else {
         if request.force {
