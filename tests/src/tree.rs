@@ -12,11 +12,12 @@ use rand::{Rng, SeedableRng};
 pub struct Tree(BTreeMap<String, (u64, u32)>);
 
 impl Tree {
-    /// Makes `count` files from 1 KiB to 50 MiB with about `total_bytes` together.
+    /// Makes `count` files from 1 KiB to 50 MiB, or to a quarter of all, with about `total_bytes` together.
     pub fn make(root: &Path, count: usize, total_bytes: u64, seed: u64) -> Tree {
         let mut random = SmallRng::seed_from_u64(seed);
         // A few of the largest, many small ones, the rest shared evenly.
-        let mut sizes = vec![50 << 20, 50 << 20, 1 << 10];
+        let largest = (total_bytes / 4).min(50 << 20);
+        let mut sizes = vec![largest, largest, 1 << 10];
         let rest = (total_bytes - sizes.iter().sum::<u64>()) / (count - sizes.len()) as u64;
         while sizes.len() < count {
             sizes.push(random.random_range(1024..=2 * rest.max(1024) - 1024));
