@@ -5,11 +5,12 @@ use std::os::unix::fs::FileExt;
 
 use blackbox::{Lab, LabOptions, wait_until};
 
-/// What `disk list` says of each disk.
+/// What `disk list` says of each disk; nothing while the supervisor is starting.
 fn states(lab: &Lab) -> Vec<(String, String)> {
-    let disks = lab.json(&["disk", "list"]);
+    let output = lab.cli_output(&["disk", "list", "--json"]);
+    let disks: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
-    let disks = disks.as_array().unwrap().iter();
+    let disks = disks.as_array().into_iter().flatten();
     disks.map(|disk| (text(&disk["name"]), text(&disk["state"]["is"]))).collect()
 }
 
