@@ -65,7 +65,7 @@ pub async fn smallest(device: &Path) -> Result<u64, FilesystemError> {
     let mut command = Command::new("resize2fs");
     command.args(["-P", "--"]).arg(device);
     let said = run_well("resize2fs", &mut command, TOOL_LIMIT, |_| {}).await?;
-    let blocks = said.rsplit(':').next().and_then(|blocks| blocks.trim().parse::<u64>().ok());
+    let blocks = estimate(&said);
     let device = device.to_path_buf();
     let block_bytes = blocking(move || {
         let read = File::open(&device).and_then(|file| read_at(&file, EXT_OFFSET));
@@ -77,6 +77,11 @@ pub async fn smallest(device: &Path) -> Result<u64, FilesystemError> {
     blocks.zip(block_bytes).and_then(|(blocks, bytes)| blocks.checked_mul(bytes)).ok_or_else(|| {
         FilesystemError::Tool { tool: "resize2fs", status: "no size".to_owned(), output: said }
     })
+}
+
+/// The blocks in what `resize2fs -P` says, whose version may stand before or behind.
+fn estimate(said: &str) -> Option<u64> {
+    said.lines().find_map(|line| line.rsplit_once(": ")?.1.trim().parse().ok())
 }
 
 /// Checks the unmounted file system on `device`, which [`extent`] says can be shrunk offline, and makes it so
@@ -238,6 +243,17 @@ mod tests {
             matches!(refused, Err(FilesystemError::TooFull { smallest_bytes, .. }) if smallest_bytes == least)
         );
         super::super::check(image, block::FsType::Ext4).await.unwrap();
+    }
+
+    #[test]
+    fn the_estimate_of_resize2fs_stands_in_any_line() {
+        let (version, size) = (
+            "resize2fs 1.47.0 (5-Feb-2023)\n",
+            "Estimated minimum size of the filesystem: 18250\n",
+        );
+        assert_eq!(estimate(&[size, version].concat()), Some(18250));
+        assert_eq!(estimate(&[version, size].concat()), Some(18250));
+        assert_eq!(estimate(version), None);
     }
 
     #[test]
