@@ -52,8 +52,8 @@ fn a_volume_becomes_smaller_with_its_file_system_and_never_without() {
     assert_eq!(Tree::read(&files), tree);
 
     // What was given up is there for others, and what grows again is there for this one.
-    lab.cli(&["volume", "create", "cluster/other", "--size", "32M", "--layout", "mirror:2"]);
-    lab.cli(&["volume", "extend", VOLUME, "--size", "+16M", "--resizefs", "--yes"]);
+    lab.cli(&["volume", "create", "cluster/other", "--size", "16M", "--layout", "mirror:2"]);
+    lab.cli(&["volume", "extend", VOLUME, "--size", "+4M", "--resizefs", "--yes"]);
     assert_eq!(Tree::read(&files), tree);
     lab.cli(&["volume", "verify", VOLUME]);
 }

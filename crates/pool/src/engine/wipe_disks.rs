@@ -141,12 +141,7 @@ impl Engine {
                 let ours = found[..] == [Signature::UnknownData]
                     && self.in_time(is_left_over(&*candidate.device)).await.map_err(io)?;
                 if others && !ours && !signatures {
-                    let found: Vec<_> = found.iter().map(ToString::to_string).collect();
-                    return Err(PoolError::refused(
-                        candidate.place.to_string(),
-                        format!("what it carries isn't etherpool's: {}", found.join(", ")),
-                        "to take that off too: --signatures",
-                    ));
+                    return Err(is_not_ours(&candidate, found));
                 }
                 let found: Vec<_> = found.iter().map(ToString::to_string).collect();
                 found.join(", ")
@@ -193,18 +188,20 @@ impl Engine {
         let content = read_content(&*candidate.device, true);
         let content = self.in_time(content).await.map_err(io)?;
         let now = self.in_time(candidate.device.renew()).await.map_err(io)?;
+        // Of a disk that has an owner nobody else was shown more.
+        let hidden = shown.carries == Signature::Etherpool.to_string();
         let is_same = match &content {
             Content::Foreign(found) => {
-                let found = found.iter().filter(|one| **one != Signature::Etherpool);
-                let found: Vec<_> = found.map(ToString::to_string).collect();
-                let hidden = shown.carries == Signature::Etherpool.to_string();
-                // Of a disk that has an owner nobody else sees more.
-                let others = shown.carries.split(", ").filter(|one| !is_ours(one));
-                others.eq(found.iter().map(String::as_str))
-                    || hidden && (signatures || found.is_empty())
+                let others = found.iter().filter(|one| **one != Signature::Etherpool);
+                let others: Vec<_> = others.map(ToString::to_string).collect();
+                if hidden && !signatures && !others.is_empty() {
+                    return Err(is_not_ours(&candidate, found));
+                }
+                let shown_others = shown.carries.split(", ").filter(|one| !is_ours(one));
+                hidden || shown_others.eq(others.iter().map(String::as_str))
             }
             Content::Refused(error) => shown.carries == format!("etherpool: {error}"),
-            Content::Blank => shown.carries == Signature::Etherpool.to_string(),
+            Content::Blank => hidden,
             other => other.label().is_some_and(|label| {
                 shown.carries == format!("etherpool, disk {} of pool {}", label.number, label.pool)
             }),
@@ -218,6 +215,16 @@ impl Engine {
         }
         Ok(Held { candidate, instance: now.instance, content })
     }
+}
+
+/// What nobody asked to have taken off.
+fn is_not_ours(candidate: &Candidate, found: &[Signature]) -> PoolError {
+    let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+    PoolError::refused(
+        candidate.place.to_string(),
+        format!("what it carries isn't etherpool's: {}", found.join(", ")),
+        "to take that off too: --signatures",
+    )
 }
 
 fn is_ours(carries: &str) -> bool {
