@@ -11,9 +11,11 @@ pub mod engine;
 pub mod format;
 pub mod layout;
 pub mod metadata;
+pub mod rebalance;
 
 mod endings;
 mod error;
+mod forecast;
 mod history;
 mod message;
 mod report;
@@ -27,6 +29,7 @@ pub use engine::{
     KnownDisk, KnownPool, Limits, PoolSettings, VolumeSize, WipeDisks,
 };
 pub use error::PoolError;
+pub use forecast::{ConvertForecast, DiskFill, RebalanceForecast};
 pub use format::FailureDomain;
 pub use history::{HistoryEntry, Severity};
 pub use metadata::{InvalidLayout, Layout};

@@ -16,18 +16,19 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use block::{VolumeName, check_name};
 use control::api::{
-    AcceptLoss, ApiError, CreatePool, CreateVolume, EmptyDisks, ErrorCode, ExportVolume,
-    ExtendPool, ExtendVolume, FuseOverIoUring, HeldReport, ImportPool, MakeFs, MountVolume,
-    PoolReportExt as _, Preview, ProcessState, ReduceVolume, ReleasePool, RemoveVolume, RenamePool,
-    RenameVolume, ResetEpoch, SeenTarget, ServeFtp, SetPool, Status, StreamLine, UnexportVolume,
-    UnmountVolume, VerifyVolume,
+    AcceptLoss, ApiError, ConvertVolume, CreatePool, CreateVolume, EmptyDisks, ErrorCode,
+    ExportVolume, ExtendPool, ExtendVolume, FuseOverIoUring, HeldReport, ImportPool, MakeFs,
+    MountVolume, PoolReportExt as _, Preview, ProcessState, RebalancePool, ReduceVolume,
+    ReleasePool, RemoveVolume, RenamePool, RenameVolume, ResetEpoch, SeenTarget, ServeFtp, SetPool,
+    Status, StreamLine, UnexportVolume, UnmountVolume, VerifyVolume,
 };
 use control::channel::{EngineRequest, to_line};
 use control::settings::VolumeSettings;
 use frontend::fuse::Switch;
 use pool::{
-    DestroyPlan, DestroyReport, DiskReport, EmptyForecast, ImportPlan, PoolForecast, PoolReport,
-    Progress, VerifyReport, VolumeForecast, VolumeReport, VolumeStats, WipePlan, WipeReport,
+    ConvertForecast, DestroyPlan, DestroyReport, DiskReport, EmptyForecast, ImportPlan,
+    PoolForecast, PoolReport, Progress, RebalanceForecast, VerifyReport, VolumeForecast,
+    VolumeReport, VolumeStats, WipePlan, WipeReport,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -64,6 +65,7 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/v1/pools/{pool}/jobs/{number}", delete(cancel_job))
         .route("/v1/pools/{pool}/set", post(set_pool))
         .route("/v1/pools/{pool}/scrub", post(scrub_pool))
+        .route("/v1/pools/{pool}/rebalance", post(rebalance_pool))
         .route("/v1/pools/{pool}/held", get(held))
         .route("/v1/pools/{pool}/confirm-settings", post(confirm_settings))
         .route("/v1/pools/{pool}/volumes", post(create_volume))
@@ -73,6 +75,7 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/v1/pools/{pool}/volumes/{volume}/extend", post(extend_volume))
         .route("/v1/pools/{pool}/volumes/{volume}/reduce", post(reduce_volume))
         .route("/v1/pools/{pool}/volumes/{volume}/rename", post(rename_volume))
+        .route("/v1/pools/{pool}/volumes/{volume}/convert", post(convert_volume))
         .route("/v1/pools/{pool}/volumes/{volume}/accept-loss", post(accept_loss))
         .route("/v1/pools/{pool}/volumes/{volume}/verify", post(verify_volume))
         .route("/v1/pools/{pool}/volumes/{volume}/mkfs", post(make_fs))
@@ -394,6 +397,11 @@ async fn scrub_pool(on: OnPool<SetPool>) -> Answer<u32> {
     on.services.ask(EngineRequest::ScrubPool { pool: on.path, settings: on.request }).await
 }
 
+async fn rebalance_pool(on: OnPool<RebalancePool>) -> Answer<RebalanceForecast> {
+    let RebalancePool { dry_run } = on.request;
+    on.services.ask(EngineRequest::RebalancePool { pool: on.path, dry_run }).await
+}
+
 async fn held(State(services): App, Path(pool): Path<String>) -> Answer<Vec<HeldReport>> {
     Ok(Json(services.held_of(&pool).await?))
 }
@@ -430,6 +438,11 @@ async fn volume_stats(
 ) -> Answer<VolumeStats> {
     let volume = volume_name(name)?;
     Ok(Json(services.engine.call(EngineRequest::VolumeStats { volume }).await?))
+}
+
+async fn convert_volume(on: OnVolume<ConvertVolume>) -> Answer<ConvertForecast> {
+    let volume = volume_name(on.path)?;
+    on.services.ask(EngineRequest::ConvertVolume { volume, request: on.request }).await
 }
 
 async fn rename_volume(on: OnVolume<RenameVolume>) -> Answer<VolumeReport> {
