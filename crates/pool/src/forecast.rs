@@ -1,8 +1,6 @@
-//! What moving data and other layouts would mean, told before it is done.
+//! What changes would mean, told before they are made.
 
 use serde::{Deserialize, Serialize};
-
-use crate::report::LayoutRoom;
 
 /// What making disks evenly full would do, or does.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,4 +47,44 @@ pub struct ConvertForecast {
     pub survives_then: u32,
     /// The job that does it; none of what was only asked.
     pub job: Option<u32>,
+}
+
+/// What making or extending a pool would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolForecast {
+    /// What is lost besides what the named disks are seen to carry, a sentence each.
+    pub losses: Vec<String>,
+    /// Space for extents that the pool would have.
+    pub capacity_bytes: u64,
+    /// What a new volume of each layout could have.
+    pub volumes: Vec<LayoutRoom>,
+}
+
+/// What a new volume of a layout could have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayoutRoom {
+    /// The layout (`raid0`, `mirror:2`).
+    pub layout: String,
+    /// Bytes of volume.
+    pub bytes: u64,
+}
+
+/// What emptying disks would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmptyForecast {
+    /// The disks, by the names under which they are or were present.
+    pub disks: Vec<String>,
+    /// Bytes that would be moved.
+    pub bytes: u64,
+    /// Free space of the other disks afterwards.
+    pub free_bytes: u64,
+}
+
+/// What making or growing a volume would do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeForecast {
+    /// The size that it would have.
+    pub size_bytes: u64,
+    /// What another volume of its layout could have afterwards.
+    pub left_bytes: u64,
 }

@@ -25,9 +25,10 @@ use super::settings::{REBUILD_DELAY, setting};
 use super::space::domain_word;
 use crate::allocate::{MovePlan, Usable};
 use crate::error::PoolError;
+use crate::forecast::EmptyForecast;
 use crate::format::{DiskNumber, JobNumber, VolumeId};
 use crate::metadata::{GroupRun, Job, JobKind, MetaRecord, Metadata, RunKey};
-use crate::report::{EmptyForecast, JobReport, JobState, PoolEvent};
+use crate::report::{JobReport, JobState, PoolEvent};
 
 /// How often jobs are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

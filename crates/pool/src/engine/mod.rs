@@ -101,13 +101,11 @@ pub use slot::Engine;
 pub use wipe_disks::WipeDisks;
 
 use crate::error::PoolError;
-use crate::forecast::{ConvertForecast, RebalanceForecast};
+use crate::forecast::{ConvertForecast, EmptyForecast, RebalanceForecast, VolumeForecast};
 use crate::format::{FailureDomain, JobNumber};
 use crate::history::HistoryEntry;
 use crate::metadata::Layout;
-use crate::report::{
-    EmptyForecast, PoolEvent, Progress, VerifyReport, VolumeForecast, VolumeReport,
-};
+use crate::report::{PoolEvent, Progress, VerifyReport, VolumeReport};
 use crate::stats::VolumeStats;
 use volume::device::VolumeDevice;
 

@@ -18,11 +18,10 @@ use super::settings::{AUTO_REBALANCE, is_on};
 use super::volume::Serving;
 use crate::allocate::{Usable, usable_bytes};
 use crate::error::PoolError;
-use crate::forecast::{DiskFill, RebalanceForecast};
+use crate::forecast::{DiskFill, LayoutRoom, RebalanceForecast};
 use crate::format::{JobNumber, VolumeId};
 use crate::metadata::{Job, JobKind, Layout, MetaRecord, Metadata, RunKey};
 use crate::rebalance::Rebalancing;
-use crate::report::LayoutRoom;
 
 /// A rebalance that nobody asked for makes at least this part of the pool usable.
 const GAIN_PERCENT_MIN: u64 = 1;

@@ -15,9 +15,9 @@ use super::space::{Room, no_space};
 use super::volume::{Serving, Volume};
 use crate::allocate::{NoSpace, Usable, plan_groups, stripe_width, usable_bytes};
 use crate::error::PoolError;
+use crate::forecast::VolumeForecast;
 use crate::format::{GenerationId, VolumeId};
 use crate::metadata::{COPIES_MAX, Layout, MetaRecord, Metadata};
-use crate::report::VolumeForecast;
 
 impl OpenPool {
     /// Makes a volume and opens it.

@@ -10,9 +10,10 @@ use super::super::testing::{Bench, Mode};
 use super::super::{CreatePool, EmptyDisks, ExtendPool, PoolSettings};
 use super::pattern;
 use crate::error::PoolError;
+use crate::forecast::EmptyForecast;
 use crate::format::{DiskNumber, FailureDomain};
 use crate::metadata::Layout;
-use crate::report::{EmptyForecast, JobState, PoolEvent, PoolState};
+use crate::report::{JobState, PoolEvent, PoolState};
 
 impl Bench {
     pub(super) fn empty(&self, disk: &str, to: Option<&str>) -> Result<EmptyForecast, PoolError> {
