@@ -147,6 +147,19 @@ fn a_volume_is_there_for_its_clients_and_as_they_left_it() {
     assert_eq!(client.read(7, 8).unwrap(), [0xa5; 4096]);
     client.write(7, &[0x5a; 4096]).unwrap();
 
+    // It becomes smaller under its client, who sees that. What is on it nobody here knows.
+    assert_eq!(client.sectors().unwrap(), (16 << 20) / 512);
+    let (code, text) = lab.said(&["volume", "reduce", VOLUME, "--size", "8M", "--yes"]);
+    assert!(code == 4 && text.contains("isn't known"), "{code}: {text}");
+    let (code, text) = lab.said(&["volume", "reduce", VOLUME, "--size", "8M", "--resizefs"]);
+    assert!(code == 8 && text.contains("have the client make its file system"), "{code}: {text}");
+    lab.cli(&["volume", "reduce", VOLUME, "--size", "8M", "--force", "--yes"]);
+    wait_until("the client sees the new size", || {
+        client.sectors().is_ok_and(|sectors| sectors == (8 << 20) / 512)
+    });
+    assert_eq!(client.read(7, 8).unwrap(), [0x5a; 4096]);
+    assert!(client.read((8 << 20) / 512, 8).is_err());
+
     // For another client, at the same address; then for nobody.
     assert_eq!(export(stranger), address);
     let mut other = connect(stranger);

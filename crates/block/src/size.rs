@@ -179,6 +179,36 @@ impl Growth {
     }
 }
 
+/// What something that is there is to be reduced to, or by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reduction {
+    /// To so many bytes.
+    To(u64),
+    /// By so many bytes.
+    By(u64),
+}
+
+impl FromStr for Reduction {
+    type Err = SizeError;
+
+    fn from_str(text: &str) -> Result<Reduction, SizeError> {
+        match text.trim().strip_prefix('-') {
+            Some(less) => parse_size(less).map(Reduction::By),
+            None => parse_size(text).map(Reduction::To),
+        }
+    }
+}
+
+impl Reduction {
+    /// The size to ask for, of what has this size now; none where nothing would be left.
+    pub fn of(self, present_bytes: u64) -> Option<u64> {
+        match self {
+            Reduction::To(bytes) => Some(bytes),
+            Reduction::By(bytes) => present_bytes.checked_sub(bytes).filter(|left| *left > 0),
+        }
+    }
+}
+
 impl fmt::Display for VolumeSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -311,6 +341,19 @@ mod tests {
         }
         assert_eq!("4096B".parse(), Ok(VolumeSize::Bytes(4096)));
         assert_eq!("1048576".parse(), Ok(VolumeSize::Bytes(1 << 20)));
+    }
+
+    #[test]
+    fn what_is_reduced_is_told_by_size_or_difference() {
+        let of = |text: &str| text.parse::<Reduction>().map(|reduction| reduction.of(3 << 30));
+        assert_eq!(of("2G"), Ok(Some(2 << 30)));
+        assert_eq!(of("-1G"), Ok(Some(2 << 30)));
+        assert_eq!(of(" -2.5G "), Ok(Some(1 << 29)));
+        assert_eq!(of("-3G"), Ok(None));
+        assert_eq!(of("-4G"), Ok(None));
+        for wrong in ["", "-", "--1G", "+1G", "50%FREE", "-10%", "0", "-0G", "17"] {
+            assert!(of(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -127,6 +127,20 @@ pub enum EngineRequest {
         /// New size or share of the free space to add.
         size: VolumeSize,
     },
+    /// What making it smaller would do; answered with a [`pool::VolumeForecast`].
+    PlanReduction {
+        /// The volume.
+        volume: VolumeName,
+        /// Its new size.
+        bytes: u64,
+    },
+    /// Gives up what lies beyond a volume's new end; answered with the volume.
+    ReduceVolume {
+        /// The volume.
+        volume: VolumeName,
+        /// Its new size.
+        bytes: u64,
+    },
     /// Answered with the volume.
     RenameVolume {
         /// The volume.
@@ -365,6 +379,8 @@ mod tests {
                 volume: volume.clone(),
                 size: VolumeSize::PercentFree(100),
             },
+            EngineRequest::PlanReduction { volume: volume.clone(), bytes: 1 << 20 },
+            EngineRequest::ReduceVolume { volume: volume.clone(), bytes: u64::MAX },
             EngineRequest::VerifyVolume { volume: volume.clone(), copy: Some(1) },
             EngineRequest::SetProperty {
                 volume: volume.clone(),

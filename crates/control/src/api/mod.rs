@@ -11,8 +11,8 @@ mod status;
 pub use error::{ApiError, ErrorCode};
 pub use request::{
     AcceptLoss, CreatePool, CreateVolume, EmptyDisks, ExportVolume, ExtendPool, ExtendVolume,
-    ImportPool, MakeFs, MountVolume, ReleasePool, RemoveVolume, RenameVolume, ResetEpoch, ServeFtp,
-    SetPool, UnexportVolume, UnmountVolume, VerifyVolume,
+    ImportPool, MakeFs, MountVolume, ReduceVolume, ReleasePool, RemoveVolume, RenameVolume,
+    ResetEpoch, ServeFtp, SetPool, UnexportVolume, UnmountVolume, VerifyVolume,
 };
 pub use status::{
     FuseOverIoUring, HeldReport, ImportResult, InterfaceState, PoolReportExt, Preview,

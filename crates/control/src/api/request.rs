@@ -65,6 +65,23 @@ pub struct ExtendVolume {
     pub dry_run: bool,
 }
 
+/// `POST /v1/pools/POOL/volumes/VOL/reduce`, answered with the volume; streamed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReduceVolume {
+    /// The new size.
+    pub size_bytes: u64,
+    /// Check its file system and make that smaller first.
+    #[serde(default)]
+    pub resizefs: bool,
+    /// Also where it isn't known how much of the volume is used by what it carries.
+    #[serde(default)]
+    pub force: bool,
+    /// Change nothing, answer with a [`super::Preview`].
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
 /// `POST /v1/pools/POOL/volumes/VOL/verify`; streamed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -257,6 +257,8 @@ mod tests {
             "etherpool volume create cluster/v --size 100%FREE --layout raid0",
             "etherpool volume extend cluster/v --size 20G --resizefs",
             "etherpool volume extend cluster/v --size +1G",
+            "etherpool volume reduce cluster/v --size 20G --resizefs --yes",
+            "etherpool volume reduce cluster/v --size -1G --force --dry-run",
             "etherpool volume resize cluster/v --size 4.79GiB",
             "etherpool volume list",
             "etherpool volume show cluster/v",

@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use block::size::{Growth, Human, VolumeSize};
+use block::size::{Growth, Human, Reduction, VolumeSize};
 use block::{FsType, VolumeName};
 use clap::{Args, Subcommand};
 use control::api::{
     AcceptLoss, CreateVolume, ExtendVolume, MakeFs, MountVolume, PoolReportExt as _, Preview,
-    RemoveVolume, RenameVolume, ServeFtp, UnmountVolume, VerifyVolume,
+    ReduceVolume, RemoveVolume, RenameVolume, ServeFtp, UnmountVolume, VerifyVolume,
 };
 use control::exit::Exit;
 use control::names::ExportTarget;
@@ -59,6 +59,8 @@ pub enum VolumeCommand {
         #[command(flatten)]
         confirmation: Confirmation,
     },
+    /// Make a volume smaller; never below the file system that is on it
+    Reduce(ReduceArgs),
     /// List the volumes of all pools
     List,
     /// Show a volume
@@ -128,6 +130,29 @@ pub enum VolumeCommand {
         /// This export only (aoe:eSHELF.SLOT)
         target: Option<ExportTarget>,
     },
+}
+
+/// Arguments of `volume reduce`.
+#[derive(Debug, Args)]
+pub struct ReduceArgs {
+    /// The volume
+    #[arg(value_name = "POOL/VOLUME")]
+    volume: VolumeName,
+
+    /// Its new size (20G), or what to take away (-1G)
+    #[arg(long, allow_hyphen_values = true)]
+    size: Reduction,
+
+    /// Check its file system and make that smaller first
+    #[arg(long)]
+    resizefs: bool,
+
+    /// Also where it isn't known how much what it carries uses
+    #[arg(long)]
+    force: bool,
+
+    #[command(flatten)]
+    confirmation: Confirmation,
 }
 
 /// Arguments of `volume rename`.
@@ -246,6 +271,7 @@ pub async fn run(context: &Context, command: VolumeCommand) -> Result<Exit, Fail
             let request = ExtendVolume { size, resizefs, may_unmount: false, dry_run: false };
             extend(context, &volume, request, confirmation).await
         }
+        VolumeCommand::Reduce(args) => reduce(context, args).await,
         VolumeCommand::List => list(context).await,
         VolumeCommand::Show { volume } => {
             let report: VolumeReport = context.client.get(&path_of(&volume)).await?;
@@ -503,6 +529,29 @@ async fn extend(
     }
     let report: VolumeReport = streamed(context, "growing", &path, &request).await?;
     show(context, volume, &report)
+}
+
+async fn reduce(context: &Context, args: ReduceArgs) -> Result<Exit, Failure> {
+    let ReduceArgs { volume, size, resizefs, force, confirmation } = args;
+    let present: VolumeReport = context.client.get(&path_of(&volume)).await?;
+    let Some(size_bytes) = size.of(present.size_bytes) else {
+        return Err(Failure::usage(format!(
+            "{volume} has {} bytes; nothing would be left of it",
+            present.size_bytes
+        )));
+    };
+    let path = format!("{}/reduce", path_of(&volume));
+    let request = ReduceVolume { size_bytes, resizefs, force, dry_run: false };
+    if !confirmation.is_given() {
+        let ask = ReduceVolume { dry_run: true, ..request.clone() };
+        let preview: Preview = context.client.post(&path, &ask).await?;
+        let what = format!("Reducing {volume} means:\n{}", effects(&preview));
+        if !confirm(&what, confirmation)? {
+            return Ok(Exit::Ok);
+        }
+    }
+    let report: VolumeReport = streamed(context, "reducing", &path, &request).await?;
+    show(context, &volume, &report)
 }
 
 async fn serve(context: &Context, args: ServeArgs) -> Result<Exit, Failure> {

@@ -112,6 +112,14 @@ impl Work<'_> {
                 process.volumes.refresh(&volume);
                 value(report)
             }
+            EngineRequest::PlanReduction { volume, bytes } => {
+                value(engine.plan_reduction(volume.pool(), volume.volume(), bytes)?)
+            }
+            EngineRequest::ReduceVolume { volume, bytes } => {
+                let report = engine.reduce_volume(volume.pool(), volume.volume(), bytes).await?;
+                process.volumes.refresh(&volume);
+                value(report)
+            }
             EngineRequest::RenameVolume { volume, name } => {
                 let report = engine.rename_volume(volume.pool(), volume.volume(), &name).await?;
                 process.look_at_served().await;

@@ -18,8 +18,9 @@ use block::{VolumeName, check_name};
 use control::api::{
     AcceptLoss, ApiError, CreatePool, CreateVolume, EmptyDisks, ErrorCode, ExportVolume,
     ExtendPool, ExtendVolume, FuseOverIoUring, HeldReport, ImportPool, MakeFs, MountVolume,
-    PoolReportExt as _, Preview, ProcessState, ReleasePool, RemoveVolume, RenameVolume, ResetEpoch,
-    SeenTarget, ServeFtp, SetPool, Status, StreamLine, UnexportVolume, UnmountVolume, VerifyVolume,
+    PoolReportExt as _, Preview, ProcessState, ReduceVolume, ReleasePool, RemoveVolume,
+    RenameVolume, ResetEpoch, SeenTarget, ServeFtp, SetPool, Status, StreamLine, UnexportVolume,
+    UnmountVolume, VerifyVolume,
 };
 use control::channel::{EngineRequest, to_line};
 use control::settings::VolumeSettings;
@@ -67,6 +68,7 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/v1/pools/{pool}/volumes/{volume}", get(volume).delete(remove_volume))
         .route("/v1/pools/{pool}/volumes/{volume}/stats", get(volume_stats))
         .route("/v1/pools/{pool}/volumes/{volume}/extend", post(extend_volume))
+        .route("/v1/pools/{pool}/volumes/{volume}/reduce", post(reduce_volume))
         .route("/v1/pools/{pool}/volumes/{volume}/rename", post(rename_volume))
         .route("/v1/pools/{pool}/volumes/{volume}/accept-loss", post(accept_loss))
         .route("/v1/pools/{pool}/volumes/{volume}/verify", post(verify_volume))
@@ -425,6 +427,19 @@ async fn extend_volume(on: OnVolume<ExtendVolume>) -> Result<Response, Refusal> 
     Ok(streamed(
         waits,
         |progress| async move { services.extend_volume(&name, request, progress).await },
+    ))
+}
+
+async fn reduce_volume(on: OnVolume<ReduceVolume>) -> Result<Response, Refusal> {
+    let On { services, path, request } = on;
+    let name = volume_name(path)?;
+    if request.dry_run {
+        return Ok(Json(services.reduce_preview(&name, &request).await?).into_response());
+    }
+    let waits = waits_for(&services, &name, "what is under way on its end is done");
+    Ok(streamed(
+        waits,
+        |progress| async move { services.reduce_volume(&name, request, progress).await },
     ))
 }
 

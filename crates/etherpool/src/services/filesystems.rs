@@ -321,7 +321,7 @@ async fn grow_fs(device: PathBuf, progress: &UnboundedSender<Progress>) -> Resul
 }
 
 /// Takes what a tool says about its progress.
-fn told_to(progress: &UnboundedSender<Progress>) -> impl FnMut(&str) {
+pub(super) fn told_to(progress: &UnboundedSender<Progress>) -> impl FnMut(&str) {
     let mut reader = ToolProgress::default();
     move |text: &str| {
         if let Some(news) = reader.read(text) {

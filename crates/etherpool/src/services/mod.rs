@@ -14,6 +14,7 @@ mod mounts;
 mod operations;
 mod platform;
 mod reconciler;
+mod reduce;
 mod registry;
 mod timeouts;
 mod troubles;

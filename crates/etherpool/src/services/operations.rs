@@ -518,7 +518,10 @@ pub(super) fn other_volumes<'a>(
 }
 
 /// Refuses what isn't done to a volume that this machine uses.
-fn check_not_used_here(name: &VolumeName, settings: &VolumeSettings) -> Result<(), ApiError> {
+pub(super) fn check_not_used_here(
+    name: &VolumeName,
+    settings: &VolumeSettings,
+) -> Result<(), ApiError> {
     if settings.mount.is_some() {
         return Err(ApiError::new(ErrorCode::Busy, format!("{name} is mounted"))
             .remedy(format!("unmount it first: etherpool volume unmount {name}")));
@@ -531,7 +534,7 @@ fn check_not_used_here(name: &VolumeName, settings: &VolumeSettings) -> Result<(
 }
 
 /// Refuses it as long as there is still a device.
-fn check_detached(name: &VolumeName, has_device: bool) -> Result<(), ApiError> {
+pub(super) fn check_detached(name: &VolumeName, has_device: bool) -> Result<(), ApiError> {
     if !has_device {
         return Ok(());
     }

@@ -34,6 +34,7 @@ pub fn timeout_of(request: &EngineRequest) -> Duration {
         | EngineRequest::AttachVolume { .. }
         | EngineRequest::PlanVolume { .. }
         | EngineRequest::PlanGrowth { .. }
+        | EngineRequest::PlanReduction { .. }
         | EngineRequest::VolumeStats { .. }
         | EngineRequest::Lease { .. } => FROM_MEMORY,
         // Whether others answer for an address is asked of the network, for some seconds.
@@ -90,6 +91,10 @@ pub fn what(request: &EngineRequest) -> String {
             format!("to make volume {pool}/{}", request.name)
         }
         EngineRequest::ExtendVolume { volume, .. } => format!("to extend volume {volume}"),
+        EngineRequest::PlanReduction { volume, .. } => {
+            format!("whether volume {volume} can be reduced")
+        }
+        EngineRequest::ReduceVolume { volume, .. } => format!("to reduce volume {volume}"),
         EngineRequest::RenameVolume { volume, name } => {
             format!("to rename volume {volume} to {name}")
         }

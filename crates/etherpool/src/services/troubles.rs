@@ -111,6 +111,10 @@ pub fn filesystem_trouble(error: FilesystemError) -> Trouble {
             ErrorCode::Io,
             Some("its block device gave an error: see `etherpool status` and the kernel's log (dmesg)".to_owned()),
         ),
+        FilesystemError::TooFull { smallest_bytes, .. } => (
+            ErrorCode::Refused,
+            Some(format!("the smallest size is {smallest_bytes}; or remove some of its files first")),
+        ),
         FilesystemError::MissingCapability { .. }
         | FilesystemError::NotMountable { .. }
         | FilesystemError::NoTool(_)

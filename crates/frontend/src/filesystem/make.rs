@@ -16,12 +16,14 @@ use block::{
     Geometry, Instance, IoError, Operation, SECTOR_BYTES,
 };
 
+use block::probe::Signature;
+
 use super::mount::is_mounted_anywhere;
 use super::tool::{failure, run, run_well};
 use super::{FilesystemError, blocking};
 
 /// Tools write through the volume, which may be degraded and slow; but not for ever.
-const TOOL_LIMIT: Duration = Duration::from_secs(3600);
+pub(super) const TOOL_LIMIT: Duration = Duration::from_secs(3600);
 /// Share of the space that only root may fill, in percent: the tool's own five are a lot of a large
 /// volume.
 const RESERVED_PERCENT: &str = "1";
@@ -118,7 +120,7 @@ fn has_resource_capability() -> bool {
 }
 
 /// What resizing offline demands first. Exit code 1 is "repaired".
-async fn repair(device: &Path) -> Result<(), FilesystemError> {
+pub(super) async fn repair(device: &Path) -> Result<(), FilesystemError> {
     let mut command = Command::new("e2fsck");
     command.args(["-f", "-p", "--"]).arg(device);
     let outcome = run("e2fsck", &mut command, TOOL_LIMIT, |_| {}).await?;
@@ -175,24 +177,33 @@ pub async fn contents(device: PathBuf) -> Result<Contents, FilesystemError> {
 }
 
 pub(super) fn recognise(device: &Path) -> Contents {
+    match signatures(device) {
+        Ok(signatures) if signatures.is_empty() => Contents::Blank,
+        Ok(signatures) => {
+            let known = signatures.contains(&Signature::Ext);
+            Contents::Carries { found: in_words(&signatures), known }
+        }
+        Err(why) => Contents::Unreadable(why),
+    }
+}
+
+/// For people.
+pub(super) fn in_words(signatures: &[Signature]) -> String {
+    let names: Vec<String> = signatures.iter().map(ToString::to_string).collect();
+    names.join(", ")
+}
+
+/// What is recognised on a device, or why it can't be told.
+pub(super) fn signatures(device: &Path) -> Result<Vec<Signature>, String> {
     let opened = File::open(device).and_then(|mut file| {
         let sectors = file.seek(SeekFrom::End(0))? / SECTOR_BYTES as u64;
         Ok(Reader { file, sectors })
     });
-    let reader = match opened {
-        Ok(reader) => reader,
-        Err(error) => return Contents::Unreadable(error.to_string()),
-    };
+    let reader = opened.map_err(|error| error.to_string())?;
     match block::probe::probe(&reader).now_or_never() {
-        Some(Ok(signatures)) if signatures.is_empty() => Contents::Blank,
-        Some(Ok(signatures)) => {
-            let names: Vec<String> = signatures.iter().map(ToString::to_string).collect();
-            let known = signatures.contains(&block::probe::Signature::Ext);
-            Contents::Carries { found: names.join(", "), known }
-        }
-        Some(Err(error)) => Contents::Unreadable(error.to_string()),
+        Some(found) => found.map_err(|error| error.to_string()),
         // The reader below answers at once.
-        None => Contents::Unreadable("no answer".to_owned()),
+        None => Err("no answer".to_owned()),
     }
 }
 

@@ -9,6 +9,7 @@ mod make;
 mod mount;
 mod place;
 mod probe;
+mod shrink;
 mod tool;
 
 use std::io;
@@ -21,6 +22,7 @@ pub use mount::{Mounted, check_place, is_mounted, mount, shutdown, unmount};
 pub use place::{NeededDirectory, PlaceRules};
 pub(crate) use probe::is_fatal;
 pub use probe::{Condition, probe};
+pub use shrink::{Extent, Shrinking, extent, shrink, smallest};
 
 /// Why an operation on a file system failed.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +90,14 @@ pub enum FilesystemError {
         status: String,
         /// The end of what it said.
         output: String,
+    },
+    /// There is more on it than would be left.
+    #[error("the file system on {device} can't be made smaller than {smallest_bytes} bytes now")]
+    TooFull {
+        /// The device.
+        device: PathBuf,
+        /// What it needs.
+        smallest_bytes: u64,
     },
     /// A tool didn't end in time and was killed.
     #[error("{tool} did not finish within {limit_secs} s: {output}")]

@@ -51,6 +51,7 @@ mod pool;
 mod quorum;
 mod re_add;
 mod read;
+mod reduce;
 mod relocate;
 mod remove;
 mod repair;
@@ -331,6 +332,28 @@ impl Engine {
         let open = self.open_pool(pool)?;
         let grown = open.extend_volume(volume, size).await?;
         open.report_of(&grown).ok_or_else(|| PoolError::no_volume(pool, volume))
+    }
+
+    /// What [`Engine::reduce_volume`] would do, or why it wouldn't.
+    pub fn plan_reduction(
+        &self,
+        pool: &str,
+        volume: &str,
+        bytes: u64,
+    ) -> Result<VolumeForecast, PoolError> {
+        self.open_pool(pool)?.plan_reduction(volume, bytes)
+    }
+
+    /// Makes a volume smaller: what lies beyond its new end is lost. Requests there fail from now on.
+    pub async fn reduce_volume(
+        &self,
+        pool: &str,
+        volume: &str,
+        bytes: u64,
+    ) -> Result<VolumeReport, PoolError> {
+        let open = self.open_pool(pool)?;
+        let reduced = open.reduce_volume(volume, bytes).await?;
+        open.report_of(&reduced).ok_or_else(|| PoolError::no_volume(pool, volume))
     }
 
     /// Gives a volume another name. Whoever has it open goes on with it.

@@ -77,6 +77,12 @@ impl OpenPool {
         let volume = self.volume_by_name(name)?;
         let (this, id, room) = (Rc::clone(self), volume.id, self.pool.room());
         self.in_time(async move {
+            let sizing = this.pool.unless_over(volume.sizing.acquire(1)).await;
+            let _sizing = sizing.map_err(|ended| this.over(ended))?;
+            let (_, wanted) = plan_growth(&this.pool.meta.borrow(), &room, id, size)?;
+            this.zero_slack(&volume, wanted).await?;
+            // No more than was zeroed: the share of the free space may be larger by now.
+            let size = VolumeSize::Bytes(wanted);
             let bytes = this.administer_now(|meta| plan_growth(meta, &room, id, size)).await?;
             volume.size_bytes.set(bytes);
             volume.changed.notify_all();
@@ -139,7 +145,7 @@ impl OpenPool {
     }
 
     /// Waits until nobody works on these groups. On no others: whoever does may wait for disks.
-    async fn quiet_groups(&self, generations: &[GenerationId]) -> Result<(), PoolError> {
+    pub(super) async fn quiet_groups(&self, generations: &[GenerationId]) -> Result<(), PoolError> {
         for lock in self.pool.held_group_locks(generations) {
             let alone = self.pool.unless_over(lock.acquire(GROUP_LOCK_SHARES)).await;
             drop(alone.map_err(|ended| self.over(ended))?);
@@ -169,7 +175,7 @@ impl OpenPool {
     }
 
     /// Waits for what an administrator asked for, not for ever; it goes on all the same.
-    async fn in_time<T: 'static>(
+    pub(super) async fn in_time<T: 'static>(
         self: &Rc<Self>,
         work: impl Future<Output = Result<T, PoolError>> + 'static,
     ) -> Result<T, PoolError> {
@@ -192,7 +198,7 @@ impl OpenPool {
         }
     }
 
-    async fn administer_now<T>(
+    pub(super) async fn administer_now<T>(
         self: &Rc<Self>,
         plan: impl FnOnce(&Metadata) -> Result<(Vec<MetaRecord>, T), PoolError>,
     ) -> Result<T, PoolError> {
@@ -267,7 +273,7 @@ fn plan_renaming(
     }
 }
 
-fn forecast(
+pub(super) fn forecast(
     meta: &Metadata,
     usable: &Usable,
     records: &[MetaRecord],
@@ -282,7 +288,7 @@ fn forecast(
     })
 }
 
-fn round_up(bytes: u64) -> Result<u64, PoolError> {
+pub(super) fn round_up(bytes: u64) -> Result<u64, PoolError> {
     bytes
         .checked_next_multiple_of(BLOCK_BYTES as u64)
         .filter(|bytes| *bytes > 0)
@@ -355,7 +361,7 @@ fn plan_growth(
     if bytes < volume.bytes {
         return Err(PoolError::invalid(
             format!("the volume has {} bytes already, {bytes} is less", volume.bytes),
-            "volumes only grow; make a smaller one and copy",
+            "`etherpool volume reduce` makes a volume smaller",
         ));
     }
     let runs = plan_groups(meta, usable, id, bytes);

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::apply::owned_by;
+use super::apply::{owned_by, places_of};
 use super::{GroupRun, MetaRecord, Metadata, RunKey, Section, SharedMap, Table};
 use crate::format::{DiskNumber, GenerationId, VolumeId};
 
@@ -214,6 +214,7 @@ impl Metadata {
             | MetaRecord::SegmentFreed { volume, .. }
             | MetaRecord::SegmentCopyDropped { volume, .. }
             | MetaRecord::LogRestored { volume, .. } => vec![Change::volume(*volume)],
+            MetaRecord::VolumeReduced { id, bytes } => self.changed_by_reduction(*id, *bytes),
             MetaRecord::VolumeRemoved { id } => self.changed_by_removal(*id),
             MetaRecord::RunAdded { volume, run } => {
                 let key = SectionKey::of_set(*volume, run.key.lane, run.key.first_set);
@@ -306,6 +307,22 @@ impl Metadata {
         let place = SectionKey::of_set(volume, key.lane, key.first_set);
         let mut changes = vec![Change::at(SectionKind::Runs, place), dirty_regions_of(run)];
         changes.extend(disk.map(Change::disk));
+        changes
+    }
+
+    fn changed_by_reduction(&self, id: VolumeId, bytes: u64) -> Vec<Change> {
+        let Some(volume) = self.volumes.get(&id) else { return Vec::new() };
+        let mut changes = vec![Change::volume(id)];
+        let beyond = self.runs_beyond(volume, bytes).into_iter();
+        for run in beyond.filter_map(|(key, _)| volume.runs.get(&key)) {
+            let [first, last] = [0, run.count - 1]
+                .map(|index| run.key.first_set.saturating_add(index.into()))
+                .map(|set| SectionKey::of_set(id, run.key.lane, set));
+            let kinds = [SectionKind::Runs, SectionKind::Roots];
+            changes.extend(kinds.map(|kind| Change { kind, first, last }));
+            changes.extend(places_of(run).map(|(disk, _)| Change::disk(disk)));
+            changes.extend(self.is_dirty(run).then(|| dirty_regions_of(run)));
+        }
         changes
     }
 

@@ -51,6 +51,7 @@ coded!(enum MetaRecord {
     34 => JobSet { number, job },
     35 => JobRemoved { number },
     36 => PoolPropertySet { key, value },
+    37 => VolumeReduced { id, bytes },
 });
 
 coded!(enum SegmentState {

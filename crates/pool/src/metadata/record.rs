@@ -86,6 +86,14 @@ pub enum MetaRecord {
         /// Its size.
         bytes: u64,
     },
+    /// A volume ends earlier: the groups beyond its new size, and what is known of them, are given up. They
+    /// become pending frees.
+    VolumeReduced {
+        /// Which.
+        id: VolumeId,
+        /// Its size: no larger than before.
+        bytes: u64,
+    },
     /// A volume has another name, which no other has.
     VolumeRenamed {
         /// Which.

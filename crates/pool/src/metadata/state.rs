@@ -470,11 +470,7 @@ impl Metadata {
 
     /// Whether a run has dirty regions.
     pub(super) fn is_dirty(&self, run: &GroupRun) -> bool {
-        let end = run.generation.plus(run.count.into());
-        self.dirty_regions
-            .range((run.generation, DiskNumber(0))..(end, DiskNumber(0)))
-            .next()
-            .is_some()
+        self.dirty_regions_in(run).next().is_some()
     }
 
     /// The dirty regions of a volume's groups.
@@ -482,11 +478,17 @@ impl Metadata {
         &'a self,
         volume: &'a Volume,
     ) -> impl Iterator<Item = ((GenerationId, DiskNumber), u64)> + 'a {
-        volume.runs.values().flat_map(move |run| {
-            let first = (run.generation, DiskNumber(0));
-            let end = (run.generation.plus(u64::from(run.count)), DiskNumber(0));
-            self.dirty_regions.range(first..end).map(|(key, mask)| (*key, *mask))
-        })
+        volume.runs.values().flat_map(move |run| self.dirty_regions_in(run))
+    }
+
+    /// The dirty regions of a run's groups.
+    pub(super) fn dirty_regions_in(
+        &self,
+        run: &GroupRun,
+    ) -> impl Iterator<Item = ((GenerationId, DiskNumber), u64)> + '_ {
+        let first = (run.generation, DiskNumber(0));
+        let end = (run.generation.plus(u64::from(run.count)), DiskNumber(0));
+        self.dirty_regions.range(first..end).map(|(key, mask)| (*key, *mask))
     }
 
     /// The groups of a volume of which a disk has dirty regions.

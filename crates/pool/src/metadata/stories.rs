@@ -24,7 +24,7 @@ pub(crate) fn records(metadata: &Metadata, what: u8, luck: u64) -> Vec<MetaRecor
         let (name, width) = (format!("v{}", id.0), 1 + (luck / 2 % 2) as u16);
         vec![MetaRecord::VolumeCreated { id, name, layout, width }]
     };
-    match what % 27 {
+    match what % 28 {
         0 => {
             let number = metadata.counters().disk.0;
             vec![disk_added(number, number, 100_000 * MIB, (luck % 2) * 8 * MIB)]
@@ -139,6 +139,11 @@ fn of_volume(metadata: &Metadata, volume: &Volume, what: u8, luck: u64) -> Vec<M
         }
         23 | 24 => run.map_or_else(Vec::new, |run| of_move(metadata, id, run, luck)),
         25 => vec![MetaRecord::VolumeRenamed { id, name: format!("again-{luck}") }],
+        26 => {
+            let blocks = volume.bytes / 4096;
+            let bytes = blocks.saturating_sub(luck % (blocks / 2 + 1)) * 4096;
+            vec![MetaRecord::VolumeReduced { id, bytes }]
+        }
         _ => vec![MetaRecord::VolumeRemoved { id }],
     }
 }

@@ -190,6 +190,7 @@ pub(crate) fn history() -> Vec<MetaRecord> {
         MetaRecord::JobSet { number: JobNumber(4), job: job(JobKind::Remove, &[4]) },
         MetaRecord::JobRemoved { number: JobNumber(4) },
         MetaRecord::DiskRemoved { number: DiskNumber(4) },
+        MetaRecord::VolumeReduced { id: volume, bytes: (18 * 1020 + 1) * 4096 },
     ]
 }
 
@@ -225,6 +226,8 @@ pub(crate) fn any_record() -> impl Strategy<Value = MetaRecord> {
         (volume.clone(), "[ab]").prop_map(|(id, name)| MetaRecord::VolumeRenamed { id, name }),
         (volume.clone(), 0_u64..9)
             .prop_map(|(id, sets)| MetaRecord::VolumeResized { id, bytes: sets * 1020 * 4096 }),
+        (volume.clone(), 0_u64..9000)
+            .prop_map(|(id, blocks)| MetaRecord::VolumeReduced { id, bytes: blocks * 4096 }),
         (volume.clone(), 0_u16..2, 0_u64..9, 0_u32..4, 1_u64..30, members.clone()).prop_map(
             |(volume, lane, set, count, generation, members)| {
                 let mut run = run(set, count, generation, &members);

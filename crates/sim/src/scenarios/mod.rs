@@ -21,6 +21,7 @@ mod operations;
 mod over;
 mod owners;
 mod random;
+mod reduce;
 mod removal;
 mod rows;
 mod scrub;
@@ -72,6 +73,7 @@ pub fn named() -> Vec<Scenario> {
         over::SCENARIOS,
         jobs::SCENARIOS,
         removal::SCENARIOS,
+        reduce::SCENARIOS,
         scrub::SCENARIOS,
     ]
     .concat()

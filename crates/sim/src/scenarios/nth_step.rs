@@ -97,6 +97,9 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("crash-in-remove", "a crash at any step of removing a volume", 400, |stage| {
         by_luck(stage, &REMOVE).boxed_local()
     }),
+    scenario("crash-in-reduce", "a crash at any step of reducing a volume", 400, |stage| {
+        by_luck(stage, &REDUCE).boxed_local()
+    }),
     scenario(
         "crash-in-checkpoint",
         "a crash at any step around a metadata checkpoint",
@@ -140,6 +143,7 @@ pub const OPERATIONS: &[Operation] = &[
     EVACUATE,
     REBUILD,
     REMOVAL,
+    REDUCE,
 ];
 
 const CREATE: Operation = Operation {
@@ -261,6 +265,14 @@ const REMOVE: Operation = Operation {
     on_disks: 12,
     prepare: |stage| base(stage).boxed_local(),
     act: |rig| remove(rig).boxed_local(),
+};
+const REDUCE: Operation = Operation {
+    name: "reduce",
+    is_short: true,
+    steps: 400,
+    on_disks: 100,
+    prepare: |stage| base(stage).boxed_local(),
+    act: |rig| super::reduce::there_and_back(rig).boxed_local(),
 };
 const CHECKPOINT: Operation = Operation {
     name: "checkpoint",
@@ -434,6 +446,9 @@ async fn recover(rig: &Rc<Rig>, operation: &Operation) -> Result<(), Failure> {
             extended?;
         }
         rig.run_for(Duration::from_secs(1)).await;
+    }
+    if operation.name == "reduce" {
+        super::reduce::to_full_size(rig).await?;
     }
     rig.adopt_volumes()?;
     if !rig.volumes().iter().any(|name| name == VOLUME) {

@@ -90,8 +90,32 @@ impl VolumeDevice {
         volume.write(range, change, place, turn, request)
     }
 
-    /// Zeros of any length go as several changes, each with its own place and turn.
+    /// Zeroes whole blocks that nobody sees, since they are beyond the end.
+    pub(crate) fn zero_unseen(
+        &self,
+        range: SectorRange,
+    ) -> impl Future<Output = Result<(), IoError>> + 'static {
+        let request = self.volume.begin_request(Kind::Discard, range.len_bytes());
+        let (volume, zeroed) = (Rc::clone(&self.volume), self.zeroed(range, true, request));
+        async move {
+            let zeroed = zeroed.await;
+            volume.end_request(request, zeroed.is_ok());
+            zeroed
+        }
+    }
+
     fn zero(&self, range: SectorRange, discard: bool, request: Stopwatch, done: Done) {
+        let zeroed = self.zeroed(range, discard, request);
+        self.spawn(request, done, zeroed.map_ok(|()| Answer::Done));
+    }
+
+    /// Zeros of any length go as several changes, each with its own place and turn.
+    fn zeroed(
+        &self,
+        range: SectorRange,
+        discard: bool,
+        request: Stopwatch,
+    ) -> impl Future<Output = Result<(), IoError>> + 'static {
         let most = ZERO_BLOCKS_MAX * BLOCK_SECTORS;
         let mut changes = Vec::new();
         let mut at = range.start.0;
@@ -101,10 +125,7 @@ impl VolumeDevice {
             changes.push(self.change(part, Change::Zero { discard }, request));
             at = end;
         }
-        self.spawn(request, done, async move {
-            let zeroed: Result<(), IoError> = join_all(changes).await.into_iter().collect();
-            zeroed.map(|()| Answer::Done)
-        });
+        join_all(changes).map(|zeroed| zeroed.into_iter().collect())
     }
 }
 

@@ -58,7 +58,7 @@ pub(crate) struct Volume {
     pub(crate) log_shape: LogShape,
     /// Only the newest write of a block can be unacknowledged. Destaging takes no place here: it moves what
     /// is already acknowledged, so a request may hold its place while it waits for log credit.
-    line: Rc<Line>,
+    pub(crate) line: Rc<Line>,
     pub(crate) credit: Rc<Credit>,
     pub(crate) pending: RefCell<Pending>,
     pub(crate) log: Log,
@@ -71,7 +71,10 @@ pub(crate) struct Volume {
     pub(crate) is_destage_awaited: Cell<bool>,
     /// How many groups of a run large writes want initialised.
     pub(crate) wanted_groups: RefCell<BTreeMap<RunKey, u32>>,
+    /// How large it is for those who use it.
     pub(crate) size_bytes: Cell<u64>,
+    /// One at a time changes that.
+    pub(crate) sizing: Rc<Semaphore>,
     serving: RefCell<Serving>,
     /// What became of the INTENTs that the log had when it was opened.
     pub(crate) is_decided: Cell<bool>,
@@ -108,6 +111,7 @@ impl Volume {
             is_destage_awaited: Cell::new(false),
             wanted_groups: RefCell::default(),
             size_bytes: Cell::new(volume.bytes),
+            sizing: Semaphore::new(1),
             serving: RefCell::new(Serving::Opening),
             is_decided: Cell::new(false),
             changed: Notify::new(),

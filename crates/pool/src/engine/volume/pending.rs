@@ -184,6 +184,11 @@ impl Pending {
         self.blocks.retain(|_, pending| pending.number > last);
     }
 
+    /// Forgets what records say of this block and all beyond.
+    pub(crate) fn forget_from(&mut self, block: u64) {
+        self.blocks.split_off(&block);
+    }
+
     /// Whether nothing is pending.
     pub(crate) fn is_empty(&self) -> bool {
         self.blocks.is_empty()

@@ -11,7 +11,7 @@ mod volumes;
 
 use std::collections::BTreeSet;
 
-use super::{Counters, Disk, ExtentRange, MetaRecord, Metadata, RunKey, Segment, Volume};
+use super::{Counters, Disk, ExtentRange, GroupRun, MetaRecord, Metadata, RunKey, Segment, Volume};
 use crate::format::{
     DiskNumber, ExtentNumber, GenerationId, JobNumber, NAME_BYTES_MAX, ReleaseNumber,
     SegmentNumber, VolumeId,
@@ -112,6 +112,7 @@ impl Metadata {
                 self.create_volume(*id, name, *layout, *width)
             }
             MetaRecord::VolumeResized { id, bytes } => self.resize_volume(*id, *bytes),
+            MetaRecord::VolumeReduced { id, bytes } => self.reduce_volume(*id, *bytes),
             MetaRecord::VolumeRenamed { id, name } => self.rename_volume(*id, name),
             MetaRecord::VolumeRemoved { id } => self.remove_volume(*id),
             MetaRecord::PropertySet { id, key, value } => self.set_property(*id, key, value),
@@ -246,12 +247,18 @@ impl Metadata {
 
 /// All extents that a volume owns: its groups' and its segments'.
 pub(super) fn owned_by(volume: &Volume) -> impl Iterator<Item = (DiskNumber, ExtentRange)> + '_ {
-    let groups = volume.runs.values().flat_map(|run| {
-        run.holders().map(|member| (member.disk, ExtentRange::new(member.first, run.count)))
-    });
+    volume.runs.values().flat_map(places_of).chain(segments_of(volume))
+}
+
+/// The extents of a run's groups.
+pub(super) fn places_of(run: &GroupRun) -> impl Iterator<Item = (DiskNumber, ExtentRange)> + '_ {
+    run.holders().map(|member| (member.disk, ExtentRange::new(member.first, run.count)))
+}
+
+fn segments_of(volume: &Volume) -> impl Iterator<Item = (DiskNumber, ExtentRange)> + '_ {
     let segments = volume.log.segments.values();
     let copies = segments.flat_map(|segment| segment.copies.iter());
-    groups.chain(copies.map(|copy| (copy.disk, copy.extents)))
+    copies.map(|copy| (copy.disk, copy.extents))
 }
 
 fn check_name(name: &str, may_be_empty: bool) -> Result<(), Inconsistent> {

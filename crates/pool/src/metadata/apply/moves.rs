@@ -116,7 +116,7 @@ impl Metadata {
         Ok(())
     }
 
-    fn run_of(&self, id: VolumeId, key: RunKey) -> Result<GroupRun, Inconsistent> {
+    pub(super) fn run_of(&self, id: VolumeId, key: RunKey) -> Result<GroupRun, Inconsistent> {
         let volume = self.volumes.get(&id).ok_or(Inconsistent::UnknownVolume(id))?;
         volume.runs.get(&key).cloned().ok_or(Inconsistent::UnknownRun(id, key))
     }

@@ -571,6 +571,51 @@ fn a_run_is_split_and_its_groups_are_what_they_were() {
 }
 
 #[test]
+fn a_volume_ends_earlier_and_nothing_of_its_tail_stays() {
+    let (volume, key, begun) = moving();
+    let mut metadata = small();
+    let set_bytes = 1020 * 4096;
+    let reduced = |bytes| MetaRecord::VolumeReduced { id: volume, bytes };
+    metadata.apply(&MetaRecord::VolumeResized { id: volume, bytes: 16 * set_bytes }).unwrap();
+    metadata.apply(&MetaRecord::RunInitialised { volume, key, count: 9 }).unwrap();
+    metadata.apply(&begun).unwrap();
+    let dirty = |group| ((GenerationId(group), DiskNumber(0)), 7);
+    let cleaned = (1..=9).map(|group| ((GenerationId(group), DiskNumber(2)), 7)).collect();
+    metadata.apply(&MetaRecord::RegionsCleaned(cleaned)).unwrap();
+    metadata.apply(&MetaRecord::RegionsDirtied([dirty(5), dirty(6)].into())).unwrap();
+    assert_eq!(refused(&metadata, reduced(17 * set_bytes)), Inconsistent::Backwards);
+    assert_eq!(refused(&metadata, reduced(set_bytes + 1)), Inconsistent::NotCovered(volume));
+    let unknown = Inconsistent::UnknownVolume(VolumeId(9));
+    let other = MetaRecord::VolumeReduced { id: VolumeId(9), bytes: 0 };
+    assert_eq!(refused(&metadata, other), unknown);
+    // A block of the fifth set keeps all of that set.
+    metadata.apply(&reduced(4 * set_bytes + 4096)).unwrap();
+    let of = &metadata.volumes()[&volume];
+    assert_eq!((of.bytes, of.whole_sets()), (4 * set_bytes + 4096, 5));
+    assert_eq!(metadata.run(volume, key).unwrap().initialised(), 5);
+    let lacking: Vec<u64> = metadata.dirty_regions().keys().map(|(group, _)| group.0).collect();
+    assert!(lacking.contains(&5) && lacking.iter().all(|group| *group <= 5), "{lacking:?}");
+    assert!(metadata.group_by_generation(GenerationId(5)).is_some());
+    assert!(metadata.group_by_generation(GenerationId(6)).is_none());
+    // Also where a position was to move to.
+    for (disk, first) in [(0, 5), (1, 9), (2, 13)] {
+        let pending: Vec<_> = metadata.disks()[&DiskNumber(disk)].pending.ranges().collect();
+        assert_eq!(pending, [ExtentRange::new(ExtentNumber(first), 11)]);
+    }
+    assert_every_extent_has_one_owner(&metadata);
+    assert_eq!(restored(&metadata).as_ref(), Ok(&metadata));
+    metadata.apply(&reduced(4 * set_bytes + 4096)).unwrap();
+    metadata.apply(&reduced(2 * set_bytes)).unwrap();
+    assert_eq!(metadata.volumes()[&volume].whole_sets(), 2);
+    assert_every_extent_has_one_owner(&metadata);
+    // What grows there again is new.
+    metadata
+        .apply(&MetaRecord::RunAdded { volume, run: run(2, 2, 17, &[(0, 40), (1, 40)]) })
+        .unwrap();
+    assert_every_extent_has_one_owner(&metadata);
+}
+
+#[test]
 fn a_disk_has_one_job() {
     let mut metadata = small();
     let set = |number, kind, disks: &[u32]| MetaRecord::JobSet {

@@ -1,8 +1,10 @@
 //! Records about volumes and their maps.
 
-use super::{COPIES_MAX, Inconsistent, WIDTH_MAX, check_name, owned_by};
-use crate::format::{GenerationId, SegmentNumber, VolumeId, initial_root};
-use crate::metadata::{GroupRun, Layout, Metadata, RunKey, SharedMap, Volume, VolumeLog};
+use super::{COPIES_MAX, Inconsistent, WIDTH_MAX, check_name, places_of, segments_of};
+use crate::format::{DiskNumber, GenerationId, SegmentNumber, VolumeId, initial_root};
+use crate::metadata::{
+    ExtentRange, GroupRun, Layout, Metadata, RunKey, SharedMap, Volume, VolumeLog,
+};
 
 /// Longest key of a property.
 const KEY_BYTES_MAX: usize = 128;
@@ -99,20 +101,68 @@ impl Metadata {
     pub(super) fn remove_volume(&mut self, id: VolumeId) -> Result<(), Inconsistent> {
         let unknown = Inconsistent::UnknownVolume(id);
         let volume = self.volumes.get(&id).cloned().ok_or(unknown)?;
-        let dirty_regions: Vec<_> = self.dirty_regions_of(&volume).map(|(key, _)| key).collect();
+        self.volumes.remove_mut(&id);
+        volume.runs.values().for_each(|run| self.give_up_run(run));
+        for (disk, extents) in segments_of(&volume) {
+            self.leave_pending(disk, extents);
+        }
+        Ok(())
+    }
+
+    pub(super) fn reduce_volume(&mut self, id: VolumeId, bytes: u64) -> Result<(), Inconsistent> {
+        let volume = self.volumes.get(&id).ok_or(Inconsistent::UnknownVolume(id))?;
+        if bytes > volume.bytes {
+            return Err(Inconsistent::Backwards);
+        }
+        if !self.covers(volume, bytes) {
+            return Err(Inconsistent::NotCovered(id));
+        }
+        for (key, kept) in self.runs_beyond(volume, bytes) {
+            let mut gone = key;
+            if kept > 0 {
+                self.split_run(id, key, kept)?;
+                gone.first_set += u64::from(kept);
+            }
+            let run = self.run_of(id, gone)?;
+            self.volume_mut(id)?.runs.remove_mut(&gone);
+            self.give_up_run(&run);
+        }
+        self.set_size(id, bytes)
+    }
+
+    /// The runs with groups that a volume of such a size doesn't need, and how many of each it does.
+    pub(in crate::metadata) fn runs_beyond(
+        &self,
+        volume: &Volume,
+        bytes: u64,
+    ) -> Vec<(RunKey, u32)> {
+        let Some(stripes) = volume.stripes(self.shape) else { return Vec::new() };
+        let sets = stripes.sets_for(bytes.div_ceil(block::BLOCK_BYTES as u64));
+        let beyond = volume
+            .runs
+            .values()
+            .filter(|run| run.key.first_set.saturating_add(u64::from(run.count)) > sets);
+        let kept = |run: &GroupRun| sets.saturating_sub(run.key.first_set) as u32;
+        beyond.map(|run| (run.key, kept(run))).collect()
+    }
+
+    /// A run isn't in its volume's map any more: what is known of its groups is forgotten, and their extents
+    /// have no owner.
+    fn give_up_run(&mut self, run: &GroupRun) {
+        let dirty_regions: Vec<_> = self.dirty_regions_in(run).map(|(key, _)| key).collect();
         for key in dirty_regions {
             self.dirty_regions.remove_mut(&key);
         }
-        self.volumes.remove_mut(&id);
-        for run in volume.runs.values() {
-            self.generations.remove_mut(&run.generation);
+        self.generations.remove_mut(&run.generation);
+        for (disk, extents) in places_of(run) {
+            self.leave_pending(disk, extents);
         }
-        for (disk, extents) in owned_by(&volume) {
-            if let Some(disk) = self.disks.get_mut(&disk) {
-                disk.pending.insert(extents);
-            }
+    }
+
+    fn leave_pending(&mut self, disk: DiskNumber, extents: ExtentRange) {
+        if let Some(disk) = self.disks.get_mut(&disk) {
+            disk.pending.insert(extents);
         }
-        Ok(())
     }
 
     pub(super) fn set_property(
