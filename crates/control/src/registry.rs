@@ -232,6 +232,8 @@ mod tests {
             epoch: 1,
             capacity_bytes: 0,
             free_bytes: 0,
+            allocatable_bytes: 0,
+            spare: None,
             survives: 0,
             disks: Vec::new(),
             votes: VotesReport::default(),

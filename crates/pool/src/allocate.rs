@@ -6,7 +6,7 @@
 //! 3 GiB every extent that two copies on different domains can use is used.
 //!
 //! Of each domain some extents are kept for the volumes' logs, so that a full pool can still write,
-//! also while a domain is missing. Nothing is planned on disks that the caller doesn't name as usable.
+//! also while a domain is missing; and what is to be kept as spare, of which only moves may take. Nothing is planned on disks that the caller doesn't name as usable.
 //!
 //! Planning changes nothing: it yields records that the caller commits.
 
@@ -20,6 +20,7 @@ use crate::metadata::{
     ExtentRange, ExtentSet, GroupRun, Layout, Member, Metadata, Roots, RunKey, SegmentCopyPlace,
     WIDTH_MAX,
 };
+use crate::spare::Spare;
 
 /// Groups in a run, at most.
 const RUN_GROUPS_MAX: u32 = 16;
@@ -29,6 +30,8 @@ pub const SEGMENT_EXTENTS: u32 = 2;
 const SEGMENTS: std::ops::RangeInclusive<u32> = 3..=8;
 /// A log may have one live segment for so many extents of the smallest domain.
 const EXTENTS_PER_SEGMENT: u32 = 48;
+/// What is kept as spare in a domain is spread over its disks in so many parts at least.
+const SPARE_LEVELS: u32 = 16;
 /// Most disks that a striped volume's set goes over.
 const RAID0_WIDTH_MAX: u16 = 16;
 
@@ -79,9 +82,57 @@ pub fn usable_bytes(
         .map_or_else(|| stripe_width(metadata, usable, layout), |volume| volume.width);
     let mut space = Space::new(metadata, usable);
     space.reserve_for_logs(metadata, volume.is_none());
+    space.reserve_spare(metadata, layout);
     let sets = space.sets_left(layout, width);
     let set_bytes = u64::from(width) * u64::from(metadata.shape().rows()) * BLOCK_BYTES as u64;
     sets.saturating_mul(set_bytes)
+}
+
+/// What is kept as spare in each failure domain, if groups have up to so many copies, or more in some volume.
+fn spare_shares(metadata: &Metadata, copies: u8) -> BTreeMap<Uuid, u64> {
+    let Some(spare) = Spare::of(metadata) else { return BTreeMap::new() };
+    let most = metadata.volumes().values().map(|volume| volume.layout.copies()).max();
+    spare.shares(metadata, most.unwrap_or(0).max(copies))
+}
+
+/// What the free extents of a pool are for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FreeSpace {
+    /// What volumes may take.
+    pub for_volumes: u64,
+    /// What is to be kept as spare.
+    pub spare_wanted: u64,
+    /// What of that there is.
+    pub spare_there: u64,
+}
+
+/// What the free extents of these disks are for, by their numbers alone.
+pub fn free_space(metadata: &Metadata, usable: &Usable) -> FreeSpace {
+    let all = metadata.disks().keys().copied().collect();
+    let for_logs = segments_per_log(metadata, &all) * metadata.volumes().size() as u32;
+    let mut domains: BTreeMap<Uuid, (u64, u64)> = BTreeMap::new();
+    let mut domain_of: BTreeMap<DiskNumber, Uuid> = BTreeMap::new();
+    for disk in metadata.data_disks().filter(|disk| usable.contains(&disk.number)) {
+        let domain = metadata.domain_of(disk);
+        domain_of.insert(disk.number, domain);
+        let usual = (0, u64::from(for_logs * SEGMENT_EXTENTS));
+        domains.entry(domain).or_insert(usual).0 += u64::from(disk.free.len());
+    }
+    let segments = metadata.volumes().values().flat_map(|volume| volume.log.segments.values());
+    for place in segments.flat_map(|segment| segment.copies.iter()) {
+        let domain = domain_of.get(&place.disk).and_then(|domain| domains.get_mut(domain));
+        if let Some((_, kept)) = domain {
+            *kept = kept.saturating_sub(SEGMENT_EXTENTS.into());
+        }
+    }
+    let shares = spare_shares(metadata, 1);
+    let mut space = FreeSpace { spare_wanted: shares.values().sum(), ..FreeSpace::default() };
+    for (domain, (free, kept)) in domains {
+        let (left, share) = (free.saturating_sub(kept), shares.get(&domain).copied().unwrap_or(0));
+        space.spare_there += left.min(share);
+        space.for_volumes += left.saturating_sub(share);
+    }
+    space
 }
 
 /// Plans the groups by which an existing volume must grow so that it covers `bytes`; none when it
@@ -106,6 +157,7 @@ pub fn plan_groups(
     }
     let mut space = Space::new(metadata, usable);
     space.reserve_for_logs(metadata, false);
+    space.reserve_spare(metadata, volume.layout);
     if space.sets_left(volume.layout, volume.width) < wanted - have {
         return Err(no_space());
     }
@@ -266,6 +318,26 @@ impl Space {
                     break;
                 };
                 self.take_last(disk, SEGMENT_EXTENTS);
+            }
+        }
+    }
+
+    /// Takes out what is kept so that what is lost can be made anew: a volume of this layout may not have it.
+    fn reserve_spare(&mut self, metadata: &Metadata, layout: Layout) {
+        for (domain, share) in spare_shares(metadata, layout.copies()) {
+            // Level by level, so that little of it goes with one disk.
+            let mut left = u32::try_from(share).unwrap_or(u32::MAX);
+            let mut level = (left / SPARE_LEVELS).max(1);
+            while left > 0 {
+                let run = level.min(left);
+                match self.most_free(run, |_, disk| disk.domain == domain) {
+                    Some(disk) => {
+                        self.take_last(disk, run);
+                        left -= run;
+                    }
+                    None if run > 1 => level = run / 2,
+                    None => break,
+                }
             }
         }
     }

@@ -299,3 +299,54 @@ proptest! {
         prop_assert!(grow(&mut metadata, &usable, volume, promised + set_bytes).is_err());
     }
 }
+
+/// Whatever is lost finds a place, however full volumes have made the pool.
+#[test]
+fn what_is_kept_as_spare_takes_in_what_is_lost_and_no_volume_gets_it() {
+    let machines = [(0, 1024), (0, 1024), (1, 2048), (2, 1024), (2, 1024), (3, 512)];
+    let two = [(0, 1024), (0, 1024), (0, 1024), (1, 1024), (1, 1024), (1, 1024)];
+    for (disks, domain, spare, layout) in [
+        (&machines[..], FailureDomain::Node, Spare::Disk, Layout::Mirror(2)),
+        (&machines, FailureDomain::Disk, Spare::Disk, Layout::Mirror(3)),
+        (&machines, FailureDomain::Disk, Spare::Node, Layout::Mirror(2)),
+        (&two, FailureDomain::Node, Spare::Disk, Layout::Mirror(2)),
+    ] {
+        let mut metadata = pool_of(domain, disks);
+        let usable = all(&metadata);
+        let set = |value: String| MetaRecord::PoolPropertySet {
+            key: crate::spare::SPARE.into(),
+            value: Some(value),
+        };
+        let without_spare = usable_bytes(&metadata, &usable, layout, None);
+        metadata.apply(&set(spare.to_string())).unwrap();
+        let promised = usable_bytes(&metadata, &usable, layout, None);
+        assert!(promised > 0 && promised < without_spare, "{promised} of {without_spare}");
+        let volume = create(&mut metadata, layout);
+        grow(&mut metadata, &usable, volume, promised).unwrap();
+        let free = free_space(&metadata, &usable);
+        assert!(free.spare_wanted > 0 && free.spare_there == free.spare_wanted, "{free:?}");
+        let set_bytes = u64::from(metadata.shape().rows()) * BLOCK_BYTES as u64;
+        let more = plan_groups(&metadata, &usable, volume, promised + 4 * set_bytes);
+        assert!(more.is_err(), "it took the spare");
+        let nodes: BTreeSet<Uuid> = metadata.disks().values().map(|disk| disk.node).collect();
+        let lost: Vec<Vec<DiskNumber>> = match spare {
+            Spare::Node => nodes
+                .iter()
+                .map(|node| {
+                    let disks = metadata.disks().values().filter(|disk| disk.node == *node);
+                    disks.map(|disk| disk.number).collect()
+                })
+                .collect(),
+            _ => metadata.disks().keys().map(|disk| vec![*disk]).collect(),
+        };
+        for lost in lost {
+            let left = usable.iter().copied().filter(|disk| !lost.contains(disk)).collect();
+            let mut plan = MovePlan::new(&metadata, &left);
+            let homeless: u64 = lost.iter().map(|disk| plan.homeless(*disk, None)).sum();
+            assert_eq!(homeless, 0, "{spare} {layout}: {lost:?} of {disks:?}");
+        }
+        metadata.apply(&set(crate::metadata::PROPERTY_OFF.into())).unwrap();
+        assert!(plan_groups(&metadata, &usable, volume, promised + 4 * set_bytes).is_ok());
+        assert_eq!(free_space(&metadata, &usable).spare_wanted, 0);
+    }
+}

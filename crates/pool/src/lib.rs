@@ -15,6 +15,7 @@ pub mod metadata;
 mod error;
 mod message;
 mod report;
+mod spare;
 mod stats;
 
 pub use engine::{
@@ -27,8 +28,9 @@ pub use metadata::{InvalidLayout, Layout};
 pub use report::{
     BadBlock, DiskReport, DiskState, EmptyForecast, ImportPlan, JobReport, JobState, LayoutRoom,
     PoolDisk, PoolEvent, PoolForecast, PoolReport, PoolState, Progress, Replayed, ScrubReport,
-    VerifyReport, VolumeForecast, VolumeReport, VotesReport,
+    SpareReport, VerifyReport, VolumeForecast, VolumeReport, VotesReport,
 };
+pub use spare::{InvalidSpare, Spare};
 pub use stats::{
     DestageStats, DiskOperations, DiskStats, OperationStats, RequestStats, VolumeStats,
 };

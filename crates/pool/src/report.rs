@@ -105,6 +105,12 @@ pub struct PoolReport {
     pub capacity_bytes: u64,
     /// Of that, not allocated.
     pub free_bytes: u64,
+    /// Of that, what volumes may take: not what is kept for logs, or as spare. Bytes of disks, each copy counted.
+    #[serde(default)]
+    pub allocatable_bytes: u64,
+    /// What is kept so that something can be rebuilt, if it is to be.
+    #[serde(default)]
+    pub spare: Option<SpareReport>,
     /// How many more failures of nodes (or disks, by the pool's failure domain) all volumes and the
     /// votes survive now.
     pub survives: u32,
@@ -133,6 +139,24 @@ impl PoolReport {
     pub fn is_healthy(&self) -> bool {
         self.state == PoolState::Online
             && self.volumes.iter().all(|volume| volume.suspended.is_none())
+    }
+}
+
+/// Space that is kept free so that what is lost can be rebuilt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpareReport {
+    /// What could be rebuilt: `disk`, `node` or a number of bytes.
+    pub of: String,
+    /// What has to be kept for that; 0 where no space of this pool's shape could do.
+    pub wanted_bytes: u64,
+    /// What of it there is. Less than is wanted: it was used, or disks are away.
+    pub there_bytes: u64,
+}
+
+impl SpareReport {
+    /// Whether what it is for could be rebuilt.
+    pub fn is_enough(&self) -> bool {
+        self.wanted_bytes > 0 && self.there_bytes >= self.wanted_bytes
     }
 }
 

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use control::api::SetPool;
 use control::duration::{Span, SpanError};
 use control::exit::Exit;
-use pool::{JobReport, PoolReport, ScrubReport};
+use pool::{InvalidSpare, JobReport, PoolReport, ScrubReport, Spare};
 
 use super::pool::{done, pool_path};
 use super::pool_wait::{Watch, wait};
@@ -63,6 +63,26 @@ enum Setting {
         #[arg(value_parser = parse_rate, value_name = "SIZE")]
         rate: Rate,
     },
+    /// What is kept free, so that it can be rebuilt elsewhere when it is lost; no volume may take that
+    Spare {
+        /// disk (the largest), node, or a size such as 2T; none for nothing
+        #[arg(value_parser = parse_spare, value_name = "disk|node|SIZE|none")]
+        spare: Kept,
+    },
+}
+
+/// What is kept as spare; none for nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kept(Option<Spare>);
+
+fn parse_spare(text: &str) -> Result<Kept, String> {
+    match text.trim() {
+        "none" | "off" => Ok(Kept(None)),
+        spare => spare
+            .parse()
+            .map(|spare| Kept(Some(spare)))
+            .map_err(|error: InvalidSpare| format!("{error}; or none for nothing")),
+    }
 }
 
 /// A span of time; none for never.
@@ -177,6 +197,19 @@ impl Setting {
                 };
                 (SetPool { scrub_rate_bytes: Some(rate), ..none }, text)
             }
+            Setting::Spare { spare: Kept(spare) } => {
+                let text = match spare {
+                    Some(Spare::Disk) => {
+                        "so much is kept free that the largest disk can be rebuilt".into()
+                    }
+                    Some(Spare::Node) => {
+                        "so much is kept free that the largest machine can be rebuilt".into()
+                    }
+                    Some(Spare::Bytes(bytes)) => format!("{} are kept free", Human(bytes)),
+                    None => "nothing is kept free".into(),
+                };
+                (SetPool { spare: Some(spare), ..none }, text)
+            }
         }
     }
 }
@@ -192,6 +225,14 @@ mod tests {
         for wrong in ["0s", "500ms", "1s500ms", "10", "never"] {
             assert!(parse_time(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_spare_is_a_disk_a_machine_or_a_size() {
+        assert_eq!(parse_spare("disk"), Ok(Kept(Some(Spare::Disk))));
+        assert_eq!(parse_spare("2T"), Ok(Kept(Some(Spare::Bytes(2 << 40)))));
+        assert_eq!(parse_spare("none"), Ok(Kept(None)));
+        assert!(parse_spare("two").is_err_and(|error| error.contains("none for nothing")));
     }
 
     #[test]

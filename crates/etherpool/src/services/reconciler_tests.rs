@@ -139,6 +139,8 @@ fn pool_report() -> PoolReport {
         epoch: 1,
         capacity_bytes: 0,
         free_bytes: 0,
+        allocatable_bytes: 0,
+        spare: None,
         survives: 1,
         disks: Vec::new(),
         votes: VotesReport::default(),

@@ -96,7 +96,9 @@ impl Volume {
         if closed.is_none() && !undestaged {
             // All is in place, and the open segment still holds room that somebody waits for.
             let gives_room = state.charges.values().any(|bytes| *bytes > 0);
-            let stuck = self.credit.is_wanted() && gives_room && quiet;
+            let stuck = self.credit.is_wanted() && gives_room && quiet
+                // The open segment's room may be all that there is, and a MARK be what keeps it.
+                || self.credit.wants_segment.get() && last > released;
             return if stuck { DestageDue::Now(last) } else { DestageDue::Never };
         }
         let destageable = self.has_destageable();

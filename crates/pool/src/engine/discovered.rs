@@ -146,6 +146,8 @@ impl Engine {
             stale_secs,
             capacity_bytes: 0,
             free_bytes: 0,
+            allocatable_bytes: 0,
+            spare: None,
             survives: 0,
             disks: disks.iter().map(pool_disk).collect(),
             votes: quorum.votes(),

@@ -1,4 +1,4 @@
-//! What people set of a pool: properties in its metadata, of which each is a number or `off`.
+//! What people set of a pool: properties in its metadata, of which each is a number, or `off`.
 
 use std::rc::Rc;
 
@@ -6,7 +6,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::open_pool::OpenPool;
 use crate::error::PoolError;
-use crate::metadata::{MetaRecord, Metadata};
+use crate::metadata::{MetaRecord, Metadata, PROPERTY_OFF};
+use crate::spare::{SPARE, Spare};
 
 /// After how many seconds a disk that is out is rebuilt.
 pub(super) const REBUILD_DELAY: &str = "rebuild-delay";
@@ -28,10 +29,15 @@ pub struct PoolSettings {
     /// Bytes that a scrub reads per second at most, of all disks together; as many as can be read with null.
     #[serde(deserialize_with = "said", skip_serializing_if = "Option::is_none")]
     pub scrub_rate_bytes: Option<Option<u64>>,
+    /// What of the pool's space is kept free, so that so much can be rebuilt; nothing with null.
+    #[serde(deserialize_with = "said", skip_serializing_if = "Option::is_none")]
+    pub spare: Option<Option<Spare>>,
 }
 
 /// Null is something else than silence.
-fn said<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Option<u64>>, D::Error> {
+fn said<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    from: D,
+) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(from).map(Some)
 }
 
@@ -51,20 +57,23 @@ impl PoolSettings {
                     "name what it shall be, or off",
                 ));
             }
-            let value = value.map_or_else(|| OFF.to_owned(), |value| value.to_string());
-            Ok(MetaRecord::PoolPropertySet { key: key.to_owned(), value: Some(value) })
+            Ok(set(key, value.map(|value| value.to_string())))
         });
-        records.collect()
+        let spare = self.spare.map(|spare| Ok(set(SPARE, spare.map(|spare| spare.to_string()))));
+        records.chain(spare).collect()
     }
 }
 
-/// What stands for none.
-const OFF: &str = "off";
+/// A property that is set, or switched off.
+fn set(key: &str, value: Option<String>) -> MetaRecord {
+    let value = Some(value.unwrap_or_else(|| PROPERTY_OFF.to_owned()));
+    MetaRecord::PoolPropertySet { key: key.to_owned(), value }
+}
 
 /// What a pool's property is set to: a number, or none where it is switched off; `usual` where nobody set it.
 pub(super) fn setting(meta: &Metadata, key: &str, usual: Option<u64>) -> Option<u64> {
     match meta.properties().get(key).map(String::as_str) {
-        Some(OFF) => None,
+        Some(PROPERTY_OFF) => None,
         Some(number) => number.parse().ok(),
         None => usual,
     }

@@ -10,6 +10,7 @@ use crate::allocate::{Usable, usable_bytes};
 use crate::error::PoolError;
 use crate::format::{DiskId, DiskNumber, FailureDomain};
 use crate::metadata::{Disk, Layout, MetaRecord, Metadata};
+use crate::spare::Spare;
 
 /// Where space may be taken from, and what people call those disks.
 pub(crate) struct Room {
@@ -63,9 +64,20 @@ pub(super) fn no_space(
         needed_bytes: needed,
         free_bytes: free,
         remedy: format!(
-            "{rule}, besides what is kept for logs; free: {}; {more} (pool extend)",
+            "{rule}, besides {}; free: {}; {more} (pool extend)",
+            kept(meta),
             listed.join("; ")
         ),
+    }
+}
+
+/// What no volume may take.
+fn kept(meta: &Metadata) -> String {
+    match Spare::of(meta) {
+        None => "what is kept for logs".to_owned(),
+        Some(spare) => {
+            format!("what is kept for logs and as spare (`pool set ... spare` is {spare})")
+        }
     }
 }
 
@@ -112,7 +124,7 @@ fn one_more(meta: &Metadata, usable: &Usable, layout: Layout) -> Option<(u64, u6
 }
 
 /// Bytes as people read them.
-fn human(bytes: u64) -> String {
+pub(super) fn human(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if bytes < 1024 {
         return format!("{bytes} B");

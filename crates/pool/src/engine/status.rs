@@ -13,9 +13,13 @@ use super::pool::Pool;
 use super::quorum::votes_of;
 use super::volume::segment::current_copies;
 use super::volume::{Serving, Volume};
+use crate::allocate::free_space;
 use crate::format::{DiskId, DiskNumber, ExtentShape, Voters, majority_of, poorest};
 use crate::metadata::{Metadata, Volume as VolumeMeta};
-use crate::report::{DiskState, PoolDisk, PoolReport, PoolState, VolumeReport, VotesReport};
+use crate::report::{
+    DiskState, PoolDisk, PoolReport, PoolState, SpareReport, VolumeReport, VotesReport,
+};
+use crate::spare::Spare;
 use crate::stats::{DiskStats, VolumeStats};
 
 impl OpenPool {
@@ -36,6 +40,12 @@ impl OpenPool {
         let metadata = self.domains_there(&meta, whole.iter().map(|member| member.number));
         let spare_metadata = metadata.saturating_sub(1);
         let survives = self.survives(&meta).min(spare_votes).min(spare_metadata);
+        let free = free_space(&meta, &pool.usable_disks());
+        let spare = Spare::of(&meta).map(|spare| SpareReport {
+            of: spare.to_string(),
+            wanted_bytes: free.spare_wanted * extent_bytes,
+            there_bytes: free.spare_there * extent_bytes,
+        });
         PoolReport {
             name: pool.name.clone(),
             id: pool.id.to_string(),
@@ -45,6 +55,8 @@ impl OpenPool {
             stale_secs: None,
             capacity_bytes: extents * extent_bytes,
             free_bytes: disks.iter().map(|disk| disk.free_bytes).sum(),
+            allocatable_bytes: free.for_volumes * extent_bytes,
+            spare,
             survives,
             disks,
             votes,
@@ -111,7 +123,9 @@ impl OpenPool {
         let region = meta.shape().extent_bytes() / u64::from(ExtentShape::REGIONS);
         let dirty: u64 = meta.dirty_regions_of(known).map(|(_, m)| u64::from(m.count_ones())).sum();
         let suspended = match volume.serving() {
-            Serving::Yes | Serving::Gone => self.blocked(meta, known),
+            Serving::Yes | Serving::Gone => {
+                self.blocked(meta, known).or_else(|| volume.lacks_space())
+            }
             Serving::Opening => {
                 let replaying = || "its log is being replayed".to_owned();
                 Some(self.blocked(meta, known).unwrap_or_else(replaying))

@@ -50,6 +50,7 @@ pub use restore::Restoring;
 pub use shared::{Roots, SharedMap};
 pub use state::{
     Counters, DirtyRegions, Disk, Group, GroupRun, Incoming, InvalidLayout, Layout, Member,
-    Metadata, PoolIdentity, RunKey, Segment, SegmentCopyPlace, SegmentState, Volume, VolumeLog,
+    Metadata, PROPERTY_OFF, PoolIdentity, RunKey, Segment, SegmentCopyPlace, SegmentState, Volume,
+    VolumeLog,
 };
 pub use table::{BlockRun, Section, Table};

@@ -378,6 +378,9 @@ impl Default for Counters {
     }
 }
 
+/// What a pool's property says that is switched off.
+pub const PROPERTY_OFF: &str = "off";
+
 /// All that a pool knows about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metadata {

@@ -147,11 +147,19 @@ impl Rig {
         size_bytes: u64,
         layout: Layout,
     ) -> Result<VolumeReport, Failure> {
+        self.create_volume_of(name, VolumeSize::Bytes(size_bytes), layout).await
+    }
+
+    /// The same with any size.
+    pub async fn create_volume_of(
+        &self,
+        name: &str,
+        size: VolumeSize,
+        layout: Layout,
+    ) -> Result<VolumeReport, Failure> {
         let owned = name.to_string();
         let report = self
-            .with(|engine| async move {
-                engine.create_volume(POOL, &owned, VolumeSize::Bytes(size_bytes), layout).await
-            })
+            .with(|engine| async move { engine.create_volume(POOL, &owned, size, layout).await })
             .await?;
         self.adopt_volume(name, &report.id);
         Ok(report)

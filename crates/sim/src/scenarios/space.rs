@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use futures::FutureExt;
-use pool::engine::{ExtendPool, VolumeSize};
+use pool::Spare;
+use pool::engine::{ExtendPool, PoolSettings, VolumeSize};
 use pool::metadata::Layout;
 
-use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, expect};
+use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, disk_of, expect};
 use super::scenario;
 use crate::cluster::{Cluster, Plan};
 use crate::runner::{Failure, Scenario, Stage};
@@ -43,6 +44,13 @@ pub const SCENARIOS: &[Scenario] = &[
         "writers are faster than the disks that the log is destaged to: they wait, nothing is stuck",
         400,
         |stage| full_log(stage).boxed_local(),
+    ),
+    scenario(
+        "spare",
+        "volumes take all that they can get of a pool that keeps room for a disk; one is lost for good, and all \
+         that it had is made anew",
+        600,
+        |stage| spare(stage).boxed_local(),
     ),
     scenario(
         "layouts",
@@ -185,6 +193,39 @@ async fn full_log(stage: Stage) -> Result<(), Failure> {
     if rig.below(2) == 0 {
         rig.restart_supervisor(rig.between(1, 500)).await;
     }
+    rig.converge().await
+}
+
+async fn spare(stage: Stage) -> Result<(), Failure> {
+    let nodes = 4 + stage.world.seed() as usize % 2;
+    let rig = Rig::on(Cluster::start(&stage, Plan::simple(nodes, 24)));
+    rig.create_pool((0..nodes).map(disk_of).collect()).await?;
+    rig.set_rebuild_delay(1).await?;
+    let kept = [Spare::Disk, Spare::Node][rig.below(2)];
+    let settings = PoolSettings { spare: Some(Some(kept)), ..PoolSettings::default() };
+    rig.with(|engine| async move { engine.set_pool(POOL, &settings).await }).await?;
+    let layout = [Layout::Mirror(2), Layout::Mirror(3)][rig.below(2)];
+    rig.create_volume_of(VOLUME, VolumeSize::PercentFree(100), layout).await?;
+    rig.load(Mix::BUSY).await?;
+    rig.run_for(rig.between(500, 2000)).await;
+    let enough = |rig: &Rig| rig.report()?.spare.map(|spare| spare.is_enough());
+    expect(enough(&rig) == Some(true), || format!("{:?} is too little", rig.report()))?;
+    let more = VolumeSize::PercentFree(100);
+    let grown = rig.with(|engine| async move { engine.extend_volume(POOL, VOLUME, more).await });
+    // What the last set has beyond the end, at most.
+    let _ = grown.await;
+    expect(enough(&rig) == Some(true), || "a volume took of what is kept".to_string())?;
+    let lost = rig.below(nodes);
+    rig.cluster.kill_node(lost);
+    rig.wait_out(lost, Duration::from_secs(20)).await?;
+    if rig.below(2) == 0 {
+        rig.run_for(rig.between(0, 4000)).await;
+        rig.restart_supervisor(rig.between(1, 500)).await;
+        rig.load(Mix::BUSY).await?;
+    }
+    let whole = || rig.volume_report(VOLUME).is_some_and(|volume| !volume.degraded);
+    rig.cluster.wait_for("all of it is made anew", CONVERGENCE_MAX, whole).await?;
+    expect(enough(&rig) == Some(false), || "what was used is there".to_string())?;
     rig.converge().await
 }
 

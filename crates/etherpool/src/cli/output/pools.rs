@@ -7,7 +7,7 @@ use block::size::Human;
 use block::spoken;
 use comfy_table::ContentArrangement;
 use control::api::{ImportResult, PoolReportExt as _};
-use pool::{ImportPlan, PoolForecast, PoolReport, PoolState};
+use pool::{ImportPlan, PoolForecast, PoolReport, PoolState, SpareReport};
 
 use super::disks::disk_state;
 use super::jobs::{job_rows, scrub};
@@ -88,6 +88,9 @@ pub fn pool(report: &PoolReport, now_secs: u64) -> String {
         if let Some(why) = &disk.rebuild_waits {
             text.push_str(&format!("What {} had isn't rebuilt: {why}\n", disk.name));
         }
+    }
+    if let Some(spare) = &report.spare {
+        text.push_str(&spare_line(spare));
     }
     if let Some(machines) = even_votes(report) {
         text.push_str(&format!(
@@ -206,6 +209,26 @@ fn pool_state(state: &PoolState) -> String {
         _ => "",
     };
     format!("{state}{to_do}")
+}
+
+/// What is kept as spare, and whether it would do.
+fn spare_line(spare: &SpareReport) -> String {
+    let what = match spare.of.as_str() {
+        "disk" => "one disk can be rebuilt",
+        "node" => "one machine can be rebuilt",
+        _ => "there is something to rebuild on",
+    };
+    if spare.wanted_bytes == 0 {
+        return format!(
+            "Nothing can be kept free so that {what}: it needs more machines or disks (pool extend)\n"
+        );
+    }
+    let state = match spare.is_enough() {
+        true => "",
+        false => ": that is too little, it was used or disks are away (pool extend)",
+    };
+    let (there, wanted) = (Human(spare.there_bytes), Human(spare.wanted_bytes));
+    format!("So that {what} {there} of {wanted} are kept free{state}\n")
 }
 
 /// How many failures a pool survives, where that can be said.

@@ -114,6 +114,8 @@ pub fn pool() -> PoolReport {
         epoch: 3,
         capacity_bytes: 3 << 30,
         free_bytes: 1 << 30,
+        allocatable_bytes: 0,
+        spare: None,
         survives: 1,
         disks: vec![PoolDisk {
             device_name: "/dev/sda".into(),

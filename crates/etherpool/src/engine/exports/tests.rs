@@ -177,6 +177,8 @@ fn report(state: pool::PoolState) -> PoolReport {
         epoch: 1,
         capacity_bytes: 0,
         free_bytes: 0,
+        allocatable_bytes: 0,
+        spare: None,
         survives: 0,
         disks: Vec::new(),
         votes: pool::VotesReport::default(),

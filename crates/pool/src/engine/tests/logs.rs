@@ -637,3 +637,94 @@ fn who_is_slow_stays_in_when_another_one_dies() {
         assert_eq!(went_out(&bench), [format!("e{away}.0")]);
     }
 }
+
+/// Another volume has all extents that are free, also those that are kept for logs.
+fn fill(bench: &Bench) -> (Rc<crate::engine::pool::Pool>, crate::format::VolumeId) {
+    use crate::metadata::{GroupRun, Member, MetaRecord, Roots, RunKey};
+    let pool = Rc::clone(&bench.serving().pool);
+    let (id, records) = {
+        let meta = pool.meta.borrow();
+        let (id, mut generation) = (meta.counters().volume, meta.counters().generation);
+        let (name, layout) = ("filler".to_owned(), Layout::Raid0);
+        let mut records = vec![MetaRecord::VolumeCreated { id, name, layout, width: 1 }];
+        let mut first_set = 0;
+        for disk in meta.disks().values() {
+            for extents in disk.free.ranges() {
+                let run = GroupRun {
+                    key: RunKey { lane: 0, first_set },
+                    count: extents.count,
+                    generation,
+                    members: vec![Member { disk: disk.number, first: extents.first }],
+                    incoming: None,
+                    roots: Roots::default(),
+                };
+                records.push(MetaRecord::RunAdded { volume: id, run });
+                first_set += u64::from(extents.count);
+                generation = generation.plus(extents.count.into());
+            }
+        }
+        (id, records)
+    };
+    commit(bench, &pool, records);
+    (pool, id)
+}
+
+fn commit(
+    bench: &Bench,
+    pool: &Rc<crate::engine::pool::Pool>,
+    records: Vec<crate::metadata::MetaRecord>,
+) {
+    let pool = Rc::clone(pool);
+    let committing = async move {
+        let _lock = pool.meta_lock.acquire(1).await;
+        pool.commit_locked(&records).await
+    };
+    bench.run(committing).unwrap();
+}
+
+/// Where there is no room for a log its writers wait, are told why, and go on by themselves.
+#[test]
+fn writers_of_a_full_pool_wait_and_go_on_once_there_is_room() {
+    let (bench, volume) = Bench::mirrored(240);
+    let (pool, filler) = fill(&bench);
+    let answered = Rc::new(std::cell::Cell::new(false));
+    let (told, write) =
+        (Rc::clone(&answered), volume.write(Lba(0), pattern(0, 16, 1), Durability::Durable));
+    bench.executor.handle().spawn(async move { told.set(write.await.is_ok()) });
+    bench.pass(Duration::from_secs(5));
+    assert!(!answered.get(), "nothing holds it");
+    let why = suspended(&bench);
+    assert!(why.contains("for its log") && why.contains("pool extend pool"), "{why}");
+    assert_eq!(bench.report().allocatable_bytes, 0);
+    commit(&bench, &pool, vec![crate::metadata::MetaRecord::VolumeRemoved { id: filler }]);
+    let freeing = Rc::clone(&pool);
+    bench.run(async move { freeing.free_pending().await }).unwrap();
+    bench.until(|report| report.volumes[0].suspended.is_none());
+    bench.pass(Duration::from_secs(1));
+    assert!(answered.get(), "it waits although there is room");
+    assert_eq!(bench.read(&volume, 0, 16).unwrap(), pattern(0, 16, 1));
+}
+
+/// The room of one segment is enough to go on: what is in place gives way.
+#[test]
+fn a_log_goes_on_in_the_only_segment_that_there_is_room_for() {
+    let (bench, volume) = Bench::mirrored(241);
+    bench.write(&volume, 0, pattern(0, 1, 1)).unwrap();
+    fill(&bench);
+    // Several times what a segment holds, and pauses in which a MARK is written.
+    for round in 1..8 {
+        for block in (0..160).step_by(8) {
+            bench.write(&volume, block, pattern(block, 8, round)).unwrap();
+        }
+        bench.pass(Duration::from_millis(300));
+    }
+    for block in 0..160 {
+        assert_eq!(bench.read(&volume, block, 1).unwrap(), pattern(block, 1, 7));
+    }
+    let bench = bench.power_cut();
+    bench.until(|report| report.state == PoolState::Online);
+    let volume = bench.engine.open_volume("pool", "v").unwrap();
+    for block in 0..160 {
+        assert_eq!(bench.read(&volume, block, 1).unwrap(), pattern(block, 1, 7));
+    }
+}

@@ -88,6 +88,8 @@ pub(crate) struct Log {
     /// The groups of what had to be appended again; where their checksums were doubtful, under which
     /// configuration.
     pub(crate) stuck: RefCell<BTreeMap<GenerationId, Option<ConfigNumber>>>,
+    /// Since when no disk has room for the next segment.
+    pub(crate) lacks_space_since: Cell<Option<Instant>>,
     /// What is damaged in it, while the volume waits for that.
     pub(crate) damage: RefCell<Option<String>>,
     /// Somebody said that it shall be served without what is damaged.
@@ -153,6 +155,7 @@ impl Log {
             appended_at: Cell::default(),
             destaging: Notify::new(),
             may_exceed: Cell::new(false),
+            lacks_space_since: Cell::new(None),
             stuck: RefCell::default(),
             damage: RefCell::default(),
             accepts_loss: Cell::new(false),

@@ -11,6 +11,7 @@ use super::log::Written;
 use crate::allocate::{SEGMENT_EXTENTS, Usable, plan_segment, segments_per_log};
 use crate::engine::lease::Ended;
 use crate::engine::pool::Pool;
+use crate::engine::space::human;
 use crate::format::{
     Configuration, DiskNumber, RecordNumber, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentNumber,
     VolumeId,
@@ -133,15 +134,21 @@ impl Volume {
             if self.is_gone() {
                 return Err(Ended::Closed);
             }
-            let planned = self.plan_segment();
-            if let Some((records, segment)) = planned {
-                self.pool.commit_locked(&records).await?;
-                drop(lock);
-                self.credit.wants_segment.set(false);
-                self.log.destaging.notify_all();
-                return Ok(segment);
-            }
+            let refused = match self.plan_segment() {
+                Ok((records, segment)) => {
+                    self.pool.commit_locked(&records).await?;
+                    drop(lock);
+                    self.give_back_freed(&records);
+                    self.credit.wants_segment.set(false);
+                    self.log.lacks_space_since.set(None);
+                    self.log.destaging.notify_all();
+                    return Ok(segment);
+                }
+                Err(refused) => refused,
+            };
             drop(lock);
+            let since = self.log.lacks_space_since.get().unwrap_or(self.pool.runtime.now());
+            self.log.lacks_space_since.set((refused == NoSegment::NoSpace).then_some(since));
             // Destaging gives room back; a disk that returns or is added may have some.
             self.credit.wants_segment.set(true);
             self.log.destaging.notify_all();
@@ -156,9 +163,9 @@ impl Volume {
         unused.map(|current| current.segment.number)
     }
 
-    fn plan_segment(&self) -> Option<(Vec<MetaRecord>, Segment)> {
+    fn plan_segment(&self) -> Result<(Vec<MetaRecord>, Segment), NoSegment> {
         let meta = self.pool.meta.borrow();
-        let volume = meta.volumes().get(&self.id)?;
+        let volume = meta.volumes().get(&self.id).ok_or(NoSegment::Full)?;
         let log = &volume.log;
         let durable = self.log.state.borrow().durable;
         let unused = self.unused_segment();
@@ -168,21 +175,8 @@ impl Volume {
         // waits for: evictions may have closed segments that are far from full.
         let exceeds = self.log.may_exceed.get() || self.log.state.borrow().intents.has_torn();
         if full && !exceeds {
-            return None;
+            return Err(NoSegment::Full);
         }
-        let usable = self.pool.usable_disks();
-        let wanted = volume.layout.copies();
-        let copies = plan_segment(&meta, &self.pool.disks_for_logs(&usable), wanted);
-        let copies = copies.or_else(|_| plan_segment(&meta, &usable, wanted)).ok()?;
-        let segment = Segment {
-            number: log.next_segment,
-            epoch: self.pool.epoch,
-            generation: meta.counters().generation,
-            copies,
-            wanted,
-            state: SegmentState::Open,
-            key: self.pool.runtime.random_u64(),
-        };
         // Nothing is in flight: what isn't durable everywhere goes into the new one.
         let state = SegmentState::Closed(durable);
         let open = log.segments.values().filter(|live| live.state == SegmentState::Open);
@@ -192,12 +186,74 @@ impl Volume {
         // While a disk comes and goes each switch would take room for nothing.
         let unused = unused.map(|number| MetaRecord::SegmentFreed { volume: self.id, number });
         records.extend(unused);
+        let usable = self.pool.usable_disks();
+        let wanted = volume.layout.copies();
+        let places = |meta: &Metadata| {
+            let copies = plan_segment(meta, &self.pool.disks_for_logs(&usable), wanted);
+            copies.or_else(|_| plan_segment(meta, &usable, wanted)).ok()
+        };
+        let copies = places(&meta).or_else(|| {
+            // Where there is no room for two, the next one takes the place of what is all in place.
+            let released = log.released >= durable;
+            let open = log.segments.values().filter(|live| live.state == SegmentState::Open);
+            let open = open.filter(|live| released && Some(live.number) != self.unused_segment());
+            records.extend(
+                open.map(|live| MetaRecord::SegmentFreed { volume: self.id, number: live.number }),
+            );
+            places(&meta.with(&records).ok()?)
+        });
+        let copies = copies.ok_or(NoSegment::NoSpace)?;
+        let segment = Segment {
+            number: log.next_segment,
+            epoch: self.pool.epoch,
+            generation: meta.counters().generation,
+            copies,
+            wanted,
+            state: SegmentState::Open,
+            key: self.pool.runtime.random_u64(),
+        };
         records.push(MetaRecord::SegmentOpened { volume: self.id, segment: segment.clone() });
-        Some((records, segment))
+        Ok((records, segment))
     }
 }
 
+/// Why a log gets no segment now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NoSegment {
+    /// It has as many as it may: destaging frees some.
+    Full,
+    /// No disk that takes part has room.
+    NoSpace,
+}
+
 impl Volume {
+    /// The records of freed segments take no room any more.
+    fn give_back_freed(&self, records: &[MetaRecord]) {
+        let mut state = self.log.state.borrow_mut();
+        let freed = records.iter().filter_map(|record| match record {
+            MetaRecord::SegmentFreed { number, .. } => state.charges.remove(number),
+            _ => None,
+        });
+        let charges = freed.sum();
+        drop(state);
+        self.credit.give_back(charges);
+    }
+
+    /// Why its writers wait, where that is for space that somebody has to give.
+    pub(crate) fn lacks_space(&self) -> Option<String> {
+        let since = self.log.lacks_space_since.get()?;
+        // Destaging may be about to give some.
+        if self.pool.runtime.now().since(since) < self.pool.limits.eviction {
+            return None;
+        }
+        Some(format!(
+            "writes wait: no disk that takes part has {} in a row for its log; they go on by themselves \
+             once one has: add disks (`etherpool pool extend {}`), or reduce or remove a volume",
+            human(self.log_shape.segment_bytes),
+            self.pool.name
+        ))
+    }
+
     /// Whether a segment takes no batch any more: a disk with a copy was evicted since it was opened,
     /// by whomever (the copy may be off the list again since that disk is back), or, opened with
     /// fewer copies than wanted, it could have more now.
@@ -216,7 +272,7 @@ impl Volume {
 
     /// Whether the next segment had more copies than that.
     fn is_next_better(&self, copies: usize) -> bool {
-        self.plan_segment().is_some_and(|(_, next)| next.copies.len() > copies)
+        self.plan_segment().is_ok_and(|(_, next)| next.copies.len() > copies)
     }
 
     /// Whether a closed segment has fewer copies than wanted: nothing brings them back, so what it
