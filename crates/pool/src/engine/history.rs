@@ -4,7 +4,6 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::commit::CommitError;
 use super::lease::Ended;
 use super::open_pool::OpenPool;
 use crate::history::{self, HistoryEntry};
@@ -59,11 +58,7 @@ impl OpenPool {
     async fn commit_history(&self, entries: &[HistoryEntry]) -> Result<(), Ended> {
         let _meta = self.pool.unless_over(self.pool.meta_lock.acquire(1)).await?;
         let records = history::records(&self.pool.meta.borrow(), entries);
-        match self.pool.try_commit_locked(&records).await {
-            Err(CommitError::Ended(ended)) => Err(ended),
-            // A pool whose metadata is full goes on without.
-            Ok(()) | Err(CommitError::Inconsistent(_) | CommitError::TooLarge) => Ok(()),
-        }
+        self.commit_if_room(&records).await.map(drop)
     }
 
     /// All that is known, the oldest first.

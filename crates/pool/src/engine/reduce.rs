@@ -1,4 +1,4 @@
-//! Making a volume smaller (docs/engine.md, 13). One commit gives up the size and the groups beyond it, so
+//! Making a volume smaller (docs/engine.md, 14). One commit gives up the size and the groups beyond it, so
 //! there is nothing in between: before it the volume is what it was, after it the rest is nobody's. Requests on
 //! the part that goes are done before, no destage is under way, and its extents get another owner only once
 //! nobody works on its groups. What the log says of them is void, because they aren't in the map.

@@ -139,9 +139,8 @@ impl OpenPool {
         self.commit_if_room(&records).await.map(drop)
     }
 
-    /// Commits what is known of a scrub, with the metadata locked. A pool whose metadata is full goes on without;
-    /// false then.
-    async fn commit_if_room(&self, records: &[MetaRecord]) -> Result<bool, Ended> {
+    /// Commits what a pool whose metadata is full goes on without, with the metadata locked; false then.
+    pub(super) async fn commit_if_room(&self, records: &[MetaRecord]) -> Result<bool, Ended> {
         match self.pool.try_commit_locked(records).await {
             Ok(()) => Ok(true),
             Err(CommitError::Ended(ended)) => Err(ended),
