@@ -30,7 +30,24 @@ pub(super) async fn make(
         command.arg("--label").arg(cut(label, LABEL_BYTES_MAX));
     }
     command.arg("--").arg(device);
-    run_well("mkfs.btrfs", &mut command, TOOL_LIMIT, progress).await.map(drop)
+    run_well("mkfs.btrfs", &mut command, TOOL_LIMIT, progress).await.map(drop).map_err(explained)
+}
+
+/// Adds to what mkfs.btrfs says what to do: it looks at everything that is mounted on this machine, and gives up
+/// where one of that has lost its device, without a word on which (btrfs-progs, `check_mounted_where`).
+fn explained(error: FilesystemError) -> FilesystemError {
+    match error {
+        FilesystemError::Tool { tool, status, mut output }
+            if output.contains("cannot check mount status") =>
+        {
+            output.push_str(
+                "; something else that is mounted on this machine has lost its device: find it with \
+                 `losetup --list` and unmount it with `umount --lazy`, then try again",
+            );
+            FilesystemError::Tool { tool, status, output }
+        }
+        other => other,
+    }
 }
 
 /// Grows the one that is mounted at `mounted_at` to the size of its device.
@@ -48,4 +65,22 @@ pub(super) async fn check(device: &Path) -> Result<(), FilesystemError> {
     let mut command = Command::new("btrfs");
     command.args(["check", "--readonly", "--"]).arg(device);
     run_well("btrfs", &mut command, TOOL_LIMIT, |_| {}).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_device_elsewhere_is_told_with_what_to_do() {
+        let said =
+            "ERROR: cannot check mount status of /dev/loop1: Transport endpoint is not connected";
+        let failed = |output: &str| FilesystemError::Tool {
+            tool: "mkfs.btrfs",
+            status: "exit code 1".to_owned(),
+            output: output.to_owned(),
+        };
+        assert!(explained(failed(said)).to_string().contains("umount --lazy"));
+        assert!(!explained(failed("ERROR: no space")).to_string().contains("umount"));
+    }
 }
