@@ -170,7 +170,7 @@ impl<'d, 'a> SegmentReader<'_, 'd, 'a> {
             bytes,
             end: segment.end(),
         };
-        let scan = scanner.scan(self.findings);
+        let mut scan = scanner.scan(self.findings);
         for (index, place) in places.iter().enumerate() {
             let held = scan.records.iter().filter(|record| record.holders[index]).count();
             let name = place.disk.name();
@@ -180,6 +180,11 @@ impl<'d, 'a> SegmentReader<'_, 'd, 'a> {
         }
         let first = scan.records.first().map_or(self.next, |record| record.after.next());
         self.tell_first(&scan, first);
+        // Which ones are missing before the first that is there only that one says.
+        if let Some(found) = scan.records.first().filter(|found| found.number > first) {
+            let (last, from) = (RecordNumber(found.number.0 - 1), SEGMENT_HEADER_BYTES as u64);
+            scan.gaps.insert(0, Gap { first, last, from, to: found.at });
+        }
         let acknowledged = self.acknowledged(&scan, first);
         self.tell_gaps(&scan, first, acknowledged, &places);
         let unreleased = self.judge_records(&scan, acknowledged, &places, least, log);

@@ -242,20 +242,23 @@ fn a_flipped_byte_in_a_log_record_is_named() {
         let report = look(&damaged, true);
         assert!(report.all_findings().any(|found| found.kind == Kind::SegmentHeader));
     }
-    // One record in all copies: those behind it are found, and the gap is named.
-    let mut damaged = images.clone();
-    for copy in &segment.copies {
-        let disk = disk_of(&copy.disk);
-        let found = records(&images[disk], copy.disk_offset_bytes as usize);
-        damaged[disk][found[found.len() - 3] + 20] ^= 1;
+    // One record in all copies, also the first: those behind it are found, and the gap is named.
+    let last = segment.last_record.unwrap();
+    for missing in [segment.first_record, last - 2] {
+        let mut damaged = images.clone();
+        for copy in &segment.copies {
+            let disk = disk_of(&copy.disk);
+            let found = records(&images[disk], copy.disk_offset_bytes as usize);
+            damaged[disk][found[(missing - segment.first_record) as usize] + 20] ^= 1;
+        }
+        let report = look(&damaged, true);
+        let gap = report.all_findings().find(|found| found.kind == Kind::LogGap).unwrap();
+        assert_eq!(gap.severity, Severity::Damage);
+        let checked = volume(&report).segments.last().unwrap();
+        assert_eq!(checked.gaps[..], [(missing, missing)]);
+        assert_eq!(checked.first_record, segment.first_record);
+        assert_eq!(checked.last_record, segment.last_record);
     }
-    let report = look(&damaged, true);
-    let gap = report.all_findings().find(|found| found.kind == Kind::LogGap).unwrap();
-    assert_eq!(gap.severity, Severity::Damage);
-    let gaps = &volume(&report).segments.last().unwrap().gaps;
-    let missing = segment.last_record.unwrap() - 2;
-    assert_eq!(gaps[..], [(missing, missing)]);
-    assert_eq!(volume(&report).segments.last().unwrap().last_record, segment.last_record);
 }
 
 /// Where checksum blocks with written rows lie on a disk.
