@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::api::{
-    ApiError, CreatePool, CreateVolume, EmptyDisks, ExtendPool, ImportPool, SetPool, WipeDisks,
+    ApiError, ConvertVolume, CreatePool, CreateVolume, EmptyDisks, ExtendPool, ImportPool, SetPool,
+    WipeDisks,
 };
 use crate::reconcile::Attachment;
 use crate::settings::ExportSetting;
@@ -126,6 +127,20 @@ pub enum EngineRequest {
         pool: String,
         /// What is set first.
         settings: SetPool,
+    },
+    /// Answered with a [`pool::RebalanceForecast`].
+    RebalancePool {
+        /// The pool.
+        pool: String,
+        /// Only say what it would do.
+        dry_run: bool,
+    },
+    /// Answered with a [`pool::ConvertForecast`].
+    ConvertVolume {
+        /// The volume.
+        volume: VolumeName,
+        /// The layout.
+        request: ConvertVolume,
     },
     /// Answered with the volume.
     CreateVolume {
@@ -455,6 +470,11 @@ mod tests {
                 who: "root".into(),
                 what: "pool scrub p".into(),
                 result: "done".into(),
+            },
+            EngineRequest::RebalancePool { pool: "p".into(), dry_run: true },
+            EngineRequest::ConvertVolume {
+                volume: "p/v".parse().unwrap(),
+                request: ConvertVolume { layout: pool::Layout::Mirror(3), dry_run: false },
             },
             EngineRequest::HeldExports { pool: "1".into(), volumes: ["v".into()].into() },
             EngineRequest::Shutdown,

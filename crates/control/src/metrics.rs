@@ -245,6 +245,7 @@ fn jobs(page: &mut Page, pools: &[&PoolReport]) {
                 ("job", &number),
                 ("kind", &job.kind),
                 ("disk", &job.disk),
+                ("volume", job.volume.as_deref().unwrap_or_default()),
             ];
             page.sample(name, &labels, value(job));
         }

@@ -270,6 +270,7 @@ mod tests {
                 name: "files".into(),
                 id: "1".into(),
                 layout: "mirror:2".into(),
+                converting_to: None,
                 size_bytes: 1,
                 properties: properties.collect(),
                 degraded: false,

@@ -18,11 +18,11 @@ use uuid::Uuid;
 use crate::format::{DiskNumber, GenerationId, VolumeId};
 use crate::metadata::{
     ExtentRange, ExtentSet, GroupRun, Layout, Member, Metadata, Roots, RunKey, SegmentCopyPlace,
-    WIDTH_MAX,
+    Volume, WIDTH_MAX,
 };
 
 /// Groups in a run, at most.
-const RUN_GROUPS_MAX: u32 = 16;
+pub(crate) const RUN_GROUPS_MAX: u32 = 16;
 /// Extents in a log segment.
 pub const SEGMENT_EXTENTS: u32 = 2;
 /// Live segments of a log: at most, and at least where there is any room.
@@ -94,7 +94,7 @@ pub fn plan_groups(
 ) -> Result<Vec<GroupRun>, NoSpace> {
     let available_bytes = || {
         let volume = metadata.volumes().get(&id);
-        volume.map_or(0, |volume| usable_bytes(metadata, usable, volume.layout, Some(id)))
+        volume.map_or(0, |volume| usable_bytes(metadata, usable, volume.wanted_layout(), Some(id)))
     };
     let no_space = || NoSpace { available_bytes: available_bytes() };
     let volume = metadata.volumes().get(&id).ok_or_else(no_space)?;
@@ -106,14 +106,16 @@ pub fn plan_groups(
     }
     let mut space = Space::new(metadata, usable);
     space.reserve_for_logs(metadata, false);
-    if space.sets_left(volume.layout, volume.width) < wanted - have {
+    // While the layout changes, what is new gets that which it is to have.
+    let layout = volume.wanted_layout();
+    if space.sets_left(layout, volume.width) < wanted - have {
         return Err(no_space());
     }
     let mut plan = Plan { space, runs: Vec::new(), generation: metadata.counters().generation };
     let mut next = have;
     while next < wanted {
         let most = u32::try_from(wanted - next).unwrap_or(u32::MAX).min(RUN_GROUPS_MAX);
-        let taken = match volume.layout {
+        let taken = match layout {
             Layout::Mirror(copies) if volume.width == 1 => plan.mirror_run(copies, next, most),
             layout => plan.striped_sets(layout.copies(), volume.width, next, most),
         };
@@ -143,8 +145,8 @@ impl MovePlan<'_> {
         MovePlan { metadata, space }
     }
 
-    /// Takes a place for `count` groups of a run's position: on a disk that has none of its others, in another
-    /// failure domain than they; on `to`, if that is told.
+    /// Takes a place for `count` groups of a run's position, or of a further one: on a disk that has none of its
+    /// others, in another failure domain than they; on `to`, if that is told.
     fn take(
         &mut self,
         run: &GroupRun,
@@ -193,6 +195,34 @@ impl MovePlan<'_> {
         }
         homeless
     }
+
+    /// How many extents find no place that a volume needs to have so many copies, besides what is on its way.
+    pub fn homeless_copies(&mut self, volume: &Volume, copies: u8) -> u64 {
+        let mut homeless = 0;
+        for run in volume.runs.values() {
+            // Where the ones before it are to be is only known once they are planned.
+            let mut grown = run.clone();
+            grown.members.extend(
+                grown.incoming.take().filter(|_| run.outgoing().is_none()).map(|to| to.member),
+            );
+            let mut parts = vec![grown];
+            while let Some(mut part) = parts.pop() {
+                if part.members.len() >= usize::from(copies) || part.count == 0 {
+                    continue;
+                }
+                let position = part.members.len() as u8;
+                let Some((count, to)) = self.take_some(&part, position, part.count, None) else {
+                    homeless += u64::from(part.count) * (u64::from(copies) - u64::from(position));
+                    continue;
+                };
+                parts.push(GroupRun { count: part.count - count, ..part.clone() });
+                part.count = count;
+                part.members.push(to);
+                parts.push(part);
+            }
+        }
+        homeless
+    }
 }
 
 /// Plans the copies of a log segment: `copies` on disks of different failure domains, fewer when there
@@ -227,12 +257,12 @@ struct FreeDisk {
 
 /// Free space, to try things out on.
 #[derive(Clone, Debug)]
-struct Space {
+pub(crate) struct Space {
     disks: BTreeMap<DiskNumber, FreeDisk>,
 }
 
 impl Space {
-    fn new(metadata: &Metadata, usable: &Usable) -> Space {
+    pub(crate) fn new(metadata: &Metadata, usable: &Usable) -> Space {
         let disks = metadata.data_disks().filter(|disk| usable.contains(&disk.number));
         let disks = disks.map(|disk| {
             let domain = metadata.domain_of(disk);
@@ -242,15 +272,32 @@ impl Space {
         Space { disks: disks.collect() }
     }
 
-    /// Takes out what the logs may still need: in each domain as many segments as a volume may have,
-    /// for each volume, less those that it has there.
-    fn reserve_for_logs(&mut self, metadata: &Metadata, for_new_volume: bool) {
+    /// Takes out what the logs may still need.
+    pub(crate) fn reserve_for_logs(&mut self, metadata: &Metadata, for_new_volume: bool) {
+        for (domain, segments) in self.kept_for_logs(metadata, for_new_volume) {
+            for _ in 0..segments {
+                let Some(disk) = self.most_free(SEGMENT_EXTENTS, |_, disk| disk.domain == domain)
+                else {
+                    break;
+                };
+                self.take_last(disk, SEGMENT_EXTENTS);
+            }
+        }
+    }
+
+    /// Segments that the logs may still need: in each domain as many as a volume may have, for each volume, less
+    /// those that it has there.
+    pub(crate) fn kept_for_logs(
+        &self,
+        metadata: &Metadata,
+        for_new_volume: bool,
+    ) -> BTreeMap<Uuid, u32> {
         // What is kept doesn't depend on which disks are out just now: what is full stays full.
         let all = metadata.disks().keys().copied().collect();
         let per_log = segments_per_log(metadata, &all);
         let volumes = metadata.volumes().size() as u32 + u32::from(for_new_volume);
         let domains: BTreeSet<Uuid> = self.disks.values().map(|disk| disk.domain).collect();
-        for domain in domains {
+        let kept = domains.into_iter().map(|domain| {
             let mut live = 0_u32;
             for volume in metadata.volumes().values() {
                 let segments = volume.log.segments.values();
@@ -260,14 +307,9 @@ impl Space {
                 });
                 live += (here.count() as u32).min(per_log);
             }
-            for _ in live..per_log.saturating_mul(volumes) {
-                let Some(disk) = self.most_free(SEGMENT_EXTENTS, |_, disk| disk.domain == domain)
-                else {
-                    break;
-                };
-                self.take_last(disk, SEGMENT_EXTENTS);
-            }
-        }
+            (domain, per_log.saturating_mul(volumes).saturating_sub(live))
+        });
+        kept.collect()
     }
 
     /// The disk with the most free extents, `run` of them consecutive, among the acceptable ones. The
@@ -294,7 +336,7 @@ impl Space {
     }
 
     /// Groups grow from the front of a disk ...
-    fn take_first(&mut self, disk: DiskNumber, count: u32) -> Option<ExtentRange> {
+    pub(crate) fn take_first(&mut self, disk: DiskNumber, count: u32) -> Option<ExtentRange> {
         let free = &mut self.disks.get_mut(&disk)?.free;
         let extents = free.first_fit(count)?;
         free.remove(extents).then_some(extents)
@@ -307,14 +349,21 @@ impl Space {
         free.remove(extents).then_some(extents)
     }
 
-    fn give_back(&mut self, disk: DiskNumber, extents: ExtentRange) {
+    /// These are taken, wherever they are.
+    pub(crate) fn take(&mut self, disk: DiskNumber, extents: ExtentRange) {
+        if let Some(disk) = self.disks.get_mut(&disk) {
+            disk.free.remove(extents);
+        }
+    }
+
+    pub(crate) fn give_back(&mut self, disk: DiskNumber, extents: ExtentRange) {
         if let Some(disk) = self.disks.get_mut(&disk) {
             disk.free.insert(extents);
         }
     }
 
     /// Free extents by domain.
-    fn domains(&self) -> BTreeMap<Uuid, u64> {
+    pub(crate) fn domains(&self) -> BTreeMap<Uuid, u64> {
         let mut domains = BTreeMap::new();
         for disk in self.disks.values() {
             *domains.entry(disk.domain).or_default() += u64::from(disk.free.len());
@@ -334,7 +383,7 @@ impl Space {
 
 /// The most groups with each copy in another domain: the highest T for which the domains hold T × copies
 /// extents when none may give more than T.
-fn most_groups(domains: &BTreeMap<Uuid, u64>, copies: u8) -> u64 {
+pub(crate) fn most_groups(domains: &BTreeMap<Uuid, u64>, copies: u8) -> u64 {
     let copies = u64::from(copies.max(1));
     let total: u64 = domains.values().sum();
     let (mut low, mut high) = (0, total / copies);
@@ -453,7 +502,7 @@ impl Plan {
 }
 
 /// `most`, then half of that, down to 1.
-fn halvings(most: u32) -> impl Iterator<Item = u32> {
+pub(crate) fn halvings(most: u32) -> impl Iterator<Item = u32> {
     std::iter::successors(Some(most).filter(|len| *len > 0), |len| {
         Some(len / 2).filter(|len| *len > 0)
     })

@@ -172,6 +172,8 @@ impl PoolEvent {
             PoolEvent::VotesMoved { pool, .. } => ("votes-moved", pool, ""),
             PoolEvent::JobBegun { pool, disk, .. } => ("job-begun", pool, disk),
             PoolEvent::JobDone { pool, disk, .. } => ("job-done", pool, disk),
+            PoolEvent::ConversionBegun { pool, volume, .. } => ("conversion-begun", pool, volume),
+            PoolEvent::ConversionDone { pool, volume, .. } => ("conversion-done", pool, volume),
             PoolEvent::ScrubBegun { pool } => ("scrub-begun", pool, ""),
             PoolEvent::ScrubDone { pool, .. } => ("scrub-done", pool, ""),
             PoolEvent::RebuildWaits { pool, disk, .. } => ("rebuild-waits", pool, disk),

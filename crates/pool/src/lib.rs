@@ -11,9 +11,11 @@ pub mod engine;
 pub mod format;
 pub mod layout;
 pub mod metadata;
+pub mod rebalance;
 
 mod endings;
 mod error;
+mod forecast;
 mod history;
 mod message;
 mod report;
@@ -27,13 +29,17 @@ pub use engine::{
     KnownDisk, KnownPool, Limits, PoolSettings, VolumeSize, WipeDisks,
 };
 pub use error::PoolError;
+pub use forecast::{
+    ConvertForecast, DiskFill, EmptyForecast, LayoutRoom, PoolForecast, RebalanceForecast,
+    VolumeForecast,
+};
 pub use format::FailureDomain;
 pub use history::{HistoryEntry, Severity};
 pub use metadata::{InvalidLayout, Layout};
 pub use report::{
-    BadBlock, DiskReport, DiskState, EmptyForecast, ImportPlan, JobReport, JobState, LayoutRoom,
-    PoolDisk, PoolEvent, PoolForecast, PoolReport, PoolState, Progress, Replayed, ScrubReport,
-    VerifyReport, VolumeForecast, VolumeReport, VotesReport,
+    BadBlock, DiskReport, DiskState, ImportPlan, JobReport, JobState, PoolDisk, PoolEvent,
+    PoolReport, PoolState, Progress, Replayed, ScrubReport, VerifyReport, VolumeReport,
+    VotesReport,
 };
 pub use stats::{
     DestageStats, DiskOperations, DiskStats, OperationStats, RequestStats, VolumeStats,

@@ -58,6 +58,9 @@ impl fmt::Display for PoolEvent {
             PoolEvent::DiskIn { pool, disk, dirty_bytes } => {
                 write!(f, "pool {pool} takes disk {disk} in again, {dirty_bytes} bytes to resync")
             }
+            PoolEvent::JobBegun { pool, kind, .. } if kind == "rebalance" => {
+                write!(f, "pool {pool}: rebalance begins: groups move to where there is more space")
+            }
             PoolEvent::JobBegun { pool, kind, disk } => {
                 write!(f, "pool {pool}: {kind} of disk {disk} begins")
             }
@@ -72,11 +75,26 @@ impl fmt::Display for PoolEvent {
             PoolEvent::JobDone { pool, kind, disk } if kind == "remove" => {
                 write!(f, "pool {pool}: disk {disk} belongs to it no more")
             }
+            PoolEvent::JobDone { pool, kind, .. } if kind == "rebalance" => {
+                write!(f, "pool {pool}: rebalance is done")
+            }
             PoolEvent::JobDone { pool, kind, disk } => {
                 write!(
                     f,
                     "pool {pool}: {kind} of disk {disk} is done, nothing of the pool's data is on it"
                 )
+            }
+            PoolEvent::ConversionBegun { pool, volume, to } => {
+                write!(f, "volume {pool}/{volume} is converted to {to} from now on")
+            }
+            PoolEvent::ConversionDone { pool, volume, to, is_back: true } => {
+                write!(
+                    f,
+                    "volume {pool}/{volume}: its conversion was taken back, all of it is {to}"
+                )
+            }
+            PoolEvent::ConversionDone { pool, volume, to, is_back: false } => {
+                write!(f, "volume {pool}/{volume}: all of it is {to} now")
             }
             PoolEvent::ScrubBegun { pool } => {
                 write!(f, "pool {pool}: scrub: everything is read and compared")

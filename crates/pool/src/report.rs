@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::error::PoolError;
+use crate::metadata::Layout;
 
 /// A device that is present.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,18 +173,30 @@ pub struct PoolDisk {
     pub rebuild_waits: Option<String>,
 }
 
+impl VolumeReport {
+    /// Copies that its layout promises. Of one that is to have fewer nobody expects more.
+    pub fn promised_copies(&self) -> u32 {
+        let copies = |layout: &String| layout.parse::<Layout>().ok().map(|layout| layout.copies());
+        let layouts = [Some(&self.layout), self.converting_to.as_ref()];
+        layouts.into_iter().flatten().filter_map(copies).min().map_or(0, u32::from)
+    }
+}
+
 /// Long work on a pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobReport {
     /// Its number.
     pub number: u32,
-    /// `rebuild`, `evacuate`, `replace`, `remove` or `scrub`.
+    /// `rebuild`, `evacuate`, `replace`, `remove`, `rebalance`, `convert` or `scrub`.
     pub kind: String,
-    /// The disk that is emptied; empty for a scrub, which is of all.
+    /// The disk that is emptied; empty where it is of none or all.
     pub disk: String,
-    /// The disk that takes its place, where one was named.
+    /// The volume whose layout changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<String>,
+    /// The disk that takes its place, where one was named; or the layout that the volume is to have.
     pub to: Option<String>,
-    /// Bytes that it was to move, or to read, when it began.
+    /// Bytes that it was to move, to copy, to give up or to read, when it began.
     pub total_bytes: u64,
     /// Of these, those that it hasn't yet.
     pub left_bytes: u64,
@@ -244,8 +257,11 @@ pub struct VolumeReport {
     pub name: String,
     /// Its identity.
     pub id: String,
-    /// Its layout (`raid0`, `mirror:2`).
+    /// Its layout (`raid0`, `mirror:2`): what all of it has.
     pub layout: String,
+    /// The layout that it is to have, while that changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub converting_to: Option<String>,
     /// Its size.
     pub size_bytes: u64,
     /// What services remember of it: mounts, exports.
@@ -286,46 +302,6 @@ pub struct Replayed {
     pub records: u64,
     /// Blocks that they named.
     pub blocks: u64,
-}
-
-/// What making or extending a pool would do.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PoolForecast {
-    /// What is lost besides what the named disks are seen to carry, a sentence each.
-    pub losses: Vec<String>,
-    /// Space for extents that the pool would have.
-    pub capacity_bytes: u64,
-    /// What a new volume of each layout could have.
-    pub volumes: Vec<LayoutRoom>,
-}
-
-/// What a new volume of a layout could have.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LayoutRoom {
-    /// The layout (`raid0`, `mirror:2`).
-    pub layout: String,
-    /// Bytes of volume.
-    pub bytes: u64,
-}
-
-/// What emptying disks would do.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EmptyForecast {
-    /// The disks, by the names under which they are or were present.
-    pub disks: Vec<String>,
-    /// Bytes that would be moved.
-    pub bytes: u64,
-    /// Free space of the other disks afterwards.
-    pub free_bytes: u64,
-}
-
-/// What making or growing a volume would do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VolumeForecast {
-    /// The size that it would have.
-    pub size_bytes: u64,
-    /// What another volume of its layout could have afterwards.
-    pub left_bytes: u64,
 }
 
 /// Whose a pool is that may be imported.
@@ -457,19 +433,39 @@ pub enum PoolEvent {
     JobBegun {
         /// The pool.
         pool: String,
-        /// `rebuild`, `evacuate`, `replace` or `remove`.
+        /// `rebuild`, `evacuate`, `replace`, `remove` or `rebalance`.
         kind: String,
-        /// The disk.
+        /// The disk; empty of a rebalance.
         disk: String,
     },
     /// A job has done what it was to do.
     JobDone {
         /// The pool.
         pool: String,
-        /// `rebuild`, `evacuate`, `replace` or `remove`.
+        /// `rebuild`, `evacuate`, `replace`, `remove` or `rebalance`.
         kind: String,
-        /// The disk.
+        /// The disk; empty of a rebalance.
         disk: String,
+    },
+    /// A volume gets another layout from now on.
+    ConversionBegun {
+        /// The pool.
+        pool: String,
+        /// The volume.
+        volume: String,
+        /// The layout.
+        to: String,
+    },
+    /// All of a volume has the layout that it was to have.
+    ConversionDone {
+        /// The pool.
+        pool: String,
+        /// The volume.
+        volume: String,
+        /// The layout.
+        to: String,
+        /// It is the one that it had: the change was taken back.
+        is_back: bool,
     },
     /// Everything is read and compared from now on, or from where that stopped.
     ScrubBegun {

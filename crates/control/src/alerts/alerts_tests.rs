@@ -159,6 +159,7 @@ fn volume() -> VolumeReport {
         name: "v".into(),
         id: "1".into(),
         layout: "mirror:3".into(),
+        converting_to: None,
         size_bytes: 1 << 29,
         properties: Default::default(),
         degraded: false,
@@ -263,6 +264,26 @@ fn each_thing_that_is_wrong_is_a_condition() {
         ..Default::default()
     });
     assert_eq!(wrong(Some(&[late])), [(Kind::ScrubDamage, Error)]);
+}
+
+#[test]
+fn a_layout_that_changes_promises_the_fewer_copies() {
+    let wrong = |from: &str, to: &str, survives: u32| {
+        let mut changed = pool();
+        let volume = &mut changed.volumes[0];
+        (volume.layout, volume.converting_to) = (from.into(), Some(to.into()));
+        volume.survives_disks = survives;
+        wrong(Some(&[changed]))
+    };
+    assert_eq!(wrong("mirror:3", "mirror:2", 1), []);
+    assert_eq!(wrong("mirror:2", "mirror:3", 1), []);
+    assert_eq!(wrong("raid0", "mirror:2", 0), []);
+    assert_eq!(wrong("mirror:2", "raid0", 0), []);
+    let lacks = [(Kind::VolumeRedundancy, Severity::Error)];
+    assert_eq!(wrong("mirror:3", "mirror:2", 0), lacks);
+    assert_eq!(wrong("mirror:2", "mirror:3", 0), lacks);
+    // It is taken back, and some groups haven't all copies again.
+    assert_eq!(wrong("mirror:2", "mirror:2", 0), lacks);
 }
 
 #[test]

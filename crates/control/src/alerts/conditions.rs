@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use block::{size::Human, spoken};
 use pool::{
-    DiskState, JobState, Layout, PoolDisk, PoolEvent, PoolReport, PoolState, Severity, VolumeReport,
+    DiskState, JobState, PoolDisk, PoolEvent, PoolReport, PoolState, Severity, VolumeReport,
 };
 use serde::{Deserialize, Serialize};
 
@@ -282,7 +282,8 @@ fn of_pool(found: &mut Found, pool: &PoolReport, seen: &Seen<'_>) {
     }
     for job in &pool.jobs {
         let JobState::Waiting { why } = &job.state else { continue };
-        let subject = format!("{} {}", job.kind, job.disk);
+        let of = job.volume.as_ref().unwrap_or(&job.disk);
+        let subject = format!("{} {of}", job.kind);
         let text = format!("pool {name}: the {} waits: {why}", subject.trim());
         let remedy = format!("see `etherpool pool jobs {name}`");
         found.add(Kind::JobWaits, (Some(name), &subject), Severity::Warning, text, &remedy);
@@ -353,8 +354,7 @@ fn of_disk(found: &mut Found, pool: &PoolReport, disk: &PoolDisk) {
 fn of_volume(found: &mut Found, pool: &PoolReport, volume: &VolumeReport) {
     let about = (Some(pool.name.as_str()), volume.name.as_str());
     let name = format!("{}/{}", pool.name, volume.name);
-    let promised =
-        volume.layout.parse::<Layout>().map_or(0, |layout| u32::from(layout.copies()) - 1);
+    let promised = volume.promised_copies().saturating_sub(1);
     if volume.survives_disks < promised {
         let severity = match volume.survives_disks {
             0 => Severity::Error,

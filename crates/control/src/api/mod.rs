@@ -12,10 +12,10 @@ mod status;
 pub use asked::{Asked, COMMAND_HEADER};
 pub use error::{ApiError, ErrorCode};
 pub use request::{
-    AcceptLoss, CreatePool, CreateVolume, EmptyDisks, ExportVolume, ExtendPool, ExtendVolume,
-    ImportPool, MakeFs, MountVolume, ReduceVolume, ReleasePool, RemoveVolume, RenamePool,
-    RenameVolume, ResetEpoch, ServeFtp, SetPool, UnexportVolume, UnmountVolume, VerifyVolume,
-    WipeDisks,
+    AcceptLoss, ConvertVolume, CreatePool, CreateVolume, EmptyDisks, ExportVolume, ExtendPool,
+    ExtendVolume, ImportPool, MakeFs, MountVolume, RebalancePool, ReduceVolume, ReleasePool,
+    RemoveVolume, RenamePool, RenameVolume, ResetEpoch, ServeFtp, SetPool, UnexportVolume,
+    UnmountVolume, VerifyVolume, WipeDisks,
 };
 pub use status::{
     FuseOverIoUring, HeldReport, ImportResult, InterfaceState, PoolReportExt, Preview,

@@ -50,6 +50,25 @@ pub type EmptyDisks = pool::EmptyDisks;
 /// `POST /v1/pools/POOL/set`, and `POST /v1/pools/POOL/scrub`, which sets it and begins.
 pub type SetPool = pool::PoolSettings;
 
+/// `POST /v1/pools/POOL/rebalance`; answered with a [`pool::RebalanceForecast`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RebalancePool {
+    /// Only say what it would do.
+    pub dry_run: bool,
+}
+
+/// `POST /v1/pools/POOL/volumes/VOL/convert`; answered with a [`pool::ConvertForecast`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConvertVolume {
+    /// The layout that it is to have.
+    pub layout: Layout,
+    /// Only say what it would do.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
 /// `POST /v1/pools/POOL/volumes`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -18,6 +18,7 @@ mod pool_check;
 mod pool_dump;
 mod pool_history;
 mod pool_jobs;
+mod pool_rebalance;
 mod pool_scrub;
 mod pool_wait;
 mod progress;
@@ -263,6 +264,11 @@ mod tests {
             "etherpool pool set cluster scrub-every 14d",
             "etherpool pool set cluster scrub-rate 100M",
             "etherpool pool scrub cluster",
+            "etherpool pool set cluster auto-rebalance off",
+            "etherpool pool rebalance cluster --dry-run --json",
+            "etherpool pool rebalance cluster --wait",
+            "etherpool volume convert cluster/v --layout mirror:3 --wait --yes",
+            "etherpool volume convert cluster/v --layout raid0 --dry-run",
             "etherpool pool scrub cluster --rate 50M/s --every 30d --wait --json",
             "etherpool pool history cluster -n 20 --json",
             "etherpool events",

@@ -22,6 +22,7 @@ use super::pool_check::CheckArgs;
 use super::pool_dump::DumpArgs;
 use super::pool_history::{self, HistoryArgs};
 use super::pool_jobs::{self, CancelArgs, EmptyArgs, JobsArgs, ReplaceArgs};
+use super::pool_rebalance::{self, RebalanceArgs};
 use super::pool_scrub::{self, ScrubArgs, SetArgs};
 use super::{Context, Failure};
 use aoe_wire::ShelfSlot;
@@ -52,6 +53,8 @@ pub enum PoolCommand {
     Replace(ReplaceArgs),
     /// Take disks out of a pool, also dead ones: what they have moves to its others, or is made anew there
     Remove(EmptyArgs),
+    /// Move data so that more space can be given out and disks are evenly full, above all after `pool extend`
+    Rebalance(RebalanceArgs),
     /// Read everything that a pool holds, compare it with its checksums, and repair what is wrong
     Scrub(ScrubArgs),
     /// List what is under way: what is moved because somebody asked, what is rebuilt because a disk is gone, scrubs
@@ -59,6 +62,7 @@ pub enum PoolCommand {
     /// Show what happened to a pool, and who had what done
     History(HistoryArgs),
     /// End a job before it is done; what it moved stays where it is
+    /// End a job before it is done; what it moved stays where it is, a layout that changes is taken back
     Cancel(CancelArgs),
     /// Change a pool's settings
     Set(SetArgs),
@@ -180,6 +184,7 @@ pub async fn run(context: &Context, command: PoolCommand) -> Result<Exit, Failur
         PoolCommand::Evacuate(args) => pool_jobs::evacuate(context, args).await,
         PoolCommand::Replace(args) => pool_jobs::replace(context, args).await,
         PoolCommand::Remove(args) => pool_jobs::remove(context, args).await,
+        PoolCommand::Rebalance(args) => pool_rebalance::rebalance(context, args).await,
         PoolCommand::Scrub(args) => pool_scrub::scrub(context, args).await,
         PoolCommand::Jobs(args) => pool_jobs::jobs(context, args).await,
         PoolCommand::History(args) => pool_history::history(context, args).await,

@@ -57,6 +57,12 @@ enum Setting {
         #[arg(value_parser = parse_time, value_name = "TIME")]
         every: Time,
     },
+    /// Whether data is moved by itself where space is free of which no volume can have anything
+    AutoRebalance {
+        /// on or off
+        #[arg(value_parser = parse_switch, value_name = "on|off", action = clap::ArgAction::Set)]
+        on: bool,
+    },
     /// How much a scrub reads per second at most, of all disks together
     ScrubRate {
         /// Such as 100M; off for as much as there is, half of the time while the pool is used
@@ -82,6 +88,14 @@ fn parse_time(text: &str) -> Result<Time, String> {
             Err("want whole seconds, at least 1s, or off for never".into())
         }
         _ => Ok(Time(Some(span))),
+    }
+}
+
+fn parse_switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("want on or off".into()),
     }
 }
 
@@ -166,6 +180,13 @@ impl Setting {
                     None => "no scrub begins by itself".into(),
                 };
                 (SetPool { scrub_every_secs: seconds(every), ..none }, text)
+            }
+            Setting::AutoRebalance { on } => {
+                let text = match on {
+                    true => "data moves by itself where free space can't be used otherwise",
+                    false => "no data moves unasked to make free space usable",
+                };
+                (SetPool { auto_rebalance: Some(on), ..none }, text.into())
             }
             Setting::ScrubRate { rate: Rate(rate) } => {
                 let text = match rate {

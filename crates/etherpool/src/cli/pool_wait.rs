@@ -7,6 +7,7 @@ use control::api::{ApiError, ErrorCode};
 use control::exit::Exit;
 use pool::{JobReport, JobState, PoolDisk, PoolReport, PoolState, Progress};
 
+use super::output::what_it_does;
 use super::progress::ProgressDisplay;
 use super::{Context, Failure};
 use crate::client::News;
@@ -116,9 +117,8 @@ impl Watch {
         let moved = std::mem::replace(&mut self.done_bytes, all.done_bytes) != all.done_bytes;
         match waits {
             Some((pool, job, why)) if !going && !moved => {
-                let JobReport { number, kind, disk, .. } = job;
-                let message =
-                    format!("job {number} of pool {} ({kind} of {disk}) waits: {why}", pool.name);
+                let (number, what) = (job.number, what_it_does(job));
+                let message = format!("job {number} of pool {} ({what}) waits: {why}", pool.name);
                 let error = ApiError::new(ErrorCode::Suspended, message).remedy(
                     "it goes on by itself when that has changed; `etherpool pool cancel` gives it up",
                 );

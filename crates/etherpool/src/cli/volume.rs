@@ -20,6 +20,7 @@ use super::args::Confirmation;
 use super::confirm::{confirm, effects};
 use super::output::{self, NamedVolume};
 use super::pool::done;
+use super::pool_rebalance::{self, ConvertArgs};
 use super::progress::ProgressDisplay;
 use super::volume_export::{self, ExportArgs};
 use super::volume_stats::{self, StatsArgs};
@@ -71,6 +72,8 @@ pub enum VolumeCommand {
     },
     /// Show where the time of a volume's requests goes
     Stats(StatsArgs),
+    /// Give a volume more copies or fewer while it is used, such as mirror:3 from mirror:2
+    Convert(ConvertArgs),
     /// Give a volume another name; its data, settings and AoE exports stay
     Rename(RenameArgs),
     /// Remove a volume and its data
@@ -278,6 +281,7 @@ pub async fn run(context: &Context, command: VolumeCommand) -> Result<Exit, Fail
             show(context, &volume, &report)?;
             Ok(Exit::of_health(is_healthy(&report)))
         }
+        VolumeCommand::Convert(args) => pool_rebalance::convert(context, args).await,
         VolumeCommand::Rename(args) => rename(context, args).await,
         VolumeCommand::Remove(args) => remove(context, args).await,
         VolumeCommand::AcceptLoss(args) => accept_loss(context, args).await,

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use block::VolumeName;
 use block::{Claim, Epoch, IoError, Lba, OwnerId, RefusalReason, SectorRange};
-use control::api::{ApiError, CreateVolume, ErrorCode, PoolReportExt as _, ProcessState};
+use control::api::{
+    ApiError, ConvertVolume, CreateVolume, ErrorCode, PoolReportExt as _, ProcessState,
+};
 use control::channel::{EngineRequest, ReplyLine};
 use frontend::fuse::Connection;
 use os::reactor::Mailbox;
@@ -117,6 +119,14 @@ impl Work<'_> {
             }
             EngineRequest::ScrubPool { pool, settings } => {
                 value(engine.scrub_pool(&pool, &settings).await?)
+            }
+            EngineRequest::RebalancePool { pool, dry_run } => {
+                value(engine.rebalance_pool(&pool, dry_run).await?)
+            }
+            EngineRequest::ConvertVolume { volume, request } => {
+                let ConvertVolume { layout, dry_run } = request;
+                let (pool, volume) = (volume.pool(), volume.volume());
+                value(engine.convert_volume(pool, volume, layout, dry_run).await?)
             }
             EngineRequest::CreateVolume { pool, request } => {
                 let CreateVolume { name, size, layout } = request;

@@ -33,10 +33,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use super::Services;
 use super::commands::{noted, outcome, take_note};
-use super::operations::find;
-use super::told;
+use super::{Services, layouts, operations::find, told};
 use aoe_wire::ShelfSlot;
 
 pub(super) type App = State<Arc<Services>>;
@@ -64,6 +62,7 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/v1/pools/{pool}/jobs/{number}", delete(cancel_job))
         .route("/v1/pools/{pool}/set", post(set_pool))
         .route("/v1/pools/{pool}/scrub", post(scrub_pool))
+        .route("/v1/pools/{pool}/rebalance", post(layouts::rebalance_pool))
         .route("/v1/pools/{pool}/held", get(held))
         .route("/v1/pools/{pool}/confirm-settings", post(confirm_settings))
         .route("/v1/pools/{pool}/volumes", post(create_volume))
@@ -73,6 +72,7 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/v1/pools/{pool}/volumes/{volume}/extend", post(extend_volume))
         .route("/v1/pools/{pool}/volumes/{volume}/reduce", post(reduce_volume))
         .route("/v1/pools/{pool}/volumes/{volume}/rename", post(rename_volume))
+        .route("/v1/pools/{pool}/volumes/{volume}/convert", post(layouts::convert_volume))
         .route("/v1/pools/{pool}/volumes/{volume}/accept-loss", post(accept_loss))
         .route("/v1/pools/{pool}/volumes/{volume}/verify", post(verify_volume))
         .route("/v1/pools/{pool}/volumes/{volume}/mkfs", post(make_fs))
@@ -143,14 +143,14 @@ async fn no_route(uri: Uri) -> Refusal {
 }
 
 /// A request with a body: what its path names, and what is asked for.
-struct On<P, R> {
-    services: Arc<Services>,
-    path: P,
-    request: R,
+pub(super) struct On<P, R> {
+    pub(super) services: Arc<Services>,
+    pub(super) path: P,
+    pub(super) request: R,
 }
 
-type OnPool<R> = On<String, R>;
-type OnVolume<R> = On<(String, String), R>;
+pub(super) type OnPool<R> = On<String, R>;
+pub(super) type OnVolume<R> = On<(String, String), R>;
 
 impl<P, R> FromRequest<Arc<Services>> for On<P, R>
 where
@@ -177,12 +177,12 @@ fn pool_name(pool: &str) -> Result<(), Refusal> {
     Ok(check_name(pool).map_err(ApiError::from)?)
 }
 
-fn volume_name((pool, volume): (String, String)) -> Result<VolumeName, Refusal> {
+pub(super) fn volume_name((pool, volume): (String, String)) -> Result<VolumeName, Refusal> {
     Ok(VolumeName::new(&pool, &volume).map_err(ApiError::from)?)
 }
 
 impl Services {
-    async fn ask<T: DeserializeOwned>(&self, request: EngineRequest) -> Answer<T> {
+    pub(super) async fn ask<T: DeserializeOwned>(&self, request: EngineRequest) -> Answer<T> {
         let answer = self.engine.call(request).await;
         self.look_now();
         Ok(Json(answer?))

@@ -13,6 +13,7 @@ mod filesystems;
 mod ftp;
 mod held;
 mod kept;
+mod layouts;
 mod local_targets;
 mod metrics;
 mod mounts;

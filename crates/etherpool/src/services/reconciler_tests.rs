@@ -149,6 +149,7 @@ fn pool_report() -> PoolReport {
             name: "v".into(),
             id: "1".into(),
             layout: "mirror:2".into(),
+            converting_to: None,
             size_bytes: 1,
             properties,
             degraded: false,

@@ -103,6 +103,8 @@ pub fn what(request: &EngineRequest) -> String {
         }
         EngineRequest::SetPool { pool, .. } => format!("to change settings of pool {pool}"),
         EngineRequest::ScrubPool { pool, .. } => format!("to scrub pool {pool}"),
+        EngineRequest::RebalancePool { pool, .. } => format!("to rebalance pool {pool}"),
+        EngineRequest::ConvertVolume { volume, .. } => format!("to convert volume {volume}"),
         EngineRequest::CreateVolume { pool, request } => {
             format!("to make volume {pool}/{}", request.name)
         }

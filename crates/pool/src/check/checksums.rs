@@ -123,7 +123,6 @@ pub(super) fn check_groups(
 }
 
 fn tell_cover(view: &View<'_, '_>, volume: &Volume, cover: &Cover, findings: &mut Findings) {
-    let copies = volume.layout.copies();
     if cover.bare > 0 {
         let what = format!("parts of {} groups are right on no disk that was given", cover.bare);
         let means = match view.by_number.len() < view.metadata.disks().size() {
@@ -134,7 +133,8 @@ fn tell_cover(view: &View<'_, '_>, volume: &Volume, cover: &Cover, findings: &mu
         findings.add(found.of(&volume.name).volume_at(cover.bare_at));
     }
     if cover.thin > 0 {
-        let what = format!("parts of {} groups are right on fewer than {copies} disks", cover.thin);
+        let what =
+            format!("parts of {} groups are right on fewer disks than they are on", cover.thin);
         let means = "an engine with all disks brings them up to date";
         let found = finding(Severity::Redundancy, Kind::Dirty, what, means);
         findings.add(found.of(&volume.name).volume_at(cover.thin_at));
@@ -253,7 +253,8 @@ impl<'d, 'a> GroupCheck<'_, 'd, 'a> {
         if least == 0 {
             cover.bare += 1;
             cover.bare_at = cover.bare_at.or(self.volume_at(Row(0)));
-        } else if least < u32::from(self.volume.layout.copies()) {
+        // While the layout changes, groups differ in that.
+        } else if least < self.run.members.len() as u32 {
             cover.thin += 1;
             cover.thin_at = cover.thin_at.or(self.volume_at(Row(0)));
         }

@@ -283,8 +283,11 @@ pub struct VolumeCheck {
     pub name: String,
     /// Its number.
     pub id: u32,
-    /// Its layout.
+    /// Its layout: what all of it has.
     pub layout: String,
+    /// The layout that it is to have, while that changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub converting_to: Option<String>,
     /// Its size.
     pub size_bytes: u64,
     /// How many copies of data, log and checksums there should be.

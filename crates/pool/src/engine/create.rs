@@ -15,6 +15,7 @@ use super::open_pool::OpenPool;
 use super::{CreatePool, DiskPlace, EngineConfig, votes};
 use crate::allocate::{Usable, usable_bytes};
 use crate::error::PoolError;
+use crate::forecast::{LayoutRoom, PoolForecast};
 use crate::format::{
     ConfigNumber, Configuration, Destruction, DiskGeometry, DiskId, DiskNumber, ExtentNumber,
     ExtentRange, FailureDomain, Features, Label, NAME_BYTES_MAX, PoolId, RecordNumber, Voters,
@@ -24,7 +25,6 @@ use crate::metadata::{
     AreaLayout, COPIES_MAX, CheckpointStamp, Layout, MetaRecord, Metadata, PoolIdentity,
     area_extents_for, encode_checkpoint,
 };
-use crate::report::{LayoutRoom, PoolForecast};
 use block::write_durably;
 
 /// A pool that is being made.

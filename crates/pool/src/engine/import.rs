@@ -14,8 +14,9 @@ use super::slot::{Import, Slot, SlotState};
 use super::whose::{ALIVE_WITHIN, owner_name};
 use super::{CreatePool, Engine, ExtendPool, ImportOptions, KnownDisk, KnownPool};
 use crate::error::PoolError;
+use crate::forecast::PoolForecast;
 use crate::format::{Destruction, DiskId, PoolId};
-use crate::report::{ImportPlan, PoolForecast, PoolReport};
+use crate::report::{ImportPlan, PoolReport};
 
 impl Engine {
     /// Makes a pool and opens it.

@@ -12,25 +12,29 @@ use super::open_pool::OpenPool;
 use super::volume::{Serving, Volume};
 use crate::allocate::MovePlan;
 use crate::format::{DiskNumber, JobNumber, VolumeId};
-use crate::metadata::{GroupRun, Job, JobKind, Member, MetaRecord, Metadata, RunKey};
+use crate::metadata::{
+    GroupRun, Job, JobKind, Member, MetaRecord, Metadata, RunKey, Volume as VolumeMeta,
+};
 
 /// Runs that move at once.
-const MOVES_MAX: usize = 8;
+pub(super) const MOVES_MAX: usize = 8;
 /// A move that lacks as much as so long ago doesn't count among them.
 const STUCK_AFTER: Duration = Duration::from_secs(30);
 
 /// What is to be done next.
-enum Step {
+pub(super) enum Step {
     Begin { run: GroupRun, position: u8, to: Member },
     Split { run: GroupRun, count: u32 },
     Switch(GroupRun),
     Cancel(GroupRun),
+    Check { run: GroupRun, position: u8 },
+    Drop { run: GroupRun, position: u8 },
 }
 
 /// Steps, and whose runs they are about.
-type Steps = Vec<(Rc<Volume>, Step)>;
+pub(super) type Steps = Vec<(Rc<Volume>, Step)>;
 
-/// A run with a position on a disk that is to be emptied.
+/// A run with a position on a disk that is to be emptied, or that is to have a further one.
 struct Candidate<'a> {
     /// Members that take part.
     there: usize,
@@ -38,7 +42,8 @@ struct Candidate<'a> {
     run: &'a GroupRun,
     position: u8,
     number: JobNumber,
-    job: &'a Job,
+    /// What empties the disk; none of a further position.
+    job: Option<&'a Job>,
 }
 
 impl OpenPool {
@@ -54,18 +59,24 @@ impl OpenPool {
                 Step::Split { run, count } => self.split_run(&volume, &run, count).await?,
                 Step::Switch(run) => self.switch_move(&volume, &run).await?,
                 Step::Cancel(run) => self.cancel_move(&volume, &run).await?,
+                Step::Drop { run, position } => self.drop_position(&volume, &run, position).await?,
+                Step::Check { run, position } => {
+                    self.begin_check(&volume, run, position);
+                    false
+                }
             };
         }
         for (number, job) in ended {
-            let Some(disk) = job.empties() else { continue };
-            if job.kind == JobKind::Remove {
+            let disk = job.empties();
+            if let (JobKind::Remove, Some(disk)) = (job.kind, disk) {
                 progress |= self.remove_disk(number, disk).await?;
                 continue;
             }
             // An empty disk may be pulled, so it stays empty until somebody withdraws that.
-            if job.kind != JobKind::Rebuild {
+            let name = disk.map_or_else(String::new, |disk| self.pool.disk_name(disk));
+            if !matches!(job.kind, JobKind::Rebuild | JobKind::Rebalance) {
                 if self.jobs.done.borrow_mut().insert(number) {
-                    self.tell_job(job.kind, &self.pool.disk_name(disk), false);
+                    self.tell_job(job.kind, &name, false);
                 }
                 continue;
             }
@@ -74,15 +85,18 @@ impl OpenPool {
                 continue;
             }
             self.pool.commit_locked(&[MetaRecord::JobRemoved { number }]).await?;
-            self.tell_job(job.kind, &self.pool.disk_name(disk), false);
+            self.tell_job(job.kind, &name, false);
             progress = true;
         }
+        progress |= self.end_conversions().await?;
         Ok(progress)
     }
 
     /// What is to be done next, and the jobs that have nothing left to do.
     fn next_steps(&self) -> (Steps, Vec<(JobNumber, Job)>) {
         let meta = self.pool.meta.borrow();
+        self.jobs.waits.borrow_mut().clear();
+        self.forget_checks(&meta);
         let mut jobs: BTreeMap<DiskNumber, (JobNumber, &Job)> = BTreeMap::new();
         for (number, job) in meta.jobs() {
             jobs.extend(job.empties().map(|disk| (disk, (*number, job))));
@@ -98,15 +112,24 @@ impl OpenPool {
                 let Some(volume) = &volume else { continue };
                 if run.incoming.is_some() {
                     moving += usize::from(self.is_under_way(&meta, *id, run));
-                    steps.extend(
-                        self.step_of(&meta, run, &jobs).map(|step| (Rc::clone(volume), step)),
-                    );
+                    let step = self.step_of(&meta, known, run, &jobs);
+                    steps.extend(step.map(|step| (Rc::clone(volume), step)));
                     continue;
+                }
+                if known.has_too_many(run.members.len()) {
+                    self.next_drop(&meta, (known, volume), run, &mut steps);
                 }
                 for (position, member) in members {
                     let Some((number, job)) = job_of(member) else { continue };
                     let there = run.members.iter().filter(|m| self.is_there(m.disk)).count();
-                    let (volume, position) = (Rc::clone(volume), position as u8);
+                    let (volume, position, job) = (Rc::clone(volume), position as u8, Some(job));
+                    candidates.push(Candidate { there, volume, run, position, number, job });
+                }
+                if let Some(to) = known.conversion.filter(|_| known.has_too_few(run.members.len()))
+                {
+                    let there = run.members.iter().filter(|m| self.is_there(m.disk)).count();
+                    let (volume, position) = (Rc::clone(volume), run.members.len() as u8);
+                    let (number, job) = (to.job, None);
                     candidates.push(Candidate { there, volume, run, position, number, job });
                 }
             }
@@ -123,7 +146,12 @@ impl OpenPool {
         self.jobs.done.borrow_mut().retain(is_done);
         // The fewer copies are there the sooner.
         candidates.sort_by_key(|candidate| candidate.there);
+        let is_idle = candidates.is_empty() && busy.is_empty();
         self.begin_some(&meta, candidates, moving, &mut steps);
+        let rebalance = meta.rebalance_job().filter(|(number, _)| {
+            let has_more = is_idle && self.begin_rebalancing(&meta, *number, moving, &mut steps);
+            is_idle && !has_more && moving == 0 && steps.is_empty()
+        });
         // What is rebuilt elsewhere may vote when it is back.
         let awaits_vote = |disk: DiskNumber, job: &Job| {
             let votes = || self.pool.id_of(disk).is_some_and(|id| self.pool.is_voter(id));
@@ -149,7 +177,8 @@ impl OpenPool {
             let moves = || job.empties().is_some_and(|disk| is_moving(&meta, disk));
             self.is_back(job) && busy.contains(number) && !moves()
         });
-        let ended = over.chain(back).map(|(number, job)| (number, job.clone())).collect();
+        let ended =
+            over.chain(back).chain(rebalance).map(|(number, job)| (number, job.clone())).collect();
         (steps, ended)
     }
 
@@ -172,25 +201,27 @@ impl OpenPool {
     fn step_of(
         &self,
         meta: &Metadata,
+        known: &VolumeMeta,
         run: &GroupRun,
         jobs: &BTreeMap<DiskNumber, (JobNumber, &Job)>,
     ) -> Option<Step> {
-        let (incoming, outgoing) = (run.incoming?.member, run.outgoing()?);
-        let job = jobs.get(&outgoing.disk).map(|(_, job)| *job);
-        let goes_there = job.is_some_and(|job| {
-            let is_right = job.to().is_none_or(|to| to == incoming.disk);
-            let is_lost = self.is_long_gone(meta, incoming.disk);
-            is_right && !is_lost && !jobs.contains_key(&incoming.disk)
-        });
-        if !goes_there {
+        let (incoming, outgoing) = (run.incoming?.member, run.outgoing());
+        let job = outgoing.and_then(|left| jobs.get(&left.disk)).map(|(_, job)| *job);
+        let is_wanted = match (outgoing, job) {
+            (None, _) => known.has_too_few(run.members.len()),
+            (Some(_), Some(job)) => job.to().is_none_or(|to| to == incoming.disk),
+            (Some(_), None) => meta.rebalance_job().is_some(),
+        };
+        let is_lost = self.is_long_gone(meta, incoming.disk);
+        if !is_wanted || is_lost || jobs.contains_key(&incoming.disk) {
             return Some(Step::Cancel(run.clone()));
         }
         if self.is_there(incoming.disk) && self.lacks_nothing(run, incoming) {
             return Some(Step::Switch(run.clone()));
         }
         // A disk that is back may be whole before what was to take its place.
-        let is_whole =
-            job.is_some_and(|job| self.is_back(job)) && self.lacks_nothing(run, outgoing);
+        let is_whole = job.is_some_and(|job| self.is_back(job))
+            && outgoing.is_some_and(|left| self.lacks_nothing(run, left));
         is_whole.then(|| Step::Cancel(run.clone()))
     }
 
@@ -208,11 +239,10 @@ impl OpenPool {
     ) {
         let mut plan: Option<MovePlan<'_>> = None;
         let mut waits = self.jobs.waits.borrow_mut();
-        waits.clear();
         let mut taken: BTreeSet<(VolumeId, RunKey)> = BTreeSet::new();
         for Candidate { there, volume, run, position, number, job } in candidates {
             // A rebuild's disk that is back gets what it missed.
-            let is_back = self.is_back(job);
+            let is_back = job.is_some_and(|job| self.is_back(job));
             if moving >= MOVES_MAX || is_back || !taken.insert((volume.id, run.key)) {
                 continue;
             }
@@ -222,7 +252,7 @@ impl OpenPool {
                 continue;
             }
             let plan = plan.get_or_insert_with(|| MovePlan::new(meta, &self.pool.usable_disks()));
-            let to = job.to();
+            let to = job.and_then(Job::to);
             let Some((len, to)) = plan.take_some(run, position, run.count, to) else {
                 let why = match to {
                     Some(to) if !self.is_there(to) => {

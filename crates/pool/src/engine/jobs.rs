@@ -16,16 +16,19 @@ use futures::future::select;
 use uuid::Uuid;
 
 use super::EmptyDisks;
+use super::convert::Checks;
 use super::lease::Ended;
 use super::member::Member;
 use super::open_pool::OpenPool;
+use super::rebalance::Balance;
 use super::settings::{REBUILD_DELAY, setting};
 use super::space::domain_word;
 use crate::allocate::{MovePlan, Usable};
 use crate::error::PoolError;
+use crate::forecast::EmptyForecast;
 use crate::format::{DiskNumber, JobNumber, VolumeId};
 use crate::metadata::{GroupRun, Job, JobKind, MetaRecord, Metadata, RunKey};
-use crate::report::{EmptyForecast, JobReport, JobState, PoolEvent};
+use crate::report::{JobReport, JobState, PoolEvent};
 
 /// How often jobs are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -43,6 +46,8 @@ pub(crate) struct Jobs {
     gone_since: RefCell<BTreeMap<DiskNumber, Instant>>,
     /// Why they aren't rebuilt.
     not_rebuilt: RefCell<BTreeMap<DiskNumber, String>>,
+    pub(super) checks: RefCell<Checks>,
+    pub(super) balance: RefCell<Balance>,
 }
 
 impl JobKind {
@@ -54,6 +59,7 @@ impl JobKind {
             JobKind::Replace => "replace",
             JobKind::Remove => "remove",
             JobKind::Scrub => "scrub",
+            JobKind::Rebalance => "rebalance",
             JobKind::Other(_) => "unknown",
         }
     }
@@ -63,17 +69,17 @@ impl OpenPool {
     /// Works on the pool's jobs, and begins those that nobody has to ask for.
     pub(crate) async fn run_jobs(self: Rc<Self>) {
         loop {
-            let done = match self.begin_rebuilds().await {
-                Ok(()) => self.advance_jobs().await,
-                Err(ended) => Err(ended),
-            };
-            match done {
+            match self.look_at_jobs().await {
                 Err(_) => return,
                 Ok(true) => continue,
                 Ok(false) => {}
             }
             // What was copied may let a move end.
-            let has_jobs = !self.pool.leaving().is_empty();
+            let has_jobs = {
+                let meta = self.pool.meta.borrow();
+                meta.jobs().values().any(|job| job.kind != JobKind::Scrub)
+                    || meta.conversions().next().is_some()
+            };
             let timer = self.pool.runtime.sleep(LOOK_EVERY);
             let waited = match has_jobs {
                 true => {
@@ -91,6 +97,13 @@ impl OpenPool {
                 return;
             }
         }
+    }
+
+    /// Begins what is due, and takes the next steps; tells whether there were any.
+    async fn look_at_jobs(self: &Rc<Self>) -> Result<bool, Ended> {
+        self.begin_rebuilds().await?;
+        self.begin_rebalance_if_stuck().await?;
+        self.advance_jobs().await
     }
 
     /// Has disks emptied, or tells what that would do.
@@ -248,9 +261,10 @@ impl OpenPool {
         usable
     }
 
-    /// Ends a job before it is done; what it moved stays where it is.
+    /// Ends a job before it is done; what it moved stays where it is. A layout that changes is taken back, which is
+    /// a job like the change.
     pub(crate) async fn cancel_job(self: &Rc<Self>, number: JobNumber) -> Result<(), PoolError> {
-        let pool = self.pool.name.clone();
+        let (this, pool) = (Rc::clone(self), self.pool.name.clone());
         // A rebuild that is withdrawn isn't begun again at once.
         let job = self.pool.meta.borrow().jobs().get(&number).cloned();
         let now = self.pool.runtime.now();
@@ -260,6 +274,9 @@ impl OpenPool {
             }
         }
         self.administer(move |meta| {
+            if let Some(back) = this.take_back(meta, number) {
+                return Ok((vec![back], ()));
+            }
             if !meta.jobs().contains_key(&number) {
                 return Err(PoolError::NotFound {
                     what: "job".into(),
@@ -384,12 +401,17 @@ impl OpenPool {
                 JobKind::Scrub => {
                     job.extents.saturating_sub(self.scrubbed_extents(meta)) * extent_bytes
                 }
+                JobKind::Rebalance => self.rebalance_left(meta) * extent_bytes,
                 _ => disk.map_or(0, |disk| left_on(meta, disk)),
             };
             let why = self.jobs.waits.borrow().get(number).cloned();
             let state = match (job.kind, why) {
                 (JobKind::Other(_), _) => JobState::Unknown,
                 _ if self.jobs.done.borrow().contains(number) => JobState::Done,
+                (JobKind::Rebalance, Some(why)) if !is_any_moving(meta) => {
+                    JobState::Waiting { why }
+                }
+                (JobKind::Rebalance, Some(_)) => JobState::Running,
                 (_, Some(why)) if !disk.is_some_and(|disk| is_moving(meta, disk)) => {
                     JobState::Waiting { why }
                 }
@@ -399,13 +421,30 @@ impl OpenPool {
                 number: number.0,
                 kind: job.kind.name().to_owned(),
                 disk: disk.map_or_else(String::new, |disk| self.pool.disk_name(disk)),
+                volume: None,
                 to: job.to().map(|disk| self.pool.disk_name(disk)),
                 total_bytes: (job.extents * extent_bytes).max(left_bytes),
                 left_bytes,
                 state,
             }
         });
-        reports.collect()
+        let conversions = meta.conversions().map(|(volume, conversion)| {
+            let left_bytes = self.conversion_left(meta, volume);
+            let why = self.jobs.waits.borrow().get(&conversion.job).cloned();
+            JobReport {
+                number: conversion.job.0,
+                kind: "convert".to_owned(),
+                disk: String::new(),
+                volume: Some(volume.name.clone()),
+                to: Some(conversion.to.to_string()),
+                total_bytes: (conversion.extents * extent_bytes).max(left_bytes),
+                left_bytes,
+                state: why.map_or(JobState::Running, |why| JobState::Waiting { why }),
+            }
+        });
+        let mut reports: Vec<JobReport> = reports.chain(conversions).collect();
+        reports.sort_by_key(|report| report.number);
+        reports
     }
 }
 
@@ -459,6 +498,12 @@ fn left_on(meta: &Metadata, disk: DiskNumber) -> u64 {
         _ => u64::from(run.initialised()) * extent_bytes,
     });
     left.sum()
+}
+
+/// Whether a position moves to another disk just now.
+pub(super) fn is_any_moving(meta: &Metadata) -> bool {
+    let mut runs = meta.volumes().values().flat_map(|volume| volume.runs.values());
+    runs.any(|run| run.outgoing().is_some())
 }
 
 /// Whether something moves from a disk just now.

@@ -32,10 +32,9 @@ impl Volume {
     ) -> bool {
         let pending = self.pending.borrow();
         let block = self.block_of(group, row).and_then(|block| pending.get(block));
-        block.and_then(|pending| pending.data.as_ref()).is_none_or(|data| {
-            let only_in_place = data.is_lost || data.went_in_place();
-            !only_in_place || data.is_on(disk, instance)
-        })
+        block
+            .and_then(|pending| pending.data.as_ref())
+            .is_none_or(|data| !data.is_only_in_place() || data.is_on(disk, instance))
     }
 
     /// What says what a row is. Under the group's lock only a record that becomes durable changes that.

@@ -9,7 +9,8 @@
 //! - **who takes part**: `config` (votes), `commit`, `checkpoint` and `areas` (metadata), `lease`, `evict`, `re_add`;
 //! - **data**: `volume/` (requests, their way into the log, what isn't in place yet), `destage` with `init`,
 //!   `disk_work` and `again`, `read`, `right_copy` (which member's answer counts), `checksums`, `replay`;
-//! - **where data is**: `relocate` moves groups to other disks, and `jobs` with `job_steps` decides which, and why;
+//! - **where data is**: `relocate` moves groups to other disks, and `jobs` with `job_steps`, `rebalance` and
+//!   `convert` decides which, and why;
 //! - **upkeep**: `repair`, `resync`, `verify`, `scrub`; and `status`, `measure`, `events` and `history` for people.
 //!
 //! It is single-threaded: state is in cells, and no borrow lives across an await.
@@ -24,6 +25,7 @@ mod checksum_cache;
 mod checksums;
 mod commit;
 mod config;
+mod convert;
 mod create;
 mod destage;
 mod destroy;
@@ -53,6 +55,7 @@ mod pool;
 mod quorum;
 mod re_add;
 mod read;
+mod rebalance;
 mod reduce;
 mod relocate;
 mod remove;
@@ -98,12 +101,11 @@ pub use slot::Engine;
 pub use wipe_disks::WipeDisks;
 
 use crate::error::PoolError;
+use crate::forecast::{ConvertForecast, EmptyForecast, RebalanceForecast, VolumeForecast};
 use crate::format::{FailureDomain, JobNumber};
 use crate::history::HistoryEntry;
 use crate::metadata::Layout;
-use crate::report::{
-    EmptyForecast, PoolEvent, Progress, VerifyReport, VolumeForecast, VolumeReport,
-};
+use crate::report::{PoolEvent, Progress, VerifyReport, VolumeReport};
 use crate::stats::VolumeStats;
 use volume::device::VolumeDevice;
 
@@ -434,9 +436,10 @@ impl Engine {
         let volume = open.volume_by_name(volume)?;
         let copies = {
             let meta = open.pool.meta.borrow();
-            meta.volumes().get(&volume.id).map_or(0, |volume| volume.layout.copies())
+            let runs = meta.volumes().get(&volume.id).into_iter().flat_map(|v| v.runs.values());
+            runs.map(|run| run.members.len()).max().unwrap_or(0)
         };
-        if copy.is_some_and(|copy| copy >= copies) {
+        if copy.is_some_and(|copy| usize::from(copy) >= copies) {
             return Err(PoolError::invalid(
                 format!("there are {copies} copies, counted from 0"),
                 "name one of them",
@@ -483,7 +486,29 @@ impl Engine {
         self.open_pool(pool)?.empty_disks(request).await
     }
 
-    /// Ends a job before it is done: what it moved stays where it is.
+    /// Has groups move so that more space can be given out and disks are evenly full, by a job, or tells what that
+    /// would do. Where there is nothing to do no job begins.
+    pub async fn rebalance_pool(
+        &self,
+        pool: &str,
+        dry_run: bool,
+    ) -> Result<RebalanceForecast, PoolError> {
+        self.open_pool(pool)?.rebalance(dry_run).await
+    }
+
+    /// Gives a volume another layout while it is in use, by a job, or tells what that would do.
+    pub async fn convert_volume(
+        &self,
+        pool: &str,
+        volume: &str,
+        layout: Layout,
+        dry_run: bool,
+    ) -> Result<ConvertForecast, PoolError> {
+        self.open_pool(pool)?.convert_volume(volume, layout, dry_run).await
+    }
+
+    /// Ends a job before it is done: what it moved stays where it is; a volume whose layout it changes gets its
+    /// former one back.
     pub async fn cancel_job(&self, pool: &str, number: u32) -> Result<(), PoolError> {
         self.open_pool(pool)?.cancel_job(JobNumber(number)).await
     }

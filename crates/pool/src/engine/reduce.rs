@@ -15,9 +15,9 @@ use super::volume::device::VolumeDevice;
 use super::volume::{Serving, Volume};
 use super::volumes::{forecast, round_up};
 use crate::error::PoolError;
+use crate::forecast::VolumeForecast;
 use crate::format::{GenerationId, VolumeId};
 use crate::metadata::{MetaRecord, Metadata};
-use crate::report::VolumeForecast;
 
 /// What becomes of a volume.
 struct Reduction {

@@ -1,7 +1,7 @@
-//! Moving a position of groups to another disk (docs/engine.md, 11): the one mechanism of rebuilding, replacing
-//! and evacuating. From its beginning on the new disk is a position like the others, of which it lacks
+//! Moving a position of groups to another disk (docs/engine.md, 11): the one mechanism of rebuilding, replacing,
+//! evacuating and rebalancing, and of giving groups a further position. From its beginning on the new disk is a position like the others, of which it lacks
 //! everything: destages write to it too, and resync copies what it lacks. Once it lacks nothing it takes the
-//! former one's place, in one step. So a crash needs no rule of its own, and a move that is cancelled has
+//! former one's place, if there is one, in one step. So a crash needs no rule of its own, and a move that is cancelled has
 //! changed nothing.
 //!
 //! **Where groups are changes only with their locks held alone**, and while no destage has chosen whom it
@@ -16,7 +16,7 @@ use super::volume::Volume;
 use crate::metadata::{ExtentRange, GroupRun, Member, MetaRecord};
 
 impl OpenPool {
-    /// Begins to move a position of a run; false if it isn't as it was any more.
+    /// Begins to move a position of a run, or to give it a further one; false if it isn't as it was any more.
     pub(crate) async fn begin_move(
         &self,
         volume: &Rc<Volume>,
@@ -25,7 +25,7 @@ impl OpenPool {
         to: Member,
     ) -> Result<bool, Ended> {
         let begun = MetaRecord::MoveBegun { volume: volume.id, key: run.key, position, to };
-        self.change_map(volume, run, vec![begun]).await
+        self.change_map(volume, run, vec![begun], || true).await
     }
 
     /// Ends the move of a run: where it went lacks nothing.
@@ -58,11 +58,8 @@ impl OpenPool {
         ended: MetaRecord,
         left: Option<Member>,
     ) -> Result<bool, Ended> {
-        let freed = left.map(|left| MetaRecord::PendingFreed {
-            disk: left.disk,
-            extents: ExtentRange::new(left.first, run.count),
-        });
-        self.change_map(volume, run, [ended].into_iter().chain(freed).collect()).await
+        let freed = left.map(|left| freed(run, left));
+        self.change_map(volume, run, [ended].into_iter().chain(freed).collect(), || true).await
     }
 
     /// Makes two runs of one, the first of so many groups.
@@ -73,16 +70,40 @@ impl OpenPool {
         count: u32,
     ) -> Result<bool, Ended> {
         let split = MetaRecord::RunSplit { volume: volume.id, key: run.key, count };
-        self.change_map(volume, run, vec![split]).await
+        self.change_map(volume, run, vec![split], || true).await
     }
 
-    /// Commits what changes the place of a run's groups; false if the run isn't as it was any more, or the
-    /// records don't fit it.
+    /// Gives up a position of a run; false if it isn't as it was, or somebody may need that position: where a row
+    /// was being written over, or was written in its place and the log doesn't have it. A destage, which is due
+    /// then, changes that.
+    pub(crate) async fn drop_position(
+        &self,
+        volume: &Rc<Volume>,
+        run: &GroupRun,
+        position: u8,
+    ) -> Result<bool, Ended> {
+        let Some(left) = run.members.get(usize::from(position)) else { return Ok(false) };
+        let dropped = MetaRecord::PositionDropped { volume: volume.id, key: run.key, position };
+        let others = run.members.iter().filter(|member| *member != left);
+        let may_go = || {
+            let is_known = volume.has_all_in_log(run);
+            if !is_known {
+                volume.is_destage_awaited.set(true);
+                volume.log.destaging.notify_all();
+            }
+            is_known && others.clone().all(|member| self.is_there(member.disk))
+        };
+        self.change_map(volume, run, vec![dropped, freed(run, *left)], may_go).await
+    }
+
+    /// Commits what changes the place of a run's groups; false if the run isn't as it was any more, the records
+    /// don't fit it, or, with the locks held, it may not be.
     async fn change_map(
         &self,
         volume: &Rc<Volume>,
         run: &GroupRun,
         records: Vec<MetaRecord>,
+        may_be: impl Fn() -> bool,
     ) -> Result<bool, Ended> {
         let pool = &self.pool;
         let mut locks = Vec::with_capacity(run.count as usize);
@@ -101,7 +122,7 @@ impl OpenPool {
             let meta = pool.meta.borrow();
             meta.run(volume.id, run.key).is_some_and(|now| is_mapped_alike(now, run))
         };
-        if !is_same || volume.is_gone() {
+        if !is_same || volume.is_gone() || !may_be() {
             return Ok(false);
         }
         match pool.try_commit_locked(&records).await {
@@ -121,6 +142,11 @@ impl OpenPool {
         let meta = self.pool.meta.borrow();
         run.generations(run.count).all(|generation| meta.dirty(generation, member.disk) == 0)
     }
+}
+
+/// What a position had is free.
+fn freed(run: &GroupRun, left: Member) -> MetaRecord {
+    MetaRecord::PendingFreed { disk: left.disk, extents: ExtentRange::new(left.first, run.count) }
 }
 
 /// Whether groups are where they were, whatever was written to them.

@@ -1,4 +1,4 @@
-//! What people set of a pool: properties in its metadata, of which each is a number or `off`.
+//! What people set of a pool: properties in its metadata, of which each is a number, or `on` or `off`.
 
 use std::rc::Rc;
 
@@ -15,6 +15,9 @@ pub(super) const SCRUB_EVERY: &str = "scrub-every";
 /// Bytes that a scrub reads per second, of all disks together.
 pub(super) const SCRUB_RATE: &str = "scrub-rate";
 
+/// Whether a rebalance begins by itself.
+pub(super) const AUTO_REBALANCE: &str = "auto-rebalance";
+
 /// What is to be set of a pool. What isn't named stays as it is; null switches it off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -28,6 +31,9 @@ pub struct PoolSettings {
     /// Bytes that a scrub reads per second at most, of all disks together; as many as can be read with null.
     #[serde(deserialize_with = "said", skip_serializing_if = "Option::is_none")]
     pub scrub_rate_bytes: Option<Option<u64>>,
+    /// Whether groups move by themselves where space is free of which no volume can have anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_rebalance: Option<bool>,
 }
 
 /// Null is something else than silence.
@@ -54,12 +60,22 @@ impl PoolSettings {
             let value = value.map_or_else(|| OFF.to_owned(), |value| value.to_string());
             Ok(MetaRecord::PoolPropertySet { key: key.to_owned(), value: Some(value) })
         });
-        records.collect()
+        let auto = self.auto_rebalance.map(|on| {
+            let value = Some(if on { ON } else { OFF }.to_owned());
+            Ok(MetaRecord::PoolPropertySet { key: AUTO_REBALANCE.to_owned(), value })
+        });
+        records.chain(auto).collect()
     }
 }
 
 /// What stands for none.
 const OFF: &str = "off";
+const ON: &str = "on";
+
+/// Whether something is switched on, as it is where nobody switched it off.
+pub(super) fn is_on(meta: &Metadata, key: &str) -> bool {
+    meta.properties().get(key).is_none_or(|value| value != OFF)
+}
 
 /// What a pool's property is set to: a number, or none where it is switched off; `usual` where nobody set it.
 pub(super) fn setting(meta: &Metadata, key: &str, usual: Option<u64>) -> Option<u64> {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use super::pool::Pool;
+use super::rebalance::gain_bytes;
 use crate::allocate::{Usable, usable_bytes};
 use crate::error::PoolError;
 use crate::format::{DiskId, DiskNumber, FailureDomain};
@@ -59,11 +60,16 @@ pub(super) fn no_space(
         }
         _ => format!("one more {what} alone would not help, two would"),
     };
+    // What is free may only be on too few of them.
+    let rebalance = match gain_bytes(meta, &room.usable, layout) {
+        Some(gain) => format!("moving groups would make it {} (pool rebalance); ", human(gain)),
+        None => String::new(),
+    };
     PoolError::NoSpace {
         needed_bytes: needed,
         free_bytes: free,
         remedy: format!(
-            "{rule}, besides what is kept for logs; free: {}; {more} (pool extend)",
+            "{rule}, besides what is kept for logs; free: {}; {rebalance}{more} (pool extend)",
             listed.join("; ")
         ),
     }

@@ -120,12 +120,14 @@ impl OpenPool {
             }
             Serving::Suspended(reason) => Some(reason),
         };
-        let copies = u32::from(known.layout.copies());
+        // Of one that is to have fewer copies nobody expects more.
+        let copies = u32::from(known.promised_copies());
         let stats = volume.stats.borrow();
         Some(VolumeReport {
             name: known.name.clone(),
             id: known.id.0.to_string(),
             layout: known.layout.to_string(),
+            converting_to: known.conversion.map(|conversion| conversion.to.to_string()),
             size_bytes: known.bytes,
             properties: known.properties.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
             degraded: self.volume_copies(meta, known) < copies,

@@ -19,6 +19,7 @@ mod endings;
 mod history;
 mod in_place;
 mod jobs;
+mod layouts;
 mod logs;
 mod metadata;
 mod owners;

@@ -15,9 +15,9 @@ use super::space::{Room, no_space};
 use super::volume::{Serving, Volume};
 use crate::allocate::{NoSpace, Usable, plan_groups, stripe_width, usable_bytes};
 use crate::error::PoolError;
+use crate::forecast::VolumeForecast;
 use crate::format::{GenerationId, VolumeId};
 use crate::metadata::{COPIES_MAX, Layout, MetaRecord, Metadata};
-use crate::report::VolumeForecast;
 
 impl OpenPool {
     /// Makes a volume and opens it.
@@ -248,6 +248,11 @@ impl Pool {
 /// Whether there may be a new volume with this name and layout.
 fn check_new(name: &str, layout: Layout) -> Result<(), PoolError> {
     check_name("volume", name)?;
+    check_layout(layout)
+}
+
+/// Whether a volume may have a layout.
+pub(super) fn check_layout(layout: Layout) -> Result<(), PoolError> {
     if layout == Layout::Mirror(1) || layout.copies() == 0 || layout.copies() > COPIES_MAX {
         return Err(PoolError::invalid(
             format!("a mirror of {} copies does not exist", layout.copies()),
@@ -287,7 +292,7 @@ pub(super) fn forecast(
     let volume = after.volumes().get(&id);
     Ok(VolumeForecast {
         size_bytes: volume.map_or(0, |volume| volume.bytes),
-        left_bytes: volume.map_or(0, |v| usable_bytes(&after, usable, v.layout, None)),
+        left_bytes: volume.map_or(0, |v| usable_bytes(&after, usable, v.wanted_layout(), None)),
     })
 }
 
@@ -350,7 +355,8 @@ fn plan_growth(
     let usable = &room.usable;
     let gone = || PoolError::invalid("the volume was removed", "see `etherpool volume list`");
     let volume = meta.volumes().get(&id).ok_or_else(gone)?;
-    let free = usable_bytes(meta, usable, volume.layout, Some(id));
+    let layout = volume.wanted_layout();
+    let free = usable_bytes(meta, usable, layout, Some(id));
     let bytes = match size {
         VolumeSize::Bytes(bytes) => round_up(bytes)?,
         VolumeSize::PercentFree(percent) => {
@@ -369,7 +375,7 @@ fn plan_growth(
     }
     let runs = plan_groups(meta, usable, id, bytes);
     let runs = runs.map_err(|NoSpace { available_bytes }| {
-        no_space(meta, room, volume.layout, bytes - volume.bytes, available_bytes)
+        no_space(meta, room, layout, bytes - volume.bytes, available_bytes)
     })?;
     let mut records: Vec<MetaRecord> =
         runs.into_iter().map(|run| MetaRecord::RunAdded { volume: id, run }).collect();

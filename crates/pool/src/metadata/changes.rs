@@ -208,6 +208,8 @@ impl Metadata {
             MetaRecord::VolumeCreated { id, .. }
             | MetaRecord::VolumeResized { id, .. }
             | MetaRecord::VolumeRenamed { id, .. }
+            | MetaRecord::LayoutChanging { id, .. }
+            | MetaRecord::LayoutChanged { id }
             | MetaRecord::PropertySet { id, .. } => vec![Change::volume(*id)],
             MetaRecord::SegmentOpened { volume, .. }
             | MetaRecord::SegmentEnded { volume, .. }
@@ -256,6 +258,11 @@ impl Metadata {
             MetaRecord::MoveSwitched { volume, key } => {
                 let outgoing = self.run(*volume, *key).and_then(|run| run.outgoing());
                 self.changed_by_move(*volume, *key, outgoing.map(|member| member.disk))
+            }
+            MetaRecord::PositionDropped { volume, key, position } => {
+                let run = self.run(*volume, *key);
+                let left = run.and_then(|run| run.members.get(usize::from(*position)));
+                self.changed_by_move(*volume, *key, left.map(|member| member.disk))
             }
             MetaRecord::MoveCancelled { volume, key } => {
                 let incoming = self.run(*volume, *key).and_then(|run| run.incoming);

@@ -9,8 +9,8 @@
 use block::Epoch;
 
 use super::{
-    DirtyRegions, ExtentRange, GroupRun, Job, JobKind, Layout, Member, MetaRecord, RootChange,
-    Roots, RunKey, Segment, SegmentCopyPlace, SegmentState,
+    Conversion, DirtyRegions, ExtentRange, GroupRun, Job, JobKind, Layout, Member, MetaRecord,
+    RootChange, Roots, RunKey, Segment, SegmentCopyPlace, SegmentState,
 };
 use crate::format::{Coded, DiskNumber, GenerationId, Listed, Malformed, Reader, Writer, coded};
 
@@ -52,6 +52,9 @@ coded!(enum MetaRecord {
     35 => JobRemoved { number },
     36 => PoolPropertySet { key, value },
     37 => VolumeReduced { id, bytes },
+    38 => LayoutChanging { id, to },
+    39 => LayoutChanged { id },
+    40 => PositionDropped { volume, key, position },
 });
 
 coded!(enum SegmentState {
@@ -66,6 +69,7 @@ coded!(struct RunKey { lane, first_set });
 coded!(struct Member { disk, first });
 coded!(struct SegmentCopyPlace { disk, extents });
 coded!(struct Job { kind, disks, extents });
+coded!(struct Conversion { to, job, extents });
 
 /// Records, one after the other.
 pub fn encode_records(records: &[MetaRecord]) -> Vec<u8> {
@@ -112,6 +116,7 @@ impl Coded for JobKind {
             JobKind::Replace => 3,
             JobKind::Remove => 4,
             JobKind::Scrub => 5,
+            JobKind::Rebalance => 6,
             JobKind::Other(kind) => *kind,
         });
     }
@@ -123,6 +128,7 @@ impl Coded for JobKind {
             3 => JobKind::Replace,
             4 => JobKind::Remove,
             5 => JobKind::Scrub,
+            6 => JobKind::Rebalance,
             kind => JobKind::Other(kind),
         })
     }

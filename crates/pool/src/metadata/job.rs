@@ -19,6 +19,8 @@ pub enum JobKind {
     /// Everything is read and compared with its checksum. There is one at most; how far it is stands in the
     /// pool's property `scrub`.
     Scrub,
+    /// Groups move so that more space can be given out, and disks are evenly full. There is one at most.
+    Rebalance,
     /// Of a later version: it is kept, and nobody works on it.
     Other(u8),
 }
@@ -28,7 +30,8 @@ pub enum JobKind {
 pub struct Job {
     /// What for.
     pub kind: JobKind,
-    /// The disk that it is about; behind it the one that takes its place. None of a scrub.
+    /// The disk that it is about; behind it the one that takes its place. None of a scrub, or
+    /// where disks are made evenly full.
     pub disks: Vec<DiskNumber>,
     /// Extents that were to be moved, or read, when it began.
     pub extents: u64,
@@ -38,7 +41,7 @@ impl Job {
     /// The disk that it empties, if it is known that it does that.
     pub fn empties(&self) -> Option<DiskNumber> {
         match self.kind {
-            JobKind::Scrub | JobKind::Other(_) => None,
+            JobKind::Scrub | JobKind::Rebalance | JobKind::Other(_) => None,
             _ => self.disks.first().copied(),
         }
     }
@@ -63,13 +66,24 @@ impl Metadata {
 
     /// The job that reads everything.
     pub fn scrub_job(&self) -> Option<(JobNumber, &Job)> {
+        self.job_of_kind(JobKind::Scrub)
+    }
+
+    /// The job that makes disks evenly full.
+    pub fn rebalance_job(&self) -> Option<(JobNumber, &Job)> {
+        self.job_of_kind(JobKind::Rebalance)
+    }
+
+    fn job_of_kind(&self, kind: JobKind) -> Option<(JobNumber, &Job)> {
         let mut jobs = self.jobs().iter().map(|(number, job)| (*number, job));
-        jobs.find(|(_, job)| job.kind == JobKind::Scrub)
+        jobs.find(|(_, job)| job.kind == kind)
     }
 
     /// The number that the next job gets.
     pub fn next_job(&self) -> JobNumber {
-        let highest = self.jobs().keys().next_back().map_or(0, |number| number.0);
+        let jobs = self.jobs().keys().next_back().copied();
+        let conversions = self.conversions().map(|(_, conversion)| conversion.job);
+        let highest = conversions.chain(jobs).max().map_or(0, |number| number.0);
         JobNumber(highest.saturating_add(1))
     }
 }

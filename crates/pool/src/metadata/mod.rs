@@ -12,6 +12,7 @@ mod area;
 mod changes;
 mod checkpoint;
 mod codec;
+mod conversion;
 mod extent_set;
 mod job;
 mod reading;
@@ -40,6 +41,7 @@ pub(crate) use area::{CheckpointSlot, ENTRY_HEAD_BYTES, check_entry, check_heade
 pub use changes::{SectionKey, SectionKind};
 pub use checkpoint::{EncodedCheckpoint, Placed, StoredCheckpoint, encode_checkpoint};
 pub use codec::{decode_records, encode_records};
+pub use conversion::Conversion;
 pub use extent_set::ExtentSet;
 pub use job::{Job, JobKind};
 pub use reading::{AreaBytes, CopyUnusable, recover_copy};

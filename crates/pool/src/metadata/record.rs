@@ -3,7 +3,8 @@
 use uuid::Uuid;
 
 use super::{
-    DirtyRegions, ExtentRange, GroupRun, Job, Layout, Member, RunKey, Segment, SegmentState,
+    Conversion, DirtyRegions, ExtentRange, GroupRun, Job, Layout, Member, RunKey, Segment,
+    SegmentState,
 };
 use crate::format::{
     DiskId, DiskNumber, GenerationId, JobNumber, RecordNumber, ReleaseNumber, SegmentNumber,
@@ -101,6 +102,19 @@ pub enum MetaRecord {
         /// Its name.
         name: String,
     },
+    /// A volume is to have another layout, or again the one that it has: from now on runs get positions, or lose
+    /// them, until they have as many.
+    LayoutChanging {
+        /// Which.
+        id: VolumeId,
+        /// To what, and as which job.
+        to: Conversion,
+    },
+    /// All of a volume has the layout that it was to have.
+    LayoutChanged {
+        /// Which.
+        id: VolumeId,
+    },
     /// A volume ends: its groups and segments become pending frees.
     VolumeRemoved {
         /// Which.
@@ -140,7 +154,8 @@ pub enum MetaRecord {
         /// How many of its groups stay in it: some, not all.
         count: u32,
     },
-    /// A position of a run is to be on another disk, which takes its extents and lacks everything.
+    /// A position of a run is to be on another disk, or a further one is, where its volume is to have more copies.
+    /// The disk takes its extents and lacks everything.
     MoveBegun {
         /// Whose.
         volume: VolumeId,
@@ -165,6 +180,16 @@ pub enum MetaRecord {
         volume: VolumeId,
         /// Which run.
         key: RunKey,
+    },
+    /// A run has a position less: its volume is to have fewer copies, and the other positions lack nothing. What it
+    /// was on is pending.
+    PositionDropped {
+        /// Whose.
+        volume: VolumeId,
+        /// Which run: one without a move.
+        key: RunKey,
+        /// Which of its positions. Those behind it move up.
+        position: u8,
     },
     /// A job is begun, or told anew.
     JobSet {

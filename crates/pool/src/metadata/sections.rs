@@ -197,6 +197,9 @@ fn put_volume(w: &mut Writer, volume: &Volume) {
         width: volume.width,
     };
     w.put(&created);
+    if let Some(to) = volume.conversion {
+        w.put(&MetaRecord::LayoutChanging { id, to });
+    }
     for (key, value) in volume.properties.iter() {
         let (key, value) = (key.clone(), Some(value.clone()));
         w.put(&MetaRecord::PropertySet { id, key, value });

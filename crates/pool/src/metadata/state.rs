@@ -6,7 +6,7 @@ use block::Epoch;
 use uuid::Uuid;
 
 use super::changes::Changes;
-use super::{ExtentRange, ExtentSet, Job, Roots, SharedMap};
+use super::{Conversion, ExtentRange, ExtentSet, Job, Roots, SharedMap};
 use crate::format::{
     DiskId, DiskNumber, ExtentNumber, ExtentShape, FailureDomain, GenerationId, JobNumber, PoolId,
     RecordNumber, ReleaseNumber, SegmentNumber, SegmentSeal, VolumeId,
@@ -149,11 +149,11 @@ pub struct RunKey {
     pub first_set: u64,
 }
 
-/// A position that moves to another disk. Until it has moved both are positions: the new one gets all that is
-/// written, and counts for what it doesn't lack.
+/// A position that moves to another disk, or a further one. Until it has moved both are positions: the new one gets
+/// all that is written, and counts for what it doesn't lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Incoming {
-    /// Which of the run's positions.
+    /// Which of the run's positions; the number of them for a further one.
     pub position: u8,
     /// Where it is to be.
     pub member: Member,
@@ -199,7 +199,7 @@ impl GroupRun {
         (0..count).map(move |index| first.plus(index.into()))
     }
 
-    /// Where the member lies that is to move.
+    /// Where the member lies that is to move; none where a further one comes.
     pub fn outgoing(&self) -> Option<Member> {
         self.members.get(usize::from(self.incoming?.position)).copied()
     }
@@ -335,8 +335,10 @@ pub struct Volume {
     pub id: VolumeId,
     /// Its name, unique in the pool.
     pub name: String,
-    /// How its data is kept.
+    /// How its data is kept: what all of it has.
     pub layout: Layout,
+    /// How it is to be kept, where that changes.
+    pub conversion: Option<Conversion>,
     /// Groups in a set.
     pub width: u16,
     /// Its size; the groups cover at least that.
@@ -469,7 +471,7 @@ impl Metadata {
     }
 
     /// Whether a run has dirty regions.
-    pub(super) fn is_dirty(&self, run: &GroupRun) -> bool {
+    pub fn is_dirty(&self, run: &GroupRun) -> bool {
         self.dirty_regions_in(run).next().is_some()
     }
 

@@ -24,7 +24,7 @@ pub(crate) fn records(metadata: &Metadata, what: u8, luck: u64) -> Vec<MetaRecor
         let (name, width) = (format!("v{}", id.0), 1 + (luck / 2 % 2) as u16);
         vec![MetaRecord::VolumeCreated { id, name, layout, width }]
     };
-    match what % 28 {
+    match what % 31 {
         0 => {
             let number = metadata.counters().disk.0;
             vec![disk_added(number, number, 100_000 * MIB, (luck % 2) * 8 * MIB)]
@@ -144,7 +144,33 @@ fn of_volume(metadata: &Metadata, volume: &Volume, what: u8, luck: u64) -> Vec<M
             let bytes = blocks.saturating_sub(luck % (blocks / 2 + 1)) * 4096;
             vec![MetaRecord::VolumeReduced { id, bytes }]
         }
+        27..=29 => of_conversion(metadata, volume, luck),
         _ => vec![MetaRecord::VolumeRemoved { id }],
+    }
+}
+
+/// A layout that changes, a position that goes for that (those that come are among the moves), or its end.
+fn of_conversion(metadata: &Metadata, volume: &Volume, luck: u64) -> Vec<MetaRecord> {
+    let id = volume.id;
+    let copies = 1 + (luck / 4 % 3) as u8;
+    let changing = |job| {
+        let to = Conversion { to: Layout::with_copies(copies), job, extents: luck % 100 };
+        vec![MetaRecord::LayoutChanging { id, to }]
+    };
+    let Some(conversion) = volume.conversion else { return changing(metadata.next_job()) };
+    let too_many = volume.runs.values().filter(|run| volume.has_too_many(run.members.len()));
+    let dropped: Vec<MetaRecord> = too_many
+        .filter(|run| run.incoming.is_none())
+        .map(|run| {
+            let position = (luck % run.members.len() as u64) as u8;
+            MetaRecord::PositionDropped { volume: id, key: run.key, position }
+        })
+        .take(1 + (luck % 2) as usize)
+        .collect();
+    match luck % 4 {
+        0 => changing(conversion.job),
+        1 => vec![MetaRecord::LayoutChanged { id }],
+        _ => dropped,
     }
 }
 
@@ -155,7 +181,7 @@ fn of_move(metadata: &Metadata, volume: VolumeId, run: &GroupRun, luck: u64) -> 
             let first = disk.free.first_fit(run.count)?.first;
             Some(Member { disk: disk.number, first })
         });
-        let (to, position) = (to.nth((luck % 3) as usize), (luck % 2) as u8);
+        let (to, position) = (to.nth((luck % 3) as usize), (luck / 8 % 3) as u8);
         let begun = to.map(|to| MetaRecord::MoveBegun { volume, key, position, to });
         let count = (luck % u64::from(run.count)) as u32;
         let split = luck.is_multiple_of(5).then_some(MetaRecord::RunSplit { volume, key, count });
@@ -177,7 +203,7 @@ fn add_run(metadata: &Metadata, volume: &Volume, luck: u64) -> Vec<MetaRecord> {
         Some(Member { disk: disk.number, first: fits.first })
     });
     let members: Vec<Member> = free.skip((luck / 16 % 2) as usize).collect();
-    let copies = usize::from(volume.layout.copies());
+    let copies = usize::from(volume.wanted_layout().copies());
     let run = GroupRun {
         // Sometimes a hole is left.
         key: RunKey { lane, first_set: volume.sets_in_lane(lane) + luck / 32 % 2 },

@@ -80,7 +80,8 @@ pub(crate) fn segment(number: u64, generation: u64, copies: &[(u32, u32)]) -> Se
 
 /// Every kind of record, in an order in which all apply to a pool without disks.
 pub(crate) fn history() -> Vec<MetaRecord> {
-    let volume = VolumeId(1);
+    let (volume, other) = (VolumeId(1), VolumeId(3));
+    let conversion = |to| Conversion { to, job: JobNumber(9), extents: 2 };
     let miss = |group, disk, mask| ((GenerationId(group), DiskNumber(disk)), mask);
     let ended =
         |number, state| MetaRecord::SegmentEnded { volume, number: SegmentNumber(number), state };
@@ -191,6 +192,24 @@ pub(crate) fn history() -> Vec<MetaRecord> {
         MetaRecord::JobRemoved { number: JobNumber(4) },
         MetaRecord::DiskRemoved { number: DiskNumber(4) },
         MetaRecord::VolumeReduced { id: volume, bytes: (18 * 1020 + 1) * 4096 },
+        MetaRecord::JobSet { number: JobNumber(4), job: job(JobKind::Rebalance, &[]) },
+        MetaRecord::VolumeCreated {
+            id: other,
+            name: "third".into(),
+            layout: Layout::Mirror(2),
+            width: 1,
+        },
+        MetaRecord::RunAdded { volume: other, run: run(0, 2, 40, &[(0, 70), (1, 70)]) },
+        MetaRecord::LayoutChanging { id: other, to: conversion(Layout::Mirror(3)) },
+        MetaRecord::MoveBegun { volume: other, key: at(0), position: 2, to: to(3, 70) },
+        MetaRecord::MoveSwitched { volume: other, key: at(0) },
+        MetaRecord::LayoutChanged { id: other },
+        MetaRecord::LayoutChanging { id: other, to: conversion(Layout::Raid0) },
+        MetaRecord::PositionDropped { volume: other, key: at(0), position: 0 },
+        MetaRecord::PositionDropped { volume: other, key: at(0), position: 1 },
+        MetaRecord::LayoutChanged { id: other },
+        MetaRecord::LayoutChanging { id: other, to: conversion(Layout::Mirror(4)) },
+        MetaRecord::MoveBegun { volume: other, key: at(0), position: 1, to: to(3, 80) },
     ]
 }
 
@@ -266,7 +285,7 @@ pub(crate) fn any_record() -> impl Strategy<Value = MetaRecord> {
                 false => MetaRecord::MoveCancelled { volume, key },
             }
         }),
-        (1_u32..4, 0_u8..7, prop::collection::vec(0_u32..6, 0..3)).prop_map(
+        (1_u32..4, 0_u8..8, prop::collection::vec(0_u32..6, 0..3)).prop_map(
             |(number, kind, disks)| {
                 let kind = match kind {
                     1 => JobKind::Rebuild,
@@ -274,11 +293,22 @@ pub(crate) fn any_record() -> impl Strategy<Value = MetaRecord> {
                     3 => JobKind::Replace,
                     4 => JobKind::Remove,
                     5 => JobKind::Scrub,
+                    6 => JobKind::Rebalance,
                     other => JobKind::Other(other),
                 };
                 MetaRecord::JobSet { number: JobNumber(number), job: job(kind, &disks) }
             }
         ),
+        (volume.clone(), 0_u8..4, 1_u32..6, 0_u64..9).prop_map(|(id, copies, job, extents)| {
+            let layout = if copies == 0 { Layout::Raid0 } else { Layout::Mirror(copies) };
+            let to = Conversion { to: layout, job: JobNumber(job), extents };
+            MetaRecord::LayoutChanging { id, to }
+        }),
+        volume.clone().prop_map(|id| MetaRecord::LayoutChanged { id }),
+        (volume.clone(), 0_u64..9, 0_u8..3).prop_map(|(volume, first_set, position)| {
+            let key = RunKey { lane: 0, first_set };
+            MetaRecord::PositionDropped { volume, key, position }
+        }),
         (volume.clone(), 1_u64..6).prop_map(|(volume, number)| MetaRecord::SegmentFreed {
             volume,
             number: SegmentNumber(number),

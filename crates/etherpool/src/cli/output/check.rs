@@ -3,7 +3,7 @@
 use block::size::Human;
 use pool::check::{CheckReport, CopyState, DiskCheck, Finding, PoolCheck, Severity, VolumeCheck};
 
-use super::{facts, lines, table};
+use super::{facts, layout, lines, table};
 
 /// `pool check`.
 pub fn pool_check(report: &CheckReport) -> String {
@@ -121,7 +121,7 @@ fn volumes(volumes: &[VolumeCheck]) -> String {
         let log = [volume.least.log_records, volume.least.log_tail].into_iter().flatten().min();
         table.add_row([
             volume.name.clone(),
-            volume.layout.clone(),
+            layout(&volume.layout, volume.converting_to.as_deref()),
             Human(volume.size_bytes).to_string(),
             Human(volume.rows_written.saturating_mul(4096)).to_string(),
             format!("{unreleased} records"),

@@ -47,12 +47,22 @@ fn row(job: &JobReport) -> [String; 7] {
     [
         job.number.to_string(),
         job.kind.clone(),
-        or_dash(Some(job.disk.as_str()).filter(|disk| !disk.is_empty())),
+        or_dash(of(job)),
         or_dash(job.to.as_deref()),
         format!("{}%", percent_done(job)),
         Human(job.left_bytes).to_string(),
         job_state(&job.state),
     ]
+}
+
+/// What it is of: a disk or a volume, if of one.
+fn of(job: &JobReport) -> Option<&str> {
+    Some(job.disk.as_str()).filter(|disk| !disk.is_empty()).or(job.volume.as_deref())
+}
+
+/// A job in words, such as `evacuate of e1.0`.
+pub fn what_it_does(job: &JobReport) -> String {
+    of(job).map_or_else(|| job.kind.clone(), |of| format!("{} of {of}", job.kind))
 }
 
 /// As long as anything is left it isn't all.
@@ -196,6 +206,18 @@ pub fn cancelling(pool: &str, job: &JobReport) -> String {
     if kind == "scrub" {
         return format!(
             "Job {number} of pool {pool} (scrub) would end: {} stay unread until the next one.\n",
+            Human(*left_bytes)
+        );
+    }
+    if let Some(volume) = &job.volume {
+        return format!(
+            "Job {number} of pool {pool} (convert of {volume}) would end by being taken back: volume {volume} gets its\n\
+             former layout again, which is a job as well.\n"
+        );
+    }
+    if kind == "rebalance" {
+        return format!(
+            "Job {number} of pool {pool} (rebalance) would end: what it moved stays where it is, and {} aren't moved.\n",
             Human(*left_bytes)
         );
     }

@@ -8,6 +8,7 @@ mod dump;
 mod exports;
 mod history;
 mod jobs;
+mod layouts;
 mod pools;
 mod status;
 mod volume_stats;
@@ -30,7 +31,11 @@ pub use disks::{disks, targets};
 pub use dump::dumped;
 pub use exports::{target_stats, target_status};
 pub use history::{history, history_line};
-pub use jobs::{PoolJob, cancelling, evacuation, jobs, named, removal, replacement, scrubbed};
+pub use jobs::{
+    PoolJob, cancelling, evacuation, jobs, named, removal, replacement, scrubbed, what_it_does,
+};
+use layouts::layout;
+pub use layouts::{conversion, rebalance};
 pub use pools::{forecast, import_plan, imports, pool, pools};
 pub use status::status;
 pub use volume_stats::volume_stats;

@@ -7,7 +7,7 @@ use control::settings::{ACTED_ON, HELD_PREFIX, VolumeSettings};
 use pool::{VerifyReport, VolumeReport};
 use serde::{Deserialize, Serialize};
 
-use super::{facts, lines, table};
+use super::{facts, layout, lines, table};
 
 /// A volume with the name of its pool, as `volume list --json` prints it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,7 +38,7 @@ pub fn volume_rows<'a>(volumes: impl Iterator<Item = (String, &'a VolumeReport)>
         table.add_row([
             name,
             Human(volume.size_bytes).to_string(),
-            volume.layout.clone(),
+            layout(&volume.layout, volume.converting_to.as_deref()),
             state(volume),
             Human(volume.dirty_bytes).to_string(),
             uses(&volume.properties),
@@ -56,7 +56,7 @@ pub fn volume(named: &NamedVolume) -> String {
         ("volume", format!("{}/{}", named.pool, report.name)),
         ("id", report.id.clone()),
         ("size", format!("{} ({} bytes)", Human(report.size_bytes), report.size_bytes)),
-        ("layout", report.layout.clone()),
+        ("layout", layout(&report.layout, report.converting_to.as_deref())),
         ("state", state(report)),
         ("to resync", Human(report.dirty_bytes).to_string()),
         ("resynced", Human(report.resynced_bytes).to_string()),

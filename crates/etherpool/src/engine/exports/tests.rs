@@ -156,6 +156,7 @@ fn report(state: pool::PoolState) -> PoolReport {
         name: "volume".into(),
         id: "1".into(),
         layout: "raid0".into(),
+        converting_to: None,
         size_bytes: 1,
         properties: BTreeMap::from([(control::settings::EXPORTS_KEY.to_owned(), text)]),
         degraded: false,

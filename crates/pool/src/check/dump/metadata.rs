@@ -70,6 +70,8 @@ pub(super) fn tell_volume(metadata: &Metadata, volume: &Volume, tell: Told<'_>) 
             .with("number", volume.id.0)
             .with("name", volume.name.as_str())
             .with("layout", volume.layout.to_string())
+            .with_if("converting_to", volume.conversion.map(|known| known.to.to_string()))
+            .with_if("job", volume.conversion.map(|known| known.job.0))
             .with("width", volume.width)
             .with("bytes", volume.bytes)
             .with("released_record", volume.log.released.0)
@@ -85,7 +87,8 @@ pub(super) fn tell_volume(metadata: &Metadata, volume: &Volume, tell: Told<'_>) 
         let members = run.members.iter().map(|m| extent(m.disk.0, m.first.0)).collect::<Vec<_>>();
         let moves = run.incoming.map(|incoming| {
             let to = incoming.member;
-            Value::Text(format!("position {} to {}:{}", incoming.position, to.disk.0, to.first.0))
+            let comes = if run.outgoing().is_some() { "position" } else { "further position" };
+            Value::Text(format!("{comes} {} to {}:{}", incoming.position, to.disk.0, to.first.0))
         });
         tell(DumpItem::Run(
             Fields::default()

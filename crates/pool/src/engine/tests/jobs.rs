@@ -10,9 +10,10 @@ use super::super::testing::{Bench, Mode};
 use super::super::{CreatePool, EmptyDisks, ExtendPool, PoolSettings};
 use super::pattern;
 use crate::error::PoolError;
+use crate::forecast::EmptyForecast;
 use crate::format::{DiskNumber, FailureDomain};
 use crate::metadata::Layout;
-use crate::report::{EmptyForecast, JobState, PoolEvent, PoolState};
+use crate::report::{JobState, PoolEvent, PoolState};
 
 impl Bench {
     pub(super) fn empty(&self, disk: &str, to: Option<&str>) -> Result<EmptyForecast, PoolError> {
@@ -47,7 +48,7 @@ impl Bench {
         disk.room() - disk.free.len()
     }
 
-    fn assert_reads(&self, volume: &Rc<dyn BlockDevice>, blocks: u64) {
+    pub(super) fn assert_reads(&self, volume: &Rc<dyn BlockDevice>, blocks: u64) {
         for first in (0..blocks).step_by(100) {
             let count = 100.min(blocks - first);
             let read = self.read(volume, first, count).unwrap();
@@ -56,7 +57,7 @@ impl Bench {
     }
 
     /// All that was written is right on each copy.
-    fn assert_sound(&self, volume: &Rc<dyn BlockDevice>, blocks: u64) {
+    pub(super) fn assert_sound(&self, volume: &Rc<dyn BlockDevice>, blocks: u64) {
         self.assert_reads(volume, blocks);
         for copy in [None, Some(0)] {
             let report = self.verify(copy);
@@ -66,7 +67,7 @@ impl Bench {
 }
 
 /// Five nodes, the first blocks of a mirrored volume written.
-fn written(seed: u64, layout: Layout, blocks: u64) -> (Bench, Rc<dyn BlockDevice>) {
+pub(super) fn written(seed: u64, layout: Layout, blocks: u64) -> (Bench, Rc<dyn BlockDevice>) {
     let bench = Bench::new(seed, 5, 48);
     bench.create();
     let volume = bench.create_volume(16, layout);

@@ -9,8 +9,9 @@ use super::super::testing::{Bench, TestDisk};
 use super::super::{CreatePool, ExtendPool, ImportOptions};
 use super::pattern;
 use crate::error::PoolError;
+use crate::forecast::PoolForecast;
 use crate::format::{FailureDomain, Features, Label};
-use crate::report::{DiskState, ImportPlan, PoolForecast, PoolReport, PoolState};
+use crate::report::{DiskState, ImportPlan, PoolReport, PoolState};
 
 impl Bench {
     fn import(&self, force: bool) -> Result<PoolReport, PoolError> {

@@ -1,7 +1,7 @@
 //! INTENTs that aren't in place as far as the metadata knows (10): which of them hold up what is
 //! acknowledged, which hold up release, and the room that contents take which went to their place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::format::{GenerationId, RecordNumber, Row, RowRange};
 
@@ -63,6 +63,12 @@ impl Intents {
             rows.group == group && (rows.first.0..rows.first.0 + rows.count).contains(&row.0)
         };
         self.unsettled.values().any(|why| why.rows().is_some_and(has))
+    }
+
+    /// The same of any row of some groups.
+    pub(crate) fn is_any_in_doubt(&self, groups: &BTreeSet<GenerationId>) -> bool {
+        let mut rows = self.unsettled.values().filter_map(|why| why.rows());
+        rows.any(|rows| groups.contains(&rows.group))
     }
 
     /// Whether release waits for what is to be appended in the place of something.

@@ -46,6 +46,11 @@ impl BlockData {
         self.payload.slice(self.index * BLOCK_BYTES, (self.index + 1) * BLOCK_BYTES)
     }
 
+    /// Whether the log doesn't have it.
+    pub(crate) fn is_only_in_place(&self) -> bool {
+        self.is_lost || self.went_in_place()
+    }
+
     /// Whether it was written to its place when it was written.
     pub(crate) fn went_in_place(&self) -> bool {
         self.in_place.is_some()
@@ -158,6 +163,13 @@ impl Pending {
         if let Some(data) = said.and_then(|pending| pending.data.as_mut()) {
             data.is_lost = true;
         }
+    }
+
+    /// The blocks whose contents the log doesn't have.
+    pub(crate) fn only_in_place(&self) -> impl Iterator<Item = u64> + '_ {
+        let is_only =
+            |block: &PendingBlock| block.data.as_ref().is_some_and(BlockData::is_only_in_place);
+        self.blocks.iter().filter(move |(_, block)| is_only(block)).map(|(block, _)| *block)
     }
 
     /// The pending contents of one block.

@@ -187,7 +187,7 @@ impl Volume {
         let unused = unused.map(|number| MetaRecord::SegmentFreed { volume: self.id, number });
         records.extend(unused);
         let usable = self.pool.usable_disks();
-        let wanted = volume.layout.copies();
+        let wanted = volume.wanted_layout().copies();
         let places = |meta: &Metadata| {
             let copies = plan_segment(meta, &self.pool.disks_for_logs(&usable), wanted);
             copies.or_else(|_| plan_segment(meta, &usable, wanted)).ok()
@@ -256,7 +256,7 @@ impl Volume {
 
     /// Whether a segment takes no batch any more: a disk with a copy was evicted since it was opened,
     /// by whomever (the copy may be off the list again since that disk is back), or, opened with
-    /// fewer copies than wanted, it could have more now.
+    /// fewer copies than wanted, it could have more now; or the volume is to have more copies, or fewer.
     pub(crate) fn is_over(&self, opened: &Segment) -> bool {
         let now = {
             let meta = self.pool.meta.borrow();
@@ -264,6 +264,10 @@ impl Volume {
                 meta.volumes().get(&self.id).and_then(|v| v.log.segments.get(&opened.number));
             live.map_or(0, |live| self.pool.copies_that_stay(live))
         };
+        // It was opened for another layout.
+        if usize::from(opened.wanted) != self.copies_wanted() {
+            return true;
+        }
         if now < opened.copies.len() || now >= usize::from(opened.wanted) {
             return now < opened.copies.len();
         }
@@ -280,10 +284,10 @@ impl Volume {
     pub(crate) fn has_thin_segment(&self, destageable: bool) -> bool {
         let meta = self.pool.meta.borrow();
         let Some(volume) = meta.volumes().get(&self.id) else { return false };
+        let wanted = usize::from(volume.wanted_layout().copies());
         let closed = volume.log.segments.values().filter(|live| live.end().is_some());
-        let mut copies =
-            closed.map(|live| (self.pool.copies_that_stay(live), usize::from(live.wanted)));
-        copies.any(|(now, wanted)| now < wanted && (destageable || self.is_next_better(now)))
+        let mut copies = closed.map(|live| self.pool.copies_that_stay(live));
+        copies.any(|now| now < wanted && (destageable || self.is_next_better(now)))
     }
 
     /// Whether the segment that takes records has all the copies that are wanted.
@@ -294,8 +298,16 @@ impl Volume {
         };
         let meta = self.pool.meta.borrow();
         let live = meta.volumes().get(&self.id);
+        let wanted = live.map_or(0, |volume| usize::from(volume.wanted_layout().copies()));
         let live = live.and_then(|volume| volume.log.segments.get(&current.segment.number));
-        live.is_some_and(|live| self.pool.copies_that_stay(live) >= usize::from(live.wanted))
+        live.is_some_and(|live| self.pool.copies_that_stay(live) >= wanted)
+    }
+
+    /// How many copies a segment should have: as many as the volume has, or is to have.
+    fn copies_wanted(&self) -> usize {
+        let meta = self.pool.meta.borrow();
+        let volume = meta.volumes().get(&self.id);
+        volume.map_or(0, |volume| usize::from(volume.wanted_layout().copies()))
     }
 
     /// The same of the segment that takes records.

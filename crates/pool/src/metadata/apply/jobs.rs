@@ -13,7 +13,7 @@ impl Metadata {
         let fits = match (job.kind, job.disks.as_slice()) {
             (JobKind::Rebuild | JobKind::Evacuate | JobKind::Remove, [_]) => true,
             (JobKind::Replace, [disk, by]) => disk != by,
-            (JobKind::Scrub, []) | (JobKind::Other(_), _) => true,
+            (JobKind::Scrub | JobKind::Rebalance, []) | (JobKind::Other(_), _) => true,
             _ => false,
         };
         if !fits {
@@ -21,9 +21,11 @@ impl Metadata {
         }
         let known = match job.kind {
             JobKind::Scrub => self.scrub_job(),
+            JobKind::Rebalance => self.rebalance_job(),
             _ => job.empties().and_then(|disk| self.job_of(disk)),
         };
-        if known.is_some_and(|(other, _)| other != number) {
+        let is_conversion = self.conversion_of(number).is_some();
+        if is_conversion || known.is_some_and(|(other, _)| other != number) {
             return Err(Inconsistent::UnknownJob(number));
         }
         self.jobs.insert_mut(number, job.clone());

@@ -2,6 +2,7 @@
 //! the metadata as it was, and no sequence of records, however hostile, gives an extent to two owners,
 //! reuses a number or leaves a region of a group without a member that has it.
 
+mod conversions;
 mod dirty_regions;
 mod disks;
 mod jobs;
@@ -75,6 +76,9 @@ pub enum Inconsistent {
     /// A run has a move already, or none.
     #[error("a position of that run moves already, or none does")]
     Moving(VolumeId, RunKey),
+    /// A layout changes to what it can't, or isn't what it was to be.
+    #[error("the layout of {0} can't change like that, or hasn't changed")]
+    NotConverted(VolumeId),
     /// No such job, or the disk has another one.
     #[error("{0} is unknown, or its disk has another job")]
     UnknownJob(JobNumber),
@@ -114,6 +118,8 @@ impl Metadata {
             MetaRecord::VolumeResized { id, bytes } => self.resize_volume(*id, *bytes),
             MetaRecord::VolumeReduced { id, bytes } => self.reduce_volume(*id, *bytes),
             MetaRecord::VolumeRenamed { id, name } => self.rename_volume(*id, name),
+            MetaRecord::LayoutChanging { id, to } => self.change_layout(*id, *to),
+            MetaRecord::LayoutChanged { id } => self.layout_changed(*id),
             MetaRecord::VolumeRemoved { id } => self.remove_volume(*id),
             MetaRecord::PropertySet { id, key, value } => self.set_property(*id, key, value),
             MetaRecord::RunAdded { volume, run } => self.add_run(*volume, run),
@@ -126,6 +132,9 @@ impl Metadata {
             }
             MetaRecord::MoveSwitched { volume, key } => self.switch_move(*volume, *key),
             MetaRecord::MoveCancelled { volume, key } => self.cancel_move(*volume, *key),
+            MetaRecord::PositionDropped { volume, key, position } => {
+                self.drop_position(*volume, *key, *position)
+            }
             MetaRecord::MoveRestored { volume, key, position, to } => {
                 self.place_incoming(*volume, *key, *position, *to)
             }

@@ -1,7 +1,7 @@
-//! Records about runs of which a position moves to another disk. While it does, both are positions: every
-//! region of a group is right on one that stays, whichever of the two goes.
+//! Records about runs of which a position moves to another disk, or that get one more. While it does, both are
+//! positions: every region of a group is right on one that stays, whichever of the two goes.
 
-use super::Inconsistent;
+use super::{COPIES_MAX, Inconsistent};
 use crate::format::{ExtentNumber, GenerationId, VolumeId};
 use crate::metadata::{ExtentRange, GroupRun, Incoming, Member, Metadata, RunKey};
 
@@ -50,6 +50,11 @@ impl Metadata {
         position: u8,
         to: Member,
     ) -> Result<(), Inconsistent> {
+        let volume = self.volumes.get(&id).ok_or(Inconsistent::UnknownVolume(id))?;
+        let positions = self.run_of(id, key)?.members.len();
+        if usize::from(position) >= positions && !volume.has_too_few(positions) {
+            return Err(Inconsistent::BadShape);
+        }
         self.place_incoming(id, key, position, to)?;
         let run = self.run_of(id, key)?;
         for generation in run.generations(run.initialised()) {
@@ -70,7 +75,16 @@ impl Metadata {
             return Err(Inconsistent::Moving(id, key));
         }
         let is_there = run.members.iter().any(|member| member.disk == to.disk);
-        if usize::from(position) >= run.members.len() || is_there {
+        let positions = run.members.len();
+        // A further one may come while the layout changes, whatever it is to be by now.
+        let is_converting = self.volumes.get(&id).is_some_and(|volume| volume.conversion.is_some());
+        let fits = match usize::from(position) {
+            position if position == positions => {
+                is_converting && positions < usize::from(COPIES_MAX)
+            }
+            position => position < positions,
+        };
+        if !fits || is_there {
             return Err(Inconsistent::BadShape);
         }
         self.take(std::iter::once((to.disk, to.first, run.count)))?;
@@ -82,24 +96,56 @@ impl Metadata {
     pub(super) fn switch_move(&mut self, id: VolumeId, key: RunKey) -> Result<(), Inconsistent> {
         let mut run = self.run_of(id, key)?;
         let outgoing = run.outgoing();
-        let moving = run.incoming.take().zip(outgoing);
-        let (incoming, outgoing) = moving.ok_or(Inconsistent::Moving(id, key))?;
+        let incoming = run.incoming.take().ok_or(Inconsistent::Moving(id, key))?;
         let lacks = |generation: &GenerationId| self.dirty(*generation, incoming.member.disk) != 0;
         if let Some(lacking) = run.generations(run.count).find(lacks) {
             return Err(Inconsistent::NoRightMember(lacking));
         }
-        run.members[usize::from(incoming.position)] = incoming.member;
+        match run.members.get_mut(usize::from(incoming.position)) {
+            Some(position) => *position = incoming.member,
+            None => run.members.push(incoming.member),
+        }
         self.end_move(id, run, outgoing)
     }
 
     pub(super) fn cancel_move(&mut self, id: VolumeId, key: RunKey) -> Result<(), Inconsistent> {
         let mut run = self.run_of(id, key)?;
         let incoming = run.incoming.take().ok_or(Inconsistent::Moving(id, key))?;
-        self.end_move(id, run, incoming.member)
+        self.end_move(id, run, Some(incoming.member))
     }
 
-    /// A run is as it is told from now on, and one place of it is given up.
-    fn end_move(&mut self, id: VolumeId, run: GroupRun, left: Member) -> Result<(), Inconsistent> {
+    pub(super) fn drop_position(
+        &mut self,
+        id: VolumeId,
+        key: RunKey,
+        position: u8,
+    ) -> Result<(), Inconsistent> {
+        let mut run = self.run_of(id, key)?;
+        if run.incoming.is_some() {
+            return Err(Inconsistent::Moving(id, key));
+        }
+        let volume = self.volumes.get(&id).ok_or(Inconsistent::UnknownVolume(id))?;
+        let at = usize::from(position);
+        if !volume.has_too_many(run.members.len()) || at >= run.members.len() {
+            return Err(Inconsistent::BadShape);
+        }
+        let left = run.members.remove(at);
+        let lacks = |generation: &GenerationId| {
+            run.members.iter().any(|member| self.dirty(*generation, member.disk) != 0)
+        };
+        if let Some(lacking) = run.generations(run.count).find(lacks) {
+            return Err(Inconsistent::NoRightMember(lacking));
+        }
+        self.end_move(id, run, Some(left))
+    }
+
+    /// A run is as it is told from now on, and one place of it is given up, if any.
+    fn end_move(
+        &mut self,
+        id: VolumeId,
+        run: GroupRun,
+        left: Option<Member>,
+    ) -> Result<(), Inconsistent> {
         let nobody_has = |generation: &GenerationId| {
             let masks = run.members.iter().map(|member| self.dirty(*generation, member.disk));
             masks.fold(u64::MAX, |nobody_has, mask| nobody_has & mask) != 0
@@ -107,11 +153,13 @@ impl Metadata {
         if let Some(lacking) = run.generations(run.count).find(nobody_has) {
             return Err(Inconsistent::NoRightMember(lacking));
         }
-        for generation in run.generations(run.count) {
-            self.dirty_regions.remove_mut(&(generation, left.disk));
+        if let Some(left) = left {
+            for generation in run.generations(run.count) {
+                self.dirty_regions.remove_mut(&(generation, left.disk));
+            }
+            let extents = ExtentRange::new(left.first, run.count);
+            self.disk_mut(left.disk)?.pending.insert(extents);
         }
-        let extents = ExtentRange::new(left.first, run.count);
-        self.disk_mut(left.disk)?.pending.insert(extents);
         self.volume_mut(id)?.runs.insert_mut(run.key, run);
         Ok(())
     }

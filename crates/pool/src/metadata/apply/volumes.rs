@@ -30,6 +30,15 @@ pub(super) fn set_in(
     Ok(())
 }
 
+/// Whether a run may have so many positions. While the layout changes runs differ in that, also where it changed
+/// several times.
+fn fits_copies(volume: &Volume, positions: usize) -> bool {
+    match volume.conversion {
+        None => positions == usize::from(volume.layout.copies()),
+        Some(_) => (1..=usize::from(COPIES_MAX)).contains(&positions),
+    }
+}
+
 impl Metadata {
     pub(super) fn create_volume(
         &mut self,
@@ -55,6 +64,7 @@ impl Metadata {
             id,
             name: name.to_string(),
             layout,
+            conversion: None,
             width,
             bytes: 0,
             runs: Default::default(),
@@ -197,7 +207,7 @@ impl Metadata {
             || run.key.lane >= volume.width
             || run.initialised() > 0
             || run.incoming.is_some()
-            || run.members.len() != usize::from(volume.layout.copies())
+            || !fits_copies(volume, run.members.len())
         {
             return Err(Inconsistent::BadShape);
         }

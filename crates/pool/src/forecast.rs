@@ -1,0 +1,90 @@
+//! What changes would mean, told before they are made.
+
+use serde::{Deserialize, Serialize};
+
+/// What making disks evenly full would do, or does.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebalanceForecast {
+    /// Bytes that would be moved; nothing where all is as it should be.
+    pub bytes: u64,
+    /// How full its disks are, and would be.
+    pub disks: Vec<DiskFill>,
+    /// What a new volume of each layout could have now.
+    pub volumes: Vec<LayoutRoom>,
+    /// The same when all of that has moved.
+    pub volumes_then: Vec<LayoutRoom>,
+    /// The job that does it; none of what was only asked, and where there is nothing to do.
+    pub job: Option<u32>,
+}
+
+/// How full a disk is with the data of volumes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskFill {
+    /// The disk.
+    pub disk: String,
+    /// Percent of it now.
+    pub percent: u64,
+    /// Percent of it then.
+    pub percent_then: u64,
+}
+
+/// What another layout of a volume would mean, or means.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConvertForecast {
+    /// The layout that it has.
+    pub from: String,
+    /// The layout that it would have.
+    pub to: String,
+    /// Bytes that would be copied.
+    pub copied_bytes: u64,
+    /// Space that further copies would take.
+    pub taken_bytes: u64,
+    /// Space that copies which are given up would leave.
+    pub freed_bytes: u64,
+    /// How many failures of nodes (or disks) the layout that it has survives.
+    pub survives: u32,
+    /// The same of the one that it would have.
+    pub survives_then: u32,
+    /// The job that does it; none of what was only asked.
+    pub job: Option<u32>,
+}
+
+/// What making or extending a pool would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolForecast {
+    /// What is lost besides what the named disks are seen to carry, a sentence each.
+    pub losses: Vec<String>,
+    /// Space for extents that the pool would have.
+    pub capacity_bytes: u64,
+    /// What a new volume of each layout could have.
+    pub volumes: Vec<LayoutRoom>,
+}
+
+/// What a new volume of a layout could have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayoutRoom {
+    /// The layout (`raid0`, `mirror:2`).
+    pub layout: String,
+    /// Bytes of volume.
+    pub bytes: u64,
+}
+
+/// What emptying disks would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmptyForecast {
+    /// The disks, by the names under which they are or were present.
+    pub disks: Vec<String>,
+    /// Bytes that would be moved.
+    pub bytes: u64,
+    /// Free space of the other disks afterwards.
+    pub free_bytes: u64,
+}
+
+/// What making or growing a volume would do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeForecast {
+    /// The size that it would have.
+    pub size_bytes: u64,
+    /// What another volume of its layout could have afterwards.
+    pub left_bytes: u64,
+}
