@@ -250,3 +250,36 @@ fn a_free_disk_takes_the_place_of_another() {
     filled.read_back();
     lab.cli(&["volume", "verify", "cluster/hyperspace"]);
 }
+
+#[test]
+fn a_volume_gets_a_copy_more_and_a_copy_less_while_it_is_mounted() {
+    let filled = Filled::new();
+    let lab = &filled.lab;
+    let convert = ["volume", "convert", "cluster/hyperspace", "--layout"];
+    let (code, text) = lab.said(&[&convert[..], &["mirror:3", "--dry-run"]].concat());
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("would become mirror:3") && text.contains("Nothing was done"), "{text}");
+    let (code, text) = lab.said(&[&convert[..], &["mirror:3"]].concat());
+    assert_eq!(code, 4, "unasked: {text}");
+    assert!(filled.jobs().is_empty());
+    let text = lab.cli(&[&convert[..], &["mirror:3", "--wait", "--yes"]].concat());
+    assert!(text.contains("is mirror:3 now"), "{text}");
+    std::fs::write(lab.mount().join("more"), vec![7; 8 << 20]).unwrap();
+    let survives = || filled.pool()["survives"].as_u64().unwrap();
+    wait_until("two machines may be lost", || survives() == 2);
+    // Its supervisor dies in the middle of the way back.
+    lab.cli(&[&convert[..], &["mirror:2", "--yes"]].concat());
+    lab.lab(&["kill", "supervisor"]);
+    lab.lab(&["up"]);
+    lab.wait_served();
+    let layout = || {
+        let volume = lab.json(&["volume", "show", "cluster/hyperspace"]);
+        (volume["layout"].clone(), volume["converting_to"].clone())
+    };
+    wait_until("it is a mirror of two", || layout() == (json!("mirror:2"), Value::Null));
+    assert!(filled.jobs().is_empty());
+    wait_until("it is mounted again", || filled.file.exists());
+    filled.read_back();
+    let plan = lab.json(&["pool", "rebalance", "cluster", "--dry-run"]);
+    assert!(plan["disks"].as_array().is_some_and(|disks| disks.len() == 5), "{plan}");
+}

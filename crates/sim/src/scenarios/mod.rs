@@ -13,6 +13,7 @@ mod frames;
 mod history;
 mod in_place;
 mod jobs;
+mod layouts;
 mod leases;
 mod logs;
 mod losses;
@@ -74,6 +75,7 @@ pub fn named() -> Vec<Scenario> {
         in_place::SCENARIOS,
         over::SCENARIOS,
         jobs::SCENARIOS,
+        layouts::SCENARIOS,
         removal::SCENARIOS,
         reduce::SCENARIOS,
         scrub::SCENARIOS,

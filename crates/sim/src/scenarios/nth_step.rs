@@ -70,6 +70,18 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("crash-in-rebuild", "a crash at any step of a rebuild", 400, |stage| {
         by_luck(stage, &REBUILD).boxed_local()
     }),
+    scenario("crash-in-convert", "a crash at any step of getting a copy more", 400, |stage| {
+        by_luck(stage, &CONVERT).boxed_local()
+    }),
+    scenario("crash-in-thinning", "a crash at any step of giving up a copy", 400, |stage| {
+        by_luck(stage, &THIN).boxed_local()
+    }),
+    scenario(
+        "crash-in-rebalance",
+        "a crash at any step of making free space usable",
+        400,
+        |stage| by_luck(stage, &REBALANCE).boxed_local(),
+    ),
     scenario(
         "crash-in-removal",
         "a crash at any step of removing a disk with a vote",
@@ -141,6 +153,9 @@ pub const OPERATIONS: &[Operation] = &[
     LARGE_WRITE,
     UNDECIDED,
     EVACUATE,
+    CONVERT,
+    THIN,
+    REBALANCE,
     REBUILD,
     REMOVAL,
     REDUCE,
@@ -241,6 +256,30 @@ const EVACUATE: Operation = Operation {
     on_disks: 300,
     prepare: |stage| super::jobs::to_be_emptied(stage).boxed_local(),
     act: |rig| super::jobs::emptied(rig).boxed_local(),
+};
+const CONVERT: Operation = Operation {
+    name: "convert",
+    is_short: true,
+    steps: 2000,
+    on_disks: 400,
+    prepare: |stage| super::layouts::to_be_converted(stage).boxed_local(),
+    act: |rig| super::layouts::converted(rig).boxed_local(),
+};
+const THIN: Operation = Operation {
+    name: "thin",
+    is_short: true,
+    steps: 2000,
+    on_disks: 200,
+    prepare: |stage| super::layouts::to_be_thinned(stage).boxed_local(),
+    act: |rig| super::layouts::thinned(rig).boxed_local(),
+};
+const REBALANCE: Operation = Operation {
+    name: "rebalance",
+    is_short: true,
+    steps: 4000,
+    on_disks: 800,
+    prepare: |stage| super::layouts::to_be_rebalanced(stage).boxed_local(),
+    act: |rig| super::layouts::rebalanced(rig).boxed_local(),
 };
 const REBUILD: Operation = Operation {
     name: "rebuild",
