@@ -9,6 +9,7 @@ use pool::engine::VolumeSize;
 use pool::metadata::Layout;
 
 use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, expect};
+use super::jobs::lose_one_of;
 use super::operations::write_some;
 use super::scenario;
 use crate::cluster::Plan;
@@ -29,6 +30,13 @@ pub const SCENARIOS: &[Scenario] = &[
         "a volume is reduced while destaging waits for machines: it is refused and nothing changes, or done",
         400,
         |stage| reduced_without_members(stage).boxed_local(),
+    ),
+    scenario(
+        "reduced-while-converted",
+        "a volume is reduced and grows while it gets copies or loses some, supervisors are killed over it: what \
+         stays is there, and survives what it should",
+        900,
+        |stage| reduced_while_converted(stage).boxed_local(),
     ),
 ];
 
@@ -68,7 +76,7 @@ async fn reduced(stage: Stage) -> Result<(), Failure> {
         }
         rig.quiet(CONVERGENCE_MAX).await?;
         if rig.below(3) == 0 {
-            cut_and_start(&rig).await?;
+            cut_and_start(&rig, 3).await?;
         } else if let Some(node) = away {
             rig.cluster.start_node(node);
         }
@@ -116,6 +124,50 @@ async fn reduced_without_members(stage: Stage) -> Result<(), Failure> {
     rig.converge().await
 }
 
+/// Runs are cut, go and come while they have more positions than others, and while some are read for giving one up.
+async fn reduced_while_converted(stage: Stage) -> Result<(), Failure> {
+    let rig =
+        Rig::start(&stage, Plan::simple(4, 40), &[(VOLUME, LARGEST, Layout::Mirror(2))]).await?;
+    let mix = Mix { depth: 6, ..Mix::BUSY };
+    for _ in 0..3 {
+        rig.load(mix).await?;
+        rig.run_for(rig.between(100, 1500)).await;
+        let layout = rig.volume_report(VOLUME).map(|volume| volume.layout);
+        let others = [Layout::Raid0, Layout::Mirror(2), Layout::Mirror(3)]
+            .into_iter()
+            .filter(|other| layout.as_deref() != Some(&*other.to_string()));
+        let others: Vec<Layout> = others.collect();
+        let to = others[rig.below(others.len())];
+        rig.convert(to).await?;
+        for _ in 0..1 + rig.below(2) {
+            rig.run_for(rig.between(0, 400)).await;
+            let bytes = some_size(&rig, size_of(&rig)?);
+            match rig.below(3) {
+                0 => reduce_and_die(&rig, bytes).await?,
+                _ => reduce(&rig, bytes).await?,
+            }
+            rig.load(mix).await?;
+            rig.run_for(rig.between(0, 300)).await;
+            if rig.below(2) == 0 {
+                let more = BLOCK_BYTES as u64 * rig.below(1000) as u64;
+                grow(&rig, (size_of(&rig)? + more).min(LARGEST)).await?;
+            }
+        }
+        if rig.below(3) == 0 {
+            rig.run_for(rig.between(0, 500)).await;
+            cut_and_start(&rig, 4).await?;
+        }
+        rig.converted(to).await?;
+        if to != Layout::Raid0 {
+            lose_one_of(&rig, 4, "it has just another layout");
+        }
+        rig.quiet(CONVERGENCE_MAX).await?;
+        grow(&rig, LARGEST).await?;
+        rig.on_volume(VOLUME, |watched| async move { watched.read_all().await }).await??;
+    }
+    rig.converge().await
+}
+
 /// Something smaller, in whole blocks: often within the last set of groups, or at its edge.
 fn some_size(rig: &Rig, now: u64) -> u64 {
     let blocks = now / BLOCK_BYTES as u64;
@@ -131,10 +183,10 @@ fn size_of(rig: &Rig) -> Result<u64, Failure> {
     volume.map(|volume| volume.size_bytes).ok_or_else(|| Failure("no volume".into()))
 }
 
-async fn cut_and_start(rig: &Rc<Rig>) -> Result<(), Failure> {
+async fn cut_and_start(rig: &Rc<Rig>, nodes: usize) -> Result<(), Failure> {
     rig.cluster.cut_all_power();
     rig.forget_clients();
-    (0..3).for_each(|node| rig.cluster.start_node(node));
+    (0..nodes).for_each(|node| rig.cluster.start_node(node));
     rig.cluster.start_supervisor(rig.active());
     rig.open(VOLUME).await.map(drop)
 }
