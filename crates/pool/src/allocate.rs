@@ -161,7 +161,7 @@ impl MovePlan<'_> {
         let disk = self.space.most_free(count, |number, disk| {
             to.is_none_or(|to| to == number)
                 && !domains.contains(&disk.domain)
-                && run.members.iter().all(|member| member.disk != number)
+                && run.holders().all(|member| member.disk != number)
         })?;
         let first = self.space.take_first(disk, count)?.first;
         Some(Member { disk, first })

@@ -354,6 +354,9 @@ pub struct VerifyReport {
     /// Of all bad ones, those that are right again, written anew from another copy.
     #[serde(default)]
     pub repaired: u64,
+    /// Of all bad ones, those that are known to be lost: no copy has them, whichever is asked.
+    #[serde(default)]
+    pub lost: u64,
 }
 
 /// A block that failed verification.

@@ -61,7 +61,6 @@ pub enum PoolCommand {
     Jobs(JobsArgs),
     /// Show what happened to a pool, and who had what done
     History(HistoryArgs),
-    /// End a job before it is done; what it moved stays where it is
     /// End a job before it is done; what it moved stays where it is, a layout that changes is taken back
     Cancel(CancelArgs),
     /// Change a pool's settings

@@ -328,7 +328,18 @@ pub async fn cancel(context: &Context, args: CancelArgs) -> Result<Exit, Failure
         return Ok(Exit::Ok);
     }
     let () = context.client.delete(&format!("{path}/jobs/{}", args.job)).await?;
-    done(context, &format!("job {} of pool {} is cancelled\n", args.job, report.name))
+    let (number, pool) = (args.job, &report.name);
+    let text = match &*job.kind {
+        "convert" => format!(
+            "job {number} of pool {pool} takes back what it did; see `etherpool pool jobs {pool}`\n"
+        ),
+        "rebalance" => format!(
+            "job {number} of pool {pool} is cancelled; so that none begins by itself: \
+             etherpool pool set {pool} auto-rebalance off\n"
+        ),
+        _ => format!("job {number} of pool {pool} is cancelled\n"),
+    };
+    done(context, &text)
 }
 
 fn emptying(disks: &[&PoolDisk]) -> EmptyDisks {

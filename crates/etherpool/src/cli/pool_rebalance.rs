@@ -62,8 +62,16 @@ pub async fn rebalance(context: &Context, args: RebalanceArgs) -> Result<Exit, F
     let report: PoolReport = context.client.get(&path).await?;
     wait(context, Watch::of_job("rebalance", &report, number)).await?;
     let report: PoolReport = context.client.get(&path).await?;
-    output::show(context.json, &report, || format!("pool {} is rebalanced\n", report.name))?;
-    Ok(Exit::Ok)
+    // Somebody may have ended it.
+    let look = RebalancePool { dry_run: true };
+    let left: RebalanceForecast = context.client.post(&format!("{path}/rebalance"), &look).await?;
+    let is_done = left.bytes == 0;
+    let text = || match is_done {
+        true => format!("pool {} is rebalanced\n", report.name),
+        false => format!("pool {} isn't rebalanced: its job was cancelled\n", report.name),
+    };
+    output::show(context.json, &report, text)?;
+    Ok(Exit::of_health(is_done))
 }
 
 /// `volume convert`.

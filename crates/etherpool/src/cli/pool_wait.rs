@@ -58,7 +58,7 @@ impl Watch {
         Watch { disks: Some(disks), ..Watch::new(title, Some(pool)) }
     }
 
-    /// One of them.
+    /// One of them, of the kind that the title is.
     pub fn of_job(title: &'static str, pool: &PoolReport, number: u32) -> Watch {
         Watch { number: Some(number), ..Watch::new(title, Some(pool)) }
     }
@@ -83,7 +83,8 @@ impl Watch {
             }
             let wanted = |job: &&JobReport| {
                 self.disks.as_ref().is_none_or(|disks| disks.contains(&job.disk))
-                    && self.number.is_none_or(|number| number == job.number)
+                    // A number may be another job's by now.
+                    && self.number.is_none_or(|number| number == job.number && self.title == job.kind)
             };
             for job in pool.jobs.iter().filter(wanted) {
                 let JobReport { total_bytes, left_bytes, .. } = *job;

@@ -6,6 +6,7 @@
 //! **A position is given up only after the others were read**: they are there, lack nothing, and every block of
 //! them is right, or was made right from the one that is to go. It may be the only one that is.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use block::Instant;
 
 use super::job_steps::{Step, Steps};
+use super::jobs::plan_what_goes_on;
 use super::lease::Ended;
 use super::open_pool::OpenPool;
 use super::pool::Pool;
@@ -24,7 +26,7 @@ use super::volumes::check_layout;
 use crate::allocate::MovePlan;
 use crate::error::PoolError;
 use crate::forecast::ConvertForecast;
-use crate::format::{DiskNumber, JobNumber, VolumeId};
+use crate::format::{DiskNumber, GenerationId, JobNumber, VolumeId};
 use crate::metadata::{
     Conversion, GroupRun, Layout, MetaRecord, Metadata, RunKey, Volume as VolumeMeta,
 };
@@ -123,7 +125,9 @@ impl OpenPool {
             forecast.freed_bytes += fewer * u64::from(run.count) * extent_bytes;
         }
         let usable = self.pool.usable_disks();
-        let homeless = MovePlan::new(meta, &usable).homeless_copies(volume, to) * extent_bytes;
+        let mut plan = MovePlan::new(meta, &usable);
+        plan_what_goes_on(&mut plan, meta, &[], Some(id));
+        let homeless = plan.homeless_copies(volume, to) * extent_bytes;
         if homeless > 0 && forecast.job.is_none() {
             let domain = domain_word(meta);
             let rebalance = match gain_bytes(meta, &usable, layout) {
@@ -167,67 +171,89 @@ impl OpenPool {
         Ok(true)
     }
 
-    /// What is next for a run that has too many positions: those that stay are read, then one goes.
+    /// What is next for a run that has too many positions: what is only in its place comes into the log or into the
+    /// checksums, those that stay are read, then one goes. `in_place` is of the volume, of this look.
     pub(super) fn next_drop(
         &self,
         meta: &Metadata,
         (known, volume): (&VolumeMeta, &Rc<Volume>),
         run: &GroupRun,
+        in_place: &OnceCell<BTreeSet<GenerationId>>,
         steps: &mut Steps,
     ) {
         let Some(conversion) = known.conversion else { return };
         let now = self.pool.runtime.now();
         let waits = |why: String| drop(self.jobs.waits.borrow_mut().insert(conversion.job, why));
+        let checks = self.jobs.checks.borrow();
+        let checked = checks.0.get(&(known.id, run.key));
+        let is_same = |of: &GroupRun| is_placed_alike(of, run);
+        match checked {
+            // Also one of the run as it was: it ends by itself.
+            Some((.., Checked::UnderWay)) => return,
+            Some((of, position, Checked::Right(at)))
+                if is_same(of)
+                    && now.since(*at) < CHECKED_FOR
+                    && self.can_go(meta, run, usize::from(*position)) =>
+            {
+                let (run, position) = (run.clone(), *position);
+                steps.push((Rc::clone(volume), Step::Drop { run, position }));
+                return;
+            }
+            Some((of, _, Checked::Wrong(at, why)))
+                if is_same(of) && now.since(*at) < CHECK_AGAIN =>
+            {
+                waits(why.clone());
+                return;
+            }
+            _ => {}
+        }
+        // There may be a hundred thousand more, of which none is looked at before its turn.
+        let under_way = checks.0.values().filter(|(.., what)| *what == Checked::UnderWay);
+        let begun = steps.iter().filter(|(_, step)| matches!(step, Step::Check { .. }));
+        if under_way.count() + begun.count() >= CHECKS_MAX {
+            return;
+        }
         let Some(position) = self.position_to_drop(meta, run) else {
             waits(format!(
-                "no copy of some blocks of volume {} can be given up: another one isn't there, or not whole",
-                known.name
+                "no copy of some blocks of volume {} can be given up: another one isn't there, isn't whole, or is on \
+                 the same {} as a third one",
+                known.name,
+                domain_word(meta)
             ));
             return;
         };
-        let checks = self.jobs.checks.borrow();
-        let checked = checks.0.get(&(known.id, run.key));
-        let same = checked.filter(|(of, which, _)| *which == position && is_placed_alike(of, run));
-        let volume = Rc::clone(volume);
-        match same.map(|(.., checked)| checked) {
-            Some(Checked::Right(at)) if now.since(*at) < CHECKED_FOR => {
-                steps.push((volume, Step::Drop { run: run.clone(), position }));
-            }
-            Some(Checked::Wrong(at, why)) if now.since(*at) < CHECK_AGAIN => waits(why.clone()),
-            Some(Checked::UnderWay) => {}
-            _ => {
-                let under_way = checks.0.values().filter(|(.., what)| *what == Checked::UnderWay);
-                let begun = steps.iter().filter(|(_, step)| matches!(step, Step::Check { .. }));
-                if under_way.count() + begun.count() < CHECKS_MAX {
-                    steps.push((volume, Step::Check { run: run.clone(), position }));
-                }
-            }
+        let in_place = in_place.get_or_init(|| volume.only_in_place());
+        if run.generations(run.count).any(|group| in_place.contains(&group)) {
+            volume.destage_soon();
+            waits(format!("the log of volume {} is to be brought into place first", known.name));
+            return;
         }
+        steps.push((Rc::clone(volume), Step::Check { run: run.clone(), position }));
     }
 
-    /// The position that can be done without: the others are there, lack nothing, and share no failure domain. Of
-    /// these one that is of least use, else that on the fullest disk.
+    /// Of the positions that can be done without one that is of least use, else that on the fullest disk.
     fn position_to_drop(&self, meta: &Metadata, run: &GroupRun) -> Option<u8> {
         let leaving = meta.leaving();
-        let lacks = |disk: DiskNumber| {
-            run.generations(run.count).any(|generation| meta.dirty(generation, disk) != 0)
-        };
-        let can_go = |(position, _): &(usize, DiskNumber)| {
-            let others = run.members.iter().enumerate().filter(|(other, _)| other != position);
-            let others: Vec<DiskNumber> = others.map(|(_, member)| member.disk).collect();
-            let is_whole = |disk: &DiskNumber| self.is_there(*disk) && !lacks(*disk);
-            others.iter().all(is_whole)
-                && Pool::domains(meta, others.iter().copied()) == others.len()
-        };
         let positions = run.members.iter().map(|member| member.disk).enumerate();
         let least_use = |(_, disk): &(usize, DiskNumber)| {
             let free = meta.disks().get(disk).map_or(0, |disk| {
                 u64::from(disk.free.len()) * 1000 / u64::from(disk.room().max(1))
             });
-            (self.is_there(*disk), !leaving.contains(disk), !lacks(*disk), free)
+            (self.is_there(*disk), !leaving.contains(disk), !lacks(meta, run, *disk), free)
         };
-        let chosen = positions.filter(can_go).min_by_key(least_use);
-        chosen.map(|(position, _)| position as u8)
+        let chosen = positions.filter(|(position, _)| self.can_go(meta, run, *position));
+        chosen.min_by_key(least_use).map(|(position, _)| position as u8)
+    }
+
+    /// Whether a position can be done without: the others are there, lack nothing, and are in as many failure
+    /// domains as they can be.
+    fn can_go(&self, meta: &Metadata, run: &GroupRun, position: usize) -> bool {
+        let disks = run.members.iter().map(|member| member.disk);
+        let others = disks.clone().enumerate().filter(|(other, _)| *other != position);
+        let others: Vec<DiskNumber> = others.map(|(_, disk)| disk).collect();
+        let domains = Pool::domains(meta, disks).min(others.len());
+        others.iter().all(|disk| self.is_there(*disk) && !lacks(meta, run, *disk))
+            && Pool::domains(meta, others.iter().copied()) >= domains
     }
 
     /// Reads what is to stay of a run, beside everything else.
@@ -241,7 +267,8 @@ impl OpenPool {
         self.pool.runtime.spawn(async move {
             let Ok(found) = this.check_positions(&volume, &run, position).await else { return };
             let now = this.pool.runtime.now();
-            let wrong = found.bad_blocks().saturating_sub(found.repaired);
+            // What no copy has isn't lost by giving one up.
+            let wrong = found.bad_blocks().saturating_sub(found.repaired + found.lost);
             let checked = match (wrong, found.dirty) {
                 (0, 0) => Checked::Right(now),
                 (0, unread) => Checked::Wrong(
@@ -282,6 +309,11 @@ impl OpenPool {
         Ok(found)
     }
 
+    /// What was read of a run doesn't count any more: something of it was not in sight then.
+    pub(super) fn forget_check(&self, volume: VolumeId, run: &GroupRun) {
+        self.jobs.checks.borrow_mut().0.remove(&(volume, run.key));
+    }
+
     /// What was read of runs that are gone, or where nothing is to go, isn't needed any more.
     pub(super) fn forget_checks(&self, meta: &Metadata) {
         let is_needed = |(id, key): &(VolumeId, RunKey), checked: &Checked| {
@@ -295,6 +327,14 @@ impl OpenPool {
         checks.0.retain(|place, (.., checked)| is_needed(place, checked));
     }
 
+    /// Whether something of a conversion is under way: a copy is made, or read for giving another one up.
+    pub(super) fn is_being_converted(&self, volume: &VolumeMeta) -> bool {
+        let checks = self.jobs.checks.borrow();
+        let mut checks = checks.0.iter().filter(|((id, _), _)| *id == volume.id);
+        checks.any(|(_, (.., checked))| !matches!(checked, Checked::Wrong(..)))
+            || volume.runs.values().any(|run| run.incoming.is_some() && run.outgoing().is_none())
+    }
+
     /// Bytes of a conversion that are still to be copied, or to be given up.
     pub(super) fn conversion_left(&self, meta: &Metadata, volume: &VolumeMeta) -> u64 {
         extents_to_change(meta, volume, volume.wanted_layout()) * meta.shape().extent_bytes()
@@ -302,18 +342,23 @@ impl OpenPool {
 }
 
 impl Volume {
-    /// Whether the log has what a run's groups are to be, wherever it went: nobody knows a row of them only by where
-    /// it was written.
-    pub(super) fn has_all_in_log(&self, run: &GroupRun) -> bool {
-        let groups: BTreeSet<_> = run.generations(run.count).collect();
-        let in_doubt = self.log.state.borrow().intents.is_any_in_doubt(&groups);
+    /// The groups of which the log doesn't have everything that is to be: somebody knows a row of them only by where
+    /// it was written, or by what was to be written there.
+    pub(super) fn only_in_place(&self) -> BTreeSet<GenerationId> {
+        let mut groups: BTreeSet<GenerationId> =
+            self.log.state.borrow().intents.groups_in_doubt().collect();
         let pending = self.pending.borrow();
-        let mut only_in_place = pending.only_in_place().filter_map(|block| {
+        groups.extend(pending.only_in_place().filter_map(|block| {
             let at = self.stripes.locate(crate::layout::VolumeBlock(block)).at;
-            self.pool.group_at(self.id, at)
-        });
-        !in_doubt && !only_in_place.any(|group| groups.contains(&group.generation))
+            Some(self.pool.group_at(self.id, at)?.generation)
+        }));
+        groups
     }
+}
+
+/// Whether a disk lacks something of a run's groups.
+fn lacks(meta: &Metadata, run: &GroupRun, disk: DiskNumber) -> bool {
+    run.generations(run.count).any(|generation| meta.dirty(generation, disk) != 0)
 }
 
 /// Whether groups are where they were, whatever was written to them.

@@ -132,6 +132,12 @@ impl Volume {
         }
     }
 
+    /// Has the log brought into place for somebody who waits for that.
+    pub(super) fn destage_soon(&self) {
+        self.is_destage_awaited.set(true);
+        self.log.destaging.notify_all();
+    }
+
     /// Brings everything up to `last` into place and releases it; what can't be brought into place,
     /// because some region would be right on no member, is appended again.
     pub(crate) async fn destage(self: &Rc<Self>, last: RecordNumber) -> Result<(), Ended> {

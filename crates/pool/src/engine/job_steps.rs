@@ -2,6 +2,7 @@
 //! when nothing is left to do. Planned from the metadata as it is at each look; whatever changed by the time that
 //! a step is taken, `relocate` notices.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
@@ -105,6 +106,11 @@ impl OpenPool {
         let mut moving = 0;
         for (id, known) in meta.volumes() {
             let volume = self.volume(*id).filter(|volume| volume.serving() == Serving::Yes);
+            if let Some(conversion) = known.conversion.filter(|_| volume.is_none()) {
+                let why = format!("volume {} isn't served", known.name);
+                self.jobs.waits.borrow_mut().insert(conversion.job, why);
+            }
+            let in_place = OnceCell::new();
             for run in known.runs.values() {
                 let members = run.members.iter().enumerate();
                 let job_of = |member: &Member| jobs.get(&member.disk).copied();
@@ -117,7 +123,7 @@ impl OpenPool {
                     continue;
                 }
                 if known.has_too_many(run.members.len()) {
-                    self.next_drop(&meta, (known, volume), run, &mut steps);
+                    self.next_drop(&meta, (known, volume), run, &in_place, &mut steps);
                 }
                 for (position, member) in members {
                     let Some((number, job)) = job_of(member) else { continue };
@@ -146,11 +152,19 @@ impl OpenPool {
         self.jobs.done.borrow_mut().retain(is_done);
         // The fewer copies are there the sooner.
         candidates.sort_by_key(|candidate| candidate.there);
-        let is_idle = candidates.is_empty() && busy.is_empty();
+        // A volume that waits for space to have a copy more may wait for what this makes usable.
+        let is_idle = candidates.iter().all(|candidate| candidate.job.is_none()) && busy.is_empty();
         self.begin_some(&meta, candidates, moving, &mut steps);
         let rebalance = meta.rebalance_job().filter(|(number, _)| {
-            let has_more = is_idle && self.begin_rebalancing(&meta, *number, moving, &mut steps);
-            is_idle && !has_more && moving == 0 && steps.is_empty()
+            if !is_idle {
+                let why = "disks are to be emptied or rebuilt first".to_owned();
+                self.jobs.waits.borrow_mut().insert(*number, why);
+            }
+            if !is_idle || !steps.is_empty() {
+                return false;
+            }
+            let has_more = self.begin_rebalancing(&meta, *number, moving, &mut steps);
+            !has_more && moving == 0 && steps.is_empty()
         });
         // What is rebuilt elsewhere may vote when it is back.
         let awaits_vote = |disk: DiskNumber, job: &Job| {
@@ -243,7 +257,7 @@ impl OpenPool {
         for Candidate { there, volume, run, position, number, job } in candidates {
             // A rebuild's disk that is back gets what it missed.
             let is_back = job.is_some_and(|job| self.is_back(job));
-            if moving >= MOVES_MAX || is_back || !taken.insert((volume.id, run.key)) {
+            if moving >= MOVES_MAX || is_back || taken.contains(&(volume.id, run.key)) {
                 continue;
             }
             if there == 0 {
@@ -265,6 +279,7 @@ impl OpenPool {
                 continue;
             };
             moving += 1;
+            taken.insert((volume.id, run.key));
             let run = run.clone();
             let step = match len == run.count {
                 true => Step::Begin { run, position, to },

@@ -246,11 +246,7 @@ impl OpenPool {
     /// Extents of disks that find no place elsewhere, besides what is on its way already.
     fn homeless(&self, meta: &Metadata, disks: &[DiskNumber], to: Option<DiskNumber>) -> u64 {
         let mut plan = MovePlan::new(meta, &self.usable_without(disks));
-        for job in meta.jobs().values() {
-            if let Some(disk) = job.empties().filter(|disk| !disks.contains(disk)) {
-                plan.homeless(disk, job.to());
-            }
-        }
+        plan_what_goes_on(&mut plan, meta, disks, None);
         disks.iter().map(|disk| plan.homeless(*disk, to)).sum()
     }
 
@@ -265,9 +261,12 @@ impl OpenPool {
     /// a job like the change.
     pub(crate) async fn cancel_job(self: &Rc<Self>, number: JobNumber) -> Result<(), PoolError> {
         let (this, pool) = (Rc::clone(self), self.pool.name.clone());
-        // A rebuild that is withdrawn isn't begun again at once.
+        // What is withdrawn isn't begun again at once by itself.
         let job = self.pool.meta.borrow().jobs().get(&number).cloned();
         let now = self.pool.runtime.now();
+        if job.as_ref().is_some_and(|job| job.kind == JobKind::Rebalance) {
+            self.rest_from_rebalance();
+        }
         for disk in job.iter().flat_map(|job| &job.disks) {
             if let Some(since) = self.jobs.gone_since.borrow_mut().get_mut(disk) {
                 *since = now;
@@ -341,7 +340,7 @@ impl OpenPool {
     }
 
     /// After how long a disk that is gone is rebuilt, if it is.
-    fn rebuild_delay(&self, meta: &Metadata) -> Option<Duration> {
+    pub(super) fn rebuild_delay(&self, meta: &Metadata) -> Option<Duration> {
         let usual = self.pool.limits.rebuild_delay.as_secs();
         setting(meta, REBUILD_DELAY, Some(usual)).map(Duration::from_secs)
     }
@@ -431,6 +430,8 @@ impl OpenPool {
         let conversions = meta.conversions().map(|(volume, conversion)| {
             let left_bytes = self.conversion_left(meta, volume);
             let why = self.jobs.waits.borrow().get(&conversion.job).cloned();
+            // Some of it may wait while the rest goes on.
+            let why = why.filter(|_| !self.is_being_converted(volume));
             JobReport {
                 number: conversion.job.0,
                 kind: "convert".to_owned(),
@@ -466,6 +467,25 @@ fn job_records(
         records.push(MetaRecord::JobSet { number, job });
     }
     records
+}
+
+/// Takes the space that jobs and conversions still need, but for those of some disks and of a volume.
+pub(super) fn plan_what_goes_on(
+    plan: &mut MovePlan<'_>,
+    meta: &Metadata,
+    but_disks: &[DiskNumber],
+    but_volume: Option<VolumeId>,
+) {
+    for job in meta.jobs().values() {
+        if let Some(disk) = job.empties().filter(|disk| !but_disks.contains(disk)) {
+            plan.homeless(disk, job.to());
+        }
+    }
+    for (volume, conversion) in meta.conversions() {
+        if Some(volume.id) != but_volume {
+            plan.homeless_copies(volume, conversion.to.copies());
+        }
+    }
 }
 
 /// The runs that have a position on a disk.

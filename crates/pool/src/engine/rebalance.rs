@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use block::Instant;
 
-use super::commit::CommitError;
 use super::job_steps::{MOVES_MAX, Step, Steps};
 use super::jobs::is_any_moving;
 use super::lease::Ended;
@@ -20,7 +19,7 @@ use crate::allocate::{Usable, usable_bytes};
 use crate::error::PoolError;
 use crate::forecast::{DiskFill, LayoutRoom, RebalanceForecast};
 use crate::format::{JobNumber, VolumeId};
-use crate::metadata::{Job, JobKind, Layout, MetaRecord, Metadata, RunKey};
+use crate::metadata::{Conversion, Job, JobKind, Layout, MetaRecord, Metadata, RunKey, Volume};
 use crate::rebalance::Rebalancing;
 
 /// A rebalance that nobody asked for makes at least this part of the pool usable.
@@ -112,15 +111,19 @@ impl OpenPool {
         let lock = self.pool.unless_over(self.pool.meta_lock.acquire(1)).await?;
         let Some(extents) = self.stuck_extents() else { return Ok(()) };
         let number = self.pool.meta.borrow().next_job();
-        match self.pool.try_commit_locked(&[job_record(number, extents)]).await {
-            Ok(()) => {}
-            Err(CommitError::Ended(ended)) => return Err(ended),
-            // A pool whose metadata is full goes on without.
-            Err(CommitError::Inconsistent(_) | CommitError::TooLarge) => return Ok(()),
-        }
+        let is_begun = self.commit_if_room(&[job_record(number, extents)]).await?;
         drop(lock);
-        self.tell_job(JobKind::Rebalance, "", true);
+        if is_begun {
+            self.tell_job(JobKind::Rebalance, "", true);
+        }
         Ok(())
+    }
+
+    /// Somebody ended one, so none begins by itself for as long as a disk that is gone isn't rebuilt.
+    pub(super) fn rest_from_rebalance(&self) {
+        let rest = self.rebuild_delay(&self.pool.meta.borrow());
+        let rest = rest.unwrap_or(self.pool.limits.rebuild_delay).max(LOOK_AGAIN);
+        self.jobs.balance.borrow_mut().look_at = Some(self.pool.runtime.now() + rest);
     }
 
     /// Extents that are to be moved where nothing more can be given out as the pool is; none where something can,
@@ -128,8 +131,11 @@ impl OpenPool {
     fn stuck_extents(&self) -> Option<u64> {
         let meta = self.pool.meta.borrow();
         let usable = self.pool.usable_disks();
+        // A conversion that waits may wait for this.
+        let waits = self.jobs.waits.borrow();
+        let goes_on = |(_, to): (&Volume, Conversion)| !waits.contains_key(&to.job);
         let is_busy = meta.jobs().values().any(|job| job.kind != JobKind::Scrub)
-            || meta.conversions().next().is_some();
+            || meta.conversions().any(goes_on);
         let all_there = meta.data_disks().all(|disk| usable.contains(&disk.number));
         if !is_on(&meta, AUTO_REBALANCE) || is_busy || !all_there {
             return None;
@@ -161,6 +167,9 @@ impl OpenPool {
         steps: &mut Steps,
     ) -> bool {
         let usable = self.pool.usable_disks();
+        if moving >= MOVES_MAX {
+            return true;
+        }
         let mut plan = Rebalancing::new(meta, &usable);
         let mut taken: BTreeSet<(VolumeId, RunKey)> = BTreeSet::new();
         let mut is_over = true;

@@ -75,7 +75,7 @@ impl OpenPool {
 
     /// Gives up a position of a run; false if it isn't as it was, or somebody may need that position: where a row
     /// was being written over, or was written in its place and the log doesn't have it. A destage, which is due
-    /// then, changes that.
+    /// then, changes that; but whoever read the others didn't see that row.
     pub(crate) async fn drop_position(
         &self,
         volume: &Rc<Volume>,
@@ -86,10 +86,11 @@ impl OpenPool {
         let dropped = MetaRecord::PositionDropped { volume: volume.id, key: run.key, position };
         let others = run.members.iter().filter(|member| *member != left);
         let may_go = || {
-            let is_known = volume.has_all_in_log(run);
+            let in_place = volume.only_in_place();
+            let is_known = !run.generations(run.count).any(|group| in_place.contains(&group));
             if !is_known {
-                volume.is_destage_awaited.set(true);
-                volume.log.destaging.notify_all();
+                self.forget_check(volume.id, run);
+                volume.destage_soon();
             }
             is_known && others.clone().all(|member| self.is_there(member.disk))
         };

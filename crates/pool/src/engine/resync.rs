@@ -361,7 +361,7 @@ impl Volume {
             }
         }
         if self.is_destage_awaited.get() {
-            self.log.destaging.notify_all();
+            self.destage_soon();
         }
         let reads = runs.into_iter().map(|(region, run)| {
             let is_silent = &is_silent;

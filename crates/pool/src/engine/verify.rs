@@ -84,6 +84,7 @@ impl VerifyReport {
         self.unwritten += other.unwritten;
         self.dirty += other.dirty;
         self.repaired += other.repaired;
+        self.lost += other.lost;
         self.more_bad += other.more_bad;
         let room = BAD_LISTED_MAX.saturating_sub(self.bad.len()).min(other.bad.len());
         self.more_bad += (other.bad.len() - room) as u64;
@@ -317,6 +318,7 @@ impl Volume {
                     Entry::Lost => {
                         self.note_bad(place, row, member, true, report);
                         report.blocks += 1;
+                        report.lost += 1;
                         continue;
                     }
                 };

@@ -44,16 +44,15 @@ impl Volume {
         positions < usize::from(self.wanted_layout().copies())
     }
 
-    /// Whether all of it has the layout that it is to have: every run, and, where that is more copies than it had,
-    /// what its log needs.
+    /// Whether all of it has the layout that it is to have: every run, and what its log needs. That may have fewer
+    /// copies also where the volume had more: while it was to have fewer, its log went on with fewer.
     pub fn is_converted(&self) -> bool {
         let copies = usize::from(self.wanted_layout().copies());
         let mut runs = self.runs.values();
         let all = runs.all(|run| run.members.len() == copies && run.incoming.is_none());
         let mut needed =
             self.log.segments.values().filter(|live| live.is_needed(self.log.released));
-        let is_more = copies > usize::from(self.layout.copies());
-        all && !(is_more && needed.any(|live| live.copies.len() < copies))
+        all && needed.all(|live| live.copies.len() >= copies)
     }
 }
 

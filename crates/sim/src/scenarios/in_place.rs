@@ -122,7 +122,7 @@ pub(super) async fn change(rig: &Rig, change: Change, range: SectorRange) -> Res
 }
 
 /// Somewhere large where nothing is.
-async fn free(rig: &Rig) -> Result<SectorRange, Failure> {
+pub(super) async fn free(rig: &Rig) -> Result<SectorRange, Failure> {
     let range = large(rig);
     change(rig, Change::Discard, range).await?;
     rig.in_place(VOLUME).await?;

@@ -12,6 +12,7 @@ use pool::metadata::Layout;
 
 use super::common::{CONVERGENCE_MAX, EXTENT_BYTES, POOL, Rig, VOLUME, expect};
 use super::damage::places_of;
+use super::in_place::{change, free, primed_with};
 use super::jobs::{disturb_some, lose_one_of};
 use super::losses::lose_disks;
 use super::operations::{base_of, write_some};
@@ -45,6 +46,25 @@ pub const SCENARIOS: &[Scenario] = &[
         "what is to stay of a mirror rotted unseen: it is made right before the other copy is given up",
         400,
         |stage| what_rots(stage).boxed_local(),
+    ),
+    scenario(
+        "convert-what-rots-early",
+        "what was written in its place, and is in no checksum block yet, rots on one disk: no other copy of it is \
+         given up",
+        400,
+        |stage| rots_early(stage).boxed_local(),
+    ),
+    scenario(
+        "convert-not-after-all",
+        "a volume is to get copies less, and then it isn't: once it is said to be what it was, it is",
+        400,
+        |stage| not_after_all(stage).boxed_local(),
+    ),
+    scenario(
+        "convert-under-large-writes",
+        "a volume gets a copy less while large writes to its places never end",
+        400,
+        |stage| under_large_writes(stage).boxed_local(),
     ),
     scenario(
         "convert-striped",
@@ -226,6 +246,89 @@ async fn what_rots(stage: Stage) -> Result<(), Failure> {
     }
     rig.converted(fewer).await?;
     rig.on_volume(VOLUME, |watched| async move { watched.read_all().await }).await??;
+    rig.converge().await
+}
+
+async fn rots_early(stage: Stage) -> Result<(), Failure> {
+    let copies = if stage.world.seed().is_multiple_of(2) { 2 } else { 3 };
+    let rig = primed_with(&stage, Plan::simple(4, 64), copies).await?;
+    let fewer = Layout::with_copies(copies - 1);
+    let mut ranges = Vec::new();
+    for _ in 0..3 {
+        ranges.push(free(&rig).await?);
+    }
+    if rig.below(2) == 0 {
+        rig.convert(fewer).await?;
+        rig.run_for(rig.between(0, 900)).await;
+    }
+    let rots = rig.below(4);
+    let disk = Rc::clone(&rig.cluster.node(rots).disks()[0]);
+    for range in ranges {
+        change(&rig, Change::Write, range).await?;
+        for sector in (range.start.0..range.end().0).step_by(1 + rig.below(20)) {
+            for place in places_of(&disk, sector) {
+                disk.flip_byte(place * SECTOR_BYTES as u64 + rig.below(SECTOR_BYTES) as u64, 1);
+            }
+        }
+        rig.run_for(rig.between(0, 200)).await;
+    }
+    // It may be on its way.
+    let _ = rig.convert(fewer).await;
+    rig.converted(fewer).await?;
+    rig.on_volume(VOLUME, |watched| async move { watched.read_all().await }).await??;
+    rig.converge().await
+}
+
+async fn not_after_all(stage: Stage) -> Result<(), Failure> {
+    let rig =
+        Rig::start(&stage, Plan::simple(5, 32), &[(VOLUME, 3 << 20, Layout::Mirror(3))]).await?;
+    rig.load(Mix::BUSY).await?;
+    rig.run_for(rig.between(300, 1500)).await;
+    rig.convert([Layout::Raid0, Layout::Mirror(2)][rig.below(2)]).await?;
+    rig.run_for(rig.between(1, 600)).await;
+    match rig.below(2) {
+        0 => rig.cancel_jobs().await?,
+        // It may be done by now.
+        _ => drop(rig.convert(Layout::Mirror(3)).await),
+    }
+    let begin = rig.cluster.world().timeline().now();
+    loop {
+        if rig.below(16) == 0 {
+            lose_one_of(&rig, 5, "it is to have what it had");
+        }
+        let report = rig.report().ok_or(Failure("no pool".into()))?;
+        let volume = report.volumes.first().ok_or(Failure("no volume".into()))?;
+        let claimed = volume.layout.parse::<Layout>().map_or(0, |layout| layout.copies());
+        if volume.converting_to.is_none() {
+            let survives = volume.survives_disks.min(volume.survives_nodes);
+            let is_so = survives + 1 >= u32::from(claimed);
+            expect(is_so, || format!("it is said to have {claimed} copies: {report:#?}"))?;
+            break;
+        }
+        let took = rig.cluster.world().timeline().now().since(begin);
+        expect(took < CONVERGENCE_MAX, || format!("it isn't converted: {report:#?}"))?;
+        rig.run_for(Duration::from_millis(5)).await;
+    }
+    lose_two_of(&rig, 5, "it has again what it had");
+    rig.converge().await
+}
+
+async fn under_large_writes(stage: Stage) -> Result<(), Failure> {
+    let rig = primed_with(&stage, Plan::simple(4, 64), 3).await?;
+    let mix = Mix {
+        depth: 6,
+        writes: 100,
+        zeroes: 0,
+        discards: 0,
+        flushes: 0,
+        large: 100,
+        think: Duration::from_millis(2),
+        ..Mix::BUSY
+    };
+    rig.load(mix).await?;
+    rig.run_for(rig.between(100, 1000)).await;
+    rig.convert(Layout::Mirror(2)).await?;
+    rig.converted(Layout::Mirror(2)).await?;
     rig.converge().await
 }
 

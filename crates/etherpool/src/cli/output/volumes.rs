@@ -178,6 +178,7 @@ cluster/v  1.00 GiB  mirror:2  usable  0 B          mount /srv/v
             bad: vec![bad],
             more_bad: 1,
             repaired: 2,
+            lost: 0,
         };
         assert_eq!(
             verification(&report),

@@ -86,9 +86,17 @@ impl Volume {
 
     /// How a piece of a write may go in place, as far as is known without locks.
     pub(super) fn way_in_place(&self, piece: &Piece, group: &GroupPlace) -> Option<Way> {
-        let is_at_rest = group.initialised && !group.is_moving;
+        let is_at_rest = group.initialised && !group.is_moving && !self.loses_position(group);
         let may = self.is_for_place(piece, group) && is_at_rest && self.has_whole_segment();
         may.then(|| self.what_is_there(piece, group)).flatten()
+    }
+
+    /// Whether a position of the group is to be given up: of what is only in its place that one may have the only
+    /// right copy.
+    fn loses_position(&self, group: &GroupPlace) -> bool {
+        let meta = self.pool.meta.borrow();
+        let volume = meta.volumes().get(&self.id);
+        volume.is_some_and(|volume| volume.has_too_many(group.members.len()))
     }
 
     /// Whether a piece of a write goes in place: then with the share of its group's lock, for which nobody

@@ -1,7 +1,7 @@
 //! INTENTs that aren't in place as far as the metadata knows (10): which of them hold up what is
 //! acknowledged, which hold up release, and the room that contents take which went to their place.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::format::{GenerationId, RecordNumber, Row, RowRange};
 
@@ -66,9 +66,9 @@ impl Intents {
     }
 
     /// The same of any row of some groups.
-    pub(crate) fn is_any_in_doubt(&self, groups: &BTreeSet<GenerationId>) -> bool {
-        let mut rows = self.unsettled.values().filter_map(|why| why.rows());
-        rows.any(|rows| groups.contains(&rows.group))
+    pub(crate) fn groups_in_doubt(&self) -> impl Iterator<Item = GenerationId> + '_ {
+        let rows = self.unsettled.values().filter_map(|why| why.rows());
+        rows.map(|rows| rows.group)
     }
 
     /// Whether release waits for what is to be appended in the place of something.

@@ -39,9 +39,12 @@ impl Metadata {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::format::{DiskNumber, ExtentNumber, FailureDomain, GenerationId, JobNumber};
-    use crate::metadata::testing::{pool_of, restored, run};
-    use crate::metadata::{ExtentRange, Member, MetaRecord, RunKey};
+    use crate::format::{
+        DiskNumber, ExtentNumber, FailureDomain, GenerationId, JobNumber, RecordNumber,
+        SegmentNumber,
+    };
+    use crate::metadata::testing::{pool_of, restored, run, segment};
+    use crate::metadata::{ExtentRange, Member, MetaRecord, RunKey, SegmentState};
 
     const ID: VolumeId = VolumeId(1);
     const KEY: RunKey = RunKey { lane: 0, first_set: 0 };
@@ -139,6 +142,22 @@ mod tests {
         assert_eq!(metadata.disks()[&disk].free, free);
         apply(&mut metadata, MetaRecord::LayoutChanged { id: ID }).unwrap();
         assert_eq!(metadata.volumes()[&ID].conversion, None);
+    }
+
+    #[test]
+    fn copies_that_the_log_lacks_are_not_said_to_be_there() {
+        let mut metadata = mirror();
+        apply(&mut metadata, changing(Layout::Raid0)).unwrap();
+        let opened = MetaRecord::SegmentOpened { volume: ID, segment: segment(1, 17, &[(0, 20)]) };
+        apply(&mut metadata, opened).unwrap();
+        // Not after all; but meanwhile its log went on with fewer.
+        apply(&mut metadata, changing(Layout::Mirror(2))).unwrap();
+        let changed = MetaRecord::LayoutChanged { id: ID };
+        let refused = apply(&mut metadata, changed.clone());
+        assert_eq!(refused, Err(Inconsistent::NotConverted(ID)));
+        let (number, state) = (SegmentNumber(1), SegmentState::Closed(RecordNumber(0)));
+        apply(&mut metadata, MetaRecord::SegmentEnded { volume: ID, number, state }).unwrap();
+        apply(&mut metadata, changed).unwrap();
     }
 
     #[test]
