@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use blackbox::{Lab, LabOptions, wait_until};
+use blackbox::{Lab, LabOptions, Load, wait_until};
 use serde_json::{Value, json};
 
 /// A lab with a pool of one disk of each of five machines, and a mounted volume with a file.
@@ -282,4 +283,66 @@ fn a_volume_gets_a_copy_more_and_a_copy_less_while_it_is_mounted() {
     filled.read_back();
     let plan = lab.json(&["pool", "rebalance", "cluster", "--dry-run"]);
     assert!(plan["disks"].as_array().is_some_and(|disks| disks.len() == 5), "{plan}");
+}
+
+#[test]
+fn a_disk_is_taken_out_of_use_while_its_machine_is_started_anew() {
+    let filled = Filled::new();
+    let lab = &filled.lab;
+    let load = Load::start(&lab.mount().join("load"), 2048, 7);
+    load.wait_for_promises();
+    let (code, text) = lab.said(&["disk", "offline", "cluster", "e2.0", "--dry-run"]);
+    assert_eq!(code, 0, "{text}");
+    let asked = "Volume hyperspace would survive no failure then";
+    assert!(text.contains(asked) && text.contains("Nothing was done"), "{text}");
+    let (code, text) = lab.said(&["disk", "offline", "cluster", "e2.0"]);
+    assert_eq!(code, 4, "unasked: {text}");
+    assert_eq!(filled.disk("e2.0")["state"]["is"], "usable");
+    // A rebuild would begin at once.
+    lab.cli(&["pool", "set", "cluster", "rebuild-delay", "1s"]);
+    let text = lab.cli(&["disk", "offline", "cluster", "n2", "--yes"]);
+    assert!(text.contains("disk online cluster e2.0"), "{text}");
+    let offline = filled.disk("e2.0");
+    assert_eq!(offline["state"]["is"], "offline");
+    assert!(offline["offline"]["since_secs"].as_u64().unwrap() > 0);
+    lab.lab(&["kill", "n2"]);
+    load.wait_for_promises();
+    let (code, text) =
+        lab.said(&["disk", "offline", "cluster", "e1.0", "e3.0", "e4.0", "e5.0", "--yes"]);
+    assert_eq!(code, 4, "{text}");
+    assert!(text.contains("the last right copy of some blocks of volume hyperspace"), "{text}");
+    lab.lab(&["start", "n2"]);
+    let listed = || {
+        let disks = lab.json(&["disk", "list"]);
+        let disk = disks.as_array().unwrap().iter().find(|disk| disk["name"] == "e2.0").cloned();
+        disk.map(|disk| disk["state"]["is"].clone())
+    };
+    wait_until("its machine is back", || listed() == Some(json!("offline")));
+    load.wait_for_promises();
+    let report = load.stop();
+    assert!(report.error.is_none(), "{:?}", report.error);
+    assert!(report.longest < Duration::from_millis(1400), "a writer waited {:?}", report.longest);
+    report.verify();
+    lab.lab(&["kill", "supervisor"]);
+    lab.lab(&["up"]);
+    lab.wait_served();
+    assert_eq!(filled.disk("e2.0")["state"]["is"], "offline");
+    let text = lab.said(&["pool", "show", "cluster"]).1;
+    assert!(text.contains("e2.0 is offline since") && text.contains("degraded"), "{text}");
+    assert!(filled.jobs().is_empty(), "nothing is rebuilt");
+    let text = lab.cli(&["disk", "online", "cluster", "e2.0", "--wait"]);
+    assert!(text.contains("in use again"), "{text}");
+    wait_until("all is whole", || filled.pool()["state"]["is"] == "online");
+    assert!(filled.disk("e2.0").get("offline").is_none());
+    wait_until("it is mounted again", || filled.file.exists());
+    filled.read_back();
+    lab.cli(&["volume", "verify", "cluster/hyperspace"]);
+    let history = lab.said(&["pool", "history", "cluster"]).1;
+    for expected in [
+        "disk offline cluster n2",
+        "disk e2.0 is offline, as somebody wants",
+        "disk e2.0 is to take part again",
+    ] {
+        assert!(history.contains(expected), "{expected}: {history}");
+    }
 }

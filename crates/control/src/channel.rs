@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::api::{
-    ApiError, ConvertVolume, CreatePool, CreateVolume, EmptyDisks, ExtendPool, ImportPool, SetPool,
-    WipeDisks,
+    ApiError, ConvertVolume, CreatePool, CreateVolume, EmptyDisks, ExtendPool, ImportPool,
+    NamedDisks, SetPool, WipeDisks,
 };
 use crate::reconcile::Attachment;
 use crate::settings::ExportSetting;
@@ -106,6 +106,20 @@ pub enum EngineRequest {
         pool: String,
         /// The disks.
         request: EmptyDisks,
+    },
+    /// Answered with a [`pool::OfflineForecast`].
+    OfflineDisks {
+        /// The pool.
+        pool: String,
+        /// The disks.
+        request: NamedDisks,
+    },
+    /// Answered with a [`pool::OnlineForecast`].
+    OnlineDisks {
+        /// The pool.
+        pool: String,
+        /// The disks.
+        request: NamedDisks,
     },
     /// Answered with null.
     CancelJob {
@@ -458,6 +472,11 @@ mod tests {
                     ..EmptyDisks::default()
                 },
             },
+            EngineRequest::OfflineDisks {
+                pool: "p".into(),
+                request: NamedDisks { disks: vec!["node2".into()], dry_run: true },
+            },
+            EngineRequest::OnlineDisks { pool: "p".into(), request: NamedDisks::default() },
             EngineRequest::CancelJob { pool: "p".into(), number: 3 },
             EngineRequest::SetPool {
                 pool: "p".into(),

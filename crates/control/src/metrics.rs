@@ -126,11 +126,12 @@ fn scrubs(page: &mut Page, pools: &[&PoolReport]) {
     }
 }
 
-const DISK_STATES: [&str; 5] = ["usable", "out", "missing", "rolled-back", "refused"];
+const DISK_STATES: [&str; 6] = ["usable", "offline", "out", "missing", "rolled-back", "refused"];
 
 fn disk_state(disk: &PoolDisk) -> &'static str {
     match disk.state {
         DiskState::Usable => "usable",
+        DiskState::Offline => "offline",
         DiskState::Out => "out",
         DiskState::RolledBack => "rolled-back",
         DiskState::Refused { .. } => "refused",

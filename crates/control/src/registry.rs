@@ -231,7 +231,8 @@ pub fn held(volume: &str, key: &str) -> HeldSetting {
 
 /// What is to be remembered of a disk. One that is missing keeps what was known when it was present.
 fn known_disk(id: Uuid, disk: &PoolDisk, before: Option<&KnownDisk>) -> Option<KnownDisk> {
-    if disk.state == DiskState::Missing {
+    let is_kept = before.is_some() && disk.state == DiskState::Offline;
+    if is_kept || disk.state == DiskState::Missing {
         return before.cloned();
     }
     Some(KnownDisk {
@@ -303,6 +304,7 @@ mod tests {
             holds_vote: true,
             is_witness: false,
             rebuild_waits: None,
+            offline: None,
         }
     }
 

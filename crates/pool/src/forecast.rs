@@ -80,6 +80,45 @@ pub struct EmptyForecast {
     pub free_bytes: u64,
 }
 
+/// What taking disks out of use would mean, or means.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfflineForecast {
+    /// The disks, by the names under which they are or were present.
+    pub disks: Vec<String>,
+    /// Those of them whose vote and copy of the metadata other disks get.
+    pub votes_move: Vec<String>,
+    /// Jobs that are withdrawn, since they rebuild one of the disks.
+    pub withdrawn_jobs: Vec<u32>,
+    /// What the volumes survive.
+    pub volumes: Vec<VolumeSurvival>,
+}
+
+/// How many more failures a volume survives now, and without some disks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeSurvival {
+    /// The volume.
+    pub volume: String,
+    /// Disks that may fail now.
+    pub disks: u32,
+    /// Machines that may.
+    pub nodes: u32,
+    /// Disks that may fail then.
+    pub disks_then: u32,
+    /// Machines that may.
+    pub nodes_then: u32,
+}
+
+/// What taking disks into use again means.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OnlineForecast {
+    /// The disks, by the names under which they are or were present.
+    pub disks: Vec<String>,
+    /// Those of them that aren't present: they are taken in when they are.
+    pub away: Vec<String>,
+    /// Bytes that they missed, and that are copied to them.
+    pub missed_bytes: u64,
+}
+
 /// What making or growing a volume would do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeForecast {

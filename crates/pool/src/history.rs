@@ -169,6 +169,8 @@ impl PoolEvent {
             PoolEvent::Command { pool, what, .. } => ("command", pool, what),
             PoolEvent::DiskOut { pool, disk, .. } => ("disk-out", pool, disk),
             PoolEvent::DiskIn { pool, disk, .. } => ("disk-in", pool, disk),
+            PoolEvent::DiskOffline { pool, disk } => ("disk-offline", pool, disk),
+            PoolEvent::DiskOnline { pool, disk } => ("disk-online", pool, disk),
             PoolEvent::VotesMoved { pool, .. } => ("votes-moved", pool, ""),
             PoolEvent::JobBegun { pool, disk, .. } => ("job-begun", pool, disk),
             PoolEvent::JobDone { pool, disk, .. } => ("job-done", pool, disk),

@@ -26,19 +26,19 @@ pub use endings::{
 };
 pub use engine::{
     CreatePool, DiskFacts, DiskPlace, EmptyDisks, Engine, EngineConfig, ExtendPool, ImportOptions,
-    KnownDisk, KnownPool, Limits, PoolSettings, VolumeSize, WipeDisks,
+    KnownDisk, KnownPool, Limits, NamedDisks, PoolSettings, VolumeSize, WipeDisks,
 };
 pub use error::PoolError;
 pub use forecast::{
-    ConvertForecast, DiskFill, EmptyForecast, LayoutRoom, PoolForecast, RebalanceForecast,
-    VolumeForecast,
+    ConvertForecast, DiskFill, EmptyForecast, LayoutRoom, OfflineForecast, OnlineForecast,
+    PoolForecast, RebalanceForecast, VolumeForecast, VolumeSurvival,
 };
 pub use format::FailureDomain;
 pub use history::{HistoryEntry, Severity};
 pub use metadata::{InvalidLayout, Layout};
 pub use report::{
-    BadBlock, DiskReport, DiskState, ImportPlan, JobReport, JobState, PoolDisk, PoolEvent,
-    PoolReport, PoolState, Progress, Replayed, ScrubReport, VerifyReport, VolumeReport,
+    BadBlock, DiskReport, DiskState, ImportPlan, JobReport, JobState, OfflineReport, PoolDisk,
+    PoolEvent, PoolReport, PoolState, Progress, Replayed, ScrubReport, VerifyReport, VolumeReport,
     VotesReport,
 };
 pub use stats::{

@@ -58,6 +58,15 @@ impl fmt::Display for PoolEvent {
             PoolEvent::DiskIn { pool, disk, dirty_bytes } => {
                 write!(f, "pool {pool} takes disk {disk} in again, {dirty_bytes} bytes to resync")
             }
+            PoolEvent::DiskOffline { pool, disk } => {
+                write!(
+                    f,
+                    "pool {pool}: disk {disk} is offline, as somebody wants, until disk online"
+                )
+            }
+            PoolEvent::DiskOnline { pool, disk } => {
+                write!(f, "pool {pool}: disk {disk} is to take part again")
+            }
             PoolEvent::JobBegun { pool, kind, .. } if kind == "rebalance" => {
                 write!(f, "pool {pool}: rebalance begins: groups move to where there is more space")
             }

@@ -1,12 +1,16 @@
 //! What the engine tells about disks, pools and volumes: for status, logs and notification. Plain
 //! values, serialisable; bytes are integers, states are kebab-case.
 
+mod event;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::PoolError;
 use crate::metadata::Layout;
+
+pub use event::PoolEvent;
 
 /// A device that is present.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +47,9 @@ pub enum DiskState {
     Usable,
     /// A member that the pool does without; it is resynced once it is back.
     Out,
+    /// A member that the pool does without because somebody wanted that, present or not, until somebody wants it
+    /// back.
+    Offline,
     /// A member that is known and not present.
     Missing,
     /// Of a pool that is no more; free once it is wiped.
@@ -171,6 +178,19 @@ pub struct PoolDisk {
     pub is_witness: bool,
     /// Why what it had isn't rebuilt on others, though it is gone for long enough.
     pub rebuild_waits: Option<String>,
+    /// That somebody wants it to take no part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offline: Option<OfflineReport>,
+}
+
+/// That a disk is to take no part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfflineReport {
+    /// Since when: seconds since 1970, by the clock of who owned the pool; 0 where that can't be read.
+    pub since_secs: u64,
+    /// Why it still takes part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
 }
 
 impl VolumeReport {
@@ -370,226 +390,4 @@ pub struct BadBlock {
     pub disk_offset_bytes: u64,
     /// Whether the disk couldn't read it, rather than having read something else.
     pub unreadable: bool,
-}
-
-/// Something that a person may want to know.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "kebab-case")]
-pub enum PoolEvent {
-    /// A pool's state changed.
-    PoolState {
-        /// The pool.
-        pool: String,
-        /// Its new state.
-        state: PoolState,
-    },
-    /// A pool was opened.
-    Owned {
-        /// The pool.
-        pool: String,
-        /// By whom.
-        owner: String,
-        /// In which epoch.
-        epoch: u64,
-        /// Who owned it before; empty if nobody did.
-        before: String,
-    },
-    /// Somebody had something changed.
-    Command {
-        /// The pool.
-        pool: String,
-        /// Who.
-        who: String,
-        /// What.
-        what: String,
-        /// `done`, or why it wasn't.
-        result: String,
-    },
-    /// A disk was evicted: the pool goes on without it.
-    DiskOut {
-        /// The pool.
-        pool: String,
-        /// The disk.
-        disk: String,
-        /// What it did.
-        why: String,
-    },
-    /// A disk takes part again.
-    DiskIn {
-        /// The pool.
-        pool: String,
-        /// The disk.
-        disk: String,
-        /// What it has to resync.
-        dirty_bytes: u64,
-    },
-    /// Other disks vote, and have the metadata.
-    VotesMoved {
-        /// The pool.
-        pool: String,
-        /// The disks that vote no more.
-        from: Vec<String>,
-        /// Those that vote instead.
-        to: Vec<String>,
-    },
-    /// A disk is emptied from now on.
-    JobBegun {
-        /// The pool.
-        pool: String,
-        /// `rebuild`, `evacuate`, `replace`, `remove` or `rebalance`.
-        kind: String,
-        /// The disk; empty of a rebalance.
-        disk: String,
-    },
-    /// A job has done what it was to do.
-    JobDone {
-        /// The pool.
-        pool: String,
-        /// `rebuild`, `evacuate`, `replace`, `remove` or `rebalance`.
-        kind: String,
-        /// The disk; empty of a rebalance.
-        disk: String,
-    },
-    /// A volume gets another layout from now on.
-    ConversionBegun {
-        /// The pool.
-        pool: String,
-        /// The volume.
-        volume: String,
-        /// The layout.
-        to: String,
-    },
-    /// All of a volume has the layout that it was to have.
-    ConversionDone {
-        /// The pool.
-        pool: String,
-        /// The volume.
-        volume: String,
-        /// The layout.
-        to: String,
-        /// It is the one that it had: the change was taken back.
-        is_back: bool,
-    },
-    /// Everything is read and compared from now on, or from where that stopped.
-    ScrubBegun {
-        /// The pool.
-        pool: String,
-    },
-    /// Everything was read and compared.
-    ScrubDone {
-        /// The pool.
-        pool: String,
-        /// What was found.
-        report: ScrubReport,
-    },
-    /// A disk that is out isn't rebuilt.
-    RebuildWaits {
-        /// The pool.
-        pool: String,
-        /// The disk.
-        disk: String,
-        /// Why not, and what to do.
-        why: String,
-    },
-    /// A disk that was away has everything again.
-    Resynced {
-        /// The pool.
-        pool: String,
-        /// The disk.
-        disk: String,
-        /// Bytes that were copied to it.
-        copied_bytes: u64,
-    },
-    /// A disk was found on another machine than before.
-    DiskMoved {
-        /// The pool.
-        pool: String,
-        /// The disk.
-        disk: String,
-        /// The machine that it was on.
-        from: String,
-        /// The machine that it is on.
-        to: String,
-        /// What has copies on that machine twice by now, a sentence; empty if nothing has.
-        shared: String,
-    },
-    /// A disk isn't used.
-    DiskRefused {
-        /// The pool, when the label tells it.
-        pool: Option<String>,
-        /// The disk.
-        disk: String,
-        /// What is wrong and what to do.
-        why: String,
-    },
-    /// A disk came back with older contents than it had applied.
-    RolledBack {
-        /// The pool.
-        pool: String,
-        /// The disk.
-        disk: String,
-    },
-    /// A block that didn't match its checksum, or couldn't be read, was written anew from another
-    /// copy.
-    Repaired {
-        /// The pool.
-        pool: String,
-        /// The volume.
-        volume: String,
-        /// The disk.
-        disk: String,
-        /// Byte offset on that disk.
-        disk_offset_bytes: u64,
-    },
-    /// A label, checksum block or other structure was written anew from a good copy.
-    StructureRepaired {
-        /// The pool.
-        pool: String,
-        /// The disk.
-        disk: String,
-        /// What it was.
-        what: String,
-        /// Byte offset on that disk.
-        disk_offset_bytes: u64,
-    },
-    /// A label or vote of a disk that is used isn't as it was written, and couldn't be written anew.
-    StructureDamaged {
-        /// The pool.
-        pool: String,
-        /// The disk.
-        disk: String,
-        /// What it is.
-        what: String,
-    },
-    /// No copy of these bytes is right.
-    Unrepairable {
-        /// The pool.
-        pool: String,
-        /// The volume.
-        volume: String,
-        /// Byte offset in the volume.
-        offset_bytes: u64,
-        /// Length.
-        length_bytes: u64,
-        /// The disks that were tried.
-        disks: Vec<String>,
-    },
-    /// A volume's requests wait.
-    VolumeSuspended {
-        /// The pool.
-        pool: String,
-        /// The volume.
-        volume: String,
-        /// For what.
-        reason: String,
-    },
-    /// A volume serves.
-    VolumeServing {
-        /// The pool.
-        pool: String,
-        /// The volume.
-        volume: String,
-        /// What its log held.
-        replayed: Replayed,
-    },
 }

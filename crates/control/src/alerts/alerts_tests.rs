@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use pool::{
-    DiskState, PoolDisk, PoolEvent, PoolReport, PoolState, ScrubReport, VolumeReport, VotesReport,
+    DiskState, OfflineReport, PoolDisk, PoolEvent, PoolReport, PoolState, ScrubReport,
+    VolumeReport, VotesReport,
 };
 
 use super::*;
@@ -151,6 +152,7 @@ fn disk(name: &str) -> PoolDisk {
         holds_vote: true,
         is_witness: false,
         rebuild_waits: None,
+        offline: None,
     }
 }
 
@@ -221,7 +223,7 @@ fn each_thing_that_is_wrong_is_a_condition() {
     assert_eq!(wrong(Some(&[pool()])), []);
     assert_eq!(wrong(Some(&[])), [(Kind::PoolNotOpen, Error)], "it isn't there at all");
     assert_eq!(wrong(None), [], "nobody knows");
-    let cases: [(Change, &[(Kind, Severity)]); 14] = [
+    let cases: [(Change, &[(Kind, Severity)]); 15] = [
         (|p| p.state = PoolState::Degraded, &[(Kind::PoolDegraded, Warning)]),
         (
             |p| p.state = PoolState::Suspended { reason: "x".into() },
@@ -243,6 +245,13 @@ fn each_thing_that_is_wrong_is_a_condition() {
         (
             |p| p.disks[1].state = DiskState::Refused { why: "a copy".into() },
             &[(Kind::DiskRefused, Warning)],
+        ),
+        (
+            |p| {
+                p.disks[0].state = DiskState::Offline;
+                p.disks[0].offline = Some(OfflineReport { since_secs: 60, waits: None });
+            },
+            &[(Kind::DiskOffline, Warning)],
         ),
         (|p| p.disks[1].state = DiskState::RolledBack, &[(Kind::DiskRolledBack, Warning)]),
         (|p| p.volumes[0].survives_disks = 1, &[(Kind::VolumeRedundancy, Warning)]),

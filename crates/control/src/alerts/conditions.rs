@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use block::{size::Human, spoken};
+use block::{CalendarTime, size::Human, spoken};
 use pool::{
     DiskState, JobState, PoolDisk, PoolEvent, PoolReport, PoolState, Severity, VolumeReport,
 };
@@ -36,6 +36,8 @@ pub enum Kind {
     LogSpace,
     /// A disk is gone or evicted.
     DiskGone,
+    /// A disk is out of use because somebody wanted that.
+    DiskOffline,
     /// A disk isn't used, because it isn't what it should be.
     DiskRefused,
     /// A disk came back with older contents.
@@ -342,7 +344,23 @@ fn of_disk(found: &mut Found, pool: &PoolReport, disk: &PoolDisk) {
         | DiskState::InUse
         | DiskState::Seen
         | DiskState::Usable
+        | DiskState::Offline
         | DiskState::Destroyed => {}
+    }
+    if let Some(offline) = &disk.offline {
+        let remedy =
+            format!("when it is to be used again: etherpool disk online {name} {}", disk.name);
+        let text = match &offline.waits {
+            None => format!(
+                "pool {name}: disk {place} is offline since {}, as somebody wants: redundancy is reduced, and nothing \
+                 is rebuilt",
+                CalendarTime::of(i64::try_from(offline.since_secs).unwrap_or(i64::MAX))
+            ),
+            Some(why) => {
+                format!("pool {name}: disk {place} is to be offline, and is needed: {why}")
+            }
+        };
+        found.add(Kind::DiskOffline, about, Severity::Warning, text, &remedy);
     }
     if let Some(why) = &disk.rebuild_waits {
         let text = format!("pool {name}: what disk {place} had is not rebuilt: {why}");

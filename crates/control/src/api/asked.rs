@@ -24,6 +24,10 @@ impl Asked {
             }
             ["pools", pool, "volumes"] => (format!("pool {pool}"), &["make a volume in"][..]),
             ["pools", pool, "empty"] => (format!("pool {pool}"), &["empty disks of"][..]),
+            ["pools", pool, "offline"] => {
+                (format!("pool {pool}"), &["take out of use disks of"][..])
+            }
+            ["pools", pool, "online"] => (format!("pool {pool}"), &["take into use disks of"][..]),
             ["pools", pool, "jobs", job] => (format!("job {job} of pool {pool}"), &[][..]),
             ["pools", pool, rest @ ..] => (format!("pool {pool}"), rest),
             ["disks", disk, rest @ ..] => (format!("disk {disk}"), rest),
@@ -66,6 +70,7 @@ mod tests {
             ("DELETE", "/v1/pools/p/volumes/v", "remove volume p/v"),
             ("DELETE", "/v1/pools/p/volumes/v/ftp", "end ftp of volume p/v"),
             ("POST", "/v1/pools/p/empty", "empty disks of pool p"),
+            ("POST", "/v1/pools/p/offline", "take out of use disks of pool p"),
             ("DELETE", "/v1/pools/p/jobs/3", "remove job 3 of pool p"),
             ("POST", "/v1/disks/e1.0/reset-epoch", "reset-epoch disk e1.0"),
         ] {

@@ -13,9 +13,9 @@ pub use asked::{Asked, COMMAND_HEADER};
 pub use error::{ApiError, ErrorCode};
 pub use request::{
     AcceptLoss, ConvertVolume, CreatePool, CreateVolume, EmptyDisks, ExportVolume, ExtendPool,
-    ExtendVolume, ImportPool, MakeFs, MountVolume, RebalancePool, ReduceVolume, ReleasePool,
-    RemoveVolume, RenamePool, RenameVolume, ResetEpoch, ServeFtp, SetPool, UnexportVolume,
-    UnmountVolume, VerifyVolume, WipeDisks,
+    ExtendVolume, ImportPool, MakeFs, MountVolume, NamedDisks, RebalancePool, ReduceVolume,
+    ReleasePool, RemoveVolume, RenamePool, RenameVolume, ResetEpoch, ServeFtp, SetPool,
+    UnexportVolume, UnmountVolume, VerifyVolume, WipeDisks,
 };
 pub use status::{
     FuseOverIoUring, HeldReport, ImportResult, InterfaceState, PoolReportExt, Preview,

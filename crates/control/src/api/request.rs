@@ -47,6 +47,10 @@ pub struct RenamePool {
 /// `POST /v1/pools/POOL/empty`; answered with a [`pool::EmptyForecast`].
 pub type EmptyDisks = pool::EmptyDisks;
 
+/// `POST /v1/pools/POOL/offline`, answered with a [`pool::OfflineForecast`]; `POST /v1/pools/POOL/online`, answered
+/// with a [`pool::OnlineForecast`].
+pub type NamedDisks = pool::NamedDisks;
+
 /// `POST /v1/pools/POOL/set`, and `POST /v1/pools/POOL/scrub`, which sets it and begins.
 pub type SetPool = pool::PoolSettings;
 

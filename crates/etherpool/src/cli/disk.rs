@@ -10,6 +10,7 @@ use pool::{DiskReport, DiskState, PoolReport};
 
 use super::args::Confirmation;
 use super::confirm::confirm;
+use super::disk_offline::{OfflineArgs, OnlineArgs};
 use super::endings::WipeArgs;
 use super::output;
 use super::{Context, Failure};
@@ -22,6 +23,10 @@ pub enum DiskCommand {
     List,
     /// Open a disk whose record of its owner can't be read any more
     ResetEpoch(ResetEpochArgs),
+    /// Take disks of a pool out of use before you work on them: it goes on without them until `disk online`
+    Offline(OfflineArgs),
+    /// Take disks into use again that are offline; what they missed is copied to them
+    Online(OnlineArgs),
     /// Take etherpool's labels off disks that no pool uses, so that they are free
     Wipe(WipeArgs),
 }
@@ -51,6 +56,8 @@ pub async fn run(context: &Context, command: DiskCommand) -> Result<Exit, Failur
             Ok(health(&disks, &pools))
         }
         DiskCommand::ResetEpoch(args) => reset_epoch(context, args).await,
+        DiskCommand::Offline(args) => super::disk_offline::offline(context, args).await,
+        DiskCommand::Online(args) => super::disk_offline::online(context, args).await,
         DiskCommand::Wipe(args) => super::endings::wipe(context, args).await,
     }
 }

@@ -8,6 +8,7 @@ mod aoe;
 mod args;
 mod confirm;
 mod disk;
+mod disk_offline;
 mod docs;
 mod endings;
 mod failure;
@@ -243,6 +244,10 @@ mod tests {
             "etherpool aoe discover -i eth0 --json",
             "etherpool disk list --json",
             "etherpool disk reset-epoch e1.0 --force-disk e1.0 --yes",
+            "etherpool disk offline cluster e1.0 node2 --yes",
+            "etherpool disk offline cluster e1.0 --dry-run --json",
+            "etherpool disk online cluster node2 --wait",
+            "etherpool disk online cluster e1.0 --dry-run",
             "etherpool pool create cluster e1.0 e1.1 /dev/sdb --failure-domain disk --yes",
             "etherpool pool create cluster e1.0 --force-disk e1.0 --dry-run",
             "etherpool pool extend cluster e4.0",

@@ -349,7 +349,7 @@ fn emptying(disks: &[&PoolDisk]) -> EmptyDisks {
 
 /// The disks of a pool that are named, each once: by the names under which they are or were present, their
 /// identities or their paths on this machine; or all of a machine.
-fn find_members<'a>(
+pub(super) fn find_members<'a>(
     report: &'a PoolReport,
     names: &[String],
 ) -> Result<Vec<&'a PoolDisk>, Failure> {

@@ -111,6 +111,12 @@ impl Work<'_> {
             EngineRequest::EmptyDisks { pool, request } => {
                 value(engine.empty_disks(&pool, &request).await?)
             }
+            EngineRequest::OfflineDisks { pool, request } => {
+                value(engine.offline_disks(&pool, &request).await?)
+            }
+            EngineRequest::OnlineDisks { pool, request } => {
+                value(engine.online_disks(&pool, &request).await?)
+            }
             EngineRequest::CancelJob { pool, number } => {
                 value(engine.cancel_job(&pool, number).await?)
             }

@@ -16,18 +16,18 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use block::{VolumeName, check_name};
 use control::api::{
-    AcceptLoss, ApiError, CreatePool, CreateVolume, EmptyDisks, ErrorCode, ExportVolume,
-    ExtendPool, ExtendVolume, FuseOverIoUring, HeldReport, ImportPool, MakeFs, MountVolume,
-    PoolReportExt as _, Preview, ProcessState, ReduceVolume, ReleasePool, RemoveVolume, RenamePool,
-    RenameVolume, ResetEpoch, SeenTarget, ServeFtp, SetPool, Status, StreamLine, UnexportVolume,
-    UnmountVolume, VerifyVolume,
+    AcceptLoss, ApiError, CreatePool, CreateVolume, ErrorCode, ExportVolume, ExtendPool,
+    ExtendVolume, FuseOverIoUring, HeldReport, ImportPool, MakeFs, MountVolume, PoolReportExt as _,
+    Preview, ProcessState, ReduceVolume, ReleasePool, RemoveVolume, RenamePool, RenameVolume,
+    ResetEpoch, SeenTarget, ServeFtp, SetPool, Status, StreamLine, UnexportVolume, UnmountVolume,
+    VerifyVolume,
 };
 use control::channel::{EngineRequest, to_line};
 use control::settings::VolumeSettings;
 use frontend::fuse::Switch;
 use pool::{
-    DestroyPlan, DestroyReport, DiskReport, EmptyForecast, ImportPlan, PoolForecast, PoolReport,
-    Progress, VerifyReport, VolumeForecast, VolumeReport, VolumeStats, WipePlan, WipeReport,
+    DestroyPlan, DestroyReport, DiskReport, ImportPlan, PoolForecast, PoolReport, Progress,
+    VerifyReport, VolumeForecast, VolumeReport, VolumeStats, WipePlan, WipeReport,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -58,11 +58,13 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/v1/pools/{pool}/release", post(release_pool))
         .route("/v1/pools/{pool}/destroy", get(plan_destroy).post(destroy_pool))
         .route("/v1/pools/{pool}/rename", post(rename_pool))
-        .route("/v1/pools/{pool}/empty", post(empty_disks))
+        .route("/v1/pools/{pool}/empty", post(layouts::empty_disks))
         .route("/v1/pools/{pool}/jobs/{number}", delete(cancel_job))
         .route("/v1/pools/{pool}/set", post(set_pool))
         .route("/v1/pools/{pool}/scrub", post(scrub_pool))
         .route("/v1/pools/{pool}/rebalance", post(layouts::rebalance_pool))
+        .route("/v1/pools/{pool}/offline", post(layouts::offline_disks))
+        .route("/v1/pools/{pool}/online", post(layouts::online_disks))
         .route("/v1/pools/{pool}/held", get(held))
         .route("/v1/pools/{pool}/confirm-settings", post(confirm_settings))
         .route("/v1/pools/{pool}/volumes", post(create_volume))
@@ -376,10 +378,6 @@ async fn plan_wipe(State(services): App, body: Bytes) -> Answer<WipePlan> {
 
 async fn wipe_disks(State(services): App, body: Bytes) -> Answer<WipeReport> {
     services.ask(EngineRequest::WipeDisks { shown: read(&body)? }).await
-}
-
-async fn empty_disks(on: OnPool<EmptyDisks>) -> Answer<EmptyForecast> {
-    on.services.ask(EngineRequest::EmptyDisks { pool: on.path, request: on.request }).await
 }
 
 async fn cancel_job(State(services): App, Path((pool, number)): Path<(String, u32)>) -> Answer<()> {

@@ -1,10 +1,14 @@
-//! Requests of the API for groups that move, and volumes that get another layout.
+//! Requests of the API for groups that move, volumes that get another layout, and disks that people take out of use.
 
-use control::api::{ConvertVolume, RebalancePool};
+use control::api::{ConvertVolume, EmptyDisks, NamedDisks, RebalancePool};
 use control::channel::EngineRequest;
-use pool::{ConvertForecast, RebalanceForecast};
+use pool::{ConvertForecast, EmptyForecast, OfflineForecast, OnlineForecast, RebalanceForecast};
 
 use super::api::{Answer, OnPool, OnVolume, volume_name};
+
+pub(super) async fn empty_disks(on: OnPool<EmptyDisks>) -> Answer<EmptyForecast> {
+    on.services.ask(EngineRequest::EmptyDisks { pool: on.path, request: on.request }).await
+}
 
 pub(super) async fn rebalance_pool(on: OnPool<RebalancePool>) -> Answer<RebalanceForecast> {
     let RebalancePool { dry_run } = on.request;
@@ -14,4 +18,12 @@ pub(super) async fn rebalance_pool(on: OnPool<RebalancePool>) -> Answer<Rebalanc
 pub(super) async fn convert_volume(on: OnVolume<ConvertVolume>) -> Answer<ConvertForecast> {
     let volume = volume_name(on.path)?;
     on.services.ask(EngineRequest::ConvertVolume { volume, request: on.request }).await
+}
+
+pub(super) async fn offline_disks(on: OnPool<NamedDisks>) -> Answer<OfflineForecast> {
+    on.services.ask(EngineRequest::OfflineDisks { pool: on.path, request: on.request }).await
+}
+
+pub(super) async fn online_disks(on: OnPool<NamedDisks>) -> Answer<OnlineForecast> {
+    on.services.ask(EngineRequest::OnlineDisks { pool: on.path, request: on.request }).await
 }

@@ -98,6 +98,12 @@ pub fn what(request: &EngineRequest) -> String {
         EngineRequest::EmptyDisks { pool, request } => {
             format!("to empty {} in pool {pool}", request.disks.join(" and "))
         }
+        EngineRequest::OfflineDisks { pool, request } => {
+            format!("to take {} in pool {pool} out of use", request.disks.join(" and "))
+        }
+        EngineRequest::OnlineDisks { pool, request } => {
+            format!("to take {} in pool {pool} into use again", request.disks.join(" and "))
+        }
         EngineRequest::CancelJob { pool, number } => {
             format!("to cancel job {number} of pool {pool}")
         }

@@ -150,6 +150,7 @@ impl Engine {
             holds_vote: quorum.voters.contains(disk.label.disk),
             is_witness: disk.label.is_witness(),
             rebuild_waits: None,
+            offline: None,
         };
         Some(PoolReport {
             name: slot.name.borrow().clone(),

@@ -226,7 +226,8 @@ impl OpenPool {
             (Some(_), Some(job)) => job.to().is_none_or(|to| to == incoming.disk),
             (Some(_), None) => meta.rebalance_job().is_some(),
         };
-        let is_lost = self.is_long_gone(meta, incoming.disk);
+        let is_lost =
+            self.is_long_gone(meta, incoming.disk) || meta.offline_since(incoming.disk).is_some();
         if !is_wanted || is_lost || jobs.contains_key(&incoming.disk) {
             return Some(Step::Cancel(run.clone()));
         }

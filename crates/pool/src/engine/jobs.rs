@@ -111,12 +111,7 @@ impl OpenPool {
         self: &Rc<Self>,
         request: &EmptyDisks,
     ) -> Result<EmptyForecast, PoolError> {
-        let mut disks: Vec<DiskNumber> = Vec::new();
-        for name in &request.disks {
-            disks.extend(self.disks_named(name)?);
-        }
-        disks.sort_unstable();
-        disks.dedup();
+        let disks = self.all_named(&request.disks)?;
         let to = match &request.to {
             Some(name) => self.disks_named(name)?.first().copied(),
             None => None,
@@ -146,6 +141,17 @@ impl OpenPool {
         begun.await?;
         forecast.disks.iter().for_each(|disk| self.tell_job(kind, disk, true));
         Ok(forecast)
+    }
+
+    /// The disks that names mean, each once.
+    pub(super) fn all_named(&self, names: &[String]) -> Result<Vec<DiskNumber>, PoolError> {
+        let mut disks: Vec<DiskNumber> = Vec::new();
+        for name in names {
+            disks.extend(self.disks_named(name)?);
+        }
+        disks.sort_unstable();
+        disks.dedup();
+        Ok(disks)
     }
 
     /// The disks that a name means: of a disk, or of a machine.
@@ -251,7 +257,7 @@ impl OpenPool {
     }
 
     /// The disks that new space may be taken from once these are to be emptied.
-    fn usable_without(&self, disks: &[DiskNumber]) -> Usable {
+    pub(super) fn usable_without(&self, disks: &[DiskNumber]) -> Usable {
         let mut usable = self.pool.usable_disks();
         usable.retain(|disk| !disks.contains(disk));
         usable
@@ -327,8 +333,11 @@ impl OpenPool {
         let delay = self.rebuild_delay(&meta);
         let now = self.pool.runtime.now();
         let mut gone_since = self.jobs.gone_since.borrow_mut();
-        gone_since.retain(|disk, _| !self.is_there(*disk));
-        for disk in meta.disks().keys().filter(|disk| !self.is_there(**disk)) {
+        // Of one that is offline it counts from when nobody wants that any more.
+        let is_gone =
+            |disk: &DiskNumber| !self.is_there(*disk) && meta.offline_since(*disk).is_none();
+        gone_since.retain(|disk, _| is_gone(disk));
+        for disk in meta.disks().keys().filter(|disk| is_gone(disk)) {
             gone_since.entry(*disk).or_insert(now);
         }
         self.jobs.not_rebuilt.borrow_mut().retain(|disk, _| gone_since.contains_key(disk));
@@ -356,7 +365,8 @@ impl OpenPool {
     fn why_not_rebuilt(&self, disk: DiskNumber) -> Option<String> {
         let meta = self.pool.meta.borrow();
         let mut nodes: BTreeMap<Uuid, bool> = BTreeMap::new();
-        for other in meta.data_disks() {
+        // Of those that are offline it is known why they are gone.
+        for other in meta.data_disks().filter(|disk| meta.offline_since(disk.number).is_none()) {
             *nodes.entry(other.node).or_default() |= self.is_there(other.number);
         }
         let gone = nodes.values().filter(|is_there| !**is_there).count();

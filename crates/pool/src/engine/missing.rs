@@ -10,31 +10,51 @@ use crate::metadata::{Metadata, Volume as VolumeMeta};
 /// Disks named in a message, at most: the rest are counted.
 const NAMED_MAX: usize = 4;
 
+/// What keeps parts of a volume from being right on any disk that is there.
+#[derive(Default)]
+pub(super) struct Lacking {
+    /// Disks that aren't there and are right in one of those parts.
+    pub(super) away: BTreeSet<DiskNumber>,
+    /// Disks that are there and missed one of them.
+    pub(super) behind: BTreeSet<DiskNumber>,
+}
+
+/// What a volume's data lacks where only some disks are there.
+pub(super) fn lacking(
+    meta: &Metadata,
+    volume: &VolumeMeta,
+    is_there: impl Fn(DiskNumber) -> bool,
+) -> Lacking {
+    let Lacking { mut away, mut behind } = Lacking::default();
+    // By runs first, since few of a large volume's groups have missed anything.
+    for run in volume.runs.values() {
+        if !run.members.iter().any(|member| is_there(member.disk)) {
+            away.extend(run.members.iter().map(|member| member.disk));
+        }
+    }
+    for group in meta.groups_behind(volume) {
+        let dirty = |disk: DiskNumber| meta.dirty(group.generation(), disk);
+        let disks = || group.members().map(|(disk, _)| disk);
+        let there = disks().filter(|disk| is_there(*disk));
+        let wrong = there.map(dirty).fold(u64::MAX, |a, b| a & b);
+        for disk in disks() {
+            match is_there(disk) {
+                true if dirty(disk) & wrong != 0 => drop(behind.insert(disk)),
+                false if dirty(disk) & wrong != wrong => drop(away.insert(disk)),
+                _ => {}
+            }
+        }
+    }
+    Lacking { away, behind }
+}
+
 impl OpenPool {
     /// Why some of a volume's requests wait, or its replay: parts of it are right on no disk that is
     /// there. A member that is there and behind doesn't count for the regions that it missed.
     pub(super) fn blocked(&self, meta: &Metadata, volume: &VolumeMeta) -> Option<String> {
-        let (mut away, mut behind) = (BTreeSet::new(), BTreeSet::new());
-        // By runs first, since few of a large volume's groups have missed anything.
-        for run in volume.runs.values() {
-            if !run.members.iter().any(|member| self.is_there(member.disk)) {
-                away.extend(run.members.iter().map(|member| member.disk));
-            }
-        }
-        for group in meta.groups_behind(volume) {
-            let dirty = |disk: DiskNumber| meta.dirty(group.generation(), disk);
-            let disks = || group.members().map(|(disk, _)| disk);
-            let there = disks().filter(|disk| self.is_there(*disk));
-            let wrong = there.map(dirty).fold(u64::MAX, |a, b| a & b);
-            for disk in disks() {
-                match self.is_there(disk) {
-                    true if dirty(disk) & wrong != 0 => drop(behind.insert(disk)),
-                    false if dirty(disk) & wrong != wrong => drop(away.insert(disk)),
-                    _ => {}
-                }
-            }
-        }
-        let log = self.log_missing(volume);
+        let is_there = |disk| self.is_there(disk);
+        let Lacking { away, behind } = lacking(meta, volume, is_there);
+        let log = self.log_lacking(volume, is_there);
         if !log.is_empty() && away.is_empty() {
             return Some(format!(
                 "no current copy of its log is present; bring back {}",
@@ -52,15 +72,19 @@ impl OpenPool {
         Some(format!("no disk that is present has all of its blocks{behind}; bring back {away}"))
     }
 
-    /// The disks of which one is needed for a live segment of a volume's log.
-    fn log_missing(&self, volume: &VolumeMeta) -> BTreeSet<DiskNumber> {
+    /// The disks of which one is needed for a live segment of a volume's log, where only some are there.
+    pub(super) fn log_lacking(
+        &self,
+        volume: &VolumeMeta,
+        is_there: impl Fn(DiskNumber) -> bool,
+    ) -> BTreeSet<DiskNumber> {
         let config = self.pool.config.borrow();
         let live = volume.log.segments.values();
         let live = live.filter(|segment| segment.is_needed(volume.log.released));
         let mut missing = BTreeSet::new();
         for segment in live {
             let current = current_copies(segment, &config);
-            if !current.iter().any(|copy| self.is_there(copy.disk)) {
+            if !current.iter().any(|copy| is_there(copy.disk)) {
                 missing.extend(current.iter().map(|copy| copy.disk));
             }
         }
@@ -84,7 +108,7 @@ impl OpenPool {
         }
     }
 
-    fn names(&self, disks: &BTreeSet<DiskNumber>, between: &str) -> String {
+    pub(super) fn names(&self, disks: &BTreeSet<DiskNumber>, between: &str) -> String {
         let members = disks.iter().filter_map(|disk| self.pool.member(*disk));
         let names: Vec<String> = members.take(NAMED_MAX).map(|member| member.describe()).collect();
         let more = disks.len().saturating_sub(names.len());

@@ -6,7 +6,8 @@
 //!
 //! - **which pools there are**: `observe` (what is on a disk), `slot` (when a pool is opened), `open`
 //!   (takeover), `create` and `format_disk`, `destroy` and `unlabel`;
-//! - **who takes part**: `config` (votes), `commit`, `checkpoint` and `areas` (metadata), `lease`, `evict`, `re_add`;
+//! - **who takes part**: `config` (votes), `commit`, `checkpoint` and `areas` (metadata), `lease`, `evict`, `re_add`,
+//!   `offline`;
 //! - **data**: `volume/` (requests, their way into the log, what isn't in place yet), `destage` with `init`,
 //!   `disk_work` and `again`, `read`, `right_copy` (which member's answer counts), `checksums`, `replay`;
 //! - **where data is**: `relocate` moves groups to other disks, and `jobs` with `job_steps`, `rebalance` and
@@ -48,6 +49,7 @@ mod metadata_copies;
 mod missing;
 mod moved;
 mod observe;
+mod offline;
 mod open;
 mod open_pool;
 mod opening;
@@ -101,7 +103,10 @@ pub use slot::Engine;
 pub use wipe_disks::WipeDisks;
 
 use crate::error::PoolError;
-use crate::forecast::{ConvertForecast, EmptyForecast, RebalanceForecast, VolumeForecast};
+use crate::forecast::{
+    ConvertForecast, EmptyForecast, OfflineForecast, OnlineForecast, RebalanceForecast,
+    VolumeForecast,
+};
 use crate::format::{FailureDomain, JobNumber};
 use crate::history::HistoryEntry;
 use crate::metadata::Layout;
@@ -275,6 +280,17 @@ pub struct ImportOptions {
     /// Open it with metadata that is older than what votes or disks know of: what was changed since is
     /// given up.
     pub outdated_metadata: bool,
+}
+
+/// Disks that are to take no part, or to take part again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NamedDisks {
+    /// Each a disk, by the name under which it is or was present or by its identity, or a machine: all of its
+    /// disks.
+    pub disks: Vec<String>,
+    /// Only say what it would do.
+    pub dry_run: bool,
 }
 
 /// Disks that are to be emptied.
@@ -484,6 +500,25 @@ impl Engine {
         request: &EmptyDisks,
     ) -> Result<EmptyForecast, PoolError> {
         self.open_pool(pool)?.empty_disks(request).await
+    }
+
+    /// Takes disks out of use until they are taken into use again, or tells what that would mean. Refused where
+    /// something would be without a right copy, or the votes without a majority.
+    pub async fn offline_disks(
+        &self,
+        pool: &str,
+        request: &NamedDisks,
+    ) -> Result<OfflineForecast, PoolError> {
+        self.open_pool(pool)?.offline_disks(request).await
+    }
+
+    /// Takes disks into use again that were taken out of it, or tells what that would mean.
+    pub async fn online_disks(
+        &self,
+        pool: &str,
+        request: &NamedDisks,
+    ) -> Result<OnlineForecast, PoolError> {
+        self.open_pool(pool)?.online_disks(request).await
     }
 
     /// Has groups move so that more space can be given out and disks are evenly full, by a job, or tells what that

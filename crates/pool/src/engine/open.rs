@@ -297,6 +297,7 @@ impl OpenRequest {
             epoch,
             members: RefCell::new(members),
             leaving: RefCell::new(metadata.leaving()),
+            recalled: RefCell::default(),
             meta: RefCell::new(metadata),
             places: RefCell::default(),
             meta_lock: Semaphore::new(1),
@@ -322,8 +323,13 @@ impl OpenRequest {
     ) -> Result<(), Ended> {
         let pool = &open.pool;
         let mut fit: Vec<(Rc<Member>, bool)> = Vec::new();
+        pool.recall_if_needed(claimed.iter().map(|claimed| claimed.disk.label.disk));
         for claimed in claimed {
             let Some(member) = pool.member_by_id(claimed.disk.label.disk) else { continue };
+            if pool.is_offline(member.number) {
+                pool.vote_or_let_go(&member, &*claimed.disk.device).await;
+                continue;
+            }
             match pool.claim_and_check(&member, &*claimed.disk.device).await {
                 Ok(rolled_back) => fit.push((member, rolled_back)),
                 Err(NotFit::Refused(why) | NotFit::Unreadable(why)) => pool.refuse(&member, why),

@@ -18,7 +18,7 @@ use super::pool::Pool;
 use super::volume::{Serving, Volume};
 use super::votes::Unfit;
 use crate::error::PoolError;
-use crate::format::VolumeId;
+use crate::format::{DiskNumber, VolumeId};
 use crate::report::{PoolEvent, PoolState};
 
 /// An open pool.
@@ -31,6 +31,8 @@ pub(crate) struct OpenPool {
     pub(super) adding: Rc<Semaphore>,
     pub(super) jobs: Jobs,
     pub(super) unfit: Unfit,
+    /// Why disks that are to take no part still do.
+    pub(super) offline_waits: RefCell<BTreeMap<DiskNumber, String>>,
     /// The name of who owned it before it was opened here.
     owned_before: String,
 }
@@ -38,8 +40,16 @@ pub(crate) struct OpenPool {
 impl OpenPool {
     pub(crate) fn new(pool: Rc<Pool>, owned_before: String) -> Rc<OpenPool> {
         let (removing, adding) = (Semaphore::new(1), Semaphore::new(1));
-        let (volumes, jobs, unfit) = (RefCell::default(), Jobs::default(), Unfit::default());
-        Rc::new(OpenPool { pool, volumes, removing, adding, jobs, unfit, owned_before })
+        Rc::new(OpenPool {
+            pool,
+            volumes: RefCell::default(),
+            removing,
+            adding,
+            jobs: Jobs::default(),
+            unfit: Unfit::default(),
+            offline_waits: RefCell::default(),
+            owned_before,
+        })
     }
 
     /// Starts what runs beside requests, and opens the volumes.

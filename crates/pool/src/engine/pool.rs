@@ -45,8 +45,11 @@ pub(crate) struct Pool {
     pub(crate) members: RefCell<BTreeMap<DiskNumber, Rc<Member>>>,
     /// Changed only by [`Pool::commit`], with [`Pool::set_meta`].
     pub(crate) meta: RefCell<Metadata>,
-    /// The disks that jobs empty, by it.
+    /// The disks that jobs empty, or that are to take no part, by it.
     pub(super) leaving: RefCell<BTreeSet<DiskNumber>>,
+    /// Disks that are offline and vote all the same: without them there is no majority, or they are about to be
+    /// taken in.
+    pub(super) recalled: RefCell<BTreeSet<DiskNumber>>,
     /// Groups as they were looked up in it.
     pub(crate) places: RefCell<BTreeMap<(VolumeId, u64, u16), Rc<GroupPlace>>>,
     /// Held over each metadata transaction. Taken before `config_lock`, never after.
@@ -165,7 +168,7 @@ impl Pool {
         self.changed.notify_all();
     }
 
-    /// The disks that get nothing new, since jobs are to empty them.
+    /// The disks that get nothing new, since jobs are to empty them or they are to take no part.
     pub(crate) fn leaving(&self) -> Ref<'_, BTreeSet<DiskNumber>> {
         self.leaving.borrow()
     }

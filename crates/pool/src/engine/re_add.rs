@@ -63,6 +63,14 @@ impl Pool {
                 }
                 continue;
             }
+            if self.is_offline(member.number) {
+                let stays_so = self.vote_or_let_go(member, &*device).await;
+                if stays_so && appearance == member.appearance.get() {
+                    return;
+                }
+                self.runtime.sleep(self.limits.rejoin).await;
+                continue;
+            }
             match self.claim_and_check(member, &*device).await {
                 Ok(rolled_back) => {
                     self.use_at_once(member, rolled_back);
@@ -272,6 +280,10 @@ impl Pool {
     ) -> Result<Joined, Ended> {
         let reach = self.release_lock.acquire(1).await;
         let lock = self.meta_lock.acquire(1).await;
+        // Somebody may have wished so since it was claimed.
+        if self.is_offline(member.number) {
+            return Ok(Joined::NotYet);
+        }
         let examined = self.config.borrow().out_entry(member.number);
         self.note_move(member).await?;
         if rolled_back && self.has_lone_log_copy(member.number) {

@@ -78,6 +78,7 @@ impl OpenPool {
     fn disk(&self, meta: &Metadata, member: &Rc<Member>, voters: &[DiskId]) -> PoolDisk {
         let disk = meta.disks().get(&member.number);
         let state = match member.standing() {
+            _ if self.pool.is_offline(member.number) => DiskState::Offline,
             Standing::Refused(why) => DiskState::Refused { why },
             _ if member.device().is_none() || !member.answers.get() => DiskState::Missing,
             _ if member.rolled_back.get() => DiskState::RolledBack,
@@ -98,6 +99,7 @@ impl OpenPool {
             holds_vote: voters.contains(&member.id),
             is_witness: disk.is_some_and(|disk| disk.is_witness()),
             rebuild_waits: self.rebuild_waits(member.number),
+            offline: self.offline_report(meta, member.number),
         }
     }
 
@@ -184,7 +186,7 @@ impl OpenPool {
     }
 
     /// The same where `count` says for how many the disks count that are there.
-    fn least_copies(
+    pub(super) fn least_copies(
         &self,
         meta: &Metadata,
         volume: &VolumeMeta,
@@ -221,7 +223,10 @@ impl OpenPool {
     fn spare_votes(&self, meta: &Metadata) -> u32 {
         let accepted = self.pool.config.borrow().number;
         let present = self.pool.present_voters();
-        let takes_part = |m: &&Rc<Member>| m.answers.get() && self.pool.votes.has(m.id, accepted);
+        // Nobody counts on one that may be pulled.
+        let stays = |m: &Member| meta.offline_since(m.number).is_none();
+        let takes_part =
+            |m: &&Rc<Member>| m.answers.get() && stays(m) && self.pool.votes.has(m.id, accepted);
         let there: Vec<DiskId> = present.iter().filter(takes_part).map(|m| m.id).collect();
         let voters = self.pool.voters();
         let lists = voters.iter().flat_map(Voters::lists);
@@ -249,7 +254,7 @@ impl OpenPool {
 }
 
 /// How many machines disks are on.
-fn nodes(meta: &Metadata, disks: &[DiskNumber]) -> usize {
+pub(super) fn nodes(meta: &Metadata, disks: &[DiskNumber]) -> usize {
     let nodes = disks.iter().filter_map(|disk| Some(meta.disks().get(disk)?.node));
     nodes.collect::<BTreeSet<Uuid>>().len()
 }

@@ -22,6 +22,7 @@ mod jobs;
 mod layouts;
 mod logs;
 mod metadata;
+mod offline;
 mod owners;
 mod reads;
 mod right_copies;

@@ -99,8 +99,11 @@ impl OpenPool {
             if self.pool.unless_over(pause).await.is_err() {
                 return;
             }
-            let step = self.pool.unless_over(self.move_votes());
-            if !matches!(step.await, Ok(Ok(()))) {
+            let step = async {
+                self.move_votes().await?;
+                self.look_after_offline().await
+            };
+            if !matches!(self.pool.unless_over(step).await, Ok(Ok(()))) {
                 return;
             }
         }
@@ -109,7 +112,8 @@ impl OpenPool {
     /// Takes the next step towards those who should vote.
     async fn move_votes(self: &Rc<Self>) -> Result<(), Ended> {
         let voters = self.pool.config.borrow().voters.clone();
-        let wanted = self.wanted_voters(&voters);
+        let wanted_now = || self.wanted_voters(&self.pool.meta.borrow(), &voters);
+        let wanted = wanted_now();
         let newcomers = |list: &[DiskId]| -> Vec<Rc<Member>> {
             let new = list.iter().filter(|disk| !voters.now.contains(disk));
             new.filter_map(|disk| self.pool.member_by_id(*disk)).collect()
@@ -131,7 +135,7 @@ impl OpenPool {
             // From then on nothing is decided without a majority of these too, and only who votes now can take that
             // back. Where they are out of reach, all of these may be gone for good before they are back.
             let answer = self.pool.majority_answers(&BTreeSet::new()).await;
-            let is_still_wanted = are_same(&self.wanted_voters(&voters), &wanted);
+            let is_still_wanted = are_same(&wanted_now(), &wanted);
             if !answer || !is_still_wanted || !self.has_majority_there(&wanted) {
                 return Ok(());
             }
@@ -175,12 +179,15 @@ impl OpenPool {
             let is_new = |disk: &&DiskId| !from.now.contains(disk);
             let have =
                 to.next.is_some() || to.now.iter().filter(is_new).all(|d| copies.contains(d));
-            // One that a job empties may be removed before it is on a list, not after.
+            // One that a job empties may be removed before it is on a list, not after; and who is to take no part
+            // isn't put on one.
             let meta = self.pool.meta.borrow();
             let emptied = emptied(&meta);
             let exist = to.all().iter().filter(|disk| !from.contains(**disk)).all(|disk| {
-                let known = meta.disk_by_id(*disk);
-                known.is_some_and(|disk| !emptied.contains(&disk.number))
+                let known = meta.disk_by_id(*disk).map(|disk| disk.number);
+                known.is_some_and(|disk| {
+                    !emptied.contains(&disk) && meta.offline_since(disk).is_none()
+                })
             });
             done = config.voters == *from && have && exist && !copies.is_empty();
             if done {
@@ -246,14 +253,14 @@ impl OpenPool {
         })
     }
 
-    /// Who should vote, by who votes now.
-    fn wanted_voters(&self, voters: &Voters) -> Vec<DiskId> {
-        let meta = self.pool.meta.borrow();
-        let emptied = emptied(&meta);
+    /// Who should vote, by who votes now. Whoever is to take no part counts as gone, at once: he is about to be.
+    pub(super) fn wanted_voters(&self, meta: &Metadata, voters: &Voters) -> Vec<DiskId> {
+        let emptied = emptied(meta);
         let now = self.pool.runtime.now();
         self.unfit.borrow_mut().retain(|_, until| now < *until);
         let fits = |disk: &Disk| match voters.now.contains(&disk.id) {
-            true => !self.is_long_gone(&meta, disk.number),
+            _ if meta.offline_since(disk.number).is_some() => false,
+            true => !self.is_long_gone(meta, disk.number),
             false => self.is_there(disk.number) && !self.unfit.borrow().contains_key(&disk.number),
         };
         let able = |disk: &&Disk| !emptied.contains(&disk.number) && fits(disk);
@@ -294,7 +301,7 @@ impl OpenPool {
         let is_witness = |disk: &&DiskId| meta.disk_by_id(**disk).is_some_and(Disk::is_witness);
         let rank = |list: &Vec<DiskId>| {
             let others = list.len() - list.iter().filter(is_witness).count();
-            let spare = spare_of(&meta, list, is_chosen);
+            let spare = spare_of(meta, list, is_chosen);
             (has_majority(list, is_chosen), spare, others, !list.len().is_multiple_of(2))
         };
         lists.max_by_key(rank).unwrap_or_else(|| voters.now.clone())

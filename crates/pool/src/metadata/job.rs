@@ -53,9 +53,10 @@ impl Job {
 }
 
 impl Metadata {
-    /// The disks that get nothing new, since jobs are to empty them.
+    /// The disks that get nothing new, since jobs are to empty them or they are to take no part.
     pub fn leaving(&self) -> BTreeSet<DiskNumber> {
-        self.jobs().values().filter_map(Job::empties).collect()
+        let emptied = self.jobs().values().filter_map(Job::empties);
+        emptied.chain(self.offline().map(|(disk, _)| disk)).collect()
     }
 
     /// The job that empties a disk.

@@ -15,6 +15,7 @@ mod codec;
 mod conversion;
 mod extent_set;
 mod job;
+mod offline;
 mod reading;
 mod record;
 mod recover;

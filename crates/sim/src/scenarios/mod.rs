@@ -20,6 +20,7 @@ mod losses;
 mod metadata;
 mod nodes;
 pub mod nth_step;
+mod offline;
 mod operations;
 mod over;
 mod owners;
@@ -76,6 +77,7 @@ pub fn named() -> Vec<Scenario> {
         over::SCENARIOS,
         jobs::SCENARIOS,
         layouts::SCENARIOS,
+        offline::SCENARIOS,
         removal::SCENARIOS,
         reduce::SCENARIOS,
         scrub::SCENARIOS,

@@ -83,6 +83,12 @@ pub const SCENARIOS: &[Scenario] = &[
         |stage| by_luck(stage, &REBALANCE).boxed_local(),
     ),
     scenario(
+        "crash-in-offline",
+        "a crash at any step of taking a disk out of use, and into use again",
+        400,
+        |stage| by_luck(stage, &OFFLINE).boxed_local(),
+    ),
+    scenario(
         "crash-in-removal",
         "a crash at any step of removing a disk with a vote",
         400,
@@ -158,6 +164,7 @@ pub const OPERATIONS: &[Operation] = &[
     REBALANCE,
     REBUILD,
     REMOVAL,
+    OFFLINE,
     REDUCE,
 ];
 
@@ -296,6 +303,14 @@ const REMOVAL: Operation = Operation {
     on_disks: 400,
     prepare: |stage| super::removal::to_be_removed(stage).boxed_local(),
     act: |rig| super::removal::removed(rig).boxed_local(),
+};
+const OFFLINE: Operation = Operation {
+    name: "offline",
+    is_short: true,
+    steps: 1500,
+    on_disks: 300,
+    prepare: |stage| super::offline::to_be_offline(stage).boxed_local(),
+    act: |rig| super::offline::offline_and_online(rig).boxed_local(),
 };
 const REMOVE: Operation = Operation {
     name: "remove",
@@ -485,6 +500,9 @@ async fn recover(rig: &Rc<Rig>, operation: &Operation) -> Result<(), Failure> {
             extended?;
         }
         rig.run_for(Duration::from_secs(1)).await;
+    }
+    if operation.name == "offline" {
+        rig.all_online().await?;
     }
     if operation.name == "reduce" {
         super::reduce::to_full_size(rig).await?;

@@ -35,6 +35,7 @@ pub fn disk_state(state: &DiskState) -> String {
         DiskState::Seen => "seen".into(),
         DiskState::Usable => "usable".into(),
         DiskState::Out => "out".into(),
+        DiskState::Offline => "offline".into(),
         DiskState::Missing => "missing".into(),
         DiskState::Destroyed => "of a destroyed pool; `disk wipe` frees it".into(),
         DiskState::RolledBack => "rolled back, resync".into(),

@@ -1,9 +1,8 @@
 //! What happened to pools.
 
-use block::CalendarTime;
 use pool::Severity;
 
-use super::{lines, or_dash, table};
+use super::{calendar_time, lines, or_dash, table};
 use crate::cli::pool_history::PoolEntry;
 
 /// `pool history` and `events`; with the pool's name where there are several.
@@ -27,7 +26,7 @@ pub fn history_line(entry: &PoolEntry, of_all: bool) -> String {
 }
 
 fn cells(PoolEntry { pool, entry }: &PoolEntry, of_all: bool) -> Vec<String> {
-    let time = CalendarTime::of(i64::try_from(entry.at_secs).unwrap_or(i64::MAX)).to_string();
+    let time = calendar_time(entry.at_secs);
     let mark = match entry.severity {
         Severity::Info => "",
         Severity::Warning => "! ",

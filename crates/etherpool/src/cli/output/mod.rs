@@ -9,6 +9,7 @@ mod exports;
 mod history;
 mod jobs;
 mod layouts;
+mod offline;
 mod pools;
 mod status;
 mod volume_stats;
@@ -20,8 +21,8 @@ pub mod samples;
 use std::io::{IsTerminal, Write};
 
 use anyhow::Context as _;
-use block::Histogram;
 use block::size::Human;
+use block::{CalendarTime, Histogram};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
@@ -36,6 +37,7 @@ pub use jobs::{
 };
 use layouts::layout;
 pub use layouts::{conversion, rebalance};
+pub use offline::{offline, online};
 pub use pools::{forecast, import_plan, imports, pool, pools};
 pub use status::status;
 pub use volume_stats::volume_stats;
@@ -145,6 +147,11 @@ fn duration(us: u128) -> String {
         100_000..1_000_000 => format!("{}ms", us / 1000),
         _ => format!("{}.{}s", us / 1_000_000, us % 1_000_000 / 100_000),
     }
+}
+
+/// Seconds since 1970 as people read them.
+fn calendar_time(secs: u64) -> String {
+    CalendarTime::of(i64::try_from(secs).unwrap_or(i64::MAX)).to_string()
 }
 
 /// Bytes; `-` for none.

@@ -7,12 +7,12 @@ use block::size::Human;
 use block::spoken;
 use comfy_table::ContentArrangement;
 use control::api::{ImportResult, PoolReportExt as _};
-use pool::{ImportPlan, PoolForecast, PoolReport, PoolState};
+use pool::{ImportPlan, OfflineReport, PoolDisk, PoolForecast, PoolReport, PoolState};
 
 use super::disks::disk_state;
 use super::jobs::{job_rows, scrub};
 use super::volumes::volume_rows;
-use super::{facts, lines, table};
+use super::{calendar_time, facts, lines, table};
 
 /// `pool list`, not wider than the terminal where there is one.
 pub fn pools(pools: &[PoolReport], width: Option<u16>) -> String {
@@ -85,6 +85,9 @@ pub fn pool(report: &PoolReport, now_secs: u64) -> String {
     text.push('\n');
     text.push_str(&lines(&disks));
     for disk in &report.disks {
+        if let Some(offline) = &disk.offline {
+            text.push_str(&offline_line(report, disk, offline));
+        }
         if let Some(why) = &disk.rebuild_waits {
             text.push_str(&format!("What {} had isn't rebuilt: {why}\n", disk.name));
         }
@@ -106,6 +109,20 @@ pub fn pool(report: &PoolReport, now_secs: u64) -> String {
         ));
     }
     text
+}
+
+/// That a disk is out of use, since when, and what ends that.
+fn offline_line(report: &PoolReport, disk: &PoolDisk, offline: &OfflineReport) -> String {
+    let (name, since) = (&disk.name, calendar_time(offline.since_secs));
+    let back = format!("`etherpool disk online {} {name}` takes it into use again", report.name);
+    match &offline.waits {
+        None => format!(
+            "** {name} is offline since {since}, as somebody wants: redundancy is reduced, nothing is rebuilt **\n   {back}\n"
+        ),
+        Some(why) => format!(
+            "{name} is to be offline since {since}, and is still needed: {why}\n   {back}\n"
+        ),
+    }
 }
 
 /// How many machines vote, if each has one vote and they are an even number, so that one more would help.

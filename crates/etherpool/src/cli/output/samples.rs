@@ -132,6 +132,7 @@ pub fn pool() -> PoolReport {
             holds_vote: true,
             is_witness: false,
             rebuild_waits: None,
+            offline: None,
         }],
         votes: VotesReport { total: 3, present: 3 },
         lease_ok: true,

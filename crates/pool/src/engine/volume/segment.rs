@@ -327,7 +327,7 @@ impl Pool {
         numbers.filter(|disk| !leaving.contains(disk) && !meta.is_witness(*disk)).collect()
     }
 
-    /// The copies of a segment on disks that are in, and that no job empties.
+    /// The copies of a segment on disks that are in and stay.
     fn copies_that_stay(&self, segment: &Segment) -> usize {
         let (config, leaving) = (self.config.borrow(), self.leaving());
         let stays = |disk: DiskNumber| !config.is_out(disk) && !leaving.contains(&disk);
