@@ -215,6 +215,15 @@ fn a_node_that_is_gone_for_good_is_rebuilt_on_the_others() {
         let rebuilt = pool["volumes"][0]["degraded"] == false;
         rests && rebuilt && pool["survives"] == 1
     });
+    // Whoever looks for it on the shelf finds it.
+    let path = lab.disk_file("n2", 0).display().to_string();
+    for command in [&["pool", "show", "cluster"][..], &["disk", "list"]] {
+        let (_, text) = lab.said(command);
+        let line = text.lines().find(|line| line.contains("missing") && line.contains(&path));
+        let line = line.unwrap_or_else(|| panic!("{command:?} doesn't say where e2.0 was: {text}"));
+        assert!(line.contains("e2.0") && line.contains("n2"), "{line}");
+        assert!(line.contains("last seen 20"), "{line}");
+    }
     let log = lab.log("supervisor");
     for part in ["rebuild of disk e2.0 begins", "rebuild of disk e2.0 is done"] {
         assert!(log.contains(part), "{part}");

@@ -77,7 +77,7 @@ pub enum DiscoveryEvent {
     /// A target that is known showed itself: a sign of life.
     Seen(ShelfSlot, PathId),
     /// A second target answers for an address. It isn't used.
-    Conflict(TargetInfo),
+    Conflict(Box<TargetInfo>),
 }
 
 struct Entry {
@@ -442,7 +442,7 @@ impl Discovery {
         entry.info.seen = now;
         let info = entry.info.clone();
         if is_conflict {
-            self.events.push(DiscoveryEvent::Conflict(info));
+            self.events.push(DiscoveryEvent::Conflict(Box::new(info)));
         } else {
             self.events.push(DiscoveryEvent::Found(info));
         }

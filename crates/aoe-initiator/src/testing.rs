@@ -103,6 +103,7 @@ impl ScriptedTarget {
                 node_id: uuid::Uuid::from_u128(5),
                 node_name: "node".to_owned(),
                 export_name: "disk".to_owned(),
+                drive_serial: String::new(),
             },
             sessions: BTreeMap::new(),
             pending: BTreeSet::new(),

@@ -66,6 +66,8 @@ pub struct ExportOptions {
     pub name: String,
     /// Serial number in IDENTIFY, at most 20 bytes.
     pub serial: String,
+    /// Serial number of its drive, for those who look for it; empty where that isn't known.
+    pub drive_serial: String,
     /// Refuse writes.
     pub read_only: bool,
     /// Answer plain writes before they are on stable storage, and say so in IDENTIFY. What an
@@ -107,6 +109,7 @@ impl ExportOptions {
             address,
             name: name.into(),
             serial: format!("{}.{}", address.shelf, address.slot),
+            drive_serial: String::new(),
             read_only: false,
             write_cache: false,
             write_cache_switchable: false,

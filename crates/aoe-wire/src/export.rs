@@ -45,6 +45,8 @@ pub struct ExportInfo {
     pub node_name: String,
     /// The export's name, for people; cut to 96 bytes.
     pub export_name: String,
+    /// Its drive's serial number, for people; empty where that isn't known, or the name leaves no room for it.
+    pub drive_serial: String,
 }
 
 impl ExportInfo {
@@ -57,6 +59,9 @@ impl ExportInfo {
         if flags & !FLAG_READ_ONLY != 0 {
             return Err(ParseError::Reserved);
         }
+        let named = bytes_at::<EXPORT_NAME_BYTES>(payload, EXPORT_NAME)?;
+        let (name, serial) = named.split_at(end_of_text(&named));
+        let serial = serial.get(1..).unwrap_or_default();
         Ok(ExportInfo {
             sectors: u64_at(payload, SECTORS)?,
             physical_block_bytes: u32_at(payload, PHYSICAL_BLOCK)?,
@@ -70,7 +75,8 @@ impl ExportInfo {
             },
             node_id: uuid::Uuid::from_bytes(bytes_at(payload, NODE_ID)?),
             node_name: text(&bytes_at::<NODE_NAME_BYTES>(payload, NODE_NAME)?),
-            export_name: text(&bytes_at::<EXPORT_NAME_BYTES>(payload, EXPORT_NAME)?),
+            export_name: text(name),
+            drive_serial: text(serial),
         })
     }
 
@@ -88,7 +94,15 @@ impl ExportInfo {
         bytes[HOLDER_OWNER..NODE_ID].copy_from_slice(self.holder.owner.0.as_bytes());
         bytes[NODE_ID..NODE_NAME].copy_from_slice(self.node_id.as_bytes());
         put_text(&mut bytes[NODE_NAME..EXPORT_NAME], &self.node_name);
-        put_text(&mut bytes[EXPORT_NAME..HOLDER_HEARD], &self.export_name);
+        // Two texts: whoever looks for one finds the first.
+        let named = &mut bytes[EXPORT_NAME..HOLDER_HEARD];
+        put_text(named, &self.export_name);
+        let end = end_of_text(named);
+        if let Some(rest) =
+            named.get_mut(end + 1..).filter(|rest| self.drive_serial.len() <= rest.len())
+        {
+            put_text(rest, &self.drive_serial);
+        }
         bytes[HOLDER_HEARD..].copy_from_slice(&emit_heard(self.holder.heard).to_be_bytes());
         Buffer::copy_of(&bytes)
     }
@@ -102,10 +116,17 @@ fn put_text(field: &mut [u8], text: &str) {
     field[..len].copy_from_slice(&text.as_bytes()[..len]);
 }
 
+/// Where a text ends.
+fn end_of_text(field: &[u8]) -> usize {
+    field.iter().position(|byte| *byte == 0).unwrap_or(field.len())
+}
+
 /// Names reach terminals and logs: control characters don't.
 fn text(field: &[u8]) -> String {
-    let len = field.iter().position(|byte| *byte == 0).unwrap_or(field.len());
-    String::from_utf8_lossy(&field[..len]).chars().filter(|c| !c.is_control()).collect()
+    String::from_utf8_lossy(&field[..end_of_text(field)])
+        .chars()
+        .filter(|c| !c.is_control())
+        .collect()
 }
 
 #[cfg(test)]
@@ -129,6 +150,7 @@ mod tests {
             node_id: uuid::Uuid::from_bytes([8; 16]),
             node_name: "node-194".into(),
             export_name: "/dev/sda".into(),
+            drive_serial: "WD-1".into(),
         }
     }
 
@@ -143,7 +165,7 @@ mod tests {
         ]);
         assert_eq!((&bytes[32..48], &bytes[48..64]), (&[7; 16][..], &[8; 16][..]));
         assert_eq!(&bytes[64..73], b"node-194\0");
-        assert_eq!(&bytes[96..105], b"/dev/sda\0");
+        assert_eq!(&bytes[96..110], b"/dev/sda\0WD-1\0");
         assert_eq!(bytes[192..], [0, 0, 0, 0, 0, 0, 2, 3]);
         assert_eq!(ExportInfo::parse(&bytes), Ok(example()));
         let mut never = example();
@@ -161,6 +183,9 @@ mod tests {
         let parsed = ExportInfo::parse(&info.emit()).unwrap();
         assert_eq!(parsed.node_name, "ä".repeat(16));
         assert_eq!(parsed.export_name, "x".repeat(95));
+        assert_eq!(parsed.drive_serial, "", "half of one would be another one's");
+        info.export_name = "x".repeat(91);
+        assert_eq!(ExportInfo::parse(&info.emit()).unwrap().drive_serial, "WD-1");
         let mut bytes = info.emit().to_vec();
         bytes[64..68].copy_from_slice(b"a\x1b\xffb");
         assert!(ExportInfo::parse(&bytes).unwrap().node_name.starts_with("a\u{fffd}b"));

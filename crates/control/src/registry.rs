@@ -68,6 +68,9 @@ pub struct KnownDisk {
     pub node: String,
     /// Its path on that machine.
     pub device_name: String,
+    /// Its drive's serial number; empty where that isn't known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub serial: String,
 }
 
 /// A property of a volume that isn't acted on.
@@ -240,6 +243,7 @@ fn known_disk(id: Uuid, disk: &PoolDisk, before: Option<&KnownDisk>) -> Option<K
         name: disk.name.clone(),
         node: disk.node.clone(),
         device_name: disk.device_name.clone(),
+        serial: disk.serial.clone(),
     })
 }
 
@@ -305,6 +309,8 @@ mod tests {
             is_witness: false,
             rebuild_waits: None,
             offline: None,
+            serial: String::new(),
+            last_seen_secs: None,
         }
     }
 
@@ -379,6 +385,7 @@ mod tests {
             name: "e7.0".into(),
             node: "node-7".into(),
             device_name: "/dev/sda".into(),
+            serial: "WD-1".into(),
         });
         let read = Registry::parse(&registry.to_text().unwrap()).unwrap();
         assert_eq!(read, registry);

@@ -255,6 +255,7 @@ impl Bench {
                 node: Uuid::from_u128(1000 + number as u128),
                 node_name: format!("n{number}"),
                 device_name: format!("/dev/{name}"),
+                serial: String::new(),
             };
             engine.add_device(facts, Rc::new(device));
             disks.push(name);

@@ -21,6 +21,12 @@ pub struct DiskReport {
     pub node: String,
     /// Its path on that machine.
     pub device_name: String,
+    /// Its drive's serial number, if its machine tells it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub serial: String,
+    /// When it was last there, if it is gone: seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_seen_secs: Option<u64>,
     /// Size as the device tells it.
     pub size_bytes: u64,
     /// What is on it: `blank`, `etherpool`, or what was recognised.
@@ -162,6 +168,12 @@ pub struct PoolDisk {
     pub node: String,
     /// Its path on that machine, as far as it is known.
     pub device_name: String,
+    /// Its drive's serial number, as far as it is known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub serial: String,
+    /// When it took part last, if it doesn't now and that is known: seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_seen_secs: Option<u64>,
     /// The size in its label.
     pub size_bytes: u64,
     /// Space not allocated.

@@ -147,6 +147,7 @@ pub fn attach(handle: &Handle, ports: Vec<Rc<SimPort>>, engine: &Rc<Engine>) {
             node: export.node_id,
             node_name: export.node_name,
             device_name: export.export_name,
+            serial: export.drive_serial,
         };
         engine.remove_device(&facts.name);
         engine.add_device(facts, found.device);

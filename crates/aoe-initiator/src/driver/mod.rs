@@ -77,7 +77,7 @@ pub enum DiskEvent {
     /// A disk's size changed.
     Resized(ShelfSlot),
     /// A second target answers for an address. It isn't used.
-    Conflict(TargetInfo),
+    Conflict(Box<TargetInfo>),
 }
 
 /// Finds disks on its ports and drives them.
@@ -307,7 +307,7 @@ impl Inner {
         match disks.get(&info.address) {
             Some(known) if is_same_disk(&known.kind, &kind) => known.disk.add_path(info.path),
             Some(known) if known.disk.defends_against(info.path) => {
-                self.events.push(DiskEvent::Conflict(info));
+                self.events.push(DiskEvent::Conflict(Box::new(info)));
             }
             None if disks.len() >= TARGETS_MAX => {}
             // New, or another disk at the address of one that is gone.

@@ -397,6 +397,7 @@ fn welcome(export: &mut Export, shared: &mut Shared, port: &PortState, request: 
         node_id: shared.node.id,
         node_name: shared.node.name.clone(),
         export_name: export.options.name.clone(),
+        drive_serial: export.options.drive_serial.clone(),
     };
     let answer = reply(export, shared, port, request, Status::Ok);
     shared.send(port.id, answer.emit(info.emit()));

@@ -153,6 +153,8 @@ fn disk(name: &str) -> PoolDisk {
         is_witness: false,
         rebuild_waits: None,
         offline: None,
+        serial: String::new(),
+        last_seen_secs: None,
     }
 }
 

@@ -317,7 +317,11 @@ fn of_scrub(found: &mut Found, pool: &PoolReport, now_secs: u64) {
 
 fn of_disk(found: &mut Found, pool: &PoolReport, disk: &PoolDisk) {
     let (name, about) = (pool.name.as_str(), (Some(pool.name.as_str()), disk.name.as_str()));
-    let place = format!("{} ({} on {})", disk.name, disk.device_name, disk.node);
+    let serial = match disk.serial.as_str() {
+        "" => String::new(),
+        serial => format!(", serial {serial}"),
+    };
+    let place = format!("{} ({} on {}{serial})", disk.name, disk.device_name, disk.node);
     let remedy = format!("if it won't be back: etherpool pool replace {name} {} NEW", disk.name);
     match &disk.state {
         DiskState::Missing | DiskState::Out => {

@@ -52,7 +52,8 @@ pub async fn run(context: &Context, command: DiskCommand) -> Result<Exit, Failur
             let disks: Vec<DiskReport> = context.client.get("/v1/disks").await?;
             // Disks that aren't present are known by their pools only.
             let pools: Vec<PoolReport> = context.client.get("/v1/pools").await?;
-            output::show(context.json, &disks, || output::disks(&disks))?;
+            let listed = output::with_missing(disks.clone(), &pools);
+            output::show(context.json, &listed, || output::disks(&listed))?;
             Ok(health(&disks, &pools))
         }
         DiskCommand::ResetEpoch(args) => reset_epoch(context, args).await,

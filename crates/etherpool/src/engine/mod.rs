@@ -254,6 +254,7 @@ fn known_pools(registry: &Registry) -> Vec<KnownPool> {
             name: disk.name.clone(),
             node_name: disk.node.clone(),
             device_name: disk.device_name.clone(),
+            serial: disk.serial.clone(),
         },
     };
     let pools = registry.pools.iter();

@@ -209,6 +209,7 @@ fn facts_of(address: ShelfSlot, targets: &[TargetInfo]) -> Option<DiskFacts> {
             node: export.node_id,
             node_name: export.node_name.clone(),
             device_name: export.export_name.clone(),
+            serial: export.drive_serial.clone(),
         })
     })
 }

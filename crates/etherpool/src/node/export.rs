@@ -355,6 +355,7 @@ impl Export {
         let serial = format!("{}.{}:{}", self.address.shelf, self.address.slot, node.name);
         let reach = reach(node, &plan.interfaces);
         let mut options = plan.options(&name, reach, Remembered::default(), &serial);
+        options.drive_serial = plan.serial.clone().unwrap_or_else(|| disk.serial().to_owned());
         if closed {
             options.access = AccessPolicy { default: Access::Reject, ..AccessPolicy::default() };
             options.list_editors = ListEditors::Nobody;

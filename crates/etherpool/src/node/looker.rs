@@ -31,6 +31,8 @@ pub struct Found {
     pub identity: SystemIdentity,
     /// Where it is found again.
     pub place: Place,
+    /// Its drive's serial number, if it has one.
+    pub serial: Option<String>,
 }
 
 /// Looks at all disks of a process.

@@ -39,6 +39,7 @@ struct OpenDisk {
     file: Rc<FileDevice>,
     reference: Arc<FileReference>,
     path: PathBuf,
+    serial: String,
     identity: SystemIdentity,
     medium: MediumPlan,
     users: RefCell<BTreeMap<ShelfSlot, ExportPlan>>,
@@ -64,7 +65,7 @@ impl OpenDisks {
     /// # Errors
     /// When it isn't there, in use, too small, or when another export has the same sectors.
     pub async fn open(&self, plan: &ExportPlan) -> anyhow::Result<DiskUse> {
-        let Found { path, identity, place } = self.looker.find(&plan.medium.path).await?;
+        let Found { path, identity, place, serial } = self.looker.find(&plan.medium.path).await?;
         let slot = self.slot(identity);
         let _turn = slot.turn.acquire(1).await;
         let present = slot.disk.borrow().upgrade();
@@ -81,6 +82,7 @@ impl OpenDisks {
                     reference: Arc::new(file.reference()?),
                     file,
                     path,
+                    serial: serial.unwrap_or_default(),
                     identity,
                     medium: plan.medium.clone(),
                     users: RefCell::default(),
@@ -169,6 +171,11 @@ impl DiskUse {
     pub fn path(&self) -> &Path {
         &self.disk.path
     }
+
+    /// Its drive's serial number; empty where that isn't known.
+    pub fn serial(&self) -> &str {
+        &self.disk.serial
+    }
 }
 
 impl Drop for DiskUse {
@@ -224,7 +231,8 @@ pub fn locate(name: &str) -> anyhow::Result<Found> {
     let (path, identity) = find(name)?;
     let place =
         Place::of(name, &path).with_context(|| format!("{} can't be looked at", path.display()))?;
-    Ok(Found { path, identity, place })
+    let serial = os::disks::serial_of(&path);
+    Ok(Found { path, identity, place, serial })
 }
 
 /// Where the disk is that a name means, and which it is. Blocks.

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::{Places, read_first, read_number, stable_names};
@@ -55,6 +55,24 @@ pub(super) fn drives_in(places: &Places) -> io::Result<Vec<DriveSeen>> {
     }
     drives.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(drives)
+}
+
+/// The serial number of the drive behind a block device, or behind the disk that it is a part of. Reads only what the
+/// kernel knows.
+pub fn serial_of(path: &Path) -> Option<String> {
+    let device = fs::metadata(path).ok()?;
+    let is_block = device.file_type().is_block_device();
+    is_block.then(|| serial_in(&Places::default(), device.rdev())).flatten()
+}
+
+fn serial_in(places: &Places, device: u64) -> Option<String> {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let directory = fs::canonicalize(places.sys.join(format!("dev/block/{major}:{minor}"))).ok()?;
+    let whole = match directory.join("partition").exists() {
+        true => directory.parent()?,
+        false => &directory,
+    };
+    read_first(whole, &["device/serial", "serial"]).or_else(|| unit_serial(whole))
 }
 
 /// SCSI's page 80h, as the kernel read it when the disk appeared: two bytes, a length, the serial

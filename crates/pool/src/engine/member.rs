@@ -41,6 +41,8 @@ pub(crate) struct Member {
     pub(crate) id: DiskId,
     /// Where things are on it.
     pub(crate) geometry: DiskGeometry,
+    /// When it took part last: seconds since 1970; 0 before it did.
+    pub(crate) seen_secs: Cell<u64>,
     /// Where it is or was present.
     pub(crate) place: RefCell<DiskPlace>,
     /// The machine that it is present on; nil before it was.
@@ -108,6 +110,7 @@ impl Member {
             number,
             id,
             geometry,
+            seen_secs: Cell::new(0),
             place: RefCell::default(),
             machine: Cell::new(Uuid::nil()),
             labelled_area: Cell::new(None),
@@ -225,10 +228,5 @@ impl Member {
             true => format!("{} of {}", self.number, place.node_name),
             false => place.name.clone(),
         }
-    }
-
-    /// Where to look for it.
-    pub(crate) fn describe(&self) -> String {
-        self.place.borrow().to_string()
     }
 }

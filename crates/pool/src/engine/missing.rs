@@ -1,7 +1,9 @@
 //! Which disks to bring back: what a volume or pool lacks that waits, named so that a person finds it.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
+use super::member::Member;
 use super::open_pool::OpenPool;
 use super::volume::segment::current_copies;
 use crate::format::DiskNumber;
@@ -110,7 +112,8 @@ impl OpenPool {
 
     pub(super) fn names(&self, disks: &BTreeSet<DiskNumber>, between: &str) -> String {
         let members = disks.iter().filter_map(|disk| self.pool.member(*disk));
-        let names: Vec<String> = members.take(NAMED_MAX).map(|member| member.describe()).collect();
+        let name = |member: Rc<Member>| self.pool.describe(&member);
+        let names: Vec<String> = members.take(NAMED_MAX).map(name).collect();
         let more = disks.len().saturating_sub(names.len());
         let more = if more == 0 { String::new() } else { format!(" and {more} more") };
         format!("{}{more}", names.join(between))

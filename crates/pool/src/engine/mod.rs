@@ -53,6 +53,7 @@ mod offline;
 mod open;
 mod open_pool;
 mod opening;
+mod places;
 mod pool;
 mod quorum;
 mod re_add;
@@ -139,6 +140,8 @@ pub struct DiskFacts {
     pub node_name: String,
     /// Its path on that machine.
     pub device_name: String,
+    /// Its drive's serial number; empty where that isn't known.
+    pub serial: String,
 }
 
 impl DiskFacts {
@@ -148,6 +151,7 @@ impl DiskFacts {
             name: self.name.clone(),
             node_name: self.node_name.clone(),
             device_name: self.device_name.clone(),
+            serial: self.serial.clone(),
         }
     }
 }
@@ -179,18 +183,8 @@ pub struct DiskPlace {
     pub node_name: String,
     /// Its path on that machine.
     pub device_name: String,
-}
-
-impl std::fmt::Display for DiskPlace {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (self.name.is_empty(), self.device_name.is_empty()) {
-            (false, false) => {
-                write!(f, "{} ({} on {})", self.name, self.device_name, self.node_name)
-            }
-            (false, true) => write!(f, "{} (on {})", self.name, self.node_name),
-            (true, _) => write!(f, "a disk of {}", self.node_name),
-        }
-    }
+    /// Its drive's serial number; empty where that isn't known.
+    pub serial: String,
 }
 
 /// A pool to be made of disks, which the engine knows by their names.

@@ -275,10 +275,13 @@ impl OpenRequest {
         let members: BTreeMap<DiskNumber, Rc<Member>> = members.collect();
         for (number, member) in &members {
             let node_name = metadata.disks().get(number).map(|disk| disk.node_name.clone());
-            let unknown =
-                || DiskPlace { node_name: node_name.unwrap_or_default(), ..DiskPlace::default() };
+            let node_name = node_name.unwrap_or_default();
+            // The pool may have been elsewhere since our records were written.
+            let kept = metadata.last_place(*number);
+            let kept = kept.map(|place| DiskPlace::of(place, node_name.clone()));
+            let place = kept.or_else(|| self.known.get(&member.id).cloned());
             *member.place.borrow_mut() =
-                self.known.get(&member.id).cloned().unwrap_or_else(unknown);
+                place.unwrap_or_else(|| DiskPlace { node_name, ..DiskPlace::default() });
         }
         for seen in &self.disks {
             if let Some(member) = members.values().find(|m| m.id == seen.label.disk) {

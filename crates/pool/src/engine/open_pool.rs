@@ -66,6 +66,7 @@ impl OpenPool {
         self.pool.runtime.spawn(Rc::clone(self).run_votes());
         self.pool.runtime.spawn(Rc::clone(self).run_scrubs());
         self.pool.runtime.spawn(Rc::clone(self).run_history());
+        self.pool.runtime.spawn(Rc::clone(self).run_places());
         self.pool.runtime.spawn(Rc::clone(&self.pool).run_metadata_copies());
         let ids: Vec<VolumeId> = self.pool.meta.borrow().volumes().keys().copied().collect();
         for id in ids {

@@ -37,7 +37,11 @@ impl OpenPool {
             let named = meta.jobs().iter().filter(|(_, job)| job.disks.contains(&disk));
             let jobs = named.map(|(number, _)| MetaRecord::JobRemoved { number: *number });
             let wish = meta.offline_since(disk).map(|_| MetaRecord::offline(disk, None));
-            jobs.chain(wish).chain([MetaRecord::DiskRemoved { number: disk }]).collect::<Vec<_>>()
+            let place = meta.last_place(disk).map(|_| MetaRecord::last_place(disk, None));
+            jobs.chain(wish)
+                .chain(place)
+                .chain([MetaRecord::DiskRemoved { number: disk }])
+                .collect::<Vec<_>>()
         };
         pool.commit_locked(&records).await?;
         pool.members.borrow_mut().remove(&disk);

@@ -256,7 +256,7 @@ impl Volume {
 
     pub(super) fn names_of(&self, disks: impl IntoIterator<Item = DiskNumber>) -> String {
         let members = disks.into_iter().filter_map(|disk| self.pool.member(disk));
-        let names: Vec<_> = members.map(|member| member.describe()).collect();
+        let names: Vec<_> = members.map(|member| self.pool.describe(&member)).collect();
         names.join(" or ")
     }
 

@@ -91,6 +91,8 @@ impl OpenPool {
             id: member.id.to_string(),
             node: disk.map_or_else(String::new, |disk| disk.node_name.clone()),
             device_name: member.place.borrow().device_name.clone(),
+            serial: member.place.borrow().serial.clone(),
+            last_seen_secs: self.pool.last_seen_secs(member),
             size_bytes: member.geometry.labelled_bytes(),
             free_bytes: disk.map_or(0, |disk| u64::from(disk.free.len()) * extent_bytes),
             state,

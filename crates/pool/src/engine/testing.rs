@@ -502,6 +502,7 @@ impl Bench {
             node: Uuid::from_u128(1000 + u128::from(disk.node)),
             node_name: format!("node-{}", disk.node),
             device_name: format!("/dev/{}", disk.name),
+            serial: format!("SERIAL-{}", disk.name),
         };
         self.engine.add_device(facts, device);
     }

@@ -24,6 +24,7 @@ mod logs;
 mod metadata;
 mod offline;
 mod owners;
+mod places;
 mod reads;
 mod right_copies;
 mod scrub;

@@ -2,9 +2,9 @@
 
 use block::size::Human;
 use control::api::SeenTarget;
-use pool::{DiskReport, DiskState};
+use pool::{DiskReport, DiskState, PoolDisk, PoolReport};
 
-use super::{lines, or_dash, table};
+use super::{calendar_time, lines, or_dash, table};
 
 /// `disk list`.
 pub fn disks(disks: &[DiskReport]) -> String {
@@ -21,10 +21,49 @@ pub fn disks(disks: &[DiskReport]) -> String {
             disk.content.clone(),
             or_dash(disk.pool.as_deref()),
             or_dash(disk.owner.as_deref()),
-            disk_state(&disk.state),
+            whereabouts(disk),
         ]);
     }
     lines(&table)
+}
+
+/// The disks of pools of ours that aren't present, behind those that are.
+pub fn with_missing(mut disks: Vec<DiskReport>, pools: &[PoolReport]) -> Vec<DiskReport> {
+    for pool in pools.iter().filter(|pool| pool.is_ours()) {
+        let is_listed = |disk: &PoolDisk| disks.iter().any(|listed| listed.name == disk.name);
+        let is_gone = |disk: &&PoolDisk| match disk.state {
+            DiskState::Missing => true,
+            DiskState::Offline => !is_listed(disk),
+            _ => false,
+        };
+        let gone = pool.disks.iter().filter(is_gone).map(|disk| DiskReport {
+            name: disk.name.clone(),
+            node: disk.node.clone(),
+            device_name: disk.device_name.clone(),
+            serial: disk.serial.clone(),
+            last_seen_secs: disk.last_seen_secs,
+            size_bytes: disk.size_bytes,
+            content: "etherpool".into(),
+            pool: Some(pool.name.clone()),
+            owner: Some(pool.owner.clone()),
+            state: disk.state.clone(),
+        });
+        let gone: Vec<DiskReport> = gone.collect();
+        disks.extend(gone);
+    }
+    disks
+}
+
+/// What there is to say of one that is gone.
+fn whereabouts(disk: &DiskReport) -> String {
+    let mut known = disk_state(&disk.state);
+    if let Some(secs) = disk.last_seen_secs {
+        if !disk.serial.is_empty() {
+            known.push_str(&format!(", serial {}", disk.serial));
+        }
+        known.push_str(&format!(", last seen {}", calendar_time(secs)));
+    }
+    known
 }
 
 /// A disk's state in words.
@@ -84,6 +123,27 @@ e2.0  1.00 GiB  n1    /dev/sdb  ext4     -     -      refused: label damaged
 ";
         assert_eq!(text, expected, "\n{text}");
         assert!(disks(&[]).starts_with("No disk"));
+    }
+
+    #[test]
+    fn a_disk_that_is_gone_is_found_on_the_shelf() {
+        let mut pool = samples::pool();
+        assert_eq!(with_missing(Vec::new(), &[pool.clone()]), [], "it is there");
+        pool.disks[0].state = DiskState::Missing;
+        pool.disks[0].serial = "WD-123".into();
+        pool.disks[0].last_seen_secs = Some(951_782_399);
+        let text = disks(&with_missing(vec![samples::disk("e2.0")], &[pool.clone()]));
+        let expected = "\
+e1.0  1.00 GiB  n1    /dev/sda  etherpool  cluster  host   missing, serial WD-123, last seen 2000-02-28 23:59:59
+";
+        assert!(text.ends_with(expected), "\n{text}");
+        let shown = super::super::pool(&pool, 1_000_000);
+        let line =
+            "e1.0 is missing: /dev/sda on n1, serial WD-123, last seen 2000-02-28 23:59:59\n";
+        assert!(shown.contains(line), "\n{shown}");
+        // Others' are none of ours to look for.
+        pool.state = pool::PoolState::Released;
+        assert_eq!(with_missing(Vec::new(), &[pool]), []);
     }
 
     #[test]

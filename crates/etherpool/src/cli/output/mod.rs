@@ -28,7 +28,7 @@ use serde::Serialize;
 
 pub use alerts::{alert_test, alerts};
 pub use check::pool_check;
-pub use disks::{disks, targets};
+pub use disks::{disks, targets, with_missing};
 pub use dump::dumped;
 pub use exports::{target_stats, target_status};
 pub use history::{history, history_line};

@@ -7,7 +7,7 @@ use block::size::Human;
 use block::spoken;
 use comfy_table::ContentArrangement;
 use control::api::{ImportResult, PoolReportExt as _};
-use pool::{ImportPlan, OfflineReport, PoolDisk, PoolForecast, PoolReport, PoolState};
+use pool::{DiskState, ImportPlan, OfflineReport, PoolDisk, PoolForecast, PoolReport, PoolState};
 
 use super::disks::disk_state;
 use super::jobs::{job_rows, scrub};
@@ -85,6 +85,9 @@ pub fn pool(report: &PoolReport, now_secs: u64) -> String {
     text.push('\n');
     text.push_str(&lines(&disks));
     for disk in &report.disks {
+        if let Some(last) = last_seen(disk).filter(|_| disk.state == DiskState::Missing) {
+            text.push_str(&format!("{} is missing: {last}\n", disk.name));
+        }
         if let Some(offline) = &disk.offline {
             text.push_str(&offline_line(report, disk, offline));
         }
@@ -109,6 +112,21 @@ pub fn pool(report: &PoolReport, now_secs: u64) -> String {
         ));
     }
     text
+}
+
+/// Where a disk was that isn't there, for whoever looks for it on the shelf.
+pub fn last_seen(disk: &PoolDisk) -> Option<String> {
+    let mut known = Vec::new();
+    if !disk.device_name.is_empty() {
+        known.push(format!("{} on {}", disk.device_name, disk.node));
+    } else if !disk.node.is_empty() {
+        known.push(format!("on {}", disk.node));
+    }
+    if !disk.serial.is_empty() {
+        known.push(format!("serial {}", disk.serial));
+    }
+    known.extend(disk.last_seen_secs.map(|secs| format!("last seen {}", calendar_time(secs))));
+    (!known.is_empty()).then(|| known.join(", "))
 }
 
 /// That a disk is out of use, since when, and what ends that.

@@ -21,6 +21,8 @@ pub fn disk(name: &str) -> DiskReport {
         name: name.into(),
         node: "n1".into(),
         device_name: "/dev/sdb".into(),
+        serial: String::new(),
+        last_seen_secs: None,
         size_bytes: 1 << 30,
         content: "blank".into(),
         pool: None,
@@ -121,6 +123,8 @@ pub fn pool() -> PoolReport {
         survives: 1,
         disks: vec![PoolDisk {
             device_name: "/dev/sda".into(),
+            serial: String::new(),
+            last_seen_secs: None,
             name: "e1.0".into(),
             id: "33333333-3333-3333-3333-333333333333".into(),
             node: "n1".into(),

@@ -479,8 +479,8 @@ fn what_is_stuck_in_several_segments_comes_to_rest() {
     }
     let last = stuck[stuck.len() - 1];
     bench.write(&volume, last, pattern(last, 1, 2)).unwrap();
-    // By then what happened is in the pool's history.
-    bench.pass(Duration::from_secs(40));
+    // By then what happened, and where disks are, is in the pool.
+    bench.pass(Duration::from_secs(70));
     let writes = |bench: &Bench| bench.disks.iter().map(|disk| disk.writes.get()).sum::<u64>();
     let before = writes(&bench);
     bench.pass(Duration::from_secs(20));

@@ -327,8 +327,8 @@ fn a_slot_that_cannot_be_mended_leaves_the_other_one() {
         assert_eq!((vote.told(vote_damaged), vote.told(vote_repaired)), (1, 0), "{dead:?}");
         let (config, id) = (vote.pool.config.borrow().clone(), vote.place.disk);
         assert!(vote.pool.votes.has(id, config.number) && vote.is_current(newest), "{dead:?}");
-        // By then what happened is in the pool's history.
-        bench.pass(Duration::from_secs(40));
+        // By then what happened, and where disks are, is in the pool.
+        bench.pass(Duration::from_secs(70));
         let (kept, writes) = (vote.slot(newest), vote.disk.writes.get());
         bench.pass(Duration::from_secs(60));
         assert_eq!(vote.disk.writes.get(), writes, "{dead:?}: nobody tries again by himself");
