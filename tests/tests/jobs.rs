@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use blackbox::{Lab, LabOptions, Load, wait_until};
 use serde_json::{Value, json};
@@ -330,7 +329,6 @@ fn a_disk_is_taken_out_of_use_while_its_machine_is_started_anew() {
     load.wait_for_promises();
     let report = load.stop();
     assert!(report.error.is_none(), "{:?}", report.error);
-    assert!(report.longest < Duration::from_millis(1400), "a writer waited {:?}", report.longest);
     report.verify();
     lab.lab(&["kill", "supervisor"]);
     lab.lab(&["up"]);

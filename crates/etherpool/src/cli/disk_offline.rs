@@ -73,7 +73,10 @@ pub async fn offline(context: &Context, args: OfflineArgs) -> Result<Exit, Failu
     let plan: OfflineForecast = context.client.post(&path, &request).await?;
     let (names, pool) = (output::named(&disks), &report.name);
     output::show(context.json, &plan, || {
-        format!("{names} of pool {pool}: offline, until `etherpool disk online {pool} {names}`\n")
+        let arguments = output::as_arguments(&disks);
+        format!(
+            "{names} of pool {pool}: offline, until `etherpool disk online {pool} {arguments}`\n"
+        )
     })?;
     Ok(Exit::Ok)
 }

@@ -290,6 +290,11 @@ pub fn named(disks: &[&PoolDisk]) -> String {
     disks.iter().map(|disk| disk.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
+/// The disks' names as arguments of a command.
+pub fn as_arguments(disks: &[&PoolDisk]) -> String {
+    disks.iter().map(|disk| disk.name.as_str()).collect::<Vec<_>>().join(" ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::samples;

@@ -33,7 +33,8 @@ pub use dump::dumped;
 pub use exports::{target_stats, target_status};
 pub use history::{history, history_line};
 pub use jobs::{
-    PoolJob, cancelling, evacuation, jobs, named, removal, replacement, scrubbed, what_it_does,
+    PoolJob, as_arguments, cancelling, evacuation, jobs, named, removal, replacement, scrubbed,
+    what_it_does,
 };
 use layouts::layout;
 pub use layouts::{conversion, rebalance};

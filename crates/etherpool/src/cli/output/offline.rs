@@ -3,7 +3,7 @@
 use block::size::Human;
 use pool::{OfflineForecast, OnlineForecast, PoolDisk, PoolReport, VolumeSurvival};
 
-use super::named;
+use super::{as_arguments, named};
 
 /// What taking disks out of use would mean.
 pub fn offline(report: &PoolReport, disks: &[&PoolDisk], plan: &OfflineForecast) -> String {
@@ -13,8 +13,9 @@ pub fn offline(report: &PoolReport, disks: &[&PoolDisk], plan: &OfflineForecast)
         _ => ("they", "have"),
     };
     let mut text = format!(
-        "Pool {pool} would go on without {names} until `etherpool disk online {pool} {names}`. What {they} {have} isn't\n\
+        "Pool {pool} would go on without {names} until `etherpool disk online {pool} {arguments}`. What {they} {have} isn't\n\
          rebuilt on others meanwhile, however long that is; then what {they} missed is copied to {they_obj}.\n",
+        arguments = as_arguments(disks),
         they_obj = if disks.len() == 1 { "it" } else { "them" },
     );
     if !plan.votes_move.is_empty() {
