@@ -316,7 +316,8 @@ impl OpenPool {
             let lock = self.pool.unless_over(self.pool.meta_lock.acquire(1)).await?;
             let meta = self.pool.meta.borrow().clone();
             // It may be back by now, or somebody asked for something else.
-            if !self.pool.is_out(disk) || meta.job_of(disk).is_some() {
+            let is_offline = meta.offline_since(disk).is_some();
+            if !self.pool.is_out(disk) || meta.job_of(disk).is_some() || is_offline {
                 continue;
             }
             let records = job_records(&meta, JobKind::Rebuild, &[disk], None);

@@ -5,7 +5,7 @@
 //! on it is **offline**: nothing is read from it or written to it, whoever owns the pool, until the wish is withdrawn.
 //! Then it comes back like any disk that was away.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use block::BlockDevice;
@@ -84,10 +84,12 @@ impl OpenPool {
         self: &Rc<Self>,
         request: &NamedDisks,
     ) -> Result<OfflineForecast, PoolError> {
-        let disks: BTreeSet<DiskNumber> = self.all_named(&request.disks)?.into_iter().collect();
+        let mut disks: BTreeSet<DiskNumber> = self.all_named(&request.disks)?.into_iter().collect();
         if disks.is_empty() {
             return Err(PoolError::invalid("no disk is named", "name those to take out of use"));
         }
+        // Of those that are offline already nothing is asked that may have changed since.
+        disks.retain(|disk| !self.pool.is_offline(*disk));
         let forecast = {
             let meta = self.pool.meta.borrow();
             let then = self.with_wish(&meta, &disks)?;
@@ -264,9 +266,18 @@ impl OpenPool {
         if let Some(why) = why_not {
             return Ok(Err(why));
         }
+        // Its vote would count as that of one that stays.
+        let is_unfit = |member: Rc<Member>| member.answers.get() && !member.is_usable();
+        if are_in.iter().filter_map(|disk| pool.member(*disk)).any(is_unfit) {
+            return Ok(Err("it is just being looked at".to_owned()));
+        }
         if !pool.majority_answers(&are_in).await {
             return Ok(Err("no majority of the votes answers without it".to_owned()));
         }
+        // What is judged must not change until they are out: a release that tells of a disk that lacks something, a
+        // position or a copy of a log that is given up because these are in.
+        let _releases = pool.unless_over(pool.release_lock.acquire(1)).await?;
+        let _meta = pool.unless_over(pool.meta_lock.acquire(1)).await?;
         // What another one lacks is told before it is taken in, so what holds now holds once they are out.
         let mut outcome = Ok(());
         pool.change_configuration(|config| {
@@ -283,8 +294,13 @@ impl OpenPool {
         }
         for member in are_in.iter().filter_map(|disk| pool.member(*disk)) {
             match member.device() {
-                Some(device) => pool.let_go(&member, &*device),
-                None => pool.set_standing(&member, Standing::Out),
+                Some(device) if pool.is_offline(member.number) => pool.let_go(&member, &*device),
+                _ => pool.set_standing(&member, Standing::Out),
+            }
+            // Somebody may have withdrawn the wish while that was decided.
+            if !pool.is_offline(member.number) {
+                pool.re_add_soon(&member);
+                continue;
             }
             let (pool, disk) = (pool.name.clone(), member.display_name());
             self.pool.events.tell(PoolEvent::DiskOffline { pool, disk });
@@ -294,16 +310,23 @@ impl OpenPool {
 
     /// Finishes what a command or a crash left of disks that are to take no part.
     pub(super) async fn look_after_offline(self: &Rc<Self>) -> Result<(), Ended> {
-        let wished: Vec<DiskNumber> = self.pool.meta.borrow().offline().map(|(d, _)| d).collect();
-        let mut waits = self.offline_waits.take();
-        waits.retain(|disk, _| wished.contains(disk));
-        for disk in wished {
-            match self.take_offline(&[disk].into()).await? {
-                Ok(()) => drop(waits.remove(&disk)),
-                Err(why) => drop(waits.insert(disk, why)),
+        // What was wished at once goes at once, or not at all.
+        let mut wishes: BTreeMap<u64, BTreeSet<DiskNumber>> = BTreeMap::new();
+        for (disk, since_secs) in self.pool.meta.borrow().offline() {
+            wishes.entry(since_secs).or_default().insert(disk);
+        }
+        let is_wished = |disk: &DiskNumber| wishes.values().any(|disks| disks.contains(disk));
+        self.offline_waits.borrow_mut().retain(|disk, _| is_wished(disk));
+        for disks in wishes.values() {
+            let taken = self.take_offline(disks).await?;
+            let mut waits = self.offline_waits.borrow_mut();
+            for disk in disks {
+                match &taken {
+                    Ok(()) => drop(waits.remove(disk)),
+                    Err(why) => drop(waits.insert(*disk, why.clone())),
+                }
             }
         }
-        *self.offline_waits.borrow_mut() = waits;
         // Those that had to vote need not once others do.
         let voters = self.pool.present_voters();
         let is_spare = |member: &Rc<Member>| self.pool.is_offline(member.number);
@@ -420,7 +443,14 @@ impl OpenPool {
         disk: DiskNumber,
     ) -> Option<OfflineReport> {
         let since_secs = meta.offline_since(disk)?;
-        let waits = self.offline_waits.borrow().get(&disk).cloned();
+        // Whoever reads that it is offline pulls it.
+        let waits = match self.pool.is_offline(disk) {
+            true => None,
+            false => {
+                let known = self.offline_waits.borrow().get(&disk).cloned();
+                Some(known.unwrap_or_else(|| "it is just being taken out of use".to_owned()))
+            }
+        };
         Some(OfflineReport { since_secs, waits })
     }
 

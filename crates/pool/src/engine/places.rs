@@ -95,7 +95,8 @@ impl OpenPool {
             let is_kept = kept.is_some_and(|kept| {
                 // Of one that is gone the last moment is kept.
                 let may_be_older = if member.is_usable() { REFRESHED_AFTER_SECS } else { 0 };
-                kept.is_at(&now) && now.seen_secs <= kept.seen_secs.saturating_add(may_be_older)
+                // A clock may have been wrong, then or now.
+                kept.is_at(&now) && now.seen_secs.abs_diff(kept.seen_secs) <= may_be_older
             });
             let known = meta.disks().contains_key(&member.number);
             (known && !is_kept).then(|| MetaRecord::last_place(member.number, Some(&now)))

@@ -28,14 +28,20 @@ impl OpenPool {
         self.change_map(volume, run, vec![begun], || true).await
     }
 
-    /// Ends the move of a run: where it went lacks nothing.
+    /// Ends the move of a run: where it went lacks nothing. False also if that disk went meanwhile, or is to: what it
+    /// took the place of may be the last that is there.
     pub(crate) async fn switch_move(
         &self,
         volume: &Rc<Volume>,
         run: &GroupRun,
     ) -> Result<bool, Ended> {
         let switched = MetaRecord::MoveSwitched { volume: volume.id, key: run.key };
-        self.end_move(volume, run, switched, run.outgoing()).await
+        let stays = || {
+            let to = run.incoming.map(|incoming| incoming.member.disk);
+            let is_offline = |disk| self.pool.meta.borrow().offline_since(disk).is_some();
+            to.is_some_and(|disk| self.is_there(disk) && !is_offline(disk))
+        };
+        self.end_move(volume, run, switched, run.outgoing(), stays).await
     }
 
     /// Gives the move of a run up.
@@ -46,7 +52,7 @@ impl OpenPool {
     ) -> Result<bool, Ended> {
         let cancelled = MetaRecord::MoveCancelled { volume: volume.id, key: run.key };
         let incoming = run.incoming.map(|incoming| incoming.member);
-        self.end_move(volume, run, cancelled, incoming).await
+        self.end_move(volume, run, cancelled, incoming, || true).await
     }
 
     /// Nothing is written to the place that is given up, and who reads there finds contents of another
@@ -57,9 +63,10 @@ impl OpenPool {
         run: &GroupRun,
         ended: MetaRecord,
         left: Option<Member>,
+        may_end: impl Fn() -> bool,
     ) -> Result<bool, Ended> {
         let freed = left.map(|left| freed(run, left));
-        self.change_map(volume, run, [ended].into_iter().chain(freed).collect(), || true).await
+        self.change_map(volume, run, [ended].into_iter().chain(freed).collect(), may_end).await
     }
 
     /// Makes two runs of one, the first of so many groups.

@@ -78,8 +78,8 @@ impl OpenPool {
     fn disk(&self, meta: &Metadata, member: &Rc<Member>, voters: &[DiskId]) -> PoolDisk {
         let disk = meta.disks().get(&member.number);
         let state = match member.standing() {
-            _ if self.pool.is_offline(member.number) => DiskState::Offline,
             Standing::Refused(why) => DiskState::Refused { why },
+            _ if self.pool.is_offline(member.number) => DiskState::Offline,
             _ if member.device().is_none() || !member.answers.get() => DiskState::Missing,
             _ if member.rolled_back.get() => DiskState::RolledBack,
             Standing::Usable => DiskState::Usable,

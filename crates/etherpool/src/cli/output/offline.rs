@@ -21,7 +21,8 @@ pub fn offline(report: &PoolReport, disks: &[&PoolDisk], plan: &OfflineForecast)
     if !plan.votes_move.is_empty() {
         let whose = plan.votes_move.join(", ");
         text.push_str(&format!(
-            "First the vote and copy of the metadata of {whose} would go to other disks, as far as there are any.\n"
+            "First the vote and copy of the metadata of {whose} would go to other disks, as far as there are any: if\n\
+             those who then vote are lost meanwhile, the pool can't be opened from what is offline.\n"
         ));
     }
     for job in &plan.withdrawn_jobs {
@@ -103,7 +104,8 @@ mod tests {
         let expected = "\
 Pool cluster would go on without e1.0 until `etherpool disk online cluster e1.0`. What it has isn't
 rebuilt on others meanwhile, however long that is; then what it missed is copied to it.
-First the vote and copy of the metadata of e1.0 would go to other disks, as far as there are any.
+First the vote and copy of the metadata of e1.0 would go to other disks, as far as there are any: if
+those who then vote are lost meanwhile, the pool can't be opened from what is offline.
 Job 3, which rebuilds it on others, would end.
 ** Volume a would survive no failure then; now it survives 1 disk or 1 machine **
 Volume b survives 2 disks or 2 machines now, and would survive 1 disk or 1 machine then.

@@ -9,7 +9,7 @@ use super::jobs::written;
 use super::pattern;
 use crate::error::PoolError;
 use crate::forecast::{OfflineForecast, OnlineForecast};
-use crate::metadata::Layout;
+use crate::metadata::{GroupRun, Layout};
 use crate::report::{DiskState, PoolState};
 
 impl Bench {
@@ -173,4 +173,33 @@ fn a_disk_that_is_removed_leaves_no_wish_behind() {
     bench.until(|report| report.disks.len() == 4 && report.jobs.is_empty());
     assert_eq!(bench.wishes(), 0);
     bench.assert_sound(&volume, 1000);
+}
+
+/// What was decided before the wish isn't done after it: the disk would count for what it is about to miss.
+#[test]
+fn a_move_does_not_end_on_a_disk_that_is_to_take_no_part() {
+    let (bench, _volume) = written(28, Layout::Mirror(2), 1000);
+    bench.empty("e0.0", None).unwrap();
+    let open = bench.engine.open_pool("pool").unwrap();
+    let (id, run) = loop {
+        let meta = open.pool.meta.borrow();
+        let volume = meta.volumes().values().next().unwrap();
+        let is_whole = |run: &&GroupRun| {
+            run.incoming.is_some_and(|incoming| open.lacks_nothing(run, incoming.member))
+        };
+        if let Some(run) = volume.runs.values().find(is_whole) {
+            break (volume.id, run.clone());
+        }
+        drop(meta);
+        bench.pass(Duration::from_millis(1));
+    };
+    let to = open.pool.disk_name(run.incoming.unwrap().member.disk);
+    bench.offline(&[&to], false).unwrap();
+    let volume = open.volume(id).unwrap();
+    let (still, key) = (open.pool.meta.borrow().run(id, run.key).cloned(), run.key);
+    assert_eq!(still.as_ref().map(|still| still.incoming), Some(run.incoming), "still on its way");
+    let (this, moved) = (Rc::clone(&open), run.clone());
+    let ended = bench.run(async move { this.switch_move(&volume, &moved).await });
+    assert_eq!(ended.ok(), Some(false));
+    assert_eq!(open.pool.meta.borrow().run(id, key).unwrap().members, run.members);
 }
