@@ -307,8 +307,8 @@ const REMOVAL: Operation = Operation {
 const OFFLINE: Operation = Operation {
     name: "offline",
     is_short: true,
-    steps: 1500,
-    on_disks: 300,
+    steps: 280,
+    on_disks: 100,
     prepare: |stage| super::offline::to_be_offline(stage).boxed_local(),
     act: |rig| super::offline::offline_and_online(rig).boxed_local(),
 };
