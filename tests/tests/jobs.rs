@@ -279,7 +279,7 @@ fn a_volume_gets_a_copy_more_and_a_copy_less_while_it_is_mounted() {
     // Its supervisor dies in the middle of the way back.
     lab.cli(&[&convert[..], &["mirror:2", "--yes"]].concat());
     lab.lab(&["kill", "supervisor"]);
-    lab.lab(&["up"]);
+    lab.lab(&["start", "supervisor"]);
     lab.wait_served();
     let layout = || {
         let volume = lab.json(&["volume", "show", "cluster/hyperspace"]);
@@ -331,7 +331,7 @@ fn a_disk_is_taken_out_of_use_while_its_machine_is_started_anew() {
     assert!(report.error.is_none(), "{:?}", report.error);
     report.verify();
     lab.lab(&["kill", "supervisor"]);
-    lab.lab(&["up"]);
+    lab.lab(&["start", "supervisor"]);
     lab.wait_served();
     assert_eq!(filled.disk("e2.0")["state"]["is"], "offline");
     let text = lab.said(&["pool", "show", "cluster"]).1;

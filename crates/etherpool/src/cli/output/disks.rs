@@ -30,28 +30,42 @@ pub fn disks(disks: &[DiskReport]) -> String {
 /// The disks of pools of ours that aren't present, behind those that are.
 pub fn with_missing(mut disks: Vec<DiskReport>, pools: &[PoolReport]) -> Vec<DiskReport> {
     for pool in pools.iter().filter(|pool| pool.is_ours()) {
-        let is_listed = |disk: &PoolDisk| disks.iter().any(|listed| listed.name == disk.name);
-        let is_gone = |disk: &&PoolDisk| match disk.state {
-            DiskState::Missing => true,
-            DiskState::Offline => !is_listed(disk),
-            _ => false,
-        };
-        let gone = pool.disks.iter().filter(is_gone).map(|disk| DiskReport {
-            name: disk.name.clone(),
-            node: disk.node.clone(),
-            device_name: disk.device_name.clone(),
-            serial: disk.serial.clone(),
-            last_seen_secs: disk.last_seen_secs,
-            size_bytes: disk.size_bytes,
-            content: "etherpool".into(),
-            pool: Some(pool.name.clone()),
-            owner: Some(pool.owner.clone()),
-            state: disk.state.clone(),
-        });
-        let gone: Vec<DiskReport> = gone.collect();
-        disks.extend(gone);
+        for disk in &pool.disks {
+            let is_missing = disk.state == DiskState::Missing;
+            if !is_missing && disk.state != DiskState::Offline {
+                continue;
+            }
+            // Another one may be at its address by now.
+            let is_it = |listed: &&mut DiskReport| {
+                listed.name == disk.name && (!is_missing || listed.state == DiskState::Missing)
+            };
+            match disks.iter_mut().find(is_it) {
+                Some(listed) if is_missing => {
+                    listed.serial.clone_from(&disk.serial);
+                    listed.last_seen_secs = disk.last_seen_secs;
+                }
+                Some(_) => {}
+                None => disks.push(gone(pool, disk)),
+            }
+        }
     }
     disks
+}
+
+/// A disk as its pool knows it.
+fn gone(pool: &PoolReport, disk: &PoolDisk) -> DiskReport {
+    DiskReport {
+        name: disk.name.clone(),
+        node: disk.node.clone(),
+        device_name: disk.device_name.clone(),
+        serial: disk.serial.clone(),
+        last_seen_secs: disk.last_seen_secs,
+        size_bytes: disk.size_bytes,
+        content: "etherpool".into(),
+        pool: Some(pool.name.clone()),
+        owner: Some(pool.owner.clone()),
+        state: disk.state.clone(),
+    }
 }
 
 /// What there is to say of one that is gone.
@@ -137,6 +151,10 @@ e2.0  1.00 GiB  n1    /dev/sdb  ext4     -     -      refused: label damaged
 e1.0  1.00 GiB  n1    /dev/sda  etherpool  cluster  host   missing, serial WD-123, last seen 2000-02-28 23:59:59
 ";
         assert!(text.ends_with(expected), "\n{text}");
+        let mut listed = samples::disk("e1.0");
+        listed.state = DiskState::Missing;
+        let both = with_missing(vec![listed], &[pool.clone()]);
+        assert_eq!((both.len(), both[0].last_seen_secs), (1, Some(951_782_399)), "once");
         let shown = super::super::pool(&pool, 1_000_000);
         let line =
             "e1.0 is missing: /dev/sda on n1, serial WD-123, last seen 2000-02-28 23:59:59\n";
