@@ -261,7 +261,6 @@ fn a_free_disk_takes_the_place_of_another() {
 }
 
 #[test]
-#[ignore = "fails: the volume isn't served by the supervisor that is started after the kill; not understood yet"]
 fn a_volume_gets_a_copy_more_and_a_copy_less_while_it_is_mounted() {
     let filled = Filled::new();
     let lab = &filled.lab;
@@ -281,7 +280,7 @@ fn a_volume_gets_a_copy_more_and_a_copy_less_while_it_is_mounted() {
     lab.cli(&[&convert[..], &["mirror:2", "--yes"]].concat());
     lab.lab(&["kill", "supervisor"]);
     lab.lab(&["start", "supervisor"]);
-    lab.wait_served();
+    wait_until("it is mounted again", || filled.file.exists());
     let layout = || {
         let volume = lab.json(&["volume", "show", "cluster/hyperspace"]);
         (volume["layout"].clone(), volume["converting_to"].clone())
@@ -295,7 +294,6 @@ fn a_volume_gets_a_copy_more_and_a_copy_less_while_it_is_mounted() {
 }
 
 #[test]
-#[ignore = "fails: the volume isn't served by the supervisor that is started after the kill; not understood yet"]
 fn a_disk_is_taken_out_of_use_while_its_machine_is_started_anew() {
     let filled = Filled::new();
     let lab = &filled.lab;
@@ -334,7 +332,7 @@ fn a_disk_is_taken_out_of_use_while_its_machine_is_started_anew() {
     report.verify();
     lab.lab(&["kill", "supervisor"]);
     lab.lab(&["start", "supervisor"]);
-    lab.wait_served();
+    wait_until("it is mounted again", || filled.file.exists());
     assert_eq!(filled.disk("e2.0")["state"]["is"], "offline");
     let text = lab.said(&["pool", "show", "cluster"]).1;
     assert!(text.contains("e2.0 is offline since") && text.contains("degraded"), "{text}");
