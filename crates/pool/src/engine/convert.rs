@@ -13,12 +13,13 @@ use std::time::Duration;
 
 use block::Instant;
 
-use super::job_steps::{Step, Steps};
+use super::job_steps::Step;
 use super::jobs::plan_what_goes_on;
 use super::lease::Ended;
 use super::open_pool::OpenPool;
 use super::pool::Pool;
 use super::rebalance::gain_bytes;
+use super::relocate::is_mapped_alike;
 use super::space::domain_word;
 use super::verify::{Manner, Silent};
 use super::volume::Volume;
@@ -171,47 +172,48 @@ impl OpenPool {
         Ok(true)
     }
 
+    /// How many runs more may be read now for giving a position up.
+    pub(super) fn checks_left(&self) -> usize {
+        let checks = self.jobs.checks.borrow();
+        let under_way = checks.0.values().filter(|(.., checked)| *checked == Checked::UnderWay);
+        CHECKS_MAX.saturating_sub(under_way.count())
+    }
+
     /// What is next for a run that has too many positions: what is only in its place comes into the log or into the
     /// checksums, those that stay are read, then one goes. `in_place` is of the volume, of this look.
     pub(super) fn next_drop(
         &self,
         meta: &Metadata,
-        (known, volume): (&VolumeMeta, &Rc<Volume>),
+        (known, volume): (&VolumeMeta, &Volume),
         run: &GroupRun,
         in_place: &OnceCell<BTreeSet<GenerationId>>,
-        steps: &mut Steps,
-    ) {
-        let Some(conversion) = known.conversion else { return };
+        checks_left: &mut usize,
+    ) -> Option<Step> {
+        let conversion = known.conversion?;
         let now = self.pool.runtime.now();
         let waits = |why: String| drop(self.jobs.waits.borrow_mut().insert(conversion.job, why));
         let checks = self.jobs.checks.borrow();
-        let checked = checks.0.get(&(known.id, run.key));
-        let is_same = |of: &GroupRun| is_placed_alike(of, run);
-        match checked {
+        match checks.0.get(&(known.id, run.key)) {
             // Also one of the run as it was: it ends by itself.
-            Some((.., Checked::UnderWay)) => return,
+            Some((.., Checked::UnderWay)) => return None,
             Some((of, position, Checked::Right(at)))
-                if is_same(of)
+                if is_mapped_alike(of, run)
                     && now.since(*at) < CHECKED_FOR
                     && self.can_go(meta, run, usize::from(*position)) =>
             {
-                let (run, position) = (run.clone(), *position);
-                steps.push((Rc::clone(volume), Step::Drop { run, position }));
-                return;
+                return Some(Step::Drop { run: run.clone(), position: *position });
             }
             Some((of, _, Checked::Wrong(at, why)))
-                if is_same(of) && now.since(*at) < CHECK_AGAIN =>
+                if is_mapped_alike(of, run) && now.since(*at) < CHECK_AGAIN =>
             {
                 waits(why.clone());
-                return;
+                return None;
             }
             _ => {}
         }
         // There may be a hundred thousand more, of which none is looked at before its turn.
-        let under_way = checks.0.values().filter(|(.., what)| *what == Checked::UnderWay);
-        let begun = steps.iter().filter(|(_, step)| matches!(step, Step::Check { .. }));
-        if under_way.count() + begun.count() >= CHECKS_MAX {
-            return;
+        if *checks_left == 0 {
+            return None;
         }
         let Some(position) = self.position_to_drop(meta, run) else {
             waits(format!(
@@ -220,26 +222,26 @@ impl OpenPool {
                 known.name,
                 domain_word(meta)
             ));
-            return;
+            return None;
         };
-        let in_place = in_place.get_or_init(|| volume.only_in_place());
-        if run.generations(run.count).any(|group| in_place.contains(&group)) {
+        if has_any(run, in_place.get_or_init(|| volume.only_in_place())) {
             volume.destage_soon();
             waits(format!("the log of volume {} is to be brought into place first", known.name));
-            return;
+            return None;
         }
-        steps.push((Rc::clone(volume), Step::Check { run: run.clone(), position }));
+        *checks_left -= 1;
+        Some(Step::Check { run: run.clone(), position })
     }
 
     /// Of the positions that can be done without one that is of least use, else that on the fullest disk.
     fn position_to_drop(&self, meta: &Metadata, run: &GroupRun) -> Option<u8> {
-        let leaving = meta.leaving();
+        let leaving = self.pool.leaving();
         let positions = run.members.iter().map(|member| member.disk).enumerate();
         let least_use = |(_, disk): &(usize, DiskNumber)| {
             let free = meta.disks().get(disk).map_or(0, |disk| {
                 u64::from(disk.free.len()) * 1000 / u64::from(disk.room().max(1))
             });
-            (self.is_there(*disk), !leaving.contains(disk), !lacks(meta, run, *disk), free)
+            (self.is_there(*disk), !leaving.contains(disk), meta.lacks_nothing(run, *disk), free)
         };
         let chosen = positions.filter(|(position, _)| self.can_go(meta, run, *position));
         chosen.min_by_key(least_use).map(|(position, _)| position as u8)
@@ -252,7 +254,7 @@ impl OpenPool {
         let others = disks.clone().enumerate().filter(|(other, _)| *other != position);
         let others: Vec<DiskNumber> = others.map(|(_, disk)| disk).collect();
         let domains = Pool::domains(meta, disks).min(others.len());
-        others.iter().all(|disk| self.is_there(*disk) && !lacks(meta, run, *disk))
+        others.iter().all(|disk| self.is_there(*disk) && meta.lacks_nothing(run, *disk))
             && Pool::domains(meta, others.iter().copied()) >= domains
     }
 
@@ -356,14 +358,9 @@ impl Volume {
     }
 }
 
-/// Whether a disk lacks something of a run's groups.
-fn lacks(meta: &Metadata, run: &GroupRun, disk: DiskNumber) -> bool {
-    run.generations(run.count).any(|generation| meta.dirty(generation, disk) != 0)
-}
-
-/// Whether groups are where they were, whatever was written to them.
-fn is_placed_alike(one: &GroupRun, other: &GroupRun) -> bool {
-    (one.generation, one.count, &one.members) == (other.generation, other.count, &other.members)
+/// Whether any of a run's groups is among these.
+pub(super) fn has_any(run: &GroupRun, groups: &BTreeSet<GenerationId>) -> bool {
+    run.generations(run.count).any(|group| groups.contains(&group))
 }
 
 fn conversion_record(meta: &Metadata, id: VolumeId, to: Layout, job: JobNumber) -> MetaRecord {
@@ -381,8 +378,7 @@ fn extents_to_change(meta: &Metadata, volume: &VolumeMeta, to: Layout) -> u64 {
         let change = (run.members.len() as u64).abs_diff(copies) * groups;
         let coming = run.incoming.filter(|_| run.outgoing().is_none());
         let lacks = coming.map_or(0, |coming| {
-            let lacks = |group| u64::from(meta.dirty(group, coming.member.disk).count_ones());
-            let regions: u64 = run.generations(run.initialised()).map(lacks).sum();
+            let regions = meta.regions_lacking(run, coming.member.disk);
             groups.saturating_sub(regions.div_ceil(64))
         });
         change.saturating_sub(lacks)

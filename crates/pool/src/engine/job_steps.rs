@@ -103,7 +103,7 @@ impl OpenPool {
             jobs.extend(job.empties().map(|disk| (disk, (*number, job))));
         }
         let (mut steps, mut busy, mut candidates) = (Steps::new(), BTreeSet::new(), Vec::new());
-        let mut moving = 0;
+        let (mut moving, mut checks_left) = (0, self.checks_left());
         for (id, known) in meta.volumes() {
             let volume = self.volume(*id).filter(|volume| volume.serving() == Serving::Yes);
             if let Some(conversion) = known.conversion.filter(|_| volume.is_none()) {
@@ -123,7 +123,9 @@ impl OpenPool {
                     continue;
                 }
                 if known.has_too_many(run.members.len()) {
-                    self.next_drop(&meta, (known, volume), run, &in_place, &mut steps);
+                    let of = (known, &**volume);
+                    let step = self.next_drop(&meta, of, run, &in_place, &mut checks_left);
+                    steps.extend(step.map(|step| (Rc::clone(volume), step)));
                 }
                 for (position, member) in members {
                     let Some((number, job)) = job_of(member) else { continue };
@@ -200,8 +202,7 @@ impl OpenPool {
     /// back.
     fn is_under_way(&self, meta: &Metadata, volume: VolumeId, run: &GroupRun) -> bool {
         let Some(incoming) = run.incoming else { return false };
-        let groups = run.generations(run.initialised());
-        let lacks = groups.map(|group| meta.dirty(group, incoming.member.disk).count_ones()).sum();
+        let lacks = meta.regions_lacking(run, incoming.member.disk);
         let now = self.pool.runtime.now();
         let mut moves = self.jobs.moves.borrow_mut();
         let known = moves.entry((volume, run.key)).or_insert((lacks, now));
@@ -231,12 +232,12 @@ impl OpenPool {
         if !is_wanted || is_lost || jobs.contains_key(&incoming.disk) {
             return Some(Step::Cancel(run.clone()));
         }
-        if self.is_there(incoming.disk) && self.lacks_nothing(run, incoming) {
+        if self.is_there(incoming.disk) && meta.lacks_nothing(run, incoming.disk) {
             return Some(Step::Switch(run.clone()));
         }
         // A disk that is back may be whole before what was to take its place.
         let is_whole = job.is_some_and(|job| self.is_back(job))
-            && outgoing.is_some_and(|left| self.lacks_nothing(run, left));
+            && outgoing.is_some_and(|left| meta.lacks_nothing(run, left.disk));
         is_whole.then(|| Step::Cancel(run.clone()))
     }
 

@@ -39,7 +39,7 @@ pub(crate) struct Jobs {
     /// Why they wait.
     pub(super) waits: RefCell<BTreeMap<JobNumber, String>>,
     /// What the moves under way lack, in regions, and since when that is so.
-    pub(super) moves: RefCell<BTreeMap<(VolumeId, RunKey), (u32, Instant)>>,
+    pub(super) moves: RefCell<BTreeMap<(VolumeId, RunKey), (u64, Instant)>>,
     /// Those that were told to be done, and stay.
     pub(super) done: RefCell<BTreeSet<JobNumber>>,
     /// Since when disks aren't there. One that nobody needed meanwhile may still be in.
@@ -522,9 +522,7 @@ fn left_on(meta: &Metadata, disk: DiskNumber) -> u64 {
     let region_bytes = extent_bytes / u64::from(crate::format::ExtentShape::REGIONS);
     let left = runs_on(meta, disk).map(|run| match (run.incoming, run.outgoing()) {
         (Some(incoming), Some(outgoing)) if outgoing.disk == disk => {
-            let groups = run.generations(run.initialised());
-            let lacks = groups.map(|group| meta.dirty(group, incoming.member.disk).count_ones());
-            lacks.map(u64::from).sum::<u64>() * region_bytes
+            meta.regions_lacking(run, incoming.member.disk) * region_bytes
         }
         _ => u64::from(run.initialised()) * extent_bytes,
     });

@@ -10,6 +10,7 @@
 use std::rc::Rc;
 
 use super::commit::CommitError;
+use super::convert::has_any;
 use super::lease::Ended;
 use super::open_pool::OpenPool;
 use super::volume::Volume;
@@ -93,8 +94,7 @@ impl OpenPool {
         let dropped = MetaRecord::PositionDropped { volume: volume.id, key: run.key, position };
         let others = run.members.iter().filter(|member| *member != left);
         let may_go = || {
-            let in_place = volume.only_in_place();
-            let is_known = !run.generations(run.count).any(|group| in_place.contains(&group));
+            let is_known = !has_any(run, &volume.only_in_place());
             if !is_known {
                 self.forget_check(volume.id, run);
                 volume.destage_soon();
@@ -144,12 +144,6 @@ impl OpenPool {
         pool.resync_soon();
         Ok(true)
     }
-
-    /// Whether the place that a run moves to lacks nothing, or a disk of it.
-    pub(crate) fn lacks_nothing(&self, run: &GroupRun, member: Member) -> bool {
-        let meta = self.pool.meta.borrow();
-        run.generations(run.count).all(|generation| meta.dirty(generation, member.disk) == 0)
-    }
 }
 
 /// What a position had is free.
@@ -158,7 +152,7 @@ fn freed(run: &GroupRun, left: Member) -> MetaRecord {
 }
 
 /// Whether groups are where they were, whatever was written to them.
-fn is_mapped_alike(now: &GroupRun, run: &GroupRun) -> bool {
+pub(super) fn is_mapped_alike(now: &GroupRun, run: &GroupRun) -> bool {
     (now.generation, now.count, &now.members, now.incoming)
         == (run.generation, run.count, &run.members, run.incoming)
 }

@@ -15,6 +15,7 @@ mod codec;
 mod conversion;
 mod extent_set;
 mod job;
+mod lacking;
 mod offline;
 mod places;
 mod reading;

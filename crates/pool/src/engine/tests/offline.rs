@@ -185,7 +185,7 @@ fn a_move_does_not_end_on_a_disk_that_is_to_take_no_part() {
         let meta = open.pool.meta.borrow();
         let volume = meta.volumes().values().next().unwrap();
         let is_whole = |run: &&GroupRun| {
-            run.incoming.is_some_and(|incoming| open.lacks_nothing(run, incoming.member))
+            run.incoming.is_some_and(|incoming| meta.lacks_nothing(run, incoming.member.disk))
         };
         if let Some(run) = volume.runs.values().find(is_whole) {
             break (volume.id, run.clone());

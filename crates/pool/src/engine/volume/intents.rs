@@ -65,7 +65,7 @@ impl Intents {
         self.unsettled.values().any(|why| why.rows().is_some_and(has))
     }
 
-    /// The same of any row of some groups.
+    /// The groups with such rows.
     pub(crate) fn groups_in_doubt(&self) -> impl Iterator<Item = GenerationId> + '_ {
         let rows = self.unsettled.values().filter_map(|why| why.rows());
         rows.map(|rows| rows.group)
