@@ -133,10 +133,7 @@ impl Pool {
     /// there is no majority without it, its own vote is needed.
     pub(super) async fn majority_answers(self: &Rc<Self>, suspects: &BTreeSet<DiskNumber>) -> bool {
         let voters = self.present_voters();
-        let counts = |member: &Rc<Member>| {
-            let is_unfit = member.answers.get() && !member.is_usable();
-            is_unfit || !suspects.contains(&member.number)
-        };
+        let counts = |member: &Rc<Member>| member.is_unfit() || !suspects.contains(&member.number);
         let rounds = voters.into_iter().filter(counts);
         let mut asked: FuturesUnordered<_> = rounds
             .filter_map(|member| Some((member.id, member.device()?)))

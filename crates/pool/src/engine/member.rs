@@ -160,6 +160,16 @@ impl Member {
         *self.standing.borrow() == Standing::Usable
     }
 
+    /// Whether it takes part and answers.
+    pub(crate) fn is_answering(&self) -> bool {
+        self.is_usable() && self.answers.get()
+    }
+
+    /// Whether it answers and can't take part as it is.
+    pub(crate) fn is_unfit(&self) -> bool {
+        self.answers.get() && !self.is_usable()
+    }
+
     /// Where it stands.
     pub(crate) fn standing(&self) -> Standing {
         self.standing.borrow().clone()

@@ -122,11 +122,7 @@ impl OpenPool {
                 continue;
             }
             // Whoever asked gets what he asked for, or what there was.
-            self.administer_now(|meta| {
-                let still = new.iter().filter(|disk| meta.offline_since(**disk).is_some());
-                Ok((still.map(|disk| MetaRecord::offline(*disk, None)).collect(), ()))
-            })
-            .await?;
+            self.administer_now(|meta| Ok((withdrawal(meta, &new), ()))).await?;
             self.bring_back(&new);
             let remedy = "nothing was changed; try again when that is over, or move what is on it first (pool evacuate)";
             return Err(PoolError::refused(self.all_names(disks), why, remedy));
@@ -168,7 +164,7 @@ impl OpenPool {
                           move what is on it first (pool evacuate)";
             return Err(PoolError::refused(names, why, remedy));
         }
-        let stays = |disk: DiskNumber| self.is_there(disk) && !disks.contains(&disk);
+        let stays = self.stays_without(disks);
         let stay: Vec<DiskNumber> = disks.iter().copied().collect();
         let logs = |disk: &DiskNumber| super::job_steps::has_log_copy(then, *disk);
         if disks.iter().any(logs) && self.usable_without(&stay).is_empty() {
@@ -192,9 +188,14 @@ impl OpenPool {
         Ok(())
     }
 
+    /// Which disks are there and stay, without these.
+    fn stays_without(&self, disks: &BTreeSet<DiskNumber>) -> impl Fn(DiskNumber) -> bool {
+        move |disk| self.is_there(disk) && !disks.contains(&disk)
+    }
+
     /// What of the volumes would be right on no disk that takes part without these, a sentence.
     fn needed_for_data(&self, meta: &Metadata, disks: &BTreeSet<DiskNumber>) -> Option<String> {
-        let stays = |disk: DiskNumber| self.is_there(disk) && !disks.contains(&disk);
+        let stays = self.stays_without(disks);
         for (id, known) in meta.volumes() {
             let is_on = |disk: DiskNumber| disks.contains(&disk);
             let in_groups = known.runs.values().flat_map(|run| run.holders());
@@ -205,7 +206,7 @@ impl OpenPool {
             if !serves && places.any(is_on) {
                 return Some(format!("volume {} is on it, and is not served now", known.name));
             }
-            let lacking = lacking(meta, known, stays);
+            let lacking = lacking(meta, known, &stays);
             if lacking.away.iter().all(|disk| !disks.contains(disk)) {
                 continue;
             }
@@ -228,9 +229,9 @@ impl OpenPool {
         if let Some(why) = self.needed_for_data(meta, disks) {
             return Some(why);
         }
-        let stays = |disk: DiskNumber| self.is_there(disk) && !disks.contains(&disk);
+        let stays = self.stays_without(disks);
         for volume in meta.volumes().values() {
-            if self.log_lacking(volume, stays).iter().any(|disk| disks.contains(disk)) {
+            if self.log_lacking(volume, &stays).iter().any(|disk| disks.contains(disk)) {
                 return Some(format!(
                     "the last copy of the log of volume {} is on it",
                     volume.name
@@ -267,8 +268,7 @@ impl OpenPool {
             return Ok(Err(why));
         }
         // Its vote would count as that of one that stays.
-        let is_unfit = |member: Rc<Member>| member.answers.get() && !member.is_usable();
-        if are_in.iter().filter_map(|disk| pool.member(*disk)).any(is_unfit) {
+        if are_in.iter().filter_map(|disk| pool.member(*disk)).any(|member| member.is_unfit()) {
             return Ok(Err("it is just being looked at".to_owned()));
         }
         if !pool.majority_answers(&are_in).await {
@@ -293,14 +293,15 @@ impl OpenPool {
             return Ok(outcome);
         }
         for member in are_in.iter().filter_map(|disk| pool.member(*disk)) {
-            match member.device() {
-                Some(device) if pool.is_offline(member.number) => pool.let_go(&member, &*device),
-                _ => pool.set_standing(&member, Standing::Out),
-            }
             // Somebody may have withdrawn the wish while that was decided.
             if !pool.is_offline(member.number) {
+                pool.set_standing(&member, Standing::Out);
                 pool.re_add_soon(&member);
                 continue;
+            }
+            match member.device() {
+                Some(device) => pool.let_go(&member, &*device),
+                None => pool.set_standing(&member, Standing::Out),
             }
             let (pool, disk) = (pool.name.clone(), member.display_name());
             self.pool.events.tell(PoolEvent::DiskOffline { pool, disk });
@@ -376,11 +377,7 @@ impl OpenPool {
             .filter_map(|disk| self.pool.member(*disk))
             .for_each(|m| self.pool.re_add_soon(&m));
         let named = disks.clone();
-        let withdrawn = self.administer(move |meta| {
-            let still = named.iter().filter(|disk| meta.offline_since(**disk).is_some());
-            Ok((still.map(|disk| MetaRecord::offline(*disk, None)).collect(), ()))
-        });
-        withdrawn.await?;
+        self.administer(move |meta| Ok((withdrawal(meta, &named), ()))).await?;
         self.bring_back(&disks);
         Ok(forecast)
     }
@@ -458,6 +455,12 @@ impl OpenPool {
         let names: Vec<String> = disks.iter().map(|disk| self.pool.disk_name(*disk)).collect();
         names.join(" and ")
     }
+}
+
+/// The records that nobody wants these to take no part any more, as far as somebody does.
+fn withdrawal(meta: &Metadata, disks: &[DiskNumber]) -> Vec<MetaRecord> {
+    let wished = disks.iter().filter(|disk| meta.offline_since(**disk).is_some());
+    wished.map(|disk| MetaRecord::offline(*disk, None)).collect()
 }
 
 /// The jobs that make anew what disks have that are gone.

@@ -63,7 +63,7 @@ impl OpenPool {
             }
             let now_secs = self.pool.runtime.calendar().as_secs();
             for member in self.pool.members() {
-                if member.is_usable() && member.answers.get() {
+                if member.is_answering() {
                     member.seen_secs.set(now_secs);
                 }
             }
@@ -108,7 +108,7 @@ impl OpenPool {
 impl Pool {
     /// When a disk was last there, if it isn't now and that is known.
     pub(super) fn last_seen_secs(&self, member: &Member) -> Option<u64> {
-        if member.is_usable() && member.answers.get() {
+        if member.is_answering() {
             return None;
         }
         let here = Some(member.seen_secs.get()).filter(|secs| *secs > 0);

@@ -174,7 +174,7 @@ impl OpenPool {
 
     pub(super) fn is_there(&self, disk: DiskNumber) -> bool {
         let stays = !self.pool.votes.is_going_out(disk);
-        stays && self.pool.member(disk).is_some_and(|m| m.is_usable() && m.answers.get())
+        stays && self.pool.member(disk).is_some_and(|member| member.is_answering())
     }
 
     fn domains_there(&self, meta: &Metadata, disks: impl Iterator<Item = DiskNumber>) -> u32 {
