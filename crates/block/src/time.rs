@@ -71,6 +71,11 @@ pub struct CalendarTime {
 }
 
 impl CalendarTime {
+    /// From seconds since 1970, none before.
+    pub fn since_1970(secs: u64) -> CalendarTime {
+        CalendarTime::of(i64::try_from(secs).unwrap_or(i64::MAX))
+    }
+
     /// From seconds since 1970.
     pub fn of(secs: i64) -> CalendarTime {
         let (days, second_of_day) = (secs.div_euclid(86_400), secs.rem_euclid(86_400));

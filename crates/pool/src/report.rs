@@ -140,6 +140,24 @@ pub struct PoolReport {
     pub scrub: Option<ScrubReport>,
 }
 
+impl PoolDisk {
+    /// Where it is or was, for whoever looks for it: its path and machine, and its drive's serial number.
+    pub fn whereabouts(&self) -> String {
+        whereabouts(&self.device_name, &self.node, &self.serial)
+    }
+}
+
+/// What is known of a path on a machine and the serial number of the drive there, for people.
+pub(crate) fn whereabouts(device_name: &str, node: &str, serial: &str) -> String {
+    let at = match (device_name, node) {
+        ("", "") => None,
+        ("", node) => Some(format!("on {node}")),
+        (device_name, node) => Some(format!("{device_name} on {node}")),
+    };
+    let serial = (!serial.is_empty()).then(|| format!("serial {serial}"));
+    at.into_iter().chain(serial).collect::<Vec<_>>().join(", ")
+}
+
 impl PoolReport {
     /// Whether it is this supervisor's. Pools of others, and those that were released, are present, not
     /// in trouble.

@@ -317,11 +317,7 @@ fn of_scrub(found: &mut Found, pool: &PoolReport, now_secs: u64) {
 
 fn of_disk(found: &mut Found, pool: &PoolReport, disk: &PoolDisk) {
     let (name, about) = (pool.name.as_str(), (Some(pool.name.as_str()), disk.name.as_str()));
-    let serial = match disk.serial.as_str() {
-        "" => String::new(),
-        serial => format!(", serial {serial}"),
-    };
-    let place = format!("{} ({} on {}{serial})", disk.name, disk.device_name, disk.node);
+    let place = format!("{} ({})", disk.name, disk.whereabouts());
     let remedy = format!("if it won't be back: etherpool pool replace {name} {} NEW", disk.name);
     match &disk.state {
         DiskState::Missing | DiskState::Out => {
@@ -358,7 +354,7 @@ fn of_disk(found: &mut Found, pool: &PoolReport, disk: &PoolDisk) {
             None => format!(
                 "pool {name}: disk {place} is offline since {}, as somebody wants: redundancy is reduced, and nothing \
                  is rebuilt",
-                CalendarTime::of(i64::try_from(offline.since_secs).unwrap_or(i64::MAX))
+                CalendarTime::since_1970(offline.since_secs)
             ),
             Some(why) => {
                 format!("pool {name}: disk {place} is to be offline, and is needed: {why}")

@@ -120,7 +120,7 @@ pub fn mail_subject(batch: &Batch) -> String {
 pub fn text_of(batch: &Batch) -> String {
     let mut text = String::new();
     for message in &batch.messages {
-        let since = CalendarTime::of(i64::try_from(message.since_secs).unwrap_or(i64::MAX));
+        let since = CalendarTime::since_1970(message.since_secs);
         text.push_str(&format!("{}\n    since {since} UTC\n", message.line()));
         if !message.remedy.is_empty() && message.step != Step::Cleared {
             text.push_str(&format!("    {}\n", message.remedy));

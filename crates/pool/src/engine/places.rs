@@ -13,6 +13,7 @@ use super::member::Member;
 use super::open_pool::OpenPool;
 use super::pool::Pool;
 use crate::metadata::{LastPlace, MetaRecord, Metadata};
+use crate::report::whereabouts;
 
 /// How often it is noted in memory that disks are there.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -35,15 +36,8 @@ impl DiskPlace {
         if self.name.is_empty() {
             return format!("a disk of {}", self.node_name);
         }
-        let at = match self.device_name.is_empty() {
-            true => format!("on {}", self.node_name),
-            false => format!("{} on {}", self.device_name, self.node_name),
-        };
-        let serial = match self.serial.is_empty() {
-            true => String::new(),
-            false => format!(", serial {}", self.serial),
-        };
-        format!("{} ({at}{serial}{more})", self.name)
+        let at = whereabouts(&self.device_name, &self.node_name, &self.serial);
+        format!("{} ({at}{more})", self.name)
     }
 }
 
@@ -119,8 +113,7 @@ impl Pool {
     /// Where to look for a disk, and when it was last there.
     pub(crate) fn describe(&self, member: &Member) -> String {
         let seen = self.last_seen_secs(member).map_or_else(String::new, |secs| {
-            let seen = CalendarTime::of(i64::try_from(secs).unwrap_or(i64::MAX));
-            format!(", last seen {seen}")
+            format!(", last seen {}", CalendarTime::since_1970(secs))
         });
         member.place.borrow().describe(&seen)
     }

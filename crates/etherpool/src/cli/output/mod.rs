@@ -152,7 +152,7 @@ fn duration(us: u128) -> String {
 
 /// Seconds since 1970 as people read them.
 fn calendar_time(secs: u64) -> String {
-    CalendarTime::of(i64::try_from(secs).unwrap_or(i64::MAX)).to_string()
+    CalendarTime::since_1970(secs).to_string()
 }
 
 /// Bytes; `-` for none.

@@ -115,17 +115,10 @@ pub fn pool(report: &PoolReport, now_secs: u64) -> String {
 }
 
 /// Where a disk was that isn't there, for whoever looks for it on the shelf.
-pub fn last_seen(disk: &PoolDisk) -> Option<String> {
-    let mut known = Vec::new();
-    if !disk.device_name.is_empty() {
-        known.push(format!("{} on {}", disk.device_name, disk.node));
-    } else if !disk.node.is_empty() {
-        known.push(format!("on {}", disk.node));
-    }
-    if !disk.serial.is_empty() {
-        known.push(format!("serial {}", disk.serial));
-    }
-    known.extend(disk.last_seen_secs.map(|secs| format!("last seen {}", calendar_time(secs))));
+fn last_seen(disk: &PoolDisk) -> Option<String> {
+    let place = Some(disk.whereabouts()).filter(|place| !place.is_empty());
+    let seen = disk.last_seen_secs.map(|secs| format!("last seen {}", calendar_time(secs)));
+    let known: Vec<String> = place.into_iter().chain(seen).collect();
     (!known.is_empty()).then(|| known.join(", "))
 }
 
