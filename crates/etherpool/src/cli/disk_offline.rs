@@ -1,7 +1,5 @@
 //! `etherpool disk offline` and `disk online`: disks that people take out of use before they work on them.
 
-use std::time::Duration;
-
 use clap::Args;
 use control::api::{ApiError, ErrorCode, NamedDisks};
 use control::exit::Exit;
@@ -12,7 +10,7 @@ use super::confirm::confirm;
 use super::output::{self, print_json};
 use super::pool::pool_path;
 use super::pool_jobs::find_members;
-use super::progress::ProgressDisplay;
+use super::pool_wait::{Look, look_until_over};
 use super::{Context, Failure};
 use crate::client::News;
 
@@ -49,8 +47,6 @@ pub struct OnlineArgs {
     dry_run: bool,
 }
 
-/// How often disks that are waited for are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Looks in a row at which nothing was copied, until they aren't waited for any more.
 const STILL_MAX: u32 = 60;
 
@@ -104,43 +100,40 @@ fn identities(disks: &[&PoolDisk]) -> Vec<String> {
 
 /// Waits until disks take part and miss nothing.
 async fn wait(context: &Context, path: &str, disks: &[&PoolDisk]) -> Result<(), Failure> {
-    let mut display = ProgressDisplay::new("resync", context.json);
     let (mut total_bytes, mut left_bytes, mut still) = (0, u64::MAX, 0);
-    loop {
-        let report = match context.client.get::<PoolReport>(path).await {
+    let look = |answer: Result<PoolReport, Failure>| {
+        let report = match answer {
             Ok(report) => report,
-            // An engine that died is there again soon.
-            Err(failure) if failure.exit == Exit::Unavailable && still < STILL_MAX => {
+            Err(failure) if still >= STILL_MAX => return Look::Stuck(failure),
+            Err(failure) => {
                 still += 1;
-                tokio::time::sleep(LOOK_EVERY).await;
-                continue;
+                return Look::Going(News::Waiting(failure.error.message));
             }
-            Err(failure) => return Err(failure),
         };
         let is_one = |disk: &&PoolDisk| disks.iter().any(|wanted| wanted.id == disk.id);
         let now: Vec<&PoolDisk> = report.disks.iter().filter(is_one).collect();
         let left: u64 = now.iter().map(|disk| disk.dirty_bytes).sum();
         let away = now.iter().find(|disk| disk.state != DiskState::Usable);
         if left == 0 && away.is_none() {
-            return Ok(());
+            return Look::Over;
         }
         still = if left < left_bytes { 0 } else { still + 1 };
         (total_bytes, left_bytes) = (left.max(total_bytes), left);
-        if still >= STILL_MAX {
-            let message = match away {
-                Some(disk) => {
-                    format!("disk {} of pool {} doesn't take part yet", disk.name, report.name)
-                }
-                None => format!("pool {} copies nothing to what was offline", report.name),
-            };
-            return Err(ApiError::new(ErrorCode::Suspended, message)
-                .remedy(format!("it goes on by itself; see `etherpool pool show {}`", report.name))
-                .into());
+        if still < STILL_MAX {
+            return Look::Going(match away {
+                Some(disk) => News::Waiting(format!("{} is taken in once it answers", disk.name)),
+                None => News::Progress(Progress { done_bytes: total_bytes - left, total_bytes }),
+            });
         }
-        display.update(&match away {
-            Some(disk) => News::Waiting(format!("{} is taken in once it answers", disk.name)),
-            None => News::Progress(Progress { done_bytes: total_bytes - left, total_bytes }),
-        });
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
+        let message = match away {
+            Some(disk) => {
+                format!("disk {} of pool {} doesn't take part yet", disk.name, report.name)
+            }
+            None => format!("pool {} copies nothing to what was offline", report.name),
+        };
+        let error = ApiError::new(ErrorCode::Suspended, message)
+            .remedy(format!("it goes on by itself; see `etherpool pool show {}`", report.name));
+        Look::Stuck(error.into())
+    };
+    look_until_over(context, "resync", path, look).await
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use control::api::{ApiError, ErrorCode};
 use control::exit::Exit;
 use pool::{JobReport, JobState, PoolDisk, PoolReport, PoolState, Progress};
+use serde::de::DeserializeOwned;
 
 use super::output::what_it_does;
 use super::progress::ProgressDisplay;
@@ -34,11 +35,12 @@ pub struct Watch {
     still: u32,
 }
 
-/// What was seen of them.
+/// What was seen of what is waited for.
 #[derive(Debug)]
-enum Look {
-    /// None of them goes on.
+pub(super) enum Look {
+    /// It is over.
     Over,
+    /// It goes on.
     Going(News),
     /// There is nothing to wait for.
     Stuck(Failure),
@@ -145,17 +147,31 @@ impl Watch {
 
 /// Waits until the jobs are over, and shows how far they are.
 pub async fn wait(context: &Context, mut watch: Watch) -> Result<(), Failure> {
-    let mut display = ProgressDisplay::new(watch.title, context.json);
+    let title = watch.title;
+    let look = |answer: Result<Vec<PoolReport>, Failure>| match answer {
+        Ok(pools) => watch.look(&pools),
+        Err(failure) => watch.patient(failure),
+    };
+    look_until_over(context, title, "/v1/pools", look).await
+}
+
+/// Looks at a report again and again until that is over, and shows how far it is. `look` judges what was answered, or
+/// that nobody answers now: an engine that died is there again soon.
+pub(super) async fn look_until_over<T: DeserializeOwned>(
+    context: &Context,
+    title: &'static str,
+    path: &str,
+    mut look: impl FnMut(Result<T, Failure>) -> Look,
+) -> Result<(), Failure> {
+    let mut display = ProgressDisplay::new(title, context.json);
     loop {
-        let look = match context.client.get::<Vec<PoolReport>>("/v1/pools").await {
-            Ok(pools) => watch.look(&pools),
-            // An engine that died is there again soon.
-            Err(failure) if matches!(failure.exit, Exit::Unavailable | Exit::NotRunning) => {
-                watch.patient(failure)
-            }
-            Err(failure) => return Err(failure),
-        };
-        match look {
+        let answer = context.client.get::<T>(path).await;
+        if let Err(failure) = &answer
+            && !matches!(failure.exit, Exit::Unavailable | Exit::NotRunning)
+        {
+            return answer.map(drop);
+        }
+        match look(answer) {
             Look::Over => return Ok(()),
             Look::Stuck(failure) => return Err(failure),
             Look::Going(news) => display.update(&news),
