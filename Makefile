@@ -12,6 +12,8 @@ HOSTILE_SCRIPTS ?= 150000
 BYTES ?= 600
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ETHERPOOL := $(TARGET)/release/etherpool
+# What tests are built with, once for all of them; the program that black-box tests run is a release.
+QUICK := --profile quick --locked
 
 .PHONY: help lab build build-dist test test-long check unit bytes bytes-long hostile sim sim-long sim-speed mutants mutants-check mutants-few
 .PHONY: blackbox guests-long bench bench-target bench-engine setup setup-qemu deny clean
@@ -51,19 +53,19 @@ test-long: bytes-long sim-long mutants guests-long
 check:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	$(CARGO) test --locked -q -p architecture
+	$(CARGO) test $(QUICK) -q -p architecture
 	$(MAKE) --no-print-directory mutants-check
 
 unit:
-	$(CARGO) test --locked --workspace --exclude blackbox --exclude architecture
-	scripts/fuse-over-ring $(CARGO) test --locked -p frontend --test local_device --test condition \
+	$(CARGO) test $(QUICK) --workspace --exclude blackbox --exclude architecture
+	scripts/fuse-over-ring $(CARGO) test $(QUICK) -p frontend --test local_device --test condition \
 		--test panicking_handler --test ftp
 
 # Bytes of each structure on disks damaged, and each metadata write torn: a sample, another one every day (BYTES_SEED
 # repeats one), opened by a whole engine each. `bytes-long`: all of them.
 BYTES_SEED ?= $(shell date +%Y%m%d)
 bytes:
-	BYTES=$(BYTES) BYTES_SEED=$(BYTES_SEED) $(CARGO) test --release --locked -p pool --lib check::tests::bytes
+	BYTES=$(BYTES) BYTES_SEED=$(BYTES_SEED) $(CARGO) test $(QUICK) -p pool --lib check::tests::bytes
 
 bytes-long: BYTES = all
 bytes-long: bytes
@@ -71,11 +73,11 @@ bytes-long: bytes
 # Frames that mean harm, some millions of them, against an independent reader of the protocol.
 # `scripts/fuzz` looks for them guided by coverage.
 hostile:
-	HOSTILE_SCRIPTS=$(HOSTILE_SCRIPTS) $(CARGO) test --release --locked -p aoe-target --test hostile
+	HOSTILE_SCRIPTS=$(HOSTILE_SCRIPTS) $(CARGO) test $(QUICK) -p aoe-target --test hostile
 
 # The simulator: each scenario, then random runs; a failing seed is printed and replays exactly.
 sim:
-	$(CARGO) run --release --locked -p sim -- --seeds $(SIM_SEEDS)
+	$(CARGO) run $(QUICK) -p sim -- --seeds $(SIM_SEEDS)
 
 # The same by the thousand; then runs in which disks are lost for good again and again; a crash at every
 # step of operations. The first seed that fails is printed.
@@ -104,7 +106,7 @@ mutants-few:
 
 # Real processes, real frames, real disks, in network namespaces. All of them, also after one that failed.
 blackbox: build
-	ETHERPOOL_BIN=$(abspath $(ETHERPOOL)) $(CARGO) test --release --locked -p blackbox --no-fail-fast -- --test-threads=1
+	ETHERPOOL_BIN=$(abspath $(ETHERPOOL)) scripts/blackbox --release --locked
 
 # 2 GiB through the page cache of a machine of 512 MiB; XFS and btrfs on a stock kernel.
 guests-long: build

@@ -339,7 +339,7 @@ fn tell(scenario: &Scenario, seed: u64, failure: &str, outcome: &Outcome, option
         false => format!(" --without {}", without.join(",")),
     };
     println!(
-        "again: cargo run --release -p sim -- --seed {seed} --scenario {}{}{without}",
+        "again: cargo run --profile quick -p sim -- --seed {seed} --scenario {}{}{without}",
         scenario.name,
         if options.forks == Luck::Often { " --fork" } else { "" }
     );
