@@ -1,5 +1,6 @@
 //! The named courses of events, one file per group, and the random one.
 
+mod branches;
 mod checksums;
 mod common;
 mod copies;
@@ -78,6 +79,7 @@ pub fn named() -> Vec<Scenario> {
         jobs::SCENARIOS,
         layouts::SCENARIOS,
         offline::SCENARIOS,
+        branches::SCENARIOS,
         removal::SCENARIOS,
         reduce::SCENARIOS,
         scrub::SCENARIOS,
