@@ -126,15 +126,13 @@ fn scrubs(page: &mut Page, pools: &[&PoolReport]) {
     }
 }
 
-const DISK_STATES: [&str; 7] =
-    ["usable", "offline", "out", "given-up", "missing", "rolled-back", "refused"];
+const DISK_STATES: [&str; 6] = ["usable", "offline", "out", "missing", "rolled-back", "refused"];
 
 fn disk_state(disk: &PoolDisk) -> &'static str {
     match disk.state {
         DiskState::Usable => "usable",
         DiskState::Offline => "offline",
         DiskState::Out => "out",
-        DiskState::GivenUp => "given-up",
         DiskState::RolledBack => "rolled-back",
         DiskState::Refused { .. } => "refused",
         DiskState::Missing

@@ -235,7 +235,7 @@ pub fn held(volume: &str, key: &str) -> HeldSetting {
 /// What is to be remembered of a disk. One that is missing keeps what was known when it was present.
 fn known_disk(id: Uuid, disk: &PoolDisk, before: Option<&KnownDisk>) -> Option<KnownDisk> {
     let is_kept = before.is_some() && disk.state == DiskState::Offline;
-    if is_kept || matches!(disk.state, DiskState::Missing | DiskState::GivenUp) {
+    if is_kept || disk.state == DiskState::Missing {
         return before.cloned();
     }
     Some(KnownDisk {

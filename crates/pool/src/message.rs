@@ -133,11 +133,6 @@ impl fmt::Display for PoolEvent {
                 Some(pool) => write!(f, "pool {pool} does not use disk {disk}: {why}"),
                 None => write!(f, "disk {disk} is not used: {why}"),
             },
-            PoolEvent::Branched { pool, given_up } => write!(
-                f,
-                "pool {pool} was opened without a majority of its votes; given up: {}",
-                given_up.join(", ")
-            ),
             PoolEvent::RolledBack { pool, disk } => {
                 write!(
                     f,

@@ -56,9 +56,6 @@ pub enum DiskState {
     /// A member that the pool does without because somebody wanted that, present or not, until somebody wants it
     /// back.
     Offline,
-    /// A member that was away when the pool was opened without a majority of its votes: never used again, present or
-    /// not.
-    GivenUp,
     /// A member that is known and not present.
     Missing,
     /// Of a pool that is no more; free once it is wiped.
@@ -375,17 +372,8 @@ pub struct ImportPlan {
     pub heard_ms: Option<u64>,
     /// Why it isn't imported without force: its owner was heard within its lease and didn't release it.
     pub refusal: Option<PoolError>,
-    /// Why it isn't imported but as a branch of its own: those of its votes that are present are no majority.
-    #[serde(default)]
-    pub lacks_majority: Option<PoolError>,
-    /// The disks, as far as they are known, that would be given up with that.
-    #[serde(default)]
-    pub given_up: Vec<String>,
     /// Its disks present.
     pub disks: Vec<String>,
-    /// Disks present of another branch of it, which are left alone.
-    #[serde(default)]
-    pub other_branches: Vec<String>,
     /// Its vote disks present, and in all.
     pub votes: VotesReport,
 }

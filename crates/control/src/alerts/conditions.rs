@@ -320,12 +320,9 @@ fn of_disk(found: &mut Found, pool: &PoolReport, disk: &PoolDisk) {
     let place = format!("{} ({})", disk.name, disk.whereabouts());
     let remedy = format!("if it won't be back: etherpool pool replace {name} {} NEW", disk.name);
     match &disk.state {
-        DiskState::Missing | DiskState::Out | DiskState::GivenUp => {
-            let is = match disk.state {
-                DiskState::Missing => "is gone",
-                DiskState::GivenUp => "was given up",
-                _ => "does not take part",
-            };
+        DiskState::Missing | DiskState::Out => {
+            let is =
+                if disk.state == DiskState::Missing { "is gone" } else { "does not take part" };
             let text = format!("pool {name}: disk {place} {is}");
             found.add(Kind::DiskGone, about, Severity::Warning, text, &remedy);
         }

@@ -148,11 +148,6 @@ pub struct ImportArgs {
     #[arg(long, conflicts_with = "all")]
     outdated_metadata: bool,
 
-    /// Open it with the disks that are here, which are no majority of its votes, because the others will never be
-    /// back: what was written when these did not take part is lost, and the others are given up
-    #[arg(long, conflicts_with = "all")]
-    without_majority: bool,
-
     /// How long to wait for disks that are not present, once the pool could be opened without them
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=3600))]
     grace: Option<u64>,
@@ -327,9 +322,7 @@ async fn import(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
     let present: Vec<PoolReport> = context.client.get("/v1/pools").await?;
     let is_open =
         |report: &&PoolReport| (report.name == pool || report.id == pool) && report.is_open();
-    // One that waits for votes is open, and may be opened without them.
-    let waits = |report: &&PoolReport| args.without_majority && !report.lease_ok;
-    if let Some(open) = present.iter().find(is_open).filter(|report| !waits(report)) {
+    if let Some(open) = present.iter().find(is_open) {
         if args.confirmation.dry_run {
             return done(context, &format!("Pool {pool} is open here already.\n"));
         }
@@ -341,28 +334,19 @@ async fn import(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
     if let Some(refusal) = plan.refusal.clone().filter(|_| !args.force) {
         return Err(ApiError::from(refusal).into());
     }
-    let branches = plan.lacks_majority.is_some();
-    if let Some(lacks) = plan.lacks_majority.clone().filter(|_| !args.without_majority) {
-        return Err(ApiError::from(lacks).into());
-    }
     if context.json && args.confirmation.dry_run {
         print_json(&plan)?;
         return Ok(Exit::Ok);
     }
     let what = output::import_plan(&plan);
     // Nobody is deprived where nobody owns it; whoever else does is named first.
-    let asks = branches || plan.owner.is_some() && !plan.is_ours;
+    let asks = plan.owner.is_some() && !plan.is_ours;
     if (asks || args.confirmation.dry_run) && !confirm(&what, args.confirmation)? {
         return Ok(Exit::Ok);
     }
+    let outdated_metadata = args.outdated_metadata;
     let grace = args.grace.map(Duration::from_secs);
-    let request = ImportPool {
-        grace,
-        force: args.force,
-        outdated_metadata: args.outdated_metadata,
-        // Never by the way: the majority may have gone since it was looked at.
-        without_majority: branches,
-    };
+    let request = ImportPool { grace, force: args.force, outdated_metadata };
     let wait = grace.unwrap_or_default();
     let report: PoolReport = context.client.post_and_wait(&path, &request, wait).await?;
     show(context, &report)?;
@@ -383,10 +367,7 @@ async fn import_all(context: &Context, args: ImportArgs) -> Result<Exit, Failure
             ImportResult { pool, report, error: Some(error) }
         };
         match context.client.get::<ImportPlan>(&path).await {
-            Ok(ImportPlan { refusal: Some(refusal), .. })
-            | Ok(ImportPlan { lacks_majority: Some(refusal), .. }) => {
-                results.push(failed(refusal.into()));
-            }
+            Ok(ImportPlan { refusal: Some(refusal), .. }) => results.push(failed(refusal.into())),
             Ok(plan) => plans.push(plan),
             Err(failure) => results.push(failed(failure.into())),
         }

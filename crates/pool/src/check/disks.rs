@@ -186,34 +186,6 @@ pub(super) fn part_twins<'a>(disks: Vec<Disk<'a>>, findings: &mut Findings) -> V
     members
 }
 
-/// The disks of one branch of the pool: of that of which a majority of votes is there, else of the newest. The others
-/// are told and left out: neither says anything of the other.
-pub(super) fn part_branches<'a>(disks: Vec<Disk<'a>>, findings: &mut Findings) -> Vec<Disk<'a>> {
-    let votes = || disks.iter().filter_map(|disk| Some((disk.id(), disk.vote.as_ref()?)));
-    let worth = |config: &Configuration| {
-        let shows = |disk: DiskId| {
-            votes().any(|(id, vote)| id == disk && vote.branch.id == config.branch.id)
-        };
-        (config.voters.is_majority(shows), config.rank())
-    };
-    let newest = votes().map(|(_, vote)| vote).max_by_key(|vote| worth(vote)).cloned();
-    let Some(newest) = newest else { return disks };
-    let (ours, others): (Vec<_>, Vec<_>) = disks.into_iter().partition(|disk| {
-        let belongs = |vote: &Configuration| {
-            vote.branch.id == newest.branch.id || vote.rank() <= newest.branch.from
-        };
-        !newest.is_given_up(disk.label.number) && disk.vote.as_ref().is_none_or(belongs)
-    });
-    for disk in others {
-        let what =
-            "it is of another branch of the pool, which was opened without a majority of its votes";
-        let means =
-            "it is not part of what is checked here; alone, or with those of its branch, it may be";
-        findings.add(finding(Severity::Note, Kind::Votes, what, means).on(disk.name()));
-    }
-    ours
-}
-
 /// The newest configuration among the votes, and what the votes are worth.
 pub(super) fn judge_votes(
     disks: &[Disk<'_>],

@@ -31,7 +31,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use self::disks::{Disk, judge_votes, part_branches, part_twins, read_disk, tell_slots};
+use self::disks::{Disk, judge_votes, part_twins, read_disk, tell_slots};
 use self::findings::{Findings, finding};
 use self::view::View;
 use crate::format::{Configuration, DiskNumber, PoolId};
@@ -117,8 +117,7 @@ fn check_pool(
     data: bool,
     visit: Option<Visit<'_>>,
 ) -> PoolCheck {
-    let disks = part_twins(disks, &mut findings);
-    let mut disks = part_branches(disks, &mut findings);
+    let mut disks = part_twins(disks, &mut findings);
     let (config, votes) = judge_votes(&disks, &mut findings);
     let released = config.as_ref().is_some_and(|config| config.released);
     let chosen = copies::read_metadata(id, &disks, config.as_ref(), &mut findings);

@@ -10,10 +10,8 @@ use block::{Buffer, IoError};
 use futures::future::select;
 use runtime::Notify;
 
-use super::branches;
 use super::lease::Ended;
 use super::member::Member;
-use super::observe::Vote;
 use super::pool::Pool;
 use crate::format::{
     ConfigNumber, Configuration, DiskGeometry, DiskId, DiskNumber, OutDisk, PoolId, VotePlace,
@@ -295,21 +293,6 @@ impl Pool {
         encoded.inspect_err(|error| tracing::error!(pool = %self.name, %error)).ok()
     }
 
-    /// Whether a member that shows this record belongs to the branch that is open here.
-    pub(crate) fn is_of_its_branch(&self, member: &Member, vote: Option<&Vote>) -> bool {
-        branches::is_of(&self.config.borrow(), member.number, vote)
-    }
-
-    /// Whether a disk was given up when the branch began that is open here.
-    pub(crate) fn is_given_up(&self, disk: DiskNumber) -> bool {
-        self.config.borrow().is_given_up(disk)
-    }
-
-    /// The same, of a disk by its identity.
-    pub(crate) fn has_given_up(&self, disk: DiskId) -> bool {
-        self.member_by_id(disk).is_some_and(|member| self.is_given_up(member.number))
-    }
-
     /// Whether the configuration does without a disk.
     pub(crate) fn is_out(&self, disk: DiskNumber) -> bool {
         self.config.borrow().is_out(disk)
@@ -349,7 +332,7 @@ pub(crate) fn evict(
     let mut changed = false;
     for disk in disks {
         if !config.is_out(*disk) {
-            config.out.push(OutDisk { disk: *disk, since: UNSET, is_given_up: false });
+            config.out.push(OutDisk { disk: *disk, since: UNSET });
             changed = true;
         }
     }

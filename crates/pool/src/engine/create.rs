@@ -17,9 +17,9 @@ use crate::allocate::{Usable, usable_bytes};
 use crate::error::PoolError;
 use crate::forecast::{LayoutRoom, PoolForecast};
 use crate::format::{
-    Branch, ConfigNumber, Configuration, Destruction, DiskGeometry, DiskId, DiskNumber,
-    ExtentNumber, ExtentRange, FailureDomain, Features, Label, NAME_BYTES_MAX, PoolId,
-    RecordNumber, Voters, choose_extent_bytes,
+    ConfigNumber, Configuration, Destruction, DiskGeometry, DiskId, DiskNumber, ExtentNumber,
+    ExtentRange, FailureDomain, Features, Label, NAME_BYTES_MAX, PoolId, RecordNumber, Voters,
+    choose_extent_bytes,
 };
 use crate::metadata::{
     AreaLayout, COPIES_MAX, CheckpointStamp, Layout, MetaRecord, Metadata, PoolIdentity,
@@ -145,7 +145,6 @@ impl Creation<'_> {
         let config = Configuration {
             epoch,
             number: ConfigNumber(1),
-            branch: Branch::default(),
             owner: self.config.owner,
             owner_name: self.config.owner_name.clone(),
             // Nobody serves it yet, so nobody need wait.

@@ -30,7 +30,7 @@ use super::{DiskPlace, Engine};
 use crate::endings::{DestroyPlan, DestroyReport, DoomedDisk, DoomedVolume, LeftDisk};
 use crate::error::PoolError;
 use crate::format::{
-    Branch, ConfigNumber, Configuration, Destruction, DiskId, Label, PoolId, RecordNumber, Voters,
+    ConfigNumber, Configuration, Destruction, DiskId, Label, PoolId, RecordNumber, Voters,
 };
 use crate::report::{PoolEvent, PoolState};
 
@@ -79,7 +79,10 @@ impl Engine {
         let state = slot.state.borrow().clone();
         slot.between.set(true);
         if let SlotState::Open(open) = state {
-            self.end_at_once(&slot, &open).await;
+            open.pool.lease.stop();
+            open.pool.lease.end(Ended::Closed);
+            open.pool.changed.notify_all();
+            self.let_go(&slot).await;
         }
         let ended = self.end(&slot, shown).await;
         // What isn't decided is opened again, if it was open.
@@ -226,14 +229,6 @@ impl Engine {
             }
             other => other,
         }
-    }
-
-    /// Ends an open pool as it is, and waits until it has let its disks go.
-    pub(super) async fn end_at_once(&self, slot: &Slot, open: &OpenPool) {
-        open.pool.lease.stop();
-        open.pool.lease.end(Ended::Closed);
-        open.pool.changed.notify_all();
-        self.let_go(slot).await;
     }
 
     /// Waits until a pool that was open has let its disks go.
@@ -442,7 +437,6 @@ fn recorded(disks: &[Doomed]) -> Configuration {
     newest.max_by_key(|vote| vote.rank()).cloned().unwrap_or_else(|| Configuration {
         epoch: Epoch::OBSERVER,
         number: ConfigNumber(0),
-        branch: Branch::default(),
         owner: block::OwnerId::NONE,
         owner_name: String::new(),
         released: true,

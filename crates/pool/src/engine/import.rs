@@ -1,16 +1,13 @@
 //! Making, extending and importing pools: what is asked before anything is changed, and the forecast
 //! that a dry run shows. The same checks serve both, so that a dry run says what the command would.
 
-use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
 use block::{OwnerId, spoken};
 
-use super::branches;
 use super::create::{Creation, check_machines, check_name, check_once};
 use super::format_disk::Candidate;
-use super::open::SeenDisk;
 use super::open_pool::OpenPool;
 use super::quorum::Quorum;
 use super::slot::{Import, Slot, SlotState};
@@ -170,31 +167,20 @@ impl Engine {
         options: ImportOptions,
     ) -> Result<PoolReport, PoolError> {
         let slot = self.importable(name_or_id)?;
-        let open = self.open_in(&slot);
-        if let Some(open) = open.as_ref().filter(|open| !open.lacks_majority()) {
+        if let SlotState::Open(open) = &*slot.state.borrow() {
             return Ok(open.report());
         }
         let plan = self.plan_of(&slot).await?;
         if let Some(refusal) = plan.refusal.filter(|_| !options.force) {
             return Err(refusal);
         }
-        if let Some(lacks) = plan.lacks_majority.filter(|_| !options.without_majority) {
-            return Err(lacks);
-        }
-        if let Some(open) = open {
-            self.end_at_once(&slot, &open).await;
-        }
         *slot.error.borrow_mut() = None;
         if matches!(*slot.state.borrow(), SlotState::Ended(_)) {
             *slot.state.borrow_mut() = SlotState::Closed;
         }
         let grace = options.grace.unwrap_or(self.config.limits.grace);
-        slot.import.set(Some(Import {
-            grace,
-            force: options.force,
-            outdated: options.outdated_metadata,
-            without_majority: options.without_majority,
-        }));
+        let (force, outdated) = (options.force, options.outdated_metadata);
+        slot.import.set(Some(Import { grace, force, outdated }));
         self.changed.notify_all();
         self.wait_open(&slot, grace).await
     }
@@ -210,19 +196,13 @@ impl Engine {
     /// Whose a pool is, and whether [`Engine::import_pool`] would take it without force.
     pub async fn plan_import(self: &Rc<Self>, name_or_id: &str) -> Result<ImportPlan, PoolError> {
         let slot = self.importable(name_or_id)?;
-        match self.open_in(&slot).filter(|open| !open.lacks_majority()) {
-            Some(open) => {
-                Err(PoolError::Exists { what: "open pool".into(), name: open.pool.name.clone() })
-            }
-            None => self.plan_of(&slot).await,
+        if let SlotState::Open(open) = &*slot.state.borrow() {
+            return Err(PoolError::Exists {
+                what: "open pool".into(),
+                name: open.pool.name.clone(),
+            });
         }
-    }
-
-    fn open_in(&self, slot: &Slot) -> Option<Rc<OpenPool>> {
-        match &*slot.state.borrow() {
-            SlotState::Open(open) => Some(Rc::clone(open)),
-            _ => None,
-        }
+        self.plan_of(&slot).await
     }
 
     /// The pool that is meant by a name. Of several of one name none is taken by guessing.
@@ -246,13 +226,10 @@ impl Engine {
 
     async fn plan_of(self: &Rc<Self>, slot: &Slot) -> Result<ImportPlan, PoolError> {
         self.look_again(slot.id).await;
-        let (disks, others) = branches::part(self.all_seen(slot.id), self.config.owner);
+        let disks = self.seen_disks(slot.id);
         let quorum = Quorum::of(&disks);
-        let lacks_majority = (!quorum.suffices()).then(|| self.request(slot).no_quorum(&quorum));
-        if let Some(lacks) = &lacks_majority
-            && (quorum.is_enough() || !quorum.alone().suffices())
-        {
-            return Err(lacks.clone());
+        if !quorum.suffices() {
+            return Err(self.request(slot).no_quorum(&quorum));
         }
         if quorum.destruction() != Destruction::None {
             return Err(self.request(slot).is_destroyed());
@@ -263,12 +240,6 @@ impl Engine {
         let lives = heard.filter(|heard| *heard < ALIVE_WITHIN);
         Ok(ImportPlan {
             refusal: lives.map(|heard| owner_lives(&name, &owner_name(&quorum), heard)),
-            given_up: match lacks_majority {
-                Some(_) => self.given_up_without(slot, &quorum, &disks),
-                None => Vec::new(),
-            },
-            lacks_majority,
-            other_branches: others.iter().map(|disk| disk.place.to_string()).collect(),
             name,
             id: slot.id.to_string(),
             owner: (owner != OwnerId::NONE).then(|| owner_name(&quorum)),
@@ -278,15 +249,6 @@ impl Engine {
             disks: disks.iter().map(|disk| disk.place.to_string()).collect(),
             votes: quorum.votes(),
         })
-    }
-
-    /// The disks of a pool, as far as they are known, that would be given up if it were opened with these alone.
-    fn given_up_without(&self, slot: &Slot, quorum: &Quorum, disks: &[SeenDisk]) -> Vec<String> {
-        let request = self.request(slot);
-        let known = request.known.keys().copied().chain(quorum.missing());
-        let mut missing: BTreeSet<DiskId> = known.collect();
-        missing.retain(|missing| !disks.iter().any(|disk| disk.label.disk == *missing));
-        missing.into_iter().map(|disk| request.name_of(disk)).collect()
     }
 
     /// The pools that the supervisor's records should name now.

@@ -366,10 +366,8 @@ impl OpenPool {
     fn why_not_rebuilt(&self, disk: DiskNumber) -> Option<String> {
         let meta = self.pool.meta.borrow();
         let mut nodes: BTreeMap<Uuid, bool> = BTreeMap::new();
-        // Of those that are offline, or were given up, it is known why they are gone.
-        let is_known =
-            |disk: &DiskNumber| meta.offline_since(*disk).is_some() || self.pool.is_given_up(*disk);
-        for other in meta.data_disks().filter(|disk| !is_known(&disk.number)) {
+        // Of those that are offline it is known why they are gone.
+        for other in meta.data_disks().filter(|disk| meta.offline_since(disk.number).is_none()) {
             *nodes.entry(other.node).or_default() |= self.is_there(other.number);
         }
         let gone = nodes.values().filter(|is_there| !**is_there).count();

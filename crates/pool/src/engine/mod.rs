@@ -21,7 +21,6 @@ mod adopted;
 mod again;
 mod areas;
 mod belief;
-mod branches;
 mod checkpoint;
 mod checksum_cache;
 mod checksums;
@@ -275,9 +274,6 @@ pub struct ImportOptions {
     /// Open it with metadata that is older than what votes or disks know of: what was changed since is
     /// given up.
     pub outdated_metadata: bool,
-    /// Open it without a majority of its votes, because the others will never be back: from then on it is a branch of
-    /// its own, and those that aren't present are given up.
-    pub without_majority: bool,
 }
 
 /// Disks that are to take no part, or to take part again.

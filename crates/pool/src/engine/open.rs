@@ -24,12 +24,8 @@ use super::quorum::Quorum;
 use super::re_add::{Joined, NotFit};
 use super::{DiskPlace, EngineConfig, Limits};
 use crate::error::PoolError;
-use crate::format::{
-    Branch, BranchId, Configuration, Destruction, DiskGeometry, DiskId, DiskNumber, Label, OutDisk,
-    PoolId,
-};
+use crate::format::{Configuration, Destruction, DiskGeometry, DiskId, DiskNumber, Label, PoolId};
 use crate::metadata::Metadata;
-use crate::report::PoolEvent;
 
 /// A labelled disk that is present.
 #[derive(Clone)]
@@ -57,8 +53,6 @@ pub(crate) struct OpenRequest {
     pub(crate) import: bool,
     /// Somebody said that older metadata will do.
     pub(crate) outdated: bool,
-    /// Somebody said that those who aren't there will never be.
-    pub(crate) without_majority: bool,
 }
 
 /// A disk that has accepted our epoch.
@@ -78,34 +72,21 @@ impl OpenRequest {
     }
 
     async fn open_claimed(&self) -> Result<Rc<OpenPool>, PoolError> {
-        let mut quorum = Quorum::of(&self.disks);
-        let branches = self.without_majority && !quorum.is_enough();
-        if branches {
-            quorum = quorum.alone();
-        }
+        let quorum = Quorum::of(&self.disks);
         let before = quorum.newest.clone().filter(|_| quorum.suffices());
         let before = before.ok_or_else(|| self.no_quorum(&quorum))?;
         let (epoch, claimed) = self.claim_all(&quorum, &before).await?;
         let claimed_at = self.runtime.now();
         // The votes may have changed until the claim; from now on only we change them. What a majority
         // was told before is on one of any majority; less than that may have missed it.
-        let before = self.reread_votes(&claimed, before, branches).await?;
+        let before = self.reread_votes(&claimed, before).await?;
         if before.destruction != Destruction::None {
             return Err(self.is_destroyed());
         }
         let (metadata, area) = self.adopt(&before, &claimed).await?;
-        let out = match branches {
-            true => given_up(&metadata, &claimed, &before),
-            false => before.out.clone(),
-        };
-        let branch = match branches {
-            true => Branch { id: BranchId(self.runtime.random_u64().max(1)), from: before.rank() },
-            false => before.branch,
-        };
         let config = Configuration {
             epoch,
             number: before.number,
-            branch,
             owner: self.config.owner,
             owner_name: self.config.owner_name.clone(),
             released: false,
@@ -113,7 +94,7 @@ impl OpenRequest {
             voters: before.voters.clone(),
             copies: before.copies.clone(),
             record: before.record,
-            out,
+            out: before.out.clone(),
         };
         let pool = self.build(epoch, config, metadata, area);
         let pool = OpenPool::new(pool, before.owner_name.clone());
@@ -144,13 +125,6 @@ impl OpenRequest {
             false => format!("of its disks {} are present", present.join(", ")),
         };
         let votes = quorum.votes();
-        let only_others = (!quorum.is_enough() && quorum.alone().suffices()).then(|| {
-            format!(
-                "; if the others will never be back: `etherpool pool import {} --without-majority` says what \
-                 that means",
-                self.name
-            )
-        });
         let why = match votes.total {
             0 => there,
             total => format!(
@@ -164,7 +138,6 @@ impl OpenRequest {
             0 => why,
             hidden => format!("{why}; of {hidden} votes a newer state can't be read"),
         };
-        let why = why + only_others.as_deref().unwrap_or_default();
         PoolError::NoQuorum { pool: self.name.clone(), why, missing }
     }
 
@@ -263,7 +236,6 @@ impl OpenRequest {
         &self,
         claimed: &[Claimed],
         before: Configuration,
-        alone: bool,
     ) -> Result<Configuration, PoolError> {
         let reads = claimed.iter().map(|claimed| async {
             let content = read_content(&*claimed.disk.device, false);
@@ -280,9 +252,6 @@ impl OpenRequest {
         if quorum.newest.as_ref().is_none_or(|newest| newest.rank() < before.rank()) {
             quorum.voters = before.voters.clone();
             quorum.newest = Some(before.clone());
-        }
-        if alone {
-            quorum = quorum.alone();
         }
         let newest = quorum.newest.clone().filter(|_| quorum.is_enough());
         let newest = newest.ok_or_else(|| self.no_quorum(&quorum))?;
@@ -372,7 +341,6 @@ impl OpenRequest {
         }
         pool.runtime.spawn(Rc::clone(pool).run_lease());
         self.evict_missing(pool, &fit).await?;
-        self.tell_branch(pool, before);
         let lock = pool.meta_lock.acquire(1).await;
         match pool.write_checkpoint(None).await {
             Ok(()) => {}
@@ -390,7 +358,6 @@ impl OpenRequest {
             if pool.join(member, *rolled_back).await? == Joined::NotYet {
                 pool.re_add_soon(member);
             }
-            pool.show_branch(member).await?;
         }
         pool.free_pending().await?;
         let ours = before.owner == self.config.owner;
@@ -400,16 +367,6 @@ impl OpenRequest {
             pool.unless_over(wait).await?;
         }
         pool.lease.wait(&pool.runtime).await
-    }
-
-    /// Tells that the pool is a branch from now on, if it is.
-    fn tell_branch(&self, pool: &Pool, before: &Configuration) {
-        let config = pool.config.borrow();
-        if config.branch != before.branch {
-            let given_up = config.out.iter().filter(|out| out.is_given_up);
-            let given_up = given_up.map(|out| pool.disk_name(out.disk)).collect();
-            pool.events.tell(PoolEvent::Branched { pool: pool.name.clone(), given_up });
-        }
     }
 
     /// The first configuration under the new epoch: what is missing is out, what doesn't exist any more isn't, and
@@ -435,7 +392,7 @@ impl OpenRequest {
         })
         .await?;
         for disk in newly {
-            pool.events.tell(PoolEvent::DiskOut {
+            pool.events.tell(crate::report::PoolEvent::DiskOut {
                 pool: pool.name.clone(),
                 disk: pool.disk_name(disk),
                 why: "it was not present when the pool was opened".into(),
@@ -452,20 +409,6 @@ impl OpenRequest {
         let done = runtime::timeout(&self.runtime, limits.claim, work).await;
         done.unwrap_or(Err(IoError::Lost))
     }
-}
-
-/// The disks that are out where a branch begins with those that are claimed: all others are given up.
-fn given_up(metadata: &Metadata, claimed: &[Claimed], before: &Configuration) -> Vec<OutDisk> {
-    let is_claimed = |disk: DiskId| claimed.iter().any(|claimed| claimed.disk.label.disk == disk);
-    let disks = metadata.disks().values();
-    let out = disks.filter_map(|disk| {
-        let is_given_up = !is_claimed(disk.id);
-        let entry = before.out_entry(disk.number);
-        let newly = OutDisk { disk: disk.number, since: before.number, is_given_up };
-        let entry = entry.or(is_given_up.then_some(newly))?;
-        Some(OutDisk { is_given_up, ..entry })
-    });
-    out.collect()
 }
 
 /// Two who claim at once outbid each other this often before one gives up.

@@ -101,20 +101,12 @@ impl OpenPool {
         machine: Uuid,
         device: Rc<dyn BlockDevice>,
     ) {
-        if self.pool.is_given_up(member.number) {
-            return;
-        }
         member.attach(place, machine, device);
         if member.is_usable() {
             member.set_standing(Standing::Away);
         }
         self.pool.changed.notify_all();
         self.pool.re_add_soon(member);
-    }
-
-    /// Whether it waits for votes, without which nothing is decided and nothing answered.
-    pub(crate) fn lacks_majority(&self) -> bool {
-        !self.pool.lease.holds(self.pool.runtime.now())
     }
 
     /// What a disk's driver hints at.

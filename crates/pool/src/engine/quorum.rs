@@ -67,19 +67,6 @@ impl Quorum {
         has_metadata && self.is_enough()
     }
 
-    /// What these votes would say if they were all that there are: for a pool that is opened without a majority,
-    /// because the others will never be back.
-    pub(crate) fn alone(&self) -> Quorum {
-        let mut alone = self.clone();
-        let voters = self.voters.all().into_iter().filter(|disk| self.present.contains(disk));
-        alone.voters = Voters::of(voters.collect());
-        if let Some(newest) = &mut alone.newest {
-            newest.copies.retain(|disk| alone.voters.contains(*disk));
-            newest.voters = alone.voters.clone();
-        }
-        alone
-    }
-
     /// Whether the pool is to be no more, by the newest of these votes.
     pub(crate) fn destruction(&self) -> Destruction {
         self.newest.as_ref().map_or(Destruction::None, |newest| newest.destruction)

@@ -75,11 +75,7 @@ impl Pool {
                 Ok(rolled_back) => {
                     self.use_at_once(member, rolled_back);
                     match self.join(member, rolled_back).await {
-                        Ok(Joined::Yes) if appearance == member.appearance.get() => {
-                            // Whoever can't be shown it now is shown it when he comes next.
-                            let _ = self.show_branch(member).await;
-                            return;
-                        }
+                        Ok(Joined::Yes) if appearance == member.appearance.get() => return,
                         Ok(_) => {}
                         Err(_) => return,
                     }
@@ -357,15 +353,6 @@ impl Pool {
         self.resync_soon();
         self.push_votes();
         Ok(Joined::Yes)
-    }
-
-    /// Has a member show that it belongs to this branch, whether it votes or not: who looks at it elsewhere leaves it
-    /// alone then.
-    pub(crate) async fn show_branch(self: &Rc<Self>, member: &Rc<Member>) -> Result<(), Ended> {
-        if !self.config.borrow().branch.is_trunk() && !self.is_voter(member.id) {
-            self.show_configuration(member).await?;
-        }
-        Ok(())
     }
 
     /// All that a disk ever had, as dirty regions, as far as another member has it. Of the rest it is the only

@@ -10,7 +10,6 @@ use block::{BlockDevice, DeviceEvent, Epoch, Instant, IoError};
 use futures::future::{Either, join_all, select};
 use runtime::{Handle, Notify};
 
-use super::branches;
 use super::checksum_cache::ChecksumCache;
 use super::events::Events;
 use super::lease::Ended;
@@ -87,8 +86,6 @@ pub(super) struct Import {
     pub(super) force: bool,
     /// Also with older metadata than is known of.
     pub(super) outdated: bool,
-    /// Also without a majority of votes.
-    pub(super) without_majority: bool,
 }
 
 /// A pool's owner by its votes.
@@ -249,12 +246,10 @@ impl Engine {
     fn discovered(self: &Rc<Self>, device: &Rc<Device>) {
         let content = device.content.borrow().clone();
         match content {
-            Content::Labelled { label, vote } => {
+            Content::Labelled { label, .. } => {
                 let label = label.label;
                 if let Some((open, disk)) = self.open_pool_of(device) {
-                    if let Some(member) = open.pool.member_by_id(disk)
-                        && open.pool.is_of_its_branch(&member, vote.as_ref())
-                    {
+                    if let Some(member) = open.pool.member_by_id(disk) {
                         self.take_or_part(&open, &member, device);
                     }
                 } else {
@@ -392,10 +387,7 @@ impl Engine {
     /// Whether a pool can and shall be opened: an import was asked for, or it is ours by our own
     /// records as well as by its votes.
     pub(super) fn is_wanted(&self, slot: &Slot) -> bool {
-        let mut quorum = Quorum::of(&self.free_disks(slot.id));
-        if slot.import.get().is_some_and(|import| import.without_majority) && !quorum.is_enough() {
-            quorum = quorum.alone();
-        }
+        let quorum = Quorum::of(&self.free_disks(slot.id));
         let owner = quorum.newest.as_ref().map(|newest| newest.owner);
         let ours = owner == Some(self.config.owner) && self.known.borrow().contains_key(&slot.id);
         let name_taken = self.namesake(slot).is_some() && slot.error.borrow().is_some();
@@ -403,13 +395,8 @@ impl Engine {
         quorum.suffices() && stays && !name_taken && (slot.import.get().is_some() || ours)
     }
 
-    /// The disks of a pool present, of one branch of it.
-    pub(super) fn seen_disks(&self, pool: PoolId) -> Vec<SeenDisk> {
-        branches::part(self.all_seen(pool), self.config.owner).0
-    }
-
     /// The disks of a pool present, without those that aren't who they say (`twins`).
-    pub(super) fn all_seen(&self, pool: PoolId) -> Vec<SeenDisk> {
+    pub(super) fn seen_disks(&self, pool: PoolId) -> Vec<SeenDisk> {
         let mut seen: BTreeMap<DiskId, SeenDisk> = BTreeMap::new();
         for device in self.devices.borrow().values() {
             let content = device.content.borrow();
@@ -452,7 +439,6 @@ impl Engine {
             known: self.known.borrow().get(&slot.id).cloned().unwrap_or_default(),
             import: slot.import.get().is_some(),
             outdated: slot.import.get().is_some_and(|import| import.outdated),
-            without_majority: slot.import.get().is_some_and(|import| import.without_majority),
         }
     }
 

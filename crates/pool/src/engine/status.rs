@@ -79,7 +79,6 @@ impl OpenPool {
         let disk = meta.disks().get(&member.number);
         let state = match member.standing() {
             Standing::Refused(why) => DiskState::Refused { why },
-            _ if self.pool.is_given_up(member.number) => DiskState::GivenUp,
             _ if self.pool.is_offline(member.number) => DiskState::Offline,
             _ if member.device().is_none() || !member.answers.get() => DiskState::Missing,
             _ if member.rolled_back.get() => DiskState::RolledBack,

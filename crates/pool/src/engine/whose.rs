@@ -163,19 +163,6 @@ impl Engine {
                 &format!("name another one; pool extend {pool} takes it back, empty"),
             );
         }
-        if let Some(SlotState::Open(open)) = &state
-            && open.pool.has_given_up(label.disk)
-        {
-            let loss = format!(
-                "pool {} was opened without it, and without a majority of its votes; what was written to it \
-                 elsewhere since, it alone may have",
-                label.pool_name
-            );
-            return match candidate.forced {
-                true => Ok(Some(format!("{}: {loss}", candidate.place.name))),
-                false => Err(candidate.refuse_to_lose(loss)),
-            };
-        }
         if matches!(state, Some(SlotState::Open(_) | SlotState::Opening)) {
             return refuse(
                 format!("it is a disk of pool {}, which is open here", label.pool_name),

@@ -48,10 +48,6 @@ identity!(
     DiskId
 );
 number!(
-    /// A history of a pool: 0 as it was made, another one since it was opened without a majority of its votes.
-    BranchId(u64), "branch"
-);
-number!(
     /// Index of a disk within its pool; never reused.
     DiskNumber(u32), "disk"
 );

@@ -26,8 +26,8 @@ pub use checksum::{
 pub(crate) use checksum::{ROW_SECTORS, sector_checksum};
 pub use geometry::{DiskGeometry, GeometryError, MIB, choose_extent_bytes};
 pub use ids::{
-    BranchId, ConfigNumber, DiskId, DiskNumber, ExtentNumber, ExtentRange, GenerationId, JobNumber,
-    PoolId, RecordNumber, ReleaseNumber, Row, SegmentNumber, VolumeId,
+    ConfigNumber, DiskId, DiskNumber, ExtentNumber, ExtentRange, GenerationId, JobNumber, PoolId,
+    RecordNumber, ReleaseNumber, Row, SegmentNumber, VolumeId,
 };
 pub use label::{
     FailureDomain, Features, LABEL_BYTES, Label, LabelError, LabelFaults, LabelState,
@@ -45,7 +45,7 @@ pub(crate) use log::{
 pub use root::{initial_root, version_hash};
 pub(crate) use vote::VOTE_MAGIC;
 pub use vote::{
-    Branch, Configuration, Destruction, OUT_DISKS_MAX, OutDisk, TooManyOut, VOTE_BYTES, VotePlace,
+    Configuration, Destruction, OUT_DISKS_MAX, OutDisk, TooManyOut, VOTE_BYTES, VotePlace,
     VoteSlots, Witness, select_vote,
 };
 pub(crate) use voters::has_majority;

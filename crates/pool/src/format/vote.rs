@@ -5,7 +5,7 @@
 //! | 0 | 8 | magic "epVOTE\0\0" |
 //! | 8 | 4 | CRC32C of the record, this field as zeros |
 //! | 12 | 1 | slot, 0 or 1 |
-//! | 13 | 1 | flags: 0x01 cleanly released, 0x02 witness, 0x04 names the voters, 0x08 the pool is to be destroyed, 0x10 with that: a majority has accepted it, 0x20 of a branch |
+//! | 13 | 1 | flags: 0x01 cleanly released, 0x02 witness, 0x04 names the voters, 0x08 the pool is to be destroyed, 0x10 with that: a majority has accepted it |
 //! | 14 | 1 | number of voters; without the flag 0x04 current metadata copies: a bit per entry of the label's list of vote disks, who are the voters then |
 //! | 15 | 1 | zero |
 //! | 16 | 16 | pool |
@@ -18,11 +18,8 @@
 //! | 160 | 8 | last metadata record that was committed |
 //! | 168 | 4 | number of disks that are out |
 //! | 172 | 4 | zero |
-//! | 176 | 12 each | disk number 4 (of a branch its highest bit: given up when the branch began), configuration number since when 8 |
-//! | … | | zero up to 15,960 |
-//! | 15,960 | 8 | branch; zero without the flag 0x20, as the two that follow |
-//! | 15,968 | 8 | epoch of the configuration that the branch began with |
-//! | 15,976 | 8 | number of that configuration |
+//! | 176 | 12 each | disk number 4, configuration number since when 8 |
+//! | … | | zero up to 15,984 |
 //! | 15,984 | 40 each | voters: id 16, zero 16 (for the machine of a witness), bits 1 (0x01 on the list that counts, 0x02 on the one that is to take its place, 0x04 has a current copy of the metadata), zero 7 |
 //! | … | | zero up to 16 KiB |
 //!
@@ -31,10 +28,6 @@
 //!
 //! The flag 0x08 alone counts like any configuration: once a majority has it. With 0x10 one record of any disk proves
 //! that a majority had it.
-//!
-//! A pool that was opened without a majority of its votes is a branch from then on (docs/engine.md, 17): its records
-//! say nothing of those that were away, nor theirs of it, whichever has the higher epoch. A program that doesn't know
-//! branches doesn't know the flag 0x20, and believes none of these records.
 //!
 //! Protects against: two owners, and a stale copy of metadata or log that is taken for a current one:
 //! what is out, and which copies count, changes only by a record with a higher number on a majority
@@ -48,7 +41,7 @@ use uuid::Uuid;
 
 use super::field::{Field, crc_without};
 use super::voters::{VOTE_DISKS_MAX, Voters};
-use super::{BranchId, ConfigNumber, DiskId, DiskNumber, PoolId, RecordNumber};
+use super::{ConfigNumber, DiskId, DiskNumber, PoolId, RecordNumber};
 
 /// With what each record begins.
 pub(crate) const VOTE_MAGIC: &[u8; 8] = b"epVOTE\0\0";
@@ -57,9 +50,7 @@ const FLAG_WITNESS: u64 = 0x02;
 const FLAG_VOTERS: u64 = 0x04;
 const FLAG_DESTROYED: u64 = 0x08;
 const FLAG_DECIDED: u64 = 0x10;
-const FLAG_BRANCH: u64 = 0x20;
-const FLAGS_KNOWN: u64 =
-    FLAG_RELEASED | FLAG_WITNESS | FLAG_VOTERS | FLAG_DESTROYED | FLAG_DECIDED | FLAG_BRANCH;
+const FLAGS_KNOWN: u64 = FLAG_RELEASED | FLAG_WITNESS | FLAG_VOTERS | FLAG_DESTROYED | FLAG_DECIDED;
 
 const MAGIC: Field = Field::first(8);
 const CRC: Field = MAGIC.then(4);
@@ -78,17 +69,12 @@ const RECORD: Field = OWNER_NAME.then(8);
 const OUT_COUNT: Field = RECORD.then(4);
 const ZERO_TOO: Field = OUT_COUNT.then(4);
 const OUT: Field = ZERO_TOO.then(OUT_DISKS_MAX * OUT_BYTES);
-const ZERO_BETWEEN: Field = OUT.then(BRANCH_AT - OUT.end());
-const BRANCH: Field = ZERO_BETWEEN.then(8);
-const BRANCH_EPOCH: Field = BRANCH.then(8);
-const BRANCH_NUMBER: Field = BRANCH_EPOCH.then(8);
-const VOTERS: Field = BRANCH_NUMBER.then(VOTERS_MAX * VOTER_BYTES);
+const ZERO_BETWEEN: Field = OUT.then(VOTERS_AT - OUT.end());
+const VOTERS: Field = ZERO_BETWEEN.then(VOTERS_MAX * VOTER_BYTES);
 
 const OUT_DISK: Field = Field::first(4);
 const OUT_SINCE: Field = OUT_DISK.then(8);
 const OUT_BYTES: usize = OUT_SINCE.end();
-/// In the number of a disk that is out: it was given up when the branch began.
-const BIT_GIVEN_UP: u32 = 1 << 31;
 
 const VOTER_ID: Field = Field::first(16);
 const VOTER_MACHINE: Field = VOTER_ID.then(16);
@@ -97,7 +83,6 @@ const VOTER_BYTES: usize = VOTER_BITS.then(7).end();
 /// Two lists that have nobody in common.
 const VOTERS_MAX: usize = 2 * VOTE_DISKS_MAX;
 const VOTERS_AT: usize = VOTE_BYTES - VOTERS_MAX * VOTER_BYTES;
-const BRANCH_AT: usize = VOTERS_AT - 24;
 const BIT_NOW: u64 = 0x01;
 const BIT_NEXT: u64 = 0x02;
 const BIT_COPY: u64 = 0x04;
@@ -105,7 +90,7 @@ const BIT_COPY: u64 = 0x04;
 /// Bytes in a slot.
 pub const VOTE_BYTES: usize = 16 << 10;
 /// Disks that can be out at once: as many as fit.
-pub const OUT_DISKS_MAX: usize = (BRANCH_AT - ZERO_TOO.end()) / OUT_BYTES;
+pub const OUT_DISKS_MAX: usize = (VOTERS_AT - ZERO_TOO.end()) / OUT_BYTES;
 
 const _: () = assert!(VOTERS.end() == VOTE_BYTES && VOTERS_AT == 15_984);
 const _: () = assert!(ZERO_TOO.end() == 176 && OUT_BYTES == 12 && VOTER_BYTES == 40);
@@ -117,27 +102,6 @@ pub struct OutDisk {
     pub disk: DiskNumber,
     /// The configuration that evicted it.
     pub since: ConfigNumber,
-    /// It was away when the branch began that the configuration belongs to, and is never taken in again: it may have
-    /// contents of which this branch knows nothing.
-    pub is_given_up: bool,
-}
-
-/// A history of a pool. As it was made it is the trunk; one that is opened without a majority of its votes is a
-/// branch of its own from then on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Branch {
-    /// Which.
-    pub id: BranchId,
-    /// The newest configuration that the disks showed with which it began. Those that weren't there may have newer
-    /// ones, which say nothing of this branch.
-    pub from: (Epoch, ConfigNumber),
-}
-
-impl Branch {
-    /// Whether it is the history that the pool was made with.
-    pub fn is_trunk(&self) -> bool {
-        self.id == BranchId::default()
-    }
 }
 
 /// Whether the pool is to be no more.
@@ -159,8 +123,6 @@ pub struct Configuration {
     pub epoch: Epoch,
     /// Counts up with each configuration.
     pub number: ConfigNumber,
-    /// The history that it belongs to.
-    pub branch: Branch,
     /// Who owns the pool.
     pub owner: OwnerId,
     /// Its name, for people; cut at 64 bytes.
@@ -188,11 +150,6 @@ impl Configuration {
     /// Since when a disk is out, if it is.
     pub fn out_entry(&self, disk: DiskNumber) -> Option<OutDisk> {
         self.out.iter().find(|out| out.disk == disk).copied()
-    }
-
-    /// Whether a disk was given up when this branch began.
-    pub fn is_given_up(&self, disk: DiskNumber) -> bool {
-        self.out_entry(disk).is_some_and(|out| out.is_given_up)
     }
 
     /// Whether a disk is out.
@@ -243,12 +200,7 @@ impl Configuration {
             Destruction::Asked => FLAG_DESTROYED,
             Destruction::Decided => FLAG_DESTROYED | FLAG_DECIDED,
         };
-        let branch = if self.branch.is_trunk() { 0 } else { FLAG_BRANCH };
-        FLAGS.put_number(&mut record, released | witness | destruction | branch | FLAG_VOTERS);
-        let (from_epoch, from_number) = self.branch.from;
-        BRANCH.put_number(&mut record, self.branch.id.0);
-        BRANCH_EPOCH.put_number(&mut record, from_epoch.0);
-        BRANCH_NUMBER.put_number(&mut record, from_number.0);
+        FLAGS.put_number(&mut record, released | witness | destruction | FLAG_VOTERS);
         let voters = self.voters.all();
         COUNT.put_number(&mut record, voters.len().min(VOTERS_MAX) as u64);
         let entries = VOTERS.of_mut(&mut record).chunks_exact_mut(VOTER_BYTES);
@@ -274,8 +226,7 @@ impl Configuration {
         OUT_COUNT.put_number(&mut record, self.out.len() as u64);
         let entries = OUT.of_mut(&mut record).chunks_exact_mut(OUT_BYTES);
         for (entry, out) in entries.zip(&self.out) {
-            let given_up = if out.is_given_up { BIT_GIVEN_UP } else { 0 };
-            OUT_DISK.put_number(entry, u64::from(out.disk.0 | given_up));
+            OUT_DISK.put_number(entry, u64::from(out.disk.0));
             OUT_SINCE.put_number(entry, out.since.0);
         }
         let crc = crc_without(&record, CRC);
@@ -310,21 +261,9 @@ impl Configuration {
         if !sound || count > OUT_DISKS_MAX {
             return None;
         }
-        let branch = match flags & FLAG_BRANCH {
-            0 => Branch::default(),
-            _ => Branch {
-                id: Some(BranchId(BRANCH.number(bytes))).filter(|id| *id != BranchId::default())?,
-                from: (
-                    Epoch(BRANCH_EPOCH.number(bytes)),
-                    ConfigNumber(BRANCH_NUMBER.number(bytes)),
-                ),
-            },
-        };
-        let bit = if flags & FLAG_BRANCH == 0 { 0 } else { BIT_GIVEN_UP };
         let out = OUT.of(bytes).chunks_exact(OUT_BYTES).take(count).map(|entry| OutDisk {
-            disk: DiskNumber(OUT_DISK.number32(entry) & !bit),
+            disk: DiskNumber(OUT_DISK.number32(entry)),
             since: ConfigNumber(OUT_SINCE.number(entry)),
-            is_given_up: OUT_DISK.number32(entry) & bit != 0,
         });
         let (voters, copies) = match flags & FLAG_VOTERS {
             0 => {
@@ -338,7 +277,6 @@ impl Configuration {
         Some(Configuration {
             epoch: Epoch(EPOCH.number(bytes)),
             number: ConfigNumber(NUMBER.number(bytes)),
-            branch,
             owner: OwnerId(OWNER.uuid(bytes)),
             owner_name: OWNER_NAME.text(bytes)?,
             released: flags & FLAG_RELEASED != 0,
@@ -419,12 +357,10 @@ mod tests {
     }
 
     fn configuration(epoch: u64, number: u64) -> Configuration {
-        let since = ConfigNumber(number);
-        let out = OutDisk { disk: DiskNumber(3), since, is_given_up: false };
+        let out = OutDisk { disk: DiskNumber(3), since: ConfigNumber(number) };
         Configuration {
             epoch: Epoch(epoch),
             number: ConfigNumber(number),
-            branch: Branch::default(),
             owner: OwnerId(Uuid::from_u128(0x33)),
             owner_name: "attic".into(),
             released: true,
@@ -450,24 +386,6 @@ mod tests {
         // Nobody writes the second flag without the first.
         let mut record = configuration(4, 9).encode(&place, 0).unwrap().to_vec();
         FLAGS.put_number(&mut record, FLAG_DECIDED | FLAG_VOTERS);
-        let crc = crc_without(&record, CRC);
-        CRC.put_number(&mut record, u64::from(crc));
-        let found = select_vote(&place, [Some(&record), Some(&[0; VOTE_BYTES])], &[]);
-        assert_eq!((found.newest, found.damaged), (None, [true, false]));
-    }
-
-    #[test]
-    fn a_branch_names_what_it_began_with_and_gave_up() {
-        let place = place();
-        let branch = Branch { id: BranchId(u64::MAX), from: (Epoch(3), ConfigNumber(8)) };
-        let mut written = Configuration { branch, ..configuration(4, 9) };
-        written.out[1].is_given_up = true;
-        let record = written.encode(&place, 0).unwrap();
-        let found = select_vote(&place, [Some(&record), Some(&[0; VOTE_BYTES])], &[]);
-        assert_eq!(found.newest, Some(written));
-        // A branch that has no name is none.
-        let mut record = record.to_vec();
-        BRANCH.put_number(&mut record, 0);
         let crc = crc_without(&record, CRC);
         CRC.put_number(&mut record, u64::from(crc));
         let found = select_vote(&place, [Some(&record), Some(&[0; VOTE_BYTES])], &[]);
@@ -531,11 +449,7 @@ mod tests {
     fn more_disks_out_than_fit_are_an_error() {
         let mut configuration = configuration(4, 9);
         configuration.out = (0..OUT_DISKS_MAX as u32)
-            .map(|disk| OutDisk {
-                disk: DiskNumber(disk),
-                since: ConfigNumber(u64::MAX),
-                is_given_up: false,
-            })
+            .map(|disk| OutDisk { disk: DiskNumber(disk), since: ConfigNumber(u64::MAX) })
             .collect();
         let bytes = configuration.encode(&place(), 0).unwrap();
         assert_eq!(

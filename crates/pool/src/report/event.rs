@@ -168,13 +168,6 @@ pub enum PoolEvent {
         /// What is wrong and what to do.
         why: String,
     },
-    /// A pool was opened without a majority of its votes, and is a branch of its own from now on.
-    Branched {
-        /// The pool.
-        pool: String,
-        /// The disks that were given up.
-        given_up: Vec<String>,
-    },
     /// A disk came back with older contents than it had applied.
     RolledBack {
         /// The pool.

@@ -1,6 +1,5 @@
 //! The named courses of events, one file per group, and the random one.
 
-mod branches;
 mod checksums;
 mod common;
 mod copies;
@@ -79,7 +78,6 @@ pub fn named() -> Vec<Scenario> {
         jobs::SCENARIOS,
         layouts::SCENARIOS,
         offline::SCENARIOS,
-        branches::SCENARIOS,
         removal::SCENARIOS,
         reduce::SCENARIOS,
         scrub::SCENARIOS,

@@ -31,7 +31,7 @@ pub fn disks(disks: &[DiskReport]) -> String {
 pub fn with_missing(mut disks: Vec<DiskReport>, pools: &[PoolReport]) -> Vec<DiskReport> {
     for pool in pools.iter().filter(|pool| pool.is_ours()) {
         for disk in &pool.disks {
-            let is_missing = matches!(disk.state, DiskState::Missing | DiskState::GivenUp);
+            let is_missing = disk.state == DiskState::Missing;
             if !is_missing && disk.state != DiskState::Offline {
                 continue;
             }
@@ -89,7 +89,6 @@ pub fn disk_state(state: &DiskState) -> String {
         DiskState::Usable => "usable".into(),
         DiskState::Out => "out".into(),
         DiskState::Offline => "offline".into(),
-        DiskState::GivenUp => "given up".into(),
         DiskState::Missing => "missing".into(),
         DiskState::Destroyed => "of a destroyed pool; `disk wipe` frees it".into(),
         DiskState::RolledBack => "rolled back, resync".into(),

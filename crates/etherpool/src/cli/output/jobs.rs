@@ -147,10 +147,7 @@ pub fn replacement(
 }
 
 fn is_unreadable(disk: &PoolDisk) -> bool {
-    matches!(
-        disk.state,
-        DiskState::Missing | DiskState::GivenUp | DiskState::Offline | DiskState::Refused { .. }
-    )
+    matches!(disk.state, DiskState::Missing | DiskState::Offline | DiskState::Refused { .. })
 }
 
 /// That nothing is moved from disks that aren't there, in a line; nothing if all of them are.

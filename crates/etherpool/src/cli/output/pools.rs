@@ -178,25 +178,6 @@ pub fn import_plan(plan: &ImportPlan) -> String {
         ("votes", format!("{} of {} present", plan.votes.present, plan.votes.total)),
         ("disks", plan.disks.join(", ")),
     ]));
-    if !plan.other_branches.is_empty() {
-        text.push_str(&format!(
-            "Of another branch of it, and left alone: {}\n",
-            plan.other_branches.join(", ")
-        ));
-    }
-    if plan.lacks_majority.is_some() {
-        let given_up = match plan.given_up.as_slice() {
-            [] => "all that are not present".to_owned(),
-            given_up => given_up.join(", "),
-        };
-        text.push_str(&format!(
-            "** Those present are no majority of its votes. The others may have gone on without them: what was \
-             written\n** while they did is lost here, and nobody can tell whether anything was.\n** Given up \
-             for good: {given_up}.\n** They are never used again, also when they come back; if another machine \
-             still uses them, it and\n** this one go separate ways. What only they had, is an error or keeps its \
-             volume waiting.\n"
-        ));
-    }
     if plan.refusal.is_some() {
         text.push_str(
             "** Its owner is alive: what its clients have open would be cut off at once, and what \

@@ -157,7 +157,7 @@ fn a_disk_that_does_not_exist_is_not_out() {
     let open = bench.engine.open_pool("pool").unwrap();
     let pool = Rc::clone(&open.pool);
     bench.run(async move {
-        let gone = OutDisk { disk: DiskNumber(9), since: UNSET, is_given_up: false };
+        let gone = OutDisk { disk: DiskNumber(9), since: UNSET };
         let leave = |config: &mut Configuration| {
             config.out.push(gone);
             true
@@ -279,12 +279,7 @@ fn votes_are_read_again_once_they_are_claimed() {
         let inner = &second.engine;
         let slot = inner.find_slot("pool").unwrap();
         let (force, outdated) = (true, false);
-        slot.import.set(Some(Import {
-            grace: Duration::ZERO,
-            force,
-            outdated,
-            without_majority: false,
-        }));
+        slot.import.set(Some(Import { grace: Duration::ZERO, force, outdated }));
         let request = inner.request(&slot);
         slot.import.set(None);
         request
@@ -358,12 +353,8 @@ fn metadata_older_than_any_witness_is_refused() {
     let PoolState::Suspended { reason } = &state else { panic!("{state:?}") };
     assert!(reason.contains("knows of") && reason.contains("e0.0"), "{reason}");
     let engine = Rc::clone(&bench.engine);
-    let options = ImportOptions {
-        grace: Some(Duration::ZERO),
-        force: true,
-        outdated_metadata: true,
-        ..ImportOptions::default()
-    };
+    let options =
+        ImportOptions { grace: Some(Duration::ZERO), force: true, outdated_metadata: true };
     bench.run(async move { engine.import_pool("pool", options).await }).unwrap();
     let open = bench.engine.open_pool("pool").unwrap();
     assert!(open.pool.meta.borrow().volume_by_name("first").is_some());
