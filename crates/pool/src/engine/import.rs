@@ -174,6 +174,11 @@ impl Engine {
         if let Some(refusal) = plan.refusal.filter(|_| !options.force) {
             return Err(refusal);
         }
+        // It may have been opened meanwhile. An import of what is open would stay, until the pool is somebody else's
+        // and it takes it from him.
+        if let SlotState::Open(open) = &*slot.state.borrow() {
+            return Ok(open.report());
+        }
         *slot.error.borrow_mut() = None;
         if matches!(*slot.state.borrow(), SlotState::Ended(_)) {
             *slot.state.borrow_mut() = SlotState::Closed;

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::super::observe::{Content, read_content};
-use super::super::testing::{Bench, TestDisk};
+use super::super::testing::{Bench, Mode, TestDisk};
 use super::super::{CreatePool, ExtendPool, ImportOptions};
 use super::pattern;
 use crate::error::PoolError;
@@ -395,6 +395,39 @@ fn an_import_that_failed_is_over() {
     second.pass(Duration::from_secs(60));
     let state = second.report().state;
     assert!(matches!(state, PoolState::Foreign { .. }), "{state:?}");
+}
+
+/// The pool may be opened while it is asked whose it is. Then nothing is left of the import that would take it from
+/// whoever imports it later.
+#[test]
+fn an_import_of_what_was_just_opened_is_over() {
+    let (first, _) = Bench::mirrored(310);
+    let (now, pools) = (first.executor.handle().now(), first.engine.known_pools());
+    first.executor.clear();
+    let bench = Bench::alone(311, first.disks.clone(), now, 1, pools);
+    bench.disks.iter().take(2).for_each(|disk| bench.attach(disk));
+    let state = || bench.report().state;
+    let mut waited = 0;
+    while bench.engine.reports().is_empty() || state() != PoolState::Opening {
+        bench.pass(Duration::from_millis(1));
+        waited += 1;
+        assert!(waited < 60_000, "{:?}", bench.engine.reports());
+    }
+    // One that the opening doesn't wait for, and who asks does.
+    bench.attach(&bench.disks[2]);
+    bench.pass(Duration::from_micros(1500));
+    bench.disks[2].mode.set(Mode::Hanging);
+    assert_eq!(state(), PoolState::Opening);
+    bench.import(true).unwrap();
+    let slot = bench.engine.slots.borrow().values().next().cloned().unwrap();
+    assert!(slot.import.get().is_none(), "it is armed though the pool is open");
+
+    bench.disks[2].mode.set(Mode::Well);
+    let second = bench.other(2);
+    second.pass(Duration::from_secs(2));
+    second.import(true).unwrap();
+    bench.pass(Duration::from_secs(60));
+    assert_eq!(state(), PoolState::Fenced);
 }
 
 /// A newer etherpool may give a pool a feature that lets older ones read it and not write it. The engine
