@@ -148,8 +148,7 @@ impl PoolEvent {
     /// How bad it is.
     pub fn severity(&self) -> Severity {
         match self {
-            PoolEvent::Split { .. }
-            | PoolEvent::DiskOut { .. }
+            PoolEvent::DiskOut { .. }
             | PoolEvent::DiskRefused { .. }
             | PoolEvent::RolledBack { .. }
             | PoolEvent::RebuildWaits { .. }
@@ -185,7 +184,6 @@ impl PoolEvent {
             PoolEvent::DiskRefused { pool, disk, .. } => {
                 ("disk-refused", pool.as_deref().unwrap_or_default(), disk)
             }
-            PoolEvent::Split { pool, .. } => ("split", pool, ""),
             PoolEvent::RolledBack { pool, disk } => ("rolled-back", pool, disk),
             PoolEvent::Repaired { pool, disk, .. } => ("repaired", pool, disk),
             PoolEvent::StructureRepaired { pool, disk, .. } => ("structure-repaired", pool, disk),

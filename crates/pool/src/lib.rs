@@ -22,8 +22,7 @@ mod report;
 mod stats;
 
 pub use endings::{
-    DestroyPlan, DestroyReport, DoomedVolume, LeftDisk, ShownDisk, SplitPlan, SplitReport,
-    WipePlan, WipeReport, WipedDisk,
+    DestroyPlan, DestroyReport, DoomedDisk, DoomedVolume, LeftDisk, WipePlan, WipeReport, WipedDisk,
 };
 pub use engine::{
     CreatePool, DiskFacts, DiskPlace, EmptyDisks, Engine, EngineConfig, ExtendPool, ImportOptions,

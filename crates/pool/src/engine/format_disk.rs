@@ -184,7 +184,7 @@ impl Candidate {
             try_join_all(pieces).await?;
         }
         let applied = Applied {
-            lineage: label.lineage,
+            pool: label.pool,
             disk: label.disk,
             sequence: 1,
             release: ReleaseNumber(0),

@@ -211,12 +211,8 @@ impl Engine {
     }
 
     /// The pool that is meant by a name. Of several of one name none is taken by guessing.
-    pub(super) fn importable(&self, name: &str) -> Result<Rc<Slot>, PoolError> {
-        let mut found = self.slots_named(name);
-        if found.len() > 1 {
-            // What is left of the former pool is meant.
-            found.retain(|slot| self.unfinished(slot.id).is_none());
-        }
+    fn importable(&self, name: &str) -> Result<Rc<Slot>, PoolError> {
+        let found = self.slots_named(name);
         match found.as_slice() {
             [] => Err(PoolError::no_pool(name)),
             [one] => Ok(Rc::clone(one)),

@@ -17,7 +17,7 @@ use super::{
     AreaLayout, AreaPosition, BlockRun, CheckpointHead, CheckpointStamp, LogFull, Metadata,
     Section, Table,
 };
-use crate::format::Lineage;
+use crate::format::PoolId;
 
 /// How long sections become.
 struct Lengths {
@@ -190,12 +190,12 @@ fn encode_cut(
         table_bytes: bytes.len() as u64,
         place: place.clone(),
     };
-    let lineage: Lineage = metadata.pool().lineage;
-    let after = head.log_begins(lineage);
+    let pool: PoolId = metadata.pool().id;
+    let after = head.log_begins(pool);
     Ok(EncodedCheckpoint {
         sections: fresh,
         table: Placed::new(place, &bytes),
-        header: head.encode(lineage),
+        header: head.encode(pool),
         stored: StoredCheckpoint { head, table },
         after,
     })
@@ -203,9 +203,9 @@ fn encode_cut(
 
 impl CheckpointHead {
     /// Where the log behind it begins.
-    pub fn log_begins(&self, lineage: Lineage) -> AreaPosition {
+    pub fn log_begins(&self, pool: PoolId) -> AreaPosition {
         let CheckpointStamp { sequence, epoch, number } = self.stamp;
-        AreaPosition { lineage, sequence, epoch, number, chain: self.crc, log_at: 0 }
+        AreaPosition { pool, sequence, epoch, number, chain: self.crc, log_at: 0 }
     }
 }
 

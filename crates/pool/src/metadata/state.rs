@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::changes::Changes;
 use super::{Conversion, ExtentRange, ExtentSet, Job, Roots, SharedMap};
 use crate::format::{
-    DiskId, DiskNumber, ExtentNumber, ExtentShape, FailureDomain, GenerationId, JobNumber, Lineage,
+    DiskId, DiskNumber, ExtentNumber, ExtentShape, FailureDomain, GenerationId, JobNumber, PoolId,
     RecordNumber, ReleaseNumber, SegmentNumber, SegmentSeal, VolumeId,
 };
 use crate::layout::StripeLayout;
@@ -16,8 +16,8 @@ use crate::layout::StripeLayout;
 /// What never changes about a pool (but its name).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolIdentity {
-    /// What it was made as.
-    pub lineage: Lineage,
+    /// The pool.
+    pub id: PoolId,
     /// Its name.
     pub name: String,
     /// Bytes per extent, checked to be a shape that exists.

@@ -33,7 +33,6 @@ mod sessions;
 mod shapes;
 mod slots;
 mod space;
-mod splits;
 mod target_rules;
 mod votes;
 
@@ -64,7 +63,6 @@ pub fn named() -> Vec<Scenario> {
         flushes::SCENARIOS,
         frames::SCENARIOS,
         space::SCENARIOS,
-        splits::SCENARIOS,
         checksums::SCENARIOS,
         slots::SCENARIOS,
         rows::SCENARIOS,
