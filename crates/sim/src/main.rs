@@ -70,7 +70,7 @@ struct Arguments {
     /// With --speed: only hardware whose name has this in it.
     #[arg(long, default_value = "", requires = "speed", value_name = "NAME")]
     hardware: String,
-    /// With --speed: size of the volume that is streamed.
+    /// With --speed: size of the volume that is streamed, or of an eighth of each disk of a rebuild.
     #[arg(long, default_value_t = 128, requires = "speed", value_parser = clap::value_parser!(u64).range(16..=4096))]
     mib: u64,
 }
@@ -80,6 +80,8 @@ struct Arguments {
 enum Speed {
     /// A volume with two copies on three machines.
     Pool,
+    /// A disk of twelve is lost for good, with and without others who use the pool.
+    Rebuild,
     /// Each model of a disk beside the real one.
     Disks,
 }
@@ -138,6 +140,7 @@ fn main() -> ExitCode {
 fn measure(what: Speed, arguments: &Arguments) -> ExitCode {
     let settings = Settings {
         volume_bytes: arguments.mib << 20,
+        disk_bytes: arguments.mib << 23,
         seed: arguments.seed.unwrap_or(0),
         verbose: arguments.verbose,
         ..Settings::default()
@@ -145,6 +148,7 @@ fn measure(what: Speed, arguments: &Arguments) -> ExitCode {
     let measured = match what {
         Speed::Disks => Ok(speed::disks::report()),
         Speed::Pool => speed::pool::report(&arguments.hardware, settings),
+        Speed::Rebuild => speed::rebuild::report(&arguments.hardware, settings),
     };
     match measured {
         Ok(tables) => {

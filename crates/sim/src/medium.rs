@@ -203,6 +203,8 @@ impl Medium {
     pub fn write(&mut self, number: WriteNumber, start: u64, data: &[u8]) {
         let sectors = start..start + (data.len() / SECTOR_BYTES) as u64;
         let mut rest = data;
+        // What is filled with the same takes no room for it.
+        let mut former: Option<Rc<Page>> = None;
         for (at, mask) in pages_of(sectors) {
             let before = self.live.page(at);
             let (bytes, behind) = rest.split_at(mask.count_ones() as usize * SECTOR_BYTES);
@@ -210,7 +212,9 @@ impl Medium {
             let mut page = if mask == Mask::MAX { [0; BLOCK_BYTES] } else { *before };
             let from = mask.trailing_zeros() as usize * SECTOR_BYTES;
             page[from..from + bytes.len()].copy_from_slice(bytes);
-            let page = Rc::new(page);
+            let page =
+                former.take().filter(|former| **former == page).unwrap_or_else(|| Rc::new(page));
+            former = Some(Rc::clone(&page));
             let volatile = self
                 .volatile
                 .entry(at)

@@ -1,7 +1,7 @@
 //! Speed in virtual time: what a pool makes of disks and cables that have limits.
 //!
 //! [`pool`] does what people do with a volume (stream, read and write at random, bring a machine back) and
-//! says each rate as a part of what the disks and the cables would allow; [`disks`] does the same to the
+//! says each rate as a part of what the disks and the cables would allow; [`rebuild`] loses a disk of twelve; [`disks`] does the same to the
 //! models of disks alone and says how near each comes to the figures that it was made from. Nothing here
 //! depends on the machine that it runs on, and processors cost nothing: a rate is what policy, protocol
 //! and hardware allow, never more. It is no part of the random runs.
@@ -10,9 +10,11 @@ use std::fmt::Write;
 
 use crate::disk::service::{Model, SolidState, Spinning};
 use crate::network::Line;
+use crate::runner::Failure;
 
 pub mod disks;
 pub mod pool;
+pub mod rebuild;
 
 /// Hardware, all of one kind.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +55,35 @@ pub const HARDWARE: [Hardware; 5] = [
         line: Line::TEN_GIGABIT,
     },
 ];
+
+/// Stack of a thread that measures.
+const STACK_BYTES: usize = 16 << 20;
+
+/// The hardware whose name has `only` in it.
+fn chosen(only: &str) -> Result<Vec<Hardware>, Failure> {
+    let chosen: Vec<Hardware> =
+        HARDWARE.into_iter().filter(|hardware| hardware.name.contains(only)).collect();
+    if chosen.is_empty() {
+        let names = HARDWARE.map(|hardware| hardware.name).join("; ");
+        return Err(Failure(format!("no hardware has `{only}` in its name; there are: {names}")));
+    }
+    Ok(chosen)
+}
+
+/// Measures each on a thread of its own.
+fn side_by_side<T: Send>(
+    work: Vec<impl FnOnce() -> Result<T, Failure> + Send>,
+) -> Vec<Result<T, Failure>> {
+    std::thread::scope(|scope| {
+        let begin =
+            |work| std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work);
+        let measured: Vec<_> = work.into_iter().map(begin).collect();
+        let joined = measured.into_iter().map(|measured| {
+            measured?.join().unwrap_or_else(|_| Err(Failure("a measurement panicked".into())))
+        });
+        joined.collect()
+    })
+}
 
 /// A rate of operations that are alike.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -17,7 +17,7 @@ use pool::metadata::Layout;
 use rand::Rng;
 
 use super::disks::{self, Pattern};
-use super::{HARDWARE, Hardware, Rate, table};
+use super::{Hardware, Rate, chosen, side_by_side, table};
 use crate::cluster::Plan;
 use crate::disk::service::{Model, Usage, Work};
 use crate::random::fork;
@@ -33,8 +33,6 @@ const VOLUMES: usize = 4;
 const STREAM_DEPTH: usize = 4;
 /// Longest that any step takes in virtual time.
 const STEP_MAX: Duration = Duration::from_secs(1800);
-/// Stack of a thread that measures.
-const STACK_BYTES: usize = 16 << 20;
 /// The machine that goes away.
 const AWAY: usize = 2;
 
@@ -43,6 +41,8 @@ const AWAY: usize = 2;
 pub struct Settings {
     /// Size of the volume, what is streamed, and of several together.
     pub volume_bytes: u64,
+    /// Size of each disk of a pool that rebuilds one.
+    pub disk_bytes: u64,
     /// Operations of each random pattern on disks with an arm; ten times as many on others.
     pub operations: usize,
     /// All follows from it.
@@ -53,7 +53,13 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { volume_bytes: 128 << 20, operations: 4000, seed: 0, verbose: false }
+        Settings {
+            volume_bytes: 128 << 20,
+            disk_bytes: 1 << 30,
+            operations: 4000,
+            seed: 0,
+            verbose: false,
+        }
     }
 }
 
@@ -103,25 +109,12 @@ impl Row {
 
 /// A table for each kind of hardware whose name has `only` in it.
 pub fn report(only: &str, settings: Settings) -> Result<String, Failure> {
-    let chosen: Vec<Hardware> =
-        HARDWARE.into_iter().filter(|hardware| hardware.name.contains(only)).collect();
-    if chosen.is_empty() {
-        let names = HARDWARE.map(|hardware| hardware.name).join("; ");
-        return Err(Failure(format!("no hardware has `{only}` in its name; there are: {names}")));
-    }
-    let tables = std::thread::scope(|scope| {
-        let measured: Vec<_> = chosen
-            .iter()
-            .map(|hardware| {
-                let work = move || measure(*hardware, settings);
-                std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work)
-            })
-            .collect();
-        let joined = measured.into_iter().map(|measured| {
-            measured?.join().unwrap_or_else(|_| Err(Failure("a measurement panicked".into())))
-        });
-        joined.collect::<Vec<_>>()
+    let chosen = chosen(only)?;
+    let work = chosen.iter().map(|hardware| {
+        let hardware = *hardware;
+        move || measure(hardware, settings)
     });
+    let tables = side_by_side(work.collect());
     let texts = chosen.iter().zip(tables).map(|(hardware, rows)| {
         let head = [
             hardware.name,
