@@ -172,7 +172,6 @@ impl Engine {
             volumes: Vec::new(),
             jobs: Vec::new(),
             scrub: None,
-            spare: None,
         })
     }
 }

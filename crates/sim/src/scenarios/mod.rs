@@ -33,7 +33,6 @@ mod sessions;
 mod shapes;
 mod slots;
 mod space;
-mod spare;
 mod target_rules;
 mod votes;
 
@@ -64,7 +63,6 @@ pub fn named() -> Vec<Scenario> {
         flushes::SCENARIOS,
         frames::SCENARIOS,
         space::SCENARIOS,
-        spare::SCENARIOS,
         checksums::SCENARIOS,
         slots::SCENARIOS,
         rows::SCENARIOS,

@@ -143,7 +143,6 @@ pub fn pool() -> PoolReport {
         volumes: vec![volume()],
         jobs: Vec::new(),
         scrub: Some(scrub()),
-        spare: None,
     }
 }
 

@@ -187,7 +187,6 @@ fn report(state: pool::PoolState) -> PoolReport {
         lease_ok: true,
         jobs: Vec::new(),
         scrub: None,
-        spare: None,
         volumes: vec![volume],
     }
 }
