@@ -53,7 +53,6 @@ mod offline;
 mod open;
 mod open_pool;
 mod opening;
-mod pace;
 mod places;
 mod pool;
 mod quorum;
