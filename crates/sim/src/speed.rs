@@ -1,16 +1,19 @@
 //! Speed in virtual time: what a pool makes of disks and cables that have limits.
 //!
 //! [`pool`] does what people do with a volume (stream, read and write at random, bring a machine back) and
-//! says each rate as a part of what the disks and the cables would allow; [`rebuild`] loses a disk of twelve; [`disks`] does the same to the
-//! models of disks alone and says how near each comes to the figures that it was made from. Nothing here
+//! says each rate as a part of what the disks and the cables would allow; [`rebuild`] does that of a disk of
+//! twelve that is lost; [`disks`] does the same to the models of disks alone and says how near each comes to the figures that it was made from. Nothing here
 //! depends on the machine that it runs on, and processors cost nothing: a rate is what policy, protocol
 //! and hardware allow, never more. It is no part of the random runs.
 
 use std::fmt::Write;
+use std::time::Duration;
+
+use futures::future::LocalBoxFuture;
 
 use crate::disk::service::{Model, SolidState, Spinning};
 use crate::network::Line;
-use crate::runner::Failure;
+use crate::runner::{self, Failure, Options, Outcome, Stage};
 
 pub mod disks;
 pub mod pool;
@@ -85,6 +88,19 @@ fn side_by_side<T: Send>(
     })
 }
 
+/// Runs a measurement to its end; a failure comes with the hardware and the story of it.
+fn run(
+    hardware: Hardware,
+    settings: pool::Settings,
+    body: impl FnOnce(Stage) -> LocalBoxFuture<'static, Result<(), Failure>> + 'static,
+) -> Result<(), Failure> {
+    let limit = Duration::from_secs(24 * 3600);
+    let options = Options { verbose: settings.verbose, ..Options::default() };
+    let Outcome { failure, story, .. } = runner::run_body(body, limit, settings.seed, &options);
+    let failed = |why| Failure(format!("{}: {why}\n{}", hardware.name, story.join("\n")));
+    failure.map_or(Ok(()), |why| Err(failed(why)))
+}
+
 /// A rate of operations that are alike.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate {
@@ -95,6 +111,11 @@ pub struct Rate {
 }
 
 impl Rate {
+    /// It as a part of the lesser of two others of operations of the same size.
+    fn part_of(self, one: Rate, other: Rate) -> f64 {
+        self.per_second / one.per_second.min(other.per_second)
+    }
+
     /// Bytes a second.
     pub fn bytes_per_second(self) -> f64 {
         self.per_second * self.len_bytes as f64

@@ -17,11 +17,11 @@ use pool::metadata::Layout;
 use rand::Rng;
 
 use super::disks::{self, Pattern};
-use super::{Hardware, Rate, chosen, side_by_side, table};
+use super::{Hardware, Rate, chosen, run, side_by_side, table};
 use crate::cluster::Plan;
 use crate::disk::service::{Model, Usage, Work};
 use crate::random::fork;
-use crate::runner::{self, Failure, Options, Outcome, Stage};
+use crate::runner::{Failure, Stage};
 use crate::scenarios::{POOL, Rig};
 
 const MACHINES: usize = 3;
@@ -87,7 +87,7 @@ pub struct Row {
 impl Row {
     /// The rate as a part of the lesser of what disks and cables allow.
     pub fn part(&self) -> f64 {
-        self.rate.per_second / self.disks_allow.per_second.min(self.cable_allows.per_second)
+        self.rate.part_of(self.disks_allow, self.cable_allows)
     }
 
     fn cells(&self) -> Vec<String> {
@@ -159,15 +159,8 @@ fn measure_shared(
         }
         .boxed_local()
     };
-    let limit = Duration::from_secs(24 * 3600);
-    let options = Options { verbose: settings.verbose, ..Options::default() };
-    let Outcome { failure, story, .. } = runner::run_body(body, limit, settings.seed, &options);
-    match failure {
-        None => Ok(Rc::unwrap_or_clone(rows).into_inner()),
-        Some(failure) => {
-            Err(Failure(format!("{}: {failure}\n{}", hardware.name, story.join("\n"))))
-        }
-    }
+    run(hardware, settings, body)?;
+    Ok(Rc::unwrap_or_clone(rows).into_inner())
 }
 
 /// Two copies on three disks fill two thirds of the size of all volumes; the rest is for logs.

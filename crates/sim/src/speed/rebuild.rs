@@ -18,11 +18,11 @@ use pool::metadata::Layout;
 use rand::Rng;
 
 use super::disks::{self, Pattern};
-use super::{Hardware, Rate, chosen, side_by_side, table};
+use super::{Hardware, Rate, chosen, run, side_by_side, table};
 use crate::cluster::Plan;
 use crate::disk::service::{Model, Usage, Work};
 use crate::random::fork;
-use crate::runner::{self, Failure, Options, Outcome, Stage};
+use crate::runner::{Failure, Stage};
 use crate::scenarios::{POOL, Rig};
 use crate::speed::pool::Settings;
 
@@ -76,7 +76,7 @@ pub struct Latencies {
 impl Row {
     /// The rate as a part of the lesser of what disks and cables allow.
     pub fn part(&self) -> f64 {
-        self.rate.per_second / self.disks_allow.per_second.min(self.cable_allows.per_second)
+        self.rate.part_of(self.disks_allow, self.cable_allows)
     }
 
     fn cells(&self, disk: Model) -> Vec<String> {
@@ -153,14 +153,8 @@ pub fn measure(hardware: Hardware, settings: Settings, loaded: bool) -> Result<R
         }
         .boxed_local()
     };
-    let limit = Duration::from_secs(24 * 3600);
-    let options = Options { verbose: settings.verbose, ..Options::default() };
-    let Outcome { failure, story, .. } = runner::run_body(body, limit, settings.seed, &options);
-    let failed = |why| Failure(format!("{}: {why}\n{}", hardware.name, story.join("\n")));
-    match (failure, found.take()) {
-        (None, Some(row)) => Ok(row),
-        (failure, _) => Err(failed(failure.unwrap_or_default())),
-    }
+    run(hardware, settings, body)?;
+    found.take().ok_or_else(|| Failure(format!("{}: it told nothing", hardware.name)))
 }
 
 struct Bench {
