@@ -171,6 +171,47 @@ fn a_disk_is_removed_and_is_free_again() {
 }
 
 #[test]
+fn a_pool_with_a_spare_is_filled_and_a_node_that_is_lost_finds_a_place() {
+    let options =
+        LabOptions { nodes: 4, disks: 1, size: "512M", bare: true, ..LabOptions::default() };
+    let lab = Lab::up(&options);
+    wait_until("the disks are present", || {
+        lab.json(&["disk", "list"]).as_array().map_or(0, Vec::len) == 4
+    });
+    let create = ["pool", "create", "cluster", "e1.0", "e2.0", "e3.0", "e4.0", "--yes"];
+    lab.cli(&[&create[..], &["--spare", "node"]].concat());
+    let pool = || lab.json(&["pool", "show", "cluster"]);
+    assert_eq!(pool()["spare"]["keeps"], "node");
+    let create = ["volume", "create", "cluster/v", "--size", "100%FREE", "--layout", "mirror:2"];
+    lab.cli(&create);
+    assert_eq!(pool()["spare"]["lacks_bytes"], 0, "{}", pool());
+    let (_, text) = lab.said(&["pool", "show", "cluster"]);
+    assert!(text.contains("free besides the spare"), "{text}");
+    let (code, text) = lab.said(&["volume", "extend", "cluster/v", "--size", "+256M"]);
+    assert!(code == 1 && text.contains("for the pool's spare"), "{code}: {text}");
+    lab.cli(&["volume", "mkfs", "cluster/v", "--yes"]);
+    std::fs::create_dir_all(lab.mount()).unwrap();
+    lab.cli(&["volume", "mount", "cluster/v", lab.mount().to_str().unwrap()]);
+    std::fs::write(lab.mount().join("kept"), vec![7; 64 << 20]).unwrap();
+    lab.cli(&["pool", "set", "cluster", "rebuild-delay", "2s"]);
+    lab.lab(&["kill", "n2"]);
+    wipe(&lab.disk_file("n2", 0));
+    std::fs::write(lab.mount().join("more"), vec![8; 8 << 20]).unwrap();
+    sync(&lab);
+    wait_until("all has found a place", || {
+        let pool = pool();
+        let is_whole = pool["volumes"][0]["degraded"] == false && pool["survives"] == 1;
+        pool["jobs"].as_array().unwrap().is_empty() && is_whole
+    });
+    assert_ne!(pool()["spare"]["lacks_bytes"], 0, "it is used");
+    let text = lab.cli(&["pool", "set", "cluster", "spare", "disk"]);
+    assert!(text.contains("It isn't held now"), "{text}");
+    lab.cli(&["pool", "set", "cluster", "spare", "off"]);
+    assert!(pool()["spare"].is_null());
+    assert!(std::fs::read(lab.mount().join("kept")).unwrap() == vec![7; 64 << 20]);
+}
+
+#[test]
 fn a_node_that_is_gone_for_good_is_removed() {
     let filled = Filled::new();
     let lab = &filled.lab;

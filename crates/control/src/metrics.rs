@@ -37,6 +37,7 @@ pub fn metrics(supervisor: &Supervisor<'_>) -> String {
     states(&mut page, supervisor.pools);
     let open: Vec<&PoolReport> = supervisor.pools.iter().filter(|pool| pool.is_open()).collect();
     pools(&mut page, &open);
+    spares(&mut page, &open);
     scrubs(&mut page, &open);
     disks(&mut page, &open);
     volumes(&mut page, &open);
@@ -83,6 +84,30 @@ fn pools(page: &mut Page, pools: &[&PoolReport]) {
         page.family(name, "gauge", help);
         for pool in pools {
             page.sample(name, &[("pool", &pool.name)], value(pool));
+        }
+    }
+}
+
+fn spares(page: &mut Page, pools: &[&PoolReport]) {
+    type Value = fn(&pool::SpareReport) -> u64;
+    let families: [(&str, &str, Value); 2] = [
+        (
+            "etherpool_pool_spare_kept_bytes",
+            "Of the free space, what is kept for a loss and no volume gets.",
+            |spare| spare.kept_bytes,
+        ),
+        (
+            "etherpool_pool_spare_lacking_bytes",
+            "What might find no place after the loss that the spare is for; 0 while it is held.",
+            |spare| spare.lacks_bytes,
+        ),
+    ];
+    for (name, help, value) in families {
+        page.family(name, "gauge", help);
+        for pool in pools {
+            if let Some(spare) = &pool.spare {
+                page.sample(name, &[("pool", &pool.name)], value(spare));
+            }
         }
     }
 }

@@ -271,6 +271,7 @@ mod tests {
             lease_ok: true,
             jobs: Vec::new(),
             scrub: None,
+            spare: None,
             volumes: vec![VolumeReport {
                 name: "files".into(),
                 id: "1".into(),

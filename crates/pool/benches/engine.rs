@@ -269,6 +269,7 @@ impl Bench {
                 failure_domain: FailureDomain::Node,
                 force_disks: Vec::new(),
                 extent_bytes: None,
+                spare: None,
             };
             maker.create_pool(request).await?;
             let (size, layout) = (VolumeSize::Bytes(VOLUME_BYTES), Layout::Mirror(2));

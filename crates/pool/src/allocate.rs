@@ -6,9 +6,12 @@
 //! 3 GiB every extent that two copies on different domains can use is used.
 //!
 //! Of each domain some extents are kept for the volumes' logs, so that a full pool can still write,
-//! also while a domain is missing. Nothing is planned on disks that the caller doesn't name as usable.
+//! also while a domain is missing; and what the pool's spare needs is left (`crate::spare`). Nothing is planned on
+//! disks that the caller doesn't name as usable.
 //!
 //! Planning changes nothing: it yields records that the caller commits.
+
+mod moves;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,6 +23,9 @@ use crate::metadata::{
     ExtentRange, ExtentSet, GroupRun, Layout, Member, Metadata, Roots, RunKey, SegmentCopyPlace,
     Volume, WIDTH_MAX,
 };
+use crate::spare::Ledger;
+
+pub use moves::MovePlan;
 
 /// Groups in a run, at most.
 pub(crate) const RUN_GROUPS_MAX: u32 = 16;
@@ -29,6 +35,8 @@ pub const SEGMENT_EXTENTS: u32 = 2;
 const SEGMENTS: std::ops::RangeInclusive<u32> = 3..=8;
 /// A log may have one live segment for so many extents of the smallest domain.
 const EXTENTS_PER_SEGMENT: u32 = 48;
+/// How often space beside a spare is planned anew, at most.
+const PLANNED_ANEW_MAX: u32 = 12;
 /// Most disks that a striped volume's set goes over.
 const RAID0_WIDTH_MAX: u16 = 16;
 
@@ -77,9 +85,13 @@ pub fn usable_bytes(
     let width = volume
         .and_then(|id| metadata.volumes().get(&id))
         .map_or_else(|| stripe_width(metadata, usable, layout), |volume| volume.width);
-    let mut space = Space::new(metadata, usable);
-    space.reserve_for_logs(metadata, volume.is_none());
-    let sets = space.sets_left(layout, width);
+    let sets = match Ledger::new(metadata, usable, u32::from(volume.is_none())) {
+        None => Planning::new(metadata, usable, layout, width, volume).sets_left(),
+        Some(ledger) => {
+            let planning = Planning::new(metadata, usable, layout, width, volume);
+            sets_beside(&ledger, planning, u64::MAX).1
+        }
+    };
     let set_bytes = u64::from(width) * u64::from(metadata.shape().rows()) * BLOCK_BYTES as u64;
     sets.saturating_mul(set_bytes)
 }
@@ -104,24 +116,153 @@ pub fn plan_groups(
     if wanted <= have {
         return Ok(Vec::new());
     }
-    let mut space = Space::new(metadata, usable);
-    space.reserve_for_logs(metadata, false);
+    let wanted = wanted - have;
     // While the layout changes, what is new gets that which it is to have.
-    let layout = volume.wanted_layout();
-    if space.sets_left(layout, volume.width) < wanted - have {
+    let planning = Planning::new(metadata, usable, volume.wanted_layout(), volume.width, Some(id));
+    if planning.sets_left() < wanted {
         return Err(no_space());
     }
-    let mut plan = Plan { space, runs: Vec::new(), generation: metadata.counters().generation };
-    let mut next = have;
-    while next < wanted {
-        let most = u32::try_from(wanted - next).unwrap_or(u32::MAX).min(RUN_GROUPS_MAX);
-        let taken = match layout {
-            Layout::Mirror(copies) if volume.width == 1 => plan.mirror_run(copies, next, most),
-            layout => plan.striped_sets(layout.copies(), volume.width, next, most),
-        };
-        next += u64::from(taken.ok_or_else(no_space)?);
+    let Some(ledger) = Ledger::new(metadata, usable, 0) else {
+        return planning.runs(wanted).ok_or_else(no_space);
+    };
+    match sets_beside(&ledger, planning, u64::MAX) {
+        (runs, sets) if wanted <= sets => Ok(first_sets(runs, have, wanted)),
+        _ => Err(no_space()),
     }
-    Ok(plan.runs)
+}
+
+/// Groups of so many copies, at most `most`, that the pool's volumes could have beside the spare.
+pub(crate) fn groups_beside_spare(
+    metadata: &Metadata,
+    usable: &Usable,
+    copies: u8,
+    most: u64,
+) -> u64 {
+    let layout = Layout::with_copies(copies);
+    let mut space = Space::new(metadata, usable);
+    space.reserve_for_logs(metadata, false);
+    let planning = Planning { metadata, space, layout, width: 1, first_set: 0 };
+    match Ledger::new(metadata, usable, 0) {
+        None => planning.sets_left().min(most),
+        Some(ledger) => sets_beside(&ledger, planning, most).1,
+    }
+}
+
+/// Extents that volumes with so many copies don't get because of the pool's spare.
+pub(crate) fn kept_for_spare(metadata: &Metadata, usable: &Usable, copies: u8) -> u64 {
+    let mut space = Space::new(metadata, usable);
+    space.reserve_for_logs(metadata, false);
+    let beside = groups_beside_spare(metadata, usable, copies, u64::MAX);
+    space.groups_left(copies).saturating_sub(beside) * u64::from(copies)
+}
+
+/// Runs that can be had beside the spare, and how many sets they are. What a growth gets is the beginning of that, so
+/// what fits doesn't depend on how much is asked for.
+///
+/// What is planned without regard to the spare is taken as far as that is held, and from there it is planned anew:
+/// the long run that was too much may be a shorter one elsewhere.
+fn sets_beside(ledger: &Ledger, mut planning: Planning<'_>, most: u64) -> (Vec<GroupRun>, u64) {
+    let (mut ledger, first) = (ledger.clone(), planning.first_set);
+    let mut all = Vec::new();
+    for _ in 0..PLANNED_ANEW_MAX {
+        let left = most - (planning.first_set - first);
+        let (runs, sets) = sets_at_once(&ledger, planning.clone(), left);
+        if sets == 0 {
+            break;
+        }
+        for run in first_sets(runs, planning.first_set, sets) {
+            ledger.add(&run, run.count);
+            for member in &run.members {
+                planning.space.take(member.disk, ExtentRange::new(member.first, run.count));
+            }
+            all.push(run);
+        }
+        planning.first_set += sets;
+    }
+    let sets = planning.first_set - first;
+    (all, sets)
+}
+
+/// Runs as they would be if no spare were kept, and how many of their sets can be had beside it.
+fn sets_at_once(ledger: &Ledger, planning: Planning<'_>, most: u64) -> (Vec<GroupRun>, u64) {
+    let (first, all) = (planning.first_set, planning.sets_left().min(most));
+    let Some(runs) = planning.runs(all).filter(|_| ledger.shortage().is_none()) else {
+        return (Vec::new(), 0);
+    };
+    let holds = |sets: u64| {
+        let mut ledger = ledger.clone();
+        runs.iter().for_each(|run| ledger.add(run, groups_within(run, first + sets)));
+        ledger.shortage().is_none()
+    };
+    let (mut low, mut high) = (0, all);
+    while low < high {
+        let sets = high - (high - low) / 2;
+        if holds(sets) { low = sets } else { high = sets - 1 }
+    }
+    (runs, low)
+}
+
+/// How many groups of a run are of sets before this one.
+fn groups_within(run: &GroupRun, end: u64) -> u32 {
+    let before = end.saturating_sub(run.key.first_set);
+    u32::try_from(before).unwrap_or(u32::MAX).min(run.count)
+}
+
+/// The runs, and parts of them, of so many sets from `first` on.
+fn first_sets(mut runs: Vec<GroupRun>, first: u64, sets: u64) -> Vec<GroupRun> {
+    let mut generation = runs.first().map_or(GenerationId::default(), |run| run.generation);
+    for run in &mut runs {
+        run.count = groups_within(run, first + sets);
+        run.generation = generation;
+        generation = generation.plus(u64::from(run.count));
+    }
+    runs.retain(|run| run.count > 0);
+    runs
+}
+
+/// What a volume of a layout, or more of one, can be made of.
+#[derive(Clone)]
+struct Planning<'a> {
+    metadata: &'a Metadata,
+    space: Space,
+    layout: Layout,
+    width: u16,
+    first_set: u64,
+}
+
+impl Planning<'_> {
+    /// A new volume where none is named.
+    fn new<'a>(
+        metadata: &'a Metadata,
+        usable: &Usable,
+        layout: Layout,
+        width: u16,
+        volume: Option<VolumeId>,
+    ) -> Planning<'a> {
+        let mut space = Space::new(metadata, usable);
+        space.reserve_for_logs(metadata, volume.is_none());
+        let volume = volume.and_then(|id| metadata.volumes().get(&id));
+        Planning { metadata, space, layout, width, first_set: volume.map_or(0, Volume::whole_sets) }
+    }
+
+    fn sets_left(&self) -> u64 {
+        self.space.sets_left(self.layout, self.width)
+    }
+
+    fn runs(self, sets: u64) -> Option<Vec<GroupRun>> {
+        let generation = self.metadata.counters().generation;
+        let mut plan = Plan { space: self.space, runs: Vec::new(), generation };
+        let (mut next, end) = (self.first_set, self.first_set + sets);
+        while next < end {
+            let most = u32::try_from(end - next).unwrap_or(u32::MAX).min(RUN_GROUPS_MAX);
+            let taken = match self.layout {
+                Layout::Mirror(copies) if self.width == 1 => plan.mirror_run(copies, next, most),
+                layout => plan.striped_sets(layout.copies(), self.width, next, most),
+            };
+            next += u64::from(taken?);
+        }
+        Some(plan.runs)
+    }
 }
 
 /// Plans a metadata area of so many extents on a disk, none where they don't lie in a row. All of them are never
@@ -129,100 +270,6 @@ pub fn plan_groups(
 pub fn plan_area(metadata: &Metadata, disk: DiskNumber, extents: u32) -> Option<ExtentRange> {
     let disk = metadata.disks().get(&disk)?;
     disk.free.first_fit(extents).filter(|area| !area.is_all_of(disk.extents))
-}
-
-/// Where positions of runs may move to, one after the other.
-pub struct MovePlan<'a> {
-    metadata: &'a Metadata,
-    space: Space,
-}
-
-impl MovePlan<'_> {
-    /// Plans on these disks, and leaves what logs may need.
-    pub fn new<'a>(metadata: &'a Metadata, usable: &Usable) -> MovePlan<'a> {
-        let mut space = Space::new(metadata, usable);
-        space.reserve_for_logs(metadata, false);
-        MovePlan { metadata, space }
-    }
-
-    /// Takes a place for `count` groups of a run's position, or of a further one: on a disk that has none of its
-    /// others, in another failure domain than they; on `to`, if that is told.
-    fn take(
-        &mut self,
-        run: &GroupRun,
-        position: u8,
-        count: u32,
-        to: Option<DiskNumber>,
-    ) -> Option<Member> {
-        let others = run.members.iter().enumerate();
-        let others = others.filter(|(index, _)| *index != usize::from(position));
-        let disks = others.filter_map(|(_, member)| self.metadata.disks().get(&member.disk));
-        let domains: BTreeSet<Uuid> = disks.map(|disk| self.metadata.domain_of(disk)).collect();
-        let disk = self.space.most_free(count, |number, disk| {
-            to.is_none_or(|to| to == number)
-                && !domains.contains(&disk.domain)
-                && run.holders().all(|member| member.disk != number)
-        })?;
-        let first = self.space.take_first(disk, count)?.first;
-        Some(Member { disk, first })
-    }
-
-    /// The same for as many groups as there is a place for, `most` or the half of that and so on; tells how many.
-    pub fn take_some(
-        &mut self,
-        run: &GroupRun,
-        position: u8,
-        most: u32,
-        to: Option<DiskNumber>,
-    ) -> Option<(u32, Member)> {
-        halvings(most).find_map(|count| Some((count, self.take(run, position, count, to)?)))
-    }
-
-    /// How many extents of a disk find no place elsewhere.
-    pub fn homeless(&mut self, disk: DiskNumber, to: Option<DiskNumber>) -> u64 {
-        let volumes = self.metadata.volumes().values();
-        let mut homeless = 0;
-        for run in volumes.flat_map(|volume| volume.runs.values()) {
-            let Some(position) = run.position_on(disk) else { continue };
-            let mut left = match run.incoming {
-                Some(incoming) if incoming.position == position => 0,
-                _ => run.count,
-            };
-            while let Some((count, _)) = self.take_some(run, position, left, to) {
-                left -= count;
-            }
-            homeless += u64::from(left);
-        }
-        homeless
-    }
-
-    /// How many extents find no place that a volume needs to have so many copies, besides what is on its way.
-    pub fn homeless_copies(&mut self, volume: &Volume, copies: u8) -> u64 {
-        let mut homeless = 0;
-        for run in volume.runs.values() {
-            // Where the ones before it are to be is only known once they are planned.
-            let mut grown = run.clone();
-            grown.members.extend(
-                grown.incoming.take().filter(|_| run.outgoing().is_none()).map(|to| to.member),
-            );
-            let mut parts = vec![grown];
-            while let Some(mut part) = parts.pop() {
-                if part.members.len() >= usize::from(copies) || part.count == 0 {
-                    continue;
-                }
-                let position = part.members.len() as u8;
-                let Some((count, to)) = self.take_some(&part, position, part.count, None) else {
-                    homeless += u64::from(part.count) * (u64::from(copies) - u64::from(position));
-                    continue;
-                };
-                parts.push(GroupRun { count: part.count - count, ..part.clone() });
-                part.count = count;
-                part.members.push(to);
-                parts.push(part);
-            }
-        }
-        homeless
-    }
 }
 
 /// Plans the copies of a log segment: `copies` on disks of different failure domains, fewer when there

@@ -78,6 +78,9 @@ pub struct EmptyForecast {
     pub bytes: u64,
     /// Free space of the other disks afterwards.
     pub free_bytes: u64,
+    /// What the pool's spare would lack without these disks, in words, if it is held now or lacks less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spare_lacks: Option<String>,
 }
 
 /// What taking disks out of use would mean, or means.

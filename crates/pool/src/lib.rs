@@ -12,6 +12,7 @@ pub mod format;
 pub mod layout;
 pub mod metadata;
 pub mod rebalance;
+pub mod spare;
 
 mod endings;
 mod error;
@@ -38,9 +39,10 @@ pub use history::{HistoryEntry, Severity};
 pub use metadata::{InvalidLayout, Layout};
 pub use report::{
     BadBlock, DiskReport, DiskState, ImportPlan, JobReport, JobState, OfflineReport, PoolDisk,
-    PoolEvent, PoolReport, PoolState, Progress, Replayed, ScrubReport, VerifyReport, VolumeReport,
-    VotesReport,
+    PoolEvent, PoolReport, PoolState, Progress, Replayed, ScrubReport, SpareReport, VerifyReport,
+    VolumeReport, VotesReport,
 };
+pub use spare::Spare;
 pub use stats::{
     DestageStats, DiskOperations, DiskStats, OperationStats, RequestStats, VolumeStats,
 };

@@ -11,7 +11,8 @@
 //!    [`EVEN_PERCENT`], and not so much that they change places; only if no mirror of as many copies as the pool has can have less.
 //!
 //! A position moves only where the group has no copy in that failure domain, and only of groups that are whole: with
-//! the rest redundancy comes first. What is kept for logs counts as taken.
+//! the rest redundancy comes first. What is kept for logs counts as taken, and no move leaves the pool's spare with
+//! less than there was of what it needs (`crate::spare`).
 //!
 //! Planning changes nothing, and the same metadata give the same plan.
 
@@ -20,9 +21,12 @@ use std::ops::RangeInclusive;
 
 use uuid::Uuid;
 
-use crate::allocate::{RUN_GROUPS_MAX, SEGMENT_EXTENTS, Space, Usable, halvings, most_groups};
+use crate::allocate::{
+    RUN_GROUPS_MAX, SEGMENT_EXTENTS, Space, Usable, groups_beside_spare, halvings, most_groups,
+};
 use crate::format::{DiskNumber, ExtentNumber, VolumeId};
-use crate::metadata::{ExtentRange, GroupRun, Member, Metadata, RunKey, Volume};
+use crate::metadata::{ExtentRange, GroupRun, Member, MetaRecord, Metadata, RunKey, Volume};
+use crate::spare::Ledger;
 
 /// Disks that differ by no more than this are evenly full.
 pub const EVEN_PERCENT: u64 = 3;
@@ -89,6 +93,27 @@ pub struct Rebalancing<'a> {
     places: BTreeMap<(VolumeId, RunKey), usize>,
     /// The numbers of copies for which what can be given out counts: from two to the most that any volume has.
     copies: RangeInclusive<u8>,
+    /// What the pool's spare needs, if it keeps one; and what it lacks of that.
+    spare: Option<(Ledger, u64)>,
+    usable: Usable,
+    moves: Vec<PlannedMove>,
+}
+
+impl PlannedMove {
+    /// The records that it comes to, once all of it is copied.
+    pub(crate) fn records(&self, metadata: &Metadata) -> Vec<MetaRecord> {
+        let PlannedMove { volume, key, count, position, from, to } = *self;
+        let Some(run) = metadata.run(volume, key) else { return Vec::new() };
+        let Some(left) = run.members.get(usize::from(position)) else { return Vec::new() };
+        let split = MetaRecord::RunSplit { volume, key, count };
+        let freed = ExtentRange::new(left.first, count);
+        let moved = [
+            MetaRecord::MoveBegun { volume, key, position, to },
+            MetaRecord::MoveSwitched { volume, key },
+            MetaRecord::PendingFreed { disk: from, extents: freed },
+        ];
+        (count < run.count).then_some(split).into_iter().chain(moved).collect()
+    }
 }
 
 impl<'a> Rebalancing<'a> {
@@ -128,6 +153,12 @@ impl<'a> Rebalancing<'a> {
             on: BTreeMap::new(),
             places: BTreeMap::new(),
             copies: COPIES_MIN..=copies.max().unwrap_or(0).max(COPIES_MIN),
+            spare: Ledger::new(metadata, usable, 0).map(|ledger| {
+                let lacks = ledger.lacks();
+                (ledger, lacks)
+            }),
+            usable: usable.clone(),
+            moves: Vec::new(),
         };
         for volume in metadata.volumes().values() {
             volume.runs.values().for_each(|run| plan.take_note(volume, run, only_whole));
@@ -158,9 +189,28 @@ impl<'a> Rebalancing<'a> {
         std::iter::from_fn(|| self.next_move()).collect()
     }
 
-    /// Groups of so many copies that could be given out.
+    /// Groups of so many copies that could be given out, beside the pool's spare.
     pub fn groups_left(&self, copies: u8) -> u64 {
-        most_groups(&self.free_parts(None), copies) / PARTS
+        self.some_groups_left(copies, u64::MAX)
+    }
+
+    /// Whether not even one group of so many copies could.
+    pub fn is_full_for(&self, copies: u8) -> bool {
+        self.some_groups_left(copies, 1) == 0
+    }
+
+    fn some_groups_left(&self, copies: u8, most: u64) -> u64 {
+        if self.spare.is_none() {
+            return (most_groups(&self.free_parts(None), copies) / PARTS).min(most);
+        }
+        let mut then = self.metadata.clone();
+        for planned in &self.moves {
+            for record in planned.records(&then) {
+                // What has moved meanwhile is as well where it is.
+                let _ = then.apply(&record);
+            }
+        }
+        groups_beside_spare(&then, &self.usable, copies, most)
     }
 
     /// Extents that nobody has and that aren't kept for logs.
@@ -331,7 +381,7 @@ impl<'a> Rebalancing<'a> {
             }
             // What is chosen may be smaller, and that may be too little to make anything better.
             let (index, count) = self.part_for(source, target, count)?;
-            if !fits(self, count) {
+            if !fits(self, count) || !self.leaves_spare(index, count, (source, target)) {
                 continue;
             }
             if let Some(first) = self.space.take_first(target, count) {
@@ -366,6 +416,14 @@ impl<'a> Rebalancing<'a> {
         }
         // A run that is split stays so, so whole ones move first.
         best.or(larger.map(|index| (index, most)))
+    }
+
+    /// Whether the spare lacks no more after a move than before.
+    fn leaves_spare(&self, index: usize, count: u32, way: (DiskNumber, DiskNumber)) -> bool {
+        let Some((ledger, lacks)) = &self.spare else { return true };
+        let mut then = ledger.clone();
+        then.relocate(self.parts[index].members.iter().map(|member| member.disk), count, way);
+        then.lacks() <= *lacks
     }
 
     /// Whether a position may be on another disk: no other copy shares its failure domain, and of a striped volume
@@ -423,6 +481,11 @@ impl<'a> Rebalancing<'a> {
             });
             moved.count = count;
         }
+        if let Some((ledger, lacks)) = &mut self.spare {
+            let disks = moved.members.iter().map(|member| member.disk);
+            ledger.relocate(disks, count, (source, target));
+            *lacks = ledger.lacks();
+        }
         let to = Member { disk: target, first: extents.first };
         moved.members[at] = to;
         let (volume, key) = (moved.volume, moved.key);
@@ -434,7 +497,9 @@ impl<'a> Rebalancing<'a> {
         self.is_fresh = false;
         self.account(source, -i64::from(count));
         self.account(target, i64::from(count));
-        PlannedMove { volume, key, count, position: at as u8, from: source, to }
+        let planned = PlannedMove { volume, key, count, position: at as u8, from: source, to };
+        self.moves.push(planned);
+        planned
     }
 
     /// A disk has so many extents of groups more.

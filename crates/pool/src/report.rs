@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::PoolError;
 use crate::metadata::Layout;
+use crate::spare::Spare;
 
 pub use event::PoolEvent;
 
@@ -138,6 +139,30 @@ pub struct PoolReport {
     pub jobs: Vec<JobReport>,
     /// The scrub that is under way, or the last one; none of a pool that isn't open here.
     pub scrub: Option<ScrubReport>,
+    /// The space that it keeps free for a loss, if it keeps any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spare: Option<SpareReport>,
+}
+
+/// What a pool keeps free for a loss.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpareReport {
+    /// Of what: `disk`, `node`, or so many bytes.
+    pub keeps: Spare,
+    /// Of the free space, what volumes don't get because of it.
+    pub kept_bytes: u64,
+    /// So many bytes might find no place after the loss that fits least; 0 where it is held.
+    pub lacks_bytes: u64,
+    /// The same in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lacks: Option<String>,
+}
+
+impl SpareReport {
+    /// Whether after each loss everything finds a place.
+    pub fn is_held(&self) -> bool {
+        self.lacks_bytes == 0
+    }
 }
 
 impl PoolDisk {
@@ -159,6 +184,12 @@ pub(crate) fn whereabouts(device_name: &str, node: &str, serial: &str) -> String
 }
 
 impl PoolReport {
+    /// What volumes can have of the free space, as far as the spare leaves it.
+    pub fn free_beside_spare_bytes(&self) -> u64 {
+        let kept = self.spare.as_ref().map_or(0, |spare| spare.kept_bytes);
+        self.free_bytes.saturating_sub(kept)
+    }
+
     /// Whether it is this supervisor's. Pools of others, and those that were released, are present, not
     /// in trouble.
     pub fn is_ours(&self) -> bool {

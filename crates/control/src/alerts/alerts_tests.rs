@@ -198,7 +198,14 @@ fn pool() -> PoolReport {
         volumes: vec![volume()],
         jobs: Vec::new(),
         scrub: Some(ScrubReport::default()),
+        spare: None,
     }
+}
+
+/// Of the 1000 bytes of the pool 400 are kept, so 100 of 600 are free.
+fn spare(lacks_bytes: u64) -> pool::SpareReport {
+    let lacks = (lacks_bytes > 0).then(|| "if e1.0 were lost".to_owned());
+    pool::SpareReport { keeps: pool::Spare::Node, kept_bytes: 400, lacks_bytes, lacks }
 }
 
 fn wrong(pools: Option<&[PoolReport]>) -> Vec<(Kind, Severity)> {
@@ -225,7 +232,7 @@ fn each_thing_that_is_wrong_is_a_condition() {
     assert_eq!(wrong(Some(&[pool()])), []);
     assert_eq!(wrong(Some(&[])), [(Kind::PoolNotOpen, Error)], "it isn't there at all");
     assert_eq!(wrong(None), [], "nobody knows");
-    let cases: [(Change, &[(Kind, Severity)]); 15] = [
+    let cases: [(Change, &[(Kind, Severity)]); 17] = [
         (|p| p.state = PoolState::Degraded, &[(Kind::PoolDegraded, Warning)]),
         (
             |p| p.state = PoolState::Suspended { reason: "x".into() },
@@ -243,6 +250,8 @@ fn each_thing_that_is_wrong_is_a_condition() {
         (|p| p.votes.present = 2, &[(Kind::PoolVotes, Warning)]),
         (|p| p.free_bytes = 200, &[(Kind::PoolSpace, Warning)]),
         (|p| p.free_bytes = 99, &[(Kind::PoolSpace, Error)]),
+        (|p| p.spare = Some(spare(0)), &[(Kind::PoolSpace, Warning)]),
+        (|p| p.spare = Some(spare(7)), &[(Kind::PoolSpace, Warning), (Kind::PoolSpare, Warning)]),
         (|p| p.disks[0].state = DiskState::Missing, &[(Kind::DiskGone, Warning)]),
         (
             |p| p.disks[1].state = DiskState::Refused { why: "a copy".into() },

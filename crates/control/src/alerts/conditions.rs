@@ -32,6 +32,8 @@ pub enum Kind {
     PoolVotes,
     /// Little space is free in a pool.
     PoolSpace,
+    /// What a pool keeps free for a loss isn't enough.
+    PoolSpare,
     /// A volume's log is nearly full, and stays so.
     LogSpace,
     /// A disk is gone or evicted.
@@ -74,7 +76,7 @@ impl Kind {
             Kind::PoolSpace | Kind::ScrubOverdue | Kind::ScrubDamage | Kind::DiskSlow => 0,
             Kind::EngineDown | Kind::PoolSuspended => 15,
             Kind::LogSpace | Kind::ServiceFailed | Kind::InterfaceDown => 60,
-            Kind::JobWaits | Kind::RebuildWaits => 300,
+            Kind::JobWaits | Kind::RebuildWaits | Kind::PoolSpare => 300,
             _ => 30,
         }
     }
@@ -265,11 +267,24 @@ fn of_pool(found: &mut Found, pool: &PoolReport, seen: &Seen<'_>) {
         );
         found.add(Kind::PoolVotes, about, Severity::Warning, text, &show);
     }
-    let used = pool.capacity_bytes.saturating_sub(pool.free_bytes);
-    if let Some((percent, severity)) = share(used, pool.capacity_bytes) {
+    if let Some(spare) = pool.spare.as_ref().filter(|spare| !spare.is_held()) {
+        let lacks = spare.lacks.as_deref().unwrap_or("it lacks space");
+        let text = format!("pool {name} doesn't hold its spare: {lacks}");
+        let remedy = format!(
+            "bring disks back or add some: etherpool pool extend {name} DISK; if it is to go without: etherpool \
+             pool set {name} spare off"
+        );
+        found.add(Kind::PoolSpare, about, Severity::Warning, text, &remedy);
+    }
+    // What is kept for a loss is there for it, and no volume's.
+    let free = pool.free_beside_spare_bytes();
+    let kept = pool.free_bytes.saturating_sub(free);
+    let capacity = pool.capacity_bytes.saturating_sub(kept);
+    if let Some((percent, severity)) = share(capacity.saturating_sub(free), capacity) {
+        let beside = if pool.spare.is_some() { " besides the spare" } else { "" };
         let text = format!(
-            "{percent} % of the space of pool {name} is taken, {} are free",
-            Human(pool.free_bytes)
+            "{percent} % of the space of pool {name} is taken{beside}, {} are free",
+            Human(free)
         );
         let remedy = format!(
             "add a disk: etherpool pool extend {name} DISK; where all is taken on purpose: ignore = [\"pool-space\"]"

@@ -260,6 +260,12 @@ mod tests {
         assert_eq!((never.rebuild_delay_secs, never.scrub_every_secs), (Some(None), None));
         let said = serde_json::to_string(&never).unwrap();
         assert_eq!(said, r#"{"rebuild_delay_secs":null}"#);
+        let spare: SetPool = serde_json::from_str(r#"{"spare":"node"}"#).unwrap();
+        assert_eq!(spare.spare, Some(Some(pool::Spare::Node)));
+        assert!(
+            serde_json::from_str::<SetPool>(r#"{"spare":"1G"}"#).is_err(),
+            "bytes are a number"
+        );
         for wrong in [
             r#"{"name":"p","disk":["e1.0"]}"#,
             r#"{"name":"p","disks":["1.0"]}"#,

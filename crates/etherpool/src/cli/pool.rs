@@ -10,7 +10,7 @@ use control::api::{
 };
 use control::exit::Exit;
 use control::names::DiskArgument;
-use pool::{DiskReport, FailureDomain, ImportPlan, PoolForecast, PoolReport};
+use pool::{DiskReport, FailureDomain, ImportPlan, PoolForecast, PoolReport, Spare};
 use serde::Serialize;
 
 use super::args::{Confirmation, parse_name};
@@ -23,7 +23,7 @@ use super::pool_dump::DumpArgs;
 use super::pool_history::{self, HistoryArgs};
 use super::pool_jobs::{self, CancelArgs, EmptyArgs, JobsArgs, ReplaceArgs};
 use super::pool_rebalance::{self, RebalanceArgs};
-use super::pool_scrub::{self, ScrubArgs, SetArgs};
+use super::pool_scrub::{self, ScrubArgs, SetArgs, parse_spare};
 use super::{Context, Failure};
 use aoe_wire::ShelfSlot;
 
@@ -115,6 +115,11 @@ pub struct CreateArgs {
     /// Size of an extent (default: by the pool's size)
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     extent_size: Option<u64>,
+
+    /// Keep so much free that everything finds a place again after the loss of any one disk or node, or of SIZE of
+    /// any one disk
+    #[arg(long, value_name = "disk|node|SIZE", value_parser = parse_spare)]
+    spare: Option<Spare>,
 }
 
 /// Arguments of `pool extend`.
@@ -262,6 +267,7 @@ async fn create(context: &Context, args: CreateArgs) -> Result<Exit, Failure> {
         failure_domain: args.failure_domain,
         force_disks: targets.force_disks,
         extent_bytes: args.extent_size,
+        spare: args.spare,
     };
     let what = format!("Pool {} would be made of these disks{disks}", request.name);
     take_disks(context, ("/v1/plan/pool", "/v1/pools"), &request, &what, &args.disks).await

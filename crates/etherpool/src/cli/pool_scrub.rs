@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use control::api::SetPool;
 use control::duration::{Span, SpanError};
 use control::exit::Exit;
-use pool::{JobReport, PoolReport, ScrubReport};
+use pool::{JobReport, PoolReport, ScrubReport, Spare};
 
 use super::pool::{done, pool_path};
 use super::pool_wait::{Watch, wait};
@@ -63,6 +63,12 @@ enum Setting {
         #[arg(value_parser = parse_switch, value_name = "on|off", action = clap::ArgAction::Set)]
         on: bool,
     },
+    /// For which loss space is kept free, so that what was lost finds a place again
+    Spare {
+        /// Of any one disk, any one node, or so many bytes of any one disk; off for none
+        #[arg(value_parser = parse_kept, value_name = "disk|node|SIZE|off")]
+        spare: Kept,
+    },
     /// How much a scrub reads per second at most, of all disks together
     ScrubRate {
         /// Such as 100M; off for as much as there is, half of the time while the pool is used
@@ -78,6 +84,30 @@ struct Time(Option<Duration>);
 /// Bytes per second; none for no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Rate(Option<u64>);
+
+/// For which loss space is kept free; none for none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kept(Option<Spare>);
+
+fn parse_kept(text: &str) -> Result<Kept, String> {
+    match text.trim() {
+        "off" => Ok(Kept(None)),
+        text => parse_spare(text).map(|spare| Kept(Some(spare))),
+    }
+}
+
+/// A loss for which space is kept free.
+pub(super) fn parse_spare(text: &str) -> Result<Spare, String> {
+    match text.trim() {
+        "disk" => Ok(Spare::Disk),
+        "node" => Ok(Spare::Node),
+        size => match parse_size(size) {
+            Ok(0) => Err("want at least a byte".into()),
+            Ok(bytes) => Ok(Spare::Bytes(bytes)),
+            Err(error) => Err(format!("want disk, node or a size: {error}")),
+        },
+    }
+}
 
 /// A span's zero is `off`, which here is the opposite of at once.
 fn parse_time(text: &str) -> Result<Time, String> {
@@ -156,7 +186,12 @@ pub async fn set(context: &Context, args: SetArgs) -> Result<Exit, Failure> {
     let path = format!("{}/set", pool_path(&args.pool)?);
     let (request, text) = args.setting.understood();
     let () = context.client.post(&path, &request).await?;
-    done(context, &format!("pool {}: {text}\n", args.pool))
+    if request.spare.is_none() {
+        return done(context, &format!("pool {}: {text}\n", args.pool));
+    }
+    let report: PoolReport = context.client.get(&pool_path(&args.pool)?).await?;
+    let stands = report.spare.as_ref().map_or_else(String::new, output::spare_stands);
+    done(context, &format!("pool {}: {text}{stands}\n", args.pool))
 }
 
 impl Setting {
@@ -187,6 +222,15 @@ impl Setting {
                     false => "no data moves unasked to make free space usable",
                 };
                 (SetPool { auto_rebalance: Some(on), ..none }, text.into())
+            }
+            Setting::Spare { spare: Kept(spare) } => {
+                let text = match spare {
+                    Some(spare) => {
+                        format!("what {} finds a place again", output::spare_loss(spare))
+                    }
+                    None => "no space is kept free for what may be lost".into(),
+                };
+                (SetPool { spare: Some(spare), ..none }, text)
             }
             Setting::ScrubRate { rate: Rate(rate) } => {
                 let text = match rate {
@@ -222,6 +266,17 @@ mod tests {
         assert_eq!(parse_rate("off"), Ok(Rate(None)));
         for wrong in ["0", "fast", "-5M", ""] {
             assert!(parse_rate(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_spare_is_a_loss_or_a_size() {
+        assert_eq!(parse_kept("node"), Ok(Kept(Some(Spare::Node))));
+        assert_eq!(parse_kept("100G"), Ok(Kept(Some(Spare::Bytes(100 << 30)))));
+        assert_eq!(parse_kept("off"), Ok(Kept(None)));
+        assert!(parse_spare("off").is_err(), "a new pool has none anyway");
+        for wrong in ["0", "disks", ""] {
+            assert!(parse_kept(wrong).is_err(), "{wrong}");
         }
     }
 

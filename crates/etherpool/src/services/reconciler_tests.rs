@@ -145,6 +145,7 @@ fn pool_report() -> PoolReport {
         lease_ok: true,
         jobs: Vec::new(),
         scrub: None,
+        spare: None,
         volumes: vec![VolumeReport {
             name: "v".into(),
             id: "1".into(),

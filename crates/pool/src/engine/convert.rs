@@ -32,6 +32,7 @@ use crate::metadata::{
     Conversion, GroupRun, Layout, MetaRecord, Metadata, RunKey, Volume as VolumeMeta,
 };
 use crate::report::{PoolEvent, VerifyReport};
+use crate::spare::Ledger;
 
 /// Runs whose positions are read at once.
 const CHECKS_MAX: usize = 2;
@@ -128,7 +129,8 @@ impl OpenPool {
         let usable = self.pool.usable_disks();
         let mut plan = MovePlan::new(meta, &usable);
         plan_what_goes_on(&mut plan, meta, &[], Some(id));
-        let homeless = plan.homeless_copies(volume, to) * extent_bytes;
+        let mut ledger = Ledger::new(meta, &usable, 0);
+        let homeless = plan.homeless_copies(volume, to, ledger.as_mut()) * extent_bytes;
         if homeless > 0 && forecast.job.is_none() {
             let domain = domain_word(meta);
             let rebalance = match gain_bytes(meta, &usable, layout) {
@@ -141,6 +143,20 @@ impl OpenPool {
                 remedy: format!(
                     "each further copy of a group must be on a {domain} that has none of it, besides what is kept \
                      for logs; add disks first (pool extend){rebalance}"
+                ),
+            });
+        }
+        let short = ledger.and_then(|ledger| ledger.shortage());
+        if let Some(shortage) = short.filter(|_| forecast.job.is_none() && forecast.taken_bytes > 0)
+        {
+            return Err(PoolError::NoSpace {
+                needed_bytes: forecast.taken_bytes,
+                free_bytes: 0,
+                remedy: format!(
+                    "the pool's spare wouldn't be held then: {}; add disks first (pool extend), or give the spare up \
+                     (pool set {} spare off)",
+                    self.short_of(meta, shortage),
+                    self.pool.name
                 ),
             });
         }

@@ -12,6 +12,7 @@ use super::checkpoint::{clear_headers, store_header, store_placed};
 use super::format_disk::{Candidate, time_to_prepare};
 use super::member::Member;
 use super::open_pool::OpenPool;
+use super::settings::spare_record;
 use super::{CreatePool, DiskPlace, EngineConfig, votes};
 use crate::allocate::{Usable, usable_bytes};
 use crate::error::PoolError;
@@ -85,6 +86,10 @@ impl Creation<'_> {
             metadata.apply(&added(label)).map_err(|error| {
                 PoolError::invalid(error.to_string(), "report this: it should not happen")
             })?;
+        }
+        if let Some(spare) = self.request.spare {
+            let set = metadata.apply(&spare_record(Some(spare)));
+            set.map_err(|error| PoolError::invalid(error.to_string(), "name another spare"))?;
         }
         Ok((metadata, labels))
     }

@@ -172,6 +172,7 @@ impl Engine {
             volumes: Vec::new(),
             jobs: Vec::new(),
             scrub: None,
+            spare: None,
         })
     }
 }

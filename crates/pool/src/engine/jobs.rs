@@ -23,6 +23,7 @@ use super::open_pool::OpenPool;
 use super::rebalance::Balance;
 use super::settings::{REBUILD_DELAY, setting};
 use super::space::domain_word;
+use super::spare::Kept;
 use crate::allocate::{MovePlan, Usable};
 use crate::error::PoolError;
 use crate::forecast::EmptyForecast;
@@ -48,6 +49,7 @@ pub(crate) struct Jobs {
     not_rebuilt: RefCell<BTreeMap<DiskNumber, String>>,
     pub(super) checks: RefCell<Checks>,
     pub(super) balance: RefCell<Balance>,
+    pub(super) kept: RefCell<Kept>,
 }
 
 impl JobKind {
@@ -187,6 +189,7 @@ impl OpenPool {
             disks: disks.iter().map(|disk| self.pool.disk_name(*disk)).collect(),
             bytes: extents * extent_bytes,
             free_bytes: free.saturating_sub(taken) * extent_bytes,
+            spare_lacks: self.spare_lacks_more(meta, &usable),
         }
     }
 
@@ -494,7 +497,7 @@ pub(super) fn plan_what_goes_on(
     }
     for (volume, conversion) in meta.conversions() {
         if Some(volume.id) != but_volume {
-            plan.homeless_copies(volume, conversion.to.copies());
+            plan.homeless_copies(volume, conversion.to.copies(), None);
         }
     }
 }

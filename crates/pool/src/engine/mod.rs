@@ -71,6 +71,7 @@ mod scrub;
 mod settings;
 mod slot;
 mod space;
+mod spare;
 mod status;
 mod taken;
 mod torn;
@@ -112,6 +113,7 @@ use crate::format::{FailureDomain, JobNumber};
 use crate::history::HistoryEntry;
 use crate::metadata::Layout;
 use crate::report::{PoolEvent, Progress, VerifyReport, VolumeReport};
+use crate::spare::Spare;
 use crate::stats::VolumeStats;
 use volume::device::VolumeDevice;
 
@@ -207,15 +209,23 @@ pub struct CreatePool<Disk = String> {
     /// Bytes per extent; chosen by size when not given.
     #[serde(default)]
     pub extent_bytes: Option<u64>,
+    /// Against which loss it keeps space free.
+    #[serde(default)]
+    pub spare: Option<Spare>,
 }
 
 impl<Disk: ToString> CreatePool<Disk> {
     /// The same with the disks' names.
     pub fn by_name(self) -> CreatePool {
-        let CreatePool { name, disks, witnesses, failure_domain, force_disks, extent_bytes } = self;
-        let (disks, witnesses) = (names(&disks), names(&witnesses));
-        let force_disks = names(&force_disks);
-        CreatePool { name, disks, witnesses, failure_domain, force_disks, extent_bytes }
+        CreatePool {
+            name: self.name,
+            disks: names(&self.disks),
+            witnesses: names(&self.witnesses),
+            failure_domain: self.failure_domain,
+            force_disks: names(&self.force_disks),
+            extent_bytes: self.extent_bytes,
+            spare: self.spare,
+        }
     }
 }
 

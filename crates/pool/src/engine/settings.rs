@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::open_pool::OpenPool;
 use crate::error::PoolError;
 use crate::metadata::{MetaRecord, Metadata};
+use crate::spare::{SPARE, Spare};
 
 /// After how many seconds a disk that is out is rebuilt.
 pub(super) const REBUILD_DELAY: &str = "rebuild-delay";
@@ -34,10 +35,15 @@ pub struct PoolSettings {
     /// Whether groups move by themselves where space is free of which no volume can have anything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auto_rebalance: Option<bool>,
+    /// Against which loss space is kept free: `disk`, `node` or bytes, as text; none with null.
+    #[serde(deserialize_with = "said", skip_serializing_if = "Option::is_none")]
+    pub spare: Option<Option<Spare>>,
 }
 
 /// Null is something else than silence.
-fn said<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Option<u64>>, D::Error> {
+fn said<'de, D: Deserializer<'de>, Value: Deserialize<'de>>(
+    from: D,
+) -> Result<Option<Option<Value>>, D::Error> {
     Option::deserialize(from).map(Some)
 }
 
@@ -64,8 +70,15 @@ impl PoolSettings {
             let value = Some(if on { ON } else { OFF }.to_owned());
             Ok(MetaRecord::PoolPropertySet { key: AUTO_REBALANCE.to_owned(), value })
         });
-        records.chain(auto).collect()
+        let spare = self.spare.map(|spare| Ok(spare_record(spare)));
+        records.chain(auto).chain(spare).collect()
     }
+}
+
+/// The record that sets a pool's spare.
+pub(super) fn spare_record(spare: Option<Spare>) -> MetaRecord {
+    let value = spare.map_or_else(|| OFF.to_owned(), |spare| spare.to_string());
+    MetaRecord::PoolPropertySet { key: SPARE.to_owned(), value: Some(value) }
 }
 
 /// What stands for none.
@@ -116,5 +129,9 @@ mod tests {
         assert!(PoolSettings::default().records().unwrap().is_empty());
         let nothing = PoolSettings { scrub_every_secs: Some(Some(0)), ..PoolSettings::default() };
         assert!(nothing.records().is_err(), "it would never end");
+        let spare = PoolSettings { spare: Some(Some(Spare::Node)), ..PoolSettings::default() };
+        assert_eq!(spare.records().unwrap(), [spare_record(Some(Spare::Node))]);
+        let none = PoolSettings { spare: Some(None), ..PoolSettings::default() };
+        assert_eq!(none.records().unwrap(), [spare_record(None)]);
     }
 }

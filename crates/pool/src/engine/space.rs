@@ -7,10 +7,12 @@ use uuid::Uuid;
 
 use super::pool::Pool;
 use super::rebalance::gain_bytes;
+use super::spare::words;
 use crate::allocate::{Usable, usable_bytes};
 use crate::error::PoolError;
 use crate::format::{DiskId, DiskNumber, FailureDomain};
 use crate::metadata::{Disk, Layout, MetaRecord, Metadata};
+use crate::spare::Spare;
 
 /// Where space may be taken from, and what people call those disks.
 pub(crate) struct Room {
@@ -69,7 +71,10 @@ pub(super) fn no_space(
         needed_bytes: needed,
         free_bytes: free,
         remedy: format!(
-            "{rule}, besides what is kept for logs; free: {}; {rebalance}{more} (pool extend)",
+            "{rule}, besides what is kept for logs{}; free: {}; {rebalance}{more} (pool extend)",
+            Spare::of(meta).map_or_else(String::new, |spare| {
+                format!(" and for the pool's spare ({})", words(spare))
+            }),
             listed.join("; ")
         ),
     }

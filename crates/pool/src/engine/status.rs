@@ -52,6 +52,7 @@ impl OpenPool {
             volumes,
             jobs: self.job_reports(&meta),
             scrub: Some(self.scrub_report(&meta)),
+            spare: self.spare_report(&meta),
         }
     }
 

@@ -28,6 +28,7 @@ mod places;
 mod reads;
 mod right_copies;
 mod scrub;
+mod spare;
 mod stats;
 mod volumes;
 mod witness;
@@ -47,6 +48,7 @@ impl Bench {
             failure_domain: FailureDomain::Node,
             force_disks: Vec::new(),
             extent_bytes: Some(extent_bytes),
+            spare: None,
         };
         let engine = Rc::clone(&self.engine);
         self.run(async move { engine.create_pool(request).await }).unwrap()
@@ -559,6 +561,7 @@ fn pools_grow_and_volumes_come_and_go() {
         failure_domain: FailureDomain::Node,
         force_disks: Vec::new(),
         extent_bytes: Some(256 << 10),
+        spare: None,
     };
     let engine = Rc::clone(&bench.engine);
     bench.run(async move { engine.create_pool(request).await }).unwrap();
@@ -611,6 +614,7 @@ fn disks_that_carry_something_are_refused_unless_forced() {
         failure_domain: FailureDomain::Node,
         force_disks: force.iter().map(ToString::to_string).collect(),
         extent_bytes: Some(256 << 10),
+        spare: None,
     };
     let (engine, refused) = (Rc::clone(&bench.engine), request(&[]));
     let error = bench.run(async move { engine.create_pool(refused).await }).unwrap_err();

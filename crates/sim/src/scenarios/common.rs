@@ -120,6 +120,7 @@ impl Rig {
             failure_domain: self.cluster.plan().failure_domain,
             force_disks,
             extent_bytes,
+            spare: None,
         };
         let created = self.with(|engine| async move { engine.create_pool(request).await }).await?;
         self.cluster.tell(&format!("pool of {} bytes", created.capacity_bytes));

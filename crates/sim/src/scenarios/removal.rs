@@ -393,6 +393,7 @@ async fn witness(stage: Stage) -> Result<(), Failure> {
         failure_domain: rig.cluster.plan().failure_domain,
         force_disks: Vec::new(),
         extent_bytes: Some(rig.cluster.plan().extent_bytes),
+        spare: None,
     };
     rig.with(|engine| async move { engine.create_pool(request).await }).await?;
     rig.create_volume(VOLUME, 4 << 20, Layout::Mirror(2)).await?;

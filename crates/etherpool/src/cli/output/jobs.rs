@@ -111,15 +111,23 @@ pub fn removal(report: &PoolReport, disks: &[&PoolDisk], plan: &EmptyForecast) -
 
 fn emptying(report: &PoolReport, disks: &[&PoolDisk], plan: &EmptyForecast, then: &str) -> String {
     format!(
-        "{} of pool {} would be emptied: {} would be moved to its other disks, which have {} free then.\n{then}{}{}{}",
+        "{} of pool {} would be emptied: {} would be moved to its other disks, which have {} free then.\n{then}{}{}{}{}",
         named(disks),
         report.name,
         Human(plan.bytes),
         Human(plan.free_bytes),
+        spare_then(plan),
         made_anew(disks),
         votes(disks),
         few_votes(report, disks),
     )
+}
+
+/// That what the pool keeps for a loss is used for this.
+fn spare_then(plan: &EmptyForecast) -> String {
+    plan.spare_lacks.as_ref().map_or_else(String::new, |lacks| {
+        format!("** The pool's spare is used for that, and not held then: {lacks} **\n")
+    })
 }
 
 /// What replacing would do. Without a plan the disk that takes the place isn't there to plan with.
@@ -140,7 +148,8 @@ pub fn replacement(
     format!(
         "{new} would take the place of {name} in pool {pool}: {bytes} would be moved to it.\n\
          When `etherpool pool jobs {pool}` calls it done, {name} is empty and may be pulled. Nothing new is put\n\
-         there until the job is cancelled (pool cancel).\n{}{}{few_votes}",
+         there until the job is cancelled (pool cancel).\n{}{}{}{few_votes}",
+        plan.map_or_else(String::new, spare_then),
         made_anew(&[old]),
         votes(&[old]),
     )
@@ -328,7 +337,8 @@ cluster  4    evacuate  e1.0  -     100%  0 B      done
     #[test]
     fn the_question_says_what_moves_and_what_a_vote_means() {
         let report = samples::pool();
-        let plan = EmptyForecast { disks: Vec::new(), bytes: 512 << 20, free_bytes: 1 << 30 };
+        let plan =
+            EmptyForecast { bytes: 512 << 20, free_bytes: 1 << 30, ..EmptyForecast::default() };
         let disk = &report.disks[0];
         let text = evacuation(&report, &[disk], &plan);
         let expected = "\
@@ -352,7 +362,8 @@ e1.0 has a vote, which moves to another disk; if none may have it, the pool has 
     #[test]
     fn the_question_says_what_removing_means() {
         let report = samples::pool();
-        let plan = EmptyForecast { disks: Vec::new(), bytes: 512 << 20, free_bytes: 1 << 30 };
+        let plan =
+            EmptyForecast { bytes: 512 << 20, free_bytes: 1 << 30, ..EmptyForecast::default() };
         let disk = PoolDisk { holds_vote: false, ..report.disks[0].clone() };
         let text = removal(&report, &[&disk], &plan);
         let expected = "\
@@ -420,7 +431,8 @@ Something new may be put on the disk then.
     #[test]
     fn what_takes_a_disks_place_needn_t_be_planned() {
         let report = samples::pool();
-        let plan = EmptyForecast { disks: Vec::new(), bytes: 1 << 20, free_bytes: 1 << 30 };
+        let plan =
+            EmptyForecast { bytes: 1 << 20, free_bytes: 1 << 30, ..EmptyForecast::default() };
         let text = replacement(&report, &report.disks[0], "e4.0", Some(&plan));
         assert!(
             text.starts_with("e4.0 would take the place of e1.0 in pool cluster: 1.00 MiB would")

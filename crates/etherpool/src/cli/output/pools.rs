@@ -7,7 +7,10 @@ use block::size::Human;
 use block::spoken;
 use comfy_table::ContentArrangement;
 use control::api::{ImportResult, PoolReportExt as _};
-use pool::{DiskState, ImportPlan, OfflineReport, PoolDisk, PoolForecast, PoolReport, PoolState};
+use pool::{
+    DiskState, ImportPlan, OfflineReport, PoolDisk, PoolForecast, PoolReport, PoolState, Spare,
+    SpareReport,
+};
 
 use super::disks::disk_state;
 use super::jobs::{job_rows, scrub};
@@ -25,7 +28,7 @@ pub fn pools(pools: &[PoolReport], width: Option<u16>) -> String {
             pool.name.clone(),
             pool_state(&pool.state),
             Human(pool.capacity_bytes).to_string(),
-            Human(pool.free_bytes).to_string(),
+            Human(pool.free_beside_spare_bytes()).to_string(),
             pool.disks.len().to_string(),
             pool.volumes.len().to_string(),
             survives(pool),
@@ -40,12 +43,12 @@ pub fn pools(pools: &[PoolReport], width: Option<u16>) -> String {
 
 /// `pool show`; `now_secs` since 1970.
 pub fn pool(report: &PoolReport, now_secs: u64) -> String {
-    let mut text = facts(&[
+    let mut rows = vec![
         ("pool", report.name.clone()),
         ("id", report.id.clone()),
         ("state", pool_state(&report.state)),
         ("owner", owner(report)),
-        ("space", format!("{}, {} free", Human(report.capacity_bytes), Human(report.free_bytes))),
+        ("space", space(report)),
         ("survives", survives(report)),
         (
             "votes",
@@ -57,7 +60,11 @@ pub fn pool(report: &PoolReport, now_secs: u64) -> String {
             ),
         ),
         ("scrub", scrub(report, now_secs)),
-    ]);
+    ];
+    if let Some(spare) = &report.spare {
+        rows.insert(5, ("spare", spare_row(spare)));
+    }
+    let mut text = facts(&rows);
     let mut disks = table(&[
         "DISK",
         "NODE",
@@ -112,6 +119,44 @@ pub fn pool(report: &PoolReport, now_secs: u64) -> String {
         ));
     }
     text
+}
+
+/// How large it is, and what volumes can have of it.
+fn space(report: &PoolReport) -> String {
+    let beside = if report.spare.is_some() { " besides the spare" } else { "" };
+    let (all, free) = (Human(report.capacity_bytes), Human(report.free_beside_spare_bytes()));
+    format!("{all}, {free} free{beside}")
+}
+
+/// What a spare is for, and whether it is held.
+fn spare_row(spare: &SpareReport) -> String {
+    let held = if spare.is_held() { "held" } else { "not held" };
+    let lacks = spare.lacks.as_ref().map_or_else(String::new, |lacks| format!(": {lacks}"));
+    let keeps = match spare.keeps {
+        Spare::Bytes(bytes) => Human(bytes).to_string(),
+        keeps => keeps.to_string(),
+    };
+    format!("{keeps}, {} of the free space are kept, {held}{lacks}", Human(spare.kept_bytes))
+}
+
+/// What is lost with what a spare is for.
+pub fn spare_loss(spare: Spare) -> String {
+    match spare {
+        Spare::Disk => "is lost with any one disk".to_owned(),
+        Spare::Node => "is lost with any one machine".to_owned(),
+        Spare::Bytes(bytes) => format!("is lost with any one disk, up to {},", Human(bytes)),
+    }
+}
+
+/// What is added where a spare was set: what it takes, or that it isn't held.
+pub fn spare_stands(spare: &SpareReport) -> String {
+    match &spare.lacks {
+        None => format!("; {} of the free space are kept for that", Human(spare.kept_bytes)),
+        Some(lacks) => format!(
+            "\n** It isn't held now: {lacks} **\nUntil it is, volumes get no more space: add disks (pool extend), or \
+             make volumes smaller"
+        ),
+    }
 }
 
 /// Where a disk was that isn't there, for whoever looks for it on the shelf.

@@ -143,6 +143,7 @@ pub fn pool() -> PoolReport {
         volumes: vec![volume()],
         jobs: Vec::new(),
         scrub: Some(scrub()),
+        spare: None,
     }
 }
 

@@ -187,6 +187,7 @@ fn report(state: pool::PoolState) -> PoolReport {
         lease_ok: true,
         jobs: Vec::new(),
         scrub: None,
+        spare: None,
         volumes: vec![volume],
     }
 }

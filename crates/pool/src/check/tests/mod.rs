@@ -43,6 +43,7 @@ impl Machines {
             failure_domain: FailureDomain::Node,
             force_disks: Vec::new(),
             extent_bytes: Some(extent_bytes),
+            spare: None,
         };
         let engine = Rc::clone(&bench.engine);
         bench.run(async move { engine.create_pool(request).await }).unwrap();

@@ -286,6 +286,7 @@ fn a_disk_too_small_for_an_area_makes_no_pool() {
         failure_domain: FailureDomain::Node,
         force_disks: Vec::new(),
         extent_bytes: Some(extent_bytes),
+        spare: None,
     };
     let plan = |extent_bytes| {
         let (engine, request) = (Rc::clone(&bench.engine), request(extent_bytes));

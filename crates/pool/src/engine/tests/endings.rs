@@ -90,6 +90,7 @@ fn create(bench: &Bench, name: &str, disks: &[&str]) {
         failure_domain: FailureDomain::Disk,
         force_disks: Vec::new(),
         extent_bytes: Some(256 << 10),
+        spare: None,
     };
     let engine = Rc::clone(&bench.engine);
     bench.run(async move { engine.create_pool(request).await }).unwrap();

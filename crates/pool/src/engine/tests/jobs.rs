@@ -486,6 +486,7 @@ fn pool_of(bench: &Bench, disks: usize) {
         failure_domain: FailureDomain::Node,
         force_disks: Vec::new(),
         extent_bytes: Some(256 << 10),
+        spare: None,
     };
     let engine = Rc::clone(&bench.engine);
     bench.run(async move { engine.create_pool(request).await }).unwrap();

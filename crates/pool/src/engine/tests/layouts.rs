@@ -13,7 +13,11 @@ use crate::metadata::Layout;
 use crate::report::{JobState, PoolReport};
 
 impl Bench {
-    fn convert(&self, layout: Layout, dry_run: bool) -> Result<ConvertForecast, PoolError> {
+    pub(super) fn convert(
+        &self,
+        layout: Layout,
+        dry_run: bool,
+    ) -> Result<ConvertForecast, PoolError> {
         let engine = Rc::clone(&self.engine);
         self.run(async move { engine.convert_volume("pool", "v", layout, dry_run).await })
     }
@@ -130,6 +134,7 @@ fn a_full_pool_uses_one_more_machine_by_itself() {
         failure_domain: FailureDomain::Node,
         force_disks: Vec::new(),
         extent_bytes: Some(256 << 10),
+        spare: None,
     };
     let engine = Rc::clone(&bench.engine);
     bench.run(async move { engine.create_pool(request).await }).unwrap();

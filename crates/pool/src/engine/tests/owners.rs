@@ -57,6 +57,7 @@ fn request(name: &str, disks: &[&str], force: bool) -> CreatePool {
         witnesses: Vec::new(),
         failure_domain: FailureDomain::Disk,
         extent_bytes: Some(256 << 10),
+        spare: None,
     }
 }
 

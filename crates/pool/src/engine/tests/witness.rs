@@ -26,6 +26,7 @@ fn request(disks: &[&str], witnesses: &[&str]) -> CreatePool {
         failure_domain: FailureDomain::Node,
         force_disks: Vec::new(),
         extent_bytes: Some(256 << 10),
+        spare: None,
     }
 }
 

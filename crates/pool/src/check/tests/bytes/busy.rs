@@ -104,6 +104,7 @@ impl Pond {
             failure_domain: FailureDomain::Node,
             force_disks: Vec::new(),
             extent_bytes: Some(EXTENT_BYTES),
+            spare: None,
         };
         let engine = Rc::clone(&bench.engine);
         bench.run(async move { engine.create_pool(request).await }).unwrap();

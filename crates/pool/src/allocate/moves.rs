@@ -1,0 +1,114 @@
+//! Where positions of groups that there are may go, and further ones: for whatever empties disks, and for layouts that
+//! change. Nothing is moved by it.
+
+use std::collections::BTreeSet;
+
+use uuid::Uuid;
+
+use super::{Space, Usable, halvings};
+use crate::format::DiskNumber;
+use crate::metadata::{GroupRun, Member, Metadata, Volume};
+use crate::spare::Ledger;
+
+/// Where positions of runs may move to, one after the other.
+pub struct MovePlan<'a> {
+    metadata: &'a Metadata,
+    space: Space,
+}
+
+impl MovePlan<'_> {
+    /// Plans on these disks, and leaves what logs may need.
+    pub fn new<'a>(metadata: &'a Metadata, usable: &Usable) -> MovePlan<'a> {
+        let mut space = Space::new(metadata, usable);
+        space.reserve_for_logs(metadata, false);
+        MovePlan { metadata, space }
+    }
+
+    /// Takes a place for `count` groups of a run's position, or of a further one: on a disk that has none of its
+    /// others, in another failure domain than they; on `to`, if that is told.
+    fn take(
+        &mut self,
+        run: &GroupRun,
+        position: u8,
+        count: u32,
+        to: Option<DiskNumber>,
+    ) -> Option<Member> {
+        let others = run.members.iter().enumerate();
+        let others = others.filter(|(index, _)| *index != usize::from(position));
+        let disks = others.filter_map(|(_, member)| self.metadata.disks().get(&member.disk));
+        let domains: BTreeSet<Uuid> = disks.map(|disk| self.metadata.domain_of(disk)).collect();
+        let disk = self.space.most_free(count, |number, disk| {
+            to.is_none_or(|to| to == number)
+                && !domains.contains(&disk.domain)
+                && run.holders().all(|member| member.disk != number)
+        })?;
+        let first = self.space.take_first(disk, count)?.first;
+        Some(Member { disk, first })
+    }
+
+    /// The same for as many groups as there is a place for, `most` or the half of that and so on; tells how many.
+    pub fn take_some(
+        &mut self,
+        run: &GroupRun,
+        position: u8,
+        most: u32,
+        to: Option<DiskNumber>,
+    ) -> Option<(u32, Member)> {
+        halvings(most).find_map(|count| Some((count, self.take(run, position, count, to)?)))
+    }
+
+    /// How many extents of a disk find no place elsewhere.
+    pub fn homeless(&mut self, disk: DiskNumber, to: Option<DiskNumber>) -> u64 {
+        let volumes = self.metadata.volumes().values();
+        let mut homeless = 0;
+        for run in volumes.flat_map(|volume| volume.runs.values()) {
+            let Some(position) = run.position_on(disk) else { continue };
+            let mut left = match run.incoming {
+                Some(incoming) if incoming.position == position => 0,
+                _ => run.count,
+            };
+            while let Some((count, _)) = self.take_some(run, position, left, to) {
+                left -= count;
+            }
+            homeless += u64::from(left);
+        }
+        homeless
+    }
+
+    /// How many extents find no place that a volume needs to have so many copies, besides what is on its way. What
+    /// finds one is taken down in the ledger.
+    pub(crate) fn homeless_copies(
+        &mut self,
+        volume: &Volume,
+        copies: u8,
+        mut ledger: Option<&mut Ledger>,
+    ) -> u64 {
+        let mut homeless = 0;
+        for run in volume.runs.values() {
+            // Where the ones before it are to be is only known once they are planned.
+            let mut grown = run.clone();
+            grown.members.extend(
+                grown.incoming.take().filter(|_| run.outgoing().is_none()).map(|to| to.member),
+            );
+            let mut parts = vec![grown];
+            while let Some(mut part) = parts.pop() {
+                if part.members.len() >= usize::from(copies) || part.count == 0 {
+                    continue;
+                }
+                let position = part.members.len() as u8;
+                let Some((count, to)) = self.take_some(&part, position, part.count, None) else {
+                    homeless += u64::from(part.count) * (u64::from(copies) - u64::from(position));
+                    continue;
+                };
+                parts.push(GroupRun { count: part.count - count, ..part.clone() });
+                part.count = count;
+                if let Some(ledger) = &mut ledger {
+                    ledger.add_copy(part.members.iter().map(|member| member.disk), count, to.disk);
+                }
+                part.members.push(to);
+                parts.push(part);
+            }
+        }
+        homeless
+    }
+}
