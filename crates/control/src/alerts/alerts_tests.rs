@@ -251,7 +251,7 @@ fn each_thing_that_is_wrong_is_a_condition() {
         (|p| p.free_bytes = 200, &[(Kind::PoolSpace, Warning)]),
         (|p| p.free_bytes = 99, &[(Kind::PoolSpace, Error)]),
         (|p| p.spare = Some(spare(0)), &[(Kind::PoolSpace, Warning)]),
-        (|p| p.spare = Some(spare(7)), &[(Kind::PoolSpace, Warning), (Kind::PoolSpare, Warning)]),
+        (|p| p.spare = Some(spare(7)), &[(Kind::PoolSpare, Warning), (Kind::PoolSpace, Warning)]),
         (|p| p.disks[0].state = DiskState::Missing, &[(Kind::DiskGone, Warning)]),
         (
             |p| p.disks[1].state = DiskState::Refused { why: "a copy".into() },

@@ -82,14 +82,11 @@ impl Creation<'_> {
         let voters = votes::first_voters(self.request.failure_domain, &candidates);
         let area_extents = area_extents_for(total, extent_bytes);
         let labels = self.labels(&identity, &voters, area_extents)?;
-        for label in &labels {
-            metadata.apply(&added(label)).map_err(|error| {
+        let spare = self.request.spare.map(|spare| spare_record(Some(spare)));
+        for record in labels.iter().map(added).chain(spare) {
+            metadata.apply(&record).map_err(|error| {
                 PoolError::invalid(error.to_string(), "report this: it should not happen")
             })?;
-        }
-        if let Some(spare) = self.request.spare {
-            let set = metadata.apply(&spare_record(Some(spare)));
-            set.map_err(|error| PoolError::invalid(error.to_string(), "name another spare"))?;
         }
         Ok((metadata, labels))
     }

@@ -67,14 +67,13 @@ pub(super) fn no_space(
         Some(gain) => format!("moving groups would make it {} (pool rebalance); ", human(gain)),
         None => String::new(),
     };
+    let spare = Spare::of(meta)
+        .map_or_else(String::new, |spare| format!(" and for the pool's spare ({})", words(spare)));
     PoolError::NoSpace {
         needed_bytes: needed,
         free_bytes: free,
         remedy: format!(
-            "{rule}, besides what is kept for logs{}; free: {}; {rebalance}{more} (pool extend)",
-            Spare::of(meta).map_or_else(String::new, |spare| {
-                format!(" and for the pool's spare ({})", words(spare))
-            }),
+            "{rule}, besides what is kept for logs{spare}; free: {}; {rebalance}{more} (pool extend)",
             listed.join("; ")
         ),
     }
