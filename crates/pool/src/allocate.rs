@@ -23,7 +23,7 @@ use crate::metadata::{
     ExtentRange, ExtentSet, GroupRun, Layout, Member, Metadata, Roots, RunKey, SegmentCopyPlace,
     Volume, WIDTH_MAX,
 };
-use crate::spare::Ledger;
+use crate::spare::{Kept, Standing};
 
 pub use moves::MovePlan;
 
@@ -35,8 +35,6 @@ pub const SEGMENT_EXTENTS: u32 = 2;
 const SEGMENTS: std::ops::RangeInclusive<u32> = 3..=8;
 /// A log may have one live segment for so many extents of the smallest domain.
 const EXTENTS_PER_SEGMENT: u32 = 48;
-/// How often space beside a spare is planned anew, at most.
-const PLANNED_ANEW_MAX: u32 = 12;
 /// Most disks that a striped volume's set goes over.
 const RAID0_WIDTH_MAX: u16 = 16;
 
@@ -85,13 +83,7 @@ pub fn usable_bytes(
     let width = volume
         .and_then(|id| metadata.volumes().get(&id))
         .map_or_else(|| stripe_width(metadata, usable, layout), |volume| volume.width);
-    let sets = match Ledger::new(metadata, usable, u32::from(volume.is_none())) {
-        None => Planning::new(metadata, usable, layout, width, volume).sets_left(),
-        Some(ledger) => {
-            let planning = Planning::new(metadata, usable, layout, width, volume);
-            sets_beside(&ledger, planning, u64::MAX).1
-        }
-    };
+    let sets = Planning::new(metadata, usable, layout, width, volume).sets_left();
     let set_bytes = u64::from(width) * u64::from(metadata.shape().rows()) * BLOCK_BYTES as u64;
     sets.saturating_mul(set_bytes)
 }
@@ -122,109 +114,25 @@ pub fn plan_groups(
     if planning.sets_left() < wanted {
         return Err(no_space());
     }
-    let Some(ledger) = Ledger::new(metadata, usable, 0) else {
-        return planning.runs(wanted).ok_or_else(no_space);
-    };
-    match sets_beside(&ledger, planning, u64::MAX) {
-        (runs, sets) if wanted <= sets => Ok(first_sets(runs, have, wanted)),
-        _ => Err(no_space()),
-    }
+    planning.runs(wanted).ok_or_else(no_space)
 }
 
-/// Groups of so many copies, at most `most`, that the pool's volumes could have beside the spare.
-pub(crate) fn groups_beside_spare(
-    metadata: &Metadata,
-    usable: &Usable,
-    copies: u8,
-    most: u64,
-) -> u64 {
-    let layout = Layout::with_copies(copies);
+/// Extents that volumes with so many copies don't get because of the pool's spare, and those that they could.
+pub(crate) fn kept_for_spare(metadata: &Metadata, usable: &Usable, copies: u8) -> (u64, u64) {
     let mut space = Space::new(metadata, usable);
     space.reserve_for_logs(metadata, false);
-    let planning = Planning { metadata, space, layout, width: 1, first_set: 0 };
-    match Ledger::new(metadata, usable, 0) {
-        None => planning.sets_left().min(most),
-        Some(ledger) => sets_beside(&ledger, planning, most).1,
-    }
-}
-
-/// Extents that volumes with so many copies don't get because of the pool's spare.
-pub(crate) fn kept_for_spare(metadata: &Metadata, usable: &Usable, copies: u8) -> u64 {
-    let mut space = Space::new(metadata, usable);
-    space.reserve_for_logs(metadata, false);
-    let beside = groups_beside_spare(metadata, usable, copies, u64::MAX);
-    space.groups_left(copies).saturating_sub(beside) * u64::from(copies)
-}
-
-/// Runs that can be had beside the spare, and how many sets they are. What a growth gets is the beginning of that, so
-/// what fits doesn't depend on how much is asked for.
-///
-/// What is planned without regard to the spare is taken as far as that is held, and from there it is planned anew:
-/// the long run that was too much may be a shorter one elsewhere.
-fn sets_beside(ledger: &Ledger, mut planning: Planning<'_>, most: u64) -> (Vec<GroupRun>, u64) {
-    let (mut ledger, first) = (ledger.clone(), planning.first_set);
-    let mut all = Vec::new();
-    for _ in 0..PLANNED_ANEW_MAX {
-        let left = most - (planning.first_set - first);
-        let (runs, sets) = sets_at_once(&ledger, planning.clone(), left);
-        if sets == 0 {
-            break;
-        }
-        for run in first_sets(runs, planning.first_set, sets) {
-            ledger.add(&run, run.count);
-            for member in &run.members {
-                planning.space.take(member.disk, ExtentRange::new(member.first, run.count));
-            }
-            all.push(run);
-        }
-        planning.first_set += sets;
-    }
-    let sets = planning.first_set - first;
-    (all, sets)
-}
-
-/// Runs as they would be if no spare were kept, and how many of their sets can be had beside it.
-fn sets_at_once(ledger: &Ledger, planning: Planning<'_>, most: u64) -> (Vec<GroupRun>, u64) {
-    let (first, all) = (planning.first_set, planning.sets_left().min(most));
-    let Some(runs) = planning.runs(all).filter(|_| ledger.shortage().is_none()) else {
-        return (Vec::new(), 0);
-    };
-    let holds = |sets: u64| {
-        let mut ledger = ledger.clone();
-        runs.iter().for_each(|run| ledger.add(run, groups_within(run, first + sets)));
-        ledger.shortage().is_none()
-    };
-    let (mut low, mut high) = (0, all);
-    while low < high {
-        let sets = high - (high - low) / 2;
-        if holds(sets) { low = sets } else { high = sets - 1 }
-    }
-    (runs, low)
-}
-
-/// How many groups of a run are of sets before this one.
-fn groups_within(run: &GroupRun, end: u64) -> u32 {
-    let before = end.saturating_sub(run.key.first_set);
-    u32::try_from(before).unwrap_or(u32::MAX).min(run.count)
-}
-
-/// The runs, and parts of them, of so many sets from `first` on.
-fn first_sets(mut runs: Vec<GroupRun>, first: u64, sets: u64) -> Vec<GroupRun> {
-    let mut generation = runs.first().map_or(GenerationId::default(), |run| run.generation);
-    for run in &mut runs {
-        run.count = groups_within(run, first + sets);
-        run.generation = generation;
-        generation = generation.plus(u64::from(run.count));
-    }
-    runs.retain(|run| run.count > 0);
-    runs
+    let all = space.groups_left(copies);
+    let beside = space.keep_spare(metadata, usable, copies, false);
+    let left = beside.min(space.groups_left(copies));
+    ((all - left) * u64::from(copies), left * u64::from(copies))
 }
 
 /// What a volume of a layout, or more of one, can be made of.
-#[derive(Clone)]
 struct Planning<'a> {
     metadata: &'a Metadata,
     space: Space,
+    /// More groups than these would be too many for the pool's spare.
+    groups_max: u64,
     layout: Layout,
     width: u16,
     first_set: u64,
@@ -241,12 +149,15 @@ impl Planning<'_> {
     ) -> Planning<'a> {
         let mut space = Space::new(metadata, usable);
         space.reserve_for_logs(metadata, volume.is_none());
+        let groups_max = space.keep_spare(metadata, usable, layout.copies(), volume.is_none());
         let volume = volume.and_then(|id| metadata.volumes().get(&id));
-        Planning { metadata, space, layout, width, first_set: volume.map_or(0, Volume::whole_sets) }
+        let first_set = volume.map_or(0, Volume::whole_sets);
+        Planning { metadata, space, groups_max, layout, width, first_set }
     }
 
     fn sets_left(&self) -> u64 {
-        self.space.sets_left(self.layout, self.width)
+        let groups = self.space.groups_left(self.layout.copies()).min(self.groups_max);
+        groups / u64::from(self.width.max(1))
     }
 
     fn runs(self, sets: u64) -> Option<Vec<GroupRun>> {
@@ -306,6 +217,8 @@ struct FreeDisk {
 #[derive(Clone, Debug)]
 pub(crate) struct Space {
     disks: BTreeMap<DiskNumber, FreeDisk>,
+    /// Of each domain so many stay free, wherever they lie.
+    kept: BTreeMap<Uuid, u64>,
 }
 
 impl Space {
@@ -316,7 +229,28 @@ impl Space {
             let free = FreeDisk { domain, free: disk.free.clone() };
             (disk.number, free)
         });
-        Space { disks: disks.collect() }
+        Space { disks: disks.collect(), kept: BTreeMap::new() }
+    }
+
+    /// Leaves what the pool's spare needs. More groups than the answer would be too many for it.
+    fn keep_spare(
+        &mut self,
+        metadata: &Metadata,
+        usable: &Usable,
+        copies: u8,
+        for_new_volume: bool,
+    ) -> u64 {
+        let Some(standing) = Standing::for_growth(metadata, usable, for_new_volume) else {
+            return u64::MAX;
+        };
+        let Kept { extents, groups_left } = standing.kept(&self.domains(), copies);
+        self.keep(extents);
+        groups_left
+    }
+
+    /// Leaves so many extents of each domain, wherever they lie.
+    pub(crate) fn keep(&mut self, extents: BTreeMap<Uuid, u64>) {
+        self.kept = extents;
     }
 
     /// Takes out what the logs may still need.
@@ -367,15 +301,21 @@ impl Space {
         accept: impl Fn(DiskNumber, &FreeDisk) -> bool,
     ) -> Option<DiskNumber> {
         let domains = self.domains();
-        let candidates = self
-            .disks
-            .iter()
-            .filter(|(number, disk)| accept(**number, disk) && disk.free.first_fit(run).is_some());
+        let has_room = |disk: &FreeDisk| {
+            domains.get(&disk.domain).is_some_and(|free| *free >= u64::from(run))
+                && disk.free.first_fit(run).is_some()
+        };
+        let candidates =
+            self.disks.iter().filter(|(number, disk)| accept(**number, disk) && has_room(disk));
         let best = candidates.max_by_key(|(number, disk)| {
             let domain_free = domains.get(&disk.domain).copied().unwrap_or(0);
             (domain_free, disk.free.len(), std::cmp::Reverse(**number))
         });
         best.map(|(number, _)| *number)
+    }
+
+    fn has(&self, disk: DiskNumber) -> bool {
+        self.disks.contains_key(&disk)
     }
 
     fn domain_of(&self, disk: DiskNumber) -> Option<Uuid> {
@@ -409,11 +349,14 @@ impl Space {
         }
     }
 
-    /// Free extents by domain.
+    /// Free extents by domain, without what is to stay free.
     pub(crate) fn domains(&self) -> BTreeMap<Uuid, u64> {
-        let mut domains = BTreeMap::new();
+        let mut domains: BTreeMap<Uuid, u64> = BTreeMap::new();
         for disk in self.disks.values() {
             *domains.entry(disk.domain).or_default() += u64::from(disk.free.len());
+        }
+        for (domain, free) in &mut domains {
+            *free = free.saturating_sub(self.kept.get(domain).copied().unwrap_or(0));
         }
         domains
     }
@@ -421,10 +364,6 @@ impl Space {
     /// Groups of so many copies that still fit.
     fn groups_left(&self, copies: u8) -> u64 {
         most_groups(&self.domains(), copies)
-    }
-
-    fn sets_left(&self, layout: Layout, width: u16) -> u64 {
-        self.groups_left(layout.copies()) / u64::from(width.max(1))
     }
 }
 

@@ -11,8 +11,8 @@
 //!    [`EVEN_PERCENT`], and not so much that they change places; only if no mirror of as many copies as the pool has can have less.
 //!
 //! A position moves only where the group has no copy in that failure domain, and only of groups that are whole: with
-//! the rest redundancy comes first. What is kept for logs counts as taken, and no move leaves the pool's spare with
-//! less than there was of what it needs (`crate::spare`).
+//! the rest redundancy comes first. What is kept for logs counts as taken, and so does what keeps the pool's spare held
+//! (`crate::spare`).
 //!
 //! Planning changes nothing, and the same metadata give the same plan.
 
@@ -21,12 +21,10 @@ use std::ops::RangeInclusive;
 
 use uuid::Uuid;
 
-use crate::allocate::{
-    RUN_GROUPS_MAX, SEGMENT_EXTENTS, Space, Usable, groups_beside_spare, halvings, most_groups,
-};
+use crate::allocate::{RUN_GROUPS_MAX, SEGMENT_EXTENTS, Space, Usable, halvings, most_groups};
 use crate::format::{DiskNumber, ExtentNumber, VolumeId};
-use crate::metadata::{ExtentRange, GroupRun, Member, MetaRecord, Metadata, RunKey, Volume};
-use crate::spare::Ledger;
+use crate::metadata::{ExtentRange, GroupRun, Member, Metadata, RunKey, Volume};
+use crate::spare::Standing;
 
 /// Disks that differ by no more than this are evenly full.
 pub const EVEN_PERCENT: u64 = 3;
@@ -93,27 +91,9 @@ pub struct Rebalancing<'a> {
     places: BTreeMap<(VolumeId, RunKey), usize>,
     /// The numbers of copies for which what can be given out counts: from two to the most that any volume has.
     copies: RangeInclusive<u8>,
-    /// What the pool's spare needs, if it keeps one; and what it lacks of that.
-    spare: Option<(Ledger, u64)>,
-    usable: Usable,
-    moves: Vec<PlannedMove>,
-}
-
-impl PlannedMove {
-    /// The records that it comes to, once all of it is copied.
-    pub(crate) fn records(&self, metadata: &Metadata) -> Vec<MetaRecord> {
-        let PlannedMove { volume, key, count, position, from, to } = *self;
-        let Some(run) = metadata.run(volume, key) else { return Vec::new() };
-        let Some(left) = run.members.get(usize::from(position)) else { return Vec::new() };
-        let split = MetaRecord::RunSplit { volume, key, count };
-        let freed = ExtentRange::new(left.first, count);
-        let moved = [
-            MetaRecord::MoveBegun { volume, key, position, to },
-            MetaRecord::MoveSwitched { volume, key },
-            MetaRecord::PendingFreed { disk: from, extents: freed },
-        ];
-        (count < run.count).then_some(split).into_iter().chain(moved).collect()
-    }
+    /// How the pool stands, if it keeps a spare; and what is to stay free of each domain for that.
+    standing: Option<Standing>,
+    kept: BTreeMap<Uuid, u64>,
 }
 
 impl<'a> Rebalancing<'a> {
@@ -153,24 +133,21 @@ impl<'a> Rebalancing<'a> {
             on: BTreeMap::new(),
             places: BTreeMap::new(),
             copies: COPIES_MIN..=copies.max().unwrap_or(0).max(COPIES_MIN),
-            spare: Ledger::new(metadata, usable, 0).map(|ledger| {
-                let lacks = ledger.lacks();
-                (ledger, lacks)
-            }),
-            usable: usable.clone(),
-            moves: Vec::new(),
+            standing: Standing::for_growth(metadata, usable, false),
+            kept: BTreeMap::new(),
         };
         for volume in metadata.volumes().values() {
             volume.runs.values().for_each(|run| plan.take_note(volume, run, only_whole));
         }
-        plan.keep_for_logs();
+        plan.keep();
         plan
     }
 
-    /// What is kept for logs lies where it would by now.
-    fn keep_for_logs(&mut self) {
+    /// What is kept for logs and a loss is what it would be by now.
+    fn keep(&mut self) {
         self.space = self.free_space.clone();
         self.space.reserve_for_logs(self.metadata, false);
+        self.kept = self.standing.as_ref().map(Standing::kept_by_moves).unwrap_or_default();
         self.is_fresh = true;
     }
 
@@ -180,7 +157,7 @@ impl<'a> Rebalancing<'a> {
         if planned.is_some() || self.is_fresh {
             return planned;
         }
-        self.keep_for_logs();
+        self.keep();
         self.move_for_more().or_else(|| self.move_for_evenness())
     }
 
@@ -191,26 +168,15 @@ impl<'a> Rebalancing<'a> {
 
     /// Groups of so many copies that could be given out, beside the pool's spare.
     pub fn groups_left(&self, copies: u8) -> u64 {
-        self.some_groups_left(copies, u64::MAX)
-    }
-
-    /// Whether not even one group of so many copies could.
-    pub fn is_full_for(&self, copies: u8) -> bool {
-        self.some_groups_left(copies, 1) == 0
-    }
-
-    fn some_groups_left(&self, copies: u8, most: u64) -> u64 {
-        if self.spare.is_none() {
-            return (most_groups(&self.free_parts(None), copies) / PARTS).min(most);
+        let free =
+            self.free.iter().map(|(domain, free)| (*domain, u64::try_from(*free).unwrap_or(0)));
+        let mut free: BTreeMap<Uuid, u64> = free.collect();
+        let Some(standing) = &self.standing else { return most_groups(&free, copies) };
+        let kept = standing.kept(&free, copies);
+        for (domain, free) in &mut free {
+            *free = free.saturating_sub(kept.extents.get(domain).copied().unwrap_or(0));
         }
-        let mut then = self.metadata.clone();
-        for planned in &self.moves {
-            for record in planned.records(&then) {
-                // What has moved meanwhile is as well where it is.
-                let _ = then.apply(&record);
-            }
-        }
-        groups_beside_spare(&then, &self.usable, copies, most)
+        most_groups(&free, copies).min(kept.groups_left)
     }
 
     /// Extents that nobody has and that aren't kept for logs.
@@ -259,16 +225,22 @@ impl<'a> Rebalancing<'a> {
         self.parts.push(part);
     }
 
-    /// Free extents by domain, in parts; after so many extents went from one domain to another.
+    /// What a domain has free besides what is kept; less than none where that lacks some.
+    fn left(&self, domain: Uuid) -> i64 {
+        let kept = self.kept.get(&domain).copied().unwrap_or(0);
+        self.free.get(&domain).copied().unwrap_or(0) - i64::try_from(kept).unwrap_or(i64::MAX)
+    }
+
+    /// The same by domain, in parts; after so many extents went from one domain to another.
     fn free_parts(&self, moved: Option<(Uuid, Uuid, u32)>) -> BTreeMap<Uuid, u64> {
-        let free = self.free.iter().map(|(domain, free)| {
+        let free = self.free.keys().map(|domain| {
             let change = match moved {
                 Some((from, to, _)) if from == to => 0,
                 Some((from, _, count)) if from == *domain => i64::from(count),
                 Some((_, to, count)) if to == *domain => -i64::from(count),
                 _ => 0,
             };
-            (*domain, u64::try_from(free + change).unwrap_or(0) * PARTS)
+            (*domain, u64::try_from(self.left(*domain) + change).unwrap_or(0) * PARTS)
         });
         free.collect()
     }
@@ -279,8 +251,13 @@ impl<'a> Rebalancing<'a> {
         self.copies.clone().map(|copies| most_groups(&free, copies)).collect()
     }
 
-    /// Whether nothing gets less by a move between domains, and, if that is asked for, something more.
+    /// Whether nothing gets less by a move between domains, what is kept for a loss included, and, if that is asked
+    /// for, something more.
     fn is_no_worse(&self, now: &[u64], moved: (Uuid, Uuid, u32), must_gain: bool) -> bool {
+        let (from, to, count) = moved;
+        if from != to && self.kept.contains_key(&to) && self.left(to) < i64::from(count) {
+            return false;
+        }
         let then = self.levels(Some(moved));
         let mut pairs = now.iter().zip(&then);
         pairs.all(|(now, then)| then >= now) && (!must_gain || then != now)
@@ -290,7 +267,7 @@ impl<'a> Rebalancing<'a> {
     fn move_for_more(&mut self) -> Option<PlannedMove> {
         let levels = self.levels(None);
         let mut domains: Vec<(i64, Uuid)> =
-            self.free.iter().map(|(domain, free)| (*free, *domain)).collect();
+            self.free.keys().map(|domain| (self.left(*domain), *domain)).collect();
         domains.sort_unstable();
         for level in &levels {
             let in_parts = |free: i64| u64::try_from(free).unwrap_or(0) * PARTS;
@@ -381,7 +358,7 @@ impl<'a> Rebalancing<'a> {
             }
             // What is chosen may be smaller, and that may be too little to make anything better.
             let (index, count) = self.part_for(source, target, count)?;
-            if !fits(self, count) || !self.leaves_spare(index, count, (source, target)) {
+            if !fits(self, count) {
                 continue;
             }
             if let Some(first) = self.space.take_first(target, count) {
@@ -416,14 +393,6 @@ impl<'a> Rebalancing<'a> {
         }
         // A run that is split stays so, so whole ones move first.
         best.or(larger.map(|index| (index, most)))
-    }
-
-    /// Whether the spare lacks no more after a move than before.
-    fn leaves_spare(&self, index: usize, count: u32, way: (DiskNumber, DiskNumber)) -> bool {
-        let Some((ledger, lacks)) = &self.spare else { return true };
-        let mut then = ledger.clone();
-        then.relocate(self.parts[index].members.iter().map(|member| member.disk), count, way);
-        then.lacks() <= *lacks
     }
 
     /// Whether a position may be on another disk: no other copy shares its failure domain, and of a striped volume
@@ -481,11 +450,6 @@ impl<'a> Rebalancing<'a> {
             });
             moved.count = count;
         }
-        if let Some((ledger, lacks)) = &mut self.spare {
-            let disks = moved.members.iter().map(|member| member.disk);
-            ledger.relocate(disks, count, (source, target));
-            *lacks = ledger.lacks();
-        }
         let to = Member { disk: target, first: extents.first };
         moved.members[at] = to;
         let (volume, key) = (moved.volume, moved.key);
@@ -497,9 +461,11 @@ impl<'a> Rebalancing<'a> {
         self.is_fresh = false;
         self.account(source, -i64::from(count));
         self.account(target, i64::from(count));
-        let planned = PlannedMove { volume, key, count, position: at as u8, from: source, to };
-        self.moves.push(planned);
-        planned
+        if let Some(standing) = &mut self.standing {
+            standing.give_back(source, count);
+            standing.take(target, count);
+        }
+        PlannedMove { volume, key, count, position: at as u8, from: source, to }
     }
 
     /// A disk has so many extents of groups more.

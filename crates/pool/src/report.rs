@@ -151,6 +151,9 @@ pub struct SpareReport {
     pub keeps: Spare,
     /// Of the free space, what volumes don't get because of it.
     pub kept_bytes: u64,
+    /// What volumes can have besides, all copies counted.
+    #[serde(default)]
+    pub left_bytes: u64,
     /// So many bytes might find no place after the loss that fits least; 0 where it is held.
     pub lacks_bytes: u64,
     /// The same in words.

@@ -1,47 +1,56 @@
 //! How much of a pool stays free, so that what is lost with a disk or machine finds a place again.
 //!
 //! A pool's property `spare` says against which loss: of any one disk, of any one machine, or of so many bytes of any
-//! one disk. Nothing is set aside at a place: what counts is whether, after each such loss, the free space that is left
-//! takes all that was lost.
+//! one disk. Nothing is set aside at a place: of each failure domain so many extents stay free, wherever they lie.
 //!
 //! # The rule
 //!
-//! Let a loss be given, with that which is gone or to be emptied already. After it, each failure domain d that has a disk
-//! left has F(d) extents that are free and not kept for logs. A lost position may go to every domain in which its
-//! group has no other copy; O is the set of those that have one. Let A be the extents that copies of the metadata may
-//! take outside of O, of those that are lost with the disks. The spare is **held** if for each O of a lost position
+//! Failure domain d has U(d) extents that groups take and F(d) that are free and not kept for logs. Let c be the most
+//! copies that any volume has, w the positions that wait for a place already, and A what copies of the metadata may
+//! need that were lost with it. After a loss each lost position may go to every domain in which its group has no
+//! other copy. The spare is **held** if one of these is true:
 //!
-//! > Σ F(d), d not in O  −  A  ≥  the number of lost positions that may go to any domain outside O.
+//! 1. **By domains.** For each loss, the sum of F over the domains that have something left, but for the c − 1 largest,
+//!    is at least w + A and the positions that are lost.
+//! 2. **By groups.** There are c domains besides those that any loss takes, and each has U(d) + F(d) ≥ A and the
+//!    number of all groups.
 //!
 //! # Why that suffices
 //!
-//! Positions find places one after the other, in any order, each at any free extent of a domain where it may be. (A run that
-//! finds none as a whole is split, down to one extent, so where in a domain what is free lies doesn't matter.) Let one
-//! find no place, and O be where its group has copies. Then nothing is free outside of O, so F(d) extents of each of
-//! those domains were taken, at most A by copies of the metadata, the others by lost positions that might go there. That one
-//! itself isn't among them, so there are more such positions than Σ F(d) − A, against the rule. ∎
+//! Positions find places one after the other, in any order, each at any free extent of a domain where it may be. (A run
+//! that finds none as a whole is split, down to one extent, so where in a domain what is free lies doesn't matter.) Let
+//! one find no place. Its group has other copies in at most c − 1 domains, and outside of these nothing is free.
 //!
-//! It follows that no choice of the planner can spoil it: rebuilding may go in any order, beside writes and logs.
+//! 1. So what was free there was taken, at most A by copies of the metadata and the rest by positions that waited or were lost,
+//!    without the one itself: less than F of these domains, against the rule.
+//! 2. There is a domain d outside of them and of the loss. Nobody came there but copies of the metadata and
+//!    groups that weren't there, each once, and this one isn't among them: fewer than A + groups − U(d) ≤ F(d), so something is free. ∎
 //!
-//! Where a loss takes several positions of a group (disks that each are a failure domain, in one machine), those that
-//! are placed before it close j further domains to the last one, and nobody knows which: then the left side is without
-//! the j largest F(d), and on the right side all lost positions count. Where at most so many bytes are to find a place, the right side is
-//! at most what is lost already and that number, by the same argument: before one fails that many were placed.
+//! No choice of the planner can spoil it: rebuilding may go in any order, beside writes and logs.
 //!
-//! More groups make F smaller and the right side larger, so what is held with a plan is held with its beginning, and
-//! how much can be given out is found by halving.
+//! The first is for many machines: of n that are as large as each other (n−c)/(n−c+1) can be used. The second is for c + 1 of them, where
+//! every lost position has just one place to go to: all but 1/n can. What is given out is the more of the two.
 //!
-//! For two copies on three equal machines this leaves two thirds of each to be used, which is all there can be; with n
-//! machines (n−2)/(n−1) instead of (n−1)/n, since all that was lost may have its other copy in one place.
+//! # Disks of a domain
+//!
+//! Where a disk is lost whose domain has others, its positions may go to these, and what was free on it is lost too. As that and
+//! what is lost are together no more than the disk has, the first rule says so: the sum, with all that is free in its
+//! domain, is at least w + A and the whole disk. With a number of bytes that many count instead, if the disk's domain isn't counted.
+//!
+//! # What may be given out
+//!
+//! Both rules say the same of a pool that is fuller. So by the first the domains may be filled up to one level: the
+//! highest for which it is still true if each domain's U were that (or what it is, or all there is). What is free above
+//! that is kept.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
 use uuid::Uuid;
 
-use crate::allocate::{SEGMENT_EXTENTS, Usable, segments_per_log};
-use crate::format::DiskNumber;
-use crate::metadata::{GroupRun, Metadata};
+use crate::allocate::{SEGMENT_EXTENTS, Space, Usable, most_groups};
+use crate::format::{DiskNumber, FailureDomain};
+use crate::metadata::{GroupRun, Metadata, area_extents_for};
 
 /// The pool's property.
 pub(crate) const SPARE: &str = "spare";
@@ -99,8 +108,6 @@ block::serde_as_text!(Spare);
 /// What would be lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Loss {
-    /// Nothing besides what is lost or to be emptied already.
-    Nothing,
     /// A disk.
     Disk(DiskNumber),
     /// A machine.
@@ -116,312 +123,326 @@ pub struct Shortage {
     pub extents: u64,
 }
 
-/// Failure domains by number; few, ascending.
-type Domains = Vec<usize>;
+/// What isn't given out because of the spare.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// Of what each failure domain has free, so much.
+    pub(crate) extents: BTreeMap<Uuid, u64>,
+    /// All but so many groups.
+    pub(crate) groups_left: u64,
+}
 
-/// A disk that takes part.
-#[derive(Clone, Debug)]
-struct Place {
-    domain: usize,
-    node: Uuid,
+/// A failure domain's extents but for those that are kept for logs.
+#[derive(Clone, Copy, Debug, Default)]
+struct Room {
+    used: u64,
     free: u64,
+}
+
+impl Room {
+    /// What it has free if groups take as much as this.
+    fn free_at(self, level: u64) -> u64 {
+        let all = self.used + self.free;
+        all - all.min(level).max(self.used)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    domain: Uuid,
+    node: Uuid,
+    /// Extents that aren't the metadata's.
+    room: u64,
     has_area: bool,
-    /// Live log segments, by volume.
-    live: Vec<u64>,
 }
 
-/// Where groups have their positions, and how many may get no further without somebody: copies that are to come.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Spread {
-    disks: Vec<DiskNumber>,
-    to_come: u8,
+/// What is lost at once.
+struct Lost {
+    loss: Loss,
+    /// Domains of which nothing is left.
+    domains: BTreeSet<Uuid>,
+    /// The domain of a disk that others are left of, and the extents of that disk.
+    partly: Option<(Uuid, u64)>,
+    /// Copies of the metadata.
+    areas: u64,
 }
 
-/// A pool's groups and free space, counted, to try things out on.
+/// How a pool stands that keeps a spare: counted, to try things out on.
 #[derive(Clone, Debug)]
-pub(crate) struct Ledger {
+pub(crate) struct Standing {
     spare: Spare,
-    extent_bytes: u64,
-    /// Log segments that each volume may have in each domain.
-    per_log: u64,
-    volumes: u64,
+    /// Of a loss at most so many extents count.
+    most: u64,
+    disks: BTreeMap<DiskNumber, Place>,
+    rooms: BTreeMap<Uuid, Room>,
+    by_disk: bool,
+    copies: u8,
+    groups: u64,
+    waiting: u64,
     /// Extents of a copy of the metadata.
     area: u64,
-    /// Areas that are lost already.
-    areas_lost: u64,
-    disks: BTreeMap<DiskNumber, Place>,
-    /// The domain of each disk that is known.
-    domains: BTreeMap<DiskNumber, usize>,
-    groups: BTreeMap<Spread, u64>,
-    /// The spreads with a position on a disk that takes part.
-    on: BTreeMap<DiskNumber, BTreeSet<Spread>>,
-    /// Those that lack a position already.
-    lacking: BTreeSet<Spread>,
+    /// Copies that others may have to take over already.
+    areas_gone: u64,
 }
 
-impl Ledger {
-    /// The ledger of a pool that keeps a spare, and is to have so many volumes more.
-    pub(crate) fn new(metadata: &Metadata, usable: &Usable, new_volumes: u32) -> Option<Ledger> {
+impl Standing {
+    /// How a pool that keeps a spare stands with just these disks. What is on others waits for a place.
+    pub(crate) fn with(metadata: &Metadata, disks: &Usable) -> Option<Standing> {
+        Standing::new(metadata, disks, false)
+    }
+
+    /// The same as far as it matters for what is given out: a disk that is away may be back, and is that which is
+    /// lost if it isn't. So it counts as there until what it had is elsewhere.
+    pub(crate) fn for_growth(
+        metadata: &Metadata,
+        usable: &Usable,
+        for_new_volume: bool,
+    ) -> Option<Standing> {
+        Spare::of(metadata)?;
+        let leaving = metadata.leaving();
+        let runs = metadata.volumes().values().flat_map(|volume| volume.runs.values());
+        let members = runs.flat_map(|run| &run.members).map(|member| member.disk);
+        let needed: BTreeSet<DiskNumber> =
+            members.filter(|disk| !usable.contains(disk) && !leaving.contains(disk)).collect();
+        Standing::new(metadata, &needed.union(usable).copied().collect(), for_new_volume)
+    }
+
+    fn new(metadata: &Metadata, disks: &Usable, for_new_volume: bool) -> Option<Standing> {
         let spare = Spare::of(metadata)?;
-        let all = metadata.disks().keys().copied().collect();
-        let mut numbers: BTreeMap<Uuid, usize> = BTreeMap::new();
-        let (mut disks, mut domains, mut areas_lost) = (BTreeMap::new(), BTreeMap::new(), 0);
-        for disk in metadata.data_disks() {
-            let next = numbers.len();
-            let domain = *numbers.entry(metadata.domain_of(disk)).or_insert(next);
-            domains.insert(disk.number, domain);
-            let has_area = disk.areas().next().is_some();
-            if !usable.contains(&disk.number) {
-                areas_lost += u64::from(has_area);
-                continue;
-            }
-            let live = vec![0; metadata.volumes().size()];
-            let (node, free) = (disk.node, u64::from(disk.free.len()));
-            disks.insert(disk.number, Place { domain, node, free, has_area, live });
-        }
-        for (index, volume) in metadata.volumes().values().enumerate() {
-            let segments = volume.log.segments.values();
-            for copy in segments.flat_map(|segment| segment.copies.iter()) {
-                if let Some(place) = disks.get_mut(&copy.disk) {
-                    place.live[index] += 1;
-                }
-            }
-        }
+        let extent_bytes = metadata.shape().extent_bytes();
+        let total: u64 = metadata.data_disks().map(|disk| disk.bytes).sum();
         let areas = metadata.data_disks().flat_map(|disk| disk.areas());
-        let mut ledger = Ledger {
+        let space = Space::new(metadata, disks);
+        let logs = space.kept_for_logs(metadata, for_new_volume);
+        let rooms = space.domains().into_iter().map(|(domain, free)| {
+            let segments = logs.get(&domain).copied().unwrap_or(0);
+            let free = free.saturating_sub(u64::from(segments * SEGMENT_EXTENTS));
+            (domain, Room { used: 0, free })
+        });
+        let places = metadata.data_disks().filter(|disk| disks.contains(&disk.number));
+        let places = places.map(|disk| {
+            let (domain, node, room) = (metadata.domain_of(disk), disk.node, disk.room().into());
+            let has_area = disk.areas().next().is_some();
+            (disk.number, Place { domain, node, room, has_area })
+        });
+        let mut standing = Standing {
             spare,
-            extent_bytes: metadata.shape().extent_bytes(),
-            per_log: segments_per_log(metadata, &all).into(),
-            volumes: metadata.volumes().size() as u64 + u64::from(new_volumes),
-            area: areas.map(|area| u64::from(area.count)).max().unwrap_or(0),
-            areas_lost,
-            disks,
-            domains,
-            groups: BTreeMap::new(),
-            on: BTreeMap::new(),
-            lacking: BTreeSet::new(),
+            most: match spare {
+                Spare::Bytes(bytes) => bytes.div_ceil(extent_bytes),
+                Spare::Disk | Spare::Node => u64::MAX,
+            },
+            disks: places.collect(),
+            rooms: rooms.collect(),
+            by_disk: metadata.pool().failure_domain == FailureDomain::Disk,
+            copies: 1,
+            groups: 0,
+            waiting: 0,
+            areas_gone: metadata
+                .data_disks()
+                .filter(|disk| !disks.contains(&disk.number) && disk.areas().next().is_some())
+                .count() as u64,
+            // A pool that grew makes larger ones than it has.
+            area: areas
+                .map(|area| area.count)
+                .chain([area_extents_for(total, extent_bytes)])
+                .max()
+                .unwrap_or(0)
+                .into(),
         };
         for volume in metadata.volumes().values() {
-            for run in volume.runs.values() {
-                let spread = ledger.spread_of(run, volume.wanted_layout().copies());
-                ledger.count(spread, u64::from(run.count));
-                ledger.foresee(run);
+            let copies = volume.wanted_layout().copies();
+            standing.copies = standing.copies.max(copies);
+            volume.runs.values().for_each(|run| standing.count(run, copies));
+        }
+        Some(standing)
+    }
+
+    /// Counts a run where its positions are, or are to be.
+    fn count(&mut self, run: &GroupRun, copies: u8) {
+        let groups = u64::from(run.count);
+        self.groups += groups;
+        let incoming = run.incoming.filter(|to| self.disks.contains_key(&to.member.disk));
+        let mut positions = 0;
+        for (position, member) in run.members.iter().enumerate() {
+            let leaves = incoming.is_some_and(|to| usize::from(to.position) == position);
+            match self.room_of(member.disk) {
+                Some(room) if leaves => room.free += groups,
+                Some(room) => {
+                    room.used += groups;
+                    positions += 1;
+                }
+                None => {}
             }
         }
-        Some(ledger)
-    }
-
-    /// Where a run's positions are, or are to be if that is there.
-    fn spread_of(&self, run: &GroupRun, copies: u8) -> Spread {
-        let mut disks: Vec<DiskNumber> = run.members.iter().map(|member| member.disk).collect();
-        if let Some(incoming) = run.incoming
-            && self.disks.contains_key(&incoming.member.disk)
-        {
-            match disks.get_mut(usize::from(incoming.position)) {
-                Some(disk) => *disk = incoming.member.disk,
-                None => disks.push(incoming.member.disk),
-            }
+        if let Some(room) = incoming.and_then(|to| self.room_of(to.member.disk)) {
+            room.used += groups;
+            positions += 1;
         }
-        disks.sort_unstable();
-        let to_come = copies.saturating_sub(u8::try_from(disks.len()).unwrap_or(u8::MAX));
-        Spread { disks, to_come }
+        self.waiting += u64::from(copies.saturating_sub(positions)) * groups;
     }
 
-    /// What a move leaves is free when it ends.
-    fn foresee(&mut self, run: &GroupRun) {
-        let is_there =
-            run.incoming.is_some_and(|incoming| self.disks.contains_key(&incoming.member.disk));
-        let left = run.outgoing().filter(|_| is_there);
-        if let Some(place) = left.and_then(|left| self.disks.get_mut(&left.disk)) {
-            place.free += u64::from(run.count);
+    fn room_of(&mut self, disk: DiskNumber) -> Option<&mut Room> {
+        self.rooms.get_mut(&self.disks.get(&disk)?.domain)
+    }
+
+    /// So many extents are taken on a disk.
+    pub(crate) fn take(&mut self, disk: DiskNumber, extents: u32) {
+        if let Some(room) = self.room_of(disk) {
+            room.used += u64::from(extents);
+            room.free = room.free.saturating_sub(extents.into());
         }
     }
 
-    fn count(&mut self, spread: Spread, groups: u64) {
-        for disk in spread.disks.iter().filter(|disk| self.disks.contains_key(disk)) {
-            self.on.entry(*disk).or_default().insert(spread.clone());
-        }
-        let is_there = |disk: &DiskNumber| self.disks.contains_key(disk);
-        if spread.to_come > 0 || !spread.disks.iter().all(is_there) {
-            self.lacking.insert(spread.clone());
-        }
-        *self.groups.entry(spread).or_default() += groups;
-    }
-
-    /// Gives space to a run's first groups.
-    pub(crate) fn add(&mut self, run: &GroupRun, groups: u32) {
-        for member in &run.members {
-            if let Some(place) = self.disks.get_mut(&member.disk) {
-                place.free = place.free.saturating_sub(groups.into());
-            }
-        }
-        let spread = self.spread_of(run, 0);
-        self.count(spread, groups.into());
-    }
-
-    /// Gives so many groups, which are on these disks, one copy more.
-    pub(crate) fn add_copy(
-        &mut self,
-        disks: impl Iterator<Item = DiskNumber>,
-        groups: u32,
-        to: DiskNumber,
-    ) {
-        let mut disks: Vec<DiskNumber> = disks.collect();
-        disks.sort_unstable();
-        self.take_out(Spread { disks: disks.clone(), to_come: 0 }, groups);
-        disks.push(to);
-        disks.sort_unstable();
-        self.count(Spread { disks, to_come: 0 }, groups.into());
-        if let Some(place) = self.disks.get_mut(&to) {
-            place.free = place.free.saturating_sub(groups.into());
+    /// So many extents are free on a disk that weren't.
+    pub(crate) fn give_back(&mut self, disk: DiskNumber, extents: u32) {
+        if let Some(room) = self.room_of(disk) {
+            room.used = room.used.saturating_sub(extents.into());
+            room.free += u64::from(extents);
         }
     }
 
-    fn take_out(&mut self, spread: Spread, groups: u32) {
-        if let Some(left) = self.groups.get_mut(&spread) {
-            *left = left.saturating_sub(groups.into());
+    /// The loss that fits least, where there are volumes of so many copies too; none while the spare is held.
+    pub(crate) fn shortage(&self, copies: u8) -> Option<Shortage> {
+        let losses = self.losses();
+        let mut worst = self.short_at(&losses, copies, 0)?;
+        match self.groups_left(&losses, copies) {
+            Some(left) if left >= 0 => return None,
+            Some(left) => worst.extents = worst.extents.min(left.unsigned_abs()),
+            None => {}
+        }
+        Some(worst)
+    }
+
+    /// What isn't given out to volumes of so many copies, of what each domain has free for them.
+    pub(crate) fn kept(&self, free: &BTreeMap<Uuid, u64>, copies: u8) -> Kept {
+        let losses = self.losses();
+        let by_groups = self.groups_left(&losses, copies);
+        let by_groups = by_groups.and_then(|left| u64::try_from(left).ok()).unwrap_or(0);
+        let all = Kept { extents: free.clone(), groups_left: 0 };
+        let by_domains = self.level(&losses, copies).map_or(all, |level| {
+            let kept = free.iter().map(|(domain, free)| {
+                let room = self.rooms.get(domain).copied().unwrap_or_default();
+                let left = room.free.saturating_sub(room.free_at(level));
+                (*domain, free.saturating_sub(left))
+            });
+            Kept { extents: kept.collect(), groups_left: u64::MAX }
+        });
+        let left = free.iter().map(|(domain, free)| {
+            let kept = by_domains.extents.get(domain).copied().unwrap_or(0);
+            (*domain, free.saturating_sub(kept))
+        });
+        let left = most_groups(&left.collect(), copies);
+        match left >= by_groups.min(most_groups(free, copies)) {
+            true => by_domains,
+            false => Kept { extents: BTreeMap::new(), groups_left: by_groups },
         }
     }
 
-    /// Moves a position of so many groups, which are on these disks.
-    pub(crate) fn relocate(
-        &mut self,
-        disks: impl Iterator<Item = DiskNumber>,
-        groups: u32,
-        (from, to): (DiskNumber, DiskNumber),
-    ) {
-        let mut disks: Vec<DiskNumber> = disks.collect();
-        disks.sort_unstable();
-        self.take_out(Spread { disks: disks.clone(), to_come: 0 }, groups);
-        disks.iter_mut().filter(|disk| **disk == from).for_each(|disk| *disk = to);
-        disks.sort_unstable();
-        self.count(Spread { disks, to_come: 0 }, groups.into());
-        for (disk, is_freed) in [(from, true), (to, false)] {
-            if let Some(place) = self.disks.get_mut(&disk) {
-                place.free = match is_freed {
-                    true => place.free + u64::from(groups),
-                    false => place.free.saturating_sub(groups.into()),
-                };
-            }
-        }
+    /// What moves leave alone, of what each domain has free: what keeps the spare held, if it is.
+    pub(crate) fn kept_by_moves(&self) -> BTreeMap<Uuid, u64> {
+        let losses = self.losses();
+        let by_groups = self.groups_left(&losses, self.copies);
+        // By groups it isn't changed by where these are.
+        let level =
+            self.level(&losses, self.copies).filter(|_| by_groups.is_none_or(|left| left < 0));
+        let kept =
+            |level| self.rooms.iter().map(move |(domain, room)| (*domain, room.free_at(level)));
+        level.map(|level| kept(level).collect()).unwrap_or_default()
     }
 
-    /// The loss that fits least, if there is one that doesn't fit.
-    pub(crate) fn shortage(&self) -> Option<Shortage> {
-        let nodes: BTreeSet<Uuid> = self.disks.values().map(|place| place.node).collect();
-        let nodes = nodes.into_iter().filter(|_| self.spare == Spare::Node).map(Loss::Node);
-        let disks = self.disks.keys().copied().map(Loss::Disk);
-        let all = std::iter::once(Loss::Nothing).chain(disks).chain(nodes);
-        let short = all.filter_map(|loss| {
-            let extents = self.short_after(loss);
-            (extents > 0).then_some(Shortage { loss, extents })
+    /// The highest level up to which domains may be filled; none where they are too full already.
+    fn level(&self, losses: &[Lost], copies: u8) -> Option<u64> {
+        let is_held = |level: u64| self.short_at(losses, copies, level).is_none();
+        let all = self.rooms.values().map(|room| room.used + room.free).max().unwrap_or(0);
+        if !is_held(0) {
+            return None;
+        }
+        let (mut low, mut high) = (0, all);
+        while low < high {
+            let level = high - (high - low) / 2;
+            if is_held(level) { low = level } else { high = level - 1 }
+        }
+        Some(low)
+    }
+
+    /// Groups that there may be more by the second rule, or fewer; none where there are too few domains for it.
+    fn groups_left(&self, losses: &[Lost], copies: u8) -> Option<i64> {
+        let most_lost = losses.iter().map(|lost| lost.domains.len().max(1)).max().unwrap_or(0);
+        let copies = usize::from(self.copies.max(copies));
+        let smallest = self.rooms.values().map(|room| room.used + room.free).min()?;
+        let areas = self.areas_gone + losses.iter().map(|lost| lost.areas).max().unwrap_or(0);
+        let left = i128::from(smallest) - i128::from(self.groups) - i128::from(areas * self.area);
+        let is_enough = self.rooms.len() >= most_lost + copies;
+        is_enough.then(|| i64::try_from(left).unwrap_or(i64::MAX))
+    }
+
+    /// The loss that fits least by the first rule, if each domain is filled up to a level.
+    fn short_at(&self, losses: &[Lost], copies: u8, level: u64) -> Option<Shortage> {
+        let mut free: Vec<(u64, Uuid)> =
+            self.rooms.iter().map(|(domain, room)| (room.free_at(level), *domain)).collect();
+        free.sort_unstable_by(|one, other| other.cmp(one));
+        let all: u64 = free.iter().map(|(free, _)| *free).sum();
+        let closed = usize::from(self.copies.max(copies)).saturating_sub(1);
+        let short = losses.iter().filter_map(|lost| {
+            let partly = lost.partly.map(|(domain, _)| domain);
+            let may_be_closed = free
+                .iter()
+                .filter(|(_, domain)| !lost.domains.contains(domain) && partly != Some(*domain));
+            let open = all - may_be_closed.take(closed).map(|(free, _)| *free).sum::<u64>();
+            let besides = self.waiting + (self.areas_gone + lost.areas) * self.area;
+            let room = |domain: &Uuid| self.rooms.get(domain).copied().unwrap_or_default();
+            let free_at = |domain: &Uuid| room(domain).free_at(level);
+            let open = open - lost.domains.iter().map(free_at).sum::<u64>();
+            let used_at = |domain: &Uuid| {
+                let room = room(domain);
+                room.used + room.free - room.free_at(level)
+            };
+            let used = lost.domains.iter().map(used_at).sum::<u64>().min(self.most);
+            let extents = match lost.partly {
+                None => (besides + used).saturating_sub(open),
+                Some((domain, extents)) => {
+                    let elsewhere = open - free_at(&domain);
+                    let all = (besides + extents).saturating_sub(open);
+                    all.min((besides + extents.min(self.most)).saturating_sub(elsewhere))
+                }
+            };
+            (extents > 0).then_some(Shortage { loss: lost.loss, extents })
         });
         short.max_by_key(|shortage| shortage.extents)
     }
 
-    /// How many extents might find no place after that.
-    pub(crate) fn lacks(&self) -> u64 {
-        self.shortage().map_or(0, |shortage| shortage.extents)
-    }
-
-    /// How many extents might find no place after a loss.
-    fn short_after(&self, loss: Loss) -> u64 {
-        let goes = |disk: &DiskNumber, place: &Place| match loss {
-            Loss::Nothing => false,
-            Loss::Disk(lost) => lost == *disk,
-            Loss::Node(node) => place.node == node,
-        };
-        let lost = self.disks.iter().filter(|(disk, place)| goes(disk, place));
-        let lost: BTreeSet<DiskNumber> = lost.map(|(disk, _)| *disk).collect();
-        let free = self.free_without(&lost);
-        let areas = lost.iter().filter_map(|disk| self.disks.get(disk));
-        let areas = areas.filter(|place| place.has_area).count() as u64 + self.areas_lost;
-        let demands = self.demands(&lost, &free);
-        let all: u64 = demands.values().sum();
-        let most = match self.spare {
-            Spare::Bytes(bytes) => {
-                let already: u64 = self.demands(&BTreeSet::new(), &free).values().sum();
-                already.saturating_add(bytes.div_ceil(self.extent_bytes))
-            }
-            Spare::Disk | Spare::Node => u64::MAX,
-        };
-        // Only where there are so few domains may two groups' copies be in all of them.
-        let widest = demands.keys().map(|(others, _)| others.len()).max().unwrap_or(0);
-        let short = demands.keys().map(|(others, siblings)| {
-            let outside = free.iter().filter(|(domain, _)| !others.contains(domain));
-            let places: u64 = outside.clone().map(|(_, (_, places))| places).sum();
-            let mut outside: Vec<u64> = outside.map(|(_, (free, _))| *free).collect();
-            outside.sort_unstable();
-            outside.truncate(outside.len().saturating_sub(*siblings));
-            let mut wanted = all;
-            if *siblings == 0 && others.len() + widest >= free.len() {
-                let may_not = demands.iter().filter(|((theirs, more), _)| {
-                    let has = |domain| others.contains(domain) || theirs.contains(domain);
-                    *more == 0 && free.keys().all(has)
-                });
-                // Where all is taken by its own group, it itself finds nothing.
-                let may_not = may_not.filter(|((theirs, _), _)| theirs != others);
-                wanted -= may_not.map(|(_, groups)| groups).sum::<u64>();
-            }
-            let room: u64 = outside.iter().sum();
-            wanted.min(most).saturating_sub(room.saturating_sub(areas.min(places) * self.area))
-        });
-        short.max().unwrap_or(0)
-    }
-
-    /// Free extents of each domain that has a disk left, without what is kept for logs; and how many of its disks
-    /// could get a copy of the metadata.
-    fn free_without(&self, lost: &BTreeSet<DiskNumber>) -> BTreeMap<usize, (u64, u64)> {
-        let mut left: BTreeMap<usize, Vec<&Place>> = BTreeMap::new();
-        for (_, place) in self.disks.iter().filter(|(disk, _)| !lost.contains(disk)) {
-            left.entry(place.domain).or_default().push(place);
+    /// Each loss that the spare is for.
+    fn losses(&self) -> Vec<Lost> {
+        let mut in_domain: BTreeMap<Uuid, usize> = BTreeMap::new();
+        let mut nodes: BTreeMap<Uuid, Vec<Place>> = BTreeMap::new();
+        for place in self.disks.values() {
+            *in_domain.entry(place.domain).or_default() += 1;
+            nodes.entry(place.node).or_default().push(*place);
         }
-        let free = left.into_iter().map(|(domain, places)| {
-            let volumes = places.first().map_or(0, |place| place.live.len());
-            let live = (0..volumes).map(|volume| {
-                let live: u64 = places.iter().map(|place| place.live[volume]).sum();
-                live.min(self.per_log)
-            });
-            let segments = (self.per_log * self.volumes).saturating_sub(live.sum());
-            let without = places.iter().filter(|place| !place.has_area).count() as u64;
-            let free: u64 = places.iter().map(|place| place.free).sum();
-            (domain, (free.saturating_sub(segments * u64::from(SEGMENT_EXTENTS)), without))
+        let areas_of = |places: &[Place]| places.iter().filter(|place| place.has_area).count();
+        // Where a copy of the metadata is may change until then.
+        let areas = |places: &[Place]| areas_of(places).max(1) as u64;
+        let disks = self.disks.iter().map(|(disk, place)| {
+            let is_alone = in_domain.get(&place.domain) == Some(&1);
+            Lost {
+                loss: Loss::Disk(*disk),
+                domains: is_alone.then_some(place.domain).into_iter().collect(),
+                partly: (!is_alone).then_some((place.domain, place.room)),
+                areas: areas(&[*place]),
+            }
         });
-        free.collect()
-    }
-
-    /// The positions that are to find a place: how many, by the domains that are closed to them and how many further
-    /// ones may be.
-    fn demands(
-        &self,
-        lost: &BTreeSet<DiskNumber>,
-        free: &BTreeMap<usize, (u64, u64)>,
-    ) -> BTreeMap<(Domains, usize), u64> {
-        let mut demands = BTreeMap::new();
-        let hit: BTreeSet<&Spread> =
-            lost.iter().filter_map(|disk| self.on.get(disk)).flatten().collect();
-        for spread in hit.into_iter().chain(&self.lacking).collect::<BTreeSet<_>>() {
-            let groups = self.groups.get(spread).copied().unwrap_or(0);
-            if groups == 0 {
-                continue;
-            }
-            let is_gone =
-                |disk: &&DiskNumber| lost.contains(disk) || !self.disks.contains_key(disk);
-            let gone: Vec<Option<DiskNumber>> =
-                spread.disks.iter().filter(is_gone).map(|disk| Some(*disk)).collect();
-            let gone = gone.into_iter().chain((0..spread.to_come).map(|_| None));
-            let gone: Vec<Option<DiskNumber>> = gone.collect();
-            for position in &gone {
-                let others = spread.disks.iter().filter(|disk| *position != Some(**disk));
-                let domains = others.filter_map(|disk| self.domains.get(disk));
-                let mut domains: Domains =
-                    domains.copied().filter(|domain| free.contains_key(domain)).collect();
-                domains.sort_unstable();
-                domains.dedup();
-                *demands.entry((domains, gone.len() - 1)).or_default() += groups;
-            }
+        let nodes = nodes.iter().map(|(node, places)| Lost {
+            loss: Loss::Node(*node),
+            domains: places.iter().map(|place| place.domain).collect(),
+            partly: None,
+            areas: areas(places),
+        });
+        match self.spare {
+            Spare::Disk | Spare::Bytes(_) => disks.collect(),
+            // Of one domain a disk is no more than all of it.
+            Spare::Node if !self.by_disk => nodes.collect(),
+            Spare::Node => disks.chain(nodes).collect(),
         }
-        demands
     }
 }
 

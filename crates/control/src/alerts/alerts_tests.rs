@@ -205,7 +205,13 @@ fn pool() -> PoolReport {
 /// Of the 1000 bytes of the pool 400 are kept, so 100 of 600 are free.
 fn spare(lacks_bytes: u64) -> pool::SpareReport {
     let lacks = (lacks_bytes > 0).then(|| "if e1.0 were lost".to_owned());
-    pool::SpareReport { keeps: pool::Spare::Node, kept_bytes: 400, lacks_bytes, lacks }
+    pool::SpareReport {
+        keeps: pool::Spare::Node,
+        kept_bytes: 400,
+        left_bytes: 100,
+        lacks_bytes,
+        lacks,
+    }
 }
 
 fn wrong(pools: Option<&[PoolReport]>) -> Vec<(Kind, Severity)> {
@@ -251,7 +257,7 @@ fn each_thing_that_is_wrong_is_a_condition() {
         (|p| p.free_bytes = 200, &[(Kind::PoolSpace, Warning)]),
         (|p| p.free_bytes = 99, &[(Kind::PoolSpace, Error)]),
         (|p| p.spare = Some(spare(0)), &[(Kind::PoolSpace, Warning)]),
-        (|p| p.spare = Some(spare(7)), &[(Kind::PoolSpare, Warning), (Kind::PoolSpace, Warning)]),
+        (|p| p.spare = Some(spare(7)), &[(Kind::PoolSpare, Warning)]),
         (|p| p.disks[0].state = DiskState::Missing, &[(Kind::DiskGone, Warning)]),
         (
             |p| p.disks[1].state = DiskState::Refused { why: "a copy".into() },

@@ -276,12 +276,13 @@ fn of_pool(found: &mut Found, pool: &PoolReport, seen: &Seen<'_>) {
         );
         found.add(Kind::PoolSpare, about, Severity::Warning, text, &remedy);
     }
-    // What is kept for a loss is there for it, and no volume's.
-    let free = pool.free_beside_spare_bytes();
-    let kept = pool.free_bytes.saturating_sub(free);
+    // What is kept for a loss is there for it, and no volume's. Where that isn't enough it is said so.
+    let kept = pool.spare.as_ref().filter(|spare| spare.is_held());
+    let kept = kept.map_or(0, |spare| spare.kept_bytes);
+    let free = pool.free_bytes.saturating_sub(kept);
     let capacity = pool.capacity_bytes.saturating_sub(kept);
     if let Some((percent, severity)) = share(capacity.saturating_sub(free), capacity) {
-        let beside = if pool.spare.is_some() { " besides the spare" } else { "" };
+        let beside = if kept > 0 { " besides the spare" } else { "" };
         let text = format!(
             "{percent} % of the space of pool {name} is taken{beside}, {} are free",
             Human(free)

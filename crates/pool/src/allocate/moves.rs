@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use super::{Space, Usable, halvings};
 use crate::format::DiskNumber;
-use crate::metadata::{GroupRun, Member, Metadata, Volume};
-use crate::spare::Ledger;
+use crate::metadata::{ExtentRange, GroupRun, Member, Metadata, Volume};
+use crate::spare::Standing;
 
 /// Where positions of runs may move to, one after the other.
 pub struct MovePlan<'a> {
@@ -22,6 +22,33 @@ impl MovePlan<'_> {
         let mut space = Space::new(metadata, usable);
         space.reserve_for_logs(metadata, false);
         MovePlan { metadata, space }
+    }
+
+    /// The same once all moves to these disks are done, and all others given up.
+    pub fn forecast<'a>(metadata: &'a Metadata, usable: &Usable) -> MovePlan<'a> {
+        let mut plan = MovePlan::new(metadata, usable);
+        let runs = metadata.volumes().values().flat_map(|volume| volume.runs.values());
+        for run in runs {
+            let (Some(incoming), Some(left)) = (run.incoming, run.outgoing()) else { continue };
+            if plan.space.has(incoming.member.disk) {
+                plan.space.give_back(left.disk, ExtentRange::new(left.first, run.count));
+            }
+        }
+        plan
+    }
+
+    /// A run once its move is done or given up.
+    fn foreseen(&self, run: &GroupRun) -> GroupRun {
+        let mut then = run.clone();
+        if let Some(incoming) = then.incoming.take()
+            && self.space.has(incoming.member.disk)
+        {
+            match then.members.get_mut(usize::from(incoming.position)) {
+                Some(member) => *member = incoming.member,
+                None => then.members.push(incoming.member),
+            }
+        }
+        then
     }
 
     /// Takes a place for `count` groups of a run's position, or of a further one: on a disk that has none of its
@@ -62,12 +89,10 @@ impl MovePlan<'_> {
         let volumes = self.metadata.volumes().values();
         let mut homeless = 0;
         for run in volumes.flat_map(|volume| volume.runs.values()) {
+            let run = self.foreseen(run);
             let Some(position) = run.position_on(disk) else { continue };
-            let mut left = match run.incoming {
-                Some(incoming) if incoming.position == position => 0,
-                _ => run.count,
-            };
-            while let Some((count, _)) = self.take_some(run, position, left, to) {
+            let mut left = run.count;
+            while let Some((count, _)) = self.take_some(&run, position, left, to) {
                 left -= count;
             }
             homeless += u64::from(left);
@@ -76,21 +101,16 @@ impl MovePlan<'_> {
     }
 
     /// How many extents find no place that a volume needs to have so many copies, besides what is on its way. What
-    /// finds one is taken down in the ledger.
+    /// finds one is counted.
     pub(crate) fn homeless_copies(
         &mut self,
         volume: &Volume,
         copies: u8,
-        mut ledger: Option<&mut Ledger>,
+        mut standing: Option<&mut Standing>,
     ) -> u64 {
         let mut homeless = 0;
         for run in volume.runs.values() {
-            // Where the ones before it are to be is only known once they are planned.
-            let mut grown = run.clone();
-            grown.members.extend(
-                grown.incoming.take().filter(|_| run.outgoing().is_none()).map(|to| to.member),
-            );
-            let mut parts = vec![grown];
+            let mut parts = vec![self.foreseen(run)];
             while let Some(mut part) = parts.pop() {
                 if part.members.len() >= usize::from(copies) || part.count == 0 {
                     continue;
@@ -102,8 +122,8 @@ impl MovePlan<'_> {
                 };
                 parts.push(GroupRun { count: part.count - count, ..part.clone() });
                 part.count = count;
-                if let Some(ledger) = &mut ledger {
-                    ledger.add_copy(part.members.iter().map(|member| member.disk), count, to.disk);
+                if let Some(standing) = &mut standing {
+                    standing.take(to.disk, count);
                 }
                 part.members.push(to);
                 parts.push(part);

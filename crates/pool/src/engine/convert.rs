@@ -32,7 +32,7 @@ use crate::metadata::{
     Conversion, GroupRun, Layout, MetaRecord, Metadata, RunKey, Volume as VolumeMeta,
 };
 use crate::report::{PoolEvent, VerifyReport};
-use crate::spare::Ledger;
+use crate::spare::Standing;
 
 /// Runs whose positions are read at once.
 const CHECKS_MAX: usize = 2;
@@ -127,10 +127,10 @@ impl OpenPool {
             forecast.freed_bytes += fewer * u64::from(run.count) * extent_bytes;
         }
         let usable = self.pool.usable_disks();
-        let mut plan = MovePlan::new(meta, &usable);
+        let mut plan = MovePlan::forecast(meta, &usable);
         plan_what_goes_on(&mut plan, meta, &[], Some(id));
-        let mut ledger = Ledger::new(meta, &usable, 0);
-        let homeless = plan.homeless_copies(volume, to, ledger.as_mut()) * extent_bytes;
+        let mut standing = Standing::for_growth(meta, &usable, false);
+        let homeless = plan.homeless_copies(volume, to, standing.as_mut()) * extent_bytes;
         if homeless > 0 && forecast.job.is_none() {
             let domain = domain_word(meta);
             let rebalance = match gain_bytes(meta, &usable, layout) {
@@ -146,7 +146,7 @@ impl OpenPool {
                 ),
             });
         }
-        let short = ledger.and_then(|ledger| ledger.shortage());
+        let short = standing.and_then(|standing| standing.shortage(to));
         if let Some(shortage) = short.filter(|_| forecast.job.is_none() && forecast.taken_bytes > 0)
         {
             return Err(PoolError::NoSpace {

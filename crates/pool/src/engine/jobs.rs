@@ -23,7 +23,6 @@ use super::open_pool::OpenPool;
 use super::rebalance::Balance;
 use super::settings::{REBUILD_DELAY, setting};
 use super::space::domain_word;
-use super::spare::Kept;
 use crate::allocate::{MovePlan, Usable};
 use crate::error::PoolError;
 use crate::forecast::EmptyForecast;
@@ -49,7 +48,6 @@ pub(crate) struct Jobs {
     not_rebuilt: RefCell<BTreeMap<DiskNumber, String>>,
     pub(super) checks: RefCell<Checks>,
     pub(super) balance: RefCell<Balance>,
-    pub(super) kept: RefCell<Kept>,
 }
 
 impl JobKind {
@@ -254,7 +252,7 @@ impl OpenPool {
 
     /// Extents of disks that find no place elsewhere, besides what is on its way already.
     fn homeless(&self, meta: &Metadata, disks: &[DiskNumber], to: Option<DiskNumber>) -> u64 {
-        let mut plan = MovePlan::new(meta, &self.usable_without(disks));
+        let mut plan = MovePlan::forecast(meta, &self.usable_without(disks));
         plan_what_goes_on(&mut plan, meta, disks, None);
         disks.iter().map(|disk| plan.homeless(*disk, to)).sum()
     }

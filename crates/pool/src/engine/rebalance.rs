@@ -144,7 +144,7 @@ impl OpenPool {
             meta.volumes().values().map(|volume| volume.layout.copies()).collect();
         let mut plan = Rebalancing::new(&meta, &usable);
         let mirrors = copies.into_iter().filter(|copies| *copies > 1);
-        let stuck: Vec<u8> = mirrors.filter(|copies| plan.is_full_for(*copies)).collect();
+        let stuck: Vec<u8> = mirrors.filter(|copies| plan.groups_left(*copies) == 0).collect();
         if stuck.is_empty() || plan.free_extents() == 0 {
             return None;
         }

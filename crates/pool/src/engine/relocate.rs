@@ -17,7 +17,8 @@ use super::volume::Volume;
 use crate::metadata::{ExtentRange, GroupRun, Member, MetaRecord};
 
 impl OpenPool {
-    /// Begins to move a position of a run, or to give it a further one; false if it isn't as it was any more.
+    /// Begins to move a position of a run, or to give it a further one; false if it isn't as it was any more, or if
+    /// nothing is wrong where it is and what the pool's spare needs was given out since that was planned.
     pub(crate) async fn begin_move(
         &self,
         volume: &Rc<Volume>,
@@ -26,7 +27,8 @@ impl OpenPool {
         to: Member,
     ) -> Result<bool, Ended> {
         let begun = MetaRecord::MoveBegun { volume: volume.id, key: run.key, position, to };
-        self.change_map(volume, run, vec![begun], || true).await
+        let may_be = || self.move_leaves_spare(run, position, to.disk);
+        self.change_map(volume, run, vec![begun], may_be).await
     }
 
     /// Ends the move of a run: where it went lacks nothing. False also if that disk went meanwhile, or is to: what it

@@ -4,64 +4,53 @@
 use uuid::Uuid;
 
 use super::open_pool::OpenPool;
+use super::pool::Pool;
 use super::space::{domain_word, human};
 use crate::allocate::{Usable, kept_for_spare};
 use crate::format::DiskNumber;
-use crate::metadata::Metadata;
+use crate::metadata::{GroupRun, Metadata};
 use crate::report::SpareReport;
-use crate::spare::{Ledger, Loss, Shortage, Spare};
-
-/// What was kept when that was counted last, which is only then not so any more when something else is free.
-#[derive(Debug, Default)]
-pub(super) struct Kept {
-    of: Option<Counted>,
-    extents: u64,
-}
-
-/// What that depends on: the map and logs change with what is free.
-#[derive(Debug, PartialEq, Eq)]
-struct Counted {
-    spare: Spare,
-    copies: u8,
-    volumes: usize,
-    free: Vec<(DiskNumber, u32)>,
-}
+use crate::spare::{Loss, Shortage, Spare, Standing};
 
 impl OpenPool {
     /// How the pool's spare stands.
     pub(super) fn spare_report(&self, meta: &Metadata) -> Option<SpareReport> {
         let keeps = Spare::of(meta)?;
         let usable = self.pool.usable_disks();
-        let shortage = Ledger::new(meta, &usable, 0)?.shortage();
+        let copies = most_copies(meta, &usable);
+        let shortage = Standing::with(meta, &usable)?.shortage(copies);
         let extent_bytes = meta.shape().extent_bytes();
+        let (kept, left) = kept_for_spare(meta, &usable, copies);
         Some(SpareReport {
             keeps,
-            kept_bytes: self.kept_extents(meta, &usable, keeps) * extent_bytes,
+            kept_bytes: kept * extent_bytes,
+            left_bytes: left * extent_bytes,
             lacks_bytes: shortage.map_or(0, |shortage| shortage.extents * extent_bytes),
             lacks: shortage.map(|shortage| self.short_of(meta, shortage)),
         })
     }
 
-    fn kept_extents(&self, meta: &Metadata, usable: &Usable, spare: Spare) -> u64 {
-        let copies = meta.volumes().values().map(|volume| volume.wanted_layout().copies());
-        let domains = super::pool::Pool::domains(meta, usable.iter().copied());
-        let copies = copies.max().unwrap_or(if domains > 1 { 2 } else { 1 });
-        let free = usable.iter().filter_map(|disk| meta.disks().get(disk));
-        let free = free.map(|disk| (disk.number, disk.free.len())).collect();
-        let volumes = meta.volumes().size();
-        let now = Counted { spare, copies, volumes, free };
-        let mut kept = self.jobs.kept.borrow_mut();
-        if kept.of.as_ref() != Some(&now) {
-            *kept = Kept { of: Some(now), extents: kept_for_spare(meta, usable, copies) };
-        }
-        kept.extents
-    }
-
     /// What the spare would lack with only these disks, if that is more than it does.
     pub(super) fn spare_lacks_more(&self, meta: &Metadata, usable: &Usable) -> Option<String> {
-        let then = Ledger::new(meta, usable, 0)?.shortage()?;
-        let now = Ledger::new(meta, &self.pool.usable_disks(), 0)?.lacks();
-        (then.extents > now).then(|| self.short_of(meta, then))
+        let copies = most_copies(meta, usable);
+        let then = Standing::with(meta, usable)?.shortage(copies)?;
+        let now = Standing::with(meta, &self.pool.usable_disks())?.shortage(copies);
+        (then.extents > now.map_or(0, |now| now.extents)).then(|| self.short_of(meta, then))
+    }
+
+    /// Whether a spare that is held is so too if a position of a run moves that is on one of the usable disks.
+    pub(super) fn move_leaves_spare(&self, run: &GroupRun, position: u8, to: DiskNumber) -> bool {
+        let meta = self.pool.meta.borrow();
+        let usable = self.pool.usable_disks();
+        let from = run.members.get(usize::from(position)).map(|member| member.disk);
+        let Some(from) = from.filter(|from| usable.contains(from)) else { return true };
+        let Some(mut standing) = Standing::for_growth(&meta, &usable, false) else { return true };
+        if standing.shortage(0).is_some() {
+            return true;
+        }
+        standing.give_back(from, run.count);
+        standing.take(to, run.count);
+        standing.shortage(0).is_none()
     }
 
     /// What finds no place after which loss.
@@ -69,9 +58,6 @@ impl OpenPool {
         let bytes = human(shortage.extents * meta.shape().extent_bytes());
         let where_to = format!("on a {} that doesn't have the other copies", domain_word(meta));
         match shortage.loss {
-            Loss::Nothing => {
-                format!("{bytes} of what is lost already might find no place {where_to}")
-            }
             Loss::Disk(disk) => {
                 let disk = self.pool.disk_name(disk);
                 format!("if {disk} were lost, {bytes} of it might find no place {where_to}")
@@ -82,6 +68,13 @@ impl OpenPool {
             }
         }
     }
+}
+
+/// The most copies that a volume has; where there is none, those of the usual mirror.
+fn most_copies(meta: &Metadata, usable: &Usable) -> u8 {
+    let copies = meta.volumes().values().map(|volume| volume.wanted_layout().copies());
+    let domains = Pool::domains(meta, usable.iter().copied());
+    copies.max().unwrap_or(if domains > 1 { 2 } else { 1 })
 }
 
 fn node_name(meta: &Metadata, node: Uuid) -> String {

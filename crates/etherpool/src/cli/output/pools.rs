@@ -136,7 +136,16 @@ fn spare_row(spare: &SpareReport) -> String {
         Spare::Bytes(bytes) => Human(bytes).to_string(),
         keeps => keeps.to_string(),
     };
-    format!("{keeps}, {} of the free space are kept, {held}{lacks}", Human(spare.kept_bytes))
+    let (kept, left) = (Human(spare.kept_bytes), nothing_left(spare));
+    format!("{keeps}, {kept} of the free space are kept, {held}{lacks}{left}")
+}
+
+/// That it takes all there is, as of machines that are too few for it.
+fn nothing_left(spare: &SpareReport) -> &'static str {
+    match spare.is_held() && spare.left_bytes == 0 && spare.kept_bytes > 0 {
+        true => "; that is all volumes could have",
+        false => "",
+    }
 }
 
 /// What is lost with what a spare is for.
@@ -151,7 +160,10 @@ pub fn spare_loss(spare: Spare) -> String {
 /// What is added where a spare was set: what it takes, or that it isn't held.
 pub fn spare_stands(spare: &SpareReport) -> String {
     match &spare.lacks {
-        None => format!("; {} of the free space are kept for that", Human(spare.kept_bytes)),
+        None => {
+            let (kept, left) = (Human(spare.kept_bytes), nothing_left(spare));
+            format!("; {kept} of the free space are kept for that{left}")
+        }
         Some(lacks) => format!(
             "\n** It isn't held now: {lacks} **\nUntil it is, volumes get no more space: add disks (pool extend), or \
              make volumes smaller"
