@@ -78,7 +78,8 @@ async fn spare(stage: Stage) -> Result<(), Failure> {
     let rig = Rig::start(&stage, plan, &[]).await?;
     rig.keep_spare(Some(keeps)).await?;
     rig.set_rebuild_delay(1 + rig.below(3) as u64).await?;
-    if rig.below(2) == 0 {
+    let has_three = rig.below(2) == 0;
+    if has_three {
         rig.create_volume("three", 2 * MIB, Layout::Mirror(3)).await?;
     }
     let all = VolumeSize::PercentFree(100);
@@ -89,7 +90,9 @@ async fn spare(stage: Stage) -> Result<(), Failure> {
     rig.adopt_volumes()?;
     let report = rig.report().ok_or(Failure("no pool".into()))?;
     let had = rig.volume_report(VOLUME).map_or(0, |volume| volume.size_bytes);
-    expect(had * 2 * 4 >= report.capacity_bytes, || {
+    // In so small a pool a copy of the metadata is a fifth of a machine. Three copies leave fewer places to go to.
+    let part = if has_three { 16 } else { 4 };
+    expect(had * 2 * part >= report.capacity_bytes, || {
         format!("a spare takes too much: {had} of {}", report.capacity_bytes)
     })?;
     expect(rig.holds_spare(), || format!("filled, it isn't held: {report:#?}"))?;
