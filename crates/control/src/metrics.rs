@@ -90,7 +90,12 @@ fn pools(page: &mut Page, pools: &[&PoolReport]) {
 
 fn spares(page: &mut Page, pools: &[&PoolReport]) {
     type Value = fn(&pool::SpareReport) -> u64;
-    let families: [(&str, &str, Value); 2] = [
+    let families: [(&str, &str, Value); 3] = [
+        (
+            "etherpool_pool_spare_left_bytes",
+            "Of the free space, what volumes can have beside what is kept for a loss; all copies counted.",
+            |spare| spare.left_bytes,
+        ),
         (
             "etherpool_pool_spare_kept_bytes",
             "Of the free space, what is kept for a loss and no volume gets.",

@@ -117,16 +117,6 @@ pub fn plan_groups(
     planning.runs(wanted).ok_or_else(no_space)
 }
 
-/// Extents that volumes with so many copies don't get because of the pool's spare, and those that they could.
-pub(crate) fn kept_for_spare(metadata: &Metadata, usable: &Usable, copies: u8) -> (u64, u64) {
-    let mut space = Space::new(metadata, usable);
-    space.reserve_for_logs(metadata, false);
-    let all = space.groups_left(copies);
-    let beside = space.keep_spare(metadata, usable, copies, false);
-    let left = beside.min(space.groups_left(copies));
-    ((all - left) * u64::from(copies), left * u64::from(copies))
-}
-
 /// What a volume of a layout, or more of one, can be made of.
 struct Planning<'a> {
     metadata: &'a Metadata,
@@ -213,6 +203,33 @@ struct FreeDisk {
     free: ExtentSet,
 }
 
+/// Segments that the logs may still need in the domains of these disks.
+pub(crate) fn kept_for_logs(
+    metadata: &Metadata,
+    disks: &BTreeMap<DiskNumber, Uuid>,
+    for_new_volume: bool,
+) -> BTreeMap<Uuid, u32> {
+    // What is kept doesn't depend on which disks are out just now: what is full stays full.
+    let all = metadata.disks().keys().copied().collect();
+    let per_log = segments_per_log(metadata, &all);
+    let volumes = metadata.volumes().size() as u32 + u32::from(for_new_volume);
+    let all = per_log.saturating_mul(volumes);
+    let mut kept: BTreeMap<Uuid, u32> = disks.values().map(|domain| (*domain, all)).collect();
+    for volume in metadata.volumes().values() {
+        let copies = volume.log.segments.values().flat_map(|segment| segment.copies.iter());
+        let mut live: BTreeMap<Uuid, u32> = BTreeMap::new();
+        for domain in copies.filter_map(|copy| disks.get(&copy.disk)) {
+            *live.entry(*domain).or_default() += 1;
+        }
+        for (domain, segments) in live {
+            if let Some(kept) = kept.get_mut(&domain) {
+                *kept = kept.saturating_sub(segments.min(per_log));
+            }
+        }
+    }
+    kept
+}
+
 /// Free space, to try things out on.
 #[derive(Clone, Debug)]
 pub(crate) struct Space {
@@ -273,24 +290,8 @@ impl Space {
         metadata: &Metadata,
         for_new_volume: bool,
     ) -> BTreeMap<Uuid, u32> {
-        // What is kept doesn't depend on which disks are out just now: what is full stays full.
-        let all = metadata.disks().keys().copied().collect();
-        let per_log = segments_per_log(metadata, &all);
-        let volumes = metadata.volumes().size() as u32 + u32::from(for_new_volume);
-        let domains: BTreeSet<Uuid> = self.disks.values().map(|disk| disk.domain).collect();
-        let kept = domains.into_iter().map(|domain| {
-            let mut live = 0_u32;
-            for volume in metadata.volumes().values() {
-                let segments = volume.log.segments.values();
-                let places = segments.flat_map(|segment| segment.copies.iter());
-                let here = places.filter(|place| {
-                    self.disks.get(&place.disk).is_some_and(|disk| disk.domain == domain)
-                });
-                live += (here.count() as u32).min(per_log);
-            }
-            (domain, per_log.saturating_mul(volumes).saturating_sub(live))
-        });
-        kept.collect()
+        let domains = self.disks.iter().map(|(disk, free)| (*disk, free.domain)).collect();
+        kept_for_logs(metadata, &domains, for_new_volume)
     }
 
     /// The disk with the most free extents, `run` of them consecutive, among the acceptable ones. The

@@ -168,20 +168,17 @@ impl<'a> Rebalancing<'a> {
 
     /// Groups of so many copies that could be given out, beside the pool's spare.
     pub fn groups_left(&self, copies: u8) -> u64 {
-        let free =
-            self.free.iter().map(|(domain, free)| (*domain, u64::try_from(*free).unwrap_or(0)));
-        let mut free: BTreeMap<Uuid, u64> = free.collect();
-        let Some(standing) = &self.standing else { return most_groups(&free, copies) };
-        let kept = standing.kept(&free, copies);
-        for (domain, free) in &mut free {
-            *free = free.saturating_sub(kept.extents.get(domain).copied().unwrap_or(0));
-        }
-        most_groups(&free, copies).min(kept.groups_left)
+        let Some(standing) = &self.standing else {
+            return most_groups(&self.free_parts(None), copies) / PARTS;
+        };
+        let free = self.free.iter();
+        let free = free.map(|(domain, free)| (*domain, u64::try_from(*free).unwrap_or(0)));
+        standing.groups_beside(&free.collect(), copies)
     }
 
-    /// Extents that nobody has and that aren't kept for logs.
+    /// Extents that nobody has and that aren't kept.
     pub fn free_extents(&self) -> u64 {
-        self.free.values().map(|free| u64::try_from(*free).unwrap_or(0)).sum()
+        self.free.keys().map(|domain| u64::try_from(self.left(*domain)).unwrap_or(0)).sum()
     }
 
     /// How full each disk is.

@@ -203,6 +203,11 @@ proptest! {
         let moves = Rebalancing::new(&metadata, &usable).all();
         let groups: u64 = metadata.volumes().values().flat_map(Volume::groups).count() as u64;
         prop_assert!(moves.len() as u64 <= 16 * (groups + 1), "{} moves", moves.len());
+        let groups_left = |metadata: &Metadata| -> Vec<u64> {
+            let plan = Rebalancing::new(metadata, &usable);
+            plan.copies.clone().map(|copies| plan.groups_left(copies)).collect()
+        };
+        let groups_before = groups_left(&metadata);
         let (mut before, was_held) = (levels(&metadata), is_held(&metadata));
         for planned in &moves {
             carry_out(&mut metadata, std::slice::from_ref(planned));
@@ -213,6 +218,11 @@ proptest! {
             before = after;
         }
         assert_domains_differ(&metadata);
+        let groups_then = groups_left(&metadata);
+        // Parts of a group that several domains share count for one more, or not.
+        let mut pairs = groups_before.iter().zip(&groups_then);
+        let is_more = pairs.all(|(before, after)| after + 1 >= *before);
+        prop_assert!(is_more, "{groups_before:?} became {groups_then:?}");
         prop_assert_eq!(Rebalancing::new(&metadata, &usable).all(), vec![]);
     }
 }

@@ -187,10 +187,9 @@ pub(crate) fn whereabouts(device_name: &str, node: &str, serial: &str) -> String
 }
 
 impl PoolReport {
-    /// What volumes can have of the free space, as far as the spare leaves it.
+    /// What is free; of a pool with a spare what volumes can have of that.
     pub fn free_beside_spare_bytes(&self) -> u64 {
-        let kept = self.spare.as_ref().map_or(0, |spare| spare.kept_bytes);
-        self.free_bytes.saturating_sub(kept)
+        self.spare.as_ref().map_or(self.free_bytes, |spare| spare.left_bytes)
     }
 
     /// Whether it is this supervisor's. Pools of others, and those that were released, are present, not

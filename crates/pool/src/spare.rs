@@ -12,8 +12,8 @@
 //!
 //! 1. **By domains.** For each loss, the sum of F over the domains that have something left, but for the c − 1 largest,
 //!    is at least w + A and the positions that are lost.
-//! 2. **By groups.** There are c domains besides those that any loss takes, and each has U(d) + F(d) ≥ A and the
-//!    number of all groups.
+//! 2. **By groups.** There are c domains besides as many as any loss takes of which each has U(d) + F(d) ≥ A and the
+//!    number of all groups, groups that have several positions there being counted once.
 //!
 //! # Why that suffices
 //!
@@ -23,7 +23,7 @@
 //!
 //! 1. So what was free there was taken, at most A by copies of the metadata and the rest by positions that waited or were lost,
 //!    without the one itself: less than F of these domains, against the rule.
-//! 2. There is a domain d outside of them and of the loss. Nobody came there but copies of the metadata and
+//! 2. One of those domains, d, is outside of them and of the loss. Nobody came there but copies of the metadata and
 //!    groups that weren't there, each once, and this one isn't among them: fewer than A + groups − U(d) ≤ F(d), so something is free. ∎
 //!
 //! No choice of the planner can spoil it: rebuilding may go in any order, beside writes and logs.
@@ -36,6 +36,7 @@
 //! Where a disk is lost whose domain has others, its positions may go to these, and what was free on it is lost too. As that and
 //! what is lost are together no more than the disk has, the first rule says so: the sum, with all that is free in its
 //! domain, is at least w + A and the whole disk. With a number of bytes that many count instead, if the disk's domain isn't counted.
+//! That domain isn't among the c − 1 unless something waits, which may have its other copies there.
 //!
 //! # What may be given out
 //!
@@ -48,7 +49,7 @@ use std::str::FromStr;
 
 use uuid::Uuid;
 
-use crate::allocate::{SEGMENT_EXTENTS, Space, Usable, most_groups};
+use crate::allocate::{SEGMENT_EXTENTS, Usable, kept_for_logs, most_groups};
 use crate::format::{DiskNumber, FailureDomain};
 use crate::metadata::{GroupRun, Metadata, area_extents_for};
 
@@ -132,18 +133,40 @@ pub(crate) struct Kept {
     pub(crate) groups_left: u64,
 }
 
-/// A failure domain's extents but for those that are kept for logs.
+impl Kept {
+    fn groups_of(&self, free: &BTreeMap<Uuid, u64>, copies: u8) -> u64 {
+        let left = free.iter().map(|(domain, free)| {
+            let kept = self.extents.get(domain).copied().unwrap_or(0);
+            (*domain, free.saturating_sub(kept))
+        });
+        most_groups(&left.collect(), copies).min(self.groups_left)
+    }
+}
+
+/// A failure domain's extents.
 #[derive(Clone, Copy, Debug, Default)]
 struct Room {
     used: u64,
-    free: u64,
+    /// What is free and not kept for logs; less than nothing where those lack some.
+    free: i64,
+    /// Of what is used, positions of groups that have another one here: they were made elsewhere.
+    doubled: u64,
 }
 
 impl Room {
+    fn all(self) -> u64 {
+        self.used + u64::try_from(self.free).unwrap_or(0)
+    }
+
     /// What it has free if groups take as much as this.
     fn free_at(self, level: u64) -> u64 {
-        let all = self.used + self.free;
+        let all = self.all();
         all - all.min(level).max(self.used)
+    }
+
+    /// How many groups of the pool could have a position here.
+    fn groups(self) -> i64 {
+        i64::try_from(self.used - self.doubled).unwrap_or(i64::MAX).saturating_add(self.free)
     }
 }
 
@@ -212,13 +235,17 @@ impl Standing {
         let extent_bytes = metadata.shape().extent_bytes();
         let total: u64 = metadata.data_disks().map(|disk| disk.bytes).sum();
         let areas = metadata.data_disks().flat_map(|disk| disk.areas());
-        let space = Space::new(metadata, disks);
-        let logs = space.kept_for_logs(metadata, for_new_volume);
-        let rooms = space.domains().into_iter().map(|(domain, free)| {
-            let segments = logs.get(&domain).copied().unwrap_or(0);
-            let free = free.saturating_sub(u64::from(segments * SEGMENT_EXTENTS));
-            (domain, Room { used: 0, free })
-        });
+        let there = metadata.data_disks().filter(|disk| disks.contains(&disk.number));
+        let domains = there.map(|disk| (disk.number, metadata.domain_of(disk))).collect();
+        let mut rooms: BTreeMap<Uuid, Room> = BTreeMap::new();
+        for (domain, segments) in kept_for_logs(metadata, &domains, for_new_volume) {
+            let free = -i64::from(segments) * i64::from(SEGMENT_EXTENTS);
+            rooms.insert(domain, Room { free, ..Room::default() });
+        }
+        for (disk, domain) in &domains {
+            let free = metadata.disks().get(disk).map_or(0, |disk| disk.free.len());
+            rooms.entry(*domain).or_default().free += i64::from(free);
+        }
         let places = metadata.data_disks().filter(|disk| disks.contains(&disk.number));
         let places = places.map(|disk| {
             let (domain, node, room) = (metadata.domain_of(disk), disk.node, disk.room().into());
@@ -232,7 +259,7 @@ impl Standing {
                 Spare::Disk | Spare::Node => u64::MAX,
             },
             disks: places.collect(),
-            rooms: rooms.collect(),
+            rooms,
             by_disk: metadata.pool().failure_domain == FailureDomain::Disk,
             copies: 1,
             groups: 0,
@@ -251,7 +278,7 @@ impl Standing {
         };
         for volume in metadata.volumes().values() {
             let copies = volume.wanted_layout().copies();
-            standing.copies = standing.copies.max(copies);
+            standing.copies = standing.copies.max(copies).max(volume.layout.copies());
             volume.runs.values().for_each(|run| standing.count(run, copies));
         }
         Some(standing)
@@ -262,22 +289,26 @@ impl Standing {
         let groups = u64::from(run.count);
         self.groups += groups;
         let incoming = run.incoming.filter(|to| self.disks.contains_key(&to.member.disk));
-        let mut positions = 0;
-        for (position, member) in run.members.iter().enumerate() {
+        let mut taken: Vec<Uuid> = Vec::with_capacity(run.members.len() + 1);
+        let positions = run.members.iter().enumerate().map(|(position, member)| {
             let leaves = incoming.is_some_and(|to| usize::from(to.position) == position);
-            match self.room_of(member.disk) {
-                Some(room) if leaves => room.free += groups,
-                Some(room) => {
-                    room.used += groups;
-                    positions += 1;
-                }
-                None => {}
+            (member.disk, leaves)
+        });
+        for (disk, leaves) in positions.chain(incoming.map(|to| (to.member.disk, false))) {
+            let Some(domain) = self.disks.get(&disk).map(|place| place.domain) else { continue };
+            let Some(room) = self.rooms.get_mut(&domain) else { continue };
+            if leaves {
+                room.free += i64::from(run.count);
+                continue;
             }
-        }
-        if let Some(room) = incoming.and_then(|to| self.room_of(to.member.disk)) {
             room.used += groups;
-            positions += 1;
+            if taken.contains(&domain) {
+                room.doubled += groups;
+            }
+            taken.push(domain);
         }
+        let positions = u8::try_from(taken.len()).unwrap_or(u8::MAX);
+        self.copies = self.copies.max(positions);
         self.waiting += u64::from(copies.saturating_sub(positions)) * groups;
     }
 
@@ -289,16 +320,28 @@ impl Standing {
     pub(crate) fn take(&mut self, disk: DiskNumber, extents: u32) {
         if let Some(room) = self.room_of(disk) {
             room.used += u64::from(extents);
-            room.free = room.free.saturating_sub(extents.into());
+            room.free -= i64::from(extents);
         }
+    }
+
+    /// So many positions that wait for a place have one on a disk.
+    pub(crate) fn place(&mut self, disk: DiskNumber, extents: u32) {
+        self.waiting = self.waiting.saturating_sub(extents.into());
+        self.take(disk, extents);
     }
 
     /// So many extents are free on a disk that weren't.
     pub(crate) fn give_back(&mut self, disk: DiskNumber, extents: u32) {
         if let Some(room) = self.room_of(disk) {
             room.used = room.used.saturating_sub(extents.into());
-            room.free += u64::from(extents);
+            room.free += i64::from(extents);
         }
+    }
+
+    /// What each domain has free besides what is kept for logs.
+    pub(crate) fn free(&self) -> BTreeMap<Uuid, u64> {
+        let free = self.rooms.iter();
+        free.map(|(domain, room)| (*domain, u64::try_from(room.free).unwrap_or(0))).collect()
     }
 
     /// The loss that fits least, where there are volumes of so many copies too; none while the spare is held.
@@ -322,20 +365,21 @@ impl Standing {
         let by_domains = self.level(&losses, copies).map_or(all, |level| {
             let kept = free.iter().map(|(domain, free)| {
                 let room = self.rooms.get(domain).copied().unwrap_or_default();
-                let left = room.free.saturating_sub(room.free_at(level));
+                let left = room.free_at(0) - room.free_at(level);
                 (*domain, free.saturating_sub(left))
             });
             Kept { extents: kept.collect(), groups_left: u64::MAX }
         });
-        let left = free.iter().map(|(domain, free)| {
-            let kept = by_domains.extents.get(domain).copied().unwrap_or(0);
-            (*domain, free.saturating_sub(kept))
-        });
-        let left = most_groups(&left.collect(), copies);
-        match left >= by_groups.min(most_groups(free, copies)) {
+        let by_groups = Kept { extents: BTreeMap::new(), groups_left: by_groups };
+        match by_domains.groups_of(free, copies) >= by_groups.groups_of(free, copies) {
             true => by_domains,
-            false => Kept { extents: BTreeMap::new(), groups_left: by_groups },
+            false => by_groups,
         }
+    }
+
+    /// Groups of so many copies that can be had of what each domain has free.
+    pub(crate) fn groups_beside(&self, free: &BTreeMap<Uuid, u64>, copies: u8) -> u64 {
+        self.kept(free, copies).groups_of(free, copies)
     }
 
     /// What moves leave alone, of what each domain has free: what keeps the spare held, if it is.
@@ -353,7 +397,7 @@ impl Standing {
     /// The highest level up to which domains may be filled; none where they are too full already.
     fn level(&self, losses: &[Lost], copies: u8) -> Option<u64> {
         let is_held = |level: u64| self.short_at(losses, copies, level).is_none();
-        let all = self.rooms.values().map(|room| room.used + room.free).max().unwrap_or(0);
+        let all = self.rooms.values().map(|room| room.all()).max().unwrap_or(0);
         if !is_held(0) {
             return None;
         }
@@ -368,12 +412,13 @@ impl Standing {
     /// Groups that there may be more by the second rule, or fewer; none where there are too few domains for it.
     fn groups_left(&self, losses: &[Lost], copies: u8) -> Option<i64> {
         let most_lost = losses.iter().map(|lost| lost.domains.len().max(1)).max().unwrap_or(0);
-        let copies = usize::from(self.copies.max(copies));
-        let smallest = self.rooms.values().map(|room| room.used + room.free).min()?;
+        let needed = most_lost + usize::from(self.copies.max(copies));
+        let mut rooms: Vec<i64> = self.rooms.values().map(|room| room.groups()).collect();
+        rooms.sort_unstable_by(|one, other| other.cmp(one));
+        let smallest = rooms.get(needed.checked_sub(1)?)?;
         let areas = self.areas_gone + losses.iter().map(|lost| lost.areas).max().unwrap_or(0);
-        let left = i128::from(smallest) - i128::from(self.groups) - i128::from(areas * self.area);
-        let is_enough = self.rooms.len() >= most_lost + copies;
-        is_enough.then(|| i64::try_from(left).unwrap_or(i64::MAX))
+        let taken = self.groups.saturating_add(areas.saturating_mul(self.area));
+        Some(smallest.saturating_sub_unsigned(taken))
     }
 
     /// The loss that fits least by the first rule, if each domain is filled up to a level.
@@ -384,7 +429,7 @@ impl Standing {
         let all: u64 = free.iter().map(|(free, _)| *free).sum();
         let closed = usize::from(self.copies.max(copies)).saturating_sub(1);
         let short = losses.iter().filter_map(|lost| {
-            let partly = lost.partly.map(|(domain, _)| domain);
+            let partly = lost.partly.map(|(domain, _)| domain).filter(|_| self.waiting == 0);
             let may_be_closed = free
                 .iter()
                 .filter(|(_, domain)| !lost.domains.contains(domain) && partly != Some(*domain));
@@ -393,15 +438,12 @@ impl Standing {
             let room = |domain: &Uuid| self.rooms.get(domain).copied().unwrap_or_default();
             let free_at = |domain: &Uuid| room(domain).free_at(level);
             let open = open - lost.domains.iter().map(free_at).sum::<u64>();
-            let used_at = |domain: &Uuid| {
-                let room = room(domain);
-                room.used + room.free - room.free_at(level)
-            };
+            let used_at = |domain: &Uuid| room(domain).all() - room(domain).free_at(level);
             let used = lost.domains.iter().map(used_at).sum::<u64>().min(self.most);
             let extents = match lost.partly {
                 None => (besides + used).saturating_sub(open),
                 Some((domain, extents)) => {
-                    let elsewhere = open - free_at(&domain);
+                    let elsewhere = open.saturating_sub(free_at(&domain));
                     let all = (besides + extents).saturating_sub(open);
                     all.min((besides + extents.min(self.most)).saturating_sub(elsewhere))
                 }

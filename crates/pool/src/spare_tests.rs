@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::allocate::{MovePlan, plan_area, plan_groups, plan_segment, stripe_width, usable_bytes};
 use crate::format::{FailureDomain, MIB, VolumeId};
-use crate::metadata::testing::{pool_of, segment};
+use crate::metadata::testing::{disk_added, pool_of, run, segment};
 use crate::metadata::{ExtentRange, Layout, Member, MetaRecord, RunKey, Segment};
 use crate::rebalance::{PlannedMove, Rebalancing};
 
@@ -169,7 +169,7 @@ fn assert_held(metadata: &Metadata, usable: &Usable, spare: Spare, order: u64) {
             // As a whole, as it is planned before a rebuild begins.
             let left = usable.difference(&lost).copied().collect();
             let mut plan = MovePlan::forecast(metadata, &left);
-            let homeless: u64 = lost.iter().map(|disk| plan.homeless(*disk, None)).sum();
+            let homeless: u64 = lost.iter().map(|disk| plan.homeless(*disk, None, None)).sum();
             assert!(matches!(spare, Spare::Bytes(_)) || homeless == 0, "{lost:?}: {homeless}");
         }
     }
@@ -269,6 +269,52 @@ fn while_a_machine_is_away_its_share_stays_free() {
 }
 
 #[test]
+fn a_small_machine_more_does_not_spoil_it() {
+    let mut metadata = pool_of(FailureDomain::Node, &[(0, 4000), (1, 4000), (2, 4000)]);
+    keep(&mut metadata, Spare::Node);
+    let three = all(&metadata);
+    fill(&mut metadata, &three, Layout::Mirror(2), 100);
+    assert!(is_held(&metadata, &three));
+    metadata.apply(&disk_added(3, 3, 500 * MIB, 8 * MIB)).unwrap();
+    let usable = all(&metadata);
+    assert!(is_held(&metadata, &usable), "three of four could hold everything");
+    assert_held(&metadata, &usable, Spare::Node, 3);
+}
+
+#[test]
+fn two_copies_in_one_domain_are_one_group() {
+    // Mirrors over disks of what was two machines.
+    let machines = [(0, 1000), (1, 1000), (2, 1000), (3, 1000)];
+    let mut metadata = pool_of(FailureDomain::Node, &machines);
+    let usable = all(&metadata);
+    fill(&mut metadata, &usable, Layout::Mirror(2), 40);
+    keep(&mut metadata, Spare::Node);
+    let before = Standing::with(&metadata, &usable).unwrap();
+    let (disk, from) = (DiskNumber(1), metadata.disks()[&DiskNumber(1)].clone());
+    let to = metadata.disks()[&DiskNumber(0)].clone();
+    let (node, node_name) = (to.node, to.node_name.clone());
+    metadata.apply(&MetaRecord::DiskMoved { number: disk, node, node_name }).unwrap();
+    let after = Standing::with(&metadata, &usable).unwrap();
+    let both = &after.rooms[&to.node];
+    assert!(!after.rooms.contains_key(&from.node) && before.rooms.len() == 4);
+    let twice: u64 = runs(&metadata)
+        .iter()
+        .filter(|(_, run)| [0, 1].iter().all(|n| run.position_on(DiskNumber(*n)).is_some()))
+        .map(|(_, run)| u64::from(run.count))
+        .sum();
+    assert!(twice > 0 && both.doubled == twice, "{twice} and {}", both.doubled);
+    assert_eq!(both.groups(), both.used as i64 - twice as i64 + both.free);
+}
+
+#[test]
+fn what_logs_lack_is_not_free_when_something_leaves() {
+    let mut room = Room { used: 100, free: -10, doubled: 0 };
+    assert_eq!((room.all(), room.groups(), room.free_at(0)), (100, 90, 0));
+    room = Room { used: 92, free: -2, ..room };
+    assert_eq!((room.all(), room.groups(), room.free_at(0)), (92, 90, 0));
+}
+
+#[test]
 fn copies_of_the_metadata_may_be_larger_by_then() {
     // With areas of 8 MiB, which for so large a pool are to be of 116.
     let machines = [(0, 400_000), (1, 400_000), (2, 400_000), (3, 400_000)];
@@ -286,13 +332,28 @@ fn copies_of_the_metadata_may_be_larger_by_then() {
 fn a_large_pool_is_counted_quickly_enough_to_be_asked_each_second() {
     // No time is measured: with costs that grow faster than the number of disks this would take minutes.
     let disks: Vec<(u32, u64)> = (0..2400).map(|disk| (disk / 24, 16 << 20)).collect();
-    let mut metadata = pool_of(FailureDomain::Node, &disks);
+    let mut metadata = pool_of(FailureDomain::Disk, &disks);
     let usable = all(&metadata);
+    for volume in 0..20 {
+        let id = create(&mut metadata, &usable, Layout::Mirror(2));
+        for at in 0..500_u32 {
+            let pair = [(volume * 100 + at) % 2400, (volume * 100 + at + 24) % 2400];
+            let free = |disk| metadata.disks()[&DiskNumber(disk)].free.first_fit(16).unwrap();
+            let members = pair.map(|disk| (disk, free(disk).first.0));
+            let generation = metadata.counters().generation.0;
+            let run = run(u64::from(at) * 16, 16, generation, &members);
+            metadata.apply(&MetaRecord::RunAdded { volume: id, run }).unwrap();
+        }
+    }
     for spare in [Spare::Node, Spare::Disk, Spare::Bytes(1 << 40)] {
         keep(&mut metadata, spare);
-        assert!(is_held(&metadata, &usable));
-        let all = usable_bytes(&metadata, &usable, Layout::Mirror(2), None);
-        assert!(all > 15_000 << 40, "{spare}: {all}");
+        let free = Standing::with(&metadata, &usable).unwrap().free();
+        for _ in 0..20 {
+            assert!(is_held(&metadata, &usable));
+            let standing = Standing::for_growth(&metadata, &usable, false).unwrap();
+            let bytes = standing.groups_beside(&free, 2) * 4 * MIB;
+            assert!(bytes > 15_000 << 40, "{spare}: {bytes}");
+        }
     }
 }
 

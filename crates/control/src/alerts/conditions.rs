@@ -267,7 +267,9 @@ fn of_pool(found: &mut Found, pool: &PoolReport, seen: &Seen<'_>) {
         );
         found.add(Kind::PoolVotes, about, Severity::Warning, text, &show);
     }
-    if let Some(spare) = pool.spare.as_ref().filter(|spare| !spare.is_held()) {
+    // While something moves it is judged by what may be there soon.
+    let moves = pool.jobs.iter().any(|job| job.kind != "scrub");
+    if let Some(spare) = pool.spare.as_ref().filter(|spare| !spare.is_held() && !moves) {
         let lacks = spare.lacks.as_deref().unwrap_or("it lacks space");
         let text = format!("pool {name} doesn't hold its spare: {lacks}");
         let remedy = format!(
@@ -277,12 +279,11 @@ fn of_pool(found: &mut Found, pool: &PoolReport, seen: &Seen<'_>) {
         found.add(Kind::PoolSpare, about, Severity::Warning, text, &remedy);
     }
     // What is kept for a loss is there for it, and no volume's. Where that isn't enough it is said so.
-    let kept = pool.spare.as_ref().filter(|spare| spare.is_held());
-    let kept = kept.map_or(0, |spare| spare.kept_bytes);
-    let free = pool.free_bytes.saturating_sub(kept);
-    let capacity = pool.capacity_bytes.saturating_sub(kept);
-    if let Some((percent, severity)) = share(capacity.saturating_sub(free), capacity) {
-        let beside = if kept > 0 { " besides the spare" } else { "" };
+    let spare = pool.spare.as_ref().filter(|spare| spare.is_held());
+    let free = spare.map_or(pool.free_bytes, |spare| spare.left_bytes);
+    let used = pool.capacity_bytes.saturating_sub(pool.free_bytes);
+    if let Some((percent, severity)) = share(used, used.saturating_add(free)) {
+        let beside = if spare.is_some() { " besides the spare" } else { "" };
         let text = format!(
             "{percent} % of the space of pool {name} is taken{beside}, {} are free",
             Human(free)

@@ -19,22 +19,25 @@ pub struct MovePlan<'a> {
 impl MovePlan<'_> {
     /// Plans on these disks, and leaves what logs may need.
     pub fn new<'a>(metadata: &'a Metadata, usable: &Usable) -> MovePlan<'a> {
-        let mut space = Space::new(metadata, usable);
-        space.reserve_for_logs(metadata, false);
-        MovePlan { metadata, space }
+        MovePlan::on(metadata, Space::new(metadata, usable))
     }
 
     /// The same once all moves to these disks are done, and all others given up.
     pub fn forecast<'a>(metadata: &'a Metadata, usable: &Usable) -> MovePlan<'a> {
-        let mut plan = MovePlan::new(metadata, usable);
+        let mut space = Space::new(metadata, usable);
         let runs = metadata.volumes().values().flat_map(|volume| volume.runs.values());
         for run in runs {
             let (Some(incoming), Some(left)) = (run.incoming, run.outgoing()) else { continue };
-            if plan.space.has(incoming.member.disk) {
-                plan.space.give_back(left.disk, ExtentRange::new(left.first, run.count));
+            if space.has(incoming.member.disk) {
+                space.give_back(left.disk, ExtentRange::new(left.first, run.count));
             }
         }
-        plan
+        MovePlan::on(metadata, space)
+    }
+
+    fn on(metadata: &Metadata, mut space: Space) -> MovePlan<'_> {
+        space.reserve_for_logs(metadata, false);
+        MovePlan { metadata, space }
     }
 
     /// A run once its move is done or given up.
@@ -84,16 +87,24 @@ impl MovePlan<'_> {
         halvings(most).find_map(|count| Some((count, self.take(run, position, count, to)?)))
     }
 
-    /// How many extents of a disk find no place elsewhere.
-    pub fn homeless(&mut self, disk: DiskNumber, to: Option<DiskNumber>) -> u64 {
+    /// How many extents of a disk find no place elsewhere. What finds one is counted.
+    pub(crate) fn homeless(
+        &mut self,
+        disk: DiskNumber,
+        to: Option<DiskNumber>,
+        mut standing: Option<&mut Standing>,
+    ) -> u64 {
         let volumes = self.metadata.volumes().values();
         let mut homeless = 0;
         for run in volumes.flat_map(|volume| volume.runs.values()) {
             let run = self.foreseen(run);
             let Some(position) = run.position_on(disk) else { continue };
             let mut left = run.count;
-            while let Some((count, _)) = self.take_some(&run, position, left, to) {
+            while let Some((count, to)) = self.take_some(&run, position, left, to) {
                 left -= count;
+                if let Some(standing) = &mut standing {
+                    standing.place(to.disk, count);
+                }
             }
             homeless += u64::from(left);
         }

@@ -187,7 +187,7 @@ impl OpenPool {
             disks: disks.iter().map(|disk| self.pool.disk_name(*disk)).collect(),
             bytes: extents * extent_bytes,
             free_bytes: free.saturating_sub(taken) * extent_bytes,
-            spare_lacks: self.spare_lacks_more(meta, &usable),
+            spare_lacks: self.spare_lacks_more(meta, disks, &usable),
         }
     }
 
@@ -254,7 +254,7 @@ impl OpenPool {
     fn homeless(&self, meta: &Metadata, disks: &[DiskNumber], to: Option<DiskNumber>) -> u64 {
         let mut plan = MovePlan::forecast(meta, &self.usable_without(disks));
         plan_what_goes_on(&mut plan, meta, disks, None);
-        disks.iter().map(|disk| plan.homeless(*disk, to)).sum()
+        disks.iter().map(|disk| plan.homeless(*disk, to, None)).sum()
     }
 
     /// The disks that new space may be taken from once these are to be emptied.
@@ -490,7 +490,7 @@ pub(super) fn plan_what_goes_on(
 ) {
     for job in meta.jobs().values() {
         if let Some(disk) = job.empties().filter(|disk| !but_disks.contains(disk)) {
-            plan.homeless(disk, job.to());
+            plan.homeless(disk, job.to(), None);
         }
     }
     for (volume, conversion) in meta.conversions() {

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::open_pool::OpenPool;
 use super::pool::Pool;
 use super::space::{domain_word, human};
-use crate::allocate::{Usable, kept_for_spare};
+use crate::allocate::{MovePlan, Usable, most_groups};
 use crate::format::DiskNumber;
 use crate::metadata::{GroupRun, Metadata};
 use crate::report::SpareReport;
@@ -18,22 +18,36 @@ impl OpenPool {
         let keeps = Spare::of(meta)?;
         let usable = self.pool.usable_disks();
         let copies = most_copies(meta, &usable);
-        let shortage = Standing::with(meta, &usable)?.shortage(copies);
+        let now = Standing::with(meta, &usable)?;
+        let shortage = now.shortage(copies);
+        let free = now.free();
+        let left = Standing::for_growth(meta, &usable, false)?.groups_beside(&free, copies);
+        let kept = most_groups(&free, copies).saturating_sub(left);
         let extent_bytes = meta.shape().extent_bytes();
-        let (kept, left) = kept_for_spare(meta, &usable, copies);
+        let bytes = |groups: u64| groups * u64::from(copies) * extent_bytes;
         Some(SpareReport {
             keeps,
-            kept_bytes: kept * extent_bytes,
-            left_bytes: left * extent_bytes,
+            kept_bytes: bytes(kept),
+            left_bytes: bytes(left),
             lacks_bytes: shortage.map_or(0, |shortage| shortage.extents * extent_bytes),
             lacks: shortage.map(|shortage| self.short_of(meta, shortage)),
         })
     }
 
-    /// What the spare would lack with only these disks, if that is more than it does.
-    pub(super) fn spare_lacks_more(&self, meta: &Metadata, usable: &Usable) -> Option<String> {
+    /// What the spare would lack once what is on some disks is on these, if that is more than it does.
+    pub(super) fn spare_lacks_more(
+        &self,
+        meta: &Metadata,
+        disks: &[DiskNumber],
+        usable: &Usable,
+    ) -> Option<String> {
         let copies = most_copies(meta, usable);
-        let then = Standing::with(meta, usable)?.shortage(copies)?;
+        let mut then = Standing::with(meta, usable)?;
+        let mut plan = MovePlan::forecast(meta, usable);
+        for disk in disks {
+            plan.homeless(*disk, None, Some(&mut then));
+        }
+        let then = then.shortage(copies)?;
         let now = Standing::with(meta, &self.pool.usable_disks())?.shortage(copies);
         (then.extents > now.map_or(0, |now| now.extents)).then(|| self.short_of(meta, then))
     }
@@ -60,11 +74,11 @@ impl OpenPool {
         match shortage.loss {
             Loss::Disk(disk) => {
                 let disk = self.pool.disk_name(disk);
-                format!("if {disk} were lost, {bytes} of it might find no place {where_to}")
+                format!("if {disk} were lost, {bytes} might find no place {where_to}")
             }
             Loss::Node(node) => {
                 let node = node_name(meta, node);
-                format!("if machine {node} were lost, {bytes} of it might find no place {where_to}")
+                format!("if machine {node} were lost, {bytes} might find no place {where_to}")
             }
         }
     }

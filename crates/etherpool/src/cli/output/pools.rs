@@ -153,7 +153,9 @@ pub fn spare_loss(spare: Spare) -> String {
     match spare {
         Spare::Disk => "is lost with any one disk".to_owned(),
         Spare::Node => "is lost with any one machine".to_owned(),
-        Spare::Bytes(bytes) => format!("is lost with any one disk, up to {},", Human(bytes)),
+        Spare::Bytes(bytes) => {
+            format!("is lost with any one disk that has no more than {} in use", Human(bytes))
+        }
     }
 }
 
@@ -164,10 +166,15 @@ pub fn spare_stands(spare: &SpareReport) -> String {
             let (kept, left) = (Human(spare.kept_bytes), nothing_left(spare));
             format!("; {kept} of the free space are kept for that{left}")
         }
-        Some(lacks) => format!(
-            "\n** It isn't held now: {lacks} **\nUntil it is, volumes get no more space: add disks (pool extend), or \
-             make volumes smaller"
-        ),
+        Some(lacks) => {
+            let grows = match spare.left_bytes {
+                0 => {
+                    "Until it is, volumes get no more space: add disks (pool extend), or make volumes smaller"
+                }
+                _ => "Volumes may still grow, as disks that are away may be back",
+            };
+            format!("\n** It isn't held now: {lacks} **\n{grows}")
+        }
     }
 }
 
