@@ -28,6 +28,7 @@ mod places;
 mod reads;
 mod right_copies;
 mod scrub;
+mod split;
 mod stats;
 mod volumes;
 mod witness;

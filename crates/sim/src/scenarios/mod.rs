@@ -33,6 +33,7 @@ mod sessions;
 mod shapes;
 mod slots;
 mod space;
+mod splits;
 mod target_rules;
 mod votes;
 
@@ -63,6 +64,7 @@ pub fn named() -> Vec<Scenario> {
         flushes::SCENARIOS,
         frames::SCENARIOS,
         space::SCENARIOS,
+        splits::SCENARIOS,
         checksums::SCENARIOS,
         slots::SCENARIOS,
         rows::SCENARIOS,
