@@ -29,6 +29,7 @@ mod reads;
 mod right_copies;
 mod scrub;
 mod split;
+mod split_faults;
 mod stats;
 mod volumes;
 mod witness;
