@@ -34,6 +34,18 @@ const RAID0_WIDTH_MAX: u16 = 16;
 
 const _: () = assert!(RAID0_WIDTH_MAX <= WIDTH_MAX);
 
+/// Disks whose free space differs by no more are as good as each other.
+const ABOUT_PERCENT: u64 = 5;
+
+/// Which disks are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Choice {
+    /// Those with the most free space.
+    MostFree,
+    /// Of those that have about the most, such as have few groups in common.
+    Spread,
+}
+
 /// Not enough space for what was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no space: {available_bytes} bytes are available")]
@@ -111,7 +123,8 @@ pub fn plan_groups(
     if space.sets_left(layout, volume.width) < wanted - have {
         return Err(no_space());
     }
-    let mut plan = Plan { space, runs: Vec::new(), generation: metadata.counters().generation };
+    let (shared, generation) = (Shared::of(metadata), metadata.counters().generation);
+    let mut plan = Plan { space, shared, runs: Vec::new(), generation };
     let mut next = have;
     while next < wanted {
         let most = u32::try_from(wanted - next).unwrap_or(u32::MAX).min(RUN_GROUPS_MAX);
@@ -135,6 +148,8 @@ pub fn plan_area(metadata: &Metadata, disk: DiskNumber, extents: u32) -> Option<
 pub struct MovePlan<'a> {
     metadata: &'a Metadata,
     space: Space,
+    /// Runs that are on their way to disks.
+    coming: BTreeMap<DiskNumber, u64>,
 }
 
 impl MovePlan<'_> {
@@ -142,7 +157,12 @@ impl MovePlan<'_> {
     pub fn new<'a>(metadata: &'a Metadata, usable: &Usable) -> MovePlan<'a> {
         let mut space = Space::new(metadata, usable);
         space.reserve_for_logs(metadata, false);
-        MovePlan { metadata, space }
+        let mut coming = BTreeMap::new();
+        let runs = metadata.volumes().values().flat_map(|volume| volume.runs.values());
+        for incoming in runs.filter_map(|run| run.incoming) {
+            *coming.entry(incoming.member.disk).or_default() += 1;
+        }
+        MovePlan { metadata, space, coming }
     }
 
     /// Takes a place for `count` groups of a run's position, or of a further one: on a disk that has none of its
@@ -153,21 +173,29 @@ impl MovePlan<'_> {
         position: u8,
         count: u32,
         to: Option<DiskNumber>,
+        choice: Choice,
     ) -> Option<Member> {
         let others = run.members.iter().enumerate();
         let others = others.filter(|(index, _)| *index != usize::from(position));
         let disks = others.filter_map(|(_, member)| self.metadata.disks().get(&member.disk));
         let domains: BTreeSet<Uuid> = disks.map(|disk| self.metadata.domain_of(disk)).collect();
-        let disk = self.space.most_free(count, |number, disk| {
+        let accept = |number: DiskNumber, disk: &FreeDisk| {
             to.is_none_or(|to| to == number)
                 && !domains.contains(&disk.domain)
                 && run.holders().all(|member| member.disk != number)
-        })?;
+        };
+        let coming = |disk| self.coming.get(&disk).copied().unwrap_or(0);
+        let disk = match choice {
+            Choice::MostFree => self.space.most_free(count, accept),
+            Choice::Spread => self.space.about_most_free(count, accept, false, coming),
+        }?;
         let first = self.space.take_first(disk, count)?.first;
+        *self.coming.entry(disk).or_default() += 1;
         Some(Member { disk, first })
     }
 
     /// The same for as many groups as there is a place for, `most` or the half of that and so on; tells how many.
+    /// Of disks that are about as full that one which the fewest moves go to: as many as there are take part.
     pub fn take_some(
         &mut self,
         run: &GroupRun,
@@ -175,7 +203,18 @@ impl MovePlan<'_> {
         most: u32,
         to: Option<DiskNumber>,
     ) -> Option<(u32, Member)> {
-        halvings(most).find_map(|count| Some((count, self.take(run, position, count, to)?)))
+        self.take_most(run, position, most, to, Choice::Spread)
+    }
+
+    fn take_most(
+        &mut self,
+        run: &GroupRun,
+        position: u8,
+        most: u32,
+        to: Option<DiskNumber>,
+        choice: Choice,
+    ) -> Option<(u32, Member)> {
+        halvings(most).find_map(|count| Some((count, self.take(run, position, count, to, choice)?)))
     }
 
     /// How many extents of a disk find no place elsewhere.
@@ -188,7 +227,7 @@ impl MovePlan<'_> {
                 Some(incoming) if incoming.position == position => 0,
                 _ => run.count,
             };
-            while let Some((count, _)) = self.take_some(run, position, left, to) {
+            while let Some((count, _)) = self.take_most(run, position, left, to, Choice::MostFree) {
                 left -= count;
             }
             homeless += u64::from(left);
@@ -211,7 +250,8 @@ impl MovePlan<'_> {
                     continue;
                 }
                 let position = part.members.len() as u8;
-                let Some((count, to)) = self.take_some(&part, position, part.count, None) else {
+                let taken = self.take_most(&part, position, part.count, None, Choice::MostFree);
+                let Some((count, to)) = taken else {
                     homeless += u64::from(part.count) * (u64::from(copies) - u64::from(position));
                     continue;
                 };
@@ -331,6 +371,32 @@ impl Space {
         best.map(|(number, _)| *number)
     }
 
+    /// Of the disks that have about as many free extents as the one with the most, and as much in their domain if
+    /// that matters, the one that costs least.
+    fn about_most_free(
+        &self,
+        run: u32,
+        accept: impl Fn(DiskNumber, &FreeDisk) -> bool,
+        domains_matter: bool,
+        cost: impl Fn(DiskNumber) -> u64,
+    ) -> Option<DiskNumber> {
+        let most = self.disks.get(&self.most_free(run, &accept)?)?;
+        let domains = self.domains();
+        let domain_free = |disk: &FreeDisk| domains.get(&disk.domain).copied().unwrap_or(0);
+        let is_about = |free: u64, most: u64| free + most * ABOUT_PERCENT / 100 >= most;
+        let candidates = self.disks.iter().filter(|(number, disk)| {
+            accept(**number, disk)
+                && disk.free.first_fit(run).is_some()
+                && (!domains_matter || is_about(domain_free(disk), domain_free(most)))
+                && is_about(disk.free.len().into(), most.free.len().into())
+        });
+        let least = candidates.min_by_key(|(number, disk)| {
+            let free = std::cmp::Reverse((domain_free(disk), disk.free.len()));
+            (cost(**number), free, **number)
+        });
+        least.map(|(number, _)| *number)
+    }
+
     fn domain_of(&self, disk: DiskNumber) -> Option<Uuid> {
         self.disks.get(&disk).map(|disk| disk.domain)
     }
@@ -395,9 +461,41 @@ pub(crate) fn most_groups(domains: &BTreeMap<Uuid, u64>, copies: u8) -> u64 {
     low
 }
 
+/// How many groups two disks have in common. Whoever is lost is made anew from those that had groups in common with
+/// it: the more there are, and the more evenly, the sooner.
+#[derive(Clone, Debug, Default)]
+struct Shared(BTreeMap<(DiskNumber, DiskNumber), u64>);
+
+impl Shared {
+    fn of(metadata: &Metadata) -> Shared {
+        let mut shared = Shared::default();
+        for run in metadata.volumes().values().flat_map(|volume| volume.runs.values()) {
+            let disks: Vec<DiskNumber> = run.holders().map(|member| member.disk).collect();
+            shared.add(&disks, run.count);
+        }
+        shared
+    }
+
+    fn add(&mut self, disks: &[DiskNumber], count: u32) {
+        for (one, other) in
+            disks.iter().flat_map(|one| disks.iter().map(move |other| (*one, *other)))
+        {
+            if one != other {
+                *self.0.entry((one, other)).or_default() += u64::from(count);
+            }
+        }
+    }
+
+    fn with_any(&self, disk: DiskNumber, others: &[Member]) -> u64 {
+        let with = |other: &Member| self.0.get(&(disk, other.disk)).copied().unwrap_or(0);
+        others.iter().map(with).sum()
+    }
+}
+
 /// Runs under construction.
 struct Plan {
     space: Space,
+    shared: Shared,
     runs: Vec<GroupRun>,
     generation: GenerationId,
 }
@@ -407,9 +505,13 @@ impl Plan {
     /// use of the rest. Yields its length.
     fn mirror_run(&mut self, copies: u8, first_set: u64, most: u32) -> Option<u32> {
         let best = self.space.groups_left(copies);
-        for len in halvings(most) {
-            let Some(members) = self.take_members(copies, len, &BTreeSet::new()) else { continue };
-            if len == 1 || self.space.groups_left(copies) + u64::from(len) >= best {
+        for (len, choice) in
+            halvings(most).flat_map(|len| [(len, Choice::Spread), (len, Choice::MostFree)])
+        {
+            let members = self.take_members(copies, len, &BTreeSet::new(), choice);
+            let Some(members) = members else { continue };
+            let is_best = self.space.groups_left(copies) + u64::from(len) >= best;
+            if is_best || len == 1 && choice == Choice::MostFree {
                 self.push(0, first_set, len, members);
                 return Some(len);
             }
@@ -443,8 +545,8 @@ impl Plan {
         let mut used = BTreeSet::new();
         for _ in 0..width {
             let found = self
-                .take_members(copies, len, &used)
-                .or_else(|| self.take_members(copies, len, &BTreeSet::new()));
+                .take_members(copies, len, &used, Choice::MostFree)
+                .or_else(|| self.take_members(copies, len, &BTreeSet::new(), Choice::MostFree));
             let Some(members) = found else {
                 for members in lanes {
                     self.give_back(&members, len);
@@ -463,13 +565,21 @@ impl Plan {
         copies: u8,
         len: u32,
         avoid: &BTreeSet<DiskNumber>,
+        choice: Choice,
     ) -> Option<Vec<Member>> {
-        let mut members = Vec::new();
+        let mut members: Vec<Member> = Vec::new();
         let mut domains = BTreeSet::new();
         for _ in 0..copies {
-            let found = self.space.most_free(len, |number, disk| {
+            let accept = |number, disk: &FreeDisk| {
                 !domains.contains(&disk.domain) && !avoid.contains(&number)
-            });
+            };
+            let found = match choice {
+                Choice::MostFree => self.space.most_free(len, accept),
+                Choice::Spread => {
+                    let cost = |disk| self.shared.with_any(disk, &members);
+                    self.space.about_most_free(len, accept, true, cost)
+                }
+            };
             let taken = found.and_then(|disk| Some((disk, self.space.take_first(disk, len)?)));
             let Some((disk, extents)) = taken else {
                 self.give_back(&members, len);
@@ -488,6 +598,8 @@ impl Plan {
     }
 
     fn push(&mut self, lane: u16, first_set: u64, count: u32, members: Vec<Member>) {
+        let disks: Vec<DiskNumber> = members.iter().map(|member| member.disk).collect();
+        self.shared.add(&disks, count);
         let key = RunKey { lane, first_set };
         self.runs.push(GroupRun {
             key,

@@ -63,6 +63,12 @@ enum Setting {
         #[arg(value_parser = parse_switch, value_name = "on|off", action = clap::ArgAction::Set)]
         on: bool,
     },
+    /// How much is copied per second at most to rebuild, empty, replace or resync disks, of all disks together
+    RebuildRate {
+        /// Such as 100M; off for as much as the disks allow, less while the pool is used
+        #[arg(value_parser = parse_rate, value_name = "SIZE")]
+        rate: Rate,
+    },
     /// How much a scrub reads per second at most, of all disks together
     ScrubRate {
         /// Such as 100M; off for as much as there is, half of the time while the pool is used
@@ -187,6 +193,16 @@ impl Setting {
                     false => "no data moves unasked to make free space usable",
                 };
                 (SetPool { auto_rebalance: Some(on), ..none }, text.into())
+            }
+            Setting::RebuildRate { rate: Rate(rate) } => {
+                let text = match rate {
+                    Some(rate) => format!("at most {}/s are copied from disk to disk", Human(rate)),
+                    None => {
+                        "as much is copied from disk to disk as the disks allow, less while the pool is used"
+                            .into()
+                    }
+                };
+                (SetPool { rebuild_rate_bytes: Some(rate), ..none }, text)
             }
             Setting::ScrubRate { rate: Rate(rate) } => {
                 let text = match rate {
