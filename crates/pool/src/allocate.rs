@@ -34,8 +34,11 @@ const RAID0_WIDTH_MAX: u16 = 16;
 
 const _: () = assert!(RAID0_WIDTH_MAX <= WIDTH_MAX);
 
-/// Disks whose free space differs by no more are as good as each other.
-const ABOUT_PERCENT: u64 = 5;
+/// Disks whose free space differs by no more than such a part of it are as good as each other.
+const ABOUT_PART: u64 = 8;
+
+/// Work of a group that is read or written; divisible by how many may share it.
+const WORK_OF_GROUP: u64 = 12;
 
 /// Which disks are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,8 +151,9 @@ pub fn plan_area(metadata: &Metadata, disk: DiskNumber, extents: u32) -> Option<
 pub struct MovePlan<'a> {
     metadata: &'a Metadata,
     space: Space,
-    /// Runs that are on their way to disks.
-    coming: BTreeMap<DiskNumber, u64>,
+    usable: Usable,
+    /// What moves that are under way give each disk to do.
+    work: BTreeMap<DiskNumber, u64>,
 }
 
 impl MovePlan<'_> {
@@ -157,12 +161,25 @@ impl MovePlan<'_> {
     pub fn new<'a>(metadata: &'a Metadata, usable: &Usable) -> MovePlan<'a> {
         let mut space = Space::new(metadata, usable);
         space.reserve_for_logs(metadata, false);
-        let mut coming = BTreeMap::new();
-        let runs = metadata.volumes().values().flat_map(|volume| volume.runs.values());
-        for incoming in runs.filter_map(|run| run.incoming) {
-            *coming.entry(incoming.member.disk).or_default() += 1;
+        let mut plan =
+            MovePlan { metadata, space, usable: usable.clone(), work: BTreeMap::default() };
+        for run in metadata.volumes().values().flat_map(|volume| volume.runs.values()) {
+            if let Some(incoming) = run.incoming {
+                plan.add_work(run, run.count, incoming.member.disk);
+            }
         }
-        MovePlan { metadata, space, coming }
+        plan
+    }
+
+    /// Groups of a run go to a disk, which those give them that have them, each a part.
+    fn add_work(&mut self, run: &GroupRun, count: u32, to: DiskNumber) {
+        let of = run.members.iter().map(|member| member.disk);
+        let from: Vec<DiskNumber> = of.filter(|disk| self.usable.contains(disk)).collect();
+        let written = u64::from(count) * WORK_OF_GROUP;
+        for disk in &from {
+            *self.work.entry(*disk).or_default() += written / from.len() as u64;
+        }
+        *self.work.entry(to).or_default() += written;
     }
 
     /// Takes a place for `count` groups of a run's position, or of a further one: on a disk that has none of its
@@ -184,18 +201,18 @@ impl MovePlan<'_> {
                 && !domains.contains(&disk.domain)
                 && run.holders().all(|member| member.disk != number)
         };
-        let coming = |disk| self.coming.get(&disk).copied().unwrap_or(0);
+        let work = |disk| self.work.get(&disk).copied().unwrap_or(0);
         let disk = match choice {
             Choice::MostFree => self.space.most_free(count, accept),
-            Choice::Spread => self.space.about_most_free(count, accept, false, coming),
+            Choice::Spread => self.space.about_most_free(count, accept, false, work),
         }?;
         let first = self.space.take_first(disk, count)?.first;
-        *self.coming.entry(disk).or_default() += 1;
+        self.add_work(run, count, disk);
         Some(Member { disk, first })
     }
 
     /// The same for as many groups as there is a place for, `most` or the half of that and so on; tells how many.
-    /// Of disks that are about as full that one which the fewest moves go to: as many as there are take part.
+    /// Of disks that are about as full that one which other moves give the least to do: so all take part alike.
     pub fn take_some(
         &mut self,
         run: &GroupRun,
@@ -383,7 +400,7 @@ impl Space {
         let most = self.disks.get(&self.most_free(run, &accept)?)?;
         let domains = self.domains();
         let domain_free = |disk: &FreeDisk| domains.get(&disk.domain).copied().unwrap_or(0);
-        let is_about = |free: u64, most: u64| free + most * ABOUT_PERCENT / 100 >= most;
+        let is_about = |free: u64, most: u64| free + most / ABOUT_PART >= most;
         let candidates = self.disks.iter().filter(|(number, disk)| {
             accept(**number, disk)
                 && disk.free.first_fit(run).is_some()
