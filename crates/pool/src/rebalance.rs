@@ -203,13 +203,7 @@ impl<'a> Rebalancing<'a> {
         let is_at_rest = run.incoming.is_none() && volume.conversion.is_none();
         let may_move = is_there && is_at_rest && !(only_whole && self.metadata.is_dirty(run));
         // Where something moves to, it is.
-        let mut members = run.members.clone();
-        if let Some(incoming) = run.incoming {
-            match members.get_mut(usize::from(incoming.position)) {
-                Some(member) => *member = incoming.member,
-                None => members.push(incoming.member),
-            }
-        }
+        let members = run.members_once_moved();
         let (key, count) = (run.key, run.count);
         self.add(Part { volume: volume.id, key, count, members, may_move });
     }

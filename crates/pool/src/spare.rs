@@ -288,19 +288,16 @@ impl Standing {
     fn count(&mut self, run: &GroupRun, copies: u8) {
         let groups = u64::from(run.count);
         self.groups += groups;
-        let incoming = run.incoming.filter(|to| self.disks.contains_key(&to.member.disk));
-        let mut taken: Vec<Uuid> = Vec::with_capacity(run.members.len() + 1);
-        let positions = run.members.iter().enumerate().map(|(position, member)| {
-            let leaves = incoming.is_some_and(|to| usize::from(to.position) == position);
-            (member.disk, leaves)
-        });
-        for (disk, leaves) in positions.chain(incoming.map(|to| (to.member.disk, false))) {
+        let arrives = run.incoming.is_some_and(|to| self.disks.contains_key(&to.member.disk));
+        let members = if arrives { run.members_once_moved() } else { run.members.clone() };
+        let left = run.outgoing().filter(|_| arrives);
+        if let Some(room) = left.and_then(|left| self.room_of(left.disk)) {
+            room.free += i64::from(run.count);
+        }
+        let mut taken: Vec<Uuid> = Vec::with_capacity(members.len());
+        for disk in members.iter().map(|member| member.disk) {
             let Some(domain) = self.disks.get(&disk).map(|place| place.domain) else { continue };
             let Some(room) = self.rooms.get_mut(&domain) else { continue };
-            if leaves {
-                room.free += i64::from(run.count);
-                continue;
-            }
             room.used += groups;
             if taken.contains(&domain) {
                 room.doubled += groups;

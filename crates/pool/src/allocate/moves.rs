@@ -42,16 +42,9 @@ impl MovePlan<'_> {
 
     /// A run once its move is done or given up.
     fn foreseen(&self, run: &GroupRun) -> GroupRun {
-        let mut then = run.clone();
-        if let Some(incoming) = then.incoming.take()
-            && self.space.has(incoming.member.disk)
-        {
-            match then.members.get_mut(usize::from(incoming.position)) {
-                Some(member) => *member = incoming.member,
-                None => then.members.push(incoming.member),
-            }
-        }
-        then
+        let arrives = run.incoming.is_some_and(|to| self.space.has(to.member.disk));
+        let members = if arrives { run.members_once_moved() } else { run.members.clone() };
+        GroupRun { members, incoming: None, ..run.clone() }
     }
 
     /// Takes a place for `count` groups of a run's position, or of a further one: on a disk that has none of its

@@ -5,6 +5,20 @@ use super::{COPIES_MAX, Inconsistent};
 use crate::format::{ExtentNumber, GenerationId, VolumeId};
 use crate::metadata::{ExtentRange, GroupRun, Incoming, Member, Metadata, RunKey};
 
+impl GroupRun {
+    /// Its members once what is under way has arrived.
+    pub(crate) fn members_once_moved(&self) -> Vec<Member> {
+        let mut members = self.members.clone();
+        if let Some(incoming) = self.incoming {
+            match members.get_mut(usize::from(incoming.position)) {
+                Some(member) => *member = incoming.member,
+                None => members.push(incoming.member),
+            }
+        }
+        members
+    }
+}
+
 impl Metadata {
     pub(super) fn split_run(
         &mut self,
@@ -95,16 +109,13 @@ impl Metadata {
 
     pub(super) fn switch_move(&mut self, id: VolumeId, key: RunKey) -> Result<(), Inconsistent> {
         let mut run = self.run_of(id, key)?;
-        let outgoing = run.outgoing();
+        let (outgoing, members) = (run.outgoing(), run.members_once_moved());
         let incoming = run.incoming.take().ok_or(Inconsistent::Moving(id, key))?;
         let lacks = |generation: &GenerationId| self.dirty(*generation, incoming.member.disk) != 0;
         if let Some(lacking) = run.generations(run.count).find(lacks) {
             return Err(Inconsistent::NoRightMember(lacking));
         }
-        match run.members.get_mut(usize::from(incoming.position)) {
-            Some(position) => *position = incoming.member,
-            None => run.members.push(incoming.member),
-        }
+        run.members = members;
         self.end_move(id, run, outgoing)
     }
 
