@@ -247,7 +247,6 @@ mod tests {
             headers: Vec::new(),
             holders: Vec::new(),
             copies: 2,
-            begins_batch: true,
         }
     }
 

@@ -1,9 +1,9 @@
 //! The log of a volume: its live segments, and how many durable copies each record has that isn't
 //! released yet.
 //!
-//! A batch of records is begun when the one before it is durable on every current copy, and each record
-//! says how far that was. So everything before the last batch was acknowledged; of the last one the
-//! disks alone can't tell.
+//! Each record says up to where all was durable on every current copy when its batch was sealed, which is what
+//! was acknowledged. Several batches are under way at once: of what no record says it of, the disks alone can't
+//! tell.
 
 use std::collections::BTreeMap;
 
@@ -291,10 +291,8 @@ impl<'d, 'a> SegmentReader<'_, 'd, 'a> {
         if let SegmentState::Closed(end) = self.segment.state {
             return end;
         }
-        let before = |number: RecordNumber| RecordNumber(number.0.saturating_sub(1));
-        let begins = scan.records.iter().rev().find(|record| record.begins_batch);
-        let begun = begins.map_or(before(first), |record| before(record.number));
-        scan.records.iter().map(|record| record.durable).fold(begun, RecordNumber::max)
+        let before = RecordNumber(first.0.saturating_sub(1));
+        scan.records.iter().map(|record| record.durable).fold(before, RecordNumber::max)
     }
 
     fn of_segment(&self, severity: Severity, kind: Kind, what: String, means: &str) -> Finding {

@@ -55,8 +55,6 @@ pub(super) struct Found {
     pub(super) holders: Vec<bool>,
     /// The least number of current copies that any part of it has.
     pub(super) copies: u32,
-    /// Whether a batch certainly begins with it: padding precedes it, or the segment's header.
-    pub(super) begins_batch: bool,
 }
 
 /// Missing records with others behind them.
@@ -97,7 +95,6 @@ impl Scanner<'_, '_, '_> {
         // Where it begins is said by its first record.
         let mut expected: Option<RecordNumber> = None;
         let mut chain: Option<u32> = None;
-        let mut begins_batch = true;
         while at < self.bytes && scan.records.len() < RECORDS_MAX {
             let is_void = |number| self.end.is_some_and(|end| number > end);
             if expected.is_some_and(is_void) {
@@ -120,18 +117,16 @@ impl Scanner<'_, '_, '_> {
                     );
                 }
                 chain = Some(header.crc);
-                let found = self.judge(at, header, holders, begins_batch);
+                let found = self.judge(at, header, holders);
                 at = at.saturating_add(found.bytes);
                 scan.end = at;
                 expected = Some(number.next());
-                begins_batch = false;
                 scan.records.push(found);
                 continue;
             }
             let block = BLOCK_BYTES as u64;
             if !at.is_multiple_of(block) {
                 at = at.next_multiple_of(block);
-                begins_batch = true;
                 continue;
             }
             let least = expected.unwrap_or_default();
@@ -140,7 +135,7 @@ impl Scanner<'_, '_, '_> {
                 let last = RecordNumber(number.0 - 1);
                 scan.gaps.push(Gap { first, last, from: at, to });
             }
-            (at, expected, chain, begins_batch) = (to, Some(number), None, false);
+            (at, expected, chain) = (to, Some(number), None);
         }
         scan
     }
@@ -223,13 +218,7 @@ impl Scanner<'_, '_, '_> {
     }
 
     /// Which copies hold a record with its rows.
-    fn judge(
-        &self,
-        at: u64,
-        header: CheckedHeader,
-        mut holders: Vec<bool>,
-        begins_batch: bool,
-    ) -> Found {
+    fn judge(&self, at: u64, header: CheckedHeader, mut holders: Vec<bool>) -> Found {
         let is_current = |(index, holds): &(usize, &bool)| **holds && self.copies[*index].current;
         let headers = holders.clone();
         let header_bytes = header.len as u64;
@@ -249,7 +238,6 @@ impl Scanner<'_, '_, '_> {
             headers,
             holders: Vec::new(),
             copies: 0,
-            begins_batch,
         };
         match header.kind {
             CheckedKind::Whole(body) => {

@@ -263,7 +263,7 @@ pub struct MetadataCheck {
 pub struct LeastCopies {
     /// Of log records that are known to be acknowledged and aren't released.
     pub log_records: Option<u32>,
-    /// Of the last batch of records, which may not have been acknowledged.
+    /// Of the last batches of records, which may not have been acknowledged.
     pub log_tail: Option<u32>,
     /// Of written rows that aren't in the log: by what was read, or, when data isn't read, by what the
     /// metadata knows of the disks given.

@@ -261,6 +261,36 @@ fn a_flipped_byte_in_a_log_record_is_named() {
     }
 }
 
+#[test]
+fn of_batches_that_were_under_way_together_the_disks_alone_cannot_tell() {
+    let machines = Machines::new(30);
+    machines.write(0, 4, 1);
+    // Each is long enough to leave beside the others, so none of them says that another one is acknowledged.
+    let writes = (1..4).map(|round| {
+        let data = Buffer::copy_of(&[round; 16 * BLOCK_BYTES]);
+        machines.volume.write(Lba(u64::from(round) * 512), data, Durability::Durable)
+    });
+    machines.bench.run(futures::future::try_join_all(writes)).unwrap();
+    let images = machines.images();
+    let report = look(&images, true);
+    let segment = volume(&report).segments.last().unwrap().clone();
+    assert_eq!(segment.records, 4, "{segment:#?}");
+    let mut damaged = images.clone();
+    for copy in &segment.copies {
+        let disk = images_of(&images).iter().position(|image| image.name == copy.disk).unwrap();
+        let start = copy.disk_offset_bytes as usize;
+        let rows = start..start + (512 << 10);
+        let of_first = rows.clone().step_by(512).find(|at| images[disk][*at..at + 512] == [1; 512]);
+        let of_second = rows.step_by(512).find(|at| images[disk][*at..at + 512] == [2; 512]);
+        damaged[disk][of_second.unwrap()] ^= 1;
+        assert!(of_first < of_second);
+    }
+    let report = look(&damaged, true);
+    assert_eq!(serious(&report), []);
+    let tail: Vec<_> = report.all_findings().filter(|found| found.kind == Kind::LogTail).collect();
+    assert_eq!(tail.len(), segment.copies.len(), "{tail:#?}");
+}
+
 /// Where checksum blocks with written rows lie on a disk.
 fn checksum_slots(image: &[u8]) -> Vec<usize> {
     (0..image.len() / 4096)
