@@ -10,7 +10,7 @@ use std::time::Duration;
 use block::Instant;
 
 use super::job_steps::{MOVES_MAX, Step, Steps};
-use super::jobs::is_any_moving;
+use super::jobs::{has_groups, is_any_moving};
 use super::lease::Ended;
 use super::open_pool::OpenPool;
 use super::settings::{AUTO_REBALANCE, is_on};
@@ -18,7 +18,7 @@ use super::volume::Serving;
 use crate::allocate::{Usable, usable_bytes};
 use crate::error::PoolError;
 use crate::forecast::{DiskFill, LayoutRoom, RebalanceForecast};
-use crate::format::{JobNumber, VolumeId};
+use crate::format::{DiskNumber, JobNumber, VolumeId};
 use crate::metadata::{Conversion, Job, JobKind, Layout, MetaRecord, Metadata, RunKey, Volume};
 use crate::rebalance::Rebalancing;
 
@@ -199,7 +199,7 @@ impl OpenPool {
             return true;
         }
         // What isn't there now, or isn't whole, may be to be moved when it is.
-        let waits = Rebalancing::once_whole(meta, &self.not_leaving(meta)).next_move().is_some();
+        let waits = Rebalancing::once_whole(meta, &self.may_be_back(meta)).next_move().is_some();
         if waits {
             let why =
                 "groups that are to move aren't whole, or their disks aren't there".to_owned();
@@ -208,10 +208,13 @@ impl OpenPool {
         waits
     }
 
-    fn not_leaving(&self, meta: &Metadata) -> Usable {
-        let leaving = meta.leaving();
+    /// The disks that will take part. One that is gone and has nothing any more, as it was rebuilt, needn't come back:
+    /// who waited for it would wait for ever.
+    fn may_be_back(&self, meta: &Metadata) -> Usable {
+        let (leaving, usable) = (meta.leaving(), self.pool.usable_disks());
         let disks = meta.data_disks().map(|disk| disk.number);
-        disks.filter(|disk| !leaving.contains(disk)).collect()
+        let takes_part = |disk: &DiskNumber| usable.contains(disk) || has_groups(meta, *disk);
+        disks.filter(|disk| !leaving.contains(disk)).filter(takes_part).collect()
     }
 
     /// Extents that a rebalance has left, as counted some seconds ago.
