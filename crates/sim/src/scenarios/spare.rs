@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use pool::engine::{ExtendPool, PoolSettings, VolumeSize};
@@ -11,6 +12,7 @@ use pool::{FailureDomain, PoolReport, Spare};
 use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, disk_of, expect};
 use super::scenario;
 use crate::cluster::Plan;
+use crate::disk::Latency;
 use crate::runner::{Failure, Scenario, Stage};
 use crate::workload::Mix;
 
@@ -123,6 +125,11 @@ async fn more_machines(rig: &Rc<Rig>) -> Result<(), Failure> {
     let size = || rig.volume_report(VOLUME).map_or(0, |volume| volume.size_bytes);
     let before = size();
     let looks_max = if rig.below(2) == 0 { usize::MAX } else { rig.below(8) };
+    if looks_max < usize::MAX {
+        // So groups are on their way there when something is lost, and when its rebuild is to begin.
+        let slow = Latency { base: Duration::from_millis(150), ..Latency::SLOW };
+        rig.cluster.node(number).disks()[0].set_latency(slow);
+    }
     let mut looks = 0;
     while rig.has_job() && looks < looks_max {
         expect(rig.holds_spare(), || format!("groups move into the spare: {:#?}", rig.report()))?;
@@ -173,6 +180,14 @@ async fn lose(rig: &Rc<Rig>, keeps: Spare, mut lost: Vec<String>) -> Result<Vec<
             rig.load(Mix::BUSY).await?;
         }
     }
+    // Rebuilds have begun by then, and disks that were slow needn't be any longer.
+    for _ in 0..50 {
+        rig.run_for(Duration::from_millis(100)).await;
+        if is_over() {
+            break;
+        }
+    }
+    rig.cluster.disks().iter().for_each(|(_, disk)| disk.set_latency(Latency::FAST));
     rig.cluster
         .wait_for("all that was lost has found a place", CONVERGENCE_MAX, is_over)
         .await
