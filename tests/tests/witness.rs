@@ -107,3 +107,42 @@ fn the_second_machine_is_destroyed_then_the_witness() {
 fn the_witness_is_destroyed_then_a_machine_with_data() {
     any_may_go(3, "n1");
 }
+
+/// Nobody can decide anything without the other machine's vote, and it will never come: somebody says so.
+#[test]
+fn what_is_left_of_two_machines_becomes_a_pool_of_its_own() {
+    let lab = Lab::up(&LabOptions { nodes: 2, disks: 1, size: "256M", ..LabOptions::default() });
+    let file = lab.mount().join("file");
+    std::fs::write(&file, vec![0x5a; 3 << 20]).unwrap();
+    std::fs::File::open(&file).unwrap().sync_all().unwrap();
+    let former = lab.pool()["id"].clone();
+    let (code, said) = lab.said(&["pool", "import", "cluster", "--without-majority", "--yes"]);
+    assert!(code != 0 && said.contains("nothing of it need be given up"), "{said}");
+    assert_eq!(lab.pool()["id"], former);
+    lab.lab(&["destroy", "n1"]);
+    wait_until("it waits for votes", || lab.pool_state() == "suspended");
+    let (_, why) = lab.said(&["pool", "show", "cluster"]);
+    assert!(why.contains("etherpool pool import cluster --without-majority"), "{why}");
+
+    let (code, said) = lab.said(&["pool", "import", "cluster", "--without-majority", "--dry-run"]);
+    assert!(code == 0 && said.contains("left out") && said.contains("e1.0"), "{said}");
+    let (code, said) = lab.said(&["pool", "import", "cluster", "--without-majority"]);
+    assert!(code != 0 && said.contains("--yes"), "nobody was there to be asked: {said}");
+    assert_eq!(lab.pool_state(), "suspended");
+    lab.cli(&["pool", "import", "cluster", "--without-majority", "--yes"]);
+    wait_until("it is mounted again", || is_mounted(&lab));
+    assert!(std::fs::read(&file).unwrap() == vec![0x5a; 3 << 20], "the file is another one");
+    let more = lab.mount().join("more");
+    std::fs::write(&more, b"more").unwrap();
+    std::fs::File::open(&more).unwrap().sync_all().unwrap();
+
+    // Without a word from then on.
+    lab.lab(&["kill", "supervisor"]);
+    lab.lab(&["start", "supervisor"]);
+    wait_until("it is mounted again", || is_mounted(&lab));
+    assert_eq!(std::fs::read(&more).unwrap(), b"more");
+    let pool = lab.pool();
+    let mut disks = pool["disks"].as_array().unwrap().iter();
+    assert!(disks.any(|disk| disk["state"]["is"] == "missing" && disk["node"] == "n1"), "{pool:#}");
+    assert_ne!(pool["id"], former);
+}

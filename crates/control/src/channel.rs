@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::api::{
     ApiError, ConvertVolume, CreatePool, CreateVolume, EmptyDisks, ExtendPool, ImportPool,
-    NamedDisks, SetPool, WipeDisks,
+    NamedDisks, SetPool, SplitPool, WipeDisks,
 };
 use crate::reconcile::Attachment;
 use crate::settings::ExportSetting;
@@ -62,6 +62,13 @@ pub enum EngineRequest {
         /// Name or id.
         pool: String,
     },
+    /// What is left of it, of which a majority of the votes is lost; answered with a [`pool::SplitPlan`].
+    PlanSplitPool {
+        /// Name or id.
+        pool: String,
+    },
+    /// Makes that a pool of its own; answered with a [`pool::SplitReport`].
+    SplitPool(SplitPool),
     /// Answered with the pool.
     ImportPool {
         /// Name or id.

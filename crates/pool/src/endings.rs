@@ -1,7 +1,9 @@
-//! What destroying a pool, or wiping disks, would end and has ended. A plan is shown to whoever agrees, who hands it
+//! What destroying a pool, splitting off what is left of one, or wiping disks, would end and has ended. A plan is shown to whoever agrees, who hands it
 //! back: so each is a plain value that can be compared.
 
 use serde::{Deserialize, Serialize};
+
+use crate::error::PoolError;
 
 /// What destroying a pool would end, as it is shown to whoever agrees.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,9 +18,9 @@ pub struct DestroyPlan {
     /// Its volumes, with all that is in them; not known of a pool that isn't open here.
     pub volumes: Option<Vec<DoomedVolume>>,
     /// Its disks that are present and would be wiped.
-    pub disks: Vec<DoomedDisk>,
+    pub disks: Vec<ShownDisk>,
     /// Those that aren't present, as far as they are known: they would be left as they are.
-    pub away: Vec<DoomedDisk>,
+    pub away: Vec<ShownDisk>,
 }
 
 /// A volume that would be no more.
@@ -31,10 +33,10 @@ pub struct DoomedVolume {
     pub size_bytes: u64,
 }
 
-/// A disk of a pool that would be no more.
+/// A disk of a pool, as it is shown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct DoomedDisk {
+pub struct ShownDisk {
     /// The name under which it is or was present.
     pub name: String,
     /// Its identity in the pool.
@@ -47,7 +49,7 @@ pub struct DoomedDisk {
     pub size_bytes: u64,
 }
 
-impl DoomedDisk {
+impl ShownDisk {
     /// For people: where it is or was.
     pub fn describe(&self) -> String {
         match (self.name.is_empty(), self.device_name.is_empty()) {
@@ -56,6 +58,34 @@ impl DoomedDisk {
             (true, _) => format!("the disk {} of {}", self.id, self.node),
         }
     }
+}
+
+/// What would become of a pool of which a majority of the votes is lost, as it is shown to whoever agrees.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SplitPlan {
+    /// The pool.
+    pub name: String,
+    /// Its identity. What is left of it gets another one.
+    pub id: String,
+    /// The name of another supervisor that owned it last, if one did.
+    pub owner: Option<String>,
+    /// Why that isn't done without force: its owner was heard within its lease and didn't release it.
+    pub refusal: Option<PoolError>,
+    /// Its disks that are present: the new pool's.
+    pub disks: Vec<ShownDisk>,
+    /// Those that aren't, as far as they are known: none of them will be one of the new pool's.
+    pub away: Vec<ShownDisk>,
+}
+
+/// The pool that was split off.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SplitReport {
+    /// Its name, which is that of the pool that its disks were of.
+    pub name: String,
+    /// Its identity.
+    pub id: String,
 }
 
 /// What became of a pool's disks. The pool is no more, whatever is left.

@@ -148,7 +148,8 @@ impl PoolEvent {
     /// How bad it is.
     pub fn severity(&self) -> Severity {
         match self {
-            PoolEvent::DiskOut { .. }
+            PoolEvent::Split { .. }
+            | PoolEvent::DiskOut { .. }
             | PoolEvent::DiskRefused { .. }
             | PoolEvent::RolledBack { .. }
             | PoolEvent::RebuildWaits { .. }
@@ -184,6 +185,7 @@ impl PoolEvent {
             PoolEvent::DiskRefused { pool, disk, .. } => {
                 ("disk-refused", pool.as_deref().unwrap_or_default(), disk)
             }
+            PoolEvent::Split { pool, .. } => ("split", pool, ""),
             PoolEvent::RolledBack { pool, disk } => ("rolled-back", pool, disk),
             PoolEvent::Repaired { pool, disk, .. } => ("repaired", pool, disk),
             PoolEvent::StructureRepaired { pool, disk, .. } => ("structure-repaired", pool, disk),

@@ -23,7 +23,8 @@ mod report;
 mod stats;
 
 pub use endings::{
-    DestroyPlan, DestroyReport, DoomedDisk, DoomedVolume, LeftDisk, WipePlan, WipeReport, WipedDisk,
+    DestroyPlan, DestroyReport, DoomedVolume, LeftDisk, ShownDisk, SplitPlan, SplitReport,
+    WipePlan, WipeReport, WipedDisk,
 };
 pub use engine::{
     CreatePool, DiskFacts, DiskPlace, EmptyDisks, Engine, EngineConfig, ExtendPool, ImportOptions,

@@ -133,6 +133,11 @@ impl fmt::Display for PoolEvent {
                 Some(pool) => write!(f, "pool {pool} does not use disk {disk}: {why}"),
                 None => write!(f, "disk {disk} is not used: {why}"),
             },
+            PoolEvent::Split { pool, id, former, without } => write!(
+                f,
+                "what was left of pool {pool} ({former}) is a pool of its own now ({id}), without: {}",
+                without.join(", ")
+            ),
             PoolEvent::RolledBack { pool, disk } => {
                 write!(
                     f,

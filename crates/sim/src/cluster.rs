@@ -228,7 +228,9 @@ impl Supervisor {
 
     /// What its engine says of `pool`.
     pub fn report(&self, pool: &str) -> Option<PoolReport> {
-        self.engine()?.reports().into_iter().find(|report| report.name == pool)
+        // Of several of one name only one is open.
+        let reports = self.engine()?.reports().into_iter().filter(|report| report.name == pool);
+        reports.min_by_key(|report| !report.lease_ok)
     }
 
     /// Runs `work` with the engine, inside its process.

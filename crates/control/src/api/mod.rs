@@ -14,7 +14,7 @@ pub use error::{ApiError, ErrorCode};
 pub use request::{
     AcceptLoss, ConvertVolume, CreatePool, CreateVolume, EmptyDisks, ExportVolume, ExtendPool,
     ExtendVolume, ImportPool, MakeFs, MountVolume, NamedDisks, RebalancePool, ReduceVolume,
-    ReleasePool, RemoveVolume, RenamePool, RenameVolume, ResetEpoch, ServeFtp, SetPool,
+    ReleasePool, RemoveVolume, RenamePool, RenameVolume, ResetEpoch, ServeFtp, SetPool, SplitPool,
     UnexportVolume, UnmountVolume, VerifyVolume, WipeDisks,
 };
 pub use status::{

@@ -23,6 +23,17 @@ pub type WipeDisks = pool::WipeDisks<ShelfSlot>;
 /// `POST /v1/pools/POOL/import`.
 pub type ImportPool = pool::ImportOptions;
 
+/// `POST /v1/pools/POOL/split`, answered with a [`pool::SplitReport`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SplitPool {
+    /// What `GET` showed.
+    pub shown: pool::SplitPlan,
+    /// Also from an owner that was heard a moment ago.
+    #[serde(default)]
+    pub force: bool,
+}
+
 /// `POST /v1/pools/POOL/release`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

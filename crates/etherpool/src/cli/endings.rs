@@ -128,7 +128,7 @@ fn doomed(plan: &DestroyPlan) -> String {
         ),
     }
     let sized =
-        |disk: &pool::DoomedDisk| format!("  disk {}  {}", disk.describe(), Human(disk.size_bytes));
+        |disk: &pool::ShownDisk| format!("  disk {}  {}", disk.describe(), Human(disk.size_bytes));
     text.extend(plan.disks.iter().map(|disk| format!("{}, which is free then\n", sized(disk))));
     text.extend(plan.away.iter().map(|disk| {
         format!(
@@ -191,10 +191,10 @@ fn wiped_off(plan: &WipePlan) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool::{DoomedDisk, DoomedVolume, WipedDisk};
+    use pool::{DoomedVolume, ShownDisk, WipedDisk};
 
-    fn disk(name: &str) -> DoomedDisk {
-        DoomedDisk {
+    fn disk(name: &str) -> ShownDisk {
+        ShownDisk {
             name: name.into(),
             id: "7".into(),
             node: "n1".into(),

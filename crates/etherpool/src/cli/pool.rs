@@ -6,11 +6,13 @@ use block::size::parse_size;
 use clap::{Args, Subcommand};
 use control::api::{
     ApiError, CreatePool, ExtendPool, HeldReport, ImportPool, ImportResult, PoolReportExt as _,
-    Preview, ReleasePool,
+    Preview, ReleasePool, SplitPool,
 };
 use control::exit::Exit;
 use control::names::DiskArgument;
-use pool::{DiskReport, FailureDomain, ImportPlan, PoolForecast, PoolReport, Spare};
+use pool::{
+    DiskReport, FailureDomain, ImportPlan, PoolForecast, PoolReport, Spare, SplitPlan, SplitReport,
+};
 use serde::Serialize;
 
 use super::args::{Confirmation, parse_name};
@@ -152,6 +154,11 @@ pub struct ImportArgs {
     /// metadata will ever be back: what was made, written or removed since may be lost or damaged
     #[arg(long, conflicts_with = "all")]
     outdated_metadata: bool,
+
+    /// Make what is left of the pool, of which a majority of the votes is lost for good, a pool of its own and
+    /// open that: it says which disks are left out and what that means
+    #[arg(long, conflicts_with = "all")]
+    without_majority: bool,
 
     /// How long to wait for disks that are not present, once the pool could be opened without them
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=3600))]
@@ -323,7 +330,13 @@ async fn release(
 }
 
 async fn import(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
-    let pool = args.pool.unwrap_or_default();
+    let mut pool = args.pool.unwrap_or_default();
+    if args.without_majority {
+        match split(context, &pool, args.force, args.confirmation).await? {
+            Some(split) => pool = split.id,
+            None => return Ok(Exit::Ok),
+        }
+    }
     let path = format!("{}/import", pool_path(&pool)?);
     let present: Vec<PoolReport> = context.client.get("/v1/pools").await?;
     let is_open =
@@ -358,6 +371,28 @@ async fn import(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
     show(context, &report)?;
     super::held::ask(context, &report.name, args.confirmation).await?;
     Ok(Exit::Ok)
+}
+
+/// Makes what is left of a pool one of its own, if whoever is asked agrees.
+async fn split(
+    context: &Context,
+    pool: &str,
+    force: bool,
+    confirmation: Confirmation,
+) -> Result<Option<SplitReport>, Failure> {
+    let shown: SplitPlan = context.client.get(&format!("{}/split", pool_path(pool)?)).await?;
+    if let Some(refusal) = shown.refusal.clone().filter(|_| !force) {
+        return Err(ApiError::from(refusal).into());
+    }
+    if context.json && confirmation.dry_run {
+        print_json(&shown)?;
+        return Ok(None);
+    }
+    if !confirm(&output::split_plan(&shown), confirmation)? {
+        return Ok(None);
+    }
+    let path = format!("{}/split", pool_path(&shown.id)?);
+    Ok(Some(context.client.post(&path, &SplitPool { shown, force }).await?))
 }
 
 /// Imports one after the other all that aren't open and whose owner doesn't live; what isn't imported

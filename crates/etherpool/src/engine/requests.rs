@@ -78,6 +78,10 @@ impl Work<'_> {
                 value(engine.plan_extend(&pool, &request.by_name()).await?)
             }
             EngineRequest::PlanImportPool { pool } => value(engine.plan_import(&pool).await?),
+            EngineRequest::PlanSplitPool { pool } => value(engine.plan_split(&pool).await?),
+            EngineRequest::SplitPool(request) => {
+                value(engine.split_pool(&request.shown, request.force).await?)
+            }
             EngineRequest::PlanVolume { pool, request } => {
                 let CreateVolume { name, size, layout } = request;
                 value(engine.plan_volume(&pool, &name, size, layout)?)

@@ -34,7 +34,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use super::commands::{noted, outcome, take_note};
-use super::{Services, layouts, operations::find, told};
+use super::{Services, endings, layouts, operations::find, told};
 use aoe_wire::ShelfSlot;
 
 pub(super) type App = State<Arc<Services>>;
@@ -55,6 +55,7 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/v1/pools/{pool}/extend", post(extend_pool))
         .route("/v1/pools/{pool}/extend/plan", post(plan_extension))
         .route("/v1/pools/{pool}/import", get(plan_import).post(import_pool))
+        .route("/v1/pools/{pool}/split", get(endings::plan_split).post(endings::split_pool))
         .route("/v1/pools/{pool}/release", post(release_pool))
         .route("/v1/pools/{pool}/destroy", get(plan_destroy).post(destroy_pool))
         .route("/v1/pools/{pool}/rename", post(rename_pool))

@@ -1,12 +1,14 @@
-//! The end of pools, and disks that are freed. A pool of which a volume is used is destroyed by nobody: whoever uses it
+//! The end of pools, also that of which what is left becomes another one, and disks that are freed. A pool of which a volume is used is destroyed by nobody: whoever uses it
 //! is named.
 
-use control::api::{ApiError, ErrorCode, PoolReportExt as _};
+use axum::extract::{Path, State};
+use control::api::{ApiError, ErrorCode, PoolReportExt as _, SplitPool};
 use control::channel::EngineRequest;
 use control::settings::VolumeSettings;
-use pool::{DestroyPlan, DestroyReport, PoolReport};
+use pool::{DestroyPlan, DestroyReport, PoolReport, SplitPlan, SplitReport};
 
 use super::Services;
+use super::api::{Answer, App, On, OnPool};
 use super::operations::check_detached;
 
 impl Services {
@@ -24,12 +26,7 @@ impl Services {
         pool: String,
         shown: DestroyPlan,
     ) -> Result<DestroyReport, ApiError> {
-        if pool != shown.id && pool != shown.name {
-            return Err(ApiError::new(
-                ErrorCode::Refused,
-                format!("pool {pool} is to be destroyed, but pool {} was shown", shown.name),
-            ));
-        }
+        check_shown(&pool, (&shown.id, &shown.name), "destroyed")?;
         let is_it = |one: &&PoolReport| one.id == shown.id && one.is_open();
         let names: Vec<_> = {
             let pools = self.fresh_pools().await?;
@@ -57,6 +54,28 @@ impl Services {
         self.look_now();
         Ok(destroyed)
     }
+}
+
+pub(super) async fn plan_split(
+    State(services): App,
+    Path(pool): Path<String>,
+) -> Answer<SplitPlan> {
+    services.ask(EngineRequest::PlanSplitPool { pool }).await
+}
+
+pub(super) async fn split_pool(on: OnPool<SplitPool>) -> Answer<SplitReport> {
+    let On { services, path: pool, request } = on;
+    check_shown(&pool, (&request.shown.id, &request.shown.name), "split")?;
+    services.ask(EngineRequest::SplitPool(request)).await
+}
+
+/// That what was shown is what is meant.
+fn check_shown(pool: &str, (id, name): (&str, &str), what: &str) -> Result<(), ApiError> {
+    if pool == id || pool == name {
+        return Ok(());
+    }
+    let message = format!("pool {pool} is to be {what}, but pool {name} was shown");
+    Err(ApiError::new(ErrorCode::Refused, message))
 }
 
 /// Refuses what would take a volume from whoever uses it, and says who does.

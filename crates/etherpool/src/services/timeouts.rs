@@ -49,6 +49,7 @@ pub fn timeout_of(request: &EngineRequest) -> Duration {
         | EngineRequest::ResetEpoch { .. } => FROM_DISKS,
         EngineRequest::ReleasePool { .. }
         | EngineRequest::DestroyPool { .. }
+        | EngineRequest::SplitPool(_)
         | EngineRequest::RenamePool { .. }
         | EngineRequest::WipeDisks { .. }
         | EngineRequest::Shutdown => RELEASE,
@@ -82,6 +83,10 @@ pub fn what(request: &EngineRequest) -> String {
             format!("whether pool {pool} can be extended")
         }
         EngineRequest::PlanImportPool { pool } => format!("whose pool {pool} is"),
+        EngineRequest::PlanSplitPool { pool } => format!("what is left of pool {pool}"),
+        EngineRequest::SplitPool(request) => {
+            format!("to make a pool of what is left of {}", request.shown.name)
+        }
         EngineRequest::PlanVolume { pool, request } => {
             format!("whether volume {pool}/{} can be made", request.name)
         }

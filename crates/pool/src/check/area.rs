@@ -6,7 +6,7 @@ use block::{BLOCK_BYTES, Epoch, crc32c};
 use super::disks::Disk;
 use super::findings::{Findings, finding};
 use super::report::{Kind, Severity};
-use crate::format::{PoolId, RecordNumber};
+use crate::format::{Lineage, RecordNumber};
 use crate::metadata::{
     AreaLayout, BlockRun, CheckpointHead, CheckpointSlot, CheckpointStamp, ENTRY_HEAD_BYTES, Table,
     check_entry, check_header, entry_claim,
@@ -71,7 +71,7 @@ enum Slot {
 
 /// Reads the copy of a disk; `None` when there is none to be used.
 pub(super) fn read_copy(
-    pool: PoolId,
+    lineage: Lineage,
     disk: &Disk<'_>,
     released: bool,
     findings: &mut Findings,
@@ -89,7 +89,7 @@ pub(super) fn read_copy(
         findings.add(lost("it holds a vote and has no area for metadata", "its label is wrong"));
         return None;
     };
-    let mut slots = [0, 1].map(|slot| read_slot(pool, disk, (start, &layout), slot));
+    let mut slots = [0, 1].map(|slot| read_slot(lineage, disk, (start, &layout), slot));
     let rank = |slot: &Slot| match slot {
         Slot::Sound(CheckpointHead { stamp, .. }, _) | Slot::Rotten(stamp, ..) => {
             Some((stamp.epoch, stamp.sequence))
@@ -98,7 +98,7 @@ pub(super) fn read_copy(
     };
     let slot = usize::from(rank(&slots[1]) > rank(&slots[0]));
     let other = 1 - slot;
-    let orphan = first_entry(pool, disk, (start, &layout), other)
+    let orphan = first_entry(lineage, disk, (start, &layout), other)
         .filter(|(epoch, sequence)| Some((*epoch, *sequence)) > rank(&slots[slot]));
     let newest_damaged = |(at, bytes): (u64, u64), sequence: u64, how: &str| {
         let what = format!("its newest checkpoint, of sequence {sequence}, is damaged");
@@ -152,20 +152,20 @@ pub(super) fn read_copy(
         gap: None,
     };
     let log_end = log + layout.log_bytes();
-    read_entries(pool, disk, &mut copy, log_end);
-    copy.gap = find_behind(pool, disk, &copy, log_end);
+    read_entries(lineage, disk, &mut copy, log_end);
+    copy.gap = find_behind(lineage, disk, &copy, log_end);
     Some(copy)
 }
 
 fn read_slot(
-    pool: PoolId,
+    lineage: Lineage,
     disk: &Disk<'_>,
     (start, layout): (u64, &AreaLayout),
     slot: usize,
 ) -> Slot {
     let at = start + layout.checkpoint_offset(slot);
     let Ok(header) = disk.image.bytes_at(at, BLOCK_BYTES) else { return Slot::Damaged };
-    let head = match check_header(&header, pool, slot, layout) {
+    let head = match check_header(&header, lineage, slot, layout) {
         CheckpointSlot::Sound(head) => head,
         CheckpointSlot::Empty if header.iter().all(|byte| *byte == 0) => return Slot::Empty,
         CheckpointSlot::Empty | CheckpointSlot::Damaged => return Slot::Damaged,
@@ -181,7 +181,7 @@ fn read_slot(
     let Some(table) = sound(&head.place, head.table_bytes, head.crc) else {
         return rotten(&head.place, head.table_bytes);
     };
-    let table = Table::decode(pool, &table, layout).ok();
+    let table = Table::decode(lineage, &table, layout).ok();
     let mut sections = table.iter().flat_map(|table| &table.sections);
     let lost = sections.find(|s| sound(&s.place, s.bytes, s.crc).is_none());
     match lost {
@@ -208,21 +208,21 @@ pub(super) fn place_bytes(
 
 /// Epoch and sequence of the first entry behind a checkpoint slot.
 fn first_entry(
-    pool: PoolId,
+    lineage: Lineage,
     disk: &Disk<'_>,
     (start, layout): (u64, &AreaLayout),
     slot: usize,
 ) -> Option<(Epoch, u64)> {
     let at = start + layout.log_offset(slot);
-    let bytes = entry_bytes(pool, disk, at, at.checked_add(layout.log_bytes())?)?;
-    let entry = check_entry(&bytes, pool)?;
+    let bytes = entry_bytes(lineage, disk, at, at.checked_add(layout.log_bytes())?)?;
+    let entry = check_entry(&bytes, lineage)?;
     Some((entry.epoch, entry.sequence))
 }
 
 /// All bytes of what claims to be an entry there; bounded by the log's end.
-fn entry_bytes(pool: PoolId, disk: &Disk<'_>, at: u64, log_end: u64) -> Option<Vec<u8>> {
+fn entry_bytes(lineage: Lineage, disk: &Disk<'_>, at: u64, log_end: u64) -> Option<Vec<u8>> {
     let head = disk.image.bytes_at(at, ENTRY_HEAD_BYTES).ok()?;
-    let claim = entry_claim(&head, pool)?;
+    let claim = entry_claim(&head, lineage)?;
     let fits = at.checked_add(claim.bytes as u64).is_some_and(|end| end <= log_end);
     if !fits {
         return None;
@@ -230,19 +230,20 @@ fn entry_bytes(pool: PoolId, disk: &Disk<'_>, at: u64, log_end: u64) -> Option<V
     disk.image.bytes_at(at, claim.bytes).ok()
 }
 
-fn read_entries(pool: PoolId, disk: &Disk<'_>, copy: &mut Copy, log_end: u64) {
+fn read_entries(lineage: Lineage, disk: &Disk<'_>, copy: &mut Copy, log_end: u64) {
     let mut chain = copy.crc;
     while copy.end < log_end {
         let next = copy.number().next();
-        let bytes = entry_bytes(pool, disk, copy.end, log_end);
-        let entry = bytes.as_deref().and_then(|bytes| check_entry(bytes, pool)).filter(|entry| {
-            (entry.epoch, entry.sequence) == (copy.stamp.epoch, copy.stamp.sequence)
-                && entry.number == next
-                && entry.previous == chain
-        });
+        let bytes = entry_bytes(lineage, disk, copy.end, log_end);
+        let entry =
+            bytes.as_deref().and_then(|bytes| check_entry(bytes, lineage)).filter(|entry| {
+                (entry.epoch, entry.sequence) == (copy.stamp.epoch, copy.stamp.sequence)
+                    && entry.number == next
+                    && entry.previous == chain
+            });
         let Some(entry) = entry else {
             let head = disk.image.bytes_at(copy.end, ENTRY_HEAD_BYTES).ok();
-            let claim = head.and_then(|head| entry_claim(&head, pool));
+            let claim = head.and_then(|head| entry_claim(&head, lineage));
             copy.torn = claim.is_some_and(|claim| {
                 (claim.epoch, claim.sequence) == (copy.stamp.epoch, copy.stamp.sequence)
                     && claim.number == next
@@ -258,7 +259,7 @@ fn read_entries(pool: PoolId, disk: &Disk<'_>, copy: &mut Copy, log_end: u64) {
 }
 
 /// The first sound entry of the same log that lies behind its end: something between is lost.
-fn find_behind(pool: PoolId, disk: &Disk<'_>, copy: &Copy, log_end: u64) -> Option<Entry> {
+fn find_behind(lineage: Lineage, disk: &Disk<'_>, copy: &Copy, log_end: u64) -> Option<Entry> {
     let mut at = copy.end;
     // What only claims to be an entry may claim to be long: such claims are not followed for ever.
     let mut budget = log_end.saturating_sub(at).saturating_mul(4);
@@ -266,7 +267,7 @@ fn find_behind(pool: PoolId, disk: &Disk<'_>, copy: &Copy, log_end: u64) -> Opti
         let len = usize::try_from((log_end - at).min(PIECE_BYTES)).ok()?;
         let (piece, _) = disk.image.blocks_at(at, len);
         for (index, block) in piece.chunks(BLOCK_BYTES).enumerate() {
-            let claim = entry_claim(block.get(..ENTRY_HEAD_BYTES).unwrap_or_default(), pool);
+            let claim = entry_claim(block.get(..ENTRY_HEAD_BYTES).unwrap_or_default(), lineage);
             let ours = claim.is_some_and(|claim| {
                 (claim.epoch, claim.sequence) == (copy.stamp.epoch, copy.stamp.sequence)
                     && claim.number > copy.number()
@@ -277,8 +278,8 @@ fn find_behind(pool: PoolId, disk: &Disk<'_>, copy: &Copy, log_end: u64) -> Opti
             let here = at + (index * BLOCK_BYTES) as u64;
             let claimed = claim.map_or(0, |claim| claim.bytes as u64);
             budget = budget.checked_sub(claimed)?;
-            let bytes = entry_bytes(pool, disk, here, log_end);
-            if let Some(entry) = bytes.as_deref().and_then(|bytes| check_entry(bytes, pool)) {
+            let bytes = entry_bytes(lineage, disk, here, log_end);
+            if let Some(entry) = bytes.as_deref().and_then(|bytes| check_entry(bytes, lineage)) {
                 let bytes = ENTRY_HEAD_BYTES + entry.payload.len();
                 return Some(Entry { number: entry.number, crc: entry.crc, at: here, bytes });
             }

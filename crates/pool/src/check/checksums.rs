@@ -204,7 +204,7 @@ impl<'d, 'a> GroupCheck<'_, 'd, 'a> {
                 legs: &legs,
                 block: &newest,
                 rows: Vec::new(),
-                pool: self.view.metadata.pool().id.0,
+                pool: self.view.pool.0,
                 visit: self.view.visit,
             };
             for entry in 0..rows {
@@ -262,10 +262,10 @@ impl<'d, 'a> GroupCheck<'_, 'd, 'a> {
 
     /// Which version of each block the root names, as far as slots with them are there.
     fn versions(&self, slots: &[Vec<Slots>]) -> Vec<Option<ChecksumVersion>> {
-        let pool = self.view.metadata.pool().id;
+        let lineage = self.view.metadata.pool().lineage;
         let root = self.group.root().unwrap_or_default();
         let hash =
-            |index: usize, version| version_hash(pool, self.generation(), index as u32, version);
+            |index: usize, version| version_hash(lineage, self.generation(), index as u32, version);
         let candidates: Vec<Vec<(u64, ChecksumVersion)>> = slots
             .iter()
             .enumerate()

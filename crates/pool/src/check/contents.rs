@@ -95,7 +95,7 @@ impl<'d, 'a> LogRows<'d, 'a> {
             let offset = volume_offset(view.metadata, volume, set, lane, row);
             let Some(offset_bytes) = offset.filter(|_| group.volume == volume.id) else { continue };
             let mut told = BlockCopies {
-                pool: view.metadata.pool().id.0,
+                pool: view.pool.0,
                 volume: &volume.name,
                 offset_bytes,
                 contents: Some(&zeros),

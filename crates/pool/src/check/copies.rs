@@ -5,7 +5,7 @@ use super::disks::Disk;
 use super::findings::{Findings, finding};
 use super::report::{CopyState, Finding, Kind, MetadataCheck, Severity};
 use super::space::tell_refused;
-use crate::format::{Configuration, PoolId, RecordNumber};
+use crate::format::{Configuration, RecordNumber};
 use crate::metadata::{Inconsistent, MetaRecord, Metadata, Restoring, decode_records};
 
 /// The metadata and how many copies have it.
@@ -18,7 +18,6 @@ pub(super) struct Chosen {
 
 /// Reads all copies, compares them and loads the newest.
 pub(super) fn read_metadata(
-    pool: PoolId,
     disks: &[Disk<'_>],
     config: Option<&Configuration>,
     findings: &mut Findings,
@@ -34,7 +33,7 @@ pub(super) fn read_metadata(
     for voter in &voters {
         let current = config.is_some_and(|config| config.copies.contains(voter));
         let disk = disks.iter().find(|disk| disk.id() == *voter);
-        let read = disk.map(|disk| (disk, read_copy(pool, disk, released, findings)));
+        let read = disk.map(|disk| (disk, read_copy(disk.label.lineage, disk, released, findings)));
         let (name, state, copy) = match read {
             None => (voter.to_string(), CopyState::Missing, None),
             Some((disk, None)) => (disk.name().to_owned(), CopyState::Lost, None),

@@ -7,8 +7,8 @@ use super::report::{Kind, Severity, VotesCheck};
 use super::source::DiskImage;
 use crate::format::{
     APPLIED_BYTES, Applied, Configuration, DiskGeometry, DiskId, LABEL_BYTES, Label, LabelError,
-    LabelState, PoolId, VOTE_BYTES, VotePlace, end_of_labelled, majority_of, poorest,
-    select_applied, select_label, select_vote,
+    LabelState, PoolId, VOTE_BYTES, VotePlace, end_of_labelled, is_of_another_pool, majority_of,
+    poorest, select_applied, select_label, select_vote,
 };
 
 /// A disk of a pool.
@@ -90,10 +90,12 @@ pub(super) fn read_disk<'a>(
     let place = VotePlace { pool, disk: id, witness: None };
     let check = |slots: [Option<&[u8]>; 2]| select_vote(&place, slots, &label.vote_disks).newest;
     let places = (Kind::VoteSlot, DiskGeometry::vote_slots(), VOTE_BYTES);
-    let vote = newest(read_slots(image, places, &mut slots, check), Configuration::rank);
-    let check = |slots: [Option<&[u8]>; 2]| select_applied(pool, id, slots).newest;
+    let nothing = |bytes: &[u8]| is_zero(bytes) || is_of_another_pool(bytes, &place);
+    let vote = read_slots(image, places, &mut slots, check, nothing);
+    let vote = newest(vote, Configuration::rank);
+    let check = |slots: [Option<&[u8]>; 2]| select_applied(label.lineage, id, slots).newest;
     let places = (Kind::AppliedSlot, DiskGeometry::applied_slots(), APPLIED_BYTES);
-    let found = read_slots(image, places, &mut slots, check);
+    let found = read_slots(image, places, &mut slots, check, is_zero);
     let applied = newest(found, |applied| applied.sequence);
     Some((pool, Disk { image, label, vote, applied, slots, trusted: true }))
 }
@@ -103,12 +105,17 @@ fn newest<T, R: Ord>(found: [Option<T>; 2], rank: impl Fn(&T) -> R) -> Option<T>
     found.into_iter().flatten().rev().max_by_key(rank)
 }
 
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
+}
+
 /// What each of two slots holds for itself, if it is sound.
 fn read_slots<T>(
     image: &DiskImage<'_>,
     (kind, places, bytes): (Kind, [Lba; 2], usize),
     faults: &mut Vec<SlotFault>,
     check: impl Fn([Option<&[u8]>; 2]) -> Option<T>,
+    is_empty: impl Fn(&[u8]) -> bool,
 ) -> [Option<T>; 2] {
     [0, 1].map(|slot| {
         let at = places[slot].byte_offset();
@@ -117,7 +124,7 @@ fn read_slots<T>(
         slots[slot] = found.as_deref();
         let sound = check(slots);
         // One that was never written is none, and no fault.
-        let blank = found.is_some_and(|found| found.iter().all(|byte| *byte == 0));
+        let blank = found.is_some_and(|found| is_empty(&found));
         if sound.is_none() && !blank {
             faults.push(SlotFault { kind, slot, at, bytes: bytes as u64 });
         }

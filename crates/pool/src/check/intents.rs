@@ -216,7 +216,7 @@ pub(super) fn show(
     visit: Visit<'_>,
 ) {
     visit(&BlockCopies {
-        pool: view.metadata.pool().id.0,
+        pool: view.pool.0,
         volume: &volume.name,
         offset_bytes,
         contents: arrived.contents.as_deref(),

@@ -120,7 +120,7 @@ fn check_pool(
     let mut disks = part_twins(disks, &mut findings);
     let (config, votes) = judge_votes(&disks, &mut findings);
     let released = config.as_ref().is_some_and(|config| config.released);
-    let chosen = copies::read_metadata(id, &disks, config.as_ref(), &mut findings);
+    let chosen = copies::read_metadata(&disks, config.as_ref(), &mut findings);
     // One that was removed may be in the middle of being wiped.
     let was_removed = |disk: &&Disk<'_>| {
         let metadata = chosen.metadata.as_ref();
@@ -148,6 +148,7 @@ fn check_pool(
             pool.name.clone_from(&metadata.pool().name);
             let by_number = match_members(metadata, &mut disks, &mut findings);
             let view = View {
+                pool: id,
                 disks: &disks,
                 by_number,
                 config: config.as_ref(),

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use super::contents::Visit;
 use super::disks::Disk;
-use crate::format::{Configuration, DiskNumber};
+use crate::format::{Configuration, DiskNumber, PoolId};
 use crate::metadata::Metadata;
 
 /// A pool as far as it is known.
 pub(super) struct View<'d, 'a> {
+    pub(super) pool: PoolId,
     pub(super) disks: &'d [Disk<'a>],
     pub(super) by_number: BTreeMap<DiskNumber, usize>,
     pub(super) config: Option<&'d Configuration>,

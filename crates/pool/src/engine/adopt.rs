@@ -135,7 +135,7 @@ impl OpenRequest {
             let slots = read_slots(&**device, DiskGeometry::applied_slots(), 8);
             let slots = self.within(slots).await.ok()?;
             let slots = [slots[0].as_deref(), slots[1].as_deref()];
-            let record = select_applied(self.id, label.disk, slots).newest?.record;
+            let record = select_applied(self.lineage(), label.disk, slots).newest?.record;
             Some(Witness { record, who: format!("{}, by what it applied,", place.name) })
         });
         known.extend(join_all(reads).await.into_iter().flatten());
@@ -155,7 +155,7 @@ impl OpenRequest {
             label.area.and_then(|area| Some((area, AreaPlace::new(&label.geometry, area)?)));
         let (area, place) = found.ok_or_else(|| unusable("it has no metadata area".into()))?;
         let bytes = AreaOf { request: self, disk, place };
-        let recovered = recover_copy(self.id, &place.layout, &bytes).await;
+        let recovered = recover_copy(self.lineage(), &place.layout, &bytes).await;
         let recovered = recovered.map_err(|error| Unusable {
             why: error.to_string(),
             proves: match error {

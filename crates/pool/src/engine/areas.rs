@@ -19,16 +19,20 @@
 
 use std::rc::Rc;
 
-use block::{BlockDevice, IoError, Lba, SECTOR_BYTES};
+use block::{BlockDevice, Buffer, IoError, Lba, SECTOR_BYTES};
 
+use super::config::vote_place;
 use super::lease::Ended;
 use super::member::Member;
-use super::observe;
+use super::observe::{self, VOTE_SECTORS};
 use super::pool::Pool;
 use super::re_add::{NotFit, not_fit};
 use super::unlabel::wipe;
 use crate::allocate::plan_area;
-use crate::format::{DiskGeometry, DiskId, ExtentRange, Label, LabelState, SelectedLabel};
+use crate::format::{
+    DiskGeometry, DiskId, ExtentRange, Label, LabelState, SelectedLabel, VOTE_BYTES,
+    is_of_another_pool,
+};
 use crate::metadata::{AreaLayout, MetaRecord, Metadata};
 use crate::report::PoolEvent;
 
@@ -99,10 +103,18 @@ impl Pool {
             (disk.area, agrees, disk.incoming_area.is_some(), meta.pool().name.clone())
         };
         let is_called_so = found.label.pool_name == pool_name;
-        let named = Label { pool_name, ..found.label.clone() };
+        // Whoever splits a pool again takes disks for the former one's of which the labels name that.
+        let is_new = found.label.splits_from.is_some();
+        let named = Label { pool_name, splits_from: None, ..found.label.clone() };
+        if is_new {
+            self.forget_other_votes(member, device).await.map_err(not_fit)?;
+        }
         if agrees {
             member.labelled_area.set(found.label.area);
-            if (begun || !is_called_so || found.faults.damaged.contains(&true))
+            if is_new {
+                self.write_label(device, &found, &named).await.map_err(not_fit)?;
+                member.label_resolved.set(true);
+            } else if (begun || !is_called_so || found.faults.damaged.contains(&true))
                 && self.write_label(device, &found, &named).await.is_ok()
             {
                 member.label_resolved.set(true);
@@ -125,6 +137,26 @@ impl Pool {
         member.label_resolved.set(true);
         self.tell_mended(member, &label, 0);
         Ok(label)
+    }
+
+    /// Zeroes what a disk showed as another pool's.
+    async fn forget_other_votes(
+        &self,
+        member: &Member,
+        device: &dyn BlockDevice,
+    ) -> Result<(), IoError> {
+        let place = vote_place(self.id, member.id);
+        let places = DiskGeometry::vote_slots();
+        let read = observe::read_slots(device, places, VOTE_SECTORS);
+        let slots = self.within(self.limits.claim, read).await?;
+        for (start, bytes) in places.into_iter().zip(slots) {
+            if bytes.is_some_and(|bytes| is_of_another_pool(&bytes, &place)) {
+                let zeros = Buffer::zeroed(VOTE_BYTES);
+                let write = block::write_durably(device, start, zeros);
+                self.within(self.limits.background, write).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes all four slots. Those that don't hold the label that counts first, so that it stays until

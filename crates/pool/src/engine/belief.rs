@@ -280,7 +280,7 @@ fn sound(shape: ExtentShape, heard: &[Heard], index: u32) -> Vec<Rc<ChecksumBloc
 }
 
 fn hash_of(pool: &Rc<Pool>, group: &GroupPlace, index: u32, version: ChecksumVersion) -> u64 {
-    version_hash(pool.id, group.generation, index, version)
+    version_hash(pool.lineage, group.generation, index, version)
 }
 
 /// Which blocks of a span nobody has: those in whose place a later version makes the sum right. If

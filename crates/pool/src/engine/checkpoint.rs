@@ -260,7 +260,7 @@ impl Pool {
                 Err(IoError::Medium(_)) => continue,
                 header => header?,
             };
-            heads.extend(check_header(&header, self.id, slot, &layout).head().cloned());
+            heads.extend(check_header(&header, self.lineage, slot, &layout).head().cloned());
         }
         let mut ground = Ground::default();
         heads.sort_unstable_by_key(|head| (head.stamp.epoch, head.stamp.sequence));
@@ -268,7 +268,7 @@ impl Pool {
             ground.sequence = head.stamp.sequence;
             ground.in_use.extend(&head.place);
             // Sections of a table that is of no use are of none either.
-            if let Ok(table) = read_table(self.id, &layout, &reader, &head).await {
+            if let Ok(table) = read_table(self.lineage, &layout, &reader, &head).await {
                 ground.in_use.extend(StoredCheckpoint { head, table }.in_use());
             }
         }

@@ -19,8 +19,8 @@ use crate::error::PoolError;
 use crate::forecast::{LayoutRoom, PoolForecast};
 use crate::format::{
     ConfigNumber, Configuration, Destruction, DiskGeometry, DiskId, DiskNumber, ExtentNumber,
-    ExtentRange, FailureDomain, Features, Label, NAME_BYTES_MAX, PoolId, RecordNumber, Voters,
-    choose_extent_bytes,
+    ExtentRange, FailureDomain, Features, Label, Lineage, NAME_BYTES_MAX, PoolId, RecordNumber,
+    Voters, choose_extent_bytes,
 };
 use crate::metadata::{
     AreaLayout, COPIES_MAX, CheckpointStamp, Layout, MetaRecord, Metadata, PoolIdentity,
@@ -41,12 +41,13 @@ impl Creation<'_> {
     /// identity and where its disks are.
     pub(crate) async fn run(&self) -> Result<(PoolId, Vec<(DiskId, DiskPlace)>), PoolError> {
         let (metadata, labels) = self.plan()?;
+        let id = PoolId(metadata.pool().lineage.0);
         let epoch = self.free_epoch().await;
         claim_all(self.config, self.runtime, &self.candidates, epoch).await?;
         self.write_all(&labels, &metadata, epoch).await?;
         let places = self.candidates.iter().map(|candidate| candidate.place.clone());
         let disks = labels.iter().map(|label| label.disk).zip(places).collect();
-        Ok((metadata.pool().id, disks))
+        Ok((id, disks))
     }
 
     /// What the pool would be like.
@@ -61,7 +62,7 @@ impl Creation<'_> {
         let total: u64 = data_disks.map(Candidate::size_bytes).sum();
         let extent_bytes = self.request.extent_bytes.unwrap_or_else(|| choose_extent_bytes(total));
         let identity = PoolIdentity {
-            id: PoolId(self.random_id()),
+            lineage: Lineage(self.random_id()),
             name: self.request.name.clone(),
             extent_bytes,
             failure_domain: self.request.failure_domain,
@@ -111,7 +112,9 @@ impl Creation<'_> {
                 candidate.geometry_and_area(extents, area_extents, identity.extent_bytes)?;
             Ok(Label {
                 features: Features::default(),
-                pool: identity.id,
+                pool: PoolId(identity.lineage.0),
+                lineage: identity.lineage,
+                splits_from: None,
                 pool_name: identity.name.clone(),
                 disk: ids[index],
                 number: DiskNumber(index as u32),
@@ -389,7 +392,9 @@ impl OpenPool {
         };
         let label = Label {
             features: Features::default(),
-            pool: pool.id,
+            pool: self.pool.id,
+            lineage: self.pool.lineage,
+            splits_from: None,
             pool_name: pool.name,
             disk,
             number,

@@ -298,7 +298,7 @@ impl Volume {
             match self.checksum_block(group, indexes.clone()).await {
                 Ok(loaded) => {
                     let now = loaded.block.version;
-                    let followed_hash = version_hash(pool.id, group.generation, index, now);
+                    let followed_hash = version_hash(pool.lineage, group.generation, index, now);
                     let mut block = (*loaded.block).clone();
                     block.version = next(now);
                     return Ok(Some(NextBlock { block, followed_hash }));
@@ -326,7 +326,7 @@ impl Volume {
         let group = destage.group.generation;
         let mut root = self.pool.root_of(group)?;
         for NextBlock { block, followed_hash } in &destage.blocks {
-            let hash = version_hash(self.pool.id, group, block.index, block.version);
+            let hash = version_hash(self.pool.lineage, group, block.index, block.version);
             root = root.wrapping_sub(*followed_hash).wrapping_add(hash);
         }
         Some(RootChange { group, root })

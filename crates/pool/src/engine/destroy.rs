@@ -15,47 +15,25 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use block::{BlockDevice, Claim, Epoch, Instance, IoError};
+use block::{BlockDevice, Epoch, IoError};
 use futures::future::join_all;
 
+use super::examine::ExaminedDisk;
 use super::lease::Ended;
-use super::observe::{Content, read_content};
+use super::observe::Content;
 use super::open::SeenDisk;
 use super::open_pool::OpenPool;
 use super::quorum::Quorum;
 use super::slot::{Slot, SlotState};
-use super::unlabel::{Unlabelled, newest_vote, show};
+use super::unlabel::{Unlabelled, show};
 use super::whose::owner_name;
 use super::{DiskPlace, Engine};
-use crate::endings::{DestroyPlan, DestroyReport, DoomedDisk, DoomedVolume, LeftDisk};
+use crate::endings::{DestroyPlan, DestroyReport, DoomedVolume, LeftDisk, ShownDisk};
 use crate::error::PoolError;
 use crate::format::{
-    ConfigNumber, Configuration, Destruction, DiskId, Label, PoolId, RecordNumber, Voters,
+    ConfigNumber, Configuration, Destruction, DiskId, PoolId, RecordNumber, Voters,
 };
 use crate::report::{PoolEvent, PoolState};
-
-/// Who else claims the disks outbids us this often before we give up.
-const CLAIM_ATTEMPTS: usize = 4;
-
-/// A claimed disk of a pool that is to end.
-struct Doomed {
-    seen: SeenDisk,
-    label: Label,
-    /// The instance that was looked at.
-    instance: Instance,
-    /// Its newest vote, and the slot that has it.
-    vote: Option<(usize, Configuration)>,
-}
-
-impl Doomed {
-    fn destruction(&self) -> Destruction {
-        self.vote.as_ref().map_or(Destruction::None, |(_, vote)| vote.destruction)
-    }
-
-    fn next_slot(&self) -> usize {
-        self.vote.as_ref().map_or(0, |(slot, _)| 1 - slot)
-    }
-}
 
 impl Engine {
     /// What [`Engine::destroy_pool`] would end, or why it wouldn't.
@@ -158,7 +136,7 @@ impl Engine {
         }
     }
 
-    fn plan_of_open(&self, open: &OpenPool) -> DestroyPlan {
+    pub(super) fn plan_of_open(&self, open: &OpenPool) -> DestroyPlan {
         let mut disks = self.seen_disks(open.pool.id);
         // Of disks of an open pool their drivers know whether they answer.
         disks.retain(|seen| {
@@ -170,7 +148,7 @@ impl Engine {
         let away = open.pool.members().into_iter().filter(|member| !present.contains(&member.id));
         let away = away.map(|member| {
             let mut disk =
-                doomed_disk(&member.place.borrow(), member.id, member.geometry.labelled_bytes());
+                shown_disk(&member.place.borrow(), member.id, member.geometry.labelled_bytes());
             if let Some(known) = meta.disks().get(&member.number).filter(|_| disk.node.is_empty()) {
                 disk.node.clone_from(&known.node_name);
             }
@@ -185,7 +163,7 @@ impl Engine {
             id: open.pool.id.to_string(),
             owner: None,
             volumes: Some(volumes.collect()),
-            disks: in_order(disks.iter().map(doomed_by_label)),
+            disks: in_order(disks.iter().map(shown_by_label)),
             away: in_order(away),
         }
     }
@@ -213,8 +191,8 @@ impl Engine {
             id: slot.id.to_string(),
             owner: others.then(|| owner_name(&quorum)),
             volumes: None,
-            disks: in_order(seen.iter().map(doomed_by_label)),
-            away: in_order(away.map(|(disk, place)| doomed_disk(place, *disk, 0))),
+            disks: in_order(seen.iter().map(shown_by_label)),
+            away: in_order(away.map(|(disk, place)| shown_disk(place, *disk, 0))),
         })
     }
 
@@ -246,7 +224,7 @@ impl Engine {
         self.look_again(slot.id).await;
         let seen: Vec<SeenDisk> =
             self.seen_disks(slot.id).into_iter().chain(self.remnants(slot.id)).collect();
-        if in_order(seen.iter().map(doomed_by_label)) != shown.disks {
+        if in_order(seen.iter().map(shown_by_label)) != shown.disks {
             return Err(is_another(shown));
         }
         let done = self.end_claimed(slot, shown, &seen).await;
@@ -260,7 +238,7 @@ impl Engine {
         shown: &DestroyPlan,
         seen: &[SeenDisk],
     ) -> Result<DestroyReport, PoolError> {
-        let (epoch, mut disks) = self.claim_doomed(seen).await?;
+        let (epoch, mut disks) = self.claim_and_examine(seen).await?;
         let proof = disks.iter().find(|disk| disk.destruction() == Destruction::Decided);
         let proof = proof.and_then(|disk| disk.vote.clone()).map(|(_, vote)| vote);
         let is_recorded = self.destroyed.borrow().contains_key(&slot.id);
@@ -287,71 +265,10 @@ impl Engine {
                 Err(error) => left.push(LeftDisk { disk: name, why: error.to_string() }),
             }
         }
-        let away = shown.away.iter().map(DoomedDisk::describe).collect();
+        let away = shown.away.iter().map(ShownDisk::describe).collect();
         let (pool, state) = (shown.name.clone(), PoolState::Destroyed);
         self.events.tell(PoolEvent::PoolState { pool, state });
         Ok(DestroyReport { name: shown.name.clone(), id: shown.id.clone(), wiped, left, away })
-    }
-
-    /// Claims all disks under one epoch, and looks at each again: one that doesn't answer, or isn't what it was, ends it.
-    async fn claim_doomed(&self, seen: &[SeenDisk]) -> Result<(Epoch, Vec<Doomed>), PoolError> {
-        let renewals = seen.iter().map(|disk| self.in_time(disk.device.renew()));
-        let holders = join_all(renewals).await.into_iter().flatten();
-        let voted = seen.iter().filter_map(|disk| Some(disk.vote.as_ref()?.newest.epoch));
-        let highest = holders.map(|answer| answer.value.epoch).chain(voted).max();
-        let mut epoch = highest.unwrap_or_default().next();
-        for _ in 0..CLAIM_ATTEMPTS {
-            let claim = Claim { epoch, owner: self.config.owner, force: false };
-            let claims = seen.iter().map(|disk| self.in_time(disk.device.claim(claim)));
-            let answers = join_all(claims).await;
-            let outbid = answers.iter().filter_map(|answer| match answer {
-                Err(IoError::Fenced { highest }) => Some(*highest),
-                _ => None,
-            });
-            if let Some(highest) = outbid.max() {
-                epoch = highest.next();
-                continue;
-            }
-            let looks = seen.iter().zip(answers).map(|(disk, answer)| async move {
-                let look = async { self.look_claimed(disk, answer?.instance).await };
-                look.await.map_err(|error| {
-                    PoolError::io("looking at it once it was claimed", &disk.place.name, error)
-                })?
-            });
-            let disks = join_all(looks).await.into_iter().collect::<Result<Vec<_>, PoolError>>()?;
-            return Ok((epoch, disks));
-        }
-        Err(PoolError::invalid("another supervisor claims its disks", "find out who uses the pool"))
-    }
-
-    /// Whether a claimed disk is the one that was seen.
-    async fn look_claimed(
-        &self,
-        seen: &SeenDisk,
-        instance: Instance,
-    ) -> Result<Result<Doomed, PoolError>, IoError> {
-        let content = self.in_time(read_content(&*seen.device, false)).await?;
-        let label = content
-            .label()
-            .filter(|label| (label.pool, label.disk) == (seen.label.pool, seen.label.disk));
-        let Some(label) = label.cloned() else {
-            return Ok(Err(PoolError::refused(
-                seen.place.to_string(),
-                "it doesn't carry what was shown any more",
-                "look at it again (disk list); nothing was done",
-            )));
-        };
-        let vote = self.in_time(newest_vote(&*seen.device, &label)).await?;
-        // Still the one that was claimed.
-        let now = self.in_time(seen.device.renew()).await?.instance;
-        if now != instance {
-            return Err(IoError::Restarted { now });
-        }
-        let shown = match content {
-            Content::Labelled { vote, .. } => vote,
-            _ => None,
-        };
-        Ok(Ok(Doomed { seen: SeenDisk { vote: shown, ..seen.clone() }, label, instance, vote }))
     }
 
     /// Has a majority of the votes say that the pool is no more; tells what they say.
@@ -359,7 +276,7 @@ impl Engine {
         &self,
         slot: &Slot,
         epoch: Epoch,
-        disks: &mut [Doomed],
+        disks: &mut [ExaminedDisk],
     ) -> Result<Configuration, PoolError> {
         let seen: Vec<SeenDisk> = disks.iter().map(|disk| disk.seen.clone()).collect();
         let quorum = Quorum::of(&seen);
@@ -399,7 +316,7 @@ impl Engine {
     async fn prove_and_wipe(
         &self,
         pool: PoolId,
-        disk: &Doomed,
+        disk: &ExaminedDisk,
         proof: &Configuration,
     ) -> Result<(), IoError> {
         let device: &dyn BlockDevice = &*disk.seen.device;
@@ -420,19 +337,10 @@ impl Engine {
         };
         self.in_time(unlabelled.wipe()).await
     }
-
-    /// What a disk that is to be looked at or wiped answers in time.
-    pub(super) async fn in_time<T>(
-        &self,
-        work: impl Future<Output = Result<T, IoError>>,
-    ) -> Result<T, IoError> {
-        let done = runtime::timeout(&self.runtime, self.config.limits.claim, work).await;
-        done.unwrap_or(Err(IoError::Lost))
-    }
 }
 
 /// What proves that a pool is no more where our records alone say so.
-fn recorded(disks: &[Doomed]) -> Configuration {
+fn recorded(disks: &[ExaminedDisk]) -> Configuration {
     let newest = disks.iter().filter_map(|disk| disk.vote.as_ref()).map(|(_, vote)| vote);
     newest.max_by_key(|vote| vote.rank()).cloned().unwrap_or_else(|| Configuration {
         epoch: Epoch::OBSERVER,
@@ -450,12 +358,12 @@ fn recorded(disks: &[Doomed]) -> Configuration {
     })
 }
 
-fn doomed_by_label(disk: &SeenDisk) -> DoomedDisk {
-    doomed_disk(&disk.place, disk.label.disk, disk.label.geometry.labelled_bytes())
+pub(super) fn shown_by_label(disk: &SeenDisk) -> ShownDisk {
+    shown_disk(&disk.place, disk.label.disk, disk.label.geometry.labelled_bytes())
 }
 
-fn doomed_disk(place: &DiskPlace, disk: DiskId, size_bytes: u64) -> DoomedDisk {
-    DoomedDisk {
+pub(super) fn shown_disk(place: &DiskPlace, disk: DiskId, size_bytes: u64) -> ShownDisk {
+    ShownDisk {
         name: place.name.clone(),
         id: disk.to_string(),
         node: place.node_name.clone(),
@@ -464,8 +372,8 @@ fn doomed_disk(place: &DiskPlace, disk: DiskId, size_bytes: u64) -> DoomedDisk {
     }
 }
 
-fn in_order(disks: impl Iterator<Item = DoomedDisk>) -> Vec<DoomedDisk> {
-    let mut disks: Vec<DoomedDisk> = disks.collect();
+pub(super) fn in_order(disks: impl Iterator<Item = ShownDisk>) -> Vec<ShownDisk> {
+    let mut disks: Vec<ShownDisk> = disks.collect();
     disks.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
     disks
 }

@@ -345,7 +345,8 @@ impl Pool {
         let member = &work.member;
         let sequence = member.applied_sequence.get();
         let record = self.area.borrow().committed();
-        let applied = Applied { pool: self.id, disk: member.id, sequence, release, record };
+        let (lineage, disk) = (self.lineage, member.id);
+        let applied = Applied { lineage, disk, sequence, release, record };
         (DiskGeometry::applied_slots()[applied.slot()], applied.encode())
     }
 }

@@ -184,7 +184,7 @@ impl Candidate {
             try_join_all(pieces).await?;
         }
         let applied = Applied {
-            pool: label.pool,
+            lineage: label.lineage,
             disk: label.disk,
             sequence: 1,
             release: ReleaseNumber(0),

@@ -211,8 +211,12 @@ impl Engine {
     }
 
     /// The pool that is meant by a name. Of several of one name none is taken by guessing.
-    fn importable(&self, name: &str) -> Result<Rc<Slot>, PoolError> {
-        let found = self.slots_named(name);
+    pub(super) fn importable(&self, name: &str) -> Result<Rc<Slot>, PoolError> {
+        let mut found = self.slots_named(name);
+        if found.len() > 1 {
+            // What is left of the former pool is meant.
+            found.retain(|slot| self.unfinished(slot.id).is_none());
+        }
         match found.as_slice() {
             [] => Err(PoolError::no_pool(name)),
             [one] => Ok(Rc::clone(one)),

@@ -340,7 +340,7 @@ impl CopyReader<'_> {
         let (begin, rest) = (at.log_at, end.log_at - at.log_at);
         let log = self.area.layout.log_offset(at.slot());
         let mut bytes = self.read(log + begin, rest.min(PIECE_BYTES)).await?;
-        if let Some(claim) = entry_claim(&bytes, at.pool).filter(|c| c.bytes > bytes.len()) {
+        if let Some(claim) = entry_claim(&bytes, at.lineage).filter(|c| c.bytes > bytes.len()) {
             let len = (claim.bytes as u64).next_multiple_of(BLOCK_BYTES as u64);
             bytes = self.read(log + begin, len.min(rest)).await?;
         }

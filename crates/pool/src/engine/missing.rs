@@ -104,8 +104,10 @@ impl OpenPool {
         match silent.is_empty() {
             true => "a majority of its votes does not answer in time".into(),
             false => format!(
-                "a majority of its votes does not answer; bring back {}",
-                self.names(&silent, ", ")
+                "a majority of its votes does not answer; bring back {}; if they will never be back: `etherpool \
+                 pool import {} --without-majority` says what that means",
+                self.names(&silent, ", "),
+                self.pool.name
             ),
         }
     }

@@ -10,7 +10,7 @@ use crate::format::{
 };
 
 /// Sectors of a vote slot.
-const VOTE_SECTORS: u64 = (VOTE_BYTES / block::SECTOR_BYTES) as u64;
+pub(super) const VOTE_SECTORS: u64 = (VOTE_BYTES / block::SECTOR_BYTES) as u64;
 
 /// What is on a disk.
 #[derive(Clone, Debug)]

@@ -24,7 +24,9 @@ use super::quorum::Quorum;
 use super::re_add::{Joined, NotFit};
 use super::{DiskPlace, EngineConfig, Limits};
 use crate::error::PoolError;
-use crate::format::{Configuration, Destruction, DiskGeometry, DiskId, DiskNumber, Label, PoolId};
+use crate::format::{
+    Configuration, Destruction, DiskGeometry, DiskId, DiskNumber, Label, Lineage, PoolId,
+};
 use crate::metadata::Metadata;
 
 /// A labelled disk that is present.
@@ -111,6 +113,11 @@ impl OpenRequest {
         }
     }
 
+    /// What the pool was made as.
+    pub(super) fn lineage(&self) -> Lineage {
+        self.disks.first().map_or(Lineage(self.id.0), |disk| disk.label.lineage)
+    }
+
     /// That a pool isn't opened any more.
     pub(super) fn is_destroyed(&self) -> PoolError {
         let name = self.name.clone();
@@ -131,6 +138,14 @@ impl OpenRequest {
                 "{} of {total} votes answer, {} are needed, with a current copy of its metadata; {there}",
                 votes.present,
                 total / 2 + 1
+            ),
+        };
+        let why = match self.disks.is_empty() || quorum.is_enough() {
+            true => why,
+            false => format!(
+                "{why}; if the others will never be back: `etherpool pool import {} --without-majority` says \
+                 what that means",
+                self.name
             ),
         };
         let missing = quorum.missing().into_iter().map(|disk| self.name_of(disk)).collect();
@@ -294,6 +309,7 @@ impl OpenRequest {
             events: Rc::clone(&self.events),
             checksum_cache: Rc::clone(&self.checksum_cache),
             id: self.id,
+            lineage: self.lineage(),
             name: metadata.pool().name.clone(),
             owner: self.config.owner,
             owner_name: self.config.owner_name.clone(),

@@ -22,7 +22,8 @@ use super::lease::{Ended, Lease};
 use super::member::{Member, Standing};
 use super::volume::credit::Credit;
 use crate::format::{
-    Configuration, DiskNumber, ExtentNumber, ExtentShape, GenerationId, PoolId, Row, VolumeId,
+    Configuration, DiskNumber, ExtentNumber, ExtentShape, GenerationId, Lineage, PoolId, Row,
+    VolumeId,
 };
 use crate::layout::RowAddress;
 use crate::metadata::{Group, Metadata, RunKey};
@@ -37,6 +38,8 @@ pub(crate) struct Pool {
     pub(crate) events: Rc<Events>,
     pub(crate) checksum_cache: Rc<ChecksumCache>,
     pub(crate) id: PoolId,
+    /// What it was made as: what is on its disks is checked against that.
+    pub(crate) lineage: Lineage,
     pub(crate) name: String,
     pub(crate) owner: OwnerId,
     pub(crate) owner_name: String,

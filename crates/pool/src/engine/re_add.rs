@@ -189,7 +189,8 @@ impl Pool {
         let (release, record) = known.unwrap_or_default();
         let places = DiskGeometry::applied_slots();
         for _ in places {
-            let anew = Applied { pool: self.id, disk: member.id, sequence, release, record };
+            let (lineage, disk) = (self.lineage, member.id);
+            let anew = Applied { lineage, disk, sequence, release, record };
             let write = device.write(places[anew.slot()], anew.encode(), Durability::Durable);
             self.within(self.limits.claim, write).await.map_err(not_fit)?;
             sequence += 1;
@@ -205,7 +206,7 @@ impl Pool {
     ) -> Result<AppliedSlots, IoError> {
         let places = DiskGeometry::applied_slots();
         let slots = observe::read_slots(device, places, BLOCK_SECTORS).await?;
-        Ok(select_applied(self.id, member.id, [slots[0].as_deref(), slots[1].as_deref()]))
+        Ok(select_applied(self.lineage, member.id, [slots[0].as_deref(), slots[1].as_deref()]))
     }
 
     pub(crate) fn is_rolled_back(&self, disk: DiskNumber, applied: &AppliedSlots) -> bool {

@@ -21,7 +21,7 @@ use super::quorum::Quorum;
 use super::taken::Taken;
 use super::{DiskFacts, DiskPlace, EngineConfig};
 use crate::error::PoolError;
-use crate::format::{Destruction, DiskId, PoolId};
+use crate::format::{Destruction, DiskId, Label, PoolId};
 use crate::report::{PoolEvent, PoolState};
 
 /// The engine. Its tasks share it.
@@ -397,11 +397,16 @@ impl Engine {
 
     /// The disks of a pool present, without those that aren't who they say (`twins`).
     pub(super) fn seen_disks(&self, pool: PoolId) -> Vec<SeenDisk> {
+        self.seen_where(|label| label.pool == pool)
+    }
+
+    /// The same, of those labels.
+    pub(super) fn seen_where(&self, is_one: impl Fn(&Label) -> bool) -> Vec<SeenDisk> {
         let mut seen: BTreeMap<DiskId, SeenDisk> = BTreeMap::new();
         for device in self.devices.borrow().values() {
             let content = device.content.borrow();
             let Content::Labelled { label, vote } = &*content else { continue };
-            if label.label.pool == pool && self.why_not_itself(device).is_none() {
+            if is_one(&label.label) && self.why_not_itself(device).is_none() {
                 seen.entry(label.label.disk).or_insert_with(|| SeenDisk {
                     place: device.facts.place(),
                     machine: device.facts.node,
@@ -461,9 +466,14 @@ impl Engine {
     }
 
     pub(super) async fn look_again(&self, pool: PoolId) {
+        self.look_again_at(|device| device.is_of(pool)).await;
+    }
+
+    /// Looks at these devices again.
+    pub(super) async fn look_again_at(&self, which: impl Fn(&Device) -> bool) {
         let devices: Vec<Rc<Device>> = self.devices.borrow().values().cloned().collect();
-        let of_pool = devices.into_iter().filter(|device| device.is_of(pool));
-        let looks = of_pool.map(|device| async move {
+        let chosen = devices.into_iter().filter(|device| which(device));
+        let looks = chosen.map(|device| async move {
             let mut content = self.read_device(&device).await;
             // A disk that was given up a moment ago is just opened anew as a stranger's.
             if let Err(IoError::Lost | IoError::Restarted { .. }) = content {

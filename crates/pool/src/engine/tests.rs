@@ -29,6 +29,7 @@ mod reads;
 mod right_copies;
 mod scrub;
 mod spare;
+mod split;
 mod stats;
 mod volumes;
 mod witness;

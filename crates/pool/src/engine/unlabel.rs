@@ -120,7 +120,8 @@ pub(super) async fn wipe(
     Ok(())
 }
 
-fn is_from(answered: Instance, expected: Option<Instance>) -> Result<(), IoError> {
+/// Whether an answer is from the instance that was looked at.
+pub(super) fn is_from(answered: Instance, expected: Option<Instance>) -> Result<(), IoError> {
     match expected {
         Some(expected) if expected != answered => Err(IoError::Restarted { now: answered }),
         _ => Ok(()),

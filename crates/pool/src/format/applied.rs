@@ -5,7 +5,7 @@
 //! | 0 | 8 | magic "epCONFRM" |
 //! | 8 | 4 | CRC32C of the block, this field as zeros |
 //! | 12 | 4 | zero |
-//! | 16 | 16 | pool |
+//! | 16 | 16 | lineage of the pool |
 //! | 32 | 16 | disk |
 //! | 48 | 8 | sequence; the block lies in slot (sequence mod 2) |
 //! | 56 | 8 | release number |
@@ -19,7 +19,7 @@
 use block::{BLOCK_BYTES, Buffer, BufferMut};
 
 use super::field::{Field, crc_without};
-use super::{DiskId, PoolId, RecordNumber, ReleaseNumber};
+use super::{DiskId, Lineage, RecordNumber, ReleaseNumber};
 
 const MAGIC_BYTES: &[u8; 8] = b"epCONFRM";
 
@@ -41,8 +41,8 @@ const _: () = assert!(REST.end() == APPLIED_BYTES);
 /// An applied block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Applied {
-    /// The disk's pool.
-    pub pool: PoolId,
+    /// That of the disk's pool.
+    pub lineage: Lineage,
     /// The disk.
     pub disk: DiskId,
     /// How new it is; decides the slot.
@@ -63,7 +63,7 @@ impl Applied {
     pub fn encode(&self) -> Buffer {
         let mut block = BufferMut::zeroed(APPLIED_BYTES);
         MAGIC.of_mut(&mut block).copy_from_slice(MAGIC_BYTES);
-        POOL.put_uuid(&mut block, self.pool.0);
+        POOL.put_uuid(&mut block, self.lineage.0);
         DISK.put_uuid(&mut block, self.disk.0);
         SEQUENCE.put_number(&mut block, self.sequence);
         RELEASE.put_number(&mut block, self.release.0);
@@ -80,7 +80,7 @@ impl Applied {
             && ZERO.number(bytes) == 0
             && REST.of(bytes).iter().all(|byte| *byte == 0);
         sound.then(|| Applied {
-            pool: PoolId(POOL.uuid(bytes)),
+            lineage: Lineage(POOL.uuid(bytes)),
             disk: DiskId(DISK.uuid(bytes)),
             sequence: SEQUENCE.number(bytes),
             release: ReleaseNumber(RELEASE.number(bytes)),
@@ -102,10 +102,10 @@ pub struct AppliedSlots {
 }
 
 /// Selects the newest valid applied block of a disk. `None` is a slot that couldn't be read.
-pub fn select_applied(pool: PoolId, disk: DiskId, slots: [Option<&[u8]>; 2]) -> AppliedSlots {
+pub fn select_applied(lineage: Lineage, disk: DiskId, slots: [Option<&[u8]>; 2]) -> AppliedSlots {
     let found = [0, 1].map(|slot| {
         slots[slot].and_then(Applied::decode).filter(|applied| {
-            applied.pool == pool && applied.disk == disk && applied.slot() == slot
+            applied.lineage == lineage && applied.disk == disk && applied.slot() == slot
         })
     });
     let newest = found.into_iter().flatten().max_by_key(|applied| applied.sequence);
@@ -127,12 +127,12 @@ mod tests {
 
     use super::*;
 
-    const POOL_ID: PoolId = PoolId(Uuid::from_u128(0x11));
+    const POOL_ID: Lineage = Lineage(Uuid::from_u128(0x11));
     const DISK_ID: DiskId = DiskId(Uuid::from_u128(0x22));
 
     fn applied(sequence: u64, release: u64) -> Applied {
         let (release, record) = (ReleaseNumber(release), RecordNumber(release + 0x100));
-        Applied { pool: POOL_ID, disk: DISK_ID, sequence, release, record }
+        Applied { lineage: POOL_ID, disk: DISK_ID, sequence, release, record }
     }
 
     #[test]
@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(select_applied(POOL_ID, DISK_ID, [Some(&bytes), None]), none);
         let other = DiskId(Uuid::from_u128(0x23));
         assert_eq!(select_applied(POOL_ID, other, [None, Some(&bytes)]), none);
-        let other = PoolId(Uuid::from_u128(0x12));
+        let other = Lineage(Uuid::from_u128(0x12));
         assert_eq!(select_applied(other, DISK_ID, [None, Some(&bytes)]), none);
     }
 

@@ -40,8 +40,13 @@ macro_rules! identity {
 }
 
 identity!(
-    /// A pool, for ever.
+    /// A pool, for ever: labels and votes name it.
     PoolId
+);
+identity!(
+    /// What a pool was made as: the id that it had then. All that is on its disks but labels and votes is checked
+    /// against it, so it stays when what is left of a pool becomes another one.
+    Lineage
 );
 identity!(
     /// A disk as a member of a pool: made anew when it is labelled.

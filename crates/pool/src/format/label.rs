@@ -24,7 +24,9 @@
 //! | 144 | 80 | ids of the disks that had a vote when it was written, 16 each |
 //! | 224 | 64 | pool's name, UTF-8, zero padded |
 //! | 288 | 64 | machine's name, UTF-8, zero padded |
-//! | 352 | 3744 | zero |
+//! | 352 | 16 | lineage; zero for that of the pool's own id (feature "split pools") |
+//! | 368 | 16 | pool that this one is being split from; zero for none (feature "split pools") |
+//! | 384 | 3712 | zero |
 //!
 //! The metadata area lies within the extents, which begin at 1 MiB and end before the labels at the end.
 //! The label only says where to look: what is found there must name the same place (`metadata::Disk`),
@@ -44,7 +46,7 @@ use uuid::Uuid;
 
 use super::field::{Field, crc_without};
 use super::voters::VOTE_DISKS_MAX;
-use super::{DiskGeometry, DiskId, DiskNumber, ExtentNumber, ExtentRange, PoolId};
+use super::{DiskGeometry, DiskId, DiskNumber, ExtentNumber, ExtentRange, Lineage, PoolId};
 
 const MAGIC_BYTES: &[u8; 8] = &block::probe::LABEL_MAGIC;
 const VERSION_NOW: u64 = 0;
@@ -71,7 +73,9 @@ const FIRST_OWNER: Field = NODE.then(16);
 const VOTES: Field = FIRST_OWNER.then(16 * VOTE_DISKS_MAX);
 const POOL_NAME: Field = VOTES.then(NAME_BYTES_MAX);
 const NODE_NAME: Field = POOL_NAME.then(NAME_BYTES_MAX);
-const REST: Field = NODE_NAME.then(LABEL_BYTES - NODE_NAME.end());
+const LINEAGE: Field = NODE_NAME.then(16);
+const SPLITS_FROM: Field = LINEAGE.then(16);
+const REST: Field = SPLITS_FROM.then(LABEL_BYTES - SPLITS_FROM.end());
 
 /// Bytes in a slot.
 pub const LABEL_BYTES: usize = BLOCK_BYTES;
@@ -79,7 +83,7 @@ pub const LABEL_BYTES: usize = BLOCK_BYTES;
 pub const NAME_BYTES_MAX: usize = 64;
 
 const _: () = assert!(REST.end() == LABEL_BYTES);
-const _: () = assert!(NODE_NAME.end() == 352);
+const _: () = assert!(NODE_NAME.end() == 352 && SPLITS_FROM.end() == 384);
 
 /// What members of a group must not share.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,10 +111,18 @@ pub struct Features {
 
 impl Features {
     /// What this code knows.
-    pub const KNOWN: Features = Features { compatible: 0, read_only: 0, incompatible: 0 };
+    pub const KNOWN: Features =
+        Features { compatible: 0, read_only: 0, incompatible: Features::SPLIT };
+    /// The label says of what lineage its pool is.
+    const SPLIT: u64 = 1 << 4;
     /// Names of bits that are given out, so that older code can say what it lacks.
-    const INCOMPATIBLE_NAMES: [&'static str; 4] =
-        ["parity groups", "thin volumes", "several logs per volume", "witnesses"];
+    const INCOMPATIBLE_NAMES: [&'static str; 5] = [
+        "parity groups",
+        "thin volumes",
+        "several logs per volume",
+        "witnesses",
+        "pools that were split from others",
+    ];
 
     /// The names of features that keep off who doesn't know them, of which this code knows nothing.
     fn unknown_names(self) -> Vec<String> {
@@ -139,6 +151,11 @@ pub struct Label {
     pub features: Features,
     /// The pool.
     pub pool: PoolId,
+    /// What that was made as.
+    pub lineage: Lineage,
+    /// The pool that the disk was of, as long as what is left of that is being made this one. The disk took no part
+    /// in this one before.
+    pub splits_from: Option<PoolId>,
     /// Its name.
     pub pool_name: String,
     /// The disk.
@@ -187,7 +204,12 @@ impl Label {
         VERSION.put_number(&mut label, VERSION_NOW);
         COMPATIBLE.put_number(&mut label, self.features.compatible);
         READ_ONLY.put_number(&mut label, self.features.read_only);
-        INCOMPATIBLE.put_number(&mut label, self.features.incompatible);
+        let split = if self.lineage == Lineage(self.pool.0) { 0 } else { Features::SPLIT };
+        INCOMPATIBLE.put_number(&mut label, self.features.incompatible & !Features::SPLIT | split);
+        if split != 0 {
+            LINEAGE.put_uuid(&mut label, self.lineage.0);
+            SPLITS_FROM.put_uuid(&mut label, self.splits_from.unwrap_or_default().0);
+        }
         SEQUENCE.put_number(&mut label, sequence);
         POOL.put_uuid(&mut label, self.pool.0);
         DISK.put_uuid(&mut label, self.disk.0);
@@ -425,9 +447,21 @@ impl Slot {
         }
         let vote_disks = VOTES.of(bytes).chunks_exact(16).take(votes);
         let vote_disks = vote_disks.filter_map(|id| Uuid::from_slice(id).ok()).map(DiskId);
+        let pool = PoolId(POOL.uuid(bytes));
+        let is_split = features.incompatible & Features::SPLIT != 0;
+        let lineage = Lineage(if is_split { LINEAGE.uuid(bytes) } else { pool.0 });
+        if is_split == (lineage.0 == pool.0) {
+            return None;
+        }
+        let splits_from = Some(PoolId(SPLITS_FROM.uuid(bytes)));
         let label = Label {
-            features,
-            pool: PoolId(POOL.uuid(bytes)),
+            features: Features {
+                incompatible: features.incompatible & !Features::SPLIT,
+                ..features
+            },
+            pool,
+            lineage,
+            splits_from: splits_from.filter(|from| is_split && *from != PoolId::default()),
             pool_name: POOL_NAME.text(bytes)?,
             disk: DiskId(DISK.uuid(bytes)),
             number: DiskNumber(NUMBER.number32(bytes)),

@@ -11,6 +11,8 @@ fn label() -> Label {
     Label {
         features: Features::default(),
         pool: PoolId(Uuid::from_u128(0x11)),
+        lineage: Lineage(Uuid::from_u128(0x11)),
+        splits_from: None,
         pool_name: "cluster".into(),
         disk: DiskId(Uuid::from_u128(0x22)),
         number: DiskNumber(3),
@@ -158,6 +160,31 @@ fn a_truncated_disk_is_named_as_such() {
     let expected = LabelError::Truncated { pool, disk, labelled_bytes: SIZE, device_bytes: short };
     assert_eq!(error, expected);
     assert!(matches!(slots.select_on(SIZE + 4096), LabelState::Labelled(_)));
+}
+
+#[test]
+fn a_pool_that_was_split_keeps_its_lineage() {
+    let split = Label {
+        pool: PoolId(Uuid::from_u128(0x12)),
+        splits_from: Some(PoolId(Uuid::from_u128(0x11))),
+        ..label()
+    };
+    assert_eq!(Slots::blank().with(8, &split).selected().label, split);
+    let done = Label { splits_from: None, ..split };
+    let slots = Slots::blank().with(8, &done);
+    assert_eq!(slots.selected().label, done);
+    // Who doesn't know of lineages stays away, and any other pool's label is what it always was.
+    assert_eq!(INCOMPATIBLE.number(&slots.0[0]), Features::SPLIT);
+    assert_eq!(INCOMPATIBLE.number(&two().0[0]), 0);
+    // A lineage is only named where it is another's.
+    let mut slots = two();
+    for slot in Label::slots_of(8) {
+        INCOMPATIBLE.put_number(&mut slots.0[slot], Features::SPLIT);
+        LINEAGE.put_uuid(&mut slots.0[slot], label().pool.0);
+        let crc = crc_without(&slots.0[slot], CRC);
+        CRC.put_number(&mut slots.0[slot], u64::from(crc));
+        assert!(matches!(Slot::read(&slots.0[slot], slot), Slot::Damaged));
+    }
 }
 
 #[test]

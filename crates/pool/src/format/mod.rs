@@ -26,8 +26,8 @@ pub use checksum::{
 pub(crate) use checksum::{ROW_SECTORS, sector_checksum};
 pub use geometry::{DiskGeometry, GeometryError, MIB, choose_extent_bytes};
 pub use ids::{
-    ConfigNumber, DiskId, DiskNumber, ExtentNumber, ExtentRange, GenerationId, JobNumber, PoolId,
-    RecordNumber, ReleaseNumber, Row, SegmentNumber, VolumeId,
+    ConfigNumber, DiskId, DiskNumber, ExtentNumber, ExtentRange, GenerationId, JobNumber, Lineage,
+    PoolId, RecordNumber, ReleaseNumber, Row, SegmentNumber, VolumeId,
 };
 pub use label::{
     FailureDomain, Features, LABEL_BYTES, Label, LabelError, LabelFaults, LabelState,
@@ -46,7 +46,7 @@ pub use root::{initial_root, version_hash};
 pub(crate) use vote::VOTE_MAGIC;
 pub use vote::{
     Configuration, Destruction, OUT_DISKS_MAX, OutDisk, TooManyOut, VOTE_BYTES, VotePlace,
-    VoteSlots, Witness, select_vote,
+    VoteSlots, Witness, is_of_another_pool, select_vote,
 };
 pub(crate) use voters::has_majority;
 pub use voters::{VOTE_DISKS_MAX, Voters, majority_of, poorest};

@@ -1,6 +1,6 @@
 //! Roots: which version of each checksum block of a group counts, as one number in the metadata.
 //!
-//! A span's root is the wrapping sum, over its blocks, of SipHash-2-4 (key: the pool's id, as two
+//! A span's root is the wrapping sum, over its blocks, of SipHash-2-4 (key: the pool's lineage, as two
 //! little-endian numbers) of
 //!
 //! | off | size | field |
@@ -21,11 +21,11 @@ use std::hash::Hasher;
 
 use siphasher::sip::SipHasher24;
 
-use super::{ChecksumVersion, GenerationId, PoolId};
+use super::{ChecksumVersion, GenerationId, Lineage};
 
 /// What a checksum block of this version adds to its span's root.
 pub fn version_hash(
-    pool: PoolId,
+    lineage: Lineage,
     group: GenerationId,
     index: u32,
     version: ChecksumVersion,
@@ -35,15 +35,15 @@ pub fn version_hash(
     message[8..12].copy_from_slice(&index.to_le_bytes());
     message[12..16].copy_from_slice(&version.epoch.to_le_bytes());
     message[16..].copy_from_slice(&version.sequence.to_le_bytes());
-    let mut hasher = SipHasher24::new_with_key(pool.0.as_bytes());
+    let mut hasher = SipHasher24::new_with_key(lineage.0.as_bytes());
     hasher.write(&message);
     hasher.finish()
 }
 
 /// The root of a group that was just initialised, with `blocks` checksum blocks.
-pub fn initial_root(pool: PoolId, group: GenerationId, blocks: u32) -> u64 {
+pub fn initial_root(lineage: Lineage, group: GenerationId, blocks: u32) -> u64 {
     let hashes =
-        (0..blocks).map(|index| version_hash(pool, group, index, ChecksumVersion::INITIAL));
+        (0..blocks).map(|index| version_hash(lineage, group, index, ChecksumVersion::INITIAL));
     hashes.fold(0, u64::wrapping_add)
 }
 
@@ -72,15 +72,15 @@ mod tests {
 
     #[test]
     fn every_field_counts() {
-        let (pool, other) = (PoolId(Uuid::from_u128(1)), PoolId(Uuid::from_u128(2)));
+        let (lineage, other) = (Lineage(Uuid::from_u128(1)), Lineage(Uuid::from_u128(2)));
         let version = |epoch, sequence| ChecksumVersion { epoch, sequence };
         let hashes = [
-            version_hash(pool, GenerationId(1), 2, version(3, 4)),
+            version_hash(lineage, GenerationId(1), 2, version(3, 4)),
             version_hash(other, GenerationId(1), 2, version(3, 4)),
-            version_hash(pool, GenerationId(2), 2, version(3, 4)),
-            version_hash(pool, GenerationId(1), 3, version(3, 4)),
-            version_hash(pool, GenerationId(1), 2, version(4, 4)),
-            version_hash(pool, GenerationId(1), 2, version(3, 5)),
+            version_hash(lineage, GenerationId(2), 2, version(3, 4)),
+            version_hash(lineage, GenerationId(1), 3, version(3, 4)),
+            version_hash(lineage, GenerationId(1), 2, version(4, 4)),
+            version_hash(lineage, GenerationId(1), 2, version(3, 5)),
         ];
         let different: std::collections::BTreeSet<u64> = hashes.into_iter().collect();
         assert_eq!(different.len(), hashes.len());
@@ -89,13 +89,13 @@ mod tests {
     /// One block ahead and another one behind don't make up for each other.
     #[test]
     fn the_sum_tells_which_block_is_which() {
-        let pool = PoolId(Uuid::from_u128(1));
+        let lineage = Lineage(Uuid::from_u128(1));
         let root = |sequences: [u64; 2]| {
             (0_u32..2)
                 .map(|index| {
                     let sequence = sequences[index as usize];
                     version_hash(
-                        pool,
+                        lineage,
                         GenerationId(7),
                         index,
                         ChecksumVersion { epoch: 1, sequence },

@@ -314,7 +314,7 @@ pub struct VoteSlots {
     pub newest: Option<Configuration>,
     /// The slot to write next: the one that doesn't hold the newest.
     pub next_slot: usize,
-    /// Slots that can't be read, or hold something else than a record or zeros.
+    /// Slots that can't be read, or hold something else than a record (be it another pool's of this disk) or zeros.
     pub damaged: [bool; 2],
 }
 
@@ -329,7 +329,9 @@ impl VoteSlots {
 /// that the disk's label names: a record from before votes could move doesn't name them.
 pub fn select_vote(place: &VotePlace, slots: [Option<&[u8]>; 2], labelled: &[DiskId]) -> VoteSlots {
     let [first, second] = slots;
-    let is_blank = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+    // What the disk showed when it was another pool's, of which what was left became this one, says nothing either.
+    let is_blank =
+        |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0) || is_of_another_pool(bytes, place);
     let [blank_first, blank_second] = slots.map(|bytes| bytes.is_some_and(is_blank));
     let first = first.and_then(|bytes| Configuration::decode(bytes, place, 0, labelled));
     let second = second.and_then(|bytes| Configuration::decode(bytes, place, 1, labelled));
@@ -340,6 +342,15 @@ pub fn select_vote(place: &VotePlace, slots: [Option<&[u8]>; 2], labelled: &[Dis
         let next_slot = usize::from(first.is_some());
         VoteSlots { newest: first, next_slot, damaged }
     }
+}
+
+/// Whether a vote slot has a sound record of the same disk as one of another pool.
+pub fn is_of_another_pool(bytes: &[u8], place: &VotePlace) -> bool {
+    bytes.len() == VOTE_BYTES
+        && MAGIC.of(bytes) == VOTE_MAGIC
+        && CRC.number32(bytes) == crc_without(bytes, CRC)
+        && POOL.uuid(bytes) != place.pool.0
+        && DISK.uuid(bytes) == place.disk.0
 }
 
 #[cfg(test)]
@@ -428,7 +439,8 @@ mod tests {
         let other = VotePlace { disk: DiskId(Uuid::from_u128(0x23)), ..place };
         assert_eq!(select_vote(&other, [Some(&bytes), None], &[]).newest, None);
         let other = VotePlace { pool: PoolId(Uuid::from_u128(0x12)), ..place };
-        assert_eq!(select_vote(&other, [Some(&bytes), None], &[]).newest, None);
+        let shown = select_vote(&other, [Some(&bytes), Some(&[0; VOTE_BYTES])], &[]);
+        assert_eq!((shown.newest, shown.damaged), (None, [false, false]), "it has nothing to say");
         let witness = Some(Witness { machine: Uuid::from_u128(0x44) });
         let other = VotePlace { witness, ..place };
         assert_eq!(select_vote(&other, [Some(&bytes), None], &[]).newest, None);

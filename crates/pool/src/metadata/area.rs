@@ -17,7 +17,7 @@
 //! | 0 | 8 | magic "epCHECKP" |
 //! | 8 | 4 | CRC32C of the header, this field as zeros |
 //! | 12 | 4 | slot, 0 or 1 |
-//! | 16 | 16 | pool |
+//! | 16 | 16 | lineage of the pool |
 //! | 32 | 8 | sequence |
 //! | 40 | 8 | epoch |
 //! | 48 | 8 | number of the last record that it contains |
@@ -37,7 +37,7 @@
 //! | 0 | 8 | magic "epMETLOG" |
 //! | 8 | 4 | CRC32C of header and payload, this field as zeros |
 //! | 12 | 4 | CRC of the entry before; of the checkpoint's table for the first |
-//! | 16 | 16 | pool |
+//! | 16 | 16 | lineage of the pool |
 //! | 32 | 8 | sequence |
 //! | 40 | 8 | epoch |
 //! | 48 | 8 | number |
@@ -62,7 +62,7 @@ use block::{BLOCK_BYTES, Buffer, BufferMut, Epoch};
 use super::table::is_place;
 use super::{BlockRun, MetaRecord, encode_records};
 use crate::format::field::{Field, crc_without};
-use crate::format::{ConfigNumber, DiskGeometry, ExtentRange, MIB, PoolId, RecordNumber};
+use crate::format::{ConfigNumber, DiskGeometry, ExtentRange, Lineage, MIB, RecordNumber};
 
 const CHECKPOINT_MAGIC: &[u8; 8] = b"epCHECKP";
 const MAGIC: Field = Field::first(8);
@@ -206,8 +206,8 @@ pub(super) fn slot_of(sequence: u64) -> usize {
 /// Where the next entry goes: the same on all current copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AreaPosition {
-    /// The pool.
-    pub pool: PoolId,
+    /// That of the pool.
+    pub lineage: Lineage,
     /// Sequence of the checkpoint that this log follows.
     pub sequence: u64,
     /// The epoch of checkpoint and log.
@@ -228,7 +228,7 @@ impl AreaPosition {
 
     /// The entry that follows here, if `bytes` begin with it.
     pub(crate) fn entry_here<'a>(&self, bytes: &'a [u8]) -> Option<CheckedEntry<'a>> {
-        check_entry(bytes, self.pool).filter(|entry| {
+        check_entry(bytes, self.lineage).filter(|entry| {
             entry.sequence == self.sequence
                 && entry.epoch == self.epoch
                 && entry.number == self.number.next()
@@ -257,7 +257,7 @@ pub enum LogFull {
     #[error("the transaction is too long for an entry of the metadata log")]
     EntryTooLong,
     /// The metadata is larger than the area was made for.
-    #[error("the metadata ({needed_bytes} bytes) exceeds the area that the pool was made with")]
+    #[error("the metadata ({needed_bytes} bytes) exceeds the area that the lineage was made with")]
     AreaTooSmall {
         /// What it takes.
         needed_bytes: u64,
@@ -306,7 +306,7 @@ pub fn encode_entry(
     let number = position.number.next();
     MAGIC.of_mut(&mut bytes).copy_from_slice(ENTRY_MAGIC);
     ENTRY_PREVIOUS.put_number(&mut bytes, u64::from(position.chain));
-    ENTRY_POOL.put_uuid(&mut bytes, position.pool.0);
+    ENTRY_POOL.put_uuid(&mut bytes, position.lineage.0);
     ENTRY_SEQUENCE.put_number(&mut bytes, position.sequence);
     ENTRY_EPOCH.put_number(&mut bytes, position.epoch.0);
     ENTRY_NUMBER.put_number(&mut bytes, number.0);
@@ -361,11 +361,11 @@ impl CheckpointHead {
     }
 
     /// The header.
-    pub(super) fn encode(&self, pool: PoolId) -> Buffer {
+    pub(super) fn encode(&self, lineage: Lineage) -> Buffer {
         let mut header = BufferMut::zeroed(BLOCK_BYTES);
         MAGIC.of_mut(&mut header).copy_from_slice(CHECKPOINT_MAGIC);
         SLOT.put_number(&mut header, self.slot() as u64);
-        POOL.put_uuid(&mut header, pool.0);
+        POOL.put_uuid(&mut header, lineage.0);
         SEQUENCE.put_number(&mut header, self.stamp.sequence);
         EPOCH.put_number(&mut header, self.stamp.epoch.0);
         NUMBER.put_number(&mut header, self.stamp.number.0);
@@ -385,7 +385,7 @@ impl CheckpointHead {
 /// Judges the header of a checkpoint slot.
 pub(crate) fn check_header(
     header: &[u8],
-    pool: PoolId,
+    lineage: Lineage,
     slot: usize,
     layout: &AreaLayout,
 ) -> CheckpointSlot {
@@ -410,7 +410,7 @@ pub(crate) fn check_header(
     if CRC.number32(header) != crc_without(header, CRC)
         || SLOT.number(header) != slot as u64
         || head.slot() != slot
-        || POOL.uuid(header) != pool.0
+        || POOL.uuid(header) != lineage.0
         || !is_place(layout, &head.place, head.table_bytes)
     {
         return CheckpointSlot::Damaged;
@@ -433,9 +433,9 @@ pub(crate) struct CheckedEntry<'a> {
 }
 
 /// The entry at the beginning of `bytes`, if there is a sound one of this pool.
-pub(crate) fn check_entry(bytes: &[u8], pool: PoolId) -> Option<CheckedEntry<'_>> {
+pub(crate) fn check_entry(bytes: &[u8], lineage: Lineage) -> Option<CheckedEntry<'_>> {
     let header = bytes.get(..ENTRY_HEADER_BYTES)?;
-    if MAGIC.of(header) != ENTRY_MAGIC || ENTRY_POOL.uuid(header) != pool.0 {
+    if MAGIC.of(header) != ENTRY_MAGIC || ENTRY_POOL.uuid(header) != lineage.0 {
         return None;
     }
     let used = ENTRY_HEADER_BYTES + ENTRY_LENGTH.number32(header) as usize;
@@ -470,9 +470,9 @@ pub(crate) struct EntryClaim {
 pub(crate) const ENTRY_HEAD_BYTES: usize = ENTRY_HEADER_BYTES;
 
 /// What the entry that begins with these bytes claims to be.
-pub(crate) fn entry_claim(head: &[u8], pool: PoolId) -> Option<EntryClaim> {
+pub(crate) fn entry_claim(head: &[u8], lineage: Lineage) -> Option<EntryClaim> {
     let header = head.get(..ENTRY_HEADER_BYTES)?;
-    (MAGIC.of(header) == ENTRY_MAGIC && ENTRY_POOL.uuid(header) == pool.0).then(|| EntryClaim {
+    (MAGIC.of(header) == ENTRY_MAGIC && ENTRY_POOL.uuid(header) == lineage.0).then(|| EntryClaim {
         sequence: ENTRY_SEQUENCE.number(header),
         epoch: Epoch(ENTRY_EPOCH.number(header)),
         number: RecordNumber(ENTRY_NUMBER.number(header)),

@@ -335,7 +335,7 @@ fn blank_and_foreign_areas_are_named() {
     let mut blank = copy.clone();
     blank.bytes.fill(0);
     assert_eq!(blank.recover().unwrap_err(), AreaFault::Empty);
-    let other = PoolId(uuid::Uuid::from_u128(5));
+    let other = Lineage(uuid::Uuid::from_u128(5));
     let found = recover_bytes(other, &copy.layout, &copy.bytes);
     assert_eq!(found.unwrap_err(), AreaFault::Damaged);
 }

@@ -17,7 +17,7 @@ use super::{
     AreaLayout, AreaPosition, BlockRun, CheckpointHead, CheckpointStamp, LogFull, Metadata,
     Section, Table,
 };
-use crate::format::PoolId;
+use crate::format::Lineage;
 
 /// How long sections become.
 struct Lengths {
@@ -190,12 +190,12 @@ fn encode_cut(
         table_bytes: bytes.len() as u64,
         place: place.clone(),
     };
-    let pool: PoolId = metadata.pool().id;
-    let after = head.log_begins(pool);
+    let lineage: Lineage = metadata.pool().lineage;
+    let after = head.log_begins(lineage);
     Ok(EncodedCheckpoint {
         sections: fresh,
         table: Placed::new(place, &bytes),
-        header: head.encode(pool),
+        header: head.encode(lineage),
         stored: StoredCheckpoint { head, table },
         after,
     })
@@ -203,9 +203,9 @@ fn encode_cut(
 
 impl CheckpointHead {
     /// Where the log behind it begins.
-    pub fn log_begins(&self, pool: PoolId) -> AreaPosition {
+    pub fn log_begins(&self, lineage: Lineage) -> AreaPosition {
         let CheckpointStamp { sequence, epoch, number } = self.stamp;
-        AreaPosition { pool, sequence, epoch, number, chain: self.crc, log_at: 0 }
+        AreaPosition { lineage, sequence, epoch, number, chain: self.crc, log_at: 0 }
     }
 }
 

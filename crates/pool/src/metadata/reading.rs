@@ -12,7 +12,7 @@ use super::{
     AreaFault, AreaLayout, AreaPosition, BlockRun, CheckpointHead, Metadata, StoredCheckpoint,
     Table, decode_records,
 };
-use crate::format::PoolId;
+use crate::format::Lineage;
 
 /// Read at once.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -36,14 +36,14 @@ pub enum CopyUnusable {
 
 /// Reads a copy.
 pub async fn recover_copy(
-    pool: PoolId,
+    lineage: Lineage,
     layout: &AreaLayout,
     area: &impl AreaBytes,
 ) -> Result<Recovered, CopyUnusable> {
     let mut found = [CheckpointSlot::Empty, CheckpointSlot::Empty];
     for (slot, found) in found.iter_mut().enumerate() {
         let header = area.read(layout.checkpoint_offset(slot), BLOCK_BYTES as u64).await?;
-        *found = check_header(&header, pool, slot, layout);
+        *found = check_header(&header, lineage, slot, layout);
     }
     let rank = |slot: usize| found[slot].head().map(|head| (head.stamp.epoch, head.stamp.sequence));
     let slot = usize::from(rank(1) > rank(0));
@@ -53,12 +53,12 @@ pub async fn recover_copy(
         return Err(if empty { AreaFault::Empty } else { AreaFault::Damaged }.into());
     };
     let sequence = head.stamp.sequence;
-    let table = read_table(pool, layout, area, &head).await?;
+    let table = read_table(lineage, layout, area, &head).await?;
     let metadata = read_sections(layout, area, &head, &table).await?;
     if found[other].head().is_none() {
         // A torn checkpoint has an older sequence's entries behind it, or none.
         let mut log = Log::new(layout, area, other);
-        let orphan = log.entry(0, pool).await?.and_then(|bytes| check_entry(bytes, pool));
+        let orphan = log.entry(0, lineage).await?.and_then(|bytes| check_entry(bytes, lineage));
         let later = orphan.filter(|entry| Some((entry.epoch, entry.sequence)) > rank(slot));
         if let Some(orphan) = later {
             return Err(AreaFault::NewestDamaged { sequence: orphan.sequence }.into());
@@ -68,7 +68,7 @@ pub async fn recover_copy(
     let highest_sequence = sequences.max().unwrap_or(sequence);
     let former = match found[other].head() {
         // Nobody goes back to one whose table is of no use.
-        Some(head) => read_table(pool, layout, area, head)
+        Some(head) => read_table(lineage, layout, area, head)
             .await
             .ok()
             .map(|table| StoredCheckpoint { head: head.clone(), table }),
@@ -84,7 +84,7 @@ pub async fn recover_copy(
 
 /// The table of a checkpoint.
 pub(crate) async fn read_table(
-    pool: PoolId,
+    lineage: Lineage,
     layout: &AreaLayout,
     area: &impl AreaBytes,
     head: &CheckpointHead,
@@ -92,7 +92,7 @@ pub(crate) async fn read_table(
     let bytes = read_placed(layout, area, &head.place, (head.table_bytes, head.crc)).await?;
     let number = head.stamp.number;
     let bytes = bytes.ok_or(AreaFault::NewestDamaged { sequence: head.stamp.sequence })?;
-    let table = Table::decode(pool, &bytes, layout);
+    let table = Table::decode(lineage, &bytes, layout);
     table.map_err(|fault| AreaFault::Malformed { number, fault }.into())
 }
 
@@ -146,7 +146,9 @@ async fn replay<A: AreaBytes>(
 ) -> Result<(), CopyUnusable> {
     loop {
         let position = recovered.position;
-        let Some(bytes) = log.entry(position.log_at, position.pool).await? else { return Ok(()) };
+        let Some(bytes) = log.entry(position.log_at, position.lineage).await? else {
+            return Ok(());
+        };
         let Some(entry) = position.entry_here(bytes) else { return Ok(()) };
         let number = position.number;
         let records = decode_records(entry.payload)
@@ -166,7 +168,7 @@ async fn look_behind<A: AreaBytes>(
     // What only claims to be an entry may claim to be long: such claims are not followed for ever.
     let mut budget = (end - position.log_at).saturating_mul(4);
     for at in (position.log_at..end).step_by(BLOCK_BYTES) {
-        let Some(claim) = entry_claim(log.bytes(at, BLOCK_BYTES as u64).await?, position.pool)
+        let Some(claim) = entry_claim(log.bytes(at, BLOCK_BYTES as u64).await?, position.lineage)
         else {
             continue;
         };
@@ -176,8 +178,8 @@ async fn look_behind<A: AreaBytes>(
             continue;
         }
         budget -= claim.bytes as u64;
-        let bytes = log.entry(at, position.pool).await?;
-        if let Some(entry) = bytes.and_then(|bytes| check_entry(bytes, position.pool))
+        let bytes = log.entry(at, position.lineage).await?;
+        if let Some(entry) = bytes.and_then(|bytes| check_entry(bytes, position.lineage))
             && entry.number > position.number.next()
         {
             return Err(AreaFault::Gap { after: position.number, found: entry.number }.into());
@@ -202,8 +204,8 @@ impl<'a, A: AreaBytes> Log<'a, A> {
     }
 
     /// All bytes of what claims to be an entry there; `None` where nothing can be one.
-    async fn entry(&mut self, at: u64, pool: PoolId) -> Result<Option<&[u8]>, IoError> {
-        let claim = entry_claim(self.bytes(at, BLOCK_BYTES as u64).await?, pool);
+    async fn entry(&mut self, at: u64, lineage: Lineage) -> Result<Option<&[u8]>, IoError> {
+        let claim = entry_claim(self.bytes(at, BLOCK_BYTES as u64).await?, lineage);
         let fits = |bytes: &u64| *bytes <= self.layout.entry_bytes_max();
         match claim.map(|claim| claim.bytes as u64).filter(fits) {
             Some(bytes) => self.bytes(at, bytes).await.map(Some),

@@ -112,7 +112,7 @@ impl Recovered {
         highest_sequence: u64,
     ) -> Recovered {
         Recovered {
-            position: newest.head.log_begins(metadata.pool().id),
+            position: newest.head.log_begins(metadata.pool().lineage),
             metadata,
             newest,
             former,

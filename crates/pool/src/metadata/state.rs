@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::changes::Changes;
 use super::{Conversion, ExtentRange, ExtentSet, Job, Roots, SharedMap};
 use crate::format::{
-    DiskId, DiskNumber, ExtentNumber, ExtentShape, FailureDomain, GenerationId, JobNumber, PoolId,
+    DiskId, DiskNumber, ExtentNumber, ExtentShape, FailureDomain, GenerationId, JobNumber, Lineage,
     RecordNumber, ReleaseNumber, SegmentNumber, SegmentSeal, VolumeId,
 };
 use crate::layout::StripeLayout;
@@ -16,8 +16,8 @@ use crate::layout::StripeLayout;
 /// What never changes about a pool (but its name).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolIdentity {
-    /// The pool.
-    pub id: PoolId,
+    /// What it was made as.
+    pub lineage: Lineage,
     /// Its name.
     pub name: String,
     /// Bytes per extent, checked to be a shape that exists.

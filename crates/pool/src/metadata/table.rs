@@ -37,7 +37,7 @@ use block::BLOCK_BYTES;
 
 use super::changes::{SectionKey, SectionKind};
 use super::{AreaLayout, Counters, PoolIdentity};
-use crate::format::{FailureDomain, Malformed, PoolId, Reader, Writer, coded};
+use crate::format::{FailureDomain, Lineage, Malformed, Reader, Writer, coded};
 
 /// Consecutive blocks of the section space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,13 +104,13 @@ impl Table {
 
     /// Takes a sound table apart. It accepts what encoding yields, in an area of this layout.
     pub(crate) fn decode(
-        pool: PoolId,
+        lineage: Lineage,
         bytes: &[u8],
         layout: &AreaLayout,
     ) -> Result<Table, Malformed> {
         let mut r = Reader::new(bytes);
         let (extent_bytes, failure_domain) = (r.take()?, r.take()?);
-        let identity = PoolIdentity { id: pool, name: r.take()?, extent_bytes, failure_domain };
+        let identity = PoolIdentity { lineage, name: r.take()?, extent_bytes, failure_domain };
         let (counters, sections): (Counters, Vec<Section>) = (r.take()?, r.take()?);
         let rank = |section: &Section| (section.kind, section.first);
         let in_order = sections.windows(2).all(|pair| rank(&pair[0]) < rank(&pair[1]));

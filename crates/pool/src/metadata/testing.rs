@@ -7,17 +7,21 @@ use uuid::Uuid;
 
 use super::*;
 use crate::format::{
-    DiskGeometry, DiskId, DiskNumber, ExtentNumber, FailureDomain, GenerationId, JobNumber, MIB,
-    PoolId, RecordNumber, ReleaseNumber, SegmentNumber, VolumeId,
+    DiskGeometry, DiskId, DiskNumber, ExtentNumber, FailureDomain, GenerationId, JobNumber,
+    Lineage, MIB, RecordNumber, ReleaseNumber, SegmentNumber, VolumeId,
 };
 
 /// The pool of all tests here.
-pub(crate) const POOL: PoolId = PoolId(Uuid::from_u128(0x900));
+pub(crate) const POOL: Lineage = Lineage(Uuid::from_u128(0x900));
 
 /// An empty pool with extents of 4 MiB.
 pub(crate) fn empty_pool(failure_domain: FailureDomain) -> Metadata {
-    let identity =
-        PoolIdentity { id: POOL, name: "cluster".into(), extent_bytes: 4 * MIB, failure_domain };
+    let identity = PoolIdentity {
+        lineage: POOL,
+        name: "cluster".into(),
+        extent_bytes: 4 * MIB,
+        failure_domain,
+    };
     Metadata::new(identity).expect("4 MiB is an extent size")
 }
 
@@ -374,10 +378,10 @@ impl<'a> AreaInMemory<'a> {
 
     pub(crate) fn recover(
         &self,
-        pool: PoolId,
+        lineage: Lineage,
         layout: &AreaLayout,
     ) -> Result<Recovered, CopyUnusable> {
-        recover_copy(pool, layout, self).now_or_never().expect("memory answers at once")
+        recover_copy(lineage, layout, self).now_or_never().expect("memory answers at once")
     }
 }
 
@@ -393,11 +397,11 @@ impl AreaBytes for AreaInMemory<'_> {
 
 /// Reads a copy from its area in memory.
 pub(crate) fn recover_bytes(
-    pool: PoolId,
+    lineage: Lineage,
     layout: &AreaLayout,
     area: &[u8],
 ) -> Result<Recovered, AreaFault> {
-    AreaInMemory::new(area).recover(pool, layout).map_err(|error| match error {
+    AreaInMemory::new(area).recover(lineage, layout).map_err(|error| match error {
         CopyUnusable::Fault(fault) => fault,
         CopyUnusable::Unreadable(error) => panic!("{error}"),
     })

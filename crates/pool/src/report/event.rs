@@ -168,6 +168,17 @@ pub enum PoolEvent {
         /// What is wrong and what to do.
         why: String,
     },
+    /// What was left of a pool of which a majority of the votes is lost became a pool of its own.
+    Split {
+        /// The name of both.
+        pool: String,
+        /// The identity of the new one.
+        id: String,
+        /// That of the former one.
+        former: String,
+        /// The disks that weren't present, for people.
+        without: Vec<String>,
+    },
     /// A disk came back with older contents than it had applied.
     RolledBack {
         /// The pool.

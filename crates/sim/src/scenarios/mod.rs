@@ -34,6 +34,7 @@ mod shapes;
 mod slots;
 mod space;
 mod spare;
+mod splits;
 mod target_rules;
 mod votes;
 
@@ -65,6 +66,7 @@ pub fn named() -> Vec<Scenario> {
         frames::SCENARIOS,
         space::SCENARIOS,
         spare::SCENARIOS,
+        splits::SCENARIOS,
         checksums::SCENARIOS,
         slots::SCENARIOS,
         rows::SCENARIOS,

@@ -8,8 +8,8 @@ use block::spoken;
 use comfy_table::ContentArrangement;
 use control::api::{ImportResult, PoolReportExt as _};
 use pool::{
-    DiskState, ImportPlan, OfflineReport, PoolDisk, PoolForecast, PoolReport, PoolState, Spare,
-    SpareReport,
+    DiskState, ImportPlan, OfflineReport, PoolDisk, PoolForecast, PoolReport, PoolState, ShownDisk,
+    Spare, SpareReport, SplitPlan,
 };
 
 use super::disks::disk_state;
@@ -249,6 +249,37 @@ pub fn import_plan(plan: &ImportPlan) -> String {
         );
     } else if plan.owner.is_some() && !plan.is_ours {
         text.push_str("Its owner could neither write to it nor read from it any more.\n");
+    }
+    text
+}
+
+/// What would be left of a pool.
+pub fn split_plan(plan: &SplitPlan) -> String {
+    let listed = |disks: &[ShownDisk], none: &str| match disks {
+        [] => none.to_owned(),
+        disks => disks.iter().map(ShownDisk::describe).collect::<Vec<_>>().join(", "),
+    };
+    let owner = plan.owner.as_ref().map_or_else(
+        || "this supervisor, or nobody".to_owned(),
+        |owner| format!("the supervisor on {owner}"),
+    );
+    let mut text = format!(
+        "What is left of pool {} ({}) would become a pool of its own, of the same name.\n",
+        plan.name, plan.id
+    );
+    text.push_str(&facts(&[
+        ("owner", owner),
+        ("disks", listed(&plan.disks, "none")),
+        ("left out", listed(&plan.away, "none that is known")),
+    ]));
+    text.push_str(
+        "** These are no majority of its votes. The others may have gone on without them: what was written while \
+         they did is lost\n** here, and nobody can tell whether anything was. What only they have is an error, \
+         or keeps its volume waiting.\n** They never belong to this pool again, also when they are back. If another \
+         machine still uses them, it isn't disturbed,\n** and both go separate ways.\n",
+    );
+    if plan.refusal.is_some() {
+        text.push_str("** Its owner is alive: what its clients have open on these disks would be cut off at once.\n");
     }
     text
 }

@@ -7,25 +7,25 @@ use block::{BLOCK_BYTES, crc32c};
 use super::{Fields, Place, StructureKind, StructureState, Told, Value, unsound};
 use crate::check::area::place_bytes;
 use crate::check::disks::Disk;
-use crate::format::{PoolId, Variant};
+use crate::format::{Lineage, Variant};
 use crate::metadata::{
     AreaLayout, BlockRun, CheckpointHead, CheckpointSlot, ENTRY_HEAD_BYTES, Table, check_entry,
     check_header, decode_records, entry_claim,
 };
 
 struct Area<'d, 'a> {
-    pool: PoolId,
+    lineage: Lineage,
     disk: &'d Disk<'a>,
     start: u64,
     layout: AreaLayout,
 }
 
 /// Tells the area that a disk's label names.
-pub(super) fn tell_area(pool: PoolId, disk: &Disk<'_>, tell: Told<'_>) -> ControlFlow<()> {
+pub(super) fn tell_area(lineage: Lineage, disk: &Disk<'_>, tell: Told<'_>) -> ControlFlow<()> {
     let place = disk.label.area.and_then(|area| disk.label.geometry.run_place(area));
     let Some((start, bytes)) = place else { return ControlFlow::Continue(()) };
     let Some(layout) = AreaLayout::new(bytes) else { return ControlFlow::Continue(()) };
-    let area = Area { pool, disk, start: start.byte_offset(), layout };
+    let area = Area { lineage, disk, start: start.byte_offset(), layout };
     for slot in [0, 1] {
         area.tell_checkpoint(slot, tell)?;
         area.tell_log(slot, tell)?;
@@ -43,7 +43,7 @@ impl Area<'_, '_> {
         let place = self.place(StructureKind::CheckpointHeader, at, BLOCK_BYTES as u64);
         let header = self.disk.image.bytes_at(at, BLOCK_BYTES).ok();
         let judged =
-            header.as_deref().map(|bytes| check_header(bytes, self.pool, slot, &self.layout));
+            header.as_deref().map(|bytes| check_header(bytes, self.lineage, slot, &self.layout));
         let says = Fields::default().with("slot", slot);
         let Some(CheckpointSlot::Sound(head)) = judged else {
             return tell(place.is(unsound(header.as_deref()), says));
@@ -60,7 +60,7 @@ impl Area<'_, '_> {
     /// The table of a checkpoint, and what that names.
     fn tell_named(&self, head: &CheckpointHead, slot: usize, tell: Told<'_>) -> ControlFlow<()> {
         let bytes = self.sound(&head.place, head.table_bytes, head.crc);
-        let table = bytes.and_then(|bytes| Table::decode(self.pool, &bytes, &self.layout).ok());
+        let table = bytes.and_then(|bytes| Table::decode(self.lineage, &bytes, &self.layout).ok());
         let says = Fields::default().with("slot", slot);
         let says = says.with_if("sections", table.as_ref().map(|table| table.sections.len()));
         let says = says.with_if("name", table.as_ref().map(|table| table.identity.name.as_str()));
@@ -118,7 +118,7 @@ impl Area<'_, '_> {
         let mut at = log;
         while at < end {
             let head = self.disk.image.bytes_at(at, ENTRY_HEAD_BYTES).ok();
-            let claim = head.as_deref().and_then(|head| entry_claim(head, self.pool));
+            let claim = head.as_deref().and_then(|head| entry_claim(head, self.lineage));
             let Some(claim) = claim else {
                 at += BLOCK_BYTES as u64;
                 continue;
@@ -127,7 +127,7 @@ impl Area<'_, '_> {
             let bytes = (claim.bytes as u64).min(longest).min(end - at);
             let whole = usize::try_from(bytes).ok();
             let whole = whole.and_then(|len| self.disk.image.bytes_at(at, len).ok());
-            let entry = whole.as_deref().and_then(|whole| check_entry(whole, self.pool));
+            let entry = whole.as_deref().and_then(|whole| check_entry(whole, self.lineage));
             let says = Fields::default()
                 .with("slot", slot)
                 .with("sequence", claim.sequence)

@@ -10,7 +10,7 @@ pub(super) fn tell_metadata(metadata: &Metadata, tell: Told<'_>) -> ControlFlow<
     let (pool, counters) = (metadata.pool(), metadata.counters());
     tell(DumpItem::Pool(
         Fields::default()
-            .with("id", pool.id.0)
+            .with("lineage", pool.lineage.0)
             .with("name", pool.name.as_str())
             .with("extent_bytes", pool.extent_bytes)
             .with("failure_domain", pool.failure_domain.name())

@@ -349,15 +349,16 @@ fn dump_pool(
 ) -> ControlFlow<()> {
     for disk in &disks {
         slots::tell_slots(disk.image, Some(disk), options.reservation, tell)?;
-        area::tell_area(id, disk, tell)?;
+        area::tell_area(disk.label.lineage, disk, tell)?;
     }
     let mut findings = Findings::default();
     let mut disks = part_twins(disks, &mut findings);
     let (config, _) = judge_votes(&disks, &mut findings);
-    let chosen = copies::read_metadata(id, &disks, config.as_ref(), &mut findings);
+    let chosen = copies::read_metadata(&disks, config.as_ref(), &mut findings);
     let Some(metadata) = &chosen.metadata else { return ControlFlow::Continue(()) };
     let by_number = match_members(metadata, &mut disks, &mut findings);
     let view = View {
+        pool: id,
         disks: &disks,
         by_number,
         config: config.as_ref(),

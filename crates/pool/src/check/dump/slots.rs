@@ -102,7 +102,7 @@ fn tell_votes(image: &DiskImage<'_>, disk: &Disk<'_>, tell: Told<'_>) -> Control
         let mut slots = [None, None];
         slots[slot] = bytes.as_deref();
         let says = Fields::default().with("slot", slot);
-        tell(match select_applied(pool, id, slots).newest {
+        tell(match select_applied(disk.label.lineage, id, slots).newest {
             Some(applied) => place.is(
                 StructureState::Sound,
                 says.with("sequence", applied.sequence)

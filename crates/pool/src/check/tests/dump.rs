@@ -77,8 +77,7 @@ fn keys_are_not_told() {
         let disks: Vec<Disk<'_>> =
             images.iter().filter_map(|image| Some(read_disk(image, &mut findings)?.1)).collect();
         let (config, _) = judge_votes(&disks, &mut findings);
-        let pool = disks[0].label.pool;
-        let metadata = copies::read_metadata(pool, &disks, config.as_ref(), &mut findings).metadata;
+        let metadata = copies::read_metadata(&disks, config.as_ref(), &mut findings).metadata;
         let metadata = metadata.unwrap();
         let volume = metadata.volumes().values().next().unwrap().clone();
         volume.log.segments.values().next().unwrap().key

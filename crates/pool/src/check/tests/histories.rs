@@ -51,12 +51,12 @@ fn commit(images: &mut [Vec<u8>], records: &[MetaRecord]) -> Vec<u64> {
         let (place, entry) = {
             let mut findings = Findings::default();
             let disk = DiskImage::of_bytes("d", image);
-            let (pool, disk) = read_disk(&disk, &mut findings).unwrap();
+            let (_, disk) = read_disk(&disk, &mut findings).unwrap();
             let (start, bytes) = disk.label.geometry.run_place(disk.label.area.unwrap()).unwrap();
             let layout = AreaLayout::new(bytes).unwrap();
             let from = start.byte_offset() as usize;
             let area = &image[from..from + bytes as usize];
-            let recovered = recover_bytes(pool, &layout, area).unwrap();
+            let recovered = recover_bytes(disk.label.lineage, &layout, area).unwrap();
             let position: AreaPosition = recovered.position;
             let entry =
                 encode_entry(&layout, &position, crate::format::ConfigNumber(1), records).unwrap();

@@ -33,7 +33,7 @@ impl Bench {
         let open = self.engine.open_pool("pool").unwrap();
         let layout = self.place_of(disk).layout;
         let image = self.disks[disk].image();
-        recover_bytes(open.pool.id, &layout, &image[self.area_of(disk)]).unwrap().metadata
+        recover_bytes(open.pool.lineage, &layout, &image[self.area_of(disk)]).unwrap().metadata
     }
 
     pub(super) fn place_of(&self, disk: usize) -> AreaPlace {

@@ -250,7 +250,7 @@ impl Metadata {
         count: u32,
     ) -> Result<(), Inconsistent> {
         let unknown = Inconsistent::UnknownRun(id, key);
-        let (pool, blocks) = (self.pool.id, self.shape.checksum_blocks());
+        let (lineage, blocks) = (self.pool.lineage, self.shape.checksum_blocks());
         let run = self.volume_mut(id)?.runs.get_mut(&key).ok_or(unknown)?;
         if count < run.initialised() || count > run.count {
             return Err(Inconsistent::Backwards);
@@ -258,7 +258,7 @@ impl Metadata {
         let generations =
             (run.initialised()..count).map(|index| run.generation.plus(u64::from(index)));
         let roots: Vec<u64> =
-            generations.map(|generation| initial_root(pool, generation, blocks)).collect();
+            generations.map(|generation| initial_root(lineage, generation, blocks)).collect();
         run.roots.extend(roots);
         Ok(())
     }
